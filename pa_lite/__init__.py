@@ -1,0 +1,97 @@
+"""pa-lite: partial adaptation of language models, `M(lam) = B + lam * (I - B)`, on consumer hardware.
+
+The library's surface: `merge`, `load` (a model with `.score` and `.generate`), `demo`. Heavy parts load when used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pa_lite.merge  # noqa: F401 - before the function of that name: a later first import would replace it
+from pa_lite.errors import PaLiteError
+
+if TYPE_CHECKING:
+    from pa_lite.engine.model import EngineOptions, Model
+    from pa_lite.follow.outputs import Output
+    from pa_lite.merge.plan import PlanOptions
+    from pa_lite.merge.stream import Progress
+    from pa_lite.merge.write import MergeOptions
+    from pa_lite.study.demo import DemoResult
+    from pa_lite.tasks.scoring import ScoreOptions, SuiteResult
+
+__all__ = ["LoadedModel", "PaLiteError", "demo", "load", "merge"]
+
+
+def merge(
+    base: str | Path | None = None,
+    instruct: str | Path | None = None,
+    lams: Sequence[float] = (0.7,),
+    *,
+    pair: str | None = None,
+    plan: PlanOptions | None = None,
+    output: str | Path | None = None,
+    options: MergeOptions | None = None,
+    progress: Progress | None = None,
+) -> list[Path]:
+    """Write M(lam) of base and instruct as a GGUF file for every lam; without the two, the pair's (`demo`).
+
+    `plan` says what the result shall be (type, schedule, vocabulary, ...), `options` how it is written. `output` is a
+    file (for one lam) or a folder that exists; by default files get their own names in the working directory. Returns
+    the files written, in the order of lams. Raises PaLiteError.
+    """
+    from pa_lite.merge.write import merge_checkpoints, resolve_inputs
+
+    inputs = resolve_inputs(None if base is None else Path(base), None if instruct is None else Path(instruct), pair)
+    target = None if output is None else Path(output)
+    return merge_checkpoints(*inputs, lams, plan, target, options, progress)
+
+
+class LoadedModel:
+    """A model reference, loaded; made by `load`, valid within its `with` block."""
+
+    def __init__(self, model: Model, reference: str) -> None:
+        self.model, self.reference = model, reference
+
+    def score(
+        self, tasks: Sequence[str], options: ScoreOptions | None = None, progress: Progress | None = None
+    ) -> SuiteResult:
+        """Few-shot accuracy on tasks or suites by name. See `pa_lite.tasks.scoring.score_tasks`."""
+        from pa_lite.tasks.scoring import score_tasks
+        from pa_lite.tasks.spec import find_tasks
+
+        return score_tasks(self.model, find_tasks(tasks), options, progress)
+
+    def generate(
+        self,
+        prompts: str | Sequence[str],
+        max_tokens: int = 256,
+        parallel: int = 16,
+        progress: Progress | None = None,
+    ) -> list[Output]:
+        """Greedy answers to `demo`, to a prompt file, or to a list of instructions, in AlpacaEval's form."""
+        from pa_lite.follow.outputs import Prompt, generate_outputs, load_prompts
+
+        loaded = load_prompts(prompts) if isinstance(prompts, str) else [Prompt(p, "custom") for p in prompts]
+        return generate_outputs(self.model, loaded, self.reference, max_tokens, parallel, progress)
+
+
+@contextmanager
+def load(reference: str, options: EngineOptions | None = None, kind: str = "F16") -> Iterator[LoadedModel]:
+    """Load `FILE.gguf` or `PAIR@LAM` (merged as `kind` for as long as it is used): `with load("demo@0.7") as m: ...`.
+
+    Raises PaLiteError.
+    """
+    from pa_lite.engine.reference import open_model
+
+    with open_model(reference, options, kind) as model:
+        yield LoadedModel(model, reference)
+
+
+def demo(output: str | Path = "pa-lite-demo", progress: Progress | None = None) -> DemoResult:
+    """The whole trade-off on the embedded pair; writes results.json and chart.svg into the folder `output`."""
+    from pa_lite.study.demo import run_demo
+
+    return run_demo(Path(output), progress)

@@ -1,0 +1,231 @@
+"""GGUF files: a header reader that believes nothing, and the header that a writer needs.
+
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (version 3).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pa_lite.checkpoints.source import Field, Metadata
+from pa_lite.errors import CheckpointError
+from pa_lite.kernels import TYPE_NAMES, TensorType, tensor_type
+
+ALIGNMENT = 32
+_SCALARS = {0: ("UINT8", "<B"), 1: ("INT8", "<b"), 2: ("UINT16", "<H"), 3: ("INT16", "<h"), 4: ("UINT32", "<I"),
+            5: ("INT32", "<i"), 6: ("FLOAT32", "<f"), 7: ("BOOL", "<?"), 10: ("UINT64", "<Q"), 11: ("INT64", "<q"),
+            12: ("FLOAT64", "<d")}  # fmt: skip
+_STRING, _ARRAY = 8, 9
+_MAX_DIMENSIONS, _MAX_NAME = 4, 64  # GGML_MAX_DIMS, GGML_MAX_NAME
+
+
+@dataclass(frozen=True)
+class GgufTensor:
+    """A tensor of a GGUF file: `shape` is numpy's, `offset` in bytes from the file's start."""
+
+    name: str
+    type: TensorType
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.type.nbytes(math.prod(self.shape))
+
+
+@dataclass(frozen=True)
+class GgufHeader:
+    """What stands before the tensor data."""
+
+    path: Path
+    metadata: Metadata
+    tensors: Mapping[str, GgufTensor]
+
+
+def architecture_of(header: GgufHeader) -> str:
+    """The model's architecture. Raises CheckpointError for a file that holds an adapter, a matrix or anything else."""
+    name, kind = header.metadata.get("general.architecture"), header.metadata.get("general.type")
+    if name is None or name.type != "STRING" or (kind is not None and kind.value != "model"):
+        raise CheckpointError(f"{header.path}: holds no language model (general.architecture, general.type).")
+    return str(name.value)
+
+
+class _Reader:
+    """Reads values from a file without ever asking for more bytes than the file has left."""
+
+    def __init__(self, f: BinaryIO, path: Path, size: int) -> None:
+        self.f, self.path, self.left = f, path, size
+
+    def fail(self, told: str) -> CheckpointError:
+        return CheckpointError(f"{self.path}: broken GGUF file: {told}. Fetch or make it again.")
+
+    def take(self, n: int) -> bytes:
+        if n > self.left:
+            raise self.fail(f"it ends at byte {self.f.tell() + self.left}, within its header")
+        self.left -= n
+        data = self.f.read(n)
+        if len(data) != n:
+            raise self.fail("it became shorter while it was read")
+        return data
+
+    def number(self, code: str) -> Any:
+        return struct.unpack(code, self.take(struct.calcsize(code)))[0]
+
+    def text(self) -> str:
+        raw = self.take(self.number("<Q"))
+        try:
+            return raw.decode("utf-8")
+        except UnicodeDecodeError:
+            raise self.fail("a text in it is no UTF-8") from None
+
+    def value(self, kind: int) -> Field:
+        if kind in _SCALARS:
+            name, code = _SCALARS[kind]
+            return Field(name, self.number(code))
+        if kind == _STRING:
+            return Field("STRING", self.text())
+        if kind != _ARRAY:
+            raise self.fail(f"unknown value type {kind}")
+        item, count = self.number("<I"), self.number("<Q")
+        if item == _STRING:
+            if count * 8 > self.left:
+                raise self.fail(f"an array claims {count} texts")
+            return Field("ARRAY", [self.text() for _ in range(count)], "STRING")
+        if item not in _SCALARS:
+            raise self.fail(f"an array of type {item}")
+        name, code = _SCALARS[item]
+        raw = self.take(count * struct.calcsize(code))
+        return Field("ARRAY", list(struct.unpack(f"<{count}{code[1:]}", raw)), name)
+
+    def tensor(self) -> tuple[str, TensorType, tuple[int, ...], int]:
+        name, n_dims = self.text(), self.number("<I")
+        if len(name.encode()) >= _MAX_NAME or not 1 <= n_dims <= _MAX_DIMENSIONS:
+            raise self.fail(f"tensor {name[:80]!r} with {n_dims} dimensions")
+        shape = tuple(reversed([self.number("<Q") for _ in range(n_dims)]))
+        kind, offset = self.number("<I"), self.number("<Q")
+        if kind not in TYPE_NAMES:
+            raise self.fail(f"tensor {name} has the unknown type {kind}")
+        held = tensor_type(TYPE_NAMES[kind])
+        if min(shape) < 1 or math.prod(shape) >= 2**60 or shape[-1] % held.block:
+            raise self.fail(f"tensor {name} of type {held.name} has the impossible shape {list(shape)}")
+        return name, held, shape, offset
+
+
+def read_gguf_header(path: Path) -> GgufHeader:
+    """Metadata and tensor table of a GGUF file, memory in proportion to its header.
+
+    Raises CheckpointError for a file that is missing, no GGUF, of another version, cut off, or contradicts itself.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as f:
+            reader = _Reader(f, path, size)
+            if size < 24 or reader.take(4) != b"GGUF":
+                raise CheckpointError(f"{path}: is no GGUF file.")
+            version = reader.number("<I")
+            if version not in (2, 3):
+                raise CheckpointError(f"{path}: GGUF version {version} cannot be read; 2 and 3 can.")
+            n_tensors, n_fields = reader.number("<Q"), reader.number("<Q")
+            metadata: Metadata = {}
+            for _ in range(n_fields):
+                key = reader.text()
+                if key in metadata:
+                    raise reader.fail(f"key {key!r} stands in it twice")
+                metadata[key] = reader.value(reader.number("<I"))
+            infos = [reader.tensor() for _ in range(n_tensors)]
+            return GgufHeader(path, metadata, _place(reader, infos, metadata, f.tell(), size))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: there is no such file.") from None
+    except OSError as e:
+        raise CheckpointError(f"{path}: cannot be read: {e.strerror}") from e
+
+
+def _place(
+    reader: _Reader, infos: list[tuple[str, TensorType, tuple[int, ...], int]], metadata: Metadata, end: int, size: int
+) -> dict[str, GgufTensor]:
+    alignment = metadata.get("general.alignment", Field("UINT32", ALIGNMENT)).value
+    if not isinstance(alignment, int) or alignment < 8 or alignment & (alignment - 1):
+        raise reader.fail(f"general.alignment is {alignment!r}")
+    start = _padded(end, alignment)
+    tensors: dict[str, GgufTensor] = {}
+    expected = 0
+    for name, kind, shape, offset in infos:
+        tensor = GgufTensor(name, kind, shape, start + offset)
+        if name in tensors or offset != expected or tensor.offset + tensor.nbytes > size:
+            raise reader.fail(f"tensor {name} is doubled, misplaced or lies outside the file of {size} bytes")
+        tensors[name] = tensor
+        expected = _padded(offset + tensor.nbytes, alignment)
+    return tensors
+
+
+def _padded(n: int, alignment: int) -> int:
+    return -(-n // alignment) * alignment
+
+
+_CODES = {name: (kind, code) for kind, (name, code) in _SCALARS.items()}
+Memo = dict[int, bytes]
+
+
+def _text_bytes(text: str) -> bytes:
+    raw = text.encode("utf-8")
+    return len(raw).to_bytes(8, "little") + raw
+
+
+def _field_bytes(entry: Field, memo: Memo) -> bytes:
+    """A value's type and content. Arrays, which vocabularies make long, are kept in the memo by identity."""
+    if entry.type == "STRING":
+        return struct.pack("<I", _STRING) + _text_bytes(entry.value)
+    if entry.type != "ARRAY":
+        kind, code = _CODES[entry.type]
+        return struct.pack(f"<I{code[1:]}", kind, entry.value)
+    if id(entry) not in memo:
+        if entry.item == "STRING":
+            item, body = _STRING, b"".join(map(_text_bytes, entry.value))
+        else:
+            item, code = _CODES[entry.item or ""]
+            body = struct.pack(f"<{len(entry.value)}{code[1:]}", *entry.value)
+        memo[id(entry)] = struct.pack("<IIQ", _ARRAY, item, len(entry.value)) + body
+    return memo[id(entry)]
+
+
+def gguf_header_bytes(
+    architecture: str,
+    metadata: Metadata,
+    tensors: Mapping[str, tuple[TensorType, tuple[int, ...]]],
+    memo: Memo | None = None,
+) -> tuple[bytes, dict[str, GgufTensor], int]:
+    """A GGUF file's header, padded, for tensors (name -> type, numpy shape) in their order.
+
+    Returns the header, where each tensor's bytes belong (paths are the caller's), and the size of the whole file. One
+    `memo` given for several headers encodes arrays that they share only once; the fields must outlive it.
+    """
+    memo = {} if memo is None else memo
+    fields = {"general.architecture": Field("STRING", architecture), **metadata}
+    parts = [b"GGUF", struct.pack("<IQQ", 3, len(tensors), len(fields))]
+    for key, entry in fields.items():
+        parts += [_text_bytes(key), _field_bytes(entry, memo)]
+    offsets, offset = {}, 0
+    for name, (held, shape) in tensors.items():
+        parts += [_text_bytes(name), struct.pack(f"<I{len(shape)}Q", len(shape), *reversed(shape))]
+        parts.append(struct.pack("<IQ", held.id, offset))
+        offsets[name] = offset
+        offset = _padded(offset + held.nbytes(math.prod(shape)), ALIGNMENT)
+    header = b"".join(parts)
+    header += bytes(_padded(len(header), ALIGNMENT) - len(header))
+    placed = {n: GgufTensor(n, held, shape, len(header) + offsets[n]) for n, (held, shape) in tensors.items()}
+    return header, placed, len(header) + offset
+
+
+def reserve(path: Path, size: int) -> None:
+    """Give a file its final length, taking the disk space now where the system can, so that a full disk shows early."""
+    with path.open("r+b") as f:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(f.fileno(), 0, size)
+        else:
+            f.truncate(size)

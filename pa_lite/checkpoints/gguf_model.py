@@ -1,0 +1,74 @@
+"""Opens a GGUF model as a Checkpoint: names and metadata are llama.cpp's already, so that any architecture will do."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from pa_lite.checkpoints.gguf_file import GgufHeader, architecture_of, read_gguf_header
+from pa_lite.checkpoints.source import Checkpoint, Metadata, TensorSource, Vocabulary
+from pa_lite.errors import CheckpointError
+
+_SPLIT = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
+# what describes one file and not the model that is made of it
+_DROPPED = re.compile(
+    r"split\..*|quantize\..*|pa_lite\..*|tokenizer\..*|general\.(source|base_model|dataset)\..*|general\.(architecture|type|"
+    r"alignment|file_type|quantization_version|name|basename|finetune|version|description|quantized_by|size_label|url|doi|"
+    r"uuid|repo_url)"
+)
+
+
+def _headers(path: Path) -> list[GgufHeader]:
+    """The file's header, or those of all parts of a split model, whichever part is named."""
+    found = _SPLIT.fullmatch(path.name)
+    if found is None:
+        return [read_gguf_header(path)]
+    parts = []
+    for i in range(1, int(found["count"]) + 1):
+        part = path.with_name(f"{found['stem']}-{i:05d}-of-{found['count']}.gguf")
+        if not part.is_file():
+            raise CheckpointError(f"{path.parent}: part {part.name} of a split model is missing. Fetch it again.")
+        parts.append(read_gguf_header(part))
+        count = parts[-1].metadata.get("split.count")
+        if count is None or count.value != int(found["count"]):
+            raise CheckpointError(f"{part}: its split.count is not the {int(found['count'])} of its name.")
+    return parts
+
+
+def open_gguf(path: Path) -> Checkpoint:
+    """Open a GGUF model, or all parts of a split one; reads headers only.
+
+    Raises CheckpointError for a broken or missing part, a file that holds no language model, or a doubled tensor.
+    """
+    headers = _headers(path)
+    metadata = headers[0].metadata
+    architecture = architecture_of(headers[0])
+    tensors: dict[str, TensorSource] = {}
+    for header in headers:
+        for t in header.tensors.values():
+            if t.name in tensors:
+                raise CheckpointError(f"{header.path}: tensor {t.name} is in {tensors[t.name].path.name} already.")
+            tensors[t.name] = TensorSource(t.name, t.name, header.path, t.offset, t.type, t.shape)
+    if not tensors:
+        raise CheckpointError(f"{path}: has no tensors.")
+    name = metadata.get("general.name")
+    return Checkpoint(
+        path=path,
+        name=str(name.value) if name and name.type == "STRING" and name.value else path.stem,
+        architecture=architecture,
+        metadata={key: entry for key, entry in metadata.items() if not _DROPPED.fullmatch(key)},
+        tensors=tensors,
+        load_vocabulary=lambda: _vocabulary(path, metadata),
+    )
+
+
+def _vocabulary(path: Path, metadata: Metadata) -> Vocabulary:
+    own = {key: entry for key, entry in metadata.items() if key.startswith("tokenizer.")}
+    tokens, types = own.get("tokenizer.ggml.tokens"), own.get("tokenizer.ggml.token_type")
+    if tokens is None or tokens.item != "STRING":
+        raise CheckpointError(f"{path}: has no vocabulary (tokenizer.ggml.tokens).")
+    if types is None:
+        return Vocabulary(own, tokens.value, [1] * len(tokens.value))
+    if types.item != "INT32" or len(types.value) != len(tokens.value):
+        raise CheckpointError(f"{path}: tokenizer.ggml.token_type does not fit the {len(tokens.value)} tokens.")
+    return Vocabulary(own, tokens.value, types.value)

@@ -1,0 +1,104 @@
+"""What is in a checkpoint, told from its headers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from pa_lite.checkpoints import open_checkpoint
+from pa_lite.checkpoints.source import Vocabulary
+from pa_lite.checkpoints.vocabulary import UNUSED
+from pa_lite.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class TensorRow:
+    """One tensor: its GGUF name, type, numpy shape and bytes."""
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+    bytes: int
+
+
+@dataclass(frozen=True)
+class VocabularyFacts:
+    """A vocabulary: llama.cpp's names of its kind, tokens in all and used, special tokens by role, chat template."""
+
+    model: str
+    pre: str
+    tokens: int
+    used: int
+    special: dict[str, str]
+    adds_bos: bool | None
+    chat_template: str | None
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A checkpoint's facts; `settings` are the architecture's keys, `problem` says why the vocabulary is unusable."""
+
+    path: str
+    name: str
+    architecture: str
+    files: tuple[str, ...]
+    parameters: int
+    bytes: int
+    types: dict[str, int]
+    settings: dict[str, object]
+    vocabulary: VocabularyFacts | None
+    problem: str | None
+    tensors: tuple[TensorRow, ...]
+
+
+_ROLES = {"bos": "bos", "eos": "eos", "eot": "eot", "unknown": "unk", "padding": "pad", "seperator": "sep"}
+
+
+def inspect_checkpoint(path: Path) -> Inspection:
+    """Describe a checkpoint without reading its weights. Raises CheckpointError when there is nothing to read."""
+    checkpoint = open_checkpoint(path)
+    rows = [
+        TensorRow(t.name, t.type.name, t.shape, t.type.nbytes(t.n_values))
+        for t in sorted(checkpoint.tensors.values(), key=lambda t: t.name)
+    ]
+    types: Counter[str] = Counter()
+    for row in rows:
+        types[row.type] += row.bytes
+    facts, problem = None, None
+    try:
+        facts = _vocabulary(checkpoint.load_vocabulary())
+    except CheckpointError as e:
+        problem = str(e)
+    return Inspection(
+        path=str(path),
+        name=checkpoint.name,
+        architecture=checkpoint.architecture,
+        files=tuple(sorted({t.path.name for t in checkpoint.tensors.values()})),
+        parameters=sum(t.n_values for t in checkpoint.tensors.values()),
+        bytes=sum(row.bytes for row in rows),
+        types=dict(types.most_common()),
+        settings={k: e.value for k, e in checkpoint.metadata.items() if e.type != "ARRAY"},
+        vocabulary=facts,
+        problem=problem,
+        tensors=tuple(rows),
+    )
+
+
+def _vocabulary(vocabulary: Vocabulary) -> VocabularyFacts:
+    values = {k.removeprefix("tokenizer.ggml."): e.value for k, e in vocabulary.metadata.items()}
+    special = {}
+    for key, role in _ROLES.items():
+        token = values.get(f"{key}_token_id")
+        if isinstance(token, int) and 0 <= token < len(vocabulary.tokens):
+            special[role] = vocabulary.tokens[token]
+    template = values.get("tokenizer.chat_template")
+    return VocabularyFacts(
+        model=str(values.get("model", "?")),
+        pre=str(values.get("pre", "?")),
+        tokens=len(vocabulary.tokens),
+        used=sum(t != UNUSED for t in vocabulary.token_types),
+        special=special,
+        adds_bos=values.get("add_bos_token"),
+        chat_template=str(template) if template is not None else None,
+    )

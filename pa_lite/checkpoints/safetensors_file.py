@@ -1,0 +1,148 @@
+"""safetensors headers and shard indexes, read as what strangers wrote: every length and name is checked before use.
+
+Format: https://github.com/huggingface/safetensors, section Format.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pa_lite.errors import CheckpointError
+from pa_lite.kernels import tensor_type
+
+_MAX_HEADER = 100_000_000  # the reference implementation's own limit, in bytes
+_DTYPES = ("F64", "F32", "F16", "BF16")
+_SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
+          "U16": 2, "U32": 4, "U64": 8, "F8_E4M3": 1, "F8_E5M2": 1}  # fmt: skip
+_INDEX = "model.safetensors.index.json"
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor in a safetensors file: `offset` is in bytes from the file's start."""
+
+    name: str
+    path: Path
+    offset: int
+    dtype: str
+    shape: tuple[int, ...]
+
+    def require_float(self) -> None:
+        """Raise CheckpointError unless the dtype is one that can be interpolated."""
+        if self.dtype not in _DTYPES:
+            raise CheckpointError(
+                f"{self.path}: {self.name} is stored as {self.dtype}; pa-lite reads {', '.join(_DTYPES)}. "
+                "Take the checkpoint that is not quantised."
+            )
+        tensor_type(self.dtype)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises CheckpointError when it is missing, broken or no object."""
+    try:
+        value = json.loads(path.read_bytes().decode("utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path.parent}: has no {path.name}; a Hugging Face checkpoint needs one.") from None
+    except (OSError, ValueError, RecursionError) as e:
+        raise CheckpointError(f"{path}: cannot be read as JSON: {e}") from e
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: holds no JSON object.")
+    return value
+
+
+def read_header(path: Path) -> dict[str, StoredTensor]:
+    """The tensors of one safetensors file, by name.
+
+    Raises CheckpointError for a header that is cut off, too long, no JSON, or whose tensors overlap, have holes,
+    exceed the file, or have sizes that do not fit their shape and dtype.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as f:
+            length = int.from_bytes(f.read(8), "little")
+            if size < 8 or length > min(size - 8, _MAX_HEADER):
+                raise CheckpointError(f"{path}: is no safetensors file, or is cut off ({size} bytes). Fetch it again.")
+            raw = f.read(length)
+    except OSError as e:
+        raise CheckpointError(f"{path}: cannot be read: {e.strerror}") from e
+    try:
+        header = json.loads(raw.decode("utf-8"))
+        if not isinstance(header, dict):
+            raise ValueError("no JSON object")
+    except (ValueError, RecursionError) as e:
+        raise CheckpointError(f"{path}: broken safetensors header: {e}") from e
+    header.pop("__metadata__", None)
+    tensors = {name: _stored(path, name, info, 8 + length) for name, info in header.items()}
+    _check_layout(path, size, 8 + length, tensors, header)
+    return tensors
+
+
+def _stored(path: Path, name: str, info: Any, start: int) -> StoredTensor:
+    try:
+        dtype, shape = info["dtype"], tuple(info["shape"])
+        begin, end = info["data_offsets"]
+        if not all(type(n) is int and 0 <= n < 2**48 for n in (*shape, begin, end)):
+            raise ValueError("sizes and offsets must be whole numbers from 0")
+        if dtype not in _SIZES:
+            raise ValueError(f"unknown dtype {dtype!r}")
+        if end - begin != math.prod(shape) * _SIZES[dtype]:
+            raise ValueError(f"{end - begin} bytes do not hold {dtype} of shape {list(shape)}")
+    except (KeyError, TypeError, ValueError) as e:
+        raise CheckpointError(f"{path}: broken header entry for tensor {name!r}: {e}. Fetch the file again.") from e
+    return StoredTensor(name, path, start + begin, dtype, shape)
+
+
+def _check_layout(path: Path, size: int, start: int, tensors: dict[str, StoredTensor], header: dict[str, Any]) -> None:
+    position = start
+    for tensor in sorted(tensors.values(), key=lambda t: (t.offset, header[t.name]["data_offsets"][1])):
+        if tensor.offset != position:
+            raise CheckpointError(f"{path}: data of tensor {tensor.name!r} overlaps another's or leaves a hole.")
+        position = start + header[tensor.name]["data_offsets"][1]
+    if position != size:
+        raise CheckpointError(
+            f"{path}: its header tells of {position} bytes, the file has {size}: the file is cut off or damaged. "
+            "Fetch it again."
+        )
+
+
+def _shard_names(folder: Path) -> Iterator[str]:
+    """The weight files of a folder: those that the index names, else every `model*.safetensors`."""
+    if not (folder / _INDEX).exists():
+        yield from sorted(p.name for p in folder.glob("model*.safetensors"))
+        return
+    weight_map = read_json(folder / _INDEX).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
+        raise CheckpointError(f"{folder / _INDEX}: has no weight_map from tensor names to file names.")
+    for name in sorted(set(weight_map.values())):
+        if not re.fullmatch(r"[^/\\:\0]+\.safetensors", name) or name.startswith("."):
+            raise CheckpointError(f"{folder / _INDEX}: names the shard {name!r}, which is no plain file name.")
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder}: shard {name} is missing, which {_INDEX} names. Fetch it again.")
+        yield name
+
+
+def read_folder(folder: Path) -> dict[str, StoredTensor]:
+    """All tensors of a checkpoint folder. Raises CheckpointError: no weights, a missing shard, a doubled tensor."""
+    tensors: dict[str, StoredTensor] = {}
+    for name in _shard_names(folder):
+        for tensor in read_header(folder / name).values():
+            if tensor.name in tensors:
+                raise CheckpointError(
+                    f"{folder}: tensor {tensor.name} is in {tensors[tensor.name].path.name} and in {name}. "
+                    "Remove the file that does not belong."
+                )
+            tensors[tensor.name] = tensor
+    if not tensors:
+        raise CheckpointError(
+            f"{folder}: has no weights (no model*.safetensors). Name a folder with safetensors files, or a .gguf file."
+        )
+    if (folder / _INDEX).exists():
+        for missing in read_json(folder / _INDEX)["weight_map"].keys() - tensors.keys():
+            raise CheckpointError(f"{folder}: {_INDEX} names the tensor {missing}, which no shard holds.")
+    return tensors

@@ -1,0 +1,102 @@
+"""What a checkpoint is to the rest of pa-lite: named tensors lying in files, metadata, a vocabulary. Reads nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pa_lite.kernels import TensorType
+
+
+@dataclass(frozen=True)
+class Field:
+    """One GGUF metadata value: its type (`UINT32`, `STRING`, `ARRAY`, ...), the value, and an array's item type."""
+
+    type: str
+    value: Any
+    item: str | None = None
+
+
+Metadata = dict[str, Field]
+
+
+def uint32(value: int) -> Field:
+    return Field("UINT32", int(value))
+
+
+def float32(value: float) -> Field:
+    return Field("FLOAT32", float(np.float32(value)))
+
+
+def string(value: str) -> Field:
+    return Field("STRING", value)
+
+
+def boolean(value: bool) -> Field:
+    return Field("BOOL", bool(value))
+
+
+def array(item: str, values: Sequence[Any]) -> Field:
+    return Field("ARRAY", list(values), item)
+
+
+@dataclass(frozen=True)
+class TensorSource:
+    """A tensor under its GGUF name: where its bytes lie and how its rows become llama.cpp's.
+
+    `shape` is numpy's, rows first. With `heads` > 0 each head's rows are interleaved, first half with second: output
+    row 2j+t of a head of d rows is stored row t*d/2+j (llama.cpp's rotary order, from the Hugging Face one).
+    """
+
+    name: str
+    stored_name: str
+    path: Path
+    offset: int
+    type: TensorType
+    shape: tuple[int, ...]
+    heads: int = 0
+
+    @property
+    def n_values(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def rows(self) -> int:
+        return math.prod(self.shape[:-1])
+
+    @property
+    def columns(self) -> int:
+        return self.shape[-1]
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """A tokenizer as GGUF metadata (`tokenizer.*`), with its tokens at hand for comparison."""
+
+    metadata: Metadata
+    tokens: Sequence[str]
+    token_types: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One model's weights and all that llama.cpp must know of it.
+
+    `metadata` holds the architecture's keys; `constants` are tensors that come from the configuration and not from the
+    weights (float32); `load_vocabulary` reads the tokenizer, raising CheckpointError when there is none it knows.
+    """
+
+    path: Path
+    name: str
+    architecture: str
+    metadata: Metadata
+    tensors: Mapping[str, TensorSource]
+    load_vocabulary: Callable[[], Vocabulary]
+    constants: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()

@@ -1,0 +1,44 @@
+"""Every error that a user can cause. Imports nothing of pa_lite."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class PaLiteError(Exception):
+    """Something that the user, their files or their machine must mend; the message says what, where and what to do."""
+
+
+class InputError(PaLiteError):
+    """An argument, option or data file is wrong."""
+
+
+class CheckpointError(PaLiteError):
+    """A checkpoint is incomplete, broken, or of a kind that pa-lite does not know."""
+
+
+class MismatchError(PaLiteError):
+    """Base and instruct cannot be interpolated with each other; `details` holds every mismatch found, a line each."""
+
+    def __init__(self, *details: str) -> None:
+        more = f" ({len(details) - 1} more: --dry-run shows all)" if len(details) > 1 else ""
+        super().__init__(details[0] + more)
+        self.details = details
+
+
+class OutputError(PaLiteError):
+    """The result cannot be written: it exists, the disk is full, the folder is not there."""
+
+
+class EngineError(PaLiteError):
+    """llama.cpp could not load a model or run it."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A sentence, with a blank before it, that suggests the names nearest to an unknown one."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    if close:
+        return f" Did you mean {' or '.join(close)}?"
+    return f" Known: {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}." if names else ""

@@ -1,0 +1,78 @@
+"""Files that are whole or not there: temporary names, synced and renamed. Imports only errors."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from pa_lite.errors import OutputError
+
+
+def check_target(path: Path, force: bool = False) -> None:
+    """Raise OutputError if a file cannot or must not be written there: no folder, a folder itself, or it exists."""
+    if not path.parent.is_dir():
+        raise OutputError(f"{path.parent}: there is no such folder to write {path.name} to.")
+    if path.is_dir():
+        raise OutputError(f"{path}: is a folder; name a file.")
+    if path.exists() and not force:
+        raise OutputError(f"{path}: exists already. Use --force to overwrite it, or -o for another name.")
+
+
+def check_space(folder: Path, needed: int) -> None:
+    """Raise OutputError unless the folder's disk has `needed` bytes free."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise OutputError(
+            f"{folder}: {needed / 1e6:.0f} MB are needed there, {free / 1e6:.0f} MB are free. "
+            "Free some space, or write elsewhere with -o."
+        )
+
+
+@contextlib.contextmanager
+def write_errors(folder: Path) -> Iterator[None]:
+    """Turn an OSError of writing below `folder` into an OutputError that says what to do."""
+    try:
+        yield
+    except OSError as e:
+        if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise OutputError(
+                f"{folder}: the disk is full ({e.strerror}); nothing was left behind. "
+                "Free some space, or write elsewhere with -o."
+            ) from e
+        raise OutputError(f"{e.filename or folder}: cannot be written: {e.strerror}.") from e
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path`, to be written and synced by the caller; it becomes `path` if all went well.
+
+    On any exception, Ctrl-C included, it is removed and `path` stays as it was.
+    """
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())  # mkstemp's own mode is private
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole. Raises OutputError when it cannot be written; see check_target for refusals."""
+    with write_errors(path.parent), whole_file(path) as temporary, temporary.open("w", encoding="utf-8") as f:
+        f.write(text)
+        f.flush()
+        os.fsync(f.fileno())

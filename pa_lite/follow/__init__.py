@@ -1,0 +1,1 @@
+"""Instruction following: generations, verifiable instructions. Knows the engine, not the study."""

@@ -1,0 +1,163 @@
+"""ggml's conversion and (de)quantisation routines through ctypes: the only place that calls them.
+
+ggml's libraries are loaded straight from the installed llama-cpp-python, so that merging never starts llama.cpp.
+ctypes releases the interpreter lock during each call: the routines scale over threads.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.util
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pa_lite.errors import EngineError, InputError, nearest
+
+FloatArray = npt.NDArray[np.float32]
+ByteArray = npt.NDArray[np.uint8]
+
+# enum ggml_type, from ggml.h; F64 is only ever read
+TYPE_IDS: dict[str, int] = {
+    "F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q5_0": 6, "Q5_1": 7, "Q8_0": 8, "Q2_K": 10, "Q3_K": 11, "Q4_K": 12,
+    "Q5_K": 13, "Q6_K": 14, "IQ2_XXS": 16, "IQ2_XS": 17, "IQ3_XXS": 18, "IQ1_S": 19, "IQ4_NL": 20, "IQ3_S": 21,
+    "IQ2_S": 22, "IQ4_XS": 23, "I8": 24, "I16": 25, "I32": 26, "I64": 27, "F64": 28, "IQ1_M": 29, "BF16": 30,
+    "TQ1_0": 34, "TQ2_0": 35, "MXFP4": 39,
+}  # fmt: skip
+TYPE_NAMES: dict[int, str] = {i: name for name, i in TYPE_IDS.items()}
+
+
+class _TypeTraits(ctypes.Structure):
+    """`struct ggml_type_traits` of ggml.h."""
+
+    _fields_ = (
+        ("type_name", ctypes.c_char_p),
+        ("blck_size", ctypes.c_int64),
+        ("blck_size_interleave", ctypes.c_int64),
+        ("type_size", ctypes.c_size_t),
+        ("is_quantized", ctypes.c_bool),
+        ("to_float", ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)),
+        ("from_float_ref", ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)),
+    )
+
+
+def _open(name: str) -> Any:
+    """One of the libraries that llama-cpp-python brings; None where it is not, or is built into another."""
+    spec = importlib.util.find_spec("llama_cpp")
+    if spec is None or spec.origin is None:
+        raise EngineError("llama-cpp-python is not installed. Run: pip install llama-cpp-python")
+    folder = Path(spec.origin).parent / "lib"
+    for ending in {"win32": (".dll",), "darwin": (".dylib", ".so")}.get(sys.platform, (".so",)):
+        for path in (folder / f"lib{name}{ending}", folder / f"{name}{ending}"):
+            if path.exists():
+                return ctypes.CDLL(str(path))
+    return None
+
+
+@functools.cache
+def _library() -> Any:
+    lib = _open("ggml-base")
+    if lib is None:
+        raise EngineError("llama-cpp-python has no ggml-base library. Install version 0.3.36 or later again.")
+    pointer, int64 = ctypes.c_void_p, ctypes.c_int64
+    lib.ggml_get_type_traits.argtypes = [ctypes.c_int]
+    lib.ggml_get_type_traits.restype = ctypes.POINTER(_TypeTraits)
+    for routine in ("ggml_fp16_to_fp32_row", "ggml_bf16_to_fp32_row", "ggml_fp32_to_fp16_row", "ggml_fp32_to_bf16_row"):
+        getattr(lib, routine).argtypes = [pointer, pointer, int64]
+        getattr(lib, routine).restype = None
+    lib.ggml_quantize_chunk.argtypes = [ctypes.c_int, pointer, pointer, int64, int64, int64, pointer]
+    lib.ggml_quantize_chunk.restype = ctypes.c_size_t
+    lib.ggml_quantize_init.argtypes = [ctypes.c_int]
+    lib.ggml_quantize_init.restype = None
+    return lib
+
+
+@functools.cache
+def _to_half() -> Any:
+    """float32 -> float16: ggml-cpu's vectorised routine where there is one, else ggml-base's, with the same bits."""
+    try:
+        routine = _open("ggml-cpu").ggml_cpu_fp32_to_fp16
+    except (OSError, AttributeError):
+        return _library().ggml_fp32_to_fp16_row
+    routine.argtypes, routine.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64], None
+    return routine
+
+
+@dataclass(frozen=True)
+class TensorType:
+    """A ggml tensor type: `block` values are stored together in `size` bytes."""
+
+    name: str
+    id: int
+    block: int
+    size: int
+
+    def nbytes(self, n_values: int) -> int:
+        """Bytes that n_values values take, n_values a multiple of the quant block."""
+        assert n_values % self.block == 0
+        return n_values // self.block * self.size
+
+
+_PLAIN = {"F32": 4, "F16": 2, "BF16": 2, "F64": 8, "I8": 1, "I16": 2, "I32": 4, "I64": 8}
+
+
+@functools.cache
+def tensor_type(name: str) -> TensorType:
+    """The type of that name, e.g. `Q8_0`. Raises InputError with the nearest names when there is none."""
+    if name not in TYPE_IDS:
+        raise InputError(f"unknown tensor type {name!r}.{nearest(name, TYPE_IDS)}")
+    if name in _PLAIN:
+        return TensorType(name, TYPE_IDS[name], 1, _PLAIN[name])
+    traits = _library().ggml_get_type_traits(TYPE_IDS[name]).contents
+    return TensorType(name, TYPE_IDS[name], int(traits.blck_size), int(traits.type_size))
+
+
+def prepare(kind: TensorType) -> None:
+    """Build the tables that quantising to a type needs; call once before threads quantise."""
+    _library().ggml_quantize_init(kind.id)
+
+
+def to_float32(kind: TensorType, source: ByteArray, target: FloatArray) -> None:
+    """Dequantise or widen `source`, bytes of `kind`, into `target`, float32 [n], n a multiple of the quant block."""
+    n = target.size
+    assert source.nbytes == kind.nbytes(n)
+    if kind.name == "F32":
+        target.view(np.uint8)[:] = source
+    elif kind.name == "F64":
+        target[:] = source.view(np.float64)
+    elif kind.name == "F16":
+        _library().ggml_fp16_to_fp32_row(source.ctypes.data, target.ctypes.data, n)
+    elif kind.name == "BF16":
+        _library().ggml_bf16_to_fp32_row(source.ctypes.data, target.ctypes.data, n)
+    else:
+        convert = _library().ggml_get_type_traits(kind.id).contents.to_float
+        if not convert:
+            raise InputError(f"ggml cannot turn {kind.name} into numbers.")
+        convert(source.ctypes.data, target.ctypes.data, n)
+
+
+def from_float32(kind: TensorType, source: FloatArray, target: ByteArray, importance: FloatArray | None = None) -> None:
+    """Round or quantise `source`, float32 [rows, columns] contiguous, into `target`, bytes of `kind`; rounds once.
+
+    `importance`, float32 [columns], weighs the columns' errors where the type's quantiser can.
+    """
+    assert target.nbytes == kind.nbytes(source.size)
+    assert importance is None or importance.shape == source.shape[1:]
+    if kind.name == "F32":
+        target[:] = source.reshape(-1).view(np.uint8)
+    elif kind.name == "F16":
+        _to_half()(source.ctypes.data, target.ctypes.data, source.size)
+    elif kind.name == "BF16":
+        _library().ggml_fp32_to_bf16_row(source.ctypes.data, target.ctypes.data, source.size)
+    else:
+        rows, columns = source.shape
+        written = _library().ggml_quantize_chunk(
+            kind.id, source.ctypes.data, target.ctypes.data, 0, rows, columns,
+            None if importance is None else importance.ctypes.data,
+        )  # fmt: skip
+        assert written == target.nbytes

@@ -1,0 +1,110 @@
+"""How far instruct lies from base: relative norm of the difference and cosine, by tensor group and by layer."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pa_lite.checkpoints import open_checkpoint
+from pa_lite.merge.groups import GROUPS, group_of, layer_of
+from pa_lite.merge.plan import MergePlan, PlanOptions, plan_merge
+from pa_lite.merge.stream import Block, BlockWorker, run_blocks
+
+
+@dataclass
+class _Sums:
+    """Sums over values, float64: of base squared, instruct squared, their product, and the difference squared."""
+
+    base: float = 0.0
+    instruct: float = 0.0
+    product: float = 0.0
+    difference: float = 0.0
+
+    def add(self, other: _Sums) -> None:
+        self.base += other.base
+        self.instruct += other.instruct
+        self.product += other.product
+        self.difference += other.difference
+
+
+@dataclass(frozen=True)
+class Distance:
+    """How far apart: |I - B| / |B| (infinite when B is 0 and I is not), and the cosine of the angle between them."""
+
+    relative_norm: float
+    cosine: float
+
+
+@dataclass(frozen=True)
+class Diff:
+    """Distances of the whole model, of each group, of each layer, and of each tensor; n is the number of values."""
+
+    n_values: int
+    total: Distance
+    groups: dict[str, Distance]
+    layers: dict[int, Distance]
+    tensors: dict[str, Distance]
+    remarks: tuple[str, ...]
+
+
+def _distance(sums: Iterable[_Sums]) -> Distance:
+    whole = _Sums()
+    for s in sums:
+        whole.add(s)
+    relative = math.sqrt(whole.difference / whole.base) if whole.base else math.inf if whole.difference else 0.0
+    scale = math.sqrt(whole.base) * math.sqrt(whole.instruct)
+    return Distance(relative, whole.product / scale if scale else 1.0 if not whole.difference else 0.0)
+
+
+def diff_checkpoints(
+    base: Path, instruct: Path, threads: int = 0, progress: Callable[[int, int], None] | None = None
+) -> Diff:
+    """Stream through both checkpoints once. `progress` gets (values done, values in all).
+
+    Rows that only one side has (tokens added) do not count. Raises what planning a merge of the two raises.
+    """
+    plan = plan_merge(open_checkpoint(base), open_checkpoint(instruct), PlanOptions("F32"))
+    sums = _sums(plan, threads or os.cpu_count() or 1, progress)
+    groups = [g for g in GROUPS if any(group_of(n) == g for n in sums)]
+    layers = sorted({layer for name in sums if (layer := layer_of(name)) is not None})
+    return Diff(
+        n_values=plan.n_values,
+        total=_distance(sums.values()),
+        groups={g: _distance(s for n, s in sums.items() if group_of(n) == g) for g in groups},
+        layers={i: _distance(s for n, s in sums.items() if layer_of(n) == i) for i in layers},
+        tensors={name: _distance([s]) for name, s in sums.items()},
+        remarks=plan.remarks,
+    )
+
+
+def _sums(plan: MergePlan, threads: int, progress: Callable[[int, int], None] | None) -> dict[str, _Sums]:
+    tensors = [t for t in plan.tensors if t.base is not None]
+    out = {t.name: _Sums() for t in tensors}
+    lock, total, done = threading.Lock(), sum(t.n_values for t in tensors), 0
+
+    def handle(worker: BlockWorker, block: Block) -> None:
+        nonlocal done
+        base, instruct = worker.sides(block, (0.5,))
+        maps = block.tensor.maps
+        if maps is not None:
+            here = slice(block.start, block.stop)
+            both = (maps.base[here] >= 0) & (maps.instruct[here] >= 0)
+            base, instruct = (side.reshape(-1, block.columns)[both].reshape(-1) for side in (base, instruct))
+        difference = instruct - base
+        found = _Sums(*(float(np.dot(a, b)) for a, b in (
+            (base, base), (instruct, instruct), (base, instruct), (difference, difference)
+        )))  # fmt: skip
+        with lock:
+            out[block.tensor.name].add(found)
+            done += block.n_values
+            if progress is not None:
+                progress(done, total)
+
+    run_blocks(tensors, threads, handle)
+    return out

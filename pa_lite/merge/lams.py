@@ -1,0 +1,49 @@
+"""Lams as people write them: `0.7`, `0.2,0.5`, `0:1:0.1`. Pure parsing."""
+
+from __future__ import annotations
+
+import math
+from decimal import Decimal, InvalidOperation
+
+from pa_lite.errors import InputError
+
+_MOST = 1001  # lams in one list
+
+
+def _number(text: str) -> Decimal:
+    try:
+        value = Decimal(text.strip())
+    except InvalidOperation:
+        raise InputError(f"lam {text.strip()!r} is no number. Write e.g. 0.7, 0.2,0.5 or 0:1:0.1.") from None
+    if not value.is_finite() or abs(value) > 10:
+        raise InputError(f"lam {text.strip()} is outside [-10, 10]; 0 is the base, 1 the instruct model.")
+    return value
+
+
+def parse_lams(text: str) -> tuple[float, ...]:
+    """The lams that `L[,L...]` or `LO:HI:STEP` (both ends included) names, in the order written.
+
+    Raises InputError for what is no number, a range that never ends, or a lam named twice.
+    """
+    lams: list[Decimal] = []
+    for part in text.split(","):
+        ends = part.split(":")
+        if len(ends) == 1:
+            lams.append(_number(part))
+            continue
+        if len(ends) != 3:
+            raise InputError(f"lam range {part.strip()!r} is not LO:HI:STEP, e.g. 0:1:0.1.")
+        low, high, step = map(_number, ends)
+        if step <= 0 or high < low or (high - low) / step >= _MOST:
+            raise InputError(f"lam range {part.strip()!r} needs LO <= HI, a positive STEP, and at most {_MOST} lams.")
+        lams += [low + i * step for i in range(int((high - low) / step) + 1)]
+    for lam in lams:
+        if lams.count(lam) > 1:
+            raise InputError(f"lam {lam} is named twice in {text!r}.")
+    return tuple(float(lam) for lam in lams)
+
+
+def format_lam(lam: float) -> str:
+    """A lam for file names and tables: two decimals, or as many as it takes to tell it apart."""
+    short = f"{lam:.2f}"
+    return short if math.isclose(float(short), lam, abs_tol=1e-12) else repr(lam)

@@ -1,0 +1,119 @@
+"""What a merge would do, told without doing it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pa_lite.checkpoints import open_checkpoint
+from pa_lite.errors import InputError, MismatchError, OutputError
+from pa_lite.merge.memory import check_memory, planned_bytes
+from pa_lite.merge.plan import PlanOptions, plan_merge
+from pa_lite.merge.schedule import group_lams
+from pa_lite.merge.write import MergeOptions, check_targets, name_outputs, output_bytes
+
+
+@dataclass(frozen=True)
+class PreviewGroup:
+    """Tensors of one group and type in each result, their bytes, and the lams that the schedule gives them."""
+
+    group: str
+    type: str
+    tensors: int
+    bytes: int
+    lams: str
+
+
+@dataclass(frozen=True)
+class PreviewTensor:
+    """A tensor of the results: its type, numpy shape, and lam in each of them."""
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+    lams: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class PreviewOutput:
+    """A file that would be written."""
+
+    lam: float
+    path: str
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a merge would do; sizes in bytes. `problems` would stop it, `remarks` would not."""
+
+    problems: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
+    parameters: int = 0
+    groups: tuple[PreviewGroup, ...] = ()
+    tensors: tuple[PreviewTensor, ...] = ()
+    outputs: tuple[PreviewOutput, ...] = ()
+    disk_needed: int = 0
+    disk_free: int = 0
+    memory: int = 0
+    threads: int = 0
+
+
+def preview_merge(
+    base: Path,
+    instruct: Path,
+    lams: Sequence[float],
+    plan_options: PlanOptions | None = None,
+    output: Path | None = None,
+    options: MergeOptions | None = None,
+) -> Preview:
+    """Plan a merge, write nothing, and say what would happen.
+
+    Two checkpoints that are no pair give a preview of nothing but their mismatches; all else that planning raises is
+    raised.
+    """
+    try:
+        plan = plan_merge(open_checkpoint(base), open_checkpoint(instruct), plan_options)
+    except MismatchError as e:
+        return Preview(e.details)
+    options = options or MergeOptions()
+    outputs = name_outputs(plan, lams, output)
+    problems = []
+    threads = options.threads or os.cpu_count() or 1
+    try:
+        check_targets(plan, [path for _, path in outputs], options)
+        threads = check_memory(plan, threads, options.max_memory)
+    except (InputError, OutputError) as e:
+        problems.append(str(e))
+    names = [t.name for t in plan.tensors]
+    by_group: dict[str, set[float]] = {}
+    for lam in lams:
+        for group, found in group_lams(plan.options.schedule, names, lam, plan.n_layers).items():
+            by_group.setdefault(group, set()).update(found)
+    folder = outputs[0][1].parent
+    return Preview(
+        parameters=plan.n_values,
+        groups=tuple(
+            PreviewGroup(group, kind, n, size, _span(by_group[group]))
+            for (group, kind), (n, size) in plan.by_group().items()
+        ),
+        tensors=tuple(
+            PreviewTensor(t.name, t.type.name, t.shape, tuple(plan.lam_of(t, lam) for lam in lams))
+            for t in plan.tensors
+        ),
+        outputs=tuple(PreviewOutput(lam, str(path)) for lam, path in outputs),
+        disk_needed=len(outputs) * output_bytes(plan),
+        disk_free=shutil.disk_usage(folder).free if folder.is_dir() else 0,
+        memory=planned_bytes(plan, threads),
+        threads=threads,
+        remarks=plan.remarks,
+        problems=tuple(problems),
+    )
+
+
+def _span(lams: set[float]) -> str:
+    """Few lams one by one, many as a range."""
+    shown = sorted(lams)
+    return ", ".join(f"{x:g}" for x in shown) if len(shown) <= 4 else f"{shown[0]:g} to {shown[-1]:g}"

@@ -1,0 +1,221 @@
+"""Merging end to end: name the inputs and outputs, plan, stream, and GGUF files that are whole or not there."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pa_lite.checkpoints import open_checkpoint
+from pa_lite.checkpoints.gguf_file import Memo, gguf_header_bytes, read_gguf_header
+from pa_lite.checkpoints.pairs import find_pair
+from pa_lite.errors import CheckpointError, InputError, OutputError
+from pa_lite.files import check_space, check_target, write_errors
+from pa_lite.kernels import TensorType, prepare
+from pa_lite.merge.lams import format_lam
+from pa_lite.merge.memory import check_memory
+from pa_lite.merge.partial import PartialFile
+from pa_lite.merge.plan import MergePlan, PlanOptions, plan_merge
+from pa_lite.merge.stream import Progress, Target, run_stream
+
+_log = logging.getLogger(__name__)
+_HEADER_ROOM = 1 << 20  # bytes; a header beyond its vocabulary is far smaller
+_RECORD_SECONDS = 0.3  # a killed merge does at most so much again
+
+
+@dataclass(frozen=True)
+class MergeOptions:
+    """How to write: `threads` 0 takes one for each core; `force` overwrites files that exist.
+
+    `resume` continues what a killed merge left and keeps what this one leaves; `verify` reads everything back and
+    compares it with a second computation; `max_memory` bounds the whole process, in bytes, 0 for no bound.
+    """
+
+    threads: int = 0
+    force: bool = False
+    resume: bool = False
+    verify: bool = False
+    max_memory: int = 0
+
+
+def resolve_inputs(base: Path | None, instruct: Path | None, pair: str | None) -> tuple[Path, Path]:
+    """Where base and instruct lie: the two paths, or the pair's, `demo` when nothing is named.
+
+    Raises InputError for one path without the other, paths and a pair at once, or an unknown pair.
+    """
+    if base is None and instruct is None:
+        found = find_pair(pair or "demo")
+        return found.base, found.instruct
+    if base is None or instruct is None:
+        raise InputError("name both BASE and INSTRUCT, or a pair (--pair NAME).")
+    if pair is not None:
+        raise InputError("name either BASE and INSTRUCT or a pair (--pair), not both.")
+    return base, instruct
+
+
+def name_outputs(plan: MergePlan, lams: Sequence[float], output: Path | None) -> list[tuple[float, Path]]:
+    """Each lam's file: `output` itself, else `<instruct name>-pa<lam>-<TYPE>.gguf` in that folder or the working one.
+
+    Raises InputError for no lam, or several lams and one file.
+    """
+    if not lams:
+        raise InputError("no lam was named.")
+    folder = Path() if output is None else output
+    if output is None or output.is_dir():
+        stem = plan.instruct.name.replace("/", "-").replace("\\", "-").lstrip(".")
+        return [(lam, folder / f"{stem}-pa{format_lam(lam)}-{plan.type}.gguf") for lam in lams]
+    if len(lams) > 1:
+        raise InputError(f"{len(lams)} lams cannot be written to one file. Let -o name a folder, or leave it away.")
+    return [(lams[0], output)]
+
+
+def merge_checkpoints(
+    base: Path,
+    instruct: Path,
+    lams: Sequence[float],
+    plan_options: PlanOptions | None = None,
+    output: Path | None = None,
+    options: MergeOptions | None = None,
+    progress: Progress | None = None,
+) -> list[Path]:
+    """Open, plan, write: one GGUF file for each lam; returns the files in the order of lams.
+
+    Raises what open_checkpoint, plan_merge, name_outputs and write_merge raise.
+    """
+    plan = plan_merge(open_checkpoint(base), open_checkpoint(instruct), plan_options)
+    for remark in plan.remarks:
+        _log.warning("%s", remark)
+    outputs = name_outputs(plan, lams, output)
+    write_merge(plan, outputs, options, progress)
+    return [path for _, path in outputs]
+
+
+def write_merge(
+    plan: MergePlan,
+    outputs: Sequence[tuple[float, Path]],
+    options: MergeOptions | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Write one GGUF file for each (lam, path), reading the inputs once.
+
+    Each file grows under a temporary name beside its target and is synced and renamed when all are whole; whatever goes
+    wrong, Ctrl-C included, the temporary files are removed (kept with `resume`) and the targets stay as they were.
+    `progress` gets (bytes done, bytes in all). Raises OutputError when a target exists or cannot be written,
+    CheckpointError when an input turns out broken, InputError when max_memory is too little.
+    """
+    options = options or MergeOptions()
+    if options.resume:
+        outputs = [(lam, path) for lam, path in outputs if not _is_finished(plan, lam, path)]
+        if not outputs:
+            return
+    check_targets(plan, [path for _, path in outputs], options)
+    threads = check_memory(plan, options.threads or os.cpu_count() or 1, options.max_memory)
+    for kind in {t.type for t in plan.tensors}:
+        prepare(kind)
+    with write_errors(outputs[0][1].parent), contextlib.ExitStack() as stack:
+        files, targets = [], []
+        memo: Memo = {}
+        for lam, path in outputs:
+            header, places, size = gguf_header_bytes(
+                plan.instruct.architecture, plan.metadata_for(lam), _layout(plan), memo
+            )
+            file = stack.enter_context(PartialFile(path, header, size, _digest(plan, header), options.resume))
+            files.append(file)
+            lams = {t.name: plan.lam_of(t, lam) for t in plan.tensors}
+            targets.append(Target(file.file, lams, places, file.done))
+        with _Recorder(files) as recorder:
+            run_stream(plan.tensors, targets, threads, progress, recorder)
+        for file in files:
+            file.finish()
+        if options.verify:
+            for target in targets:
+                target.file.forget_cache()
+            again = [Target(t.file, t.lams, t.tensors) for t in targets]
+            run_stream(plan.tensors, again, threads, progress, verify=True)
+
+
+def _layout(plan: MergePlan) -> dict[str, tuple[TensorType, tuple[int, ...]]]:
+    return {t.name: (t.type, t.shape) for t in plan.tensors}
+
+
+def _digest(plan: MergePlan, header: bytes) -> str:
+    """Stands for all that decides a file's content: the header tells of inputs, lam, schedule and versions."""
+    digest = hashlib.sha256(header)
+    for tensor in plan.tensors:
+        if tensor.importance is not None:
+            digest.update(tensor.importance.tobytes())
+    return digest.hexdigest()
+
+
+def _is_finished(plan: MergePlan, lam: float, path: Path) -> bool:
+    """Whether a target is there already and is what this merge would make of it."""
+    if not path.is_file():
+        return False
+    try:
+        header = read_gguf_header(path)
+    except CheckpointError:
+        return False
+    metadata = {k: v for k, v in header.metadata.items() if k != "general.architecture"}
+    layout = {name: (t.type, t.shape) for name, t in header.tensors.items()}
+    return metadata == plan.metadata_for(lam) and layout == _layout(plan)
+
+
+class _Recorder:
+    """Brings whole tensors to the disk and into the journals while others are merged. A context manager.
+
+    It has a thread of its own, which hardly computes: the disk works from the start, and no worker waits for it.
+    """
+
+    def __init__(self, files: Sequence[PartialFile]) -> None:
+        self._files = files
+        self._waiting: list[str] = []
+        self._lock, self._end = threading.Lock(), threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._error: OSError | None = None
+
+    def __enter__(self) -> _Recorder:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        self._end.set()
+        self._thread.join()
+        if self._error is not None and kind is None:
+            raise self._error
+
+    def __call__(self, name: str) -> None:
+        with self._lock:
+            self._waiting.append(name)
+
+    def _run(self) -> None:
+        try:
+            while not self._end.wait(_RECORD_SECONDS):
+                with self._lock:
+                    names, self._waiting = self._waiting, []
+                for file in self._files if names else ():
+                    file.record([n for n in names if n not in file.done])
+        except OSError as e:
+            self._error = e
+
+
+def check_targets(plan: MergePlan, paths: Sequence[Path], options: MergeOptions) -> None:
+    """Raise InputError or OutputError when the results cannot or must not be written to these paths."""
+    if len(set(paths)) != len(paths):
+        raise InputError("two lams would be written to one file.")
+    inputs = {s.path.resolve() for t in plan.tensors for s in (t.base, t.instruct) if s}
+    for path in paths:
+        check_target(path, options.force)
+        if path.resolve() in inputs:
+            raise OutputError(f"{path}: is an input of this merge. Name another output with -o.")
+    if not options.resume:  # what a killed merge left has its space already
+        check_space(paths[0].parent, len(paths) * output_bytes(plan))
+
+
+def output_bytes(plan: MergePlan) -> int:
+    """What one result will take on the disk, rounded up."""
+    return plan.data_bytes + _HEADER_ROOM + sum(len(t.encode()) + 64 for t in plan.vocabulary.tokens)

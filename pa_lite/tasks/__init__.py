@@ -1,0 +1,1 @@
+"""Few-shot tasks: specifications, prompts, scores. Knows the engine, not the study."""

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pa_lite.checkpoints import families, open_checkpoint
+from pa_lite.errors import CheckpointError
+from tests import tiny
+
+
+def change_config(folder: Path, **changes: Any) -> None:
+    config = {**json.loads((folder / "config.json").read_text("utf-8")), **changes}
+    (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if v is not ...}), "utf-8")
+
+
+def test_names_shapes_and_keys(tiny_pair: tuple[Path, Path]) -> None:
+    checkpoint = open_checkpoint(tiny_pair[0])
+    assert checkpoint.architecture == "llama"
+    assert len(checkpoint.tensors) == 2 + 9 * 2
+    assert checkpoint.tensors["blk.1.ffn_down.weight"].shape == (64, 96)
+    assert checkpoint.tensors["blk.0.attn_q.weight"].heads == 4
+    assert checkpoint.tensors["blk.0.attn_k.weight"].heads == 2
+    assert checkpoint.tensors["blk.0.attn_v.weight"].heads == 0
+    values = {key: entry.value for key, entry in checkpoint.metadata.items()}
+    assert values["llama.block_count"] == 2
+    assert values["llama.attention.head_count_kv"] == 2
+    assert values["llama.rope.dimension_count"] == 16
+    assert values["llama.rope.freq_base"] == 10000.0
+    assert values["llama.attention.key_length"] == 16
+
+
+def test_a_single_file_is_read_beside_its_config(tiny_pair: tuple[Path, Path]) -> None:
+    whole = open_checkpoint(tiny_pair[1])
+    one = open_checkpoint(tiny_pair[1] / "model.safetensors")
+    assert one.tensors == whole.tensors
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"architectures": ["GPT2LMHeadModel"]}, "architecture 'GPT2LMHeadModel' cannot be read"),
+        ({"architectures": ...}, "architecture None"),
+        ({"quantization_config": {"bits": 4}}, "weights are quantised"),
+        ({"hidden_size": -3}, "hidden_size is -3"),
+        ({"num_attention_heads": "4"}, "num_attention_heads is '4'"),
+        ({"num_attention_heads": ...}, "num_attention_heads is None"),
+        ({"num_key_value_heads": 3}, "do not fit together"),
+        ({"num_attention_heads": 8, "num_key_value_heads": 8, "head_dim": 4}, "impossible shape"),
+        ({"rope_scaling": {"rope_type": "mystery", "factor": 2.0}}, "'mystery' is not known"),
+        ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
+        ({"num_hidden_layers": 3}, r"model.layers.2.input_layernorm.weight is missing"),
+    ],
+)
+def test_bad_configurations(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
+    folder = tiny.write_checkpoint(tmp_path / "m", tiny.weights(1))
+    change_config(folder, **changes)
+    with pytest.raises(CheckpointError, match=told):
+        open_checkpoint(folder)
+
+
+def test_unknown_and_quantised_tensors(tmp_path: Path) -> None:
+    arrays = tiny.weights(1)
+    folder = tiny.write_checkpoint(
+        tmp_path / "m", {**arrays, "model.layers.0.self_attn.x_proj.weight": np.ones(3, np.float32)}
+    )
+    with pytest.raises(CheckpointError, match=r"tensor model.layers.0.self_attn.x_proj.weight is not one of a llama"):
+        open_checkpoint(folder)
+    folder = tiny.write_checkpoint(
+        tmp_path / "n", {**arrays, "model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(8, np.float32)}
+    )
+    assert len(open_checkpoint(folder).tensors) == len(arrays)
+
+
+def test_missing_things_are_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no such file or folder"):
+        open_checkpoint(tmp_path / "nowhere")
+    (tmp_path / "x.bin").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="neither a folder"):
+        open_checkpoint(tmp_path / "x.bin")
+    folder = tiny.write_checkpoint(tmp_path / "m", tiny.weights(1))
+    (folder / "config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"has no config.json"):
+        open_checkpoint(folder)
+
+
+def test_old_and_new_rope_forms_agree() -> None:
+    family = families.FAMILIES["LlamaForCausalLM"]
+    old = {"rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 4.0}}
+    new = {"rope_parameters": {"rope_theta": 5e5, "rope_type": "linear", "factor": 4.0}}
+    for config in (old, new):
+        values = families.metadata(family, {**tiny.CONFIG, **config}, "c")
+        assert values["llama.rope.freq_base"].value == 5e5
+        assert values["llama.rope.scaling.type"].value == "linear"
+        assert values["llama.rope.scaling.factor"].value == 4.0
+
+
+def test_llama3_rope_divisors() -> None:
+    """Ends of the range: short waves are left alone, long ones divided by the factor, between them it is monotone."""
+    scaling = {
+        "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }  # fmt: skip
+    config = {**tiny.CONFIG, "head_dim": 128, "rope_theta": 5e5, "rope_scaling": scaling}
+    divisors = families.constants(families.FAMILIES["LlamaForCausalLM"], config, "c")["rope_freqs.weight"]
+    assert divisors.shape == (64,)
+    assert divisors[0] == 1.0
+    assert divisors[-1] == 8.0
+    assert (np.diff(divisors) >= 0).all()
+    assert len(set(divisors.tolist())) > 4

@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from pa_lite.checkpoints.inspect import inspect_checkpoint
+from tests import tiny
+
+
+def test_folder_and_gguf_tell_alike(tiny_pair: tuple[Path, Path], tiny_ggufs: dict[str, Path]) -> None:
+    folder, file = inspect_checkpoint(tiny_pair[1]), inspect_checkpoint(tiny_ggufs["Q8_0"])
+    assert folder.architecture == file.architecture == "llama"
+    assert folder.parameters == file.parameters == sum(a.size for a in tiny.weights(1).values())
+    assert folder.types == {"BF16": 2 * folder.parameters}
+    assert set(file.types) == {"Q8_0", "F32"}
+    assert folder.vocabulary == file.vocabulary
+    assert folder.vocabulary is not None
+    assert (folder.vocabulary.tokens, folder.vocabulary.used) == (320, 267)
+    assert folder.vocabulary.special == {"bos": "<|endoftext|>", "eos": "<|im_end|>"}
+    assert folder.vocabulary.chat_template == tiny.CHAT_TEMPLATE
+    assert folder.settings["llama.block_count"] == 2
+    assert [t.name for t in folder.tensors] == [t.name for t in file.tensors]
+
+
+def test_shards_and_a_missing_vocabulary(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+    assert len(inspect_checkpoint(tiny_pair[0]).files) == 2
+    folder = tiny.write_checkpoint(tmp_path / "m", tiny.weights(1))
+    (folder / "tokenizer.json").unlink()
+    found = inspect_checkpoint(folder)
+    assert found.vocabulary is None
+    assert "has no tokenizer.json" in str(found.problem)

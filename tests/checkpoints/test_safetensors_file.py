@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import contextlib
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.numpy import save_file
+
+from pa_lite.checkpoints.safetensors_file import read_folder, read_header
+from pa_lite.errors import CheckpointError
+from tests import tiny
+
+
+def raw_file(path: Path, header: Any, data: bytes = b"", length: int | None = None) -> Path:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text) if length is None else length) + text + data)
+    return path
+
+
+def entry(shape: list[Any], begin: Any, end: Any, dtype: str = "F32") -> dict[str, Any]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+
+
+def test_reads_what_the_safetensors_package_writes(tmp_path: Path) -> None:
+    arrays = {"b": np.arange(6, dtype=np.float32).reshape(2, 3), "a": np.ones(5, np.float32)}
+    save_file(arrays, tmp_path / "x.safetensors")
+    found = read_header(tmp_path / "x.safetensors")
+    data = (tmp_path / "x.safetensors").read_bytes()
+    for name, values in arrays.items():
+        assert found[name].shape == values.shape
+        start = found[name].offset
+        assert data[start : start + values.nbytes] == values.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("header", "told"),
+    [
+        ({"a": entry([2], 0, 4)}, "4 bytes do not hold F32"),
+        ({"a": entry([2], 0, 8), "b": entry([1], 4, 8)}, "overlaps"),
+        ({"a": entry([1], 0, 4), "b": entry([0], 4, 4)}, "tells of"),
+        ({"a": entry([1], 4, 8)}, "leaves a hole"),
+        ({"a": entry([-1, -2], 0, 8)}, "whole numbers"),
+        ({"a": entry([2**62, 2**62], 0, 8)}, "whole numbers"),
+        ({"a": entry([True, 2], 0, 8)}, "whole numbers"),
+        ({"a": entry([2], 0, 8, "Q8")}, "unknown dtype"),
+        ({"a": 3}, "broken header entry"),
+        ({"a": entry([4], 0, 16)}, "cut off or damaged"),
+        ([1], "no JSON object"),
+        (b"{", "broken safetensors header"),
+        (b"\xff\xfe", "broken safetensors header"),
+        (b"[" * 50_000, "broken safetensors header"),
+    ],
+)
+def test_lying_headers_are_refused(tmp_path: Path, header: Any, told: str) -> None:
+    with pytest.raises(CheckpointError, match=told):
+        read_header(raw_file(tmp_path / "x.safetensors", header, bytes(8)))
+
+
+@pytest.mark.parametrize("length", [2**63, 10_000, 0])
+def test_impossible_header_lengths(tmp_path: Path, length: int) -> None:
+    with pytest.raises(CheckpointError, match=r"cut off|broken"):
+        read_header(raw_file(tmp_path / "x.safetensors", {}, b"", length))
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_refused_or_read(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    path = tmp_path_factory.mktemp("fuzz") / "x.safetensors"
+    path.write_bytes(data)
+    with contextlib.suppress(CheckpointError):
+        assert read_header(path) == {}  # nothing but an empty header can come of so few random bytes
+
+
+def test_folder_without_weights(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="has no weights"):
+        read_folder(tmp_path)
+
+
+def test_missing_shard_is_named(tmp_path: Path) -> None:
+    base, _ = tiny.write_pair(tmp_path)
+    (base / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"shard model-00002-of-00002.safetensors is missing"):
+        read_folder(base)
+
+
+@pytest.mark.parametrize(
+    "name", ["../x.safetensors", "/etc/x.safetensors", "a\\b.safetensors", "x.bin", ".x.safetensors"]
+)
+def test_shard_names_cannot_leave_the_folder(tmp_path: Path, name: str) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}), "utf-8")
+    with pytest.raises(CheckpointError, match="no plain file name"):
+        read_folder(tmp_path)
+
+
+def test_index_names_a_tensor_that_no_shard_holds(tmp_path: Path) -> None:
+    base, _ = tiny.write_pair(tmp_path)
+    path = base / "model.safetensors.index.json"
+    index = json.loads(path.read_text("utf-8"))
+    index["weight_map"]["ghost"] = "model-00001-of-00002.safetensors"
+    path.write_text(json.dumps(index), "utf-8")
+    with pytest.raises(CheckpointError, match="names the tensor ghost"):
+        read_folder(base)
+
+
+def test_only_indexed_files_are_read(tmp_path: Path) -> None:
+    base, _ = tiny.write_pair(tmp_path)
+    tiny.save_safetensors(base / "consolidated.safetensors", {"other": np.ones(3, np.float32)}, "F32")
+    assert "other" not in read_folder(base)
+
+
+def test_doubled_tensor(tmp_path: Path) -> None:
+    for name in ("model-a.safetensors", "model-b.safetensors"):
+        tiny.save_safetensors(tmp_path / name, {"w": np.ones(3, np.float32)}, "F32")
+    with pytest.raises(CheckpointError, match=r"w is in model-a.safetensors and in model-b.safetensors"):
+        read_folder(tmp_path)

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer
+
+from pa_lite.checkpoints.gguf_file import read_gguf_header
+from pa_lite.checkpoints.source import Metadata, array, string, uint32
+from pa_lite.engine.model import EngineOptions, Model
+from pa_lite.errors import CheckpointError, EngineError, InputError
+from tests.ggufs import write_gguf_header
+
+ONE = EngineOptions(threads=1)
+NASTY = "the\tman's\n\n  größe 日本語 🚀‍👩 \u200d 1234 <|im_end|> --->\r\n'll"
+
+
+def test_tokens_equal_the_hugging_face_tokenizers(tiny_ggufs: dict[str, Path], tiny_pair: tuple[Path, Path]) -> None:
+    reference = Tokenizer.from_file(str(tiny_pair[1] / "tokenizer.json"))
+    with Model(tiny_ggufs["F32"], ONE) as model:
+        assert model.tokenize(NASTY, parse_special=True) == reference.encode(NASTY).ids
+        plain = model.tokenize(NASTY, add_special=False)
+        assert 2 not in plain  # without parse_special a control token's text is text
+        assert model.text(plain) == NASTY
+        assert model.tokenize("") == [0]
+
+
+def test_properties(tiny_ggufs: dict[str, Path]) -> None:
+    with Model(tiny_ggufs["F32"], ONE) as model:
+        assert model.n_vocab == 320
+        assert model.n_ctx_train == 512
+        assert model.name.endswith("-instruct pa 0.7")
+        assert model.prefix_token == 0
+        assert model.special_text("eos") == "<|im_end|>"
+        assert model.is_end(2)
+        assert not model.is_end(5)
+
+
+def test_log_normaliser(tiny_ggufs: dict[str, Path]) -> None:
+    with Model(tiny_ggufs["F32"], ONE) as model, model.context(256) as context:
+        logits = np.random.default_rng(0).normal(0, 20, 320).astype(np.float32)
+        exact = np.logaddexp.reduce(logits.astype(np.float64))
+        assert context.log_normaliser(logits) == pytest.approx(exact, abs=1e-6)
+
+
+def test_full_context_is_an_error(tiny_ggufs: dict[str, Path]) -> None:
+    with Model(tiny_ggufs["F32"], ONE) as model, model.context(256) as context:
+        context.decode([5] * 256, range(256), [(0,)] * 256, [False] * 256)
+        with pytest.raises(EngineError, match="context of 256 tokens is full"):
+            context.decode([5], [256], [(0,)], [True])
+        context.clear()
+        context.decode([5], [0], [(0,)], [True])
+        assert np.isfinite(context.logits(0)).all()
+
+
+def damaged(source: Path, target: Path, **changes: object) -> Path:
+    """The source's header with other metadata; no tensors, as loading must not get that far."""
+    metadata: Metadata = dict(read_gguf_header(source).metadata)
+    architecture = metadata.pop("general.architecture").value
+    for key, value in changes.items():
+        name = key.replace("__", ".")
+        if value is None:
+            del metadata[name]
+        else:
+            metadata[name] = value  # type: ignore[assignment]
+    write_gguf_header(target, architecture, metadata, {})
+    return target
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"general__type": string("adapter")}, "no language model"),
+        ({"llama__block_count": uint32(0)}, "block_count is missing or not from 1"),
+        ({"llama__block_count": uint32(100_000)}, "block_count is missing or not from 1"),
+        ({"tokenizer__ggml__tokens": None}, "has no vocabulary"),
+        ({"tokenizer__ggml__tokens": array("STRING", ["a", "a"])}, "two equal tokens"),
+    ],
+)
+def test_files_that_would_end_the_process_are_refused(
+    tiny_ggufs: dict[str, Path], tmp_path: Path, changes: dict[str, object], told: str
+) -> None:
+    with pytest.raises(CheckpointError, match=told):
+        Model(damaged(tiny_ggufs["F32"], tmp_path / "x.gguf", **changes), ONE)
+
+
+def test_llama_cpps_complaint_is_passed_on(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=r"llama.cpp cannot load it: .+"):
+        Model(damaged(tiny_ggufs["F32"], tmp_path / "x.gguf"), ONE)
+
+
+def test_bad_cache_type(tiny_ggufs: dict[str, Path]) -> None:
+    with pytest.raises(InputError, match="neither F16 nor F32"):
+        Model(tiny_ggufs["F32"], EngineOptions(cache_type="Q8_0"))

@@ -1,0 +1,156 @@
+"""Pairs whose vocabularies, outputs or settings differ."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import pa_lite
+from pa_lite.checkpoints import open_checkpoint
+from pa_lite.checkpoints.gguf_file import read_gguf_header
+from pa_lite.errors import InputError, MismatchError
+from pa_lite.merge.align import runs
+from pa_lite.merge.plan import PlanOptions, plan_merge
+from tests import tiny
+from tests.merge.test_sources import read
+
+EXTRA = ["<|tool|>", "<|end_tool|>"]
+
+
+@given(st.lists(st.integers(-1, 6), min_size=1, max_size=30))
+def test_runs_copy_each_row_to_its_place(rows: list[int]) -> None:
+    source, out = np.arange(7), np.full(len(rows), -1)
+    found = runs(np.array(rows, np.int64))
+    for place, first, n in found:
+        out[place : place + n] = source[first : first + n]
+    assert out.tolist() == rows
+    assert len(found) <= len(rows)
+
+
+def test_an_untouched_vocabulary_is_one_run() -> None:
+    assert runs(np.arange(1000)) == [(0, 0, 1000)]
+    assert runs(np.array([-1, 0, 1, 2, -1])) == [(1, 0, 3)]
+
+
+@pytest.fixture
+def grown(tmp_path: Path) -> tuple[Path, Path, tiny.Arrays, tiny.Arrays]:
+    """A base of 320 rows, and an instruct of 324 whose first two padding ids became tokens of its own."""
+    base = tiny.weights(1)
+    config = {**tiny.CONFIG, "vocab_size": 324}
+    instruct = tiny.weights(2, config)
+    tiny.write_checkpoint(tmp_path / "base", base, "F32")
+    folder = tiny.write_checkpoint(tmp_path / "instruct", instruct, "F32", config=config)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    first = max(tokenizer["model"]["vocab"].values()) + 1
+    tokenizer["added_tokens"] += [{"id": first + i, "content": t, "special": True} for i, t in enumerate(EXTRA)]
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer), "utf-8")
+    return tmp_path / "base", folder, base, instruct
+
+
+def test_tokens_added_in_instruct(grown: tuple[Path, Path, tiny.Arrays, tiny.Arrays], tmp_path: Path) -> None:
+    folder_base, folder_instruct, base, instruct = grown
+    left, right = base["model.embed_tokens.weight"], instruct["model.embed_tokens.weight"]
+    plan = plan_merge(open_checkpoint(folder_base), open_checkpoint(folder_instruct), PlanOptions("F32"))
+    assert "vocabularies differ: 324 tokens of instruct are kept, 267 are in both, 0 rows come from base alone" in (
+        " ".join(plan.remarks)
+    )
+    (file,) = pa_lite.merge(folder_base, folder_instruct, (0.4,), plan=PlanOptions("F32"), output=tmp_path)
+    got = read(file)["token_embd.weight"]
+    assert got.shape == (324, 64)
+    np.testing.assert_array_equal(got[:267], np.float32(0.6) * left[:267] + np.float32(0.4) * right[:267])
+    np.testing.assert_array_equal(got[267:], right[267:])  # new tokens and padding are instruct's own, whatever lam
+    metadata = read_gguf_header(file).metadata
+    assert metadata["tokenizer.ggml.tokens"].value[267:269] == EXTRA
+    assert metadata["llama.vocab_size"].value == 324
+
+
+def test_the_bases_vocabulary(grown: tuple[Path, Path, tiny.Arrays, tiny.Arrays], tmp_path: Path) -> None:
+    folder_base, folder_instruct, base, instruct = grown
+    options = PlanOptions("F32", vocab="base")
+    (file,) = pa_lite.merge(folder_base, folder_instruct, (0.4,), plan=options, output=tmp_path)
+    got = read(file)["token_embd.weight"]
+    left, right = base["model.embed_tokens.weight"], instruct["model.embed_tokens.weight"]
+    np.testing.assert_array_equal(got[:267], np.float32(0.6) * left[:267] + np.float32(0.4) * right[:267])
+    np.testing.assert_array_equal(got[267:], left[267:])
+    metadata = read_gguf_header(file).metadata
+    assert metadata["llama.vocab_size"].value == len(metadata["tokenizer.ggml.tokens"].value) == 320
+    assert "tokenizer.chat_template" not in metadata
+    with pytest.raises(InputError, match="neither base nor instruct"):
+        pa_lite.merge(folder_base, folder_instruct, plan=PlanOptions(vocab="mine"), output=tmp_path)
+
+
+def test_reordered_tokens_are_aligned_by_text(tmp_path: Path) -> None:
+    base, instruct = tiny.weights(1), tiny.weights(2)
+    tiny.write_checkpoint(tmp_path / "base", base, "F32")
+    folder = tiny.write_checkpoint(tmp_path / "instruct", instruct, "F32")
+    tokenizer = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    vocab = tokenizer["model"]["vocab"]
+    a, b = vocab["A"], vocab["z"]
+    vocab["A"], vocab["z"] = b, a
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer), "utf-8")
+    (file,) = pa_lite.merge(tmp_path / "base", folder, (0.0,), plan=PlanOptions("F32"), output=tmp_path)
+    got, left = read(file)["token_embd.weight"], base["model.embed_tokens.weight"]
+    np.testing.assert_array_equal(got[[a, b]], left[[b, a]])
+    np.testing.assert_array_equal(np.delete(got[:267], [a, b], 0), np.delete(left[:267], [a, b], 0))
+
+
+@pytest.mark.parametrize("tied", ["base", "instruct"])
+def test_tied_against_untied(tmp_path: Path, tied: str) -> None:
+    base, instruct = tiny.weights(1), tiny.weights(2)
+    head = np.random.default_rng(9).standard_normal((320, 64), np.float32)
+    untied = instruct if tied == "base" else base
+    untied["lm_head.weight"] = head
+    tiny.write_checkpoint(tmp_path / "base", base, "F32")
+    tiny.write_checkpoint(tmp_path / "instruct", instruct, "F32")
+    (file,) = pa_lite.merge(tmp_path / "base", tmp_path / "instruct", (0.3,), plan=PlanOptions("F32"), output=tmp_path)
+    own = (instruct if tied == "instruct" else base)["model.embed_tokens.weight"]
+    left, right = (own, head) if tied == "base" else (head, own)
+    np.testing.assert_array_equal(read(file)["output.weight"], np.float32(1 - 0.3) * left + np.float32(0.3) * right)
+    plan = plan_merge(open_checkpoint(tmp_path / "base"), open_checkpoint(tmp_path / "instruct"))
+    assert f"{tied} ties its output to the embedding" in plan.remarks[0]
+
+
+def test_a_larger_embedding_without_a_tokenizer_to_align_by(tmp_path: Path) -> None:
+    config = {**tiny.CONFIG, "vocab_size": 324}
+    base = tiny.write_checkpoint(tmp_path / "base", tiny.weights(1), "F32")
+    instruct = tiny.write_checkpoint(tmp_path / "instruct", tiny.weights(2, config), "F32", config=config)
+    (base / "tokenizer.json").unlink()
+    with pytest.raises(Exception, match=r"has no tokenizer.json"):
+        plan_merge(open_checkpoint(base), open_checkpoint(instruct))
+
+
+def test_schedules_reach_the_tensors(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+    from pa_lite.merge.schedule import parse_schedule
+
+    rules = parse_schedule("attention: 0; layers 1: 1; embeddings: 1")
+    (file,) = pa_lite.merge(*tiny_pair, (0.5,), plan=PlanOptions("F32", schedule=rules), output=tmp_path / "s.gguf")
+    ends = [
+        read(pa_lite.merge(*tiny_pair, (lam,), plan=PlanOptions("F32"), output=tmp_path / f"{lam}.gguf")[0])
+        for lam in (0.0, 0.5, 1.0)
+    ]
+    for name, values in read(file).items():
+        lam = 0.5
+        if name.startswith(("blk.1.", "token_embd")):
+            lam = 1.0
+        elif name.startswith("blk.0.attn_") and "norm" not in name:
+            lam = 0.0
+        np.testing.assert_array_equal(values, ends[int(2 * lam)][name], name)
+    assert read_gguf_header(file).metadata["pa_lite.schedule"].value == rules.text
+    plan = PlanOptions(schedule=parse_schedule("layers 5: 1"))
+    with pytest.raises(InputError, match="layers 5-5 of a model with layers 0-1"):
+        pa_lite.merge(*tiny_pair, (0.5,), plan=plan, output=tmp_path)
+
+
+def test_architectures_must_agree(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+    (file,) = pa_lite.merge(*tiny_pair, (0.5,), output=tmp_path / "x.gguf")
+    raw = file.read_bytes().replace(b"llama", b"lhama")
+    (tmp_path / "y.gguf").write_bytes(raw)
+    assert gguf.GGUFReader(tmp_path / "y.gguf").fields["general.architecture"].contents() == "lhama"
+    with pytest.raises(MismatchError, match=r"y.gguf is lhama, .* is llama"):
+        plan_merge(open_checkpoint(tmp_path / "y.gguf"), open_checkpoint(tiny_pair[1]))

@@ -1,0 +1,197 @@
+"""Killed merges: nothing half-written under the target's name, and resuming gives the undisturbed bytes."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import pa_lite
+from pa_lite.errors import OutputError
+from pa_lite.merge import stream, write
+from pa_lite.merge.plan import PlanOptions
+from pa_lite.merge.write import MergeOptions
+from tests import tiny
+
+KILLS = 30
+RESUME = MergeOptions(threads=1, resume=True)
+
+
+@pytest.fixture(scope="module")
+def large_pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """26 million parameters: a merge of some tenths of a second."""
+    config = {**tiny.CONFIG, "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 6}
+    folder = tmp_path_factory.mktemp("large")
+    base = tiny.weights(1, config)
+    tiny.write_checkpoint(folder / "base", base, config=config)
+    tiny.write_checkpoint(folder / "instruct", tiny.weights(2, config, near=base), config=config)
+    return folder / "base", folder / "instruct"
+
+
+def start(pair: tuple[Path, Path], target: Path, *more: str) -> subprocess.Popen[str]:
+    """A merge in a process of its own that records each tensor at once and is slow enough to be hit anywhere."""
+    code = (
+        "import sys, pa_lite.cli\nfrom pa_lite.merge import stream as s, write as w\n"
+        "w._RECORD_SECONDS = 0\n"
+        "s.BLOCK_VALUES = 1 << 14\n"
+        "pa_lite.cli.main(sys.argv[1:])\n"
+    )
+    words = ["merge", *map(str, pair), "--lam", "0.7", "--type", "Q8_0", "-o", str(target), *more]
+    return subprocess.Popen([sys.executable, "-c", code, *words], stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    while not path.exists() and process.poll() is None:
+        time.sleep(0.001)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_kills_at_random_moments(large_pair: tuple[Path, Path], tmp_path: Path) -> None:
+    (expected,) = pa_lite.merge(*large_pair, (0.7,), output=tmp_path / "expected.gguf")
+    whole = expected.read_bytes()
+    target, rng = tmp_path / "out" / "x.gguf", random.Random(0)
+    target.parent.mkdir()
+    part = target.with_name(".x.gguf.part")
+    landed = 0
+    for _ in range(KILLS):
+        process = start(large_pair, target, "--resume")
+        wait_for(part, process)
+        time.sleep(rng.uniform(0, 0.25))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        if target.exists():
+            assert target.read_bytes() == whole
+            target.unlink()
+        else:
+            landed += 1
+            assert {p.name for p in target.parent.iterdir()} <= {".x.gguf.part", ".x.gguf.part.done"}
+    assert landed > KILLS // 3, "too few kills came in time"
+    process = start(large_pair, target, "--resume")
+    _, err = process.communicate()
+    assert (process.returncode, err) == (0, "")
+    assert target.read_bytes() == whole
+    assert [p.name for p in target.parent.iterdir()] == ["x.gguf"]
+
+
+def interrupted(pair: tuple[Path, Path], target: Path, monkeypatch: pytest.MonkeyPatch, options: MergeOptions) -> None:
+    """A merge whose 30th block fails as a Ctrl-C would."""
+    count = iter(range(30))
+    run = stream.BlockWorker.run
+
+    def failing(self: stream.BlockWorker, *args: object) -> int:
+        if next(count, None) is None:
+            raise KeyboardInterrupt
+        return run(self, *args)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stream.BlockWorker, "run", failing)
+        patch.setattr(write, "_RECORD_SECONDS", 0.0)
+        with pytest.raises(KeyboardInterrupt):
+            pa_lite.merge(*pair, (0.7,), output=target, options=options)
+
+
+def test_resume_reads_only_what_is_missing(
+    large_pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "x.gguf"
+    interrupted(large_pair, target, monkeypatch, RESUME)
+    recorded = (tmp_path / ".x.gguf.part.done").read_text("utf-8").splitlines()
+    assert len(recorded) > 3
+    seen: list[int] = []
+    pa_lite.merge(*large_pair, (0.7,), output=target, options=RESUME, progress=lambda done, total: seen.append(done))
+    size = target.stat().st_size
+    assert seen[0] > sum(1 for _ in recorded) * 100  # begins with what was there
+    assert seen[-1] < size
+    (again,) = pa_lite.merge(*large_pair, (0.7,), output=tmp_path / "y.gguf")
+    assert again.read_bytes() == target.read_bytes()
+
+
+def test_without_resume_nothing_is_left(
+    large_pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupted(large_pair, tmp_path / "x.gguf", monkeypatch, MergeOptions())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", ["other", "cut", "journal", "none"])
+def test_a_partial_file_of_another_merge_is_not_continued(
+    large_pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    target = tmp_path / "x.gguf"
+    interrupted(large_pair, target, monkeypatch, RESUME)
+    part, journal = tmp_path / ".x.gguf.part", tmp_path / ".x.gguf.part.done"
+    if damage == "cut":
+        os.truncate(part, 1000)
+    if damage == "journal":
+        journal.write_bytes(b"\xff\n")
+    if damage == "none":
+        journal.unlink()
+    lam = 0.6 if damage == "other" else 0.7
+    pa_lite.merge(*large_pair, (lam,), output=target, options=RESUME)
+    (again,) = pa_lite.merge(*large_pair, (lam,), output=tmp_path / "y.gguf")
+    assert again.read_bytes() == target.read_bytes()
+
+
+def test_resume_of_several_lams_keeps_those_that_are_done(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+    one, two = pa_lite.merge(*tiny_pair, (0.2, 0.4), output=tmp_path)
+    before, bytes_of_two = one.stat().st_mtime_ns, two.read_bytes()
+    two.unlink()
+    assert pa_lite.merge(*tiny_pair, (0.2, 0.4), output=tmp_path, options=RESUME) == [one, two]
+    assert one.stat().st_mtime_ns == before
+    assert two.read_bytes() == bytes_of_two
+    one.write_bytes(b"mine")
+    with pytest.raises(OutputError, match="exists already"):
+        pa_lite.merge(*tiny_pair, (0.2, 0.4), output=tmp_path, options=RESUME)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="locks of POSIX")
+def test_two_processes_on_one_target(large_pair: tuple[Path, Path], tmp_path: Path) -> None:
+    target = tmp_path / "x.gguf"
+    process = start(large_pair, target)
+    wait_for(tmp_path / ".x.gguf.part.done", process)  # made after the lock is taken
+    process.send_signal(signal.SIGSTOP)
+    try:
+        with pytest.raises(OutputError, match="another process is writing it"):
+            pa_lite.merge(*large_pair, (0.7,), output=target)
+    finally:
+        process.send_signal(signal.SIGCONT)
+    _, err = process.communicate()
+    assert (process.returncode, err) == (0, "")
+    assert [p.name for p in tmp_path.iterdir()] == ["x.gguf"]
+
+
+def test_verify_finds_a_difference(
+    tiny_pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pa_lite.merge(*tiny_pair, (0.5,), output=tmp_path / "good.gguf", options=MergeOptions(verify=True))
+    good = (tmp_path / "good.gguf").read_bytes()
+    plain = pa_lite.merge(*tiny_pair, (0.5,), output=tmp_path / "plain.gguf")[0]
+    assert plain.read_bytes() == good
+    forget = stream.RandomFile.forget_cache
+
+    def damage(self: stream.RandomFile) -> None:
+        with self.path.open("r+b") as f:
+            f.seek(-100, 2)
+            f.write(b"\x55")
+        forget(self)
+
+    monkeypatch.setattr(stream.RandomFile, "forget_cache", damage)
+    with pytest.raises(OutputError, match="reads back otherwise"):
+        pa_lite.merge(*tiny_pair, (0.5,), output=tmp_path / "bad.gguf", options=MergeOptions(verify=True))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["good.gguf", "plain.gguf"]
+
+
+def test_values_that_f16_cannot_hold(tmp_path: Path) -> None:
+    arrays = tiny.weights(1)
+    arrays["model.layers.1.mlp.up_proj.weight"][3, 5] = 1e6
+    folder = tiny.write_checkpoint(tmp_path / "m", arrays, "F32")
+    with pytest.raises(Exception, match=r"blk.1.ffn_up.weight at lam 1 has values that F16 cannot hold"):
+        pa_lite.merge(folder, folder, (1.0,), plan=PlanOptions("F16"), output=tmp_path / "x.gguf")
+    assert [p.name for p in tmp_path.iterdir()] == ["m"]
+    pa_lite.merge(folder, folder, (1.0,), plan=PlanOptions("BF16"), output=tmp_path / "x.gguf")

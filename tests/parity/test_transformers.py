@@ -1,0 +1,90 @@
+"""llama.cpp on the merged GGUF computes what transformers computes on the interpolated state dict."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pa_lite.checkpoints.pairs import Pair
+from pa_lite.engine.model import EngineOptions, Model
+from pa_lite.engine.reference import open_model
+from pa_lite.engine.scoring import make_requests, score_requests
+from pa_lite.tasks.prompts import build_items
+from pa_lite.tasks.spec import find_tasks
+from tests.engine.test_model import NASTY
+
+pytestmark = pytest.mark.parity
+EXACT = EngineOptions(threads=1, flash_attention=False, cache_type="F32")
+TEXT = "- Kani -> Rome\n- Goro -> Oslo\nWhat is the job of Kani? A robin is a bird, and so on: 12."
+
+
+def reference(pair: Pair, lam: float) -> tuple[Any, Any]:
+    """transformers' model, float32, with the interpolated state dict, and its tokenizer."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    load = transformers.AutoModelForCausalLM.from_pretrained
+    base, instruct = (load(path, dtype=torch.float32) for path in (pair.base, pair.instruct))
+    other = base.state_dict()
+    mixed = {name: (1 - lam) * other[name] + lam * value for name, value in instruct.state_dict().items()}
+    instruct.load_state_dict(mixed)
+    return instruct.eval(), transformers.AutoTokenizer.from_pretrained(pair.instruct)
+
+
+def logits(model: Model, tokens: list[int]) -> Any:
+    with model.context(len(tokens)) as context:
+        context.decode(tokens, range(len(tokens)), [(0,)] * len(tokens), [True] * len(tokens))
+        return np.stack([context.logits(i).copy() for i in range(len(tokens))]).astype(np.float64)
+
+
+def test_logits_and_tokens(demo_pair: Pair) -> None:
+    torch = pytest.importorskip("torch")
+    net, tokenizer = reference(demo_pair, 0.7)
+    with open_model("demo@0.7", EXACT, "F32") as model:
+        for text in (TEXT, NASTY):
+            assert model.tokenize(text, parse_special=True) == tokenizer(text)["input_ids"]
+        tokens = model.tokenize(TEXT)
+        ours = logits(model, tokens)
+    with torch.no_grad():
+        theirs = net(torch.tensor([tokens])).logits[0].double().numpy()
+    cosine = (ours * theirs).sum(-1) / np.linalg.norm(ours, axis=-1) / np.linalg.norm(theirs, axis=-1)
+    assert cosine.min() > 0.9999
+    assert (ours.argmax(-1) == theirs.argmax(-1)).all()
+    assert np.abs(ours - theirs).max() < 1e-3
+
+
+def test_few_shot_scores(demo_pair: Pair) -> None:
+    """Loglikelihoods of the demo's choices from shared prefixes equal those of the whole prompts in transformers."""
+    torch = pytest.importorskip("torch")
+    net, _ = reference(demo_pair, 0.4)
+    items = [i for name in ("demo_kind", "demo_labels") for i in build_items(find_tasks([name])[0], limit=5)]
+    with open_model("demo@0.4", EXACT, "F32") as model:
+        requests = [r for i in items for r in make_requests(model, i.prompt, i.continuations)]
+        ours = [s.logprob for s in score_requests(model, requests)]
+    theirs = []
+    with torch.no_grad():
+        for r in requests:
+            rows = torch.log_softmax(net(torch.tensor([r.tokens])).logits[0].double(), -1)
+            theirs.append(sum(float(rows[j - 1, r.tokens[j]]) for j in range(r.n_context, len(r.tokens))))
+    assert ours == pytest.approx(theirs, abs=1e-3)
+
+
+def test_chat_prompt(demo_pair: Pair) -> None:
+    """Our chat prompt is transformers' apply_chat_template, token for token."""
+    from pa_lite.engine.chat import chat_prompts
+
+    transformers = pytest.importorskip("transformers")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(demo_pair.instruct)
+    message = [{"role": "user", "content": "What is the job of Kani?"}]
+    expected = tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=True)["input_ids"]
+    with open_model("demo@1", EXACT) as model:
+        assert chat_prompts(model, [message[0]["content"]]) == [expected]
+
+
+def test_config_of_the_embedded_pair_says_llama(demo_pair: Pair) -> None:
+    for folder in (demo_pair.base, demo_pair.instruct):
+        config = json.loads((Path(folder) / "config.json").read_text("utf-8"))
+        assert config["architectures"] == ["LlamaForCausalLM"]

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pa_lite.errors import InputError
+from pa_lite.tasks.prompts import build_items, majority_rate
+from pa_lite.tasks.spec import TaskSpec, find_tasks
+
+
+def row(query: str, answer: int = 0, split: str = "test", **more: Any) -> dict[str, Any]:
+    return {"split": split, "query": query, "choices": ["yes", "no"], "answer": answer, **more}
+
+
+def task(folder: Path, rows: list[Any], **more: Any) -> TaskSpec:
+    text = "\n".join(r if isinstance(r, str) else json.dumps(r) for r in rows)
+    (folder / "rows.jsonl").write_text(text, "utf-8")
+    fields = {"template": "{{ query }}?", "separator": "\n", "shots_split": "shots", **more}
+    return TaskSpec(name="t", data="rows.jsonl", folder=folder, **fields)
+
+
+def test_a_prompt_is_exemplars_then_the_item(tmp_path: Path) -> None:
+    rows = [row("a", 0, "shots"), row("b", 1, "shots"), row("c"), row("d", 1)]
+    items = build_items(task(tmp_path, rows, shots=2))
+    assert [i.answer for i in items] == [0, 1]
+    assert items[0].continuations == (" yes", " no")
+    assert items[0].prompt in ("a? yes\nb? no\nc?", "b? no\na? yes\nc?")
+    assert items[1].prompt == items[0].prompt[:-2] + "d?"
+
+
+def test_exemplars_follow_the_seed_and_never_hold_the_item(tmp_path: Path) -> None:
+    spec = task(tmp_path, [row(f"q{i}") for i in range(12)], shots=4, shots_split="test")
+    leads = set()
+    for seed in range(5):
+        items = build_items(spec, seed=seed)
+        assert len(items) == 8
+        for item in items:
+            assert item.prompt.count(item.row["query"] + "?") == 1
+        leads.add(items[0].prompt.rsplit("\n", 1)[0])
+        assert build_items(spec, seed=seed) == items
+    assert len(leads) > 1
+
+
+def test_limit_shots_and_split(tmp_path: Path) -> None:
+    rows = [row("a", 0, "shots"), row("b"), row("c"), row("d", split="dev")]
+    spec = task(tmp_path, rows, shots=1)
+    assert [i.prompt for i in build_items(spec, shots=0, limit=1)] == ["b?"]
+    assert [i.prompt for i in build_items(spec, split="dev")] == ["a? yes\nd?"]
+
+
+def test_the_demos_rows_bring_their_own_exemplars() -> None:
+    (spec,) = find_tasks(["demo_lookup"])
+    item = build_items(spec, limit=1)[0]
+    lines = item.prompt.split("\n")
+    assert len(lines) == 9
+    right = item.continuations[item.answer]
+    assert f"{lines[-1]}{right}" in lines[:-1]
+    assert build_items(spec, shots=5, limit=1)[0] == item
+
+
+def test_majority() -> None:
+    items = build_items(find_tasks(["demo_lookup"])[0])
+    assert 0 < majority_rate(items) < 0.2
+
+
+@pytest.mark.parametrize(
+    ("rows", "more", "told"),
+    [
+        (["{"], {}, r"rows.jsonl:1: is no JSON"),
+        (["[1]"], {}, r"rows.jsonl:1: is no JSON object"),
+        ([row("a"), {"split": "test"}], {}, r"rows.jsonl:2: has no column 'choices'"),
+        ([row("a", 2)], {}, "answer is 2, but must be a choice's index, 0 to 1"),
+        ([row("a", True)], {}, "answer is True"),
+        ([{**row("a"), "choices": ["x"]}], {}, "two or more texts"),
+        ([{**row("a"), "split": 1}], {}, "split must be a text"),
+        ([row("a", 0, "dev")], {}, "has no rows of split 'test'; it has dev"),
+        ([row("a")], {"shots": 3}, "3 shots asked for, split 'shots' has 0 rows"),
+        ([row("a")], {"template": "{{ no_such }}"}, "'no_such' is undefined"),
+        ([row("a")], {"template": "{{ 1/0 }}"}, "division by zero"),
+        ([row("a")], {"template": "{% if %}"}, "template is broken"),
+        ([row("a")], {"template": "{{ ''.__class__.__mro__ }}"}, "is unsafe|undefined"),
+    ],
+)
+def test_bad_rows_and_templates(tmp_path: Path, rows: list[Any], more: dict[str, Any], told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        build_items(task(tmp_path, rows, **more))
+
+
+def test_missing_data(tmp_path: Path) -> None:
+    spec = task(tmp_path, [row("a")])
+    (tmp_path / "rows.jsonl").unlink()
+    with pytest.raises(InputError, match="data of task t cannot be read"):
+        build_items(spec)
+    (tmp_path / "rows.jsonl").write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match="no UTF-8"):
+        build_items(spec)

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pa_lite.engine.model import EngineOptions
+from pa_lite.engine.reference import open_model
+from pa_lite.engine.scoring import make_requests, score_requests
+from pa_lite.errors import InputError
+from pa_lite.statistics import standard_error
+from pa_lite.tasks.prompts import build_items
+from pa_lite.tasks.scoring import ScoreOptions, score_tasks
+from pa_lite.tasks.spec import TaskSpec, find_tasks
+
+ONE = EngineOptions(threads=1)
+
+
+def test_items_in_order_and_numbers_from_items() -> None:
+    seen: list[tuple[int, int]] = []
+    specs = find_tasks(["demo_kind", "demo_labels"])
+    with open_model("demo@0", ONE) as model:
+        result = score_tasks(model, specs, ScoreOptions(limit=20), lambda done, total: seen.append((done, total)))
+        items = build_items(specs[1], limit=20)
+        alone = [score_requests(model, [r])[0] for r in make_requests(model, items[3].prompt, items[3].continuations)]
+    assert [t.task for t in result.tasks] == ["demo_kind", "demo_labels"]
+    kind, labels = result.tasks
+    assert kind.n == labels.n == len(kind.items) == 20
+    assert labels.items[3].logprobs == pytest.approx([s.logprob for s in alone], abs=0.01)
+    for task in result.tasks:
+        right = [float(i.right) for i in task.items]
+        assert task.accuracy == sum(right) / 20
+        assert task.stderr == standard_error(right)
+        assert all(i.logprobs[i.picked] == max(i.logprobs) for i in task.items)
+    assert result.accuracy.value == pytest.approx((kind.accuracy + labels.accuracy) / 2)
+    assert labels.chance == pytest.approx(1 / 3)
+    assert seen[-1][0] == seen[-1][1] == 20 * 8 + 20 * 3
+
+
+def test_ties_go_to_the_first(tmp_path: Path) -> None:
+    rows = [{"split": "test", "q": "a", "choices": ["the", "the"], "answer": 1}]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    spec = TaskSpec(name="t", data="rows.jsonl", template="{{ q }}", folder=tmp_path)
+    with open_model("demo@1", ONE) as model:
+        (task,) = score_tasks(model, [spec]).tasks
+    assert task.items[0].picked == 0
+    assert (task.accuracy, task.stderr) == (0.0, 0.0)
+
+
+def test_bad_tasks_are_found_before_anything_is_scored(tmp_path: Path) -> None:
+    spec = TaskSpec(name="t", data="no.jsonl", template="{{ q }}", folder=tmp_path)
+    seen: list[tuple[int, int]] = []
+    with open_model("demo@1", ONE) as model:
+        with pytest.raises(InputError, match=r"no.jsonl"):
+            score_tasks(model, [*find_tasks(["demo"]), spec], None, lambda *n: seen.append(n))
+        with pytest.raises(InputError, match="limit is 0"):
+            score_tasks(model, find_tasks(["demo"]), ScoreOptions(limit=0))
+    assert seen == []

@@ -1,0 +1,268 @@
+"""Commands as users run them: exit status, output, files, and one error line for each bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pa_lite import cli
+from tests import tiny
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
+    """Run a command in process; returns (exit status, stdout, stderr)."""
+    status = 0
+    try:
+        cli.main([str(w) for w in words])
+    except SystemExit as e:
+        status = int(e.code or 0)
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_merge_as_it_stands(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, out, err = run(capsys, "merge", "--lam", "0.7")
+    assert (status, out, err) == (0, "demo-instruct-pa0.70-Q8_0.gguf\n", "")
+    assert os.listdir(tmp_path) == ["demo-instruct-pa0.70-Q8_0.gguf"]
+    status, out, err = run(capsys, "merge", "--lam", "0.7")
+    assert status == 1
+    assert err == (
+        "error: demo-instruct-pa0.70-Q8_0.gguf: exists already. Use --force to overwrite it, or -o for another name.\n"
+    )
+    assert run(capsys, "merge", "--lam", "0.7", "--force", "--json")[0] == 0
+
+
+def test_merge_of_folders_with_several_lams(
+    capsys: pytest.CaptureFixture[str], tiny_pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    status, out, _ = run(capsys, "merge", *tiny_pair, "--lam", "0:1:0.5", "--type", "F16", "-o", tmp_path, "--json")
+    assert status == 0
+    document = json.loads(out)
+    assert [d["lam"] for d in document] == [0.0, 0.5, 1.0]
+    assert all(Path(d["path"]).is_file() for d in document)
+
+
+def test_extrapolation_warns(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    status, _, err = run(capsys, "merge", "--lam", "1.2", "-o", tmp_path)
+    assert status == 0
+    assert err == "warning: a lam outside [0, 1] extrapolates beyond the pair.\n"
+
+
+def test_score_table_json_and_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    common = ["score", "demo@0.7", "--tasks", "demo_kind,demo_town", "--limit", 10, "--threads", 1]
+    status, out, err = run(capsys, *common, "-o", tmp_path / "s.json")
+    assert (status, err) == (0, "")
+    lines = [line.split() for line in out.splitlines() if line.strip()]
+    assert lines[0][:3] == ["task", "n", "accuracy"]
+    assert [line[0] for line in lines[-3:]] == ["demo_kind", "demo_town", "mean"]
+    status, out, _ = run(capsys, *common, "--json")
+    document = json.loads(out)
+    assert document == json.loads((tmp_path / "s.json").read_text("utf-8"))
+    assert document["tasks"][1]["n"] == 10
+    assert document["accuracy"].keys() == {"value", "stderr"}
+    assert run(capsys, *common, "-o", tmp_path / "s.json")[0] == 1
+
+
+def test_score_of_a_file_equals_the_reference(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    run(capsys, "merge", "--lam", "0.7", "--type", "F16", "-o", tmp_path / "m.gguf")
+    rest = ["--tasks", "demo_opposite", "--threads", 1, "--json"]
+    one, two = (json.loads(run(capsys, "score", m, *rest)[1]) for m in ("demo@0.7", tmp_path / "m.gguf"))
+    assert one["tasks"] == two["tasks"]
+
+
+def test_generate(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    prompts = tmp_path / "p.json"
+    prompts.write_text(json.dumps([{"instruction": "Greet me."}]), "utf-8")
+    common = ["generate", "demo@1", "--prompts", prompts, "--max-tokens", 8, "--threads", 1]
+    status, out, _ = run(capsys, *common)
+    assert status == 0
+    (entry,) = json.loads(out)
+    assert (entry["instruction"], entry["generator"], entry["dataset"]) == ("Greet me.", "demo@1", "p")
+    target = tmp_path / "o.json"
+    assert run(capsys, *common, "-o", target)[1] == f"{target}\n"
+    assert json.loads(target.read_text("utf-8")) == [entry]
+
+
+def test_listings(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "demo" in run(capsys, "pairs")[1]
+    assert "demo_lookup" in run(capsys, "tasks")[1]
+    assert json.loads(run(capsys, "pairs", "--json")[1])[0]["name"] == "demo"
+    assert len(json.loads(run(capsys, "tasks", "--json")[1])) >= 8
+
+
+def test_usage_errors_have_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "merge")[0] == 2
+    assert run(capsys, "mrge")[0] == 2
+    assert run(capsys, "--help")[0] == 0
+    assert run(capsys, "--version")[1].startswith("pa-lite")
+
+
+@pytest.fixture
+def broken(tiny_pair: tuple[Path, Path], tmp_path: Path) -> dict[str, Path]:
+    """Folders that are wrong in one way each."""
+    (tmp_path / "empty").mkdir()
+    for name in ("shardless", "other"):
+        shutil.copytree(tiny_pair[0], tmp_path / name)
+    (tmp_path / "shardless" / "model-00001-of-00002.safetensors").unlink()
+    config = json.loads((tmp_path / "other" / "config.json").read_text("utf-8"))
+    config["architectures"] = ["MambaForCausalLM"]
+    (tmp_path / "other" / "config.json").write_text(json.dumps(config), "utf-8")
+    wide = {**tiny.CONFIG, "intermediate_size": 128}
+    tiny.write_checkpoint(tmp_path / "wide", tiny.weights(3, wide), config=wide)
+    (tmp_path / "text.gguf").write_text("not a model", "utf-8")
+    return {p.name: p for p in tmp_path.iterdir()} | {"base": tiny_pair[0], "instruct": tiny_pair[1]}
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["merge", "{empty}", "{instruct}", "--lam", "0.5"], "has no weights"),
+        (["merge", "{base}", "{empty}/no", "--lam", "0.5"], "no such file or folder"),
+        (["merge", "{shardless}", "{instruct}", "--lam", "0.5"], "shard model-00001-of-00002.safetensors is missing"),
+        (["merge", "{base}", "{wide}", "--lam", "0.5"], "has shape"),
+        (["merge", "{base}", "{other}", "--lam", "0.5"], "architecture 'MambaForCausalLM'"),
+        (["merge", "{base}", "--lam", "0.5"], "name both BASE and INSTRUCT"),
+        (["merge", "--pair", "nope", "--lam", "0.5"], "unknown pair 'nope'"),
+        (["merge", "--lam", "half"], "lam 'half' is no number"),
+        (["merge", "--lam", "0.5", "--type", "Q9"], "unknown output type 'Q9'"),
+        (["merge", "--lam", "0.5", "-o", "no/such/x.gguf"], "no such folder"),
+        (["score", "demo@0.5", "--tasks", "nope"], "unknown task or suite 'nope'"),
+        (["score", "demo@0.5", "--tasks", "demo_town", "--shots", "99"], "99 shots asked for"),
+        (["score", "demo@two", "--tasks", "demo"], "lam 'two' is no number"),
+        (["score", "nope.gguf", "--tasks", "demo"], "is no model"),
+        (["score", "{text.gguf}", "--tasks", "demo"], "is no GGUF file"),
+        (["score", "demo@0.5", "--tasks", "demo", "--type", "Q9"], "unknown output type 'Q9'"),
+        (["generate", "demo@0.5", "--prompts", "nope"], "unknown prompts 'nope'"),
+        (["generate", "demo@0.5", "--prompts", "demo", "--max-tokens", "100000"], "smaller --max-tokens"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(
+    capsys: pytest.CaptureFixture[str], broken: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    words: list[str], told: str,
+) -> None:  # fmt: skip
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    for name, path in broken.items():
+        words = [w.replace("{" + name + "}", str(path)) for w in words]
+    status, out, err = run(capsys, *words)
+    assert (status, out) == (1, "")
+    assert err.startswith("error: ")
+    assert told in err
+    assert len(err.splitlines()) == 1
+    assert list(here.iterdir()) == []
+
+
+def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    from pa_lite.errors import InputError
+
+    with pytest.raises(InputError):
+        run(capsys, "--debug", "merge", "--lam", "x")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
+    """A pair large enough to be interrupted in the middle of its merge."""
+    config = {**tiny.CONFIG, "hidden_size": 1024, "intermediate_size": 8192, "num_hidden_layers": 6}
+    arrays = tiny.weights(1, config)
+    tiny.write_checkpoint(tmp_path / "m", arrays, config=config)
+    out = tmp_path / "out"
+    out.mkdir()
+    # a shell may have started us with the signal ignored, which a child would inherit
+    code = "import signal, pa_lite.cli; signal.signal(signal.SIGINT, signal.default_int_handler); pa_lite.cli.main()"
+    command = [sys.executable, "-c", code, "merge", str(tmp_path / "m"), str(tmp_path / "m")]
+    process = subprocess.Popen(
+        [*command, "--lam", "0:1:0.1", "--type", "F32", "-o", str(out)], stderr=subprocess.PIPE, text=True
+    )
+    while not list(out.iterdir()):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.strip() == "interrupted"
+    assert list(out.iterdir()) == []
+
+
+def test_dry_run_tells_all_and_writes_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ["merge", "--lam", "0,0.5", "--dry-run", "-o", tmp_path, "--schedule", "attention: 0.2", "--type", "Q4_K_M"]
+    status, out, err = run(capsys, *words)
+    assert (status, err) == (0, "")
+    assert "attention" in out
+    assert f"lam 0.5 -> {tmp_path}" in out
+    assert "MB of disk needed" in out
+    document = json.loads(run(capsys, *words, "--json")[1])
+    assert {g["lams"] for g in document["groups"] if g["group"] == "attention"} == {"0.2"}
+    assert {g["type"] for g in document["groups"]} >= {"F32", "Q4_K", "Q6_K"}
+    assert document["problems"] == []
+    lams = {t["name"]: t["lams"] for t in document["tensors"]}
+    assert lams["blk.0.attn_q.weight"] == [0.2, 0.2]
+    assert lams["blk.0.ffn_up.weight"] == [0.0, 0.5]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_dry_run_tells_what_would_stop_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "x.gguf").write_bytes(b"")
+    status, out, _ = run(capsys, "merge", "--lam", "1", "--dry-run", "-o", tmp_path / "x.gguf", "--max-memory", "1M")
+    assert status == 0
+    assert "problem: " in out
+    assert "exists already" in out
+
+
+def test_dry_run_tells_every_mismatch(capsys: pytest.CaptureFixture[str], broken: dict[str, Path]) -> None:
+    words = ["merge", broken["base"], broken["wide"], "--lam", "0.5"]
+    status, out, _ = run(capsys, *words, "--dry-run")
+    assert status == 0
+    lines = out.splitlines()
+    assert len(lines) == 6  # gate, up and down of two layers
+    assert all(line.startswith("problem: tensor model.layers.") for line in lines)
+    assert "(5 more: --dry-run shows all)" in run(capsys, *words)[2]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--schedule", "atention: 1"], "unknown tensor group 'atention'"),
+        (["--vocab", "mine"], "neither base nor instruct"),
+        (["--tensor-type", "attn_v"], "is not PATTERN=TYPE"),
+        (["--tensor-type", "attn_v=Q99"], "unknown type"),
+        (["--imatrix", "nope.dat"], "nope.dat"),
+        (["--max-memory", "5M"], "--max-memory 5M is too little"),
+    ],
+)
+def test_bad_merge_options(capsys: pytest.CaptureFixture[str], tmp_path: Path, words: list[str], told: str) -> None:
+    status, _, err = run(capsys, "merge", "--lam", "0.5", "-o", tmp_path, *words)
+    assert status == 1
+    assert err.startswith("error: ")
+    assert told in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sizes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert run(capsys, "merge", "--lam", "0.5", "-o", tmp_path, "--max-memory", "1.5GB")[0] == 0
+    status, _, err = run(capsys, "merge", "--lam", "0.5", "-o", tmp_path, "--max-memory", "much")
+    assert status == 2
+    assert "is no size" in err
+
+
+def test_inspect_and_diff(capsys: pytest.CaptureFixture[str], tiny_pair: tuple[Path, Path]) -> None:
+    status, out, _ = run(capsys, "inspect", tiny_pair[0], "--tensors")
+    assert status == 0
+    assert "llama.block_count" in out
+    assert "blk.1.ffn_down.weight" in out
+    assert json.loads(run(capsys, "inspect", tiny_pair[0], "--json")[1])["architecture"] == "llama"
+    status, out, _ = run(capsys, "diff", *tiny_pair)
+    assert status == 0
+    assert "█" in out
+    assert [line.split()[0] for line in out.splitlines() if line.startswith(" layer")] == ["layer", "layer"]
+    assert json.loads(run(capsys, "diff", *tiny_pair, "--json")[1])["total"]["relative_norm"] > 0
