@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import os
+import signal
+import sys
 from pathlib import Path
 
 import pytest
 
 from pa_lite.errors import OutputError
-from pa_lite.files import check_space, check_target, whole_file, write_text
+from pa_lite.files import check_space, check_target, uninterrupted, whole_file, write_text
 
 
 def test_a_failing_writer_leaves_the_target_as_it_was(tmp_path: Path) -> None:
@@ -47,3 +50,21 @@ def test_refusals_say_what_to_do(tmp_path: Path) -> None:
 def test_full_disk_is_one_clear_error() -> None:
     with pytest.raises(OutputError, match=r"cannot be written|disk is full"):
         write_text(Path("/proc/pa-lite-cannot-be-here"), "x")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_ctrl_c_waits_for_the_end_of_the_block() -> None:
+    done = []
+
+    def work() -> None:
+        with uninterrupted():
+            os.kill(os.getpid(), signal.SIGINT)
+            done.append("the rest")
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            work()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert done == ["the rest"]

@@ -15,7 +15,19 @@ import pa_lite
 PACKAGE = Path(pa_lite.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 # from the bottom; a room may import from its own and from those before it
-ROOMS = ["errors", "files", "statistics", "kernels", "checkpoints", "merge", "engine", "tasks", "follow", "study"]
+ROOMS = [
+    "errors",
+    "files",
+    "machine",
+    "statistics",
+    "kernels",
+    "checkpoints",
+    "merge",
+    "engine",
+    "tasks",
+    "follow",
+    "study",
+]
 
 
 def room_of(module: str) -> int:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from pa_lite.checkpoints.gguf_file import GgufHeader, architecture_of, read_gguf_header
 from pa_lite.errors import CheckpointError, EngineError, InputError
 from pa_lite.kernels import TYPE_IDS, FloatArray
+from pa_lite.machine import cores
 
 _log = logging.getLogger(__name__)
 _LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.INFO, 4: logging.INFO}  # ggml_log_level; 5 continues a line
@@ -171,7 +172,7 @@ class Model:
         Raises EngineError when llama.cpp cannot make it (mostly for lack of memory).
         """
         options, params = self.options, self.lib.llama_context_default_params()
-        threads = options.threads or os.cpu_count() or 1
+        threads = options.threads or cores()
         params.n_ctx, params.n_seq_max, params.kv_unified = n_ctx, n_seq_max, unified
         # a batch must hold a token of every sequence: llama.cpp aborts otherwise
         params.n_batch = max(min(options.n_batch, n_ctx), n_seq_max)

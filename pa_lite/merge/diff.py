@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from pa_lite.checkpoints import open_checkpoint
+from pa_lite.machine import cores
 from pa_lite.merge.groups import GROUPS, group_of, layer_of
 from pa_lite.merge.plan import MergePlan, PlanOptions, plan_merge
 from pa_lite.merge.stream import Block, BlockWorker, run_blocks
@@ -70,7 +70,7 @@ def diff_checkpoints(
     Rows that only one side has (tokens added) do not count. Raises what planning a merge of the two raises.
     """
     plan = plan_merge(open_checkpoint(base), open_checkpoint(instruct), PlanOptions("F32"))
-    sums = _sums(plan, threads or os.cpu_count() or 1, progress)
+    sums = _sums(plan, threads or cores(), progress)
     groups = [g for g in GROUPS if any(group_of(n) == g for n in sums)]
     layers = sorted({layer for name in sums if (layer := layer_of(name)) is not None})
     return Diff(

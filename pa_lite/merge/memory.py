@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import sys
-
 from pa_lite.errors import InputError
+from pa_lite.machine import resident_bytes
 from pa_lite.merge.plan import MergePlan
 from pa_lite.merge.stream import BLOCK_VALUES
 
@@ -14,21 +12,6 @@ def thread_bytes(plan: MergePlan) -> int:
     """Bytes of one thread's buffers: both sides as read and as float32, the result, and its encoding."""
     values = max(BLOCK_VALUES, 2 * max(t.shape[-1] for t in plan.tensors))  # two rows at least where they change places
     return values * (4 * 4 + 3 * 4)
-
-
-def resident_bytes() -> int:
-    """The memory that this process holds, or the most it ever held where the system tells no more; 0 on Windows."""
-    try:
-        with open("/proc/self/statm", encoding="ascii") as f:
-            return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        pass
-    try:
-        import resource
-    except ImportError:
-        return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def planned_bytes(plan: MergePlan, threads: int) -> int:

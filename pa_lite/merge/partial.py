@@ -6,22 +6,24 @@ whole and on the disk. Both are gone when the file has its own name.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO
 
 from pa_lite.checkpoints.gguf_file import reserve
 from pa_lite.errors import OutputError
+from pa_lite.files import uninterrupted
 from pa_lite.merge.stream import RandomFile
 
 
 class PartialFile:
-    """A target in the making, locked against other processes. A context manager.
+    """A target in the making, locked against other processes, from `open` to `close`.
 
     `header` is the file's beginning and `size` its length when it is whole; `digest` stands for all that decides its
     content. With `resume`, a partial file of the same digest is continued, and a failure keeps it; else it is removed.
+    `close` mends whatever `open` left, wherever an interrupt met it: call it in a `finally` around `open` itself.
     """
 
     def __init__(self, target: Path, header: bytes, size: int, digest: str, resume: bool) -> None:
@@ -31,20 +33,27 @@ class PartialFile:
         self.done: frozenset[str] = frozenset()
         self._header, self._size, self._digest = header, size, digest
         self._is_whole = False
+        self._begun = False
+        self._lock: BinaryIO | None = None
+        self._is_ours = False
+        self._file: RandomFile | None = None
 
-    def __enter__(self) -> PartialFile:
-        self._lock = _locked(self.path, self.target)
-        try:
-            if not (self.resume and self._continue()):
-                self.journal.unlink(missing_ok=True)
-                self.path.write_bytes(self._header)
-                reserve(self.path, self._size)
-                self.journal.write_text(self._digest + "\n", "utf-8")
-            self.file = RandomFile(self.path, "r+")
-        except BaseException:
-            self._remove()
-            raise
-        return self
+    @property
+    def file(self) -> RandomFile:
+        """The data, between `open` and `close`."""
+        assert self._file is not None
+        return self._file
+
+    def open(self) -> None:
+        """Lock the partial file and write its header, or take it up. Raises OutputError when it is being written."""
+        self._begun = True
+        self._acquire()
+        if not (self.resume and self._continue()):
+            self.journal.unlink(missing_ok=True)
+            self.path.write_bytes(self._header)
+            reserve(self.path, self._size)
+            self.journal.write_text(self._digest + "\n", "utf-8")
+        self._file = RandomFile(self.path, "r+")
 
     def _continue(self) -> bool:
         """Take up the partial file, when its journal belongs to this very merge and its header and length are right."""
@@ -68,53 +77,74 @@ class PartialFile:
             os.fsync(f.fileno())
 
     def finish(self) -> None:
-        """Bring all of it to the disk; leaving the context without an error then gives the file its name."""
+        """Bring all of it to the disk; `close` may then give the file its name."""
         self.file.sync()
         self._is_whole = True
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.file.__exit__()
-        if kind is None and self._is_whole:
+    def close(self, keep: bool) -> None:
+        """Give the finished file its name if `keep`; else remove it, or leave it for `resume`."""
+        if self._file is not None:
+            self._file.__exit__()
+        if self._begun and not self._is_ours:
+            # interrupted before we knew of our lock, or another process has it: then this fails again
+            with contextlib.suppress(OutputError):
+                self._acquire()
+        if not self._is_ours:
+            return
+        if keep and self._is_whole:
             self.path.replace(self.target)
             _sync_folder(self.target.parent)
             self.journal.unlink(missing_ok=True)
+        elif not (self.resume and self.journal.exists()):
+            self.journal.unlink(missing_ok=True)
+            self.path.unlink(missing_ok=True)
+        self._release()
+
+    def _acquire(self) -> None:
+        """Open the partial file, made if need be, and lock it. Raises OutputError when another process has it."""
+        while True:
+            self._lock = self.path.open("ab")
+            try:
+                import fcntl
+            except ImportError:
+                self._release()  # Windows lets nobody replace or remove a file that is open, which guards and binds us
+                self._is_ours = True
+                return
+            try:
+                fcntl.flock(self._lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+                held, there = os.fstat(self._lock.fileno()), os.stat(self.path)
+            except BlockingIOError:
+                self._release()
+                raise OutputError(
+                    f"{self.target}: another process is writing it. Wait for it, or name another output (-o)."
+                ) from None
+            except FileNotFoundError:
+                pass
+            else:
+                if (held.st_dev, held.st_ino) == (there.st_dev, there.st_ino):
+                    self._is_ours = True
+                    return
+            self._release()  # the other process finished between our opening and locking
+
+    def _release(self) -> None:
+        self._is_ours = False
+        if self._lock is not None:
             self._lock.close()
-        elif self.resume:
-            self._lock.close()
-        else:
-            self._remove()
-
-    def _remove(self) -> None:
-        self.journal.unlink(missing_ok=True)
-        self.path.unlink(missing_ok=True)
-        self._lock.close()
 
 
-def _locked(path: Path, target: Path) -> BinaryIO:
-    """Open the partial file, made if need be, and lock it. Raises OutputError when another process has it."""
-    while True:
-        file = path.open("ab")
-        try:
-            import fcntl
-        except ImportError:
-            file.close()  # Windows lets nobody replace or remove a file that is open, which guards it and binds us
-            return file
-        try:
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-            held, there = os.fstat(file.fileno()), os.stat(path)
-        except BlockingIOError:
-            file.close()
-            raise OutputError(
-                f"{target}: another process is writing it. Wait for it, or name another output (-o)."
-            ) from None
-        except FileNotFoundError:
-            pass
-        else:
-            if (held.st_dev, held.st_ino) == (there.st_dev, there.st_ino):
-                return file
-        file.close()  # the other process finished between our opening and locking
+@contextlib.contextmanager
+def partial_files(files: Sequence[PartialFile]) -> Iterator[None]:
+    """Open all files; at the end each gets its name, or, after any exception, Ctrl-C included, none does."""
+    went_well = False
+    try:
+        for file in files:
+            file.open()
+        yield
+        went_well = True
+    finally:
+        with uninterrupted():
+            for file in files:
+                file.close(went_well)
 
 
 def _sync_folder(folder: Path) -> None:

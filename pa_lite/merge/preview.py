@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from pa_lite.checkpoints import open_checkpoint
 from pa_lite.errors import InputError, MismatchError, OutputError
+from pa_lite.machine import cores
 from pa_lite.merge.memory import check_memory, planned_bytes
 from pa_lite.merge.plan import PlanOptions, plan_merge
 from pa_lite.merge.schedule import group_lams
@@ -81,7 +81,7 @@ def preview_merge(
     options = options or MergeOptions()
     outputs = name_outputs(plan, lams, output)
     problems = []
-    threads = options.threads or os.cpu_count() or 1
+    threads = options.threads or cores()
     try:
         check_targets(plan, [path for _, path in outputs], options)
         threads = check_memory(plan, threads, options.max_memory)

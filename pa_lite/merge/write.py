@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
-import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,9 +15,10 @@ from pa_lite.checkpoints.pairs import find_pair
 from pa_lite.errors import CheckpointError, InputError, OutputError
 from pa_lite.files import check_space, check_target, write_errors
 from pa_lite.kernels import TensorType, prepare
+from pa_lite.machine import cores
 from pa_lite.merge.lams import format_lam
 from pa_lite.merge.memory import check_memory
-from pa_lite.merge.partial import PartialFile
+from pa_lite.merge.partial import PartialFile, partial_files
 from pa_lite.merge.plan import MergePlan, PlanOptions, plan_merge
 from pa_lite.merge.stream import Progress, Target, run_stream
 
@@ -114,20 +113,19 @@ def write_merge(
         if not outputs:
             return
     check_targets(plan, [path for _, path in outputs], options)
-    threads = check_memory(plan, options.threads or os.cpu_count() or 1, options.max_memory)
+    threads = check_memory(plan, options.threads or cores(), options.max_memory)
     for kind in {t.type for t in plan.tensors}:
         prepare(kind)
-    with write_errors(outputs[0][1].parent), contextlib.ExitStack() as stack:
-        files, targets = [], []
-        memo: Memo = {}
-        for lam, path in outputs:
-            header, places, size = gguf_header_bytes(
-                plan.instruct.architecture, plan.metadata_for(lam), _layout(plan), memo
-            )
-            file = stack.enter_context(PartialFile(path, header, size, _digest(plan, header), options.resume))
-            files.append(file)
-            lams = {t.name: plan.lam_of(t, lam) for t in plan.tensors}
-            targets.append(Target(file.file, lams, places, file.done))
+    memo: Memo = {}
+    files, layouts = [], []
+    for lam, path in outputs:
+        header, places, size = gguf_header_bytes(
+            plan.instruct.architecture, plan.metadata_for(lam), _layout(plan), memo
+        )
+        files.append(PartialFile(path, header, size, _digest(plan, header), options.resume))
+        layouts.append(({t.name: plan.lam_of(t, lam) for t in plan.tensors}, places))
+    with write_errors(outputs[0][1].parent), partial_files(files):
+        targets = [Target(f.file, *layout, f.done) for f, layout in zip(files, layouts, strict=True)]
         with _Recorder(files) as recorder:
             run_stream(plan.tensors, targets, threads, progress, recorder)
         for file in files:

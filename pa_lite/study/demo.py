@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import os
 import platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ from pa_lite.errors import OutputError
 from pa_lite.files import write_errors, write_text
 from pa_lite.follow.instructions import load_instructions
 from pa_lite.follow.outputs import demo_instructions_path
+from pa_lite.machine import cores
 from pa_lite.study.chart import tradeoff_svg
 from pa_lite.study.tradeoff import Point, TradeOff, measure_tradeoff
 from pa_lite.tasks.scoring import ItemScore, ScoreOptions
@@ -45,7 +45,7 @@ def measure_demo(pair: Pair, split: str = "test", progress: Callable[[int, int],
         find_tasks(["demo"]),
         instructions,
         options,
-        workers=os.cpu_count() or 1,
+        workers=cores(),
         progress=progress,
     )
 

@@ -8,13 +8,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 
 import pa_lite
 from pa_lite.errors import OutputError
-from pa_lite.merge import stream, write
+from pa_lite.merge import partial, stream, write
 from pa_lite.merge.plan import PlanOptions
 from pa_lite.merge.write import MergeOptions
 from tests import tiny
@@ -195,3 +198,47 @@ def test_values_that_f16_cannot_hold(tmp_path: Path) -> None:
         pa_lite.merge(folder, folder, (1.0,), plan=PlanOptions("F16"), output=tmp_path / "x.gguf")
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
     pa_lite.merge(folder, folder, (1.0,), plan=PlanOptions("BF16"), output=tmp_path / "x.gguf")
+
+
+UNTRACED = ("close", "_release", "_sync_folder", "partial_files")
+
+
+def interrupted_at(line: int, run: Callable[[], None]) -> bool:
+    """Call `run` and raise KeyboardInterrupt at its line-th line within PartialFile; whether there was such a line.
+
+    The end is left out: there Ctrl-C is put off.
+    """
+    seen = 0
+
+    def trace(frame: FrameType, event: str, _argument: object) -> Any:
+        nonlocal seen
+        if frame.f_code.co_filename != partial.__file__ or frame.f_code.co_name in UNTRACED:
+            return None
+        if event == "line":
+            seen += 1
+            if seen == line:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        run()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+def test_an_interrupt_at_any_line_leaves_nothing(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+    def run() -> None:
+        pa_lite.merge(*tiny_pair, (0.2, 0.7), output=tmp_path, options=MergeOptions(threads=1))
+
+    line = 1
+    while interrupted_at(line, run):
+        assert list(tmp_path.iterdir()) == [], line
+        line += 1
+    assert line > 30  # both files were opened, written, and finished under trace
+    assert len(list(tmp_path.iterdir())) == 2

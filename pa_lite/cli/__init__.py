@@ -1,0 +1,73 @@
+"""The command line: each command parses, calls one function, and shows its result; errors become one line.
+
+The commands lie in one module for each room below; this one gathers them and ends the process.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import click
+
+from pa_lite.cli import checkpoints, follow, merge, study, tasks
+from pa_lite.errors import PaLiteError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="pa-lite", prog_name="pa-lite")
+@click.option("--debug", is_flag=True, help="Show tracebacks and llama.cpp's log.")
+def cli(debug: bool) -> None:
+    """Move a chat model part of the way back to its base, and measure what that gains and loses.
+
+    \b
+    pa-lite demo                                  all of it on the embedded pair, offline
+    pa-lite merge ./Base ./Instruct --lam 0.7     write the model at lam 0.7 as GGUF
+    """
+    level = logging.DEBUG if debug else logging.WARNING
+    logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)s: %(message)s")
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)
+
+
+for _command in (
+    merge.merge, checkpoints.inspect, checkpoints.diff, checkpoints.pairs, tasks.score, tasks.tasks, follow.generate,
+    study.demo,
+):  # fmt: skip
+    cli.add_command(_command)
+
+
+def _fail(message: str) -> NoReturn:
+    click.echo("error: " + " ".join(message.split()), err=True)
+    sys.exit(1)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line. Exit status: 0 done, 1 an error of input or environment, 2 usage, 130 interrupted."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    try:
+        cli.main(args=words, prog_name="pa-lite", standalone_mode=False)
+    except click.exceptions.Exit as e:
+        sys.exit(e.exit_code)
+    except click.ClickException as e:
+        e.show()
+        sys.exit(e.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except PaLiteError as e:
+        if debug:
+            raise
+        _fail(str(e))
+    except MemoryError:
+        _fail("out of memory. Close other programs, or take a smaller model or type.")
+    except OSError as e:
+        if debug:
+            raise
+        _fail(f"{e.filename or 'the system'}: {e.strerror or e}.")
+    except Exception as e:
+        if debug:
+            raise
+        _fail(f"a fault of pa-lite itself ({type(e).__name__}: {e}). Run pa-lite --debug and report what it shows.")

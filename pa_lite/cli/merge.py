@@ -1,0 +1,108 @@
+"""The command that merges."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+import pa_lite
+from pa_lite.cli.options import FORCE, JSON, OUTPUT, THREADS, parse_size
+from pa_lite.cli.terminal import bar, show_json, show_table
+
+if TYPE_CHECKING:
+    from pa_lite.merge.preview import Preview
+
+
+@click.command()
+@click.argument("base", type=click.Path(path_type=Path), required=False)
+@click.argument("instruct", type=click.Path(path_type=Path), required=False)
+@click.option("--pair", help="A registered pair, instead of BASE and INSTRUCT.")
+@click.option("--lam", "lams", required=True, help="L[,L...] or LO:HI:STEP; 0 is the base, 1 the instruct model.")
+@click.option("--type", "kind", default="Q8_0", show_default=True, help="F32, F16, BF16, Q8_0, Q4_K_M, ...")
+@click.option("--tensor-type", "tensor_types", multiple=True, metavar="PATTERN=TYPE", help="Another type there.")
+@click.option("--imatrix", type=click.Path(path_type=Path), help="Importance matrix of llama.cpp, for quantising.")
+@click.option("--schedule", default="", metavar="RULES|FILE.toml", help="Other lams by group and layer.")
+@click.option("--vocab", default="instruct", show_default=True, help="Whose vocabulary to keep: instruct or base.")
+@click.option("--dry-run", is_flag=True, help="Show what would be done, and do nothing.")
+@click.option("--resume", is_flag=True, help="Go on where a killed merge stopped; keep what this one leaves.")
+@click.option("--verify", is_flag=True, help="Read the result back and compare it with a second computation.")
+@click.option("--max-memory", callback=parse_size, default="0", metavar="256M", help="Memory of the whole process.")
+@OUTPUT
+@THREADS
+@FORCE
+@JSON
+def merge(
+    base: Path | None,
+    instruct: Path | None,
+    pair: str | None,
+    lams: str,
+    kind: str,
+    tensor_types: tuple[str, ...],
+    imatrix: Path | None,
+    schedule: str,
+    vocab: str,
+    dry_run: bool,
+    resume: bool,
+    verify: bool,
+    max_memory: int,
+    output: Path | None,
+    threads: int,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Write M(lam) = (1 - lam) BASE + lam INSTRUCT as a GGUF file, for every lam.
+
+    BASE and INSTRUCT are folders with safetensors files, or GGUF files; without them the embedded pair is merged.
+
+    \b
+    pa-lite merge --lam 0.7
+    pa-lite merge ./Llama-3.2-1B ./Llama-3.2-1B-Instruct --lam 0.5,0.7 --type Q4_K_M
+    pa-lite merge base.gguf instruct.gguf --lam 0.7 --schedule "attention: 0.5; layers 0-7: 0.9"
+    """
+    from pa_lite.merge.lams import parse_lams
+    from pa_lite.merge.mixture import parse_override
+    from pa_lite.merge.plan import PlanOptions
+    from pa_lite.merge.preview import preview_merge
+    from pa_lite.merge.schedule import Schedule, parse_schedule
+    from pa_lite.merge.write import MergeOptions, resolve_inputs
+
+    values = parse_lams(lams)
+    if any(not 0 <= lam <= 1 for lam in values):
+        click.echo("warning: a lam outside [0, 1] extrapolates beyond the pair.", err=True)
+    rules = parse_schedule(schedule) if schedule else Schedule()
+    plan = PlanOptions(kind, rules, vocab, imatrix, tuple(map(parse_override, tensor_types)))
+    options = MergeOptions(threads, force, resume, verify, max_memory)
+    if dry_run:
+        show_preview(preview_merge(*resolve_inputs(base, instruct, pair), values, plan, output, options), as_json)
+        return
+    with bar("merge") as progress:
+        paths = pa_lite.merge(
+            base, instruct, values, pair=pair, plan=plan, output=output, options=options, progress=progress
+        )
+    if as_json:
+        show_json([{"lam": lam, "path": str(path)} for lam, path in zip(values, paths, strict=True)])
+    else:
+        click.echo("\n".join(map(str, paths)))
+
+
+def show_preview(preview: Preview, as_json: bool) -> None:
+    if as_json:
+        show_json(asdict(preview))
+        return
+    if preview.tensors:
+        rows = [[g.group, g.type, str(g.tensors), f"{g.bytes / 1e6:.1f}", g.lams] for g in preview.groups]
+        show_table(["group", "type", "tensors", "MB", "lam"], rows)
+        for o in preview.outputs:
+            click.echo(f"lam {o.lam:g} -> {o.path}")
+        click.echo(
+            f"{preview.parameters / 1e6:.1f} million parameters; {preview.disk_needed / 1e6:.0f} MB of disk needed, "
+            f"{preview.disk_free / 1e6:.0f} MB free; about {preview.memory / 1e6:.0f} MB of memory, "
+            f"{preview.threads} threads"
+        )
+    for line in preview.remarks:
+        click.echo(f"note: {line}")
+    for line in preview.problems:
+        click.echo(f"problem: {line}")

@@ -1,0 +1,49 @@
+"""What commands show alike: progress bars on stderr, JSON and tables on stdout. Computes nothing."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from pa_lite.merge.stream import Progress
+
+
+@contextmanager
+def bar(unit: str) -> Iterator[Progress]:
+    """A progress bar on stderr, none where stderr is no terminal."""
+    from tqdm import tqdm
+
+    with tqdm(disable=None, file=sys.stderr, desc=unit, unit_scale=True, leave=False) as drawn:
+
+        def progress(done: int, total: int) -> None:
+            drawn.total = total
+            drawn.update(done - drawn.n)
+
+        yield progress
+
+
+def show_json(document: Any) -> None:
+    click.echo(json.dumps(document, indent=1, ensure_ascii=False))
+
+
+def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]], marked: int | None = None) -> None:
+    """A plain table on stdout: numbers to the right, the first and nameless columns to the left; row `marked` bold."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, name in enumerate(columns):
+        table.add_column(name, justify="left" if i == 0 or not name else "right")
+    for i, row in enumerate(rows):
+        table.add_row(*map(Text, row), style="bold" if i == marked else None)
+    # a pipe has no width: wide enough for what is shown
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(table)
