@@ -7,7 +7,7 @@ draws: a border that is drawn elsewhere gives other ids.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,16 @@ LINES = [
     "👩‍👩‍👧‍👦 👍🏽 🏴‍☠️ 🇩🇪🇫🇷 ❤️ 🧑🏿‍🚀x🧑🏿‍🚀 ☕️☕ 1️⃣2️⃣ ⓂⒶ 𝔘𝔫𝔦𝔠𝔬𝔡𝔢 𝟘𝟙𝟚 𐍈𐌰",
     "e\u0301 a\u0308\u0323 Z̸̢a̶l̵g̷o̴ o\u0302\u0301 ñ n\u0303 \u1112\u1161\u11ab \u0301solo",
     "0 1 12 123 1234 12345 123456 1234567 3.14159 1,000,000 1e-9 0x1F 50% $9.99 No1 x2y3 v1.2.3-rc4 9²",
-    "a  b   c    d     e        f\tg\t\th \t i\r\nj\rk  \n  l\n\n\nm \n \n n\u00a0o\u2003p\u3000q\u200br\ufeffs\u2028t\u0085u",
+    "a  b   c    d     e        f\tg\t\th \t i\r\nj\rk  \n  l\n\n\nm \n \n",
+    " n\u00a0o\u2003p\u3000q\u200br\ufeffs\u2028t\x85u",
     "    def f(x: int) -> str:\n\t\treturn f\"{x!r:>{10}}\"  # комментарий\n\n\nif __name__ == '__main__':\n    f(1)\n",
     "#include <stdio.h>\nint main(){for(int i=0;i<10;++i)printf(\"%d\\n\",i);}//*/===!!!???...---___```~~~'''\"\"\"",
     "<div class=\"x\">&amp;&nbsp;</div> https://user:pa55@example.com:8080/a/b?c=d&e=%20#f user.name+tag@mail.co.uk",
     "CamelCaseWordsAndHTTPServer XMLHttpRequest snake_case SCREAMING_CASE mixedUP iPhone McDonald's O'Neill DON'T",
+    "ПриветМир ИванИванович ΑλφαΒήτα ÉcoleÉtude straßeÜber ĄćĘł ǅungla ԱրևմուտքՀայ",
     "ctrl\x01\x07\x1b[0m\x7f\x80\x9f end\u2060 \ue000private \ufffd \U0010fffd",
-    " leading", "trailing ", "   ", " ", "\n", "\n\n", "\t", "'", "''", "'s", " 's", "'S", "x'S", "x's'", "'RE're", "", "!", " !",
+    " leading", "trailing ", "   ", " ", "\n", "\n\n", "\t", "'", "''", "'s", " 's", "'S", "x'S", "x's'",
+    "'RE're", "", "!", " !",
 ]  # fmt: skip
 TEXT = "\n".join(LINES)
 _COMMON = [
@@ -38,27 +41,25 @@ _COMMON = [
     "la le les des une est dans pour que qui sur pas plus avec tout être fait comme mais",
 ]
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-_PLAIN = (
-    _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|@| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+PLAIN = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|@| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _CASED = (
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+#"
     r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*#"
     r"|@| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
 
 
 def split(pattern: str, digits: str, suffix: str = "") -> dict[str, Any]:
     """A pre-tokenizer that cuts by an expression; `@` stands for its numbers, `#` for what ends a word."""
     expression = pattern.replace("@", digits).replace("#", suffix)
     cut = {"type": "Split", "pattern": {"Regex": expression}, "behavior": "Isolated", "invert": False}
-    return {"type": "Sequence", "pretokenizers": [cut, {**_BYTE_LEVEL, "use_regex": False}]}
+    return {"type": "Sequence", "pretokenizers": [cut, {**BYTE_LEVEL, "use_regex": False}]}
 
 
 def _digits() -> dict[str, Any]:
     first = {"type": "Digits", "individual_digits": True}
-    return {"type": "Sequence", "pretokenizers": [first, {**_BYTE_LEVEL, "use_regex": True}]}
+    return {"type": "Sequence", "pretokenizers": [first, {**BYTE_LEVEL, "use_regex": True}]}
 
 
 @dataclass(frozen=True)
@@ -91,17 +92,17 @@ _FAST = {"tokenizer_class": "PreTrainedTokenizerFast"}
 
 FAMILIES: dict[str, Family] = {
     "llama-3": Family("LlamaForCausalLM", "llama", "llama-bpe", _LLAMA3, _LLAMA3[0], _LLAMA3[4],
-                      split(_PLAIN, r"\p{N}{1,3}"), bos_added=True, ignore_merges=True, settings=_FAST),
+                      split(PLAIN, r"\p{N}{1,3}"), bos_added=True, ignore_merges=True, settings=_FAST),
     "smollm3": Family("SmolLM3ForCausalLM", "smollm3", "smaug-bpe", (*_LLAMA3, "<|im_end|>"), None, "<|im_end|>",
-                      split(_PLAIN, r"\p{N}{1,3}"), ignore_merges=True, added=("<think>", "</think>"), settings=_FAST),
-    "qwen": Family("Qwen2ForCausalLM", "qwen2", "qwen2", _CHATML, None, "<|im_end|>", split(_PLAIN, r"\p{N}"),
+                      split(PLAIN, r"\p{N}{1,3}"), ignore_merges=True, added=("<think>", "</think>"), settings=_FAST),
+    "qwen": Family("Qwen2ForCausalLM", "qwen2", "qwen2", _CHATML, None, "<|im_end|>", split(PLAIN, r"\p{N}"),
                    normalizer="NFC", added=("<tool_call>",), settings={**_FAST, "add_bos_token": False}),
     "smollm2": Family("LlamaForCausalLM", "llama", "smollm", _CHATML, "<|im_start|>", "<|im_end|>", _digits(),
                       settings={**_FAST, "add_prefix_space": False}),
     "olmo": Family("OlmoForCausalLM", "olmo", "olmo", ("<|padding|>", "<|endoftext|>"), None, "<|endoftext|>",
-                   {**_BYTE_LEVEL, "use_regex": True}, normalizer="NFC", added=("  ", "    "), settings=_FAST),
+                   {**BYTE_LEVEL, "use_regex": True}, normalizer="NFC", added=("  ", "    "), settings=_FAST),
     "olmo-2": Family("Olmo2ForCausalLM", "olmo2", "dbrx", ("<|endoftext|>", "<|pad|>"), "<|endoftext|>",
-                     "<|endoftext|>", split(_PLAIN, r"\p{N}{1,3}"), settings=_FAST),
+                     "<|endoftext|>", split(PLAIN, r"\p{N}{1,3}"), settings=_FAST),
     "granite": Family("GraniteForCausalLM", "granite", "refact", ("<|end_of_text|>", "<fim_prefix>", "<reponame>"),
                       "<|end_of_text|>", "<|end_of_text|>", _digits(),
                       settings={**_FAST, "add_bos_token": False, "add_prefix_space": False}),
@@ -200,7 +201,7 @@ def _build_bpe(family: Family, folder: Path) -> int:
     document["added_tokens"] = [_token(first + i, t, t in family.specials) for i, t in enumerate(texts)]
     document["normalizer"] = {"type": family.normalizer} if family.normalizer else None
     document["pre_tokenizer"] = family.bpe
-    document["post_processor"] = _template(family, first) if family.bos_added else {**_BYTE_LEVEL, "use_regex": True}
+    document["post_processor"] = _template(family, first) if family.bos_added else {**BYTE_LEVEL, "use_regex": True}
     write_json(folder / "tokenizer.json", document)
     return first + len(texts)
 
@@ -248,19 +249,25 @@ def _build_sentencepiece(family: Family, folder: Path) -> int:
     return size + (0 if gemma else len(family.added))
 
 
+def merges_of(pieces: Sequence[tuple[str, float]]) -> list[str]:
+    """The merges of a SentencePiece model's pieces (text, score): all pairs that make a piece, best score first."""
+    vocab = {text: i for i, (text, _) in enumerate(pieces)}
+    merges = []
+    for text, score in pieces:
+        cuts = [(text[:k], text[k:]) for k in range(1, len(text))]
+        merges += [(-score, vocab[a], vocab[b], f"{a} {b}") for a, b in cuts if a in vocab and b in vocab]
+    return [merge for *_, merge in sorted(merges)]
+
+
 def _convert(family: Family, folder: Path, size: int) -> None:
-    """tokenizer.json of a tokenizer.model: merges of all pairs of pieces that make a piece, best score first."""
+    """Write the tokenizer.json of a tokenizer.model."""
     import sentencepiece
 
     model = sentencepiece.SentencePieceProcessor()
     model.LoadFromFile(str(folder / "tokenizer.model"))
     gemma = "<bos>" in family.specials
-    vocab = {model.IdToPiece(i): i for i in range(size)}
-    merges = []
-    for text in vocab:
-        made = [(text[:k], text[k:]) for k in range(1, len(text)) if text[:k] in vocab and text[k:] in vocab]
-        merges += [(model.GetScore(vocab[text]), vocab[left], vocab[right], left, right) for left, right in made]
-    merges.sort(key=lambda m: (-m[0], m[1], m[2]))
+    pieces = [(model.IdToPiece(i), model.GetScore(i)) for i in range(size)]
+    vocab = {text: i for i, (text, _) in enumerate(pieces)}
     added = [_token(vocab[t], t, True) for t in family.specials]
     if gemma:
         added += [_token(vocab[t], t, t.endswith("_turn>")) for t in family.added]
@@ -277,8 +284,6 @@ def _convert(family: Family, folder: Path, size: int) -> None:
         ]},
         "model": {"type": "BPE", "dropout": None, "unk_token": "<unk>", "continuing_subword_prefix": None,
                   "end_of_word_suffix": None, "fuse_unk": True, "byte_fallback": True, "ignore_merges": False,
-                  "vocab": vocab, "merges": [f"{m[3]} {m[4]}" for m in merges]},
+                  "vocab": vocab, "merges": merges_of(pieces)},
     }  # fmt: skip
     write_json(folder / "tokenizer.json", document)
-
-

@@ -49,12 +49,7 @@ def read_vocabulary(folder: Path, config: Mapping[str, Any]) -> Vocabulary:
     files = read_files(folder, config)
     try:
         return _vocabulary(files)
-    except (
-        KeyError,
-        TypeError,
-        ValueError,
-        AttributeError,
-    ) as e:
+    except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise CheckpointError(f"{files.where}: broken tokenizer definition ({type(e).__name__}: {e}).") from e
 
 
@@ -100,14 +95,12 @@ def _copied_prefix(files: TokenizerFiles) -> bool | None:
 
 def _byte_level(files: TokenizerFiles) -> tuple[TokenTable, Metadata, Metadata]:
     table, merges = read_byte_level_bpe(files)
-    special = special_tokens(files, table.texts, sentencepiece=False)
-    pre = pre_tokenizer(files, special["tokenizer.ggml.add_bos_token"].value)
-    out = _token_lists("gpt2", pre, table)
+    out = _token_lists("gpt2", pre_tokenizer(files), table)
     out["tokenizer.ggml.merges"] = array("STRING", merges)
     prefix = _copied_prefix(files)
     if prefix is not None:
         out["tokenizer.ggml.add_space_prefix"] = boolean(prefix)
-    return table, special, out
+    return table, special_tokens(files, table.texts, sentencepiece=False), out
 
 
 def _sentencepiece(files: TokenizerFiles) -> tuple[TokenTable, Metadata, Metadata]:

@@ -68,9 +68,7 @@ class TokenizerFiles:
     def _list(self, key: str) -> list[Any]:
         entries = self.definition.get(key) or []
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-            raise CheckpointError(
-                f"{self.folder / DEFINITION}: broken tokenizer definition: {key} lists no tables."
-            )
+            raise CheckpointError(f"{self.folder / DEFINITION}: broken tokenizer definition: {key} lists no tables.")
         return entries
 
 

@@ -3,7 +3,7 @@
 The fingerprint is llama.cpp's own: the SHA-256 of the ids that a check text encodes to, so it tells the vocabulary and
 whether BOS is added. It takes the package `tokenizers`, which is optional: without it, or for a vocabulary that is not
 listed, the definition in tokenizer.json decides. For every family of pa-lite both give the same name; where they
-differ (another vocabulary behind the same definition), the fingerprint is right, as llama.cpp's converter goes by it.
+differ (another vocabulary behind one definition), the fingerprint's is taken, as llama.cpp's converter goes by it.
 """
 
 from __future__ import annotations
@@ -57,12 +57,17 @@ def steps_of(definition: Any, parts: str) -> list[Mapping[str, Any]]:
     return [step for entry in inner for step in steps_of(entry, parts)]
 
 
-def pre_tokenizer(files: TokenizerFiles, adds_bos: bool) -> str:
+def pre_tokenizer(files: TokenizerFiles) -> str:
     """llama.cpp's name of the pre-tokenizer. Raises CheckpointError for one that it does not have."""
-    return _by_fingerprint(files.where, adds_bos) or _by_definition(files, adds_bos)
+    name = _by_fingerprint(files.where) or _by_definition(files)
+    # Llama-3's vocabulary without BOS (SmolLM3). The converter's name for it has llama.cpp go by merges alone, which
+    # leaves 588 of Llama-3's words in pieces; under llama-bpe they are whole, and add_bos_token tells of BOS.
+    if name in ("smaug-bpe", "dbrx") and files.model.get("ignore_merges"):
+        return "llama-bpe"
+    return name
 
 
-def _by_fingerprint(path: Path, adds_bos: bool) -> str | None:
+def _by_fingerprint(path: Path) -> str | None:
     """The name by what the check text encodes to; None without `tokenizers`, or for a vocabulary that is not listed."""
     if importlib.util.find_spec("tokenizers") is None:
         return None
@@ -74,12 +79,10 @@ def _by_fingerprint(path: Path, adds_bos: bool) -> str | None:
     except Exception:  # noqa: BLE001 - the package raises plain Exception for whatever it cannot use
         return None
     found, bare = (FINGERPRINTS.get(hashlib.sha256(str(ids).encode()).hexdigest()) for ids in encoded)
-    if found is None and bare == "smaug-bpe" and adds_bos:  # Llama-3's vocabulary with a template of its own
-        return "llama-bpe"
-    return found or bare
+    return found or bare  # bare: a fine-tune whose template adds a token of its own
 
 
-def _by_definition(files: TokenizerFiles, adds_bos: bool) -> str:
+def _by_definition(files: TokenizerFiles) -> str:
     _check_normalizer(files)
     steps = steps_of(files.definition.get("pre_tokenizer"), "pretokenizers")
     kinds = [step.get("type") for step in steps]
@@ -98,8 +101,6 @@ def _by_definition(files: TokenizerFiles, adds_bos: bool) -> str:
             f"{files.where}: its pre-tokenizer ({told}) is not known. Convert the checkpoint with llama.cpp and name "
             "the .gguf file."
         )
-    if name == "dbrx" and files.model.get("ignore_merges"):
-        name = "llama-bpe" if adds_bos else "smaug-bpe"
     return name
 
 
