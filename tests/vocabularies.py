@@ -42,8 +42,7 @@ def sentencepiece_model(pieces: Iterable[PieceFacts], kind: int = 2, dummy_prefi
 
 def write_vocab_only(path: Path, vocabulary: Vocabulary, architecture: str, name: str = "test") -> None:
     """A GGUF file of a vocabulary and no tensors, which llama.cpp opens with vocab_only."""
-    kind = vocabulary.metadata["tokenizer.ggml.model"].value
-    told = name_for_llama_cpp(name, architecture, kind, vocabulary.tokens)
+    told = name_for_llama_cpp(name, architecture, vocabulary)
     write_gguf_header(path, architecture, {"general.name": string(told), **vocabulary.metadata}, {})
 
 

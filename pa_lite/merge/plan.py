@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from pa_lite.checkpoints.fingerprint import fingerprint
 from pa_lite.checkpoints.source import Checkpoint, Metadata, TensorSource, Vocabulary, float32, string, uint32
+from pa_lite.checkpoints.vocabulary import name_for_llama_cpp
 from pa_lite.errors import InputError, MismatchError, nearest
 from pa_lite.kernels import FloatArray, TensorType
 from pa_lite.merge.align import TOKEN_ROWS, RowMaps, align_vocabularies, compare_settings, pair_tensors
@@ -118,10 +119,12 @@ class MergePlan:
 
     def metadata_for(self, lam: float) -> Metadata:
         """Every key of the result's header but `general.architecture`, provenance included."""
-        sides = (self.base, self.instruct)
+        sides, architecture = (self.base, self.instruct), self.instruct.architecture
         general: Metadata = {
             "general.type": string("model"),
-            "general.name": string(f"{self.instruct.name} pa {lam:g}"),
+            "general.name": string(
+                name_for_llama_cpp(f"{self.instruct.name} pa {lam:g}", architecture, self.vocabulary)
+            ),
             "general.size_label": string(_size_label(self.n_values)),
             "general.base_model.count": uint32(2),
             **{f"general.base_model.{i}.name": string(side.name) for i, side in enumerate(sides)},
@@ -141,7 +144,7 @@ class MergePlan:
         if self.options.imatrix is not None:
             own["pa_lite.imatrix"] = string(self.options.imatrix.name)
         out = {**general, **self.instruct.metadata, **self.vocabulary.metadata, **own}
-        size_key = f"{self.instruct.architecture}.vocab_size"
+        size_key = f"{architecture}.vocab_size"
         if size_key in out:
             out[size_key] = uint32(len(self.vocabulary.tokens))
         if self.options.vocab == "base":  # its tokens are instruct's

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
 from pathlib import Path
 
+from pa_lite.checkpoints.source import Vocabulary, string
 from pa_lite.errors import CheckpointError
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # enum llama_token_type
@@ -67,12 +67,13 @@ _PHI3_NAME = re.compile(r"(phi)-?(3)", re.IGNORECASE)
 _PHI3_TOKENS = ("</s>", "<unk>", "<s>", "<|endoftext|>")
 
 
-def name_for_llama_cpp(name: str, architecture: str, tokenizer_model: str, tokens: Collection[str]) -> str:
+def name_for_llama_cpp(name: str, architecture: str, vocabulary: Vocabulary) -> str:
     """A model's name, so written that llama.cpp reads in it what is true of the tokenizer.
 
     From "phi-3" or "phi3" in `general.name` llama.cpp concludes that control tokens swallow the white space behind
     them, and it cannot load a model without Phi-3's four tokens. So Phi-3's name has it and no other's may.
     """
-    if architecture == "phi3" and tokenizer_model == "llama" and all(t in tokens for t in _PHI3_TOKENS):
+    kind = vocabulary.metadata.get("tokenizer.ggml.model")
+    if architecture == "phi3" and kind == string("llama") and set(_PHI3_TOKENS) <= set(vocabulary.tokens):
         return name if _PHI3_NAME.search(name) else f"{name} (phi-3)"
     return _PHI3_NAME.sub(r"\1 \2", name)
