@@ -226,15 +226,8 @@ def test_ids_of_what_transformers_saves(name: str, reduced: Callable[[str, str],
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_special_tokens_in_a_text(name: str, folders: dict[str, Path], tmp_path: Path) -> None:
-    """A chat: control tokens between texts are single ids on both sides."""
-    folder = folders[name]
-    got = read_vocabulary(folder, read_json(folder / "config.json"))
-    write_vocab_only(tmp_path / "ours.gguf", got, FAMILIES[name].gguf, name)
-    marks = [t for t in (*FAMILIES[name].specials, *FAMILIES[name].added) if t.strip() and "▁" not in t]
-    text = "".join(f"{mark}word 12" for mark in marks)
-    with llama_tokenizer(tmp_path / "ours.gguf") as tokenize:
-        ids, theirs = tokenize(text), definition_tokenizer(folder)(text)
-    places = {t: i for i, t in enumerate(got.tokens)}
-    assert [i for i in ids if i in {places[m] for m in marks}] == [i for i in theirs if i in {places[m] for m in marks}]
-    if FAMILIES[name].bpe is not None:
-        assert ids == theirs
+    """A chat: control tokens between texts; those of Phi-3 swallow the white space behind them on both sides."""
+    family = FAMILIES[name]
+    marks = [t for t in (*family.specials, *family.added) if "▁" not in t]  # in a text ▁ is a blank to llama.cpp
+    texts = ["".join(f"{mark}word 12" for mark in marks), "".join(f"{mark}\n word {mark} 12{mark}" for mark in marks)]
+    check_ids(name, folders[name], tmp_path / "ours.gguf", definition_tokenizer(folders[name]), texts=texts)

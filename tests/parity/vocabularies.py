@@ -168,8 +168,8 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text("utf-8"))
 
 
-def _token(i: int, text: str, special: bool) -> dict[str, Any]:
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+def _token(i: int, text: str, special: bool, rstrip: bool = False) -> dict[str, Any]:
+    flags = {"single_word": False, "lstrip": False, "rstrip": rstrip, "normalized": False}
     return {"id": i, "content": text, **flags, "special": special}
 
 
@@ -224,8 +224,10 @@ def train_sentencepiece(path: Path, specials: tuple[str, ...], **options: Any) -
     roles = {"unk": "<unk>", "bos": "<s>", "eos": "</s>", "pad": "<pad>"}
     if "<bos>" in specials:
         roles |= {"bos": "<bos>", "eos": "<eos>"}
-    ids = {f"{role}_id": specials.index(text) if text in specials else -1 for role, text in roles.items()}
-    texts = {f"{role}_piece": text for role, text in roles.items()}
+    settings: dict[str, Any] = {"add_dummy_prefix": "<bos>" not in specials, **options}
+    for role, text in roles.items():
+        settings[f"{role}_id"] = specials.index(text) if text in specials else -1
+        settings[f"{role}_piece"] = text
     lines = [line[i : i + 60] for line in LINES for i in (0, 7, 23) if line.strip()] + _COMMON
     lines = [piece for line in lines for piece in line.split("\n") if piece.strip() and "\0" not in piece]
     with path.open("wb") as f:
@@ -233,7 +235,7 @@ def train_sentencepiece(path: Path, specials: tuple[str, ...], **options: Any) -
             sentence_iterator=iter(lines), model_writer=f, model_type="bpe", vocab_size=1200, byte_fallback=True,
             character_coverage=0.98, split_digits=True, allow_whitespace_only_pieces=True,
             remove_extra_whitespaces=False, normalization_rule_name="identity", hard_vocab_limit=False,
-            minloglevel=2, **{"add_dummy_prefix": "<bos>" not in specials, **options}, **ids, **texts,
+            minloglevel=2, **settings,
         )  # fmt: skip
     model = sentencepiece.SentencePieceProcessor()
     model.LoadFromFile(str(path))
@@ -268,11 +270,12 @@ def _convert(family: Family, folder: Path, size: int) -> None:
     gemma = "<bos>" in family.specials
     pieces = [(model.IdToPiece(i), model.GetScore(i)) for i in range(size)]
     vocab = {text: i for i, (text, _) in enumerate(pieces)}
-    added = [_token(vocab[t], t, True) for t in family.specials]
+    phi3 = family.architecture == "Phi3ForCausalLM"  # whose control tokens swallow the blanks behind them
+    added = [_token(vocab[t], t, not (phi3 and t == "</s>"), phi3 and t == "</s>") for t in family.specials]
     if gemma:
         added += [_token(vocab[t], t, t.endswith("_turn>")) for t in family.added]
     else:
-        added += [_token(size + i, t, t.startswith("<|") or t == "</s>") for i, t in enumerate(family.added)]
+        added += [_token(size + i, t, phi3, phi3 and t != family.eos) for i, t in enumerate(family.added)]
     replace = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
     steps = [replace] if gemma else [{"type": "Prepend", "prepend": "▁"}, replace]
     document = {
