@@ -21,7 +21,7 @@ from pa_lite.checkpoints.gguf_file import read_gguf_header
 from pa_lite.checkpoints.source import Metadata
 from pa_lite.checkpoints.vocabulary import read_vocabulary
 from tests.parity import convert_vocabularies
-from tests.parity.vocabularies import FAMILIES, LINES, TEXT, build, read_json, write_json
+from tests.parity.vocabularies import FAMILIES, LINES, TEXT, build, read_config, write_json
 from tests.vocabularies import llama_tokenizer, write_vocab_only
 
 pytestmark = pytest.mark.parity
@@ -56,7 +56,7 @@ def converted(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 
 
 def ours(folder: Path) -> Metadata:
-    return read_vocabulary(folder, read_json(folder / "config.json")).metadata
+    return read_vocabulary(folder, read_config(folder)).metadata
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -149,7 +149,7 @@ def check_ids(
     name: str, folder: Path, path: Path, theirs: Encode, rebuilt: bool = False, texts: Sequence[str] = (*LINES, TEXT)
 ) -> None:
     """llama.cpp's ids on our conversion are `theirs` for every text, but for those that are excused."""
-    got = read_vocabulary(folder, read_json(folder / "config.json"))
+    got = read_vocabulary(folder, read_config(folder))
     write_vocab_only(path, got, FAMILIES[name].gguf, name)
     known, differ = 0, 0
     with llama_tokenizer(path) as tokenize:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,6 @@ class Family:
     normalizer: str | None = None
     added: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
-    config: Mapping[str, Any] = field(default_factory=dict)
 
 
 _LLAMA3 = ("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
@@ -127,8 +126,12 @@ FAMILIES: dict[str, Family] = {
                     settings={"tokenizer_class": "LlamaTokenizer", "add_bos_token": False, "add_eos_token": False,
                               "legacy": False}),
 }  # fmt: skip
-FAMILIES["gemma-3"] = Family(**{**FAMILIES["gemma-2"].__dict__, "architecture": "Gemma3ForCausalLM", "gguf": "gemma3"})
-FAMILIES["qwen-3"] = Family(**{**FAMILIES["qwen"].__dict__, "architecture": "Qwen3ForCausalLM", "gguf": "qwen3"})
+_GEMMA, _QWEN = FAMILIES["gemma-2"], FAMILIES["qwen"]
+_WRAPPER = "Gemma3ForConditionalGeneration"
+FAMILIES["gemma-3"] = replace(_GEMMA, architecture="Gemma3ForCausalLM", gguf="gemma3")
+FAMILIES["gemma-3-wrapper"] = replace(_GEMMA, architecture=_WRAPPER, gguf="gemma3")
+FAMILIES["qwen-3"] = replace(_QWEN, architecture="Qwen3ForCausalLM", gguf="qwen3")
+FAMILIES["qwen-3-moe"] = replace(_QWEN, architecture="Qwen3MoeForCausalLM", gguf="qwen3moe")
 TEMPLATE = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}"
 
 
@@ -141,21 +144,28 @@ def build(name: str, folder: Path) -> Path:
     if family.bpe is None:
         roles["unk_token"] = "<unk>"
     settings = {**roles, "chat_template": TEMPLATE, "model_max_length": 512, **family.settings}
-    decoder = settings.pop("added_tokens_decoder", None) or _decoder(folder)
-    write_json(folder / "tokenizer_config.json", {**settings, "added_tokens_decoder": decoder})
-    config = {
-        "architectures": [family.architecture], "model_type": MODEL_TYPES[family.architecture],
-        "vocab_size": size + 8, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 512,
+    write_json(folder / "tokenizer_config.json", {**settings, "added_tokens_decoder": _decoder(folder)})
+    shape = {
+        "model_type": MODEL_TYPES[family.architecture], "vocab_size": size + 8, "hidden_size": 64,
+        "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "head_dim": 16, "max_position_embeddings": 512,
     }  # fmt: skip
-    write_json(folder / "config.json", {**config, **family.config})
+    config = {"model_type": "gemma3", "text_config": shape} if family.architecture == _WRAPPER else shape
+    write_json(folder / "config.json", {"architectures": [family.architecture], **config})
     return folder
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json, its text_config laid over the rest."""
+    config: dict[str, Any] = read_json(folder / "config.json")
+    return {**config, **config.get("text_config", {}), "architectures": config["architectures"]}
 
 
 MODEL_TYPES = {
     "LlamaForCausalLM": "llama", "MistralForCausalLM": "mistral", "MixtralForCausalLM": "mixtral",
     "Gemma2ForCausalLM": "gemma2", "Gemma3ForCausalLM": "gemma3_text", "OlmoForCausalLM": "olmo",
     "Olmo2ForCausalLM": "olmo2", "Qwen2ForCausalLM": "qwen2", "Qwen3ForCausalLM": "qwen3",
+    "Gemma3ForConditionalGeneration": "gemma3_text", "Qwen3MoeForCausalLM": "qwen3_moe",
     "Phi3ForCausalLM": "phi3", "SmolLM3ForCausalLM": "smollm3", "GraniteForCausalLM": "granite",
 }  # fmt: skip
 
@@ -210,32 +220,32 @@ def _template(family: Family, first: int) -> dict[str, Any]:
     assert family.bos is not None
     bos = {"SpecialToken": {"id": family.bos, "type_id": 0}}
     text, second = {"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}
-    ids = [first + family.specials.index(family.bos)] if family.bpe else [family.specials.index(family.bos)]
+    ids = [first + family.specials.index(family.bos)]
     return {
-        "type": "TemplateProcessing", "single": [bos, text], "pair": [bos, text, {**bos}, second],
+        "type": "TemplateProcessing", "single": [bos, text], "pair": [bos, text, bos, second],
         "special_tokens": {family.bos: {"id": family.bos, "ids": ids, "tokens": [family.bos]}},
     }  # fmt: skip
 
 
-def train_sentencepiece(path: Path, specials: tuple[str, ...], **options: Any) -> int:
+def train_sentencepiece(path: Path, specials: tuple[str, ...], user_defined: Sequence[str]) -> int:
     """Train a tokenizer.model as Llama-2's: BPE with bytes, nothing normalised; returns the number of pieces."""
     import sentencepiece
 
     roles = {"unk": "<unk>", "bos": "<s>", "eos": "</s>", "pad": "<pad>"}
     if "<bos>" in specials:
         roles |= {"bos": "<bos>", "eos": "<eos>"}
-    settings: dict[str, Any] = {"add_dummy_prefix": "<bos>" not in specials, **options}
+    settings: dict[str, Any] = {"add_dummy_prefix": "<bos>" not in specials}
     for role, text in roles.items():
         settings[f"{role}_id"] = specials.index(text) if text in specials else -1
         settings[f"{role}_piece"] = text
     lines = [line[i : i + 60] for line in LINES for i in (0, 7, 23) if line.strip()] + _COMMON
-    lines = [piece for line in lines for piece in line.split("\n") if piece.strip() and "\0" not in piece]
+    lines = [part for line in lines for part in line.split("\n") if part.strip()]
     with path.open("wb") as f:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(lines), model_writer=f, model_type="bpe", vocab_size=1200, byte_fallback=True,
             character_coverage=0.98, split_digits=True, allow_whitespace_only_pieces=True,
             remove_extra_whitespaces=False, normalization_rule_name="identity", hard_vocab_limit=False,
-            minloglevel=2, **settings,
+            minloglevel=2, user_defined_symbols=list(user_defined), **settings,
         )  # fmt: skip
     model = sentencepiece.SentencePieceProcessor()
     model.LoadFromFile(str(path))
@@ -246,7 +256,7 @@ def _build_sentencepiece(family: Family, folder: Path) -> int:
     """tokenizer.model and the tokenizer.json that transformers makes of it."""
     gemma = "<bos>" in family.specials
     inner = family.added if gemma else ()  # Gemma's added tokens are pieces of the model
-    size = train_sentencepiece(folder / "tokenizer.model", family.specials, user_defined_symbols=list(inner))
+    size = train_sentencepiece(folder / "tokenizer.model", family.specials, inner)
     _convert(family, folder, size)
     return size + (0 if gemma else len(family.added))
 

@@ -26,7 +26,7 @@ def read_byte_level_bpe(files: TokenizerFiles) -> tuple[TokenTable, list[str]]:
     for token in files.added_tokens():
         table.put_added(token.id, token.text, is_control(token))
     table.check()
-    return table, [" ".join(part.replace(" ", "Ġ") for part in pair) for pair in merge_pairs(files)]
+    return table, [f"{left.replace(' ', 'Ġ')} {right.replace(' ', 'Ġ')}" for left, right in merge_pairs(files)]
 
 
 def trained_tokens(files: TokenizerFiles) -> Mapping[str, int]:
@@ -49,6 +49,8 @@ def merge_pairs(files: TokenizerFiles) -> list[tuple[str, str]]:
 
 def _pair(merge: Any, files: TokenizerFiles) -> tuple[str, str]:
     parts = merge.split(" ") if isinstance(merge, str) else merge
-    if not isinstance(parts, list) or len(parts) != 2 or not all(isinstance(p, str) and p for p in parts):
-        raise CheckpointError(f"{files.where}: broken tokenizer definition: {merge!r:.80} is no merge of two parts.")
-    return parts[0], parts[1]
+    if isinstance(parts, list) and len(parts) == 2:
+        left, right = parts
+        if left and right and isinstance(left, str) and isinstance(right, str):
+            return left, right
+    raise CheckpointError(f"{files.where}: broken tokenizer definition: {merge!r:.80} is no merge of two parts.")
