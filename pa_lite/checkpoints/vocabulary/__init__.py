@@ -54,7 +54,7 @@ def read_vocabulary(folder: Path, config: Mapping[str, Any]) -> Vocabulary:
 
 
 def _vocabulary(files: TokenizerFiles) -> Vocabulary:
-    if is_byte_level_bpe(files):
+    if is_byte_level_bpe(files):  # a tokenizer.model beside it is tiktoken's
         table, special, own = _byte_level(files)
     elif (files.folder / MODEL).is_file() or is_sentencepiece(files):
         table, special, own = _sentencepiece(files)
@@ -103,16 +103,21 @@ def _byte_level(files: TokenizerFiles) -> tuple[TokenTable, Metadata, Metadata]:
     return table, special_tokens(files, table.texts, sentencepiece=False), out
 
 
+def _space_prefix(files: TokenizerFiles, prefixes: bool) -> bool | None:
+    """Whether llama.cpp shall put a blank before a text, as the tokenizer does (`prefixes`); None: it does untold."""
+    if files.architecture in _NO_PREFIX:
+        return False
+    if not (files.folder / MODEL).is_file():
+        return prefixes
+    copied = _copied_prefix(files)
+    return False if copied is None and not prefixes else copied
+
+
 def _sentencepiece(files: TokenizerFiles) -> tuple[TokenTable, Metadata, Metadata]:
-    with_model = (files.folder / MODEL).is_file()
-    table, prefixes = from_model(files) if with_model else from_definition(files)
+    table, prefixes = from_model(files) if (files.folder / MODEL).is_file() else from_definition(files)
     out = _token_lists("llama", "default", table)
     out["tokenizer.ggml.scores"] = array("FLOAT32", table.scores)
-    prefix = _copied_prefix(files) if with_model else prefixes
-    if files.architecture in _NO_PREFIX:
-        prefix = False
-    if prefix is None and not prefixes:  # llama.cpp puts a blank before a text unless told not to
-        prefix = False
+    prefix = _space_prefix(files, prefixes)
     if prefix is not None:
         out["tokenizer.ggml.add_space_prefix"] = boolean(prefix)
     return table, special_tokens(files, table.texts, sentencepiece=True), out

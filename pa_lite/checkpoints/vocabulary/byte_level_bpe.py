@@ -20,7 +20,7 @@ def is_byte_level_bpe(files: TokenizerFiles) -> bool:
 
 def read_byte_level_bpe(files: TokenizerFiles) -> tuple[TokenTable, list[str]]:
     """The tokens and the merges, "left right" in order of rank. Raises CheckpointError for what is broken in them."""
-    table = files.table(files.where)
+    table = TokenTable(files.size, files.where)
     for text, i in trained_tokens(files).items():
         table.put(i, text, NORMAL)
     for token in files.added_tokens():

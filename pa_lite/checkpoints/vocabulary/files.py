@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pa_lite.checkpoints.safetensors_file import read_json
-from pa_lite.checkpoints.vocabulary.tokens import MAX_TOKENS, TokenTable, looks_special
+from pa_lite.checkpoints.vocabulary.tokens import MAX_TOKENS, looks_special
 from pa_lite.errors import CheckpointError
 
 DEFINITION, SETTINGS, MODEL = "tokenizer.json", "tokenizer_config.json", "tokenizer.model"
@@ -48,12 +48,12 @@ class TokenizerFiles:
         """tokenizer.json's vocabulary and merges."""
         return self.definition.get("model") or {}
 
-    def table(self, where: Path) -> TokenTable:
-        return TokenTable(self.size, where)
-
     def added_tokens(self) -> list[AddedToken]:
         """tokenizer.json's `added_tokens`. Raises CheckpointError for one without a text or id."""
-        return [_added(entry, entry.get("id"), self.folder / DEFINITION) for entry in self._list("added_tokens")]
+        entries, where = self.definition.get("added_tokens") or [], self.folder / DEFINITION
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            raise CheckpointError(f"{where}: broken tokenizer definition: added_tokens is no list of tables.")
+        return [_added(entry, entry.get("id"), where) for entry in entries]
 
     def decoder_tokens(self) -> list[AddedToken] | None:
         """tokenizer_config.json's `added_tokens_decoder`; None when it has none, as newer ones do not."""
@@ -64,12 +64,6 @@ class TokenizerFiles:
         if not isinstance(entries, dict) or not all(key.isdecimal() for key in entries):
             raise CheckpointError(f"{where}: added_tokens_decoder is no table of token ids.")
         return [_added(entry, int(key), where) for key, entry in entries.items()]
-
-    def _list(self, key: str) -> list[Any]:
-        entries = self.definition.get(key) or []
-        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-            raise CheckpointError(f"{self.folder / DEFINITION}: broken tokenizer definition: {key} lists no tables.")
-        return entries
 
 
 def _added(entry: Any, i: Any, where: Path) -> AddedToken:

@@ -17,7 +17,8 @@ from pa_lite.errors import CheckpointError
 
 _PHI3 = "Phi3ForCausalLM"
 _BYTE_TEXT = re.compile(r"<0x[0-9A-Fa-f]{2}>")
-_NORMALIZERS = ("Prepend", "Replace")
+_PREPEND = {"type": "Prepend", "prepend": "▁"}
+_REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
 
 
 def is_sentencepiece(files: TokenizerFiles) -> bool:
@@ -34,8 +35,9 @@ def from_model(files: TokenizerFiles) -> tuple[TokenTable, bool]:
     """
     path = files.folder / MODEL
     model = read_sentencepiece(path)
-    table = files.table(path)
+    table = TokenTable(files.size, path)
     for i, piece in enumerate(model.pieces):
+        # the converter makes user-defined pieces normal ones, which llama.cpp would not match as they stand
         text = piece.text.replace("▁", " ") if piece.type == USER_DEFINED else piece.text
         table.put(i, text, piece.type, piece.score)
     for token in _added_tokens_json(files):
@@ -43,7 +45,7 @@ def from_model(files: TokenizerFiles) -> tuple[TokenTable, bool]:
             table.put(token.id, token.text, USER_DEFINED, ADDED_SCORE)
     decoder = files.decoder_tokens()
     _put_added(table, files, decoder or [])
-    if decoder is None or files.architecture == _PHI3:
+    if decoder is None or files.architecture == _PHI3:  # for others the converter loses what has no decoder
         _put_added(table, files, files.added_tokens())
     table.check()
     return table, model.add_dummy_prefix
@@ -70,9 +72,10 @@ def _added_tokens_json(files: TokenizerFiles) -> list[AddedToken]:
 def from_definition(files: TokenizerFiles) -> tuple[TokenTable, bool]:
     """The tokens of a tokenizer.json that was made from a tokenizer.model, and whether a blank is put before a text.
 
-    A piece's score is minus the rank of the first merge that makes it, which orders llama.cpp's merging as BPE does.
+    A piece's score is minus the rank of the first merge that makes it, which orders llama.cpp's merging as BPE does
+    (the converter gives all one score, and most texts other ids).
     """
-    table = files.table(files.where)
+    table = TokenTable(files.size, files.where)
     scores: dict[str, float] = {}
     for rank, (left, right) in enumerate(merge_pairs(files)):
         scores.setdefault(left + right, -float(rank))
@@ -92,10 +95,10 @@ def _prefixes(files: TokenizerFiles) -> bool:
     """Whether the definition puts a blank before a text. Raises CheckpointError for a step that llama.cpp lacks."""
     steps = steps_of(files.definition.get("normalizer"), "normalizers")
     for step in steps:
-        if step.get("type") not in _NORMALIZERS:
+        if step not in (_PREPEND, _REPLACE):
             raise CheckpointError(
                 f"{files.where}: its normalizer ({step.get('type')}) is not known; llama.cpp has none for this kind."
             )
     cuts = steps_of(files.definition.get("pre_tokenizer"), "pretokenizers")
     scheme = next((step.get("prepend_scheme", "always") for step in cuts if step.get("type") == "Metaspace"), "never")
-    return scheme != "never" or any(step.get("type") == "Prepend" for step in steps)
+    return scheme != "never" or _PREPEND in steps

@@ -26,7 +26,7 @@ _KNOWN_ENDS = {"<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", 
 
 @dataclass
 class _Roles:
-    """Token texts by role, and whether a role's token is added to a text (None: nobody says)."""
+    """Token texts by role, and whether it is added to a text, where somebody says so."""
 
     texts: dict[str, str]
     adds: dict[str, bool] = field(default_factory=dict)
@@ -116,10 +116,13 @@ def _special(part: Mapping[str, Any]) -> str | None:
 
 def _add_ends(ids: dict[str, int], generation: Mapping[str, Any], tokens: list[str]) -> None:
     """Give the ends of generation_config.json that llama.cpp does not know by their text a role that it stops at."""
-    ends = generation.get("eos_token_id")
-    for i in ends if isinstance(ends, list) else [ends]:
-        if type(i) is not int or not 0 <= i < len(tokens) or tokens[i] in _KNOWN_ENDS or i in ids.values():
-            continue
-        spare = next((name for name in ("eot", "eom") if name not in ids), None)
-        if spare is not None:
-            ids[spare] = i
+    value = generation.get("eos_token_id")
+    listed = value if isinstance(value, list) else [value]
+    ends = [i for i in listed if type(i) is int and 0 <= i < len(tokens)]
+    if ends:
+        ids.setdefault("eos", ends[0])
+    for i in ends:
+        if tokens[i] not in _KNOWN_ENDS:
+            for role in ("eos", "eot", "eom"):  # the first that is free, unless it has one
+                if ids.setdefault(role, i) == i:
+                    break

@@ -79,7 +79,7 @@ def test_llama_cpp_reads_it(tmp_path: Path) -> None:
         (lambda t: t["added_tokens"].append({"id": 310, "special": True}), "no text or no id"),
         (lambda t: t.pop("model"), "has no merges|vocab is no table"),
         (lambda t: t.update(model=[3]), "broken tokenizer definition"),
-        (lambda t: t.update(added_tokens=[3]), "added_tokens lists no tables"),
+        (lambda t: t.update(added_tokens=[3]), "added_tokens is no list of tables"),
         (lambda t: t["model"].pop("merges"), "has no merges"),
         (lambda t: t["model"]["merges"].append("a b c"), "'a b c' is no merge"),
         (lambda t: t["model"]["merges"].append(["a", 3]), "is no merge"),

@@ -89,6 +89,12 @@ def test_a_list_of_ends(tmp_path: Path) -> None:
     assert (got["eos_token_id"], got["eot_token_id"], got["eom_token_id"]) == (2, 5, 6)
 
 
+def test_an_end_that_only_the_generation_configuration_tells(tmp_path: Path) -> None:
+    write_json(tmp_path / "generation_config.json", {"eos_token_id": 0})
+    got = byte_level(tmp_path, None, lambda s: s.pop("eos_token"), eos_token_id=None)
+    assert got["eos_token_id"] == 0
+
+
 def test_ids_of_a_nested_configuration(tmp_path: Path) -> None:
     write_json(tmp_path / "config.json", {"text_config": {"pad_token_id": 3, "unk_token_id": 4}, "unk_token_id": 5})
     got = byte_level(tmp_path)
