@@ -73,7 +73,7 @@ def merge(
     if any(not 0 <= lam <= 1 for lam in values):
         click.echo("warning: a lam outside [0, 1] extrapolates beyond the pair.", err=True)
     rules = parse_schedule(schedule) if schedule else Schedule()
-    plan = PlanOptions(kind, rules, vocab, imatrix, tuple(map(parse_override, tensor_types)))
+    plan = PlanOptions(kind, rules, vocab, imatrix, tuple(map(parse_override, tensor_types)), force)
     options = MergeOptions(threads, force, resume, verify, max_memory)
     if dry_run:
         show_preview(preview_merge(*resolve_inputs(base, instruct, pair), values, plan, output, options), as_json)

@@ -31,7 +31,8 @@ _NO_SCHEDULE = Schedule()
 class PlanOptions:
     """What the result shall be: output type, lam schedule, whose vocabulary, importance matrix, types by pattern.
 
-    `tensor_types` holds (regular expression on the tensor's name, ggml type) in the order of the command line.
+    `tensor_types` holds (regular expression on the tensor's name, ggml type) in the order of the command line. `force`
+    merges even where the two networks do not compute alike, and takes instruct's settings.
     """
 
     kind: str = DEFAULT_TYPE
@@ -39,6 +40,7 @@ class PlanOptions:
     vocab: str = "instruct"
     imatrix: Path | None = None
     tensor_types: tuple[tuple[str, str], ...] = ()
+    force: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,12 @@ class TensorPlan:
     @property
     def nbytes(self) -> int:
         return self.type.nbytes(self.n_values)
+
+    @property
+    def shift(self) -> float:
+        """What is added to the interpolated values: what both sides need added, or 0 where they differ."""
+        shifts = {s.shift for s in (self.base, self.instruct) if s is not None}
+        return shifts.pop() if len(shifts) == 1 else 0.0
 
 
 @dataclass(frozen=True)
@@ -170,8 +178,11 @@ def plan_merge(base: Checkpoint, instruct: Checkpoint, options: PlanOptions | No
             "Only a model and its own fine-tune lie on a line."
         )
     vocabulary, maps = align_vocabularies(base, instruct, options.vocab)
-    pairs, remarks = pair_tensors(base, instruct, maps)
-    remarks += compare_settings(base, instruct) + ([maps.told(options.vocab)] if maps is not None else [])
+    pairs, remarks = pair_tensors(base, instruct, maps, options.force)
+    remarks += instruct.warnings
+    remarks += compare_settings(base, instruct, options.force) + (
+        [maps.told(options.vocab)] if maps is not None else []
+    )
     n_tokens = len(vocabulary.tokens)
     shapes = {
         name: (n_tokens, *right.shape[1:]) if name in TOKEN_ROWS else right.shape for name, (_, right) in pairs.items()
