@@ -128,7 +128,7 @@ def blocks_of(tensor: TensorPlan) -> Iterator[Block]:
     part = min([rows, *(s.piece_rows for s in sides if len(s.pieces) > 1)])
     if tensor.importance is not None and len(tensor.importance) > 1:
         part = min(part, tensor.shape[-2])
-    heads = {s.rows // s.heads for s in sides if s.heads}
+    heads = {s.rows // s.heads for s in sides if s.heads and len(s.shape) > 1}  # a bias is one row, in one block
     if heads:
         (head,) = heads  # base and instruct have one shape
         step = step // head * head if step >= head else max(2, step // 2 * 2)
@@ -160,8 +160,11 @@ class BlockWorker:
         raw = self._bytes("raw", row_bytes * (block.stop - block.start))
         piece, first_row = divmod(block.start, source.piece_rows) if rows is None else (0, 0)
         file, offset = self.sources[source.pieces[piece].path], source.pieces[piece].offset
-        half = source.rows // source.heads // 2 if source.heads else 0
-        if half and block.stop - block.start < 2 * half:
+        unit, half = row_bytes, source.rows // source.heads // 2 if source.heads else 0
+        if source.heads and len(source.shape) == 1:  # a bias: its values change places as rows do
+            unit, half = source.type.nbytes(1), source.columns // source.heads // 2
+            file.read_into(raw, offset)
+        elif half and block.stop - block.start < 2 * half:
             # part of one head: its output rows 2j and 2j+1 are stored a half head apart
             head, within = divmod(block.start, 2 * half)
             cut = raw.nbytes // 2
@@ -176,7 +179,7 @@ class BlockWorker:
                 file.read_into(raw[place * row_bytes : (place + n) * row_bytes], offset + row_bytes * first)
         if half:
             turned = self._bytes("turned", raw.nbytes)
-            np.copyto(turned.reshape(-1, half, 2, row_bytes), raw.reshape(-1, 2, half, row_bytes).swapaxes(1, 2))
+            np.copyto(turned.reshape(-1, half, 2, unit), raw.reshape(-1, 2, half, unit).swapaxes(1, 2))
             raw = turned
         values = self._floats(side, block.n_values)
         to_float32(source.type, raw, values)
