@@ -11,7 +11,8 @@ from pa_lite.errors import CheckpointError
 
 _MOST = 2**31  # no count of a model comes near; GGUF would hold twice as much
 _RENAMED = {"num_experts": "num_local_experts"}  # before transformers 5 -> since then
-_TOKEN_IDS = tuple(f"{role}_token_id" for role in ("bos", "eos", "unk", "sep", "pad"))
+# what a wrapper says of the whole, whatever its text_config says
+_OF_THE_ROOT = ("architectures", *(f"{role}_token_id" for role in ("bos", "eos", "unk", "sep", "pad")))
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,13 @@ class Config:
 def read_config(raw: Mapping[str, Any], defaults: Mapping[str, Any], where: str) -> Config:
     """The settings of the text model, with the defaults of its family for what the file leaves out.
 
-    A wrapper's `text_config` is laid over the root; ids of special tokens are the root's where it has them. The number
-    of key and value heads is that of query heads when not given. Raises CheckpointError for a broken `text_config`.
+    A wrapper's `text_config` is laid over the root; class names and ids of special tokens are the root's, if it has
+    them. The number of key and value heads is that of query heads when not given. Raises CheckpointError for a broken
+    `text_config`.
     """
     text = Config(raw, where).table("text_config")
     merged = {**raw, **{key: value for key, value in text.items() if value is not None}}
-    merged |= {key: raw[key] for key in _TOKEN_IDS if raw.get(key) is not None}
+    merged |= {key: raw[key] for key in _OF_THE_ROOT if raw.get(key) is not None}
     merged.pop("text_config", None)
     given = {key: value for key, value in merged.items() if value is not None}
     values = {**defaults, **given}

@@ -105,6 +105,10 @@ def describe(family: Family, config: Config) -> Description:
     rope = read_rope(config, family.rope_theta, family.local_theta, family.rope_kinds)
     if rope.rotated != 1 and not family.rotates_part:
         raise rope.scaling.refuse("partial_rotary_factor", "llama.cpp turns all of a head in this architecture")
+    if rope.theta != family.rope_theta and not family.writes_rope:
+        raise rope.scaling.refuse(
+            "rope_theta", f"llama.cpp computes this architecture with {family.rope_theta:g} alone"
+        )
     original = "original_max_position_embeddings"
     config = Config({**config.values, original: rope.scaling.get(original)}, config.where)
     warnings = [line for check in family.checks for line in check(config)]

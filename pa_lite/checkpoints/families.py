@@ -228,7 +228,7 @@ FAMILIES: dict[str, Family] = {
         rope_kinds=("default",),
         writes_rope=False,
         checks=(
-            limits.attention_scale(layers_27b=46), limits.every_nth_layer_full(2), must_be("rope_theta", 10_000.0),
+            limits.attention_scale(layers_27b=46), limits.every_nth_layer_full(2),
             must_be("use_bidirectional_attention", False),
         ),
     ),

@@ -71,7 +71,7 @@ def every_nth_layer_full(n: int) -> Check:
         expected = [FULL if i % n == 0 else SLIDING for i in layers]
         if config.get("layer_types") not in (None, expected):
             raise config.refuse(
-                "layer_types", f"llama.cpp computes every {n}th layer with full attention, the others not"
+                "layer_types", f"in llama.cpp the last of {n} layers has full attention, the others not"
             )
         for key in ("sliding_window_pattern", "_sliding_window_pattern"):
             yield from must_be(key, n)(config)

@@ -124,13 +124,22 @@ class MergePlan:
             out[key] = (n + 1, size + t.nbytes)
         return out
 
+    def _size_label(self) -> str:
+        """The number of parameters, as in `8.0B`; with experts what one of them computes with, as in `8x7.2B`."""
+        experts = [t for t in self.tensors if "_exps." in t.name]
+        if not experts:
+            return _rounded(self.n_values)
+        n = experts[0].shape[0]
+        stacked = sum(t.n_values for t in experts)
+        return f"{n}x{_rounded(self.n_values - stacked + stacked // n)}"
+
     def metadata_for(self, lam: float) -> Metadata:
         """Every key of the result's header but `general.architecture`, provenance included."""
         sides = (self.base, self.instruct)
         general: Metadata = {
             "general.type": string("model"),
             "general.name": string(f"{self.instruct.name} pa {lam:g}"),
-            "general.size_label": string(_size_label(self.n_values)),
+            "general.size_label": string(self._size_label()),
             "general.base_model.count": uint32(2),
             **{f"general.base_model.{i}.name": string(side.name) for i, side in enumerate(sides)},
             "general.file_type": uint32(FILE_TYPES[self.type]),
@@ -157,7 +166,7 @@ class MergePlan:
         return out
 
 
-def _size_label(n: int) -> str:
+def _rounded(n: float) -> str:
     scale, unit = next((s, u) for s, u in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")) if n >= s or u == "K")
     value = n / scale
     return f"{value:.0f}{unit}" if value >= 10 else f"{value:.1f}{unit}"

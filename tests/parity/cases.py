@@ -87,7 +87,8 @@ CASES: dict[str, Case] = {
     }),
     "smollm3": Case("SmolLM3ForCausalLM", "smollm3", {"num_hidden_layers": 5}),
     "granite": Case("GraniteForCausalLM", "granite", {
-        "attention_multiplier": 0.0625, "embedding_multiplier": 12.0, "residual_multiplier": 0.22, "logits_scaling": 8.0,
+        "attention_multiplier": 0.0625, "embedding_multiplier": 12.0, "residual_multiplier": 0.22,
+        "logits_scaling": 8.0,
     }),
 }  # fmt: skip
 
@@ -156,7 +157,7 @@ def build(case: Case, folder: Path) -> tuple[Path, Path]:
 
 
 def _store_fused(path: Path, model: Any) -> None:
-    """The weights under the names that they have in memory, where transformers 5 has a layer's experts in one tensor."""
+    """The weights under their names in memory, where transformers 5 has a layer's experts in one tensor."""
     arrays = {name: values.detach().float().numpy() for name, values in model.state_dict().items()}
     assert any(name.endswith("experts.gate_up_proj") for name in arrays)
     tiny.save_safetensors(path / "model.safetensors", arrays, "BF16")

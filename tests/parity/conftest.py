@@ -15,34 +15,7 @@ Job = tuple[Path, str]
 ConvertAll = Callable[[Sequence[Job]], list[Path]]
 Convert = Callable[[Path, str], Path]
 
-# Reads jobs as JSON, does each in a process of its own (the name map keeps what one architecture taught it), and prints
-# what failed. The converter knows a pre-tokenizer by the hash of a vocabulary; it cannot know small ones of our own.
-# Families whose models come with SentencePiece alone get the vocabulary that the others have.
-_RUN = """
-import json, os, sys, traceback
-sys.path.insert(0, sys.argv[1])
-import torch, transformers, conversion.base, conversion.gemma, conversion.phi
-conversion.base.TextModel.get_vocab_base_pre = lambda self, tokenizer: "gpt-2"
-for family in (conversion.gemma.Gemma2Model, conversion.phi.Phi3MiniModel):
-    def set_vocab(self, own=family.set_vocab):
-        has_model = (self.dir_model / "tokenizer.model").is_file()
-        return own(self) if has_model else self._set_vocab_gpt2()
-    family.set_vocab = set_vocab
-import convert_hf_to_gguf
-torch.set_num_threads(1)
-for source, kind, target in json.load(sys.stdin):
-    child = os.fork()
-    if child == 0:
-        sys.argv = ["convert", source, "--outtype", kind.lower(), "--outfile", target]
-        try:
-            convert_hf_to_gguf.main()
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    if os.waitpid(child, 0)[1]:
-        sys.exit(f"{source} was not converted")
-"""
+_PROGRAM = Path(__file__).with_name("run_converter.py")
 
 
 @pytest.fixture(scope="session")
@@ -63,7 +36,7 @@ def convert_all(tmp_path_factory: pytest.TempPathFactory) -> ConvertAll:
             if not target.exists()
         ]
         if work:
-            words = [sys.executable, "-c", _RUN, source]
+            words = [sys.executable, str(_PROGRAM), source]
             done = subprocess.run(words, input=json.dumps(work), capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stderr[-3000:]
         return targets
