@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 import pa_lite
-from pa_lite.cli.options import FORCE, JSON, OUTPUT, THREADS, parse_size
+from pa_lite.cli.options import JSON, OUTPUT, THREADS, parse_size
 from pa_lite.cli.terminal import bar, show_json, show_table
 
 if TYPE_CHECKING:
@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 @click.option("--max-memory", callback=parse_size, default="0", metavar="256M", help="Memory of the whole process.")
 @OUTPUT
 @THREADS
-@FORCE
+@click.option(
+    "--force", is_flag=True, help="Overwrite files that exist; merge a pair whose settings change what it computes."
+)
 @JSON
 def merge(
     base: Path | None,

@@ -175,8 +175,9 @@ def _rounded(n: float) -> str:
 def plan_merge(base: Checkpoint, instruct: Checkpoint, options: PlanOptions | None = None) -> MergePlan:
     """Decide the merge of base and instruct.
 
-    Raises MismatchError, naming the first tensor and both shapes, when the two are not of one architecture and size;
-    InputError for an unknown type, pattern or layer; CheckpointError when the vocabulary to be written is unusable.
+    Raises MismatchError, naming the first tensor and both shapes, when the two are not of one architecture and size or,
+    without `force`, do not compute alike; InputError for an unknown type, pattern or layer; CheckpointError when the
+    vocabulary to be written is unusable.
     """
     options = options or PlanOptions()
     if options.kind not in FILE_TYPES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from pa_lite.checkpoints import open_checkpoint
 from pa_lite.checkpoints.fingerprint import fingerprint
 from pa_lite.checkpoints.gguf_file import read_gguf_header
 from pa_lite.errors import CheckpointError
+from pa_lite.kernels import FloatArray
 from pa_lite.merge import stream
 from pa_lite.merge.diff import diff_checkpoints
 from pa_lite.merge.plan import PlanOptions, plan_merge
@@ -25,8 +27,9 @@ EXPERT = "model.layers.{layer}.block_sparse_moe.experts.{expert}.{w}.weight"
 PARTS = {"w1": "gate", "w2": "down", "w3": "up"}
 
 
-def lerp(left: np.ndarray, right: np.ndarray, lam: float) -> np.ndarray:
-    return np.float32(1 - lam) * left + np.float32(lam) * right
+def lerp(left: FloatArray, right: FloatArray, lam: float) -> FloatArray:
+    out: FloatArray = np.float32(1 - lam) * left + np.float32(lam) * right
+    return out
 
 
 @pytest.mark.parametrize("block", [100, 5000, 1 << 18])
@@ -123,7 +126,7 @@ def test_every_expert_counts_in_the_fingerprint(tmp_path: Path) -> None:
 
 
 def test_biases_of_q_and_k_change_places_with_their_rows(tmp_path: Path) -> None:
-    changes = {"attention_bias": True, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}
+    changes: dict[str, Any] = {"attention_bias": True, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}
     base, left = write_checkpoint(tmp_path / "base", "LlamaForCausalLM", 1, dtype="F32", **changes)
     instruct, right = write_checkpoint(tmp_path / "instruct", "LlamaForCausalLM", 2, dtype="F32", **changes)
     (file,) = pa_lite.merge(base, instruct, (0.3,), plan=PlanOptions("F32"), output=tmp_path)

@@ -27,8 +27,10 @@ def prepare(source: str) -> Any:
     for family in (conversion.gemma.Gemma2Model, conversion.phi.Phi3MiniModel):
 
         def set_vocab(self: Any, own: Any = family.set_vocab) -> None:
-            has_model = (self.dir_model / "tokenizer.model").is_file()
-            return own(self) if has_model else self._set_vocab_gpt2()
+            if (self.dir_model / "tokenizer.model").is_file():
+                own(self)
+            else:
+                self._set_vocab_gpt2()
 
         family.set_vocab = set_vocab
     return convert_hf_to_gguf

@@ -135,7 +135,7 @@ def test_an_architecture_outside_the_table(convert_all: ConvertAll, tmp_path: Pa
     """GPT-2 as two GGUF files: metadata is instruct's, and the merge computes what transformers does."""
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     config = transformers.GPT2Config(
-        vocab_size=2048, n_embd=64, n_layer=2, n_head=4, n_positions=256, bos_token_id=0, eos_token_id=2
+        vocab_size=2048, n_embd=64, n_layer=2, n_head=4, n_positions=256, n_ctx=256, bos_token_id=0, eos_token_id=2
     )
     torch.manual_seed(3)
     nets = [transformers.GPT2LMHeadModel(config) for _ in range(2)]
@@ -144,10 +144,10 @@ def test_an_architecture_outside_the_table(convert_all: ConvertAll, tmp_path: Pa
         for values in net.parameters():
             values.data += 0.1 * torch.randn(values.shape)
         net.save_pretrained(folder)
-        for file in ("tokenizer.json", "tokenizer_config.json"):
-            shutil.copy(DEMO / file, folder)
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(DEMO / name, folder)
     with pytest.raises(CheckpointError, match="architecture 'GPT2LMHeadModel' cannot be read from safetensors"):
-        pa_lite.merge(*folders, (0.7,), output=tmp_path)
+        pa_lite.merge(folders[0], folders[1], (0.7,), output=tmp_path)
     base, instruct = convert_all([(folder, "F32") for folder in folders])
     file = merged((base, instruct), 0.7, "F32", tmp_path)
     with Model(file, EXACT) as model:
