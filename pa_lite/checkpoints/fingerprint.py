@@ -18,8 +18,9 @@ def fingerprint(checkpoint: Checkpoint) -> str:
     """
     digest = hashlib.sha256()
     for t in sorted(checkpoint.tensors.values(), key=lambda t: t.name):
-        digest.update(f"{t.name} {t.type.name} {t.shape} {t.heads} {t.path.name} {t.offset}\n".encode())
-    for path in sorted({t.path for t in checkpoint.tensors.values()}):
+        places = " ".join(f"{p.path.name} {p.offset}" for p in t.pieces)
+        digest.update(f"{t.name} {t.type.name} {t.shape} {t.heads} {places}\n".encode())
+    for path in sorted({p.path for t in checkpoint.tensors.values() for p in t.pieces}):
         try:
             size = path.stat().st_size
             digest.update(f"{path.name} {size}\n".encode())

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from pa_lite.checkpoints.conversion import titles_of
 from pa_lite.checkpoints.gguf_file import GgufHeader, architecture_of, read_gguf_header
-from pa_lite.checkpoints.source import Checkpoint, Metadata, TensorSource, Vocabulary
+from pa_lite.checkpoints.source import Checkpoint, Metadata, Piece, TensorSource, Vocabulary
 from pa_lite.errors import CheckpointError
 
 _SPLIT = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
@@ -48,7 +49,7 @@ def open_gguf(path: Path) -> Checkpoint:
         for t in header.tensors.values():
             if t.name in tensors:
                 raise CheckpointError(f"{header.path}: tensor {t.name} is in {tensors[t.name].path.name} already.")
-            tensors[t.name] = TensorSource(t.name, t.name, header.path, t.offset, t.type, t.shape)
+            tensors[t.name] = TensorSource(t.name, t.name, (Piece(header.path, t.offset),), t.type, t.shape)
     if not tensors:
         raise CheckpointError(f"{path}: has no tensors.")
     name = metadata.get("general.name")
@@ -59,6 +60,7 @@ def open_gguf(path: Path) -> Checkpoint:
         metadata={key: entry for key, entry in metadata.items() if not _DROPPED.fullmatch(key)},
         tensors=tensors,
         load_vocabulary=lambda: _vocabulary(path, metadata),
+        families=tuple(titles_of(architecture)),
     )
 
 

@@ -119,13 +119,16 @@ def interpolate(base: FloatArray, instruct: FloatArray, lam: float, out: FloatAr
 def blocks_of(tensor: TensorPlan) -> Iterator[Block]:
     """Cut a tensor into blocks of about BLOCK_VALUES values.
 
-    A block has whole rows, and no rows of two matrices with an importance each. Where a head's rows change places it
-    has whole heads, or an even number of one head's rows.
+    A block has whole rows, and none of two pieces of a source, nor of two matrices with an importance each. Where a
+    head's rows change places it has whole heads, or an even number of one head's rows.
     """
     rows, columns = math.prod(tensor.shape[:-1]), tensor.shape[-1]
     step = max(1, BLOCK_VALUES // columns)
-    part = tensor.shape[-2] if tensor.importance is not None and len(tensor.importance) > 1 else rows
-    heads = {s.rows // s.heads for s in (tensor.base, tensor.instruct) if s is not None and s.heads}
+    sides = [s for s in (tensor.base, tensor.instruct) if s is not None]
+    part = min([rows, *(s.piece_rows for s in sides if len(s.pieces) > 1)])
+    if tensor.importance is not None and len(tensor.importance) > 1:
+        part = min(part, tensor.shape[-2])
+    heads = {s.rows // s.heads for s in sides if s.heads and len(s.shape) > 1}  # a bias is one row, in one block
     if heads:
         (head,) = heads  # base and instruct have one shape
         step = step // head * head if step >= head else max(2, step // 2 * 2)
@@ -155,31 +158,40 @@ class BlockWorker:
         """The block's rows of one side, float32 [values]; rows that the side lacks hold anything."""
         row_bytes = source.type.nbytes(source.columns)
         raw = self._bytes("raw", row_bytes * (block.stop - block.start))
-        file = self.sources[source.path]
-        half = source.rows // source.heads // 2 if source.heads else 0
-        if half and block.stop - block.start < 2 * half:
+        piece, first_row = divmod(block.start, source.piece_rows) if rows is None else (0, 0)
+        file, offset = self.sources[source.pieces[piece].path], source.pieces[piece].offset
+        unit, half = row_bytes, source.rows // source.heads // 2 if source.heads else 0
+        if source.heads and len(source.shape) == 1:  # a bias: its values change places as rows do
+            unit, half = source.type.nbytes(1), source.columns // source.heads // 2
+            file.read_into(raw, offset)
+        elif half and block.stop - block.start < 2 * half:
             # part of one head: its output rows 2j and 2j+1 are stored a half head apart
             head, within = divmod(block.start, 2 * half)
             cut = raw.nbytes // 2
-            for t, piece in enumerate((raw[:cut], raw[cut:])):
+            for t, part in enumerate((raw[:cut], raw[cut:])):
                 first = (2 * head + t) * half + within // 2
-                file.read_into(piece, source.offset + row_bytes * first)
+                file.read_into(part, offset + row_bytes * first)
             half = (block.stop - block.start) // 2
         elif rows is None:
-            file.read_into(raw, source.offset + row_bytes * block.start)
+            file.read_into(raw, offset + row_bytes * first_row)
         else:
             for place, first, n in runs(rows[block.start : block.stop]):
-                file.read_into(raw[place * row_bytes : (place + n) * row_bytes], source.offset + row_bytes * first)
+                file.read_into(raw[place * row_bytes : (place + n) * row_bytes], offset + row_bytes * first)
         if half:
             turned = self._bytes("turned", raw.nbytes)
-            np.copyto(turned.reshape(-1, half, 2, row_bytes), raw.reshape(-1, 2, half, row_bytes).swapaxes(1, 2))
+            np.copyto(turned.reshape(-1, half, 2, unit), raw.reshape(-1, 2, half, unit).swapaxes(1, 2))
             raw = turned
         values = self._floats(side, block.n_values)
         to_float32(source.type, raw, values)
+        if source.shift != block.tensor.shift:
+            values += np.float32(source.shift - block.tensor.shift)
         return values
 
     def sides(self, block: Block, lams: Sequence[float]) -> tuple[FloatArray, FloatArray]:
-        """Base and instruct, float32 [values] each; a side that no lam needs is not read, and stands as the other."""
+        """Base and instruct, float32 [values] each; a side that no lam needs is not read, and stands as the other.
+
+        The tensor's common shift is still to be added.
+        """
         tensor = block.tensor
         if tensor.constant is not None:
             fixed = tensor.constant.reshape(-1)[block.start * block.columns :][: block.n_values]
@@ -217,6 +229,8 @@ class BlockWorker:
                 here = slice(block.start, block.stop)
                 alone = (tensor.maps.base[here] < 0) | (tensor.maps.instruct[here] < 0)
                 values.reshape(-1, block.columns)[alone] = instruct.reshape(-1, block.columns)[alone]
+            if tensor.shift:
+                values = np.add(values, np.float32(tensor.shift), out=self._floats("out", n))
             if tensor.type.name == "F16" and not (values.max() <= _F16_MAX and values.min() >= -_F16_MAX):
                 raise CheckpointError(
                     f"tensor {tensor.name} at lam {lam:g} has values that F16 cannot hold (beyond {_F16_MAX:g}, or not "
@@ -249,7 +263,8 @@ def run_blocks(tensors: Sequence[TensorPlan], threads: int, handle: Callable[[Bl
     The first exception, Ctrl-C included, ends the work of all and is raised.
     """
     queue = (block for t in tensors for block in blocks_of(t))
-    sources = {s.path: RandomFile(s.path, "r") for t in tensors for s in (t.base, t.instruct) if s}
+    paths = {p.path for t in tensors for s in (t.base, t.instruct) if s for p in s.pieces}
+    sources = {path: RandomFile(path, "r") for path in paths}
     lock, stop = threading.Lock(), threading.Event()
 
     def run() -> None:

@@ -6,11 +6,8 @@ What differs is listed here with its reason, and each test fails should it no lo
 from __future__ import annotations
 
 import itertools
-import os
 import random
 import shutil
-import subprocess
-import sys
 import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from pa_lite.checkpoints.gguf_file import read_gguf_header
-from pa_lite.checkpoints.source import Metadata
+from pa_lite.checkpoints.source import Metadata, Vocabulary
 from pa_lite.checkpoints.vocabulary import read_vocabulary
-from tests.parity import convert_vocabularies
-from tests.parity.vocabularies import FAMILIES, LINES, TEXT, build, read_config, write_json
+from tests.parity.conftest import ConvertAll
+from tests.parity.vocabularies import FAMILIES, LINES, TEXT, build, read_config
 from tests.vocabularies import llama_tokenizer, write_vocab_only
 
 pytestmark = pytest.mark.parity
@@ -38,31 +35,20 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def converted(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Metadata]:
+def converted(folders: dict[str, Path], convert_all: ConvertAll) -> dict[str, Metadata]:
     """What the converter writes of each."""
-    source = os.environ.get("PA_LITE_LLAMA_CPP")
-    if not source:
-        pytest.skip("PA_LITE_LLAMA_CPP does not name llama.cpp's source folder")
-    pytest.importorskip("torch")
-    root = tmp_path_factory.mktemp("converted")
-    jobs = [[str(folder), FAMILIES[name].pre, str(root / f"{name}.gguf")] for name, folder in folders.items()]
-    write_json(root / "jobs.json", jobs)
-    command = [sys.executable, convert_vocabularies.__file__, source, str(root / "jobs.json")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    errors = [path.read_text("utf-8") for path in root.glob("*.error")]
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert not errors, errors[0][-2000:]
-    return {name: read_gguf_header(root / f"{name}.gguf").metadata for name in folders}
+    files = convert_all([(folder, "vocabulary", FAMILIES[name].pre) for name, folder in folders.items()])
+    return {name: read_gguf_header(file).metadata for name, file in zip(folders, files, strict=True)}
 
 
-def ours(folder: Path) -> Metadata:
-    return read_vocabulary(folder, read_config(folder)).metadata
+def ours(folder: Path) -> Vocabulary:
+    return read_vocabulary(folder, read_config(folder))
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_metadata(name: str, folders: dict[str, Path], converted: dict[str, Metadata]) -> None:
     expected = {key: entry for key, entry in converted[name].items() if key.startswith("tokenizer.")}
-    got = dict(ours(folders[name]))
+    got = dict(ours(folders[name]).metadata)
     # of BERT's kind alone, and false here, which is llama.cpp's default
     sep = expected.pop("tokenizer.ggml.add_sep_token", None)
     assert sep is None or sep.value is False
@@ -149,8 +135,7 @@ def check_ids(
     name: str, folder: Path, path: Path, theirs: Encode, rebuilt: bool = False, texts: Sequence[str] = (*LINES, TEXT)
 ) -> None:
     """llama.cpp's ids on our conversion are `theirs` for every text, but for those that are excused."""
-    got = read_vocabulary(folder, read_config(folder))
-    write_vocab_only(path, got, FAMILIES[name].gguf, name)
+    write_vocab_only(path, ours(folder), FAMILIES[name].gguf, name)
     known, differ = 0, 0
     with llama_tokenizer(path) as tokenize:
         for text in texts:
@@ -181,9 +166,18 @@ def test_ids_of_random_texts(name: str, folders: dict[str, Path], tmp_path: Path
     check_ids(name, folders[name], tmp_path / "ours.gguf", tokenizer, texts=random_texts(400))
 
 
+@pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if family.normalizer])
+def test_llama_cpp_does_not_compose_characters(name: str, folders: dict[str, Path], tmp_path: Path) -> None:
+    """Should it learn to, `normalised` has no purpose."""
+    write_vocab_only(tmp_path / "ours.gguf", ours(folders[name]), FAMILIES[name].gguf)
+    theirs = definition_tokenizer(folders[name])
+    with llama_tokenizer(tmp_path / "ours.gguf") as tokenize:
+        assert tokenize("e\u0301") != theirs("e\u0301") == theirs("é") == tokenize("é")
+
+
 @pytest.mark.parametrize("name", SENTENCEPIECE)
 def test_ids_by_sentencepiece(name: str, folders: dict[str, Path], tmp_path: Path) -> None:
-    metadata = ours(folders[name])
+    metadata = ours(folders[name]).metadata
     adds_bos = metadata["tokenizer.ggml.add_bos_token"].value
     bos = metadata["tokenizer.ggml.bos_token_id"].value if adds_bos else None
     check_ids(name, folders[name], tmp_path / "ours.gguf", sentencepiece_tokenizer(folders[name], bos))
