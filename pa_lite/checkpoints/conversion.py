@@ -12,7 +12,7 @@ from pa_lite.checkpoints.families import FAMILIES, SHAPES, Family, Key
 from pa_lite.checkpoints.limits import must_be
 from pa_lite.checkpoints.rope import Rope, Tensors, llama3_divisors, longrope, read_rope, rope_metadata
 from pa_lite.checkpoints.source import Metadata, float32, uint32
-from pa_lite.errors import CheckpointError, nearest
+from pa_lite.errors import CheckpointError
 
 _SKIPPED = re.compile(r".*\.rotary_emb\.inv_freq|.*\.attention\.(bias|masked_bias)")
 _OTHER_MODALITIES = re.compile(r"(model\.)?(vision_tower|multi_modal_projector)\..*")
@@ -25,7 +25,7 @@ def family_of(raw: Mapping[str, Any], where: str) -> Family:
     name = names[0] if isinstance(names, list) and names else None
     if not isinstance(name, str) or name not in FAMILIES:
         raise CheckpointError(
-            f"{where}: architecture {name!r} cannot be read from safetensors.{nearest(str(name), FAMILIES)} Two GGUF "
+            f"{where}: architecture {name!r} cannot be read from safetensors. Known: {', '.join(FAMILIES)}. Two GGUF "
             "files merge whatever their architecture: convert base and instruct with llama.cpp's convert_hf_to_gguf.py."
         )
     if raw.get("quantization_config"):

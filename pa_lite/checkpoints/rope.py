@@ -60,6 +60,7 @@ def read_rope(config: Config, theta: float, local_theta: float | None, kinds: tu
     settings = {"rope_theta": theta, "partial_rotary_factor": 1.0, **settings}
     scaling = Config(settings, config.where)
     kind = settings.get("rope_type") or settings.get("type") or "default"
+    kind = "longrope" if kind == "su" else kind  # its name in early configurations
     if kind not in kinds:
         raise CheckpointError(
             f"{config.where}: rope_type {kind!r} is not known for this architecture. Known: {', '.join(kinds)}."

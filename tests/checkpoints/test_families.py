@@ -16,7 +16,7 @@ from pa_lite.checkpoints.families import FAMILIES
 from pa_lite.errors import CheckpointError
 from tests import tiny
 from tests.families import FIRST, config_of, write_checkpoint
-from tests.parity.cases import CASES
+from tests.parity.cases import CASES, SIZES, old_form
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 
@@ -177,13 +177,53 @@ def test_a_wrappers_names_and_other_modalities(tmp_path: Path, prefix: str) -> N
 def test_an_unknown_architecture_says_what_works(tmp_path: Path) -> None:
     folder, _ = write_checkpoint(tmp_path / "m", "LlamaForCausalLM")
     text = (folder / "config.json").read_text("utf-8")
-    (folder / "config.json").write_text(text.replace("LlamaForCausalLM", "MambaThing"), "utf-8")
+    (folder / "config.json").write_text(text.replace("LlamaForCausalLM", "Gemma3nForCausalLM"), "utf-8")
     with pytest.raises(CheckpointError) as e:
         open_checkpoint(folder)
-    assert "architecture 'MambaThing' cannot be read" in str(e.value)
+    assert "architecture 'Gemma3nForCausalLM' cannot be read" in str(e.value)
     for name in FAMILIES:
         assert name in str(e.value)
     assert "Two GGUF files merge whatever their architecture" in str(e.value)
+
+
+def test_gemma2s_output_is_its_embedding(tmp_path: Path) -> None:
+    """llama.cpp does not know an output of its own there."""
+    folder, arrays = write_checkpoint(tmp_path / "m", GEMMA2)
+    tiny.save_safetensors(
+        folder / "model.safetensors", {**arrays, "lm_head.weight": arrays["model.embed_tokens.weight"]}, "BF16"
+    )
+    assert "output.weight" not in open_checkpoint(folder).tensors
+
+
+def test_longropes_early_name() -> None:
+    """The numbers of Phi-3's 128k models, in the form of their first revision."""
+    settings = {"type": "su", "long_factor": [2.0] * 8, "short_factor": [1.0] * 8}
+    config = config_of(
+        "Phi3ForCausalLM", rope_scaling=settings, max_position_embeddings=131_072, original_max_position_embeddings=4096
+    )
+    family = FAMILIES["Phi3ForCausalLM"]
+    found = describe(family, read_config(config, family.defaults, "c"))
+    assert found.metadata["phi3.rope.scaling.attn_factor"].value == pytest.approx(1.190238)
+    assert found.metadata["phi3.rope.scaling.original_context_length"].value == 4096
+    assert "phi3.rope.scaling.type" not in found.metadata
+    assert found.constants["rope_factors_long.weight"].tolist() == [2.0] * 8
+    assert found.constants["rope_factors_short.weight"].tolist() == [1.0] * 8
+
+
+def test_both_forms_of_a_configuration_are_one() -> None:
+    """Every case as transformers 5 writes it and as versions before did; nulls count as not given."""
+    for name, case in CASES.items():
+        family = FAMILIES[case.architecture]
+        new = {"model_type": case.model_type, **SIZES, **case.settings}
+        if "rope_parameters" not in new:
+            new["rope_parameters"] = {"rope_type": "default", "rope_theta": family.rope_theta}
+        nulls = dict.fromkeys(("sliding_window_pattern", "layer_types", "rope_parameters", "text_config"))
+        old = {**nulls, **old_form(new)}
+        one, two = (describe(family, read_config(config, family.defaults, name)) for config in (new, old))
+        assert one.metadata == two.metadata, name
+        assert one.constants.keys() == two.constants.keys()
+        for key, values in one.constants.items():
+            np.testing.assert_array_equal(values, two.constants[key])
 
 
 def test_titles() -> None:
