@@ -148,9 +148,9 @@ def compare_settings(base: Checkpoint, instruct: Checkpoint, force: bool = False
             continue
         values = [e.value if e else "not set" for e in (ours, theirs)]
         kind = key.removeprefix(f"{a}.")
-        is_derived = ours is None or theirs is None  # llama.cpp derives a shape that is not told
+        both_tell = ours is not None and theirs is not None  # a shape that is not told llama.cpp derives
         told = f"{key} is {values[0]} in {base.path} but {values[1]} in {instruct.path}."
-        if kind in _SHAPE_KEYS and not is_derived:
+        if kind in _SHAPE_KEYS and both_tell:
             mismatches.append(f"{told} The two are no pair.")
         elif force or kind in _SHAPE_KEYS or _MAY_DIFFER.fullmatch(kind):
             remarks.append(f"{key} is {values[0]} in base, {values[1]} in instruct: instruct's is used")
@@ -168,7 +168,7 @@ _SHAPE_KEYS: Sequence[str] = (
 )  # fmt: skip
 _MAY_DIFFER = re.compile(r"rope\..+|context_length|attention\.sliding_window.*")
 _ADDITION = re.compile(r"\.bias$|\.attn_[qk]_norm\.weight$")  # tensors that are not of every model of an architecture
-_FORCE = "No line in weights joins the two. --force merges them all the same, with what instruct has."
+_FORCE = "The two do not compute alike, so no line joins them. --force merges all the same, with what instruct has."
 
 
 def runs(rows: RowMap) -> list[tuple[int, int, int]]:

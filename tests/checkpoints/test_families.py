@@ -65,6 +65,9 @@ def test_every_family_refuses_what_is_not_of_it(tmp_path: Path, architecture: st
             assert f"{name} has the shape {list(odd[name].shape)}, where config.json calls for" in told(odd)
     some = np.ones(4, np.float32)
     assert "model.layers.0.mlp.gate.extra is not one of a" in told({**arrays, "model.layers.0.mlp.gate.extra": some})
+    for number in ("9" * 5000, "00", "٣", "-1"):
+        name = f"model.layers.{number}.self_attn.o_proj.weight"
+        assert "is not one of a" in told({**arrays, name: some})
     beyond = {**arrays, "model.layers.9.self_attn.o_proj.weight": some}
     assert "is in none of config.json's" in told(beyond)
 
@@ -76,6 +79,11 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("LlamaForCausalLM", {"rope_parameters": [1]}, r"rope_parameters is \[1\], but must be a JSON object"),
     ("LlamaForCausalLM", {"rope_parameters": {"rope_type": "linear"}}, "factor is None"),
     ("LlamaForCausalLM", {"rope_parameters": {"rope_theta": float("nan")}}, "rope_theta is nan"),
+    ("LlamaForCausalLM", {"rope_parameters": {"rope_theta": 1e39}}, "rope_theta is 1e.39, but must be"),
+    ("LlamaForCausalLM", {"rope_parameters": {"rope_type": "llama3", "factor": 2.0, "low_freq_factor": 4.0,
+                                              "high_freq_factor": 4.0, "original_max_position_embeddings": 64}},
+     "high_freq_factor is 4.0, but must be larger than low"),
+    ("LlamaForCausalLM", {"head_dim": 2**20}, "4 heads of 1048576"),
     ("LlamaForCausalLM", {"text_config": 3}, "text_config is 3"),
     ("LlamaForCausalLM", {"num_hidden_layers": 2**40}, "must be a positive whole number"),
     ("LlamaForCausalLM", {"vocab_size": 2.5}, "vocab_size is 2.5"),
@@ -96,6 +104,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("Qwen2ForCausalLM", {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "mscale": 1.0,
                                               "original_max_position_embeddings": 64}}, "mscale is 1.0"),
     ("Qwen2ForCausalLM", {"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, "original_max_position_embeddings"),
+    ("Qwen2ForCausalLM", {"num_hidden_layers": 2**30, "layer_types": ["full_attention"]}, "layer_types is"),
     ("Qwen3ForCausalLM", {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types is"),
     (QWEN3_MOE, {"norm_topk_prob": False}, "norm_topk_prob is False, but"),
     (QWEN3_MOE, {"norm_topk_prob": ...}, "norm_topk_prob is None, but"),
@@ -103,6 +112,8 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (QWEN3_MOE, {"mlp_only_layers": [0]}, "with none alone"),
     ("Phi3ForCausalLM", {"rope_parameters": {"rope_type": "longrope", "long_factor": [1.0], "short_factor": [1.0]}},
      "long_factor must be a list of 8 numbers"),
+    ("Phi3ForCausalLM", {"rope_parameters": {"rope_type": "longrope"}, "original_max_position_embeddings": 1},
+     "original_max_position_embeddings is 1"),
     ("Phi3ForCausalLM", {"rope_parameters": {"rope_type": "linear", "factor": 2.0}}, "rope_type 'linear' is not known"),
     ("SmolLM3ForCausalLM", {"no_rope_layers": [1, 1, 1, 1, 1]}, "every 4th layer"),
     ("SmolLM3ForCausalLM", {"no_rope_layer_interval": 3}, "no_rope_layer_interval is 3"),
