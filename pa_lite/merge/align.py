@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from pa_lite.checkpoints.source import Checkpoint, TensorSource, Vocabulary
+from pa_lite.checkpoints.source import Checkpoint, Field, TensorSource, Vocabulary
 from pa_lite.checkpoints.vocabulary import UNUSED
 from pa_lite.errors import CheckpointError, InputError, MismatchError
 
@@ -146,7 +146,7 @@ def compare_settings(base: Checkpoint, instruct: Checkpoint, force: bool = False
         ours, theirs = (c.metadata.get(key) for c in (base, instruct))
         if ours is not None and theirs is not None and ours.value == theirs.value:
             continue
-        values = [e.value if e else "not set" for e in (ours, theirs)]
+        values = [_shown(ours), _shown(theirs)]
         kind = key.removeprefix(f"{a}.")
         both_tell = ours is not None and theirs is not None  # a shape that is not told llama.cpp derives
         told = f"{key} is {values[0]} in {base.path} but {values[1]} in {instruct.path}."
@@ -159,6 +159,12 @@ def compare_settings(base: Checkpoint, instruct: Checkpoint, force: bool = False
     if mismatches:
         raise MismatchError(*mismatches)
     return remarks
+
+
+def _shown(entry: Field | None) -> str:
+    if entry is None:
+        return "not set"
+    return f"{entry.value:g}" if entry.type == "FLOAT32" else str(entry.value)
 
 
 _SHAPE_KEYS: Sequence[str] = (
