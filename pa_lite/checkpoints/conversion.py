@@ -11,12 +11,14 @@ from pa_lite.checkpoints.config import Config
 from pa_lite.checkpoints.families import FAMILIES, SHAPES, Family, Key
 from pa_lite.checkpoints.limits import must_be
 from pa_lite.checkpoints.rope import Rope, Tensors, llama3_divisors, longrope, read_rope, rope_metadata
-from pa_lite.checkpoints.source import Metadata, float32, uint32
-from pa_lite.errors import CheckpointError, nearest
+from pa_lite.checkpoints.source import Field, Metadata, float32, uint32
+from pa_lite.errors import CheckpointError
 
 _SKIPPED = re.compile(r".*\.rotary_emb\.inv_freq|.*\.attention\.(bias|masked_bias)")
 _OTHER_MODALITIES = re.compile(r"(model\.)?(vision_tower|multi_modal_projector)\..*")
+_NUMBER = r"(0|[1-9][0-9]{0,8})"
 _VECTOR = ("embedding",)  # norms, and the biases behind attention and feed-forward
+_LARGEST_HEAD = 1 << 16  # values; none of a model comes near, and tables are made of that size
 
 
 def family_of(raw: Mapping[str, Any], where: str) -> Family:
@@ -25,7 +27,7 @@ def family_of(raw: Mapping[str, Any], where: str) -> Family:
     name = names[0] if isinstance(names, list) and names else None
     if not isinstance(name, str) or name not in FAMILIES:
         raise CheckpointError(
-            f"{where}: architecture {name!r} cannot be read from safetensors.{nearest(str(name), FAMILIES)} Two GGUF "
+            f"{where}: architecture {name!r} cannot be read from safetensors. Known: {', '.join(FAMILIES)}. Two GGUF "
             "files merge whatever their architecture: convert base and instruct with llama.cpp's convert_hf_to_gguf.py."
         )
     if raw.get("quantization_config"):
@@ -62,7 +64,7 @@ def places_of(family: Family, stored_name: str) -> list[Place]:
         if _OTHER_MODALITIES.fullmatch(stored_name):
             return []
         stored_name = stored_name.replace("language_model.", "", 1)
-    layer, expert = re.search(r"\.layers\.(\d+)\.", stored_name), re.search(r"\.experts\.(\d+)\.", stored_name)
+    layer, expert = (re.search(rf"\.{kind}\.{_NUMBER}\.", stored_name) for kind in ("layers", "experts"))
     number = layer[1] if layer else ""
     pattern = stored_name
     if layer:
@@ -135,7 +137,7 @@ def describe(family: Family, config: Config) -> Description:
 def _head_size(family: Family, config: Config) -> int:
     query, key_value = config.count("num_attention_heads"), config.count("num_key_value_heads")
     size = config.count("head_dim") if config.get("head_dim") else config.count("hidden_size") // query
-    if query % key_value or size % 2 or not size:
+    if query % key_value or size % 2 or not 0 < size <= _LARGEST_HEAD:
         raise CheckpointError(
             f"{config.where}: {query} heads of {size} with {key_value} key-value heads do not fit together."
         )
@@ -176,5 +178,5 @@ def _metadata(family: Family, config: Config, rope: Rope, size: int, rotated: in
     return out
 
 
-def _value(key: Key, config: Config) -> Any:
+def _value(key: Key, config: Config) -> Field:
     return uint32(config.count(key.setting)) if key.is_count else float32(config.number(key.setting))

@@ -100,10 +100,16 @@ _EXPERTS = (Key("expert_count", "num_local_experts"), Key("expert_used_count", "
 class Family:
     """One row of the table: what llama.cpp calls the architecture, and how its models are stored and described.
 
-    `optional` are GGUF names within a layer that a model may lack. `interleave_qk` turns the rows of q and k into
-    llama.cpp's order; `norm_shift` is added to every norm. `head_size` tells when its keys are written: "always", when
-    "given", or "never". `needs_output` has a tied output written all the same; `cuts_vocabulary` drops what rows the
-    embedding has beyond the vocabulary; `is_wrapper` has other modalities beside the language model.
+    Tensors: `names` and `fused` as above, where an empty name is left out; `optional` are GGUF names within a layer
+    that a model may lack, `shapes` those that differ from SHAPES. `interleave_qk` turns the rows of q and k into
+    llama.cpp's order; `norm_shift` is added to every norm; `needs_output` has a tied output written all the same;
+    `cuts_vocabulary` drops what rows the embedding has beyond the vocabulary; `is_wrapper` has other modalities beside
+    the language model.
+
+    Settings: `keys` with the `defaults` of transformers' class; the keys of the head's size are written "always", when
+    "given", or "never". `rope_theta` and, where local layers have one of their own, `local_theta` are defaults too;
+    `rope_kinds` are the scalings that llama.cpp carries out; `rotates_part` of a head is possible; `writes_rope` and
+    `writes_rotary_size` tell which rotary keys there are. `checks` are made of all that is fixed in llama.cpp.
     """
 
     title: str
@@ -309,7 +315,7 @@ FAMILIES: dict[str, Family] = {
             "max_position_embeddings": 4096, "original_max_position_embeddings": 4096, "rms_norm_eps": 1e-5,
         },
         head_size="never",
-        rope_kinds=("default", "longrope", "su", "yarn"),
+        rope_kinds=("default", "longrope"),
         writes_rotary_size=True,
         rotates_part=True,
         checks=(limits.whole_heads, limits.window_is_lost),

@@ -63,13 +63,19 @@ def attention_scale(layers_27b: int) -> Check:
     return check
 
 
+def _layers_are(config: Config, key: str, expected: Callable[[int], Any]) -> bool:
+    """Whether a list with a value for each layer is as expected, or is not given."""
+    values = config.get(key)
+    if not isinstance(values, list):
+        return values is None
+    return len(values) == config.count("num_hidden_layers") and all(v == expected(i) for i, v in enumerate(values))
+
+
 def every_nth_layer_full(n: int) -> Check:
     """Every n-th layer sees the whole text, the others a window: as list of layers or as pattern, if given."""
 
     def check(config: Config) -> Iterator[str]:
-        layers = range(1, config.count("num_hidden_layers") + 1)
-        expected = [FULL if i % n == 0 else SLIDING for i in layers]
-        if config.get("layer_types") not in (None, expected):
+        if not _layers_are(config, "layer_types", lambda i: FULL if (i + 1) % n == 0 else SLIDING):
             raise config.refuse(
                 "layer_types", f"in llama.cpp the last of {n} layers has full attention, the others not"
             )
@@ -81,17 +87,14 @@ def every_nth_layer_full(n: int) -> Check:
 
 def only_full_layers(config: Config) -> Iterator[str]:
     """No layer has a window."""
-    expected = [FULL] * config.count("num_hidden_layers")
-    if config.get("layer_types") not in (None, expected):
+    if not _layers_are(config, "layer_types", lambda _: FULL):
         raise config.refuse("layer_types", "llama.cpp computes all layers of this architecture with full attention")
     yield from must_be("use_sliding_window", False)(config)
 
 
 def every_fourth_without_rope(config: Config) -> Iterator[str]:
     """SmolLM3's layers without rotary positions are fixed in llama.cpp."""
-    layers = range(1, config.count("num_hidden_layers") + 1)
-    expected = [int(i % 4 != 0) for i in layers]
-    if config.get("no_rope_layers") not in (None, expected):
+    if not _layers_are(config, "no_rope_layers", lambda i: int((i + 1) % 4 != 0)):
         raise config.refuse("no_rope_layers", "llama.cpp leaves out rotary positions in every 4th layer")
     yield from must_be("no_rope_layer_interval", 4)(config)
 

@@ -60,6 +60,7 @@ def read_rope(config: Config, theta: float, local_theta: float | None, kinds: tu
     settings = {"rope_theta": theta, "partial_rotary_factor": 1.0, **settings}
     scaling = Config(settings, config.where)
     kind = settings.get("rope_type") or settings.get("type") or "default"
+    kind = "longrope" if kind == "su" else kind  # its name in early configurations
     if kind not in kinds:
         raise CheckpointError(
             f"{config.where}: rope_type {kind!r} is not known for this architecture. Known: {', '.join(kinds)}."
@@ -110,6 +111,8 @@ def llama3_divisors(rope: Rope, size: int) -> Tensors:
         np.float32(rope.scaling.number(key))
         for key in ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
     )
+    if high <= low:
+        raise rope.scaling.refuse("high_freq_factor", "must be larger than low_freq_factor")
     exponents = np.arange(0, size, 2, dtype=np.float32) / np.float32(size)
     frequencies = np.float32(1) / np.float32(rope.theta) ** exponents
     wavelengths = np.float32(2 * math.pi) / frequencies
@@ -126,6 +129,8 @@ def longrope(rope: Rope, size: int, context: int) -> tuple[float, Tensors]:
     Source: Ding et al. 2024 (arXiv 2402.13753); the factor is that of transformers' `_compute_longrope_parameters`.
     """
     original = rope.scaling.count("original_max_position_embeddings")
+    if original < 2:
+        raise rope.scaling.refuse("original_max_position_embeddings", "must be at least 2")
     scale = context / original
     factor = math.sqrt(1 + math.log(scale) / math.log(original)) if scale > 1 else 1.0
     if rope.scaling.get("attention_factor") is not None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from pa_lite.checkpoints.source import Checkpoint, TensorSource, Vocabulary
+from pa_lite.checkpoints.source import Checkpoint, Field, TensorSource, Vocabulary
 from pa_lite.checkpoints.vocabulary import UNUSED
 from pa_lite.errors import CheckpointError, InputError, MismatchError
 
@@ -146,11 +146,11 @@ def compare_settings(base: Checkpoint, instruct: Checkpoint, force: bool = False
         ours, theirs = (c.metadata.get(key) for c in (base, instruct))
         if ours is not None and theirs is not None and ours.value == theirs.value:
             continue
-        values = [e.value if e else "not set" for e in (ours, theirs)]
+        values = [_shown(ours), _shown(theirs)]
         kind = key.removeprefix(f"{a}.")
-        is_derived = ours is None or theirs is None  # llama.cpp derives a shape that is not told
+        both_tell = ours is not None and theirs is not None  # a shape that is not told llama.cpp derives
         told = f"{key} is {values[0]} in {base.path} but {values[1]} in {instruct.path}."
-        if kind in _SHAPE_KEYS and not is_derived:
+        if kind in _SHAPE_KEYS and both_tell:
             mismatches.append(f"{told} The two are no pair.")
         elif force or kind in _SHAPE_KEYS or _MAY_DIFFER.fullmatch(kind):
             remarks.append(f"{key} is {values[0]} in base, {values[1]} in instruct: instruct's is used")
@@ -161,6 +161,12 @@ def compare_settings(base: Checkpoint, instruct: Checkpoint, force: bool = False
     return remarks
 
 
+def _shown(entry: Field | None) -> str:
+    if entry is None:
+        return "not set"
+    return f"{entry.value:g}" if entry.type == "FLOAT32" else str(entry.value)
+
+
 _SHAPE_KEYS: Sequence[str] = (
     "block_count", "embedding_length", "feed_forward_length", "attention.head_count", "attention.head_count_kv",
     "attention.key_length", "attention.value_length", "expert_count", "rope.dimension_count",
@@ -168,7 +174,7 @@ _SHAPE_KEYS: Sequence[str] = (
 )  # fmt: skip
 _MAY_DIFFER = re.compile(r"rope\..+|context_length|attention\.sliding_window.*")
 _ADDITION = re.compile(r"\.bias$|\.attn_[qk]_norm\.weight$")  # tensors that are not of every model of an architecture
-_FORCE = "No line in weights joins the two. --force merges them all the same, with what instruct has."
+_FORCE = "The two do not compute alike, so no line joins them. --force merges all the same, with what instruct has."
 
 
 def runs(rows: RowMap) -> list[tuple[int, int, int]]:

@@ -192,10 +192,8 @@ def plan_merge(base: Checkpoint, instruct: Checkpoint, options: PlanOptions | No
         )
     vocabulary, maps = align_vocabularies(base, instruct, options.vocab)
     pairs, remarks = pair_tensors(base, instruct, maps, options.force)
-    remarks += instruct.warnings
-    remarks += compare_settings(base, instruct, options.force) + (
-        [maps.told(options.vocab)] if maps is not None else []
-    )
+    remarks += [*instruct.warnings, *compare_settings(base, instruct, options.force)]
+    remarks += [maps.told(options.vocab)] if maps is not None else []
     n_tokens = len(vocabulary.tokens)
     shapes = {
         name: (n_tokens, *right.shape[1:]) if name in TOKEN_ROWS else right.shape for name, (_, right) in pairs.items()

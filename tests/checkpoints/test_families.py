@@ -17,7 +17,7 @@ from pa_lite.errors import CheckpointError
 from tests import tiny
 from tests.families import FIRST, config_of, write_checkpoint
 from tests.parity import vocabularies
-from tests.parity.cases import CASES
+from tests.parity.cases import CASES, SIZES, old_form
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 
@@ -67,6 +67,9 @@ def test_every_family_refuses_what_is_not_of_it(tmp_path: Path, architecture: st
             assert f"{name} has the shape {list(odd[name].shape)}, where config.json calls for" in told(odd)
     some = np.ones(4, np.float32)
     assert "model.layers.0.mlp.gate.extra is not one of a" in told({**arrays, "model.layers.0.mlp.gate.extra": some})
+    for number in ("9" * 5000, "00", "٣", "-1"):
+        name = f"model.layers.{number}.self_attn.o_proj.weight"
+        assert "is not one of a" in told({**arrays, name: some})
     beyond = {**arrays, "model.layers.9.self_attn.o_proj.weight": some}
     assert "is in none of config.json's" in told(beyond)
 
@@ -78,6 +81,11 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("LlamaForCausalLM", {"rope_parameters": [1]}, r"rope_parameters is \[1\], but must be a JSON object"),
     ("LlamaForCausalLM", {"rope_parameters": {"rope_type": "linear"}}, "factor is None"),
     ("LlamaForCausalLM", {"rope_parameters": {"rope_theta": float("nan")}}, "rope_theta is nan"),
+    ("LlamaForCausalLM", {"rope_parameters": {"rope_theta": 1e39}}, "rope_theta is 1e.39, but must be"),
+    ("LlamaForCausalLM", {"rope_parameters": {"rope_type": "llama3", "factor": 2.0, "low_freq_factor": 4.0,
+                                              "high_freq_factor": 4.0, "original_max_position_embeddings": 64}},
+     "high_freq_factor is 4.0, but must be larger than low"),
+    ("LlamaForCausalLM", {"head_dim": 2**20}, "4 heads of 1048576"),
     ("LlamaForCausalLM", {"text_config": 3}, "text_config is 3"),
     ("LlamaForCausalLM", {"num_hidden_layers": 2**40}, "must be a positive whole number"),
     ("LlamaForCausalLM", {"vocab_size": 2.5}, "vocab_size is 2.5"),
@@ -98,6 +106,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("Qwen2ForCausalLM", {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "mscale": 1.0,
                                               "original_max_position_embeddings": 64}}, "mscale is 1.0"),
     ("Qwen2ForCausalLM", {"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, "original_max_position_embeddings"),
+    ("Qwen2ForCausalLM", {"num_hidden_layers": 2**30, "layer_types": ["full_attention"]}, "layer_types is"),
     ("Qwen3ForCausalLM", {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types is"),
     (QWEN3_MOE, {"norm_topk_prob": False}, "norm_topk_prob is False, but"),
     (QWEN3_MOE, {"norm_topk_prob": ...}, "norm_topk_prob is None, but"),
@@ -105,6 +114,8 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (QWEN3_MOE, {"mlp_only_layers": [0]}, "with none alone"),
     ("Phi3ForCausalLM", {"rope_parameters": {"rope_type": "longrope", "long_factor": [1.0], "short_factor": [1.0]}},
      "long_factor must be a list of 8 numbers"),
+    ("Phi3ForCausalLM", {"rope_parameters": {"rope_type": "longrope"}, "original_max_position_embeddings": 1},
+     "original_max_position_embeddings is 1"),
     ("Phi3ForCausalLM", {"rope_parameters": {"rope_type": "linear", "factor": 2.0}}, "rope_type 'linear' is not known"),
     ("SmolLM3ForCausalLM", {"no_rope_layers": [1, 1, 1, 1, 1]}, "every 4th layer"),
     ("SmolLM3ForCausalLM", {"no_rope_layer_interval": 3}, "no_rope_layer_interval is 3"),
@@ -179,13 +190,53 @@ def test_a_wrappers_names_and_other_modalities(tmp_path: Path, prefix: str) -> N
 def test_an_unknown_architecture_says_what_works(tmp_path: Path) -> None:
     folder, _ = write_checkpoint(tmp_path / "m", "LlamaForCausalLM")
     text = (folder / "config.json").read_text("utf-8")
-    (folder / "config.json").write_text(text.replace("LlamaForCausalLM", "MambaThing"), "utf-8")
+    (folder / "config.json").write_text(text.replace("LlamaForCausalLM", "Gemma3nForCausalLM"), "utf-8")
     with pytest.raises(CheckpointError) as e:
         open_checkpoint(folder)
-    assert "architecture 'MambaThing' cannot be read" in str(e.value)
+    assert "architecture 'Gemma3nForCausalLM' cannot be read" in str(e.value)
     for name in FAMILIES:
         assert name in str(e.value)
     assert "Two GGUF files merge whatever their architecture" in str(e.value)
+
+
+def test_gemma2s_output_is_its_embedding(tmp_path: Path) -> None:
+    """llama.cpp does not know an output of its own there."""
+    folder, arrays = write_checkpoint(tmp_path / "m", GEMMA2)
+    tiny.save_safetensors(
+        folder / "model.safetensors", {**arrays, "lm_head.weight": arrays["model.embed_tokens.weight"]}, "BF16"
+    )
+    assert "output.weight" not in open_checkpoint(folder).tensors
+
+
+def test_longropes_early_name() -> None:
+    """The numbers of Phi-3's 128k models, in the form of their first revision."""
+    settings = {"type": "su", "long_factor": [2.0] * 8, "short_factor": [1.0] * 8}
+    config = config_of(
+        "Phi3ForCausalLM", rope_scaling=settings, max_position_embeddings=131_072, original_max_position_embeddings=4096
+    )
+    family = FAMILIES["Phi3ForCausalLM"]
+    found = describe(family, read_config(config, family.defaults, "c"))
+    assert found.metadata["phi3.rope.scaling.attn_factor"].value == pytest.approx(1.190238)
+    assert found.metadata["phi3.rope.scaling.original_context_length"].value == 4096
+    assert "phi3.rope.scaling.type" not in found.metadata
+    assert found.constants["rope_factors_long.weight"].tolist() == [2.0] * 8
+    assert found.constants["rope_factors_short.weight"].tolist() == [1.0] * 8
+
+
+def test_both_forms_of_a_configuration_are_one() -> None:
+    """Every case as transformers 5 writes it and as versions before did; nulls count as not given."""
+    for name, case in CASES.items():
+        family = FAMILIES[case.architecture]
+        new = {"model_type": case.model_type, **SIZES, **case.settings}
+        if "rope_parameters" not in new:
+            new["rope_parameters"] = {"rope_type": "default", "rope_theta": family.rope_theta}
+        nulls = dict.fromkeys(("sliding_window_pattern", "layer_types", "rope_parameters", "text_config"))
+        old = {**nulls, **old_form(new)}
+        one, two = (describe(family, read_config(config, family.defaults, name)) for config in (new, old))
+        assert one.metadata == two.metadata, name
+        assert one.constants.keys() == two.constants.keys()
+        for key, values in one.constants.items():
+            np.testing.assert_array_equal(values, two.constants[key])
 
 
 def test_titles() -> None:
