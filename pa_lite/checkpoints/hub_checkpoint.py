@@ -16,6 +16,7 @@ from pa_lite.checkpoints.hub_http import file_facts
 from pa_lite.checkpoints.remote import FilePath, RemoteFile
 from pa_lite.checkpoints.safetensors_file import shard_names
 from pa_lite.errors import CheckpointError, HubError, InputError, OutputError
+from pa_lite.files import existing_parent
 
 INDEX = "model.safetensors.index.json"
 _FILES_AT_A_TIME = 4
@@ -173,10 +174,7 @@ def _fetch(files: Sequence[tuple[_Found, HubFile]], progress: Progress | None) -
 
 def _check_room(needed: int) -> None:
     """Raise OutputError unless the disk of the cache has room for so many bytes."""
-    folder = cache_folder()
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
+    free = shutil.disk_usage(existing_parent(cache_folder())).free
     if needed > free:
         raise OutputError(
             f"{cache_folder()}: {needed / 1e9:.1f} GB are to be fetched there, {free / 1e9:.1f} GB are free. Let "

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pa_lite.checkpoints import Location
 from pa_lite.checkpoints.pairs import Pair, find_pair
 from pa_lite.errors import OutputError
 from pa_lite.files import write_errors, write_text
@@ -70,8 +69,9 @@ def run_demo(folder: Path, progress: Callable[[int, int], None] | None = None) -
 
 def to_document(result: TradeOff, pair: Pair) -> dict[str, Any]:
     """All of it as a JSON document: every number with n, standard error, origin; every item and every answer."""
+    base, instruct = pair.folders
     return {
-        "pair": {"name": pair.name, "base": _fingerprint(pair.base), "instruct": _fingerprint(pair.instruct)},
+        "pair": {"name": pair.name, "base": _fingerprint(base), "instruct": _fingerprint(instruct)},
         "versions": {
             name: importlib.metadata.version(name) for name in ("pa-lite", "llama-cpp-python", "gguf", "numpy")
         },
@@ -102,7 +102,6 @@ def _item(item: ItemScore) -> dict[str, Any]:
             "logprobs": [round(x, 4) for x in item.logprobs]}  # fmt: skip
 
 
-def _fingerprint(checkpoint: Location) -> dict[str, str]:
+def _fingerprint(checkpoint: Path) -> dict[str, str]:
     """SHA-256 of each of a checkpoint's weight files."""
-    assert isinstance(checkpoint, Path)  # the demo's pairs come as folders
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(checkpoint.glob("*.safetensors"))}

@@ -8,8 +8,9 @@ from pa_lite.errors import InputError
 
 def test_the_embedded_pair_is_there() -> None:
     pair = find_pair("demo")
-    assert (pair.base / "config.json").is_file()
-    assert (pair.instruct / "model.safetensors").is_file()
+    base, instruct = pair.folders
+    assert (base / "config.json").is_file()
+    assert (instruct / "model.safetensors").is_file()
     assert pair in all_pairs().values()
 
 
