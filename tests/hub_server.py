@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -81,7 +81,7 @@ class HubServer:
     faults: list[Fault] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
     blobs: dict[str, bytes] = field(default_factory=dict)
-    expired: set[str] = field(default_factory=set)
+    tags: dict[tuple[str, int], str] = field(default_factory=dict)
     signature: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -112,6 +112,13 @@ class HubServer:
         """The requests so far whose "METHOD HOST path" the pattern is found in."""
         return [r for r in self.requests if re.search(pattern, f"{r.method} {r.host} {r.path}")]
 
+    def tag(self, make: Callable[[bytes], str], content: bytes) -> str:
+        """A content's hash, made once: every request of a range asks for it."""
+        key = (make.__name__, id(content))
+        if key not in self.tags:
+            self.tags[key] = make(content)
+        return self.tags[key]
+
     def _fault_for(self, what: str) -> Fault | None:
         with self.lock:
             for fault in self.faults:
@@ -133,7 +140,7 @@ def running_hub() -> Iterator[HubServer]:
         handler = type("Handler", (_Handler,), {"state": state, "host": host})
         server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         servers.append(server)
     state.endpoint, state.storage = (f"http://127.0.0.1:{s.server_address[1]}" for s in servers)
     try:
@@ -146,6 +153,10 @@ def running_hub() -> Iterator[HubServer]:
 
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
+
+
+def _md5(content: bytes) -> str:
+    return hashlib.md5(content).hexdigest()
 
 
 def _blob_id(content: bytes) -> str:
@@ -289,7 +300,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not name.endswith(LARGE):
             self._content(content, _blob_id(content), extra)
             return
-        tag = _sha256(content)
+        tag = self.state.tag(_sha256, content)
         self.state.blobs[tag] = content
         extra |= {"X-Linked-Etag": f'"{tag}"', "X-Linked-Size": str(len(content)), "ETag": f'"{_blob_id(content)}"'}
         extra["Location"] = f"{self.state.storage}/{tag}?signature={self.state.signature}"
@@ -301,7 +312,7 @@ class _Handler(BaseHTTPRequestHandler):
         content = self.state.blobs.get(path[1:])
         if content is None:
             raise _Refusal(404, "", "no such object")
-        self._content(content, hashlib.md5(content).hexdigest(), {})
+        self._content(content, self.state.tag(_md5, content), {})
 
     def _content(self, content: bytes, tag: str, extra: dict[str, str]) -> None:
         """A file's bytes, whole or the Range asked for, as the fault will have them."""

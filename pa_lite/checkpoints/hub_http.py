@@ -23,6 +23,7 @@ _log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
 _RETRIED = (408, 425, 429, 500, 502, 503, 504)
 _FIRST_WAIT, _LONGEST_WAIT, _LONGEST_ASKED = 0.4, 30.0, 300.0  # seconds
+_LONG_WAIT = 8.0  # seconds; such a wait is told of
 _TIMEOUT = 30.0  # seconds for a connection, and between two pieces of an answer
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 QUICK, PATIENT = 4, 8  # tries: for the first word with the Hub, and in the middle of gigabytes
@@ -129,7 +130,8 @@ class Patience:
             raise explain(error, self.subject) from error
         wait = min(_LONGEST_WAIT, _FIRST_WAIT * 2 ** (self._failures - 1)) * random.uniform(0.5, 1.0)
         wait = max(wait, asked or 0.0)
-        _log.info("%s: %s; trying again in %.1f s", self.subject, _one_line(error), wait)
+        level = logging.WARNING if wait >= _LONG_WAIT else logging.INFO
+        _log.log(level, "%s: %s; trying again in %.1f s", self.subject, _one_line(error), wait)
         self._stop.wait(wait)
         self.check()
 
@@ -197,7 +199,7 @@ def explain(error: Exception, subject: Subject) -> HubError:
     elif status == 429:
         told = "the Hub has had too many requests from here. Wait some minutes, or log in ('hf auth login'), and go on"
     elif status >= 500:
-        told = f"the Hub does not work at the moment (HTTP {status}). Try again later; what was fetched is kept"
+        told = f"the Hub does not work at the moment (HTTP {status}). Try again later"
     else:
         told = f"the Hub refused the request (HTTP {status}: {_one_line(error)[:200]})"
     return HubError(f"{subject}: {told}.", is_passing=status in _RETRIED)

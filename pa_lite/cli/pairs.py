@@ -33,8 +33,8 @@ def pairs(context: click.Context, as_json: bool) -> None:
         return
     show_table(["pair", "parameters", "download", "licence", "here", "runs as"], [_row(*entry) for entry in found])
     click.echo(
-        "download: both sides in bfloat16, from the number of parameters; '!' where the disk has less room. licence: '*' "
-        "must be accepted on the Hub. runs as: types that fit into the memory that is free now."
+        "download: both sides in bfloat16, from the number of parameters; '!' where the disk has less room. "
+        "licence: '*' must be accepted on the Hub. runs as: types that fit into the memory that is free now."
     )
 
 

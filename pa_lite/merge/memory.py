@@ -11,7 +11,7 @@ from pa_lite.merge.plan import MergePlan
 from pa_lite.merge.readers import LEAST_READ_AHEAD, READ_AHEAD
 from pa_lite.merge.stream import BLOCK_VALUES
 
-_CONNECTION_BYTES = 1 << 19  # a connection's own buffers and its thread
+_CONNECTION_BYTES = 1 << 20  # a connection's own buffers and its thread
 
 
 def thread_bytes(plan: MergePlan) -> int:
