@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pa_lite.checkpoints.hub_cache import RepoCache, cache_folder
-from pa_lite.checkpoints.hub_http import FileFacts, Subject, api, attempt, file_facts, is_offline
+from pa_lite.checkpoints.hub_http import TIMEOUT, FileFacts, Subject, api, attempt, file_facts, is_offline
 from pa_lite.errors import CheckpointError, HubError, InputError
 
 _log = logging.getLogger(__name__)
@@ -96,7 +96,9 @@ def resolve_commit(reference: HubReference) -> str:
         return reference.revision
     kind, revision = reference.kind, reference.revision
     try:
-        info = attempt(lambda: api().repo_info(reference.repo, repo_type=kind, revision=revision), subject)
+        info = attempt(
+            lambda: api().repo_info(reference.repo, repo_type=kind, revision=revision, timeout=TIMEOUT), subject
+        )
     except HubError as e:
         return _fallback(cache, subject, e)
     if not isinstance(info.sha, str) or not _COMMIT.fullmatch(info.sha):

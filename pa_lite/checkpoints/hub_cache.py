@@ -107,14 +107,17 @@ class RepoCache:
 
 
 def _link(blob: Path, place: Path) -> None:
-    """Let the snapshot's name stand for the blob: a relative link, or the file itself where links are not allowed."""
+    """Let the snapshot's name stand for the blob: a relative link, or what else the system allows."""
     if place.exists():
         return
     place.unlink(missing_ok=True)  # a link to a blob that was removed
     try:
         place.symlink_to(os.path.relpath(blob, place.parent))
-    except OSError:
-        shutil.copyfile(blob, place)
+    except OSError:  # Windows has symbolic links for developers alone
+        try:
+            os.link(blob, place)
+        except OSError:
+            shutil.copyfile(blob, place)
 
 
 def _download(
@@ -125,19 +128,19 @@ def _download(
     if partial.exists() and partial.stat().st_size > facts.size:
         partial.unlink()
     held = partial.stat().st_size if partial.exists() else 0
-    digest = _digest(facts)
+    digests = _digests(facts)
     with partial.open("a+b") as f:
         f.seek(0)
         while piece := f.read(_PIECE):
-            digest.update(piece)
+            _update(digests, piece)
         progress(held)
         for piece in RemoteContent(subject, facts).pieces(held, facts.size, stop):
             f.write(piece)
-            digest.update(piece)
+            _update(digests, piece)
             progress(len(piece))
         f.flush()
         os.fsync(f.fileno())
-    if len(facts.etag) in (40, 64) and digest.hexdigest() != facts.etag:
+    if digests and facts.etag not in [digest.hexdigest() for digest in digests]:
         partial.unlink()
         raise HubError(
             f"{subject}: {subject.file} arrived damaged: its hash is not {facts.etag}. None of it was kept; try again."
@@ -145,8 +148,15 @@ def _download(
     partial.replace(blob)
 
 
-def _digest(facts: FileFacts) -> Any:
-    """What a content's tag is made by: SHA-256 for large files, git's blob id for others."""
+def _digests(facts: FileFacts) -> list[Any]:
+    """What may have made a content's tag: SHA-256 for large files, git's blob id for others, a mirror's own SHA-1."""
+    if len(facts.etag) == 64:
+        return [hashlib.sha256()]
     if len(facts.etag) == 40:
-        return hashlib.sha1(b"blob %d\0" % facts.size, usedforsecurity=False)
-    return hashlib.sha256()
+        return [hashlib.sha1(start, usedforsecurity=False) for start in (b"blob %d\0" % facts.size, b"")]
+    return []
+
+
+def _update(digests: list[Any], piece: bytes) -> None:
+    for digest in digests:
+        digest.update(piece)

@@ -24,19 +24,30 @@ _Result = TypeVar("_Result")
 _RETRIED = (408, 425, 429, 500, 502, 503, 504)
 _FIRST_WAIT, _LONGEST_WAIT, _LONGEST_ASKED = 0.4, 30.0, 300.0  # seconds
 _LONG_WAIT = 8.0  # seconds; such a wait is told of
-_TIMEOUT = 30.0  # seconds for a connection, and between two pieces of an answer
+TIMEOUT = 30.0  # seconds for a connection, and between two pieces of an answer
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_REPO = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", re.A)
+_REVISION = re.compile(r"[^\s/:?#\\][^\s:?#\\]*")
 QUICK, PATIENT = 4, 8  # tries: for the first word with the Hub, and in the middle of gigabytes
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What a request is about, for its error: repository, its kind (`model` or `dataset`), revision, and file."""
+    """What a request is about, for its error: repository, its kind (`model` or `dataset`), revision, and file.
+
+    Raises InputError for what cannot be the name of a repository or a revision.
+    """
 
     repo: str
     kind: str = "model"
     revision: str | None = None
     file: str | None = None
+
+    def __post_init__(self) -> None:
+        if not _REPO.fullmatch(self.repo) or ".." in self.repo or "--" in self.repo:
+            raise InputError(f"{self.repo!r} is no name on the Hub; write org/name.")
+        if self.revision is not None and (not _REVISION.fullmatch(self.revision) or ".." in self.revision):
+            raise InputError(f"{self.revision!r} is no branch, tag or commit on the Hub.")
 
     def __str__(self) -> str:
         prefix = "hub:" if self.kind == "model" else "dataset "
@@ -190,7 +201,9 @@ def explain(error: Exception, subject: Subject) -> HubError:
         )
     elif isinstance(error, errors.RevisionNotFoundError):
         told = f"there is no such revision. {subject.page}/tree/main shows what there is"
-    elif isinstance(error, errors.EntryNotFoundError):
+    elif isinstance(error, errors.EntryNotFoundError) or (
+        status == 404 and subject.file and not isinstance(error, errors.RepositoryNotFoundError)
+    ):
         told = f"has no file {subject.file or ''}".rstrip() + f". {subject.page}/tree/main shows what there is"
     elif isinstance(error, errors.RepositoryNotFoundError) or status in (401, 404):
         told = f"there is no such {noun}, or it is private. Check the name; log in ('hf auth login') if it is yours"
@@ -226,11 +239,11 @@ def _head(subject: Subject) -> FileFacts:
 
     url, ours = resolve_url(subject), headers()
     for _ in range(5):
-        response = get_session().request("HEAD", url, headers=ours, follow_redirects=False, timeout=_TIMEOUT)
+        response = get_session().request("HEAD", url, headers=ours, follow_redirects=False, timeout=TIMEOUT)
         hf_raise_for_status(response)
         fields, target = response.headers, response.headers.get("Location")
-        # renamed repositories redirect within the Hub, large files to where they are stored
-        if target is None or "X-Linked-Size" in fields or _origin(urljoin(url, target)) != _origin(url):
+        # renamed repositories and small files redirect within the Hub, large files to where they are stored
+        if target is None or _origin(urljoin(url, target)) != _origin(url):
             break
         url = urljoin(url, target)
     commit, etag = fields.get("X-Repo-Commit", ""), _tag(fields.get("X-Linked-Etag") or fields.get("ETag"))
@@ -269,7 +282,7 @@ class RemoteContent:
         """
         from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
 
-        patience = Patience(self.subject, PATIENT, stopped)
+        patience, is_renewed = Patience(self.subject, PATIENT, stopped), False
         while start < stop:
             facts = self.facts
             try:
@@ -280,14 +293,17 @@ class RemoteContent:
                         start += len(piece)
                         if piece:
                             patience.renew()
+                            is_renewed = False
                             yield piece
                 if start < stop:
                     patience.failed(HTTPError("the answer ended early"))
             except OfflineModeIsEnabled as e:
                 raise HubError(f"{self.subject}: cannot be read while offline (HF_HUB_OFFLINE).") from e
             except HTTPError as e:
-                if not self._renew(facts, e):
+                if is_renewed or not self._renew(facts, e):
                     patience.failed(e)
+                else:
+                    is_renewed = True
 
     @contextlib.contextmanager
     def _open(self, facts: FileFacts, start: int, stop: int) -> Iterator[Any]:
@@ -298,7 +314,7 @@ class RemoteContent:
             fields = {k: v for k, v in fields.items() if k.lower() != "authorization"}
         fields["Range"] = f"bytes={start}-{stop - 1}"
         session = get_session()
-        with session.stream("GET", facts.location, headers=fields, follow_redirects=True, timeout=_TIMEOUT) as response:
+        with session.stream("GET", facts.location, headers=fields, follow_redirects=True, timeout=TIMEOUT) as response:
             if response.status_code == 416:
                 raise self._changed("it is shorter now")
             if response.status_code >= 400:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pa_lite.checkpoints import Location, open_checkpoints
+from pa_lite.checkpoints.remote import RemoteFile
 from pa_lite.errors import InputError, MismatchError, OutputError
 from pa_lite.machine import cores
 from pa_lite.merge.memory import MemoryUse, check_memory, planned_bytes
-from pa_lite.merge.plan import PlanOptions, plan_merge
+from pa_lite.merge.plan import MergePlan, PlanOptions, plan_merge
 from pa_lite.merge.readers import READ_AHEAD
 from pa_lite.merge.schedule import group_lams
 from pa_lite.merge.write import MergeOptions, check_targets, name_outputs, output_bytes
@@ -110,9 +111,18 @@ def preview_merge(
         disk_free=shutil.disk_usage(folder).free if folder.is_dir() else 0,
         memory=planned_bytes(plan, use.threads, use.read_ahead),
         threads=use.threads,
-        remarks=plan.remarks,
+        remarks=(*plan.remarks, *_fetched(plan, options)),
         problems=tuple(problems),
     )
+
+
+def _fetched(plan: MergePlan, options: MergeOptions) -> list[str]:
+    """What a merge does about weights that are on the Hub alone."""
+    files = {s.path for t in plan.tensors for s in (t.base, t.instruct) if s and isinstance(s.path, RemoteFile)}
+    size = sum(file.size for file in files if isinstance(file, RemoteFile)) / 1e6
+    if not files:
+        return []
+    return [f"{size:.0f} MB of weights are {'read from' if options.stream else 'fetched first from'} the Hub"]
 
 
 def _span(lams: set[float]) -> str:

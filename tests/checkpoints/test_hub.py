@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from pa_lite.checkpoints import hub_cache, open_checkpoint
 from pa_lite.checkpoints.hub import HubFile, HubReference, fetch_file, list_files, parse_hub, resolve_commit
 from pa_lite.checkpoints.hub_checkpoint import fetch_checkpoint, fetch_checkpoints
 from pa_lite.checkpoints.hub_http import RemoteContent, Subject, endpoint, file_facts
-from pa_lite.errors import CheckpointError, HubError, InputError
+from pa_lite.errors import CheckpointError, HubError, InputError, OutputError
 from tests.hub_server import STRANGER, TOKEN, HubServer
 
 NOISE = bytes(range(256)) * 40_000  # 10 MB: longer than what sockets buffer
@@ -160,6 +161,24 @@ def test_links_that_expire_are_renewed(hub: HubServer) -> None:
     hub.expire_links()
     assert b"".join(content.pieces(5, 100)) == NOISE[5:100]
     assert len(hub.asked("HEAD hub")) == 2
+
+
+def test_links_that_never_work_are_given_up(hub: HubServer) -> None:
+    hub.add("org/m", {"a.gguf": NOISE})
+    hub.fail("status", status=403, times=100)
+    with pytest.raises(HubError, match="access is forbidden"):
+        fetch_file("org/m", "a.gguf")
+    assert len(hub.asked("GET storage")) < 4
+
+
+@pytest.mark.parametrize(
+    ("repo", "revision"),
+    [("../x", None), ("a/b/c", None), ("a/b", "../../x"), ("a/b", "/etc"), ("a/b", "x?y"), ("", None)],
+)
+def test_names_that_cannot_be(hub: HubServer, repo: str, revision: str | None) -> None:
+    with pytest.raises(InputError, match="on the Hub"):
+        fetch_file(repo, "x.json", revision=revision)
+    assert hub.requests == []
 
 
 def test_a_server_without_ranges_is_told_of(hub: HubServer) -> None:
@@ -319,12 +338,9 @@ def test_file_names_cannot_leave_the_cache(hub: HubServer) -> None:
 
 
 def test_a_full_disk_is_told_before_anything_is_fetched(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pa_lite.checkpoints import hub_checkpoint
-    from pa_lite.errors import OutputError
-
     hub.add("org/m", {"model.safetensors": NOISE})
-    usage = hub_checkpoint.shutil.disk_usage(cache())
-    monkeypatch.setattr(hub_checkpoint.shutil, "disk_usage", lambda path: usage._replace(free=5_000_000))
+    usage = shutil.disk_usage(cache())
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=5_000_000))
     with pytest.raises(OutputError, match=r"0.0 GB are to be fetched there.*HF_HUB_CACHE .* \(--stream\)"):
         fetch_checkpoint(parse_hub("hub:org/m"))
     assert hub.asked("storage") == []

