@@ -19,13 +19,14 @@ def fingerprint(checkpoint: Checkpoint) -> str:
     """
     digest = hashlib.sha256()
     for t in sorted(checkpoint.tensors.values(), key=lambda t: t.name):
-        digest.update(f"{t.name} {t.type.name} {t.shape} {t.heads} {t.path.name} {t.offset}\n".encode())
-    for path in sorted({t.path for t in checkpoint.tensors.values()}, key=lambda path: path.name):
+        places = " ".join(f"{p.path.name} {p.offset}" for p in t.pieces)
+        digest.update(f"{t.name} {t.type.name} {t.shape} {t.heads} {places}\n".encode())
+    for path in sorted({p.path for t in checkpoint.tensors.values() for p in t.pieces}, key=lambda path: path.name):
         try:
             size = size_of(path)
             digest.update(f"{path.name} {size}\n".encode())
-            places = [max(0, size - _LENGTH) * i // (_SAMPLES - 1) for i in range(_SAMPLES)]
-            for sample in samples(path, places, _LENGTH):
+            starts = [max(0, size - _LENGTH) * i // (_SAMPLES - 1) for i in range(_SAMPLES)]
+            for sample in samples(path, starts, _LENGTH):
                 digest.update(sample)
         except OSError as e:
             raise CheckpointError(f"{path}: cannot be read: {e.strerror}") from e

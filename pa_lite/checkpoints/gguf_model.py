@@ -6,9 +6,10 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from pa_lite.checkpoints.conversion import titles_of
 from pa_lite.checkpoints.gguf_file import GgufHeader, architecture_of, read_gguf_header
 from pa_lite.checkpoints.remote import FilePath
-from pa_lite.checkpoints.source import Checkpoint, Metadata, TensorSource, Vocabulary
+from pa_lite.checkpoints.source import Checkpoint, Metadata, Piece, TensorSource, Vocabulary
 from pa_lite.errors import CheckpointError
 
 SPLIT = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
@@ -57,7 +58,7 @@ def open_gguf(path: Path, elsewhere: Mapping[str, FilePath] | None = None) -> Ch
         for t in header.tensors.values():
             if t.name in tensors:
                 raise CheckpointError(f"{header.path}: tensor {t.name} is in {tensors[t.name].path.name} already.")
-            tensors[t.name] = TensorSource(t.name, t.name, file, t.offset, t.type, t.shape)
+            tensors[t.name] = TensorSource(t.name, t.name, (Piece(file, t.offset),), t.type, t.shape)
     if not tensors:
         raise CheckpointError(f"{path}: has no tensors.")
     name = metadata.get("general.name")
@@ -68,6 +69,7 @@ def open_gguf(path: Path, elsewhere: Mapping[str, FilePath] | None = None) -> Ch
         metadata={key: entry for key, entry in metadata.items() if not _DROPPED.fullmatch(key)},
         tensors=tensors,
         load_vocabulary=lambda: _vocabulary(path, metadata),
+        families=tuple(titles_of(architecture)),
     )
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pa_lite.checkpoints import families
+from pa_lite.checkpoints.config import read_config
+from pa_lite.checkpoints.conversion import Description, Place, describe, family_of, places_of
+from pa_lite.checkpoints.families import Family
 from pa_lite.checkpoints.remote import FilePath
 from pa_lite.checkpoints.safetensors_file import StoredTensor, read_folder, read_header, read_json
-from pa_lite.checkpoints.source import Checkpoint, TensorSource
+from pa_lite.checkpoints.source import Checkpoint, Piece, TensorSource
 from pa_lite.checkpoints.vocabulary import read_vocabulary
 from pa_lite.errors import CheckpointError, nearest
 from pa_lite.kernels import tensor_type
@@ -19,30 +23,31 @@ def open_hf(path: Path, elsewhere: Mapping[str, FilePath] | None = None) -> Chec
     """Open a folder with safetensors shards, or one .safetensors file beside its config.json; reads headers only.
 
     `elsewhere` says where weight files lie that are not in the folder, by name. Raises CheckpointError for whatever is
-    missing, broken or unknown in it.
+    missing, broken or unknown in it, and for what GGUF cannot say of it.
     """
     folder = path if path.is_dir() else path.parent
     stored = read_folder(folder, elsewhere) if path.is_dir() else read_header(path)
-    config = read_json(folder / "config.json")
+    raw = read_json(folder / "config.json")
     where = str(folder / "config.json")
-    _, family = families.family_of(config, where)
-    tensors = {}
-    for tensor in stored.values():
-        source = _source(tensor, family, families.heads(config, where))
-        if source is not None:
-            tensors[source.name] = source
-    metadata = families.metadata(family, config, where)
-    for stored_name, name in family.required(metadata[f"{family.architecture}.block_count"].value):
+    family = family_of(raw, where)
+    config = read_config(raw, family.defaults, where)
+    model = describe(family, config)
+    tensors = _Converter(path, family, model).convert(stored.values())
+    for stored_name, name in family.required(config):
         if name not in tensors:
             raise CheckpointError(f"{path}: tensor {stored_name} is missing, which {where} calls for. Fetch it again.")
+    if family.needs_output and "output.weight" not in tensors:
+        tensors["output.weight"] = replace(tensors["token_embd.weight"], name="output.weight")
     return Checkpoint(
         path=path,
         name=_model_name(folder.resolve()),
         architecture=family.architecture,
-        metadata=metadata,
+        metadata=model.metadata,
         tensors=tensors,
-        load_vocabulary=functools.partial(read_vocabulary, folder, config),
-        constants=families.constants(family, config, where),
+        load_vocabulary=functools.partial(read_vocabulary, folder, config.values),
+        families=(family.title,),
+        constants=model.constants,
+        warnings=model.warnings,
     )
 
 
@@ -51,25 +56,99 @@ def _model_name(folder: Path) -> str:
     return f"{folder.parent.name}-{folder.name}" if folder.name in ("base", "instruct") else folder.name
 
 
-def _source(tensor: StoredTensor, family: families.Family, heads: families.Heads) -> TensorSource | None:
-    try:
-        name = families.gguf_name(family, tensor.name)
-    except KeyError:
-        raise CheckpointError(
-            f"{tensor.path}: tensor {tensor.name} is not one of a {family.architecture} model."
-            f"{nearest(tensor.name, family.names)}"
-        ) from None
-    if name is None:
-        return None
-    tensor.require_float()
-    n_heads = 0
-    if family.interleave_qk and ".attn_q." in name:
-        n_heads = heads.query
-    elif family.interleave_qk and ".attn_k." in name:
-        n_heads = heads.key_value
-    if not tensor.shape or 0 in tensor.shape or (n_heads and tensor.shape[0] != n_heads * heads.size):
-        told = f"; its {n_heads} heads have {heads.size} rows each" if n_heads else ""
-        raise CheckpointError(f"{tensor.path}: {tensor.name} has the impossible shape {list(tensor.shape)}{told}.")
-    return TensorSource(
-        name, tensor.name, tensor.path, tensor.offset, tensor_type(tensor.dtype), tensor.shape, heads=n_heads
-    )
+@dataclass(frozen=True)
+class _Converter:
+    """Turns the stored tensors of one model into sources under GGUF's names, every shape checked."""
+
+    path: Path
+    family: Family
+    model: Description
+
+    def convert(self, stored: Iterable[StoredTensor]) -> dict[str, TensorSource]:
+        tensors: dict[str, TensorSource] = {}
+        experts: dict[str, dict[int, StoredTensor]] = {}
+        for tensor in stored:
+            for place in self._places(tensor):
+                if place.expert is not None:
+                    experts.setdefault(place.name, {})[place.expert] = tensor
+                    continue
+                if place.name in tensors:
+                    raise CheckpointError(
+                        f"{tensor.path}: {tensor.name} and {tensors[place.name].stored_name} are both {place.name}."
+                    )
+                tensors[place.name] = self._whole(tensor, place)
+        for name, by_expert in experts.items():
+            if name in tensors:
+                raise CheckpointError(f"{self.path}: {name} is stored both expert by expert and as a whole.")
+            tensors[name] = self._stacked(name, by_expert)
+        return tensors
+
+    def _places(self, tensor: StoredTensor) -> list[Place]:
+        try:
+            places = places_of(self.family, tensor.name)
+        except KeyError:
+            raise CheckpointError(
+                f"{tensor.path}: tensor {tensor.name} is not one of a {self.family.architecture} model."
+                f"{nearest(tensor.name, self.family.names)}"
+            ) from None
+        if places:
+            tensor.require_float()
+            layer = re.match(r"blk\.(\d+)\.", places[0].name)
+            if layer and int(layer[1]) >= self.model.n_layers:
+                raise CheckpointError(
+                    f"{tensor.path}: tensor {tensor.name} is in none of config.json's {self.model.n_layers} layers."
+                )
+        return places
+
+    def _whole(self, tensor: StoredTensor, place: Place) -> TensorSource:
+        shape = self.model.shape_of(self.family, place.name)
+        kind = tensor_type(tensor.dtype)
+        pieces: tuple[Piece, ...] = (Piece(tensor.path, tensor.offset),)
+        if place.parts:
+            experts, rows, columns = shape
+            self._check(tensor, (experts, place.parts * rows, columns))
+            row_bytes = kind.nbytes(columns)
+            firsts = (rows * (place.parts * e + place.part) for e in range(experts))
+            pieces = tuple(Piece(tensor.path, tensor.offset + row_bytes * first) for first in firsts)
+        elif self.family.cuts_vocabulary and place.name in ("token_embd.weight", "output.weight"):
+            self._check(tensor, (max(shape[0], *tensor.shape[:1], 0), *shape[1:]))
+        else:
+            self._check(tensor, shape)
+        is_norm = place.name.endswith("norm.weight")
+        return TensorSource(
+            place.name, tensor.name, pieces, kind, shape, self._heads(place.name), self.family.norm_shift * is_norm
+        )
+
+    def _heads(self, name: str) -> int:
+        """How many heads' rows change places."""
+        query, key_value = self.model.heads
+        kind = name.rpartition(".attn_")[2]
+        if not self.family.interleave_qk or not kind.startswith(("q.", "k.")):
+            return 0
+        return query if kind.startswith("q") else key_value
+
+    def _stacked(self, name: str, experts: Mapping[int, StoredTensor]) -> TensorSource:
+        """The experts of one matrix, which GGUF has one behind the other."""
+        shape = self.model.shape_of(self.family, name)
+        first = next(iter(experts.values()))
+        for i in range(shape[0]):
+            if i not in experts:
+                near = first.name.replace(f".experts.{next(iter(experts))}.", f".experts.{i}.")
+                raise CheckpointError(f"{self.path}: tensor {near} is missing: there are {shape[0]} experts.")
+            self._check(experts[i], shape[1:])
+            if experts[i].dtype != first.dtype:
+                raise CheckpointError(
+                    f"{experts[i].path}: {experts[i].name} is {experts[i].dtype}, but {first.name} is {first.dtype}."
+                )
+        if len(experts) > shape[0]:
+            odd = experts[max(experts)]
+            raise CheckpointError(f"{odd.path}: tensor {odd.name} is one too many: there are {shape[0]} experts.")
+        pieces = tuple(Piece(experts[i].path, experts[i].offset) for i in range(shape[0]))
+        return TensorSource(name, first.name, pieces, tensor_type(first.dtype), shape)
+
+    def _check(self, tensor: StoredTensor, shape: tuple[int, ...]) -> None:
+        if tensor.shape != shape:
+            raise CheckpointError(
+                f"{tensor.path}: {tensor.name} has the shape {list(tensor.shape)}, where config.json calls for "
+                f"{list(shape)}."
+            )

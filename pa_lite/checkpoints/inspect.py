@@ -36,11 +36,16 @@ class VocabularyFacts:
 
 @dataclass(frozen=True)
 class Inspection:
-    """A checkpoint's facts; `settings` are the architecture's keys, `problem` says why the vocabulary is unusable."""
+    """A checkpoint's facts; `settings` are the architecture's keys, `problem` says why the vocabulary is unusable.
+
+    `families` are those of the supported ones, which parity tests cover, that the architecture serves; `warnings` tell
+    what of the model GGUF cannot hold.
+    """
 
     path: str
     name: str
     architecture: str
+    families: tuple[str, ...]
     files: tuple[str, ...]
     parameters: int
     bytes: int
@@ -48,6 +53,7 @@ class Inspection:
     settings: dict[str, object]
     vocabulary: VocabularyFacts | None
     problem: str | None
+    warnings: tuple[str, ...]
     tensors: tuple[TensorRow, ...]
 
 
@@ -76,13 +82,15 @@ def inspect_checkpoint(place: str | Location) -> Inspection:
         path=str(place),
         name=checkpoint.name,
         architecture=checkpoint.architecture,
-        files=tuple(sorted({t.path.name for t in checkpoint.tensors.values()})),
+        families=checkpoint.families,
+        files=tuple(sorted({p.path.name for t in checkpoint.tensors.values() for p in t.pieces})),
         parameters=sum(t.n_values for t in checkpoint.tensors.values()),
         bytes=sum(row.bytes for row in rows),
         types=dict(types.most_common()),
         settings={k: e.value for k, e in checkpoint.metadata.items() if e.type != "ARRAY"},
         vocabulary=facts,
         problem=problem,
+        warnings=checkpoint.warnings,
         tensors=tuple(rows),
     )
 

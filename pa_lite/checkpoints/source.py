@@ -48,20 +48,39 @@ def array(item: str, values: Sequence[Any]) -> Field:
 
 
 @dataclass(frozen=True)
+class Piece:
+    """Where a run of a tensor's rows begins: file, and bytes from its start."""
+
+    path: FilePath
+    offset: int
+
+
+@dataclass(frozen=True)
 class TensorSource:
     """A tensor under its GGUF name: where its bytes lie and how its rows become llama.cpp's.
 
-    `shape` is numpy's, rows first. With `heads` > 0 each head's rows are interleaved, first half with second: output
-    row 2j+t of a head of d rows is stored row t*d/2+j (llama.cpp's rotary order, from the Hugging Face one).
+    `shape` is numpy's, rows first; every piece holds equally many rows, one piece but for stacked experts. With `heads`
+    > 0 each head's rows are interleaved, first half with second: output row 2j+t of a head of d rows is stored row
+    t*d/2+j (llama.cpp's rotary order, from the Hugging Face one). `shift` is to be added to every value.
     """
 
     name: str
     stored_name: str
-    path: FilePath
-    offset: int
+    pieces: tuple[Piece, ...]
     type: TensorType
     shape: tuple[int, ...]
     heads: int = 0
+    shift: float = 0.0
+
+    @property
+    def path(self) -> FilePath:
+        """The file that the tensor begins in."""
+        return self.pieces[0].path
+
+    @property
+    def piece_rows(self) -> int:
+        """Rows in each piece."""
+        return self.rows // len(self.pieces)
 
     @property
     def n_values(self) -> int:
@@ -90,7 +109,9 @@ class Checkpoint:
     """One model's weights and all that llama.cpp must know of it.
 
     `metadata` holds the architecture's keys; `constants` are tensors that come from the configuration and not from the
-    weights (float32); `load_vocabulary` reads the tokenizer, raising CheckpointError when there is none it knows.
+    weights (float32); `load_vocabulary` reads the tokenizer, raising CheckpointError when there is none it knows;
+    `families` are those of the table that it is of or may be of, none for an architecture outside; `warnings` tell what
+    of the model is lost in GGUF.
     """
 
     path: Path
@@ -99,5 +120,6 @@ class Checkpoint:
     metadata: Metadata
     tensors: Mapping[str, TensorSource]
     load_vocabulary: Callable[[], Vocabulary]
+    families: tuple[str, ...] = ()
     constants: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()

@@ -35,7 +35,9 @@ def inspect(checkpoint: str, tensors: bool, as_json: bool) -> None:
 
 
 def show_inspection(found: Inspection, tensors: bool) -> None:
-    rows = [("name", found.name), ("architecture", found.architecture), ("files", ", ".join(found.files))]
+    supported = ", ".join(found.families) or "no: no parity test covers it; it merges as GGUF files alone"
+    rows = [("name", found.name), ("architecture", found.architecture), ("supported", supported)]
+    rows.append(("files", ", ".join(found.files)))
     rows.append(("parameters", f"{found.parameters / 1e6:.1f} million in {found.bytes / 1e6:.1f} MB"))
     rows.append(("types", ", ".join(f"{kind} {size / 1e6:.1f} MB" for kind, size in found.types.items())))
     rows += [(key, str(value)) for key, value in found.settings.items()]
@@ -47,6 +49,8 @@ def show_inspection(found: Inspection, tensors: bool) -> None:
     else:
         rows.append(("vocabulary", found.problem or "none"))
     show_table(["", ""], rows)
+    for line in found.warnings:
+        click.echo(f"note: {line}")
     if tensors:
         names = ["tensor", "type", "shape", "bytes"]
         show_table(names, [[t.name, t.type, " x ".join(map(str, t.shape)), str(t.bytes)] for t in found.tensors])

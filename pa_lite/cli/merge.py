@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 import pa_lite
-from pa_lite.cli.options import FORCE, JSON, OUTPUT, STREAM, THREADS, parse_size
+from pa_lite.cli.options import JSON, OUTPUT, STREAM, THREADS, parse_size
 from pa_lite.cli.terminal import bar, show_json, show_table
 
 if TYPE_CHECKING:
@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 @STREAM
 @OUTPUT
 @THREADS
-@FORCE
+@click.option(
+    "--force", is_flag=True, help="Overwrite files that exist; merge a pair whose settings change what it computes."
+)
 @JSON
 def merge(
     base: str | None,
@@ -77,7 +79,7 @@ def merge(
     if any(not 0 <= lam <= 1 for lam in values):
         click.echo("warning: a lam outside [0, 1] extrapolates beyond the pair.", err=True)
     rules = parse_schedule(schedule) if schedule else Schedule()
-    plan = PlanOptions(kind, rules, vocab, imatrix, tuple(map(parse_override, tensor_types)))
+    plan = PlanOptions(kind, rules, vocab, imatrix, tuple(map(parse_override, tensor_types)), force)
     options = MergeOptions(threads, force, resume, verify, max_memory, stream)
     if dry_run:
         show_preview(preview_merge(*resolve_inputs(base, instruct, pair), values, plan, output, options), as_json)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from pa_lite.checkpoints.source import Checkpoint, TensorSource, Vocabulary
+from pa_lite.checkpoints.source import Checkpoint, Field, TensorSource, Vocabulary
 from pa_lite.checkpoints.vocabulary import UNUSED
 from pa_lite.errors import CheckpointError, InputError, MismatchError
 
@@ -85,12 +86,13 @@ def align_vocabularies(base: Checkpoint, instruct: Checkpoint, written: str) -> 
 
 
 def pair_tensors(
-    base: Checkpoint, instruct: Checkpoint, maps: RowMaps | None
+    base: Checkpoint, instruct: Checkpoint, maps: RowMaps | None, force: bool = False
 ) -> tuple[dict[str, tuple[TensorSource | None, TensorSource]], list[str]]:
     """The result's tensors: name -> (base's, instruct's), and remarks for the plan.
 
-    An output that one side ties to its embedding is that embedding. Rotary factors are instruct's (base None). Raises
-    MismatchError, naming each tensor and both shapes, for all else that is not alike.
+    An output that one side ties to its embedding is that embedding. Rotary factors are instruct's (base None). With
+    `force` so are biases and norms of q and k that one side lacks. Raises MismatchError, naming each tensor and both
+    shapes, for all else that is not alike.
     """
     remarks: list[str] = []
     left, right = dict(base.tensors), dict(instruct.tensors)
@@ -99,14 +101,22 @@ def pair_tensors(
             mine["output.weight"] = replace(mine["token_embd.weight"], name="output.weight")
             remarks.append(f"{side} ties its output to the embedding: its embedding stands for output.weight")
     pairs: dict[str, tuple[TensorSource | None, TensorSource]] = {}
-    mismatches = [
-        f"tensor {source.stored_name} of shape {list(source.shape)} is in {here.path} but not in {there.path}."
-        for ours, theirs, here, there in ((left, right, base, instruct), (right, left, instruct, base))
-        for name, source in ours.items()
-        if name not in theirs and not name.startswith("rope_")
-    ]
+    mismatches = []
+    for ours, theirs, here, there in ((left, right, base, instruct), (right, left, instruct, base)):
+        for name, source in ours.items():
+            if name in theirs or name.startswith("rope_"):
+                continue
+            told = (
+                f"tensor {source.stored_name} of shape {list(source.shape)} is in {here.path} but not in {there.path}"
+            )
+            if not _ADDITION.search(name):
+                mismatches.append(f"{told}.")
+            elif not force:
+                mismatches.append(f"{told}. {_FORCE}")
+            else:
+                remarks.append(f"{told}: instruct is followed")
     for name, source in right.items():
-        if name.startswith("rope_"):
+        if name.startswith("rope_") or (force and name not in left and _ADDITION.search(name)):
             pairs[name] = (None, source)
         elif name in left:
             skipped = int(maps is not None and name in TOKEN_ROWS)  # rows that are aligned may differ in number
@@ -122,9 +132,13 @@ def pair_tensors(
     return pairs, remarks
 
 
-def compare_settings(base: Checkpoint, instruct: Checkpoint) -> list[str]:
-    """Remarks on settings that differ, of which instruct's are written; raises MismatchError for those of the shape."""
-    remarks = []
+def compare_settings(base: Checkpoint, instruct: Checkpoint, force: bool = False) -> list[str]:
+    """Remarks on settings that differ, of which instruct's are written.
+
+    Raises MismatchError for those of the shape, and, without `force`, for those that change what the network computes:
+    rotary and context settings excepted, all do.
+    """
+    remarks, mismatches = [], []
     a = instruct.architecture
     for key in sorted(base.metadata.keys() | instruct.metadata.keys()):
         if not key.startswith(f"{a}.") or key == f"{a}.vocab_size":
@@ -132,19 +146,35 @@ def compare_settings(base: Checkpoint, instruct: Checkpoint) -> list[str]:
         ours, theirs = (c.metadata.get(key) for c in (base, instruct))
         if ours is not None and theirs is not None and ours.value == theirs.value:
             continue
-        values = [e.value if e else "not set" for e in (ours, theirs)]
-        if key.removeprefix(f"{a}.") in _SHAPE_KEYS and ours is not None and theirs is not None:
-            raise MismatchError(
-                f"{key} is {values[0]} in {base.path} but {values[1]} in {instruct.path}. The two are no pair."
-            )
-        remarks.append(f"{key} is {values[0]} in base, {values[1]} in instruct: instruct's is used")
+        values = [_shown(ours), _shown(theirs)]
+        kind = key.removeprefix(f"{a}.")
+        both_tell = ours is not None and theirs is not None  # a shape that is not told llama.cpp derives
+        told = f"{key} is {values[0]} in {base.path} but {values[1]} in {instruct.path}."
+        if kind in _SHAPE_KEYS and both_tell:
+            mismatches.append(f"{told} The two are no pair.")
+        elif force or kind in _SHAPE_KEYS or _MAY_DIFFER.fullmatch(kind):
+            remarks.append(f"{key} is {values[0]} in base, {values[1]} in instruct: instruct's is used")
+        else:
+            mismatches.append(f"{told} {_FORCE}")
+    if mismatches:
+        raise MismatchError(*mismatches)
     return remarks
+
+
+def _shown(entry: Field | None) -> str:
+    if entry is None:
+        return "not set"
+    return f"{entry.value:g}" if entry.type == "FLOAT32" else str(entry.value)
 
 
 _SHAPE_KEYS: Sequence[str] = (
     "block_count", "embedding_length", "feed_forward_length", "attention.head_count", "attention.head_count_kv",
     "attention.key_length", "attention.value_length", "expert_count", "rope.dimension_count",
+    "expert_feed_forward_length",
 )  # fmt: skip
+_MAY_DIFFER = re.compile(r"rope\..+|context_length|attention\.sliding_window.*")
+_ADDITION = re.compile(r"\.bias$|\.attn_[qk]_norm\.weight$")  # tensors that are not of every model of an architecture
+_FORCE = "The two do not compute alike, so no line joins them. --force merges all the same, with what instruct has."
 
 
 def runs(rows: RowMap) -> list[tuple[int, int, int]]:

@@ -74,7 +74,7 @@ def diff_checkpoints(
     that only one side has (tokens added) do not count. Raises what opening and planning a merge of the two raises.
     """
     left, right = open_checkpoints([base, instruct], stream, progress)
-    plan = plan_merge(left, right, PlanOptions("F32"))
+    plan = plan_merge(left, right, PlanOptions("F32", force=True))
     sums = _sums(plan, threads or cores(), progress)
     groups = [g for g in GROUPS if any(group_of(n) == g for n in sums)]
     layers = sorted({layer for name in sums if (layer := layer_of(name)) is not None})
@@ -102,6 +102,8 @@ def _sums(plan: MergePlan, threads: int, progress: Callable[[int, int], None] | 
             both = (maps.base[here] >= 0) & (maps.instruct[here] >= 0)
             base, instruct = (side.reshape(-1, block.columns)[both].reshape(-1) for side in (base, instruct))
         difference = instruct - base
+        if block.tensor.shift:  # weights as they act, which are those of a GGUF file
+            base, instruct = base + np.float32(block.tensor.shift), instruct + np.float32(block.tensor.shift)
         found = _Sums(*(float(np.dot(a, b)) for a, b in (
             (base, base), (instruct, instruct), (base, instruct), (difference, difference)
         )))  # fmt: skip

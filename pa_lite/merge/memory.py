@@ -22,7 +22,9 @@ def thread_bytes(plan: MergePlan) -> int:
 
 def is_streamed(plan: MergePlan) -> bool:
     """Whether any input stays on the Hub."""
-    return any(isinstance(s.path, RemoteFile) for t in plan.tensors for s in (t.base, t.instruct) if s)
+    return any(
+        isinstance(p.path, RemoteFile) for t in plan.tensors for s in (t.base, t.instruct) if s for p in s.pieces
+    )
 
 
 def planned_bytes(plan: MergePlan, threads: int, read_ahead: int = LEAST_READ_AHEAD) -> int:

@@ -31,7 +31,8 @@ _NO_SCHEDULE = Schedule()
 class PlanOptions:
     """What the result shall be: output type, lam schedule, whose vocabulary, importance matrix, types by pattern.
 
-    `tensor_types` holds (regular expression on the tensor's name, ggml type) in the order of the command line.
+    `tensor_types` holds (regular expression on the tensor's name, ggml type) in the order of the command line. `force`
+    merges even where the two networks do not compute alike, and takes instruct's settings.
     """
 
     kind: str = DEFAULT_TYPE
@@ -39,6 +40,7 @@ class PlanOptions:
     vocab: str = "instruct"
     imatrix: Path | None = None
     tensor_types: tuple[tuple[str, str], ...] = ()
+    force: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,12 @@ class TensorPlan:
     @property
     def nbytes(self) -> int:
         return self.type.nbytes(self.n_values)
+
+    @property
+    def shift(self) -> float:
+        """What is added to the interpolated values: what both sides need added, or 0 where they differ."""
+        shifts = {s.shift for s in (self.base, self.instruct) if s is not None}
+        return shifts.pop() if len(shifts) == 1 else 0.0
 
 
 @dataclass(frozen=True)
@@ -116,13 +124,22 @@ class MergePlan:
             out[key] = (n + 1, size + t.nbytes)
         return out
 
+    def _size_label(self) -> str:
+        """The number of parameters, as in `8.0B`; with experts what one of them computes with, as in `8x7.2B`."""
+        experts = [t for t in self.tensors if "_exps." in t.name]
+        if not experts:
+            return _rounded(self.n_values)
+        n = experts[0].shape[0]
+        stacked = sum(t.n_values for t in experts)
+        return f"{n}x{_rounded(self.n_values - stacked + stacked // n)}"
+
     def metadata_for(self, lam: float) -> Metadata:
         """Every key of the result's header but `general.architecture`, provenance included."""
         sides = (self.base, self.instruct)
         general: Metadata = {
             "general.type": string("model"),
             "general.name": string(f"{self.instruct.name} pa {lam:g}"),
-            "general.size_label": string(_size_label(self.n_values)),
+            "general.size_label": string(self._size_label()),
             "general.base_model.count": uint32(2),
             **{f"general.base_model.{i}.name": string(side.name) for i, side in enumerate(sides)},
             "general.file_type": uint32(FILE_TYPES[self.type]),
@@ -149,7 +166,7 @@ class MergePlan:
         return out
 
 
-def _size_label(n: int) -> str:
+def _rounded(n: float) -> str:
     scale, unit = next((s, u) for s, u in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")) if n >= s or u == "K")
     value = n / scale
     return f"{value:.0f}{unit}" if value >= 10 else f"{value:.1f}{unit}"
@@ -158,8 +175,9 @@ def _size_label(n: int) -> str:
 def plan_merge(base: Checkpoint, instruct: Checkpoint, options: PlanOptions | None = None) -> MergePlan:
     """Decide the merge of base and instruct.
 
-    Raises MismatchError, naming the first tensor and both shapes, when the two are not of one architecture and size;
-    InputError for an unknown type, pattern or layer; CheckpointError when the vocabulary to be written is unusable.
+    Raises MismatchError, naming the first tensor and both shapes, when the two are not of one architecture and size or,
+    without `force`, do not compute alike; InputError for an unknown type, pattern or layer; CheckpointError when the
+    vocabulary to be written is unusable.
     """
     options = options or PlanOptions()
     if options.kind not in FILE_TYPES:
@@ -170,8 +188,9 @@ def plan_merge(base: Checkpoint, instruct: Checkpoint, options: PlanOptions | No
             "Only a model and its own fine-tune lie on a line."
         )
     vocabulary, maps = align_vocabularies(base, instruct, options.vocab)
-    pairs, remarks = pair_tensors(base, instruct, maps)
-    remarks += compare_settings(base, instruct) + ([maps.told(options.vocab)] if maps is not None else [])
+    pairs, remarks = pair_tensors(base, instruct, maps, options.force)
+    remarks += [*instruct.warnings, *compare_settings(base, instruct, options.force)]
+    remarks += [maps.told(options.vocab)] if maps is not None else []
     n_tokens = len(vocabulary.tokens)
     shapes = {
         name: (n_tokens, *right.shape[1:]) if name in TOKEN_ROWS else right.shape for name, (_, right) in pairs.items()

@@ -6,7 +6,6 @@ import io
 import itertools
 import os
 import threading
-from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +77,7 @@ _SLOTS = 2 * CONNECTIONS  # segments held at a time: one for each connection, an
 _LEAST, _MOST = 1 << 18, 1 << 22  # bytes of a segment
 READ_AHEAD = _SLOTS * _MOST  # bytes, by default and at most
 LEAST_READ_AHEAD = _SLOTS * _LEAST
-_BEHIND = _SLOTS // 2  # segments so far behind the one in use are not waited for any more
+_BEHIND = _SLOTS // 2  # what is left of segments so far behind the last one used is let go when buffers are wanting
 
 
 @dataclass(frozen=True)
@@ -91,14 +90,13 @@ class Region:
 
 
 class _Segment:
-    """A part of a region on the Hub, and what became of it: `waiting`, `coming`, `here`, `gone`."""
+    """A part of a region on the Hub, in its buffer once it has come; `left` bytes of it have not been used yet."""
 
-    def __init__(self, index: int, file: RemoteFile, start: int, stop: int) -> None:
-        self.index, self.file, self.start, self.stop = index, file, start, stop
-        self.state = "waiting"
-        self.left = stop - start  # bytes not used yet
-        self.readers = 0
-        self.buffer = memoryview(b"")
+    __slots__ = ("buffer", "error", "file", "index", "is_here", "left", "readers", "start", "stop")
+
+    def __init__(self, index: int, file: RemoteFile, start: int, stop: int, buffer: memoryview) -> None:
+        self.index, self.file, self.start, self.stop, self.buffer = index, file, start, stop, buffer
+        self.left, self.readers, self.is_here = stop - start, 0, False
         self.error: BaseException | None = None
 
 
@@ -111,25 +109,21 @@ class ReadAhead:
 
     def __init__(self, rounds: Iterable[Sequence[Region]], nbytes: int) -> None:
         self._size = max(_LEAST, min(_MOST, nbytes // _SLOTS))
-        self._segments: list[_Segment] = []
-        self._by_file: dict[RemoteFile, list[_Segment]] = {}
-        for regions in rounds:
-            for parts in itertools.zip_longest(*map(self._cut, regions)):
-                for file, start, stop in filter(None, parts):
-                    segment = _Segment(len(self._segments), file, start, stop)
-                    self._segments.append(segment)
-                    self._by_file.setdefault(file, []).append(segment)
-        for segments in self._by_file.values():
-            segments.sort(key=lambda s: (s.start, s.index))
-        self._starts = {file: [s.start for s in segments] for file, segments in self._by_file.items()}
-        self._free = [memoryview(bytearray(0))] * _SLOTS  # grown when they are used for the first time
-        self._next = self._oldest = 0
+        self._forecast: Iterator[tuple[RemoteFile, int, int]] | None = self._cut(rounds)
+        self._live: list[_Segment] = []  # in the order of the forecast
+        self._free = [memoryview(b"")] * _SLOTS  # grown when they are used for the first time
+        self._begun, self._latest = 0, 0  # segments begun, and the last of those used
         self._changed, self._stop = threading.Condition(), threading.Event()
         # they hold nothing that must be brought to an end: a stalled connection need not be waited for
-        for _ in range(min(CONNECTIONS, len(self._segments))):
+        for _ in range(CONNECTIONS):
             threading.Thread(target=self._fetch, daemon=True).start()
 
-    def _cut(self, region: Region) -> Iterator[tuple[RemoteFile, int, int]]:
+    def _cut(self, rounds: Iterable[Sequence[Region]]) -> Iterator[tuple[RemoteFile, int, int]]:
+        for regions in rounds:
+            for parts in itertools.zip_longest(*map(self._parts, regions)):
+                yield from filter(None, parts)
+
+    def _parts(self, region: Region) -> Iterator[tuple[RemoteFile, int, int]]:
         end = region.offset + region.nbytes
         if isinstance(region.path, RemoteFile):
             for start in range(region.offset, end, self._size):
@@ -145,97 +139,83 @@ class ReadAhead:
         """Fill the buffer from byte `offset` of the file on. Raises HubError."""
         view = buffer.data
         while len(view):
-            segment = self._find(file, offset)
-            n = len(view) if segment is None else min(len(view), segment.stop - offset)
-            if segment is None or not self._wait_for(segment):
-                file.read_into(view[:n], offset, self._stop)
-                self._passed(segment, n)
-            else:
-                view[:n] = segment.buffer[offset - segment.start :][:n]
-                self._used(segment, n)
+            segment = self._wait_for(file, offset)
+            if segment is None:
+                file.read_into(view, offset, self._stop)
+                return
+            n = min(len(view), segment.stop - offset)
+            view[:n] = segment.buffer[offset - segment.start :][:n]
+            self._used(segment, n)
             view, offset = view[n:], offset + n
 
-    def _find(self, file: RemoteFile, offset: int) -> _Segment | None:
-        """The first segment in order of use that holds this byte and has not been used up."""
-        segments = self._by_file.get(file, [])
-        found = None
-        for i in range(bisect_right(self._starts.get(file, []), offset) - 1, -1, -1):
-            segment = segments[i]
-            if segment.stop <= offset:
-                break
-            if segment.state != "gone":
-                found = segment
-        return found
-
-    def _wait_for(self, segment: _Segment) -> bool:
-        """Whether the segment came, or comes: then it is kept until `_used`. If not, it must be read directly."""
+    def _wait_for(self, file: RemoteFile, offset: int) -> _Segment | None:
+        """The segment with this byte, come and kept until `_used`; None if the byte must be read directly."""
         with self._changed:
             while True:
                 if self._stop.is_set():
-                    raise HubError(f"{segment.file}: the transfer was stopped.")
-                if segment.error is not None:
+                    raise HubError(f"{file}: the transfer was stopped.")
+                segment = next((s for s in self._live if s.file is file and s.start <= offset < s.stop), None)
+                if segment is not None and segment.error is not None:
                     raise segment.error
-                if segment.state == "here":
+                if segment is not None and segment.is_here:
                     segment.readers += 1
-                    return True
-                if segment.state == "gone":
-                    return False
-                if segment.state == "waiting":
-                    self._let_go(segment.index - _BEHIND)
+                    self._latest = max(self._latest, segment.index)
+                    return segment
+                if segment is None:
+                    if self._forecast is None:
+                        return None
                     if not self._free:
-                        return False
+                        self._let_go()
+                    if not self._free:
+                        return None
                 self._changed.wait()
-
-    def _passed(self, segment: _Segment | None, n: int) -> None:
-        """Bytes were read directly: a segment of which nothing is left need not be fetched."""
-        with self._changed:
-            if segment is not None and segment.state == "waiting":
-                segment.left -= n
-                segment.state = "waiting" if segment.left > 0 else "gone"
 
     def _used(self, segment: _Segment, n: int) -> None:
         with self._changed:
             segment.readers -= 1
             segment.left -= n
-            if segment.left <= 0:
-                self._release(segment)
+            self._release(segment)
 
-    def _let_go(self, before: int) -> None:
-        """Release segments that came and of which nobody has asked for the rest (rows that the result leaves out)."""
-        while self._oldest < before and self._segments[self._oldest].state in ("here", "gone"):
-            self._segments[self._oldest].left = 0
-            self._release(self._segments[self._oldest])
-            self._oldest += 1
+    def _let_go(self) -> None:
+        """Release segments so far behind that nobody will ask for the rest: rows that the result leaves out."""
+        for segment in [s for s in self._live if s.is_here and s.index < self._latest - _BEHIND]:
+            segment.left = 0
+            self._release(segment)
 
     def _release(self, segment: _Segment) -> None:
-        if segment.state == "here" and not segment.readers:
-            segment.state = "gone"
+        if segment.left <= 0 and not segment.readers:
+            self._live.remove(segment)
             self._free.append(segment.buffer)
-            segment.buffer = memoryview(b"")
             self._changed.notify_all()
+
+    def _begin(self) -> _Segment | None:
+        """The next segment of the forecast, once there is a buffer for it; None when all is done."""
+        with self._changed:
+            while not self._stop.is_set() and self._forecast is not None and not self._free:
+                self._changed.wait()
+            if self._stop.is_set() or self._forecast is None:
+                return None
+            part = next(self._forecast, None)
+            if part is None:
+                self._forecast = None
+                self._changed.notify_all()
+                return None
+            buffer = self._free.pop() or memoryview(bytearray(self._size))
+            segment = _Segment(self._begun, *part, buffer)
+            self._begun += 1
+            self._live.append(segment)
+            self._changed.notify_all()
+            return segment
 
     def _fetch(self) -> None:
         """One connection: segment after segment, as buffers become free."""
-        while True:
-            with self._changed:
-                while not self._stop.is_set() and self._next < len(self._segments) and not self._free:
-                    self._changed.wait()
-                if self._stop.is_set() or self._next == len(self._segments):
-                    return
-                segment = self._segments[self._next]
-                self._next += 1
-                if segment.state == "gone":
-                    continue
-                segment.state = "coming"
-                segment.buffer = self._free.pop()
+        while (segment := self._begin()) is not None:
             try:
-                if not len(segment.buffer):
-                    segment.buffer = memoryview(bytearray(self._size))
                 segment.file.read_into(segment.buffer[: segment.stop - segment.start], segment.start, self._stop)
             except Exception as e:  # noqa: BLE001 - raised where the bytes are needed
                 segment.error = e
             with self._changed:
-                segment.state = "here"
+                segment.is_here = True
                 self._changed.notify_all()
 
 
@@ -250,27 +230,30 @@ class _Remote:
 
 
 class Readers:
-    """The files that tensors lie in, open for reading. A context manager.
+    """Files open for reading by many threads. A context manager.
 
-    `rounds` tell what will be read, as for ReadAhead, and `read_ahead` how many bytes of it may be held.
+    `rounds` tell what will be read, as for ReadAhead, and `read_ahead` how many bytes of files on the Hub may be held.
     """
 
-    def __init__(self, rounds: Sequence[Sequence[Region]], read_ahead: int = READ_AHEAD) -> None:
-        paths = {region.path for regions in rounds for region in regions}
-        self._ahead = ReadAhead(rounds, read_ahead)
-        self.by_path: dict[FilePath, RandomFile | _Remote] = {
-            path: RandomFile(path, "r") if isinstance(path, Path) else _Remote(path, self._ahead) for path in paths
-        }
+    def __init__(
+        self, paths: Iterable[FilePath], rounds: Iterable[Sequence[Region]], read_ahead: int = READ_AHEAD
+    ) -> None:
+        paths = set(paths)
+        self._files = [RandomFile(path, "r") for path in paths if isinstance(path, Path)]
+        self.by_path: dict[FilePath, Reader] = {file.path: file for file in self._files}
+        remote = [path for path in paths if isinstance(path, RemoteFile)]
+        self._ahead = ReadAhead(rounds, read_ahead) if remote else None
+        self.by_path |= {path: _Remote(path, self._ahead) for path in remote if self._ahead}
 
     def stop(self) -> None:
         """Let threads that wait for the Hub go with an error."""
-        self._ahead.stop()
+        if self._ahead is not None:
+            self._ahead.stop()
 
     def __enter__(self) -> Readers:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.stop()
-        for reader in self.by_path.values():
-            if isinstance(reader, RandomFile):
-                reader.__exit__()
+        for file in self._files:
+            file.__exit__()

@@ -6,6 +6,7 @@ buffers a thread, whatever the model's size.
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -69,13 +70,16 @@ def interpolate(base: FloatArray, instruct: FloatArray, lam: float, out: FloatAr
 def blocks_of(tensor: TensorPlan) -> Iterator[Block]:
     """Cut a tensor into blocks of about BLOCK_VALUES values.
 
-    A block has whole rows, and no rows of two matrices with an importance each. Where a head's rows change places it
-    has whole heads, or an even number of one head's rows.
+    A block has whole rows, and none of two pieces of a source, nor of two matrices with an importance each. Where a
+    head's rows change places it has whole heads, or an even number of one head's rows.
     """
     rows, columns = math.prod(tensor.shape[:-1]), tensor.shape[-1]
     step = max(1, BLOCK_VALUES // columns)
-    part = tensor.shape[-2] if tensor.importance is not None and len(tensor.importance) > 1 else rows
-    heads = {s.rows // s.heads for s in (tensor.base, tensor.instruct) if s is not None and s.heads}
+    sides = [s for s in (tensor.base, tensor.instruct) if s is not None]
+    part = min([rows, *(s.piece_rows for s in sides if len(s.pieces) > 1)])
+    if tensor.importance is not None and len(tensor.importance) > 1:
+        part = min(part, tensor.shape[-2])
+    heads = {s.rows // s.heads for s in sides if s.heads and len(s.shape) > 1}  # a bias is one row, in one block
     if heads:
         (head,) = heads  # base and instruct have one shape
         step = step // head * head if step >= head else max(2, step // 2 * 2)
@@ -105,31 +109,40 @@ class BlockWorker:
         """The block's rows of one side, float32 [values]; rows that the side lacks hold anything."""
         row_bytes = source.type.nbytes(source.columns)
         raw = self._bytes("raw", row_bytes * (block.stop - block.start))
-        file = self.sources[source.path]
-        half = source.rows // source.heads // 2 if source.heads else 0
-        if half and block.stop - block.start < 2 * half:
+        piece, first_row = divmod(block.start, source.piece_rows) if rows is None else (0, 0)
+        file, offset = self.sources[source.pieces[piece].path], source.pieces[piece].offset
+        unit, half = row_bytes, source.rows // source.heads // 2 if source.heads else 0
+        if source.heads and len(source.shape) == 1:  # a bias: its values change places as rows do
+            unit, half = source.type.nbytes(1), source.columns // source.heads // 2
+            file.read_into(raw, offset)
+        elif half and block.stop - block.start < 2 * half:
             # part of one head: its output rows 2j and 2j+1 are stored a half head apart
             head, within = divmod(block.start, 2 * half)
             cut = raw.nbytes // 2
-            for t, piece in enumerate((raw[:cut], raw[cut:])):
+            for t, part in enumerate((raw[:cut], raw[cut:])):
                 first = (2 * head + t) * half + within // 2
-                file.read_into(piece, source.offset + row_bytes * first)
+                file.read_into(part, offset + row_bytes * first)
             half = (block.stop - block.start) // 2
         elif rows is None:
-            file.read_into(raw, source.offset + row_bytes * block.start)
+            file.read_into(raw, offset + row_bytes * first_row)
         else:
             for place, first, n in runs(rows[block.start : block.stop]):
-                file.read_into(raw[place * row_bytes : (place + n) * row_bytes], source.offset + row_bytes * first)
+                file.read_into(raw[place * row_bytes : (place + n) * row_bytes], offset + row_bytes * first)
         if half:
             turned = self._bytes("turned", raw.nbytes)
-            np.copyto(turned.reshape(-1, half, 2, row_bytes), raw.reshape(-1, 2, half, row_bytes).swapaxes(1, 2))
+            np.copyto(turned.reshape(-1, half, 2, unit), raw.reshape(-1, 2, half, unit).swapaxes(1, 2))
             raw = turned
         values = self._floats(side, block.n_values)
         to_float32(source.type, raw, values)
+        if source.shift != block.tensor.shift:
+            values += np.float32(source.shift - block.tensor.shift)
         return values
 
     def sides(self, block: Block, lams: Sequence[float]) -> tuple[FloatArray, FloatArray]:
-        """Base and instruct, float32 [values] each; a side that no lam needs is not read, and stands as the other."""
+        """Base and instruct, float32 [values] each; a side that no lam needs is not read, and stands as the other.
+
+        The tensor's common shift is still to be added.
+        """
         tensor = block.tensor
         if tensor.constant is not None:
             fixed = tensor.constant.reshape(-1)[block.start * block.columns :][: block.n_values]
@@ -167,6 +180,8 @@ class BlockWorker:
                 here = slice(block.start, block.stop)
                 alone = (tensor.maps.base[here] < 0) | (tensor.maps.instruct[here] < 0)
                 values.reshape(-1, block.columns)[alone] = instruct.reshape(-1, block.columns)[alone]
+            if tensor.shift:
+                values = np.add(values, np.float32(tensor.shift), out=self._floats("out", n))
             if tensor.type.name == "F16" and not (values.max() <= _F16_MAX and values.min() >= -_F16_MAX):
                 raise CheckpointError(
                     f"tensor {tensor.name} at lam {lam:g} has values that F16 cannot hold (beyond {_F16_MAX:g}, or not "
@@ -193,12 +208,17 @@ class BlockWorker:
         return done
 
 
-def regions_of(tensor: TensorPlan, lams: Sequence[float]) -> list[Region]:
-    """What merging a tensor at these lams reads, each side from its beginning to its end."""
+def regions_of(tensor: TensorPlan, lams: Sequence[float]) -> list[list[Region]]:
+    """What merging a tensor at these lams reads: the pieces of its sides in order, those read side by side together."""
     sides = [tensor.base, tensor.instruct]
     if tensor.maps is None and tensor.base is not None and len(set(lams)) == 1:
         sides = sides[:1] if lams[0] == 0.0 else sides[1:] if lams[0] == 1.0 else sides
-    return [Region(s.path, s.offset, s.type.nbytes(s.n_values)) for s in sides if s is not None]
+    regions = [
+        [Region(p.path, p.offset, s.type.nbytes(s.piece_rows * s.columns)) for p in s.pieces]
+        for s in sides
+        if s is not None
+    ]
+    return [[region for region in found if region is not None] for found in itertools.zip_longest(*regions)]
 
 
 def run_blocks(
@@ -214,10 +234,12 @@ def run_blocks(
     are asked for. The first exception, Ctrl-C included, ends the work of all and is raised.
     """
     queue = (block for t in tensors for block in blocks_of(t))
+    sources = [s for t in tensors for s in (t.base, t.instruct) if s is not None]
+    rounds = (regions for t in tensors for regions in regions_of(t, lams_of(t)))
     lock, stop = threading.Lock(), threading.Event()
 
-    def run(sources: Mapping[FilePath, Reader]) -> None:
-        worker = BlockWorker(sources)
+    def run(files: Mapping[FilePath, Reader]) -> None:
+        worker = BlockWorker(files)
         while not stop.is_set():
             with lock:
                 block = next(queue, None)
@@ -226,7 +248,7 @@ def run_blocks(
             handle(worker, block)
 
     with (
-        Readers([regions_of(t, lams_of(t)) for t in tensors], read_ahead) as readers,
+        Readers({p.path for s in sources for p in s.pieces}, rounds, read_ahead) as readers,
         ThreadPoolExecutor(threads) as pool,
     ):
         futures = [pool.submit(run, readers.by_path) for _ in range(threads)]

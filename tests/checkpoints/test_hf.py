@@ -7,7 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pa_lite.checkpoints import families, open_checkpoint
+from pa_lite.checkpoints import open_checkpoint
+from pa_lite.checkpoints.config import read_config
+from pa_lite.checkpoints.conversion import Description, describe
+from pa_lite.checkpoints.families import FAMILIES
 from pa_lite.errors import CheckpointError
 from tests import tiny
 
@@ -15,6 +18,11 @@ from tests import tiny
 def change_config(folder: Path, **changes: Any) -> None:
     config = {**json.loads((folder / "config.json").read_text("utf-8")), **changes}
     (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if v is not ...}), "utf-8")
+
+
+def description(name: str, config: dict[str, Any]) -> Description:
+    family = FAMILIES[name]
+    return describe(family, read_config(config, family.defaults, "c"))
 
 
 def test_names_shapes_and_keys(tiny_pair: tuple[Path, Path]) -> None:
@@ -49,9 +57,9 @@ def test_a_single_file_is_read_beside_its_config(tiny_pair: tuple[Path, Path]) -
         ({"num_attention_heads": "4"}, "num_attention_heads is '4'"),
         ({"num_attention_heads": ...}, "num_attention_heads is None"),
         ({"num_key_value_heads": 3}, "do not fit together"),
-        ({"num_attention_heads": 8, "num_key_value_heads": 8, "head_dim": 4}, "impossible shape"),
+        ({"num_attention_heads": 8, "num_key_value_heads": 8, "head_dim": 4}, "config.json calls for"),
         ({"rope_scaling": {"rope_type": "mystery", "factor": 2.0}}, "'mystery' is not known"),
-        ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu', but llama.cpp"),
         ({"num_hidden_layers": 3}, r"model.layers.2.input_layernorm.weight is missing"),
     ],
 )
@@ -88,11 +96,10 @@ def test_missing_things_are_named(tmp_path: Path) -> None:
 
 
 def test_old_and_new_rope_forms_agree() -> None:
-    family = families.FAMILIES["LlamaForCausalLM"]
     old = {"rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 4.0}}
     new = {"rope_parameters": {"rope_theta": 5e5, "rope_type": "linear", "factor": 4.0}}
     for config in (old, new):
-        values = families.metadata(family, {**tiny.CONFIG, **config}, "c")
+        values = description("LlamaForCausalLM", {**tiny.CONFIG, **config}).metadata
         assert values["llama.rope.freq_base"].value == 5e5
         assert values["llama.rope.scaling.type"].value == "linear"
         assert values["llama.rope.scaling.factor"].value == 4.0
@@ -105,7 +112,7 @@ def test_llama3_rope_divisors() -> None:
         "original_max_position_embeddings": 8192,
     }  # fmt: skip
     config = {**tiny.CONFIG, "head_dim": 128, "rope_theta": 5e5, "rope_scaling": scaling}
-    divisors = families.constants(families.FAMILIES["LlamaForCausalLM"], config, "c")["rope_freqs.weight"]
+    divisors = description("LlamaForCausalLM", config).constants["rope_freqs.weight"]
     assert divisors.shape == (64,)
     assert divisors[0] == 1.0
     assert divisors[-1] == 8.0

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from pa_lite.checkpoints.inspect import inspect_checkpoint
 from tests import tiny
+from tests.families import write_checkpoint
 
 
 def test_folder_and_gguf_tell_alike(tiny_pair: tuple[Path, Path], tiny_ggufs: dict[str, Path]) -> None:
@@ -28,3 +29,15 @@ def test_shards_and_a_missing_vocabulary(tiny_pair: tuple[Path, Path], tmp_path:
     found = inspect_checkpoint(folder)
     assert found.vocabulary is None
     assert "has no tokenizer.json" in str(found.problem)
+
+
+def test_support_is_told(tiny_pair: tuple[Path, Path], tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
+    assert inspect_checkpoint(tiny_pair[0]).families == ("Llama 2, 3, 3.1, 3.2, SmolLM2",)
+    assert "Mixtral" in inspect_checkpoint(tiny_ggufs["F16"]).families
+    raw = tiny_ggufs["F16"].read_bytes().replace(b"llama", b"lhama")
+    (tmp_path / "x.gguf").write_bytes(raw)
+    assert inspect_checkpoint(tmp_path / "x.gguf").families == ()
+    folder, _ = write_checkpoint(tmp_path / "m", "MistralForCausalLM", sliding_window=16)
+    found = inspect_checkpoint(folder)
+    assert found.families == ("Mistral",)
+    assert "sliding_window 16 has no place in GGUF" in found.warnings[0]

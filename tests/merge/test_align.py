@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -16,8 +17,10 @@ from pa_lite.checkpoints import open_checkpoint
 from pa_lite.checkpoints.gguf_file import read_gguf_header
 from pa_lite.errors import InputError, MismatchError
 from pa_lite.merge.align import runs
+from pa_lite.merge.diff import diff_checkpoints
 from pa_lite.merge.plan import PlanOptions, plan_merge
 from tests import tiny
+from tests.families import write_checkpoint
 from tests.merge.test_sources import read
 
 EXTRA = ["<|tool|>", "<|end_tool|>"]
@@ -154,3 +157,65 @@ def test_architectures_must_agree(tiny_pair: tuple[Path, Path], tmp_path: Path) 
     assert gguf.GGUFReader(tmp_path / "y.gguf").fields["general.architecture"].contents() == "lhama"
     with pytest.raises(MismatchError, match=r"y.gguf is lhama, .* is llama"):
         plan_merge(open_checkpoint(tmp_path / "y.gguf"), open_checkpoint(tiny_pair[1]))
+
+
+Changes = dict[str, Any]
+OTHER_ROPE = {"rope_theta": 5e5, "rope_type": "linear", "factor": 4.0}
+MAY_DIFFER: list[tuple[str, Changes, str]] = [
+    ("LlamaForCausalLM", {"max_position_embeddings": 1024}, "llama.context_length is 512 in base, 1024 in instruct"),
+    ("MistralForCausalLM", {"rope_parameters": OTHER_ROPE}, "llama.rope.freq_base is 10000 in base, 500000 in"),
+    ("MistralForCausalLM", {"rope_parameters": OTHER_ROPE}, "llama.rope.scaling.type is not set in base, linear in"),
+    ("Gemma3ForCausalLM", {"sliding_window": 32}, "gemma3.attention.sliding_window is 16 in base, 32 in instruct"),
+]
+ALTERS: list[tuple[str, Changes, str]] = [
+    ("LlamaForCausalLM", {"rms_norm_eps": 1e-6}, "llama.attention.layer_norm_rms_epsilon is 1e-05 in .* but 1e-06 in"),
+    ("Gemma2ForCausalLM", {"final_logit_softcapping": 20.0}, "gemma2.final_logit_softcapping is 30 in .* but 20 in"),
+    ("GraniteForCausalLM", {"residual_multiplier": 0.5}, "granite.residual_scale is"),
+    ("OlmoForCausalLM", {"clip_qkv": ...}, r"olmo.attention.clamp_kqv is 1.5 in .* but not set in"),
+    ("MixtralForCausalLM", {"num_experts_per_tok": 3}, "llama.expert_used_count is 2 in .* but 3"),
+    ("LlamaForCausalLM", {"attention_bias": True}, "self_attn.q_proj.bias of shape .* is in .*instruct but not in"),
+]
+
+
+def two_checkpoints(folder: Path, architecture: str, changes: Changes) -> tuple[Path, Path, tiny.Arrays]:
+    base, _ = write_checkpoint(folder / "base", architecture, 1)
+    instruct, right = write_checkpoint(folder / "instruct", architecture, 2, dtype="F32", **changes)
+    return base, instruct, right
+
+
+@pytest.mark.parametrize(("architecture", "changes", "told"), MAY_DIFFER, ids=[told for *_, told in MAY_DIFFER])
+def test_context_and_rope_may_differ(tmp_path: Path, architecture: str, changes: Changes, told: str) -> None:
+    base, instruct, _ = two_checkpoints(tmp_path, architecture, changes)
+    plan = plan_merge(open_checkpoint(base), open_checkpoint(instruct))
+    assert any(line.startswith(told) and line.endswith(": instruct's is used") for line in plan.remarks), plan.remarks
+    metadata = plan.metadata_for(0.5)
+    for key, value in open_checkpoint(instruct).metadata.items():
+        assert metadata[key] == value
+
+
+@pytest.mark.parametrize(("architecture", "changes", "told"), ALTERS, ids=[told for *_, told in ALTERS])
+def test_what_changes_the_function_needs_force(tmp_path: Path, architecture: str, changes: Changes, told: str) -> None:
+    base, instruct, right = two_checkpoints(tmp_path, architecture, changes)
+    with pytest.raises(MismatchError, match=told) as e:
+        plan_merge(open_checkpoint(base), open_checkpoint(instruct))
+    assert "The two do not compute alike, so no line joins them. --force merges all the same" in str(e.value)
+    (file,) = pa_lite.merge(base, instruct, (0.5,), plan=PlanOptions("F32", force=True), output=tmp_path)
+    wanted = open_checkpoint(instruct).metadata
+    assert {key: read_gguf_header(file).metadata[key] for key in wanted} == wanted
+    if "attention_bias" in changes:
+        own = right["model.layers.0.self_attn.v_proj.bias"]
+        np.testing.assert_array_equal(read(file)["blk.0.attn_v.bias"], own)
+    assert diff_checkpoints(base, instruct).n_values > 0  # which describes any two of one shape
+
+
+def test_what_base_alone_has_is_dropped_by_force(tmp_path: Path) -> None:
+    instruct, base, _ = two_checkpoints(tmp_path, "LlamaForCausalLM", {"attention_bias": True})
+    plan = plan_merge(open_checkpoint(base), open_checkpoint(instruct), PlanOptions(force=True))
+    assert not any(t.name.endswith(".bias") for t in plan.tensors)
+    assert any("q_proj.bias" in line and line.endswith(": instruct is followed") for line in plan.remarks)
+
+
+def test_no_force_joins_two_shapes(tmp_path: Path) -> None:
+    base, instruct, _ = two_checkpoints(tmp_path, "LlamaForCausalLM", {"intermediate_size": 128})
+    with pytest.raises(MismatchError, match=r"shape \[96, 64\] in .* but \[128, 64\] in"):
+        plan_merge(open_checkpoint(base), open_checkpoint(instruct), PlanOptions(force=True))

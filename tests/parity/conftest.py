@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
+Job = tuple[Path, str]
+ConvertAll = Callable[[Sequence[Job]], list[Path]]
 Convert = Callable[[Path, str], Path]
 
-# the converter knows a pre-tokenizer by the hash of a vocabulary; it cannot know small ones of our own
-_RUN = """
-import sys
-sys.path.insert(0, sys.argv[1])
-import conversion.base
-conversion.base.TextModel.get_vocab_base_pre = lambda self, tokenizer: "gpt-2"
-import convert_hf_to_gguf
-sys.argv = ["convert", sys.argv[2], "--outtype", sys.argv[3], "--outfile", sys.argv[4]]
-convert_hf_to_gguf.main()
-"""
+_PROGRAM = Path(__file__).with_name("run_converter.py")
 
 
 @pytest.fixture(scope="session")
-def convert(tmp_path_factory: pytest.TempPathFactory) -> Convert:
-    """Runs convert_hf_to_gguf.py on a checkpoint folder: (folder, type) -> GGUF file."""
+def convert_all(tmp_path_factory: pytest.TempPathFactory) -> ConvertAll:
+    """Runs convert_hf_to_gguf.py on checkpoint folders: (folder, type) of each -> its GGUF file."""
     for package in ("torch", "transformers"):
         pytest.importorskip(package)
     source = os.environ.get("PA_LITE_LLAMA_CPP")
@@ -34,12 +28,23 @@ def convert(tmp_path_factory: pytest.TempPathFactory) -> Convert:
         pytest.skip("PA_LITE_LLAMA_CPP does not name llama.cpp's source folder")
     folder = tmp_path_factory.mktemp("converted")
 
-    def run(checkpoint: Path, kind: str) -> Path:
-        target = folder / f"{checkpoint.parent.name}-{checkpoint.name}-{kind}.gguf"
-        if not target.exists():
-            words = [sys.executable, "-c", _RUN, source, str(checkpoint), kind.lower(), str(target)]
-            done = subprocess.run(words, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, done.stderr[-2000:]
-        return target
+    def run(jobs: Sequence[Job]) -> list[Path]:
+        targets = [folder / f"{path.parent.name}-{path.name}-{kind}.gguf" for path, kind in jobs]
+        work = [
+            (str(path), kind, str(target))
+            for (path, kind), target in zip(jobs, targets, strict=True)
+            if not target.exists()
+        ]
+        if work:
+            words = [sys.executable, str(_PROGRAM), source]
+            done = subprocess.run(words, input=json.dumps(work), capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr[-3000:]
+        return targets
 
     return run
+
+
+@pytest.fixture(scope="session")
+def convert(convert_all: ConvertAll) -> Convert:
+    """The same for one folder: (folder, type) -> GGUF file."""
+    return lambda path, kind: convert_all([(path, kind)])[0]

@@ -1,0 +1,56 @@
+"""Run by a fixture: llama.cpp's converter on many folders.
+
+Argument: its source folder. On stdin: a JSON list of [folder, type, output].
+
+The converter knows a pre-tokenizer by the hash of a vocabulary; it cannot know small ones of our own. Families whose
+models come with SentencePiece alone get the vocabulary that the others have. All else is its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from typing import Any
+
+
+def prepare(source: str) -> Any:
+    """Import the converter, which takes long, and replace what it cannot know; returns its program."""
+    sys.path.insert(0, source)
+    import conversion.base
+    import conversion.gemma
+    import conversion.phi
+    import convert_hf_to_gguf
+
+    conversion.base.TextModel.get_vocab_base_pre = lambda self, tokenizer: "gpt-2"
+    for family in (conversion.gemma.Gemma2Model, conversion.phi.Phi3MiniModel):
+
+        def set_vocab(self: Any, own: Any = family.set_vocab) -> None:
+            if (self.dir_model / "tokenizer.model").is_file():
+                own(self)
+            else:
+                self._set_vocab_gpt2()
+
+        family.set_vocab = set_vocab
+    return convert_hf_to_gguf
+
+
+def main() -> None:
+    program = prepare(sys.argv[1])
+    for folder, kind, output in json.load(sys.stdin):
+        child = os.fork()  # its map of names keeps what one architecture taught it
+        if child == 0:
+            sys.argv = ["convert", folder, "--outtype", kind.lower(), "--outfile", output]
+            try:
+                program.main()
+            except BaseException:  # noqa: BLE001 - this process must not go on as a copy of its parent
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+        if os.waitpid(child, 0)[1]:
+            sys.exit(f"{folder} was not converted")
+
+
+if __name__ == "__main__":
+    main()
