@@ -21,7 +21,7 @@ from pa_lite.errors import CheckpointError, HubError, MismatchError
 from pa_lite.merge.diff import diff_checkpoints
 from pa_lite.merge.plan import PlanOptions
 from pa_lite.merge.write import MergeOptions
-from tests import tiny
+from tests import families, tiny
 from tests.hub_server import TOKEN, HubServer, Request
 
 HUB = ("hub:org/Tiny", "hub:org/Tiny-Instruct")
@@ -191,6 +191,16 @@ def test_gguf_checkpoints_stream_too(hub: HubServer, tiny_ggufs: dict[str, Path]
     (streamed,) = pa_lite.merge(
         "hub:org/a", "hub:org/b/b-Q8_0.gguf", (0.3,), output=tmp_path / "streamed.gguf", options=STREAM
     )
+    assert streamed.read_bytes() == local.read_bytes()
+
+
+def test_experts_in_pieces_stream_too(hub: HubServer, tmp_path: Path) -> None:
+    """A tensor of stacked experts is read from several places of a file."""
+    for name, seed in (("a", 1), ("b", 2)):
+        hub.add(f"org/{name}", families.write_checkpoint(tmp_path / name, "MixtralForCausalLM", seed)[0])
+    assert max(len(t.pieces) for t in open_checkpoint(tmp_path / "a").tensors.values()) > 1
+    (local,) = pa_lite.merge(tmp_path / "a", tmp_path / "b", (0.3,), output=tmp_path / "local.gguf")
+    (streamed,) = pa_lite.merge("hub:org/a", "hub:org/b", (0.3,), output=tmp_path / "streamed.gguf", options=STREAM)
     assert streamed.read_bytes() == local.read_bytes()
 
 
