@@ -49,7 +49,8 @@ class Fault:
 
     kind: `status` answers with `status` (and `retry_after`); `drop` hangs up without an answer; `cut` sends `after`
     bytes of the body and hangs up; `short` sends a correct answer of only `after` bytes; `etag` gives another ETag,
-    `content` other bytes under the same ETag, `size` another total, `whole` ignores Range.
+    `content` other bytes under the same ETag, `size` another total, `whole` ignores Range, `gzip` claims a compression;
+    `moved` redirects to the same path on the storage's port, which then answers as the Hub.
     """
 
     kind: str
@@ -201,8 +202,13 @@ class _Handler(BaseHTTPRequestHandler):
             extra = {"Retry-After": self.fault.retry_after} if self.fault.retry_after is not None else {}
             self._send(self.fault.status, b"out of order", extra)
             return
+        if self.fault is not None and self.fault.kind == "moved":
+            self._send(307, b"", {"Location": self.state.storage + self.path})
+            return
         try:
-            (self._storage if self.host == "storage" else self._hub)(request.path, parse_qs(parts.query))
+            (self._storage if self.host == "storage" and "/resolve/" not in request.path else self._hub)(
+                request.path, parse_qs(parts.query)
+            )
         except _Refusal as e:
             extra = {"X-Error-Code": e.code} if e.code else {}
             self._send(e.status, e.message.encode(), {**extra, "X-Error-Message": e.message})
@@ -324,6 +330,8 @@ class _Handler(BaseHTTPRequestHandler):
         if kind == "size":
             content += b"more"
         extra = {**extra, "ETag": f'"{tag}"', "Accept-Ranges": "bytes"}
+        if kind == "gzip":
+            extra["Content-Encoding"] = "gzip"
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if asked is None or kind == "whole":
             self._send(200, content, extra)

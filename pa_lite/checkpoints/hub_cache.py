@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pa_lite.checkpoints.hub_http import FileFacts, RemoteContent, Subject
+from pa_lite.checkpoints.hub_content import RemoteContent
+from pa_lite.checkpoints.hub_http import FileFacts, Subject
 from pa_lite.errors import HubError
 from pa_lite.files import write_errors
 

@@ -12,7 +12,7 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import quote, urljoin, urlsplit
@@ -25,6 +25,7 @@ _RETRIED = (408, 425, 429, 500, 502, 503, 504)
 _FIRST_WAIT, _LONGEST_WAIT, _LONGEST_ASKED = 0.4, 30.0, 300.0  # seconds
 _LONG_WAIT = 8.0  # seconds; such a wait is told of
 TIMEOUT = 30.0  # seconds for a connection, and between two pieces of an answer
+_REDIRECTS = 5
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _REPO = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", re.A)
 _REVISION = re.compile(r"[^\s/:?#\\][^\s:?#\\]*")
@@ -162,6 +163,10 @@ def attempt(call: Callable[[], _Result], subject: Subject, tries: int = QUICK) -
             raise HubError(f"{subject}: cannot be asked for while offline (HF_HUB_OFFLINE).") from e
         except HTTPError as e:
             patience.failed(e)
+        except (ValueError, KeyError, TypeError, AttributeError) as e:
+            raise HubError(
+                f"{subject}: {endpoint()} answers as no Hub does ({_one_line(e)[:100]}). Check HF_ENDPOINT and proxies."
+            ) from e
 
 
 def _retry_after(fields: Mapping[str, str]) -> float | None:
@@ -178,8 +183,11 @@ def _retry_after(fields: Mapping[str, str]) -> float | None:
 
 
 def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text or type(error).__name__
+    """An error as a remark; without the addresses, which may be signed, that an HTTP status comes with."""
+    response = getattr(error, "response", None)
+    if response is not None:
+        return f"HTTP {response.status_code} {response.headers.get('X-Error-Message', '')[:200]}".strip()
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def explain(error: Exception, subject: Subject) -> HubError:
@@ -214,7 +222,7 @@ def explain(error: Exception, subject: Subject) -> HubError:
     elif status >= 500:
         told = f"the Hub does not work at the moment (HTTP {status}). Try again later"
     else:
-        told = f"the Hub refused the request (HTTP {status}: {_one_line(error)[:200]})"
+        told = f"the Hub refused the request ({_one_line(error)})"
     return HubError(f"{subject}: {told}.", is_passing=status in _RETRIED)
 
 
@@ -225,7 +233,13 @@ def resolve_url(subject: Subject) -> str:
     return f"{endpoint()}/{prefix}{subject.repo}/resolve/{revision}/{quote(subject.file or '')}"
 
 
-def _tag(value: str | None) -> str:
+def without_token(fields: Mapping[str, str]) -> dict[str, str]:
+    """Header fields for whoever is not the Hub."""
+    return {key: value for key, value in fields.items() if key.lower() != "authorization"}
+
+
+def bare_tag(value: str | None) -> str:
+    """An ETag's own text."""
     return (value or "").removeprefix("W/").strip('"')
 
 
@@ -238,15 +252,21 @@ def _head(subject: Subject) -> FileFacts:
     from huggingface_hub.utils import get_session, hf_raise_for_status
 
     url, ours = resolve_url(subject), headers()
-    for _ in range(5):
+    for _ in range(_REDIRECTS):
         response = get_session().request("HEAD", url, headers=ours, follow_redirects=False, timeout=TIMEOUT)
         hf_raise_for_status(response)
         fields, target = response.headers, response.headers.get("Location")
-        # renamed repositories and small files redirect within the Hub, large files to where they are stored
-        if target is None or _origin(urljoin(url, target)) != _origin(url):
+        if target is None:
             break
+        # renamed repositories and small files redirect within the Hub, mirrors to it; what tells of the file already
+        # redirects to where large files are stored
+        is_elsewhere = origin(urljoin(url, target)) != origin(url)
+        if is_elsewhere and "X-Repo-Commit" in fields:
+            break
+        if is_elsewhere:
+            ours = without_token(ours)
         url = urljoin(url, target)
-    commit, etag = fields.get("X-Repo-Commit", ""), _tag(fields.get("X-Linked-Etag") or fields.get("ETag"))
+    commit, etag = fields.get("X-Repo-Commit", ""), bare_tag(fields.get("X-Linked-Etag") or fields.get("ETag"))
     size = fields.get("X-Linked-Size") or (None if target else fields.get("Content-Length")) or ""
     if not _COMMIT.fullmatch(commit) or not re.fullmatch(r"[\w.-]{8,128}", etag) or not re.fullmatch(r"\d{1,15}", size):
         raise HubError(
@@ -254,116 +274,10 @@ def _head(subject: Subject) -> FileFacts:
             "Check HF_ENDPOINT and the proxy."
         )
     location = urljoin(url, target) if target else url
-    return FileFacts(commit, etag, int(size), location, _origin(location) != _origin(endpoint()))
+    return FileFacts(commit, etag, int(size), location, origin(location) != origin(endpoint()))
 
 
-def _origin(url: str) -> tuple[str, str | None, int | None]:
+def origin(url: str) -> tuple[str, str | None, int | None]:
+    """Scheme, host and port of an address."""
     parts = urlsplit(url)
     return parts.scheme, parts.hostname, parts.port
-
-
-class RemoteContent:
-    """A file's bytes on the Hub, read in ranges by any number of threads, all of one content or not at all.
-
-    What is read belongs to the commit, tag and size of `facts`; an answer that tells otherwise ends in a HubError. A
-    connection that breaks off is taken up again where it ended. The token is sent to the Hub alone.
-    """
-
-    def __init__(self, subject: Subject, facts: FileFacts) -> None:
-        self.subject, self.facts = subject, facts
-        self._lock = threading.Lock()
-        # storage behind the Hub has tags of its own: the first that it gives counts
-        self._body_tag = None if facts.is_elsewhere else facts.etag
-
-    def pieces(self, start: int, stop: int, stopped: threading.Event | None = None) -> Iterator[bytes]:
-        """The bytes [start, stop) in pieces, none twice and none left out, however often the connection breaks.
-
-        Raises HubError when the file has changed, the Hub or the network fails for long, or `stopped` is set.
-        """
-        from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
-
-        patience, is_renewed = Patience(self.subject, PATIENT, stopped), False
-        while start < stop:
-            facts = self.facts
-            try:
-                with self._open(facts, start, stop) as response:
-                    for piece in response.iter_raw():
-                        patience.check()
-                        piece = piece[: stop - start]
-                        start += len(piece)
-                        if piece:
-                            patience.renew()
-                            is_renewed = False
-                            yield piece
-                if start < stop:
-                    patience.failed(HTTPError("the answer ended early"))
-            except OfflineModeIsEnabled as e:
-                raise HubError(f"{self.subject}: cannot be read while offline (HF_HUB_OFFLINE).") from e
-            except HTTPError as e:
-                if is_renewed or not self._renew(facts, e):
-                    patience.failed(e)
-                else:
-                    is_renewed = True
-
-    @contextlib.contextmanager
-    def _open(self, facts: FileFacts, start: int, stop: int) -> Iterator[Any]:
-        from huggingface_hub.utils import get_session, hf_raise_for_status
-
-        fields = headers()
-        if facts.is_elsewhere:
-            fields = {k: v for k, v in fields.items() if k.lower() != "authorization"}
-        fields["Range"] = f"bytes={start}-{stop - 1}"
-        session = get_session()
-        with session.stream("GET", facts.location, headers=fields, follow_redirects=True, timeout=TIMEOUT) as response:
-            if response.status_code == 416:
-                raise self._changed("it is shorter now")
-            if response.status_code >= 400:
-                response.read()
-                hf_raise_for_status(response)
-            self._check(response, start)
-            yield response
-
-    def _check(self, response: Any, start: int) -> None:
-        """Raise HubError unless the answer is the part of the file that was asked for."""
-        fields, size = response.headers, self.facts.size
-        if response.status_code == 206:
-            found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", fields.get("Content-Range", ""))
-            if found is None or int(found[1]) != start:
-                raise HubError(f"{self.subject}: the answer is another part of {self.subject.file} than asked for.")
-            total = found[2]
-        else:
-            if start:
-                raise HubError(
-                    f"{self.subject}: {urlsplit(str(response.url)).hostname} gives no parts of files (no range "
-                    "requests). Check HF_ENDPOINT and the proxy; fetch the files whole (without --stream)."
-                )
-            total = fields.get("Content-Length", "*")
-        if total not in ("*", str(size)):
-            raise self._changed(f"it has {total} bytes instead of {size}")
-        tag = _tag(fields.get("ETag"))
-        with self._lock:
-            if self._body_tag is None:
-                self._body_tag = tag
-        if tag != self._body_tag:
-            raise self._changed(f"its ETag is {tag} and no longer {self._body_tag}")
-
-    def _changed(self, told: str) -> HubError:
-        return HubError(
-            f"{self.subject}: {self.subject.file} changed while it was read: {told}. Nothing came of it; start again."
-        )
-
-    def _renew(self, used: FileFacts, error: Exception) -> bool:
-        """Ask for the file's place again where an answer may mean that the old one has expired; whether that was so."""
-        from huggingface_hub.errors import HfHubHTTPError
-
-        if not (isinstance(error, HfHubHTTPError) and used.is_elsewhere and error.response.status_code in (401, 403)):
-            return False
-        with self._lock:
-            if self.facts is used:
-                now = file_facts(self.subject, PATIENT)
-                if (now.commit, now.etag, now.size) != (used.commit, used.etag, used.size):
-                    raise self._changed("the Hub describes another content")
-                if now.location == used.location:
-                    return False
-                self.facts = now
-        return True

@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
-from pa_lite.checkpoints.hub_http import FileFacts, RemoteContent, Subject
+from pa_lite.checkpoints.hub_content import RemoteContent
+from pa_lite.checkpoints.hub_http import FileFacts, Subject
 
 CONNECTIONS = 8  # requests at a time
 _BUFFER = 1 << 18  # bytes asked for at once where a header is read piece by piece

@@ -11,7 +11,8 @@ import pytest
 from pa_lite.checkpoints import hub_cache, open_checkpoint
 from pa_lite.checkpoints.hub import HubFile, HubReference, fetch_file, list_files, parse_hub, resolve_commit
 from pa_lite.checkpoints.hub_checkpoint import fetch_checkpoint, fetch_checkpoints
-from pa_lite.checkpoints.hub_http import RemoteContent, Subject, endpoint, file_facts
+from pa_lite.checkpoints.hub_content import RemoteContent
+from pa_lite.checkpoints.hub_http import Subject, endpoint, file_facts
 from pa_lite.errors import CheckpointError, HubError, InputError, OutputError
 from tests.hub_server import STRANGER, TOKEN, HubServer
 
@@ -163,6 +164,22 @@ def test_links_that_expire_are_renewed(hub: HubServer) -> None:
     assert len(hub.asked("HEAD hub")) == 2
 
 
+def test_a_compressed_answer_is_refused(hub: HubServer) -> None:
+    hub.add("org/m", {"a.gguf": NOISE})
+    hub.fail("gzip")
+    with pytest.raises(HubError, match=r"a.gguf comes compressed, which was not asked for"):
+        fetch_file("org/m", "a.gguf")
+
+
+def test_mirrors_lead_on_but_get_no_token_to_pass_on(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    hub.add("org/m", {"a.json": b"{}"})
+    hub.fail("moved", "(HEAD|GET) hub.*resolve", times=2)
+    assert fetch_file("org/m", "a.json").read_bytes() == b"{}"
+    assert len(hub.asked("storage")) == 2
+    assert not any("authorization" in {k.lower() for k in r.headers} for r in hub.asked("storage"))
+
+
 def test_links_that_never_work_are_given_up(hub: HubServer) -> None:
     hub.add("org/m", {"a.gguf": NOISE})
     hub.fail("status", status=403, times=100)
@@ -186,7 +203,7 @@ def test_a_server_without_ranges_is_told_of(hub: HubServer) -> None:
     subject = Subject("org/m", file="a.gguf")
     content = RemoteContent(subject, file_facts(subject))
     hub.fail("whole", times=2)
-    assert b"".join(content.pieces(0, 10)) == NOISE[:10]
+    assert b"".join(content.pieces(0, 10)) == NOISE[:10]  # and not all of it is read for ten bytes
     with pytest.raises(HubError, match="gives no parts of files"):
         list(content.pieces(5, 10))
 
@@ -268,11 +285,18 @@ def test_bad_endpoints(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
         endpoint()
 
 
-def test_a_server_that_is_no_hub(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_ENDPOINT", hub.storage)
-    with pytest.raises(HubError):
+def test_a_server_that_is_no_hub(hub: HubServer) -> None:
+    hub.add("org/m", {"config.json": b"{}"})
+    hub.fail("status", "GET hub", status=200, times=2)
+    with pytest.raises(HubError, match=r"hub:org/m: http.* answers as no Hub does \(.*\). Check HF_ENDPOINT"):
         resolve_commit(parse_hub("hub:org/m"))
-    with pytest.raises(HubError):
+    with pytest.raises(HubError, match="answers as no Hub does"):
+        list_files("org/m")
+    hub.fail("status", "HEAD hub", status=200)
+    with pytest.raises(HubError, match=r"lacks a commit, a tag or a size: http.* is no Hub"):
+        fetch_file("org/m", "config.json")
+    hub.fail("status", "HEAD hub", status=418)
+    with pytest.raises(HubError, match=r"hub:org/m: the Hub refused the request \(HTTP 418\)"):
         fetch_file("org/m", "config.json")
 
 
