@@ -36,6 +36,14 @@ def check_space(folder: Path, needed: int) -> None:
         )
 
 
+def existing_parent(folder: Path) -> Path:
+    """The folder, or the nearest above it that exists: where its disk's free space can be asked for."""
+    folder = folder.absolute()
+    while not folder.is_dir() and folder != folder.parent:
+        folder = folder.parent
+    return folder
+
+
 @contextlib.contextmanager
 def write_errors(folder: Path) -> Iterator[None]:
     """Turn an OSError of writing below `folder` into an OutputError that says what to do."""

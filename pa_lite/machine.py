@@ -1,9 +1,10 @@
-"""What this machine gives us: cores and memory. Imports only errors."""
+"""What this machine gives us: cores, memory, and a place for the user's settings. Imports only errors."""
 
 from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 
 def cores() -> int:
@@ -26,3 +27,72 @@ def resident_bytes() -> int:
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def total_memory() -> int:
+    """The machine's memory in bytes, or what a container allows of it; 0 where the system does not tell."""
+    if sys.platform == "win32":
+        return _windows_memory()[0]
+    try:
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        return 0
+    limit, _ = _container_memory()
+    return min(total, limit) if limit else total
+
+
+def available_memory() -> int:
+    """Bytes of memory that programs can take now without swapping; on macOS, which does not tell, all of it."""
+    if sys.platform == "win32":
+        return _windows_memory()[1]
+    try:
+        with open("/proc/meminfo", encoding="ascii") as f:
+            fields = dict(line.split(":", 1) for line in f)
+        available = int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return total_memory()
+    limit, used = _container_memory()
+    return max(0, min(available, limit - used)) if limit else available
+
+
+def _container_memory() -> tuple[int, int]:
+    """(limit, use) of this process's control group in bytes; the limit is 0 where there is none."""
+    for limit, use in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        try:
+            values = [int(Path(name).read_text("ascii")) for name in (limit, use)]
+        except (OSError, ValueError):
+            continue
+        return (values[0], values[1]) if values[0] < 1 << 60 else (0, 0)
+    return 0, 0
+
+
+def _windows_memory() -> tuple[int, int]:
+    """(total, available) in bytes, from GlobalMemoryStatusEx."""
+    import ctypes
+
+    class Status(ctypes.Structure):
+        _fields_ = (("length", ctypes.c_uint32), ("load", ctypes.c_uint32), ("total", ctypes.c_uint64),
+                    ("available", ctypes.c_uint64), ("rest", ctypes.c_uint64 * 5))  # fmt: skip
+
+    status = Status(length=ctypes.sizeof(Status))
+    library = getattr(ctypes, "windll", None)
+    if library is None or not library.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)):
+        return 0, 0
+    return int(status.total), int(status.available)
+
+
+def config_folder() -> Path:
+    """Where the user's own settings of pa-lite belong on this system; it need not exist.
+
+    XDG_CONFIG_HOME or ~/.config, ~/Library/Application Support on macOS, APPDATA on Windows.
+    """
+    home = Path.home()
+    if sys.platform == "win32":
+        return Path(os.environ.get("APPDATA") or home / "AppData" / "Roaming") / "pa-lite"
+    if sys.platform == "darwin":
+        return home / "Library" / "Application Support" / "pa-lite"
+    chosen = os.environ.get("XDG_CONFIG_HOME", "")
+    return (Path(chosen) if os.path.isabs(chosen) else home / ".config") / "pa-lite"

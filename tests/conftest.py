@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import pa_lite
+from pa_lite.checkpoints import hub_http
 from pa_lite.checkpoints.pairs import Pair, find_pair
 from pa_lite.merge.plan import PlanOptions
 from tests import tiny
+from tests.hub_server import HubServer, running_hub
 
 
 @pytest.fixture(scope="session")
@@ -31,3 +34,22 @@ def tiny_ggufs(tiny_pair: tuple[Path, Path], tmp_path_factory: pytest.TempPathFa
 @pytest.fixture(scope="session")
 def demo_pair() -> Pair:
     return find_pair("demo")
+
+
+@pytest.fixture
+def hub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A Hub on loopback that the environment points to, with an empty cache, no token, and a user without pairs."""
+    for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_OIDC_RESOURCE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+    with running_hub() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
+        yield server
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waits between tries a hundredth as long, so that lasting failures end soon."""
+    monkeypatch.setattr(hub_http, "_FIRST_WAIT", hub_http._FIRST_WAIT / 100)

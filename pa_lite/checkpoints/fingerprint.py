@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
+from pa_lite.checkpoints.remote import samples, size_of
 from pa_lite.checkpoints.source import Checkpoint
 from pa_lite.errors import CheckpointError
 
@@ -20,14 +21,13 @@ def fingerprint(checkpoint: Checkpoint) -> str:
     for t in sorted(checkpoint.tensors.values(), key=lambda t: t.name):
         places = " ".join(f"{p.path.name} {p.offset}" for p in t.pieces)
         digest.update(f"{t.name} {t.type.name} {t.shape} {t.heads} {places}\n".encode())
-    for path in sorted({p.path for t in checkpoint.tensors.values() for p in t.pieces}):
+    for path in sorted({p.path for t in checkpoint.tensors.values() for p in t.pieces}, key=lambda path: path.name):
         try:
-            size = path.stat().st_size
+            size = size_of(path)
             digest.update(f"{path.name} {size}\n".encode())
-            with path.open("rb") as f:
-                for i in range(_SAMPLES):
-                    f.seek(max(0, size - _LENGTH) * i // (_SAMPLES - 1))
-                    digest.update(f.read(_LENGTH))
+            starts = [max(0, size - _LENGTH) * i // (_SAMPLES - 1) for i in range(_SAMPLES)]
+            for sample in samples(path, starts, _LENGTH):
+                digest.update(sample)
         except OSError as e:
             raise CheckpointError(f"{path}: cannot be read: {e.strerror}") from e
     return digest.hexdigest()

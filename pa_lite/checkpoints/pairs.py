@@ -1,27 +1,79 @@
-"""The registry of pairs (base and instruct under one name) and where the files that come with pa-lite lie."""
+"""The registry of pairs (base and instruct under one name), pa-lite's and the user's, and where pa-lite's files lie."""
 
 from __future__ import annotations
 
+import json
+import logging
+import re
+import shutil
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from pa_lite.checkpoints.hub import HubReference, Location, Progress, locate
+from pa_lite.checkpoints.hub_cache import RepoCache, cache_folder
 from pa_lite.errors import CheckpointError, InputError, nearest
+from pa_lite.files import existing_parent, write_errors, write_text
+from pa_lite.machine import available_memory, config_folder
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
+_log = logging.getLogger(__name__)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_BF16_BYTES = 2
+# bits for each weight: the types' own, Q4_K_M's as its mixture comes out; and what a context takes besides
+_RUN_BITS = {"Q8_0": 8.5, "Q4_K_M": 4.9}
+_RUN_SHARE, _RUN_BYTES = 1.05, 500_000_000
+
 
 @dataclass(frozen=True)
 class Pair:
-    """A base and an instruct checkpoint of one architecture."""
+    """A base and an instruct checkpoint of one architecture.
+
+    `parameters` are one side's, 0 if not known; `gated` None if not known; `differs` tells what the two differ in
+    beyond weights and chat template. `is_own` pairs are the user's.
+    """
 
     name: str
-    base: Path
-    instruct: Path
+    base: Location
+    instruct: Location
     description: str = ""
+    licence: str = ""
+    gated: bool | None = None
+    parameters: int = 0
+    differs: str = ""
+    is_own: bool = False
+
+    @property
+    def folders(self) -> tuple[Path, Path]:
+        """Both sides as paths. Raises InputError for a pair on the Hub."""
+        if isinstance(self.base, HubReference) or isinstance(self.instruct, HubReference):
+            raise InputError(f"pair {self.name} lies on the Hub; fetch it ('pa-lite pairs fetch {self.name}').")
+        return self.base, self.instruct
+
+    @property
+    def download_bytes(self) -> int:
+        """About what a download of both sides takes: bfloat16, from the number of parameters; 0 if not known."""
+        sides = [side for side in (self.base, self.instruct) if isinstance(side, HubReference)]
+        return len(sides) * _BF16_BYTES * self.parameters
+
+
+@dataclass(frozen=True)
+class PairFit:
+    """What this machine can do with a pair; None where that is not known.
+
+    `is_here`: nothing need be fetched. `fits_disk`: there is room for a download of both sides. `runs`: the types of
+    which a merge fits the memory that is free now.
+    """
+
+    is_here: bool
+    fits_disk: bool | None
+    runs: tuple[str, ...] | None
 
 
 def models_folder() -> Path:
@@ -33,17 +85,24 @@ def models_folder() -> Path:
     raise CheckpointError(f"{package}: pa-lite was installed without its models folder. Install it again.")
 
 
+def own_pairs_path() -> Path:
+    """The file with the user's own pairs, in the user's configuration folder; it need not exist."""
+    return config_folder() / "pairs.toml"
+
+
 def all_pairs() -> dict[str, Pair]:
-    """Every registered pair by name. Raises CheckpointError for a registry that is no such TOML."""
-    folder = models_folder()
-    try:
-        entries = tomllib.loads((folder / "pairs.toml").read_text("utf-8"))
-        return {
-            name: Pair(name, folder / entry["base"], folder / entry["instruct"], entry.get("description", ""))
-            for name, entry in entries.items()
-        }
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as e:
-        raise CheckpointError(f"{folder / 'pairs.toml'}: is not a registry of pairs: {e}") from e
+    """Every registered pair by name, pa-lite's first. Raises CheckpointError for a registry that is no such TOML."""
+    pairs = _read(models_folder() / "pairs.toml", is_own=False)
+    for name, pair in _own_pairs().items():
+        if name in pairs:
+            _log.warning("pair %s of %s hides the one that comes with pa-lite.", name, own_pairs_path())
+        pairs[name] = pair
+    return pairs
+
+
+def _own_pairs() -> dict[str, Pair]:
+    path = own_pairs_path()
+    return _read(path, is_own=True) if path.exists() else {}
 
 
 def find_pair(name: str) -> Pair:
@@ -52,3 +111,136 @@ def find_pair(name: str) -> Pair:
     if name not in pairs:
         raise InputError(f"unknown pair {name!r}.{nearest(name, pairs)}")
     return pairs[name]
+
+
+def _read(path: Path, is_own: bool) -> dict[str, Pair]:
+    try:
+        entries = tomllib.loads(path.read_text("utf-8"))
+        return {name: _pair(name, entry, path.parent, is_own) for name, entry in entries.items()}
+    except OSError as e:
+        raise CheckpointError(f"{path}: cannot be read: {e.strerror}.") from e
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, InputError, ValueError) as e:
+        raise CheckpointError(f"{path}: is not a registry of pairs: {e}") from e
+
+
+_KINDS: Mapping[str, type] = {
+    "base": str, "instruct": str, "description": str, "licence": str, "gated": bool, "parameters": int, "differs": str,
+}  # fmt: skip
+
+
+def _pair(name: str, entry: Any, folder: Path, is_own: bool) -> Pair:
+    if not isinstance(entry, dict) or not {"base", "instruct"} <= entry.keys():
+        raise ValueError(f"{name} is no table with base and instruct.")
+    for key, value in entry.items():
+        if key not in _KINDS:
+            raise ValueError(f"{name} has the unknown key {key}.{nearest(key, _KINDS)}")
+        if type(value) is not _KINDS[key]:
+            raise ValueError(f"{key} of {name} is {value!r}, which is no {_KINDS[key].__name__}.")
+
+    def place(side: str) -> Location:
+        found = locate(entry[side])
+        return folder / found if isinstance(found, Path) else found
+
+    rest = {key: value for key, value in entry.items() if key not in ("base", "instruct")}
+    return Pair(name, place("base"), place("instruct"), **rest, is_own=is_own)
+
+
+def add_pair(name: str, base: str, instruct: str, description: str = "", force: bool = False) -> Pair:
+    """Keep a pair in the user's own registry; paths become absolute.
+
+    Checkpoints on the disk are opened, those on the Hub are not asked for. Raises InputError for a name that is taken
+    (own ones may be replaced with `force`) or cannot be one, and CheckpointError for sides that are no checkpoints or
+    of two architectures.
+    """
+    if not _NAME.fullmatch(name):
+        raise InputError(f"{name!r} cannot name a pair; take letters, digits, '.', '_' and '-'.")
+    path = own_pairs_path()
+    pairs = all_pairs()
+    if name in pairs and not (pairs[name].is_own and force):
+        raise InputError(
+            f"pair {name} is in {path} already. Take another name, or --force to replace it."
+            if pairs[name].is_own
+            else f"pair {name} comes with pa-lite. Take another name."
+        )
+    pair = Pair(name, _absolute(base), _absolute(instruct), description, is_own=True)
+    if pair.base == pair.instruct:
+        raise InputError(f"base and instruct are both {base}.")
+    _check_alike(pair)
+    own = {**_own_pairs(), name: pair}
+    with write_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, "".join(map(_toml, own.values())))
+    return pair
+
+
+def _absolute(text: str) -> Location:
+    place = locate(text)
+    return place if isinstance(place, HubReference) else place.expanduser().absolute()
+
+
+def _check_alike(pair: Pair) -> None:
+    """Open what lies on the disk, and raise CheckpointError when that is of two architectures."""
+    from pa_lite.checkpoints import open_checkpoint
+
+    opened = [open_checkpoint(side) for side in (pair.base, pair.instruct) if isinstance(side, Path)]
+    names = {checkpoint.architecture for checkpoint in opened}
+    if len(names) > 1:
+        raise CheckpointError(f"architectures differ: {' and '.join(sorted(names))}. The two are no pair.")
+
+
+def _toml(pair: Pair) -> str:
+    entries = {key: getattr(pair, key) for key in _KINDS}
+    lines = [f"[{_quoted(pair.name)}]"]
+    for key, value in entries.items():
+        if value not in ("", None, 0) or value is False:
+            shown = str(value).lower() if isinstance(value, bool) else value
+            lines.append(f"{key} = {shown if isinstance(value, int) else _quoted(str(value))}")
+    return "\n".join(lines) + "\n\n"
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def fetch_pair(pair: Pair, progress: Progress | None = None) -> tuple[Path, Path]:
+    """Both sides on the disk, fetched from the Hub as far as they lie there. Raises as fetch_checkpoints does."""
+    from pa_lite.checkpoints.hub_checkpoint import fetch_checkpoints
+
+    sides = (pair.base, pair.instruct)
+    remote = [side for side in sides if isinstance(side, HubReference)]
+    fetched = iter(fetch_checkpoints(remote, progress))
+    base, instruct = (next(fetched) if isinstance(side, HubReference) else side for side in sides)
+    return base, instruct
+
+
+def pair_fit(pair: Pair) -> PairFit:
+    """Which part of a pair's use this machine has room for, as things stand now."""
+    is_here = all(_is_here(side) for side in (pair.base, pair.instruct))
+    if not pair.parameters:
+        return PairFit(is_here, None, None)
+    free = shutil.disk_usage(existing_parent(cache_folder())).free
+    memory = available_memory()
+    runs = tuple(
+        kind for kind, bits in _RUN_BITS.items() if _RUN_SHARE * pair.parameters * bits / 8 + _RUN_BYTES <= memory
+    )
+    return PairFit(is_here, is_here or pair.download_bytes <= free, runs if memory else None)
+
+
+def _is_here(side: Location) -> bool:
+    """Whether a side lies on the disk, told from the cache's last word on it: its weights are there, if any are."""
+    if isinstance(side, Path):
+        return side.exists()
+    cache = RepoCache(side.repo)
+    commit = cache.commit_of(side.revision)
+    if commit is None:
+        return False
+    folder = cache.snapshot(commit)
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return any(folder.glob("model*.safetensors")) or any(folder.glob("*.gguf"))
+    from pa_lite.checkpoints.safetensors_file import shard_names
+
+    try:
+        return all((folder / name).is_file() for name in shard_names(index))
+    except CheckpointError:
+        return False

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pa_lite.checkpoints.remote import FilePath
 from pa_lite.kernels import TensorType
 
 
@@ -50,7 +51,7 @@ def array(item: str, values: Sequence[Any]) -> Field:
 class Piece:
     """Where a run of a tensor's rows begins: file, and bytes from its start."""
 
-    path: Path
+    path: FilePath
     offset: int
 
 
@@ -72,7 +73,7 @@ class TensorSource:
     shift: float = 0.0
 
     @property
-    def path(self) -> Path:
+    def path(self) -> FilePath:
         """The file that the tensor begins in."""
         return self.pieces[0].path
 

@@ -1,14 +1,13 @@
-"""Commands that look at checkpoints and pairs."""
+"""Commands that look at checkpoints."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from pa_lite.cli.options import JSON, THREADS
+from pa_lite.cli.options import JSON, STREAM, THREADS
 from pa_lite.cli.terminal import bar, show_json, show_table
 
 if TYPE_CHECKING:
@@ -17,11 +16,15 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("checkpoint")
 @click.option("--tensors", is_flag=True, help="List every tensor.")
 @JSON
-def inspect(checkpoint: Path, tensors: bool, as_json: bool) -> None:
-    """What is in CHECKPOINT: architecture, types, sizes, vocabulary, chat template."""
+def inspect(checkpoint: str, tensors: bool, as_json: bool) -> None:
+    """What is in CHECKPOINT: architecture, types, sizes, vocabulary, chat template.
+
+    CHECKPOINT is a folder with safetensors files, a GGUF file, or hub:org/name[@revision], of which only headers and
+    small files are fetched.
+    """
     from pa_lite.checkpoints.inspect import inspect_checkpoint
 
     found = inspect_checkpoint(checkpoint)
@@ -54,16 +57,17 @@ def show_inspection(found: Inspection, tensors: bool) -> None:
 
 
 @click.command()
-@click.argument("base", type=click.Path(path_type=Path))
-@click.argument("instruct", type=click.Path(path_type=Path))
+@click.argument("base")
+@click.argument("instruct")
+@STREAM
 @THREADS
 @JSON
-def diff(base: Path, instruct: Path, threads: int, as_json: bool) -> None:
+def diff(base: str, instruct: str, stream: bool, threads: int, as_json: bool) -> None:
     """How far INSTRUCT lies from BASE, by tensor group and layer: |I - B| / |B|, and the cosine of the two."""
     from pa_lite.merge.diff import diff_checkpoints
 
     with bar("diff") as progress:
-        found = diff_checkpoints(base, instruct, threads, progress)
+        found = diff_checkpoints(base, instruct, threads, progress, stream)
     if as_json:
         show_json(asdict(found))
         return
@@ -85,16 +89,3 @@ def show_diff(found: Diff) -> None:
     show_table(["", "relative norm", "cosine", ""], rows, marked=0)
     for line in found.remarks:
         click.echo(f"note: {line}")
-
-
-@click.command()
-@JSON
-def pairs(as_json: bool) -> None:
-    """List the registered pairs of base and instruct."""
-    from pa_lite.checkpoints.pairs import all_pairs
-
-    found = all_pairs().values()
-    if as_json:
-        show_json([{"name": p.name, "base": str(p.base), "instruct": str(p.instruct)} for p in found])
-    else:
-        show_table(["pair", "what it is"], [[p.name, p.description] for p in found])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 import pa_lite
-from pa_lite.cli.options import JSON, OUTPUT, THREADS, parse_size
+from pa_lite.cli.options import JSON, OUTPUT, STREAM, THREADS, parse_size
 from pa_lite.cli.terminal import bar, show_json, show_table
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("base", type=click.Path(path_type=Path), required=False)
-@click.argument("instruct", type=click.Path(path_type=Path), required=False)
+@click.argument("base", required=False)
+@click.argument("instruct", required=False)
 @click.option("--pair", help="A registered pair, instead of BASE and INSTRUCT.")
 @click.option("--lam", "lams", required=True, help="L[,L...] or LO:HI:STEP; 0 is the base, 1 the instruct model.")
 @click.option("--type", "kind", default="Q8_0", show_default=True, help="F32, F16, BF16, Q8_0, Q4_K_M, ...")
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 @click.option("--resume", is_flag=True, help="Go on where a killed merge stopped; keep what this one leaves.")
 @click.option("--verify", is_flag=True, help="Read the result back and compare it with a second computation.")
 @click.option("--max-memory", callback=parse_size, default="0", metavar="256M", help="Memory of the whole process.")
+@STREAM
 @OUTPUT
 @THREADS
 @click.option(
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
 )
 @JSON
 def merge(
-    base: Path | None,
-    instruct: Path | None,
+    base: str | None,
+    instruct: str | None,
     pair: str | None,
     lams: str,
     kind: str,
@@ -50,6 +51,7 @@ def merge(
     resume: bool,
     verify: bool,
     max_memory: int,
+    stream: bool,
     output: Path | None,
     threads: int,
     force: bool,
@@ -57,11 +59,13 @@ def merge(
 ) -> None:
     """Write M(lam) = (1 - lam) BASE + lam INSTRUCT as a GGUF file, for every lam.
 
-    BASE and INSTRUCT are folders with safetensors files, or GGUF files; without them the embedded pair is merged.
+    BASE and INSTRUCT are folders with safetensors files, GGUF files, or hub:org/name[@revision]; without them the
+    embedded pair is merged.
 
     \b
     pa-lite merge --lam 0.7
     pa-lite merge ./Llama-3.2-1B ./Llama-3.2-1B-Instruct --lam 0.5,0.7 --type Q4_K_M
+    pa-lite merge --pair smollm2-360m --lam 0.7 --stream
     pa-lite merge base.gguf instruct.gguf --lam 0.7 --schedule "attention: 0.5; layers 0-7: 0.9"
     """
     from pa_lite.merge.lams import parse_lams
@@ -76,7 +80,7 @@ def merge(
         click.echo("warning: a lam outside [0, 1] extrapolates beyond the pair.", err=True)
     rules = parse_schedule(schedule) if schedule else Schedule()
     plan = PlanOptions(kind, rules, vocab, imatrix, tuple(map(parse_override, tensor_types)), force)
-    options = MergeOptions(threads, force, resume, verify, max_memory)
+    options = MergeOptions(threads, force, resume, verify, max_memory, stream)
     if dry_run:
         show_preview(preview_merge(*resolve_inputs(base, instruct, pair), values, plan, output, options), as_json)
         return

@@ -11,6 +11,7 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as
 OUTPUT = click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to write.")
 FORCE = click.option("--force", is_flag=True, help="Overwrite files that exist.")
 THREADS = click.option("--threads", type=click.IntRange(0, 1024), default=0, help="Threads; 0 takes one for each core.")
+STREAM = click.option("--stream", is_flag=True, help="Read hub:... by ranges, with no copy of it on the disk.")
 KIND = click.option("--type", "kind", default="F16", show_default=True, help="Type a PAIR@LAM is merged to.")
 GPU = click.option("--gpu-layers", type=click.IntRange(-1), default=0, help="Layers on the GPU; -1 for all.")
 

@@ -69,8 +69,9 @@ def run_demo(folder: Path, progress: Callable[[int, int], None] | None = None) -
 
 def to_document(result: TradeOff, pair: Pair) -> dict[str, Any]:
     """All of it as a JSON document: every number with n, standard error, origin; every item and every answer."""
+    base, instruct = pair.folders
     return {
-        "pair": {"name": pair.name, "base": _fingerprint(pair.base), "instruct": _fingerprint(pair.instruct)},
+        "pair": {"name": pair.name, "base": _fingerprint(base), "instruct": _fingerprint(instruct)},
         "versions": {
             name: importlib.metadata.version(name) for name in ("pa-lite", "llama-cpp-python", "gguf", "numpy")
         },

@@ -36,7 +36,7 @@ def pairs(
     tiny.write_checkpoint(folder / "base", base, "F16", 2, config)
     tiny.write_checkpoint(folder / "instruct", tiny.weights(6, config, near=base), "F16", 1, config)
     return {
-        "demo": (demo_pair.base, demo_pair.instruct),
+        "demo": demo_pair.folders,
         "tiny": tiny_pair,
         "llama3": (folder / "base", folder / "instruct"),
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -85,6 +84,6 @@ def test_chat_prompt(demo_pair: Pair) -> None:
 
 
 def test_config_of_the_embedded_pair_says_llama(demo_pair: Pair) -> None:
-    for folder in (demo_pair.base, demo_pair.instruct):
-        config = json.loads((Path(folder) / "config.json").read_text("utf-8"))
+    for folder in demo_pair.folders:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
         assert config["architectures"] == ["LlamaForCausalLM"]

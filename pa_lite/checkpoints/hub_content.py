@@ -1,0 +1,137 @@
+"""The bytes of files on the Hub, read in ranges: all of one content, however often connections break."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import threading
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+from pa_lite.checkpoints.hub_http import (
+    PATIENT,
+    TIMEOUT,
+    FileFacts,
+    Patience,
+    Subject,
+    bare_tag,
+    file_facts,
+    headers,
+    origin,
+    without_token,
+)
+from pa_lite.errors import HubError
+
+
+class RemoteContent:
+    """A file's bytes on the Hub, read in ranges by any number of threads, all of one content or not at all.
+
+    What is read belongs to the commit, tag and size of `facts`; an answer that tells otherwise ends in a HubError. A
+    connection that breaks off is taken up again where it ended. The token is sent to the Hub alone.
+    """
+
+    def __init__(self, subject: Subject, facts: FileFacts) -> None:
+        self.subject, self.facts = subject, facts
+        self._lock = threading.Lock()
+        # storage behind the Hub has tags of its own: the first that it gives counts
+        self._body_tag = None if facts.is_elsewhere else facts.etag
+
+    def pieces(self, start: int, stop: int, stopped: threading.Event | None = None) -> Iterator[bytes]:
+        """The bytes [start, stop) in pieces, none twice and none left out, however often the connection breaks.
+
+        Raises HubError when the file has changed, the Hub or the network fails for long, or `stopped` is set.
+        """
+        from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
+
+        patience, is_renewed = Patience(self.subject, PATIENT, stopped), False
+        while start < stop:
+            facts = self.facts
+            try:
+                with self._open(facts, start, stop) as response:
+                    for piece in response.iter_raw():
+                        patience.check()
+                        piece = piece[: stop - start]
+                        start += len(piece)
+                        if piece:
+                            patience.renew()
+                            is_renewed = False
+                            yield piece
+                        if start == stop:
+                            break  # a server may send more than it was asked for
+                if start < stop:
+                    patience.failed(HTTPError("the answer ended early"))
+            except OfflineModeIsEnabled as e:
+                raise HubError(f"{self.subject}: cannot be read while offline (HF_HUB_OFFLINE).") from e
+            except HTTPError as e:
+                if is_renewed or not self._renew(facts, e):
+                    patience.failed(e)
+                else:
+                    is_renewed = True
+
+    @contextlib.contextmanager
+    def _open(self, facts: FileFacts, start: int, stop: int) -> Iterator[Any]:
+        from huggingface_hub.utils import get_session, hf_raise_for_status
+
+        fields = without_token(headers()) if facts.is_elsewhere else headers()
+        fields["Range"] = f"bytes={start}-{stop - 1}"
+        session = get_session()
+        with session.stream("GET", facts.location, headers=fields, follow_redirects=True, timeout=TIMEOUT) as response:
+            if response.status_code == 416:
+                raise self._changed("it is shorter now")
+            if response.status_code >= 400:
+                response.read()
+                hf_raise_for_status(response)
+            self._check(response, start)
+            yield response
+
+    def _check(self, response: Any, start: int) -> None:
+        """Raise HubError unless the answer is the part of the file that was asked for."""
+        fields, size = response.headers, self.facts.size
+        if fields.get("Content-Encoding", "identity") != "identity":
+            raise HubError(
+                f"{self.subject}: {self.subject.file} comes compressed, which was not asked for. Check proxies."
+            )
+        if response.status_code == 206:
+            found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", fields.get("Content-Range", ""))
+            if found is None or int(found[1]) != start:
+                raise HubError(f"{self.subject}: the answer is another part of {self.subject.file} than asked for.")
+            total = found[2]
+        else:
+            if start:
+                raise HubError(
+                    f"{self.subject}: {urlsplit(str(response.url)).hostname} gives no parts of files (no range "
+                    "requests). Check HF_ENDPOINT and the proxy; fetch the files whole (without --stream)."
+                )
+            total = fields.get("Content-Length", "*")
+        if total not in ("*", str(size)):
+            raise self._changed(f"it has {total} bytes instead of {size}")
+        tag = bare_tag(fields.get("ETag"))
+        with self._lock:
+            if self._body_tag is None:
+                self._body_tag = tag
+        if tag != self._body_tag:
+            raise self._changed(f"its ETag is {tag} and no longer {self._body_tag}")
+
+    def _changed(self, told: str) -> HubError:
+        return HubError(
+            f"{self.subject}: {self.subject.file} changed while it was read: {told}. Nothing came of it; start again."
+        )
+
+    def _renew(self, used: FileFacts, error: Exception) -> bool:
+        """Ask for the file's place again where an answer may mean that the old one has expired; whether that was so."""
+        from huggingface_hub.errors import HfHubHTTPError
+
+        if not (isinstance(error, HfHubHTTPError) and used.is_elsewhere and error.response.status_code in (401, 403)):
+            return False
+        with self._lock:
+            if self.facts is used:
+                now = file_facts(self.subject, PATIENT)
+                if (now.commit, now.etag, now.size) != (used.commit, used.etag, used.size):
+                    raise self._changed("the Hub describes another content")
+                if now.location == used.location:
+                    return False
+                if origin(now.location) != origin(used.location):
+                    self._body_tag = None
+                self.facts = now
+        return True

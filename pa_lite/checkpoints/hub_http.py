@@ -1,0 +1,283 @@
+"""Requests to the Hub: one session, patience with transient failures, and errors that say what to do.
+
+Everything goes through huggingface_hub's session and headers; the environment is read at each call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import random
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from urllib.parse import quote, urljoin, urlsplit
+
+from pa_lite.errors import HubError, InputError
+
+_log = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
+_RETRIED = (408, 425, 429, 500, 502, 503, 504)
+_FIRST_WAIT, _LONGEST_WAIT, _LONGEST_ASKED = 0.4, 30.0, 300.0  # seconds
+_LONG_WAIT = 8.0  # seconds; such a wait is told of
+TIMEOUT = 30.0  # seconds for a connection, and between two pieces of an answer
+_REDIRECTS = 5
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_REPO = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", re.A)
+_REVISION = re.compile(r"[^\s/:?#\\][^\s:?#\\]*")
+QUICK, PATIENT = 4, 8  # tries: for the first word with the Hub, and in the middle of gigabytes
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a request is about, for its error: repository, its kind (`model` or `dataset`), revision, and file.
+
+    Raises InputError for what cannot be the name of a repository or a revision.
+    """
+
+    repo: str
+    kind: str = "model"
+    revision: str | None = None
+    file: str | None = None
+
+    def __post_init__(self) -> None:
+        if not _REPO.fullmatch(self.repo) or ".." in self.repo or "--" in self.repo:
+            raise InputError(f"{self.repo!r} is no name on the Hub; write org/name.")
+        if self.revision is not None and (not _REVISION.fullmatch(self.revision) or ".." in self.revision):
+            raise InputError(f"{self.revision!r} is no branch, tag or commit on the Hub.")
+
+    def __str__(self) -> str:
+        prefix = "hub:" if self.kind == "model" else "dataset "
+        revision = self.revision[:8] if self.revision and _COMMIT.fullmatch(self.revision) else self.revision
+        return prefix + self.repo + (f"@{revision}" if revision else "")
+
+    @property
+    def page(self) -> str:
+        """Where people read about it."""
+        return f"{endpoint()}/{'datasets/' if self.kind == 'dataset' else ''}{self.repo}"
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """A file as the Hub describes it: its commit, its content's tag and size in bytes, and where the bytes lie.
+
+    `etag` is the SHA-256 of a large (LFS) file's content, and git's blob id of any other. `location` may expire.
+    """
+
+    commit: str
+    etag: str
+    size: int
+    location: str
+    is_elsewhere: bool
+
+
+def endpoint() -> str:
+    """The Hub's address: HF_ENDPOINT, else the public one. Raises InputError for what is no address."""
+    text = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+    try:
+        parts = urlsplit(text)
+        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_address = False
+    if not is_address:
+        raise InputError(f"HF_ENDPOINT is {text!r}, which is no address such as https://huggingface.co.")
+    return text
+
+
+def is_offline() -> bool:
+    """Whether HF_HUB_OFFLINE (or TRANSFORMERS_OFFLINE) forbids any request."""
+    value = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
+    return value.upper() in ("1", "ON", "YES", "TRUE")
+
+
+def api() -> Any:
+    """huggingface_hub's HfApi for the endpoint; its token comes the usual way (HF_TOKEN, hf auth login)."""
+    from huggingface_hub import HfApi
+
+    return HfApi(endpoint=endpoint(), library_name="pa-lite")
+
+
+def headers() -> dict[str, str]:
+    """What every request carries: who asks, and the token if there is one. No compression: bytes are counted."""
+    from huggingface_hub.utils import build_hf_headers
+
+    found: dict[str, str] = build_hf_headers(library_name="pa-lite")
+    return {**found, "Accept-Encoding": "identity"}
+
+
+class Patience:
+    """Judges failures of one undertaking: waits after those that pass, raises the explained error for all others.
+
+    Waits double from 0.4 s to 30 s, with jitter; a Retry-After is obeyed up to five minutes.
+    """
+
+    def __init__(self, subject: Subject, tries: int = QUICK, stop: threading.Event | None = None) -> None:
+        self.subject, self.tries, self._stop = subject, tries, stop or threading.Event()
+        self._failures = 0
+
+    def check(self) -> None:
+        """Raise HubError when nobody wants the result any more."""
+        if self._stop.is_set():
+            raise HubError(f"{self.subject}: the transfer was stopped.")
+
+    def renew(self) -> None:
+        """Something arrived: count failures from none again."""
+        self._failures = 0
+
+    def failed(self, error: Exception) -> None:
+        """Wait until it makes sense to try again. Raises HubError if it does not, or the tries are used up."""
+        from huggingface_hub.errors import HfHubHTTPError
+
+        asked: float | None = None
+        self._failures += 1
+        if isinstance(error, HfHubHTTPError):
+            asked = _retry_after(error.response.headers)
+            if error.response.status_code not in _RETRIED or (asked or 0) > _LONGEST_ASKED:
+                raise explain(error, self.subject) from error
+        if self._failures >= self.tries:
+            raise explain(error, self.subject) from error
+        wait = min(_LONGEST_WAIT, _FIRST_WAIT * 2 ** (self._failures - 1)) * random.uniform(0.5, 1.0)
+        wait = max(wait, asked or 0.0)
+        level = logging.WARNING if wait >= _LONG_WAIT else logging.INFO
+        _log.log(level, "%s: %s; trying again in %.1f s", self.subject, _one_line(error), wait)
+        self._stop.wait(wait)
+        self.check()
+
+
+def attempt(call: Callable[[], _Result], subject: Subject, tries: int = QUICK) -> _Result:
+    """The call's result, tried again with growing waits while the Hub or the network fails in passing.
+
+    Raises HubError, in one line that says what to do, for anything lasting and when all tries failed.
+    """
+    from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
+
+    patience = Patience(subject, tries)
+    while True:
+        try:
+            return call()
+        except OfflineModeIsEnabled as e:
+            raise HubError(f"{subject}: cannot be asked for while offline (HF_HUB_OFFLINE).") from e
+        except HTTPError as e:
+            patience.failed(e)
+        except (ValueError, KeyError, TypeError, AttributeError) as e:
+            raise HubError(
+                f"{subject}: {endpoint()} answers as no Hub does ({_one_line(e)[:100]}). Check HF_ENDPOINT and proxies."
+            ) from e
+
+
+def _retry_after(fields: Mapping[str, str]) -> float | None:
+    """The seconds that an answer asks us to wait: Retry-After in seconds or as a date, or the Hub's own rate limit."""
+    import email.utils
+
+    value = fields.get("Retry-After", "").strip()
+    if re.fullmatch(r"\d{1,9}", value):
+        return float(value)
+    with contextlib.suppress(ValueError, TypeError):
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    limit = re.search(r"r\s*=\s*0\s*;\s*t\s*=\s*(\d{1,9})", fields.get("RateLimit", ""))
+    return float(limit[1]) if limit else None
+
+
+def _one_line(error: Exception) -> str:
+    """An error as a remark; without the addresses, which may be signed, that an HTTP status comes with."""
+    response = getattr(error, "response", None)
+    if response is not None:
+        return f"HTTP {response.status_code} {response.headers.get('X-Error-Message', '')[:200]}".strip()
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def explain(error: Exception, subject: Subject) -> HubError:
+    """The error of a request as one line that says what happened to what, and what to do."""
+    from huggingface_hub import errors
+
+    if not isinstance(error, errors.HfHubHTTPError):
+        return HubError(
+            f"{subject}: {endpoint()} cannot be reached ({_one_line(error)}). Check the network, or set "
+            "HF_HUB_OFFLINE=1 to use what was fetched before.",
+            is_passing=True,
+        )
+    status = error.response.status_code
+    noun = subject.kind
+    if isinstance(error, errors.GatedRepoError):
+        told = (
+            f"is gated. Accept its licence at {subject.page}, then log in with 'hf auth login', or set HF_TOKEN to "
+            "a token that may read it"
+        )
+    elif isinstance(error, errors.RevisionNotFoundError):
+        told = f"there is no such revision. {subject.page}/tree/main shows what there is"
+    elif isinstance(error, errors.EntryNotFoundError) or (
+        status == 404 and subject.file and not isinstance(error, errors.RepositoryNotFoundError)
+    ):
+        told = f"has no file {subject.file or ''}".rstrip() + f". {subject.page}/tree/main shows what there is"
+    elif isinstance(error, errors.RepositoryNotFoundError) or status in (401, 404):
+        told = f"there is no such {noun}, or it is private. Check the name; log in ('hf auth login') if it is yours"
+    elif status == 403:
+        told = f"access is forbidden. See {subject.page}, and give HF_TOKEN a token that may read it"
+    elif status == 429:
+        told = "the Hub has had too many requests from here. Wait some minutes, or log in ('hf auth login'), and go on"
+    elif status >= 500:
+        told = f"the Hub does not work at the moment (HTTP {status}). Try again later"
+    else:
+        told = f"the Hub refused the request ({_one_line(error)})"
+    return HubError(f"{subject}: {told}.", is_passing=status in _RETRIED)
+
+
+def resolve_url(subject: Subject) -> str:
+    """The address of a file's content."""
+    prefix = "datasets/" if subject.kind == "dataset" else ""
+    revision = quote(subject.revision or "main", safe="")
+    return f"{endpoint()}/{prefix}{subject.repo}/resolve/{revision}/{quote(subject.file or '')}"
+
+
+def without_token(fields: Mapping[str, str]) -> dict[str, str]:
+    """Header fields for whoever is not the Hub."""
+    return {key: value for key, value in fields.items() if key.lower() != "authorization"}
+
+
+def bare_tag(value: str | None) -> str:
+    """An ETag's own text."""
+    return (value or "").removeprefix("W/").strip('"')
+
+
+def file_facts(subject: Subject, tries: int = QUICK) -> FileFacts:
+    """Ask the Hub about one file. Raises HubError."""
+    return attempt(lambda: _head(subject), subject, tries)
+
+
+def _head(subject: Subject) -> FileFacts:
+    from huggingface_hub.utils import get_session, hf_raise_for_status
+
+    url, ours = resolve_url(subject), headers()
+    for _ in range(_REDIRECTS):
+        response = get_session().request("HEAD", url, headers=ours, follow_redirects=False, timeout=TIMEOUT)
+        hf_raise_for_status(response)
+        fields, target = response.headers, response.headers.get("Location")
+        if target is None:
+            break
+        # renamed repositories and small files redirect within the Hub, mirrors to it; what tells of the file already
+        # redirects to where large files are stored
+        is_elsewhere = origin(urljoin(url, target)) != origin(url)
+        if is_elsewhere and "X-Repo-Commit" in fields:
+            break
+        if is_elsewhere:
+            ours = without_token(ours)
+        url = urljoin(url, target)
+    commit, etag = fields.get("X-Repo-Commit", ""), bare_tag(fields.get("X-Linked-Etag") or fields.get("ETag"))
+    size = fields.get("X-Linked-Size") or (None if target else fields.get("Content-Length")) or ""
+    if not _COMMIT.fullmatch(commit) or not re.fullmatch(r"[\w.-]{8,128}", etag) or not re.fullmatch(r"\d{1,15}", size):
+        raise HubError(
+            f"{subject}: the answer for {subject.file} lacks a commit, a tag or a size: {endpoint()} is no Hub. "
+            "Check HF_ENDPOINT and the proxy."
+        )
+    location = urljoin(url, target) if target else url
+    return FileFacts(commit, etag, int(size), location, origin(location) != origin(endpoint()))
+
+
+def origin(url: str) -> tuple[str, str | None, int | None]:
+    """Scheme, host and port of an address."""
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port

@@ -1,0 +1,107 @@
+"""Commands about pairs: list, show, add and fetch them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pa_lite.cli.options import FORCE, JSON
+from pa_lite.cli.terminal import bar, show_json, show_table
+
+if TYPE_CHECKING:
+    from pa_lite.checkpoints.pairs import Pair, PairFit
+
+
+@click.group(invoke_without_command=True)
+@JSON
+@click.pass_context
+def pairs(context: click.Context, as_json: bool) -> None:
+    """List the registered pairs of base and instruct, and what fits this machine.
+
+    \b
+    pa-lite pairs fetch smollm2-360m
+    pa-lite pairs add mine ./Base hub:org/Instruct
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from pa_lite.checkpoints.pairs import all_pairs, pair_fit
+
+    found = [(pair, pair_fit(pair)) for pair in all_pairs().values()]
+    if as_json:
+        show_json([_document(*entry) for entry in found])
+        return
+    show_table(["pair", "parameters", "download", "licence", "here", "runs as"], [_row(*entry) for entry in found])
+    click.echo(
+        "download: both sides in bfloat16, from the number of parameters; '!' where the disk has less room. "
+        "licence: '*' must be accepted on the Hub. runs as: types that fit into the memory that is free now."
+    )
+
+
+def _row(pair: Pair, fit: PairFit) -> list[str]:
+    gigabytes = f"{pair.download_bytes / 1e9:.1f} GB" if pair.download_bytes else ""
+    runs = "" if fit.runs is None else ", ".join(fit.runs) or "none"
+    return [
+        pair.name,
+        f"{pair.parameters / 1e9:.2f} B" if pair.parameters else "",
+        gigabytes + ("!" if fit.fits_disk is False else ""),
+        pair.licence + ("*" if pair.gated else ""),
+        "yes" if fit.is_here else "",
+        runs,
+    ]
+
+
+def _document(pair: Pair, fit: PairFit) -> dict[str, Any]:
+    return {
+        "name": pair.name, "base": str(pair.base), "instruct": str(pair.instruct), "description": pair.description,
+        "licence": pair.licence, "gated": pair.gated, "parameters": pair.parameters or None,
+        "download_bytes": pair.download_bytes or None, "differs": pair.differs, "own": pair.is_own, "here": fit.is_here,
+        "fits_disk": fit.fits_disk, "runs": fit.runs,
+    }  # fmt: skip
+
+
+@pairs.command()
+@click.argument("name")
+@JSON
+def show(name: str, as_json: bool) -> None:
+    """All that is known of the pair NAME."""
+    from pa_lite.checkpoints.pairs import find_pair, pair_fit
+
+    document = _document(pair := find_pair(name), pair_fit(pair))
+    if as_json:
+        show_json(document)
+        return
+    show_table(["", ""], [[key.replace("_", " "), _told(value)] for key, value in document.items() if value != ""])
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, tuple):
+        return ", ".join(value) or "none"
+    return "not known" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+@pairs.command()
+@click.argument("name")
+@click.argument("base")
+@click.argument("instruct")
+@click.option("--description", default="", help="What the pair is, for the list.")
+@FORCE
+def add(name: str, base: str, instruct: str, description: str, force: bool) -> None:
+    """Keep BASE and INSTRUCT (paths, or hub:org/name[@revision]) as the pair NAME in your own registry."""
+    from pa_lite.checkpoints.pairs import add_pair, own_pairs_path
+
+    add_pair(name, base, instruct, description, force)
+    click.echo(f"{name} is in {own_pairs_path()}")
+
+
+@pairs.command()
+@click.argument("name")
+def fetch(name: str) -> None:
+    """Download both sides of the pair NAME from the Hub, or what is lacking of them, and print where they lie."""
+    from pa_lite.checkpoints.pairs import fetch_pair, find_pair
+
+    with bar("fetch") as progress:
+        folders = fetch_pair(find_pair(name), progress)
+    click.echo("\n".join(map(str, folders)))
