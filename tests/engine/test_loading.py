@@ -24,6 +24,7 @@ import sys, llama_cpp.llama_cpp as lib
 model = lib.llama_model_load_from_file(sys.argv[1].encode(), lib.llama_model_default_params())
 context = lib.llama_init_from_model(model, lib.llama_context_default_params()) if model else None
 if context:
+    lib.llama_tokenize(lib.llama_model_get_vocab(model), b"A\\n", 2, (lib.llama_token * 8)(), 8, False, False)
     lib.llama_decode(context, lib.llama_batch_get_one((lib.llama_token * 2)(5, 6), 2))
 sys.exit(0 if context else 3)
 """
@@ -51,7 +52,7 @@ def changed(source: Path, target: Path, fields: Metadata, types: dict[str, str])
 
 
 def loads_in_another_process(path: Path) -> int:
-    """Exit status of a process that loads the file and decodes two tokens; negative when a signal ended it."""
+    """Exit status of a process that loads the file, tokenises and decodes; negative when a signal ended it."""
     words = [sys.executable, "-c", _LOAD, str(path)]
     environment = {"GGML_NO_BACKTRACE": "1", "PATH": "", "OMP_NUM_THREADS": "1"}
     return subprocess.run(words, capture_output=True, check=False, env=environment).returncode
