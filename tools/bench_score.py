@@ -114,7 +114,7 @@ def _own(model: Model, items: Sequence[Item]) -> dict[str, Any]:
     start = time.perf_counter()
     requests = _requests(model, items)
     with scoring_context(model, _longest(requests)) as context:
-        cache = context.n_ctx * model.cell_bytes
+        cache = context.n_ctx * model.exact_cell_bytes
         scores = Scorer(context).score(requests)
     seconds = time.perf_counter() - start
     above = peak_bytes() - model.path.stat().st_size - cache

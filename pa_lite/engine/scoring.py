@@ -130,16 +130,16 @@ def scoring_context(model: Model, longest: int) -> Iterator[Context]:
     # the system may hand out memory that it does not have, and kill us for using it
     free = available_bytes() if model.gpu_layers == 0 else 0
     if free:
-        sizes = [n for n in sizes if n * model.cell_bytes < free]
+        sizes = [n for n in sizes if n * model.exact_cell_bytes < free]
         if not sizes:
             raise EngineError(
-                f"{model.path}: {longest} tokens need {longest * model.cell_bytes / 1e6:.0f} MB of cache, "
+                f"{model.path}: {longest} tokens need {longest * model.exact_cell_bytes / 1e6:.0f} MB of cache, "
                 f"{free / 1e6:.0f} MB are free. Allow a shorter context (--n-ctx) or take a smaller model."
             )
     for i, n_ctx in enumerate(sizes):
         with contextlib.ExitStack() as stack:
             try:
-                context = stack.enter_context(model.context(n_ctx, n_seq_max, n_outputs=n_outputs))
+                context = stack.enter_context(model.context(n_ctx, n_seq_max, n_outputs=n_outputs, exact=True))
             except EngineError as e:
                 if i + 1 == len(sizes):
                     raise

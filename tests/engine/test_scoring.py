@@ -42,7 +42,7 @@ EXACT = EngineOptions(threads=1, flash_attention=False, cache_type="F32")
 def alone(model: Model, request: Request) -> Score:
     """One request on a context of its own, a token at a time, the whole row of logits in float64."""
     total, greedy = 0.0, True
-    with model.context(len(request.tokens) + 1) as context:
+    with model.context(len(request.tokens) + 1, exact=True) as context:
         for i, token in enumerate(request.tokens[:-1]):
             context.decode([token], [i], [(0,)], [True])
             if i + 1 >= request.n_context:
@@ -256,7 +256,7 @@ def test_a_context_too_large_shrinks_to_the_longest_request(
             assert_agree(score_requests(model, [request]), expected, 1e-3)
         assert "no room for a context of 761 tokens" in caplog.text
         assert "Trying 249" in caplog.text
-        monkeypatch.setattr(scoring, "available_bytes", lambda: 248 * model.cell_bytes)
+        monkeypatch.setattr(scoring, "available_bytes", lambda: 248 * model.exact_cell_bytes)
         with pytest.raises(EngineError, match="249 tokens need 0 MB of cache"):
             score_requests(model, [request])
 
