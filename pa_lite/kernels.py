@@ -191,13 +191,13 @@ def devices() -> list[Device]:
     size = ctypes.POINTER(ctypes.c_size_t)
     base.ggml_backend_dev_memory.argtypes = [ctypes.c_void_p, size, size]
     base.ggml_backend_dev_memory.restype = None
+    kinds = ("cpu", "gpu", "igpu", "accel")  # enum ggml_backend_dev_type
     found = []
     for i in range(registry.ggml_backend_dev_count()):
         handle, free, total = registry.ggml_backend_dev_get(i), ctypes.c_size_t(), ctypes.c_size_t()
         base.ggml_backend_dev_memory(handle, ctypes.byref(free), ctypes.byref(total))
+        name = (base.ggml_backend_dev_name(handle) or b"").decode("utf-8", "replace")
+        description = (base.ggml_backend_dev_description(handle) or b"").decode("utf-8", "replace").strip()
         kind = base.ggml_backend_dev_type(handle)
-        name, told = (getattr(base, f"ggml_backend_dev_{what}")(handle) or b"" for what in ("name", "description"))
-        kinds = ("cpu", "gpu", "igpu", "accel")  # enum ggml_backend_dev_type
-        texts = (name.decode("utf-8", "replace"), told.decode("utf-8", "replace").strip())
-        found.append(Device(*texts, kinds[kind] if kind < len(kinds) else "other", free.value, total.value))
+        found.append(Device(name, description, kinds[kind] if kind < 4 else "other", free.value, total.value))
     return found

@@ -66,8 +66,8 @@ class Scorer:
         """Sum of ln p(token | all before it) over each continuation. `progress` gets (requests done, requests in all).
 
         The order of requests does not matter to the last bit, nor what was scored before; their set does, as the shape
-        of a batch moves rounding. Raises EngineError if a request has more tokens than the context (nothing is cut), or
-        nothing to condition on.
+        of a batch moves rounding. Raises EngineError if a request has more tokens than the context (nothing is cut) or
+        nothing to condition on, and for a model that computes NaN; KeyboardInterrupt amid a batch on Ctrl-C.
         """
         context = self.context
         self._check(requests)
@@ -109,6 +109,11 @@ class Scorer:
             normalisers, best = context.normalise(logits)
             rows = (np.cumsum(batch.wanted) - 1)[batch.target_rows]
             terms = logits[rows, batch.target_tokens].astype(np.float64) - normalisers[rows]
+            if not np.isfinite(terms).all():
+                raise EngineError(
+                    f"{context.model.path}: computes logits that are no finite numbers. Its weights are broken, or too "
+                    "large for their type."
+                )
             np.add.at(logprobs, batch.target_requests, terms)
             np.logical_and.at(greedy, batch.target_requests, best[rows] == batch.target_tokens)
         context.forget(SPINE)
