@@ -27,7 +27,7 @@ def generate(
     max_tokens: int,
     parallel: int,
     kind: str,
-    gpu_layers: int,
+    gpu_layers: int | str,
     threads: int,
     output: Path | None,
     force: bool,
