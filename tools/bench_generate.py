@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 
 from pa_lite.engine.chat import chat_prompts
+from pa_lite.engine.context import Context
 from pa_lite.engine.generation import GenerationOptions, generate
-from pa_lite.engine.model import Context, EngineOptions, Model
+from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.errors import InputError
 
 PROMPTS = (
@@ -167,7 +168,8 @@ def measure_generation(
     ours: list[float] = []
     theirs: list[float] = []
     bare: list[float] = []
-    with Recorder(path, EngineOptions(threads=threads)) as model:
+    model = Recorder(path, EngineOptions(threads=threads))
+    with model:
         prompts = chat_prompts(model, PROMPTS)
         for i in range(repeat):
             begin = time.perf_counter()
