@@ -231,7 +231,8 @@ class Model:
         params.n_ctx, params.n_seq_max, params.kv_unified = n_ctx, n_seq_max, unified
         # a batch must hold a token of every sequence: llama.cpp aborts otherwise
         params.n_batch = max(min(options.n_batch, n_ctx), n_seq_max)
-        params.n_ubatch = min(512, params.n_batch)
+        # on a CPU 128 to 512 tokens at a time are equally fast, and fewer take less memory
+        params.n_ubatch = min(512 if self.gpu_layers else 256, params.n_batch)
         params.n_outputs_max = max(n_outputs, n_seq_max) if n_outputs else 0  # a row for each sequence: it aborts too
         params.n_threads = params.n_threads_batch = threads
         params.flash_attn_type = 1 if options.flash_attention else 0
