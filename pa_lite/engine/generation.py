@@ -147,8 +147,9 @@ def generate(
     `on_tokens` the number of tokens that a step made.
 
     The same call on the same machine gives the same texts. Another `parallel`, order or company of prompts changes the
-    shape of llama.cpp's batches, and with it the rounding of logits (by some 1e-5 of them with F32 weights and cache,
-    1e-2 with F16): random numbers do not depend on it, so a text changes only from where two tokens lay that close.
+    shape of llama.cpp's batches, and with it the rounding of logits: by up to 0.03 with F16 weights, 1e-4 with F32,
+    more with quantised ones. Random numbers do not depend on it, so a text changes only from where two tokens lay that
+    close, or a draw fell that close between them.
 
     Raises before any work, InputError: a prompt without tokens, or one that with its limit exceeds `model.max_length`;
     EngineError: no room for even one sequence. Ctrl-C ends it within a step of llama.cpp's graph.
