@@ -22,7 +22,10 @@ from pa_lite.machine import cores
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How llama.cpp runs: `threads` 0 takes one for each core, `cache_type` is F16 or F32.
+    """How llama.cpp runs: `threads` 0 takes one for each core.
+
+    `cache_type` is F16, F32, or "auto": F32 for scoring, where an F16 cache lets the shape of a batch move a score four
+    times as far, F16 for all else.
 
     `gpu_layers` is how many layers lie on the GPU: -1 all of them, "auto" all that fit, which is tried. `n_ctx` bounds
     the tokens of a request; 0 leaves it to the length that the model was trained with.
@@ -34,7 +37,7 @@ class EngineOptions:
     threads: int = 0
     gpu_layers: int | str = "auto"
     flash_attention: bool = False
-    cache_type: str = "F16"
+    cache_type: str = "auto"
     n_batch: int = 512
     n_ctx: int = 0
 
@@ -171,17 +174,28 @@ class Model:
         """Whether a sequence's newest tokens can be dropped from the cache: not from a recurrent state."""
         return not (self.lib.llama_model_is_recurrent(self._model) or self.lib.llama_model_is_hybrid(self._model))
 
+    def _cache_type(self, exact: bool) -> str:
+        chosen = self.options.cache_type
+        return ("F32" if exact else "F16") if chosen == "auto" else chosen
+
     @property
     def cell_bytes(self) -> int:
         """Memory of the cache for one token, about: keys and values of every layer."""
+        return self._cell_items * (2 if self._cache_type(False) == "F16" else 4)
+
+    @property
+    def exact_cell_bytes(self) -> int:
+        """The same for scoring."""
+        return self._cell_items * (2 if self._cache_type(True) == "F16" else 4)
+
+    @property
+    def _cell_items(self) -> int:
         lib, model = self.lib, self._model
-        heads, heads_kv = lib.llama_model_n_head(model), lib.llama_model_n_head_kv(model)
-        width = lib.llama_model_n_embd(model) // max(1, heads)
+        width = lib.llama_model_n_embd(model) // max(1, lib.llama_model_n_head(model))
         entry = self.header.metadata.get(f"{architecture_of(self.header)}.attention.key_length")
         if entry is not None and isinstance(entry.value, int):
             width = entry.value
-        item = 2 if self.options.cache_type == "F16" else 4
-        return int(2 * lib.llama_model_n_layer(model) * heads_kv * width * item)
+        return int(2 * lib.llama_model_n_layer(model) * lib.llama_model_n_head_kv(model) * width)
 
     def token_text(self, token: int) -> str:
         """A token as the vocabulary spells it."""
@@ -194,16 +208,19 @@ class Model:
         return self.token_text(token) if token >= 0 else ""
 
     @contextlib.contextmanager
-    def context(self, n_ctx: int, n_seq_max: int = 1, unified: bool = True, n_outputs: int = 0) -> Iterator[Context]:
+    def context(
+        self, n_ctx: int, n_seq_max: int = 1, unified: bool = True, n_outputs: int = 0, exact: bool = False
+    ) -> Iterator[Context]:
         """A context of n_ctx cells for up to n_seq_max sequences, freed at the end.
 
-        A batch may keep n_outputs rows of logits, 0 for as many as it has tokens. With `gpu_layers` "auto" and no other
-        context open, the model is loaded again with fewer layers on the GPU where the context would not fit beside
-        them. Raises EngineError when llama.cpp cannot make it (mostly for lack of memory).
+        A batch may keep n_outputs rows of logits, 0 for as many as it has tokens; `exact` asks for the cache of
+        scoring. With `gpu_layers` "auto" and no other context open, the model is loaded again with fewer layers on the
+        GPU where the context would not fit beside them. Raises EngineError when llama.cpp cannot make it (mostly for
+        lack of memory).
         """
 
         def create() -> Any:
-            return self._new_context(n_ctx, n_seq_max, unified, n_outputs)
+            return self._new_context(n_ctx, n_seq_max, unified, n_outputs, self._cache_type(exact))
 
         def fits() -> bool:
             probe = create()
@@ -224,7 +241,7 @@ class Model:
             self._n_contexts -= 1
             self.lib.llama_free(handle)
 
-    def _new_context(self, n_ctx: int, n_seq_max: int, unified: bool, n_outputs: int) -> Any:
+    def _new_context(self, n_ctx: int, n_seq_max: int, unified: bool, n_outputs: int, cache_type: str) -> Any:
         """llama.cpp's handle of a context, None when it cannot make one."""
         options, params = self.options, self.lib.llama_context_default_params()
         threads = options.threads or cores()
@@ -236,7 +253,7 @@ class Model:
         params.n_outputs_max = max(n_outputs, n_seq_max) if n_outputs else 0  # a row for each sequence: it aborts too
         params.n_threads = params.n_threads_batch = threads
         params.flash_attn_type = 1 if options.flash_attention else 0
-        params.type_k = params.type_v = TYPE_IDS[options.cache_type]
+        params.type_k = params.type_v = TYPE_IDS[cache_type]
         fresh_words()
         handle = None
         try:
@@ -250,8 +267,8 @@ class Model:
 
 
 def _check_options(options: EngineOptions) -> None:
-    if options.cache_type not in ("F16", "F32"):
-        raise InputError(f"cache type {options.cache_type!r} is neither F16 nor F32.")
+    if options.cache_type not in ("auto", "F16", "F32"):
+        raise InputError(f"cache type {options.cache_type!r} is neither auto nor F16 nor F32.")
     layers = options.gpu_layers
     if layers != "auto" and (not isinstance(layers, int) or layers < -1):
         raise InputError(f"gpu_layers is {layers!r}, but must be auto, -1 (all) or a number of layers.")

@@ -66,8 +66,8 @@ class Scorer:
         """Sum of ln p(token | all before it) over each continuation. `progress` gets (requests done, requests in all).
 
         The order of requests does not matter to the last bit, nor what was scored before; their set does, as the shape
-        of a batch moves rounding. Raises EngineError if a request has more tokens than the context (nothing is cut), or
-        nothing to condition on.
+        of a batch moves rounding. Raises EngineError if a request has more tokens than the context (nothing is cut) or
+        nothing to condition on, and for a model that computes NaN; KeyboardInterrupt amid a batch on Ctrl-C.
         """
         context = self.context
         self._check(requests)
@@ -109,6 +109,11 @@ class Scorer:
             normalisers, best = context.normalise(logits)
             rows = (np.cumsum(batch.wanted) - 1)[batch.target_rows]
             terms = logits[rows, batch.target_tokens].astype(np.float64) - normalisers[rows]
+            if not np.isfinite(terms).all():
+                raise EngineError(
+                    f"{context.model.path}: computes logits that are no finite numbers. Its weights are broken, or too "
+                    "large for their type."
+                )
             np.add.at(logprobs, batch.target_requests, terms)
             np.logical_and.at(greedy, batch.target_requests, best[rows] == batch.target_tokens)
         context.forget(SPINE)
@@ -130,16 +135,16 @@ def scoring_context(model: Model, longest: int) -> Iterator[Context]:
     # the system may hand out memory that it does not have, and kill us for using it
     free = available_bytes() if model.gpu_layers == 0 else 0
     if free:
-        sizes = [n for n in sizes if n * model.cell_bytes < free]
+        sizes = [n for n in sizes if n * model.exact_cell_bytes < free]
         if not sizes:
             raise EngineError(
-                f"{model.path}: {longest} tokens need {longest * model.cell_bytes / 1e6:.0f} MB of cache, "
+                f"{model.path}: {longest} tokens need {longest * model.exact_cell_bytes / 1e6:.0f} MB of cache, "
                 f"{free / 1e6:.0f} MB are free. Allow a shorter context (--n-ctx) or take a smaller model."
             )
     for i, n_ctx in enumerate(sizes):
         with contextlib.ExitStack() as stack:
             try:
-                context = stack.enter_context(model.context(n_ctx, n_seq_max, n_outputs=n_outputs))
+                context = stack.enter_context(model.context(n_ctx, n_seq_max, n_outputs=n_outputs, exact=True))
             except EngineError as e:
                 if i + 1 == len(sizes):
                     raise

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pa_lite
+from pa_lite.checkpoints.gguf_file import read_gguf_header
 from pa_lite.engine import scoring
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.engine.reference import open_model
@@ -42,7 +43,7 @@ EXACT = EngineOptions(threads=1, flash_attention=False, cache_type="F32")
 def alone(model: Model, request: Request) -> Score:
     """One request on a context of its own, a token at a time, the whole row of logits in float64."""
     total, greedy = 0.0, True
-    with model.context(len(request.tokens) + 1) as context:
+    with model.context(len(request.tokens) + 1, exact=True) as context:
         for i, token in enumerate(request.tokens[:-1]):
             context.decode([token], [i], [(0,)], [True])
             if i + 1 >= request.n_context:
@@ -256,9 +257,20 @@ def test_a_context_too_large_shrinks_to_the_longest_request(
             assert_agree(score_requests(model, [request]), expected, 1e-3)
         assert "no room for a context of 761 tokens" in caplog.text
         assert "Trying 249" in caplog.text
-        monkeypatch.setattr(scoring, "available_bytes", lambda: 248 * model.cell_bytes)
+        monkeypatch.setattr(scoring, "available_bytes", lambda: 248 * model.exact_cell_bytes)
         with pytest.raises(EngineError, match="249 tokens need 0 MB of cache"):
             score_requests(model, [request])
+
+
+def test_a_model_that_computes_nan_is_an_error(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
+    path = tmp_path / "broken.gguf"
+    path.write_bytes(tiny_ggufs["F32"].read_bytes())
+    norm = read_gguf_header(path).tensors["output_norm.weight"]
+    with path.open("r+b") as f:
+        f.seek(norm.offset)
+        f.write(np.full(norm.shape, np.nan, np.float32).tobytes())
+    with Model(path, EXACT) as model, pytest.raises(EngineError, match="no finite numbers"):
+        score_requests(model, text_requests(model))
 
 
 def test_ctrl_c_ends_a_decode(tmp_path: Path) -> None:
