@@ -13,6 +13,16 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+def available_memory() -> int:
+    """Bytes of memory that can be had without swapping, as far as the system tells; 0 where it does not."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as f:
+            fields = dict(line.split(":", 1) for line in f)
+        return int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return 0
+
+
 def resident_bytes() -> int:
     """The memory that this process holds, or the most it ever held where the system tells no more; 0 on Windows."""
     try:

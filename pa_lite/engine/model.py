@@ -82,8 +82,12 @@ def _check(header: GgufHeader) -> None:
 class Model:
     """A GGUF model in llama.cpp's memory. A context manager; contexts made from it must be closed before it is."""
 
-    def __init__(self, path: Path, options: EngineOptions | None = None) -> None:
-        """Load a file. Raises CheckpointError for one that is no whole model, EngineError when llama.cpp refuses it."""
+    def __init__(self, path: Path, options: EngineOptions | None = None, rewritable: bool = False) -> None:
+        """Load a file. Raises CheckpointError for one that is no whole model, EngineError when llama.cpp refuses it.
+
+        A `rewritable` model's weights are the file's own bytes, mapped and not repacked: who writes other weights into
+        the file changes the model.
+        """
         self.path, self.options = path, options or EngineOptions()
         if self.options.cache_type not in ("F16", "F32"):
             raise InputError(f"cache type {self.options.cache_type!r} is neither F16 nor F32.")
@@ -92,6 +96,8 @@ class Model:
         self.lib = _llama()
         params = self.lib.llama_model_default_params()
         params.n_gpu_layers = self.options.gpu_layers
+        if rewritable:
+            params.load_mode, params.use_extra_bufts = self.lib.LLAMA_LOAD_MODE_MMAP, False
         _last_words.clear()
         self._model = self.lib.llama_model_load_from_file(os.fsencode(path), params)
         if not self._model:
@@ -110,6 +116,11 @@ class Model:
         if self._model:
             self.lib.llama_model_free(self._model)
             self._model = None
+
+    @property
+    def is_offloaded(self) -> bool:
+        """Whether weights may lie on a GPU, copied out of the file."""
+        return self.options.gpu_layers != 0 and bool(self.lib.llama_supports_gpu_offload())
 
     @property
     def name(self) -> str:
