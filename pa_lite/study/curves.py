@@ -27,7 +27,7 @@ class Series:
 
     @property
     def n(self) -> int:
-        return self.values.shape[1]
+        return int(self.values.shape[1])
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,8 @@ class Goal:
             raise InputError("this goal needs instruction following to be measured (--follow).")
         if self.keep_follow is None:
             tops = [np.maximum(v.max(axis=-1, keepdims=True), 1e-9) for v in (few_shot, follow)]
-            return (1 - self.weight) * few_shot / tops[0] + self.weight * follow / tops[1]
+            both: Values = (1 - self.weight) * few_shot / tops[0] + self.weight * follow / tops[1]
+            return both
         instruct = [i for i, lam in enumerate(lams) if lam == 1]
         if not instruct:
             raise InputError("to keep a share of instruct's following, lam 1 must be among the lams.")

@@ -22,8 +22,8 @@ LEVEL = 0.95
 class Difference:
     """A lam's average minus a reference lam's, paired by item.
 
-    `low` and `high` bound the bootstrap's central 95%; `p` is the two-sided sign-flip test's, `p_corrected` Holm's among
-    all lams compared with that reference; `relative` is the difference over the reference's average.
+    `low` and `high` bound the bootstrap's central 95%; `p` is the two-sided sign-flip test's, `p_corrected` Holm's
+    among all lams compared with that reference; `relative` is the difference over the reference's average.
     """
 
     lam: float
@@ -75,8 +75,8 @@ def bootstrap_means(series: Sequence[Series], draws: int = DRAWS, seed: int = 0)
 def sign_flip_p(per_task: Sequence[Values], draws: int = DRAWS, seed: int = 0) -> float:
     """Two-sided p of a macro average of paired differences (float64 [items] a task) being 0.
 
-    Under the null hypothesis each item's difference has either sign alike. Monte Carlo; the observed draw counts as one, so
-    that p is never 0. Source: Fisher's randomisation test; Phipson and Smyth 2010 for the counting.
+    Under the null hypothesis each item's difference has either sign alike. Monte Carlo; the observed draw counts as
+    one, so that p is never 0. Source: Fisher's randomisation test; Phipson and Smyth 2010 for the counting.
     """
     weighted = np.concatenate([d / (len(d) * len(per_task)) for d in per_task])
     weighted = weighted[weighted != 0]  # an item without a difference has nothing to flip

@@ -1,4 +1,4 @@
-"""The best lam with a part of the grid's work: successive halving over lams, raced on the same items, smoothed along lam.
+"""The best lam with a part of the grid's work: successive halving over lams, on the same items, smoothed along lam.
 
 All lams begin with a few items; the half that is likelier to win goes on with more. Neighbours inform each other: an
 average moves smoothly with lam. Sources: Jamieson and Talwalkar 2016 (successive halving); Rubin 1981 (Bayesian
@@ -58,7 +58,9 @@ class Found:
 class _Race:
     """Values seen so far: each lam knows a beginning of each series' shuffled items."""
 
-    def __init__(self, lams: Sequence[float], sizes: Sequence[int], has_follow: bool, evaluate: Evaluate, seed: int) -> None:
+    def __init__(
+        self, lams: Sequence[float], sizes: Sequence[int], has_follow: bool, evaluate: Evaluate, seed: int
+    ) -> None:
         self.lams, self.sizes, self.has_follow, self.evaluate = lams, sizes, has_follow, evaluate
         self.rng = np.random.default_rng(seed)
         self.orders = [self.rng.permutation(n) for n in sizes]
