@@ -12,10 +12,12 @@ import numpy as np
 
 from pa_lite.statistics import mean_over_tasks
 from pa_lite.study.curves import Series, Values, means
+from pa_lite.study.goal import Goal
 
 DRAWS = 4000
 _CHUNK_VALUES = 1 << 22  # random numbers at a time: memory does not grow with the items
 LEVEL = 0.95
+_EQUAL = 1e-12
 
 
 @dataclass(frozen=True)
@@ -38,11 +40,11 @@ class Difference:
 
 @dataclass(frozen=True)
 class Best:
-    """The lam with the highest average, and how sure that is.
+    """The lam that serves a goal best, and how sure that is.
 
     `low` and `high` bound the central 95% of the lams that win when items are resampled; `shares` says how often each
-    lam wins (ties shared), in the lams' order; `ties` are the lams that the best cannot be told from: not different at
-    the 5% level after Holm's correction.
+    lam wins (ties shared), in the lams' order; `ties` are the lams that the best cannot be told from: they are as good
+    in more draws than chance allows (5%, corrected for the number of lams).
     """
 
     lam: float
@@ -60,14 +62,18 @@ def _chunks(n: int, width: int) -> Iterator[int]:
 
 
 def bootstrap_means(series: Sequence[Series], draws: int = DRAWS, seed: int = 0) -> Values:
-    """Macro averages of resampled items: float64 [draws, lams]; a draw takes the same items at every lam."""
+    """Macro averages of resampled items: float64 [draws, lams]; a draw takes the same items at every lam.
+
+    Items of one pattern along lam are drawn together, which is the same and far less work.
+    """
     rng = np.random.default_rng(seed)
     total = np.zeros((draws, series[0].values.shape[0]))
     for s in series:
+        patterns, counts = np.unique(s.values, axis=1, return_counts=True)
         done = 0
-        for n in _chunks(draws, s.n):
-            counts = rng.multinomial(s.n, np.full(s.n, 1 / s.n), size=n)
-            total[done : done + n] += counts @ s.values.T / s.n
+        for n in _chunks(draws, len(counts)):
+            drawn = rng.multinomial(s.n, counts / s.n, size=n)
+            total[done : done + n] += drawn @ patterns.T / s.n
             done += n
     return total / len(series)
 
@@ -83,10 +89,12 @@ def sign_flip_p(per_task: Sequence[Values], draws: int = DRAWS, seed: int = 0) -
     if not len(weighted):
         return 1.0
     observed = abs(weighted.sum())
+    # the sum of k signs of one size is 2 Binomial(k, 1/2) - k
+    sizes, counts = np.unique(np.abs(weighted), return_counts=True)
     rng, extreme = np.random.default_rng(seed), 0
-    for n in _chunks(draws, len(weighted)):
-        signs = rng.integers(0, 2, size=(n, len(weighted)), dtype=np.int8) * 2 - 1
-        extreme += int((np.abs(signs @ weighted) >= observed * (1 - 1e-12)).sum())
+    for n in _chunks(draws, len(sizes)):
+        sums = 2 * rng.binomial(counts, 0.5, size=(n, len(sizes))) - counts
+        extreme += int((np.abs(sums @ sizes) >= observed * (1 - 1e-12)).sum())
     return (extreme + 1) / (draws + 1)
 
 
@@ -116,17 +124,33 @@ def differences(lams: Sequence[float], series: Sequence[Series], reference: int,
     return out
 
 
-def best_lam(lams: Sequence[float], series: Sequence[Series], seed: int = 0) -> Best:
-    """The argmax of the macro average (the first of equals) and its uncertainty over items."""
-    average = means(series)
-    best = int(average.argmax())
-    drawn = bootstrap_means(series, seed=seed)
-    winners = drawn >= drawn.max(axis=1, keepdims=True) - 1e-12
+def best_lam(
+    lams: Sequence[float],
+    tasks: Sequence[Series],
+    compliance: Series | None = None,
+    goal: Goal | None = None,
+    seed: int = 0,
+) -> Best:
+    """The lam of the highest utility (the first of equals) and its uncertainty over items.
+
+    Raises InputError when the goal needs what was not measured.
+    """
+    goal = goal or Goal()
+    follow = None if compliance is None else [compliance]
+    utilities = goal.utilities(lams, means(tasks), None if follow is None else means(follow))
+    best = int(utilities.argmax())
+    drawn = goal.utilities(
+        lams, bootstrap_means(tasks, seed=seed), None if follow is None else bootstrap_means(follow, seed=seed + 1)
+    )
+    winners = drawn >= drawn.max(axis=1, keepdims=True) - _EQUAL
     shares = (winners / winners.sum(axis=1, keepdims=True)).mean(axis=0)
     order = np.argsort(lams)
     reached = np.cumsum(shares[order])
-    low = lams[order[int(np.searchsorted(reached, (1 - LEVEL) / 2))]]
-    high = lams[order[min(len(lams) - 1, int(np.searchsorted(reached, (1 + LEVEL) / 2 - 1e-12)))]]
-    against = differences(lams, series, best, seed)
-    ties = tuple(d.lam for d in against if d.p_corrected > 1 - LEVEL)
+    low, high = (
+        lams[order[min(len(lams) - 1, int(np.searchsorted(reached, q - _EQUAL)))]]
+        for q in ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
+    )
+    as_good = (drawn >= drawn[:, [best]] - _EQUAL).mean(axis=0)
+    allowed = (1 - LEVEL) / 2 / max(1, len(lams) - 1)
+    ties = tuple(lam for i, lam in enumerate(lams) if i != best and as_good[i] > allowed)
     return Best(lams[best], float(low), float(high), tuple(map(float, shares)), ties)

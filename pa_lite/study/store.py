@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -135,22 +135,11 @@ class Store:
             "SELECT key, lam, type, kind, name, n_items, (SELECT count(*) FROM items WHERE cell = key), inputs, "
             "environment, started, seconds, summary FROM cells ORDER BY kind, name, type, lam, key"
         )
+        as_json = ("inputs", "environment", "summary")
+        names = [f.name for f in fields(StoredCell)]
         return [
-            StoredCell(
-                key,
-                lam,
-                kind,
-                work,
-                name,
-                n,
-                done,
-                json.loads(inputs),
-                json.loads(environment),
-                started,
-                seconds,
-                json.loads(summary or "null"),
-            )
-            for key, lam, kind, work, name, n, done, inputs, environment, started, seconds, summary in rows
+            StoredCell(*(json.loads(v or "null") if n in as_json else v for n, v in zip(names, row, strict=True)))
+            for row in rows
         ]
 
     def finished(self, keys: Sequence[str]) -> set[str]:
