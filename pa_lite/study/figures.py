@@ -39,7 +39,8 @@ def _line(lams: Sequence[float], series: Sequence[Series], name: str, colour: st
     n = sum(s.n for s in series)
     band = {
         "type": "scatter", "x": [*lams, *reversed(lams)], "y": [*high, *reversed(low)],
-        "fill": "toself", "opacity": 0.2, "fillcolor": colour, "line": {"width": 0}, "hoverinfo": "skip", "showlegend": False, **axes,
+        "fill": "toself", "opacity": 0.2, "fillcolor": colour, "line": {"width": 0},
+        "hoverinfo": "skip", "showlegend": False, **axes,
     }  # fmt: skip
     line = {
         "type": "scatter", "mode": "lines+markers", "name": name, "x": list(lams), "y": [100 * e.value for e in found],

@@ -47,14 +47,14 @@ def _difference(found: Mapping[float, Difference], lam: float) -> tuple[str, str
     return f"{100 * d.value:+.1f} ({100 * d.relative:+.1f}%)", f"{d.p_corrected:.4f}"
 
 
-def _rows(curves: Curves, best: float) -> tuple[list[str], list[dict[str, Any]]]:
+def _rows(
+    curves: Curves, few_shot: Mapping[str, list[Difference]], best: float
+) -> tuple[list[str], list[dict[str, Any]]]:
     """The table of averages by lam: column names and rows of ready texts."""
-    shown = [("few-shot %", list(curves.tasks))]
-    shown += [
-        (f"{name} %", [s]) for name, s in (("followed", curves.follow), ("preferred", curves.wins)) if s is not None
-    ]
+    others = (("followed %", curves.follow), ("preferred %", curves.wins))
+    shown = [("few-shot %", list(curves.tasks)), *((name, [s]) for name, s in others if s is not None)]
     columns = [estimates(series) for _, series in shown]
-    against = {end: {d.lam: d for d in ds} for end, ds in against_ends(curves)["few-shot"].items()}
+    against = {end: {d.lam: d for d in found} for end, found in few_shot.items()}
     rows = []
     for i, lam in enumerate(curves.lams):
         cells = [text for c in columns for text in (f"{100 * c[i].value:.1f}", f"{100 * c[i].stderr:.1f}")]
@@ -67,9 +67,10 @@ def _rows(curves: Curves, best: float) -> tuple[list[str], list[dict[str, Any]]]
 def to_html(study: Study) -> str:
     """The page: sentences, charts with hover values, numbers, examples, setting, and the data as CSV."""
     curves, found = study.curves, readings(study.curves)
-    columns, rows = _rows(curves, found[0].best.lam)
+    against = against_ends(curves)
+    columns, rows = _rows(curves, against["few-shot"], found[0].best.lam)
     figures = _figures(curves, found)
-    downloads = {"averages.csv": to_csv(table(curves)), "differences.csv": to_csv(_difference_rows(curves))}
+    downloads = {"averages.csv": to_csv(table(curves)), "differences.csv": to_csv(_difference_rows(against))}
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     return environment.from_string(_TEMPLATE.read_text("utf-8")).render(
         study=study,
@@ -87,13 +88,13 @@ def to_html(study: Study) -> str:
     )
 
 
-def _difference_rows(curves: Curves) -> list[dict[str, float | str]]:
+def _difference_rows(against: Mapping[str, Mapping[str, list[Difference]]]) -> list[dict[str, float | str]]:
     return [
         {
             "group": group, "lam": d.lam, "against": end, "difference": d.value, "stderr": d.stderr, "low": d.low,
             "high": d.high, "p": d.p, "p_corrected": d.p_corrected, "relative": d.relative,
         }
-        for group, ends in against_ends(curves).items()
+        for group, ends in against.items()
         for end, found in ends.items()
         for d in found
     ]  # fmt: skip
