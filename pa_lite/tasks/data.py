@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from pa_lite.checkpoints.pairs import models_folder
-from pa_lite.errors import InputError, PaLiteError
+from pa_lite.errors import HubError, InputError
 from pa_lite.tasks.spec import TaskSpec
 
 Row = Mapping[str, Any]
@@ -198,8 +198,8 @@ def _hub_files(spec: TaskSpec, config: str, split: str) -> list[Path]:
     for revision in revisions:
         try:
             names = [f.name for f in list_files(spec.hub, revision=revision, kind="dataset")]
-        except PaLiteError:
-            if revision != _CONVERTED:
+        except HubError as e:
+            if revision != _CONVERTED or e.is_passing:
                 raise
             continue  # not every data set has that branch
         found = matching_files(names, config, split)
