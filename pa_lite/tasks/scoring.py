@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from pa_lite.engine.generation import GenerationOptions, generate
 from pa_lite.engine.model import Model
-from pa_lite.engine.scoring import Request, Score, make_requests, score_requests
+from pa_lite.engine.scoring import NoiseFloor, Request, Score, make_requests, noise_floor, score_requests
 from pa_lite.errors import InputError
 from pa_lite.statistics import (
     Estimate,
@@ -34,7 +34,8 @@ class ScoreOptions:
     """How tasks are scored: this holds the only defaults.
 
     `shots` None takes each task's own number; `limit` is a count of items, None for all; `seed` draws the exemplars;
-    `mutual_info` also scores every choice on an empty context (acc_mutual_info); `parallel` texts are generated at a time.
+    `mutual_info` also scores every choice on an empty context (acc_mutual_info); `parallel` texts are generated at a time;
+    about `noise_sample` requests of all tasks are scored again, each alone, to tell how far rounding moves a score.
     """
 
     shots: int | None = None
@@ -43,6 +44,7 @@ class ScoreOptions:
     split: str | None = None
     mutual_info: bool = False
     parallel: int = 8
+    noise_sample: int = 0
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ class TaskResult:
     metrics: tuple[MetricResult, ...] = ()
     groups: tuple[GroupResult, ...] = ()
     n_truncated: int = 0
+    noise: NoiseFloor | None = None
     single_token_labels: bool | None = None
     prepared: Prepared | None = field(default=None, repr=False, compare=False)
 
@@ -158,6 +161,8 @@ def score_tasks(
             raise InputError(f"{name} is {value}, but must be 1 or more.")
     loaded = [prepare_task(s, options.shots, options.limit, options.seed, options.split) for s in specs]
     sizes = [_n_requests(p, options) for p in loaded]
+    if options.noise_sample and (n_choice := sum(p.spec.kind != "G" for p in loaded)):
+        options = replace(options, noise_sample=-(-options.noise_sample // n_choice))
     results: list[TaskResult] = []
     for prepared, before in zip(loaded, np.cumsum([0, *sizes]).tolist(), strict=False):
 
@@ -196,7 +201,9 @@ def _score_choices(model: Model, prepared: Prepared, options: ScoreOptions, prog
     spec, items = prepared.spec, prepared.items
     per_item = [_requests(model, item) for item in items]
     flat = [r for requests in per_item for r in requests]
-    scores = iter(score_requests(model, flat, progress))
+    scores = score_requests(model, flat, progress)
+    noise = noise_floor(model, flat, scores, options.noise_sample) if options.noise_sample else None
+    waiting = iter(scores)
     alone: dict[str, Score] = {}
     if _wants_mutual_info(spec, options):
         texts = _alone(items)
@@ -206,10 +213,10 @@ def _score_choices(model: Model, prepared: Prepared, options: ScoreOptions, prog
         alone = dict(zip(texts, scored, strict=True))
     records = []
     for item, requests in zip(items, per_item, strict=True):
-        records.append(_choice_record(spec, item, [next(scores) for _ in requests], alone))
+        records.append(_choice_record(spec, item, [next(waiting) for _ in requests], alone))
     single = all(len(r.tokens) == r.n_context + 1 for r in flat) if spec.kind == "FMC" else None
     chance = float(np.mean([1 / len(item.continuations) for item in items]))
-    return _result(prepared, records, chance, single)
+    return replace(_result(prepared, records, chance), noise=noise, single_token_labels=single)
 
 
 def _choice_record(spec: TaskSpec, item: Item, scores: Sequence[Score], alone: Mapping[str, Score]) -> ItemScore:
@@ -249,7 +256,7 @@ def _score_texts(model: Model, prepared: Prepared, options: ScoreOptions, progre
         _text_record(spec, item, g.text, len(t) > room)
         for item, g, t in zip(prepared.items, made, tokens, strict=True)
     ]
-    return _result(prepared, records, 0.0, None)
+    return _result(prepared, records, 0.0)
 
 
 def _text_record(spec: TaskSpec, item: Item, output: str, truncated: bool) -> ItemScore:
@@ -270,9 +277,7 @@ def _key(metric: str, pattern: str) -> str:
     return metric if pattern == _WHOLE.name else f"{metric},{pattern}"
 
 
-def _result(
-    prepared: Prepared, records: Sequence[ItemScore], chance: float, single_token_labels: bool | None
-) -> TaskResult:
+def _result(prepared: Prepared, records: Sequence[ItemScore], chance: float) -> TaskResult:
     spec, groups = prepared.spec, dict[str, list[ItemScore]]()
     for record in records:
         groups.setdefault(record.group, []).append(record)
@@ -292,7 +297,6 @@ def _result(
         metrics=metrics,
         groups=tuple(GroupResult(k, len(v), _measure(spec, [v])) for k, v in groups.items()) if spec.grouped else (),
         n_truncated=sum(r.truncated for r in records),
-        single_token_labels=single_token_labels,
         prepared=prepared,
     )
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from pa_lite.errors import InputError, nearest
 from pa_lite.tasks.answers import STEPS, Extract
-from pa_lite.tasks.metrics import METRICS_OF_KIND
+from pa_lite.tasks.metrics import CLASS_METRICS, METRICS_OF_KIND
 from pa_lite.tasks.transforms import TRANSFORMS
 
 if sys.version_info >= (3, 11):
@@ -44,7 +44,7 @@ class TaskSpec:
     both sides.
 
     The first of `metrics` is the task's score. `sample` scores that many rows, drawn once and for all; `rows` is how many
-    the scored split had when the task was written; `only` keeps one group.
+    the scored split had when the task was written; `version` goes up when prompts or scores change; `only` keeps one group.
     """
 
     name: str
@@ -81,6 +81,7 @@ class TaskSpec:
     metrics: tuple[str, ...] = ()
     sample: int = 0
     rows: int = 0
+    version: int = 1
     only: str = ""
 
     @property
@@ -207,6 +208,8 @@ def _checked(path: Path, spec: TaskSpec) -> TaskSpec:
     known("transform", spec.transforms, TRANSFORMS)
     known("normalise step", spec.normalise, STEPS)
     known(f"metric of kind {spec.kind}", spec.metrics, METRICS_OF_KIND[spec.kind])
+    if spec.metric in CLASS_METRICS:
+        raise InputError(f"{path}: task {spec.name}: {spec.metric} is no mean over items; name another metric first.")
     known("pick", [e.pick for e in spec.extract], ("first", "last"))
     for key, low in (("shots", 0), ("sample", 0), ("rows", 0), ("max_tokens", 1)):
         if getattr(spec, key) < low:
