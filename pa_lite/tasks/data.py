@@ -270,3 +270,9 @@ def source_name(spec: TaskSpec) -> str:
     if spec.hub:
         return f"hub:{spec.hub}" + (f"@{spec.revision}" if spec.revision else "")
     return str(data_path(spec, spec.data)) if isinstance(spec.data, str) else str(spec.folder)
+
+
+def commits(places: Sequence[Place]) -> tuple[str, ...]:
+    """The Hub's commits that rows come from: the Hub's cache keeps a file under `snapshots/COMMIT`."""
+    folders = dict.fromkeys(place.rows.path.parts for place in places)
+    return tuple(sorted({p[p.index("snapshots") + 1] for p in folders if "snapshots" in p[:-1]}))

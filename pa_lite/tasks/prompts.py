@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,7 +15,7 @@ import jinja2.sandbox
 import numpy as np
 
 from pa_lite.errors import InputError
-from pa_lite.tasks.data import Place, Row, load_split, source_name, split_names
+from pa_lite.tasks.data import Place, Row, commits, load_split, source_name, split_names
 from pa_lite.tasks.metrics import Gold
 from pa_lite.tasks.spec import TaskSpec
 from pa_lite.tasks.transforms import TRANSFORMS
@@ -74,12 +75,17 @@ class Item:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A task's items, how many rows its split had, and how many exemplars stand before each."""
+    """A task's items, how many rows its split had (of each group, too), and how many exemplars stand before each.
+
+    `commits` are those of the Hub's repository that the rows came from.
+    """
 
     spec: TaskSpec
     items: tuple[Item, ...]
     n_rows: int
+    group_rows: Mapping[str, int]
     shots: int
+    commits: tuple[str, ...] = ()
 
 
 class _Formatter:
@@ -238,9 +244,10 @@ def prepare_task(
     # a task whose rows bring their own exemplars has no split to draw from, and --shots does not concern it
     if spec.shots == 0 and not pools:
         n_shots = 0
-    n_rows, exemplars = len(rows), dict[str, list[Place]]()
+    group_rows = Counter(formatter.group(place) for _, place in rows)
+    exemplars: dict[str, list[Place]] = {}
     if same and n_shots:
-        for group in dict.fromkeys(formatter.group(place) for _, place in rows):
+        for group in group_rows:
             exemplars[group] = _draw(spec, formatter, pools.get(group, []), n_shots, seed, set())
         taken = {formatter.item(0, place).key for places in exemplars.values() for place in places}
         rows = [(i, place) for i, place in rows if formatter.item(0, place).key not in taken]
@@ -255,7 +262,7 @@ def prepare_task(
     solved = {group: "".join(map(formatter.solved, places)) for group, places in exemplars.items()}
     leads = [formatter.prefix(place) + solved.get(item.group, "") for (_, place), item in zip(rows, items, strict=True)]
     items = [replace(item, lead=sys.intern(lead)) for item, lead in zip(items, leads, strict=True)]
-    return Prepared(spec, tuple(items), n_rows, n_shots)
+    return Prepared(spec, tuple(items), group_rows.total(), group_rows, n_shots, commits([p for _, p in rows]))
 
 
 def build_items(

@@ -8,7 +8,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from pa_lite.statistics import DRAWS
 from pa_lite.tasks.data import source_name
 from pa_lite.tasks.prompts import Item, Prepared
 from pa_lite.tasks.scoring import BOOTSTRAP_SEED, ItemScore, MetricResult, SuiteResult, TaskResult
+from pa_lite.tasks.spec import TaskSpec
 
 _VERSIONED = ("pa-lite", "llama-cpp-python", "numpy", "jinja2")
 
@@ -66,12 +67,12 @@ def results_document(result: SuiteResult, reference: str) -> dict[str, Any]:
 
 
 def noise_over_tasks(result: SuiteResult) -> dict[str, float] | None:
-    """How far rounding moved the requests that were scored again alone: n, mean and max in nats; None if none were."""
+    """How far rounding moved the requests that were scored again alone: n, mean and largest in nats; None if none were."""
     noises = [t.noise for t in result.tasks if t.noise is not None and t.noise.n]
     if not noises:
         return None
     n = sum(x.n for x in noises)
-    return {"n": n, "mean": sum(x.n * x.mean for x in noises) / n, "max": max(x.max for x in noises)}
+    return {"n": n, "mean": sum(x.n * x.mean for x in noises) / n, "largest": max(x.largest for x in noises)}
 
 
 def _prepared(task: TaskResult) -> Prepared:
@@ -128,8 +129,15 @@ def _config(prepared: Prepared) -> dict[str, Any]:
         "num_fewshot": prepared.shots,
         "output_type": "generate_until" if spec.kind == "G" else "multiple_choice",
         "metadata": {"version": spec.version},
-        "pa_lite": {k: v for k, v in asdict(spec).items() if k != "folder"},
+        "pa_lite": spec_record(spec),
     }
+
+
+def spec_record(spec: TaskSpec) -> dict[str, Any]:
+    """A specification's keys that are not at their defaults, as its TOML file would give them."""
+    defaults = {f.name: f.default for f in fields(spec)}
+    shown = {k: v for k, v in asdict(spec).items() if k != "folder" and v not in (defaults[k], {}, ())}
+    return {**shown, "metrics": list(spec.metrics or (spec.metric,))}
 
 
 def _own_record(task: TaskResult) -> dict[str, Any]:

@@ -240,10 +240,10 @@ def _choice_record(spec: TaskSpec, item: Item, scores: Sequence[Score], alone: M
 
 def _score_texts(model: Model, prepared: Prepared, options: ScoreOptions, progress: Progress) -> TaskResult:
     spec = prepared.spec
-    room = model.n_ctx_train - spec.max_tokens
+    room = model.max_length - spec.max_tokens
     if room < 1:
         raise InputError(
-            f"task {spec.name}: max_tokens is {spec.max_tokens}, {model.name} was trained on {model.n_ctx_train} in all."
+            f"task {spec.name}: max_tokens is {spec.max_tokens}, {model.name} holds {model.max_length} in all."
         )
     tokens = [model.tokenize(item.prompt) for item in prepared.items]
     made = generate(
