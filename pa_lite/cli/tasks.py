@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from pa_lite.tasks.scoring import SuiteResult
     from pa_lite.tasks.spec import TaskSpec
 
-SHOTS = click.option("--shots", type=click.IntRange(0), help="Exemplars in each prompt; by default the task's own number.")
+SHOTS = click.option(
+    "--shots", type=click.IntRange(0), help="Exemplars in each prompt; by default the task's own number."
+)
 SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Draws the exemplars.")
 
 
@@ -29,7 +31,9 @@ SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=Tr
 @click.option("--limit", type=click.IntRange(1), help="Items scored of each task, over its groups; by default all.")
 @SEED
 @click.option("--mutual-info", is_flag=True, help="Also compare each choice with itself on an empty context.")
-@click.option("--parallel", type=click.IntRange(1, 256), default=8, show_default=True, help="Texts generated at a time.")
+@click.option(
+    "--parallel", type=click.IntRange(1, 256), default=8, show_default=True, help="Texts generated at a time."
+)
 @click.option(
     "--log-samples", type=click.Path(path_type=Path), is_flag=False, flag_value="", metavar="[FILE|FOLDER]",
     help="Log every item as JSON lines; by default a file for each task beside the output.",
@@ -102,9 +106,8 @@ def show_scores(result: SuiteResult) -> None:
         if t.n_truncated:
             click.echo(f"warning: {t.task}: {t.n_truncated} of {t.n} prompts were cut to the context.", err=True)
     mean, n = result.accuracy, sum(t.n for t in result.tasks)
-    rows.append([
-        "mean", str(n), "", f"{100 * mean.value:.1f}", f"{100 * mean.stderr:.1f}", "", f"{100 * result.majority:.1f}", "",
-    ])  # fmt: skip
+    numbers = [f"{100 * x:.1f}" for x in (mean.value, mean.stderr, result.majority)]
+    rows.append(["mean", str(n), "", *numbers[:2], "", numbers[2], ""])
     columns = ["task", "n", "metric", "score %", "s.e.", "95% interval", "majority %", "chance %"]
     show_table(columns, rows, marked=len(rows) - 1)
     if noise := noise_over_tasks(result):

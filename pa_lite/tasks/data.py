@@ -26,7 +26,8 @@ _BLOCK = 256  # parquet rows that become Python objects at a time
 class Rows(Protocol):
     """The rows of one file."""
 
-    path: Path
+    @property
+    def path(self) -> Path: ...
 
     def __len__(self) -> int: ...
 
@@ -58,8 +59,8 @@ class _Listed:
     """Rows in memory; `numbers` are the lines they end on, or None where rows are counted."""
 
     path: Path
-    rows: list[Row]
-    numbers: list[int] | None
+    rows: Sequence[Row]
+    numbers: Sequence[int] | None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -210,8 +211,8 @@ def _hub_files(spec: TaskSpec, config: str, split: str) -> list[Path]:
         seen += [n for n in names if n.endswith(_KINDS)]
     shown = ", ".join(seen[:6]) + (", ..." if len(seen) > 6 else "")
     raise InputError(
-        f"hub:{spec.hub}: has no files of split {split!r}{f' of config {config!r}' if config else ''} for task {spec.name}; "
-        f"it has {shown or 'no data files'}."
+        f"hub:{spec.hub}: has no files of split {split!r}{f' of config {config!r}' if config else ''}, which task "
+        f"{spec.name} needs; it has {shown or 'no data files'}."
     )
 
 

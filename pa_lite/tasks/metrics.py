@@ -1,4 +1,4 @@
-"""What counts as right: choices compared by loglikelihood, generated texts compared with gold answers. No model here."""
+"""What counts as right: choices compared by loglikelihood, generated texts with gold answers. No model here."""
 
 from __future__ import annotations
 
@@ -194,7 +194,8 @@ def weighted_f1(
         n_gold, n_picked = counts[:, golds == label].sum(1), counts[:, picks == label].sum(1)
         both = n_gold + n_picked
         total += n_gold * np.divide(2 * hit, both, out=np.zeros(len(both)), where=both > 0)
-    return total / counts.sum(1)
+    average: npt.NDArray[np.float64] = total / counts.sum(1)
+    return average
 
 
 # metrics of a whole task of fixed classes, not means over items

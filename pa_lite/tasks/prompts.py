@@ -32,8 +32,8 @@ class Item:
     """A row ready for the model.
 
     `index` is its place in the split; `lead` the description and exemplars, shared by a group's items; `contexts` its
-    own text, one for each choice where scoring is partial. MC and FMC: `continuations` are scored, `answer` is the right
-    one's index. G: `golds` are the accepted answers, each a tuple of spans, and there is no answer (-1).
+    own text, one for each choice where scoring is partial. MC and FMC: `continuations` are scored, `answer` is the
+    right one's index. G: `golds` are the accepted answers, each a tuple of spans, and there is no answer (-1).
     """
 
     index: int
@@ -147,7 +147,7 @@ class _Formatter:
         return self.render("prefix", place, self.scope(place)) if self.spec.prefix else ""
 
     def item(self, index: int, place: Place) -> Item:
-        """An item with nothing before it. Raises InputError, naming file, row and field, for a row that does not fit."""
+        """An item with nothing before it. Raises InputError, naming file, row and field, for one that does not fit."""
         spec, scope = self.spec, self.scope(place)
         group = self.group(place, scope)
         if spec.kind == "G":
@@ -228,10 +228,10 @@ def prepare_task(
 ) -> Prepared:
     """The task's items in file order, each behind its group's exemplars.
 
-    Exemplars are drawn from the shots split by `seed` (or are its first), and no item is among them: where the two splits
-    are one, rows with an exemplar's text are not scored; elsewhere candidates with a scored item's text are passed over.
-    `limit` takes the first items, of a task with groups as many of each group as it can. Raises InputError when rows,
-    exemplars or columns are missing or a template fails.
+    Exemplars are drawn from the shots split by `seed` (or are its first), and no item is among them: where the two
+    splits are one, rows with an exemplar's text are not scored; elsewhere candidates with a scored item's text are
+    passed over. `limit` takes the first items, of a task with groups as many of each group as it can. Raises InputError
+    when rows, exemplars or columns are missing or a template fails.
     """
     split, formatter = split or spec.split, _Formatter(spec)
     rows = _scored_rows(spec, formatter, split)
@@ -335,7 +335,7 @@ def _limited(rows: list[tuple[int, Place]], limit: int | None, formatter: _Forma
 
 
 def majority_rate(items: Sequence[Item]) -> float:
-    """The share of items that are right if one answer is always given, within each group that which is right most often.
+    """The share of items that are right if one answer is always given: within each group the one right most often.
 
     MC compares answer texts; partial scoring and its single continuation, the choices' places; G any accepted answer.
     """

@@ -67,7 +67,7 @@ def results_document(result: SuiteResult, reference: str) -> dict[str, Any]:
 
 
 def noise_over_tasks(result: SuiteResult) -> dict[str, float] | None:
-    """How far rounding moved the requests that were scored again alone: n, mean and largest in nats; None if none were."""
+    """How far rounding moved the requests scored again alone: n, mean and largest in nats; None if none were."""
     noises = [t.noise for t in result.tasks if t.noise is not None and t.noise.n]
     if not noises:
         return None
@@ -189,7 +189,7 @@ def _target(prepared: Prepared, item: Item) -> str:
 def sample_records(task: TaskResult) -> Iterator[dict[str, Any]]:
     """A record for each item (for each pattern too, where answers are extracted) as lm-eval logs samples.
 
-    What lm-eval does not log is under `pa_lite`: the row's place, its group, the choice picked, whether the prompt was cut.
+    What lm-eval does not log is under `pa_lite`: the row's place, its group, the choice picked, whether it was cut.
     """
     prepared = _prepared(task)
     for item, score in zip(prepared.items, task.items, strict=True):
@@ -255,7 +255,7 @@ def check_samples_target(target: Path, force: bool = False) -> None:
 
 
 def write_samples(result: SuiteResult, target: Path) -> list[Path]:
-    """Write sample logs as JSON lines: one file for each task in a folder, `samples_TASK_TIME.jsonl`, or all in one file.
+    """Write sample logs as JSON lines: in a folder a file for each task, `samples_TASK_TIME.jsonl`, else all in one.
 
     Returns the files. Raises OutputError when they cannot be written.
     """

@@ -34,8 +34,8 @@ class ScoreOptions:
     """How tasks are scored: this holds the only defaults.
 
     `shots` None takes each task's own number; `limit` is a count of items, None for all; `seed` draws the exemplars;
-    `mutual_info` also scores every choice on an empty context (acc_mutual_info); `parallel` texts are generated at a time;
-    about `noise_sample` requests of all tasks are scored again, each alone, to tell how far rounding moves a score.
+    `mutual_info` also scores every choice on an empty context (acc_mutual_info); `parallel` texts are generated at a
+    time; about `noise_sample` requests of all tasks are scored again, each alone, to tell how far rounding moves them.
     """
 
     shots: int | None = None
@@ -81,7 +81,7 @@ class ItemScore:
 
 @dataclass(frozen=True)
 class MetricResult:
-    """A metric over a task or a group: `key` is lm-eval's, `NAME,FILTER`; `macro` the mean over groups, if there are."""
+    """A metric over a task or a group: `key` is lm-eval's, `NAME,FILTER`; `macro` the mean over groups, if any."""
 
     name: str
     filter: str
@@ -107,8 +107,9 @@ class TaskResult:
     """A task's score in [0, 1] by its own metric, its standard error, every other metric, and every item.
 
     `majority` is the share right when the commonest answer is always given, `chance` when choices are picked blindly (0
-    for generated answers). A task with groups is averaged over its items (micro); `metrics[i].macro` is over its groups.
-    `single_token_labels`: whether each letter of an FMC task is one token, so that one row of logits holds them all.
+    for generated answers). A task with groups is averaged over its items (micro); `metrics[i].macro` is over its
+    groups. `single_token_labels`: whether each letter of an FMC task is one token, so that one row of logits holds them
+    all; where not, they are scored as any choices are.
     """
 
     task: str
@@ -253,8 +254,7 @@ def _score_texts(model: Model, prepared: Prepared, options: ScoreOptions, progre
         progress,
     )
     records = [
-        _text_record(spec, item, g.text, len(t) > room)
-        for item, g, t in zip(prepared.items, made, tokens, strict=True)
+        _text_record(spec, item, g.text, len(t) > room) for item, g, t in zip(prepared.items, made, tokens, strict=True)
     ]
     return _result(prepared, records, 0.0)
 

@@ -33,18 +33,19 @@ class TaskSpec:
     functions that add columns.
 
     **Prompts.** `template` (Jinja, in a sandbox) makes a row's context from its columns, `row` (all of them), `config`
-    and `texts`. `prefix` stands before everything. `shots` solved rows of `shots_split`, a `separator` behind each, come
-    before the item: drawn by seed, or the `first`, from the item's own group where the task has groups (`configs`, or the
-    values of the column `group_by`). An answer stands one `delimiter` behind its context.
+    and `texts`. `prefix` stands before everything. `shots` solved rows of `shots_split`, a `separator` behind each,
+    come before the item: drawn by seed, or the `first`, from the item's own group where the task has groups (`configs`,
+    or the values of the column `group_by`). An answer stands one `delimiter` behind its context.
 
     **MC, FMC.** `choices` and `answer` are Jinja expressions: the texts, and the right one's index. FMC offers letters:
-    the template shows `lettered`, and ` A`, ` B`, ... are scored. `partial` scores one continuation, `target`, behind the
-    template rendered with each `choice`. **G.** The model goes on until `stop` or `max_tokens`; `answers` (expression)
-    are the accepted answers, `target` the text that an exemplar shows, `extract` finds the answer, `normalise` is done to
-    both sides.
+    the template shows `lettered`, and ` A`, ` B`, ... are scored. `partial` scores one continuation, `target`, behind
+    the template rendered with each `choice`. **G.** The model goes on until `stop` or `max_tokens`; `answers`
+    (expression) are the accepted answers, `target` the text that an exemplar shows, `extract` finds the answer,
+    `normalise` is done to both sides.
 
-    The first of `metrics` is the task's score. `sample` scores that many rows, drawn once and for all; `rows` is how many
-    the scored split had when the task was written; `version` goes up when prompts or scores change; `only` keeps one group.
+    The first of `metrics` is the task's score. `sample` scores that many rows, drawn once and for all; `rows` is how
+    many the scored split had when the task was written; `version` goes up when prompts or scores change; `only` keeps
+    one group.
     """
 
     name: str
@@ -153,8 +154,8 @@ def _text_table(value: Any) -> dict[str, str] | None:
 
 def _extracts(value: Any) -> tuple[Extract, ...] | None:
     keys = {f.name for f in fields(Extract)}
-    tables = value if isinstance(value, list) else [None]
-    if not all(_text_table(t) and t.keys() <= keys and {"name", "pattern"} <= t.keys() for t in tables):
+    tables = [_text_table(t) or {} for t in value] if isinstance(value, list) else [{}]
+    if not all({"name", "pattern"} <= t.keys() <= keys for t in tables):
         return None
     return tuple(Extract(**t) for t in tables)
 
@@ -213,9 +214,7 @@ def _checked(path: Path, spec: TaskSpec) -> TaskSpec:
     known("pick", [e.pick for e in spec.extract], ("first", "last"))
     for key, low in (("shots", 0), ("sample", 0), ("rows", 0), ("max_tokens", 1)):
         if getattr(spec, key) < low:
-            raise InputError(
-                f"{path}: task {spec.name}: {key} is {getattr(spec, key)}, but must be {low} or more."
-            )
+            raise InputError(f"{path}: task {spec.name}: {key} is {getattr(spec, key)}, but must be {low} or more.")
     if spec.partial and (spec.kind != "MC" or not spec.target):
         raise InputError(f"{path}: task {spec.name}: partial is for kind MC and needs a target.")
     for extract in spec.extract:

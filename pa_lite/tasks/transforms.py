@@ -17,7 +17,7 @@ def listed(value: Any) -> list[Any]:
 
 
 def _without_markup(text: str) -> str:
-    """HellaSwag's WikiHow rows: ` [title]` becomes `. `, other brackets go, doubled blanks are halved, in this order."""
+    """For HellaSwag's WikiHow rows: ` [title]` becomes `. `, then other brackets go, then doubled blanks are halved."""
     text = re.sub(r"\[.*?\]", "", text.strip().replace(" [title]", ". "))
     return text.replace("  ", " ")
 
