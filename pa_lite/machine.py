@@ -13,16 +13,6 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def available_memory() -> int:
-    """Bytes of memory that can be had without swapping, as far as the system tells; 0 where it does not."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as f:
-            fields = dict(line.split(":", 1) for line in f)
-        return int(fields["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return 0
-
-
 def resident_bytes() -> int:
     """The memory that this process holds, or the most it ever held where the system tells no more; 0 on Windows."""
     try:
@@ -36,3 +26,15 @@ def resident_bytes() -> int:
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def available_bytes() -> int:
+    """Memory that programs may still take without others' being swapped out; 0 where the system does not tell."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as f:
+            for line in f:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0

@@ -64,13 +64,13 @@ def test_score_table_json_and_file(capsys: pytest.CaptureFixture[str], tmp_path:
     status, out, err = run(capsys, *common, "-o", tmp_path / "s.json")
     assert (status, err) == (0, "")
     lines = [line.split() for line in out.splitlines() if line.strip()]
-    assert lines[0][:3] == ["task", "n", "accuracy"]
-    assert [line[0] for line in lines[-3:]] == ["demo_kind", "demo_town", "mean"]
+    assert lines[0][:3] == ["task", "n", "metric"]
+    assert [line[0] for line in lines[-4:]] == ["demo_kind", "demo_town", "mean", "Noise"]
     status, out, _ = run(capsys, *common, "--json")
-    document = json.loads(out)
-    assert document == json.loads((tmp_path / "s.json").read_text("utf-8"))
-    assert document["tasks"][1]["n"] == 10
-    assert document["accuracy"].keys() == {"value", "stderr"}
+    document, written = json.loads(out), json.loads((tmp_path / "s.json").read_text("utf-8"))
+    assert {k for k in document if document[k] != written[k]} == {"date"}
+    assert document["results"]["demo_town"]["sample_len"] == document["pa_lite"]["tasks"][1]["n"] == 10
+    assert document["pa_lite"]["accuracy"].keys() == {"value", "stderr"}
     assert run(capsys, *common, "-o", tmp_path / "s.json")[0] == 1
 
 
@@ -78,7 +78,7 @@ def test_score_of_a_file_equals_the_reference(capsys: pytest.CaptureFixture[str]
     run(capsys, "merge", "--lam", "0.7", "--type", "F16", "-o", tmp_path / "m.gguf")
     rest = ["--tasks", "demo_opposite", "--threads", 1, "--json"]
     one, two = (json.loads(run(capsys, "score", m, *rest)[1]) for m in ("demo@0.7", tmp_path / "m.gguf"))
-    assert one["tasks"] == two["tasks"]
+    assert one["pa_lite"]["tasks"] == two["pa_lite"]["tasks"]
 
 
 def test_generate(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from pa_lite.checkpoints.gguf_file import gguf_header_bytes
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.files import check_space, write_errors
 from pa_lite.kernels import prepare
-from pa_lite.machine import available_memory, cores
+from pa_lite.machine import available_bytes, cores
 from pa_lite.merge.plan import MergePlan
 from pa_lite.merge.stream import RandomFile, Target, run_stream
 
@@ -93,7 +93,7 @@ class MovableModel:
 
     def _make_file(self) -> Path:
         """An empty file of the right size: in memory if the system can and there is room, else a temporary one."""
-        if hasattr(os, "memfd_create") and self._size < available_memory():
+        if hasattr(os, "memfd_create") and self._size < available_bytes():
             self._descriptor = os.memfd_create("pa-lite")
             os.ftruncate(self._descriptor, self._size)
             return Path(f"/proc/self/fd/{self._descriptor}")

@@ -7,7 +7,7 @@ import importlib.metadata
 import json
 import platform
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from pa_lite.follow.outputs import demo_instructions_path
 from pa_lite.machine import cores
 from pa_lite.study.chart import tradeoff_svg
 from pa_lite.study.tradeoff import Point, TradeOff, measure_tradeoff
-from pa_lite.tasks.scoring import ItemScore, ScoreOptions
+from pa_lite.tasks.scoring import ItemScore, ScoreOptions, TaskResult
 from pa_lite.tasks.spec import find_tasks
 
 LAMS = tuple(i / 10 for i in range(11))
@@ -89,10 +89,16 @@ def _point(point: Point) -> dict[str, Any]:
             **asdict(few_shot.accuracy),
             "majority": few_shot.majority,
             "options": asdict(few_shot.options),
-            "tasks": [{**asdict(t), "items": [_item(i) for i in t.items]} for t in few_shot.tasks],
+            "tasks": [_task(t) for t in few_shot.tasks],
         },
         "follow": {**asdict(follow), "by_kind": follow.by_kind()},
     }
+
+
+def _task(task: TaskResult) -> dict[str, Any]:
+    without_items = asdict(replace(task, items=(), prepared=None))
+    del without_items["prepared"]
+    return {**without_items, "items": [_item(i) for i in task.items]}
 
 
 def _item(item: ItemScore) -> dict[str, Any]:

@@ -42,11 +42,9 @@ class TradeOff:
         return max(self.points, key=lambda p: p.few_shot.accuracy.value)
 
     def difference(self, left: Point, right: Point) -> Estimate:
-        """Few-shot accuracy at `left` minus that at `right`, paired by item, averaged over tasks."""
+        """Few-shot score at `left` minus that at `right`, paired by item, averaged over tasks."""
         rows = zip(left.few_shot.tasks, right.few_shot.tasks, strict=True)
-        return mean_over_tasks(
-            [[float(a.right) - float(b.right) for a, b in zip(x.items, y.items, strict=True)] for x, y in rows]
-        )
+        return mean_over_tasks([[a.value - b.value for a, b in zip(x.items, y.items, strict=True)] for x, y in rows])
 
     def conclusion(self) -> str:
         """One plain sentence, drawn from the numbers alone.

@@ -48,7 +48,7 @@ def test_every_move_gives_the_logits_of_the_merged_file(demo_pair: Pair, tmp_pat
 def test_without_memory_a_temporary_file_serves_and_is_removed(
     demo_pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(movable, "available_memory", lambda: 0)
+    monkeypatch.setattr(movable, "available_bytes", lambda: 0)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     plan = plan_merge(open_checkpoint(demo_pair.base), open_checkpoint(demo_pair.instruct), PlanOptions("F16"))
     with MovableModel(plan, 0.0, EngineOptions(threads=1)) as moved:

@@ -92,7 +92,7 @@ def test_bad_rows_and_templates(tmp_path: Path, rows: list[Any], more: dict[str,
 def test_missing_data(tmp_path: Path) -> None:
     spec = task(tmp_path, [row("a")])
     (tmp_path / "rows.jsonl").unlink()
-    with pytest.raises(InputError, match="data of task t cannot be read"):
+    with pytest.raises(InputError, match=r"task t: .*rows.jsonl: cannot be read"):
         build_items(spec)
     (tmp_path / "rows.jsonl").write_bytes(b"\xff\xfe")
     with pytest.raises(InputError, match="no UTF-8"):
