@@ -171,9 +171,16 @@ def score_tasks(
             if progress is not None:
                 progress(before + n, sum(sizes))
 
-        score = _score_texts if prepared.spec.kind == "G" else _score_choices
-        results.append(score(model, prepared, options, report))
+        results.append(score_prepared(model, prepared, options, report))
     return SuiteResult(model.name, options, tuple(results))
+
+
+def score_prepared(
+    model: Model, prepared: Prepared, options: ScoreOptions | None = None, progress: Progress | None = None
+) -> TaskResult:
+    """Score a task whose items are ready, all of them or some. Raises EngineError when llama.cpp fails."""
+    score = _score_texts if prepared.spec.kind == "G" else _score_choices
+    return score(model, prepared, options or ScoreOptions(), progress or (lambda _done, _total: None))
 
 
 def _wants_mutual_info(spec: TaskSpec, options: ScoreOptions) -> bool:
