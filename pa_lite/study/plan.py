@@ -7,7 +7,6 @@ import platform
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 from pa_lite.checkpoints import open_checkpoint
 from pa_lite.checkpoints.pairs import find_pair

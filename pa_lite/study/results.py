@@ -10,7 +10,7 @@ import numpy as np
 
 from pa_lite.errors import InputError
 from pa_lite.study.curves import Curves, Series, means
-from pa_lite.study.store import StoredCell, Store
+from pa_lite.study.store import Store, StoredCell
 from pa_lite.study.study import Example, Study
 
 _EXAMPLES = 6

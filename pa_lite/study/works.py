@@ -1,4 +1,4 @@
-"""What a cell does to a loaded model: score a task's items, or have instructions followed. Chunks of items, records out.
+"""What a cell does to a loaded model: score a task's items, or have instructions followed. Items in, records out.
 
 A chunk is always scored in one piece: the same items lie in the same batches, so that a record does not depend on where
 a run was stopped and taken up again.

@@ -71,7 +71,7 @@ def test_a_text_built_to_pass_passes_and_one_word_more_fails(drawn: list[str]) -
         ({}, "unknown check kind None"),
         ({"kind": "word_count"}, "lacks n"),
         ({"kind": "uppercase", "n": 1}, "has unknown n"),
-        ({"kind": "word_count", "n": 1, "relation": "about"}, "relation 'about' is none of"),
+        ({"kind": "word_count", "n": 1, "relation": "about"}, "relation 'about' is not one of"),
     ],
 )
 def test_bad_checks(check: dict[str, Any], told: str) -> None:
