@@ -21,9 +21,14 @@ if TYPE_CHECKING:
     from pa_lite.merge.stream import Progress
     from pa_lite.merge.write import MergeOptions
     from pa_lite.study.demo import DemoResult
+    from pa_lite.study.goal import Goal
+    from pa_lite.study.hunt import Schedules
+    from pa_lite.study.plan import Estimate, StudyOptions
+    from pa_lite.study.search import Found, SearchOptions
+    from pa_lite.study.study import Study
     from pa_lite.tasks.scoring import ScoreOptions, SuiteResult
 
-__all__ = ["LoadedModel", "PaLiteError", "demo", "load", "merge"]
+__all__ = ["LoadedModel", "PaLiteError", "demo", "load", "merge", "plan_sweep", "search", "sweep"]
 
 
 def merge(
@@ -96,8 +101,55 @@ def load(reference: str, options: EngineOptions | None = None, kind: str = "F16"
         yield LoadedModel(model, reference)
 
 
+def sweep(
+    pair: str,
+    options: StudyOptions,
+    folder: str | Path,
+    *,
+    engine: str = "local",
+    address: str | None = None,
+    progress: Progress | None = None,
+) -> Study:
+    """Measure a pair at every lam of `options`, in a run folder, going on where an earlier run stopped.
+
+    `engine` is `local` or `ray` (extra `cluster`; `address` of a running cluster). Raises PaLiteError.
+    """
+    from pa_lite.study.sweep import sweep_pair
+
+    return sweep_pair(pair, options, Path(folder), progress, engine, address)
+
+
+def plan_sweep(pair: str, options: StudyOptions, folder: str | Path | None = None) -> Estimate:
+    """What a sweep would take, given what an earlier run finished; times a few items. Raises PaLiteError."""
+    from pa_lite.study.sweep import estimate_pair
+
+    return estimate_pair(pair, options, None if folder is None else Path(folder))
+
+
+def search(
+    pair: str,
+    options: StudyOptions,
+    goal: Goal | None = None,
+    search: SearchOptions | None = None,
+    schedules: bool = False,
+    *,
+    progress: Progress | None = None,
+) -> tuple[Found, Schedules | None]:
+    """The best of the lams of `options` for a goal, with a part of the grid's work; then, if asked, coarse schedules.
+
+    Raises PaLiteError.
+    """
+    from pa_lite.study.goal import Goal
+    from pa_lite.study.hunt import find_lam, find_schedule
+    from pa_lite.study.plan import plan_study
+
+    plan, goal = plan_study(pair, options), goal or Goal()
+    found = find_lam(plan, goal, search, progress)
+    return found, find_schedule(plan, found.lam, goal, search, progress) if schedules else None
+
+
 def demo(output: str | Path = "pa-lite-demo", progress: Progress | None = None) -> DemoResult:
-    """The whole trade-off on the embedded pair; writes results.json and chart.svg into the folder `output`."""
+    """The whole study of the embedded pair; writes it, results.json, chart.svg and report.html into `output`."""
     from pa_lite.study.demo import run_demo
 
     return run_demo(Path(output), progress)

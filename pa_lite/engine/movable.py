@@ -19,6 +19,7 @@ from pa_lite.files import check_space, write_errors
 from pa_lite.kernels import prepare
 from pa_lite.machine import available_bytes, cores
 from pa_lite.merge.plan import MergePlan
+from pa_lite.merge.schedule import Schedule
 from pa_lite.merge.stream import RandomFile, Target, run_stream
 
 
@@ -66,8 +67,13 @@ class MovableModel:
         """Whether no file on a disk is involved."""
         return self._descriptor is not None
 
-    def move(self, lam: float) -> None:
-        """Merge at `lam` into the loaded weights. Raises what merging raises; the model is then of no use."""
+    def move(self, lam: float, schedule: Schedule | None = None) -> None:
+        """Merge at `lam` into the loaded weights, by another schedule if one is given.
+
+        Raises what merging raises; the model is then of no use.
+        """
+        if schedule is not None:
+            self.plan = replace(self.plan, options=replace(self.plan.options, schedule=schedule))
         if self._model is not None and self._model.is_offloaded:
             self._model.close()
             self._model = None

@@ -13,6 +13,7 @@ from pa_lite.follow.outputs import demo_instructions_path
 from pa_lite.follow.public.generator import public_rows
 
 PUBLIC_PATH = Path(__file__).parent / "public" / "public.jsonl"
+_DEMO_TOKENS = 32  # its longest answers take a dozen
 _NAMES = ("public", "demo", "ifeval")
 
 
@@ -37,10 +38,8 @@ class InstructionSet:
         return replace(self, instructions=[self.instructions[i * n // limit] for i in range(limit)])
 
 
-def find_set(
-    name: str, seed: int | None = None, progress: Callable[[int, int], None] | None = None
-) -> InstructionSet:
-    """The set `public`, `demo`, `ifeval` (from the Hub), `ifeval:FILE`, or that of a file by its path.
+def find_set(name: str, seed: int | None = None, progress: Callable[[int, int], None] | None = None) -> InstructionSet:
+    """The set `public`, `demo` (or `demo:dev`), `ifeval` (from the Hub), `ifeval:FILE`, or that of a file by its path.
 
     A `seed` makes 500 new public prompts instead of the fixed ones. `progress` gets (bytes done, bytes in all) of a
     download. Raises InputError for an unknown name, a file that is wrong, a seed with another set.
@@ -52,9 +51,9 @@ def find_set(
     if name == "public":
         rows = [instruction_of(row, f"seed {seed}") for row in public_rows(seed or 0)]
         return InstructionSet(f"public, seed {seed}", rows, 512)
-    if name == "demo":
-        return InstructionSet(name, load_instructions(demo_instructions_path()), 64)
     kind, _, file = name.partition(":")
+    if kind == "demo":
+        return InstructionSet(name, load_instructions(demo_instructions_path(), file or "test"), _DEMO_TOKENS)
     if name == "ifeval" or (kind == "ifeval" and file):
         return InstructionSet(name, ifeval.load_ifeval(Path(file) if file else _fetch(progress)), 1280, must_end=False)
     if not Path(name).is_file():

@@ -17,13 +17,19 @@ Values = npt.NDArray[np.float64]
 class Series:
     """One task, or the instructions, along lam: `values` float64 [lams, items], the same items at every lam.
 
-    `baseline` is the value of the best guess that never looks at the item (majority class or chance), if known.
+    `majority` and `chance` are the values of guesses that never look at the item, where there are such.
     """
 
     name: str
     area: str
     values: Values
-    baseline: float | None = None
+    majority: float | None = None
+    chance: float | None = None
+
+    @property
+    def baseline(self) -> float | None:
+        """The better of the two guesses."""
+        return max((v for v in (self.majority, self.chance) if v is not None), default=None)
 
     @property
     def n(self) -> int:

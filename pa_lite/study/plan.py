@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 from pa_lite.checkpoints import open_checkpoint
-from pa_lite.checkpoints.pairs import find_pair
+from pa_lite.checkpoints.pairs import Pair, find_pair
 from pa_lite.engine.model import EngineOptions
 from pa_lite.errors import InputError
 from pa_lite.follow.sets import find_set
@@ -112,7 +112,7 @@ def _chunk(n_values: int) -> int:
     return next((size for limit, size in _CHUNKS if n_values <= limit), _LEAST_CHUNK)
 
 
-def plan_study(pair: str, options: StudyOptions) -> StudyPlan:
+def plan_study(pair: str | Pair, options: StudyOptions) -> StudyPlan:
     """Read the pair's headers and the tasks' rows, and lay out the cells.
 
     Raises InputError for lams that do not rise, no task, or what naming tasks and instructions wrongly raises; what
@@ -123,7 +123,7 @@ def plan_study(pair: str, options: StudyOptions) -> StudyPlan:
         raise InputError(f"lams {told or '(none)'} must rise, each named once: e.g. 0,0.5,1 or 0:1:0.1.")
     if len(set(options.types)) != len(options.types):
         raise InputError(f"types {', '.join(options.types)}: one is named twice.")
-    found = find_pair(pair)
+    found = find_pair(pair) if isinstance(pair, str) else pair
     base, instruct = open_checkpoint(found.base), open_checkpoint(found.instruct)
     merges = {kind: plan_merge(base, instruct, PlanOptions(kind, options.schedule)) for kind in options.types}
     works = plan_works(options)
@@ -135,7 +135,7 @@ def plan_study(pair: str, options: StudyOptions) -> StudyPlan:
         for lam in options.lams
         for i, work in enumerate(works)
     ]
-    return StudyPlan(pair, options, merges, works, tuple(cells), chunk)
+    return StudyPlan(found.name, options, merges, works, tuple(cells), chunk)
 
 
 def plan_works(options: StudyOptions) -> tuple[Work, ...]:
@@ -181,7 +181,7 @@ class Estimate:
     workers: int
 
 
-_SAMPLE = 6  # items of each work that are timed
+_SAMPLES = 4, 16  # items of each work that are timed
 
 
 def estimate_sweep(plan: StudyPlan, finished: Sequence[str] = (), measure: bool = True) -> Estimate:
@@ -189,28 +189,35 @@ def estimate_sweep(plan: StudyPlan, finished: Sequence[str] = (), measure: bool 
     left = [c for c in plan.cells if c.cell.key not in set(finished)]
     seconds = None
     if measure and left:
-        per_item, build = _measure(plan)
+        costs, build = _measure(plan)
         lams = len({(c.cell.type, c.cell.lam) for c in left})
-        seconds = (lams * build + sum(per_item[c.work] * c.cell.n_items for c in left)) / plan.workers
+        work = sum(
+            costs[c.work][0] * -(-c.cell.n_items // plan.chunk) + costs[c.work][1] * c.cell.n_items for c in left
+        )
+        seconds = (lams * build + work) / plan.workers
     return Estimate(
         len(plan.cells), plan.n_items, sum(c.cell.n_items for c in left), seconds, plan.memory, available_bytes(),
         plan.disk, plan.workers,
     )  # fmt: skip
 
 
-def _measure(plan: StudyPlan) -> tuple[list[float], float]:
-    """Seconds an item of each work takes, and those that building a lam takes."""
-    from pa_lite.study.worker import LocalWorker
+def _measure(plan: StudyPlan) -> tuple[list[tuple[float, float]], float]:
+    """Of each work the seconds of a chunk before its first item, and of an item; the seconds of building a lam."""
+    from pa_lite.study.worker import LocalWorker  # a worker knows what a plan is
 
     kind, lam = plan.options.types[0], plan.options.lams[0]
     start = time.perf_counter()
     with LocalWorker(plan) as worker:
         worker.model_at(kind, lam)
         build = time.perf_counter() - start
-        per_item = []
+        costs = []
         for i, work in enumerate(plan.works):
-            items = range(min(_SAMPLE, work.n_items))
-            start = time.perf_counter()
-            worker.run(kind, lam, i, items)
-            per_item.append((time.perf_counter() - start) / len(items))
-    return per_item, build
+            took = []
+            sizes = [min(n, work.n_items) for n in _SAMPLES]
+            for n in sizes:
+                start = time.perf_counter()
+                worker.run(kind, lam, i, range(n))
+                took.append(time.perf_counter() - start)
+            item = max(0.0, took[1] - took[0]) / (sizes[1] - sizes[0]) if sizes[1] > sizes[0] else took[0] / sizes[0]
+            costs.append((max(0.0, took[0] - item * sizes[0]), item))
+    return costs, build

@@ -11,7 +11,7 @@ import jinja2
 
 from pa_lite.errors import EngineError
 from pa_lite.study.curves import Curves, estimates
-from pa_lite.study.export import to_csv
+from pa_lite.study.export import difference_rows, to_csv
 from pa_lite.study.figures import Figure, curves_figure, panels_figure, plane_figure
 from pa_lite.study.paired import Difference
 from pa_lite.study.study import Reading, Study, against_ends, conclusion, readings, table
@@ -70,7 +70,7 @@ def to_html(study: Study) -> str:
     against = against_ends(curves)
     columns, rows = _rows(curves, against["few-shot"], found[0].best.lam)
     figures = _figures(curves, found)
-    downloads = {"averages.csv": to_csv(table(curves)), "differences.csv": to_csv(_difference_rows(against))}
+    downloads = {"averages.csv": to_csv(table(curves)), "differences.csv": to_csv(difference_rows(against))}
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     return environment.from_string(_TEMPLATE.read_text("utf-8")).render(
         study=study,
@@ -86,15 +86,3 @@ def to_html(study: Study) -> str:
         figures=figures,
         plotly=_plotly(),
     )
-
-
-def _difference_rows(against: Mapping[str, Mapping[str, list[Difference]]]) -> list[dict[str, float | str]]:
-    return [
-        {
-            "group": group, "lam": d.lam, "against": end, "difference": d.value, "stderr": d.stderr, "low": d.low,
-            "high": d.high, "p": d.p, "p_corrected": d.p_corrected, "relative": d.relative,
-        }
-        for group, ends in against.items()
-        for end, found in ends.items()
-        for d in found
-    ]  # fmt: skip

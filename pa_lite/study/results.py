@@ -16,7 +16,8 @@ from pa_lite.study.study import Example, Study
 _EXAMPLES = 6
 
 
-def _value(record: Mapping[str, Any], kind: str) -> float:
+def value_of(record: Mapping[str, Any], kind: str) -> float:
+    """What an item's record adds to its average, in [0, 1]."""
     if kind == "task":
         return float(record["metrics"][record["metric"]])
     return float(record["preference"] if kind == "wins" else bool(record["followed"]))
@@ -53,8 +54,8 @@ def load_study(store: Store, kind: str | None = None) -> Study:
         (work, name): Series(
             name,
             str(summaries[work, name].get("area", "")),
-            np.array([[_value(r, work) for r in records[work, name, lam]] for lam in lams]),
-            _baseline(summaries[work, name]),
+            np.array([[value_of(r, work) for r in records[work, name, lam]] for lam in lams]),
+            *(summaries[work, name].get(guess) or None for guess in ("majority", "chance")),
         )
         for work, name in names
     }
@@ -70,11 +71,6 @@ def load_study(store: Store, kind: str | None = None) -> Study:
     follow = next((name for work, name in names if work == "follow"), None)
     examples = _examples(records, follow, list(dict.fromkeys((lams[0], best, lams[-1])))) if follow else ()
     return Study(str(facts["pair"]), kind, curves, examples, _setting(facts, cells, curves), tuple(remarks))
-
-
-def _baseline(summary: Mapping[str, Any]) -> float | None:
-    levels = [summary[k] for k in ("majority", "chance") if summary.get(k)]
-    return max(levels) if levels else None
 
 
 def _examples(

@@ -79,10 +79,11 @@ class _Race:
             self.values[series][lam, before:after] = self.evaluate(lam, series, items.tolist())
             self.seen[lam, series] = after
 
-    def draws(self) -> tuple[Values, Values | None]:
-        """Plausible (few-shot, following) averages, smoothed: float64 [draws + 1, lams], row 0 the measured ones.
+    def draws(self, smooth: bool) -> tuple[Values, Values | None]:
+        """Plausible (few-shot, following) averages: float64 [draws + 1, arms], row 0 the measured ones.
 
-        Each draw weighs the items anew, an item alike at every lam, so that what lams share cancels.
+        Each draw weighs the items anew, an item alike for every arm, so that what arms share cancels. With `smooth` the
+        arms are lams of one line.
         """
         few_shot = np.zeros((_DRAWS + 1, len(self.lams)))
         n_tasks = len(self.sizes) - self.has_follow
@@ -95,9 +96,10 @@ class _Race:
                 few_shot += average / n_tasks
             else:
                 follow = average
-        n_few = self.seen[:, :n_tasks].sum(axis=1)
-        smooth = _smooth(self.lams, few_shot, n_few)
-        return smooth, None if follow is None else _smooth(self.lams, follow, self.seen[:, -1])
+        if smooth:
+            few_shot = _smooth(self.lams, few_shot, self.seen[:, :n_tasks].sum(axis=1))
+            follow = None if follow is None else _smooth(self.lams, follow, self.seen[:, -1])
+        return few_shot, follow
 
 
 def _smooth(lams: Sequence[float], averages: Values, counts: npt.NDArray[np.int64]) -> Values:
@@ -122,15 +124,29 @@ def _smooth(lams: Sequence[float], averages: Values, counts: npt.NDArray[np.int6
     return out
 
 
-def search_lam(
+@dataclass(frozen=True)
+class Raced:
+    """How a race of arms ended: the winner's place, and per arm what was seen; row 0 of `utilities` is measured."""
+
+    best: int
+    spent: int
+    grid: int
+    few_shot: Values
+    follow: Values | None
+    utilities: Values
+    evaluated: tuple[float, ...]
+
+
+def race_arms(
     lams: Sequence[float],
     sizes: Sequence[int],
     has_follow: bool,
     evaluate: Evaluate,
     goal: Goal,
     options: SearchOptions | None = None,
-) -> Found:
-    """Find the lam with the highest utility. `sizes` are the items of each task, and last of the instructions.
+    smooth: bool = False,
+) -> Raced:
+    """Race arms, each at a lam, for the highest utility. `sizes` are the items of each task, last of the instructions.
 
     Raises InputError when the goal cannot be judged from what is measured, or nothing is.
     """
@@ -144,30 +160,45 @@ def search_lam(
     rungs = max(1, math.ceil(math.log2(len(lams))))
     share = 0.0
     for rung in range(rungs):
-        wanted = [(lam, s) for lam in alive for s in range(len(sizes))]
+        wanted = [(arm, s) for arm in alive for s in range(len(sizes))]
         if goal.keep_follow is not None and list(lams).index(1.0) not in alive:
             wanted.append((list(lams).index(1.0), len(sizes) - 1))  # the constraint's own yardstick
         left = math.floor(options.budget * grid) - race.spent - len(wanted)  # each is rounded up to a whole item
         share = min(1.0, share + max(0.0, left) / (rungs - rung) / sum(sizes[s] for _, s in wanted))
-        for lam, s in wanted:
-            race.extend(lam, s, share)
-        few_shot, follow = race.draws()
+        for arm, s in wanted:
+            race.extend(arm, s, share)
+        few_shot, follow = race.draws(smooth)
         utilities = goal.utilities(lams, few_shot, follow)
         wins = _win_shares(utilities[1:], alive)
         if rung < rungs - 1:
-            alive = sorted(sorted(alive, key=lambda i: -wins[i])[: max(2, math.ceil(len(alive) / 2))])
+            ranked = sorted(alive, key=lambda i: (-wins[i], -utilities[1:, i].mean()))
+            alive = sorted(ranked[: max(2, math.ceil(len(alive) / 2))])
     best = max(alive, key=lambda i: utilities[0, i])
-    near = [i for i in range(len(lams)) if abs(lams[i] - lams[best]) < _WITHIN]
-    confidence = float((utilities[1:, near].max(axis=1) >= utilities[1:].max(axis=1)).mean())
+    evaluated = tuple(map(float, race.seen.sum(axis=1) / sum(sizes)))
+    return Raced(best, race.spent, grid, few_shot, follow, utilities, evaluated)
+
+
+def search_lam(
+    lams: Sequence[float],
+    sizes: Sequence[int],
+    has_follow: bool,
+    evaluate: Evaluate,
+    goal: Goal,
+    options: SearchOptions | None = None,
+) -> Found:
+    """Find the lam with the highest utility among those of a line. See `race_arms`."""
+    raced = race_arms(lams, sizes, has_follow, evaluate, goal, options, smooth=True)
+    near = [i for i in range(len(lams)) if abs(lams[i] - lams[raced.best]) < _WITHIN]
+    drawn = raced.utilities[1:]
     return Found(
-        lam=lams[best],
-        confidence=confidence,
-        spent=race.spent,
-        grid=grid,
+        lam=lams[raced.best],
+        confidence=float((drawn[:, near].max(axis=1) >= drawn.max(axis=1)).mean()),
+        spent=raced.spent,
+        grid=raced.grid,
         lams=tuple(lams),
-        few_shot=tuple(map(float, few_shot[0])),
-        follow=tuple(map(float, follow[0])) if follow is not None else tuple(float("nan") for _ in lams),
-        evaluated=tuple(map(float, race.seen.sum(axis=1) / sum(sizes))),
+        few_shot=tuple(map(float, raced.few_shot[0])),
+        follow=tuple(map(float, raced.follow[0])) if raced.follow is not None else (),
+        evaluated=raced.evaluated,
     )
 
 

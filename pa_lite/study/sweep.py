@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from pathlib import Path
 
-from pa_lite.errors import InputError
-from pa_lite.study.plan import PlannedCell, StudyPlan, environment
-from pa_lite.study.store import Store
+from pa_lite.checkpoints.pairs import Pair
+from pa_lite.errors import InputError, nearest
+from pa_lite.study.plan import Estimate, PlannedCell, StudyOptions, StudyPlan, environment, estimate_sweep, plan_study
+from pa_lite.study.results import load_study
+from pa_lite.study.store import FILE, Store, open_store, read_store
+from pa_lite.study.study import Study
 from pa_lite.study.worker import LocalWorker, Worker, WorkerLostError
 from pa_lite.study.works import chunks
 
+_log = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
 MOST_LOSSES = 20  # workers that may be lost in one sweep
 
@@ -103,11 +109,12 @@ def run_sweep(
     store: Store,
     progress: Progress | None = None,
     make_worker: Callable[[], Worker] | None = None,
+    n_workers: int | None = None,
 ) -> None:
     """Do what is missing of the plan's cells, and note the study's facts.
 
-    `make_worker` gives workers of another kind than this process. `progress` gets (items done, items in all). Raises
-    what merging, loading, scoring, generating and storing raise; what was committed until then stays.
+    `make_worker` gives workers of another kind than this process, n_workers at a time. `progress` gets (items done,
+    items in all). Raises what merging, loading, scoring, generating and storing raise; what was committed stays.
     """
     make = make_worker or (lambda: LocalWorker(plan))
     sweep = _Sweep(plan, store, progress)
@@ -117,14 +124,57 @@ def run_sweep(
     if plan.workers == 1 and make_worker is None:
         sweep.work(make)  # in this thread, so that Ctrl-C reaches llama.cpp
         return
-    with ThreadPoolExecutor(plan.workers) as pool:
-        futures = [pool.submit(sweep.work, make) for _ in range(plan.workers)]
+    n_workers = n_workers or plan.workers
+    with ThreadPoolExecutor(n_workers) as pool:
+        futures = [pool.submit(sweep.work, make) for _ in range(n_workers)]
         try:
             wait(futures, return_when=FIRST_EXCEPTION)
         finally:
             sweep.stop.set()
         for future in futures:
             future.result()
+
+
+ENGINES = ("local", "ray")
+
+
+def sweep_pair(
+    pair: str | Pair,
+    options: StudyOptions,
+    folder: Path,
+    progress: Progress | None = None,
+    engine: str = "local",
+    address: str | None = None,
+) -> Study:
+    """Plan, run and read back a study in a run folder, going on where an earlier run stopped.
+
+    Raises InputError for an unknown engine, and what plan_study, open_store and run_sweep raise.
+    """
+    if engine not in ENGINES:
+        raise InputError(f"unknown engine {engine!r}.{nearest(engine, ENGINES)}")
+    plan = plan_study(pair, options)
+    with open_store(folder) as store:
+        again = stale(plan, store)
+        if again:
+            _log.warning("inputs of %s have changed: measured again", ", ".join(again))
+        if engine == "ray":
+            from pa_lite.study.cluster import ray_workers
+
+            with ray_workers(pair, plan, address) as (n_workers, make_worker):
+                run_sweep(plan, store, progress, make_worker, n_workers)
+        else:
+            run_sweep(plan, store, progress)
+        return load_study(store)
+
+
+def estimate_pair(pair: str | Pair, options: StudyOptions, folder: Path | None) -> Estimate:
+    """What sweep_pair would take, given what is finished in the folder. Raises what plan_study and read_store raise."""
+    plan = plan_study(pair, options)
+    if folder is None or not (folder / FILE).exists():
+        return estimate_sweep(plan)
+    with read_store(folder) as store:
+        finished = store.finished([p.cell.key for p in plan.cells])
+    return estimate_sweep(plan, tuple(finished))
 
 
 def facts(plan: StudyPlan) -> dict[str, object]:

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from pa_lite.engine.model import Model
 from pa_lite.engine.movable import MovableModel
+from pa_lite.merge.schedule import Schedule
 from pa_lite.study.plan import StudyPlan
 from pa_lite.study.works import Record
 
@@ -33,7 +34,7 @@ class LocalWorker:
     def __init__(self, plan: StudyPlan) -> None:
         self.plan = plan
         self._moving: MovableModel | None = None
-        self._at: tuple[str, float] | None = None
+        self._at: tuple[str, float, Schedule] | None = None
 
     def __enter__(self) -> LocalWorker:
         return self
@@ -43,22 +44,29 @@ class LocalWorker:
     ) -> None:
         self.close()
 
-    def model_at(self, kind: str, lam: float) -> Model:
-        """The model at that type and lam, built unless it stands there already."""
-        if self._at != (kind, lam):
+    def model_at(self, kind: str, lam: float, schedule: Schedule | None = None) -> Model:
+        """The model at that type, lam and schedule (by default the plan's), built unless it stands there already."""
+        schedule = self.plan.options.schedule if schedule is None else schedule
+        wanted = (kind, lam, schedule)
+        if self._at != wanted:
             at, self._at = self._at, None
             if self._moving is not None and at is not None and at[0] == kind:
-                self._moving.move(lam)
+                self._moving.move(lam, schedule)
             else:
                 self.close()
+                merge = self.plan.merges[kind]
+                merge = replace(merge, options=replace(merge.options, schedule=schedule))
                 options = replace(self.plan.options.engine, threads=self.plan.threads)
-                self._moving = MovableModel(self.plan.merges[kind], lam, options)
-            self._at = (kind, lam)
+                self._moving = MovableModel(merge, lam, options)
+            self._at = wanted
         assert self._moving is not None
         return self._moving.model
 
-    def run(self, kind: str, lam: float, work: int, items: Sequence[int]) -> dict[int, Record]:
-        return self.plan.works[work].run(self.model_at(kind, lam), items)
+    def run(
+        self, kind: str, lam: float, work: int, items: Sequence[int], schedule: Schedule | None = None
+    ) -> dict[int, Record]:
+        """Records by item, at a lam and a schedule (by default the plan's)."""
+        return self.plan.works[work].run(self.model_at(kind, lam, schedule), items)
 
     def close(self) -> None:
         """Free the model; more than once does no harm."""

@@ -26,9 +26,14 @@ Record = dict[str, Any]
 class Work(Protocol):
     """One task or set of instructions. `facts` are JSON values that, with the model, decide every record."""
 
-    kind: str
-    name: str
-    area: str
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def area(self) -> str: ...
 
     @property
     def n_items(self) -> int: ...
