@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -100,7 +100,9 @@ def write_png(study: Study, folder: Path, dots_per_inch: int = 300) -> list[Path
     """
     curves = study.curves
     rows = -(-len(curves.tasks) // _PANEL_COLUMNS)
-    wanted = [("curves", 7.0, 4.0, lambda f: _draw_curves(f, curves, study.title))]
+    wanted: list[tuple[str, float, float, Callable[[Any], None]]] = [
+        ("curves", 7.0, 4.0, lambda f: _draw_curves(f, curves, study.title))
+    ]
     if curves.compliance is not None:
         wanted.append(("plane", 5.0, 4.0, lambda f: _draw_plane(f, curves)))
     if len(curves.tasks) > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ from pa_lite.errors import EngineError, PaLiteError
 from pa_lite.study.plan import StudyOptions, StudyPlan, plan_study
 from pa_lite.study.worker import LocalWorker, WorkerLostError
 from pa_lite.study.works import Record
+
+_PATIENCE = 10  # seconds that a cluster's head may take to answer
 
 
 def _ray() -> Any:
@@ -67,10 +70,11 @@ def ray_workers(
 ) -> Iterator[tuple[int, Callable[[], RayWorker]]]:
     """How many workers the cluster has room for, and what makes one; connected until the end.
 
-    `address` is a running cluster's; without one a cluster is started on this machine. Memory, cores and GPU are declared
-    to Ray. Raises EngineError when Ray is not installed or not reachable, or no node has room for the model.
+    `address` is a running cluster's; without one a cluster is started on this machine. Memory, cores and GPU are
+    declared to Ray. Raises EngineError when Ray is not installed or not reachable, or no node has room for the model.
     """
     ray = _ray()
+    _reach(address)
     ours = not ray.is_initialized()
     try:
         if ours:
@@ -97,6 +101,17 @@ def ray_workers(
     finally:
         if ours:
             ray.shutdown()
+
+
+def _reach(address: str | None) -> None:
+    """Raise EngineError unless something listens at HOST:PORT; Ray itself would go on trying for minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
+    except OSError as e:
+        raise EngineError(f"Ray cannot reach {address}: {e.strerror or e}. Is the cluster running?") from e
 
 
 def _needs(plan: StudyPlan) -> dict[str, float]:

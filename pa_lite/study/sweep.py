@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pa_lite.checkpoints.pairs import Pair
-from pa_lite.errors import InputError, nearest
+from pa_lite.errors import EngineError, InputError, nearest
 from pa_lite.study.plan import Estimate, PlannedCell, StudyOptions, StudyPlan, environment, estimate_sweep, plan_study
 from pa_lite.study.results import load_study
 from pa_lite.study.store import FILE, Store, open_store, read_store
@@ -88,12 +88,15 @@ class _Sweep:
                 start = time.perf_counter()
                 try:
                     records = worker.run(cell.type, cell.lam, work, chunk)
-                except WorkerLostError:
+                except WorkerLostError as e:
                     worker.close()
                     with self.lock:
                         self.losses += 1
-                        if self.losses > MOST_LOSSES:
-                            raise
+                    if self.losses > MOST_LOSSES:
+                        raise EngineError(
+                            f"{self.losses} workers were lost, the last one with: {e}. What was finished is kept: mend the "
+                            "cluster and run the same command again."
+                        ) from e
                     worker = make_worker()
                     continue
                 self.store.add(cell.key, records, time.perf_counter() - start)
