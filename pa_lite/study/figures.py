@@ -46,7 +46,7 @@ def _line(lams: Sequence[float], series: Sequence[Series], name: str, colour: st
         "type": "scatter", "mode": "lines+markers", "name": name, "x": list(lams), "y": [100 * e.value for e in found],
         "line": {"color": colour}, "marker": {"color": colour, "size": 7 if not panel else 4},
         "customdata": [[100 * e.stderr, a, b, n] for e, a, b in zip(found, low, high, strict=True)],
-        "hovertemplate": "lam %{x:g}: %{y:.1f}% (s.e. %{customdata[0]:.1f}, 95% %{customdata[1]:.1f} to "
+        "hovertemplate": "lam %{x}: %{y:.1f}% (s.e. %{customdata[0]:.1f}, 95% %{customdata[1]:.1f} to "
                          "%{customdata[2]:.1f}, n %{customdata[3]})<extra>" + name + "</extra>",
         "showlegend": not panel, **axes,
     }  # fmt: skip
