@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 import pa_lite
-from pa_lite.cli.options import FORCE, GPU, JSON, KIND, OUTPUT, THREADS
+from pa_lite.cli.options import FORCE, GPU, JSON, KIND, N_CTX, OUTPUT, THREADS
 from pa_lite.cli.terminal import bar, show_json, show_table
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=Tr
 @KIND
 @GPU
 @THREADS
+@N_CTX
 @OUTPUT
 @FORCE
 @JSON
@@ -54,8 +55,9 @@ def score(
     parallel: int,
     log_samples: Path | None,
     kind: str,
-    gpu_layers: int,
+    gpu_layers: int | str,
     threads: int,
+    n_ctx: int,
     output: Path | None,
     force: bool,
     as_json: bool,
@@ -79,7 +81,7 @@ def score(
         log_samples = log_samples if str(log_samples) != "." else (output or log_samples).parent
         check_samples_target(log_samples, force)
     options = ScoreOptions(shots, limit, seed, mutual_info=mutual_info, parallel=parallel, noise_sample=8)
-    with bar("score") as progress, pa_lite.load(model, EngineOptions(threads, gpu_layers), kind) as loaded:
+    with bar("score") as progress, pa_lite.load(model, EngineOptions(threads, gpu_layers, n_ctx=n_ctx), kind) as loaded:
         result = loaded.score(tasks.split(","), options, progress)
     document = results_document(result, model)
     if output is not None:

@@ -15,11 +15,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from pa_lite.engine.context import Context
 from pa_lite.engine.interrupt import ends_on_interrupt
-from pa_lite.engine.model import Context, Model
+from pa_lite.engine.model import Model
 from pa_lite.engine.requests import Request, make_requests, rolling_requests, truncate
 from pa_lite.engine.tree import SPINE, Batch, Limits, plan_batches
 from pa_lite.errors import EngineError
+from pa_lite.machine import available_bytes
 
 __all__ = [
     "NoiseFloor",
@@ -32,10 +34,11 @@ __all__ = [
     "rolling_requests",
     "score_requests",
     "score_rolling",
+    "scoring_context",
 ]
 Progress = Callable[[int, int], None]
 _log = logging.getLogger(__name__)
-_BRANCHES = 127  # beside the spine: enough that branches of four tokens fill a batch
+_BRANCHES = 63  # beside the spine: llama.cpp holds a row of logits for each
 _ROW_BYTES = 48 << 20  # of logits in a batch: llama.cpp holds them twice
 
 
@@ -68,8 +71,9 @@ class Scorer:
         """
         context = self.context
         self._check(requests)
-        # a full sliding window: llama.cpp may overwrite what lies before it, which another branch may still need
-        n_tokens = min(context.n_batch, context.model.n_swa or context.n_batch)
+        # under a sliding window a later micro-batch may take cells that its sequence has left behind, although a branch
+        # to come still needs them; within one micro-batch it cannot, and what lies in the spine is held twice
+        n_tokens = context.n_ubatch if context.model.n_swa else context.n_batch
         limits = Limits(n_tokens, context.n_seq_max - 1, context.n_outputs, context.n_ctx)
         logprobs = np.zeros(len(requests))
         greedy = np.ones(len(requests), np.bool_)
@@ -115,7 +119,7 @@ class Scorer:
 
 
 @contextlib.contextmanager
-def _scoring_context(model: Model, longest: int) -> Iterator[Context]:
+def scoring_context(model: Model, longest: int) -> Iterator[Context]:
     """A context for requests of up to `longest` decoded tokens: beside them a full batch, or what can be allocated."""
     if not model.can_rewind:
         raise EngineError(f"{model.path}: a recurrent model's memory cannot be shared between requests.")
@@ -123,10 +127,19 @@ def _scoring_context(model: Model, longest: int) -> Iterator[Context]:
     n_seq_max = min(_BRANCHES + 1, n_batch)
     n_outputs = min(n_batch, max(n_seq_max, _ROW_BYTES // (4 * model.n_vocab)))
     sizes = [longest + n_batch, longest + n_batch // 4, longest]
+    # the system may hand out memory that it does not have, and kill us for using it
+    free = available_bytes() if model.gpu_layers == 0 else 0
+    if free:
+        sizes = [n for n in sizes if n * model.exact_cell_bytes < free]
+        if not sizes:
+            raise EngineError(
+                f"{model.path}: {longest} tokens need {longest * model.exact_cell_bytes / 1e6:.0f} MB of cache, "
+                f"{free / 1e6:.0f} MB are free. Allow a shorter context (--n-ctx) or take a smaller model."
+            )
     for i, n_ctx in enumerate(sizes):
         with contextlib.ExitStack() as stack:
             try:
-                context = stack.enter_context(model.context(n_ctx, n_seq_max, n_outputs=n_outputs))
+                context = stack.enter_context(model.context(n_ctx, n_seq_max, n_outputs=n_outputs, exact=True))
             except EngineError as e:
                 if i + 1 == len(sizes):
                     raise
@@ -150,7 +163,7 @@ def score_requests(model: Model, requests: Sequence[Request], progress: Progress
     if not requests:
         return []
     cut = _cut(model, requests)
-    with _scoring_context(model, max(len(r.tokens) for r in cut) - 1) as context:
+    with scoring_context(model, max(len(r.tokens) for r in cut) - 1) as context:
         scores = Scorer(context).score(cut, progress)
     return [replace(s, truncated=a is not b) for s, a, b in zip(scores, requests, cut, strict=True)]
 
@@ -174,7 +187,7 @@ def noise_floor(model: Model, requests: Sequence[Request], scores: Sequence[Scor
         return NoiseFloor(0, 0.0, 0.0)
     picked = [i * len(requests) // n for i in range(n)]
     cut = _cut(model, [requests[i] for i in picked])
-    with _scoring_context(model, max(len(r.tokens) for r in cut) - 1) as context:
+    with scoring_context(model, max(len(r.tokens) for r in cut) - 1) as context:
         alone = [Scorer(context).score([r])[0].logprob for r in cut]
     moved = [abs(a - scores[i].logprob) for a, i in zip(alone, picked, strict=True)]
     return NoiseFloor(n, sum(moved) / n, max(moved))
