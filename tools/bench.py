@@ -1,6 +1,7 @@
 """Measures pa-lite against what it is meant to beat: every figure a median of runs in processes of their own.
 
 python tools/bench.py merge [--size 1b] [--larger 3b] [--repeat 5] [--peers FOLDER] [--only SECTION,...] [--json FILE]
+python tools/bench.py generate [--model FILE.gguf] [--parallel 32] [--max-tokens 128] [--repeat 3] [--json FILE]
 python tools/bench.py score [--model FILE.gguf] [--answers letters|texts] [--items 100] [--repeat 3] [--json FILE]
 
 What is compared runs in turn within one loop, and a ratio is the median of the loop's ratios: absolute times drift.
@@ -12,6 +13,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+import bench_generate
 import bench_merge
 import bench_score
 
@@ -19,6 +21,7 @@ from pa_lite.errors import PaLiteError
 
 # command -> its module, and what it measures
 COMMANDS = {
+    "generate": (bench_generate, "batched generation, against sequential chat and bare llama.cpp"),
     "merge": (bench_merge, "merging, against the disk, llama.cpp and mergekit"),
     "score": (bench_score, "few-shot scoring, against llama.cpp and llama-cpp-python"),
 }

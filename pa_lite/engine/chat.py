@@ -45,11 +45,11 @@ def chat_prompts(model: Model, instructions: Sequence[str], system: str = "") ->
     """Token ids of each instruction as the user's only turn, ready for the assistant's answer.
 
     `system` is the system prompt, none when empty (a template may have one of its own). The rendered text brings its
-    own BOS, or none: transformers' `apply_chat_template` gives the same ids. Control tokens spelled out in an
-    instruction stay text there, in system prompts too. A model without a template gets
-    `Instruction: ...\\n\\nResponse:`, the system prompt and an empty line before it, and the BOS that its vocabulary
-    asks for. Raises InputError for an instruction that is no valid text, EngineError when the template fails or
-    exceeds its limits of time, memory or length.
+    own BOS, or none: the ids are those of transformers' `apply_chat_template`, except that control tokens spelled out
+    in an instruction stay text (not so in the system prompt, which is the caller's own). A model without a template
+    gets `Instruction: ...\\n\\nResponse:`, the system prompt and an empty line before it, and the BOS that its
+    vocabulary asks for. Raises InputError for an instruction that is no valid text, EngineError when the template
+    fails, drops the instruction, or exceeds its limits of time, memory or length.
     """
     for number, text in enumerate(instructions, 1):
         try:
