@@ -239,7 +239,7 @@ def prepare_task(
     n_shots = spec.shots if shots is None else shots
     pools: dict[str, list[Place]] = {}
     if n_shots:
-        for place in load_split(spec, spec.shots_split) if spec.shots or not spec.hub else []:
+        for place in [place for _, place in rows] if same else load_split(spec, spec.shots_split):
             pools.setdefault(formatter.group(place), []).append(place)
     # a task whose rows bring their own exemplars has no split to draw from, and --shots does not concern it
     if spec.shots == 0 and not pools:
