@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import glob
 import io
 import json
 import logging
@@ -163,7 +164,7 @@ def _read_csv(path: Path, text: str) -> Rows:
             rows.append(row)
             numbers.append(reader.line_num)
     except csv.Error as e:
-        raise InputError(f"{path}:{reader.line_num}: is no CSV: {e}.") from e
+        raise InputError(f"{path}:{reader.line_num + 1}: is no CSV: {e}.") from e
     return _Listed(path, rows, numbers)
 
 
@@ -180,6 +181,7 @@ def matching_files(names: Sequence[str], config: str, split: str) -> list[str]:
     The layouts are those that the Hub's data sets have: `CONFIG/SPLIT-00000-of-00002.parquet`, `data/SPLIT-*`,
     `CONFIG/SPLIT/0000.parquet`, `CONFIG/partial-SPLIT/*`, and a plain `SPLIT.jsonl`.
     """
+    config, split = glob.escape(config), glob.escape(split)
     named = [config, f"data/{config}"] if config else []
     folders = [f"{f}/" for f in named] + (["data/", ""] if config in ("", "default") else [])
     for kind in _KINDS:
