@@ -136,8 +136,9 @@ def _config(prepared: Prepared) -> dict[str, Any]:
 def spec_record(spec: TaskSpec) -> dict[str, Any]:
     """A specification's keys that are not at their defaults, as its TOML file would give them."""
     defaults = {f.name: f.default for f in fields(spec)}
-    shown = {k: v for k, v in asdict(spec).items() if k != "folder" and v not in (defaults[k], {}, ())}
-    return {**shown, "metrics": list(spec.metrics or (spec.metric,))}
+    values = {**asdict(spec), "metrics": spec.metrics or (spec.metric,)}
+    shown = {k: v for k, v in values.items() if k != "folder" and v not in (defaults[k], {}, ())}
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in shown.items()}
 
 
 def _own_record(task: TaskResult) -> dict[str, Any]:
