@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from pa_lite.engine.context import Context
 from pa_lite.engine.interrupt import ends_on_interrupt
-from pa_lite.engine.model import Context, Model
+from pa_lite.engine.model import Model
 from pa_lite.engine.sampling import draw
 from pa_lite.errors import EngineError, InputError
 from pa_lite.machine import available_bytes
@@ -193,7 +194,7 @@ def _room(model: Model, slots: int, cells: int) -> Iterator[Context]:
 
     The system may hand out memory that it does not have and kill us for using it: what is there is asked first.
     """
-    free = available_bytes() if model.options.gpu_layers == 0 else 0
+    free = available_bytes() if model.gpu_layers == 0 else 0
     wanted, needed = slots, cells * model.cell_bytes
     if free:
         slots = max(1, min(slots, int(0.8 * free) // max(1, needed)))
@@ -250,11 +251,11 @@ class _Run:
         """Begin prompt i: keep what the slot has of it, or copy from where there is more, now or once decoded."""
         prompt = list(self.prompts[i])
         own = _common(slot.tokens[: slot.cached], prompt) if self.model.can_rewind else 0
-        best, shared = None, own + _WORTH - 1
+        best, shared = None, own
         for other in self.slots if self.model.can_rewind else []:
             # what a finished text ends with was never decoded, and never will be
             held = other.tokens[: other.cached] if other.prompt is None else other.tokens
-            if other is not slot and (n := _common(held, prompt)) > shared:
+            if other is not slot and (n := _common(held, prompt)) >= shared + _WORTH:
                 best, shared = other, n
         slot.prompt, slot.made, slot.text = i, 0, StopText(self.options.stop)
         slot.source, slot.shared = best, shared

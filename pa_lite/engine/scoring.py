@@ -15,11 +15,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from pa_lite.engine.context import Context
 from pa_lite.engine.interrupt import ends_on_interrupt
-from pa_lite.engine.model import Context, Model
+from pa_lite.engine.model import Model
 from pa_lite.engine.requests import Request, make_requests, rolling_requests, truncate
 from pa_lite.engine.tree import SPINE, Batch, Limits, plan_batches
 from pa_lite.errors import EngineError
+from pa_lite.machine import available_bytes
 
 __all__ = [
     "NoiseFloor",
@@ -68,8 +70,9 @@ class Scorer:
         """
         context = self.context
         self._check(requests)
-        # a full sliding window: llama.cpp may overwrite what lies before it, which another branch may still need
-        n_tokens = min(context.n_batch, context.model.n_swa or context.n_batch)
+        # under a sliding window a later micro-batch may take cells that its sequence has left behind, although a branch
+        # to come still needs them; within one micro-batch it cannot, and what lies in the spine is held twice
+        n_tokens = context.n_ubatch if context.model.n_swa else context.n_batch
         limits = Limits(n_tokens, context.n_seq_max - 1, context.n_outputs, context.n_ctx)
         logprobs = np.zeros(len(requests))
         greedy = np.ones(len(requests), np.bool_)
@@ -123,6 +126,15 @@ def _scoring_context(model: Model, longest: int) -> Iterator[Context]:
     n_seq_max = min(_BRANCHES + 1, n_batch)
     n_outputs = min(n_batch, max(n_seq_max, _ROW_BYTES // (4 * model.n_vocab)))
     sizes = [longest + n_batch, longest + n_batch // 4, longest]
+    # the system may hand out memory that it does not have, and kill us for using it
+    free = available_bytes() if model.gpu_layers == 0 else 0
+    if free:
+        sizes = [n for n in sizes if n * model.cell_bytes < free]
+        if not sizes:
+            raise EngineError(
+                f"{model.path}: {longest} tokens need {longest * model.cell_bytes / 1e6:.0f} MB of cache, "
+                f"{free / 1e6:.0f} MB are free. Allow a shorter context (--n-ctx) or take a smaller model."
+            )
     for i, n_ctx in enumerate(sizes):
         with contextlib.ExitStack() as stack:
             try:

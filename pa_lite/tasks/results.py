@@ -57,6 +57,7 @@ def results_document(result: SuiteResult, reference: str) -> dict[str, Any]:
         "versions": {name: importlib.metadata.version(name) for name in _VERSIONED},
         "reference": reference,
         "model": result.model,
+        "fingerprint": result.fingerprint,
         "options": asdict(options),
         "accuracy": asdict(result.accuracy),
         "majority": result.majority,
