@@ -24,7 +24,15 @@ _log = logging.getLogger(__name__)
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _SAMPLE_SEED = 20250416  # a suite's fixed samples must not move with --seed
 # what a template or transform can raise on a row that does not fit it
-_ROW_ERRORS = (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, AttributeError, LookupError, RecursionError)
+_ROW_ERRORS = (
+    jinja2.TemplateError,
+    TypeError,
+    ValueError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+)
 
 
 @dataclass(frozen=True)

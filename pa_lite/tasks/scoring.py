@@ -170,15 +170,20 @@ def score_tasks(
     if options.noise_sample and (n_choice := sum(p.spec.kind != "G" for p in loaded)):
         options = replace(options, noise_sample=-(-options.noise_sample // n_choice))
     results: list[TaskResult] = []
-    for prepared, before in zip(loaded, np.cumsum([0, *sizes]).tolist(), strict=False):
 
-        def report(n: int, _total: int, before: int = before) -> None:
-            if progress is not None:
-                progress(before + n, sum(sizes))
+    def report(done: int, _total: int) -> None:
+        if progress is not None:
+            progress(done, sum(sizes))
 
+    for i, prepared in enumerate(loaded):
         score = _score_texts if prepared.spec.kind == "G" else _score_choices
-        results.append(score(model, prepared, options, report))
+        results.append(score(model, prepared, options, _behind(report, sum(sizes[:i]))))
     return SuiteResult(model.name, options, tuple(results), fingerprint(open_checkpoint(model.path)))
+
+
+def _behind(progress: Progress, before: int) -> Progress:
+    """A callback for part of the work, which `before` requests precede."""
+    return lambda done, total: progress(before + done, before + total)
 
 
 def _wants_mutual_info(spec: TaskSpec, options: ScoreOptions) -> bool:
@@ -227,7 +232,7 @@ def _score_choices(model: Model, prepared: Prepared, options: ScoreOptions, prog
     for portion in _portions(items):
         per_item = [_requests(model, item) for item in portion]
         flat = [r for requests in per_item for r in requests]
-        scores = score_requests(model, flat, lambda n, _total, before=done: progress(before + n, 0))
+        scores = score_requests(model, flat, _behind(progress, done))
         if options.noise_sample and noise is None:
             noise = noise_floor(model, flat, scores, options.noise_sample)
         waiting = iter(scores)
@@ -271,7 +276,7 @@ def _score_texts(model: Model, prepared: Prepared, options: ScoreOptions, progre
     for portion in _portions(prepared.items):
         tokens = [model.tokenize(item.prompt) for item in portion]
         cut = [t[-room:] for t in tokens]  # at the left, as lm-eval cuts
-        made = generate(model, cut, settings, lambda n, _total, before=len(records): progress(before + n, 0))
+        made = generate(model, cut, settings, _behind(progress, len(records)))
         for item, answer, whole in zip(portion, made, tokens, strict=True):
             records.append(_text_record(spec, item, answer.text, len(whole) > room))
     return _result(prepared, records, 0.0)

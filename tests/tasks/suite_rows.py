@@ -1,6 +1,6 @@
 """Rows of our own in the schema of each of the 21 data sets, and the prompt that the first scored one must become.
 
-ROWS: task -> split -> rows, with one more exemplar row than is shown: a copy of a scored row, which must be passed over.
+ROWS: task -> split -> rows. In triviaqa a scored question is among the exemplars, and must be passed over.
 EXPECTED: task -> (prompt with one shot, continuations or accepted answers, the right one's index or -1).
 """
 
@@ -57,11 +57,11 @@ def _hellaswag(activity: str, a: str, b: str, label: str, *endings: str) -> dict
 ROWS: dict[str, dict[str, Rows]] = {
     "mmlu": {
         "dev": [_mmlu("marine_biology", "Whales are?", 2), _mmlu("law", "A tort is?", 0), _mmlu("law", "Bail is?", 1)],
-        "test": [_mmlu("law", "A writ is?", 1), _mmlu("marine_biology", "Krill are?", 3), _mmlu("law", "A lien is?", 0)],
+        "test": [_mmlu("law", "A writ is?", 1), _mmlu("marine_biology", "Krill are?", 3), _mmlu("law", "A pact is", 0)],
     },
     "triviaqa": {
-        "train": [_trivia("Which gas glows red?", "Neon"), _trivia("Which saint names an American city with an arch?", "x")],
-        "validation": [_trivia("Which saint names an American city with an arch?", "St. Louis", "Saint Louis")],
+        "train": [_trivia("Which gas glows red?", "Neon"), _trivia("Which saint names the city of the arch?", "x")],
+        "validation": [_trivia("Which saint names the city of the arch?", "St. Louis", "Saint Louis")],
     },
     "nq_open": {
         "train": [{"question": "who mended the bell", "answer": ["the smith", "Ada"]}],
@@ -83,7 +83,7 @@ ROWS: dict[str, dict[str, Rows]] = {
         "validation": [{"goal": "Cut bread", "sol1": "use a spoon", "sol2": "use a knife", "label": 1}],
     },
     "winogrande": {
-        "train": [{"sentence": "Ann thanked Eve, for _ had helped.", "option1": "Ann", "option2": "Eve", "answer": "2"}],
+        "train": [{"sentence": "Ann thanks Eve, for _ helped.", "option1": "Ann", "option2": "Eve", "answer": "2"}],
         "validation": [{"sentence": "The cup fits the box because the _ is small.", "option1": "cup",
                         "option2": "box", "answer": "1"}],
     },
@@ -113,7 +113,7 @@ ROWS: dict[str, dict[str, Rows]] = {
     },
     "boolq": {
         "train": [{"passage": "Tin is soft.", "question": "is tin soft", "label": 1, "idx": 0}],
-        "validation": [{"passage": "The mill has burnt down.", "question": "does the mill stand", "label": 0, "idx": 0}],
+        "validation": [{"passage": "The mill burnt down.", "question": "does the mill stand", "label": 0, "idx": 0}],
     },
     "sst2": {
         "train": [{"sentence": "a warm and clever film ", "label": 1, "idx": 0}],
@@ -124,7 +124,7 @@ ROWS: dict[str, dict[str, Rows]] = {
     "gsm8k": {
         "train": [{"question": "Two bags hold 3 nuts each. How many?",
                    "answer": "Two bags are 2*3=<<2*3=6>>6 nuts.\nSo it is 6.\n#### 6"}],
-        "test": [{"question": "Sold for $1,250 at a loss of $1,300?", "answer": "1250-1300=<<1250-1300=-50>>-50\n#### -50"}],
+        "test": [{"question": "What is $1,250 less $1,300?", "answer": "1250-1300=<<1250-1300=-50>>-50\n#### -50"}],
     },
     "squadv2": {
         "train": [_squad("Who painted it?")],
@@ -163,7 +163,7 @@ EXPECTED: dict[str, tuple[str, tuple[Any, ...], int]] = {
     ),
     "triviaqa": (
         "Question: Which gas glows red?\nAnswer: Neon\n\n"
-        "Question: Which saint names an American city with an arch?\nAnswer:",
+        "Question: Which saint names the city of the arch?\nAnswer:",
         (("St. Louis",), ("St. Louis",), ("Saint Louis",)), -1,
     ),
     "nq_open": (
@@ -183,7 +183,7 @@ EXPECTED: dict[str, tuple[str, tuple[Any, ...], int]] = {
         (" use a spoon", " use a knife"), 1,
     ),
     "winogrande": (
-        "Ann thanked Eve, for Eve had helped.\n\nThe cup fits the box because the cup", (" is small.", " is small."), 0,
+        "Ann thanks Eve, for Eve helped.\n\nThe cup fits the box because the cup", (" is small.", " is small."), 0,
     ),
     "openbookqa": ("A lamp gives light\n\nA plant drinks", (" sand", " water", " glass", " air"), 1),
     "commonsense_qa": (
@@ -206,7 +206,7 @@ EXPECTED: dict[str, tuple[str, tuple[Any, ...], int]] = {
     ),
     "boolq": (
         "Tin is soft.\nQuestion: is tin soft?\nAnswer: yes\n\n"
-        "The mill has burnt down.\nQuestion: does the mill stand?\nAnswer:",
+        "The mill burnt down.\nQuestion: does the mill stand?\nAnswer:",
         (" no", " yes"), 0,
     ),
     "sst2": (
@@ -219,7 +219,7 @@ EXPECTED: dict[str, tuple[str, tuple[Any, ...], int]] = {
     ),
     "gsm8k": (
         "Q: Two bags hold 3 nuts each. How many?\nA: Two bags are 2*3=6 nuts. So it is 6. The answer is 6.\n\n"
-        "Q: Sold for $1,250 at a loss of $1,300?\nA:",
+        "Q: What is $1,250 less $1,300?\nA:",
         (("-50",),), -1,
     ),
     "squadv2": (

@@ -84,7 +84,10 @@ def test_defaults_and_own_keys(tmp_path: Path) -> None:
         (GOOD + 'transforms = ["drp"]', "unknown transform 'drp'. Did you mean drop"),
         (GOOD + 'metrics = ["f1"]', "unknown metric of kind MC 'f1'"),
         (GOOD + 'metrics = ["f1_weighted"]', "f1_weighted is no mean over items"),
-        (GOOD + 'kind = "G"\nmetrics = ["exact_mach"]', "unknown metric of kind G 'exact_mach'. Did you mean exact_match"),
+        (
+            GOOD + 'kind = "G"\nmetrics = ["exact_mach"]',
+            "unknown metric of kind G 'exact_mach'. Did you mean exact_match",
+        ),
         (GOOD + 'normalise = ["lowr"]', "unknown normalise step 'lowr'. Did you mean lower"),
         (GOOD + 'sampler = "last"', "unknown sampler 'last'"),
         (GOOD + "max_tokens = 0", "max_tokens is 0, but must be 1 or more"),
