@@ -167,8 +167,8 @@ def score_tasks(
             raise InputError(f"{name} is {value}, but must be 1 or more.")
     loaded = [prepare_task(s, options.shots, options.limit, options.seed, options.split) for s in specs]
     sizes = [_n_requests(p, options) for p in loaded]
-    if options.noise_sample and (n_choice := sum(p.spec.kind != "G" for p in loaded)):
-        options = replace(options, noise_sample=-(-options.noise_sample // n_choice))
+    n_choice = max(1, sum(p.spec.kind != "G" for p in loaded))
+    each = replace(options, noise_sample=-(-options.noise_sample // n_choice))
     results: list[TaskResult] = []
 
     def report(done: int, _total: int) -> None:
@@ -177,7 +177,7 @@ def score_tasks(
 
     for i, prepared in enumerate(loaded):
         score = _score_texts if prepared.spec.kind == "G" else _score_choices
-        results.append(score(model, prepared, options, _behind(report, sum(sizes[:i]))))
+        results.append(score(model, prepared, each, _behind(report, sum(sizes[:i]))))
     return SuiteResult(model.name, options, tuple(results), fingerprint(open_checkpoint(model.path)))
 
 

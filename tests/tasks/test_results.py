@@ -147,6 +147,22 @@ def test_samples_hold_what_was_asked_and_answered(result: SuiteResult, tmp_path:
     assert sorted(files) == sorted((tmp_path / "logs").iterdir())
 
 
+def test_portions_change_nothing_but_rounding(
+    model: Model, suite: list[TaskSpec], result: SuiteResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, int]] = []
+    monkeypatch.setattr("pa_lite.tasks.scoring._PORTION", 300)
+    again = score_tasks(model, suite, ScoreOptions(seed=5, mutual_info=True), lambda *n: seen.append(n))
+    for whole, task in zip(result.tasks, again.tasks, strict=True):
+        for left, right in zip(whole.items, task.items, strict=True):
+            assert (left.index, left.output, left.found) == (right.index, right.output, right.found)
+            assert left.logprobs == pytest.approx(right.logprobs, abs=0.01)
+    total = 7 * 2 + 2 + 7 * 2 + 2 + 7  # two distinct choices are scored on an empty context, too
+    assert seen[-1] == (total, total)
+    assert [n for n, _ in seen] == sorted(n for n, _ in seen)
+    assert len(seen) >= 8
+
+
 def test_bad_targets(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text("old", "utf-8")
     with pytest.raises(OutputError, match="exists already"):

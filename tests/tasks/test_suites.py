@@ -131,6 +131,16 @@ def test_partial_scoring_puts_each_option_before_one_continuation(hub: HubServer
     ]
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_a_scored_question_is_no_exemplar(hub: HubServer, seed: int) -> None:
+    (item,) = build_items(find_tasks(["triviaqa"])[0], shots=1, seed=seed)
+    assert item.prompt == EXPECTED["triviaqa"][0]
+    with pytest.raises(
+        InputError, match=r"2 shots asked for, split 'train' has 2 rows \(1 of them repeat or are scored\)"
+    ):
+        build_items(find_tasks(["triviaqa"])[0], shots=2, seed=seed)
+
+
 def test_every_group_has_its_own_exemplars(hub: HubServer) -> None:
     law, marine, last = build_items(find_tasks(["mmlu"])[0], shots=1)
     assert law.lead == last.lead
