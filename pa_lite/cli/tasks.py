@@ -14,7 +14,7 @@ from pa_lite.cli.terminal import bar, show_json, show_table
 
 if TYPE_CHECKING:
     from pa_lite.statistics import Measured
-    from pa_lite.tasks.prompts import Item
+    from pa_lite.tasks.rendering import Item
     from pa_lite.tasks.scoring import SuiteResult
     from pa_lite.tasks.spec import TaskSpec
 

@@ -16,7 +16,8 @@ from pa_lite.errors import OutputError
 from pa_lite.files import check_target, whole_file, write_errors
 from pa_lite.statistics import DRAWS
 from pa_lite.tasks.data import source_name
-from pa_lite.tasks.prompts import Item, Prepared
+from pa_lite.tasks.prompts import Prepared
+from pa_lite.tasks.rendering import Item
 from pa_lite.tasks.scoring import BOOTSTRAP_SEED, ItemScore, MetricResult, SuiteResult, TaskResult
 from pa_lite.tasks.spec import TaskSpec
 

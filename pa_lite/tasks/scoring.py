@@ -23,7 +23,8 @@ from pa_lite.statistics import (
 )
 from pa_lite.tasks.answers import Extract
 from pa_lite.tasks.metrics import CLASS_METRICS, TEXT_METRICS, ChoiceScores, pick_choices
-from pa_lite.tasks.prompts import Item, Prepared, majority_rate, prepare_task
+from pa_lite.tasks.prompts import Prepared, majority_rate, prepare_task
+from pa_lite.tasks.rendering import Item
 from pa_lite.tasks.spec import TaskSpec
 
 Progress = Callable[[int, int], None]

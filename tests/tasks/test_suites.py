@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -219,6 +220,19 @@ def test_offline_uses_the_cache_or_says_so(hub: HubServer, monkeypatch: pytest.M
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     with pytest.raises(HubError, match="baber/piqa"):
         build_items(spec, shots=1)
+
+
+def test_lists_of_structs_are_taken_in_either_form(hub: HubServer, tmp_path: Any) -> None:
+    for name, field in (("arc_easy", "choices"), ("squadv2", "answers"), ("drop", "validated_answers")):
+        (spec,) = find_tasks([name])
+        files = {}
+        for split, rows in ROWS[name].items():
+            listed = [{**r, field: [dict(zip(r[field], e, strict=True)) for e in zip(*r[field].values(), strict=True)]}
+                      for r in rows]  # fmt: skip
+            files[split] = f"{name}.{split}.jsonl"
+            (tmp_path / files[split]).write_text("\n".join(map(json.dumps, listed)), "utf-8")
+        item = build_items(replace(spec, hub="", data=files, folder=tmp_path), shots=1)[0]
+        assert (item.prompt, item.golds or item.continuations, item.answer) == EXPECTED[name]
 
 
 def test_a_pinned_revision_keeps_its_rows(hub: HubServer) -> None:
