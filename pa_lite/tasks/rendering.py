@@ -1,4 +1,4 @@
-"""A row becomes an item: its templates and expressions, in a sandbox, and what they may go wrong with. No model here."""
+"""A row becomes an item: templates and expressions, in a sandbox, and what may go wrong with them. No model here."""
 
 from __future__ import annotations
 
