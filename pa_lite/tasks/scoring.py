@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -12,7 +13,7 @@ from pa_lite.checkpoints.fingerprint import fingerprint
 from pa_lite.engine.generation import GenerationOptions, generate
 from pa_lite.engine.model import Model
 from pa_lite.engine.scoring import NoiseFloor, Request, Score, make_requests, noise_floor, score_requests
-from pa_lite.errors import InputError
+from pa_lite.errors import CheckpointError, InputError
 from pa_lite.statistics import (
     Estimate,
     Measured,
@@ -28,6 +29,7 @@ from pa_lite.tasks.rendering import Item
 from pa_lite.tasks.spec import TaskSpec
 
 Progress = Callable[[int, int], None]
+_log = logging.getLogger(__name__)
 BOOTSTRAP_SEED = 1234
 # characters of prompts that are tokens at a time: a quarter of them is tokens, each some 40 bytes in Python's lists
 _PORTION = 8_000_000
@@ -167,6 +169,8 @@ def score_tasks(
         if (value := getattr(options, name)) is not None and value < 1:
             raise InputError(f"{name} is {value}, but must be 1 or more.")
     loaded = [prepare_task(s, options.shots, options.limit, options.seed, options.split) for s in specs]
+    for prepared in loaded:
+        _check_room(model, prepared.spec)
     sizes = [_n_requests(p, options) for p in loaded]
     n_choice = max(1, sum(p.spec.kind != "G" for p in loaded))
     each = replace(options, noise_sample=-(-options.noise_sample // n_choice))
@@ -179,7 +183,22 @@ def score_tasks(
     for i, prepared in enumerate(loaded):
         score = _score_texts if prepared.spec.kind == "G" else _score_choices
         results.append(score(model, prepared, each, _behind(report, sum(sizes[:i]))))
-    return SuiteResult(model.name, options, tuple(results), fingerprint(open_checkpoint(model.path)))
+    return SuiteResult(model.name, options, tuple(results), _fingerprint(model))
+
+
+def _fingerprint(model: Model) -> str:
+    try:
+        return fingerprint(open_checkpoint(model.path))
+    except CheckpointError as e:  # llama.cpp runs some types that cannot be merged
+        _log.info("no fingerprint: %s", e)
+        return ""
+
+
+def _check_room(model: Model, spec: TaskSpec) -> None:
+    if spec.kind == "G" and spec.max_tokens >= model.max_length:
+        raise InputError(
+            f"task {spec.name}: max_tokens is {spec.max_tokens}, {model.name} holds {model.max_length} in all."
+        )
 
 
 def _behind(progress: Progress, before: int) -> Progress:
@@ -268,10 +287,6 @@ def _choice_record(spec: TaskSpec, item: Item, scores: Sequence[Score], alone: M
 def _score_texts(model: Model, prepared: Prepared, options: ScoreOptions, progress: Progress) -> TaskResult:
     spec = prepared.spec
     room = model.max_length - spec.max_tokens
-    if room < 1:
-        raise InputError(
-            f"task {spec.name}: max_tokens is {spec.max_tokens}, {model.name} holds {model.max_length} in all."
-        )
     settings = GenerationOptions(max_tokens=spec.max_tokens, stop=spec.stop, parallel=options.parallel)
     records: list[ItemScore] = []
     for portion in _portions(prepared.items):

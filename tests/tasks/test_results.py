@@ -89,6 +89,7 @@ def test_document_has_lm_evals_keys(result: SuiteResult) -> None:
     assert document["configs"]["say"]["output_type"] == "generate_until"
     assert document["configs"]["say"]["pa_lite"]["extract"][1]["pick"] == "last"
     assert document["config"]["model"] == "pa-lite"
+    assert len(document["pa_lite"]["fingerprint"]) == 64
     assert document["config"]["fewshot_seed"] == 5
     assert "lm_eval_version" not in document
 
@@ -182,9 +183,11 @@ def test_long_prompts_are_cut_and_counted(model: Model, tmp_path: Path) -> None:
 
 
 def test_more_tokens_than_the_model_holds_are_refused(model: Model, tmp_path: Path) -> None:
-    (say,) = write_suite(tmp_path, SUITE.replace("max_tokens = 4", "max_tokens = 600"))[2:]
+    specs = write_suite(tmp_path, SUITE.replace("max_tokens = 4", "max_tokens = 600"))
+    seen: list[tuple[int, int]] = []
     with pytest.raises(InputError, match=r"task say: max_tokens is 600, .* holds 512 in all"):
-        score_tasks(model, [say])
+        score_tasks(model, specs, None, lambda *n: seen.append(n))
+    assert seen == []
 
 
 def test_generation_does_not_depend_on_how_many_run_at_a_time(model: Model, suite: list[TaskSpec]) -> None:
