@@ -74,6 +74,38 @@ def test_score_table_json_and_file(capsys: pytest.CaptureFixture[str], tmp_path:
     assert run(capsys, *common, "-o", tmp_path / "s.json")[0] == 1
 
 
+def test_samples_are_logged_where_asked(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    common = ["score", "demo@0.7", "--tasks", "demo_kind,demo_town", "--limit", 3, "--threads", 1]
+    assert run(capsys, *common, "--log-samples", tmp_path / "s.jsonl")[0] == 0
+    lines = (tmp_path / "s.jsonl").read_text("utf-8").splitlines()
+    assert [json.loads(line)["task"] for line in lines] == ["demo_kind"] * 3 + ["demo_town"] * 3
+    assert run(capsys, *common, "-o", tmp_path / "r.json", "--log-samples", "--mutual-info")[0] == 0
+    names = sorted(p.name.split("_2")[0] for p in tmp_path.glob("samples*.jsonl"))
+    assert names == ["samples_demo_kind", "samples_demo_town"]
+    results = json.loads((tmp_path / "r.json").read_text("utf-8"))["results"]
+    assert "acc_mutual_info,none" in results["demo_town"]
+    status, out, err = run(capsys, *common, "--log-samples", tmp_path / "s.jsonl")
+    assert (status, out) == (1, "")
+    assert "exists already" in err
+
+
+def test_tasks_show_prints_one_item(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    status, out, _ = run(capsys, "tasks", "show", "demo_town", "--shots", 2, "--item", 1)
+    assert status == 0
+    assert "shots: 8\n" in out
+    assert "\n* ' " in out
+    shown = json.loads(run(capsys, "tasks", "show", "demo_town", "--shots", 2, "--item", 1, "--json")[1])
+    assert shown["prompt"] in out
+    assert shown["prompt"].count("\n") == 2
+    (tmp_path / "mine.toml").write_text(
+        '[tasks.mine]\ndata = "mine.csv"\ntemplate = "Q: {{ q }}\\nA:"\nkind = "G"\nanswers = "a"\n', "utf-8"
+    )
+    (tmp_path / "mine.csv").write_text('split,q,a\ntest,"Who, me?",you\n', "utf-8")
+    status, out, _ = run(capsys, "tasks", "show", tmp_path / "mine.toml")
+    assert status == 0
+    assert f"--- {tmp_path / 'mine.csv'}:2 ---\nQ: Who, me?\nA:\n---\n* 'you'\n" in out
+
+
 def test_score_of_a_file_equals_the_reference(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     run(capsys, "merge", "--lam", "0.7", "--type", "F16", "-o", tmp_path / "m.gguf")
     rest = ["--tasks", "demo_opposite", "--threads", 1, "--json"]
@@ -149,6 +181,8 @@ def broken(tiny_pair: tuple[Path, Path], tmp_path: Path) -> dict[str, Path]:
     wide = {**tiny.CONFIG, "intermediate_size": 128}
     tiny.write_checkpoint(tmp_path / "wide", tiny.weights(3, wide), config=wide)
     (tmp_path / "text.gguf").write_text("not a model", "utf-8")
+    (tmp_path / "task.toml").write_text('[tasks.t]\ndata = "rows.csv"\ntemplate = "x"\nchoices = "[a, b]"\n', "utf-8")
+    (tmp_path / "rows.csv").write_text("split,a,b\ntest,c,d\n", "utf-8")
     return {p.name: p for p in tmp_path.iterdir()} | {"base": tiny_pair[0], "instruct": tiny_pair[1]}
 
 
@@ -167,6 +201,11 @@ def broken(tiny_pair: tuple[Path, Path], tmp_path: Path) -> dict[str, Path]:
         (["merge", "--lam", "0.5", "-o", "no/such/x.gguf"], "no such folder"),
         (["score", "demo@0.5", "--tasks", "nope"], "unknown task or suite 'nope'"),
         (["score", "demo@0.5", "--tasks", "demo_town", "--shots", "99"], "99 shots asked for"),
+        (["score", "demo@0.5", "--tasks", "{task.toml}"], "rows.csv:2: has no column 'answer'"),
+        (["tasks", "show", "{task.toml}"], "rows.csv:2: has no column 'answer'"),
+        (["tasks", "show", "demo"], "demo has 8 tasks; name one: demo_town"),
+        (["tasks", "show", "demo_town", "--item", "999"], "has no item 999: there are 144"),
+        (["score", "demo@0.5", "--tasks", "demo", "--log-samples", "no/such/x"], "no such folder"),
         (["score", "demo@two", "--tasks", "demo"], "lam 'two' is no number"),
         (["score", "nope.gguf", "--tasks", "demo"], "is no model"),
         (["score", "{text.gguf}", "--tasks", "demo"], "is no GGUF file"),

@@ -14,7 +14,7 @@ from pa_lite.cli.terminal import bar, show_json, show_table
 
 if TYPE_CHECKING:
     from pa_lite.statistics import Measured
-    from pa_lite.tasks.prompts import Item
+    from pa_lite.tasks.rendering import Item
     from pa_lite.tasks.scoring import SuiteResult
     from pa_lite.tasks.spec import TaskSpec
 
@@ -35,7 +35,7 @@ SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=Tr
     "--parallel", type=click.IntRange(1, 256), default=8, show_default=True, help="Texts generated at a time."
 )
 @click.option(
-    "--log-samples", type=click.Path(path_type=Path), is_flag=False, flag_value="", metavar="[FILE|FOLDER]",
+    "--log-samples", is_flag=False, flag_value="", metavar="[FILE|FOLDER]",
     help="Log every item as JSON lines; by default a file for each task beside the output.",
 )  # fmt: skip
 @KIND
@@ -53,7 +53,7 @@ def score(
     seed: int,
     mutual_info: bool,
     parallel: int,
-    log_samples: Path | None,
+    log_samples: str | None,
     kind: str,
     gpu_layers: int | str,
     threads: int,
@@ -77,17 +77,17 @@ def score(
 
     if output is not None:
         check_target(output, force)
-    if log_samples is not None:
-        log_samples = log_samples if str(log_samples) != "." else (output or log_samples).parent
-        check_samples_target(log_samples, force)
+    samples = None if log_samples is None else Path(log_samples or (output or Path()).parent)
+    if samples is not None:
+        check_samples_target(samples, force)
     options = ScoreOptions(shots, limit, seed, mutual_info=mutual_info, parallel=parallel, noise_sample=8)
     with bar("score") as progress, pa_lite.load(model, EngineOptions(threads, gpu_layers, n_ctx=n_ctx), kind) as loaded:
         result = loaded.score(tasks.split(","), options, progress)
     document = results_document(result, model)
     if output is not None:
         write_text(output, json.dumps(document, indent=1) + "\n")
-    if log_samples is not None:
-        write_samples(result, log_samples)
+    if samples is not None:
+        write_samples(result, samples)
     if as_json:
         show_json(document)
     else:

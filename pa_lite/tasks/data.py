@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import glob
 import io
 import json
 import logging
@@ -163,7 +164,7 @@ def _read_csv(path: Path, text: str) -> Rows:
             rows.append(row)
             numbers.append(reader.line_num)
     except csv.Error as e:
-        raise InputError(f"{path}:{reader.line_num}: is no CSV: {e}.") from e
+        raise InputError(f"{path}:{reader.line_num + 1}: is no CSV: {e}.") from e
     return _Listed(path, rows, numbers)
 
 
@@ -180,6 +181,7 @@ def matching_files(names: Sequence[str], config: str, split: str) -> list[str]:
     The layouts are those that the Hub's data sets have: `CONFIG/SPLIT-00000-of-00002.parquet`, `data/SPLIT-*`,
     `CONFIG/SPLIT/0000.parquet`, `CONFIG/partial-SPLIT/*`, and a plain `SPLIT.jsonl`.
     """
+    config, split = glob.escape(config), glob.escape(split)
     named = [config, f"data/{config}"] if config else []
     folders = [f"{f}/" for f in named] + (["data/", ""] if config in ("", "default") else [])
     for kind in _KINDS:
@@ -190,30 +192,48 @@ def matching_files(names: Sequence[str], config: str, split: str) -> list[str]:
     return []
 
 
-def _hub_files(spec: TaskSpec, config: str, split: str) -> list[Path]:
-    """The split's files in the cache, fetched if need be. Raises InputError when the data set has no such split."""
-    from pa_lite.checkpoints.hub import fetch_file, list_files
+def _hub_files(spec: TaskSpec, split: str) -> list[tuple[str, Path]]:
+    """(config, file in the cache) of the split, fetched if need be. Raises InputError when there is no such split.
+
+    What the repository itself does not hold in a known form is looked for in the Hub's parquet copy.
+    """
+    from pa_lite.checkpoints.hub import fetch_file
 
     revisions = [spec.revision] if spec.revision else [None, _CONVERTED]
-    seen: list[str] = []
-    for revision in revisions:
-        try:
-            names = [f.name for f in list_files(spec.hub, revision=revision, kind="dataset")]
-        except HubError as e:
-            if revision != _CONVERTED or e.is_passing:
-                raise
-            continue  # not every data set has that branch
-        found = matching_files(names, config, split)
-        if not found and revision == _CONVERTED and len(own := {n.split("/")[0] for n in names if "/" in n}) == 1:
-            found = matching_files(names, own.pop(), split)  # a single config is often renamed to `default` there
-        if found:
-            return [fetch_file(spec.hub, name, revision=revision, kind="dataset") for name in found]
-        seen += [n for n in names if n.endswith(_KINDS)]
-    shown = ", ".join(seen[:6]) + (", ..." if len(seen) > 6 else "")
-    raise InputError(
-        f"hub:{spec.hub}: has no files of split {split!r}{f' of config {config!r}' if config else ''}, which task "
-        f"{spec.name} needs; it has {shown or 'no data files'}."
-    )
+    names: dict[str | None, list[str]] = {}
+    files = []
+    for config in spec.configs or (spec.config,):
+        for revision in revisions:
+            if revision not in names:
+                names[revision] = _list_names(spec, revision)
+            if found := _match(names[revision], config, split, revision == _CONVERTED):
+                break
+        else:
+            seen = [n for listed in names.values() for n in listed if n.endswith(_KINDS)]
+            raise InputError(
+                f"hub:{spec.hub}: has no files of split {split!r}{f' of config {config!r}' if config else ''}, which "
+                f"task {spec.name} needs; it has {', '.join(seen[:6]) or 'no data files'}{', ...' * (len(seen) > 6)}."
+            )
+        files += [(config, fetch_file(spec.hub, name, revision=revision, kind="dataset")) for name in found]
+    return files
+
+
+def _list_names(spec: TaskSpec, revision: str | None) -> list[str]:
+    from pa_lite.checkpoints.hub import list_files
+
+    try:
+        return [f.name for f in list_files(spec.hub, revision=revision, kind="dataset")]
+    except HubError as e:
+        if revision != _CONVERTED or e.is_passing:
+            raise
+        return []  # not every data set has that branch
+
+
+def _match(names: Sequence[str], config: str, split: str, converted: bool) -> list[str]:
+    found = matching_files(names, config, split)
+    if not found and converted and len(own := {n.split("/")[0] for n in names if "/" in n}) == 1:
+        return matching_files(names, own.pop(), split)  # a single config is often named anew there
+    return found
 
 
 def load_split(spec: TaskSpec, split: str) -> list[Place]:
@@ -226,10 +246,9 @@ def load_split(spec: TaskSpec, split: str) -> list[Place]:
 
 def _places(spec: TaskSpec, split: str) -> Iterator[Place]:
     if spec.hub:
-        for config in spec.configs or (spec.config,):
-            for path in _hub_files(spec, config, split):
-                rows = read_rows(path)
-                yield from (Place(rows, i, config) for i in range(len(rows)))
+        for config, path in _hub_files(spec, split):
+            rows = read_rows(path)
+            yield from (Place(rows, i, config) for i in range(len(rows)))
         return
     if isinstance(spec.data, str):
         rows = _own(spec, spec.data)

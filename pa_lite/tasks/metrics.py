@@ -112,11 +112,17 @@ def _drop_pair(gold: frozenset[str], words: frozenset[str]) -> float:
     if not gold and not words:
         return 1.0
     common = len(gold & words)
-    return 2 * common / (len(gold) + len(words)) if common else 0.0
+    if not common:
+        return 0.0
+    precision, recall = common / len(words), common / len(gold)
+    return 2 * precision * recall / (precision + recall)  # in this form: the published rounding depends on its last bit
 
 
-def best_alignment(scores: Sequence[Sequence[float]]) -> float:
-    """The largest sum of a one-to-one assignment of rows to columns, scores >= 0 (the Hungarian method, O(n^3))."""
+def best_alignment(scores: Sequence[Sequence[float]]) -> list[float]:
+    """The scores of the one-to-one assignment of rows to columns whose sum is largest; all scores are >= 0.
+
+    A value for each row, then 0 for each column too many (the Hungarian method, O(n^3)).
+    """
     n = max(len(scores), *(len(row) for row in scores))
     cost = np.zeros((n + 1, n + 1))
     for i, row in enumerate(scores, 1):
@@ -139,7 +145,7 @@ def best_alignment(scores: Sequence[Sequence[float]]) -> float:
             j = following
         while j:
             match[j], j = match[way[j]], int(way[j])
-    return float(sum(-cost[match[j], j] for j in range(1, n + 1)))
+    return [float(-cost[i, j]) for i, j in sorted(zip(match[1:].tolist(), range(1, n + 1), strict=True))]
 
 
 def _drop_spans(text: str, gold: Gold) -> Gold:
@@ -156,8 +162,8 @@ def drop_f1(text: str, golds: Sequence[Gold], _steps: Sequence[str] = ()) -> flo
     for gold in golds:
         predicted = [frozenset(_drop_words(s).split()) for s in _drop_spans(text, gold)]
         wanted = [frozenset(_drop_words(s).split()) for s in gold]
-        total = best_alignment([[_drop_pair(g, p) for p in predicted] for g in wanted])
-        best = max(best, round(total / max(len(wanted), len(predicted)), 2))
+        aligned = best_alignment([[_drop_pair(g, p) for p in predicted] for g in wanted])
+        best = max(best, float(np.round(np.mean(aligned), 2)))  # numpy rounds x.xx5 as the published figures do
     return best
 
 

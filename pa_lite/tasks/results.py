@@ -16,7 +16,8 @@ from pa_lite.errors import OutputError
 from pa_lite.files import check_target, whole_file, write_errors
 from pa_lite.statistics import DRAWS
 from pa_lite.tasks.data import source_name
-from pa_lite.tasks.prompts import Item, Prepared
+from pa_lite.tasks.prompts import Prepared
+from pa_lite.tasks.rendering import Item
 from pa_lite.tasks.scoring import BOOTSTRAP_SEED, ItemScore, MetricResult, SuiteResult, TaskResult
 from pa_lite.tasks.spec import TaskSpec
 
@@ -57,6 +58,7 @@ def results_document(result: SuiteResult, reference: str) -> dict[str, Any]:
         "versions": {name: importlib.metadata.version(name) for name in _VERSIONED},
         "reference": reference,
         "model": result.model,
+        "fingerprint": result.fingerprint,
         "options": asdict(options),
         "accuracy": asdict(result.accuracy),
         "majority": result.majority,
@@ -136,8 +138,9 @@ def _config(prepared: Prepared) -> dict[str, Any]:
 def spec_record(spec: TaskSpec) -> dict[str, Any]:
     """A specification's keys that are not at their defaults, as its TOML file would give them."""
     defaults = {f.name: f.default for f in fields(spec)}
-    shown = {k: v for k, v in asdict(spec).items() if k != "folder" and v not in (defaults[k], {}, ())}
-    return {**shown, "metrics": list(spec.metrics or (spec.metric,))}
+    values = {**asdict(spec), "metrics": spec.metrics or (spec.metric,)}
+    shown = {k: v for k, v in values.items() if k != "folder" and v not in (defaults[k], {}, ())}
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in shown.items()}
 
 
 def _own_record(task: TaskResult) -> dict[str, Any]:

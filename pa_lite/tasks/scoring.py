@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from pa_lite.checkpoints import open_checkpoint
+from pa_lite.checkpoints.fingerprint import fingerprint
 from pa_lite.engine.generation import GenerationOptions, generate
 from pa_lite.engine.model import Model
 from pa_lite.engine.scoring import NoiseFloor, Request, Score, make_requests, noise_floor, score_requests
-from pa_lite.errors import InputError
+from pa_lite.errors import CheckpointError, InputError
 from pa_lite.statistics import (
     Estimate,
     Measured,
@@ -21,11 +24,15 @@ from pa_lite.statistics import (
 )
 from pa_lite.tasks.answers import Extract
 from pa_lite.tasks.metrics import CLASS_METRICS, TEXT_METRICS, ChoiceScores, pick_choices
-from pa_lite.tasks.prompts import Item, Prepared, majority_rate, prepare_task
+from pa_lite.tasks.prompts import Prepared, majority_rate, prepare_task
+from pa_lite.tasks.rendering import Item
 from pa_lite.tasks.spec import TaskSpec
 
 Progress = Callable[[int, int], None]
+_log = logging.getLogger(__name__)
 BOOTSTRAP_SEED = 1234
+# characters of prompts that are tokens at a time: a quarter of them is tokens, each some 40 bytes in Python's lists
+_PORTION = 8_000_000
 _WHOLE = Extract("none", r"(?s)\A.*\Z")  # without a pattern the answer is all that was generated
 
 
@@ -132,11 +139,12 @@ class TaskResult:
 
 @dataclass(frozen=True)
 class SuiteResult:
-    """Several tasks on one model; averages are over tasks, not over items."""
+    """Several tasks on one model; averages are over tasks, not over items. `fingerprint` tells the model's file."""
 
     model: str
     options: ScoreOptions
     tasks: tuple[TaskResult, ...]
+    fingerprint: str = ""
 
     @property
     def accuracy(self) -> Estimate:
@@ -161,18 +169,40 @@ def score_tasks(
         if (value := getattr(options, name)) is not None and value < 1:
             raise InputError(f"{name} is {value}, but must be 1 or more.")
     loaded = [prepare_task(s, options.shots, options.limit, options.seed, options.split) for s in specs]
+    for prepared in loaded:
+        _check_room(model, prepared.spec)
     sizes = [_n_requests(p, options) for p in loaded]
-    if options.noise_sample and (n_choice := sum(p.spec.kind != "G" for p in loaded)):
-        options = replace(options, noise_sample=-(-options.noise_sample // n_choice))
+    n_choice = max(1, sum(p.spec.kind != "G" for p in loaded))
+    each = replace(options, noise_sample=-(-options.noise_sample // n_choice))
     results: list[TaskResult] = []
-    for prepared, before in zip(loaded, np.cumsum([0, *sizes]).tolist(), strict=False):
 
-        def report(n: int, _total: int, before: int = before) -> None:
-            if progress is not None:
-                progress(before + n, sum(sizes))
+    def report(done: int, _total: int) -> None:
+        if progress is not None:
+            progress(done, sum(sizes))
 
-        results.append(score_prepared(model, prepared, options, report))
-    return SuiteResult(model.name, options, tuple(results))
+    for i, prepared in enumerate(loaded):
+        results.append(score_prepared(model, prepared, each, _behind(report, sum(sizes[:i]))))
+    return SuiteResult(model.name, options, tuple(results), _fingerprint(model))
+
+
+def _fingerprint(model: Model) -> str:
+    try:
+        return fingerprint(open_checkpoint(model.path))
+    except CheckpointError as e:  # llama.cpp runs some types that cannot be merged
+        _log.info("no fingerprint: %s", e)
+        return ""
+
+
+def _check_room(model: Model, spec: TaskSpec) -> None:
+    if spec.kind == "G" and spec.max_tokens >= model.max_length:
+        raise InputError(
+            f"task {spec.name}: max_tokens is {spec.max_tokens}, {model.name} holds {model.max_length} in all."
+        )
+
+
+def _behind(progress: Progress, before: int) -> Progress:
+    """A callback for part of the work, which `before` requests precede."""
+    return lambda done, total: progress(before + done, before + total)
 
 
 def score_prepared(
@@ -205,25 +235,40 @@ def _requests(model: Model, item: Item) -> list[Request]:
     return [make_requests(model, context, [text])[0] for context, text in item.requests]
 
 
+def _portions(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    """The items in portions whose prompts are together at most _PORTION characters, or a single item."""
+    start = size = 0
+    for i, item in enumerate(items):
+        own = len(item.prompt) * max(1, len(item.continuations))
+        if i > start and size + own > _PORTION:
+            yield items[start:i]
+            start, size = i, 0
+        size += own
+    yield items[start:]
+
+
 def _score_choices(model: Model, prepared: Prepared, options: ScoreOptions, progress: Progress) -> TaskResult:
     spec, items = prepared.spec, prepared.items
-    per_item = [_requests(model, item) for item in items]
-    flat = [r for requests in per_item for r in requests]
-    scores = score_requests(model, flat, progress)
-    noise = noise_floor(model, flat, scores, options.noise_sample) if options.noise_sample else None
-    waiting = iter(scores)
+    done, is_single, noise = 0, True, None
     alone: dict[str, Score] = {}
     if _wants_mutual_info(spec, options):
         texts = _alone(items)
-        scored = score_requests(
-            model, make_requests(model, "", texts), lambda done, total: progress(len(flat) + done, len(flat) + total)
-        )
-        alone = dict(zip(texts, scored, strict=True))
+        alone = dict(zip(texts, score_requests(model, make_requests(model, "", texts), progress), strict=True))
+        done = len(texts)
     records = []
-    for item, requests in zip(items, per_item, strict=True):
-        records.append(_choice_record(spec, item, [next(waiting) for _ in requests], alone))
-    single = all(len(r.tokens) == r.n_context + 1 for r in flat) if spec.kind == "FMC" else None
+    for portion in _portions(items):
+        per_item = [_requests(model, item) for item in portion]
+        flat = [r for requests in per_item for r in requests]
+        scores = score_requests(model, flat, _behind(progress, done))
+        if options.noise_sample and noise is None:
+            noise = noise_floor(model, flat, scores, options.noise_sample)
+        waiting = iter(scores)
+        for item, requests in zip(portion, per_item, strict=True):
+            records.append(_choice_record(spec, item, [next(waiting) for _ in requests], alone))
+        is_single = is_single and all(len(r.tokens) == r.n_context + 1 for r in flat)
+        done += len(flat)
     chance = float(np.mean([1 / len(item.continuations) for item in items]))
+    single = is_single if spec.kind == "FMC" else None
     return replace(_result(prepared, records, chance), noise=noise, single_token_labels=single)
 
 
@@ -249,20 +294,14 @@ def _choice_record(spec: TaskSpec, item: Item, scores: Sequence[Score], alone: M
 def _score_texts(model: Model, prepared: Prepared, options: ScoreOptions, progress: Progress) -> TaskResult:
     spec = prepared.spec
     room = model.max_length - spec.max_tokens
-    if room < 1:
-        raise InputError(
-            f"task {spec.name}: max_tokens is {spec.max_tokens}, {model.name} holds {model.max_length} in all."
-        )
-    tokens = [model.tokenize(item.prompt) for item in prepared.items]
-    made = generate(
-        model,
-        [t[-room:] for t in tokens],  # from the left, as lm-eval cuts
-        GenerationOptions(max_tokens=spec.max_tokens, stop=spec.stop, parallel=options.parallel),
-        progress,
-    )
-    records = [
-        _text_record(spec, item, g.text, len(t) > room) for item, g, t in zip(prepared.items, made, tokens, strict=True)
-    ]
+    settings = GenerationOptions(max_tokens=spec.max_tokens, stop=spec.stop, parallel=options.parallel)
+    records: list[ItemScore] = []
+    for portion in _portions(prepared.items):
+        tokens = [model.tokenize(item.prompt) for item in portion]
+        cut = [t[-room:] for t in tokens]  # at the left, as lm-eval cuts
+        made = generate(model, cut, settings, _behind(progress, len(records)))
+        for item, answer, whole in zip(portion, made, tokens, strict=True):
+            records.append(_text_record(spec, item, answer.text, len(whole) > room))
     return _result(prepared, records, 0.0)
 
 

@@ -33,9 +33,10 @@ class TaskSpec:
     functions that add columns.
 
     **Prompts.** `template` (Jinja, in a sandbox) makes a row's context from its columns, `row` (all of them), `config`
-    and `texts`. `prefix` stands before everything. `shots` solved rows of `shots_split`, a `separator` behind each,
-    come before the item: drawn by seed, or the `first`, from the item's own group where the task has groups (`configs`,
-    or the values of the column `group_by`). An answer stands one `delimiter` behind its context.
+    and `texts`; `column(choices, 'text')` takes one member of a list of structs. `prefix` stands before everything.
+    `shots` solved rows of `shots_split`, a `separator` behind each, come before the item: drawn by seed, or the
+    `first`, from the item's own group where the task has groups (`configs`, or the values of the column `group_by`). An
+    answer stands one `delimiter` behind its context.
 
     **MC, FMC.** `choices` and `answer` are Jinja expressions: the texts, and the right one's index. FMC offers letters:
     the template shows `lettered`, and ` A`, ` B`, ... are scored. `partial` scores one continuation, `target`, behind

@@ -16,6 +16,11 @@ def listed(value: Any) -> list[Any]:
     return list(value)
 
 
+def column(value: Any, name: str) -> list[Any]:
+    """One member of a list of structs, in either form: what templates take choices' texts and labels with."""
+    return list(value[name]) if isinstance(value, Mapping) else [entry[name] for entry in value]
+
+
 def _without_markup(text: str) -> str:
     """For HellaSwag's WikiHow rows: ` [title]` becomes `. `, then other brackets go, then doubled blanks are halved."""
     text = re.sub(r"\[.*?\]", "", text.strip().replace(" [title]", ". "))
