@@ -159,6 +159,27 @@ class Model:
                 return int(token)
         return None
 
+    def is_control(self, token: int) -> bool:
+        """Whether a token steers the model (start of turn, ...) and stands for no text."""
+        return bool(self.lib.llama_vocab_is_control(self.vocab, token))
+
+    @property
+    def can_rewind(self) -> bool:
+        """Whether a sequence's newest tokens can be dropped from the cache: not from a recurrent state."""
+        return not (self.lib.llama_model_is_recurrent(self._model) or self.lib.llama_model_is_hybrid(self._model))
+
+    @property
+    def cell_bytes(self) -> int:
+        """Memory of the cache for one token, about: keys and values of every layer."""
+        lib, model = self.lib, self._model
+        heads, heads_kv = lib.llama_model_n_head(model), lib.llama_model_n_head_kv(model)
+        width = lib.llama_model_n_embd(model) // max(1, heads)
+        entry = self.header.metadata.get(f"{architecture_of(self.header)}.attention.key_length")
+        if entry is not None and isinstance(entry.value, int):
+            width = entry.value
+        item = 2 if self.options.cache_type == "F16" else 4
+        return int(2 * lib.llama_model_n_layer(model) * heads_kv * width * item)
+
     def special_text(self, name: str) -> str:
         """The text of the `bos` or `eos` token, empty when there is none."""
         token = getattr(self.lib, f"llama_vocab_{name}")(self.vocab)
@@ -266,6 +287,16 @@ class Context:
         """Let every target sequence begin with all of the source's tokens, without computing them again."""
         for target in targets:
             self.lib.llama_memory_seq_cp(self.memory, source, target, -1, -1)
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Let the target sequence hold the source's first `length` tokens, and nothing else."""
+        self.forget(target)
+        self.share(source, [target])
+        self.trim(target, length)
+
+    def trim(self, sequence: int, length: int) -> None:
+        """Drop a sequence's tokens from place `length` on; a model that cannot rewind allows 0 only."""
+        self.lib.llama_memory_seq_rm(self.memory, sequence, length, -1)
 
     def forget(self, sequence: int) -> None:
         """Drop a sequence's tokens; cells that another sequence shares stay."""

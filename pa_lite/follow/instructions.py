@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pa_lite.engine.chat import chat_prompts
-from pa_lite.engine.generation import generate_greedy
+from pa_lite.engine.generation import GenerationOptions, generate
 from pa_lite.engine.model import Model
 from pa_lite.errors import InputError
 from pa_lite.follow.checks import Check, checkable, loose_variants, passes, validate
@@ -147,7 +147,7 @@ def _mean(values: Iterable[float]) -> float:
 def read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """The objects of a JSONL file, each with where it stands (`file:line`). Raises InputError, naming that."""
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = path.read_text("utf-8").split("\n")  # and not splitlines: a text may hold U+2028
     except OSError as e:
         raise InputError(f"{path}: cannot be read: {e.strerror}.") from e
     except UnicodeDecodeError as e:
@@ -232,16 +232,16 @@ def follow_instructions(
     max_tokens: int = 64,
     progress: Callable[[int, int], None] | None = None,
     must_end: bool = True,
+    parallel: int = 16,
 ) -> FollowResult:
     """Let the model answer every instruction greedily through its chat template, and check the answers.
 
-    With `must_end`, only an answer that the model ended by itself within max_tokens can hold to anything. `progress`
-    gets (answers done, answers in all). Raises what generate_greedy and chat_prompts raise.
+    With `must_end`, only an answer that the model ended by itself within max_tokens can hold to anything. `parallel`
+    instructions run at a time; `progress` gets (answers done, answers in all). Raises what generate and chat_prompts
+    raise.
     """
     prompts = chat_prompts(model, [i.text for i in instructions])
-    outputs = generate_greedy(model, prompts, max_tokens, progress=progress)
-    answers = tuple(
-        check_answer(i, o.text, o.ended, must_end) for i, o in zip(instructions, outputs, strict=True)
-    )
+    outputs = generate(model, prompts, GenerationOptions(max_tokens, parallel=parallel), progress)
+    answers = tuple(check_answer(i, o.text, o.ended, must_end) for i, o in zip(instructions, outputs, strict=True))
     values = [float(a.followed) for a in answers if a.followed is not None]
     return FollowResult(model.name, len(values), _mean(values), standard_error(values), answers)

@@ -37,9 +37,7 @@ class InstructionSet:
         return replace(self, instructions=[self.instructions[i * n // limit] for i in range(limit)])
 
 
-def find_set(
-    name: str, seed: int | None = None, progress: Callable[[int, int], None] | None = None
-) -> InstructionSet:
+def find_set(name: str, seed: int | None = None, progress: Callable[[int, int], None] | None = None) -> InstructionSet:
     """The set `public`, `demo`, `ifeval` (from the Hub), `ifeval:FILE`, or that of a file by its path.
 
     A `seed` makes 500 new public prompts instead of the fixed ones. `progress` gets (bytes done, bytes in all) of a

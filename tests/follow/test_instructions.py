@@ -33,7 +33,7 @@ def test_answers_are_checked_one_by_one() -> None:
     for instruction, answer in zip(some, result.answers, strict=True):
         assert answer.instruction == instruction.text
         assert answer.followed == (answer.ended and followed(answer.output, instruction.checks))
-    assert result.accuracy == sum(a.followed for a in result.answers) / result.n
+    assert result.accuracy == sum(bool(a.followed) for a in result.answers) / result.n
     assert set(result.by_kind()) == {i.kind for i in some}
 
 

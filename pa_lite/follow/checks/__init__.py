@@ -47,7 +47,7 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def validate(check: Check, where: str) -> None:
-    """Raise InputError, naming `where`, unless the check's kind is known and its fields are the kind's own and right."""
+    """Raise InputError, naming `where`, unless the check's kind is known and its fields are right."""
     kind = check.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
         raise InputError(f"{where}: unknown check kind {kind!r}.{nearest(str(kind), KINDS)}")
@@ -69,7 +69,7 @@ def checkable(check: Check) -> bool:
 
 
 def passes(response: str, check: Check) -> bool:
-    """Whether the response, blanks at its ends removed, passes a validated, checkable check; an empty one passes none."""
+    """Whether the response, blanks at its ends removed, passes a validated, checkable check; an empty one fails."""
     text = response.strip()
     return bool(text) and KINDS[check["kind"]][1](text, check)
 

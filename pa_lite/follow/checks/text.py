@@ -21,8 +21,10 @@ _WORD = re.compile(r"\w+(?:['-]\w+)*")
 _PARTS = re.compile(r"\w+")
 # a mark that may end a sentence, what closes behind it, and the blank or the end that must follow
 _SENTENCE_END = re.compile(r"(?:[.!?…]+[\"'”’)\]*_]*(?=\s|$))|[。！？।]+")
-_TITLES = frozenset("mr mrs ms dr prof st rev gen sen no fig vol".split())
-_ABBREVIATIONS = frozenset("e.g i.e etc vs cf ca a.m p.m u.s u.k p.s p.p.s inc ltd co jr sr al approx dept est".split())
+_TITLES = frozenset({"mr", "mrs", "ms", "dr", "prof", "st"})
+_ABBREVIATIONS = frozenset(
+    {"e.g", "i.e", "etc", "vs", "cf", "ca", "a.m", "p.m", "u.s", "u.k", "p.s", "p.p.s", "inc", "ltd", "jr", "sr", "al"}
+)
 
 
 def words(text: str) -> list[str]:
