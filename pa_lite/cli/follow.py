@@ -119,7 +119,7 @@ def show_followed(result: FollowResult) -> None:
         "constraints": result.constraints(), **{f"  {n}": r for n, r in result.by_constraint().items()},
     }  # fmt: skip
     rows = [
-        [name, str(r.n), *(f"{100 * x:.1f}" for e in (r.strict, r.loose) for x in (e.value, e.stderr))]
+        [name, str(r.n), *(f"{100 * x:.1f}" if r.n else "-" for e in (r.strict, r.loose) for x in (e.value, e.stderr))]
         for name, r in named.items()
     ]
     show_table(["", "n", "strict %", "s.e.", "loose %", "s.e."], rows, marked=0)

@@ -51,6 +51,10 @@ def _letter_frequency(given: Arguments) -> Checks:
     return [{**_counted("letter_count", "let_frequency", "let_relation")(given)[0], "letter": given["letter"]}]
 
 
+def _paragraphs(given: Arguments) -> Checks:
+    return [{"kind": "divided", "n": given["num_paragraphs"], "divider": "***"}]
+
+
 def _sections(given: Arguments) -> Checks:
     header = _stripped(given["section_spliter"])  # the argument's own spelling
     return [{"kind": "section_count", "n": given["num_sections"], "header": header, "relation": "at_least"}]
@@ -64,7 +68,7 @@ INSTRUCTIONS: dict[str, Callable[[Arguments], Checks]] = {
     "keywords:letter_frequency": _letter_frequency,
     "language:response_language": _with("language", code="language"),
     "length_constraints:number_sentences": _counted("sentence_count", "num_sentences", "relation"),
-    "length_constraints:number_paragraphs": _counted("divided", "num_paragraphs", "exactly", divider="***"),
+    "length_constraints:number_paragraphs": _paragraphs,
     "length_constraints:number_words": _counted("word_count", "num_words", "relation", joined=False),
     "length_constraints:nth_paragraph_first_word": _with(
         "paragraph_start", n="num_paragraphs", nth="nth_paragraph", word="first_word"

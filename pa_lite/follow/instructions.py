@@ -75,6 +75,11 @@ class Rate:
     strict: Estimate
     loose: Estimate
 
+    def to_document(self) -> dict[str, Any]:
+        """As JSON, which has no nan: where nothing could be checked, shares are null."""
+        shares = {"strict": asdict(self.strict), "loose": asdict(self.loose)}
+        return {"n": self.n, **(shares if self.n else {"strict": None, "loose": None})}
+
 
 @dataclass(frozen=True)
 class FollowResult:
@@ -124,9 +129,9 @@ class FollowResult:
         """All of it as a JSON document: shares with n and standard errors, and every answer."""
         return {
             "model": self.model, "unchecked_constraints": self.unchecked, "cut_answers": self.cut,
-            "prompts": asdict(self.prompts()), "constraints": asdict(self.constraints()),
-            "by_kind": {k: asdict(r) for k, r in self.kinds().items()},
-            "by_constraint": {n: asdict(r) for n, r in self.by_constraint().items()},
+            "prompts": self.prompts().to_document(), "constraints": self.constraints().to_document(),
+            "by_kind": {k: r.to_document() for k, r in self.kinds().items()},
+            "by_constraint": {n: r.to_document() for n, r in self.by_constraint().items()},
             "answers": [asdict(a) for a in self.answers],
         }  # fmt: skip
 
