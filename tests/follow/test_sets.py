@@ -136,3 +136,6 @@ def test_a_limit_takes_instructions_evenly() -> None:
     assert chosen.limited(None) is chosen.limited(500) is chosen
     some = chosen.limited(4).instructions
     assert some == [chosen.instructions[i] for i in (0, 125, 250, 375)]
+    few = chosen.limited(50).instructions  # no stride falls in with the set's own order
+    assert {len(i.constraints) for i in few} == {1, 2, 3}
+    assert len({c.name for i in few for c in i.constraints}) > 25

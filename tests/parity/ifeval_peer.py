@@ -13,7 +13,6 @@ import json
 import sys
 from typing import Any
 
-
 _MODULES = (
     "punkt", "nltk", "langdetect", "lm_eval.tasks.ifeval.utils", "lm_eval.tasks.ifeval.instructions_util",
 )  # fmt: skip

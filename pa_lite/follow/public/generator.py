@@ -17,7 +17,7 @@ from pa_lite.follow.public.topics import QUESTIONS, TOPICS, Question, Topic
 
 SIZE = 500
 SEED = 0
-_SIZES = (1, 2, 3, 2, 1)  # constraints of one prompt after another
+_SIZES = (1, 1, 2, 2, 3)  # how many constraints a prompt has, drawn from
 _TRIES = 20
 
 _GROUPS: dict[str, tuple[str, ...]] = {
@@ -66,7 +66,7 @@ def public_rows(seed: int = SEED, size: int = SIZE) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     tries = 0
     while len(rows) < size:
-        row, tries = _row(draw, used, _SIZES[len(rows) % len(_SIZES)]), tries + 1
+        row, tries = _row(draw, used, draw.pick(_SIZES)), tries + 1
         if row["instruction"] in seen and tries < _TRIES:
             continue
         # counted even when it repeats to the last: a kind whose texts are used up must not come first for ever
