@@ -98,12 +98,13 @@ def test_ifeval_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         ({**ROW, "prompt": ""}, r"i.jsonl:2: has no text under 'prompt'"),
         ({**ROW, "kwargs": [{}]}, r"i.jsonl:2: needs 'instruction_id_list' and 'kwargs', two lists of one length"),
         ({**ROW, "kwargs": [{}, 3]}, r"i.jsonl:2: the arguments of length_constraints:number_words are no object"),
-        ({**ROW, "kwargs": [{}, {}]}, r"i.jsonl:2: length_constraints:number_words needs the argument 'relation'"),
+        ({**ROW, "kwargs": [{}, {}]}, r"i.jsonl:2: length_constraints:number_words needs the argument 'num_words'"),
         (
             {**ROW, "instruction_id_list": ["punctuation:no_comma", "length_constraints:number_word"]},
             r"i.jsonl:2: unknown instruction id .* Did you mean length_constraints:number_words",
         ),
         ({**ROW, "kwargs": [{}, {"relation": "about", "num_words": 3}]}, r"i.jsonl:2: .* relation 'about' is not one"),
+        ({**ROW, "kwargs": [{}, {"relation": ["at least"], "num_words": 3}]}, r"i.jsonl:2: .* is not one of"),
         ({**ROW, "kwargs": [{}, {"relation": "at least", "num_words": 2.5}]}, r"i.jsonl:2: .* n 2.5 is not a whole"),
     ],
 )
