@@ -126,4 +126,4 @@ def show_followed(result: FollowResult) -> None:
     if result.cut:
         click.echo(f"{result.cut} of {len(result.answers)} answers were cut: --max-tokens was too small for them.")
     if result.unchecked:
-        click.echo(f"{result.unchecked} constraints are not checkable and are left out.")
+        click.echo(f"Constraints left out, as no rule can check them: {result.unchecked}.")

@@ -57,7 +57,9 @@ INSTRUCTIONS: dict[str, tuple[Maker, ...]] = {
     "detectable_format:constrained_response": (_check("contains", {"texts": _CHOICES, "any": True}),),
     "detectable_format:number_highlighted_sections": (_check("highlight_count", _AT_LEAST, n="num_highlights"),),
     "detectable_format:multiple_sections": (
-        _check("section_count", _AT_LEAST, n="num_sections", header="section_spliter"),  # spelt so
+        _check(
+            "section_count", {**_AT_LEAST, "same_case": True}, n="num_sections", header="section_spliter"
+        ),  # spelt so
     ),
     "detectable_format:json_format": (_check("json"),),
     "detectable_format:title": (_check("title"),),

@@ -106,6 +106,11 @@ RIGHT_AND_WRONG: list[tuple[dict[str, Any], list[str], list[str]]] = [
         ["Part 1\na", "Part one\nPart two", "In Part 1 and Part 2", "Part 1\nPart 2\nPart 3", "Parts 1\nPart 2"],
     ),
     (
+        {"kind": "section_count", "n": 2, "header": "PART", "same_case": True},
+        ["PART 1\na\n**PART 2**\nb"],
+        ["PART 1\na\nPart 2\nb"],
+    ),
+    (
         {"kind": "divided", "n": 2, "divider": "***"},
         ["a\n***\nb", "a***b", "***\na\n***\nb\n***", "a *** a"],
         ["a", "a\n***", "a***b***c", "a******b", "***"],

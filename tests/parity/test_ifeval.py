@@ -113,7 +113,7 @@ DEVIATIONS = {
     ("language:response_language", '"bread":'): "the same",
     ("change_case:english_lowercase", "bread:"): "the same",
     ("change_case:english_lowercase", '"bread":'): "the same",
-    ("length_constraints:number_sentences", "\nP.S. "): "ours does not end a sentence behind P.S.",
+    ("length_constraints:number_sentences", "p.s. "): "ours ends no sentence behind P.S.",
     (
         "length_constraints:nth_paragraph_first_word",
         "\n\n\n\n",
@@ -162,7 +162,7 @@ def test_verdicts_are_lm_evals(interpreter: str) -> None:
     for (name, arguments, text), theirs in zip(told, json.loads(done.stdout), strict=True):
         instruction = Instruction("", "a prompt", (constraint_of(name, arguments, "here"),))
         answer = check_answer(instruction, text, must_end=False)
-        known = {(n, part) for n, part in DEVIATIONS if name == n and part in text}
+        known = {(n, part) for n, part in DEVIATIONS if name == n and part.lower() in text.lower()}
         if [answer.followed, answer.loose] == theirs:
             continue
         differing |= known

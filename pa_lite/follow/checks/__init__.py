@@ -39,7 +39,7 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "nth": (lambda v: type(v) is int and v >= 1, "a whole number from 1"),
     "relation": (lambda v: isinstance(v, str) and v in RELATIONS, f"one of {', '.join(RELATIONS)}"),
     "letter": (lambda v: _is_text(v) and len(v) == 1, "a single letter"),
-    "joined": _FLAG, "any": _FLAG, "distinct": _FLAG,
+    "joined": _FLAG, "any": _FLAG, "same_case": _FLAG, "distinct": _FLAG,
     "words": _TEXTS, "texts": _TEXTS, "options": _TEXTS, "keys": _TEXTS,
     "word": _TEXT, "text": _TEXT, "characters": _TEXT, "marker": _TEXT, "header": _TEXT, "divider": _TEXT,
     "left": _TEXT, "right": _TEXT, "code": _TEXT,
