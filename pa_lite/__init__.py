@@ -1,6 +1,7 @@
 """pa-lite: partial adaptation of language models, `M(lam) = B + lam * (I - B)`, on consumer hardware.
 
-The library's surface: `merge`, `load` (a model with `.score` and `.generate`), `demo`. Heavy parts load when used.
+The library's surface: `merge`, `load` (a model with `.score`, `.generate`, `.follow`), `demo`. Heavy parts load when
+used.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from pa_lite.errors import PaLiteError
 if TYPE_CHECKING:
     from pa_lite.engine.generation import GenerationOptions
     from pa_lite.engine.model import EngineOptions, Model
+    from pa_lite.follow.instructions import FollowResult
     from pa_lite.follow.outputs import Output
+    from pa_lite.follow.sets import InstructionSet
     from pa_lite.merge.plan import PlanOptions
     from pa_lite.merge.stream import Progress
     from pa_lite.merge.write import MergeOptions
@@ -87,6 +90,27 @@ class LoadedModel:
 
         loaded = load_prompts(prompts) if isinstance(prompts, str) else [Prompt(p, "custom") for p in prompts]
         return generate_outputs(self.model, loaded, self.reference, options, system, progress)
+
+    def follow(
+        self,
+        instructions: str | InstructionSet = "public",
+        limit: int | None = None,
+        max_tokens: int | None = None,
+        parallel: int = 16,
+        progress: Progress | None = None,
+    ) -> FollowResult:
+        """How well verifiable instructions are followed: a set, or its name (see `pa_lite.follow.sets.find_set`).
+
+        At most `limit` of it are taken. `max_tokens` is by default what the set's answers need, but never more than
+        half the trained context.
+        """
+        from pa_lite.follow.instructions import follow_instructions
+        from pa_lite.follow.sets import find_set
+
+        chosen = find_set(instructions) if isinstance(instructions, str) else instructions
+        chosen = chosen.limited(limit)
+        tokens = max_tokens or min(chosen.max_tokens, max(1, self.model.n_ctx_train // 2))
+        return follow_instructions(self.model, chosen.instructions, tokens, progress, chosen.must_end, parallel)
 
 
 @contextmanager

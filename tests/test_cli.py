@@ -338,3 +338,46 @@ def test_inspect_and_diff(capsys: pytest.CaptureFixture[str], tiny_pair: tuple[P
     assert "█" in out
     assert [line.split()[0] for line in out.splitlines() if line.startswith(" layer")] == ["layer", "layer"]
     assert json.loads(run(capsys, "diff", *tiny_pair, "--json")[1])["total"]["relative_norm"] > 0
+
+
+def test_follow_table_json_and_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    common = ["follow", "demo@1", "--set", "demo", "--limit", 14, "--threads", 1]
+    status, out, err = run(capsys, *common, "-o", tmp_path / "f.json")
+    assert (status, err) == (0, "")
+    rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.strip()}
+    assert rows["prompts"][0] == "14"
+    assert {"constraints", "word_count", "begin"} <= rows.keys()
+    status, out, _ = run(capsys, *common, "--json")
+    document = json.loads(out)
+    assert document == json.loads((tmp_path / "f.json").read_text("utf-8"))
+    assert (document["reference"], document["set"], len(document["answers"])) == ("demo@1", "demo", 14)
+    assert document["prompts"]["n"] == 14
+    assert rows["prompts"][1] == f"{100 * document['prompts']['strict']['value']:.1f}"
+    assert document["constraints"]["n"] == sum(r["n"] for r in document["by_constraint"].values())
+    assert run(capsys, *common, "-o", tmp_path / "f.json")[0] == 1
+
+
+def test_follow_the_public_set_with_a_small_model(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = run(capsys, "follow", "demo@1", "--limit", 5, "--threads", 1, "--max-tokens", 24)
+    assert (status, err) == (0, "")
+    assert "constraints" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--set", "publik"], "unknown set 'publik': neither a file that exists nor one of ours. Did you mean public?"),
+        (["--set", "demo", "--seed", "3"], "a seed makes new prompts of the public set; 'demo' has its own."),
+        (["--set", "ifeval:no.jsonl"], "no.jsonl: cannot be read: No such file or directory."),
+        (["-o", "no/f.json"], "no: there is no such folder to write f.json to."),
+        (
+            ["--limit", "2", "--max-tokens", "100000"],
+            "prompt 1 has",
+        ),
+    ],
+)
+def test_follow_refuses(capsys: pytest.CaptureFixture[str], words: list[str], told: str) -> None:
+    status, out, err = run(capsys, "follow", "demo@1", *words)
+    assert (status, out) == (1, "")
+    assert err.startswith(f"error: {told}")
+    assert err.count("\n") == 1

@@ -10,6 +10,7 @@ from pa_lite.statistics import (
     IntArray,
     Measured,
     bootstrap_means,
+    clustered_error,
     mean_over_tasks,
     measure_classes,
     measure_groups,
@@ -23,6 +24,16 @@ from pa_lite.statistics import (
 def test_standard_error_is_sample_deviation_over_root_n() -> None:
     assert standard_error([0, 1, 1, 1]) == pytest.approx(math.sqrt(0.25 / 4))
     assert standard_error([1.0]) == 0.0
+
+
+def test_clustered_error() -> None:
+    values = [0.0, 1.0, 1.0, 0.0, 1.0]
+    assert clustered_error([[v] for v in values]) == pytest.approx(standard_error(values))
+    # two of the same in each cluster tell no more than one
+    assert clustered_error([[v, v] for v in values]) == pytest.approx(standard_error(values))
+    # of opposite errors within clusters nothing is left
+    assert clustered_error([[0.0, 1.0], [1.0, 0.0], []]) == 0.0
+    assert clustered_error([[1.0, 0.0, 1.0]]) == clustered_error([]) == 0.0
 
 
 def test_mean_over_tasks_weighs_tasks_alike() -> None:

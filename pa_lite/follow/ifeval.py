@@ -16,75 +16,63 @@ from pa_lite.follow.instructions import Constraint, Instruction, kind_by_number,
 REPO, FILE = "google/IFEval", "ifeval_input_data.jsonl"
 _RELATIONS = {"less than": "less_than", "at least": "at_least", "at most": "at_most"}
 _CHOICES = ["My answer is yes.", "My answer is no.", "My answer is maybe."]
+_AT_LEAST = {"relation": "at_least"}
 Arguments = Mapping[str, Any]
-Checks = list[dict[str, Any]]
+Maker = Callable[[Arguments], dict[str, Any]]
 
 
-def _counted(kind: str, n: str, relation: str, **fields: Any) -> Callable[[Arguments], Checks]:
-    """A check that counts; `n` and `relation` name the arguments, or `relation` is one of ours."""
+def _check(kind: str, fixed: Mapping[str, Any] | None = None, **fields: str) -> Maker:
+    """Makes a check with fixed fields, and fields that are arguments: field = name of the argument."""
 
-    def make(given: Arguments) -> Checks:
-        told = given[relation] if relation.endswith("relation") else relation
-        return [{"kind": kind, "n": given[n], "relation": _RELATIONS.get(told, told), **fields}]
+    def make(given: Arguments) -> dict[str, Any]:
+        return {"kind": kind, **(fixed or {}), **{field: _value(field, given[a]) for field, a in fields.items()}}
 
     return make
 
 
-def _plain(*checks: dict[str, Any]) -> Callable[[Arguments], Checks]:
-    return lambda given: [dict(check) for check in checks]
+def _value(field: str, value: Any) -> Any:
+    if isinstance(value, float) and value.is_integer():
+        return int(value)  # a data frame makes 3.0 of 3 where others have none
+    if not isinstance(value, str):
+        return value
+    return _RELATIONS.get(value, value) if field == "relation" else value.strip()
 
 
-def _with(kind: str, **fields: str) -> Callable[[Arguments], Checks]:
-    """A check whose fields are arguments: field = name of the argument."""
-    return lambda given: [{"kind": kind, **{f: _stripped(given[a]) for f, a in fields.items()}}]
-
-
-def _stripped(value: Any) -> Any:
-    return value.strip() if isinstance(value, str) else value
-
-
-def _keyword_frequency(given: Arguments) -> Checks:
-    return [{**_counted("text_count", "frequency", "relation")(given)[0], "text": _stripped(given["keyword"])}]
-
-
-def _letter_frequency(given: Arguments) -> Checks:
-    return [{**_counted("letter_count", "let_frequency", "let_relation")(given)[0], "letter": given["letter"]}]
-
-
-def _sections(given: Arguments) -> Checks:
-    header = _stripped(given["section_spliter"])  # the argument's own spelling
-    return [{"kind": "section_count", "n": given["num_sections"], "header": header, "relation": "at_least"}]
-
-
-# instruction id -> its checks from its arguments; KeyError for one that is not given
-INSTRUCTIONS: dict[str, Callable[[Arguments], Checks]] = {
-    "keywords:existence": _with("contains", texts="keywords"),
-    "keywords:frequency": _keyword_frequency,
-    "keywords:forbidden_words": _with("lacks", texts="forbidden_words"),
-    "keywords:letter_frequency": _letter_frequency,
-    "language:response_language": _with("language", code="language"),
-    "length_constraints:number_sentences": _counted("sentence_count", "num_sentences", "relation"),
-    "length_constraints:number_paragraphs": _counted("divided", "num_paragraphs", "exactly", divider="***"),
-    "length_constraints:number_words": _counted("word_count", "num_words", "relation", joined=False),
-    "length_constraints:nth_paragraph_first_word": _with(
-        "paragraph_start", n="num_paragraphs", nth="nth_paragraph", word="first_word"
+# instruction id -> what makes its checks; KeyError for an argument that is not given
+INSTRUCTIONS: dict[str, tuple[Maker, ...]] = {
+    "keywords:existence": (_check("contains", texts="keywords"),),
+    "keywords:frequency": (_check("text_count", text="keyword", n="frequency", relation="relation"),),
+    "keywords:forbidden_words": (_check("lacks", texts="forbidden_words"),),
+    "keywords:letter_frequency": (_check("letter_count", letter="letter", n="let_frequency", relation="let_relation"),),
+    "language:response_language": (_check("language", code="language"),),
+    "length_constraints:number_sentences": (_check("sentence_count", n="num_sentences", relation="relation"),),
+    "length_constraints:number_paragraphs": (_check("divided", {"divider": "***"}, n="num_paragraphs"),),
+    "length_constraints:number_words": (_check("word_count", {"joined": False}, n="num_words", relation="relation"),),
+    "length_constraints:nth_paragraph_first_word": (
+        _check("paragraph_start", n="num_paragraphs", nth="nth_paragraph", word="first_word"),
     ),
-    "detectable_content:number_placeholders": _counted("placeholder_count", "num_placeholders", "at_least"),
-    "detectable_content:postscript": _with("postscript", marker="postscript_marker"),
-    "detectable_format:number_bullet_lists": _counted("bullet_count", "num_bullets", "exactly"),
-    "detectable_format:constrained_response": _plain({"kind": "contains", "texts": _CHOICES, "any": True}),
-    "detectable_format:number_highlighted_sections": _counted("highlight_count", "num_highlights", "at_least"),
-    "detectable_format:multiple_sections": _sections,
-    "detectable_format:json_format": _plain({"kind": "json"}),
-    "detectable_format:title": _plain({"kind": "title"}),
-    "combination:two_responses": _plain({"kind": "divided", "n": 2, "divider": "******", "distinct": True}),
-    "combination:repeat_prompt": _with("echoes", text="prompt_to_repeat"),
-    "startend:end_checker": _with("closes_with", text="end_phrase"),
-    "startend:quotation": _plain({"kind": "wrapped", "left": '"', "right": '"'}),
-    "change_case:capital_word_frequency": _counted("capital_words", "capital_frequency", "capital_relation"),
-    "change_case:english_capital": _plain({"kind": "uppercase"}, {"kind": "language", "code": "en"}),
-    "change_case:english_lowercase": _plain({"kind": "lowercase"}, {"kind": "language", "code": "en"}),
-    "punctuation:no_comma": _plain({"kind": "lacks_characters", "characters": ","}),
+    "detectable_content:number_placeholders": (_check("placeholder_count", _AT_LEAST, n="num_placeholders"),),
+    "detectable_content:postscript": (_check("postscript", marker="postscript_marker"),),
+    "detectable_format:number_bullet_lists": (_check("bullet_count", n="num_bullets"),),
+    "detectable_format:constrained_response": (_check("contains", {"texts": _CHOICES, "any": True}),),
+    "detectable_format:number_highlighted_sections": (_check("highlight_count", _AT_LEAST, n="num_highlights"),),
+    "detectable_format:multiple_sections": (
+        _check(
+            "section_count", {**_AT_LEAST, "same_case": True}, n="num_sections", header="section_spliter"
+        ),  # spelt so
+    ),
+    "detectable_format:json_format": (_check("json"),),
+    "detectable_format:title": (_check("title"),),
+    "combination:two_responses": (_check("divided", {"n": 2, "divider": "******", "distinct": True}),),
+    "combination:repeat_prompt": (_check("echoes", text="prompt_to_repeat"),),
+    "startend:end_checker": (_check("closes_with", text="end_phrase"),),
+    "startend:quotation": (_check("wrapped", {"left": '"', "right": '"'}),),
+    "change_case:capital_word_frequency": (
+        _check("capital_words", n="capital_frequency", relation="capital_relation"),
+    ),
+    "change_case:english_capital": (_check("uppercase"), _check("language", {"code": "en"})),
+    "change_case:english_lowercase": (_check("lowercase"), _check("language", {"code": "en"})),
+    "punctuation:no_comma": (_check("lacks_characters", {"characters": ","}),),
 }
 
 
@@ -110,16 +98,11 @@ def constraint_of(name: Any, arguments: Any, where: str) -> Constraint:
         raise InputError(f"{where}: unknown instruction id {name!r}.{nearest(str(name), INSTRUCTIONS)}")
     if not isinstance(arguments, dict):
         raise InputError(f"{where}: the arguments of {name} are no object.")
-    given = {k: _whole(v) for k, v in arguments.items() if v is not None}
+    given = {k: v for k, v in arguments.items() if v is not None}
     try:
-        checks = INSTRUCTIONS[name](given)
+        checks = tuple(make(given) for make in INSTRUCTIONS[name])
     except KeyError as e:
         raise InputError(f"{where}: {name} needs the argument {e.args[0]!r}.") from None
     for check in checks:
         validate(check, f"{where}: {name}")
-    return Constraint(name, tuple(checks))
-
-
-def _whole(value: Any) -> Any:
-    """A number that a data frame made 3.0 of is 3."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    return Constraint(name, checks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -75,6 +76,11 @@ class Rate:
     strict: Estimate
     loose: Estimate
 
+    def to_document(self) -> dict[str, Any]:
+        """As JSON, which has no nan: where nothing could be checked, shares are null."""
+        shares = {"strict": asdict(self.strict), "loose": asdict(self.loose)}
+        return {"n": self.n, **(shares if self.n else {"strict": None, "loose": None})}
+
 
 @dataclass(frozen=True)
 class FollowResult:
@@ -88,6 +94,7 @@ class FollowResult:
     accuracy: float
     stderr: float
     answers: tuple[Answer, ...]
+    max_tokens: int | None = None
 
     @property
     def unchecked(self) -> int:
@@ -123,12 +130,17 @@ class FollowResult:
     def to_document(self) -> dict[str, Any]:
         """All of it as a JSON document: shares with n and standard errors, and every answer."""
         return {
-            "model": self.model, "unchecked_constraints": self.unchecked, "cut_answers": self.cut,
-            "prompts": asdict(self.prompts()), "constraints": asdict(self.constraints()),
-            "by_kind": {k: asdict(r) for k, r in self.kinds().items()},
-            "by_constraint": {n: asdict(r) for n, r in self.by_constraint().items()},
+            "model": self.model, "max_tokens": self.max_tokens, "versions": _versions(),
+            "unchecked_constraints": self.unchecked, "cut_answers": self.cut,
+            "prompts": self.prompts().to_document(), "constraints": self.constraints().to_document(),
+            "by_kind": {k: r.to_document() for k, r in self.kinds().items()},
+            "by_constraint": {n: r.to_document() for n, r in self.by_constraint().items()},
             "answers": [asdict(a) for a in self.answers],
         }  # fmt: skip
+
+
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in ("pa-lite", "llama-cpp-python")}
 
 
 def _rate(clusters: Sequence[Sequence[tuple[bool | None, bool | None]]]) -> Rate:
@@ -147,7 +159,7 @@ def _mean(values: Iterable[float]) -> float:
 def read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """The objects of a JSONL file, each with where it stands (`file:line`). Raises InputError, naming that."""
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = path.read_text("utf-8").split("\n")  # and not splitlines: a text may hold U+2028
     except OSError as e:
         raise InputError(f"{path}: cannot be read: {e.strerror}.") from e
     except UnicodeDecodeError as e:
@@ -244,4 +256,4 @@ def follow_instructions(
     outputs = generate(model, prompts, GenerationOptions(max_tokens, parallel=parallel), progress)
     answers = tuple(check_answer(i, o.text, o.ended, must_end) for i, o in zip(instructions, outputs, strict=True))
     values = [float(a.followed) for a in answers if a.followed is not None]
-    return FollowResult(model.name, len(values), _mean(values), standard_error(values), answers)
+    return FollowResult(model.name, len(values), _mean(values), standard_error(values), answers, max_tokens)

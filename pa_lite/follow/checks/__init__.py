@@ -39,7 +39,7 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "nth": (lambda v: type(v) is int and v >= 1, "a whole number from 1"),
     "relation": (lambda v: isinstance(v, str) and v in RELATIONS, f"one of {', '.join(RELATIONS)}"),
     "letter": (lambda v: _is_text(v) and len(v) == 1, "a single letter"),
-    "joined": _FLAG, "any": _FLAG, "distinct": _FLAG,
+    "joined": _FLAG, "any": _FLAG, "same_case": _FLAG, "distinct": _FLAG,
     "words": _TEXTS, "texts": _TEXTS, "options": _TEXTS, "keys": _TEXTS,
     "word": _TEXT, "text": _TEXT, "characters": _TEXT, "marker": _TEXT, "header": _TEXT, "divider": _TEXT,
     "left": _TEXT, "right": _TEXT, "code": _TEXT,
@@ -47,7 +47,7 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def validate(check: Check, where: str) -> None:
-    """Raise InputError, naming `where`, unless the check's kind is known and its fields are the kind's own and right."""
+    """Raise InputError, naming `where`, unless the check's kind is known and its fields are right."""
     kind = check.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
         raise InputError(f"{where}: unknown check kind {kind!r}.{nearest(str(kind), KINDS)}")
@@ -69,7 +69,7 @@ def checkable(check: Check) -> bool:
 
 
 def passes(response: str, check: Check) -> bool:
-    """Whether the response, blanks at its ends removed, passes a validated, checkable check; an empty one passes none."""
+    """Whether the response, blanks at its ends removed, passes a validated, checkable check; an empty one fails."""
     text = response.strip()
     return bool(text) and KINDS[check["kind"]][1](text, check)
 

@@ -14,7 +14,8 @@ def _letter_count(text: str, check: Check) -> bool:
 
 
 def _capital_words(text: str, check: Check) -> bool:
-    return compare(sum(w.isupper() for w in words(text)), check)
+    # words between blanks: "P.S." is one
+    return compare(sum(w.isupper() for w in text.split()), check)
 
 
 KINDS: Kinds = {

@@ -18,12 +18,15 @@ _SHARE = 0.8  # of the letters that must be of the language's script: names and 
 
 # language (ISO 639-1) -> (its script as in Unicode's character names, words that are frequent in it alone)
 LANGUAGES: dict[str, tuple[str, str]] = {
-    "en": ("LATIN", "the and of to is that it was for on are with as at this be have from or by you not but which"),
+    "en": (
+        "LATIN",
+        "the and of to is that it was for on are with as at this an be he his they have has from or by you not but",
+    ),
     "es": ("LATIN", "el la los las de del que y en un una por con para es se su lo como más pero no al este muy"),
     "pt": ("LATIN", "o a os as de do da dos das que e em um uma por com para é não se ao como mais mas no na muito"),
     "fr": ("LATIN", "le la les de des du que et en un une pour avec est dans qui sur il au ce ne pas plus sont par"),
     "it": ("LATIN", "il lo la i gli le di del della che e in un una per con è si non al come più ma nel sono anche"),
-    "de": ("LATIN", "der die das und ist in ein eine zu den mit von nicht es auf für dem im sich auch als an werden"),
+    "de": ("LATIN", "der die das und ist in ein eine zu den mit von nicht es auf für dem im sich auch als aber werden"),
     "nl": ("LATIN", "de het een en van is in te dat op met voor niet zijn er aan ook als om door naar maar worden bij"),
     "sv": ("LATIN", "och att det som en på är av för med den till inte ett om de har jag var från så kan men eller"),
     "pl": ("LATIN", "i w na z do się nie to jest że o jak ale po co od za przez są dla oraz czy tak być który"),

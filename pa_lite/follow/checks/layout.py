@@ -26,7 +26,8 @@ def _every_line(pattern: str) -> Rule:
 
 def _sections(text: str, check: Check) -> bool:
     header = rf"^[ \t#*_>]*{re.escape(str(check['header']))}[ \t]*\d+"
-    return compare(len(re.findall(header, text, re.MULTILINE | re.IGNORECASE)), check)
+    flags = re.MULTILINE if check.get("same_case") else re.MULTILINE | re.IGNORECASE
+    return compare(len(re.findall(header, text, flags)), check)
 
 
 def _divided(text: str, check: Check) -> bool:
@@ -60,8 +61,8 @@ KINDS: Kinds = {
     "highlight_count": (("n", "relation?"), lambda text, check: compare(len(_HIGHLIGHT.findall(text)), check)),
     "placeholder_count": (("n", "relation?"), _placeholders),
     "title": ((), lambda text, check: any(t.strip() for t in _TITLE.findall(text))),
-    # lines that begin with the header and a number, marks of Markdown aside
-    "section_count": (("n", "header", "relation?"), _sections),
+    # lines that begin with the header and a number, marks of Markdown aside, and letter case without `same_case`
+    "section_count": (("n", "header", "relation?", "same_case?"), _sections),
     # parts with the divider between them, none empty; with `distinct`, no two alike
     "divided": (("n", "divider", "distinct?"), _divided),
     # one JSON document, in a code fence or not; with `keys`, an object that has them

@@ -21,31 +21,9 @@ _WORD = re.compile(r"\w+(?:['-]\w+)*")
 _PARTS = re.compile(r"\w+")
 # a mark that may end a sentence, what closes behind it, and the blank or the end that must follow
 _SENTENCE_END = re.compile(r"(?:[.!?…]+[\"'”’)\]*_]*(?=\s|$))|[。！？।]+")
-_TITLES = frozenset(["mr", "mrs", "ms", "dr", "prof", "st", "rev", "gen", "sen", "no", "fig", "vol"])
+_TITLES = frozenset({"mr", "mrs", "ms", "dr", "prof", "st"})
 _ABBREVIATIONS = frozenset(
-    [
-        "e.g",
-        "i.e",
-        "etc",
-        "vs",
-        "cf",
-        "ca",
-        "a.m",
-        "p.m",
-        "u.s",
-        "u.k",
-        "p.s",
-        "p.p.s",
-        "inc",
-        "ltd",
-        "co",
-        "jr",
-        "sr",
-        "al",
-        "approx",
-        "dept",
-        "est",
-    ]
+    {"e.g", "i.e", "etc", "vs", "cf", "ca", "a.m", "p.m", "u.s", "u.k", "p.s", "p.p.s", "inc", "ltd", "jr", "sr", "al"}
 )
 
 
@@ -78,11 +56,12 @@ def sentences(text: str) -> list[str]:
     """Pieces that end with . ! ? or their kin before a blank, or at the text's end, and hold a letter or digit.
 
     A dot ends none behind a title (Dr.), an initial, the number of a list item, or, before a small letter, another
-    abbreviation (e.g.). Line breaks end none: a heading belongs to the sentence behind it.
+    abbreviation (e.g.); nor does an ellipsis before a small letter. Line breaks end none: a heading belongs to the
+    sentence behind it.
     """
     out, start = [], 0
     for end in _SENTENCE_END.finditer(text):
-        if _is_abbreviation(text, end.start(), end.end()):
+        if _goes_on(text, end.start(), end.end()):
             continue
         out.append(text[start : end.end()].strip())
         start = end.end()
@@ -90,8 +69,12 @@ def sentences(text: str) -> list[str]:
     return [piece for piece in out if any(c.isalnum() for c in piece)]
 
 
-def _is_abbreviation(text: str, dot: int, end: int) -> bool:
-    """Whether the mark at `dot`, which stops at `end`, is an abbreviation's dot and no sentence's."""
+def _goes_on(text: str, dot: int, end: int) -> bool:
+    """Whether the mark at `dot`, which stops at `end`, ends no sentence: an abbreviation's dot, or a mere pause."""
+    behind = text[end : end + 80].lstrip()
+    before_small = behind[:1].islower()
+    if text[dot:end].startswith(("..", "…")):
+        return before_small
     if text[dot:end] != ".":
         return False
     line = text.rfind("\n", 0, dot) + 1
@@ -100,8 +83,8 @@ def _is_abbreviation(text: str, dot: int, end: int) -> bool:
     if last.isdigit() and not text[line:dot].replace(last, "", 1).strip():
         return True  # "1." at the start of a line
     if last.lower() in _TITLES or (len(last) == 1 and last.isalpha() and last.isupper() and last != "I"):
-        return bool(text[end:].strip())
-    return last.lower() in _ABBREVIATIONS and text[end:].lstrip()[:1].islower()
+        return bool(behind)
+    return last.lower() in _ABBREVIATIONS and before_small
 
 
 def compare(count: int, check: Check) -> bool:

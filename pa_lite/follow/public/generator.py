@@ -13,11 +13,11 @@ from typing import Any
 
 from pa_lite.follow.checks import passes
 from pa_lite.follow.public.recipes import RECIPES, Draw, tell
-from pa_lite.follow.public.topics import QUESTIONS, TOPICS
+from pa_lite.follow.public.topics import QUESTIONS, TOPICS, Question, Topic
 
 SIZE = 500
 SEED = 0
-_SIZES = (1, 2, 3, 2, 1)  # constraints of one prompt after another
+_SIZES = (1, 1, 2, 2, 3)  # how many constraints a prompt has, drawn from
 _TRIES = 20
 
 _GROUPS: dict[str, tuple[str, ...]] = {
@@ -48,6 +48,7 @@ _NEVER: dict[str, frozenset[str]] = {
     "paragraph_count": _OWN_LINES,
     "divided": _OWN_LINES | {"wrapped", "highlight_count"},
     "paragraph_start": _FRAMES - {"ends_with"},
+    "section_count": frozenset({"quoted", "wrapped"}),
     "word_count": frozenset({"echoes"}),
     "uppercase": frozenset({"starts_with", "ends_with"}),
     "lowercase": frozenset({"starts_with", "ends_with"}),
@@ -63,11 +64,16 @@ def public_rows(seed: int = SEED, size: int = SIZE) -> list[dict[str, Any]]:
     """The rows (key, instruction, checks) of a set of prompts, the same for the same seed; no two prompts alike."""
     draw, used, seen = Draw(seed), Counter[str](), set[str]()
     rows: list[dict[str, Any]] = []
+    tries = 0
     while len(rows) < size:
-        row = _row(draw, used, _SIZES[len(rows) % len(_SIZES)])
+        row, tries = _row(draw, used, draw.pick(_SIZES)), tries + 1
+        if row["instruction"] in seen and tries < _TRIES:
+            continue
+        # counted even when it repeats to the last: a kind whose texts are used up must not come first for ever
+        used.update(check["kind"] for check in row["checks"])
+        tries = 0
         if row["instruction"] not in seen:
             seen.add(row["instruction"])
-            used.update(check["kind"] for check in row["checks"])
             rows.append({"key": len(rows), **row})
     return rows
 
@@ -81,7 +87,7 @@ def _row(draw: Draw, used: Counter[str], size: int) -> dict[str, Any]:
     """A prompt of `size` constraints, or fewer where no more fit; kinds that were used least come first."""
     # a drawn tie-break, so that kinds with equal counts take turns
     kinds = sorted(RECIPES, key=lambda kind: (used[kind], draw.below(1 << 20)))
-    topic = draw.pick(QUESTIONS if kinds[0] == "chooses" else TOPICS)
+    topic: Topic | Question = draw.pick(QUESTIONS) if kinds[0] == "chooses" else draw.pick(TOPICS)
     checks: list[dict[str, Any]] = []
     for kind in kinds:
         if len(checks) == size:

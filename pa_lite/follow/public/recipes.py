@@ -137,7 +137,7 @@ RECIPES: dict[str, Recipe] = {
     "includes": Recipe(lambda d, t: {"words": d.sample(_words(t), d.between(2, 3))}, (
         "Use the words {words}.", "Your answer must include each of these words: {words}.")),
     "contains": Recipe(lambda d, t: {"texts": d.sample(PHRASES, d.between(1, 2))}, (
-        "Use the phrase {texts}.", "Work in the phrase {texts}.")),
+        "Use, word for word: {texts}.", "Your answer must contain, word for word: {texts}.")),
     "repeats": Recipe(lambda d, t: {"word": d.pick(_words(t)), **d.counted(2, 4, "exactly", "at_least")}, (
         "Use the word {word} {count} times.", "The word {word} must stand in your answer {count} times.")),
     "text_count": Recipe(lambda d, t: {"text": d.pick(PHRASES), **d.counted(2, 3, "exactly", "at_least")}, (

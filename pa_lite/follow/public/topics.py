@@ -108,6 +108,8 @@ EXACT_TEXTS = (
     "The parcel has arrived.", "All lights are green.", "Nothing to report today.", "Seven ships left the harbour.",
     "I have read the rules.", "Tea will be served at four.", "The bridge is closed on Monday.", "Please wait outside.",
     "Snow is expected tonight.", "The key is under the mat.", "Every seat is taken.", "We meet again in spring.",
+    "The lift is out of order.", "Supper is ready.", "The last bus leaves at ten.", "Mind the step.",
+    "Two lamps are missing.", "The garden is open to all.", "Rain stopped the game.", "The answer is seven.",
 )  # fmt: skip
 
 OPENINGS = (
