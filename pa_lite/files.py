@@ -94,8 +94,13 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole. Raises OutputError when it cannot be written; see check_target for refusals."""
-    with write_errors(path.parent), whole_file(path) as temporary, temporary.open("w", encoding="utf-8") as f:
-        f.write(text)
+    """Write a text file whole, as UTF-8. See write_bytes."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file whole. Raises OutputError when it cannot be written; see check_target for refusals."""
+    with write_errors(path.parent), whole_file(path) as temporary, temporary.open("wb") as f:
+        f.write(data)
         f.flush()
         os.fsync(f.fileno())

@@ -64,21 +64,53 @@ def test_score_table_json_and_file(capsys: pytest.CaptureFixture[str], tmp_path:
     status, out, err = run(capsys, *common, "-o", tmp_path / "s.json")
     assert (status, err) == (0, "")
     lines = [line.split() for line in out.splitlines() if line.strip()]
-    assert lines[0][:3] == ["task", "n", "accuracy"]
-    assert [line[0] for line in lines[-3:]] == ["demo_kind", "demo_town", "mean"]
+    assert lines[0][:3] == ["task", "n", "metric"]
+    assert [line[0] for line in lines[-4:]] == ["demo_kind", "demo_town", "mean", "Noise"]
     status, out, _ = run(capsys, *common, "--json")
-    document = json.loads(out)
-    assert document == json.loads((tmp_path / "s.json").read_text("utf-8"))
-    assert document["tasks"][1]["n"] == 10
-    assert document["accuracy"].keys() == {"value", "stderr"}
+    document, written = json.loads(out), json.loads((tmp_path / "s.json").read_text("utf-8"))
+    assert {k for k in document if document[k] != written[k]} == {"date"}
+    assert document["results"]["demo_town"]["sample_len"] == document["pa_lite"]["tasks"][1]["n"] == 10
+    assert document["pa_lite"]["accuracy"].keys() == {"value", "stderr"}
     assert run(capsys, *common, "-o", tmp_path / "s.json")[0] == 1
+
+
+def test_samples_are_logged_where_asked(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    common = ["score", "demo@0.7", "--tasks", "demo_kind,demo_town", "--limit", 3, "--threads", 1]
+    assert run(capsys, *common, "--log-samples", tmp_path / "s.jsonl")[0] == 0
+    lines = (tmp_path / "s.jsonl").read_text("utf-8").splitlines()
+    assert [json.loads(line)["task"] for line in lines] == ["demo_kind"] * 3 + ["demo_town"] * 3
+    assert run(capsys, *common, "-o", tmp_path / "r.json", "--log-samples", "--mutual-info")[0] == 0
+    names = sorted(p.name.split("_2")[0] for p in tmp_path.glob("samples*.jsonl"))
+    assert names == ["samples_demo_kind", "samples_demo_town"]
+    results = json.loads((tmp_path / "r.json").read_text("utf-8"))["results"]
+    assert "acc_mutual_info,none" in results["demo_town"]
+    status, out, err = run(capsys, *common, "--log-samples", tmp_path / "s.jsonl")
+    assert (status, out) == (1, "")
+    assert "exists already" in err
+
+
+def test_tasks_show_prints_one_item(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    status, out, _ = run(capsys, "tasks", "show", "demo_town", "--shots", 2, "--item", 1)
+    assert status == 0
+    assert "shots: 8\n" in out
+    assert "\n* ' " in out
+    shown = json.loads(run(capsys, "tasks", "show", "demo_town", "--shots", 2, "--item", 1, "--json")[1])
+    assert shown["prompt"] in out
+    assert shown["prompt"].count("\n") == 2
+    (tmp_path / "mine.toml").write_text(
+        '[tasks.mine]\ndata = "mine.csv"\ntemplate = "Q: {{ q }}\\nA:"\nkind = "G"\nanswers = "a"\n', "utf-8"
+    )
+    (tmp_path / "mine.csv").write_text('split,q,a\ntest,"Who, me?",you\n', "utf-8")
+    status, out, _ = run(capsys, "tasks", "show", tmp_path / "mine.toml")
+    assert status == 0
+    assert f"--- {tmp_path / 'mine.csv'}:2 ---\nQ: Who, me?\nA:\n---\n* 'you'\n" in out
 
 
 def test_score_of_a_file_equals_the_reference(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     run(capsys, "merge", "--lam", "0.7", "--type", "F16", "-o", tmp_path / "m.gguf")
     rest = ["--tasks", "demo_opposite", "--threads", 1, "--json"]
     one, two = (json.loads(run(capsys, "score", m, *rest)[1]) for m in ("demo@0.7", tmp_path / "m.gguf"))
-    assert one["tasks"] == two["tasks"]
+    assert one["pa_lite"]["tasks"] == two["pa_lite"]["tasks"]
 
 
 def test_generate(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -149,6 +181,8 @@ def broken(tiny_pair: tuple[Path, Path], tmp_path: Path) -> dict[str, Path]:
     wide = {**tiny.CONFIG, "intermediate_size": 128}
     tiny.write_checkpoint(tmp_path / "wide", tiny.weights(3, wide), config=wide)
     (tmp_path / "text.gguf").write_text("not a model", "utf-8")
+    (tmp_path / "task.toml").write_text('[tasks.t]\ndata = "rows.csv"\ntemplate = "x"\nchoices = "[a, b]"\n', "utf-8")
+    (tmp_path / "rows.csv").write_text("split,a,b\ntest,c,d\n", "utf-8")
     return {p.name: p for p in tmp_path.iterdir()} | {"base": tiny_pair[0], "instruct": tiny_pair[1]}
 
 
@@ -167,6 +201,11 @@ def broken(tiny_pair: tuple[Path, Path], tmp_path: Path) -> dict[str, Path]:
         (["merge", "--lam", "0.5", "-o", "no/such/x.gguf"], "no such folder"),
         (["score", "demo@0.5", "--tasks", "nope"], "unknown task or suite 'nope'"),
         (["score", "demo@0.5", "--tasks", "demo_town", "--shots", "99"], "99 shots asked for"),
+        (["score", "demo@0.5", "--tasks", "{task.toml}"], "rows.csv:2: has no column 'answer'"),
+        (["tasks", "show", "{task.toml}"], "rows.csv:2: has no column 'answer'"),
+        (["tasks", "show", "demo"], "demo has 8 tasks; name one: demo_town"),
+        (["tasks", "show", "demo_town", "--item", "999"], "has no item 999: there are 144"),
+        (["score", "demo@0.5", "--tasks", "demo", "--log-samples", "no/such/x"], "no such folder"),
         (["score", "demo@two", "--tasks", "demo"], "lam 'two' is no number"),
         (["score", "nope.gguf", "--tasks", "demo"], "is no model"),
         (["score", "{text.gguf}", "--tasks", "demo"], "is no GGUF file"),
@@ -299,3 +338,46 @@ def test_inspect_and_diff(capsys: pytest.CaptureFixture[str], tiny_pair: tuple[P
     assert "█" in out
     assert [line.split()[0] for line in out.splitlines() if line.startswith(" layer")] == ["layer", "layer"]
     assert json.loads(run(capsys, "diff", *tiny_pair, "--json")[1])["total"]["relative_norm"] > 0
+
+
+def test_follow_table_json_and_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    common = ["follow", "demo@1", "--set", "demo", "--limit", 14, "--threads", 1]
+    status, out, err = run(capsys, *common, "-o", tmp_path / "f.json")
+    assert (status, err) == (0, "")
+    rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.strip()}
+    assert rows["prompts"][0] == "14"
+    assert {"constraints", "word_count", "begin"} <= rows.keys()
+    status, out, _ = run(capsys, *common, "--json")
+    document = json.loads(out)
+    assert document == json.loads((tmp_path / "f.json").read_text("utf-8"))
+    assert (document["reference"], document["set"], len(document["answers"])) == ("demo@1", "demo", 14)
+    assert document["prompts"]["n"] == 14
+    assert rows["prompts"][1] == f"{100 * document['prompts']['strict']['value']:.1f}"
+    assert document["constraints"]["n"] == sum(r["n"] for r in document["by_constraint"].values())
+    assert run(capsys, *common, "-o", tmp_path / "f.json")[0] == 1
+
+
+def test_follow_the_public_set_with_a_small_model(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = run(capsys, "follow", "demo@1", "--limit", 5, "--threads", 1, "--max-tokens", 24)
+    assert (status, err) == (0, "")
+    assert "constraints" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--set", "publik"], "unknown set 'publik': neither a file that exists nor one of ours. Did you mean public?"),
+        (["--set", "demo", "--seed", "3"], "a seed makes new prompts of the public set; 'demo' has its own."),
+        (["--set", "ifeval:no.jsonl"], "no.jsonl: cannot be read: No such file or directory."),
+        (["-o", "no/f.json"], "no: there is no such folder to write f.json to."),
+        (
+            ["--limit", "2", "--max-tokens", "100000"],
+            "prompt 1 has",
+        ),
+    ],
+)
+def test_follow_refuses(capsys: pytest.CaptureFixture[str], words: list[str], told: str) -> None:
+    status, out, err = run(capsys, "follow", "demo@1", *words)
+    assert (status, out) == (1, "")
+    assert err.startswith(f"error: {told}")
+    assert err.count("\n") == 1

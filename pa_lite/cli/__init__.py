@@ -33,7 +33,7 @@ def cli(debug: bool) -> None:
 
 for _command in (
     merge.merge, checkpoints.inspect, checkpoints.diff, pairs.pairs, tasks.score, tasks.tasks, follow.generate,
-    study.demo, doctor.doctor,
+    follow.follow, study.sweep, study.search, study.report, study.demo, doctor.doctor,
 ):  # fmt: skip
     cli.add_command(_command)
 

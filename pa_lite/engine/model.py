@@ -45,14 +45,19 @@ class EngineOptions:
 class Model:
     """A GGUF model in llama.cpp's memory. A context manager; contexts made from it must be closed before it is."""
 
-    def __init__(self, path: Path, options: EngineOptions | None = None) -> None:
-        """Load a file. Raises CheckpointError for one that is no whole model, EngineError when llama.cpp refuses it."""
+    def __init__(self, path: Path, options: EngineOptions | None = None, rewritable: bool = False) -> None:
+        """Load a file. Raises CheckpointError for one that is no whole model, EngineError when llama.cpp refuses it.
+
+        A `rewritable` model's weights are the file's own bytes, mapped and not repacked: who writes other weights into
+        the file changes the model.
+        """
         self.path, self.options = path, options or EngineOptions()
         _check_options(self.options)
         self.header = read_gguf_header(path)
         check_loadable(self.header)
         self.lib = llama()
         self._model: Any = None
+        self._rewritable = rewritable
         self._n_contexts = 0
         self.gpu_layers = 0
         self._load()
@@ -80,6 +85,8 @@ class Model:
         self.close()
         params = self.lib.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
+        if self._rewritable:
+            params.load_mode, params.use_extra_bufts = self.lib.LLAMA_LOAD_MODE_MMAP, False
         fresh_words()
         with uninterrupted() as is_due:  # llama.cpp swallows what its callbacks raise
             progress = self.lib.llama_progress_callback(lambda _done, _data: not is_due())
@@ -101,6 +108,11 @@ class Model:
         if self._model:
             self.lib.llama_model_free(self._model)
             self._model = None
+
+    @property
+    def is_offloaded(self) -> bool:
+        """Whether weights lie on a GPU, copied out of the file."""
+        return self.gpu_layers != 0 and bool(self.lib.llama_supports_gpu_offload())
 
     @property
     def name(self) -> str:

@@ -98,6 +98,11 @@ class MergePlan:
         return sum(t.n_values for t in self.tensors)
 
     @property
+    def layout(self) -> dict[str, tuple[TensorType, tuple[int, ...]]]:
+        """Type and shape of each tensor of a result, in its order."""
+        return {t.name: (t.type, t.shape) for t in self.tensors}
+
+    @property
     def data_bytes(self) -> int:
         """Bytes of tensor data in one result, without header and padding."""
         return sum(t.nbytes for t in self.tensors)
