@@ -1,0 +1,167 @@
+"""Win rates from annotations in AlpacaEval's form, its formulas: weighted, discrete, and length-controlled."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pa_lite.errors import InputError
+from pa_lite.follow.alpaca import LengthData
+from pa_lite.follow.length_control import LengthControlled, length_controlled, standardised_delta
+from pa_lite.follow.records import read_records, same_name, text_of
+from pa_lite.statistics import standard_error
+
+FULL, MINIMAL, BY_DEFINITION = "length_controlled_v1", "length_controlled_minimal", "by definition"
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """An annotated pair: `preference` from 1 (output 1, the reference's, wins) to 2 (the model's); None: not judged."""
+
+    instruction: str
+    output_1: str
+    output_2: str
+    preference: float | None
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """A file of judgements of one model (generator 2) against one reference (generator 1) by one annotator."""
+
+    model: str
+    reference: str
+    annotator: str
+    judgements: tuple[Judgement, ...]
+
+
+@dataclass(frozen=True)
+class WinRate:
+    """Rates and their standard errors in percent, under the names of AlpacaEval's leaderboard.
+
+    `n_total` counts judged pairs, `n_unjudged` those without a preference, which nothing here counts. Lengths are mean
+    characters of every output. `length_controlled_form` is alpaca_eval's name of the form used, and the note says why
+    it was not the full one, or why there is none.
+    """
+
+    model: str
+    reference: str
+    annotator: str
+    win_rate: float
+    standard_error: float
+    n_wins: int
+    n_wins_base: int
+    n_draws: int
+    n_total: int
+    n_unjudged: int
+    discrete_win_rate: float
+    discrete_standard_error: float
+    avg_length: float
+    avg_length_reference: float
+    length_controlled: LengthControlled | None
+    length_controlled_form: str | None
+    length_controlled_note: str | None
+
+
+def read_annotations(path: Path) -> Annotations:
+    """Read an annotations file. A preference of 0 is a draw, as old files of AlpacaEval have it.
+
+    Raises InputError, naming file and entry, for an entry without texts or preference, for a preference out of range,
+    several models in one file, or a file without a single preference.
+    """
+    rows = read_records(path)
+    judgements = []
+    for number, row in enumerate(rows, 1):
+        where = f"{path}: entry {number}"
+        if "preference" not in row:
+            raise InputError(f"{where} has no 'preference': is this a file of annotations?")
+        texts = [
+            text_of(row, key, where, empty=key != "instruction") for key in ("instruction", "output_1", "output_2")
+        ]
+        judgements.append(Judgement(texts[0], texts[1], texts[2], _preference(row["preference"], where)))
+    if all(j.preference is None for j in judgements):
+        raise InputError(f"{path}: none of its {len(rows)} entries has a preference.")
+    return Annotations(
+        same_name(rows, "generator_2", path),
+        same_name(rows, "generator_1", path),
+        same_name(rows, "annotator", path, "unknown"),
+        tuple(judgements),
+    )
+
+
+def _preference(value: object, where: str) -> float | None:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InputError(f"{where}: its preference is {value!r}, not a number.")
+    if value == 0:
+        return 1.5
+    if not 1 <= value <= 2:
+        raise InputError(f"{where}: its preference is {value}, outside [1, 2].")
+    return float(value)
+
+
+def discrete(preference: float) -> float:
+    """1 where the model wins, 0 where the reference does, 1/2 for a draw."""
+    return 0.5 if preference == 1.5 else float(preference > 1.5)
+
+
+def win_rate(annotations: Annotations, data: LengthData | None = None, note: str | None = None) -> WinRate:
+    """Every figure of a file of annotations; `data` allows the full length-controlled form, `note` says why it is None.
+
+    Source: alpaca_eval, `get_winrate` and `get_length_controlled_winrate`; win rates are means of preference - 1.
+    """
+    every = annotations.judgements
+    given = [j.preference for j in every if j.preference is not None]
+    weighted, plain = [p - 1 for p in given], [discrete(p) for p in given]
+    lengths_1, lengths_2 = [len(j.output_1) for j in every], [len(j.output_2) for j in every]
+    control, form, note = _control(annotations, lengths_1, lengths_2, data, note)
+    return WinRate(
+        model=annotations.model,
+        reference=annotations.reference,
+        annotator=annotations.annotator,
+        win_rate=100 * float(np.mean(weighted)),
+        standard_error=100 * standard_error(weighted),
+        n_wins=plain.count(1.0),
+        n_wins_base=plain.count(0.0),
+        n_draws=plain.count(0.5),
+        n_total=len(given),
+        n_unjudged=len(every) - len(given),
+        discrete_win_rate=100 * float(np.mean(plain)),
+        discrete_standard_error=100 * standard_error(plain),
+        avg_length=float(np.mean(lengths_2)),
+        avg_length_reference=float(np.mean(lengths_1)),
+        length_controlled=control,
+        length_controlled_form=form,
+        length_controlled_note=note,
+    )
+
+
+def _control(
+    annotations: Annotations,
+    lengths_1: Sequence[int],
+    lengths_2: Sequence[int],
+    data: LengthData | None,
+    note: str | None,
+) -> tuple[LengthControlled | None, str | None, str | None]:
+    """The length-controlled win rate, its form, and why it is not the full form."""
+    if annotations.model == annotations.reference:
+        return LengthControlled(50.0, 0.0, 0.0, {}), BY_DEFINITION, "the model is the reference itself"
+    every = annotations.judgements
+    preference = np.array([math.nan if j.preference is None else j.preference - 1 for j in every])
+    delta = standardised_delta(lengths_1, lengths_2)
+    difficulty = None
+    if data is not None:
+        known = [data.difficulty.get(j.instruction) for j in every]
+        if None in known:
+            note = f"{known.count(None)} of {len(known)} instructions are not AlpacaEval's"
+        else:
+            difficulty, note = np.array(known, np.float64), None
+    gamed = None if difficulty is None or data is None else data.gamed
+    control = length_controlled(preference, delta, difficulty, gamed)
+    if control is None:
+        return None, None, "too few preferences to fit"
+    return control, MINIMAL if difficulty is None else FULL, note
