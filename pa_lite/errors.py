@@ -18,6 +18,14 @@ class CheckpointError(PaLiteError):
     """A checkpoint is incomplete, broken, or of a kind that pa-lite does not know."""
 
 
+class HubError(CheckpointError):
+    """The Hub does not give a file or model; `is_passing` where it may later: out of reach, busy, out of order."""
+
+    def __init__(self, message: str, is_passing: bool = False) -> None:
+        super().__init__(message)
+        self.is_passing = is_passing
+
+
 class MismatchError(PaLiteError):
     """Base and instruct cannot be interpolated with each other; `details` holds every mismatch found, a line each."""
 

@@ -111,17 +111,24 @@ def _check_layout(path: Path, size: int, start: int, tensors: dict[str, StoredTe
         )
 
 
-def _shard_names(folder: Path) -> Iterator[str]:
+def shard_names(index: Path) -> list[str]:
+    """The files that an index names, plain names all. Raises CheckpointError for a broken index."""
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
+        raise CheckpointError(f"{index}: has no weight_map from tensor names to file names.")
+    names = sorted(set(weight_map.values()))
+    for name in names:
+        if not re.fullmatch(r"[^/\\:\0]+\.safetensors", name) or name.startswith("."):
+            raise CheckpointError(f"{index}: names the shard {name!r}, which is no plain file name.")
+    return names
+
+
+def _shards(folder: Path) -> Iterator[str]:
     """The weight files of a folder: those that the index names, else every `model*.safetensors`."""
     if not (folder / _INDEX).exists():
         yield from sorted(p.name for p in folder.glob("model*.safetensors"))
         return
-    weight_map = read_json(folder / _INDEX).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
-        raise CheckpointError(f"{folder / _INDEX}: has no weight_map from tensor names to file names.")
-    for name in sorted(set(weight_map.values())):
-        if not re.fullmatch(r"[^/\\:\0]+\.safetensors", name) or name.startswith("."):
-            raise CheckpointError(f"{folder / _INDEX}: names the shard {name!r}, which is no plain file name.")
+    for name in shard_names(folder / _INDEX):
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder}: shard {name} is missing, which {_INDEX} names. Fetch it again.")
         yield name
@@ -130,7 +137,7 @@ def _shard_names(folder: Path) -> Iterator[str]:
 def read_folder(folder: Path) -> dict[str, StoredTensor]:
     """All tensors of a checkpoint folder. Raises CheckpointError: no weights, a missing shard, a doubled tensor."""
     tensors: dict[str, StoredTensor] = {}
-    for name in _shard_names(folder):
+    for name in _shards(folder):
         for tensor in read_header(folder / name).values():
             if tensor.name in tensors:
                 raise CheckpointError(

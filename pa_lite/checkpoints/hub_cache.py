@@ -1,0 +1,150 @@
+"""The Hub's cache on this machine, in huggingface_hub's own layout, so that every program shares what was fetched.
+
+`blobs/TAG` holds contents, `snapshots/COMMIT/NAME` links to them, `refs/REVISION` names the commit last seen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pa_lite.checkpoints.hub_http import FileFacts, RemoteContent, Subject
+from pa_lite.errors import HubError
+from pa_lite.files import check_space, write_errors
+
+_log = logging.getLogger(__name__)
+_PIECE = 1 << 20
+
+
+def cache_folder() -> Path:
+    """HF_HUB_CACHE, else `hub` in HF_HOME, else in the user's cache, as huggingface_hub has it; read at each call."""
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        if os.environ.get(name):
+            return Path(os.path.expandvars(os.environ[name])).expanduser()
+    home = os.environ.get("HF_HOME")
+    if not home:
+        home = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache"), "huggingface")
+    return Path(os.path.expandvars(home)).expanduser() / "hub"
+
+
+@dataclass(frozen=True)
+class RepoCache:
+    """One repository's part of the cache."""
+
+    repo: str
+    kind: str = "model"
+
+    @property
+    def _name(self) -> str:
+        return f"{self.kind}s--" + self.repo.replace("/", "--")
+
+    @property
+    def folder(self) -> Path:
+        return cache_folder() / self._name
+
+    def snapshot(self, commit: str) -> Path:
+        """The folder with a commit's files, whether it is there or not."""
+        return self.folder / "snapshots" / commit
+
+    def commit_of(self, revision: str | None) -> str | None:
+        """The commit that a revision stood for when it was last seen; None if it never was."""
+        revision = revision or "main"
+        if re.fullmatch(r"[0-9a-f]{40}", revision):
+            return revision if self.snapshot(revision).is_dir() else None
+        try:
+            commit = (self.folder / "refs" / revision).read_text("utf-8").strip()
+        except (OSError, UnicodeDecodeError):
+            return None
+        return commit if re.fullmatch(r"[0-9a-f]{40}", commit) else None
+
+    def remember(self, revision: str | None, commit: str) -> None:
+        """Note what a branch or tag stands for. A cache that cannot be written stays as it is."""
+        revision = revision or "main"
+        if revision == commit:
+            return
+        path = self.folder / "refs" / revision
+        try:
+            if not path.is_file() or path.read_text("utf-8") != commit:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(commit, "utf-8")
+        except OSError as e:
+            _log.debug("%s: %s", path, e)
+
+    def add(self, subject: Subject, facts: FileFacts, progress: Callable[[int], None] | None = None) -> Path:
+        """Bring a file into the cache, unless it is there, and return its place in the commit's snapshot.
+
+        A download that broke off earlier is gone on with. `progress` gets the number of bytes each piece brings. Raises
+        HubError when the file cannot be had or is not what the Hub describes, OutputError when there is no room.
+        """
+        from huggingface_hub.utils import WeakFileLock
+
+        assert subject.file is not None
+        place = self.snapshot(facts.commit) / Path(*subject.file.split("/"))
+        if place.exists():
+            if progress is not None:
+                progress(facts.size)
+            return place
+        blob = self.folder / "blobs" / facts.etag
+        lock = cache_folder() / ".locks" / self._name / f"{facts.etag}.lock"
+        with write_errors(self.folder):
+            for folder in (blob.parent, place.parent, lock.parent):
+                folder.mkdir(parents=True, exist_ok=True)
+            with WeakFileLock(lock):
+                if not blob.exists():
+                    _download(subject, facts, blob, progress or (lambda n: None))
+                elif progress is not None:
+                    progress(facts.size)
+                _link(blob, place)
+        return place
+
+
+def _link(blob: Path, place: Path) -> None:
+    """Let the snapshot's name stand for the blob: a relative link, or the file itself where links are not allowed."""
+    if place.exists():
+        return
+    place.unlink(missing_ok=True)  # a link to a blob that was removed
+    try:
+        place.symlink_to(os.path.relpath(blob, place.parent))
+    except OSError:
+        shutil.copyfile(blob, place)
+
+
+def _download(subject: Subject, facts: FileFacts, blob: Path, progress: Callable[[int], None]) -> None:
+    """Fetch a content to its blob, going on with what an earlier try left, and check its hash before it counts."""
+    partial = blob.with_name(f"{blob.name}.pa-lite.incomplete")
+    if partial.exists() and partial.stat().st_size > facts.size:
+        partial.unlink()
+    held = partial.stat().st_size if partial.exists() else 0
+    check_space(blob.parent, facts.size - held)
+    digest = _digest(facts)
+    with partial.open("a+b") as f:
+        f.seek(0)
+        while piece := f.read(_PIECE):
+            digest.update(piece)
+        progress(held)
+        for piece in RemoteContent(subject, facts).pieces(held, facts.size):
+            f.write(piece)
+            digest.update(piece)
+            progress(len(piece))
+        f.flush()
+        os.fsync(f.fileno())
+    if len(facts.etag) in (40, 64) and digest.hexdigest() != facts.etag:
+        partial.unlink()
+        raise HubError(
+            f"{subject}: {subject.file} arrived damaged: its hash is not {facts.etag}. None of it was kept; try again."
+        )
+    partial.replace(blob)
+
+
+def _digest(facts: FileFacts) -> Any:
+    """What a content's tag is made by: SHA-256 for large files, git's blob id for others."""
+    if len(facts.etag) == 40:
+        return hashlib.sha1(b"blob %d\0" % facts.size, usedforsecurity=False)
+    return hashlib.sha256()

@@ -1,0 +1,345 @@
+"""A Hub on loopback: real HTTP, the API that huggingface_hub speaks, a storage host of its own, and faults on demand.
+
+Large files (LFS) redirect from the Hub's port to the storage's, as on the public Hub; others are served by the Hub.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+LARGE = (".safetensors", ".gguf", ".parquet", ".bin", ".model")
+TOKEN = "hf_good"  # reads gated and private repositories
+STRANGER = "hf_stranger"  # valid, but the licence was not accepted
+_PAGE = 50  # entries in one page of a tree
+
+
+@dataclass
+class Repo:
+    """A repository: its commits' files, and the branches and tags that name them."""
+
+    name: str
+    kind: str
+    commits: dict[str, dict[str, bytes]]
+    refs: dict[str, str]
+    is_gated: bool = False
+    is_private: bool = False
+
+    def commit(self, files: Mapping[str, bytes], branch: str = "main") -> str:
+        """Add a commit with exactly these files and let the branch name it."""
+        text = json.dumps([self.name, len(self.commits), sorted((n, _sha256(b)) for n, b in files.items())])
+        sha = hashlib.sha1(text.encode()).hexdigest()
+        self.commits[sha] = dict(files)
+        self.refs[branch] = sha
+        return sha
+
+
+@dataclass
+class Fault:
+    """What goes wrong with the next `times` requests that fit: `path` is searched in "METHOD HOST path".
+
+    kind: `status` answers with `status` (and `retry_after`); `drop` hangs up without an answer; `cut` sends `after`
+    bytes of the body and hangs up; `short` sends a correct answer of only `after` bytes; `etag` gives another ETag,
+    `content` other bytes under the same ETag, `size` another total, `whole` ignores Range.
+    """
+
+    kind: str
+    path: str = "GET storage"
+    times: int = 1
+    skip: int = 0
+    status: int = 503
+    retry_after: str | None = None
+    after: int = 1000
+
+
+@dataclass
+class Request:
+    """What was asked: method, `hub` or `storage`, path, and header fields."""
+
+    method: str
+    host: str
+    path: str
+    headers: dict[str, str]
+
+
+@dataclass
+class HubServer:
+    """The running server; add repositories and faults at any time."""
+
+    endpoint: str = ""
+    storage: str = ""
+    repos: dict[tuple[str, str], Repo] = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
+    blobs: dict[str, bytes] = field(default_factory=dict)
+    expired: set[str] = field(default_factory=set)
+    signature: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(
+        self, name: str, files: Mapping[str, bytes] | Path, kind: str = "model", gated: bool = False,
+        private: bool = False,
+    ) -> Repo:  # fmt: skip
+        """Publish a folder or a mapping of names to contents as the first commit of a new repository."""
+        if isinstance(files, Path):
+            files = {p.relative_to(files).as_posix(): p.read_bytes() for p in files.rglob("*") if p.is_file()}
+        repo = Repo(name, kind, {}, {}, gated, private)
+        repo.commit({".gitattributes": b"* text=auto\n", **files})
+        self.repos[kind, name] = repo
+        return repo
+
+    def fail(self, kind: str, path: str = "GET storage", **settings: Any) -> Fault:
+        """Let the next requests that fit go wrong."""
+        fault = Fault(kind, path, **settings)
+        self.faults.append(fault)
+        return fault
+
+    def expire_links(self) -> None:
+        """Storage links given so far stop working, as signed links do in time."""
+        with self.lock:
+            self.signature += 1
+
+    def asked(self, pattern: str) -> list[Request]:
+        """The requests so far whose "METHOD HOST path" the pattern is found in."""
+        return [r for r in self.requests if re.search(pattern, f"{r.method} {r.host} {r.path}")]
+
+    def _fault_for(self, what: str) -> Fault | None:
+        with self.lock:
+            for fault in self.faults:
+                if fault.times > 0 and re.search(fault.path, what):
+                    if fault.skip > 0:
+                        fault.skip -= 1
+                        continue
+                    fault.times -= 1
+                    return fault
+        return None
+
+
+@contextlib.contextmanager
+def running_hub() -> Iterator[HubServer]:
+    """A Hub on two free ports of 127.0.0.1 for as long as the block runs."""
+    state = HubServer()
+    servers = []
+    for host in ("hub", "storage"):
+        handler = type("Handler", (_Handler,), {"state": state, "host": host})
+        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        servers.append(server)
+    state.endpoint, state.storage = (f"http://127.0.0.1:{s.server_address[1]}" for s in servers)
+    try:
+        yield state
+    finally:
+        for server in servers:
+            server.shutdown()
+            server.server_close()
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _blob_id(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+class _Refusal(Exception):  # noqa: N818 - an answer
+    def __init__(self, status: int, code: str = "", message: str = "") -> None:
+        self.status, self.code, self.message = status, code, message
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    state: HubServer
+    host: str
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def do_POST(self) -> None:
+        self._answer()
+
+    def _answer(self) -> None:
+        length = int(self.headers.get("Content-Length") or 0)
+        self.posted = self.rfile.read(length)
+        parts = urlsplit(self.path)
+        request = Request(self.command, self.host, unquote(parts.path), dict(self.headers.items()))
+        self.state.requests.append(request)
+        self.fault = self.state._fault_for(f"{request.method} {request.host} {request.path}")
+        if self.fault is not None and self.fault.kind == "drop":
+            self.close_connection = True
+            self.connection.close()
+            return
+        if self.fault is not None and self.fault.kind == "status":
+            extra = {"Retry-After": self.fault.retry_after} if self.fault.retry_after is not None else {}
+            self._send(self.fault.status, b"out of order", extra)
+            return
+        try:
+            (self._storage if self.host == "storage" else self._hub)(request.path, parse_qs(parts.query))
+        except _Refusal as e:
+            extra = {"X-Error-Code": e.code} if e.code else {}
+            self._send(e.status, e.message.encode(), {**extra, "X-Error-Message": e.message})
+        except (BrokenPipeError, ConnectionResetError):
+            self.close_connection = True
+
+    def _hub(self, path: str, query: dict[str, list[str]]) -> None:
+        name = r"(?P<repo>[^/]+/[^/]+)"
+        if found := re.fullmatch(rf"/api/(?P<kind>model|dataset)s/{name}/tree/(?P<rev>[^/]+)(/(?P<sub>.*))?", path):
+            self._tree(self._repo(found), found["rev"], found["sub"] or "", query)
+        elif found := re.fullmatch(rf"/api/(?P<kind>model|dataset)s/{name}/paths-info/(?P<rev>[^/]+)", path):
+            repo = self._repo(found)
+            asked = json.loads(self.posted)["paths"]
+            files = self._files(repo, found["rev"])[1]
+            self._json([self._entry(n, files[n]) for n in asked if n in files])
+        elif found := re.fullmatch(rf"/api/(?P<kind>model|dataset)s/{name}(/revision/(?P<rev>.+))?", path):
+            self._info(self._repo(found), found["rev"] or "main", query)
+        elif found := re.fullmatch(rf"/((?P<kind>dataset)s/)?{name}/resolve/(?P<rev>[^/]+)/(?P<file>.+)", path):
+            self._resolve(self._repo(found), found["rev"], found["file"])
+        else:
+            raise _Refusal(404, "", "Not Found")
+
+    def _repo(self, found: re.Match[str]) -> Repo:
+        repo = self.state.repos.get((found["kind"] or "model", found["repo"]))
+        if repo is None or (repo.is_private and self._token() != TOKEN):
+            raise _Refusal(404 if self._token() else 401, "RepoNotFound", "Repository not found")
+        return repo
+
+    def _token(self) -> str:
+        return self.headers.get("Authorization", "").removeprefix("Bearer ")
+
+    def _files(self, repo: Repo, revision: str) -> tuple[str, dict[str, bytes]]:
+        commit = repo.refs.get(revision, revision)
+        if commit not in repo.commits:
+            raise _Refusal(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+        return commit, repo.commits[commit]
+
+    def _entry(self, name: str, content: bytes) -> dict[str, Any]:
+        entry: dict[str, Any] = {"type": "file", "oid": _blob_id(content), "size": len(content), "path": name}
+        if name.endswith(LARGE):
+            entry["lfs"] = {"oid": _sha256(content), "size": len(content), "pointerSize": 134}
+        return entry
+
+    def _info(self, repo: Repo, revision: str, query: dict[str, list[str]]) -> None:
+        commit, files = self._files(repo, revision)
+        siblings = []
+        for name, content in sorted(files.items()):
+            sibling: dict[str, Any] = {"rfilename": name}
+            if "blobs" in query:
+                entry = self._entry(name, content)
+                sibling |= {"size": entry["size"], "blobId": entry["oid"]}
+                if "lfs" in entry:
+                    sibling["lfs"] = {"sha256": entry["lfs"]["oid"], "size": entry["size"], "pointerSize": 134}
+            siblings.append(sibling)
+        self._json({
+            "_id": "0", "id": repo.name, "modelId": repo.name, "author": repo.name.split("/")[0], "sha": commit,
+            "private": repo.is_private, "gated": "manual" if repo.is_gated else False, "disabled": False, "tags": [],
+            "downloads": 0, "likes": 0, "siblings": siblings, "lastModified": "2024-01-01T00:00:00.000Z",
+            "createdAt": "2024-01-01T00:00:00.000Z",
+        })  # fmt: skip
+
+    def _tree(self, repo: Repo, revision: str, below: str, query: dict[str, list[str]]) -> None:
+        _, files = self._files(repo, revision)
+        prefix = f"{below}/" if below else ""
+        is_deep = query.get("recursive", ["false"])[0].lower() in ("true", "1")
+        entries: dict[str, dict[str, Any]] = {}
+        for name, content in sorted(files.items()):
+            if not name.startswith(prefix):
+                continue
+            folders = name[len(prefix) :].split("/")[:-1]
+            for i in range(len(folders) if is_deep else min(1, len(folders))):
+                path = prefix + "/".join(folders[: i + 1])
+                entries[path] = {"type": "directory", "oid": "0" * 40, "size": 0, "path": path}
+            if is_deep or not folders:
+                entries[name] = self._entry(name, content)
+        if below and not entries:
+            raise _Refusal(404, "EntryNotFound", f"{below} does not exist")
+        start = int(query.get("cursor", ["0"])[0])
+        extra = {}
+        if start + _PAGE < len(entries):
+            rest = "&".join(f"{k}={v[0]}" for k, v in query.items() if k != "cursor")
+            url = f"{self.state.endpoint}{urlsplit(self.path).path}?{rest}&cursor={start + _PAGE}"
+            extra["Link"] = f'<{url}>; rel="next"'
+        self._json(list(entries.values())[start : start + _PAGE], extra)
+
+    def _resolve(self, repo: Repo, revision: str, name: str) -> None:
+        if repo.is_gated and self._token() != TOKEN:
+            told = f"Access to model {repo.name} is restricted."
+            raise _Refusal(403 if self._token() else 401, "GatedRepo", told)
+        commit, files = self._files(repo, revision)
+        if name not in files:
+            raise _Refusal(404, "EntryNotFound", "Entry not found")
+        content = files[name]
+        extra = {"X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
+        if not name.endswith(LARGE):
+            self._content(content, _blob_id(content), extra)
+            return
+        tag = _sha256(content)
+        self.state.blobs[tag] = content
+        extra |= {"X-Linked-Etag": f'"{tag}"', "X-Linked-Size": str(len(content)), "ETag": f'"{_blob_id(content)}"'}
+        extra["Location"] = f"{self.state.storage}/{tag}?signature={self.state.signature}"
+        self._send(302, b"", extra)
+
+    def _storage(self, path: str, query: dict[str, list[str]]) -> None:
+        if query.get("signature") != [str(self.state.signature)]:
+            raise _Refusal(403, "", "Request has expired")
+        content = self.state.blobs.get(path[1:])
+        if content is None:
+            raise _Refusal(404, "", "no such object")
+        self._content(content, hashlib.md5(content).hexdigest(), {})
+
+    def _content(self, content: bytes, tag: str, extra: dict[str, str]) -> None:
+        """A file's bytes, whole or the Range asked for, as the fault will have them."""
+        kind = self.fault.kind if self.fault is not None else ""
+        if kind == "etag":
+            tag = tag[::-1]
+        if kind in ("etag", "content"):
+            content = bytes(b ^ 0x55 for b in content)
+        if kind == "size":
+            content += b"more"
+        extra = {**extra, "ETag": f'"{tag}"', "Accept-Ranges": "bytes"}
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if asked is None or kind == "whole":
+            self._send(200, content, extra)
+            return
+        start, stop = int(asked[1]), min(len(content), int(asked[2] or len(content)) + 1)
+        if start >= len(content):
+            self._send(416, b"", {**extra, "Content-Range": f"bytes */{len(content)}"})
+            return
+        if kind == "short":
+            assert self.fault is not None
+            stop = min(stop, start + self.fault.after)
+        extra["Content-Range"] = f"bytes {start}-{stop - 1}/{len(content)}"
+        self._send(206, content[start:stop], extra)
+
+    def _json(self, document: Any, extra: Mapping[str, str] | None = None) -> None:
+        self._send(200, json.dumps(document).encode(), {"Content-Type": "application/json", **(extra or {})})
+
+    def _send(self, status: int, body: bytes, extra: Mapping[str, str]) -> None:
+        self.send_response(status)
+        for key, value in extra.items():
+            self.send_header(key, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        if self.fault is not None and self.fault.kind == "cut":
+            self.wfile.write(body[: self.fault.after])
+            self.wfile.flush()
+            self.close_connection = True
+            return
+        self.wfile.write(body)
