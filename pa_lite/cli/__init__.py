@@ -33,7 +33,7 @@ def cli(debug: bool) -> None:
 
 for _command in (
     merge.merge, checkpoints.inspect, checkpoints.diff, checkpoints.pairs, tasks.score, tasks.tasks, follow.generate,
-    study.demo,
+    follow.judge, follow.winrate, study.demo,
 ):  # fmt: skip
     cli.add_command(_command)
 

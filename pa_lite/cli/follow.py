@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 import pa_lite
-from pa_lite.cli.options import FORCE, GPU, KIND, OUTPUT, THREADS
-from pa_lite.cli.terminal import bar
+from pa_lite.cli.options import FORCE, GPU, JSON, KIND, OUTPUT, THREADS
+from pa_lite.cli.terminal import bar, show_json, show_table
+
+if TYPE_CHECKING:
+    from pa_lite.follow.winrate import WinRate
 
 
 @click.command()
@@ -50,3 +55,51 @@ def generate(
         click.echo(str(output))
     else:
         click.echo(to_json(outputs), nl=False)
+
+
+@click.command()
+@click.argument("annotations", type=click.Path(path_type=Path))
+@click.option(
+    "--length-control",
+    type=click.Choice(["auto", "full", "minimal"]),
+    default="auto",
+    show_default=True,
+    help="full: with AlpacaEval's instruction difficulties; minimal: without; auto: full where they can be had.",
+)
+@click.option(
+    "--alpaca-data",
+    type=click.Path(path_type=Path),
+    help="Folder with alpaca_eval.json and df_gamed.csv; by default they come from the Hub.",
+)
+@JSON
+def winrate(annotations: Path, length_control: str, alpaca_data: Path | None, as_json: bool) -> None:
+    """Win rate, its standard error and the length-controlled win rate of ANNOTATIONS, as AlpacaEval counts them.
+
+    \b
+    pa-lite winrate annotations.json
+    """
+    from pa_lite.follow.winrate import find_length_data, read_annotations, win_rate
+
+    read = read_annotations(annotations)
+    result = win_rate(read, *find_length_data(read, length_control, alpaca_data))
+    if as_json:
+        show_json(asdict(result))
+    else:
+        show_win_rate(result)
+
+
+def show_win_rate(result: WinRate) -> None:
+    rows = [
+        ["win rate", f"{result.win_rate:.2f}", f"{result.standard_error:.2f}"],
+        ["discrete win rate", f"{result.discrete_win_rate:.2f}", f"{result.discrete_standard_error:.2f}"],
+    ]
+    control = result.length_controlled
+    if control is not None:
+        rows.append(["length-controlled win rate", f"{control.value:.2f}", f"{control.fit_stderr:.2f}"])
+    click.echo(f"{result.model} against {result.reference}, judged by {result.annotator}")
+    show_table(["", "%", "s.e."], rows)
+    unjudged = f", {result.n_unjudged} not judged" if result.n_unjudged else ""
+    click.echo(f"{result.n_wins} wins, {result.n_wins_base} losses, {result.n_draws} draws of {result.n_total}{unjudged}.")
+    click.echo(f"Average length: {result.avg_length:.0f} characters; the reference's: {result.avg_length_reference:.0f}.")
+    note = f" ({result.length_controlled_note})" if result.length_controlled_note else ""
+    click.echo(f"Length control: {result.length_controlled_form or 'none'}{note}.")

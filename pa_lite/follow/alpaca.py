@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from pa_lite.follow.records import read_records, text_of
 REPOSITORY = "tatsu-lab/alpaca_eval"
 INSTRUCTIONS_FILE = "alpaca_eval.json"
 GAMED_FILE = "df_gamed.csv"
+DATASETS = frozenset({"helpful_base", "koala", "oasst", "selfinstruct", "vicuna"})  # that its instructions are from
 _COLUMNS = ("index", "preference", "std_delta_len", "instruction_difficulty")
 
 
@@ -52,14 +52,14 @@ def load_alpaca_eval(source: str | Path | None = None) -> list[Prompt]:
     ]
 
 
-def load_length_data(folder: Path | None = None, get: Callable[[str], Path] = fetch) -> LengthData:
+def load_length_data(folder: Path | None = None) -> LengthData:
     """Difficulties and baselines from `alpaca_eval.json` and `df_gamed.csv` in a folder, or else got from the Hub.
 
     The difficulty of an instruction is that of its place in the set, as alpaca_eval has it; alpaca_eval takes the row
     of the annotations for that place, which differs where rows are missing. Raises InputError for files that are
     wrong, and what the Hub raises.
     """
-    find = get if folder is None else folder.joinpath
+    find = fetch if folder is None else folder.joinpath
     instructions = [p.instruction for p in load_alpaca_eval(find(INSTRUCTIONS_FILE))]
     path = find(GAMED_FILE)
     difficulty: dict[int, float] = {}

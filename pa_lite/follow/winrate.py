@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from pa_lite.errors import InputError
-from pa_lite.follow.alpaca import LengthData
-from pa_lite.follow.length_control import LengthControlled, length_controlled, standardised_delta
+from pa_lite.errors import HubError, InputError
+from pa_lite.follow.alpaca import DATASETS, LengthData, load_length_data
+from pa_lite.follow.length_control import (
+    FOLDS,
+    FloatArray,
+    LengthControlled,
+    length_controlled,
+    standardised_delta,
+)
 from pa_lite.follow.records import read_records, same_name, text_of
 from pa_lite.statistics import standard_error
 
@@ -30,12 +35,16 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Annotations:
-    """A file of judgements of one model (generator 2) against one reference (generator 1) by one annotator."""
+    """A file of judgements of one model (generator 2) against one reference (generator 1) by one annotator.
+
+    `datasets` are the names under `dataset`, where entries have one.
+    """
 
     model: str
     reference: str
     annotator: str
     judgements: tuple[Judgement, ...]
+    datasets: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -89,6 +98,7 @@ def read_annotations(path: Path) -> Annotations:
         same_name(rows, "generator_1", path),
         same_name(rows, "annotator", path, "unknown"),
         tuple(judgements),
+        frozenset(str(row["dataset"]) for row in rows if "dataset" in row),
     )
 
 
@@ -109,8 +119,36 @@ def discrete(preference: float) -> float:
     return 0.5 if preference == 1.5 else float(preference > 1.5)
 
 
+def find_length_data(
+    annotations: Annotations, form: str = "auto", folder: Path | None = None
+) -> tuple[LengthData | None, str | None]:
+    """What the full length-controlled form needs, or None and why the minimal one must do.
+
+    `form` is `full`, `minimal`, or `auto`: full where the instructions are AlpacaEval's and its data can be had, from
+    `folder` or else the Hub, which is only asked for annotations of AlpacaEval's data sets. Raises InputError for
+    files that are wrong, and for `full` also when it cannot be: HubError, or InputError for other instructions.
+    """
+    if form == "minimal":
+        return None, "as asked for"
+    if form == "auto" and folder is None and not annotations.datasets & DATASETS:
+        return None, "the annotations are not of AlpacaEval's data sets"
+    try:
+        data = load_length_data(folder)
+    except HubError as e:
+        if form == "full":
+            raise
+        return None, str(e)
+    strange = sum(j.instruction not in data.difficulty for j in annotations.judgements)
+    if not strange:
+        return data, None
+    note = f"{strange} of {len(annotations.judgements)} instructions are not AlpacaEval's"
+    if form == "full":
+        raise InputError(f"{note}: there is no full length-controlled win rate. Use --length-control minimal.")
+    return None, note
+
+
 def win_rate(annotations: Annotations, data: LengthData | None = None, note: str | None = None) -> WinRate:
-    """Every figure of a file of annotations; `data` allows the full length-controlled form, `note` says why it is None.
+    """Every figure of a file of annotations; `data` and `note` as `find_length_data` gives them.
 
     Source: alpaca_eval, `get_winrate` and `get_length_controlled_winrate`; win rates are means of preference - 1.
     """
@@ -118,7 +156,9 @@ def win_rate(annotations: Annotations, data: LengthData | None = None, note: str
     given = [j.preference for j in every if j.preference is not None]
     weighted, plain = [p - 1 for p in given], [discrete(p) for p in given]
     lengths_1, lengths_2 = [len(j.output_1) for j in every], [len(j.output_2) for j in every]
-    control, form, note = _control(annotations, lengths_1, lengths_2, data, note)
+    if annotations.model == annotations.reference:
+        note = "the model is the reference itself"
+    control, form = _control(annotations, standardised_delta(lengths_1, lengths_2), data)
     return WinRate(
         model=annotations.model,
         reference=annotations.reference,
@@ -136,32 +176,21 @@ def win_rate(annotations: Annotations, data: LengthData | None = None, note: str
         avg_length_reference=float(np.mean(lengths_1)),
         length_controlled=control,
         length_controlled_form=form,
-        length_controlled_note=note,
+        length_controlled_note=note if control else f"fewer than {FOLDS} preferences to fit",
     )
 
 
 def _control(
-    annotations: Annotations,
-    lengths_1: Sequence[int],
-    lengths_2: Sequence[int],
-    data: LengthData | None,
-    note: str | None,
-) -> tuple[LengthControlled | None, str | None, str | None]:
-    """The length-controlled win rate, its form, and why it is not the full form."""
+    annotations: Annotations, delta: FloatArray, data: LengthData | None
+) -> tuple[LengthControlled | None, str | None]:
+    """The length-controlled win rate and the name of its form."""
     if annotations.model == annotations.reference:
-        return LengthControlled(50.0, 0.0, 0.0, {}), BY_DEFINITION, "the model is the reference itself"
+        return LengthControlled(50.0, 0.0, 0.0, {}), BY_DEFINITION
     every = annotations.judgements
     preference = np.array([math.nan if j.preference is None else j.preference - 1 for j in every])
-    delta = standardised_delta(lengths_1, lengths_2)
-    difficulty = None
-    if data is not None:
-        known = [data.difficulty.get(j.instruction) for j in every]
-        if None in known:
-            note = f"{known.count(None)} of {len(known)} instructions are not AlpacaEval's"
-        else:
-            difficulty, note = np.array(known, np.float64), None
-    gamed = None if difficulty is None or data is None else data.gamed
-    control = length_controlled(preference, delta, difficulty, gamed)
-    if control is None:
-        return None, None, "too few preferences to fit"
-    return control, MINIMAL if difficulty is None else FULL, note
+    if data is None:
+        control, form = length_controlled(preference, delta), MINIMAL
+    else:
+        difficulty = np.array([data.difficulty[j.instruction] for j in every])
+        control, form = length_controlled(preference, delta, difficulty, data.gamed), FULL
+    return control, form if control else None
