@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from pa_lite.engine.chat import chat_prompts
-from pa_lite.engine.generation import generate_greedy
+from pa_lite.engine.generation import GenerationOptions, generate
 from pa_lite.engine.model import Model
 from pa_lite.errors import InputError
 from pa_lite.follow.checks import Check, followed, validate
@@ -83,10 +83,10 @@ def follow_instructions(
 ) -> FollowResult:
     """Let the model answer every instruction greedily through its chat template, and check the answers.
 
-    `progress` gets (answers done, answers in all). Raises what generate_greedy and chat_prompts raise.
+    `progress` gets (answers done, answers in all). Raises what generate and chat_prompts raise.
     """
     prompts = chat_prompts(model, [i.text for i in instructions])
-    outputs = generate_greedy(model, prompts, max_tokens, progress=progress)
+    outputs = generate(model, prompts, GenerationOptions(max_tokens), progress)
     answers = tuple(
         Answer(i.text, i.kind, o.text, o.ended, o.ended and followed(o.text, i.checks))
         for i, o in zip(instructions, outputs, strict=True)

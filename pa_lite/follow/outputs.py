@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pa_lite.checkpoints.pairs import models_folder
 from pa_lite.engine.chat import chat_prompts
-from pa_lite.engine.generation import generate_greedy
+from pa_lite.engine.generation import GenerationOptions, generate
 from pa_lite.engine.model import Model
 from pa_lite.errors import InputError
 from pa_lite.follow.instructions import load_instructions
@@ -81,7 +81,7 @@ def generate_outputs(
 ) -> list[Output]:
     """Answer every prompt greedily through the model's chat template; `generator` names the model in the outputs."""
     tokens = chat_prompts(model, [p.instruction for p in prompts])
-    made = generate_greedy(model, tokens, max_tokens, parallel, progress)
+    made = generate(model, tokens, GenerationOptions(max_tokens, parallel=parallel), progress)
     return [Output(p.instruction, g.text.strip(), generator, p.dataset) for p, g in zip(prompts, made, strict=True)]
 
 

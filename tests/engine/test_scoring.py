@@ -31,7 +31,7 @@ def alone(model: Model, request: Request) -> Score:
                 target = request.tokens[i + 1]
                 total += row[target] - row.max() - np.log(np.exp(row - row.max()).sum())
                 greedy = greedy and int(row.argmax()) == target
-    return Score(total, len(request.tokens) - request.n_context, greedy)
+    return Score(total, len(request.tokens) - request.n_context, request.n_bytes, greedy)
 
 
 def assert_agree(got: Sequence[Score], expected: Sequence[Score], nats: float) -> None:

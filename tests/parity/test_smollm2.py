@@ -13,7 +13,7 @@ import pytest
 import pa_lite
 from pa_lite.checkpoints.gguf_file import read_gguf_header
 from pa_lite.engine.chat import chat_prompts
-from pa_lite.engine.generation import generate_greedy
+from pa_lite.engine.generation import GenerationOptions, generate
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.merge.mixture import FILE_TYPES
 from pa_lite.merge.plan import PlanOptions
@@ -66,7 +66,7 @@ def test_it_chats_as_the_original(pair: Pair, original: Path, tmp_path: Path) ->
     for path in (ours, theirs):
         with Model(path, EngineOptions(threads=2)) as model:
             prompts = chat_prompts(model, texts)
-            answers.append([g.text for g in generate_greedy(model, prompts, 12)])
+            answers.append([g.text for g in generate(model, prompts, GenerationOptions(12))])
             with model.context(256) as context:
                 n = len(prompts[0])
                 context.decode(prompts[0], range(n), [(0,)] * n, [False] * (n - 1) + [True])
