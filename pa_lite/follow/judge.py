@@ -1,27 +1,26 @@
 """A model as judge of two answers: which one it prefers, by the logprobs of the two letters it may answer with.
 
 Weighted preferences as in AlpacaEval 2.0, but both orders of the two answers are asked and averaged: small judges lean
-to what they are shown first, or last. Any GGUF will do; how far to trust it, its figures say.
+to what they are shown first, or last. Any GGUF will do; how far to trust it, `pa_lite.follow.judging` measures.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
 from pa_lite.engine.chat import chat_prompts
 from pa_lite.engine.model import Model
-from pa_lite.engine.scoring import MAX_BRANCHES, Request, Scorer
+from pa_lite.engine.scoring import Request, Score, score_requests
 from pa_lite.errors import EngineError, InputError
 from pa_lite.follow.pairing import Pair
-from pa_lite.statistics import Estimate, standard_error
 
 ANSWERS = ("A", "B")
-CASES_AT_A_TIME = 32  # scored together, and then safe from an interruption
 # the fixed part comes first: all prompts share it, and so it is decoded once
 _TASK = (
     "Two assistants, A and B, have answered the same request. Decide whose answer serves the person who asked better: "
@@ -58,25 +57,6 @@ class Verdict:
     unjudged: str | None = None
 
 
-@dataclass(frozen=True)
-class Bias:
-    """How far a judge is to be trusted, over `n_asked` pairs; shares in [0, 1].
-
-    `first_shown` is the mean probability of the answer shown first: 0.5 without position bias (and only in both orders
-    is that free of the answers' own merits). `agreement` is the share of pairs whose two orders prefer the same model,
-    None where one order was asked. `answer_mass` near 0 means that the judge would say something else than a letter.
-    """
-
-    n_pairs: int
-    n_asked: int
-    n_identical: int
-    n_too_long: int
-    n_ties: int
-    first_shown: Estimate | None
-    agreement: Estimate | None
-    answer_mass: float | None
-
-
 def answer_tokens(model: Model) -> tuple[tuple[int, ...], ...]:
     """The ids that stand for each answer: its letter as one token, bare or behind a blank, as both letters have it.
 
@@ -102,6 +82,12 @@ def answer_tokens(model: Model) -> tuple[tuple[int, ...], ...]:
 def judge_prompt(instruction: str, first: str, second: str) -> str:
     """What the judge is asked, as the user's turn."""
     return _PROMPT.format(task=_TASK, request=instruction, first=first, second=second)
+
+
+def judge_name(reference: str) -> str:
+    """The judge's name in annotations: PAIR@LAM as it is, a file's without folder and ending."""
+    path = Path(reference)
+    return path.stem if path.suffix == ".gguf" else reference
 
 
 def is_reference_first(instruction: str, seed: int) -> bool:
@@ -137,11 +123,10 @@ def judge_pairs(
     model: Model,
     pairs: Sequence[Pair],
     options: JudgeOptions,
-    known: Mapping[str, Verdict],
     finished: Callable[[Pair, Verdict], None],
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Judge every pair whose instruction is not yet `known`; `finished` gets each verdict as soon as it is there.
+    """Judge every pair; `finished` gets each verdict as soon as it is there, in no order.
 
     Equal answers tie unasked. A pair whose prompt, in an order to be asked, exceeds the judge's context is not judged
     and nothing of it is cut. `progress` gets (prompts done, prompts in all). Raises InputError for a judge without the
@@ -150,20 +135,18 @@ def judge_pairs(
     answers = answer_tokens(model)
     cases = []
     for pair in pairs:
-        if pair.instruction in known:
-            continue
         if pair.reference == pair.model:
             finished(pair, Verdict(1.5))
             continue
         case = _Case(pair, _prompts(model, pair, options))
-        longest = 1 + max(map(len, case.prompts.values()))
-        if longest > model.n_ctx_train:
-            told = f"the prompt has {longest} tokens, the judge's context holds {model.n_ctx_train}"
+        longest = max(map(len, case.prompts.values()))
+        if longest > model.max_length:
+            told = f"the prompt has {longest} tokens, the judge's context holds {model.max_length}"
             finished(pair, Verdict(None, unjudged=told))
             continue
         cases.append(case)
-    for case in _ask(model, cases, [t for ids in answers for t in ids], progress):
-        finished(case.pair, case.verdict(answers))
+    tokens = [t for ids in answers for t in ids]
+    _ask(model, cases, tokens, lambda case: finished(case.pair, case.verdict(answers)), progress)
 
 
 def _prompts(model: Model, pair: Pair, options: JudgeOptions) -> dict[bool, list[int]]:
@@ -174,55 +157,26 @@ def _prompts(model: Model, pair: Pair, options: JudgeOptions) -> dict[bool, list
 
 
 def _ask(
-    model: Model, cases: Sequence[_Case], tokens: Sequence[int], progress: Callable[[int, int], None] | None
-) -> Iterator[_Case]:
-    """Score the answer tokens behind every prompt, some cases at a time, and give these back complete."""
-    if not cases:
-        return
-    longest = 1 + max(len(ids) for case in cases for ids in case.prompts.values())
-    done, total = 0, sum(len(case.prompts) for case in cases)
-    with model.context(longest + model.options.n_batch, MAX_BRANCHES + 1) as context:
-        for start in range(0, len(cases), CASES_AT_A_TIME):
-            some = cases[start : start + CASES_AT_A_TIME]
-            places = [(c, order, t) for c in some for order in c.prompts for t in tokens]
-            scores = Scorer(context).score([Request((*c.prompts[o], t), len(c.prompts[o])) for c, o, t in places])
-            for (case, order, token), score in zip(places, scores, strict=True):
-                if math.isnan(score.logprob):
-                    raise EngineError(f"{model.path}: gives no number as a probability; its weights are broken.")
-                case.logprobs[order, token] = score.logprob
-            done += sum(len(c.prompts) for c in some)
-            if progress is not None:
-                progress(done, total)
-            yield from some
+    model: Model,
+    cases: Sequence[_Case],
+    tokens: Sequence[int],
+    finished: Callable[[_Case], None],
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    """Score the answer tokens behind every prompt, all prompts in one tree; `finished` gets each case once complete."""
+    places = [(case, order, token) for case in cases for order in case.prompts for token in tokens]
 
+    def arrived(i: int, score: Score) -> None:
+        case, order, token = places[i]
+        if math.isnan(score.logprob):
+            raise EngineError(f"{model.path}: its probabilities are no numbers: the file's weights are broken.")
+        case.logprobs[order, token] = score.logprob
+        if len(case.logprobs) == len(case.prompts) * len(tokens):
+            finished(case)
 
-def measure_bias(pairs: Sequence[Pair], verdicts: Sequence[Verdict]) -> Bias:
-    """The judge's figures over pairs and their verdicts, in the same order."""
-    asked = [v for v in verdicts if v.answer_mass is not None]
-    first = [_first_shown(v) for v in asked]
-    both = [(v.reference_first, v.model_first) for v in asked]
-    agree = [float(np.sign(r - 0.5) == np.sign(m - 0.5)) for r, m in both if r is not None and m is not None]
-    return Bias(
-        n_pairs=len(pairs),
-        n_asked=len(asked),
-        n_identical=sum(p.reference == p.model for p in pairs),
-        n_too_long=sum(v.unjudged is not None for v in verdicts),
-        n_ties=sum(v.preference == 1.5 for v in asked),
-        first_shown=_mean(first),
-        agreement=_mean(agree),
-        answer_mass=float(np.mean([v.answer_mass for v in asked])) if asked else None,
-    )
+    def prompts_done(done: int, total: int) -> None:
+        if progress is not None:
+            progress(done // len(tokens), total // len(tokens))
 
-
-def _first_shown(verdict: Verdict) -> float:
-    """The probability of the answer shown first, averaged over the orders asked."""
-    orders = []
-    if verdict.reference_first is not None:
-        orders.append(1 - verdict.reference_first)
-    if verdict.model_first is not None:
-        orders.append(verdict.model_first)
-    return sum(orders) / len(orders)
-
-
-def _mean(values: Sequence[float]) -> Estimate | None:
-    return Estimate(float(np.mean(values)), standard_error(values)) if values else None
+    requests = [Request((*case.prompts[order], token), len(case.prompts[order])) for case, order, token in places]
+    score_requests(model, requests, prompts_done, arrived)

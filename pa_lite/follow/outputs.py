@@ -55,7 +55,9 @@ def load_prompts(source: str) -> list[Prompt]:
         is_list = text.lstrip().startswith("[")
         rows = json.loads(text) if is_list else [json.loads(line) for line in text.splitlines() if line.strip()]
     except FileNotFoundError:
-        raise InputError(f"unknown prompts {source!r}: neither a file that exists nor 'demo' or 'alpaca-eval'.") from None
+        raise InputError(
+            f"unknown prompts {source!r}: neither a file that exists nor 'demo' or 'alpaca-eval'."
+        ) from None
     except OSError as e:
         raise InputError(f"{path}: cannot be read: {e.strerror}.") from e
     except (ValueError, RecursionError) as e:

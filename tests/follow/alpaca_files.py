@@ -45,9 +45,7 @@ def data_set(n: int, seed: int = 5) -> dict[str, bytes]:
     difficulty = rng.normal(size=n)
     text = io.StringIO()
     table = csv.writer(text)
-    table.writerow(
-        ["model", "preference", "index", "std_delta_len", "instruction_difficulty", "not_gamed_baseline"]
-    )
+    table.writerow(["model", "preference", "index", "std_delta_len", "instruction_difficulty", "not_gamed_baseline"])
     for model, shift in (("concise", 1.0), ("verbose", -1.0)):
         for i in range(n):
             row = [model, rng.beta(0.5, 0.5), i, rng.normal(shift), difficulty[i], False]

@@ -13,16 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pa_lite.errors import HubError, InputError
-from pa_lite.follow.winrate import (
-    BY_DEFINITION,
-    FULL,
-    MINIMAL,
-    Annotations,
-    Judgement,
-    find_length_data,
-    read_annotations,
-    win_rate,
-)
+from pa_lite.follow.annotations import Annotations, Judgement, read_annotations
+from pa_lite.follow.winrate import BY_DEFINITION, FULL, MINIMAL, find_length_data, win_rate
 from tests.follow.alpaca_files import SHARED, annotation_rows, data_set, write_data_set, write_rows
 from tests.hub_server import running_hub
 
