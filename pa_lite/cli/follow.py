@@ -161,11 +161,13 @@ def show_judging(result: Judging, n_left: int) -> None:
     click.echo(f"{result.model} against {result.reference}, judged by {result.judge}")
     show_table(["", "%", "s.e."], rows)
     click.echo(
-        f"{bias.n_pairs} pairs: {bias.n_asked} asked, {bias.n_identical} with equal answers, {bias.n_too_long} not judged "
-        f"as they exceed the judge's context; {bias.n_ties} ties."
+        f"{bias.n_pairs} pairs: {bias.n_asked} asked, {bias.n_identical} equal answers, {bias.n_too_long} not judged: "
+        f"longer than the judge's context; {bias.n_ties} ties."
     )
     if n_left:
         click.echo(f"note: the reference has {n_left} more instructions.", err=True)
+    if bias.answer_mass is not None and bias.answer_mass < 0.1:
+        click.echo("note: this judge hardly ever means to answer A or B: its preferences say little.", err=True)
 
 
 def _percent(share: Estimate | None) -> tuple[str, str]:

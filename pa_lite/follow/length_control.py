@@ -39,7 +39,7 @@ class LengthControlled:
     """A length-controlled win rate in percent.
 
     `stderr` is alpaca_eval's: the spread of the predictions over the instructions, which is 0 in the minimal form.
-    `fit_stderr` is that of the fitted coefficients (sandwich estimate, the penalty taken as given). `weights` are the
+    `fit_stderr` is that of the fitted coefficients (sandwich estimate). `weights` are the
     coefficients in nats: model, length, and the instruction's difficulty in the full form.
     """
 
@@ -152,14 +152,11 @@ def _choose_penalty(features: FloatArray, target: FloatArray, weight: FloatArray
 
 
 def _covariance(features: FloatArray, target: FloatArray, weight: FloatArray, w: FloatArray) -> FloatArray:
-    """Sandwich covariance of the coefficients; those that the penalty holds at 0 do not vary."""
-    free = np.flatnonzero(w)
-    p, x = _sigmoid(features @ w), features[:, free]
-    bread = np.linalg.pinv((x.T * (weight * p * (1 - p))) @ x)
-    filling = (x.T * (weight * (target - p)) ** 2) @ x
-    out = np.zeros((len(w), len(w)))
-    out[np.ix_(free, free)] = bread @ filling @ bread
-    return out
+    """Sandwich covariance of the coefficients (White 1982), as if without penalty: one held at 0 is uncertain too."""
+    p = _sigmoid(features @ w)
+    bread = np.linalg.pinv((features.T * (weight * p * (1 - p))) @ features)
+    filling = (features.T * (weight * (target - p)) ** 2) @ features
+    return bread @ filling @ bread
 
 
 def _features(model: FloatArray, delta: FloatArray, difficulty: FloatArray | None) -> FloatArray:
