@@ -14,6 +14,7 @@ import pa_lite.merge  # noqa: F401 - before the function of that name: a later f
 from pa_lite.errors import PaLiteError
 
 if TYPE_CHECKING:
+    from pa_lite.engine.generation import GenerationOptions
     from pa_lite.engine.model import EngineOptions, Model
     from pa_lite.follow.outputs import Output
     from pa_lite.merge.plan import PlanOptions
@@ -67,15 +68,20 @@ class LoadedModel:
     def generate(
         self,
         prompts: str | Sequence[str],
-        max_tokens: int = 256,
-        parallel: int = 16,
+        options: GenerationOptions | None = None,
+        *,
+        system: str = "",
         progress: Progress | None = None,
     ) -> list[Output]:
-        """Greedy answers to `demo`, to a prompt file, or to a list of instructions, in AlpacaEval's form."""
+        """Answers to `demo`, to a prompt file, or to a list of instructions, in AlpacaEval's form.
+
+        Greedy unless `options` say otherwise. `pa_lite.follow.outputs.write_outputs` writes them to a file as they
+        come, and continues where it was killed.
+        """
         from pa_lite.follow.outputs import Prompt, generate_outputs, load_prompts
 
         loaded = load_prompts(prompts) if isinstance(prompts, str) else [Prompt(p, "custom") for p in prompts]
-        return generate_outputs(self.model, loaded, self.reference, max_tokens, parallel, progress)
+        return generate_outputs(self.model, loaded, self.reference, options, system, progress)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import click
 
-from pa_lite.cli import checkpoints, follow, merge, study, tasks
+from pa_lite.cli import checkpoints, follow, judge, merge, study, tasks
 from pa_lite.errors import PaLiteError
 
 
@@ -33,7 +33,7 @@ def cli(debug: bool) -> None:
 
 for _command in (
     merge.merge, checkpoints.inspect, checkpoints.diff, checkpoints.pairs, tasks.score, tasks.tasks, follow.generate,
-    follow.judge, follow.winrate, study.demo,
+    judge.judge, judge.winrate, study.demo,
 ):  # fmt: skip
     cli.add_command(_command)
 

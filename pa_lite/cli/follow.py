@@ -10,12 +10,11 @@ import click
 
 import pa_lite
 from pa_lite.cli.options import FORCE, GPU, JSON, KIND, OUTPUT, THREADS
-from pa_lite.cli.terminal import bar, show_json, show_table
+from pa_lite.cli.terminal import show_json, token_bar
+from pa_lite.errors import InputError
 
 if TYPE_CHECKING:
-    from pa_lite.follow.judging import Judging
-    from pa_lite.follow.winrate import WinRate
-    from pa_lite.statistics import Estimate
+    from pa_lite.engine.model import Model
 
 
 @click.command()
@@ -23,65 +22,32 @@ if TYPE_CHECKING:
 @click.option("--prompts", required=True, help="'demo', or a JSON or JSONL file of objects with 'instruction'.")
 @click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True, help="New tokens at most.")
 @click.option("--parallel", type=click.IntRange(1, 256), default=16, show_default=True, help="Prompts at a time.")
-@KIND
-@GPU
-@THREADS
-@OUTPUT
-@FORCE
-def generate(
-    model: str,
-    prompts: str,
-    max_tokens: int,
-    parallel: int,
-    kind: str,
-    gpu_layers: int,
-    threads: int,
-    output: Path | None,
-    force: bool,
-) -> None:
-    """Greedy answers of MODEL (FILE.gguf or PAIR@LAM) through its chat template, as AlpacaEval's model_outputs.
-
-    \b
-    pa-lite generate demo@0.7 --prompts demo -o outputs.json
-    """
-    from pa_lite.engine.model import EngineOptions
-    from pa_lite.files import check_target, write_text
-    from pa_lite.follow.outputs import to_json
-
-    if output is not None:
-        check_target(output, force)
-    with bar("generate") as progress, pa_lite.load(model, EngineOptions(threads, gpu_layers), kind) as loaded:
-        outputs = loaded.generate(prompts, max_tokens, parallel, progress)
-    if output is not None:
-        write_text(output, to_json(outputs))
-        click.echo(str(output))
-    else:
-        click.echo(to_json(outputs), nl=False)
-
-
-@click.command()
-@click.argument("outputs", type=click.Path(path_type=Path))
-@click.option("--reference", required=True, type=click.Path(path_type=Path), help="Outputs to compare with.")
-@click.option("--judge", "judge_model", required=True, help="FILE.gguf or PAIR@LAM that decides.")
-@click.option("--limit", type=click.IntRange(1), help="Pairs judged, from the first on; by default all.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Draws the order for --one-order.")
-@click.option("--one-order", is_flag=True, help="Ask once, in an order drawn for each pair, not in both orders.")
-@click.option("--allow-empty", is_flag=True, help="Judge empty outputs as they are.")
-@click.option("--resume", is_flag=True, help="Go on where an interrupted run stopped.")
+@click.option("--temperature", type=float, default=0.0, show_default=True, help="0 takes the likeliest token.")
+@click.option("--top-k", type=int, default=0, show_default=True, help="Draw from so many tokens; 0 for all.")
+@click.option("--top-p", type=float, default=1.0, show_default=True, help="Draw from so much of the probability.")
+@click.option("--min-p", type=float, default=0.0, show_default=True, help="Draw from this share of the top's p on.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of what is drawn: same seed, same answers.")
+@click.option("--stop", multiple=True, help="A text that ends an answer, not part of it. May be given often.")
+@click.option("--system", default="", help="System prompt.")
+@click.option("--resume", is_flag=True, help="Go on where a killed run stopped; needs -o.")
 @KIND
 @GPU
 @THREADS
 @OUTPUT
 @FORCE
 @JSON
-def judge(
-    outputs: Path,
-    reference: Path,
-    judge_model: str,
-    limit: int | None,
+def generate(
+    model: str,
+    prompts: str,
+    max_tokens: int,
+    parallel: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    min_p: float,
     seed: int,
-    one_order: bool,
-    allow_empty: bool,
+    stop: tuple[str, ...],
+    system: str,
     resume: bool,
     kind: str,
     gpu_layers: int,
@@ -90,106 +56,44 @@ def judge(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Let a model judge OUTPUTS against the reference's, each pair in both orders; writes AlpacaEval's annotations.
+    """Answers of MODEL (FILE.gguf or PAIR@LAM) through its chat template, as AlpacaEval's model_outputs.
 
-    Both files are model_outputs, matched by instruction. By default the annotations go to OUTPUTS-vs-REFERENCE.json
-    in the working directory.
+    With -o, answers are kept as they come: after a kill or Ctrl-C the same command with --resume goes on.
 
     \b
-    pa-lite judge outputs.json --reference instruct.json --judge judge.gguf -o annotations.json
+    pa-lite generate demo@0.7 --prompts demo -o outputs.json
     """
+    from pa_lite.engine.generation import GenerationOptions
     from pa_lite.engine.model import EngineOptions
-    from pa_lite.engine.reference import open_model
     from pa_lite.files import check_target
-    from pa_lite.follow.judge import JudgeOptions, judge_name
-    from pa_lite.follow.judging import judge_outputs
-    from pa_lite.follow.pairing import pair_outputs
+    from pa_lite.follow.outputs import Target, answer_prompts, load_prompts, to_json, to_outputs, write_outputs
 
-    target = output or Path(f"{outputs.stem}-vs-{reference.stem}.json")
-    check_target(target, force)
-    pairing, options = pair_outputs(outputs, reference, allow_empty), JudgeOptions(limit, seed, not one_order)
-    with bar("judge") as progress, open_model(judge_model, EngineOptions(threads, gpu_layers), kind) as model:
-        name = judge_name(judge_model)
-        result = judge_outputs(model, name, pairing, target, options, resume, force, progress)
-    if as_json:
-        show_json({"annotations": str(target), **result.document()})
+    options = GenerationOptions(max_tokens, temperature, top_p, min_p, top_k, seed, stop, parallel)
+    target = Target(output, resume, force) if output is not None else None
+    if target is not None:
+        check_target(target.path, force)
+    elif resume:
+        raise InputError("--resume continues a file: name it with -o.")
+    loaded = load_prompts(prompts)
+    with pa_lite.load(model, EngineOptions(threads, gpu_layers), kind) as opened:
+        note_plain_prompts(opened.model)
+        with token_bar("generate") as (progress, on_tokens):
+            if target is not None:
+                written = write_outputs(opened.model, loaded, model, target, options, system, progress, on_tokens)
+            else:
+                answers = answer_prompts(opened.model, loaded, options, system, None, progress, on_tokens)
+    if target is None:
+        click.echo(to_json(to_outputs(loaded, answers, model)), nl=False)
+    elif as_json:
+        show_json(asdict(written))
     else:
-        show_judging(result, pairing.n_left)
-        click.echo(f"{target}: see pa-lite winrate")
+        if written.n_resumed:
+            click.echo(f"{written.n_resumed} of {written.n} answers were there from an earlier run.", err=True)
+        click.echo(written.path)
 
 
-@click.command()
-@click.argument("annotations", type=click.Path(path_type=Path))
-@click.option(
-    "--length-control",
-    type=click.Choice(["auto", "full", "minimal"]),
-    default="auto",
-    show_default=True,
-    help="full: with AlpacaEval's instruction difficulties; minimal: without; auto: full where they can be had.",
-)
-@click.option(
-    "--alpaca-data",
-    type=click.Path(path_type=Path),
-    help="Folder with alpaca_eval.json and df_gamed.csv; by default they come from the Hub.",
-)
-@JSON
-def winrate(annotations: Path, length_control: str, alpaca_data: Path | None, as_json: bool) -> None:
-    """Win rate, its standard error and the length-controlled win rate of ANNOTATIONS, as AlpacaEval counts them.
+def note_plain_prompts(model: Model) -> None:
+    from pa_lite.engine.chat import has_template
 
-    \b
-    pa-lite winrate annotations.json
-    """
-    from pa_lite.follow.annotations import read_annotations
-    from pa_lite.follow.winrate import find_length_data, win_rate
-
-    read = read_annotations(annotations)
-    result = win_rate(read, *find_length_data(read, length_control, alpaca_data))
-    if as_json:
-        show_json(asdict(result))
-    else:
-        show_win_rate(result)
-
-
-def show_judging(result: Judging, n_left: int) -> None:
-    bias = result.bias
-    rows = [["prefers the model", *_percent(result.win_rate)]]
-    rows.append(["prefers what it is shown first", *_percent(bias.first_shown)])
-    if bias.agreement is not None:
-        rows.append(["says the same in both orders", *_percent(bias.agreement)])
-    if bias.answer_mass is not None:
-        rows.append(["probability on A or B", f"{100 * bias.answer_mass:.1f}", ""])
-    click.echo(f"{result.model} against {result.reference}, judged by {result.judge}")
-    show_table(["", "%", "s.e."], rows)
-    click.echo(
-        f"{bias.n_pairs} pairs: {bias.n_asked} asked, {bias.n_identical} equal answers, {bias.n_too_long} not judged: "
-        f"longer than the judge's context; {bias.n_ties} ties."
-    )
-    if n_left:
-        click.echo(f"note: the reference has {n_left} more instructions.", err=True)
-    if bias.answer_mass is not None and bias.answer_mass < 0.1:
-        click.echo("note: this judge hardly ever means to answer A or B: its preferences say little.", err=True)
-
-
-def _percent(share: Estimate | None) -> tuple[str, str]:
-    return ("-", "-") if share is None else (f"{100 * share.value:.1f}", f"{100 * share.stderr:.1f}")
-
-
-def show_win_rate(result: WinRate) -> None:
-    rows = [
-        ["win rate", f"{result.win_rate:.2f}", f"{result.standard_error:.2f}"],
-        ["discrete win rate", f"{result.discrete_win_rate:.2f}", f"{result.discrete_standard_error:.2f}"],
-    ]
-    control = result.length_controlled
-    if control is not None:
-        rows.append(["length-controlled win rate", f"{control.value:.2f}", f"{control.fit_stderr:.2f}"])
-    click.echo(f"{result.model} against {result.reference}, judged by {result.annotator}")
-    show_table(["", "%", "s.e."], rows)
-    unjudged = f", {result.n_unjudged} not judged" if result.n_unjudged else ""
-    click.echo(
-        f"{result.n_wins} wins, {result.n_wins_base} losses, {result.n_draws} draws of {result.n_total}{unjudged}."
-    )
-    click.echo(
-        f"Average length: {result.avg_length:.0f} characters; the reference's: {result.avg_length_reference:.0f}."
-    )
-    note = f" ({result.length_controlled_note})" if result.length_controlled_note else ""
-    click.echo(f"Length control: {result.length_controlled_form or 'none'}{note}.")
+    if not has_template(model):
+        click.echo(f"note: {model.name} has no chat template: prompts read 'Instruction: ... Response:'.", err=True)

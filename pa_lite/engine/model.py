@@ -212,11 +212,15 @@ class Model:
         item = 2 if self.options.cache_type == "F16" else 4
         return int(2 * lib.llama_model_n_layer(model) * heads_kv * width * item)
 
+    def token_text(self, token: int) -> str:
+        """A token as the vocabulary spells it."""
+        raw = self.lib.llama_vocab_get_text(self.vocab, token)
+        return raw.decode("utf-8", "replace") if raw else ""
+
     def special_text(self, name: str) -> str:
         """The text of the `bos` or `eos` token, empty when there is none."""
         token = getattr(self.lib, f"llama_vocab_{name}")(self.vocab)
-        raw = self.lib.llama_vocab_get_text(self.vocab, token) if token >= 0 else b""
-        return raw.decode("utf-8", "replace") if raw else ""
+        return self.token_text(token) if token >= 0 else ""
 
     @contextlib.contextmanager
     def context(self, n_ctx: int, n_seq_max: int = 1, unified: bool = True, n_outputs: int = 0) -> Iterator[Context]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import pa_lite
+from pa_lite.engine.generation import GenerationOptions
 from pa_lite.engine.model import EngineOptions
 from pa_lite.errors import InputError
 from pa_lite.follow.outputs import Output, Prompt, load_prompts, to_json
@@ -42,7 +43,7 @@ def test_bad_prompt_files(tmp_path: Path, text: str, told: str) -> None:
 
 def test_alpaca_evals_form() -> None:
     with pa_lite.load("demo@1", EngineOptions(threads=1)) as model:
-        outputs = model.generate(["What is the job of Kani?", "Greet me."], max_tokens=16)
+        outputs = model.generate(["What is the job of Kani?", "Greet me."], GenerationOptions(16))
     document = json.loads(to_json(outputs))
     assert [d["instruction"] for d in document] == ["What is the job of Kani?", "Greet me."]
     assert all(set(d) == {"instruction", "output", "generator", "dataset"} for d in document)
