@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from pa_lite.engine.context import Context
 from pa_lite.engine.interrupt import ends_on_interrupt
-from pa_lite.engine.model import Context, Model
+from pa_lite.engine.model import Model
 from pa_lite.engine.sampling import draw
 from pa_lite.errors import EngineError, InputError
 from pa_lite.machine import available_bytes
@@ -193,7 +194,7 @@ def _room(model: Model, slots: int, cells: int) -> Iterator[Context]:
 
     The system may hand out memory that it does not have and kill us for using it: what is there is asked first.
     """
-    free = available_bytes() if model.options.gpu_layers == 0 else 0
+    free = available_bytes() if model.gpu_layers == 0 else 0
     wanted, needed = slots, cells * model.cell_bytes
     if free:
         slots = max(1, min(slots, int(0.8 * free) // max(1, needed)))

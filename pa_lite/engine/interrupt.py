@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-from pa_lite.engine.model import Context
+from pa_lite.engine.context import Context
 
 
 @contextlib.contextmanager

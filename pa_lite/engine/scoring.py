@@ -15,11 +15,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from pa_lite.engine.context import Context
 from pa_lite.engine.interrupt import ends_on_interrupt
-from pa_lite.engine.model import Context, Model
+from pa_lite.engine.model import Model
 from pa_lite.engine.requests import Request, make_requests, rolling_requests, truncate
 from pa_lite.engine.tree import SPINE, Batch, Limits, plan_batches
 from pa_lite.errors import EngineError
+from pa_lite.machine import available_bytes
 
 __all__ = [
     "NoiseFloor",
@@ -137,6 +139,15 @@ def _scoring_context(model: Model, longest: int) -> Iterator[Context]:
     n_seq_max = min(_BRANCHES + 1, n_batch)
     n_outputs = min(n_batch, max(n_seq_max, _ROW_BYTES // (4 * model.n_vocab)))
     sizes = [longest + n_batch, longest + n_batch // 4, longest]
+    # the system may hand out memory that it does not have, and kill us for using it
+    free = available_bytes() if model.gpu_layers == 0 else 0
+    while free and len(sizes) > 1 and sizes[0] * model.cell_bytes > free:
+        del sizes[0]
+    if free and sizes[0] * model.cell_bytes > free:
+        raise EngineError(
+            f"{model.path}: {sizes[0]} tokens need {sizes[0] * model.cell_bytes / 1e6:.0f} MB of cache, "
+            f"{free / 1e6:.0f} MB are free. Allow a shorter context (--n-ctx) or take a smaller model."
+        )
     for i, n_ctx in enumerate(sizes):
         with contextlib.ExitStack() as stack:
             try:

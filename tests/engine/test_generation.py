@@ -18,8 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pa_lite.engine import generation
+from pa_lite.engine.context import Context
 from pa_lite.engine.generation import Generation, GenerationOptions, StopText, generate
-from pa_lite.engine.model import Context, EngineOptions, Model
+from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.engine.sampling import draw
 from pa_lite.errors import EngineError, InputError
 

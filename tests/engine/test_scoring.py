@@ -120,7 +120,8 @@ def test_the_border_follows_lm_eval(tiny_ggufs: dict[str, Path]) -> None:
     """Blanks at the context's end belong to the continuation, and both give one request; BOS comes once."""
     with Model(tiny_ggufs["F32"], EXACT) as model:
         (left,), (right,) = make_requests(model, "the man ", ["in"]), make_requests(model, "the man", [" in"])
-        assert left == right
+        assert (left.tokens, left.n_context) == (right.tokens, right.n_context)
+        assert (left.n_bytes, right.n_bytes) == (2, 3)
         assert left.tokens[: left.n_context] == tuple(model.tokenize("the man"))
         assert left.tokens.count(0) == 1
         assert make_requests(model, "", ["the"])[0].tokens == (0, *model.tokenize("the", add_special=False))
@@ -128,11 +129,14 @@ def test_the_border_follows_lm_eval(tiny_ggufs: dict[str, Path]) -> None:
             make_requests(model, "the man", ["x", ""])
 
 
-def test_too_long_is_refused(tiny_ggufs: dict[str, Path]) -> None:
+def test_refusals(tiny_ggufs: dict[str, Path]) -> None:
     with Model(tiny_ggufs["F32"], EXACT) as model:
-        with pytest.raises(EngineError, match=r"600 tokens, .* was trained on 512"):
-            score_requests(model, [Request(tuple([5] * 600), 1)])
+        assert score_requests(model, []) == []
+        with pytest.raises(EngineError, match="continuation of 600 tokens exceeds the context of 512"):
+            score_requests(model, [Request(tuple([5] * 601), 1)])
         with model.context(256) as context, pytest.raises(EngineError, match="the context holds 256"):
             Scorer(context).score([Request(tuple([5] * 300), 1)])
         with pytest.raises(EngineError, match="no token before"):
             score_requests(model, [Request((5,), 0)])
+        with pytest.raises(EngineError, match="has none to predict"):
+            score_requests(model, [Request((5, 6), 2)])
