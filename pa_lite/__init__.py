@@ -14,6 +14,7 @@ import pa_lite.merge  # noqa: F401 - before the function of that name: a later f
 from pa_lite.errors import PaLiteError
 
 if TYPE_CHECKING:
+    from pa_lite.checkpoints import Location
     from pa_lite.engine.generation import GenerationOptions
     from pa_lite.engine.model import EngineOptions, Model
     from pa_lite.follow.outputs import Output
@@ -27,8 +28,8 @@ __all__ = ["LoadedModel", "PaLiteError", "demo", "load", "merge"]
 
 
 def merge(
-    base: str | Path | None = None,
-    instruct: str | Path | None = None,
+    base: str | Location | None = None,
+    instruct: str | Location | None = None,
     lams: Sequence[float] = (0.7,),
     *,
     pair: str | None = None,
@@ -39,13 +40,14 @@ def merge(
 ) -> list[Path]:
     """Write M(lam) of base and instruct as a GGUF file for every lam; without the two, the pair's (`demo`).
 
+    The two are folders with safetensors files, GGUF files, or `hub:org/name[@revision]`.
     `plan` says what the result shall be (type, schedule, vocabulary, ...), `options` how it is written. `output` is a
     file (for one lam) or a folder that exists; by default files get their own names in the working directory. Returns
     the files written, in the order of lams. Raises PaLiteError.
     """
     from pa_lite.merge.write import merge_checkpoints, resolve_inputs
 
-    inputs = resolve_inputs(None if base is None else Path(base), None if instruct is None else Path(instruct), pair)
+    inputs = resolve_inputs(base, instruct, pair)
     target = None if output is None else Path(output)
     return merge_checkpoints(*inputs, lams, plan, target, options, progress)
 

@@ -159,6 +159,7 @@ class _Refusal(Exception):  # noqa: N818 - an answer
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     state: HubServer
     host: str
 

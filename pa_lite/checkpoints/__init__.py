@@ -1,25 +1,59 @@
-"""Where weights come from: Hugging Face checkpoints, GGUF files, registered pairs. Knows nothing of merging."""
+"""Where weights come from: Hugging Face checkpoints, GGUF files, the Hub, pairs. Knows nothing of merging."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pa_lite.checkpoints.gguf_model import open_gguf
 from pa_lite.checkpoints.hf import open_hf
+from pa_lite.checkpoints.hub import HubReference, Location, Progress, locate
+from pa_lite.checkpoints.hub_checkpoint import fetch_checkpoints, reach_checkpoint
+from pa_lite.checkpoints.remote import FilePath
 from pa_lite.checkpoints.source import Checkpoint
 from pa_lite.errors import CheckpointError
 
 
-def open_checkpoint(path: str | Path) -> Checkpoint:
-    """Open the checkpoint at a path: a folder with safetensors shards, a .safetensors file, or a GGUF file.
+def open_checkpoints(
+    places: Sequence[str | Location], stream: bool = False, progress: Progress | None = None
+) -> list[Checkpoint]:
+    """Open checkpoints: folders with safetensors shards, .safetensors or GGUF files, or `hub:org/name[@revision]`.
 
-    Reads headers and configuration only. Raises CheckpointError when there is nothing that pa-lite can read.
+    Reads headers and configuration only. Those on the Hub are fetched into the Hub's cache first, with `progress`
+    getting (bytes done, bytes in all); with `stream` their weights stay there and are read by ranges. Raises
+    CheckpointError when there is nothing that pa-lite can read, HubError when the Hub does not give it.
     """
-    path = Path(path)
+    located = [locate(place) for place in places]
+    references = [place for place in located if isinstance(place, HubReference)]
+    found: dict[HubReference, tuple[Path, dict[str, FilePath]]]
+    if stream:
+        found = {reference: reach_checkpoint(reference) for reference in references}
+    else:
+        paths = fetch_checkpoints(references, progress)
+        found = {reference: (path, {}) for reference, path in zip(references, paths, strict=True)}
+    return [_open(place, {}) if isinstance(place, Path) else _open_hub(place, *found[place]) for place in located]
+
+
+def open_checkpoint(place: str | Location, stream: bool = False, progress: Progress | None = None) -> Checkpoint:
+    """Open one checkpoint; see open_checkpoints."""
+    return open_checkpoints([place], stream, progress)[0]
+
+
+def _open_hub(reference: HubReference, path: Path, elsewhere: Mapping[str, FilePath]) -> Checkpoint:
+    checkpoint = _open(path, elsewhere)
+    # a snapshot's folder is named by its commit
+    return checkpoint if path.suffix == ".gguf" else replace(checkpoint, name=reference.name)
+
+
+def _open(path: Path, elsewhere: Mapping[str, FilePath]) -> Checkpoint:
     if path.is_dir() or (path.is_file() and path.suffix == ".safetensors"):
-        return open_hf(path)
-    if path.is_file() and path.suffix == ".gguf":
-        return open_gguf(path)
+        return open_hf(path, elsewhere)
+    if path.suffix == ".gguf" and (path.is_file() or path.name in elsewhere):
+        return open_gguf(path, elsewhere)
     if path.is_file():
         raise CheckpointError(f"{path}: is neither a folder with safetensors files nor a .safetensors or .gguf file.")
     raise CheckpointError(f"{path}: there is no such file or folder.")
+
+
+__all__ = ["HubReference", "Location", "locate", "open_checkpoint", "open_checkpoints"]

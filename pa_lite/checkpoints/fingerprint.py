@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
+from pa_lite.checkpoints.remote import samples, size_of
 from pa_lite.checkpoints.source import Checkpoint
 from pa_lite.errors import CheckpointError
 
@@ -19,14 +20,13 @@ def fingerprint(checkpoint: Checkpoint) -> str:
     digest = hashlib.sha256()
     for t in sorted(checkpoint.tensors.values(), key=lambda t: t.name):
         digest.update(f"{t.name} {t.type.name} {t.shape} {t.heads} {t.path.name} {t.offset}\n".encode())
-    for path in sorted({t.path for t in checkpoint.tensors.values()}):
+    for path in sorted({t.path for t in checkpoint.tensors.values()}, key=lambda path: path.name):
         try:
-            size = path.stat().st_size
+            size = size_of(path)
             digest.update(f"{path.name} {size}\n".encode())
-            with path.open("rb") as f:
-                for i in range(_SAMPLES):
-                    f.seek(max(0, size - _LENGTH) * i // (_SAMPLES - 1))
-                    digest.update(f.read(_LENGTH))
+            places = [max(0, size - _LENGTH) * i // (_SAMPLES - 1) for i in range(_SAMPLES)]
+            for sample in samples(path, places, _LENGTH):
+                digest.update(sample)
         except OSError as e:
             raise CheckpointError(f"{path}: cannot be read: {e.strerror}") from e
     return digest.hexdigest()

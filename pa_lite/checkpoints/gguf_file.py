@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from pa_lite.checkpoints.remote import FilePath, size_of
 from pa_lite.checkpoints.source import Field, Metadata
 from pa_lite.errors import CheckpointError
 from pa_lite.kernels import TYPE_NAMES, TensorType, tensor_type
@@ -41,7 +42,7 @@ class GgufTensor:
 
 @dataclass(frozen=True)
 class GgufHeader:
-    """What stands before the tensor data."""
+    """What stands before the tensor data; of a file on the Hub, `path` is only what to call it."""
 
     path: Path
     metadata: Metadata
@@ -59,7 +60,7 @@ def architecture_of(header: GgufHeader) -> str:
 class _Reader:
     """Reads values from a file without ever asking for more bytes than the file has left."""
 
-    def __init__(self, f: BinaryIO, path: Path, size: int) -> None:
+    def __init__(self, f: BinaryIO, path: FilePath, size: int) -> None:
         self.f, self.path, self.left = f, path, size
 
     def fail(self, told: str) -> CheckpointError:
@@ -117,13 +118,13 @@ class _Reader:
         return name, held, shape, offset
 
 
-def read_gguf_header(path: Path) -> GgufHeader:
+def read_gguf_header(path: FilePath) -> GgufHeader:
     """Metadata and tensor table of a GGUF file, memory in proportion to its header.
 
     Raises CheckpointError for a file that is missing, no GGUF, of another version, cut off, or contradicts itself.
     """
     try:
-        size = path.stat().st_size
+        size = size_of(path)
         with path.open("rb") as f:
             reader = _Reader(f, path, size)
             if size < 24 or reader.take(4) != b"GGUF":
@@ -139,7 +140,7 @@ def read_gguf_header(path: Path) -> GgufHeader:
                     raise reader.fail(f"key {key!r} stands in it twice")
                 metadata[key] = reader.value(reader.number("<I"))
             infos = [reader.tensor() for _ in range(n_tensors)]
-            return GgufHeader(path, metadata, _place(reader, infos, metadata, f.tell(), size))
+            return GgufHeader(Path(str(path)), metadata, _place(reader, infos, metadata, f.tell(), size))
     except FileNotFoundError:
         raise CheckpointError(f"{path}: there is no such file.") from None
     except OSError as e:

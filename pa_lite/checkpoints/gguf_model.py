@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from pa_lite.checkpoints.gguf_file import GgufHeader, architecture_of, read_gguf_header
+from pa_lite.checkpoints.remote import FilePath
 from pa_lite.checkpoints.source import Checkpoint, Metadata, TensorSource, Vocabulary
 from pa_lite.errors import CheckpointError
 
-_SPLIT = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
+SPLIT = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 # what describes one file and not the model that is made of it
 _DROPPED = re.compile(
     r"split\..*|quantize\..*|pa_lite\..*|tokenizer\..*|general\.(source|base_model|dataset)\..*|general\.(architecture|type|"
@@ -18,37 +20,44 @@ _DROPPED = re.compile(
 )
 
 
-def _headers(path: Path) -> list[GgufHeader]:
-    """The file's header, or those of all parts of a split model, whichever part is named."""
-    found = _SPLIT.fullmatch(path.name)
+def part_names(name: str) -> list[str]:
+    """The files of a split GGUF model, whichever of them is named; else the name alone."""
+    found = SPLIT.fullmatch(name)
     if found is None:
-        return [read_gguf_header(path)]
-    parts = []
-    for i in range(1, int(found["count"]) + 1):
-        part = path.with_name(f"{found['stem']}-{i:05d}-of-{found['count']}.gguf")
-        if not part.is_file():
+        return [name]
+    return [f"{found['stem']}-{i:05d}-of-{found['count']}.gguf" for i in range(1, int(found["count"]) + 1)]
+
+
+def _headers(path: Path, elsewhere: Mapping[str, FilePath]) -> list[tuple[FilePath, GgufHeader]]:
+    """The file and its header, or those of all parts of a split model."""
+    found = SPLIT.fullmatch(path.name)
+    parts: list[tuple[FilePath, GgufHeader]] = []
+    for name in part_names(path.name):
+        part = elsewhere.get(name, path.with_name(name))
+        if found and isinstance(part, Path) and not part.is_file():
             raise CheckpointError(f"{path.parent}: part {part.name} of a split model is missing. Fetch it again.")
-        parts.append(read_gguf_header(part))
-        count = parts[-1].metadata.get("split.count")
-        if count is None or count.value != int(found["count"]):
+        parts.append((part, read_gguf_header(part)))
+        count = parts[-1][1].metadata.get("split.count")
+        if found and (count is None or count.value != int(found["count"])):
             raise CheckpointError(f"{part}: its split.count is not the {int(found['count'])} of its name.")
     return parts
 
 
-def open_gguf(path: Path) -> Checkpoint:
+def open_gguf(path: Path, elsewhere: Mapping[str, FilePath] | None = None) -> Checkpoint:
     """Open a GGUF model, or all parts of a split one; reads headers only.
 
-    Raises CheckpointError for a broken or missing part, a file that holds no language model, or a doubled tensor.
+    `elsewhere` says where files lie that are not in the path's folder, by name. Raises CheckpointError for a broken or
+    missing part, a file that holds no language model, or a doubled tensor.
     """
-    headers = _headers(path)
-    metadata = headers[0].metadata
-    architecture = architecture_of(headers[0])
+    headers = _headers(path, elsewhere or {})
+    metadata = headers[0][1].metadata
+    architecture = architecture_of(headers[0][1])
     tensors: dict[str, TensorSource] = {}
-    for header in headers:
+    for file, header in headers:
         for t in header.tensors.values():
             if t.name in tensors:
                 raise CheckpointError(f"{header.path}: tensor {t.name} is in {tensors[t.name].path.name} already.")
-            tensors[t.name] = TensorSource(t.name, t.name, header.path, t.offset, t.type, t.shape)
+            tensors[t.name] = TensorSource(t.name, t.name, file, t.offset, t.type, t.shape)
     if not tensors:
         raise CheckpointError(f"{path}: has no tensors.")
     name = metadata.get("general.name")

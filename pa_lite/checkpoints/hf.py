@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 
 from pa_lite.checkpoints import families
+from pa_lite.checkpoints.remote import FilePath
 from pa_lite.checkpoints.safetensors_file import StoredTensor, read_folder, read_header, read_json
 from pa_lite.checkpoints.source import Checkpoint, TensorSource
 from pa_lite.checkpoints.vocabulary import read_vocabulary
@@ -13,13 +15,14 @@ from pa_lite.errors import CheckpointError, nearest
 from pa_lite.kernels import tensor_type
 
 
-def open_hf(path: Path) -> Checkpoint:
+def open_hf(path: Path, elsewhere: Mapping[str, FilePath] | None = None) -> Checkpoint:
     """Open a folder with safetensors shards, or one .safetensors file beside its config.json; reads headers only.
 
-    Raises CheckpointError for whatever is missing, broken or unknown in it.
+    `elsewhere` says where weight files lie that are not in the folder, by name. Raises CheckpointError for whatever is
+    missing, broken or unknown in it.
     """
     folder = path if path.is_dir() else path.parent
-    stored = read_folder(folder) if path.is_dir() else read_header(path)
+    stored = read_folder(folder, elsewhere) if path.is_dir() else read_header(path)
     config = read_json(folder / "config.json")
     where = str(folder / "config.json")
     _, family = families.family_of(config, where)

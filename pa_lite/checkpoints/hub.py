@@ -8,8 +8,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,16 +20,9 @@ _log = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
 PREFIX = "hub:"
 INDEX = "model.safetensors.index.json"
-_FILES_AT_A_TIME = 4
 _PART = r"[A-Za-z0-9](?:[\w.-]{0,94}[A-Za-z0-9_])?"
 _REFERENCE = re.compile(rf"hub:(?P<repo>{_PART}/{_PART})(?:/(?P<file>[^@]+\.gguf))?(?:@(?P<revision>[^\s@]+))?", re.A)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-# what a checkpoint needs beside its weights; whatever can hold code or pickles is not among it
-_SMALL = re.compile(
-    r"[^/]+\.(json|jinja)|tokenizer\.model(\.v\d+)?|(spiece|sentencepiece\.bpe)\.model|vocab\.txt|merges\.txt"
-)
-_SPLIT = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})\.gguf")
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 @dataclass(frozen=True)
@@ -65,11 +57,6 @@ class HubFile:
     sha256: str | None = None
 
 
-def is_hub(text: object) -> bool:
-    """Whether a text names something on the Hub rather than a path."""
-    return isinstance(text, str) and text.startswith(PREFIX)
-
-
 def parse_hub(text: str) -> HubReference:
     """Read `hub:org/name[@revision]`, or `hub:org/name/FILE.gguf[@revision]`. Raises InputError for anything else."""
     found = _REFERENCE.fullmatch(text)
@@ -78,6 +65,16 @@ def parse_hub(text: str) -> HubReference:
     if found["file"]:
         _check_name(found["file"], text)
     return HubReference(found["repo"], found["revision"], file=found["file"])
+
+
+Location = Path | HubReference
+
+
+def locate(where: str | Location) -> Location:
+    """Where a checkpoint lies: on the Hub if the text begins with `hub:`, else at a path. Raises InputError."""
+    if isinstance(where, str):
+        return parse_hub(where) if where.startswith(PREFIX) else Path(where)
+    return where
 
 
 def _check_name(name: str, where: str) -> None:
@@ -132,18 +129,30 @@ def list_files(repo: str, *, revision: str | None = None, kind: str = "model") -
 
     Raises HubError when the repository or revision cannot be had.
     """
-    subject, cache = Subject(repo, kind, revision), RepoCache(repo, kind)
+    return listing(HubReference(repo, revision, kind))[0]
+
+
+def listing(reference: HubReference) -> tuple[list[HubFile], bool]:
+    """The files, and whether the Hub told of them: else, offline or with it out of reach, the cache did."""
+    subject, cache = reference.subject, RepoCache(reference.repo, reference.kind)
     if is_offline():
-        folder = cache.snapshot(_cached_commit(cache, subject))
-        found = [HubFile(p.relative_to(folder).as_posix(), p.stat().st_size) for p in folder.rglob("*") if p.is_file()]
-        return sorted(found, key=lambda f: f.name)
-    entries = attempt(
-        lambda: list(api().list_repo_tree(repo, recursive=True, revision=revision, repo_type=kind)), subject
-    )
+        return _cached_files(cache.snapshot(_cached_commit(cache, subject))), False
+    repo, revision, kind = reference.repo, reference.revision, reference.kind
+    try:
+        entries = attempt(
+            lambda: list(api().list_repo_tree(repo, recursive=True, revision=revision, repo_type=kind)), subject
+        )
+    except HubError as e:
+        return _cached_files(cache.snapshot(_fallback(cache, subject, e))), False
     files = [HubFile(e.path, int(e.size), e.lfs.sha256 if e.lfs else None) for e in entries if hasattr(e, "blob_id")]
     for file in files:
         _check_name(file.name, str(subject))
-    return sorted(files, key=lambda f: f.name)
+    return sorted(files, key=lambda f: f.name), True
+
+
+def _cached_files(snapshot: Path) -> list[HubFile]:
+    found = [HubFile(p.relative_to(snapshot).as_posix(), p.stat().st_size) for p in snapshot.rglob("*") if p.is_file()]
+    return sorted(found, key=lambda f: f.name)
 
 
 def fetch_file(
@@ -178,134 +187,25 @@ def fetch_file(
             raise
         _log.warning("%s Going on with the copy in the cache.", e)
         return cached
-    path = _add(cache, subject, facts, _Sum(facts.size, progress))
+    path = add_file(cache, subject, facts, Sum(facts.size, progress))
     cache.remember(revision, facts.commit)
     return path
 
 
-def _add(cache: RepoCache, subject: Subject, facts: FileFacts, total: _Sum) -> Path:
-    return cache.add(replace(subject, revision=facts.commit), facts, total.add)
+def add_file(cache: RepoCache, subject: Subject, facts: FileFacts, total: Sum) -> Path:
+    return cache.add(replace(subject, revision=facts.commit), facts, total.add, total.stop)
 
 
-class _Sum:
-    """Adds up what several downloads bring, for one bar."""
+class Sum:
+    """Adds up what several downloads bring, for one bar, and ends them all when `stop` is set."""
 
     def __init__(self, total: int, progress: Progress | None) -> None:
         self.total, self.done = total, 0
+        self.stop = threading.Event()
         self._progress, self._lock = progress, threading.Lock()
-        self._is_stopped = False
-
-    def stop(self) -> None:
-        """Let every download end at its next piece."""
-        self._is_stopped = True
 
     def add(self, n: int) -> None:
-        if self._is_stopped:
-            raise HubError("the download was stopped.")
         with self._lock:
             self.done += n
             if self._progress is not None:
                 self._progress(self.done, self.total)
-
-
-def weight_files(files: Sequence[HubFile], reference: HubReference, index: Sequence[str]) -> list[HubFile]:
-    """The files that hold a checkpoint's weights: those of the index, else model*.safetensors, else one GGUF model.
-
-    Raises CheckpointError when there are none that pa-lite opens, InputError when several GGUF models are there.
-    """
-    by_name = {f.name: f for f in files}
-    if reference.file is not None:
-        return _gguf_parts(reference.file, by_name, reference)
-    if index:
-        missing = [name for name in index if name not in by_name]
-        if missing:
-            raise CheckpointError(f"{reference}: shard {missing[0]} is missing, which {INDEX} names.")
-        return [by_name[name] for name in index]
-    found = [f for f in files if re.fullmatch(r"model[^/]*\.safetensors", f.name)]
-    if found:
-        return found
-    models = sorted({m["stem"] if (m := _SPLIT.fullmatch(n)) else n for n in by_name if n.endswith(".gguf")})
-    if len(models) == 1:
-        return _gguf_parts(min(n for n in by_name if n.endswith(".gguf")), by_name, reference)
-    if models:
-        shown = ", ".join(models[:6]) + (", ..." if len(models) > 6 else "")
-        raise InputError(
-            f"{reference}: holds {len(models)} GGUF models. Name one as hub:{reference.repo}/FILE: {shown}."
-        )
-    if any(n.endswith(_PICKLES) for n in by_name):
-        raise CheckpointError(
-            f"{reference}: its weights are pickles, which can run code and are not opened. Take a repository or "
-            "revision with safetensors files."
-        )
-    raise CheckpointError(f"{reference}: has no weights: no model*.safetensors and no .gguf file.")
-
-
-def _gguf_parts(name: str, by_name: dict[str, HubFile], reference: HubReference) -> list[HubFile]:
-    split = _SPLIT.fullmatch(name)
-    names = [name]
-    if split:
-        names = [
-            f"{split['stem']}-{i:05d}-of-{split['count']}.gguf" for i in range(1, min(int(split["count"]), 9999) + 1)
-        ]
-    for each in names:
-        if each not in by_name:
-            raise HubError(f"{reference}: has no file {each}. Look at its list of files on the Hub.")
-    return [by_name[each] for each in names]
-
-
-def fetch_checkpoint(reference: HubReference, progress: Progress | None = None) -> Path:
-    """A whole checkpoint, fetched into the Hub's cache: the snapshot's folder, or the (first) GGUF file in it.
-
-    Only safetensors (those of the index), GGUF, JSON, tokenizer files and templates are fetched. `progress` gets (bytes
-    done, bytes in all) over all files. Raises CheckpointError for a repository without weights that pa-lite opens, and
-    HubError, saying what to do, when something cannot be had; offline it names what the cache lacks.
-    """
-    commit = resolve_commit(reference)
-    pinned = replace(reference, revision=commit)
-    folder = RepoCache(reference.repo, reference.kind).snapshot(commit)
-    weights, small = checkpoint_files(pinned)
-    fetch_all(pinned, [*small, *weights], progress)
-    return folder if weights[0].name.endswith(".safetensors") else folder / weights[0].name
-
-
-def checkpoint_files(reference: HubReference) -> tuple[list[HubFile], list[HubFile]]:
-    """The weight files and the small files of a checkpoint at a commit; fetches its index to know the former."""
-    from pa_lite.checkpoints.safetensors_file import shard_names
-
-    files = list_files(reference.repo, revision=reference.revision, kind=reference.kind)
-    index: list[str] = []
-    if reference.file is None and any(f.name == INDEX for f in files):
-        index = shard_names(fetch_file(reference.repo, INDEX, revision=reference.revision, kind=reference.kind))
-    if is_offline():
-        lacking = [name for name in index if name not in {f.name for f in files}]
-        if lacking or not files:
-            raise HubError(
-                f"{reference}: {', '.join(lacking) or 'all of it'} is not in the cache, and HF_HUB_OFFLINE forbids "
-                "fetching it. Unset it and try again."
-            )
-    weights = weight_files(files, reference, index)
-    small = [f for f in files if _SMALL.fullmatch(f.name)] if weights[0].name.endswith(".safetensors") else []
-    return weights, small
-
-
-def fetch_all(reference: HubReference, files: Sequence[HubFile], progress: Progress | None = None) -> None:
-    """Bring these files of a commit into the cache, a few at a time, with one progress over all their bytes."""
-    cache, total = RepoCache(reference.repo, reference.kind), _Sum(sum(f.size for f in files), progress)
-    assert reference.revision is not None
-    snapshot = cache.snapshot(reference.revision)
-
-    def fetch(file: HubFile) -> None:
-        if (snapshot / file.name).exists():
-            total.add(file.size)
-            return
-        subject = replace(reference.subject, file=file.name)
-        _add(cache, subject, file_facts(subject), total)
-
-    with ThreadPoolExecutor(_FILES_AT_A_TIME) as pool:
-        try:
-            for _ in pool.map(fetch, files):
-                pass
-        except BaseException:  # Ctrl-C too: what has been begun stays in the cache, to be gone on with
-            total.stop()
-            pool.shutdown(cancel_futures=True)
-            raise

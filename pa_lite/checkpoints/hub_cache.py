@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import shutil
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 
 from pa_lite.checkpoints.hub_http import FileFacts, RemoteContent, Subject
 from pa_lite.errors import HubError
-from pa_lite.files import check_space, write_errors
+from pa_lite.files import write_errors
 
 _log = logging.getLogger(__name__)
 _PIECE = 1 << 20
@@ -77,19 +78,19 @@ class RepoCache:
         except OSError as e:
             _log.debug("%s: %s", path, e)
 
-    def add(self, subject: Subject, facts: FileFacts, progress: Callable[[int], None] | None = None) -> Path:
+    def add(self, subject: Subject, facts: FileFacts, progress: Callable[[int], None], stop: threading.Event) -> Path:
         """Bring a file into the cache, unless it is there, and return its place in the commit's snapshot.
 
-        A download that broke off earlier is gone on with. `progress` gets the number of bytes each piece brings. Raises
-        HubError when the file cannot be had or is not what the Hub describes, OutputError when there is no room.
+        A download that broke off earlier is gone on with. `progress` gets the number of bytes that each piece brings,
+        `stop` ends it early. Raises HubError when the file cannot be had or is not what the Hub describes, OutputError
+        when there is no room.
         """
         from huggingface_hub.utils import WeakFileLock
 
         assert subject.file is not None
         place = self.snapshot(facts.commit) / Path(*subject.file.split("/"))
         if place.exists():
-            if progress is not None:
-                progress(facts.size)
+            progress(facts.size)
             return place
         blob = self.folder / "blobs" / facts.etag
         lock = cache_folder() / ".locks" / self._name / f"{facts.etag}.lock"
@@ -98,8 +99,8 @@ class RepoCache:
                 folder.mkdir(parents=True, exist_ok=True)
             with WeakFileLock(lock):
                 if not blob.exists():
-                    _download(subject, facts, blob, progress or (lambda n: None))
-                elif progress is not None:
+                    _download(subject, facts, blob, progress, stop)
+                else:
                     progress(facts.size)
                 _link(blob, place)
         return place
@@ -116,20 +117,21 @@ def _link(blob: Path, place: Path) -> None:
         shutil.copyfile(blob, place)
 
 
-def _download(subject: Subject, facts: FileFacts, blob: Path, progress: Callable[[int], None]) -> None:
+def _download(
+    subject: Subject, facts: FileFacts, blob: Path, progress: Callable[[int], None], stop: threading.Event
+) -> None:
     """Fetch a content to its blob, going on with what an earlier try left, and check its hash before it counts."""
     partial = blob.with_name(f"{blob.name}.pa-lite.incomplete")
     if partial.exists() and partial.stat().st_size > facts.size:
         partial.unlink()
     held = partial.stat().st_size if partial.exists() else 0
-    check_space(blob.parent, facts.size - held)
     digest = _digest(facts)
     with partial.open("a+b") as f:
         f.seek(0)
         while piece := f.read(_PIECE):
             digest.update(piece)
         progress(held)
-        for piece in RemoteContent(subject, facts).pieces(held, facts.size):
+        for piece in RemoteContent(subject, facts).pieces(held, facts.size, stop):
             f.write(piece)
             digest.update(piece)
             progress(len(piece))

@@ -102,9 +102,14 @@ class Patience:
     Waits double from 0.4 s to 30 s, with jitter; a Retry-After is obeyed up to five minutes.
     """
 
-    def __init__(self, subject: Subject, tries: int = QUICK) -> None:
-        self.subject, self.tries = subject, tries
+    def __init__(self, subject: Subject, tries: int = QUICK, stop: threading.Event | None = None) -> None:
+        self.subject, self.tries, self._stop = subject, tries, stop or threading.Event()
         self._failures = 0
+
+    def check(self) -> None:
+        """Raise HubError when nobody wants the result any more."""
+        if self._stop.is_set():
+            raise HubError(f"{self.subject}: the transfer was stopped.")
 
     def renew(self) -> None:
         """Something arrived: count failures from none again."""
@@ -125,7 +130,8 @@ class Patience:
         wait = min(_LONGEST_WAIT, _FIRST_WAIT * 2 ** (self._failures - 1)) * random.uniform(0.5, 1.0)
         wait = max(wait, asked or 0.0)
         _log.info("%s: %s; trying again in %.1f s", self.subject, _one_line(error), wait)
-        time.sleep(wait)
+        self._stop.wait(wait)
+        self.check()
 
 
 def attempt(call: Callable[[], _Result], subject: Subject, tries: int = QUICK) -> _Result:
@@ -254,19 +260,20 @@ class RemoteContent:
         # storage behind the Hub has tags of its own: the first that it gives counts
         self._body_tag = None if facts.is_elsewhere else facts.etag
 
-    def pieces(self, start: int, stop: int) -> Iterator[bytes]:
+    def pieces(self, start: int, stop: int, stopped: threading.Event | None = None) -> Iterator[bytes]:
         """The bytes [start, stop) in pieces, none twice and none left out, however often the connection breaks.
 
-        Raises HubError when the file has changed, or the Hub or the network fails for long.
+        Raises HubError when the file has changed, the Hub or the network fails for long, or `stopped` is set.
         """
         from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
 
-        patience = Patience(self.subject, PATIENT)
+        patience = Patience(self.subject, PATIENT, stopped)
         while start < stop:
             facts = self.facts
             try:
                 with self._open(facts, start, stop) as response:
                     for piece in response.iter_raw():
+                        patience.check()
                         piece = piece[: stop - start]
                         start += len(piece)
                         if piece:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 
-from pa_lite.checkpoints import open_checkpoint
+from pa_lite.checkpoints import Location, open_checkpoint
 from pa_lite.checkpoints.source import Vocabulary
 from pa_lite.checkpoints.vocabulary import UNUSED
 from pa_lite.errors import CheckpointError
@@ -55,9 +54,12 @@ class Inspection:
 _ROLES = {"bos": "bos", "eos": "eos", "eot": "eot", "unknown": "unk", "padding": "pad", "seperator": "sep"}
 
 
-def inspect_checkpoint(path: Path) -> Inspection:
-    """Describe a checkpoint without reading its weights. Raises CheckpointError when there is nothing to read."""
-    checkpoint = open_checkpoint(path)
+def inspect_checkpoint(place: str | Location) -> Inspection:
+    """Describe a checkpoint without reading its weights, which stay where they are if that is the Hub.
+
+    Raises CheckpointError when there is nothing to read, HubError when the Hub does not give it.
+    """
+    checkpoint = open_checkpoint(place, stream=True)
     rows = [
         TensorRow(t.name, t.type.name, t.shape, t.type.nbytes(t.n_values))
         for t in sorted(checkpoint.tensors.values(), key=lambda t: t.name)
@@ -71,7 +73,7 @@ def inspect_checkpoint(path: Path) -> Inspection:
     except CheckpointError as e:
         problem = str(e)
     return Inspection(
-        path=str(path),
+        path=str(place),
         name=checkpoint.name,
         architecture=checkpoint.architecture,
         files=tuple(sorted({t.path.name for t in checkpoint.tensors.values()})),

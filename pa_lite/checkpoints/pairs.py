@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from pa_lite.checkpoints.hub import Location
 from pa_lite.errors import CheckpointError, InputError, nearest
 
 if sys.version_info >= (3, 11):
@@ -19,8 +20,8 @@ class Pair:
     """A base and an instruct checkpoint of one architecture."""
 
     name: str
-    base: Path
-    instruct: Path
+    base: Location
+    instruct: Location
     description: str = ""
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pa_lite.checkpoints.remote import FilePath, size_of
 from pa_lite.errors import CheckpointError
 from pa_lite.kernels import tensor_type
 
@@ -28,7 +29,7 @@ class StoredTensor:
     """A tensor in a safetensors file: `offset` is in bytes from the file's start."""
 
     name: str
-    path: Path
+    path: FilePath
     offset: int
     dtype: str
     shape: tuple[int, ...]
@@ -56,14 +57,14 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def read_header(path: Path) -> dict[str, StoredTensor]:
+def read_header(path: FilePath) -> dict[str, StoredTensor]:
     """The tensors of one safetensors file, by name.
 
     Raises CheckpointError for a header that is cut off, too long, no JSON, or whose tensors overlap, have holes,
     exceed the file, or have sizes that do not fit their shape and dtype.
     """
     try:
-        size = path.stat().st_size
+        size = size_of(path)
         with path.open("rb") as f:
             length = int.from_bytes(f.read(8), "little")
             if size < 8 or length > min(size - 8, _MAX_HEADER):
@@ -83,7 +84,7 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     return tensors
 
 
-def _stored(path: Path, name: str, info: Any, start: int) -> StoredTensor:
+def _stored(path: FilePath, name: str, info: Any, start: int) -> StoredTensor:
     try:
         dtype, shape = info["dtype"], tuple(info["shape"])
         begin, end = info["data_offsets"]
@@ -98,7 +99,9 @@ def _stored(path: Path, name: str, info: Any, start: int) -> StoredTensor:
     return StoredTensor(name, path, start + begin, dtype, shape)
 
 
-def _check_layout(path: Path, size: int, start: int, tensors: dict[str, StoredTensor], header: dict[str, Any]) -> None:
+def _check_layout(
+    path: FilePath, size: int, start: int, tensors: dict[str, StoredTensor], header: dict[str, Any]
+) -> None:
     position = start
     for tensor in sorted(tensors.values(), key=lambda t: (t.offset, header[t.name]["data_offsets"][1])):
         if tensor.offset != position:
@@ -123,25 +126,29 @@ def shard_names(index: Path) -> list[str]:
     return names
 
 
-def _shards(folder: Path) -> Iterator[str]:
-    """The weight files of a folder: those that the index names, else every `model*.safetensors`."""
+def _shards(folder: Path, elsewhere: Mapping[str, FilePath]) -> Iterator[FilePath]:
+    """The weight files of a folder: those that the index names, else every `model*.safetensors`, else `elsewhere`."""
     if not (folder / _INDEX).exists():
-        yield from sorted(p.name for p in folder.glob("model*.safetensors"))
+        yield from elsewhere.values() or sorted(folder.glob("model*.safetensors"))
         return
     for name in shard_names(folder / _INDEX):
-        if not (folder / name).is_file():
+        path = elsewhere.get(name, folder / name)
+        if isinstance(path, Path) and not path.is_file():
             raise CheckpointError(f"{folder}: shard {name} is missing, which {_INDEX} names. Fetch it again.")
-        yield name
+        yield path
 
 
-def read_folder(folder: Path) -> dict[str, StoredTensor]:
-    """All tensors of a checkpoint folder. Raises CheckpointError: no weights, a missing shard, a doubled tensor."""
+def read_folder(folder: Path, elsewhere: Mapping[str, FilePath] | None = None) -> dict[str, StoredTensor]:
+    """All tensors of a checkpoint folder; `elsewhere` says where weight files lie that are not in it, by name.
+
+    Raises CheckpointError: no weights, a missing shard, a doubled tensor.
+    """
     tensors: dict[str, StoredTensor] = {}
-    for name in _shards(folder):
-        for tensor in read_header(folder / name).values():
+    for path in _shards(folder, elsewhere or {}):
+        for tensor in read_header(path).values():
             if tensor.name in tensors:
                 raise CheckpointError(
-                    f"{folder}: tensor {tensor.name} is in {tensors[tensor.name].path.name} and in {name}. "
+                    f"{folder}: tensor {tensor.name} is in {tensors[tensor.name].path.name} and in {path.name}. "
                     "Remove the file that does not belong."
                 )
             tensors[tensor.name] = tensor

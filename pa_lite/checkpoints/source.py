@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pa_lite.checkpoints.remote import FilePath
 from pa_lite.kernels import TensorType
 
 
@@ -56,7 +57,7 @@ class TensorSource:
 
     name: str
     stored_name: str
-    path: Path
+    path: FilePath
     offset: int
     type: TensorType
     shape: tuple[int, ...]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pa_lite.checkpoints import open_checkpoint
+from pa_lite.checkpoints import open_checkpoints
 from pa_lite.checkpoints.pairs import find_pair
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.errors import InputError
@@ -58,7 +58,8 @@ def open_model(text: str, options: EngineOptions | None = None, kind: str = REFE
             yield model
         return
     pair = find_pair(reference.pair)
-    plan = plan_merge(open_checkpoint(pair.base), open_checkpoint(pair.instruct), PlanOptions(kind))
+    base, instruct = open_checkpoints([pair.base, pair.instruct])
+    plan = plan_merge(base, instruct, PlanOptions(kind))
     with tempfile.TemporaryDirectory(prefix="pa-lite-") as folder:
         path = Path(folder) / "merged.gguf"
         write_merge(plan, [(reference.lam, path)], MergeOptions())

@@ -6,11 +6,10 @@ import math
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from pa_lite.checkpoints import open_checkpoint
+from pa_lite.checkpoints import Location, open_checkpoints
 from pa_lite.machine import cores
 from pa_lite.merge.groups import GROUPS, group_of, layer_of
 from pa_lite.merge.plan import MergePlan, PlanOptions, plan_merge
@@ -63,13 +62,19 @@ def _distance(sums: Iterable[_Sums]) -> Distance:
 
 
 def diff_checkpoints(
-    base: Path, instruct: Path, threads: int = 0, progress: Callable[[int, int], None] | None = None
+    base: str | Location,
+    instruct: str | Location,
+    threads: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+    stream: bool = False,
 ) -> Diff:
-    """Stream through both checkpoints once. `progress` gets (values done, values in all).
+    """Read through both checkpoints once. `progress` gets (values done, values in all).
 
-    Rows that only one side has (tokens added) do not count. Raises what planning a merge of the two raises.
+    Checkpoints on the Hub are fetched first, with `progress` in bytes; with `stream` they are read from there. Rows
+    that only one side has (tokens added) do not count. Raises what opening and planning a merge of the two raises.
     """
-    plan = plan_merge(open_checkpoint(base), open_checkpoint(instruct), PlanOptions("F32"))
+    left, right = open_checkpoints([base, instruct], stream, progress)
+    plan = plan_merge(left, right, PlanOptions("F32"))
     sums = _sums(plan, threads or cores(), progress)
     groups = [g for g in GROUPS if any(group_of(n) == g for n in sums)]
     layers = sorted({layer for name in sums if (layer := layer_of(name)) is not None})

@@ -15,7 +15,7 @@ from typing import BinaryIO
 from pa_lite.checkpoints.gguf_file import reserve
 from pa_lite.errors import OutputError
 from pa_lite.files import uninterrupted
-from pa_lite.merge.stream import RandomFile
+from pa_lite.merge.readers import RandomFile
 
 
 class PartialFile:

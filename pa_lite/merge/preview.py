@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pa_lite.checkpoints import open_checkpoint
+from pa_lite.checkpoints import Location, open_checkpoints
 from pa_lite.errors import InputError, MismatchError, OutputError
 from pa_lite.machine import cores
-from pa_lite.merge.memory import check_memory, planned_bytes
+from pa_lite.merge.memory import MemoryUse, check_memory, planned_bytes
 from pa_lite.merge.plan import PlanOptions, plan_merge
+from pa_lite.merge.readers import READ_AHEAD
 from pa_lite.merge.schedule import group_lams
 from pa_lite.merge.write import MergeOptions, check_targets, name_outputs, output_bytes
 
@@ -62,29 +63,30 @@ class Preview:
 
 
 def preview_merge(
-    base: Path,
-    instruct: Path,
+    base: Location,
+    instruct: Location,
     lams: Sequence[float],
     plan_options: PlanOptions | None = None,
     output: Path | None = None,
     options: MergeOptions | None = None,
 ) -> Preview:
-    """Plan a merge, write nothing, and say what would happen.
+    """Plan a merge, write nothing, and say what would happen; of inputs on the Hub only headers are read.
 
     Two checkpoints that are no pair give a preview of nothing but their mismatches; all else that planning raises is
     raised.
     """
+    left, right = open_checkpoints([base, instruct], stream=True)
     try:
-        plan = plan_merge(open_checkpoint(base), open_checkpoint(instruct), plan_options)
+        plan = plan_merge(left, right, plan_options)
     except MismatchError as e:
         return Preview(e.details)
     options = options or MergeOptions()
     outputs = name_outputs(plan, lams, output)
     problems = []
-    threads = options.threads or cores()
+    use = MemoryUse(options.threads or cores(), READ_AHEAD)
     try:
         check_targets(plan, [path for _, path in outputs], options)
-        threads = check_memory(plan, threads, options.max_memory)
+        use = check_memory(plan, use.threads, options.max_memory)
     except (InputError, OutputError) as e:
         problems.append(str(e))
     names = [t.name for t in plan.tensors]
@@ -106,8 +108,8 @@ def preview_merge(
         outputs=tuple(PreviewOutput(lam, str(path)) for lam, path in outputs),
         disk_needed=len(outputs) * output_bytes(plan),
         disk_free=shutil.disk_usage(folder).free if folder.is_dir() else 0,
-        memory=planned_bytes(plan, threads),
-        threads=threads,
+        memory=planned_bytes(plan, use.threads, use.read_ahead),
+        threads=use.threads,
         remarks=plan.remarks,
         problems=tuple(problems),
     )

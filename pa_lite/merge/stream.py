@@ -6,76 +6,26 @@ buffers a thread, whatever the model's size.
 
 from __future__ import annotations
 
-import io
 import math
-import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from pa_lite.checkpoints.gguf_file import GgufTensor
+from pa_lite.checkpoints.remote import FilePath
 from pa_lite.checkpoints.source import TensorSource
 from pa_lite.errors import CheckpointError, OutputError
 from pa_lite.kernels import ByteArray, FloatArray, from_float32, to_float32
 from pa_lite.merge.align import RowMap, runs
 from pa_lite.merge.plan import TensorPlan
+from pa_lite.merge.readers import READ_AHEAD, RandomFile, Reader, Readers, Region
 
 BLOCK_VALUES = 1 << 18  # values in a block: small enough for the cache, large enough to hide the calls
 _F16_MAX = 65504.0
 Progress = Callable[[int, int], None]
-
-
-class RandomFile:
-    """A file that threads read and write at positions of their own. A context manager."""
-
-    def __init__(self, path: Path, mode: str) -> None:
-        self.path = path
-        self._file = io.FileIO(path, mode)
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> RandomFile:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._file.close()
-
-    def read_into(self, buffer: ByteArray, offset: int) -> None:
-        """Fill the buffer from byte `offset` on. Raises CheckpointError when the file has become shorter."""
-        view, done = buffer.data, 0
-        while done < len(view):
-            if hasattr(os, "preadv"):
-                n = os.preadv(self._file.fileno(), [view[done:]], offset + done)
-            else:
-                with self._lock:
-                    self._file.seek(offset + done)
-                    n = self._file.readinto(view[done:])
-            if not n:
-                raise CheckpointError(f"{self.path}: became shorter while it was read. Fetch it again.")
-            done += n
-
-    def write(self, data: ByteArray, offset: int) -> None:
-        """Write all of the data at byte `offset`. Raises OSError when the disk is full."""
-        view, done = data.data, 0
-        while done < len(view):
-            if hasattr(os, "pwrite"):
-                done += os.pwrite(self._file.fileno(), view[done:], offset + done)
-            else:
-                with self._lock:
-                    self._file.seek(offset + done)
-                    done += self._file.write(view[done:]) or 0
-
-    def sync(self) -> None:
-        """Wait until what was written is on the disk."""
-        os.fsync(self._file.fileno())
-
-    def forget_cache(self) -> None:
-        """Let the next reads come from the disk, where the system can be told so."""
-        if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 @dataclass(frozen=True)
@@ -138,7 +88,7 @@ def blocks_of(tensor: TensorPlan) -> Iterator[Block]:
 class BlockWorker:
     """One thread's buffers, grown to the largest block that it meets: reads blocks, and encodes merged ones."""
 
-    def __init__(self, sources: Mapping[Path, RandomFile]) -> None:
+    def __init__(self, sources: Mapping[FilePath, Reader]) -> None:
         self.sources = sources
         self._buffers: dict[str, ByteArray] = {}
 
@@ -243,16 +193,30 @@ class BlockWorker:
         return done
 
 
-def run_blocks(tensors: Sequence[TensorPlan], threads: int, handle: Callable[[BlockWorker, Block], None]) -> None:
+def regions_of(tensor: TensorPlan, lams: Sequence[float]) -> list[Region]:
+    """What merging a tensor at these lams reads, each side from its beginning to its end."""
+    sides = [tensor.base, tensor.instruct]
+    if tensor.maps is None and tensor.base is not None and len(set(lams)) == 1:
+        sides = sides[:1] if lams[0] == 0.0 else sides[1:] if lams[0] == 1.0 else sides
+    return [Region(s.path, s.offset, s.type.nbytes(s.n_values)) for s in sides if s is not None]
+
+
+def run_blocks(
+    tensors: Sequence[TensorPlan],
+    threads: int,
+    handle: Callable[[BlockWorker, Block], None],
+    lams_of: Callable[[TensorPlan], Sequence[float]] = lambda tensor: (0.5,),
+    read_ahead: int = READ_AHEAD,
+) -> None:
     """Call `handle` with every block of the tensors, from several threads, each with a worker of its own.
 
-    The first exception, Ctrl-C included, ends the work of all and is raised.
+    `lams_of` tells which sides of a tensor will be read; of files on the Hub `read_ahead` bytes are fetched before they
+    are asked for. The first exception, Ctrl-C included, ends the work of all and is raised.
     """
     queue = (block for t in tensors for block in blocks_of(t))
-    sources = {s.path: RandomFile(s.path, "r") for t in tensors for s in (t.base, t.instruct) if s}
     lock, stop = threading.Lock(), threading.Event()
 
-    def run() -> None:
+    def run(sources: Mapping[FilePath, Reader]) -> None:
         worker = BlockWorker(sources)
         while not stop.is_set():
             with lock:
@@ -261,18 +225,19 @@ def run_blocks(tensors: Sequence[TensorPlan], threads: int, handle: Callable[[Bl
                 return
             handle(worker, block)
 
-    try:
-        with ThreadPoolExecutor(threads) as pool:
-            futures = [pool.submit(run) for _ in range(threads)]
-            try:
-                wait(futures, return_when=FIRST_EXCEPTION)
-            finally:
-                stop.set()  # after an error or Ctrl-C the other threads finish their block and leave
-            for future in futures:
-                future.result()
-    finally:
-        for source in sources.values():
-            source.__exit__()
+    with (
+        Readers([regions_of(t, lams_of(t)) for t in tensors], read_ahead) as readers,
+        ThreadPoolExecutor(threads) as pool,
+    ):
+        futures = [pool.submit(run, readers.by_path) for _ in range(threads)]
+        ended = set(futures)
+        try:
+            ended, _ = wait(futures, return_when=FIRST_EXCEPTION)
+        finally:
+            stop.set()  # after an error or Ctrl-C the other threads finish their block and leave
+            readers.stop()
+        for future in ended:  # those that were stopped have errors of their own, which tell nothing
+            future.result()
 
 
 def run_stream(
@@ -282,10 +247,12 @@ def run_stream(
     progress: Progress | None = None,
     on_tensor: Callable[[str], None] | None = None,
     verify: bool = False,
+    read_ahead: int = READ_AHEAD,
 ) -> None:
     """Merge all tensors into all targets that lack them, each input byte read once; or, to verify, compare.
 
-    `progress` gets (bytes done, bytes in all), `on_tensor` each tensor's name once it is whole in every target. Raises
+    `progress` gets (bytes done, bytes in all), `on_tensor` each tensor's name once it is whole in every target; of
+    inputs on the Hub `read_ahead` bytes are held. Raises
     CheckpointError when an input changes under the reader or cannot be written in the type, OutputError for a
     difference found, OSError when a target cannot be written.
     """
@@ -309,4 +276,4 @@ def run_stream(
         if is_whole and on_tensor is not None:
             on_tensor(name)
 
-    run_blocks(work, threads, handle)
+    run_blocks(work, threads, handle, lambda t: [x.lams[t.name] for x in lacking[t.name]], read_ahead)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pa_lite.checkpoints import open_checkpoint
+from pa_lite.checkpoints import Location, locate, open_checkpoints
 from pa_lite.checkpoints.gguf_file import Memo, gguf_header_bytes, read_gguf_header
 from pa_lite.checkpoints.pairs import find_pair
 from pa_lite.errors import CheckpointError, InputError, OutputError
@@ -32,7 +32,8 @@ class MergeOptions:
     """How to write: `threads` 0 takes one for each core; `force` overwrites files that exist.
 
     `resume` continues what a killed merge left and keeps what this one leaves; `verify` reads everything back and
-    compares it with a second computation; `max_memory` bounds the whole process, in bytes, 0 for no bound.
+    compares it with a second computation; `max_memory` bounds the whole process, in bytes, 0 for no bound. With
+    `stream` checkpoints on the Hub are merged from there, without a copy on the disk.
     """
 
     threads: int = 0
@@ -40,12 +41,15 @@ class MergeOptions:
     resume: bool = False
     verify: bool = False
     max_memory: int = 0
+    stream: bool = False
 
 
-def resolve_inputs(base: Path | None, instruct: Path | None, pair: str | None) -> tuple[Path, Path]:
-    """Where base and instruct lie: the two paths, or the pair's, `demo` when nothing is named.
+def resolve_inputs(
+    base: str | Location | None, instruct: str | Location | None, pair: str | None
+) -> tuple[Location, Location]:
+    """Where base and instruct lie: the two named, on the disk or the Hub, or the pair's, `demo` when nothing is named.
 
-    Raises InputError for one path without the other, paths and a pair at once, or an unknown pair.
+    Raises InputError for one without the other, the two and a pair at once, or an unknown pair.
     """
     if base is None and instruct is None:
         found = find_pair(pair or "demo")
@@ -54,7 +58,7 @@ def resolve_inputs(base: Path | None, instruct: Path | None, pair: str | None) -
         raise InputError("name both BASE and INSTRUCT, or a pair (--pair NAME).")
     if pair is not None:
         raise InputError("name either BASE and INSTRUCT or a pair (--pair), not both.")
-    return base, instruct
+    return locate(base), locate(instruct)
 
 
 def name_outputs(plan: MergePlan, lams: Sequence[float], output: Path | None) -> list[tuple[float, Path]]:
@@ -74,8 +78,8 @@ def name_outputs(plan: MergePlan, lams: Sequence[float], output: Path | None) ->
 
 
 def merge_checkpoints(
-    base: Path,
-    instruct: Path,
+    base: Location,
+    instruct: Location,
     lams: Sequence[float],
     plan_options: PlanOptions | None = None,
     output: Path | None = None,
@@ -84,9 +88,12 @@ def merge_checkpoints(
 ) -> list[Path]:
     """Open, plan, write: one GGUF file for each lam; returns the files in the order of lams.
 
-    Raises what open_checkpoint, plan_merge, name_outputs and write_merge raise.
+    Checkpoints on the Hub are fetched first, unless `options` say to stream them; `progress` gets (bytes done, bytes in
+    all) of that, then of the merge. Raises what open_checkpoints, plan_merge, name_outputs and write_merge raise.
     """
-    plan = plan_merge(open_checkpoint(base), open_checkpoint(instruct), plan_options)
+    stream = options is not None and options.stream
+    left, right = open_checkpoints([base, instruct], stream, progress)
+    plan = plan_merge(left, right, plan_options)
     for remark in plan.remarks:
         _log.warning("%s", remark)
     outputs = name_outputs(plan, lams, output)
@@ -113,7 +120,7 @@ def write_merge(
         if not outputs:
             return
     check_targets(plan, [path for _, path in outputs], options)
-    threads = check_memory(plan, options.threads or cores(), options.max_memory)
+    use = check_memory(plan, options.threads or cores(), options.max_memory)
     for kind in {t.type for t in plan.tensors}:
         prepare(kind)
     memo: Memo = {}
@@ -127,14 +134,14 @@ def write_merge(
     with write_errors(outputs[0][1].parent), partial_files(files):
         targets = [Target(f.file, *layout, f.done) for f, layout in zip(files, layouts, strict=True)]
         with _Recorder(files) as recorder:
-            run_stream(plan.tensors, targets, threads, progress, recorder)
+            run_stream(plan.tensors, targets, use.threads, progress, recorder, read_ahead=use.read_ahead)
         for file in files:
             file.finish()
         if options.verify:
             for target in targets:
                 target.file.forget_cache()
             again = [Target(t.file, t.lams, t.tensors) for t in targets]
-            run_stream(plan.tensors, again, threads, progress, verify=True)
+            run_stream(plan.tensors, again, use.threads, progress, verify=True, read_ahead=use.read_ahead)
 
 
 def _layout(plan: MergePlan) -> dict[str, tuple[TensorType, tuple[int, ...]]]:
@@ -205,7 +212,7 @@ def check_targets(plan: MergePlan, paths: Sequence[Path], options: MergeOptions)
     """Raise InputError or OutputError when the results cannot or must not be written to these paths."""
     if len(set(paths)) != len(paths):
         raise InputError("two lams would be written to one file.")
-    inputs = {s.path.resolve() for t in plan.tensors for s in (t.base, t.instruct) if s}
+    inputs = {s.path.resolve() for t in plan.tensors for s in (t.base, t.instruct) if s and isinstance(s.path, Path)}
     for path in paths:
         check_target(path, options.force)
         if path.resolve() in inputs:

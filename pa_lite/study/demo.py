@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pa_lite.checkpoints import Location
 from pa_lite.checkpoints.pairs import Pair, find_pair
 from pa_lite.errors import OutputError
 from pa_lite.files import write_errors, write_text
@@ -101,6 +102,7 @@ def _item(item: ItemScore) -> dict[str, Any]:
             "logprobs": [round(x, 4) for x in item.logprobs]}  # fmt: skip
 
 
-def _fingerprint(checkpoint: Path) -> dict[str, str]:
+def _fingerprint(checkpoint: Location) -> dict[str, str]:
     """SHA-256 of each of a checkpoint's weight files."""
+    assert isinstance(checkpoint, Path)  # the demo's pairs come as folders
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(checkpoint.glob("*.safetensors"))}

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from pa_lite.checkpoints import open_checkpoint
+from pa_lite.checkpoints import Location, open_checkpoints
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.follow.instructions import FollowResult, Instruction, follow_instructions
 from pa_lite.merge.plan import PlanOptions, plan_merge
@@ -71,8 +71,8 @@ class TradeOff:
 
 
 def measure_tradeoff(
-    base: Path,
-    instruct: Path,
+    base: Location,
+    instruct: Location,
     lams: Sequence[float],
     tasks: Sequence[TaskSpec],
     instructions: Sequence[Instruction],
@@ -86,7 +86,8 @@ def measure_tradeoff(
     `workers` lams are measured at a time, each on one thread: right for models so small that threads would wait for
     each other. `progress` gets (steps done, steps in all). Raises what merging, scoring and generating raise.
     """
-    plan = plan_merge(open_checkpoint(base), open_checkpoint(instruct), PlanOptions("F16"))
+    left, right = open_checkpoints([base, instruct])
+    plan = plan_merge(left, right, PlanOptions("F16"))
     steps, done, lock = 2 * len(lams) + 1, 0, threading.Lock()
 
     def step() -> None:

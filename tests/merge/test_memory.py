@@ -19,9 +19,9 @@ def plan(tiny_pair: tuple[Path, Path]) -> MergePlan:
 
 
 def test_threads_give_way_to_the_bound(plan: MergePlan) -> None:
-    assert check_memory(plan, 4, 0) == 4
-    assert check_memory(plan, 4, 1 << 40) == 4
-    assert check_memory(plan, 4, planned_bytes(plan, 2) + thread_bytes(plan) // 2) == 2
+    assert check_memory(plan, 4, 0).threads == 4
+    assert check_memory(plan, 4, 1 << 40).threads == 4
+    assert check_memory(plan, 4, planned_bytes(plan, 2) + thread_bytes(plan) // 2).threads == 2
     with pytest.raises(InputError, match=r"--max-memory 1M is too little: this merge needs \d+M"):
         check_memory(plan, 4, 1_000_000)
 

@@ -17,7 +17,7 @@ import pytest
 
 import pa_lite
 from pa_lite.errors import OutputError
-from pa_lite.merge import partial, stream, write
+from pa_lite.merge import partial, readers, stream, write
 from pa_lite.merge.plan import PlanOptions
 from pa_lite.merge.write import MergeOptions
 from tests import tiny
@@ -176,15 +176,15 @@ def test_verify_finds_a_difference(
     good = (tmp_path / "good.gguf").read_bytes()
     plain = pa_lite.merge(*tiny_pair, (0.5,), output=tmp_path / "plain.gguf")[0]
     assert plain.read_bytes() == good
-    forget = stream.RandomFile.forget_cache
+    forget = readers.RandomFile.forget_cache
 
-    def damage(self: stream.RandomFile) -> None:
+    def damage(self: readers.RandomFile) -> None:
         with self.path.open("r+b") as f:
             f.seek(-100, 2)
             f.write(b"\x55")
         forget(self)
 
-    monkeypatch.setattr(stream.RandomFile, "forget_cache", damage)
+    monkeypatch.setattr(readers.RandomFile, "forget_cache", damage)
     with pytest.raises(OutputError, match="reads back otherwise"):
         pa_lite.merge(*tiny_pair, (0.5,), output=tmp_path / "bad.gguf", options=MergeOptions(verify=True))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["good.gguf", "plain.gguf"]
