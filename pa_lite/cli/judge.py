@@ -122,6 +122,8 @@ def show_judging(result: Judging, n_left: int) -> None:
         f"{bias.n_pairs} pairs: {bias.n_asked} asked, {bias.n_identical} equal answers, {bias.n_too_long} not judged: "
         f"longer than the judge's context; {bias.n_ties} ties."
     )
+    if result.n_resumed:
+        click.echo(f"{result.n_resumed} of {bias.n_pairs} verdicts were there from an earlier run.", err=True)
     if n_left:
         click.echo(f"note: the reference has {n_left} more instructions.", err=True)
     if bias.answer_mass is not None and bias.answer_mass < 0.1:

@@ -97,10 +97,10 @@ def is_reference_first(instruction: str, seed: int) -> bool:
 
 @dataclass
 class _Case:
-    """A pair that waits for the judge: its prompts, by order, and the answer tokens' logprobs as they come."""
+    """The pair at a place: its prompts by order, and the answer tokens' logprobs as they come."""
 
-    pair: Pair
-    prompts: dict[bool, list[int]]  # reference first? -> token ids
+    place: int
+    prompts: dict[bool, list[int]] = field(default_factory=dict)  # reference first? -> token ids
     logprobs: dict[tuple[bool, int], float] = field(default_factory=dict)  # (order, token) -> nats
 
     def verdict(self, answers: Sequence[Sequence[int]]) -> Verdict:
@@ -123,10 +123,10 @@ def judge_pairs(
     model: Model,
     pairs: Sequence[Pair],
     options: JudgeOptions,
-    finished: Callable[[Pair, Verdict], None],
+    finished: Callable[[int, Verdict], None],
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Judge every pair; `finished` gets each verdict as soon as it is there, in no order.
+    """Judge every pair; `finished` gets a pair's place and its verdict as soon as that is there, in no order.
 
     Equal answers tie unasked. A pair whose prompt, in an order to be asked, exceeds the judge's context is not judged
     and nothing of it is cut. `progress` gets (prompts done, prompts in all). Raises InputError for a judge without the
@@ -134,26 +134,35 @@ def judge_pairs(
     """
     answers = answer_tokens(model)
     cases = []
-    for pair in pairs:
-        if pair.reference == pair.model:
-            finished(pair, Verdict(1.5))
-            continue
-        case = _Case(pair, _prompts(model, pair, options))
-        longest = max(map(len, case.prompts.values()))
-        if longest > model.max_length:
+    for case in _cases(model, pairs, options):
+        longest = max(map(len, case.prompts.values()), default=0)
+        if longest == 0:
+            finished(case.place, Verdict(1.5))
+        elif longest > model.max_length:
             told = f"the prompt has {longest} tokens, the judge's context holds {model.max_length}"
-            finished(pair, Verdict(None, unjudged=told))
-            continue
-        cases.append(case)
+            finished(case.place, Verdict(None, unjudged=told))
+        else:
+            cases.append(case)
     tokens = [t for ids in answers for t in ids]
-    _ask(model, cases, tokens, lambda case: finished(case.pair, case.verdict(answers)), progress)
+    _ask(model, cases, tokens, lambda case: finished(case.place, case.verdict(answers)), progress)
 
 
-def _prompts(model: Model, pair: Pair, options: JudgeOptions) -> dict[bool, list[int]]:
-    """The prompts' token ids for each order to be asked: reference first, or model first."""
-    orders = [True, False] if options.both_orders else [is_reference_first(pair.instruction, options.seed)]
-    shown = [(pair.reference, pair.model) if first else (pair.model, pair.reference) for first in orders]
-    return dict(zip(orders, chat_prompts(model, [judge_prompt(pair.instruction, *two) for two in shown]), strict=True))
+def _cases(model: Model, pairs: Sequence[Pair], options: JudgeOptions) -> list[_Case]:
+    """Each pair with the prompts of the orders to be asked, none where the answers are equal."""
+    cases = [_Case(i) for i in range(len(pairs))]
+    shown: list[tuple[_Case, bool]] = []
+    texts: list[str] = []
+    for case, pair in zip(cases, pairs, strict=True):
+        if pair.reference == pair.model:
+            continue
+        orders = (True, False) if options.both_orders else (is_reference_first(pair.instruction, options.seed),)
+        for reference_first in orders:
+            answers = (pair.reference, pair.model) if reference_first else (pair.model, pair.reference)
+            shown.append((case, reference_first))
+            texts.append(judge_prompt(pair.instruction, *answers))
+    for (case, order), prompt in zip(shown, chat_prompts(model, texts), strict=True):
+        case.prompts[order] = prompt
+    return cases
 
 
 def _ask(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +12,8 @@ import numpy as np
 from pa_lite.checkpoints.fingerprint import fingerprint
 from pa_lite.checkpoints.gguf_model import open_gguf
 from pa_lite.engine.model import Model
-from pa_lite.follow.journal import Journal
+from pa_lite.files import check_target, write_text
+from pa_lite.follow.journal import Journal, digest
 from pa_lite.follow.judge import PROMPT_ID, JudgeOptions, Verdict, judge_pairs
 from pa_lite.follow.pairing import Pair, Pairing
 from pa_lite.follow.records import Record
@@ -41,7 +41,10 @@ class Bias:
 
 @dataclass(frozen=True)
 class Judging:
-    """Pairs and the judge's verdicts on them, in the same order; `judge` is the name under `annotator`."""
+    """Pairs and the judge's verdicts on them, in the same order; `judge` is the name under `annotator`.
+
+    `n_resumed` of the verdicts are of an earlier run.
+    """
 
     judge: str
     fingerprint: str
@@ -50,6 +53,7 @@ class Judging:
     options: JudgeOptions
     pairs: tuple[Pair, ...]
     verdicts: tuple[Verdict, ...]
+    n_resumed: int = 0
 
     @property
     def bias(self) -> Bias:
@@ -69,6 +73,7 @@ class Judging:
             "model": self.model,
             "reference": self.reference,
             "options": asdict(self.options),
+            "n_resumed": self.n_resumed,
             "win_rate": None if self.win_rate is None else asdict(self.win_rate),
             **asdict(self.bias),
         }
@@ -106,23 +111,28 @@ def judge_outputs(
     orders; the limit may differ. Raises what Journal and judge_pairs raise.
     """
     pairs = pairing.pairs[: options.limit]
-    run = {
-        "judge": (mark := fingerprint(open_gguf(model.path))),
-        "prompt": PROMPT_ID,
-        "outputs": hashlib.sha256(repr(pairing).encode()).hexdigest(),
-        "orders": "both" if options.both_orders else f"drawn by {options.seed}",
+    mark = fingerprint(open_gguf(model.path))
+    facts = {
+        "judge": digest(mark),
+        "judge's prompt": PROMPT_ID,
+        "outputs": digest(asdict(pairing)),
+        "order": digest("both" if options.both_orders else options.seed),
     }
-    with Journal(target, run, resume, force) as journal:
-        verdicts = {entry.pop("instruction"): Verdict(**entry) for entry in journal.entries}
+    check_target(target, force)
+    with Journal(target, facts, len(pairing.pairs), resume, force) as journal:
+        verdicts = {place: Verdict(**result) for place, result in journal.results.items()}
+        places = [i for i in range(len(pairs)) if i not in verdicts]
 
-        def finished(pair: Pair, verdict: Verdict) -> None:
-            verdicts[pair.instruction] = verdict
-            journal.add({"instruction": pair.instruction, **asdict(verdict)})
+        def finished(i: int, verdict: Verdict) -> None:
+            verdicts[places[i]] = verdict
+            journal.add(places[i], asdict(verdict))
 
-        judge_pairs(model, [p for p in pairs if p.instruction not in verdicts], options, finished, progress)
-        in_order = tuple(verdicts[p.instruction] for p in pairs)
-        done = Judging(judge, mark, pairing.model, pairing.reference, options, pairs, in_order)
-        journal.finish(json.dumps(done.annotations(), indent=2, ensure_ascii=False) + "\n")
+        judge_pairs(model, [pairs[i] for i in places], options, finished, progress)
+        in_order = tuple(verdicts[i] for i in range(len(pairs)))
+        n_resumed = len(pairs) - len(places)
+        done = Judging(judge, mark, pairing.model, pairing.reference, options, pairs, in_order, n_resumed)
+        write_text(target, json.dumps(done.annotations(), indent=2, ensure_ascii=False) + "\n")
+        journal.finish()
     return done
 
 

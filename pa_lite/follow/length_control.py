@@ -154,7 +154,7 @@ def _choose_penalty(features: FloatArray, target: FloatArray, weight: FloatArray
 def _covariance(features: FloatArray, target: FloatArray, weight: FloatArray, w: FloatArray) -> FloatArray:
     """Sandwich covariance of the coefficients (White 1982), as if without penalty: one held at 0 is uncertain too."""
     p = _sigmoid(features @ w)
-    bread = np.linalg.pinv((features.T * (weight * p * (1 - p))) @ features)
+    bread: FloatArray = np.linalg.pinv((features.T * (weight * p * (1 - p))) @ features)
     filling = (features.T * (weight * (target - p)) ** 2) @ features
     return bread @ filling @ bread
 

@@ -32,10 +32,15 @@ def read_records(path: Path) -> list[Record]:
 def text_of(row: Record, key: str, where: str, empty: bool = False) -> str:
     """A record's text under a key. Raises InputError when it is no text, or a blank one unless `empty` allows that."""
     value = row.get(key)
-    if not isinstance(value, str) or not (empty or value.strip()):
-        told = "an empty text" if isinstance(value, str) else "no text"
-        raise InputError(f"{where} has {told} under {key!r}.")
-    return value
+    if not isinstance(value, str):
+        told = "no text"
+    elif not (empty or value.strip()):
+        told = "an empty text"
+    elif any("\ud800" <= c <= "\udfff" for c in value):  # half of a pair, which UTF-8 cannot hold
+        told = "a broken text"
+    else:
+        return value
+    raise InputError(f"{where} has {told} under {key!r}.")
 
 
 def same_name(rows: list[Record], key: str, path: Path, default: str | None = None) -> str:
