@@ -91,7 +91,7 @@ def length_controlled(
     return LengthControlled(
         value=100 * float(predicted.mean()),
         stderr=100 * spread,
-        fit_stderr=100 * math.sqrt(slope @ _covariance(features, target, weight, coefficients) @ slope),
+        fit_stderr=100 * _fit_error(features, target, weight, coefficients, slope),
         weights=dict(zip(names, coefficients.tolist(), strict=True)),
     )
 
@@ -151,12 +151,15 @@ def _choose_penalty(features: FloatArray, target: FloatArray, weight: FloatArray
     return float(PENALTIES[int(np.argmin(loss))])
 
 
-def _covariance(features: FloatArray, target: FloatArray, weight: FloatArray, w: FloatArray) -> FloatArray:
-    """Sandwich covariance of the coefficients (White 1982), as if without penalty: one held at 0 is uncertain too."""
+def _fit_error(features: FloatArray, target: FloatArray, weight: FloatArray, w: FloatArray, slope: FloatArray) -> float:
+    """Standard error of what has this slope in the coefficients, by the sandwich (White 1982).
+
+    As if there were no penalty: a coefficient that it holds at 0 is uncertain too.
+    """
     p = _sigmoid(features @ w)
-    bread: FloatArray = np.linalg.pinv((features.T * (weight * p * (1 - p))) @ features)
-    filling = (features.T * (weight * (target - p)) ** 2) @ features
-    return bread @ filling @ bread
+    bread = np.linalg.pinv((features.T * (weight * p * (1 - p))) @ features)
+    influence = weight * (target - p) * (features @ (bread @ slope))  # of each row
+    return math.sqrt(float(influence @ influence))
 
 
 def _features(model: FloatArray, delta: FloatArray, difficulty: FloatArray | None) -> FloatArray:
