@@ -72,7 +72,7 @@ def judge(
     if as_json:
         show_json({"annotations": str(target), **result.document()})
     else:
-        show_judging(result, pairing.n_left)
+        show_judging(result)
         click.echo(f"{target}: see pa-lite winrate")
 
 
@@ -108,15 +108,15 @@ def winrate(annotations: Path, length_control: str, alpaca_data: Path | None, as
         show_win_rate(result)
 
 
-def show_judging(result: Judging, n_left: int) -> None:
-    bias = result.bias
+def show_judging(result: Judging) -> None:
+    bias, pairing = result.bias, result.pairing
     rows = [["prefers the model", *_percent(result.win_rate)]]
     rows.append(["prefers what it is shown first", *_percent(bias.first_shown)])
     if bias.agreement is not None:
         rows.append(["says the same in both orders", *_percent(bias.agreement)])
     if bias.answer_mass is not None:
         rows.append(["probability on A or B", f"{100 * bias.answer_mass:.1f}", ""])
-    click.echo(f"{result.model} against {result.reference}, judged by {result.judge}")
+    click.echo(f"{pairing.model} against {pairing.reference}, judged by {result.judge}")
     show_table(["", "%", "s.e."], rows)
     click.echo(
         f"{bias.n_pairs} pairs: {bias.n_asked} asked, {bias.n_identical} equal answers, {bias.n_too_long} not judged: "
@@ -124,8 +124,8 @@ def show_judging(result: Judging, n_left: int) -> None:
     )
     if result.n_resumed:
         click.echo(f"{result.n_resumed} of {bias.n_pairs} verdicts were there from an earlier run.", err=True)
-    if n_left:
-        click.echo(f"note: the reference has {n_left} more instructions.", err=True)
+    if pairing.n_left:
+        click.echo(f"note: the reference answers {pairing.n_left} more instructions.", err=True)
     if bias.answer_mass is not None and bias.answer_mass < 0.1:
         click.echo("note: this judge hardly ever means to answer A or B: its preferences say little.", err=True)
 

@@ -41,19 +41,21 @@ class Bias:
 
 @dataclass(frozen=True)
 class Judging:
-    """Pairs and the judge's verdicts on them, in the same order; `judge` is the name under `annotator`.
+    """The judge's verdicts on the first pairs of a pairing, in their order; `judge` is the name under `annotator`.
 
     `n_resumed` of the verdicts are of an earlier run.
     """
 
     judge: str
     fingerprint: str
-    model: str
-    reference: str
+    pairing: Pairing
     options: JudgeOptions
-    pairs: tuple[Pair, ...]
     verdicts: tuple[Verdict, ...]
     n_resumed: int = 0
+
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        return self.pairing.pairs[: len(self.verdicts)]
 
     @property
     def bias(self) -> Bias:
@@ -70,8 +72,9 @@ class Judging:
             "judge": self.judge,
             "fingerprint": self.fingerprint,
             "prompt": PROMPT_ID,
-            "model": self.model,
-            "reference": self.reference,
+            "model": self.pairing.model,
+            "reference": self.pairing.reference,
+            "n_reference_only": self.pairing.n_left,
             "options": asdict(self.options),
             "n_resumed": self.n_resumed,
             "win_rate": None if self.win_rate is None else asdict(self.win_rate),
@@ -85,9 +88,9 @@ class Judging:
                 "instruction": pair.instruction,
                 "dataset": pair.dataset,
                 "output_1": pair.reference,
-                "generator_1": self.reference,
+                "generator_1": self.pairing.reference,
                 "output_2": pair.model,
-                "generator_2": self.model,
+                "generator_2": self.pairing.model,
                 "annotator": self.judge,
                 **asdict(verdict),
             }
@@ -130,7 +133,7 @@ def judge_outputs(
         judge_pairs(model, [pairs[i] for i in places], options, finished, progress)
         in_order = tuple(verdicts[i] for i in range(len(pairs)))
         n_resumed = len(pairs) - len(places)
-        done = Judging(judge, mark, pairing.model, pairing.reference, options, pairs, in_order, n_resumed)
+        done = Judging(judge, mark, pairing, options, in_order, n_resumed)
         write_text(target, json.dumps(done.annotations(), indent=2, ensure_ascii=False) + "\n")
         journal.finish()
     return done
