@@ -94,6 +94,34 @@ def test_generate(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert json.loads(target.read_text("utf-8")) == [entry]
 
 
+def test_generate_with_options(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    prompts = tmp_path / "p.json"
+    prompts.write_text(json.dumps([{"instruction": "Greet me."}] * 3), "utf-8")
+    common = ["generate", "demo@1", "--prompts", prompts, "--max-tokens", 8, "--threads", 1, "--system", "Be brief."]
+    drawn = [*common, "--temperature", 5, "--top-p", 0.99, "--min-p", 1e-6, "--top-k", 500]
+    one, again, other = (run(capsys, *drawn, "--seed", seed)[1] for seed in (1, 1, 2))
+    assert one == again != other
+    assert len({o["output"] for o in json.loads(one)}) == 3  # equal prompts, a random stream each
+    plain = json.loads(run(capsys, *common)[1])[0]["output"]
+    cut = json.loads(run(capsys, *common, "--stop", plain[2:4], "--stop", "never")[1])[0]["output"]
+    assert cut == plain[: plain.index(plain[2:4])].strip()
+    status, out, _ = run(capsys, *common, "-o", tmp_path / "o.json", "--json")
+    document = json.loads(out)
+    assert (status, document["n"], document["n_resumed"]) == (0, 3, 0)
+    assert document["path"] == str(tmp_path / "o.json")
+    assert sum(document["reasons"].values()) == 3
+
+
+def test_generate_without_a_template_says_so(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    prompts = tmp_path / "p.json"
+    prompts.write_text('[{"instruction": "Greet me."}]', "utf-8")
+    words = ["merge", "--lam", "0", "--vocab", "base", "-o", tmp_path / "b.gguf"]
+    assert run(capsys, *words)[0] == 0
+    status, out, err = run(capsys, "generate", tmp_path / "b.gguf", "--prompts", prompts, "--max-tokens", 2)
+    assert (status, len(json.loads(out))) == (0, 1)
+    assert "has no chat template: prompts read 'Instruction: ... Response:'" in err
+
+
 def test_listings(capsys: pytest.CaptureFixture[str]) -> None:
     assert "demo" in run(capsys, "pairs")[1]
     assert "demo_lookup" in run(capsys, "tasks")[1]
@@ -145,6 +173,11 @@ def broken(tiny_pair: tuple[Path, Path], tmp_path: Path) -> dict[str, Path]:
         (["score", "demo@0.5", "--tasks", "demo", "--type", "Q9"], "unknown output type 'Q9'"),
         (["generate", "demo@0.5", "--prompts", "nope"], "unknown prompts 'nope'"),
         (["generate", "demo@0.5", "--prompts", "demo", "--max-tokens", "100000"], "smaller --max-tokens"),
+        (["generate", "demo@0.5", "--prompts", "demo", "--max-tokens", "9999", "-o", "x"], "smaller --max-tokens"),
+        (["generate", "demo@0.5", "--prompts", "demo", "--temperature", "-1"], "temperature is -1.0; it must be"),
+        (["generate", "demo@0.5", "--prompts", "demo", "--top-p", "1.5"], "top_p is 1.5"),
+        (["generate", "demo@0.5", "--prompts", "demo", "--stop", ""], "stop string '' is empty"),
+        (["generate", "demo@0.5", "--prompts", "demo", "--resume"], "name it with -o"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(

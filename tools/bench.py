@@ -1,6 +1,7 @@
 """Measures pa-lite against the disk, llama.cpp and mergekit: every figure a median of runs in processes of their own.
 
 python tools/bench.py merge [--size 1b] [--larger 3b] [--repeat 5] [--peers FOLDER] [--only SECTION,...] [--json FILE]
+python tools/bench.py generate [--model FILE] [--threads 2] [--parallel 32] [--repeat 3] [--json FILE]
 
 What is compared runs in turn within one loop, and a ratio is the median of the loop's ratios: absolute times drift.
 Times are a whole process's, from its start to its end; pa-lite's include bringing the result to the disk. Inputs are
@@ -21,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -363,7 +365,24 @@ def bench_merge(options: argparse.Namespace) -> None:
         write_text(options.json, json.dumps({**document, "runs": list(map(asdict, bench.runs))}, indent=1) + "\n")
 
 
-COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {"merge": bench_merge}
+def bench_generate(options: argparse.Namespace) -> None:
+    """The command `generate`: batched generation against sequential chat and bare llama.cpp."""
+    from bench_generate import measure_generation, smollm2
+
+    options.work.mkdir(parents=True, exist_ok=True)
+    path = options.model or smollm2(options.work)
+    facts = machine(None)
+    told = partial(print, file=sys.stderr, flush=True)
+    figures = measure_generation(path, options.threads, options.parallel, options.max_tokens, options.repeat, told)
+    rows = [Row(**figure) for figure in figures]
+    show(rows)
+    if options.json is not None:
+        asked = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
+        document = {"options": asked, "machine": facts, "rows": list(map(asdict, rows))}
+        write_text(options.json, json.dumps(document, indent=1) + "\n")
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {"merge": bench_merge, "generate": bench_generate}
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
@@ -382,6 +401,14 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     told = f"sections, of {', '.join(SECTIONS)}"
     merge.add_argument("--only", type=lambda s: s.split(","), default=[], metavar="SECTION,...", help=told)
     merge.add_argument("--json", type=Path, metavar="FILE", help="write all runs and the machine's facts there")
+    generate = commands.add_parser("generate", help="batched generation, against sequential chat and bare llama.cpp")
+    generate.add_argument("--model", type=Path, metavar="FILE", help="a chat model (default: SmolLM2-135M as F16)")
+    generate.add_argument("--work", type=Path, default=folder, metavar="DIR", help=f"the model (default: {folder})")
+    generate.add_argument("--repeat", type=int, default=3, help="rounds (default: 3)")
+    generate.add_argument("--threads", type=int, default=2, help="of pa-lite and of llama.cpp (default: 2)")
+    generate.add_argument("--parallel", type=int, default=32, help="prompts at a time (default: 32)")
+    generate.add_argument("--max-tokens", type=int, default=128, help="new tokens of each (default: 128)")
+    generate.add_argument("--json", type=Path, metavar="FILE", help="write all figures and the machine's facts there")
     return parser.parse_args(words)
 
 

@@ -50,7 +50,7 @@ def generate(
     system: str,
     resume: bool,
     kind: str,
-    gpu_layers: int,
+    gpu_layers: int | str,
     threads: int,
     output: Path | None,
     force: bool,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 import pa_lite
-from pa_lite.cli.options import FORCE, GPU, JSON, KIND, OUTPUT, THREADS
+from pa_lite.cli.options import FORCE, GPU, JSON, KIND, N_CTX, OUTPUT, THREADS
 from pa_lite.cli.terminal import bar, show_json, show_table
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 @KIND
 @GPU
 @THREADS
+@N_CTX
 @OUTPUT
 @FORCE
 @JSON
@@ -36,8 +37,9 @@ def score(
     limit: int | None,
     seed: int,
     kind: str,
-    gpu_layers: int,
+    gpu_layers: int | str,
     threads: int,
+    n_ctx: int,
     output: Path | None,
     force: bool,
     as_json: bool,
@@ -54,7 +56,7 @@ def score(
     if output is not None:
         check_target(output, force)
     options = ScoreOptions(shots, limit, seed)
-    with bar("score") as progress, pa_lite.load(model, EngineOptions(threads, gpu_layers), kind) as loaded:
+    with bar("score") as progress, pa_lite.load(model, EngineOptions(threads, gpu_layers, n_ctx=n_ctx), kind) as loaded:
         result = loaded.score(tasks.split(","), options, progress)
     document = {"reference": model, **asdict(result), "accuracy": asdict(result.accuracy)}
     if output is not None:

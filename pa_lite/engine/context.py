@@ -25,6 +25,7 @@ class Context:
         self.memory = self.lib.llama_get_memory(handle)
         self.n_ctx = int(self.lib.llama_n_ctx(handle))
         self.n_batch = int(self.lib.llama_n_batch(handle))
+        self.n_ubatch = int(self.lib.llama_n_ubatch(handle))
         self.n_seq_max = n_seq_max
         self.n_outputs = n_outputs or self.n_batch
         self._tokens = np.zeros(self.n_batch, np.int32)

@@ -251,11 +251,11 @@ class _Run:
         """Begin prompt i: keep what the slot has of it, or copy from where there is more, now or once decoded."""
         prompt = list(self.prompts[i])
         own = _common(slot.tokens[: slot.cached], prompt) if self.model.can_rewind else 0
-        best, shared = None, own + _WORTH - 1
+        best, shared = None, own
         for other in self.slots if self.model.can_rewind else []:
             # what a finished text ends with was never decoded, and never will be
             held = other.tokens[: other.cached] if other.prompt is None else other.tokens
-            if other is not slot and (n := _common(held, prompt)) > shared:
+            if other is not slot and (n := _common(held, prompt)) >= shared + _WORTH:
                 best, shared = other, n
         slot.prompt, slot.made, slot.text = i, 0, StopText(self.options.stop)
         slot.source, slot.shared = best, shared

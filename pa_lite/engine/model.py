@@ -66,7 +66,7 @@ class Model:
             if most is None:
                 most = self.n_layers + 1 if self.lib.llama_supports_gpu_offload() else 0  # 1 for the output matrix
             chosen = most_that_fit(most, lambda n: self._try(n) and fits())
-            if chosen is not None and chosen != self.gpu_layers:
+            if chosen is not None and not (self._model and self.gpu_layers == chosen):
                 self._try(chosen)
         if not self._model:
             raise EngineError(f"{self.path}: llama.cpp cannot load it: {complaint()}")
@@ -228,7 +228,7 @@ class Model:
         # a batch must hold a token of every sequence: llama.cpp aborts otherwise
         params.n_batch = max(min(options.n_batch, n_ctx), n_seq_max)
         params.n_ubatch = min(512, params.n_batch)
-        params.n_outputs_max = n_outputs
+        params.n_outputs_max = max(n_outputs, n_seq_max) if n_outputs else 0  # a row for each sequence: it aborts too
         params.n_threads = params.n_threads_batch = threads
         params.flash_attn_type = 1 if options.flash_attention else 0
         params.type_k = params.type_v = TYPE_IDS[options.cache_type]

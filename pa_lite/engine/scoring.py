@@ -75,8 +75,9 @@ class Scorer:
         """
         context = self.context
         self._check(requests)
-        # a full sliding window: llama.cpp may overwrite what lies before it, which another branch may still need
-        n_tokens = min(context.n_batch, context.model.n_swa or context.n_batch)
+        # under a sliding window a later micro-batch may take cells that its sequence has left behind, although a branch
+        # to come still needs them; within one micro-batch it cannot, and what lies in the spine is held twice
+        n_tokens = context.n_ubatch if context.model.n_swa else context.n_batch
         limits = Limits(n_tokens, context.n_seq_max - 1, context.n_outputs, context.n_ctx)
         logprobs = np.zeros(len(requests))
         greedy = np.ones(len(requests), np.bool_)
@@ -141,13 +142,13 @@ def _scoring_context(model: Model, longest: int) -> Iterator[Context]:
     sizes = [longest + n_batch, longest + n_batch // 4, longest]
     # the system may hand out memory that it does not have, and kill us for using it
     free = available_bytes() if model.gpu_layers == 0 else 0
-    while free and len(sizes) > 1 and sizes[0] * model.cell_bytes > free:
-        del sizes[0]
-    if free and sizes[0] * model.cell_bytes > free:
-        raise EngineError(
-            f"{model.path}: {sizes[0]} tokens need {sizes[0] * model.cell_bytes / 1e6:.0f} MB of cache, "
-            f"{free / 1e6:.0f} MB are free. Allow a shorter context (--n-ctx) or take a smaller model."
-        )
+    if free:
+        sizes = [n for n in sizes if n * model.cell_bytes < free]
+        if not sizes:
+            raise EngineError(
+                f"{model.path}: {longest} tokens need {longest * model.cell_bytes / 1e6:.0f} MB of cache, "
+                f"{free / 1e6:.0f} MB are free. Allow a shorter context (--n-ctx) or take a smaller model."
+            )
     for i, n_ctx in enumerate(sizes):
         with contextlib.ExitStack() as stack:
             try:
