@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.follow.alpaca_files import annotation_rows, write_data_set, write_rows
-from tests.test_cli import run
+from tests.test_cli import assert_refused, run
 
 TEXTS = ["What is the town of Suki?", "Greet me.", "What does Kedo keep?", "Name a colour."]
 
@@ -82,12 +82,18 @@ def test_winrate_says_which_form(capsys: pytest.CaptureFixture[str], files: dict
 
 
 def test_what_is_not_judged_is_told(capsys: pytest.CaptureFixture[str], files: dict[str, Path], tmp_path: Path) -> None:
-    words = ["judge", files["long"], "--reference", files["theirs"], "--judge", "demo@1", "--threads", 1]
-    status, out, _ = run(capsys, *words, "-o", tmp_path / "a.json")
+    words = ["judge", files["ours"], "--reference", files["theirs"], "--judge", "demo@1", "--threads", 1]
+    status, out, _ = run(capsys, *words, "-o", tmp_path / "a.json", "--n-ctx", 150)
     assert status == 0
-    assert "4 pairs: 0 asked, 0 equal answers, 4 not judged: longer than the judge's context" in out
-    assert {r["preference"] for r in json.loads((tmp_path / "a.json").read_text("utf-8"))} == {None}
-    status, _, err = run(capsys, "winrate", tmp_path / "a.json")
+    assert "4 pairs: 0 asked, 1 equal answers, 3 not judged: longer than the judge's context" in out
+    rows = json.loads((tmp_path / "a.json").read_text("utf-8"))
+    assert [r["preference"] for r in rows] == [None, None, 1.5, None]
+    assert all("the judge's context holds 150" in r["unjudged"] for r in rows if r["preference"] is None)
+    out = run(capsys, "winrate", tmp_path / "a.json")[1]
+    assert "1 pairs: 0 wins, 0 losses, 1 draws; 3 not judged." in out
+    words[1] = files["long"]
+    assert run(capsys, *words, "-o", tmp_path / "b.json")[0] == 0
+    status, _, err = run(capsys, "winrate", tmp_path / "b.json")
     assert status == 1
     assert "none of its 4 entries has a preference" in err
 
@@ -114,14 +120,4 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     capsys: pytest.CaptureFixture[str], files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     words: list[str], told: str,
 ) -> None:  # fmt: skip
-    here = tmp_path / "here"
-    here.mkdir()
-    monkeypatch.chdir(here)
-    for name, path in files.items():
-        words = [w.replace("{" + name + "}", str(path)) for w in words]
-    status, out, err = run(capsys, *words)
-    assert (status, out) == (1, "")
-    assert err.startswith("error: ")
-    assert told in err
-    assert len(err.splitlines()) == 1
-    assert list(here.iterdir()) == []
+    assert_refused(capsys, monkeypatch, tmp_path, words, files, told)

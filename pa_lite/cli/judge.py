@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pa_lite.cli.options import FORCE, GPU, JSON, KIND, OUTPUT, THREADS
+from pa_lite.cli.options import FORCE, GPU, JSON, KIND, N_CTX, OUTPUT, THREADS
 from pa_lite.cli.terminal import bar, show_json, show_table
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 @KIND
 @GPU
 @THREADS
+@N_CTX
 @OUTPUT
 @FORCE
 @JSON
@@ -42,8 +43,9 @@ def judge(
     allow_empty: bool,
     resume: bool,
     kind: str,
-    gpu_layers: int,
+    gpu_layers: int | str,
     threads: int,
+    n_ctx: int,
     output: Path | None,
     force: bool,
     as_json: bool,
@@ -66,7 +68,8 @@ def judge(
     target = output or Path(f"{outputs.stem}-vs-{reference.stem}.json")
     check_target(target, force)
     pairing, options = pair_outputs(outputs, reference, allow_empty), JudgeOptions(limit, seed, not one_order)
-    with bar("judge") as progress, open_model(judge_model, EngineOptions(threads, gpu_layers), kind) as model:
+    engine = EngineOptions(threads, gpu_layers, n_ctx=n_ctx)
+    with bar("judge") as progress, open_model(judge_model, engine, kind) as model:
         name = judge_name(judge_model)
         result = judge_outputs(model, name, pairing, target, options, resume, force, progress)
     if as_json:
@@ -144,12 +147,12 @@ def show_win_rate(result: WinRate) -> None:
         rows.append(["length-controlled win rate", f"{control.value:.2f}", f"{control.fit_stderr:.2f}"])
     click.echo(f"{result.model} against {result.reference}, judged by {result.annotator}")
     show_table(["", "%", "s.e."], rows)
-    unjudged = f", {result.n_unjudged} not judged" if result.n_unjudged else ""
+    unjudged = f"; {result.n_unjudged} not judged" if result.n_unjudged else ""
     click.echo(
-        f"{result.n_wins} wins, {result.n_wins_base} losses, {result.n_draws} draws of {result.n_total}{unjudged}."
+        f"{result.n_total} pairs: {result.n_wins} wins, {result.n_wins_base} losses, {result.n_draws} draws{unjudged}."
     )
     click.echo(
-        f"Average length: {result.avg_length:.0f} characters; the reference's: {result.avg_length_reference:.0f}."
+        f"Average length: {result.avg_length:.0f} characters, the reference's {result.avg_length_reference:.0f}."
     )
     note = f" ({result.length_controlled_note})" if result.length_controlled_note else ""
     click.echo(f"Length control: {result.length_controlled_form or 'none'}{note}.")

@@ -69,7 +69,7 @@ def load_length_data(folder: Path | None = None) -> LengthData:
             for row in csv.DictReader(f):
                 index, preference, delta, value = (row[name] for name in _COLUMNS)
                 number = float(value)
-                difficulty.setdefault(int(index), number)
+                difficulty.setdefault(int(float(index)), number)
                 columns.append((float(preference or math.nan), float(delta), number))
     except OSError as e:
         raise InputError(f"{path}: cannot be read: {e.strerror}.") from e

@@ -118,6 +118,7 @@ def judge_outputs(
     facts = {
         "judge": digest(mark),
         "judge's prompt": PROMPT_ID,
+        "context": digest(model.max_length),
         "outputs": digest(asdict(pairing)),
         "order": digest("both" if options.both_orders else options.seed),
     }
