@@ -121,9 +121,10 @@ def show_judging(result: Judging) -> None:
         rows.append(["probability on A or B", f"{100 * bias.answer_mass:.1f}", ""])
     click.echo(f"{pairing.model} against {pairing.reference}, judged by {result.judge}")
     show_table(["", "%", "s.e."], rows)
+    long = f"; {bias.n_too_long} not judged: longer than the judge's context" if bias.n_too_long else ""
     click.echo(
-        f"{bias.n_pairs} pairs: {bias.n_asked} asked, {bias.n_identical} equal answers, {bias.n_too_long} not judged: "
-        f"longer than the judge's context; {bias.n_ties} ties."
+        f"{bias.n_pairs} pairs: {bias.n_asked} asked, {bias.n_ties} of them ties; "
+        f"{bias.n_identical} equal answers{long}."
     )
     if result.n_resumed:
         click.echo(f"{result.n_resumed} of {bias.n_pairs} verdicts were there from an earlier run.", err=True)
