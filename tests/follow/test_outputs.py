@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 import pa_lite
+from pa_lite.engine.context import Context
 from pa_lite.engine.generation import GenerationOptions
-from pa_lite.engine.model import Context, EngineOptions, Model
+from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.errors import InputError, OutputError
 from pa_lite.follow import outputs
 from pa_lite.follow.outputs import Output, Prompt, Target, load_prompts, to_json, write_outputs

@@ -19,6 +19,7 @@ from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.merge.mixture import FILE_TYPES
 from pa_lite.merge.plan import PlanOptions
 from tests.merge.test_quantize import llama_quantize, tensor_bytes
+from tests.parity.test_transformers import TURNS, assert_chat_prompts
 from tests.test_cli import run
 
 pytestmark = pytest.mark.parity
@@ -77,6 +78,15 @@ def test_it_chats_as_the_original(pair: Pair, original: Path, tmp_path: Path) ->
     assert "Paris" in answers[0][0]
     cosine = first[0] @ first[1] / np.linalg.norm(first[0]) / np.linalg.norm(first[1])
     assert cosine > 0.9999
+
+
+@pytest.mark.parametrize("system", ["", "Be brief."])
+def test_chat_prompts(pair: Pair, merged: Path, system: str) -> None:
+    """A template that brings a system prompt of its own, and no BOS although the vocabulary names one."""
+    transformers = pytest.importorskip("transformers")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(pair[1])
+    with Model(merged, EngineOptions(threads=1)) as model:
+        assert_chat_prompts(tokenizer, TURNS, system, chat_prompts(model, TURNS, system))
 
 
 def test_generate_judge_and_win_rate(original: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
