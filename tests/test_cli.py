@@ -28,6 +28,24 @@ def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, s
     return status, captured.out, captured.err
 
 
+def assert_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, folder: Path, words: list[str],
+    files: dict[str, Path], told: str,
+) -> None:  # fmt: skip
+    """The command, {names} in it replaced by files, fails with one line that tells so, and writes nothing."""
+    here = folder / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    for name, path in files.items():
+        words = [w.replace("{" + name + "}", str(path)) for w in words]
+    status, out, err = run(capsys, *words)
+    assert (status, out) == (1, "")
+    assert err.startswith("error: ")
+    assert told in err
+    assert len(err.splitlines()) == 1
+    assert list(here.iterdir()) == []
+
+
 def test_merge_as_it_stands(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,17 +241,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     capsys: pytest.CaptureFixture[str], broken: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     words: list[str], told: str,
 ) -> None:  # fmt: skip
-    here = tmp_path / "here"
-    here.mkdir()
-    monkeypatch.chdir(here)
-    for name, path in broken.items():
-        words = [w.replace("{" + name + "}", str(path)) for w in words]
-    status, out, err = run(capsys, *words)
-    assert (status, out) == (1, "")
-    assert err.startswith("error: ")
-    assert told in err
-    assert len(err.splitlines()) == 1
-    assert list(here.iterdir()) == []
+    assert_refused(capsys, monkeypatch, tmp_path, words, broken, told)
 
 
 def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:

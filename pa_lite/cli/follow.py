@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("model")
-@click.option("--prompts", required=True, help="'demo', or a JSON or JSONL file of objects with 'instruction'.")
+@click.option("--prompts", required=True, help="'alpaca-eval', 'demo', or a JSON or JSONL file with 'instruction's.")
 @click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True, help="New tokens at most.")
 @click.option("--parallel", type=click.IntRange(1, 256), default=16, show_default=True, help="Prompts at a time.")
 @click.option("--temperature", type=float, default=0.0, show_default=True, help="0 takes the likeliest token.")

@@ -19,8 +19,9 @@ from pa_lite.files import check_space, write_errors
 from pa_lite.kernels import prepare
 from pa_lite.machine import available_memory, cores
 from pa_lite.merge.plan import MergePlan
+from pa_lite.merge.readers import RandomFile
 from pa_lite.merge.schedule import Schedule
-from pa_lite.merge.stream import RandomFile, Target, run_stream
+from pa_lite.merge.stream import Target, run_stream
 
 
 class MovableModel:

@@ -37,6 +37,7 @@ __all__ = [
     "scoring_context",
 ]
 Progress = Callable[[int, int], None]
+Finished = Callable[[int, "Score"], None]
 _log = logging.getLogger(__name__)
 _BRANCHES = 63  # beside the spine: llama.cpp holds a row of logits for each
 _ROW_BYTES = 48 << 20  # of logits in a batch: llama.cpp holds them twice
@@ -62,8 +63,12 @@ class Scorer:
     def __init__(self, context: Context) -> None:
         self.context = context
 
-    def score(self, requests: Sequence[Request], progress: Progress | None = None) -> list[Score]:
+    def score(
+        self, requests: Sequence[Request], progress: Progress | None = None, finished: Finished | None = None
+    ) -> list[Score]:
         """Sum of ln p(token | all before it) over each continuation. `progress` gets (requests done, requests in all).
+
+        `finished` gets each request's place and score as soon as it is complete, the progress after it.
 
         The order of requests does not matter to the last bit, nor what was scored before; their set does, as the shape
         of a batch moves rounding. Raises EngineError if a request has more tokens than the context (nothing is cut) or
@@ -77,16 +82,25 @@ class Scorer:
         limits = Limits(n_tokens, context.n_seq_max - 1, context.n_outputs, context.n_ctx)
         logprobs = np.zeros(len(requests))
         greedy = np.ones(len(requests), np.bool_)
+
+        def result(i: int) -> Score:
+            r = requests[i]
+            return Score(float(logprobs[i]), len(r.tokens) - r.n_context, r.n_bytes, bool(greedy[i]))
+
+        # requests are complete in the tree's order
+        order = sorted(range(len(requests)), key=lambda i: requests[i].tokens) if finished else []
+        done = 0
         context.clear()
         with ends_on_interrupt(context):
             for batch in plan_batches(requests, limits):
                 self._run(batch, logprobs, greedy)
+                if finished is not None:
+                    for i in order[done : batch.done]:
+                        finished(i, result(i))
+                done = batch.done
                 if progress is not None:
-                    progress(batch.done, len(requests))
-        return [
-            Score(float(logprob), len(r.tokens) - r.n_context, r.n_bytes, bool(all_best))
-            for r, logprob, all_best in zip(requests, logprobs, greedy, strict=True)
-        ]
+                    progress(done, len(requests))
+        return [result(i) for i in range(len(requests))]
 
     def _check(self, requests: Sequence[Request]) -> None:
         n_ctx = self.context.n_ctx
@@ -158,8 +172,10 @@ def _cut(model: Model, requests: Sequence[Request]) -> list[Request]:
     return [truncate(r, model.max_length) for r in requests]
 
 
-def score_requests(model: Model, requests: Sequence[Request], progress: Progress | None = None) -> list[Score]:
-    """Score on a fresh context, one score for each request, in order.
+def score_requests(
+    model: Model, requests: Sequence[Request], progress: Progress | None = None, finished: Finished | None = None
+) -> list[Score]:
+    """Score on a fresh context, one score for each request, in order; `progress` and `finished` as `Scorer.score` says.
 
     A request longer than `model.max_length` is cut at the left as lm-eval does, and its score says so. The context has
     cells for the longest request and a full batch, or as many of these as llama.cpp can allocate. Raises EngineError
@@ -169,7 +185,7 @@ def score_requests(model: Model, requests: Sequence[Request], progress: Progress
         return []
     cut = _cut(model, requests)
     with scoring_context(model, max(len(r.tokens) for r in cut) - 1) as context:
-        scores = Scorer(context).score(cut, progress)
+        scores = Scorer(context).score(cut, progress, finished)
     return [replace(s, truncated=a is not b) for s, a, b in zip(scores, requests, cut, strict=True)]
 
 

@@ -43,19 +43,25 @@ def demo_instructions_path() -> Path:
 
 
 def load_prompts(source: str) -> list[Prompt]:
-    """The prompts of `demo`, or of a file: a JSON list or JSONL of objects with `instruction` (and `dataset`).
+    """The prompts of `demo`, `alpaca-eval` (from the Hub), or a file: JSON or JSONL of objects with `instruction`.
 
-    Raises InputError, naming file and entry, for what is missing or wrong.
+    Raises InputError, naming file and entry, for what is missing or wrong, and what the Hub raises.
     """
     if source == "demo":
         return [Prompt(i.text, "demo") for i in load_instructions(demo_instructions_path())]
+    if source == "alpaca-eval":
+        from pa_lite.follow.alpaca import load_alpaca_eval
+
+        return load_alpaca_eval()
     path = Path(source)
     try:
         text = path.read_text("utf-8")
         is_list = text.lstrip().startswith("[")
         rows = json.loads(text) if is_list else [json.loads(line) for line in text.splitlines() if line.strip()]
     except FileNotFoundError:
-        raise InputError(f"unknown prompts {source!r}: neither a file that exists nor 'demo'.") from None
+        raise InputError(
+            f"unknown prompts {source!r}: neither a file that exists nor 'demo' or 'alpaca-eval'."
+        ) from None
     except OSError as e:
         raise InputError(f"{path}: cannot be read: {e.strerror}.") from e
     except (ValueError, RecursionError) as e:

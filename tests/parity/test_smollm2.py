@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from pa_lite.merge.mixture import FILE_TYPES
 from pa_lite.merge.plan import PlanOptions
 from tests.merge.test_quantize import llama_quantize, tensor_bytes
 from tests.parity.test_transformers import TURNS, assert_chat_prompts
+from tests.test_cli import run
 
 pytestmark = pytest.mark.parity
 TOOL = Path(__file__).resolve().parents[3] / "shared" / "tools" / "make_hf_pair.py"
@@ -85,3 +87,22 @@ def test_chat_prompts(pair: Pair, merged: Path, system: str) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(pair[1])
     with Model(merged, EngineOptions(threads=1)) as model:
         assert_chat_prompts(tokenizer, TURNS, system, chat_prompts(model, TURNS, system))
+
+
+def test_generate_judge_and_win_rate(original: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The whole chain offline; the judge knows its letters and keeps to them with some of its probability at least."""
+    texts = ["What is the capital of France?", "What is 2 + 2?", "Name one colour."]
+    (tmp_path / "p.json").write_text(json.dumps([{"instruction": t} for t in texts]), "utf-8")
+    reference = [{"instruction": t, "output": "I do not know.", "generator": "shy"} for t in texts]
+    (tmp_path / "r.json").write_text(json.dumps(reference), "utf-8")
+    ours, target = tmp_path / "o.json", tmp_path / "a.json"
+    assert run(capsys, "generate", original, "--prompts", tmp_path / "p.json", "--max-tokens", 16, "-o", ours)[0] == 0
+    words = ["judge", ours, "--reference", tmp_path / "r.json", "--judge", original, "-o", target, "--json"]
+    status, out, _ = run(capsys, *words)
+    assert status == 0
+    document = json.loads(out)
+    assert (document["n_asked"], document["n_too_long"], document["judge"]) == (3, 0, original.stem)
+    assert document["answer_mass"] > 0.02
+    rates = json.loads(run(capsys, "winrate", target, "--json")[1])
+    assert rates["win_rate"] == pytest.approx(100 * document["win_rate"]["value"], abs=1e-9)
+    assert (rates["reference"], rates["n_total"]) == ("shy", 3)
