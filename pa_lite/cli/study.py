@@ -30,6 +30,12 @@ def _measured(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--follow", metavar="SET", is_flag=False, flag_value="public", default="",
                      help="Also follow instructions: public (if no SET is named), demo, ifeval or a file."),
         click.option("--follow-limit", type=click.IntRange(1), help="Instructions at most; by default all."),
+        click.option("--alpaca", metavar="PROMPTS", is_flag=False, flag_value="alpaca-eval", default="",
+                     help="Also answer prompts and have them judged: alpaca-eval (if none are named) or a file."),
+        click.option("--alpaca-limit", type=click.IntRange(1), help="Prompts at most; by default all."),
+        click.option("--judge", default="", metavar="MODEL", help="Who compares the answers: FILE.gguf or PAIR@LAM."),
+        click.option("--reference", type=click.Path(path_type=Path), metavar="OUTPUTS",
+                     help="Answers to compare with; by default instruct's own, at lam 1."),
         click.option("--type", "types", default="F16", show_default=True, help="Types of the weights, with commas."),
         click.option("--shots", type=click.IntRange(0), help="Exemplars in each prompt; by default the task's own."),
         click.option("--limit", type=click.IntRange(1), help="Items of each task; by default all."),
@@ -42,7 +48,8 @@ def _measured(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _options(
-    lams: str, tasks: str, follow: str, follow_limit: int | None, types: str, shots: int | None, limit: int | None,
+    lams: str, tasks: str, follow: str, follow_limit: int | None, alpaca: str, alpaca_limit: int | None, judge: str,
+    reference: Path | None, types: str, shots: int | None, limit: int | None,
     seed: int, schedule: str, threads: int, gpu_layers: Any,
 ) -> StudyOptions:  # fmt: skip
     from pa_lite.engine.model import EngineOptions
@@ -54,7 +61,7 @@ def _options(
     return StudyOptions(
         parse_lams(lams), tuple(tasks.split(",")), tuple(types.split(",")), follow, follow_limit,
         ScoreOptions(shots, limit, seed), parse_schedule(schedule) if schedule else Schedule(),
-        EngineOptions(threads, gpu_layers),
+        EngineOptions(threads, gpu_layers), 0, alpaca, alpaca_limit, judge, reference,
     )  # fmt: skip
 
 

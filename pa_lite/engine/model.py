@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pa_lite.checkpoints.fingerprint import fingerprint
 from pa_lite.checkpoints.gguf_file import architecture_of, read_gguf_header
+from pa_lite.checkpoints.gguf_model import open_gguf
 from pa_lite.engine.context import Context
 from pa_lite.engine.library import complaint, fresh_words, llama
 from pa_lite.engine.loading import check_loadable, most_that_fit
@@ -58,6 +60,7 @@ class Model:
         self.lib = llama()
         self._model: Any = None
         self._rewritable = rewritable
+        self.origin = ""  # what stands for weights that lie in no file of their own
         self._n_contexts = 0
         self.gpu_layers = 0
         self._load()
@@ -108,6 +111,13 @@ class Model:
         if self._model:
             self.lib.llama_model_free(self._model)
             self._model = None
+
+    def fingerprint(self) -> str:
+        """Tells these weights from others: by what they were merged from, or the file's own fingerprint.
+
+        Raises CheckpointError when the file cannot be read.
+        """
+        return self.origin or fingerprint(open_gguf(self.path))
 
     @property
     def is_offloaded(self) -> bool:

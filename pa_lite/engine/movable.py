@@ -6,6 +6,8 @@ such (Linux), else one temporary file: merging another lam into it changes the l
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import tempfile
 from dataclasses import replace
@@ -84,9 +86,10 @@ class MovableModel:
             run_stream(self.plan.tensors, [Target(file, lams, self._places)], threads)
         if self._model is None:
             self._model = Model(self.path, self.options, rewritable=True)
-        self._model.header = replace(
-            self._model.header, metadata={**self._model.header.metadata, **self.plan.metadata_for(lam)}
-        )
+        told = self.plan.metadata_for(lam)
+        self._model.header = replace(self._model.header, metadata={**self._model.header.metadata, **told})
+        own = {key: entry.value for key, entry in told.items() if key.startswith("pa_lite.")}
+        self._model.origin = hashlib.sha256(json.dumps([self.plan.type, own], sort_keys=True).encode()).hexdigest()
 
     def close(self) -> None:
         """Free the model and its memory; more than once does no harm."""

@@ -1,9 +1,8 @@
-"""Model references: `FILE.gguf`, or `PAIR@LAM`, which is merged into a temporary file for as long as it is used."""
+"""Model references: `FILE.gguf`, or `PAIR@LAM`, which is merged in memory for as long as it is used."""
 
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +10,10 @@ from pathlib import Path
 from pa_lite.checkpoints import open_checkpoints
 from pa_lite.checkpoints.pairs import find_pair
 from pa_lite.engine.model import EngineOptions, Model
+from pa_lite.engine.movable import MovableModel
 from pa_lite.errors import InputError
 from pa_lite.merge.lams import format_lam, parse_lams
 from pa_lite.merge.plan import PlanOptions, plan_merge
-from pa_lite.merge.write import MergeOptions, write_merge
 
 # F16 and not merge's Q8_0: scores of quantised activations move by tenths of a nat with the batch's shape
 REFERENCE_TYPE = "F16"
@@ -48,7 +47,7 @@ def parse_reference(text: str) -> Reference:
 
 @contextlib.contextmanager
 def open_model(text: str, options: EngineOptions | None = None, kind: str = REFERENCE_TYPE) -> Iterator[Model]:
-    """The model that a reference names, loaded; a pair's merge of type `kind` is removed again at the end.
+    """The model that a reference names, loaded; a pair is merged as type `kind` and gone at the end.
 
     Raises InputError for a bad reference and what merging and loading raise.
     """
@@ -60,8 +59,5 @@ def open_model(text: str, options: EngineOptions | None = None, kind: str = REFE
     pair = find_pair(reference.pair)
     base, instruct = open_checkpoints([pair.base, pair.instruct])
     plan = plan_merge(base, instruct, PlanOptions(kind))
-    with tempfile.TemporaryDirectory(prefix="pa-lite-") as folder:
-        path = Path(folder) / "merged.gguf"
-        write_merge(plan, [(reference.lam, path)], MergeOptions())
-        with Model(path, options) as model:
-            yield model
+    with MovableModel(plan, reference.lam, options) as moved:
+        yield moved.model

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from pa_lite.checkpoints.fingerprint import fingerprint
-from pa_lite.checkpoints.gguf_model import open_gguf
 from pa_lite.engine.model import Model
 from pa_lite.files import check_target, write_text
 from pa_lite.follow.journal import Journal, digest
@@ -114,7 +112,7 @@ def judge_outputs(
     orders; the limit may differ. Raises what Journal and judge_pairs raise.
     """
     pairs = pairing.pairs[: options.limit]
-    mark = fingerprint(open_gguf(model.path))
+    mark = model.fingerprint()
     facts = {
         "judge": digest(mark),
         "judge's prompt": PROMPT_ID,

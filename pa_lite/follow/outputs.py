@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pa_lite.checkpoints.fingerprint import fingerprint
-from pa_lite.checkpoints.gguf_model import open_gguf
 from pa_lite.checkpoints.pairs import models_folder
 from pa_lite.engine.chat import chat_prompts
 from pa_lite.engine.generation import Generation, GenerationOptions, generate
@@ -119,7 +117,7 @@ def facts_of(
     chosen = {key: value for key, value in asdict(options or GenerationOptions()).items() if key != "parallel"}
     template = model.header.metadata.get("tokenizer.chat_template")
     return {
-        "model": fingerprint(open_gguf(model.path)),
+        "model": model.fingerprint(),
         "chat template": digest(str(template.value) if template else None),
         "system prompt": digest(system),
         "prompts": digest([asdict(p) for p in prompts]),

@@ -7,17 +7,20 @@ import platform
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 from pa_lite.checkpoints import open_checkpoint
 from pa_lite.checkpoints.pairs import Pair, find_pair
 from pa_lite.engine.model import EngineOptions
+from pa_lite.engine.reference import parse_reference
 from pa_lite.errors import InputError
+from pa_lite.follow.outputs import load_prompts
 from pa_lite.follow.sets import find_set
 from pa_lite.machine import available_memory, cores
 from pa_lite.merge.plan import MergePlan, PlanOptions, plan_merge
 from pa_lite.merge.schedule import Schedule
 from pa_lite.study.store import Cell
-from pa_lite.study.works import FollowWork, TaskWork, Work
+from pa_lite.study.works import AnswersWork, FollowWork, TaskWork, Work
 from pa_lite.tasks.prompts import prepare_task
 from pa_lite.tasks.scoring import ScoreOptions
 from pa_lite.tasks.spec import find_tasks
@@ -26,6 +29,7 @@ _SMALL = 30_000_000  # parameters below which threads would wait for each other:
 # parameters up to which a chunk has so many items: the larger the model, the less a kill may undo
 _CHUNKS = ((100_000_000, 512), (1_000_000_000, 128), (4_000_000_000, 64))
 _LEAST_CHUNK = 32
+_ALPACA_TOKENS = 1024  # new ones of an answer at most
 _RECORD_BYTES = 600  # an item's record in the results file, about
 _CONTEXT_BYTES = 300_000_000
 
@@ -36,6 +40,8 @@ class StudyOptions:
 
     `types` are the weights' types; `tasks` names of tasks, suites or files; `follow` a set of instructions (`public`,
     `demo`, a file) or none, `follow_limit` a count of them; `workers` models at a time, 0 decides by their size.
+    `alpaca` names prompts (`alpaca-eval`, a file) whose answers `judge` compares with those in the file `reference`,
+    or, without one, with instruct's own (lam 1); `alpaca_limit` is a count of them.
     """
 
     lams: tuple[float, ...]
@@ -47,6 +53,10 @@ class StudyOptions:
     schedule: Schedule = field(default_factory=Schedule)
     engine: EngineOptions = field(default_factory=EngineOptions)
     workers: int = 0
+    alpaca: str = ""
+    alpaca_limit: int | None = None
+    judge: str = ""
+    reference: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -121,6 +131,12 @@ def plan_study(pair: str | Pair, options: StudyOptions) -> StudyPlan:
     if not options.lams or any(a >= b for a, b in zip(options.lams, options.lams[1:], strict=False)):
         told = ", ".join(f"{lam:g}" for lam in options.lams)
         raise InputError(f"lams {told or '(none)'} must rise, each named once: e.g. 0,0.5,1 or 0:1:0.1.")
+    if bool(options.alpaca) != bool(options.judge):
+        raise InputError("answers and a judge belong together: name both (--alpaca, --judge).")
+    if options.alpaca and options.reference is None and 1.0 not in options.lams:
+        raise InputError("lam 1 must be among the lams: its answers are the reference. Or name one (--reference).")
+    if options.judge:
+        parse_reference(options.judge)
     if len(set(options.types)) != len(options.types):
         raise InputError(f"types {', '.join(options.types)}: one is named twice.")
     found = find_pair(pair) if isinstance(pair, str) else pair
@@ -147,6 +163,9 @@ def plan_works(options: StudyOptions) -> tuple[Work, ...]:
     ]
     if not works:
         raise InputError("no task was named (--tasks).")
+    if options.alpaca:
+        prompts = tuple(load_prompts(options.alpaca)[: options.alpaca_limit])
+        works.append(AnswersWork(Path(options.alpaca).stem, prompts, _ALPACA_TOKENS))
     if options.follow:
         works.append(_follow_work(options))
     return tuple(works)

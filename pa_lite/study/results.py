@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -20,7 +21,9 @@ def value_of(record: Mapping[str, Any], kind: str) -> float:
     """What an item's record adds to its average, in [0, 1]."""
     if kind == "task":
         return float(record["metrics"][record["metric"]])
-    return float(record["preference"] if kind == "wins" else bool(record["followed"]))
+    if kind == "wins":
+        return float("nan") if record["preference"] is None else float(record["preference"]) - 1
+    return float(bool(record["followed"]))
 
 
 def planned_cells(store: Store) -> list[StoredCell]:
@@ -58,7 +61,16 @@ def load_study(store: Store, kind: str | None = None) -> Study:
             *(summaries[work, name].get(guess) or None for guess in ("majority", "chance")),
         )
         for work, name in names
+        if work != "answers"
     }
+    remarks = [f"Not finished, and left out: lam {', '.join(f'{lam:g}' for lam in waiting)}."] if waiting else []
+    for key, one in series.items():
+        judged = ~np.isnan(one.values).any(axis=0)  # the same items at every lam
+        if not judged.all():
+            remarks.append(
+                f"{one.name}: {(~judged).sum()} of {one.n} pairs could not be judged at every lam, and are left out."
+            )
+            series[key] = replace(one, values=one.values[:, judged])
 
     def first(work: str) -> Series | None:
         return next((s for (w, _), s in series.items() if w == work), None)
@@ -66,24 +78,23 @@ def load_study(store: Store, kind: str | None = None) -> Study:
     curves = Curves(
         tuple(lams), tuple(s for (w, _), s in series.items() if w == "task"), first("follow"), first("wins")
     )
-    remarks = [f"Not finished, and left out: lam {', '.join(f'{lam:g}' for lam in waiting)}."] if waiting else []
     best = lams[int(means(curves.tasks).argmax())]
-    follow = next((name for work, name in names if work == "follow"), None)
-    examples = _examples(records, follow, list(dict.fromkeys((lams[0], best, lams[-1])))) if follow else ()
+    shown = min((n for n in names if n[0] in ("follow", "answers")), key=lambda n: n[0] != "follow", default=None)
+    examples = _examples(records, shown, list(dict.fromkeys((lams[0], best, lams[-1])))) if shown else ()
     return Study(str(facts["pair"]), kind, curves, examples, _setting(facts, cells, curves), tuple(remarks))
 
 
 def _examples(
-    records: Mapping[tuple[str, str, float], Sequence[Mapping[str, Any]]], name: str, lams: Sequence[float]
+    records: Mapping[tuple[str, str, float], Sequence[Mapping[str, Any]]], shown: tuple[str, str], lams: Sequence[float]
 ) -> tuple[Example, ...]:
     """Some instructions, those first where the lams differ in following."""
-    answers = {lam: records["follow", name, lam] for lam in lams}
+    answers = {lam: records[shown[0], shown[1], lam] for lam in lams}
     n = len(answers[lams[0]])
-    order = sorted(range(n), key=lambda i: -len({a[i]["followed"] for a in answers.values()}))
+    order = sorted(range(n), key=lambda i: -len({a[i].get("followed") for a in answers.values()}))
     return tuple(
         Example(
             str(answers[lams[0]][i]["instruction"]),
-            tuple((lam, str(a[i]["output"]), a[i]["followed"]) for lam, a in answers.items()),
+            tuple((lam, str(a[i]["output"]), a[i].get("followed")) for lam, a in answers.items()),
         )
         for i in order[:_EXAMPLES]
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 from pa_lite.checkpoints.pairs import Pair
 from pa_lite.errors import EngineError, InputError, nearest
 from pa_lite.study.plan import Estimate, PlannedCell, StudyOptions, StudyPlan, environment, estimate_sweep, plan_study
+from pa_lite.study.preferences import judge_lams
 from pa_lite.study.results import load_study
 from pa_lite.study.store import FILE, Store, open_store, read_store
 from pa_lite.study.study import Study
@@ -167,6 +168,8 @@ def sweep_pair(
                 run_sweep(plan, store, progress, make_worker, n_workers)
         else:
             run_sweep(plan, store, progress)
+        if options.judge:
+            store.note({"cells": [*(p.cell.key for p in plan.cells), *judge_lams(plan, store, progress)]})
         return load_study(store)
 
 

@@ -14,8 +14,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from pa_lite.engine.generation import GenerationOptions
 from pa_lite.engine.model import Model
 from pa_lite.follow.instructions import Instruction, follow_instructions
+from pa_lite.follow.outputs import Prompt, answer_prompts
 from pa_lite.statistics import standard_error
 from pa_lite.tasks.prompts import Prepared, majority_rate
 from pa_lite.tasks.scoring import ScoreOptions, score_prepared
@@ -147,3 +149,40 @@ class FollowWork:
 
     def summary(self, records: Sequence[Record]) -> dict[str, Any]:
         return {**_average([self.value(r) for r in records]), "cut": sum(not r["ended"] for r in records)}
+
+
+@dataclass(frozen=True)
+class AnswersWork:
+    """Instructions of AlpacaEval's kind, answered greedily; a judge compares the answers when all lams have theirs."""
+
+    name: str
+    prompts: tuple[Prompt, ...]
+    max_tokens: int
+    parallel: int = 16
+    kind: str = "answers"
+    area: str = "following"
+
+    @property
+    def n_items(self) -> int:
+        return len(self.prompts)
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        return {"prompts": _digest([p.instruction for p in self.prompts]), "max_tokens": self.max_tokens,
+                "parallel": self.parallel}  # fmt: skip
+
+    def run(self, model: Model, items: Sequence[int]) -> dict[int, Record]:
+        part = [self.prompts[i] for i in items]
+        most = min(self.max_tokens, max(1, model.max_length // 2))  # the prompts need room too
+        made = answer_prompts(model, part, GenerationOptions(most, parallel=self.parallel))
+        return {
+            i: {"instruction": p.instruction, "output": g.text.strip(), "ended": g.ended}
+            for i, p, g in zip(items, part, made, strict=True)
+        }
+
+    def value(self, record: Record) -> float:
+        return float(record["ended"])
+
+    def summary(self, records: Sequence[Record]) -> dict[str, Any]:
+        return {"n": len(records), "cut": sum(not r["ended"] for r in records),
+                "mean_characters": float(np.mean([len(r["output"]) for r in records]))}  # fmt: skip

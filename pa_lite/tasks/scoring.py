@@ -8,8 +8,6 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from pa_lite.checkpoints import open_checkpoint
-from pa_lite.checkpoints.fingerprint import fingerprint
 from pa_lite.engine.generation import GenerationOptions, generate
 from pa_lite.engine.model import Model
 from pa_lite.engine.scoring import NoiseFloor, Request, Score, make_requests, noise_floor, score_requests
@@ -187,7 +185,7 @@ def score_tasks(
 
 def _fingerprint(model: Model) -> str:
     try:
-        return fingerprint(open_checkpoint(model.path))
+        return model.fingerprint()
     except CheckpointError as e:  # llama.cpp runs some types that cannot be merged
         _log.info("no fingerprint: %s", e)
         return ""
