@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,12 +30,6 @@ def _measured(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--follow", metavar="SET", is_flag=False, flag_value="public", default="",
                      help="Also follow instructions: public (if no SET is named), demo, ifeval or a file."),
         click.option("--follow-limit", type=click.IntRange(1), help="Instructions at most; by default all."),
-        click.option("--alpaca", metavar="PROMPTS", is_flag=False, flag_value="alpaca-eval", default="",
-                     help="Also answer prompts and have them judged: alpaca-eval (if none are named) or a file."),
-        click.option("--alpaca-limit", type=click.IntRange(1), help="Prompts at most; by default all."),
-        click.option("--judge", default="", metavar="MODEL", help="Who compares the answers: FILE.gguf or PAIR@LAM."),
-        click.option("--reference", type=click.Path(path_type=Path), metavar="OUTPUTS",
-                     help="Answers to compare with; by default instruct's own, at lam 1."),
         click.option("--type", "types", default="F16", show_default=True, help="Types of the weights, with commas."),
         click.option("--shots", type=click.IntRange(0), help="Exemplars in each prompt; by default the task's own."),
         click.option("--limit", type=click.IntRange(1), help="Items of each task; by default all."),
@@ -48,8 +42,7 @@ def _measured(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _options(
-    lams: str, tasks: str, follow: str, follow_limit: int | None, alpaca: str, alpaca_limit: int | None, judge: str,
-    reference: Path | None, types: str, shots: int | None, limit: int | None,
+    lams: str, tasks: str, follow: str, follow_limit: int | None, types: str, shots: int | None, limit: int | None,
     seed: int, schedule: str, threads: int, gpu_layers: Any,
 ) -> StudyOptions:  # fmt: skip
     from pa_lite.engine.model import EngineOptions
@@ -61,13 +54,23 @@ def _options(
     return StudyOptions(
         parse_lams(lams), tuple(tasks.split(",")), tuple(types.split(",")), follow, follow_limit,
         ScoreOptions(shots, limit, seed), parse_schedule(schedule) if schedule else Schedule(),
-        EngineOptions(threads, gpu_layers), 0, alpaca, alpaca_limit, judge, reference,
+        EngineOptions(threads, gpu_layers),
     )  # fmt: skip
 
 
 @click.command()
 @click.argument("pair")
 @_measured
+@click.option(
+    "--alpaca", metavar="PROMPTS", is_flag=False, flag_value="alpaca-eval", default="",
+    help="Also answer prompts and have them judged: alpaca-eval (if none are named) or a file.",
+)  # fmt: skip
+@click.option("--alpaca-limit", type=click.IntRange(1), help="Prompts at most; by default all.")
+@click.option("--judge", default="", metavar="MODEL", help="Who compares the answers: FILE.gguf or PAIR@LAM.")
+@click.option(
+    "--reference", type=click.Path(path_type=Path), metavar="OUTPUTS",
+    help="Answers to compare with; by default instruct's own, at lam 1.",
+)  # fmt: skip
 @click.option("--run", "folder", type=click.Path(path_type=Path), help="Folder of the results; by default PAIR-study.")
 @click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Who works.")
 @click.option("--address", help="Of a Ray cluster; by default one is started here.")
@@ -76,7 +79,17 @@ def _options(
 @THREADS
 @JSON
 def sweep(
-    pair: str, folder: Path | None, engine: str, address: str | None, dry_run: bool, as_json: bool, **measured: Any
+    pair: str,
+    alpaca: str,
+    alpaca_limit: int | None,
+    judge: str,
+    reference: Path | None,
+    folder: Path | None,
+    engine: str,
+    address: str | None,
+    dry_run: bool,
+    as_json: bool,
+    **measured: Any,
 ) -> None:
     """Measure PAIR at every lam: few-shot tasks, and instructions with --follow. Killed, it goes on where it stopped.
 
@@ -84,7 +97,7 @@ def sweep(
     pa-lite sweep demo --tasks demo --follow demo
     pa-lite sweep llama-3.2-1b --lam 0:1:0.1 --tasks quick --follow --run my-run
     """
-    options = _options(**measured)
+    options = replace(_options(**measured), alpaca=alpaca, alpaca_limit=alpaca_limit, judge=judge, reference=reference)
     folder = folder or Path(f"{pair}-study")
     if dry_run:
         show_estimate(pa_lite.plan_sweep(pair, options, folder), as_json)

@@ -50,7 +50,12 @@ class _Evaluator:
 
 
 def _sizes(plan: StudyPlan, goal: Goal) -> tuple[list[int], bool]:
-    """Items of each work, and whether the last is instruction following. Raises InputError when the goal lacks it."""
+    """Items of each work, and whether the last is instruction following.
+
+    Raises InputError when the goal lacks it, for several types, and for answers that only a judge could tell apart.
+    """
+    if len(plan.merges) > 1 or plan.options.alpaca:
+        raise InputError("a search measures tasks and instructions, of one type of weights.")
     has_follow = plan.works[-1].kind == "follow"
     if goal.needs_follow and not has_follow:
         raise InputError(f"to find {goal.told()}, name a set of instructions (--follow).")
