@@ -27,7 +27,7 @@ class EngineOptions:
     """How llama.cpp runs: `threads` 0 takes one for each core.
 
     `cache_type` is F16, F32, or "auto": F32 for scoring, where an F16 cache lets the shape of a batch move a score four
-    times as far, F16 for all else.
+    times as far, F16 for all else. `n_batch` is the tokens of a batch at most; on a CPU scoring takes fewer.
 
     `gpu_layers` is how many layers lie on the GPU: -1 all of them, "auto" all that fit, which is tried. `n_ctx` bounds
     the tokens of a request; 0 leaves it to the length that the model was trained with.
@@ -231,18 +231,24 @@ class Model:
 
     @contextlib.contextmanager
     def context(
-        self, n_ctx: int, n_seq_max: int = 1, unified: bool = True, n_outputs: int = 0, exact: bool = False
+        self,
+        n_ctx: int,
+        n_seq_max: int = 1,
+        unified: bool = True,
+        n_outputs: int = 0,
+        n_batch: int = 0,
+        exact: bool = False,
     ) -> Iterator[Context]:
         """A context of n_ctx cells for up to n_seq_max sequences, freed at the end.
 
-        A batch may keep n_outputs rows of logits, 0 for as many as it has tokens; `exact` asks for the cache of
-        scoring. With `gpu_layers` "auto" and no other context open, the model is loaded again with fewer layers on the
-        GPU where the context would not fit beside them. Raises EngineError when llama.cpp cannot make it (mostly for
-        lack of memory).
+        A batch has up to n_batch tokens, 0 for the options' number, and may keep n_outputs rows of logits, 0 for one a
+        token; `exact` asks for the cache of scoring. With `gpu_layers` "auto" and no other context open, the model is
+        loaded again with fewer layers on the GPU where the context would not fit beside them. Raises EngineError when
+        llama.cpp cannot make it (mostly for lack of memory).
         """
 
         def create() -> Any:
-            return self._new_context(n_ctx, n_seq_max, unified, n_outputs, self._cache_type(exact))
+            return self._new_context(n_ctx, n_seq_max, unified, n_outputs, n_batch, self._cache_type(exact))
 
         def fits() -> bool:
             probe = create()
@@ -263,13 +269,15 @@ class Model:
             self._n_contexts -= 1
             self.lib.llama_free(handle)
 
-    def _new_context(self, n_ctx: int, n_seq_max: int, unified: bool, n_outputs: int, cache_type: str) -> Any:
+    def _new_context(
+        self, n_ctx: int, n_seq_max: int, unified: bool, n_outputs: int, n_batch: int, cache_type: str
+    ) -> Any:
         """llama.cpp's handle of a context, None when it cannot make one."""
         options, params = self.options, self.lib.llama_context_default_params()
         threads = options.threads or cores()
         params.n_ctx, params.n_seq_max, params.kv_unified = n_ctx, n_seq_max, unified
         # a batch must hold a token of every sequence: llama.cpp aborts otherwise
-        params.n_batch = max(min(options.n_batch, n_ctx), n_seq_max)
+        params.n_batch = max(min(n_batch or options.n_batch, n_ctx), n_seq_max)
         # on a CPU 128 to 512 tokens at a time are equally fast, and fewer take less memory
         params.n_ubatch = min(512 if self.gpu_layers else 256, params.n_batch)
         params.n_outputs_max = max(n_outputs, n_seq_max) if n_outputs else 0  # a row for each sequence: it aborts too

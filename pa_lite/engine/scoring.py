@@ -40,6 +40,7 @@ Progress = Callable[[int, int], None]
 Finished = Callable[[int, "Score"], None]
 _log = logging.getLogger(__name__)
 _BRANCHES = 63  # beside the spine: llama.cpp holds a row of logits for each
+_CPU_BATCH = 128  # enough for a CPU; each token attends to the cells of the whole batch, other branches' in vain
 _ROW_BYTES = 48 << 20  # of logits in a batch: llama.cpp holds them twice
 
 
@@ -142,7 +143,7 @@ def scoring_context(model: Model, longest: int) -> Iterator[Context]:
     """A context for requests of up to `longest` decoded tokens: beside them a full batch, or what can be allocated."""
     if not model.can_rewind:
         raise EngineError(f"{model.path}: a recurrent model's memory cannot be shared between requests.")
-    n_batch = model.options.n_batch
+    n_batch = model.options.n_batch if model.gpu_layers else min(model.options.n_batch, _CPU_BATCH)
     n_seq_max = min(_BRANCHES + 1, n_batch)
     n_outputs = min(n_batch, max(n_seq_max, _ROW_BYTES // (4 * model.n_vocab)))
     sizes = [longest + n_batch, longest + n_batch // 4, longest]
@@ -158,7 +159,7 @@ def scoring_context(model: Model, longest: int) -> Iterator[Context]:
     for i, n_ctx in enumerate(sizes):
         with contextlib.ExitStack() as stack:
             try:
-                context = stack.enter_context(model.context(n_ctx, n_seq_max, n_outputs=n_outputs, exact=True))
+                context = stack.enter_context(model.context(n_ctx, n_seq_max, True, n_outputs, n_batch, exact=True))
             except EngineError as e:
                 if i + 1 == len(sizes):
                     raise

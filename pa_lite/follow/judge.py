@@ -177,8 +177,6 @@ def _ask(
 
     def arrived(i: int, score: Score) -> None:
         case, order, token = places[i]
-        if math.isnan(score.logprob):
-            raise EngineError(f"{model.path}: its probabilities are no numbers: the file's weights are broken.")
         case.logprobs[order, token] = score.logprob
         if len(case.logprobs) == len(case.prompts) * len(tokens):
             finished(case)

@@ -190,7 +190,7 @@ def test_broken_weights_give_no_preference(tmp_path: Path) -> None:
     arrays["model.norm.weight"][:] = np.nan
     folder = tiny.write_checkpoint(tmp_path / "nan", arrays, config=config)
     (path,) = pa_lite.merge(folder, folder, (1.0,), plan=PlanOptions("F32"), output=tmp_path / "m.gguf")
-    with Model(path, EXACT) as broken, pytest.raises(EngineError, match="probabilities are no numbers"):
+    with Model(path, EXACT) as broken, pytest.raises(EngineError, match="computes logits that are no finite numbers"):
         judge(broken, PAIRS)
 
 
