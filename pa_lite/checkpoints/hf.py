@@ -111,7 +111,7 @@ class _Converter:
             firsts = (rows * (place.parts * e + place.part) for e in range(experts))
             pieces = tuple(Piece(tensor.path, tensor.offset + row_bytes * first) for first in firsts)
         elif self.family.cuts_vocabulary and place.name in ("token_embd.weight", "output.weight"):
-            self._check(tensor, (max(shape[0], *tensor.shape[:1], 0), *shape[1:]))
+            self._check(tensor, (max((shape[0], *tensor.shape[:1])), *shape[1:]))
         else:
             self._check(tensor, shape)
         is_norm = place.name.endswith("norm.weight")

@@ -88,7 +88,7 @@ def test_settings_that_differ_are_told(tiny_pair: tuple[Path, Path], tmp_path: P
     config = {**tiny.CONFIG, "rope_theta": 5e5}
     other = tiny.write_checkpoint(tmp_path / "rope", tiny.weights(3), config=config)
     plan = planned(tiny_pair[0], other)
-    assert plan.remarks == ("llama.rope.freq_base is 10000.0 in base, 500000.0 in instruct: instruct's is used",)
+    assert plan.remarks == ("llama.rope.freq_base is 10000 in base, 500000 in instruct: instruct's is used",)
     assert plan.metadata_for(0.5)["llama.rope.freq_base"].value == 5e5
 
 
