@@ -1,6 +1,7 @@
 """pa-lite: partial adaptation of language models, `M(lam) = B + lam * (I - B)`, on consumer hardware.
 
-The library's surface: `merge`, `load` (a model with `.score` and `.generate`), `demo`. Heavy parts load when used.
+The library's surface: `merge`, `load` (a model with `.score`, `.generate`, `.follow`), `demo`. Heavy parts load when
+used.
 """
 
 from __future__ import annotations
@@ -15,15 +16,23 @@ from pa_lite.errors import PaLiteError
 
 if TYPE_CHECKING:
     from pa_lite.checkpoints import Location
+    from pa_lite.engine.generation import GenerationOptions
     from pa_lite.engine.model import EngineOptions, Model
+    from pa_lite.follow.instructions import FollowResult
     from pa_lite.follow.outputs import Output
+    from pa_lite.follow.sets import InstructionSet
     from pa_lite.merge.plan import PlanOptions
     from pa_lite.merge.stream import Progress
     from pa_lite.merge.write import MergeOptions
     from pa_lite.study.demo import DemoResult
+    from pa_lite.study.goal import Goal
+    from pa_lite.study.hunt import Schedules
+    from pa_lite.study.plan import Estimate, StudyOptions
+    from pa_lite.study.search import Found, SearchOptions
+    from pa_lite.study.study import Study
     from pa_lite.tasks.scoring import ScoreOptions, SuiteResult
 
-__all__ = ["LoadedModel", "PaLiteError", "demo", "load", "merge"]
+__all__ = ["LoadedModel", "PaLiteError", "demo", "load", "merge", "plan_sweep", "search", "sweep"]
 
 
 def merge(
@@ -69,15 +78,41 @@ class LoadedModel:
     def generate(
         self,
         prompts: str | Sequence[str],
-        max_tokens: int = 256,
-        parallel: int = 16,
+        options: GenerationOptions | None = None,
+        *,
+        system: str = "",
         progress: Progress | None = None,
     ) -> list[Output]:
-        """Greedy answers to `demo`, to a prompt file, or to a list of instructions, in AlpacaEval's form."""
+        """Answers to `demo`, to a prompt file, or to a list of instructions, in AlpacaEval's form.
+
+        Greedy unless `options` say otherwise. `pa_lite.follow.outputs.write_outputs` writes them to a file as they
+        come, and continues where it was killed.
+        """
         from pa_lite.follow.outputs import Prompt, generate_outputs, load_prompts
 
         loaded = load_prompts(prompts) if isinstance(prompts, str) else [Prompt(p, "custom") for p in prompts]
-        return generate_outputs(self.model, loaded, self.reference, max_tokens, parallel, progress)
+        return generate_outputs(self.model, loaded, self.reference, options, system, progress)
+
+    def follow(
+        self,
+        instructions: str | InstructionSet = "public",
+        limit: int | None = None,
+        max_tokens: int | None = None,
+        parallel: int = 16,
+        progress: Progress | None = None,
+    ) -> FollowResult:
+        """How well verifiable instructions are followed: a set, or its name (see `pa_lite.follow.sets.find_set`).
+
+        At most `limit` of it are taken. `max_tokens` is by default what the set's answers need, but never more than
+        half the trained context.
+        """
+        from pa_lite.follow.instructions import follow_instructions
+        from pa_lite.follow.sets import find_set
+
+        chosen = find_set(instructions) if isinstance(instructions, str) else instructions
+        chosen = chosen.limited(limit)
+        tokens = max_tokens or min(chosen.max_tokens, max(1, self.model.n_ctx_train // 2))
+        return follow_instructions(self.model, chosen.instructions, tokens, progress, chosen.must_end, parallel)
 
 
 @contextmanager
@@ -92,8 +127,55 @@ def load(reference: str, options: EngineOptions | None = None, kind: str = "F16"
         yield LoadedModel(model, reference)
 
 
+def sweep(
+    pair: str,
+    options: StudyOptions,
+    folder: str | Path,
+    *,
+    engine: str = "local",
+    address: str | None = None,
+    progress: Progress | None = None,
+) -> Study:
+    """Measure a pair at every lam of `options`, in a run folder, going on where an earlier run stopped.
+
+    `engine` is `local` or `ray` (extra `cluster`; `address` of a running cluster). Raises PaLiteError.
+    """
+    from pa_lite.study.sweep import sweep_pair
+
+    return sweep_pair(pair, options, Path(folder), progress, engine, address)
+
+
+def plan_sweep(pair: str, options: StudyOptions, folder: str | Path | None = None) -> Estimate:
+    """What a sweep would take, given what an earlier run finished; times a few items. Raises PaLiteError."""
+    from pa_lite.study.sweep import estimate_pair
+
+    return estimate_pair(pair, options, None if folder is None else Path(folder))
+
+
+def search(
+    pair: str,
+    options: StudyOptions,
+    goal: Goal | None = None,
+    search: SearchOptions | None = None,
+    schedules: bool = False,
+    *,
+    progress: Progress | None = None,
+) -> tuple[Found, Schedules | None]:
+    """The best of the lams of `options` for a goal, with a part of the grid's work; then, if asked, coarse schedules.
+
+    Raises PaLiteError.
+    """
+    from pa_lite.study.goal import Goal
+    from pa_lite.study.hunt import find_lam, find_schedule
+    from pa_lite.study.plan import plan_study
+
+    plan, goal = plan_study(pair, options), goal or Goal()
+    found = find_lam(plan, goal, search, progress)
+    return found, find_schedule(plan, found.lam, goal, search, progress) if schedules else None
+
+
 def demo(output: str | Path = "pa-lite-demo", progress: Progress | None = None) -> DemoResult:
-    """The whole trade-off on the embedded pair; writes results.json and chart.svg into the folder `output`."""
+    """The whole study of the embedded pair; writes it, results.json, chart.svg and report.html into `output`."""
     from pa_lite.study.demo import run_demo
 
     return run_demo(Path(output), progress)

@@ -9,7 +9,7 @@ import secrets
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -59,16 +59,19 @@ def write_errors(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Put Ctrl-C off until the block is through. Does nothing outside the main thread, which alone is interrupted."""
+def uninterrupted() -> Iterator[Callable[[], bool]]:
+    """Put Ctrl-C off until the block is through, which gets a function that tells whether one is due.
+
+    Does nothing outside the main thread, which alone is interrupted.
+    """
     handler = signal.getsignal(signal.SIGINT)
     if not callable(handler) or threading.current_thread() is not threading.main_thread():
-        yield
+        yield lambda: False
         return
     came: list[tuple[int, FrameType | None]] = []
     signal.signal(signal.SIGINT, lambda number, frame: came.append((number, frame)))
     try:
-        yield
+        yield lambda: bool(came)
     finally:
         signal.signal(signal.SIGINT, handler)
         if came:
@@ -91,8 +94,13 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole. Raises OutputError when it cannot be written; see check_target for refusals."""
-    with write_errors(path.parent), whole_file(path) as temporary, temporary.open("w", encoding="utf-8") as f:
-        f.write(text)
+    """Write a text file whole, as UTF-8. See write_bytes."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file whole. Raises OutputError when it cannot be written; see check_target for refusals."""
+    with write_errors(path.parent), whole_file(path) as temporary, temporary.open("wb") as f:
+        f.write(data)
         f.flush()
         os.fsync(f.fileno())

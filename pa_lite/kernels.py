@@ -161,3 +161,43 @@ def from_float32(kind: TensorType, source: FloatArray, target: ByteArray, import
             None if importance is None else importance.ctypes.data,
         )  # fmt: skip
         assert written == target.nbytes
+
+
+@dataclass(frozen=True)
+class Device:
+    """Something that ggml can compute on: kind `cpu`, `gpu`, `igpu` (shares the machine's memory) or `accel`; bytes."""
+
+    name: str
+    description: str
+    kind: str
+    free: int
+    total: int
+
+
+def devices() -> list[Device]:
+    """The devices that the installed build of ggml sees; none where the build does not tell.
+
+    Source: `ggml_backend_dev_*` of ggml-backend.h.
+    """
+    registry, base = _open("ggml"), _library()
+    if registry is None or not hasattr(registry, "ggml_backend_dev_count"):
+        return []
+    registry.ggml_backend_dev_count.restype = ctypes.c_size_t
+    registry.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
+    registry.ggml_backend_dev_get.restype = ctypes.c_void_p
+    for name, result in (("name", ctypes.c_char_p), ("description", ctypes.c_char_p), ("type", ctypes.c_int)):
+        getattr(base, f"ggml_backend_dev_{name}").argtypes = [ctypes.c_void_p]
+        getattr(base, f"ggml_backend_dev_{name}").restype = result
+    size = ctypes.POINTER(ctypes.c_size_t)
+    base.ggml_backend_dev_memory.argtypes = [ctypes.c_void_p, size, size]
+    base.ggml_backend_dev_memory.restype = None
+    kinds = ("cpu", "gpu", "igpu", "accel")  # enum ggml_backend_dev_type
+    found = []
+    for i in range(registry.ggml_backend_dev_count()):
+        handle, free, total = registry.ggml_backend_dev_get(i), ctypes.c_size_t(), ctypes.c_size_t()
+        base.ggml_backend_dev_memory(handle, ctypes.byref(free), ctypes.byref(total))
+        name = (base.ggml_backend_dev_name(handle) or b"").decode("utf-8", "replace")
+        description = (base.ggml_backend_dev_description(handle) or b"").decode("utf-8", "replace").strip()
+        kind = base.ggml_backend_dev_type(handle)
+        found.append(Device(name, description, kinds[kind] if kind < 4 else "other", free.value, total.value))
+    return found

@@ -20,7 +20,11 @@ def resident_bytes() -> int:
         with open("/proc/self/statm", encoding="ascii") as f:
             return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
-        pass
+        return peak_bytes()
+
+
+def peak_bytes() -> int:
+    """The most memory that this process ever held; 0 on Windows."""
     try:
         import resource
     except ImportError:

@@ -1,13 +1,18 @@
-"""Standard errors and paired differences: the same few formulas for every number that pa-lite prints. Numpy only."""
+"""Standard errors, intervals and paired differences: the few formulas for every number pa-lite prints. Numpy only."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+DRAWS = 2000
 
 
 @dataclass(frozen=True)
@@ -18,16 +23,102 @@ class Estimate:
     stderr: float
 
 
+@dataclass(frozen=True)
+class Measured:
+    """A number, its standard error, and a bootstrap interval of 95 percent, in the same unit."""
+
+    value: float
+    stderr: float
+    low: float
+    high: float
+
+
 def standard_error(values: Sequence[float]) -> float:
     """Of a mean: sample deviation (n - 1) over root n; 0 for a single value."""
     n = len(values)
     return float(np.std(values, ddof=1) / math.sqrt(n)) if n > 1 else 0.0
 
 
+def clustered_error(clusters: Sequence[Sequence[float]]) -> float:
+    """Of the mean of all values, when those of a cluster hang together; with one value each it is standard_error.
+
+    Source: the cluster-robust variance of a mean, with the factor G / (G - 1) for G clusters. 0 for a single cluster.
+    """
+    values = [v for c in clusters for v in c]
+    groups = [c for c in clusters if c]
+    if len(groups) < 2:
+        return 0.0
+    mean = float(np.mean(values))
+    squares = sum(sum(v - mean for v in c) ** 2 for c in groups)
+    return math.sqrt(squares * len(groups) / (len(groups) - 1)) / len(values)
+
+
 def mean_over_tasks(per_task: Sequence[Sequence[float]]) -> Estimate:
     """The mean of the tasks' means; stderr with the tasks taken as given: sqrt(sum of squares) / number of tasks."""
     value = float(np.mean([np.mean(v) for v in per_task]))
     return Estimate(value, math.sqrt(sum(standard_error(v) ** 2 for v in per_task)) / len(per_task))
+
+
+def pooled_standard_error(groups: Sequence[Sequence[float]]) -> float:
+    """Of the mean over all items of several groups, with the groups taken as given.
+
+    sqrt(sum((n - 1) n se^2) / (N - k) / N) over k groups of n items, N in all: lm-eval's formula for weighted groups.
+    """
+    n_all, k = sum(len(g) for g in groups), len(groups)
+    if n_all <= k:
+        return 0.0
+    squares = sum((len(g) - 1) * len(g) * standard_error(g) ** 2 for g in groups)
+    return math.sqrt(squares / (n_all - k) / n_all)
+
+
+def bootstrap_means(values: Sequence[float], rng: np.random.Generator, draws: int = DRAWS) -> FloatArray:
+    """Means of `draws` resamples with replacement, float64 [draws].
+
+    Counts of the distinct values are drawn (multinomial), which has the same distribution as drawing every item.
+    """
+    distinct, counts = np.unique(np.asarray(values, np.float64), return_counts=True)
+    drawn = rng.multinomial(len(values), counts / len(values), size=draws)
+    means: FloatArray = drawn @ distinct / len(values)
+    return means
+
+
+def interval(draws: FloatArray, level: float = 0.95) -> tuple[float, float]:
+    """The percentile interval of bootstrap draws."""
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def measure_mean(values: Sequence[float], rng: np.random.Generator) -> Measured:
+    """The mean of items with its standard error (n - 1) and interval."""
+    return Measured(float(np.mean(values)), standard_error(values), *interval(bootstrap_means(values, rng)))
+
+
+def measure_groups(groups: Sequence[Sequence[float]], rng: np.random.Generator) -> tuple[Measured, Measured]:
+    """Micro (over all items) and macro (over the groups' means) averages; resampled within each group.
+
+    Standard errors take the groups as given: pooled_standard_error, and sqrt(sum of squares) / k.
+    """
+    drawn = np.stack([bootstrap_means(g, rng) for g in groups])
+    weights = np.array([len(g) for g in groups], np.float64) / sum(len(g) for g in groups)
+    micro = float(np.mean([v for g in groups for v in g]))
+    macro = mean_over_tasks(groups)
+    return (
+        Measured(micro, pooled_standard_error(groups), *interval(weights @ drawn)),
+        Measured(macro.value, macro.stderr, *interval(drawn.mean(axis=0))),
+    )
+
+
+def measure_classes(
+    golds: Sequence[int],
+    picks: Sequence[int],
+    statistic: Callable[[IntArray, IntArray, IntArray], FloatArray],
+    rng: np.random.Generator,
+) -> Measured:
+    """A statistic of (gold, picked) classes, which is no mean: its standard error is the bootstrap's deviation."""
+    pairs, counts = np.unique(np.array([golds, picks], np.int64), axis=1, return_counts=True)
+    value = statistic(pairs[0], pairs[1], counts[None, :].astype(np.int64))
+    draws = statistic(pairs[0], pairs[1], rng.multinomial(len(golds), counts / len(golds), size=DRAWS))
+    return Measured(float(value[0]), float(np.std(draws, ddof=1)), *interval(draws))
 
 
 def significant_z(comparisons: int, level: float = 0.05) -> float:

@@ -20,6 +20,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 LARGE = (".safetensors", ".gguf", ".parquet", ".bin", ".model")
 TOKEN = "hf_good"  # reads gated and private repositories
 STRANGER = "hf_stranger"  # valid, but the licence was not accepted
+_REVISION = r"(?P<rev>refs/convert/[^/]+|[^/]+)"
 _PAGE = 50  # entries in one page of a tree
 
 
@@ -217,16 +218,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _hub(self, path: str, query: dict[str, list[str]]) -> None:
         name = r"(?P<repo>[^/]+/[^/]+)"
-        if found := re.fullmatch(rf"/api/(?P<kind>model|dataset)s/{name}/tree/(?P<rev>[^/]+)(/(?P<sub>.*))?", path):
+        if found := re.fullmatch(rf"/api/(?P<kind>model|dataset)s/{name}/tree/{_REVISION}(/(?P<sub>.*))?", path):
             self._tree(self._repo(found), found["rev"], found["sub"] or "", query)
-        elif found := re.fullmatch(rf"/api/(?P<kind>model|dataset)s/{name}/paths-info/(?P<rev>[^/]+)", path):
+        elif found := re.fullmatch(rf"/api/(?P<kind>model|dataset)s/{name}/paths-info/{_REVISION}", path):
             repo = self._repo(found)
             asked = json.loads(self.posted)["paths"]
             files = self._files(repo, found["rev"])[1]
             self._json([self._entry(n, files[n]) for n in asked if n in files])
         elif found := re.fullmatch(rf"/api/(?P<kind>model|dataset)s/{name}(/revision/(?P<rev>.+))?", path):
             self._info(self._repo(found), found["rev"] or "main", query)
-        elif found := re.fullmatch(rf"/((?P<kind>dataset)s/)?{name}/resolve/(?P<rev>[^/]+)/(?P<file>.+)", path):
+        elif found := re.fullmatch(rf"/((?P<kind>dataset)s/)?{name}/resolve/{_REVISION}/(?P<file>.+)", path):
             self._resolve(self._repo(found), found["rev"], found["file"])
         else:
             raise _Refusal(404, "", "Not Found")

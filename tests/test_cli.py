@@ -28,6 +28,24 @@ def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, s
     return status, captured.out, captured.err
 
 
+def assert_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, folder: Path, words: list[str],
+    files: dict[str, Path], told: str,
+) -> None:  # fmt: skip
+    """The command, {names} in it replaced by files, fails with one line that tells so, and writes nothing."""
+    here = folder / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    for name, path in files.items():
+        words = [w.replace("{" + name + "}", str(path)) for w in words]
+    status, out, err = run(capsys, *words)
+    assert (status, out) == (1, "")
+    assert err.startswith("error: ")
+    assert told in err
+    assert len(err.splitlines()) == 1
+    assert list(here.iterdir()) == []
+
+
 def test_merge_as_it_stands(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -64,21 +82,53 @@ def test_score_table_json_and_file(capsys: pytest.CaptureFixture[str], tmp_path:
     status, out, err = run(capsys, *common, "-o", tmp_path / "s.json")
     assert (status, err) == (0, "")
     lines = [line.split() for line in out.splitlines() if line.strip()]
-    assert lines[0][:3] == ["task", "n", "accuracy"]
-    assert [line[0] for line in lines[-3:]] == ["demo_kind", "demo_town", "mean"]
+    assert lines[0][:3] == ["task", "n", "metric"]
+    assert [line[0] for line in lines[-4:]] == ["demo_kind", "demo_town", "mean", "Noise"]
     status, out, _ = run(capsys, *common, "--json")
-    document = json.loads(out)
-    assert document == json.loads((tmp_path / "s.json").read_text("utf-8"))
-    assert document["tasks"][1]["n"] == 10
-    assert document["accuracy"].keys() == {"value", "stderr"}
+    document, written = json.loads(out), json.loads((tmp_path / "s.json").read_text("utf-8"))
+    assert {k for k in document if document[k] != written[k]} == {"date"}
+    assert document["results"]["demo_town"]["sample_len"] == document["pa_lite"]["tasks"][1]["n"] == 10
+    assert document["pa_lite"]["accuracy"].keys() == {"value", "stderr"}
     assert run(capsys, *common, "-o", tmp_path / "s.json")[0] == 1
+
+
+def test_samples_are_logged_where_asked(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    common = ["score", "demo@0.7", "--tasks", "demo_kind,demo_town", "--limit", 3, "--threads", 1]
+    assert run(capsys, *common, "--log-samples", tmp_path / "s.jsonl")[0] == 0
+    lines = (tmp_path / "s.jsonl").read_text("utf-8").splitlines()
+    assert [json.loads(line)["task"] for line in lines] == ["demo_kind"] * 3 + ["demo_town"] * 3
+    assert run(capsys, *common, "-o", tmp_path / "r.json", "--log-samples", "--mutual-info")[0] == 0
+    names = sorted(p.name.split("_2")[0] for p in tmp_path.glob("samples*.jsonl"))
+    assert names == ["samples_demo_kind", "samples_demo_town"]
+    results = json.loads((tmp_path / "r.json").read_text("utf-8"))["results"]
+    assert "acc_mutual_info,none" in results["demo_town"]
+    status, out, err = run(capsys, *common, "--log-samples", tmp_path / "s.jsonl")
+    assert (status, out) == (1, "")
+    assert "exists already" in err
+
+
+def test_tasks_show_prints_one_item(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    status, out, _ = run(capsys, "tasks", "show", "demo_town", "--shots", 2, "--item", 1)
+    assert status == 0
+    assert "shots: 8\n" in out
+    assert "\n* ' " in out
+    shown = json.loads(run(capsys, "tasks", "show", "demo_town", "--shots", 2, "--item", 1, "--json")[1])
+    assert shown["prompt"] in out
+    assert shown["prompt"].count("\n") == 2
+    (tmp_path / "mine.toml").write_text(
+        '[tasks.mine]\ndata = "mine.csv"\ntemplate = "Q: {{ q }}\\nA:"\nkind = "G"\nanswers = "a"\n', "utf-8"
+    )
+    (tmp_path / "mine.csv").write_text('split,q,a\ntest,"Who, me?",you\n', "utf-8")
+    status, out, _ = run(capsys, "tasks", "show", tmp_path / "mine.toml")
+    assert status == 0
+    assert f"--- {tmp_path / 'mine.csv'}:2 ---\nQ: Who, me?\nA:\n---\n* 'you'\n" in out
 
 
 def test_score_of_a_file_equals_the_reference(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     run(capsys, "merge", "--lam", "0.7", "--type", "F16", "-o", tmp_path / "m.gguf")
     rest = ["--tasks", "demo_opposite", "--threads", 1, "--json"]
     one, two = (json.loads(run(capsys, "score", m, *rest)[1]) for m in ("demo@0.7", tmp_path / "m.gguf"))
-    assert one["tasks"] == two["tasks"]
+    assert one["pa_lite"]["tasks"] == two["pa_lite"]["tasks"]
 
 
 def test_generate(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -92,6 +142,34 @@ def test_generate(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     target = tmp_path / "o.json"
     assert run(capsys, *common, "-o", target)[1] == f"{target}\n"
     assert json.loads(target.read_text("utf-8")) == [entry]
+
+
+def test_generate_with_options(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    prompts = tmp_path / "p.json"
+    prompts.write_text(json.dumps([{"instruction": "Greet me."}] * 3), "utf-8")
+    common = ["generate", "demo@1", "--prompts", prompts, "--max-tokens", 8, "--threads", 1, "--system", "Be brief."]
+    drawn = [*common, "--temperature", 5, "--top-p", 0.99, "--min-p", 1e-6, "--top-k", 500]
+    one, again, other = (run(capsys, *drawn, "--seed", seed)[1] for seed in (1, 1, 2))
+    assert one == again != other
+    assert len({o["output"] for o in json.loads(one)}) == 3  # equal prompts, a random stream each
+    plain = json.loads(run(capsys, *common)[1])[0]["output"]
+    cut = json.loads(run(capsys, *common, "--stop", plain[2:4], "--stop", "never")[1])[0]["output"]
+    assert cut == plain[: plain.index(plain[2:4])].strip()
+    status, out, _ = run(capsys, *common, "-o", tmp_path / "o.json", "--json")
+    document = json.loads(out)
+    assert (status, document["n"], document["n_resumed"]) == (0, 3, 0)
+    assert document["path"] == str(tmp_path / "o.json")
+    assert sum(document["reasons"].values()) == 3
+
+
+def test_generate_without_a_template_says_so(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    prompts = tmp_path / "p.json"
+    prompts.write_text('[{"instruction": "Greet me."}]', "utf-8")
+    words = ["merge", "--lam", "0", "--vocab", "base", "-o", tmp_path / "b.gguf"]
+    assert run(capsys, *words)[0] == 0
+    status, out, err = run(capsys, "generate", tmp_path / "b.gguf", "--prompts", prompts, "--max-tokens", 2)
+    assert (status, len(json.loads(out))) == (0, 1)
+    assert "has no chat template: prompts read 'Instruction: ... Response:'" in err
 
 
 def test_listings(capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,6 +199,8 @@ def broken(tiny_pair: tuple[Path, Path], tmp_path: Path) -> dict[str, Path]:
     wide = {**tiny.CONFIG, "intermediate_size": 128}
     tiny.write_checkpoint(tmp_path / "wide", tiny.weights(3, wide), config=wide)
     (tmp_path / "text.gguf").write_text("not a model", "utf-8")
+    (tmp_path / "task.toml").write_text('[tasks.t]\ndata = "rows.csv"\ntemplate = "x"\nchoices = "[a, b]"\n', "utf-8")
+    (tmp_path / "rows.csv").write_text("split,a,b\ntest,c,d\n", "utf-8")
     return {p.name: p for p in tmp_path.iterdir()} | {"base": tiny_pair[0], "instruct": tiny_pair[1]}
 
 
@@ -139,29 +219,29 @@ def broken(tiny_pair: tuple[Path, Path], tmp_path: Path) -> dict[str, Path]:
         (["merge", "--lam", "0.5", "-o", "no/such/x.gguf"], "no such folder"),
         (["score", "demo@0.5", "--tasks", "nope"], "unknown task or suite 'nope'"),
         (["score", "demo@0.5", "--tasks", "demo_town", "--shots", "99"], "99 shots asked for"),
+        (["score", "demo@0.5", "--tasks", "{task.toml}"], "rows.csv:2: has no column 'answer'"),
+        (["tasks", "show", "{task.toml}"], "rows.csv:2: has no column 'answer'"),
+        (["tasks", "show", "demo"], "demo has 8 tasks; name one: demo_town"),
+        (["tasks", "show", "demo_town", "--item", "999"], "has no item 999: there are 144"),
+        (["score", "demo@0.5", "--tasks", "demo", "--log-samples", "no/such/x"], "no such folder"),
         (["score", "demo@two", "--tasks", "demo"], "lam 'two' is no number"),
         (["score", "nope.gguf", "--tasks", "demo"], "is no model"),
         (["score", "{text.gguf}", "--tasks", "demo"], "is no GGUF file"),
         (["score", "demo@0.5", "--tasks", "demo", "--type", "Q9"], "unknown output type 'Q9'"),
         (["generate", "demo@0.5", "--prompts", "nope"], "unknown prompts 'nope'"),
         (["generate", "demo@0.5", "--prompts", "demo", "--max-tokens", "100000"], "smaller --max-tokens"),
+        (["generate", "demo@0.5", "--prompts", "demo", "--max-tokens", "9999", "-o", "x"], "smaller --max-tokens"),
+        (["generate", "demo@0.5", "--prompts", "demo", "--temperature", "-1"], "temperature is -1.0; it must be"),
+        (["generate", "demo@0.5", "--prompts", "demo", "--top-p", "1.5"], "top_p is 1.5"),
+        (["generate", "demo@0.5", "--prompts", "demo", "--stop", ""], "stop string '' is empty"),
+        (["generate", "demo@0.5", "--prompts", "demo", "--resume"], "name it with -o"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(
     capsys: pytest.CaptureFixture[str], broken: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     words: list[str], told: str,
 ) -> None:  # fmt: skip
-    here = tmp_path / "here"
-    here.mkdir()
-    monkeypatch.chdir(here)
-    for name, path in broken.items():
-        words = [w.replace("{" + name + "}", str(path)) for w in words]
-    status, out, err = run(capsys, *words)
-    assert (status, out) == (1, "")
-    assert err.startswith("error: ")
-    assert told in err
-    assert len(err.splitlines()) == 1
-    assert list(here.iterdir()) == []
+    assert_refused(capsys, monkeypatch, tmp_path, words, broken, told)
 
 
 def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
@@ -266,3 +346,46 @@ def test_inspect_and_diff(capsys: pytest.CaptureFixture[str], tiny_pair: tuple[P
     assert "█" in out
     assert [line.split()[0] for line in out.splitlines() if line.startswith(" layer")] == ["layer", "layer"]
     assert json.loads(run(capsys, "diff", *tiny_pair, "--json")[1])["total"]["relative_norm"] > 0
+
+
+def test_follow_table_json_and_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    common = ["follow", "demo@1", "--set", "demo", "--limit", 14, "--threads", 1]
+    status, out, err = run(capsys, *common, "-o", tmp_path / "f.json")
+    assert (status, err) == (0, "")
+    rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.strip()}
+    assert rows["prompts"][0] == "14"
+    assert {"constraints", "word_count", "begin"} <= rows.keys()
+    status, out, _ = run(capsys, *common, "--json")
+    document = json.loads(out)
+    assert document == json.loads((tmp_path / "f.json").read_text("utf-8"))
+    assert (document["reference"], document["set"], len(document["answers"])) == ("demo@1", "demo", 14)
+    assert document["prompts"]["n"] == 14
+    assert rows["prompts"][1] == f"{100 * document['prompts']['strict']['value']:.1f}"
+    assert document["constraints"]["n"] == sum(r["n"] for r in document["by_constraint"].values())
+    assert run(capsys, *common, "-o", tmp_path / "f.json")[0] == 1
+
+
+def test_follow_the_public_set_with_a_small_model(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = run(capsys, "follow", "demo@1", "--limit", 5, "--threads", 1, "--max-tokens", 24)
+    assert (status, err) == (0, "")
+    assert "constraints" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--set", "publik"], "unknown set 'publik': neither a file that exists nor one of ours. Did you mean public?"),
+        (["--set", "demo", "--seed", "3"], "a seed makes new prompts of the public set; 'demo' has its own."),
+        (["--set", "ifeval:no.jsonl"], "no.jsonl: cannot be read: No such file or directory."),
+        (["-o", "no/f.json"], "no: there is no such folder to write f.json to."),
+        (
+            ["--limit", "2", "--max-tokens", "100000"],
+            "prompt 1 has",
+        ),
+    ],
+)
+def test_follow_refuses(capsys: pytest.CaptureFixture[str], words: list[str], told: str) -> None:
+    status, out, err = run(capsys, "follow", "demo@1", *words)
+    assert (status, out) == (1, "")
+    assert err.startswith(f"error: {told}")
+    assert err.count("\n") == 1

@@ -2,51 +2,174 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 import pa_lite
-from pa_lite.cli.options import FORCE, GPU, KIND, OUTPUT, THREADS
-from pa_lite.cli.terminal import bar
+from pa_lite.cli.options import FORCE, GPU, JSON, KIND, N_CTX, OUTPUT, THREADS
+from pa_lite.cli.terminal import bar, show_json, show_table, token_bar
+from pa_lite.errors import InputError
+
+if TYPE_CHECKING:
+    from pa_lite.engine.model import Model
+    from pa_lite.follow.instructions import FollowResult
 
 
 @click.command()
 @click.argument("model")
-@click.option("--prompts", required=True, help="'demo', or a JSON or JSONL file of objects with 'instruction'.")
+@click.option("--prompts", required=True, help="'alpaca-eval', 'demo', or a JSON or JSONL file with 'instruction's.")
 @click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True, help="New tokens at most.")
+@click.option("--parallel", type=click.IntRange(1, 256), default=16, show_default=True, help="Prompts at a time.")
+@click.option("--temperature", type=float, default=0.0, show_default=True, help="0 takes the likeliest token.")
+@click.option("--top-k", type=int, default=0, show_default=True, help="Draw from so many tokens; 0 for all.")
+@click.option("--top-p", type=float, default=1.0, show_default=True, help="Draw from so much of the probability.")
+@click.option("--min-p", type=float, default=0.0, show_default=True, help="Draw from this share of the top's p on.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of what is drawn: same seed, same answers.")
+@click.option("--stop", multiple=True, help="A text that ends an answer, not part of it. May be given often.")
+@click.option("--system", default="", help="System prompt.")
+@click.option("--resume", is_flag=True, help="Go on where a killed run stopped; needs -o.")
+@KIND
+@GPU
+@N_CTX
+@THREADS
+@OUTPUT
+@FORCE
+@JSON
+def generate(
+    model: str,
+    prompts: str,
+    max_tokens: int,
+    parallel: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    min_p: float,
+    seed: int,
+    stop: tuple[str, ...],
+    system: str,
+    resume: bool,
+    kind: str,
+    gpu_layers: int | str,
+    n_ctx: int,
+    threads: int,
+    output: Path | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Answers of MODEL (FILE.gguf or PAIR@LAM) through its chat template, as AlpacaEval's model_outputs.
+
+    With -o, answers are kept as they come: after a kill or Ctrl-C the same command with --resume goes on.
+
+    \b
+    pa-lite generate demo@0.7 --prompts demo -o outputs.json
+    """
+    from pa_lite.engine.generation import GenerationOptions
+    from pa_lite.engine.model import EngineOptions
+    from pa_lite.files import check_target
+    from pa_lite.follow.outputs import Target, answer_prompts, load_prompts, to_json, to_outputs, write_outputs
+
+    options = GenerationOptions(max_tokens, temperature, top_p, min_p, top_k, seed, stop, parallel)
+    target = Target(output, resume, force) if output is not None else None
+    if target is not None:
+        check_target(target.path, force)
+    elif resume:
+        raise InputError("--resume continues a file: name it with -o.")
+    loaded = load_prompts(prompts)
+    with pa_lite.load(model, EngineOptions(threads, gpu_layers, n_ctx=n_ctx), kind) as opened:
+        note_plain_prompts(opened.model)
+        with token_bar("generate") as (progress, on_tokens):
+            if target is not None:
+                written = write_outputs(opened.model, loaded, model, target, options, system, progress, on_tokens)
+            else:
+                answers = answer_prompts(opened.model, loaded, options, system, None, progress, on_tokens)
+    if target is None:
+        click.echo(to_json(to_outputs(loaded, answers, model)), nl=False)
+    elif as_json:
+        show_json(asdict(written))
+    else:
+        if written.n_resumed:
+            click.echo(f"{written.n_resumed} of {written.n} answers were there from an earlier run.", err=True)
+        click.echo(written.path)
+
+
+def note_plain_prompts(model: Model) -> None:
+    from pa_lite.engine.chat import has_template
+
+    if not has_template(model):
+        click.echo(f"note: {model.name} has no chat template: prompts read 'Instruction: ... Response:'.", err=True)
+
+
+@click.command()
+@click.argument("model")
+@click.option("--set", "name", default="public", show_default=True, help="public, demo, ifeval, ifeval:FILE or FILE.")
+@click.option("--limit", type=click.IntRange(1), help="Instructions at most, taken evenly; by default all.")
+@click.option("--seed", type=click.IntRange(0), help="Make 500 new public instructions from this seed.")
+@click.option("--max-tokens", type=click.IntRange(1), help="New tokens at most; by default what the set needs.")
 @click.option("--parallel", type=click.IntRange(1, 256), default=16, show_default=True, help="Prompts at a time.")
 @KIND
 @GPU
 @THREADS
 @OUTPUT
 @FORCE
-def generate(
+@JSON
+def follow(
     model: str,
-    prompts: str,
-    max_tokens: int,
+    name: str,
+    limit: int | None,
+    seed: int | None,
+    max_tokens: int | None,
     parallel: int,
     kind: str,
     gpu_layers: int,
     threads: int,
     output: Path | None,
     force: bool,
+    as_json: bool,
 ) -> None:
-    """Greedy answers of MODEL (FILE.gguf or PAIR@LAM) through its chat template, as AlpacaEval's model_outputs.
+    """How well MODEL (FILE.gguf or PAIR@LAM) follows instructions that rules can check, no judge needed.
+
+    The set ifeval is fetched from the Hub, ifeval:FILE is Google's file; FILE is a JSONL file of your own, of objects
+    with `instruction` and `checks`.
 
     \b
-    pa-lite generate demo@0.7 --prompts demo -o outputs.json
+    pa-lite follow demo@0.7 --set demo
+    pa-lite follow model.gguf --limit 100 -o followed.json
     """
+    import json
+
     from pa_lite.engine.model import EngineOptions
     from pa_lite.files import check_target, write_text
-    from pa_lite.follow.outputs import to_json
+    from pa_lite.follow.sets import find_set
 
     if output is not None:
         check_target(output, force)
-    with bar("generate") as progress, pa_lite.load(model, EngineOptions(threads, gpu_layers), kind) as loaded:
-        outputs = loaded.generate(prompts, max_tokens, parallel, progress)
+    with bar("fetch") as progress:
+        chosen = find_set(name, seed, progress)
+    with bar("follow") as progress, pa_lite.load(model, EngineOptions(threads, gpu_layers), kind) as loaded:
+        result = loaded.follow(chosen, limit, max_tokens, parallel, progress)
+    document = {"reference": model, "set": name, "seed": seed, **result.to_document()}
     if output is not None:
-        write_text(output, to_json(outputs))
-        click.echo(str(output))
+        write_text(output, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    if as_json:
+        show_json(document)
     else:
-        click.echo(to_json(outputs), nl=False)
+        show_followed(result)
+
+
+def show_followed(result: FollowResult) -> None:
+    named = {
+        "prompts": result.prompts(), **{f"  {k}": r for k, r in result.kinds().items()},
+        "constraints": result.constraints(), **{f"  {n}": r for n, r in result.by_constraint().items()},
+    }  # fmt: skip
+    rows = [
+        [name, str(r.n), *(f"{100 * x:.1f}" if r.n else "-" for e in (r.strict, r.loose) for x in (e.value, e.stderr))]
+        for name, r in named.items()
+    ]
+    show_table(["", "n", "strict %", "s.e.", "loose %", "s.e."], rows, marked=0)
+    if result.cut:
+        click.echo(f"{result.cut} of {len(result.answers)} answers were cut: --max-tokens was too small for them.")
+    if result.unchecked:
+        click.echo(f"Constraints left out, as no rule can check them: {result.unchecked}.")

@@ -13,7 +13,22 @@ FORCE = click.option("--force", is_flag=True, help="Overwrite files that exist."
 THREADS = click.option("--threads", type=click.IntRange(0, 1024), default=0, help="Threads; 0 takes one for each core.")
 STREAM = click.option("--stream", is_flag=True, help="Read hub:... by ranges, with no copy of it on the disk.")
 KIND = click.option("--type", "kind", default="F16", show_default=True, help="Type a PAIR@LAM is merged to.")
-GPU = click.option("--gpu-layers", type=click.IntRange(-1), default=0, help="Layers on the GPU; -1 for all.")
+
+
+def parse_layers(_context: click.Context, _parameter: click.Parameter, text: str) -> int | str:
+    """`auto`, or a number of layers, -1 for all. Raises click's usage error for anything else."""
+    if text == "auto":
+        return text
+    if re.fullmatch(r"-1|\d{1,4}", text) is None:
+        raise click.BadParameter(f"{text!r} is neither auto, nor -1 for all, nor a number of layers.")
+    return int(text)
+
+
+GPU = click.option(
+    "--gpu-layers", default="auto", show_default=True, callback=parse_layers, metavar="auto|N",
+    help="Layers on the GPU: all that fit, or N (-1: all).",
+)  # fmt: skip
+N_CTX = click.option("--n-ctx", type=click.IntRange(0), default=0, help="Tokens of context at most; 0: as trained.")
 
 
 def parse_size(_context: click.Context, _parameter: click.Parameter, text: str) -> int:

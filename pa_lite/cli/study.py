@@ -3,44 +3,243 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 import pa_lite
-from pa_lite.cli.options import JSON
+from pa_lite.cli.options import FORCE, GPU, JSON, THREADS
 from pa_lite.cli.terminal import bar, show_json, show_table
 
 if TYPE_CHECKING:
-    from pa_lite.study.tradeoff import TradeOff
+    from pa_lite.study.curves import Curves
+    from pa_lite.study.hunt import Schedules
+    from pa_lite.study.plan import Estimate, StudyOptions
+    from pa_lite.study.search import Found
+    from pa_lite.study.study import Study
+
+
+def _measured(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say what is measured; they reach the command as `study`, a StudyOptions."""
+    options = [
+        click.option("--lam", "lams", default="0:1:0.1", show_default=True, help="L,L,... or LO:HI:STEP, rising."),
+        click.option("--tasks", required=True, help="Tasks, suites or .toml files, with commas between."),
+        click.option("--follow", metavar="SET", is_flag=False, flag_value="public", default="",
+                     help="Also follow instructions: public (if no SET is named), demo, ifeval or a file."),
+        click.option("--follow-limit", type=click.IntRange(1), help="Instructions at most; by default all."),
+        click.option("--type", "types", default="F16", show_default=True, help="Types of the weights, with commas."),
+        click.option("--shots", type=click.IntRange(0), help="Exemplars in each prompt; by default the task's own."),
+        click.option("--limit", type=click.IntRange(1), help="Items of each task; by default all."),
+        click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Draws exemplars."),
+        click.option("--schedule", default="", metavar="RULES|FILE.toml", help="Other lams by group and layer."),
+    ]  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _options(
+    lams: str, tasks: str, follow: str, follow_limit: int | None, types: str, shots: int | None, limit: int | None,
+    seed: int, schedule: str, threads: int, gpu_layers: Any,
+) -> StudyOptions:  # fmt: skip
+    from pa_lite.engine.model import EngineOptions
+    from pa_lite.merge.lams import parse_lams
+    from pa_lite.merge.schedule import Schedule, parse_schedule
+    from pa_lite.study.plan import StudyOptions
+    from pa_lite.tasks.scoring import ScoreOptions
+
+    return StudyOptions(
+        parse_lams(lams), tuple(tasks.split(",")), tuple(types.split(",")), follow, follow_limit,
+        ScoreOptions(shots, limit, seed), parse_schedule(schedule) if schedule else Schedule(),
+        EngineOptions(threads, gpu_layers),
+    )  # fmt: skip
+
+
+@click.command()
+@click.argument("pair")
+@_measured
+@click.option("--run", "folder", type=click.Path(path_type=Path), help="Folder of the results; by default PAIR-study.")
+@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Who works.")
+@click.option("--address", help="Of a Ray cluster; by default one is started here.")
+@click.option("--dry-run", is_flag=True, help="Show cells, memory, disk and time, and measure nothing else.")
+@GPU
+@THREADS
+@JSON
+def sweep(
+    pair: str, folder: Path | None, engine: str, address: str | None, dry_run: bool, as_json: bool, **measured: Any
+) -> None:
+    """Measure PAIR at every lam: few-shot tasks, and instructions with --follow. Killed, it goes on where it stopped.
+
+    \b
+    pa-lite sweep demo --tasks demo --follow demo
+    pa-lite sweep llama-3.2-1b --lam 0:1:0.1 --tasks quick --follow --run my-run
+    """
+    options = _options(**measured)
+    folder = folder or Path(f"{pair}-study")
+    if dry_run:
+        show_estimate(pa_lite.plan_sweep(pair, options, folder), as_json)
+        return
+    with bar("sweep") as progress:
+        study = pa_lite.sweep(pair, options, folder, engine=engine, address=address, progress=progress)
+    show_study(study, as_json)
+    if not as_json:
+        click.echo(f"Results: {folder}   Page: pa-lite report {folder}")
+
+
+def show_estimate(found: Estimate, as_json: bool) -> None:
+    if as_json:
+        show_json(asdict(found))
+        return
+    click.echo(f"{found.cells} cells, {found.items} items, {found.items_left} of them left to do")
+    click.echo(
+        f"about {found.memory / 1e6:.0f} MB of memory for {found.workers} model(s) at a time "
+        f"({found.memory_available / 1e6:.0f} MB are free); about {found.disk / 1e6:.1f} MB of disk"
+    )
+    if found.seconds is not None:
+        click.echo(f"about {found.seconds:.0f} s, from a short measurement on this machine")
+
+
+def show_study(study: Study, as_json: bool) -> None:
+    from pa_lite.study.export import to_document
+    from pa_lite.study.study import conclusion, readings
+
+    if as_json:
+        show_json(to_document(study))
+        return
+    show_curves(study.curves)
+    click.echo(conclusion(study.curves))
+    for reading in readings(study.curves):
+        click.echo(f"- {reading.sentence}")
+    for remark in study.remarks:
+        click.echo(f"note: {remark}")
+
+
+def show_curves(curves: Curves) -> None:
+    from pa_lite.study.curves import estimates
+
+    shown = [("few-shot %", list(curves.tasks))]
+    shown += [(name, [s]) for name, s in (("followed %", curves.follow), ("preferred %", curves.wins)) if s is not None]
+    found = [estimates(series) for _, series in shown]
+    best = max(range(len(curves.lams)), key=lambda i: found[0][i].value)
+    rows = [
+        [f"{lam:g}", *(t for e in found for t in (f"{100 * e[i].value:.1f}", f"{100 * e[i].stderr:.1f}")),
+         "best few-shot" if i == best else ""]
+        for i, lam in enumerate(curves.lams)
+    ]  # fmt: skip
+    show_table(["lam", *(t for name, _ in shown for t in (name, "s.e.")), ""], rows, marked=best)
+
+
+@click.command()
+@click.argument("pair")
+@_measured
+@click.option("--keep-follow", type=float, metavar="SHARE", help="Keep this share of instruct's following, e.g. 0.95.")
+@click.option("--weight", type=float, default=0.0, help="Of following against few-shot skill, 0 to 1.")
+@click.option("--budget", type=float, default=0.4, show_default=True, help="Share of the grid's evaluations to spend.")
+@click.option("--schedules", is_flag=True, help="Then race coarse schedules (a lam by tensor group) around it.")
+@GPU
+@THREADS
+@JSON
+def search(
+    pair: str,
+    keep_follow: float | None,
+    weight: float,
+    budget: float,
+    schedules: bool,
+    as_json: bool,
+    **measured: Any,
+) -> None:
+    """Find PAIR's best lam for a use with a part of the grid's work, and say how sure it is.
+
+    \b
+    pa-lite search demo --tasks demo --follow demo --keep-follow 0.95
+    """
+    from pa_lite.study.goal import Goal
+    from pa_lite.study.search import SearchOptions
+
+    options, goal = _options(**measured), Goal(weight, keep_follow)
+    with bar("search") as progress:
+        found, raced = pa_lite.search(
+            pair, options, goal, SearchOptions(budget, options.score.seed), schedules, progress=progress
+        )
+    if as_json:
+        show_json({"goal": asdict(goal), "lam": asdict(found), "schedules": asdict(raced) if raced else None})
+        return
+    click.echo(f"Best for {goal.told()}: lam {found.lam:g}, within 0.1 with probability {found.confidence:.2f}.")
+    show_found(found)
+    if raced is not None:
+        show_schedules(raced)
+
+
+def show_found(found: Found) -> None:
+    rows = [
+        [f"{lam:g}", f"{100 * found.few_shot[i]:.1f}", f"{100 * found.follow[i]:.1f}" if found.follow else "",
+         f"{100 * found.evaluated[i]:.0f}"]
+        for i, lam in enumerate(found.lams)
+    ]  # fmt: skip
+    marked = found.lams.index(found.lam)
+    show_table(["lam", "few-shot % (smoothed)", "followed % (smoothed)", "items seen %"], rows, marked=marked)
+    click.echo(f"{found.spent} item evaluations; the grid takes {found.grid} ({100 * found.spent / found.grid:.0f}%).")
+
+
+def show_schedules(raced: Schedules) -> None:
+    told = f"schedule {raced.text!r} at lam {raced.lam:g}" if raced.text else f"no schedule, lam {raced.lam:g} alone"
+    click.echo(
+        f"Around it: {told}, best with probability {raced.confidence:.2f}; {raced.spent} of {raced.grid} evaluations."
+    )
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="The page; by default report.html in RUN.")
+@click.option("--png", type=click.Path(path_type=Path, file_okay=False), help="Write the figures to this folder.")
+@click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Write every item as CSV.")
+@click.option("--lm-eval", type=click.Path(path_type=Path, file_okay=False), help="Write lm-eval results files there.")
+@click.option("--type", "kind", help="Type of the weights; by default the first measured.")
+@FORCE
+@JSON
+def report(
+    run: Path,
+    output: Path | None,
+    png: Path | None,
+    csv_path: Path | None,
+    lm_eval: Path | None,
+    kind: str | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Make a page of the study in RUN that opens offline; also figures, CSV, and lm-eval's results form.
+
+    \b
+    pa-lite report demo-study -o trade-off.html --png figures
+    """
+    from pa_lite.study.publish import ReportOptions, publish
+
+    written, study = publish(run, ReportOptions(output, png, csv_path, lm_eval, kind, force))
+    if as_json:
+        show_study(study, as_json)
+    else:
+        click.echo("\n".join(map(str, written)))
 
 
 @click.command()
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), default=Path("pa-lite-demo"), show_default=True,
-    help="Folder for results.json and chart.svg.",
+    help="Folder for the study, results.json, chart.svg and report.html.",
 )  # fmt: skip
 @JSON
 def demo(output: Path, as_json: bool) -> None:
     """Merge, score and question the embedded pair at lam 0, 0.1, ..., 1, offline, and show the trade-off."""
+    from pa_lite.study.study import conclusion
+
     with bar("demo") as progress:
         result = pa_lite.demo(output, progress)
     if as_json:
         show_json(json.loads(result.results.read_text("utf-8")))
         return
-    show_tradeoff(result.tradeoff)
-    click.echo(result.tradeoff.conclusion())
+    show_curves(result.study.curves)
+    click.echo(conclusion(result.study.curves))
     click.echo(f"Results: {result.results}   Chart: {result.chart}")
-
-
-def show_tradeoff(result: TradeOff) -> None:
-    rows = []
-    for p in result.points:
-        mean = p.few_shot.accuracy
-        rows.append([
-            f"{p.lam:.1f}", f"{100 * mean.value:.1f}", f"{100 * mean.stderr:.1f}", f"{100 * p.follow.accuracy:.1f}",
-            f"{100 * p.follow.stderr:.1f}", "best few-shot" if p is result.best else "",
-        ])  # fmt: skip
-    columns = ["lam", "few-shot %", "s.e.", "followed %", "s.e.", ""]
-    show_table(columns, rows, marked=result.points.index(result.best))
+    click.echo(f"Report: {result.report}")

@@ -3,29 +3,45 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 import pa_lite
-from pa_lite.cli.options import FORCE, GPU, JSON, KIND, OUTPUT, THREADS
+from pa_lite.cli.options import FORCE, GPU, JSON, KIND, N_CTX, OUTPUT, THREADS
 from pa_lite.cli.terminal import bar, show_json, show_table
 
 if TYPE_CHECKING:
+    from pa_lite.statistics import Measured
+    from pa_lite.tasks.rendering import Item
     from pa_lite.tasks.scoring import SuiteResult
+    from pa_lite.tasks.spec import TaskSpec
+
+SHOTS = click.option(
+    "--shots", type=click.IntRange(0), help="Exemplars in each prompt; by default the task's own number."
+)
+SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Draws the exemplars.")
 
 
 @click.command()
 @click.argument("model")
-@click.option("--tasks", required=True, help="Tasks, suites or .toml files, with commas between.")
-@click.option("--shots", type=click.IntRange(0), help="Exemplars in each prompt; by default the task's own number.")
-@click.option("--limit", type=click.IntRange(1), help="Items scored of each task; by default all.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Draws the exemplars.")
+@click.option("--tasks", required=True, help="Tasks, TASK/GROUP, suites or .toml files, with commas between.")
+@SHOTS
+@click.option("--limit", type=click.IntRange(1), help="Items scored of each task, over its groups; by default all.")
+@SEED
+@click.option("--mutual-info", is_flag=True, help="Also compare each choice with itself on an empty context.")
+@click.option(
+    "--parallel", type=click.IntRange(1, 256), default=8, show_default=True, help="Texts generated at a time."
+)
+@click.option(
+    "--log-samples", is_flag=False, flag_value="", metavar="[FILE|FOLDER]",
+    help="Log every item as JSON lines; by default a file for each task beside the output.",
+)  # fmt: skip
 @KIND
 @GPU
 @THREADS
+@N_CTX
 @OUTPUT
 @FORCE
 @JSON
@@ -35,30 +51,43 @@ def score(
     shots: int | None,
     limit: int | None,
     seed: int,
+    mutual_info: bool,
+    parallel: int,
+    log_samples: str | None,
     kind: str,
-    gpu_layers: int,
+    gpu_layers: int | str,
     threads: int,
+    n_ctx: int,
     output: Path | None,
     force: bool,
     as_json: bool,
 ) -> None:
-    """Few-shot accuracy of MODEL (FILE.gguf or PAIR@LAM), every choice's loglikelihood compared.
+    """Few-shot scores of MODEL (FILE.gguf or PAIR@LAM): choices by loglikelihood, generated answers by comparison.
+
+    The results file (-o) and the samples have the shape of lm-eval's.
 
     \b
     pa-lite score demo@0.7 --tasks demo
+    pa-lite score model.gguf --tasks quick -o results.json --log-samples
     """
     from pa_lite.engine.model import EngineOptions
     from pa_lite.files import check_target, write_text
+    from pa_lite.tasks.results import check_samples_target, results_document, write_samples
     from pa_lite.tasks.scoring import ScoreOptions
 
     if output is not None:
         check_target(output, force)
-    options = ScoreOptions(shots, limit, seed)
-    with bar("score") as progress, pa_lite.load(model, EngineOptions(threads, gpu_layers), kind) as loaded:
+    samples = None if log_samples is None else Path(log_samples or (output or Path()).parent)
+    if samples is not None:
+        check_samples_target(samples, force)
+    options = ScoreOptions(shots, limit, seed, mutual_info=mutual_info, parallel=parallel, noise_sample=8)
+    with bar("score") as progress, pa_lite.load(model, EngineOptions(threads, gpu_layers, n_ctx=n_ctx), kind) as loaded:
         result = loaded.score(tasks.split(","), options, progress)
-    document = {"reference": model, **asdict(result), "accuracy": asdict(result.accuracy)}
+    document = results_document(result, model)
     if output is not None:
         write_text(output, json.dumps(document, indent=1) + "\n")
+    if samples is not None:
+        write_samples(result, samples)
     if as_json:
         show_json(document)
     else:
@@ -66,25 +95,99 @@ def score(
 
 
 def show_scores(result: SuiteResult) -> None:
-    rows = [
-        [t.task, str(t.n), f"{100 * t.accuracy:.1f}", f"{100 * t.stderr:.1f}", f"{100 * t.majority:.1f}"]
-        for t in result.tasks
-    ]
-    mean = result.accuracy
-    n = sum(t.n for t in result.tasks)
-    rows.append(["mean", str(n), f"{100 * mean.value:.1f}", f"{100 * mean.stderr:.1f}", f"{100 * result.majority:.1f}"])
-    show_table(["task", "n", "accuracy %", "s.e.", "majority %"], rows, marked=len(rows) - 1)
+    """A line for each task, one more where its groups' average differs from that over items, and the tasks' mean."""
+    from pa_lite.tasks.results import noise_over_tasks
+
+    rows = []
+    for t in result.tasks:
+        own = next(m for m in t.metrics if m.name == t.metric.split(",")[0])
+        baselines = [f"{100 * t.majority:.1f}", f"{100 * t.chance:.1f}"]
+        rows.append([t.task, str(t.n), t.metric, *_numbers(own.measured), *baselines])
+        if own.macro is not None:
+            rows.append(["", "", f"mean of {len(t.groups)} groups", *_numbers(own.macro), "", ""])
+        if t.n_truncated:
+            click.echo(f"warning: {t.task}: {t.n_truncated} of {t.n} prompts were cut to the context.", err=True)
+    mean, n = result.accuracy, sum(t.n for t in result.tasks)
+    numbers = [f"{100 * x:.1f}" for x in (mean.value, mean.stderr, result.majority)]
+    rows.append(["mean", str(n), "", *numbers[:2], "", numbers[2], ""])
+    columns = ["task", "n", "metric", "score %", "s.e.", "95% interval", "majority %", "chance %"]
+    show_table(columns, rows, marked=len(rows) - 1)
+    if noise := noise_over_tasks(result):
+        click.echo(
+            f"Noise floor: scored alone, {noise['n']} requests move by {noise['mean']:.4f} nats on average, "
+            f"{noise['largest']:.4f} at most."
+        )
 
 
-@click.command()
+def _numbers(measured: Measured) -> list[str]:
+    low, high = 100 * measured.low, 100 * measured.high
+    return [f"{100 * measured.value:.1f}", f"{100 * measured.stderr:.1f}", f"{low:.1f} to {high:.1f}"]
+
+
+@click.group(invoke_without_command=True)
 @JSON
-def tasks(as_json: bool) -> None:
-    """List the suites and their few-shot tasks."""
-    from pa_lite.tasks.spec import suites
+@click.pass_context
+def tasks(context: click.Context, as_json: bool) -> None:
+    """List the suites and their few-shot tasks; `show NAME` prints one."""
+    if context.invoked_subcommand is not None:
+        return
+    from pa_lite.tasks.spec import suite_descriptions, suites
 
-    specs = [(suite, spec) for suite, specs in suites().items() for spec in specs]
+    by_suite = suites()
+    entries = [(suite, spec) for suite, specs in by_suite.items() for spec in specs]
     if as_json:
-        show_json([{"suite": suite, "task": s.name, "area": s.area, "shots": s.shots} for suite, s in specs])
+        show_json([
+            {"suite": suite, "task": s.name, "area": s.area, "kind": s.kind, "shots": s.shots, "metric": s.metric,
+             "sample": s.sample or None, "hub": s.hub or None, "licence": s.licence}
+            for suite, s in entries
+        ])  # fmt: skip
+        return
+    told = suite_descriptions()
+    show_table(["suite", "tasks", ""], [[name, str(len(specs)), told[name]] for name, specs in by_suite.items()])
+    own = {spec.name: spec for _, spec in entries}
+    rows = [[s.name, s.area, s.kind, str(s.shots), s.metric, s.description] for s in own.values()]
+    show_table(["task", "area", "how", "shots", "metric", ""], rows)
+
+
+@tasks.command()
+@click.argument("name")
+@SHOTS
+@SEED
+@click.option("--item", type=click.IntRange(0), default=0, show_default=True, help="Which of the items, from 0.")
+@JSON
+def show(name: str, shots: int | None, seed: int, item: int, as_json: bool) -> None:
+    """The specification of a task (a name, TASK/GROUP, or a .toml file with one) and one item as the model sees it."""
+    from pa_lite.errors import InputError
+    from pa_lite.tasks.prompts import prepare_task
+    from pa_lite.tasks.results import spec_record
+    from pa_lite.tasks.spec import find_tasks
+
+    found = find_tasks([name])
+    if len(found) != 1:
+        raise InputError(f"{name} has {len(found)} tasks; name one: {', '.join(s.name for s in found)}.")
+    items = prepare_task(found[0], shots, item + 1, seed).items
+    if item >= len(items):
+        raise InputError(f"task {found[0].name} has no item {item}: there are {len(items)}.")
+    if as_json:
+        shown = items[item]
+        show_json({
+            "task": spec_record(found[0]), "prompt": shown.prompt, "requests": shown.requests, "answer": shown.answer,
+            "golds": shown.golds, "where": shown.where,
+        })  # fmt: skip
     else:
-        rows = [[s.name, suite, s.area, str(s.shots), s.description] for suite, s in specs]
-        show_table(["task", "suite", "area", "shots", "what it asks"], rows)
+        show_item(found[0], items[item])
+
+
+def show_item(spec: TaskSpec, item: Item) -> None:
+    from pa_lite.tasks.results import spec_record
+
+    for key, value in spec_record(spec).items():
+        click.echo(f"{key}: {json.dumps(value, ensure_ascii=False)}")
+    click.echo(f"\n--- {item.where} ---")
+    click.echo(item.prompt)
+    click.echo("---")
+    for i, (context, text) in enumerate(item.requests):
+        behind = f" behind ...{context[-30:]!r}" if len(item.contexts) > 1 else ""
+        click.echo(f"{'*' if i == item.answer else ' '} {text!r}{behind}")
+    for gold in item.golds:
+        click.echo(f"* {', '.join(gold)!r}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,32 @@ def bar(unit: str) -> Iterator[Progress]:
             drawn.update(done - drawn.n)
 
         yield progress
+
+
+@contextmanager
+def token_bar(unit: str) -> Iterator[tuple[Progress, Callable[[int], None]]]:
+    """A progress bar that also shows tokens a second; its second function takes the tokens of each step."""
+    from tqdm import tqdm
+
+    begin = shown = time.monotonic()
+    made = 0
+    with tqdm(disable=None, file=sys.stderr, desc=unit, leave=False, smoothing=0.1) as drawn:
+
+        def progress(done: int, total: int) -> None:
+            if drawn.total is None:
+                drawn.reset(total)
+                drawn.initial = drawn.n = done  # what an earlier run did says nothing about speed
+            drawn.update(done - drawn.n)
+
+        def on_tokens(n: int) -> None:
+            nonlocal made, shown
+            made += n
+            now = time.monotonic()
+            if now - shown > 0.2:
+                drawn.set_postfix_str(f"{made / (now - begin):.0f} tokens/s")
+                shown = now
+
+        yield progress, on_tokens
 
 
 def show_json(document: Any) -> None:

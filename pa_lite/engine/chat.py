@@ -1,34 +1,148 @@
-"""Chat prompts: the model's own template in llama-cpp-python's sandbox, or a plain form for models without one."""
+"""Chat prompts: the model's own template, rendered in a sandboxed process, or a plain form for models without one.
+
+A user's text is only ever text: a control token spelled out in it, such as an end of turn, is not read as one.
+"""
 
 from __future__ import annotations
 
 import functools
+import json
+import re
+import subprocess
+import sys
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
 
 from pa_lite.engine.model import Model
-from pa_lite.errors import EngineError
+from pa_lite.errors import EngineError, InputError
+
+_WORKER = Path(__file__).with_name("template_worker.py")
+_MEMORY = 512 << 20  # bytes beyond what the worker holds when it starts to render
+_SECONDS = 5  # of processor time; and of patience, three times that, as other programs may have the processor
+_PROMPTS_A_SECOND = 200  # far fewer than any template in use renders: more time for many prompts
+_CHARACTERS = 200_000  # of one rendered text, beyond four times what goes in
+_MARK = "\ue000\ue0a7\ue001"  # private characters that stand for a user's text, to see what is the template's own
+
+Message = tuple[str, str]  # role, content
 
 
-@functools.lru_cache(maxsize=8)
-def _formatter(template: str, bos: str, eos: str) -> Any:
-    from llama_cpp.llama_chat_format import Jinja2ChatFormatter
+@dataclass(frozen=True)
+class _Template:
+    """A chat template and the texts of the tokens that it may name."""
 
-    return Jinja2ChatFormatter(template=template, bos_token=bos, eos_token=eos, add_generation_prompt=True)
+    text: str
+    bos: str
+    eos: str
 
 
-def chat_prompts(model: Model, instructions: Sequence[str]) -> list[list[int]]:
+def has_template(model: Model) -> bool:
+    """Whether a model brings a chat template; without one, prompts are in the plain form."""
+    return "tokenizer.chat_template" in model.header.metadata
+
+
+def chat_prompts(model: Model, instructions: Sequence[str], system: str = "") -> list[list[int]]:
     """Token ids of each instruction as the user's only turn, ready for the assistant's answer.
 
-    The rendered text brings its own BOS. A model without a template gets `Instruction: ...\\n\\nResponse:` with the BOS
-    that its vocabulary asks for. Raises EngineError when the template fails.
+    `system` is the system prompt, none when empty (a template may have one of its own). The rendered text brings its
+    own BOS, or none: the ids are those of transformers' `apply_chat_template`, except that control tokens spelled out
+    in an instruction stay text (not so in the system prompt, which is the caller's own). A model without a template
+    gets `Instruction: ...\\n\\nResponse:`, the system prompt and an empty line before it, and the BOS that its
+    vocabulary asks for. Raises InputError for an instruction that is no valid text, EngineError when the template
+    fails, drops the instruction, or exceeds its limits of time, memory or length.
     """
-    entry = model.header.metadata.get("tokenizer.chat_template")
-    if entry is None:
-        return [model.tokenize(f"Instruction: {text}\n\nResponse:") for text in instructions]
+    for number, text in enumerate(instructions, 1):
+        try:
+            (text + system).encode("utf-8")
+        except UnicodeEncodeError as e:
+            raise InputError(f"prompt {number}, or the system prompt, is no valid text: {e.reason}.") from e
+    if not has_template(model):
+        before = f"{system}\n\n" if system else ""
+        return [model.tokenize(f"{before}Instruction: {text}\n\nResponse:") for text in instructions]
+    if not instructions:
+        return []
+    source = model.header.metadata["tokenizer.chat_template"]
+    template = _Template(str(source.value), model.special_text("bos"), model.special_text("eos"))
+    first: tuple[Message, ...] = (("system", system),) if system else ()
+    conversations = tuple((*first, ("user", text)) for text in (_MARK, *instructions))
+    seconds = _SECONDS + len(instructions) // _PROMPTS_A_SECOND
     try:
-        formatter = _formatter(str(entry.value), model.special_text("bos"), model.special_text("eos"))
-        rendered = [formatter(messages=[{"role": "user", "content": text}]).prompt for text in instructions]
-    except Exception as e:  # whatever a stranger's template raises is its own fault
-        raise EngineError(f"{model.path}: its chat template fails: {type(e).__name__}: {e}") from e
-    return [model.tokenize(text, add_special=False, parse_special=True) for text in rendered]
+        frame, *rendered = _render(template, conversations, seconds)
+        if _MARK not in frame:
+            raise EngineError("it leaves out what the user says")
+        own = _controls(model, frame)
+        return [_tokens(model, *pair, frame, own) for pair in zip(instructions, rendered, strict=True)]
+    except EngineError as e:
+        raise EngineError(f"{model.path}: its chat template fails: {e}.") from e
+
+
+def _tokens(model: Model, instruction: str, text: str, frame: str, own: Sequence[int]) -> list[int]:
+    """Token ids of a rendered text; where it has other control tokens than its frame, the instruction's become text."""
+    tokens = model.tokenize(text, add_special=False, parse_special=True)
+    if [t for t in tokens if model.is_control(t)] == own or not _controls(model, instruction):
+        return tokens  # or the template itself chose other ones for this text
+    tokens = _as_text(model, frame, text, own)
+    if [t for t in tokens if model.is_control(t)] != own:
+        raise EngineError(f"its own control tokens cannot be told from those spelled out in {instruction[:60]!r}")
+    return tokens
+
+
+def _controls(model: Model, text: str) -> list[int]:
+    """The control tokens in a text, in order."""
+    return [t for t in model.tokenize(text, add_special=False, parse_special=True) if model.is_control(t)]
+
+
+def _as_text(model: Model, frame: str, text: str, own: Sequence[int]) -> list[int]:
+    """Token ids of a rendered text in which only the frame's control tokens, `own`, are read as such.
+
+    What stands between two of them goes to the tokenizer in one piece, as it would anyway. The frame has `_MARK` where
+    the text has what the template made of the user's words; empty when it is otherwise, which the caller finds wrong.
+    """
+    before, mark, after = frame.partition(_MARK)
+    if not (mark and text.startswith(before) and text.endswith(after) and len(text) >= len(before) + len(after)):
+        return []
+    spelled = {token: model.token_text(token) for token in own}
+    pattern = re.compile("|".join(re.escape(s) for s in sorted(set(spelled.values()), key=len, reverse=True)) or "(?!)")
+    ids = {s: token for token, s in spelled.items()}
+    inner = text[len(before) : len(text) - len(after)]
+    out: list[int] = []
+    raw = ""
+    for part, is_users in ((before, False), (inner, True), (after, False)):
+        at = 0
+        for found in [] if is_users else pattern.finditer(part):
+            out += _plain(model, raw + part[at : found.start()])
+            out.append(ids[found.group()])
+            raw, at = "", found.end()
+        raw += part[at:]
+    return out + _plain(model, raw)
+
+
+def _plain(model: Model, text: str) -> list[int]:
+    return model.tokenize(text, add_special=False, parse_special=False) if text else []
+
+
+@functools.lru_cache(maxsize=4)
+def _render(template: _Template, conversations: tuple[tuple[Message, ...], ...], seconds: int) -> tuple[str, ...]:
+    """Each conversation's text, by `template_worker`. Raises EngineError with what went wrong, without a full stop."""
+    request = {
+        "path": sys.path, "template": template.text, "bos": template.bos, "eos": template.eos,
+        "conversations": [[{"role": r, "content": c} for r, c in messages] for messages in conversations],
+        "memory": _MEMORY, "seconds": seconds, "characters": _CHARACTERS,
+    }  # fmt: skip
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", str(_WORKER)], input=json.dumps(request).encode("ascii"), capture_output=True,
+            timeout=3 * seconds, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as e:
+        raise EngineError(f"it was not done after {3 * seconds} seconds") from e
+    try:
+        answer = json.loads(done.stdout)
+    except ValueError as e:
+        if done.returncode < 0:  # what a limit of the system does
+            raise EngineError(f"it was ended after {seconds} seconds, or for its use of memory") from e
+        said = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["it gives no reason"]
+        raise EngineError(f"the process that renders it ended: {said[-1][:300]}") from e
+    if "error" in answer:
+        raise EngineError(" ".join(str(answer["error"]).split()))
+    return tuple(answer["texts"])

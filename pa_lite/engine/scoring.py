@@ -1,84 +1,60 @@
 """Loglikelihoods of many continuations on one context: what requests share is decoded once.
 
-The requests' token ids form a prefix tree. Its trunk, common to all, is decoded once and kept; the rest goes through
-in batches of whole branches, a token that several branches share lying in all of their sequences (unified cache).
+`pa_lite.engine.tree` says what is decoded when; this module runs it and reads the logits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import contextlib
+import logging
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
-from pa_lite.engine.model import Context, Model
-from pa_lite.errors import EngineError, InputError
+from pa_lite.engine.context import Context
+from pa_lite.engine.interrupt import ends_on_interrupt
+from pa_lite.engine.model import Model
+from pa_lite.engine.requests import Request, make_requests, rolling_requests, truncate
+from pa_lite.engine.tree import SPINE, Batch, Limits, plan_batches
+from pa_lite.errors import EngineError
+from pa_lite.machine import available_memory
 
-MAX_BRANCHES = 64  # sequences beside the trunk's
-
-
-@dataclass(frozen=True)
-class Request:
-    """A continuation to score: token ids, of which the first n_context are given and the rest are to be predicted."""
-
-    tokens: tuple[int, ...]
-    n_context: int
+__all__ = [
+    "NoiseFloor",
+    "Perplexity",
+    "Request",
+    "Score",
+    "Scorer",
+    "make_requests",
+    "noise_floor",
+    "rolling_requests",
+    "score_requests",
+    "score_rolling",
+    "scoring_context",
+]
+Progress = Callable[[int, int], None]
+Finished = Callable[[int, "Score"], None]
+_log = logging.getLogger(__name__)
+_BRANCHES = 63  # beside the spine: llama.cpp holds a row of logits for each
+_ROW_BYTES = 48 << 20  # of logits in a batch: llama.cpp holds them twice
 
 
 @dataclass(frozen=True)
 class Score:
-    """ln p of a continuation in nats (<= 0), its number of tokens, and whether each was the likeliest."""
+    """ln p of a continuation in nats (<= 0), its tokens and bytes, whether each token was the likeliest.
+
+    `truncated` tells that the context was cut at the left to fit.
+    """
 
     logprob: float
     n_tokens: int
+    n_bytes: int
     is_greedy: bool
-
-
-def make_requests(model: Model, context: str, continuations: Sequence[str]) -> list[Request]:
-    """Tokenise as lm-eval does: blanks at the context's end move over, the whole is encoded, the context's ids cut off.
-
-    BOS comes as the vocabulary has it; an empty context is the prefix token alone. Raises InputError for an empty
-    continuation. Source: lm-eval, `TemplateLM._encode_pair`.
-    """
-    if not all(continuations):
-        raise InputError(f"nothing to score behind {context[-40:]!r}: the continuation is empty.")
-    if not context:
-        start = [] if model.prefix_token is None else [model.prefix_token]
-        return [Request((*start, *model.tokenize(c, add_special=False)), len(start)) for c in continuations]
-    n_context = len(model.tokenize(context.rstrip()))
-    return [Request(tuple(model.tokenize(context + c)), n_context) for c in continuations]
-
-
-def _common(left: Sequence[int], right: Sequence[int]) -> int:
-    n = min(len(left), len(right))
-    for i in range(n):
-        if left[i] != right[i]:
-            return i
-    return n
-
-
-@dataclass
-class _Branches:
-    """Part of the prefix tree as one list of tokens, parents before children."""
-
-    tokens: list[int] = field(default_factory=list)
-    positions: list[int] = field(default_factory=list)
-    first: list[int] = field(default_factory=list)  # sequences first..last hold the token
-    last: list[int] = field(default_factory=list)
-    stack: list[int] = field(default_factory=list)  # the newest path's tokens, as places in the lists
-    targets: dict[int, list[tuple[int, int]]] = field(default_factory=dict)  # place -> (request, predicted token)
-
-    def add(self, path: Sequence[int], shared: int, start: int, sequence: int) -> None:
-        """Append a path (behind `start` trunk tokens) of which `shared` tokens are the newest path's own."""
-        del self.stack[shared:]
-        for depth in range(shared, len(path)):
-            self.stack.append(len(self.tokens))
-            self.tokens.append(path[depth])
-            self.positions.append(start + depth)
-            self.first.append(sequence)
-            self.last.append(sequence)
-        for place in self.stack:
-            self.last[place] = sequence
+    truncated: bool = False
 
 
 class Scorer:
@@ -86,107 +62,195 @@ class Scorer:
 
     def __init__(self, context: Context) -> None:
         self.context = context
-        self._logprobs: list[float] = []
-        self._greedy: list[bool] = []
 
-    def score(self, requests: Sequence[Request], progress: Callable[[int, int], None] | None = None) -> list[Score]:
+    def score(
+        self, requests: Sequence[Request], progress: Progress | None = None, finished: Finished | None = None
+    ) -> list[Score]:
         """Sum of ln p(token | all before it) over each continuation. `progress` gets (requests done, requests in all).
 
-        Raises EngineError if a request has more tokens than the context (nothing is cut), or nothing to condition on.
-        """
-        self._check(requests)
-        self._logprobs = [0.0] * len(requests)
-        self._greedy = [True] * len(requests)
-        self.context.clear()
-        order = sorted(range(len(requests)), key=lambda r: requests[r].tokens)
-        paths = {r: requests[r].tokens[:-1] for r in order}
-        trunk = paths[order[0]][: _common(paths[order[0]], paths[order[-1]])] if order else ()
-        trunk_part = _Branches()
-        trunk_part.add(trunk, 0, 0, 0)
-        for r in order:
-            self._aim(trunk_part, r, requests[r], 0, len(trunk))
-        self._run(trunk_part)
+        `finished` gets each request's place and score as soon as it is complete, the progress after it.
 
+        The order of requests does not matter to the last bit, nor what was scored before; their set does, as the shape
+        of a batch moves rounding. Raises EngineError if a request has more tokens than the context (nothing is cut) or
+        nothing to condition on, and for a model that computes NaN; KeyboardInterrupt amid a batch on Ctrl-C.
+        """
+        context = self.context
+        self._check(requests)
+        # under a sliding window a later micro-batch may take cells that its sequence has left behind, although a branch
+        # to come still needs them; within one micro-batch it cannot, and what lies in the spine is held twice
+        n_tokens = context.n_ubatch if context.model.n_swa else context.n_batch
+        limits = Limits(n_tokens, context.n_seq_max - 1, context.n_outputs, context.n_ctx)
+        logprobs = np.zeros(len(requests))
+        greedy = np.ones(len(requests), np.bool_)
+
+        def result(i: int) -> Score:
+            r = requests[i]
+            return Score(float(logprobs[i]), len(r.tokens) - r.n_context, r.n_bytes, bool(greedy[i]))
+
+        # requests are complete in the tree's order
+        order = sorted(range(len(requests)), key=lambda i: requests[i].tokens) if finished else []
         done = 0
-        while done < len(order):
-            part, taken = self._next_branches(order[done:], paths, len(trunk), requests)
-            n_branches = max(part.last, default=0)  # none when all of it is the trunk
-            self.context.share(0, range(1, n_branches + 1))
-            self._run(part)
-            for sequence in range(1, n_branches + 1):
-                self.context.forget(sequence)
-            done += taken
-            if progress is not None:
-                progress(done, len(order))
-        return [
-            Score(logprob, len(r.tokens) - r.n_context, greedy)
-            for r, logprob, greedy in zip(requests, self._logprobs, self._greedy, strict=True)
-        ]
+        context.clear()
+        with ends_on_interrupt(context):
+            for batch in plan_batches(requests, limits):
+                self._run(batch, logprobs, greedy)
+                if finished is not None:
+                    for i in order[done : batch.done]:
+                        finished(i, result(i))
+                done = batch.done
+                if progress is not None:
+                    progress(done, len(requests))
+        return [result(i) for i in range(len(requests))]
 
     def _check(self, requests: Sequence[Request]) -> None:
+        n_ctx = self.context.n_ctx
         for r in requests:
             if r.n_context < 1:
                 raise EngineError("a request has no token before its continuation: the model has no BOS token.")
-            if len(r.tokens) > self.context.n_ctx:
+            if r.n_context >= len(r.tokens):
+                raise EngineError(f"a request of {len(r.tokens)} tokens has none to predict.")
+            if len(r.tokens) - 1 > n_ctx:
+                raise EngineError(f"a request has {len(r.tokens)} tokens, the context holds {n_ctx}. Use fewer shots.")
+
+    def _run(self, batch: Batch, logprobs: npt.NDArray[np.float64], greedy: npt.NDArray[np.bool_]) -> None:
+        """Decode a batch, add up what its targets ask for, and leave the next batch's spine."""
+        context = self.context
+        for branch, shared in enumerate(batch.shared, 1):
+            context.share(SPINE, [branch], shared)
+        context.decode_ranges(batch.tokens, batch.positions, batch.first, batch.last, batch.wanted)
+        if len(batch.target_rows):
+            logits = context.logit_rows(int(batch.wanted.sum()))
+            normalisers, best = context.normalise(logits)
+            rows = (np.cumsum(batch.wanted) - 1)[batch.target_rows]
+            terms = logits[rows, batch.target_tokens].astype(np.float64) - normalisers[rows]
+            if not np.isfinite(terms).all():
                 raise EngineError(
-                    f"a request has {len(r.tokens)} tokens, the context holds {self.context.n_ctx}. Use fewer shots."
+                    f"{context.model.path}: computes logits that are no finite numbers. Its weights are broken, or too "
+                    "large for their type."
                 )
+            np.add.at(logprobs, batch.target_requests, terms)
+            np.logical_and.at(greedy, batch.target_requests, best[rows] == batch.target_tokens)
+        context.forget(SPINE)
+        if batch.keep:
+            context.share(len(batch.shared), [SPINE], batch.keep)
+        for branch in range(1, len(batch.shared) + 1):
+            context.forget(branch)
 
-    def _next_branches(
-        self, order: Sequence[int], paths: dict[int, tuple[int, ...]], start: int, requests: Sequence[Request]
-    ) -> tuple[_Branches, int]:
-        """As many requests as go into one batch (at least one), and how many these are."""
-        part, previous, sequence = _Branches(), None, 0
-        room = min(self.context.n_batch, self.context.n_ctx - start)
-        for taken, r in enumerate(order):
-            path = paths[r][start:]
-            shared = _common(previous, path) if previous is not None else 0
-            is_new = previous is None or path != previous
-            full = sequence == self.context.n_seq_max - 1 or len(part.tokens) + len(path) - shared > room
-            if is_new and previous is not None and full:
-                return part, taken
-            if is_new:
-                sequence += 1
-                part.add(path, shared, start, sequence)
-            self._aim(part, r, requests[r], start, start + len(path))
-            previous = path
-        return part, len(order)
 
-    @staticmethod
-    def _aim(part: _Branches, r: int, request: Request, start: int, stop: int) -> None:
-        """Note which places of the newest path, trunk tokens start..stop, predict tokens of the request."""
-        for j in range(max(request.n_context, start + 1), min(len(request.tokens), stop + 1)):
-            place = part.stack[j - 1 - start]
-            part.targets.setdefault(place, []).append((r, request.tokens[j]))
+@contextlib.contextmanager
+def scoring_context(model: Model, longest: int) -> Iterator[Context]:
+    """A context for requests of up to `longest` decoded tokens: beside them a full batch, or what can be allocated."""
+    if not model.can_rewind:
+        raise EngineError(f"{model.path}: a recurrent model's memory cannot be shared between requests.")
+    n_batch = model.options.n_batch
+    n_seq_max = min(_BRANCHES + 1, n_batch)
+    n_outputs = min(n_batch, max(n_seq_max, _ROW_BYTES // (4 * model.n_vocab)))
+    sizes = [longest + n_batch, longest + n_batch // 4, longest]
+    # the system may hand out memory that it does not have, and kill us for using it
+    free = available_memory() if model.gpu_layers == 0 else 0
+    if free:
+        sizes = [n for n in sizes if n * model.exact_cell_bytes < free]
+        if not sizes:
+            raise EngineError(
+                f"{model.path}: {longest} tokens need {longest * model.exact_cell_bytes / 1e6:.0f} MB of cache, "
+                f"{free / 1e6:.0f} MB are free. Allow a shorter context (--n-ctx) or take a smaller model."
+            )
+    for i, n_ctx in enumerate(sizes):
+        with contextlib.ExitStack() as stack:
+            try:
+                context = stack.enter_context(model.context(n_ctx, n_seq_max, n_outputs=n_outputs, exact=True))
+            except EngineError as e:
+                if i + 1 == len(sizes):
+                    raise
+                _log.warning("%s Trying %d.", e, sizes[i + 1])
+                continue
+            yield context
+            return
 
-    def _run(self, part: _Branches) -> None:
-        """Decode, a batch at a time, and add up the predicted tokens' logprobs."""
-        context, n = self.context, len(part.tokens)
-        sequences = [range(a, b + 1) for a, b in zip(part.first, part.last, strict=True)]
-        wanted = np.zeros(n, np.bool_)
-        wanted[list(part.targets)] = True
-        for begin in range(0, n, context.n_batch):
-            piece = slice(begin, begin + context.n_batch)
-            context.decode(part.tokens[piece], part.positions[piece], sequences[piece], wanted[piece])
-            for place in np.flatnonzero(wanted[piece]):
-                logits = context.logits(int(place))
-                normaliser, best = context.log_normaliser(logits), int(logits.argmax())
-                for r, token in part.targets[begin + int(place)]:
-                    self._logprobs[r] += float(logits[token]) - normaliser
-                    self._greedy[r] = self._greedy[r] and token == best
+
+def _cut(model: Model, requests: Sequence[Request]) -> list[Request]:
+    return [truncate(r, model.max_length) for r in requests]
 
 
 def score_requests(
-    model: Model, requests: Sequence[Request], progress: Callable[[int, int], None] | None = None
+    model: Model, requests: Sequence[Request], progress: Progress | None = None, finished: Finished | None = None
 ) -> list[Score]:
-    """Score on a fresh context just large enough: the longest request, or the trunk and a full batch.
+    """Score on a fresh context, one score for each request, in order; `progress` and `finished` as `Scorer.score` says.
 
-    Raises EngineError when a request is longer than the model's trained context.
+    A request longer than `model.max_length` is cut at the left as lm-eval does, and its score says so. The context has
+    cells for the longest request and a full batch, or as many of these as llama.cpp can allocate. Raises EngineError
+    when not even the longest request has room, or a continuation alone is too long.
     """
-    longest = max((len(r.tokens) for r in requests), default=1)
-    if longest > model.n_ctx_train:
-        raise EngineError(
-            f"a request has {longest} tokens, {model.name} was trained on {model.n_ctx_train}. Use fewer shots."
-        )
-    with model.context(longest + model.options.n_batch, MAX_BRANCHES + 1) as context:
-        return Scorer(context).score(requests, progress)
+    if not requests:
+        return []
+    cut = _cut(model, requests)
+    with scoring_context(model, max(len(r.tokens) for r in cut) - 1) as context:
+        scores = Scorer(context).score(cut, progress, finished)
+    return [replace(s, truncated=a is not b) for s, a, b in zip(scores, requests, cut, strict=True)]
+
+
+@dataclass(frozen=True)
+class NoiseFloor:
+    """How far scores move with the shape of batches: |packed - alone| in nats over n rescored requests."""
+
+    n: int
+    mean: float
+    largest: float
+
+
+def noise_floor(model: Model, requests: Sequence[Request], scores: Sequence[Score], sample: int = 8) -> NoiseFloor:
+    """Rescore a sample of requests, evenly spread, each alone, and compare with the scores they got together.
+
+    Costs as much as `sample` whole prompts. Differences between models below this are rounding.
+    """
+    n = min(sample, len(requests))
+    if n == 0:
+        return NoiseFloor(0, 0.0, 0.0)
+    picked = [i * len(requests) // n for i in range(n)]
+    cut = _cut(model, [requests[i] for i in picked])
+    with scoring_context(model, max(len(r.tokens) for r in cut) - 1) as context:
+        alone = [Scorer(context).score([r])[0].logprob for r in cut]
+    moved = [abs(a - scores[i].logprob) for a, i in zip(alone, picked, strict=True)]
+    return NoiseFloor(n, sum(moved) / n, max(moved))
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """A whole text's ln p in nats, and what it is divided by: tokens, UTF-8 bytes, words (split at whitespace)."""
+
+    logprob: float
+    n_tokens: int
+    n_bytes: int
+    n_words: int
+
+    @property
+    def per_token(self) -> float:
+        return self._per(self.n_tokens)
+
+    @property
+    def per_byte(self) -> float:
+        """lm-eval's `byte_perplexity`; its logarithm to the base 2 is `bits_per_byte`."""
+        return self._per(self.n_bytes)
+
+    @property
+    def per_word(self) -> float:
+        """lm-eval's `word_perplexity`."""
+        return self._per(self.n_words)
+
+    def _per(self, n: int) -> float:
+        return math.exp(-self.logprob / n) if n else math.nan
+
+
+def score_rolling(model: Model, texts: Sequence[str], progress: Progress | None = None) -> list[Perplexity]:
+    """The loglikelihood of whole texts, in order, in lm-eval's disjoint windows (`rolling_requests`).
+
+    `progress` gets (windows done, windows in all). Raises what `rolling_requests` and `score_requests` raise.
+    """
+    windows = [rolling_requests(model, text) for text in texts]
+    scores = iter(score_requests(model, [w for of_text in windows for w in of_text], progress))
+    out = []
+    for text, of_text in zip(texts, windows, strict=True):
+        parts = [next(scores) for _ in of_text]
+        n_tokens, n_words = sum(p.n_tokens for p in parts), len(re.split(r"\s+", text))
+        out.append(Perplexity(math.fsum(p.logprob for p in parts), n_tokens, len(text.encode()), n_words))
+    return out

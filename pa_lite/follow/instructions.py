@@ -2,77 +2,240 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from pa_lite.engine.chat import chat_prompts
-from pa_lite.engine.generation import generate_greedy
+from pa_lite.engine.generation import GenerationOptions, generate
 from pa_lite.engine.model import Model
 from pa_lite.errors import InputError
-from pa_lite.follow.checks import Check, followed, validate
-from pa_lite.statistics import standard_error
+from pa_lite.follow.checks import Check, checkable, loose_variants, passes, validate
+from pa_lite.statistics import Estimate, clustered_error, standard_error
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """One thing that an instruction demands: its name, and the checks that must all hold."""
+
+    name: str
+    checks: tuple[Check, ...]
+
+    @property
+    def checkable(self) -> bool:
+        """Whether rules can tell if it holds."""
+        return all(map(checkable, self.checks))
 
 
 @dataclass(frozen=True)
 class Instruction:
-    """What the model is asked, the kind of constraint, and the checks that its answer must pass."""
+    """What the model is asked, the kind of instruction, and the constraints on its answer."""
 
     kind: str
     text: str
-    checks: tuple[Check, ...]
+    constraints: tuple[Constraint, ...]
+
+    @property
+    def checks(self) -> tuple[Check, ...]:
+        """The checks of all constraints."""
+        return tuple(check for constraint in self.constraints for check in constraint.checks)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether an answer holds to a constraint, strictly and loosely; None where no rule can tell."""
+
+    name: str
+    strict: bool | None
+    loose: bool | None
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A model's answer to an instruction; it is followed only if the model ended its turn by itself."""
+    """A model's answer to an instruction, and whether every constraint holds, strictly (`followed`) and loosely."""
 
     instruction: str
     kind: str
     output: str
     ended: bool
-    followed: bool
+    followed: bool | None
+    loose: bool | None = None
+    constraints: tuple[Verdict, ...] = ()
+
+
+@dataclass(frozen=True)
+class Rate:
+    """How many were checked, and the share that holds, in [0, 1], strictly and loosely."""
+
+    n: int
+    strict: Estimate
+    loose: Estimate
+
+    def to_document(self) -> dict[str, Any]:
+        """As JSON, which has no nan: where nothing could be checked, shares are null."""
+        shares = {"strict": asdict(self.strict), "loose": asdict(self.loose)}
+        return {"n": self.n, **(shares if self.n else {"strict": None, "loose": None})}
 
 
 @dataclass(frozen=True)
 class FollowResult:
-    """The share of instructions followed, in [0, 1], its standard error, and every answer."""
+    """The share of instructions followed strictly, in [0, 1], its standard error, and every answer.
+
+    `n` counts the instructions that could be checked. A constraint's shares have standard errors clustered by answer.
+    """
 
     model: str
     n: int
     accuracy: float
     stderr: float
     answers: tuple[Answer, ...]
+    max_tokens: int | None = None
+
+    @property
+    def unchecked(self) -> int:
+        """Constraints that no rule can check, left out of every share, as are their instructions of the prompts'."""
+        return sum(v.strict is None for a in self.answers for v in a.constraints)
+
+    @property
+    def cut(self) -> int:
+        """Answers that the model had not ended when its tokens ran out."""
+        return sum(not a.ended for a in self.answers)
 
     def by_kind(self) -> dict[str, float]:
-        """The share followed of each kind."""
-        kinds = sorted({a.kind for a in self.answers})
-        return {k: float(np.mean([a.followed for a in self.answers if a.kind == k])) for k in kinds}
+        """The share followed strictly of each kind of instruction."""
+        return {kind: rate.strict.value for kind, rate in self.kinds().items()}
+
+    def prompts(self) -> Rate:
+        """Instructions of which every constraint holds."""
+        return _rate([[(a.followed, a.loose)] for a in self.answers])
+
+    def kinds(self) -> dict[str, Rate]:
+        """The same for each kind of instruction."""
+        names = sorted({a.kind for a in self.answers})
+        return {k: _rate([[(a.followed, a.loose)] for a in self.answers if a.kind == k]) for k in names}
+
+    def constraints(self, name: str | None = None) -> Rate:
+        """Single constraints that hold, all or those of a name."""
+        return _rate([[(v.strict, v.loose) for v in a.constraints if name in (None, v.name)] for a in self.answers])
+
+    def by_constraint(self) -> dict[str, Rate]:
+        """The same for each name of constraint."""
+        return {n: self.constraints(n) for n in sorted({v.name for a in self.answers for v in a.constraints})}
+
+    def to_document(self) -> dict[str, Any]:
+        """All of it as a JSON document: shares with n and standard errors, and every answer."""
+        return {
+            "model": self.model, "max_tokens": self.max_tokens, "versions": _versions(),
+            "unchecked_constraints": self.unchecked, "cut_answers": self.cut,
+            "prompts": self.prompts().to_document(), "constraints": self.constraints().to_document(),
+            "by_kind": {k: r.to_document() for k, r in self.kinds().items()},
+            "by_constraint": {n: r.to_document() for n, r in self.by_constraint().items()},
+            "answers": [asdict(a) for a in self.answers],
+        }  # fmt: skip
+
+
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in ("pa-lite", "llama-cpp-python")}
+
+
+def _rate(clusters: Sequence[Sequence[tuple[bool | None, bool | None]]]) -> Rate:
+    """The rate of (strict, loose) verdicts, those of an answer together; None is left out; nan where none is left."""
+    kept = [[(s, bool(loose)) for s, loose in c if s is not None] for c in clusters]
+    n = sum(map(len, kept))
+    strict, loose = ([[float(v[i]) for v in c] for c in kept] for i in (0, 1))
+    return Rate(n, *(Estimate(_mean(v for c in x for v in c), clustered_error(x)) for x in (strict, loose)))
+
+
+def _mean(values: Iterable[float]) -> float:
+    listed = list(values)
+    return float(np.mean(listed)) if listed else float("nan")
+
+
+def read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects of a JSONL file, each with where it stands (`file:line`). Raises InputError, naming that."""
+    try:
+        lines = path.read_text("utf-8").split("\n")  # and not splitlines: a text may hold U+2028
+    except OSError as e:
+        raise InputError(f"{path}: cannot be read: {e.strerror}.") from e
+    except UnicodeDecodeError as e:
+        raise InputError(f"{path}: is no UTF-8 text ({e.reason} at byte {e.start}).") from e
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as e:
+            raise InputError(f"{path}:{number}: is no JSON ({e}); a file of instructions has an object a line.") from e
+        if not isinstance(row, dict):
+            raise InputError(f"{path}:{number}: is no JSON object.")
+        yield f"{path}:{number}", row
+
+
+def text_of(row: Mapping[str, Any], field: str, where: str) -> str:
+    """A row's field that must be a text. Raises InputError, naming `where`."""
+    value = row.get(field)
+    if not isinstance(value, str) or not value.strip():
+        raise InputError(f"{where}: has no text under {field!r}.")
+    return value
 
 
 def load_instructions(path: Path, split: str = "test") -> list[Instruction]:
-    """Read a JSONL file of instructions (columns split, kind, instruction, checks).
+    """Read a JSONL file of instructions: objects with `instruction` and `checks`, and, if need be, `kind` and `split`.
 
-    Raises InputError, naming file and line, for the first row that is wrong, or when the split has no rows.
+    A row without a split is of any. Raises InputError, naming file and line, for the first row that is wrong, or when
+    the split has no rows.
     """
     out = []
-    try:
-        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
-            row, where = json.loads(line), f"{path}:{number}"
-            for check in row["checks"]:
-                validate(check, where)
-            if row["split"] == split:
-                out.append(Instruction(str(row["kind"]), str(row["instruction"]), tuple(row["checks"])))
-    except OSError as e:
-        raise InputError(f"{path}: cannot be read: {e.strerror}.") from e
-    except (ValueError, KeyError, TypeError, AttributeError) as e:
-        raise InputError(f"{path}: is no file of instructions ({type(e).__name__}: {e}).") from e
+    for where, row in read_jsonl(path):
+        instruction = instruction_of(row, where)
+        if row.get("split", split) == split:
+            out.append(instruction)
     if not out:
         raise InputError(f"{path}: has no instructions of split {split!r}.")
     return out
+
+
+def instruction_of(row: Mapping[str, Any], where: str) -> Instruction:
+    """The instruction of a row, every check a constraint of its kind's name. Raises InputError, naming `where`."""
+    text, checks = text_of(row, "instruction", where), row.get("checks")
+    if not isinstance(checks, list) or not checks or not all(isinstance(c, dict) for c in checks):
+        raise InputError(f"{where}: has no list of checks under 'checks'.")
+    for check in checks:
+        validate(check, where)
+    kind = text_of(row, "kind", where) if "kind" in row else kind_by_number(len(checks))
+    return Instruction(kind, text, tuple(Constraint(c["kind"], (c,)) for c in checks))
+
+
+def kind_by_number(n: int) -> str:
+    """The kind of an instruction that names none: how many constraints it has."""
+    return f"{n} constraint{'s' * (n != 1)}"
+
+
+def check_answer(instruction: Instruction, output: str, ended: bool = True, must_end: bool = True) -> Answer:
+    """Check an output against an instruction; with `must_end`, one that was cut holds to nothing."""
+    counts, variants = ended or not must_end, list(loose_variants(output))
+
+    def verdict(constraint: Constraint) -> Verdict:
+        if not constraint.checkable:
+            return Verdict(constraint.name, None, None)
+        strict, loose = (any(_holds(t, constraint) for t in texts) for texts in ([output], variants))
+        return Verdict(constraint.name, counts and strict, counts and loose)
+
+    verdicts = tuple(map(verdict, instruction.constraints))
+    known = all(v.strict is not None for v in verdicts)
+    return Answer(
+        instruction.text, instruction.kind, output, ended,
+        all(v.strict for v in verdicts) if known else None, all(v.loose for v in verdicts) if known else None, verdicts,
+    )  # fmt: skip
+
+
+def _holds(text: str, constraint: Constraint) -> bool:
+    return all(passes(text, check) for check in constraint.checks)
 
 
 def follow_instructions(
@@ -80,16 +243,17 @@ def follow_instructions(
     instructions: Sequence[Instruction],
     max_tokens: int = 64,
     progress: Callable[[int, int], None] | None = None,
+    must_end: bool = True,
+    parallel: int = 16,
 ) -> FollowResult:
     """Let the model answer every instruction greedily through its chat template, and check the answers.
 
-    `progress` gets (answers done, answers in all). Raises what generate_greedy and chat_prompts raise.
+    With `must_end`, only an answer that the model ended by itself within max_tokens can hold to anything. `parallel`
+    instructions run at a time; `progress` gets (answers done, answers in all). Raises what generate and chat_prompts
+    raise.
     """
     prompts = chat_prompts(model, [i.text for i in instructions])
-    outputs = generate_greedy(model, prompts, max_tokens, progress=progress)
-    answers = tuple(
-        Answer(i.text, i.kind, o.text, o.ended, o.ended and followed(o.text, i.checks))
-        for i, o in zip(instructions, outputs, strict=True)
-    )
-    values = [float(a.followed) for a in answers]
-    return FollowResult(model.name, len(answers), float(np.mean(values)), standard_error(values), answers)
+    outputs = generate(model, prompts, GenerationOptions(max_tokens, parallel=parallel), progress)
+    answers = tuple(check_answer(i, o.text, o.ended, must_end) for i, o in zip(instructions, outputs, strict=True))
+    values = [float(a.followed) for a in answers if a.followed is not None]
+    return FollowResult(model.name, len(values), _mean(values), standard_error(values), answers, max_tokens)

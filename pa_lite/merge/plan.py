@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from pa_lite.checkpoints.fingerprint import fingerprint
 from pa_lite.checkpoints.source import Checkpoint, Metadata, TensorSource, Vocabulary, float32, string, uint32
+from pa_lite.checkpoints.vocabulary import name_for_llama_cpp
 from pa_lite.errors import InputError, MismatchError, nearest
 from pa_lite.kernels import FloatArray, TensorType
 from pa_lite.merge.align import TOKEN_ROWS, RowMaps, align_vocabularies, compare_settings, pair_tensors
@@ -97,6 +98,11 @@ class MergePlan:
         return sum(t.n_values for t in self.tensors)
 
     @property
+    def layout(self) -> dict[str, tuple[TensorType, tuple[int, ...]]]:
+        """Type and shape of each tensor of a result, in its order."""
+        return {t.name: (t.type, t.shape) for t in self.tensors}
+
+    @property
     def data_bytes(self) -> int:
         """Bytes of tensor data in one result, without header and padding."""
         return sum(t.nbytes for t in self.tensors)
@@ -135,10 +141,12 @@ class MergePlan:
 
     def metadata_for(self, lam: float) -> Metadata:
         """Every key of the result's header but `general.architecture`, provenance included."""
-        sides = (self.base, self.instruct)
+        sides, architecture = (self.base, self.instruct), self.instruct.architecture
         general: Metadata = {
             "general.type": string("model"),
-            "general.name": string(f"{self.instruct.name} pa {lam:g}"),
+            "general.name": string(
+                name_for_llama_cpp(f"{self.instruct.name} pa {lam:g}", architecture, self.vocabulary)
+            ),
             "general.size_label": string(self._size_label()),
             "general.base_model.count": uint32(2),
             **{f"general.base_model.{i}.name": string(side.name) for i, side in enumerate(sides)},
@@ -158,7 +166,7 @@ class MergePlan:
         if self.options.imatrix is not None:
             own["pa_lite.imatrix"] = string(self.options.imatrix.name)
         out = {**general, **self.instruct.metadata, **self.vocabulary.metadata, **own}
-        size_key = f"{self.instruct.architecture}.vocab_size"
+        size_key = f"{architecture}.vocab_size"
         if size_key in out:
             out[size_key] = uint32(len(self.vocabulary.tokens))
         if self.options.vocab == "base":  # its tokens are instruct's

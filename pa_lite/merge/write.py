@@ -14,7 +14,7 @@ from pa_lite.checkpoints.gguf_file import Memo, gguf_header_bytes, read_gguf_hea
 from pa_lite.checkpoints.pairs import find_pair
 from pa_lite.errors import CheckpointError, InputError, OutputError
 from pa_lite.files import check_space, check_target, write_errors
-from pa_lite.kernels import TensorType, prepare
+from pa_lite.kernels import prepare
 from pa_lite.machine import cores
 from pa_lite.merge.lams import format_lam
 from pa_lite.merge.memory import check_memory, is_streamed
@@ -134,9 +134,7 @@ def write_merge(
     memo: Memo = {}
     files, layouts = [], []
     for lam, path in outputs:
-        header, places, size = gguf_header_bytes(
-            plan.instruct.architecture, plan.metadata_for(lam), _layout(plan), memo
-        )
+        header, places, size = gguf_header_bytes(plan.instruct.architecture, plan.metadata_for(lam), plan.layout, memo)
         files.append(PartialFile(path, header, size, _digest(plan, header), options.resume))
         layouts.append(({t.name: plan.lam_of(t, lam) for t in plan.tensors}, places))
     with write_errors(outputs[0][1].parent), partial_files(files):
@@ -150,10 +148,6 @@ def write_merge(
                 target.file.forget_cache()
             again = [Target(t.file, t.lams, t.tensors) for t in targets]
             run_stream(plan.tensors, again, use.threads, progress, verify=True, read_ahead=use.read_ahead)
-
-
-def _layout(plan: MergePlan) -> dict[str, tuple[TensorType, tuple[int, ...]]]:
-    return {t.name: (t.type, t.shape) for t in plan.tensors}
 
 
 def _digest(plan: MergePlan, header: bytes) -> str:
@@ -175,7 +169,7 @@ def _is_finished(plan: MergePlan, lam: float, path: Path) -> bool:
         return False
     metadata = {k: v for k, v in header.metadata.items() if k != "general.architecture"}
     layout = {name: (t.type, t.shape) for name, t in header.tensors.items()}
-    return metadata == plan.metadata_for(lam) and layout == _layout(plan)
+    return metadata == plan.metadata_for(lam) and layout == plan.layout
 
 
 class _Recorder:

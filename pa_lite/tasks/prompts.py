@@ -1,124 +1,159 @@
-"""Rows of a task's data become prompts: splits, exemplars, templates. Knows no model."""
+"""A task's prompts: which rows are scored, and which solved ones stand before them. Knows no model."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+import logging
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-import jinja2
-import jinja2.sandbox
 import numpy as np
 
-from pa_lite.checkpoints.pairs import models_folder
 from pa_lite.errors import InputError
+from pa_lite.tasks.data import Place, commits, load_split, source_name, split_names
+from pa_lite.tasks.rendering import Formatter, Item
 from pa_lite.tasks.spec import TaskSpec
 
-Row = Mapping[str, Any]
+_log = logging.getLogger(__name__)
+_SAMPLE_SEED = 20250416  # a suite's fixed samples must not move with --seed
 
 
 @dataclass(frozen=True)
-class Item:
-    """A row ready to be scored: its place in the split, the whole prompt, the continuations, the right one's index."""
+class Prepared:
+    """A task's items, how many rows its split had (of each group, too), and how many exemplars stand before each.
 
-    index: int
-    prompt: str
-    continuations: tuple[str, ...]
-    answer: int
-    row: Row
+    `commits` are those of the Hub's repository that the rows came from.
+    """
 
-
-def data_path(spec: TaskSpec) -> Path:
-    """Where the task's rows lie."""
-    if spec.data.startswith("models:"):
-        return models_folder() / spec.data.removeprefix("models:")
-    return spec.folder / spec.data
+    spec: TaskSpec
+    items: tuple[Item, ...]
+    n_rows: int
+    group_rows: Mapping[str, int]
+    shots: int
+    commits: tuple[str, ...] = ()
 
 
-def load_rows(spec: TaskSpec) -> dict[str, list[Row]]:
-    """The task's rows by split. Raises InputError, naming file, line and column, for the first row that is wrong."""
-    path = data_path(spec)
-    splits: dict[str, list[Row]] = {}
-    try:
-        with path.open(encoding="utf-8") as f:
-            for number, line in enumerate(f, 1):
-                if line.strip():
-                    row = _row(line, f"{path}:{number}")
-                    splits.setdefault(row["split"], []).append(row)
-    except OSError as e:
-        raise InputError(f"{path}: data of task {spec.name} cannot be read: {e.strerror}.") from e
-    except UnicodeDecodeError as e:
-        raise InputError(f"{path}: data of task {spec.name} is no UTF-8: {e}.") from e
-    return splits
+def prepare_task(
+    spec: TaskSpec, shots: int | None = None, limit: int | None = None, seed: int = 0, split: str | None = None
+) -> Prepared:
+    """The task's items in file order, each behind its group's exemplars.
 
-
-def _row(line: str, where: str) -> Row:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as e:
-        raise InputError(f"{where}: is no JSON: {e}.") from e
-    if not isinstance(row, dict):
-        raise InputError(f"{where}: is no JSON object.")
-    for column in ("split", "choices", "answer"):
-        if column not in row:
-            raise InputError(f"{where}: has no column {column!r}.")
-    choices, answer = row["choices"], row["answer"]
-    if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(c, str) and c for c in choices):
-        raise InputError(f"{where}: choices must be two or more texts.")
-    if type(answer) is not int or not 0 <= answer < len(choices):
-        raise InputError(f"{where}: answer is {answer!r}, but must be a choice's index, 0 to {len(choices) - 1}.")
-    if not isinstance(row["split"], str):
-        raise InputError(f"{where}: split must be a text.")
-    return row
+    Exemplars are drawn from the shots split by `seed` (or are its first), and no item is among them: where the two
+    splits are one, rows with an exemplar's text are not scored; elsewhere candidates with a scored item's text are
+    passed over. `limit` takes the first items, of a task with groups as many of each group as it can. Raises InputError
+    when rows, exemplars or columns are missing or a template fails.
+    """
+    split, formatter = split or spec.split, Formatter(spec)
+    rows = _scored_rows(spec, formatter, split)
+    same = split == spec.shots_split
+    n_shots = spec.shots if shots is None else shots
+    pools: dict[str, list[Place]] = {}
+    if n_shots:
+        for place in [place for _, place in rows] if same else load_split(spec, spec.shots_split):
+            pools.setdefault(formatter.group(place), []).append(place)
+    # a task whose rows bring their own exemplars has no split to draw from, and --shots does not concern it
+    if spec.shots == 0 and not pools:
+        n_shots = 0
+    group_rows = Counter(formatter.group(place) for _, place in rows)
+    exemplars: dict[str, list[Place]] = {}
+    if same and n_shots:
+        for group in group_rows:
+            exemplars[group] = _draw(spec, formatter, pools.get(group, []), n_shots, seed, set())
+        taken = {formatter.item(0, place).key for places in exemplars.values() for place in places}
+        rows = [(i, place) for i, place in rows if formatter.item(0, place).key not in taken]
+    if not rows:
+        raise InputError(f"{source_name(spec)}: every row of split {split!r} is an exemplar; none is left to score.")
+    rows = _limited(_sampled(rows, spec.sample), limit, formatter)
+    items = [formatter.item(i, place) for i, place in rows]
+    if not same and n_shots:
+        keys = {item.key for item in items}
+        for group in dict.fromkeys(item.group for item in items):
+            exemplars[group] = _draw(spec, formatter, pools.get(group, []), n_shots, seed, keys)
+    solved = {group: "".join(map(formatter.solved, places)) for group, places in exemplars.items()}
+    leads = [formatter.prefix(place) + solved.get(item.group, "") for (_, place), item in zip(rows, items, strict=True)]
+    items = [replace(item, lead=sys.intern(lead)) for item, lead in zip(items, leads, strict=True)]
+    return Prepared(spec, tuple(items), group_rows.total(), group_rows, n_shots, commits([p for _, p in rows]))
 
 
 def build_items(
     spec: TaskSpec, shots: int | None = None, limit: int | None = None, seed: int = 0, split: str | None = None
 ) -> list[Item]:
-    """The task's items in file order, at most `limit`, each behind the same exemplars.
+    """The items of `prepare_task`."""
+    return list(prepare_task(spec, shots, limit, seed, split).items)
 
-    Exemplars are drawn from the shots split by `seed` and shared by all items; where the two splits are one, drawn rows
-    are not scored. Raises InputError when rows, exemplars or columns are missing or the template fails.
-    """
-    splits, split = load_rows(spec), split or spec.split
-    n_shots = spec.shots if shots is None else shots
-    if not splits.get(split):
-        raise InputError(f"{data_path(spec)}: has no rows of split {split!r}; it has {', '.join(sorted(splits))}.")
-    # a task whose rows bring their own exemplars has no split to draw from, and --shots does not concern it
-    pool = splits.get(spec.shots_split, [])
-    if spec.shots == 0 and not pool:
-        n_shots = 0
-    if n_shots > len(pool):
+
+def _scored_rows(spec: TaskSpec, formatter: Formatter, split: str) -> list[tuple[int, Place]]:
+    """The split's rows with their places in it. Raises InputError when there are none."""
+    rows = list(enumerate(load_split(spec, split)))
+    if not rows:
+        names = "" if spec.hub else f"; it has {', '.join(split_names(spec))}"
+        raise InputError(f"{source_name(spec)}: has no rows of split {split!r}{names}.")
+    if spec.rows and split == spec.split and len(rows) != spec.rows:
+        _log.warning("%s: split %s has %d rows, %d were expected", source_name(spec), split, len(rows), spec.rows)
+    if spec.only:
+        of_group = [(i, place) for i, place in rows if formatter.group(place) == spec.only]
+        if not of_group:
+            raise InputError(f"{source_name(spec)}: split {split!r} has no group {spec.only!r}.")
+        return of_group
+    return rows
+
+
+def _draw(
+    spec: TaskSpec, formatter: Formatter, pool: Sequence[Place], n: int, seed: int, forbidden: set[str]
+) -> list[Place]:
+    """n rows of the pool, no two with the same text and none with a forbidden one."""
+    order: Iterable[int] = range(len(pool))
+    if spec.sampler == "seed":
+        order = map(int, np.random.default_rng(seed).permutation(len(pool)))
+    chosen: list[Place] = []
+    seen = set(forbidden)
+    for i in order:
+        if len(chosen) == n:
+            break
+        if (key := formatter.item(i, pool[i]).key) not in seen:
+            seen.add(key)
+            chosen.append(pool[i])
+    if len(chosen) < n:
+        some = f" ({len(pool) - len(chosen)} of them repeat or are scored)" if len(chosen) < len(pool) else ""
         raise InputError(
-            f"{data_path(spec)}: {n_shots} shots asked for, split {spec.shots_split!r} has {len(pool)} rows."
+            f"{source_name(spec)}: {n} shots asked for, split {spec.shots_split!r} has {len(pool)} rows{some}."
         )
-    chosen = [pool[i] for i in np.random.default_rng(seed).permutation(len(pool))[:n_shots]]
-    try:
-        template = jinja2.sandbox.ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined).from_string(
-            spec.template
-        )
-    except jinja2.TemplateError as e:
-        raise InputError(f"task {spec.name}: its template is broken: {e}.") from e
-    lead = "".join(
-        _render(template, spec, row) + " " + row["choices"][row["answer"]] + spec.separator for row in chosen
-    )
-    rows = [row for row in splits[split] if not any(row is c for c in chosen)][:limit]
-    return [
-        Item(i, lead + _render(template, spec, row), tuple(f" {c}" for c in row["choices"]), row["answer"], row)
-        for i, row in enumerate(rows)
-    ]
+    return chosen
 
 
-def _render(template: jinja2.Template, spec: TaskSpec, row: Row) -> str:
-    try:
-        return template.render(**row)
-    except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, AttributeError) as e:
-        raise InputError(f"{data_path(spec)}: the template of task {spec.name} fails on a row: {e}.") from e
+def _sampled(rows: list[tuple[int, Place]], sample: int) -> list[tuple[int, Place]]:
+    """A fixed draw of so many rows, in their order; all of them where 0 or fewer are there."""
+    if not 0 < sample < len(rows):
+        return rows
+    chosen = np.random.default_rng(_SAMPLE_SEED).choice(len(rows), sample, replace=False)
+    return [rows[i] for i in sorted(map(int, chosen))]
+
+
+def _limited(rows: list[tuple[int, Place]], limit: int | None, formatter: Formatter) -> list[tuple[int, Place]]:
+    """The first `limit` rows; with groups, one of each group in turn until there are so many, in their order."""
+    if limit is None or limit >= len(rows):
+        return rows
+    if not formatter.spec.grouped:
+        return rows[:limit]
+    rank: dict[str, int] = {}
+    order = []
+    for n, (_, place) in enumerate(rows):
+        group = formatter.group(place)
+        rank[group] = rank.get(group, -1) + 1
+        order.append((rank[group], n))
+    return [rows[n] for n in sorted(n for _, n in sorted(order)[:limit])]
 
 
 def majority_rate(items: Sequence[Item]) -> float:
-    """The accuracy of always giving the answer text that is most often right."""
-    texts = [item.continuations[item.answer] for item in items]
-    return max(texts.count(t) for t in set(texts)) / len(texts)
+    """The share of items that are right if one answer is always given: within each group the one right most often.
+
+    MC compares answer texts; partial scoring and its single continuation, the choices' places; G any accepted answer.
+    """
+    counts: dict[str, dict[str, int]] = {}
+    for item in items:
+        told = {", ".join(g) for g in item.golds} or {f"{item.answer}" if len(item.contexts) > 1 else item.target}
+        of_group = counts.setdefault(item.group, {})
+        for text in told:
+            of_group[text] = of_group.get(text, 0) + 1
+    return sum(max(c.values()) for c in counts.values()) / len(items)

@@ -1,49 +1,123 @@
-"""Scores few-shot tasks on a model: multiple choice by loglikelihood, with standard errors."""
+"""Scores few-shot tasks on a model: choices by loglikelihood, generated answers by comparison, with uncertainties."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from pa_lite.checkpoints import open_checkpoint
+from pa_lite.checkpoints.fingerprint import fingerprint
+from pa_lite.engine.generation import GenerationOptions, generate
 from pa_lite.engine.model import Model
-from pa_lite.engine.scoring import make_requests, score_requests
-from pa_lite.errors import InputError
-from pa_lite.statistics import Estimate, mean_over_tasks, standard_error
-from pa_lite.tasks.prompts import Item, build_items, majority_rate
+from pa_lite.engine.scoring import NoiseFloor, Request, Score, make_requests, noise_floor, score_requests
+from pa_lite.errors import CheckpointError, InputError
+from pa_lite.statistics import (
+    Estimate,
+    Measured,
+    mean_over_tasks,
+    measure_classes,
+    measure_groups,
+    measure_mean,
+)
+from pa_lite.tasks.answers import Extract
+from pa_lite.tasks.metrics import CLASS_METRICS, TEXT_METRICS, ChoiceScores, pick_choices
+from pa_lite.tasks.prompts import Prepared, majority_rate, prepare_task
+from pa_lite.tasks.rendering import Item
 from pa_lite.tasks.spec import TaskSpec
 
 Progress = Callable[[int, int], None]
+_log = logging.getLogger(__name__)
+BOOTSTRAP_SEED = 1234
+# characters of prompts that are tokens at a time: a quarter of them is tokens, each some 40 bytes in Python's lists
+_PORTION = 8_000_000
+_WHOLE = Extract("none", r"(?s)\A.*\Z")  # without a pattern the answer is all that was generated
 
 
 @dataclass(frozen=True)
 class ScoreOptions:
-    """`shots` None takes each task's own number; `limit` a count of items, None for all; `seed` draws the exemplars."""
+    """How tasks are scored: this holds the only defaults.
+
+    `shots` None takes each task's own number; `limit` is a count of items, None for all; `seed` draws the exemplars;
+    `mutual_info` also scores every choice on an empty context (acc_mutual_info); `parallel` texts are generated at a
+    time; about `noise_sample` requests of all tasks are scored again, each alone, to tell how far rounding moves them.
+    """
 
     shots: int | None = None
     limit: int | None = None
     seed: int = 0
     split: str | None = None
+    mutual_info: bool = False
+    parallel: int = 8
+    noise_sample: int = 0
 
 
 @dataclass(frozen=True)
 class ItemScore:
-    """One item: logprob of each choice in nats, the choice picked (the first of equals), whether it is right."""
+    """One item's record.
+
+    MC and FMC: logprob of each choice in nats, the choice that the task's metric picks (the first of equals), the right
+    one. G: the text generated and what each pattern found in it; picked and answer are -1. `metrics` holds every
+    metric's value, in [0, 1]; `metric` names the task's own.
+    """
 
     index: int
     logprobs: tuple[float, ...]
     picked: int
     answer: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    metric: str = "acc"
+    group: str = ""
+    greedy: tuple[bool, ...] = ()
+    unconditional: tuple[float, ...] = ()
+    output: str = ""
+    found: Mapping[str, str] = field(default_factory=dict)
+    truncated: bool = False
+
+    @property
+    def value(self) -> float:
+        """What the item adds to its task's score: 0 or 1, for F1 anything between."""
+        return self.metrics.get(self.metric, float(self.picked == self.answer))
 
     @property
     def right(self) -> bool:
-        return self.picked == self.answer
+        return self.value == 1.0
+
+
+@dataclass(frozen=True)
+class MetricResult:
+    """A metric over a task or a group: `key` is lm-eval's, `NAME,FILTER`; `macro` the mean over groups, if any."""
+
+    name: str
+    filter: str
+    measured: Measured
+    macro: Measured | None = None
+
+    @property
+    def key(self) -> str:
+        return f"{self.name},{self.filter}"
+
+
+@dataclass(frozen=True)
+class GroupResult:
+    """One group of a task."""
+
+    name: str
+    n: int
+    metrics: tuple[MetricResult, ...]
 
 
 @dataclass(frozen=True)
 class TaskResult:
-    """A task's accuracy in [0, 1], its standard error, and every item."""
+    """A task's score in [0, 1] by its own metric, its standard error, every other metric, and every item.
+
+    `majority` is the share right when the commonest answer is always given, `chance` when choices are picked blindly (0
+    for generated answers). A task with groups is averaged over its items (micro); `metrics[i].macro` is over its
+    groups. `single_token_labels`: whether each letter of an FMC task is one token, so that one row of logits holds them
+    all; where not, they are scored as any choices are.
+    """
 
     task: str
     area: str
@@ -53,20 +127,29 @@ class TaskResult:
     majority: float
     chance: float
     items: tuple[ItemScore, ...]
+    kind: str = "MC"
+    metric: str = "acc"
+    metrics: tuple[MetricResult, ...] = ()
+    groups: tuple[GroupResult, ...] = ()
+    n_truncated: int = 0
+    noise: NoiseFloor | None = None
+    single_token_labels: bool | None = None
+    prepared: Prepared | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
 class SuiteResult:
-    """Several tasks on one model; averages are over tasks, not over items."""
+    """Several tasks on one model; averages are over tasks, not over items. `fingerprint` tells the model's file."""
 
     model: str
     options: ScoreOptions
     tasks: tuple[TaskResult, ...]
+    fingerprint: str = ""
 
     @property
     def accuracy(self) -> Estimate:
-        """The mean of the tasks' accuracies, and its standard error."""
-        return mean_over_tasks([[float(i.right) for i in t.items] for t in self.tasks])
+        """The mean of the tasks' scores, and its standard error."""
+        return mean_over_tasks([[i.value for i in t.items] for t in self.tasks])
 
     @property
     def majority(self) -> float:
@@ -76,44 +159,211 @@ class SuiteResult:
 def score_tasks(
     model: Model, specs: Sequence[TaskSpec], options: ScoreOptions | None = None, progress: Progress | None = None
 ) -> SuiteResult:
-    """Accuracy on each task: every choice's loglikelihood behind the prompt, the largest sum picked (lm-eval's `acc`).
+    """Score each task: choices by their loglikelihood behind the prompt, or texts that the model goes on with.
 
-    `progress` gets (requests done, requests in all). Raises InputError for bad tasks, before anything is scored, and
-    EngineError when a prompt does not fit the model.
+    `progress` gets (requests done, requests in all). Raises InputError for bad tasks, before anything is scored, what
+    fetching their rows raises, and EngineError when llama.cpp fails.
     """
     options = options or ScoreOptions()
-    if options.limit is not None and options.limit < 1:
-        raise InputError(f"limit is {options.limit}, but must be 1 or more.")
-    loaded = [(s, build_items(s, options.shots, options.limit, options.seed, options.split)) for s in specs]
-    total = sum(len(item.continuations) for _, items in loaded for item in items)
-    done, results = 0, []
-    for spec, items in loaded:
-        before = done
+    for name in ("limit", "parallel"):
+        if (value := getattr(options, name)) is not None and value < 1:
+            raise InputError(f"{name} is {value}, but must be 1 or more.")
+    loaded = [prepare_task(s, options.shots, options.limit, options.seed, options.split) for s in specs]
+    for prepared in loaded:
+        _check_room(model, prepared.spec)
+    sizes = [_n_requests(p, options) for p in loaded]
+    n_choice = max(1, sum(p.spec.kind != "G" for p in loaded))
+    each = replace(options, noise_sample=-(-options.noise_sample // n_choice))
+    results: list[TaskResult] = []
 
-        def report(n: int, _total: int, before: int = before) -> None:
-            if progress is not None:
-                progress(before + n, total)
+    def report(done: int, _total: int) -> None:
+        if progress is not None:
+            progress(done, sum(sizes))
 
-        results.append(_score_task(model, spec, items, report))
-        done += sum(len(item.continuations) for item in items)
-    return SuiteResult(model.name, options, tuple(results))
+    for i, prepared in enumerate(loaded):
+        results.append(score_prepared(model, prepared, each, _behind(report, sum(sizes[:i]))))
+    return SuiteResult(model.name, options, tuple(results), _fingerprint(model))
 
 
-def _score_task(model: Model, spec: TaskSpec, items: Sequence[Item], progress: Progress) -> TaskResult:
-    requests = [r for item in items for r in make_requests(model, item.prompt, item.continuations)]
-    scores = iter(score_requests(model, requests, progress))
-    scored = []
-    for item in items:
-        logprobs = tuple(next(scores).logprob for _ in item.continuations)
-        scored.append(ItemScore(item.index, logprobs, int(np.argmax(logprobs)), item.answer))
-    right = [float(s.right) for s in scored]
+def _fingerprint(model: Model) -> str:
+    try:
+        return fingerprint(open_checkpoint(model.path))
+    except CheckpointError as e:  # llama.cpp runs some types that cannot be merged
+        _log.info("no fingerprint: %s", e)
+        return ""
+
+
+def _check_room(model: Model, spec: TaskSpec) -> None:
+    if spec.kind == "G" and spec.max_tokens >= model.max_length:
+        raise InputError(
+            f"task {spec.name}: max_tokens is {spec.max_tokens}, {model.name} holds {model.max_length} in all."
+        )
+
+
+def _behind(progress: Progress, before: int) -> Progress:
+    """A callback for part of the work, which `before` requests precede."""
+    return lambda done, total: progress(before + done, before + total)
+
+
+def score_prepared(
+    model: Model, prepared: Prepared, options: ScoreOptions | None = None, progress: Progress | None = None
+) -> TaskResult:
+    """Score a task whose items are ready, all of them or some. Raises EngineError when llama.cpp fails."""
+    score = _score_texts if prepared.spec.kind == "G" else _score_choices
+    return score(model, prepared, options or ScoreOptions(), progress or (lambda _done, _total: None))
+
+
+def _wants_mutual_info(spec: TaskSpec, options: ScoreOptions) -> bool:
+    return options.mutual_info or "acc_mutual_info" in spec.metrics
+
+
+def _n_requests(prepared: Prepared, options: ScoreOptions) -> int:
+    if prepared.spec.kind == "G":
+        return len(prepared.items)
+    extra = len(_alone(prepared.items)) if _wants_mutual_info(prepared.spec, options) else 0
+    return sum(len(item.continuations) for item in prepared.items) + extra
+
+
+def _alone(items: Sequence[Item]) -> list[str]:
+    """The distinct continuations, to be scored on an empty context."""
+    return list(dict.fromkeys(c for item in items for c in item.continuations))
+
+
+def _requests(model: Model, item: Item) -> list[Request]:
+    if len(item.contexts) == 1:
+        return make_requests(model, item.prompt, item.continuations)
+    return [make_requests(model, context, [text])[0] for context, text in item.requests]
+
+
+def _portions(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    """The items in portions whose prompts are together at most _PORTION characters, or a single item."""
+    start = size = 0
+    for i, item in enumerate(items):
+        own = len(item.prompt) * max(1, len(item.continuations))
+        if i > start and size + own > _PORTION:
+            yield items[start:i]
+            start, size = i, 0
+        size += own
+    yield items[start:]
+
+
+def _score_choices(model: Model, prepared: Prepared, options: ScoreOptions, progress: Progress) -> TaskResult:
+    spec, items = prepared.spec, prepared.items
+    done, is_single, noise = 0, True, None
+    alone: dict[str, Score] = {}
+    if _wants_mutual_info(spec, options):
+        texts = _alone(items)
+        alone = dict(zip(texts, score_requests(model, make_requests(model, "", texts), progress), strict=True))
+        done = len(texts)
+    records = []
+    for portion in _portions(items):
+        per_item = [_requests(model, item) for item in portion]
+        flat = [r for requests in per_item for r in requests]
+        scores = score_requests(model, flat, _behind(progress, done))
+        if options.noise_sample and noise is None:
+            noise = noise_floor(model, flat, scores, options.noise_sample)
+        waiting = iter(scores)
+        for item, requests in zip(portion, per_item, strict=True):
+            records.append(_choice_record(spec, item, [next(waiting) for _ in requests], alone))
+        is_single = is_single and all(len(r.tokens) == r.n_context + 1 for r in flat)
+        done += len(flat)
+    chance = float(np.mean([1 / len(item.continuations) for item in items]))
+    single = is_single if spec.kind == "FMC" else None
+    return replace(_result(prepared, records, chance), noise=noise, single_token_labels=single)
+
+
+def _choice_record(spec: TaskSpec, item: Item, scores: Sequence[Score], alone: Mapping[str, Score]) -> ItemScore:
+    logprobs = tuple(s.logprob for s in scores)
+    unconditional = tuple(alone[c].logprob for c in item.continuations) if alone else ()
+    choices = tuple(c.removeprefix(spec.delimiter) for c in item.continuations)
+    picks = pick_choices(ChoiceScores(logprobs, choices, tuple(s.n_tokens for s in scores), unconditional or None))
+    return ItemScore(
+        index=item.index,
+        logprobs=logprobs,
+        picked=picks.get(spec.metric, picks["acc"]),
+        answer=item.answer,
+        metrics={name: float(picked == item.answer) for name, picked in picks.items()},
+        metric=spec.metric,
+        group=item.group,
+        greedy=tuple(s.is_greedy for s in scores),
+        unconditional=unconditional,
+        truncated=any(s.truncated for s in scores),
+    )
+
+
+def _score_texts(model: Model, prepared: Prepared, options: ScoreOptions, progress: Progress) -> TaskResult:
+    spec = prepared.spec
+    room = model.max_length - spec.max_tokens
+    settings = GenerationOptions(max_tokens=spec.max_tokens, stop=spec.stop, parallel=options.parallel)
+    records: list[ItemScore] = []
+    for portion in _portions(prepared.items):
+        tokens = [model.tokenize(item.prompt) for item in portion]
+        cut = [t[-room:] for t in tokens]  # at the left, as lm-eval cuts
+        made = generate(model, cut, settings, _behind(progress, len(records)))
+        for item, answer, whole in zip(portion, made, tokens, strict=True):
+            records.append(_text_record(spec, item, answer.text, len(whole) > room))
+    return _result(prepared, records, 0.0)
+
+
+def _text_record(spec: TaskSpec, item: Item, output: str, truncated: bool) -> ItemScore:
+    extracts = spec.extract or (_WHOLE,)
+    found = {e.name: e.find(output) for e in extracts}
+    metrics = {
+        _key(metric, e.name): TEXT_METRICS[metric](found[e.name], item.golds, spec.normalise)
+        for e in extracts
+        for metric in spec.metrics or (spec.metric,)
+    }
+    own = _key(spec.metric, extracts[0].name)
+    return ItemScore(
+        item.index, (), -1, -1, metrics, own, item.group, output=output, found=found, truncated=truncated
+    )  # fmt: skip
+
+
+def _key(metric: str, pattern: str) -> str:
+    return metric if pattern == _WHOLE.name else f"{metric},{pattern}"
+
+
+def _result(prepared: Prepared, records: Sequence[ItemScore], chance: float) -> TaskResult:
+    spec, groups = prepared.spec, dict[str, list[ItemScore]]()
+    for record in records:
+        groups.setdefault(record.group, []).append(record)
+    metrics = _measure(spec, list(groups.values()))
+    own = next(m.measured for m in metrics if _key(m.name, m.filter) == records[0].metric)
     return TaskResult(
         task=spec.name,
         area=spec.area,
-        n=len(scored),
-        accuracy=float(np.mean(right)),
-        stderr=standard_error(right),
-        majority=majority_rate(items),
-        chance=float(np.mean([1 / len(item.continuations) for item in items])),
-        items=tuple(scored),
+        n=len(records),
+        accuracy=own.value,
+        stderr=own.stderr,
+        majority=majority_rate(prepared.items),
+        chance=chance,
+        items=tuple(records),
+        kind=spec.kind,
+        metric=records[0].metric,
+        metrics=metrics,
+        groups=tuple(GroupResult(k, len(v), _measure(spec, [v])) for k, v in groups.items()) if spec.grouped else (),
+        n_truncated=sum(r.truncated for r in records),
+        prepared=prepared,
     )
+
+
+def _measure(spec: TaskSpec, groups: Sequence[Sequence[ItemScore]]) -> tuple[MetricResult, ...]:
+    """Every metric over all groups' items, seeded anew for each, so that one does not move another."""
+    measured = []
+    for key in groups[0][0].metrics:
+        name, _, pattern = key.partition(",")
+        rng = np.random.default_rng(BOOTSTRAP_SEED)
+        values = [[r.metrics[key] for r in group] for group in groups]
+        if len(groups) == 1:
+            measured.append(MetricResult(name, pattern or "none", measure_mean(values[0], rng)))
+        else:
+            micro, macro = measure_groups(values, rng)
+            measured.append(MetricResult(name, pattern or "none", micro, macro))
+    for name in spec.metrics:
+        if name in CLASS_METRICS:
+            rows = [r for group in groups for r in group]
+            picks = [int(np.argmax(r.logprobs)) for r in rows]
+            rng = np.random.default_rng(BOOTSTRAP_SEED)
+            classes = measure_classes([r.answer for r in rows], picks, CLASS_METRICS[name], rng)
+            measured.append(MetricResult(name, "none", classes))
+    return tuple(measured)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from pa_lite.errors import InputError, nearest
+from pa_lite.tasks.answers import STEPS, Extract
+from pa_lite.tasks.metrics import CLASS_METRICS, METRICS_OF_KIND
+from pa_lite.tasks.transforms import TRANSFORMS
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -16,30 +19,81 @@ else:
     import tomli as tomllib
 
 _SUITES = Path(__file__).parent / "suites"
-KINDS = ("MC",)
+KINDS = tuple(METRICS_OF_KIND)
+SAMPLERS = ("seed", "first")
 
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """One few-shot task.
+    """One few-shot task: where its rows are, how a row becomes a prompt, what is measured.
 
-    `data` is a JSONL file: `models:PATH` lies in pa-lite's models folder, anything else beside the TOML file. A row has
-    the columns `choices` (texts), `answer` (the right choice's index), `split`, and whatever `template` (Jinja) names.
-    A prompt is `shots` solved rows of `shots_split`, each behind it `separator`, then the row; a choice stands one
-    blank behind it.
+    **Rows.** `data` is a JSONL, JSON, CSV or parquet file (`models:PATH` lies in pa-lite's models folder, anything else
+    beside the TOML file) whose column `split` names each row's split; or a table split -> file. Or `hub` names a data
+    set on the Hub, with `config` (or several `configs`, scored as groups) and `revision`. `transforms` name Python
+    functions that add columns.
+
+    **Prompts.** `template` (Jinja, in a sandbox) makes a row's context from its columns, `row` (all of them), `config`
+    and `texts`; `column(choices, 'text')` takes one member of a list of structs. `prefix` stands before everything.
+    `shots` solved rows of `shots_split`, a `separator` behind each, come before the item: drawn by seed, or the
+    `first`, from the item's own group where the task has groups (`configs`, or the values of the column `group_by`). An
+    answer stands one `delimiter` behind its context.
+
+    **MC, FMC.** `choices` and `answer` are Jinja expressions: the texts, and the right one's index. FMC offers letters:
+    the template shows `lettered`, and ` A`, ` B`, ... are scored. `partial` scores one continuation, `target`, behind
+    the template rendered with each `choice`. **G.** The model goes on until `stop` or `max_tokens`; `answers`
+    (expression) are the accepted answers, `target` the text that an exemplar shows, `extract` finds the answer,
+    `normalise` is done to both sides.
+
+    The first of `metrics` is the task's score. `sample` scores that many rows, drawn once and for all; `rows` is how
+    many the scored split had when the task was written; `version` goes up when prompts or scores change; `only` keeps
+    one group.
     """
 
     name: str
-    data: str
     template: str
     folder: Path
+    data: str | Mapping[str, str] = ""
+    hub: str = ""
+    config: str = ""
+    configs: tuple[str, ...] = ()
+    revision: str = ""
     description: str = ""
     area: str = ""
+    licence: str = ""
     kind: str = "MC"
+    transforms: tuple[str, ...] = ()
+    prefix: str = ""
+    texts: Mapping[str, str] = field(default_factory=dict)
     separator: str = "\n\n"
+    delimiter: str = " "
     shots: int = 0
     shots_split: str = "train"
+    sampler: str = "seed"
     split: str = "test"
+    group_by: str = ""
+    choices: str = "choices"
+    answer: str = "answer"
+    answers: str = "answer"
+    target: str = ""
+    partial: bool = False
+    stop: tuple[str, ...] = ("\n",)
+    max_tokens: int = 64
+    extract: tuple[Extract, ...] = ()
+    normalise: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
+    sample: int = 0
+    rows: int = 0
+    version: int = 1
+    only: str = ""
+
+    @property
+    def metric(self) -> str:
+        """The name of the task's score."""
+        return self.metrics[0] if self.metrics else "exact_match" if self.kind == "G" else "acc"
+
+    @property
+    def grouped(self) -> bool:
+        return bool(self.configs or self.group_by)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -55,54 +109,167 @@ def _read(path: Path) -> dict[str, Any]:
 def load_suite_file(path: Path) -> list[TaskSpec]:
     """The tasks of a TOML file, in its order: each `[tasks.NAME]` over `[defaults]`.
 
-    Raises InputError, naming file, task and key, for what is missing, unknown or of the wrong type.
+    A file with `include` takes the tasks of the suites named there instead, each changed by `[override]`. Raises
+    InputError, naming file, task and key, for what is missing, unknown or of the wrong type.
     """
     document = _read(path)
+    for key in document:
+        if key not in (known := ("description", "defaults", "tasks", "include", "override")):
+            raise InputError(f"{path}: has the unknown key {key!r}.{nearest(key, known)}")
+    if "include" in document:
+        return _included(path, document)
     tasks, defaults = document.get("tasks"), document.get("defaults", {})
     if not isinstance(tasks, dict) or not tasks or not isinstance(defaults, dict):
         raise InputError(f"{path}: has no [tasks.NAME] table.")
-    return [_spec(path, name, {**defaults, **entry}) for name, entry in tasks.items()]
+    return [_spec(path, name, {**defaults, **_table(path, name, entry)}) for name, entry in tasks.items()]
 
 
-def _spec(path: Path, name: str, entry: Mapping[str, Any]) -> TaskSpec:
-    known = {f.name: int if f.type == "int" else str for f in fields(TaskSpec) if f.name not in ("name", "folder")}
+def _table(path: Path, name: str, entry: Any) -> dict[str, Any]:
+    if not isinstance(entry, dict):
+        raise InputError(f"{path}: task {name} is no table.")
+    return entry
+
+
+def _included(path: Path, document: Mapping[str, Any]) -> list[TaskSpec]:
+    names = _texts(document["include"])
+    override = document.get("override", {})
+    if names is None or not isinstance(override, dict) or "tasks" in document:
+        raise InputError(f"{path}: include must be a list of suites, with [override] at most beside it.")
+    changes = _values(path, "override", override)
+    found = []
+    for name in names:
+        inner = _SUITES / f"{name}.toml"
+        if not inner.is_file():
+            raise InputError(f"{path}: includes the unknown suite {name!r}.{nearest(name, _suite_names())}")
+        found += [_checked(path, replace(spec, **changes)) for spec in load_suite_file(inner)]
+    return found
+
+
+def _texts(value: Any) -> tuple[str, ...] | None:
+    return tuple(value) if isinstance(value, list) and all(isinstance(v, str) for v in value) else None
+
+
+def _text_table(value: Any) -> dict[str, str] | None:
+    return value if isinstance(value, dict) and all(isinstance(v, str) for v in value.values()) else None
+
+
+def _extracts(value: Any) -> tuple[Extract, ...] | None:
+    keys = {f.name for f in fields(Extract)}
+    tables = [_text_table(t) or {} for t in value] if isinstance(value, list) else [{}]
+    if not all({"name", "pattern"} <= t.keys() <= keys for t in tables):
+        return None
+    return tuple(Extract(**t) for t in tables)
+
+
+# annotation of a field -> how its TOML value is read (None: of the wrong type), and the word for what it must be
+_READERS: dict[str, tuple[Any, str]] = {
+    "int": (lambda v: v if type(v) is int else None, "a number"),
+    "bool": (lambda v: v if type(v) is bool else None, "true or false"),
+    "str": (lambda v: v if type(v) is str else None, "a text"),
+    "str | Mapping[str, str]": (lambda v: v if type(v) is str else _text_table(v), "a file, or a table of files"),
+    "tuple[str, ...]": (_texts, "a list of texts"),
+    "Mapping[str, str]": (_text_table, "a table of texts"),
+    "tuple[Extract, ...]": (_extracts, "a list of tables with name, pattern and pick"),
+}
+
+
+def _values(path: Path, name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The entry's values as TaskSpec holds them. Raises InputError for an unknown key or a value of the wrong type."""
+    known = {f.name: str(f.type) for f in fields(TaskSpec) if f.name not in ("name", "folder", "only")}
+    read = {}
     for key, value in entry.items():
         if key not in known:
             raise InputError(f"{path}: task {name} has the unknown key {key!r}.{nearest(key, known)}")
-        if type(value) is not known[key]:
-            raise InputError(f"{path}: task {name}: {key} must be {'a number' if known[key] is int else 'a text'}.")
-    for key in ("data", "template"):
-        if key not in entry:
-            raise InputError(f"{path}: task {name} has no {key!r}.")
-    spec = TaskSpec(name=name, folder=path.parent, **entry)
-    if spec.kind not in KINDS:
-        raise InputError(f"{path}: task {name} has the unknown kind {spec.kind!r}.{nearest(spec.kind, KINDS)}")
-    if spec.shots < 0:
-        raise InputError(f"{path}: task {name}: shots is {spec.shots}, but must be 0 or more.")
+        reader, told = _READERS[known[key]]
+        read[key] = reader(value)
+        if read[key] is None:
+            raise InputError(f"{path}: task {name}: {key} must be {told}.")
+    return read
+
+
+def _spec(path: Path, name: str, entry: Mapping[str, Any]) -> TaskSpec:
+    values = _values(path, name, entry)
+    if not values.get("template"):
+        raise InputError(f"{path}: task {name} has no 'template'.")
+    if bool(values.get("data")) == bool(values.get("hub")):
+        both = "both 'data' and 'hub'" if values.get("data") else "neither 'data' nor 'hub'"
+        raise InputError(f"{path}: task {name} has {both}; one of them says where its rows are.")
+    return _checked(path, TaskSpec(name=name, folder=path.parent, **values))
+
+
+def _checked(path: Path, spec: TaskSpec) -> TaskSpec:
+    """The spec itself. Raises InputError for a name that is not known or a number out of range."""
+
+    def known(what: str, names: Iterable[str], table: Iterable[str]) -> None:
+        for name in names:
+            if name not in table:
+                raise InputError(f"{path}: task {spec.name} has the unknown {what} {name!r}.{nearest(name, table)}")
+
+    known("kind", [spec.kind], KINDS)
+    known("sampler", [spec.sampler], SAMPLERS)
+    known("transform", spec.transforms, TRANSFORMS)
+    known("normalise step", spec.normalise, STEPS)
+    known(f"metric of kind {spec.kind}", spec.metrics, METRICS_OF_KIND[spec.kind])
+    if spec.metric in CLASS_METRICS:
+        raise InputError(f"{path}: task {spec.name}: {spec.metric} is no mean over items; name another metric first.")
+    known("pick", [e.pick for e in spec.extract], ("first", "last"))
+    for key, low in (("shots", 0), ("sample", 0), ("rows", 0), ("max_tokens", 1)):
+        if getattr(spec, key) < low:
+            raise InputError(f"{path}: task {spec.name}: {key} is {getattr(spec, key)}, but must be {low} or more.")
+    if spec.partial and (spec.kind != "MC" or not spec.target):
+        raise InputError(f"{path}: task {spec.name}: partial is for kind MC and needs a target.")
+    for extract in spec.extract:
+        extract.compiled()
     return spec
+
+
+def _suite_names() -> list[str]:
+    return sorted(path.stem for path in _SUITES.glob("*.toml"))
 
 
 def suites() -> dict[str, list[TaskSpec]]:
     """Every suite that comes with pa-lite: name -> its tasks."""
-    return {path.stem: load_suite_file(path) for path in sorted(_SUITES.glob("*.toml"))}
+    return {name: load_suite_file(_SUITES / f"{name}.toml") for name in _suite_names()}
+
+
+def suite_descriptions() -> dict[str, str]:
+    """What each suite is, in a line."""
+    return {name: str(_read(_SUITES / f"{name}.toml").get("description", "")) for name in _suite_names()}
 
 
 def find_tasks(names: Sequence[str]) -> list[TaskSpec]:
     """The tasks that names of suites, names of tasks and .toml files stand for, in that order, each once.
 
-    Raises InputError with the nearest names for one that is not known.
+    `TASK/GROUP` is one group of a task that has groups. Raises InputError with the nearest names for one that is not
+    known, and for a task that two suites set differently.
     """
     known = suites()
-    by_name = {spec.name: spec for specs in known.values() for spec in specs}
+    by_name: dict[str, TaskSpec] = {}
+    for specs in known.values():
+        for spec in specs:
+            # a suite that overrides (sample) is meant only where it is named
+            if not spec.sample or spec.name not in by_name:
+                by_name[spec.name] = spec
     found: dict[str, TaskSpec] = {}
     for name in names:
-        if name in known:
-            specs = known[name]
-        elif name in by_name:
-            specs = [by_name[name]]
-        elif name.endswith(".toml"):
-            specs = load_suite_file(Path(name))
-        else:
-            raise InputError(f"unknown task or suite {name!r}.{nearest(name, [*known, *by_name])}")
-        found.update((spec.name, spec) for spec in specs)
+        for spec in _named(name, known, by_name):
+            if found.setdefault(spec.name, spec) != spec:
+                raise InputError(f"{name}: task {spec.name} is asked for twice, with different settings.")
     return list(found.values())
+
+
+def _named(name: str, known: Mapping[str, list[TaskSpec]], by_name: Mapping[str, TaskSpec]) -> list[TaskSpec]:
+    if name in known:
+        return known[name]
+    if name in by_name:
+        return [by_name[name]]
+    if name.endswith(".toml"):
+        return load_suite_file(Path(name))
+    task, slash, group = name.partition("/")
+    if slash and task in by_name and by_name[task].grouped:
+        spec = by_name[task]
+        if spec.configs and group not in spec.configs:
+            raise InputError(f"task {task} has no group {group!r}.{nearest(group, spec.configs)}")
+        configs = (group,) if spec.configs else ()
+        return [replace(spec, name=name, only=group, configs=configs, rows=0)]
+    raise InputError(f"unknown task or suite {name!r}.{nearest(name, [*known, *by_name])}")

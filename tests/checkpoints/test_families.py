@@ -16,6 +16,7 @@ from pa_lite.checkpoints.families import FAMILIES
 from pa_lite.errors import CheckpointError
 from tests import tiny
 from tests.families import FIRST, config_of, write_checkpoint
+from tests.parity import vocabularies
 from tests.parity.cases import CASES, SIZES, old_form
 
 README = Path(__file__).resolve().parents[1] / "README.md"
@@ -24,6 +25,7 @@ README = Path(__file__).resolve().parents[1] / "README.md"
 def test_every_family_has_a_parity_case() -> None:
     """A model that no test covers is not supported."""
     assert {case.architecture for case in CASES.values()} == FAMILIES.keys()
+    assert {tokenizer.architecture for tokenizer in vocabularies.FAMILIES.values()} == FAMILIES.keys()
 
 
 def test_the_parity_table_tells_of_every_case() -> None:

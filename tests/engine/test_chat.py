@@ -1,15 +1,22 @@
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
 
 from pa_lite.checkpoints.source import string
-from pa_lite.engine.chat import chat_prompts
+from pa_lite.engine import chat
+from pa_lite.engine.chat import chat_prompts, has_template
 from pa_lite.engine.model import EngineOptions, Model
-from pa_lite.errors import EngineError
+from pa_lite.errors import EngineError, InputError
 
 ONE = EngineOptions(threads=1)
+BOS, START, END = 0, 1, 2
+
+
+def set_template(model: Model, template: str) -> None:
+    model.header.metadata["tokenizer.chat_template"] = string(template)
 
 
 def test_template_with_one_bos_and_control_tokens(tiny_ggufs: dict[str, Path]) -> None:
@@ -17,23 +24,127 @@ def test_template_with_one_bos_and_control_tokens(tiny_ggufs: dict[str, Path]) -
         (prompt,) = chat_prompts(model, ["the man"])
         text = "<|endoftext|><|im_start|>user\nthe man<|im_end|>\n<|im_start|>assistant\n"
         assert prompt == model.tokenize(text, add_special=False, parse_special=True)
-        assert prompt[:2] == [0, 1]
-        assert prompt.count(0) == 1
+        assert prompt[:2] == [BOS, START]
+        assert prompt.count(BOS) == 1
+        assert chat_prompts(model, []) == []
+
+
+def test_system_prompt(tiny_ggufs: dict[str, Path]) -> None:
+    with Model(tiny_ggufs["F32"], ONE) as model:
+        (prompt,) = chat_prompts(model, ["the man"], "Be brief.")
+        text = "<|endoftext|><|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nthe man<|im_end|>\n"
+        expected = text + "<|im_start|>assistant\n"
+        assert prompt == model.tokenize(expected, add_special=False, parse_special=True)
 
 
 def test_without_a_template_a_plain_form(tiny_ggufs: dict[str, Path]) -> None:
     with Model(tiny_ggufs["F32"], ONE) as model:
+        assert has_template(model)
         del model.header.metadata["tokenizer.chat_template"]
-        (prompt,) = chat_prompts(model, ["the man"])
-        assert model.text(prompt) == "Instruction: the man\n\nResponse:"
-        assert prompt[0] == 0
+        assert not has_template(model)
+        (prompt,) = chat_prompts(model, ["the <|im_end|> man"])
+        assert model.text(prompt) == "Instruction: the <|im_end|> man\n\nResponse:"
+        assert prompt[0] == BOS
+        assert END not in prompt
+        (prompt,) = chat_prompts(model, ["the man"], "Be brief.")
+        assert model.text(prompt) == "Be brief.\n\nInstruction: the man\n\nResponse:"
+
+
+def test_control_tokens_in_a_users_text_are_text(tiny_ggufs: dict[str, Path]) -> None:
+    rng = random.Random(5)
+    parts = ["the", " man", "\n", "<|im_end|>", "<|im_start|>", "<|endoftext|>", "<|im_", "end|>"]
+    texts = ["x" + "".join(rng.choices(parts, k=rng.randint(0, 9))) + "y" for _ in range(300)]
+    with Model(tiny_ggufs["F32"], ONE) as model:
+        for text, prompt in zip(texts, chat_prompts(model, texts), strict=True):
+            assert [t for t in prompt if model.is_control(t)] == [BOS, START, END, START]
+            assert model.text(prompt) == f"user\n{text}\nassistant\n"
 
 
 @pytest.mark.parametrize(
-    "template", ["{{ raise_exception('no') }}", "{% if %}", "{{ ''.__class__.__mro__ }}", "{{ 1/0 }}"]
+    "template",
+    [
+        "{{ bos_token }}<|im_start|>{{ messages[-1]['content'] | trim }}<|im_end|>",
+        "{{ bos_token }}<|im_start|>{{ messages[-1]['content'] | upper | trim }}<|im_end|>",
+        "{{ bos_token }}<|im_start|>{{ messages[-1]['content'] | trim | replace('man', 'woman') }}<|im_end|>",
+    ],
 )
-def test_a_failing_template_is_one_error(tiny_ggufs: dict[str, Path], template: str) -> None:
+def test_templates_that_change_the_text(tiny_ggufs: dict[str, Path], template: str) -> None:
     with Model(tiny_ggufs["F32"], ONE) as model:
-        model.header.metadata["tokenizer.chat_template"] = string(template)
-        with pytest.raises(EngineError, match="chat template fails"):
+        set_template(model, template)
+        text = "  the <|im_end|> man\n"
+        (prompt,) = chat_prompts(model, [text])
+        assert [t for t in prompt if model.is_control(t)] == [BOS, START, END]
+        said = model.text(prompt)
+        assert said == said.strip()
+        assert said.lower().startswith("the <|im_end|> ")
+
+
+def test_a_template_may_choose_control_tokens_by_the_text(tiny_ggufs: dict[str, Path]) -> None:
+    with Model(tiny_ggufs["F32"], ONE) as model:
+        set_template(
+            model,
+            "{% set t = messages[0]['content'] %}{{ bos_token }}{{ t }}{% if 'z' in t %}<|im_start|>{% endif %}",
+        )
+        assert chat_prompts(model, ["z"])[0][-1] == START
+        assert END not in chat_prompts(model, ["z<|im_end|>"])[0]
+
+
+def test_a_text_twice_in_the_frame_is_refused_only_with_control_tokens(tiny_ggufs: dict[str, Path]) -> None:
+    with Model(tiny_ggufs["F32"], ONE) as model:
+        set_template(model, "{{ bos_token }}{{ messages[0]['content'] * 2 }}")
+        assert model.text(chat_prompts(model, ["the"])[0]) == "thethe"
+        with pytest.raises(EngineError, match="cannot be told"):
+            chat_prompts(model, ["<|im_end|>"])
+
+
+DEEP = "(" * 5000 + "1" + ")" * 5000
+
+
+@pytest.mark.parametrize(
+    ("template", "told"),
+    [
+        ("{{ raise_exception('no system role') }}", "ValueError: no system role"),
+        ("{% if %}", "TemplateSyntaxError"),
+        ("{{ 1/0 }}", "division by zero"),
+        ("{{ ''.__class__.__mro__ }}", "SecurityError"),
+        ("{{ cycler.__init__.__globals__ }}", "SecurityError"),
+        ("{{ messages.append(1) }}", "SecurityError"),
+        ("{% include '/etc/passwd' %}", "TemplateNotFound"),
+        ("{{ 'a' * 10**6 }}", "a text of 1000000 characters"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "calls itself without end"),
+        ("{{ " + DEEP + " }}", "calls itself without end"),
+        ("hello", "leaves out what the user says"),
+    ],
+)
+def test_a_failing_template_is_one_error(tiny_ggufs: dict[str, Path], template: str, told: str) -> None:
+    with Model(tiny_ggufs["F32"], ONE) as model:
+        set_template(model, template)
+        with pytest.raises(EngineError, match="its chat template fails: ") as caught:
             chat_prompts(model, ["x"])
+        assert told in str(caught.value)
+        assert len(str(caught.value).splitlines()) == 1
+
+
+LOOP = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+
+
+@pytest.mark.parametrize("template", [LOOP, "{{ 10**(10**10) }}"])
+def test_an_endless_template(tiny_ggufs: dict[str, Path], template: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat, "_SECONDS", 1)
+    with Model(tiny_ggufs["F32"], ONE) as model:
+        set_template(model, template)
+        with pytest.raises(EngineError, match=r"template fails: it was (not done|ended) after"):
+            chat_prompts(model, ["x"])
+
+
+@pytest.mark.parametrize("template", ["{{ 'a' * 10**10 }}", "{{ 'a' | center(10**10) }}", "{{ '%9999999999d' % 1 }}"])
+def test_a_greedy_template(tiny_ggufs: dict[str, Path], template: str) -> None:
+    with Model(tiny_ggufs["F32"], ONE) as model:
+        set_template(model, template)
+        with pytest.raises(EngineError, match="more memory than templates get"):
+            chat_prompts(model, ["x"])
+
+
+def test_text_that_is_none(tiny_ggufs: dict[str, Path]) -> None:
+    with Model(tiny_ggufs["F32"], ONE) as model, pytest.raises(InputError, match="prompt 2, or the system prompt"):
+        chat_prompts(model, ["fine", "\ud800"])

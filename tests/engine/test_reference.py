@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import pa_lite
+from pa_lite.engine.generation import GenerationOptions
 from pa_lite.engine.model import EngineOptions
 from pa_lite.engine.reference import open_model, parse_reference
 from pa_lite.errors import InputError
@@ -43,7 +44,7 @@ def test_a_pair_equals_its_merged_file(tmp_path: Path, monkeypatch: pytest.Monke
     with open_model("demo@0.7", options) as merged, open_model(str(file), options) as loaded:
         assert merged.header.metadata == loaded.header.metadata
         with pa_lite.load("demo@0.7", options) as a, pa_lite.load(str(file), options) as b:
-            left, right = a.generate(prompts, 8), b.generate(prompts, 8)
+            left, right = (m.generate(prompts, GenerationOptions(8)) for m in (a, b))
     assert [o.output for o in left] == [o.output for o in right]
     assert left[0].generator == "demo@0.7"
     assert list(tmp_path.iterdir()) == [file]  # what was merged on the way is gone

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import signal
+import threading
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +16,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import pa_lite
+from pa_lite.checkpoints.gguf_file import read_gguf_header
+from pa_lite.engine import scoring
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.engine.reference import open_model
-from pa_lite.engine.scoring import Request, Score, Scorer, make_requests, score_requests
+from pa_lite.engine.scoring import (
+    Request,
+    Score,
+    Scorer,
+    make_requests,
+    noise_floor,
+    rolling_requests,
+    score_requests,
+    score_rolling,
+)
 from pa_lite.errors import EngineError, InputError
+from pa_lite.merge.plan import PlanOptions
 from pa_lite.tasks.prompts import build_items
 from pa_lite.tasks.spec import find_tasks
+from tests import tiny
 
 EXACT = EngineOptions(threads=1, flash_attention=False, cache_type="F32")
 
@@ -23,7 +43,7 @@ EXACT = EngineOptions(threads=1, flash_attention=False, cache_type="F32")
 def alone(model: Model, request: Request) -> Score:
     """One request on a context of its own, a token at a time, the whole row of logits in float64."""
     total, greedy = 0.0, True
-    with model.context(len(request.tokens) + 1) as context:
+    with model.context(len(request.tokens) + 1, exact=True) as context:
         for i, token in enumerate(request.tokens[:-1]):
             context.decode([token], [i], [(0,)], [True])
             if i + 1 >= request.n_context:
@@ -31,7 +51,7 @@ def alone(model: Model, request: Request) -> Score:
                 target = request.tokens[i + 1]
                 total += row[target] - row.max() - np.log(np.exp(row - row.max()).sum())
                 greedy = greedy and int(row.argmax()) == target
-    return Score(total, len(request.tokens) - request.n_context, greedy)
+    return Score(total, len(request.tokens) - request.n_context, request.n_bytes, greedy)
 
 
 def assert_agree(got: Sequence[Score], expected: Sequence[Score], nats: float) -> None:
@@ -87,15 +107,16 @@ def test_the_demos_prompts_agree_with_the_twin(kind: str, options: EngineOptions
     ),
     st.sampled_from([3, 20, 70]),
     st.sampled_from([2, 5, 65]),
+    st.sampled_from([0, 70]),
 )
 @settings(max_examples=15, deadline=None)
 def test_any_tree_packs_right(
-    tiny_ggufs: dict[str, Path], drawn: list[tuple[list[int], int]], n_batch: int, n_seq_max: int
+    tiny_ggufs: dict[str, Path], drawn: list[tuple[list[int], int]], n_batch: int, n_seq_max: int, n_outputs: int
 ) -> None:
     """Requests over few tokens share prefixes in every way: one within another, equal, none; batches of any size."""
     requests = [Request(tuple(tokens), min(n, len(tokens) - 1)) for tokens, n in drawn]
     options = EngineOptions(threads=1, flash_attention=False, cache_type="F32", n_batch=n_batch)
-    with Model(tiny_ggufs["F32"], options) as model, model.context(256, n_seq_max) as context:
+    with Model(tiny_ggufs["F32"], options) as model, model.context(256, n_seq_max, n_outputs=n_outputs) as context:
         got = Scorer(context).score(requests)
         assert_agree(got, [alone(model, r) for r in requests], 1e-3)
 
@@ -120,7 +141,8 @@ def test_the_border_follows_lm_eval(tiny_ggufs: dict[str, Path]) -> None:
     """Blanks at the context's end belong to the continuation, and both give one request; BOS comes once."""
     with Model(tiny_ggufs["F32"], EXACT) as model:
         (left,), (right,) = make_requests(model, "the man ", ["in"]), make_requests(model, "the man", [" in"])
-        assert left == right
+        assert (left.tokens, left.n_context) == (right.tokens, right.n_context)
+        assert (left.n_bytes, right.n_bytes) == (2, 3)
         assert left.tokens[: left.n_context] == tuple(model.tokenize("the man"))
         assert left.tokens.count(0) == 1
         assert make_requests(model, "", ["the"])[0].tokens == (0, *model.tokenize("the", add_special=False))
@@ -128,11 +150,159 @@ def test_the_border_follows_lm_eval(tiny_ggufs: dict[str, Path]) -> None:
             make_requests(model, "the man", ["x", ""])
 
 
-def test_too_long_is_refused(tiny_ggufs: dict[str, Path]) -> None:
+def test_many_trunks_through_a_small_context(tiny_ggufs: dict[str, Path]) -> None:
+    """Tasks with exemplars of their own, in turn; room for one path and seven tokens."""
+    rng = np.random.default_rng(3)
+
+    def text(n: int) -> tuple[int, ...]:
+        return tuple(map(int, rng.integers(3, 270, n)))
+
+    requests = []
+    for trunk in (text(200), text(80), text(240), ()):
+        for _ in range(4):
+            question = trunk + text(8)
+            requests += [Request(question + text(n), len(question)) for n in (1, 1, 2, 5)]
+    longest = max(len(r.tokens) for r in requests)
+    assert longest == 253
+    with Model(tiny_ggufs["F32"], EXACT) as model, model.context(256, 9) as context:
+        assert_agree(Scorer(context).score(requests), [alone(model, r) for r in requests], 1e-3)
+
+
+def test_too_long_is_cut_at_the_left_and_said(tiny_ggufs: dict[str, Path]) -> None:
+    """As lm-eval: the last 512 + 1 tokens, of which the last is not fed."""
+    rng = np.random.default_rng(4)
+    tokens = tuple(map(int, rng.integers(3, 270, 600)))
+    requests = [Request(tokens, 590, 7), Request(tokens[-513:], 503, 7), Request(tokens[:100], 90, 7)]
     with Model(tiny_ggufs["F32"], EXACT) as model:
-        with pytest.raises(EngineError, match=r"600 tokens, .* was trained on 512"):
-            score_requests(model, [Request(tuple([5] * 600), 1)])
+        cut, same, short = score_requests(model, requests)
+        assert (cut.truncated, same.truncated, short.truncated) == (True, False, False)
+        assert (cut.n_tokens, cut.n_bytes) == (10, 7)
+        assert cut.logprob == same.logprob
+        assert_agree([same], [alone(model, requests[1])], 1e-3)
+    with Model(tiny_ggufs["F32"], replace(EXACT, n_ctx=64)) as model:
+        cut, same = score_requests(model, [requests[0], Request(tokens[-65:], 55)])
+        assert cut.truncated
+        assert not same.truncated
+        assert cut.logprob == same.logprob
+
+
+def windows_of(tokens: list[int], prefix: int, length: int) -> list[tuple[list[int], list[int]]]:
+    """(given, predicted) by lm-eval's description: inputs of `length` tokens, each token predicted once, and then of
+    the inputs all but one predicted token's less."""
+    out, done = [], 0
+    while done < len(tokens):
+        n = min(length, len(tokens) - done)
+        end = done + n
+        inputs = ([prefix, *tokens])[max(0, end - length) if done else 0 : end]
+        out.append((inputs[: len(inputs) - (n - 1)], tokens[done:end]))
+        done = end
+    return out
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 16, 100])
+def test_rolling_windows(tiny_ggufs: dict[str, Path], length: int) -> None:
+    text = "the man in the hat and another größe on the thing"
+    with Model(tiny_ggufs["F32"], EXACT) as model:
+        tokens = model.tokenize(text, add_special=False)
+        requests = rolling_requests(model, text, length)
+        pairs = [(list(r.tokens[: r.n_context]), list(r.tokens[r.n_context :])) for r in requests]
+        assert pairs == windows_of(tokens, 0, length)
+        assert all(len(r.tokens) <= length + 1 for r in requests)
+        assert sum(r.n_bytes for r in requests) == len(text.encode())
+        assert rolling_requests(model, "") == []
+
+
+def test_perplexity(tiny_ggufs: dict[str, Path]) -> None:
+    text = "the man in the  hat größe"
+    with Model(tiny_ggufs["F32"], replace(EXACT, n_ctx=8)) as model:
+        seen: list[tuple[int, int]] = []
+        whole, empty, again = score_rolling(model, [text, "", text], lambda done, all_: seen.append((done, all_)))
+        requests = rolling_requests(model, text)
+        assert len(requests) > 2
+        logprob = sum(alone(model, r).logprob for r in requests)
+        assert seen[-1] == (2 * len(requests), 2 * len(requests))
+    assert whole == again
+    assert whole.logprob == pytest.approx(logprob, abs=1e-3)
+    assert (whole.n_bytes, whole.n_words) == (27, 6)
+    assert whole.per_token == pytest.approx(np.exp(-logprob / whole.n_tokens), rel=1e-4)
+    assert whole.per_byte == pytest.approx(np.exp(-logprob / 27), rel=1e-4)
+    assert whole.per_word == pytest.approx(np.exp(-logprob / 6), rel=1e-4)
+    assert (empty.logprob, empty.n_tokens) == (0, 0)
+    assert np.isnan(empty.per_token)
+
+
+def test_noise_floor(tiny_ggufs: dict[str, Path]) -> None:
+    with Model(tiny_ggufs["F16"], EngineOptions(threads=1)) as model:
+        requests = text_requests(model)
+        scores = score_requests(model, requests)
+        floor = noise_floor(model, requests, scores, 4)
+        assert floor.n == 4
+        assert 0 <= floor.mean <= floor.largest < 0.01
+        moved = [replace(s, logprob=s.logprob + (0.5 if i == 4 else 0)) for i, s in enumerate(scores)]
+        assert noise_floor(model, requests, moved, 4).largest == pytest.approx(0.5, abs=0.01)
+        assert noise_floor(model, requests, moved, 100).n == len(requests)
+        assert noise_floor(model, [], []).n == 0
+
+
+def test_a_context_too_large_shrinks_to_the_longest_request(
+    tiny_ggufs: dict[str, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """llama.cpp is let to refuse what exceeds 300 cells; then the free memory holds too little for anything."""
+    request = Request(tuple([5] * 250), 240)
+    with Model(tiny_ggufs["F32"], EXACT) as model:
+        expected = score_requests(model, [request])
+        make = model._new_context
+        monkeypatch.setattr(model, "_new_context", lambda n_ctx, *more: make(n_ctx, *more) if n_ctx < 300 else None)
+        with caplog.at_level(logging.WARNING):
+            assert_agree(score_requests(model, [request]), expected, 1e-3)
+        assert "no room for a context of 761 tokens" in caplog.text
+        assert "Trying 249" in caplog.text
+        monkeypatch.setattr(scoring, "available_memory", lambda: 248 * model.exact_cell_bytes)
+        with pytest.raises(EngineError, match="249 tokens need 0 MB of cache"):
+            score_requests(model, [request])
+
+
+def test_a_model_that_computes_nan_is_an_error(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
+    path = tmp_path / "broken.gguf"
+    path.write_bytes(tiny_ggufs["F32"].read_bytes())
+    norm = read_gguf_header(path).tensors["output_norm.weight"]
+    with path.open("r+b") as f:
+        f.seek(norm.offset)
+        f.write(np.full(norm.shape, np.nan, np.float32).tobytes())
+    with Model(path, EXACT) as model, pytest.raises(EngineError, match="no finite numbers"):
+        score_requests(model, text_requests(model))
+
+
+def test_ctrl_c_ends_a_decode(tmp_path: Path) -> None:
+    """A model slow enough that a batch takes more than a second, interrupted in the midst of it."""
+    config = tiny.CONFIG | {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 6}
+    folder = tiny.write_checkpoint(tmp_path / "slow", tiny.weights(1, config), "F16", config=config)
+    (path,) = pa_lite.merge(folder, folder, (1.0,), plan=PlanOptions("F32"), output=tmp_path / "slow.gguf")
+    with Model(path, EXACT) as model:
+        requests = [Request((0, *[i] * 400), 390) for i in range(3, 200)]
+        sent: list[float] = []
+
+        def interrupt() -> None:
+            sent.append(time.monotonic())
+            os.kill(os.getpid(), signal.SIGINT)
+
+        timer = threading.Timer(0.7, interrupt)
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            score_requests(model, requests)
+        assert time.monotonic() - sent[0] < 1
+        timer.join()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_refusals(tiny_ggufs: dict[str, Path]) -> None:
+    with Model(tiny_ggufs["F32"], EXACT) as model:
+        assert score_requests(model, []) == []
+        with pytest.raises(EngineError, match="continuation of 600 tokens exceeds the context of 512"):
+            score_requests(model, [Request(tuple([5] * 601), 1)])
         with model.context(256) as context, pytest.raises(EngineError, match="the context holds 256"):
             Scorer(context).score([Request(tuple([5] * 300), 1)])
         with pytest.raises(EngineError, match="no token before"):
             score_requests(model, [Request((5,), 0)])
+        with pytest.raises(EngineError, match="has none to predict"):
+            score_requests(model, [Request((5, 6), 2)])

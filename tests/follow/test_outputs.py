@@ -1,14 +1,21 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import random
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 import pa_lite
-from pa_lite.engine.model import EngineOptions
-from pa_lite.errors import InputError
-from pa_lite.follow.outputs import Output, Prompt, load_prompts, to_json
+from pa_lite.engine.context import Context
+from pa_lite.engine.generation import GenerationOptions
+from pa_lite.engine.model import EngineOptions, Model
+from pa_lite.errors import InputError, OutputError
+from pa_lite.follow import outputs
+from pa_lite.follow.outputs import Output, Prompt, Target, load_prompts, to_json, write_outputs
 
 
 def test_prompt_files(tmp_path: Path) -> None:
@@ -42,9 +49,105 @@ def test_bad_prompt_files(tmp_path: Path, text: str, told: str) -> None:
 
 def test_alpaca_evals_form() -> None:
     with pa_lite.load("demo@1", EngineOptions(threads=1)) as model:
-        outputs = model.generate(["What is the job of Kani?", "Greet me."], max_tokens=16)
-    document = json.loads(to_json(outputs))
+        made = model.generate(["What is the job of Kani?", "Greet me."], GenerationOptions(16))
+    document = json.loads(to_json(made))
     assert [d["instruction"] for d in document] == ["What is the job of Kani?", "Greet me."]
     assert all(set(d) == {"instruction", "output", "generator", "dataset"} for d in document)
     assert {d["generator"] for d in document} == {"demo@1"}
-    assert all(isinstance(o, Output) for o in outputs)
+    assert all(isinstance(o, Output) for o in made)
+
+
+def prompts_file(folder: Path, n: int) -> Path:
+    path = folder / "prompts.json"
+    path.write_text(json.dumps([{"instruction": f"the man {i % 50}"} for i in range(n)]), "utf-8")
+    return path
+
+
+def answer(model_path: Path, prompts: Path, target: Path) -> None:
+    """One process's run; without the template, whose rendering would be most of its time."""
+    options = GenerationOptions(30, temperature=0.8, parallel=3)
+    with Model(model_path, EngineOptions(threads=1, cache_type="F32")) as model:
+        del model.header.metadata["tokenizer.chat_template"]
+        write_outputs(model, load_prompts(str(prompts)), "tiny", Target(target, resume=True), options)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="kills of POSIX")
+def test_twelve_kills_lose_and_repeat_nothing(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
+    """Killed at random moments, from the start of the process to its last answers, then run to the end."""
+    n, rng = 400, random.Random(11)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.follow.test_outputs", "llama_cpp"])
+    prompts = prompts_file(tmp_path, n)
+    out, journal = tmp_path / "out.json", tmp_path / ".out.json.part"
+    lines: list[bytes] = []
+    for kill in range(12):
+        process = context.Process(target=answer, args=(tiny_ggufs["F32"], prompts, out))
+        process.start()
+        aim = len(lines) + rng.randint(1, 25) if kill else 0  # the first is killed before it does anything
+        while process.is_alive() and count_lines(journal) < aim:
+            time.sleep(0.001)
+        time.sleep(rng.random() * 0.02)
+        assert process.is_alive()
+        process.kill()
+        process.join()
+        left = journal.read_bytes().splitlines(keepends=True) if journal.exists() else []
+        whole = [line for line in left if line.endswith(b"\n")]
+        assert whole[: len(lines)] == lines  # nothing that was there is gone or changed
+        assert not out.exists()
+        lines = whole
+    places = [json.loads(line)["place"] for line in lines[1:]]
+    assert n > len(places) == len(set(places)) >= 11
+    answer(tiny_ggufs["F32"], prompts, out)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.json", "prompts.json"]
+    answer(tiny_ggufs["F32"], prompts, tmp_path / "fresh.json")
+    pair = [json.loads(p.read_text("utf-8")) for p in (out, tmp_path / "fresh.json")]
+    assert sum(a != b for a, b in zip(*pair, strict=True)) <= 2  # other batches round otherwise: see generate
+
+
+def count_lines(path: Path) -> int:
+    try:
+        return path.read_bytes().count(b"\n")
+    except FileNotFoundError:
+        return 0
+
+
+def test_other_prompts_models_and_options_are_noticed(
+    tiny_ggufs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = load_prompts(str(prompts_file(tmp_path, 4)))
+    target = Target(tmp_path / "out.json", resume=True)
+    short = GenerationOptions(4)
+
+    def stopped(*_: object) -> str:
+        raise KeyboardInterrupt
+
+    one = EngineOptions(threads=1)
+    with Model(tiny_ggufs["F32"], one) as model, Model(tiny_ggufs["F16"], one) as other:
+        with monkeypatch.context() as patch:
+            patch.setattr(outputs, "to_json", stopped)  # all answers are there, the file is not
+            with pytest.raises(KeyboardInterrupt):
+                write_outputs(model, prompts, "tiny", target, short)
+        with pytest.raises(OutputError, match="as the prompts changed"):
+            write_outputs(model, prompts[:3], "tiny", target, short)
+        with pytest.raises(OutputError, match="as the options changed"):
+            write_outputs(model, prompts, "tiny", target, GenerationOptions(5))
+        with pytest.raises(OutputError, match="as the system prompt changed"):
+            write_outputs(model, prompts, "tiny", target, short, "Be kind.")
+        with pytest.raises(OutputError, match="as the model changed"):
+            write_outputs(other, prompts, "tiny", target, short)
+        monkeypatch.setattr(Context, "decode", stopped)  # nothing is left to decode
+        written = write_outputs(model, prompts, "tiny", target, GenerationOptions(4, parallel=1))
+    assert (written.n, written.n_resumed, sum(written.reasons.values())) == (4, 4, 4)
+    assert len(json.loads(target.path.read_text("utf-8"))) == 4
+
+
+def test_a_refused_run_leaves_nothing(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
+    prompts = [Prompt("fine", "x"), Prompt("the man " * 400, "x")]
+    with Model(tiny_ggufs["F32"], EngineOptions(threads=1)) as model:
+        with pytest.raises(InputError, match=r"prompt 2 has .* exceed the 512"):
+            write_outputs(model, prompts, "tiny", Target(tmp_path / "out.json"))
+        assert list(tmp_path.iterdir()) == []
+        (tmp_path / "out.json").write_text("mine", "utf-8")
+        with pytest.raises(OutputError, match="exists already"):
+            write_outputs(model, prompts[:1], "tiny", Target(tmp_path / "out.json"))
+    assert [p.read_text("utf-8") for p in tmp_path.iterdir()] == ["mine"]

@@ -15,7 +15,7 @@ import pytest
 
 from pa_lite.checkpoints.gguf_file import GgufHeader, read_gguf_header
 from pa_lite.checkpoints.source import Metadata, array, string, uint32
-from pa_lite.engine.model import _llama
+from pa_lite.engine.library import llama
 from pa_lite.errors import CheckpointError, InputError
 from pa_lite.kernels import TYPE_IDS, FloatArray, from_float32
 from pa_lite.merge.mixture import _KEPT, FILE_TYPES, TENSOR_TYPES, ModelShape, choose_types, model_shape, parse_override
@@ -116,7 +116,7 @@ def llama_quantize(
     overrides: Sequence[tuple[str, str]] = (),
 ) -> GgufHeader | None:
     """What llama-quantize makes of a file, or None where it refuses. The patterns are lowered as its command does."""
-    lib: Any = _llama()
+    lib: Any = llama()
     params = lib.llama_model_quantize_default_params()
     params.nthread, params.ftype = 1, FILE_TYPES[kind]
     if imatrix is not None:
@@ -229,7 +229,7 @@ def test_bytes_are_from_float32s(tmp_path: Path, kind: str) -> None:
 
 
 def test_file_types_are_llama_cpps() -> None:
-    lib = _llama()
+    lib = llama()
     for kind, number in FILE_TYPES.items():
         prefix = "ALL" if kind == "F32" else "MOSTLY"
         assert getattr(lib, f"LLAMA_FTYPE_{prefix}_{kind}") == number

@@ -10,13 +10,13 @@ import pytest
 import pa_lite
 from pa_lite.checkpoints.gguf_file import GgufHeader, read_gguf_header
 from pa_lite.checkpoints.pairs import Pair
-from pa_lite.engine.model import _llama
+from pa_lite.engine.library import llama
 from pa_lite.merge.mixture import FILE_TYPES
 from pa_lite.merge.plan import PlanOptions
 
 
 def llama_quantize(source: Path, target: Path, file_type: int) -> None:
-    lib = _llama()
+    lib = llama()
     params = lib.llama_model_quantize_default_params()
     params.ftype, params.nthread = file_type, 1
     assert lib.llama_model_quantize(bytes(source), bytes(target), ctypes.byref(params)) == 0

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-Job = tuple[Path, str]
+Job = tuple[Path, str] | tuple[Path, str, str]
 ConvertAll = Callable[[Sequence[Job]], list[Path]]
 Convert = Callable[[Path, str], Path]
 
@@ -20,7 +20,10 @@ _PROGRAM = Path(__file__).with_name("run_converter.py")
 
 @pytest.fixture(scope="session")
 def convert_all(tmp_path_factory: pytest.TempPathFactory) -> ConvertAll:
-    """Runs convert_hf_to_gguf.py on checkpoint folders: (folder, type) of each -> its GGUF file."""
+    """Runs convert_hf_to_gguf.py on checkpoint folders: (folder, type[, pre-tokenizer]) of each -> its GGUF file.
+
+    The type `vocabulary` gives a file without tensors, of a folder that may be without weights.
+    """
     for package in ("torch", "transformers"):
         pytest.importorskip(package)
     source = os.environ.get("PA_LITE_LLAMA_CPP")
@@ -29,10 +32,10 @@ def convert_all(tmp_path_factory: pytest.TempPathFactory) -> ConvertAll:
     folder = tmp_path_factory.mktemp("converted")
 
     def run(jobs: Sequence[Job]) -> list[Path]:
-        targets = [folder / f"{path.parent.name}-{path.name}-{kind}.gguf" for path, kind in jobs]
+        targets = [folder / f"{path.parent.name}-{path.name}-{kind}.gguf" for path, kind, *_ in jobs]
         work = [
-            (str(path), kind, str(target))
-            for (path, kind), target in zip(jobs, targets, strict=True)
+            (str(path), kind, str(target), pre[0] if pre else None)
+            for (path, kind, *pre), target in zip(jobs, targets, strict=True)
             if not target.exists()
         ]
         if work:

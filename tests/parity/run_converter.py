@@ -1,8 +1,10 @@
 """Run by a fixture: llama.cpp's converter on many folders.
 
-Argument: its source folder. On stdin: a JSON list of [folder, type, output].
+Argument: its source folder. On stdin: a JSON list of [folder, type, output, pre-tokenizer or null]; the type
+`vocabulary` asks for metadata alone.
 
-The converter knows a pre-tokenizer by the hash of a vocabulary; it cannot know small ones of our own. Families whose
+The converter knows a pre-tokenizer by the hash of a vocabulary; it cannot know small ones of our own, so it is told its
+name, or else takes them for GPT-2's, which is also OLMo's. Families whose
 models come with SentencePiece alone get the vocabulary that the others have. All else is its own.
 """
 
@@ -18,12 +20,10 @@ from typing import Any
 def prepare(source: str) -> Any:
     """Import the converter, which takes long, and replace what it cannot know; returns its program."""
     sys.path.insert(0, source)
-    import conversion.base
     import conversion.gemma
     import conversion.phi
     import convert_hf_to_gguf
 
-    conversion.base.TextModel.get_vocab_base_pre = lambda self, tokenizer: "gpt-2"
     for family in (conversion.gemma.Gemma2Model, conversion.phi.Phi3MiniModel):
 
         def set_vocab(self: Any, own: Any = family.set_vocab) -> None:
@@ -36,12 +36,22 @@ def prepare(source: str) -> Any:
     return convert_hf_to_gguf
 
 
+def replace_look_up(pre: str | None) -> None:
+    import conversion.base
+
+    conversion.base.TextModel.get_vocab_base_pre = lambda self, tokenizer: (
+        pre or ("olmo" if self.hf_arch == "OlmoForCausalLM" else "gpt-2")
+    )
+
+
 def main() -> None:
     program = prepare(sys.argv[1])
-    for folder, kind, output in json.load(sys.stdin):
+    for folder, kind, output, pre in json.load(sys.stdin):
         child = os.fork()  # its map of names keeps what one architecture taught it
         if child == 0:
-            sys.argv = ["convert", folder, "--outtype", kind.lower(), "--outfile", output]
+            what = ["--vocab-only"] if kind == "vocabulary" else ["--outtype", kind.lower()]
+            sys.argv = ["convert", folder, *what, "--outfile", output]
+            replace_look_up(pre)
             try:
                 program.main()
             except BaseException:  # noqa: BLE001 - this process must not go on as a copy of its parent

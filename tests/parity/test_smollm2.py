@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,11 +14,13 @@ import pytest
 import pa_lite
 from pa_lite.checkpoints.gguf_file import read_gguf_header
 from pa_lite.engine.chat import chat_prompts
-from pa_lite.engine.generation import generate_greedy
+from pa_lite.engine.generation import GenerationOptions, generate
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.merge.mixture import FILE_TYPES
 from pa_lite.merge.plan import PlanOptions
 from tests.merge.test_quantize import llama_quantize, tensor_bytes
+from tests.parity.test_transformers import TURNS, assert_chat_prompts
+from tests.test_cli import run
 
 pytestmark = pytest.mark.parity
 TOOL = Path(__file__).resolve().parents[3] / "shared" / "tools" / "make_hf_pair.py"
@@ -66,7 +69,7 @@ def test_it_chats_as_the_original(pair: Pair, original: Path, tmp_path: Path) ->
     for path in (ours, theirs):
         with Model(path, EngineOptions(threads=2)) as model:
             prompts = chat_prompts(model, texts)
-            answers.append([g.text for g in generate_greedy(model, prompts, 12)])
+            answers.append([g.text for g in generate(model, prompts, GenerationOptions(12))])
             with model.context(256) as context:
                 n = len(prompts[0])
                 context.decode(prompts[0], range(n), [(0,)] * n, [False] * (n - 1) + [True])
@@ -75,3 +78,31 @@ def test_it_chats_as_the_original(pair: Pair, original: Path, tmp_path: Path) ->
     assert "Paris" in answers[0][0]
     cosine = first[0] @ first[1] / np.linalg.norm(first[0]) / np.linalg.norm(first[1])
     assert cosine > 0.9999
+
+
+@pytest.mark.parametrize("system", ["", "Be brief."])
+def test_chat_prompts(pair: Pair, merged: Path, system: str) -> None:
+    """A template that brings a system prompt of its own, and no BOS although the vocabulary names one."""
+    transformers = pytest.importorskip("transformers")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(pair[1])
+    with Model(merged, EngineOptions(threads=1)) as model:
+        assert_chat_prompts(tokenizer, TURNS, system, chat_prompts(model, TURNS, system))
+
+
+def test_generate_judge_and_win_rate(original: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The whole chain offline; the judge knows its letters and keeps to them with some of its probability at least."""
+    texts = ["What is the capital of France?", "What is 2 + 2?", "Name one colour."]
+    (tmp_path / "p.json").write_text(json.dumps([{"instruction": t} for t in texts]), "utf-8")
+    reference = [{"instruction": t, "output": "I do not know.", "generator": "shy"} for t in texts]
+    (tmp_path / "r.json").write_text(json.dumps(reference), "utf-8")
+    ours, target = tmp_path / "o.json", tmp_path / "a.json"
+    assert run(capsys, "generate", original, "--prompts", tmp_path / "p.json", "--max-tokens", 16, "-o", ours)[0] == 0
+    words = ["judge", ours, "--reference", tmp_path / "r.json", "--judge", original, "-o", target, "--json"]
+    status, out, _ = run(capsys, *words)
+    assert status == 0
+    document = json.loads(out)
+    assert (document["n_asked"], document["n_too_long"], document["judge"]) == (3, 0, original.stem)
+    assert document["answer_mass"] > 0.02
+    rates = json.loads(run(capsys, "winrate", target, "--json")[1])
+    assert rates["win_rate"] == pytest.approx(100 * document["win_rate"]["value"], abs=1e-9)
+    assert (rates["reference"], rates["n_total"]) == ("shy", 3)

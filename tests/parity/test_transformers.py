@@ -71,16 +71,35 @@ def test_few_shot_scores(demo_pair: Pair) -> None:
     assert ours == pytest.approx(theirs, abs=1e-3)
 
 
-def test_chat_prompt(demo_pair: Pair) -> None:
-    """Our chat prompt is transformers' apply_chat_template, token for token."""
+TURNS = [
+    "What is the job of Kani?",
+    "  two\n\nlines \t",
+    "\n",
+    "größe 日本語 🚀",
+    "a <|im_en",
+    "{{ bos_token }}",
+    "'ll do\r\n",
+]
+
+
+@pytest.mark.parametrize("system", ["", "Be brief.\n"])
+def test_chat_prompts(demo_pair: Pair, system: str) -> None:
+    """Our chat prompts are transformers' apply_chat_template, token for token: one BOS, where the template has it."""
     from pa_lite.engine.chat import chat_prompts
 
     transformers = pytest.importorskip("transformers")
     tokenizer = transformers.AutoTokenizer.from_pretrained(demo_pair.instruct)
-    message = [{"role": "user", "content": "What is the job of Kani?"}]
-    expected = tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=True)["input_ids"]
     with open_model("demo@1", EXACT) as model:
-        assert chat_prompts(model, [message[0]["content"]]) == [expected]
+        assert_chat_prompts(tokenizer, TURNS, system, chat_prompts(model, TURNS, system))
+
+
+def assert_chat_prompts(tokenizer: Any, turns: list[str], system: str, got: list[list[int]]) -> None:
+    first = [{"role": "system", "content": system}] if system else []
+    for turn, tokens in zip(turns, got, strict=True):
+        messages = [*first, {"role": "user", "content": turn}]
+        assert (
+            tokens == tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
+        )
 
 
 def test_config_of_the_embedded_pair_says_llama(demo_pair: Pair) -> None:

@@ -11,7 +11,7 @@ from pa_lite.tasks.prompts import build_items, majority_rate
 from pa_lite.tasks.spec import TaskSpec, find_tasks
 
 
-def row(query: str, answer: int = 0, split: str = "test", **more: Any) -> dict[str, Any]:
+def row(query: str | None, answer: int = 0, split: str = "test", **more: Any) -> dict[str, Any]:
     return {"split": split, "query": query, "choices": ["yes", "no"], "answer": answer, **more}
 
 
@@ -80,6 +80,13 @@ def test_majority() -> None:
         ([row("a")], {"shots": 3}, "3 shots asked for, split 'shots' has 0 rows"),
         ([row("a")], {"template": "{{ no_such }}"}, "'no_such' is undefined"),
         ([row("a")], {"template": "{{ 1/0 }}"}, "division by zero"),
+        ([row(None)], {}, "rows.jsonl:1: template of task t fails on this row: a value that it prints is null"),
+        (['{"split": "test", "query": "\\ud800", "choices": ["a", "b"], "answer": 0}'], {}, "surrogates not allowed"),
+        (['{"split": "test", "query": "q", "choices": ["a", "\\ud800"], "answer": 0}'], {}, "a lone surrogate"),
+        ([row("a")], {"template": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}"}, "recursion"),
+        ([row("a")], {"choices": "choices["}, "its choices is broken"),
+        ([row("a")], {"choices": "''.__class__"}, "choices of task t fails|unsafe"),
+        ([row("a")], {"kind": "FMC", "choices": "choices * 20"}, "has 40 choices, more than there are letters"),
         ([row("a")], {"template": "{% if %}"}, "template is broken"),
         ([row("a")], {"template": "{{ ''.__class__.__mro__ }}"}, "is unsafe|undefined"),
     ],
@@ -92,7 +99,7 @@ def test_bad_rows_and_templates(tmp_path: Path, rows: list[Any], more: dict[str,
 def test_missing_data(tmp_path: Path) -> None:
     spec = task(tmp_path, [row("a")])
     (tmp_path / "rows.jsonl").unlink()
-    with pytest.raises(InputError, match="data of task t cannot be read"):
+    with pytest.raises(InputError, match=r"task t: .*rows.jsonl: cannot be read"):
         build_items(spec)
     (tmp_path / "rows.jsonl").write_bytes(b"\xff\xfe")
     with pytest.raises(InputError, match="no UTF-8"):

@@ -29,7 +29,7 @@ def test_items_in_order_and_numbers_from_items() -> None:
     assert kind.n == labels.n == len(kind.items) == 20
     assert labels.items[3].logprobs == pytest.approx([s.logprob for s in alone], abs=0.01)
     for task in result.tasks:
-        right = [float(i.right) for i in task.items]
+        right = [i.value for i in task.items]
         assert task.accuracy == sum(right) / 20
         assert task.stderr == standard_error(right)
         assert all(i.logprobs[i.picked] == max(i.logprobs) for i in task.items)

@@ -1,22 +1,50 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pa_lite.errors import InputError
-from pa_lite.tasks.prompts import data_path
-from pa_lite.tasks.spec import find_tasks, load_suite_file, suites
+from pa_lite.tasks.data import data_path
+from pa_lite.tasks.spec import find_tasks, load_suite_file, suite_descriptions, suites
 
 GOOD = '[tasks.mine]\ndata = "rows.jsonl"\ntemplate = "{{ query }}"\n'
 
 
-def test_every_suite_loads_and_has_its_data() -> None:
+def test_every_suite_loads_and_says_where_its_rows_are() -> None:
+    assert all(suite_descriptions().values())
     for specs in suites().values():
         for spec in specs:
-            assert data_path(spec).is_file()
             assert spec.description
+            assert spec.hub or data_path(spec, str(spec.data)).is_file()
+            assert bool(spec.hub) == bool(spec.licence and spec.rows)
+
+
+def test_the_21_tasks() -> None:
+    specs = {s.name: s for s in suites()["icl21"]}
+    kinds = [s.kind for s in specs.values()]
+    assert (len(specs), kinds.count("MC"), kinds.count("FMC"), kinds.count("G")) == (21, 12, 3, 6)
+    assert {s.area for s in specs.values()} == {"GK", "CS", "LU", "SY", "RC", "FI"}
+    assert specs["bbh"].configs == tuple(specs["bbh"].texts)
+    quick = suites()["quick"]
+    assert [(s.name, s.sample) for s in quick] == [(name, 40) for name in specs]
+    assert [replace(s, sample=0) for s in quick] == list(specs.values())
+
+
+def test_names_of_groups_and_of_one_task_in_two_suites() -> None:
+    (snarks,) = find_tasks(["bbh/snarks"])
+    assert (snarks.name, snarks.configs, snarks.only) == ("bbh/snarks", ("snarks",), "snarks")
+    assert find_tasks(["mmlu/anatomy"])[0].only == "anatomy"
+    assert [s.sample for s in find_tasks(["piqa", "commonsense"])] == [0] * 7
+    assert find_tasks(["quick"])[0].sample == 40
+    with pytest.raises(InputError, match=r"task bbh has no group 'snark'\. Did you mean snarks"):
+        find_tasks(["bbh/snark"])
+    with pytest.raises(InputError, match="unknown task or suite 'piqa/x'"):
+        find_tasks(["piqa/x"])
+    with pytest.raises(InputError, match="quick: task piqa is asked for twice, with different settings"):
+        find_tasks(["piqa", "quick"])
 
 
 def test_names_of_suites_tasks_and_files(tmp_path: Path) -> None:
@@ -38,7 +66,12 @@ def test_defaults_and_own_keys(tmp_path: Path) -> None:
     ("text", "told"),
     [
         ("x = ", "is no TOML"),
-        ("x = 1", "has no [tasks.NAME]"),
+        ("x = 1", "unknown key 'x'"),
+        ("[defaults]\nshots = 1", "has no [tasks.NAME]"),
+        ("[tasks]\nmine = 1", "task mine is no table"),
+        ('include = ["knowlege"]', "unknown suite 'knowlege'. Did you mean knowledge"),
+        ("include = 3", "include must be a list of suites"),
+        ('include = ["demo"]\n[override]\nshots = "1"', "override: shots must be a number"),
         ("tasks = 1", "has no [tasks.NAME]"),
         (GOOD + "shot = 3", "unknown key 'shot'. Did you mean shots"),
         (GOOD + 'shots = "3"', "shots must be a number"),
@@ -46,6 +79,25 @@ def test_defaults_and_own_keys(tmp_path: Path) -> None:
         (GOOD + "shots = -1", "shots is -1"),
         (GOOD + 'kind = "XX"', "unknown kind 'XX'"),
         ('[tasks.mine]\ndata = "x"', "has no 'template'"),
+        ('[tasks.mine]\ntemplate = "x"', "has neither 'data' nor 'hub'"),
+        (GOOD + 'hub = "a/b"', "has both 'data' and 'hub'"),
+        (GOOD + 'transforms = ["drp"]', "unknown transform 'drp'. Did you mean drop"),
+        (GOOD + 'metrics = ["f1"]', "unknown metric of kind MC 'f1'"),
+        (GOOD + 'metrics = ["f1_weighted"]', "f1_weighted is no mean over items"),
+        (
+            GOOD + 'kind = "G"\nmetrics = ["exact_mach"]',
+            "unknown metric of kind G 'exact_mach'. Did you mean exact_match",
+        ),
+        (GOOD + 'normalise = ["lowr"]', "unknown normalise step 'lowr'. Did you mean lower"),
+        (GOOD + 'sampler = "last"', "unknown sampler 'last'"),
+        (GOOD + "max_tokens = 0", "max_tokens is 0, but must be 1 or more"),
+        (GOOD + "partial = true", "partial is for kind MC and needs a target"),
+        (GOOD + "partial = 1", "partial must be true or false"),
+        (GOOD + "stop = [1]", "stop must be a list of texts"),
+        (GOOD + 'extract = [{ name = "a" }]', "extract must be a list of tables with name, pattern and pick"),
+        (GOOD + 'extract = [{ name = "a", pattern = "(" }]', "'(' is no regular expression"),
+        (GOOD + 'extract = [{ name = "a", pattern = "b", pick = "any" }]', "unknown pick 'any'"),
+        (GOOD + 'only = "x"', "unknown key 'only'"),
     ],
 )
 def test_bad_files(tmp_path: Path, text: str, told: str) -> None:

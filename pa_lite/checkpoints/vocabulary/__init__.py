@@ -1,0 +1,123 @@
+"""A Hugging Face tokenizer as GGUF metadata, from its files alone.
+
+Key names, token types and what is written for whom are llama.cpp's; where its converter would lose what the tokenizer
+does, the tokenizer is followed (the comments say where).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pa_lite.checkpoints.source import Metadata, Vocabulary, array, boolean, string, uint32
+from pa_lite.checkpoints.vocabulary.byte_level_bpe import is_byte_level_bpe, read_byte_level_bpe
+from pa_lite.checkpoints.vocabulary.chat_templates import chat_templates
+from pa_lite.checkpoints.vocabulary.files import DEFINITION, MODEL, TokenizerFiles, read_files
+from pa_lite.checkpoints.vocabulary.pre_tokenizers import pre_tokenizer
+from pa_lite.checkpoints.vocabulary.sentencepiece import from_definition, from_model, is_sentencepiece
+from pa_lite.checkpoints.vocabulary.special_tokens import special_tokens
+from pa_lite.checkpoints.vocabulary.tokens import (
+    BYTE,
+    CONTROL,
+    NORMAL,
+    UNKNOWN,
+    UNUSED,
+    USER_DEFINED,
+    TokenTable,
+    name_for_llama_cpp,
+)
+from pa_lite.errors import CheckpointError
+
+__all__ = ["BYTE", "CONTROL", "NORMAL", "UNKNOWN", "UNUSED", "USER_DEFINED", "name_for_llama_cpp", "read_vocabulary"]
+
+# whose add_prefix_space is copied, and whose vocabularies of Granite's old size never add BOS
+_LLAMA_LIKE = {"LlamaForCausalLM", "MistralForCausalLM", "MixtralForCausalLM", "GraniteForCausalLM",
+               "SmolLM3ForCausalLM"}  # fmt: skip
+_NO_PREFIX = {"Gemma2ForCausalLM", "Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"}
+_NEVER_BOS = 49152
+_CODE_LLAMA_SIZE = 32016
+_CODE_LLAMA_IDS = {"prefix": 32007, "suffix": 32008, "middle": 32009, "eot": 32010}
+
+
+def read_vocabulary(folder: Path, config: Mapping[str, Any]) -> Vocabulary:
+    """The vocabulary of a checkpoint folder, as long as `vocab_size` of `config` says, whose `architectures` name it.
+
+    Raises CheckpointError for a tokenizer that is missing, broken, of a kind that llama.cpp would take otherwise, or
+    larger than the embedding.
+    """
+    files = read_files(folder, config)
+    try:
+        return _vocabulary(files)
+    except (KeyError, TypeError, ValueError, AttributeError) as e:
+        raise CheckpointError(f"{files.where}: broken tokenizer definition ({type(e).__name__}: {e}).") from e
+
+
+def _vocabulary(files: TokenizerFiles) -> Vocabulary:
+    if is_byte_level_bpe(files):  # a tokenizer.model beside it is tiktoken's
+        table, special, own = _byte_level(files)
+    elif (files.folder / MODEL).is_file() or is_sentencepiece(files):
+        table, special, own = _sentencepiece(files)
+    elif not files.definition:
+        raise CheckpointError(
+            f"{files.folder}: has no {DEFINITION} and no {MODEL}; without a tokenizer there is nothing to run. "
+            "Fetch the tokenizer's files too."
+        )
+    else:
+        kind = files.model.get("type", "BPE")
+        raise CheckpointError(
+            f"{files.where}: a {kind} vocabulary, neither byte-level BPE nor SentencePiece, cannot be converted."
+        )
+    out = {**own, **special}
+    if files.architecture in _LLAMA_LIKE:
+        if files.size == _NEVER_BOS:
+            out["tokenizer.ggml.add_bos_token"] = boolean(False)
+        if files.size == _CODE_LLAMA_SIZE:
+            out.update({f"tokenizer.ggml.{name}_token_id": uint32(i) for name, i in _CODE_LLAMA_IDS.items()})
+    out.update(chat_templates(files.folder, files.settings))
+    return Vocabulary(out, table.texts, table.types)
+
+
+def _token_lists(model: str, pre: str, table: TokenTable) -> Metadata:
+    return {
+        "tokenizer.ggml.model": string(model),
+        "tokenizer.ggml.pre": string(pre),
+        "tokenizer.ggml.tokens": array("STRING", table.texts),
+        "tokenizer.ggml.token_type": array("INT32", table.types),
+    }
+
+
+def _copied_prefix(files: TokenizerFiles) -> bool | None:
+    """tokenizer_config.json's add_prefix_space, where the converter copies it."""
+    said = files.settings.get("add_prefix_space")
+    return said if files.architecture in _LLAMA_LIKE and isinstance(said, bool) else None
+
+
+def _byte_level(files: TokenizerFiles) -> tuple[TokenTable, Metadata, Metadata]:
+    table, merges = read_byte_level_bpe(files)
+    out = _token_lists("gpt2", pre_tokenizer(files), table)
+    out["tokenizer.ggml.merges"] = array("STRING", merges)
+    prefix = _copied_prefix(files)
+    if prefix is not None:
+        out["tokenizer.ggml.add_space_prefix"] = boolean(prefix)
+    return table, special_tokens(files, table.texts, sentencepiece=False), out
+
+
+def _space_prefix(files: TokenizerFiles, prefixes: bool) -> bool | None:
+    """Whether llama.cpp shall put a blank before a text, as the tokenizer does (`prefixes`); None: it does untold."""
+    if files.architecture in _NO_PREFIX:
+        return False
+    if not (files.folder / MODEL).is_file():
+        return prefixes
+    copied = _copied_prefix(files)
+    return False if copied is None and not prefixes else copied
+
+
+def _sentencepiece(files: TokenizerFiles) -> tuple[TokenTable, Metadata, Metadata]:
+    table, prefixes = from_model(files) if (files.folder / MODEL).is_file() else from_definition(files)
+    out = _token_lists("llama", "default", table)
+    out["tokenizer.ggml.scores"] = array("FLOAT32", table.scores)
+    prefix = _space_prefix(files, prefixes)
+    if prefix is not None:
+        out["tokenizer.ggml.add_space_prefix"] = boolean(prefix)
+    return table, special_tokens(files, table.texts, sentencepiece=True), out

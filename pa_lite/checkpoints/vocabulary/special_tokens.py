@@ -1,0 +1,128 @@
+"""Which tokens begin, end, separate and pad a text, and which of them llama.cpp adds by itself, as GGUF metadata.
+
+Follows what llama.cpp's converter (gguf.SpecialVocab) writes; how it reads a post-processor differs between releases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pa_lite.checkpoints.source import Metadata, boolean, uint32
+from pa_lite.checkpoints.vocabulary.files import MODEL, TokenizerFiles
+from pa_lite.errors import CheckpointError
+
+_KEYS = {"bos": "bos_token_id", "eos": "eos_token_id", "unk": "unknown_token_id", "sep": "seperator_token_id",
+         "pad": "padding_token_id", "cls": "cls_token_id", "mask": "mask_token_id", "eot": "eot_token_id",
+         "eom": "eom_token_id"}  # fmt: skip
+_READ = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+# at which llama.cpp stops by itself, whatever the metadata say
+_KNOWN_ENDS = {"<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>",
+               "<end_of_turn>", "<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]",
+               "<|end_of_text|>", "<end_of_utterance>", "<eos>", "<turn|>", "<|tool_response>",
+               "<｜end▁of▁sentence｜>", "[e~["}  # fmt: skip
+
+
+@dataclass
+class _Roles:
+    """Token texts by role, and whether it is added to a text, where somebody says so."""
+
+    texts: dict[str, str]
+    adds: dict[str, bool] = field(default_factory=dict)
+
+
+def special_tokens(files: TokenizerFiles, tokens: list[str], sentencepiece: bool) -> Metadata:
+    """Ids of the special tokens, add_bos_token and add_eos_token; the last two always, as defaults vary in llama.cpp.
+
+    A token is found by its text among tokenizer.json's added tokens, else by the id in config.json. Ids that are no
+    token's are left out. Where nobody says otherwise, a `sentencepiece` vocabulary with a tokenizer.model begins texts
+    with BOS, as transformers' classes for it do. Raises CheckpointError for a post-processor that llama.cpp has
+    nothing like.
+    """
+    roles = _Roles({name: text for name in _READ if (text := _text(files.settings.get(f"{name}_token")))})
+    roles.texts.setdefault("bos", roles.texts.get("cls", ""))
+    roles.texts.setdefault("eos", roles.texts.get("sep", ""))
+    for step in _processors(files):
+        _read_processor(step, roles, files)
+    for name, default in (("bos", sentencepiece and (files.folder / MODEL).is_file()), ("eos", False)):
+        said = files.settings.get(f"add_{name}_token")
+        roles.adds.setdefault(name, said if isinstance(said, bool) else default)
+    by_text: dict[str, int] = {}
+    for token in files.added_tokens():
+        by_text.setdefault(token.text, token.id)
+    ids = {name: by_text[text] for name, text in roles.texts.items() if text in by_text}
+    for name in _READ:
+        value = files.config.get(f"{name}_token_id")
+        if isinstance(value, list) and name == "eos":
+            value = next(iter(value), None)
+        if name not in ids and type(value) is int:
+            ids[name] = value
+    ids = {name: i for name, i in ids.items() if 0 <= i < len(tokens)}
+    _add_ends(ids, files.generation, tokens)
+    out = {f"tokenizer.ggml.{_KEYS[name]}": uint32(i) for name, i in ids.items()}
+    for name in ("bos", "eos"):  # byte-level BPE without an id would have llama.cpp add token 11
+        out[f"tokenizer.ggml.add_{name}_token"] = boolean(roles.adds[name] and (sentencepiece or name in ids))
+    return out
+
+
+def _text(token: Any) -> str | None:
+    """A token of tokenizer_config.json: a string, or a table with `content`."""
+    if isinstance(token, dict):
+        token = token.get("content")
+    return token if isinstance(token, str) else None
+
+
+def _processors(files: TokenizerFiles) -> list[Mapping[str, Any]]:
+    step = files.definition.get("post_processor")
+    if step is None:
+        return []
+    steps = step.get("processors", [step]) if isinstance(step, dict) else [step]
+    if not isinstance(steps, list) or not all(isinstance(s, dict) for s in steps):
+        raise CheckpointError(f"{files.where}: broken tokenizer definition: post_processor is no table.")
+    return steps
+
+
+def _read_processor(step: Mapping[str, Any], roles: _Roles, files: TokenizerFiles) -> None:
+    """Note what one post-processor puts before and behind a single text."""
+    if step.get("type") == "ByteLevel":
+        roles.adds.setdefault("bos", False)
+        roles.adds.setdefault("eos", False)
+        return
+    if step.get("type") != "TemplateProcessing":
+        raise CheckpointError(f"{files.where}: its post-processor {step.get('type')!r} is not known.")
+    parts = step.get("single")
+    if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
+        raise CheckpointError(f"{files.where}: broken tokenizer definition: TemplateProcessing without `single`.")
+    if len(parts) < 2:
+        return
+    first, last = (_special(part) for part in (parts[0], parts[-1]))
+    if first is not None:
+        roles.texts["bos"] = first
+        roles.adds["bos"] = True
+    if last is not None:
+        former = roles.texts.get("eos")
+        if former and former != last:  # llama.cpp appends its EOS; the former one shall still end an answer
+            roles.texts["eot"] = former
+        roles.texts["eos"] = last
+        roles.adds["eos"] = True
+
+
+def _special(part: Mapping[str, Any]) -> str | None:
+    token = part.get("SpecialToken")
+    name = token.get("id") if isinstance(token, dict) else None
+    return name if isinstance(name, str) else None
+
+
+def _add_ends(ids: dict[str, int], generation: Mapping[str, Any], tokens: list[str]) -> None:
+    """Give the ends of generation_config.json that llama.cpp does not know by their text a role that it stops at."""
+    value = generation.get("eos_token_id")
+    listed = value if isinstance(value, list) else [value]
+    ends = [i for i in listed if type(i) is int and 0 <= i < len(tokens)]
+    if ends:
+        ids.setdefault("eos", ends[0])
+    for i in ends:
+        if tokens[i] not in _KNOWN_ENDS:
+            for role in ("eos", "eot", "eom"):  # the first that is free, unless it has one
+                if ids.setdefault(role, i) == i:
+                    break

@@ -1,0 +1,159 @@
+"""Commands about preferences: a model judges two output files, and win rates come of it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pa_lite.cli.options import FORCE, GPU, JSON, KIND, N_CTX, OUTPUT, THREADS
+from pa_lite.cli.terminal import bar, show_json, show_table
+
+if TYPE_CHECKING:
+    from pa_lite.follow.judging import Judging
+    from pa_lite.follow.winrate import WinRate
+    from pa_lite.statistics import Estimate
+
+
+@click.command()
+@click.argument("outputs", type=click.Path(path_type=Path))
+@click.option("--reference", required=True, type=click.Path(path_type=Path), help="Outputs to compare with.")
+@click.option("--judge", "judge_model", required=True, help="FILE.gguf or PAIR@LAM that decides.")
+@click.option("--limit", type=click.IntRange(1), help="Pairs judged, from the first on; by default all.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Draws the order for --one-order.")
+@click.option("--one-order", is_flag=True, help="Ask once, in an order drawn for each pair, not in both orders.")
+@click.option("--allow-empty", is_flag=True, help="Judge empty outputs as they are.")
+@click.option("--resume", is_flag=True, help="Go on where an interrupted run stopped.")
+@KIND
+@GPU
+@THREADS
+@N_CTX
+@OUTPUT
+@FORCE
+@JSON
+def judge(
+    outputs: Path,
+    reference: Path,
+    judge_model: str,
+    limit: int | None,
+    seed: int,
+    one_order: bool,
+    allow_empty: bool,
+    resume: bool,
+    kind: str,
+    gpu_layers: int | str,
+    threads: int,
+    n_ctx: int,
+    output: Path | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Let a model judge OUTPUTS against the reference's, each pair in both orders; writes AlpacaEval's annotations.
+
+    Both files are model_outputs, matched by instruction. By default the annotations go to OUTPUTS-vs-REFERENCE.json
+    in the working directory.
+
+    \b
+    pa-lite judge outputs.json --reference instruct.json --judge judge.gguf -o annotations.json
+    """
+    from pa_lite.engine.model import EngineOptions
+    from pa_lite.engine.reference import open_model
+    from pa_lite.files import check_target
+    from pa_lite.follow.judge import JudgeOptions, judge_name
+    from pa_lite.follow.judging import judge_outputs
+    from pa_lite.follow.pairing import pair_outputs
+
+    target = output or Path(f"{outputs.stem}-vs-{reference.stem}.json")
+    check_target(target, force)
+    pairing, options = pair_outputs(outputs, reference, allow_empty), JudgeOptions(limit, seed, not one_order)
+    engine = EngineOptions(threads, gpu_layers, n_ctx=n_ctx)
+    with bar("judge") as progress, open_model(judge_model, engine, kind) as model:
+        name = judge_name(judge_model)
+        result = judge_outputs(model, name, pairing, target, options, resume, force, progress)
+    if as_json:
+        show_json({"annotations": str(target), **result.document()})
+    else:
+        show_judging(result)
+        click.echo(f"{target}: see pa-lite winrate")
+
+
+@click.command()
+@click.argument("annotations", type=click.Path(path_type=Path))
+@click.option(
+    "--length-control",
+    type=click.Choice(["auto", "full", "minimal"]),
+    default="auto",
+    show_default=True,
+    help="full: with AlpacaEval's instruction difficulties; minimal: without; auto: full where they can be had.",
+)
+@click.option(
+    "--alpaca-data",
+    type=click.Path(path_type=Path),
+    help="Folder with alpaca_eval.json and df_gamed.csv; by default they come from the Hub.",
+)
+@JSON
+def winrate(annotations: Path, length_control: str, alpaca_data: Path | None, as_json: bool) -> None:
+    """Win rate, its standard error and the length-controlled win rate of ANNOTATIONS, as AlpacaEval counts them.
+
+    \b
+    pa-lite winrate annotations.json
+    """
+    from pa_lite.follow.annotations import read_annotations
+    from pa_lite.follow.winrate import find_length_data, win_rate
+
+    read = read_annotations(annotations)
+    result = win_rate(read, *find_length_data(read, length_control, alpaca_data))
+    if as_json:
+        show_json(asdict(result))
+    else:
+        show_win_rate(result)
+
+
+def show_judging(result: Judging) -> None:
+    bias, pairing = result.bias, result.pairing
+    rows = [["prefers the model", *_percent(result.win_rate)]]
+    rows.append(["prefers what it is shown first", *_percent(bias.first_shown)])
+    if bias.agreement is not None:
+        rows.append(["says the same in both orders", *_percent(bias.agreement)])
+    if bias.answer_mass is not None:
+        rows.append(["probability on A or B", f"{100 * bias.answer_mass:.1f}", ""])
+    click.echo(f"{pairing.model} against {pairing.reference}, judged by {result.judge}")
+    show_table(["", "%", "s.e."], rows)
+    long = f"; {bias.n_too_long} not judged: longer than the judge's context" if bias.n_too_long else ""
+    click.echo(
+        f"{bias.n_pairs} pairs: {bias.n_asked} asked, {bias.n_ties} of them ties; "
+        f"{bias.n_identical} equal answers{long}."
+    )
+    if result.n_resumed:
+        click.echo(f"{result.n_resumed} of {bias.n_pairs} verdicts were there from an earlier run.", err=True)
+    if pairing.n_left:
+        click.echo(f"note: the reference answers {pairing.n_left} more instructions.", err=True)
+    if bias.answer_mass is not None and bias.answer_mass < 0.1:
+        click.echo("note: this judge hardly ever means to answer A or B: its preferences say little.", err=True)
+
+
+def _percent(share: Estimate | None) -> tuple[str, str]:
+    return ("-", "-") if share is None else (f"{100 * share.value:.1f}", f"{100 * share.stderr:.1f}")
+
+
+def show_win_rate(result: WinRate) -> None:
+    rows = [
+        ["win rate", f"{result.win_rate:.2f}", f"{result.standard_error:.2f}"],
+        ["discrete win rate", f"{result.discrete_win_rate:.2f}", f"{result.discrete_standard_error:.2f}"],
+    ]
+    control = result.length_controlled
+    if control is not None:
+        rows.append(["length-controlled win rate", f"{control.value:.2f}", f"{control.fit_stderr:.2f}"])
+    click.echo(f"{result.model} against {result.reference}, judged by {result.annotator}")
+    show_table(["", "%", "s.e."], rows)
+    unjudged = f"; {result.n_unjudged} not judged" if result.n_unjudged else ""
+    click.echo(
+        f"{result.n_total} pairs: {result.n_wins} wins, {result.n_wins_base} losses, {result.n_draws} draws{unjudged}."
+    )
+    click.echo(
+        f"Average length: {result.avg_length:.0f} characters, the reference's {result.avg_length_reference:.0f}."
+    )
+    note = f" ({result.length_controlled_note})" if result.length_controlled_note else ""
+    click.echo(f"Length control: {result.length_controlled_form or 'none'}{note}.")

@@ -1,0 +1,148 @@
+"""llama.cpp's contexts: cached sequences, batches that extend them, and the logits behind each token."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pa_lite.engine.library import complaint
+from pa_lite.errors import EngineError
+from pa_lite.kernels import FloatArray
+
+if TYPE_CHECKING:
+    from pa_lite.engine.model import Model
+
+
+class Context:
+    """A running llama.cpp context: sequences of cached tokens, and batches that extend them."""
+
+    def __init__(self, model: Model, handle: Any, n_seq_max: int, n_outputs: int = 0) -> None:
+        self.model, self.lib, self.handle = model, model.lib, handle
+        self.memory = self.lib.llama_get_memory(handle)
+        self.n_ctx = int(self.lib.llama_n_ctx(handle))
+        self.n_batch = int(self.lib.llama_n_batch(handle))
+        self.n_ubatch = int(self.lib.llama_n_ubatch(handle))
+        self.n_seq_max = n_seq_max
+        self.n_outputs = n_outputs or self.n_batch
+        self._tokens = np.zeros(self.n_batch, np.int32)
+        self._positions = np.zeros(self.n_batch, np.int32)
+        self._n_sequences = np.ones(self.n_batch, np.int32)
+        self._sequences = np.zeros((self.n_batch, n_seq_max), np.int32)
+        self._wanted = np.zeros(self.n_batch, np.int8)
+        rows = self._sequences.ctypes.data + self._sequences.strides[0] * np.arange(self.n_batch)
+        self._pointers = rows.astype(np.uintp)
+        self._scratch = np.empty(model.n_vocab, np.float32)
+
+    def decode(
+        self,
+        tokens: Sequence[int],
+        positions: Sequence[int],
+        sequences: Sequence[Sequence[int]],
+        wanted: Sequence[bool] | npt.NDArray[np.bool_],
+    ) -> None:
+        """Run at most n_batch tokens: each at its position, in all of its sequences; keep logits where wanted.
+
+        Raises EngineError when the cache is full or llama.cpp fails.
+        """
+        n = len(tokens)
+        assert 0 < n <= self.n_batch
+        for i, ids in enumerate(sequences):
+            self._n_sequences[i] = len(ids)
+            self._sequences[i, : len(ids)] = ids
+        self._decode(tokens, positions, wanted)
+
+    def decode_ranges(
+        self,
+        tokens: npt.NDArray[np.int32],
+        positions: npt.NDArray[np.int32],
+        first: npt.NDArray[np.int32],
+        last: npt.NDArray[np.int32],
+        wanted: npt.NDArray[np.bool_],
+    ) -> None:
+        """`decode` for tokens that are each in the sequences first..last."""
+        n = len(tokens)
+        assert 0 < n <= self.n_batch
+        np.subtract(last, first - 1, out=self._n_sequences[:n])
+        widest = int(self._n_sequences[:n].max())
+        np.add.outer(first, np.arange(widest, dtype=np.int32), out=self._sequences[:n, :widest])
+        self._decode(tokens, positions, wanted)
+
+    def _decode(
+        self,
+        tokens: Sequence[int] | npt.NDArray[np.int32],
+        positions: Sequence[int] | npt.NDArray[np.int32],
+        wanted: Sequence[bool] | npt.NDArray[np.bool_],
+    ) -> None:
+        """Run tokens whose sequences are set already."""
+        n = len(tokens)
+        self._tokens[:n] = tokens
+        self._positions[:n] = positions
+        self._wanted[:n] = wanted
+        assert np.count_nonzero(self._wanted[:n]) <= self.n_outputs  # llama.cpp aborts otherwise
+        batch = self.lib.llama_batch(
+            n_tokens=n,
+            token=self._tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
+            pos=self._positions.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
+            n_seq_id=self._n_sequences.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
+            seq_id=self._pointers.ctypes.data_as(ctypes.POINTER(ctypes.POINTER(ctypes.c_int32))),
+            logits=self._wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
+        )
+        code = self.lib.llama_decode(self.handle, batch)
+        if code == 1:
+            raise EngineError(f"{self.model.path}: the context of {self.n_ctx} tokens is full.")
+        if code:
+            raise EngineError(f"{self.model.path}: llama.cpp failed to decode (code {code}): {complaint()}")
+
+    def logits(self, i: int) -> FloatArray:
+        """The logits behind the batch's i-th token, float32 [n_vocab]: a view, valid until the next decode."""
+        return self._view(self.lib.llama_get_logits_ith(self.handle, i), 1).reshape(-1)
+
+    def logit_rows(self, n: int) -> FloatArray:
+        """The logits of all n wanted tokens, in order, float32 [n, n_vocab]: a view, valid until the next decode."""
+        return self._view(self.lib.llama_get_logits(self.handle), n)
+
+    def _view(self, pointer: Any, n: int) -> FloatArray:
+        address = ctypes.cast(pointer, ctypes.c_void_p).value
+        if address is None:
+            raise EngineError(f"{self.model.path}: llama.cpp kept no logits.")
+        view: FloatArray = np.ctypeslib.as_array((ctypes.c_float * (n * self.model.n_vocab)).from_address(address))
+        return view.reshape(n, self.model.n_vocab)
+
+    def normalise(self, rows: FloatArray) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+        """Of each row of logits: ln of the sum of exp(logits) in nats, and the likeliest token."""
+        best = np.array([row.argmax() for row in rows])
+        return np.array([self.log_normaliser(row) for row in rows]), best
+
+    def log_normaliser(self, logits: FloatArray) -> float:
+        """ln of the sum of exp(logits), in nats: float32 terms, float64 sum (error below 1e-7)."""
+        top = float(logits.max())
+        np.subtract(logits, np.float32(top), out=self._scratch)
+        np.exp(self._scratch, out=self._scratch)
+        return top + float(np.log(self._scratch.sum(dtype=np.float64)))
+
+    def share(self, source: int, targets: Sequence[int], n_tokens: int = -1) -> None:
+        """Let every target sequence begin with the source's first n_tokens (-1: all), without computing them again."""
+        for target in targets:
+            self.lib.llama_memory_seq_cp(self.memory, source, target, -1, n_tokens)
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Let the target sequence hold the source's first `length` tokens, and nothing else."""
+        self.forget(target)
+        self.share(source, [target])
+        self.trim(target, length)
+
+    def trim(self, sequence: int, length: int) -> None:
+        """Drop a sequence's tokens from place `length` on; a model that cannot rewind allows 0 only."""
+        self.lib.llama_memory_seq_rm(self.memory, sequence, length, -1)
+
+    def forget(self, sequence: int) -> None:
+        """Drop a sequence's tokens; cells that another sequence shares stay."""
+        self.lib.llama_memory_seq_rm(self.memory, sequence, -1, -1)
+
+    def clear(self) -> None:
+        """Drop everything."""
+        self.lib.llama_memory_clear(self.memory, True)

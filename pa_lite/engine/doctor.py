@@ -1,0 +1,136 @@
+"""`pa-lite doctor`: what this machine and this build of llama.cpp are, and which models fit. Loads no model."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from pa_lite.engine.library import llama
+from pa_lite.engine.loading import most_that_fit
+from pa_lite.kernels import Device, devices
+from pa_lite.machine import available_memory, cores, total_memory
+
+CELLS = 2048  # tokens of cache that the table reckons with: a few-shot prompt and a batch
+_BUFFERS = 400 << 20  # what llama.cpp and Python take beside model and cache, about
+_PACKAGES = ("pa-lite", "llama-cpp-python", "gguf", "numpy", "safetensors", "huggingface-hub")
+# bits a weight: Q8_0 and Q4_K_M as files of Llama-like models come out
+BITS = {"F16": 16.0, "Q8_0": 8.5, "Q4_K_M": 4.85}
+
+
+@dataclass(frozen=True)
+class Size:
+    """A size of model: parameters, layers, and the numbers that a token's keys (or values) have in a layer."""
+
+    name: str
+    parameters: float
+    layers: int
+    width: int
+
+    def weights(self, kind: str) -> int:
+        """Bytes of all weights."""
+        return int(self.parameters * BITS[kind] / 8)
+
+    @property
+    def cache(self) -> int:
+        """Bytes of scoring's cache, in F32, of CELLS tokens."""
+        return 2 * 4 * self.layers * self.width * CELLS
+
+
+# as the Llama 3 and Qwen 2.5 families have them
+SIZES = (
+    Size("1B", 1.24e9, 16, 512), Size("3B", 3.2e9, 28, 1024), Size("8B", 8.0e9, 32, 1024),
+    Size("14B", 14.8e9, 48, 1024), Size("32B", 32.8e9, 64, 1024), Size("70B", 70.6e9, 80, 1024),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Whether a model and its cache fit: bytes needed, whether into memory, and how many of its layers on the GPU."""
+
+    model: str
+    kind: str
+    needed: int
+    fits: bool
+    gpu_layers: int
+    layers: int
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """All that was found; sizes in bytes, 0 where the system does not tell. `remarks` are for people to act on."""
+
+    system: str
+    python: str
+    versions: dict[str, str]
+    cores: int
+    memory_total: int
+    memory_available: int
+    disk_free: int
+    disk_folder: str
+    devices: tuple[Device, ...]
+    build: str
+    gpu_offload: bool
+    fits: tuple[Fit, ...]
+    remarks: tuple[str, ...]
+
+
+def reckon(name: str, kind: str, weights: int, cache: int, layers: int, memory: int, gpu: int) -> Fit:
+    """Reckon whether weights and cache go into `memory` bytes, and how many layers with their cache into a GPU's `gpu`.
+
+    Both are taken to be spread evenly over the layers and the output matrix, which counts as one.
+    """
+    needed = weights + cache + _BUFFERS
+    each = (weights + cache) / (layers + 1)
+    on_gpu = most_that_fit(layers + 1, lambda n: _BUFFERS + n * each <= gpu) if gpu else 0
+    return Fit(name, kind, needed, needed - int((on_gpu or 0) * each) <= memory, on_gpu or 0, layers)
+
+
+def fits(memory: int, gpu: int) -> tuple[Fit, ...]:
+    """The common sizes and types on so much memory and GPU memory, reckoned from their numbers."""
+    return tuple(reckon(s.name, k, s.weights(k), s.cache, s.layers, memory, gpu) for s in SIZES for k in BITS)
+
+
+def diagnose() -> Diagnosis:
+    """Look at the machine. Raises EngineError when llama.cpp is not there."""
+    lib, found = llama(), tuple(devices())
+    gpus = [d for d in found if d.kind in ("gpu", "igpu")]
+    memory, gpu = available_memory() or total_memory(), max((d.free for d in gpus), default=0)
+    folder = Path(tempfile.gettempdir())
+    return Diagnosis(
+        system=platform.platform(),
+        python=platform.python_version(),
+        versions={name: _version(name) for name in _PACKAGES},
+        cores=cores(),
+        memory_total=total_memory(),
+        memory_available=available_memory(),
+        disk_free=shutil.disk_usage(folder).free,
+        disk_folder=str(folder),
+        devices=found,
+        build=lib.llama_print_system_info().decode("utf-8", "replace").strip(),
+        gpu_offload=bool(lib.llama_supports_gpu_offload()),
+        fits=fits(memory, gpu),
+        remarks=_remarks(bool(lib.llama_supports_gpu_offload()), gpus),
+    )
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _remarks(offload: bool, gpus: Sequence[Device]) -> tuple[str, ...]:
+    if not offload:
+        return (
+            "This build of llama.cpp computes on the CPU alone. For a GPU, install llama-cpp-python built for it "
+            '(CMAKE_ARGS="-DGGML_CUDA=on" for NVIDIA, "-DGGML_VULKAN=on" for others).',
+        )
+    if not gpus:
+        return ("This build of llama.cpp could use a GPU, but sees none: look at the driver.",)
+    return ("What fits is reckoned from sizes, not tried; --gpu-layers auto tries it when a model loads.",)

@@ -1,0 +1,112 @@
+"""M(lam) in llama.cpp's memory without a GGUF file on disk, moved along the line where it lies.
+
+llama.cpp maps its model file shared and read-only. The file here is an anonymous one in memory where the system has
+such (Linux), else one temporary file: merging another lam into it changes the loaded model's weights in place.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from pa_lite.checkpoints.gguf_file import gguf_header_bytes
+from pa_lite.engine.model import EngineOptions, Model
+from pa_lite.files import check_space, write_errors
+from pa_lite.kernels import prepare
+from pa_lite.machine import available_memory, cores
+from pa_lite.merge.plan import MergePlan
+from pa_lite.merge.readers import RandomFile
+from pa_lite.merge.schedule import Schedule
+from pa_lite.merge.stream import Target, run_stream
+
+
+class MovableModel:
+    """One plan's model at one lam at a time, from `move` to `move`. A context manager; `model` is valid within it.
+
+    Contexts made from `model` must be closed before it is moved. Weights on a GPU are copies: there the file is the
+    same, but each move loads it again.
+    """
+
+    def __init__(self, plan: MergePlan, lam: float, options: EngineOptions | None = None) -> None:
+        """Merge at `lam` and load. Raises what merging and loading raise, EngineError when memory does not suffice."""
+        self.plan, self.options = plan, options or EngineOptions()
+        header, self._places, self._size = gguf_header_bytes(
+            plan.instruct.architecture, plan.metadata_for(lam), plan.layout
+        )
+        for kind in {t.type for t in plan.tensors}:
+            prepare(kind)
+        self._descriptor: int | None = None
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._model: Model | None = None
+        try:
+            self.path = self._make_file()
+            with write_errors(self.path.parent), RandomFile(self.path, "r+") as file:
+                file.write(np.frombuffer(header, np.uint8), 0)
+            self.move(lam)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> MovableModel:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    @property
+    def model(self) -> Model:
+        """The loaded model at the lam it was last moved to."""
+        assert self._model is not None
+        return self._model
+
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether no file on a disk is involved."""
+        return self._descriptor is not None
+
+    def move(self, lam: float, schedule: Schedule | None = None) -> None:
+        """Merge at `lam` into the loaded weights, by another schedule if one is given.
+
+        Raises what merging raises; the model is then of no use.
+        """
+        if schedule is not None:
+            self.plan = replace(self.plan, options=replace(self.plan.options, schedule=schedule))
+        if self._model is not None and self._model.is_offloaded:
+            self._model.close()
+            self._model = None
+        threads = self.options.threads or cores()
+        with write_errors(self.path.parent), RandomFile(self.path, "r+") as file:
+            lams = {t.name: self.plan.lam_of(t, lam) for t in self.plan.tensors}
+            run_stream(self.plan.tensors, [Target(file, lams, self._places)], threads)
+        if self._model is None:
+            self._model = Model(self.path, self.options, rewritable=True)
+        self._model.header = replace(
+            self._model.header, metadata={**self._model.header.metadata, **self.plan.metadata_for(lam)}
+        )
+
+    def close(self) -> None:
+        """Free the model and its memory; more than once does no harm."""
+        if self._model is not None:
+            self._model.close()
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+        if self._folder is not None:
+            self._folder.cleanup()
+
+    def _make_file(self) -> Path:
+        """An empty file of the right size: in memory if the system can and there is room, else a temporary one."""
+        if hasattr(os, "memfd_create") and self._size < available_memory():
+            self._descriptor = os.memfd_create("pa-lite")
+            os.ftruncate(self._descriptor, self._size)
+            return Path(f"/proc/self/fd/{self._descriptor}")
+        self._folder = tempfile.TemporaryDirectory(prefix="pa-lite-")
+        path = Path(self._folder.name) / "merged.gguf"
+        check_space(path.parent, self._size)
+        with path.open("wb") as f:
+            f.truncate(self._size)
+        return path

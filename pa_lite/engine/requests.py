@@ -1,0 +1,77 @@
+"""Requests for loglikelihoods: text turned into token ids by lm-eval's rules. Runs no model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from pa_lite.engine.model import Model
+from pa_lite.errors import EngineError, InputError
+
+
+@dataclass(frozen=True)
+class Request:
+    """A continuation to score: token ids, of which the first n_context are given and the rest are to be predicted.
+
+    `n_bytes` is the length of the continuation's text in UTF-8.
+    """
+
+    tokens: tuple[int, ...]
+    n_context: int
+    n_bytes: int = 0
+
+
+def make_requests(model: Model, context: str, continuations: Sequence[str]) -> list[Request]:
+    """Tokenise as lm-eval does: blanks at the context's end move over, the whole is encoded, the context's ids cut off.
+
+    BOS comes as the vocabulary has it; an empty context is the prefix token alone. Raises InputError for a continuation
+    that is empty or has no token of its own. Source: lm-eval, `TemplateLM._encode_pair`.
+    """
+    if not all(continuations):
+        raise InputError(f"nothing to score behind {context[-40:]!r}: the continuation is empty.")
+    n_context = len(model.tokenize(context.rstrip())) if context else 0
+    prefix = () if n_context or model.prefix_token is None else (model.prefix_token,)
+    requests = []
+    for text in continuations:
+        tokens = model.tokenize(context + text, add_special=bool(context))
+        if len(tokens) <= n_context:
+            raise InputError(f"nothing to score behind {context[-40:]!r}: {text!r} has no token of its own there.")
+        requests.append(Request((*prefix, *tokens), n_context + len(prefix), len(text.encode())))
+    return requests
+
+
+def rolling_requests(model: Model, text: str, max_length: int | None = None) -> list[Request]:
+    """The whole text behind the prefix token, in windows of max_length predicted tokens (by default all that fit).
+
+    Each token is predicted once. A window's context is the token before it; the last window, mostly shorter, is filled
+    up with context. Bytes are those of the window's tokens. An empty text has no windows. Raises EngineError for a
+    vocabulary with neither BOS nor EOS. Source: lm-eval, `get_rolling_token_windows` with a context of one token.
+    """
+    length = max_length or model.max_length
+    tokens = model.tokenize(text, add_special=False)
+    if model.prefix_token is None:
+        raise EngineError(f"{model.path}: has neither BOS nor EOS to begin a text with.")
+    whole = (model.prefix_token, *tokens)
+    windows = []
+    for start in range(0, len(tokens), length):
+        stop = min(start + length, len(tokens))
+        begin = 0 if start == 0 else stop - length  # of the given tokens, in `whole`
+        n_bytes = sum(len(model.piece(t)) for t in tokens[start:stop])
+        windows.append(Request(whole[begin : stop + 1], start + 1 - begin, n_bytes))
+    return windows
+
+
+def truncate(request: Request, max_length: int) -> Request:
+    """A request cut at the left so that max_length tokens are decoded (the last is not), as lm-eval cuts it.
+
+    Raises EngineError when its continuation alone does not fit.
+    """
+    excess = len(request.tokens) - (max_length + 1)
+    if excess <= 0:
+        return request
+    if request.n_context <= excess:
+        raise EngineError(
+            f"a continuation of {len(request.tokens) - request.n_context} tokens exceeds the context of {max_length}. "
+            "Shorten it, or allow a longer context (--n-ctx)."
+        )
+    return replace(request, tokens=request.tokens[excess:], n_context=request.n_context - excess)

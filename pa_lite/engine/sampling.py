@@ -1,0 +1,62 @@
+"""Draws one token from logits: the likeliest, or one by temperature, top-k, top-p and min-p. Pure numpy."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from pa_lite.kernels import FloatArray
+
+IdArray = npt.NDArray[np.int64]
+
+
+def candidates(logits: FloatArray, top_k: int, top_p: float, min_p: float) -> IdArray:
+    """Ids, ascending, of the tokens that may be drawn, from float32 logits [n_vocab]; never none.
+
+    As llama.cpp's sampler chain has it, each rule works on what the one before left, before temperature: the `top_k`
+    likeliest (0: all), the fewest likeliest whose share reaches `top_p`, those of at least `min_p` times the top's p.
+    """
+    ids = _top(logits, top_k) if top_k else None
+    if top_p < 1:
+        ids = _nucleus(logits, ids, top_p)
+    if min_p > 0:
+        floor = logits.max() + np.float32(np.log(min_p))
+        ids = np.flatnonzero(logits >= floor) if ids is None else ids[logits[ids] >= floor]
+    return np.arange(len(logits)) if ids is None else np.sort(ids)
+
+
+def _top(logits: FloatArray, k: int) -> IdArray:
+    """The k likeliest ids, likeliest first, the lower id first among equals."""
+    if k >= len(logits):
+        return np.argsort(-logits, kind="stable")
+    least = np.partition(logits, -k)[-k]
+    ids = np.flatnonzero(logits >= least)  # more than k only where others equal the k-th
+    return ids[np.argsort(-logits[ids], kind="stable")][:k]
+
+
+def _nucleus(logits: FloatArray, ids: IdArray | None, top_p: float) -> IdArray:
+    """Of the ids (all when None) the fewest likeliest that together reach top_p of their probability."""
+    terms = np.exp(logits - logits.max()) if ids is None else np.exp(logits[ids] - logits.max())
+    goal = top_p * terms.sum(dtype=np.float64)
+    if ids is None:
+        least = 1e-3  # sorting them all would cost more than all else: few hold nearly all of the probability
+        while True:
+            ids = np.flatnonzero(terms >= least)
+            if least == 0 or terms[ids].sum(dtype=np.float64) >= goal:
+                break
+            least = least * 1e-3 if least > 1e-30 else 0.0
+        ids = ids[np.argsort(-terms[ids], kind="stable")]
+        terms = terms[ids]
+    n = int(np.searchsorted(np.cumsum(terms, dtype=np.float64), goal)) + 1
+    return ids[:n]
+
+
+def draw(logits: FloatArray, temperature: float, top_k: int, top_p: float, min_p: float, u: float) -> int:
+    """The token that `u`, uniform in [0, 1), picks: p ~ exp(logit / temperature) over the candidates.
+
+    Tokens are laid out by id and not by rank: two that swap ranks by a rounding error keep nearly the same u.
+    """
+    ids = candidates(logits, top_k, top_p, min_p)
+    scaled = logits[ids].astype(np.float64) / temperature
+    total = np.cumsum(np.exp(scaled - scaled.max()))
+    return int(ids[min(int(np.searchsorted(total, u * total[-1], side="right")), len(ids) - 1)])

@@ -1,0 +1,157 @@
+"""Results that are written down as they come, so that a killed run loses none and does none again. Knows no model.
+
+Beside `NAME`, `.NAME.part` is a JSONL file: first the facts that decide the results, each as a digest, then one line
+for each result: its place and its content, in the order in which they came. It is gone when `NAME` is written whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pa_lite.errors import OutputError
+from pa_lite.files import write_errors
+
+_SYNC_SECONDS = 1.0  # results newer than this may be lost with the machine's power, but not with the process
+
+
+def digest(value: object) -> str:
+    """A digest, hex, of anything that JSON can hold: equal values, equal digests."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode("ascii")).hexdigest()[:32]
+
+
+class Journal:
+    """The results so far of `n` in all, by place; a context manager, locked against other processes while it is open.
+
+    `facts` names what decides the results (`model`, `prompts`, ...) and gives a digest of each. With `resume` a journal
+    with the same facts is taken up. Raises OutputError: without `resume` when there are results of an earlier run, with
+    it when a fact has changed (`force` drops them in both cases), and when another process is writing.
+    """
+
+    def __init__(
+        self, target: Path, facts: Mapping[str, str], n: int, resume: bool = False, force: bool = False
+    ) -> None:
+        self.target, self.n = target, n
+        self.path = target.with_name(f".{target.name}.part")
+        self.results: dict[int, Any] = {}
+        self._facts = dict(facts)
+        self._synced = time.monotonic()
+        self._is_there = True
+        with write_errors(target.parent):
+            self._file = self._lock()
+            try:
+                self._begin(resume, force)
+            except BaseException:
+                self.close()
+                raise
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def add(self, place: int, result: Any) -> None:
+        """Write down a result: it survives the process from here on, and the machine's power within a second."""
+        assert place not in self.results
+        assert 0 <= place < self.n
+        with write_errors(self.target.parent):
+            self._write({"place": place, "result": result})
+        self.results[place] = result
+
+    @property
+    def missing(self) -> list[int]:
+        """The places that have no result yet, in order."""
+        return [i for i in range(self.n) if i not in self.results]
+
+    def finish(self) -> None:
+        """Remove the journal: what it was for is written. Call it behind the writing of `target`."""
+        self.path.unlink(missing_ok=True)
+        self._is_there = False
+
+    def close(self) -> None:
+        """Let go of the file, and remove it when it holds no result."""
+        if self._file.closed:
+            return
+        with contextlib.suppress(OSError):
+            os.fsync(self._file.fileno())
+        if self._is_there and not self.results:
+            self.path.unlink(missing_ok=True)
+        self._file.close()
+
+    def _begin(self, resume: bool, force: bool) -> None:
+        """Take up what is there, or begin anew."""
+        facts, self.results, end = self._read()
+        changed = [k for k in {**facts, **self._facts} if facts.get(k) != self._facts.get(k)]
+        if self.results and not force and not resume:
+            raise OutputError(
+                f"{self.target}: an earlier run left {len(self.results)} results. Continue it with --resume, or drop "
+                "them with --force."
+            )
+        if self.results and not force and changed:
+            raise OutputError(
+                f"{self.target}: cannot be continued, as the {' and the '.join(changed)} changed since. Give the same, "
+                "name another output (-o), or drop the earlier results with --force."
+            )
+        if self.results and resume and not changed:
+            self._file.truncate(end)
+            return
+        self.results = {}
+        self._file.truncate(0)
+        self._write({"facts": self._facts, "n": self.n})
+
+    def _read(self) -> tuple[dict[str, str], dict[int, Any], int]:
+        """The facts, the results, and where the last whole line ends: what stands behind it was cut off."""
+        self._file.seek(0)
+        results: dict[int, Any] = {}
+        facts: dict[str, str] = {}
+        end = 0
+        for line in self._file:
+            if not line.endswith(b"\n"):
+                break
+            try:
+                entry = json.loads(line)
+                if end == 0:
+                    facts = dict(entry["facts"])
+                elif 0 <= entry["place"] < self.n:
+                    results[entry["place"]] = entry["result"]
+            except (ValueError, KeyError, TypeError):
+                break
+            end += len(line)
+        return facts, results, end
+
+    def _write(self, entry: Mapping[str, Any]) -> None:
+        """Append a line; the file is open for appending, so wherever reading left off does not matter."""
+        self._file.write(json.dumps(entry).encode("ascii") + b"\n")
+        self._file.flush()
+        if time.monotonic() - self._synced > _SYNC_SECONDS:
+            os.fsync(self._file.fileno())
+            self._synced = time.monotonic()
+
+    def _lock(self) -> BinaryIO:
+        """Open the journal, made if need be, and lock it."""
+        while True:
+            file = self.path.open("a+b")
+            try:
+                import fcntl
+            except ImportError:
+                return file  # Windows lets nobody remove a file that is open, but two could append: not guarded there
+            try:
+                fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+                held, there = os.fstat(file.fileno()), os.stat(self.path)
+                if (held.st_dev, held.st_ino) == (there.st_dev, there.st_ino):
+                    return file
+            except BlockingIOError:
+                file.close()
+                raise OutputError(
+                    f"{self.target}: another process is writing it. Wait for it, or name another output (-o)."
+                ) from None
+            except FileNotFoundError:
+                pass
+            file.close()  # the other process finished between our opening and locking

@@ -1,0 +1,176 @@
+"""Length-controlled win rates: what the win rate would be if both models wrote equally long. Numpy only.
+
+A logistic regression predicts the preference from the difference of lengths and from the model itself; the win rate
+is then predicted at no difference. Source: Dubois et al. 2024, arXiv 2404.04475; the estimator is that of alpaca_eval's
+`get_length_controlled_winrate`: L1-penalised, without intercept, the penalty chosen of ten by cross-validation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+
+FOLDS = 5
+PENALTIES = np.logspace(-4, 4, 10)  # inverse strengths: weight of the loss against the L1 norm
+GAMED_WEIGHT = 0.2 / 2  # of each row of the two gamed baselines, against 1 for the model's own rows
+_STEPS = 100
+
+
+@dataclass(frozen=True)
+class GamedBaselines:
+    """AlpacaEval's annotations of two baselines that game length, which steady the fit: float64 [n_rows] each.
+
+    `preference` in [0, 1], `delta` the standardised difference of lengths, `difficulty` the instruction's.
+    """
+
+    preference: FloatArray
+    delta: FloatArray
+    difficulty: FloatArray
+
+
+@dataclass(frozen=True)
+class LengthControlled:
+    """A length-controlled win rate in percent.
+
+    `stderr` is alpaca_eval's: the spread of the predictions over the instructions, which is 0 in the minimal form.
+    `fit_stderr` is that of the fitted coefficients (sandwich estimate). `weights` are the
+    coefficients in nats: model, length, and the instruction's difficulty in the full form.
+    """
+
+    value: float
+    stderr: float
+    fit_stderr: float
+    weights: dict[str, float]
+
+
+def standardised_delta(lengths_1: Sequence[int], lengths_2: Sequence[int]) -> FloatArray:
+    """Length of output 1 less that of output 2, over the sample deviation; zeros when all differ alike."""
+    delta = np.asarray(lengths_1, np.float64) - np.asarray(lengths_2, np.float64)
+    deviation = float(np.std(delta, ddof=1)) if len(delta) > 1 else 0.0
+    return delta / deviation if deviation > 0 else np.zeros_like(delta)
+
+
+def length_controlled(
+    preference: FloatArray,
+    delta: FloatArray,
+    difficulty: FloatArray | None = None,
+    gamed: GamedBaselines | None = None,
+) -> LengthControlled | None:
+    """The length-controlled win rate, or None with fewer than FOLDS preferences to fit.
+
+    `preference` float64 [n], 1 where model 2 wins for sure, NaN where there is none: such a row is predicted, not
+    fitted. `delta` as `standardised_delta` gives it. With `difficulty` [n] and `gamed` this is alpaca_eval's
+    `length_controlled_v1`, with neither its `length_controlled_minimal`.
+    """
+    names = ("model", "length") if difficulty is None else ("model", "length", "difficulty")
+    given = ~np.isnan(preference)
+    if int(given.sum()) < FOLDS:
+        return None
+    features = _features(np.ones_like(delta), delta, difficulty)
+    level = _features(np.ones_like(delta), np.zeros_like(delta), difficulty)
+    target, weight = preference[given], np.ones(int(given.sum()))
+    features = features[given]
+    if gamed is not None:
+        # the baselines have no term of their own: only length and difficulty explain them
+        theirs = _features(np.zeros_like(gamed.delta), gamed.delta, gamed.difficulty)
+        known = ~np.isnan(gamed.preference)
+        features = np.concatenate([theirs[known], features])
+        target = np.concatenate([gamed.preference[known], target])
+        weight = np.concatenate([np.full(int(known.sum()), GAMED_WEIGHT), weight])
+    penalty = _choose_penalty(features, target, weight)
+    coefficients = fit_l1_logistic(features, target, weight, penalty)
+    predicted = _sigmoid(level @ coefficients)
+    slope = (predicted * (1 - predicted)) @ level / len(level)
+    spread = float(np.std(predicted, ddof=1)) / math.sqrt(len(predicted)) if difficulty is not None else 0.0
+    return LengthControlled(
+        value=100 * float(predicted.mean()),
+        stderr=100 * spread,
+        fit_stderr=100 * _fit_error(features, target, weight, coefficients, slope),
+        weights=dict(zip(names, coefficients.tolist(), strict=True)),
+    )
+
+
+def fit_l1_logistic(features: FloatArray, target: FloatArray, weight: FloatArray, penalty: float) -> FloatArray:
+    """Minimise |w|_1 + penalty * sum_i weight_i * crossentropy(target_i, sigmoid(features_i w)); float64 [n_features].
+
+    Targets are probabilities. Proximal Newton steps: each minimises the L1 norm plus the loss's quadratic model by
+    coordinate descent, then is halved until the objective falls enough (Lee, Sun, Saunders 2014).
+    """
+    w = np.zeros(features.shape[1])
+    value = _objective(features, target, weight, penalty, w)
+    for _ in range(_STEPS):
+        p = _sigmoid(features @ w)
+        gradient = penalty * features.T @ (weight * (p - target))
+        curvature = penalty * (features.T * (weight * p * (1 - p))) @ features
+        step = _newton_step(w, gradient, curvature)
+        decrease = float(gradient @ step + np.abs(w + step).sum() - np.abs(w).sum())
+        if decrease > -1e-12 * max(1.0, abs(value)):
+            break
+        length, found = 1.0, _objective(features, target, weight, penalty, w + step)
+        while found > value + 1e-4 * length * decrease and length > 1e-10:
+            length /= 2
+            found = _objective(features, target, weight, penalty, w + length * step)
+        w, value = w + length * step, found
+    return w
+
+
+def _newton_step(w: FloatArray, gradient: FloatArray, curvature: FloatArray) -> FloatArray:
+    """Minimise gradient.d + d.curvature.d / 2 + |w + d|_1 over d, a coordinate at a time."""
+    d = np.zeros_like(w)
+    for _ in range(1000):
+        moved = 0.0
+        for j in range(len(w)):
+            h = curvature[j, j] + 1e-12  # a feature that is 0 everywhere has no curvature
+            goal = w[j] + d[j] - (gradient[j] + curvature[j] @ d) / h
+            new = math.copysign(max(abs(goal) - 1 / h, 0.0), goal) - w[j]
+            moved = max(moved, abs(new - d[j]))
+            d[j] = new
+        if moved < 1e-12:
+            break
+    return d
+
+
+def _choose_penalty(features: FloatArray, target: FloatArray, weight: FloatArray) -> float:
+    """The value of PENALTIES with the least mean loss on rows left out; the first of equals."""
+    n = len(target)
+    fold = (n - 1 - np.arange(n)) % FOLDS  # as scikit-learn's GroupKFold deals out groups of one size
+    loss = np.zeros(len(PENALTIES))
+    for k in range(FOLDS):
+        fit, left_out = fold != k, fold == k
+        for i, penalty in enumerate(PENALTIES):
+            w = fit_l1_logistic(features[fit], target[fit], weight[fit], float(penalty))
+            p = np.clip(_sigmoid(features[left_out] @ w), 1e-15, 1 - 1e-15)
+            t = target[left_out]
+            loss[i] -= float(np.mean(weight[left_out] * (t * np.log(p) + (1 - t) * np.log(1 - p))))
+    return float(PENALTIES[int(np.argmin(loss))])
+
+
+def _fit_error(features: FloatArray, target: FloatArray, weight: FloatArray, w: FloatArray, slope: FloatArray) -> float:
+    """Standard error of what has this slope in the coefficients, by the sandwich (White 1982).
+
+    As if there were no penalty: a coefficient that it holds at 0 is uncertain too.
+    """
+    p = _sigmoid(features @ w)
+    bread = np.linalg.pinv((features.T * (weight * p * (1 - p))) @ features)
+    influence = weight * (target - p) * (features @ (bread @ slope))  # of each row
+    return math.sqrt(float(influence @ influence))
+
+
+def _features(model: FloatArray, delta: FloatArray, difficulty: FloatArray | None) -> FloatArray:
+    columns = [model, np.tanh(delta)] + ([] if difficulty is None else [difficulty])
+    return np.stack(columns, axis=1)
+
+
+def _objective(features: FloatArray, target: FloatArray, weight: FloatArray, penalty: float, w: FloatArray) -> float:
+    z = features @ w
+    return float(np.abs(w).sum() + penalty * (weight @ (np.logaddexp(0, z) - target * z)))
+
+
+def _sigmoid(z: FloatArray) -> FloatArray:
+    return np.exp(-np.logaddexp(0, -z))

@@ -1,0 +1,72 @@
+"""Two model_outputs files brought together: the answers of a model and of a reference to the same instructions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pa_lite.errors import InputError
+from pa_lite.follow.outputs import Output
+from pa_lite.follow.records import read_records, same_name, shorten, text_of
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One instruction, the reference's answer (output 1 of an annotation) and the model's (output 2)."""
+
+    instruction: str
+    reference: str
+    model: str
+    dataset: str
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Every pair in the order of the model's file; `n_left` counts the reference's further instructions."""
+
+    model: str
+    reference: str
+    pairs: tuple[Pair, ...]
+    n_left: int
+
+
+def read_outputs(path: Path, allow_empty: bool = False) -> list[Output]:
+    """Read a model_outputs file; the generator's name is the file's own where no entry has one.
+
+    Raises InputError, naming file and entry, for no JSON list of objects with `instruction` and `output`, for an
+    instruction that comes twice, several generators, and, unless allowed, for an empty output.
+    """
+    rows = read_records(path)
+    generator = same_name(rows, "generator", path, path.stem)
+    seen: dict[str, int] = {}
+    outputs = []
+    for number, row in enumerate(rows, 1):
+        where = f"{path}: entry {number}"
+        instruction, output = text_of(row, "instruction", where), text_of(row, "output", where, empty=True)
+        if (first := seen.setdefault(instruction, number)) != number:
+            raise InputError(f"{where} has the instruction of entry {first} again: {shorten(instruction)}.")
+        outputs.append(Output(instruction, output, generator, str(row.get("dataset", path.stem))))
+    empty = [number for number, o in enumerate(outputs, 1) if not o.output.strip()]
+    if empty and not allow_empty:
+        raise InputError(
+            f"{path}: {len(empty)} of {len(outputs)} outputs are empty, the first in entry {empty[0]}. "
+            "Say --allow-empty to have them judged as they are."
+        )
+    return outputs
+
+
+def pair_outputs(model: Path, reference: Path, allow_empty: bool = False) -> Pairing:
+    """Match two files by the text of their instructions; the reference may have more, not fewer.
+
+    Raises InputError for what `read_outputs` refuses, and when the reference lacks an instruction.
+    """
+    ours, theirs = read_outputs(model, allow_empty), read_outputs(reference, allow_empty)
+    answers = {o.instruction: o.output for o in theirs}
+    missing = [o.instruction for o in ours if o.instruction not in answers]
+    if missing:
+        raise InputError(
+            f"{reference}: lacks {len(missing)} of the {len(ours)} instructions of {model}, "
+            f"such as {shorten(missing[0])}. Both must answer the same instructions."
+        )
+    pairs = tuple(Pair(o.instruction, answers[o.instruction], o.output, o.dataset) for o in ours)
+    return Pairing(ours[0].generator, theirs[0].generator, pairs, len(theirs) - len(ours))

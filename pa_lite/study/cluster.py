@@ -1,0 +1,131 @@
+"""Workers on a Ray cluster: each an actor that builds a lam once and does works on it. Needs the extra `cluster`."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from pa_lite.checkpoints.pairs import Pair
+from pa_lite.errors import EngineError, PaLiteError
+from pa_lite.study.plan import StudyOptions, StudyPlan, plan_study
+from pa_lite.study.worker import LocalWorker, WorkerLostError
+from pa_lite.study.works import Record
+
+_PATIENCE = 10  # seconds that a cluster's head may take to answer
+
+
+def _ray() -> Any:
+    try:
+        import ray
+    except ImportError:
+        raise EngineError("Ray is not installed. Install it with: pip install 'pa-lite[cluster]'") from None
+    return ray
+
+
+class _Remote:
+    """What runs inside an actor: the plan made anew from its names, and one model."""
+
+    def __init__(self, pair: str | Pair, options: StudyOptions, keys: Sequence[str]) -> None:
+        plan = plan_study(pair, options)
+        if [p.cell.key for p in plan.cells] != list(keys):
+            raise EngineError("a node of the cluster has other checkpoints, tasks or versions than this machine.")
+        self._worker = LocalWorker(plan)
+
+    def run(self, kind: str, lam: float, work: int, items: Sequence[int]) -> dict[int, Record]:
+        return self._worker.run(kind, lam, work, items)
+
+
+class RayWorker:
+    """A worker of a sweep that is an actor somewhere in the cluster."""
+
+    def __init__(self, ray: Any, make_actor: Callable[[], Any]) -> None:
+        self._ray, self._actor = ray, make_actor()
+
+    def run(self, kind: str, lam: float, work: int, items: Sequence[int]) -> dict[int, Record]:
+        """Records by item. Raises WorkerLostError when the actor or its node is gone, PaLiteError as raised there."""
+        try:
+            records: dict[int, Record] = self._ray.get(self._actor.run.remote(kind, lam, work, items))
+            return records
+        except self._ray.exceptions.RayTaskError as e:
+            cause = e.cause if isinstance(getattr(e, "cause", None), PaLiteError) else None
+            raise cause or EngineError(f"a worker of the cluster failed: {str(e).strip().splitlines()[-1]}") from e
+        except self._ray.exceptions.RayActorError as e:
+            if "PaLiteError" in str(e) or "EngineError" in str(e):  # it could not even begin
+                raise EngineError(f"a worker could not begin: {str(e).strip().splitlines()[-1]}") from e
+            raise WorkerLostError(str(e)) from e
+        except self._ray.exceptions.RayError as e:
+            raise WorkerLostError(str(e)) from e
+
+    def close(self) -> None:
+        """Let the actor go; one that is gone already does no harm."""
+        self._ray.kill(self._actor)
+
+
+@contextmanager
+def ray_workers(
+    pair: str | Pair, plan: StudyPlan, address: str | None = None
+) -> Iterator[tuple[int, Callable[[], RayWorker]]]:
+    """How many workers the cluster has room for, and what makes one; connected until the end.
+
+    `address` is a running cluster's; without one a cluster is started on this machine. Memory, cores and GPU are
+    declared to Ray. Raises EngineError when Ray is not installed or not reachable, or no node has room for the model.
+    """
+    ray = _ray()
+    _reach(address)
+    ours = not ray.is_initialized()
+    try:
+        if ours:
+            ray.init(address=address, logging_level="ERROR", log_to_driver=False, include_dashboard=False)
+    except (ConnectionError, ValueError, RuntimeError) as e:
+        told = address or "a cluster on this machine"
+        raise EngineError(f"Ray cannot reach {told}: {str(e).strip().splitlines()[0]}") from e
+    try:
+        needs = _needs(plan)
+        n_workers = _room(ray, needs)
+        if not n_workers:
+            told = ", ".join(f"{name} {amount:g}" for name, amount in needs.items())
+            raise EngineError(f"no node of the Ray cluster has room for this model ({told} needed).")
+        keys, lock = [p.cell.key for p in plan.cells], threading.Lock()
+        remote = ray.remote(
+            num_cpus=needs["CPU"], num_gpus=needs.get("GPU", 0), memory=needs["memory"], max_restarts=0
+        )(_Remote)
+
+        def make_worker() -> RayWorker:
+            with lock:
+                return RayWorker(ray, lambda: remote.remote(pair, plan.options, keys))
+
+        yield min(n_workers, len({(p.cell.type, p.cell.lam) for p in plan.cells})), make_worker
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _reach(address: str | None) -> None:
+    """Raise EngineError unless something listens at HOST:PORT; Ray itself would go on trying for minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
+    except OSError as e:
+        raise EngineError(f"Ray cannot reach {address}: {e.strerror or e}. Is the cluster running?") from e
+
+
+def _needs(plan: StudyPlan) -> dict[str, float]:
+    """What one worker takes, in Ray's words: cores, bytes of memory, and a GPU when layers shall lie there."""
+    out = {"CPU": float(plan.threads), "memory": float(plan.memory / plan.workers)}
+    if plan.options.engine.gpu_layers not in (0, "auto"):
+        out["GPU"] = 1.0
+    return out
+
+
+def _room(ray: Any, needs: dict[str, float]) -> int:
+    """How many workers the nodes that are alive can hold."""
+    total = 0
+    for node in ray.nodes():
+        if node["Alive"]:
+            total += min(int(node["Resources"].get(name, 0) // amount) for name, amount in needs.items())
+    return total

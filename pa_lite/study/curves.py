@@ -1,0 +1,93 @@
+"""What a study measured, as arrays: every item at every lam, by task and area. Numpy only; knows no model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pa_lite.statistics import Estimate, mean_over_tasks
+
+Values = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Series:
+    """One task, or the instructions, along lam: `values` float64 [lams, items], the same items at every lam.
+
+    `majority` and `chance` are the values of guesses that never look at the item, where there are such.
+    """
+
+    name: str
+    area: str
+    values: Values
+    majority: float | None = None
+    chance: float | None = None
+
+    @property
+    def baseline(self) -> float | None:
+        """The better of the two guesses."""
+        return max((v for v in (self.majority, self.chance) if v is not None), default=None)
+
+    @property
+    def n(self) -> int:
+        return int(self.values.shape[1])
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Few-shot tasks along lam, and what was measured of instruction following. Averages are over tasks (macro).
+
+    `follow` holds 1 or 0 for each prompt, `wins` the preference in [0, 1] over a reference's output for each.
+    """
+
+    lams: tuple[float, ...]
+    tasks: tuple[Series, ...]
+    follow: Series | None = None
+    wins: Series | None = None
+
+    @property
+    def areas(self) -> tuple[str, ...]:
+        """The tasks' areas, in the order of their first tasks."""
+        return tuple(dict.fromkeys(t.area for t in self.tasks))
+
+    def of_area(self, area: str) -> tuple[Series, ...]:
+        return tuple(t for t in self.tasks if t.area == area)
+
+    @property
+    def compliance(self) -> Series | None:
+        """What stands for instruction following: the checked instructions, else the preferences, else nothing."""
+        return self.follow if self.follow is not None else self.wins
+
+    def groups(self) -> Iterator[tuple[str, tuple[Series, ...]]]:
+        """(`few-shot`, all tasks), then each area where there are several, then each task."""
+        yield "few-shot", self.tasks
+        if len(self.areas) > 1:
+            yield from ((area, self.of_area(area)) for area in self.areas)
+        if len(self.tasks) > 1:
+            yield from ((t.name, (t,)) for t in self.tasks)
+
+
+def means(series: Sequence[Series]) -> Values:
+    """The macro average at every lam: float64 [lams]."""
+    out: Values = np.mean([s.values.mean(axis=1) for s in series], axis=0)
+    return out
+
+
+def estimates(series: Sequence[Series]) -> list[Estimate]:
+    """The macro average at every lam, with its standard error over items."""
+    return [mean_over_tasks([s.values[i] for s in series]) for i in range(series[0].values.shape[0])]
+
+
+def undominated(first: Values, second: Values) -> list[int]:
+    """Places of the points than which no other is better in one and at least as good in the other; both [points]."""
+    return [
+        i
+        for i in range(len(first))
+        if not any(
+            first[j] >= first[i] and second[j] >= second[i] and (first[j] > first[i] or second[j] > second[i])
+            for j in range(len(first))
+        )
+    ]

@@ -1,0 +1,115 @@
+"""A study's numbers as CSV, JSON and in lm-eval's form. CSV cells that a spreadsheet would run are made harmless."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from pa_lite.errors import InputError
+from pa_lite.statistics import standard_error
+from pa_lite.study.paired import Difference
+from pa_lite.study.results import planned_cells, value_of
+from pa_lite.study.store import Store
+from pa_lite.study.study import Study, against_ends, conclusion, readings, table
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def harmless(text: str) -> str:
+    """A text that no spreadsheet takes for a formula: one that begins like a formula gets an apostrophe before it."""
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+def to_csv(rows: Iterable[Mapping[str, float | str | None]]) -> str:
+    """A CSV file's text: a header and one line for each row; numbers in full, None and NaN empty."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    names: list[str] | None = None
+    for row in rows:
+        if names is None:
+            names = list(row)
+            writer.writerow(names)
+        writer.writerow([_cell(row[name]) for name in names])
+    return out.getvalue()
+
+
+def _cell(value: float | str | None) -> str:
+    if value is None or value != value:
+        return ""
+    return harmless(value) if isinstance(value, str) else repr(value)
+
+
+def to_document(study: Study) -> dict[str, Any]:
+    """A study as one JSON document: every average with n and standard error, every difference, readings, setting."""
+    curves = study.curves
+    return {
+        "pair": study.pair,
+        "type": study.type,
+        "lams": list(curves.lams),
+        "conclusion": conclusion(curves),
+        "readings": [
+            {"name": r.name, "goal": asdict(r.goal), **asdict(r.best), "sentence": r.sentence} for r in readings(curves)
+        ],
+        "averages": table(curves),
+        "differences": difference_rows(against_ends(curves)),
+        "tasks": [
+            {"name": t.name, "area": t.area, "n": t.n, "majority": t.majority, "chance": t.chance} for t in curves.tasks
+        ],
+        "setting": dict(study.setting),
+        "remarks": list(study.remarks),
+    }
+
+
+def difference_rows(against: Mapping[str, Mapping[str, Sequence[Difference]]]) -> list[dict[str, float | str]]:
+    """Differences to the ends as rows: group, lam, end, and what `Difference` tells."""
+    return [
+        {"group": group, "against": end, **asdict(d)}
+        for group, ends in against.items()
+        for end, found in ends.items()
+        for d in found
+    ]
+
+
+def item_rows(store: Store) -> Iterator[dict[str, float | str | None]]:
+    """Every finished item of the study as last run: lam, type, task, number, value, and what was answered."""
+    for cell in planned_cells(store):
+        for number, record in enumerate(store.items(cell.key)):
+            yield {
+                "kind": cell.kind, "name": cell.name, "type": cell.type, "lam": cell.lam, "item": number,
+                "value": value_of(record, cell.kind), "output": record.get("output", ""),
+            }  # fmt: skip
+
+
+def lm_eval_document(store: Store, kind: str, lam: float) -> dict[str, Any]:
+    """The tasks of one lam in the shape of lm-eval's results file, `pa_lite` keys beside its own.
+
+    Raises InputError when that lam was not finished.
+    """
+    cells = [
+        c for c in planned_cells(store) if (c.type, c.lam, c.kind) == (kind, lam, "task") and c.summary is not None
+    ]
+    if not cells:
+        raise InputError(f"{store.path.parent}: has no finished task at lam {lam:g} as {kind}.")
+    facts = store.facts()
+    out: dict[str, Any] = {
+        "results": {}, "versions": {}, "n-samples": {}, "higher_is_better": {},
+        "config": {"model": "pa-lite", "model_args": f"{facts['pair']}@{lam:g} as {kind}", "limit": facts["limit"],
+                   "fewshot_seed": facts["seed"]},
+        "pa_lite": {"pair": facts["pair"], "lam": lam, "type": kind, "environment": cells[0].environment},
+    }  # fmt: skip
+    for cell in cells:
+        records = store.items(cell.key)
+        result: dict[str, Any] = {"alias": cell.name, "name": cell.name, "sample_len": len(records)}
+        for key in records[0]["metrics"]:
+            values = [float(r["metrics"][key]) for r in records]
+            name, _, pattern = key.partition(",")
+            result[f"{name},{pattern or 'none'}"] = sum(values) / len(values)
+            result[f"{name}_stderr,{pattern or 'none'}"] = standard_error(values)
+        out["results"][cell.name] = result
+        out["versions"][cell.name] = cell.inputs["work"]["spec"][:16]
+        out["n-samples"][cell.name] = {"original": cell.n_items, "effective": len(records)}
+        out["higher_is_better"][cell.name] = {key.partition(",")[0]: True for key in records[0]["metrics"]}
+    return out

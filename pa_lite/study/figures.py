@@ -1,0 +1,132 @@
+"""The charts of a study as plotly figures (plain data) for the page. Draws nothing itself.
+
+Colours stand for what is measured everywhere: blue few-shot skill, orange instruction following.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pa_lite.study.curves import Curves, Series, estimates, means, undominated
+from pa_lite.study.paired import LEVEL, bootstrap_means
+from pa_lite.study.study import Reading
+
+SKILL, FOLLOWING = "#1f77d0", "#e0701a"
+Figure = dict[str, Any]
+_AXIS = {"zeroline": False, "automargin": True}
+
+
+def _interval(series: Sequence[Series]) -> tuple[list[float], list[float]]:
+    """The bootstrap's central 95% of the average at every lam, in percent."""
+    drawn = 100 * bootstrap_means(series)
+    drawn.sort(axis=0)
+    low, high = (drawn[round(q * (len(drawn) - 1))] for q in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+    return low.tolist(), high.tolist()
+
+
+def _axes(panel: int) -> dict[str, str]:
+    """Which axes a trace belongs to; panels count from 1, 0 is a chart of its own."""
+    suffix = str(panel) if panel > 1 else ""
+    return {"xaxis": f"x{suffix}", "yaxis": f"y{suffix}"}
+
+
+def _line(lams: Sequence[float], series: Sequence[Series], name: str, colour: str, panel: int = 0) -> list[Figure]:
+    """An average with its interval as a band."""
+    low, high = _interval(series)
+    found = estimates(series)
+    axes = _axes(panel)
+    n = sum(s.n for s in series)
+    band = {
+        "type": "scatter", "x": [*lams, *reversed(lams)], "y": [*high, *reversed(low)],
+        "fill": "toself", "opacity": 0.2, "fillcolor": colour, "line": {"width": 0},
+        "hoverinfo": "skip", "showlegend": False, **axes,
+    }  # fmt: skip
+    line = {
+        "type": "scatter", "mode": "lines+markers", "name": name, "x": list(lams), "y": [100 * e.value for e in found],
+        "line": {"color": colour}, "marker": {"color": colour, "size": 7 if not panel else 4},
+        "customdata": [[100 * e.stderr, a, b, n] for e, a, b in zip(found, low, high, strict=True)],
+        "hovertemplate": "lam %{x}: %{y:.1f}% (s.e. %{customdata[0]:.1f}, 95% %{customdata[1]:.1f} to "
+                         "%{customdata[2]:.1f}, n %{customdata[3]})<extra>" + name + "</extra>",
+        "showlegend": not panel, **axes,
+    }  # fmt: skip
+    return [band, line]
+
+
+def curves_figure(curves: Curves) -> Figure:
+    """Few-shot skill and following against lam, with 95% bands."""
+    data = _line(curves.lams, curves.tasks, "few-shot accuracy", SKILL)
+    if curves.follow is not None:
+        data += _line(curves.lams, [curves.follow], "instructions followed", FOLLOWING)
+    if curves.wins is not None:
+        data += _line(curves.lams, [curves.wins], "preferred over the reference", "#8a4fc4")
+    layout = {
+        "xaxis": {**_AXIS, "title": {"text": "lam (0 = base, 1 = instruct)"}},
+        "yaxis": {**_AXIS, "title": {"text": "percent"}},
+        "legend": {"orientation": "h", "y": 1.12}, "height": 420, "hovermode": "closest",
+    }  # fmt: skip
+    return {"data": data, "layout": layout}
+
+
+def plane_figure(curves: Curves, found: Sequence[Reading]) -> Figure:
+    """The trade-off: few-shot skill against following, lam along the path, the undominated points marked."""
+    assert curves.compliance is not None
+    skill, following = 100 * means(curves.tasks), 100 * means([curves.compliance])
+    order = sorted(range(len(curves.lams)), key=lambda i: curves.lams[i])
+    front = set(undominated(skill, following))
+    named: dict[float, list[str]] = {}
+    for reading in found:
+        named.setdefault(reading.best.lam, []).append(reading.name)
+    texts = [", ".join([f"{curves.lams[i]:g}", *named.get(curves.lams[i], [])]) for i in order]
+    trace = {
+        "type": "scatter", "mode": "lines+markers+text", "name": "lam", "showlegend": False,
+        "x": [following[i] for i in order], "y": [skill[i] for i in order], "text": texts, "textposition": "top right",
+        "line": {"color": "#888", "width": 1},
+        "marker": {"size": 11, "color": [SKILL if i in front else "rgba(0,0,0,0)" for i in order],
+                   "line": {"color": SKILL, "width": 2}},
+        "customdata": ["undominated" if i in front else "dominated" for i in order],
+        "hovertemplate": "lam %{text}: followed %{x:.1f}%, few-shot %{y:.1f}%<extra>%{customdata}</extra>",
+    }  # fmt: skip
+    word = "instructions followed" if curves.compliance is curves.follow else "preferred over the reference"
+    layout = {
+        "xaxis": {**_AXIS, "title": {"text": f"{word}, percent"}},
+        "yaxis": {**_AXIS, "title": {"text": "few-shot accuracy, percent"}}, "height": 420, "hovermode": "closest",
+    }  # fmt: skip
+    return {"data": [trace], "layout": layout}
+
+
+def panels_figure(curves: Curves, groups: Sequence[tuple[str, Sequence[Series]]], columns: int) -> Figure:
+    """Small multiples, one panel a group, those that gain most on the way back from instruct first."""
+    last = max(range(len(curves.lams)), key=lambda i: curves.lams[i])
+
+    def effect(series: Sequence[Series]) -> float:
+        average = means(series)
+        return float(average.max() - average[last])
+
+    ordered = sorted(groups, key=lambda g: -effect(g[1]))
+    data: list[Figure] = []
+    notes = []
+    for i, (name, series) in enumerate(ordered, 1):
+        axes = _axes(i)
+        data += _line(curves.lams, series, name, SKILL, i)
+        baselines = [s.baseline for s in series if s.baseline is not None]
+        if len(baselines) == len(series):
+            level = 100 * sum(baselines) / len(baselines)
+            data.append({
+                "type": "scatter", "mode": "lines", "x": [min(curves.lams), max(curves.lams)], "y": [level, level],
+                "line": {"color": "#999", "dash": "dot", "width": 1}, "showlegend": False,
+                "hovertemplate": "baseline %{y:.1f}%<extra></extra>", **axes,
+            })  # fmt: skip
+        notes.append({
+            "text": f"{name} (+{100 * effect(series):.1f})", "showarrow": False, "xref": f"{axes['xaxis']} domain",
+            "yref": f"{axes['yaxis']} domain", "x": 0, "y": 1.02, "xanchor": "left", "yanchor": "bottom",
+            "font": {"size": 12},
+        })  # fmt: skip
+    rows = -(-len(ordered) // columns)
+    ticks = {
+        f"{axis}axis{'' if i == 0 else i + 1}": {**_AXIS, "tickfont": {"size": 10}}
+        for i in range(len(ordered))
+        for axis in "xy"
+    }
+    grid = {"rows": rows, "columns": columns, "pattern": "independent", "ygap": 0.35, "xgap": 0.15}
+    return {"data": data, "layout": {"grid": grid, "annotations": notes, "height": 60 + 190 * rows, **ticks}}

@@ -1,0 +1,156 @@
+"""Differences between lams on the same items: intervals, tests, corrections, and the best lam with its doubt.
+
+Items are resampled or flipped within their tasks, whose choice is taken as given. Everything random is seeded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pa_lite.statistics import mean_over_tasks
+from pa_lite.study.curves import Series, Values, means
+from pa_lite.study.goal import Goal
+
+DRAWS = 4000
+_CHUNK_VALUES = 1 << 22  # random numbers at a time: memory does not grow with the items
+LEVEL = 0.95
+_EQUAL = 1e-12
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A lam's average minus a reference lam's, paired by item.
+
+    `low` and `high` bound the bootstrap's central 95%; `p` is the two-sided sign-flip test's, `p_corrected` Holm's
+    among all lams compared with that reference; `relative` is the difference over the reference's average.
+    """
+
+    lam: float
+    value: float
+    stderr: float
+    low: float
+    high: float
+    p: float
+    p_corrected: float
+    relative: float
+
+
+@dataclass(frozen=True)
+class Best:
+    """The lam that serves a goal best, and how sure that is.
+
+    `low` and `high` bound the central 95% of the lams that win when items are resampled; `shares` says how often each
+    lam wins (ties shared), in the lams' order; `ties` are the lams that the best cannot be told from: they are as good
+    in more draws than chance allows (5%, corrected for the number of lams).
+    """
+
+    lam: float
+    low: float
+    high: float
+    shares: tuple[float, ...]
+    ties: tuple[float, ...]
+
+
+def _chunks(n: int, width: int) -> Iterator[int]:
+    """Cut n draws into parts of at most _CHUNK_VALUES random numbers."""
+    step = max(1, _CHUNK_VALUES // max(1, width))
+    for start in range(0, n, step):
+        yield min(step, n - start)
+
+
+def bootstrap_means(series: Sequence[Series], draws: int = DRAWS, seed: int = 0) -> Values:
+    """Macro averages of resampled items: float64 [draws, lams]; a draw takes the same items at every lam.
+
+    Items of one pattern along lam are drawn together, which is the same and far less work.
+    """
+    rng = np.random.default_rng(seed)
+    total = np.zeros((draws, series[0].values.shape[0]))
+    for s in series:
+        patterns, counts = np.unique(s.values, axis=1, return_counts=True)
+        done = 0
+        for n in _chunks(draws, len(counts)):
+            drawn = rng.multinomial(s.n, counts / s.n, size=n)
+            total[done : done + n] += drawn @ patterns.T / s.n
+            done += n
+    return total / len(series)
+
+
+def sign_flip_p(per_task: Sequence[Values], draws: int = DRAWS, seed: int = 0) -> float:
+    """Two-sided p of a macro average of paired differences (float64 [items] a task) being 0.
+
+    Under the null hypothesis each item's difference has either sign alike. Monte Carlo; the observed draw counts as
+    one, so that p is never 0. Source: Fisher's randomisation test; Phipson and Smyth 2010 for the counting.
+    """
+    weighted = np.concatenate([d / (len(d) * len(per_task)) for d in per_task])
+    weighted = weighted[weighted != 0]  # an item without a difference has nothing to flip
+    if not len(weighted):
+        return 1.0
+    observed = abs(weighted.sum())
+    # the sum of k signs of one size is 2 Binomial(k, 1/2) - k
+    sizes, counts = np.unique(np.abs(weighted), return_counts=True)
+    rng, extreme = np.random.default_rng(seed), 0
+    for n in _chunks(draws, len(sizes)):
+        sums = 2 * rng.binomial(counts, 0.5, size=(n, len(sizes))) - counts
+        extreme += int((np.abs(sums @ sizes) >= observed * (1 - 1e-12)).sum())
+    return (extreme + 1) / (draws + 1)
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """Holm's step-down correction: p values that may be compared with one level all together."""
+    out, largest = [0.0] * len(ps), 0.0
+    for rank, i in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
+        largest = max(largest, min(1.0, (len(ps) - rank) * ps[i]))
+        out[i] = largest
+    return out
+
+
+def differences(lams: Sequence[float], series: Sequence[Series], reference: int, seed: int = 0) -> list[Difference]:
+    """Every other lam against lams[reference], in the lams' order."""
+    others = [i for i in range(len(lams)) if i != reference]
+    gaps = {i: [s.values[i] - s.values[reference] for s in series] for i in others}
+    ps = [sign_flip_p(gaps[i], seed=seed) for i in others]
+    drawn = bootstrap_means(series, seed=seed)
+    drawn = drawn - drawn[:, [reference]]
+    scale = float(means(series)[reference])
+    out = []
+    for i, p, corrected in zip(others, ps, holm(ps), strict=True):
+        gap = mean_over_tasks(gaps[i])
+        low, high = np.quantile(drawn[:, i], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        relative = gap.value / scale if scale else float("nan")
+        out.append(Difference(lams[i], gap.value, gap.stderr, float(low), float(high), p, corrected, relative))
+    return out
+
+
+def best_lam(
+    lams: Sequence[float],
+    tasks: Sequence[Series],
+    compliance: Series | None = None,
+    goal: Goal | None = None,
+    seed: int = 0,
+) -> Best:
+    """The lam of the highest utility (the first of equals) and its uncertainty over items.
+
+    Raises InputError when the goal needs what was not measured.
+    """
+    goal = goal or Goal()
+    follow = None if compliance is None else [compliance]
+    utilities = goal.utilities(lams, means(tasks), None if follow is None else means(follow))
+    best = int(utilities.argmax())
+    drawn = goal.utilities(
+        lams, bootstrap_means(tasks, seed=seed), None if follow is None else bootstrap_means(follow, seed=seed + 1)
+    )
+    winners = drawn >= drawn.max(axis=1, keepdims=True) - _EQUAL
+    shares = (winners / winners.sum(axis=1, keepdims=True)).mean(axis=0)
+    order = np.argsort(lams)
+    reached = np.cumsum(shares[order])
+    low, high = (
+        lams[order[min(len(lams) - 1, int(np.searchsorted(reached, q - _EQUAL)))]]
+        for q in ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
+    )
+    as_good = (drawn >= drawn[:, [best]] - _EQUAL).mean(axis=0)
+    allowed = (1 - LEVEL) / 2 / max(1, len(lams) - 1)
+    ties = tuple(lam for i, lam in enumerate(lams) if i != best and as_good[i] > allowed)
+    return Best(lams[best], float(low), float(high), tuple(map(float, shares)), ties)

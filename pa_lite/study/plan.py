@@ -1,0 +1,223 @@
+"""A study planned: which cells, from which inputs, in which chunks; what it will take. Reads headers and task rows."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+
+from pa_lite.checkpoints import open_checkpoint
+from pa_lite.checkpoints.pairs import Pair, find_pair
+from pa_lite.engine.model import EngineOptions
+from pa_lite.errors import InputError
+from pa_lite.follow.sets import find_set
+from pa_lite.machine import available_memory, cores
+from pa_lite.merge.plan import MergePlan, PlanOptions, plan_merge
+from pa_lite.merge.schedule import Schedule
+from pa_lite.study.store import Cell
+from pa_lite.study.works import FollowWork, TaskWork, Work
+from pa_lite.tasks.prompts import prepare_task
+from pa_lite.tasks.scoring import ScoreOptions
+from pa_lite.tasks.spec import find_tasks
+
+_SMALL = 30_000_000  # parameters below which threads would wait for each other: a model for each core instead
+# parameters up to which a chunk has so many items: the larger the model, the less a kill may undo
+_CHUNKS = ((100_000_000, 512), (1_000_000_000, 128), (4_000_000_000, 64))
+_LEAST_CHUNK = 32
+_RECORD_BYTES = 600  # an item's record in the results file, about
+_CONTEXT_BYTES = 300_000_000
+
+
+@dataclass(frozen=True)
+class StudyOptions:
+    """What to measure and how: this holds the only defaults.
+
+    `types` are the weights' types; `tasks` names of tasks, suites or files; `follow` a set of instructions (`public`,
+    `demo`, a file) or none, `follow_limit` a count of them; `workers` models at a time, 0 decides by their size.
+    """
+
+    lams: tuple[float, ...]
+    tasks: tuple[str, ...]
+    types: tuple[str, ...] = ("F16",)
+    follow: str = ""
+    follow_limit: int | None = None
+    score: ScoreOptions = field(default_factory=ScoreOptions)
+    schedule: Schedule = field(default_factory=Schedule)
+    engine: EngineOptions = field(default_factory=EngineOptions)
+    workers: int = 0
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """A cell and the place of its work."""
+
+    cell: Cell
+    work: int
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """Everything that a sweep will do. `chunk` is the number of items that are scored and committed together."""
+
+    pair: str
+    options: StudyOptions
+    merges: Mapping[str, MergePlan]
+    works: tuple[Work, ...]
+    cells: tuple[PlannedCell, ...]
+    chunk: int
+
+    @property
+    def n_items(self) -> int:
+        """Items in all cells."""
+        return sum(c.cell.n_items for c in self.cells)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        return next(iter(self.merges.values())).remarks
+
+    @property
+    def workers(self) -> int:
+        """Models at a time."""
+        if self.options.workers:
+            return self.options.workers
+        small = max(m.n_values for m in self.merges.values()) < _SMALL
+        return min(len(self.options.lams), self.options.engine.threads or cores()) if small else 1
+
+    @property
+    def threads(self) -> int:
+        """Threads of each worker."""
+        return max(1, (self.options.engine.threads or cores()) // self.workers)
+
+    @property
+    def memory(self) -> int:
+        """Bytes of memory at the peak, about: the models, a context each, and what is left of planning."""
+        return self.workers * (max(m.data_bytes for m in self.merges.values()) + _CONTEXT_BYTES)
+
+    @property
+    def disk(self) -> int:
+        """Bytes that the results take, about."""
+        return self.n_items * _RECORD_BYTES
+
+
+def environment() -> dict[str, str]:
+    """What a cell was measured with."""
+    names = ("pa-lite", "llama-cpp-python", "numpy")
+    return {**{n: importlib.metadata.version(n) for n in names}, "python": platform.python_version(),
+            "platform": platform.platform()}  # fmt: skip
+
+
+def _chunk(n_values: int) -> int:
+    return next((size for limit, size in _CHUNKS if n_values <= limit), _LEAST_CHUNK)
+
+
+def plan_study(pair: str | Pair, options: StudyOptions) -> StudyPlan:
+    """Read the pair's headers and the tasks' rows, and lay out the cells.
+
+    Raises InputError for lams that do not rise, no task, or what naming tasks and instructions wrongly raises; what
+    opening and planning a merge of the pair raises.
+    """
+    if not options.lams or any(a >= b for a, b in zip(options.lams, options.lams[1:], strict=False)):
+        told = ", ".join(f"{lam:g}" for lam in options.lams)
+        raise InputError(f"lams {told or '(none)'} must rise, each named once: e.g. 0,0.5,1 or 0:1:0.1.")
+    if len(set(options.types)) != len(options.types):
+        raise InputError(f"types {', '.join(options.types)}: one is named twice.")
+    found = find_pair(pair) if isinstance(pair, str) else pair
+    base, instruct = open_checkpoint(found.base), open_checkpoint(found.instruct)
+    merges = {kind: plan_merge(base, instruct, PlanOptions(kind, options.schedule)) for kind in options.types}
+    works = plan_works(options)
+    first = next(iter(merges.values()))
+    chunk = _chunk(first.n_values)
+    cells = [
+        PlannedCell(_cell(merge, options, kind, lam, work, chunk), i)
+        for kind, merge in merges.items()
+        for lam in options.lams
+        for i, work in enumerate(works)
+    ]
+    return StudyPlan(found.name, options, merges, works, tuple(cells), chunk)
+
+
+def plan_works(options: StudyOptions) -> tuple[Work, ...]:
+    """The tasks, and last the instructions. Raises InputError, naming what is unknown or wrong."""
+    score = options.score
+    works: list[Work] = [
+        TaskWork(prepare_task(spec, score.shots, score.limit, score.seed, score.split), score)
+        for spec in find_tasks(options.tasks)
+    ]
+    if not works:
+        raise InputError("no task was named (--tasks).")
+    if options.follow:
+        works.append(_follow_work(options))
+    return tuple(works)
+
+
+def _follow_work(options: StudyOptions) -> FollowWork:
+    chosen = find_set(options.follow).limited(options.follow_limit)
+    return FollowWork(chosen.name, tuple(chosen.instructions), chosen.max_tokens, chosen.must_end)
+
+
+def _cell(merge: MergePlan, options: StudyOptions, kind: str, lam: float, work: Work, chunk: int) -> Cell:
+    engine = {k: v for k, v in asdict(options.engine).items() if k != "threads"}
+    inputs = {
+        "base": merge.fingerprints[0], "instruct": merge.fingerprints[1], "schedule": options.schedule.text,
+        "engine": engine, "chunk": chunk, "llama_cpp_python": importlib.metadata.version("llama-cpp-python"),
+        "work": dict(work.facts),
+    }  # fmt: skip
+    return Cell(lam, kind, work.kind, work.name, work.n_items, inputs)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a sweep will take: seconds from a short measurement, None where nothing was measured; bytes."""
+
+    cells: int
+    items: int
+    items_left: int
+    seconds: float | None
+    memory: int
+    memory_available: int
+    disk: int
+    workers: int
+
+
+_SAMPLES = 4, 16  # items of each work that are timed
+
+
+def estimate_sweep(plan: StudyPlan, finished: Sequence[str] = (), measure: bool = True) -> Estimate:
+    """Tell a sweep's cost. With `measure`, one lam is built and a few items of each work are timed on it."""
+    left = [c for c in plan.cells if c.cell.key not in set(finished)]
+    seconds = None
+    if measure and left:
+        costs, build = _measure(plan)
+        lams = len({(c.cell.type, c.cell.lam) for c in left})
+        work = sum(
+            costs[c.work][0] * -(-c.cell.n_items // plan.chunk) + costs[c.work][1] * c.cell.n_items for c in left
+        )
+        seconds = (lams * build + work) / plan.workers
+    return Estimate(
+        len(plan.cells), plan.n_items, sum(c.cell.n_items for c in left), seconds, plan.memory, available_memory(),
+        plan.disk, plan.workers,
+    )  # fmt: skip
+
+
+def _measure(plan: StudyPlan) -> tuple[list[tuple[float, float]], float]:
+    """Of each work the seconds of a chunk before its first item, and of an item; the seconds of building a lam."""
+    from pa_lite.study.worker import LocalWorker  # a worker knows what a plan is
+
+    kind, lam = plan.options.types[0], plan.options.lams[0]
+    start = time.perf_counter()
+    with LocalWorker(plan) as worker:
+        worker.model_at(kind, lam)
+        build = time.perf_counter() - start
+        costs = []
+        for i, work in enumerate(plan.works):
+            took = []
+            sizes = [min(n, work.n_items) for n in _SAMPLES]
+            for n in sizes:
+                start = time.perf_counter()
+                worker.run(kind, lam, i, range(n))
+                took.append(time.perf_counter() - start)
+            item = max(0.0, took[1] - took[0]) / (sizes[1] - sizes[0]) if sizes[1] > sizes[0] else took[0] / sizes[0]
+            costs.append((max(0.0, took[0] - item * sizes[0]), item))
+    return costs, build

@@ -1,0 +1,115 @@
+"""A finished study read back from its store: curves, examples, setting. Measures nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+import numpy as np
+
+from pa_lite.errors import InputError
+from pa_lite.study.curves import Curves, Series, means
+from pa_lite.study.store import Store, StoredCell
+from pa_lite.study.study import Example, Study
+
+_EXAMPLES = 6
+
+
+def value_of(record: Mapping[str, Any], kind: str) -> float:
+    """What an item's record adds to its average, in [0, 1]."""
+    if kind == "task":
+        return float(record["metrics"][record["metric"]])
+    return float(record["preference"] if kind == "wins" else bool(record["followed"]))
+
+
+def planned_cells(store: Store) -> list[StoredCell]:
+    """The cells of the study as it was last run, in its order: no stale ones. Raises InputError when there are none."""
+    by_key = {c.key: c for c in store.cells()}
+    found = [by_key[key] for key in store.facts().get("cells", []) if key in by_key]
+    if not found:
+        raise InputError(f"{store.path.parent}: the study has no results yet. Run the sweep first.")
+    return found
+
+
+def load_study(store: Store, kind: str | None = None) -> Study:
+    """The study of one type of weights (by default the first): all lams that are finished in everything.
+
+    Raises InputError when no lam is, or the type was not measured.
+    """
+    facts, cells = store.facts(), planned_cells(store)
+    types = list(dict.fromkeys(c.type for c in cells))
+    kind = kind or types[0]
+    if kind not in types:
+        raise InputError(f"{store.path.parent}: type {kind!r} was not measured; measured: {', '.join(types)}.")
+    cells = [c for c in cells if c.type == kind]
+    waiting = sorted({c.lam for c in cells if c.summary is None})
+    lams = sorted({c.lam for c in cells} - set(waiting))
+    if not lams:
+        raise InputError(f"{store.path.parent}: no lam is finished yet. Run the same sweep again to go on.")
+    records = {(c.kind, c.name, c.lam): store.items(c.key) for c in cells if c.lam in lams}
+    names = list(dict.fromkeys((c.kind, c.name) for c in cells))
+    summaries = {(c.kind, c.name): c.summary or {} for c in cells if c.lam == lams[0]}
+    series = {
+        (work, name): Series(
+            name,
+            str(summaries[work, name].get("area", "")),
+            np.array([[value_of(r, work) for r in records[work, name, lam]] for lam in lams]),
+            *(summaries[work, name].get(guess) or None for guess in ("majority", "chance")),
+        )
+        for work, name in names
+    }
+
+    def first(work: str) -> Series | None:
+        return next((s for (w, _), s in series.items() if w == work), None)
+
+    curves = Curves(
+        tuple(lams), tuple(s for (w, _), s in series.items() if w == "task"), first("follow"), first("wins")
+    )
+    remarks = [f"Not finished, and left out: lam {', '.join(f'{lam:g}' for lam in waiting)}."] if waiting else []
+    best = lams[int(means(curves.tasks).argmax())]
+    follow = next((name for work, name in names if work == "follow"), None)
+    examples = _examples(records, follow, list(dict.fromkeys((lams[0], best, lams[-1])))) if follow else ()
+    return Study(str(facts["pair"]), kind, curves, examples, _setting(facts, cells, curves), tuple(remarks))
+
+
+def _examples(
+    records: Mapping[tuple[str, str, float], Sequence[Mapping[str, Any]]], name: str, lams: Sequence[float]
+) -> tuple[Example, ...]:
+    """Some instructions, those first where the lams differ in following."""
+    answers = {lam: records["follow", name, lam] for lam in lams}
+    n = len(answers[lams[0]])
+    order = sorted(range(n), key=lambda i: -len({a[i]["followed"] for a in answers.values()}))
+    return tuple(
+        Example(
+            str(answers[lams[0]][i]["instruction"]),
+            tuple((lam, str(a[i]["output"]), a[i]["followed"]) for lam, a in answers.items()),
+        )
+        for i in order[:_EXAMPLES]
+    )
+
+
+def _setting(facts: Mapping[str, Any], cells: Sequence[StoredCell], curves: Curves) -> tuple[tuple[str, str], ...]:
+    versions = {f"{k} {v}" for c in cells for k, v in c.environment.items() if k not in ("platform", "python")}
+    started, seconds = min(c.started for c in cells), sum(c.seconds for c in cells)
+    inputs = cells[0].inputs
+    lines = [
+        ("pair", str(facts["pair"])),
+        ("parameters", f"{facts['parameters'] / 1e6:.1f} million"),
+        ("weights", ", ".join(dict.fromkeys(c.type for c in cells))),
+        ("schedule", str(facts["schedule"] or "the same lam for every tensor")),
+        ("few-shot items", ", ".join(f"{s.name} {s.n}" for s in curves.tasks)),
+    ]
+    if curves.follow is not None:
+        lines.append(("instructions", f"{curves.follow.name}, {curves.follow.n} prompts, greedy, strict"))
+    if curves.wins is not None:
+        lines.append(("preferences", f"{curves.wins.name}, {curves.wins.n} instructions"))
+    return (
+        *lines,
+        ("seed of the exemplars", str(facts["seed"])),
+        ("intervals", "95% bootstrap over items, tasks taken as given"),
+        ("versions", ", ".join(sorted(versions))),
+        ("machine", ", ".join(sorted({str(c.environment.get("platform")) for c in cells}))),
+        ("fingerprints", f"base {str(inputs['base'])[:16]}, instruct {str(inputs['instruct'])[:16]}"),
+        ("measured", f"{datetime.fromtimestamp(started, timezone.utc):%Y-%m-%d}, {seconds:.0f} s of work"),
+    )

@@ -1,0 +1,210 @@
+"""The best lam with a part of the grid's work: successive halving over lams, on the same items, smoothed along lam.
+
+All lams begin with a few items; the half that is likelier to win goes on with more. Neighbours inform each other: an
+average moves smoothly with lam. Sources: Jamieson and Talwalkar 2016 (successive halving); Rubin 1981 (Bayesian
+bootstrap); Rasmussen and Williams 2006, chapter 2 (Gaussian process regression).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pa_lite.errors import InputError
+from pa_lite.study.curves import Values
+from pa_lite.study.goal import Goal
+
+# (place of the lam, place of the series, items) -> their values, float64 [items]
+Evaluate = Callable[[int, int, Sequence[int]], Values]
+_DRAWS = 2000
+_LENGTHS = (0.1, 0.15, 0.2, 0.3, 0.5, 0.8)  # in lam: over such a distance an average may turn
+_WITHIN = 0.1001  # a lam this near to the best counts as the same answer
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """`budget` is the share of the grid's item evaluations that may be spent, `seed` orders the items."""
+
+    budget: float = 0.4
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.budget <= 1:
+            raise InputError(f"budget {self.budget:g} is outside (0, 1]: it is a share of the full grid's evaluations.")
+
+
+@dataclass(frozen=True)
+class Found:
+    """The answer and what it rests on.
+
+    `confidence` is the probability, over items, that no lam farther than 0.1 is better. `few_shot`, `follow` and
+    `evaluated` hold each lam's smoothed averages (NaN without following) and the share of its items that was looked at.
+    """
+
+    lam: float
+    confidence: float
+    spent: int
+    grid: int
+    lams: tuple[float, ...]
+    few_shot: tuple[float, ...]
+    follow: tuple[float, ...]
+    evaluated: tuple[float, ...]
+
+
+class _Race:
+    """Values seen so far: each lam knows a beginning of each series' shuffled items."""
+
+    def __init__(
+        self, lams: Sequence[float], sizes: Sequence[int], has_follow: bool, evaluate: Evaluate, seed: int
+    ) -> None:
+        self.lams, self.sizes, self.has_follow, self.evaluate = lams, sizes, has_follow, evaluate
+        self.rng = np.random.default_rng(seed)
+        self.orders = [self.rng.permutation(n) for n in sizes]
+        self.values = [np.zeros((len(lams), n)) for n in sizes]
+        self.seen = np.zeros((len(lams), len(sizes)), np.int64)
+
+    @property
+    def spent(self) -> int:
+        return int(self.seen.sum())
+
+    def extend(self, lam: int, series: int, share: float) -> None:
+        """Evaluate a lam on the series' first `share` of items."""
+        before, after = int(self.seen[lam, series]), math.ceil(share * self.sizes[series] - 1e-9)
+        if after > before:
+            items = self.orders[series][before:after]
+            self.values[series][lam, before:after] = self.evaluate(lam, series, items.tolist())
+            self.seen[lam, series] = after
+
+    def draws(self, smooth: bool) -> tuple[Values, Values | None]:
+        """Plausible (few-shot, following) averages: float64 [draws + 1, arms], row 0 the measured ones.
+
+        Each draw weighs the items anew, an item alike for every arm, so that what arms share cancels. With `smooth` the
+        arms are lams of one line.
+        """
+        few_shot = np.zeros((_DRAWS + 1, len(self.lams)))
+        n_tasks = len(self.sizes) - self.has_follow
+        follow = None
+        for s, n in enumerate(self.sizes):
+            weights = np.vstack([np.ones(n), self.rng.standard_exponential((_DRAWS, n))])
+            mask = np.arange(n)[None, :] < self.seen[:, s][:, None]
+            average = weights @ (self.values[s] * mask).T / np.maximum(weights @ mask.T, 1e-12)
+            if s < n_tasks:
+                few_shot += average / n_tasks
+            else:
+                follow = average
+        if smooth:
+            few_shot = _smooth(self.lams, few_shot, self.seen[:, :n_tasks].sum(axis=1))
+            follow = None if follow is None else _smooth(self.lams, follow, self.seen[:, -1])
+        return few_shot, follow
+
+
+def _smooth(lams: Sequence[float], averages: Values, counts: npt.NDArray[np.int64]) -> Values:
+    """Each row's Gaussian process posterior mean over lam; a lam's noise falls with its number of items.
+
+    How fast the curve may turn is what makes the measured averages, row 0, likeliest.
+    """
+    x, centre = np.asarray(lams), averages[0].mean()
+    spread = max(float(averages[0].var()), 1e-4)
+    # between lams the same items cancel most of the noise; a quarter of the binomial variance stays
+    noise = 0.25 * max(centre * (1 - centre), 0.01) / np.maximum(counts, 1)
+
+    def fit(length: float) -> tuple[float, Values]:
+        kernel = spread * np.exp(-0.5 * ((x[:, None] - x[None, :]) / length) ** 2)
+        whole = kernel + np.diag(noise)
+        inverse, residual = np.linalg.inv(whole), averages[0] - centre
+        likelihood = -0.5 * (residual @ inverse @ residual + np.linalg.slogdet(whole)[1])
+        return float(likelihood), kernel @ inverse
+
+    _, gain = max((fit(length) for length in _LENGTHS), key=lambda f: f[0])
+    out: Values = centre + (averages - centre) @ gain.T
+    return out
+
+
+@dataclass(frozen=True)
+class Raced:
+    """How a race of arms ended: the winner's place, and per arm what was seen; row 0 of `utilities` is measured."""
+
+    best: int
+    spent: int
+    grid: int
+    few_shot: Values
+    follow: Values | None
+    utilities: Values
+    evaluated: tuple[float, ...]
+
+
+def race_arms(
+    lams: Sequence[float],
+    sizes: Sequence[int],
+    has_follow: bool,
+    evaluate: Evaluate,
+    goal: Goal,
+    options: SearchOptions | None = None,
+    smooth: bool = False,
+) -> Raced:
+    """Race arms, each at a lam, for the highest utility. `sizes` are the items of each task, last of the instructions.
+
+    Raises InputError when the goal cannot be judged from what is measured, or nothing is.
+    """
+    options = options or SearchOptions()
+    if len(lams) < 2 or not sizes or min(sizes) < 1:
+        raise InputError("a search needs two lams or more, and items.")
+    goal.utilities(lams, np.zeros(len(lams)), np.zeros(len(lams)) if has_follow else None)  # fails before any work
+    race = _Race(lams, sizes, has_follow, evaluate, options.seed)
+    grid = len(lams) * sum(sizes)
+    alive = list(range(len(lams)))
+    rungs = max(1, math.ceil(math.log2(len(lams))))
+    share = 0.0
+    for rung in range(rungs):
+        wanted = [(arm, s) for arm in alive for s in range(len(sizes))]
+        if goal.keep_follow is not None and list(lams).index(1.0) not in alive:
+            wanted.append((list(lams).index(1.0), len(sizes) - 1))  # the constraint's own yardstick
+        left = math.floor(options.budget * grid) - race.spent - len(wanted)  # each is rounded up to a whole item
+        share = min(1.0, share + max(0.0, left) / (rungs - rung) / sum(sizes[s] for _, s in wanted))
+        for arm, s in wanted:
+            race.extend(arm, s, share)
+        few_shot, follow = race.draws(smooth)
+        utilities = goal.utilities(lams, few_shot, follow)
+        wins = _win_shares(utilities[1:], alive)
+        if rung < rungs - 1:
+            ranked = sorted(alive, key=lambda i: (-wins[i], -utilities[1:, i].mean()))
+            alive = sorted(ranked[: max(2, math.ceil(len(alive) / 2))])
+    best = max(alive, key=lambda i: utilities[0, i])
+    evaluated = tuple(map(float, race.seen.sum(axis=1) / sum(sizes)))
+    return Raced(best, race.spent, grid, few_shot, follow, utilities, evaluated)
+
+
+def search_lam(
+    lams: Sequence[float],
+    sizes: Sequence[int],
+    has_follow: bool,
+    evaluate: Evaluate,
+    goal: Goal,
+    options: SearchOptions | None = None,
+) -> Found:
+    """Find the lam with the highest utility among those of a line. See `race_arms`."""
+    raced = race_arms(lams, sizes, has_follow, evaluate, goal, options, smooth=True)
+    near = [i for i in range(len(lams)) if abs(lams[i] - lams[raced.best]) < _WITHIN]
+    drawn = raced.utilities[1:]
+    return Found(
+        lam=lams[raced.best],
+        confidence=float((drawn[:, near].max(axis=1) >= drawn.max(axis=1)).mean()),
+        spent=raced.spent,
+        grid=raced.grid,
+        lams=tuple(lams),
+        few_shot=tuple(map(float, raced.few_shot[0])),
+        follow=tuple(map(float, raced.follow[0])) if raced.follow is not None else (),
+        evaluated=raced.evaluated,
+    )
+
+
+def _win_shares(utilities: Values, alive: Sequence[int]) -> Values:
+    """How often each lam is the best of those alive; float64 [lams]."""
+    shares = np.zeros(utilities.shape[1])
+    winners = np.asarray(alive)[utilities[:, alive].argmax(axis=1)]
+    np.add.at(shares, winners, 1 / len(utilities))
+    return shares

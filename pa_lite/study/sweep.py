@@ -1,0 +1,212 @@
+"""Runs a planned study into its store: what is finished stays, what is missing is done, chunk by chunk."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+from pa_lite.checkpoints.pairs import Pair
+from pa_lite.errors import EngineError, InputError, nearest
+from pa_lite.study.plan import Estimate, PlannedCell, StudyOptions, StudyPlan, environment, estimate_sweep, plan_study
+from pa_lite.study.results import load_study
+from pa_lite.study.store import FILE, Store, open_store, read_store
+from pa_lite.study.study import Study
+from pa_lite.study.worker import LocalWorker, Worker, WorkerLostError
+from pa_lite.study.works import chunks
+
+_log = logging.getLogger(__name__)
+Progress = Callable[[int, int], None]
+MOST_LOSSES = 20  # workers that may be lost in one sweep
+
+
+@dataclass(frozen=True)
+class _Todo:
+    """A cell's chunks that are missing."""
+
+    planned: PlannedCell
+    missing: tuple[range, ...]
+
+
+class _Sweep:
+    """The state that a sweep's threads share."""
+
+    def __init__(self, plan: StudyPlan, store: Store, progress: Progress | None) -> None:
+        self.plan, self.store, self.progress = plan, store, progress
+        self.lock, self.stop = threading.Lock(), threading.Event()
+        self.total = self.done = 0
+        self.losses = 0
+        self.queue: deque[list[_Todo]] = deque()  # one entry for each (type, lam): whoever takes it builds that once
+
+    def lay_out(self) -> None:
+        """Enter the cells and see what is missing of each; a cell of nothing missing is finished at once."""
+        by_lam: dict[tuple[str, float], list[_Todo]] = {}
+        now = environment()
+        finished = self.store.finished([p.cell.key for p in self.plan.cells])
+        for planned in self.plan.cells:
+            cell = planned.cell
+            self.total += cell.n_items
+            if cell.key in finished:
+                self.done += cell.n_items
+                continue
+            have = self.store.begin(cell, now)
+            self.done += len(have)
+            missing = tuple(c for c in chunks(cell.n_items, self.plan.chunk) if not have.issuperset(c))
+            by_lam.setdefault((cell.type, cell.lam), []).append(_Todo(planned, missing))
+        self.queue.extend(by_lam.values())
+        self.tell(0)
+
+    def tell(self, n: int) -> None:
+        with self.lock:
+            self.done += n
+            if self.progress is not None:
+                self.progress(self.done, self.total)
+
+    def work(self, make_worker: Callable[[], Worker]) -> None:
+        """Take lams until none is left, on one worker, replaced when it is lost."""
+        worker = make_worker()
+        try:
+            while not self.stop.is_set():
+                with self.lock:
+                    todo = self.queue.popleft() if self.queue else None
+                if todo is None:
+                    return
+                for entry in todo:
+                    worker = self._do(entry, worker, make_worker)
+        finally:
+            worker.close()
+
+    def _do(self, todo: _Todo, worker: Worker, make_worker: Callable[[], Worker]) -> Worker:
+        cell, work = todo.planned.cell, todo.planned.work
+        for chunk in todo.missing:
+            while not self.stop.is_set():
+                start = time.perf_counter()
+                try:
+                    records = worker.run(cell.type, cell.lam, work, chunk)
+                except WorkerLostError as e:
+                    worker.close()
+                    with self.lock:
+                        self.losses += 1
+                    if self.losses > MOST_LOSSES:
+                        raise EngineError(
+                            f"{self.losses} workers were lost, the last one with: {e}. What was finished is kept: "
+                            "mend the cluster and run the same command again."
+                        ) from e
+                    worker = make_worker()
+                    continue
+                self.store.add(cell.key, records, time.perf_counter() - start)
+                self.tell(len(chunk))
+                break
+        if not self.stop.is_set():
+            self.store.finish(cell.key, self.plan.works[work].summary(self.store.items(cell.key)))
+        return worker
+
+
+def run_sweep(
+    plan: StudyPlan,
+    store: Store,
+    progress: Progress | None = None,
+    make_worker: Callable[[], Worker] | None = None,
+    n_workers: int | None = None,
+) -> None:
+    """Do what is missing of the plan's cells, and note the study's facts.
+
+    `make_worker` gives workers of another kind than this process, n_workers at a time. `progress` gets (items done,
+    items in all). Raises what merging, loading, scoring, generating and storing raise; what was committed stays.
+    """
+    make = make_worker or (lambda: LocalWorker(plan))
+    sweep = _Sweep(plan, store, progress)
+    _check_pair(plan, store)
+    store.note(facts(plan))
+    sweep.lay_out()
+    if plan.workers == 1 and make_worker is None:
+        sweep.work(make)  # in this thread, so that Ctrl-C reaches llama.cpp
+        return
+    n_workers = n_workers or plan.workers
+    with ThreadPoolExecutor(n_workers) as pool:
+        futures = [pool.submit(sweep.work, make) for _ in range(n_workers)]
+        try:
+            wait(futures, return_when=FIRST_EXCEPTION)
+        finally:
+            sweep.stop.set()
+        for future in futures:
+            future.result()
+
+
+ENGINES = ("local", "ray")
+
+
+def sweep_pair(
+    pair: str | Pair,
+    options: StudyOptions,
+    folder: Path,
+    progress: Progress | None = None,
+    engine: str = "local",
+    address: str | None = None,
+) -> Study:
+    """Plan, run and read back a study in a run folder, going on where an earlier run stopped.
+
+    Raises InputError for an unknown engine, and what plan_study, open_store and run_sweep raise.
+    """
+    if engine not in ENGINES:
+        raise InputError(f"unknown engine {engine!r}.{nearest(engine, ENGINES)}")
+    plan = plan_study(pair, options)
+    with open_store(folder) as store:
+        again = stale(plan, store)
+        if again:
+            _log.warning("inputs of %s have changed: measured again", ", ".join(again))
+        if engine == "ray":
+            from pa_lite.study.cluster import ray_workers
+
+            with ray_workers(pair, plan, address) as (n_workers, make_worker):
+                run_sweep(plan, store, progress, make_worker, n_workers)
+        else:
+            run_sweep(plan, store, progress)
+        return load_study(store)
+
+
+def estimate_pair(pair: str | Pair, options: StudyOptions, folder: Path | None) -> Estimate:
+    """What sweep_pair would take, given what is finished in the folder. Raises what plan_study and read_store raise."""
+    plan = plan_study(pair, options)
+    if folder is None or not (folder / FILE).exists():
+        return estimate_sweep(plan)
+    with read_store(folder) as store:
+        finished = store.finished([p.cell.key for p in plan.cells])
+    return estimate_sweep(plan, tuple(finished))
+
+
+def facts(plan: StudyPlan) -> dict[str, object]:
+    """What the store knows of the study: the pair, the plan's cells in order, the lams, areas and seeds."""
+    options = plan.options
+    return {
+        "pair": plan.pair,
+        "lams": options.lams,
+        "types": options.types,
+        "tasks": [w.name for w in plan.works if w.kind == "task"],
+        "cells": [p.cell.key for p in plan.cells],
+        "schedule": options.schedule.text,
+        "seed": options.score.seed,
+        "limit": options.score.limit,
+        "parameters": next(iter(plan.merges.values())).n_values,
+    }
+
+
+def _check_pair(plan: StudyPlan, store: Store) -> None:
+    """Raise InputError when the folder holds another pair's study."""
+    pair = store.facts().get("pair", plan.pair)
+    if pair != plan.pair:
+        raise InputError(f"{store.path.parent}: holds a study of {pair}, not of {plan.pair}. Name another (--run).")
+
+
+def stale(plan: StudyPlan, store: Store) -> Sequence[str]:
+    """Names of cells in the store that the plan has too, but made from other inputs: they are measured again."""
+    planned = {(p.cell.lam, p.cell.type, p.cell.kind, p.cell.name): p.cell.key for p in plan.cells}
+    return sorted({
+        c.name for c in store.cells()
+        if planned.get((c.lam, c.type, c.kind, c.name), c.key) != c.key
+    })  # fmt: skip

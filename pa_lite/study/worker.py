@@ -1,0 +1,75 @@
+"""Who runs cells: something that builds a lam once and does works on it. Here in this process, on llama.cpp."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from types import TracebackType
+from typing import Protocol
+
+from pa_lite.engine.model import Model
+from pa_lite.engine.movable import MovableModel
+from pa_lite.merge.schedule import Schedule
+from pa_lite.study.plan import StudyPlan
+from pa_lite.study.works import Record
+
+
+class WorkerLostError(Exception):
+    """A worker is gone, and with it the chunk that it had; another can do it."""
+
+
+class Worker(Protocol):
+    """Builds the model of one (type, lam) at a time and runs items of a work on it."""
+
+    def run(self, kind: str, lam: float, work: int, items: Sequence[int]) -> dict[int, Record]:
+        """Records by item. Raises what merging, loading, scoring and generating raise; WorkerLostError."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class LocalWorker:
+    """A worker in this process: one model, moved along the line in memory. A context manager."""
+
+    def __init__(self, plan: StudyPlan) -> None:
+        self.plan = plan
+        self._moving: MovableModel | None = None
+        self._at: tuple[str, float, Schedule] | None = None
+
+    def __enter__(self) -> LocalWorker:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def model_at(self, kind: str, lam: float, schedule: Schedule | None = None) -> Model:
+        """The model at that type, lam and schedule (by default the plan's), built unless it stands there already."""
+        schedule = self.plan.options.schedule if schedule is None else schedule
+        wanted = (kind, lam, schedule)
+        if self._at != wanted:
+            at, self._at = self._at, None
+            if self._moving is not None and at is not None and at[0] == kind:
+                self._moving.move(lam, schedule)
+            else:
+                self.close()
+                merge = self.plan.merges[kind]
+                merge = replace(merge, options=replace(merge.options, schedule=schedule))
+                options = replace(self.plan.options.engine, threads=self.plan.threads)
+                self._moving = MovableModel(merge, lam, options)
+            self._at = wanted
+        assert self._moving is not None
+        return self._moving.model
+
+    def run(
+        self, kind: str, lam: float, work: int, items: Sequence[int], schedule: Schedule | None = None
+    ) -> dict[int, Record]:
+        """Records by item, at a lam and a schedule (by default the plan's)."""
+        return self.plan.works[work].run(self.model_at(kind, lam, schedule), items)
+
+    def close(self) -> None:
+        """Free the model; more than once does no harm."""
+        if self._moving is not None:
+            self._moving.close()
+        self._moving, self._at = None, None

@@ -1,0 +1,214 @@
+"""What counts as right: choices compared by loglikelihood, generated texts with gold answers. No model here."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pa_lite.tasks.answers import normalise, parse_number
+
+Gold = tuple[str, ...]  # one accepted answer, as its spans: nearly always a single one
+
+
+@dataclass(frozen=True)
+class ChoiceScores:
+    """An item's choices as the engine scored them: sums of ln p in nats, choice texts without the blank before them."""
+
+    logprobs: tuple[float, ...]
+    choices: tuple[str, ...]
+    n_tokens: tuple[int, ...]
+    unconditional: tuple[float, ...] | None = None
+
+
+def _best(scores: Sequence[float]) -> int:
+    return int(np.argmax(scores))  # the first of equals
+
+
+def _per(scores: ChoiceScores, lengths: Sequence[int]) -> int:
+    return _best([p / n for p, n in zip(scores.logprobs, lengths, strict=True)])
+
+
+def _mutual(scores: ChoiceScores) -> int:
+    assert scores.unconditional is not None
+    return _best([p - u for p, u in zip(scores.logprobs, scores.unconditional, strict=True)])
+
+
+# metric -> the choice that it picks; names and definitions as lm-eval's, but for acc_token
+CHOICE_METRICS: dict[str, Callable[[ChoiceScores], int]] = {
+    "acc": lambda s: _best(s.logprobs),
+    "acc_norm": lambda s: _per(s, [len(c) for c in s.choices]),  # characters, not bytes
+    "acc_bytes": lambda s: _per(s, [len(c.encode()) for c in s.choices]),
+    "acc_token": lambda s: _per(s, s.n_tokens),
+    "acc_mutual_info": _mutual,
+}
+
+
+def pick_choices(scores: ChoiceScores) -> dict[str, int]:
+    """The choice that each metric picks; acc_mutual_info only where the unconditional scores are known."""
+    return {
+        name: pick(scores)
+        for name, pick in CHOICE_METRICS.items()
+        if name != "acc_mutual_info" or scores.unconditional is not None
+    }
+
+
+def exact_match(text: str, golds: Sequence[Gold], steps: Sequence[str]) -> float:
+    """1 if the normalised text is a gold answer's, else 0; a gold of several spans is joined by commas."""
+    return float(any(normalise(text, steps) == normalise(", ".join(g), steps) for g in golds))
+
+
+def token_f1(text: str, golds: Sequence[Gold], steps: Sequence[str]) -> float:
+    """Overlap of words with the best gold answer, in [0, 1]; an empty answer is right only where the gold is empty.
+
+    Source: SQuAD 2.0 (Rajpurkar et al. 2018), its evaluation's F1.
+    """
+    words = normalise(text, steps).split()
+    return max((_f1(words, normalise(", ".join(g), steps).split()) for g in golds), default=0.0)
+
+
+def _f1(words: Sequence[str], gold: Sequence[str]) -> float:
+    if not words or not gold:
+        return float(list(words) == list(gold))
+    common = sum((Counter(words) & Counter(gold)).values())
+    return 2 * common / (len(words) + len(gold))
+
+
+def numeric_match(text: str, golds: Sequence[Gold], _steps: Sequence[str] = ()) -> float:
+    """1 if the text is a number equal to a gold one in value (`1,000.0` is `1000`), else 0."""
+    value = parse_number(text)
+    return float(value is not None and any(value == parse_number(g[0]) for g in golds))
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def _drop_words(span: str) -> str:
+    """A span normalised as DROP's evaluation does: split at blanks and hyphens, numbers as floats, no articles."""
+    words = []
+    for word in re.split("[ -]", span.lower()):
+        if not _is_number(word):
+            word = "".join(c for c in word if c not in string.punctuation)
+        word = str(float(word)) if _is_number(word) else re.sub(r"\b(?:a|an|the)\b", " ", word)
+        words += word.split()
+    return " ".join(words)
+
+
+def _drop_pair(gold: frozenset[str], words: frozenset[str]) -> float:
+    """F1 of two bags of words; 0 where the gold holds numbers and none of them is there."""
+    numbers = {w for w in gold if _is_number(w)}
+    if numbers and not numbers & words:
+        return 0.0
+    if not gold and not words:
+        return 1.0
+    common = len(gold & words)
+    if not common:
+        return 0.0
+    precision, recall = common / len(words), common / len(gold)
+    return 2 * precision * recall / (precision + recall)  # in this form: the published rounding depends on its last bit
+
+
+def best_alignment(scores: Sequence[Sequence[float]]) -> list[float]:
+    """The scores of the one-to-one assignment of rows to columns whose sum is largest; all scores are >= 0.
+
+    A value for each row, then 0 for each column too many (the Hungarian method, O(n^3)).
+    """
+    n = max(len(scores), *(len(row) for row in scores))
+    cost = np.zeros((n + 1, n + 1))
+    for i, row in enumerate(scores, 1):
+        cost[i, 1 : len(row) + 1] = np.negative(row)
+    rows, columns = np.zeros(n + 1), np.zeros(n + 1)  # potentials
+    match, way = np.zeros(n + 1, int), np.zeros(n + 1, int)  # column -> its row, -> the column before it on the path
+    for i in range(1, n + 1):
+        match[0], j = i, 0
+        slack, used = np.full(n + 1, np.inf), np.zeros(n + 1, bool)
+        while match[j]:
+            used[j] = True
+            reduced = cost[match[j]] - rows[match[j]] - columns
+            nearer = ~used & (reduced < slack)
+            slack[nearer], way[nearer] = reduced[nearer], j
+            following = int(np.argmin(np.where(used, np.inf, slack)))
+            step = slack[following]
+            rows[match[used]] += step
+            columns[used] -= step
+            slack[~used] -= step
+            j = following
+        while j:
+            match[j], j = match[way[j]], int(way[j])
+    return [float(-cost[i, j]) for i, j in sorted(zip(match[1:].tolist(), range(1, n + 1), strict=True))]
+
+
+def _drop_spans(text: str, gold: Gold) -> Gold:
+    """The output as spans: apart at commas where the gold has several, else whole (its exemplars join spans so)."""
+    return tuple(text.split(", ")) if len(gold) > 1 else (text,)
+
+
+def drop_f1(text: str, golds: Sequence[Gold], _steps: Sequence[str] = ()) -> float:
+    """DROP's F1: bags of words aligned one to one, averaged over the longer side, two decimals, best over golds.
+
+    Source: Dua et al. 2019, section 5, and the published evaluation's treatment of numbers.
+    """
+    best = 0.0
+    for gold in golds:
+        predicted = [frozenset(_drop_words(s).split()) for s in _drop_spans(text, gold)]
+        wanted = [frozenset(_drop_words(s).split()) for s in gold]
+        aligned = best_alignment([[_drop_pair(g, p) for p in predicted] for g in wanted])
+        best = max(best, float(np.round(np.mean(aligned), 2)))  # numpy rounds x.xx5 as the published figures do
+    return best
+
+
+def drop_em(text: str, golds: Sequence[Gold], _steps: Sequence[str] = ()) -> float:
+    """DROP's exact match: the same normalised spans, in any order, for some gold."""
+
+    def right(gold: Gold) -> bool:
+        predicted = [_drop_words(s) for s in _drop_spans(text, gold)]
+        return set(predicted) == {_drop_words(s) for s in gold} and len(predicted) == len(gold)
+
+    return float(any(map(right, golds)))
+
+
+# metric -> how right a generated answer is, in [0, 1], given golds and the task's normalising steps
+TEXT_METRICS: dict[str, Callable[[str, Sequence[Gold], Sequence[str]], float]] = {
+    "exact_match": exact_match,
+    "f1": token_f1,
+    "numeric": numeric_match,
+    "drop_f1": drop_f1,
+    "drop_em": drop_em,
+}
+
+
+def weighted_f1(
+    golds: npt.NDArray[np.int64], picks: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
+    """F1 of each class, averaged with the classes' shares as weights, for each row of counts.
+
+    `golds` and `picks` are [k] classes of the distinct outcomes, `counts` [draws, k] how often each occurred.
+    """
+    total = np.zeros(counts.shape[0])
+    for label in np.unique(golds):
+        hit = counts[:, (golds == label) & (picks == label)].sum(1)
+        n_gold, n_picked = counts[:, golds == label].sum(1), counts[:, picks == label].sum(1)
+        both = n_gold + n_picked
+        total += n_gold * np.divide(2 * hit, both, out=np.zeros(len(both)), where=both > 0)
+    average: npt.NDArray[np.float64] = total / counts.sum(1)
+    return average
+
+
+# metrics of a whole task of fixed classes, not means over items
+CLASS_METRICS = {"f1_weighted": weighted_f1}
+
+METRICS_OF_KIND: dict[str, tuple[str, ...]] = {
+    "MC": (*CHOICE_METRICS, *CLASS_METRICS),
+    "FMC": (*CHOICE_METRICS, *CLASS_METRICS),
+    "G": tuple(TEXT_METRICS),
+}

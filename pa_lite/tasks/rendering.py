@@ -1,0 +1,222 @@
+"""A row becomes an item: templates and expressions, in a sandbox, and what may go wrong with them. No model here."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jinja2
+import jinja2.sandbox
+
+from pa_lite.errors import InputError
+from pa_lite.tasks.data import Place, Row
+from pa_lite.tasks.metrics import Gold
+from pa_lite.tasks.spec import TaskSpec
+from pa_lite.tasks.transforms import TRANSFORMS, column
+
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+# what a template or transform can raise on a row that does not fit it
+_ROW_ERRORS = (
+    jinja2.TemplateError,
+    TypeError,
+    ValueError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+)
+
+
+@dataclass(frozen=True)
+class Item:
+    """A row ready for the model.
+
+    `index` is its place in the split; `lead` the description and exemplars, shared by a group's items; `contexts` its
+    own text, one for each choice where scoring is partial. MC and FMC: `continuations` are scored, `answer` is the
+    right one's index. G: `golds` are the accepted answers, each a tuple of spans, and there is no answer (-1).
+    """
+
+    index: int
+    lead: str = field(repr=False)
+    contexts: tuple[str, ...]
+    continuations: tuple[str, ...]
+    answer: int
+    row: Row = field(repr=False)
+    golds: tuple[Gold, ...] = ()
+    group: str = ""
+    where: str = ""
+
+    @property
+    def prompt(self) -> str:
+        """The whole text before the answer; where scoring is partial, the first choice's."""
+        return self.lead + self.contexts[0]
+
+    @property
+    def key(self) -> str:
+        """The item's own text: two rows with the same one are the same question."""
+        return "\0".join(self.contexts)
+
+    @property
+    def requests(self) -> list[tuple[str, str]]:
+        """(context, continuation) of each choice."""
+        contexts = self.contexts * len(self.continuations) if len(self.contexts) == 1 else self.contexts
+        return [(self.lead + c, t) for c, t in zip(contexts, self.continuations, strict=True)]
+
+    @property
+    def prompt_hash(self) -> str:
+        """SHA-256 of the prompt's UTF-8, in hexadecimal."""
+        return hashlib.sha256(self.prompt.encode("utf-8", "surrogatepass")).hexdigest()
+
+    @property
+    def target(self) -> str:
+        """The right answer as text, without its delimiter; the first of several."""
+        return ", ".join(self.golds[0]) if self.golds else self.continuations[self.answer].lstrip()
+
+
+def _not_null(value: Any) -> Any:
+    """What a template prints; null would become the word None."""
+    if value is None:
+        raise ValueError("a value that it prints is null")
+    return value
+
+
+class Formatter:
+    """A task's templates and expressions, compiled."""
+
+    def __init__(self, spec: TaskSpec) -> None:
+        """Raises InputError for a template or expression that is broken."""
+        self.spec = spec
+        # texts stay as they are: no HTML here
+        environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+            undefined=jinja2.StrictUndefined, finalize=_not_null, keep_trailing_newline=True, autoescape=False
+        )
+        environment.globals["column"] = column
+        self._templates, self._expressions = {}, {}
+        for name in ("template", "prefix", "target"):
+            try:
+                self._templates[name] = environment.from_string(getattr(spec, name))
+            except jinja2.TemplateError as e:
+                raise InputError(f"task {spec.name}: its {name} is broken: {e}.") from e
+        for name in ("answers",) if spec.kind == "G" else ("choices", "answer"):
+            try:
+                self._expressions[name] = environment.compile_expression(getattr(spec, name), undefined_to_none=False)
+            except jinja2.TemplateError as e:
+                raise InputError(f"task {spec.name}: its {name} is broken: {e}.") from e
+
+    def _fails(self, place: Place, name: str, why: object) -> InputError:
+        return InputError(f"{place.where}: {name} of task {self.spec.name} fails on this row: {why}.")
+
+    def scope(self, place: Place) -> dict[str, Any]:
+        """What templates see: the row's columns and those that transforms add, `row`, `config`, `texts`."""
+        row = dict(place.row)
+        for name in self.spec.transforms:
+            try:
+                row.update(TRANSFORMS[name](row))
+            except KeyError as e:
+                raise self._fails(place, f"transform {name}", f"there is no column {e}") from e
+            except _ROW_ERRORS as e:
+                raise self._fails(place, f"transform {name}", e) from e
+        return {"config": place.config, "texts": self.spec.texts, **row, "row": row}
+
+    def render(self, name: str, place: Place, scope: Mapping[str, Any]) -> str:
+        try:
+            text: str = self._templates[name].render(scope)
+            text.encode("utf-8")  # a lone surrogate of JSON's cannot become tokens
+        except _ROW_ERRORS as e:
+            raise self._fails(place, name, str(e).rstrip(".")) from e
+        return text
+
+    def evaluate(self, name: str, place: Place, scope: Mapping[str, Any]) -> Any:
+        try:
+            value = self._expressions[name](scope)
+        except _ROW_ERRORS as e:
+            raise self._fails(place, name, str(e).rstrip(".")) from e
+        if isinstance(value, jinja2.Undefined):
+            missing = value._undefined_name
+            if getattr(self.spec, name) == missing:
+                raise InputError(f"{place.where}: has no column {missing!r}.")
+            raise self._fails(place, name, f"there is no {missing!r}")
+        return value
+
+    def prefix(self, place: Place) -> str:
+        return self.render("prefix", place, self.scope(place)) if self.spec.prefix else ""
+
+    def item(self, index: int, place: Place) -> Item:
+        """An item with nothing before it. Raises InputError, naming file, row and field, for one that does not fit."""
+        spec, scope = self.spec, self.scope(place)
+        group = self.group(place, scope)
+        if spec.kind == "G":
+            golds = self._golds(place, scope)
+            context = self.render("template", place, scope)
+            return Item(index, "", (context,), (), -1, place.row, golds, group, place.where)
+        choices, answer = self._choices(place, scope)
+        if spec.partial:
+            contexts = tuple(self.render("template", place, {**scope, "choice": c}) for c in choices)
+            continuations = (spec.delimiter + self._target(place, scope),) * len(choices)
+        else:
+            if spec.kind == "FMC":
+                letters = _LETTERS[: len(choices)]
+                scope["lettered"] = "\n".join(f"{a}. {c}" for a, c in zip(letters, choices, strict=True))
+                choices = list(letters)
+            contexts = (self.render("template", place, scope),)
+            continuations = tuple(spec.delimiter + c for c in choices)
+        return Item(index, "", contexts, continuations, answer, place.row, (), group, place.where)
+
+    def solved(self, place: Place) -> str:
+        """An exemplar's text: context, delimiter, answer, separator."""
+        item = self.item(0, place)
+        context = item.contexts[item.answer if self.spec.partial else 0]
+        if self.spec.kind != "G":
+            return context + item.continuations[item.answer] + self.spec.separator
+        target = self._target(place, self.scope(place)) if self.spec.target else item.target
+        return context + self.spec.delimiter + target + self.spec.separator
+
+    def _target(self, place: Place, scope: Mapping[str, Any]) -> str:
+        target = self.render("target", place, scope).strip()
+        if not target:
+            raise self._fails(place, "target", "it is empty")
+        return target
+
+    def group(self, place: Place, scope: Mapping[str, Any] | None = None) -> str:
+        """The name of the group that a row belongs to; empty where the task has none."""
+        if not self.spec.group_by:
+            return place.config if self.spec.configs else ""
+        row = place.row if scope is None else scope["row"]
+        if self.spec.group_by not in row:
+            raise InputError(f"{place.where}: has no column {self.spec.group_by!r}.")
+        return str(row[self.spec.group_by])
+
+    def _choices(self, place: Place, scope: Mapping[str, Any]) -> tuple[list[str], int]:
+        choices, answer = self.evaluate("choices", place, scope), self.evaluate("answer", place, scope)
+        if (
+            not isinstance(choices, (list, tuple))
+            or len(choices) < 2
+            or not all(isinstance(c, str) and c for c in choices)
+        ):
+            raise InputError(f"{place.where}: choices must be two or more texts.")
+        if any("\ud800" <= character <= "\udfff" for choice in choices for character in choice):
+            raise InputError(f"{place.where}: choices hold a lone surrogate, which is no text.")
+        if self.spec.kind == "FMC" and len(choices) > len(_LETTERS):
+            raise InputError(f"{place.where}: has {len(choices)} choices, more than there are letters.")
+        if isinstance(answer, str) and answer.isascii() and answer.lstrip("-").isdigit():
+            answer = int(answer)
+        if type(answer) is not int or not 0 <= answer < len(choices):
+            raise InputError(
+                f"{place.where}: answer is {answer!r}, but must be a choice's index, 0 to {len(choices) - 1}."
+            )
+        return list(choices), answer
+
+    def _golds(self, place: Place, scope: Mapping[str, Any]) -> tuple[Gold, ...]:
+        value = self.evaluate("answers", place, scope)
+        told = value if isinstance(value, (list, tuple)) else [value]
+        golds = []
+        for entry in told:
+            spans = entry if isinstance(entry, (list, tuple)) else [entry]
+            if not spans or not all(isinstance(s, (str, int, float)) and not isinstance(s, bool) for s in spans):
+                raise InputError(f"{place.where}: answers are {value!r:.80}, but must be a text or a list of texts.")
+            golds.append(tuple(map(str, spans)))
+        if not golds:
+            raise InputError(f"{place.where}: has no accepted answer.")
+        return tuple(golds)

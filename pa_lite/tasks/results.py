@@ -1,0 +1,281 @@
+"""Results as documents: lm-eval's results file and sample logs, with pa-lite's own numbers marked as such."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from pa_lite.errors import OutputError
+from pa_lite.files import check_target, whole_file, write_errors
+from pa_lite.statistics import DRAWS
+from pa_lite.tasks.data import source_name
+from pa_lite.tasks.prompts import Prepared
+from pa_lite.tasks.rendering import Item
+from pa_lite.tasks.scoring import BOOTSTRAP_SEED, ItemScore, MetricResult, SuiteResult, TaskResult
+from pa_lite.tasks.spec import TaskSpec
+
+_VERSIONED = ("pa-lite", "llama-cpp-python", "numpy", "jinja2")
+
+
+def results_document(result: SuiteResult, reference: str) -> dict[str, Any]:
+    """A suite's results in the shape of lm-eval 0.4's file, and under `pa_lite` what that has no place for.
+
+    A task with groups is a group there, its groups are tasks named `TASK_GROUP`; the group's numbers are averages over
+    items (micro), the averages over groups (macro) stand under `pa_lite`. Per-item records are not in it: see
+    sample_records.
+    """
+    document: dict[str, Any] = {key: {} for key in (
+        "results", "groups", "group_subtasks", "configs", "versions", "n-shot", "higher_is_better", "n-samples",
+        "task_hashes",
+    )}  # fmt: skip
+    for task in result.tasks:
+        _add_task(document, task)
+    options = result.options
+    document["config"] = {
+        "model": "pa-lite",
+        "model_args": {"reference": reference, "name": result.model},
+        "batch_size": options.parallel,
+        "device": None,
+        "limit": options.limit,
+        "bootstrap_iters": DRAWS,
+        "gen_kwargs": None,
+        "random_seed": BOOTSTRAP_SEED,
+        "numpy_seed": BOOTSTRAP_SEED,
+        "torch_seed": None,
+        "fewshot_seed": options.seed,
+    }
+    document["git_hash"] = None
+    document["date"] = time.time()
+    document["model_name"] = reference
+    document["pa_lite"] = {
+        "versions": {name: importlib.metadata.version(name) for name in _VERSIONED},
+        "reference": reference,
+        "model": result.model,
+        "fingerprint": result.fingerprint,
+        "options": asdict(options),
+        "accuracy": asdict(result.accuracy),
+        "majority": result.majority,
+        "noise_floor_nats": noise_over_tasks(result),
+        "tasks": [_own_record(task) for task in result.tasks],
+    }
+    return document
+
+
+def noise_over_tasks(result: SuiteResult) -> dict[str, float] | None:
+    """How far rounding moved the requests scored again alone: n, mean and largest in nats; None if none were."""
+    noises = [t.noise for t in result.tasks if t.noise is not None and t.noise.n]
+    if not noises:
+        return None
+    n = sum(x.n for x in noises)
+    return {"n": n, "mean": sum(x.n * x.mean for x in noises) / n, "largest": max(x.largest for x in noises)}
+
+
+def _prepared(task: TaskResult) -> Prepared:
+    assert task.prepared is not None  # score_tasks sets it
+    return task.prepared
+
+
+def _numbers(name: str, n: int, metrics: Sequence[MetricResult]) -> dict[str, Any]:
+    """A task's entry under `results`."""
+    entry: dict[str, Any] = {"name": name, "alias": name, "sample_len": n}
+    for m in metrics:
+        entry[m.key] = m.measured.value
+        entry[f"{m.name}_stderr,{m.filter}"] = m.measured.stderr if n > 1 else "N/A"
+    return entry
+
+
+def _add_task(document: dict[str, Any], task: TaskResult) -> None:
+    prepared, name = _prepared(task), task.task
+    document["results"][name] = _numbers(name, task.n, task.metrics)
+    names = [name]
+    if task.groups:
+        document["groups"][name] = document["results"][name]
+        document["group_subtasks"][name] = [f"{name}_{g.name}" for g in task.groups]
+        for group in task.groups:
+            names.append(f"{name}_{group.name}")
+            document["results"][names[-1]] = _numbers(names[-1], group.n, group.metrics)
+            document["n-samples"][names[-1]] = {"original": prepared.group_rows[group.name], "effective": group.n}
+    else:
+        document["group_subtasks"][name] = []
+    document["n-samples"][name] = {"original": prepared.n_rows, "effective": task.n}
+    document["configs"][name] = _config(prepared)
+    for each in names:
+        document["versions"][each] = prepared.spec.version
+        document["n-shot"][each] = prepared.shots
+        document["higher_is_better"][each] = {m.name: True for m in task.metrics}
+    document["task_hashes"][name] = _sha256("".join(_hashes(i, _target(prepared, i)) for i in prepared.items))
+
+
+def _config(prepared: Prepared) -> dict[str, Any]:
+    """The task as lm-eval would name its keys, then the specification itself."""
+    spec = prepared.spec
+    return {
+        "task": spec.name,
+        "dataset_path": spec.hub or source_name(spec),
+        "dataset_name": spec.config or None,
+        "fewshot_split": spec.shots_split,
+        "test_split": spec.split,
+        "doc_to_text": spec.template,
+        "doc_to_target": spec.target or (spec.answers if spec.kind == "G" else spec.answer),
+        "doc_to_choice": None if spec.kind == "G" else spec.choices,
+        "description": spec.prefix,
+        "target_delimiter": spec.delimiter,
+        "fewshot_delimiter": spec.separator,
+        "num_fewshot": prepared.shots,
+        "output_type": "generate_until" if spec.kind == "G" else "multiple_choice",
+        "metadata": {"version": spec.version},
+        "pa_lite": spec_record(spec),
+    }
+
+
+def spec_record(spec: TaskSpec) -> dict[str, Any]:
+    """A specification's keys that are not at their defaults, as its TOML file would give them."""
+    defaults = {f.name: f.default for f in fields(spec)}
+    values = {**asdict(spec), "metrics": spec.metrics or (spec.metric,)}
+    shown = {k: v for k, v in values.items() if k != "folder" and v not in (defaults[k], {}, ())}
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in shown.items()}
+
+
+def _own_record(task: TaskResult) -> dict[str, Any]:
+    prepared = _prepared(task)
+    return {
+        "task": task.task,
+        "area": task.area,
+        "kind": task.kind,
+        "metric": task.metric,
+        "n": task.n,
+        "accuracy": task.accuracy,
+        "stderr": task.stderr,
+        "majority": task.majority,
+        "chance": task.chance,
+        "source": source_name(prepared.spec),
+        "commits": list(prepared.commits),
+        "shots": prepared.shots,
+        "n_truncated": task.n_truncated,
+        "noise_floor_nats": asdict(task.noise) if task.noise else None,
+        "single_token_labels": task.single_token_labels,
+        "metrics": {m.key: _measured(m) for m in task.metrics},
+        "groups": [
+            {"name": g.name, "n": g.n, "metrics": {m.key: _measured(m) for m in g.metrics}} for g in task.groups
+        ],
+    }
+
+
+def _measured(metric: MetricResult) -> dict[str, Any]:
+    own: dict[str, Any] = asdict(metric.measured)
+    return own if metric.macro is None else {"average": "micro", **own, "macro": asdict(metric.macro)}
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _json(value: Any, **more: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str, **more)
+
+
+def _hashes(item: Item, target: str) -> str:
+    return _sha256(_json(item.row, indent=2)) + item.prompt_hash + _sha256(target)
+
+
+def _target(prepared: Prepared, item: Item) -> str:
+    return str(item.golds) if prepared.spec.kind == "G" else str(item.answer)
+
+
+def sample_records(task: TaskResult) -> Iterator[dict[str, Any]]:
+    """A record for each item (for each pattern too, where answers are extracted) as lm-eval logs samples.
+
+    What lm-eval does not log is under `pa_lite`: the row's place, its group, the choice picked, whether it was cut.
+    """
+    prepared = _prepared(task)
+    for item, score in zip(prepared.items, task.items, strict=True):
+        common = {
+            "task": task.task,
+            "doc_id": item.index,
+            "doc": dict(item.row),
+            "target": [", ".join(g) for g in item.golds] if item.golds else item.answer,
+            "doc_hash": _sha256(_json(item.row, indent=2)),
+            "prompt_hash": item.prompt_hash,
+            "target_hash": _sha256(_target(prepared, item)),
+            "pa_lite": {
+                "where": item.where,
+                "group": item.group,
+                "picked": score.picked,
+                "right": item.target,
+                "truncated": score.truncated,
+                "unconditional": list(score.unconditional),
+            },
+        }
+        yield from _texts(common, prepared, item, score) if item.golds else [_choices(common, item, score)]
+
+
+def _choices(common: Mapping[str, Any], item: Item, score: ItemScore) -> dict[str, Any]:
+    answers = [[str(p), str(g)] for p, g in zip(score.logprobs, score.greedy, strict=True)]
+    arguments = {f"gen_args_{i}": {"arg_0": c, "arg_1": t} for i, (c, t) in enumerate(item.requests)}
+    return {
+        **common,
+        "arguments": arguments,
+        "resps": [[a] for a in answers],
+        "filtered_resps": answers,
+        "filter": "none",
+        "metrics": list(score.metrics),
+        **score.metrics,
+    }
+
+
+def _texts(common: Mapping[str, Any], prepared: Prepared, item: Item, score: ItemScore) -> Iterator[dict[str, Any]]:
+    until = {"until": list(prepared.spec.stop), "do_sample": False, "max_gen_toks": prepared.spec.max_tokens}
+    for pattern, answer in score.found.items():
+        metrics = {}
+        for key, value in score.metrics.items():
+            name, _, of = key.partition(",")
+            if (of or "none") == pattern:
+                metrics[name] = value
+        yield {
+            **common,
+            "arguments": {"gen_args_0": {"arg_0": item.prompt, "arg_1": until}},
+            "resps": [[score.output]],
+            "filtered_resps": [answer],
+            "filter": pattern,
+            "metrics": list(metrics),
+            **metrics,
+        }
+
+
+def check_samples_target(target: Path, force: bool = False) -> None:
+    """Raise OutputError unless samples can be written there: a folder that exists, or a file as check_target allows."""
+    if not target.is_dir():
+        if str(target).endswith(("/", os.sep)):
+            raise OutputError(f"{target}: there is no such folder to write samples to.")
+        check_target(target, force)
+
+
+def write_samples(result: SuiteResult, target: Path) -> list[Path]:
+    """Write sample logs as JSON lines: in a folder a file for each task, `samples_TASK_TIME.jsonl`, else all in one.
+
+    Returns the files. Raises OutputError when they cannot be written.
+    """
+    if not target.is_dir():
+        _write_lines(target, (r for task in result.tasks for r in sample_records(task)))
+        return [target]
+    stamp = time.strftime("%Y-%m-%dT%H-%M-%S")
+    paths = []
+    for task in result.tasks:
+        paths.append(target / f"samples_{task.task.replace('/', '_')}_{stamp}.jsonl")
+        _write_lines(paths[-1], sample_records(task))
+    return paths
+
+
+def _write_lines(path: Path, records: Iterator[dict[str, Any]]) -> None:
+    with write_errors(path.parent), whole_file(path) as temporary, temporary.open("w", encoding="utf-8") as f:
+        for record in records:
+            f.write(_json(record) + "\n")
+        f.flush()
+        os.fsync(f.fileno())

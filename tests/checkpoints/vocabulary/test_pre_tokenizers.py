@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pa_lite.checkpoints.vocabulary import pre_tokenizers
+from pa_lite.errors import CheckpointError
+from tests.checkpoints.vocabulary.folders import byte_level
+
+CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+TAIL = r"\s*[\r\n]+|\s+(?!\S)|\s+"
+LLAMA3 = CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|" + TAIL
+QWEN = CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|" + TAIL
+TEKKEN = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|" + TAIL
+)
+GPT4O = (
+    TEKKEN.replace(r"\p{M}]+|", r"\p{M}]+" + CONTRACTIONS + "?|")
+    .replace(r"\p{M}]*|", r"\p{M}]*" + CONTRACTIONS + "?|")
+    .replace(r"|\p{N}|", r"|\p{N}{1,3}|")
+)
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
+PLAIN_BYTES = {**BYTE_LEVEL, "use_regex": False}
+DIGITS = {"type": "Digits", "individual_digits": True}
+
+
+def cut(expression: str, **more: Any) -> list[dict[str, Any]]:
+    return [
+        {"type": "Split", "pattern": {"Regex": expression}, "behavior": "Isolated", "invert": False} | more,
+        PLAIN_BYTES,
+    ]
+
+
+def read(folder: Path, steps: list[Any], ignore_merges: bool = False, architecture: str = "LlamaForCausalLM") -> str:
+    def change(t: dict[str, Any]) -> None:
+        t["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": steps}
+        t["model"]["ignore_merges"] = ignore_merges
+
+    return str(byte_level(folder, change, architectures=[architecture])["pre"])
+
+
+@pytest.mark.parametrize(
+    ("steps", "name"),
+    [
+        ([BYTE_LEVEL], "gpt-2"),
+        ([DIGITS, BYTE_LEVEL], "smollm"),
+        (cut(LLAMA3), "dbrx"),
+        (cut(LLAMA3, behavior="Removed", invert=True), "dbrx"),
+        ([{"type": "Sequence", "pretokenizers": cut(LLAMA3)}], "dbrx"),
+        (cut(QWEN), "qwen2"),
+        (cut(QWEN.replace(r"\p{L}+", r"[\p{L}\p{M}]+").replace(r"[^\s\p{L}\p{N}]", r"[^\s\p{L}\p{M}\p{N}]")), "qwen35"),
+        (cut(GPT4O), "gpt-4o"),
+        (cut(TEKKEN), "tekken"),
+    ],
+)
+def test_definitions(tmp_path: Path, steps: list[Any], name: str) -> None:
+    assert read(tmp_path, steps) == name
+
+
+def test_llama3_ignores_merges(tmp_path: Path) -> None:
+    assert read(tmp_path, cut(LLAMA3), ignore_merges=True) == "llama-bpe"
+
+
+def test_families_names_for_one_rule(tmp_path: Path) -> None:
+    assert read(tmp_path, [BYTE_LEVEL], architecture="OlmoForCausalLM") == "olmo"
+    assert read(tmp_path, [DIGITS, BYTE_LEVEL], architecture="GraniteForCausalLM") == "refact"
+
+
+@pytest.mark.parametrize(
+    ("steps", "told"),
+    [
+        ([{**BYTE_LEVEL, "add_prefix_space": True}], r"\(ByteLevel\) is not known"),
+        ([PLAIN_BYTES], r"\(ByteLevel\) is not known"),
+        ([{"type": "Digits", "individual_digits": False}, BYTE_LEVEL], r"\(Digits, ByteLevel\) is not known"),
+        ([DIGITS, PLAIN_BYTES], "is not known"),
+        (cut(LLAMA3.replace("{1,3}", "{1,2}")), r"\(Split, ByteLevel\) is not known"),
+        (cut(LLAMA3, behavior="Removed"), "is not known"),
+        (cut(LLAMA3, pattern={"String": " "}), "is not known"),
+        (cut(LLAMA3, pattern=3), "is not known"),
+        ([cut(LLAMA3)[0], BYTE_LEVEL], "is not known"),
+        ([cut(LLAMA3)[0], DIGITS, PLAIN_BYTES], r"\(Split, Digits, ByteLevel\) is not known"),
+    ],
+)
+def test_other_definitions_are_refused(tmp_path: Path, steps: list[Any], told: str) -> None:
+    with pytest.raises(CheckpointError, match=told):
+        read(tmp_path, steps)
+
+
+def test_normalizers(tmp_path: Path) -> None:
+    composed = {"type": "Sequence", "normalizers": [{"type": "NFC"}]}
+    assert byte_level(tmp_path, lambda t: t.update(normalizer=composed))["pre"] == "gpt-2"
+    with pytest.raises(CheckpointError, match=r"normalizer \(Lowercase\) is not known"):
+        byte_level(tmp_path, lambda t: t.update(normalizer={"type": "Lowercase"}))
+
+
+def test_check_text_and_fingerprints() -> None:
+    text = pre_tokenizers.CHECK_TEXT
+    assert len(text) == 350
+    assert (
+        hashlib.sha256(text.encode()).hexdigest() == "a36179c1e2b1cfcfbfad1dc779addad2ffc778201e4cf0d538bddeafa2c526da"
+    )
+    assert all(len(key) == 64 and int(key, 16) for key in pre_tokenizers.FINGERPRINTS)
+    known = {"gpt-2", "olmo", "llama-bpe", "smaug-bpe", "qwen2", "smollm", "dbrx", "refact", "gpt-4o", "tekken"}
+    assert known <= set(pre_tokenizers.FINGERPRINTS.values())
+
+
+def fingerprint_of(folder: Path, special: bool) -> str:
+    tokenizers = pytest.importorskip("tokenizers")
+    tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    ids = tokenizer.encode(pre_tokenizers.CHECK_TEXT, add_special_tokens=special).ids
+    return hashlib.sha256(str(ids).encode()).hexdigest()
+
+
+@pytest.mark.parametrize("special", [True, False])
+def test_the_fingerprint_goes_before_the_definition(
+    tmp_path: Path, special: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With BOS, and, for a fine-tune that adds another token, without."""
+    assert byte_level(tmp_path)["pre"] == "gpt-2"
+    monkeypatch.setitem(pre_tokenizers.FINGERPRINTS, fingerprint_of(tmp_path, special), "falcon3")
+    assert byte_level(tmp_path)["pre"] == "falcon3"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)  # as if `tokenizers` were not installed
+    assert byte_level(tmp_path)["pre"] == "gpt-2"
+
+
+def test_a_fingerprint_that_would_lose_whole_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    byte_level(tmp_path)
+    monkeypatch.setitem(pre_tokenizers.FINGERPRINTS, fingerprint_of(tmp_path, True), "smaug-bpe")
+    assert byte_level(tmp_path)["pre"] == "smaug-bpe"
+    assert byte_level(tmp_path, lambda t: t["model"].update(ignore_merges=True))["pre"] == "llama-bpe"

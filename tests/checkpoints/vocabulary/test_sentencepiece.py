@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pa_lite.checkpoints.vocabulary import (
+    BYTE,
+    CONTROL,
+    NORMAL,
+    UNKNOWN,
+    UNUSED,
+    USER_DEFINED,
+    name_for_llama_cpp,
+    read_vocabulary,
+)
+from pa_lite.errors import CheckpointError
+from tests.checkpoints.vocabulary.folders import PIECES, SIZE, Change, definition, read, sentencepiece, write_json
+from tests.vocabularies import llama_tokenizer, write_vocab_only
+
+CONFIG = {"architectures": ["LlamaForCausalLM"], "vocab_size": SIZE, "bos_token_id": 1, "eos_token_id": 2}
+T, HE, THE = 259, 260, 261
+
+
+def test_pieces_and_padding(tmp_path: Path) -> None:
+    got = sentencepiece(tmp_path, size=SIZE + 2)
+    assert (got["model"], got["pre"]) == ("llama", "default")
+    assert got["tokens"][:4] == ["<unk>", "<s>", "</s>", "<0x00>"]
+    assert got["token_type"][:4] == [UNKNOWN, CONTROL, CONTROL, BYTE]
+    assert (got["tokens"][THE], got["token_type"][THE], got["scores"][THE]) == ("▁the", NORMAL, -2.0)
+    assert got["tokens"][-1] == f"[PAD{SIZE + 1}]"
+    assert (got["token_type"][-1], got["scores"][-1]) == (UNUSED, -10000.0)
+
+
+def test_added_tokens_in_order_of_their_files(tmp_path: Path) -> None:
+    write_json(tmp_path / "added_tokens.json", {"<a>": SIZE, "<b>": SIZE + 1, "<beyond>": SIZE + 9})
+    decoder = {
+        "0": {"content": "<unk>", "special": True},
+        str(SIZE + 1): {"content": "<|b|>", "special": False},
+        str(SIZE + 2): {"content": "▁c▁", "special": False},
+        str(SIZE + 9): {"content": "<beyond>", "special": True},
+    }
+    got = sentencepiece(tmp_path, {"added_tokens_decoder": decoder}, size=SIZE + 4)
+    assert got["tokens"][SIZE:] == ["<a>", "<|b|>", " c ", f"[PAD{SIZE + 3}]"]
+    assert got["token_type"][SIZE:] == [USER_DEFINED, CONTROL, USER_DEFINED, UNUSED]
+    assert got["scores"][SIZE:] == [-1000.0] * 3 + [-10000.0]
+    assert (got["token_type"][0], got["scores"][0]) == (CONTROL, -1000.0)
+
+
+def added(*entries: tuple[int, str, bool]) -> dict[str, Any]:
+    return {"added_tokens": [{"id": i, "content": t, "special": s} for i, t, s in entries]}
+
+
+def test_tokenizer_json_where_no_decoder_is(tmp_path: Path) -> None:
+    """transformers 5 writes no added_tokens_decoder; the chat tokens are not to be lost for it."""
+    write_json(tmp_path / "tokenizer.json", added((SIZE, "<|im_end|>", True)))
+    assert sentencepiece(tmp_path, size=SIZE + 1)["tokens"][-1] == "<|im_end|>"
+    assert sentencepiece(tmp_path, {"added_tokens_decoder": {}}, size=SIZE + 1)["tokens"][-1] == f"[PAD{SIZE}]"
+
+
+def test_phi3_takes_both_and_only_what_is_marked_is_control(tmp_path: Path) -> None:
+    write_json(tmp_path / "tokenizer.json", added((SIZE, "<|user|>", False), (SIZE + 1, "<|end|>", True)))
+    decoder = {str(SIZE): {"content": "<|old|>", "special": True}}
+    got = sentencepiece(tmp_path, {"added_tokens_decoder": decoder}, architecture="Phi3ForCausalLM", size=SIZE + 2)
+    assert got["tokens"][SIZE:] == ["<|user|>", "<|end|>"]
+    assert got["token_type"][SIZE:] == [USER_DEFINED, CONTROL]
+
+
+def test_user_defined_pieces_are_matched_as_they_stand(tmp_path: Path) -> None:
+    pieces = [*PIECES, ("▁▁the", 0.0, USER_DEFINED)]
+    got = sentencepiece(tmp_path, pieces=pieces, size=SIZE + 1)
+    assert (got["tokens"][-1], got["token_type"][-1]) == ("  the", USER_DEFINED)
+    write_vocab_only(tmp_path / "v.gguf", read_vocabulary(tmp_path, {**CONFIG, "vocab_size": SIZE + 1}), "llama")
+    with llama_tokenizer(tmp_path / "v.gguf") as tokenize:
+        assert tokenize("the  the") == [1, THE, SIZE]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "settings", "expected"),
+    [
+        ("LlamaForCausalLM", {}, None),
+        ("LlamaForCausalLM", {"add_prefix_space": True}, True),
+        ("MistralForCausalLM", {"add_prefix_space": False}, False),
+        ("Phi3ForCausalLM", {"add_prefix_space": False}, None),
+        ("Gemma2ForCausalLM", {"add_prefix_space": True}, False),
+        ("Gemma3ForConditionalGeneration", {}, False),
+    ],
+)
+def test_the_blank_before_a_text(tmp_path: Path, architecture: str, settings: dict[str, Any], expected: Any) -> None:
+    assert sentencepiece(tmp_path, settings, architecture=architecture).get("add_space_prefix") is expected
+
+
+def test_a_model_that_puts_no_blank(tmp_path: Path) -> None:
+    from tests.vocabularies import sentencepiece_model
+
+    (tmp_path / "tokenizer.model").write_bytes(sentencepiece_model(PIECES, dummy_prefix=False))
+    assert read(tmp_path, CONFIG)["add_space_prefix"] is False
+
+
+def test_tokenizer_json_alone(tmp_path: Path) -> None:
+    """llama.cpp merges in the order of the merges; bytes stand for what is no piece."""
+    write_json(tmp_path / "tokenizer.json", definition())
+    got = read(tmp_path, {**CONFIG, "vocab_size": SIZE + 1})
+    assert got["model"] == "llama"
+    assert (got["token_type"][0], got["token_type"][3], got["token_type"][SIZE]) == (CONTROL, BYTE, UNUSED)
+    assert [got["scores"][i] for i in (T, HE, THE, 3)] == [0.0, -1.0, -2.0, 0.0]
+    assert got["add_space_prefix"] is True
+    write_vocab_only(tmp_path / "v.gguf", read_vocabulary(tmp_path, CONFIG), "llama")
+    with llama_tokenizer(tmp_path / "v.gguf") as tokenize:
+        assert tokenize("the", special=False) == [THE]
+        assert tokenize("thé", special=False) == [T, SIZE - 2, 3 + 0xC3, 3 + 0xA9]
+
+
+@pytest.mark.parametrize(
+    ("change", "prefix"),
+    [
+        (lambda t: t.update(normalizer=None, pre_tokenizer={"type": "Metaspace", "prepend_scheme": "first"}), True),
+        (lambda t: t.update(normalizer=None, pre_tokenizer={"type": "Metaspace", "prepend_scheme": "never"}), False),
+        (lambda t: t["normalizer"]["normalizers"].pop(0), False),
+    ],
+)
+def test_the_blank_by_definition(tmp_path: Path, change: Change, prefix: bool) -> None:
+    document = definition()
+    change(document)
+    write_json(tmp_path / "tokenizer.json", document)
+    assert read(tmp_path, CONFIG)["add_space_prefix"] is prefix
+
+
+def test_bad_definitions(tmp_path: Path) -> None:
+    for change, told in (
+        ({"normalizer": {"type": "NFKC"}}, r"normalizer \(NFKC\) is not known"),
+        ({"normalizer": {"type": "Prepend", "prepend": "x"}}, r"normalizer \(Prepend\) is not known"),
+        ({"model": {**definition()["model"], "merges": None}}, "has no merges"),
+    ):
+        write_json(tmp_path / "tokenizer.json", {**definition(), **change})
+        with pytest.raises(CheckpointError, match=told):
+            read(tmp_path, CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        ({"added_tokens.json": {"<a>": "7"}}, r"added_tokens.json: is no table of token ids"),
+        ({"added_tokens.json": {"": 7}}, r"added_tokens.json: is no table"),
+        ({"tokenizer_config.json": {"added_tokens_decoder": [1]}}, "added_tokens_decoder is no table"),
+        (
+            {"tokenizer_config.json": {"added_tokens_decoder": {"x": {"content": "a"}}}},
+            "added_tokens_decoder is no table",
+        ),
+        ({"tokenizer_config.json": {"added_tokens_decoder": {"7": {}}}}, "no text or no id"),
+        ({"tokenizer_config.json": {"added_tokens_decoder": {"7": {"content": "he"}}}}, "same text 'he'"),
+    ],
+)
+def test_bad_additions(tmp_path: Path, files: dict[str, Any], told: str) -> None:
+    for name, content in files.items():
+        write_json(tmp_path / name, content)
+    with pytest.raises(CheckpointError, match=told):
+        sentencepiece(tmp_path)
+
+
+def test_more_pieces_than_rows(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=f"has token id {SIZE - 1}, but config.json's vocab_size is {SIZE - 1}"):
+        sentencepiece(tmp_path, size=SIZE - 1)
+
+
+PHI3_TOKENS = ["<unk>", "<s>", "</s>", "<|endoftext|>"]
+
+
+def test_names(tmp_path: Path) -> None:
+    """llama.cpp takes Phi-3's habits from the name alone, and cannot load another tokenizer under it."""
+    decoder = {
+        str(SIZE): {"content": "<|endoftext|>", "special": True},
+        str(SIZE + 1): {"content": "<|user|>", "special": True},
+    }
+    sentencepiece(tmp_path, {"added_tokens_decoder": decoder}, size=SIZE + 2)
+    phi3 = read_vocabulary(tmp_path, {**CONFIG, "architectures": ["Phi3ForCausalLM"], "vocab_size": SIZE + 2})
+    assert name_for_llama_cpp("Phi-3-mini pa 0.7", "phi3", phi3) == "Phi-3-mini pa 0.7"
+    assert name_for_llama_cpp("mine", "phi3", phi3) == "mine (phi-3)"
+    assert name_for_llama_cpp("Phi-3-mini", "llama", phi3) == "Phi 3-mini"
+    (tmp_path / "other").mkdir()
+    sentencepiece(tmp_path / "other")
+    other = read_vocabulary(tmp_path / "other", CONFIG)
+    assert name_for_llama_cpp("my-PHI3.5-like", "phi3", other) == "my-PHI 3.5-like"
+    write_vocab_only(tmp_path / "other.gguf", other, "llama", "my-phi3")
+    with llama_tokenizer(tmp_path / "other.gguf") as tokenize:
+        assert tokenize("the") == [1, THE]
+    write_vocab_only(tmp_path / "phi3.gguf", phi3, "phi3", "mine")
+    with llama_tokenizer(tmp_path / "phi3.gguf") as tokenize:
+        assert tokenize("<|user|>\n the") == [1, SIZE + 1, THE]

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import contextlib
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pa_lite.checkpoints.vocabulary.sentencepiece_model import Piece, read_sentencepiece
+from pa_lite.errors import CheckpointError
+from tests.checkpoints.vocabulary.folders import PIECES
+from tests.vocabularies import PieceFacts, message, sentencepiece_model, varint
+
+finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
+pieces = st.lists(st.tuples(st.text(min_size=1), finite, st.integers(1, 6)), min_size=1, max_size=30)
+
+
+@given(facts=pieces, prefix=st.booleans())
+def test_what_is_written_is_read(
+    facts: list[PieceFacts], prefix: bool, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("m") / "tokenizer.model"
+    path.write_bytes(sentencepiece_model(facts, dummy_prefix=prefix))
+    got = read_sentencepiece(path)
+    assert got.pieces == [Piece(str(t), float(np.float32(s)), k) for t, s, k in facts]
+    assert got.add_dummy_prefix is prefix
+
+
+def test_every_cut_is_noticed_or_leaves_whole_pieces(tmp_path: Path) -> None:
+    whole = sentencepiece_model(PIECES[:6])
+    ends = [
+        len(b"".join(sentencepiece_model([p])[: -len(sentencepiece_model([]))] for p in PIECES[:n])) for n in range(7)
+    ]
+    path = tmp_path / "tokenizer.model"
+    for length in range(ends[-1]):
+        path.write_bytes(whole[:length])
+        if length in ends[1:]:
+            assert len(read_sentencepiece(path).pieces) == ends.index(length)
+        else:
+            with pytest.raises(CheckpointError, match=r"tokenizer.model: is no SentencePiece model, or is damaged"):
+                read_sentencepiece(path)
+
+
+@given(data=st.binary(max_size=200), place=st.integers(0, 100))
+@settings(max_examples=300)
+def test_noise_is_refused_or_read(data: bytes, place: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+    whole = sentencepiece_model(PIECES[:8])
+    path = tmp_path_factory.mktemp("m") / "tokenizer.model"
+    for noise in (data, whole[:place] + data + whole[place:], whole[:place] + data):
+        path.write_bytes(noise)
+        with contextlib.suppress(CheckpointError):
+            assert read_sentencepiece(path).pieces
+
+
+def piece(text: bytes = b"a", score: bytes = b"\0\0\0\0", kind: int = 1) -> bytes:
+    return message(1, message(1, text) + varint(2 << 3 | 5) + score + varint(3 << 3) + varint(kind))
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"", "has no pieces"),
+        (piece(b""), "piece ''"),
+        (piece(b"\xff"), "can't decode byte 0xff"),
+        (piece(score=b"\0\0\xc0\x7f"), "score nan"),
+        (piece(kind=7), "type 7"),
+        (piece(kind=0), "type 0"),
+        (b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\x7f", "tells of"),
+        (b"\x80" * 20, "number is cut off"),
+        (b"\x0b", "wire type 3 is unknown"),
+        (piece() + message(2, varint(3 << 3) + varint(1)), "is a Unigram model"),
+        (piece() + message(2, varint(3 << 3) + varint(9)), "is a 9 model"),
+    ],
+)
+def test_damage_is_told(data: bytes, told: str, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.model").write_bytes(data)
+    with pytest.raises(CheckpointError, match=told):
+        read_sentencepiece(tmp_path / "tokenizer.model")
+
+
+def test_memory_follows_the_file(tmp_path: Path) -> None:
+    """Many lengths that lie cost nothing: they are compared with what is left before anything is taken."""
+    path = tmp_path / "tokenizer.model"
+    path.write_bytes(piece() * 1000 + b"\x0a\xff\xff\xff\xff\x07")
+    tracemalloc.start()
+    with pytest.raises(CheckpointError, match="tells of 2147483647 bytes"):
+        read_sentencepiece(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1_000_000
+
+
+def test_a_file_that_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        read_sentencepiece(tmp_path / "tokenizer.model")

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pa_lite.errors import CheckpointError
+from tests import tiny
+from tests.checkpoints.vocabulary.folders import byte_level, sentencepiece, write_json
+
+BOS, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+
+
+def template(*single: str) -> dict[str, Any]:
+    parts = [{"Sequence": {"id": "A", "type_id": 0}} if t == "A" else {"SpecialToken": {"id": t, "type_id": 0}}
+             for t in single]  # fmt: skip
+    return {"type": "TemplateProcessing", "single": parts, "pair": parts}
+
+
+def read(folder: Path, post: Any, **settings: Any) -> dict[str, Any]:
+    got = byte_level(folder, lambda t: t.update(post_processor=post), lambda s: s.update(settings))
+    return {k: v for k, v in got.items() if k.startswith("add_") or k.endswith("_id")}
+
+
+def test_ids_by_text_then_by_number(tmp_path: Path) -> None:
+    got = byte_level(tmp_path, None, lambda s: s.update(pad_token={"content": START}, unk_token="not there"),
+                     unk_token_id=7, sep_token_id=8, mask_token_id=-1, cls_token_id=320)  # fmt: skip
+    ids = {key: value for key, value in got.items() if key.endswith("_token_id")}
+    assert ids == {"bos_token_id": 0, "eos_token_id": 2, "padding_token_id": 1, "unknown_token_id": 7,
+                   "seperator_token_id": 8}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("post", "settings", "adds"),
+    [
+        (None, {"add_bos_token": False}, (False, False)),
+        (None, {"add_bos_token": True, "add_eos_token": True}, (True, True)),
+        (None, {"add_bos_token": None}, (False, False)),
+        (template(BOS, "A"), {"add_bos_token": False}, (True, False)),
+        (template(BOS, "A", END), {}, (True, True)),
+        (template("A"), {"add_bos_token": True}, (True, False)),
+        ({"type": "ByteLevel"}, {"add_bos_token": True}, (False, False)),
+        ({"type": "Sequence", "processors": [{"type": "ByteLevel"}, template(BOS, "A")]}, {}, (True, False)),
+    ],
+)
+def test_what_is_added(tmp_path: Path, post: Any, settings: dict[str, Any], adds: tuple[bool, bool]) -> None:
+    got = read(tmp_path, post, **settings)
+    assert (got["add_bos_token"], got["add_eos_token"]) == adds
+    assert (got["bos_token_id"], got["eos_token_id"]) == (0, 2)
+    assert "eot_token_id" not in got
+
+
+def test_the_template_says_what_begins_and_ends(tmp_path: Path) -> None:
+    """The former EOS stays an end of answers."""
+    got = read(tmp_path, template(START, "A", BOS))
+    assert (got["bos_token_id"], got["eos_token_id"], got["eot_token_id"]) == (1, 0, 2)
+    assert (got["add_bos_token"], got["add_eos_token"]) == (True, True)
+
+
+def test_nothing_without_an_id_is_added(tmp_path: Path) -> None:
+    def bare(s: dict[str, Any]) -> None:
+        s.update(bos_token=None, add_bos_token=True)
+
+    got = byte_level(tmp_path, lambda t: t.update(post_processor=None), bare, bos_token_id=None)
+    assert got["add_bos_token"] is False
+    assert "bos_token_id" not in got
+
+
+@pytest.mark.parametrize(
+    ("post", "told"),
+    [
+        ({"type": "BertProcessing"}, "post-processor 'BertProcessing' is not known"),
+        ([3], "post_processor is no table"),
+        ({"type": "Sequence", "processors": [3]}, "post_processor is no table"),
+        ({"type": "TemplateProcessing"}, "TemplateProcessing without `single`"),
+        ({"type": "TemplateProcessing", "single": [3, 4]}, "TemplateProcessing without `single`"),
+    ],
+)
+def test_other_post_processors(tmp_path: Path, post: Any, told: str) -> None:
+    with pytest.raises(CheckpointError, match=told):
+        read(tmp_path, post)
+
+
+def test_a_list_of_ends(tmp_path: Path) -> None:
+    """config.json's first stands in for eos_token; of generation_config.json's, those that llama.cpp does not know."""
+    write_json(tmp_path / "generation_config.json", {"eos_token_id": [2, 0, 5, 6, 7, 9999, None]})
+    got = byte_level(tmp_path, None, lambda s: s.pop("eos_token"), eos_token_id=[2, 0])
+    assert (got["eos_token_id"], got["eot_token_id"], got["eom_token_id"]) == (2, 5, 6)
+
+
+def test_an_end_that_only_the_generation_configuration_tells(tmp_path: Path) -> None:
+    write_json(tmp_path / "generation_config.json", {"eos_token_id": 0})
+    got = byte_level(tmp_path, None, lambda s: s.pop("eos_token"), eos_token_id=None)
+    assert got["eos_token_id"] == 0
+
+
+def test_ids_of_a_nested_configuration(tmp_path: Path) -> None:
+    write_json(tmp_path / "config.json", {"text_config": {"pad_token_id": 3, "unk_token_id": 4}, "unk_token_id": 5})
+    got = byte_level(tmp_path)
+    assert (got["padding_token_id"], got["unknown_token_id"]) == (3, 5)
+
+
+def test_sentencepiece_begins_with_bos(tmp_path: Path) -> None:
+    """As its classes in transformers do, unless somebody says otherwise."""
+    assert sentencepiece(tmp_path)["add_bos_token"] is True
+    assert sentencepiece(tmp_path, {"add_bos_token": False})["add_bos_token"] is False
+    got = sentencepiece(tmp_path, {"bos_token": "<s>"}, bos_token_id=1, eos_token_id=2, pad_token_id=-1)
+    assert (got["bos_token_id"], got["eos_token_id"]) == (1, 2)
+    assert "padding_token_id" not in got
+
+
+def test_sizes_with_rules_of_their_own(tmp_path: Path) -> None:
+    assert byte_level(tmp_path, vocab_size=49152)["add_bos_token"] is False
+    assert byte_level(tmp_path, vocab_size=49152, architectures=["Olmo2ForCausalLM"])["add_bos_token"] is True
+    got = byte_level(tmp_path, vocab_size=32016)
+    ids = [got[f"{name}_token_id"] for name in ("prefix", "suffix", "middle", "eot")]
+    assert ids == [32007, 32008, 32009, 32010]
+
+
+def test_add_space_prefix_is_copied_for_llama(tmp_path: Path) -> None:
+    def said(s: dict[str, Any]) -> None:
+        s["add_prefix_space"] = False
+
+    assert byte_level(tmp_path, None, said)["add_space_prefix"] is False
+    assert "add_space_prefix" not in byte_level(tmp_path, None, said, architectures=["Qwen2ForCausalLM"])
+    assert "add_space_prefix" not in byte_level(tmp_path)
+    assert tiny.CONFIG["architectures"] == ["LlamaForCausalLM"]

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import multiprocessing
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pa_lite.errors import OutputError
+from pa_lite.follow.journal import Journal, digest
+
+FACTS = {"model": "a", "prompts": "b", "options": "c"}
+
+
+def test_results_outlive_the_journal(tmp_path: Path) -> None:
+    target = tmp_path / "out.json"
+    with Journal(target, FACTS, 4) as journal:
+        journal.add(2, {"text": "größe"})
+        journal.add(0, None)
+        assert journal.missing == [1, 3]
+    assert [p.name for p in tmp_path.iterdir()] == [".out.json.part"]
+    with Journal(target, FACTS, 4, resume=True) as journal:
+        assert journal.results == {2: {"text": "größe"}, 0: None}
+        journal.add(1, 5)
+        journal.add(3, 6)
+        journal.finish()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_stays_of_a_run_without_results(tmp_path: Path) -> None:
+    with Journal(tmp_path / "out.json", FACTS, 4):
+        assert len(list(tmp_path.iterdir())) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_earlier_results_are_not_dropped_unasked(tmp_path: Path) -> None:
+    target = tmp_path / "out.json"
+    with Journal(target, FACTS, 4) as journal:
+        journal.add(2, "x")
+    with pytest.raises(OutputError, match=r"an earlier run left 1 results\. Continue it with --resume, or drop"):
+        Journal(target, FACTS, 4)
+    changed = {**FACTS, "model": "z", "options": "y"}
+    with pytest.raises(OutputError, match="cannot be continued, as the model and the options changed since"):
+        Journal(target, changed, 4, resume=True)
+    with Journal(target, FACTS, 4, resume=True) as journal:
+        assert journal.results == {2: "x"}
+    with Journal(target, changed, 4, force=True) as journal:
+        assert journal.results == {}
+    assert list(tmp_path.iterdir()) == []
+
+
+@given(st.integers(0, 400), st.binary(max_size=20))
+@settings(max_examples=60, deadline=None)
+def test_a_journal_cut_off_anywhere(tmp_path_factory: pytest.TempPathFactory, cut: int, rubbish: bytes) -> None:
+    """Whole lines before the cut count, and what is written behind it is read again."""
+    target = tmp_path_factory.mktemp("journal") / "out.json"
+    with Journal(target, FACTS, 9) as journal:
+        for i in range(8):
+            journal.add(i, "é" * i)
+    path = target.with_name(".out.json.part")
+    whole = path.read_bytes()
+    n_lines = whole[:cut].count(b"\n")
+    path.write_bytes(whole[:cut] + rubbish.replace(b"\n", b"") * (whole[:cut] != whole))
+    with Journal(target, FACTS, 9, resume=True) as journal:
+        assert journal.results == {i: "é" * i for i in range(min(8, n_lines - 1))}
+        journal.add(8, "last")
+    with Journal(target, FACTS, 9, resume=True) as journal:
+        assert journal.results == {i: "é" * i for i in range(min(8, n_lines - 1))} | {8: "last"}
+
+
+def _try(target: Path, queue: Any) -> None:
+    try:
+        with Journal(target, FACTS, 4, resume=True):
+            queue.put("opened")
+    except OutputError as e:
+        queue.put(str(e))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="locks of POSIX")
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    with Journal(tmp_path / "out.json", FACTS, 4) as journal:
+        journal.add(0, "mine")
+        process = context.Process(target=_try, args=(tmp_path / "out.json", queue))
+        process.start()
+        assert "another process is writing it" in queue.get(timeout=60)
+        process.join()
+        journal.add(1, "still mine")
+    assert len((tmp_path / ".out.json.part").read_text("utf-8").splitlines()) == 3
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="cannot be written"):
+        Journal(tmp_path / "no" / "out.json", FACTS, 4)
+
+
+def test_digests() -> None:
+    assert digest({"a": 1, "b": "é"}) == digest({"b": "é", "a": 1})
+    assert digest(["a"]) != digest(["b"])

@@ -1,0 +1,74 @@
+"""The same sweep on a real Ray cluster of two nodes on this machine, one of them killed in the middle."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pa_lite.errors import EngineError
+from pa_lite.study import cluster as clusters
+from pa_lite.study.plan import plan_study
+from pa_lite.study.store import open_store, read_store
+from pa_lite.study.sweep import run_sweep, sweep_pair
+from tests.study.test_sweep import OPTIONS, records
+
+
+@pytest.fixture
+def cluster() -> Iterator[Any]:
+    pytest.importorskip("ray", reason="extra `cluster`")
+    from ray.cluster_utils import Cluster
+
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        yield made
+    finally:
+        made.shutdown()
+
+
+def test_a_killed_node_costs_nothing_but_time(cluster: Any, tmp_path: Path) -> None:
+    import ray
+
+    second = cluster.add_node(num_cpus=1)
+    plan = plan_study("demo", OPTIONS)
+    with clusters.ray_workers("demo", plan, cluster.address) as (n_workers, make_worker):
+        assert n_workers == 2
+        with open_store(tmp_path / "ray") as store:
+            seen = 0
+
+            def kill_one(done: int, _total: int) -> None:
+                nonlocal seen
+                seen = done
+                if done and second in cluster.worker_nodes:
+                    threading.Thread(target=cluster.remove_node, args=(second,)).start()
+                    while second in cluster.worker_nodes:
+                        time.sleep(0.01)
+
+            run_sweep(plan, store, kill_one, make_worker, n_workers)
+            assert seen == plan.n_items
+    assert not ray.is_initialized()
+    sweep_pair("demo", OPTIONS, tmp_path / "local")
+    with read_store(tmp_path / "ray") as store, read_store(tmp_path / "local") as local:
+        assert records(store) == records(local)
+
+
+def test_without_ray_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(EngineError, match=r"pip install 'pa-lite\[cluster\]'"):
+        sweep_pair("demo", OPTIONS, tmp_path, engine="ray")
+
+
+def test_a_cluster_out_of_reach_is_one_line(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="extra `cluster`")
+    words = ["sweep", "demo", "--tasks", "demo_kind", "--limit", "4", "--lam", "0,1", "--run", str(tmp_path / "r")]
+    command = [sys.executable, "-m", "pa_lite", *words, "--engine", "ray", "--address", "127.0.0.1:1"]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert found.returncode == 1
+    assert [line for line in found.stderr.splitlines() if line.startswith("error: Ray cannot reach 127.0.0.1:1")]
+    assert "Traceback" not in found.stderr

@@ -1,0 +1,192 @@
+"""The page of a study in real Chromium: whole in one file, no request, curves, hover, and nothing of a model's runs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pa_lite.errors import InputError, OutputError
+from pa_lite.study.chart import curves_svg
+from pa_lite.study.curves import Curves, Series
+from pa_lite.study.export import difference_rows, harmless, item_rows, lm_eval_document, to_csv, to_document
+from pa_lite.study.publish import ReportOptions, publish
+from pa_lite.study.report import to_html
+from pa_lite.study.store import open_store, read_store
+from pa_lite.study.study import Example, Study, against_ends, conclusion, readings, table
+from pa_lite.study.sweep import sweep_pair
+from tests.study.test_sweep import OPTIONS
+
+LAMS = (0.0, 0.25, 0.5, 0.75, 1.0)
+EVIL = "<script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">"
+
+
+def _series(name: str, area: str, seed: int, *rates: float) -> Series:
+    luck = np.random.default_rng(seed).random(160)
+    return Series(name, area, np.array([(luck < r).astype(np.float64) for r in rates]), 0.1, 0.125)
+
+
+@pytest.fixture(scope="module")
+def study() -> Study:
+    tasks = (
+        _series("a<b>task", "knowledge", 1, 0.6, 0.7, 0.72, 0.6, 0.4),
+        _series("second", "symbolic", 2, 0.9, 0.9, 0.8, 0.5, 0.3),
+    )
+    curves = Curves(LAMS, tasks, _series("demo", "following", 3, 0.1, 0.1, 0.3, 0.8, 0.85))
+    examples = (Example("Say " + EVIL, ((0.0, EVIL, False), (0.5, "=1+1", True), (1.0, "", None))),)
+    return Study("tiny", "F16", curves, examples, (("seed", "0"), ("x", EVIL)), ("a remark",))
+
+
+@pytest.fixture(scope="module")
+def page(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    path.write_text(to_html(study), "utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="extra `browser`")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium on this machine")
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync", "--no-first-run"]
+    with playwright.sync_playwright() as p:
+        started = p.chromium.launch(executable_path=chromium, args=flags)
+        yield started
+        started.close()
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1200), ("dark", 390)])
+def test_the_page_opens_alone_and_tells_values(browser: Any, page: Path, scheme: str, width: int) -> None:
+    context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 900})
+    tab, said, asked = context.new_page(), [], []
+    tab.on("console", lambda m: said.append(m.text) if m.type in ("error", "warning") else None)
+    tab.on("pageerror", lambda e: said.append(str(e)))
+    tab.on("request", lambda r: asked.append(r.url))
+    tab.goto(page.as_uri())
+    tab.wait_for_selector("#curves .scatterlayer .trace")
+    assert tab.title() == "tiny between base and instruct"
+    assert said == []
+    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
+    assert tab.locator("#curves .scatterlayer .trace").count() == 4  # two curves, each with its band
+    assert tab.locator("#plane .point").count() == len(LAMS)
+    assert tab.locator("#panels .subplot").count() >= 2
+    point = tab.locator("#curves .points .point").first
+    box = point.bounding_box()
+    tab.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    tab.wait_for_selector("#curves .hoverlayer .hovertext")
+    hover = tab.locator("#curves .hoverlayer").text_content()
+    assert "lam 0: " in hover
+    assert "s.e." in hover
+    # a phone scrolls down, never sideways
+    assert tab.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    ink = tab.evaluate("getComputedStyle(document.body).color")
+    assert (ink == "rgb(28, 30, 33)") == (scheme == "light")
+    context.close()
+
+
+def test_nothing_that_a_model_says_runs(browser: Any, page: Path) -> None:
+    tab = browser.new_page()
+    tab.goto(page.as_uri())
+    tab.wait_for_selector("#curves .scatterlayer")
+    assert tab.title() == "tiny between base and instruct"
+    assert tab.locator("td", has_text="document.title").count() >= 1
+    assert tab.locator("img").count() == 0
+    tab.close()
+
+
+def test_downloads_hold_the_numbers(browser: Any, page: Path, study: Study) -> None:
+    tab = browser.new_page()
+    tab.goto(page.as_uri())
+    with tab.expect_download() as waiting:
+        tab.get_by_text("averages.csv").click()
+    text = Path(waiting.value.path()).read_text("utf-8")
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert len(rows) == len(table(study.curves))
+    assert float(rows[0]["value"]) == table(study.curves)[0]["value"]
+    tab.close()
+
+
+def test_texts_are_escaped_in_the_source(study: Study, page: Path) -> None:
+    text = page.read_text("utf-8")
+    assert EVIL not in text
+    assert "a<b>task" not in text
+    assert "&lt;script&gt;document.title" in text
+
+
+def test_csv_runs_no_formula() -> None:
+    text = to_csv([{"a": "=1+1", "b": -0.5, "c": None}, {"a": "@x", "b": float("nan"), "c": "plain, text"}])
+    assert text == "a,b,c\n'=1+1,-0.5,\n'@x,,\"plain, text\"\n"
+    assert [harmless(t) for t in ("+1", "-1", "\tx", "ok")] == ["'+1", "'-1", "'\tx", "ok"]
+    assert to_csv([]) == ""
+
+
+def test_the_document_holds_every_number(study: Study) -> None:
+    document = json.loads(json.dumps(to_document(study)))
+    assert document["conclusion"] == conclusion(study.curves)
+    assert [r["lam"] for r in document["readings"]] == [r.best.lam for r in readings(study.curves)]
+    assert len(document["averages"]) == 6 * len(LAMS)  # all, two areas, two tasks, following
+    assert len(document["differences"]) == len(difference_rows(against_ends(study.curves))) == 6 * 2 * (len(LAMS) - 1)
+    assert document["tasks"][0] == {
+        "name": "a<b>task", "area": "knowledge", "n": 160, "majority": 0.1, "chance": 0.125,
+    }  # fmt: skip
+
+
+def test_the_conclusion_claims_only_what_is_clear() -> None:
+    flat = Curves((0.0, 1.0), (_series("t", "a", 1, 0.5, 0.51),))
+    assert "but within noise" in conclusion(flat)
+    assert "clearly" not in conclusion(flat)
+    clear = Curves((0.0, 0.5, 1.0), (_series("t", "a", 1, 0.3, 0.9, 0.4),), _series("f", "", 2, 0.1, 0.5, 0.9))
+    assert conclusion(clear).count("clearly") == 2
+    assert "Instructions followed: " in conclusion(clear)
+
+
+def test_the_chart_is_the_same_each_time(study: Study) -> None:
+    assert curves_svg(study.curves, "a < b & c") == curves_svg(study.curves, "a < b & c")
+
+
+def test_publishing_a_run(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="has no results of a study"):
+        publish(tmp_path)
+    run = tmp_path / "run"
+    sweep_pair("demo", OPTIONS, run)
+    options = ReportOptions(png=tmp_path / "png", csv=tmp_path / "items.csv", lm_eval=tmp_path / "lm")
+    written, study = publish(run, options)
+    assert [p.name for p in written] == [
+        "report.html", "curves.png", "plane.png", "tasks.png", "items.csv",
+        *(f"results_demo_F16_{lam:g}.json" for lam in OPTIONS.lams),
+    ]  # fmt: skip
+    assert all(p.read_bytes().startswith(b"\x89PNG") for p in written[1:4])
+    rows = list(csv.DictReader((tmp_path / "items.csv").open(encoding="utf-8")))
+    assert len(rows) == 180
+    document = json.loads(written[-1].read_text("utf-8"))
+    kind = document["results"]["demo_kind"]
+    assert kind["acc,none"] == pytest.approx(study.curves.tasks[0].values[-1].mean())
+    assert kind["acc_stderr,none"] > 0
+    assert document["n-samples"]["demo_kind"] == {"original": 24, "effective": 24}
+    publish(run)  # the run's own page is renewed
+    with pytest.raises(OutputError, match="exists already"):
+        publish(run, ReportOptions(csv=tmp_path / "items.csv"))
+    with pytest.raises(InputError, match="type 'Q8_0' was not measured"):
+        publish(run, ReportOptions(kind="Q8_0"))
+    with read_store(run) as store:
+        assert len(list(item_rows(store))) == 180
+        with pytest.raises(InputError, match=r"no finished task at lam 0\.3"):
+            lm_eval_document(store, "F16", 0.3)
+
+
+def test_an_unfinished_lam_is_left_out_and_told(tmp_path: Path) -> None:
+    sweep_pair("demo", OPTIONS, tmp_path)
+    with open_store(tmp_path) as store:
+        store._connection.execute("UPDATE cells SET summary = NULL WHERE lam = 0.5 AND name = 'demo_kind'")
+    _, study = publish(tmp_path)
+    assert study.curves.lams == (0.0, 1.0)
+    assert study.remarks == ("Not finished, and left out: lam 0.5.",)

@@ -1,0 +1,105 @@
+"""The results file: whole chunks or nothing, one process at a time, and nothing damaged is started over."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pa_lite.errors import InputError, OutputError
+from pa_lite.study.store import FILE, SCHEMA, Cell, open_store, read_store
+
+CELL = Cell(0.3, "F16", "task", "town", 3, {"seed": 0, "rows": "abc"})
+
+
+def test_what_was_committed_comes_back(tmp_path: Path) -> None:
+    with open_store(tmp_path / "run") as store:
+        store.note({"pair": "demo"})
+        assert store.begin(CELL, {"numpy": "2"}) == set()
+        store.add(CELL.key, {0: {"right": True}, 2: {"right": False, "text": "größer"}}, 1.5)
+        assert store.begin(CELL, {"numpy": "3"}) == {0, 2}
+        assert store.finished([CELL.key]) == set()
+    with open_store(tmp_path / "run") as store:
+        store.add(CELL.key, {1: {"right": True}}, 0.5)
+        store.finish(CELL.key, {"acc": 2 / 3})
+    with read_store(tmp_path / "run") as store:
+        assert store.facts() == {"pair": "demo"}
+        (cell,) = store.cells()
+        assert (cell.key, cell.n_items, cell.n_done, cell.seconds) == (CELL.key, 3, 3, 2.0)
+        assert (cell.summary, cell.environment, cell.inputs) == ({"acc": 2 / 3}, {"numpy": "2"}, CELL.inputs)
+        assert store.items(CELL.key) == [{"right": True}, {"right": True}, {"right": False, "text": "größer"}]
+        assert store.finished([CELL.key, "other"]) == {CELL.key}
+
+
+def test_all_that_decides_a_number_is_in_the_key() -> None:
+    others = [
+        Cell(0.4, "F16", "task", "town", 3, CELL.inputs), Cell(0.3, "Q8_0", "task", "town", 3, CELL.inputs),
+        Cell(0.3, "F16", "follow", "town", 3, CELL.inputs), Cell(0.3, "F16", "task", "job", 3, CELL.inputs),
+        Cell(0.3, "F16", "task", "town", 4, CELL.inputs), Cell(0.3, "F16", "task", "town", 3, {"seed": 1}),
+    ]  # fmt: skip
+    assert len({c.key for c in [CELL, *others]}) == 7
+    assert Cell(0.3, "F16", "task", "town", 3, {"rows": "abc", "seed": 0}).key == CELL.key
+
+
+def test_a_chunk_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    with open_store(tmp_path) as store:
+        store.begin(CELL, {})
+        store.add(CELL.key, {0: 1}, 1.0)
+        with pytest.raises(InputError):  # item 0 twice: the chunk is refused whole
+            store.add(CELL.key, {1: 1, 0: 1}, 1.0)
+        assert store.begin(CELL, {}) == {0}
+
+
+def test_two_processes_cannot_work_in_one_folder(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from pa_lite.study.store import open_store\n"
+        "with open_store(Path(sys.argv[1])):\n    print('in', flush=True); sys.stdin.read()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == "in\n"
+    with pytest.raises(OutputError, match="another process is working there"), open_store(tmp_path):
+        pass
+    with read_store(tmp_path) as store:  # looking is free
+        assert store.cells() == []
+    other.communicate("")
+    with open_store(tmp_path):
+        pass
+
+
+def test_a_damaged_file_is_told_and_left_as_it_is(tmp_path: Path) -> None:
+    with open_store(tmp_path) as store:
+        store.begin(CELL, {})
+        store.add(CELL.key, dict.fromkeys(range(200), "x" * 500), 1.0)
+    path = tmp_path / FILE
+    raw = bytearray(path.read_bytes())
+    raw[8192:60000] = b"\xff" * (60000 - 8192)
+    path.write_bytes(raw)
+    with pytest.raises(InputError, match="damaged"), open_store(tmp_path):
+        pass
+    assert path.read_bytes() == raw
+    path.write_bytes(b"no database at all" * 100)
+    with pytest.raises(InputError, match="damaged"), read_store(tmp_path):
+        pass
+
+
+def test_files_of_others_and_of_the_future_are_refused(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / FILE) as c:
+        c.execute("CREATE TABLE x (y)")
+    c.close()
+    with pytest.raises(InputError, match="is no file of results"), open_store(tmp_path):
+        pass
+    with open_store(tmp_path / "b"):
+        pass
+    c = sqlite3.connect(tmp_path / "b" / FILE)
+    c.execute(f"PRAGMA user_version = {SCHEMA + 1}")
+    c.close()
+    with pytest.raises(InputError, match="newer pa-lite"), open_store(tmp_path / "b"):
+        pass
+    with pytest.raises(InputError, match="has no results"), read_store(tmp_path / "c"):
+        pass

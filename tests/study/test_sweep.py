@@ -1,0 +1,204 @@
+"""Sweeps: what is finished stays, what changed is done again, kills lose nothing, numbers are those of scoring."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pa_lite
+from pa_lite.checkpoints.pairs import Pair
+from pa_lite.errors import EngineError, InputError, OutputError
+from pa_lite.study import sweep as sweeping
+from pa_lite.study.plan import StudyOptions, StudyPlan, plan_study
+from pa_lite.study.results import load_study
+from pa_lite.study.store import FILE, Store, open_store, read_store
+from pa_lite.study.sweep import estimate_pair, run_sweep, stale, sweep_pair
+from pa_lite.study.worker import LocalWorker, WorkerLostError
+from pa_lite.tasks.scoring import ScoreOptions
+
+KILLS = 30
+OPTIONS = StudyOptions(
+    (0.0, 0.5, 1.0), ("demo_kind", "demo_town"), follow="demo", follow_limit=12, score=ScoreOptions(limit=24)
+)
+
+
+def records(store: Store) -> dict[tuple[str, float, str], list[object]]:
+    """Every finished item by cell."""
+    return {(c.name, c.lam, c.type): store.items(c.key) for c in store.cells() if c.summary is not None}
+
+
+def test_a_sweep_gives_what_scoring_gives(tmp_path: Path) -> None:
+    study = sweep_pair("demo", OPTIONS, tmp_path)
+    assert study.curves.lams == OPTIONS.lams
+    assert [t.name for t in study.curves.tasks] == ["demo_kind", "demo_town"]
+    assert study.curves.follow is not None
+    assert study.curves.follow.values.shape == (3, 12)
+    with pa_lite.load("demo@0.5") as model:
+        scored = model.score(["demo_kind", "demo_town"], ScoreOptions(limit=24))
+    for series, task in zip(study.curves.tasks, scored.tasks, strict=True):
+        assert series.values[1].tolist() == [i.value for i in task.items]
+        assert series.majority == pytest.approx(task.majority)
+        assert series.chance == pytest.approx(task.chance)
+    assert len(study.examples) == 6
+    assert all(len(e.outputs) in (2, 3) for e in study.examples)
+
+
+def test_what_is_finished_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep_pair("demo", OPTIONS, tmp_path)
+    done: list[tuple[str, float]] = []
+    real = LocalWorker.run
+
+    def counting(self: LocalWorker, kind: str, lam: float, work: int, items: range) -> object:
+        done.append((self.plan.works[work].name, lam))
+        return real(self, kind, lam, work, items)
+
+    monkeypatch.setattr(LocalWorker, "run", counting)
+    again = sweep_pair("demo", OPTIONS, tmp_path)
+    assert done == []
+    more = replace(OPTIONS, lams=(0.0, 0.25, 0.5, 1.0))
+    assert sweep_pair("demo", more, tmp_path).curves.lams == more.lams
+    assert {lam for _, lam in done} == {0.25}
+    done.clear()
+    changed = replace(OPTIONS, score=ScoreOptions(limit=20))  # other items, the same instructions
+    with open_store(tmp_path) as store:
+        plan = plan_study("demo", changed)
+        assert stale(plan, store) == ["demo_kind", "demo_town"]
+        run_sweep(plan, store)
+        assert load_study(store).curves.tasks[0].n == 20
+    assert {name for name, _ in done} == {"demo_kind", "demo_town"}
+    assert again.curves.tasks[0].n == 24
+
+
+def test_another_pairs_folder_is_refused(tmp_path: Path, demo_pair: Pair) -> None:
+    with open_store(tmp_path) as store:
+        store.note({"pair": "llama"})
+    with pytest.raises(InputError, match="holds a study of llama, not of demo"):
+        sweep_pair("demo", OPTIONS, tmp_path)
+
+
+@pytest.mark.parametrize(("change", "told"), [
+    ({"lams": (0.5, 0.0)}, "lams 0.5, 0 must rise"),
+    ({"lams": (0.5, 0.5)}, "must rise"),
+    ({"lams": ()}, "(none) must rise"),
+    ({"tasks": ("dmo",)}, "unknown task or suite 'dmo'"),
+    ({"follow": "nothing"}, "unknown set 'nothing'"),
+    ({"types": ("F16", "F16")}, "named twice"),
+    ({"types": ("F17",)}, "unknown output type 'F17'"),
+])  # fmt: skip
+def test_bad_plans(change: dict[str, Any], told: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError) as failed:
+        sweep_pair("demo", replace(OPTIONS, **change), tmp_path / "run")
+    assert told in str(failed.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_estimate_counts_what_is_left(tmp_path: Path) -> None:
+    before = estimate_pair("demo", OPTIONS, tmp_path)
+    assert (before.cells, before.items, before.items_left) == (9, 180, 180)
+    assert before.seconds is not None
+    assert 0 < before.seconds < 300
+    sweep_pair("demo", OPTIONS, tmp_path)
+    after = estimate_pair("demo", replace(OPTIONS, lams=(0.0, 0.7, 1.0)), tmp_path)
+    assert (after.items, after.items_left) == (180, 60)
+    assert estimate_pair("demo", OPTIONS, tmp_path).seconds is None
+
+
+def test_a_lost_worker_is_replaced(tmp_path: Path) -> None:
+    plan = replace(plan_study("demo", OPTIONS), chunk=8)
+    rng, losses = random.Random(1), 0
+
+    class Fragile(LocalWorker):
+        def run(self, *words: object, **named: object) -> object:  # type: ignore[override]
+            nonlocal losses
+            if rng.random() < 0.3 and losses < 10:
+                losses += 1
+                raise WorkerLostError("gone")
+            return super().run(*words, **named)  # type: ignore[arg-type]
+
+    with open_store(tmp_path / "a") as store:
+        run_sweep(plan, store, make_worker=lambda: Fragile(plan))  # type: ignore[arg-type,return-value]
+        shaky = records(store)
+    assert losses == 10
+    with open_store(tmp_path / "b") as store:
+        run_sweep(plan, store)
+        assert records(store) == shaky
+
+
+def test_too_many_losses_end_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Dead(LocalWorker):
+        def run(self, *words: object, **named: object) -> object:  # type: ignore[override]
+            raise WorkerLostError("gone")
+
+    monkeypatch.setattr(sweeping, "MOST_LOSSES", 3)
+    plan = plan_study("demo", OPTIONS)
+    with (
+        open_store(tmp_path) as store,
+        pytest.raises(EngineError, match="4 workers were lost, the last one with: gone"),
+    ):
+        run_sweep(plan, store, make_worker=lambda: Dead(plan))  # type: ignore[arg-type,return-value]
+
+
+SCRIPT = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from pa_lite.study import plan as planning
+from tests.study.test_sweep import OPTIONS
+from pa_lite.study.sweep import sweep_pair
+planning._CHUNKS = ((10**12, 4),)
+sweep_pair("demo", OPTIONS, Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
+    root = str(Path(__file__).parents[2])
+    rng, kills, finished = random.Random(0), 0, 0
+    while kills < KILLS:
+        folder = tmp_path / f"run{finished}"
+        process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder)], cwd=root, stderr=subprocess.PIPE)
+        while not (folder / FILE).exists() and process.poll() is None:
+            time.sleep(0.005)
+        try:
+            _, err = process.communicate(timeout=rng.uniform(0.0, 0.5))
+            assert process.returncode == 0, err
+            finished += 1
+        except subprocess.TimeoutExpired:
+            before = _count(folder)
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            kills += 1
+            assert _count(folder) >= before
+    subprocess.run([sys.executable, "-c", SCRIPT, str(folder)], cwd=root, check=True)
+    subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path / "whole")], cwd=root, check=True)
+    with read_store(folder) as store, read_store(tmp_path / "whole") as whole:
+        assert json.dumps(_sorted(store)) == json.dumps(_sorted(whole))
+
+
+def _count(folder: Path) -> int:
+    try:
+        with read_store(folder) as store:
+            return sum(c.n_done for c in store.cells())
+    except (InputError, OutputError):  # killed before its tables were there
+        return 0
+
+
+def _sorted(store: Store) -> list[object]:
+    return [[*key, found] for key, found in sorted(records(store).items())]
+
+
+def test_plan_is_cheap_to_send(demo_pair: Pair) -> None:
+    import pickle
+
+    options = pickle.loads(pickle.dumps(OPTIONS))
+    plan: StudyPlan = plan_study(demo_pair, options)
+    assert [p.cell.key for p in plan.cells] == [p.cell.key for p in plan_study("demo", OPTIONS).cells]

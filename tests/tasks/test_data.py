@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from pa_lite.errors import InputError
+from pa_lite.tasks.data import load_split, matching_files, read_rows, source_name, split_names
+from pa_lite.tasks.spec import TaskSpec
+
+ROWS: list[dict[str, Any]] = [{"a": 'one, "two"', "n": "1"}, {"a": "zwei\u2028drei\nvier", "n": "2"}]
+
+
+def write(folder: Path, ending: str) -> Path:
+    path = folder / f"rows.{ending}"
+    if ending == "jsonl":
+        path.write_text("\n\n".join(json.dumps(r, ensure_ascii=False) for r in ROWS) + "\n", "utf-8")
+    elif ending == "json":
+        path.write_text(json.dumps({"canary": "x", "examples": ROWS}), "utf-8-sig")
+    elif ending == "csv":
+        cells = [[f'"{v}"' for v in (r["a"].replace('"', '""'), r["n"])] for r in ROWS]
+        path.write_text("\n".join(["a,n", *(",".join(c) for c in cells)]), "utf-8")
+    else:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("ending", "places"),
+    [("jsonl", ":1 :3"), ("json", ": row 1, : row 2"), ("csv", ":2 :4"), ("parquet", ": row 1, : row 2")],
+)
+def test_every_format_gives_the_same_rows_and_their_places(tmp_path: Path, ending: str, places: str) -> None:
+    path = write(tmp_path, ending)
+    rows = read_rows(path)
+    assert [dict(rows.row(i)) for i in range(len(rows))] == ROWS
+    assert [rows.where(i) for i in range(len(rows))] == [
+        f"{path}{p}" for p in places.split(", " if "," in places else " ")
+    ]
+
+
+def test_parquet_is_read_in_blocks_in_any_order(tmp_path: Path) -> None:
+    structs = [{"i": i, "c": {"text": [f"t{i}"], "label": ["A"]}} for i in range(600)]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(structs), tmp_path / "x.parquet", row_group_size=100)
+    rows = read_rows(tmp_path / "x.parquet")
+    assert len(rows) == 600
+    for i in (599, 0, 255, 256, 300, 1):
+        assert rows.row(i) == structs[i]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("x.jsonl", b'{"a": 1}\n[1]', r"x.jsonl:2: is no JSON object"),
+        ("x.jsonl", b'{"a": 1}\n{', r"x.jsonl:2: is no JSON"),
+        ("x.jsonl", b"[" * 100_000, r"x.jsonl:1: is no JSON"),
+        ("x.jsonl", b'{"a": "\xff"}', r"x.jsonl: is no UTF-8"),
+        ("x.json", b"3", r"x.json: must be a list of objects"),
+        ("x.json", b'{"a": [], "b": []}', r"x.json: must be a list of objects"),
+        ("x.json", b"[{}, 3]", r"x.json: row 2: is no JSON object"),
+        ("x.json", b"{", r"x.json: is no JSON"),
+        ("x.csv", b"a,b\n1,2\n1,2,3\n", r"x.csv:3: does not have 2 cells"),
+        ("x.csv", b"a,b\n1\n", r"x.csv:2: does not have 2 cells"),
+        ("x.csv", b'a,b\n"1"2,3\n', r"x.csv:2: is no CSV"),
+        ("x.parquet", b"PAR1 no", r"x.parquet: is no parquet file"),
+        ("x.txt", b"", r"x.txt: is no data file: its name must end in .parquet, .jsonl, .json, .csv"),
+    ],
+)
+def test_bad_files(tmp_path: Path, name: str, content: bytes, told: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=told) as caught:
+        read_rows(tmp_path / name)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json", "csv", "parquet"])
+def test_a_missing_file_is_named(tmp_path: Path, ending: str) -> None:
+    with pytest.raises(InputError, match=rf"no\.{ending}: cannot be read: No such file"):
+        read_rows(tmp_path / f"no.{ending}")
+
+
+def test_without_pyarrow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path, "parquet")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(InputError, match=r"parquet needs pyarrow. Install it with: pip install 'pa-lite\[tasks\]'"):
+        read_rows(path)
+
+
+def test_a_file_for_each_split(tmp_path: Path) -> None:
+    write(tmp_path, "csv"), write(tmp_path, "jsonl")
+    spec = TaskSpec("t", "{{ a }}", tmp_path, data={"train": "rows.csv", "test": "rows.jsonl"})
+    assert [p.row["n"] for p in load_split(spec, "train")] == ["1", "2"]
+    assert load_split(spec, "dev") == []
+    assert split_names(spec) == ["test", "train"]
+    assert source_name(spec) == str(tmp_path)
+
+
+TREE = [
+    "README.md", "en/test-00000-of-00002.parquet", "en/test-00001-of-00002.parquet", "en/train.jsonl",
+    "data/de/test.csv", "data/test-00000-of-00001.parquet", "data/test-more.parquet", "train/0000.parquet", "dev.json",
+    "fr/partial-test/0000.parquet",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("config", "split", "found"),
+    [
+        ("en", "test", TREE[1:3]),
+        ("en", "train", ["en/train.jsonl"]),
+        ("en", "dev", []),
+        ("de", "test", ["data/de/test.csv"]),
+        ("fr", "test", ["fr/partial-test/0000.parquet"]),
+        ("default", "test", ["data/test-00000-of-00001.parquet"]),
+        ("", "train", ["train/0000.parquet"]),
+        ("", "dev", ["dev.json"]),
+        ("e*", "test", []),
+    ],
+)
+def test_layouts(config: str, split: str, found: list[str]) -> None:
+    assert matching_files(TREE, config, split) == found
