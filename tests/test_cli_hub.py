@@ -41,6 +41,19 @@ def test_a_dry_run_fetches_no_weights(capsys: pytest.CaptureFixture[str], publis
     assert all(r.headers["Range"].startswith("bytes=0-") for r in published.asked("GET storage"))
 
 
+def test_refusals_come_before_the_download(
+    capsys: pytest.CaptureFixture[str], published: HubServer, tmp_path: Path
+) -> None:
+    (tmp_path / "there.gguf").touch()
+    status, _, err = run(capsys, "merge", *PAIR, "--lam", "0.7", "-o", "there.gguf")
+    assert status == 1
+    assert "there.gguf: exists already" in err
+    status, _, err = run(capsys, "merge", *PAIR, "--lam", "0.7", "--type", "Q9_0")
+    assert status == 1
+    assert "unknown output type" in err
+    assert all(r.headers["Range"].startswith("bytes=0-") for r in published.asked("GET storage"))
+
+
 def test_looking_at_checkpoints_on_the_hub(
     capsys: pytest.CaptureFixture[str], published: HubServer, tiny_pair: tuple[Path, Path]
 ) -> None:

@@ -17,7 +17,7 @@ from pa_lite.files import check_space, check_target, write_errors
 from pa_lite.kernels import prepare
 from pa_lite.machine import cores
 from pa_lite.merge.lams import format_lam
-from pa_lite.merge.memory import check_memory
+from pa_lite.merge.memory import check_memory, is_streamed
 from pa_lite.merge.partial import PartialFile, partial_files
 from pa_lite.merge.plan import MergePlan, PlanOptions, plan_merge
 from pa_lite.merge.stream import Progress, Target, run_stream
@@ -91,9 +91,17 @@ def merge_checkpoints(
     Checkpoints on the Hub are fetched first, unless `options` say to stream them; `progress` gets (bytes done, bytes in
     all) of that, then of the merge. Raises what open_checkpoints, plan_merge, name_outputs and write_merge raise.
     """
-    stream = options is not None and options.stream
-    left, right = open_checkpoints([base, instruct], stream, progress)
-    plan = plan_merge(left, right, plan_options)
+    options = options or MergeOptions()
+
+    def prepare_plan(stream: bool) -> MergePlan:
+        left, right = open_checkpoints([base, instruct], stream, progress)
+        return plan_merge(left, right, plan_options)
+
+    plan = prepare_plan(stream=True)  # from headers alone: what must be refused is, before gigabytes are fetched
+    if not options.stream and is_streamed(plan):
+        if not options.resume:
+            check_targets(plan, [path for _, path in name_outputs(plan, lams, output)], options)
+        plan = prepare_plan(stream=False)
     for remark in plan.remarks:
         _log.warning("%s", remark)
     outputs = name_outputs(plan, lams, output)

@@ -264,7 +264,8 @@ def test_ctrl_c_while_the_hub_is_silent_ends_at_once(published: HubServer, tmp_p
 
     published.fail("status", READS, skip=210, times=10_000, status=429, retry_after="200")
     code = (
-        "import sys, pa_lite\nfrom pa_lite.merge.write import MergeOptions\n"
+        "import signal, sys, pa_lite\nfrom pa_lite.merge.write import MergeOptions\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
         f"pa_lite.merge(*{HUB}, (0.5,), output=sys.argv[1], options=MergeOptions(stream=True, threads=2))\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "x.gguf")], stderr=subprocess.PIPE)
