@@ -17,7 +17,7 @@ import numpy as np
 from pa_lite.engine.chat import chat_prompts
 from pa_lite.engine.model import Model
 from pa_lite.engine.scoring import Request, Score, score_requests
-from pa_lite.errors import EngineError, InputError
+from pa_lite.errors import InputError
 from pa_lite.follow.pairing import Pair
 
 ANSWERS = ("A", "B")

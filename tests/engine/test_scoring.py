@@ -255,15 +255,9 @@ def test_a_context_too_large_shrinks_to_the_longest_request(
         monkeypatch.setattr(model, "_new_context", lambda n_ctx, *more: make(n_ctx, *more) if n_ctx < 300 else None)
         with caplog.at_level(logging.WARNING):
             assert_agree(score_requests(model, [request]), expected, 1e-3)
-<<<<<<< HEAD
-        assert "no room for a context of 761 tokens" in caplog.text
-        assert "Trying 249" in caplog.text
-        monkeypatch.setattr(scoring, "available_memory", lambda: 248 * model.exact_cell_bytes)
-=======
         assert "no room for a context of 377 tokens" in caplog.text
         assert "Trying 281" in caplog.text
-        monkeypatch.setattr(scoring, "available_bytes", lambda: 248 * model.exact_cell_bytes)
->>>>>>> scoring
+        monkeypatch.setattr(scoring, "available_memory", lambda: 248 * model.exact_cell_bytes)
         with pytest.raises(EngineError, match="249 tokens need 0 MB of cache"):
             score_requests(model, [request])
 
