@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +12,7 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 DRAWS = 2000
+_CHUNK_VALUES = 1 << 22  # random numbers at a time
 
 
 @dataclass(frozen=True)
@@ -71,15 +71,26 @@ def pooled_standard_error(groups: Sequence[Sequence[float]]) -> float:
     return math.sqrt(squares / (n_all - k) / n_all)
 
 
-def bootstrap_means(values: Sequence[float], rng: np.random.Generator, draws: int = DRAWS) -> FloatArray:
-    """Means of `draws` resamples with replacement, float64 [draws].
+def bootstrap_means(values: Sequence[float] | FloatArray, rng: np.random.Generator, draws: int = DRAWS) -> FloatArray:
+    """Means of `draws` resamples with replacement of items [n], float64 [draws]; or of rows of items [rows, n].
 
-    Counts of the distinct values are drawn (multinomial), which has the same distribution as drawing every item.
+    Then a resample takes the same items in every row: float64 [draws, rows]. Counts of the distinct values (patterns of
+    a column) are drawn, multinomial, which has the same distribution as drawing every item. Memory is bounded.
     """
-    distinct, counts = np.unique(np.asarray(values, np.float64), return_counts=True)
-    drawn = rng.multinomial(len(values), counts / len(values), size=draws)
-    means: FloatArray = drawn @ distinct / len(values)
-    return means
+    rows = np.atleast_2d(np.asarray(values, np.float64))
+    n = rows.shape[1]
+    patterns, counts = np.unique(rows, axis=1, return_counts=True)
+    means = np.empty((draws, len(rows)))
+    for part in chunks_of(draws, len(counts)):
+        means[part] = rng.multinomial(n, counts / n, size=part.stop - part.start) @ patterns.T / n
+    return means if np.ndim(values) == 2 else means[:, 0]
+
+
+def chunks_of(draws: int, width: int) -> Iterator[slice]:
+    """Cut draws of `width` random numbers each into parts that take a bounded memory."""
+    step = max(1, _CHUNK_VALUES // max(1, width))
+    for start in range(0, draws, step):
+        yield slice(start, min(draws, start + step))
 
 
 def interval(draws: FloatArray, level: float = 0.95) -> tuple[float, float]:
@@ -119,8 +130,3 @@ def measure_classes(
     value = statistic(pairs[0], pairs[1], counts[None, :].astype(np.int64))
     draws = statistic(pairs[0], pairs[1], rng.multinomial(len(golds), counts / len(golds), size=DRAWS))
     return Measured(float(value[0]), float(np.std(draws, ddof=1)), *interval(draws))
-
-
-def significant_z(comparisons: int, level: float = 0.05) -> float:
-    """How many standard errors a difference must exceed, two-sided, when it is one of several (Bonferroni)."""
-    return NormalDist().inv_cdf(1 - level / (2 * max(1, comparisons)))

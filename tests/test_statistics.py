@@ -16,7 +16,6 @@ from pa_lite.statistics import (
     measure_groups,
     measure_mean,
     pooled_standard_error,
-    significant_z,
     standard_error,
 )
 
@@ -41,11 +40,6 @@ def test_mean_over_tasks_weighs_tasks_alike() -> None:
     got = mean_over_tasks([few, many])
     assert got.value == pytest.approx((0.5 + 0.98) / 2)
     assert got.stderr == pytest.approx(math.hypot(standard_error(few), standard_error(many)) / 2)
-
-
-def test_bonferroni() -> None:
-    assert significant_z(1) == pytest.approx(1.959964, abs=1e-6)
-    assert significant_z(10) == pytest.approx(2.807034, abs=1e-6)
 
 
 def test_pooled_error_is_lm_evals_formula() -> None:

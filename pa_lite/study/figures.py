@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from pa_lite.statistics import interval
 from pa_lite.study.curves import Curves, Series, estimates, means, undominated
-from pa_lite.study.paired import LEVEL, bootstrap_means
+from pa_lite.study.paired import LEVEL, average_draws
 from pa_lite.study.study import Reading
 
 SKILL, FOLLOWING = "#1f77d0", "#e0701a"
@@ -19,10 +20,8 @@ _AXIS = {"zeroline": False, "automargin": True}
 
 def _interval(series: Sequence[Series]) -> tuple[list[float], list[float]]:
     """The bootstrap's central 95% of the average at every lam, in percent."""
-    drawn = 100 * bootstrap_means(series)
-    drawn.sort(axis=0)
-    low, high = (drawn[round(q * (len(drawn) - 1))] for q in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
-    return low.tolist(), high.tolist()
+    bounds = [interval(column, LEVEL) for column in 100 * average_draws(series).T]
+    return [low for low, _ in bounds], [high for _, high in bounds]
 
 
 def _axes(panel: int) -> dict[str, str]:

@@ -5,17 +5,16 @@ Items are resampled or flipped within their tasks, whose choice is taken as give
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from pa_lite.statistics import mean_over_tasks
+from pa_lite.statistics import bootstrap_means, chunks_of, interval, mean_over_tasks
 from pa_lite.study.curves import Series, Values, means
 from pa_lite.study.goal import Goal
 
 DRAWS = 4000
-_CHUNK_VALUES = 1 << 22  # random numbers at a time: memory does not grow with the items
 LEVEL = 0.95
 _EQUAL = 1e-12
 
@@ -54,28 +53,11 @@ class Best:
     ties: tuple[float, ...]
 
 
-def _chunks(n: int, width: int) -> Iterator[int]:
-    """Cut n draws into parts of at most _CHUNK_VALUES random numbers."""
-    step = max(1, _CHUNK_VALUES // max(1, width))
-    for start in range(0, n, step):
-        yield min(step, n - start)
-
-
-def bootstrap_means(series: Sequence[Series], draws: int = DRAWS, seed: int = 0) -> Values:
-    """Macro averages of resampled items: float64 [draws, lams]; a draw takes the same items at every lam.
-
-    Items of one pattern along lam are drawn together, which is the same and far less work.
-    """
+def average_draws(series: Sequence[Series], draws: int = DRAWS, seed: int = 0) -> Values:
+    """Macro averages of resampled items: float64 [draws, lams]; a draw takes the same items at every lam."""
     rng = np.random.default_rng(seed)
-    total = np.zeros((draws, series[0].values.shape[0]))
-    for s in series:
-        patterns, counts = np.unique(s.values, axis=1, return_counts=True)
-        done = 0
-        for n in _chunks(draws, len(counts)):
-            drawn = rng.multinomial(s.n, counts / s.n, size=n)
-            total[done : done + n] += drawn @ patterns.T / s.n
-            done += n
-    return total / len(series)
+    out: Values = np.mean([bootstrap_means(s.values, rng, draws) for s in series], axis=0)
+    return out
 
 
 def sign_flip_p(per_task: Sequence[Values], draws: int = DRAWS, seed: int = 0) -> float:
@@ -92,8 +74,8 @@ def sign_flip_p(per_task: Sequence[Values], draws: int = DRAWS, seed: int = 0) -
     # the sum of k signs of one size is 2 Binomial(k, 1/2) - k
     sizes, counts = np.unique(np.abs(weighted), return_counts=True)
     rng, extreme = np.random.default_rng(seed), 0
-    for n in _chunks(draws, len(sizes)):
-        sums = 2 * rng.binomial(counts, 0.5, size=(n, len(sizes))) - counts
+    for part in chunks_of(draws, len(sizes)):
+        sums = 2 * rng.binomial(counts, 0.5, size=(part.stop - part.start, len(sizes))) - counts
         extreme += int((np.abs(sums @ sizes) >= observed * (1 - 1e-12)).sum())
     return (extreme + 1) / (draws + 1)
 
@@ -112,15 +94,15 @@ def differences(lams: Sequence[float], series: Sequence[Series], reference: int,
     others = [i for i in range(len(lams)) if i != reference]
     gaps = {i: [s.values[i] - s.values[reference] for s in series] for i in others}
     ps = [sign_flip_p(gaps[i], seed=seed) for i in others]
-    drawn = bootstrap_means(series, seed=seed)
+    drawn = average_draws(series, seed=seed)
     drawn = drawn - drawn[:, [reference]]
     scale = float(means(series)[reference])
     out = []
     for i, p, corrected in zip(others, ps, holm(ps), strict=True):
         gap = mean_over_tasks(gaps[i])
-        low, high = np.quantile(drawn[:, i], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        low, high = interval(drawn[:, i], LEVEL)
         relative = gap.value / scale if scale else float("nan")
-        out.append(Difference(lams[i], gap.value, gap.stderr, float(low), float(high), p, corrected, relative))
+        out.append(Difference(lams[i], gap.value, gap.stderr, low, high, p, corrected, relative))
     return out
 
 
@@ -140,7 +122,7 @@ def best_lam(
     utilities = goal.utilities(lams, means(tasks), None if follow is None else means(follow))
     best = int(utilities.argmax())
     drawn = goal.utilities(
-        lams, bootstrap_means(tasks, seed=seed), None if follow is None else bootstrap_means(follow, seed=seed + 1)
+        lams, average_draws(tasks, seed=seed), None if follow is None else average_draws(follow, seed=seed + 1)
     )
     winners = drawn >= drawn.max(axis=1, keepdims=True) - _EQUAL
     shares = (winners / winners.sum(axis=1, keepdims=True)).mean(axis=0)

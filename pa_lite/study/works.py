@@ -6,8 +6,6 @@ a run was stopped and taken up again.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
@@ -17,6 +15,7 @@ import numpy as np
 from pa_lite.engine.generation import GenerationOptions
 from pa_lite.engine.model import Model
 from pa_lite.follow.instructions import Instruction, follow_instructions
+from pa_lite.follow.journal import digest
 from pa_lite.follow.outputs import Prompt, answer_prompts
 from pa_lite.statistics import standard_error
 from pa_lite.tasks.prompts import Prepared, majority_rate
@@ -62,10 +61,6 @@ def chunks(n_items: int, size: int) -> Iterator[range]:
         yield range(start, min(n_items, start + size))
 
 
-def _digest(values: Any) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode("utf-8", "surrogatepass")).hexdigest()
-
-
 def _average(values: Sequence[float]) -> dict[str, Any]:
     return {"n": len(values), "value": float(np.mean(values)), "stderr": standard_error(values)}
 
@@ -100,7 +95,7 @@ class TaskWork:
         items = [[i.prompt_hash, i.contexts, i.continuations, i.answer, i.golds] for i in self.prepared.items]
         spec = {k: v for k, v in asdict(self.prepared.spec).items() if k not in ("folder", "description")}
         options = {k: v for k, v in asdict(self.options).items() if k in ("mutual_info", "parallel")}
-        return {"items": _digest(items), "spec": _digest(spec), "shots": self.prepared.shots, **options}
+        return {"items": digest(items), "spec": digest(spec), "shots": self.prepared.shots, **options}
 
     def run(self, model: Model, items: Sequence[int]) -> dict[int, Record]:
         part = replace(self.prepared, items=tuple(self.prepared.items[i] for i in items))
@@ -136,7 +131,7 @@ class FollowWork:
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        return {"instructions": _digest([asdict(i) for i in self.instructions]), "max_tokens": self.max_tokens,
+        return {"instructions": digest([asdict(i) for i in self.instructions]), "max_tokens": self.max_tokens,
                 "must_end": self.must_end, "parallel": self.parallel}  # fmt: skip
 
     def run(self, model: Model, items: Sequence[int]) -> dict[int, Record]:
@@ -168,7 +163,7 @@ class AnswersWork:
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        return {"prompts": _digest([p.instruction for p in self.prompts]), "max_tokens": self.max_tokens,
+        return {"prompts": digest([p.instruction for p in self.prompts]), "max_tokens": self.max_tokens,
                 "parallel": self.parallel}  # fmt: skip
 
     def run(self, model: Model, items: Sequence[int]) -> dict[int, Record]:

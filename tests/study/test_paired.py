@@ -13,7 +13,7 @@ from pa_lite.errors import InputError
 from pa_lite.statistics import mean_over_tasks
 from pa_lite.study.curves import Curves, Series, estimates, means, undominated
 from pa_lite.study.goal import Goal
-from pa_lite.study.paired import best_lam, bootstrap_means, differences, holm, sign_flip_p
+from pa_lite.study.paired import average_draws, best_lam, differences, holm, sign_flip_p
 
 LAMS = (0.0, 0.5, 1.0)
 
@@ -34,7 +34,7 @@ def test_macro_averages_weigh_tasks_alike() -> None:
 
 def test_bootstrap_agrees_with_resampling_item_by_item() -> None:
     tasks = [series(1, 40, 0.3, 0.5, 0.6), series(2, 25, 0.8, 0.7, 0.2)]
-    fast = bootstrap_means(tasks, draws=20_000)
+    fast = average_draws(tasks, draws=20_000)
     rng = np.random.default_rng(7)
     slow = np.array([
         np.mean([t.values[:, rng.integers(0, t.n, t.n)].mean(axis=1) for t in tasks], axis=0) for _ in range(20_000)
