@@ -94,16 +94,20 @@ def resolve_commit(reference: HubReference) -> str:
         return _cached_commit(cache, subject)
     if reference.revision and _COMMIT.fullmatch(reference.revision) and cache.commit_of(reference.revision):
         return reference.revision
-    kind, revision = reference.kind, reference.revision
     try:
-        info = attempt(
-            lambda: api().repo_info(reference.repo, repo_type=kind, revision=revision, timeout=TIMEOUT), subject
-        )
+        commit = _commit_now(reference)
     except HubError as e:
         return _fallback(cache, subject, e)
+    cache.remember(reference.revision, commit)
+    return commit
+
+
+def _commit_now(reference: HubReference) -> str:
+    """The commit that the Hub names. Raises HubError."""
+    repo, kind, revision, subject = reference.repo, reference.kind, reference.revision, reference.subject
+    info = attempt(lambda: api().repo_info(repo, repo_type=kind, revision=revision, timeout=TIMEOUT), subject)
     if not isinstance(info.sha, str) or not _COMMIT.fullmatch(info.sha):
         raise HubError(f"{subject}: the Hub names no commit for it. Check HF_ENDPOINT.")
-    cache.remember(revision, info.sha)
     return info.sha
 
 
@@ -139,10 +143,12 @@ def listing(reference: HubReference) -> tuple[list[HubFile], bool]:
     subject, cache = reference.subject, RepoCache(reference.repo, reference.kind)
     if is_offline():
         return _cached_files(cache.snapshot(_cached_commit(cache, subject))), False
-    repo, revision, kind = reference.repo, reference.revision, reference.kind
+    repo, kind = reference.repo, reference.kind
     try:
+        # first this: huggingface_hub lists with long retries of its own, which a Hub out of reach is not worth
+        commit = _commit_now(reference)
         entries = attempt(
-            lambda: list(api().list_repo_tree(repo, recursive=True, revision=revision, repo_type=kind)), subject
+            lambda: list(api().list_repo_tree(repo, recursive=True, revision=commit, repo_type=kind)), subject
         )
     except HubError as e:
         return _cached_files(cache.snapshot(_fallback(cache, subject, e))), False

@@ -29,6 +29,7 @@ def cli(debug: bool) -> None:
     level = logging.DEBUG if debug else logging.WARNING
     logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)s: %(message)s")
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
+    logging.getLogger("huggingface_hub").setLevel(logging.DEBUG if debug else logging.ERROR)  # we tell of retries
 
 
 for _command in (
