@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import stat
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -69,8 +71,13 @@ FilePath = Path | RemoteFile
 
 
 def size_of(path: FilePath) -> int:
-    """A file's length in bytes. Raises OSError when it cannot be told."""
-    return path.size if isinstance(path, RemoteFile) else path.stat().st_size
+    """A file's length in bytes. Raises OSError when it cannot be told, or for what opening could wait on for ever."""
+    if isinstance(path, RemoteFile):
+        return path.size
+    facts = path.stat()
+    if not stat.S_ISREG(facts.st_mode):
+        raise OSError(errno.EINVAL, "is no regular file", str(path))
+    return facts.st_size
 
 
 def samples(path: FilePath, offsets: Sequence[int], length: int) -> list[bytes]:

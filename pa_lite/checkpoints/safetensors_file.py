@@ -18,6 +18,7 @@ from pa_lite.errors import CheckpointError
 from pa_lite.kernels import tensor_type
 
 _MAX_HEADER = 100_000_000  # the reference implementation's own limit, in bytes
+_MAX_DIMENSIONS = 8  # twice those of any weight
 _DTYPES = ("F64", "F32", "F16", "BF16")
 _SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
           "U16": 2, "U32": 4, "U64": 8, "F8_E4M3": 1, "F8_E5M2": 1}  # fmt: skip
@@ -47,11 +48,12 @@ class StoredTensor:
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file. Raises CheckpointError when it is missing, broken or no object."""
     try:
+        size_of(path)
         value = json.loads(path.read_bytes().decode("utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{path.parent}: has no {path.name}; a Hugging Face checkpoint needs one.") from None
     except (OSError, ValueError, RecursionError) as e:
-        raise CheckpointError(f"{path}: cannot be read as JSON: {e}") from e
+        raise CheckpointError(f"{path}: cannot be read as JSON: {e}. Fetch it again.") from e
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: holds no JSON object.")
     return value
@@ -90,6 +92,8 @@ def _stored(path: FilePath, name: str, info: Any, start: int) -> StoredTensor:
         begin, end = info["data_offsets"]
         if not all(type(n) is int and 0 <= n < 2**48 for n in (*shape, begin, end)):
             raise ValueError("sizes and offsets must be whole numbers from 0")
+        if len(shape) > _MAX_DIMENSIONS:
+            raise ValueError(f"{len(shape)} dimensions")
         if dtype not in _SIZES:
             raise ValueError(f"unknown dtype {dtype!r}")
         if end - begin != math.prod(shape) * _SIZES[dtype]:

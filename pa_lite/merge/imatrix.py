@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pa_lite.checkpoints.gguf_file import GgufHeader, GgufTensor, read_gguf_header
+from pa_lite.checkpoints.remote import size_of
 from pa_lite.errors import CheckpointError, InputError, MismatchError
 from pa_lite.kernels import FloatArray, TensorType
 from pa_lite.merge.mixture import EMBEDDINGS
@@ -38,6 +39,7 @@ def read_imatrix(path: Path) -> dict[str, FloatArray]:
     Source: llama.cpp, `load_imatrix` of llama-quantize.
     """
     try:
+        size_of(path)
         with path.open("rb") as f:
             is_gguf = f.read(4) == b"GGUF"
         found = _read_gguf(read_gguf_header(path)) if is_gguf else _LegacyReader(path).read()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from pa_lite.checkpoints.safetensors_file import read_folder, read_header
+from pa_lite.checkpoints.safetensors_file import read_folder, read_header, read_json
 from pa_lite.errors import CheckpointError
 from tests import tiny
 
@@ -48,6 +49,7 @@ def test_reads_what_the_safetensors_package_writes(tmp_path: Path) -> None:
         ({"a": entry([-1, -2], 0, 8)}, "whole numbers"),
         ({"a": entry([2**62, 2**62], 0, 8)}, "whole numbers"),
         ({"a": entry([True, 2], 0, 8)}, "whole numbers"),
+        ({"a": entry([1] * 100_000, 0, 4)}, "100000 dimensions"),
         ({"a": entry([2], 0, 8, "Q8")}, "unknown dtype"),
         ({"a": 3}, "broken header entry"),
         ({"a": entry([4], 0, 16)}, "cut off or damaged"),
@@ -118,3 +120,13 @@ def test_doubled_tensor(tmp_path: Path) -> None:
         tiny.save_safetensors(tmp_path / name, {"w": np.ones(3, np.float32)}, "F32")
     with pytest.raises(CheckpointError, match=r"w is in model-a.safetensors and in model-b.safetensors"):
         read_folder(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "model.safetensors")
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(CheckpointError, match="is no regular file"):
+        read_folder(tmp_path)
+    with pytest.raises(CheckpointError, match="is no regular file"):
+        read_json(tmp_path / "config.json")
