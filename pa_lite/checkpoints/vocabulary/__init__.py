@@ -48,7 +48,11 @@ def read_vocabulary(folder: Path, config: Mapping[str, Any]) -> Vocabulary:
     """
     files = read_files(folder, config)
     try:
-        return _vocabulary(files)
+        found = _vocabulary(files)
+        for entry in found.metadata.values():
+            if "STRING" in (entry.type, entry.item):
+                "".join(entry.value).encode("utf-8")  # JSON can spell halves of characters, GGUF cannot
+        return found
     except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise CheckpointError(f"{files.where}: broken tokenizer definition ({type(e).__name__}: {e}).") from e
 

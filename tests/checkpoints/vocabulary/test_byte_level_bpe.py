@@ -111,3 +111,18 @@ def test_broken_files_are_named(tmp_path: Path, name: str, content: bytes) -> No
 def test_no_tokenizer(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"has no tokenizer.json and no tokenizer.model"):
         read_vocabulary(tmp_path, tiny.CONFIG)
+
+
+@pytest.mark.parametrize("place", ["merges", "chat_template"])
+def test_halves_of_characters_are_refused(tmp_path: Path, place: str) -> None:
+    def halve(t: dict[str, Any]) -> None:
+        t["model"]["merges"].append([chr(0xD800), "b"])
+
+    byte_level(tmp_path)
+    if place == "merges":
+        with pytest.raises(CheckpointError, match="surrogates not allowed"):
+            byte_level(tmp_path, halve)
+        return
+    (tmp_path / "tokenizer_config.json").write_text('{"chat_template": "\\ud800"}', "utf-8")
+    with pytest.raises(CheckpointError, match="surrogates not allowed"):
+        read_vocabulary(tmp_path, tiny.CONFIG)
