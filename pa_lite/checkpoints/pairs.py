@@ -120,7 +120,7 @@ def _read(path: Path, is_own: bool) -> dict[str, Pair]:
     except OSError as e:
         raise CheckpointError(f"{path}: cannot be read: {e.strerror}.") from e
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, InputError, ValueError) as e:
-        raise CheckpointError(f"{path}: is not a registry of pairs: {e}") from e
+        raise CheckpointError(f"{path}: is not a registry of pairs: {e}. Mend it or remove it.") from e
 
 
 _KINDS: Mapping[str, type] = {

@@ -16,6 +16,8 @@ from pa_lite.cli import checkpoints, doctor, follow, judge, merge, pairs, study,
 from pa_lite.cli.terminal import PlainFormatter, tell
 from pa_lite.errors import PaLiteError
 
+_LONGEST_ERROR = 2000  # characters; names in a checkpoint can be of any length
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="pa-lite", prog_name="pa-lite")
@@ -43,7 +45,8 @@ for _command in (
 
 
 def _fail(message: str) -> NoReturn:
-    tell("error: " + " ".join(message.split()), err=True)
+    line = " ".join(message.split())
+    tell(f"error: {line if len(line) <= _LONGEST_ERROR else line[:_LONGEST_ERROR] + '...'}", err=True)
     sys.exit(1)
 
 

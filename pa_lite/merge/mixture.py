@@ -70,8 +70,11 @@ class ModelShape:
         return _LAYERS_70B.get(self.architecture) == self.n_layers and grouped
 
 
-def model_shape(architecture: str, metadata: Metadata) -> ModelShape:
-    """The description of a model from its GGUF keys. Raises CheckpointError for one that is missing or no count."""
+def model_shape(architecture: str, metadata: Metadata, where: object = "the model") -> ModelShape:
+    """The description of a model from its GGUF keys; `where` names it in errors.
+
+    Raises CheckpointError for one that is missing or no count.
+    """
 
     def count(key: str, default: int | None) -> int:
         entry = metadata.get(f"{architecture}.{key}")
@@ -79,7 +82,7 @@ def model_shape(architecture: str, metadata: Metadata) -> ModelShape:
         if isinstance(value, list) and value:
             value = value[0]
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise CheckpointError(f"the model's key {architecture}.{key} is {value!r}, which is no count.")
+            raise CheckpointError(f"{where}: its key {architecture}.{key} is {value!r}, which is no count.")
         return value
 
     heads = count("attention.head_count", 0)

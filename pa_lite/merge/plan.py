@@ -205,7 +205,7 @@ def plan_merge(base: Checkpoint, instruct: Checkpoint, options: PlanOptions | No
     }
     shapes |= {name: values.shape for name, values in instruct.constants.items()}
     imatrix = _imatrix(options, shapes)
-    model = model_shape(instruct.architecture, instruct.metadata)
+    model = model_shape(instruct.architecture, instruct.metadata, instruct.path)
     types = choose_types(options.kind, model, shapes, bool(imatrix), options.tensor_types)
     importance = assign_importance(imatrix, types, shapes)
     tensors = []
