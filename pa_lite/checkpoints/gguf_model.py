@@ -32,8 +32,10 @@ def part_names(name: str) -> list[str]:
 def _headers(path: Path, elsewhere: Mapping[str, FilePath]) -> list[tuple[FilePath, GgufHeader]]:
     """The file and its header, or those of all parts of a split model."""
     found = SPLIT.fullmatch(path.name)
+    if found and not 1 <= int(found["number"]) <= int(found["count"]):
+        raise CheckpointError(f"{path}: part {int(found['number'])} of {int(found['count'])} cannot be. Mend its name.")
     parts: list[tuple[FilePath, GgufHeader]] = []
-    for name in part_names(path.name):
+    for i, name in enumerate(part_names(path.name)):
         part = elsewhere.get(name, path.with_name(name))
         if found and isinstance(part, Path) and not part.is_file():
             raise CheckpointError(f"{path.parent}: part {part.name} of a split model is missing. Fetch it again.")
@@ -41,6 +43,9 @@ def _headers(path: Path, elsewhere: Mapping[str, FilePath]) -> list[tuple[FilePa
         count = parts[-1][1].metadata.get("split.count")
         if found and (count is None or count.value != int(found["count"])):
             raise CheckpointError(f"{part}: its split.count is not the {int(found['count'])} of its name.")
+        number = parts[-1][1].metadata.get("split.no")
+        if found and number is not None and number.value != i:
+            raise CheckpointError(f"{part}: its split.no is {number.value!r}, not the {i} of its name. Fetch it again.")
     return parts
 
 

@@ -94,6 +94,18 @@ def test_split_files(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
         got = pa_lite.merge(part, instruct, (0.5,), output=tmp_path / f"{part.stem}.out.gguf")[0]
         for name, values in read(expected).items():
             np.testing.assert_array_equal(read(got)[name], values)
+    (tmp_path / "swapped").mkdir()
+    swapped = split(base, tmp_path / "swapped", 2)
+    swapped[0].rename(tmp_path / "first")
+    swapped[1].rename(swapped[0])
+    (tmp_path / "first").rename(swapped[1])
+    with pytest.raises(CheckpointError, match=r"00001-of-00002.gguf: its split.no is 1, not the 0 of its name"):
+        open_checkpoint(swapped[0])
+    for number, count in ((1, 0), (0, 2), (3, 2)):
+        odd = base.rename(base.with_name(f"model-{number:05d}-of-{count:05d}.gguf"))
+        with pytest.raises(CheckpointError, match=f"part {number} of {count} cannot be"):
+            open_checkpoint(odd)
+        base = odd
     parts[1].unlink()
     with pytest.raises(CheckpointError, match=r"part model-00002-of-00003.gguf of a split model is missing"):
         open_checkpoint(parts[0])
