@@ -84,8 +84,11 @@ def _rule(group: Any, layers: tuple[int, int | None] | None, lam: Any, where: st
         raise InputError(f"{where}: lam must be a number or a list of numbers, not {lam!r}.")
     if layers is not None and layers[1] is not None and layers[1] < layers[0]:
         raise InputError(f"{where}: layers {_show(layers)} end before they begin.")
-    for x in values:
-        parse_lams(str(x))  # the range that every lam has
+    try:
+        for x in values:
+            parse_lams(str(x))  # the range that every lam has
+    except InputError as e:
+        raise InputError(f"{where}: {e}") from None
     return Rule(tuple(float(x) for x in values), group, layers)
 
 

@@ -90,7 +90,7 @@ def test_bad_rules(text: str, told: str) -> None:
         ('[[rules]]\nlam = "x"', "must be a number"),
         ("[[rules]]\nlam = 1\nlayer = 3", "unknown key 'layer'. Did you mean layers"),
         ('[[rules]]\nlam = 1\nlayers = "x"', "layers is 'x'"),
-        ("[[rules]]\nlam = 30", "outside"),
+        ("[[rules]]\nlam = 30", "rule 1: lam 30 is outside"),
     ],
 )
 def test_bad_toml(tmp_path: Path, text: str, told: str) -> None:
