@@ -22,9 +22,7 @@ def thread_bytes(plan: MergePlan) -> int:
 
 def is_streamed(plan: MergePlan) -> bool:
     """Whether any input stays on the Hub."""
-    return any(
-        isinstance(p.path, RemoteFile) for t in plan.tensors for s in (t.base, t.instruct) if s for p in s.pieces
-    )
+    return any(isinstance(file, RemoteFile) for file in plan.files)
 
 
 def planned_bytes(plan: MergePlan, threads: int, read_ahead: int = LEAST_READ_AHEAD) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pa_lite.checkpoints.fingerprint import fingerprint
+from pa_lite.checkpoints.remote import FilePath
 from pa_lite.checkpoints.source import Checkpoint, Metadata, TensorSource, Vocabulary, float32, string, uint32
 from pa_lite.checkpoints.vocabulary import name_for_llama_cpp
 from pa_lite.errors import InputError, MismatchError, nearest
@@ -106,6 +107,12 @@ class MergePlan:
     def data_bytes(self) -> int:
         """Bytes of tensor data in one result, without header and padding."""
         return sum(t.nbytes for t in self.tensors)
+
+    @functools.cached_property
+    def files(self) -> frozenset[FilePath]:
+        """Every file that weights are read from."""
+        sides = (s for t in self.tensors for s in (t.base, t.instruct) if s is not None)
+        return frozenset(p.path for s in sides for p in s.pieces)
 
     @functools.cached_property
     def n_layers(self) -> int:

@@ -118,8 +118,7 @@ def preview_merge(
 
 def _fetched(plan: MergePlan, options: MergeOptions) -> list[str]:
     """What a merge does about weights that are on the Hub alone."""
-    files = {p.path for t in plan.tensors for s in (t.base, t.instruct) if s for p in s.pieces}
-    size = sum(file.size for file in files if isinstance(file, RemoteFile)) / 1e6
+    size = sum(file.size for file in plan.files if isinstance(file, RemoteFile)) / 1e6
     if not size:
         return []
     return [f"{size:.0f} MB of weights are {'read from' if options.stream else 'fetched first from'} the Hub"]

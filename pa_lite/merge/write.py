@@ -217,8 +217,7 @@ def check_targets(plan: MergePlan, paths: Sequence[Path], options: MergeOptions)
     """Raise InputError or OutputError when the results cannot or must not be written to these paths."""
     if len(set(paths)) != len(paths):
         raise InputError("two lams would be written to one file.")
-    pieces = (p for t in plan.tensors for s in (t.base, t.instruct) if s for p in s.pieces)
-    inputs = {p.path.resolve() for p in pieces if isinstance(p.path, Path)}
+    inputs = {file.resolve() for file in plan.files if isinstance(file, Path)}
     for path in paths:
         check_target(path, options.force)
         if path.resolve() in inputs:
