@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import click
 
-from pa_lite.cli import checkpoints, doctor, follow, merge, study, tasks
+from pa_lite.cli import checkpoints, doctor, follow, harness, merge, study, tasks
 from pa_lite.errors import PaLiteError
 
 
@@ -32,8 +32,8 @@ def cli(debug: bool) -> None:
 
 
 for _command in (
-    merge.merge, checkpoints.inspect, checkpoints.diff, checkpoints.pairs, tasks.score, tasks.tasks, follow.generate,
-    follow.follow, study.sweep, study.search, study.report, study.demo, doctor.doctor,
+    merge.merge, checkpoints.inspect, checkpoints.diff, checkpoints.pairs, tasks.score, tasks.tasks, harness.harness,
+    follow.generate, follow.follow, study.sweep, study.search, study.report, study.demo, doctor.doctor,
 ):  # fmt: skip
     cli.add_command(_command)
 
