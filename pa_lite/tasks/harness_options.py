@@ -50,7 +50,7 @@ class HarnessOptions:
 
     def __post_init__(self) -> None:
         """Raises InputError for what cannot go together or is out of range."""
-        if self.limit is not None and not (0 < self.limit < 1 or self.limit in range(1, 1 << 53)):
+        if self.limit is not None and not (self.limit > 0 and (self.limit < 1 or float(self.limit).is_integer())):
             raise InputError(f"limit is {self.limit}, but must be a count of items, or a share below 1.")
         if self.limit is not None and self.samples is not None:
             raise InputError("limit and samples both say which items are scored: give one of them.")
