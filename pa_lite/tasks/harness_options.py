@@ -139,51 +139,54 @@ def generation_options(
     InputError for a key that this engine does not have, or a value out of range. Source: lm-eval,
     `normalize_gen_kwargs`, `handle_stop_sequences`.
     """
+    try:
+        return _generation_options({k: v for k, v in kwargs.items() if v is not None}, eos, seed, parallel)
+    except InputError as e:
+        raise InputError(f"gen_kwargs: {e}") from e
+
+
+def _generation_options(kwargs: Mapping[str, Any], eos: str, seed: int, parallel: int) -> GenerationOptions:
     known = {"until", "stop", *_LENGTHS, "do_sample", "temperature", "top_p", "top_k", "min_p", "num_beams"}
     for key in kwargs:
         if key not in known:
-            raise InputError(f"gen_kwargs: {key} is not known here.{nearest(key, known)}")
-    given = {k: v for k, v in kwargs.items() if v is not None}
-    if given.get("num_beams", 1) != 1:
-        raise InputError(f"gen_kwargs: num_beams is {given['num_beams']}; there is no beam search here: leave it at 1.")
-    sampled = given.get("do_sample")
+            raise InputError(f"{key} is not known here.{nearest(key, known)}")
+    if kwargs.get("num_beams", 1) != 1:
+        raise InputError(f"num_beams is {kwargs['num_beams']}; there is no beam search here: leave it at 1.")
+    sampled = kwargs.get("do_sample")
     if sampled not in (None, True, False):
-        raise InputError(f"gen_kwargs: do_sample is {sampled!r}, but must be true or false.")
-    temperature = _number(given, "temperature", 1.0 if sampled else 0.0)
-    length = next((k for k in _LENGTHS if k in given), _LENGTHS[0])
-    stops = [*_texts(given, "until"), *_texts(given, "stop"), eos]
-    try:
-        return GenerationOptions(
-            max_tokens=_count(given, length, MAX_GEN_TOKS),
-            temperature=0.0 if sampled is False else temperature,
-            top_p=_number(given, "top_p", 1.0),
-            min_p=_number(given, "min_p", 0.0),
-            top_k=_count(given, "top_k", 0),
-            seed=seed,
-            stop=tuple(dict.fromkeys(s for s in stops if s)),
-            parallel=parallel,
-        )
-    except InputError as e:
-        raise InputError(f"gen_kwargs: {e}") from e
+        raise InputError(f"do_sample is {sampled!r}, but must be true or false.")
+    temperature = _number(kwargs, "temperature", 1.0 if sampled else 0.0)
+    length = next((k for k in _LENGTHS if k in kwargs), _LENGTHS[0])
+    stops = [*_texts(kwargs, "until"), *_texts(kwargs, "stop"), eos]
+    return GenerationOptions(
+        max_tokens=_count(kwargs, length, MAX_GEN_TOKS),
+        temperature=0.0 if sampled is False else temperature,
+        top_p=_number(kwargs, "top_p", 1.0),
+        min_p=_number(kwargs, "min_p", 0.0),
+        top_k=_count(kwargs, "top_k", 0),
+        seed=seed,
+        stop=tuple(dict.fromkeys(s for s in stops if s)),
+        parallel=parallel,
+    )
 
 
 def _texts(kwargs: Mapping[str, Any], key: str) -> list[str]:
     value = kwargs.get(key, [])
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, (list, tuple)) or not all(isinstance(t, str) for t in texts):
-        raise InputError(f"gen_kwargs: {key} is {value!r}, but must be a text or a list of texts.")
+        raise InputError(f"{key} is {value!r}, but must be a text or a list of texts.")
     return list(texts)
 
 
 def _number(kwargs: Mapping[str, Any], key: str, default: float) -> float:
     value = kwargs.get(key, default)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise InputError(f"gen_kwargs: {key} is {value!r}, but must be a number.")
+        raise InputError(f"{key} is {value!r}, but must be a number.")
     return float(value)
 
 
 def _count(kwargs: Mapping[str, Any], key: str, default: int) -> int:
     value = _number(kwargs, key, default)
     if value != int(value):
-        raise InputError(f"gen_kwargs: {key} is {kwargs[key]!r}, but must be a whole number.")
+        raise InputError(f"{key} is {kwargs[key]!r}, but must be a whole number.")
     return int(value)

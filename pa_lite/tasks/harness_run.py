@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pa_lite.tasks.harness import PaLiteLM, Progress
 
 _log = logging.getLogger(__name__)
+_FILES = (".yaml", ".yml")
 _VERSIONED = ("pa-lite", "llama-cpp-python", "lm_eval", "datasets", "numpy")
 
 
@@ -80,6 +81,9 @@ def load_tasks(options: HarnessOptions) -> tuple[list[Any], Any]:
     for folder in options.include_path:
         if not folder.is_dir():
             raise InputError(f"{folder}: there is no such folder of tasks (--include_path).")
+    for name in options.tasks:
+        if name.endswith(_FILES) and not Path(name).is_file():
+            raise InputError(f"{name}: there is no such task file.")
     with _told("cannot read the task files"):
         manager = _manager(options)
     specs = list(dict.fromkeys(spec for name in options.tasks for spec in _find(name, manager)))
@@ -109,9 +113,7 @@ def _manager(options: HarnessOptions) -> Any:
 
 def _find(name: str, manager: Any) -> list[str]:
     """The tasks, groups or tags of a name or pattern, or a .yaml file's path."""
-    if name.endswith((".yaml", ".yml")):
-        if not Path(name).is_file():
-            raise InputError(f"{name}: there is no such task file.")
+    if name.endswith(_FILES):
         return [str(Path(name).absolute())]
     found: list[str] = manager.match_tasks([name])
     if not found:

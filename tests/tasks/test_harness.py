@@ -23,7 +23,7 @@ pytest.importorskip("datasets")
 from pa_lite.engine.generation import GenerationOptions, generate
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.engine.reference import open_model
-from pa_lite.engine.requests import make_requests, rolling_requests
+from pa_lite.engine.requests import Request, make_requests, rolling_requests
 from pa_lite.engine.scoring import Score
 from pa_lite.errors import InputError, PaLiteError
 from pa_lite.tasks import harness
@@ -239,7 +239,7 @@ def test_control_tokens_and_bos_in_texts(model: Model) -> None:
     (plain, spelled) = lm.loglikelihood([Asked(("- Kani ->", " Rome")), Asked((f"{bos}- Kani ->", " Rome"))])
     tokens = model.tokenize(f"{bos}- Kani -> Rome", add_special=False, parse_special=True)
     n = len(tokens) - len(model.tokenize(" Rome", add_special=False))
-    slow = alone(model, harness.Request(tuple(tokens), n))
+    slow = alone(model, Request(tuple(tokens), n))
     assert spelled[0] == pytest.approx(slow.logprob, abs=1e-3)
     if model.tokenize("a")[0] == model.prefix_token:
         assert spelled[0] == pytest.approx(plain[0], abs=1e-3)
@@ -347,7 +347,10 @@ def test_the_command(capsys: pytest.CaptureFixture[str], folder: Path, tmp_path:
         (["--tasks", PICK, "--apply_chat_template", "rag"], "has no chat template 'rag'"),
         (["--tasks", PICK, "--samples", f'{{"{PICK}": [99]}}'], "lm-eval cannot run the tasks: "),
         (["--tasks", "pa_test_gone"], "lm-eval cannot load the task pa_test_gone: FileNotFoundError: "),
-        (["--tasks", "pa_test_wrong"], "lm-eval cannot run the tasks: UndefinedError: 'quesion' is undefined"),
+        (
+            ["--tasks", "pa_test_wrong"],
+            "lm-eval cannot load the task pa_test_wrong: UndefinedError: 'quesion' is undefined",
+        ),
     ],
 )
 def test_bad_input(
@@ -394,9 +397,13 @@ def test_a_task_on_the_hub_while_offline(folder: Path) -> None:
 def test_it_needs_no_torch_and_ends_on_interrupt(folder: Path, tmp_path: Path) -> None:
     """Interrupted while it scores: status 130, and nothing of the results."""
     code = (
-        "import sys; sys.modules['torch'] = sys.modules['transformers'] = None\n"
-        "from pa_lite.tasks import harness; own = harness.score_requests\n"
-        "def score(*args): print('scoring', flush=True); import time; time.sleep(30); return own(*args)\n"
+        "import sys; from importlib.machinery import PathFinder\n"
+        "class Finder:\n"
+        "    def find_spec(name, *more):\n"
+        "        return None if name in ('torch', 'transformers') else PathFinder.find_spec(name, *more)\n"
+        "sys.meta_path[sys.meta_path.index(PathFinder)] = Finder\n"
+        "from pa_lite.tasks import harness\n"
+        "def score(*args): print('scoring', flush=True); import time; time.sleep(30)\n"
         "harness.score_requests = score\n"
         "from pa_lite.cli import main; main(sys.argv[1:])"
     )
