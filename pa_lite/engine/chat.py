@@ -169,7 +169,7 @@ def _find_template(model: Model, name: str) -> _Template:
             raise InputError(f"{model.path}: has no chat template {name!r}.{nearest(name, ['default', *names])}")
         key = f"{key}.{name}"
     if key not in metadata:
-        raise InputError(f"{model.path}: has no chat template{nearest(name, names)}. Do without one.")
+        raise InputError(f"{model.path}: has no chat template.{nearest(name, names) or ' Do without one.'}")
     return _Template(str(metadata[key].value), model.special_text("bos"), model.special_text("eos"))
 
 

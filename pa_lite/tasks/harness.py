@@ -29,7 +29,8 @@ try:
     from lm_eval.api.model import LM
     from lm_eval.api.registry import register_model
 except ImportError as e:
-    raise InputError("lm-eval is not installed. Install it with: pip install 'pa-lite[harness]'.") from e
+    told = "is not installed" if (e.name or "").split(".")[0] == "lm_eval" else f"cannot be imported ({e})"
+    raise InputError(f"lm-eval {told}. Install it with: pip install 'pa-lite[harness]'.") from e
 
 Progress = Callable[[int, int], None]
 _log = logging.getLogger(__name__)

@@ -20,6 +20,7 @@ import pytest
 pytest.importorskip("lm_eval")
 pytest.importorskip("datasets")
 
+from pa_lite.checkpoints.source import boolean, string
 from pa_lite.engine.generation import GenerationOptions, generate
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.engine.reference import open_model
@@ -38,7 +39,10 @@ from tests.tasks.test_results import write_suite
 from tests.test_cli import run
 
 ONE = EngineOptions(threads=1)
-CHAT = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+NO_SYSTEM = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system here') }}{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m['content'] }}<|im_end|>{% endfor %}"
+)
 
 
 @dataclass(frozen=True)
@@ -246,6 +250,17 @@ def test_control_tokens_and_bos_in_texts(model: Model) -> None:
     assert lm.loglikelihood([Asked(("", f"{bos}- Kani"))])[0] == lm.loglikelihood([Asked(("", "- Kani"))])[0]
 
 
+def test_sentencepieces_own_blank_is_dropped(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As transformers' decoder drops the blank that a vocabulary puts before every text."""
+    asked = [Asked(("A robin is a", {"max_gen_toks": 4}))]
+    (text,) = PaLiteLM(model).generate_until(asked)
+    assert text.startswith(" ")
+    monkeypatch.setitem(model.header.metadata, "tokenizer.ggml.model", string("llama"))
+    assert PaLiteLM(model).generate_until(asked) == [text[1:]]
+    monkeypatch.setitem(model.header.metadata, "tokenizer.ggml.add_space_prefix", boolean(False))
+    assert PaLiteLM(model).generate_until(asked) == [text]
+
+
 def test_chat_templates(model: Model, folder: Path) -> None:
     with PaLiteLM(model) as lm:
         history = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
@@ -273,6 +288,19 @@ def test_chat_templates(model: Model, folder: Path) -> None:
         assert prompt.count("<|im_start|>") == 5
         assert "system\nBe brief.<|im_end|>" in prompt
         assert prompt.endswith("<|im_start|>assistant\n")
+
+
+def test_a_template_without_system_messages_gets_none(
+    model: Model, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(model.header.metadata, "tokenizer.chat_template", string(NO_SYSTEM))
+    history = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
+    with PaLiteLM(model) as lm:
+        assert lm.apply_chat_template(history) == "<|im_start|>Hi<|im_end|>"
+        assert caplog.messages[-1].endswith("no system here. Trying without the system message.")
+        monkeypatch.delitem(model.header.metadata, "tokenizer.chat_template")
+        with pytest.raises(InputError, match=r"has no chat template\. Do without one"):
+            lm.chat_template(True)
 
 
 def test_it_is_registered() -> None:
@@ -398,9 +426,10 @@ def test_it_needs_no_torch_and_ends_on_interrupt(folder: Path, tmp_path: Path) -
     """Interrupted while it scores: status 130, and nothing of the results."""
     code = (
         "import sys; from importlib.machinery import PathFinder\n"
-        "class Finder:\n"
-        "    def find_spec(name, *more):\n"
-        "        return None if name in ('torch', 'transformers') else PathFinder.find_spec(name, *more)\n"
+        "class Finder(PathFinder):\n"
+        "    @classmethod\n"
+        "    def find_spec(cls, name, *more):\n"
+        "        return None if name in ('torch', 'transformers') else super().find_spec(name, *more)\n"
         "sys.meta_path[sys.meta_path.index(PathFinder)] = Finder\n"
         "from pa_lite.tasks import harness\n"
         "def score(*args): print('scoring', flush=True); import time; time.sleep(30)\n"
