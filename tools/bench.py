@@ -3,6 +3,7 @@
 python tools/bench.py merge [--size 1b] [--larger 3b] [--repeat 5] [--peers FOLDER] [--only SECTION,...] [--json FILE]
 python tools/bench.py generate [--model FILE.gguf] [--parallel 32] [--max-tokens 128] [--repeat 3] [--json FILE]
 python tools/bench.py score [--model FILE.gguf] [--answers letters|texts] [--items 100] [--repeat 3] [--json FILE]
+python tools/bench.py study [--model FILE.gguf] [--threads 2] [--repeat 3] [--json FILE]
 
 What is compared runs in turn within one loop, and a ratio is the median of the loop's ratios: absolute times drift.
 """
@@ -16,6 +17,7 @@ from collections.abc import Sequence
 import bench_generate
 import bench_merge
 import bench_score
+import bench_study
 
 from pa_lite.errors import PaLiteError
 
@@ -24,6 +26,7 @@ COMMANDS = {
     "generate": (bench_generate, "batched generation, against sequential chat and bare llama.cpp"),
     "merge": (bench_merge, "merging, against the disk, llama.cpp and mergekit"),
     "score": (bench_score, "few-shot scoring, against llama.cpp and llama-cpp-python"),
+    "study": (bench_study, "a sweep, against separate commands; lams in memory, against files"),
 }
 
 

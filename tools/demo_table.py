@@ -11,39 +11,50 @@ from pathlib import Path
 import numpy as np
 
 from pa_lite.checkpoints.pairs import Pair
-from pa_lite.statistics import Estimate
+from pa_lite.statistics import Estimate, mean_over_tasks
+from pa_lite.study.curves import Curves, estimates, means
 from pa_lite.study.demo import measure_demo
-from pa_lite.study.tradeoff import TradeOff
 
 
 def row(cells: list[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def percent(value: float, stderr: float) -> str:
-    return f"{100 * value:.1f} ± {100 * stderr:.1f}"
+def percent(found: Estimate) -> str:
+    return f"{100 * found.value:.1f} ± {100 * found.stderr:.1f}"
 
 
-def table(result: TradeOff) -> list[str]:
+def table(curves: Curves) -> list[str]:
     """One line for each lam: the averages with standard errors, then each family's accuracy."""
-    tasks = result.points[0].few_shot.tasks
+    tasks, follow = curves.tasks, curves.follow
+    assert follow is not None
     n = sum(t.n for t in tasks)
-    names = [f"{t.task.removeprefix('demo_')} ({t.n})" for t in tasks]
-    head = ["lam", f"few-shot % (n {n})", f"followed % (n {result.points[0].follow.n})", *names]
+    names = [f"{t.name.removeprefix('demo_')} ({t.n})" for t in tasks]
+    head = ["lam", f"few-shot % (n {n})", f"followed % (n {follow.n})", *names]
     lines = [row(head), row(["---"] * len(head))]
-    for p in result.points:
-        few = p.few_shot.accuracy
-        cells = [f"{p.lam:.1f}", percent(few.value, few.stderr), percent(p.follow.accuracy, p.follow.stderr)]
-        lines.append(row([*cells, *(f"{100 * t.accuracy:.1f}" for t in p.few_shot.tasks)]))
-    lines.append(row(["majority", f"{100 * result.points[0].few_shot.majority:.1f}", "", *(
-        f"{100 * t.majority:.1f}" for t in tasks)]))  # fmt: skip
-    chance = 100 * float(np.mean([t.chance for t in tasks]))
-    lines.append(row(["chance", f"{chance:.1f}", "", *(f"{100 * t.chance:.1f}" for t in tasks)]))
+    averages = zip(curves.lams, estimates(tasks), estimates([follow]), strict=True)
+    for i, (lam, few, followed) in enumerate(averages):
+        own = [f"{100 * t.values[i].mean():.1f}" for t in tasks]
+        lines.append(row([f"{lam:.1f}", percent(few), percent(followed), *own]))
+    for name in ("majority", "chance"):
+        guesses = [100 * float(getattr(t, name) or 0) for t in tasks]
+        lines.append(row([name, f"{np.mean(guesses):.1f}", "", *(f"{g:.1f}" for g in guesses)]))
     return lines
+
+
+def difference(curves: Curves, lam: float, other: float) -> Estimate:
+    """Few-shot accuracy at a lam minus that at another, paired by item, averaged over tasks."""
+    a, b = curves.lams.index(lam), curves.lams.index(other)
+    return mean_over_tasks([t.values[a] - t.values[b] for t in curves.tasks])
 
 
 def told(name: str, d: Estimate) -> str:
     return f"{name} {100 * d.value:+.1f} (s.e. {100 * d.stderr:.1f})"
+
+
+def best(curves: Curves) -> float:
+    """The lam of the highest few-shot accuracy, the first of equals."""
+    return curves.lams[int(means(curves.tasks).argmax())]
 
 
 def main() -> None:
@@ -51,15 +62,13 @@ def main() -> None:
     against: dict[str, list[float]] = {"base": [], "instruct": []}
     for folder in map(Path, sys.argv[1:]):
         pair = Pair(str(folder), folder / "base", folder / "instruct")
-        dev, test = measure_demo(pair, "dev"), measure_demo(pair)
-        at = {p.lam: p for p in test.points}
-        chosen, first, last = at[dev.best.lam], test.points[0], test.points[-1]
+        chosen, test = best(measure_demo(pair, "dev")), measure_demo(pair)
         print(f"\n### {folder}\n")
         print("\n".join(table(test)))
-        base, instruct = test.difference(chosen, first), test.difference(chosen, last)
-        best = told("best on test minus instruct", test.difference(test.best, last))
-        print(f"\nchosen on dev: lam {chosen.lam:g}; on test minus base and minus instruct:")
-        print(f"{told('base', base)}, {told('instruct', instruct)}; {best} at lam {test.best.lam:g}")
+        base, instruct = difference(test, chosen, 0.0), difference(test, chosen, 1.0)
+        on_test = told("best on test minus instruct", difference(test, best(test), 1.0))
+        print(f"\nchosen on dev: lam {chosen:g}; on test minus base and minus instruct:")
+        print(f"{told('base', base)}, {told('instruct', instruct)}; {on_test} at lam {best(test):g}")
         against["base"].append(base.value)
         against["instruct"].append(instruct.value)
     for name, values in against.items():

@@ -94,8 +94,8 @@ class _Sweep:
                         self.losses += 1
                     if self.losses > MOST_LOSSES:
                         raise EngineError(
-                            f"{self.losses} workers were lost, the last one with: {e}. What was finished is kept: mend the "
-                            "cluster and run the same command again."
+                            f"{self.losses} workers were lost, the last one with: {e}. What was finished is kept: "
+                            "mend the cluster and run the same command again."
                         ) from e
                     worker = make_worker()
                     continue

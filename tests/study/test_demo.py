@@ -1,52 +1,74 @@
+"""The demonstration is the study on the embedded pair: its files, and the search that lands where its grid does."""
+
 from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ET
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from pa_lite.checkpoints.pairs import Pair
 from pa_lite.errors import OutputError
-from pa_lite.follow.instructions import load_instructions
-from pa_lite.follow.outputs import demo_instructions_path
-from pa_lite.study.chart import tradeoff_svg
-from pa_lite.study.demo import run_demo, to_document
-from pa_lite.study.tradeoff import TradeOff, measure_tradeoff
-from pa_lite.tasks.scoring import ScoreOptions
-from pa_lite.tasks.spec import find_tasks
+from pa_lite.study.curves import Values, means
+from pa_lite.study.demo import LAMS, DemoResult, run_demo
+from pa_lite.study.goal import Goal
+from pa_lite.study.search import SearchOptions, search_lam
+from pa_lite.study.study import conclusion
 
 
 @pytest.fixture(scope="module")
-def small(demo_pair: Pair) -> TradeOff:
-    instructions = load_instructions(demo_instructions_path())[::24]
-    tasks = find_tasks(["demo_kind", "demo_town"])
-    return measure_tradeoff(demo_pair.base, demo_pair.instruct, (0.0, 1.0), tasks, instructions, ScoreOptions(limit=8))
+def demo(tmp_path_factory: pytest.TempPathFactory) -> DemoResult:
+    return run_demo(tmp_path_factory.mktemp("demo") / "out")
 
 
-def test_the_document_holds_every_number_with_its_origin(small: TradeOff, demo_pair: Pair) -> None:
-    document = json.loads(json.dumps(to_document(small, demo_pair)))
-    assert len(document["pair"]["base"]) == 2
-    assert all(len(digest) == 64 for digest in document["pair"]["base"].values())
-    assert document["versions"]["llama-cpp-python"]
-    assert document["conclusion"] == small.conclusion()
-    first = document["points"][0]
-    assert first["few_shot"]["value"] == small.points[0].few_shot.accuracy.value
-    assert first["few_shot"]["options"]["seed"] == 0
-    task = first["few_shot"]["tasks"][0]
-    assert task["n"] == len(task["items"]) == 8
-    assert task["accuracy"] == sum(i["right"] for i in task["items"]) / 8
-    assert {"stderr", "n", "by_kind", "answers"} <= first["follow"].keys()
-
-
-def test_the_chart_is_svg_and_the_same_each_time(small: TradeOff) -> None:
-    text = tradeoff_svg(small, "a < b & c")
-    root = ET.fromstring(text)
-    assert root.tag.endswith("svg")
-    words = " ".join(root.itertext())
-    for expected in ("a < b & c", "few-shot accuracy", "instructions followed", "best few-shot: lam"):
+def test_the_demo_writes_a_study(demo: DemoResult) -> None:
+    assert {p.name for p in demo.results.parent.iterdir()} == {
+        "results.json", "chart.svg", "report.html", "study.sqlite", "study.lock",
+    }  # fmt: skip
+    document = json.loads(demo.results.read_text("utf-8"))
+    assert document["lams"] == list(LAMS)
+    assert document["conclusion"] == conclusion(demo.study.curves)
+    assert [t["name"] for t in document["tasks"]][0] == "demo_town"
+    assert len(document["setting"]["fingerprints"]) > 32
+    words = " ".join(ET.fromstring(demo.chart.read_text("utf-8")).itertext())
+    for expected in ("few-shot accuracy", "instructions followed", "best few-shot: lam"):
         assert expected in words
-    assert text == tradeoff_svg(small, "a < b & c")
+
+
+def test_the_trade_off_is_there(demo: DemoResult) -> None:
+    """What the model card says of the shipped pair, with room for rounding on other processors."""
+    skill, follow = means(demo.study.curves.tasks), demo.study.curves.follow
+    assert follow is not None
+    followed = means([follow])
+    assert skill.max() - skill[-1] > 0.15
+    assert followed[0] < 0.2
+    assert followed[-1] > 0.7
+
+
+def test_a_second_run_does_nothing_again(demo: DemoResult) -> None:
+    before = demo.results.read_text("utf-8")
+    again = run_demo(demo.results.parent)
+    assert again.results.read_text("utf-8") == before
+
+
+@pytest.mark.parametrize("goal", [Goal(keep_follow=0.95), Goal(weight=0.5)])
+def test_the_search_lands_near_the_grids_answer(demo: DemoResult, goal: Goal) -> None:
+    """20 seeds at 40 of 100 of the grid's evaluations, values looked up in what the sweep measured."""
+    curves = demo.study.curves
+    assert curves.follow is not None
+    series = [*curves.tasks, curves.follow]
+    answer = LAMS[int(goal.utilities(LAMS, means(curves.tasks), means([curves.follow])).argmax())]
+
+    def look_up(lam: int, which: int, items: Sequence[int]) -> Values:
+        return np.asarray(series[which].values[lam, list(items)])
+
+    found = [
+        search_lam(LAMS, [s.n for s in series], True, look_up, goal, SearchOptions(0.4, seed)) for seed in range(20)
+    ]
+    assert sum(abs(f.lam - answer) < 0.101 for f in found) >= 18
+    assert max(f.spent / f.grid for f in found) <= 0.4
 
 
 def test_a_file_in_the_folders_place(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,7 +46,8 @@ def test_a_sweep_gives_what_scoring_gives(tmp_path: Path) -> None:
         scored = model.score(["demo_kind", "demo_town"], ScoreOptions(limit=24))
     for series, task in zip(study.curves.tasks, scored.tasks, strict=True):
         assert series.values[1].tolist() == [i.value for i in task.items]
-        assert (series.majority, series.chance) == (pytest.approx(task.majority), pytest.approx(task.chance))
+        assert series.majority == pytest.approx(task.majority)
+        assert series.chance == pytest.approx(task.chance)
     assert len(study.examples) == 6
     assert all(len(e.outputs) in (2, 3) for e in study.examples)
 
@@ -92,7 +94,7 @@ def test_another_pairs_folder_is_refused(tmp_path: Path, demo_pair: Pair) -> Non
     ({"types": ("F16", "F16")}, "named twice"),
     ({"types": ("F17",)}, "unknown output type 'F17'"),
 ])  # fmt: skip
-def test_bad_plans(change: dict[str, object], told: str, tmp_path: Path) -> None:
+def test_bad_plans(change: dict[str, Any], told: str, tmp_path: Path) -> None:
     with pytest.raises(InputError) as failed:
         sweep_pair("demo", replace(OPTIONS, **change), tmp_path / "run")
     assert told in str(failed.value)
