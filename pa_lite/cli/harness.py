@@ -64,7 +64,7 @@ def parse_samples(
 @click.option("--predict_only", "-x", is_flag=True, help="Write answers only, compute no metrics.")
 @click.option(
     "--apply_chat_template", is_flag=False, flag_value="", metavar="[NAME]",
-    help="Put prompts into the model's chat template, or that of its templates.",
+    help="Put prompts into the model's chat template, or its template of that name.",
 )  # fmt: skip
 @click.option(
     "--fewshot_as_multiturn", is_flag=False, flag_value="true", type=click.BOOL, metavar="[BOOLEAN]",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import logging
+import json
 import os
 import secrets
 import shutil
@@ -22,7 +22,6 @@ from pa_lite.tasks.harness_options import MAX_GEN_TOKS, HarnessOptions
 if TYPE_CHECKING:
     from pa_lite.tasks.harness import PaLiteLM, Progress
 
-_log = logging.getLogger(__name__)
 _FILES = (".yaml", ".yml")
 _VERSIONED = ("pa-lite", "llama-cpp-python", "lm_eval", "datasets", "numpy")
 
@@ -70,7 +69,15 @@ def run_harness(
             samples = document.pop("samples", None)
             if tracker is not None:
                 _save(tracker, document, samples if options.log_samples or options.predict_only else None)
-    return HarnessResult(document, _tables(document), tuple(files))
+    return HarnessResult(_plain(document), _tables(document), tuple(files))
+
+
+def _plain(document: dict[str, Any]) -> dict[str, Any]:
+    """The document as its file has it: what is no JSON, such as a task's functions, as lm-eval writes it."""
+    from lm_eval.utils import handle_non_serializable
+
+    plain: dict[str, Any] = json.loads(json.dumps(document, default=handle_non_serializable))
+    return plain
 
 
 def load_tasks(options: HarnessOptions) -> tuple[list[Any], Any]:
