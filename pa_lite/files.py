@@ -17,11 +17,16 @@ from pa_lite.errors import OutputError
 
 
 def check_target(path: Path, force: bool = False) -> None:
-    """Raise OutputError if a file cannot or must not be written there: no folder, a folder itself, or it exists."""
+    """Raise OutputError if a file cannot or must not be written there: no folder, no file of ours, or it exists.
+
+    A folder, device, socket or pipe is refused even with `force`: a rename would put a file into its place.
+    """
     if not path.parent.is_dir():
         raise OutputError(f"{path.parent}: there is no such folder to write {path.name} to.")
     if path.is_dir():
         raise OutputError(f"{path}: is a folder; name a file.")
+    if path.exists() and not path.is_file():
+        raise OutputError(f"{path}: is a device, socket or pipe; name a file.")
     if path.exists() and not force:
         raise OutputError(f"{path}: exists already. Use --force to overwrite it, or -o for another name.")
 

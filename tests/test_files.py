@@ -43,6 +43,10 @@ def test_refusals_say_what_to_do(tmp_path: Path) -> None:
         check_target(tmp_path / "no" / "file")
     with pytest.raises(OutputError, match="is a folder"):
         check_target(tmp_path, force=True)
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe")
+        with pytest.raises(OutputError, match="is a device, socket or pipe"):
+            check_target(tmp_path / "pipe", force=True)
     with pytest.raises(OutputError, match="MB are needed"):
         check_space(tmp_path, 1 << 60)
 

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import io
+import json
+import logging
 import re
 import sys
 import time
 
 import pytest
 
-from pa_lite.cli.terminal import token_bar
+from pa_lite import cli
+from pa_lite.cli.terminal import plain, show_json, show_table, tell, token_bar
 
 
 class Screen(io.StringIO):
@@ -38,3 +41,34 @@ def test_no_bar_where_nobody_sees_it(capsys: pytest.CaptureFixture[str]) -> None
         on_tokens(5)
         progress(2, 2)
     assert capsys.readouterr() == ("", "")
+
+
+HOSTILE = "a\x1b]0;title\x07\x9b2J\x00\r\u202eb"
+HARMLESS = r"a\x1b]0;title\x07\x9b2J\x00\r\u202eb"
+
+
+def test_texts_from_files_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert plain(HOSTILE) == HARMLESS
+    assert plain("größer\t名\n") == "größer\t名\n"
+    tell(HOSTILE)
+    tell(HOSTILE, err=True)
+    show_table(["", HOSTILE], [["x", HOSTILE]])
+    out, err = capsys.readouterr()
+    assert err == f"{HARMLESS}\n"
+    assert out.startswith(f"{HARMLESS}\n")
+    assert out.count(HARMLESS) == 3
+    assert plain(out) == out
+    show_json({HOSTILE: [HOSTILE, "名"]})
+    out = capsys.readouterr().out
+    assert plain(out) == out
+    assert json.loads(out) == {HOSTILE: [HOSTILE, "名"]}
+
+
+def test_errors_and_log_lines_are_plain(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.root, "handlers", [])
+    with pytest.raises(SystemExit):
+        cli.main(["inspect", f"no/{HOSTILE}".replace("\0", "")])
+    logging.getLogger("pa_lite").warning("name %s", HOSTILE)
+    error, warning = capsys.readouterr().err.splitlines()
+    assert error.startswith(f"error: no/{HARMLESS}".replace(r"\x00", "").replace(r"\r", " "))
+    assert warning == f"WARNING: name {HARMLESS}"

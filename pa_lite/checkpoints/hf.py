@@ -52,8 +52,9 @@ def open_hf(path: Path, elsewhere: Mapping[str, FilePath] | None = None) -> Chec
 
 
 def _model_name(folder: Path) -> str:
-    """The folder's name, behind its parent's where it says only which side of a pair it is."""
-    return f"{folder.parent.name}-{folder.name}" if folder.name in ("base", "instruct") else folder.name
+    """The folder's name, behind its parent's where it says only which side of a pair it is, as valid Unicode."""
+    name = f"{folder.parent.name}-{folder.name}" if folder.name in ("base", "instruct") else folder.name
+    return name.encode("utf-8", "replace").decode("utf-8")
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,8 @@ Location = Path | HubReference
 def locate(where: str | Location) -> Location:
     """Where a checkpoint lies: on the Hub if the text begins with `hub:`, else at a path. Raises InputError."""
     if isinstance(where, str):
+        if not where.strip() or "\0" in where:
+            raise InputError(f"{where!r} names no checkpoint. Name a folder, a file, or hub:org/name.")
         return parse_hub(where) if where.startswith(PREFIX) else Path(where)
     return where
 

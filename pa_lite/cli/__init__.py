@@ -13,6 +13,7 @@ from typing import NoReturn
 import click
 
 from pa_lite.cli import checkpoints, doctor, follow, harness, judge, merge, pairs, study, tasks
+from pa_lite.cli.terminal import PlainFormatter, tell
 from pa_lite.errors import PaLiteError
 
 
@@ -27,7 +28,9 @@ def cli(debug: bool) -> None:
     pa-lite merge ./Base ./Instruct --lam 0.7     write the model at lam 0.7 as GGUF
     """
     level = logging.DEBUG if debug else logging.WARNING
-    logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)s: %(message)s")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(PlainFormatter("%(levelname)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
     logging.getLogger("huggingface_hub").setLevel(logging.DEBUG if debug else logging.ERROR)  # we tell of retries
 
@@ -41,7 +44,7 @@ for _command in (
 
 
 def _fail(message: str) -> NoReturn:
-    click.echo("error: " + " ".join(message.split()), err=True)
+    tell("error: " + " ".join(message.split()), err=True)
     sys.exit(1)
 
 

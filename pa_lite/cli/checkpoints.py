@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pa_lite.cli.options import JSON, STREAM, THREADS
-from pa_lite.cli.terminal import bar, show_json, show_table
+from pa_lite.cli.terminal import bar, show_json, show_table, tell
 
 if TYPE_CHECKING:
     from pa_lite.checkpoints.inspect import Inspection
@@ -50,7 +50,7 @@ def show_inspection(found: Inspection, tensors: bool) -> None:
         rows.append(("vocabulary", found.problem or "none"))
     show_table(["", ""], rows)
     for line in found.warnings:
-        click.echo(f"note: {line}")
+        tell(f"note: {line}")
     if tensors:
         names = ["tensor", "type", "shape", "bytes"]
         show_table(names, [[t.name, t.type, " x ".join(map(str, t.shape)), str(t.bytes)] for t in found.tensors])
@@ -88,4 +88,4 @@ def show_diff(found: Diff) -> None:
     ]
     show_table(["", "relative norm", "cosine", ""], rows, marked=0)
     for line in found.remarks:
-        click.echo(f"note: {line}")
+        tell(f"note: {line}")

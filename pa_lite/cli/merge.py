@@ -10,7 +10,7 @@ import click
 
 import pa_lite
 from pa_lite.cli.options import JSON, OUTPUT, STREAM, THREADS, parse_size
-from pa_lite.cli.terminal import bar, show_json, show_table
+from pa_lite.cli.terminal import bar, show_json, show_table, tell
 
 if TYPE_CHECKING:
     from pa_lite.merge.preview import Preview
@@ -77,7 +77,7 @@ def merge(
 
     values = parse_lams(lams)
     if any(not 0 <= lam <= 1 for lam in values):
-        click.echo("warning: a lam outside [0, 1] extrapolates beyond the pair.", err=True)
+        tell("warning: a lam outside [0, 1] extrapolates beyond the pair.", err=True)
     rules = parse_schedule(schedule) if schedule else Schedule()
     plan = PlanOptions(kind, rules, vocab, imatrix, tuple(map(parse_override, tensor_types)), force)
     options = MergeOptions(threads, force, resume, verify, max_memory, stream)
@@ -91,7 +91,7 @@ def merge(
     if as_json:
         show_json([{"lam": lam, "path": str(path)} for lam, path in zip(values, paths, strict=True)])
     else:
-        click.echo("\n".join(map(str, paths)))
+        tell("\n".join(map(str, paths)))
 
 
 def show_preview(preview: Preview, as_json: bool) -> None:
@@ -102,13 +102,13 @@ def show_preview(preview: Preview, as_json: bool) -> None:
         rows = [[g.group, g.type, str(g.tensors), f"{g.bytes / 1e6:.1f}", g.lams] for g in preview.groups]
         show_table(["group", "type", "tensors", "MB", "lam"], rows)
         for o in preview.outputs:
-            click.echo(f"lam {o.lam:g} -> {o.path}")
-        click.echo(
+            tell(f"lam {o.lam:g} -> {o.path}")
+        tell(
             f"{preview.parameters / 1e6:.1f} million parameters; {preview.disk_needed / 1e6:.0f} MB of disk needed, "
             f"{preview.disk_free / 1e6:.0f} MB free; about {preview.memory / 1e6:.0f} MB of memory, "
             f"{preview.threads} threads"
         )
     for line in preview.remarks:
-        click.echo(f"note: {line}")
+        tell(f"note: {line}")
     for line in preview.problems:
-        click.echo(f"problem: {line}")
+        tell(f"problem: {line}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pa_lite.cli.options import FORCE, JSON
-from pa_lite.cli.terminal import bar, show_json, show_table
+from pa_lite.cli.terminal import bar, show_json, show_table, tell
 
 if TYPE_CHECKING:
     from pa_lite.checkpoints.pairs import Pair, PairFit
@@ -32,7 +32,7 @@ def pairs(context: click.Context, as_json: bool) -> None:
         show_json([_document(*entry) for entry in found])
         return
     show_table(["pair", "parameters", "download", "licence", "here", "runs as"], [_row(*entry) for entry in found])
-    click.echo(
+    tell(
         "download: both sides in bfloat16, from the number of parameters; '!' where the disk has less room. "
         "licence: '*' must be accepted on the Hub. runs as: types that fit into the memory that is free now."
     )
@@ -93,7 +93,7 @@ def add(name: str, base: str, instruct: str, description: str, force: bool) -> N
     from pa_lite.checkpoints.pairs import add_pair, own_pairs_path
 
     add_pair(name, base, instruct, description, force)
-    click.echo(f"{name} is in {own_pairs_path()}")
+    tell(f"{name} is in {own_pairs_path()}")
 
 
 @pairs.command()
@@ -104,4 +104,4 @@ def fetch(name: str) -> None:
 
     with bar("fetch") as progress:
         folders = fetch_pair(find_pair(name), progress)
-    click.echo("\n".join(map(str, folders)))
+    tell("\n".join(map(str, folders)))

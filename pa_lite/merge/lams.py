@@ -12,6 +12,8 @@ _MOST = 1001  # lams in one list
 
 def _number(text: str) -> Decimal:
     try:
+        if "_" in text or not text.isascii():  # Decimal would read 1_0, and the digits of any script
+            raise InvalidOperation
         value = Decimal(text.strip())
     except InvalidOperation:
         raise InputError(f"lam {text.strip()!r} is no number. Write e.g. 0.7, 0.2,0.5 or 0:1:0.1.") from None
@@ -23,7 +25,7 @@ def _number(text: str) -> Decimal:
 def parse_lams(text: str) -> tuple[float, ...]:
     """The lams that `L[,L...]` or `LO:HI:STEP` (both ends included) names, in the order written.
 
-    Raises InputError for what is no number, a range that never ends, or a lam named twice.
+    Raises InputError for what is no number, a range that never ends, too many lams, or one named twice.
     """
     lams: list[Decimal] = []
     for part in text.split(","):
@@ -37,9 +39,13 @@ def parse_lams(text: str) -> tuple[float, ...]:
         if step <= 0 or high < low or (high - low) / step >= _MOST:
             raise InputError(f"lam range {part.strip()!r} needs LO <= HI, a positive STEP, and at most {_MOST} lams.")
         lams += [low + i * step for i in range(int((high - low) / step) + 1)]
+    if len(lams) > _MOST:
+        raise InputError(f"{len(lams)} lams were named; {_MOST} are the most in one run.")
+    seen: set[Decimal] = set()
     for lam in lams:
-        if lams.count(lam) > 1:
+        if lam in seen:
             raise InputError(f"lam {lam} is named twice in {text!r}.")
+        seen.add(lam)
     return tuple(float(lam) for lam in lams)
 
 

@@ -25,7 +25,7 @@ from pa_lite.merge.plan import TensorPlan
 from pa_lite.merge.readers import READ_AHEAD, RandomFile, Reader, Readers, Region
 
 BLOCK_VALUES = 1 << 18  # values in a block: small enough for the cache, large enough to hide the calls
-_F16_MAX = 65504.0
+_F16_MAX, _F32_MAX = 65504.0, float(np.finfo(np.float32).max)
 Progress = Callable[[int, int], None]
 
 
@@ -65,6 +65,21 @@ def interpolate(base: FloatArray, instruct: FloatArray, lam: float, out: FloatAr
     np.multiply(base, np.float32(1.0 - lam), out=out)
     np.multiply(instruct, np.float32(lam), out=spare)
     return np.add(out, spare, out=out)
+
+
+def _check_range(tensor: TensorPlan, lam: float, values: FloatArray) -> None:
+    """Raise CheckpointError for values that the type cannot hold: none holds infinity or what is no number."""
+    low, high = float(values.min()), float(values.max())  # NaN, if any value is
+    if not (low >= -_F32_MAX and high <= _F32_MAX):
+        raise CheckpointError(
+            f"tensor {tensor.name} at lam {lam:g} has values that are no finite numbers: base or instruct is "
+            "damaged, or lam too far outside [0, 1]. Fetch both again."
+        )
+    if tensor.type.name == "F16" and not (low >= -_F16_MAX and high <= _F16_MAX):
+        raise CheckpointError(
+            f"tensor {tensor.name} at lam {lam:g} has values that F16 cannot hold (beyond {_F16_MAX:g}). Write BF16 or "
+            "F32 (--type)."
+        )
 
 
 def blocks_of(tensor: TensorPlan) -> Iterator[Block]:
@@ -182,11 +197,7 @@ class BlockWorker:
                 values.reshape(-1, block.columns)[alone] = instruct.reshape(-1, block.columns)[alone]
             if tensor.shift:
                 values = np.add(values, np.float32(tensor.shift), out=self._floats("out", n))
-            if tensor.type.name == "F16" and not (values.max() <= _F16_MAX and values.min() >= -_F16_MAX):
-                raise CheckpointError(
-                    f"tensor {tensor.name} at lam {lam:g} has values that F16 cannot hold (beyond {_F16_MAX:g}, or not "
-                    "numbers). Write BF16 or F32 (--type)."
-                )
+            _check_range(tensor, lam, values)
             encoded = self._bytes("encoded", tensor.type.nbytes(block.columns) * (block.stop - block.start))
             from_float32(tensor.type, values.reshape(-1, block.columns), encoded, importance)
             yield encoded

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from pa_lite.merge.stream import Progress, Target, run_stream
 
 _log = logging.getLogger(__name__)
 _HEADER_ROOM = 1 << 20  # bytes; a header beyond its vocabulary is far smaller
+_LONGEST_STEM = 50  # characters; four bytes each leave room for the rest of a name of 255
 _RECORD_SECONDS = 0.3  # a killed merge does at most so much again
 
 
@@ -52,7 +54,7 @@ def resolve_inputs(
     Raises InputError for one without the other, the two and a pair at once, or an unknown pair.
     """
     if base is None and instruct is None:
-        found = find_pair(pair or "demo")
+        found = find_pair("demo" if pair is None else pair)
         return found.base, found.instruct
     if base is None or instruct is None:
         raise InputError("name both BASE and INSTRUCT, or a pair (--pair NAME).")
@@ -70,7 +72,8 @@ def name_outputs(plan: MergePlan, lams: Sequence[float], output: Path | None) ->
         raise InputError("no lam was named.")
     folder = Path() if output is None else output
     if output is None or output.is_dir():
-        stem = plan.instruct.name.replace("/", "-").replace("\\", "-").lstrip(".")
+        printable = "".join(filter(str.isprintable, plan.instruct.name))
+        stem = re.sub(r'[/\\:*?"<>|]', "-", printable)[:_LONGEST_STEM].lstrip(".- ") or "merged"
         return [(lam, folder / f"{stem}-pa{format_lam(lam)}-{plan.type}.gguf") for lam in lams]
     if len(lams) > 1:
         raise InputError(f"{len(lams)} lams cannot be written to one file. Let -o name a folder, or leave it away.")

@@ -35,6 +35,9 @@ def test_notation(text: str, lams: tuple[float, ...]) -> None:
         ("0:1:0", "positive STEP"),
         ("0:1:1e-9", "at most 1001"),
         ("0.5,0.50", "named twice"),
+        (",".join(f"{i}e-3" for i in range(1002)), "1002 lams were named; 1001 are the most"),
+        ("1_0", "'1_0' is no number"),
+        ("\u0660.\u0665", "is no number"),
     ],
 )
 def test_bad_notation(text: str, told: str) -> None:

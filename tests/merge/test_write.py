@@ -10,9 +10,12 @@ import pytest
 
 import pa_lite
 from pa_lite.checkpoints.gguf_file import read_gguf_header
+from pa_lite.checkpoints.source import array, string, uint32
 from pa_lite.errors import InputError, OutputError
+from pa_lite.kernels import tensor_type
 from pa_lite.merge.write import MergeOptions
 from tests import tiny
+from tests.ggufs import write_gguf_header
 
 
 def test_default_names(tiny_pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,6 +26,26 @@ def test_default_names(tiny_pair: tuple[Path, Path], tmp_path: Path, monkeypatch
         Path(f"{stem}-pa0.125-Q8_0.gguf"),
     ]
     assert sorted(os.listdir(tmp_path)) == [f"{stem}-pa0.125-Q8_0.gguf", f"{stem}-pa0.50-Q8_0.gguf"]
+
+
+def test_a_name_in_a_checkpoint_cannot_choose_where_to_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    stems = {
+        "../../up/..\\x": "up-..-x", "a\0b\x1b[2J\n:c": "ab[2J-c", "\u540d" * 300: "\u540d" * 50, ".--": "merged",
+        "": "file",
+    }  # fmt: skip
+    for name in stems:
+        file = tmp_path / "in" / "file.gguf"
+        keys = {
+            "other.block_count": uint32(1),
+            "tokenizer.ggml.model": string("gpt2"),
+            "tokenizer.ggml.tokens": array("STRING", ["a", "b"]),
+        }
+        tensors = {"token_embd.weight": (tensor_type("F32"), (2, 32))}
+        write_gguf_header(file, "other", {"general.name": string(name), **keys}, tensors)
+        pa_lite.merge(file, file, (0.5,))
+    assert {p.name for p in tmp_path.iterdir()} == {f"{stem}-pa0.50-Q8_0.gguf" for stem in stems.values()} | {"in"}
 
 
 def test_an_output_that_exists_is_kept(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
@@ -38,6 +61,10 @@ def test_an_output_that_exists_is_kept(tiny_pair: tuple[Path, Path], tmp_path: P
 def test_inputs_are_named_wrongly(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="both BASE and INSTRUCT"):
         pa_lite.merge(tiny_pair[0])
+    with pytest.raises(InputError, match="'' names no checkpoint"):
+        pa_lite.merge("", tiny_pair[1])
+    with pytest.raises(InputError, match="unknown pair ''"):
+        pa_lite.merge(pair="")
     with pytest.raises(InputError, match="not both"):
         pa_lite.merge(*tiny_pair, pair="demo")
     with pytest.raises(InputError, match="cannot be written to one file"):
