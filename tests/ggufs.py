@@ -1,11 +1,13 @@
-"""Writes small GGUF files for tests: a header, and room for the tensors it tells of."""
+"""Writes small GGUF files for tests: a header, and room for the tensors it tells of; and damages models."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 
-from pa_lite.checkpoints.gguf_file import GgufTensor, gguf_header_bytes, reserve
+import numpy as np
+
+from pa_lite.checkpoints.gguf_file import GgufTensor, gguf_header_bytes, read_gguf_header, reserve
 from pa_lite.checkpoints.source import Metadata
 from pa_lite.kernels import TensorType
 
@@ -21,3 +23,11 @@ def write_gguf_header(
     path.write_bytes(header)
     reserve(path, size)
     return placed
+
+
+def spoil(path: Path) -> None:
+    """Make the last norm of an F32 model no numbers at all: all that it computes is NaN."""
+    norm = read_gguf_header(path).tensors["output_norm.weight"]
+    with path.open("r+b") as f:
+        f.seek(norm.offset)
+        f.write(np.full(norm.shape, np.nan, np.float32).tobytes())

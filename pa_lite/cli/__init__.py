@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import click
 
-from pa_lite.cli import checkpoints, doctor, follow, judge, merge, pairs, study, tasks
+from pa_lite.cli import checkpoints, doctor, follow, harness, judge, merge, pairs, study, tasks
 from pa_lite.cli.terminal import PlainFormatter, tell
 from pa_lite.errors import PaLiteError
 
@@ -38,8 +38,9 @@ def cli(debug: bool) -> None:
 
 
 for _command in (
-    merge.merge, checkpoints.inspect, checkpoints.diff, pairs.pairs, tasks.score, tasks.tasks, follow.generate,
-    follow.follow, judge.judge, judge.winrate, study.sweep, study.search, study.report, study.demo, doctor.doctor,
+    merge.merge, checkpoints.inspect, checkpoints.diff, pairs.pairs, tasks.score, tasks.tasks, harness.harness,
+    follow.generate, follow.follow, judge.judge, judge.winrate, study.sweep, study.search, study.report, study.demo,
+    doctor.doctor,
 ):  # fmt: skip
     cli.add_command(_command)
 

@@ -10,14 +10,15 @@ import json
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pa_lite.engine.model import Model
-from pa_lite.errors import EngineError, InputError
+from pa_lite.errors import EngineError, InputError, nearest
 
-_WORKER = Path(__file__).with_name("template_worker.py")
+_COMMAND = [sys.executable, "-I", str(Path(__file__).with_name("template_worker.py"))]
 _MEMORY = 512 << 20  # bytes beyond what the worker holds when it starts to render
 _SECONDS = 5  # of processor time; and of patience, three times that, as other programs may have the processor
 _PROMPTS_A_SECOND = 200  # far fewer than any template in use renders: more time for many prompts
@@ -124,25 +125,116 @@ def _plain(model: Model, text: str) -> list[int]:
 @functools.lru_cache(maxsize=4)
 def _render(template: _Template, conversations: tuple[tuple[Message, ...], ...], seconds: int) -> tuple[str, ...]:
     """Each conversation's text, by `template_worker`. Raises EngineError with what went wrong, without a full stop."""
+    request = _request(template, conversations, seconds)
+    try:
+        done = subprocess.run(_COMMAND, input=request, capture_output=True, timeout=3 * seconds, check=False)
+    except subprocess.TimeoutExpired as e:
+        raise EngineError(f"it was not done after {3 * seconds} seconds") from e
+    return _answer(done.stdout, done.returncode, done.stderr, seconds)
+
+
+def _request(
+    template: _Template, conversations: Sequence[Sequence[Message]], seconds: int, add_generation_prompt: bool = True
+) -> bytes:
+    """The worker's line."""
     request = {
         "path": sys.path, "template": template.text, "bos": template.bos, "eos": template.eos,
         "conversations": [[{"role": r, "content": c} for r, c in messages] for messages in conversations],
-        "memory": _MEMORY, "seconds": seconds, "characters": _CHARACTERS,
+        "add_generation_prompt": add_generation_prompt, "memory": _MEMORY, "seconds": seconds,
+        "characters": _CHARACTERS,
     }  # fmt: skip
+    return json.dumps(request).encode("ascii") + b"\n"
+
+
+def _answer(line: bytes, returncode: int, stderr: bytes, seconds: int) -> tuple[str, ...]:
+    """The texts that a worker answered with. Raises EngineError with what went wrong, without a full stop."""
     try:
-        done = subprocess.run(
-            [sys.executable, "-I", str(_WORKER)], input=json.dumps(request).encode("ascii"), capture_output=True,
-            timeout=3 * seconds, check=False,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired as e:
-        raise EngineError(f"it was not done after {3 * seconds} seconds") from e
-    try:
-        answer = json.loads(done.stdout)
+        answer = json.loads(line)
     except ValueError as e:
-        if done.returncode < 0:  # what a limit of the system does
+        if returncode < 0:  # what a limit of the system does
             raise EngineError(f"it was ended after {seconds} seconds, or for its use of memory") from e
-        said = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["it gives no reason"]
+        said = stderr.decode("utf-8", "replace").strip().splitlines() or ["it gives no reason"]
         raise EngineError(f"the process that renders it ended: {said[-1][:300]}") from e
     if "error" in answer:
         raise EngineError(" ".join(str(answer["error"]).split()))
     return tuple(answer["texts"])
+
+
+def _find_template(model: Model, name: str) -> _Template:
+    """A model's chat template: its only one or its default, or another that it has under a name."""
+    metadata, key = model.header.metadata, "tokenizer.chat_template"
+    names = [k.removeprefix(f"{key}.") for k in metadata if k.startswith(f"{key}.")]
+    if name not in ("", "default"):
+        if name not in names:
+            raise InputError(f"{model.path}: has no chat template {name!r}.{nearest(name, ['default', *names])}")
+        key = f"{key}.{name}"
+    if key not in metadata:
+        raise InputError(f"{model.path}: has no chat template.{nearest(name, names) or ' Do without one.'}")
+    return _Template(str(metadata[key].value), model.special_text("bos"), model.special_text("eos"))
+
+
+class ChatRenderer:
+    """A model's chat template for conversations that come one at a time: its process stays up until `close`."""
+
+    def __init__(self, model: Model, name: str = "") -> None:
+        """`name` chooses among several templates. Raises InputError when the model has none, or none of that name."""
+        self._template = _find_template(model, name)
+        self._path = model.path
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def template(self) -> str:
+        """The template's own text."""
+        return self._template.text
+
+    def render(self, messages: Sequence[Message], continues: bool = False) -> str:
+        """A conversation's text, ready for the assistant's answer; or, if it `continues`, cut behind the last message.
+
+        Raises EngineError when the template fails, or exceeds its limits of time, memory or length. Source:
+        transformers, `apply_chat_template` with add_generation_prompt or continue_final_message.
+        """
+        if continues:
+            role, content = messages[-1]
+            messages = [*messages[:-1], (role, f"{content}{_MARK} ")]
+        try:
+            (text,) = self._ask(_request(self._template, [messages], _SECONDS, not continues))
+            return _before_mark(text) if continues else text
+        except EngineError as e:
+            raise EngineError(f"{self._path}: its chat template fails: {e}.") from e
+
+    def _ask(self, request: bytes) -> tuple[str, ...]:
+        if self._process is None:
+            pipe = subprocess.PIPE
+            self._process = subprocess.Popen(_COMMAND, stdin=pipe, stdout=pipe, stderr=pipe)
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        patience = threading.Timer(3 * _SECONDS, process.kill)
+        patience.start()
+        try:
+            process.stdin.write(request)
+            process.stdin.flush()
+            line = process.stdout.readline()
+        except OSError:
+            line = b""  # it is gone: why, its exit tells
+        finally:
+            patience.cancel()
+        if line:
+            return _answer(line, 0, b"", _SECONDS)
+        self._process = None
+        _, stderr = process.communicate()
+        return _answer(line, process.returncode, stderr, _SECONDS)
+
+    def close(self) -> None:
+        """End the process; more than once does no harm."""
+        if self._process is not None:
+            self._process.communicate()
+            self._process = None
+
+
+def _before_mark(text: str) -> str:
+    """What stands before the mark; its blank is gone where the template strips messages, so the message's go too."""
+    at = text.rfind(_MARK)
+    if at < 0:
+        raise EngineError("it leaves out the last message, which is to be continued")
+    return text[:at] if text.startswith(f"{_MARK} ", at) else text[:at].rstrip()

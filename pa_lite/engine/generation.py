@@ -27,6 +27,7 @@ from pa_lite.machine import available_memory
 _log = logging.getLogger(__name__)
 MAX_PARALLEL = 256  # LLAMA_MAX_SEQ: llama.cpp aborts beyond it
 _CELLS = 256  # llama.cpp pads each sequence's cells to a multiple of it
+_EXACT_BYTES = 1 << 30
 _WORTH = 8  # tokens saved that are worth a copy of a sequence's cells
 
 
@@ -194,10 +195,12 @@ def _check(model: Model, prompts: Sequence[Sequence[int]], limits: Sequence[int]
 def _room(model: Model, slots: int, cells: int) -> Iterator[Context]:
     """A context of `slots` sequences of `cells` tokens each, or of as many as memory holds.
 
-    The system may hand out memory that it does not have and kill us for using it: what is there is asked first.
+    The system may hand out memory that it does not have and kill us for using it: what is there is asked first. A
+    cache that is small either way is F32: the shape of a batch then turns fewer near ties.
     """
     free = available_memory() if model.gpu_layers == 0 else 0
-    wanted, needed = slots, cells * model.cell_bytes
+    exact = slots * cells * model.exact_cell_bytes <= _EXACT_BYTES
+    wanted, needed = slots, cells * (model.exact_cell_bytes if exact else model.cell_bytes)
     if free:
         slots = max(1, min(slots, int(0.8 * free) // max(1, needed)))
     with contextlib.ExitStack() as stack:
@@ -205,7 +208,8 @@ def _room(model: Model, slots: int, cells: int) -> Iterator[Context]:
             try:
                 if free and needed > free:
                     raise EngineError("more than is free.")
-                context = stack.enter_context(model.context(slots * cells, slots, unified=False, n_outputs=slots))
+                made = model.context(slots * cells, slots, unified=False, n_outputs=slots, exact=exact)
+                context = stack.enter_context(made)
                 break
             except EngineError as e:
                 if slots == 1:

@@ -21,34 +21,48 @@ class Request:
     n_bytes: int = 0
 
 
-def make_requests(model: Model, context: str, continuations: Sequence[str]) -> list[Request]:
+def make_requests(
+    model: Model, context: str, continuations: Sequence[str], parse_special: bool = False
+) -> list[Request]:
     """Tokenise as lm-eval does: blanks at the context's end move over, the whole is encoded, the context's ids cut off.
 
-    BOS comes as the vocabulary has it; an empty context is the prefix token alone. Raises InputError for a continuation
-    that is empty or has no token of its own. Source: lm-eval, `TemplateLM._encode_pair`.
+    BOS comes as the vocabulary has it; an empty context is the prefix token alone. With `parse_special` control tokens
+    that the texts spell out are read as such, and a BOS at the context's begin is not doubled. Raises InputError for a
+    continuation that is empty or has no token of its own. Source: lm-eval, `TemplateLM._encode_pair`.
     """
     if not all(continuations):
         raise InputError(f"nothing to score behind {context[-40:]!r}: the continuation is empty.")
-    n_context = len(model.tokenize(context.rstrip())) if context else 0
+    add_special = bool(context) and not (parse_special and begins_with_bos(model, context))
+    n_context = len(model.tokenize(context.rstrip(), add_special, parse_special)) if context else 0
     prefix = () if n_context or model.prefix_token is None else (model.prefix_token,)
     requests = []
     for text in continuations:
-        tokens = model.tokenize(context + text, add_special=bool(context))
-        if len(tokens) <= n_context:
+        tokens = model.tokenize(context + text, add_special, parse_special)
+        whole = tokens if prefix and tokens[:1] == [*prefix] else [*prefix, *tokens]  # the prefix is never doubled
+        if len(whole) <= n_context + len(prefix):
             raise InputError(f"nothing to score behind {context[-40:]!r}: {text!r} has no token of its own there.")
-        requests.append(Request((*prefix, *tokens), n_context + len(prefix), len(text.encode())))
+        requests.append(Request(tuple(whole), n_context + len(prefix), len(text.encode())))
     return requests
 
 
-def rolling_requests(model: Model, text: str, max_length: int | None = None) -> list[Request]:
+def begins_with_bos(model: Model, text: str) -> bool:
+    """Whether a text spells out the vocabulary's BOS token at its begin, as chat templates do."""
+    bos = model.special_text("bos")
+    return bool(bos) and text.startswith(bos)
+
+
+def rolling_requests(
+    model: Model, text: str, max_length: int | None = None, parse_special: bool = False
+) -> list[Request]:
     """The whole text behind the prefix token, in windows of max_length predicted tokens (by default all that fit).
 
     Each token is predicted once. A window's context is the token before it; the last window, mostly shorter, is filled
-    up with context. Bytes are those of the window's tokens. An empty text has no windows. Raises EngineError for a
-    vocabulary with neither BOS nor EOS. Source: lm-eval, `get_rolling_token_windows` with a context of one token.
+    up with context. Bytes are those of the window's tokens. An empty text has no windows. `parse_special` is as for
+    make_requests. Raises EngineError for a vocabulary with neither BOS nor EOS. Source: lm-eval,
+    `get_rolling_token_windows` with a context of one token.
     """
     length = max_length or model.max_length
-    tokens = model.tokenize(text, add_special=False)
+    tokens = model.tokenize(text, False, parse_special)
     if model.prefix_token is None:
         raise EngineError(f"{model.path}: has neither BOS nor EOS to begin a text with.")
     whole = (model.prefix_token, *tokens)

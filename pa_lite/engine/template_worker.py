@@ -1,20 +1,22 @@
 """A program of its own that renders a chat template, a stranger's code: limited in time, memory and output.
 
-Reads one JSON request on stdin and answers with one on stdout: {"texts": [...]} or {"error": "..."}. llama-cpp-python's
-sandbox keeps templates from Python's insides, but not from endless loops or 'a' * 10 ** 10: the limits here do.
-Imports nothing of pa_lite, so that it starts fast.
+Each line of stdin is a JSON request, answered by a line on stdout: {"texts": [...]} or {"error": "..."}.
+llama-cpp-python's sandbox keeps templates from Python's insides, but not from endless loops or 'a' * 10 ** 10: the
+limits here do. Imports nothing of pa_lite, so that it starts fast.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
 from typing import Any
 
 
-def limit(memory: int, seconds: int) -> None:
-    """Bound further memory (bytes) and processor time; files and processes cannot be made at all. POSIX only."""
+@functools.lru_cache(maxsize=1)
+def limit_once(memory: int) -> None:
+    """Bound memory beyond what is held now (bytes); files and processes cannot be made at all. POSIX only."""
     try:
         import resource
     except ImportError:
@@ -24,27 +26,49 @@ def limit(memory: int, seconds: int) -> None:
             held = int(f.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         held = 0
-    used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
-    bounds = {resource.RLIMIT_CPU: int(used) + seconds + 1, resource.RLIMIT_FSIZE: 0, resource.RLIMIT_CORE: 0}
+    _bound(resource.RLIMIT_FSIZE, 0)
+    _bound(resource.RLIMIT_CORE, 0)
     if held:
-        bounds[resource.RLIMIT_AS] = held + memory
-    for kind, bound in bounds.items():
-        most = resource.getrlimit(kind)[1]
-        if most == resource.RLIM_INFINITY or bound < most:
-            resource.setrlimit(kind, (bound, bound))
+        _bound(resource.RLIMIT_AS, held + memory)
+
+
+def limit_time(seconds: int) -> None:
+    """Bound processor time from now on; a later call moves the bound. POSIX only."""
+    try:
+        import resource
+    except ImportError:
+        return
+    used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
+    _bound(resource.RLIMIT_CPU, int(used) + seconds + 1)
+
+
+def _bound(kind: int, bound: int) -> None:
+    """Set the limit that counts; the one that it may be raised to stays."""
+    import resource
+
+    most = resource.getrlimit(kind)[1]
+    resource.setrlimit(kind, (bound if most == resource.RLIM_INFINITY else min(bound, most), most))
+
+
+@functools.lru_cache(maxsize=2)
+def formatter(template: str, bos: str, eos: str, add_generation_prompt: bool) -> Any:
+    from llama_cpp.llama_chat_format import Jinja2ChatFormatter
+
+    return Jinja2ChatFormatter(
+        template=template, bos_token=bos, eos_token=eos, add_generation_prompt=add_generation_prompt
+    )
 
 
 def render(request: dict[str, Any]) -> list[str]:
     """The text of every conversation. Raises whatever the template raises, ValueError for one that is too long."""
-    from llama_cpp.llama_chat_format import Jinja2ChatFormatter
+    import llama_cpp.llama_chat_format  # noqa: F401 - its own memory is not the template's
 
-    limit(request["memory"], request["seconds"])
-    formatter = Jinja2ChatFormatter(
-        template=request["template"], bos_token=request["bos"], eos_token=request["eos"], add_generation_prompt=True
-    )
+    limit_once(request["memory"])
+    limit_time(request["seconds"])
+    fill = formatter(request["template"], request["bos"], request["eos"], request["add_generation_prompt"])
     texts = []
     for messages in request["conversations"]:
-        text = formatter(messages=messages).prompt
+        text = fill(messages=messages).prompt
         most = request["characters"] + 4 * sum(len(m["content"]) for m in messages)
         if len(text) > most:
             raise ValueError(f"it makes a text of {len(text)} characters, more than {most}")
@@ -52,19 +76,23 @@ def render(request: dict[str, Any]) -> list[str]:
     return texts
 
 
-def main() -> None:
-    """Answer one request."""
-    request = json.load(sys.stdin)
+def answer(request: dict[str, Any]) -> dict[str, Any]:
+    """What is printed for a request."""
     sys.path[:] = request["path"]
     try:
-        answer: dict[str, Any] = {"texts": render(request)}
+        return {"texts": render(request)}
     except MemoryError:
-        answer = {"error": "it takes more memory than templates get"}
+        return {"error": "it takes more memory than templates get"}
     except RecursionError:
-        answer = {"error": "it calls itself without end"}
+        return {"error": "it calls itself without end"}
     except Exception as e:  # noqa: BLE001 - whatever a stranger's template raises is its own fault
-        answer = {"error": f"{type(e).__name__}: {str(e)[:300]}"}
-    json.dump(answer, sys.stdout)
+        return {"error": f"{type(e).__name__}: {str(e)[:300]}"}
+
+
+def main() -> None:
+    """Answer requests until there are no more."""
+    for line in sys.stdin:
+        print(json.dumps(answer(json.loads(line))), flush=True)  # noqa: T201 - it is how it answers
 
 
 if __name__ == "__main__":

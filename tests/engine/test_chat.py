@@ -7,7 +7,7 @@ import pytest
 
 from pa_lite.checkpoints.source import string
 from pa_lite.engine import chat
-from pa_lite.engine.chat import chat_prompts, has_template
+from pa_lite.engine.chat import ChatRenderer, chat_prompts, has_template
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.errors import EngineError, InputError
 
@@ -148,3 +148,68 @@ def test_a_greedy_template(tiny_ggufs: dict[str, Path], template: str) -> None:
 def test_text_that_is_none(tiny_ggufs: dict[str, Path]) -> None:
     with Model(tiny_ggufs["F32"], ONE) as model, pytest.raises(InputError, match="prompt 2, or the system prompt"):
         chat_prompts(model, ["fine", "\ud800"])
+
+
+def test_a_renderer_writes_what_prompts_are_made_of(tiny_ggufs: dict[str, Path]) -> None:
+    with Model(tiny_ggufs["F32"], ONE) as model:
+        renderer = ChatRenderer(model)
+        for text in ("the man", "a\nline", "é\u2028ü"):
+            (prompt,) = chat_prompts(model, [text], "Be brief.")
+            rendered = renderer.render([("system", "Be brief."), ("user", text)])
+            assert model.tokenize(rendered, add_special=False, parse_special=True) == prompt
+        renderer.close()
+        renderer.close()
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("{% for m in messages %}[{{ m['content'] }}]{% endfor %}", "[Hi][ Rome is "),
+        ("{% for m in messages %}[{{ m['content'] | trim }}]{% endfor %}", "[Hi][Rome is"),
+    ],
+)
+def test_a_renderer_stops_within_the_last_message(tiny_ggufs: dict[str, Path], template: str, expected: str) -> None:
+    """As transformers' continue_final_message: a template that strips messages strips this one too."""
+    with Model(tiny_ggufs["F32"], ONE) as model:
+        set_template(model, template)
+        renderer = ChatRenderer(model)
+        assert renderer.render([("user", "Hi"), ("assistant", " Rome is ")], continues=True) == expected
+        renderer.close()
+        set_template(model, "[{{ messages[0]['content'] }}]")
+        renderer = ChatRenderer(model)
+        with pytest.raises(EngineError, match="leaves out the last message"):
+            renderer.render([("user", "Hi"), ("assistant", "Rome")], continues=True)
+        renderer.close()
+
+
+def test_a_renderer_outlives_templates_that_fail(tiny_ggufs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error leaves the process up; one that never ends is killed, and the next conversation gets a new one."""
+    monkeypatch.setattr(chat, "_SECONDS", 1)
+    endless = "{% for _ in range(100000000) if messages[0]['content'] == 'loop' %}{% endfor %}"
+    failing = "{% if messages[0]['content'] == 'fail' %}{{ raise_exception('not this') }}{% endif %}"
+    with Model(tiny_ggufs["F32"], ONE) as model:
+        set_template(model, f"{failing}{{% if messages[0]['content'] == 'loop' %}}{endless}{{% endif %}}fine")
+        renderer = ChatRenderer(model)
+        for _ in range(2):
+            with pytest.raises(EngineError, match=r"its chat template fails: .*not this"):
+                renderer.render([("user", "fail")])
+            assert renderer.render([("user", "x")]) == "fine"
+            with pytest.raises(EngineError, match=r"its chat template fails: "):
+                renderer.render([("user", "loop")])
+            assert renderer.render([("user", "x")]) == "fine"
+        renderer.close()
+
+
+def test_a_renderer_takes_templates_by_name(tiny_ggufs: dict[str, Path]) -> None:
+    with Model(tiny_ggufs["F32"], ONE) as model:
+        own = ChatRenderer(model, "default").template
+        model.header.metadata["tokenizer.chat_template.rag"] = string("rag: {{ messages[0]['content'] }}")
+        renderer = ChatRenderer(model, "rag")
+        assert renderer.render([("user", "x")]) == "rag: x"
+        renderer.close()
+        assert ChatRenderer(model).template == own
+        with pytest.raises(InputError, match=r"has no chat template 'raag'\. Did you mean rag"):
+            ChatRenderer(model, "raag")
+        del model.header.metadata["tokenizer.chat_template"]
+        with pytest.raises(InputError, match=r"has no chat template\. Known: rag"):
+            ChatRenderer(model)

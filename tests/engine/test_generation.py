@@ -292,7 +292,7 @@ def test_fewer_sequences_where_memory_is_short(
         prompts = [model.tokenize(t) for t in TEXTS]
         expected = generate(model, prompts, GenerationOptions(8))
         assert model.cell_bytes == 2 * 2 * 2 * 16 * 4  # keys and values, layers, heads, their width, float32
-        monkeypatch.setattr(generation, "available_memory", lambda: 4 * 256 * model.cell_bytes)
+        monkeypatch.setattr(generation, "available_memory", lambda: 4 * 256 * model.exact_cell_bytes)
         assert generate(model, prompts, GenerationOptions(8)) == expected
         assert "memory holds 3 sequences of 256 tokens at a time, not 8" in caplog.text
         monkeypatch.setattr(generation, "available_memory", lambda: 100_000)
@@ -306,11 +306,11 @@ def test_fewer_sequences_where_llama_cpp_gets_no_memory(
     """As on a GPU, whose memory nobody asks about: a context is refused until few enough sequences are wanted."""
     original, asked, most = Model.context, list[int](), 2
 
-    def context(self: Model, n_ctx: int, n_seq_max: int = 1, unified: bool = True, n_outputs: int = 0) -> Any:
+    def context(self: Model, n_ctx: int, n_seq_max: int = 1, *more: Any, **named: Any) -> Any:
         asked.append(n_seq_max)
         if n_seq_max > most:
             raise EngineError("no room")
-        return original(self, n_ctx, n_seq_max, unified, n_outputs)
+        return original(self, n_ctx, n_seq_max, *more, **named)
 
     with Model(tiny_ggufs["F32"], EXACT) as model:
         prompts = [model.tokenize(t) for t in TEXTS]
@@ -372,3 +372,21 @@ def test_refusals(tiny_ggufs: dict[str, Path]) -> None:
         with pytest.raises(InputError, match="prompt 1 is to get 0 tokens"):
             generate(model, [[5]], limits=[0])
         generate(model, [[5] * 500], limits=[12])
+
+
+def test_a_small_cache_is_exact_and_a_large_one_small(
+    tiny_ggufs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, asked = Model.context, list[bool]()
+
+    def context(self: Model, *args: Any, **named: Any) -> Any:
+        asked.append(named["exact"])
+        return original(self, *args, **named)
+
+    monkeypatch.setattr(Model, "context", context)
+    with Model(tiny_ggufs["F16"], EngineOptions(threads=1)) as model:
+        prompts = [model.tokenize(t) for t in TEXTS]
+        generate(model, prompts, GenerationOptions(8))
+        monkeypatch.setattr(generation, "_EXACT_BYTES", len(prompts) * 256 * model.exact_cell_bytes - 1)
+        generate(model, prompts, GenerationOptions(8))
+    assert asked == [True, False]

@@ -17,7 +17,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pa_lite
-from pa_lite.checkpoints.gguf_file import read_gguf_header
 from pa_lite.engine import scoring
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.engine.reference import open_model
@@ -36,6 +35,7 @@ from pa_lite.merge.plan import PlanOptions
 from pa_lite.tasks.prompts import build_items
 from pa_lite.tasks.spec import find_tasks
 from tests import tiny
+from tests.ggufs import spoil
 
 EXACT = EngineOptions(threads=1, flash_attention=False, cache_type="F32")
 
@@ -265,10 +265,7 @@ def test_a_context_too_large_shrinks_to_the_longest_request(
 def test_a_model_that_computes_nan_is_an_error(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
     path = tmp_path / "broken.gguf"
     path.write_bytes(tiny_ggufs["F32"].read_bytes())
-    norm = read_gguf_header(path).tensors["output_norm.weight"]
-    with path.open("r+b") as f:
-        f.seek(norm.offset)
-        f.write(np.full(norm.shape, np.nan, np.float32).tobytes())
+    spoil(path)
     with Model(path, EXACT) as model, pytest.raises(EngineError, match="no finite numbers"):
         score_requests(model, text_requests(model))
 

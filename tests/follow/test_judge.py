@@ -28,6 +28,7 @@ from pa_lite.follow.judge import (
 from pa_lite.follow.pairing import Pair
 from pa_lite.merge.plan import PlanOptions
 from tests import tiny
+from tests.ggufs import spoil
 
 EXACT = EngineOptions(threads=1, flash_attention=False, cache_type="F32")
 PAIRS = [
@@ -186,10 +187,9 @@ def test_a_vocabulary_without_the_letters_is_refused(tiny_pair: tuple[Path, Path
 
 def test_broken_weights_give_no_preference(tmp_path: Path) -> None:
     config = {**tiny.CONFIG, "max_position_embeddings": 4096}
-    arrays = tiny.weights(1, config)
-    arrays["model.norm.weight"][:] = np.nan
-    folder = tiny.write_checkpoint(tmp_path / "nan", arrays, config=config)
+    folder = tiny.write_checkpoint(tmp_path / "nan", tiny.weights(1, config), config=config)
     (path,) = pa_lite.merge(folder, folder, (1.0,), plan=PlanOptions("F32"), output=tmp_path / "m.gguf")
+    spoil(path)
     with Model(path, EXACT) as broken, pytest.raises(EngineError, match="computes logits that are no finite numbers"):
         judge(broken, PAIRS)
 

@@ -1,0 +1,130 @@
+"""The command that runs lm-eval's tasks."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pa_lite.cli.options import GPU, JSON, KIND, N_CTX, THREADS
+from pa_lite.cli.terminal import bar, show_json
+
+_MANY = ("--tasks", "-t", "--gen_kwargs", "--metadata")
+
+
+class ManyWords(click.Command):
+    """Lets some options take all words up to the next option, as lm-eval's do, where MODEL comes first."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        out: list[str] = []
+        option = ""
+        for i, word in enumerate(args):
+            if word.startswith("-"):
+                option = word if word in _MANY and not args[0].startswith("-") else ""
+            elif option and args[i - 1] != option:
+                out.append(option)
+            out.append(word)
+        return super().parse_args(ctx, out)
+
+
+def parse_samples(
+    _context: click.Context, _parameter: click.Parameter, text: str | None
+) -> dict[str, list[int]] | None:
+    """A JSON object of task names and item numbers, or a file with one. Raises click's usage error otherwise."""
+    if text is None:
+        return None
+    try:
+        document = json.loads(text if text.lstrip().startswith("{") else Path(text).read_text("utf-8"))
+    except (OSError, ValueError) as e:
+        raise click.BadParameter(f"{text!r} is neither a JSON object nor a file with one: {e}") from e
+    if not isinstance(document, dict) or not all(
+        isinstance(v, list) and all(type(i) is int and i >= 0 for i in v) for v in document.values()
+    ):
+        raise click.BadParameter('it must be like {"TASK": [0, 1, 2]}.')
+    return document
+
+
+@click.command(cls=ManyWords)
+@click.argument("model")
+@click.option(
+    "--tasks", "-t", multiple=True, required=True, help="Names, groups, patterns or .yaml files, with commas."
+)
+@click.option("--num_fewshot", "--shots", "-f", type=click.IntRange(0), help="Exemplars; by default the task's own.")
+@click.option("--limit", "-L", type=float, help="Items of each task: a count, or a share below 1. By default all.")
+@click.option("--samples", "-E", callback=parse_samples, help="Items by number: JSON {TASK: [N, ...]}, or a file.")
+@click.option(
+    "--seed", default="0,1234,1234,1234", show_default=True, help="Of random, numpy, torch, exemplars; or one."
+)
+@click.option("--output_path", "-o", type=click.Path(path_type=Path), help="Folder for the results, or NAME.json.")
+@click.option("--log_samples", "-s", is_flag=True, help="Write every item's prompts and answers as JSON lines, too.")
+@click.option("--predict_only", "-x", is_flag=True, help="Write answers only, compute no metrics.")
+@click.option(
+    "--apply_chat_template", is_flag=False, flag_value="", metavar="[NAME]",
+    help="Put prompts into the model's chat template, or its template of that name.",
+)  # fmt: skip
+@click.option(
+    "--fewshot_as_multiturn", is_flag=False, flag_value="true", type=click.BOOL, metavar="[BOOLEAN]",
+    help="Exemplars as turns of a conversation; so by default in a chat template.",
+)  # fmt: skip
+@click.option("--system_instruction", help="System prompt.")
+@click.option("--include_path", multiple=True, type=click.Path(path_type=Path), help="Folder with tasks of your own.")
+@click.option("--gen_kwargs", multiple=True, metavar="KEY=VALUE,...", help="Of generation, before the tasks' own.")
+@click.option("--metadata", multiple=True, metavar="KEY=VALUE,...", help="What some tasks ask for.")
+@click.option("--use_cache", "-c", type=click.Path(path_type=Path), help="Keep answers in files of this name's begin.")
+@click.option(
+    "--cache_requests", is_flag=False, flag_value="true", type=click.Choice(["true", "refresh", "delete"]),
+    help="Keep the prompts that are made.",
+)  # fmt: skip
+@click.option("--confirm_run_unsafe_code", is_flag=True, help="Let tasks that run generated code do so.")
+@click.option("--show_config", is_flag=True, help="Print the results document, too.")
+@click.option("--parallel", "--batch_size", "-b", default="auto", show_default=True, help="Texts generated at a time.")
+@KIND
+@GPU
+@THREADS
+@N_CTX
+@JSON
+def harness(
+    model: str, kind: str, gpu_layers: int | str, threads: int, n_ctx: int, parallel: str, as_json: bool,
+    show_config: bool, **words: Any,
+) -> None:  # fmt: skip
+    """Any lm-eval task on MODEL (FILE.gguf or PAIR@LAM), in this process; options have lm-eval's names and meanings.
+
+    Needs the extra: pip install 'pa-lite[harness]'.
+
+    \b
+    pa-lite harness demo@0.7 --tasks arc_easy,hellaswag --limit 100 -o results
+    pa-lite harness model.gguf --include_path ./tasks --tasks mine --num_fewshot 5 --log_samples -o results
+    """
+    from pa_lite.engine.model import EngineOptions
+
+    options = read_options(words)
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # lm-eval draws bars of its own
+    from pa_lite.tasks.harness_run import run_harness
+
+    with bar("harness") as progress:
+        result = run_harness(model, options, EngineOptions(threads, gpu_layers, n_ctx=n_ctx), kind, parallel, progress)
+    if as_json or show_config:
+        show_json(result.document)
+    if not as_json:
+        for text in (*result.tables, *map(str, result.files)):
+            click.echo(text)
+
+
+def read_options(words: dict[str, Any]) -> Any:
+    """The command's words as HarnessOptions. Raises InputError."""
+    from pa_lite.tasks.harness_options import HarnessOptions, parse_pairs, parse_seeds
+
+    template, seed = words["apply_chat_template"], words.pop("seed")
+    return HarnessOptions(**{
+        **words,
+        "tasks": tuple(name for word in words["tasks"] for name in word.split(",") if name),
+        "apply_chat_template": template or template is not None,
+        "gen_kwargs": parse_pairs(words["gen_kwargs"]),
+        "metadata": parse_pairs(words["metadata"]),
+        "seeds": parse_seeds(seed),
+    })  # fmt: skip
