@@ -68,8 +68,8 @@ class Journal:
             self._write({"place": place, "result": result})
         except OSError as e:
             raise OutputError(
-                f"{self.target}: the next result cannot be written ({e.strerror}). Make room, then go on with --resume: "
-                f"{len(self.results)} of {self.n} are kept."
+                f"{self.target}: the next result cannot be written ({e.strerror}). Make room, then go on with "
+                f"--resume: {len(self.results)} of {self.n} are kept."
             ) from e
         self.results[place] = result
 

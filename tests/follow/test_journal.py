@@ -40,17 +40,16 @@ def test_nothing_stays_of_a_run_without_results(tmp_path: Path) -> None:
 def test_a_full_disk_is_told_and_keeps_what_was_written(tmp_path: Path) -> None:
     import resource
 
-    target, soft_hard = tmp_path / "out.json", resource.getrlimit(resource.RLIMIT_FSIZE)
-    try:
-        with (
-            pytest.raises(OutputError, match="File too large.*--resume: 1 of 4 are kept"),
-            Journal(target, FACTS, 4) as journal,
-        ):
-            journal.add(0, "a")
-            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, soft_hard[1]))
-            journal.add(1, "b" * 2000)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, soft_hard)
+    target, (soft, hard) = tmp_path / "out.json", resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Journal(target, FACTS, 4) as journal:
+        journal.add(0, "a")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+        try:
+            with pytest.raises(OutputError, match=r"File too large.*--resume: 1 of 4 are kept"):
+                journal.add(1, "b" * 2000)
+            journal.close()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     with Journal(target, FACTS, 4, resume=True) as journal:
         assert journal.results == {0: "a"}
 
