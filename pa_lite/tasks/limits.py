@@ -32,13 +32,15 @@ class Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
 def bounded() -> Iterator[None]:
     """Raise jinja2's TemplateRuntimeError where the body takes more than SECONDS or too much memory.
 
-    Time is bounded in the main thread of POSIX systems, memory where there is /proc: elsewhere only the sandbox holds.
+    In the main thread alone, as both bounds are the whole process's: time on POSIX systems, memory where there is
+    /proc. Elsewhere only the sandbox holds.
     """
     with contextlib.ExitStack() as stack:
-        with contextlib.suppress(ImportError, OSError):
-            stack.enter_context(_less_memory())
-        if hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread():
-            stack.enter_context(_less_time())
+        if threading.current_thread() is threading.main_thread():
+            with contextlib.suppress(ImportError, OSError):
+                stack.enter_context(_less_memory())
+            if hasattr(signal, "setitimer"):
+                stack.enter_context(_less_time())
         try:
             yield
         except MemoryError as e:
