@@ -77,7 +77,7 @@ def score(
 
     if output is not None:
         check_target(output, force)
-    samples = None if log_samples is None else Path(log_samples or (output or Path()).parent)
+    samples = None if log_samples is None else log_samples or str((output or Path()).parent)
     if samples is not None:
         check_samples_target(samples, force)
     options = ScoreOptions(shots, limit, seed, mutual_info=mutual_info, parallel=parallel, noise_sample=8)
@@ -87,7 +87,7 @@ def score(
     if output is not None:
         write_text(output, json.dumps(document, indent=1) + "\n")
     if samples is not None:
-        write_samples(result, samples)
+        write_samples(result, Path(samples))
     if as_json:
         show_json(document)
     else:

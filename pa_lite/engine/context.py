@@ -124,6 +124,13 @@ class Context:
         np.exp(self._scratch, out=self._scratch)
         return top + float(np.log(self._scratch.sum(dtype=np.float64)))
 
+    def broken(self) -> EngineError:
+        """The error for logits that are NaN or infinite."""
+        return EngineError(
+            f"{self.model.path}: computes logits that are no finite numbers. Its weights are broken, or too large for "
+            "their type."
+        )
+
     def share(self, source: int, targets: Sequence[int], n_tokens: int = -1) -> None:
         """Let every target sequence begin with the source's first n_tokens (-1: all), without computing them again."""
         for target in targets:

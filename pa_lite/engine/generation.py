@@ -153,7 +153,8 @@ def generate(
     close, or a draw fell that close between them.
 
     Raises before any work, InputError: a prompt without tokens, or one that with its limit exceeds `model.max_length`;
-    EngineError: no room for even one sequence. Ctrl-C ends it within a step of llama.cpp's graph.
+    EngineError: no room for even one sequence. Raises EngineError amid the work for a model that computes NaN. Ctrl-C
+    ends it within a step of llama.cpp's graph.
     """
     options = options or GenerationOptions()
     limits = [options.max_tokens] * len(prompts) if limits is None else list(limits)
@@ -342,11 +343,12 @@ class _Run:
         i, options = slot.prompt, self.options
         assert i is not None
         logits = self.context.logits(row)
+        token = int(logits.argmax())
+        if not math.isfinite(logits[token]):  # NaN counts as the largest
+            raise self.context.broken()
         if options.temperature > 0:
             u = self._randoms[i].random()
             token = draw(logits, options.temperature, options.top_k, options.top_p, options.min_p, u)
-        else:
-            token = int(logits.argmax())
         reason = ""
         if self.model.is_end(token):
             reason = "end"

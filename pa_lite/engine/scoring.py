@@ -125,10 +125,7 @@ class Scorer:
             rows = (np.cumsum(batch.wanted) - 1)[batch.target_rows]
             terms = logits[rows, batch.target_tokens].astype(np.float64) - normalisers[rows]
             if not np.isfinite(terms).all():
-                raise EngineError(
-                    f"{context.model.path}: computes logits that are no finite numbers. Its weights are broken, or too "
-                    "large for their type."
-                )
+                raise context.broken()
             np.add.at(logprobs, batch.target_requests, terms)
             np.logical_and.at(greedy, batch.target_requests, best[rows] == batch.target_tokens)
         context.forget(SPINE)

@@ -159,7 +159,7 @@ def _mean(values: Iterable[float]) -> float:
 def read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """The objects of a JSONL file, each with where it stands (`file:line`). Raises InputError, naming that."""
     try:
-        lines = path.read_text("utf-8").split("\n")  # and not splitlines: a text may hold U+2028
+        lines = path.read_text("utf-8-sig").split("\n")  # and not splitlines: a text may hold U+2028
     except OSError as e:
         raise InputError(f"{path}: cannot be read: {e.strerror}.") from e
     except UnicodeDecodeError as e:

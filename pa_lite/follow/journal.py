@@ -58,11 +58,19 @@ class Journal:
         self.close()
 
     def add(self, place: int, result: Any) -> None:
-        """Write down a result: it survives the process from here on, and the machine's power within a second."""
+        """Write down a result: it survives the process from here on, and the machine's power within a second.
+
+        Raises OutputError when there is no room for it; the earlier ones are kept.
+        """
         assert place not in self.results
         assert 0 <= place < self.n
-        with write_errors(self.target.parent):
+        try:
             self._write({"place": place, "result": result})
+        except OSError as e:
+            raise OutputError(
+                f"{self.target}: the next result cannot be written ({e.strerror}). Make room, then go on with "
+                f"--resume: {len(self.results)} of {self.n} are kept."
+            ) from e
         self.results[place] = result
 
     @property
@@ -83,7 +91,8 @@ class Journal:
             os.fsync(self._file.fileno())
         if self._is_there and not self.results:
             self.path.unlink(missing_ok=True)
-        self._file.close()
+        with contextlib.suppress(OSError):  # what could not be written was told when it was
+            self._file.close()
 
     def _begin(self, resume: bool, force: bool) -> None:
         """Take up what is there, or begin anew."""

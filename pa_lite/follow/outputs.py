@@ -53,9 +53,10 @@ def load_prompts(source: str) -> list[Prompt]:
         return load_alpaca_eval()
     path = Path(source)
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")
         is_list = text.lstrip().startswith("[")
-        rows = json.loads(text) if is_list else [json.loads(line) for line in text.splitlines() if line.strip()]
+        lines = text.split("\n")  # and not splitlines: a text may hold U+2028
+        rows = json.loads(text) if is_list else [json.loads(line) for line in lines if line.strip()]
     except FileNotFoundError:
         raise InputError(
             f"unknown prompts {source!r}: neither a file that exists nor 'demo' or 'alpaca-eval'."

@@ -14,7 +14,7 @@ Record = dict[str, Any]
 def read_records(path: Path) -> list[Record]:
     """The objects of a file that is one JSON list of them. Raises InputError, naming file and entry, for another."""
     try:
-        rows = json.loads(path.read_text("utf-8"))
+        rows = json.loads(path.read_text("utf-8-sig"))
     except OSError as e:
         raise InputError(f"{path}: cannot be read: {e.strerror}.") from e
     except (ValueError, RecursionError) as e:

@@ -87,7 +87,7 @@ def _scored_rows(spec: TaskSpec, formatter: Formatter, split: str) -> list[tuple
     """The split's rows with their places in it. Raises InputError when there are none."""
     rows = list(enumerate(load_split(spec, split)))
     if not rows:
-        names = "" if spec.hub else f"; it has {', '.join(split_names(spec))}"
+        names = "" if spec.hub else f"; it has {', '.join(split_names(spec)) or 'no rows at all'}"
         raise InputError(f"{source_name(spec)}: has no rows of split {split!r}{names}.")
     if spec.rows and split == spec.split and len(rows) != spec.rows:
         _log.warning("%s: split %s has %d rows, %d were expected", source_name(spec), split, len(rows), spec.rows)

@@ -8,15 +8,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jinja2
-import jinja2.sandbox
 
 from pa_lite.errors import InputError
 from pa_lite.tasks.data import Place, Row
+from pa_lite.tasks.limits import Environment, bounded
 from pa_lite.tasks.metrics import Gold
 from pa_lite.tasks.spec import TaskSpec
 from pa_lite.tasks.transforms import TRANSFORMS, column
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_LONGEST = 10_000_000  # characters of one rendered text: far more than any context holds
 # what a template or transform can raise on a row that does not fit it
 _ROW_ERRORS = (
     jinja2.TemplateError,
@@ -89,19 +90,23 @@ class Formatter:
         """Raises InputError for a template or expression that is broken."""
         self.spec = spec
         # texts stay as they are: no HTML here
-        environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        environment = Environment(
             undefined=jinja2.StrictUndefined, finalize=_not_null, keep_trailing_newline=True, autoescape=False
         )
         environment.globals["column"] = column
         self._templates, self._expressions = {}, {}
         for name in ("template", "prefix", "target"):
             try:
-                self._templates[name] = environment.from_string(getattr(spec, name))
+                with bounded():  # Jinja computes constants now
+                    self._templates[name] = environment.from_string(getattr(spec, name))
             except jinja2.TemplateError as e:
                 raise InputError(f"task {spec.name}: its {name} is broken: {e}.") from e
         for name in ("answers",) if spec.kind == "G" else ("choices", "answer"):
             try:
-                self._expressions[name] = environment.compile_expression(getattr(spec, name), undefined_to_none=False)
+                with bounded():
+                    self._expressions[name] = environment.compile_expression(
+                        getattr(spec, name), undefined_to_none=False
+                    )
             except jinja2.TemplateError as e:
                 raise InputError(f"task {spec.name}: its {name} is broken: {e}.") from e
 
@@ -122,7 +127,10 @@ class Formatter:
 
     def render(self, name: str, place: Place, scope: Mapping[str, Any]) -> str:
         try:
-            text: str = self._templates[name].render(scope)
+            with bounded():
+                text: str = self._templates[name].render(scope)
+            if len(text) > _LONGEST:
+                raise ValueError(f"it makes a text of {len(text)} characters, more than {_LONGEST}")
             text.encode("utf-8")  # a lone surrogate of JSON's cannot become tokens
         except _ROW_ERRORS as e:
             raise self._fails(place, name, str(e).rstrip(".")) from e
@@ -130,7 +138,8 @@ class Formatter:
 
     def evaluate(self, name: str, place: Place, scope: Mapping[str, Any]) -> Any:
         try:
-            value = self._expressions[name](scope)
+            with bounded():
+                value = self._expressions[name](scope)
         except _ROW_ERRORS as e:
             raise self._fails(place, name, str(e).rstrip(".")) from e
         if isinstance(value, jinja2.Undefined):

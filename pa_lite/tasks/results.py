@@ -249,12 +249,15 @@ def _texts(common: Mapping[str, Any], prepared: Prepared, item: Item, score: Ite
         }
 
 
-def check_samples_target(target: Path, force: bool = False) -> None:
-    """Raise OutputError unless samples can be written there: a folder that exists, or a file as check_target allows."""
-    if not target.is_dir():
-        if str(target).endswith(("/", os.sep)):
-            raise OutputError(f"{target}: there is no such folder to write samples to.")
-        check_target(target, force)
+def check_samples_target(target: str, force: bool = False) -> None:
+    """Raise OutputError unless samples can be written there: a folder that exists, or a file as check_target allows.
+
+    A folder's name may end in a slash, which a Path would not keep.
+    """
+    if not Path(target).is_dir():
+        if target.endswith(("/", os.sep)):
+            raise OutputError(f"{target}: there is no such folder to write samples to. Make it first.")
+        check_target(Path(target), force)
 
 
 def write_samples(result: SuiteResult, target: Path) -> list[Path]:

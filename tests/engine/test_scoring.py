@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 import pa_lite
 from pa_lite.engine import scoring
+from pa_lite.engine.generation import GenerationOptions, generate
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.engine.reference import open_model
 from pa_lite.engine.scoring import (
@@ -268,6 +269,10 @@ def test_a_model_that_computes_nan_is_an_error(tiny_ggufs: dict[str, Path], tmp_
     spoil(path)
     with Model(path, EXACT) as model, pytest.raises(EngineError, match="no finite numbers"):
         score_requests(model, text_requests(model))
+    for temperature in (0.0, 1.0):
+        options = GenerationOptions(4, temperature)
+        with Model(path, EXACT) as model, pytest.raises(EngineError, match="no finite numbers"):
+            generate(model, [[1, 2, 3]], options)
 
 
 def test_ctrl_c_ends_a_decode(tmp_path: Path) -> None:

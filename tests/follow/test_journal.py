@@ -36,6 +36,24 @@ def test_nothing_stays_of_a_run_without_results(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.skipif(os.name == "nt", reason="limits of files are POSIX's")
+def test_a_full_disk_is_told_and_keeps_what_was_written(tmp_path: Path) -> None:
+    import resource
+
+    target, (soft, hard) = tmp_path / "out.json", resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Journal(target, FACTS, 4) as journal:
+        journal.add(0, "a")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+        try:
+            with pytest.raises(OutputError, match=r"File too large.*--resume: 1 of 4 are kept"):
+                journal.add(1, "b" * 2000)
+            journal.close()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with Journal(target, FACTS, 4, resume=True) as journal:
+        assert journal.results == {0: "a"}
+
+
 def test_earlier_results_are_not_dropped_unasked(tmp_path: Path) -> None:
     target = tmp_path / "out.json"
     with Journal(target, FACTS, 4) as journal:

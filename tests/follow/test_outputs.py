@@ -29,6 +29,17 @@ def test_prompt_files(tmp_path: Path) -> None:
     assert len(load_prompts("demo")) >= 300
 
 
+def test_prompt_files_of_other_programs(tmp_path: Path) -> None:
+    """A byte order mark is no part of the text, and U+2028 within one ends no line."""
+    path = tmp_path / "p.jsonl"
+    for text in (
+        '{"instruction": "a\u2028b"}\r\n{"instruction": "c"}\n',
+        '[{"instruction": "a\u2028b"}, {"instruction": "c"}]',
+    ):
+        path.write_bytes(text.encode("utf-8-sig"))
+        assert [p.instruction for p in load_prompts(str(path))] == ["a\u2028b", "c"]
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [

@@ -167,11 +167,13 @@ def test_portions_change_nothing_but_rounding(
 def test_bad_targets(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text("old", "utf-8")
     with pytest.raises(OutputError, match="exists already"):
-        check_samples_target(tmp_path / "x.jsonl")
-    check_samples_target(tmp_path / "x.jsonl", force=True)
-    check_samples_target(tmp_path)
+        check_samples_target(str(tmp_path / "x.jsonl"))
+    check_samples_target(str(tmp_path / "x.jsonl"), force=True)
+    check_samples_target(str(tmp_path))
     with pytest.raises(OutputError, match="no such folder"):
-        check_samples_target(tmp_path / "no" / "x.jsonl")
+        check_samples_target(str(tmp_path / "no" / "x.jsonl"))
+    with pytest.raises(OutputError, match="no such folder to write samples"):
+        check_samples_target(f"{tmp_path}/no/")
 
 
 def test_long_prompts_are_cut_and_counted(model: Model, tmp_path: Path) -> None:
