@@ -88,10 +88,10 @@ class LoadedModel:
         Greedy unless `options` say otherwise. `pa_lite.follow.outputs.write_outputs` writes them to a file as they
         come, and continues where it was killed.
         """
-        from pa_lite.follow.outputs import Prompt, generate_outputs, load_prompts
+        from pa_lite.follow.outputs import Prompt, generate_outputs, generator_name, load_prompts
 
         loaded = load_prompts(prompts) if isinstance(prompts, str) else [Prompt(p, "custom") for p in prompts]
-        return generate_outputs(self.model, loaded, self.reference, options, system, progress)
+        return generate_outputs(self.model, loaded, generator_name(self.reference), options, system, progress)
 
     def follow(
         self,

@@ -69,7 +69,15 @@ def generate(
     from pa_lite.engine.generation import GenerationOptions
     from pa_lite.engine.model import EngineOptions
     from pa_lite.files import check_target
-    from pa_lite.follow.outputs import Target, answer_prompts, load_prompts, to_json, to_outputs, write_outputs
+    from pa_lite.follow.outputs import (
+        Target,
+        answer_prompts,
+        generator_name,
+        load_prompts,
+        to_json,
+        to_outputs,
+        write_outputs,
+    )  # fmt: skip
 
     options = GenerationOptions(max_tokens, temperature, top_p, min_p, top_k, seed, stop, parallel)
     target = Target(output, resume, force) if output is not None else None
@@ -82,11 +90,13 @@ def generate(
         note_plain_prompts(opened.model)
         with token_bar("generate") as (progress, on_tokens):
             if target is not None:
-                written = write_outputs(opened.model, loaded, model, target, options, system, progress, on_tokens)
+                written = write_outputs(
+                    opened.model, loaded, generator_name(model), target, options, system, progress, on_tokens
+                )
             else:
                 answers = answer_prompts(opened.model, loaded, options, system, None, progress, on_tokens)
     if target is None:
-        click.echo(to_json(to_outputs(loaded, answers, model)), nl=False)
+        click.echo(to_json(to_outputs(loaded, answers, generator_name(model))), nl=False)
     elif as_json:
         show_json(asdict(written))
     else:

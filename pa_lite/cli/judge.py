@@ -61,8 +61,9 @@ def judge(
     from pa_lite.engine.model import EngineOptions
     from pa_lite.engine.reference import open_model
     from pa_lite.files import check_target
-    from pa_lite.follow.judge import JudgeOptions, judge_name
+    from pa_lite.follow.judge import JudgeOptions
     from pa_lite.follow.judging import judge_outputs
+    from pa_lite.follow.outputs import generator_name
     from pa_lite.follow.pairing import pair_outputs
 
     target = output or Path(f"{outputs.stem}-vs-{reference.stem}.json")
@@ -70,7 +71,7 @@ def judge(
     pairing, options = pair_outputs(outputs, reference, allow_empty), JudgeOptions(limit, seed, not one_order)
     engine = EngineOptions(threads, gpu_layers, n_ctx=n_ctx)
     with bar("judge") as progress, open_model(judge_model, engine, kind) as model:
-        name = judge_name(judge_model)
+        name = generator_name(judge_model)
         result = judge_outputs(model, name, pairing, target, options, resume, force, progress)
     if as_json:
         show_json({"annotations": str(target), **result.document()})

@@ -10,7 +10,6 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
@@ -82,12 +81,6 @@ def answer_tokens(model: Model) -> tuple[tuple[int, ...], ...]:
 def judge_prompt(instruction: str, first: str, second: str) -> str:
     """What the judge is asked, as the user's turn."""
     return _PROMPT.format(task=_TASK, request=instruction, first=first, second=second)
-
-
-def judge_name(reference: str) -> str:
-    """The judge's name in annotations: PAIR@LAM as it is, a file's without folder and ending."""
-    path = Path(reference)
-    return path.stem if path.suffix == ".gguf" else reference
 
 
 def is_reference_first(instruction: str, seed: int) -> bool:

@@ -126,6 +126,12 @@ def facts_of(
     }
 
 
+def generator_name(reference: str) -> str:
+    """The name in outputs and annotations of a model: PAIR@LAM as it is, a file's without folder and ending."""
+    path = Path(reference)
+    return path.stem if path.suffix == ".gguf" else reference
+
+
 def to_outputs(prompts: Sequence[Prompt], answers: Sequence[Generation], generator: str) -> list[Output]:
     """Answers, blanks at their ends removed, in AlpacaEval's form; `generator` names the model."""
     return [Output(p.instruction, a.text.strip(), generator, p.dataset) for p, a in zip(prompts, answers, strict=True)]

@@ -13,7 +13,8 @@ from pa_lite.engine.model import Model
 from pa_lite.engine.reference import open_model
 from pa_lite.errors import InputError
 from pa_lite.follow.journal import digest
-from pa_lite.follow.judge import PROMPT_ID, JudgeOptions, Verdict, judge_name, judge_pairs
+from pa_lite.follow.judge import PROMPT_ID, JudgeOptions, Verdict, judge_pairs
+from pa_lite.follow.outputs import generator_name
 from pa_lite.follow.pairing import Pair, read_outputs
 from pa_lite.statistics import standard_error
 from pa_lite.study.plan import StudyPlan, environment
@@ -73,7 +74,7 @@ def _cell(plan: StudyPlan, answers: StoredCell, pairs: Sequence[Pair], judge: Mo
         "judge": judge.fingerprint(), "prompt": PROMPT_ID, "pairs": digest([asdict(p) for p in pairs]),
         "context": judge.max_length, "chunk": plan.chunk,
     }  # fmt: skip
-    name = f"{answers.name}, judged by {judge_name(plan.options.judge)}"
+    name = f"{answers.name}, judged by {generator_name(plan.options.judge)}"
     return Cell(answers.lam, answers.type, "wins", name, len(pairs), inputs)
 
 

@@ -21,7 +21,6 @@ from pa_lite.follow.judge import (
     Verdict,
     answer_tokens,
     is_reference_first,
-    judge_name,
     judge_pairs,
     judge_prompt,
 )
@@ -192,8 +191,3 @@ def test_broken_weights_give_no_preference(tmp_path: Path) -> None:
     spoil(path)
     with Model(path, EXACT) as broken, pytest.raises(EngineError, match="computes logits that are no finite numbers"):
         judge(broken, PAIRS)
-
-
-def test_names() -> None:
-    assert judge_name("demo@0.7") == "demo@0.7"
-    assert judge_name("/models/Judge-7B.Q4_K_M.gguf") == "Judge-7B.Q4_K_M"

@@ -15,7 +15,7 @@ from pa_lite.engine.generation import GenerationOptions
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.errors import InputError, OutputError
 from pa_lite.follow import outputs
-from pa_lite.follow.outputs import Output, Prompt, Target, load_prompts, to_json, write_outputs
+from pa_lite.follow.outputs import Output, Prompt, Target, generator_name, load_prompts, to_json, write_outputs
 
 
 def test_prompt_files(tmp_path: Path) -> None:
@@ -162,3 +162,8 @@ def test_a_refused_run_leaves_nothing(tiny_ggufs: dict[str, Path], tmp_path: Pat
         with pytest.raises(OutputError, match="exists already"):
             write_outputs(model, prompts[:1], "tiny", Target(tmp_path / "out.json"))
     assert [p.read_text("utf-8") for p in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_models_name_in_outputs_has_no_folder() -> None:
+    assert generator_name("demo@0.7") == "demo@0.7"
+    assert generator_name("/models/Judge-7B.Q4_K_M.gguf") == "Judge-7B.Q4_K_M"
