@@ -101,7 +101,7 @@ def plane_figure(curves: Curves, found: Sequence[Reading]) -> Figure:
         "type": "scatter", "mode": "lines+markers+text", "name": "lam", "showlegend": False,
         "x": [following[i] for i in order], "y": [skill[i] for i in order],
         "text": [name if shown else "" for name, shown in zip(names, apart, strict=True)],
-        "textposition": ["top left" if following[i] > middle else "top right" for i in order], "hovertext": names,
+        "textposition": ["bottom left" if following[i] > middle else "top right" for i in order], "hovertext": names,
         "line": {"color": "#888", "width": 1},
         "marker": {"size": 11, "color": [SKILL if i in front else "rgba(0,0,0,0)" for i in order],
                    "line": {"color": SKILL, "width": 2}},
@@ -139,7 +139,8 @@ def panels_figure(curves: Curves, groups: Sequence[tuple[str, Sequence[Series]]]
             })  # fmt: skip
         notes.append({
             "text": f"{html.escape(name)} (+{100 * effect(series):.1f})", "showarrow": False,
-            "xref": f"{axes['xaxis']} domain", "yref": f"{axes['yaxis']} domain", "x": 0, "y": 1.02, "xanchor": "left", "yanchor": "bottom",
+            "xref": f"{axes['xaxis']} domain", "yref": f"{axes['yaxis']} domain", "x": 0, "y": 1.02,
+            "xanchor": "left", "yanchor": "bottom",
             "font": {"size": 12},
         })  # fmt: skip
     rows = -(-len(ordered) // columns)

@@ -242,3 +242,18 @@ def test_other_types_are_told(tmp_path: Path) -> None:
     assert found.type == "Q8_0"
     assert any("--type): F16" in remark for remark in found.remarks)
     assert "--type): F16" in page[0].read_text("utf-8")
+
+
+def test_print_is_dark_on_white_in_dark_mode_too(browser: Any, page: Path) -> None:
+    context = browser.new_context(color_scheme="dark")
+    tab = context.new_page()
+    tab.goto(page.as_uri())
+    tab.wait_for_selector("#curves .xtick text")
+    ink = "getComputedStyle(document.querySelector('#curves .xtick text')).fill"
+    assert tab.evaluate(ink) == "rgb(230, 232, 235)"
+    tab.emulate_media(media="print")
+    assert tab.evaluate(ink) == "rgb(28, 30, 33)"
+    assert tab.evaluate("getComputedStyle(document.body).color") == "rgb(28, 30, 33)"
+    assert tab.locator("#curves").bounding_box()["height"] > 300
+    assert tab.locator(".modebar:visible").count() == 0
+    context.close()
