@@ -169,6 +169,7 @@ def sweep_pair(
         raise InputError(f"unknown engine {engine!r}.{nearest(engine, ENGINES)}")
     plan = plan_study(pair, options)
     with open_store(folder) as store:
+        _check_pair(plan, store)  # before it is told what has changed, or a cluster is started
         again = stale(plan, store)
         if again:
             _log.warning("inputs of %s have changed: measured again", ", ".join(again))

@@ -79,11 +79,13 @@ def test_what_is_finished_is_not_done_again(tmp_path: Path, monkeypatch: pytest.
     assert again.curves.tasks[0].n == 24
 
 
-def test_another_pairs_folder_is_refused(tmp_path: Path, demo_pair: Pair) -> None:
+def test_another_pairs_folder_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    sweep_pair("demo", replace(OPTIONS, follow="", score=ScoreOptions(limit=4)), tmp_path)
     with open_store(tmp_path) as store:
         store.note({"pair": "llama"})
     with pytest.raises(InputError, match="holds a study of llama, not of demo"):
         sweep_pair("demo", OPTIONS, tmp_path)
+    assert caplog.messages == []  # its inputs are others, but nothing is measured again
 
 
 @pytest.mark.parametrize(("change", "told"), [
