@@ -1,7 +1,7 @@
 """pa-lite: partial adaptation of language models, `M(lam) = B + lam * (I - B)`, on consumer hardware.
 
-The library's surface: `merge`, `load` (a model with `.score`, `.generate`, `.follow`), `demo`. Heavy parts load when
-used.
+The library's surface: `merge`, `load` (a model with `.score`, `.generate`, `.follow`), `sweep`, `plan_sweep`, `search`,
+`demo`. Heavy parts load when used.
 """
 
 from __future__ import annotations
@@ -166,10 +166,12 @@ def search(
     Raises PaLiteError.
     """
     from pa_lite.study.goal import Goal
-    from pa_lite.study.hunt import find_lam, find_schedule
+    from pa_lite.study.hunt import check_no_schedule, find_lam, find_schedule
     from pa_lite.study.plan import plan_study
 
     plan, goal = plan_study(pair, options), goal or Goal()
+    if schedules:
+        check_no_schedule(plan)  # before any work
     found = find_lam(plan, goal, search, progress)
     return found, find_schedule(plan, found.lam, goal, search, progress) if schedules else None
 

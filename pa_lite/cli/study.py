@@ -51,8 +51,11 @@ def _options(
     from pa_lite.study.plan import StudyOptions
     from pa_lite.tasks.scoring import ScoreOptions
 
+    line = parse_lams(lams)
+    if any(not 0 <= lam <= 1 for lam in line):
+        click.echo("warning: a lam outside [0, 1] extrapolates beyond the pair.", err=True)
     return StudyOptions(
-        parse_lams(lams), tuple(tasks.split(",")), tuple(types.split(",")), follow, follow_limit,
+        line, tuple(tasks.split(",")), tuple(types.split(",")), follow, follow_limit,
         ScoreOptions(shots, limit, seed), parse_schedule(schedule) if schedule else Schedule(),
         EngineOptions(threads, gpu_layers),
     )  # fmt: skip
@@ -100,7 +103,7 @@ def sweep(
     options = replace(_options(**measured), alpaca=alpaca, alpaca_limit=alpaca_limit, judge=judge, reference=reference)
     folder = folder or Path(f"{pair}-study")
     if dry_run:
-        show_estimate(pa_lite.plan_sweep(pair, options, folder), as_json)
+        show_estimate(pa_lite.plan_sweep(pair, options, folder), as_json, is_judged=bool(judge))
         return
     with bar("sweep") as progress:
         study = pa_lite.sweep(pair, options, folder, engine=engine, address=address, progress=progress)
@@ -109,7 +112,7 @@ def sweep(
         click.echo(f"Results: {folder}   Page: pa-lite report {folder}")
 
 
-def show_estimate(found: Estimate, as_json: bool) -> None:
+def show_estimate(found: Estimate, as_json: bool, is_judged: bool = False) -> None:
     if as_json:
         show_json(asdict(found))
         return
@@ -118,8 +121,11 @@ def show_estimate(found: Estimate, as_json: bool) -> None:
         f"about {found.memory / 1e6:.0f} MB of memory for {found.workers} model(s) at a time "
         f"({found.memory_available / 1e6:.0f} MB are free); about {found.disk / 1e6:.1f} MB of disk"
     )
+    if found.memory > found.memory_available:
+        click.echo("note: more than is free: models that do not fit are merged into a temporary file on disk, slower.")
     if found.seconds is not None:
-        click.echo(f"about {found.seconds:.0f} s, from a short measurement on this machine")
+        judged = ", the judge's work not counted" if is_judged else ""
+        click.echo(f"about {found.seconds:.0f} s, from a short measurement on this machine{judged}")
 
 
 def show_study(study: Study, as_json: bool) -> None:

@@ -93,6 +93,12 @@ def _draw_panels(figure: Any, curves: Curves) -> None:
     figure.supylabel("percent")
 
 
+def figure_names(study: Study) -> list[str]:
+    """Names of the figures that write_png writes, without their ending."""
+    has = {"curves": True, "plane": study.curves.compliance is not None, "tasks": len(study.curves.tasks) > 1}
+    return [name for name, is_there in has.items() if is_there]
+
+
 def write_png(study: Study, folder: Path, dots_per_inch: int = 300) -> list[Path]:
     """The figures for a paper: curves, plane, and a panel for each task, as far as there is something to show.
 
@@ -101,14 +107,14 @@ def write_png(study: Study, folder: Path, dots_per_inch: int = 300) -> list[Path
     curves = study.curves
     rows = -(-len(curves.tasks) // _PANEL_COLUMNS)
     wanted: list[tuple[str, float, float, Callable[[Any], None]]] = [
-        ("curves", 7.0, 4.0, lambda f: _draw_curves(f, curves, study.title))
+        ("curves", 7.0, 4.0, lambda f: _draw_curves(f, curves, study.title)),
+        ("plane", 5.0, 4.0, lambda f: _draw_plane(f, curves)),
+        ("tasks", 10.0, 2.4 * rows + 0.4, lambda f: _draw_panels(f, curves)),
     ]
-    if curves.compliance is not None:
-        wanted.append(("plane", 5.0, 4.0, lambda f: _draw_plane(f, curves)))
-    if len(curves.tasks) > 1:
-        wanted.append(("tasks", 10.0, 2.4 * rows + 0.4, lambda f: _draw_panels(f, curves)))
-    out = []
+    shown, out = figure_names(study), []
     for name, width, height, draw in wanted:
+        if name not in shown:
+            continue
         raw = io.BytesIO()
         with _figure(width, height) as figure:
             draw(figure)

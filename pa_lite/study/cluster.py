@@ -9,11 +9,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from pa_lite.checkpoints.pairs import Pair
+from pa_lite.engine.interrupt import stop_is_due
 from pa_lite.errors import EngineError, PaLiteError
 from pa_lite.study.plan import StudyOptions, StudyPlan, plan_study
 from pa_lite.study.worker import LocalWorker, WorkerLostError
 from pa_lite.study.works import Record
 
+_LOOK = 0.2  # seconds between looks whether to stop
 _PATIENCE = 10  # seconds that a cluster's head may take to answer
 
 
@@ -45,9 +47,16 @@ class RayWorker:
         self._ray, self._actor = ray, make_actor()
 
     def run(self, kind: str, lam: float, work: int, items: Sequence[int]) -> dict[int, Record]:
-        """Records by item. Raises WorkerLostError when the actor or its node is gone, PaLiteError as raised there."""
+        """Records by item. Raises WorkerLostError when the actor or its node is gone, PaLiteError as raised there.
+
+        Also WorkerLostError once this thread is asked to stop (`stops_when`): nobody waits for the chunk then.
+        """
         try:
-            records: dict[int, Record] = self._ray.get(self._actor.run.remote(kind, lam, work, items))
+            pending = self._actor.run.remote(kind, lam, work, items)
+            while not self._ray.wait([pending], timeout=_LOOK)[0]:
+                if stop_is_due():
+                    raise WorkerLostError("stopped")
+            records: dict[int, Record] = self._ray.get(pending)
             return records
         except self._ray.exceptions.RayTaskError as e:
             cause = e.cause if isinstance(getattr(e, "cause", None), PaLiteError) else None

@@ -16,6 +16,7 @@ from pa_lite.study.curves import Curves
 from pa_lite.study.export import to_document
 from pa_lite.study.plan import StudyOptions
 from pa_lite.study.report import to_html
+from pa_lite.study.store import FILE
 from pa_lite.study.study import Study
 from pa_lite.study.sweep import sweep_pair
 from pa_lite.tasks.scoring import ScoreOptions
@@ -47,15 +48,18 @@ def run_demo(folder: Path, progress: Callable[[int, int], None] | None = None) -
     """Sweep the embedded pair over lam 0, 0.1, ..., 1 in the folder: the study, results.json, chart.svg, report.html.
 
     The folder is made if need be; what an earlier run finished in it is not done again. Raises OutputError when it
-    cannot be written.
+    cannot be written, or holds files of these names that are no demo's.
     """
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder}: is no folder. Name another with -o.")
     with write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    study = sweep_pair(find_pair("demo"), _options("test"), folder, progress)
-    out = DemoResult(study, folder / "results.json", folder / "chart.svg", folder / "report.html")
-    write_text(out.results, json.dumps(to_document(study), indent=1) + "\n")
-    write_text(out.chart, curves_svg(study.curves, "The embedded pair between base and instruct"))
-    write_text(out.report, to_html(study))
+    paths = [folder / name for name in ("results.json", "chart.svg", "report.html")]
+    taken = [path for path in paths if path.exists()]
+    if taken and not (folder / FILE).exists():
+        raise OutputError(f"{taken[0]}: exists already and is no demo's. Name another folder with -o.")
+    out = DemoResult(sweep_pair(find_pair("demo"), _options("test"), folder, progress), *paths)
+    write_text(out.results, json.dumps(to_document(out.study), indent=1) + "\n")
+    write_text(out.chart, curves_svg(out.study.curves, "The embedded pair between base and instruct"))
+    write_text(out.report, to_html(out.study))
     return out

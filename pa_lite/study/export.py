@@ -45,7 +45,7 @@ def _cell(value: float | str | None) -> str:
 def to_document(study: Study) -> dict[str, Any]:
     """A study as one JSON document: every average with n and standard error, every difference, readings, setting."""
     curves = study.curves
-    return {
+    out = {
         "pair": study.pair,
         "type": study.type,
         "lams": list(curves.lams),
@@ -61,6 +61,17 @@ def to_document(study: Study) -> dict[str, Any]:
         "setting": dict(study.setting),
         "remarks": list(study.remarks),
     }
+    strict: dict[str, Any] = _without_nan(out)
+    return strict
+
+
+def _without_nan(value: Any) -> Any:
+    """NaN as None all through: JSON has no NaN, and only some readers forgive one."""
+    if isinstance(value, Mapping):
+        return {k: _without_nan(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(v) for v in value]
+    return None if isinstance(value, float) and value != value else value
 
 
 def difference_rows(against: Mapping[str, Mapping[str, Sequence[Difference]]]) -> list[dict[str, float | str]]:
@@ -95,7 +106,7 @@ def lm_eval_document(store: Store, kind: str, lam: float) -> dict[str, Any]:
         raise InputError(f"{store.path.parent}: has no finished task at lam {lam:g} as {kind}.")
     facts = store.facts()
     out: dict[str, Any] = {
-        "results": {}, "versions": {}, "n-samples": {}, "higher_is_better": {},
+        "results": {}, "versions": {}, "n-samples": {}, "higher_is_better": {}, "n-shot": {},
         "config": {"model": "pa-lite", "model_args": f"{facts['pair']}@{lam:g} as {kind}", "limit": facts["limit"],
                    "fewshot_seed": facts["seed"]},
         "pa_lite": {"pair": facts["pair"], "lam": lam, "type": kind, "environment": cells[0].environment},
@@ -110,6 +121,7 @@ def lm_eval_document(store: Store, kind: str, lam: float) -> dict[str, Any]:
             result[f"{name}_stderr,{pattern or 'none'}"] = standard_error(values)
         out["results"][cell.name] = result
         out["versions"][cell.name] = cell.inputs["work"]["spec"][:16]
+        out["n-shot"][cell.name] = cell.inputs["work"]["shots"]
         out["n-samples"][cell.name] = {"original": cell.n_items, "effective": len(records)}
         out["higher_is_better"][cell.name] = {key.partition(",")[0]: True for key in records[0]["metrics"]}
     return out

@@ -5,6 +5,7 @@ Colours stand for what is measured everywhere: blue few-shot skill, orange instr
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ from pa_lite.study.study import Reading
 
 SKILL, FOLLOWING = "#1f77d0", "#e0701a"
 Figure = dict[str, Any]
+_WORDS = {True: "instructions followed", False: "preferred over the reference"}
+_LABEL = 0.1, 0.08  # of the chart's width and height: what a label takes
 _AXIS = {"zeroline": False, "automargin": True}
 
 
@@ -46,7 +49,7 @@ def _line(lams: Sequence[float], series: Sequence[Series], name: str, colour: st
         "line": {"color": colour}, "marker": {"color": colour, "size": 7 if not panel else 4},
         "customdata": [[100 * e.stderr, a, b, n] for e, a, b in zip(found, low, high, strict=True)],
         "hovertemplate": "lam %{x}: %{y:.1f}% (s.e. %{customdata[0]:.1f}, 95% %{customdata[1]:.1f} to "
-                         "%{customdata[2]:.1f}, n %{customdata[3]})<extra>" + name + "</extra>",
+                         "%{customdata[2]:.1f}, n %{customdata[3]})<extra>" + html.escape(name) + "</extra>",
         "showlegend": not panel, **axes,
     }  # fmt: skip
     return [band, line]
@@ -67,6 +70,19 @@ def curves_figure(curves: Curves) -> Figure:
     return {"data": data, "layout": layout}
 
 
+def _apart(points: Sequence[tuple[float, float]], must: Sequence[bool]) -> list[bool]:
+    """Which points of a path get a label: all that must, and others as far as none lies on another label."""
+    wide, high = (max(v) - min(v) or 1 for v in zip(*points, strict=True))
+    shown = list(must)
+    for i in sorted(range(len(points)), key=lambda i: (0 < i < len(points) - 1, i)):  # the ends first
+        near = any(
+            s and abs(points[i][0] - x) < _LABEL[0] * wide and abs(points[i][1] - y) < _LABEL[1] * high
+            for s, (x, y) in zip(shown, points, strict=True)
+        )
+        shown[i] = shown[i] or not near
+    return shown
+
+
 def plane_figure(curves: Curves, found: Sequence[Reading]) -> Figure:
     """The trade-off: few-shot skill against following, lam along the path, the undominated points marked."""
     assert curves.compliance is not None
@@ -76,17 +92,22 @@ def plane_figure(curves: Curves, found: Sequence[Reading]) -> Figure:
     named: dict[float, list[str]] = {}
     for reading in found:
         named.setdefault(reading.best.lam, []).append(reading.name)
-    texts = [", ".join([f"{curves.lams[i]:g}", *named.get(curves.lams[i], [])]) for i in order]
+    word = _WORDS[curves.compliance is curves.follow]
+    names = [", ".join([f"{curves.lams[i]:g}", *named.get(curves.lams[i], [])]) for i in order]
+    apart = _apart([(float(following[i]), float(skill[i])) for i in order], [curves.lams[i] in named for i in order])
+    # a name stands on its point's inner side, where the chart has room
+    middle = (following.max() + following.min()) / 2
     trace = {
         "type": "scatter", "mode": "lines+markers+text", "name": "lam", "showlegend": False,
-        "x": [following[i] for i in order], "y": [skill[i] for i in order], "text": texts, "textposition": "top right",
+        "x": [following[i] for i in order], "y": [skill[i] for i in order],
+        "text": [name if shown else "" for name, shown in zip(names, apart, strict=True)],
+        "textposition": ["bottom left" if following[i] > middle else "top right" for i in order], "hovertext": names,
         "line": {"color": "#888", "width": 1},
         "marker": {"size": 11, "color": [SKILL if i in front else "rgba(0,0,0,0)" for i in order],
                    "line": {"color": SKILL, "width": 2}},
         "customdata": ["undominated" if i in front else "dominated" for i in order],
-        "hovertemplate": "lam %{text}: followed %{x:.1f}%, few-shot %{y:.1f}%<extra>%{customdata}</extra>",
+        "hovertemplate": f"lam %{{hovertext}}: {word} %{{x:.1f}}%, " "few-shot %{y:.1f}%<extra>%{customdata}</extra>",
     }  # fmt: skip
-    word = "instructions followed" if curves.compliance is curves.follow else "preferred over the reference"
     layout = {
         "xaxis": {**_AXIS, "title": {"text": f"{word}, percent"}},
         "yaxis": {**_AXIS, "title": {"text": "few-shot accuracy, percent"}}, "height": 420, "hovermode": "closest",
@@ -117,8 +138,9 @@ def panels_figure(curves: Curves, groups: Sequence[tuple[str, Sequence[Series]]]
                 "hovertemplate": "baseline %{y:.1f}%<extra></extra>", **axes,
             })  # fmt: skip
         notes.append({
-            "text": f"{name} (+{100 * effect(series):.1f})", "showarrow": False, "xref": f"{axes['xaxis']} domain",
-            "yref": f"{axes['yaxis']} domain", "x": 0, "y": 1.02, "xanchor": "left", "yanchor": "bottom",
+            "text": f"{html.escape(name)} (+{100 * effect(series):.1f})", "showarrow": False,
+            "xref": f"{axes['xaxis']} domain", "yref": f"{axes['yaxis']} domain", "x": 0, "y": 1.02,
+            "xanchor": "left", "yanchor": "bottom",
             "font": {"size": 12},
         })  # fmt: skip
     rows = -(-len(ordered) // columns)

@@ -86,14 +86,22 @@ def candidate_schedules(plan: StudyPlan, lam: float) -> list[Schedule]:
     ]
 
 
+def check_no_schedule(plan: StudyPlan) -> None:
+    """Raise InputError when the plan has a schedule already: those around its lam would replace it silently."""
+    if plan.options.schedule.text:
+        raise InputError("schedules are raced around a single lam: leave out --schedule, or --schedules.")
+
+
 def find_schedule(
     plan: StudyPlan, lam: float, goal: Goal, options: SearchOptions | None = None, progress: Progress | None = None
 ) -> Schedules:
     """Race coarse schedules around a lam: the lam itself, each group moved, and instruct as the goal's yardstick.
 
-    `progress` gets (items evaluated, the most that may be). Raises what running cells raises.
+    `progress` gets (items evaluated, the most that may be). Raises InputError for a plan with a schedule of its own,
+    and what running cells raises.
     """
     options = options or SearchOptions()
+    check_no_schedule(plan)
     sizes, has_follow = _sizes(plan, goal)
     arms = [(lam, Schedule()), *((lam, s) for s in candidate_schedules(plan, lam))]
     if goal.keep_follow is not None and lam != 1:
@@ -105,7 +113,8 @@ def find_schedule(
 
     with evaluator.worker:
         raced = race_arms([at for at, _ in arms], sizes, has_follow, evaluate, goal, options)
-    won = raced.utilities[1:].argmax(axis=1) == raced.best
+    drawn = raced.utilities[1:]
+    won = drawn[:, raced.best] >= drawn.max(axis=1) - 1e-12  # equals are no worse
     return Schedules(
         lam=arms[raced.best][0],
         text=arms[raced.best][1].text,

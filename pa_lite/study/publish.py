@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pa_lite.errors import OutputError
 from pa_lite.files import check_target, write_errors, write_text
-from pa_lite.study.chart import write_png
+from pa_lite.study.chart import figure_names, write_png
 from pa_lite.study.export import item_rows, lm_eval_document, to_csv
 from pa_lite.study.report import to_html
 from pa_lite.study.results import load_study
@@ -44,6 +44,11 @@ def publish(run: Path, options: ReportOptions | None = None) -> tuple[list[Path]
             _make(folder)
     with read_store(run) as store:
         study = load_study(store, options.kind)
+        pages = {lam: f"results_{study.pair}_{study.type}_{lam:g}.json" for lam in study.curves.lams}
+        targets = [options.png / f"{name}.png" for name in figure_names(study)] if options.png is not None else []
+        targets += [options.lm_eval / name for name in pages.values()] if options.lm_eval is not None else []
+        for target in targets:
+            check_target(target, options.force)
         write_text(page, to_html(study))
         written = [page]
         if options.png is not None:
@@ -52,8 +57,8 @@ def publish(run: Path, options: ReportOptions | None = None) -> tuple[list[Path]
             write_text(options.csv, to_csv(item_rows(store)))
             written.append(options.csv)
         if options.lm_eval is not None:
-            for lam in study.curves.lams:
-                path = options.lm_eval / f"results_{study.pair}_{study.type}_{lam:g}.json"
+            for lam, name in pages.items():
+                path = options.lm_eval / name
                 write_text(path, json.dumps(lm_eval_document(store, study.type, lam), indent=2) + "\n")
                 written.append(path)
     return written, study

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from pa_lite.study.curves import Curves, estimates
 from pa_lite.study.export import difference_rows, to_csv
 from pa_lite.study.figures import Figure, curves_figure, panels_figure, plane_figure
 from pa_lite.study.paired import Difference
-from pa_lite.study.study import Reading, Study, against_ends, conclusion, readings, table
+from pa_lite.study.study import Example, Reading, Study, against_ends, conclusion, readings, table
 
 _TEMPLATE = Path(__file__).with_name("report.html")
 
@@ -64,8 +65,27 @@ def _rows(
     return [name for name, _ in shown], rows
 
 
+_HIDDEN = "".join(map(chr, (*range(9), *range(11, 32), *range(127, 160), 0x61C, 0x200E, 0x200F,
+                            *range(0x202A, 0x202F), *range(0x2066, 0x206A))))  # fmt: skip
+_SHOWN = {ord(c): f"\\u{ord(c):04x}" for c in _HIDDEN}
+
+
+def readable(study: Study) -> Study:
+    """The study with what models and tasks wrote made visible: control and direction characters as `\\u001b`."""
+
+    def text(raw: str) -> str:
+        return raw.replace("\r\n", "\n").translate(_SHOWN)
+
+    examples = tuple(
+        Example(text(e.instruction), tuple((lam, text(said), followed) for lam, said, followed in e.outputs))
+        for e in study.examples
+    )
+    return replace(study, examples=examples, setting=tuple((text(a), text(b)) for a, b in study.setting))
+
+
 def to_html(study: Study) -> str:
     """The page: sentences, charts with hover values, numbers, examples, setting, and the data as CSV."""
+    study = readable(study)
     curves, found = study.curves, readings(study.curves)
     against = against_ends(curves)
     columns, rows = _rows(curves, against["few-shot"], found[0].best.lam)

@@ -18,7 +18,9 @@ _EXAMPLES = 6
 
 
 def value_of(record: Mapping[str, Any], kind: str) -> float:
-    """What an item's record adds to its average, in [0, 1]."""
+    """What an item's record adds to its average, in [0, 1]; NaN for answers, which only a judge values."""
+    if kind == "answers":
+        return float("nan")
     if kind == "task":
         return float(record["metrics"][record["metric"]])
     if kind == "wins":
@@ -64,13 +66,18 @@ def load_study(store: Store, kind: str | None = None) -> Study:
         if work != "answers"
     }
     remarks = [f"Not finished, and left out: lam {', '.join(f'{lam:g}' for lam in waiting)}."] if waiting else []
-    for key, one in series.items():
+    others = [t for t in types if t != kind]
+    if others:
+        remarks.append(f"Weights as {kind}; measured too, each with a page of its own (--type): {', '.join(others)}.")
+    for key, one in list(series.items()):
         judged = ~np.isnan(one.values).any(axis=0)  # the same items at every lam
         if not judged.all():
             remarks.append(
                 f"{one.name}: {(~judged).sum()} of {one.n} pairs could not be judged at every lam, and are left out."
             )
             series[key] = replace(one, values=one.values[:, judged])
+        if not judged.any():
+            del series[key]
 
     def first(work: str) -> Series | None:
         return next((s for (w, _), s in series.items() if w == work), None)
@@ -79,8 +86,9 @@ def load_study(store: Store, kind: str | None = None) -> Study:
         tuple(lams), tuple(s for (w, _), s in series.items() if w == "task"), first("follow"), first("wins")
     )
     best = lams[int(means(curves.tasks).argmax())]
+    third = lams[len(lams) // 2] if best in (lams[0], lams[-1]) else best
     shown = min((n for n in names if n[0] in ("follow", "answers")), key=lambda n: n[0] != "follow", default=None)
-    examples = _examples(records, shown, list(dict.fromkeys((lams[0], best, lams[-1])))) if shown else ()
+    examples = _examples(records, shown, list(dict.fromkeys((lams[0], third, lams[-1])))) if shown else ()
     return Study(str(facts["pair"]), kind, curves, examples, _setting(facts, cells, curves), tuple(remarks))
 
 

@@ -148,7 +148,7 @@ def race_arms(
 ) -> Raced:
     """Race arms, each at a lam, for the highest utility. `sizes` are the items of each task, last of the instructions.
 
-    Raises InputError when the goal cannot be judged from what is measured, or nothing is.
+    Raises InputError when the goal cannot be judged from what is measured, or nothing is, or the budget is too small.
     """
     options = options or SearchOptions()
     if len(lams) < 2 or not sizes or min(sizes) < 1:
@@ -156,8 +156,14 @@ def race_arms(
     goal.utilities(lams, np.zeros(len(lams)), np.zeros(len(lams)) if has_follow else None)  # fails before any work
     race = _Race(lams, sizes, has_follow, evaluate, options.seed)
     grid = len(lams) * sum(sizes)
-    alive = list(range(len(lams)))
+    least = len(lams) * len(sizes)
     rungs = max(1, math.ceil(math.log2(len(lams))))
+    if math.floor(options.budget * grid) < 2 * least:  # else some lam would be judged on nothing
+        raise InputError(
+            f"budget {options.budget:g} of {grid} evaluations is too small: {2 * least} are the fewest, for "
+            f"{len(lams)} lams or schedules and {len(sizes)} sets of items. Raise --budget, or take more items."
+        )
+    alive = list(range(len(lams)))
     share = 0.0
     for rung in range(rungs):
         wanted = [(arm, s) for arm in alive for s in range(len(sizes))]

@@ -1,7 +1,8 @@
 """One study's results in one SQLite file: cells, their items, and what they were measured with. Computes nothing.
 
-A cell's key is a digest of all that decides its numbers, so that a changed input is another cell. Items are committed a
-chunk at a time, in one transaction: a killed run has all of a chunk or nothing of it.
+A cell's key is a digest of all that decides its numbers, so that a changed input is another cell. The old one stays: a
+study that goes back to it finds it done, readers see only the cells of the last run (the fact `cells`). Items are
+committed a chunk at a time, in one transaction: a killed run has all of a chunk or nothing of it.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ CREATE TABLE items (
 class Cell:
     """One task, or the instructions, at one lam: `inputs` is all that decides its numbers, as JSON values.
 
-    `kind` is `task`, `follow` or `wins`; `type` the weights' type.
+    `kind` is `task`, `follow`, `answers` or `wins`; `type` the weights' type.
     """
 
     lam: float

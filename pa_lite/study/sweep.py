@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pa_lite.checkpoints.pairs import Pair
+from pa_lite.engine.interrupt import stops_when
 from pa_lite.errors import EngineError, InputError, nearest
 from pa_lite.study.plan import Estimate, PlannedCell, StudyOptions, StudyPlan, environment, estimate_sweep, plan_study
 from pa_lite.study.preferences import judge_lams
@@ -69,7 +70,11 @@ class _Sweep:
                 self.progress(self.done, self.total)
 
     def work(self, make_worker: Callable[[], Worker]) -> None:
-        """Take lams until none is left, on one worker, replaced when it is lost."""
+        """Take lams until none is left or `stop` is set, on one worker, replaced when it is lost."""
+        with stops_when(self.stop.is_set):
+            self._work(make_worker)
+
+    def _work(self, make_worker: Callable[[], Worker]) -> None:
         worker = make_worker()
         try:
             while not self.stop.is_set():
@@ -89,7 +94,11 @@ class _Sweep:
                 start = time.perf_counter()
                 try:
                     records = worker.run(cell.type, cell.lam, work, chunk)
-                except WorkerLostError as e:
+                except (WorkerLostError, EngineError) as e:
+                    if self.stop.is_set():
+                        return worker  # ended in the middle, since it was asked to
+                    if isinstance(e, EngineError):
+                        raise
                     worker.close()
                     with self.lock:
                         self.losses += 1
@@ -118,7 +127,9 @@ def run_sweep(
     """Do what is missing of the plan's cells, and note the study's facts.
 
     `make_worker` gives workers of another kind than this process, n_workers at a time. `progress` gets (items done,
-    items in all). Raises what merging, loading, scoring, generating and storing raise; what was committed stays.
+    items in all), one call at a time, from the workers' threads. Ctrl-C, or an error of one worker, ends the others
+    within a step of llama.cpp's graph. Raises what merging, loading, scoring, generating and storing raise; what was
+    committed stays.
     """
     make = make_worker or (lambda: LocalWorker(plan))
     sweep = _Sweep(plan, store, progress)
@@ -158,6 +169,7 @@ def sweep_pair(
         raise InputError(f"unknown engine {engine!r}.{nearest(engine, ENGINES)}")
     plan = plan_study(pair, options)
     with open_store(folder) as store:
+        _check_pair(plan, store)  # before it is told what has changed, or a cluster is started
         again = stale(plan, store)
         if again:
             _log.warning("inputs of %s have changed: measured again", ", ".join(again))
@@ -179,6 +191,7 @@ def estimate_pair(pair: str | Pair, options: StudyOptions, folder: Path | None) 
     if folder is None or not (folder / FILE).exists():
         return estimate_sweep(plan)
     with read_store(folder) as store:
+        _check_pair(plan, store)
         finished = store.finished([p.cell.key for p in plan.cells])
     return estimate_sweep(plan, tuple(finished))
 

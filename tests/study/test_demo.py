@@ -75,3 +75,10 @@ def test_a_file_in_the_folders_place(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("mine", "utf-8")
     with pytest.raises(OutputError, match="is no folder"):
         run_demo(tmp_path / "x")
+
+
+def test_a_folder_that_holds_something_else(tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text("mine", "utf-8")
+    with pytest.raises(OutputError, match=r"results\.json: exists already and is no demo's"):
+        run_demo(tmp_path)
+    assert [(p.name, p.read_text("utf-8")) for p in tmp_path.iterdir()] == [("results.json", "mine")]

@@ -6,7 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+import pa_lite
 from pa_lite.errors import InputError
+from pa_lite.merge.schedule import parse_schedule
 from pa_lite.study.goal import Goal
 from pa_lite.study.hunt import candidate_schedules, find_lam, find_schedule
 from pa_lite.study.plan import plan_study
@@ -38,3 +40,9 @@ def test_schedules_around_a_lam() -> None:
     assert raced.candidates == ("lam 0.9", *(s.text for s in candidate_schedules(plan, 0.9)), "lam 1")
     assert raced.text in ("", *raced.candidates)
     assert 0 < raced.spent <= 0.5 * raced.grid
+
+
+def test_schedules_are_not_raced_around_a_schedule() -> None:
+    options = replace(OPTIONS, schedule=parse_schedule("ffn: 0.2"))
+    with pytest.raises(InputError, match="leave out --schedule, or --schedules"):
+        pa_lite.search("demo", options, schedules=True)

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from pa_lite.errors import InputError
+from pa_lite.study.export import item_rows, to_csv
 from pa_lite.study.plan import StudyOptions, plan_study
 from pa_lite.study.results import load_study
-from pa_lite.study.store import open_store
+from pa_lite.study.store import open_store, read_store
 from pa_lite.study.sweep import sweep_pair
 from pa_lite.tasks.scoring import ScoreOptions
 
@@ -48,6 +49,30 @@ def test_answers_are_judged_against_instructs_own(tmp_path: Path) -> None:
     assert again.curves.wins.n == 5
     assert not np.isnan(again.curves.wins.values).any()
     assert "1 of 6 pairs could not be judged" in again.remarks[0]
+
+
+def test_every_answer_and_verdict_is_in_the_csv(tmp_path: Path) -> None:
+    sweep_pair("demo", OPTIONS, tmp_path)
+    with read_store(tmp_path) as store:
+        rows = list(item_rows(store))
+        outputs = {c.lam: [a["output"] for a in store.items(c.key)] for c in store.cells() if c.kind == "answers"}
+    answers = [r for r in rows if r["kind"] == "answers"]
+    assert [r["output"] for r in answers] == [*outputs[0.0], *outputs[1.0]]
+    lines = to_csv(answers).splitlines()
+    assert lines[1].startswith("answers,demo,F16,0.0,0,,")  # an answer has no value of its own
+    assert [r["value"] for r in rows if r["kind"] == "wins" and r["lam"] == 1] == [0.5] * 6
+
+
+def test_when_nothing_could_be_judged_there_is_no_curve_of_it(tmp_path: Path) -> None:
+    sweep_pair("demo", OPTIONS, tmp_path)
+    with open_store(tmp_path) as store:
+        store._connection.execute(
+            "UPDATE items SET record = json_set(record, '$.preference', json('null')) "
+            "WHERE cell IN (SELECT key FROM cells WHERE kind = 'wins')"
+        )
+        study = load_study(store)
+    assert study.curves.wins is None
+    assert "6 of 6 pairs could not be judged" in study.remarks[0]
 
 
 def test_a_reference_of_ones_own(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import io
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from pa_lite.errors import InputError, OutputError
 from pa_lite.study.chart import curves_svg
 from pa_lite.study.curves import Curves, Series
 from pa_lite.study.export import difference_rows, harmless, item_rows, lm_eval_document, to_csv, to_document
+from pa_lite.study.figures import panels_figure, plane_figure
 from pa_lite.study.publish import ReportOptions, publish
-from pa_lite.study.report import to_html
+from pa_lite.study.report import readable, to_html
 from pa_lite.study.store import open_store, read_store
 from pa_lite.study.study import Example, Study, against_ends, conclusion, readings, table
 from pa_lite.study.sweep import sweep_pair
@@ -190,3 +192,68 @@ def test_an_unfinished_lam_is_left_out_and_told(tmp_path: Path) -> None:
     _, study = publish(tmp_path)
     assert study.curves.lams == (0.0, 1.0)
     assert study.remarks == ("Not finished, and left out: lam 0.5.",)
+
+
+def test_what_hides_in_a_text_is_made_visible(study: Study) -> None:
+    text = "a\x1b[31m\x00b\u202ec\r\nd\te"
+    shown = readable(replace(study, examples=(Example(text, ((0.0, text, None),)),)))
+    assert shown.examples[0].instruction == "a\\u001b[31m\\u0000b\\u202ec\nd\te"
+    assert shown.examples[0].outputs[0][1] == shown.examples[0].instruction
+
+
+def test_names_are_text_in_charts_too(study: Study) -> None:
+    figure = panels_figure(study.curves, [(t.name, (t,)) for t in study.curves.tasks], 3)
+    assert any(note["text"].startswith("a&lt;b&gt;task") for note in figure["layout"]["annotations"])
+
+
+def test_labels_of_the_plane_do_not_lie_on_each_other(study: Study) -> None:
+    tasks = (_series("t", "a", 1, 0.6, 0.6, 0.6, 0.7, 0.4),)
+    curves = replace(study.curves, tasks=tasks, follow=_series("f", "", 2, 0.1, 0.1, 0.1, 0.5, 0.9))
+    (trace,) = plane_figure(curves, [])["data"]
+    assert trace["text"] == ["0", "", "", "0.75", "1"]
+    assert trace["hovertext"] == ["0", "0.25", "0.5", "0.75", "1"]  # hovering tells them all
+    named = plane_figure(curves, readings(curves))["data"][0]["text"]
+    assert "0.75, few-shot only" in named[3]
+
+
+def test_documents_are_strict_json(study: Study) -> None:
+    never = _series("never", "", 4, 0.0, 0.0, 0.1, 0.1, 0.0)  # a difference relative to nothing is no number
+    document = to_document(replace(study, curves=replace(study.curves, follow=never)))
+    assert "null" in json.dumps(document["differences"], allow_nan=False)
+
+
+def test_figures_and_lm_eval_files_are_not_overwritten(tmp_path: Path) -> None:
+    sweep_pair("demo", replace(OPTIONS, follow=""), tmp_path / "run")
+    (tmp_path / "png").mkdir()
+    (tmp_path / "png" / "curves.png").write_text("mine", "utf-8")
+    with pytest.raises(OutputError, match=r"curves\.png: exists already"):
+        publish(tmp_path / "run", ReportOptions(png=tmp_path / "png", lm_eval=tmp_path / "lm"))
+    assert not (tmp_path / "run" / "report.html").exists()
+    publish(tmp_path / "run", ReportOptions(png=tmp_path / "png", lm_eval=tmp_path / "lm", force=True))
+    found = json.loads((tmp_path / "lm" / "results_demo_F16_0.5.json").read_text("utf-8"))
+    assert set(found["n-shot"]) == set(found["results"]) == {"demo_kind", "demo_town"}
+    with pytest.raises(OutputError, match=r"results_demo_F16_0\.json: exists already"):
+        publish(tmp_path / "run", ReportOptions(lm_eval=tmp_path / "lm"))
+
+
+def test_other_types_are_told(tmp_path: Path) -> None:
+    sweep_pair("demo", replace(OPTIONS, follow="", types=("F16", "Q8_0")), tmp_path)
+    page, found = publish(tmp_path, ReportOptions(kind="Q8_0"))
+    assert found.type == "Q8_0"
+    assert any("--type): F16" in remark for remark in found.remarks)
+    assert "--type): F16" in page[0].read_text("utf-8")
+
+
+def test_print_is_dark_on_white_in_dark_mode_too(browser: Any, page: Path) -> None:
+    context = browser.new_context(color_scheme="dark")
+    tab = context.new_page()
+    tab.goto(page.as_uri())
+    tab.wait_for_selector("#curves .xtick text")
+    ink = "getComputedStyle(document.querySelector('#curves .xtick text')).fill"
+    assert tab.evaluate(ink) == "rgb(230, 232, 235)"
+    tab.emulate_media(media="print")
+    assert tab.evaluate(ink) == "rgb(28, 30, 33)"
+    assert tab.evaluate("getComputedStyle(document.body).color") == "rgb(28, 30, 33)"
+    assert tab.locator("#curves").bounding_box()["height"] > 300
+    assert tab.locator(".modebar:visible").count() == 0
+    context.close()

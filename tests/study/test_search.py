@@ -71,3 +71,13 @@ def test_what_cannot_be_judged_fails_before_any_work() -> None:
     with pytest.raises(InputError, match="budget"):
         SearchOptions(budget=0)
     assert table.asked == []
+
+
+def test_a_budget_that_shows_some_lam_nothing_is_refused() -> None:
+    table = Table(0)
+    with pytest.raises(InputError, match="66 are the fewest"):  # 11 lams, 3 sets of items, twice
+        search_lam(LAMS, table.sizes, True, table.evaluate, Goal(), SearchOptions(budget=65.5 / 8250))
+    assert table.asked == []
+    found = search_lam(LAMS, table.sizes, True, table.evaluate, Goal(), SearchOptions(budget=66.5 / 8250))
+    assert min(found.evaluated) > 0
+    assert found.spent <= 66

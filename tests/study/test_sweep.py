@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -78,11 +79,13 @@ def test_what_is_finished_is_not_done_again(tmp_path: Path, monkeypatch: pytest.
     assert again.curves.tasks[0].n == 24
 
 
-def test_another_pairs_folder_is_refused(tmp_path: Path, demo_pair: Pair) -> None:
+def test_another_pairs_folder_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    sweep_pair("demo", replace(OPTIONS, follow="", score=ScoreOptions(limit=4)), tmp_path)
     with open_store(tmp_path) as store:
         store.note({"pair": "llama"})
     with pytest.raises(InputError, match="holds a study of llama, not of demo"):
         sweep_pair("demo", OPTIONS, tmp_path)
+    assert caplog.messages == []  # its inputs are others, but nothing is measured again
 
 
 @pytest.mark.parametrize(("change", "told"), [
@@ -202,3 +205,35 @@ def test_plan_is_cheap_to_send(demo_pair: Pair) -> None:
     options = pickle.loads(pickle.dumps(OPTIONS))
     plan: StudyPlan = plan_study(demo_pair, options)
     assert [p.cell.key for p in plan.cells] == [p.cell.key for p in plan_study("demo", OPTIONS).cells]
+
+
+def test_an_error_of_one_worker_ends_the_others_in_the_middle_of_a_chunk(tmp_path: Path) -> None:
+    """As Ctrl-C does, which the main thread alone hears."""
+    plan = plan_study("demo", replace(OPTIONS, score=ScoreOptions(limit=400), workers=2))
+    working, ended = threading.Event(), []
+
+    class Told(LocalWorker):
+        def run(self, kind: str, lam: float, *rest: object) -> object:  # type: ignore[override]
+            if lam == 0:
+                assert working.wait(20)
+                raise OutputError("the disk is full")
+            self.model_at(kind, lam)
+            working.set()
+            try:
+                while True:  # would never end of itself
+                    super().run(kind, lam, *rest)  # type: ignore[arg-type]
+            except EngineError as e:
+                ended.append(str(e))
+                raise
+
+    with open_store(tmp_path) as store, pytest.raises(OutputError, match="the disk is full"):
+        run_sweep(plan, store, make_worker=lambda: Told(plan), n_workers=2)  # type: ignore[arg-type,return-value]
+    assert len(ended) == 1
+    assert "code 2" in ended[0]
+
+
+def test_the_estimate_refuses_another_pairs_folder(tmp_path: Path) -> None:
+    with open_store(tmp_path) as store:
+        store.note({"pair": "llama"})
+    with pytest.raises(InputError, match="holds a study of llama"):
+        estimate_pair("demo", OPTIONS, tmp_path)
