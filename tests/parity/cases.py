@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests import tiny
 
 DEMO = Path(__file__).resolve().parents[2] / "models" / "demo" / "instruct"
@@ -119,9 +121,7 @@ def old_form(config: dict[str, Any]) -> dict[str, Any]:
 
 def build(case: Case, folder: Path) -> tuple[Path, Path]:
     """Write the case's pair, bfloat16, with the embedded pair's tokenizer; returns (base, instruct)."""
-    import torch
-    import transformers
-
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     settings = {**SIZES, **case.settings}
     if case.model_type == "gemma3":
         vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
