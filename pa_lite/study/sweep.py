@@ -48,15 +48,16 @@ class _Sweep:
     def lay_out(self) -> None:
         """Enter the cells and see what is missing of each; a cell of nothing missing is finished at once."""
         by_lam: dict[tuple[str, float], list[_Todo]] = {}
-        now = environment()
         finished = self.store.finished([p.cell.key for p in self.plan.cells])
+        self.store.enter([p.cell for p in self.plan.cells if p.cell.key not in finished], environment())
+        begun = self.store.done()
         for planned in self.plan.cells:
             cell = planned.cell
             self.total += cell.n_items
             if cell.key in finished:
                 self.done += cell.n_items
                 continue
-            have = self.store.begin(cell, now)
+            have = begun.get(cell.key, set())
             self.done += len(have)
             missing = tuple(c for c in chunks(cell.n_items, self.plan.chunk) if not have.issuperset(c))
             by_lam.setdefault((cell.type, cell.lam), []).append(_Todo(planned, missing))
