@@ -18,7 +18,10 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import chaos_full
+import chaos_input
 import chaos_kill
+from chaos_disks import own_namespace
 from chaos_jobs import JOBS, Job, made_scene
 from chaos_runs import Row, show
 
@@ -28,6 +31,8 @@ Campaign = Callable[[Job, int, random.Random, Path], list[Row]]
 # fault -> its campaign, and how many rounds it has by default
 FAULTS: dict[str, tuple[Campaign, int]] = {
     "kill": (chaos_kill.campaign, 50),
+    "disk": (chaos_full.campaign, 20),
+    "input": (chaos_input.campaign, 20),
 }
 
 
@@ -65,14 +70,16 @@ def campaign(options: argparse.Namespace, folder: Path) -> list[Row]:
                         seed = f"{options.seed} {fault} {kind.name}"
                         rows += run(kind(scene), options.rounds or rounds, random.Random(seed), place)
                         shutil.rmtree(place)
-                        for row in rows[-1:]:
-                            print(f"{fault} {row.job}: {len(row.findings)} findings", file=sys.stderr, flush=True)
+                        found = sum(len(row.findings) for row in rows)
+                        print(f"{fault} {kind.name}: done, {found} findings so far", file=sys.stderr, flush=True)
     return rows
 
 
 def main(words: Sequence[str]) -> int:
     """Run the campaign; 1 if a promise was broken or it could not be run."""
     options = parse(words)
+    if options.fault in ("disk", "input", "all"):
+        own_namespace([sys.executable, __file__, *words])
     begin = time.monotonic()
     try:
         with tempfile.TemporaryDirectory(prefix="chaos-", dir=options.folder) as folder:

@@ -21,6 +21,7 @@ from pa_lite.study.store import FILE, read_store
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 from tests.hub_server import HubServer, running_hub
 
+DEMO = Path(__file__).resolve().parents[1] / "models" / "demo"
 SMALL, LARGE = Size(768, 2048, 8, 12, 4, shards=2), Size(1024, 2816, 8, 16, 8, shards=2)  # 50 and 98 million weights
 _VOCABULARY = 4000
 _PROMPTS = 1500
@@ -40,8 +41,8 @@ class Scene:
         for pair, size in ((self.small, SMALL), (self.large, LARGE)):
             if not pair.is_dir():
                 make_pair(pair, size, _VOCABULARY)
-        demo = Path(__file__).resolve().parents[1] / "models" / "demo" / "data" / "instructions.jsonl"
-        texts = [json.loads(line)["instruction"] for line in demo.read_text("utf-8").splitlines()]
+        instructions = (DEMO / "data" / "instructions.jsonl").read_text("utf-8")
+        texts = [json.loads(line)["instruction"] for line in instructions.splitlines()]
         lines = (json.dumps({"instruction": texts[i % len(texts)]}) for i in range(_PROMPTS))
         self.prompts.write_text("\n".join(lines) + "\n", "utf-8")
         for side in ("base", "instruct"):
@@ -120,6 +121,10 @@ class Job(ABC):
         """Whether all results are there and right."""
         return bool(self.results(out) == self.expected[variant])
 
+    def is_kept(self, name: str) -> bool:
+        """Whether a file with no final name is what the job itself goes on with."""
+        return False
+
     def left(self, out: Path) -> list[str]:
         """Temporary files in the round's folder and among the system's."""
         temporary = self.scene.folder / "tmp"
@@ -188,6 +193,9 @@ class Fetch(Job):
 
     name = "fetch"
 
+    def is_kept(self, name: str) -> bool:
+        return name.endswith(".incomplete")
+
     def words(self, out: Path, variant: str, again: bool = False) -> list[str]:
         return command("pairs", "fetch", _PAIR)
 
@@ -201,6 +209,9 @@ class Sweep(Job):
 
     name = "sweep"
 
+    def is_kept(self, name: str) -> bool:
+        return name.endswith(("-wal", "-shm", "-journal"))
+
     def words(self, out: Path, variant: str, again: bool = False) -> list[str]:
         return command(
             "sweep", "demo", "--lam", "0,0.5,1", "--tasks", "demo", "--follow", "demo", "--limit", "100",
@@ -212,11 +223,12 @@ class Sweep(Job):
             return {}
         try:
             with read_store(out / "run") as store:
+                facts = {f"fact {name}": value for name, value in store.facts().items()}
                 cells = {
                     f"{c.kind} {c.name} {c.lam:g}": (c.key, c.n_items, c.summary, store.items(c.key))
                     for c in store.cells()
+                    if c.key in facts.get("fact cells", ())  # those of other inputs stay, and nobody sees them
                 }
-                facts = {f"fact {name}": value for name, value in store.facts().items()}
         except PaLiteError as e:
             return (
                 {} if "is no file of results" in str(e) or not (out / "run" / FILE).stat().st_size else {"file": str(e)}
@@ -241,6 +253,9 @@ class Generate(Job):
     """`generate` with its journal."""
 
     name = "generate"
+
+    def is_kept(self, name: str) -> bool:
+        return name == ".answers.json.part"
 
     def words(self, out: Path, variant: str, again: bool = False) -> list[str]:
         options = ["--resume"] if again else []

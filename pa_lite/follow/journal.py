@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pa_lite.errors import OutputError
+from pa_lite.errors import InputChangedError, OutputError
 from pa_lite.files import PATIENCE, is_at, sync_folder, take_lock, write_errors
 
 _SYNC_SECONDS = 1.0  # results newer than this may be lost with the machine's power, but not with the process
@@ -54,7 +54,9 @@ class Journal:
     def __enter__(self) -> Journal:
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if kind is not None and issubclass(kind, InputChangedError):
+            self.results = {}  # nobody knows which of them the file that changed had a part in
         self.close()
 
     def add(self, place: int, result: Any) -> None:
