@@ -16,6 +16,7 @@ from pa_lite.checkpoints.gguf_model import open_gguf
 from pa_lite.engine.context import Context
 from pa_lite.engine.library import complaint, fresh_words, llama
 from pa_lite.engine.loading import check_loadable, most_that_fit
+from pa_lite.engine.readable import check_readable
 from pa_lite.errors import EngineError, InputChangedError, InputError
 from pa_lite.files import Stamp, uninterrupted
 from pa_lite.kernels import TYPE_IDS
@@ -58,6 +59,8 @@ class Model:
         self.header = read_gguf_header(path)
         check_loadable(self.header)
         self.lib = llama()
+        if not rewritable:
+            check_readable(path)
         self._model: Any = None
         self._rewritable = rewritable
         self.origin = ""  # what stands for weights that lie in no file of their own
