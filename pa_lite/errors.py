@@ -18,6 +18,10 @@ class CheckpointError(PaLiteError):
     """A checkpoint is incomplete, broken, or of a kind that pa-lite does not know."""
 
 
+class InputChangedError(CheckpointError):
+    """A checkpoint's file became another while it was used; what was made of it so far is of no use."""
+
+
 class HubError(CheckpointError):
     """The Hub does not give a file or model; `is_passing` where it may later: out of reach, busy, out of order."""
 

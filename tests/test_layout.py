@@ -18,6 +18,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = [
     "errors",
     "files",
+    "leftovers",
     "machine",
     "statistics",
     "kernels",

@@ -13,6 +13,7 @@ from typing import NoReturn
 import click
 
 from pa_lite.cli import checkpoints, doctor, follow, harness, judge, merge, pairs, study, tasks
+from pa_lite.cli.mapped import unreadable_maps_are_told
 from pa_lite.cli.terminal import PlainFormatter, tell
 from pa_lite.errors import PaLiteError
 
@@ -56,7 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     try:
-        cli.main(args=words, prog_name="pa-lite", standalone_mode=False)
+        with unreadable_maps_are_told():
+            cli.main(args=words, prog_name="pa-lite", standalone_mode=False)
     except click.exceptions.Exit as e:
         sys.exit(e.exit_code)
     except click.ClickException as e:

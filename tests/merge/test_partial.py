@@ -211,7 +211,7 @@ def test_weights_that_are_no_numbers(tmp_path: Path, kind: str, value: float) ->
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
 
 
-UNTRACED = ("close", "_release", "_sync_folder", "partial_files")
+UNTRACED = ("close", "_release", "partial_files")
 
 
 def interrupted_at(line: int, run: Callable[[], None]) -> bool:
