@@ -121,8 +121,8 @@ def _sums(plan: MergePlan, threads: int, progress: Callable[[int, int], None] | 
         found = _products(base, instruct, difference)
         if not all(map(math.isfinite, astuple(found))):
             raise CheckpointError(
-                f"tensor {block.tensor.name} has values in base or instruct that are no finite numbers: the two have no "
-                "distance. Fetch both again."
+                f"tensor {block.tensor.name} has values in base or instruct that are no finite numbers: the two "
+                "have no distance. Fetch both again."
             )
         with lock:
             out[block.tensor.name].add(found)

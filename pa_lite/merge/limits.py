@@ -1,4 +1,4 @@
-"""Values that a result's types cannot hold: NaN, infinities, and numbers too large. Refused, or let through and counted."""
+"""Values that a result's types cannot hold: NaN, infinities, numbers too large. Refused, or let through and counted."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def check_values(
     if not math.isfinite(value):
         through = "--allow-nonfinite" if kind.block == 1 else f"--tensor-type {name}=BF16 --allow-nonfinite"
         raise CheckpointError(
-            f"{where}, which is no finite number: base or instruct is damaged, or lam too far outside [0, 1]. Fetch both "
-            f"again, or let it through with {through}."
+            f"{where}, which is no finite number: base or instruct is damaged, or lam too far outside [0, 1]. Fetch "
+            f"both again, or let it through with {through}."
         )
     if kind.block == 1:
         raise CheckpointError(

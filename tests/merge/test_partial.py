@@ -16,9 +16,8 @@ from typing import Any
 import pytest
 
 import pa_lite
-from pa_lite.errors import CheckpointError, OutputError
+from pa_lite.errors import OutputError
 from pa_lite.merge import partial, readers, stream, write
-from pa_lite.merge.plan import PlanOptions
 from pa_lite.merge.write import MergeOptions
 from tests import tiny
 
