@@ -89,8 +89,8 @@ class MovableModel:
             lams = {t.name: self.plan.lam_of(t, lam) for t in self.plan.tensors}
             nonfinite = Nonfinite() if self.plan.options.allow_nonfinite else None
             run_stream(self.plan.tensors, [Target(file, lams, self._places, nonfinite=nonfinite)], threads)
-        if nonfinite is not None and (told := nonfinite.told()):
-            _log.warning("lam %g: %s", lam, told)
+        if nonfinite is not None and (passed := nonfinite.told()):
+            _log.warning("lam %g: %s", lam, passed)
         if self._model is None:
             self._model = Model(self.path, self.options, rewritable=True)
         told = self.plan.metadata_for(lam)

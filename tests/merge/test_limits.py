@@ -31,7 +31,8 @@ from tests.merge.test_stream import twin
 
 Values = npt.NDArray[np.float32]
 UP = "model.layers.1.mlp.up_proj.weight"
-BLOCKS = [name for name in TENSOR_TYPES if tensor_type(name).block > 1]
+# those whose tables take no seconds to make
+BLOCKS = [name for name in TENSOR_TYPES if tensor_type(name).block > 1 and not name.startswith(("IQ1", "IQ2_S"))]
 NAN, INFINITY = float("nan"), float("inf")
 
 
@@ -52,9 +53,7 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 @pytest.mark.parametrize("value", [NAN, -INFINITY])
 def test_weights_that_are_no_numbers(tmp_path: Path, write: Callable[..., Path], kind: str, value: float) -> None:
     folder = write(value)
-    told = (
-        rf"blk.1.ffn_up.weight at lam 0.5 has the value {value} in row 3, column 5, which is no finite number.*--allow"
-    )
+    told = rf"blk.1.ffn_up.weight at lam 0.5 has the value {value} in row 3, column 5, which is no finite num.*--allow"
     with pytest.raises(CheckpointError, match=told):
         pa_lite.merge(folder, folder, (0.5,), plan=PlanOptions(kind), output=tmp_path / "x.gguf")
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
@@ -68,7 +67,7 @@ def test_weights_that_are_no_numbers(tmp_path: Path, write: Callable[..., Path],
         (
             "Q8_0",
             9e6,
-            r"too large for the scales of Q8_0. Write it in another type \(--tensor-type blk.1.ffn_up.weight=BF",
+            r"too large for the scales of Q8_0. Write it in another type \(--tensor-type blk.1.ffn_up.we",
         ),
         ("Q8_0", -1e9, r"has the value -1e\+09 in row 3, column 5, which Q8_0 cannot hold. Write it in another type"),
         ("Q4_0", 600000, "too large for the scales of Q4_0"),
@@ -107,9 +106,7 @@ def test_quantised_types_refuse_what_is_allowed_elsewhere(
     pa_lite.merge(write(NAN, "n", norm), write(NAN, "n", norm), (0.5,), plan=plan, output=tmp_path / "x.gguf")
 
 
-SPECIAL = st.sampled_from(
-    [NAN, INFINITY, -INFINITY, 65504.0, 65519.0, 65520.0, -1e5, 3.39e38, 3.4e38, -3.4e38, 0.0, 1.5]
-)
+SPECIAL = st.sampled_from([NAN, INFINITY, -INFINITY, 65504.0, 65519.0, 65520.0, -1e5, 3.39e38, 3.4e38, -3.4e38, 0.0])
 SPOTS = st.lists(st.tuples(st.integers(0, 319), st.integers(0, 63), SPECIAL, SPECIAL), min_size=1, max_size=6)
 
 
@@ -134,7 +131,7 @@ def test_what_is_allowed_is_what_numpy_computes(
     name = "model.embed_tokens.weight"
     for row, column, left, right in spots:
         base[name][row, column], instruct[name][row, column] = left, right
-    sides = [tiny.write_checkpoint(folder / side, a, "F32") for side, a in (("b", base), ("i", instruct))]
+    sides = tiny.write_checkpoint(folder / "b", base, "F32"), tiny.write_checkpoint(folder / "i", instruct, "F32")
     plan = PlanOptions(kind, allow_nonfinite=True)
     (file,) = pa_lite.merge(*sides, (lam,), plan=plan, output=folder / "x.gguf", options=MergeOptions(verify=True))
     with np.errstate(all="ignore"):
@@ -187,9 +184,7 @@ def test_a_quantised_gguf_with_a_broken_scale(tmp_path: Path, tiny_ggufs: dict[s
         f.seek(tensor.offset + 34 * 2)  # row 1's first block of two: its scale
         f.write(np.float16(np.nan).tobytes())
     for kind in ("Q8_0", "F16"):
-        with pytest.raises(
-            CheckpointError, match=r"blk.0.ffn_gate.weight at lam 1 has the value nan in row 1, column 0,"
-        ):
+        with pytest.raises(CheckpointError, match=r"blk.0.ffn_gate.weight at lam 1 has the value nan in row 1, col"):
             pa_lite.merge(file, file, (1.0,), plan=PlanOptions(kind), output=tmp_path / "x.gguf")
     plan = PlanOptions("F16", allow_nonfinite=True)
     pa_lite.merge(file, file, (1.0,), plan=plan, output=tmp_path / "x.gguf")
@@ -207,8 +202,6 @@ QUANTISED = hnp.arrays(
 def test_every_quantiser_survives_what_the_check_lets_pass(values: Values, kind: str, weight: float) -> None:
     """Outside of these limits some of ggml's quantisers end the process; what reads back infinite is refused."""
     held = tensor_type(kind)
-    if kind == "IQ1_M":
-        return  # its tables alone take seconds
     prepare(held)
     try:
         is_doubtful = check_values("t", held, 1.0, values, 0, None)
