@@ -93,7 +93,8 @@ def merge(
     if as_json:
         show_json([{"lam": lam, "path": str(path)} for lam, path in zip(values, paths, strict=True)])
     else:
-        tell("\n".join(map(str, paths)))
+        for path in paths:
+            tell(str(path))
 
 
 def show_preview(preview: Preview, as_json: bool) -> None:
