@@ -65,14 +65,15 @@ def show_diagnosis(found: Diagnosis) -> None:
         ),
     ]
     for name, told in rows:
-        click.echo(f"{name:<10} {told}")
+        tell(f"{name:<10} {told}")
     table = [
         [f.model, f.kind, _gb(f.needed), "yes" if f.fits else "no", _layers(f.gpu_layers, f.layers)] for f in found.fits
     ]
-    click.echo(f"\nWhat fits now, reckoned with a context of {CELLS} tokens:")
+    tell("")
+    tell(f"What fits now, reckoned with a context of {CELLS} tokens:")
     show_table(["model", "type", "needs", "fits", "layers on GPU"], table)
     for remark in found.remarks:
-        click.echo(remark)
+        tell(remark)
 
 
 def _gb(n: int) -> str:

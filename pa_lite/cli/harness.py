@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from pa_lite.cli.options import GPU, JSON, KIND, N_CTX, THREADS
-from pa_lite.cli.terminal import bar, show_json
+from pa_lite.cli.terminal import bar, show_json, tell, tell_text
 
 _MANY = ("--tasks", "-t", "--gen_kwargs", "--metadata")
 
@@ -111,8 +111,10 @@ def harness(
     if as_json or show_config:
         show_json(result.document)
     if not as_json:
-        for text in (*result.tables, *map(str, result.files)):
-            click.echo(text)
+        for text in result.tables:
+            tell_text(text)
+        for file in result.files:
+            tell(str(file))
 
 
 def read_options(words: dict[str, Any]) -> Any:

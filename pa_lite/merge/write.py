@@ -7,7 +7,7 @@ import logging
 import re
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pa_lite.checkpoints import Location, locate, open_checkpoints
@@ -19,6 +19,7 @@ from pa_lite.files import check_space, check_target, write_errors
 from pa_lite.kernels import prepare
 from pa_lite.machine import cores
 from pa_lite.merge.lams import format_lam
+from pa_lite.merge.limits import Nonfinite
 from pa_lite.merge.memory import check_memory, is_streamed
 from pa_lite.merge.partial import PartialFile, partial_files
 from pa_lite.merge.plan import MergePlan, PlanOptions, plan_merge
@@ -147,7 +148,10 @@ def write_merge(
     with write_errors(outputs[0][1].parent, *when_full), partial_files(files):
         for file in files:
             check_target(file.target, options.force)  # again: another process may have finished just now
-        targets = [Target(f.file, *layout, f.done) for f, layout in zip(files, layouts, strict=True)]
+        targets = [
+            Target(f.file, *layout, f.done, Nonfinite() if plan.options.allow_nonfinite else None)
+            for f, layout in zip(files, layouts, strict=True)
+        ]
         try:
             with _Recorder(files) as recorder:
                 run_stream(plan.tensors, targets, use.threads, progress, recorder, read_ahead=use.read_ahead)
@@ -156,12 +160,16 @@ def write_merge(
             if options.verify:
                 for target in targets:
                     target.file.forget_cache()
-                again = [Target(t.file, t.lams, t.tensors) for t in targets]
+                again = [replace(t, done=frozenset(), nonfinite=t.nonfinite and Nonfinite()) for t in targets]
                 run_stream(plan.tensors, again, use.threads, progress, verify=True, read_ahead=use.read_ahead)
         except InputChangedError:
             for file in files:
                 file.discard()
             raise
+    for (_, path), target in zip(outputs, targets, strict=True):
+        if target.nonfinite is not None and (told := target.nonfinite.told()):
+            earlier = "; what an earlier run wrote is not counted" if target.done else ""
+            _log.warning("%s: %s%s", path.name, told, earlier)
 
 
 def _digest(plan: MergePlan, header: bytes) -> str:
