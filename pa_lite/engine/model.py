@@ -15,7 +15,8 @@ from pa_lite.checkpoints.gguf_file import architecture_of, read_gguf_header
 from pa_lite.checkpoints.gguf_model import open_gguf
 from pa_lite.engine.context import Context
 from pa_lite.engine.library import complaint, fresh_words, llama
-from pa_lite.engine.loading import check_loadable, most_that_fit
+from pa_lite.engine.loadable import check_loadable
+from pa_lite.engine.loading import most_that_fit
 from pa_lite.errors import EngineError, InputError
 from pa_lite.files import uninterrupted
 from pa_lite.kernels import TYPE_IDS
