@@ -18,6 +18,7 @@ _MAX_LAYERS, _MAX_EXPERTS = 512, 1024  # LLAMA_MAX_LAYERS, LLAMA_MAX_EXPERTS
 _MIN_ALIGNMENT = 32  # of a CPU buffer's tensors; those of a mapped file lie as they lie in the file
 _ROPE_SCALINGS = ("none", "linear", "yarn", "longrope")
 _NO_WEIGHTS = ("I8", "I16", "I32", "I64", "F64")
+_STATE = (".ssm_a", ".ssm_d")  # how a state decays, and what passes it by
 _EPSILONS = ("layer_norm_epsilon", "layer_norm_rms_epsilon", "group_norm_epsilon")
 # transformers whose needs are known: architecture -> the epsilon that it must tell
 _KNOWN = {
@@ -38,7 +39,7 @@ def check_loadable(header: GgufHeader) -> None:
     vocabulary, graphs and CPU kernels make of a file.
     """
     architecture = architecture_of(header)
-    for faults in (_sizes, _numbers, _shape_of_known, vocabulary_faults, _tensors):
+    for faults in (_sizes, _numbers, _rope, _shape_of_known, vocabulary_faults, _tensors):
         for told in faults(header, architecture):
             raise CheckpointError(f"{header.path}: {told}. llama.cpp cannot run it: fetch or convert the model again.")
 
@@ -59,7 +60,7 @@ def _sizes(header: GgufHeader, architecture: str) -> Iterator[str]:
     if "" in header.metadata:
         yield "it has a key without a name"
     layers = _number(header, f"{architecture}.block_count")
-    if not 0 < layers <= _MAX_LAYERS:
+    if not isinstance(layers, int) or not 0 < layers <= _MAX_LAYERS:
         yield f"{architecture}.block_count is missing or not from 1 to {_MAX_LAYERS}"
     for name in ("context_length", "embedding_length"):
         key = f"{architecture}.{name}"
@@ -77,12 +78,13 @@ def _experts(header: GgufHeader, architecture: str) -> Iterator[str]:
         _number(header, f"{architecture}.{name}")
         for name in ("expert_count", "expert_group_count", "expert_group_used_count")
     )
-    used = max(_each(header, f"{architecture}.expert_used_count"), default=0)
+    each = _each(header, f"{architecture}.expert_used_count")
+    used = max((n for n in each if isinstance(n, (int, float))), default=0)
     if not 0 <= count <= _MAX_EXPERTS:
         yield f"{architecture}.expert_count is {count}, more than {_MAX_EXPERTS}"
     if not min(1, count) <= used <= count:
         yield f"{architecture}.expert_used_count is {used}, expert_count {count}"
-    if groups and groups >= count or (groups > 1 and (count % groups or not 0 < chosen < groups)):
+    if (groups and groups >= count) or (groups > 1 and (count % groups or not 0 < chosen < groups)):
         yield (
             f"{architecture}.expert_group_count is {groups}, expert_group_used_count {chosen}, expert_count {count}, "
             "which do not fit together"
@@ -100,6 +102,16 @@ def _numbers(header: GgufHeader, architecture: str) -> Iterator[str]:
     alignment = _number(header, "general.alignment")
     if 0 < alignment < _MIN_ALIGNMENT:
         yield f"general.alignment is {alignment}, less than {_MIN_ALIGNMENT}"
+
+
+def _rope(header: GgufHeader, architecture: str) -> Iterator[str]:
+    """How many numbers of a key are turned by their place: in pairs, and no more than there are."""
+    rope = header.metadata.get(key := f"{architecture}.rope.dimension_count")
+    heads = _number(header, f"{architecture}.attention.head_count")
+    width = _number(header, f"{architecture}.attention.key_length")
+    width = width or (heads and _number(header, f"{architecture}.embedding_length") // heads)
+    if rope is not None and width and (not 0 < _number(header, key) <= width or rope.value % 2):
+        yield f"{key} is {str(rope.value)[:40]}, no even number up to a head's {width}"
 
 
 def _shape_of_known(header: GgufHeader, architecture: str) -> Iterator[str]:
@@ -124,7 +136,8 @@ def _heads(header: GgufHeader, architecture: str) -> Iterator[str]:
     own = f"{architecture}.attention"
     heads = _each(header, f"{own}.head_count")
     shared = _each(header, f"{own}.head_count_kv") or heads
-    for n, n_kv in zip(heads * (len(shared) if len(heads) == 1 else 1), shared * (len(heads) if len(shared) == 1 else 1)):
+    layers = max(len(heads), len(shared))
+    for n, n_kv in zip(*(v * layers if len(v) == 1 else v for v in (heads, shared)), strict=True):
         if n % n_kv:
             yield f"{own}.head_count is {n}, no multiple of head_count_kv, {n_kv}"
     width = _number(header, f"{architecture}.embedding_length") // heads[0]
@@ -133,28 +146,26 @@ def _heads(header: GgufHeader, architecture: str) -> Iterator[str]:
     if key != value or not 0 < key < 1 << 20:
         yield f"{own}.key_length is {key}, value_length {value}: they must be equal and more than 0"
     rope = header.metadata.get(f"{architecture}.rope.dimension_count")
-    if rope is None or architecture == "gpt2":
-        return
-    if architecture in _WHOLE_ROPE and rope.value != key:
+    if rope is not None and architecture in _WHOLE_ROPE and rope.value != key:
         yield f"{architecture}.rope.dimension_count is {rope.value}, and not key_length, {key}"
-    if not isinstance(rope.value, int) or not 0 < rope.value <= key or rope.value % 2:
-        yield f"{architecture}.rope.dimension_count is {rope.value}, no even number up to key_length, {key}"
 
 
 def _tensors(header: GgufHeader, architecture: str) -> Iterator[str]:
     for tensor in header.tensors.values():
         if tensor.type.name in _NO_WEIGHTS and tensor.name.endswith(".weight"):
             yield f"tensor {tensor.name} is of type {tensor.type.name}, which holds no weights"
-        if len(tensor.shape) == 1 and tensor.type.name != "F32" and tensor.name.endswith("norm.weight"):
+        if tensor.type.name != "F32" and tensor.name.endswith("norm.weight"):
             yield f"tensor {tensor.name} is of type {tensor.type.name}; norms must be F32"
+        if tensor.type.name != "F32" and tensor.name.endswith(_STATE):
+            yield f"tensor {tensor.name} is of type {tensor.type.name}, and must be F32"
+        if tensor.type.name != "F32" and len(tensor.shape) == 1:  # llama.cpp adds and multiplies with F32 alone
+            yield f"tensor {tensor.name} is of type {tensor.type.name}; tensors of one dimension must be F32"
     if architecture not in _KNOWN:
         return
     embedding = header.tensors.get("token_embd.weight")
     n_tokens = len(header.metadata["tokenizer.ggml.tokens"].value)
     expected = (n_tokens, _number(header, f"{architecture}.embedding_length"))
-    if embedding is None:
-        yield "it has no tensor token_embd.weight"
-    elif embedding.shape != expected:
+    if embedding is not None and embedding.shape != expected:
         yield (
             f"tensor token_embd.weight has the shape {list(embedding.shape)}; its vocabulary of {n_tokens} tokens and "
             f"{architecture}.embedding_length ask for {list(expected)}"

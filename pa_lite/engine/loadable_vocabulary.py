@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 from pa_lite.checkpoints.gguf_file import GgufHeader
@@ -19,11 +20,12 @@ _BEGIN_WITH_BOS = (
     "chameleon",
 )  # fmt: skip
 _ALWAYS_BOS = ("gemma4", "granite-embed-multi-311m")
+_BYTE = 6  # token_type of a byte
 _BYTE_PAIRS = ("gpt2", "hybriddna", "whitespace", "gemma4")
 
 
 def vocabulary_faults(header: GgufHeader, _architecture: str) -> Iterator[str]:
-    """What is wrong with a vocabulary, each fault as the beginning of a sentence. Source: llama.cpp, llama-vocab.cpp."""
+    """What is wrong with a vocabulary, each fault the beginning of a sentence. Source: llama.cpp, llama-vocab.cpp."""
     entry, model = header.metadata.get(f"{_OWN}.tokens"), header.metadata.get(f"{_OWN}.model")
     if entry is None or entry.item != "STRING" or not entry.value:
         yield f"it has no vocabulary ({_OWN}.tokens)"
@@ -41,7 +43,12 @@ def vocabulary_faults(header: GgufHeader, _architecture: str) -> Iterator[str]:
         missing = [b for b in range(256) if f"<0x{b:02X}>" not in known and not (b < 128 and chr(b) in known)]
         if missing:
             yield f"its vocabulary has no token for the byte <0x{missing[0]:02X}> ({_OWN}.tokens)"
+    if model.value == "rwkv" and (missing := [b for b in range(256) if bytes([b]) not in set(map(_unescaped, texts))]):
+        yield f"its vocabulary has no token for the byte \\x{missing[0]:02x} ({_OWN}.tokens)"  # it would run for ever
     yield from _lists(header, len(texts))
+    types = header.metadata.get(f"{_OWN}.token_type")
+    if model.value == "bert" and types is not None and _BYTE in types.value:
+        yield f"its vocabulary of words has a byte in place {types.value.index(_BYTE)} ({_OWN}.token_type)"
     if model.value in _BYTE_PAIRS:
         yield from _merges(header, known)
     yield from _special(header, str(model.value), len(texts))
@@ -50,6 +57,18 @@ def vocabulary_faults(header: GgufHeader, _architecture: str) -> Iterator[str]:
 def as_llama_cpp_reads(tokens: Sequence[str]) -> list[str]:
     """The tokens' texts in llama.cpp: up to a NUL, and a text of its own for an empty one."""
     return [text.partition("\0")[0] or f"[EMPTY_{i}]" for i, text in enumerate(tokens)]
+
+
+def _unescaped(text: str) -> bytes:
+    """The bytes that a token of RWKV stands for."""
+    plain = {"t": b"\t", "n": b"\n", "r": b"\r"}
+
+    def byte(found: re.Match[str]) -> str:
+        escape = found[1]
+        raw = bytes([int(escape[1:], 16)]) if len(escape) == 3 else plain.get(escape, escape.encode())
+        return raw.decode("latin-1")
+
+    return re.sub(r"\\(x[0-9a-f]{2}|.)", byte, text.encode().decode("latin-1"), flags=re.DOTALL).encode("latin-1")
 
 
 def _lists(header: GgufHeader, n_tokens: int) -> Iterator[str]:

@@ -35,6 +35,8 @@ class EngineOptions:
 
     Flash attention is off by default: it is up to a sixth faster, but lets the shape of a batch move a score by some
     hundredths of a nat.
+
+    `probe` is whether a file that is opened by reference is first tried in a process of its own, unless it was before.
     """
 
     threads: int = 0
@@ -43,6 +45,7 @@ class EngineOptions:
     cache_type: str = "auto"
     n_batch: int = 512
     n_ctx: int = 0
+    probe: bool = True
 
 
 class Model:

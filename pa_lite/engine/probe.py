@@ -1,7 +1,7 @@
 """A stranger's GGUF file is first given to llama.cpp in a process of its own, where it can do no harm; once for a file.
 
-`check_loadable` refuses what is known to end the process; this catches what is not. A verdict is remembered by the
-file's identity and llama.cpp's, in the user's cache folder: only that all went well, so that what failed is tried again.
+`check_loadable` refuses what is known to end the process; this catches what is not. That a file passed is remembered
+in the user's cache folder, by the identity of the file and of llama.cpp; what failed is tried again.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import importlib.metadata
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -68,7 +69,12 @@ def probe_file(path: Path, limits: Limits | None = None) -> None:
 def probe(path: Path, limits: Limits, descriptors: Sequence[int] = ()) -> None:
     """The same without memory; a path may be that of an open descriptor, which the process then gets."""
     started = time.monotonic()
-    request = {"path": sys.path, "file": str(path.absolute()), "memory": limits.memory, "seconds": int(limits.seconds) + 1}
+    request = {
+        "path": sys.path,
+        "file": str(path.absolute()),
+        "memory": limits.memory,
+        "seconds": int(limits.seconds) + 1,
+    }
     with tempfile.TemporaryFile() as said, _worker(path, request, said, descriptors) as process:
         assert process.stdout is not None
         while True:
@@ -76,10 +82,7 @@ def probe(path: Path, limits: Limits, descriptors: Sequence[int] = ()) -> None:
                 process.wait(_POLL)
                 break
             if time.monotonic() - started > limits.seconds:
-                raise CheckpointError(
-                    f"{path}: llama.cpp was not done with it after {limits.seconds:.0f} seconds in a process of its own. "
-                    + _ADVICE
-                )
+                raise _too_long(path, limits)
             if _own_memory(process.pid) > limits.memory:
                 raise _too_much(path, limits)
         answer = process.stdout.read()
@@ -106,7 +109,7 @@ def _worker(
         assert process.stdin is not None
         with contextlib.suppress(OSError):  # it is gone already: why, its exit tells
             process.stdin.write(json.dumps(request).encode() + b"\n")
-            process.stdin.close()
+            process.stdin.flush()  # and it stays open: the worker ends when it closes
         yield process
     finally:
         process.kill()
@@ -138,12 +141,16 @@ def _judge(path: Path, limits: Limits, status: int, answer: bytes, words: str) -
     if "error" in told:
         raise EngineError(f"{path}: {told['error']}")
     if status == -getattr(signal, "SIGXCPU", 0):
-        raise CheckpointError(f"{path}: llama.cpp was not done with it after {limits.seconds:.0f} seconds. {_ADVICE}")
+        raise _too_long(path, limits)
     if "bad_alloc" in words or "MemoryError" in words:
         raise _too_much(path, limits)
     if status > 0 and "Traceback" in words:
         raise EngineError(f"{path}: it cannot be tried in a process of its own: {last}. --no-probe does without.")
     raise CheckpointError(f"{path}: llama.cpp ends the process that loads it ({_name(status)}): {last}. {_ADVICE}")
+
+
+def _too_long(path: Path, limits: Limits) -> CheckpointError:
+    return CheckpointError(f"{path}: llama.cpp was not done with it after {limits.seconds:.0f} seconds. {_ADVICE}")
 
 
 def _too_much(path: Path, limits: Limits) -> CheckpointError:
@@ -163,7 +170,8 @@ def _last_words(words: str) -> str:
     """The line that says most: an assertion, what an exception was, else the last."""
     lines = [line.strip() for line in words.splitlines() if line.strip()]
     said = [line for line in lines if "GGML_ASSERT" in line or "what():" in line or "error" in line.lower()]
-    return (said or lines or ["it gives no reason"])[-1][:300].rstrip(".")
+    last = (said or lines or ["it gives no reason"])[-1]
+    return re.sub(r"\S*/(?=[\w.-]+:\d+: )", "", last)[:300].rstrip(".")  # not the folder it was built in
 
 
 def _verdict(identity: Sequence[Any]) -> Path:

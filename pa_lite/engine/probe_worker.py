@@ -1,8 +1,8 @@
 """A program of its own that gives llama.cpp a file of a stranger's: it may end here, hang, or take too much memory.
 
-Reads one JSON request from stdin; prints {"ok": true}, or {"error": "..."} with what llama.cpp said when it refused. The
-weights stay in the file (mapped, not repacked), the context is small, nothing lies on a GPU. Imports nothing of pa_lite
-and only the bindings of llama_cpp, so that it starts fast.
+Reads one JSON request from stdin; prints {"ok": true}, or {"error": "..."} with what llama.cpp said when it refused.
+The weights stay in the file (mapped, not repacked), the context is small, nothing lies on a GPU. Imports nothing of
+pa_lite and only the bindings of llama_cpp, so that it starts fast.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import ctypes
 import importlib.util
 import json
 import os
-import signal
 import sys
+import threading
 import types
 from collections import deque
 from typing import Any
@@ -39,7 +39,6 @@ def limit(memory: int, seconds: int) -> None:
         with open("/proc/self/status", encoding="ascii") as f:
             held = next((int(line.split()[1]) * 1024 for line in f if line.startswith("VmData:")), 0)
         _bound(resource, resource.RLIMIT_DATA, held + memory)
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: it does not outlive who asked
 
 
 def _bound(resource: Any, kind: int, bound: int) -> None:
@@ -137,9 +136,17 @@ def reason(words: deque[str]) -> str:
     return (told[0] if told else "it gives no reason").split(": ", 1)[-1][:300]
 
 
+def _end_with_who_asked() -> None:
+    """Wait until stdin closes, which it does when the process that asked is gone; then end, amid whatever goes on."""
+    while os.read(0, 1 << 12):
+        pass
+    os._exit(1)
+
+
 def main() -> None:
     """Answer the one request."""
     request = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_who_asked, daemon=True).start()
     sys.path[:] = request["path"]
     lib = bindings()
     words = listen(lib)
