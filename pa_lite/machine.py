@@ -100,3 +100,17 @@ def config_folder() -> Path:
         return home / "Library" / "Application Support" / "pa-lite"
     chosen = os.environ.get("XDG_CONFIG_HOME", "")
     return (Path(chosen) if os.path.isabs(chosen) else home / ".config") / "pa-lite"
+
+
+def cache_folder() -> Path:
+    """Where what can be made again belongs on this system; it need not exist.
+
+    XDG_CACHE_HOME or ~/.cache, ~/Library/Caches on macOS, LOCALAPPDATA on Windows.
+    """
+    home = Path.home()
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local") / "pa-lite" / "Cache"
+    if sys.platform == "darwin":
+        return home / "Library" / "Caches" / "pa-lite"
+    chosen = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(chosen) if os.path.isabs(chosen) else home / ".cache") / "pa-lite"
