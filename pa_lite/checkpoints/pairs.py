@@ -92,7 +92,7 @@ def own_pairs_path() -> Path:
 
 def all_pairs() -> dict[str, Pair]:
     """Every registered pair by name, pa-lite's first. Raises CheckpointError for a registry that is no such TOML."""
-    pairs = _read(models_folder() / "pairs.toml", is_own=False)
+    pairs = read_pairs(models_folder() / "pairs.toml", is_own=False)
     for name, pair in _own_pairs().items():
         if name in pairs:
             _log.warning("pair %s of %s hides the one that comes with pa-lite.", name, own_pairs_path())
@@ -102,7 +102,7 @@ def all_pairs() -> dict[str, Pair]:
 
 def _own_pairs() -> dict[str, Pair]:
     path = own_pairs_path()
-    return _read(path, is_own=True) if path.exists() else {}
+    return read_pairs(path, is_own=True) if path.exists() else {}
 
 
 def find_pair(name: str) -> Pair:
@@ -113,7 +113,8 @@ def find_pair(name: str) -> Pair:
     return pairs[name]
 
 
-def _read(path: Path, is_own: bool) -> dict[str, Pair]:
+def read_pairs(path: Path, is_own: bool) -> dict[str, Pair]:
+    """The pairs of a registry's file, by name. Raises CheckpointError for one that is no such TOML."""
     try:
         entries = tomllib.loads(path.read_text("utf-8"))
         return {name: _pair(name, entry, path.parent, is_own) for name, entry in entries.items()}

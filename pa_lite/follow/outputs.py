@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from pa_lite.checkpoints.pairs import models_folder
 from pa_lite.engine.chat import chat_prompts
@@ -92,7 +93,7 @@ def answer_prompts(
     `on_tokens` the number of tokens of each step. Raises what generate and chat_prompts raise.
     """
     tokens = chat_prompts(model, [p.instruction for p in prompts], system)
-    done = {} if journal is None else {i: Generation(**result) for i, result in journal.results.items()}
+    done = {} if journal is None else {i: answer_of(result, journal.target) for i, result in journal.results.items()}
     places = [i for i in range(len(prompts)) if i not in done]
 
     def keep(k: int, generation: Generation) -> None:
@@ -106,6 +107,11 @@ def answer_prompts(
         progress(len(done), len(prompts))
     generate(model, [tokens[i] for i in places], options, on_done=keep, streams=places, on_tokens=on_tokens)
     return [done[i] for i in range(len(prompts))]
+
+
+def answer_of(result: Any, target: Path) -> Generation:
+    """An answer as a journal of `target` holds it."""
+    return Generation(**result)
 
 
 def facts_of(
