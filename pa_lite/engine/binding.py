@@ -36,7 +36,7 @@ _STRUCTURES: dict[str, tuple[int, dict[str, tuple[int, str]]]] = {
         "seq_id": (40, "LP_LP_c_int"), "logits": (48, "LP_c_byte"),
     }),
 }  # fmt: skip
-# what llama.cpp puts into a structure of its own: seen at the right offsets, or the library is another than the bindings'
+# what llama.cpp puts into a structure of its own; seen otherwise, the library is not the one of the bindings
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "llama_model_default_params": {
         "devices": None, "n_gpu_layers": -1, "split_mode": 1, "load_mode": -1, "main_gpu": 0, "vocab_only": False,
@@ -198,7 +198,8 @@ def _library(lib: Any) -> Iterator[str]:
         params = getattr(lib, function)()
         for field, value in expected.items():
             if getattr(params, field) != value:
-                yield f"{function} gives {field} = {getattr(params, field)}, not {value}: the library is not the bindings'"
+                given = getattr(params, field)
+                yield f"{function} gives {field} = {given}, not {value}: the library is not the bindings'"
 
 
 def _types(lib: Any) -> Iterator[str]:
