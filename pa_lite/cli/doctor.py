@@ -59,6 +59,7 @@ def show_diagnosis(found: Diagnosis) -> None:
         ["memory", f"{_gb(found.memory_available)} free of {_gb(found.memory_total)}"],
         ["disk", f"{_gb(found.disk_free)} free in {found.disk_folder}, where PAIR@LAM goes when memory is short"],
         ["llama.cpp", found.build],
+        ["interface", found.interface],
         *(
             [d.kind, f"{d.description or d.name} ({d.name}), {_gb(d.free)} free of {_gb(d.total)}"]
             for d in found.devices

@@ -16,6 +16,7 @@ from pa_lite.errors import CheckpointError
 
 _MAX_LAYERS, _MAX_EXPERTS = 512, 1024  # LLAMA_MAX_LAYERS, LLAMA_MAX_EXPERTS
 _MIN_ALIGNMENT = 32  # of a CPU buffer's tensors; those of a mapped file lie as they lie in the file
+_MAX_WINDOW = 1 << 24  # llama.cpp reckons it times the sequences, up to 256, in 32 bits
 _ROPE_SCALINGS = ("none", "linear", "yarn", "longrope")
 _NO_WEIGHTS = ("I8", "I16", "I32", "I64", "F64")
 _STATE = (".ssm_a", ".ssm_d")  # how a state decays, and what passes it by
@@ -99,6 +100,9 @@ def _numbers(header: GgufHeader, architecture: str) -> Iterator[str]:
     scaling = header.metadata.get(f"{architecture}.rope.scaling.type")
     if scaling is not None and scaling.value not in _ROPE_SCALINGS:
         yield f"{architecture}.rope.scaling.type is {scaling.value!r}, none of {', '.join(_ROPE_SCALINGS)}"
+    window = _number(header, f"{architecture}.attention.sliding_window")
+    if window > _MAX_WINDOW:
+        yield f"{architecture}.attention.sliding_window is {window}, more than {_MAX_WINDOW}"
     alignment = _number(header, "general.alignment")
     if 0 < alignment < _MIN_ALIGNMENT:
         yield f"general.alignment is {alignment}, less than {_MIN_ALIGNMENT}"

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pa_lite.engine.library import llama
 from pa_lite.errors import CheckpointError, EngineError, PaLiteError
 from pa_lite.files import write_bytes
 from pa_lite.machine import cache_folder
@@ -68,6 +69,7 @@ def probe_file(path: Path, limits: Limits | None = None) -> None:
 
 def probe(path: Path, limits: Limits, descriptors: Sequence[int] = ()) -> None:
     """The same without memory; a path may be that of an open descriptor, which the process then gets."""
+    llama()  # the worker has the same: what is wrong with it is not the file's fault
     started = time.monotonic()
     request = {
         "path": sys.path,
