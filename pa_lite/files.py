@@ -49,6 +49,14 @@ def existing_parent(folder: Path) -> Path:
     return folder
 
 
+def system_words(error: OSError) -> str:
+    """What the system says went wrong, without a full stop; and what to do, where that says too little."""
+    told = error.strerror or str(error)
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return f"{told}. Close some, or allow more (ulimit -n 4096)"
+    return told
+
+
 @contextlib.contextmanager
 def write_errors(folder: Path) -> Iterator[None]:
     """Turn an OSError of writing below `folder` into an OutputError that says what to do."""
@@ -60,7 +68,7 @@ def write_errors(folder: Path) -> Iterator[None]:
                 f"{folder}: the disk is full ({e.strerror}); nothing was left behind. "
                 "Free some space, or write elsewhere with -o."
             ) from e
-        raise OutputError(f"{e.filename or folder}: cannot be written: {e.strerror}.") from e
+        raise OutputError(f"{e.filename or folder}: cannot be written: {system_words(e)}.") from e
 
 
 @contextlib.contextmanager
