@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import re
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from pa_lite.checkpoints import Location, locate, open_checkpoints
 from pa_lite.checkpoints.gguf_file import Memo, gguf_header_bytes, read_gguf_header
 from pa_lite.checkpoints.pairs import find_pair
 from pa_lite.errors import CheckpointError, InputError, OutputError
-from pa_lite.files import check_space, check_target, write_errors
+from pa_lite.files import check_space, check_target, file_name, write_errors
 from pa_lite.kernels import prepare
 from pa_lite.machine import cores
 from pa_lite.merge.lams import format_lam
@@ -26,7 +25,7 @@ from pa_lite.merge.stream import Progress, Target, run_stream
 
 _log = logging.getLogger(__name__)
 _HEADER_ROOM = 1 << 20  # bytes; a header beyond its vocabulary is far smaller
-_LONGEST_STEM = 50  # characters; four bytes each leave room for the rest of a name of 255
+_LONGEST_STEM = 50  # characters
 _RECORD_SECONDS = 0.3  # a killed merge does at most so much again
 
 
@@ -73,8 +72,7 @@ def name_outputs(plan: MergePlan, lams: Sequence[float], output: Path | None) ->
         raise InputError("no lam was named.")
     folder = Path() if output is None else output
     if output is None or output.is_dir():
-        printable = "".join(filter(str.isprintable, plan.instruct.name))
-        stem = re.sub(r'[/\\:*?"<>|]', "-", printable)[:_LONGEST_STEM].lstrip(".- ") or "merged"
+        stem = file_name(plan.instruct.name, _LONGEST_STEM, "merged")
         return [(lam, folder / f"{stem}-pa{format_lam(lam)}-{plan.type}.gguf") for lam in lams]
     if len(lams) > 1:
         raise InputError(f"{len(lams)} lams cannot be written to one file. Let -o name a folder, or leave it away.")
