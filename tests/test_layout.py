@@ -18,6 +18,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = [
     "errors",
     "texts",
+    "names",
     "files",
     "leftovers",
     "machine",
