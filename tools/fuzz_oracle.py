@@ -21,7 +21,7 @@ from random import Random
 from typing import Any
 
 import pa_lite
-from pa_lite.errors import PaLiteError
+from pa_lite.errors import PaLiteError, plain
 
 _LONGEST_MESSAGE = 2000  # characters
 _SECONDS, _SECONDS_A_MEGABYTE = 2.0, 4.0  # instrumented code is several times slower than what users run
@@ -104,10 +104,12 @@ class _Watch:
             event = f"open {os.fsdecode(path)!r} {'for writing' if flags & _WRITES else ''}"
         elif event not in _FORBIDDEN or (event == "os.remove" and os.path.basename(arguments[0]) in self.writes):
             return
-        self.seen.append(event)
+        self.seen.append(f"{event} at {_caller()}")
         raise RuntimeError(f"the fuzzer forbids {event}")
 
     def _is_wrong(self, path: str, flags: int) -> bool:
+        if path.startswith("<"):  # the name of a text that Python compiled, whose line it would show
+            return False
         inside = path.startswith(self.folder) and ".." not in path
         if flags & _WRITES:
             return not (inside and os.path.basename(path) in self.writes)
@@ -200,8 +202,6 @@ class _PeakMemory:
 
 
 def _check_message(error: PaLiteError) -> None:
-    from pa_lite.cli.terminal import plain
-
     try:
         text = str(error)
     except BaseException as e:
@@ -212,6 +212,14 @@ def _check_message(error: PaLiteError) -> None:
         raise Finding(f"message too long at {_place_of(error)}", f"{len(text)} characters: {text[:200]!r}")
     if len(text.splitlines()) != 1 or plain(text) != text:
         raise Finding(f"message not of one plain line at {_place_of(error)}", repr(text[:300]))
+
+
+def _caller() -> str:
+    """The innermost line of pa_lite that is being run."""
+    frame = sys._getframe()
+    while frame.f_back and f"pa_lite{os.sep}" not in frame.f_code.co_filename:
+        frame = frame.f_back
+    return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
 
 
 def _shown(error: BaseException) -> str:

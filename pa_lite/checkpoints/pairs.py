@@ -6,7 +6,6 @@ import json
 import logging
 import re
 import shutil
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +13,10 @@ from typing import Any
 
 from pa_lite.checkpoints.hub import HubReference, Location, Progress, locate
 from pa_lite.checkpoints.hub_cache import RepoCache, cache_folder
+from pa_lite.documents import parse_toml
 from pa_lite.errors import CheckpointError, InputError, nearest
 from pa_lite.files import existing_parent, write_errors, write_text
 from pa_lite.machine import available_memory, config_folder
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 _log = logging.getLogger(__name__)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -116,11 +111,11 @@ def find_pair(name: str) -> Pair:
 def read_pairs(path: Path, is_own: bool) -> dict[str, Pair]:
     """The pairs of a registry's file, by name. Raises CheckpointError for one that is no such TOML."""
     try:
-        entries = tomllib.loads(path.read_text("utf-8"))
+        entries = parse_toml(path.read_bytes())
         return {name: _pair(name, entry, path.parent, is_own) for name, entry in entries.items()}
     except OSError as e:
         raise CheckpointError(f"{path}: cannot be read: {e.strerror}.") from e
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, InputError, ValueError) as e:
+    except (InputError, ValueError) as e:
         raise CheckpointError(f"{path}: is not a registry of pairs: {e}. Mend it or remove it.") from e
 
 

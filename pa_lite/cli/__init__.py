@@ -14,9 +14,7 @@ import click
 
 from pa_lite.cli import checkpoints, doctor, follow, harness, judge, merge, pairs, study, tasks
 from pa_lite.cli.terminal import PlainFormatter, tell
-from pa_lite.errors import PaLiteError
-
-_LONGEST_ERROR = 2000  # characters; names in a checkpoint can be of any length
+from pa_lite.errors import PaLiteError, one_line
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -46,8 +44,7 @@ for _command in (
 
 
 def _fail(message: str) -> NoReturn:
-    line = " ".join(message.split())
-    tell(f"error: {line if len(line) <= _LONGEST_ERROR else line[:_LONGEST_ERROR] + '...'}", err=True)
+    tell(f"error: {one_line(message)}", err=True)
     sys.exit(1)
 
 

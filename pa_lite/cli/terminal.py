@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,16 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pa_lite.errors import STEERING, plain
+
 if TYPE_CHECKING:
     from pa_lite.merge.stream import Progress
-
-# control characters but for line ends and tabs, those that turn the direction of writing, and halves of characters
-_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-
-
-def plain(text: str) -> str:
-    """The text with each character that steers a terminal written out, as in `\\x1b[31m`."""
-    return _STEERING.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def tell(text: str, err: bool = False) -> None:
@@ -83,7 +76,7 @@ def token_bar(unit: str) -> Iterator[tuple[Progress, Callable[[int], None]]]:
 def show_json(document: Any) -> None:
     """The document on stdout; what steers a terminal is escaped, so that parsed it is the same."""
     text = json.dumps(document, indent=1, ensure_ascii=False)
-    click.echo(_STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+    click.echo(STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]], marked: int | None = None) -> None:
