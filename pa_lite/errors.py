@@ -1,29 +1,13 @@
-"""Every error that a user can cause, and how text of strangers is told in one. Imports nothing of pa_lite."""
+"""Every error that a user can cause. Imports only texts."""
 
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterable
 
-_LONGEST = 2000  # characters of a message: names in a file can be of any length
-_LONGEST_NAME = 200  # beyond which none is like it
-# control characters but for line ends and tabs, those that turn the direction of writing, and halves of characters
-STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+from pa_lite.texts import short_line
 
-
-def plain(text: str) -> str:
-    """The text with each character that steers a terminal written out, as in `\\x1b[31m`."""
-    return STEERING.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
-
-
-def one_line(text: str) -> str:
-    """The text plain and on one line, its middle left out where it is too long to be read."""
-    return _shortened(plain(" ".join(part.strip() for part in _shortened(text).splitlines())))
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 505]} ... {text[-500:]}"
+_LONGEST_NAME = 200  # characters, beyond which no known name is like it
 
 
 class PaLiteError(Exception):
@@ -33,7 +17,7 @@ class PaLiteError(Exception):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(one_line(message))
+        super().__init__(short_line(message))
 
 
 class InputError(PaLiteError):
@@ -42,6 +26,10 @@ class InputError(PaLiteError):
 
 class CheckpointError(PaLiteError):
     """A checkpoint is incomplete, broken, or of a kind that pa-lite does not know."""
+
+
+class InputChangedError(CheckpointError):
+    """A checkpoint's file became another while it was used; what was made of it so far is of no use."""
 
 
 class HubError(CheckpointError):

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import re
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -133,6 +134,15 @@ class HubServer:
         return None
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients that are killed in the middle are no fault of the server's."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
+
 @contextlib.contextmanager
 def running_hub() -> Iterator[HubServer]:
     """A Hub on two free ports of 127.0.0.1 for as long as the block runs."""
@@ -140,8 +150,7 @@ def running_hub() -> Iterator[HubServer]:
     servers = []
     for host in ("hub", "storage"):
         handler = type("Handler", (_Handler,), {"state": state, "host": host})
-        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        server.daemon_threads = True
+        server = _Server(("127.0.0.1", 0), handler)
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         servers.append(server)
     state.endpoint, state.storage = (f"http://127.0.0.1:{s.server_address[1]}" for s in servers)

@@ -11,7 +11,7 @@ import pytest
 
 from pa_lite import cli
 from pa_lite.cli.terminal import show_json, show_table, tell, token_bar
-from pa_lite.errors import plain
+from pa_lite.texts import plain
 
 
 class Screen(io.StringIO):

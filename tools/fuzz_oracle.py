@@ -21,7 +21,8 @@ from random import Random
 from typing import Any
 
 import pa_lite
-from pa_lite.errors import PaLiteError, plain
+from pa_lite.errors import PaLiteError
+from pa_lite.texts import one_line
 
 _LONGEST_MESSAGE = 2000  # characters
 _SECONDS, _SECONDS_A_MEGABYTE = 2.0, 4.0  # instrumented code is several times slower than what users run
@@ -110,7 +111,7 @@ class _Watch:
     def _is_wrong(self, path: str, flags: int) -> bool:
         if path.startswith("<"):  # the name of a text that Python compiled, whose line it would show
             return False
-        inside = path.startswith(self.folder) and ".." not in path
+        inside = f"{path}{os.sep}".startswith(self.folder) and ".." not in path
         if flags & _WRITES:
             return not (inside and os.path.basename(path) in self.writes)
         return not (inside or path.startswith(_OWN) or "__pycache__" in path)
@@ -210,7 +211,7 @@ def _check_message(error: PaLiteError) -> None:
         raise Finding(f"message of {type(error).__name__} at {_place_of(error)}", "is empty")
     if len(text) > _LONGEST_MESSAGE:
         raise Finding(f"message too long at {_place_of(error)}", f"{len(text)} characters: {text[:200]!r}")
-    if len(text.splitlines()) != 1 or plain(text) != text:
+    if one_line(text) != text:
         raise Finding(f"message not of one plain line at {_place_of(error)}", repr(text[:300]))
 
 

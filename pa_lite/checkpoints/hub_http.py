@@ -186,7 +186,11 @@ def _retry_after(fields: Mapping[str, str]) -> float | None:
     if re.fullmatch(r"\d{1,9}", value):
         return float(value)
     with contextlib.suppress(ValueError, TypeError):
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+        until = email.utils.parsedate_to_datetime(value).timestamp()
+        now = time.time()
+        with contextlib.suppress(ValueError, TypeError):  # by the Hub's clock: ours may be wrong
+            now = email.utils.parsedate_to_datetime(fields.get("Date", "")).timestamp()
+        return max(0.0, until - now)
     limit = re.search(r"r\s*=\s*0\s*;\s*t\s*=\s*(\d{1,9})", fields.get("RateLimit", ""))
     return float(limit[1]) if limit else None
 

@@ -13,8 +13,10 @@ from typing import NoReturn
 import click
 
 from pa_lite.cli import checkpoints, doctor, follow, harness, judge, merge, pairs, study, tasks
-from pa_lite.cli.terminal import PlainFormatter, tell
-from pa_lite.errors import PaLiteError, one_line
+from pa_lite.cli.mapped import unreadable_maps_are_told
+from pa_lite.cli.terminal import PlainFormatter, accept_any_text, tell
+from pa_lite.errors import PaLiteError
+from pa_lite.texts import one_line, short_line
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -44,7 +46,7 @@ for _command in (
 
 
 def _fail(message: str) -> NoReturn:
-    tell(f"error: {one_line(message)}", err=True)
+    tell(f"error: {short_line(message)}", err=True)
     sys.exit(1)
 
 
@@ -52,15 +54,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line. Exit status: 0 done, 1 an error of input or environment, 2 usage, 130 interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
+    accept_any_text()
     try:
-        cli.main(args=words, prog_name="pa-lite", standalone_mode=False)
+        with unreadable_maps_are_told():
+            cli.main(args=words, prog_name="pa-lite", standalone_mode=False)
     except click.exceptions.Exit as e:
         sys.exit(e.exit_code)
     except click.ClickException as e:
+        e.message = one_line(e.message)
         e.show()
         sys.exit(e.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
+        tell("interrupted", err=True)
         sys.exit(130)
     except PaLiteError as e:
         if debug:

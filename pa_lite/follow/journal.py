@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, get_type_hints
 
 from pa_lite.documents import parse_json
-from pa_lite.errors import OutputError
-from pa_lite.files import write_errors
+from pa_lite.errors import InputChangedError, OutputError
+from pa_lite.files import PATIENCE, is_at, sync_folder, take_lock, write_errors
 
 _Result = TypeVar("_Result")
 _SYNC_SECONDS = 1.0  # results newer than this may be lost with the machine's power, but not with the process
@@ -56,7 +56,9 @@ class Journal:
     def __enter__(self) -> Journal:
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if kind is not None and issubclass(kind, InputChangedError):
+            self.results = {}  # nobody knows which of them the file that changed had a part in
         self.close()
 
     def add(self, place: int, result: Any) -> None:
@@ -133,6 +135,7 @@ class Journal:
         self.results = {}
         self._file.truncate(0)
         self._write({"facts": self._facts, "n": self.n})
+        sync_folder(self.path.parent)
 
     def _read(self) -> tuple[dict[str, str], dict[int, Any], int]:
         """The facts, the results, and where the last whole line ends: what stands behind it was cut off."""
@@ -166,20 +169,12 @@ class Journal:
         """Open the journal, made if need be, and lock it."""
         while True:
             file = self.path.open("a+b")
-            try:
-                import fcntl
-            except ImportError:
-                return file  # Windows lets nobody remove a file that is open, but two could append: not guarded there
-            try:
-                fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-                held, there = os.fstat(file.fileno()), os.stat(self.path)
-                if (held.st_dev, held.st_ino) == (there.st_dev, there.st_ino):
-                    return file
-            except BlockingIOError:
+            locked = take_lock(file.fileno(), PATIENCE)
+            if locked is False:
                 file.close()
                 raise OutputError(
                     f"{self.target}: another process is writing it. Wait for it, or name another output (-o)."
-                ) from None
-            except FileNotFoundError:
-                pass
+                )
+            if locked is None or is_at(file.fileno(), self.path):
+                return file  # Windows lets nobody remove a file that is open, but two could append: not guarded there
             file.close()  # the other process finished between our opening and locking

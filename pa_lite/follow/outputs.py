@@ -189,6 +189,7 @@ def write_outputs(
     check_target(target.path, target.force)
     facts = facts_of(model, prompts, options, system)
     with Journal(target.path, facts, len(prompts), target.resume, target.force) as journal:
+        check_target(target.path, target.force)  # again: another process may have finished just now
         n_resumed = len(journal.results)
         answers = answer_prompts(model, prompts, options, system, journal, progress, on_tokens)
         write_text(target.path, to_json(to_outputs(prompts, answers, generator)))
