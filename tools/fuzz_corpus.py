@@ -45,7 +45,7 @@ def save(name: str, inputs: Iterable[bytes]) -> None:
 
 
 def merge(target: Target, folder: Path, keep: int) -> list[bytes]:
-    """Keep what is needed of the corpus so far, the seeds and a folder: greedily, at most `keep` inputs, returned."""
+    """Keep what is needed of the kept corpus, the seeds and a folder, at most `keep` inputs; returns them."""
     pool = {*load(target.name), *target.seeds(), *(path.read_bytes() for path in sorted(folder.iterdir()))}
     reached: dict[bytes, Steps] = {}
     with Judge(target) as judge, strict():

@@ -15,44 +15,60 @@ from pa_lite.checkpoints.gguf_file import GgufHeader, gguf_header_bytes, read_gg
 from pa_lite.checkpoints.gguf_model import open_gguf
 from pa_lite.checkpoints.inspect import inspect_checkpoint
 from pa_lite.checkpoints.source import Metadata, array, boolean, float32, string, uint32
-from pa_lite.engine.loading import check_loadable
+from pa_lite.engine.loadable import check_loadable
 from pa_lite.kernels import tensor_type
 from pa_lite.merge.imatrix import read_imatrix
 
 
-def _vocabulary(model: str = "llama") -> Metadata:
-    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{b:02X}>" for b in range(0, 256, 16)), "▁the", "th", "e"]
-    return {
+def _vocabulary(model: str = "gpt2") -> Metadata:
+    """A vocabulary that llama.cpp takes; that of `llama` needs a token for every byte."""
+    special, words = ["<unk>", "<s>", "</s>"], ["the", "th", "e", "t", "h"]
+    tokens = special + (words if model == "gpt2" else [f"<0x{b:02X}>" for b in range(256)] + words)
+    found: Metadata = {
         "tokenizer.ggml.model": string(model), "tokenizer.ggml.pre": string("default"),
-        "tokenizer.ggml.tokens": array("STRING", tokens), "tokenizer.ggml.scores": array("FLOAT32",
-        [0.0] * len(tokens)),
-        "tokenizer.ggml.token_type": array("INT32", [1] * len(tokens)), "tokenizer.ggml.bos_token_id": uint32(1),
-        "tokenizer.ggml.eos_token_id": uint32(2), "tokenizer.ggml.add_bos_token": boolean(True),
+        "tokenizer.ggml.tokens": array("STRING", tokens),
+        "tokenizer.ggml.token_type": array("INT32", [3 if t in special else 1 for t in tokens]),
+        "tokenizer.ggml.bos_token_id": uint32(1), "tokenizer.ggml.eos_token_id": uint32(2),
+        "tokenizer.ggml.add_bos_token": boolean(True),
         "tokenizer.chat_template": string("{% for m in messages %}{{ m['content'] }}{% endfor %}"),
     }  # fmt: skip
+    if model == "gpt2":
+        return found | {"tokenizer.ggml.merges": array("STRING", ["t h", "th e"])}
+    return found | {"tokenizer.ggml.scores": array("FLOAT32", [0.0] * len(tokens))}
 
 
-def gguf_seed(extra: Metadata | None = None, kind: str = "F32", model: str = "llama") -> bytes:
-    """A tiny GGUF model that the reader takes."""
-    metadata = {
-        "general.type": string("model"), "general.name": string("seed"), "llama.block_count": uint32(1),
-        "llama.context_length": uint32(64), "llama.embedding_length": uint32(32),
-        "llama.attention.head_count": uint32(2),
-        "llama.attention.layer_norm_rms_epsilon": float32(1e-5), "llama.rope.freq_base": float32(1e4),
-        **_vocabulary(model), **(extra or {}),
+def _seed(architecture: str, model: str, extra: Metadata, kind: str) -> bytes:
+    """A tiny GGUF model that passes all checks."""
+    a, vocabulary = architecture, _vocabulary(model)
+    counts = {"block_count": 1, "context_length": 64, "embedding_length": 32, "feed_forward_length": 64,
+              "attention.head_count": 2, "attention.head_count_kv": 1}  # fmt: skip
+    metadata: Metadata = {
+        "general.type": string("model"), "general.name": string("seed"),
+        **{f"{a}.{key}": uint32(n) for key, n in counts.items()},
+        f"{a}.attention.layer_norm_rms_epsilon": float32(1e-5), f"{a}.rope.freq_base": float32(1e4),
+        **vocabulary, **extra,
     }  # fmt: skip
+    rows = len(vocabulary["tokenizer.ggml.tokens"].value)
     tensors = {
-        "token_embd.weight": (tensor_type(kind), (22, 32)), "output_norm.weight": (tensor_type("F32"), (32,)),
-        "blk.0.attn_q.weight": (tensor_type(kind), (2, 32)), "blk.0.ffn_up_exps.weight": (tensor_type(kind), (2, 1,
-        32)),
+        "token_embd.weight": (tensor_type(kind), (rows, 32)), "output_norm.weight": (tensor_type("F32"), (32,)),
+        "blk.0.attn_q.weight": (tensor_type(kind), (2, 32)),
+        "blk.0.ffn_up_exps.weight": (tensor_type(kind), (2, 1, 32)),
     }  # fmt: skip
-    header, _, size = gguf_header_bytes("llama", metadata, tensors)
+    header, _, size = gguf_header_bytes(a, metadata, tensors)
     return header + bytes(size - len(header))
 
 
 def _gguf_seeds() -> list[bytes]:
     odd = {"x.a": array("UINT8", [1, 2]), "x.b": array("FLOAT64", [0.5]), "x.c": array("BOOL", [True])}
-    return [gguf_seed(), gguf_seed(odd, "Q8_0", "gpt2"), gguf_seed({"llama.expert_count": uint32(2)}, "BF16")]
+    experts = {f"llama.expert_{key}": uint32(n) for key, n in {"count": 4, "used_count": 2}.items()}
+    groups = {f"x.expert_{key}": uint32(n) for key, n in {"count": 4, "used_count": 2, "group_count": 2,
+              "group_used_count": 1}.items()}  # fmt: skip
+    scaled = {"qwen2.rope.scaling.type": string("yarn"), "qwen2.rope.dimension_count": uint32(16)}
+    return [
+        _seed("llama", "gpt2", odd, "Q8_0"), _seed("llama", "gpt2", experts, "BF16"),
+        _seed("qwen2", "gpt2", scaled, "F32"),
+        _seed("x", "bert", groups, "Q8_0"), _seed("llama", "llama", {}, "Q4_0"),
+    ]  # fmt: skip
 
 
 def _read_gguf(folder: Path) -> None:

@@ -22,6 +22,7 @@ from typing import Any
 
 import pa_lite
 from pa_lite.errors import PaLiteError
+from pa_lite.texts import one_line
 
 _LONGEST_MESSAGE = 2000  # characters
 _SECONDS, _SECONDS_A_MEGABYTE = 2.0, 4.0  # instrumented code is several times slower than what users run
@@ -104,11 +105,13 @@ class _Watch:
             event = f"open {os.fsdecode(path)!r} {'for writing' if flags & _WRITES else ''}"
         elif event not in _FORBIDDEN or (event == "os.remove" and os.path.basename(arguments[0]) in self.writes):
             return
-        self.seen.append(event)
+        self.seen.append(f"{event} at {_caller()}")
         raise RuntimeError(f"the fuzzer forbids {event}")
 
     def _is_wrong(self, path: str, flags: int) -> bool:
-        inside = path.startswith(self.folder) and ".." not in path
+        if path.startswith("<"):  # the name of a text that Python compiled, whose line it would show
+            return False
+        inside = f"{path}{os.sep}".startswith(self.folder) and ".." not in path
         if flags & _WRITES:
             return not (inside and os.path.basename(path) in self.writes)
         return not (inside or path.startswith(_OWN) or "__pycache__" in path)
@@ -200,8 +203,6 @@ class _PeakMemory:
 
 
 def _check_message(error: PaLiteError) -> None:
-    from pa_lite.cli.terminal import plain
-
     try:
         text = str(error)
     except BaseException as e:
@@ -210,8 +211,16 @@ def _check_message(error: PaLiteError) -> None:
         raise Finding(f"message of {type(error).__name__} at {_place_of(error)}", "is empty")
     if len(text) > _LONGEST_MESSAGE:
         raise Finding(f"message too long at {_place_of(error)}", f"{len(text)} characters: {text[:200]!r}")
-    if len(text.splitlines()) != 1 or plain(text) != text:
+    if one_line(text) != text:
         raise Finding(f"message not of one plain line at {_place_of(error)}", repr(text[:300]))
+
+
+def _caller() -> str:
+    """The innermost line of pa_lite that is being run."""
+    frame = sys._getframe()
+    while frame.f_back and f"pa_lite{os.sep}" not in frame.f_code.co_filename:
+        frame = frame.f_back
+    return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
 
 
 def _shown(error: BaseException) -> str:

@@ -31,7 +31,7 @@ from pa_lite.errors import EngineError
 
 # --- chat templates: rendered as the worker does, with smaller limits, so that many fit into a second ---
 
-_SECONDS, _MEMORY = 0.4, 256 << 20
+_SECONDS, _MEMORY = 0.05, 48 << 20
 _TEMPLATES = rb"""
 {{ bos_token }}{% for m in messages %}<|im_start|>{{ m['role'] }}{{ m['content'] }}<|im_end|>{% endfor %}
 {% if add_generation_prompt %}<|im_start|>assistant{% endif %}
@@ -156,13 +156,16 @@ def _limits() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_AS, (held + _MEMORY, before[1]))
     signal.setitimer(signal.ITIMER_VIRTUAL, _SECONDS)
     try:
-        yield
-    except (MemoryError, _TooLong) as e:
-        raise EngineError("beyond the limits") from e  # as it is told where the worker is ended
-    finally:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+            signal.signal(signal.SIGVTALRM, handler)
+            resource.setrlimit(resource.RLIMIT_AS, before)
+    except (MemoryError, _TooLong) as e:  # the time may also be up within `finally`
         signal.signal(signal.SIGVTALRM, handler)
         resource.setrlimit(resource.RLIMIT_AS, before)
+        raise EngineError("beyond the limits") from e  # as it is told where the worker is ended
 
 
 _MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hé <|im_end|>\n{{ x }}"}]
@@ -245,7 +248,7 @@ def _ask_hub(folder: Path) -> None:
         return http.Response(
             status if type(status) is int and 100 <= status <= 599 else 200,
             headers=[(_text(k), _text(v)) for k, v in fields.items()] if isinstance(fields, dict) else [],
-            content=body.encode("utf-8", "replace") if isinstance(body, str) else json.dumps(body).encode(),
+            stream=http.ByteStream(_text(body) if isinstance(body, str) else json.dumps(body).encode()),
         )
 
     def client() -> Any:
@@ -256,6 +259,7 @@ def _ask_hub(folder: Path) -> None:
                    "HF_TOKEN": "hf_secret"}  # fmt: skip
     with (
         mock.patch.dict(os.environ, environment),
+        mock.patch.object(huggingface_hub.constants, "HF_HUB_DISABLE_TELEMETRY", True),
         mock.patch.multiple(hub_http, _FIRST_WAIT=0.0, _LONGEST_ASKED=0.0, QUICK=3, PATIENT=3),
     ):
         _call(call)

@@ -13,12 +13,13 @@ from fuzz_json import JsonMutator, LinesMutator, TomlMutator, Words
 from fuzz_oracle import Target, whole
 
 from pa_lite.checkpoints.pairs import models_folder, read_pairs
+from pa_lite.engine.generation import Generation
 from pa_lite.follow.alpaca import load_length_data
 from pa_lite.follow.annotations import read_annotations
 from pa_lite.follow.ifeval import load_ifeval
 from pa_lite.follow.instructions import check_answer, load_instructions
 from pa_lite.follow.journal import Journal
-from pa_lite.follow.outputs import answer_of, load_prompts
+from pa_lite.follow.outputs import load_prompts
 from pa_lite.follow.pairing import read_outputs
 from pa_lite.merge.partial import PartialFile
 from pa_lite.merge.schedule import group_lams, parse_schedule
@@ -224,11 +225,9 @@ def _read_journals(folder: Path) -> None:
     if (folder / _JOURNALS[0]).exists():
         with Journal(folder / "out.json", _FACTS, 5, resume=True) as journal:
             assert all(type(i) is int and 0 <= i < 5 for i in journal.results), "a result has no place"
+            journal.results_as(Generation)
             for i in journal.missing:
                 journal.add(i, {"text": "new"})
-            for result in journal.results.values():
-                if result != {"text": "new"}:
-                    answer_of(result, journal.target)
     partial = PartialFile(folder / "m.gguf", _HEADER, _SIZE, _DIGEST, resume=True)
     try:
         partial.open()

@@ -18,9 +18,7 @@ from pa_lite.cli.mapped import unreadable_maps_are_told
 from pa_lite.cli.terminal import PlainFormatter, accept_any_text, drop_output, tell, tell_text
 from pa_lite.errors import PaLiteError
 from pa_lite.files import system_words
-from pa_lite.texts import one_line
-
-_LONGEST_ERROR = 2000  # characters; names in a checkpoint can be of any length
+from pa_lite.texts import one_line, short_line
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -50,8 +48,7 @@ for _command in (
 
 
 def _fail(message: str) -> NoReturn:
-    line = " ".join(message.split())
-    tell(f"error: {line if len(line) <= _LONGEST_ERROR else line[:_LONGEST_ERROR] + '...'}", err=True)
+    tell(f"error: {short_line(message)}", err=True)
     sys.exit(1)
 
 

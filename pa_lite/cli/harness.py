@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import click
 
 from pa_lite.cli.options import GPU, JSON, KIND, N_CTX, PROBE, THREADS
 from pa_lite.cli.terminal import bar, show_json, tell, tell_text
+from pa_lite.documents import parse_json
 
 _MANY = ("--tasks", "-t", "--gen_kwargs", "--metadata")
 
@@ -38,7 +38,7 @@ def parse_samples(
     if text is None:
         return None
     try:
-        document = json.loads(text if text.lstrip().startswith("{") else Path(text).read_text("utf-8"))
+        document = parse_json(text if text.lstrip().startswith("{") else Path(text).read_bytes())
     except (OSError, ValueError) as e:
         raise click.BadParameter(f"{text!r} is neither a JSON object nor a file with one: {e}") from e
     if not isinstance(document, dict) or not all(

@@ -73,7 +73,7 @@ def load_length_data(folder: Path | None = None) -> LengthData:
                 columns.append((float(preference or math.nan), float(delta), number))
     except OSError as e:
         raise InputError(f"{path}: cannot be read: {e.strerror}.") from e
-    except (KeyError, TypeError, ValueError, csv.Error) as e:
+    except (KeyError, TypeError, ValueError, OverflowError, csv.Error) as e:
         raise InputError(f"{path}: is no table with numbers under {', '.join(_COLUMNS)} ({e}).") from e
     missing = [i for i in range(len(instructions)) if i not in difficulty]
     if missing:

@@ -10,6 +10,7 @@ from pa_lite.errors import CheckpointError
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # enum llama_token_type
 MAX_TOKENS = 1 << 22  # sixteen times the largest vocabulary known; config.json is not to choose our memory
+_SPARE = 1 << 16  # ids without a token that an embedding may have besides: a claim of more is not made room for
 ADDED_SCORE, _PADDING_SCORE = -1000.0, -10000.0  # as llama.cpp's converter writes them
 _LOOKS_SPECIAL = re.compile(r"<\|.*\|>|<｜.*｜>|<unused.*>|<(pad|mask|2mass)>|\[@BOS@\]", re.DOTALL)
 
@@ -22,7 +23,13 @@ def looks_special(text: str) -> bool:
 class TokenTable:
     """Texts, types and scores of `size` tokens; an id that no file names stays an unused `[PAD<id>]`."""
 
-    def __init__(self, size: int, where: Path) -> None:
+    def __init__(self, size: int, where: Path, n_named: int) -> None:
+        """`n_named` tokens are to be put in. Raises CheckpointError when `size` is that of another vocabulary."""
+        if size > _SPARE + 4 * n_named:
+            raise CheckpointError(
+                f"{where}: has {n_named} tokens, but config.json's vocab_size is {size}. Take the tokenizer and the "
+                "configuration from one checkpoint."
+            )
         self.where = where
         self.texts = [f"[PAD{i}]" for i in range(size)]
         self.types = [UNUSED] * size
