@@ -50,9 +50,9 @@ class Fault:
     """What goes wrong with the next `times` requests that fit: `path` is searched in "METHOD HOST path".
 
     kind: `status` answers with `status`, `body` (and `retry_after`); `drop` hangs up without an answer; `cut` sends
-    `after` bytes of the body and hangs up; `short` sends a correct answer of only `after` bytes; `etag` gives another ETag,
-    `content` other bytes under the same ETag, `size` another total, `whole` ignores Range, `gzip` claims a compression;
-    `moved` redirects to the same path on the storage's port, which then answers as the Hub.
+    `after` bytes of the body and hangs up; `short` sends a correct answer of only `after` bytes; `etag` gives another
+    ETag, `content` other bytes under the same ETag, `size` another total, `whole` ignores Range, `gzip` claims a
+    compression; `moved` redirects to the same path on the storage's port, which then answers as the Hub.
     """
 
     kind: str
