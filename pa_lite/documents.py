@@ -86,7 +86,7 @@ def _too_deep() -> ValueError:
 
 def _check_depth(value: Any) -> None:
     level = [value]
-    for _ in range(_DEEPEST + 1):
+    for _ in range(_DEEPEST):
         level = [
             child
             for parent in level

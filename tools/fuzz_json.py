@@ -219,7 +219,7 @@ class JsonMutator:
                 return Raw(str(int(old.text) + random.choice((-1, 1, 2, 8, -8, int(old.text)))))
             if isinstance(old, str):
                 return _changed(old, random)
-        if choice == 9 and random.random() < 0.3:
+        if choice == 9 and random.random() < 0.1:
             n = random.choice((1, 2, 3, 30, 120, 600, 3000))
             left, right = random.choice((("[", "]"), ('{"a":', "}")))
             return Raw(left * n + "1" + right * n)
@@ -293,7 +293,7 @@ class TomlMutator:
             lines.insert(i, random.choice(lines))
         elif choice == 1:
             lines.insert(i, random.choice(_TOML_LINES))
-        elif choice == 2:
+        elif choice == 2 and random.random() < 0.2:
             n = random.choice((2, 50, 500, 3000))
             lines.insert(
                 i,

@@ -54,7 +54,7 @@ def child(options: argparse.Namespace) -> None:
         raise InputError(
             "fuzzing needs atheris, which there is for CPython on Linux, x86-64: pip install 'pa-lite[fuzz]'."
         ) from e
-    with atheris.instrument_imports(include=["pa_lite"], enable_loader_override=False):
+    with atheris.instrument_imports(include=["pa_lite", "jinja2"], enable_loader_override=False):
         target = target_of(options.target)
     judge, kinds = Judge(target), set[str]()
 
@@ -156,10 +156,10 @@ def _turn(row: Row, corpus: Path, seconds: float, options: argparse.Namespace) -
     row.covered = max([row.covered, *(int(n) for n in _NUMBERS["covered"].findall(done.stderr))])
     row.kept = len(os.listdir(corpus))
     if done.returncode:
-        said = [line for line in done.stderr.splitlines() if line.startswith(("error:", "==", "FINDING", "Trace"))]
-        row.deaths.append(f"exit {done.returncode}: {' / '.join(said[-3:]) or done.stderr[-300:]}")
-        if done.stderr.startswith("error:"):
-            raise InputError(done.stderr.strip().removeprefix("error: "))
+        said = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith(("#", "FINDING"))]
+        if said and said[-1].startswith("error: "):
+            raise InputError(said[-1].removeprefix("error: "))
+        row.deaths.append(f"exit {done.returncode}: {' / '.join(said[-3:])}")
     row.findings = len(list(options.findings.glob(f"{row.target}-*"))) - len(
         list(options.findings.glob(f"{row.target}-*.txt"))
     )

@@ -79,6 +79,7 @@ def load_length_data(folder: Path | None = None) -> LengthData:
     if missing:
         raise InputError(f"{path}: has no difficulty for {len(missing)} of {len(instructions)} instructions.")
     gamed = GamedBaselines(*np.array(columns, np.float64).T)
-    if np.nanmin(gamed.preference) < 0 or np.nanmax(gamed.preference) > 1 or not np.isfinite(gamed.delta).all():
-        raise InputError(f"{path}: preferences outside [0, 1], or a length difference that is no number.")
+    known = gamed.preference[~np.isnan(gamed.preference)]
+    if not known.size or known.min() < 0 or known.max() > 1 or not np.isfinite(gamed.delta).all():
+        raise InputError(f"{path}: no preferences, some outside [0, 1], or a length difference that is no number.")
     return LengthData({text: difficulty[i] for i, text in enumerate(instructions)}, gamed)

@@ -55,7 +55,7 @@ class TokenTable:
             self.put(i, text.replace("▁", " "), USER_DEFINED, ADDED_SCORE)
 
     def check(self) -> None:
-        """Raise CheckpointError for texts on which llama.cpp aborts: two that are the same, or no UTF-8."""
+        """Raise CheckpointError for texts on which llama.cpp aborts: two that are the same."""
         places: dict[str, int] = {}
         for i, text in enumerate(self.texts):
             seen = text.partition("\0")[0] or f"[EMPTY_{i}]"  # what llama.cpp reads of it
@@ -64,10 +64,6 @@ class TokenTable:
                     f"{self.where}: token ids {places[seen]} and {i} have the same text {seen!r}; llama.cpp cannot "
                     "load such a vocabulary."
                 )
-        try:
-            "".join(self.texts).encode("utf-8")
-        except UnicodeEncodeError as e:
-            raise CheckpointError(f"{self.where}: a token's text is no valid Unicode ({e.reason}).") from e
 
 
 _PHI3_NAME = re.compile(r"(phi)-?(3)", re.IGNORECASE)
