@@ -32,7 +32,7 @@ def parse_json(text: str | bytes, nan: bool = False) -> Any:
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8")
-        numbers = {} if nan else {"parse_float": _finite, "parse_constant": _constant}
+        numbers: dict[str, Any] = {} if nan else {"parse_float": _finite, "parse_constant": _constant}
         value = json.loads(text, object_pairs_hook=_object, **numbers)
     except RecursionError:
         raise _too_deep() from None

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pa_lite.documents import parse_json, parse_toml
 
-_TEXTS = st.text(st.characters(exclude_categories=("Cs",)))
+_TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 _VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | _TEXTS,
     lambda inner: st.lists(inner) | st.dictionaries(_TEXTS, inner),

@@ -191,7 +191,8 @@ def pack(parts: Mapping[str, bytes], names: Sequence[str]) -> bytes:
 
 
 def _parts(data: bytes, names: Sequence[str]) -> list[tuple[str, bytes]]:
-    parts, at = [], 0
+    parts: list[tuple[str, bytes]] = []
+    at = 0
     while at < len(data) and len(parts) < 32:
         length = int.from_bytes(data[at + 1 : at + 5], "little")
         parts.append((names[data[at] % len(names)], data[at + 5 : at + 5 + length]))

@@ -59,7 +59,8 @@ def merge(target: Target, folder: Path, keep: int) -> list[bytes]:
 
 def cover(reached: dict[bytes, Steps], keep: int) -> list[bytes]:
     """The inputs that, one after the other, add most steps for their size, until nothing is added."""
-    left, kept, seen = dict(reached), [], set[Any]()
+    left, seen = dict(reached), set[Any]()
+    kept: list[bytes] = []
     while left and len(kept) < keep:
         best = max(left, key=lambda data: (len(left[data] - seen), -len(data)))
         added = left.pop(best) - seen

@@ -49,7 +49,7 @@ def names_of(only: str) -> list[str]:
 def child(options: argparse.Namespace) -> None:
     """Fuzz one target in this process, which ends with it. Raises InputError without atheris."""
     try:
-        import atheris  # type: ignore[import-not-found, unused-ignore]
+        import atheris
     except ImportError as e:
         raise InputError(
             "fuzzing needs atheris, which there is for CPython on Linux, x86-64: pip install 'pa-lite[fuzz]'."

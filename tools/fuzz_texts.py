@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -111,7 +112,8 @@ def _output_seeds() -> list[bytes]:
 
 
 def _read_outputs(folder: Path) -> None:
-    read = {"outputs.json": lambda path: read_outputs(path, allow_empty=True), "annotations.json": read_annotations,
+    read: dict[str, Callable[[Path], object]] = {"outputs.json": lambda path: read_outputs(path, allow_empty=True),
+    "annotations.json": read_annotations,
             "prompts.json": lambda path: load_prompts(str(path))}  # fmt: skip
     if (folder / "df_gamed.csv").exists():
         load_length_data(folder)

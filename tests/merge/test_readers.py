@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pa_lite.checkpoints.hub_http import FileFacts, Subject
-from pa_lite.checkpoints.remote import RemoteFile, stamp_of
+from pa_lite.checkpoints.remote import FilePath, RemoteFile, stamp_of
 from pa_lite.errors import CheckpointError, HubError
+from pa_lite.files import Stamp
 from pa_lite.merge import readers
 from pa_lite.merge.readers import LEAST_READ_AHEAD, ReadAhead, Readers, Region
 
@@ -128,7 +129,7 @@ def test_more_shards_than_may_be_open(tmp_path: Path, monkeypatch: pytest.Monkey
     paths = [tmp_path / f"{i}.safetensors" for i in range(300)]
     for path in paths:
         path.write_bytes(b"x")
-    stamps = {path: stamp_of(path) for path in paths}
+    stamps: dict[FilePath, Stamp | None] = {path: stamp_of(path) for path in paths}
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (200, before[1]))
     try:
