@@ -49,10 +49,10 @@ class Repo:
 class Fault:
     """What goes wrong with the next `times` requests that fit: `path` is searched in "METHOD HOST path".
 
-    kind: `status` answers with `status` (and `retry_after`); `drop` hangs up without an answer; `cut` sends `after`
-    bytes of the body and hangs up; `short` sends a correct answer of only `after` bytes; `etag` gives another ETag,
-    `content` other bytes under the same ETag, `size` another total, `whole` ignores Range, `gzip` claims a compression;
-    `moved` redirects to the same path on the storage's port, which then answers as the Hub.
+    kind: `status` answers with `status`, `body` (and `retry_after`); `drop` hangs up without an answer; `cut` sends
+    `after` bytes of the body and hangs up; `short` sends a correct answer of only `after` bytes; `etag` gives another
+    ETag, `content` other bytes under the same ETag, `size` another total, `whole` ignores Range, `gzip` claims a
+    compression; `moved` redirects to the same path on the storage's port, which then answers as the Hub.
     """
 
     kind: str
@@ -61,6 +61,7 @@ class Fault:
     skip: int = 0
     status: int = 503
     retry_after: str | None = None
+    body: bytes = b"out of order"
     after: int = 1000
 
 
@@ -210,7 +211,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if self.fault is not None and self.fault.kind == "status":
             extra = {"Retry-After": self.fault.retry_after} if self.fault.retry_after is not None else {}
-            self._send(self.fault.status, b"out of order", extra)
+            self._send(self.fault.status, self.fault.body, extra)
             return
         if self.fault is not None and self.fault.kind == "moved":
             self._send(307, b"", {"Location": self.state.storage + self.path})

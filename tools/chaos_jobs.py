@@ -58,7 +58,7 @@ class Scene:
         return {
             "XDG_CONFIG_HOME": str(self.folder / "config"), "HF_HUB_CACHE": str(out / "cache"),
             "HF_HOME": str(self.folder / "home"), "HF_ENDPOINT": self.hub.endpoint, "HF_HUB_OFFLINE": "",
-            "TMPDIR": str(temporary), "HF_TOKEN": "",
+            "TMPDIR": str(temporary), "HF_TOKEN": "", "XDG_CACHE_HOME": str(self.folder / "own-cache"),
         }  # fmt: skip
 
 

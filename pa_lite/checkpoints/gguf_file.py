@@ -111,7 +111,9 @@ class _Reader:
 
     def tensor(self) -> tuple[str, TensorType, tuple[int, ...], int]:
         name, n_dims = self.text(), self.number("<I")
-        if len(name.encode()) >= _MAX_NAME or not 1 <= n_dims <= _MAX_DIMENSIONS:
+        if not name.isprintable() or not 1 <= len(name.encode()) < _MAX_NAME:
+            raise self.fail(f"a tensor has the impossible name {name[:80]!r}")
+        if not 1 <= n_dims <= _MAX_DIMENSIONS:
             raise self.fail(f"tensor {name[:80]!r} with {n_dims} dimensions")
         shape = tuple(reversed([self.number("<Q") for _ in range(n_dims)]))
         kind, offset = self.number("<I"), self.number("<Q")

@@ -163,10 +163,19 @@ def attempt(call: Callable[[], _Result], subject: Subject, tries: int = QUICK) -
             raise HubError(f"{subject}: cannot be asked for while offline (HF_HUB_OFFLINE).") from e
         except HTTPError as e:
             patience.failed(e)
-        except (ValueError, KeyError, TypeError, AttributeError) as e:
-            raise HubError(
-                f"{subject}: {endpoint()} answers as no Hub does ({_one_line(e)[:100]}). Check HF_ENDPOINT and proxies."
-            ) from e
+        except NO_HUB as e:
+            raise explain_no_hub(e, subject) from e
+
+
+# what huggingface_hub raises of answers that are not those of a Hub
+NO_HUB = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
+
+
+def explain_no_hub(error: Exception, subject: Subject) -> HubError:
+    """The error for an answer that huggingface_hub cannot make sense of."""
+    return HubError(
+        f"{subject}: {endpoint()} answers as no Hub does ({_one_line(error)[:100]}). Check HF_ENDPOINT and proxies."
+    )
 
 
 def _retry_after(fields: Mapping[str, str]) -> float | None:

@@ -5,7 +5,6 @@ Format: https://github.com/huggingface/safetensors, section Format.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -14,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from pa_lite.checkpoints.remote import FilePath, size_of, stamp_of
+from pa_lite.documents import parse_json
 from pa_lite.errors import CheckpointError
 from pa_lite.files import Stamp
 from pa_lite.kernels import tensor_type
+from pa_lite.names import name_fault, same_file
 
 _MAX_HEADER = 100_000_000  # the reference implementation's own limit, in bytes
+_MAX_JSON = 1 << 28  # bytes; the largest tokenizer.json known has 35 MB
 _MAX_DIMENSIONS = 8  # twice those of any weight
 _DTYPES = ("F64", "F32", "F16", "BF16")
 _SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
@@ -50,11 +52,15 @@ class StoredTensor:
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file. Raises CheckpointError when it is missing, broken or no object."""
     try:
-        size_of(path)
-        value = json.loads(path.read_bytes().decode("utf-8"))
+        size = size_of(path)
+        if size > _MAX_JSON:
+            raise ValueError(f"{size} bytes are too many")
+        value = parse_json(path.read_bytes(), nan=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path.parent}: has no {path.name}; a Hugging Face checkpoint needs one.") from None
-    except (OSError, ValueError, RecursionError) as e:
+    except OSError as e:
+        raise CheckpointError(f"{path}: cannot be read: {e.strerror}.") from e
+    except ValueError as e:
         raise CheckpointError(f"{path}: cannot be read as JSON: {e}. Fetch it again.") from e
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: holds no JSON object.")
@@ -77,10 +83,10 @@ def read_header(path: FilePath) -> dict[str, StoredTensor]:
     except OSError as e:
         raise CheckpointError(f"{path}: cannot be read: {e.strerror}") from e
     try:
-        header = json.loads(raw.decode("utf-8"))
+        header = parse_json(raw)
         if not isinstance(header, dict):
             raise ValueError("no JSON object")
-    except (ValueError, RecursionError) as e:
+    except ValueError as e:
         raise CheckpointError(f"{path}: broken safetensors header: {e}") from e
     header.pop("__metadata__", None)
     tensors = {name: _stored(path, stamp, name, info, 8 + length) for name, info in header.items()}
@@ -127,8 +133,13 @@ def shard_names(index: Path) -> list[str]:
         raise CheckpointError(f"{index}: has no weight_map from tensor names to file names.")
     names = sorted(set(weight_map.values()))
     for name in names:
-        if not re.fullmatch(r"[^/\\:\0]+\.safetensors", name) or name.startswith("."):
-            raise CheckpointError(f"{index}: names the shard {name!r}, which is no plain file name.")
+        fault = name_fault(name)
+        if fault is None and not re.fullmatch(r"[^.].*\.safetensors", name):
+            fault = "is no .safetensors file"
+        if fault is not None:
+            raise CheckpointError(f"{index}: names the shard {name!r}, which {fault}.")
+    if twins := same_file(names):
+        raise CheckpointError(f"{index}: names the shards {' and '.join(twins)}, which are one file on some systems.")
     return names
 
 

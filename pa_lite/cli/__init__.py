@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -14,10 +15,10 @@ import click
 
 from pa_lite.cli import checkpoints, doctor, follow, harness, judge, merge, pairs, study, tasks
 from pa_lite.cli.mapped import unreadable_maps_are_told
-from pa_lite.cli.terminal import PlainFormatter, tell
+from pa_lite.cli.terminal import PlainFormatter, accept_any_text, drop_output, tell, tell_text
 from pa_lite.errors import PaLiteError
-
-_LONGEST_ERROR = 2000  # characters; names in a checkpoint can be of any length
+from pa_lite.files import system_words
+from pa_lite.texts import one_line, short_line
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -47,8 +48,7 @@ for _command in (
 
 
 def _fail(message: str) -> NoReturn:
-    line = " ".join(message.split())
-    tell(f"error: {line if len(line) <= _LONGEST_ERROR else line[:_LONGEST_ERROR] + '...'}", err=True)
+    tell(f"error: {short_line(message)}", err=True)
     sys.exit(1)
 
 
@@ -56,28 +56,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line. Exit status: 0 done, 1 an error of input or environment, 2 usage, 130 interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
+    accept_any_text()
     try:
         with unreadable_maps_are_told():
             cli.main(args=words, prog_name="pa-lite", standalone_mode=False)
     except click.exceptions.Exit as e:
         sys.exit(e.exit_code)
     except click.ClickException as e:
+        e.message = one_line(e.message)
         e.show()
         sys.exit(e.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
+        tell("interrupted", err=True)
         sys.exit(130)
-    except PaLiteError as e:
+    except BrokenPipeError:
+        drop_output()
+        sys.exit(1)
+    except Exception as e:  # noqa: BLE001 - whatever it was, the user gets one line
         if debug:
-            raise
-        _fail(str(e))
-    except MemoryError:
-        _fail("out of memory. Close other programs, or take a smaller model or type.")
-    except OSError as e:
-        if debug:
-            raise
-        _fail(f"{e.filename or 'the system'}: {e.strerror or e}.")
-    except Exception as e:
-        if debug:
-            raise
-        _fail(f"a fault of pa-lite itself ({type(e).__name__}: {e}). Run pa-lite --debug and report what it shows.")
+            tell_text(traceback.format_exc(), err=True)
+        _fail(_told(e))
+
+
+def _told(error: Exception) -> str:
+    """What a command that failed says."""
+    if isinstance(error, PaLiteError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "out of memory. Close other programs, or take a smaller model or type."
+    if isinstance(error, OSError):
+        return f"{error.filename or 'the system'}: {system_words(error)}."
+    return f"a fault of pa-lite itself ({type(error).__name__}: {error}). Run pa-lite --debug and report what it shows."

@@ -27,7 +27,7 @@ def doctor(folders: tuple[Path, ...], clean: bool, yes: bool, as_json: bool) -> 
     """This machine: memory, cores, GPUs, the build of llama.cpp, and which models fit.
 
     With --clean: what killed runs left in FOLDERs and all below them; without any, in the working folder, the one for
-    temporary files, the settings' and the Hub's cache. What a process holds stays.
+    temporary files, pa-lite's own and the Hub's cache. What a process holds stays.
 
     \b
     pa-lite doctor
@@ -59,20 +59,22 @@ def show_diagnosis(found: Diagnosis) -> None:
         ["memory", f"{_gb(found.memory_available)} free of {_gb(found.memory_total)}"],
         ["disk", f"{_gb(found.disk_free)} free in {found.disk_folder}, where PAIR@LAM goes when memory is short"],
         ["llama.cpp", found.build],
+        ["interface", found.interface],
         *(
             [d.kind, f"{d.description or d.name} ({d.name}), {_gb(d.free)} free of {_gb(d.total)}"]
             for d in found.devices
         ),
     ]
     for name, told in rows:
-        click.echo(f"{name:<10} {told}")
+        tell(f"{name:<10} {told}")
     table = [
         [f.model, f.kind, _gb(f.needed), "yes" if f.fits else "no", _layers(f.gpu_layers, f.layers)] for f in found.fits
     ]
-    click.echo(f"\nWhat fits now, reckoned with a context of {CELLS} tokens:")
+    tell("")
+    tell(f"What fits now, reckoned with a context of {CELLS} tokens:")
     show_table(["model", "type", "needs", "fits", "layers on GPU"], table)
     for remark in found.remarks:
-        click.echo(remark)
+        tell(remark)
 
 
 def _gb(n: int) -> str:
@@ -110,14 +112,15 @@ def clean_up(folders: Sequence[Path], yes: bool, as_json: bool) -> None:
 
 def _leftovers(folders: Sequence[Path]) -> list[Leftover]:
     """What lies in the folders and below; by default in those where we write, themselves."""
-    from pa_lite.checkpoints.hub_cache import cache_folder
-    from pa_lite.checkpoints.pairs import own_pairs_path
+    from pa_lite.checkpoints import hub_cache
     from pa_lite.leftovers import find_downloads, find_leftovers, temporary_files
+    from pa_lite.machine import cache_folder, config_folder
 
     if folders:
         return find_leftovers(folders, deep=True)
-    ours = [folder for folder in (Path.cwd(), temporary_files(), own_pairs_path().parent) if folder.is_dir()]
-    return [*find_leftovers(list(dict.fromkeys(ours))), *find_downloads(cache_folder())]
+    shared = dict.fromkeys((Path.cwd(), temporary_files()))
+    own = [folder for folder in (config_folder(), cache_folder()) if folder.is_dir()]
+    return [*find_leftovers(list(shared)), *find_leftovers(own, deep=True), *find_downloads(hub_cache.cache_folder())]
 
 
 def show_leftovers(found: Sequence[Leftover]) -> None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 import pa_lite
-from pa_lite.cli.options import FORCE, GPU, JSON, KIND, N_CTX, OUTPUT, THREADS
-from pa_lite.cli.terminal import bar, show_json, show_table, token_bar
+from pa_lite.cli.options import FORCE, GPU, JSON, KIND, N_CTX, OUTPUT, PROBE, THREADS
+from pa_lite.cli.terminal import bar, show_json, show_table, tell, token_bar
 from pa_lite.errors import InputError
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 @KIND
 @GPU
 @N_CTX
+@PROBE
 @THREADS
 @OUTPUT
 @FORCE
@@ -54,6 +55,7 @@ def generate(
     kind: str,
     gpu_layers: int | str,
     n_ctx: int,
+    probe: bool,
     threads: int,
     output: Path | None,
     force: bool,
@@ -74,7 +76,6 @@ def generate(
         answer_prompts,
         generator_name,
         load_prompts,
-        to_json,
         to_outputs,
         write_outputs,
     )  # fmt: skip
@@ -86,7 +87,7 @@ def generate(
     elif resume:
         raise InputError("--resume continues a file: name it with -o.")
     loaded = load_prompts(prompts)
-    with pa_lite.load(model, EngineOptions(threads, gpu_layers, n_ctx=n_ctx), kind) as opened:
+    with pa_lite.load(model, EngineOptions(threads, gpu_layers, n_ctx=n_ctx, probe=probe), kind) as opened:
         note_plain_prompts(opened.model)
         with token_bar("generate") as (progress, on_tokens):
             if target is not None:
@@ -96,20 +97,20 @@ def generate(
             else:
                 answers = answer_prompts(opened.model, loaded, options, system, None, progress, on_tokens)
     if target is None:
-        click.echo(to_json(to_outputs(loaded, answers, generator_name(model))), nl=False)
+        show_json([asdict(made) for made in to_outputs(loaded, answers, generator_name(model))])
     elif as_json:
         show_json(asdict(written))
     else:
         if written.n_resumed:
-            click.echo(f"{written.n_resumed} of {written.n} answers were there from an earlier run.", err=True)
-        click.echo(written.path)
+            tell(f"{written.n_resumed} of {written.n} answers were there from an earlier run.", err=True)
+        tell(written.path)
 
 
 def note_plain_prompts(model: Model) -> None:
     from pa_lite.engine.chat import has_template
 
     if not has_template(model):
-        click.echo(f"note: {model.name} has no chat template: prompts read 'Instruction: ... Response:'.", err=True)
+        tell(f"note: {model.name} has no chat template: prompts read 'Instruction: ... Response:'.", err=True)
 
 
 @click.command()
@@ -121,6 +122,7 @@ def note_plain_prompts(model: Model) -> None:
 @click.option("--parallel", type=click.IntRange(1, 256), default=16, show_default=True, help="Prompts at a time.")
 @KIND
 @GPU
+@PROBE
 @THREADS
 @OUTPUT
 @FORCE
@@ -134,6 +136,7 @@ def follow(
     parallel: int,
     kind: str,
     gpu_layers: int,
+    probe: bool,
     threads: int,
     output: Path | None,
     force: bool,
@@ -156,9 +159,10 @@ def follow(
 
     if output is not None:
         check_target(output, force)
+    engine = EngineOptions(threads, gpu_layers, probe=probe)
     with bar("fetch") as progress:
         chosen = find_set(name, seed, progress)
-    with bar("follow") as progress, pa_lite.load(model, EngineOptions(threads, gpu_layers), kind) as loaded:
+    with bar("follow") as progress, pa_lite.load(model, engine, kind) as loaded:
         result = loaded.follow(chosen, limit, max_tokens, parallel, progress)
     document = {"reference": model, "set": name, "seed": seed, **result.to_document()}
     if output is not None:
@@ -180,6 +184,6 @@ def show_followed(result: FollowResult) -> None:
     ]
     show_table(["", "n", "strict %", "s.e.", "loose %", "s.e."], rows, marked=0)
     if result.cut:
-        click.echo(f"{result.cut} of {len(result.answers)} answers were cut: --max-tokens was too small for them.")
+        tell(f"{result.cut} of {len(result.answers)} answers were cut: --max-tokens was too small for them.")
     if result.unchecked:
-        click.echo(f"Constraints left out, as no rule can check them: {result.unchecked}.")
+        tell(f"Constraints left out, as no rule can check them: {result.unchecked}.")

@@ -15,7 +15,8 @@ from pa_lite.checkpoints.gguf_file import architecture_of, read_gguf_header
 from pa_lite.checkpoints.gguf_model import open_gguf
 from pa_lite.engine.context import Context
 from pa_lite.engine.library import complaint, fresh_words, llama
-from pa_lite.engine.loading import check_loadable, most_that_fit
+from pa_lite.engine.loadable import check_loadable
+from pa_lite.engine.loading import most_that_fit
 from pa_lite.engine.readable import check_readable
 from pa_lite.errors import EngineError, InputChangedError, InputError
 from pa_lite.files import Stamp, uninterrupted
@@ -35,6 +36,8 @@ class EngineOptions:
 
     Flash attention is off by default: it is up to a sixth faster, but lets the shape of a batch move a score by some
     hundredths of a nat.
+
+    `probe` is whether a file that is opened by reference is first tried in a process of its own, unless it was before.
     """
 
     threads: int = 0
@@ -43,6 +46,7 @@ class EngineOptions:
     cache_type: str = "auto"
     n_batch: int = 512
     n_ctx: int = 0
+    probe: bool = True
 
 
 class Model:

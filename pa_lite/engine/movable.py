@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from contextlib import ExitStack
 from dataclasses import replace
@@ -20,10 +21,13 @@ from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.files import check_space, temporary_folder, write_errors
 from pa_lite.kernels import prepare
 from pa_lite.machine import available_memory, cores
+from pa_lite.merge.limits import Nonfinite
 from pa_lite.merge.plan import MergePlan
 from pa_lite.merge.readers import RandomFile
 from pa_lite.merge.schedule import Schedule
 from pa_lite.merge.stream import Target, run_stream
+
+_log = logging.getLogger(__name__)
 
 
 class MovableModel:
@@ -83,7 +87,10 @@ class MovableModel:
         threads = self.options.threads or cores()
         with write_errors(self.path.parent), RandomFile(self.path, "r+") as file:
             lams = {t.name: self.plan.lam_of(t, lam) for t in self.plan.tensors}
-            run_stream(self.plan.tensors, [Target(file, lams, self._places)], threads)
+            nonfinite = Nonfinite() if self.plan.options.allow_nonfinite else None
+            run_stream(self.plan.tensors, [Target(file, lams, self._places, nonfinite=nonfinite)], threads)
+        if nonfinite is not None and (passed := nonfinite.told()):
+            _log.warning("lam %g: %s", lam, passed)
         if self._model is None:
             self._model = Model(self.path, self.options, rewritable=True)
         told = self.plan.metadata_for(lam)

@@ -13,11 +13,13 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar, get_type_hints
 
+from pa_lite.documents import parse_json
 from pa_lite.errors import InputChangedError, OutputError
 from pa_lite.files import PATIENCE, is_at, sync_folder, take_lock, write_errors
 
+_Result = TypeVar("_Result")
 _SYNC_SECONDS = 1.0  # results newer than this may be lost with the machine's power, but not with the process
 
 
@@ -75,6 +77,23 @@ class Journal:
             ) from e
         self.results[place] = result
 
+    def results_as(self, kind: type[_Result]) -> dict[int, _Result]:
+        """The results so far as objects of a dataclass, by place. Raises OutputError for one that is none."""
+        types = get_type_hints(kind)
+        found = {}
+        for place, result in self.results.items():
+            if not isinstance(result, dict) or result.keys() != types.keys():
+                raise self._damaged(place)
+            if not all(isinstance(result[name], types[name]) for name in types):
+                raise self._damaged(place)
+            found[place] = kind(**result)
+        return found
+
+    def _damaged(self, place: int) -> OutputError:
+        return OutputError(
+            f"{self.target}: result {place} in {self.path} is damaged. Drop the earlier results with --force."
+        )
+
     @property
     def missing(self) -> list[int]:
         """The places that have no result yet, in order."""
@@ -128,10 +147,10 @@ class Journal:
             if not line.endswith(b"\n"):
                 break
             try:
-                entry = json.loads(line)
+                entry = parse_json(line, nan=True)
                 if end == 0:
                     facts = dict(entry["facts"])
-                elif 0 <= entry["place"] < self.n:
+                elif type(entry["place"]) is int and 0 <= entry["place"] < self.n:
                     results[entry["place"]] = entry["result"]
             except (ValueError, KeyError, TypeError):
                 break

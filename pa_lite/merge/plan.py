@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from pa_lite.checkpoints.fingerprint import fingerprint
 from pa_lite.checkpoints.remote import FilePath
-from pa_lite.checkpoints.source import Checkpoint, Metadata, TensorSource, Vocabulary, float32, string, uint32
+from pa_lite.checkpoints.source import Checkpoint, Metadata, TensorSource, Vocabulary, boolean, float32, string, uint32
 from pa_lite.checkpoints.vocabulary import name_for_llama_cpp
 from pa_lite.errors import InputError, MismatchError, nearest
 from pa_lite.files import Stamp
@@ -35,7 +35,9 @@ class PlanOptions:
     """What the result shall be: output type, lam schedule, whose vocabulary, importance matrix, types by pattern.
 
     `tensor_types` holds (regular expression on the tensor's name, ggml type) in the order of the command line. `force`
-    merges even where the two networks do not compute alike, and takes instruct's settings.
+    merges even where the two networks do not compute alike, and takes instruct's settings. `allow_nonfinite` lets NaN,
+    infinities and what a type makes infinite through in tensors of type F32, F16 and BF16; quantised types refuse them
+    always, as a quant block cannot tell of them.
     """
 
     kind: str = DEFAULT_TYPE
@@ -44,6 +46,7 @@ class PlanOptions:
     imatrix: Path | None = None
     tensor_types: tuple[tuple[str, str], ...] = ()
     force: bool = False
+    allow_nonfinite: bool = False
 
 
 @dataclass(frozen=True)
@@ -171,6 +174,8 @@ class MergePlan:
         }
         if self.options.schedule.rules:
             own["pa_lite.schedule"] = string(self.options.schedule.text)
+        if self.options.allow_nonfinite:
+            own["pa_lite.allow_nonfinite"] = boolean(True)
         if self.options.imatrix is not None:
             own["pa_lite.imatrix"] = string(self.options.imatrix.name)
         out = {**general, **self.instruct.metadata, **self.vocabulary.metadata, **own}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import itertools
 import os
@@ -15,6 +16,9 @@ from pa_lite.checkpoints.remote import CONNECTIONS, FilePath, RemoteFile
 from pa_lite.errors import CheckpointError, HubError, InputChangedError
 from pa_lite.files import Stamp
 from pa_lite.kernels import ByteArray
+from pa_lite.machine import allow_open_files
+
+_OTHER_FILES = 128  # that a process has open beside its weights
 
 
 class Reader(Protocol):
@@ -39,6 +43,11 @@ class RandomFile:
         except OSError as e:
             if stamp is None:
                 raise
+            if e.errno == errno.EMFILE:
+                raise CheckpointError(
+                    f"{path}: is one file too many to be open at a time. Allow more (ulimit -n), or take checkpoints "
+                    "in fewer, larger shards."
+                ) from e
             raise CheckpointError(f"{path}: cannot be read: {e.strerror}.") from e
         self._lock = threading.Lock()
         try:
@@ -280,6 +289,7 @@ class Readers:
     ) -> None:
         self._files: list[RandomFile] = []
         try:
+            allow_open_files(len(paths) + _OTHER_FILES)
             for path, stamp in paths.items():
                 if isinstance(path, Path):
                     self._files.append(RandomFile(path, "r", stamp))

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import re
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pa_lite.checkpoints import Location, locate, open_checkpoints
@@ -19,14 +18,16 @@ from pa_lite.files import check_space, check_target, write_errors
 from pa_lite.kernels import prepare
 from pa_lite.machine import cores
 from pa_lite.merge.lams import format_lam
+from pa_lite.merge.limits import Nonfinite
 from pa_lite.merge.memory import check_memory, is_streamed
 from pa_lite.merge.partial import PartialFile, partial_files
 from pa_lite.merge.plan import MergePlan, PlanOptions, plan_merge
 from pa_lite.merge.stream import Progress, Target, run_stream
+from pa_lite.names import file_name
 
 _log = logging.getLogger(__name__)
 _HEADER_ROOM = 1 << 20  # bytes; a header beyond its vocabulary is far smaller
-_LONGEST_STEM = 50  # characters; four bytes each leave room for the rest of a name of 255
+_LONGEST_STEM = 50  # characters
 _RECORD_SECONDS = 0.3  # a killed merge does at most so much again
 _KEPT = "what is merged is kept. Free some space, and go on with --resume."
 
@@ -74,8 +75,7 @@ def name_outputs(plan: MergePlan, lams: Sequence[float], output: Path | None) ->
         raise InputError("no lam was named.")
     folder = Path() if output is None else output
     if output is None or output.is_dir():
-        printable = "".join(filter(str.isprintable, plan.instruct.name))
-        stem = re.sub(r'[/\\:*?"<>|]', "-", printable)[:_LONGEST_STEM].lstrip(".- ") or "merged"
+        stem = file_name(plan.instruct.name, _LONGEST_STEM, "merged")
         return [(lam, folder / f"{stem}-pa{format_lam(lam)}-{plan.type}.gguf") for lam in lams]
     if len(lams) > 1:
         raise InputError(f"{len(lams)} lams cannot be written to one file. Let -o name a folder, or leave it away.")
@@ -147,7 +147,10 @@ def write_merge(
     with write_errors(outputs[0][1].parent, *when_full), partial_files(files):
         for file in files:
             check_target(file.target, options.force)  # again: another process may have finished just now
-        targets = [Target(f.file, *layout, f.done) for f, layout in zip(files, layouts, strict=True)]
+        targets = [
+            Target(f.file, *layout, f.done, Nonfinite() if plan.options.allow_nonfinite else None)
+            for f, layout in zip(files, layouts, strict=True)
+        ]
         try:
             with _Recorder(files) as recorder:
                 run_stream(plan.tensors, targets, use.threads, progress, recorder, read_ahead=use.read_ahead)
@@ -156,12 +159,16 @@ def write_merge(
             if options.verify:
                 for target in targets:
                     target.file.forget_cache()
-                again = [Target(t.file, t.lams, t.tensors) for t in targets]
+                again = [replace(t, done=frozenset(), nonfinite=t.nonfinite and Nonfinite()) for t in targets]
                 run_stream(plan.tensors, again, use.threads, progress, verify=True, read_ahead=use.read_ahead)
         except InputChangedError:
             for file in files:
                 file.discard()
             raise
+    for (_, path), target in zip(outputs, targets, strict=True):
+        if target.nonfinite is not None and (told := target.nonfinite.told()):
+            earlier = "; what an earlier run wrote is not counted" if target.done else ""
+            _log.warning("%s: %s%s", path.name, told, earlier)
 
 
 def _digest(plan: MergePlan, header: bytes) -> str:

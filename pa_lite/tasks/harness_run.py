@@ -62,7 +62,8 @@ def run_harness(
         "n_ctx": engine.n_ctx,
         "kind": kind,
     }
-    with PaLiteLM(reference, seed=options.seeds[2] or 0, batch_size=parallel, progress=progress, **words) as lm:
+    more: dict[str, Any] = {"seed": options.seeds[2] or 0, "batch_size": parallel, "probe": engine.probe}
+    with PaLiteLM(reference, progress=progress, **more, **words) as lm:
         _check_generation(tasks, options, lm)
         with _tracked(options.output_path) as (tracker, files):
             document = _evaluate(lm, tasks, manager, options, tracker, {"model": reference, **words})

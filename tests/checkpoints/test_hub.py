@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -292,6 +293,11 @@ def test_a_server_that_is_no_hub(hub: HubServer) -> None:
         resolve_commit(parse_hub("hub:org/m"))
     with pytest.raises(HubError, match="answers as no Hub does"):
         list_files("org/m")
+    for entry in ({"path": 5}, {"path": "a", "size": None}, {"path": "a", "size": 1.5}, {"path": "a", "size": -1}):
+        body = json.dumps([{"type": "file", "oid": "0" * 40, "size": 1, **entry}]).encode()
+        hub.fail("status", "/tree/", status=200, body=body)
+        with pytest.raises(HubError, match="answers as no Hub does"):
+            list_files("org/m")
     hub.fail("status", "HEAD hub", status=200)
     with pytest.raises(HubError, match=r"lacks a commit, a tag or a size: http.* is no Hub"):
         fetch_file("org/m", "config.json")
@@ -358,6 +364,28 @@ def test_offline_a_checkpoint_says_which_shard_is_missing(
 def test_file_names_cannot_leave_the_cache(hub: HubServer) -> None:
     hub.add("org/m", {"../../../evil.json": b"{}", "model.safetensors": b"x"})
     with pytest.raises(CheckpointError, match="cannot be fetched"):
+        fetch_checkpoint(parse_hub("hub:org/m"))
+
+
+@pytest.mark.parametrize("name", ["a\\b.json", "C:x.json", "/etc/x.json", "a/../b.json"])
+def test_a_repository_with_names_that_lead_out_is_refused(hub: HubServer, name: str) -> None:
+    hub.add("org/m", {name: b"{}", "model.safetensors": b"x"})
+    with pytest.raises(CheckpointError, match="cannot be fetched: its name leads out of its folder"):
+        fetch_checkpoint(parse_hub("hub:org/m"))
+
+
+def test_names_that_some_systems_cannot_have_are_left_out(hub: HubServer) -> None:
+    odd = ["aux.json", "a?.json", "b.json ", "x" * 300 + ".json", "c\u202e.json"]
+    hub.add("org/m", {**dict.fromkeys(odd, b"{}"), "config.json": b"{}", "model.safetensors": b"x"})
+    folder = fetch_checkpoint(parse_hub("hub:org/m"))
+    assert sorted(p.name for p in folder.iterdir()) == ["config.json", "model.safetensors"]
+    with pytest.raises(CheckpointError, match="its name is a device on Windows"):
+        fetch_file("org/m", "aux.json")
+
+
+def test_files_that_differ_by_case_alone_are_refused(hub: HubServer) -> None:
+    hub.add("org/m", {"config.json": b"{}", "Config.json": b"[]", "model.safetensors": b"x"})
+    with pytest.raises(CheckpointError, match=r"has the files Config.json and config.json, which are one file on some"):
         fetch_checkpoint(parse_hub("hub:org/m"))
 
 
