@@ -164,11 +164,11 @@ def test_a_folder_that_was_made_just_now_may_not_be_locked_yet(tmp_path: Path) -
 def test_a_lock_is_opened_anew_when_the_file_was_removed_meanwhile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, removed = tmp_path / "x.part", []
+    path, cleaners = tmp_path / "x.part", [Path.unlink]
 
     def lock(descriptor: int, patience: float = 0.0) -> bool | None:
-        if not removed:
-            removed.append(path.unlink())  # another process cleans up between our opening and locking
+        if cleaners:
+            cleaners.pop()(path)  # another process cleans up between our opening and locking
         return take_lock(descriptor, patience)
 
     monkeypatch.setattr(files, "take_lock", lock)
@@ -213,3 +213,21 @@ def test_a_full_disk_is_told_with_what_is_left(tmp_path: Path) -> None:
         fail()
     with pytest.raises(OutputError, match=r"the disk is full .*; half of it is kept"):
         fail("half of it is kept.")
+
+
+def test_a_folder_that_cannot_be_listed_or_synced_can_be_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> list[str]:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    begin = os.open
+
+    def no_folders(path: Path, flags: int, *more: int) -> int:
+        return begin(path, flags, *more) if path != tmp_path else int(refuse()[0])
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    monkeypatch.setattr(os, "open", no_folders)
+    write_text(tmp_path / "a.txt", "x")
+    monkeypatch.undo()
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]

@@ -29,6 +29,8 @@ FOREIGN = (".x.part", "x.gguf.part", ".y.0123456789AB.part", "pa-lite-notes", "b
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """One of each that we leave, and names like ours that others gave."""
+    tmp_path = tmp_path / "folder"
+    tmp_path.mkdir()
     merge, run = tmp_path / ".m.gguf.part", tmp_path / ".a.json.part"
     merge.write_bytes(b"GGUF" + bytes(9996))
     (tmp_path / ".m.gguf.part.done").write_text("0" * 64 + "\nblk.0.attn_q.weight\nblk.0.attn_k.weight\n", "utf-8")
@@ -162,8 +164,13 @@ def test_the_doctor_asks(
     folder: Path, answer: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked: list[str] = []
+
+    def confirm(text: str, **_: object) -> bool:
+        asked.append(text)
+        return answer
+
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
-    monkeypatch.setattr(click, "confirm", lambda text, **_: asked.append(text) or answer)
+    monkeypatch.setattr(click, "confirm", confirm)
     main(["doctor", "--clean", str(folder)])
     out = capsys.readouterr().out
     assert len(asked) == 1

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import os
-import pty
 import random
 import re
 import shutil
@@ -122,6 +121,8 @@ def _on_screen(
     words: list[str], environment: dict[str, str], log: Path, jumps: Sequence[tuple[float, Callable[[], None]]]
 ) -> tuple[Outcome, str]:
     """Run with stderr on a terminal, where bars are drawn; the outcome, and what the terminal showed."""
+    import pty
+
     master, slave = pty.openpty()
     shown: list[bytes] = []
 

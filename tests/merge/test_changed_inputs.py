@@ -69,11 +69,11 @@ def cut(file: Path) -> None:
 def test_a_change_while_it_is_read_is_noticed(
     pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None], side: int, resume: bool
 ) -> None:
-    file, left = weights(pair[side]), []
+    file, changes = weights(pair[side]), [change]
 
     def meanwhile(done: int, _total: int) -> None:
-        if done and not left:
-            left.append(change(file))
+        if done and changes:
+            changes.pop()(file)
 
     monkeypatch.setattr(write, "_RECORD_SECONDS", 0.0)
     with pytest.raises(InputChangedError, match=file.name):
@@ -81,7 +81,7 @@ def test_a_change_while_it_is_read_is_noticed(
             *pair, (0.5,), output=tmp_path / "out" / "x.gguf", options=MergeOptions(threads=1, resume=resume),
             progress=meanwhile,
         )  # fmt: skip
-    assert left
+    assert not changes
     assert list((tmp_path / "out").iterdir()) == []  # not even to go on with
 
 
