@@ -54,8 +54,8 @@ def _unreadable(local: LocalJob, rng: random.Random, folder: Path, row: Row) -> 
     with sick_disk(local.source, inputs) as disk:
         disk.sick = {file: byte}
         ended = _start(local, inputs, out).end()
-        if disk.n_failed:
-            row.met += 1
+        if disk.n_failed and (ended.status or local.judge.results(out) != local.expected):
+            row.met += 1  # and not just met by the system's reading ahead
             row.found(*(f"{told}: {problem}" for problem in _named(ended, file)))
             if isinstance(local.judge, Merge) and local.judge.results(out):
                 row.found(f"{told}: a result is there all the same")
