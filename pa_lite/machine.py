@@ -33,6 +33,17 @@ def peak_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def allow_open_files(n: int) -> None:
+    """Let this process have about n files open at a time, as far as the system's hard limit allows. POSIX only."""
+    try:
+        import resource
+    except ImportError:
+        return
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if now < n:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (n if most == resource.RLIM_INFINITY else min(n, most), most))
+
+
 def total_memory() -> int:
     """The machine's memory in bytes, or what a container allows of it; 0 where the system does not tell."""
     if sys.platform == "win32":

@@ -10,7 +10,8 @@ import time
 import pytest
 
 from pa_lite import cli
-from pa_lite.cli.terminal import plain, show_json, show_table, tell, token_bar
+from pa_lite.cli.terminal import show_json, show_table, tell, token_bar
+from pa_lite.texts import plain
 
 
 class Screen(io.StringIO):

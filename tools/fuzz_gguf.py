@@ -203,7 +203,8 @@ def _change_type(file: GgufFile, random: Random) -> None:
 
 def _change_offset(file: GgufFile, random: Random) -> None:
     info = random.choice(file.infos)
-    info.offset = random.choice((random.choice(file.infos).offset, info.offset + 32, info.offset + 1, _number(random)))
+    others = (random.choice(file.infos).offset, info.offset + 32, info.offset + 1, _number(random))
+    info.offset = random.choice(others) % 2**64
 
 
 def _change_name(file: GgufFile, random: Random) -> None:

@@ -13,10 +13,10 @@ from typing import NoReturn
 import click
 
 from pa_lite.cli import checkpoints, doctor, follow, harness, judge, merge, pairs, study, tasks
-from pa_lite.cli.terminal import PlainFormatter, tell
+from pa_lite.cli.mapped import unreadable_maps_are_told
+from pa_lite.cli.terminal import PlainFormatter, accept_any_text, tell
 from pa_lite.errors import PaLiteError
-
-_LONGEST_ERROR = 2000  # characters; names in a checkpoint can be of any length
+from pa_lite.texts import one_line, short_line
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -46,8 +46,7 @@ for _command in (
 
 
 def _fail(message: str) -> NoReturn:
-    line = " ".join(message.split())
-    tell(f"error: {line if len(line) <= _LONGEST_ERROR else line[:_LONGEST_ERROR] + '...'}", err=True)
+    tell(f"error: {short_line(message)}", err=True)
     sys.exit(1)
 
 
@@ -55,15 +54,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line. Exit status: 0 done, 1 an error of input or environment, 2 usage, 130 interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
+    accept_any_text()
     try:
-        cli.main(args=words, prog_name="pa-lite", standalone_mode=False)
+        with unreadable_maps_are_told():
+            cli.main(args=words, prog_name="pa-lite", standalone_mode=False)
     except click.exceptions.Exit as e:
         sys.exit(e.exit_code)
     except click.ClickException as e:
+        e.message = one_line(e.message)
         e.show()
         sys.exit(e.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
+        tell("interrupted", err=True)
         sys.exit(130)
     except PaLiteError as e:
         if debug:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -76,13 +77,13 @@ def diff(base: str, instruct: str, stream: bool, threads: int, as_json: bool) ->
 
 def show_diff(found: Diff) -> None:
     distances = {"all": found.total, **found.groups, **{f"layer {i}": d for i, d in found.layers.items()}}
-    largest = max(d.relative_norm for d in distances.values())
+    largest = max((d.relative_norm for d in distances.values() if d.relative_norm < math.inf), default=0.0)
     rows = [
         [
             name,
             f"{d.relative_norm:.5f}",
             f"{d.cosine:.6f}",
-            "█" * round(30 * d.relative_norm / largest) if largest else "",
+            "█" * round(30 * min(1.0, d.relative_norm / largest)) if largest else "",
         ]
         for name, d in distances.items()
     ]

@@ -10,7 +10,7 @@ import click
 
 import pa_lite
 from pa_lite.cli.options import FORCE, GPU, JSON, KIND, N_CTX, OUTPUT, PROBE, THREADS
-from pa_lite.cli.terminal import bar, show_json, show_table, token_bar
+from pa_lite.cli.terminal import bar, show_json, show_table, tell, token_bar
 from pa_lite.errors import InputError
 
 if TYPE_CHECKING:
@@ -76,7 +76,6 @@ def generate(
         answer_prompts,
         generator_name,
         load_prompts,
-        to_json,
         to_outputs,
         write_outputs,
     )  # fmt: skip
@@ -98,20 +97,20 @@ def generate(
             else:
                 answers = answer_prompts(opened.model, loaded, options, system, None, progress, on_tokens)
     if target is None:
-        click.echo(to_json(to_outputs(loaded, answers, generator_name(model))), nl=False)
+        show_json([asdict(made) for made in to_outputs(loaded, answers, generator_name(model))])
     elif as_json:
         show_json(asdict(written))
     else:
         if written.n_resumed:
-            click.echo(f"{written.n_resumed} of {written.n} answers were there from an earlier run.", err=True)
-        click.echo(written.path)
+            tell(f"{written.n_resumed} of {written.n} answers were there from an earlier run.", err=True)
+        tell(written.path)
 
 
 def note_plain_prompts(model: Model) -> None:
     from pa_lite.engine.chat import has_template
 
     if not has_template(model):
-        click.echo(f"note: {model.name} has no chat template: prompts read 'Instruction: ... Response:'.", err=True)
+        tell(f"note: {model.name} has no chat template: prompts read 'Instruction: ... Response:'.", err=True)
 
 
 @click.command()
@@ -185,6 +184,6 @@ def show_followed(result: FollowResult) -> None:
     ]
     show_table(["", "n", "strict %", "s.e.", "loose %", "s.e."], rows, marked=0)
     if result.cut:
-        click.echo(f"{result.cut} of {len(result.answers)} answers were cut: --max-tokens was too small for them.")
+        tell(f"{result.cut} of {len(result.answers)} answers were cut: --max-tokens was too small for them.")
     if result.unchecked:
-        click.echo(f"Constraints left out, as no rule can check them: {result.unchecked}.")
+        tell(f"Constraints left out, as no rule can check them: {result.unchecked}.")

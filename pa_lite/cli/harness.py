@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Any
 import click
 
 from pa_lite.cli.options import GPU, JSON, KIND, N_CTX, PROBE, THREADS
-from pa_lite.cli.terminal import bar, show_json
+from pa_lite.cli.terminal import bar, show_json, tell, tell_text
+from pa_lite.documents import parse_json
 
 _MANY = ("--tasks", "-t", "--gen_kwargs", "--metadata")
 
@@ -38,7 +38,7 @@ def parse_samples(
     if text is None:
         return None
     try:
-        document = json.loads(text if text.lstrip().startswith("{") else Path(text).read_text("utf-8"))
+        document = parse_json(text if text.lstrip().startswith("{") else Path(text).read_bytes())
     except (OSError, ValueError) as e:
         raise click.BadParameter(f"{text!r} is neither a JSON object nor a file with one: {e}") from e
     if not isinstance(document, dict) or not all(
@@ -113,8 +113,10 @@ def harness(
     if as_json or show_config:
         show_json(result.document)
     if not as_json:
-        for text in (*result.tables, *map(str, result.files)):
-            click.echo(text)
+        for text in result.tables:
+            tell_text(text)
+        for file in result.files:
+            tell(str(file))
 
 
 def read_options(words: dict[str, Any]) -> Any:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pa_lite.cli.options import FORCE, GPU, JSON, KIND, N_CTX, OUTPUT, PROBE, THREADS
-from pa_lite.cli.terminal import bar, show_json, show_table
+from pa_lite.cli.terminal import bar, show_json, show_table, tell
 
 if TYPE_CHECKING:
     from pa_lite.follow.judging import Judging
@@ -79,7 +79,7 @@ def judge(
         show_json({"annotations": str(target), **result.document()})
     else:
         show_judging(result)
-        click.echo(f"{target}: see pa-lite winrate")
+        tell(f"{target}: see pa-lite winrate")
 
 
 @click.command()
@@ -122,19 +122,19 @@ def show_judging(result: Judging) -> None:
         rows.append(["says the same in both orders", *_percent(bias.agreement)])
     if bias.answer_mass is not None:
         rows.append(["probability on A or B", f"{100 * bias.answer_mass:.1f}", ""])
-    click.echo(f"{pairing.model} against {pairing.reference}, judged by {result.judge}")
+    tell(f"{pairing.model} against {pairing.reference}, judged by {result.judge}")
     show_table(["", "%", "s.e."], rows)
     long = f"; {bias.n_too_long} not judged: longer than the judge's context" if bias.n_too_long else ""
-    click.echo(
+    tell(
         f"{bias.n_pairs} pairs: {bias.n_asked} asked, {bias.n_ties} of them ties; "
         f"{bias.n_identical} equal answers{long}."
     )
     if result.n_resumed:
-        click.echo(f"{result.n_resumed} of {bias.n_pairs} verdicts were there from an earlier run.", err=True)
+        tell(f"{result.n_resumed} of {bias.n_pairs} verdicts were there from an earlier run.", err=True)
     if pairing.n_left:
-        click.echo(f"note: the reference answers {pairing.n_left} more instructions.", err=True)
+        tell(f"note: the reference answers {pairing.n_left} more instructions.", err=True)
     if bias.answer_mass is not None and bias.answer_mass < 0.1:
-        click.echo("note: this judge hardly ever means to answer A or B: its preferences say little.", err=True)
+        tell("note: this judge hardly ever means to answer A or B: its preferences say little.", err=True)
 
 
 def _percent(share: Estimate | None) -> tuple[str, str]:
@@ -149,14 +149,12 @@ def show_win_rate(result: WinRate) -> None:
     control = result.length_controlled
     if control is not None:
         rows.append(["length-controlled win rate", f"{control.value:.2f}", f"{control.fit_stderr:.2f}"])
-    click.echo(f"{result.model} against {result.reference}, judged by {result.annotator}")
+    tell(f"{result.model} against {result.reference}, judged by {result.annotator}")
     show_table(["", "%", "s.e."], rows)
     unjudged = f"; {result.n_unjudged} not judged" if result.n_unjudged else ""
-    click.echo(
+    tell(
         f"{result.n_total} pairs: {result.n_wins} wins, {result.n_wins_base} losses, {result.n_draws} draws{unjudged}."
     )
-    click.echo(
-        f"Average length: {result.avg_length:.0f} characters, the reference's {result.avg_length_reference:.0f}."
-    )
+    tell(f"Average length: {result.avg_length:.0f} characters, the reference's {result.avg_length_reference:.0f}.")
     note = f" ({result.length_controlled_note})" if result.length_controlled_note else ""
-    click.echo(f"Length control: {result.length_controlled_form or 'none'}{note}.")
+    tell(f"Length control: {result.length_controlled_form or 'none'}{note}.")

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 @click.option("--imatrix", type=click.Path(path_type=Path), help="Importance matrix of llama.cpp, for quantising.")
 @click.option("--schedule", default="", metavar="RULES|FILE.toml", help="Other lams by group and layer.")
 @click.option("--vocab", default="instruct", show_default=True, help="Whose vocabulary to keep: instruct or base.")
+@click.option("--allow-nonfinite", is_flag=True, help="Let NaN and infinite weights through, where not quantised.")
 @click.option("--dry-run", is_flag=True, help="Show what would be done, and do nothing.")
 @click.option("--resume", is_flag=True, help="Go on where a killed merge stopped; keep what this one leaves.")
 @click.option("--verify", is_flag=True, help="Read the result back and compare it with a second computation.")
@@ -47,6 +48,7 @@ def merge(
     imatrix: Path | None,
     schedule: str,
     vocab: str,
+    allow_nonfinite: bool,
     dry_run: bool,
     resume: bool,
     verify: bool,
@@ -79,7 +81,7 @@ def merge(
     if any(not 0 <= lam <= 1 for lam in values):
         tell("warning: a lam outside [0, 1] extrapolates beyond the pair.", err=True)
     rules = parse_schedule(schedule) if schedule else Schedule()
-    plan = PlanOptions(kind, rules, vocab, imatrix, tuple(map(parse_override, tensor_types)), force)
+    plan = PlanOptions(kind, rules, vocab, imatrix, tuple(map(parse_override, tensor_types)), force, allow_nonfinite)
     options = MergeOptions(threads, force, resume, verify, max_memory, stream)
     if dry_run:
         show_preview(preview_merge(*resolve_inputs(base, instruct, pair), values, plan, output, options), as_json)
@@ -91,7 +93,8 @@ def merge(
     if as_json:
         show_json([{"lam": lam, "path": str(path)} for lam, path in zip(values, paths, strict=True)])
     else:
-        tell("\n".join(map(str, paths)))
+        for path in paths:
+            tell(str(path))
 
 
 def show_preview(preview: Preview, as_json: bool) -> None:

@@ -104,4 +104,5 @@ def fetch(name: str) -> None:
 
     with bar("fetch") as progress:
         folders = fetch_pair(find_pair(name), progress)
-    tell("\n".join(map(str, folders)))
+    for folder in folders:
+        tell(str(folder))

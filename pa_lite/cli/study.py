@@ -12,7 +12,7 @@ import click
 
 import pa_lite
 from pa_lite.cli.options import FORCE, GPU, JSON, PROBE, THREADS
-from pa_lite.cli.terminal import bar, show_json, show_table
+from pa_lite.cli.terminal import bar, show_json, show_table, tell
 
 if TYPE_CHECKING:
     from pa_lite.study.curves import Curves
@@ -53,7 +53,7 @@ def _options(
 
     line = parse_lams(lams)
     if any(not 0 <= lam <= 1 for lam in line):
-        click.echo("warning: a lam outside [0, 1] extrapolates beyond the pair.", err=True)
+        tell("warning: a lam outside [0, 1] extrapolates beyond the pair.", err=True)
     return StudyOptions(
         line, tuple(tasks.split(",")), tuple(types.split(",")), follow, follow_limit,
         ScoreOptions(shots, limit, seed), parse_schedule(schedule) if schedule else Schedule(),
@@ -110,23 +110,23 @@ def sweep(
         study = pa_lite.sweep(pair, options, folder, engine=engine, address=address, progress=progress)
     show_study(study, as_json)
     if not as_json:
-        click.echo(f"Results: {folder}   Page: pa-lite report {folder}")
+        tell(f"Results: {folder}   Page: pa-lite report {folder}")
 
 
 def show_estimate(found: Estimate, as_json: bool, is_judged: bool = False) -> None:
     if as_json:
         show_json(asdict(found))
         return
-    click.echo(f"{found.cells} cells, {found.items} items, {found.items_left} of them left to do")
-    click.echo(
+    tell(f"{found.cells} cells, {found.items} items, {found.items_left} of them left to do")
+    tell(
         f"about {found.memory / 1e6:.0f} MB of memory for {found.workers} model(s) at a time "
         f"({found.memory_available / 1e6:.0f} MB are free); about {found.disk / 1e6:.1f} MB of disk"
     )
     if found.memory > found.memory_available:
-        click.echo("note: more than is free: models that do not fit are merged into a temporary file on disk, slower.")
+        tell("note: more than is free: models that do not fit are merged into a temporary file on disk, slower.")
     if found.seconds is not None:
         judged = ", the judge's work not counted" if is_judged else ""
-        click.echo(f"about {found.seconds:.0f} s, from a short measurement on this machine{judged}")
+        tell(f"about {found.seconds:.0f} s, from a short measurement on this machine{judged}")
 
 
 def show_study(study: Study, as_json: bool) -> None:
@@ -137,11 +137,11 @@ def show_study(study: Study, as_json: bool) -> None:
         show_json(to_document(study))
         return
     show_curves(study.curves)
-    click.echo(conclusion(study.curves))
+    tell(conclusion(study.curves))
     for reading in readings(study.curves):
-        click.echo(f"- {reading.sentence}")
+        tell(f"- {reading.sentence}")
     for remark in study.remarks:
-        click.echo(f"note: {remark}")
+        tell(f"note: {remark}")
 
 
 def show_curves(curves: Curves) -> None:
@@ -195,7 +195,7 @@ def search(
     if as_json:
         show_json({"goal": asdict(goal), "lam": asdict(found), "schedules": asdict(raced) if raced else None})
         return
-    click.echo(f"Best for {goal.told()}: lam {found.lam:g}, within 0.1 with probability {found.confidence:.2f}.")
+    tell(f"Best for {goal.told()}: lam {found.lam:g}, within 0.1 with probability {found.confidence:.2f}.")
     show_found(found)
     if raced is not None:
         show_schedules(raced)
@@ -209,14 +209,12 @@ def show_found(found: Found) -> None:
     ]  # fmt: skip
     marked = found.lams.index(found.lam)
     show_table(["lam", "few-shot % (smoothed)", "followed % (smoothed)", "items seen %"], rows, marked=marked)
-    click.echo(f"{found.spent} item evaluations; the grid takes {found.grid} ({100 * found.spent / found.grid:.0f}%).")
+    tell(f"{found.spent} item evaluations; the grid takes {found.grid} ({100 * found.spent / found.grid:.0f}%).")
 
 
 def show_schedules(raced: Schedules) -> None:
     told = f"schedule {raced.text!r} at lam {raced.lam:g}" if raced.text else f"no schedule, lam {raced.lam:g} alone"
-    click.echo(
-        f"Around it: {told}, best with probability {raced.confidence:.2f}; {raced.spent} of {raced.grid} evaluations."
-    )
+    tell(f"Around it: {told}, best with probability {raced.confidence:.2f}; {raced.spent} of {raced.grid} evaluations.")
 
 
 @click.command()
@@ -249,7 +247,8 @@ def report(
     if as_json:
         show_study(study, as_json)
     else:
-        click.echo("\n".join(map(str, written)))
+        for path in written:
+            tell(str(path))
 
 
 @click.command()
@@ -268,6 +267,6 @@ def demo(output: Path, as_json: bool) -> None:
         show_json(json.loads(result.results.read_text("utf-8")))
         return
     show_curves(result.study.curves)
-    click.echo(conclusion(result.study.curves))
-    click.echo(f"Results: {result.results}   Chart: {result.chart}")
-    click.echo(f"Report: {result.report}")
+    tell(conclusion(result.study.curves))
+    tell(f"Results: {result.results}   Chart: {result.chart}")
+    tell(f"Report: {result.report}")

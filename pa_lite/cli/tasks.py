@@ -10,7 +10,7 @@ import click
 
 import pa_lite
 from pa_lite.cli.options import FORCE, GPU, JSON, KIND, N_CTX, OUTPUT, PROBE, THREADS
-from pa_lite.cli.terminal import bar, show_json, show_table
+from pa_lite.cli.terminal import bar, show_json, show_table, tell, tell_text
 
 if TYPE_CHECKING:
     from pa_lite.statistics import Measured
@@ -109,14 +109,14 @@ def show_scores(result: SuiteResult) -> None:
         if own.macro is not None:
             rows.append(["", "", f"mean of {len(t.groups)} groups", *_numbers(own.macro), "", ""])
         if t.n_truncated:
-            click.echo(f"warning: {t.task}: {t.n_truncated} of {t.n} prompts were cut to the context.", err=True)
+            tell(f"warning: {t.task}: {t.n_truncated} of {t.n} prompts were cut to the context.", err=True)
     mean, n = result.accuracy, sum(t.n for t in result.tasks)
     numbers = [f"{100 * x:.1f}" for x in (mean.value, mean.stderr, result.majority)]
     rows.append(["mean", str(n), "", *numbers[:2], "", numbers[2], ""])
     columns = ["task", "n", "metric", "score %", "s.e.", "95% interval", "majority %", "chance %"]
     show_table(columns, rows, marked=len(rows) - 1)
     if noise := noise_over_tasks(result):
-        click.echo(
+        tell(
             f"Noise floor: scored alone, {noise['n']} requests move by {noise['mean']:.4f} nats on average, "
             f"{noise['largest']:.4f} at most."
         )
@@ -185,12 +185,13 @@ def show_item(spec: TaskSpec, item: Item) -> None:
     from pa_lite.tasks.results import spec_record
 
     for key, value in spec_record(spec).items():
-        click.echo(f"{key}: {json.dumps(value, ensure_ascii=False)}")
-    click.echo(f"\n--- {item.where} ---")
-    click.echo(item.prompt)
-    click.echo("---")
+        tell(f"{key}: {json.dumps(value, ensure_ascii=False)}")
+    tell("")
+    tell(f"--- {item.where} ---")
+    tell_text(item.prompt)
+    tell("---")
     for i, (context, text) in enumerate(item.requests):
         behind = f" behind ...{context[-30:]!r}" if len(item.contexts) > 1 else ""
-        click.echo(f"{'*' if i == item.answer else ' '} {text!r}{behind}")
+        tell(f"{'*' if i == item.answer else ' '} {text!r}{behind}")
     for gold in item.golds:
-        click.echo(f"* {', '.join(gold)!r}")
+        tell(f"* {', '.join(gold)!r}")

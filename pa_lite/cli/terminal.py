@@ -1,13 +1,12 @@
-"""What commands show alike: progress bars on stderr, JSON and tables on stdout. Computes nothing.
+"""All that commands show goes out through here: progress bars on stderr, lines, JSON and tables. Computes nothing.
 
-Names and texts of files that strangers made reach the terminal through here, and cannot steer it.
+So names and texts of files that strangers made cannot steer the terminal.
 """
 
 from __future__ import annotations
 
-import json
+import io
 import logging
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,28 +15,41 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pa_lite.texts import one_line, plain, to_json
+
 if TYPE_CHECKING:
     from pa_lite.merge.stream import Progress
 
-# control characters but for line ends and tabs, those that turn the direction of writing, and halves of characters
-_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+def accept_any_text() -> None:
+    """Let stdout and stderr write out what their encoding lacks, instead of failing over it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
-def plain(text: str) -> str:
-    """The text with each character that steers a terminal written out, as in `\\x1b[31m`."""
-    return _STEERING.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+def tell(line: str, err: bool = False) -> None:
+    """Print one line, made plain, on stdout or stderr."""
+    click.echo(one_line(line), err=err)
 
 
-def tell(text: str, err: bool = False) -> None:
-    """Print a line, made plain, on stdout or stderr."""
+def tell_text(text: str, err: bool = False) -> None:
+    """Print a text of several lines, made plain, on stdout or stderr."""
     click.echo(plain(text), err=err)
 
 
 class PlainFormatter(logging.Formatter):
-    """Log lines, made plain."""
+    """Log lines, made plain; tracebacks keep their lines."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return plain(super().format(record))
+        text = super().format(record)
+        return plain(text) if record.exc_info else one_line(text)
+
+
+def _steady(drawn: Any) -> None:
+    """Let a bar measure by a clock that nobody sets: it would stand still, or count back, when the day's time jumps."""
+    drawn._time = time.monotonic
+    drawn.start_t = drawn.last_print_t = time.monotonic()
 
 
 @contextmanager
@@ -46,6 +58,7 @@ def bar(unit: str) -> Iterator[Progress]:
     from tqdm import tqdm
 
     with tqdm(disable=None, file=sys.stderr, desc=unit, unit_scale=True, leave=False) as drawn:
+        _steady(drawn)
 
         def progress(done: int, total: int) -> None:
             drawn.total = total
@@ -62,6 +75,7 @@ def token_bar(unit: str) -> Iterator[tuple[Progress, Callable[[int], None]]]:
     begin = shown = time.monotonic()
     made = 0
     with tqdm(disable=None, file=sys.stderr, desc=unit, leave=False, smoothing=0.1) as drawn:
+        _steady(drawn)
 
         def progress(done: int, total: int) -> None:
             if drawn.total is None:
@@ -82,8 +96,7 @@ def token_bar(unit: str) -> Iterator[tuple[Progress, Callable[[int], None]]]:
 
 def show_json(document: Any) -> None:
     """The document on stdout; what steers a terminal is escaped, so that parsed it is the same."""
-    text = json.dumps(document, indent=1, ensure_ascii=False)
-    click.echo(_STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+    click.echo(to_json(document, ascii_only=(sys.stdout.encoding or "").lower().replace("-", "") != "utf8"))
 
 
 def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]], marked: int | None = None) -> None:
@@ -95,9 +108,9 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]], marked: in
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for i, name in enumerate(columns):
-        table.add_column(Text(plain(name)), justify="left" if i == 0 or not name else "right")
+        table.add_column(Text(one_line(name)), justify="left" if i == 0 or not name else "right")
     for i, row in enumerate(rows):
-        table.add_row(*(Text(plain(cell)) for cell in row), style="bold" if i == marked else None)
+        table.add_row(*(Text(one_line(cell)) for cell in row), style="bold" if i == marked else None)
     # a pipe has no width: wide enough for what is shown
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(table)

@@ -17,8 +17,8 @@ from pa_lite.engine.context import Context
 from pa_lite.engine.library import complaint, fresh_words, llama
 from pa_lite.engine.loadable import check_loadable
 from pa_lite.engine.loading import most_that_fit
-from pa_lite.errors import EngineError, InputError
-from pa_lite.files import uninterrupted
+from pa_lite.errors import EngineError, InputChangedError, InputError
+from pa_lite.files import Stamp, uninterrupted
 from pa_lite.kernels import TYPE_IDS
 from pa_lite.machine import cores
 
@@ -282,7 +282,9 @@ class Model:
         A batch has up to n_batch tokens, 0 for the options' number, and may keep n_outputs rows of logits, 0 for one a
         token; `cache_type` is F16 or F32, by default what `cache_type(False)` says. With `gpu_layers` "auto" and no
         other context open, the model is loaded again with fewer layers on the GPU where the context would not fit
-        beside them. Raises EngineError when llama.cpp cannot make it (mostly for lack of memory).
+        beside them. Raises EngineError when llama.cpp cannot make it (mostly for lack of memory), and at the end, when
+        all went well, InputChangedError if the model's file is not what it was when it was loaded: its weights lie
+        there.
         """
 
         def create() -> Any:
@@ -308,6 +310,21 @@ class Model:
         finally:
             self._n_contexts -= 1
             self.lib.llama_free(handle)
+        self._check_file()
+
+    def _check_file(self) -> None:
+        """Raise InputChangedError when somebody else wrote to the file."""
+        if self._rewritable:
+            return
+        try:
+            is_same = Stamp.of(self.path.stat()) == self.header.stamp
+        except OSError:
+            is_same = False
+        if not is_same:
+            raise InputChangedError(
+                f"{self.path}: changed, or was taken away, while it was used: what was made with it is of no use. "
+                "Start again when it is whole."
+            )
 
     def _new_context(
         self, n_ctx: int, n_seq_max: int, unified: bool, n_outputs: int, n_batch: int, cache_type: str

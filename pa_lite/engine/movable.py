@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
-import tempfile
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,13 +18,16 @@ import numpy as np
 
 from pa_lite.checkpoints.gguf_file import gguf_header_bytes
 from pa_lite.engine.model import EngineOptions, Model
-from pa_lite.files import check_space, write_errors
+from pa_lite.files import check_space, temporary_folder, write_errors
 from pa_lite.kernels import prepare
 from pa_lite.machine import available_memory, cores
+from pa_lite.merge.limits import Nonfinite
 from pa_lite.merge.plan import MergePlan
 from pa_lite.merge.readers import RandomFile
 from pa_lite.merge.schedule import Schedule
 from pa_lite.merge.stream import Target, run_stream
+
+_log = logging.getLogger(__name__)
 
 
 class MovableModel:
@@ -42,7 +46,7 @@ class MovableModel:
         for kind in {t.type for t in plan.tensors}:
             prepare(kind)
         self._descriptor: int | None = None
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folder = ExitStack()  # the temporary one, if there is any
         self._model: Model | None = None
         try:
             self.path = self._make_file()
@@ -83,7 +87,10 @@ class MovableModel:
         threads = self.options.threads or cores()
         with write_errors(self.path.parent), RandomFile(self.path, "r+") as file:
             lams = {t.name: self.plan.lam_of(t, lam) for t in self.plan.tensors}
-            run_stream(self.plan.tensors, [Target(file, lams, self._places)], threads)
+            nonfinite = Nonfinite() if self.plan.options.allow_nonfinite else None
+            run_stream(self.plan.tensors, [Target(file, lams, self._places, nonfinite=nonfinite)], threads)
+        if nonfinite is not None and (passed := nonfinite.told()):
+            _log.warning("lam %g: %s", lam, passed)
         if self._model is None:
             self._model = Model(self.path, self.options, rewritable=True)
         told = self.plan.metadata_for(lam)
@@ -98,8 +105,7 @@ class MovableModel:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
-        if self._folder is not None:
-            self._folder.cleanup()
+        self._folder.close()
 
     def _make_file(self) -> Path:
         """An empty file of the right size: in memory if the system can and there is room, else a temporary one."""
@@ -107,8 +113,7 @@ class MovableModel:
             self._descriptor = os.memfd_create("pa-lite")
             os.ftruncate(self._descriptor, self._size)
             return Path(f"/proc/self/fd/{self._descriptor}")
-        self._folder = tempfile.TemporaryDirectory(prefix="pa-lite-")
-        path = Path(self._folder.name) / "merged.gguf"
+        path = self._folder.enter_context(temporary_folder()) / "merged.gguf"
         check_space(path.parent, self._size)
         with path.open("wb") as f:
             f.truncate(self._size)

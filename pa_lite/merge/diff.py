@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 
 from pa_lite.checkpoints import Location, open_checkpoints
+from pa_lite.errors import CheckpointError
+from pa_lite.kernels import FloatArray
 from pa_lite.machine import cores
 from pa_lite.merge.groups import GROUPS, group_of, layer_of
 from pa_lite.merge.plan import MergePlan, PlanOptions, plan_merge
@@ -88,6 +90,16 @@ def diff_checkpoints(
     )
 
 
+def _products(base: FloatArray, instruct: FloatArray, difference: FloatArray) -> _Sums:
+    """The sums over float32 values of one block; in float64 where float32 does not reach."""
+    pairs = ((base, base), (instruct, instruct), (base, instruct), (difference, difference))
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = _Sums(*(float(np.dot(a, b)) for a, b in pairs))
+        if all(map(math.isfinite, astuple(found))):
+            return found
+        return _Sums(*(float(np.dot(a.astype(np.float64), b.astype(np.float64))) for a, b in pairs))
+
+
 def _sums(plan: MergePlan, threads: int, progress: Callable[[int, int], None] | None) -> dict[str, _Sums]:
     tensors = [t for t in plan.tensors if t.base is not None]
     out = {t.name: _Sums() for t in tensors}
@@ -101,12 +113,17 @@ def _sums(plan: MergePlan, threads: int, progress: Callable[[int, int], None] | 
             here = slice(block.start, block.stop)
             both = (maps.base[here] >= 0) & (maps.instruct[here] >= 0)
             base, instruct = (side.reshape(-1, block.columns)[both].reshape(-1) for side in (base, instruct))
-        difference = instruct - base
+        with np.errstate(over="ignore", invalid="ignore"):
+            difference = instruct - base
         if block.tensor.shift:  # weights as they act, which are those of a GGUF file
-            base, instruct = base + np.float32(block.tensor.shift), instruct + np.float32(block.tensor.shift)
-        found = _Sums(*(float(np.dot(a, b)) for a, b in (
-            (base, base), (instruct, instruct), (base, instruct), (difference, difference)
-        )))  # fmt: skip
+            shift = np.float32(block.tensor.shift)
+            base, instruct = base + shift, instruct + shift
+        found = _products(base, instruct, difference)
+        if not all(map(math.isfinite, astuple(found))):
+            raise CheckpointError(
+                f"tensor {block.tensor.name} has values in base or instruct that are no finite numbers: the two "
+                "have no distance. Fetch both again."
+            )
         with lock:
             out[block.tensor.name].add(found)
             done += block.n_values

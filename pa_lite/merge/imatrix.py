@@ -23,6 +23,7 @@ from pa_lite.merge.mixture import EMBEDDINGS
 _log = logging.getLogger(__name__)
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 _KEYS = ("imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size")
+_LARGEST = 1e15  # far above any activation squared; with much more, some of ggml's quantisers end the process
 # types that are useless without an imatrix, and those among them that ggml aborts on
 _NEEDY = frozenset(("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS"))
 _HELPLESS = frozenset(("IQ1_S", "IQ2_XXS", "IQ2_XS"))
@@ -35,7 +36,7 @@ def read_imatrix(path: Path) -> dict[str, FloatArray]:
     Reads GGUF files (sums of squares and counts, one count for each expert; an expert never met counts as all ones) and
     the legacy form (means times calls, and calls). Memory is in proportion to the file.
     Raises CheckpointError, naming file and tensor, for a file that is missing, cut off, of another kind or
-    contradictory, and for importances that are negative or no finite numbers.
+    contradictory, and for importances that are negative, no finite numbers, or so large that quantising would overflow.
     Source: llama.cpp, `load_imatrix` of llama-quantize.
     """
     try:
@@ -52,6 +53,8 @@ def read_imatrix(path: Path) -> dict[str, FloatArray]:
     for name, values in found.items():
         if not np.isfinite(values).all() or (values < 0).any():
             raise _broken(path, f"the importance of {name} has values that are negative or no finite numbers")
+        if (values > _LARGEST).any():
+            raise _broken(path, f"the importance of {name} has values beyond {_LARGEST:g}")
     return found
 
 
@@ -127,7 +130,8 @@ class _LegacyReader:
             if n < 1:
                 raise _broken(self.path, f"{name} claims {n} values")
             values = np.frombuffer(self.take(4 * n, f"{name}'s values"), "<f4").astype(np.float32)
-            found[name] = values / np.float32(calls) if calls > 0 else values
+            with np.errstate(invalid="ignore"):  # NaN is told of when all is read
+                found[name] = values / np.float32(calls) if calls > 0 else values
         if self.at < len(self.data):
             self.number("the number of chunks")
         if self.at < len(self.data):

@@ -14,9 +14,10 @@ import numpy.typing as npt
 
 from pa_lite.checkpoints.fingerprint import fingerprint
 from pa_lite.checkpoints.remote import FilePath
-from pa_lite.checkpoints.source import Checkpoint, Metadata, TensorSource, Vocabulary, float32, string, uint32
+from pa_lite.checkpoints.source import Checkpoint, Metadata, TensorSource, Vocabulary, boolean, float32, string, uint32
 from pa_lite.checkpoints.vocabulary import name_for_llama_cpp
 from pa_lite.errors import InputError, MismatchError, nearest
+from pa_lite.files import Stamp
 from pa_lite.kernels import FloatArray, TensorType
 from pa_lite.merge.align import TOKEN_ROWS, RowMaps, align_vocabularies, compare_settings, pair_tensors
 from pa_lite.merge.groups import group_of, layer_of
@@ -34,7 +35,9 @@ class PlanOptions:
     """What the result shall be: output type, lam schedule, whose vocabulary, importance matrix, types by pattern.
 
     `tensor_types` holds (regular expression on the tensor's name, ggml type) in the order of the command line. `force`
-    merges even where the two networks do not compute alike, and takes instruct's settings.
+    merges even where the two networks do not compute alike, and takes instruct's settings. `allow_nonfinite` lets NaN,
+    infinities and what a type makes infinite through in tensors of type F32, F16 and BF16; quantised types refuse them
+    always, as a quant block cannot tell of them.
     """
 
     kind: str = DEFAULT_TYPE
@@ -43,6 +46,7 @@ class PlanOptions:
     imatrix: Path | None = None
     tensor_types: tuple[tuple[str, str], ...] = ()
     force: bool = False
+    allow_nonfinite: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,10 +113,10 @@ class MergePlan:
         return sum(t.nbytes for t in self.tensors)
 
     @functools.cached_property
-    def files(self) -> frozenset[FilePath]:
-        """Every file that weights are read from."""
+    def files(self) -> Mapping[FilePath, Stamp | None]:
+        """Every file that weights are read from, and what it was when its header was read."""
         sides = (s for t in self.tensors for s in (t.base, t.instruct) if s is not None)
-        return frozenset(p.path for s in sides for p in s.pieces)
+        return {p.path: p.stamp for s in sides for p in s.pieces}
 
     @functools.cached_property
     def n_layers(self) -> int:
@@ -170,6 +174,8 @@ class MergePlan:
         }
         if self.options.schedule.rules:
             own["pa_lite.schedule"] = string(self.options.schedule.text)
+        if self.options.allow_nonfinite:
+            own["pa_lite.allow_nonfinite"] = boolean(True)
         if self.options.imatrix is not None:
             own["pa_lite.imatrix"] = string(self.options.imatrix.name)
         out = {**general, **self.instruct.metadata, **self.vocabulary.metadata, **own}

@@ -18,25 +18,29 @@ import numpy as np
 from pa_lite.checkpoints.gguf_file import GgufTensor
 from pa_lite.checkpoints.remote import FilePath
 from pa_lite.checkpoints.source import TensorSource
-from pa_lite.errors import CheckpointError, OutputError
+from pa_lite.errors import OutputError
 from pa_lite.kernels import ByteArray, FloatArray, from_float32, to_float32
 from pa_lite.merge.align import RowMap, runs
+from pa_lite.merge.limits import Nonfinite, check_quantised, check_values
 from pa_lite.merge.plan import TensorPlan
 from pa_lite.merge.readers import READ_AHEAD, RandomFile, Reader, Readers, Region
 
 BLOCK_VALUES = 1 << 18  # values in a block: small enough for the cache, large enough to hide the calls
-_F16_MAX, _F32_MAX = 65504.0, float(np.finfo(np.float32).max)
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Target:
-    """One output file, its header written: each tensor's lam and place; `done` tensors are in it already."""
+    """One output file, its header written: each tensor's lam and place; `done` tensors are in it already.
+
+    With `nonfinite`, values that are no finite numbers are let through and counted there; else they are refused.
+    """
 
     file: RandomFile
     lams: Mapping[str, float]
     tensors: Mapping[str, GgufTensor]
     done: frozenset[str] = frozenset()
+    nonfinite: Nonfinite | None = None
 
 
 @dataclass(frozen=True)
@@ -65,21 +69,6 @@ def interpolate(base: FloatArray, instruct: FloatArray, lam: float, out: FloatAr
     np.multiply(base, np.float32(1.0 - lam), out=out)
     np.multiply(instruct, np.float32(lam), out=spare)
     return np.add(out, spare, out=out)
-
-
-def _check_range(tensor: TensorPlan, lam: float, values: FloatArray) -> None:
-    """Raise CheckpointError for values that the type cannot hold: none holds infinity or what is no number."""
-    low, high = float(values.min()), float(values.max())  # NaN, if any value is
-    if not (low >= -_F32_MAX and high <= _F32_MAX):
-        raise CheckpointError(
-            f"tensor {tensor.name} at lam {lam:g} has values that are no finite numbers: base or instruct is "
-            "damaged, or lam too far outside [0, 1]. Fetch both again."
-        )
-    if tensor.type.name == "F16" and not (low >= -_F16_MAX and high <= _F16_MAX):
-        raise CheckpointError(
-            f"tensor {tensor.name} at lam {lam:g} has values that F16 cannot hold (beyond {_F16_MAX:g}). Write BF16 or "
-            "F32 (--type)."
-        )
 
 
 def blocks_of(tensor: TensorPlan) -> Iterator[Block]:
@@ -179,34 +168,50 @@ class BlockWorker:
         base = self._load("base", tensor.base, block, None) if needs_base and tensor.base is not None else instruct
         return base, instruct
 
-    def encode(self, block: Block, lams: Sequence[float]) -> Iterator[ByteArray]:
-        """The block as it stands in each lam's file; valid until the next is asked for. Raises CheckpointError."""
+    def _merged(self, block: Block, lam: float, base: FloatArray, instruct: FloatArray) -> FloatArray:
+        """The block at one lam, float32 [values]: one of the two themselves, or in a buffer that the next will need."""
         tensor, n = block.tensor, block.n_values
-        base, instruct = self.sides(block, lams)
-        importance = tensor.importance
-        if importance is not None:
-            importance = importance[block.start // tensor.shape[-2] if len(importance) > 1 else 0]
-        for lam in lams:
-            values = base if base is instruct else interpolate(
-                base, instruct, lam, self._floats("out", n), self._floats("spare", n)
-            )  # fmt: skip
-            if tensor.maps is not None and base is not instruct:
+        if base is instruct:
+            values = base
+        else:
+            values = interpolate(base, instruct, lam, self._floats("out", n), self._floats("spare", n))
+            if tensor.maps is not None:
                 # a row that one side lacks is the other's own, to the bit
                 here = slice(block.start, block.stop)
                 alone = (tensor.maps.base[here] < 0) | (tensor.maps.instruct[here] < 0)
                 values.reshape(-1, block.columns)[alone] = instruct.reshape(-1, block.columns)[alone]
-            if tensor.shift:
-                values = np.add(values, np.float32(tensor.shift), out=self._floats("out", n))
-            _check_range(tensor, lam, values)
-            encoded = self._bytes("encoded", tensor.type.nbytes(block.columns) * (block.stop - block.start))
-            from_float32(tensor.type, values.reshape(-1, block.columns), encoded, importance)
+        return np.add(values, np.float32(tensor.shift), out=self._floats("out", n)) if tensor.shift else values
+
+    def encode(
+        self, block: Block, lams: Sequence[float], allowed: Sequence[Nonfinite | None] | None = None
+    ) -> Iterator[ByteArray]:
+        """The block as it stands in each lam's file; valid until the next is asked for.
+
+        `allowed` holds, for each lam, where to count values that are no finite numbers. Raises CheckpointError for
+        those where there is None.
+        """
+        tensor = block.tensor
+        with np.errstate(over="ignore", invalid="ignore"):  # such values are looked for below
+            base, instruct = self.sides(block, lams)
+        importance = tensor.importance
+        if importance is not None:
+            importance = importance[block.start // tensor.shape[-2] if len(importance) > 1 else 0]
+        for lam, nonfinite in zip(lams, allowed or [None] * len(lams), strict=True):
+            with np.errstate(over="ignore", invalid="ignore"):
+                values = self._merged(block, lam, base, instruct).reshape(-1, block.columns)
+            is_doubtful = check_values(tensor.name, tensor.type, lam, values, block.start, nonfinite)
+            encoded = self._bytes("encoded", tensor.type.nbytes(values.size))
+            from_float32(tensor.type, values, encoded, importance)
+            if is_doubtful:
+                check_quantised(tensor.name, tensor.type, lam, encoded, self._floats("back", values.size))
             yield encoded
 
     def run(self, block: Block, targets: Sequence[Target], verify: bool) -> int:
         """Write one block into every target, or compare it with what they hold; returns the bytes done."""
         name, done = block.tensor.name, 0
         start = block.tensor.type.nbytes(block.columns) * block.start
-        for target, encoded in zip(targets, self.encode(block, [t.lams[name] for t in targets]), strict=True):
+        blocks = self.encode(block, [t.lams[name] for t in targets], [t.nonfinite for t in targets])
+        for target, encoded in zip(targets, blocks, strict=True):
             offset = target.tensors[name].offset + start
             if verify:
                 held = self._bytes("held", encoded.nbytes)
@@ -242,7 +247,8 @@ def run_blocks(
     """Call `handle` with every block of the tensors, from several threads, each with a worker of its own.
 
     `lams_of` tells which sides of a tensor will be read; of files on the Hub `read_ahead` bytes are fetched before they
-    are asked for. The first exception, Ctrl-C included, ends the work of all and is raised.
+    are asked for. The first exception, Ctrl-C included, ends the work of all and is raised. Raises InputChangedError
+    when a file is at the end not what it was when its header was read.
     """
     queue = (block for t in tensors for block in blocks_of(t))
     sources = [s for t in tensors for s in (t.base, t.instruct) if s is not None]
@@ -259,7 +265,7 @@ def run_blocks(
             handle(worker, block)
 
     with (
-        Readers({p.path for s in sources for p in s.pieces}, rounds, read_ahead) as readers,
+        Readers({p.path: p.stamp for s in sources for p in s.pieces}, rounds, read_ahead) as readers,
         ThreadPoolExecutor(threads) as pool,
     ):
         futures = [pool.submit(run, readers.by_path) for _ in range(threads)]
@@ -269,8 +275,11 @@ def run_blocks(
         finally:
             stop.set()  # after an error or Ctrl-C the other threads finish their block and leave
             readers.stop()
-        for future in ended:  # those that were stopped have errors of their own, which tell nothing
-            future.result()
+        try:
+            for future in ended:  # those that were stopped have errors of their own, which tell nothing
+                future.result()
+        finally:
+            readers.check()  # what went wrong may have come of a changed file, which then is the thing to tell
 
 
 def run_stream(
@@ -285,9 +294,9 @@ def run_stream(
     """Merge all tensors into all targets that lack them, each input byte read once; or, to verify, compare.
 
     `progress` gets (bytes done, bytes in all), `on_tensor` each tensor's name once it is whole in every target; of
-    inputs on the Hub `read_ahead` bytes are held. Raises
-    CheckpointError when an input changes under the reader or cannot be written in the type, OutputError for a
-    difference found, OSError when a target cannot be written.
+    inputs on the Hub `read_ahead` bytes are held. Raises InputChangedError when an input changed meanwhile,
+    CheckpointError when it cannot be read or its values not be written in the type, OutputError for a difference
+    found, OSError when a target cannot be written.
     """
     lacking = {t.name: [x for x in targets if t.name not in x.done] for t in tensors}
     total = sum(len(targets) * t.nbytes for t in tensors)

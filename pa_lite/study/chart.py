@@ -11,6 +11,7 @@ from typing import Any
 from pa_lite.files import write_bytes
 from pa_lite.study.curves import Curves, Series, estimates, means, undominated
 from pa_lite.study.study import Study
+from pa_lite.texts import one_line
 
 SKILL, FOLLOWING, PREFERRED = "#1f5fa8", "#c4601d", "#6f42a8"
 _PANEL_COLUMNS = 4
@@ -48,7 +49,8 @@ def _draw_curves(figure: Any, curves: Curves, title: str) -> None:
     best = curves.lams[int(means(curves.tasks).argmax())]
     axes.axvline(best, color=SKILL, linestyle=":", linewidth=1)
     axes.annotate(f"best few-shot: lam {best:g}", (best, 94), xytext=(4, 0), textcoords="offset points", color=SKILL)
-    axes.set(xlabel="lam (0 = base, 1 = instruct)", ylabel="percent", ylim=(0, 100), title=title)
+    axes.set(xlabel="lam (0 = base, 1 = instruct)", ylabel="percent", ylim=(0, 100))
+    axes.set_title(one_line(title), parse_math=False)  # a name is no formula, whatever dollars it has
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
 
@@ -82,10 +84,10 @@ def _draw_panels(figure: Any, curves: Curves) -> None:
     rows = -(-len(curves.tasks) // columns)
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
     for axes, task in zip(panels, curves.tasks, strict=False):
-        _line(axes, curves.lams, [task], SKILL, "o", task.name)
+        _line(axes, curves.lams, [task], SKILL, "o", "few-shot accuracy")
         if task.baseline is not None:
             axes.axhline(100 * task.baseline, color="#999", linestyle=":", linewidth=1)
-        axes.set_title(task.name, fontsize=9)
+        axes.set_title(one_line(task.name), fontsize=9, parse_math=False)
         axes.grid(alpha=0.3)
     for axes in panels[len(curves.tasks) :]:
         axes.set_visible(False)

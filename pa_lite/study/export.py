@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -14,32 +12,25 @@ from pa_lite.study.paired import Difference
 from pa_lite.study.results import planned_cells, value_of
 from pa_lite.study.store import Store
 from pa_lite.study.study import Study, against_ends, conclusion, readings, table
-
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
-
-
-def harmless(text: str) -> str:
-    """A text that no spreadsheet takes for a formula: one that begins like a formula gets an apostrophe before it."""
-    return f"'{text}" if text.startswith(_FORMULA) else text
+from pa_lite.texts import csv_cell, without_nonfinite
 
 
 def to_csv(rows: Iterable[Mapping[str, float | str | None]]) -> str:
     """A CSV file's text: a header and one line for each row; numbers in full, None and NaN empty."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    names: list[str] | None = None
+    lines: list[str] = []
+    names: list[str] = []
     for row in rows:
-        if names is None:
+        if not lines:
             names = list(row)
-            writer.writerow(names)
-        writer.writerow([_cell(row[name]) for name in names])
-    return out.getvalue()
+            lines.append(",".join(map(csv_cell, names)))
+        lines.append(",".join(_cell(row[name]) for name in names))
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _cell(value: float | str | None) -> str:
     if value is None or value != value:
         return ""
-    return harmless(value) if isinstance(value, str) else repr(value)
+    return csv_cell(value) if isinstance(value, str) else repr(value)
 
 
 def to_document(study: Study) -> dict[str, Any]:
@@ -61,17 +52,8 @@ def to_document(study: Study) -> dict[str, Any]:
         "setting": dict(study.setting),
         "remarks": list(study.remarks),
     }
-    strict: dict[str, Any] = _without_nan(out)
+    strict: dict[str, Any] = without_nonfinite(out)
     return strict
-
-
-def _without_nan(value: Any) -> Any:
-    """NaN as None all through: JSON has no NaN, and only some readers forgive one."""
-    if isinstance(value, Mapping):
-        return {k: _without_nan(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_nan(v) for v in value]
-    return None if isinstance(value, float) and value != value else value
 
 
 def difference_rows(against: Mapping[str, Mapping[str, Sequence[Difference]]]) -> list[dict[str, float | str]]:

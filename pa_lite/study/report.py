@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
 from pa_lite.errors import EngineError
 from pa_lite.study.curves import Curves, estimates
 from pa_lite.study.export import difference_rows, to_csv
 from pa_lite.study.figures import Figure, curves_figure, panels_figure, plane_figure
 from pa_lite.study.paired import Difference
-from pa_lite.study.study import Example, Reading, Study, against_ends, conclusion, readings, table
+from pa_lite.study.study import Reading, Study, against_ends, conclusion, readings, table
+from pa_lite.texts import plain
 
 _TEMPLATE = Path(__file__).with_name("report.html")
 
@@ -65,33 +66,25 @@ def _rows(
     return [name for name, _ in shown], rows
 
 
-_HIDDEN = "".join(map(chr, (*range(9), *range(11, 32), *range(127, 160), 0x61C, 0x200E, 0x200F,
-                            *range(0x202A, 0x202F), *range(0x2066, 0x206A))))  # fmt: skip
-_SHOWN = {ord(c): f"\\u{ord(c):04x}" for c in _HIDDEN}
-
-
-def readable(study: Study) -> Study:
-    """The study with what models and tasks wrote made visible: control and direction characters as `\\u001b`."""
-
-    def text(raw: str) -> str:
-        return raw.replace("\r\n", "\n").translate(_SHOWN)
-
-    examples = tuple(
-        Example(text(e.instruction), tuple((lam, text(said), followed) for lam, said, followed in e.outputs))
-        for e in study.examples
-    )
-    return replace(study, examples=examples, setting=tuple((text(a), text(b)) for a, b in study.setting))
+def readable(value: Any) -> Any:
+    """The value with every text in it made plain: what models and tasks wrote can turn or hide nothing of the page."""
+    if isinstance(value, str):
+        return value if isinstance(value, Markup) else plain(value.replace("\r\n", "\n"))
+    if isinstance(value, Mapping):
+        return {key: readable(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [readable(inner) for inner in value]
+    return value
 
 
 def to_html(study: Study) -> str:
     """The page: sentences, charts with hover values, numbers, examples, setting, and the data as CSV."""
-    study = readable(study)
     curves, found = study.curves, readings(study.curves)
     against = against_ends(curves)
     columns, rows = _rows(curves, against["few-shot"], found[0].best.lam)
     figures = _figures(curves, found)
     downloads = {"averages.csv": to_csv(table(curves)), "differences.csv": to_csv(difference_rows(against))}
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, finalize=readable)
     return environment.from_string(_TEMPLATE.read_text("utf-8")).render(
         study=study,
         tasks=curves.tasks,
@@ -103,6 +96,6 @@ def to_html(study: Study) -> str:
         columns=columns,
         rows=rows,
         downloads={name: base64.b64encode(text.encode()).decode() for name, text in downloads.items()},
-        figures=figures,
+        figures=readable(figures),
         plotly=_plotly(),
     )

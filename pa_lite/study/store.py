@@ -176,7 +176,9 @@ def _readable(path: Path) -> Iterator[None]:
             raise OutputError(
                 f"{path}: the disk is full; what was finished is kept. Free some space, and run the same command again."
             ) from e
-        raise OutputError(f"{path}: cannot be used: {e}.") from e
+        raise OutputError(
+            f"{path}: cannot be used ({e}). What was finished is kept: see to its disk, and run the command again."
+        ) from e
     except sqlite3.DatabaseError as e:
         raise _damaged(path, str(e)) from e
 

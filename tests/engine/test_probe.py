@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import signal
@@ -98,7 +99,7 @@ def test_memory_is_watched_from_outside_too(
     def generous(value: object) -> str:
         return asked(value | {"memory": 1 << 40} if isinstance(value, dict) else value)
 
-    monkeypatch.setattr(module.json, "dumps", generous)
+    monkeypatch.setattr(json, "dumps", generous)
     path = endless(tiny_ggufs["F32"], tmp_path / "x.gguf")
     with pytest.raises(CheckpointError, match="takes more than 300 MB beside the file"):
         probe(path, Limits(60, 300_000_000))
@@ -180,7 +181,7 @@ def test_a_file_is_tried_once(
     probe_file(path)
     assert len(tried) == 2
 
-    monkeypatch.setattr(module.importlib.metadata, "version", lambda _name: "0.3.99")
+    monkeypatch.setattr(importlib.metadata, "version", lambda _name: "0.3.99")
     probe_file(path)
     assert len(tried) == 3  # another llama.cpp may do otherwise
 
@@ -235,7 +236,7 @@ def test_the_command_line_says_it_in_one_line(
 
 
 def test_no_process_to_be_had(tiny_ggufs: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(module.sys, "executable", str(tmp_path / "no-python"))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "no-python"))
     with pytest.raises(EngineError, match=r"no process can be started to try it in: .* --no-probe does without"):
         probe(tiny_ggufs["F32"], AMPLE)
 

@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
+import re
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from plotly.offline import get_plotlyjs
 
 from pa_lite.errors import InputError, OutputError
-from pa_lite.study.chart import curves_svg
+from pa_lite.study.chart import curves_svg, write_png
 from pa_lite.study.curves import Curves, Series
-from pa_lite.study.export import difference_rows, harmless, item_rows, lm_eval_document, to_csv, to_document
+from pa_lite.study.export import difference_rows, item_rows, lm_eval_document, to_csv, to_document
 from pa_lite.study.figures import panels_figure, plane_figure
 from pa_lite.study.publish import ReportOptions, publish
-from pa_lite.study.report import readable, to_html
+from pa_lite.study.report import to_html
 from pa_lite.study.store import open_store, read_store
 from pa_lite.study.study import Example, Study, against_ends, conclusion, readings, table
 from pa_lite.study.sweep import sweep_pair
+from pa_lite.texts import one_line, plain
 from tests.study.test_sweep import OPTIONS
 
 LAMS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -127,7 +134,6 @@ def test_texts_are_escaped_in_the_source(study: Study, page: Path) -> None:
 def test_csv_runs_no_formula() -> None:
     text = to_csv([{"a": "=1+1", "b": -0.5, "c": None}, {"a": "@x", "b": float("nan"), "c": "plain, text"}])
     assert text == "a,b,c\n'=1+1,-0.5,\n'@x,,\"plain, text\"\n"
-    assert [harmless(t) for t in ("+1", "-1", "\tx", "ok")] == ["'+1", "'-1", "'\tx", "ok"]
     assert to_csv([]) == ""
 
 
@@ -194,11 +200,63 @@ def test_an_unfinished_lam_is_left_out_and_told(tmp_path: Path) -> None:
     assert study.remarks == ("Not finished, and left out: lam 0.5.",)
 
 
-def test_what_hides_in_a_text_is_made_visible(study: Study) -> None:
-    text = "a\x1b[31m\x00b\u202ec\r\nd\te"
-    shown = readable(replace(study, examples=(Example(text, ((0.0, text, None),)),)))
-    assert shown.examples[0].instruction == "a\\u001b[31m\\u0000b\\u202ec\nd\te"
-    assert shown.examples[0].outputs[0][1] == shown.examples[0].instruction
+class Seen(HTMLParser):
+    """Collects a page's elements, attributes and texts as a browser would see them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements: Counter[str] = Counter()
+        self.attributes: list[tuple[str, str | None]] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements[tag] += 1
+        self.attributes += attrs
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+HIDING = "a\x1b[31m\x00b\u202ec\u2066\ufeff\U000e0041\r\nd\te"
+BREAKOUTS = ["</script><script>alert(1)</script>", "<!--<script>", "]]>", "'\"><img src=x onerror=alert(1)>", "{{7*7}}",
+             "${alert(1)}", "%{x}", "$\\frac{$", HIDING]  # fmt: skip
+
+
+def page_with(study: Study, name: str) -> str:
+    """A page in which everything that a stranger can name is called so; without plotly's own script."""
+    tasks = tuple(replace(t, name=name + str(i), area=f"{name} {i}") for i, t in enumerate(study.curves.tasks))
+    curves = replace(study.curves, tasks=tasks, follow=replace(study.curves.follow, name=name))  # type: ignore[type-var]
+    said = tuple((lam, name, followed) for lam, _, followed in study.examples[0].outputs)
+    page = to_html(replace(
+        study, pair=name, type=name, curves=curves, examples=(Example(name, said),), setting=((name, name),),
+        remarks=(name,),
+    ))  # fmt: skip
+    return page.replace(get_plotlyjs(), "")
+
+
+@pytest.mark.parametrize("name", BREAKOUTS)
+def test_a_hostile_name_is_text_everywhere(study: Study, name: str) -> None:
+    harmless, seen, wanted = Seen(), Seen(), plain(name.replace("\r\n", "\n"))
+    page = page_with(study, name)
+    harmless.feed(page_with(study, "name"))
+    seen.feed(page)
+    assert seen.elements == harmless.elements
+    assert [a for a in seen.attributes if a[0].startswith("on")] == []
+    assert seen.text.count(wanted) >= 7  # title, heading, type, remark, example and its answers, setting
+    assert all(c.isprintable() or c in "\n\t\u200d\xa0" for c in page)
+    figures = json.loads(re.findall(r'<script type="application/json" id="figures">(.*?)</script>', page)[0])
+    assert html.escape(wanted) + "0 (+" in "".join(n["text"] for n in figures["panels"]["layout"]["annotations"])
+
+
+@pytest.mark.parametrize("name", BREAKOUTS)
+def test_a_hostile_name_in_charts(study: Study, name: str, tmp_path: Path) -> None:
+    drawn = ElementTree.fromstring(curves_svg(study.curves, name))
+    texts = [e.text for e in drawn.iter("{http://www.w3.org/2000/svg}text")]
+    assert one_line(name) in texts
+    assert {e.tag.rpartition("}")[2] for e in drawn.iter()}.isdisjoint({"script", "img", "foreignObject", "a"})
+    tasks = tuple(replace(t, name=name + str(i)) for i, t in enumerate(study.curves.tasks))
+    written = write_png(replace(study, pair=name, curves=replace(study.curves, tasks=tasks)), tmp_path, 30)
+    assert [p.name for p in written] == ["curves.png", "plane.png", "tasks.png"]
 
 
 def test_names_are_text_in_charts_too(study: Study) -> None:

@@ -77,7 +77,7 @@ def test_majority() -> None:
         ([{**row("a"), "choices": ["x"]}], {}, "two or more texts"),
         ([{**row("a"), "split": 1}], {}, "split must be a text"),
         ([row("a", 0, "dev")], {}, "has no rows of split 'test'; it has dev"),
-        ([row("a")], {"shots": 3}, "3 shots asked for, split 'shots' has 0 rows"),
+        ([row("a")], {"shots": 3}, "3 shots asked for, split 'shots' has 0 rows. Ask for 0 at most"),
         ([row("a")], {"template": "{{ no_such }}"}, "'no_such' is undefined"),
         ([row("a")], {"template": "{{ 1/0 }}"}, "division by zero"),
         ([row(None)], {}, "rows.jsonl:1: template of task t fails on this row: a value that it prints is null"),
