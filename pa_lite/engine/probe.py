@@ -62,8 +62,20 @@ def probe_file(path: Path, limits: Limits | None = None) -> None:
     except OSError as e:
         raise CheckpointError(f"{path}: cannot be read: {e.strerror}") from e
     identity = [str(path.resolve()), state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns]
+    _once(identity, path, limits or limits_for(state.st_size))
+
+
+def probe_merged(path: Path, header: bytes, size: int, descriptors: Sequence[int] = ()) -> None:
+    """The same for a file that this program merged itself from GGUF files: their metadata are a stranger's still.
+
+    `header` stands for the file: what weights follow it does not matter. Raises what `probe_file` raises.
+    """
+    _once(["merged", hashlib.sha256(header).hexdigest()], path, limits_for(size), descriptors)
+
+
+def _once(identity: Sequence[Any], path: Path, limits: Limits, descriptors: Sequence[int] = ()) -> None:
     if not _passed(identity):
-        probe(path, limits or limits_for(state.st_size))
+        probe(path, limits, descriptors)
         _remember(identity)
 
 

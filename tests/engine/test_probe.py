@@ -15,13 +15,16 @@ from pathlib import Path
 import pytest
 
 import pa_lite
+from pa_lite.checkpoints import open_checkpoints
 from pa_lite.checkpoints.source import array, string, uint32
 from pa_lite.cli import main
 from pa_lite.engine import probe as module
 from pa_lite.engine.model import EngineOptions
+from pa_lite.engine.movable import MovableModel
 from pa_lite.engine.probe import Limits, limits_for, probe, probe_file
 from pa_lite.engine.reference import open_model
 from pa_lite.errors import CheckpointError, EngineError
+from pa_lite.merge.plan import PlanOptions, plan_merge
 from tests.engine.test_loadable import changed, float32
 
 AMPLE = Limits(30, 1 << 30)
@@ -165,9 +168,9 @@ def test_a_file_is_tried_once(
     tried: list[Path] = []
     real = probe
 
-    def counted(file: Path, limits: Limits) -> None:
+    def counted(file: Path, limits: Limits, descriptors: tuple[int, ...] = ()) -> None:
         tried.append(file)
-        real(file, limits)
+        real(file, limits, descriptors)
 
     monkeypatch.setattr(module, "probe", counted)
     probe_file(path)
@@ -217,6 +220,31 @@ def test_files_are_tried_when_opened_by_name(
         pass  # the embedded pair is merged here, in memory
     with open_model(str(tiny_ggufs["Q8_0"]), ONE):
         pass  # it was tried before
+
+
+def test_what_is_merged_from_gguf_files_is_tried_once(
+    tiny_pair: tuple[Path, Path], tiny_ggufs: dict[str, Path], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[tuple[int, ...]] = []
+    real = probe
+
+    def counted(path: Path, limits: Limits, descriptors: tuple[int, ...] = ()) -> None:
+        tried.append(tuple(descriptors))
+        real(path, limits, descriptors)
+
+    monkeypatch.setattr(module, "probe", counted)
+    base, instruct = open_checkpoints([str(tiny_ggufs["F16"]), str(tiny_ggufs["Q8_0"])])
+    plan = plan_merge(base, instruct, PlanOptions("F16"))
+    for lam in (0.3, 0.6):
+        with MovableModel(plan, lam, ONE) as moved:
+            moved.move(0.9)
+            assert len(moved.model.tokenize("the")) > 0
+    assert len(tried) == 1
+    assert len(tried[0]) == moved.is_in_memory or not moved.is_in_memory
+    assert [json.loads(p.read_text("utf-8"))[0] for p in cache.iterdir()] == ["merged"]
+    base, instruct = open_checkpoints([str(folder) for folder in tiny_pair])
+    with MovableModel(plan_merge(base, instruct, PlanOptions("F16")), 0.3, ONE):
+        assert len(tried) == 1  # its metadata were made here
 
 
 def test_the_command_line_says_it_in_one_line(
