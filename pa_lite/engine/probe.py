@@ -153,7 +153,7 @@ def _judge(path: Path, limits: Limits, status: int, answer: bytes, words: str) -
         return
     last = _last_words(words)
     if "error" in told:
-        raise EngineError(f"{path}: {told['error']}")
+        raise EngineError(f"{path}: {told['error'].rstrip('.')}. Fetch or convert it again.")
     if status == -getattr(signal, "SIGXCPU", 0):
         raise _too_long(path, limits)
     if "bad_alloc" in words or "MemoryError" in words:
