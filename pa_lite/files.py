@@ -63,6 +63,14 @@ def existing_parent(folder: Path) -> Path:
     return folder
 
 
+def system_words(error: OSError) -> str:
+    """What the system says went wrong, without a full stop; and what to do, where that says too little."""
+    told = error.strerror or str(error)
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return f"{told}. Close some, or allow more (ulimit -n 4096)"
+    return told
+
+
 @contextlib.contextmanager
 def write_errors(
     folder: Path, when_full: str = "nothing was left behind. Free some space, or write elsewhere with -o."
@@ -73,7 +81,7 @@ def write_errors(
     except OSError as e:
         if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise OutputError(f"{folder}: the disk is full ({e.strerror}); {when_full}") from e
-        raise OutputError(f"{e.filename or folder}: cannot be written: {e.strerror}.") from e
+        raise OutputError(f"{e.filename or folder}: cannot be written: {system_words(e)}.") from e
 
 
 @contextlib.contextmanager

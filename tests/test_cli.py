@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -245,10 +246,29 @@ def test_bad_input_is_one_line_and_leaves_nothing(
 
 
 def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
-    from pa_lite.errors import InputError
+    status, _, shown = run(capsys, "--debug", "merge", "--lam", "x")
+    assert status == 1
+    assert "Traceback" in shown
+    assert "pa_lite.errors.InputError: lam 'x' is no number" in shown
+    assert shown.splitlines()[-1].startswith("error: lam 'x' is no number")
 
-    with pytest.raises(InputError):
-        run(capsys, "--debug", "merge", "--lam", "x")
+
+def test_a_reader_that_goes_ends_the_command_quietly() -> None:
+    command = f"{sys.executable} -m pa_lite tasks --json | head -c 10"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert (len(done.stdout), done.stderr) == (10, "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of POSIX")
+def test_too_many_open_files_are_told_with_advice(tmp_path: Path) -> None:
+    code = (
+        "import resource, pa_lite.cli; resource.setrlimit(resource.RLIMIT_NOFILE, (7, 7)); "
+        "pa_lite.cli.main(['merge', '--lam', '0.5,0.6,0.7,0.8'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert re.fullmatch(r"error: .*Too many open files.*(ulimit -n 4096).*\n", done.stderr)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")

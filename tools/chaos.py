@@ -18,9 +18,11 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import chaos_clock
 import chaos_full
 import chaos_input
 import chaos_kill
+import chaos_race
 from chaos_disks import own_namespace
 from chaos_jobs import JOBS, Job, made_scene
 from chaos_runs import Row, show
@@ -33,6 +35,8 @@ FAULTS: dict[str, tuple[Campaign, int]] = {
     "kill": (chaos_kill.campaign, 50),
     "disk": (chaos_full.campaign, 20),
     "input": (chaos_input.campaign, 20),
+    "clock": (chaos_clock.campaign, 10),
+    "race": (chaos_race.campaign, 10),
 }
 
 

@@ -18,7 +18,7 @@ _MOST_TRIES = 4  # times the rounds asked for: a kill that comes too late counts
 def campaign(job: Job, rounds: int, rng: random.Random, folder: Path) -> list[Row]:
     """So many kills of each of the job's variants that met it at work."""
     rows = []
-    each = max(1, -(-rounds // max(1, len(job.variants) // 2)))  # both halves of merge's variants get all rounds
+    each = -(-rounds * job.sorts // len(job.variants))
     for variant in job.variants:
         job.measure(variant, folder / "undisturbed")
         row = Row("kill -9", f"{job.name} {variant}".strip())

@@ -17,6 +17,7 @@ from pa_lite.checkpoints.source import Checkpoint, Piece, TensorSource
 from pa_lite.checkpoints.vocabulary import read_vocabulary
 from pa_lite.errors import CheckpointError, nearest
 from pa_lite.kernels import tensor_type
+from pa_lite.names import leads_out
 
 
 def open_hf(path: Path, elsewhere: Mapping[str, FilePath] | None = None) -> Checkpoint:
@@ -26,6 +27,7 @@ def open_hf(path: Path, elsewhere: Mapping[str, FilePath] | None = None) -> Chec
     missing, broken or unknown in it, and for what GGUF cannot say of it.
     """
     folder = path if path.is_dir() else path.parent
+    _check_links(folder)
     stored = read_folder(folder, elsewhere) if path.is_dir() else read_header(path)
     raw = read_json(folder / "config.json")
     where = str(folder / "config.json")
@@ -49,6 +51,20 @@ def open_hf(path: Path, elsewhere: Mapping[str, FilePath] | None = None) -> Chec
         constants=model.constants,
         warnings=model.warnings,
     )
+
+
+def _check_links(folder: Path) -> None:
+    """Raise CheckpointError where a text of the checkpoint is a link to outside of it.
+
+    Whoever packs such a folder could have a file of the user's own, which the link names, copied into the result.
+    Weights may lie wherever links lead: they are read as numbers alone.
+    """
+    for pattern in ("*.json", "*.jinja", "*.model", "additional_chat_templates/*"):
+        for path in folder.glob(pattern):
+            if path.is_file() and leads_out(path, folder):
+                raise CheckpointError(
+                    f"{path}: is a link that leads out of its folder. If you trust it, put a copy in its place."
+                )
 
 
 def _model_name(folder: Path) -> str:

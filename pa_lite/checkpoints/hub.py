@@ -16,6 +16,7 @@ from typing import Any
 from pa_lite.checkpoints.hub_cache import RepoCache, cache_folder
 from pa_lite.checkpoints.hub_http import TIMEOUT, FileFacts, Subject, api, attempt, file_facts, is_offline
 from pa_lite.errors import CheckpointError, HubError, InputError
+from pa_lite.names import escapes, path_fault
 
 _log = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
@@ -81,10 +82,9 @@ def locate(where: str | Location) -> Location:
 
 
 def _check_name(name: str, where: str) -> None:
-    """Raise CheckpointError for a file name that could lead out of the folder it is fetched to."""
-    parts = name.split("/")
-    if not all(parts) or any(p in (".", "..") or re.search(r'[\\:*?"<>|\x00-\x1f]', p) for p in parts):
-        raise CheckpointError(f"{where}: has a file of the name {name!r}, which cannot be fetched.")
+    """Raise CheckpointError for a file name that could lead out of the folder it is fetched to, or is no file's."""
+    if fault := path_fault(name):
+        raise CheckpointError(f"{where}: the file {name!r} cannot be fetched: its name {fault}.")
 
 
 def resolve_commit(reference: HubReference) -> str:
@@ -156,8 +156,12 @@ def listing(reference: HubReference) -> tuple[list[HubFile], bool]:
     except HubError as e:
         return _cached_files(cache.snapshot(_fallback(cache, subject, e))), False
     for file in files:
-        _check_name(file.name, str(subject))
-    return sorted(files, key=lambda f: f.name), True
+        if escapes(file.name):
+            _check_name(file.name, str(subject))
+    odd = [f.name for f in files if path_fault(f.name)]  # some systems cannot have them: they are not there for us
+    if odd:
+        _log.info("%s: left out, for their names: %s", subject, ", ".join(map(repr, odd)))
+    return sorted((f for f in files if not path_fault(f.name)), key=lambda f: f.name), True
 
 
 def _files(entries: Iterable[Any]) -> list[HubFile]:

@@ -17,6 +17,7 @@ from pa_lite.checkpoints.remote import FilePath, RemoteFile
 from pa_lite.checkpoints.safetensors_file import shard_names
 from pa_lite.errors import CheckpointError, HubError, InputError, OutputError
 from pa_lite.files import existing_parent
+from pa_lite.names import same_file
 
 INDEX = "model.safetensors.index.json"
 _FILES_AT_A_TIME = 4
@@ -145,6 +146,8 @@ def _find(reference: HubReference) -> _Found:
             "(without HF_HUB_OFFLINE) and try again."
         ) from e
     small = [f for f in files if _SMALL.fullmatch(f.name)] if weights[0].name.endswith(".safetensors") else []
+    if twins := same_file(f.name for f in (*weights, *small)):
+        raise CheckpointError(f"{reference}: has the files {' and '.join(twins)}, which are one file on some systems.")
     return _Found(pinned, folder, weights, small)
 
 

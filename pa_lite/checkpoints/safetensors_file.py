@@ -17,6 +17,7 @@ from pa_lite.documents import parse_json
 from pa_lite.errors import CheckpointError
 from pa_lite.files import Stamp
 from pa_lite.kernels import tensor_type
+from pa_lite.names import name_fault, same_file
 
 _MAX_HEADER = 100_000_000  # the reference implementation's own limit, in bytes
 _MAX_JSON = 1 << 28  # bytes; the largest tokenizer.json known has 35 MB
@@ -132,8 +133,13 @@ def shard_names(index: Path) -> list[str]:
         raise CheckpointError(f"{index}: has no weight_map from tensor names to file names.")
     names = sorted(set(weight_map.values()))
     for name in names:
-        if not re.fullmatch(r"[^/\\:\0]+\.safetensors", name) or name.startswith("."):
-            raise CheckpointError(f"{index}: names the shard {name!r}, which is no plain file name.")
+        fault = name_fault(name)
+        if fault is None and not re.fullmatch(r"[^.].*\.safetensors", name):
+            fault = "is no .safetensors file"
+        if fault is not None:
+            raise CheckpointError(f"{index}: names the shard {name!r}, which {fault}.")
+    if twins := same_file(names):
+        raise CheckpointError(f"{index}: names the shards {' and '.join(twins)}, which are one file on some systems.")
     return names
 
 

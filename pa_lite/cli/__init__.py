@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -14,8 +15,9 @@ import click
 
 from pa_lite.cli import checkpoints, doctor, follow, harness, judge, merge, pairs, study, tasks
 from pa_lite.cli.mapped import unreadable_maps_are_told
-from pa_lite.cli.terminal import PlainFormatter, accept_any_text, tell
+from pa_lite.cli.terminal import PlainFormatter, accept_any_text, drop_output, tell, tell_text
 from pa_lite.errors import PaLiteError
+from pa_lite.files import system_words
 from pa_lite.texts import one_line, short_line
 
 
@@ -67,17 +69,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (click.Abort, KeyboardInterrupt):
         tell("interrupted", err=True)
         sys.exit(130)
-    except PaLiteError as e:
+    except BrokenPipeError:
+        drop_output()
+        sys.exit(1)
+    except Exception as e:  # noqa: BLE001 - whatever it was, the user gets one line
         if debug:
-            raise
-        _fail(str(e))
-    except MemoryError:
-        _fail("out of memory. Close other programs, or take a smaller model or type.")
-    except OSError as e:
-        if debug:
-            raise
-        _fail(f"{e.filename or 'the system'}: {e.strerror or e}.")
-    except Exception as e:
-        if debug:
-            raise
-        _fail(f"a fault of pa-lite itself ({type(e).__name__}: {e}). Run pa-lite --debug and report what it shows.")
+            tell_text(traceback.format_exc(), err=True)
+        _fail(_told(e))
+
+
+def _told(error: Exception) -> str:
+    """What a command that failed says."""
+    if isinstance(error, PaLiteError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "out of memory. Close other programs, or take a smaller model or type."
+    if isinstance(error, OSError):
+        return f"{error.filename or 'the system'}: {system_words(error)}."
+    return f"a fault of pa-lite itself ({type(error).__name__}: {error}). Run pa-lite --debug and report what it shows."

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import re
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,10 +23,11 @@ from pa_lite.merge.memory import check_memory, is_streamed
 from pa_lite.merge.partial import PartialFile, partial_files
 from pa_lite.merge.plan import MergePlan, PlanOptions, plan_merge
 from pa_lite.merge.stream import Progress, Target, run_stream
+from pa_lite.names import file_name
 
 _log = logging.getLogger(__name__)
 _HEADER_ROOM = 1 << 20  # bytes; a header beyond its vocabulary is far smaller
-_LONGEST_STEM = 50  # characters; four bytes each leave room for the rest of a name of 255
+_LONGEST_STEM = 50  # characters
 _RECORD_SECONDS = 0.3  # a killed merge does at most so much again
 _KEPT = "what is merged is kept. Free some space, and go on with --resume."
 
@@ -75,8 +75,7 @@ def name_outputs(plan: MergePlan, lams: Sequence[float], output: Path | None) ->
         raise InputError("no lam was named.")
     folder = Path() if output is None else output
     if output is None or output.is_dir():
-        printable = "".join(filter(str.isprintable, plan.instruct.name))
-        stem = re.sub(r'[/\\:*?"<>|]', "-", printable)[:_LONGEST_STEM].lstrip(".- ") or "merged"
+        stem = file_name(plan.instruct.name, _LONGEST_STEM, "merged")
         return [(lam, folder / f"{stem}-pa{format_lam(lam)}-{plan.type}.gguf") for lam in lams]
     if len(lams) > 1:
         raise InputError(f"{len(lams)} lams cannot be written to one file. Let -o name a folder, or leave it away.")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pa_lite.errors import OutputError
 from pa_lite.files import check_target, write_errors, write_text
+from pa_lite.names import file_name
 from pa_lite.study.chart import figure_names, write_png
 from pa_lite.study.export import item_rows, lm_eval_document, to_csv
 from pa_lite.study.report import to_html
@@ -44,7 +45,8 @@ def publish(run: Path, options: ReportOptions | None = None) -> tuple[list[Path]
             _make(folder)
     with read_store(run) as store:
         study = load_study(store, options.kind)
-        pages = {lam: f"results_{study.pair}_{study.type}_{lam:g}.json" for lam in study.curves.lams}
+        name = file_name(f"{study.pair}_{study.type}")
+        pages = {lam: f"results_{name}_{lam:g}.json" for lam in study.curves.lams}
         targets = [options.png / f"{name}.png" for name in figure_names(study)] if options.png is not None else []
         targets += [options.lm_eval / name for name in pages.values()] if options.lm_eval is not None else []
         for target in targets:

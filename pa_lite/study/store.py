@@ -239,7 +239,9 @@ def read_store(folder: Path) -> Iterator[Store]:
         raise InputError(
             f"{folder}: has no results of a study ({FILE}). Run `pa-lite sweep PAIR --run {folder}` first."
         )
-    with _readable(path), closing(_connect(path, "ro")) as connection:
+    # opened to write, or the log that SQLite makes for every reader would stay behind; it is not written to
+    with _readable(path), closing(_connect(path, "rw")) as connection:
+        connection.execute("PRAGMA query_only = ON")
         _check(path, connection)
         yield Store(path, connection)
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 from pa_lite.checkpoints.pairs import models_folder
 from pa_lite.documents import parse_json
 from pa_lite.errors import HubError, InputError
+from pa_lite.names import leads_out, path_fault
 from pa_lite.tasks.spec import TaskSpec
 
 Row = Mapping[str, Any]
@@ -169,10 +170,15 @@ def _read_csv(path: Path, text: str) -> Rows:
 
 
 def data_path(spec: TaskSpec, name: str) -> Path:
-    """Where a file of the task's own lies."""
-    if name.startswith("models:"):
-        return models_folder() / name.removeprefix("models:")
-    return spec.folder / name
+    """Where a file of the task's own lies: within its folder. Raises InputError for one that is elsewhere."""
+    is_ours = name.startswith("models:")
+    folder, within = (models_folder(), name.removeprefix("models:")) if is_ours else (spec.folder, name)
+    fault = path_fault(within)
+    if fault is None and leads_out(folder / within, folder):
+        fault = "is a link that leads out of its folder"
+    if fault is not None:
+        raise InputError(f"{name!r}, its data, {fault}. Put the data beside the task's file, or in a folder there.")
+    return folder / within
 
 
 def matching_files(names: Sequence[str], config: str, split: str) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from pa_lite.errors import OutputError
 from pa_lite.files import check_target, whole_file, write_errors
+from pa_lite.names import file_name
 from pa_lite.statistics import DRAWS
 from pa_lite.tasks.data import source_name
 from pa_lite.tasks.prompts import Prepared
@@ -272,7 +273,7 @@ def write_samples(result: SuiteResult, target: Path) -> list[Path]:
     stamp = time.strftime("%Y-%m-%dT%H-%M-%S")
     paths = []
     for task in result.tasks:
-        paths.append(target / f"samples_{task.task.replace('/', '_')}_{stamp}.jsonl")
+        paths.append(target / f"samples_{file_name(task.task.replace('/', '_'))}_{stamp}.jsonl")
         _write_lines(paths[-1], sample_records(task))
     return paths
 

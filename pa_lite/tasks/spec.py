@@ -133,7 +133,7 @@ def _included(path: Path, document: Mapping[str, Any]) -> list[TaskSpec]:
     found = []
     for name in names:
         inner = _SUITES / f"{name}.toml"
-        if not inner.is_file():
+        if name not in _suite_names():
             raise InputError(f"{path}: includes the unknown suite {name!r}.{nearest(name, _suite_names())}")
         found += [_checked(path, replace(spec, **changes)) for spec in load_suite_file(inner)]
     return found

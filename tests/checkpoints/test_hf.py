@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from pa_lite.checkpoints import open_checkpoint
 from pa_lite.checkpoints.config import read_config
 from pa_lite.checkpoints.conversion import Description, describe
 from pa_lite.checkpoints.families import FAMILIES
+from pa_lite.checkpoints.hf import open_hf
 from pa_lite.errors import CheckpointError
 from tests import tiny
 
@@ -118,3 +121,28 @@ def test_llama3_rope_divisors() -> None:
     assert divisors[-1] == 8.0
     assert (np.diff(divisors) >= 0).all()
     assert len(set(divisors.tolist())) > 4
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links are for developers there")
+def test_a_text_that_is_a_link_to_elsewhere(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+    """Else a packed folder could have the user's own files copied into a result that is then given away."""
+    folder, secret = tmp_path / "m", tmp_path / "id_rsa"
+    shutil.copytree(tiny_pair[1], folder)
+    secret.write_text("PRIVATE KEY", "utf-8")
+    (folder / "chat_template.jinja").symlink_to(secret)
+    with pytest.raises(
+        CheckpointError, match=r"chat_template.jinja: is a link that leads out of its folder. If you tr"
+    ):
+        open_hf(folder)
+    (folder / "chat_template.jinja").unlink()
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "x.jinja").symlink_to(secret)
+    with pytest.raises(CheckpointError, match="leads out of its folder"):
+        open_hf(folder)
+    shutil.rmtree(folder / "additional_chat_templates")
+    # weights may lie elsewhere, and a text within the folder
+    (folder / "model.safetensors").rename(tmp_path / "weights")
+    (folder / "model.safetensors").symlink_to(tmp_path / "weights")
+    (folder / "config.json").rename(folder / "kept.json")
+    (folder / "config.json").symlink_to("kept.json")
+    assert open_hf(folder).tensors

@@ -367,6 +367,28 @@ def test_file_names_cannot_leave_the_cache(hub: HubServer) -> None:
         fetch_checkpoint(parse_hub("hub:org/m"))
 
 
+@pytest.mark.parametrize("name", ["a\\b.json", "C:x.json", "/etc/x.json", "a/../b.json"])
+def test_a_repository_with_names_that_lead_out_is_refused(hub: HubServer, name: str) -> None:
+    hub.add("org/m", {name: b"{}", "model.safetensors": b"x"})
+    with pytest.raises(CheckpointError, match="cannot be fetched: its name leads out of its folder"):
+        fetch_checkpoint(parse_hub("hub:org/m"))
+
+
+def test_names_that_some_systems_cannot_have_are_left_out(hub: HubServer) -> None:
+    odd = ["aux.json", "a?.json", "b.json ", "x" * 300 + ".json", "c\u202e.json"]
+    hub.add("org/m", {**dict.fromkeys(odd, b"{}"), "config.json": b"{}", "model.safetensors": b"x"})
+    folder = fetch_checkpoint(parse_hub("hub:org/m"))
+    assert sorted(p.name for p in folder.iterdir()) == ["config.json", "model.safetensors"]
+    with pytest.raises(CheckpointError, match="its name is a device on Windows"):
+        fetch_file("org/m", "aux.json")
+
+
+def test_files_that_differ_by_case_alone_are_refused(hub: HubServer) -> None:
+    hub.add("org/m", {"config.json": b"{}", "Config.json": b"[]", "model.safetensors": b"x"})
+    with pytest.raises(CheckpointError, match=r"has the files Config.json and config.json, which are one file on some"):
+        fetch_checkpoint(parse_hub("hub:org/m"))
+
+
 def test_a_full_disk_is_told_before_anything_is_fetched(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.add("org/m", {"model.safetensors": NOISE})
     usage = shutil.disk_usage(cache())

@@ -96,11 +96,32 @@ def test_missing_shard_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["../x.safetensors", "/etc/x.safetensors", "a\\b.safetensors", "x.bin", ".x.safetensors"]
+    ("name", "told"),
+    [
+        ("../x.safetensors", "is no plain file name"),
+        ("/etc/x.safetensors", "is no plain file name"),
+        ("a/x.safetensors", "is no plain file name"),
+        ("a\\b.safetensors", "leads out of its folder"),
+        ("C:x.safetensors", "leads out of its folder"),
+        ("a\0.safetensors", "leads out of its folder"),
+        ("nul.safetensors", "is a device on Windows"),
+        ("a\u202e.safetensors", "holds characters"),
+        ("a" * 300 + ".safetensors", "is longer than 255 bytes"),
+        ("x.safetensors ", "ends in a dot or blank"),
+        ("x.bin", "is no .safetensors file"),
+        (".x.safetensors", "is no .safetensors file"),
+    ],
 )
-def test_shard_names_cannot_leave_the_folder(tmp_path: Path, name: str) -> None:
+def test_shard_names_cannot_leave_the_folder(tmp_path: Path, name: str, told: str) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}), "utf-8")
-    with pytest.raises(CheckpointError, match="no plain file name"):
+    with pytest.raises(CheckpointError, match=f"names the shard .*, which {told}"):
+        read_folder(tmp_path)
+
+
+def test_shards_that_differ_by_case_alone(tmp_path: Path) -> None:
+    names = {"a": "model-1.safetensors", "b": "Model-1.safetensors"}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}), "utf-8")
+    with pytest.raises(CheckpointError, match="which are one file on some systems"):
         read_folder(tmp_path)
 
 

@@ -122,3 +122,26 @@ TREE = [
 )
 def test_layouts(config: str, split: str, found: list[str]) -> None:
     assert matching_files(TREE, config, split) == found
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("../rows.jsonl", "leads out of its folder"),
+        ("/etc/passwd.csv", "leads out of its folder"),
+        ("a\\b.jsonl", "leads out of its folder"),
+        ("models:../../x.jsonl", "leads out of its folder"),
+        ("nul.csv", "is a device on Windows"),
+        ("link.jsonl", "is a link that leads out of its folder"),
+        ("folder/rows.jsonl", "is a link that leads out of its folder"),
+    ],
+)
+def test_data_lies_within_the_tasks_folder(tmp_path: Path, name: str, told: str) -> None:
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    (tmp_path / "rows.jsonl").write_text('{"split": "test", "q": "x"}', "utf-8")
+    (folder / "link.jsonl").symlink_to(tmp_path / "rows.jsonl")
+    (folder / "folder").symlink_to(tmp_path)
+    for data in (name, {"test": name}):
+        with pytest.raises(InputError, match=rf"task t: .*, its data, {told}. Put the data beside the task's file"):
+            load_split(TaskSpec(name="t", template="{{ q }}", folder=folder, data=data), "test")

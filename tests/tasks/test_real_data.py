@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(not BBH, reason="the data sets are not beside th
 @pytest.mark.parametrize("path", BBH, ids=lambda p: p.stem)
 def test_bbh(path: Path) -> None:
     (spec,) = find_tasks([f"bbh/{path.stem}"])
-    prepared = prepare_task(replace(spec, hub="", data={"test": str(path)}, config=path.stem))
+    prepared = prepare_task(replace(spec, hub="", folder=path.parent, data={"test": path.name}, config=path.stem))
     assert prepared.shots == 3
     assert len(prepared.items) == prepared.n_rows - 3 - sum(
         item.row["input"] in prepared.items[0].lead for item in prepared.items
@@ -41,7 +41,7 @@ def test_gsm8k() -> None:
     if not path.is_file():
         pytest.skip("gsm8k is not there")
     (spec,) = find_tasks(["gsm8k"])
-    prepared = prepare_task(replace(spec, hub="", data={"test": str(path)}, shots_split="test"))
+    prepared = prepare_task(replace(spec, hub="", folder=path.parent, data={"test": path.name}, shots_split="test"))
     assert prepared.n_rows == spec.rows == 1319
     assert len(prepared.items) == 1311
     golds = [item.target for item in prepared.items]
