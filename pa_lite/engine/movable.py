@@ -16,8 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pa_lite.checkpoints.gguf_file import gguf_header_bytes, read_gguf_header
-from pa_lite.engine.loadable import check_loadable
+from pa_lite.checkpoints.gguf_file import gguf_header_bytes
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.engine.probe import probe_merged
 from pa_lite.files import check_space, temporary_folder, write_errors
@@ -108,7 +107,6 @@ class MovableModel:
         """Try what was merged from GGUF files in a process of its own: the metadata are theirs, not made here."""
         if not self.options.probe or not any(str(path).lower().endswith(".gguf") for path in self.plan.files):
             return
-        check_loadable(read_gguf_header(self.path))
         own = {key: entry for key, entry in self.plan.metadata_for(0.0).items() if not key.startswith("pa_lite.")}
         header, _, _ = gguf_header_bytes(self.plan.instruct.architecture, own, self.plan.layout)
         probe_merged(self.path, header, self._size, () if self._descriptor is None else (self._descriptor,))

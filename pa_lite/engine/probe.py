@@ -23,7 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pa_lite.checkpoints.gguf_file import read_gguf_header
 from pa_lite.engine.library import llama
+from pa_lite.engine.loadable import check_loadable
 from pa_lite.errors import CheckpointError, EngineError, PaLiteError
 from pa_lite.files import write_bytes
 from pa_lite.machine import cache_folder
@@ -52,10 +54,10 @@ def limits_for(size: int) -> Limits:
 
 
 def probe_file(path: Path, limits: Limits | None = None) -> None:
-    """Let llama.cpp load a file, tokenise and decode in another process, unless it passed before.
+    """Check a file, then let llama.cpp load it, tokenise and decode in another process; unless it passed before.
 
-    Raises CheckpointError when that process dies, hangs, or takes too much memory, EngineError when llama.cpp refuses
-    the file or no process can be started. Nothing outlives it, not even after Ctrl-C.
+    Raises what `check_loadable` raises, CheckpointError when that process dies, hangs, or takes too much memory,
+    EngineError when llama.cpp refuses the file or no process can be started. Nothing outlives it, not even after Ctrl-C.
     """
     try:
         state = path.stat()
@@ -75,6 +77,7 @@ def probe_merged(path: Path, header: bytes, size: int, descriptors: Sequence[int
 
 def _once(identity: Sequence[Any], path: Path, limits: Limits, descriptors: Sequence[int] = ()) -> None:
     if not _passed(identity):
+        check_loadable(read_gguf_header(path))  # what it refuses needs no process to be refused in
         probe(path, limits, descriptors)
         _remember(identity)
 

@@ -189,7 +189,19 @@ def test_a_file_is_tried_once(
     assert len(tried) == 3  # another llama.cpp may do otherwise
 
 
-def test_a_failure_is_not_remembered(tiny_ggufs: dict[str, Path], tmp_path: Path, cache: Path) -> None:
+def test_what_the_checks_refuse_needs_no_process(
+    tiny_ggufs: dict[str, Path], tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "probe", lambda *_: pytest.fail("it was tried"))
+    with pytest.raises(CheckpointError, match="no token for the byte"):
+        probe_file(endless(tiny_ggufs["F32"], tmp_path / "x.gguf"))
+    assert not cache.exists()
+
+
+def test_a_failure_is_not_remembered(
+    tiny_ggufs: dict[str, Path], tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "check_loadable", lambda _header: None)
     path = endless(tiny_ggufs["F32"], tmp_path / "x.gguf")
     for _ in range(2):
         with pytest.raises(CheckpointError, match="beside the file"):
@@ -253,7 +265,7 @@ def test_the_command_line_says_it_in_one_line(
 ) -> None:  # fmt: skip
     """With the checks of the header out of the way, as for a fault that nobody knows of yet."""
     path = endless(tiny_ggufs["F32"], tmp_path / "x.gguf")
-    monkeypatch.setattr("pa_lite.engine.reference.check_loadable", lambda _header: None)
+    monkeypatch.setattr(module, "check_loadable", lambda _header: None)
     monkeypatch.setattr(module, "limits_for", lambda _size: Limits(60, 100_000_000))
     with pytest.raises(SystemExit) as e:
         main(["follow", str(path), "--set", "demo", "--threads", "1"])
