@@ -408,3 +408,14 @@ def test_the_cache_lies_where_huggingface_hub_has_it(monkeypatch: pytest.MonkeyP
     assert hub_cache.cache_folder() == tmp_path / "home" / "hub"
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "x"))
     assert hub_cache.cache_folder() == tmp_path / "x"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [b"http://storage.invalid/\x7f", b"http://[", b"http://\xef\xbb\xbf{}x/a", b"http://a:99999/"],
+)
+def test_a_redirect_to_what_is_no_address(hub: HubServer, address: bytes) -> None:
+    hub.add("org/m", {"config.json": b"{}"})
+    hub.fail("astray", "HEAD hub", body=address, times=9)
+    with pytest.raises(HubError, match=r"answers as no Hub does \(.*\)\. Check HF_ENDPOINT"):
+        file_facts(Subject("org/m", file="config.json"))
