@@ -52,7 +52,8 @@ class Fault:
     kind: `status` answers with `status`, `body` (and `retry_after`); `drop` hangs up without an answer; `cut` sends
     `after` bytes of the body and hangs up; `short` sends a correct answer of only `after` bytes; `etag` gives another
     ETag, `content` other bytes under the same ETag, `size` another total, `whole` ignores Range, `gzip` claims a
-    compression; `moved` redirects to the same path on the storage's port, which then answers as the Hub.
+    compression; `moved` redirects to the same path on the storage's port, which then answers as the Hub; `astray` tells
+    of a file at the address `body`.
     """
 
     kind: str
@@ -215,6 +216,10 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if self.fault is not None and self.fault.kind == "moved":
             self._send(307, b"", {"Location": self.state.storage + self.path})
+            return
+        if self.fault is not None and self.fault.kind == "astray":
+            self._send(302, b"", {"Location": self.fault.body.decode("latin-1"), "X-Repo-Commit": "0" * 40,
+                                  "X-Linked-Etag": f'"{"0" * 64}"', "X-Linked-Size": "9"})  # fmt: skip
             return
         try:
             (self._storage if self.host == "storage" and "/resolve/" not in request.path else self._hub)(

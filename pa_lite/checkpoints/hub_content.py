@@ -10,7 +10,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pa_lite.checkpoints.hub_http import (
-    NO_HUB,
     PATIENT,
     TIMEOUT,
     FileFacts,
@@ -20,6 +19,7 @@ from pa_lite.checkpoints.hub_http import (
     explain_no_hub,
     file_facts,
     headers,
+    no_hub_errors,
     origin,
     without_token,
 )
@@ -85,7 +85,7 @@ class RemoteContent:
                 response.read()
                 try:
                     hf_raise_for_status(response)
-                except NO_HUB as e:
+                except no_hub_errors() as e:
                     raise explain_no_hub(e, self.subject) from e
             self._check(response, start)
             yield response

@@ -10,6 +10,7 @@ import logging
 import os
 import random
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -163,12 +164,20 @@ def attempt(call: Callable[[], _Result], subject: Subject, tries: int = QUICK) -
             raise HubError(f"{subject}: cannot be asked for while offline (HF_HUB_OFFLINE).") from e
         except HTTPError as e:
             patience.failed(e)
-        except NO_HUB as e:
+        except no_hub_errors() as e:
             raise explain_no_hub(e, subject) from e
 
 
-# what huggingface_hub raises of answers that are not those of a Hub
-NO_HUB = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
+def _client() -> Any:
+    """The HTTP client's module that huggingface_hub uses: httpx, or what follows it."""
+    from huggingface_hub.errors import HTTPError
+
+    return sys.modules[HTTPError.__module__.partition(".")[0]]
+
+
+def no_hub_errors() -> tuple[type[Exception], ...]:
+    """What huggingface_hub and its HTTP client raise of answers that are not those of a Hub, beside HTTPError."""
+    return ValueError, LookupError, TypeError, AttributeError, RecursionError, _client().InvalidURL
 
 
 def explain_no_hub(error: Exception, subject: Subject) -> HubError:
@@ -287,6 +296,7 @@ def _head(subject: Subject) -> FileFacts:
             "Check HF_ENDPOINT and the proxy."
         )
     location = urljoin(url, target) if target else url
+    _client().URL(location)  # raises InvalidURL now, and not when the content is asked for
     return FileFacts(commit, etag, int(size), location, origin(location) != origin(endpoint()))
 
 

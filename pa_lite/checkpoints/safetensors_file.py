@@ -21,6 +21,7 @@ from pa_lite.names import name_fault, same_file
 
 _MAX_HEADER = 100_000_000  # the reference implementation's own limit, in bytes
 _MAX_JSON = 1 << 28  # bytes; the largest tokenizer.json known has 35 MB
+_LONGEST_NAME = 255  # bytes that a file system gives a file's name
 _MAX_DIMENSIONS = 8  # twice those of any weight
 _DTYPES = ("F64", "F32", "F16", "BF16")
 _SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,

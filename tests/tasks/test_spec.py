@@ -70,6 +70,7 @@ def test_defaults_and_own_keys(tmp_path: Path) -> None:
         ("[defaults]\nshots = 1", "has no [tasks.NAME]"),
         ("[tasks]\nmine = 1", "task mine is no table"),
         ('include = ["knowlege"]', "unknown suite 'knowlege'. Did you mean knowledge"),
+        ('include = ["' + "x" * 3000 + '"]', "unknown suite"),
         ("include = 3", "include must be a list of suites"),
         ('include = ["demo"]\n[override]\nshots = "1"', "override: shots must be a number"),
         ("tasks = 1", "has no [tasks.NAME]"),
