@@ -3,6 +3,7 @@
 python tools/fuzz.py run TARGET [--executions N] [--seconds S] [--corpus DIR] [--findings DIR]
 python tools/fuzz.py all --seconds 3600 [--executions N] [--corpus DIR] [--findings DIR] [--only TARGET,...]
 python tools/fuzz.py replay TARGET FILE...      what one input does, without atheris
+python tools/fuzz.py engine [--count N] [--seconds S] ...   mutated models in llama.cpp itself: fuzz_engine.py
 python tools/fuzz.py merge TARGET DIR [--keep N]  the fewest inputs of a corpus that reach the same code,
     into tests/corpus
 
@@ -28,6 +29,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     """The command line's options."""
     parser = argparse.ArgumentParser(description="Fuzz pa-lite's readers.")
     commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("engine", help="mutated models in llama.cpp itself: options of its own, see engine --help")
     for name, told in (("run", "one target"), ("all", "every target, by turns"), ("child", argparse.SUPPRESS)):
         command = commands.add_parser(name, help=told)
         if name != "all":
@@ -68,6 +70,10 @@ def replay(name: str, files: Sequence[Path]) -> int:
 
 def main(words: Sequence[str]) -> int:
     """Run a command; returns the exit status, which is 1 where a promise was broken."""
+    if list(words[:1]) == ["engine"]:
+        import fuzz_engine
+
+        return fuzz_engine.main(words[1:])
     options = parse(words)
     try:
         if options.command == "child":
