@@ -139,7 +139,7 @@ def spec_record(spec: TaskSpec) -> dict[str, Any]:
     """A specification's keys that are not at their defaults, as its TOML file would give them."""
     defaults = {f.name: f.default for f in fields(spec)}
     values = {**asdict(spec), "metrics": spec.metrics or (spec.metric,)}
-    shown = {k: v for k, v in values.items() if k != "folder" and v not in (defaults[k], {}, ())}
+    shown = {k: v for k, v in values.items() if k not in ("folder", "is_own") and v not in (defaults[k], {}, ())}
     return {k: list(v) if isinstance(v, tuple) else v for k, v in shown.items()}
 
 
