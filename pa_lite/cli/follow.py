@@ -10,7 +10,7 @@ import click
 
 import pa_lite
 from pa_lite.cli.options import FORCE, GPU, JSON, KIND, N_CTX, OUTPUT, THREADS
-from pa_lite.cli.terminal import bar, show_json, show_table, tell, token_bar
+from pa_lite.cli.terminal import bar, percent, show_json, show_table, tell, token_bar
 from pa_lite.errors import InputError
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def show_followed(result: FollowResult) -> None:
         "constraints": result.constraints(), **{f"  {n}": r for n, r in result.by_constraint().items()},
     }  # fmt: skip
     rows = [
-        [name, str(r.n), *(f"{100 * x:.1f}" if r.n else "-" for e in (r.strict, r.loose) for x in (e.value, e.stderr))]
+        [name, str(r.n), *(percent(x) if r.n else "-" for e in (r.strict, r.loose) for x in (e.value, e.stderr))]
         for name, r in named.items()
     ]
     show_table(["", "n", "strict %", "s.e.", "loose %", "s.e."], rows, marked=0)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pa_lite.cli.options import FORCE, GPU, JSON, KIND, N_CTX, OUTPUT, THREADS
-from pa_lite.cli.terminal import bar, show_json, show_table, tell
+from pa_lite.cli.terminal import bar, percent, show_json, show_table, tell
 
 if TYPE_CHECKING:
     from pa_lite.follow.judging import Judging
@@ -119,7 +119,7 @@ def show_judging(result: Judging) -> None:
     if bias.agreement is not None:
         rows.append(["says the same in both orders", *_percent(bias.agreement)])
     if bias.answer_mass is not None:
-        rows.append(["probability on A or B", f"{100 * bias.answer_mass:.1f}", ""])
+        rows.append(["probability on A or B", percent(bias.answer_mass), ""])
     tell(f"{pairing.model} against {pairing.reference}, judged by {result.judge}")
     show_table(["", "%", "s.e."], rows)
     long = f"; {bias.n_too_long} not judged: longer than the judge's context" if bias.n_too_long else ""
@@ -136,13 +136,17 @@ def show_judging(result: Judging) -> None:
 
 
 def _percent(share: Estimate | None) -> tuple[str, str]:
-    return ("-", "-") if share is None else (f"{100 * share.value:.1f}", f"{100 * share.stderr:.1f}")
+    return ("-", "-") if share is None else (percent(share.value), percent(share.stderr))
 
 
 def show_win_rate(result: WinRate) -> None:
     rows = [
-        ["win rate", f"{result.win_rate:.2f}", f"{result.standard_error:.2f}"],
-        ["discrete win rate", f"{result.discrete_win_rate:.2f}", f"{result.discrete_standard_error:.2f}"],
+        ["win rate", percent(result.win_rate / 100, 2), percent(result.standard_error / 100, 2)],
+        [
+            "discrete win rate",
+            percent(result.discrete_win_rate / 100, 2),
+            percent(result.discrete_standard_error / 100, 2),
+        ],
     ]
     control = result.length_controlled
     if control is not None:

@@ -10,7 +10,7 @@ import click
 
 import pa_lite
 from pa_lite.cli.options import FORCE, GPU, JSON, KIND, N_CTX, OUTPUT, THREADS
-from pa_lite.cli.terminal import bar, show_json, show_table, tell, tell_text
+from pa_lite.cli.terminal import bar, percent, show_json, show_table, tell, tell_text
 
 if TYPE_CHECKING:
     from pa_lite.statistics import Measured
@@ -74,6 +74,7 @@ def score(
     from pa_lite.files import check_target, write_text
     from pa_lite.tasks.results import check_samples_target, results_document, write_samples
     from pa_lite.tasks.scoring import ScoreOptions
+    from pa_lite.texts import without_nonfinite
 
     if output is not None:
         check_target(output, force)
@@ -85,7 +86,7 @@ def score(
         result = loaded.score(tasks.split(","), options, progress)
     document = results_document(result, model)
     if output is not None:
-        write_text(output, json.dumps(document, indent=1) + "\n")
+        write_text(output, json.dumps(without_nonfinite(document), indent=1) + "\n")
     if samples is not None:
         write_samples(result, Path(samples))
     if as_json:
@@ -108,7 +109,7 @@ def show_scores(result: SuiteResult) -> None:
         if t.n_truncated:
             tell(f"warning: {t.task}: {t.n_truncated} of {t.n} prompts were cut to the context.", err=True)
     mean, n = result.accuracy, sum(t.n for t in result.tasks)
-    numbers = [f"{100 * x:.1f}" for x in (mean.value, mean.stderr, result.majority)]
+    numbers = [percent(x) for x in (mean.value, mean.stderr, result.majority)]
     rows.append(["mean", str(n), "", *numbers[:2], "", numbers[2], ""])
     columns = ["task", "n", "metric", "score %", "s.e.", "95% interval", "majority %", "chance %"]
     show_table(columns, rows, marked=len(rows) - 1)
@@ -120,8 +121,8 @@ def show_scores(result: SuiteResult) -> None:
 
 
 def _numbers(measured: Measured) -> list[str]:
-    low, high = 100 * measured.low, 100 * measured.high
-    return [f"{100 * measured.value:.1f}", f"{100 * measured.stderr:.1f}", f"{low:.1f} to {high:.1f}"]
+    low, high = percent(measured.low), percent(measured.high)
+    return [percent(measured.value), percent(measured.stderr), "-" if low == "-" else f"{low} to {high}"]
 
 
 @click.group(invoke_without_command=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -87,7 +88,7 @@ def _numbers(name: str, n: int, metrics: Sequence[MetricResult]) -> dict[str, An
     entry: dict[str, Any] = {"name": name, "alias": name, "sample_len": n}
     for m in metrics:
         entry[m.key] = m.measured.value
-        entry[f"{m.name}_stderr,{m.filter}"] = m.measured.stderr if n > 1 else "N/A"
+        entry[f"{m.name}_stderr,{m.filter}"] = m.measured.stderr if math.isfinite(m.measured.stderr) else "N/A"
     return entry
 
 
@@ -257,7 +258,7 @@ def check_samples_target(target: str, force: bool = False) -> None:
     if not Path(target).is_dir():
         if target.endswith(("/", os.sep)):
             raise OutputError(f"{target}: there is no such folder to write samples to. Make it first.")
-        check_target(Path(target), force)
+        check_target(Path(target), force, "--log-samples")
 
 
 def write_samples(result: SuiteResult, target: Path) -> list[Path]:
