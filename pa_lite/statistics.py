@@ -102,9 +102,7 @@ def interval(draws: FloatArray, level: float = 0.95) -> tuple[float, float]:
 
 def measure_mean(values: Sequence[float], rng: np.random.Generator) -> Measured:
     """The mean of items with its standard error (n - 1) and interval."""
-    if len(values) < 2:
-        return Measured(float(np.mean(values)), math.nan, math.nan, math.nan)
-    return Measured(float(np.mean(values)), standard_error(values), *interval(bootstrap_means(values, rng)))
+    return _measured(float(np.mean(values)), standard_error(values), bootstrap_means(values, rng))
 
 
 def measure_groups(groups: Sequence[Sequence[float]], rng: np.random.Generator) -> tuple[Measured, Measured]:
@@ -117,9 +115,15 @@ def measure_groups(groups: Sequence[Sequence[float]], rng: np.random.Generator) 
     micro = float(np.mean([v for g in groups for v in g]))
     macro = mean_over_tasks(groups)
     return (
-        Measured(micro, pooled_standard_error(groups), *interval(weights @ drawn)),
-        Measured(macro.value, macro.stderr, *interval(drawn.mean(axis=0))),
+        _measured(micro, pooled_standard_error(groups), weights @ drawn),
+        _measured(macro.value, macro.stderr, drawn.mean(axis=0)),
     )
+
+
+def _measured(value: float, stderr: float, draws: FloatArray) -> Measured:
+    """With the interval of the draws, which is not known where the standard error is not."""
+    low, high = interval(draws) if math.isfinite(stderr) else (math.nan, math.nan)
+    return Measured(value, stderr, low, high)
 
 
 def measure_classes(
@@ -132,4 +136,4 @@ def measure_classes(
     pairs, counts = np.unique(np.array([golds, picks], np.int64), axis=1, return_counts=True)
     value = statistic(pairs[0], pairs[1], counts[None, :].astype(np.int64))
     draws = statistic(pairs[0], pairs[1], rng.multinomial(len(golds), counts / len(golds), size=DRAWS))
-    return Measured(float(value[0]), float(np.std(draws, ddof=1)), *interval(draws))
+    return _measured(float(value[0]), float(np.std(draws, ddof=1)) if len(golds) > 1 else math.nan, draws)

@@ -48,8 +48,9 @@ def publish(run: Path, options: ReportOptions | None = None) -> tuple[list[Path]
         pages = {lam: f"results_{name}_{lam:g}.json" for lam in study.curves.lams}
         names = {"--png": [f"{name}.png" for name in figure_names(study)], "--lm-eval": list(pages.values())}
         for option, folder in (("--png", options.png), ("--lm-eval", options.lm_eval)):
-            for name in names[option] if folder is not None else ():
-                check_target(folder / name, options.force, option)
+            for name in names[option]:
+                if folder is not None:
+                    check_target(folder / name, options.force, option)
         write_text(page, to_html(study))
         written = [page]
         if options.png is not None:
