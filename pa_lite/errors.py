@@ -1,13 +1,23 @@
-"""Every error that a user can cause. Imports nothing of pa_lite."""
+"""Every error that a user can cause. Imports only texts."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
 
+from pa_lite.texts import short_line
+
+_LONGEST_NAME = 200  # characters, beyond which no known name is like it
+
 
 class PaLiteError(Exception):
-    """Something that the user, their files or their machine must mend; the message says what, where and what to do."""
+    """Something that the user, their files or their machine must mend; the message says what, where and what to do.
+
+    It is one plain line, whatever the names and values in it are.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(short_line(message))
 
 
 class InputError(PaLiteError):
@@ -16,6 +26,10 @@ class InputError(PaLiteError):
 
 class CheckpointError(PaLiteError):
     """A checkpoint is incomplete, broken, or of a kind that pa-lite does not know."""
+
+
+class InputChangedError(CheckpointError):
+    """A checkpoint's file became another while it was used; what was made of it so far is of no use."""
 
 
 class HubError(CheckpointError):
@@ -46,6 +60,8 @@ class EngineError(PaLiteError):
 def nearest(name: str, known: Iterable[str]) -> str:
     """A sentence, with a blank before it, that suggests the names nearest to an unknown one."""
     names = sorted(known)
+    if len(name) > _LONGEST_NAME:
+        return ""
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     if close:
         return f" Did you mean {' or '.join(close)}?"

@@ -1,86 +1,33 @@
-"""Files that are whole or not there, and the names that strangers may give to files. Imports only errors and texts."""
+"""Files that are whole or not there: temporary names, locked, synced and renamed. Imports only errors."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import re
 import secrets
 import shutil
 import signal
+import tempfile
 import threading
-import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import BinaryIO
 
 from pa_lite.errors import OutputError
-from pa_lite.texts import one_line
 
-_LONGEST_NAME = 255  # bytes, of one name on nearly every file system
-# Windows takes these for devices, whatever ending they have; the small digits count too
-_DEVICE = re.compile(r"(?:con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[0-9¹²³]) *(?:\..*)?", re.IGNORECASE)
-_NO_NAME = re.compile(r'[\x00-\x1f/\\:*?"<>|]')
-_ESCAPE = re.compile(r"[\\\x00-\x1f]|^[A-Za-z]:|(?:^|/)\.{0,2}(?:/|$)")
-
-
-def escapes(path: str) -> bool:
-    """Whether a relative path, `/` between its names, may name something outside of its folder on some system."""
-    return _ESCAPE.search(path) is not None
-
-
-def path_fault(path: str) -> str | None:
-    """What is wrong with a relative path that a stranger chose; None if it is one file within its folder everywhere."""
-    if escapes(path):
-        return "leads out of its folder"
-    for name in path.split("/"):
-        if _NO_NAME.search(name) or one_line(name) != name:
-            return "holds characters that no file name should"
-        if name != name.rstrip(". "):
-            return "ends in a dot or blank"
-        if _DEVICE.fullmatch(name):
-            return "is a device on Windows"
-        if len(name.encode()) > _LONGEST_NAME:
-            return f"is longer than {_LONGEST_NAME} bytes"
-    return None
-
-
-def name_fault(name: str) -> str | None:
-    """As path_fault, of a name without folders."""
-    return "is no plain file name" if "/" in name else path_fault(name)
-
-
-def same_file(names: Iterable[str]) -> tuple[str, str] | None:
-    """Two of the names that are one file where letters' case, or how accents are written, does not count."""
-    seen: dict[str, str] = {}
-    for name in names:
-        key = unicodedata.normalize("NFC", name.casefold())
-        if seen.setdefault(key, name) != name:
-            return seen[key], name
-    return None
-
-
-def file_name(text: str, longest: int = 100, otherwise: str = "unnamed") -> str:
-    """A name for a file that any text becomes, such as a task's or a model's; at most `longest` characters.
-
-    What no file name should hold becomes `-`, and what nothing is left of `otherwise`; it is never hidden or a device.
-    """
-    printable = "".join(c for c in text if one_line(c) == c)
-    name = _NO_NAME.sub("-", printable)[:longest].lstrip(".- ").rstrip(". ")
-    while len(name.encode()) > _LONGEST_NAME - 55:  # room for what callers add
-        name = name[:-1].rstrip(". ")
-    return f"_{name}" if _DEVICE.fullmatch(name) else name or otherwise
-
-
-def leads_out(path: Path, folder: Path) -> bool:
-    """Whether links lead from a path in a folder to outside of it; a Hub cache's snapshots may lead to its blobs."""
-    try:
-        real, home = path.resolve(), folder.resolve()
-    except (OSError, RuntimeError):  # links in a circle
-        return True
-    blobs = (above.parent / "blobs" for above in home.parents if above.name == "snapshots")
-    return not any(real.is_relative_to(root) for root in (home, *blobs))
+FOLDER_PREFIX = "pa-lite-"  # of folders among the system's temporary files
+_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{12}\.part")
+_SETTLED = 60.0  # seconds after which a folder of ours is locked, or nobody's
+_ABANDONED = 86400.0  # seconds without a change that make a file nobody's where nothing can be locked
+PATIENCE = 0.5  # seconds for which a lock may be held by who only looks whether it is
+_PAUSE = 0.02  # seconds
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
 def check_target(path: Path, force: bool = False, option: str = "-o") -> None:
@@ -126,16 +73,15 @@ def system_words(error: OSError) -> str:
 
 
 @contextlib.contextmanager
-def write_errors(folder: Path) -> Iterator[None]:
-    """Turn an OSError of writing below `folder` into an OutputError that says what to do."""
+def write_errors(
+    folder: Path, when_full: str = "nothing was left behind. Free some space, or write elsewhere with -o."
+) -> Iterator[None]:
+    """Turn an OSError of writing below `folder` into an OutputError; `when_full` tells what is left, and what to do."""
     try:
         yield
     except OSError as e:
         if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise OutputError(
-                f"{folder}: the disk is full ({e.strerror}); nothing was left behind. "
-                "Free some space, or write elsewhere with -o."
-            ) from e
+            raise OutputError(f"{folder}: the disk is full ({e.strerror}); {when_full}") from e
         raise OutputError(f"{e.filename or folder}: cannot be written: {system_words(e)}.") from e
 
 
@@ -159,19 +105,202 @@ def uninterrupted() -> Iterator[Callable[[], bool]]:
             handler(*came[0])
 
 
+@dataclass(frozen=True)
+class Stamp:
+    """What a file was at a moment: its size in bytes, and when it was last written, in nanoseconds.
+
+    Not its number on the disk: network file systems give a file another one now and then.
+    """
+
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, facts: os.stat_result) -> Stamp:
+        return cls(facts.st_size, facts.st_mtime_ns)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring a folder's names to the disk, where the system can: a file that was renamed there then survives a crash."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        except OSError as e:
+            if e.errno not in _NO_LOCKS:  # some file systems know no such thing
+                raise
+        finally:
+            os.close(descriptor)
+
+
+def take_lock(descriptor: int, patience: float = 0.0) -> bool | None:
+    """Lock an open file or folder against other processes until it is closed, also by the process' death.
+
+    False when another has it for longer than `patience`, in seconds; None where the system or the file system has no
+    such locks.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    end = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                return False
+            time.sleep(_PAUSE)
+        except OSError as e:
+            if e.errno in _NO_LOCKS:
+                return None
+            raise
+        else:
+            return True
+
+
+def is_at(descriptor: int, path: Path) -> bool:
+    """Whether an open file is the one of that name: another process may have renamed or removed it."""
+    try:
+        held, there = os.fstat(descriptor), os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return (held.st_dev, held.st_ino) == (there.st_dev, there.st_ino)
+
+
+def open_locked(path: Path) -> BinaryIO:
+    """Open a temporary file to append to and to read, made if need be, and lock it, so that nobody removes it.
+
+    Waits for a process that has it; who removes leftovers has it for a moment.
+    """
+    while True:
+        file = path.open("a+b")
+        try:
+            if take_lock(file.fileno(), math.inf) is None or is_at(file.fileno(), path):
+                return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()  # it was removed between our opening and locking
+
+
+def is_free(path: Path) -> bool:
+    """Whether no process that lives holds a temporary file or folder of ours. See remove_if_free."""
+    return _if_free(path, lambda: None)
+
+
+def remove_if_free(path: Path, *companions: Path) -> bool:
+    """Remove a temporary file or folder of ours, and what belongs to it, unless a process holds it.
+
+    Returns whether it was removed. Where nothing can be locked, what was not written to for a day counts as nobody's.
+    Raises OSError.
+    """
+
+    def remove() -> None:
+        for each in companions:
+            each.unlink(missing_ok=True)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+    return _if_free(path, remove)
+
+
+def _if_free(path: Path, then: Callable[[], None]) -> bool:
+    """Call `then` while we hold the lock, if nobody else does."""
+    if os.name != "posix":
+        if age_of(path) < _ABANDONED:
+            return False
+        then()
+        return True
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return False
+    try:
+        locked = take_lock(descriptor)
+        free = age_of(path) >= _ABANDONED if locked is None else locked and not _is_being_made(path)
+        if free and is_at(descriptor, path):
+            then()
+            return True
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def age_of(path: Path) -> float:
+    """Seconds since a file or folder was written to, by the clock; 0 for one of the future."""
+    return max(0.0, time.time() - path.lstat().st_mtime)
+
+
+def _is_being_made(path: Path) -> bool:
+    """Whether a folder is so new that its process, which lives, may not have locked it yet."""
+    found = re.match(rf"{FOLDER_PREFIX}(\d+)-", path.name)
+    if found is None or age_of(path) >= _SETTLED:
+        return False
+    try:
+        os.kill(int(found[1]), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder among the system's temporary files, ours as long as we live, and removed at the end.
+
+    One that a killed process left is told from it: nobody holds its lock.
+    """
+    with tempfile.TemporaryDirectory(prefix=f"{FOLDER_PREFIX}{os.getpid()}-") as folder, locked_folder(Path(folder)):
+        yield Path(folder)
+
+
+@contextlib.contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Keep a folder locked, so that nobody takes it for a leftover."""
+    if os.name != "posix":
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        take_lock(descriptor)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def target_of(temporary: Path) -> str | None:
+    """The name of the file that a temporary one of whole_file was to become; None for any other file."""
+    found = _TEMPORARY.fullmatch(temporary.name)
+    return found[1] if found else None
+
+
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A temporary file beside `path`, to be written and synced by the caller; it becomes `path` if all went well.
 
-    On any exception, Ctrl-C included, it is removed and `path` stays as it was.
+    On any exception, Ctrl-C included, it is removed and `path` stays as it was. What killed processes left of their
+    tries is removed first.
     """
+    for name in os.listdir(path.parent):
+        if name.startswith(f".{path.name}.") and target_of(Path(name)) == path.name:
+            remove_if_free(path.with_name(name))
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
+    lock: BinaryIO | None = None
     try:
-        temporary.touch(exist_ok=False)  # within the try: an interrupt right behind it leaves nothing either
+        lock = open_locked(temporary)  # within the try: an interrupt right behind it leaves nothing either
+        if os.name != "posix":
+            lock.close()  # there an open file cannot be renamed
         yield temporary
         temporary.replace(path)
+        sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+        if lock is not None:
+            lock.close()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -33,6 +33,17 @@ def peak_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def allow_open_files(n: int) -> None:
+    """Let this process have about n files open at a time, as far as the system's hard limit allows. POSIX only."""
+    try:
+        import resource
+    except ImportError:
+        return
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if now < n:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (n if most == resource.RLIM_INFINITY else min(n, most), most))
+
+
 def total_memory() -> int:
     """The machine's memory in bytes, or what a container allows of it; 0 where the system does not tell."""
     if sys.platform == "win32":
@@ -100,3 +111,17 @@ def config_folder() -> Path:
         return home / "Library" / "Application Support" / "pa-lite"
     chosen = os.environ.get("XDG_CONFIG_HOME", "")
     return (Path(chosen) if os.path.isabs(chosen) else home / ".config") / "pa-lite"
+
+
+def cache_folder() -> Path:
+    """Where what can be made again belongs on this system; it need not exist.
+
+    XDG_CACHE_HOME or ~/.cache, ~/Library/Caches on macOS, LOCALAPPDATA on Windows.
+    """
+    home = Path.home()
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local") / "pa-lite" / "Cache"
+    if sys.platform == "darwin":
+        return home / "Library" / "Caches" / "pa-lite"
+    chosen = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(chosen) if os.path.isabs(chosen) else home / ".cache") / "pa-lite"

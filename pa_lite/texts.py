@@ -19,6 +19,7 @@ _STEERING = re.compile(
 )
 # a spreadsheet takes what begins so for a formula; the wide forms count in some languages
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+_LONGEST = 2000  # characters of a line
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 
 
@@ -30,6 +31,15 @@ def plain(text: str) -> str:
 def one_line(text: str) -> str:
     """The text, made plain, as one line: a name with line ends in it cannot pose as further lines."""
     return plain(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def short_line(text: str) -> str:
+    """The text as one plain line, its middle left out where nobody would read it all: names can be of any length."""
+    return _shortened(one_line(_shortened(text)))
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 505]} ... {text[-500:]}"
 
 
 def to_json(document: Any, ascii_only: bool = False) -> str:

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import re
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -48,10 +49,10 @@ class Repo:
 class Fault:
     """What goes wrong with the next `times` requests that fit: `path` is searched in "METHOD HOST path".
 
-    kind: `status` answers with `status` (and `retry_after`); `drop` hangs up without an answer; `cut` sends `after`
-    bytes of the body and hangs up; `short` sends a correct answer of only `after` bytes; `etag` gives another ETag,
-    `content` other bytes under the same ETag, `size` another total, `whole` ignores Range, `gzip` claims a compression;
-    `moved` redirects to the same path on the storage's port, which then answers as the Hub.
+    kind: `status` answers with `status`, `body` (and `retry_after`); `drop` hangs up without an answer; `cut` sends
+    `after` bytes of the body and hangs up; `short` sends a correct answer of only `after` bytes; `etag` gives another
+    ETag, `content` other bytes under the same ETag, `size` another total, `whole` ignores Range, `gzip` claims a
+    compression; `moved` redirects to the same path on the storage's port, which then answers as the Hub.
     """
 
     kind: str
@@ -60,6 +61,7 @@ class Fault:
     skip: int = 0
     status: int = 503
     retry_after: str | None = None
+    body: bytes = b"out of order"
     after: int = 1000
 
 
@@ -133,6 +135,15 @@ class HubServer:
         return None
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients that are killed in the middle are no fault of the server's."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
+
 @contextlib.contextmanager
 def running_hub() -> Iterator[HubServer]:
     """A Hub on two free ports of 127.0.0.1 for as long as the block runs."""
@@ -140,8 +151,7 @@ def running_hub() -> Iterator[HubServer]:
     servers = []
     for host in ("hub", "storage"):
         handler = type("Handler", (_Handler,), {"state": state, "host": host})
-        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        server.daemon_threads = True
+        server = _Server(("127.0.0.1", 0), handler)
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         servers.append(server)
     state.endpoint, state.storage = (f"http://127.0.0.1:{s.server_address[1]}" for s in servers)
@@ -201,7 +211,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if self.fault is not None and self.fault.kind == "status":
             extra = {"Retry-After": self.fault.retry_after} if self.fault.retry_after is not None else {}
-            self._send(self.fault.status, b"out of order", extra)
+            self._send(self.fault.status, self.fault.body, extra)
             return
         if self.fault is not None and self.fault.kind == "moved":
             self._send(307, b"", {"Location": self.state.storage + self.path})

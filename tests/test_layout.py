@@ -16,9 +16,12 @@ PACKAGE = Path(pa_lite.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 # from the bottom; a room may import from its own and from those before it
 ROOMS = [
-    "errors",
     "texts",
+    "names",
+    "errors",
+    "documents",
     "files",
+    "leftovers",
     "machine",
     "statistics",
     "kernels",

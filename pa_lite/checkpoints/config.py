@@ -9,7 +9,7 @@ from typing import Any
 from pa_lite.errors import CheckpointError
 
 _MOST = 2**31  # no count of a model comes near; GGUF would hold twice as much
-_LARGEST = 3.4e38  # float32, in which GGUF has its numbers
+_SMALLEST, _LARGEST = 1.2e-38, 3.4e38  # of float32, in which GGUF has its numbers
 _RENAMED = {"num_experts": "num_local_experts"}  # before transformers 5 -> since then
 # what a wrapper says of the whole, whatever its text_config says
 _OF_THE_ROOT = ("architectures", *(f"{role}_token_id" for role in ("bos", "eos", "unk", "sep", "pad")))
@@ -28,7 +28,7 @@ class Config:
     def number(self, key: str) -> float:
         """A positive number that float32 can hold. Raises CheckpointError."""
         value = self.get(key)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < _LARGEST:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not _SMALLEST < value < _LARGEST:
             raise CheckpointError(f"{self.where}: {key} is {value!r}, but must be a positive number.")
         return value
 

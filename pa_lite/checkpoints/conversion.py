@@ -18,6 +18,7 @@ _SKIPPED = re.compile(r".*\.rotary_emb\.inv_freq|.*\.attention\.(bias|masked_bia
 _OTHER_MODALITIES = re.compile(r"(model\.)?(vision_tower|multi_modal_projector)\..*")
 _NUMBER = r"(0|[1-9][0-9]{0,8})"
 _VECTOR = ("embedding",)  # norms, and the biases behind attention and feed-forward
+_MOST = {"num_hidden_layers": 512, "num_local_experts": 1024}  # LLAMA_MAX_LAYERS, LLAMA_MAX_EXPERTS
 _LARGEST_HEAD = 1 << 16  # values; none of a model comes near, and tables are made of that size
 
 
@@ -101,6 +102,9 @@ class Description:
 
 def describe(family: Family, config: Config) -> Description:
     """Read a model's settings. Raises CheckpointError, naming the key, for one missing, impossible or beyond GGUF."""
+    for key, most in _MOST.items():
+        if config.get(key) is not None and config.count(key) > most:
+            raise config.refuse(key, f"llama.cpp computes with {most} at most")
     size = _head_size(family, config)
     for key in ("hidden_act", "hidden_activation"):
         list(must_be(key, family.activation)(config))

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pa_lite.checkpoints.remote import FilePath, size_of
+from pa_lite.checkpoints.remote import FilePath, size_of, stamp_of
 from pa_lite.checkpoints.source import Field, Metadata
 from pa_lite.errors import CheckpointError
+from pa_lite.files import Stamp
 from pa_lite.kernels import TYPE_NAMES, TensorType, tensor_type
 
 ALIGNMENT = 32
@@ -42,11 +43,15 @@ class GgufTensor:
 
 @dataclass(frozen=True)
 class GgufHeader:
-    """What stands before the tensor data; of a file on the Hub, `path` is only what to call it."""
+    """What stands before the tensor data, and what the file was when it was read.
+
+    Of a file on the Hub, `path` is only what to call it.
+    """
 
     path: Path
     metadata: Metadata
     tensors: Mapping[str, GgufTensor]
+    stamp: Stamp | None = None
 
 
 def architecture_of(header: GgufHeader) -> str:
@@ -106,7 +111,9 @@ class _Reader:
 
     def tensor(self) -> tuple[str, TensorType, tuple[int, ...], int]:
         name, n_dims = self.text(), self.number("<I")
-        if len(name.encode()) >= _MAX_NAME or not 1 <= n_dims <= _MAX_DIMENSIONS:
+        if not name.isprintable() or not 1 <= len(name.encode()) < _MAX_NAME:
+            raise self.fail(f"a tensor has the impossible name {name[:80]!r}")
+        if not 1 <= n_dims <= _MAX_DIMENSIONS:
             raise self.fail(f"tensor {name[:80]!r} with {n_dims} dimensions")
         shape = tuple(reversed([self.number("<Q") for _ in range(n_dims)]))
         kind, offset = self.number("<I"), self.number("<Q")
@@ -124,7 +131,7 @@ def read_gguf_header(path: FilePath) -> GgufHeader:
     Raises CheckpointError for a file that is missing, no GGUF, of another version, cut off, or contradicts itself.
     """
     try:
-        size = size_of(path)
+        size, stamp = size_of(path), stamp_of(path)
         with path.open("rb") as f:
             reader = _Reader(f, path, size)
             if size < 24 or reader.take(4) != b"GGUF":
@@ -140,7 +147,7 @@ def read_gguf_header(path: FilePath) -> GgufHeader:
                     raise reader.fail(f"key {key!r} stands in it twice")
                 metadata[key] = reader.value(reader.number("<I"))
             infos = [reader.tensor() for _ in range(n_tensors)]
-            return GgufHeader(Path(str(path)), metadata, _place(reader, infos, metadata, f.tell(), size))
+            return GgufHeader(Path(str(path)), metadata, _place(reader, infos, metadata, f.tell(), size), stamp)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: there is no such file.") from None
     except OSError as e:

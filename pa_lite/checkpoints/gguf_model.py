@@ -63,7 +63,7 @@ def open_gguf(path: Path, elsewhere: Mapping[str, FilePath] | None = None) -> Ch
         for t in header.tensors.values():
             if t.name in tensors:
                 raise CheckpointError(f"{header.path}: tensor {t.name} is in {tensors[t.name].path.name} already.")
-            tensors[t.name] = TensorSource(t.name, t.name, (Piece(file, t.offset),), t.type, t.shape)
+            tensors[t.name] = TensorSource(t.name, t.name, (Piece(file, t.offset, header.stamp),), t.type, t.shape)
     if not tensors:
         raise CheckpointError(f"{path}: has no tensors.")
     name = metadata.get("general.name")

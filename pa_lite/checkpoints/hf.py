@@ -16,8 +16,8 @@ from pa_lite.checkpoints.safetensors_file import StoredTensor, read_folder, read
 from pa_lite.checkpoints.source import Checkpoint, Piece, TensorSource
 from pa_lite.checkpoints.vocabulary import read_vocabulary
 from pa_lite.errors import CheckpointError, nearest
-from pa_lite.files import leads_out
 from pa_lite.kernels import tensor_type
+from pa_lite.names import leads_out
 
 
 def open_hf(path: Path, elsewhere: Mapping[str, FilePath] | None = None) -> Checkpoint:
@@ -120,13 +120,13 @@ class _Converter:
     def _whole(self, tensor: StoredTensor, place: Place) -> TensorSource:
         shape = self.model.shape_of(self.family, place.name)
         kind = tensor_type(tensor.dtype)
-        pieces: tuple[Piece, ...] = (Piece(tensor.path, tensor.offset),)
+        pieces: tuple[Piece, ...] = (Piece(tensor.path, tensor.offset, tensor.stamp),)
         if place.parts:
             experts, rows, columns = shape
             self._check(tensor, (experts, place.parts * rows, columns))
             row_bytes = kind.nbytes(columns)
             firsts = (rows * (place.parts * e + place.part) for e in range(experts))
-            pieces = tuple(Piece(tensor.path, tensor.offset + row_bytes * first) for first in firsts)
+            pieces = tuple(Piece(tensor.path, tensor.offset + row_bytes * first, tensor.stamp) for first in firsts)
         elif self.family.cuts_vocabulary and place.name in ("token_embd.weight", "output.weight"):
             self._check(tensor, (max((shape[0], *tensor.shape[:1])), *shape[1:]))
         else:
@@ -160,7 +160,8 @@ class _Converter:
         if len(experts) > shape[0]:
             odd = experts[max(experts)]
             raise CheckpointError(f"{odd.path}: tensor {odd.name} is one too many: there are {shape[0]} experts.")
-        pieces = tuple(Piece(experts[i].path, experts[i].offset) for i in range(shape[0]))
+        stored = [experts[i] for i in range(shape[0])]
+        pieces = tuple(Piece(t.path, t.offset, t.stamp) for t in stored)
         return TensorSource(name, first.name, pieces, tensor_type(first.dtype), shape)
 
     def _check(self, tensor: StoredTensor, shape: tuple[int, ...]) -> None:

@@ -8,14 +8,15 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pa_lite.checkpoints.hub_cache import RepoCache, cache_folder
 from pa_lite.checkpoints.hub_http import TIMEOUT, FileFacts, Subject, api, attempt, file_facts, is_offline
 from pa_lite.errors import CheckpointError, HubError, InputError
-from pa_lite.files import escapes, path_fault
+from pa_lite.names import escapes, path_fault
 
 _log = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
@@ -149,12 +150,11 @@ def listing(reference: HubReference) -> tuple[list[HubFile], bool]:
     try:
         # first this: huggingface_hub lists with long retries of its own, which a Hub out of reach is not worth
         commit = _commit_now(reference)
-        entries = attempt(
-            lambda: list(api().list_repo_tree(repo, recursive=True, revision=commit, repo_type=kind)), subject
+        files = attempt(
+            lambda: _files(api().list_repo_tree(repo, recursive=True, revision=commit, repo_type=kind)), subject
         )
     except HubError as e:
         return _cached_files(cache.snapshot(_fallback(cache, subject, e))), False
-    files = [HubFile(e.path, int(e.size), e.lfs.sha256 if e.lfs else None) for e in entries if hasattr(e, "blob_id")]
     for file in files:
         if escapes(file.name):
             _check_name(file.name, str(subject))
@@ -162,6 +162,17 @@ def listing(reference: HubReference) -> tuple[list[HubFile], bool]:
     if odd:
         _log.info("%s: left out, for their names: %s", subject, ", ".join(map(repr, odd)))
     return sorted((f for f in files if not path_fault(f.name)), key=lambda f: f.name), True
+
+
+def _files(entries: Iterable[Any]) -> list[HubFile]:
+    """The files among the entries that the Hub lists. Raises TypeError for one that is not what a Hub tells."""
+    files = [HubFile(e.path, e.size, e.lfs.sha256 if e.lfs else None) for e in entries if hasattr(e, "blob_id")]
+    for file in files:
+        if not isinstance(file.name, str) or type(file.size) is not int or file.size < 0:
+            raise TypeError(f"a file {file.name!r:.80} of {file.size!r:.20} bytes")
+        if not isinstance(file.sha256, str | None):
+            raise TypeError(f"a hash {file.sha256!r:.80}")
+    return files
 
 
 def _cached_files(snapshot: Path) -> list[HubFile]:

@@ -18,11 +18,13 @@ from typing import Any
 
 from pa_lite.checkpoints.hub_content import RemoteContent
 from pa_lite.checkpoints.hub_http import FileFacts, Subject
-from pa_lite.errors import HubError
-from pa_lite.files import write_errors
+from pa_lite.errors import HubError, OutputError
+from pa_lite.files import open_locked, sync_folder, whole_file, write_errors, write_text
 
 _log = logging.getLogger(__name__)
 _PIECE = 1 << 20
+_KEPT = "what came is kept. Free some space and try again, or let HF_HUB_CACHE name a larger disk."
+INCOMPLETE = ".pa-lite.incomplete"  # ending of a blob that has not come whole yet
 
 
 def cache_folder() -> Path:
@@ -75,8 +77,8 @@ class RepoCache:
         try:
             if not path.is_file() or path.read_text("utf-8") != commit:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(commit, "utf-8")
-        except OSError as e:
+                write_text(path, commit)
+        except (OSError, OutputError) as e:
             _log.debug("%s: %s", path, e)
 
     def add(self, subject: Subject, facts: FileFacts, progress: Callable[[int], None], stop: threading.Event) -> Path:
@@ -95,7 +97,7 @@ class RepoCache:
             return place
         blob = self.folder / "blobs" / facts.etag
         lock = cache_folder() / ".locks" / self._name / f"{facts.etag}.lock"
-        with write_errors(self.folder):
+        with write_errors(self.folder, _KEPT):
             for folder in (blob.parent, place.parent, lock.parent):
                 folder.mkdir(parents=True, exist_ok=True)
             with WeakFileLock(lock):
@@ -118,19 +120,20 @@ def _link(blob: Path, place: Path) -> None:
         try:
             os.link(blob, place)
         except OSError:
-            shutil.copyfile(blob, place)
+            with whole_file(place) as temporary:
+                shutil.copyfile(blob, temporary)
 
 
 def _download(
     subject: Subject, facts: FileFacts, blob: Path, progress: Callable[[int], None], stop: threading.Event
 ) -> None:
     """Fetch a content to its blob, going on with what an earlier try left, and check its hash before it counts."""
-    partial = blob.with_name(f"{blob.name}.pa-lite.incomplete")
-    if partial.exists() and partial.stat().st_size > facts.size:
-        partial.unlink()
-    held = partial.stat().st_size if partial.exists() else 0
+    partial = blob.with_name(blob.name + INCOMPLETE)
     digests = _digests(facts)
-    with partial.open("a+b") as f:
+    with open_locked(partial) as f:
+        if f.seek(0, os.SEEK_END) > facts.size:
+            f.truncate(0)
+        held = f.seek(0, os.SEEK_END)
         f.seek(0)
         while piece := f.read(_PIECE):
             _update(digests, piece)
@@ -147,6 +150,7 @@ def _download(
             f"{subject}: {subject.file} arrived damaged: its hash is not {facts.etag}. None of it was kept; try again."
         )
     partial.replace(blob)
+    sync_folder(blob.parent)
 
 
 def _digests(facts: FileFacts) -> list[Any]:

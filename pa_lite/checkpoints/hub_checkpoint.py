@@ -16,7 +16,8 @@ from pa_lite.checkpoints.hub_http import file_facts
 from pa_lite.checkpoints.remote import FilePath, RemoteFile
 from pa_lite.checkpoints.safetensors_file import shard_names
 from pa_lite.errors import CheckpointError, HubError, InputError, OutputError
-from pa_lite.files import existing_parent, same_file
+from pa_lite.files import existing_parent
+from pa_lite.names import same_file
 
 INDEX = "model.safetensors.index.json"
 _FILES_AT_A_TIME = 4

@@ -10,12 +10,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pa_lite.checkpoints.hub_http import (
+    NO_HUB,
     PATIENT,
     TIMEOUT,
     FileFacts,
     Patience,
     Subject,
     bare_tag,
+    explain_no_hub,
     file_facts,
     headers,
     origin,
@@ -81,7 +83,10 @@ class RemoteContent:
                 raise self._changed("it is shorter now")
             if response.status_code >= 400:
                 response.read()
-                hf_raise_for_status(response)
+                try:
+                    hf_raise_for_status(response)
+                except NO_HUB as e:
+                    raise explain_no_hub(e, self.subject) from e
             self._check(response, start)
             yield response
 

@@ -163,10 +163,19 @@ def attempt(call: Callable[[], _Result], subject: Subject, tries: int = QUICK) -
             raise HubError(f"{subject}: cannot be asked for while offline (HF_HUB_OFFLINE).") from e
         except HTTPError as e:
             patience.failed(e)
-        except (ValueError, KeyError, TypeError, AttributeError) as e:
-            raise HubError(
-                f"{subject}: {endpoint()} answers as no Hub does ({_one_line(e)[:100]}). Check HF_ENDPOINT and proxies."
-            ) from e
+        except NO_HUB as e:
+            raise explain_no_hub(e, subject) from e
+
+
+# what huggingface_hub raises of answers that are not those of a Hub
+NO_HUB = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
+
+
+def explain_no_hub(error: Exception, subject: Subject) -> HubError:
+    """The error for an answer that huggingface_hub cannot make sense of."""
+    return HubError(
+        f"{subject}: {endpoint()} answers as no Hub does ({_one_line(error)[:100]}). Check HF_ENDPOINT and proxies."
+    )
 
 
 def _retry_after(fields: Mapping[str, str]) -> float | None:
@@ -177,7 +186,11 @@ def _retry_after(fields: Mapping[str, str]) -> float | None:
     if re.fullmatch(r"\d{1,9}", value):
         return float(value)
     with contextlib.suppress(ValueError, TypeError):
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+        until = email.utils.parsedate_to_datetime(value).timestamp()
+        now = time.time()
+        with contextlib.suppress(ValueError, TypeError):  # by the Hub's clock: ours may be wrong
+            now = email.utils.parsedate_to_datetime(fields.get("Date", "")).timestamp()
+        return max(0.0, until - now)
     limit = re.search(r"r\s*=\s*0\s*;\s*t\s*=\s*(\d{1,9})", fields.get("RateLimit", ""))
     return float(limit[1]) if limit else None
 

@@ -6,7 +6,6 @@ import json
 import logging
 import re
 import shutil
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +13,10 @@ from typing import Any
 
 from pa_lite.checkpoints.hub import HubReference, Location, Progress, locate
 from pa_lite.checkpoints.hub_cache import RepoCache, cache_folder
+from pa_lite.documents import parse_toml
 from pa_lite.errors import CheckpointError, InputError, nearest
 from pa_lite.files import existing_parent, write_errors, write_text
 from pa_lite.machine import available_memory, config_folder
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 _log = logging.getLogger(__name__)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -91,35 +86,52 @@ def own_pairs_path() -> Path:
 
 
 def all_pairs() -> dict[str, Pair]:
-    """Every registered pair by name, pa-lite's first. Raises CheckpointError for a registry that is no such TOML."""
-    pairs = _read(models_folder() / "pairs.toml", is_own=False)
-    for name, pair in _own_pairs().items():
-        if name in pairs:
-            _log.warning("pair %s of %s hides the one that comes with pa-lite.", name, own_pairs_path())
-        pairs[name] = pair
+    """Every registered pair by name, pa-lite's first; the user's are left out, with a warning, if their file is broken.
+
+    Raises CheckpointError when pa-lite's own cannot be read.
+    """
+    pairs, fault = _known()
+    if fault is not None:
+        _log.warning("%s Until then only the pairs that come with pa-lite are known.", fault)
     return pairs
+
+
+def find_pair(name: str) -> Pair:
+    """The pair of that name, which may be one of pa-lite's even where the user's file of pairs is broken.
+
+    Raises InputError with the nearest names when there is none, CheckpointError when only that file could tell.
+    """
+    pairs, fault = _known()
+    if name not in pairs:
+        raise fault or InputError(f"unknown pair {name!r}.{nearest(name, pairs)}")
+    return pairs[name]
+
+
+def _known() -> tuple[dict[str, Pair], CheckpointError | None]:
+    """The registered pairs, and what is wrong with the user's file if they lack those in it."""
+    pairs = read_pairs(models_folder() / "pairs.toml", is_own=False)
+    try:
+        own = _own_pairs()
+    except CheckpointError as e:
+        return pairs, e
+    for name in own.keys() & pairs.keys():
+        _log.warning("pair %s of %s hides the one that comes with pa-lite.", name, own_pairs_path())
+    return pairs | own, None
 
 
 def _own_pairs() -> dict[str, Pair]:
     path = own_pairs_path()
-    return _read(path, is_own=True) if path.exists() else {}
+    return read_pairs(path, is_own=True) if path.exists() else {}
 
 
-def find_pair(name: str) -> Pair:
-    """The pair of that name. Raises InputError with the nearest names when there is none."""
-    pairs = all_pairs()
-    if name not in pairs:
-        raise InputError(f"unknown pair {name!r}.{nearest(name, pairs)}")
-    return pairs[name]
-
-
-def _read(path: Path, is_own: bool) -> dict[str, Pair]:
+def read_pairs(path: Path, is_own: bool) -> dict[str, Pair]:
+    """The pairs of a registry's file, by name. Raises CheckpointError for one that is no such TOML."""
     try:
-        entries = tomllib.loads(path.read_text("utf-8"))
+        entries = parse_toml(path.read_bytes())
         return {name: _pair(name, entry, path.parent, is_own) for name, entry in entries.items()}
     except OSError as e:
         raise CheckpointError(f"{path}: cannot be read: {e.strerror}.") from e
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, InputError, ValueError) as e:
+    except (InputError, ValueError) as e:
         raise CheckpointError(f"{path}: is not a registry of pairs: {e}. Mend it or remove it.") from e
 
 
@@ -154,7 +166,7 @@ def add_pair(name: str, base: str, instruct: str, description: str = "", force: 
     """
     if not _NAME.fullmatch(name):
         raise InputError(f"{name!r} cannot name a pair; take letters, digits, '.', '_' and '-'.")
-    path = own_pairs_path()
+    path, own = own_pairs_path(), _own_pairs()
     pairs = all_pairs()
     if name in pairs and not (pairs[name].is_own and force):
         raise InputError(
@@ -166,7 +178,7 @@ def add_pair(name: str, base: str, instruct: str, description: str = "", force: 
     if pair.base == pair.instruct:
         raise InputError(f"base and instruct are both {base}.")
     _check_alike(pair)
-    own = {**_own_pairs(), name: pair}
+    own = {**own, name: pair}
     with write_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, "".join(map(_toml, own.values())))

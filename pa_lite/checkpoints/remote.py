@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 from pa_lite.checkpoints.hub_content import RemoteContent
 from pa_lite.checkpoints.hub_http import FileFacts, Subject
+from pa_lite.files import Stamp
 
 CONNECTIONS = 8  # requests at a time
 _BUFFER = 1 << 18  # bytes asked for at once where a header is read piece by piece
@@ -26,7 +27,7 @@ class RemoteFile:
 
     def __init__(self, subject: Subject, facts: FileFacts) -> None:
         assert subject.file is not None
-        self.subject, self.size = subject, facts.size
+        self.subject, self.size, self.etag = subject, facts.size, facts.etag
         self.name = subject.file.rpartition("/")[2]
         self._content = RemoteContent(subject, facts)
 
@@ -78,6 +79,11 @@ def size_of(path: FilePath) -> int:
     if not stat.S_ISREG(facts.st_mode):
         raise OSError(errno.EINVAL, "is no regular file", str(path))
     return facts.st_size
+
+
+def stamp_of(path: FilePath) -> Stamp | None:
+    """What a file on the disk is now; None for one on the Hub, which stays as it is. Raises OSError."""
+    return None if isinstance(path, RemoteFile) else Stamp.of(path.stat())
 
 
 def samples(path: FilePath, offsets: Sequence[int], length: int) -> list[bytes]:

@@ -5,7 +5,6 @@ Format: https://github.com/huggingface/safetensors, section Format.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -13,12 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pa_lite.checkpoints.remote import FilePath, size_of
+from pa_lite.checkpoints.remote import FilePath, size_of, stamp_of
+from pa_lite.documents import parse_json
 from pa_lite.errors import CheckpointError
-from pa_lite.files import name_fault, same_file
+from pa_lite.files import Stamp
 from pa_lite.kernels import tensor_type
+from pa_lite.names import name_fault, same_file
 
 _MAX_HEADER = 100_000_000  # the reference implementation's own limit, in bytes
+_MAX_JSON = 1 << 28  # bytes; the largest tokenizer.json known has 35 MB
 _MAX_DIMENSIONS = 8  # twice those of any weight
 _DTYPES = ("F64", "F32", "F16", "BF16")
 _SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
@@ -28,13 +30,14 @@ _INDEX = "model.safetensors.index.json"
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor in a safetensors file: `offset` is in bytes from the file's start."""
+    """A tensor in a safetensors file, `offset` in bytes from its start; `stamp` is what the file was when read."""
 
     name: str
     path: FilePath
     offset: int
     dtype: str
     shape: tuple[int, ...]
+    stamp: Stamp | None = None
 
     def require_float(self) -> None:
         """Raise CheckpointError unless the dtype is one that can be interpolated."""
@@ -49,11 +52,15 @@ class StoredTensor:
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file. Raises CheckpointError when it is missing, broken or no object."""
     try:
-        size_of(path)
-        value = json.loads(path.read_bytes().decode("utf-8"))
+        size = size_of(path)
+        if size > _MAX_JSON:
+            raise ValueError(f"{size} bytes are too many")
+        value = parse_json(path.read_bytes(), nan=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path.parent}: has no {path.name}; a Hugging Face checkpoint needs one.") from None
-    except (OSError, ValueError, RecursionError) as e:
+    except OSError as e:
+        raise CheckpointError(f"{path}: cannot be read: {e.strerror}.") from e
+    except ValueError as e:
         raise CheckpointError(f"{path}: cannot be read as JSON: {e}. Fetch it again.") from e
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: holds no JSON object.")
@@ -67,7 +74,7 @@ def read_header(path: FilePath) -> dict[str, StoredTensor]:
     exceed the file, or have sizes that do not fit their shape and dtype.
     """
     try:
-        size = size_of(path)
+        size, stamp = size_of(path), stamp_of(path)
         with path.open("rb") as f:
             length = int.from_bytes(f.read(8), "little")
             if size < 8 or length > min(size - 8, _MAX_HEADER):
@@ -76,18 +83,18 @@ def read_header(path: FilePath) -> dict[str, StoredTensor]:
     except OSError as e:
         raise CheckpointError(f"{path}: cannot be read: {e.strerror}") from e
     try:
-        header = json.loads(raw.decode("utf-8"))
+        header = parse_json(raw)
         if not isinstance(header, dict):
             raise ValueError("no JSON object")
-    except (ValueError, RecursionError) as e:
+    except ValueError as e:
         raise CheckpointError(f"{path}: broken safetensors header: {e}") from e
     header.pop("__metadata__", None)
-    tensors = {name: _stored(path, name, info, 8 + length) for name, info in header.items()}
+    tensors = {name: _stored(path, stamp, name, info, 8 + length) for name, info in header.items()}
     _check_layout(path, size, 8 + length, tensors, header)
     return tensors
 
 
-def _stored(path: FilePath, name: str, info: Any, start: int) -> StoredTensor:
+def _stored(path: FilePath, stamp: Stamp | None, name: str, info: Any, start: int) -> StoredTensor:
     try:
         dtype, shape = info["dtype"], tuple(info["shape"])
         begin, end = info["data_offsets"]
@@ -101,7 +108,7 @@ def _stored(path: FilePath, name: str, info: Any, start: int) -> StoredTensor:
             raise ValueError(f"{end - begin} bytes do not hold {dtype} of shape {list(shape)}")
     except (KeyError, TypeError, ValueError) as e:
         raise CheckpointError(f"{path}: broken header entry for tensor {name!r}: {e}. Fetch the file again.") from e
-    return StoredTensor(name, path, start + begin, dtype, shape)
+    return StoredTensor(name, path, start + begin, dtype, shape, stamp)
 
 
 def _check_layout(

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pa_lite.checkpoints.remote import FilePath
+from pa_lite.files import Stamp
 from pa_lite.kernels import TensorType
 
 
@@ -49,10 +50,11 @@ def array(item: str, values: Sequence[Any]) -> Field:
 
 @dataclass(frozen=True)
 class Piece:
-    """Where a run of a tensor's rows begins: file, and bytes from its start."""
+    """Where a run of a tensor's rows begins: file, bytes from its start, and what the file was when this was read."""
 
     path: FilePath
     offset: int
+    stamp: Stamp | None = None
 
 
 @dataclass(frozen=True)

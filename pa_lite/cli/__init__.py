@@ -14,11 +14,11 @@ from typing import NoReturn
 import click
 
 from pa_lite.cli import checkpoints, doctor, follow, harness, judge, merge, pairs, study, tasks
+from pa_lite.cli.mapped import unreadable_maps_are_told
 from pa_lite.cli.terminal import PlainFormatter, accept_any_text, drop_output, tell, tell_text
 from pa_lite.errors import PaLiteError
 from pa_lite.files import system_words
-
-_LONGEST_ERROR = 2000  # characters; names in a checkpoint can be of any length
+from pa_lite.texts import short_line
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -48,8 +48,7 @@ for _command in (
 
 
 def _fail(message: str) -> NoReturn:
-    line = " ".join(message.split())
-    tell(f"error: {line if len(line) <= _LONGEST_ERROR else line[:_LONGEST_ERROR] + '...'}", err=True)
+    tell(f"error: {short_line(message)}", err=True)
     sys.exit(1)
 
 
@@ -66,7 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     debug = "--debug" in words
     accept_any_text()
     try:
-        cli.main(args=words, prog_name="pa-lite", standalone_mode=False)
+        with unreadable_maps_are_told():
+            cli.main(args=words, prog_name="pa-lite", standalone_mode=False)
     except click.exceptions.Exit as e:
         sys.exit(e.exit_code)
     except click.ClickException as e:

@@ -1,8 +1,11 @@
-"""The command that looks at the machine."""
+"""The command that looks at the machine, and at what killed runs left on it."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -12,12 +15,30 @@ from pa_lite.cli.terminal import show_json, show_table, tell
 
 if TYPE_CHECKING:
     from pa_lite.engine.doctor import Diagnosis
+    from pa_lite.leftovers import Leftover
 
 
 @click.command()
+@click.argument("folders", nargs=-1, metavar="[FOLDER]...", type=click.Path(path_type=Path))
+@click.option("--clean", is_flag=True, help="Find temporary files that killed runs left, and remove them after asking.")
+@click.option("--yes", is_flag=True, help="With --clean: remove without asking.")
 @JSON
-def doctor(as_json: bool) -> None:
-    """This machine: memory, cores, GPUs, the build of llama.cpp, and which models fit."""
+def doctor(folders: tuple[Path, ...], clean: bool, yes: bool, as_json: bool) -> None:
+    """This machine: memory, cores, GPUs, the build of llama.cpp, and which models fit.
+
+    With --clean: what killed runs left in FOLDERs and all below them; without any, in the working folder, the one for
+    temporary files, the settings' and the Hub's cache. What a process holds stays.
+
+    \b
+    pa-lite doctor
+    pa-lite doctor --clean
+    pa-lite doctor --clean ~/models --yes
+    """
+    if clean:
+        clean_up(folders, yes, as_json)
+        return
+    if folders or yes:
+        raise click.UsageError("FOLDER and --yes belong to --clean.")
     from pa_lite.engine.doctor import diagnose
 
     found = diagnose()
@@ -38,6 +59,7 @@ def show_diagnosis(found: Diagnosis) -> None:
         ["memory", f"{_gb(found.memory_available)} free of {_gb(found.memory_total)}"],
         ["disk", f"{_gb(found.disk_free)} free in {found.disk_folder}, where PAIR@LAM goes when memory is short"],
         ["llama.cpp", found.build],
+        ["interface", found.interface],
         *(
             [d.kind, f"{d.description or d.name} ({d.name}), {_gb(d.free)} free of {_gb(d.total)}"]
             for d in found.devices
@@ -61,3 +83,69 @@ def _gb(n: int) -> str:
 
 def _layers(on_gpu: int, layers: int) -> str:
     return "all" if on_gpu > layers else f"{on_gpu} of {layers}" if on_gpu else "none"
+
+
+def clean_up(folders: Sequence[Path], yes: bool, as_json: bool) -> None:
+    """List what was left, ask unless `yes`, and remove what nobody holds."""
+    from pa_lite.leftovers import remove
+
+    found = _leftovers(folders)
+    free = [each for each in found if not each.in_use]
+    if not as_json:
+        show_leftovers(found)
+    can_ask = sys.stdin.isatty() and not as_json
+    if free and not yes and can_ask:
+        yes = click.confirm(f"Remove {_count(free)}?", err=True)
+    removed = [each for each in free if remove(each)] if yes else []
+    if as_json:
+        entries = [
+            {**asdict(each), "path": str(each.path), "companions": [str(path) for path in each.companions],
+             "removed": each in removed}
+            for each in found
+        ]  # fmt: skip
+        show_json({"leftovers": entries, "removed": len(removed), "freed": sum(each.nbytes for each in removed)})
+    elif removed:
+        tell(f"removed {_count(removed)}")
+    elif free and not yes:
+        tell("nothing was removed" + ("." if can_ask else ": say --yes to remove what is not in use."))
+
+
+def _leftovers(folders: Sequence[Path]) -> list[Leftover]:
+    """What lies in the folders and below; by default in those where we write, themselves."""
+    from pa_lite.checkpoints.hub_cache import cache_folder
+    from pa_lite.checkpoints.pairs import own_pairs_path
+    from pa_lite.leftovers import find_downloads, find_leftovers, temporary_files
+
+    if folders:
+        return find_leftovers(folders, deep=True)
+    ours = [folder for folder in (Path.cwd(), temporary_files(), own_pairs_path().parent) if folder.is_dir()]
+    return [*find_leftovers(list(dict.fromkeys(ours))), *find_downloads(cache_folder())]
+
+
+def show_leftovers(found: Sequence[Leftover]) -> None:
+    if not found:
+        tell("No temporary files were left.")
+        return
+    rows = [
+        [
+            str(e.path),
+            e.what,
+            f"{e.nbytes / 1e6:.1f}",
+            _age(e.age),
+            "in use: stays" if e.in_use else e.loses or "nothing",
+        ]
+        for e in found
+    ]
+    show_table(["file", "what", "MB", "age", "what would be lost"], rows)
+
+
+def _count(found: Sequence[Leftover]) -> str:
+    noun = "temporary file" if len(found) == 1 else "temporary files"
+    return f"{len(found)} {noun}, {sum(each.nbytes for each in found) / 1e6:.1f} MB"
+
+
+def _age(seconds: float) -> str:
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"

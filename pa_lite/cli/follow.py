@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 import pa_lite
-from pa_lite.cli.options import FORCE, GPU, JSON, KIND, N_CTX, OUTPUT, THREADS
+from pa_lite.cli.options import FORCE, GPU, JSON, KIND, N_CTX, OUTPUT, PROBE, THREADS
 from pa_lite.cli.terminal import bar, percent, show_json, show_table, tell, token_bar
 from pa_lite.errors import InputError
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 @KIND
 @GPU
 @N_CTX
+@PROBE
 @THREADS
 @OUTPUT
 @FORCE
@@ -54,6 +55,7 @@ def generate(
     kind: str,
     gpu_layers: int | str,
     n_ctx: int,
+    probe: bool,
     threads: int,
     output: Path | None,
     force: bool,
@@ -85,7 +87,7 @@ def generate(
     elif resume:
         raise InputError("--resume continues a file: name it with -o.")
     loaded = load_prompts(prompts)
-    with pa_lite.load(model, EngineOptions(threads, gpu_layers, n_ctx=n_ctx), kind) as opened:
+    with pa_lite.load(model, EngineOptions(threads, gpu_layers, n_ctx=n_ctx, probe=probe), kind) as opened:
         note_plain_prompts(opened.model)
         with token_bar("generate") as (progress, on_tokens):
             if target is not None:
@@ -120,6 +122,7 @@ def note_plain_prompts(model: Model) -> None:
 @click.option("--parallel", type=click.IntRange(1, 256), default=16, show_default=True, help="Prompts at a time.")
 @KIND
 @GPU
+@PROBE
 @THREADS
 @OUTPUT
 @FORCE
@@ -133,6 +136,7 @@ def follow(
     parallel: int,
     kind: str,
     gpu_layers: int,
+    probe: bool,
     threads: int,
     output: Path | None,
     force: bool,
@@ -155,9 +159,10 @@ def follow(
 
     if output is not None:
         check_target(output, force)
+    engine = EngineOptions(threads, gpu_layers, probe=probe)
     with bar("fetch") as progress:
         chosen = find_set(name, seed, progress)
-    with bar("follow") as progress, pa_lite.load(model, EngineOptions(threads, gpu_layers), kind) as loaded:
+    with bar("follow") as progress, pa_lite.load(model, engine, kind) as loaded:
         result = loaded.follow(chosen, limit, max_tokens, parallel, progress)
     document = {"reference": model, "set": name, "seed": seed, **result.to_document()}
     if output is not None:

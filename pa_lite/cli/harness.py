@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -10,8 +9,9 @@ from typing import Any
 
 import click
 
-from pa_lite.cli.options import GPU, JSON, KIND, N_CTX, THREADS
+from pa_lite.cli.options import GPU, JSON, KIND, N_CTX, PROBE, THREADS
 from pa_lite.cli.terminal import bar, show_json, tell, tell_text
+from pa_lite.documents import parse_json
 
 _MANY = ("--tasks", "-t", "--gen_kwargs", "--metadata")
 
@@ -38,7 +38,7 @@ def parse_samples(
     if text is None:
         return None
     try:
-        document = json.loads(text if text.lstrip().startswith("{") else Path(text).read_text("utf-8"))
+        document = parse_json(text if text.lstrip().startswith("{") else Path(text).read_bytes())
     except (OSError, ValueError) as e:
         raise click.BadParameter(f"{text!r} is neither a JSON object nor a file with one: {e}") from e
     if not isinstance(document, dict) or not all(
@@ -86,10 +86,11 @@ def parse_samples(
 @GPU
 @THREADS
 @N_CTX
+@PROBE
 @JSON
 def harness(
-    model: str, kind: str, gpu_layers: int | str, threads: int, n_ctx: int, parallel: str, as_json: bool,
-    show_config: bool, **words: Any,
+    model: str, kind: str, gpu_layers: int | str, threads: int, n_ctx: int, probe: bool, parallel: str,
+    as_json: bool, show_config: bool, **words: Any,
 ) -> None:  # fmt: skip
     """Any lm-eval task on MODEL (FILE.gguf or PAIR@LAM), in this process; options have lm-eval's names and meanings.
 
@@ -101,13 +102,14 @@ def harness(
     """
     from pa_lite.engine.model import EngineOptions
 
+    engine = EngineOptions(threads, gpu_layers, n_ctx=n_ctx, probe=probe)
     options = read_options(words)
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # lm-eval draws bars of its own
     from pa_lite.tasks.harness_run import run_harness
 
     with bar("harness") as progress:
-        result = run_harness(model, options, EngineOptions(threads, gpu_layers, n_ctx=n_ctx), kind, parallel, progress)
+        result = run_harness(model, options, engine, kind, parallel, progress)
     if as_json or show_config:
         show_json(result.document)
     if not as_json:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pa_lite.cli.options import FORCE, GPU, JSON, KIND, N_CTX, OUTPUT, THREADS
+from pa_lite.cli.options import FORCE, GPU, JSON, KIND, N_CTX, OUTPUT, PROBE, THREADS
 from pa_lite.cli.terminal import bar, percent, show_json, show_table, tell
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 @GPU
 @THREADS
 @N_CTX
+@PROBE
 @OUTPUT
 @FORCE
 @JSON
@@ -46,6 +47,7 @@ def judge(
     gpu_layers: int | str,
     threads: int,
     n_ctx: int,
+    probe: bool,
     output: Path | None,
     force: bool,
     as_json: bool,
@@ -69,7 +71,7 @@ def judge(
     target = output or Path(f"{outputs.stem}-vs-{reference.stem}.json")
     check_target(target, force)
     pairing, options = pair_outputs(outputs, reference, allow_empty), JudgeOptions(limit, seed, not one_order)
-    engine = EngineOptions(threads, gpu_layers, n_ctx=n_ctx)
+    engine = EngineOptions(threads, gpu_layers, n_ctx=n_ctx, probe=probe)
     with bar("judge") as progress, open_model(judge_model, engine, kind) as model:
         name = generator_name(judge_model)
         result = judge_outputs(model, name, pairing, target, options, resume, force, progress)

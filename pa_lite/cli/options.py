@@ -30,6 +30,11 @@ GPU = click.option(
 )  # fmt: skip
 N_CTX = click.option("--n-ctx", type=click.IntRange(0), default=0, help="Tokens of context at most; 0: as trained.")
 
+PROBE = click.option(
+    "--probe/--no-probe", default=True,
+    help="Try a GGUF file in a process of its own before it is loaded, once for each file (the default).",
+)  # fmt: skip
+
 
 def parse_size(_context: click.Context, _parameter: click.Parameter, text: str) -> int:
     """A number of bytes: 256M, 1.5G, 800K or plain. Raises click's usage error for anything else."""

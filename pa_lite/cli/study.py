@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import pa_lite
-from pa_lite.cli.options import FORCE, GPU, JSON, THREADS
+from pa_lite.cli.options import FORCE, GPU, JSON, PROBE, THREADS
 from pa_lite.cli.terminal import bar, percent, show_json, show_table, tell
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def _measured(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def _options(
     lams: str, tasks: str, follow: str, follow_limit: int | None, types: str, shots: int | None, limit: int | None,
-    seed: int, schedule: str, threads: int, gpu_layers: Any,
+    seed: int, schedule: str, threads: int, gpu_layers: Any, probe: bool,
 ) -> StudyOptions:  # fmt: skip
     from pa_lite.engine.model import EngineOptions
     from pa_lite.merge.lams import parse_lams
@@ -57,7 +57,7 @@ def _options(
     return StudyOptions(
         line, tuple(tasks.split(",")), tuple(types.split(",")), follow, follow_limit,
         ScoreOptions(shots, limit, seed), parse_schedule(schedule) if schedule else Schedule(),
-        EngineOptions(threads, gpu_layers),
+        EngineOptions(threads, gpu_layers, probe=probe),
     )  # fmt: skip
 
 
@@ -79,6 +79,7 @@ def _options(
 @click.option("--address", help="Of a Ray cluster; by default one is started here.")
 @click.option("--dry-run", is_flag=True, help="Show cells, memory, disk and time, and measure nothing else.")
 @GPU
+@PROBE
 @THREADS
 @JSON
 def sweep(
@@ -166,6 +167,7 @@ def show_curves(curves: Curves) -> None:
 @click.option("--budget", type=float, default=0.4, show_default=True, help="Share of the grid's evaluations to spend.")
 @click.option("--schedules", is_flag=True, help="Then race coarse schedules (a lam by tensor group) around it.")
 @GPU
+@PROBE
 @THREADS
 @JSON
 def search(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 import pa_lite
-from pa_lite.cli.options import FORCE, GPU, JSON, KIND, N_CTX, OUTPUT, THREADS
+from pa_lite.cli.options import FORCE, GPU, JSON, KIND, N_CTX, OUTPUT, PROBE, THREADS
 from pa_lite.cli.terminal import bar, percent, show_json, show_table, tell, tell_text
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=Tr
 @GPU
 @THREADS
 @N_CTX
+@PROBE
 @OUTPUT
 @FORCE
 @JSON
@@ -58,6 +59,7 @@ def score(
     gpu_layers: int | str,
     threads: int,
     n_ctx: int,
+    probe: bool,
     output: Path | None,
     force: bool,
     as_json: bool,
@@ -82,7 +84,8 @@ def score(
     if samples is not None:
         check_samples_target(samples, force)
     options = ScoreOptions(shots, limit, seed, mutual_info=mutual_info, parallel=parallel, noise_sample=8)
-    with bar("score") as progress, pa_lite.load(model, EngineOptions(threads, gpu_layers, n_ctx=n_ctx), kind) as loaded:
+    engine = EngineOptions(threads, gpu_layers, n_ctx=n_ctx, probe=probe)
+    with bar("score") as progress, pa_lite.load(model, engine, kind) as loaded:
         result = loaded.score(tasks.split(","), options, progress)
     document = results_document(result, model)
     if output is not None:

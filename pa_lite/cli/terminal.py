@@ -53,12 +53,19 @@ class PlainFormatter(logging.Formatter):
         return plain(text) if record.exc_info else one_line(text)
 
 
+def _steady(drawn: Any) -> None:
+    """Let a bar measure by a clock that nobody sets: it would stand still, or count back, when the day's time jumps."""
+    drawn._time = time.monotonic
+    drawn.start_t = drawn.last_print_t = time.monotonic()
+
+
 @contextmanager
 def bar(unit: str) -> Iterator[Progress]:
     """A progress bar on stderr, none where stderr is no terminal."""
     from tqdm import tqdm
 
     with tqdm(disable=None, file=sys.stderr, desc=unit, unit_scale=True, leave=False) as drawn:
+        _steady(drawn)
 
         def progress(done: int, total: int) -> None:
             drawn.total = total
@@ -75,6 +82,7 @@ def token_bar(unit: str) -> Iterator[tuple[Progress, Callable[[int], None]]]:
     begin = shown = time.monotonic()
     made = 0
     with tqdm(disable=None, file=sys.stderr, desc=unit, leave=False, smoothing=0.1) as drawn:
+        _steady(drawn)
 
         def progress(done: int, total: int) -> None:
             if drawn.total is None:

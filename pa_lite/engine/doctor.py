@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from pa_lite.engine.binding import TESTED
 from pa_lite.engine.library import llama
 from pa_lite.engine.loading import most_that_fit
 from pa_lite.kernels import Device, devices
@@ -74,6 +75,7 @@ class Diagnosis:
     disk_folder: str
     devices: tuple[Device, ...]
     build: str
+    interface: str
     gpu_offload: bool
     fits: tuple[Fit, ...]
     remarks: tuple[str, ...]
@@ -96,7 +98,7 @@ def fits(memory: int, gpu: int) -> tuple[Fit, ...]:
 
 
 def diagnose() -> Diagnosis:
-    """Look at the machine. Raises EngineError when llama.cpp is not there."""
+    """Look at the machine. Raises EngineError when llama.cpp is not there, or has another interface than is called."""
     lib, found = llama(), tuple(devices())
     gpus = [d for d in found if d.kind in ("gpu", "igpu")]
     memory, gpu = available_memory() or total_memory(), max((d.free for d in gpus), default=0)
@@ -112,6 +114,7 @@ def diagnose() -> Diagnosis:
         disk_folder=str(folder),
         devices=found,
         build=lib.llama_print_system_info().decode("utf-8", "replace").strip(),
+        interface=f"checked: the structures and functions of llama-cpp-python {TESTED}",
         gpu_offload=bool(lib.llama_supports_gpu_offload()),
         fits=fits(memory, gpu),
         remarks=_remarks(bool(lib.llama_supports_gpu_offload()), gpus),

@@ -10,6 +10,9 @@ import threading
 from collections import deque
 from typing import Any
 
+from pa_lite.engine.binding import check_binding
+from pa_lite.errors import EngineError
+
 _log = logging.getLogger(__name__)
 _LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.INFO, 4: logging.INFO}  # ggml_log_level; 5 continues a line
 _starting = threading.Lock()
@@ -17,7 +20,10 @@ _last_words: deque[str] = deque(maxlen=40)  # llama.cpp's log is one for the pro
 
 
 def llama() -> Any:
-    """The low-level module, its backend started, once for all threads."""
+    """The low-level module, its backend started, once for all threads.
+
+    Raises EngineError when llama-cpp-python is not there, cannot be loaded, or has another interface.
+    """
     with _starting:
         return _start()
 
@@ -25,7 +31,14 @@ def llama() -> Any:
 @functools.cache
 def _start() -> Any:
     os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # an abort would start a debugger
-    import llama_cpp.llama_cpp as lib
+    try:
+        import llama_cpp.llama_cpp as lib
+    except (ImportError, OSError, RuntimeError, AttributeError) as e:  # AttributeError: the library lacks a function
+        raise EngineError(
+            f"llama-cpp-python cannot be loaded: {e}. Install it again, or one built for this machine."
+        ) from e
+
+    check_binding(lib)
 
     @lib.llama_log_callback  # type: ignore[untyped-decorator,unused-ignore]
     def listen(level: int, text: bytes, _data: object) -> None:

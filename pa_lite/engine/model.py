@@ -15,9 +15,10 @@ from pa_lite.checkpoints.gguf_file import architecture_of, read_gguf_header
 from pa_lite.checkpoints.gguf_model import open_gguf
 from pa_lite.engine.context import Context
 from pa_lite.engine.library import complaint, fresh_words, llama
-from pa_lite.engine.loading import check_loadable, most_that_fit
-from pa_lite.errors import EngineError, InputError
-from pa_lite.files import uninterrupted
+from pa_lite.engine.loadable import check_loadable
+from pa_lite.engine.loading import most_that_fit
+from pa_lite.errors import EngineError, InputChangedError, InputError
+from pa_lite.files import Stamp, uninterrupted
 from pa_lite.kernels import TYPE_IDS
 from pa_lite.machine import cores
 
@@ -34,6 +35,8 @@ class EngineOptions:
 
     Flash attention is off by default: it is up to a sixth faster, but lets the shape of a batch move a score by some
     hundredths of a nat.
+
+    `probe` is whether a file that is opened by reference is first tried in a process of its own, unless it was before.
     """
 
     threads: int = 0
@@ -42,6 +45,7 @@ class EngineOptions:
     cache_type: str = "auto"
     n_batch: int = 512
     n_ctx: int = 0
+    probe: bool = True
 
 
 class Model:
@@ -244,7 +248,8 @@ class Model:
         A batch has up to n_batch tokens, 0 for the options' number, and may keep n_outputs rows of logits, 0 for one a
         token; `exact` asks for the cache of scoring. With `gpu_layers` "auto" and no other context open, the model is
         loaded again with fewer layers on the GPU where the context would not fit beside them. Raises EngineError when
-        llama.cpp cannot make it (mostly for lack of memory).
+        llama.cpp cannot make it (mostly for lack of memory), and at the end, when all went well, InputChangedError if
+        the model's file is not what it was when it was loaded: its weights lie there.
         """
 
         def create() -> Any:
@@ -268,6 +273,21 @@ class Model:
         finally:
             self._n_contexts -= 1
             self.lib.llama_free(handle)
+        self._check_file()
+
+    def _check_file(self) -> None:
+        """Raise InputChangedError when somebody else wrote to the file."""
+        if self._rewritable:
+            return
+        try:
+            is_same = Stamp.of(self.path.stat()) == self.header.stamp
+        except OSError:
+            is_same = False
+        if not is_same:
+            raise InputChangedError(
+                f"{self.path}: changed, or was taken away, while it was used: what was made with it is of no use. "
+                "Start again when it is whole."
+            )
 
     def _new_context(
         self, n_ctx: int, n_seq_max: int, unified: bool, n_outputs: int, n_batch: int, cache_type: str

@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import numpy as np
 
 from pa_lite.checkpoints.gguf_file import gguf_header_bytes
 from pa_lite.engine.model import EngineOptions, Model
-from pa_lite.files import check_space, write_errors
+from pa_lite.files import check_space, temporary_folder, write_errors
 from pa_lite.kernels import prepare
 from pa_lite.machine import available_memory, cores
 from pa_lite.merge.limits import Nonfinite
@@ -46,7 +46,7 @@ class MovableModel:
         for kind in {t.type for t in plan.tensors}:
             prepare(kind)
         self._descriptor: int | None = None
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folder = ExitStack()  # the temporary one, if there is any
         self._model: Model | None = None
         try:
             self.path = self._make_file()
@@ -105,8 +105,7 @@ class MovableModel:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
-        if self._folder is not None:
-            self._folder.cleanup()
+        self._folder.close()
 
     def _make_file(self) -> Path:
         """An empty file of the right size: in memory if the system can and there is room, else a temporary one."""
@@ -114,8 +113,7 @@ class MovableModel:
             self._descriptor = os.memfd_create("pa-lite")
             os.ftruncate(self._descriptor, self._size)
             return Path(f"/proc/self/fd/{self._descriptor}")
-        self._folder = tempfile.TemporaryDirectory(prefix="pa-lite-")
-        path = Path(self._folder.name) / "merged.gguf"
+        path = self._folder.enter_context(temporary_folder()) / "merged.gguf"
         check_space(path.parent, self._size)
         with path.open("wb") as f:
             f.truncate(self._size)

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pa_lite.checkpoints import open_checkpoints
+from pa_lite.checkpoints.gguf_file import read_gguf_header
 from pa_lite.checkpoints.pairs import find_pair
+from pa_lite.engine.loadable import check_loadable
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.engine.movable import MovableModel
+from pa_lite.engine.probe import probe_file
 from pa_lite.errors import InputError
 from pa_lite.merge.lams import format_lam, parse_lams
 from pa_lite.merge.plan import PlanOptions, plan_merge
@@ -49,10 +52,15 @@ def parse_reference(text: str) -> Reference:
 def open_model(text: str, options: EngineOptions | None = None, kind: str = REFERENCE_TYPE) -> Iterator[Model]:
     """The model that a reference names, loaded; a pair is merged as type `kind` and gone at the end.
 
-    Raises InputError for a bad reference and what merging and loading raise.
+    A file is first checked, and unless the options say otherwise tried in a process of its own (`probe_file`). Raises
+    InputError for a bad reference and what merging, trying and loading raise.
     """
     reference = parse_reference(text)
+    options = options or EngineOptions()
     if reference.file is not None:
+        if options.probe:
+            check_loadable(read_gguf_header(reference.file))
+            probe_file(reference.file)
         with Model(reference.file, options) as model:
             yield model
         return

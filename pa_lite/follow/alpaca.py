@@ -73,12 +73,13 @@ def load_length_data(folder: Path | None = None) -> LengthData:
                 columns.append((float(preference or math.nan), float(delta), number))
     except OSError as e:
         raise InputError(f"{path}: cannot be read: {e.strerror}.") from e
-    except (KeyError, TypeError, ValueError, csv.Error) as e:
+    except (KeyError, TypeError, ValueError, OverflowError, csv.Error) as e:
         raise InputError(f"{path}: is no table with numbers under {', '.join(_COLUMNS)} ({e}).") from e
     missing = [i for i in range(len(instructions)) if i not in difficulty]
     if missing:
         raise InputError(f"{path}: has no difficulty for {len(missing)} of {len(instructions)} instructions.")
     gamed = GamedBaselines(*np.array(columns, np.float64).T)
-    if np.nanmin(gamed.preference) < 0 or np.nanmax(gamed.preference) > 1 or not np.isfinite(gamed.delta).all():
-        raise InputError(f"{path}: preferences outside [0, 1], or a length difference that is no number.")
+    known = gamed.preference[~np.isnan(gamed.preference)]
+    if not known.size or known.min() < 0 or known.max() > 1 or not np.isfinite(gamed.delta).all():
+        raise InputError(f"{path}: no preferences, some outside [0, 1], or a length difference that is no number.")
     return LengthData({text: difficulty[i] for i, text in enumerate(instructions)}, gamed)

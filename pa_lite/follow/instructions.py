@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from pa_lite.documents import parse_json
 from pa_lite.engine.chat import chat_prompts
 from pa_lite.engine.generation import GenerationOptions, generate
 from pa_lite.engine.model import Model
@@ -170,8 +170,8 @@ def read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as e:
+            row = parse_json(line, nan=True)
+        except ValueError as e:
             raise InputError(f"{path}:{number}: is no JSON ({e}); a file of instructions has an object a line.") from e
         if not isinstance(row, dict):
             raise InputError(f"{path}:{number}: is no JSON object.")

@@ -13,11 +13,13 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar, get_type_hints
 
-from pa_lite.errors import OutputError
-from pa_lite.files import write_errors
+from pa_lite.documents import parse_json
+from pa_lite.errors import InputChangedError, OutputError
+from pa_lite.files import PATIENCE, is_at, sync_folder, take_lock, write_errors
 
+_Result = TypeVar("_Result")
 _SYNC_SECONDS = 1.0  # results newer than this may be lost with the machine's power, but not with the process
 
 
@@ -54,7 +56,9 @@ class Journal:
     def __enter__(self) -> Journal:
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if kind is not None and issubclass(kind, InputChangedError):
+            self.results = {}  # nobody knows which of them the file that changed had a part in
         self.close()
 
     def add(self, place: int, result: Any) -> None:
@@ -72,6 +76,23 @@ class Journal:
                 f"--resume: {len(self.results)} of {self.n} are kept."
             ) from e
         self.results[place] = result
+
+    def results_as(self, kind: type[_Result]) -> dict[int, _Result]:
+        """The results so far as objects of a dataclass, by place. Raises OutputError for one that is none."""
+        types = get_type_hints(kind)
+        found = {}
+        for place, result in self.results.items():
+            if not isinstance(result, dict) or result.keys() != types.keys():
+                raise self._damaged(place)
+            if not all(isinstance(result[name], types[name]) for name in types):
+                raise self._damaged(place)
+            found[place] = kind(**result)
+        return found
+
+    def _damaged(self, place: int) -> OutputError:
+        return OutputError(
+            f"{self.target}: result {place} in {self.path} is damaged. Drop the earlier results with --force."
+        )
 
     @property
     def missing(self) -> list[int]:
@@ -114,6 +135,7 @@ class Journal:
         self.results = {}
         self._file.truncate(0)
         self._write({"facts": self._facts, "n": self.n})
+        sync_folder(self.path.parent)
 
     def _read(self) -> tuple[dict[str, str], dict[int, Any], int]:
         """The facts, the results, and where the last whole line ends: what stands behind it was cut off."""
@@ -125,10 +147,10 @@ class Journal:
             if not line.endswith(b"\n"):
                 break
             try:
-                entry = json.loads(line)
+                entry = parse_json(line, nan=True)
                 if end == 0:
                     facts = dict(entry["facts"])
-                elif 0 <= entry["place"] < self.n:
+                elif type(entry["place"]) is int and 0 <= entry["place"] < self.n:
                     results[entry["place"]] = entry["result"]
             except (ValueError, KeyError, TypeError):
                 break
@@ -147,20 +169,12 @@ class Journal:
         """Open the journal, made if need be, and lock it."""
         while True:
             file = self.path.open("a+b")
-            try:
-                import fcntl
-            except ImportError:
-                return file  # Windows lets nobody remove a file that is open, but two could append: not guarded there
-            try:
-                fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-                held, there = os.fstat(file.fileno()), os.stat(self.path)
-                if (held.st_dev, held.st_ino) == (there.st_dev, there.st_ino):
-                    return file
-            except BlockingIOError:
+            locked = take_lock(file.fileno(), PATIENCE)
+            if locked is False:
                 file.close()
                 raise OutputError(
                     f"{self.target}: another process is writing it. Wait for it, or name another output (-o)."
-                ) from None
-            except FileNotFoundError:
-                pass
+                )
+            if locked is None or is_at(file.fileno(), self.path):
+                return file  # Windows lets nobody remove a file that is open, but two could append: not guarded there
             file.close()  # the other process finished between our opening and locking

@@ -122,7 +122,8 @@ def judge_outputs(
     }
     check_target(target, force)
     with Journal(target, facts, len(pairing.pairs), resume, force) as journal:
-        verdicts = {place: Verdict(**result) for place, result in journal.results.items()}
+        check_target(target, force)  # again: another process may have finished just now
+        verdicts = journal.results_as(Verdict)
         places = [i for i in range(len(pairs)) if i not in verdicts]
 
         def finished(i: int, verdict: Verdict) -> None:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pa_lite.checkpoints.pairs import models_folder
+from pa_lite.documents import parse_json
 from pa_lite.engine.chat import chat_prompts
 from pa_lite.engine.generation import Generation, GenerationOptions, generate
 from pa_lite.engine.model import Model
@@ -53,17 +54,17 @@ def load_prompts(source: str) -> list[Prompt]:
         return load_alpaca_eval()
     path = Path(source)
     try:
-        text = path.read_text("utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig")
         is_list = text.lstrip().startswith("[")
         lines = text.split("\n")  # and not splitlines: a text may hold U+2028
-        rows = json.loads(text) if is_list else [json.loads(line) for line in lines if line.strip()]
+        rows = parse_json(text) if is_list else [parse_json(line) for line in lines if line.strip()]
     except FileNotFoundError:
         raise InputError(
             f"unknown prompts {source!r}: neither a file that exists nor 'demo' or 'alpaca-eval'."
         ) from None
     except OSError as e:
         raise InputError(f"{path}: cannot be read: {e.strerror}.") from e
-    except (ValueError, RecursionError) as e:
+    except ValueError as e:
         raise InputError(f"{path}: is neither a JSON list nor JSONL: {e}.") from e
     if not rows:
         raise InputError(f"{path}: has no prompts.")
@@ -92,7 +93,7 @@ def answer_prompts(
     `on_tokens` the number of tokens of each step. Raises what generate and chat_prompts raise.
     """
     tokens = chat_prompts(model, [p.instruction for p in prompts], system)
-    done = {} if journal is None else {i: Generation(**result) for i, result in journal.results.items()}
+    done = {} if journal is None else journal.results_as(Generation)
     places = [i for i in range(len(prompts)) if i not in done]
 
     def keep(k: int, generation: Generation) -> None:
@@ -188,6 +189,7 @@ def write_outputs(
     check_target(target.path, target.force)
     facts = facts_of(model, prompts, options, system)
     with Journal(target.path, facts, len(prompts), target.resume, target.force) as journal:
+        check_target(target.path, target.force)  # again: another process may have finished just now
         n_resumed = len(journal.results)
         answers = answer_prompts(model, prompts, options, system, journal, progress, on_tokens)
         write_text(target.path, to_json(to_outputs(prompts, answers, generator)))

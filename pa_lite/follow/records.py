@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from pa_lite.documents import parse_json
 from pa_lite.errors import InputError
 
 Record = dict[str, Any]
@@ -14,10 +14,10 @@ Record = dict[str, Any]
 def read_records(path: Path) -> list[Record]:
     """The objects of a file that is one JSON list of them. Raises InputError, naming file and entry, for another."""
     try:
-        rows = json.loads(path.read_text("utf-8-sig"))
+        rows = parse_json(path.read_bytes().decode("utf-8-sig"), nan=True)
     except OSError as e:
         raise InputError(f"{path}: cannot be read: {e.strerror}.") from e
-    except (ValueError, RecursionError) as e:
+    except ValueError as e:
         raise InputError(f"{path}: is no JSON: {e}.") from e
     if not isinstance(rows, list):
         raise InputError(f"{path}: holds a JSON {_kind(rows)}, not a list of objects.")

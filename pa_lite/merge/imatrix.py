@@ -130,7 +130,8 @@ class _LegacyReader:
             if n < 1:
                 raise _broken(self.path, f"{name} claims {n} values")
             values = np.frombuffer(self.take(4 * n, f"{name}'s values"), "<f4").astype(np.float32)
-            found[name] = values / np.float32(calls) if calls > 0 else values
+            with np.errstate(invalid="ignore"):  # NaN is told of when all is read
+                found[name] = values / np.float32(calls) if calls > 0 else values
         if self.at < len(self.data):
             self.number("the number of chunks")
         if self.at < len(self.data):

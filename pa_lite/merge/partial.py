@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from pa_lite.checkpoints.gguf_file import reserve
 from pa_lite.errors import OutputError
-from pa_lite.files import uninterrupted
+from pa_lite.files import PATIENCE, is_at, sync_folder, take_lock, uninterrupted
 from pa_lite.merge.readers import RandomFile
 
 
@@ -22,7 +22,8 @@ class PartialFile:
     """A target in the making, locked against other processes, from `open` to `close`.
 
     `header` is the file's beginning and `size` its length when it is whole; `digest` stands for all that decides its
-    content. With `resume`, a partial file of the same digest is continued, and a failure keeps it; else it is removed.
+    content. With `resume`, a partial file of the same digest is continued, and a failure keeps one that has whole
+    tensors; else it is removed.
     `close` mends whatever `open` left, wherever an interrupt met it: call it in a `finally` around `open` itself.
     """
 
@@ -33,6 +34,7 @@ class PartialFile:
         self.done: frozenset[str] = frozenset()
         self._header, self._size, self._digest = header, size, digest
         self._is_whole = False
+        self._has_some = False
         self._begun = False
         self._lock: BinaryIO | None = None
         self._is_ours = False
@@ -53,6 +55,7 @@ class PartialFile:
             self.path.write_bytes(self._header)
             reserve(self.path, self._size)
             self.journal.write_text(self._digest + "\n", "utf-8")
+            sync_folder(self.target.parent)
         self._file = RandomFile(self.path, "r+")
 
     def _continue(self) -> bool:
@@ -66,6 +69,7 @@ class PartialFile:
         if not same or lines[0] != self._digest or len(lines) < 2:
             return False
         self.done = frozenset(lines[1:-1])  # what stands behind the last line's end was cut off
+        self._has_some = bool(self.done)
         return True
 
     def record(self, names: Sequence[str]) -> None:
@@ -75,6 +79,11 @@ class PartialFile:
             f.write("".join(f"{name}\n" for name in names))
             f.flush()
             os.fsync(f.fileno())
+        self._has_some = True
+
+    def discard(self) -> None:
+        """Let nobody continue what is there: it was made of inputs that changed."""
+        self.resume = False
 
     def finish(self) -> None:
         """Bring all of it to the disk; `close` may then give the file its name."""
@@ -92,10 +101,15 @@ class PartialFile:
         if not self._is_ours:
             return
         if keep and self._is_whole:
-            self.path.replace(self.target)
-            _sync_folder(self.target.parent)
+            # before the file has its name, since with that goes the lock: another process may begin its own journal
             self.journal.unlink(missing_ok=True)
-        elif not (self.resume and self.journal.exists()):
+            try:
+                self.path.replace(self.target)
+            except OSError:
+                self.path.unlink(missing_ok=True)
+                raise
+            sync_folder(self.target.parent)
+        elif not (self.resume and self._has_some):
             self.journal.unlink(missing_ok=True)
             self.path.unlink(missing_ok=True)
         self._release()
@@ -104,26 +118,19 @@ class PartialFile:
         """Open the partial file, made if need be, and lock it. Raises OutputError when another process has it."""
         while True:
             self._lock = self.path.open("ab")
-            try:
-                import fcntl
-            except ImportError:
-                self._release()  # Windows lets nobody replace or remove a file that is open, which guards and binds us
-                self._is_ours = True
-                return
-            try:
-                fcntl.flock(self._lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-                held, there = os.fstat(self._lock.fileno()), os.stat(self.path)
-            except BlockingIOError:
+            locked = take_lock(self._lock.fileno(), PATIENCE)
+            if locked is False:
                 self._release()
                 raise OutputError(
                     f"{self.target}: another process is writing it. Wait for it, or name another output (-o)."
-                ) from None
-            except FileNotFoundError:
-                pass
-            else:
-                if (held.st_dev, held.st_ino) == (there.st_dev, there.st_ino):
-                    self._is_ours = True
-                    return
+                )
+            if locked is None:
+                self._release()  # Windows lets nobody replace or remove a file that is open, which guards and binds us
+                self._is_ours = True
+                return
+            if is_at(self._lock.fileno(), self.path):
+                self._is_ours = True
+                return
             self._release()  # the other process finished between our opening and locking
 
     def _release(self) -> None:
@@ -145,12 +152,3 @@ def partial_files(files: Sequence[PartialFile]) -> Iterator[None]:
         with uninterrupted():
             for file in files:
                 file.close(went_well)
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -17,6 +17,7 @@ from pa_lite.checkpoints.remote import FilePath
 from pa_lite.checkpoints.source import Checkpoint, Metadata, TensorSource, Vocabulary, boolean, float32, string, uint32
 from pa_lite.checkpoints.vocabulary import name_for_llama_cpp
 from pa_lite.errors import InputError, MismatchError, nearest
+from pa_lite.files import Stamp
 from pa_lite.kernels import FloatArray, TensorType
 from pa_lite.merge.align import TOKEN_ROWS, RowMaps, align_vocabularies, compare_settings, pair_tensors
 from pa_lite.merge.groups import group_of, layer_of
@@ -112,10 +113,10 @@ class MergePlan:
         return sum(t.nbytes for t in self.tensors)
 
     @functools.cached_property
-    def files(self) -> frozenset[FilePath]:
-        """Every file that weights are read from."""
+    def files(self) -> Mapping[FilePath, Stamp | None]:
+        """Every file that weights are read from, and what it was when its header was read."""
         sides = (s for t in self.tensors for s in (t.base, t.instruct) if s is not None)
-        return frozenset(p.path for s in sides for p in s.pieces)
+        return {p.path: p.stamp for s in sides for p in s.pieces}
 
     @functools.cached_property
     def n_layers(self) -> int:

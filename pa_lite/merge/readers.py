@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import itertools
 import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from pa_lite.checkpoints.remote import CONNECTIONS, FilePath, RemoteFile
-from pa_lite.errors import CheckpointError, HubError
+from pa_lite.errors import CheckpointError, HubError, InputChangedError
+from pa_lite.files import Stamp
 from pa_lite.kernels import ByteArray
+from pa_lite.machine import allow_open_files
+
+_OTHER_FILES = 128  # that a process has open beside its weights
 
 
 class Reader(Protocol):
@@ -25,12 +30,31 @@ class Reader(Protocol):
 
 
 class RandomFile:
-    """A file that threads read and write at positions of their own. A context manager."""
+    """A file that threads read and write at positions of their own. A context manager.
 
-    def __init__(self, path: Path, mode: str) -> None:
-        self.path = path
-        self._file = io.FileIO(path, mode)
+    With a `stamp` it is an input, which must stay what the stamp says it was. Raises CheckpointError when that cannot
+    be opened, InputChangedError when it is another already.
+    """
+
+    def __init__(self, path: Path, mode: str, stamp: Stamp | None = None) -> None:
+        self.path, self._stamp = path, stamp
+        try:
+            self._file = io.FileIO(path, mode)
+        except OSError as e:
+            if stamp is None:
+                raise
+            if e.errno == errno.EMFILE:
+                raise CheckpointError(
+                    f"{path}: is one file too many to be open at a time. Allow more (ulimit -n), or take checkpoints "
+                    "in fewer, larger shards."
+                ) from e
+            raise CheckpointError(f"{path}: cannot be read: {e.strerror}.") from e
         self._lock = threading.Lock()
+        try:
+            self.check()
+        except BaseException:
+            self._file.close()
+            raise
 
     def __enter__(self) -> RandomFile:
         return self
@@ -39,18 +63,43 @@ class RandomFile:
         self._file.close()
 
     def read_into(self, buffer: ByteArray, offset: int) -> None:
-        """Fill the buffer from byte `offset` on. Raises CheckpointError when the file has become shorter."""
+        """Fill the buffer from byte `offset` on.
+
+        Raises CheckpointError when the disk fails, InputChangedError when the file has become shorter.
+        """
         view, done = buffer.data, 0
         while done < len(view):
-            if hasattr(os, "preadv"):
-                n = os.preadv(self._file.fileno(), [view[done:]], offset + done)
-            else:
-                with self._lock:
-                    self._file.seek(offset + done)
-                    n = self._file.readinto(view[done:])
+            try:
+                n = self._read(view[done:], offset + done)
+            except OSError as e:
+                raise CheckpointError(
+                    f"{self.path}: cannot be read at byte {offset + done}: {e.strerror}. Look at its disk, or fetch it "
+                    "again."
+                ) from e
             if not n:
-                raise CheckpointError(f"{self.path}: became shorter while it was read. Fetch it again.")
+                raise InputChangedError(f"{self.path}: became shorter while it was read. Fetch it again.")
             done += n
+
+    def _read(self, view: memoryview, offset: int) -> int | None:
+        if hasattr(os, "preadv"):
+            return os.preadv(self._file.fileno(), [view], offset)
+        with self._lock:
+            self._file.seek(offset)
+            return self._file.readinto(view)
+
+    def check(self) -> None:
+        """Raise InputChangedError when an input is not what its stamp says: neither what is open, nor what is there."""
+        if self._stamp is None:
+            return
+        try:
+            found = [Stamp.of(os.fstat(self._file.fileno())), Stamp.of(self.path.stat())]
+        except OSError as e:
+            raise InputChangedError(f"{self.path}: was taken away while it was read ({e.strerror}).") from e
+        if any(stamp != self._stamp for stamp in found):
+            raise InputChangedError(
+                f"{self.path}: changed while it was read: another program wrote to it. Nothing came of it; start again "
+                "when it is whole."
+            )
 
     def write(self, data: ByteArray, offset: int) -> None:
         """Write all of the data at byte `offset`. Raises OSError when the disk is full."""
@@ -230,16 +279,23 @@ class _Remote:
 
 
 class Readers:
-    """Files open for reading by many threads. A context manager.
+    """Files open for reading by many threads, each with what it was when its header was read. A context manager.
 
     `rounds` tell what will be read, as for ReadAhead, and `read_ahead` how many bytes of files on the Hub may be held.
     """
 
     def __init__(
-        self, paths: Iterable[FilePath], rounds: Iterable[Sequence[Region]], read_ahead: int = READ_AHEAD
+        self, paths: Mapping[FilePath, Stamp | None], rounds: Iterable[Sequence[Region]], read_ahead: int = READ_AHEAD
     ) -> None:
-        paths = set(paths)
-        self._files = [RandomFile(path, "r") for path in paths if isinstance(path, Path)]
+        self._files: list[RandomFile] = []
+        try:
+            allow_open_files(len(paths) + _OTHER_FILES)
+            for path, stamp in paths.items():
+                if isinstance(path, Path):
+                    self._files.append(RandomFile(path, "r", stamp))
+        except BaseException:
+            self._close()
+            raise
         self.by_path: dict[FilePath, Reader] = {file.path: file for file in self._files}
         remote = [path for path in paths if isinstance(path, RemoteFile)]
         self._ahead = ReadAhead(rounds, read_ahead) if remote else None
@@ -250,10 +306,18 @@ class Readers:
         if self._ahead is not None:
             self._ahead.stop()
 
+    def check(self) -> None:
+        """Raise InputChangedError when a file is not what it was when its header was read."""
+        for file in self._files:
+            file.check()
+
     def __enter__(self) -> Readers:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.stop()
+        self._close()
+
+    def _close(self) -> None:
         for file in self._files:
             file.__exit__()

@@ -8,7 +8,6 @@ with `group`, `layers` and `lam`. A list of lams is spread evenly over the range
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from pa_lite.documents import parse_toml
 from pa_lite.errors import InputError, nearest
 from pa_lite.merge.groups import GROUPS, group_of, layer_of
 from pa_lite.merge.lams import parse_lams
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 _RULE = re.compile(
     r"(?P<group>[a-z]+)?\s*(?P<all>layers)?\s*(?:(?P<first>\d+)(?:\s*-\s*(?P<last>\d+))?)?\s*:\s*(?P<lam>[^:]+)"
@@ -127,11 +122,11 @@ def _lams(text: str, part: str) -> list[float]:
 
 def _read_toml(path: Path) -> Schedule:
     try:
-        text = path.read_text("utf-8")
-        entries = tomllib.loads(text).get("rules")
+        text = path.read_bytes().decode("utf-8")
+        entries = parse_toml(text).get("rules")
     except OSError as e:
         raise InputError(f"{path}: cannot be read: {e.strerror}.") from e
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+    except ValueError as e:
         raise InputError(f"{path}: is no TOML: {e}.") from e
     if not isinstance(entries, list) or not entries or not all(isinstance(e, dict) for e in entries):
         raise InputError(f"{path}: has no [[rules]] tables.")

@@ -247,7 +247,8 @@ def run_blocks(
     """Call `handle` with every block of the tensors, from several threads, each with a worker of its own.
 
     `lams_of` tells which sides of a tensor will be read; of files on the Hub `read_ahead` bytes are fetched before they
-    are asked for. The first exception, Ctrl-C included, ends the work of all and is raised.
+    are asked for. The first exception, Ctrl-C included, ends the work of all and is raised. Raises InputChangedError
+    when a file is at the end not what it was when its header was read.
     """
     queue = (block for t in tensors for block in blocks_of(t))
     sources = [s for t in tensors for s in (t.base, t.instruct) if s is not None]
@@ -264,7 +265,7 @@ def run_blocks(
             handle(worker, block)
 
     with (
-        Readers({p.path for s in sources for p in s.pieces}, rounds, read_ahead) as readers,
+        Readers({p.path: p.stamp for s in sources for p in s.pieces}, rounds, read_ahead) as readers,
         ThreadPoolExecutor(threads) as pool,
     ):
         futures = [pool.submit(run, readers.by_path) for _ in range(threads)]
@@ -274,8 +275,11 @@ def run_blocks(
         finally:
             stop.set()  # after an error or Ctrl-C the other threads finish their block and leave
             readers.stop()
-        for future in ended:  # those that were stopped have errors of their own, which tell nothing
-            future.result()
+        try:
+            for future in ended:  # those that were stopped have errors of their own, which tell nothing
+                future.result()
+        finally:
+            readers.check()  # what went wrong may have come of a changed file, which then is the thing to tell
 
 
 def run_stream(
@@ -290,8 +294,9 @@ def run_stream(
     """Merge all tensors into all targets that lack them, each input byte read once; or, to verify, compare.
 
     `progress` gets (bytes done, bytes in all), `on_tensor` each tensor's name once it is whole in every target; of
-    inputs on the Hub `read_ahead` bytes are held. Raises CheckpointError when an input changes under the reader or
-    cannot be written in the type, OutputError for a difference found, OSError when a target cannot be written.
+    inputs on the Hub `read_ahead` bytes are held. Raises InputChangedError when an input changed meanwhile,
+    CheckpointError when it cannot be read or its values not be written in the type, OutputError for a difference
+    found, OSError when a target cannot be written.
     """
     lacking = {t.name: [x for x in targets if t.name not in x.done] for t in tensors}
     total = sum(len(targets) * t.nbytes for t in tensors)

@@ -12,8 +12,9 @@ from pathlib import Path
 from pa_lite.checkpoints import Location, locate, open_checkpoints
 from pa_lite.checkpoints.gguf_file import Memo, gguf_header_bytes, read_gguf_header
 from pa_lite.checkpoints.pairs import find_pair
-from pa_lite.errors import CheckpointError, InputError, OutputError
-from pa_lite.files import check_space, check_target, file_name, write_errors
+from pa_lite.checkpoints.remote import RemoteFile
+from pa_lite.errors import CheckpointError, InputChangedError, InputError, OutputError
+from pa_lite.files import check_space, check_target, write_errors
 from pa_lite.kernels import prepare
 from pa_lite.machine import cores
 from pa_lite.merge.lams import format_lam
@@ -22,11 +23,13 @@ from pa_lite.merge.memory import check_memory, is_streamed
 from pa_lite.merge.partial import PartialFile, partial_files
 from pa_lite.merge.plan import MergePlan, PlanOptions, plan_merge
 from pa_lite.merge.stream import Progress, Target, run_stream
+from pa_lite.names import file_name
 
 _log = logging.getLogger(__name__)
 _HEADER_ROOM = 1 << 20  # bytes; a header beyond its vocabulary is far smaller
 _LONGEST_STEM = 50  # characters
 _RECORD_SECONDS = 0.3  # a killed merge does at most so much again
+_KEPT = "what is merged is kept. Free some space, and go on with --resume."
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,8 @@ def write_merge(
     Each file grows under a temporary name beside its target and is synced and renamed when all are whole; whatever goes
     wrong, Ctrl-C included, the temporary files are removed (kept with `resume`) and the targets stay as they were.
     `progress` gets (bytes done, bytes in all). Raises OutputError when a target exists or cannot be written,
-    CheckpointError when an input turns out broken, InputError when max_memory is too little.
+    CheckpointError when an input turns out broken, InputChangedError (and nothing is kept) when one changed since its
+    header was read, InputError when max_memory is too little.
     """
     options = options or MergeOptions()
     if options.resume:
@@ -139,20 +143,28 @@ def write_merge(
         header, places, size = gguf_header_bytes(plan.instruct.architecture, plan.metadata_for(lam), plan.layout, memo)
         files.append(PartialFile(path, header, size, _digest(plan, header), options.resume))
         layouts.append(({t.name: plan.lam_of(t, lam) for t in plan.tensors}, places))
-    with write_errors(outputs[0][1].parent), partial_files(files):
+    when_full = (_KEPT,) if options.resume else ()
+    with write_errors(outputs[0][1].parent, *when_full), partial_files(files):
+        for file in files:
+            check_target(file.target, options.force)  # again: another process may have finished just now
         targets = [
             Target(f.file, *layout, f.done, Nonfinite() if plan.options.allow_nonfinite else None)
             for f, layout in zip(files, layouts, strict=True)
         ]
-        with _Recorder(files) as recorder:
-            run_stream(plan.tensors, targets, use.threads, progress, recorder, read_ahead=use.read_ahead)
-        for file in files:
-            file.finish()
-        if options.verify:
-            for target in targets:
-                target.file.forget_cache()
-            again = [replace(t, done=frozenset(), nonfinite=t.nonfinite and Nonfinite()) for t in targets]
-            run_stream(plan.tensors, again, use.threads, progress, verify=True, read_ahead=use.read_ahead)
+        try:
+            with _Recorder(files) as recorder:
+                run_stream(plan.tensors, targets, use.threads, progress, recorder, read_ahead=use.read_ahead)
+            for file in files:
+                file.finish()
+            if options.verify:
+                for target in targets:
+                    target.file.forget_cache()
+                again = [replace(t, done=frozenset(), nonfinite=t.nonfinite and Nonfinite()) for t in targets]
+                run_stream(plan.tensors, again, use.threads, progress, verify=True, read_ahead=use.read_ahead)
+        except InputChangedError:
+            for file in files:
+                file.discard()
+            raise
     for (_, path), target in zip(outputs, targets, strict=True):
         if target.nonfinite is not None and (told := target.nonfinite.told()):
             earlier = "; what an earlier run wrote is not counted" if target.done else ""
@@ -160,8 +172,13 @@ def write_merge(
 
 
 def _digest(plan: MergePlan, header: bytes) -> str:
-    """Stands for all that decides a file's content: the header tells of inputs, lam, schedule and versions."""
+    """Stands for all that decides a file's content: the header tells of inputs, lam, schedule and versions.
+
+    It knows weights by samples alone, so what the input files are, or were when they were last written, counts too.
+    """
     digest = hashlib.sha256(header)
+    told = (f"{f.etag if isinstance(f, RemoteFile) else stamp}" for f, stamp in plan.files.items())
+    digest.update("\n".join(sorted(told)).encode())
     for tensor in plan.tensors:
         if tensor.importance is not None:
             digest.update(tensor.importance.tobytes())

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from pa_lite.checkpoints.pairs import Pair, find_pair
 from pa_lite.errors import OutputError
-from pa_lite.files import write_errors, write_text
+from pa_lite.files import temporary_folder, write_errors, write_text
 from pa_lite.study.chart import curves_svg
 from pa_lite.study.curves import Curves
 from pa_lite.study.export import to_document
@@ -40,8 +39,8 @@ def _options(split: str) -> StudyOptions:
 
 def measure_demo(pair: Pair, split: str = "test", progress: Callable[[int, int], None] | None = None) -> Curves:
     """The demo's lams, tasks and instructions on a pair: the embedded one, or one trained with another seed."""
-    with tempfile.TemporaryDirectory(prefix="pa-lite-") as folder:
-        return sweep_pair(pair, _options(split), Path(folder), progress).curves
+    with temporary_folder() as folder:
+        return sweep_pair(pair, _options(split), folder, progress).curves
 
 
 def run_demo(folder: Path, progress: Callable[[int, int], None] | None = None) -> DemoResult:

@@ -177,7 +177,7 @@ def _follow_work(options: StudyOptions) -> FollowWork:
 
 
 def _cell(merge: MergePlan, options: StudyOptions, kind: str, lam: float, work: Work, chunk: int) -> Cell:
-    engine = {k: v for k, v in asdict(options.engine).items() if k != "threads"}
+    engine = {k: v for k, v in asdict(options.engine).items() if k not in ("threads", "probe")}
     inputs = {
         "base": merge.fingerprints[0], "instruct": merge.fingerprints[1], "schedule": options.schedule.text,
         "engine": engine, "chunk": chunk, "llama_cpp_python": importlib.metadata.version("llama-cpp-python"),

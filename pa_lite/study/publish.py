@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pa_lite.errors import OutputError
-from pa_lite.files import check_target, file_name, write_errors, write_text
+from pa_lite.files import check_target, write_errors, write_text
+from pa_lite.names import file_name
 from pa_lite.study.chart import figure_names, write_png
 from pa_lite.study.export import item_rows, lm_eval_document, to_csv
 from pa_lite.study.report import to_html

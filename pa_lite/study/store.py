@@ -176,7 +176,9 @@ def _readable(path: Path) -> Iterator[None]:
             raise OutputError(
                 f"{path}: the disk is full; what was finished is kept. Free some space, and run the same command again."
             ) from e
-        raise OutputError(f"{path}: cannot be used: {e}.") from e
+        raise OutputError(
+            f"{path}: cannot be used ({e}). What was finished is kept: see to its disk, and run the command again."
+        ) from e
     except sqlite3.DatabaseError as e:
         raise _damaged(path, str(e)) from e
 
@@ -260,7 +262,9 @@ def read_store(folder: Path) -> Iterator[Store]:
         raise InputError(
             f"{folder}: has no results of a study ({FILE}). Run `pa-lite sweep PAIR --run {folder}` first."
         )
-    with _readable(path), closing(_connect(path, "ro")) as connection:
+    # opened to write, or the log that SQLite makes for every reader would stay behind; it is not written to
+    with _readable(path), closing(_connect(path, "rw")) as connection:
+        connection.execute("PRAGMA query_only = ON")
         _check(path, connection)
         yield Store(path, connection)
 

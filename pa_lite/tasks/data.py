@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import glob
 import io
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,8 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from pa_lite.checkpoints.pairs import models_folder
+from pa_lite.documents import parse_json
 from pa_lite.errors import HubError, InputError
-from pa_lite.files import leads_out, path_fault
+from pa_lite.names import leads_out, path_fault
 from pa_lite.tasks.spec import TaskSpec
 
 Row = Mapping[str, Any]
@@ -130,8 +130,8 @@ def _read_jsonl(path: Path, text: str) -> Rows:
     for number, line in enumerate(text.split("\n"), 1):  # splitlines would split at U+2028 within a text
         if line.strip():
             try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as e:
+                row = parse_json(line, nan=True)
+            except ValueError as e:
                 raise InputError(f"{path}:{number}: is no JSON: {e}.") from e
             if not isinstance(row, dict):
                 raise InputError(f"{path}:{number}: is no JSON object.")
@@ -143,8 +143,8 @@ def _read_jsonl(path: Path, text: str) -> Rows:
 def _read_json(path: Path, text: str) -> Rows:
     """A list of objects, or an object that holds one such list."""
     try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as e:
+        document = parse_json(text, nan=True)
+    except ValueError as e:
         raise InputError(f"{path}: is no JSON: {e}.") from e
     lists = [v for v in document.values() if isinstance(v, list)] if isinstance(document, dict) else [document]
     if len(lists) != 1 or not isinstance(lists[0], list):

@@ -54,6 +54,7 @@ class PaLiteLM(LM):  # type: ignore[misc]
         n_ctx: int = 0,
         threads: int = 0,
         gpu_layers: int | str = "auto",
+        probe: bool = True,
         kind: str = REFERENCE_TYPE,
         seed: int = 0,
         batch_size: int | str | None = None,
@@ -63,9 +64,9 @@ class PaLiteLM(LM):  # type: ignore[misc]
     ) -> None:
         """Open `FILE.gguf` or `PAIR@LAM`, or take a model that is open and stays so.
 
-        `n_ctx`, `threads`, `gpu_layers` as EngineOptions has them, `kind` the type a pair is merged to; these are for a
-        model opened here. `seed` draws sampled texts. `batch_size` is how many texts are generated at a time: a number
-        or `auto`, which is at most `max_batch_size`; loglikelihoods are packed as the cache allows. `device` is what
+        `n_ctx`, `threads`, `gpu_layers`, `probe` as EngineOptions has them, `kind` the type a pair is merged to; these
+        are for a model opened here. `seed` draws sampled texts. `batch_size` is how many texts are generated at a time:
+        a number or `auto`, at most `max_batch_size`; loglikelihoods are packed as the cache allows. `device` is what
         lm-eval calls it: `cpu` keeps every layer off the GPU. `progress` gets (requests done, requests in all) of each
         call. Raises PaLiteError.
         """
@@ -80,7 +81,7 @@ class PaLiteLM(LM):  # type: ignore[misc]
             self.model = model
         else:
             layers = 0 if device == "cpu" else gpu_layers
-            options = EngineOptions(threads=threads, gpu_layers=layers, n_ctx=n_ctx)
+            options = EngineOptions(threads=threads, gpu_layers=layers, n_ctx=n_ctx, probe=probe)
             self.model = self._closing.enter_context(open_model(model, options, kind))
 
     @classmethod

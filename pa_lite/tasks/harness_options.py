@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ast
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pa_lite.documents import parse_json
 from pa_lite.engine.generation import GenerationOptions
 from pa_lite.errors import InputError, nearest
 
@@ -72,7 +72,7 @@ def parse_pairs(words: Sequence[str]) -> dict[str, Any]:
     for text in words:
         if text.lstrip().startswith("{"):
             try:
-                out.update(json.loads(text))
+                out.update(parse_json(text))
             except ValueError as e:
                 raise InputError(f"{text!r} is no JSON object: {e}.") from e
             continue

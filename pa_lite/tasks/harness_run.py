@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pa_lite.engine.model import EngineOptions
 from pa_lite.engine.reference import REFERENCE_TYPE, parse_reference
 from pa_lite.errors import InputError, OutputError, PaLiteError, nearest
-from pa_lite.files import write_errors
+from pa_lite.files import locked_folder, write_errors
 from pa_lite.tasks.harness_options import MAX_GEN_TOKS, HarnessOptions
 
 if TYPE_CHECKING:
@@ -62,7 +62,8 @@ def run_harness(
         "n_ctx": engine.n_ctx,
         "kind": kind,
     }
-    with PaLiteLM(reference, seed=options.seeds[2] or 0, batch_size=parallel, progress=progress, **words) as lm:
+    more: dict[str, Any] = {"seed": options.seeds[2] or 0, "batch_size": parallel, "probe": engine.probe}
+    with PaLiteLM(reference, progress=progress, **more, **words) as lm:
         _check_generation(tasks, options, lm)
         with _tracked(options.output_path) as (tracker, files):
             document = _evaluate(lm, tasks, manager, options, tracker, {"model": reference, **words})
@@ -258,7 +259,8 @@ def _tracked(path: Path | None) -> Iterator[tuple[Any, list[Path]]]:
         with write_errors(root):
             temporary.mkdir()
         inner = temporary / path.name if path.suffix == ".json" else temporary
-        yield EvaluationTracker(output_path=str(inner)), files
+        with locked_folder(temporary):
+            yield EvaluationTracker(output_path=str(inner)), files
         written = sorted((p for p in temporary.rglob("*") if p.is_file()), key=lambda p: p.suffix == ".json")
         with write_errors(root):
             for file in written:

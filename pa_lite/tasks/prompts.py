@@ -123,7 +123,8 @@ def _draw(
     if len(chosen) < n:
         some = f" ({len(pool) - len(chosen)} of them repeat or are scored)" if len(chosen) < len(pool) else ""
         raise InputError(
-            f"{source_name(spec)}: {n} shots asked for, split {spec.shots_split!r} has {len(pool)} rows{some}."
+            f"task {spec.name}, {source_name(spec)}: {n} shots asked for, split {spec.shots_split!r} has {len(pool)} "
+            f"rows{some}. Ask for {len(chosen)} at most (--shots), or give the split more rows."
         )
     return chosen
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from pa_lite.errors import OutputError
-from pa_lite.files import check_target, file_name, whole_file, write_errors
+from pa_lite.files import check_target, whole_file, write_errors
+from pa_lite.names import file_name
 from pa_lite.statistics import DRAWS
 from pa_lite.tasks.data import source_name
 from pa_lite.tasks.prompts import Prepared

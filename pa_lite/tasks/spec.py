@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from pa_lite.documents import parse_toml
 from pa_lite.errors import InputError, nearest
 from pa_lite.tasks.answers import STEPS, Extract
 from pa_lite.tasks.metrics import CLASS_METRICS, METRICS_OF_KIND
 from pa_lite.tasks.transforms import TRANSFORMS
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 _SUITES = Path(__file__).parent / "suites"
 KINDS = tuple(METRICS_OF_KIND)
@@ -99,11 +94,10 @@ class TaskSpec:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        document: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
-        return document
+        return parse_toml(path.read_bytes())
     except OSError as e:
         raise InputError(f"{path}: cannot be read: {e.strerror}.") from e
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+    except ValueError as e:
         raise InputError(f"{path}: is no TOML: {e}.") from e
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("Qwen2ForCausalLM", {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "mscale": 1.0,
                                               "original_max_position_embeddings": 64}}, "mscale is 1.0"),
     ("Qwen2ForCausalLM", {"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, "original_max_position_embeddings"),
-    ("Qwen2ForCausalLM", {"num_hidden_layers": 2**30, "layer_types": ["full_attention"]}, "layer_types is"),
+    ("Qwen2ForCausalLM", {"num_hidden_layers": 400, "layer_types": ["full_attention"]}, "layer_types is"),
     ("Qwen3ForCausalLM", {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types is"),
     (QWEN3_MOE, {"norm_topk_prob": False}, "norm_topk_prob is False, but"),
     (QWEN3_MOE, {"norm_topk_prob": ...}, "norm_topk_prob is None, but"),
@@ -244,3 +245,22 @@ def test_titles() -> None:
     assert titles_of("gemma3") == ["Gemma-3 (text)"]
     assert titles_of("stablelm") == []
     assert len(FIRST) == len(FAMILIES)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"num_hidden_layers": 513}, "num_hidden_layers is 513, but llama.cpp computes with 512 at most"),
+        ({"num_local_experts": 2**30}, "num_local_experts is 1073741824, but llama.cpp computes with 1024 at most"),
+        ({"rms_norm_eps": 1e-50}, "rms_norm_eps is 1e-50, but must be a positive number"),
+        ({"rope_theta": 1e-45}, "rope_theta is 1e-45, but must be a positive number"),
+        ({"rms_norm_eps": math.nan}, "rms_norm_eps is nan, but must be"),
+        ({"rope_theta": math.inf}, "rope_theta is inf, but must be"),
+    ],
+)
+def test_numbers_that_llama_cpp_cannot_compute_with(changes: dict[str, Any], told: str) -> None:
+    """Too many of anything, and what float32 has for nought, nothing or no number."""
+    family = FAMILIES["MixtralForCausalLM"]
+    config = {**config_of("MixtralForCausalLM", rope_parameters=...), **changes}
+    with pytest.raises(CheckpointError, match=told):
+        describe(family, read_config(config, family.defaults, "config"))

@@ -127,3 +127,12 @@ def test_data_round_trip(tmp_path: Path) -> None:
         f.write(values.tobytes())
     read = {t.name: t.data for t in gguf.GGUFReader(path).tensors}
     np.testing.assert_array_equal(read["one"], values)
+
+
+@pytest.mark.parametrize("name", ["a\nb", "", "a\0", "\x1b[31m", "a\u2028b", "\x85"])
+def test_names_that_would_break_a_journal_are_refused(tmp_path: Path, name: str) -> None:
+    """A merge notes the tensors that are whole, a line each."""
+    write_gguf_header(tmp_path / "x.gguf", "llama", {}, {name: (tensor_type("F32"), (2,))})
+    with pytest.raises(CheckpointError, match=r"x\.gguf: broken GGUF file: a tensor has the impossible name") as caught:
+        read_gguf_header(tmp_path / "x.gguf")
+    assert str(caught.value).isprintable()

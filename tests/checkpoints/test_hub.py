@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -292,6 +293,11 @@ def test_a_server_that_is_no_hub(hub: HubServer) -> None:
         resolve_commit(parse_hub("hub:org/m"))
     with pytest.raises(HubError, match="answers as no Hub does"):
         list_files("org/m")
+    for entry in ({"path": 5}, {"path": "a", "size": None}, {"path": "a", "size": 1.5}, {"path": "a", "size": -1}):
+        body = json.dumps([{"type": "file", "oid": "0" * 40, "size": 1, **entry}]).encode()
+        hub.fail("status", "/tree/", status=200, body=body)
+        with pytest.raises(HubError, match="answers as no Hub does"):
+            list_files("org/m")
     hub.fail("status", "HEAD hub", status=200)
     with pytest.raises(HubError, match=r"lacks a commit, a tag or a size: http.* is no Hub"):
         fetch_file("org/m", "config.json")

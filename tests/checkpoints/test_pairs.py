@@ -123,6 +123,9 @@ def test_two_architectures_are_no_pair(tiny_pair: tuple[Path, Path], tmp_path: P
     ("text", "told"),
     [
         ("[x\n", "is not a registry of pairs"),
+        ("x = " + "[" * 5000, "is not a registry of pairs: it is nested more than 64 deep"),
+        ("x = " + "9" * 5000, "is not a registry of pairs: Exceeds the limit"),
+        ("a." * 100_000 + "b = 1", "is not a registry of pairs: line 1 has a key of 100001 parts"),
         ("x = 1\n", "x is no table with base and instruct"),
         ('[x]\nbase = "hub:o/a"\n', "x is no table with base and instruct"),
         ('[x]\nbase = "hub:o"\ninstruct = "b"\n', "write hub:org/name"),
@@ -130,11 +133,21 @@ def test_two_architectures_are_no_pair(tiny_pair: tuple[Path, Path], tmp_path: P
         ('[x]\nbase = "a"\ninstruct = "b"\nlicense = "mit"\n', "unknown key license. Did you mean licence"),
     ],
 )
-def test_broken_registries(text: str, told: str, own_folder: Path) -> None:
+def test_a_broken_registry_stops_only_what_needs_it(
+    text: str, told: str, own_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     own_folder.mkdir(parents=True)
     (own_folder / "pairs.toml").write_text(text, "utf-8")
-    with pytest.raises(CheckpointError, match=re.escape(str(own_folder / "pairs.toml")) + ".*" + told):
-        all_pairs()
+    whole = re.escape(str(own_folder / "pairs.toml")) + ".*" + told
+    with pytest.raises(CheckpointError, match=whole):
+        find_pair("mine")
+    with pytest.raises(CheckpointError, match=whole):
+        add_pair("mine", "a", "b")
+    assert not caplog.records
+    assert (own_folder / "pairs.toml").read_text("utf-8") == text
+    assert {pair.is_own for pair in all_pairs().values()} == {False}
+    assert re.search(whole + ".*Until then only the pairs that come with pa-lite are known", caplog.text)
+    assert find_pair("demo").folders
 
 
 def test_an_own_pair_hides_one_that_comes_along_with_a_word(own_folder: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -56,7 +56,12 @@ def test_reads_what_the_safetensors_package_writes(tmp_path: Path) -> None:
         ([1], "no JSON object"),
         (b"{", "broken safetensors header"),
         (b"\xff\xfe", "broken safetensors header"),
-        (b"[" * 50_000, "broken safetensors header"),
+        (b"[" * 50_000, "broken safetensors header: it is nested more than 64 deep"),
+        (b'{"a": 1, "a": 1}', "broken safetensors header: it has the member 'a' twice"),
+        (b'{"a": NaN}', "broken safetensors header: it has NaN"),
+        (b'{"a": 1e999}', "broken safetensors header: the number 1e999 is too large"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "broken safetensors header: .*4300 digits"),
+        (b'{"\\ud800": 1}', "broken safetensors header: it holds half a character"),
     ],
 )
 def test_lying_headers_are_refused(tmp_path: Path, header: Any, told: str) -> None:
@@ -150,4 +155,28 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="is no regular file"):
         read_folder(tmp_path)
     with pytest.raises(CheckpointError, match="is no regular file"):
+        read_json(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (b'{"vocab_size": 1, "vocab_size": 2}', "it has the member 'vocab_size' twice"),
+        (b"[" * 100_000, "nested more than 64 deep"),
+        (b"\xef\xbb\xbf{}", "BOM"),
+        (b'{"a": "\xff"}', "can't decode byte 0xff"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "4300 digits"),
+        (b"", "Expecting value"),
+    ],
+)
+def test_json_that_is_refused(tmp_path: Path, text: bytes, told: str) -> None:
+    (tmp_path / "config.json").write_bytes(text)
+    with pytest.raises(CheckpointError, match=rf"config\.json: cannot be read as JSON: .*{told}"):
+        read_json(tmp_path / "config.json")
+
+
+def test_a_sparse_giant_is_refused_unread(tmp_path: Path) -> None:
+    with (tmp_path / "config.json").open("wb") as f:
+        f.truncate(1 << 40)
+    with pytest.raises(CheckpointError, match="1099511627776 bytes are too many"):
         read_json(tmp_path / "config.json")

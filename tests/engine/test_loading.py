@@ -1,119 +1,17 @@
-"""Files that would end the process are refused in one line; each also kills a process that lets llama.cpp have it."""
+"""Layers on a GPU: the most that fit are found, and fewer are taken when a context needs the room."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pa_lite.checkpoints.gguf_file import read_gguf_header
-from pa_lite.checkpoints.source import Field, Metadata, array, string, uint32
 from pa_lite.engine.loading import most_that_fit
 from pa_lite.engine.model import EngineOptions, Model
-from pa_lite.errors import CheckpointError, EngineError, InputError
-from pa_lite.kernels import TensorType, tensor_type
-from tests.ggufs import write_gguf_header
+from pa_lite.errors import EngineError, InputError
 
 ONE = EngineOptions(threads=1)
-Tensors = dict[str, tuple[TensorType, tuple[int, ...]]]
-_LOAD = """
-import sys, llama_cpp.llama_cpp as lib
-model = lib.llama_model_load_from_file(sys.argv[1].encode(), lib.llama_model_default_params())
-context = lib.llama_init_from_model(model, lib.llama_context_default_params()) if model else None
-if context:
-    lib.llama_tokenize(lib.llama_model_get_vocab(model), b"A\\n", 2, (lib.llama_token * 8)(), 8, False, False)
-    lib.llama_decode(context, lib.llama_batch_get_one((lib.llama_token * 2)(5, 6), 2))
-sys.exit(0 if context else 3)
-"""
-
-
-def float32(value: float) -> Field:
-    return Field("FLOAT32", value)
-
-
-def changed(source: Path, target: Path, fields: Metadata, types: dict[str, str]) -> Path:
-    """A whole copy of a GGUF file with other metadata, and tensors of other types (zeros)."""
-    header = read_gguf_header(source)
-    metadata = {k: v for k, v in header.metadata.items() if k != "general.architecture"} | fields
-    tensors: Tensors = {
-        t.name: (tensor_type(types[t.name]) if t.name in types else t.type, t.shape) for t in header.tensors.values()
-    }
-    placed = write_gguf_header(target, "llama", metadata, tensors)
-    data = np.memmap(source, np.uint8, "r")
-    with target.open("r+b") as f:
-        for name, old in header.tensors.items():
-            if name not in types:
-                f.seek(placed[name].offset)
-                f.write(data[old.offset : old.offset + old.nbytes].tobytes())
-    return target
-
-
-def loads_in_another_process(path: Path) -> int:
-    """Exit status of a process that loads the file, tokenises and decodes; negative when a signal ended it."""
-    words = [sys.executable, "-c", _LOAD, str(path)]
-    environment = {"GGML_NO_BACKTRACE": "1", "PATH": "", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(words, capture_output=True, check=False, env=environment).returncode
-
-
-RMS, SCALING = "llama.attention.layer_norm_rms_epsilon", "llama.rope.scaling.type"
-FATAL: list[tuple[Metadata, dict[str, str], str]] = [
-    ({"llama.block_count": uint32(0)}, {}, "block_count is missing or not from 1 to 512"),
-    ({"llama.block_count": uint32(100_000)}, {}, "block_count is missing or not from 1 to 512"),
-    ({"llama.expert_count": uint32(2000)}, {}, "expert_count is 2000, more than 1024"),
-    ({"llama.expert_used_count": uint32(2)}, {}, "expert_used_count is 2, expert_count 0"),
-    ({"llama.expert_count": uint32(4)}, {}, "expert_used_count is 0, expert_count 4"),
-    ({RMS: float32(-1.0)}, {}, "layer_norm_rms_epsilon is -1.0"),
-    ({RMS: float32(float("nan"))}, {}, "layer_norm_rms_epsilon is nan"),
-    ({SCALING: string("sideways")}, {}, "rope.scaling.type is 'sideways', none of none, linear"),
-    ({"tokenizer.ggml.tokens": array("STRING", ["a"] * 320)}, {}, "two equal tokens, 'a'"),
-    ({}, {"blk.0.attn_norm.weight": "F16"}, "attn_norm.weight is of type F16; norms must be F32"),
-    ({}, {"blk.0.ffn_up.weight": "I32"}, "ffn_up.weight is of type I32, which holds no weights"),
-    ({}, {"blk.0.ffn_up.weight": "F64"}, "ffn_up.weight is of type F64, which holds no weights"),
-]
-
-
-@pytest.mark.parametrize(("fields", "types", "told"), FATAL)
-def test_fatal_files_are_refused(
-    tiny_ggufs: dict[str, Path], tmp_path: Path, fields: Metadata, types: dict[str, str], told: str
-) -> None:
-    path = changed(tiny_ggufs["F32"], tmp_path / "x.gguf", fields, types)
-    with pytest.raises(CheckpointError, match=told) as caught:
-        Model(path, ONE)
-    assert str(path) in str(caught.value)
-    assert loads_in_another_process(path) < 0  # else we refuse what llama.cpp survives
-
-
-def test_the_unchanged_copy_loads(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
-    path = changed(tiny_ggufs["F32"], tmp_path / "x.gguf", {}, {})
-    assert loads_in_another_process(path) == 0
-    with Model(path, ONE) as model, model.context(256) as context:
-        context.decode([5], [0], [(0,)], [True])
-
-
-def test_a_sentencepiece_vocabulary_needs_its_bytes(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
-    texts = [f"<0x{b:02X}>" for b in range(256)] + [f"t{i}" for i in range(64)]
-    texts[0x41] = "A"  # stands for its byte as well
-    fields = {"tokenizer.ggml.model": string("llama"), "tokenizer.ggml.tokens": array("STRING", texts)}
-    with Model(changed(tiny_ggufs["F32"], tmp_path / "a.gguf", fields, {}), ONE) as model:
-        assert model.tokenize("A", add_special=False)[-1] == 0x41
-    texts[0x0A] = "newline"
-    fields["tokenizer.ggml.tokens"] = array("STRING", texts)
-    path = changed(tiny_ggufs["F32"], tmp_path / "b.gguf", fields, {})
-    with pytest.raises(CheckpointError, match="no token for the byte <0x0A>"):
-        Model(path, ONE)
-    assert loads_in_another_process(path) < 0
-
-
-def test_too_little_alignment(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
-    """Alignment 16 in a file whose tensors lie by 32: only the header is looked at, as tensors may not be reached."""
-    header = read_gguf_header(tiny_ggufs["F32"])
-    metadata = {k: v for k, v in header.metadata.items() if k != "general.architecture"}
-    write_gguf_header(tmp_path / "x.gguf", "llama", metadata | {"general.alignment": uint32(16)}, {})
-    with pytest.raises(CheckpointError, match=r"general\.alignment is 16, less than 32"):
-        Model(tmp_path / "x.gguf", ONE)
 
 
 @pytest.mark.parametrize("most", [0, 1, 2, 31, 33, 80])

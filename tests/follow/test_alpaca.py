@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,8 @@ def test_difficulties_are_those_of_the_places(tmp_path: Path) -> None:
     [
         ("instruction_difficulty", "hardness", "no table with numbers under index, preference"),
         ("concise,0", "concise,zero0", "no table with numbers"),
-        ("concise,0.", "concise,7.", r"preferences outside \[0, 1\]"),
+        (",0,", ",inf,", "no table with numbers"),
+        ("concise,0.", "concise,7.", r"no preferences, some outside \[0, 1\]"),
     ],
 )
 def test_bad_tables(tmp_path: Path, old: str, new: str, told: str) -> None:
@@ -73,3 +75,12 @@ def test_missing_difficulties_and_files(tmp_path: Path) -> None:
     (folder / "alpaca_eval.json").write_text(json.dumps([{"text": 1}]), "utf-8")
     with pytest.raises(InputError, match="entry 1 has no text under 'instruction'"):
         load_length_data(folder)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_table_without_preferences_is_refused(tmp_path: Path) -> None:
+    path = write_data_set(tmp_path / "data", 6) / "df_gamed.csv"
+    text = re.sub(r"^(concise|verbose),[^,]*", r"\1,", path.read_text("utf-8"), flags=re.MULTILINE)
+    path.write_text(text, "utf-8")
+    with pytest.raises(InputError, match="no preferences"):
+        load_length_data(tmp_path / "data")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -119,3 +120,47 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
 def test_digests() -> None:
     assert digest({"a": 1, "b": "é"}) == digest({"b": "é", "a": 1})
     assert digest(["a"]) != digest(["b"])
+
+
+@dataclass(frozen=True)
+class Result:
+    text: str
+    share: float | None = None
+
+
+def test_results_as_objects(tmp_path: Path) -> None:
+    with Journal(tmp_path / "out.json", FACTS, 4) as journal:
+        journal.add(1, asdict(Result("a")))
+        journal.add(3, asdict(Result("b", 0.5)))
+    with Journal(tmp_path / "out.json", FACTS, 4, resume=True) as journal:
+        assert journal.results_as(Result) == {1: Result("a"), 3: Result("b", 0.5)}
+
+
+@pytest.mark.parametrize(
+    "result", [5, None, [], {}, {"text": "a"}, {"text": 5, "share": None}, {"text": "a", "more": 1}]
+)
+def test_a_result_that_is_none_is_told(tmp_path: Path, result: Any) -> None:
+    with Journal(tmp_path / "out.json", FACTS, 4) as journal:
+        journal.add(2, result)
+        with pytest.raises(OutputError, match=r"result 2 in .*\.out\.json\.part is damaged\. Drop .* --force"):
+            journal.results_as(Result)
+
+
+@pytest.mark.parametrize("place", ["1.0", "true", '"1"', "1.5", "-1", "4", "null", "1e0"])
+def test_a_place_that_is_none_holds_no_result(tmp_path: Path, place: str) -> None:
+    with Journal(tmp_path / "out.json", FACTS, 4) as journal:
+        journal.add(0, "kept")
+    with (tmp_path / ".out.json.part").open("a", encoding="utf-8") as f:
+        f.write(f'{{"place": {place}, "result": "x"}}\n')
+    with Journal(tmp_path / "out.json", FACTS, 4, resume=True) as journal:
+        assert journal.results == {0: "kept"}
+
+
+def test_a_line_that_is_nested_without_end_is_where_the_journal_ends(tmp_path: Path) -> None:
+    with Journal(tmp_path / "out.json", FACTS, 4) as journal:
+        journal.add(0, "kept")
+    with (tmp_path / ".out.json.part").open("ab") as f:
+        f.write(b'{"place": 1, "result": ' + b"[" * 100_000 + b"\n")
+    with Journal(tmp_path / "out.json", FACTS, 4, resume=True) as journal:
+        assert journal.results == {0: "kept"}
+        journal.add(1, "again")

@@ -280,3 +280,17 @@ def test_ctrl_c_while_the_hub_is_silent_ends_at_once(published: HubServer, tmp_p
     assert b"KeyboardInterrupt" in told
     assert time.monotonic() - start < 10
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "body", [b"null", b"[]", b'{"error": 5}', b'{"error": "' + b"x" * 100_000 + b'\\n\\u001b[31m"}']
+)
+def test_errors_that_are_no_hubs_are_told_in_one_line(published: HubServer, tmp_path: Path, body: bytes) -> None:
+    """A storage may answer with any JSON, of which huggingface_hub makes an error, or fails to."""
+    checkpoint = open_checkpoint(HUB[0], stream=True)
+    published.fail("status", READS, status=404, body=body, times=99)
+    published.fail("status", READS.replace("storage", "hub"), status=404, body=body, times=99)
+    with pytest.raises(HubError, match="hub:org/Tiny") as caught:
+        fingerprint(checkpoint)
+    assert len(str(caught.value)) <= 2000
+    assert str(caught.value).isprintable()

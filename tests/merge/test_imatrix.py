@@ -255,3 +255,10 @@ def test_what_the_imatrix_lacks_is_told_once(caplog: pytest.LogCaptureFixture) -
         assert not caplog.messages
         assign_importance({"blk.0.attn_v.weight": np.ones(256, np.float32)}, types, SHAPES)
     assert caplog.messages == ["the imatrix lacks 2 quantised tensors, blk.0.ffn_down_exps.weight the first"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_signalling_nan_is_told_as_an_error_and_not_in_a_warning(tmp_path: Path) -> None:
+    data = legacy([(b"a", 3, ONES)]).replace(ONES.astype("<f4").tobytes()[:4], struct.pack("<I", 0x7F800001), 1)
+    with pytest.raises(CheckpointError, match="the importance of a has values that are negative or no finite numbers"):
+        read_imatrix(save(tmp_path / "i.dat", data))

@@ -189,7 +189,7 @@ def test_verify_finds_a_difference(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["good.gguf", "plain.gguf"]
 
 
-UNTRACED = ("close", "_release", "_sync_folder", "partial_files")
+UNTRACED = ("close", "_release", "partial_files")
 
 
 def interrupted_at(line: int, run: Callable[[], None]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pa_lite.checkpoints.hub_http import FileFacts, Subject
-from pa_lite.checkpoints.remote import RemoteFile
-from pa_lite.errors import HubError
+from pa_lite.checkpoints.remote import FilePath, RemoteFile, stamp_of
+from pa_lite.errors import CheckpointError, HubError
+from pa_lite.files import Stamp
 from pa_lite.merge import readers
 from pa_lite.merge.readers import LEAST_READ_AHEAD, ReadAhead, Readers, Region
 
@@ -112,8 +114,32 @@ def test_files_on_the_disk_and_on_the_hub_read_alike(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_bytes(CONTENTS[1])
     file = Shelf(CONTENTS[1])
-    with Readers([path, file], [[Region(path, 0, SIZE), Region(file, 0, SIZE)]]) as opened:
+    with Readers({path: None, file: None}, [[Region(path, 0, SIZE), Region(file, 0, SIZE)]]) as opened:
         for reader in opened.by_path.values():
             buffer = np.empty(1000, np.uint8)
             reader.read_into(buffer, 777)
             assert buffer.tobytes() == CONTENTS[1][777:1777]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="limits of files are POSIX's")
+def test_more_shards_than_may_be_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit is raised as far as the system lets it be; beyond, the error says what to do, nothing stays open."""
+    import resource
+
+    paths = [tmp_path / f"{i}.safetensors" for i in range(300)]
+    for path in paths:
+        path.write_bytes(b"x")
+    stamps: dict[FilePath, Stamp | None] = {path: stamp_of(path) for path in paths}
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, before[1]))
+    try:
+        with Readers(stamps, []) as found:
+            assert len(found.by_path) == 300
+        resource.setrlimit(resource.RLIMIT_NOFILE, (200, before[1]))
+        monkeypatch.setattr(readers, "allow_open_files", lambda n: None)
+        n_open = len(os.listdir("/dev/fd"))
+        with pytest.raises(CheckpointError, match=r"one file too many to be open at a time\. Allow more \(ulimit -n\)"):
+            Readers(stamps, [])
+        assert len(os.listdir("/dev/fd")) == n_open
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

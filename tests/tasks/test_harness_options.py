@@ -24,6 +24,8 @@ def test_pairs() -> None:
         parse_pairs(["temperature"])
     with pytest.raises(InputError, match=r"is no JSON object"):
         parse_pairs(['{"a": '])
+    with pytest.raises(InputError, match="nested more than 64 deep"):
+        parse_pairs(['{"a": ' + "[" * 5000])
 
 
 def test_seeds() -> None:

@@ -48,11 +48,7 @@ def read_vocabulary(folder: Path, config: Mapping[str, Any]) -> Vocabulary:
     """
     files = read_files(folder, config)
     try:
-        found = _vocabulary(files)
-        for entry in found.metadata.values():
-            if "STRING" in (entry.type, entry.item):
-                "".join(entry.value).encode("utf-8")  # JSON can spell halves of characters, GGUF cannot
-        return found
+        return _vocabulary(files)
     except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise CheckpointError(f"{files.where}: broken tokenizer definition ({type(e).__name__}: {e}).") from e
 

@@ -20,10 +20,11 @@ def is_byte_level_bpe(files: TokenizerFiles) -> bool:
 
 def read_byte_level_bpe(files: TokenizerFiles) -> tuple[TokenTable, list[str]]:
     """The tokens and the merges, "left right" in order of rank. Raises CheckpointError for what is broken in them."""
-    table = TokenTable(files.size, files.where)
-    for text, i in trained_tokens(files).items():
+    trained, added = trained_tokens(files), files.added_tokens()
+    table = TokenTable(files.size, files.where, len(trained) + len(added))
+    for text, i in trained.items():
         table.put(i, text, NORMAL)
-    for token in files.added_tokens():
+    for token in added:
         table.put_added(token.id, token.text, is_control(token))
     table.check()
     return table, [f"{left.replace(' ', 'Ġ')} {right.replace(' ', 'Ġ')}" for left, right in merge_pairs(files)]

@@ -10,13 +10,22 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
+import logging
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pa_lite.checkpoints.vocabulary.files import TokenizerFiles
+from pa_lite.documents import parse_json
 from pa_lite.errors import CheckpointError
 
+_log = logging.getLogger(__name__)
+_COMMAND = [sys.executable, "-I", str(Path(__file__).with_name("fingerprint_worker.py"))]
+_SECONDS, _MEMORY = 20, 4 << 30  # of processor time, and bytes: far more than any known vocabulary takes
+_SMALLEST = 8192  # tokens; no vocabulary that is listed has so few
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _REST = r"\s*[\r\n]+|\s+(?!\S)|\s+"
 _UPPER, _LOWER = r"\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}", r"\p{Ll}\p{Lm}\p{Lo}\p{M}"
@@ -59,7 +68,7 @@ def steps_of(definition: Any, parts: str) -> list[Mapping[str, Any]]:
 
 def pre_tokenizer(files: TokenizerFiles) -> str:
     """llama.cpp's name of the pre-tokenizer. Raises CheckpointError for one that it does not have."""
-    name = _by_fingerprint(files.where) or _by_definition(files)
+    name = _by_fingerprint(files) or _by_definition(files)
     # Llama-3's vocabulary without BOS (SmolLM3). The converter's name for it has llama.cpp go by merges alone, which
     # leaves 588 of Llama-3's words in pieces; under llama-bpe they are whole, and add_bos_token tells of BOS.
     if name in ("smaug-bpe", "dbrx") and files.model.get("ignore_merges"):
@@ -67,18 +76,21 @@ def pre_tokenizer(files: TokenizerFiles) -> str:
     return name
 
 
-def _by_fingerprint(path: Path) -> str | None:
+def _by_fingerprint(files: TokenizerFiles) -> str | None:
     """The name by what the check text encodes to; None without `tokenizers`, or for a vocabulary that is not listed."""
-    if importlib.util.find_spec("tokenizers") is None:
+    if files.size < _SMALLEST or importlib.util.find_spec("tokenizers") is None:
         return None
-    from tokenizers import Tokenizer
-
+    request = {"path": sys.path, "file": str(files.where), "text": CHECK_TEXT, "memory": _MEMORY, "seconds": _SECONDS}
     try:
-        tokenizer = Tokenizer.from_file(str(path))
-        encoded = [tokenizer.encode(CHECK_TEXT, add_special_tokens=special).ids for special in (True, False)]
-    except Exception:  # noqa: BLE001 - the package raises plain Exception for whatever it cannot use
+        done = subprocess.run(
+            _COMMAND, input=json.dumps(request).encode(), capture_output=True, timeout=3 * _SECONDS, check=True
+        )
+        found, bare = (
+            FINGERPRINTS.get(hashlib.sha256(str(ids).encode()).hexdigest()) for ids in parse_json(done.stdout)
+        )
+    except (subprocess.SubprocessError, OSError, ValueError) as e:
+        _log.debug("%s: tokenizers cannot encode with it: %s", files.where, e)
         return None
-    found, bare = (FINGERPRINTS.get(hashlib.sha256(str(ids).encode()).hexdigest()) for ids in encoded)
     return found or bare  # bare: a fine-tune whose template adds a token of its own
 
 

@@ -35,7 +35,7 @@ def from_model(files: TokenizerFiles) -> tuple[TokenTable, bool]:
     """
     path = files.folder / MODEL
     model = read_sentencepiece(path)
-    table = TokenTable(files.size, path)
+    table = TokenTable(files.size, path, len(model.pieces))
     for i, piece in enumerate(model.pieces):
         # the converter makes user-defined pieces normal ones, which llama.cpp would not match as they stand
         text = piece.text.replace("▁", " ") if piece.type == USER_DEFINED else piece.text
@@ -75,13 +75,14 @@ def from_definition(files: TokenizerFiles) -> tuple[TokenTable, bool]:
     A piece's score is minus the rank of the first merge that makes it, which orders llama.cpp's merging as BPE does
     (the converter gives all one score, and most texts other ids).
     """
-    table = TokenTable(files.size, files.where)
+    trained = trained_tokens(files)
+    table = TokenTable(files.size, files.where, len(trained))
     scores: dict[str, float] = {}
     for rank, (left, right) in enumerate(merge_pairs(files)):
         scores.setdefault(left + right, -float(rank))
     never = -float(len(scores) + 1)
     unknown = files.model.get("unk_token")
-    for text, i in trained_tokens(files).items():
+    for text, i in trained.items():
         if _BYTE_TEXT.fullmatch(text):
             table.put(i, text, BYTE)
         else:

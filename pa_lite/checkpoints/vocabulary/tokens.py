@@ -10,6 +10,7 @@ from pa_lite.errors import CheckpointError
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # enum llama_token_type
 MAX_TOKENS = 1 << 22  # sixteen times the largest vocabulary known; config.json is not to choose our memory
+_SPARE = 1 << 16  # ids without a token that an embedding may have besides: a claim of more is not made room for
 ADDED_SCORE, _PADDING_SCORE = -1000.0, -10000.0  # as llama.cpp's converter writes them
 _LOOKS_SPECIAL = re.compile(r"<\|.*\|>|<｜.*｜>|<unused.*>|<(pad|mask|2mass)>|\[@BOS@\]", re.DOTALL)
 
@@ -22,7 +23,13 @@ def looks_special(text: str) -> bool:
 class TokenTable:
     """Texts, types and scores of `size` tokens; an id that no file names stays an unused `[PAD<id>]`."""
 
-    def __init__(self, size: int, where: Path) -> None:
+    def __init__(self, size: int, where: Path, n_named: int) -> None:
+        """`n_named` tokens are to be put in. Raises CheckpointError when `size` is that of another vocabulary."""
+        if size > _SPARE + 4 * n_named:
+            raise CheckpointError(
+                f"{where}: has {n_named} tokens, but config.json's vocab_size is {size}. Take the tokenizer and the "
+                "configuration from one checkpoint."
+            )
         self.where = where
         self.texts = [f"[PAD{i}]" for i in range(size)]
         self.types = [UNUSED] * size
@@ -48,7 +55,7 @@ class TokenTable:
             self.put(i, text.replace("▁", " "), USER_DEFINED, ADDED_SCORE)
 
     def check(self) -> None:
-        """Raise CheckpointError for texts on which llama.cpp aborts: two that are the same, or no UTF-8."""
+        """Raise CheckpointError for texts on which llama.cpp aborts: two that are the same."""
         places: dict[str, int] = {}
         for i, text in enumerate(self.texts):
             seen = text.partition("\0")[0] or f"[EMPTY_{i}]"  # what llama.cpp reads of it
@@ -57,10 +64,6 @@ class TokenTable:
                     f"{self.where}: token ids {places[seen]} and {i} have the same text {seen!r}; llama.cpp cannot "
                     "load such a vocabulary."
                 )
-        try:
-            "".join(self.texts).encode("utf-8")
-        except UnicodeEncodeError as e:
-            raise CheckpointError(f"{self.where}: a token's text is no valid Unicode ({e.reason}).") from e
 
 
 _PHI3_NAME = re.compile(r"(phi)-?(3)", re.IGNORECASE)

@@ -74,7 +74,7 @@ def test_llama_cpp_reads_it(tmp_path: Path) -> None:
         (lambda t: t["added_tokens"].append({"id": 310, "content": "!", "special": True}), "same text '!'"),
         (lambda t: t["added_tokens"].append({"id": 310, "content": "[PAD311]", "special": True}), "same text"),
         (lambda t: t["added_tokens"].append({"id": 310, "content": "!\0x", "special": True}), "same text '!'"),
-        (lambda t: t["added_tokens"].append({"id": 310, "content": "\ud800", "special": True}), "no valid Unicode"),
+        (lambda t: t["added_tokens"].append({"id": 310, "content": "\ud800", "special": True}), "half a character"),
         (lambda t: t["added_tokens"].append({"id": "a", "content": "x", "special": True}), "no text or no id"),
         (lambda t: t["added_tokens"].append({"id": 310, "special": True}), "no text or no id"),
         (lambda t: t.pop("model"), "has no merges|vocab is no table"),
@@ -120,9 +120,16 @@ def test_halves_of_characters_are_refused(tmp_path: Path, place: str) -> None:
 
     byte_level(tmp_path)
     if place == "merges":
-        with pytest.raises(CheckpointError, match="surrogates not allowed"):
+        with pytest.raises(CheckpointError, match="half a character"):
             byte_level(tmp_path, halve)
         return
     (tmp_path / "tokenizer_config.json").write_text('{"chat_template": "\\ud800"}', "utf-8")
-    with pytest.raises(CheckpointError, match="surrogates not allowed"):
+    with pytest.raises(CheckpointError, match="half a character"):
         read_vocabulary(tmp_path, tiny.CONFIG)
+
+
+def test_room_is_made_for_tokens_and_not_for_claims(tmp_path: Path) -> None:
+    """Four million tokens that only config.json tells of would take half a gigabyte."""
+    with pytest.raises(CheckpointError, match=r"has 270 tokens, but config\.json's vocab_size is 4000000"):
+        byte_level(tmp_path, vocab_size=4_000_000)
+    assert len(byte_level(tmp_path, vocab_size=60_000)["tokens"]) == 60_000

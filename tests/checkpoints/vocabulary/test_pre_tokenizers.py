@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +125,7 @@ def test_the_fingerprint_goes_before_the_definition(
     tmp_path: Path, special: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With BOS, and, for a fine-tune that adds another token, without."""
+    monkeypatch.setattr(pre_tokenizers, "_SMALLEST", 0)
     assert byte_level(tmp_path)["pre"] == "gpt-2"
     monkeypatch.setitem(pre_tokenizers.FINGERPRINTS, fingerprint_of(tmp_path, special), "falcon3")
     assert byte_level(tmp_path)["pre"] == "falcon3"
@@ -131,6 +135,38 @@ def test_the_fingerprint_goes_before_the_definition(
 
 def test_a_fingerprint_that_would_lose_whole_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     byte_level(tmp_path)
+    monkeypatch.setattr(pre_tokenizers, "_SMALLEST", 0)
     monkeypatch.setitem(pre_tokenizers.FINGERPRINTS, fingerprint_of(tmp_path, True), "smaug-bpe")
     assert byte_level(tmp_path)["pre"] == "smaug-bpe"
     assert byte_level(tmp_path, lambda t: t["model"].update(ignore_merges=True))["pre"] == "llama-bpe"
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        {"padding": {"strategy": {"Fixed": 10**12}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0,
+                     "pad_type_id": 0, "pad_token": "x"}},
+        {"normalizer": {"type": "Replace", "pattern": {"String": ""}, "content": "x" * 1_000_000}},
+        {"truncation": {"max_length": 10**15, "strategy": "LongestFirst", "stride": 10**15, "direction": "Right"}},
+        {"decoder": {"type": "Sequence", "decoders": 5}},
+    ],
+)  # fmt: skip
+def test_a_definition_that_would_end_the_process_is_encoded_in_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hostile: dict[str, Any]
+) -> None:
+    """Padded to 10^12 ids, tokenizers asks for terabytes, upon which Rust aborts."""
+    pytest.importorskip("tokenizers")
+    monkeypatch.setattr(pre_tokenizers, "_SMALLEST", 0)
+    monkeypatch.setattr(pre_tokenizers, "_MEMORY", 1 << 29)
+    start = time.perf_counter()
+    with contextlib.suppress(CheckpointError):  # a normalizer that llama.cpp lacks
+        assert byte_level(tmp_path, lambda t: t.update(hostile))["pre"] == "gpt-2"
+    assert time.perf_counter() - start < 15
+
+
+def test_an_encoder_that_dies_or_babbles_leaves_the_definition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tokenizers")
+    monkeypatch.setattr(pre_tokenizers, "_SMALLEST", 0)
+    for code in ("import os; os.abort()", "print('[')", "print('x')", "raise SystemExit(3)"):
+        monkeypatch.setattr(pre_tokenizers, "_COMMAND", [sys.executable, "-c", code])
+        assert byte_level(tmp_path)["pre"] == "gpt-2"

@@ -1,0 +1,116 @@
+"""JSON and TOML that strangers wrote, read strictly: whatever is wrong with a text is one ValueError, and ends soon.
+
+What Python's own readers let through, or fail of in ways of their own, is refused: members of one name, numbers that no
+float holds, NaN where it is not asked for, halves of characters, nesting and keys of any depth. Imports nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from typing import Any
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_DEEPEST = 64  # lists and objects within each other; the deepest known file, a tokenizer.json, has eight
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # where JSON spells a half of a character beyond 16 bits
+_QUOTED = re.compile(r""""(?:[^"\\\n]|\\.)*"|'[^'\n]*'""")
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+_BETWEEN_KEYS = re.compile(r"[=,{}\[\]]")
+
+
+def parse_json(text: str | bytes, nan: bool = False) -> Any:
+    """The value of a JSON text, or of its UTF-8 bytes. With `nan`, NaN and infinities are let through.
+
+    Raises ValueError, in one line, for whatever is no strict JSON, has two members of one name in an object, is nested
+    more than 64 deep, or holds a text that is no Unicode.
+    """
+    try:
+        if isinstance(text, bytes):
+            text = text.decode("utf-8")
+        numbers: dict[str, Any] = {} if nan else {"parse_float": _finite, "parse_constant": _constant}
+        value = json.loads(text, object_pairs_hook=_object, **numbers)
+    except RecursionError:
+        raise _too_deep() from None
+    if text.count("[") + text.count("{") > _DEEPEST:
+        _check_depth(value)
+    if _HALF.search(text):
+        _check_characters(value)
+    return value
+
+
+def parse_toml(text: str | bytes) -> dict[str, Any]:
+    """The table of a TOML text, or of its UTF-8 bytes.
+
+    Raises ValueError, in one line, for what is no TOML, is nested more than 64 deep, or has a key of more parts: time
+    and memory of Python's reader grow with the square of them.
+    """
+    if isinstance(text, bytes):
+        text = text.decode("utf-8")
+    _check_keys(text)
+    try:
+        document: dict[str, Any] = tomllib.loads(text)
+    except RecursionError:
+        raise _too_deep() from None
+    _check_depth(document)
+    return document
+
+
+def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(members)
+    if len(found) != len(members):
+        seen: set[str] = set()
+        doubled = next(key for key, _ in members if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"it has the member {doubled!r:.80} twice")
+    return found
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        raise ValueError(f"the number {text:.40} is too large")
+    return value
+
+
+def _constant(text: str) -> float:
+    raise ValueError(f"it has {text} where a number must stand")
+
+
+def _too_deep() -> ValueError:
+    return ValueError(f"it is nested more than {_DEEPEST} deep")
+
+
+def _check_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [
+            child
+            for parent in level
+            if isinstance(parent, (dict, list))
+            for child in (parent.values() if isinstance(parent, dict) else parent)
+            if isinstance(child, (dict, list))
+        ]
+        if not level:
+            return
+    raise _too_deep()
+
+
+def _check_characters(value: Any) -> None:
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as e:
+        raise ValueError(f"it holds half a character (\\u{ord(e.object[e.start]):04x}) in a text") from None
+
+
+def _check_keys(text: str) -> None:
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.count(".") < _DEEPEST:
+            continue
+        for piece in _BETWEEN_KEYS.split(_QUOTED.sub("x", line)):
+            parts = "".join(piece.split()).split(".")
+            if len(parts) > _DEEPEST and all(map(_BARE_KEY.fullmatch, parts)):
+                raise ValueError(f"line {number} has a key of {len(parts)} parts")

@@ -1,0 +1,199 @@
+"""A stranger's GGUF file is first given to llama.cpp in a process of its own, where it can do no harm; once for a file.
+
+`check_loadable` refuses what is known to end the process; this catches what is not. That a file passed is remembered
+in the user's cache folder, by the identity of the file and of llama.cpp; what failed is tried again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pa_lite.engine.library import llama
+from pa_lite.errors import CheckpointError, EngineError, PaLiteError
+from pa_lite.files import write_bytes
+from pa_lite.machine import cache_folder
+
+_log = logging.getLogger(__name__)
+_WORKER = Path(__file__).with_name("probe_worker.py")
+_VERSION = 1  # of what a verdict stands for
+_POLL = 0.02  # seconds between two looks at the worker
+_REMEMBERED = 1000  # verdicts at most
+_ADVICE = "Fetch or convert it again (--no-probe would load it at this program's own risk)."
+# a GPU is not to be touched: the worker asks for none, and none is shown to it
+_HIDDEN = {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": "", "ROCR_VISIBLE_DEVICES": "", "GGML_NO_BACKTRACE": "1"}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a probe may take: seconds, and bytes of memory of its own, in which the mapped file does not count."""
+
+    seconds: float
+    memory: int
+
+
+def limits_for(size: int) -> Limits:
+    """Ample for a sound file of so many bytes, from a disk that reads 50 MB/s."""
+    return Limits(60 + size / 50e6, (1 << 30) + size // 4)
+
+
+def probe_file(path: Path, limits: Limits | None = None) -> None:
+    """Let llama.cpp load a file, tokenise and decode in another process, unless it passed before.
+
+    Raises CheckpointError when that process dies, hangs, or takes too much memory, EngineError when llama.cpp refuses
+    the file or no process can be started. Nothing outlives it, not even after Ctrl-C.
+    """
+    try:
+        state = path.stat()
+    except OSError as e:
+        raise CheckpointError(f"{path}: cannot be read: {e.strerror}") from e
+    identity = [str(path.resolve()), state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns]
+    if not _passed(identity):
+        probe(path, limits or limits_for(state.st_size))
+        _remember(identity)
+
+
+def probe(path: Path, limits: Limits, descriptors: Sequence[int] = ()) -> None:
+    """The same without memory; a path may be that of an open descriptor, which the process then gets."""
+    llama()  # the worker has the same: what is wrong with it is not the file's fault
+    started = time.monotonic()
+    request = {
+        "path": sys.path,
+        "file": str(path.absolute()),
+        "memory": limits.memory,
+        "seconds": int(limits.seconds) + 1,
+    }
+    with tempfile.TemporaryFile() as said, _worker(path, request, said, descriptors) as process:
+        assert process.stdout is not None
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_POLL)
+                break
+            if time.monotonic() - started > limits.seconds:
+                raise _too_long(path, limits)
+            if _own_memory(process.pid) > limits.memory:
+                raise _too_much(path, limits)
+        answer = process.stdout.read()
+        said.seek(max(0, said.seek(0, os.SEEK_END) - 4096))
+        words = said.read().decode("utf-8", "replace")
+    _judge(path, limits, process.returncode, answer, words)
+
+
+@contextlib.contextmanager
+def _worker(
+    path: Path, request: Mapping[str, Any], said: Any, descriptors: Sequence[int]
+) -> Iterator[subprocess.Popen[bytes]]:
+    """The process, its request written; killed and gone at the end, however that comes."""
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-I", str(_WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said,
+            env={**os.environ, **_HIDDEN}, pass_fds=tuple(descriptors),
+        )  # fmt: skip
+    except OSError as e:
+        raise EngineError(
+            f"{path}: no process can be started to try it in: {e.strerror}. --no-probe does without."
+        ) from e
+    try:
+        assert process.stdin is not None
+        with contextlib.suppress(OSError):  # it is gone already: why, its exit tells
+            process.stdin.write(json.dumps(request).encode() + b"\n")
+            process.stdin.flush()  # and it stays open: the worker ends when it closes
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+
+def _own_memory(pid: int) -> int:
+    """Memory of a process that is no mapped file, in bytes; 0 where the system does not tell."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as f:
+            return next((int(line.split()[1]) * 1024 for line in f if line.startswith("RssAnon:")), 0)
+    except (OSError, ValueError):
+        return 0
+
+
+def _judge(path: Path, limits: Limits, status: int, answer: bytes, words: str) -> None:
+    """Nothing when the worker was content; else raise what to tell."""
+    try:
+        told = json.loads(answer)
+    except ValueError:
+        told = {}
+    if status == 0 and told.get("ok") is True:
+        return
+    last = _last_words(words)
+    if "error" in told:
+        raise EngineError(f"{path}: {told['error']}")
+    if status == -getattr(signal, "SIGXCPU", 0):
+        raise _too_long(path, limits)
+    if "bad_alloc" in words or "MemoryError" in words:
+        raise _too_much(path, limits)
+    if status > 0 and "Traceback" in words:
+        raise EngineError(f"{path}: it cannot be tried in a process of its own: {last}. --no-probe does without.")
+    raise CheckpointError(f"{path}: llama.cpp ends the process that loads it ({_name(status)}): {last}. {_ADVICE}")
+
+
+def _too_long(path: Path, limits: Limits) -> CheckpointError:
+    return CheckpointError(f"{path}: llama.cpp was not done with it after {limits.seconds:.0f} seconds. {_ADVICE}")
+
+
+def _too_much(path: Path, limits: Limits) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: llama.cpp takes more than {limits.memory / 1e6:.0f} MB beside the file to load it. {_ADVICE}"
+    )
+
+
+def _name(status: int) -> str:
+    try:
+        return signal.Signals(-status).name if status < 0 else f"status {status}"
+    except ValueError:
+        return f"signal {-status}"
+
+
+def _last_words(words: str) -> str:
+    """The line that says most: an assertion, what an exception was, else the last."""
+    lines = [line.strip() for line in words.splitlines() if line.strip()]
+    said = [line for line in lines if "GGML_ASSERT" in line or "what():" in line or "error" in line.lower()]
+    last = (said or lines or ["it gives no reason"])[-1]
+    return re.sub(r"\S*/(?=[\w.-]+:\d+: )", "", last)[:300].rstrip(".")  # not the folder it was built in
+
+
+def _verdict(identity: Sequence[Any]) -> Path:
+    """Where it stands that a file passed with the llama.cpp that is installed."""
+    everything = [_VERSION, importlib.metadata.version("llama-cpp-python"), sys.platform, *identity]
+    return cache_folder() / "probed" / hashlib.sha256(json.dumps(everything).encode()).hexdigest()
+
+
+def _passed(identity: Sequence[Any]) -> bool:
+    return _verdict(identity).is_file()
+
+
+def _remember(identity: Sequence[Any]) -> None:
+    """Note that a file passed. Where that cannot be, it is tried again."""
+    target = _verdict(identity)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(target, json.dumps(identity).encode() + b"\n")
+        verdicts = sorted(target.parent.iterdir(), key=lambda p: p.stat().st_mtime)
+        for old in verdicts[: max(0, len(verdicts) - _REMEMBERED)]:
+            old.unlink(missing_ok=True)
+    except (OSError, PaLiteError) as e:
+        _log.info("cannot remember that %s was tried: %s", identity[0], e)

@@ -1,0 +1,161 @@
+"""A program of its own that gives llama.cpp a file of a stranger's: it may end here, hang, or take too much memory.
+
+Reads one JSON request from stdin; prints {"ok": true}, or {"error": "..."} with what llama.cpp said when it refused.
+The weights stay in the file (mapped, not repacked), the context is small, nothing lies on a GPU. Imports nothing of
+pa_lite and only the bindings of llama_cpp, so that it starts fast.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import json
+import os
+import sys
+import threading
+import types
+from collections import deque
+from typing import Any
+
+_CELLS, _BATCH, _SEQUENCES = 256, 32, 2
+_TEXT = "Hello, wörld!\n\t 12345 <|im_end|></s> it's 世界 \U0001f642"
+_PIECES = 512  # tokens whose text is asked for
+_FILE_BYTES = 1 << 20  # of what it may write: its last words
+
+
+def limit(memory: int, seconds: int) -> None:
+    """Bound memory of its own beyond what is held now (bytes), processor time and files; POSIX only, in part.
+
+    Mapped files do not count: only Linux tells the two apart.
+    """
+    try:
+        import resource
+    except ImportError:
+        return  # Windows: the parent's clock alone
+    _bound(resource, resource.RLIMIT_CORE, 0)
+    _bound(resource, resource.RLIMIT_FSIZE, _FILE_BYTES)
+    _bound(resource, resource.RLIMIT_CPU, seconds)
+    if sys.platform == "linux":
+        with open("/proc/self/status", encoding="ascii") as f:
+            held = next((int(line.split()[1]) * 1024 for line in f if line.startswith("VmData:")), 0)
+        _bound(resource, resource.RLIMIT_DATA, held + memory)
+
+
+def _bound(resource: Any, kind: int, bound: int) -> None:
+    """Set the limit that counts; the one that it may be raised to stays."""
+    most = resource.getrlimit(kind)[1]
+    resource.setrlimit(kind, (bound if most == resource.RLIM_INFINITY else min(bound, most), most))
+
+
+def bindings() -> Any:
+    """`llama_cpp.llama_cpp` without the rest of its package, which takes thrice as long to import."""
+    spec = importlib.util.find_spec("llama_cpp")
+    if spec is None or spec.submodule_search_locations is None:
+        raise ImportError("llama-cpp-python is not installed")
+    package = types.ModuleType("llama_cpp")
+    package.__path__ = list(spec.submodule_search_locations)
+    sys.modules["llama_cpp"] = package
+    import llama_cpp.llama_cpp as lib
+
+    return lib
+
+
+def listen(lib: Any) -> deque[str]:
+    """What llama.cpp says from now on, its last lines."""
+    words: deque[str] = deque(maxlen=40)
+    callback = lib.llama_log_callback(lambda _level, text, _data: words.append(text.decode("utf-8", "replace")))
+    lib.pa_lite_listener = callback  # llama.cpp keeps the pointer
+    lib.llama_log_set(callback, ctypes.c_void_p(0))
+    return words
+
+
+def run(lib: Any, path: str, extra: bool = False) -> str:
+    """Load, tokenise, decode; empty when all of it went well, else which step llama.cpp refused.
+
+    `extra` lets it repack the weights, as it does when a model is loaded to be used.
+    """
+    params = lib.llama_model_default_params()
+    nowhere = (ctypes.c_void_p * 1)(None)
+    params.n_gpu_layers, params.devices = 0, ctypes.cast(nowhere, ctypes.c_void_p)
+    if not extra:
+        params.load_mode, params.use_extra_bufts = lib.LLAMA_LOAD_MODE_MMAP, False
+    model = lib.llama_model_load_from_file(os.fsencode(path), params)
+    if not model:
+        return "cannot load it"
+    try:
+        vocab = lib.llama_model_get_vocab(model)
+        tokens = tokenize(lib, vocab)
+        params = lib.llama_context_default_params()
+        params.n_ctx, params.n_batch, params.n_ubatch, params.n_seq_max = _CELLS, _BATCH, _BATCH, _SEQUENCES
+        params.n_threads = params.n_threads_batch = 1
+        params.kv_unified, params.flash_attn_type = True, 0
+        context = lib.llama_init_from_model(model, params)
+        if not context:
+            return "cannot make a context for it"
+        try:
+            return decode(lib, model, context, tokens)
+        finally:
+            lib.llama_free(context)
+    finally:
+        lib.llama_model_free(model)
+
+
+def tokenize(lib: Any, vocab: Any) -> list[int]:
+    """Tokens of a text, in every way that texts are tokenised; the texts of tokens all over the vocabulary."""
+    raw, size = _TEXT.encode(), 8 * len(_TEXT.encode())
+    buffer = (ctypes.c_int32 * size)()
+    n = 0
+    for add_special, parse_special in ((False, False), (False, True), (True, False)):
+        n = lib.llama_tokenize(vocab, raw, len(raw), buffer, size, add_special, parse_special)
+    n_vocab = lib.llama_vocab_n_tokens(vocab)
+    text = ctypes.create_string_buffer(256)
+    for token in range(0, n_vocab, max(1, n_vocab // _PIECES)):
+        lib.llama_token_to_piece(vocab, token, text, len(text), 0, False)
+        for ask in (lib.llama_vocab_is_eog, lib.llama_vocab_is_control, lib.llama_vocab_get_text):
+            ask(vocab, token)
+    return buffer[: max(0, min(n, 8))] or [0]
+
+
+def decode(lib: Any, model: Any, context: Any, tokens: list[int]) -> str:
+    """A prompt, one token more, and a second sequence that shares the first one's cells."""
+    for part in (tokens, tokens[-1:]):
+        held = (ctypes.c_int32 * len(part))(*part)  # llama.cpp keeps no copy
+        if lib.llama_decode(context, lib.llama_batch_get_one(held, len(part))):
+            return "cannot decode with it"
+        lib.llama_get_logits_ith(context, -1)
+    memory = lib.llama_get_memory(context)
+    if memory and not (lib.llama_model_is_recurrent(model) or lib.llama_model_is_hybrid(model)):
+        lib.llama_memory_seq_cp(memory, 0, 1, -1, -1)
+        lib.llama_memory_seq_rm(memory, 0, 1, -1)
+    return ""
+
+
+def reason(words: deque[str]) -> str:
+    """What llama.cpp said of why it failed."""
+    told = [w.strip() for w in words if "error" in w.lower() or "failed" in w.lower()]
+    return (told[0] if told else "it gives no reason").split(": ", 1)[-1][:300]
+
+
+def _end_with_who_asked() -> None:
+    """Wait until stdin closes, which it does when the process that asked is gone; then end, amid whatever goes on."""
+    while os.read(0, 1 << 12):
+        pass
+    os._exit(1)
+
+
+def main() -> None:
+    """Answer the one request."""
+    request = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_who_asked, daemon=True).start()
+    sys.path[:] = request["path"]
+    lib = bindings()
+    words = listen(lib)
+    lib.llama_backend_init()
+    limit(request["memory"], request["seconds"])
+    failed = run(lib, request["file"])
+    answer = {"error": f"llama.cpp {failed}: {reason(words)}"} if failed else {"ok": True}
+    print(json.dumps(answer), flush=True)  # noqa: T201 - it is how it answers
+
+
+if __name__ == "__main__":
+    main()

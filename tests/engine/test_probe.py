@@ -1,0 +1,246 @@
+"""A file that kills, hangs or bloats llama.cpp does so in a process of its own, and becomes one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import pa_lite
+from pa_lite.checkpoints.source import array, string, uint32
+from pa_lite.cli import main
+from pa_lite.engine import probe as module
+from pa_lite.engine.model import EngineOptions
+from pa_lite.engine.probe import Limits, limits_for, probe, probe_file
+from pa_lite.engine.reference import open_model
+from pa_lite.errors import CheckpointError, EngineError
+from tests.engine.test_loadable import changed, float32
+
+AMPLE = Limits(30, 1 << 30)
+ONE = EngineOptions(threads=1)
+
+
+def children() -> set[int]:
+    """Processes that this one started and that are still there."""
+    return set(map(int, Path(f"/proc/self/task/{os.getpid()}/children").read_text("ascii").split()))
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache folder; where verdicts are to lie."""
+    monkeypatch.setattr(module, "cache_folder", lambda: tmp_path / "cache")
+    return tmp_path / "cache" / "probed"
+
+
+def test_a_sound_file_passes(tiny_ggufs: dict[str, Path]) -> None:
+    for path in tiny_ggufs.values():
+        probe(path, AMPLE)
+
+
+def test_a_file_that_kills_llama_cpp(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
+    """Files that the checks of the header refuse: here nothing but the probe stands before llama.cpp."""
+    twice = {"tokenizer.ggml.tokens": array("STRING", ["a"] * 320)}
+    path = changed(tiny_ggufs["F32"], tmp_path / "twice.gguf", twice, {})
+    before = children()
+    with pytest.raises(CheckpointError, match="ends the process that loads it") as caught:
+        probe(path, AMPLE)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: llama.cpp ends the process that loads it (SIGABRT): llama-vocab.cpp:")
+    assert "GGML_ASSERT(id_to_token.size() == token_to_id.size()) failed" in message
+    assert "--no-probe" in message
+    assert "\n" not in message
+    assert children() == before
+
+    path = changed(
+        tiny_ggufs["F32"], tmp_path / "eps.gguf", {"llama.attention.layer_norm_rms_epsilon": float32(-1)}, {}
+    )
+    with pytest.raises(CheckpointError, match=r"SIGABRT.*GGML_ASSERT\(eps >= 0\.0f\) failed"):
+        probe(path, AMPLE)  # not the loader but the first decode
+
+
+def test_a_file_that_llama_cpp_refuses(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
+    path = changed(tiny_ggufs["F32"], tmp_path / "x.gguf", {"tokenizer.ggml.pre": string("mine")}, {})
+    with pytest.raises(EngineError, match=r"cannot load it: .*unknown pre-tokenizer type: 'mine'"):
+        probe(path, AMPLE)
+    with pytest.raises(EngineError, match="cannot load it"):
+        probe(tmp_path / "nothing.gguf", AMPLE)
+
+
+def endless(source: Path, target: Path) -> Path:
+    """A vocabulary of RWKV without tokens of one byte: llama.cpp tokenises with it without end, token after token."""
+    texts = [f"<unused{i}>" for i in range(320)]
+    fields = {"tokenizer.ggml.model": string("rwkv"), "tokenizer.ggml.tokens": array("STRING", texts)}
+    return changed(source, target, fields, {})
+
+
+def test_a_file_that_takes_too_much_memory(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
+    path = endless(tiny_ggufs["F32"], tmp_path / "x.gguf")
+    before = children()
+    with pytest.raises(CheckpointError, match="takes more than 200 MB beside the file"):
+        probe(path, Limits(60, 200_000_000))
+    assert children() == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_memory_is_watched_from_outside_too(
+    tiny_ggufs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no limit of the system holds: the worker's own bound is lifted by asking for another one."""
+    asked = json.dumps
+
+    def generous(value: object) -> str:
+        return asked(value | {"memory": 1 << 40} if isinstance(value, dict) else value)
+
+    monkeypatch.setattr(module.json, "dumps", generous)
+    path = endless(tiny_ggufs["F32"], tmp_path / "x.gguf")
+    with pytest.raises(CheckpointError, match="takes more than 300 MB beside the file"):
+        probe(path, Limits(60, 300_000_000))
+
+
+def test_a_file_that_takes_too_long(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
+    path, before = endless(tiny_ggufs["F32"], tmp_path / "x.gguf"), children()
+    start = time.monotonic()
+    with pytest.raises(CheckpointError, match="not done with it after 0 seconds"):
+        probe(path, Limits(0.2, 1 << 40))
+    assert time.monotonic() - start < 5
+    assert children() == before
+
+
+def test_limits_grow_with_the_file() -> None:
+    small, large = limits_for(100_000_000), limits_for(40_000_000_000)
+    assert small.seconds == pytest.approx(62)
+    assert large.seconds == pytest.approx(860)
+    assert large.memory - small.memory == pytest.approx(10e9, rel=0.01)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_an_interrupt_leaves_nothing(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
+    path, before = endless(tiny_ggufs["F32"], tmp_path / "x.gguf"), children()
+    threading.Timer(0.4, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        probe(path, Limits(60, 1 << 40))
+    assert children() == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_the_worker_does_not_outlive_a_killed_program(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
+    path = endless(tiny_ggufs["F32"], tmp_path / "x.gguf")
+    code = (
+        "import sys; from pathlib import Path; from pa_lite.engine.probe import Limits, probe\n"
+        "probe(Path(sys.argv[1]), Limits(60, 1 << 40))"
+    )
+    program = subprocess.Popen([sys.executable, "-c", code, str(path)])
+    listed = Path(f"/proc/{program.pid}/task/{program.pid}/children")
+    for _ in range(500):
+        if worker := listed.read_text("ascii").split():
+            break
+        time.sleep(0.01)
+    time.sleep(0.3)  # it has read its request
+    program.kill()
+    program.wait()
+    for _ in range(500):
+        try:
+            state = Path(f"/proc/{worker[0]}/stat").read_text("ascii").rpartition(")")[2].split()[0]
+        except OSError:
+            return
+        if state == "Z":  # who would fetch its exit is gone
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"process {worker[0]} is still there")
+
+
+def test_a_file_is_tried_once(
+    tiny_ggufs: dict[str, Path], tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(tiny_ggufs["Q8_0"].read_bytes())
+    tried: list[Path] = []
+    real = probe
+
+    def counted(file: Path, limits: Limits) -> None:
+        tried.append(file)
+        real(file, limits)
+
+    monkeypatch.setattr(module, "probe", counted)
+    probe_file(path)
+    probe_file(path)
+    assert tried == [path]
+    assert [json.loads(p.read_text("utf-8"))[0] for p in cache.iterdir()] == [str(path)]
+
+    state = path.stat()
+    path.write_bytes(path.read_bytes())  # written anew, and made to look as if it were not
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+    probe_file(path)
+    assert len(tried) == 2
+
+    monkeypatch.setattr(module.importlib.metadata, "version", lambda _name: "0.3.99")
+    probe_file(path)
+    assert len(tried) == 3  # another llama.cpp may do otherwise
+
+
+def test_a_failure_is_not_remembered(tiny_ggufs: dict[str, Path], tmp_path: Path, cache: Path) -> None:
+    path = endless(tiny_ggufs["F32"], tmp_path / "x.gguf")
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match="beside the file"):
+            probe_file(path, Limits(60, 100_000_000))
+    assert not cache.exists()
+
+
+def test_verdicts_are_kept_few_and_are_no_duty(
+    tiny_ggufs: dict[str, Path], tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_REMEMBERED", 3)
+    for i in range(5):
+        module._remember([f"/m{i}"])
+        os.utime(module._verdict([f"/m{i}"]), (i, i))
+    assert {json.loads(p.read_text("utf-8"))[0] for p in cache.iterdir()} == {"/m2", "/m3", "/m4"}
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(module, "cache_folder", lambda: tmp_path / "file" / "cache")
+    probe_file(tiny_ggufs["Q8_0"])  # no folder can be made there
+
+
+def test_files_are_tried_when_opened_by_name(
+    tiny_ggufs: dict[str, Path], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_model(str(tiny_ggufs["Q8_0"]), ONE):
+        assert len(list(cache.iterdir())) == 1
+    monkeypatch.setattr(module, "probe", lambda *_: pytest.fail("it was tried"))
+    with open_model(str(tiny_ggufs["F16"]), EngineOptions(threads=1, probe=False)), pa_lite.load("demo@0.7", ONE):
+        pass  # the embedded pair is merged here, in memory
+    with open_model(str(tiny_ggufs["Q8_0"]), ONE):
+        pass  # it was tried before
+
+
+def test_the_command_line_says_it_in_one_line(
+    tiny_ggufs: dict[str, Path], tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """With the checks of the header out of the way, as for a fault that nobody knows of yet."""
+    path = endless(tiny_ggufs["F32"], tmp_path / "x.gguf")
+    monkeypatch.setattr("pa_lite.engine.reference.check_loadable", lambda _header: None)
+    monkeypatch.setattr(module, "limits_for", lambda _size: Limits(60, 100_000_000))
+    with pytest.raises(SystemExit) as e:
+        main(["follow", str(path), "--set", "demo", "--threads", "1"])
+    assert e.value.code == 1
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert [line for line in lines if line.startswith("error: ")] == lines[-1:]
+    assert f"{path}: llama.cpp takes more than 100 MB" in lines[-1]
+
+
+def test_no_process_to_be_had(tiny_ggufs: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(module.sys, "executable", str(tmp_path / "no-python"))
+    with pytest.raises(EngineError, match=r"no process can be started to try it in: .* --no-probe does without"):
+        probe(tiny_ggufs["F32"], AMPLE)
+
+
+def test_sizes_that_no_tensor_has_are_refused(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
+    path = changed(tiny_ggufs["F32"], tmp_path / "x.gguf", {"llama.feed_forward_length": uint32(97)}, {})
+    with pytest.raises(EngineError, match="has wrong shape"):
+        probe(path, AMPLE)

@@ -1,0 +1,105 @@
+"""JSON and TOML read strictly: what they may not hold is one ValueError of one line, and soon."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pa_lite.documents import parse_json, parse_toml
+
+_TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | _TEXTS,
+    lambda inner: st.lists(inner) | st.dictionaries(_TEXTS, inner),
+)
+
+
+@given(_VALUES, st.booleans())
+def test_json_that_json_writes_is_read(value: Any, ascii_only: bool) -> None:
+    text = json.dumps(value, ensure_ascii=ascii_only)
+    assert parse_json(text) == value
+    assert parse_json(text.encode("utf-8")) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('{"a": 1, "b": {"c": 1, "c": 1}}', "has the member 'c' twice"),
+        ("[NaN]", "has NaN where a number must stand"),
+        ("[-Infinity]", "has -Infinity where"),
+        ("[1e999]", "the number 1e999 is too large"),
+        ("[" + "9" * 5000 + "]", "4300 digits"),
+        ("[" * 65 + "]" * 65, "nested more than 64 deep"),
+        ('{"a":' * 65 + "1" + "}" * 65, "nested more than 64 deep"),
+        ("[" * 100_000, "nested more than 64 deep"),
+        ('["a\\ud83d"]', "holds half a character"),
+        ('{"a\\uDE00": 1}', "holds half a character"),
+        (b'["\xff"]', "can't decode byte 0xff"),
+        (b"\xef\xbb\xbf{}", "BOM"),
+        ('["\t"]', "Invalid control character"),
+        ("", "Expecting value"),
+    ],
+)
+def test_json_that_is_refused(text: str | bytes, told: str) -> None:
+    start = time.perf_counter()
+    with pytest.raises(ValueError, match=told) as caught:
+        parse_json(text)
+    assert len(str(caught.value).splitlines()) == 1
+    assert len(str(caught.value)) < 300
+    assert time.perf_counter() - start < 1
+
+
+def test_json_that_is_just_right() -> None:
+    assert parse_json("[" * 64 + "]" * 64)
+    assert parse_json('["\\ud83d\\ude00 \\\\ud83d"]') == ["\U0001f600 \\ud83d"]
+    assert math.isnan(parse_json("[NaN, 1e999]", nan=True)[0])
+    assert parse_json("[NaN, 1e999]", nan=True)[1] == math.inf
+    assert parse_json("[" + ",".join(["{}"] * 1000) + "]") == [{}] * 1000
+
+
+def test_a_large_vocabulary_takes_little_longer_than_json_itself() -> None:
+    text = json.dumps({"vocab": {f"token{i}": i for i in range(100_000)}, "merges": [["a", "b"]] * 100_000})
+    start = time.perf_counter()
+    json.loads(text)
+    plain = time.perf_counter() - start
+    start = time.perf_counter()
+    parse_json(text)
+    assert time.perf_counter() - start < 5 * plain + 0.5
+
+
+def test_toml_is_read() -> None:
+    told = parse_toml('a.b = "x"\n[t]\nc = [1, 2.5]\ntext = """\nwait ..... ' + ". " * 70 + ' = 3\n"""\n')
+    assert told["a"] == {"b": "x"}
+    assert told["t"]["c"] == [1, 2.5]
+    assert parse_toml("x = [" + "0.5, " * 100 + "]")["x"] == [0.5] * 100
+    assert parse_toml(b'y = "' + b"a." * 100 + b'"')["y"] == "a." * 100
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("x = " + "[" * 5000, "nested more than 64 deep"),
+        ("x = " + "[" * 65 + "]" * 65, "nested more than 64 deep"),
+        ("x = " + "{a=" * 5000, "nested more than 64 deep"),
+        ("a." * 200_000 + "b = 1", "line 1 has a key of 200001 parts"),
+        ("[" + "a . " * 100 + "b]", "line 1 has a key of 101 parts"),
+        ("\nx = {" + "a." * 100 + "b = 1}", "line 2 has a key of 101 parts"),
+        ('"q.q"' + ".a" * 100 + " = 1", "line 1 has a key of 101 parts"),
+        ("x = " + "9" * 5000, "4300 digits"),
+        ("x = 1\nx = 2", "overwrite"),
+        (b"x = '\xff'", "can't decode byte 0xff"),
+        ('x = "\\ud800"', "not a Unicode scalar value"),
+    ],
+)
+def test_toml_that_is_refused(text: str | bytes, told: str) -> None:
+    start = time.perf_counter()
+    with pytest.raises(ValueError, match=told) as caught:
+        parse_toml(text)
+    assert len(str(caught.value).splitlines()) == 1
+    assert time.perf_counter() - start < 1

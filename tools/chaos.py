@@ -1,0 +1,100 @@
+"""A campaign of faults against pa-lite's promises: nothing half-written is taken for whole, and going on is exact.
+
+python tools/chaos.py [kill|disk|input|clock|race|all] [--jobs merge,sweep,generate,fetch] [--rounds N] [--seed N]
+
+Every job is a real command line on real small parts. The status is 1 if a promise was broken. Needs Linux; disks that
+fill and disks that fail are mounted in a namespace of the campaign's own, which takes root, or user namespaces.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import chaos_clock
+import chaos_full
+import chaos_input
+import chaos_kill
+import chaos_race
+from chaos_disks import own_namespace
+from chaos_jobs import JOBS, Job, made_scene
+from chaos_runs import Row, show
+
+from pa_lite.errors import PaLiteError
+
+Campaign = Callable[[Job, int, random.Random, Path], list[Row]]
+# fault -> its campaign, and how many rounds it has by default
+FAULTS: dict[str, tuple[Campaign, int]] = {
+    "kill": (chaos_kill.campaign, 50),
+    "disk": (chaos_full.campaign, 20),
+    "input": (chaos_input.campaign, 20),
+    "clock": (chaos_clock.campaign, 10),
+    "race": (chaos_race.campaign, 10),
+}
+
+
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """The command line's options."""
+    parser = argparse.ArgumentParser(description="Disturb pa-lite at work, and see whether it keeps its promises.")
+    parser.add_argument("fault", nargs="?", default="all", choices=[*FAULTS, "all"], help="by default all")
+    parser.add_argument("--jobs", default=",".join(JOBS), help="with commas between; by default all")
+    parser.add_argument(
+        "--rounds", type=int, default=0, help="of each fault and job; by default the fault's own number"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the moments and sizes")
+    parser.add_argument(
+        "--folder", type=Path, help="where to work, on a disk with 3 GB free; by default a temporary one"
+    )
+    options = parser.parse_args(words)
+    unknown = set(options.jobs.split(",")) - set(JOBS)
+    if unknown:
+        parser.error(f"unknown job {unknown.pop()!r}: {', '.join(JOBS)} are known")
+    if options.rounds < 0:
+        parser.error("--rounds must not be negative")
+    return options
+
+
+def campaign(options: argparse.Namespace, folder: Path) -> list[Row]:
+    """Run what was asked for; the table's rows."""
+    rows: list[Row] = []
+    with made_scene(folder) as scene:
+        for name in options.jobs.split(","):
+            for kind in JOBS[name]:
+                for fault, (run, rounds) in FAULTS.items():
+                    if options.fault in (fault, "all"):
+                        place = folder / "rounds"
+                        place.mkdir()
+                        seed = f"{options.seed} {fault} {kind.name}"
+                        rows += run(kind(scene), options.rounds or rounds, random.Random(seed), place)
+                        shutil.rmtree(place)
+                        found = sum(len(row.findings) for row in rows)
+                        print(f"{fault} {kind.name}: done, {found} findings so far", file=sys.stderr, flush=True)
+    return rows
+
+
+def main(words: Sequence[str]) -> int:
+    """Run the campaign; 1 if a promise was broken or it could not be run."""
+    options = parse(words)
+    if options.fault in ("disk", "input", "all"):
+        own_namespace([sys.executable, __file__, *words])
+    begin = time.monotonic()
+    try:
+        with tempfile.TemporaryDirectory(prefix="chaos-", dir=options.folder) as folder:
+            rows = campaign(options, Path(folder))
+    except (PaLiteError, OSError) as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 1
+    show(rows, time.monotonic() - begin)
+    return int(any(row.findings for row in rows))
+
+
+if __name__ == "__main__":
+    os.umask(0o022)
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,94 @@
+"""Feeds pa-lite's readers inputs that break every rule, guided by coverage, and tells which promise one has broken.
+
+python tools/fuzz.py run TARGET [--executions N] [--seconds S] [--corpus DIR] [--findings DIR]
+python tools/fuzz.py all --seconds 3600 [--executions N] [--corpus DIR] [--findings DIR] [--only TARGET,...]
+python tools/fuzz.py replay TARGET FILE...      what one input does, without atheris
+python tools/fuzz.py merge TARGET DIR [--keep N]  the fewest inputs of a corpus that reach the same code,
+    into tests/corpus
+
+Fuzzing needs atheris (extra `fuzz`); replaying and merging do not. A target that breaks a promise is not stopped: each
+kind of finding is written down once, and the run goes on. What may not happen is in fuzz_oracle.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import fuzz_corpus
+import fuzz_run
+
+from pa_lite.errors import PaLiteError
+
+
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """The command line's options."""
+    parser = argparse.ArgumentParser(description="Fuzz pa-lite's readers.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, told in (("run", "one target"), ("all", "every target, by turns"), ("child", argparse.SUPPRESS)):
+        command = commands.add_parser(name, help=told)
+        if name != "all":
+            command.add_argument("target")
+        command.add_argument("--executions", type=int, default=0, help="of each target; 0: as many as the time allows")
+        command.add_argument("--seconds", type=float, default=60.0, help="of all targets together")
+        command.add_argument("--corpus", type=Path, help="folder of inputs to begin with and to add to")
+        command.add_argument(
+            "--findings", type=Path, default=Path("findings"), help="folder for inputs that break a promise"
+        )
+        command.add_argument("--only", default="", help="names of targets, with commas")
+        command.add_argument("--turn", type=float, default=120.0, help="seconds that a target runs at a time")
+        command.add_argument("--json", type=Path, help="file for the table's numbers")
+    replay = commands.add_parser("replay", help="inputs through a target, told one by one")
+    replay.add_argument("target")
+    replay.add_argument("files", nargs="+", type=Path)
+    merge = commands.add_parser("merge", help="a small corpus of a large one")
+    merge.add_argument("target")
+    merge.add_argument("folder", type=Path)
+    merge.add_argument("--keep", type=int, default=25, help="inputs at most")
+    return parser.parse_args(words)
+
+
+def replay(name: str, files: Sequence[Path]) -> int:
+    """Tell what each input does; returns how many broke a promise."""
+    from fuzz_oracle import Finding, Judge, strict
+
+    broken = 0
+    with Judge(fuzz_run.target_of(name)) as judge, strict():
+        for file in files:
+            try:
+                print(f"{file}: {'read' if judge.judge(file.read_bytes()) else 'refused'}: {judge.message}")
+            except Finding as e:
+                broken += 1
+                print(f"{file}: FINDING: {e}")
+    return broken
+
+
+def main(words: Sequence[str]) -> int:
+    """Run a command; returns the exit status, which is 1 where a promise was broken."""
+    options = parse(words)
+    try:
+        if options.command == "child":
+            fuzz_run.child(options)  # does not return
+        if options.command == "replay":
+            return min(1, replay(options.target, options.files))
+        if options.command == "merge":
+            kept = fuzz_corpus.merge(fuzz_run.target_of(options.target), options.folder, options.keep)
+            print(f"{len(kept)} inputs, {sum(map(len, kept))} bytes, in {fuzz_corpus.path_of(options.target)}")
+            return 0
+        names = [options.target] if options.command == "run" else fuzz_run.names_of(options.only)
+        rows = fuzz_run.campaign(names, options)
+        print(fuzz_run.table(rows))
+        if options.json:
+            options.json.write_text(json.dumps([row.document() for row in rows], indent=1) + "\n", "utf-8")
+        return min(1, sum(row.findings for row in rows))
+    except (PaLiteError, OSError) as e:
+        sys.exit(f"error: {e}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,16 @@
+"""Every fuzzing target by name. Importing this imports the readers, which is when coverage is put into them."""
+
+from __future__ import annotations
+
+import fuzz_checkpoints
+import fuzz_ggufs
+import fuzz_remote
+import fuzz_texts
+import fuzz_tokenizers
+from fuzz_oracle import Target
+
+TARGETS: dict[str, Target] = {
+    target.name: target
+    for module in (fuzz_checkpoints, fuzz_ggufs, fuzz_tokenizers, fuzz_texts, fuzz_remote)
+    for target in module.TARGETS
+}
