@@ -437,3 +437,25 @@ def test_a_refusal_names_the_option_that_matters(capsys: pytest.CaptureFixture[s
         status, _, err = run(capsys, "report", tmp_path / "run", option, place)
         assert status == 1
         assert f"exists already. Use --force to overwrite it, or {option} for another name." in err
+
+
+def test_nonfinite_weights_from_the_command_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    arrays = tiny.weights(1)
+    arrays["model.norm.weight"][7] = float("nan")
+    folder = tiny.write_checkpoint(tmp_path / "m", arrays, "F32")
+    words = ["merge", folder, folder, "--lam", "0.5", "-o", tmp_path / "x.gguf"]
+    status, _, err = run(capsys, *words)
+    assert status == 1
+    assert "output_norm.weight at lam 0.5 has the value nan in row 0, column 7, which is no finite number" in err
+    assert not (tmp_path / "x.gguf").exists()
+    done = subprocess.run(
+        [sys.executable, "-m", "pa_lite", *map(str, words), "--allow-nonfinite"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "x.gguf: 1 values that are no finite numbers were let through: 1 in output_norm.weight" in done.stderr
+    assert "RuntimeWarning" not in done.stderr
+    status, _, err = run(capsys, "diff", folder, folder)
+    assert status == 1
+    assert "output_norm.weight has values in base or instruct that are no finite numbers" in err

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pa_lite.cli.options import FORCE, GPU, JSON, KIND, N_CTX, OUTPUT, PROBE, THREADS
+from pa_lite.cli.options import FORCE, JSON, OUTPUT, loads_a_model
 from pa_lite.cli.terminal import bar, percent, show_json, show_table, tell
 
 if TYPE_CHECKING:
+    from pa_lite.engine.model import EngineOptions
     from pa_lite.follow.judging import Judging
     from pa_lite.follow.winrate import WinRate
     from pa_lite.statistics import Estimate
@@ -26,11 +27,7 @@ if TYPE_CHECKING:
 @click.option("--one-order", is_flag=True, help="Ask once, in an order drawn for each pair, not in both orders.")
 @click.option("--allow-empty", is_flag=True, help="Judge empty outputs as they are.")
 @click.option("--resume", is_flag=True, help="Go on where an interrupted run stopped.")
-@KIND
-@GPU
-@THREADS
-@N_CTX
-@PROBE
+@loads_a_model
 @OUTPUT
 @FORCE
 @JSON
@@ -44,10 +41,7 @@ def judge(
     allow_empty: bool,
     resume: bool,
     kind: str,
-    gpu_layers: int | str,
-    threads: int,
-    n_ctx: int,
-    probe: bool,
+    engine: EngineOptions,
     output: Path | None,
     force: bool,
     as_json: bool,
@@ -60,7 +54,6 @@ def judge(
     \b
     pa-lite judge outputs.json --reference instruct.json --judge judge.gguf -o annotations.json
     """
-    from pa_lite.engine.model import EngineOptions
     from pa_lite.engine.reference import open_model
     from pa_lite.files import check_target
     from pa_lite.follow.judge import JudgeOptions
@@ -71,7 +64,6 @@ def judge(
     target = output or Path(f"{outputs.stem}-vs-{reference.stem}.json")
     check_target(target, force)
     pairing, options = pair_outputs(outputs, reference, allow_empty), JudgeOptions(limit, seed, not one_order)
-    engine = EngineOptions(threads, gpu_layers, n_ctx=n_ctx, probe=probe)
     with bar("judge") as progress, open_model(judge_model, engine, kind) as model:
         name = generator_name(judge_model)
         result = judge_outputs(model, name, pairing, target, options, resume, force, progress)

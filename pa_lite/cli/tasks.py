@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import click
 
 import pa_lite
-from pa_lite.cli.options import FORCE, GPU, JSON, KIND, N_CTX, OUTPUT, PROBE, THREADS
+from pa_lite.cli.options import FORCE, JSON, OUTPUT, loads_a_model
 from pa_lite.cli.terminal import bar, percent, show_json, show_table, tell, tell_text
 
 if TYPE_CHECKING:
+    from pa_lite.engine.model import EngineOptions
     from pa_lite.statistics import Measured
     from pa_lite.tasks.rendering import Item
     from pa_lite.tasks.scoring import SuiteResult
@@ -38,11 +39,7 @@ SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=Tr
     "--log-samples", is_flag=False, flag_value="", metavar="[FILE|FOLDER]",
     help="Log every item as JSON lines; by default a file for each task beside the output.",
 )  # fmt: skip
-@KIND
-@GPU
-@THREADS
-@N_CTX
-@PROBE
+@loads_a_model
 @OUTPUT
 @FORCE
 @JSON
@@ -56,10 +53,7 @@ def score(
     parallel: int,
     log_samples: str | None,
     kind: str,
-    gpu_layers: int | str,
-    threads: int,
-    n_ctx: int,
-    probe: bool,
+    engine: EngineOptions,
     output: Path | None,
     force: bool,
     as_json: bool,
@@ -72,7 +66,6 @@ def score(
     pa-lite score demo@0.7 --tasks demo
     pa-lite score model.gguf --tasks quick -o results.json --log-samples
     """
-    from pa_lite.engine.model import EngineOptions
     from pa_lite.files import check_target, write_text
     from pa_lite.tasks.results import check_samples_target, results_document, write_samples
     from pa_lite.tasks.scoring import ScoreOptions
@@ -84,7 +77,6 @@ def score(
     if samples is not None:
         check_samples_target(samples, force)
     options = ScoreOptions(shots, limit, seed, mutual_info=mutual_info, parallel=parallel, noise_sample=8)
-    engine = EngineOptions(threads, gpu_layers, n_ctx=n_ctx, probe=probe)
     with bar("score") as progress, pa_lite.load(model, engine, kind) as loaded:
         result = loaded.score(tasks.split(","), options, progress)
     document = results_document(result, model)
