@@ -1,8 +1,7 @@
 """A program of its own that renders a chat template, a stranger's code: limited in time, memory and output.
 
-Each line of stdin is a JSON request, answered by a line on stdout: {"texts": [...]} or {"error": "..."}.
 llama-cpp-python's sandbox keeps templates from Python's insides, but not from endless loops or 'a' * 10 ** 10: the
-limits here do. Imports nothing of pa_lite, so that it starts fast.
+limits here do. See `pa_lite.engine.limited`, which starts it.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import functools
 import json
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 
@@ -32,14 +32,14 @@ def limit_once(memory: int) -> None:
         _bound(resource.RLIMIT_AS, held + memory)
 
 
-def limit_time(seconds: int) -> None:
+def limit_time(seconds: float) -> None:
     """Bound processor time from now on; a later call moves the bound. POSIX only."""
     try:
         import resource
     except ImportError:
         return
     used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
-    _bound(resource.RLIMIT_CPU, int(used) + seconds + 1)
+    _bound(resource.RLIMIT_CPU, int(used + seconds) + 1)
 
 
 def _bound(kind: int, bound: int) -> None:
@@ -48,6 +48,26 @@ def _bound(kind: int, bound: int) -> None:
 
     most = resource.getrlimit(kind)[1]
     resource.setrlimit(kind, (bound if most == resource.RLIM_INFINITY else min(bound, most), most))
+
+
+def serve(do: Callable[[dict[str, Any]], dict[str, Any]], default: Callable[[Any], Any] | None = None) -> None:
+    """Answer each line of stdin, a JSON request, by a line on stdout: what `do` makes of it, or {"error": "..."}.
+
+    Limits of memory and time come with the request. `default` stands in for what is no JSON.
+    """
+    for line in sys.stdin:
+        request = json.loads(line)
+        limit_once(request["memory"])
+        limit_time(request["seconds"])
+        try:
+            answer = json.dumps(do(request), default=default)
+        except MemoryError:
+            answer = json.dumps({"error": "it takes more memory than templates get"})
+        except RecursionError:
+            answer = json.dumps({"error": "it calls itself without end"})
+        except Exception as e:  # noqa: BLE001 - whatever a stranger's template raises is its own fault
+            answer = json.dumps({"error": f"{type(e).__name__}: {str(e)[:300]}"})
+        print(answer, flush=True)  # noqa: T201 - it is how it answers
 
 
 @functools.lru_cache(maxsize=2)
@@ -59,12 +79,8 @@ def formatter(template: str, bos: str, eos: str, add_generation_prompt: bool) ->
     )
 
 
-def render(request: dict[str, Any]) -> list[str]:
+def render(request: dict[str, Any]) -> dict[str, Any]:
     """The text of every conversation. Raises whatever the template raises, ValueError for one that is too long."""
-    import llama_cpp.llama_chat_format  # noqa: F401 - its own memory is not the template's
-
-    limit_once(request["memory"])
-    limit_time(request["seconds"])
     fill = formatter(request["template"], request["bos"], request["eos"], request["add_generation_prompt"])
     texts = []
     for messages in request["conversations"]:
@@ -73,27 +89,11 @@ def render(request: dict[str, Any]) -> list[str]:
         if len(text) > most:
             raise ValueError(f"it makes a text of {len(text)} characters, more than {most}")
         texts.append(text)
-    return texts
-
-
-def answer(request: dict[str, Any]) -> dict[str, Any]:
-    """What is printed for a request."""
-    sys.path[:] = request["path"]
-    try:
-        return {"texts": render(request)}
-    except MemoryError:
-        return {"error": "it takes more memory than templates get"}
-    except RecursionError:
-        return {"error": "it calls itself without end"}
-    except Exception as e:  # noqa: BLE001 - whatever a stranger's template raises is its own fault
-        return {"error": f"{type(e).__name__}: {str(e)[:300]}"}
+    return {"texts": texts}
 
 
 def main() -> None:
-    """Answer requests until there are no more."""
-    for line in sys.stdin:
-        print(json.dumps(answer(json.loads(line))), flush=True)  # noqa: T201 - it is how it answers
+    """Render until there are no more requests."""
+    import llama_cpp.llama_chat_format  # noqa: F401 - its own memory is not the template's
 
-
-if __name__ == "__main__":
-    main()
+    serve(render)
