@@ -27,7 +27,8 @@ _SETTLED = 60.0  # seconds after which a folder of ours is locked, or nobody's
 _ABANDONED = 86400.0  # seconds without a change that make a file nobody's where nothing can be locked
 PATIENCE = 0.5  # seconds for which a lock may be held by who only looks whether it is
 _PAUSE = 0.02  # seconds
-_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+# what file systems answer that cannot lock or sync such a thing; NFS locks nothing that is open to read alone (EBADF)
+_UNABLE = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF)
 
 
 def check_target(path: Path, force: bool = False) -> None:
@@ -120,16 +121,20 @@ class Stamp:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring a folder's names to the disk, where the system can: a file that was renamed there then survives a crash."""
-    if os.name == "posix":
+    """Bring a folder's names to the disk, where that can be: a file that was renamed there then survives a crash."""
+    if os.name != "posix":
+        return
+    try:
         descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        except OSError as e:
-            if e.errno not in _NO_LOCKS:  # some file systems know no such thing
-                raise
-        finally:
-            os.close(descriptor)
+    except PermissionError:
+        return  # one may write there and not read
+    try:
+        os.fsync(descriptor)
+    except OSError as e:
+        if e.errno not in _UNABLE:
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def take_lock(descriptor: int, patience: float = 0.0) -> bool | None:
@@ -151,7 +156,7 @@ def take_lock(descriptor: int, patience: float = 0.0) -> bool | None:
                 return False
             time.sleep(_PAUSE)
         except OSError as e:
-            if e.errno in _NO_LOCKS:
+            if e.errno in _UNABLE:
                 return None
             raise
         else:
@@ -282,11 +287,12 @@ def whole_file(path: Path) -> Iterator[Path]:
     """A temporary file beside `path`, to be written and synced by the caller; it becomes `path` if all went well.
 
     On any exception, Ctrl-C included, it is removed and `path` stays as it was. What killed processes left of their
-    tries is removed first.
+    tries is removed first, where it can be.
     """
-    for name in os.listdir(path.parent):
-        if name.startswith(f".{path.name}.") and target_of(Path(name)) == path.name:
-            remove_if_free(path.with_name(name))
+    with contextlib.suppress(OSError):
+        for name in os.listdir(path.parent):
+            if name.startswith(f".{path.name}.") and target_of(Path(name)) == path.name:
+                remove_if_free(path.with_name(name))
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
     lock: BinaryIO | None = None
     try:

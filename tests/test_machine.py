@@ -31,8 +31,8 @@ def test_the_cache_folder_follows_the_system(tmp_path: Path, monkeypatch: pytest
     assert machine.cache_folder() == tmp_path / ".cache" / "pa-lite"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
     assert machine.cache_folder() == tmp_path / "x" / "pa-lite"
-    monkeypatch.setattr(machine.sys, "platform", "darwin")
+    monkeypatch.setattr(sys, "platform", "darwin")
     assert machine.cache_folder() == tmp_path / "Library" / "Caches" / "pa-lite"
-    monkeypatch.setattr(machine.sys, "platform", "win32")
+    monkeypatch.setattr(sys, "platform", "win32")
     monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "local"))
     assert machine.cache_folder() == tmp_path / "local" / "pa-lite" / "Cache"

@@ -17,7 +17,7 @@ import pa_lite
 from pa_lite import cli
 from pa_lite.checkpoints.gguf_file import gguf_header_bytes, read_gguf_header
 from pa_lite.checkpoints.source import array, string
-from pa_lite.cli.terminal import show_json, show_table, tell, token_bar
+from pa_lite.cli.terminal import bar, show_json, show_table, tell, token_bar
 from pa_lite.merge.plan import PlanOptions
 from pa_lite.texts import plain
 
@@ -195,3 +195,17 @@ def test_a_terminal_of_few_characters(evil: Path, encoding: str) -> None:
         assert b"Traceback" not in done.stderr
         assert b"a fault of pa-lite" not in done.stderr
     assert done.returncode == 0
+
+
+def test_a_bar_does_not_mind_a_clock_that_jumps(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen, offset, clock = Screen(), [0.0], time.time
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setattr("tqdm.std.time", lambda: clock() + offset[0])
+    with bar("merge") as progress:
+        for done, hours in enumerate((0.0, -5.0, 3.0, -1.0), 1):
+            offset[0] = 3600 * hours
+            time.sleep(0.11)  # tqdm draws no sooner
+            progress(done, 9)
+    shown = screen.getvalue()
+    assert "4.00/9.00" in shown  # the last one was drawn: no time stood still
+    assert not re.search(r"[\[<,] *-\d|\d:\d\d:\d\d", shown)  # neither less than nothing, nor hours

@@ -120,7 +120,7 @@ def sequential(model: Model, prompt: Sequence[int], n: int) -> tuple[list[int], 
     """Greedy tokens of one prompt, one decode each, and how far the likeliest logit led the second at each."""
     tokens: list[int] = []
     leads: list[float] = []
-    with model.context(len(prompt) + n, exact=True) as context:
+    with model.context(len(prompt) + n, cache_type=model.cache_type(True)) as context:
         fed, at = list(prompt), 0
         while len(tokens) < n:
             context.decode(fed, range(at, at + len(fed)), [(0,)] * len(fed), [False] * (len(fed) - 1) + [True])

@@ -50,11 +50,12 @@ def _unreadable(local: LocalJob, rng: random.Random, folder: Path, row: Row) -> 
     file = rng.choice(local.weights(local.source)).relative_to(local.source)
     byte = rng.randrange((local.source / file).stat().st_size)
     out, told = folder / "unreadable", f"byte {byte} of {file}"
-    with sick_disk(local.source, folder / "sick") as disk:
+    inputs = folder / "sick" / local.source.name  # a folder's name goes into the result
+    with sick_disk(local.source, inputs) as disk:
         disk.sick = {file: byte}
-        ended = _start(local, folder / "sick", out).end()
-        if disk.n_failed:
-            row.met += 1
+        ended = _start(local, inputs, out).end()
+        if disk.n_failed and (ended.status or local.judge.results(out) != local.expected):
+            row.met += 1  # and not just met by the system's reading ahead
             row.found(*(f"{told}: {problem}" for problem in _named(ended, file)))
             if isinstance(local.judge, Merge) and local.judge.results(out):
                 row.found(f"{told}: a result is there all the same")
@@ -62,7 +63,7 @@ def _unreadable(local: LocalJob, rng: random.Random, folder: Path, row: Row) -> 
             row.found(*(f"{told}, not read: {problem}" for problem in good_end(ended)))
         disk.sick = {}
         if local.judge.results(out) != local.expected:
-            row.found(*(f"{told}, mended: {problem}" for problem in good_end(_go_on(local, folder / "sick", out))))
+            row.found(*(f"{told}, mended: {problem}" for problem in good_end(_go_on(local, inputs, out))))
         if local.judge.results(out) != local.expected:
             row.found(f"{told}, mended: the result differs from an undisturbed one")
 

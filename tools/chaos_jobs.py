@@ -22,9 +22,9 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 from tests.hub_server import HubServer, running_hub
 
 DEMO = Path(__file__).resolve().parents[1] / "models" / "demo"
-SMALL, LARGE = Size(768, 2048, 8, 12, 4, shards=2), Size(1024, 2816, 8, 16, 8, shards=2)  # 50 and 98 million weights
+SMALL, LARGE = Size(512, 1408, 8, 8, 4, shards=2), Size(768, 2048, 8, 12, 4, shards=2)  # 24 and 50 million weights
 _VOCABULARY = 4000
-_PROMPTS = 600
+_PROMPTS = 500
 _PAIR = "chaos"  # the pair on the Hub, in the campaign's own registry
 
 
@@ -58,7 +58,7 @@ class Scene:
         return {
             "XDG_CONFIG_HOME": str(self.folder / "config"), "HF_HUB_CACHE": str(out / "cache"),
             "HF_HOME": str(self.folder / "home"), "HF_ENDPOINT": self.hub.endpoint, "HF_HUB_OFFLINE": "",
-            "TMPDIR": str(temporary), "HF_TOKEN": "",
+            "TMPDIR": str(temporary), "HF_TOKEN": "", "XDG_CACHE_HOME": str(self.folder / "own-cache"),
         }  # fmt: skip
 
 

@@ -5,6 +5,7 @@ python tools/fuzz.py all --seconds 3600 [--executions N] [--corpus DIR] [--findi
 python tools/fuzz.py replay TARGET FILE...         what each input does, without atheris
 python tools/fuzz.py keep TARGET FILE...           inputs that broke a promise, into tests/corpus, to be tried for ever
 python tools/fuzz.py merge TARGET DIR [--most N]   the fewest inputs that reach a corpus's code, into tests/corpus
+python tools/fuzz.py engine [--count N] [--seconds S] ...   mutated models in llama.cpp itself: fuzz_engine.py
 
 Fuzzing needs atheris (extra `fuzz`); the rest does not. A target that breaks a promise is not stopped: each
 kind of finding is written down once, and the run goes on. What may not happen is in fuzz_oracle.py.
@@ -27,6 +28,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     """The command line's options."""
     parser = argparse.ArgumentParser(description="Fuzz pa-lite's readers.")
     commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("engine", help="mutated models in llama.cpp itself: options of its own, see engine --help")
     for name, told in (("run", "one target"), ("all", "every target, by turns"), ("child", argparse.SUPPRESS)):
         command = commands.add_parser(name, help=told)
         if name != "all":
@@ -70,6 +72,10 @@ def replay(name: str, files: Sequence[Path]) -> int:
 
 def main(words: Sequence[str]) -> int:
     """Run a command; returns the exit status, which is 1 where a promise was broken."""
+    if list(words[:1]) == ["engine"]:
+        import fuzz_engine
+
+        return fuzz_engine.main(words[1:])
     options = parse(words)
     try:
         if options.command == "child":

@@ -144,13 +144,16 @@ def _download(
             progress(len(piece))
         f.flush()
         os.fsync(f.fileno())
-    if digests and facts.etag not in [digest.hexdigest() for digest in digests]:
-        partial.unlink()
-        raise HubError(
-            f"{subject}: {subject.file} arrived damaged: its hash is not {facts.etag}. None of it was kept; try again."
-        )
-    partial.replace(blob)
-    sync_folder(blob.parent)
+        if os.name != "posix":
+            f.close()  # there an open file cannot be renamed, nor removed by others
+        if digests and facts.etag not in [digest.hexdigest() for digest in digests]:
+            partial.unlink()
+            raise HubError(
+                f"{subject}: {subject.file} arrived damaged: its hash is not {facts.etag}. None of it was kept; try "
+                "again."
+            )
+        partial.replace(blob)
+        sync_folder(blob.parent)
 
 
 def _digests(facts: FileFacts) -> list[Any]:

@@ -27,7 +27,7 @@ def doctor(folders: tuple[Path, ...], clean: bool, yes: bool, as_json: bool) -> 
     """This machine: memory, cores, GPUs, the build of llama.cpp, and which models fit.
 
     With --clean: what killed runs left in FOLDERs and all below them; without any, in the working folder, the one for
-    temporary files, the settings' and the Hub's cache. What a process holds stays.
+    temporary files, pa-lite's own and the Hub's cache. What a process holds stays.
 
     \b
     pa-lite doctor
@@ -112,14 +112,15 @@ def clean_up(folders: Sequence[Path], yes: bool, as_json: bool) -> None:
 
 def _leftovers(folders: Sequence[Path]) -> list[Leftover]:
     """What lies in the folders and below; by default in those where we write, themselves."""
-    from pa_lite.checkpoints.hub_cache import cache_folder
-    from pa_lite.checkpoints.pairs import own_pairs_path
+    from pa_lite.checkpoints import hub_cache
     from pa_lite.leftovers import find_downloads, find_leftovers, temporary_files
+    from pa_lite.machine import cache_folder, config_folder
 
     if folders:
         return find_leftovers(folders, deep=True)
-    ours = [folder for folder in (Path.cwd(), temporary_files(), own_pairs_path().parent) if folder.is_dir()]
-    return [*find_leftovers(list(dict.fromkeys(ours))), *find_downloads(cache_folder())]
+    shared = dict.fromkeys((Path.cwd(), temporary_files()))
+    own = [folder for folder in (config_folder(), cache_folder()) if folder.is_dir()]
+    return [*find_leftovers(list(shared)), *find_leftovers(own, deep=True), *find_downloads(hub_cache.cache_folder())]
 
 
 def show_leftovers(found: Sequence[Leftover]) -> None:

@@ -25,8 +25,9 @@ def unreadable_maps_are_told() -> Iterator[None]:
     A handler in Python would never be called: the thread that reads tries again for ever. But Python writes each
     signal's number to a pipe at once, from whatever thread, and another thread reads it here.
     """
-    if not hasattr(signal, "SIGBUS") or threading.current_thread() is not threading.main_thread():
-        yield
+    is_main = threading.current_thread() is threading.main_thread()
+    if not hasattr(signal, "SIGBUS") or not is_main or signal.getsignal(signal.SIGBUS) is None:
+        yield  # None: somebody else has it, as Python's faulthandler does
         return
     read, write = os.pipe()
     os.set_blocking(write, False)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import codecs
 import contextlib
-import logging
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -20,11 +19,10 @@ import numpy as np
 from pa_lite.engine.context import Context
 from pa_lite.engine.interrupt import ends_on_interrupt
 from pa_lite.engine.model import Model
+from pa_lite.engine.room import Wish, fewer_sequences, first_that_fits, shrinking
 from pa_lite.engine.sampling import draw
-from pa_lite.errors import EngineError, InputError
-from pa_lite.machine import available_memory
+from pa_lite.errors import InputError
 
-_log = logging.getLogger(__name__)
 MAX_PARALLEL = 256  # LLAMA_MAX_SEQ: llama.cpp aborts beyond it
 _CELLS = 256  # llama.cpp pads each sequence's cells to a multiple of it
 _EXACT_BYTES = 1 << 30
@@ -194,34 +192,20 @@ def _check(model: Model, prompts: Sequence[Sequence[int]], limits: Sequence[int]
 
 @contextlib.contextmanager
 def _room(model: Model, slots: int, cells: int) -> Iterator[Context]:
-    """A context of `slots` sequences of `cells` tokens each, or of as many as memory holds.
+    """A context of `slots` sequences of `cells` tokens each, or what of it there is memory for.
 
-    The system may hand out memory that it does not have and kill us for using it: what is there is asked first. A
-    cache that is small either way is F32: the shape of a batch then turns fewer near ties.
+    A cache that is small either way is F32: the shape of a batch then turns fewer near ties. Where memory is short it
+    becomes F16 (if its type is "auto"), then batches become smaller, then sequences fewer.
     """
-    free = available_memory() if model.gpu_layers == 0 else 0
+
+    def all_slots(cache_type: str, n_batch: int) -> list[Wish]:
+        return [Wish(slots * cells, slots, False, n_batch, slots, cache_type)]
+
     exact = slots * cells * model.exact_cell_bytes <= _EXACT_BYTES
-    wanted, needed = slots, cells * (model.exact_cell_bytes if exact else model.cell_bytes)
-    if free:
-        slots = max(1, min(slots, int(0.8 * free) // max(1, needed)))
-    with contextlib.ExitStack() as stack:
-        while True:
-            try:
-                if free and needed > free:
-                    raise EngineError("more than is free.")
-                made = model.context(slots * cells, slots, unified=False, n_outputs=slots, exact=exact)
-                context = stack.enter_context(made)
-                break
-            except EngineError as e:
-                if slots == 1:
-                    told = f"{needed / 1e6:.0f} MB of cache" + (f", {free / 1e6:.0f} MB are free" if free else "")
-                    raise EngineError(
-                        f"{model.path}: no room for one sequence of {cells} tokens ({told}). "
-                        "Use a smaller --max-tokens, shorter prompts or a smaller model."
-                    ) from e
-                slots //= 2
-        if slots < wanted:
-            _log.warning("memory holds %d sequences of %d tokens at a time, not %d.", slots, cells, wanted)
+    wishes = shrinking(all_slots, model.cache_type(exact), model.options.cache_type == "auto", model.options.n_batch)
+    wishes += fewer_sequences(model, wishes[-1])
+    advice = "Use a smaller --max-tokens, shorter prompts (--n-ctx), or a smaller model or type."
+    with first_that_fits(model, wishes, advice) as context:
         yield context
 
 

@@ -18,8 +18,10 @@ _MAX_LAYERS, _MAX_EXPERTS = 512, 1024  # LLAMA_MAX_LAYERS, LLAMA_MAX_EXPERTS
 _MIN_ALIGNMENT = 32  # of a CPU buffer's tensors; those of a mapped file lie as they lie in the file
 _MAX_WINDOW = 1 << 24  # llama.cpp reckons it times the sequences, up to 256, in 32 bits
 _ROPE_SCALINGS = ("none", "linear", "yarn", "longrope")
+# how a state decays, what passes it by, and short convolutions
+_STATE = (".ssm_a", ".ssm_d", ".ssm_conv1d.weight", ".shortconv.conv.weight")
+_WEIGHTS, _TABLE = (".weight", ".bias", *_STATE), "tid2eid"  # the latter: which experts a token has, whole numbers
 _NO_WEIGHTS = ("I8", "I16", "I32", "I64", "F64")
-_STATE = (".ssm_a", ".ssm_d")  # how a state decays, and what passes it by
 _EPSILONS = ("layer_norm_epsilon", "layer_norm_rms_epsilon", "group_norm_epsilon")
 # transformers whose needs are known: architecture -> the epsilon that it must tell
 _KNOWN = {
@@ -156,7 +158,9 @@ def _heads(header: GgufHeader, architecture: str) -> Iterator[str]:
 
 def _tensors(header: GgufHeader, architecture: str) -> Iterator[str]:
     for tensor in header.tensors.values():
-        if tensor.type.name in _NO_WEIGHTS and tensor.name.endswith(".weight"):
+        if tensor.type.name in _NO_WEIGHTS and (_TABLE in tensor.name or not tensor.name.endswith(_WEIGHTS)):
+            continue
+        if tensor.type.name in _NO_WEIGHTS:
             yield f"tensor {tensor.name} is of type {tensor.type.name}, which holds no weights"
         if tensor.type.name != "F32" and tensor.name.endswith("norm.weight"):
             yield f"tensor {tensor.name} is of type {tensor.type.name}; norms must be F32"

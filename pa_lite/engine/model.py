@@ -17,6 +17,7 @@ from pa_lite.engine.context import Context
 from pa_lite.engine.library import complaint, fresh_words, llama
 from pa_lite.engine.loadable import check_loadable
 from pa_lite.engine.loading import most_that_fit
+from pa_lite.engine.readable import check_readable
 from pa_lite.errors import EngineError, InputChangedError, InputError
 from pa_lite.files import Stamp, uninterrupted
 from pa_lite.kernels import TYPE_IDS
@@ -62,8 +63,11 @@ class Model:
         self.header = read_gguf_header(path)
         check_loadable(self.header)
         self.lib = llama()
+        if not rewritable:
+            check_readable(path)
         self._model: Any = None
         self._rewritable = rewritable
+        self.remarks: list[str] = []  # in what its contexts were made smaller for lack of memory
         self.origin = ""  # what stands for weights that lie in no file of their own
         self._n_contexts = 0
         self.gpu_layers = 0
@@ -200,28 +204,61 @@ class Model:
         """Whether a sequence's newest tokens can be dropped from the cache: not from a recurrent state."""
         return not (self.lib.llama_model_is_recurrent(self._model) or self.lib.llama_model_is_hybrid(self._model))
 
-    def _cache_type(self, exact: bool) -> str:
+    def cache_type(self, exact: bool) -> str:
+        """F16 or F32: what the options ask for, of scoring where it is to be exact."""
         chosen = self.options.cache_type
         return ("F32" if exact else "F16") if chosen == "auto" else chosen
 
     @property
     def cell_bytes(self) -> int:
         """Memory of the cache for one token, about: keys and values of every layer."""
-        return self._cell_items * (2 if self._cache_type(False) == "F16" else 4)
+        return self.cell_items * (2 if self.cache_type(False) == "F16" else 4)
 
     @property
     def exact_cell_bytes(self) -> int:
         """The same for scoring."""
-        return self._cell_items * (2 if self._cache_type(True) == "F16" else 4)
+        return self.cell_items * (2 if self.cache_type(True) == "F16" else 4)
 
     @property
-    def _cell_items(self) -> int:
+    def cell_items(self) -> int:
+        """Numbers that the cache holds of one token, about: keys and values of every layer."""
         lib, model = self.lib, self._model
-        width = lib.llama_model_n_embd(model) // max(1, lib.llama_model_n_head(model))
+        width = self.width // max(1, self.n_heads)
         entry = self.header.metadata.get(f"{architecture_of(self.header)}.attention.key_length")
         if entry is not None and isinstance(entry.value, int):
             width = entry.value
         return int(2 * lib.llama_model_n_layer(model) * lib.llama_model_n_head_kv(model) * width)
+
+    @property
+    def most_at_once(self) -> int:
+        """Tokens of a batch that are computed at a time: on a CPU 128 to 512 are equally fast, fewer take less room."""
+        return 512 if self.gpu_layers else 256
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all weights, in the file or in memory."""
+        return sum(t.nbytes for t in self.header.tensors.values())
+
+    @property
+    def width(self) -> int:
+        """Numbers of a hidden state."""
+        return int(self.lib.llama_model_n_embd(self._model))
+
+    @property
+    def inner_width(self) -> int:
+        """Numbers within a feed-forward layer, of the widest where they differ; of a mixture, of all experts used."""
+        own = architecture_of(self.header)
+
+        def most(name: str) -> int:
+            entry = self.header.metadata.get(f"{own}.{name}")
+            return max([0, *(entry.value if isinstance(entry.value, list) else [entry.value])]) if entry else 0
+
+        return int(max(most("feed_forward_length"), most("expert_feed_forward_length") * most("expert_used_count")))
+
+    @property
+    def n_heads(self) -> int:
+        """Attention heads of a layer."""
+        return int(self.lib.llama_model_n_head(self._model))
 
     def token_text(self, token: int) -> str:
         """A token as the vocabulary spells it."""
@@ -241,19 +278,22 @@ class Model:
         unified: bool = True,
         n_outputs: int = 0,
         n_batch: int = 0,
-        exact: bool = False,
+        cache_type: str = "",
     ) -> Iterator[Context]:
         """A context of n_ctx cells for up to n_seq_max sequences, freed at the end.
 
         A batch has up to n_batch tokens, 0 for the options' number, and may keep n_outputs rows of logits, 0 for one a
-        token; `exact` asks for the cache of scoring. With `gpu_layers` "auto" and no other context open, the model is
-        loaded again with fewer layers on the GPU where the context would not fit beside them. Raises EngineError when
-        llama.cpp cannot make it (mostly for lack of memory), and at the end, when all went well, InputChangedError if
-        the model's file is not what it was when it was loaded: its weights lie there.
+        token; `cache_type` is F16 or F32, by default what `cache_type(False)` says. With `gpu_layers` "auto" and no
+        other context open, the model is loaded again with fewer layers on the GPU where the context would not fit
+        beside them. Raises EngineError when llama.cpp cannot make it (mostly for lack of memory), and at the end, when
+        all went well, InputChangedError if the model's file is not what it was when it was loaded: its weights lie
+        there.
         """
 
         def create() -> Any:
-            return self._new_context(n_ctx, n_seq_max, unified, n_outputs, n_batch, self._cache_type(exact))
+            return self._new_context(
+                n_ctx, n_seq_max, unified, n_outputs, n_batch, cache_type or self.cache_type(False)
+            )
 
         def fits() -> bool:
             probe = create()
@@ -298,8 +338,7 @@ class Model:
         params.n_ctx, params.n_seq_max, params.kv_unified = n_ctx, n_seq_max, unified
         # a batch must hold a token of every sequence: llama.cpp aborts otherwise
         params.n_batch = max(min(n_batch or options.n_batch, n_ctx), n_seq_max)
-        # on a CPU 128 to 512 tokens at a time are equally fast, and fewer take less memory
-        params.n_ubatch = min(512 if self.gpu_layers else 256, params.n_batch)
+        params.n_ubatch = min(self.most_at_once, params.n_batch)
         params.n_outputs_max = max(n_outputs, n_seq_max) if n_outputs else 0  # a row for each sequence: it aborts too
         params.n_threads = params.n_threads_batch = threads
         params.flash_attn_type = 1 if options.flash_attention else 0

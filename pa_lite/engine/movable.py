@@ -18,6 +18,7 @@ import numpy as np
 
 from pa_lite.checkpoints.gguf_file import gguf_header_bytes
 from pa_lite.engine.model import EngineOptions, Model
+from pa_lite.engine.probe import probe_merged
 from pa_lite.files import check_space, temporary_folder, write_errors
 from pa_lite.kernels import prepare
 from pa_lite.machine import available_memory, cores
@@ -38,7 +39,10 @@ class MovableModel:
     """
 
     def __init__(self, plan: MergePlan, lam: float, options: EngineOptions | None = None) -> None:
-        """Merge at `lam` and load. Raises what merging and loading raise, EngineError when memory does not suffice."""
+        """Merge at `lam` and load; what comes of GGUF files is first tried in a process of its own, by the options.
+
+        Raises what merging, trying and loading raise, EngineError when memory does not suffice.
+        """
         self.plan, self.options = plan, options or EngineOptions()
         header, self._places, self._size = gguf_header_bytes(
             plan.instruct.architecture, plan.metadata_for(lam), plan.layout
@@ -92,11 +96,20 @@ class MovableModel:
         if nonfinite is not None and (passed := nonfinite.told()):
             _log.warning("lam %g: %s", lam, passed)
         if self._model is None:
+            self._try()
             self._model = Model(self.path, self.options, rewritable=True)
         told = self.plan.metadata_for(lam)
         self._model.header = replace(self._model.header, metadata={**self._model.header.metadata, **told})
         own = {key: entry.value for key, entry in told.items() if key.startswith("pa_lite.")}
         self._model.origin = hashlib.sha256(json.dumps([self.plan.type, own], sort_keys=True).encode()).hexdigest()
+
+    def _try(self) -> None:
+        """Try what was merged from GGUF files in a process of its own: the metadata are theirs, not made here."""
+        if not self.options.probe or not any(str(path).lower().endswith(".gguf") for path in self.plan.files):
+            return
+        own = {key: entry for key, entry in self.plan.metadata_for(0.0).items() if not key.startswith("pa_lite.")}
+        header, _, _ = gguf_header_bytes(self.plan.instruct.architecture, own, self.plan.layout)
+        probe_merged(self.path, header, self._size, () if self._descriptor is None else (self._descriptor,))
 
     def close(self) -> None:
         """Free the model and its memory; more than once does no harm."""

@@ -18,12 +18,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from pa_lite.checkpoints.gguf_file import read_gguf_header
 from pa_lite.engine.library import llama
+from pa_lite.engine.loadable import check_loadable
+from pa_lite.engine.readable import check_readable
 from pa_lite.errors import CheckpointError, EngineError, PaLiteError
 from pa_lite.files import write_bytes
 from pa_lite.machine import cache_folder
@@ -52,18 +55,32 @@ def limits_for(size: int) -> Limits:
 
 
 def probe_file(path: Path, limits: Limits | None = None) -> None:
-    """Let llama.cpp load a file, tokenise and decode in another process, unless it passed before.
+    """Check a file, then let llama.cpp load it, tokenise and decode in another process; unless it passed before.
 
-    Raises CheckpointError when that process dies, hangs, or takes too much memory, EngineError when llama.cpp refuses
-    the file or no process can be started. Nothing outlives it, not even after Ctrl-C.
+    Raises what `check_loadable` raises, CheckpointError when that process dies, hangs, or takes too much memory,
+    EngineError when llama.cpp refuses the file or no process can be started. Nothing outlives it, nor Ctrl-C.
     """
     try:
         state = path.stat()
     except OSError as e:
         raise CheckpointError(f"{path}: cannot be read: {e.strerror}") from e
     identity = [str(path.resolve()), state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns]
+    _once(identity, path, limits or limits_for(state.st_size))
+
+
+def probe_merged(path: Path, header: bytes, size: int, descriptors: Sequence[int] = ()) -> None:
+    """The same for a file that this program merged itself from GGUF files: their metadata are a stranger's still.
+
+    `header` stands for the file: what weights follow it does not matter. Raises what `probe_file` raises.
+    """
+    _once(["merged", hashlib.sha256(header).hexdigest()], path, limits_for(size), descriptors)
+
+
+def _once(identity: Sequence[Any], path: Path, limits: Limits, descriptors: Sequence[int] = ()) -> None:
     if not _passed(identity):
-        probe(path, limits or limits_for(state.st_size))
+        check_loadable(read_gguf_header(path))  # what these refuse needs no process to be refused in
+        check_readable(path)
+        probe(path, limits, descriptors)
         _remember(identity)
 
 
@@ -71,13 +88,7 @@ def probe(path: Path, limits: Limits, descriptors: Sequence[int] = ()) -> None:
     """The same without memory; a path may be that of an open descriptor, which the process then gets."""
     llama()  # the worker has the same: what is wrong with it is not the file's fault
     started = time.monotonic()
-    request = {
-        "path": sys.path,
-        "file": str(path.absolute()),
-        "memory": limits.memory,
-        "seconds": int(limits.seconds) + 1,
-    }
-    with tempfile.TemporaryFile() as said, _worker(path, request, said, descriptors) as process:
+    with _worker(path, limits, descriptors) as (process, said):
         assert process.stdout is not None
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -95,31 +106,31 @@ def probe(path: Path, limits: Limits, descriptors: Sequence[int] = ()) -> None:
 
 @contextlib.contextmanager
 def _worker(
-    path: Path, request: Mapping[str, Any], said: Any, descriptors: Sequence[int]
-) -> Iterator[subprocess.Popen[bytes]]:
-    """The process, its request written; killed and gone at the end, however that comes."""
-    try:
-        process = subprocess.Popen(
-            [sys.executable, "-I", str(_WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said,
-            env={**os.environ, **_HIDDEN}, pass_fds=tuple(descriptors),
-        )  # fmt: skip
-    except OSError as e:
-        raise EngineError(
-            f"{path}: no process can be started to try it in: {e.strerror}. --no-probe does without."
-        ) from e
-    try:
+    path: Path, limits: Limits, descriptors: Sequence[int]
+) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
+    """The process, its request written, and a file of what it says; killed and gone at the end, however that comes."""
+    request = {"path": sys.path, "file": str(path.absolute()), "memory": limits.memory, "seconds": int(limits.seconds)}
+    pipe = subprocess.PIPE
+    with contextlib.ExitStack() as stack:
+        try:
+            said = stack.enter_context(tempfile.TemporaryFile())
+            process = stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-I", str(_WORKER)], stdin=pipe, stdout=pipe, stderr=said,
+                    env={**os.environ, **_HIDDEN}, pass_fds=tuple(descriptors),
+                )
+            )  # fmt: skip
+        except OSError as e:
+            raise EngineError(
+                f"{path}: no process can be started to try it in: {e.strerror}. --no-probe does without."
+            ) from e
+        stack.callback(process.wait)
+        stack.callback(process.kill)
         assert process.stdin is not None
         with contextlib.suppress(OSError):  # it is gone already: why, its exit tells
             process.stdin.write(json.dumps(request).encode() + b"\n")
             process.stdin.flush()  # and it stays open: the worker ends when it closes
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
+        yield process, said
 
 
 def _own_memory(pid: int) -> int:
@@ -141,7 +152,7 @@ def _judge(path: Path, limits: Limits, status: int, answer: bytes, words: str) -
         return
     last = _last_words(words)
     if "error" in told:
-        raise EngineError(f"{path}: {told['error']}")
+        raise EngineError(f"{path}: {told['error'].rstrip('.')}. Fetch or convert it again.")
     if status == -getattr(signal, "SIGXCPU", 0):
         raise _too_long(path, limits)
     if "bad_alloc" in words or "MemoryError" in words:
@@ -177,8 +188,9 @@ def _last_words(words: str) -> str:
 
 
 def _verdict(identity: Sequence[Any]) -> Path:
-    """Where it stands that a file passed with the llama.cpp that is installed."""
-    everything = [_VERSION, importlib.metadata.version("llama-cpp-python"), sys.platform, *identity]
+    """Where it stands that a file passed with the llama.cpp that is installed, as it was built, on such a machine."""
+    build = llama().llama_print_system_info().decode("utf-8", "replace")
+    everything = [_VERSION, importlib.metadata.version("llama-cpp-python"), build, sys.platform, *identity]
     return cache_folder() / "probed" / hashlib.sha256(json.dumps(everything).encode()).hexdigest()
 
 

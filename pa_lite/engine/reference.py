@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pa_lite.checkpoints import open_checkpoints
-from pa_lite.checkpoints.gguf_file import read_gguf_header
 from pa_lite.checkpoints.pairs import find_pair
-from pa_lite.engine.loadable import check_loadable
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.engine.movable import MovableModel
 from pa_lite.engine.probe import probe_file
@@ -59,7 +57,6 @@ def open_model(text: str, options: EngineOptions | None = None, kind: str = REFE
     options = options or EngineOptions()
     if reference.file is not None:
         if options.probe:
-            check_loadable(read_gguf_header(reference.file))
             probe_file(reference.file)
         with Model(reference.file, options) as model:
             yield model

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -19,9 +18,9 @@ from pa_lite.engine.context import Context
 from pa_lite.engine.interrupt import ends_on_interrupt
 from pa_lite.engine.model import Model
 from pa_lite.engine.requests import Request, make_requests, rolling_requests, truncate
+from pa_lite.engine.room import Wish, first_that_fits, shrinking
 from pa_lite.engine.tree import SPINE, Batch, Limits, plan_batches
 from pa_lite.errors import EngineError
-from pa_lite.machine import available_memory
 
 __all__ = [
     "NoiseFloor",
@@ -38,7 +37,6 @@ __all__ = [
 ]
 Progress = Callable[[int, int], None]
 Finished = Callable[[int, "Score"], None]
-_log = logging.getLogger(__name__)
 _BRANCHES = 63  # beside the spine: llama.cpp holds a row of logits for each
 _CPU_BATCH = 128  # enough for a CPU; each token attends to the cells of the whole batch, other branches' in vain
 _ROW_BYTES = 48 << 20  # of logits in a batch: llama.cpp holds them twice
@@ -137,33 +135,28 @@ class Scorer:
 
 @contextlib.contextmanager
 def scoring_context(model: Model, longest: int) -> Iterator[Context]:
-    """A context for requests of up to `longest` decoded tokens: beside them a full batch, or what can be allocated."""
+    """A context for requests of up to `longest` decoded tokens: beside them a full batch, or what there is memory for.
+
+    Where it is short, first the cells beside the longest request go, then the cache becomes F16 (if its type is
+    "auto"), which moves scores further from those of a request alone, then batches become smaller. Raises EngineError
+    when there is no memory for the least of these.
+    """
     if not model.can_rewind:
         raise EngineError(f"{model.path}: a recurrent model's memory cannot be shared between requests.")
+
+    def sizes(cache_type: str, n_batch: int) -> list[Wish]:
+        n_seq_max = min(_BRANCHES + 1, n_batch)
+        n_outputs = min(n_batch, max(n_seq_max, _ROW_BYTES // (4 * model.n_vocab)))
+        return [
+            Wish(longest + beside, n_seq_max, True, n_batch, n_outputs, cache_type)
+            for beside in (n_batch, n_batch // 4, 0)
+        ]
+
     n_batch = model.options.n_batch if model.gpu_layers else min(model.options.n_batch, _CPU_BATCH)
-    n_seq_max = min(_BRANCHES + 1, n_batch)
-    n_outputs = min(n_batch, max(n_seq_max, _ROW_BYTES // (4 * model.n_vocab)))
-    sizes = [longest + n_batch, longest + n_batch // 4, longest]
-    # the system may hand out memory that it does not have, and kill us for using it
-    free = available_memory() if model.gpu_layers == 0 else 0
-    if free:
-        sizes = [n for n in sizes if n * model.exact_cell_bytes < free]
-        if not sizes:
-            raise EngineError(
-                f"{model.path}: {longest} tokens need {longest * model.exact_cell_bytes / 1e6:.0f} MB of cache, "
-                f"{free / 1e6:.0f} MB are free. Allow a shorter context (--n-ctx) or take a smaller model."
-            )
-    for i, n_ctx in enumerate(sizes):
-        with contextlib.ExitStack() as stack:
-            try:
-                context = stack.enter_context(model.context(n_ctx, n_seq_max, True, n_outputs, n_batch, exact=True))
-            except EngineError as e:
-                if i + 1 == len(sizes):
-                    raise
-                _log.warning("%s Trying %d.", e, sizes[i + 1])
-                continue
-            yield context
-            return
+    wishes = shrinking(sizes, model.cache_type(True), model.options.cache_type == "auto", n_batch)
+    advice = "Allow a shorter context (--n-ctx), use fewer shots, or take a smaller model or type."
+    with first_that_fits(model, wishes, advice) as context:
+        yield context
 
 
 def _cut(model: Model, requests: Sequence[Request]) -> list[Request]:
@@ -176,7 +169,7 @@ def score_requests(
     """Score on a fresh context, one score for each request, in order; `progress` and `finished` as `Scorer.score` says.
 
     A request longer than `model.max_length` is cut at the left as lm-eval does, and its score says so. The context has
-    cells for the longest request and a full batch, or as many of these as llama.cpp can allocate. Raises EngineError
+    cells for the longest request and a full batch, or as many of these as there is memory for. Raises EngineError
     when not even the longest request has room, or a continuation alone is too long.
     """
     if not requests:

@@ -66,6 +66,8 @@ def load_study(store: Store, kind: str | None = None) -> Study:
         if work != "answers"
     }
     remarks = [f"Not finished, and left out: lam {', '.join(f'{lam:g}' for lam in waiting)}."] if waiting else []
+    short = {told for each in records.values() for record in each for told in record.get("remarks", ())}
+    remarks += [f"For lack of memory at some lam: {told}." for told in sorted(short)]
     others = [t for t in types if t != kind]
     if others:
         remarks.append(f"Weights as {kind}; measured too, each with a page of its own (--type): {', '.join(others)}.")

@@ -65,8 +65,15 @@ class LocalWorker:
     def run(
         self, kind: str, lam: float, work: int, items: Sequence[int], schedule: Schedule | None = None
     ) -> dict[int, Record]:
-        """Records by item, at a lam and a schedule (by default the plan's)."""
-        return self.plan.works[work].run(self.model_at(kind, lam, schedule), items)
+        """Records by item, at a lam and a schedule (by default the plan's).
+
+        Those made in less memory than was wanted say so, as `remarks`: it moves their scores by rounding.
+        """
+        model = self.model_at(kind, lam, schedule)
+        records = self.plan.works[work].run(model, items)
+        if not model.remarks:
+            return records
+        return {i: {**record, "remarks": list(model.remarks)} for i, record in records.items()}
 
     def close(self) -> None:
         """Free the model; more than once does no harm."""

@@ -64,6 +64,7 @@ def results_document(result: SuiteResult, reference: str) -> dict[str, Any]:
         "accuracy": asdict(result.accuracy),
         "majority": result.majority,
         "noise_floor_nats": noise_over_tasks(result),
+        "remarks": list(result.remarks),
         "tasks": [_own_record(task) for task in result.tasks],
     }
     return document

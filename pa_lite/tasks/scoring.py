@@ -137,12 +137,16 @@ class TaskResult:
 
 @dataclass(frozen=True)
 class SuiteResult:
-    """Several tasks on one model; averages are over tasks, not over items. `fingerprint` tells the model's file."""
+    """Several tasks on one model; averages are over tasks, not over items. `fingerprint` tells the model's file.
+
+    `remarks` say in what the engine did with less than it wanted, for lack of memory: it moves scores by rounding.
+    """
 
     model: str
     options: ScoreOptions
     tasks: tuple[TaskResult, ...]
     fingerprint: str = ""
+    remarks: tuple[str, ...] = ()
 
     @property
     def accuracy(self) -> Estimate:
@@ -180,7 +184,7 @@ def score_tasks(
 
     for i, prepared in enumerate(loaded):
         results.append(score_prepared(model, prepared, each, _behind(report, sum(sizes[:i]))))
-    return SuiteResult(model.name, options, tuple(results), _fingerprint(model))
+    return SuiteResult(model.name, options, tuple(results), _fingerprint(model), tuple(model.remarks))
 
 
 def _fingerprint(model: Model) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -419,3 +420,56 @@ def test_a_redirect_to_what_is_no_address(hub: HubServer, address: bytes) -> Non
     hub.fail("astray", "HEAD hub", body=address, times=9)
     with pytest.raises(HubError, match=r"answers as no Hub does \(.*\)\. Check HF_ENDPOINT"):
         file_facts(Subject("org/m", file="config.json"))
+
+
+def test_a_full_disk_in_the_middle_keeps_what_came(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.add("org/m", {"model.safetensors": NOISE})
+
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OutputError, match=r"the disk is full .*; what came is kept\. Free some space"):
+            fetch_file("org/m", "model.safetensors")
+    (kept,) = hub_cache.cache_folder().rglob("*.incomplete")
+    assert kept.stat().st_size == len(NOISE)
+    assert fetch_file("org/m", "model.safetensors").read_bytes() == NOISE
+    assert partial_files() == []
+
+
+def test_what_a_branch_stands_for_is_written_whole_or_stays(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = hub_cache.RepoCache("org/m")
+    cache.remember("main", "a" * 40)
+
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    cache.remember("main", "b" * 40)  # a cache that cannot be written stays as it is
+    assert cache.commit_of("main") == "a" * 40
+    assert [p.name for p in (cache.folder / "refs").iterdir()] == ["main"]
+
+
+def test_where_nothing_can_be_linked_a_copy_gets_its_name_when_it_is_whole(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = next(iter(hub.add("org/m", {"model.safetensors": NOISE}).commits))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    def half(source: Path, target: Path) -> None:
+        Path(target).write_bytes(source.read_bytes()[:1000])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    monkeypatch.setattr(os, "link", refuse)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copyfile", half)
+        with pytest.raises(KeyboardInterrupt):
+            fetch_file("org/m", "model.safetensors")
+    place = hub_cache.RepoCache("org/m").snapshot(commit)
+    assert list(place.iterdir()) == []
+    fetched = fetch_file("org/m", "model.safetensors")
+    assert (fetched.is_symlink(), fetched.read_bytes()) == (False, NOISE)

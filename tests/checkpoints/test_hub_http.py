@@ -84,3 +84,13 @@ def test_waiting_ends_when_nobody_wants_the_result() -> None:
     with pytest.raises(HubError, match="stopped"):
         fail_for_ever()
     assert time.monotonic() - start < 5
+
+
+def test_a_date_to_retry_after_is_read_by_the_hubs_own_clock() -> None:
+    hours_off = time.time() + 5 * 3600  # ours, or the Hub's, is wrong
+    fields = {
+        "Retry-After": email.utils.formatdate(hours_off + 100, usegmt=True),
+        "Date": email.utils.formatdate(hours_off, usegmt=True),
+    }
+    assert hub_http._retry_after(fields) == pytest.approx(100, abs=2)
+    assert hub_http._retry_after({**fields, "Date": "never"}) == pytest.approx(5 * 3600 + 100, abs=2)

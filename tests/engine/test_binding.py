@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.metadata
+import re
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -118,14 +121,19 @@ def test_a_block_of_another_size_is_noticed(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_every_type_and_every_function_that_is_used_is_in_the_tables() -> None:
-    import re
-    from pathlib import Path
-
     quants = {name for name in TYPE_IDS if tensor_type(name).block > 1}
     assert quants == binding._BLOCKS.keys()
     source = "".join(p.read_text("utf-8") for p in Path(binding.__file__).parent.glob("*.py") if "worker" not in p.name)
     called = set(re.findall(r"\blib\.(llama_\w+)\(", source)) - {"llama_batch"}
     assert called - binding._CALLBACKS.keys() <= binding._FUNCTIONS.keys()
+
+
+def test_the_package_asks_for_the_tested_version() -> None:
+    """Its interface changes from release to release."""
+    wanted = [r for r in importlib.metadata.requires("pa-lite") or [] if r.startswith("llama-cpp-python")]
+    project = (Path(__file__).resolve().parents[2] / "pyproject.toml").read_text("utf-8")
+    assert f'"llama-cpp-python>={binding.TESTED},<0.3.37"' in project
+    assert len(wanted) == 1
 
 
 def test_bindings_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,10 +17,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pa_lite.engine import generation
+from pa_lite.engine import generation, room
 from pa_lite.engine.context import Context
 from pa_lite.engine.generation import Generation, GenerationOptions, StopText, generate
 from pa_lite.engine.model import EngineOptions, Model
+from pa_lite.engine.room import Wish, needs
 from pa_lite.engine.sampling import draw
 from pa_lite.errors import EngineError, InputError
 from tests.engine.test_sliding_window import gemma  # noqa: F401 - a fixture
@@ -292,12 +293,33 @@ def test_fewer_sequences_where_memory_is_short(
         prompts = [model.tokenize(t) for t in TEXTS]
         expected = generate(model, prompts, GenerationOptions(8))
         assert model.cell_bytes == 2 * 2 * 2 * 16 * 4  # keys and values, layers, heads, their width, float32
-        monkeypatch.setattr(generation, "available_memory", lambda: 4 * 256 * model.exact_cell_bytes)
+        enough = needs(model, Wish(3 * 256, 3, False, 64, 3, "F32")).new / 0.9 + 1
+        monkeypatch.setattr(room, "available_memory", lambda: int(enough))
         assert generate(model, prompts, GenerationOptions(8)) == expected
-        assert "memory holds 3 sequences of 256 tokens at a time, not 8" in caplog.text
-        monkeypatch.setattr(generation, "available_memory", lambda: 100_000)
-        with pytest.raises(EngineError, match=r"no room for one sequence of 256 tokens \(0 MB of cache, 0 MB are free"):
+        told = (
+            "memory holds 3 sequences of 256 tokens (cache F32, batches of 64) at a time, "
+            "not 8 sequences of 256 tokens (cache F32, batches of 512)"
+        )
+        assert told in caplog.text
+        assert model.remarks == [told]
+        monkeypatch.setattr(room, "available_memory", lambda: 100_000)
+        with pytest.raises(
+            EngineError, match=r"no room for 1 sequence of 256 tokens .* needs 0\.1 MB of cache and 0\."
+        ):
             generate(model, prompts, GenerationOptions(8))
+
+
+def test_a_smaller_cache_and_batch_before_fewer_sequences(
+    tiny_ggufs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Model(tiny_ggufs["F32"], EngineOptions(threads=1)) as model:
+        prompts = [model.tokenize(t) for t in TEXTS]
+        generate(model, prompts, GenerationOptions(8))
+        for kind, n_batch in (("F16", 512), ("F16", 128)):
+            enough = needs(model, Wish(8 * 256, 8, False, n_batch, 8, kind)).new / 0.9 + 1
+            monkeypatch.setattr(room, "available_memory", lambda n=int(enough): n)
+            generate(model, prompts, GenerationOptions(8))
+            assert f"8 sequences of 256 tokens (cache {kind}, batches of {n_batch}) at a time" in model.remarks[-1]
 
 
 def test_fewer_sequences_where_llama_cpp_gets_no_memory(
@@ -317,10 +339,10 @@ def test_fewer_sequences_where_llama_cpp_gets_no_memory(
         expected = generate(model, prompts, GenerationOptions(8))
         monkeypatch.setattr(Model, "context", context)
         assert generate(model, prompts, GenerationOptions(8)) == expected
-        assert asked == [8, 4, 2]
-        assert "memory holds 2 sequences of 256 tokens at a time, not 8" in caplog.text
+        assert asked == [8, 8, 8, 8, 4, 2]  # batches of 512, 256, 128, 64
+        assert "memory holds 2 sequences of 256 tokens" in caplog.text
         most = 0
-        with pytest.raises(EngineError, match="no room for one sequence of 256 tokens"):
+        with pytest.raises(EngineError, match="no room for 1 sequence of 256 tokens"):
             generate(model, prompts, GenerationOptions(8))
 
 
@@ -380,7 +402,7 @@ def test_a_small_cache_is_exact_and_a_large_one_small(
     original, asked = Model.context, list[bool]()
 
     def context(self: Model, *args: Any, **named: Any) -> Any:
-        asked.append(named["exact"])
+        asked.append(named["cache_type"] == "F32")
         return original(self, *args, **named)
 
     monkeypatch.setattr(Model, "context", context)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -173,6 +174,26 @@ def test_tensors_of_one_dimension_must_be_numbers(
     assert loads_in_another_process(path) < 0
     path = changed(tiny_ggufs["F32"], tmp_path / "y.gguf", {}, {}, {name: (tensor_type("F32"), (size,))})
     assert loads_in_another_process(path) == 0
+
+
+@pytest.mark.parametrize("name", ["ssm_a", "ssm_d", "ssm_conv1d.weight", "shortconv.conv.weight"])
+def test_states_and_short_convolutions_must_be_numbers(tiny_ggufs: dict[str, Path], name: str) -> None:
+    header = read_gguf_header(tiny_ggufs["F32"])
+    tensor = replace(header.tensors["token_embd.weight"], name=f"blk.0.{name}", type=tensor_type("F16"))
+    with pytest.raises(CheckpointError, match=f"blk.0.{name} is of type F16, and must be F32"):
+        check_loadable(replace(header, tensors={**header.tensors, tensor.name: tensor}))
+
+
+def test_tables_of_whole_numbers_are_no_weights(tiny_ggufs: dict[str, Path]) -> None:
+    header = read_gguf_header(tiny_ggufs["F32"])
+    for name, is_told in (("blk.0.ffn_gate_tid2eid.weight", False), ("blk.0.table", False), ("blk.0.ssm_d", True)):
+        table = replace(header.tensors["output_norm.weight"], name=name, type=tensor_type("I32"))
+        changed_header = replace(header, tensors={**header.tensors, name: table})
+        if is_told:
+            with pytest.raises(CheckpointError, match=f"{name} is of type I32, which holds no weights"):
+                check_loadable(changed_header)
+        else:
+            check_loadable(changed_header)
 
 
 def test_the_unchanged_copy_loads(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import signal
@@ -14,13 +15,16 @@ from pathlib import Path
 import pytest
 
 import pa_lite
+from pa_lite.checkpoints import open_checkpoints
 from pa_lite.checkpoints.source import array, string, uint32
 from pa_lite.cli import main
 from pa_lite.engine import probe as module
 from pa_lite.engine.model import EngineOptions
+from pa_lite.engine.movable import MovableModel
 from pa_lite.engine.probe import Limits, limits_for, probe, probe_file
 from pa_lite.engine.reference import open_model
 from pa_lite.errors import CheckpointError, EngineError
+from pa_lite.merge.plan import PlanOptions, plan_merge
 from tests.engine.test_loadable import changed, float32
 
 AMPLE = Limits(30, 1 << 30)
@@ -98,7 +102,7 @@ def test_memory_is_watched_from_outside_too(
     def generous(value: object) -> str:
         return asked(value | {"memory": 1 << 40} if isinstance(value, dict) else value)
 
-    monkeypatch.setattr(module.json, "dumps", generous)
+    monkeypatch.setattr(json, "dumps", generous)
     path = endless(tiny_ggufs["F32"], tmp_path / "x.gguf")
     with pytest.raises(CheckpointError, match="takes more than 300 MB beside the file"):
         probe(path, Limits(60, 300_000_000))
@@ -164,9 +168,9 @@ def test_a_file_is_tried_once(
     tried: list[Path] = []
     real = probe
 
-    def counted(file: Path, limits: Limits) -> None:
+    def counted(file: Path, limits: Limits, descriptors: tuple[int, ...] = ()) -> None:
         tried.append(file)
-        real(file, limits)
+        real(file, limits, descriptors)
 
     monkeypatch.setattr(module, "probe", counted)
     probe_file(path)
@@ -180,12 +184,24 @@ def test_a_file_is_tried_once(
     probe_file(path)
     assert len(tried) == 2
 
-    monkeypatch.setattr(module.importlib.metadata, "version", lambda _name: "0.3.99")
+    monkeypatch.setattr(importlib.metadata, "version", lambda _name: "0.3.99")
     probe_file(path)
     assert len(tried) == 3  # another llama.cpp may do otherwise
 
 
-def test_a_failure_is_not_remembered(tiny_ggufs: dict[str, Path], tmp_path: Path, cache: Path) -> None:
+def test_what_the_checks_refuse_needs_no_process(
+    tiny_ggufs: dict[str, Path], tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "probe", lambda *_: pytest.fail("it was tried"))
+    with pytest.raises(CheckpointError, match="no token for the byte"):
+        probe_file(endless(tiny_ggufs["F32"], tmp_path / "x.gguf"))
+    assert not cache.exists()
+
+
+def test_a_failure_is_not_remembered(
+    tiny_ggufs: dict[str, Path], tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "check_loadable", lambda _header: None)
     path = endless(tiny_ggufs["F32"], tmp_path / "x.gguf")
     for _ in range(2):
         with pytest.raises(CheckpointError, match="beside the file"):
@@ -218,13 +234,38 @@ def test_files_are_tried_when_opened_by_name(
         pass  # it was tried before
 
 
+def test_what_is_merged_from_gguf_files_is_tried_once(
+    tiny_pair: tuple[Path, Path], tiny_ggufs: dict[str, Path], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[tuple[int, ...]] = []
+    real = probe
+
+    def counted(path: Path, limits: Limits, descriptors: tuple[int, ...] = ()) -> None:
+        tried.append(tuple(descriptors))
+        real(path, limits, descriptors)
+
+    monkeypatch.setattr(module, "probe", counted)
+    base, instruct = open_checkpoints([str(tiny_ggufs["F16"]), str(tiny_ggufs["Q8_0"])])
+    plan = plan_merge(base, instruct, PlanOptions("F16"))
+    for lam in (0.3, 0.6):
+        with MovableModel(plan, lam, ONE) as moved:
+            moved.move(0.9)
+            assert len(moved.model.tokenize("the")) > 0
+    assert len(tried) == 1
+    assert len(tried[0]) == moved.is_in_memory or not moved.is_in_memory
+    assert [json.loads(p.read_text("utf-8"))[0] for p in cache.iterdir()] == ["merged"]
+    base, instruct = open_checkpoints([str(folder) for folder in tiny_pair])
+    with MovableModel(plan_merge(base, instruct, PlanOptions("F16")), 0.3, ONE):
+        assert len(tried) == 1  # its metadata were made here
+
+
 def test_the_command_line_says_it_in_one_line(
     tiny_ggufs: dict[str, Path], tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     """With the checks of the header out of the way, as for a fault that nobody knows of yet."""
     path = endless(tiny_ggufs["F32"], tmp_path / "x.gguf")
-    monkeypatch.setattr("pa_lite.engine.reference.check_loadable", lambda _header: None)
+    monkeypatch.setattr(module, "check_loadable", lambda _header: None)
     monkeypatch.setattr(module, "limits_for", lambda _size: Limits(60, 100_000_000))
     with pytest.raises(SystemExit) as e:
         main(["follow", str(path), "--set", "demo", "--threads", "1"])
@@ -235,7 +276,7 @@ def test_the_command_line_says_it_in_one_line(
 
 
 def test_no_process_to_be_had(tiny_ggufs: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(module.sys, "executable", str(tmp_path / "no-python"))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "no-python"))
     with pytest.raises(EngineError, match=r"no process can be started to try it in: .* --no-probe does without"):
         probe(tiny_ggufs["F32"], AMPLE)
 

@@ -17,10 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pa_lite
-from pa_lite.engine import scoring
+from pa_lite.engine import room
 from pa_lite.engine.generation import GenerationOptions, generate
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.engine.reference import open_model
+from pa_lite.engine.room import Wish, needs
 from pa_lite.engine.scoring import (
     Request,
     Score,
@@ -44,7 +45,7 @@ EXACT = EngineOptions(threads=1, flash_attention=False, cache_type="F32")
 def alone(model: Model, request: Request) -> Score:
     """One request on a context of its own, a token at a time, the whole row of logits in float64."""
     total, greedy = 0.0, True
-    with model.context(len(request.tokens) + 1, exact=True) as context:
+    with model.context(len(request.tokens) + 1, cache_type="F32") as context:
         for i, token in enumerate(request.tokens[:-1]):
             context.decode([token], [i], [(0,)], [True])
             if i + 1 >= request.n_context:
@@ -248,7 +249,7 @@ def test_noise_floor(tiny_ggufs: dict[str, Path]) -> None:
 def test_a_context_too_large_shrinks_to_the_longest_request(
     tiny_ggufs: dict[str, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """llama.cpp is let to refuse what exceeds 300 cells; then the free memory holds too little for anything."""
+    """llama.cpp is let to refuse what exceeds 300 cells."""
     request = Request(tuple([5] * 250), 240)
     with Model(tiny_ggufs["F32"], EXACT) as model:
         expected = score_requests(model, [request])
@@ -256,11 +257,51 @@ def test_a_context_too_large_shrinks_to_the_longest_request(
         monkeypatch.setattr(model, "_new_context", lambda n_ctx, *more: make(n_ctx, *more) if n_ctx < 300 else None)
         with caplog.at_level(logging.WARNING):
             assert_agree(score_requests(model, [request]), expected, 1e-3)
-        assert "no room for a context of 377 tokens" in caplog.text
-        assert "Trying 281" in caplog.text
-        monkeypatch.setattr(scoring, "available_memory", lambda: 248 * model.exact_cell_bytes)
-        with pytest.raises(EngineError, match="249 tokens need 0 MB of cache"):
-            score_requests(model, [request])
+        told = "holds 281 tokens (cache F32, batches of 128) at a time, not 377 tokens (cache F32, batches of 128)"
+        assert told in caplog.text
+        assert [told in remark for remark in model.remarks] == [True]
+
+
+def test_scoring_in_less_and_less_memory(tiny_ggufs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is free is reckoned with: cells beside the request go first, then the cache's type, then the batch."""
+    asked: list[tuple[int, int, str]] = []
+    original = Model._new_context
+
+    def new_context(
+        self: Model, n_ctx: int, n_seq_max: int, unified: bool, n_outputs: int, n_batch: int, kind: str
+    ) -> object:
+        asked.append((n_ctx, n_batch, kind))
+        return original(self, n_ctx, n_seq_max, unified, n_outputs, n_batch, kind)
+
+    monkeypatch.setattr(Model, "_new_context", new_context)
+    with Model(tiny_ggufs["F32"], EngineOptions(threads=1)) as model:
+        requests = text_requests(model)
+        expected = score_requests(model, requests)
+        longest = asked[0][0] - 128
+
+        def wish(n_ctx: int, n_batch: int, kind: str) -> Wish:
+            return Wish(n_ctx, min(64, n_batch), True, n_batch, n_batch, kind)
+
+        for n_ctx, n_batch, kind in (
+            (longest + 128, 128, "F32"), (longest + 128, 128, "F16"), (longest + 64, 64, "F16"),
+            (longest + 16, 16, "F16"),
+        ):  # fmt: skip
+            room_for = needs(model, wish(n_ctx, n_batch, kind)).new
+            monkeypatch.setattr(room, "available_memory", lambda n=room_for: int(n / 0.9) + 1)
+            asked.clear()
+            assert_agree(score_requests(model, requests), expected, 0.02)
+            assert asked == [(n_ctx, n_batch, kind)]
+        assert len(model.remarks) == 3
+        monkeypatch.setattr(room, "available_memory", lambda: 20_000)
+        with pytest.raises(EngineError) as caught:
+            score_requests(model, requests)
+        least = needs(model, wish(longest, 16, "F16"))
+        assert str(caught.value) == (
+            f"{model.path}: no room for {longest} tokens (cache F16, batches of 16): it needs "
+            f"{least.cache / 1e6:.1f} MB of cache and {least.batch / 1e6:.1f} MB for a batch, beside weights of "
+            f"{least.weights / 1e6:.1f} MB; 0.0 MB are free. Allow a shorter context (--n-ctx), use fewer shots, or "
+            "take a smaller model or type."
+        )
 
 
 def test_a_model_that_computes_nan_is_an_error(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:

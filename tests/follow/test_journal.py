@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pa_lite.errors import OutputError
+from pa_lite.errors import InputChangedError, OutputError
 from pa_lite.follow.journal import Journal, digest
 
 FACTS = {"model": "a", "prompts": "b", "options": "c"}
@@ -164,3 +164,17 @@ def test_a_line_that_is_nested_without_end_is_where_the_journal_ends(tmp_path: P
     with Journal(tmp_path / "out.json", FACTS, 4, resume=True) as journal:
         assert journal.results == {0: "kept"}
         journal.add(1, "again")
+
+
+def test_results_that_a_changed_input_had_a_part_in_are_dropped(tmp_path: Path) -> None:
+    def run(error: BaseException) -> None:
+        with Journal(tmp_path / "out.json", FACTS, 4) as journal:
+            journal.add(0, "x")
+            raise error
+
+    with pytest.raises(InputChangedError):
+        run(InputChangedError("model.gguf: changed"))
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(KeyboardInterrupt):
+        run(KeyboardInterrupt())
+    assert [p.name for p in tmp_path.iterdir()] == [".out.json.part"]

@@ -15,6 +15,7 @@ from pa_lite.engine.generation import GenerationOptions
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.errors import InputError, OutputError
 from pa_lite.follow import outputs
+from pa_lite.follow.journal import Journal
 from pa_lite.follow.outputs import Output, Prompt, Target, generator_name, load_prompts, to_json, write_outputs
 
 
@@ -167,3 +168,22 @@ def test_a_refused_run_leaves_nothing(tiny_ggufs: dict[str, Path], tmp_path: Pat
 def test_a_models_name_in_outputs_has_no_folder() -> None:
     assert generator_name("demo@0.7") == "demo@0.7"
     assert generator_name("/models/Judge-7B.Q4_K_M.gguf") == "Judge-7B.Q4_K_M"
+
+
+def test_a_file_that_another_process_finished_meanwhile_stays(
+    tiny_ggufs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, begin = tmp_path / "a.json", Journal._begin
+
+    def late(self: Journal, resume: bool, force: bool) -> None:
+        begin(self, resume, force)
+        target.write_text("another's", "utf-8")
+
+    monkeypatch.setattr(Journal, "_begin", late)
+    with (
+        Model(tiny_ggufs["F32"], EngineOptions(threads=1)) as model,
+        pytest.raises(OutputError, match="exists already"),
+    ):
+        write_outputs(model, [Prompt("a", "x")], "m", Target(target), GenerationOptions(max_tokens=2))
+    assert target.read_text("utf-8") == "another's"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]

@@ -103,3 +103,25 @@ def test_files_of_others_and_of_the_future_are_refused(tmp_path: Path) -> None:
         pass
     with pytest.raises(InputError, match="has no results"), read_store(tmp_path / "c"):
         pass
+
+
+def test_reading_leaves_nothing_beside_the_results_and_writes_nothing_into_them(tmp_path: Path) -> None:
+    with open_store(tmp_path) as store:
+        store.note({"pair": "demo"})
+    before = (tmp_path / FILE).read_bytes()
+    with read_store(tmp_path) as store:
+        assert store.facts() == {"pair": "demo"}
+        with pytest.raises(OutputError, match="readonly"):
+            store.note({"pair": "other"})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["study.lock", FILE]
+    assert (tmp_path / FILE).read_bytes() == before
+
+
+def test_a_full_disk_keeps_what_was_finished(tmp_path: Path) -> None:
+    with open_store(tmp_path) as store:
+        store.note({"pair": "demo"})
+        store._connection.execute("PRAGMA max_page_count = 1")  # SQLite's own way to have no more room
+        with pytest.raises(OutputError, match="the disk is full; what was finished is kept"):
+            store.note({"long": "x" * 100_000})
+    with read_store(tmp_path) as store:
+        assert store.facts() == {"pair": "demo"}

@@ -1,0 +1,109 @@
+"""Model files that cannot be read, or change under llama.cpp: a sentence, and no result."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pa_lite.cli.mapped import unreadable_maps_are_told
+from pa_lite.engine.generation import GenerationOptions
+from pa_lite.engine.model import EngineOptions, Model
+from pa_lite.engine.readable import check_readable
+from pa_lite.errors import CheckpointError, InputChangedError
+from pa_lite.follow.outputs import Prompt, Target, write_outputs
+
+ONE = EngineOptions(threads=1)
+linux = pytest.mark.skipif(sys.platform != "linux", reason="maps are filled at once on Linux alone")
+
+
+@pytest.fixture
+def model_file(tiny_ggufs: dict[str, Path], tmp_path: Path) -> Path:
+    return Path(shutil.copyfile(tiny_ggufs["F32"], tmp_path / "model.gguf"))
+
+
+def test_a_file_that_changes_while_it_is_used(model_file: Path) -> None:
+    with Model(model_file, ONE) as model:
+        with model.context(64):
+            pass
+        with pytest.raises(InputChangedError, match=r"model.gguf: changed, or was taken away"), model.context(64):
+            os.utime(model_file, ns=(0, 1))
+        with pytest.raises(ZeroDivisionError), model.context(64):
+            raise ZeroDivisionError  # what went wrong before is told
+        model_file.unlink()
+        with pytest.raises(InputChangedError), model.context(64):
+            pass
+
+
+def test_answers_of_a_file_that_changed_are_not_kept(model_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    with Model(model_file, ONE) as model, pytest.raises(InputChangedError):
+        write_outputs(
+            model, [Prompt("a", "x"), Prompt("b", "x")], "m", Target(out / "a.json"), GenerationOptions(max_tokens=2),
+            progress=lambda *_: os.utime(model_file, ns=(0, 1)),
+        )  # fmt: skip
+    assert list(out.iterdir()) == []
+
+
+@linux
+def test_a_part_that_the_disk_cannot_give_is_told_before_the_file_is_mapped(
+    model_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_readable(model_file)
+    send = os.sendfile
+
+    def sick(out: int, source: int, offset: int, count: int) -> int:
+        if offset:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return send(out, source, offset, min(count, 4096))
+
+    monkeypatch.setattr(os, "sendfile", sick)
+    with pytest.raises(CheckpointError, match=r"model.gguf: cannot be read at byte 4096: Input/output error"):
+        Model(model_file, ONE)
+    monkeypatch.setattr("pa_lite.engine.readable.available_memory", lambda: 1000)
+    Model(model_file, ONE).close()  # what does not go into memory is not read twice
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGBUS"), reason="a signal of POSIX")
+def test_a_map_that_cannot_be_read_ends_with_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "mapped").write_bytes(bytes(1 << 20))
+    code = """
+import ctypes, mmap, os, sys
+from pa_lite.cli.mapped import unreadable_maps_are_told
+with unreadable_maps_are_told(), open(sys.argv[1], "r+b") as f:
+    held = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_COPY)
+    os.truncate(sys.argv[1], 0)
+    start = ctypes.c_char.from_buffer(held)
+    ctypes.CDLL(None).memchr(ctypes.byref(start), 7, 1 << 20)  # without the interpreter's lock, as llama.cpp runs
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "mapped"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr.startswith("error: a file that was mapped into memory, mostly the model's, cannot be read")
+    assert ended.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGBUS"), reason="a signal of POSIX")
+def test_signals_are_as_before_behind_the_block() -> None:
+    code = """
+import json, signal
+from pa_lite.cli.mapped import unreadable_maps_are_told
+with unreadable_maps_are_told():
+    inside = callable(signal.getsignal(signal.SIGBUS))
+print(json.dumps([inside, signal.getsignal(signal.SIGBUS) == signal.SIG_DFL, signal.set_wakeup_fd(-1)]))
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(ended.stdout) == [True, True, -1]
+    before = signal.getsignal(signal.SIGBUS)
+    with unreadable_maps_are_told():
+        pass
+    assert signal.getsignal(signal.SIGBUS) == before

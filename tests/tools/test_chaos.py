@@ -1,0 +1,187 @@
+"""The campaign of faults itself: its judges see broken promises, and its disks and clocks do what they say."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("pty", reason="the campaign needs a POSIX system")
+
+import chaos
+import chaos_clock
+import chaos_disks
+import chaos_input
+import chaos_jobs
+import chaos_kill
+from chaos_runs import Outcome, Process, Row, at_moments, clear_error, good_end, show
+
+TOOLS = Path(chaos.__file__).parent
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the campaign needs Linux")
+
+
+def ended(status: int, err: str) -> Outcome:
+    return Outcome(status, "", err, 1.0)
+
+
+def test_what_is_one_clear_error() -> None:
+    assert clear_error(ended(1, "error: x.gguf: is no GGUF file.\n")) == []
+    for status, err in (
+        (0, "error: x\n"), (1, ""), (1, "error: x\nerror: y\n"), (-7, "error: x\n"),
+        (1, "Traceback (most recent\nerror: x\n"), (1, "error: a fault of pa-lite itself (KeyError)\n"),
+    ):  # fmt: skip
+        assert len(clear_error(ended(status, err))) == 1, err
+    assert good_end(ended(0, "")) == []
+    assert good_end(ended(0, "Traceback (most recent")) != []
+    assert good_end(ended(1, "error: x")) == ["ended with status 1: error: x"]
+
+
+class Writer(chaos_jobs.Job):
+    """Writes its result in two pieces, a little apart, and under its final name at once: every promise is broken."""
+
+    name = "writer"
+    code = (
+        "import pathlib, sys, time\np = pathlib.Path(sys.argv[1]) / 'result'\n"
+        "(p.parent / '.left').touch()\np.write_text('half'); time.sleep(0.3); p.write_text('half and half')\n"
+        "(p.parent / '.left').unlink()\n"
+    )
+
+    def environment(self, out: Path) -> dict[str, str]:
+        return {}
+
+    def words(self, out: Path, variant: str, again: bool = False) -> list[str]:
+        return [sys.executable, "-c", self.code, str(out)]
+
+    def results(self, out: Path) -> dict[str, object]:
+        return {p.name: p.read_text("utf-8") for p in out.glob("result")}
+
+
+def test_kills_show_what_is_written_in_place(tmp_path: Path) -> None:
+    scene = chaos_jobs.Scene(tmp_path / "scene", hub=None)  # type: ignore[arg-type]
+    (tmp_path / "scene" / "tmp").mkdir(parents=True)
+    (tmp_path / "rounds").mkdir()
+    (row,) = chaos_kill.campaign(Writer(scene), 6, random.Random(1), tmp_path / "rounds")
+    assert row.met == 6
+    assert any("result is not whole or not right" in problem for problem in row.findings)
+    assert list((tmp_path / "rounds").glob("round-*")) == []
+
+
+def test_a_process_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None:
+    code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])"
+    process = Process([sys.executable, "-c", code], {}, tmp_path)
+    outcome = process.end(limit=0.5)
+    assert (outcome.status, "hung for" in outcome.err) == (-9, True)
+    for _ in range(100):  # a kill takes a moment
+        facts = [p.read_text("utf-8").rpartition(")")[2].split() for p in Path("/proc").glob("[0-9]*/stat")]
+        states = {state for state, _, group, *_ in facts if group == str(process.process.pid)}
+        if states <= {"Z"}:
+            return
+        time.sleep(0.05)
+    pytest.fail(f"its children live: {states}")
+
+
+def test_moments_that_are_not_due_are_left_out() -> None:
+    called: list[int] = []
+    with at_moments([(60.0, lambda: called.append(2)), (0.0, lambda: called.append(1))]):
+        while not called:
+            pass
+    assert called == [1]
+
+
+@pytest.mark.parametrize("kind", ["overwritten", "cut", "replaced", "taken away"])
+def test_changes_are_what_they_are_called(tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "x.safetensors"
+    before = bytes(range(256)) * 16
+    file.write_bytes(before)
+    node = file.stat().st_ino
+    chaos_input.change(file, kind, random.Random(0))
+    if kind == "taken away":
+        assert not file.exists()
+        return
+    after = file.read_bytes()
+    if kind == "cut":
+        assert before.startswith(after)
+        assert len(after) < len(before)
+        return
+    assert (len(after), after[:1024], after[3072:]) == (len(before), before[:1024], before[3072:])
+    assert after != before
+    assert (file.stat().st_ino == node) is (kind == "overwritten")
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_the_clock_turns_there_and_back_and_the_steady_one_does_not(tmp_path: Path) -> None:
+    assert chaos_clock._turns(chaos_clock.Clock(tmp_path / "clock"), tmp_path) == ""
+    assert chaos_clock._WRONG_BAR.search("merge: 40%|# | 4/9 [-1:00:00<00:01, 3it/s]")
+    assert chaos_clock._WRONG_BAR.search("merge: 40%|# | 4/9 [00:01<00:01, -3it/s]")
+    assert not chaos_clock._WRONG_BAR.search("merge: 40%|# | 4/9 [00:01<00:01, 3.1it/s]")
+
+
+SICK = """
+import os, pathlib, sys
+sys.path.append(sys.argv[1])
+from chaos_disks import SickDisk, SmallDisk
+folder = pathlib.Path(sys.argv[2])
+with SickDisk(folder / "source", folder / "sick") as disk:
+    inner = folder / "sick" / "below" / "file"
+    print(sorted(os.listdir(folder / "sick")), inner.read_bytes() == (folder / "source/below/file").read_bytes())
+with SickDisk(folder / "source", folder / "sick2") as disk:
+    disk.sick[pathlib.Path("below/file")] = 100_000
+    with (folder / "sick2/below/file").open("rb", buffering=0) as f:
+        print(len(os.pread(f.fileno(), 4096, 0)))
+        try:
+            os.pread(f.fileno(), 4096, 99_000)
+        except OSError as e:
+            print(e.strerror, disk.n_failed > 0)
+with SmallDisk(folder / "small", 1 << 20) as small:
+    (folder / "small/a").write_bytes(bytes(500_000))
+    small.fill(spare=8192)
+    try:
+        (folder / "small/b").write_bytes(bytes(100_000))
+    except OSError as e:
+        print(e.strerror)
+    small.grow(1 << 22)
+    print((folder / "small/b").write_bytes(bytes(1_000_000)))
+"""
+
+
+def test_disks_fail_where_they_shall(tmp_path: Path) -> None:
+    options = ["--mount"] if os.geteuid() == 0 else ["--mount", "--user", "--map-root-user"]
+    probe = ["unshare", *options, "mount", "-t", "tmpfs", "none", "/mnt"]
+    try:
+        can = subprocess.run(probe, capture_output=True, check=False).returncode == 0 and os.access(
+            "/dev/fuse", os.W_OK
+        )
+    except OSError:
+        can = False
+    if not can:
+        pytest.skip("mounting needs root or user namespaces, and /dev/fuse")
+    (tmp_path / "source" / "below").mkdir(parents=True)
+    (tmp_path / "source" / "below" / "file").write_bytes(os.urandom(300_000))
+    words = ["unshare", *options, sys.executable, "-c", SICK, str(TOOLS), str(tmp_path)]
+    told = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert told.stderr == ""
+    assert told.stdout.splitlines() == [
+        "['below'] True", "4096", "Input/output error True", "No space left on device", "1000000",
+    ]  # fmt: skip
+
+
+def test_the_table_and_the_status_tell_of_findings(capsys: pytest.CaptureFixture[str]) -> None:
+    show([Row("kill -9", "merge", 3, 2, ["a", "b", "c", "d"]), Row("full disk", "merge", 2, 1)], 9.6)
+    out = capsys.readouterr().out
+    assert "| kill -9 | merge | 3 | 2 | 4 findings |" in out
+    assert "| full disk | merge | 2 | 1 | nothing |" in out
+    assert "5 rounds, 4 findings, 10 s" in out
+    assert "- kill -9, merge: 1 more" in out
+
+
+@pytest.mark.parametrize("words", [["nothing"], ["kill", "--jobs", "merge,what"], ["kill", "--rounds", "-1"]])
+def test_bad_words_are_usage(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as error:
+        chaos.parse(words)
+    assert error.value.code == 2
+    assert chaos_disks.can_mount() is False
