@@ -17,6 +17,7 @@ else:
     import tomli as tomllib
 
 _DEEPEST = 64  # lists and objects within each other; the deepest known file, a tokenizer.json, has eight
+_MOST_DIGITS = 4300  # of a whole number: Python's own limit, as time grows with their square
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")  # where JSON spells a half of a character beyond 16 bits
 _QUOTED = re.compile(r""""(?:[^"\\\n]|\\.)*"|'[^'\n]*'""")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
@@ -33,7 +34,7 @@ def parse_json(text: str | bytes, nan: bool = False) -> Any:
         if isinstance(text, bytes):
             text = text.decode("utf-8")
         numbers: dict[str, Any] = {} if nan else {"parse_float": _finite, "parse_constant": _constant}
-        value = json.loads(text, object_pairs_hook=_object, **numbers)
+        value = json.loads(text, object_pairs_hook=_object, parse_int=_whole, **numbers)
     except RecursionError:
         raise _too_deep() from None
     if text.count("[") + text.count("{") > _DEEPEST:
@@ -56,6 +57,10 @@ def parse_toml(text: str | bytes) -> dict[str, Any]:
         document: dict[str, Any] = tomllib.loads(text)
     except RecursionError:
         raise _too_deep() from None
+    except tomllib.TOMLDecodeError:
+        raise
+    except ValueError:  # what Python says of it speaks to programmers
+        raise ValueError(f"it has a number of more than {_MOST_DIGITS} digits") from None
     _check_depth(document)
     return document
 
@@ -67,6 +72,12 @@ def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
         doubled = next(key for key, _ in members if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise ValueError(f"it has the member {doubled!r:.80} twice")
     return found
+
+
+def _whole(text: str) -> int:
+    if len(text) > _MOST_DIGITS:
+        raise ValueError(f"it has a number of more than {_MOST_DIGITS} digits")
+    return int(text)
 
 
 def _finite(text: str) -> float:

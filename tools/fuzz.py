@@ -2,19 +2,18 @@
 
 python tools/fuzz.py run TARGET [--executions N] [--seconds S] [--corpus DIR] [--findings DIR]
 python tools/fuzz.py all --seconds 3600 [--executions N] [--corpus DIR] [--findings DIR] [--only TARGET,...]
-python tools/fuzz.py replay TARGET FILE...      what one input does, without atheris
+python tools/fuzz.py replay TARGET FILE...         what each input does, without atheris
+python tools/fuzz.py keep TARGET FILE...           inputs that broke a promise, into tests/corpus, to be tried for ever
+python tools/fuzz.py merge TARGET DIR [--most N]   the fewest inputs that reach a corpus's code, into tests/corpus
 python tools/fuzz.py engine [--count N] [--seconds S] ...   mutated models in llama.cpp itself: fuzz_engine.py
-python tools/fuzz.py merge TARGET DIR [--keep N]  the fewest inputs of a corpus that reach the same code,
-    into tests/corpus
 
-Fuzzing needs atheris (extra `fuzz`); replaying and merging do not. A target that breaks a promise is not stopped: each
+Fuzzing needs atheris (extra `fuzz`); the rest does not. A target that breaks a promise is not stopped: each
 kind of finding is written down once, and the run goes on. What may not happen is in fuzz_oracle.py.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,7 +48,10 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     merge = commands.add_parser("merge", help="a small corpus of a large one")
     merge.add_argument("target")
     merge.add_argument("folder", type=Path)
-    merge.add_argument("--keep", type=int, default=25, help="inputs at most")
+    merge.add_argument("--most", type=int, default=20, help="inputs at most, beside those that broke a promise")
+    keep = commands.add_parser("keep", help="inputs that broke a promise, to be tried for ever")
+    keep.add_argument("target")
+    keep.add_argument("files", nargs="+", type=Path)
     return parser.parse_args(words)
 
 
@@ -81,14 +83,15 @@ def main(words: Sequence[str]) -> int:
         if options.command == "replay":
             return min(1, replay(options.target, options.files))
         if options.command == "merge":
-            kept = fuzz_corpus.merge(fuzz_run.target_of(options.target), options.folder, options.keep)
+            kept = fuzz_corpus.merge(fuzz_run.target_of(options.target), options.folder, options.most)
             print(f"{len(kept)} inputs, {sum(map(len, kept))} bytes, in {fuzz_corpus.path_of(options.target)}")
+            return 0
+        if options.command == "keep":
+            fuzz_corpus.keep(fuzz_run.target_of(options.target).name, options.files)
             return 0
         names = [options.target] if options.command == "run" else fuzz_run.names_of(options.only)
         rows = fuzz_run.campaign(names, options)
         print(fuzz_run.table(rows))
-        if options.json:
-            options.json.write_text(json.dumps([row.document() for row in rows], indent=1) + "\n", "utf-8")
         return min(1, sum(row.findings for row in rows))
     except (PaLiteError, OSError) as e:
         sys.exit(f"error: {e}")

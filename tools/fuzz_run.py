@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import re
 import subprocess
@@ -14,7 +15,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import fuzz_corpus
 from fuzz_oracle import Finding, Judge, Target, strict
@@ -108,10 +108,7 @@ class Row:
     kept: int = 0
     findings: int = 0
     deaths: list[str] = field(default_factory=list)
-
-    def document(self) -> dict[str, Any]:
-        """As JSON."""
-        return asdict(self)
+    is_dead: bool = False  # its last child did nothing at all
 
 
 def campaign(names: Sequence[str], options: argparse.Namespace) -> list[Row]:
@@ -129,11 +126,13 @@ def campaign(names: Sequence[str], options: argparse.Namespace) -> list[Row]:
                 if seconds < 1:
                     return list(rows.values())
                 _turn(row, corpus / row.target, seconds, options)
+                if options.json:
+                    options.json.write_text(json.dumps([asdict(r) for r in rows.values()], indent=1) + "\n", "utf-8")
     return list(rows.values())
 
 
 def _is_done(row: Row, options: argparse.Namespace) -> bool:
-    return bool(options.executions) and row.executions >= options.executions
+    return row.is_dead or (bool(options.executions) and row.executions >= options.executions)
 
 
 def _begin(folder: Path, name: str) -> None:
@@ -152,7 +151,8 @@ def _turn(row: Row, corpus: Path, seconds: float, options: argparse.Namespace) -
     start = time.monotonic()
     done = subprocess.run(words, capture_output=True, text=True, errors="replace", check=False)
     row.seconds += time.monotonic() - start
-    row.executions += max((int(n) for n in _NUMBERS["executions"].findall(done.stderr)), default=0)
+    executions = max((int(n) for n in _NUMBERS["executions"].findall(done.stderr)), default=0)
+    row.executions, row.is_dead = row.executions + executions, not executions
     row.covered = max([row.covered, *(int(n) for n in _NUMBERS["covered"].findall(done.stderr))])
     row.kept = len(os.listdir(corpus))
     if done.returncode:

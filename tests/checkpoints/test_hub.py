@@ -411,6 +411,17 @@ def test_the_cache_lies_where_huggingface_hub_has_it(monkeypatch: pytest.MonkeyP
     assert hub_cache.cache_folder() == tmp_path / "x"
 
 
+@pytest.mark.parametrize(
+    "address",
+    [b"http://storage.invalid/\x7f", b"http://[", b"http://\xef\xbb\xbf{}x/a", b"http://a:99999/"],
+)
+def test_a_redirect_to_what_is_no_address(hub: HubServer, address: bytes) -> None:
+    hub.add("org/m", {"config.json": b"{}"})
+    hub.fail("astray", "HEAD hub", body=address, times=9)
+    with pytest.raises(HubError, match=r"answers as no Hub does \(.*\)\. Check HF_ENDPOINT"):
+        file_facts(Subject("org/m", file="config.json"))
+
+
 def test_a_full_disk_in_the_middle_keeps_what_came(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.add("org/m", {"model.safetensors": NOISE})
 
@@ -462,14 +473,3 @@ def test_where_nothing_can_be_linked_a_copy_gets_its_name_when_it_is_whole(
     assert list(place.iterdir()) == []
     fetched = fetch_file("org/m", "model.safetensors")
     assert (fetched.is_symlink(), fetched.read_bytes()) == (False, NOISE)
-
-
-@pytest.mark.parametrize(
-    "address",
-    [b"http://storage.invalid/\x7f", b"http://[", b"http://\xef\xbb\xbf{}x/a", b"http://a:99999/"],
-)
-def test_a_redirect_to_what_is_no_address(hub: HubServer, address: bytes) -> None:
-    hub.add("org/m", {"config.json": b"{}"})
-    hub.fail("astray", "HEAD hub", body=address, times=9)
-    with pytest.raises(HubError, match=r"answers as no Hub does \(.*\)\. Check HF_ENDPOINT"):
-        file_facts(Subject("org/m", file="config.json"))
