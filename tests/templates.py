@@ -5,7 +5,7 @@ from __future__ import annotations
 # words of Python's own that no text may hold in the end
 LEAK = r"<(class|function|module|built-in|bound|code|frame)|uid=|root:|object at"
 OUT_OF_TIME = "was ended after|was not done after"
-OUT_OF_MEMORY = "more memory than templates get|was ended after"
+OUT_OF_MEMORY = "more memory than it gets|was ended after"
 # Python's insides, by every way that sandboxes have been left
 INSIDES = [
     "''.__class__.__mro__[1].__subclasses__()",

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pa_lite.engine.limited import LimitedProcess
 from pa_lite.engine.model import Model
 from pa_lite.errors import EngineError, InputError, nearest
+from pa_lite.limited import LimitedProcess
 
 _WORKER = "pa_lite.engine.template_worker"
 _MEMORY = 512 << 20  # bytes beyond what the worker holds when it starts to render

@@ -15,8 +15,8 @@ from typing import Any
 import jinja2
 import jinja2.sandbox
 
-from pa_lite.engine.limited import LimitedProcess
 from pa_lite.errors import EngineError
+from pa_lite.limited import LimitedProcess
 from pa_lite.tasks.answers import Extract
 from pa_lite.tasks.transforms import column
 

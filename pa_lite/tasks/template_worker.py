@@ -1,6 +1,6 @@
 """A program of its own that does what strangers' task files say: templates, expressions, and patterns for answers.
 
-Started by `pa_lite.tasks.sandbox`, limited as `pa_lite.engine.template_worker` is. What it is asked holds pickles that
+Started by `pa_lite.tasks.sandbox`, limited as `pa_lite.limited_worker` says. What it is asked holds pickles that
 our own process made; it answers in JSON.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import jinja2
 
-from pa_lite.engine.template_worker import serve
+from pa_lite.limited_worker import serve
 from pa_lite.tasks.answers import Extract
 from pa_lite.tasks.sandbox import BrokenTemplateError, Missing, Templates, find_answers
 

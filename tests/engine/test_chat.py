@@ -160,7 +160,7 @@ def test_an_endless_template(tiny_ggufs: dict[str, Path], template: str, monkeyp
 def test_a_greedy_template(tiny_ggufs: dict[str, Path], template: str) -> None:
     with Model(tiny_ggufs["F32"], ONE) as model:
         set_template(model, template)
-        with pytest.raises(EngineError, match="more memory than templates get"):
+        with pytest.raises(EngineError, match="more memory than it gets"):
             chat_prompts(model, ["x"])
 
 

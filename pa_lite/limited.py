@@ -1,7 +1,7 @@
-"""A process of its own for what strangers' templates and patterns say to do, ended when it takes too long.
+"""A process of its own for what strangers' templates, patterns and tokenizers say to do, ended when it takes too long.
 
 It is asked in lines of JSON and answers so. Time and memory it bounds itself where the system can (see
-`template_worker.serve`); the clock here ends it everywhere.
+`limited_worker.serve`); the clock here ends it everywhere.
 """
 
 from __future__ import annotations
