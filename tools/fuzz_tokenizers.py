@@ -118,7 +118,7 @@ _TOKENIZERS = BundleMutator({
 TARGETS = (
     Target("tokenizer", "tokenizer.json and the files beside it", lambda d: unpack(d, _TOKENIZER_FILES),
     _read_tokenizer,
-           _TOKENIZERS, _tokenizer_seeds),
+           _TOKENIZERS, _tokenizer_seeds, longest=1 << 12),
     Target("sentencepiece", "tokenizer.model", whole("tokenizer.model"),
            lambda folder: read_sentencepiece(folder / "tokenizer.model"), mutate_message,
            lambda: [_sentencepiece_seed()]),
