@@ -67,7 +67,7 @@ def _gguf_seeds() -> list[bytes]:
     return [
         _seed("llama", "gpt2", odd, "Q8_0"), _seed("llama", "gpt2", experts, "BF16"),
         _seed("qwen2", "gpt2", scaled, "F32"),
-        _seed("x", "bert", groups, "Q8_0"), _seed("llama", "rwkv", {}, "Q4_0"),
+        _seed("x", "bert", groups, "Q8_0"), _seed("llama", "t5", {}, "Q4_0"),
     ]  # fmt: skip
 
 
