@@ -31,10 +31,11 @@ _PAUSE = 0.02  # seconds
 _UNABLE = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF)
 
 
-def check_target(path: Path, force: bool = False) -> None:
+def check_target(path: Path, force: bool = False, option: str = "-o") -> None:
     """Raise OutputError if a file cannot or must not be written there: no folder, no file of ours, or it exists.
 
-    A folder, device, socket or pipe is refused even with `force`: a rename would put a file into its place.
+    A folder, device, socket or pipe is refused even with `force`: a rename would put a file into its place. `option` is
+    the one that names another place.
     """
     if not path.parent.is_dir():
         raise OutputError(f"{path.parent}: there is no such folder to write {path.name} to.")
@@ -43,7 +44,7 @@ def check_target(path: Path, force: bool = False) -> None:
     if path.exists() and not path.is_file():
         raise OutputError(f"{path}: is a device, socket or pipe; name a file.")
     if path.exists() and not force:
-        raise OutputError(f"{path}: exists already. Use --force to overwrite it, or -o for another name.")
+        raise OutputError(f"{path}: exists already. Use --force to overwrite it, or {option} for another name.")
 
 
 def check_space(folder: Path, needed: int) -> None:

@@ -17,7 +17,7 @@ _CHUNK_VALUES = 1 << 22  # random numbers at a time
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number and its standard error, in the same unit."""
+    """A number and its standard error, in the same unit; NaN where that is not known, as for a single item."""
 
     value: float
     stderr: float
@@ -25,7 +25,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Measured:
-    """A number, its standard error, and a bootstrap interval of 95 percent, in the same unit."""
+    """A number, its standard error, and a bootstrap interval of 95 percent, in the same unit; NaN where not known."""
 
     value: float
     stderr: float
@@ -34,20 +34,20 @@ class Measured:
 
 
 def standard_error(values: Sequence[float]) -> float:
-    """Of a mean: sample deviation (n - 1) over root n; 0 for a single value."""
+    """Of a mean: sample deviation (n - 1) over root n; NaN, not known, for a single value."""
     n = len(values)
-    return float(np.std(values, ddof=1) / math.sqrt(n)) if n > 1 else 0.0
+    return float(np.std(values, ddof=1) / math.sqrt(n)) if n > 1 else math.nan
 
 
 def clustered_error(clusters: Sequence[Sequence[float]]) -> float:
     """Of the mean of all values, when those of a cluster hang together; with one value each it is standard_error.
 
-    Source: the cluster-robust variance of a mean, with the factor G / (G - 1) for G clusters. 0 for a single cluster.
+    Source: the cluster-robust variance of a mean, with the factor G / (G - 1) for G clusters. NaN for a single cluster.
     """
     values = [v for c in clusters for v in c]
     groups = [c for c in clusters if c]
     if len(groups) < 2:
-        return 0.0
+        return math.nan
     mean = float(np.mean(values))
     squares = sum(sum(v - mean for v in c) ** 2 for c in groups)
     return math.sqrt(squares * len(groups) / (len(groups) - 1)) / len(values)
@@ -63,11 +63,12 @@ def pooled_standard_error(groups: Sequence[Sequence[float]]) -> float:
     """Of the mean over all items of several groups, with the groups taken as given.
 
     sqrt(sum((n - 1) n se^2) / (N - k) / N) over k groups of n items, N in all: lm-eval's formula for weighted groups.
+    NaN where no group has two.
     """
     n_all, k = sum(len(g) for g in groups), len(groups)
     if n_all <= k:
-        return 0.0
-    squares = sum((len(g) - 1) * len(g) * standard_error(g) ** 2 for g in groups)
+        return math.nan
+    squares = sum((len(g) - 1) * len(g) * standard_error(g) ** 2 for g in groups if len(g) > 1)
     return math.sqrt(squares / (n_all - k) / n_all)
 
 
@@ -101,7 +102,7 @@ def interval(draws: FloatArray, level: float = 0.95) -> tuple[float, float]:
 
 def measure_mean(values: Sequence[float], rng: np.random.Generator) -> Measured:
     """The mean of items with its standard error (n - 1) and interval."""
-    return Measured(float(np.mean(values)), standard_error(values), *interval(bootstrap_means(values, rng)))
+    return _measured(float(np.mean(values)), standard_error(values), bootstrap_means(values, rng))
 
 
 def measure_groups(groups: Sequence[Sequence[float]], rng: np.random.Generator) -> tuple[Measured, Measured]:
@@ -114,9 +115,15 @@ def measure_groups(groups: Sequence[Sequence[float]], rng: np.random.Generator) 
     micro = float(np.mean([v for g in groups for v in g]))
     macro = mean_over_tasks(groups)
     return (
-        Measured(micro, pooled_standard_error(groups), *interval(weights @ drawn)),
-        Measured(macro.value, macro.stderr, *interval(drawn.mean(axis=0))),
+        _measured(micro, pooled_standard_error(groups), weights @ drawn),
+        _measured(macro.value, macro.stderr, drawn.mean(axis=0)),
     )
+
+
+def _measured(value: float, stderr: float, draws: FloatArray) -> Measured:
+    """With the interval of the draws, which is not known where the standard error is not."""
+    low, high = interval(draws) if math.isfinite(stderr) else (math.nan, math.nan)
+    return Measured(value, stderr, low, high)
 
 
 def measure_classes(
@@ -129,4 +136,4 @@ def measure_classes(
     pairs, counts = np.unique(np.array([golds, picks], np.int64), axis=1, return_counts=True)
     value = statistic(pairs[0], pairs[1], counts[None, :].astype(np.int64))
     draws = statistic(pairs[0], pairs[1], rng.multinomial(len(golds), counts / len(golds), size=DRAWS))
-    return Measured(float(value[0]), float(np.std(draws, ddof=1)), *interval(draws))
+    return _measured(float(value[0]), float(np.std(draws, ddof=1)) if len(golds) > 1 else math.nan, draws)

@@ -409,3 +409,53 @@ def test_follow_refuses(capsys: pytest.CaptureFixture[str], words: list[str], to
     assert (status, out) == (1, "")
     assert err.startswith(f"error: {told}")
     assert err.count("\n") == 1
+
+
+def test_a_single_item_has_no_known_error(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ["--tasks", "demo_kind", "--limit", "1"]
+    status, out, _ = run(capsys, "score", "demo@0.5", *words, "-o", tmp_path / "one.json")
+    assert status == 0
+    assert re.search(r"demo_kind +1 +acc\S* +(0|100)\.0 +- +- ", out)
+    document = json.loads((tmp_path / "one.json").read_text("utf-8"), parse_constant=pytest.fail)
+    assert document["results"]["demo_kind"]["acc_stderr,none"] == "N/A"
+    assert document["pa_lite"]["tasks"][0]["stderr"] is None
+    run(capsys, "sweep", "demo", *words, "--lam", "0,1", "--run", tmp_path / "run")
+    status, out, _ = run(capsys, "report", tmp_path / "run", "--json")
+    assert {row["stderr"] for row in json.loads(out, parse_constant=pytest.fail)["averages"]} == {None}
+    page = (tmp_path / "run" / "report.html").read_text("utf-8")
+    assert "<td>not known</td>" in page
+    assert "NaN" not in page.rpartition('id="figures">')[2]
+
+
+def test_a_refusal_names_the_option_that_matters(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    run(capsys, "sweep", "demo", "--tasks", "demo_kind", "--limit", "2", "--lam", "0,1", "--run", tmp_path / "run")
+    for option, name in (("--png", "curves.png"), ("--lm-eval", "results_demo_F16_0.json"), ("--csv", "")):
+        place = tmp_path / option
+        (place.touch() if not name else place.mkdir())
+        if name:
+            (place / name).touch()
+        status, _, err = run(capsys, "report", tmp_path / "run", option, place)
+        assert status == 1
+        assert f"exists already. Use --force to overwrite it, or {option} for another name." in err
+
+
+def test_nonfinite_weights_from_the_command_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    arrays = tiny.weights(1)
+    arrays["model.norm.weight"][7] = float("nan")
+    folder = tiny.write_checkpoint(tmp_path / "m", arrays, "F32")
+    words = ["merge", folder, folder, "--lam", "0.5", "-o", tmp_path / "x.gguf"]
+    status, _, err = run(capsys, *words)
+    assert status == 1
+    assert "output_norm.weight at lam 0.5 has the value nan in row 0, column 7, which is no finite number" in err
+    assert not (tmp_path / "x.gguf").exists()
+    done = subprocess.run(
+        [sys.executable, "-m", "pa_lite", *map(str, words), "--allow-nonfinite"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "x.gguf: 1 values that are no finite numbers were let through: 1 in output_norm.weight" in done.stderr
+    assert "RuntimeWarning" not in done.stderr
+    status, _, err = run(capsys, "diff", folder, folder)
+    assert status == 1
+    assert "output_norm.weight has values in base or instruct that are no finite numbers" in err

@@ -20,6 +20,8 @@ ROOMS = [
     "names",
     "errors",
     "documents",
+    "limited_worker",
+    "limited",
     "files",
     "leftovers",
     "machine",

@@ -8,7 +8,6 @@ import pytest
 from pa_lite.statistics import (
     FloatArray,
     IntArray,
-    Measured,
     bootstrap_means,
     clustered_error,
     mean_over_tasks,
@@ -22,7 +21,7 @@ from pa_lite.statistics import (
 
 def test_standard_error_is_sample_deviation_over_root_n() -> None:
     assert standard_error([0, 1, 1, 1]) == pytest.approx(math.sqrt(0.25 / 4))
-    assert standard_error([1.0]) == 0.0
+    assert math.isnan(standard_error([1.0]))
 
 
 def test_clustered_error() -> None:
@@ -32,7 +31,6 @@ def test_clustered_error() -> None:
     assert clustered_error([[v, v] for v in values]) == pytest.approx(standard_error(values))
     # of opposite errors within clusters nothing is left
     assert clustered_error([[0.0, 1.0], [1.0, 0.0], []]) == 0.0
-    assert clustered_error([[1.0, 0.0, 1.0]]) == clustered_error([]) == 0.0
 
 
 def test_mean_over_tasks_weighs_tasks_alike() -> None:
@@ -47,7 +45,6 @@ def test_pooled_error_is_lm_evals_formula() -> None:
     within = sum(sum((x - np.mean(g)) ** 2 for x in g) for g in groups)
     assert pooled_standard_error(groups) == pytest.approx(math.sqrt(within / (9 - 3) / 9))
     assert pooled_standard_error([[1.0, 0.0, 0.0]]) == pytest.approx(standard_error([1.0, 0.0, 0.0]))
-    assert pooled_standard_error([[1.0], [0.0]]) == 0.0
 
 
 def test_bootstrap_of_counts_is_the_bootstrap_of_items() -> None:
@@ -67,7 +64,6 @@ def test_measured_means_have_seeded_intervals() -> None:
     assert first.stderr == standard_error(values)
     assert first.low == pytest.approx(0.6 - 1.96 * first.stderr, abs=0.02)
     assert first.high == pytest.approx(0.6 + 1.96 * first.stderr, abs=0.02)
-    assert measure_mean([1.0], np.random.default_rng(7)) == Measured(1.0, 0.0, 1.0, 1.0)
 
 
 def test_micro_and_macro() -> None:
@@ -93,3 +89,15 @@ def test_statistics_of_classes_are_resampled_by_pairs() -> None:
     assert got.value == 0.75
     assert got.stderr == pytest.approx(standard_error(right), rel=0.1)
     assert got.low < 0.75 < got.high
+
+
+def test_a_single_item_has_no_error_that_is_known() -> None:
+    rng = np.random.default_rng(0)
+    assert math.isnan(standard_error([0.5]))
+    assert math.isnan(clustered_error([[0.5, 1.0]]))
+    assert math.isnan(pooled_standard_error([[0.5], [1.0]]))
+    assert pooled_standard_error([[0.5], [1.0, 0.0]]) > 0
+    assert math.isnan(mean_over_tasks([[0.5], [1.0, 0.0]]).stderr)
+    found = measure_mean([1.0], rng)
+    assert found.value == 1.0
+    assert all(map(math.isnan, (found.stderr, found.low, found.high)))

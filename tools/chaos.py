@@ -86,7 +86,7 @@ def main(words: Sequence[str]) -> int:
         own_namespace([sys.executable, __file__, *words])
     begin = time.monotonic()
     try:
-        with tempfile.TemporaryDirectory(prefix="chaos-", dir=options.folder) as folder:
+        with tempfile.TemporaryDirectory(prefix="chaos-", dir=options.folder and options.folder.resolve()) as folder:
             rows = campaign(options, Path(folder))
     except (PaLiteError, OSError) as e:
         print(f"error: {e}", file=sys.stderr)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from pa_lite.checkpoints.conversion import titles_of
-from pa_lite.checkpoints.gguf_file import GgufHeader, architecture_of, read_gguf_header
+from pa_lite.checkpoints.gguf_file import GgufHeader, GgufTensor, architecture_of, read_gguf_header
 from pa_lite.checkpoints.remote import FilePath
 from pa_lite.checkpoints.source import Checkpoint, Metadata, Piece, TensorSource, Vocabulary
 from pa_lite.errors import CheckpointError
@@ -47,6 +48,21 @@ def _headers(path: Path, elsewhere: Mapping[str, FilePath]) -> list[tuple[FilePa
         if found and number is not None and number.value != i:
             raise CheckpointError(f"{part}: its split.no is {number.value!r}, not the {i} of its name. Fetch it again.")
     return parts
+
+
+def read_model_header(path: Path) -> GgufHeader:
+    """The header of a whole model: of a split one the first part's metadata and stamp, with the tensors of all parts.
+
+    Raises CheckpointError for a broken or missing part, or a doubled tensor.
+    """
+    headers = [header for _, header in _headers(path, {})]
+    tensors: dict[str, GgufTensor] = {}
+    for header in headers:
+        for name, tensor in header.tensors.items():
+            if name in tensors:
+                raise CheckpointError(f"{header.path}: tensor {name} is in an earlier part already. Fetch it again.")
+            tensors[name] = tensor
+    return replace(headers[0], tensors=tensors)
 
 
 def open_gguf(path: Path, elsewhere: Mapping[str, FilePath] | None = None) -> Checkpoint:

@@ -18,7 +18,7 @@ from pa_lite.cli.mapped import unreadable_maps_are_told
 from pa_lite.cli.terminal import PlainFormatter, accept_any_text, drop_output, tell, tell_text
 from pa_lite.errors import PaLiteError
 from pa_lite.files import system_words
-from pa_lite.texts import one_line, short_line
+from pa_lite.texts import short_line
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -52,6 +52,13 @@ def _fail(message: str) -> NoReturn:
     sys.exit(1)
 
 
+def _show_usage(error: click.ClickException) -> None:
+    """As click shows it, but made plain: it repeats words of the command line."""
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        tell_text(f"{error.ctx.get_usage()}\nTry '{error.ctx.command_path} --help' for help.\n", err=True)
+    tell(f"Error: {error.format_message()}", err=True)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line. Exit status: 0 done, 1 an error of input or environment, 2 usage, 130 interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -63,8 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except click.exceptions.Exit as e:
         sys.exit(e.exit_code)
     except click.ClickException as e:
-        e.message = one_line(e.message)
-        e.show()
+        _show_usage(e)
         sys.exit(e.exit_code)
     except (click.Abort, KeyboardInterrupt):
         tell("interrupted", err=True)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import click
 
 import pa_lite
-from pa_lite.cli.options import FORCE, GPU, JSON, KIND, N_CTX, OUTPUT, PROBE, THREADS
-from pa_lite.cli.terminal import bar, show_json, show_table, tell, token_bar
+from pa_lite.cli.options import FORCE, GPU, JSON, KIND, OUTPUT, PROBE, THREADS, loads_a_model
+from pa_lite.cli.terminal import bar, percent, show_json, show_table, tell, token_bar
 from pa_lite.errors import InputError
 
 if TYPE_CHECKING:
-    from pa_lite.engine.model import Model
+    from pa_lite.engine.model import EngineOptions, Model
     from pa_lite.follow.instructions import FollowResult
 
 
@@ -31,11 +31,7 @@ if TYPE_CHECKING:
 @click.option("--stop", multiple=True, help="A text that ends an answer, not part of it. May be given often.")
 @click.option("--system", default="", help="System prompt.")
 @click.option("--resume", is_flag=True, help="Go on where a killed run stopped; needs -o.")
-@KIND
-@GPU
-@N_CTX
-@PROBE
-@THREADS
+@loads_a_model
 @OUTPUT
 @FORCE
 @JSON
@@ -53,10 +49,7 @@ def generate(
     system: str,
     resume: bool,
     kind: str,
-    gpu_layers: int | str,
-    n_ctx: int,
-    probe: bool,
-    threads: int,
+    engine: EngineOptions,
     output: Path | None,
     force: bool,
     as_json: bool,
@@ -69,7 +62,6 @@ def generate(
     pa-lite generate demo@0.7 --prompts demo -o outputs.json
     """
     from pa_lite.engine.generation import GenerationOptions
-    from pa_lite.engine.model import EngineOptions
     from pa_lite.files import check_target
     from pa_lite.follow.outputs import (
         Target,
@@ -87,7 +79,7 @@ def generate(
     elif resume:
         raise InputError("--resume continues a file: name it with -o.")
     loaded = load_prompts(prompts)
-    with pa_lite.load(model, EngineOptions(threads, gpu_layers, n_ctx=n_ctx, probe=probe), kind) as opened:
+    with pa_lite.load(model, engine, kind) as opened:
         note_plain_prompts(opened.model)
         with token_bar("generate") as (progress, on_tokens):
             if target is not None:
@@ -179,7 +171,7 @@ def show_followed(result: FollowResult) -> None:
         "constraints": result.constraints(), **{f"  {n}": r for n, r in result.by_constraint().items()},
     }  # fmt: skip
     rows = [
-        [name, str(r.n), *(f"{100 * x:.1f}" if r.n else "-" for e in (r.strict, r.loose) for x in (e.value, e.stderr))]
+        [name, str(r.n), *(percent(x) if r.n else "-" for e in (r.strict, r.loose) for x in (e.value, e.stderr))]
         for name, r in named.items()
     ]
     show_table(["", "n", "strict %", "s.e.", "loose %", "s.e."], rows, marked=0)

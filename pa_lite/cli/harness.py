@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from pa_lite.cli.options import GPU, JSON, KIND, N_CTX, PROBE, THREADS
+from pa_lite.cli.options import JSON, loads_a_model
 from pa_lite.cli.terminal import bar, show_json, tell, tell_text
 from pa_lite.documents import parse_json
+
+if TYPE_CHECKING:
+    from pa_lite.engine.model import EngineOptions
 
 _MANY = ("--tasks", "-t", "--gen_kwargs", "--metadata")
 
@@ -82,14 +85,10 @@ def parse_samples(
 @click.option("--confirm_run_unsafe_code", is_flag=True, help="Let tasks that run generated code do so.")
 @click.option("--show_config", is_flag=True, help="Print the results document, too.")
 @click.option("--parallel", "--batch_size", "-b", default="auto", show_default=True, help="Texts generated at a time.")
-@KIND
-@GPU
-@THREADS
-@N_CTX
-@PROBE
+@loads_a_model
 @JSON
 def harness(
-    model: str, kind: str, gpu_layers: int | str, threads: int, n_ctx: int, probe: bool, parallel: str,
+    model: str, kind: str, engine: EngineOptions, parallel: str,
     as_json: bool, show_config: bool, **words: Any,
 ) -> None:  # fmt: skip
     """Any lm-eval task on MODEL (FILE.gguf or PAIR@LAM), in this process; options have lm-eval's names and meanings.
@@ -100,9 +99,6 @@ def harness(
     pa-lite harness demo@0.7 --tasks arc_easy,hellaswag --limit 100 -o results
     pa-lite harness model.gguf --include_path ./tasks --tasks mine --num_fewshot 5 --log_samples -o results
     """
-    from pa_lite.engine.model import EngineOptions
-
-    engine = EngineOptions(threads, gpu_layers, n_ctx=n_ctx, probe=probe)
     options = read_options(words)
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # lm-eval draws bars of its own

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pa_lite.cli.options import FORCE, GPU, JSON, KIND, N_CTX, OUTPUT, PROBE, THREADS
-from pa_lite.cli.terminal import bar, show_json, show_table, tell
+from pa_lite.cli.options import FORCE, JSON, OUTPUT, loads_a_model
+from pa_lite.cli.terminal import bar, percent, show_json, show_table, tell
 
 if TYPE_CHECKING:
+    from pa_lite.engine.model import EngineOptions
     from pa_lite.follow.judging import Judging
     from pa_lite.follow.winrate import WinRate
     from pa_lite.statistics import Estimate
@@ -26,11 +27,7 @@ if TYPE_CHECKING:
 @click.option("--one-order", is_flag=True, help="Ask once, in an order drawn for each pair, not in both orders.")
 @click.option("--allow-empty", is_flag=True, help="Judge empty outputs as they are.")
 @click.option("--resume", is_flag=True, help="Go on where an interrupted run stopped.")
-@KIND
-@GPU
-@THREADS
-@N_CTX
-@PROBE
+@loads_a_model
 @OUTPUT
 @FORCE
 @JSON
@@ -44,10 +41,7 @@ def judge(
     allow_empty: bool,
     resume: bool,
     kind: str,
-    gpu_layers: int | str,
-    threads: int,
-    n_ctx: int,
-    probe: bool,
+    engine: EngineOptions,
     output: Path | None,
     force: bool,
     as_json: bool,
@@ -60,7 +54,6 @@ def judge(
     \b
     pa-lite judge outputs.json --reference instruct.json --judge judge.gguf -o annotations.json
     """
-    from pa_lite.engine.model import EngineOptions
     from pa_lite.engine.reference import open_model
     from pa_lite.files import check_target
     from pa_lite.follow.judge import JudgeOptions
@@ -71,7 +64,6 @@ def judge(
     target = output or Path(f"{outputs.stem}-vs-{reference.stem}.json")
     check_target(target, force)
     pairing, options = pair_outputs(outputs, reference, allow_empty), JudgeOptions(limit, seed, not one_order)
-    engine = EngineOptions(threads, gpu_layers, n_ctx=n_ctx, probe=probe)
     with bar("judge") as progress, open_model(judge_model, engine, kind) as model:
         name = generator_name(judge_model)
         result = judge_outputs(model, name, pairing, target, options, resume, force, progress)
@@ -121,7 +113,7 @@ def show_judging(result: Judging) -> None:
     if bias.agreement is not None:
         rows.append(["says the same in both orders", *_percent(bias.agreement)])
     if bias.answer_mass is not None:
-        rows.append(["probability on A or B", f"{100 * bias.answer_mass:.1f}", ""])
+        rows.append(["probability on A or B", percent(bias.answer_mass), ""])
     tell(f"{pairing.model} against {pairing.reference}, judged by {result.judge}")
     show_table(["", "%", "s.e."], rows)
     long = f"; {bias.n_too_long} not judged: longer than the judge's context" if bias.n_too_long else ""
@@ -138,13 +130,17 @@ def show_judging(result: Judging) -> None:
 
 
 def _percent(share: Estimate | None) -> tuple[str, str]:
-    return ("-", "-") if share is None else (f"{100 * share.value:.1f}", f"{100 * share.stderr:.1f}")
+    return ("-", "-") if share is None else (percent(share.value), percent(share.stderr))
 
 
 def show_win_rate(result: WinRate) -> None:
     rows = [
-        ["win rate", f"{result.win_rate:.2f}", f"{result.standard_error:.2f}"],
-        ["discrete win rate", f"{result.discrete_win_rate:.2f}", f"{result.discrete_standard_error:.2f}"],
+        ["win rate", percent(result.win_rate / 100, 2), percent(result.standard_error / 100, 2)],
+        [
+            "discrete win rate",
+            percent(result.discrete_win_rate / 100, 2),
+            percent(result.discrete_standard_error / 100, 2),
+        ],
     ]
     control = result.length_controlled
     if control is not None:

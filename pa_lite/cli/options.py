@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -34,6 +37,21 @@ PROBE = click.option(
     "--probe/--no-probe", default=True,
     help="Try a GGUF file in a process of its own before it is loaded, once for each file (the default).",
 )  # fmt: skip
+
+
+def loads_a_model(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of loading a model; they reach the command as `kind` and `engine`, an EngineOptions."""
+
+    @functools.wraps(command)
+    def with_engine(*, gpu_layers: Any, threads: int, n_ctx: int, probe: bool, **words: Any) -> Any:
+        from pa_lite.engine.model import EngineOptions
+
+        return command(engine=EngineOptions(threads, gpu_layers, n_ctx=n_ctx, probe=probe), **words)
+
+    decorated: Callable[..., Any] = with_engine
+    for option in (PROBE, N_CTX, THREADS, GPU, KIND):
+        decorated = option(decorated)
+    return decorated
 
 
 def parse_size(_context: click.Context, _parameter: click.Parameter, text: str) -> int:

@@ -12,7 +12,7 @@ import click
 
 import pa_lite
 from pa_lite.cli.options import FORCE, GPU, JSON, PROBE, THREADS
-from pa_lite.cli.terminal import bar, show_json, show_table, tell
+from pa_lite.cli.terminal import bar, percent, show_json, show_table, tell
 
 if TYPE_CHECKING:
     from pa_lite.study.curves import Curves
@@ -152,7 +152,7 @@ def show_curves(curves: Curves) -> None:
     found = [estimates(series) for _, series in shown]
     best = max(range(len(curves.lams)), key=lambda i: found[0][i].value)
     rows = [
-        [f"{lam:g}", *(t for e in found for t in (f"{100 * e[i].value:.1f}", f"{100 * e[i].stderr:.1f}")),
+        [f"{lam:g}", *(percent(x) for e in found for x in (e[i].value, e[i].stderr)),
          "best few-shot" if i == best else ""]
         for i, lam in enumerate(curves.lams)
     ]  # fmt: skip

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import click
 
 import pa_lite
-from pa_lite.cli.options import FORCE, GPU, JSON, KIND, N_CTX, OUTPUT, PROBE, THREADS
-from pa_lite.cli.terminal import bar, show_json, show_table, tell, tell_text
+from pa_lite.cli.options import FORCE, JSON, OUTPUT, loads_a_model
+from pa_lite.cli.terminal import bar, percent, show_json, show_table, tell, tell_text
 
 if TYPE_CHECKING:
+    from pa_lite.engine.model import EngineOptions
     from pa_lite.statistics import Measured
     from pa_lite.tasks.rendering import Item
     from pa_lite.tasks.scoring import SuiteResult
@@ -38,11 +39,7 @@ SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=Tr
     "--log-samples", is_flag=False, flag_value="", metavar="[FILE|FOLDER]",
     help="Log every item as JSON lines; by default a file for each task beside the output.",
 )  # fmt: skip
-@KIND
-@GPU
-@THREADS
-@N_CTX
-@PROBE
+@loads_a_model
 @OUTPUT
 @FORCE
 @JSON
@@ -56,10 +53,7 @@ def score(
     parallel: int,
     log_samples: str | None,
     kind: str,
-    gpu_layers: int | str,
-    threads: int,
-    n_ctx: int,
-    probe: bool,
+    engine: EngineOptions,
     output: Path | None,
     force: bool,
     as_json: bool,
@@ -72,10 +66,10 @@ def score(
     pa-lite score demo@0.7 --tasks demo
     pa-lite score model.gguf --tasks quick -o results.json --log-samples
     """
-    from pa_lite.engine.model import EngineOptions
     from pa_lite.files import check_target, write_text
     from pa_lite.tasks.results import check_samples_target, results_document, write_samples
     from pa_lite.tasks.scoring import ScoreOptions
+    from pa_lite.texts import without_nonfinite
 
     if output is not None:
         check_target(output, force)
@@ -83,12 +77,11 @@ def score(
     if samples is not None:
         check_samples_target(samples, force)
     options = ScoreOptions(shots, limit, seed, mutual_info=mutual_info, parallel=parallel, noise_sample=8)
-    engine = EngineOptions(threads, gpu_layers, n_ctx=n_ctx, probe=probe)
     with bar("score") as progress, pa_lite.load(model, engine, kind) as loaded:
         result = loaded.score(tasks.split(","), options, progress)
     document = results_document(result, model)
     if output is not None:
-        write_text(output, json.dumps(document, indent=1) + "\n")
+        write_text(output, json.dumps(without_nonfinite(document), indent=1) + "\n")
     if samples is not None:
         write_samples(result, Path(samples))
     if as_json:
@@ -111,7 +104,7 @@ def show_scores(result: SuiteResult) -> None:
         if t.n_truncated:
             tell(f"warning: {t.task}: {t.n_truncated} of {t.n} prompts were cut to the context.", err=True)
     mean, n = result.accuracy, sum(t.n for t in result.tasks)
-    numbers = [f"{100 * x:.1f}" for x in (mean.value, mean.stderr, result.majority)]
+    numbers = [percent(x) for x in (mean.value, mean.stderr, result.majority)]
     rows.append(["mean", str(n), "", *numbers[:2], "", numbers[2], ""])
     columns = ["task", "n", "metric", "score %", "s.e.", "95% interval", "majority %", "chance %"]
     show_table(columns, rows, marked=len(rows) - 1)
@@ -123,8 +116,8 @@ def show_scores(result: SuiteResult) -> None:
 
 
 def _numbers(measured: Measured) -> list[str]:
-    low, high = 100 * measured.low, 100 * measured.high
-    return [f"{100 * measured.value:.1f}", f"{100 * measured.stderr:.1f}", f"{low:.1f} to {high:.1f}"]
+    low, high = percent(measured.low), percent(measured.high)
+    return [percent(measured.value), percent(measured.stderr), "-" if low == "-" else f"{low} to {high}"]
 
 
 @click.group(invoke_without_command=True)

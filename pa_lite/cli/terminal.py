@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import os
 import sys
 import time
@@ -98,6 +99,11 @@ def token_bar(unit: str) -> Iterator[tuple[Progress, Callable[[int], None]]]:
                 shown = now
 
         yield progress, on_tokens
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """A share in percent; `-` where it is not known."""
+    return f"{100 * share:.{digits}f}" if math.isfinite(share) else "-"
 
 
 def show_json(document: Any) -> None:

@@ -6,21 +6,18 @@ A user's text is only ever text: a control token spelled out in it, such as an e
 from __future__ import annotations
 
 import functools
-import json
 import re
-import subprocess
-import sys
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 from pa_lite.engine.model import Model
 from pa_lite.errors import EngineError, InputError, nearest
+from pa_lite.limited import LimitedProcess
 
-_COMMAND = [sys.executable, "-I", str(Path(__file__).with_name("template_worker.py"))]
+_WORKER = "pa_lite.engine.template_worker"
 _MEMORY = 512 << 20  # bytes beyond what the worker holds when it starts to render
-_SECONDS = 5  # of processor time; and of patience, three times that, as other programs may have the processor
+_SECONDS = 5  # of processor time
 _PROMPTS_A_SECOND = 200  # far fewer than any template in use renders: more time for many prompts
 _CHARACTERS = 200_000  # of one rendered text, beyond four times what goes in
 _MARK = "\ue000\ue0a7\ue001"  # private characters that stand for a user's text, to see what is the template's own
@@ -125,39 +122,19 @@ def _plain(model: Model, text: str) -> list[int]:
 @functools.lru_cache(maxsize=4)
 def _render(template: _Template, conversations: tuple[tuple[Message, ...], ...], seconds: int) -> tuple[str, ...]:
     """Each conversation's text, by `template_worker`. Raises EngineError with what went wrong, without a full stop."""
-    request = _request(template, conversations, seconds)
-    try:
-        done = subprocess.run(_COMMAND, input=request, capture_output=True, timeout=3 * seconds, check=False)
-    except subprocess.TimeoutExpired as e:
-        raise EngineError(f"it was not done after {3 * seconds} seconds") from e
-    return _answer(done.stdout, done.returncode, done.stderr, seconds)
+    with LimitedProcess(_WORKER, _MEMORY) as process:
+        return tuple(process.ask(_request(template, conversations), seconds)["texts"])
 
 
 def _request(
-    template: _Template, conversations: Sequence[Sequence[Message]], seconds: int, add_generation_prompt: bool = True
-) -> bytes:
-    """The worker's line."""
-    request = {
-        "path": sys.path, "template": template.text, "bos": template.bos, "eos": template.eos,
+    template: _Template, conversations: Sequence[Sequence[Message]], add_generation_prompt: bool = True
+) -> dict[str, Any]:
+    """What the worker is asked."""
+    return {
+        "template": template.text, "bos": template.bos, "eos": template.eos,
         "conversations": [[{"role": r, "content": c} for r, c in messages] for messages in conversations],
-        "add_generation_prompt": add_generation_prompt, "memory": _MEMORY, "seconds": seconds,
-        "characters": _CHARACTERS,
+        "add_generation_prompt": add_generation_prompt, "characters": _CHARACTERS,
     }  # fmt: skip
-    return json.dumps(request).encode("ascii") + b"\n"
-
-
-def _answer(line: bytes, returncode: int, stderr: bytes, seconds: int) -> tuple[str, ...]:
-    """The texts that a worker answered with. Raises EngineError with what went wrong, without a full stop."""
-    try:
-        answer = json.loads(line)
-    except ValueError as e:
-        if returncode < 0:  # what a limit of the system does
-            raise EngineError(f"it was ended after {seconds} seconds, or for its use of memory") from e
-        said = stderr.decode("utf-8", "replace").strip().splitlines() or ["it gives no reason"]
-        raise EngineError(f"the process that renders it ended: {said[-1][:300]}") from e
-    if "error" in answer:
-        raise EngineError(" ".join(str(answer["error"]).split()))
-    return tuple(answer["texts"])
 
 
 def _find_template(model: Model, name: str) -> _Template:
@@ -180,7 +157,7 @@ class ChatRenderer:
         """`name` chooses among several templates. Raises InputError when the model has none, or none of that name."""
         self._template = _find_template(model, name)
         self._path = model.path
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process = LimitedProcess(_WORKER, _MEMORY)
 
     @property
     def template(self) -> str:
@@ -197,39 +174,14 @@ class ChatRenderer:
             role, content = messages[-1]
             messages = [*messages[:-1], (role, f"{content}{_MARK} ")]
         try:
-            (text,) = self._ask(_request(self._template, [messages], _SECONDS, not continues))
+            (text,) = self._process.ask(_request(self._template, [messages], not continues), _SECONDS)["texts"]
             return _before_mark(text) if continues else text
         except EngineError as e:
             raise EngineError(f"{self._path}: its chat template fails: {e}.") from e
 
-    def _ask(self, request: bytes) -> tuple[str, ...]:
-        if self._process is None:
-            pipe = subprocess.PIPE
-            self._process = subprocess.Popen(_COMMAND, stdin=pipe, stdout=pipe, stderr=pipe)
-        process = self._process
-        assert process.stdin is not None
-        assert process.stdout is not None
-        patience = threading.Timer(3 * _SECONDS, process.kill)
-        patience.start()
-        try:
-            process.stdin.write(request)
-            process.stdin.flush()
-            line = process.stdout.readline()
-        except OSError:
-            line = b""  # it is gone: why, its exit tells
-        finally:
-            patience.cancel()
-        if line:
-            return _answer(line, 0, b"", _SECONDS)
-        self._process = None
-        _, stderr = process.communicate()
-        return _answer(line, process.returncode, stderr, _SECONDS)
-
     def close(self) -> None:
         """End the process; more than once does no harm."""
-        if self._process is not None:
-            self._process.communicate()
-            self._process = None
+        self._process.close()
 
 
 def _before_mark(text: str) -> str:

@@ -43,8 +43,11 @@ def vocabulary_faults(header: GgufHeader, _architecture: str) -> Iterator[str]:
         missing = [b for b in range(256) if f"<0x{b:02X}>" not in known and not (b < 128 and chr(b) in known)]
         if missing:
             yield f"its vocabulary has no token for the byte <0x{missing[0]:02X}> ({_OWN}.tokens)"
-    if model.value == "rwkv" and (missing := [b for b in range(256) if bytes([b]) not in set(map(_unescaped, texts))]):
-        yield f"its vocabulary has no token for the byte \\x{missing[0]:02x} ({_OWN}.tokens)"  # it would run for ever
+    if model.value == "rwkv":  # without them it tokenises without end
+        own = set(map(_unescaped, texts))
+        missing = [b for b in range(256) if bytes([b]) not in own]
+        if missing:
+            yield f"its vocabulary has no token for the byte \\x{missing[0]:02x} ({_OWN}.tokens)"
     yield from _lists(header, len(texts))
     types = header.metadata.get(f"{_OWN}.token_type")
     if model.value == "bert" and types is not None and _BYTE in types.value:
@@ -65,7 +68,7 @@ def _unescaped(text: str) -> bytes:
 
     def byte(found: re.Match[str]) -> str:
         escape = found[1]
-        raw = bytes([int(escape[1:], 16)]) if len(escape) == 3 else plain.get(escape, escape.encode())
+        raw = bytes([int(escape[1:], 16)]) if len(escape) == 3 else plain.get(escape, escape.encode("latin-1"))
         return raw.decode("latin-1")
 
     return re.sub(r"\\(x[0-9a-f]{2}|.)", byte, text.encode().decode("latin-1"), flags=re.DOTALL).encode("latin-1")

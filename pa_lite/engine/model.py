@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from pa_lite.checkpoints.fingerprint import fingerprint
-from pa_lite.checkpoints.gguf_file import architecture_of, read_gguf_header
-from pa_lite.checkpoints.gguf_model import open_gguf
+from pa_lite.checkpoints.gguf_file import architecture_of
+from pa_lite.checkpoints.gguf_model import open_gguf, read_model_header
 from pa_lite.engine.context import Context
 from pa_lite.engine.library import complaint, fresh_words, llama
 from pa_lite.engine.loadable import check_loadable
@@ -60,7 +60,7 @@ class Model:
         """
         self.path, self.options = path, options or EngineOptions()
         _check_options(self.options)
-        self.header = read_gguf_header(path)
+        self.header = read_model_header(path)
         check_loadable(self.header)
         self.lib = llama()
         if not rewritable:

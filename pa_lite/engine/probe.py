@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from pa_lite.checkpoints.gguf_file import read_gguf_header
+from pa_lite.checkpoints.gguf_model import part_names, read_model_header
 from pa_lite.engine.library import llama
 from pa_lite.engine.loadable import check_loadable
 from pa_lite.engine.readable import check_readable
@@ -60,12 +60,15 @@ def probe_file(path: Path, limits: Limits | None = None) -> None:
     Raises what `check_loadable` raises, CheckpointError when that process dies, hangs, or takes too much memory,
     EngineError when llama.cpp refuses the file or no process can be started. Nothing outlives it, nor Ctrl-C.
     """
+    parts = [path.with_name(name) for name in part_names(path.name)]
     try:
-        state = path.stat()
+        states = [part.stat() for part in parts]
     except OSError as e:
-        raise CheckpointError(f"{path}: cannot be read: {e.strerror}") from e
-    identity = [str(path.resolve()), state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns]
-    _once(identity, path, limits or limits_for(state.st_size))
+        raise CheckpointError(f"{e.filename or path}: cannot be read: {e.strerror}") from e
+    identity: list[str | int] = [str(path.resolve())]
+    for s in states:
+        identity += [s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns]
+    _once(identity, path, limits or limits_for(sum(s.st_size for s in states)))
 
 
 def probe_merged(path: Path, header: bytes, size: int, descriptors: Sequence[int] = ()) -> None:
@@ -78,7 +81,7 @@ def probe_merged(path: Path, header: bytes, size: int, descriptors: Sequence[int
 
 def _once(identity: Sequence[Any], path: Path, limits: Limits, descriptors: Sequence[int] = ()) -> None:
     if not _passed(identity):
-        check_loadable(read_gguf_header(path))  # what these refuse needs no process to be refused in
+        check_loadable(read_model_header(path))  # what these refuse needs no process to be refused in
         check_readable(path)
         probe(path, limits, descriptors)
         _remember(identity)

@@ -99,7 +99,7 @@ def first_that_fits(model: Model, wishes: Sequence[Wish], advice: str) -> Iterat
                 _note(model, f"memory holds {wish.told} at a time, not {wishes[0].told}")
             yield context
             return
-    raise _no_room(model, wishes[-1], free, advice) from refusal
+    raise _no_room(model, wishes[-1], free, refusal, advice) from refusal
 
 
 def _check_grant(model: Model, wish: Wish) -> None:
@@ -125,11 +125,13 @@ def _note(model: Model, told: str) -> None:
         _log.warning("%s: %s.", model.name, told)
 
 
-def _no_room(model: Model, least: Wish, free: int, advice: str) -> EngineError:
+def _no_room(model: Model, least: Wish, free: int, refusal: EngineError | None, advice: str) -> EngineError:
     needed = needs(model, least)
     parts = f"{_mb(needed.cache)} of cache and {_mb(needed.batch)} for a batch, beside weights of {_mb(needed.weights)}"
-    has = f"{_mb(free)} are free" if free else "the memory that there is does not hold them"
-    return EngineError(f"{model.path}: no room for {least.told}: it needs {parts}; {has}. {advice}")
+    has = [f"{_mb(free)} are free"] if free else []
+    if refusal is not None:
+        has.append(str(refusal).removeprefix(f"{model.path}: ").rstrip("."))
+    return EngineError(f"{model.path}: no room for {least.told}: it needs {parts}; {', but '.join(has)}. {advice}")
 
 
 def _mb(n: int) -> str:

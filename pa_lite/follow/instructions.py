@@ -17,6 +17,7 @@ from pa_lite.engine.model import Model
 from pa_lite.errors import InputError
 from pa_lite.follow.checks import Check, checkable, loose_variants, passes, validate
 from pa_lite.statistics import Estimate, clustered_error, standard_error
+from pa_lite.texts import without_nonfinite
 
 
 @dataclass(frozen=True)
@@ -129,14 +130,15 @@ class FollowResult:
 
     def to_document(self) -> dict[str, Any]:
         """All of it as a JSON document: shares with n and standard errors, and every answer."""
-        return {
+        document: dict[str, Any] = without_nonfinite({
             "model": self.model, "max_tokens": self.max_tokens, "versions": _versions(),
             "unchecked_constraints": self.unchecked, "cut_answers": self.cut,
             "prompts": self.prompts().to_document(), "constraints": self.constraints().to_document(),
             "by_kind": {k: r.to_document() for k, r in self.kinds().items()},
             "by_constraint": {n: r.to_document() for n, r in self.by_constraint().items()},
             "answers": [asdict(a) for a in self.answers],
-        }  # fmt: skip
+        })  # fmt: skip
+        return document
 
 
 def _versions() -> dict[str, str]:

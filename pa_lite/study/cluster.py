@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +18,7 @@ from pa_lite.study.works import Record
 
 _LOOK = 0.2  # seconds between looks whether to stop
 _PATIENCE = 10  # seconds that a cluster's head may take to answer
+_ROOM_PATIENCE = 60  # seconds that a worker may wait for a node with room for it
 
 
 def _ray() -> Any:
@@ -43,19 +45,28 @@ class _Remote:
 class RayWorker:
     """A worker of a sweep that is an actor somewhere in the cluster."""
 
-    def __init__(self, ray: Any, make_actor: Callable[[], Any]) -> None:
-        self._ray, self._actor = ray, make_actor()
+    def __init__(self, ray: Any, make_actor: Callable[[], Any], has_room: Callable[[], bool]) -> None:
+        self._ray, self._actor, self._has_room = ray, make_actor(), has_room
 
     def run(self, kind: str, lam: float, work: int, items: Sequence[int]) -> dict[int, Record]:
         """Records by item. Raises WorkerLostError when the actor or its node is gone, PaLiteError as raised there.
 
         Also WorkerLostError once this thread is asked to stop (`stops_when`): nobody waits for the chunk then.
+        EngineError when no node with room is left, which nothing but more nodes would mend.
         """
         try:
             pending = self._actor.run.remote(kind, lam, work, items)
+            since = time.monotonic()
             while not self._ray.wait([pending], timeout=_LOOK)[0]:
                 if stop_is_due():
                     raise WorkerLostError("stopped")
+                if self._has_room():
+                    since = time.monotonic()
+                elif time.monotonic() - since > _ROOM_PATIENCE:
+                    raise EngineError(
+                        f"for {_ROOM_PATIENCE} seconds no node of the cluster has had room for this model. What was "
+                        "finished is kept: mend the cluster and run the same command again."
+                    )
             records: dict[int, Record] = self._ray.get(pending)
             return records
         except self._ray.exceptions.RayTaskError as e:
@@ -104,7 +115,7 @@ def ray_workers(
 
         def make_worker() -> RayWorker:
             with lock:
-                return RayWorker(ray, lambda: remote.remote(pair, plan.options, keys))
+                return RayWorker(ray, lambda: remote.remote(pair, plan.options, keys), lambda: _room(ray, needs) > 0)
 
         yield min(n_workers, len({(p.cell.type, p.cell.lam) for p in plan.cells})), make_worker
     finally:

@@ -100,7 +100,7 @@ def lm_eval_document(store: Store, kind: str, lam: float) -> dict[str, Any]:
             values = [float(r["metrics"][key]) for r in records]
             name, _, pattern = key.partition(",")
             result[f"{name},{pattern or 'none'}"] = sum(values) / len(values)
-            result[f"{name}_stderr,{pattern or 'none'}"] = standard_error(values)
+            result[f"{name}_stderr,{pattern or 'none'}"] = standard_error(values) if len(values) > 1 else "N/A"
         out["results"][cell.name] = result
         out["versions"][cell.name] = cell.inputs["work"]["spec"][:16]
         out["n-shot"][cell.name] = cell.inputs["work"]["shots"]

@@ -6,6 +6,7 @@ Colours stand for what is measured everywhere: blue few-shot skill, orange instr
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,6 +34,11 @@ def _axes(panel: int) -> dict[str, str]:
     return {"xaxis": f"x{suffix}", "yaxis": f"y{suffix}"}
 
 
+def _told(stderr: float) -> str:
+    """A standard error in percent."""
+    return f"{100 * stderr:.1f}" if math.isfinite(stderr) else "not known"
+
+
 def _line(lams: Sequence[float], series: Sequence[Series], name: str, colour: str, panel: int = 0) -> list[Figure]:
     """An average with its interval as a band."""
     low, high = _interval(series)
@@ -47,8 +53,8 @@ def _line(lams: Sequence[float], series: Sequence[Series], name: str, colour: st
     line = {
         "type": "scatter", "mode": "lines+markers", "name": name, "x": list(lams), "y": [100 * e.value for e in found],
         "line": {"color": colour}, "marker": {"color": colour, "size": 7 if not panel else 4},
-        "customdata": [[100 * e.stderr, a, b, n] for e, a, b in zip(found, low, high, strict=True)],
-        "hovertemplate": "lam %{x}: %{y:.1f}% (s.e. %{customdata[0]:.1f}, 95% %{customdata[1]:.1f} to "
+        "customdata": [[_told(e.stderr), a, b, n] for e, a, b in zip(found, low, high, strict=True)],
+        "hovertemplate": "lam %{x}: %{y:.1f}% (s.e. %{customdata[0]}, 95% %{customdata[1]:.1f} to "
                          "%{customdata[2]:.1f}, n %{customdata[3]})<extra>" + html.escape(name) + "</extra>",
         "showlegend": not panel, **axes,
     }  # fmt: skip

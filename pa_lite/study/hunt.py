@@ -13,7 +13,7 @@ from pa_lite.merge.schedule import Schedule, parse_schedule
 from pa_lite.study.curves import Values
 from pa_lite.study.goal import Goal
 from pa_lite.study.plan import StudyPlan
-from pa_lite.study.search import Found, SearchOptions, race_arms, search_lam
+from pa_lite.study.search import Arms, Found, SearchOptions, race_arms, search_lam
 from pa_lite.study.worker import LocalWorker
 
 Progress = Callable[[int, int], None]
@@ -49,7 +49,7 @@ class _Evaluator:
         return np.array([self.plan.works[work].value(records[i]) for i in items])
 
 
-def _sizes(plan: StudyPlan, goal: Goal) -> tuple[list[int], bool]:
+def _sizes(plan: StudyPlan, goal: Goal) -> tuple[tuple[int, ...], bool]:
     """Items of each work, and whether the last is instruction following.
 
     Raises InputError when the goal lacks it, for several types, and for answers that only a judge could tell apart.
@@ -59,7 +59,7 @@ def _sizes(plan: StudyPlan, goal: Goal) -> tuple[list[int], bool]:
     has_follow = plan.works[-1].kind == "follow"
     if goal.needs_follow and not has_follow:
         raise InputError(f"to find {goal.told()}, name a set of instructions (--follow).")
-    return [w.n_items for w in plan.works], has_follow
+    return tuple(w.n_items for w in plan.works), has_follow
 
 
 def find_lam(
@@ -71,7 +71,8 @@ def find_lam(
     lams = plan.options.lams
     evaluator = _Evaluator(plan, int(options.budget * len(lams) * sum(sizes)), progress)
     with evaluator.worker:
-        return search_lam(lams, sizes, has_follow, lambda lam, w, items: evaluator(lams[lam], w, items), goal, options)
+        arms = Arms(lams, sizes, has_follow, lambda lam, w, items: evaluator(lams[lam], w, items))
+        return search_lam(arms, goal, options)
 
 
 def candidate_schedules(plan: StudyPlan, lam: float) -> list[Schedule]:
@@ -112,7 +113,7 @@ def find_schedule(
         return evaluator(arms[arm][0], work, items, arms[arm][1])
 
     with evaluator.worker:
-        raced = race_arms([at for at, _ in arms], sizes, has_follow, evaluate, goal, options)
+        raced = race_arms(Arms(tuple(at for at, _ in arms), sizes, has_follow, evaluate), goal, options)
     drawn = raced.utilities[1:]
     won = drawn[:, raced.best] >= drawn.max(axis=1) - 1e-12  # equals are no worse
     return Schedules(

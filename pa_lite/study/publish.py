@@ -39,7 +39,7 @@ def publish(run: Path, options: ReportOptions | None = None) -> tuple[list[Path]
     # the page in the run folder is ours to renew
     check_target(page, options.force or options.output is None)
     if options.csv is not None:
-        check_target(options.csv, options.force)
+        check_target(options.csv, options.force, "--csv")
     for folder in (options.png, options.lm_eval):
         if folder is not None:
             _make(folder)
@@ -47,10 +47,11 @@ def publish(run: Path, options: ReportOptions | None = None) -> tuple[list[Path]
         study = load_study(store, options.kind)
         name = file_name(f"{study.pair}_{study.type}")
         pages = {lam: f"results_{name}_{lam:g}.json" for lam in study.curves.lams}
-        targets = [options.png / f"{name}.png" for name in figure_names(study)] if options.png is not None else []
-        targets += [options.lm_eval / name for name in pages.values()] if options.lm_eval is not None else []
-        for target in targets:
-            check_target(target, options.force)
+        names = {"--png": [f"{name}.png" for name in figure_names(study)], "--lm-eval": list(pages.values())}
+        for option, folder in (("--png", options.png), ("--lm-eval", options.lm_eval)):
+            for name in names[option]:
+                if folder is not None:
+                    check_target(folder / name, options.force, option)
         write_text(page, to_html(study))
         written = [page]
         if options.png is not None:

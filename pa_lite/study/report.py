@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,10 @@ def _difference(found: Mapping[float, Difference], lam: float) -> tuple[str, str
     return f"{100 * d.value:+.1f} ({100 * d.relative:+.1f}%)", f"{d.p_corrected:.4f}"
 
 
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}" if math.isfinite(share) else "not known"
+
+
 def _rows(
     curves: Curves, few_shot: Mapping[str, list[Difference]], best: float
 ) -> tuple[list[str], list[dict[str, Any]]]:
@@ -59,7 +64,7 @@ def _rows(
     against = {end: {d.lam: d for d in found} for end, found in few_shot.items()}
     rows = []
     for i, lam in enumerate(curves.lams):
-        cells = [text for c in columns for text in (f"{100 * c[i].value:.1f}", f"{100 * c[i].stderr:.1f}")]
+        cells = [_percent(x) for c in columns for x in (c[i].value, c[i].stderr)]
         for end in ("instruct", "base"):
             cells += _difference(against.get(end, {}), lam)
         rows.append({"lam": f"{lam:g}", "cells": cells, "best": lam == best})

@@ -38,6 +38,21 @@ class SearchOptions:
 
 
 @dataclass(frozen=True)
+class Arms:
+    """What can be raced: each arm's lam, the items of each task (last of the instructions), and how to evaluate."""
+
+    lams: tuple[float, ...]
+    sizes: tuple[int, ...]
+    has_follow: bool
+    evaluate: Evaluate
+
+    @property
+    def grid(self) -> int:
+        """Evaluations of every arm on every item."""
+        return len(self.lams) * sum(self.sizes)
+
+
+@dataclass(frozen=True)
 class Found:
     """The answer and what it rests on.
 
@@ -58,10 +73,9 @@ class Found:
 class _Race:
     """Values seen so far: each lam knows a beginning of each series' shuffled items."""
 
-    def __init__(
-        self, lams: Sequence[float], sizes: Sequence[int], has_follow: bool, evaluate: Evaluate, seed: int
-    ) -> None:
-        self.lams, self.sizes, self.has_follow, self.evaluate = lams, sizes, has_follow, evaluate
+    def __init__(self, arms: Arms, seed: int) -> None:
+        lams, sizes = arms.lams, arms.sizes
+        self.lams, self.sizes, self.has_follow, self.evaluate = lams, sizes, arms.has_follow, arms.evaluate
         self.rng = np.random.default_rng(seed)
         self.orders = [self.rng.permutation(n) for n in sizes]
         self.values = [np.zeros((len(lams), n)) for n in sizes]
@@ -137,25 +151,17 @@ class Raced:
     evaluated: tuple[float, ...]
 
 
-def race_arms(
-    lams: Sequence[float],
-    sizes: Sequence[int],
-    has_follow: bool,
-    evaluate: Evaluate,
-    goal: Goal,
-    options: SearchOptions | None = None,
-    smooth: bool = False,
-) -> Raced:
-    """Race arms, each at a lam, for the highest utility. `sizes` are the items of each task, last of the instructions.
+def race_arms(arms: Arms, goal: Goal, options: SearchOptions | None = None, smooth: bool = False) -> Raced:
+    """Race arms for the highest utility; with `smooth` they are lams of one line, and neighbours inform each other.
 
     Raises InputError when the goal cannot be judged from what is measured, or nothing is, or the budget is too small.
     """
     options = options or SearchOptions()
+    lams, sizes, grid = arms.lams, arms.sizes, arms.grid
     if len(lams) < 2 or not sizes or min(sizes) < 1:
         raise InputError("a search needs two lams or more, and items.")
-    goal.utilities(lams, np.zeros(len(lams)), np.zeros(len(lams)) if has_follow else None)  # fails before any work
-    race = _Race(lams, sizes, has_follow, evaluate, options.seed)
-    grid = len(lams) * sum(sizes)
+    goal.utilities(lams, np.zeros(len(lams)), np.zeros(len(lams)) if arms.has_follow else None)  # fails before any work
+    race = _Race(arms, options.seed)
     least = len(lams) * len(sizes)
     rungs = max(1, math.ceil(math.log2(len(lams))))
     if math.floor(options.budget * grid) < 2 * least:  # else some lam would be judged on nothing
@@ -184,16 +190,9 @@ def race_arms(
     return Raced(best, race.spent, grid, few_shot, follow, utilities, evaluated)
 
 
-def search_lam(
-    lams: Sequence[float],
-    sizes: Sequence[int],
-    has_follow: bool,
-    evaluate: Evaluate,
-    goal: Goal,
-    options: SearchOptions | None = None,
-) -> Found:
+def search_lam(arms: Arms, goal: Goal, options: SearchOptions | None = None) -> Found:
     """Find the lam with the highest utility among those of a line. See `race_arms`."""
-    raced = race_arms(lams, sizes, has_follow, evaluate, goal, options, smooth=True)
+    raced, lams = race_arms(arms, goal, options, smooth=True), arms.lams
     near = [i for i in range(len(lams)) if abs(lams[i] - lams[raced.best]) < _WITHIN]
     drawn = raced.utilities[1:]
     return Found(
@@ -201,7 +200,7 @@ def search_lam(
         confidence=float((drawn[:, near].max(axis=1) >= drawn.max(axis=1)).mean()),
         spent=raced.spent,
         grid=raced.grid,
-        lams=tuple(lams),
+        lams=lams,
         few_shot=tuple(map(float, raced.few_shot[0])),
         follow=tuple(map(float, raced.follow[0])) if raced.follow is not None else (),
         evaluated=raced.evaluated,

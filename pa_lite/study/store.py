@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -213,6 +213,7 @@ def open_store(folder: Path) -> Iterator[Store]:
     (it is left as it is), newer, or no study's.
     """
     path = folder / FILE
+    was_there, had_results = folder.exists(), path.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / _LOCK).open("ab")
@@ -228,7 +229,29 @@ def open_store(folder: Path) -> Iterator[Store]:
                 )
             _check(path, connection)
             connection.execute("PRAGMA synchronous = FULL")
-            yield Store(path, connection)
+            try:
+                yield Store(path, connection)
+            finally:
+                if not had_results and _is_empty(connection):
+                    connection.close()
+                    _unmake(folder, was_there)
+
+
+def _is_empty(connection: sqlite3.Connection) -> bool:
+    """Whether nothing was entered; a file that cannot be asked is not."""
+    with suppress(sqlite3.Error):
+        counts = connection.execute("SELECT (SELECT count(*) FROM cells) + (SELECT count(*) FROM facts)").fetchone()
+        return bool(counts == (0,))
+    return False
+
+
+def _unmake(folder: Path, was_there: bool) -> None:
+    """Remove what was made for a study that never began, as far as the system lets us."""
+    with suppress(OSError):
+        for name in (FILE, f"{FILE}-wal", f"{FILE}-shm", _LOCK):
+            (folder / name).unlink(missing_ok=True)
+        if not was_there:
+            folder.rmdir()
 
 
 @contextmanager

@@ -6,10 +6,11 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pa_lite.checkpoints.pairs import Pair
 from pa_lite.engine.interrupt import stops_when
@@ -171,9 +172,8 @@ def sweep_pair(
     plan = plan_study(pair, options)
     with open_store(folder) as store:
         _check_pair(plan, store)  # before it is told what has changed, or a cluster is started
-        again = stale(plan, store)
-        if again:
-            _log.warning("inputs of %s have changed: measured again", ", ".join(again))
+        for why, names in stale(plan, store).items():
+            _log.warning("measured again, with other %s than before: %s", why, ", ".join(names))
         if engine == "ray":
             from pa_lite.study.cluster import ray_workers
 
@@ -220,10 +220,38 @@ def _check_pair(plan: StudyPlan, store: Store) -> None:
         raise InputError(f"{store.path.parent}: holds a study of {pair}, not of {plan.pair}. Name another (--run).")
 
 
-def stale(plan: StudyPlan, store: Store) -> Sequence[str]:
-    """Names of cells in the store that the plan has too, but made from other inputs: they are measured again."""
-    planned = {(p.cell.lam, p.cell.type, p.cell.kind, p.cell.name): p.cell.key for p in plan.cells}
-    return sorted({
-        c.name for c in store.cells()
-        if planned.get((c.lam, c.type, c.kind, c.name), c.key) != c.key
-    })  # fmt: skip
+# of a cell's inputs, and of its work's facts, what the user knows them as
+_INPUTS = {"base": "checkpoints", "instruct": "checkpoints", "schedule": "schedule", "llama_cpp_python": "llama.cpp"}
+_FACTS = {**dict.fromkeys(("items", "shots"), "items or exemplars (--limit, --shots, --seed)"), "spec": "task files",
+          "instructions": "instructions", "prompts": "prompts"}  # fmt: skip
+
+
+def stale(plan: StudyPlan, store: Store) -> dict[str, list[str]]:
+    """Cells that the store and the plan both have, but from other inputs, and so are measured again: why -> names.
+
+    A cell that the store also has from these very inputs is not among them.
+    """
+    stored = store.cells()
+    keys = {c.key for c in stored}
+    planned = {(p.cell.lam, p.cell.type, p.cell.kind, p.cell.name): p.cell for p in plan.cells}
+    nearest_old: dict[str, set[str]] = {}
+    for old in stored:
+        new = planned.get((old.lam, old.type, old.kind, old.name))
+        if new is not None and new.key not in keys:
+            why = _differing(old.inputs, new.inputs)
+            nearest_old[new.key] = min(nearest_old.get(new.key, why), why, key=len)
+    found: dict[str, set[str]] = {}
+    for cell in planned.values():
+        for word in nearest_old.get(cell.key, ()):
+            found.setdefault(word, set()).add(cell.name)
+    return {why: sorted(names) for why, names in found.items()}
+
+
+def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> set[str]:
+    """In what two cells' inputs differ, in words."""
+    told = set()
+    for inputs, others, words in ((old, new, _INPUTS), (old.get("work", {}), new.get("work", {}), _FACTS)):
+        for key in inputs.keys() | others.keys():
+            if key != "work" and inputs.get(key) != others.get(key):
+                told.add(words.get(key, "settings"))
+    return told

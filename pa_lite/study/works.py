@@ -93,7 +93,7 @@ class TaskWork:
     @property
     def facts(self) -> Mapping[str, Any]:
         items = [[i.prompt_hash, i.contexts, i.continuations, i.answer, i.golds] for i in self.prepared.items]
-        spec = {k: v for k, v in asdict(self.prepared.spec).items() if k not in ("folder", "description")}
+        spec = {k: v for k, v in asdict(self.prepared.spec).items() if k not in ("folder", "description", "is_own")}
         options = {k: v for k, v in asdict(self.options).items() if k in ("mutual_info", "parallel")}
         return {"items": digest(items), "spec": digest(spec), "shots": self.prepared.shots, **options}
 

@@ -55,7 +55,7 @@ class Extract:
         """Raises InputError for a pattern that is no regular expression."""
         try:
             return re.compile(self.pattern.replace("{number}", f"(?:{NUMBER})"))
-        except re.error as e:
+        except (re.error, OverflowError, RecursionError) as e:
             raise InputError(f"extract {self.name!r}: {self.pattern!r} is no regular expression: {e}.") from e
 
     def find(self, text: str) -> str:

@@ -44,7 +44,13 @@ def prepare_task(
     passed over. `limit` takes the first items, of a task with groups as many of each group as it can. Raises InputError
     when rows, exemplars or columns are missing or a template fails.
     """
-    split, formatter = split or spec.split, Formatter(spec)
+    with Formatter(spec) as formatter:
+        return _prepare(spec, formatter, shots, limit, seed, split or spec.split)
+
+
+def _prepare(
+    spec: TaskSpec, formatter: Formatter, shots: int | None, limit: int | None, seed: int, split: str
+) -> Prepared:
     rows = _scored_rows(spec, formatter, split)
     same = split == spec.shots_split
     n_shots = spec.shots if shots is None else shots

@@ -11,13 +11,12 @@ import jinja2
 
 from pa_lite.errors import InputError
 from pa_lite.tasks.data import Place, Row
-from pa_lite.tasks.limits import Environment, bounded
 from pa_lite.tasks.metrics import Gold
+from pa_lite.tasks.sandbox import BrokenTemplateError, LimitedTemplates, Missing, Templates
 from pa_lite.tasks.spec import TaskSpec
-from pa_lite.tasks.transforms import TRANSFORMS, column
+from pa_lite.tasks.transforms import TRANSFORMS
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-_LONGEST = 10_000_000  # characters of one rendered text: far more than any context holds
 # what a template or transform can raise on a row that does not fit it
 _ROW_ERRORS = (
     jinja2.TemplateError,
@@ -76,39 +75,27 @@ class Item:
         return ", ".join(self.golds[0]) if self.golds else self.continuations[self.answer].lstrip()
 
 
-def _not_null(value: Any) -> Any:
-    """What a template prints; null would become the word None."""
-    if value is None:
-        raise ValueError("a value that it prints is null")
-    return value
-
-
 class Formatter:
-    """A task's templates and expressions, compiled."""
+    """A task's templates and expressions, compiled; a context manager."""
 
     def __init__(self, spec: TaskSpec) -> None:
         """Raises InputError for a template or expression that is broken."""
         self.spec = spec
-        # texts stay as they are: no HTML here
-        environment = Environment(
-            undefined=jinja2.StrictUndefined, finalize=_not_null, keep_trailing_newline=True, autoescape=False
-        )
-        environment.globals["column"] = column
-        self._templates, self._expressions = {}, {}
-        for name in ("template", "prefix", "target"):
-            try:
-                with bounded():  # Jinja computes constants now
-                    self._templates[name] = environment.from_string(getattr(spec, name))
-            except jinja2.TemplateError as e:
-                raise InputError(f"task {spec.name}: its {name} is broken: {e}.") from e
-        for name in ("answers",) if spec.kind == "G" else ("choices", "answer"):
-            try:
-                with bounded():
-                    self._expressions[name] = environment.compile_expression(
-                        getattr(spec, name), undefined_to_none=False
-                    )
-            except jinja2.TemplateError as e:
-                raise InputError(f"task {spec.name}: its {name} is broken: {e}.") from e
+        names = ("answers",) if spec.kind == "G" else ("choices", "answer")
+        make = Templates if spec.is_own else LimitedTemplates
+        try:
+            self._templates: Templates | LimitedTemplates = make(
+                {name: getattr(spec, name) for name in ("template", "prefix", "target")},
+                {name: getattr(spec, name) for name in names},
+            )
+        except BrokenTemplateError as e:
+            raise InputError(f"task {spec.name}: its {e.name} is broken: {e}.") from e
+
+    def __enter__(self) -> Formatter:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._templates.close()
 
     def _fails(self, place: Place, name: str, why: object) -> InputError:
         return InputError(f"{place.where}: {name} of task {self.spec.name} fails on this row: {why}.")
@@ -127,10 +114,7 @@ class Formatter:
 
     def render(self, name: str, place: Place, scope: Mapping[str, Any]) -> str:
         try:
-            with bounded():
-                text: str = self._templates[name].render(scope)
-            if len(text) > _LONGEST:
-                raise ValueError(f"it makes a text of {len(text)} characters, more than {_LONGEST}")
+            text = self._templates.render(name, scope)
             text.encode("utf-8")  # a lone surrogate of JSON's cannot become tokens
         except _ROW_ERRORS as e:
             raise self._fails(place, name, str(e).rstrip(".")) from e
@@ -138,15 +122,13 @@ class Formatter:
 
     def evaluate(self, name: str, place: Place, scope: Mapping[str, Any]) -> Any:
         try:
-            with bounded():
-                value = self._expressions[name](scope)
+            value = self._templates.evaluate(name, scope)
         except _ROW_ERRORS as e:
             raise self._fails(place, name, str(e).rstrip(".")) from e
-        if isinstance(value, jinja2.Undefined):
-            missing = value._undefined_name
-            if getattr(self.spec, name) == missing:
-                raise InputError(f"{place.where}: has no column {missing!r}.")
-            raise self._fails(place, name, f"there is no {missing!r}")
+        if isinstance(value, Missing):
+            if getattr(self.spec, name) == value.name:
+                raise InputError(f"{place.where}: has no column {value.name!r}.")
+            raise self._fails(place, name, f"there is no {value.name!r}")
         return value
 
     def prefix(self, place: Place) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -89,7 +90,7 @@ def _numbers(name: str, n: int, metrics: Sequence[MetricResult]) -> dict[str, An
     entry: dict[str, Any] = {"name": name, "alias": name, "sample_len": n}
     for m in metrics:
         entry[m.key] = m.measured.value
-        entry[f"{m.name}_stderr,{m.filter}"] = m.measured.stderr if n > 1 else "N/A"
+        entry[f"{m.name}_stderr,{m.filter}"] = m.measured.stderr if math.isfinite(m.measured.stderr) else "N/A"
     return entry
 
 
@@ -141,7 +142,7 @@ def spec_record(spec: TaskSpec) -> dict[str, Any]:
     """A specification's keys that are not at their defaults, as its TOML file would give them."""
     defaults = {f.name: f.default for f in fields(spec)}
     values = {**asdict(spec), "metrics": spec.metrics or (spec.metric,)}
-    shown = {k: v for k, v in values.items() if k != "folder" and v not in (defaults[k], {}, ())}
+    shown = {k: v for k, v in values.items() if k not in ("folder", "is_own") and v not in (defaults[k], {}, ())}
     return {k: list(v) if isinstance(v, tuple) else v for k, v in shown.items()}
 
 
@@ -259,7 +260,7 @@ def check_samples_target(target: str, force: bool = False) -> None:
     if not Path(target).is_dir():
         if target.endswith(("/", os.sep)):
             raise OutputError(f"{target}: there is no such folder to write samples to. Make it first.")
-        check_target(Path(target), force)
+        check_target(Path(target), force, "--log-samples")
 
 
 def write_samples(result: SuiteResult, target: Path) -> list[Path]:

@@ -11,7 +11,7 @@ import numpy as np
 from pa_lite.engine.generation import GenerationOptions, generate
 from pa_lite.engine.model import Model
 from pa_lite.engine.scoring import NoiseFloor, Request, Score, make_requests, noise_floor, score_requests
-from pa_lite.errors import CheckpointError, InputError
+from pa_lite.errors import CheckpointError, EngineError, InputError
 from pa_lite.statistics import (
     Estimate,
     Measured,
@@ -24,6 +24,7 @@ from pa_lite.tasks.answers import Extract
 from pa_lite.tasks.metrics import CLASS_METRICS, TEXT_METRICS, ChoiceScores, pick_choices
 from pa_lite.tasks.prompts import Prepared, majority_rate, prepare_task
 from pa_lite.tasks.rendering import Item
+from pa_lite.tasks.sandbox import find_answers
 from pa_lite.tasks.spec import TaskSpec
 
 Progress = Callable[[int, int], None]
@@ -302,20 +303,27 @@ def _score_texts(model: Model, prepared: Prepared, options: ScoreOptions, progre
         tokens = [model.tokenize(item.prompt) for item in portion]
         cut = [t[-room:] for t in tokens]  # at the left, as lm-eval cuts
         made = generate(model, cut, settings, _behind(progress, len(records)))
-        for item, answer, whole in zip(portion, made, tokens, strict=True):
-            records.append(_text_record(spec, item, answer.text, len(whole) > room))
+        answers = _found(spec, [answer.text for answer in made])
+        for item, answer, found, whole in zip(portion, made, answers, tokens, strict=True):
+            records.append(_text_record(spec, item, answer.text, found, len(whole) > room))
     return _result(prepared, records, 0.0)
 
 
-def _text_record(spec: TaskSpec, item: Item, output: str, truncated: bool) -> ItemScore:
-    extracts = spec.extract or (_WHOLE,)
-    found = {e.name: e.find(output) for e in extracts}
+def _found(spec: TaskSpec, texts: Sequence[str]) -> list[dict[str, str]]:
+    """What the task's patterns find in the answers. Raises InputError for patterns that take too long."""
+    try:
+        return find_answers(spec.extract or (_WHOLE,), texts, is_own=spec.is_own or not spec.extract)
+    except EngineError as e:
+        raise InputError(f"task {spec.name}: its extract patterns fail on the answers: {e}. Mend them.") from e
+
+
+def _text_record(spec: TaskSpec, item: Item, output: str, found: Mapping[str, str], truncated: bool) -> ItemScore:
     metrics = {
-        _key(metric, e.name): TEXT_METRICS[metric](found[e.name], item.golds, spec.normalise)
-        for e in extracts
+        _key(metric, name): TEXT_METRICS[metric](answer, item.golds, spec.normalise)
+        for name, answer in found.items()
         for metric in spec.metrics or (spec.metric,)
     }
-    own = _key(spec.metric, extracts[0].name)
+    own = _key(spec.metric, next(iter(found)))
     return ItemScore(
         item.index, (), -1, -1, metrics, own, item.group, output=output, found=found, truncated=truncated
     )  # fmt: skip

@@ -41,7 +41,7 @@ class TaskSpec:
 
     The first of `metrics` is the task's score. `sample` scores that many rows, drawn once and for all; `rows` is how
     many the scored split had when the task was written; `version` goes up when prompts or scores change; `only` keeps
-    one group.
+    one group; `is_own` tells that it came with pa-lite, so that what it says need not be limited.
     """
 
     name: str
@@ -80,6 +80,7 @@ class TaskSpec:
     rows: int = 0
     version: int = 1
     only: str = ""
+    is_own: bool = False
 
     @property
     def metric(self) -> str:
@@ -135,7 +136,8 @@ def _included(path: Path, document: Mapping[str, Any]) -> list[TaskSpec]:
         inner = _SUITES / f"{name}.toml"
         if name not in _suite_names():
             raise InputError(f"{path}: includes the unknown suite {name!r}.{nearest(name, _suite_names())}")
-        found += [_checked(path, replace(spec, **changes)) for spec in load_suite_file(inner)]
+        specs = [replace(spec, is_own=path.parent == _SUITES) for spec in load_suite_file(inner)]
+        found += [_checked(path, replace(spec, **changes)) for spec in specs]
     return found
 
 
@@ -169,7 +171,7 @@ _READERS: dict[str, tuple[Any, str]] = {
 
 def _values(path: Path, name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
     """The entry's values as TaskSpec holds them. Raises InputError for an unknown key or a value of the wrong type."""
-    known = {f.name: str(f.type) for f in fields(TaskSpec) if f.name not in ("name", "folder", "only")}
+    known = {f.name: str(f.type) for f in fields(TaskSpec) if f.name not in ("name", "folder", "only", "is_own")}
     read = {}
     for key, value in entry.items():
         if key not in known:
@@ -188,7 +190,7 @@ def _spec(path: Path, name: str, entry: Mapping[str, Any]) -> TaskSpec:
     if bool(values.get("data")) == bool(values.get("hub")):
         both = "both 'data' and 'hub'" if values.get("data") else "neither 'data' nor 'hub'"
         raise InputError(f"{path}: task {name} has {both}; one of them says where its rows are.")
-    return _checked(path, TaskSpec(name=name, folder=path.parent, **values))
+    return _checked(path, TaskSpec(name=name, folder=path.parent, is_own=path.parent == _SUITES, **values))
 
 
 def _checked(path: Path, spec: TaskSpec) -> TaskSpec:

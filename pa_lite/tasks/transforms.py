@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -23,8 +22,19 @@ def column(value: Any, name: str) -> list[Any]:
 
 def _without_markup(text: str) -> str:
     """For HellaSwag's WikiHow rows: ` [title]` becomes `. `, then other brackets go, then doubled blanks are halved."""
-    text = re.sub(r"\[.*?\]", "", text.strip().replace(" [title]", ". "))
-    return text.replace("  ", " ")
+    text = text.strip().replace(" [title]", ". ")
+    # a pattern from bracket to bracket would take time squared for a row full of opening ones
+    return "\n".join(_without(line, "[", "]") for line in text.split("\n")).replace("  ", " ")
+
+
+def _without(text: str, begin: str, end: str) -> str:
+    """The text without what stands from a `begin` to an `end` that the next of its first characters begins."""
+    kept, at = [], 0
+    while (first := text.find(begin, at)) >= 0 and (last := text.find(end[0], first + len(begin))) >= 0:
+        is_end = text.startswith(end, last)
+        kept.append(text[at : first if is_end else last + 1])
+        at = last + (len(end) if is_end else 1)
+    return "".join(kept) + text[at:]
 
 
 def _hellaswag(row: Row) -> dict[str, Any]:
@@ -37,8 +47,7 @@ def _gsm8k(row: Row) -> dict[str, Any]:
     solution, mark, number = row["answer"].rpartition("####")
     if not mark:
         raise ValueError("the answer has no '####'")
-    solution = re.sub(r"<<[^>]*>>", "", solution)
-    return {"reasoning": " ".join(solution.split()), "number": number.strip().replace(",", "")}
+    return {"reasoning": " ".join(_without(solution, "<<", ">>").split()), "number": number.strip().replace(",", "")}
 
 
 def _drop_answer(answer: Row) -> tuple[str, ...]:

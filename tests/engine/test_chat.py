@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,12 @@ from pa_lite.engine import chat
 from pa_lite.engine.chat import ChatRenderer, chat_prompts, has_template
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.errors import EngineError, InputError
+from tests.templates import CHANGES, ENDLESS, INSIDES, LEAK
 
 ONE = EngineOptions(threads=1)
 BOS, START, END = 0, 1, 2
+
+ATTEMPTS = [*("{{ " + code + " }}" for code in INSIDES), *(c for c in CHANGES if "extends" not in c)]
 
 
 def set_template(model: Model, template: str) -> None:
@@ -125,12 +129,27 @@ def test_a_failing_template_is_one_error(tiny_ggufs: dict[str, Path], template: 
         assert len(str(caught.value).splitlines()) == 1
 
 
+def test_templates_reach_nothing_of_python(tiny_ggufs: dict[str, Path]) -> None:
+    """Every attempt in one template, chosen by what the user says."""
+    cases = [f"{{% if said == '{i}' %}}{code}{{% endif %}}" for i, code in enumerate(ATTEMPTS)]
+    with Model(tiny_ggufs["F32"], ONE) as model:
+        set_template(model, "{% set said = messages[0]['content'] %}" + "".join(cases))
+        renderer = ChatRenderer(model)
+        for i, code in enumerate(ATTEMPTS):
+            try:
+                said = renderer.render([("user", str(i))])
+            except EngineError as e:
+                said = str(e)
+            assert not re.search(f"{LEAK}|was ended", said), code
+        renderer.close()
+
+
 LOOP = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
 
 
-@pytest.mark.parametrize("template", [LOOP, "{{ 10**(10**10) }}"])
+@pytest.mark.parametrize("template", [LOOP, "{{ 10**(10**10) }}", *ENDLESS[4:6]])
 def test_an_endless_template(tiny_ggufs: dict[str, Path], template: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chat, "_SECONDS", 1)
+    monkeypatch.setattr(chat, "_SECONDS", 0.3)
     with Model(tiny_ggufs["F32"], ONE) as model:
         set_template(model, template)
         with pytest.raises(EngineError, match=r"template fails: it was (not done|ended) after"):
@@ -141,7 +160,7 @@ def test_an_endless_template(tiny_ggufs: dict[str, Path], template: str, monkeyp
 def test_a_greedy_template(tiny_ggufs: dict[str, Path], template: str) -> None:
     with Model(tiny_ggufs["F32"], ONE) as model:
         set_template(model, template)
-        with pytest.raises(EngineError, match="more memory than templates get"):
+        with pytest.raises(EngineError, match="more memory than it gets"):
             chat_prompts(model, ["x"])
 
 
@@ -184,7 +203,7 @@ def test_a_renderer_stops_within_the_last_message(tiny_ggufs: dict[str, Path], t
 
 def test_a_renderer_outlives_templates_that_fail(tiny_ggufs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """An error leaves the process up; one that never ends is killed, and the next conversation gets a new one."""
-    monkeypatch.setattr(chat, "_SECONDS", 1)
+    monkeypatch.setattr(chat, "_SECONDS", 0.5)
     endless = "{% for _ in range(100000000) if messages[0]['content'] == 'loop' %}{% endfor %}"
     failing = "{% if messages[0]['content'] == 'fail' %}{{ raise_exception('not this') }}{% endif %}"
     with Model(tiny_ggufs["F32"], ONE) as model:

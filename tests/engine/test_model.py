@@ -11,7 +11,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from pa_lite.checkpoints.gguf_file import read_gguf_header
-from pa_lite.checkpoints.source import Metadata, string
+from pa_lite.checkpoints.source import Field, Metadata, string
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.errors import CheckpointError, EngineError, InputError
 from tests.ggufs import write_gguf_header
@@ -122,3 +122,45 @@ def test_ctrl_c_while_llama_cpp_loads_is_heard(tiny_ggufs: dict[str, Path], capl
                     context.decode([5], [0], [(0,)], [True])
     finally:
         signal.signal(signal.SIGINT, previous)
+
+
+def split(source: Path, folder: Path) -> list[Path]:
+    """A model in two parts, as llama.cpp's own program splits them."""
+    header, data = read_gguf_header(source), source.read_bytes()
+    names = list(header.tensors)
+    parts = []
+    for i, own in enumerate((names[:5], names[5:])):
+        told: Metadata = {"split.no": Field("UINT16", i), "split.count": Field("UINT16", 2),
+                          "split.tensors.count": Field("INT32", len(names))}  # fmt: skip
+        metadata = {k: v for k, v in header.metadata.items() if k != "general.architecture"} | told
+        path = folder / f"m-{i + 1:05d}-of-00002.gguf"
+        placed = write_gguf_header(
+            path, "llama", metadata, {n: (header.tensors[n].type, header.tensors[n].shape) for n in own}
+        )
+        with path.open("r+b") as f:
+            for name, target in placed.items():
+                old = header.tensors[name]
+                f.seek(target.offset)
+                f.write(data[old.offset : old.offset + old.nbytes])
+        parts.append(path)
+    return parts
+
+
+def test_a_model_in_parts_is_checked_whole(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
+    first, second = split(tiny_ggufs["F32"], tmp_path)
+    with Model(tiny_ggufs["F32"], EngineOptions(threads=1)) as whole, Model(first, EngineOptions(threads=1)) as model:
+        assert model.header.tensors.keys() == whole.header.tensors.keys()
+        assert model.weight_bytes == whole.weight_bytes
+        logits = []
+        for each in (whole, model):
+            with each.context(64) as context:
+                context.decode([5, 6], [0, 1], [(0,), (0,)], [False, True])
+                logits.append(context.logits(1).copy())
+    assert (logits[0] == logits[1]).all()
+    data = second.read_bytes()
+    second.write_bytes(data[:-100])
+    with pytest.raises(CheckpointError, match=r"m-00002-of-00002\.gguf: broken GGUF file: tensor .* lies outside"):
+        Model(first)  # llama.cpp would map the part and be killed for reading beyond its end
+    second.unlink()
+    with pytest.raises(CheckpointError, match=r"part m-00002-of-00002\.gguf of a split model is missing"):
+        Model(first)

@@ -26,6 +26,7 @@ from pa_lite.engine.reference import open_model
 from pa_lite.errors import CheckpointError, EngineError
 from pa_lite.merge.plan import PlanOptions, plan_merge
 from tests.engine.test_loadable import changed, float32
+from tests.engine.test_model import split
 
 AMPLE = Limits(30, 1 << 30)
 ONE = EngineOptions(threads=1)
@@ -187,6 +188,20 @@ def test_a_file_is_tried_once(
     monkeypatch.setattr(importlib.metadata, "version", lambda _name: "0.3.99")
     probe_file(path)
     assert len(tried) == 3  # another llama.cpp may do otherwise
+
+
+def test_every_part_of_a_split_model_counts(tiny_ggufs: dict[str, Path], tmp_path: Path, cache: Path) -> None:
+    first, second = split(tiny_ggufs["F32"], tmp_path)
+    probe_file(first)
+    assert len(list(cache.iterdir())) == 1
+    probe_file(first)
+    assert len(list(cache.iterdir())) == 1
+    second.write_bytes(second.read_bytes())
+    probe_file(first)
+    assert len(list(cache.iterdir())) == 2
+    second.unlink()
+    with pytest.raises(CheckpointError, match=r"m-00002-of-00002\.gguf: cannot be read: No such file"):
+        probe_file(first)
 
 
 def test_what_the_checks_refuse_needs_no_process(

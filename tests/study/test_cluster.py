@@ -72,3 +72,22 @@ def test_a_cluster_out_of_reach_is_one_line(tmp_path: Path) -> None:
     assert found.returncode == 1
     assert [line for line in found.stderr.splitlines() if line.startswith("error: Ray cannot reach 127.0.0.1:1")]
     assert "Traceback" not in found.stderr
+    assert list(tmp_path.iterdir()) == []  # a study that never began leaves no folder
+
+
+def test_a_cluster_without_nodes_is_not_waited_for(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    monkeypatch.setattr(clusters, "_ROOM_PATIENCE", 0.5)
+    plan = plan_study("demo", OPTIONS)
+    with clusters.ray_workers("demo", plan, cluster.address) as (_, _make):
+        remote = ray.remote(num_cpus=99)(clusters._Remote)  # as though the nodes with room had gone
+        keys = [p.cell.key for p in plan.cells]
+        worker = clusters.RayWorker(ray, lambda: remote.remote("demo", OPTIONS, keys), lambda: False)
+        start = time.monotonic()
+        with pytest.raises(
+            EngineError, match=r"no node of the cluster has had room for this model. What was finished is"
+        ):
+            worker.run("F16", 0.0, 0, range(2))
+        assert time.monotonic() - start < 20
+        worker.close()

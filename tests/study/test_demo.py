@@ -14,7 +14,7 @@ from pa_lite.errors import OutputError
 from pa_lite.study.curves import Values, means
 from pa_lite.study.demo import LAMS, DemoResult, run_demo
 from pa_lite.study.goal import Goal
-from pa_lite.study.search import SearchOptions, search_lam
+from pa_lite.study.search import Arms, SearchOptions, search_lam
 from pa_lite.study.study import conclusion
 
 
@@ -65,7 +65,8 @@ def test_the_search_lands_near_the_grids_answer(demo: DemoResult, goal: Goal) ->
         return np.asarray(series[which].values[lam, list(items)])
 
     found = [
-        search_lam(LAMS, [s.n for s in series], True, look_up, goal, SearchOptions(0.4, seed)) for seed in range(20)
+        search_lam(Arms(LAMS, tuple(s.n for s in series), True, look_up), goal, SearchOptions(0.4, seed))
+        for seed in range(20)
     ]
     assert sum(abs(f.lam - answer) < 0.101 for f in found) >= 18
     assert max(f.spent / f.grid for f in found) <= 0.4

@@ -10,7 +10,7 @@ import pytest
 from pa_lite.errors import InputError
 from pa_lite.study.curves import Values
 from pa_lite.study.goal import Goal
-from pa_lite.study.search import SearchOptions, search_lam
+from pa_lite.study.search import Arms, SearchOptions, search_lam
 
 LAMS = tuple(i / 10 for i in range(11))
 SKILL = (0.55, 0.58, 0.62, 0.65, 0.66, 0.66, 0.63, 0.59, 0.53, 0.47, 0.40)
@@ -44,7 +44,7 @@ def test_it_lands_near_the_grids_answer(goal: Goal) -> None:
     near, spent = 0, []
     for seed in range(10):
         table = Table(seed)
-        found = search_lam(LAMS, table.sizes, True, table.evaluate, goal, SearchOptions(seed=seed))
+        found = search_lam(Arms(LAMS, table.sizes, True, table.evaluate), goal, SearchOptions(seed=seed))
         near += abs(found.lam - table.answer(goal)) < 0.101
         spent.append(found.spent / found.grid)
         assert len(set(table.asked)) == len(table.asked) == found.spent
@@ -56,7 +56,7 @@ def test_it_lands_near_the_grids_answer(goal: Goal) -> None:
 
 def test_a_whole_budget_is_the_grid() -> None:
     table = Table(0)
-    found = search_lam(LAMS[:2], table.sizes, True, table.evaluate, Goal(), SearchOptions(budget=1.0))
+    found = search_lam(Arms(LAMS[:2], table.sizes, True, table.evaluate), Goal(), SearchOptions(budget=1.0))
     assert found.spent > 0.9 * found.grid
     assert found.lam == 0.1
 
@@ -65,9 +65,9 @@ def test_what_cannot_be_judged_fails_before_any_work() -> None:
     table = Table(0)
     for lams, goal, has_follow in ((LAMS, Goal(weight=0.5), False), (LAMS[:10], Goal(keep_follow=0.9), True)):
         with pytest.raises(InputError):
-            search_lam(lams, table.sizes, has_follow, table.evaluate, goal)
+            search_lam(Arms(lams, table.sizes, has_follow, table.evaluate), goal)
     with pytest.raises(InputError, match="two lams"):
-        search_lam((0.5,), table.sizes, True, table.evaluate, Goal())
+        search_lam(Arms((0.5,), table.sizes, True, table.evaluate), Goal())
     with pytest.raises(InputError, match="budget"):
         SearchOptions(budget=0)
     assert table.asked == []
@@ -76,8 +76,8 @@ def test_what_cannot_be_judged_fails_before_any_work() -> None:
 def test_a_budget_that_shows_some_lam_nothing_is_refused() -> None:
     table = Table(0)
     with pytest.raises(InputError, match="66 are the fewest"):  # 11 lams, 3 sets of items, twice
-        search_lam(LAMS, table.sizes, True, table.evaluate, Goal(), SearchOptions(budget=65.5 / 8250))
+        search_lam(Arms(LAMS, table.sizes, True, table.evaluate), Goal(), SearchOptions(budget=65.5 / 8250))
     assert table.asked == []
-    found = search_lam(LAMS, table.sizes, True, table.evaluate, Goal(), SearchOptions(budget=66.5 / 8250))
+    found = search_lam(Arms(LAMS, table.sizes, True, table.evaluate), Goal(), SearchOptions(budget=66.5 / 8250))
     assert min(found.evaluated) > 0
     assert found.spent <= 66

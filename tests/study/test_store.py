@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pa_lite.errors import InputError, OutputError
+from pa_lite.errors import EngineError, InputError, OutputError
 from pa_lite.study.store import FILE, SCHEMA, Cell, open_store, read_store
 
 CELL = Cell(0.3, "F16", "task", "town", 3, {"seed": 0, "rows": "abc"})
@@ -94,8 +94,8 @@ def test_files_of_others_and_of_the_future_are_refused(tmp_path: Path) -> None:
     c.close()
     with pytest.raises(InputError, match="is no file of results"), open_store(tmp_path):
         pass
-    with open_store(tmp_path / "b"):
-        pass
+    with open_store(tmp_path / "b") as store:
+        store.note({"pair": "demo"})
     c = sqlite3.connect(tmp_path / "b" / FILE)
     c.execute(f"PRAGMA user_version = {SCHEMA + 1}")
     c.close()
@@ -125,3 +125,19 @@ def test_a_full_disk_keeps_what_was_finished(tmp_path: Path) -> None:
             store.note({"long": "x" * 100_000})
     with read_store(tmp_path) as store:
         assert store.facts() == {"pair": "demo"}
+
+
+def test_a_study_that_never_began_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(EngineError), open_store(tmp_path / "new"):
+        raise EngineError("no cluster")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "mine").write_text("x", "utf-8")
+    with open_store(tmp_path / "old"):
+        pass
+    assert [p.name for p in (tmp_path / "old").iterdir()] == ["mine"]
+    with open_store(tmp_path / "old") as store:
+        store.note({"pair": "demo"})
+    with pytest.raises(EngineError), open_store(tmp_path / "old"):
+        raise EngineError("no cluster")
+    assert (tmp_path / "old" / "study.sqlite").exists()

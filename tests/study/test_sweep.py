@@ -18,6 +18,7 @@ import pytest
 import pa_lite
 from pa_lite.checkpoints.pairs import Pair
 from pa_lite.engine import room
+from pa_lite.engine.model import EngineOptions
 from pa_lite.errors import EngineError, InputError, OutputError
 from pa_lite.study import sweep as sweeping
 from pa_lite.study.plan import StudyOptions, StudyPlan, plan_study
@@ -73,9 +74,13 @@ def test_what_is_finished_is_not_done_again(tmp_path: Path, monkeypatch: pytest.
     changed = replace(OPTIONS, score=ScoreOptions(limit=20))  # other items, the same instructions
     with open_store(tmp_path) as store:
         plan = plan_study("demo", changed)
-        assert stale(plan, store) == ["demo_kind", "demo_town"]
+        assert stale(plan, store) == {"items or exemplars (--limit, --shots, --seed)": ["demo_kind", "demo_town"]}
         run_sweep(plan, store)
         assert load_study(store).curves.tasks[0].n == 20
+        assert stale(plan, store) == {}  # what is there already is not measured again
+        assert stale(plan_study("demo", OPTIONS), store) == {}
+        other = plan_study("demo", replace(OPTIONS, engine=EngineOptions(n_batch=64)))
+        assert stale(other, store) == {"settings": ["demo", "demo_kind", "demo_town"]}
     assert {name for name, _ in done} == {"demo_kind", "demo_town"}
     assert again.curves.tasks[0].n == 24
 

@@ -10,20 +10,16 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 import logging
-import subprocess
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from pa_lite.checkpoints.vocabulary.files import TokenizerFiles
-from pa_lite.documents import parse_json
-from pa_lite.errors import CheckpointError
+from pa_lite.errors import CheckpointError, EngineError
+from pa_lite.limited import LimitedProcess
 
 _log = logging.getLogger(__name__)
-_COMMAND = [sys.executable, "-I", str(Path(__file__).with_name("fingerprint_worker.py"))]
+_WORKER = "pa_lite.checkpoints.vocabulary.fingerprint_worker"
 _SECONDS, _MEMORY = 20, 4 << 30  # of processor time, and bytes: far more than any known vocabulary takes
 _SMALLEST = 8192  # tokens; no vocabulary that is listed has so few
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -80,15 +76,11 @@ def _by_fingerprint(files: TokenizerFiles) -> str | None:
     """The name by what the check text encodes to; None without `tokenizers`, or for a vocabulary that is not listed."""
     if files.size < _SMALLEST or importlib.util.find_spec("tokenizers") is None:
         return None
-    request = {"path": sys.path, "file": str(files.where), "text": CHECK_TEXT, "memory": _MEMORY, "seconds": _SECONDS}
     try:
-        done = subprocess.run(
-            _COMMAND, input=json.dumps(request).encode(), capture_output=True, timeout=3 * _SECONDS, check=True
-        )
-        found, bare = (
-            FINGERPRINTS.get(hashlib.sha256(str(ids).encode()).hexdigest()) for ids in parse_json(done.stdout)
-        )
-    except (subprocess.SubprocessError, OSError, ValueError) as e:
+        with LimitedProcess(_WORKER, _MEMORY) as process:
+            answer = process.ask({"file": str(files.where), "text": CHECK_TEXT}, _SECONDS)
+        found, bare = (FINGERPRINTS.get(hashlib.sha256(str(ids).encode()).hexdigest()) for ids in answer["ids"])
+    except (EngineError, OSError) as e:
         _log.debug("%s: tokenizers cannot encode with it: %s", files.where, e)
         return None
     return found or bare  # bare: a fine-tune whose template adds a token of its own

@@ -3,7 +3,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.util
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -167,6 +166,9 @@ def test_a_definition_that_would_end_the_process_is_encoded_in_another(
 def test_an_encoder_that_dies_or_babbles_leaves_the_definition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("tokenizers")
     monkeypatch.setattr(pre_tokenizers, "_SMALLEST", 0)
-    for code in ("import os; os.abort()", "print('[')", "print('x')", "raise SystemExit(3)"):
-        monkeypatch.setattr(pre_tokenizers, "_COMMAND", [sys.executable, "-c", code])
+    monkeypatch.syspath_prepend(tmp_path / "programs")
+    (tmp_path / "programs").mkdir()
+    for n, code in enumerate(("import os; os.abort()", "print('[')", "print('x')", "raise SystemExit(3)")):
+        (tmp_path / "programs" / f"program_{n}.py").write_text(f"def main():\n    {code}\n", "utf-8")
+        monkeypatch.setattr(pre_tokenizers, "_WORKER", f"program_{n}")
         assert byte_level(tmp_path)["pre"] == "gpt-2"

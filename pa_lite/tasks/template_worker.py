@@ -1,0 +1,61 @@
+"""A program of its own that does what strangers' task files say: templates, expressions, and patterns for answers.
+
+Started by `pa_lite.tasks.sandbox`, limited as `pa_lite.limited_worker` says. What it is asked holds pickles that
+our own process made; it answers in JSON.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import pickle
+from typing import Any
+
+import jinja2
+
+from pa_lite.limited_worker import serve
+from pa_lite.tasks.answers import Extract
+from pa_lite.tasks.sandbox import BrokenTemplateError, Missing, Templates, find_answers
+
+_LONGEST_VALUE = 50_000_000  # characters of an expression's value, as JSON
+
+
+class _Worker:
+    """The templates that it was told to compile."""
+
+    templates: Templates
+
+    def do(self, request: dict[str, Any]) -> dict[str, Any]:
+        """What is answered. Raises what an expression or pattern raises that has no words of its own."""
+        try:
+            return self._do(request)
+        except (jinja2.TemplateError, ValueError) as e:
+            return {"error": str(e)[:300]}
+
+    def _do(self, request: dict[str, Any]) -> dict[str, Any]:
+        if request["do"] == "compile":
+            try:
+                self.templates = Templates(request["templates"], request["expressions"])
+            except BrokenTemplateError as e:
+                return {"broken": [e.name, str(e)]}
+            return {}
+        if request["do"] == "find":
+            return {"found": find_answers([Extract(**e) for e in request["extracts"]], request["texts"], is_own=True)}
+        scope = pickle.loads(base64.b64decode(request["scope"]))
+        if request["do"] == "render":
+            return {"text": self.templates.render(request["name"], scope)}
+        value = self.templates.evaluate(request["name"], scope)
+        if isinstance(value, Missing):
+            return {"missing": value.name}
+        if sum(map(len, json.JSONEncoder(default=_nothing).iterencode(value))) > _LONGEST_VALUE:
+            raise ValueError(f"its value is longer than {_LONGEST_VALUE} characters")
+        return {"value": value}
+
+
+def _nothing(_value: Any) -> None:
+    """What stands for a value that JSON does not have: no answer or choice can be such."""
+
+
+def main() -> None:
+    """Answer until there are no more requests."""
+    serve(_Worker().do, _nothing)

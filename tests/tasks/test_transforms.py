@@ -1,0 +1,28 @@
+"""Transforms of strangers' rows: as the patterns that they stand for, in time in proportion to the row."""
+
+from __future__ import annotations
+
+import re
+import time
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pa_lite.tasks.transforms import TRANSFORMS, _without
+
+TEXTS = st.text(st.sampled_from("<>[]a\n "), max_size=30)
+
+
+@given(TEXTS)
+def test_what_is_cut_out_is_what_the_patterns_match(text: str) -> None:
+    assert _without(text, "<<", ">>") == re.sub(r"<<[^>]*>>", "", text)
+    assert "\n".join(_without(line, "[", "]") for line in text.split("\n")) == re.sub(r"\[.*?\]", "", text)
+
+
+def test_a_row_full_of_openings_takes_no_longer_than_another() -> None:
+    many = 1_000_000
+    start = time.perf_counter()
+    TRANSFORMS["gsm8k"]({"answer": "<<" * many + "#### 1"})
+    row = {"activity_label": "a", "ctx_a": "[" * many, "ctx_b": "", "endings": ["[" * many]}
+    TRANSFORMS["hellaswag"](row)
+    assert time.perf_counter() - start < 5
