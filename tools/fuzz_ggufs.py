@@ -21,9 +21,9 @@ from pa_lite.merge.imatrix import read_imatrix
 
 
 def _vocabulary(model: str = "gpt2") -> Metadata:
-    """A vocabulary that llama.cpp takes; that of `llama` needs a token for every byte."""
+    """A vocabulary that llama.cpp takes."""
     special, words = ["<unk>", "<s>", "</s>"], ["the", "th", "e", "t", "h"]
-    tokens = special + (words if model == "gpt2" else [f"<0x{b:02X}>" for b in range(256)] + words)
+    tokens = special + words
     found: Metadata = {
         "tokenizer.ggml.model": string(model), "tokenizer.ggml.pre": string("default"),
         "tokenizer.ggml.tokens": array("STRING", tokens),
@@ -67,7 +67,7 @@ def _gguf_seeds() -> list[bytes]:
     return [
         _seed("llama", "gpt2", odd, "Q8_0"), _seed("llama", "gpt2", experts, "BF16"),
         _seed("qwen2", "gpt2", scaled, "F32"),
-        _seed("x", "bert", groups, "Q8_0"), _seed("llama", "llama", {}, "Q4_0"),
+        _seed("x", "bert", groups, "Q8_0"), _seed("llama", "t5", {}, "Q4_0"),
     ]  # fmt: skip
 
 
@@ -134,7 +134,7 @@ def _mutate_imatrix(data: bytes, random: Random) -> bytes:
 
 TARGETS = (
     Target("gguf", "GGUF headers, their vocabulary, checks before llama.cpp", whole("model.gguf"), _read_gguf, mutate,
-           _gguf_seeds),
+           _gguf_seeds, longest=1 << 13),
     Target("split", "split GGUF models", lambda d: unpack(d, _PARTS), _read_split,
            BundleMutator(dict.fromkeys(_PARTS, mutate)),
            lambda: [pack({name: _part(i) for i, name in enumerate(_PARTS)}, _PARTS)]),

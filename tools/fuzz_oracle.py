@@ -38,7 +38,7 @@ _FORBIDDEN = frozenset((
 # where modules and data of our own, of Python and of the system lie
 _OWN = tuple(
     {f"{path}{os.sep}" for path in (Path(pa_lite.__file__).resolve().parents[1], sys.base_prefix, *sys.path) if path}
-    | {"/proc/", "/sys/", "/etc/", "/usr/"}
+    | {"/proc/", "/sys/"}
 )
 
 Files = Mapping[str, bytes]
@@ -50,9 +50,8 @@ class Target:
 
     `files` splits an input into the files that the reader finds in a folder of its own, and `read` reads them: any
     PaLiteError that it raises is fine. `mutate` changes an input by its structure, `seeds` gives inputs to start from.
-    `writes`: file names that the reader may write,
-    as a journal does. `longest` bounds an input's bytes; a target that is
-    not `bounded` has limits of time and memory of its own.
+    `writes`: file names that the reader may write, as a journal does. `longest` bounds an input's bytes; a target that
+    is not `bounded` has limits of time and memory of its own.
     """
 
     name: str

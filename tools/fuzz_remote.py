@@ -188,14 +188,14 @@ def _render(folder: Path) -> None:
 
 _COMMIT, _SHA = "0123456789abcdef0123456789abcdef01234567", "ab" * 32
 _ANSWER = Words(
-    ("status", "headers", "body", "sha", "siblings", "rfilename", "type", "path", "size", "oid", "lfs", "ETag", "Link",
-     "X-Repo-Commit", "X-Linked-Etag", "X-Linked-Size", "Content-Length", "Content-Range", "Content-Encoding",
-     "Location",
-     "Retry-After", "RateLimit", "X-Error-Code", "X-Error-Message", "id", "private", "lastModified", "call"),
+    ("status", "headers", "body", "sha", "siblings", "rfilename", "type", "path", "size", "oid", "lfs", "ETag",
+     "Link", "X-Repo-Commit", "X-Linked-Etag", "X-Linked-Size", "Content-Length", "Content-Range", "Content-Encoding",
+     "Location", "Retry-After", "RateLimit", "X-Error-Code", "X-Error-Message", "id", "private", "lastModified",
+     "call"),
     (200, 206, 302, 307, 401, 403, 404, 416, 429, 500, 503, _COMMIT, _SHA, "model.safetensors", "../x", "a/../../b",
-     "bytes 0-15/16", "bytes 0-15/*", "bytes 8-9/16", "gzip", "16", "/a/b", "http://elsewhere.invalid/x", "//x", "http://[",
-     "GatedRepo", "RepoNotFound", "EntryNotFound", "\u20ac", {"sha": _COMMIT}, [], "file:///etc/passwd", "listing",
-     "facts", "content", {"status": 200, "headers": {}, "body": {}}),
+     "bytes 0-15/16", "bytes 0-15/*", "bytes 8-9/16", "gzip", "16", "/a/b", "http://elsewhere.invalid/x", "//x",
+     "http://[", "GatedRepo", "RepoNotFound", "EntryNotFound", "\u20ac", {"sha": _COMMIT}, [], "file:///etc/passwd",
+     "listing", "facts", "content", {"status": 200, "headers": {}, "body": {}}),
 )  # fmt: skip
 
 

@@ -30,15 +30,13 @@ from pa_lite.tasks.spec import load_suite_file
 # --- TOML ---
 
 _TASK = Words(
-    ("tasks", "defaults", "include", "override", "description", "data", "hub", "config", "configs", "revision", "area",
-     "licence", "kind", "transforms", "template", "prefix", "texts", "separator", "delimiter", "shots", "shots_split",
-     "sampler", "split", "group_by", "choices", "answer", "answers", "target", "partial", "stop", "max_tokens",
-     "extract",
-     "normalise", "metrics", "sample", "rows", "version", "name", "pattern", "pick"),
+    ("tasks", "defaults", "include", "override", "description", "data", "hub", "config", "configs", "revision",
+     "area", "licence", "kind", "transforms", "template", "prefix", "texts", "separator", "delimiter", "shots",
+     "shots_split", "sampler", "split", "group_by", "choices", "answer", "answers", "target", "partial", "stop",
+     "max_tokens", "extract", "normalise", "metrics", "sample", "rows", "version", "name", "pattern", "pick"),
     ("MC", "FMC", "G", "seed", "first", ["commonsense"], ["acc"], ["f1"], ["lower"], ["gsm8k"], 0, 5, -1, True,
-    "a.jsonl",
-     {"train": "a.jsonl"}, [{"name": "n", "pattern": "(a)"}], {"sample": 10}, {"a": {"template": "x",
-     "data": "d.json"}}),
+     "a.jsonl", {"train": "a.jsonl"}, [{"name": "n", "pattern": "(a)"}], {"sample": 10},
+     {"a": {"template": "x", "data": "d.json"}}),
 )  # fmt: skip
 _TASK_SEEDS = (
     b"""description = "mine"
@@ -62,12 +60,15 @@ extract = [{name = "strict", pattern = "#### ({number})", pick = "last"}]
 """,
     b'include = ["commonsense"]\n[override]\nsample = 10\n',
 )
-_SCHEDULE = Words(("rules", "group", "layers", "lam"),
-                  ("attention", "ffn", "embeddings", "norms", "0-3", "2", 3, [0.1, 0.9], 0.5, 2,
-                  [{"lam": 1}]))  # fmt: skip
+_SCHEDULE = Words(
+    ("rules", "group", "layers", "lam"),
+    ("attention", "ffn", "embeddings", "norms", "0-3", "2", 3, [0.1, 0.9], 0.5, 2, [{"lam": 1}]),
+)  # fmt: skip
 _NAMES = ("token_embd.weight", "blk.0.attn_q.weight", "blk.3.ffn_up.weight", "output_norm.weight")
-_PAIR = Words(("base", "instruct", "description", "licence", "gated", "parameters", "differs", "mine"),
-              ("hub:a/b", "hub:a/b/c.gguf@main", "./base", True, 7, {"base": "a", "instruct": "b"}))  # fmt: skip
+_PAIR = Words(
+    ("base", "instruct", "description", "licence", "gated", "parameters", "differs", "mine"),
+    ("hub:a/b", "hub:a/b/c.gguf@main", "./base", True, 7, {"base": "a", "instruct": "b"}),
+)  # fmt: skip
 
 
 def _read_schedule(folder: Path) -> None:
@@ -81,8 +82,8 @@ def _read_schedule(folder: Path) -> None:
 
 _OUTPUT_FILES = ("outputs.json", "annotations.json", "prompts.json", "alpaca_eval.json", "df_gamed.csv")
 _OUTPUT = Words(
-    ("instruction", "output", "generator", "dataset", "output_1", "output_2", "generator_1", "generator_2", "annotator",
-     "preference", "index"),
+    ("instruction", "output", "generator", "dataset", "output_1", "output_2", "generator_1", "generator_2",
+     "annotator", "preference", "index"),
     (0, 1, 1.5, 2, 2.5, "model", {"instruction": "i", "output": "o"}),
 )  # fmt: skip
 
@@ -171,13 +172,11 @@ def _read_rows(folder: Path) -> None:
 _INSTRUCTION_FILES = ("instructions.jsonl", "ifeval.jsonl")
 _INSTRUCTION = Words(
     ("instruction", "checks", "kind", "split", "prompt", "instruction_id_list", "kwargs", "n", "nth", "relation",
-    "letter",
-     "joined", "any", "same_case", "distinct", "words", "texts", "options", "keys", "word", "text", "characters",
-     "marker",
-     "header", "divider", "left", "right", "code", "num_words", "keywords", "relation", "num_sentences"),
+     "letter", "joined", "any", "same_case", "distinct", "words", "texts", "options", "keys", "word", "text",
+     "characters", "marker", "header", "divider", "left", "right", "code", "num_words", "keywords", "relation",
+     "num_sentences"),
     ("word_count", "contains", "language", "divided", "sentence_count", "json", "title", "postscript", "at_least",
-    "en", 1,
-     {"kind": "word_count", "n": 2}, {"kind": "section_count", "n": 1, "header": "Part"}, {"num_words": 3},
+     "en", 1, {"kind": "word_count", "n": 2}, {"kind": "section_count", "n": 1, "header": "Part"}, {"num_words": 3},
      ["keywords:existence"], "length_constraints:number_words", "startend:quotation", [{}], [{"keywords": ["a"]}],
      {"kind": "paragraph_start", "n": 2, "nth": 1, "word": "One"}, {"kind": "postscript", "marker": "P.S."}),
 )  # fmt: skip
@@ -244,12 +243,14 @@ _LINES = LinesMutator(
 
 TARGETS = (
     Target("tasks", "task TOML", whole("suite.toml"), lambda folder: load_suite_file(folder / "suite.toml"),
-           TomlMutator(_TASK), lambda: list(_TASK_SEEDS)),
+           TomlMutator(_TASK), lambda: list(_TASK_SEEDS), longest=1 << 11),
     Target("schedule", "schedule TOML", whole("schedule.toml"), _read_schedule, TomlMutator(_SCHEDULE),
-           lambda: [b'[[rules]]\ngroup = "attention"\nlam = 0.4\n[[rules]]\nlayers = "0-2"\nlam = [0.2, 0.9]\n']),
+           lambda: [b'[[rules]]\ngroup = "attention"\nlam = 0.4\n[[rules]]\nlayers = "0-2"\nlam = [0.2, 0.9]\n'],
+           longest=1 << 11),
     Target("pairs", "pairs.toml", whole("pairs.toml"), lambda folder: read_pairs(folder / "pairs.toml", is_own=True),
            TomlMutator(_PAIR),
-           lambda: [b'[mine]\nbase = "./base"\ninstruct = "hub:a/b"\nparameters = 7\ngated = true\n']),
+           lambda: [b'[mine]\nbase = "./base"\ninstruct = "hub:a/b"\nparameters = 7\ngated = true\n'],
+           longest=1 << 11),
     Target("outputs", "model_outputs, annotations, prompts, AlpacaEval's files", lambda d: unpack(d, _OUTPUT_FILES),
            _read_outputs, BundleMutator({**dict.fromkeys(_OUTPUT_FILES, JsonMutator(_OUTPUT)),
            "df_gamed.csv": mutate_table,
@@ -260,7 +261,7 @@ TARGETS = (
            _instruction_seeds),
     Target("rows", "task data: JSONL, JSON, CSV", lambda d: unpack(d, _ROW_FILES), _read_rows,
            BundleMutator({"rows.jsonl": LinesMutator(_ROW), "rows.json": _ROW, "rows.csv": mutate_table}), _row_seeds,
-           longest=1 << 18),
+           longest=1 << 12),
     Target("journals", "journals of generations and merges", lambda d: unpack(d, _JOURNALS), _read_journals,
            BundleMutator({".out.json.part": _LINES, ".m.gguf.part": damage, ".m.gguf.part.done": damage}),
            _journal_seeds,

@@ -21,16 +21,15 @@ _TOKENIZER_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "t
                     "generation_config.json", "chat_template.jinja", "chat_template.json")  # fmt: skip
 _TOKENIZER = Words(
     ("added_tokens", "id", "content", "special", "normalizer", "pre_tokenizer", "post_processor", "model", "type",
-    "vocab",
-     "merges", "byte_fallback", "ignore_merges", "unk_token", "pretokenizers", "normalizers", "processors", "single",
-     "SpecialToken", "use_regex", "add_prefix_space", "individual_digits", "pattern", "Regex", "String", "behavior",
-     "prepend_scheme", "bos_token", "eos_token", "add_bos_token", "chat_template", "added_tokens_decoder", "name",
-     "template", "eos_token_id", "a", "b", "<s>", "0", "299", "architectures", "vocab_size"),
-    ("BPE", "ByteLevel", "Sequence", "Split", "Digits", "Metaspace", "TemplateProcessing", "Unigram", "NFC", ["a", "b"],
-     "a b", 299, 300, {"type": "ByteLevel", "use_regex": False}, {"type": "Sequence", "pretokenizers": []},
-     {"Regex": r"\p{N}"}, {"content": "<s>", "id": 5}, {"id": 7, "content": "x", "special": True}, "tool_use",
-     [{"name": "default", "template": "x"}], {"7": {"content": "y"}}, ["LlamaForCausalLM"], ["Phi3ForCausalLM"],
-     ["Gemma2ForCausalLM"]),
+     "vocab", "merges", "byte_fallback", "ignore_merges", "unk_token", "pretokenizers", "normalizers", "processors",
+     "single", "SpecialToken", "use_regex", "add_prefix_space", "individual_digits", "pattern", "Regex", "String",
+     "behavior", "prepend_scheme", "bos_token", "eos_token", "add_bos_token", "chat_template", "added_tokens_decoder",
+     "name", "template", "eos_token_id", "a", "b", "<s>", "0", "299", "architectures", "vocab_size"),
+    ("BPE", "ByteLevel", "Sequence", "Split", "Digits", "Metaspace", "TemplateProcessing", "Unigram", "NFC",
+     ["a", "b"], "a b", 299, 300, {"type": "ByteLevel", "use_regex": False},
+     {"type": "Sequence", "pretokenizers": []}, {"Regex": r"\p{N}"}, {"content": "<s>", "id": 5},
+     {"id": 7, "content": "x", "special": True}, "tool_use", [{"name": "default", "template": "x"}],
+     {"7": {"content": "y"}}, ["LlamaForCausalLM"], ["Phi3ForCausalLM"], ["Gemma2ForCausalLM"]),
 )  # fmt: skip
 _PIECES = [
     ("<unk>", 2),
@@ -118,7 +117,7 @@ _TOKENIZERS = BundleMutator({
 TARGETS = (
     Target("tokenizer", "tokenizer.json and the files beside it", lambda d: unpack(d, _TOKENIZER_FILES),
     _read_tokenizer,
-           _TOKENIZERS, _tokenizer_seeds),
+           _TOKENIZERS, _tokenizer_seeds, longest=1 << 12),
     Target("sentencepiece", "tokenizer.model", whole("tokenizer.model"),
            lambda folder: read_sentencepiece(folder / "tokenizer.model"), mutate_message,
            lambda: [_sentencepiece_seed()]),
