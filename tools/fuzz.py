@@ -27,10 +27,10 @@ from pa_lite.errors import PaLiteError
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """The command line's options."""
     parser = argparse.ArgumentParser(description="Fuzz pa-lite's readers.")
-    commands = parser.add_subparsers(dest="command", required=True)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("engine", help="mutated models in llama.cpp itself: options of its own, see engine --help")
-    for name, told in (("run", "one target"), ("all", "every target, by turns"), ("child", argparse.SUPPRESS)):
-        command = commands.add_parser(name, help=told)
+    for name, told in (("run", "one target"), ("all", "every target, by turns"), ("child", "")):
+        command = commands.add_parser(name, help=told) if told else commands.add_parser(name)
         if name != "all":
             command.add_argument("target")
         command.add_argument("--executions", type=int, default=0, help="of each target; 0: as many as the time allows")
@@ -42,6 +42,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         command.add_argument("--only", default="", help="names of targets, with commas")
         command.add_argument("--turn", type=float, default=120.0, help="seconds that a target runs at a time")
         command.add_argument("--json", type=Path, help="file for the table's numbers")
+        command.add_argument("--below", type=Path, help=argparse.SUPPRESS)
     replay = commands.add_parser("replay", help="inputs through a target, told one by one")
     replay.add_argument("target")
     replay.add_argument("files", nargs="+", type=Path)

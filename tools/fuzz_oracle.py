@@ -65,6 +65,12 @@ class Target:
     bounded: bool = True
 
 
+def memory_folder() -> Path | None:
+    """Where files lie in memory; None where the system has no such place."""
+    folder = Path("/dev/shm")
+    return folder if folder.is_dir() else None
+
+
 def whole(name: str) -> Callable[[bytes], Files]:
     """Takes an input as the one file of that name."""
     return lambda data: {name: data}
@@ -117,12 +123,12 @@ class _Watch:
 
 
 class Judge:
-    """Runs inputs through a target's reader, each in a clean folder in memory. A context manager."""
+    """Runs inputs through a target's reader, each in a clean folder. A context manager."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, below: Path | None = None) -> None:
+        """The folder lies `below`, or in memory where the system has such a place."""
         self.target = target
-        memory = Path("/dev/shm")
-        self.folder = Path(tempfile.mkdtemp(prefix="pa-lite-fuzz-", dir=memory if memory.is_dir() else None))
+        self.folder = Path(tempfile.mkdtemp(prefix="pa-lite-fuzz-", dir=below or memory_folder()))
         self.message = ""  # of the error that refused the last input
         self._there: dict[str, bytes] = {}
         self._watch = _Watch()

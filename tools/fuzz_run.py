@@ -17,7 +17,7 @@ from pathlib import Path
 from random import Random
 
 import fuzz_corpus
-from fuzz_oracle import Finding, Judge, Target, strict
+from fuzz_oracle import Finding, Judge, Target, memory_folder, strict
 
 from pa_lite.errors import InputError, nearest
 
@@ -56,7 +56,7 @@ def child(options: argparse.Namespace) -> None:
         ) from e
     with atheris.instrument_imports(include=["pa_lite", "jinja2"], enable_loader_override=False):
         target = target_of(options.target)
-    judge, kinds = Judge(target), set[str]()
+    judge, kinds = Judge(target, options.below), set[str]()
 
     def one(data: bytes) -> None:
         try:
@@ -149,7 +149,9 @@ def _turn(row: Row, corpus: Path, seconds: float, options: argparse.Namespace) -
     words += ["--executions", str(runs), "--seconds", str(seconds)]
     words += ["--corpus", str(corpus), "--findings", str(options.findings)]
     start = time.monotonic()
-    done = subprocess.run(words, capture_output=True, text=True, errors="replace", check=False)
+    # libFuzzer ends a process on the spot: what it leaves is removed here
+    with tempfile.TemporaryDirectory(prefix="pa-lite-fuzz-", dir=memory_folder()) as below:
+        done = subprocess.run([*words, "--below", below], capture_output=True, text=True, errors="replace", check=False)
     row.seconds += time.monotonic() - start
     executions = max((int(n) for n in _NUMBERS["executions"].findall(done.stderr)), default=0)
     row.executions, row.is_dead = row.executions + executions, not executions
