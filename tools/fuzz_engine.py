@@ -58,7 +58,7 @@ class Tally:
 
 
 def gentle(data: bytes, random: Random) -> bytes:
-    """A file with one to three numbers, texts or types changed such that it may well be whole, so that readers pass."""
+    """A file with one to three numbers, texts or types changed or a tensor gone, so that readers may well pass it."""
     file = parse(data)
     for _ in range(random.choice((1, 1, 1, 2, 3))):
         choice = random.random()
@@ -66,7 +66,9 @@ def gentle(data: bytes, random: Random) -> bytes:
             info = random.choice(file.infos)
             kinds = [i for name, i in TYPE_IDS.items() if info.dimensions[0] % tensor_type(name).block == 0]
             info.type = random.choice(kinds)
-        elif choice < 0.25 and file.data:
+        elif choice < 0.25 and file.infos:
+            del file.infos[random.randrange(len(file.infos))]
+        elif choice < 0.32 and file.data:
             at = random.randrange(len(file.data)) & ~3
             bits = random.choice((b"\0\0\xc0\x7f", b"\0\0\x80\x7f", b"\xff" * 4, bytes(4), b"\xff\xff\x7f\x7f"))
             file.data = file.data[:at] + bits + file.data[at + 4 :]

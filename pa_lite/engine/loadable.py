@@ -170,6 +170,7 @@ def _tensors(header: GgufHeader, architecture: str) -> Iterator[str]:
             yield f"tensor {tensor.name} is of type {tensor.type.name}; tensors of one dimension must be F32"
     if architecture not in _KNOWN:
         return
+    yield from _attention(header, architecture)
     embedding = header.tensors.get("token_embd.weight")
     n_tokens = len(header.metadata["tokenizer.ggml.tokens"].value)
     expected = (n_tokens, _number(header, f"{architecture}.embedding_length"))
@@ -178,3 +179,11 @@ def _tensors(header: GgufHeader, architecture: str) -> Iterator[str]:
             f"tensor token_embd.weight has the shape {list(embedding.shape)}; its vocabulary of {n_tokens} tokens and "
             f"{architecture}.embedding_length ask for {list(expected)}"
         )
+
+
+def _attention(header: GgufHeader, architecture: str) -> Iterator[str]:
+    """llama.cpp takes queries, keys and values in one tensor or in three, and for some architectures neither."""
+    for i in range(header.metadata[f"{architecture}.block_count"].value):
+        has = {part for part in ("qkv", "q", "k", "v", "output") if f"blk.{i}.attn_{part}.weight" in header.tensors}
+        if "output" in has and "qkv" not in has and not has >= {"q", "k", "v"}:
+            yield f"it has neither blk.{i}.attn_qkv.weight nor the three of attn_q, attn_k and attn_v"

@@ -10,12 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import pa_lite
 from pa_lite.checkpoints.gguf_file import read_gguf_header
 from pa_lite.checkpoints.source import Field, Metadata, array, boolean, string, uint32
 from pa_lite.engine.loadable import check_loadable
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.errors import CheckpointError
 from pa_lite.kernels import TensorType, tensor_type
+from pa_lite.merge.plan import PlanOptions
+from tests.families import write_checkpoint
 from tests.ggufs import write_gguf_header
 
 ONE = EngineOptions(threads=1)
@@ -174,6 +177,24 @@ def test_tensors_of_one_dimension_must_be_numbers(
     assert loads_in_another_process(path) < 0
     path = changed(tiny_ggufs["F32"], tmp_path / "y.gguf", {}, {}, {name: (tensor_type("F32"), (size,))})
     assert loads_in_another_process(path) == 0
+
+
+def test_attention_needs_its_tensors(tmp_path: Path) -> None:
+    """Phi-3 has queries, keys and values in one tensor, or in three, for which llama.cpp takes its absence."""
+    folder, _ = write_checkpoint(tmp_path / "phi", "Phi3ForCausalLM")
+    (source,) = pa_lite.merge(str(folder), str(folder), (1.0,), plan=PlanOptions("F32"), output=tmp_path / "phi.gguf")
+    header, data = read_gguf_header(source), source.read_bytes()
+    kept = {n: t for n, t in header.tensors.items() if n != "blk.1.attn_qkv.weight"}
+    metadata = {k: v for k, v in header.metadata.items() if k != "general.architecture"}
+    path = tmp_path / "x.gguf"
+    placed = write_gguf_header(path, "phi3", metadata, {n: (t.type, t.shape) for n, t in kept.items()})
+    with path.open("r+b") as f:
+        for name, target in placed.items():
+            f.seek(target.offset)
+            f.write(data[kept[name].offset : kept[name].offset + kept[name].nbytes])
+    with pytest.raises(CheckpointError, match=r"neither blk\.1\.attn_qkv\.weight nor the three of attn_q"):
+        Model(path, ONE)
+    assert loads_in_another_process(path) < 0
 
 
 @pytest.mark.parametrize("name", ["ssm_a", "ssm_d", "ssm_conv1d.weight", "shortconv.conv.weight"])
