@@ -256,5 +256,5 @@ def test_a_file_that_cannot_get_its_name_is_removed(
 
     monkeypatch.setattr(Path, "replace", refuse)
     with pytest.raises(OutputError, match="cannot be written: Permission denied"):
-        pa_lite.merge(*tiny_pair, (0.5,), output=tmp_path / "x.gguf")
+        pa_lite.merge(*tiny_pair, (0.2, 0.5), output=tmp_path)
     assert list(tmp_path.iterdir()) == []
