@@ -149,6 +149,6 @@ def partial_files(files: Sequence[PartialFile]) -> Iterator[None]:
         yield
         went_well = True
     finally:
-        with uninterrupted():
-            for file in files:
-                file.close(went_well)
+        with uninterrupted(), contextlib.ExitStack() as ends:
+            for file in reversed(files):  # all of them, in their order, even if one fails
+                ends.callback(file.close, went_well)

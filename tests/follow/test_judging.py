@@ -12,6 +12,7 @@ from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.engine.reference import open_model
 from pa_lite.errors import OutputError
 from pa_lite.follow.annotations import read_annotations
+from pa_lite.follow.journal import Journal
 from pa_lite.follow.judge import JudgeOptions, Verdict
 from pa_lite.follow.judging import judge_outputs, measure_bias
 from pa_lite.follow.pairing import Pair, Pairing
@@ -109,3 +110,19 @@ def test_the_judges_figures() -> None:
     assert one.first_shown.value == pytest.approx((0.1 + 0.2) / 2)
     nothing = measure_bias(pairs[5:], verdicts[5:])
     assert (nothing.first_shown, nothing.agreement, nothing.answer_mass) == (None, None, None)
+
+
+def test_a_file_that_another_process_finished_meanwhile_stays(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, begin = tmp_path / "a.json", Journal._begin
+
+    def late(self: Journal, resume: bool, force: bool) -> None:
+        begin(self, resume, force)
+        target.write_text("another's", "utf-8")
+
+    monkeypatch.setattr(Journal, "_begin", late)
+    with pytest.raises(OutputError, match="exists already"):
+        judge_outputs(model, "j", PAIRING, target, JudgeOptions(limit=1))
+    assert target.read_text("utf-8") == "another's"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]

@@ -231,3 +231,30 @@ def test_an_interrupt_at_any_line_leaves_nothing(tiny_pair: tuple[Path, Path], t
         line += 1
     assert line > 30  # both files were opened, written, and finished under trace
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_the_list_of_tensors_goes_while_the_lock_is_held(
+    tiny_pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its name a file has no lock any more: what lies there then may be another process' list."""
+    rename, listed = Path.replace, []
+
+    def replace(self: Path, target: Path) -> Path:
+        listed.append(self.with_name(self.name + ".done").exists())
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    pa_lite.merge(*tiny_pair, (0.2, 0.7), output=tmp_path)
+    assert listed == [False, False]
+
+
+def test_a_file_that_cannot_get_its_name_is_removed(
+    tiny_pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Path, _target: Path) -> Path:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(OutputError, match="cannot be written: Permission denied"):
+        pa_lite.merge(*tiny_pair, (0.2, 0.5), output=tmp_path)
+    assert list(tmp_path.iterdir()) == []
