@@ -77,13 +77,13 @@ def _read_gguf(folder: Path) -> None:
     size = path.stat().st_size
     assert all(t.offset + t.nbytes <= size for t in header.tensors.values())
     assert not any(c in name for name in header.tensors for c in "\n\r\0"), "a tensor's name has control characters"
-    _again(folder, header)
+    _again(header)
     facts = inspect_checkpoint(path)
     json.dumps([facts.settings, facts.path, facts.name, facts.types])
     check_loadable(header)
 
 
-def _again(folder: Path, header: GgufHeader) -> None:
+def _again(header: GgufHeader) -> None:
     """What was read can be written again, tensor by tensor."""
     fields = {key: e for key, e in header.metadata.items() if key not in ("general.architecture", "general.alignment")}
     tensors = {t.name: (t.type, t.shape) for t in header.tensors.values()}
