@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
 import io
 import os
 import sys
@@ -13,14 +14,11 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
-import jinja2
 from fuzz_oracle import Finding, Judge, Target, strict
 
-import pa_lite
-
 CORPUS = Path(__file__).resolve().parents[1] / "tests" / "corpus"
-# whose code counts: ours, and that in which templates run
-_PACKAGES = tuple(f"{Path(file).parent}{os.sep}" for file in (pa_lite.__file__, jinja2.__file__))
+# whose code counts: ours, and that in which templates run; not imported here, as atheris must see them being imported
+PACKAGES = ("pa_lite", "jinja2")
 _YEAR = (2020, 1, 1, 0, 0, 0)  # in every entry, so that equal corpora are equal files
 _FOUND = "found-"  # how the names of inputs begin that once broke a promise
 Steps = frozenset[tuple[CodeType, int, int]]  # within a function, from one line to another
@@ -89,9 +87,11 @@ def cover(reached: dict[bytes, Steps], most: int) -> list[bytes]:
 def steps_of(judge: Judge, data: bytes) -> Steps:
     """The steps from line to line that an input makes a reader go. Raises Finding as the judge does."""
     found: set[tuple[CodeType, int, int]] = set()
+    specs = filter(None, map(importlib.util.find_spec, PACKAGES))
+    folders = tuple(f"{Path(spec.origin).parent}{os.sep}" for spec in specs if spec.origin)
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
-        if not frame.f_code.co_filename.startswith(_PACKAGES):
+        if not frame.f_code.co_filename.startswith(folders):
             return None
         last = frame.f_lineno
 

@@ -54,7 +54,7 @@ def child(options: argparse.Namespace) -> None:
         raise InputError(
             "fuzzing needs atheris, which there is for CPython on Linux, x86-64: pip install 'pa-lite[fuzz]'."
         ) from e
-    with atheris.instrument_imports(include=["pa_lite", "jinja2"], enable_loader_override=False):
+    with atheris.instrument_imports(include=list(fuzz_corpus.PACKAGES), enable_loader_override=False):
         target = target_of(options.target)
     judge, kinds = Judge(target, options.below), set[str]()
 
