@@ -10,7 +10,7 @@ from pa_lite.errors import CheckpointError
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # enum llama_token_type
 MAX_TOKENS = 1 << 22  # sixteen times the largest vocabulary known; config.json is not to choose our memory
-_SPARE = 1 << 16  # ids without a token that an embedding may have besides: a claim of more is not made room for
+_SPARE = 1 << 15  # ids without a token that an embedding may have besides: a claim of more is not made room for
 ADDED_SCORE, _PADDING_SCORE = -1000.0, -10000.0  # as llama.cpp's converter writes them
 _LOOKS_SPECIAL = re.compile(r"<\|.*\|>|<｜.*｜>|<unused.*>|<(pad|mask|2mass)>|\[@BOS@\]", re.DOTALL)
 
