@@ -209,3 +209,16 @@ def test_a_bar_does_not_mind_a_clock_that_jumps(monkeypatch: pytest.MonkeyPatch)
     shown = screen.getvalue()
     assert "4.00/9.00" in shown  # the last one was drawn: no time stood still
     assert not re.search(r"[\[<,] *-\d|\d:\d\d:\d\d", shown)  # neither less than nothing, nor hours
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a shell that closes streams")
+@pytest.mark.parametrize(
+    ("closed", "command"), [(">&-", "pairs"), (">&-", "tasks --json"), ("2>&-", "inspect no"), ("<&-", "pairs")]
+)
+def test_a_stream_that_is_closed_leads_nowhere(tmp_path: Path, closed: str, command: str) -> None:
+    done = subprocess.run(
+        f'"{sys.executable}" -m pa_lite {command} {closed}', shell=True, cwd=tmp_path, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (int(command == "inspect no"), "")
+    assert list(tmp_path.iterdir()) == []

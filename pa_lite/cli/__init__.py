@@ -15,7 +15,7 @@ import click
 
 from pa_lite.cli import checkpoints, doctor, follow, harness, judge, merge, pairs, study, tasks
 from pa_lite.cli.mapped import unreadable_maps_are_told
-from pa_lite.cli.terminal import PlainFormatter, accept_any_text, drop_output, tell, tell_text
+from pa_lite.cli.terminal import PlainFormatter, drop_output, prepare_streams, tell, tell_text
 from pa_lite.errors import PaLiteError
 from pa_lite.files import system_words
 from pa_lite.texts import short_line
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line. Exit status: 0 done, 1 an error of input or environment, 2 usage, 130 interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
-    accept_any_text()
+    prepare_streams()
     try:
         with unreadable_maps_are_told():
             cli.main(args=words, prog_name="pa-lite", standalone_mode=False)

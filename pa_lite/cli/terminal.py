@@ -5,6 +5,7 @@ So names and texts of files that strangers made cannot steer the terminal.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import math
@@ -23,10 +24,18 @@ if TYPE_CHECKING:
     from pa_lite.merge.stream import Progress
 
 
-def accept_any_text() -> None:
-    """Let stdout and stderr write out what their encoding lacks, instead of failing over it."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
+def prepare_streams() -> None:
+    """Let stdout and stderr write out what their encoding lacks, instead of failing over it.
+
+    One that is closed leads nowhere from now on: else the next file that is opened would get what is said.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        stream = getattr(sys, name)
+        if stream is None:
+            with contextlib.suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_RDWR), number)
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper) and name != "stdin":
             stream.reconfigure(errors="backslashreplace")
 
 

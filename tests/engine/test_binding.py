@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import importlib.metadata
 import re
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,12 +34,8 @@ def fields_of(name: str) -> Fields:
     return list(getattr(llama(), name)._fields_)
 
 
-def test_the_installed_version_is_as_tested_and_quickly_checked() -> None:
-    lib = llama()
-    start = time.perf_counter()
-    for _ in range(20):
-        check_binding(lib)
-    assert (time.perf_counter() - start) / 20 < 0.005
+def test_the_installed_version_is_as_tested() -> None:
+    check_binding(llama())
     assert binding.installed().startswith("0.3.36")
 
 

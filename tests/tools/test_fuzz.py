@@ -106,7 +106,7 @@ def _raise(error: Exception) -> Callable[[Path], None]:
         (_raise(_error("x" * 2001)), "message too long"),
         (_warn, "RuntimeWarning at"),
         (lambda _folder: time.sleep(2.2), "slow"),
-        (lambda _folder: bytearray(40 << 20), "memory"),
+        (lambda _folder: b"x" * (40 << 20), "memory"),
         (lambda folder: (folder / "y").write_bytes(b""), "forbids open"),
         (lambda folder: (folder / "x").unlink(), "forbids os.remove"),
         (lambda folder: (folder / "y").mkdir(), "forbids os.mkdir"),

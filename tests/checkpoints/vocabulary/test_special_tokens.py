@@ -111,8 +111,12 @@ def test_sentencepiece_begins_with_bos(tmp_path: Path) -> None:
 
 
 def test_sizes_with_rules_of_their_own(tmp_path: Path) -> None:
-    assert byte_level(tmp_path, vocab_size=49152)["add_bos_token"] is False
-    assert byte_level(tmp_path, vocab_size=49152, architectures=["Olmo2ForCausalLM"])["add_bos_token"] is True
+    def more(t: dict[str, Any]) -> None:
+        vocab = t["model"]["vocab"]
+        vocab.update({f"word{i}": i for i in range(1000, 6000)})
+
+    assert byte_level(tmp_path, more, vocab_size=49152)["add_bos_token"] is False
+    assert byte_level(tmp_path, more, vocab_size=49152, architectures=["Olmo2ForCausalLM"])["add_bos_token"] is True
     got = byte_level(tmp_path, vocab_size=32016)
     ids = [got[f"{name}_token_id"] for name in ("prefix", "suffix", "middle", "eot")]
     assert ids == [32007, 32008, 32009, 32010]
