@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -152,3 +155,12 @@ def test_what_was_fetched_works_offline(
     assert run(capsys, "merge", *PAIR, "--lam", "0.7", "--force", "--stream")[0] == 0
     assert run(capsys, "merge", *PAIR, "--lam", "0.7", "--force")[0] == 0
     assert published.requests == []
+
+
+def test_commands_ask_the_hub_for_what_they_need_and_tell_it_nothing_else(published: HubServer, tmp_path: Path) -> None:
+    """In a process of its own: huggingface_hub reads its environment once. Its telemetry would ask for more paths."""
+    told = {k: v for k, v in os.environ.items() if k not in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK")}
+    command = [sys.executable, "-m", "pa_lite", "merge", *PAIR, "--lam", "0.5", "-o", "x.gguf"]
+    subprocess.run(command, env=told, check=True, capture_output=True, cwd=tmp_path)
+    assert len(published.asked("hub /.*org/Tiny")) > 4
+    assert [r.path for r in published.asked("hub /") if "/org/Tiny" not in r.path] == []

@@ -6,6 +6,7 @@ The commands lie in one module for each room below; this one gathers them and en
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -64,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     prepare_streams()
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # huggingface_hub would tell which program asks from where
     try:
         with unreadable_maps_are_told():
             cli.main(args=words, prog_name="pa-lite", standalone_mode=False)
