@@ -7,6 +7,7 @@ It is asked in lines of JSON and answers so. Time and memory it bounds itself wh
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import math
 import subprocess
@@ -18,8 +19,9 @@ from typing import Any
 
 from pa_lite.errors import EngineError
 
+# by its file: importing it would import the packages that it lies in, which takes longer than most requests
 _START = (
-    "import sys, json, importlib; sys.path[:] = json.loads(sys.argv[1]); importlib.import_module(sys.argv[2]).main()"
+    "import sys, json, runpy; sys.path[:] = json.loads(sys.argv[1]); runpy.run_path(sys.argv[2], run_name='')['main']()"
 )
 _PATIENCE = 3  # times the processor time that a request may take, as other programs may have the processor
 _LOOK = 0.2  # seconds between looks at the clock
@@ -30,7 +32,10 @@ class LimitedProcess:
 
     def __init__(self, module: str, memory: int) -> None:
         """`memory` bounds, in bytes, what it takes beyond what it holds when it is first asked."""
-        self._command = [sys.executable, "-I", "-c", _START, json.dumps(sys.path), module]
+        spec = importlib.util.find_spec(module)
+        assert spec is not None
+        assert spec.origin is not None
+        self._command = [sys.executable, "-I", "-c", _START, json.dumps(sys.path), spec.origin]
         self._memory = memory
         self._running: _Running | None = None
 
@@ -53,7 +58,7 @@ class LimitedProcess:
             answer: dict[str, Any] = json.loads(line)
         except ValueError as e:
             running, self._running = self._running, None
-            status, said = running.end()
+            status, said = running.end(_LOOK)
             if running.is_late or status < 0:  # what a limit of the system does
                 raise EngineError(f"it was ended after {seconds:g} seconds, or for its use of memory") from e
             raise EngineError(f"the process that it runs in ended: {said}") from e
@@ -64,7 +69,7 @@ class LimitedProcess:
     def close(self) -> None:
         """End the process; more than once does no harm."""
         if self._running is not None:
-            self._running.end()
+            self._running.end(0.0)  # it has answered all, and has nothing to bring to an end
             self._running = None
 
 
@@ -100,14 +105,17 @@ class _Running:
         finally:
             self._due = math.inf
 
-    def end(self) -> tuple[int, str]:
-        """End it; its exit status, negative for a signal, and the last that it said."""
+    def end(self, patience: float) -> tuple[int, str]:
+        """End it, after so many seconds in which it may do so itself; its exit status, and the last that it said.
+
+        The status is negative for a signal.
+        """
         self._ended.set()
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):
             self._process.stdin.close()  # it ends by itself when nothing is asked any more
         try:
-            self._process.wait(_LOOK)
+            self._process.wait(patience)
         except subprocess.TimeoutExpired:
             self._process.kill()
         with self._process as process:

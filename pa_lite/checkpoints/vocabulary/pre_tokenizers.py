@@ -8,10 +8,12 @@ differ (another vocabulary behind one definition), the fingerprint's is taken, a
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pa_lite.checkpoints.vocabulary.files import TokenizerFiles
@@ -77,13 +79,23 @@ def _by_fingerprint(files: TokenizerFiles) -> str | None:
     if files.size < _SMALLEST or importlib.util.find_spec("tokenizers") is None:
         return None
     try:
-        with LimitedProcess(_WORKER, _MEMORY) as process:
-            answer = process.ask({"file": str(files.where), "text": CHECK_TEXT}, _SECONDS)
-        found, bare = (FINGERPRINTS.get(hashlib.sha256(str(ids).encode()).hexdigest()) for ids in answer["ids"])
+        content = hashlib.sha256(files.where.read_bytes()).hexdigest()
+        found, bare = map(FINGERPRINTS.get, _fingerprints(content, files.where))
     except (EngineError, OSError) as e:
         _log.debug("%s: tokenizers cannot encode with it: %s", files.where, e)
         return None
     return found or bare  # bare: a fine-tune whose template adds a token of its own
+
+
+@functools.lru_cache(maxsize=4)
+def _fingerprints(_content: str, file: Path) -> tuple[str, ...]:
+    """Of the ids of the check text, with special tokens and without; the sides of a pair mostly have one content.
+
+    Raises EngineError with what went wrong.
+    """
+    with LimitedProcess(_WORKER, _MEMORY) as process:
+        lists = process.ask({"file": str(file), "text": CHECK_TEXT}, _SECONDS)["ids"]
+    return tuple(hashlib.sha256(str(ids).encode()).hexdigest() for ids in lists)
 
 
 def _by_definition(files: TokenizerFiles) -> str:

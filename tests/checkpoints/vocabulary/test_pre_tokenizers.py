@@ -32,6 +32,11 @@ PLAIN_BYTES = {**BYTE_LEVEL, "use_regex": False}
 DIGITS = {"type": "Digits", "individual_digits": True}
 
 
+@pytest.fixture(autouse=True)
+def _nothing_remembered() -> None:
+    pre_tokenizers._fingerprints.cache_clear()
+
+
 def cut(expression: str, **more: Any) -> list[dict[str, Any]]:
     return [
         {"type": "Split", "pattern": {"Regex": expression}, "behavior": "Isolated", "invert": False} | more,
