@@ -25,10 +25,10 @@ def limit_once(memory: int) -> None:
             held = int(f.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         held = 0
-    _bound(resource.RLIMIT_FSIZE, 0)
-    _bound(resource.RLIMIT_CORE, 0)
+    bound(resource.RLIMIT_FSIZE, 0)
+    bound(resource.RLIMIT_CORE, 0)
     if held:
-        _bound(resource.RLIMIT_AS, held + memory)
+        bound(resource.RLIMIT_AS, held + memory)
 
 
 def limit_time(seconds: float) -> None:
@@ -38,15 +38,15 @@ def limit_time(seconds: float) -> None:
     except ImportError:
         return
     used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
-    _bound(resource.RLIMIT_CPU, int(used + seconds) + 1)
+    bound(resource.RLIMIT_CPU, int(used + seconds) + 1)
 
 
-def _bound(kind: int, bound: int) -> None:
+def bound(kind: int, most_wanted: int) -> None:
     """Set the limit that counts; the one that it may be raised to stays."""
     import resource
 
     most = resource.getrlimit(kind)[1]
-    resource.setrlimit(kind, (bound if most == resource.RLIM_INFINITY else min(bound, most), most))
+    resource.setrlimit(kind, (most_wanted if most == resource.RLIM_INFINITY else min(most_wanted, most), most))
 
 
 def serve(do: Callable[[dict[str, Any]], dict[str, Any]], default: Callable[[Any], Any] | None = None) -> None:

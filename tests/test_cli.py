@@ -459,3 +459,18 @@ def test_nonfinite_weights_from_the_command_line(capsys: pytest.CaptureFixture[s
     status, _, err = run(capsys, "diff", folder, folder)
     assert status == 1
     assert "output_norm.weight has values in base or instruct that are no finite numbers" in err
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_a_pipe_is_no_checkpoint(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.gguf")
+    status, out, err = run(capsys, "inspect", tmp_path / "x.gguf")
+    assert (status, out) == (1, "")
+    assert err == f"error: {tmp_path / 'x.gguf'}: is a device, socket or pipe; name a file or folder.\n"
+
+
+def test_commands_that_generate_take_a_bound_of_the_context(capsys: pytest.CaptureFixture[str]) -> None:
+    """The errors of too little room name this option."""
+    for words in (["generate", "--prompts", "demo"], ["follow", "--set", "demo"]):
+        status, _, err = run(capsys, words[0], "demo@0.5", *words[1:], "--n-ctx", "2")
+        assert (status, err.count("error: ")) == (1, 1), words

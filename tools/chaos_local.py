@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from chaos_jobs import DEMO, Generate, Job, Merge, Scene, Sweep
 from chaos_runs import ChaosError, command, run
 
 
-class LocalJob:
+class LocalJob(ABC):
     """A job whose inputs lie in one folder, `source`; `judge` knows how its results are read."""
 
     def __init__(self, judge: Job, source: Path) -> None:
@@ -34,8 +35,9 @@ class LocalJob:
     def environment(self, inputs: Path, out: Path) -> dict[str, str]:
         return self.scene.environment(out)
 
+    @abstractmethod
     def words(self, inputs: Path, out: Path, again: bool = False) -> list[str]:
-        raise NotImplementedError
+        """The command's words behind `pa-lite`."""
 
     def fresh_results(self, inputs: Path, folder: Path) -> Mapping[str, Any]:
         """The results of a run on these inputs that nobody disturbs; `error` where they cannot be used."""

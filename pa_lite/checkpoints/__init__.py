@@ -53,6 +53,8 @@ def _open(path: Path, elsewhere: Mapping[str, FilePath]) -> Checkpoint:
         return open_gguf(path, elsewhere)
     if path.is_file():
         raise CheckpointError(f"{path}: is neither a folder with safetensors files nor a .safetensors or .gguf file.")
+    if path.exists():
+        raise CheckpointError(f"{path}: is a device, socket or pipe; name a file or folder.")
     raise CheckpointError(f"{path}: there is no such file or folder.")
 
 

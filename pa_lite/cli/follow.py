@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 import pa_lite
-from pa_lite.cli.options import FORCE, GPU, JSON, KIND, OUTPUT, PROBE, THREADS, loads_a_model
+from pa_lite.cli.options import FORCE, JSON, OUTPUT, loads_a_model
 from pa_lite.cli.terminal import bar, percent, show_json, show_table, tell, token_bar
 from pa_lite.errors import InputError
 
@@ -112,10 +112,7 @@ def note_plain_prompts(model: Model) -> None:
 @click.option("--seed", type=click.IntRange(0), help="Make 500 new public instructions from this seed.")
 @click.option("--max-tokens", type=click.IntRange(1), help="New tokens at most; by default what the set needs.")
 @click.option("--parallel", type=click.IntRange(1, 256), default=16, show_default=True, help="Prompts at a time.")
-@KIND
-@GPU
-@PROBE
-@THREADS
+@loads_a_model
 @OUTPUT
 @FORCE
 @JSON
@@ -127,9 +124,7 @@ def follow(
     max_tokens: int | None,
     parallel: int,
     kind: str,
-    gpu_layers: int,
-    probe: bool,
-    threads: int,
+    engine: EngineOptions,
     output: Path | None,
     force: bool,
     as_json: bool,
@@ -145,13 +140,11 @@ def follow(
     """
     import json
 
-    from pa_lite.engine.model import EngineOptions
     from pa_lite.files import check_target, write_text
     from pa_lite.follow.sets import find_set
 
     if output is not None:
         check_target(output, force)
-    engine = EngineOptions(threads, gpu_layers, probe=probe)
     with bar("fetch") as progress:
         chosen = find_set(name, seed, progress)
     with bar("follow") as progress, pa_lite.load(model, engine, kind) as loaded:

@@ -19,12 +19,11 @@ import numpy as np
 from pa_lite.engine.context import Context
 from pa_lite.engine.interrupt import ends_on_interrupt
 from pa_lite.engine.model import Model
-from pa_lite.engine.room import Wish, fewer_sequences, first_that_fits, shrinking
+from pa_lite.engine.room import CELL_STEP, Wish, fewer_sequences, first_that_fits, shrinking
 from pa_lite.engine.sampling import draw
 from pa_lite.errors import InputError
 
 MAX_PARALLEL = 256  # LLAMA_MAX_SEQ: llama.cpp aborts beyond it
-_CELLS = 256  # llama.cpp pads each sequence's cells to a multiple of it
 _EXACT_BYTES = 1 << 30
 _WORTH = 8  # tokens saved that are worth a copy of a sequence's cells
 
@@ -162,7 +161,7 @@ def generate(
     if not prompts:
         return []
     cells = max(len(p) + n for p, n in zip(prompts, limits, strict=True))
-    with _room(model, min(options.parallel, len(prompts)), -(-cells // _CELLS) * _CELLS) as context:
+    with _room(model, min(options.parallel, len(prompts)), -(-cells // CELL_STEP) * CELL_STEP) as context:
         run = _Run(context, prompts, options, limits, streams)
         with ends_on_interrupt(context):
             while run.fill():

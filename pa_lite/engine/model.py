@@ -210,13 +210,8 @@ class Model:
         return ("F32" if exact else "F16") if chosen == "auto" else chosen
 
     @property
-    def cell_bytes(self) -> int:
-        """Memory of the cache for one token, about: keys and values of every layer."""
-        return self.cell_items * (2 if self.cache_type(False) == "F16" else 4)
-
-    @property
     def exact_cell_bytes(self) -> int:
-        """The same for scoring."""
+        """Memory of scoring's cache for one token, about: keys and values of every layer."""
         return self.cell_items * (2 if self.cache_type(True) == "F16" else 4)
 
     @property

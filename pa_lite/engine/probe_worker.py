@@ -1,8 +1,8 @@
 """A program of its own that gives llama.cpp a file of a stranger's: it may end here, hang, or take too much memory.
 
 Reads one JSON request from stdin; prints {"ok": true}, or {"error": "..."} with what llama.cpp said when it refused.
-The weights stay in the file (mapped, not repacked), the context is small, nothing lies on a GPU. Imports nothing of
-pa_lite and only the bindings of llama_cpp, so that it starts fast.
+The weights stay in the file (mapped, not repacked), the context is small, nothing lies on a GPU. Imports of
+pa_lite the limits and of llama_cpp the bindings alone, so that it starts fast.
 """
 
 from __future__ import annotations
@@ -32,19 +32,15 @@ def limit(memory: int, seconds: int) -> None:
         import resource
     except ImportError:
         return  # Windows: the parent's clock alone
-    _bound(resource, resource.RLIMIT_CORE, 0)
-    _bound(resource, resource.RLIMIT_FSIZE, _FILE_BYTES)
-    _bound(resource, resource.RLIMIT_CPU, seconds)
+    from pa_lite.limited_worker import bound  # found once the request has told where modules lie
+
+    bound(resource.RLIMIT_CORE, 0)
+    bound(resource.RLIMIT_FSIZE, _FILE_BYTES)
+    bound(resource.RLIMIT_CPU, seconds)
     if sys.platform == "linux":
         with open("/proc/self/status", encoding="ascii") as f:
             held = next((int(line.split()[1]) * 1024 for line in f if line.startswith("VmData:")), 0)
-        _bound(resource, resource.RLIMIT_DATA, held + memory)
-
-
-def _bound(resource: Any, kind: int, bound: int) -> None:
-    """Set the limit that counts; the one that it may be raised to stays."""
-    most = resource.getrlimit(kind)[1]
-    resource.setrlimit(kind, (bound if most == resource.RLIM_INFINITY else min(bound, most), most))
+        bound(resource.RLIMIT_DATA, held + memory)
 
 
 def bindings() -> Any:

@@ -19,7 +19,7 @@ from pa_lite.errors import EngineError
 from pa_lite.machine import available_memory
 
 _log = logging.getLogger(__name__)
-_CELLS = 256  # llama.cpp pads the cells of a sequence to a multiple of it
+CELL_STEP = 256  # llama.cpp pads the cells of a sequence to a multiple of it
 _SHARE = 0.9  # of the free memory that is taken at most
 _LEAST_BATCH = 8
 _SLACK = 32 << 20  # beside half of a batch's memory: what llama.cpp and numpy take while they decode
@@ -65,7 +65,7 @@ def needs(model: Model, wish: Wish) -> Needs:
     some hidden and feed-forward states are held.
     """
     width = 2 if wish.cache_type == "F16" else 4
-    cells = -(-wish.n_ctx // _CELLS) * _CELLS
+    cells = -(-wish.n_ctx // CELL_STEP) * CELL_STEP
     tokens = min(wish.n_batch, model.most_at_once)
     reach = cells if wish.unified else cells // wish.n_seq_max
     attention = 0 if model.options.flash_attention else tokens * reach * model.n_heads * 4

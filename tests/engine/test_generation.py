@@ -292,7 +292,7 @@ def test_fewer_sequences_where_memory_is_short(
     with Model(tiny_ggufs["F32"], EXACT) as model:
         prompts = [model.tokenize(t) for t in TEXTS]
         expected = generate(model, prompts, GenerationOptions(8))
-        assert model.cell_bytes == 2 * 2 * 2 * 16 * 4  # keys and values, layers, heads, their width, float32
+        assert model.exact_cell_bytes == 2 * 2 * 2 * 16 * 4  # keys and values, layers, heads, their width, float32
         enough = needs(model, Wish(3 * 256, 3, False, 64, 3, "F32")).new / 0.9 + 1
         monkeypatch.setattr(room, "available_memory", lambda: int(enough))
         assert generate(model, prompts, GenerationOptions(8)) == expected

@@ -20,6 +20,7 @@ from pa_lite.merge import partial, readers, stream, write
 from pa_lite.merge.plan import plan_merge
 from pa_lite.merge.write import MergeOptions, write_merge
 from tests import tiny
+from tests.merge.interrupts import interrupted
 
 RESUME = MergeOptions(threads=1, resume=True)
 Pair = tuple[Path, Path]
@@ -134,18 +135,7 @@ def test_going_on_with_other_weights_under_the_same_header_begins_anew(
         shutil.copytree(source, target)
     out = tmp_path / "out" / "x.gguf"
     out.parent.mkdir()
-    count, run = iter(range(25)), stream.BlockWorker.run
-
-    def failing(self: stream.BlockWorker, *args: object) -> int:
-        if next(count, None) is None:
-            raise KeyboardInterrupt
-        return run(self, *args)  # type: ignore[arg-type]
-
-    with monkeypatch.context() as patch:
-        patch.setattr(stream.BlockWorker, "run", failing)
-        patch.setattr(write, "_RECORD_SECONDS", 0.0)
-        with pytest.raises(KeyboardInterrupt):
-            pa_lite.merge(*pair, (0.5,), output=out, options=RESUME)
+    interrupted(pair, out, monkeypatch, RESUME, lam=0.5, blocks=25)
     assert len(out.with_name(".x.gguf.part.done").read_text("utf-8").splitlines()) > 3
     before = fingerprint(open_checkpoint(pair[0]))
     for file in sorted(pair[0].glob("*.safetensors")):

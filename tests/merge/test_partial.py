@@ -17,9 +17,10 @@ import pytest
 
 import pa_lite
 from pa_lite.errors import OutputError
-from pa_lite.merge import partial, readers, stream, write
+from pa_lite.merge import partial, readers
 from pa_lite.merge.write import MergeOptions
 from tests import tiny
+from tests.merge.interrupts import interrupted
 
 KILLS = 30
 RESUME = MergeOptions(threads=1, resume=True)
@@ -79,23 +80,6 @@ def test_kills_at_random_moments(large_pair: tuple[Path, Path], tmp_path: Path) 
     assert (process.returncode, err) == (0, "")
     assert target.read_bytes() == whole
     assert [p.name for p in target.parent.iterdir()] == ["x.gguf"]
-
-
-def interrupted(pair: tuple[Path, Path], target: Path, monkeypatch: pytest.MonkeyPatch, options: MergeOptions) -> None:
-    """A merge whose 30th block fails as a Ctrl-C would."""
-    count = iter(range(30))
-    run = stream.BlockWorker.run
-
-    def failing(self: stream.BlockWorker, *args: object) -> int:
-        if next(count, None) is None:
-            raise KeyboardInterrupt
-        return run(self, *args)  # type: ignore[arg-type]
-
-    with monkeypatch.context() as patch:
-        patch.setattr(stream.BlockWorker, "run", failing)
-        patch.setattr(write, "_RECORD_SECONDS", 0.0)
-        with pytest.raises(KeyboardInterrupt):
-            pa_lite.merge(*pair, (0.7,), output=target, options=options)
 
 
 def test_resume_reads_only_what_is_missing(
