@@ -8,7 +8,7 @@ import json
 import os
 import resource
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 from types import FrameType
@@ -254,15 +254,28 @@ def _ask_hub(folder: Path) -> None:
     def client() -> Any:
         return http.Client(transport=http.MockTransport(handle), trust_env=False)
 
-    huggingface_hub.set_client_factory(client)
     environment = {"HF_ENDPOINT": "http://hub.invalid", "HF_HUB_CACHE": str(folder / "cache"), "HF_HUB_OFFLINE": "",
                    "HF_TOKEN": "hf_secret"}  # fmt: skip
     with (
+        _clients(client),
         _environment(environment),
         mock.patch.object(huggingface_hub.constants, "HF_HUB_DISABLE_TELEMETRY", True),
         mock.patch.multiple(hub_http, _FIRST_WAIT=0.0, _LONGEST_ASKED=0.0, QUICK=3, PATIENT=3),
     ):
         _call(call)
+
+
+@contextlib.contextmanager
+def _clients(make: Callable[[], Any]) -> Iterator[None]:
+    """Let huggingface_hub ask through such clients for a while: whoever shares the process needs its own again."""
+    from huggingface_hub import set_client_factory
+    from huggingface_hub.utils._http import default_client_factory
+
+    set_client_factory(make)
+    try:
+        yield
+    finally:
+        set_client_factory(default_client_factory)
 
 
 @contextlib.contextmanager
