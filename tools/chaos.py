@@ -86,6 +86,8 @@ def main(words: Sequence[str]) -> int:
         own_namespace([sys.executable, __file__, *words])
     begin = time.monotonic()
     try:
+        if options.folder:
+            options.folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="chaos-", dir=options.folder and options.folder.resolve()) as folder:
             rows = campaign(options, Path(folder))
     except (PaLiteError, OSError) as e:

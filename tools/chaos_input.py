@@ -83,7 +83,7 @@ def _go_on(local: LocalJob, inputs: Path, out: Path) -> Outcome:
 def _changing(local: LocalJob, rng: random.Random, kind: str, folder: Path, row: Row) -> None:
     """A file changes at a random moment: the result is that of one state of it, or there is an error and no result."""
     row.rounds += 1
-    inputs, out = folder / "changing-inputs", folder / "changing"
+    inputs, out = folder / "changing-inputs" / local.source.name, folder / "changing"
     shutil.copytree(local.source, inputs)
     file = rng.choice(local.weights(inputs))
     at = moment(rng, local.seconds)
@@ -117,7 +117,7 @@ def _check_going_on(local: LocalJob, inputs: Path, out: Path, told: str, row: Ro
 def _changed_between(local: LocalJob, rng: random.Random, folder: Path, row: Row) -> None:
     """The job is killed, a file overwritten in its place with the same header and size, and the job gone on with."""
     row.rounds += 1
-    inputs, out = folder / "between-inputs", folder / "between"
+    inputs, out = folder / "between-inputs" / local.source.name, folder / "between"
     shutil.copytree(local.source, inputs)
     file = rng.choice(local.weights(inputs))
     process, at = _start(local, inputs, out), moment(rng, local.seconds)

@@ -184,6 +184,9 @@ class Stream(Merge):
     sorts = 1
     variants = ("Q8_0 resume", "Q8_0")
 
+    def is_kept(self, name: str) -> bool:
+        return super().is_kept(name) or name.endswith(".incomplete")  # the small files go through the Hub's cache
+
     def words(self, out: Path, variant: str, again: bool = False) -> list[str]:
         options = ["--resume"] if "resume" in variant else []
         return command("merge", "--pair", _PAIR, "--stream", "--lam", "0.2,0.8", "--threads", "1", "-o", out, *options)
