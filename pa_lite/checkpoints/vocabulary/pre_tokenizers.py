@@ -13,6 +13,7 @@ import hashlib
 import importlib.util
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -79,22 +80,30 @@ def _by_fingerprint(files: TokenizerFiles) -> str | None:
     if files.size < _SMALLEST or importlib.util.find_spec("tokenizers") is None:
         return None
     try:
-        content = hashlib.sha256(files.where.read_bytes()).hexdigest()
-        found, bare = map(FINGERPRINTS.get, _fingerprints(content, files.where))
+        definition = _Definition(hashlib.sha256(files.where.read_bytes()).hexdigest(), files.where)
+        found, bare = map(FINGERPRINTS.get, _fingerprints(definition))
     except (EngineError, OSError) as e:
         _log.debug("%s: tokenizers cannot encode with it: %s", files.where, e)
         return None
     return found or bare  # bare: a fine-tune whose template adds a token of its own
 
 
+@dataclass(frozen=True)
+class _Definition:
+    """A tokenizer.json: equal to any of the same content, wherever it lies."""
+
+    content: str
+    file: Path = field(compare=False)
+
+
 @functools.lru_cache(maxsize=4)
-def _fingerprints(_content: str, file: Path) -> tuple[str, ...]:
+def _fingerprints(definition: _Definition) -> tuple[str, ...]:
     """Of the ids of the check text, with special tokens and without; the sides of a pair mostly have one content.
 
     Raises EngineError with what went wrong.
     """
     with LimitedProcess(_WORKER, _MEMORY) as process:
-        lists = process.ask({"file": str(file), "text": CHECK_TEXT}, _SECONDS)["ids"]
+        lists = process.ask({"file": str(definition.file), "text": CHECK_TEXT}, _SECONDS)["ids"]
     return tuple(hashlib.sha256(str(ids).encode()).hexdigest() for ids in lists)
 
 

@@ -6,9 +6,11 @@ import importlib.util
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
+from pa_lite import limited
 from pa_lite.checkpoints.vocabulary import pre_tokenizers
 from pa_lite.errors import CheckpointError
 from tests.checkpoints.vocabulary.folders import byte_level
@@ -177,3 +179,16 @@ def test_an_encoder_that_dies_or_babbles_leaves_the_definition(tmp_path: Path, m
         (tmp_path / "programs" / f"program_{n}.py").write_text(f"def main():\n    {code}\n", "utf-8")
         monkeypatch.setattr(pre_tokenizers, "_WORKER", f"program_{n}")
         assert byte_level(tmp_path)["pre"] == "gpt-2"
+
+
+def test_both_sides_of_a_pair_are_encoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tokenizers")
+    monkeypatch.setattr(pre_tokenizers, "_SMALLEST", 0)
+    started = mock.Mock(wraps=limited.LimitedProcess)
+    monkeypatch.setattr(pre_tokenizers, "LimitedProcess", started)
+    for side in ("base", "instruct"):
+        (tmp_path / side).mkdir()
+        assert byte_level(tmp_path / side)["pre"] == "gpt-2"
+    assert started.call_count == 1
+    byte_level(tmp_path / "base", lambda t: t["model"].update(ignore_merges=True))
+    assert started.call_count == 2
