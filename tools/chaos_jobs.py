@@ -15,6 +15,7 @@ from typing import Any
 from bench_pair import Size, make_pair
 from chaos_runs import ChaosError, command, run
 
+from pa_lite.checkpoints.hub_cache import INCOMPLETE
 from pa_lite.errors import PaLiteError
 from pa_lite.study.store import FILE, read_store
 
@@ -185,7 +186,7 @@ class Stream(Merge):
     variants = ("Q8_0 resume", "Q8_0")
 
     def is_kept(self, name: str) -> bool:
-        return super().is_kept(name) or name.endswith(".incomplete")  # the small files go through the Hub's cache
+        return name.endswith(INCOMPLETE)  # the small files go through the Hub's cache
 
     def words(self, out: Path, variant: str, again: bool = False) -> list[str]:
         options = ["--resume"] if "resume" in variant else []
@@ -198,7 +199,7 @@ class Fetch(Job):
     name = "fetch"
 
     def is_kept(self, name: str) -> bool:
-        return name.endswith(".incomplete")
+        return name.endswith(INCOMPLETE)
 
     def words(self, out: Path, variant: str, again: bool = False) -> list[str]:
         return command("pairs", "fetch", _PAIR)
