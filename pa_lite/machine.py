@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from pathlib import Path
 
 
 def cores() -> int:
-    """Cores that this process may use: fewer than the machine has where it was bound to some of them."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Return the cores that this process may use, at least 1.
+
+    Fewer than the machine has where the process was bound to some of them, or where a container may use only so much
+    processor time (rounded up to whole cores): more threads than that would wait for each other.
+    """
+    n = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _container_cores()
+    return max(1, min(n, math.ceil(quota))) if quota else n
+
+
+def _container_cores() -> float:
+    """Processor seconds a second that this process's control group may use; 0 where there is no limit."""
+    try:
+        limit, period = Path("/sys/fs/cgroup/cpu.max").read_text("ascii").split()
+    except (OSError, ValueError):
+        try:
+            limit, period = (
+                Path(f"/sys/fs/cgroup/cpu/cpu.cfs_{name}_us").read_text("ascii").strip() for name in ("quota", "period")
+            )
+        except (OSError, ValueError):
+            return 0.0
+    try:
+        return max(0.0, int(limit) / int(period))  # without a limit version 2 says "max", version 1 says -1
+    except (ValueError, ZeroDivisionError):
+        return 0.0
 
 
 def resident_bytes() -> int:

@@ -36,3 +36,32 @@ def test_the_cache_folder_follows_the_system(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(sys, "platform", "win32")
     monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "local"))
     assert machine.cache_folder() == tmp_path / "local" / "pa-lite" / "Cache"
+
+
+def test_a_containers_share_of_processor_time_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    n = machine.cores()
+    for quota, expected in ((0.0, n), (0.5, 1), (1.0, 1), (1.2, min(n, 2)), (1000.0, n)):
+        monkeypatch.setattr(machine, "_container_cores", lambda quota=quota: quota)
+        assert machine.cores() == expected
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"cpu.max": "max 100000\n"}, 0.0),
+        ({"cpu.max": "150000 100000\n"}, 1.5),
+        ({"cpu.max": "nonsense\n"}, 0.0),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 0.0),
+        ({"cpu/cpu.cfs_quota_us": "50000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 0.5),
+        ({"cpu/cpu.cfs_quota_us": "50000\n", "cpu/cpu.cfs_period_us": "0\n"}, 0.0),
+        ({}, 0.0),
+    ],
+)
+def test_how_control_groups_limit_processor_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], expected: float
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text, "ascii")
+    monkeypatch.setattr(machine, "Path", lambda name: tmp_path / name.removeprefix("/sys/fs/cgroup/"))
+    assert machine._container_cores() == expected

@@ -1,5 +1,6 @@
 """Measures pa-lite against what it is meant to beat: every figure a median of runs in processes of their own.
 
+python tools/bench.py busy [--model FILE.gguf] [--ways adaptive,all] [--beside idle,loop] [--repeat 3] [--json FILE]
 python tools/bench.py merge [--size 1b] [--larger 3b] [--repeat 5] [--peers FOLDER] [--only SECTION,...] [--json FILE]
 python tools/bench.py generate [--model FILE.gguf] [--parallel 32] [--max-tokens 128] [--repeat 3] [--json FILE]
 python tools/bench.py score [--model FILE.gguf] [--answers letters|texts] [--items 100] [--repeat 3] [--json FILE]
@@ -14,6 +15,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+import bench_busy
 import bench_generate
 import bench_merge
 import bench_score
@@ -23,6 +25,7 @@ from pa_lite.errors import PaLiteError
 
 # command -> its module, and what it measures
 COMMANDS = {
+    "busy": (bench_busy, "scoring and generation beside other programs"),
     "generate": (bench_generate, "batched generation, against sequential chat and bare llama.cpp"),
     "merge": (bench_merge, "merging, against the disk, llama.cpp and mergekit"),
     "score": (bench_score, "few-shot scoring, against llama.cpp and llama-cpp-python"),

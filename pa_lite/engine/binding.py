@@ -79,6 +79,7 @@ _FUNCTIONS: dict[str, tuple[str, str]] = {
     "llama_n_ubatch": ("c_void_p", "c_uint"),
     "llama_print_system_info": ("", "c_char_p"),
     "llama_set_abort_callback": ("c_void_p CFunctionType c_void_p", "None"),
+    "llama_set_n_threads": ("c_void_p c_int c_int", "None"),
     "llama_supports_gpu_offload": ("", "c_bool"),
     "llama_token_to_piece": ("c_void_p c_int c_char_p c_int c_int c_bool", "c_int"),
     "llama_tokenize": ("c_void_p c_char_p c_int LP_c_int c_int c_bool c_bool", "c_int"),

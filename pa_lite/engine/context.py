@@ -36,6 +36,7 @@ class Context:
         rows = self._sequences.ctypes.data + self._sequences.strides[0] * np.arange(self.n_batch)
         self._pointers = rows.astype(np.uintp)
         self._scratch = np.empty(model.n_vocab, np.float32)
+        self._n_threads = 0  # as last set
 
     def decode(
         self,
@@ -82,6 +83,10 @@ class Context:
         self._tokens[:n] = tokens
         self._positions[:n] = positions
         self._wanted[:n] = wanted
+        n_threads = self.model.thread_count.measure()
+        if n_threads != self._n_threads:
+            self.lib.llama_set_n_threads(self.handle, n_threads, n_threads)
+            self._n_threads = n_threads
         assert np.count_nonzero(self._wanted[:n]) <= self.n_outputs  # llama.cpp aborts otherwise
         batch = self.lib.llama_batch(
             n_tokens=n,

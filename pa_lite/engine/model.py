@@ -18,15 +18,15 @@ from pa_lite.engine.library import complaint, fresh_words, llama
 from pa_lite.engine.loadable import check_loadable
 from pa_lite.engine.loading import most_that_fit
 from pa_lite.engine.readable import check_readable
+from pa_lite.engine.thread_count import ThreadCount
 from pa_lite.errors import EngineError, InputChangedError, InputError
 from pa_lite.files import Stamp, uninterrupted
 from pa_lite.kernels import TYPE_IDS
-from pa_lite.machine import cores
 
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How llama.cpp runs: `threads` 0 takes one for each core.
+    """How llama.cpp runs: `threads` 0 takes one for each core that other programs leave free, measured as it goes.
 
     `cache_type` is F16, F32, or "auto": F32 for scoring, where an F16 cache lets the shape of a batch move a score four
     times as far, F16 for all else. `n_batch` is the tokens of a batch at most; on a CPU scoring takes fewer.
@@ -71,6 +71,7 @@ class Model:
         self.origin = ""  # what stands for weights that lie in no file of their own
         self._n_contexts = 0
         self.gpu_layers = 0
+        self.thread_count = ThreadCount(self.options.threads)
         self._load()
         self.n_vocab: int = self.lib.llama_vocab_n_tokens(self.vocab)
 
@@ -329,13 +330,12 @@ class Model:
     ) -> Any:
         """llama.cpp's handle of a context, None when it cannot make one."""
         options, params = self.options, self.lib.llama_context_default_params()
-        threads = options.threads or cores()
         params.n_ctx, params.n_seq_max, params.kv_unified = n_ctx, n_seq_max, unified
         # a batch must hold a token of every sequence: llama.cpp aborts otherwise
         params.n_batch = max(min(n_batch or options.n_batch, n_ctx), n_seq_max)
         params.n_ubatch = min(self.most_at_once, params.n_batch)
         params.n_outputs_max = max(n_outputs, n_seq_max) if n_outputs else 0  # a row for each sequence: it aborts too
-        params.n_threads = params.n_threads_batch = threads
+        params.n_threads = params.n_threads_batch = self.thread_count.measure()
         params.flash_attn_type = 1 if options.flash_attention else 0
         params.type_k = params.type_v = TYPE_IDS[cache_type]
         fresh_words()

@@ -36,7 +36,7 @@ class _Remote:
         plan = plan_study(pair, options)
         if [p.cell.key for p in plan.cells] != list(keys):
             raise EngineError("a node of the cluster has other checkpoints, tasks or versions than this machine.")
-        self._worker = LocalWorker(plan)
+        self._worker = LocalWorker(plan, plan.threads)  # what the cluster keeps free for it
 
     def run(self, kind: str, lam: float, work: int, items: Sequence[int]) -> dict[int, Record]:
         return self._worker.run(kind, lam, work, items)

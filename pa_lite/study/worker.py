@@ -31,8 +31,11 @@ class Worker(Protocol):
 class LocalWorker:
     """A worker in this process: one model, moved along the line in memory. A context manager."""
 
-    def __init__(self, plan: StudyPlan) -> None:
-        self.plan = plan
+    def __init__(self, plan: StudyPlan, threads: int | None = None) -> None:
+        """`threads` is how many decode; None takes the plan's, and lets a single worker follow the machine's load."""
+        if threads is None:
+            threads = plan.options.engine.threads if plan.workers == 1 else plan.threads
+        self.plan, self.threads = plan, threads
         self._moving: MovableModel | None = None
         self._at: tuple[str, float, Schedule] | None = None
 
@@ -56,7 +59,7 @@ class LocalWorker:
                 self.close()
                 merge = self.plan.merges[kind]
                 merge = replace(merge, options=replace(merge.options, schedule=schedule))
-                options = replace(self.plan.options.engine, threads=self.plan.threads)
+                options = replace(self.plan.options.engine, threads=self.threads)
                 self._moving = MovableModel(merge, lam, options)
             self._at = wanted
         assert self._moving is not None
