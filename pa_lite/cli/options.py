@@ -13,7 +13,12 @@ import click
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON document.")
 OUTPUT = click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to write.")
 FORCE = click.option("--force", is_flag=True, help="Overwrite files that exist.")
-THREADS = click.option("--threads", type=click.IntRange(0, 1024), default=0, help="Threads; 0 takes one for each core.")
+THREADS = click.option(
+    "--threads",
+    type=click.IntRange(0, 1024),
+    default=0,
+    help="Threads; 0: one for each core (decoding: each free core).",
+)
 STREAM = click.option("--stream", is_flag=True, help="Read hub:... by ranges, with no copy of it on the disk.")
 KIND = click.option("--type", "kind", default="F16", show_default=True, help="Type a PAIR@LAM is merged to.")
 
