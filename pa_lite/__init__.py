@@ -104,14 +104,14 @@ class LoadedModel:
         """How well verifiable instructions are followed: a set, or its name (see `pa_lite.follow.sets.find_set`).
 
         At most `limit` of it are taken. `max_tokens` is by default what the set's answers need, but never more than
-        half the trained context.
+        half of the context.
         """
         from pa_lite.follow.instructions import follow_instructions
         from pa_lite.follow.sets import find_set
 
         chosen = find_set(instructions) if isinstance(instructions, str) else instructions
         chosen = chosen.limited(limit)
-        tokens = max_tokens or min(chosen.max_tokens, max(1, self.model.n_ctx_train // 2))
+        tokens = max_tokens or self.model.answer_tokens(chosen.max_tokens)
         return follow_instructions(self.model, chosen.instructions, tokens, progress, chosen.must_end, parallel)
 
 
@@ -134,22 +134,26 @@ def sweep(
     *,
     engine: str = "local",
     address: str | None = None,
+    keep_stale: bool = False,
     progress: Progress | None = None,
 ) -> Study:
     """Measure a pair at every lam of `options`, in a run folder, going on where an earlier run stopped.
 
-    `engine` is `local` or `ray` (extra `cluster`; `address` of a running cluster). Raises PaLiteError.
+    `engine` is `local` or `ray` (extra `cluster`; `address` of a running cluster). What an earlier run measured from
+    other inputs is measured again, or kept with `keep_stale`, which the study says. Raises PaLiteError.
     """
     from pa_lite.study.sweep import sweep_pair
 
-    return sweep_pair(pair, options, Path(folder), progress, engine, address)
+    return sweep_pair(pair, options, Path(folder), progress, engine, address, keep_stale)
 
 
-def plan_sweep(pair: str, options: StudyOptions, folder: str | Path | None = None) -> Estimate:
+def plan_sweep(
+    pair: str, options: StudyOptions, folder: str | Path | None = None, keep_stale: bool = False
+) -> Estimate:
     """What a sweep would take, given what an earlier run finished; times a few items. Raises PaLiteError."""
     from pa_lite.study.sweep import estimate_pair
 
-    return estimate_pair(pair, options, None if folder is None else Path(folder))
+    return estimate_pair(pair, options, None if folder is None else Path(folder), keep_stale)
 
 
 def search(

@@ -1,14 +1,27 @@
-"""Tells one checkpoint from another without reading all of it."""
+"""Tells one model from another: its weights without reading all of them, and what its header says that counts."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import re
+from collections.abc import Mapping
 
 from pa_lite.checkpoints.remote import samples, size_of
-from pa_lite.checkpoints.source import Checkpoint
+from pa_lite.checkpoints.source import Checkpoint, Field, Metadata
+from pa_lite.checkpoints.vocabulary import PHI3_NAME
 from pa_lite.errors import CheckpointError
 
 _SAMPLES, _LENGTH = 64, 4096  # places in each file, bytes read at each
+# Keys that name or describe a model and change neither a prompt nor a logit. Every other key counts, unknown ones too.
+# `pa_lite.*` says how a file was made (its tensors count by themselves), `split.*` how it is cut into parts.
+_DESCRIPTIONS = re.compile(
+    r"pa_lite\..*|split\..*|general\.((base_model|dataset|source|license)\..*|name|basename|finetune|version|author|"
+    r"organization|description|quantized_by|quantized_from|size_label|license|url|doi|uuid|repo_url|tags|languages|"
+    r"datasets)"
+)
+_SHOWN = 60  # characters of a value that stand for themselves; a longer one's digest stands for it
+_BATCH = 4096  # items of an array that are hashed at a time: a vocabulary's texts are never in memory twice
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:
@@ -31,3 +44,35 @@ def fingerprint(checkpoint: Checkpoint) -> str:
         except OSError as e:
             raise CheckpointError(f"{path}: cannot be read: {e.strerror}") from e
     return digest.hexdigest()
+
+
+def header_inputs(architecture: str, metadata: Metadata) -> dict[str, str]:
+    """Return what a model's header says that can change a prompt or a logit: key -> type and value, as text.
+
+    Short values stand for themselves, long ones and arrays as their SHA-256. A file and the plan of the merge that
+    wrote it give the same. Names and descriptions are left out, but for what llama.cpp reads in `general.name`.
+    """
+    told = {key: _shown(entry) for key, entry in metadata.items() if not _DESCRIPTIONS.fullmatch(key)}
+    told["general.architecture"] = _shown(Field("STRING", architecture))
+    name = metadata.get("general.name")
+    if name is not None and PHI3_NAME.search(str(name.value)):
+        told["general.name"] = "is a Phi-3's"  # llama.cpp then drops the white space after control tokens
+    return dict(sorted(told.items()))
+
+
+def identity(header: Mapping[str, str], *weights: object) -> str:
+    """Return the SHA-256 (hex) of what `header_inputs` gave, and of what stands for the weights, as JSON values."""
+    return hashlib.sha256(json.dumps([header, *weights], sort_keys=True).encode("ascii")).hexdigest()
+
+
+def _shown(entry: Field) -> str:
+    if entry.type != "ARRAY":
+        text = repr(entry.value)
+        if len(text) <= _SHOWN:
+            return f"{entry.type} {text}"
+    values = entry.value if entry.type == "ARRAY" else [entry.value]
+    digest = hashlib.sha256()
+    for at in range(0, len(values), _BATCH):
+        digest.update(json.dumps(list(values[at : at + _BATCH])).encode("ascii"))
+    kind = f"{len(values)} of {entry.item}" if entry.type == "ARRAY" else entry.type
+    return f"{kind}, SHA-256 {digest.hexdigest()}"

@@ -77,6 +77,7 @@ def _options(
 @click.option("--run", "folder", type=click.Path(path_type=Path), help="Folder of the results; by default PAIR-study.")
 @click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Who works.")
 @click.option("--address", help="Of a Ray cluster; by default one is started here.")
+@click.option("--keep-stale", is_flag=True, help="Keep results from other inputs than today's; the report says so.")
 @click.option("--dry-run", is_flag=True, help="Show cells, memory, disk and time, and measure nothing else.")
 @GPU
 @PROBE
@@ -91,6 +92,7 @@ def sweep(
     folder: Path | None,
     engine: str,
     address: str | None,
+    keep_stale: bool,
     dry_run: bool,
     as_json: bool,
     **measured: Any,
@@ -104,10 +106,12 @@ def sweep(
     options = replace(_options(**measured), alpaca=alpaca, alpaca_limit=alpaca_limit, judge=judge, reference=reference)
     folder = folder or Path(f"{pair}-study")
     if dry_run:
-        show_estimate(pa_lite.plan_sweep(pair, options, folder), as_json, is_judged=bool(judge))
+        show_estimate(pa_lite.plan_sweep(pair, options, folder, keep_stale), as_json, is_judged=bool(judge))
         return
     with bar("sweep") as progress:
-        study = pa_lite.sweep(pair, options, folder, engine=engine, address=address, progress=progress)
+        study = pa_lite.sweep(
+            pair, options, folder, engine=engine, address=address, keep_stale=keep_stale, progress=progress
+        )
     show_study(study, as_json)
     if not as_json:
         tell(f"Results: {folder}   Page: pa-lite report {folder}")
@@ -118,6 +122,9 @@ def show_estimate(found: Estimate, as_json: bool, is_judged: bool = False) -> No
         show_json(asdict(found))
         return
     tell(f"{found.cells} cells, {found.items} items, {found.items_left} of them left to do")
+    for told, reasons in (("to be measured again", found.stale), ("kept (--keep-stale)", found.kept)):
+        for reason, names in reasons.items():
+            tell(f"{told}: {', '.join(names)}; reason: {reason}")
     tell(
         f"about {found.memory / 1e6:.0f} MB of memory for {found.workers} model(s) at a time "
         f"({found.memory_available / 1e6:.0f} MB are free); about {found.disk / 1e6:.1f} MB of disk"

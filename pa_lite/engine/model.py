@@ -4,49 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import hashlib
+import importlib.metadata
+import json
+import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pa_lite.checkpoints.fingerprint import fingerprint
+from pa_lite.checkpoints.fingerprint import fingerprint, header_inputs, identity
 from pa_lite.checkpoints.gguf_file import architecture_of
 from pa_lite.checkpoints.gguf_model import open_gguf, read_model_header
 from pa_lite.engine.context import Context
 from pa_lite.engine.library import complaint, fresh_words, llama
 from pa_lite.engine.loadable import check_loadable
 from pa_lite.engine.loading import most_that_fit
+from pa_lite.engine.options import METHOD, check_options
+from pa_lite.engine.options import EngineOptions as EngineOptions  # who opens a model finds its options here
 from pa_lite.engine.readable import check_readable
 from pa_lite.engine.thread_count import ThreadCount
-from pa_lite.errors import EngineError, InputChangedError, InputError
+from pa_lite.errors import CheckpointError, EngineError, InputChangedError
 from pa_lite.files import Stamp, uninterrupted
 from pa_lite.kernels import TYPE_IDS
+from pa_lite.merge.plan import RECIPE, MergePlan
 
-
-@dataclass(frozen=True)
-class EngineOptions:
-    """How llama.cpp runs: `threads` 0 takes one for each core that other programs leave free, measured as it goes.
-
-    `cache_type` is F16, F32, or "auto": F32 for scoring, where an F16 cache lets the shape of a batch move a score four
-    times as far, F16 for all else. `n_batch` is the tokens of a batch at most; on a CPU scoring takes fewer.
-
-    `gpu_layers` is how many layers lie on the GPU: -1 all of them, "auto" all that fit, which is tried. `n_ctx` bounds
-    the tokens of a request; 0 leaves it to the length that the model was trained with.
-
-    Flash attention is off by default: it is up to a sixth faster, but lets the shape of a batch move a score by some
-    hundredths of a nat.
-
-    `probe` is whether a file that is opened by reference is first tried in a process of its own, unless it was before.
-    """
-
-    threads: int = 0
-    gpu_layers: int | str = "auto"
-    flash_attention: bool = False
-    cache_type: str = "auto"
-    n_batch: int = 512
-    n_ctx: int = 0
-    probe: bool = True
+_log = logging.getLogger(__name__)
 
 
 class Model:
@@ -59,7 +42,7 @@ class Model:
         the file changes the model.
         """
         self.path, self.options = path, options or EngineOptions()
-        _check_options(self.options)
+        check_options(self.options)
         self.header = read_model_header(path)
         check_loadable(self.header)
         self.lib = llama()
@@ -68,7 +51,7 @@ class Model:
         self._model: Any = None
         self._rewritable = rewritable
         self.remarks: list[str] = []  # in what its contexts were made smaller for lack of memory
-        self.origin = ""  # what stands for weights that lie in no file of their own
+        self.merged: tuple[MergePlan, float] | None = None  # what weights in memory come from, and at which lam
         self._n_contexts = 0
         self.gpu_layers = 0
         self.thread_count = ThreadCount(self.options.threads)
@@ -122,11 +105,56 @@ class Model:
             self._model = None
 
     def fingerprint(self) -> str:
-        """Tells these weights from others: by what they were merged from, or the file's own fingerprint.
+        """Return what tells these weights from others: what they were merged from, or the file's own fingerprint.
 
         Raises CheckpointError when the file cannot be read.
         """
-        return self.origin or fingerprint(open_gguf(self.path))
+        if self.merged is None:
+            return fingerprint(open_gguf(self.path))
+        plan, lam = self.merged
+        own = {k: e.value for k, e in plan.metadata_for(lam).items() if k.startswith("pa_lite.") and k != RECIPE}
+        return hashlib.sha256(json.dumps([plan.type, own], sort_keys=True).encode()).hexdigest()
+
+    def header_inputs(self) -> dict[str, str]:
+        """Return what of the header can change a prompt or a logit: key -> type and value, as text."""
+        if self.merged is not None:
+            return self.merged[0].header_inputs
+        return header_inputs(architecture_of(self.header), self.header.metadata)
+
+    def identity(self) -> str:
+        """Return what tells this model from every other that may answer or score otherwise: SHA-256, hex.
+
+        It covers weights, tokenizer, chat templates, end tokens, rope and every other key of the header but names and
+        descriptions. A pair merged in memory is known by what it is merged from; its file has an identity of its own,
+        as what a file says of its making need not be true. Raises CheckpointError when the file cannot be read.
+        """
+        if self.merged is not None:
+            plan, lam = self.merged
+            return plan.identity(lam)
+        return identity(self.header_inputs(), self.fingerprint())
+
+    def known_by(self) -> tuple[str, str]:
+        """Return fingerprint and identity for a results file, both empty where they cannot be taken."""
+        try:
+            return self.fingerprint(), self.identity()
+        except CheckpointError as e:  # llama.cpp runs some types that cannot be merged
+            _log.info("no fingerprint: %s", e)
+            return "", ""
+
+    def inputs(self, name: str = "model") -> Mapping[str, str]:
+        """Return what decides what this model makes of a prompt, for a journal or a results file: a name -> a digest.
+
+        `name` is what the user calls the model. Raises CheckpointError when the file cannot be read.
+        """
+        options = json.dumps(self.options.inputs, sort_keys=True)
+        recipe = [] if self.merged is None else [self.merged[0].recipe]
+        return {
+            name: self.fingerprint(),
+            f"tokenizer and settings of the {name}": identity(self.header_inputs(), *recipe),
+            "method of pa-lite": str(METHOD),
+            "version of llama.cpp": importlib.metadata.version("llama-cpp-python"),
+            "settings of the engine": hashlib.sha256(options.encode()).hexdigest(),
+        }
 
     @property
     def is_offloaded(self) -> bool:
@@ -153,6 +181,10 @@ class Model:
     def max_length(self) -> int:
         """Tokens that a request may have at most: the trained length, or less where the options say so."""
         return min(self.n_ctx_train, self.options.n_ctx or self.n_ctx_train)
+
+    def answer_tokens(self, wanted: int) -> int:
+        """Return how many new tokens an answer may have: as many as wanted, at most half of `max_length`."""
+        return min(wanted, max(1, self.max_length // 2))
 
     @property
     def n_swa(self) -> int:
@@ -348,15 +380,3 @@ class Model:
                 self.lib.llama_free(handle)  # it must not outlive the model
             raise
         return handle
-
-
-def _check_options(options: EngineOptions) -> None:
-    if options.cache_type not in ("auto", "F16", "F32"):
-        raise InputError(f"cache type {options.cache_type!r} is neither auto nor F16 nor F32.")
-    layers = options.gpu_layers
-    if layers != "auto" and (not isinstance(layers, int) or layers < -1):
-        raise InputError(f"gpu_layers is {layers!r}, but must be auto, -1 (all) or a number of layers.")
-    if options.n_ctx < 0 or options.n_batch < 1:
-        raise InputError(
-            f"n_ctx is {options.n_ctx}, n_batch {options.n_batch}: neither may be less than 0, nor n_batch 0."
-        )

@@ -6,8 +6,6 @@ such (Linux), else one temporary file: merging another lam into it changes the l
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
 from contextlib import ExitStack
@@ -83,7 +81,7 @@ class MovableModel:
 
         Raises what merging raises; the model is then of no use.
         """
-        if schedule is not None:
+        if schedule is not None and schedule != self.plan.options.schedule:  # else what the plan has hashed is kept
             self.plan = replace(self.plan, options=replace(self.plan.options, schedule=schedule))
         if self._model is not None and self._model.is_offloaded:
             self._model.close()
@@ -100,8 +98,7 @@ class MovableModel:
             self._model = Model(self.path, self.options, rewritable=True)
         told = self.plan.metadata_for(lam)
         self._model.header = replace(self._model.header, metadata={**self._model.header.metadata, **told})
-        own = {key: entry.value for key, entry in told.items() if key.startswith("pa_lite.")}
-        self._model.origin = hashlib.sha256(json.dumps([self.plan.type, own], sort_keys=True).encode()).hexdigest()
+        self._model.merged = self.plan, lam
 
     def _try(self) -> None:
         """Try what was merged from GGUF files in a process of its own: the metadata are theirs, not made here."""

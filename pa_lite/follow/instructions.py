@@ -88,6 +88,7 @@ class FollowResult:
     """The share of instructions followed strictly, in [0, 1], its standard error, and every answer.
 
     `n` counts the instructions that could be checked. A constraint's shares have standard errors clustered by answer.
+    `identity` is the model's (`Model.identity`), empty where it cannot be taken.
     """
 
     model: str
@@ -96,6 +97,7 @@ class FollowResult:
     stderr: float
     answers: tuple[Answer, ...]
     max_tokens: int | None = None
+    identity: str = ""
 
     @property
     def unchecked(self) -> int:
@@ -131,7 +133,7 @@ class FollowResult:
     def to_document(self) -> dict[str, Any]:
         """All of it as a JSON document: shares with n and standard errors, and every answer."""
         document: dict[str, Any] = without_nonfinite({
-            "model": self.model, "max_tokens": self.max_tokens, "versions": _versions(),
+            "model": self.model, "identity": self.identity, "max_tokens": self.max_tokens, "versions": _versions(),
             "unchecked_constraints": self.unchecked, "cut_answers": self.cut,
             "prompts": self.prompts().to_document(), "constraints": self.constraints().to_document(),
             "by_kind": {k: r.to_document() for k, r in self.kinds().items()},
@@ -258,4 +260,6 @@ def follow_instructions(
     outputs = generate(model, prompts, GenerationOptions(max_tokens, parallel=parallel), progress)
     answers = tuple(check_answer(i, o.text, o.ended, must_end) for i, o in zip(instructions, outputs, strict=True))
     values = [float(a.followed) for a in answers if a.followed is not None]
-    return FollowResult(model.name, len(values), _mean(values), standard_error(values), answers, max_tokens)
+    return FollowResult(
+        model.name, len(values), _mean(values), standard_error(values), answers, max_tokens, model.known_by()[1]
+    )

@@ -118,7 +118,8 @@ class Journal:
     def _begin(self, resume: bool, force: bool) -> None:
         """Take up what is there, or begin anew."""
         facts, self.results, end = self._read()
-        changed = [k for k in {**facts, **self._facts} if facts.get(k) != self._facts.get(k)]
+        changed = [k for k in {**facts, **self._facts} if k in facts and facts[k] != self._facts.get(k)]
+        unknown = [k for k in self._facts if k not in facts]
         if self.results and not force and not resume:
             raise OutputError(
                 f"{self.target}: an earlier run left {len(self.results)} results. Continue it with --resume, or drop "
@@ -129,7 +130,13 @@ class Journal:
                 f"{self.target}: cannot be continued, as the {' and the '.join(changed)} changed since. Give the same, "
                 "name another output (-o), or drop the earlier results with --force."
             )
-        if self.results and resume and not changed:
+        if self.results and not force and unknown:
+            raise OutputError(
+                f"{self.target}: cannot be continued: it was started by a pa-lite that did not record the "
+                f"{', the '.join(unknown)}, so whether they are the same is not known. Drop the earlier results with "
+                "--force, or name another output (-o)."
+            )
+        if self.results and resume and not changed and not unknown:
             self._file.truncate(end)
             return
         self.results = {}

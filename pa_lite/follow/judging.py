@@ -46,6 +46,7 @@ class Judging:
 
     judge: str
     fingerprint: str
+    identity: str
     pairing: Pairing
     options: JudgeOptions
     verdicts: tuple[Verdict, ...]
@@ -69,6 +70,7 @@ class Judging:
         return {
             "judge": self.judge,
             "fingerprint": self.fingerprint,
+            "identity": self.identity,
             "prompt": PROMPT_ID,
             "model": self.pairing.model,
             "reference": self.pairing.reference,
@@ -114,7 +116,8 @@ def judge_outputs(
     pairs = pairing.pairs[: options.limit]
     mark = model.fingerprint()
     facts = {
-        "judge": digest(mark),
+        **model.inputs("judge"),
+        "judge": digest(mark),  # as journals of pa-lite 0.1.0 have it
         "judge's prompt": PROMPT_ID,
         "context": digest(model.max_length),
         "outputs": digest(asdict(pairing)),
@@ -133,7 +136,7 @@ def judge_outputs(
         judge_pairs(model, [pairs[i] for i in places], options, finished, progress)
         in_order = tuple(verdicts[i] for i in range(len(pairs)))
         n_resumed = len(pairs) - len(places)
-        done = Judging(judge, mark, pairing, options, in_order, n_resumed)
+        done = Judging(judge, mark, model.identity(), pairing, options, in_order, n_resumed)
         write_text(target, json.dumps(done.annotations(), indent=2, ensure_ascii=False) + "\n")
         journal.finish()
     return done

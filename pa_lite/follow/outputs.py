@@ -119,7 +119,7 @@ def facts_of(
     chosen = {key: value for key, value in asdict(options or GenerationOptions()).items() if key != "parallel"}
     template = model.header.metadata.get("tokenizer.chat_template")
     return {
-        "model": model.fingerprint(),
+        **model.inputs(),
         "chat template": digest(str(template.value) if template else None),
         "system prompt": digest(system),
         "prompts": digest([asdict(p) for p in prompts]),

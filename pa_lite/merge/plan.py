@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib.metadata
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pa_lite.checkpoints.fingerprint import fingerprint
+from pa_lite.checkpoints.fingerprint import fingerprint, header_inputs, identity
 from pa_lite.checkpoints.remote import FilePath
 from pa_lite.checkpoints.source import Checkpoint, Metadata, TensorSource, Vocabulary, boolean, float32, string, uint32
 from pa_lite.checkpoints.vocabulary import name_for_llama_cpp
@@ -28,6 +30,7 @@ from pa_lite.merge.schedule import Schedule
 DEFAULT_TYPE = "Q8_0"
 _QUANTIZATION_VERSION = 2
 _NO_SCHEDULE = Schedule()
+RECIPE = "pa_lite.recipe"  # the key of a result's header for `MergePlan.recipe`
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,34 @@ class MergePlan:
         """Of base and instruct."""
         return fingerprint(self.base), fingerprint(self.instruct)
 
+    @functools.cached_property
+    def recipe(self) -> str:
+        """SHA-256 (hex) of how every tensor is made, lam and schedule aside: what the header alone does not say.
+
+        That is which tensors of the two sides are interpolated, which are copied or come from the configuration, how
+        rows are aligned by token (which depends on base's tokenizer), types, and the importance of columns.
+        """
+        digest = hashlib.sha256()
+        for t in self.tensors:
+            sides = [None if s is None else [s.stored_name, s.heads, s.shift] for s in (t.base, t.instruct)]
+            digest.update(json.dumps([t.name, t.type.name, t.shape, *sides]).encode("ascii"))
+            aligned = (t.maps.base, t.maps.instruct) if t.maps is not None else (None, None)
+            for values in (t.constant, *aligned, t.importance):
+                digest.update(b"none" if values is None else f"{values.dtype} {values.shape}".encode("ascii"))
+                if values is not None:
+                    digest.update(values.tobytes())
+        return digest.hexdigest()
+
+    @functools.cached_property
+    def header_inputs(self) -> dict[str, str]:
+        """What a result's header says that can change a prompt or a logit; the same at every lam."""
+        return header_inputs(self.instruct.architecture, self.metadata_for(0.0))
+
+    def identity(self, lam: float) -> str:
+        """SHA-256 (hex) of all that decides a result's prompts and logits: its header, weights, types and lams."""
+        lams = [self.lam_of(t, lam) for t in self.tensors]
+        return identity(self.header_inputs, *self.fingerprints, self.recipe, lams)
+
     def lam_of(self, tensor: TensorPlan, lam: float) -> float:
         """The lam of one tensor in the file that is merged at `lam`."""
         return self.options.schedule.lam_of(tensor.name, lam, self.n_layers)
@@ -171,6 +202,7 @@ class MergePlan:
             "pa_lite.base.fingerprint": string(self.fingerprints[0]),
             "pa_lite.instruct.fingerprint": string(self.fingerprints[1]),
             "pa_lite.vocabulary": string(self.options.vocab),
+            RECIPE: string(self.recipe),
         }
         if self.options.schedule.rules:
             own["pa_lite.schedule"] = string(self.options.schedule.text)

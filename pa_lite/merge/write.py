@@ -172,16 +172,13 @@ def write_merge(
 
 
 def _digest(plan: MergePlan, header: bytes) -> str:
-    """Stands for all that decides a file's content: the header tells of inputs, lam, schedule and versions.
+    """Return what stands for all that decides a file's content: its header has the inputs, lam, schedule and versions.
 
-    It knows weights by samples alone, so what the input files are, or were when they were last written, counts too.
+    The header knows weights by samples alone, so what the input files are, or were when last written, counts too.
     """
     digest = hashlib.sha256(header)
     told = (f"{f.etag if isinstance(f, RemoteFile) else stamp}" for f, stamp in plan.files.items())
     digest.update("\n".join(sorted(told)).encode())
-    for tensor in plan.tensors:
-        if tensor.importance is not None:
-            digest.update(tensor.importance.tobytes())
     return digest.hexdigest()
 
 

@@ -51,6 +51,7 @@ def to_document(study: Study) -> dict[str, Any]:
         ],
         "setting": dict(study.setting),
         "remarks": list(study.remarks),
+        "kept_stale": [asdict(kept) for kept in study.kept],
     }
     strict: dict[str, Any] = without_nonfinite(out)
     return strict
@@ -67,12 +68,17 @@ def difference_rows(against: Mapping[str, Mapping[str, Sequence[Difference]]]) -
 
 
 def item_rows(store: Store) -> Iterator[dict[str, float | str | None]]:
-    """Every finished item of the study as last run: lam, type, task, number, value, and what was answered."""
+    """Yield every finished item of the study as last run: lam, type, task, number, value, what was answered.
+
+    `stale` says in what the inputs of a result that was kept (--keep-stale) differ from the study's; empty for others.
+    """
+    kept = store.kept()
     for cell in planned_cells(store):
         for number, record in enumerate(store.items(cell.key)):
             yield {
                 "kind": cell.kind, "name": cell.name, "type": cell.type, "lam": cell.lam, "item": number,
                 "value": value_of(record, cell.kind), "output": record.get("output", ""),
+                "stale": "; ".join(kept.get(cell.key, ())),
             }  # fmt: skip
 
 
@@ -86,12 +92,14 @@ def lm_eval_document(store: Store, kind: str, lam: float) -> dict[str, Any]:
     ]
     if not cells:
         raise InputError(f"{store.path.parent}: has no finished task at lam {lam:g} as {kind}.")
-    facts = store.facts()
+    facts, kept = store.facts(), store.kept()
     out: dict[str, Any] = {
         "results": {}, "versions": {}, "n-samples": {}, "higher_is_better": {}, "n-shot": {},
         "config": {"model": "pa-lite", "model_args": f"{facts['pair']}@{lam:g} as {kind}", "limit": facts["limit"],
                    "fewshot_seed": facts["seed"]},
-        "pa_lite": {"pair": facts["pair"], "lam": lam, "type": kind, "environment": cells[0].environment},
+        "pa_lite": {"pair": facts["pair"], "lam": lam, "type": kind, "environment": cells[0].environment,
+                    "identity": cells[0].inputs.get("identity", ""),
+                    "kept_stale": {c.name: list(kept[c.key]) for c in cells if c.key in kept}},
     }  # fmt: skip
     for cell in cells:
         records = store.items(cell.key)

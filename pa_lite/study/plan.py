@@ -6,12 +6,12 @@ import importlib.metadata
 import platform
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pa_lite.checkpoints import open_checkpoint
 from pa_lite.checkpoints.pairs import Pair, find_pair
-from pa_lite.engine.model import EngineOptions
+from pa_lite.engine.options import METHOD, EngineOptions
 from pa_lite.engine.reference import parse_reference
 from pa_lite.errors import InputError
 from pa_lite.follow.outputs import load_prompts
@@ -19,7 +19,7 @@ from pa_lite.follow.sets import find_set
 from pa_lite.machine import available_memory, cores
 from pa_lite.merge.plan import MergePlan, PlanOptions, plan_merge
 from pa_lite.merge.schedule import Schedule
-from pa_lite.study.store import Cell
+from pa_lite.study.store import Cell, StoredCell
 from pa_lite.study.works import AnswersWork, FollowWork, TaskWork, Work
 from pa_lite.tasks.prompts import prepare_task
 from pa_lite.tasks.scoring import ScoreOptions
@@ -31,6 +31,7 @@ _CHUNKS = ((100_000_000, 512), (1_000_000_000, 128), (4_000_000_000, 64))
 _LEAST_CHUNK = 32
 _ALPACA_TOKENS = 1024  # new ones of an answer at most
 _RECORD_BYTES = 600  # an item's record in the results file, about
+_CELL_BYTES = 6000  # a cell's inputs in the results file, about
 _CONTEXT_BYTES = 300_000_000
 
 
@@ -61,10 +62,16 @@ class StudyOptions:
 
 @dataclass(frozen=True)
 class PlannedCell:
-    """A cell and the place of its work."""
+    """A cell and the index of its work. `kept` is an older result that stands in for it (--keep-stale), if any."""
 
     cell: Cell
     work: int
+    kept: StoredCell | None = None
+
+    @property
+    def key(self) -> str:
+        """The key under which the store has its result."""
+        return self.cell.key if self.kept is None else self.kept.key
 
 
 @dataclass(frozen=True)
@@ -108,7 +115,7 @@ class StudyPlan:
     @property
     def disk(self) -> int:
         """Bytes that the results take, about."""
-        return self.n_items * _RECORD_BYTES
+        return self.n_items * _RECORD_BYTES + len(self.cells) * _CELL_BYTES
 
 
 def environment() -> dict[str, str]:
@@ -177,18 +184,22 @@ def _follow_work(options: StudyOptions) -> FollowWork:
 
 
 def _cell(merge: MergePlan, options: StudyOptions, kind: str, lam: float, work: Work, chunk: int) -> Cell:
-    engine = {k: v for k, v in asdict(options.engine).items() if k not in ("threads", "probe")}
     inputs = {
-        "base": merge.fingerprints[0], "instruct": merge.fingerprints[1], "schedule": options.schedule.text,
-        "engine": engine, "chunk": chunk, "llama_cpp_python": importlib.metadata.version("llama-cpp-python"),
-        "work": dict(work.facts),
+        "identity": merge.identity(lam), "base": merge.fingerprints[0], "instruct": merge.fingerprints[1],
+        "header": merge.header_inputs, "recipe": merge.recipe, "schedule": options.schedule.text,
+        "engine": options.engine.inputs, "chunk": chunk, "method": METHOD,
+        "llama_cpp_python": importlib.metadata.version("llama-cpp-python"), "work": dict(work.facts),
     }  # fmt: skip
     return Cell(lam, kind, work.kind, work.name, work.n_items, inputs)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a sweep will take: seconds from a short measurement, None where nothing was measured; bytes."""
+    """What a sweep will take: seconds from a short measurement, None where nothing was measured; bytes.
+
+    `stale` and `kept` name what the folder has from other inputs than today's, by reason: that is measured again, or
+    kept (--keep-stale).
+    """
 
     cells: int
     items: int
@@ -198,6 +209,8 @@ class Estimate:
     memory_available: int
     disk: int
     workers: int
+    stale: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    kept: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 _SAMPLES = 4, 16  # items of each work that are timed
@@ -205,7 +218,7 @@ _SAMPLES = 4, 16  # items of each work that are timed
 
 def estimate_sweep(plan: StudyPlan, finished: Sequence[str] = (), measure: bool = True) -> Estimate:
     """Tell a sweep's cost. With `measure`, one lam is built and a few items of each work are timed on it."""
-    left = [c for c in plan.cells if c.cell.key not in set(finished)]
+    left = [c for c in plan.cells if c.key not in set(finished)]
     seconds = None
     if measure and left:
         costs, build = _measure(plan)

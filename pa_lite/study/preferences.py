@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from pa_lite.engine.model import Model
+from pa_lite.engine.options import METHOD
 from pa_lite.engine.reference import open_model
 from pa_lite.errors import InputError
 from pa_lite.follow.journal import digest
@@ -18,6 +20,7 @@ from pa_lite.follow.outputs import generator_name
 from pa_lite.follow.pairing import Pair, read_outputs
 from pa_lite.statistics import standard_error
 from pa_lite.study.plan import StudyPlan, environment
+from pa_lite.study.staleness import settle
 from pa_lite.study.store import Cell, Store, StoredCell
 from pa_lite.study.works import chunks
 
@@ -25,33 +28,39 @@ Progress = Callable[[int, int], None]
 _Outputs = Mapping[tuple[str, float], Sequence[Mapping[str, Any]]]  # of each type and lam
 
 
-def judge_lams(plan: StudyPlan, store: Store, progress: Progress | None = None) -> list[str]:
-    """Have the plan's judge compare the answers of every lam; returns the cells' keys, types first, then lams.
+def judge_lams(plan: StudyPlan, store: Store, progress: Progress | None = None, keep_stale: bool = False) -> None:
+    """Have the plan's judge compare the answers of every lam, and note the cells behind the study's others.
 
-    The lams' answers must be in the store. `progress` gets (pairs done, pairs in all). Raises InputError for a
+    The lams' answers must be in the store. Preferences from other inputs are judged again, or kept with `keep_stale`
+    where judge and answers are the same. `progress` gets (pairs done, pairs in all). Raises InputError for a
     reference that lacks an instruction, and what opening the judge and judging raise.
     """
     answers = {(c.type, c.lam): c for c in _answers(plan, store)}
     outputs = {at: store.items(cell.key) for at, cell in answers.items()}
     reference = _reference(plan, outputs)
-    total, done = sum(map(len, outputs.values())), 0
-    keys = []
+    facts, keys, done, total = store.facts(), list[str](), 0, sum(map(len, outputs.values()))
     with open_model(plan.options.judge, plan.options.engine) as judge:
+        asked = []
         for at, found in outputs.items():
             pairs = [Pair(a["instruction"], r, a["output"], "") for a, r in zip(found, reference[at[0]], strict=True)]
-            cell = _cell(plan, answers[at], pairs, judge)
-            for n in _judge(plan, store, cell, pairs, judge):
+            asked.append((_cell(plan, answers[at], pairs, judge), pairs))
+        settled = settle([cell for cell, _ in asked], store.cells(), keep_stale)
+        settled.report()
+        kept = settled.stand_ins()
+        for cell, pairs in asked:
+            for n in _judge(plan, store, cell, pairs, judge) if cell.key not in kept else ():
                 if progress is not None:
                     progress(done + n, total)
             done += len(pairs)
-            keys.append(cell.key)
-    return keys
+            keys.append(kept[cell.key].old.key if cell.key in kept else cell.key)
+    why = {s.old.key: list(s.reasons) for s in settled.kept}
+    store.note({"cells": [*facts["cells"], *keys], "kept": {**facts["kept"], **why}})
 
 
 def _answers(plan: StudyPlan, store: Store) -> list[StoredCell]:
     """The plan's cells of answers, in its order."""
     by_key = {c.key: c for c in store.cells()}
-    return [by_key[p.cell.key] for p in plan.cells if p.cell.kind == "answers"]
+    return [by_key[p.key] for p in plan.cells if p.cell.kind == "answers"]
 
 
 def _reference(
@@ -71,8 +80,10 @@ def _reference(
 
 def _cell(plan: StudyPlan, answers: StoredCell, pairs: Sequence[Pair], judge: Model) -> Cell:
     inputs = {
-        "judge": judge.fingerprint(), "prompt": PROMPT_ID, "pairs": digest([asdict(p) for p in pairs]),
-        "context": judge.max_length, "chunk": plan.chunk,
+        "judge": judge.fingerprint(), "judge_identity": judge.identity(), "judge_header": judge.header_inputs(),
+        "prompt": PROMPT_ID, "pairs": digest([asdict(p) for p in pairs]), "options": asdict(JudgeOptions()),
+        "context": judge.max_length, "chunk": plan.chunk, "engine": judge.options.inputs, "method": METHOD,
+        "llama_cpp_python": importlib.metadata.version("llama-cpp-python"),
     }  # fmt: skip
     name = f"{answers.name}, judged by {generator_name(plan.options.judge)}"
     return Cell(answers.lam, answers.type, "wins", name, len(pairs), inputs)

@@ -11,8 +11,9 @@ import numpy as np
 
 from pa_lite.errors import InputError
 from pa_lite.study.curves import Curves, Series, means
+from pa_lite.study.staleness import UNRECORDED, is_recorded
 from pa_lite.study.store import Store, StoredCell
-from pa_lite.study.study import Example, Study
+from pa_lite.study.study import Example, Kept, Study
 
 _EXAMPLES = 6
 
@@ -68,6 +69,9 @@ def load_study(store: Store, kind: str | None = None) -> Study:
     remarks = [f"Not finished, and left out: lam {', '.join(f'{lam:g}' for lam in waiting)}."] if waiting else []
     short = {told for each in records.values() for record in each for told in record.get("remarks", ())}
     remarks += [f"For lack of memory at some lam: {told}." for told in sorted(short)]
+    reasons = store.kept()
+    kept = tuple(Kept(c.kind, c.name, c.lam, reasons[c.key]) for c in cells if c.key in reasons and c.lam in lams)
+    remarks += _told_of_age([c for c in cells if c.lam in lams], kept, reasons)
     others = [t for t in types if t != kind]
     if others:
         remarks.append(f"Weights as {kind}; measured too, each with a page of its own (--type): {', '.join(others)}.")
@@ -91,7 +95,28 @@ def load_study(store: Store, kind: str | None = None) -> Study:
     third = lams[len(lams) // 2] if best in (lams[0], lams[-1]) else best
     shown = min((n for n in names if n[0] in ("follow", "answers")), key=lambda n: n[0] != "follow", default=None)
     examples = _examples(records, shown, list(dict.fromkeys((lams[0], third, lams[-1])))) if shown else ()
-    return Study(str(facts["pair"]), kind, curves, examples, _setting(facts, cells, curves), tuple(remarks))
+    return Study(str(facts["pair"]), kind, curves, examples, _setting(facts, cells, curves), tuple(remarks), kept)
+
+
+def _told_of_age(cells: Sequence[StoredCell], kept: Sequence[Kept], reasons: Mapping[str, object]) -> list[str]:
+    """Say which results were kept although their inputs differ, and which are older than the record of all inputs."""
+    lams: dict[tuple[str, str], list[float]] = {}
+    for one in kept:
+        for reason in one.reasons:
+            lams.setdefault((reason, one.name), []).append(one.lam)
+    names: dict[tuple[str, tuple[float, ...]], list[str]] = {}
+    for (reason, name), at in lams.items():
+        names.setdefault((reason, tuple(dict.fromkeys(at))), []).append(name)
+    told = [
+        f"Kept from an earlier run (--keep-stale): {', '.join(held)} at lam {', '.join(f'{lam:g}' for lam in at)}; "
+        f"reason to measure again: {reason}."
+        for (reason, at), held in names.items()
+    ]
+    old = [c.name for c in cells if c.key not in reasons and not is_recorded(c.inputs)]
+    if old:
+        shown = ", ".join(dict.fromkeys(old))
+        told.append(f"{UNRECORDED[0].upper()}{UNRECORDED[1:]}: {shown}. A new sweep measures this again.")
+    return told
 
 
 def _examples(
@@ -108,6 +133,12 @@ def _examples(
         )
         for i in order[:_EXAMPLES]
     )
+
+
+def _identities(cells: Sequence[StoredCell]) -> str:
+    """Return the identities of the models, the first digits of each, by lam."""
+    found = {c.lam: str(c.inputs["identity"])[:16] for c in cells if "identity" in c.inputs}
+    return ", ".join(f"lam {lam:g} {mark}" for lam, mark in sorted(found.items())) or "not recorded"
 
 
 def _setting(facts: Mapping[str, Any], cells: Sequence[StoredCell], curves: Curves) -> tuple[tuple[str, str], ...]:
@@ -132,5 +163,6 @@ def _setting(facts: Mapping[str, Any], cells: Sequence[StoredCell], curves: Curv
         ("versions", ", ".join(sorted(versions))),
         ("machine", ", ".join(sorted({str(c.environment.get("platform")) for c in cells}))),
         ("fingerprints", f"base {str(inputs['base'])[:16]}, instruct {str(inputs['instruct'])[:16]}"),
+        ("identity", _identities(cells)),
         ("measured", f"{datetime.fromtimestamp(started, timezone.utc):%Y-%m-%d}, {seconds:.0f} s of work"),
     )

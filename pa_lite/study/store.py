@@ -101,6 +101,16 @@ class Store:
         """What was noted about the study as a whole."""
         return {name: json.loads(value) for name, value in self._rows("SELECT name, value FROM facts ORDER BY name")}
 
+    def kept(self) -> dict[str, tuple[str, ...]]:
+        """Return the older results that the last run kept (--keep-stale): a cell's key -> in what its inputs differ.
+
+        Raises InputError when the file has anything else there.
+        """
+        found = self.facts().get("kept", {})
+        if not isinstance(found, dict) or not all(isinstance(reasons, list) for reasons in found.values()):
+            raise _damaged(self.path, "the fact 'kept' is not a table of lists")
+        return {key: tuple(map(str, reasons)) for key, reasons in found.items()}
+
     def note(self, facts: Mapping[str, Any]) -> None:
         """Note facts about the study as a whole, replacing those of the same name."""
         with self._transaction() as c:

@@ -21,8 +21,21 @@ class Example:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """An older result that a sweep with --keep-stale let stand, and in what its inputs differ from the study's."""
+
+    kind: str
+    name: str
+    lam: float
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Study:
-    """One pair's curves at one type of weights, with what they rest on. `setting` are lines of (what, how)."""
+    """One pair's curves at one type of weights, with what they rest on. `setting` are lines of (what, how).
+
+    `kept` are the results in it that were measured from other inputs than the rest.
+    """
 
     pair: str
     type: str
@@ -30,6 +43,7 @@ class Study:
     examples: tuple[Example, ...] = ()
     setting: tuple[tuple[str, str], ...] = ()
     remarks: tuple[str, ...] = ()
+    kept: tuple[Kept, ...] = ()
 
     @property
     def title(self) -> str:

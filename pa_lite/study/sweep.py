@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from pa_lite.checkpoints.pairs import Pair
 from pa_lite.engine.interrupt import stops_when
@@ -18,12 +16,12 @@ from pa_lite.errors import EngineError, InputError, nearest
 from pa_lite.study.plan import Estimate, PlannedCell, StudyOptions, StudyPlan, environment, estimate_sweep, plan_study
 from pa_lite.study.preferences import judge_lams
 from pa_lite.study.results import load_study
+from pa_lite.study.staleness import by_reason, differences, settle_plan
 from pa_lite.study.store import FILE, Store, open_store, read_store
 from pa_lite.study.study import Study
 from pa_lite.study.worker import LocalWorker, Worker, WorkerLostError
 from pa_lite.study.works import chunks
 
-_log = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
 MOST_LOSSES = 20  # workers that may be lost in one sweep
 
@@ -49,13 +47,13 @@ class _Sweep:
     def lay_out(self) -> None:
         """Enter the cells and see what is missing of each; a cell of nothing missing is finished at once."""
         by_lam: dict[tuple[str, float], list[_Todo]] = {}
-        finished = self.store.finished([p.cell.key for p in self.plan.cells])
-        self.store.enter([p.cell for p in self.plan.cells if p.cell.key not in finished], environment())
+        finished = self.store.finished([p.key for p in self.plan.cells])
+        self.store.enter([p.cell for p in self.plan.cells if p.key not in finished], environment())
         begun = self.store.done()
         for planned in self.plan.cells:
             cell = planned.cell
             self.total += cell.n_items
-            if cell.key in finished:
+            if planned.key in finished:
                 self.done += cell.n_items
                 continue
             have = begun.get(cell.key, set())
@@ -162,18 +160,21 @@ def sweep_pair(
     progress: Progress | None = None,
     engine: str = "local",
     address: str | None = None,
+    keep_stale: bool = False,
 ) -> Study:
     """Plan, run and read back a study in a run folder, going on where an earlier run stopped.
 
-    Raises InputError for an unknown engine, and what plan_study, open_store and run_sweep raise.
+    What the folder has from other inputs is listed with the reason and measured again; with `keep_stale` it is kept
+    where the weights and the items are the same, and the study says so. Raises InputError for an unknown engine, and
+    what plan_study, open_store and run_sweep raise.
     """
     if engine not in ENGINES:
         raise InputError(f"unknown engine {engine!r}.{nearest(engine, ENGINES)}")
     plan = plan_study(pair, options)
     with open_store(folder) as store:
         _check_pair(plan, store)  # before it is told what has changed, or a cluster is started
-        for why, names in stale(plan, store).items():
-            _log.warning("measured again, with other %s than before: %s", why, ", ".join(names))
+        plan, settled = settle_plan(plan, store, keep_stale)
+        settled.report()
         if engine == "ray":
             from pa_lite.study.cluster import ray_workers
 
@@ -182,19 +183,21 @@ def sweep_pair(
         else:
             run_sweep(plan, store, progress)
         if options.judge:
-            store.note({"cells": [*(p.cell.key for p in plan.cells), *judge_lams(plan, store, progress)]})
+            judge_lams(plan, store, progress, keep_stale)
         return load_study(store)
 
 
-def estimate_pair(pair: str | Pair, options: StudyOptions, folder: Path | None) -> Estimate:
-    """What sweep_pair would take, given what is finished in the folder. Raises what plan_study and read_store raise."""
+def estimate_pair(pair: str | Pair, options: StudyOptions, folder: Path | None, keep_stale: bool = False) -> Estimate:
+    """Return what sweep_pair would take, given the folder's results. Raises what plan_study and read_store raise."""
     plan = plan_study(pair, options)
     if folder is None or not (folder / FILE).exists():
         return estimate_sweep(plan)
     with read_store(folder) as store:
         _check_pair(plan, store)
-        finished = store.finished([p.cell.key for p in plan.cells])
-    return estimate_sweep(plan, tuple(finished))
+        plan, settled = settle_plan(plan, store, keep_stale)
+        finished = store.finished([p.key for p in plan.cells])
+    estimate = estimate_sweep(plan, tuple(finished))
+    return replace(estimate, stale=by_reason(settled.again), kept=by_reason(settled.kept))
 
 
 def facts(plan: StudyPlan) -> dict[str, object]:
@@ -205,7 +208,8 @@ def facts(plan: StudyPlan) -> dict[str, object]:
         "lams": options.lams,
         "types": options.types,
         "tasks": [w.name for w in plan.works if w.kind == "task"],
-        "cells": [p.cell.key for p in plan.cells],
+        "cells": [p.key for p in plan.cells],
+        "kept": {p.key: list(differences(p.cell, p.kept)) for p in plan.cells if p.kept is not None},
         "schedule": options.schedule.text,
         "seed": options.score.seed,
         "limit": options.score.limit,
@@ -218,40 +222,3 @@ def _check_pair(plan: StudyPlan, store: Store) -> None:
     pair = store.facts().get("pair", plan.pair)
     if pair != plan.pair:
         raise InputError(f"{store.path.parent}: holds a study of {pair}, not of {plan.pair}. Name another (--run).")
-
-
-# of a cell's inputs, and of its work's facts, what the user knows them as
-_INPUTS = {"base": "checkpoints", "instruct": "checkpoints", "schedule": "schedule", "llama_cpp_python": "llama.cpp"}
-_FACTS = {**dict.fromkeys(("items", "shots"), "items or exemplars (--limit, --shots, --seed)"), "spec": "task files",
-          "instructions": "instructions", "prompts": "prompts"}  # fmt: skip
-
-
-def stale(plan: StudyPlan, store: Store) -> dict[str, list[str]]:
-    """Cells that the store and the plan both have, but from other inputs, and so are measured again: why -> names.
-
-    A cell that the store also has from these very inputs is not among them.
-    """
-    stored = store.cells()
-    keys = {c.key for c in stored}
-    planned = {(p.cell.lam, p.cell.type, p.cell.kind, p.cell.name): p.cell for p in plan.cells}
-    nearest_old: dict[str, set[str]] = {}
-    for old in stored:
-        new = planned.get((old.lam, old.type, old.kind, old.name))
-        if new is not None and new.key not in keys:
-            why = _differing(old.inputs, new.inputs)
-            nearest_old[new.key] = min(nearest_old.get(new.key, why), why, key=len)
-    found: dict[str, set[str]] = {}
-    for cell in planned.values():
-        for word in nearest_old.get(cell.key, ()):
-            found.setdefault(word, set()).add(cell.name)
-    return {why: sorted(names) for why, names in found.items()}
-
-
-def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> set[str]:
-    """In what two cells' inputs differ, in words."""
-    told = set()
-    for inputs, others, words in ((old, new, _INPUTS), (old.get("work", {}), new.get("work", {}), _FACTS)):
-        for key in inputs.keys() | others.keys():
-            if key != "work" and inputs.get(key) != others.get(key):
-                told.add(words.get(key, "settings"))
-    return told

@@ -58,7 +58,8 @@ class LocalWorker:
             else:
                 self.close()
                 merge = self.plan.merges[kind]
-                merge = replace(merge, options=replace(merge.options, schedule=schedule))
+                if schedule != merge.options.schedule:
+                    merge = replace(merge, options=replace(merge.options, schedule=schedule))
                 options = replace(self.plan.options.engine, threads=self.threads)
                 self._moving = MovableModel(merge, lam, options)
             self._at = wanted

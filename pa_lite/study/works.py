@@ -136,7 +136,8 @@ class FollowWork:
 
     def run(self, model: Model, items: Sequence[int]) -> dict[int, Record]:
         part = [self.instructions[i] for i in items]
-        found = follow_instructions(model, part, self.max_tokens, must_end=self.must_end, parallel=self.parallel)
+        most = model.answer_tokens(self.max_tokens)  # as `follow` does, so that the two measure the same
+        found = follow_instructions(model, part, most, must_end=self.must_end, parallel=self.parallel)
         return {i: asdict(a) for i, a in zip(items, found.answers, strict=True)}
 
     def value(self, record: Record) -> float:
@@ -168,8 +169,8 @@ class AnswersWork:
 
     def run(self, model: Model, items: Sequence[int]) -> dict[int, Record]:
         part = [self.prompts[i] for i in items]
-        most = min(self.max_tokens, max(1, model.max_length // 2))  # the prompts need room too
-        made = answer_prompts(model, part, GenerationOptions(most, parallel=self.parallel))
+        options = GenerationOptions(model.answer_tokens(self.max_tokens), parallel=self.parallel)
+        made = answer_prompts(model, part, options)
         return {
             i: {"instruction": p.instruction, "output": g.text.strip(), "ended": g.ended}
             for i, p, g in zip(items, part, made, strict=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import inspect
+import json
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.engine.reference import REFERENCE_TYPE, open_model
 from pa_lite.engine.requests import Request, begins_with_bos, make_requests, rolling_requests
 from pa_lite.engine.scoring import score_requests
-from pa_lite.errors import CheckpointError, EngineError, InputError, nearest
+from pa_lite.errors import EngineError, InputError, nearest
 from pa_lite.tasks.harness_options import generation_options, parse_pairs
 
 try:
@@ -249,9 +250,14 @@ class PaLiteLM(LM):  # type: ignore[misc]
 
     @property
     def tokenizer_name(self) -> str:
-        """Tells this model's prompts from others' in lm-eval's cache of requests: its name, and its template's hash."""
-        template = self._chat().template
-        return f"{self.model.name.replace('/', '__')}-{hashlib.sha256(template.encode()).hexdigest()[:12]}"
+        """Return what tells this model's prompts from others' in lm-eval's cache of requests: its name and a hash.
+
+        The hash covers the template and what it makes of a message: tokens that it names, a date, its arguments.
+        """
+        made = [self._chat().template, self.apply_chat_template([{"role": "user", "content": "x"}])]
+        made += [self.model.special_text(token) for token in ("bos", "eos")]
+        digest = hashlib.sha256(json.dumps(made).encode("ascii")).hexdigest()
+        return f"{self.model.name.replace('/', '__')}-{digest[:12]}"
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
         """Choose a template, True for the model's own, and return its text. Raises InputError when there is none."""
@@ -286,11 +292,20 @@ class PaLiteLM(LM):  # type: ignore[misc]
     @property
     def fingerprint(self) -> str:
         """Tells the model's weights from others (see `checkpoints.fingerprint`); empty when it cannot be taken."""
-        try:
-            return self.model.fingerprint()
-        except CheckpointError as e:  # llama.cpp runs some types that cannot be merged
-            _log.info("no fingerprint: %s", e)
-            return ""
+        return self.model.known_by()[0]
+
+    @property
+    def identity(self) -> str:
+        """Return what tells the model from others that may answer otherwise (`Model.identity`); empty as above."""
+        return self.model.known_by()[1]
+
+    def answers_key(self) -> str:
+        """Return what decides the answers beside the requests, hashed: the model, llama.cpp, settings and the seed.
+
+        Raises CheckpointError when the model cannot be told from others.
+        """
+        decides = [dict(self.model.inputs()), self.model.max_length, self.seed]
+        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode("ascii")).hexdigest()
 
     def get_model_info(self) -> dict[str, Any]:
         """What lm-eval's results say of a model."""

@@ -215,6 +215,7 @@ def _evaluate(
         "reference": lm.reference,
         "model": lm.model.name,
         "fingerprint": lm.fingerprint,
+        "identity": lm.identity,
         "n_truncated": lm.n_truncated,
         "max_length": lm.model.max_length,
     }
@@ -222,8 +223,11 @@ def _evaluate(
 
 
 def _cache_name(begin: Path, lm: PaLiteLM) -> str:
-    """A file of answers for each model and length of context, as lm-eval's keys tell neither."""
-    return f"{begin}_{lm.fingerprint[:12]}_{lm.model.max_length}"
+    """Return a file of answers of its own for all that decides them beside the request, which is all lm-eval looks at.
+
+    That is the model with its tokenizer, llama.cpp and its settings, the length of the context, and the seed.
+    """
+    return f"{begin}_{lm.answers_key()[:16]}_{lm.model.max_length}"
 
 
 def _tables(document: dict[str, Any]) -> tuple[str, ...]:

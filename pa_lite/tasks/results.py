@@ -61,6 +61,7 @@ def results_document(result: SuiteResult, reference: str) -> dict[str, Any]:
         "reference": reference,
         "model": result.model,
         "fingerprint": result.fingerprint,
+        "identity": result.identity,
         "options": asdict(options),
         "accuracy": asdict(result.accuracy),
         "majority": result.majority,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -11,7 +10,7 @@ import numpy as np
 from pa_lite.engine.generation import GenerationOptions, generate
 from pa_lite.engine.model import Model
 from pa_lite.engine.scoring import NoiseFloor, Request, Score, make_requests, noise_floor, score_requests
-from pa_lite.errors import CheckpointError, EngineError, InputError
+from pa_lite.errors import EngineError, InputError
 from pa_lite.statistics import (
     Estimate,
     Measured,
@@ -28,7 +27,6 @@ from pa_lite.tasks.sandbox import find_answers
 from pa_lite.tasks.spec import TaskSpec
 
 Progress = Callable[[int, int], None]
-_log = logging.getLogger(__name__)
 BOOTSTRAP_SEED = 1234
 # characters of prompts that are tokens at a time: a quarter of them is tokens, each some 40 bytes in Python's lists
 _PORTION = 8_000_000
@@ -138,7 +136,9 @@ class TaskResult:
 
 @dataclass(frozen=True)
 class SuiteResult:
-    """Several tasks on one model; averages are over tasks, not over items. `fingerprint` tells the model's file.
+    """Several tasks on one model; averages are over tasks, not over items.
+
+    `fingerprint` tells the model's weights from others, `identity` also its tokenizer and settings (`Model.identity`).
 
     `remarks` say in what the engine did with less than it wanted, for lack of memory: it moves scores by rounding.
     """
@@ -148,6 +148,7 @@ class SuiteResult:
     tasks: tuple[TaskResult, ...]
     fingerprint: str = ""
     remarks: tuple[str, ...] = ()
+    identity: str = ""
 
     @property
     def accuracy(self) -> Estimate:
@@ -185,15 +186,8 @@ def score_tasks(
 
     for i, prepared in enumerate(loaded):
         results.append(score_prepared(model, prepared, each, _behind(report, sum(sizes[:i]))))
-    return SuiteResult(model.name, options, tuple(results), _fingerprint(model), tuple(model.remarks))
-
-
-def _fingerprint(model: Model) -> str:
-    try:
-        return model.fingerprint()
-    except CheckpointError as e:  # llama.cpp runs some types that cannot be merged
-        _log.info("no fingerprint: %s", e)
-        return ""
+    fingerprint, identity = model.known_by()
+    return SuiteResult(model.name, options, tuple(results), fingerprint, tuple(model.remarks), identity)
 
 
 def _check_room(model: Model, spec: TaskSpec) -> None:

@@ -71,6 +71,18 @@ def test_earlier_results_are_not_dropped_unasked(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_facts_that_an_earlier_run_did_not_record(tmp_path: Path) -> None:
+    target, more = tmp_path / "out.json", {**FACTS, "version": "d", "date": "e"}
+    with Journal(target, FACTS, 4) as journal:
+        journal.add(2, "x")
+    with pytest.raises(OutputError, match="a pa-lite that did not record the version, the date, so whether"):
+        Journal(target, more, 4, resume=True)
+    with pytest.raises(OutputError, match="cannot be continued, as the model changed since"):
+        Journal(target, {**more, "model": "z"}, 4, resume=True)  # what is known to differ is said first
+    with Journal(target, more, 4, resume=True, force=True) as journal:
+        assert journal.results == {}
+
+
 @given(st.integers(0, 400), st.binary(max_size=20))
 @settings(max_examples=60, deadline=None)
 def test_a_journal_cut_off_anywhere(tmp_path_factory: pytest.TempPathFactory, cut: int, rubbish: bytes) -> None:

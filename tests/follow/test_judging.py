@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from pa_lite.checkpoints.source import Vocabulary, string
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.engine.reference import open_model
 from pa_lite.errors import OutputError
@@ -49,9 +51,15 @@ def test_annotations_are_alpacaevals(model: Model, tmp_path: Path) -> None:
     assert rates.win_rate == pytest.approx(100 * done.win_rate.value, abs=1e-9)
     assert rates.standard_error == pytest.approx(100 * done.win_rate.stderr, abs=1e-9)
     assert len(done.fingerprint) == 64
+    assert done.document()["identity"] == done.identity == model.identity()
 
 
-def test_an_interrupted_run_goes_on(model: Model, tmp_path: Path) -> None:
+def unlike(vocabulary: Vocabulary) -> Vocabulary:
+    """The same tokens with another chat template."""
+    return replace(vocabulary, metadata={**vocabulary.metadata, "tokenizer.chat_template": string("{{ messages }}")})
+
+
+def test_an_interrupted_run_goes_on(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target, options = tmp_path / "a.json", JudgeOptions(limit=8)
     whole = judge_outputs(model, "j", PAIRING, tmp_path / "whole.json", options)
 
@@ -68,6 +76,16 @@ def test_an_interrupted_run_goes_on(model: Model, tmp_path: Path) -> None:
         judge_outputs(model, "j", PAIRING, target, options)
     with pytest.raises(OutputError, match="the order changed since"):
         judge_outputs(model, "j", PAIRING, target, JudgeOptions(both_orders=False), resume=True)
+    with (
+        open_model("demo@1", EngineOptions(threads=1)) as larger,  # batches of another size
+        pytest.raises(OutputError, match="the settings of the engine changed since"),
+    ):
+        judge_outputs(larger, "j", PAIRING, target, options, resume=True)
+    assert model.merged is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "merged", (replace(model.merged[0], vocabulary=unlike(model.merged[0].vocabulary)), 1.0))
+        with pytest.raises(OutputError, match="the tokenizer and settings of the judge changed since"):
+            judge_outputs(model, "j", PAIRING, target, options, resume=True)
     other = Pairing("M", "R", PAIRING.pairs[::-1], 0)
     with pytest.raises(OutputError, match="the outputs changed since"):
         judge_outputs(model, "j", other, target, options, resume=True)

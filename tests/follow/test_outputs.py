@@ -5,18 +5,31 @@ import multiprocessing
 import random
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import pa_lite
+from pa_lite.checkpoints.source import float32, string, uint32
 from pa_lite.engine.context import Context
 from pa_lite.engine.generation import GenerationOptions
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.errors import InputError, OutputError
 from pa_lite.follow import outputs
 from pa_lite.follow.journal import Journal
-from pa_lite.follow.outputs import Output, Prompt, Target, generator_name, load_prompts, to_json, write_outputs
+from pa_lite.follow.outputs import (
+    Output,
+    Prompt,
+    Target,
+    facts_of,
+    generator_name,
+    load_prompts,
+    to_json,
+    write_outputs,
+)
+
+PLAIN = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
 
 
 def test_prompt_files(tmp_path: Path) -> None:
@@ -145,12 +158,48 @@ def test_other_prompts_models_and_options_are_noticed(
             write_outputs(model, prompts, "tiny", target, GenerationOptions(5))
         with pytest.raises(OutputError, match="as the system prompt changed"):
             write_outputs(model, prompts, "tiny", target, short, "Be kind.")
-        with pytest.raises(OutputError, match="as the model changed"):
-            write_outputs(other, prompts, "tiny", target, short)
+        with pytest.raises(OutputError, match="as the model and the tokenizer and settings of the model changed"):
+            write_outputs(other, prompts, "tiny", target, short)  # its type is in the header too
+        for key, value in (("tokenizer.ggml.eos_token_id", uint32(5)), ("llama.rope.freq_base", float32(500))):
+            with monkeypatch.context() as patch:
+                patch.setitem(model.header.metadata, key, value)
+                with pytest.raises(OutputError, match="as the tokenizer and settings of the model changed since"):
+                    write_outputs(model, prompts, "tiny", target, short)
+        with monkeypatch.context() as patch:
+            patch.setitem(model.header.metadata, "tokenizer.chat_template", string(f"{PLAIN} "))
+            with pytest.raises(OutputError, match="as the tokenizer and settings of the model and the chat template"):
+                write_outputs(model, prompts, "tiny", target, short)
+        with (
+            Model(tiny_ggufs["F32"], EngineOptions(threads=2, n_batch=64)) as smaller,
+            pytest.raises(OutputError, match="as the settings of the engine changed since"),
+        ):
+            write_outputs(smaller, prompts, "tiny", target, short)
+        with monkeypatch.context() as patch:
+            patch.setattr("importlib.metadata.version", lambda _name: "0.0.1")
+            with pytest.raises(OutputError, match=r"as the version of llama\.cpp changed since"):
+                write_outputs(model, prompts, "tiny", target, short)
+        metadata = {**model.header.metadata, "general.name": string("another name")}
+        monkeypatch.setattr(model, "header", replace(model.header, metadata=metadata))
         monkeypatch.setattr(Context, "decode", stopped)  # nothing is left to decode
         written = write_outputs(model, prompts, "tiny", target, GenerationOptions(4, parallel=1))
     assert (written.n, written.n_resumed, sum(written.reasons.values())) == (4, 4, 4)
     assert len(json.loads(target.path.read_text("utf-8"))) == 4
+
+
+def test_a_journal_that_did_not_record_every_input(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
+    """pa-lite 0.1.0 recorded the weights, the template, the prompts and the options."""
+    prompts = load_prompts(str(prompts_file(tmp_path, 4)))
+    with Model(tiny_ggufs["F32"], EngineOptions(threads=1)) as model:
+        whole = facts_of(model, prompts)
+        kept = ("model", "chat template", "system prompt", "prompts", "options")
+        with Journal(tmp_path / "out.json", {name: whole[name] for name in kept}, 4) as journal:
+            journal.add(0, {"text": "old", "n_tokens": 1, "ended": True, "reason": "end"})
+        with pytest.raises(
+            OutputError, match="a pa-lite that did not record the tokenizer and settings of the model, the"
+        ):
+            write_outputs(model, prompts, "tiny", Target(tmp_path / "out.json", resume=True))
+        write_outputs(model, prompts, "tiny", Target(tmp_path / "out.json", resume=True, force=True))
+    assert "old" not in (tmp_path / "out.json").read_text("utf-8")
 
 
 def test_a_refused_run_leaves_nothing(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:

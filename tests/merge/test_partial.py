@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -134,6 +135,19 @@ def test_resume_of_several_lams_keeps_those_that_are_done(tiny_pair: tuple[Path,
     one.write_bytes(b"mine")
     with pytest.raises(OutputError, match="exists already"):
         pa_lite.merge(*tiny_pair, (0.2, 0.4), output=tmp_path, options=RESUME)
+
+
+def test_resume_does_not_take_a_file_of_another_alignment_for_finished(tmp_path: Path) -> None:
+    """Base's tokenizer decides which of its rows belong to a token, and nothing else in a file tells of it."""
+    base, instruct = tiny.write_pair(tmp_path / "pair")
+    (target,) = pa_lite.merge(base, instruct, (0.5,), output=tmp_path / "x.gguf")
+    assert pa_lite.merge(base, instruct, (0.5,), output=target, options=RESUME) == [target]
+    definition = json.loads((base / "tokenizer.json").read_text("utf-8"))
+    vocabulary = definition["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    (base / "tokenizer.json").write_text(json.dumps(definition), "utf-8")
+    with pytest.raises(OutputError, match="exists already"):
+        pa_lite.merge(base, instruct, (0.5,), output=target, options=RESUME)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="locks of POSIX")

@@ -23,8 +23,9 @@ from pa_lite.errors import EngineError, InputError, OutputError
 from pa_lite.study import sweep as sweeping
 from pa_lite.study.plan import StudyOptions, StudyPlan, plan_study
 from pa_lite.study.results import load_study
+from pa_lite.study.staleness import by_reason, settle_plan
 from pa_lite.study.store import FILE, Store, open_store, read_store
-from pa_lite.study.sweep import estimate_pair, run_sweep, stale, sweep_pair
+from pa_lite.study.sweep import estimate_pair, run_sweep, sweep_pair
 from pa_lite.study.worker import LocalWorker, WorkerLostError
 from pa_lite.tasks.scoring import ScoreOptions
 
@@ -55,6 +56,10 @@ def test_a_sweep_gives_what_scoring_gives(tmp_path: Path) -> None:
     assert all(len(e.outputs) in (2, 3) for e in study.examples)
 
 
+def stale(plan: StudyPlan, store: Store) -> dict[str, list[str]]:
+    return by_reason(settle_plan(plan, store)[1].again)
+
+
 def test_what_is_finished_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep_pair("demo", OPTIONS, tmp_path)
     done: list[tuple[str, float]] = []
@@ -74,13 +79,13 @@ def test_what_is_finished_is_not_done_again(tmp_path: Path, monkeypatch: pytest.
     changed = replace(OPTIONS, score=ScoreOptions(limit=20))  # other items, the same instructions
     with open_store(tmp_path) as store:
         plan = plan_study("demo", changed)
-        assert stale(plan, store) == {"items or exemplars (--limit, --shots, --seed)": ["demo_kind", "demo_town"]}
+        assert stale(plan, store) == {"other items or exemplars (--limit, --shots, --seed)": ["demo_kind", "demo_town"]}
         run_sweep(plan, store)
         assert load_study(store).curves.tasks[0].n == 20
         assert stale(plan, store) == {}  # what is there already is not measured again
         assert stale(plan_study("demo", OPTIONS), store) == {}
         other = plan_study("demo", replace(OPTIONS, engine=EngineOptions(n_batch=64)))
-        assert stale(other, store) == {"settings": ["demo", "demo_kind", "demo_town"]}
+        assert stale(other, store) == {"other engine settings": ["demo", "demo_kind", "demo_town"]}
     assert {name for name, _ in done} == {"demo_kind", "demo_town"}
     assert again.curves.tasks[0].n == 24
 

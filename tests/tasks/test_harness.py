@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,14 @@ import pytest
 pytest.importorskip("lm_eval")
 pytest.importorskip("datasets")
 
-from pa_lite.checkpoints.source import boolean, string
+from pa_lite.checkpoints.source import Field, boolean, float32, string, uint32
 from pa_lite.engine.generation import GenerationOptions, generate
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.engine.reference import open_model
 from pa_lite.engine.requests import Request, make_requests, rolling_requests
 from pa_lite.engine.scoring import Score
 from pa_lite.errors import InputError, PaLiteError
+from pa_lite.merge.plan import MergePlan
 from pa_lite.tasks import harness
 from pa_lite.tasks.harness import PaLiteLM
 from pa_lite.tasks.harness_options import HarnessOptions
@@ -170,6 +171,38 @@ def test_answers_are_kept_for_one_model(result: HarnessResult, folder: Path, mon
     assert again.document["results"] == result.document["results"]
     with pytest.raises(InputError, match="the engine was asked"):
         run_harness("demo@0.3", asked, ONE, "F32")
+    with pytest.raises(InputError, match="the engine was asked"):  # the seed draws sampled texts
+        run_harness("demo@0.7", replace(asked, seeds=(0, 1234, 99, 1234)), ONE, "F32")
+
+
+def test_kept_answers_depend_on_all_that_decides_them(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """lm-eval's own keys know the request alone."""
+    assert model.merged is not None
+    plan, lam = model.merged
+    with PaLiteLM(model) as lm, PaLiteLM(model, seed=1) as seeded:
+        known = [lm.answers_key(), seeded.answers_key()]
+        for key, value in (("tokenizer.ggml.eos_token_id", uint32(5)), ("llama.rope.freq_base", float32(500))):
+            monkeypatch.setattr(model, "merged", (with_key(plan, key, value), lam))
+            known.append(lm.answers_key())
+        assert len(set(known)) == 4
+        monkeypatch.setattr(model, "merged", (plan, lam))
+        assert lm.answers_key() == known[0]
+
+
+def with_key(plan: MergePlan, key: str, value: Field) -> MergePlan:
+    return replace(plan, vocabulary=replace(plan.vocabulary, metadata={**plan.vocabulary.metadata, key: value}))
+
+
+def test_kept_requests_depend_on_all_that_a_template_writes(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    with PaLiteLM(model) as lm:
+        before = lm.tokenizer_name
+        assert lm.tokenizer_name == before
+        monkeypatch.setattr(model, "special_text", lambda name: f"<{name}>")
+        assert lm.tokenizer_name != before
+    monkeypatch.undo()
+    monkeypatch.setitem(model.header.metadata, "tokenizer.chat_template", string(NO_SYSTEM))
+    with PaLiteLM(model) as lm:
+        assert lm.tokenizer_name != before
 
 
 def test_answers_survive_a_kill(model: Model, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from pa_lite.checkpoints.vocabulary.tokens import (
     BYTE,
     CONTROL,
     NORMAL,
+    PHI3_NAME,
     UNKNOWN,
     UNUSED,
     USER_DEFINED,
@@ -29,7 +30,10 @@ from pa_lite.checkpoints.vocabulary.tokens import (
 )
 from pa_lite.errors import CheckpointError
 
-__all__ = ["BYTE", "CONTROL", "NORMAL", "UNKNOWN", "UNUSED", "USER_DEFINED", "name_for_llama_cpp", "read_vocabulary"]
+__all__ = [
+    "BYTE", "CONTROL", "NORMAL", "PHI3_NAME", "UNKNOWN", "UNUSED", "USER_DEFINED", "name_for_llama_cpp",
+    "read_vocabulary",
+]  # fmt: skip
 
 # whose add_prefix_space is copied, and whose vocabularies of Granite's old size never add BOS
 _LLAMA_LIKE = {"LlamaForCausalLM", "MistralForCausalLM", "MixtralForCausalLM", "GraniteForCausalLM",

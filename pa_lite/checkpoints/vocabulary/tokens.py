@@ -66,7 +66,7 @@ class TokenTable:
                 )
 
 
-_PHI3_NAME = re.compile(r"(phi)-?(3)", re.IGNORECASE)
+PHI3_NAME = re.compile(r"(phi)-?(3)", re.IGNORECASE)
 _PHI3_TOKENS = ("</s>", "<unk>", "<s>", "<|endoftext|>")
 
 
@@ -78,5 +78,5 @@ def name_for_llama_cpp(name: str, architecture: str, vocabulary: Vocabulary) -> 
     """
     kind = vocabulary.metadata.get("tokenizer.ggml.model")
     if architecture == "phi3" and kind == string("llama") and set(_PHI3_TOKENS) <= set(vocabulary.tokens):
-        return name if _PHI3_NAME.search(name) else f"{name} (phi-3)"
-    return _PHI3_NAME.sub(r"\1 \2", name)
+        return name if PHI3_NAME.search(name) else f"{name} (phi-3)"
+    return PHI3_NAME.sub(r"\1 \2", name)
