@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pa_lite.study.hunt import Schedules
     from pa_lite.study.plan import Estimate, StudyOptions
     from pa_lite.study.search import Found
-    from pa_lite.study.study import Study
+    from pa_lite.study.study import Reading, Study
 
 
 def _measured(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -136,27 +136,30 @@ def show_study(study: Study, as_json: bool) -> None:
     if as_json:
         show_json(to_document(study))
         return
-    show_curves(study.curves)
+    found = readings(study.curves)
+    show_curves(study.curves, found)
     tell(conclusion(study.curves))
-    for reading in readings(study.curves):
+    for reading in found:
         tell(f"- {reading.sentence}")
     for remark in study.remarks:
         tell(f"note: {remark}")
 
 
-def show_curves(curves: Curves) -> None:
+def show_curves(curves: Curves, found: Sequence[Reading]) -> None:
+    """Show every average by lam; the lams that the readings call best carry a word, the first reading's in bold."""
     from pa_lite.study.curves import estimates
+    from pa_lite.study.study import labels
 
     shown = [("few-shot %", list(curves.tasks))]
     shown += [(name, [s]) for name, s in (("followed %", curves.follow), ("preferred %", curves.wins)) if s is not None]
-    found = [estimates(series) for _, series in shown]
-    best = max(range(len(curves.lams)), key=lambda i: found[0][i].value)
+    averages, marks = [estimates(series) for _, series in shown], labels(found)
     rows = [
-        [f"{lam:g}", *(percent(x) for e in found for x in (e[i].value, e[i].stderr)),
-         "best few-shot" if i == best else ""]
+        [f"{lam:g}", *(percent(x) for e in averages for x in (e[i].value, e[i].stderr)), ", ".join(marks.get(lam, []))]
         for i, lam in enumerate(curves.lams)
-    ]  # fmt: skip
-    show_table(["lam", *(t for name, _ in shown for t in (name, "s.e.")), ""], rows, marked=best)
+    ]
+    lead = found[0].best if found else None
+    columns = ["lam", *(t for name, _ in shown for t in (name, "s.e.")), ""]
+    show_table(columns, rows, marked=None if lead is None else curves.lams.index(lead.lam))
 
 
 @click.command()
@@ -259,14 +262,18 @@ def report(
 @JSON
 def demo(output: Path, as_json: bool) -> None:
     """Merge, score and question the embedded pair at lam 0, 0.1, ..., 1, offline, and show the trade-off."""
-    from pa_lite.study.study import conclusion
+    from pa_lite.study.study import conclusion, readings
 
     with bar("demo") as progress:
         result = pa_lite.demo(output, progress)
     if as_json:
         show_json(json.loads(result.results.read_text("utf-8")))
         return
-    show_curves(result.study.curves)
-    tell(conclusion(result.study.curves))
+    curves = result.study.curves
+    found = readings(curves)
+    for reading in found[:2]:
+        tell(reading.sentence)
+    show_curves(curves, found[:2])
+    tell(conclusion(curves))
     tell(f"Results: {result.results}   Chart: {result.chart}")
     tell(f"Report: {result.report}")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pa_lite.errors import InputError
 from pa_lite.statistics import mean_over_tasks
-from pa_lite.study.curves import Curves, Series, estimates, means, undominated
+from pa_lite.study.curves import Curves, Series, estimates, means, pareto_optimal
 from pa_lite.study.goal import Goal
 from pa_lite.study.paired import average_draws, best_lam, differences, holm, sign_flip_p
 
@@ -103,5 +103,5 @@ def test_goals_weigh_and_constrain() -> None:
             Goal(**wrong)
 
 
-def test_undominated_points() -> None:
-    assert undominated(np.array([3, 2, 1, 2, 3]), np.array([1, 2, 3, 1, 1])) == [0, 1, 2, 4]
+def test_pareto_optimal_points() -> None:
+    assert pareto_optimal(np.array([3, 2, 1, 2, 3]), np.array([1, 2, 3, 1, 1])) == [0, 1, 2, 4]
