@@ -86,12 +86,13 @@ def sign_flip_p(per_task: Sequence[Values], draws: int = DRAWS, seed: int = 0) -
     if not len(weighted):
         return 1.0
     observed = abs(weighted.sum())
+    rounding = 1e-12 * np.abs(weighted).sum()  # a sum of 0 can come out as 1e-17
     # the sum of k signs of one size is 2 Binomial(k, 1/2) - k
     sizes, counts = np.unique(np.abs(weighted), return_counts=True)
     rng, extreme = np.random.default_rng(seed), 0
     for part in chunks_of(draws, len(sizes)):
         sums = 2 * rng.binomial(counts, 0.5, size=(part.stop - part.start, len(sizes))) - counts
-        extreme += int((np.abs(sums @ sizes) >= observed * (1 - 1e-12)).sum())
+        extreme += int((np.abs(sums @ sizes) >= observed - rounding).sum())
     return (extreme + 1) / (draws + 1)
 
 
