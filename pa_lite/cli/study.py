@@ -16,6 +16,7 @@ from pa_lite.cli.terminal import bar, percent, show_json, show_table, tell
 
 if TYPE_CHECKING:
     from pa_lite.study.curves import Curves
+    from pa_lite.study.goal import Goal
     from pa_lite.study.hunt import Schedules
     from pa_lite.study.plan import Estimate, StudyOptions
     from pa_lite.study.search import Found
@@ -198,26 +199,39 @@ def search(
     if as_json:
         show_json({"goal": asdict(goal), "lam": asdict(found), "schedules": asdict(raced) if raced else None})
         return
-    tell(f"Best for {goal.told()}: lam {found.lam:g}, within 0.1 with probability {found.confidence:.2f}.")
-    show_found(found)
+    show_found(found, goal)
     if raced is not None:
         show_schedules(raced)
 
 
-def show_found(found: Found) -> None:
+def show_found(found: Found, goal: Goal) -> None:
+    if found.differs:
+        tell(f"Best for {goal.told()}: lam {found.lam:g}, within 0.1 with probability {found.confidence:.2f}.")
+    else:
+        tell(
+            f"No measurable difference between the lams for {goal.told()}; about {found.needed} items would show a "
+            "difference of 2 points (80% power)."
+        )
     rows = [
         [f"{lam:g}", f"{100 * found.few_shot[i]:.1f}", f"{100 * found.follow[i]:.1f}" if found.follow else "",
          f"{100 * found.evaluated[i]:.0f}"]
         for i, lam in enumerate(found.lams)
     ]  # fmt: skip
-    marked = found.lams.index(found.lam)
+    marked = found.lams.index(found.lam) if found.differs else None
     show_table(["lam", "few-shot % (smoothed)", "followed % (smoothed)", "items seen %"], rows, marked=marked)
     tell(f"{found.spent} item evaluations; the grid takes {found.grid} ({100 * found.spent / found.grid:.0f}%).")
 
 
 def show_schedules(raced: Schedules) -> None:
-    told = f"schedule {raced.text!r} at lam {raced.lam:g}" if raced.text else f"no schedule, lam {raced.lam:g} alone"
-    tell(f"Around it: {told}, best with probability {raced.confidence:.2f}; {raced.spent} of {raced.grid} evaluations.")
+    best = f"schedule {raced.text!r} at lam {raced.lam:g}" if raced.text else f"no schedule, lam {raced.lam:g} alone"
+    spent = f"{raced.spent} of {raced.grid} evaluations"
+    if raced.differs:
+        tell(f"Around it: {best}, best with probability {raced.confidence:.2f}; {spent}.")
+    else:
+        tell(
+            f"Around it: no measurable difference between the schedules and lam {raced.lam:g} alone; about "
+            f"{raced.needed} items would show a difference of 2 points (80% power); {spent}."
+        )
 
 
 @click.command()

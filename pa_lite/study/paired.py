@@ -144,12 +144,12 @@ def compare_lams(lams: Sequence[float], series: Sequence[Series], seed: int = 0)
         found += others
     pairs = max(1, len(lams) * (len(lams) - 1) // 2)
     differs |= pairs * sign_flip_p(found[0], seed=seed) < 1 - LEVEL
-    needed = items_to_show(max(map(_mean_variance, found)))
+    needed = items_to_show(max(map(mean_variance, found)))
     return Comparison(bool(differs), float(average.min()), float(average.max()), sum(s.n for s in series), needed)
 
 
-def _mean_variance(per_task: Sequence[Values]) -> float:
-    """The variance of paired differences, averaged over the tasks that have two items or more.
+def mean_variance(per_task: Sequence[Values]) -> float:
+    """Return the variance of paired differences, averaged over the tasks that have two items or more.
 
     With none, 0.5: that of two independent answers, each right half of the time.
     """
