@@ -205,13 +205,12 @@ def search(
 
 
 def show_found(found: Found, goal: Goal) -> None:
+    from pa_lite.study.paired import items_in_words
+
     if found.differs:
         tell(f"Best for {goal.told()}: lam {found.lam:g}, within 0.1 with probability {found.confidence:.2f}.")
     else:
-        tell(
-            f"No measurable difference between the lams for {goal.told()}; about {found.needed} items would show a "
-            "difference of 2 points (80% power)."
-        )
+        tell(f"No measurable difference between the lams for {goal.told()}; {items_in_words(found.needed)}.")
     rows = [
         [f"{lam:g}", f"{100 * found.few_shot[i]:.1f}", f"{100 * found.follow[i]:.1f}" if found.follow else "",
          f"{100 * found.evaluated[i]:.0f}"]
@@ -223,14 +222,16 @@ def show_found(found: Found, goal: Goal) -> None:
 
 
 def show_schedules(raced: Schedules) -> None:
+    from pa_lite.study.paired import items_in_words
+
     best = f"schedule {raced.text!r} at lam {raced.lam:g}" if raced.text else f"no schedule, lam {raced.lam:g} alone"
     spent = f"{raced.spent} of {raced.grid} evaluations"
     if raced.differs:
         tell(f"Around it: {best}, best with probability {raced.confidence:.2f}; {spent}.")
     else:
         tell(
-            f"Around it: no measurable difference between the schedules and lam {raced.lam:g} alone; about "
-            f"{raced.needed} items would show a difference of 2 points (80% power); {spent}."
+            f"Around it: no measurable difference between the schedules and lam {raced.lam:g} alone; "
+            f"{items_in_words(raced.needed)}; {spent}."
         )
 
 

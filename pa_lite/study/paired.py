@@ -148,6 +148,12 @@ def compare_lams(lams: Sequence[float], series: Sequence[Series], seed: int = 0)
     return Comparison(bool(differs), float(average.min()), float(average.max()), sum(s.n for s in series), needed)
 
 
+def items_in_words(needed: int, unit: str = "items") -> str:
+    """Say how many items show a difference of 2 points; the least number that `items_to_show` gives is a bound."""
+    bound = "at least" if needed <= items_to_show(0.0) else "about"
+    return f"it takes {bound} {needed} {unit} to show a difference of 2 points (80% power)"
+
+
 def mean_variance(per_task: Sequence[Values]) -> float:
     """Return the variance of paired differences, averaged over the tasks that have two items or more.
 

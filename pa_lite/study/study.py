@@ -9,7 +9,16 @@ import numpy as np
 
 from pa_lite.study.curves import Curves, Series, estimates, means
 from pa_lite.study.goal import READINGS, Goal
-from pa_lite.study.paired import LEVEL, Best, Comparison, Difference, best_lam, compare_lams, differences
+from pa_lite.study.paired import (
+    LEVEL,
+    Best,
+    Comparison,
+    Difference,
+    best_lam,
+    compare_lams,
+    differences,
+    items_in_words,
+)
 
 
 @dataclass(frozen=True)
@@ -76,9 +85,8 @@ def _no_difference(what: str, found: Comparison, unit: str = "items", between: s
     values = f"{100 * found.low:.1f}% to {100 * found.high:.1f}%"
     if found.low == found.high:
         values = f"{100 * found.low:.1f}% at each"
-    return (
-        f"no measurable difference between {between} in {what} ({values}, {found.items} {unit}); "
-        f"about {found.needed} {unit} would show a difference of 2 points (80% power)"
+    return f"no measurable difference between {between} in {what} ({values}, {found.items} {unit}); " + items_in_words(
+        found.needed, unit
     )
 
 
@@ -104,7 +112,8 @@ def _undecided(curves: Curves, goal: Goal, found: Mapping[str, Comparison], seed
     word = _compliance_word(curves)
     following = _no_difference(word, found["following"], "prompts")
     if goal.keep_follow is None:
-        return "" if found["few-shot"].differs or found["following"].differs else f"{few_shot}; {following}"
+        flat = not (found["few-shot"].differs or found["following"].differs)
+        return f"no measurable difference between the lams in few-shot accuracy or {word}" if flat else ""
     if not found["following"].differs:
         return f"{following}. So following rules no lam out"
     utilities = goal.utilities(curves.lams, means(curves.tasks), means([curves.compliance]))

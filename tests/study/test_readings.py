@@ -54,8 +54,8 @@ def test_three_equal_lams_have_no_best(capsys: pytest.CaptureFixture[str]) -> No
     assert best_lams(curves) == {KEEP: None, FEW_SHOT: None, BALANCED: None}
     text = conclusion(curves)
     assert "No measurable difference between the lams in few-shot accuracy" in text
-    assert "60 items); about 385 items would show a difference of 2 points (80% power)" in text
-    assert "30 prompts); about 385 prompts would show a difference of 2 points" in text
+    assert "60 items); at least 385 items to show a difference of 2 points (80% power)" in text
+    assert "30 prompts); at least 385 prompts to show a difference of 2 points" in text
     assert "So following rules no lam out" in sentences(curves)[KEEP]
 
     document = to_document(study)
@@ -70,7 +70,7 @@ def test_three_equal_lams_have_no_best(capsys: pytest.CaptureFixture[str]) -> No
     show_study(study, False)
     shown = capsys.readouterr().out
     assert not re.search("best|highest|keep 95% of following$", shown, re.MULTILINE)
-    assert "about 385 items" in shown
+    assert "at least 385 items" in shown
 
     drawn = " ".join(ElementTree.fromstring(curves_svg(curves, "title")).itertext())
     assert "no measurable difference between the lams" in drawn
@@ -91,7 +91,7 @@ def test_the_number_of_items_comes_from_the_spread_of_paired_differences() -> No
     assert 8000 < found.needed < 12000  # some 7.85 * 0.5 / 0.0004
     assert found.items == 130
     curves = Curves(LAMS, tuple(tasks))
-    assert f"about {found.needed} items would show" in sentences(curves)[FEW_SHOT]
+    assert f"about {found.needed} items to show" in sentences(curves)[FEW_SHOT]
     assert best_lams(curves) == {FEW_SHOT: None}
 
 
@@ -132,7 +132,7 @@ def test_flat_few_shot_skill_leaves_following_to_decide() -> None:
     assert sentences(flat_top)[KEEP].startswith(
         "Keep 95% of following: kept by lam 0.5, 1, with no measurable difference between them in few-shot accuracy ("
     )
-    assert "about 385 items would show" in sentences(flat_top)[KEEP]
+    assert "at least 385 items to show" in sentences(flat_top)[KEEP]
 
 
 def test_several_lams_that_keep_following_need_a_difference_among_themselves() -> None:

@@ -94,7 +94,7 @@ def test_equal_lams_have_no_best(goal: Goal, capsys: pytest.CaptureFixture[str])
     show_found(found, goal)
     shown = capsys.readouterr().out
     assert "No measurable difference between the lams for" in shown
-    assert "about 385 items would show a difference of 2 points" in shown
+    assert "at least 385 items to show a difference of 2 points" in shown
     assert "Best" not in shown
     raced = race_arms(Arms(LAMS, table.sizes, True, table.evaluate), goal)
     show_schedules(Schedules(0.6, "", 1.0, raced.spent, raced.grid, (), (), raced.differs, raced.needed))
