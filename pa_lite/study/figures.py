@@ -156,6 +156,7 @@ def panels_figure(curves: Curves, groups: Sequence[tuple[str, Sequence[Series]]]
             "xanchor": "left", "yanchor": "bottom",
             "font": {"size": 12},
         })  # fmt: skip
+    columns = min(columns, len(ordered))
     rows = -(-len(ordered) // columns)
     ticks = {
         f"{axis}axis{'' if i == 0 else i + 1}": {**_AXIS, "tickfont": {"size": 10}}

@@ -24,7 +24,7 @@
     for (const key of Object.keys(layout).filter((k) => /^[xy]axis/.test(k)))
       out[key] = Object.assign({}, layout[key], { gridcolor: line, linecolor: line });
     if (layout.grid && narrow.matches) { // a phone: one panel below the other
-      const panels = layout.grid.rows * layout.grid.columns;
+      const panels = layout.annotations.length; // each has its name
       out.grid = Object.assign({}, layout.grid, { rows: panels, columns: 1, ygap: 0.45 });
       out.height = 60 + 170 * panels;
     }

@@ -41,7 +41,7 @@ def sentences(curves: Curves) -> dict[str, str]:
 
 
 def best_lams(curves: Curves) -> dict[str, float | None]:
-    return {reading.name: reading.best and reading.best.lam for reading in readings(curves)}
+    return {each.name: None if each.best is None else each.best.lam for each in readings(curves)}
 
 
 RISING = series("follow", 8, 300, 0.1, 0.5, 0.9)
@@ -54,8 +54,8 @@ def test_three_equal_lams_have_no_best(capsys: pytest.CaptureFixture[str]) -> No
     assert best_lams(curves) == {KEEP: None, FEW_SHOT: None, BALANCED: None}
     text = conclusion(curves)
     assert "No measurable difference between the lams in few-shot accuracy" in text
-    assert "60 items); at least 385 items to show a difference of 2 points (80% power)" in text
-    assert "30 prompts); at least 385 prompts to show a difference of 2 points" in text
+    assert "60 items); it takes at least 385 items to show a difference of 2 points (80% power)" in text
+    assert "30 prompts); it takes at least 385 prompts to show a difference of 2 points" in text
     assert "So following rules no lam out" in sentences(curves)[KEEP]
 
     document = to_document(study)

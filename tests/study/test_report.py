@@ -344,6 +344,7 @@ def test_charts_keep_their_height_when_a_phone_is_turned_or_a_window_resized(bro
     narrow = settled_heights(tab, 390)
     assert narrow[:2] == wide[:2]
     assert narrow[2] > wide[2]  # panels stand below each other
+    assert narrow[2:] == [60 + 170 * 2 + 2] * 2  # two panels in each chart, and no room for a third
     for _ in range(3):
         assert settled_heights(tab, 844) == wide
         assert settled_heights(tab, 390) == narrow
