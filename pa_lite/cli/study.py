@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,10 +16,11 @@ from pa_lite.cli.terminal import bar, percent, show_json, show_table, tell
 
 if TYPE_CHECKING:
     from pa_lite.study.curves import Curves
+    from pa_lite.study.goal import Goal
     from pa_lite.study.hunt import Schedules
     from pa_lite.study.plan import Estimate, StudyOptions
     from pa_lite.study.search import Found
-    from pa_lite.study.study import Study
+    from pa_lite.study.study import Reading, Study
 
 
 def _measured(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -143,27 +144,30 @@ def show_study(study: Study, as_json: bool) -> None:
     if as_json:
         show_json(to_document(study))
         return
-    show_curves(study.curves)
+    found = readings(study.curves)
+    show_curves(study.curves, found)
     tell(conclusion(study.curves))
-    for reading in readings(study.curves):
+    for reading in found:
         tell(f"- {reading.sentence}")
     for remark in study.remarks:
         tell(f"note: {remark}")
 
 
-def show_curves(curves: Curves) -> None:
+def show_curves(curves: Curves, found: Sequence[Reading]) -> None:
+    """Show every average by lam; the lams that the readings call best carry a word, the first reading's in bold."""
     from pa_lite.study.curves import estimates
+    from pa_lite.study.study import labels
 
     shown = [("few-shot %", list(curves.tasks))]
     shown += [(name, [s]) for name, s in (("followed %", curves.follow), ("preferred %", curves.wins)) if s is not None]
-    found = [estimates(series) for _, series in shown]
-    best = max(range(len(curves.lams)), key=lambda i: found[0][i].value)
+    averages, marks = [estimates(series) for _, series in shown], labels(found)
     rows = [
-        [f"{lam:g}", *(percent(x) for e in found for x in (e[i].value, e[i].stderr)),
-         "best few-shot" if i == best else ""]
+        [f"{lam:g}", *(percent(x) for e in averages for x in (e[i].value, e[i].stderr)), ", ".join(marks.get(lam, []))]
         for i, lam in enumerate(curves.lams)
-    ]  # fmt: skip
-    show_table(["lam", *(t for name, _ in shown for t in (name, "s.e.")), ""], rows, marked=best)
+    ]
+    lead = found[0].best if found else None
+    columns = ["lam", *(t for name, _ in shown for t in (name, "s.e.")), ""]
+    show_table(columns, rows, marked=None if lead is None else curves.lams.index(lead.lam))
 
 
 @click.command()
@@ -202,26 +206,40 @@ def search(
     if as_json:
         show_json({"goal": asdict(goal), "lam": asdict(found), "schedules": asdict(raced) if raced else None})
         return
-    tell(f"Best for {goal.told()}: lam {found.lam:g}, within 0.1 with probability {found.confidence:.2f}.")
-    show_found(found)
+    show_found(found, goal)
     if raced is not None:
         show_schedules(raced)
 
 
-def show_found(found: Found) -> None:
+def show_found(found: Found, goal: Goal) -> None:
+    from pa_lite.study.paired import items_in_words
+
+    if found.differs:
+        tell(f"Best for {goal.told()}: lam {found.lam:g}, within 0.1 with probability {found.confidence:.2f}.")
+    else:
+        tell(f"No measurable difference between the lams for {goal.told()}; {items_in_words(found.needed)}.")
     rows = [
         [f"{lam:g}", f"{100 * found.few_shot[i]:.1f}", f"{100 * found.follow[i]:.1f}" if found.follow else "",
          f"{100 * found.evaluated[i]:.0f}"]
         for i, lam in enumerate(found.lams)
     ]  # fmt: skip
-    marked = found.lams.index(found.lam)
+    marked = found.lams.index(found.lam) if found.differs else None
     show_table(["lam", "few-shot % (smoothed)", "followed % (smoothed)", "items seen %"], rows, marked=marked)
     tell(f"{found.spent} item evaluations; the grid takes {found.grid} ({100 * found.spent / found.grid:.0f}%).")
 
 
 def show_schedules(raced: Schedules) -> None:
-    told = f"schedule {raced.text!r} at lam {raced.lam:g}" if raced.text else f"no schedule, lam {raced.lam:g} alone"
-    tell(f"Around it: {told}, best with probability {raced.confidence:.2f}; {raced.spent} of {raced.grid} evaluations.")
+    from pa_lite.study.paired import items_in_words
+
+    best = f"schedule {raced.text!r} at lam {raced.lam:g}" if raced.text else f"no schedule, lam {raced.lam:g} alone"
+    spent = f"{raced.spent} of {raced.grid} evaluations"
+    if raced.differs:
+        tell(f"Around it: {best}, best with probability {raced.confidence:.2f}; {spent}.")
+    else:
+        tell(
+            f"Around it: no measurable difference between the schedules and lam {raced.lam:g} alone; "
+            f"{items_in_words(raced.needed)}; {spent}."
+        )
 
 
 @click.command()
@@ -266,14 +284,18 @@ def report(
 @JSON
 def demo(output: Path, as_json: bool) -> None:
     """Merge, score and question the embedded pair at lam 0, 0.1, ..., 1, offline, and show the trade-off."""
-    from pa_lite.study.study import conclusion
+    from pa_lite.study.study import conclusion, readings
 
     with bar("demo") as progress:
         result = pa_lite.demo(output, progress)
     if as_json:
         show_json(json.loads(result.results.read_text("utf-8")))
         return
-    show_curves(result.study.curves)
-    tell(conclusion(result.study.curves))
+    curves = result.study.curves
+    found = readings(curves)
+    for reading in found[:2]:
+        tell(reading.sentence)
+    show_curves(curves, found[:2])
+    tell(conclusion(curves))
     tell(f"Results: {result.results}   Chart: {result.chart}")
     tell(f"Report: {result.report}")

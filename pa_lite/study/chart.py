@@ -1,20 +1,30 @@
-"""Draws a study's figures with matplotlib: SVG for a page, PNG for a paper."""
+"""Draw a study's figures with matplotlib: SVG for a page or a file, PNG for a paper."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pa_lite.files import write_bytes
-from pa_lite.study.curves import Curves, Series, estimates, means, undominated
-from pa_lite.study.study import Study
+from pa_lite.study.curves import Curves, Series, by_gain, estimates, means, pareto_optimal
+from pa_lite.study.figures import bands, labels_apart
+from pa_lite.study.study import Reading, Study, labels, readings
 from pa_lite.texts import one_line
 
 SKILL, FOLLOWING, PREFERRED = "#1f5fa8", "#c4601d", "#6f42a8"
+INK, PAPER = "#1c1e21", "#ffffff"  # of texts and axes, and behind them: a page replaces them with its own
 _PANEL_COLUMNS = 4
+_PAGE_WIDTH = 6.4  # inches
+_RC = {
+    "svg.hashsalt": "pa-lite", "svg.fonttype": "none", "font.family": "sans-serif", "text.color": INK,
+    "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK,
+}  # fmt: skip
+Groups = Sequence[tuple[str, Sequence[Series]]]
+Panels = tuple[Groups, int]  # groups of tasks, each in a panel, and the number of columns
 
 
 @contextmanager
@@ -24,72 +34,125 @@ def _figure(width: float, height: float) -> Iterator[Any]:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    with rc_context({"svg.hashsalt": "pa-lite", "svg.fonttype": "none", "font.family": "sans-serif"}):
-        figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    with rc_context(_RC):
+        figure = Figure(figsize=(width, height), layout="constrained", facecolor=PAPER)
         FigureCanvasSVG(figure)
         yield figure
 
 
-def _line(axes: Any, lams: Sequence[float], series: Sequence[Series], colour: str, marker: str, label: str) -> None:
+def _svg(width: float, height: float, draw: Callable[[Any], None]) -> str:
+    out = io.StringIO()
+    with _figure(width, height) as figure:
+        draw(figure)
+        figure.savefig(out, format="svg", metadata={"Date": None})
+    return out.getvalue()
+
+
+def _line(
+    axes: Any, lams: Sequence[float], series: Sequence[Series], colour: str, marker: str, label: str, on_page: bool
+) -> None:
+    """An average with bars of one standard error; on a page with the bands of the figures that it stands for."""
     found = estimates(series)
-    axes.errorbar(
-        lams, [100 * e.value for e in found], [100 * e.stderr for e in found],
-        marker=marker, capsize=3, color=colour, label=label, markersize=4,
-    )  # fmt: skip
+    values = [100 * e.value for e in found]
+    if on_page:
+        axes.fill_between(lams, *bands(series), color=colour, alpha=0.2, linewidth=0)
+        axes.plot(lams, values, marker=marker, color=colour, label=label, markersize=4)
+    else:
+        errors = [100 * e.stderr for e in found]
+        axes.errorbar(lams, values, errors, marker=marker, capsize=3, color=colour, label=label, markersize=4)
 
 
-def _draw_curves(figure: Any, curves: Curves, title: str) -> None:
-    """Every curve against lam, with bars of one standard error and the best few-shot lam marked."""
+def _mark(axes: Any, curves: Curves, found: Sequence[Reading]) -> int:
+    """Mark the lams that the readings call best, or say that none is; return how many lines that takes."""
+    middle = (max(curves.lams) + min(curves.lams)) / 2
+    marked = labels(found)
+    for row, (lam, names) in enumerate(marked.items()):
+        axes.axvline(lam, color="#888", linestyle=":", linewidth=1)
+        text, side = f"{', '.join(names)}: lam {lam:g}", "right" if lam > middle else "left"
+        axes.annotate(
+            text, (lam, 1), xycoords=("data", "axes fraction"), xytext=(0, 3 + 11 * row), textcoords="offset points",
+            ha=side, fontsize=9,
+        )  # fmt: skip
+    if found and not marked:
+        text = "no measurable difference between the lams"
+        axes.annotate(text, (0, 1), xycoords="axes fraction", xytext=(0, 3), textcoords="offset points", fontsize=9)
+        return 1
+    return len(marked)
+
+
+def _draw_curves(figure: Any, curves: Curves, found: Sequence[Reading], title: str = "", on_page: bool = False) -> None:
+    """Every curve against lam, with its uncertainty and the readings' best lams marked."""
     axes = figure.add_subplot()
-    _line(axes, curves.lams, curves.tasks, SKILL, "o", "few-shot accuracy")
+    _line(axes, curves.lams, curves.tasks, SKILL, "o", "few-shot accuracy", on_page)
     if curves.follow is not None:
-        _line(axes, curves.lams, [curves.follow], FOLLOWING, "s", "instructions followed")
+        _line(axes, curves.lams, [curves.follow], FOLLOWING, "s", "instructions followed", on_page)
     if curves.wins is not None:
-        _line(axes, curves.lams, [curves.wins], PREFERRED, "^", "preferred over the reference")
-    best = curves.lams[int(means(curves.tasks).argmax())]
-    axes.axvline(best, color=SKILL, linestyle=":", linewidth=1)
-    axes.annotate(f"best few-shot: lam {best:g}", (best, 94), xytext=(4, 0), textcoords="offset points", color=SKILL)
+        _line(axes, curves.lams, [curves.wins], PREFERRED, "^", "preferred over the reference", on_page)
+    rows = _mark(axes, curves, found)
     axes.set(xlabel="lam (0 = base, 1 = instruct)", ylabel="percent", ylim=(0, 100))
-    axes.set_title(one_line(title), parse_math=False)  # a name is no formula, whatever dollars it has
+    if title:
+        axes.set_title(one_line(title), parse_math=False, pad=8 + 11 * rows)  # a name with dollars is not a formula
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
 
 
 def curves_svg(curves: Curves, title: str) -> str:
-    """The curves as an SVG file's text."""
-    out = io.StringIO()
-    with _figure(7.0, 4.0) as figure:
-        _draw_curves(figure, curves, title)
-        figure.savefig(out, format="svg", metadata={"Date": None})
-    return out.getvalue()
+    """Return the curves as an SVG file's text."""
+    return _svg(7.0, 4.2, lambda figure: _draw_curves(figure, curves, readings(curves), title))
 
 
-def _draw_plane(figure: Any, curves: Curves) -> None:
+def page_svgs(curves: Curves, found: Sequence[Reading], panels: Mapping[str, Panels]) -> dict[str, str]:
+    """Return the page's charts as SVG files' texts: `curves`, `plane` where following was measured, the `panels`."""
+    out = {"curves": _svg(_PAGE_WIDTH, 4.0, lambda figure: _draw_curves(figure, curves, found, on_page=True))}
+    if curves.compliance is not None:
+        out["plane"] = _svg(_PAGE_WIDTH, 4.4, lambda figure: _draw_plane(figure, curves, found))
+    for name, (groups, columns) in panels.items():
+        height = 0.4 + 1.7 * -(-len(groups) // columns)
+        ordered = [(f"{title} (+{100 * gain:.1f})", each) for title, each, gain in by_gain(curves, groups)]
+        draw = partial(_draw_panels, curves=curves, groups=ordered, columns=columns, on_page=True)
+        out[name] = _svg(_PAGE_WIDTH, height, draw)
+    return out
+
+
+def _draw_plane(figure: Any, curves: Curves, found: Sequence[Reading] = ()) -> None:
     assert curves.compliance is not None
     skill, following = 100 * means(curves.tasks), 100 * means([curves.compliance])
-    axes, front = figure.add_subplot(), undominated(skill, following)
-    axes.plot(following, skill, color="#888", linewidth=1, zorder=1)
-    axes.scatter(following, skill, facecolors="white", edgecolors=SKILL, zorder=2)
-    axes.scatter(following[front], skill[front], color=SKILL, zorder=3, label="undominated")
-    for lam, x, y in zip(curves.lams, following, skill, strict=True):
-        axes.annotate(f"{lam:g}", (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8)
+    axes, front, marked = figure.add_subplot(), pareto_optimal(skill, following), labels(found)
+    order = sorted(range(len(curves.lams)), key=lambda i: curves.lams[i])
+    axes.plot(following[order], skill[order], color="#888", linewidth=1, zorder=1)
+    axes.scatter(following, skill, facecolors=PAPER, edgecolors=SKILL, zorder=2)
+    axes.scatter(following[front], skill[front], color=SKILL, zorder=3, label="Pareto-optimal")
+    middle = (following.max() + following.min()) / 2
+    points = [(float(following[i]), float(skill[i])) for i in order]
+    shown = labels_apart(points, [curves.lams[i] in marked for i in order])
+    for i, (x, y), is_shown in zip(order, points, shown, strict=True):
+        lam = curves.lams[i]
+        if not is_shown:
+            continue
+        left = x > middle  # a name stands on its point's inner side, where the chart has room
+        axes.annotate(
+            ", ".join([f"{lam:g}", *marked.get(lam, [])]), (x, y), xytext=(-4 if left else 4, -4 if left else 4),
+            textcoords="offset points", fontsize=8, ha="right" if left else "left", va="top" if left else "bottom",
+        )  # fmt: skip
     word = "instructions followed" if curves.compliance is curves.follow else "preferred over the reference"
     axes.set(xlabel=f"{word}, percent", ylabel="few-shot accuracy, percent")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
 
 
-def _draw_panels(figure: Any, curves: Curves) -> None:
-    columns = min(_PANEL_COLUMNS, len(curves.tasks))
-    rows = -(-len(curves.tasks) // columns)
+def _draw_panels(figure: Any, curves: Curves, groups: Groups, columns: int, on_page: bool = False) -> None:
+    """One panel for each group of tasks, named, with the best blind guess dotted."""
+    columns = min(columns, len(groups))
+    rows = -(-len(groups) // columns)
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
-    for axes, task in zip(panels, curves.tasks, strict=False):
-        _line(axes, curves.lams, [task], SKILL, "o", "few-shot accuracy")
-        if task.baseline is not None:
-            axes.axhline(100 * task.baseline, color="#999", linestyle=":", linewidth=1)
-        axes.set_title(one_line(task.name), fontsize=9, parse_math=False)
+    for axes, (name, series) in zip(panels, groups, strict=False):
+        _line(axes, curves.lams, series, SKILL, "o", "few-shot accuracy", on_page)
+        baselines = [s.baseline for s in series if s.baseline is not None]
+        if len(baselines) == len(series):
+            axes.axhline(100 * sum(baselines) / len(baselines), color="#999", linestyle=":", linewidth=1)
+        axes.set_title(one_line(name), fontsize=9, parse_math=False)
         axes.grid(alpha=0.3)
-    for axes in panels[len(curves.tasks) :]:
+    for axes in panels[len(groups) :]:
         axes.set_visible(False)
     figure.supxlabel("lam")
     figure.supylabel("percent")
@@ -106,12 +169,13 @@ def write_png(study: Study, folder: Path, dots_per_inch: int = 300) -> list[Path
 
     Raises OutputError when they cannot be written.
     """
-    curves = study.curves
+    curves, found = study.curves, readings(study.curves)
     rows = -(-len(curves.tasks) // _PANEL_COLUMNS)
+    tasks = [(task.name, (task,)) for task in curves.tasks]
     wanted: list[tuple[str, float, float, Callable[[Any], None]]] = [
-        ("curves", 7.0, 4.0, lambda f: _draw_curves(f, curves, study.title)),
+        ("curves", 7.0, 4.2, lambda f: _draw_curves(f, curves, found, study.title)),
         ("plane", 5.0, 4.0, lambda f: _draw_plane(f, curves)),
-        ("tasks", 10.0, 2.4 * rows + 0.4, lambda f: _draw_panels(f, curves)),
+        ("tasks", 10.0, 2.4 * rows + 0.4, lambda f: _draw_panels(f, curves, tasks, _PANEL_COLUMNS)),
     ]
     shown, out = figure_names(study), []
     for name, width, height, draw in wanted:

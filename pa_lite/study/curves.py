@@ -81,8 +81,8 @@ def estimates(series: Sequence[Series]) -> list[Estimate]:
     return [mean_over_tasks([s.values[i] for s in series]) for i in range(series[0].values.shape[0])]
 
 
-def undominated(first: Values, second: Values) -> list[int]:
-    """Places of the points than which no other is better in one and at least as good in the other; both [points]."""
+def pareto_optimal(first: Values, second: Values) -> list[int]:
+    """Return the indices of the points that no other beats in one value while it is as good in the other; [points]."""
     return [
         i
         for i in range(len(first))
@@ -91,3 +91,13 @@ def undominated(first: Values, second: Values) -> list[int]:
             for j in range(len(first))
         )
     ]
+
+
+def by_gain(
+    curves: Curves, groups: Sequence[tuple[str, Sequence[Series]]]
+) -> list[tuple[str, Sequence[Series], float]]:
+    """Return the groups with what each gains, highest value minus that at the largest lam; the largest gain first."""
+    last = max(range(len(curves.lams)), key=lambda i: curves.lams[i])
+    averages = [means(series) for _, series in groups]
+    out = [(name, each, float(a.max() - a[last])) for (name, each), a in zip(groups, averages, strict=True)]
+    return sorted(out, key=lambda group: -group[2])

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from pa_lite.errors import InputError
 from pa_lite.statistics import standard_error
-from pa_lite.study.paired import Difference
+from pa_lite.study.paired import Best, Difference
 from pa_lite.study.results import planned_cells, value_of
 from pa_lite.study.store import Store
-from pa_lite.study.study import Study, against_ends, conclusion, readings, table
+from pa_lite.study.study import Reading, Study, against_ends, comparisons, conclusion, readings, table
 from pa_lite.texts import csv_cell, without_nonfinite
 
 
@@ -33,17 +33,26 @@ def _cell(value: float | str | None) -> str:
     return csv_cell(value) if isinstance(value, str) else repr(value)
 
 
+def _reading(reading: Reading) -> dict[str, Any]:
+    """A reading as a JSON object; the keys of `Best` are there, with null, also where no lam is the best."""
+    best = dict.fromkeys(field.name for field in fields(Best)) if reading.best is None else asdict(reading.best)
+    return {"name": reading.name, "goal": asdict(reading.goal), **best, "sentence": reading.sentence}
+
+
 def to_document(study: Study) -> dict[str, Any]:
-    """A study as one JSON document: every average with n and standard error, every difference, readings, setting."""
+    """Return a study as one JSON document: all averages with n and standard error, differences, readings, setting.
+
+    `comparisons` says for few-shot and following whether the lams differ measurably, and how many items would show a
+    difference of 2 points.
+    """
     curves = study.curves
     out = {
         "pair": study.pair,
         "type": study.type,
         "lams": list(curves.lams),
         "conclusion": conclusion(curves),
-        "readings": [
-            {"name": r.name, "goal": asdict(r.goal), **asdict(r.best), "sentence": r.sentence} for r in readings(curves)
-        ],
+        "readings": [_reading(r) for r in readings(curves)],
+        "comparisons": {name: asdict(found) for name, found in comparisons(curves).items()},
         "averages": table(curves),
         "differences": difference_rows(against_ends(curves)),
         "tasks": [

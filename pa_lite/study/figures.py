@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from pa_lite.statistics import interval
-from pa_lite.study.curves import Curves, Series, estimates, means, undominated
+from pa_lite.study.curves import Curves, Series, by_gain, estimates, means, pareto_optimal
 from pa_lite.study.paired import LEVEL, average_draws
-from pa_lite.study.study import Reading
+from pa_lite.study.study import Reading, labels
 
 SKILL, FOLLOWING = "#1f77d0", "#e0701a"
 Figure = dict[str, Any]
@@ -22,8 +22,8 @@ _LABEL = 0.1, 0.08  # of the chart's width and height: what a label takes
 _AXIS = {"zeroline": False, "automargin": True}
 
 
-def _interval(series: Sequence[Series]) -> tuple[list[float], list[float]]:
-    """The bootstrap's central 95% of the average at every lam, in percent."""
+def bands(series: Sequence[Series]) -> tuple[list[float], list[float]]:
+    """Return the bootstrap's central 95% of the average at every lam, in percent."""
     bounds = [interval(column, LEVEL) for column in 100 * average_draws(series).T]
     return [low for low, _ in bounds], [high for _, high in bounds]
 
@@ -41,7 +41,7 @@ def _told(stderr: float) -> str:
 
 def _line(lams: Sequence[float], series: Sequence[Series], name: str, colour: str, panel: int = 0) -> list[Figure]:
     """An average with its interval as a band."""
-    low, high = _interval(series)
+    low, high = bands(series)
     found = estimates(series)
     axes = _axes(panel)
     n = sum(s.n for s in series)
@@ -61,23 +61,36 @@ def _line(lams: Sequence[float], series: Sequence[Series], name: str, colour: st
     return [band, line]
 
 
-def curves_figure(curves: Curves) -> Figure:
-    """Few-shot skill and following against lam, with 95% bands."""
+def curves_figure(curves: Curves, found: Sequence[Reading] = ()) -> Figure:
+    """Return few-shot skill and following against lam, with 95% bands, and the readings' best lams marked."""
     data = _line(curves.lams, curves.tasks, "few-shot accuracy", SKILL)
     if curves.follow is not None:
         data += _line(curves.lams, [curves.follow], "instructions followed", FOLLOWING)
     if curves.wins is not None:
         data += _line(curves.lams, [curves.wins], "preferred over the reference", "#8a4fc4")
+    middle = (max(curves.lams) + min(curves.lams)) / 2
+    marked = labels(found)
+    lines = [
+        {"type": "line", "x0": lam, "x1": lam, "yref": "paper", "y0": 0, "y1": 1,
+         "line": {"color": "#888", "width": 1, "dash": "dot"}}
+        for lam in marked
+    ]  # fmt: skip
+    notes = [
+        {"text": html.escape(f"{', '.join(names)}: lam {lam:g}"), "x": lam, "y": 1, "yref": "paper", "showarrow": False,
+         "xanchor": "right" if lam > middle else "left", "yanchor": "bottom", "yshift": 15 * i, "font": {"size": 11}}
+        for i, (lam, names) in enumerate(marked.items())
+    ]  # fmt: skip
     layout = {
         "xaxis": {**_AXIS, "title": {"text": "lam (0 = base, 1 = instruct)"}},
-        "yaxis": {**_AXIS, "title": {"text": "percent"}},
-        "legend": {"orientation": "h", "y": 1.12}, "height": 420, "hovermode": "closest",
+        "yaxis": {**_AXIS, "title": {"text": "percent"}}, "shapes": lines, "annotations": notes,
+        "legend": {"orientation": "h", "y": -0.2}, "height": 440, "hovermode": "closest",
+        "margin": {"t": 24 + 15 * len(marked)},
     }  # fmt: skip
     return {"data": data, "layout": layout}
 
 
-def _apart(points: Sequence[tuple[float, float]], must: Sequence[bool]) -> list[bool]:
-    """Which points of a path get a label: all that must, and others as far as none lies on another label."""
+def labels_apart(points: Sequence[tuple[float, float]], must: Sequence[bool]) -> list[bool]:
+    """Return which points of a path get a label: all that must, and others as far as none lies on another label."""
     wide, high = (max(v) - min(v) or 1 for v in zip(*points, strict=True))
     shown = list(must)
     for i in sorted(range(len(points)), key=lambda i: (0 < i < len(points) - 1, i)):  # the ends first
@@ -90,17 +103,17 @@ def _apart(points: Sequence[tuple[float, float]], must: Sequence[bool]) -> list[
 
 
 def plane_figure(curves: Curves, found: Sequence[Reading]) -> Figure:
-    """The trade-off: few-shot skill against following, lam along the path, the undominated points marked."""
+    """The trade-off: few-shot skill against following, lam along the path, the Pareto-optimal points marked."""
     assert curves.compliance is not None
     skill, following = 100 * means(curves.tasks), 100 * means([curves.compliance])
     order = sorted(range(len(curves.lams)), key=lambda i: curves.lams[i])
-    front = set(undominated(skill, following))
-    named: dict[float, list[str]] = {}
-    for reading in found:
-        named.setdefault(reading.best.lam, []).append(reading.name)
+    front = set(pareto_optimal(skill, following))
+    named = labels(found)
     word = _WORDS[curves.compliance is curves.follow]
     names = [", ".join([f"{curves.lams[i]:g}", *named.get(curves.lams[i], [])]) for i in order]
-    apart = _apart([(float(following[i]), float(skill[i])) for i in order], [curves.lams[i] in named for i in order])
+    apart = labels_apart(
+        [(float(following[i]), float(skill[i])) for i in order], [curves.lams[i] in named for i in order]
+    )
     # a name stands on its point's inner side, where the chart has room
     middle = (following.max() + following.min()) / 2
     trace = {
@@ -111,7 +124,7 @@ def plane_figure(curves: Curves, found: Sequence[Reading]) -> Figure:
         "line": {"color": "#888", "width": 1},
         "marker": {"size": 11, "color": [SKILL if i in front else "rgba(0,0,0,0)" for i in order],
                    "line": {"color": SKILL, "width": 2}},
-        "customdata": ["undominated" if i in front else "dominated" for i in order],
+        "customdata": ["Pareto-optimal" if i in front else "not Pareto-optimal" for i in order],
         "hovertemplate": f"lam %{{hovertext}}: {word} %{{x:.1f}}%, " "few-shot %{y:.1f}%<extra>%{customdata}</extra>",
     }  # fmt: skip
     layout = {
@@ -122,17 +135,11 @@ def plane_figure(curves: Curves, found: Sequence[Reading]) -> Figure:
 
 
 def panels_figure(curves: Curves, groups: Sequence[tuple[str, Sequence[Series]]], columns: int) -> Figure:
-    """Small multiples, one panel a group, those that gain most on the way back from instruct first."""
-    last = max(range(len(curves.lams)), key=lambda i: curves.lams[i])
-
-    def effect(series: Sequence[Series]) -> float:
-        average = means(series)
-        return float(average.max() - average[last])
-
-    ordered = sorted(groups, key=lambda g: -effect(g[1]))
+    """Return small multiples, one panel a group, those that gain most on the way back from instruct first."""
+    ordered = by_gain(curves, groups)
     data: list[Figure] = []
     notes = []
-    for i, (name, series) in enumerate(ordered, 1):
+    for i, (name, series, gain) in enumerate(ordered, 1):
         axes = _axes(i)
         data += _line(curves.lams, series, name, SKILL, i)
         baselines = [s.baseline for s in series if s.baseline is not None]
@@ -144,11 +151,12 @@ def panels_figure(curves: Curves, groups: Sequence[tuple[str, Sequence[Series]]]
                 "hovertemplate": "baseline %{y:.1f}%<extra></extra>", **axes,
             })  # fmt: skip
         notes.append({
-            "text": f"{html.escape(name)} (+{100 * effect(series):.1f})", "showarrow": False,
+            "text": f"{html.escape(name)} (+{100 * gain:.1f})", "showarrow": False,
             "xref": f"{axes['xaxis']} domain", "yref": f"{axes['yaxis']} domain", "x": 0, "y": 1.02,
             "xanchor": "left", "yanchor": "bottom",
             "font": {"size": 12},
         })  # fmt: skip
+    columns = min(columns, len(ordered))
     rows = -(-len(ordered) // columns)
     ticks = {
         f"{axis}axis{'' if i == 0 else i + 1}": {**_AXIS, "tickfont": {"size": 10}}

@@ -62,8 +62,9 @@ class Goal:
         return out
 
 
+# the first is the one that most users need
 READINGS = (
+    ("keep 95% of following", Goal(keep_follow=0.95)),
     ("few-shot only", Goal()),
     ("balanced", Goal(weight=0.5)),
-    ("keep 95% of following", Goal(keep_follow=0.95)),
 )

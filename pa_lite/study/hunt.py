@@ -22,7 +22,10 @@ _STEPS = (-0.2, 0.2)  # a group's lam against the others'
 
 @dataclass(frozen=True)
 class Schedules:
-    """Schedules around one lam, raced: `text` is the best one's, empty when none beats the single lam."""
+    """Schedules around one lam, raced: `text` is the best one's, empty when none beats the single lam.
+
+    `differs` and `needed` say whether any is measurably different from it, and how many items would show 2 points.
+    """
 
     lam: float
     text: str
@@ -31,6 +34,8 @@ class Schedules:
     grid: int
     candidates: tuple[str, ...]
     utilities: tuple[float, ...]
+    differs: bool = True
+    needed: int = 0
 
 
 class _Evaluator:
@@ -124,4 +129,6 @@ def find_schedule(
         grid=raced.grid,
         candidates=tuple(schedule.text or f"lam {at:g}" for at, schedule in arms),
         utilities=tuple(map(float, raced.utilities[0])),
+        differs=raced.differs,
+        needed=raced.needed,
     )

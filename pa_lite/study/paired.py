@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pa_lite.statistics import bootstrap_means, chunks_of, interval, mean_over_tasks
+from pa_lite.statistics import bootstrap_means, chunks_of, interval, items_to_show, mean_over_tasks
 from pa_lite.study.curves import Series, Values, means
 from pa_lite.study.goal import Goal
 
@@ -38,12 +38,27 @@ class Difference:
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """Whether an average differs measurably between any lams, and how many items would show a difference of 2 points.
+
+    `low` and `high` are the lowest and the highest average, in [0, 1]. `items` were measured at each lam; `needed` are
+    the items that would show 0.02 (80% power, 5% two-sided), spread evenly over the tasks.
+    """
+
+    differs: bool
+    low: float
+    high: float
+    items: int
+    needed: int
+
+
+@dataclass(frozen=True)
 class Best:
     """The lam that serves a goal best, and how sure that is.
 
     `low` and `high` bound the central 95% of the lams that win when items are resampled; `shares` says how often each
-    lam wins (ties shared), in the lams' order; `ties` are the lams that the best cannot be told from: they are as good
-    in more draws than chance allows (5%, corrected for the number of lams).
+    lam wins (ties shared), in the lams' order; `ties` are the lams without a measurable difference from the best: they
+    are as good in more draws than chance allows (5%, corrected for the number of lams).
     """
 
     lam: float
@@ -71,12 +86,13 @@ def sign_flip_p(per_task: Sequence[Values], draws: int = DRAWS, seed: int = 0) -
     if not len(weighted):
         return 1.0
     observed = abs(weighted.sum())
+    rounding = 1e-12 * np.abs(weighted).sum()  # a sum of 0 can come out as 1e-17
     # the sum of k signs of one size is 2 Binomial(k, 1/2) - k
     sizes, counts = np.unique(np.abs(weighted), return_counts=True)
     rng, extreme = np.random.default_rng(seed), 0
     for part in chunks_of(draws, len(sizes)):
         sums = 2 * rng.binomial(counts, 0.5, size=(part.stop - part.start, len(sizes))) - counts
-        extreme += int((np.abs(sums @ sizes) >= observed * (1 - 1e-12)).sum())
+        extreme += int((np.abs(sums @ sizes) >= observed - rounding).sum())
     return (extreme + 1) / (draws + 1)
 
 
@@ -104,6 +120,47 @@ def differences(lams: Sequence[float], series: Sequence[Series], reference: int,
         relative = gap.value / scale if scale else float("nan")
         out.append(Difference(lams[i], gap.value, gap.stderr, low, high, p, corrected, relative))
     return out
+
+
+def compare_lams(lams: Sequence[float], series: Sequence[Series], seed: int = 0) -> Comparison:
+    """Compare all lams with base and instruct (the outermost lams where those are absent), and the extremes.
+
+    The lams differ if, at the 5% level, a sign-flip test does among those against one reference (Holm's correction), or
+    the one between the lams of the lowest and the highest average (corrected for all pairs of lams). `needed` takes the
+    largest variance of a tested difference, averaged over the tasks: with N items spread evenly over k tasks, a macro
+    average of differences has the variance mean(s^2) / N.
+    """
+    average, order = means(series), np.argsort(lams)
+    references = [i for i, lam in enumerate(lams) if lam in (0.0, 1.0)] or [int(order[0]), int(order[-1])]
+    extremes = int(average.argmin()), int(average.argmax())
+
+    def gaps(first: int, second: int) -> list[Values]:
+        return [s.values[first] - s.values[second] for s in series]
+
+    found, differs = [gaps(*extremes)], False
+    for reference in references:
+        others = [gaps(i, reference) for i in range(len(lams)) if i != reference]
+        differs |= any(p < 1 - LEVEL for p in holm([sign_flip_p(each, seed=seed) for each in others]))
+        found += others
+    pairs = max(1, len(lams) * (len(lams) - 1) // 2)
+    differs |= pairs * sign_flip_p(found[0], seed=seed) < 1 - LEVEL
+    needed = items_to_show(max(map(mean_variance, found)))
+    return Comparison(bool(differs), float(average.min()), float(average.max()), sum(s.n for s in series), needed)
+
+
+def items_in_words(needed: int, unit: str = "items") -> str:
+    """Say how many items show a difference of 2 points; the least number that `items_to_show` gives is a bound."""
+    bound = "at least" if needed <= items_to_show(0.0) else "about"
+    return f"it takes {bound} {needed} {unit} to show a difference of 2 points (80% power)"
+
+
+def mean_variance(per_task: Sequence[Values]) -> float:
+    """Return the variance of paired differences, averaged over the tasks that have two items or more.
+
+    With none, 0.5: that of two independent answers, each right half of the time.
+    """
+    variances = [float(np.var(d, ddof=1)) for d in per_task if len(d) > 1]
+    return float(np.mean(variances or [0.5]))
 
 
 def best_lam(

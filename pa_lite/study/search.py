@@ -15,8 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pa_lite.errors import InputError
+from pa_lite.statistics import items_to_show
 from pa_lite.study.curves import Values
 from pa_lite.study.goal import Goal
+from pa_lite.study.paired import LEVEL, mean_variance, sign_flip_p
 
 # (place of the lam, place of the series, items) -> their values, float64 [items]
 Evaluate = Callable[[int, int, Sequence[int]], Values]
@@ -58,6 +60,8 @@ class Found:
 
     `confidence` is the probability, over items, that no lam farther than 0.1 is better. `few_shot`, `follow` and
     `evaluated` hold each lam's smoothed averages (NaN without following) and the share of its items that was looked at.
+    `differs` says whether any lam is measurably different from the answer in what the goal looks at; if not, `lam` is
+    one of equals, and `needed` items would show a difference of 2 points (80% power, 5% two-sided).
     """
 
     lam: float
@@ -68,6 +72,8 @@ class Found:
     few_shot: tuple[float, ...]
     follow: tuple[float, ...]
     evaluated: tuple[float, ...]
+    differs: bool = True
+    needed: int = 0
 
 
 class _Race:
@@ -140,7 +146,10 @@ def _smooth(lams: Sequence[float], averages: Values, counts: npt.NDArray[np.int6
 
 @dataclass(frozen=True)
 class Raced:
-    """How a race of arms ended: the winner's place, and per arm what was seen; row 0 of `utilities` is measured."""
+    """How a race of arms ended: the winner's index, and per arm what was seen; row 0 of `utilities` is measured.
+
+    `differs` and `needed` are those of `Found`.
+    """
 
     best: int
     spent: int
@@ -149,6 +158,8 @@ class Raced:
     follow: Values | None
     utilities: Values
     evaluated: tuple[float, ...]
+    differs: bool
+    needed: int
 
 
 def race_arms(arms: Arms, goal: Goal, options: SearchOptions | None = None, smooth: bool = False) -> Raced:
@@ -187,7 +198,29 @@ def race_arms(arms: Arms, goal: Goal, options: SearchOptions | None = None, smoo
             alive = sorted(ranked[: max(2, math.ceil(len(alive) / 2))])
     best = max(alive, key=lambda i: utilities[0, i])
     evaluated = tuple(map(float, race.seen.sum(axis=1) / sum(sizes)))
-    return Raced(best, race.spent, grid, few_shot, follow, utilities, evaluated)
+    return Raced(best, race.spent, grid, few_shot, follow, utilities, evaluated, *_compare_arms(race, best, goal))
+
+
+def _compare_arms(race: _Race, best: int, goal: Goal) -> tuple[bool, int]:
+    """Compare the best arm with each other on the items that both saw, in what the goal looks at.
+
+    Returns whether a sign-flip test finds a difference at the 5% level, corrected for all pairs of arms as the best was
+    chosen among them, and how many items would show one of 2 points.
+    """
+    n_tasks, arms = len(race.sizes) - race.has_follow, len(race.lams)
+    looked_at = [range(n_tasks)] if goal.weight < 1 else []
+    if goal.needs_follow:
+        looked_at.append(range(n_tasks, len(race.sizes)))
+    differs, needed = False, 0
+    for series in looked_at:
+        for arm in (arm for arm in range(arms) if arm != best):
+            gaps = []
+            for s in series:
+                common = int(min(race.seen[arm, s], race.seen[best, s]))
+                gaps.append(race.values[s][best, :common] - race.values[s][arm, :common])
+            differs |= sign_flip_p(gaps) * arms * (arms - 1) / 2 < 1 - LEVEL
+            needed = max(needed, items_to_show(mean_variance(gaps)))
+    return bool(differs), needed
 
 
 def search_lam(arms: Arms, goal: Goal, options: SearchOptions | None = None) -> Found:
@@ -204,6 +237,8 @@ def search_lam(arms: Arms, goal: Goal, options: SearchOptions | None = None) -> 
         few_shot=tuple(map(float, raced.few_shot[0])),
         follow=tuple(map(float, raced.follow[0])) if raced.follow is not None else (),
         evaluated=raced.evaluated,
+        differs=raced.differs,
+        needed=raced.needed,
     )
 
 

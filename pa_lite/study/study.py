@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from pa_lite.study.curves import Curves, Series, estimates, means
 from pa_lite.study.goal import READINGS, Goal
-from pa_lite.study.paired import Best, Difference, best_lam, differences
+from pa_lite.study.paired import (
+    LEVEL,
+    Best,
+    Comparison,
+    Difference,
+    best_lam,
+    compare_lams,
+    differences,
+    items_in_words,
+)
 
 
 @dataclass(frozen=True)
@@ -52,40 +61,110 @@ class Study:
 
 @dataclass(frozen=True)
 class Reading:
-    """The best lam for one use, and a sentence that says so."""
+    """The best lam for one use, and a sentence that says so; `best` is None where no lam is measurably better."""
 
     name: str
     goal: Goal
-    best: Best
+    best: Best | None
     sentence: str
+
+    @property
+    def label(self) -> str:
+        """What marks the lam in tables and charts."""
+        return self.name if self.goal.needs_follow else "best few-shot"
 
 
 def _lams(lams: Sequence[float]) -> str:
     return ", ".join(f"{lam:g}" for lam in lams)
 
 
-def _sentence(name: str, best: Best, curves: Curves) -> str:
+def _compliance_word(curves: Curves) -> str:
+    return "instructions followed" if curves.compliance is curves.follow else "preferred over the reference"
+
+
+def _of_best(best: Best, goal: Goal, curves: Curves) -> str:
     at = curves.lams.index(best.lam)
-    told = f"{name[0].upper()}{name[1:]}: lam {best.lam:g} (95% of resamplings: {best.low:g} to {best.high:g})"
-    told += f", few-shot {100 * means(curves.tasks)[at]:.1f}%"
+    text = f"lam {best.lam:g} (95% of resamplings: {best.low:g} to {best.high:g})"
+    text += f", few-shot {100 * means(curves.tasks)[at]:.1f}%"
     if curves.compliance is not None:
-        word = "followed" if curves.compliance is curves.follow else "preferred over the reference"
-        told += f", {word} {100 * means([curves.compliance])[at]:.1f}%"
+        text += f", {_compliance_word(curves)} {100 * means([curves.compliance])[at]:.1f}%"
     if best.ties:
-        told += f"; lam {_lams(best.ties)} cannot be told from it"
-    return told + "."
+        use = " for this use" if goal.needs_follow else ""
+        text += f"; no measurable difference{use} from lam {_lams(best.ties)}"
+    return text
+
+
+def _no_difference(what: str, found: Comparison, unit: str = "items", between: str = "the lams") -> str:
+    """Say that no difference was measured, and how many items would show one of 2 points."""
+    values = f"{100 * found.low:.1f}% to {100 * found.high:.1f}%"
+    if found.low == found.high:
+        values = f"{100 * found.low:.1f}% at each"
+    return f"no measurable difference between {between} in {what} ({values}, {found.items} {unit}); " + items_in_words(
+        found.needed, unit
+    )
+
+
+def comparisons(curves: Curves, seed: int = 0) -> dict[str, Comparison]:
+    """Compare the lams in few-shot accuracy and, where measured, in following."""
+    series = {"few-shot": curves.tasks}
+    if curves.compliance is not None:
+        series["following"] = (curves.compliance,)
+    return {name: compare_lams(curves.lams, each, seed) for name, each in series.items()}
+
+
+def _undecided(curves: Curves, goal: Goal, found: Mapping[str, Comparison], seed: int) -> str:
+    """Say why no lam is the best for a goal; empty where one is.
+
+    Few-shot skill alone needs a difference in it; a weighted goal one in either. To keep a share of following,
+    following must differ, else it rules no lam out; and if several lams keep it, few-shot accuracy must differ among
+    them.
+    """
+    few_shot = _no_difference("few-shot accuracy", found["few-shot"])
+    if not goal.needs_follow:
+        return "" if found["few-shot"].differs else few_shot
+    assert curves.compliance is not None
+    word = _compliance_word(curves)
+    following = _no_difference(word, found["following"], "prompts")
+    if goal.keep_follow is None:
+        flat = not (found["few-shot"].differs or found["following"].differs)
+        return f"no measurable difference between the lams in few-shot accuracy or {word}" if flat else ""
+    if not found["following"].differs:
+        return f"{following}. So following rules no lam out"
+    utilities = goal.utilities(curves.lams, means(curves.tasks), means([curves.compliance]))
+    kept = [i for i, utility in enumerate(utilities) if utility >= 0]
+    if len(kept) == 1:
+        return ""
+    lams = tuple(curves.lams[i] for i in kept)
+    among = compare_lams(lams, [replace(task, values=task.values[kept]) for task in curves.tasks], seed)
+    if among.differs:
+        return ""
+    return f"kept by lam {_lams(sorted(lams))}, with {_no_difference('few-shot accuracy', among, between='them')}"
 
 
 def readings(curves: Curves, seed: int = 0) -> list[Reading]:
-    """The best lam for each reading that the measurements allow."""
-    out = []
+    """Return each reading that the measurements allow, the one that most users need first; none for a single lam."""
+    if len(curves.lams) < 2:
+        return []
+    found, out = comparisons(curves, seed), []
     for name, goal in READINGS:
         if goal.needs_follow and curves.compliance is None:
             continue
         if goal.keep_follow is not None and 1.0 not in curves.lams:
             continue
-        best = best_lam(curves.lams, curves.tasks, curves.compliance, goal, seed)
-        out.append(Reading(name, goal, best, _sentence(name, best, curves)))
+        text, best = _undecided(curves, goal, found, seed), None
+        if not text:
+            best = best_lam(curves.lams, curves.tasks, curves.compliance, goal, seed)
+            text = _of_best(best, goal, curves)
+        out.append(Reading(name, goal, best, f"{name[0].upper()}{name[1:]}: {text}."))
+    return out
+
+
+def labels(found: Sequence[Reading]) -> dict[float, list[str]]:
+    """Return for each lam that is the best for something the labels that mark it."""
+    out: dict[float, list[str]] = {}
+    for reading in found:
+        if reading.best is not None:
+            out.setdefault(reading.best.lam, []).append(reading.label)
     return out
 
 
@@ -105,26 +184,47 @@ def against_ends(curves: Curves, seed: int = 0) -> dict[str, dict[str, list[Diff
     }
 
 
-def conclusion(curves: Curves, seed: int = 0) -> str:
-    """One plain sentence on the trade-off, drawn from the numbers alone.
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
 
-    A difference to an end is called clear when its sign-flip test, corrected by Holm's method for all lams looked at,
-    is below 5%; else it is within noise.
-    """
+
+def _few_shot_conclusion(curves: Curves, found: Comparison, seed: int) -> str:
     average = means(curves.tasks)
     best = int(average.argmax())
-    told = f"Few-shot accuracy is highest at lam {curves.lams[best]:g}"
+    at_best = f"{100 * average[best]:.1f}% at lam {curves.lams[best]:g}"
+    if len(curves.lams) == 1:
+        return f"Few-shot accuracy: {at_best}; with a single lam there is nothing to compare."
+    if not found.differs:
+        return _sentence(_no_difference("few-shot accuracy", found))
+    text = f"Few-shot accuracy is highest at lam {curves.lams[best]:g}"
     for end, at in reversed(ends(curves).items()):
         if at != best:
-            found = {d.lam: d for d in differences(curves.lams, curves.tasks, at, seed)}[curves.lams[best]]
-            sure = "clearly" if found.p_corrected < 0.05 else "but within noise"
-            told += f", {100 * found.value:.1f} points above {end} (lam {curves.lams[at]:g}; {sure})"
+            gap = {d.lam: d for d in differences(curves.lams, curves.tasks, at, seed)}[curves.lams[best]]
+            sure = "" if gap.p_corrected < 1 - LEVEL else "; no measurable difference"
+            error = f"s.e. {100 * gap.stderr:.1f}" if np.isfinite(gap.stderr) else "s.e. not known"
+            text += f", {100 * gap.value:.1f} points ({error}) above {end} (lam {curves.lams[at]:g}{sure})"
+    return text + "."
+
+
+def conclusion(curves: Curves, seed: int = 0) -> str:
+    """Return the trade-off in a few plain sentences, from the numbers alone.
+
+    No lam is called the best where `compare_lams` finds no difference. Two lams differ measurably when the sign-flip
+    test, corrected by Holm's method for all lams compared, gives a p below 5%.
+    """
+    found = comparisons(curves, seed)
+    text = _few_shot_conclusion(curves, found["few-shot"], seed)
     if curves.compliance is None:
-        return told + "."
-    word = "Instructions followed" if curves.compliance is curves.follow else "Preferred over the reference"
-    places = sorted({0, best, len(curves.lams) - 1}, key=lambda i: curves.lams[i])
+        return text
+    word = _compliance_word(curves)
+    if not found["following"].differs and len(curves.lams) > 1:
+        return f"{text} {_sentence(_no_difference(word, found['following'], 'prompts'))}"
+    shown = {0, len(curves.lams) - 1}
+    if found["few-shot"].differs:
+        shown.add(int(means(curves.tasks).argmax()))
     values = means([curves.compliance])
-    return f"{told}. {word}: " + ", ".join(f"{100 * values[i]:.0f}% at lam {curves.lams[i]:g}" for i in places) + "."
+    at_lams = (f"{100 * values[i]:.0f}% at lam {curves.lams[i]:g}" for i in sorted(shown, key=lambda i: curves.lams[i]))
+    return f"{text} {_sentence(f'{word}: ' + ', '.join(at_lams))}"
 
 
 def table(curves: Curves) -> list[Mapping[str, float | str]]:

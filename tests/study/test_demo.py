@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,10 @@ from pa_lite.study.curves import Values, means
 from pa_lite.study.demo import LAMS, DemoResult, run_demo
 from pa_lite.study.goal import Goal
 from pa_lite.study.search import Arms, SearchOptions, search_lam
-from pa_lite.study.study import conclusion
+from pa_lite.study.study import conclusion, readings
+from tests.test_cli import run
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +37,9 @@ def test_the_demo_writes_a_study(demo: DemoResult) -> None:
     assert document["tasks"][0]["name"] == "demo_town"
     assert len(document["setting"]["fingerprints"]) > 32
     words = " ".join(ET.fromstring(demo.chart.read_text("utf-8")).itertext())
-    for expected in ("few-shot accuracy", "instructions followed", "best few-shot: lam"):
+    for expected in ("few-shot accuracy", "instructions followed", "best few-shot: lam", "keep 95% of following"):
         assert expected in words
+    assert [r["name"] for r in document["readings"][:2]] == ["keep 95% of following", "few-shot only"]
 
 
 def test_the_trade_off_is_there(demo: DemoResult) -> None:
@@ -45,6 +50,42 @@ def test_the_trade_off_is_there(demo: DemoResult) -> None:
     assert skill.max() - skill[-1] > 0.15
     assert followed[0] < 0.2
     assert followed[-1] > 0.7
+
+
+def shape(text: str) -> list[str]:
+    """The text's lines without numbers, lists of them, blanks and rules: other processors round otherwise."""
+    numbers = re.sub(r"(?:, )?-?\d+(?:\.\d+)?", "#", text)
+    lines = (re.sub(r"#+", "#", re.sub(r"[\s─]+", " ", line)).strip() for line in numbers.splitlines())
+    return [line for line in lines if line]
+
+
+def test_the_command_leads_with_what_a_user_needs_as_the_readme_shows(
+    demo: DemoResult, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, output, _ = run(capsys, "demo", "-o", demo.results.parent)
+    assert code == 0
+    lines = shape(output.replace(str(demo.results.parent), "pa-lite-demo"))
+    assert lines[0].startswith("Keep #% of following: lam #")
+    assert lines[1].startswith("Few-shot only: lam #")
+    rows = [line for line in output.splitlines() if re.match(r" [01](\.\d)? ", line)]
+    assert len(rows) == 11
+    marks = {reading.label: reading.best.lam for reading in readings(demo.study.curves)[:2] if reading.best}
+    for row, lam in zip(rows, LAMS, strict=True):
+        assert [label for label in marks if label in row] == [label for label, at in marks.items() if at == lam]
+    text = (ROOT / "README.md").read_text("utf-8")
+    shown = shape(text[text.index("```\nKeep 95%") + 4 :].partition("```")[0])
+    assert [re.sub("#.*", "#", line) for line in shown] == [re.sub("#.*", "#", line) for line in lines]
+    assert shown[0].partition(";")[0] == lines[0].partition(";")[0]
+    assert sum("keep #% of following" in line for line in shown) == sum("best few-shot" in line for line in shown) == 1
+
+
+def test_the_chart_in_the_readme_is_the_demos(demo: DemoResult) -> None:
+    def words(svg: str) -> list[str]:
+        texts = (text.strip() for text in ET.fromstring(svg).itertext())
+        return [re.sub(r"[\d.]+$", "#", text) for text in texts if re.search("[a-z]", text)]
+
+    shipped = (ROOT / "models" / "demo" / "chart.svg").read_text("utf-8")
+    assert words(shipped) == words(demo.chart.read_text("utf-8"))
 
 
 def test_a_second_run_does_nothing_again(demo: DemoResult) -> None:

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from pa_lite.cli.study import show_found, show_schedules
 from pa_lite.errors import InputError
 from pa_lite.study.curves import Values
 from pa_lite.study.goal import Goal
-from pa_lite.study.search import Arms, SearchOptions, search_lam
+from pa_lite.study.hunt import Schedules
+from pa_lite.study.search import Arms, SearchOptions, race_arms, search_lam
 
 LAMS = tuple(i / 10 for i in range(11))
 SKILL = (0.55, 0.58, 0.62, 0.65, 0.66, 0.66, 0.63, 0.59, 0.53, 0.47, 0.40)
@@ -81,3 +83,49 @@ def test_a_budget_that_shows_some_lam_nothing_is_refused() -> None:
     found = search_lam(Arms(LAMS, table.sizes, True, table.evaluate), Goal(), SearchOptions(budget=66.5 / 8250))
     assert min(found.evaluated) > 0
     assert found.spent <= 66
+
+
+@pytest.mark.parametrize("goal", [Goal(), Goal(weight=0.5), Goal(keep_follow=0.95)])
+def test_equal_lams_have_no_best(goal: Goal, capsys: pytest.CaptureFixture[str]) -> None:
+    table = Table(0)
+    table.values = [np.tile(values[:1], (len(LAMS), 1)) for values in table.values]
+    found = search_lam(Arms(LAMS, table.sizes, True, table.evaluate), goal)
+    assert (found.differs, found.needed) == (False, 385)
+    show_found(found, goal)
+    shown = capsys.readouterr().out
+    assert "No measurable difference between the lams for" in shown
+    assert "at least 385 items to show a difference of 2 points" in shown
+    assert "Best" not in shown
+    raced = race_arms(Arms(LAMS, table.sizes, True, table.evaluate), goal)
+    show_schedules(Schedules(0.6, "", 1.0, raced.spent, raced.grid, (), (), raced.differs, raced.needed))
+    shown = capsys.readouterr().out
+    assert "no measurable difference between the schedules and lam 0.6 alone" in shown
+    assert "best with" not in shown
+
+
+def test_lams_that_differ_have_a_best(capsys: pytest.CaptureFixture[str]) -> None:
+    table = Table(1)
+    found = search_lam(Arms(LAMS, table.sizes, True, table.evaluate), Goal(keep_follow=0.95))
+    assert found.differs is True
+    show_found(found, Goal(keep_follow=0.95))
+    assert f"kept: lam {found.lam:g}, within 0.1 with probability" in capsys.readouterr().out
+
+
+def test_only_what_the_goal_looks_at_counts() -> None:
+    table = Table(2)
+    for series in (0, 1):
+        table.values[series] = np.tile(table.values[series][:1], (len(LAMS), 1))
+    arms = Arms(LAMS, table.sizes, True, table.evaluate)
+    assert not search_lam(arms, Goal()).differs
+    assert search_lam(arms, Goal(weight=1.0)).differs
+    assert search_lam(arms, Goal(weight=0.5)).differs
+
+
+def test_lams_of_fresh_luck_are_seldom_called_different() -> None:
+    hits = 0
+    for seed in range(30):
+        table = Table(seed)
+        rng = np.random.default_rng(1000 + seed)
+        table.values = [(rng.random((len(LAMS), n)) < 0.5).astype(np.float64) for n in table.sizes]
+        hits += search_lam(Arms(LAMS, table.sizes, True, table.evaluate), Goal(), SearchOptions(seed=seed)).differs
+    assert hits <= 4
