@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import threading
@@ -218,8 +219,11 @@ class _Recorder:
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         self._end.set()
         self._thread.join()
-        if self._error is not None and kind is None:
+        if kind is None and self._error is not None:
             raise self._error
+        if kind is not None and self._error is None:
+            with contextlib.suppress(OSError):  # what is whole is kept, even if the merge failed within a moment
+                self._record()
 
     def __call__(self, name: str) -> None:
         with self._lock:
@@ -228,12 +232,15 @@ class _Recorder:
     def _run(self) -> None:
         try:
             while not self._end.wait(_RECORD_SECONDS):
-                with self._lock:
-                    names, self._waiting = self._waiting, []
-                for file in self._files if names else ():
-                    file.record([n for n in names if n not in file.done])
+                self._record()
         except OSError as e:
             self._error = e
+
+    def _record(self) -> None:
+        with self._lock:
+            names, self._waiting = self._waiting, []
+        for file in self._files if names else ():
+            file.record([n for n in names if n not in file.done])
 
 
 def check_targets(plan: MergePlan, paths: Sequence[Path], options: MergeOptions) -> None:
