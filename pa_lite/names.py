@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -75,11 +76,8 @@ def _is_circle(path: Path) -> bool:
 
 def leads_out(path: Path, folder: Path) -> bool:
     """Whether links lead from a path in a folder to outside of it; a Hub cache's snapshots may lead to its blobs."""
-    try:
-        real, home = path.resolve(), folder.resolve()
-    except (OSError, RuntimeError):  # links in a circle, before Python 3.13
+    if _is_circle(path):
         return True
-    if _is_circle(path):  # since Python 3.13, which leaves such links as they are
-        return True
+    real, home = (Path(os.path.realpath(p)) for p in (path, folder))  # Path.resolve's errors differ between Pythons
     blobs = (above.parent / "blobs" for above in home.parents if above.name == "snapshots")
     return not any(real.is_relative_to(root) for root in (home, *blobs))

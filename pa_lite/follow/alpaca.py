@@ -60,11 +60,11 @@ def load_length_data(folder: Path | None = None) -> LengthData:
     columns: list[tuple[float, float, float]] = []
     try:
         (_, names), *lines = parse_csv(path.read_bytes().decode("utf-8-sig")) or [(0, [])]
-        if missing := [name for name in _COLUMNS if name not in names]:
-            raise ValueError(f"it has no column {missing[0]!r}")
-        places = [names.index(name) for name in _COLUMNS]
+        if absent := [name for name in _COLUMNS if name not in names]:
+            raise ValueError(f"it has no column {absent[0]!r}")
+        columns_at = [names.index(name) for name in _COLUMNS]
         for _, cells in lines:
-            index, preference, delta, value = (cells[place] for place in places)
+            index, preference, delta, value = (cells[at] for at in columns_at)
             number = float(value)
             difficulty.setdefault(int(float(index)), number)
             columns.append((float(preference or math.nan), float(delta), number))

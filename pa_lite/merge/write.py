@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -247,10 +248,11 @@ def check_targets(plan: MergePlan, paths: Sequence[Path], options: MergeOptions)
     """Raise InputError or OutputError when the results cannot or must not be written to these paths."""
     if len(set(paths)) != len(paths):
         raise InputError("two lams would be written to one file.")
-    inputs = {file.resolve() for file in plan.files if isinstance(file, Path)}
+    # Path.resolve fails of links in a circle, before Python 3.13
+    inputs = {os.path.realpath(file) for file in plan.files if isinstance(file, Path)}
     for path in paths:
         check_target(path, options.force)
-        if path.resolve() in inputs:
+        if os.path.realpath(path) in inputs:
             raise OutputError(f"{path}: is an input of this merge. Name another output with -o.")
     if not options.resume:  # what a killed merge left has its space already
         check_space(paths[0].parent, len(paths) * output_bytes(plan))

@@ -6,6 +6,7 @@ import random
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,7 +43,7 @@ def test_prompt_files(tmp_path: Path) -> None:
 
 
 def test_inputs_and_system_prompts_of_prompt_files(tmp_path: Path) -> None:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"instruction": "Which animal?", "input": "Kani keeps a hen.", "output": "hen", "dataset": None},
         {"instruction": "Which animal?", "context": "Kesa keeps a goat.", "system": "Answer in one word.", "id": 2},
     ]

@@ -170,5 +170,5 @@ def test_no_json_at_all(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is neither a JSON list nor JSONL: it is nested more than 64 deep"):
         read_annotations(tmp_path / "a.json")
     (tmp_path / "a.json").write_bytes(b"\xff\xfe[]")
-    with pytest.raises(InputError, match="is no JSON"):
+    with pytest.raises(InputError, match=r"is not UTF-8 \(invalid start byte at byte 0\)"):
         read_annotations(tmp_path / "a.json")
