@@ -39,36 +39,38 @@ def has_template(model: Model) -> bool:
     return "tokenizer.chat_template" in model.header.metadata
 
 
-def chat_prompts(model: Model, instructions: Sequence[str], system: str | Sequence[str] = "") -> list[list[int]]:
+def chat_prompts(
+    model: Model, instructions: Sequence[str], system: str = "", systems: Sequence[str] | None = None
+) -> list[list[int]]:
     """Return the token ids of each instruction as the user's only turn, ready for the assistant's answer.
 
-    `system` is the caller's system prompt, or a list with one for each instruction, from wherever that comes; none
-    when empty (a template may have its own). The rendered text brings its own BOS, or none: the ids are those of
-    transformers' `apply_chat_template`, except that control tokens spelled out in an instruction stay text. In the
-    caller's system prompt they are control tokens; in one of a list they are refused. A model without a template gets
-    `Instruction: ...\\n\\nResponse:`, the system prompt and an empty line before it, and the BOS that its vocabulary
-    asks for. Raises InputError for an instruction that is not valid text or a system prompt that is refused,
-    EngineError when the template fails, drops the instruction or the system prompt, or exceeds its limits of time,
-    memory or length.
+    `system` is the caller's system prompt, none when empty (a template may have its own). `systems` are system prompts
+    of the instructions' own, an empty one standing for the caller's. The rendered text brings its own BOS, or none: the
+    ids are those of transformers' `apply_chat_template`, except that control tokens spelled out in an instruction stay
+    text. In the caller's system prompt they are control tokens; in an instruction's own they are refused. A model
+    without a template gets `Instruction: ...\\n\\nResponse:`, the system prompt and an empty line before it, and the
+    BOS that its vocabulary asks for. Raises InputError for an instruction that is not valid text or a system prompt
+    that is refused, EngineError when the template fails, drops the instruction or the system prompt, or exceeds its
+    limits of time, memory or length.
     """
-    systems = [system] * len(instructions) if isinstance(system, str) else list(system)
-    for number, (text, before) in enumerate(zip(instructions, systems, strict=True), 1):
+    used = [s or system for s in systems] if systems is not None else [system] * len(instructions)
+    for number, (text, before) in enumerate(zip(instructions, used, strict=True), 1):
         try:
             (text + before).encode("utf-8")
         except UnicodeEncodeError as e:
             raise InputError(f"prompt {number}, or the system prompt, is not valid text: {e.reason}.") from e
     if not has_template(model):
         plain = [f"Instruction: {text}\n\nResponse:" for text in instructions]
-        return [model.tokenize(f"{s}\n\n{text}" if s else text) for s, text in zip(systems, plain, strict=True)]
+        return [model.tokenize(f"{s}\n\n{text}" if s else text) for s, text in zip(used, plain, strict=True)]
     if not instructions:
         return []
-    for number, before in enumerate([] if isinstance(system, str) else systems, 1):
+    for number, before in enumerate(systems or (), 1):
         if before and _controls(model, before):
             raise InputError(f"prompt {number}: its system prompt spells out a control token of the model. Remove it.")
     source = model.header.metadata["tokenizer.chat_template"]
     template = _Template(str(source.value), model.special_text("bos"), model.special_text("eos"))
-    framed = list(dict.fromkeys(systems))  # a frame for each system prompt comes before the instructions
-    turns = [*zip(framed, [_MARK] * len(framed), strict=True), *zip(systems, instructions, strict=True)]
+    framed = list(dict.fromkeys(used))  # a frame for each system prompt comes before the instructions
+    turns = [*zip(framed, [_MARK] * len(framed), strict=True), *zip(used, instructions, strict=True)]
     conversations = tuple(_conversation(*turn) for turn in turns)
     seconds = _SECONDS + len(conversations) // _PROMPTS_A_SECOND
     try:
@@ -79,7 +81,7 @@ def chat_prompts(model: Model, instructions: Sequence[str], system: str | Sequen
         if lost and _render(template, (_conversation("", _MARK),), seconds)[0] in lost:
             raise EngineError("it leaves out the system prompt; write that into the prompts instead")
         frames = {s: (frame, _controls(model, frame)) for s, frame in zip(framed, rendered, strict=False)}
-        texts = zip(systems, instructions, rendered[len(framed) :], strict=True)
+        texts = zip(used, instructions, rendered[len(framed) :], strict=True)
         return [_tokens(model, instruction, text, *frames[s]) for s, instruction, text in texts]
     except EngineError as e:
         raise EngineError(f"{model.path}: its chat template fails: {e}.") from e

@@ -50,7 +50,7 @@ def read_annotations(path: Path) -> Annotations:
             raise InputError(f"{where} has no 'preference': is this a file of annotations?")
         outputs = [text_of(row, key, where, empty=True) for key in ("output_1", "output_2")]
         asked = content_of(row, where).request
-        judgements.append(Judgement(asked, *outputs, _preference(row["preference"], where)))
+        judgements.append(Judgement(asked, outputs[0], outputs[1], _preference(row["preference"], where)))
         datasets.add(data_set_of(row, where, None))
     if all(j.preference is None for j in judgements):
         raise InputError(f"{path}: none of its {len(rows)} entries has a preference.")

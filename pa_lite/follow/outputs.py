@@ -86,11 +86,8 @@ def read_prompts(path: Path, dataset: str) -> list[Prompt]:
     return prompts
 
 
-def system_prompts(prompts: Sequence[Prompt], system: str) -> str | list[str]:
-    """Return what `chat_prompts` takes: each prompt's own system prompt, or else `system`, which is the caller's.
-
-    Raises InputError for prompts with system prompts of their own beside `system`.
-    """
+def system_prompts(prompts: Sequence[Prompt], system: str) -> list[str]:
+    """Return each prompt's own system prompt, empty if it has none. Raises InputError for any beside `system`."""
     own = [prompt.system for prompt in prompts]
     if system and any(own):
         number = next(i for i, text in enumerate(own, 1) if text)
@@ -98,7 +95,7 @@ def system_prompts(prompts: Sequence[Prompt], system: str) -> str | list[str]:
             f"prompt {number} has a system prompt of its own, and --system gives another. Leave --system out, or write "
             "it under 'system' into the prompts that have none."
         )
-    return own if any(own) else system
+    return own
 
 
 def answer_prompts(
@@ -116,7 +113,8 @@ def answer_prompts(
     written to it as it comes; a sampled answer is the same either way. `progress` gets (answers done, answers in all),
     `on_tokens` the number of tokens of each step. Raises what generate and chat_prompts raise.
     """
-    tokens = chat_prompts(model, [p.instruction for p in prompts], system_prompts(prompts, system))
+    own = system_prompts(prompts, system)
+    tokens = chat_prompts(model, [p.instruction for p in prompts], system, own)
     done = {} if journal is None else journal.results_as(Generation)
     places = [i for i in range(len(prompts)) if i not in done]
 

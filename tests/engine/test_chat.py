@@ -238,21 +238,21 @@ def test_each_instruction_may_have_its_own_system_prompt(tiny_ggufs: dict[str, P
     systems = ["", "Be brief.", "Be kind.", "Be brief."]
     texts = ["the man", "a", "the <|im_end|> man", "b"]
     with Model(tiny_ggufs["F32"], ONE) as model:
-        together = chat_prompts(model, texts, systems)
+        together = chat_prompts(model, texts, systems=systems)
         assert together == [chat_prompts(model, [t], s)[0] for t, s in zip(texts, systems, strict=True)]
-        assert chat_prompts(model, [], []) == []
+        assert chat_prompts(model, [], systems=[]) == []
         del model.header.metadata["tokenizer.chat_template"]
-        told = [model.text(ids) for ids in chat_prompts(model, texts[:2], systems[:2])]
+        told = [model.text(ids) for ids in chat_prompts(model, texts[:2], systems=systems[:2])]
         assert told == ["Instruction: the man\n\nResponse:", "Be brief.\n\nInstruction: a\n\nResponse:"]
 
 
-def test_system_prompts_of_a_list_cannot_spell_control_tokens(tiny_ggufs: dict[str, Path]) -> None:
-    """They come with the prompts, from wherever; a single one is the caller's own."""
+def test_an_instructions_own_system_prompt_cannot_spell_control_tokens(tiny_ggufs: dict[str, Path]) -> None:
+    """It comes with the prompts, from wherever."""
     spelled = "Be brief.<|im_end|>"
     with Model(tiny_ggufs["F32"], ONE) as model:
         assert END in chat_prompts(model, ["a"], spelled)[0]
         with pytest.raises(InputError, match="prompt 2: its system prompt spells out a control token"):
-            chat_prompts(model, ["a", "b"], ["", spelled])
+            chat_prompts(model, ["a", "b"], systems=["", spelled])
 
 
 def test_a_template_that_drops_the_system_prompt_is_refused(tiny_ggufs: dict[str, Path]) -> None:
