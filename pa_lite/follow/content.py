@@ -13,7 +13,10 @@ from pa_lite.errors import InputError
 from pa_lite.follow.records import Record, text_of
 
 _PLACES = ("input", "context")  # Alpaca's and Dolly's names for what the instruction is about
-_CONVERSATION = "a conversation", "Write its last user turn as 'instruction' and its system prompt as 'system'."
+_CONVERSATION = (
+    "a conversation",
+    "Only single turns are answered: write the user's as 'instruction' and a system prompt as 'system'.",
+)
 _MEDIA = "pictures, sound or films", "The models here read text only: remove these entries."
 _TOOLS = "tools", "They cannot be called here: remove these entries, or describe the tools in 'system'."
 _TEXTS = "texts", "Write what the instruction is about as one string under 'input'."
