@@ -1,7 +1,8 @@
-"""JSON and TOML that strangers wrote, read strictly: whatever is wrong with a text is one ValueError, and ends soon.
+"""Untrusted JSON, TOML and CSV, read strictly: whatever is wrong with a text is one ValueError, and ends soon.
 
-What Python's own readers let through, or fail of in ways of their own, is refused: members of one name, numbers that no
-float holds, NaN where it is not asked for, halves of characters, nesting and keys of any depth. Imports nothing.
+What Python's own readers accept, or fail of in ways of their own, is refused: duplicate keys, numbers that no float
+holds, NaN where it is not asked for, lone surrogates, nesting and keys of any depth. Errors are worded here, as those
+of Python's readers differ between its versions. Imports nothing.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ _HALF = re.compile(r"\\u[dD][89a-fA-F]")  # where JSON spells a half of a charac
 _QUOTED = re.compile(r""""(?:[^"\\\n]|\\.)*"|'[^'\n]*'""")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _BETWEEN_KEYS = re.compile(r"[=,{}\[\]]")
+_BRACKET = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]')
+_CELL_END = re.compile(r"[,\r\n]|\Z")
+_LINE_END = re.compile(r"\r\n|\r|\n")
 
 
 def parse_json(text: str | bytes, nan: bool = False) -> Any:
@@ -37,6 +41,10 @@ def parse_json(text: str | bytes, nan: bool = False) -> Any:
         value = json.loads(text, object_pairs_hook=_object, parse_int=_whole, **numbers)
     except RecursionError:
         raise _too_deep() from None
+    except json.JSONDecodeError as e:  # how deep Python gets before it gives up differs between versions
+        if _is_too_deep(e.doc, e.pos):
+            raise _too_deep() from None
+        raise
     if text.count("[") + text.count("{") > _DEEPEST:
         _check_depth(value)
     if _HALF.search(text):
@@ -95,6 +103,16 @@ def _too_deep() -> ValueError:
     return ValueError(f"it is nested more than {_DEEPEST} deep")
 
 
+def _is_too_deep(text: str, end: int) -> bool:
+    """Tell whether the JSON text before `end` has more than 64 lists and objects open within each other."""
+    depth = 0
+    for found in _BRACKET.finditer(text, 0, end):
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(found[0], 0)
+        if depth > _DEEPEST:
+            return True
+    return False
+
+
 def _check_depth(value: Any) -> None:
     level = [value]
     for _ in range(_DEEPEST):
@@ -125,3 +143,55 @@ def _check_keys(text: str) -> None:
             parts = "".join(piece.split()).split(".")
             if len(parts) > _DEEPEST and all(map(_BARE_KEY.fullmatch, parts)):
                 raise ValueError(f"line {number} has a key of {len(parts)} parts")
+
+
+def parse_csv(text: str) -> list[tuple[int, list[str]]]:
+    """Return the rows of a CSV text (RFC 4180), each with the number of the line it ends on; empty lines are skipped.
+
+    Cells may have any length. The rows are those of `csv.reader(strict=True)`, whose limit on a cell's length holds for
+    the whole process, so that raising it would change what other code in it accepts. Raises ValueError, naming the
+    line, for a quoted cell that never ends or is followed by anything but a comma or a line end.
+    """
+    rows: list[tuple[int, list[str]]] = []
+    at, line = 0, 1
+    while at < len(text):
+        start = at
+        cells: list[str] = []
+        while True:
+            if text.startswith('"', at):
+                end = _closing_quote(text, at, line)
+                cells.append(text[at + 1 : end - 1].replace('""', '"'))
+            else:
+                end = _cell_end(text, at)
+                cells.append(text[at:end])
+            at = end + 1
+            if not text.startswith(",", end):
+                break
+        if text.startswith("\r\n", end):
+            at += 1
+        inner = len(_LINE_END.findall(text, start, end))
+        if end > start:
+            rows.append((line + inner, cells))
+        line += inner + 1
+    return rows
+
+
+def _cell_end(text: str, at: int) -> int:
+    found = _CELL_END.search(text, at)
+    assert found is not None
+    return found.start()
+
+
+def _closing_quote(text: str, at: int, line: int) -> int:
+    """Return where a quoted cell that starts at `at`, in a row that starts on `line`, ends: one past its last quote."""
+    end = at + 1
+    while True:
+        end = text.find('"', end) + 1
+        if end == 0:
+            raise ValueError(f"line {line}: a quotation mark is never closed")
+        if text.startswith('"', end):
+            end += 1
+            continue
+        if end < len(text) and text[end] not in ",\r\n":
+            raise ValueError(f"line {line}: {text[end]!r} follows a closing quotation mark, where a comma must stand")
+        return end

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -64,11 +66,18 @@ def file_name(text: str, longest: int = 100, otherwise: str = "unnamed") -> str:
     return f"_{name}" if _DEVICE.fullmatch(name) else name or otherwise
 
 
+def _is_circle(path: Path) -> bool:
+    try:
+        path.stat()
+    except OSError as e:
+        return e.errno == errno.ELOOP
+    return False
+
+
 def leads_out(path: Path, folder: Path) -> bool:
     """Whether links lead from a path in a folder to outside of it; a Hub cache's snapshots may lead to its blobs."""
-    try:
-        real, home = path.resolve(), folder.resolve()
-    except (OSError, RuntimeError):  # links in a circle
+    if _is_circle(path):
         return True
+    real, home = (Path(os.path.realpath(p)) for p in (path, folder))  # Path.resolve's errors differ between Pythons
     blobs = (above.parent / "blobs" for above in home.parents if above.name == "snapshots")
     return not any(real.is_relative_to(root) for root in (home, *blobs))

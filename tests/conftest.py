@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,29 @@ from pa_lite.checkpoints.pairs import Pair, find_pair
 from pa_lite.merge.plan import PlanOptions
 from tests import tiny
 from tests.hub_server import HubServer, running_hub
+
+# what takes most of the time and computes rather than reads: other Pythons are tried without it
+SLOW = (
+    "engine/test_movable", "engine/test_probe", "engine/test_room", "engine/test_sampling", "engine/test_scoring",
+    "engine/test_sliding_window", "engine/test_tree", "merge/test_experts", "merge/test_hub_stream",
+    "merge/test_imatrix", "merge/test_limits", "merge/test_memory", "merge/test_mixture", "merge/test_partial",
+    "merge/test_quantize", "merge/test_sources", "merge/test_stream", "study/", "test_fuzz_corpus", "test_kernels",
+    "test_scaling", "tools/",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.relative_to(here).as_posix().startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c_is_heard() -> None:
+    """Undo what shells do to the jobs that they run in the background: these ignore Ctrl-C, which some tests send."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,7 +1,9 @@
-"""JSON and TOML read strictly: what they may not hold is one ValueError of one line, and soon."""
+"""JSON, TOML and CSV read strictly: what they may not hold is one ValueError of one line, and soon."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 import time
@@ -11,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pa_lite.documents import parse_json, parse_toml
+from pa_lite.documents import parse_csv, parse_json, parse_toml
 
 _TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 _VALUES = st.recursive(
@@ -38,6 +40,12 @@ def test_json_that_json_writes_is_read(value: Any, ascii_only: bool) -> None:
         ("[" * 65 + "]" * 65, "nested more than 64 deep"),
         ('{"a":' * 65 + "1" + "}" * 65, "nested more than 64 deep"),
         ("[" * 100_000, "nested more than 64 deep"),
+        # how deep Python itself gets differs between its versions: what is wrong further on must not matter
+        ('{"a": ' + "[" * 2000, "nested more than 64 deep"),
+        ("[" * 65 + "x", "nested more than 64 deep"),
+        ("[" * 64 + "x", "Expecting value"),
+        ('["' + "[" * 70 + '\\"[" 1', "Expecting ',' delimiter"),
+        ("[]" * 70, "Extra data"),
         ('["a\\ud83d"]', "holds half a character"),
         ('{"a\\uDE00": 1}', "holds half a character"),
         (b'["\xff"]', "can't decode byte 0xff"),
@@ -93,3 +101,37 @@ def test_toml_that_is_refused(text: str | bytes, told: str) -> None:
         parse_toml(text)
     assert len(str(caught.value).splitlines()) == 1
     assert time.perf_counter() - start < 10  # and not for ever
+
+
+@given(st.text(st.sampled_from('ab,"\r\n\u2028 ')))
+def test_csv_is_read_as_by_python(text: str) -> None:
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    expected: list[tuple[int, list[str]]] | None
+    try:
+        expected = [(reader.line_num, row) for row in reader if row]
+    except csv.Error:
+        expected = None
+    try:
+        found: list[tuple[int, list[str]]] | None = parse_csv(text)
+    except ValueError:
+        found = None
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('a\n"b', "line 2: a quotation mark is never closed"),
+        ('a\r\n"b\nc"d', "line 2: 'd' follows a closing quotation mark"),
+        ('"' + '""' * 100_000, "line 1: a quotation mark is never closed"),
+    ],
+)
+def test_csv_that_is_refused(text: str, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        parse_csv(text)
+
+
+def test_csv_cells_of_any_length() -> None:
+    cell = "x" * 1_000_000
+    assert parse_csv(f'a,b\n{cell},"{cell}"\n') == [(1, ["a", "b"]), (2, [cell, cell])]
+    assert parse_csv("a\0b\n") == [(1, ["a\0b"])]

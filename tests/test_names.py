@@ -86,6 +86,8 @@ def test_links(tmp_path: Path) -> None:
     (folder / "up").symlink_to("..")
     found = {name: leads_out(folder / name, folder) for name in ("inner", "in", "out", "far", "twice", "circle")}
     assert found == {"inner": False, "in": False, "out": True, "far": True, "twice": True, "circle": True}
+    assert leads_out(folder / "circle" / "x", folder)
+    assert not leads_out(folder / "not there", folder)
     assert leads_out(folder / "up" / "outside", folder)
     (tmp_path / "named").symlink_to(folder)  # whoever names a link means what it leads to
     assert not leads_out(tmp_path / "named" / "in", tmp_path / "named")

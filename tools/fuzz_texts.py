@@ -83,7 +83,7 @@ def _read_schedule(folder: Path) -> None:
 _OUTPUT_FILES = ("outputs.json", "annotations.json", "prompts.json", "alpaca_eval.json", "df_gamed.csv")
 _OUTPUT = Words(
     ("instruction", "output", "generator", "dataset", "output_1", "output_2", "generator_1", "generator_2",
-     "annotator", "preference", "index"),
+     "annotator", "preference", "index", "input", "context", "system", "messages", "images"),
     (0, 1, 1.5, 2, 2.5, "model", {"instruction": "i", "output": "o"}),
 )  # fmt: skip
 

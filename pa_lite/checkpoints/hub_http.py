@@ -133,6 +133,8 @@ class Patience:
         """Wait until it makes sense to try again. Raises HubError if it does not, or the tries are used up."""
         from huggingface_hub.errors import HfHubHTTPError
 
+        if isinstance(error.__context__, _client().InvalidURL):  # how its versions report where a redirect leads
+            raise explain_no_hub(error.__context__, self.subject) from error
         asked: float | None = None
         self._failures += 1
         if isinstance(error, HfHubHTTPError):

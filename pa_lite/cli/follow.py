@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("model")
-@click.option("--prompts", required=True, help="'alpaca-eval', 'demo', or a JSON or JSONL file with 'instruction's.")
+@click.option("--prompts", required=True, help="'alpaca-eval', 'demo', or a JSON or JSONL file (see below).")
 @click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True, help="New tokens at most.")
 @click.option("--parallel", type=click.IntRange(1, 256), default=16, show_default=True, help="Prompts at a time.")
 @click.option("--temperature", type=float, default=0.0, show_default=True, help="0 takes the likeliest token.")
@@ -56,6 +56,9 @@ def generate(
 ) -> None:
     """Answers of MODEL (FILE.gguf or PAIR@LAM) through its chat template, as AlpacaEval's model_outputs.
 
+    A prompt file has objects with `instruction` and, as they need it, `input` (or `context`), which follows the
+    instruction behind an empty line, `system`, which is that prompt's system prompt, and `dataset`.
+
     With -o, answers are kept as they come: after a kill or Ctrl-C the same command with --resume goes on.
 
     \b
@@ -68,6 +71,7 @@ def generate(
         answer_prompts,
         generator_name,
         load_prompts,
+        system_prompts,
         to_outputs,
         write_outputs,
     )  # fmt: skip
@@ -79,6 +83,7 @@ def generate(
     elif resume:
         raise InputError("--resume continues a file: name it with -o.")
     loaded = load_prompts(prompts)
+    system_prompts(loaded, system)  # refuses what does not go together before a model is loaded
     with pa_lite.load(model, engine, kind) as opened:
         note_plain_prompts(opened.model)
         with token_bar("generate") as (progress, on_tokens):
@@ -89,7 +94,7 @@ def generate(
             else:
                 answers = answer_prompts(opened.model, loaded, options, system, None, progress, on_tokens)
     if target is None:
-        show_json([asdict(made) for made in to_outputs(loaded, answers, generator_name(model))])
+        show_json([made.document() for made in to_outputs(loaded, answers, generator_name(model))])
     elif as_json:
         show_json(asdict(written))
     else:

@@ -39,39 +39,56 @@ def has_template(model: Model) -> bool:
     return "tokenizer.chat_template" in model.header.metadata
 
 
-def chat_prompts(model: Model, instructions: Sequence[str], system: str = "") -> list[list[int]]:
-    """Token ids of each instruction as the user's only turn, ready for the assistant's answer.
+def chat_prompts(
+    model: Model, instructions: Sequence[str], system: str = "", systems: Sequence[str] | None = None
+) -> list[list[int]]:
+    """Return the token ids of each instruction as the user's only turn, ready for the assistant's answer.
 
-    `system` is the system prompt, none when empty (a template may have one of its own). The rendered text brings its
-    own BOS, or none: the ids are those of transformers' `apply_chat_template`, except that control tokens spelled out
-    in an instruction stay text (not so in the system prompt, which is the caller's own). A model without a template
-    gets `Instruction: ...\\n\\nResponse:`, the system prompt and an empty line before it, and the BOS that its
-    vocabulary asks for. Raises InputError for an instruction that is no valid text, EngineError when the template
-    fails, drops the instruction, or exceeds its limits of time, memory or length.
+    `system` is the caller's system prompt, none when empty (a template may have its own). `systems` are system prompts
+    of the instructions' own, an empty one standing for the caller's. The rendered text brings its own BOS, or none: the
+    ids are those of transformers' `apply_chat_template`, except that control tokens spelled out in an instruction stay
+    text. In the caller's system prompt they are control tokens; in an instruction's own they are refused. A model
+    without a template gets `Instruction: ...\\n\\nResponse:`, the system prompt and an empty line before it, and the
+    BOS that its vocabulary asks for. Raises InputError for an instruction that is not valid text or a system prompt
+    that is refused, EngineError when the template fails, drops the instruction or the system prompt, or exceeds its
+    limits of time, memory or length.
     """
-    for number, text in enumerate(instructions, 1):
+    used = [s or system for s in systems] if systems is not None else [system] * len(instructions)
+    for number, (text, before) in enumerate(zip(instructions, used, strict=True), 1):
         try:
-            (text + system).encode("utf-8")
+            (text + before).encode("utf-8")
         except UnicodeEncodeError as e:
-            raise InputError(f"prompt {number}, or the system prompt, is no valid text: {e.reason}.") from e
+            raise InputError(f"prompt {number}, or the system prompt, is not valid text: {e.reason}.") from e
     if not has_template(model):
-        before = f"{system}\n\n" if system else ""
-        return [model.tokenize(f"{before}Instruction: {text}\n\nResponse:") for text in instructions]
+        plain = [f"Instruction: {text}\n\nResponse:" for text in instructions]
+        return [model.tokenize(f"{s}\n\n{text}" if s else text) for s, text in zip(used, plain, strict=True)]
     if not instructions:
         return []
+    for number, before in enumerate(systems or (), 1):
+        if before and _controls(model, before):
+            raise InputError(f"prompt {number}: its system prompt spells out a control token of the model. Remove it.")
     source = model.header.metadata["tokenizer.chat_template"]
     template = _Template(str(source.value), model.special_text("bos"), model.special_text("eos"))
-    first: tuple[Message, ...] = (("system", system),) if system else ()
-    conversations = tuple((*first, ("user", text)) for text in (_MARK, *instructions))
-    seconds = _SECONDS + len(instructions) // _PROMPTS_A_SECOND
+    framed = list(dict.fromkeys(used))  # a frame for each system prompt comes before the instructions
+    turns = [*zip(framed, [_MARK] * len(framed), strict=True), *zip(used, instructions, strict=True)]
+    conversations = tuple(_conversation(*turn) for turn in turns)
+    seconds = _SECONDS + len(conversations) // _PROMPTS_A_SECOND
     try:
-        frame, *rendered = _render(template, conversations, seconds)
-        if _MARK not in frame:
+        rendered = _render(template, conversations, seconds)
+        if not all(_MARK in frame for frame in rendered[: len(framed)]):
             raise EngineError("it leaves out what the user says")
-        own = _controls(model, frame)
-        return [_tokens(model, *pair, frame, own) for pair in zip(instructions, rendered, strict=True)]
+        lost = {frame for s, frame in zip(framed, rendered, strict=False) if s.strip() not in frame}
+        if lost and _render(template, (_conversation("", _MARK),), seconds)[0] in lost:
+            raise EngineError("it leaves out the system prompt; write that into the prompts instead")
+        frames = {s: (frame, _controls(model, frame)) for s, frame in zip(framed, rendered, strict=False)}
+        texts = zip(used, instructions, rendered[len(framed) :], strict=True)
+        return [_tokens(model, instruction, text, *frames[s]) for s, instruction, text in texts]
     except EngineError as e:
         raise EngineError(f"{model.path}: its chat template fails: {e}.") from e
+
+
+def _conversation(system: str, text: str) -> tuple[Message, ...]:
+    return (("system", system), ("user", text)) if system else (("user", text),)
 
 
 def _tokens(model: Model, instruction: str, text: str, frame: str, own: Sequence[int]) -> list[int]:

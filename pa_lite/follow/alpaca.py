@@ -5,17 +5,16 @@ They come from the Hub data set `tatsu-lab/alpaca_eval` (CC BY-NC 4.0), or from 
 
 from __future__ import annotations
 
-import csv
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from pa_lite.documents import parse_csv
 from pa_lite.errors import InputError
 from pa_lite.follow.length_control import GamedBaselines
-from pa_lite.follow.outputs import Prompt
-from pa_lite.follow.records import read_records, text_of
+from pa_lite.follow.outputs import Prompt, read_prompts
 
 REPOSITORY = "tatsu-lab/alpaca_eval"
 INSTRUCTIONS_FILE = "alpaca_eval.json"
@@ -40,16 +39,11 @@ def fetch(filename: str) -> Path:
 
 
 def load_alpaca_eval(source: str | Path | None = None) -> list[Prompt]:
-    """The 805 instructions in the set's order, from a local copy of `alpaca_eval.json` or else from the Hub.
+    """Return the 805 instructions in the set's order, from a local copy of `alpaca_eval.json` or else from the Hub.
 
-    Raises InputError, naming file and entry, for a file that is none, and what the Hub raises.
+    Raises InputError, naming file and entry, for a file in another form, and what the Hub raises.
     """
-    path = fetch(INSTRUCTIONS_FILE) if source is None else Path(source)
-    rows = read_records(path)
-    return [
-        Prompt(text_of(row, "instruction", f"{path}: entry {number}"), str(row.get("dataset", "alpaca_eval")))
-        for number, row in enumerate(rows, 1)
-    ]
+    return read_prompts(fetch(INSTRUCTIONS_FILE) if source is None else Path(source), "alpaca_eval")
 
 
 def load_length_data(folder: Path | None = None) -> LengthData:
@@ -65,16 +59,19 @@ def load_length_data(folder: Path | None = None) -> LengthData:
     difficulty: dict[int, float] = {}
     columns: list[tuple[float, float, float]] = []
     try:
-        with path.open(encoding="utf-8", newline="") as f:
-            for row in csv.DictReader(f):
-                index, preference, delta, value = (row[name] for name in _COLUMNS)
-                number = float(value)
-                difficulty.setdefault(int(float(index)), number)
-                columns.append((float(preference or math.nan), float(delta), number))
+        (_, names), *lines = parse_csv(path.read_bytes().decode("utf-8-sig")) or [(0, [])]
+        if absent := [name for name in _COLUMNS if name not in names]:
+            raise ValueError(f"it has no column {absent[0]!r}")
+        columns_at = [names.index(name) for name in _COLUMNS]
+        for _, cells in lines:
+            index, preference, delta, value = (cells[at] for at in columns_at)
+            number = float(value)
+            difficulty.setdefault(int(float(index)), number)
+            columns.append((float(preference or math.nan), float(delta), number))
     except OSError as e:
         raise InputError(f"{path}: cannot be read: {e.strerror}.") from e
-    except (KeyError, TypeError, ValueError, OverflowError, csv.Error) as e:
-        raise InputError(f"{path}: is no table with numbers under {', '.join(_COLUMNS)} ({e}).") from e
+    except (IndexError, ValueError, OverflowError) as e:
+        raise InputError(f"{path}: is not a table with numbers under {', '.join(_COLUMNS)} ({e}).") from e
     missing = [i for i in range(len(instructions)) if i not in difficulty]
     if missing:
         raise InputError(f"{path}: has no difficulty for {len(missing)} of {len(instructions)} instructions.")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pa_lite.errors import InputError
+from pa_lite.follow.content import content_of, data_set_of
 from pa_lite.follow.records import read_records, same_name, text_of
 
 
@@ -35,21 +36,22 @@ class Annotations:
 
 
 def read_annotations(path: Path) -> Annotations:
-    """Read an annotations file. A preference of 0 is a draw, as old files of AlpacaEval have it.
+    """Read an annotations file, JSON or JSONL. A preference of 0 is a draw, as old files of AlpacaEval have it.
 
     Raises InputError, naming file and entry, for an entry without texts or preference, for a preference out of range,
     several models in one file, or a file without a single preference.
     """
     rows = read_records(path)
     judgements = []
+    datasets: set[str | None] = set()
     for number, row in enumerate(rows, 1):
         where = f"{path}: entry {number}"
         if "preference" not in row:
             raise InputError(f"{where} has no 'preference': is this a file of annotations?")
-        texts = [
-            text_of(row, key, where, empty=key != "instruction") for key in ("instruction", "output_1", "output_2")
-        ]
-        judgements.append(Judgement(texts[0], texts[1], texts[2], _preference(row["preference"], where)))
+        outputs = [text_of(row, key, where, empty=True) for key in ("output_1", "output_2")]
+        asked = content_of(row, where).request
+        judgements.append(Judgement(asked, outputs[0], outputs[1], _preference(row["preference"], where)))
+        datasets.add(data_set_of(row, where, None))
     if all(j.preference is None for j in judgements):
         raise InputError(f"{path}: none of its {len(rows)} entries has a preference.")
     return Annotations(
@@ -57,7 +59,7 @@ def read_annotations(path: Path) -> Annotations:
         same_name(rows, "generator_1", path),
         same_name(rows, "annotator", path, "unknown"),
         tuple(judgements),
-        frozenset(str(row["dataset"]) for row in rows if "dataset" in row),
+        frozenset(name for name in datasets if name is not None),
     )
 
 

@@ -5,29 +5,38 @@ The file is Google's JSONL: objects with `prompt`, `instruction_id_list` and, fo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pa_lite.errors import InputError, nearest
 from pa_lite.follow.checks import validate
-from pa_lite.follow.instructions import Constraint, Instruction, kind_by_number, read_jsonl, text_of
+from pa_lite.follow.content import content_of
+from pa_lite.follow.instructions import Constraint, Instruction, kind_by_number, read_jsonl
 
 REPO, FILE = "google/IFEval", "ifeval_input_data.jsonl"
 _RELATIONS = {"less than": "less_than", "at least": "at_least", "at most": "at_most"}
 _CHOICES = ["My answer is yes.", "My answer is no.", "My answer is maybe."]
 _AT_LEAST = {"relation": "at_least"}
 Arguments = Mapping[str, Any]
-Maker = Callable[[Arguments], dict[str, Any]]
 
 
-def _check(kind: str, fixed: Mapping[str, Any] | None = None, **fields: str) -> Maker:
-    """Makes a check with fixed fields, and fields that are arguments: field = name of the argument."""
+@dataclass(frozen=True)
+class _Maker:
+    """What makes a check: its kind, fixed fields, and fields that are arguments (field -> name of the argument)."""
 
-    def make(given: Arguments) -> dict[str, Any]:
-        return {"kind": kind, **(fixed or {}), **{field: _value(field, given[a]) for field, a in fields.items()}}
+    kind: str
+    fixed: Mapping[str, Any]
+    fields: Mapping[str, str]
 
-    return make
+    def make(self, given: Arguments) -> dict[str, Any]:
+        """Return the check. Raises KeyError for an argument that is not given."""
+        return {"kind": self.kind, **self.fixed, **{f: _value(f, given[a]) for f, a in self.fields.items()}}
+
+
+def _check(kind: str, fixed: Mapping[str, Any] | None = None, **fields: str) -> _Maker:
+    return _Maker(kind, fixed or {}, fields)
 
 
 def _value(field: str, value: Any) -> Any:
@@ -38,8 +47,8 @@ def _value(field: str, value: Any) -> Any:
     return _RELATIONS.get(value, value) if field == "relation" else value.strip()
 
 
-# instruction id -> what makes its checks; KeyError for an argument that is not given
-INSTRUCTIONS: dict[str, tuple[Maker, ...]] = {
+# instruction id -> what makes its checks
+INSTRUCTIONS: dict[str, tuple[_Maker, ...]] = {
     "keywords:existence": (_check("contains", texts="keywords"),),
     "keywords:frequency": (_check("text_count", text="keyword", n="frequency", relation="relation"),),
     "keywords:forbidden_words": (_check("lacks", texts="forbidden_words"),),
@@ -85,24 +94,33 @@ def load_ifeval(path: Path) -> list[Instruction]:
 
 
 def _instruction(row: Mapping[str, Any], where: str) -> Instruction:
-    prompt, ids, arguments = text_of(row, "prompt", where), row.get("instruction_id_list"), row.get("kwargs")
+    content, ids, arguments = content_of(dict(row), where, "prompt"), row.get("instruction_id_list"), row.get("kwargs")
+    if content.system:
+        raise InputError(f"{where} has a system prompt under 'system', which IFEval does not have. Remove it.")
     if not isinstance(ids, list) or not ids or not isinstance(arguments, list) or len(ids) != len(arguments):
         raise InputError(f"{where}: needs 'instruction_id_list' and 'kwargs', two lists of one length.")
     constraints = tuple(constraint_of(i, a, where) for i, a in zip(ids, arguments, strict=True))
-    return Instruction(kind_by_number(len(ids)), prompt, constraints)
+    return Instruction(kind_by_number(len(ids)), content.text, constraints)
 
 
 def constraint_of(name: Any, arguments: Any, where: str) -> Constraint:
-    """The checks of an instruction id; arguments that are null count as not given. Raises InputError."""
+    """Return the checks of an instruction id. Arguments that are null count as not given, in any id's place.
+
+    Raises InputError, naming `where`, for an unknown id, and for an argument that is missing or that the id has not.
+    """
     if not isinstance(name, str) or name not in INSTRUCTIONS:
         raise InputError(f"{where}: unknown instruction id {name!r}.{nearest(str(name), INSTRUCTIONS)}")
     if not isinstance(arguments, dict):
         raise InputError(f"{where}: the arguments of {name} are no object.")
     given = {k: v for k, v in arguments.items() if v is not None}
     try:
-        checks = tuple(make(given) for make in INSTRUCTIONS[name])
+        checks = tuple(maker.make(given) for maker in INSTRUCTIONS[name])
     except KeyError as e:
         raise InputError(f"{where}: {name} needs the argument {e.args[0]!r}.") from None
+    known = {argument for maker in INSTRUCTIONS[name] for argument in maker.fields.values()}
+    for argument, value in given.items():
+        if argument not in known and value not in ("", [], {}):
+            raise InputError(f"{where}: {name} has no argument {argument!r}.{nearest(argument, known)}")
     for check in checks:
         validate(check, f"{where}: {name}")
     return Constraint(name, checks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,10 +15,13 @@ from pa_lite.documents import parse_json
 from pa_lite.engine.chat import chat_prompts
 from pa_lite.engine.generation import GenerationOptions, generate
 from pa_lite.engine.model import Model
-from pa_lite.errors import InputError
+from pa_lite.errors import InputError, nearest
 from pa_lite.follow.checks import Check, checkable, loose_variants, passes, validate
 from pa_lite.statistics import Estimate, clustered_error, standard_error
 from pa_lite.texts import without_nonfinite
+
+_log = logging.getLogger(__name__)
+_FIELDS = ("instruction", "checks", "kind", "split", "key")  # of an instruction; `key` only numbers it
 
 
 @dataclass(frozen=True)
@@ -188,24 +192,37 @@ def text_of(row: Mapping[str, Any], field: str, where: str) -> str:
     return value
 
 
-def load_instructions(path: Path, split: str = "test") -> list[Instruction]:
-    """Read a JSONL file of instructions: objects with `instruction` and `checks`, and, if need be, `kind` and `split`.
+def load_instructions(path: Path, split: str = "test", warn: bool = False) -> list[Instruction]:
+    """Read a JSONL file of instructions: objects with `instruction` and `checks`.
 
-    A row without a split is of any. Raises InputError, naming file and line, for the first row that is wrong, or when
-    the split has no rows.
+    They may have `kind`, `split` and `key` too. A row without a split, or with null, is of any; with `warn`, rows of
+    other splits are counted in a warning. Raises InputError, naming file and line, for the first row that is wrong, or
+    when the split has no rows.
     """
-    out = []
-    for where, row in read_jsonl(path):
-        instruction = instruction_of(row, where)
-        if row.get("split", split) == split:
-            out.append(instruction)
+    found = [(_split_of(row, where), instruction_of(row, where)) for where, row in read_jsonl(path)]
+    out = [instruction for named, instruction in found if named in (None, split)]
     if not out:
         raise InputError(f"{path}: has no instructions of split {split!r}.")
+    if warn and (left := len(found) - len(out)):
+        _log.warning("%s: left out %d of %d instructions, whose split is not %r.", path, left, len(found), split)
     return out
 
 
+def _split_of(row: Mapping[str, Any], where: str) -> str | None:
+    split = row.get("split")
+    if split is not None and not isinstance(split, str):
+        raise InputError(f"{where}: 'split' must be a string, not {split!r:.80}.")
+    return split
+
+
 def instruction_of(row: Mapping[str, Any], where: str) -> Instruction:
-    """The instruction of a row, every check a constraint of its kind's name. Raises InputError, naming `where`."""
+    """Return the instruction of a row, every check a constraint of its kind's name.
+
+    Raises InputError, naming `where`, for what is missing or wrong, and for a field that instructions do not have.
+    """
+    for name in row:
+        if name not in _FIELDS:
+            raise InputError(f"{where}: has the unknown field {name!r}.{nearest(name, _FIELDS)}")
     text, checks = text_of(row, "instruction", where), row.get("checks")
     if not isinstance(checks, list) or not checks or not all(isinstance(c, dict) for c in checks):
         raise InputError(f"{where}: has no list of checks under 'checks'.")

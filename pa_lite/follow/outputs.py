@@ -6,34 +6,50 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from pa_lite.checkpoints.pairs import models_folder
-from pa_lite.documents import parse_json
 from pa_lite.engine.chat import chat_prompts
 from pa_lite.engine.generation import Generation, GenerationOptions, generate
 from pa_lite.engine.model import Model
 from pa_lite.errors import InputError
 from pa_lite.files import check_target, write_text
+from pa_lite.follow.content import content_of, data_set_of
 from pa_lite.follow.instructions import load_instructions
 from pa_lite.follow.journal import Journal, digest
+from pa_lite.follow.records import read_records
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """An instruction and the data set that it belongs to."""
+    """A user's turn, the data set that it belongs to, if any, and the system prompt that comes with it, if any."""
 
     instruction: str
-    dataset: str
+    dataset: str | None
+    system: str = ""
+
+    def document(self) -> dict[str, Any]:
+        """Return what decides an answer, as JSON; without a system prompt it is as in older journals."""
+        return _without_system(asdict(self))
 
 
 @dataclass(frozen=True)
 class Output:
-    """One entry of a model_outputs file."""
+    """One entry of a model_outputs file; `system` is the system prompt of the entry's own prompt, if it had one."""
 
     instruction: str
     output: str
     generator: str
-    dataset: str
+    dataset: str | None
+    system: str = ""
+
+    def document(self) -> dict[str, Any]:
+        """Return the entry as JSON: AlpacaEval's fields, and `system` where it says something."""
+        return _without_system(asdict(self))
+
+
+def _without_system(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name != "system" or value}
 
 
 def demo_instructions_path() -> Path:
@@ -42,9 +58,11 @@ def demo_instructions_path() -> Path:
 
 
 def load_prompts(source: str) -> list[Prompt]:
-    """The prompts of `demo`, `alpaca-eval` (from the Hub), or a file: JSON or JSONL of objects with `instruction`.
+    """Return the prompts of `demo`, `alpaca-eval` (from the Hub), or a file: JSON or JSONL of objects.
 
-    Raises InputError, naming file and entry, for what is missing or wrong, and what the Hub raises.
+    An object has an `instruction` and may have `input` (or `context`), which joins it, `system` and `dataset`; see
+    `content_of`. Raises InputError, naming file and entry, for what is missing or wrong and for content that would be
+    lost, and what the Hub raises.
     """
     if source == "demo":
         return [Prompt(i.text, "demo") for i in load_instructions(demo_instructions_path())]
@@ -53,28 +71,31 @@ def load_prompts(source: str) -> list[Prompt]:
 
         return load_alpaca_eval()
     path = Path(source)
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-        is_list = text.lstrip().startswith("[")
-        lines = text.split("\n")  # and not splitlines: a text may hold U+2028
-        rows = parse_json(text) if is_list else [parse_json(line) for line in lines if line.strip()]
-    except FileNotFoundError:
-        raise InputError(
-            f"unknown prompts {source!r}: neither a file that exists nor 'demo' or 'alpaca-eval'."
-        ) from None
-    except OSError as e:
-        raise InputError(f"{path}: cannot be read: {e.strerror}.") from e
-    except ValueError as e:
-        raise InputError(f"{path}: is neither a JSON list nor JSONL: {e}.") from e
-    if not rows:
-        raise InputError(f"{path}: has no prompts.")
+    if not path.exists():
+        raise InputError(f"unknown prompts {source!r}: neither a file that exists nor 'demo' or 'alpaca-eval'.")
+    return read_prompts(path, path.stem)
+
+
+def read_prompts(path: Path, dataset: str) -> list[Prompt]:
+    """Return the prompts of a file, as `load_prompts` does; `dataset` names those that name none themselves."""
     prompts = []
-    for number, row in enumerate(rows, 1):
-        instruction = row.get("instruction") if isinstance(row, dict) else None
-        if not isinstance(instruction, str) or not instruction.strip():
-            raise InputError(f"{path}: entry {number} has no text under 'instruction'.")
-        prompts.append(Prompt(instruction, str(row.get("dataset", path.stem))))
+    for number, row in enumerate(read_records(path), 1):
+        where = f"{path}: entry {number}"
+        content = content_of(row, where)
+        prompts.append(Prompt(content.text, data_set_of(row, where, dataset), content.system))
     return prompts
+
+
+def system_prompts(prompts: Sequence[Prompt], system: str) -> list[str]:
+    """Return each prompt's own system prompt, empty if it has none. Raises InputError for any beside `system`."""
+    own = [prompt.system for prompt in prompts]
+    if system and any(own):
+        number = next(i for i, text in enumerate(own, 1) if text)
+        raise InputError(
+            f"prompt {number} has a system prompt of its own, and --system gives another. Leave --system out, or write "
+            "it under 'system' into the prompts that have none."
+        )
+    return own
 
 
 def answer_prompts(
@@ -92,7 +113,8 @@ def answer_prompts(
     written to it as it comes; a sampled answer is the same either way. `progress` gets (answers done, answers in all),
     `on_tokens` the number of tokens of each step. Raises what generate and chat_prompts raise.
     """
-    tokens = chat_prompts(model, [p.instruction for p in prompts], system)
+    own = system_prompts(prompts, system)
+    tokens = chat_prompts(model, [p.instruction for p in prompts], system, own)
     done = {} if journal is None else journal.results_as(Generation)
     places = [i for i in range(len(prompts)) if i not in done]
 
@@ -122,7 +144,7 @@ def facts_of(
         **model.inputs(),
         "chat template": digest(str(template.value) if template else None),
         "system prompt": digest(system),
-        "prompts": digest([asdict(p) for p in prompts]),
+        "prompts": digest([p.document() for p in prompts]),
         "options": digest(chosen),
     }
 
@@ -135,7 +157,8 @@ def generator_name(reference: str) -> str:
 
 def to_outputs(prompts: Sequence[Prompt], answers: Sequence[Generation], generator: str) -> list[Output]:
     """Answers, blanks at their ends removed, in AlpacaEval's form; `generator` names the model."""
-    return [Output(p.instruction, a.text.strip(), generator, p.dataset) for p, a in zip(prompts, answers, strict=True)]
+    pairs = zip(prompts, answers, strict=True)
+    return [Output(p.instruction, a.text.strip(), generator, p.dataset, p.system) for p, a in pairs]
 
 
 def generate_outputs(
@@ -201,4 +224,4 @@ def write_outputs(
 
 def to_json(outputs: Sequence[Output]) -> str:
     """The text of a model_outputs file."""
-    return json.dumps([asdict(o) for o in outputs], indent=2, ensure_ascii=False) + "\n"
+    return json.dumps([o.document() for o in outputs], indent=2, ensure_ascii=False) + "\n"

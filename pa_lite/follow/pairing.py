@@ -6,18 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pa_lite.errors import InputError
+from pa_lite.follow.content import content_of, data_set_of
 from pa_lite.follow.outputs import Output
 from pa_lite.follow.records import read_records, same_name, shorten, text_of
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One instruction, the reference's answer (output 1 of an annotation) and the model's (output 2)."""
+    """One request, the reference's answer (output 1 of an annotation) and the model's (output 2)."""
 
     instruction: str
     reference: str
     model: str
-    dataset: str
+    dataset: str | None
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,12 @@ class Pairing:
 
 
 def read_outputs(path: Path, allow_empty: bool = False) -> list[Output]:
-    """Read a model_outputs file; the generator's name is the file's own where no entry has one.
+    """Read a model_outputs file, JSON or JSONL; the generator's name is the file's own where no entry has one.
 
-    Raises InputError, naming file and entry, for no JSON list of objects with `instruction` and `output`, for an
-    instruction that comes twice, several generators, and, unless allowed, for an empty output.
+    An output's `instruction` is the whole request: `input` (or `context`) follows it, a `system` prompt stands before
+    it, so that two files match by all that was asked. Raises InputError, naming file and entry, for an entry without
+    `instruction` or `output`, content that would be lost (see `content_of`), a request that comes twice, several
+    generators, and, unless allowed, for an empty output.
     """
     rows = read_records(path)
     generator = same_name(rows, "generator", path, path.stem)
@@ -42,10 +45,10 @@ def read_outputs(path: Path, allow_empty: bool = False) -> list[Output]:
     outputs = []
     for number, row in enumerate(rows, 1):
         where = f"{path}: entry {number}"
-        instruction, output = text_of(row, "instruction", where), text_of(row, "output", where, empty=True)
+        instruction, output = content_of(row, where).request, text_of(row, "output", where, empty=True)
         if (first := seen.setdefault(instruction, number)) != number:
             raise InputError(f"{where} has the instruction of entry {first} again: {shorten(instruction)}.")
-        outputs.append(Output(instruction, output, generator, str(row.get("dataset", path.stem))))
+        outputs.append(Output(instruction, output, generator, data_set_of(row, where, path.stem)))
     empty = [number for number, o in enumerate(outputs, 1) if not o.output.strip()]
     if empty and not allow_empty:
         raise InputError(
@@ -56,7 +59,7 @@ def read_outputs(path: Path, allow_empty: bool = False) -> list[Output]:
 
 
 def pair_outputs(model: Path, reference: Path, allow_empty: bool = False) -> Pairing:
-    """Match two files by the text of their instructions; the reference may have more, not fewer.
+    """Match two files by the text of their requests; the reference may have more, not fewer.
 
     Raises InputError for what `read_outputs` refuses, and when the reference lacks an instruction.
     """

@@ -1,4 +1,4 @@
-"""Files that are lists of JSON objects, as model_outputs and annotations are: read with errors of one line."""
+"""Files of JSON objects, as prompts, model_outputs and annotations are: read with errors of one line."""
 
 from __future__ import annotations
 
@@ -12,25 +12,44 @@ Record = dict[str, Any]
 
 
 def read_records(path: Path) -> list[Record]:
-    """The objects of a file that is one JSON list of them. Raises InputError, naming file and entry, for another."""
+    """Return the objects of a file that is a JSON list of them, or JSONL.
+
+    Raises InputError, naming file and entry, for a file that is neither, or has none.
+    """
     try:
-        rows = parse_json(path.read_bytes().decode("utf-8-sig"), nan=True)
+        rows = _parse(path.read_bytes().decode("utf-8-sig"))
     except OSError as e:
         raise InputError(f"{path}: cannot be read: {e.strerror}.") from e
+    except UnicodeDecodeError as e:
+        raise InputError(f"{path}: is not UTF-8 ({e.reason} at byte {e.start}).") from e
     except ValueError as e:
-        raise InputError(f"{path}: is no JSON: {e}.") from e
-    if not isinstance(rows, list):
-        raise InputError(f"{path}: holds a JSON {_kind(rows)}, not a list of objects.")
+        raise InputError(f"{path}: is neither a JSON list nor JSONL: {e}.") from e
     if not rows:
-        raise InputError(f"{path}: is an empty list.")
+        raise InputError(f"{path}: has no entries.")
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
             raise InputError(f"{path}: entry {number} is a JSON {_kind(row)}, not an object.")
     return rows
 
 
+def _parse(text: str) -> list[Any]:
+    if text.lstrip().startswith("["):
+        rows: list[Any] = parse_json(text, nan=True)
+        return rows
+    rows = []
+    for number, line in enumerate(text.split("\n"), 1):  # not splitlines: a string may hold U+2028
+        try:
+            rows += [parse_json(line, nan=True)] if line.strip() else []
+        except ValueError as e:
+            raise ValueError(f"line {number}: {e}") from None
+    return rows
+
+
 def text_of(row: Record, key: str, where: str, empty: bool = False) -> str:
-    """A record's text under a key. Raises InputError when it is no text, or a blank one unless `empty` allows that."""
+    """Return a record's string under a key.
+
+    Raises InputError, naming `where`, when it is not a string, or one of white space unless `empty` allows that.
+    """
     value = row.get(key)
     if not isinstance(value, str):
         told = "no text"

@@ -58,7 +58,7 @@ def find_set(name: str, seed: int | None = None, progress: Callable[[int, int], 
         return InstructionSet(name, ifeval.load_ifeval(Path(file) if file else _fetch(progress)), 1280, must_end=False)
     if not Path(name).is_file():
         raise InputError(f"unknown set {name!r}: neither a file that exists nor one of ours.{nearest(name, _NAMES)}")
-    return InstructionSet(name, load_instructions(Path(name)), 512)
+    return InstructionSet(name, load_instructions(Path(name), warn=True), 512)
 
 
 def _fetch(progress: Callable[[int, int], None] | None) -> Path:

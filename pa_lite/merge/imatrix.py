@@ -151,10 +151,11 @@ class _LegacyReader:
 def assign_importance(
     imatrix: Mapping[str, FloatArray], types: Mapping[str, TensorType], shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, FloatArray]:
-    """The importances that each quantised tensor is weighed by: name -> float32 [experts, columns], one expert if none.
+    """Return the importances that weigh each quantised tensor: name -> float32 [experts, columns], one expert if none.
 
     `types` is what choose_types gave, `shapes` numpy's; an empty `imatrix` says that there is none. A tensor that the
-    imatrix lacks is quantised without and named in one warning; token embeddings of another length are too, silently.
+    imatrix lacks is quantised without; token embeddings of another length are too, silently. A warning counts what
+    the imatrix lacks, another what the model lacks.
     Raises MismatchError for any other tensor of another length, InputError for a tensor whose type needs an importance
     (IQ1, IQ2, IQ3_XXS) and that has none.
     Source: llama.cpp, `llama_model_quantize`.
@@ -180,4 +181,6 @@ def assign_importance(
             lacking.append(name)
     if imatrix and lacking:
         _log.warning("the imatrix lacks %d quantised tensors, %s the first", len(lacking), lacking[0])
+    if unused := [name for name in imatrix if name not in types and name not in _SPARED]:
+        _log.warning("the imatrix has %d tensors that the model lacks, %s the first", len(unused), unused[0])
     return found

@@ -123,11 +123,15 @@ def _lams(text: str, part: str) -> list[float]:
 def _read_toml(path: Path) -> Schedule:
     try:
         text = path.read_bytes().decode("utf-8")
-        entries = parse_toml(text).get("rules")
+        document = parse_toml(text)
     except OSError as e:
         raise InputError(f"{path}: cannot be read: {e.strerror}.") from e
     except ValueError as e:
         raise InputError(f"{path}: is no TOML: {e}.") from e
+    for key in document:
+        if key != "rules":
+            raise InputError(f"{path}: has the unknown key {key!r}. A schedule has [[rules]] tables only.")
+    entries = document.get("rules")
     if not isinstance(entries, list) or not entries or not all(isinstance(e, dict) for e in entries):
         raise InputError(f"{path}: has no [[rules]] tables.")
     return Schedule(tuple(_toml_rule(e, f"{path}: rule {i}") for i, e in enumerate(entries, 1)), text)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
+import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -215,8 +217,11 @@ class _Recorder:
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         self._end.set()
         self._thread.join()
-        if self._error is not None and kind is None:
+        if kind is None and self._error is not None:
             raise self._error
+        if kind is not None and self._error is None:
+            with contextlib.suppress(OSError):  # what is whole is kept, even if the merge failed within a moment
+                self._record()
 
     def __call__(self, name: str) -> None:
         with self._lock:
@@ -225,22 +230,26 @@ class _Recorder:
     def _run(self) -> None:
         try:
             while not self._end.wait(_RECORD_SECONDS):
-                with self._lock:
-                    names, self._waiting = self._waiting, []
-                for file in self._files if names else ():
-                    file.record([n for n in names if n not in file.done])
+                self._record()
         except OSError as e:
             self._error = e
+
+    def _record(self) -> None:
+        with self._lock:
+            names, self._waiting = self._waiting, []
+        for file in self._files if names else ():
+            file.record([n for n in names if n not in file.done])
 
 
 def check_targets(plan: MergePlan, paths: Sequence[Path], options: MergeOptions) -> None:
     """Raise InputError or OutputError when the results cannot or must not be written to these paths."""
     if len(set(paths)) != len(paths):
         raise InputError("two lams would be written to one file.")
-    inputs = {file.resolve() for file in plan.files if isinstance(file, Path)}
+    # Path.resolve fails of links in a circle, before Python 3.13
+    inputs = {os.path.realpath(file) for file in plan.files if isinstance(file, Path)}
     for path in paths:
         check_target(path, options.force)
-        if path.resolve() in inputs:
+        if os.path.realpath(path) in inputs:
             raise OutputError(f"{path}: is an input of this merge. Name another output with -o.")
     if not options.resume:  # what a killed merge left has its space already
         check_space(paths[0].parent, len(paths) * output_bytes(plan))

@@ -14,6 +14,7 @@ import numpy as np
 
 from pa_lite.engine.generation import GenerationOptions
 from pa_lite.engine.model import Model
+from pa_lite.follow.content import request
 from pa_lite.follow.instructions import Instruction, follow_instructions
 from pa_lite.follow.journal import digest
 from pa_lite.follow.outputs import Prompt, answer_prompts
@@ -164,7 +165,8 @@ class AnswersWork:
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        return {"prompts": digest([p.instruction for p in self.prompts]), "max_tokens": self.max_tokens,
+        asked = [[p.instruction, p.system] if p.system else p.instruction for p in self.prompts]
+        return {"prompts": digest(asked), "max_tokens": self.max_tokens,
                 "parallel": self.parallel}  # fmt: skip
 
     def run(self, model: Model, items: Sequence[int]) -> dict[int, Record]:
@@ -172,7 +174,7 @@ class AnswersWork:
         options = GenerationOptions(model.answer_tokens(self.max_tokens), parallel=self.parallel)
         made = answer_prompts(model, part, options)
         return {
-            i: {"instruction": p.instruction, "output": g.text.strip(), "ended": g.ended}
+            i: {"instruction": request(p.instruction, p.system), "output": g.text.strip(), "ended": g.ended}
             for i, p, g in zip(items, part, made, strict=True)
         }
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import glob
-import io
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from pa_lite.checkpoints.pairs import models_folder
-from pa_lite.documents import parse_json
+from pa_lite.documents import parse_csv, parse_json
 from pa_lite.errors import HubError, InputError
 from pa_lite.names import leads_out, path_fault
 from pa_lite.tasks.spec import TaskSpec
@@ -120,9 +119,17 @@ def _read_parquet(path: Path) -> Rows:
         raise InputError(f"{path}: parquet needs pyarrow. Install it with: pip install 'pa-lite[tasks]'.") from e
     path.open("rb").close()  # the system's own words for a file that cannot be opened
     try:
+        _check_columns(path, pyarrow.parquet.read_schema(path, memory_map=True).names)
         return _Parquet(path, pyarrow.parquet.read_table(path, memory_map=True))
     except (pyarrow.ArrowException, ValueError, OSError) as e:
         raise InputError(f"{path}: is no parquet file that pyarrow can read: {e}.") from e
+
+
+def _check_columns(path: Path, names: Sequence[str]) -> None:
+    """Raise InputError for a name that two columns have: a row would keep one of them only."""
+    for name, count in Counter(names).items():
+        if name and count > 1:
+            raise InputError(f"{path}: has the column {name!r} {count} times. Rename or remove all but one.")
 
 
 def _read_jsonl(path: Path, text: str) -> Rows:
@@ -156,17 +163,16 @@ def _read_json(path: Path, text: str) -> Rows:
 
 
 def _read_csv(path: Path, text: str) -> Rows:
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    rows, numbers = [], []
     try:
-        for row in reader:
-            if None in row or None in row.values():
-                raise InputError(f"{path}:{reader.line_num}: does not have {len(reader.fieldnames or ())} cells.")
-            rows.append(row)
-            numbers.append(reader.line_num)
-    except csv.Error as e:
-        raise InputError(f"{path}:{reader.line_num + 1}: is no CSV: {e}.") from e
-    return _Listed(path, rows, numbers)
+        (_, names), *lines = parse_csv(text) or [(0, [])]
+    except ValueError as e:
+        raise InputError(f"{path}: is no CSV: {e}.") from e
+    _check_columns(path, names)
+    for number, cells in lines:
+        if len(cells) != len(names):
+            raise InputError(f"{path}:{number}: has {len(cells)} cells for {len(names)} columns.")
+    rows = [dict(zip(names, cells, strict=True)) for _, cells in lines]
+    return _Listed(path, rows, [number for number, _ in lines])
 
 
 def data_path(spec: TaskSpec, name: str) -> Path:

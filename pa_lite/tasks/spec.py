@@ -113,6 +113,8 @@ def load_suite_file(path: Path) -> list[TaskSpec]:
             raise InputError(f"{path}: has the unknown key {key!r}.{nearest(key, known)}")
     if "include" in document:
         return _included(path, document)
+    if "override" in document:
+        raise InputError(f"{path}: [override] changes the suites of an include, which it lacks. Write [defaults].")
     tasks, defaults = document.get("tasks"), document.get("defaults", {})
     if not isinstance(tasks, dict) or not tasks or not isinstance(defaults, dict):
         raise InputError(f"{path}: has no [tasks.NAME] table.")
@@ -128,7 +130,7 @@ def _table(path: Path, name: str, entry: Any) -> dict[str, Any]:
 def _included(path: Path, document: Mapping[str, Any]) -> list[TaskSpec]:
     names = _texts(document["include"])
     override = document.get("override", {})
-    if names is None or not isinstance(override, dict) or "tasks" in document:
+    if names is None or not isinstance(override, dict) or not document.keys().isdisjoint(("tasks", "defaults")):
         raise InputError(f"{path}: include must be a list of suites, with [override] at most beside it.")
     changes = _values(path, "override", override)
     found = []

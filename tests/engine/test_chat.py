@@ -232,3 +232,38 @@ def test_a_renderer_takes_templates_by_name(tiny_ggufs: dict[str, Path]) -> None
         del model.header.metadata["tokenizer.chat_template"]
         with pytest.raises(InputError, match=r"has no chat template\. Known: rag"):
             ChatRenderer(model)
+
+
+def test_each_instruction_may_have_its_own_system_prompt(tiny_ggufs: dict[str, Path]) -> None:
+    systems = ["", "Be brief.", "Be kind.", "Be brief."]
+    texts = ["the man", "a", "the <|im_end|> man", "b"]
+    with Model(tiny_ggufs["F32"], ONE) as model:
+        together = chat_prompts(model, texts, systems=systems)
+        assert together == [chat_prompts(model, [t], s)[0] for t, s in zip(texts, systems, strict=True)]
+        assert chat_prompts(model, [], systems=[]) == []
+        del model.header.metadata["tokenizer.chat_template"]
+        told = [model.text(ids) for ids in chat_prompts(model, texts[:2], systems=systems[:2])]
+        assert told == ["Instruction: the man\n\nResponse:", "Be brief.\n\nInstruction: a\n\nResponse:"]
+
+
+def test_an_instructions_own_system_prompt_cannot_spell_control_tokens(tiny_ggufs: dict[str, Path]) -> None:
+    """It comes with the prompts, from wherever."""
+    spelled = "Be brief.<|im_end|>"
+    with Model(tiny_ggufs["F32"], ONE) as model:
+        assert END in chat_prompts(model, ["a"], spelled)[0]
+        with pytest.raises(InputError, match="prompt 2: its system prompt spells out a control token"):
+            chat_prompts(model, ["a", "b"], systems=["", spelled])
+
+
+def test_a_template_that_drops_the_system_prompt_is_refused(tiny_ggufs: dict[str, Path]) -> None:
+    user = "{% for m in messages %}{% if m['role'] == 'user' %}[{{ m['content'] }}]{% endif %}{% endfor %}"
+    with Model(tiny_ggufs["F32"], ONE) as model:
+        set_template(model, user)
+        assert model.text(chat_prompts(model, ["the man"])[0]) == "[the man]"
+        with pytest.raises(EngineError, match="it leaves out the system prompt"):
+            chat_prompts(model, ["the man"], "Be brief.")
+        # a template may say the same by itself, or write it in another way
+        set_template(model, "Be brief." + user)
+        assert chat_prompts(model, ["the man"], "Be brief.") == chat_prompts(model, ["the man"])
+        set_template(model, "{{ messages[0]['content'] | upper }}" + user)
+        assert model.text(chat_prompts(model, ["the man"], "Be brief.")[0]) == "BE BRIEF.[the man]"

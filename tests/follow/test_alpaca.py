@@ -49,9 +49,9 @@ def test_difficulties_are_those_of_the_places(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [
-        ("instruction_difficulty", "hardness", "no table with numbers under index, preference"),
-        ("concise,0", "concise,zero0", "no table with numbers"),
-        (",0,", ",inf,", "no table with numbers"),
+        ("instruction_difficulty", "hardness", "no column 'instruction_difficulty'"),
+        ("concise,0", "concise,zero0", "not a table with numbers under index, preference"),
+        (",0,", ",inf,", "not a table with numbers under index, preference"),
         ("concise,0.", "concise,7.", r"no preferences, some outside \[0, 1\]"),
     ],
 )

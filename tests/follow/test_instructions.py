@@ -22,6 +22,7 @@ from pa_lite.follow.instructions import (
     load_instructions,
 )
 from pa_lite.follow.outputs import demo_instructions_path
+from pa_lite.follow.sets import find_set
 from pa_lite.statistics import Estimate
 
 ROW = {"split": "test", "kind": "upper", "instruction": "Shout.", "checks": [{"kind": "uppercase"}]}
@@ -105,6 +106,9 @@ def test_what_cannot_be_checked_counts_nowhere() -> None:
         ({**ROW, "checks": []}, "i.jsonl:1: has no list of checks"),
         ({**ROW, "checks": ["uppercase"]}, "i.jsonl:1: has no list of checks"),
         ({**ROW, "kind": 3}, "i.jsonl:1: has no text under 'kind'"),
+        ({**ROW, "check": []}, "i.jsonl:1: has the unknown field 'check'. Did you mean checks"),
+        ({**ROW, "input": "Kani keeps a hen."}, "i.jsonl:1: has the unknown field 'input'"),
+        ({**ROW, "split": 3}, "i.jsonl:1: 'split' must be a string, not 3"),
         ("", "has no instructions of split 'test'"),
         ({**ROW, "split": "dev"}, "has no instructions of split 'test'"),
     ],
@@ -114,6 +118,16 @@ def test_bad_files(tmp_path: Path, row: Any, told: str) -> None:
     path.write_text(row if isinstance(row, str) else json.dumps(row), "utf-8")
     with pytest.raises(InputError, match=told):
         load_instructions(path)
+
+
+def test_rows_of_other_splits_are_left_out_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [ROW, {**ROW, "split": "dev"}, {**ROW, "split": None, "key": 7}]
+    path = tmp_path / "i.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    assert len(load_instructions(path)) == 2
+    assert caplog.messages == []
+    assert len(find_set(str(path)).instructions) == 2
+    assert caplog.messages == [f"{path}: left out 1 of 3 instructions, whose split is not 'test'."]
 
 
 def test_a_file_that_is_no_text(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,17 +18,19 @@ from pa_lite.engine.generation import GenerationOptions
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.errors import InputError, OutputError
 from pa_lite.follow import outputs
-from pa_lite.follow.journal import Journal
+from pa_lite.follow.journal import Journal, digest
 from pa_lite.follow.outputs import (
     Output,
     Prompt,
     Target,
+    answer_prompts,
     facts_of,
     generator_name,
     load_prompts,
     to_json,
     write_outputs,
 )
+from pa_lite.follow.pairing import read_outputs
 
 PLAIN = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
 
@@ -41,6 +44,45 @@ def test_prompt_files(tmp_path: Path) -> None:
     path.write_text("\n".join(map(json.dumps, rows)) + "\n\n", "utf-8")
     assert load_prompts(str(path)) == expected
     assert len(load_prompts("demo")) >= 300
+
+
+def test_inputs_and_system_prompts_of_prompt_files(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"instruction": "Which animal?", "input": "Kani keeps a hen.", "output": "hen", "dataset": None},
+        {"instruction": "Which animal?", "context": "Kesa keeps a goat.", "system": "Answer in one word.", "id": 2},
+    ]
+    path = tmp_path / "mine.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    assert load_prompts(str(path)) == [
+        Prompt("Which animal?\n\nKani keeps a hen.", None),
+        Prompt("Which animal?\n\nKesa keeps a goat.", "mine", "Answer in one word."),
+    ]
+    path.write_text(json.dumps({**rows[0], "images": ["hen.png"]}), "utf-8")
+    with pytest.raises(InputError, match=r"mine.jsonl: entry 1 has pictures, sound or films under 'images'"):
+        load_prompts(str(path))
+
+
+def test_a_prompts_own_system_prompt_reaches_the_model_and_the_outputs(
+    tiny_ggufs: dict[str, Path], tmp_path: Path
+) -> None:
+    prompts = [Prompt("the man", None), Prompt("the man", "x", "Be brief.")]
+    options = GenerationOptions(8)
+    with Model(tiny_ggufs["F32"], EngineOptions(threads=1)) as model:
+        write_outputs(model, prompts, "tiny", Target(tmp_path / "out.json"), options)
+        alone = [g.text.strip() for s in ("", "Be brief.") for g in answer_prompts(model, prompts[:1], options, s)]
+        with pytest.raises(InputError, match="prompt 2 has a system prompt of its own, and --system gives another"):
+            answer_prompts(model, prompts, options, "Be kind.")
+        facts = [facts_of(model, [Prompt("a", "x", system)], options) for system in ("", "Be brief.")]
+    rows = json.loads((tmp_path / "out.json").read_text("utf-8"))
+    common = {"instruction": "the man", "generator": "tiny"}
+    assert rows == [
+        {**common, "output": alone[0], "dataset": None},
+        {**common, "output": alone[1], "dataset": "x", "system": "Be brief."},
+    ]
+    assert alone[0] != alone[1]
+    assert [o.instruction for o in read_outputs(tmp_path / "out.json", True)] == ["the man", "Be brief.\n\nthe man"]
+    assert facts[0]["prompts"] == digest([{"instruction": "a", "dataset": "x"}])  # as journals had it before
+    assert facts[0]["prompts"] != facts[1]["prompts"]
 
 
 def test_prompt_files_of_other_programs(tmp_path: Path) -> None:
@@ -58,9 +100,9 @@ def test_prompt_files_of_other_programs(tmp_path: Path) -> None:
     ("text", "told"),
     [
         ("nonsense", "neither a JSON list nor JSONL"),
-        ("[]", "has no prompts"),
-        ('[{"instruction": ""}]', "entry 1 has no text under 'instruction'"),
-        ('{"instruction": "x"}\n3', "entry 2 has no text"),
+        ("[]", "has no entries"),
+        ('[{"instruction": ""}]', "entry 1 has an empty text under 'instruction'"),
+        ('{"instruction": "x"}\n3', "entry 2 is a JSON number, not an object"),
     ],
 )
 def test_bad_prompt_files(tmp_path: Path, text: str, told: str) -> None:

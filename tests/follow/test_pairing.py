@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +29,35 @@ def test_a_file_without_generators_has_its_own_name(tmp_path: Path) -> None:
     assert (only.generator, only.dataset) == ("mine", "mine")
 
 
+def test_files_match_by_all_that_was_asked(tmp_path: Path) -> None:
+    """Of JSON and JSONL alike; what another program kept apart is joined as our prompts are."""
+    ask = "Which animal?"
+    apart = [
+        {"instruction": ask, "input": "A hen.", "output": "hen", "dataset": None},
+        {"instruction": ask, "input": "A goat.", "output": "goat"},
+        {"instruction": ask, "system": "Be brief.", "output": "none"},
+    ]
+    joined = rows("R", (f"{ask}\n\nA goat.", "a goat"), (f"Be brief.\n\n{ask}", "no"), (f"{ask}\n\nA hen.", "a hen"))
+    model = tmp_path / "m.jsonl"
+    model.write_text("\n".join(map(json.dumps, apart)) + "\n\n", "utf-8-sig")
+    got = pair_outputs(model, write_rows(tmp_path / "r.json", joined))
+    assert got.pairs == (
+        Pair(f"{ask}\n\nA hen.", "a hen", "hen", None),
+        Pair(f"{ask}\n\nA goat.", "a goat", "goat", "m"),
+        Pair(f"Be brief.\n\n{ask}", "no", "none", "m"),
+    )
+
+
 GOOD = rows("M", ("one", "1"), ("two", "2"))
 
 
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ({"instruction": "one", "output": "1"}, "holds a JSON object, not a list of objects"),
-        ([], "is an empty list"),
+        ({"output": "1"}, "entry 1 has no text under 'instruction'"),
+        ([], "has no entries"),
+        ([{**GOOD[0], "messages": [{"role": "user", "content": "one"}]}], "has a conversation under 'messages'"),
+        ([{**GOOD[0], "dataset": ["d"]}], "entry 1: 'dataset' must be a string or null"),
         (["one"], "entry 1 is a JSON text, not an object"),
         ([*GOOD, {"instruction": "three"}], "entry 3 has no text under 'output'"),
         ([*GOOD, {"output": "three"}], "entry 3 has no text under 'instruction'"),

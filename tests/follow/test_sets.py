@@ -95,7 +95,13 @@ def test_ifeval_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     [
         ("{", r"i.jsonl:2: is no JSON"),
         ("[]", r"i.jsonl:2: is no JSON object"),
-        ({**ROW, "prompt": ""}, r"i.jsonl:2: has no text under 'prompt'"),
+        ({**ROW, "prompt": ""}, r"i.jsonl:2 has an empty text under 'prompt'"),
+        ({**ROW, "system": "Be brief."}, r"i.jsonl:2 has a system prompt under 'system'"),
+        ({**ROW, "messages": [{"role": "user"}]}, r"i.jsonl:2 has a conversation under 'messages'"),
+        (
+            {**ROW, "kwargs": [{}, {"relation": "at least", "num_words": 3, "num_wrods": 5}]},
+            r"i.jsonl:2: length_constraints:number_words has no argument 'num_wrods'. Did you mean num_words",
+        ),
         ({**ROW, "kwargs": [{}]}, r"i.jsonl:2: needs 'instruction_id_list' and 'kwargs', two lists of one length"),
         ({**ROW, "kwargs": [{}, 3]}, r"i.jsonl:2: the arguments of length_constraints:number_words are no object"),
         ({**ROW, "kwargs": [{}, {}]}, r"i.jsonl:2: length_constraints:number_words needs the argument 'num_words'"),

@@ -257,6 +257,15 @@ def test_what_the_imatrix_lacks_is_told_once(caplog: pytest.LogCaptureFixture) -
     assert caplog.messages == ["the imatrix lacks 2 quantised tensors, blk.0.ffn_down_exps.weight the first"]
 
 
+def test_an_imatrix_of_a_deeper_model_is_noticed(caplog: pytest.LogCaptureFixture) -> None:
+    types = choose_types("Q4_K_M", MODEL, SHAPES, has_imatrix=True)
+    with caplog.at_level(logging.WARNING):
+        assign_importance({**everything(), "output.weight": np.ones(256, np.float32)}, types, SHAPES)
+        assert not caplog.messages
+        assign_importance({**everything(), "blk.9.attn_v.weight": np.ones(256, np.float32)}, types, SHAPES)
+    assert caplog.messages == ["the imatrix has 1 tensors that the model lacks, blk.9.attn_v.weight the first"]
+
+
 @pytest.mark.filterwarnings("error")
 def test_a_signalling_nan_is_told_as_an_error_and_not_in_a_warning(tmp_path: Path) -> None:
     data = legacy([(b"a", 3, ONES)]).replace(ONES.astype("<f4").tobytes()[:4], struct.pack("<I", 0x7F800001), 1)

@@ -85,7 +85,8 @@ def test_bad_rules(text: str, told: str) -> None:
     ("text", "told"),
     [
         ("x = ", "is no TOML"),
-        ("x = 1", r"has no \[\[rules\]\]"),
+        ("", r"has no \[\[rules\]\]"),
+        ("[[rules]]\nlam = 1\n[[rule]]\nlam = 0", "unknown key 'rule'. A schedule has"),
         ('[[rules]]\ngroup = "ffn"', "rule 1: has no lam"),
         ('[[rules]]\nlam = "x"', "must be a number"),
         ("[[rules]]\nlam = 1\nlayer = 3", "unknown key 'layer'. Did you mean layers"),

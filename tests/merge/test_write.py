@@ -58,6 +58,15 @@ def test_an_output_that_exists_is_kept(tiny_pair: tuple[Path, Path], tmp_path: P
     assert read_gguf_header(target).metadata["general.architecture"].value == "llama"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="links are for developers there")
+def test_an_output_that_is_a_circular_link_is_replaced(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+    target = tmp_path / "x.gguf"
+    target.symlink_to("x.gguf")
+    assert pa_lite.merge(*tiny_pair, output=target) == [target]
+    assert not target.is_symlink()
+    assert read_gguf_header(target).metadata["general.architecture"].value == "llama"
+
+
 def test_inputs_are_named_wrongly(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="both BASE and INSTRUCT"):
         pa_lite.merge(tiny_pair[0])

@@ -9,12 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.errors import InputError
+from pa_lite.follow.journal import digest
+from pa_lite.follow.outputs import Prompt
 from pa_lite.study.export import item_rows, to_csv
 from pa_lite.study.plan import StudyOptions, plan_study
 from pa_lite.study.results import load_study
 from pa_lite.study.store import open_store, read_store
 from pa_lite.study.sweep import sweep_pair
+from pa_lite.study.works import AnswersWork
 from pa_lite.tasks.scoring import ScoreOptions
 
 OPTIONS = StudyOptions(
@@ -61,6 +65,15 @@ def test_every_answer_and_verdict_is_in_the_csv(tmp_path: Path) -> None:
     lines = to_csv(answers).splitlines()
     assert lines[1].startswith("answers,demo,F16,0.0,0,,")  # an answer has no value of its own
     assert [r["value"] for r in rows if r["kind"] == "wins" and r["lam"] == 1] == [0.5] * 6
+
+
+def test_a_prompts_system_prompt_is_part_of_its_cell_and_of_what_is_judged(tiny_ggufs: dict[str, Path]) -> None:
+    plain, brief = (AnswersWork("x", (Prompt("the man", None, system),), 4) for system in ("", "Be brief."))
+    assert plain.facts["prompts"] == digest(["the man"])  # as before there were any
+    assert brief.facts["prompts"] != plain.facts["prompts"]
+    with Model(tiny_ggufs["F32"], EngineOptions(threads=1)) as model:
+        records = [work.run(model, [0])[0] for work in (plain, brief)]
+    assert [r["instruction"] for r in records] == ["the man", "Be brief.\n\nthe man"]
 
 
 def test_when_nothing_could_be_judged_there_is_no_curve_of_it(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 import sys
 from pathlib import Path
@@ -63,9 +64,11 @@ def test_parquet_is_read_in_blocks_in_any_order(tmp_path: Path) -> None:
         ("x.json", b'{"a": [], "b": []}', r"x.json: must be a list of objects"),
         ("x.json", b"[{}, 3]", r"x.json: row 2: is no JSON object"),
         ("x.json", b"{", r"x.json: is no JSON"),
-        ("x.csv", b"a,b\n1,2\n1,2,3\n", r"x.csv:3: does not have 2 cells"),
-        ("x.csv", b"a,b\n1\n", r"x.csv:2: does not have 2 cells"),
-        ("x.csv", b'a,b\n"1"2,3\n', r"x.csv:2: is no CSV"),
+        ("x.csv", b"a,b\n1,2\n1,2,3\n", r"x.csv:3: has 3 cells for 2 columns"),
+        ("x.csv", b"a,b\n1\n", r"x.csv:2: has 1 cells for 2 columns"),
+        ("x.csv", b'a,b\n"1"2,3\n', r"x.csv: is no CSV: line 2: '2' follows a closing quotation mark"),
+        ("x.csv", b'a,b\n1,"2\n3,4\n', r"x.csv: is no CSV: line 2: a quotation mark is never closed"),
+        ("x.csv", b"a,b,a\n1,2,3\n", r"x.csv: has the column 'a' 2 times"),
         ("x.parquet", b"PAR1 no", r"x.parquet: is no parquet file"),
         ("x.txt", b"", r"x.txt: is no data file: its name must end in .parquet, .jsonl, .json, .csv"),
     ],
@@ -75,6 +78,22 @@ def test_bad_files(tmp_path: Path, name: str, content: bytes, told: str) -> None
     with pytest.raises(InputError, match=told) as caught:
         read_rows(tmp_path / name)
     assert len(str(caught.value)) < 500
+
+
+def test_a_csv_cell_may_be_long_and_the_limit_of_the_process_stays(tmp_path: Path) -> None:
+    limit = csv.field_size_limit()
+    cell = "w " * 200_000
+    (tmp_path / "x.csv").write_text(f'a,b\n{cell},"{cell}"\n', "utf-8")
+    rows = read_rows(tmp_path / "x.csv")
+    assert rows.row(0) == {"a": cell, "b": cell}
+    assert csv.field_size_limit() == limit < len(cell)
+
+
+def test_parquet_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    table = pyarrow.Table.from_arrays([pyarrow.array([1]), pyarrow.array([2])], names=["a", "a"])
+    pyarrow.parquet.write_table(table, tmp_path / "x.parquet")
+    with pytest.raises(InputError, match=r"x.parquet: has the column 'a' 2 times"):
+        read_rows(tmp_path / "x.parquet")
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "json", "csv", "parquet"])

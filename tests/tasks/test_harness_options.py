@@ -28,6 +28,12 @@ def test_pairs() -> None:
         parse_pairs(['{"a": ' + "[" * 5000])
 
 
+@pytest.mark.parametrize("text", ["-" * 100_000 + "1", "[" * 5000, "(" * 90, "{[1]: 2}", '"\\d"x', "0_x", "9" * 5000])
+def test_values_that_python_cannot_read_are_text(text: str, recwarn: pytest.WarningsRecorder) -> None:
+    assert parse_pairs([f"a={text}"]) == {"a": text}
+    assert not recwarn.list
+
+
 def test_seeds() -> None:
     assert parse_seeds("42") == (42, 42, 42, 42)
     assert parse_seeds("0,None,8,52") == (0, None, 8, 52)

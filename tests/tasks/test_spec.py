@@ -73,6 +73,8 @@ def test_defaults_and_own_keys(tmp_path: Path) -> None:
         ('include = ["' + "x" * 3000 + '"]', "unknown suite"),
         ("include = 3", "include must be a list of suites"),
         ('include = ["demo"]\n[override]\nshots = "1"', "override: shots must be a number"),
+        ('include = ["demo"]\n[defaults]\nshots = 1', "with [override] at most beside it"),
+        (GOOD + "[override]\nshots = 1", "[override] changes the suites of an include"),
         ("tasks = 1", "has no [tasks.NAME]"),
         (GOOD + "shot = 3", "unknown key 'shot'. Did you mean shots"),
         (GOOD + 'shots = "3"', "shots must be a number"),
