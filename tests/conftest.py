@@ -18,8 +18,9 @@ from tests.hub_server import HubServer, running_hub
 # what takes most of the time and computes rather than reads: other Pythons are tried without it
 SLOW = (
     "engine/test_movable", "engine/test_probe", "engine/test_room", "engine/test_sampling", "engine/test_scoring",
-    "engine/test_sliding_window", "engine/test_tree", "merge/test_experts", "merge/test_hub_stream",
-    "merge/test_imatrix", "merge/test_limits", "merge/test_memory", "merge/test_mixture", "merge/test_partial",
+    "engine/test_sliding_window", "engine/test_thread_count", "engine/test_tree", "merge/test_experts",
+    "merge/test_hub_stream", "merge/test_imatrix", "merge/test_limits", "merge/test_memory", "merge/test_mixture",
+    "merge/test_partial",
     "merge/test_quantize", "merge/test_sources", "merge/test_stream", "study/", "test_fuzz_corpus", "test_kernels",
     "test_scaling", "tools/",
 )  # fmt: skip
