@@ -23,7 +23,8 @@ from pa_lite.checkpoints.conversion import describe, family_of
 from pa_lite.checkpoints.families import FAMILIES
 from pa_lite.checkpoints.gguf_file import gguf_header_bytes
 from pa_lite.checkpoints.hf import open_hf
-from pa_lite.checkpoints.safetensors_file import read_folder, read_header, read_json
+from pa_lite.checkpoints.safetensors_file import read_header, read_json
+from pa_lite.checkpoints.weight_files import read_folder
 from pa_lite.kernels import tensor_type
 
 _INDEX = "model.safetensors.index.json"
@@ -102,7 +103,7 @@ def _folder_seeds() -> list[bytes]:
 
 
 def _open_folder(folder: Path) -> None:
-    stored = read_folder(folder)
+    stored = read_folder(folder).tensors
     assert all(t.offset <= folder.joinpath(t.path.name).stat().st_size for t in stored.values())
     checkpoint = open_hf(folder)
     shapes = {name: (tensor_type("F16"), t.shape) for name, t in checkpoint.tensors.items()}

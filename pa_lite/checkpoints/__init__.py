@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from pa_lite.checkpoints.file_kind import content_of
 from pa_lite.checkpoints.gguf_model import open_gguf
 from pa_lite.checkpoints.hf import open_hf
 from pa_lite.checkpoints.hub import HubReference, Location, Progress, locate
 from pa_lite.checkpoints.hub_checkpoint import fetch_checkpoints, reach_checkpoint
+from pa_lite.checkpoints.locations import find_model, unknown_file
 from pa_lite.checkpoints.remote import FilePath
 from pa_lite.checkpoints.source import Checkpoint
 from pa_lite.errors import CheckpointError
@@ -18,7 +20,8 @@ from pa_lite.errors import CheckpointError
 def open_checkpoints(
     places: Sequence[str | Location], stream: bool = False, progress: Progress | None = None
 ) -> list[Checkpoint]:
-    """Open checkpoints: folders with safetensors shards, .safetensors or GGUF files, or `hub:org/name[@revision]`.
+    """Open checkpoints: folders with safetensors shards or one GGUF model, files of either kind under any name, a
+    repository's folder in the Hub's cache, or `hub:org/name[@revision]`.
 
     Reads headers and configuration only. Those on the Hub are fetched into the Hub's cache first, with `progress`
     getting (bytes done, bytes in all); with `stream` their weights stay there and are read by ranges. Raises
@@ -43,19 +46,23 @@ def open_checkpoint(place: str | Location, stream: bool = False, progress: Progr
 def _open_hub(reference: HubReference, path: Path, elsewhere: Mapping[str, FilePath]) -> Checkpoint:
     checkpoint = _open(path, elsewhere)
     # a snapshot's folder is named by its commit
-    return checkpoint if path.suffix == ".gguf" else replace(checkpoint, name=reference.name)
+    return checkpoint if checkpoint.is_gguf else replace(checkpoint, name=reference.name)
 
 
 def _open(path: Path, elsewhere: Mapping[str, FilePath]) -> Checkpoint:
-    if path.is_dir() or (path.is_file() and path.suffix == ".safetensors"):
+    path = find_model(path, elsewhere.keys())
+    if path.is_dir():
         return open_hf(path, elsewhere)
-    if path.suffix == ".gguf" and (path.is_file() or path.name in elsewhere):
+    file = elsewhere.get(path.name, path)
+    try:
+        content = content_of(file)
+    except OSError as e:
+        raise CheckpointError(f"{file}: cannot be read: {e.strerror}.") from e
+    if content.is_gguf:
         return open_gguf(path, elsewhere)
-    if path.is_file():
-        raise CheckpointError(f"{path}: is neither a folder with safetensors files nor a .safetensors or .gguf file.")
-    if path.exists():
-        raise CheckpointError(f"{path}: is a device, socket or pipe; name a file or folder.")
-    raise CheckpointError(f"{path}: there is no such file or folder.")
+    if content.is_safetensors:
+        return open_hf(path, elsewhere)
+    raise unknown_file(file)
 
 
 __all__ = ["HubReference", "Location", "locate", "open_checkpoint", "open_checkpoints"]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from pa_lite.checkpoints.file_kind import Content, unexpected
 from pa_lite.checkpoints.remote import FilePath, size_of, stamp_of
 from pa_lite.checkpoints.source import Field, Metadata
 from pa_lite.errors import CheckpointError
@@ -25,6 +26,7 @@ _SCALARS = {0: ("UINT8", "<B"), 1: ("INT8", "<b"), 2: ("UINT16", "<H"), 3: ("INT
             12: ("FLOAT64", "<d")}  # fmt: skip
 _STRING, _ARRAY = 8, 9
 _MAX_DIMENSIONS, _MAX_NAME = 4, 64  # GGML_MAX_DIMS, GGML_MAX_NAME
+_FIRST_KEYS = 64  # among which every writer puts general.type and general.architecture
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,19 @@ class GgufHeader:
     stamp: Stamp | None = None
 
 
+# general.type, or general.architecture -> what such a file is
+OTHER_CONTENTS = {
+    "adapter": "a LoRA adapter", "imatrix": "an importance matrix (--imatrix)", "mmproj": "a multimodal projector",
+    "clip": "a multimodal projector", "vocab": "a vocabulary alone", "controlvector": "a control vector",
+}  # fmt: skip
+
+
 def architecture_of(header: GgufHeader) -> str:
     """The model's architecture. Raises CheckpointError for a file that holds an adapter, a matrix or anything else."""
     name, kind = header.metadata.get("general.architecture"), header.metadata.get("general.type")
+    for entry in (kind, name):
+        if entry is not None and (told := OTHER_CONTENTS.get(str(entry.value))):
+            raise CheckpointError(f"{header.path}: holds no language model but {told}. Name the model's own file.")
     if name is None or name.type != "STRING" or (kind is not None and kind.value != "model"):
         raise CheckpointError(f"{header.path}: holds no language model (general.architecture, general.type).")
     return str(name.value)
@@ -133,12 +145,12 @@ def read_gguf_header(path: FilePath) -> GgufHeader:
     try:
         size, stamp = size_of(path), stamp_of(path)
         with path.open("rb") as f:
+            if not Content(start := f.read(min(size, 512)), size).is_gguf:
+                raise unexpected(path, "a GGUF file", start, size)
+            f.seek(0)
             reader = _Reader(f, path, size)
-            if size < 24 or reader.take(4) != b"GGUF":
-                raise CheckpointError(f"{path}: is no GGUF file.")
-            version = reader.number("<I")
-            if version not in (2, 3):
-                raise CheckpointError(f"{path}: GGUF version {version} cannot be read; 2 and 3 can.")
+            reader.take(4)
+            _check_version(path, reader.number("<I"))
             n_tensors, n_fields = reader.number("<Q"), reader.number("<Q")
             metadata: Metadata = {}
             for _ in range(n_fields):
@@ -152,6 +164,51 @@ def read_gguf_header(path: FilePath) -> GgufHeader:
         raise CheckpointError(f"{path}: there is no such file.") from None
     except OSError as e:
         raise CheckpointError(f"{path}: cannot be read: {e.strerror}") from e
+
+
+def _check_version(path: FilePath, version: int) -> None:
+    """Raise CheckpointError, saying what to do, for a version that cannot be read, or another byte order."""
+    if version in (2, 3):
+        return
+    if int.from_bytes(version.to_bytes(4, "little"), "big") in (1, 2, 3):
+        raise CheckpointError(
+            f"{path}: is a big-endian GGUF file (for s390x and the like); pa-lite reads little-endian ones. Convert it "
+            "with gguf's gguf-convert-endian, or fetch the little-endian file."
+        )
+    if version == 1:
+        raise CheckpointError(
+            f"{path}: is a GGUF file of version 1, which llama.cpp dropped in 2023. Fetch a newer file, or convert the "
+            "original checkpoint again."
+        )
+    raise CheckpointError(
+        f"{path}: GGUF version {version} cannot be read, versions 2 and 3 can. Update pa-lite if the file is newer, or "
+        "fetch it again."
+    )
+
+
+def gguf_content(path: FilePath) -> tuple[str, str]:
+    """Return a GGUF file's `general.type` ("model" if it has none) and `general.architecture` ("" likewise).
+
+    Reads only as far as the first keys, which hold both. Raises CheckpointError for a broken header.
+    """
+    values = {"general.type": "model", "general.architecture": ""}
+    try:
+        size = size_of(path)
+        with path.open("rb") as f:
+            reader = _Reader(f, path, size)
+            reader.take(4)
+            _check_version(path, reader.number("<I"))
+            reader.number("<Q")
+            for _ in range(min(reader.number("<Q"), _FIRST_KEYS)):
+                key = reader.text()
+                if key.startswith("tokenizer."):
+                    break
+                value = reader.value(reader.number("<I")).value
+                if key in values and isinstance(value, str):
+                    values[key] = value
+    except OSError as e:
+        raise CheckpointError(f"{path}: cannot be read: {e.strerror}") from e
+    return values["general.type"], values["general.architecture"]
 
 
 def _place(

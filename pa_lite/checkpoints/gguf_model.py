@@ -34,7 +34,9 @@ def _headers(path: Path, elsewhere: Mapping[str, FilePath]) -> list[tuple[FilePa
     """The file and its header, or those of all parts of a split model."""
     found = SPLIT.fullmatch(path.name)
     if found and not 1 <= int(found["number"]) <= int(found["count"]):
-        raise CheckpointError(f"{path}: part {int(found['number'])} of {int(found['count'])} cannot be. Mend its name.")
+        raise CheckpointError(
+            f"{path}: the file name says part {int(found['number'])} of {int(found['count'])}. Rename the file."
+        )
     parts: list[tuple[FilePath, GgufHeader]] = []
     for i, name in enumerate(part_names(path.name)):
         part = elsewhere.get(name, path.with_name(name))
@@ -42,6 +44,11 @@ def _headers(path: Path, elsewhere: Mapping[str, FilePath]) -> list[tuple[FilePa
             raise CheckpointError(f"{path.parent}: part {part.name} of a split model is missing. Fetch it again.")
         parts.append((part, read_gguf_header(part)))
         count = parts[-1][1].metadata.get("split.count")
+        if not found and count is not None and isinstance(count.value, int) and count.value > 1:
+            raise CheckpointError(
+                f"{path}: is one of the {count.value} parts of a split model, which its name does not say. Name them "
+                f"NAME-00001-of-{count.value:05d}.gguf and so on, as llama.cpp does, and keep them in one folder."
+            )
         if found and (count is None or count.value != int(found["count"])):
             raise CheckpointError(f"{part}: its split.count is not the {int(found['count'])} of its name.")
         number = parts[-1][1].metadata.get("split.no")
@@ -91,6 +98,7 @@ def open_gguf(path: Path, elsewhere: Mapping[str, FilePath] | None = None) -> Ch
         tensors=tensors,
         load_vocabulary=lambda: _vocabulary(path, metadata),
         families=tuple(titles_of(architecture)),
+        is_gguf=True,
     )
 
 

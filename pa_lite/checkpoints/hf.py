@@ -8,13 +8,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pa_lite.checkpoints.config import read_config
+from pa_lite.checkpoints.config import Config, read_config
 from pa_lite.checkpoints.conversion import Description, Place, describe, family_of, places_of
 from pa_lite.checkpoints.families import Family
+from pa_lite.checkpoints.hub_cache import is_hub_blob, repository_of
 from pa_lite.checkpoints.remote import FilePath
-from pa_lite.checkpoints.safetensors_file import StoredTensor, read_folder, read_header, read_json
+from pa_lite.checkpoints.safetensors_file import StoredTensor, read_header, read_json
 from pa_lite.checkpoints.source import Checkpoint, Piece, TensorSource
 from pa_lite.checkpoints.vocabulary import read_vocabulary
+from pa_lite.checkpoints.weight_files import INDEX, FolderWeights, listed, read_folder
 from pa_lite.errors import CheckpointError, nearest
 from pa_lite.kernels import tensor_type
 from pa_lite.names import leads_out
@@ -28,16 +30,25 @@ def open_hf(path: Path, elsewhere: Mapping[str, FilePath] | None = None) -> Chec
     """
     folder = path if path.is_dir() else path.parent
     _check_links(folder)
-    stored = read_folder(folder, elsewhere) if path.is_dir() else read_header(path)
     raw = read_json(folder / "config.json")
     where = str(folder / "config.json")
+    weights = read_folder(folder, elsewhere, raw) if path.is_dir() else _one_file(path, elsewhere or {})
     family = family_of(raw, where)
     config = read_config(raw, family.defaults, where)
     model = describe(family, config)
-    tensors = _Converter(path, family, model).convert(stored.values())
+    tensors = _Converter(path, family, model).convert(weights.tensors.values())
+    if config.get("tie_word_embeddings") is False and not family.needs_output and "output.weight" not in tensors:
+        raise CheckpointError(
+            f"{path}: tensor lm_head.weight is missing, and {where} does not tie it to the embedding "
+            "(tie_word_embeddings is false). Fetch it again."
+        )
+    absent = _check_absent(folder, family, config, weights, tensors)
     for stored_name, name in family.required(config):
         if name not in tensors:
-            raise CheckpointError(f"{path}: tensor {stored_name} is missing, which {where} calls for. Fetch it again.")
+            raise CheckpointError(
+                f"{path}: tensor {stored_name} is missing, which {where} calls for. "
+                + ("Fetch it again." if path.is_dir() else "If the file is one of several shards, name their folder.")
+            )
     if family.needs_output and "output.weight" not in tensors:
         tensors["output.weight"] = replace(tensors["token_embd.weight"], name="output.weight")
     return Checkpoint(
@@ -50,26 +61,61 @@ def open_hf(path: Path, elsewhere: Mapping[str, FilePath] | None = None) -> Chec
         families=(family.title,),
         constants=model.constants,
         warnings=model.warnings,
+        remarks=(*weights.remarks, *absent),
     )
+
+
+def _one_file(path: Path, elsewhere: Mapping[str, FilePath]) -> FolderWeights:
+    return FolderWeights(read_header(elsewhere.get(path.name, path)))
+
+
+def _check_absent(
+    folder: Path, family: Family, config: Config, weights: FolderWeights, tensors: Mapping[str, TensorSource]
+) -> list[str]:
+    """Return a remark on tensors that the index names and no shard holds.
+
+    transformers 5 ignores those that the model does not have, and would make up random values for the others. Raises
+    CheckpointError for such a one, but for the output matrix of a model that ties it to the embedding.
+    """
+    for stored_name in weights.absent:
+        try:
+            names = [place.name for place in places_of(family, stored_name)]
+        except KeyError:
+            continue
+        tied = names == ["output.weight"] and config.get("tie_word_embeddings") is not False
+        if names and not tied and any(name not in tensors for name in names):
+            raise CheckpointError(
+                f"{folder}: {INDEX} names the tensor {stored_name}, which no shard holds. Fetch the shard "
+                "that has it, or take the index of these shards."
+            )
+    if not weights.absent:
+        return []
+    return [f"{folder}: {INDEX} is out of date: no shard holds {listed(weights.absent)}, which is not needed"]
 
 
 def _check_links(folder: Path) -> None:
     """Raise CheckpointError where a text of the checkpoint is a link to outside of it.
 
-    Whoever packs such a folder could have a file of the user's own, which the link names, copied into the result.
+    Whoever packs such a folder could have a file of the user's own, which the link names, copied into the result. The
+    blobs of the Hub's cache are other repositories' files, to which `hf download --local-dir` made links for years.
     Weights may lie wherever links lead: they are read as numbers alone.
     """
     for pattern in ("*.json", "*.jinja", "*.model", "additional_chat_templates/*"):
         for path in folder.glob(pattern):
-            if path.is_file() and leads_out(path, folder):
+            if path.is_file() and leads_out(path, folder) and not is_hub_blob(path):
                 raise CheckpointError(
                     f"{path}: is a link that leads out of its folder. If you trust it, put a copy in its place."
                 )
 
 
 def _model_name(folder: Path) -> str:
-    """The folder's name, behind its parent's where it says only which side of a pair it is, as valid Unicode."""
+    """Return the model's name as valid Unicode: the folder's, after its parent's where it is only one side of a pair.
+
+    A snapshot in the Hub's cache, whose folder is named by a commit, has its repository's name.
+    """
     name = f"{folder.parent.name}-{folder.name}" if folder.name in ("base", "instruct") else folder.name
+    if folder.parent.name == "snapshots" and (repo := repository_of(folder.parent.parent)):
+        name = repo.rpartition("/")[2]
     return name.encode("utf-8", "replace").decode("utf-8")
 
 
@@ -104,6 +150,7 @@ class _Converter:
         try:
             places = places_of(self.family, tensor.name)
         except KeyError:
+            tensor.require_float()  # an unknown tensor of integers or scales belongs to quantised weights
             raise CheckpointError(
                 f"{tensor.path}: tensor {tensor.name} is not one of a {self.family.architecture} model."
                 f"{nearest(tensor.name, self.family.names)}"

@@ -21,15 +21,14 @@ from pa_lite.names import escapes, path_fault
 _log = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
 PREFIX = "hub:"
-INDEX = "model.safetensors.index.json"
 _PART = r"[A-Za-z0-9](?:[\w.-]{0,94}[A-Za-z0-9_])?"
-_REFERENCE = re.compile(rf"hub:(?P<repo>{_PART}/{_PART})(?:/(?P<file>[^@]+\.gguf))?(?:@(?P<revision>[^\s@]+))?", re.A)
+_REFERENCE = re.compile(rf"hub:(?P<repo>{_PART}/{_PART})(?:/(?P<file>[^@]+))?(?:@(?P<revision>[^\s@]+))?", re.A)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
 class HubReference:
-    """A model (or `kind` "dataset") on the Hub: `org/name`, a branch, tag or commit, and a GGUF file within it."""
+    """A model (or `kind` "dataset") on the Hub: `org/name`, a branch, tag or commit, and a file of weights in it."""
 
     repo: str
     revision: str | None = None
@@ -60,7 +59,7 @@ class HubFile:
 
 
 def parse_hub(text: str) -> HubReference:
-    """Read `hub:org/name[@revision]`, or `hub:org/name/FILE.gguf[@revision]`. Raises InputError for anything else."""
+    """Read `hub:org/name[@revision]`, or `hub:org/name/FILE[@revision]`. Raises InputError for anything else."""
     found = _REFERENCE.fullmatch(text)
     if found is None or ".." in text or "--" in found["repo"]:
         raise InputError(f"{text!r} is no reference to the Hub; write hub:org/name or hub:org/name@revision.")

@@ -18,7 +18,7 @@ from typing import Any
 
 from pa_lite.checkpoints.hub_content import RemoteContent
 from pa_lite.checkpoints.hub_http import FileFacts, Subject
-from pa_lite.errors import HubError, OutputError
+from pa_lite.errors import CheckpointError, HubError, OutputError
 from pa_lite.files import open_locked, sync_folder, whole_file, write_errors, write_text
 
 _log = logging.getLogger(__name__)
@@ -36,6 +36,46 @@ def cache_folder() -> Path:
     if not home:
         home = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache"), "huggingface")
     return Path(os.path.expandvars(home)).expanduser() / "hub"
+
+
+_REPOSITORY = re.compile(r"models--(?P<repo>.+)")
+_BLOB = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+
+
+def repository_of(folder: Path) -> str | None:
+    """Return the model repository (`org/name`) whose part of a Hub cache a folder is, by its name; else None."""
+    found = _REPOSITORY.fullmatch(folder.name)
+    return found["repo"].replace("--", "/", 1) if found else None
+
+
+def is_hub_blob(path: Path) -> bool:
+    """Return whether a path leads to a content that some Hub cache holds of a model (`models--NAME/blobs/HASH`)."""
+    real = path.resolve()
+    return bool(_BLOB.fullmatch(real.name) and real.parent.name == "blobs" and repository_of(real.parent.parent))
+
+
+def snapshot_of(folder: Path) -> Path:
+    """Return the snapshot that a repository's folder in a Hub cache stands for: the commit of its `refs/main`.
+
+    Without that ref, as after a download of one revision, the only snapshot. Raises CheckpointError, naming what there
+    is, when it is not in the cache or there are several.
+    """
+    found = sorted(path for path in (folder / "snapshots").glob("*") if path.is_dir())
+    names = ", ".join(path.name for path in found[:6]) or "none"
+    try:
+        commit = (folder / "refs" / "main").read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        if len(found) == 1:
+            return found[0]
+        raise CheckpointError(
+            f"{folder}: is a repository in the Hub's cache without refs/main. Name one of its snapshots: {names}."
+        ) from None
+    if not re.fullmatch(r"[0-9a-f]{40}", commit) or not (folder / "snapshots" / commit).is_dir():
+        raise CheckpointError(
+            f"{folder}: its refs/main names the snapshot {commit[:40]!r}, which is not there. Fetch it again, or name "
+            f"one of its snapshots: {names}."
+        )
+    return folder / "snapshots" / commit
 
 
 @dataclass(frozen=True)

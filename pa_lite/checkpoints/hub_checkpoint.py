@@ -13,54 +13,53 @@ from pa_lite.checkpoints.gguf_model import part_names
 from pa_lite.checkpoints.hub import HubFile, HubReference, Progress, Sum, add_file, fetch_file, listing, resolve_commit
 from pa_lite.checkpoints.hub_cache import RepoCache, cache_folder
 from pa_lite.checkpoints.hub_http import file_facts
+from pa_lite.checkpoints.locations import PICKLES, foreign_weights
 from pa_lite.checkpoints.remote import FilePath, RemoteFile
-from pa_lite.checkpoints.safetensors_file import shard_names
+from pa_lite.checkpoints.weight_files import INDEX, SINGLE, choose_weights, listed, read_index
 from pa_lite.errors import CheckpointError, HubError, InputError, OutputError
 from pa_lite.files import existing_parent
 from pa_lite.names import same_file
 
-INDEX = "model.safetensors.index.json"
 _FILES_AT_A_TIME = 4
 # what a checkpoint needs beside its weights; whatever can hold code or pickles is not among it
 _SMALL = re.compile(
-    r"[^/]+\.(json|jinja)|tokenizer\.model(\.v\d+)?|(spiece|sentencepiece\.bpe)\.model|vocab\.txt|merges\.txt"
+    r"[^/]+\.(json|jinja)|additional_chat_templates/[^/]+\.jinja|tokenizer\.model(\.v\d+)?|(spiece|sentencepiece\.bpe)\.model|vocab\.txt|merges\.txt"
 )
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+# GGUF files beside a model that are not one, by the names that llama.cpp's tools give them
+_BESIDE = re.compile(r"(?:[^/]*/)*(?:mmproj[^/]*|[^/]*(?:imatrix|mmproj)[^/]*)\.gguf", re.IGNORECASE)
 
 
 def weight_files(files: Sequence[HubFile], reference: HubReference, index: Sequence[str]) -> list[HubFile]:
-    """The files that hold a checkpoint's weights: those of the index, else model*.safetensors, else one GGUF model.
+    """The files that hold a checkpoint's weights: the one that the reference names, else model.safetensors, else the
+    shards of the `index`, else other model*.safetensors, else one GGUF model. As for a folder on the disk.
 
     Raises CheckpointError when there are none that pa-lite opens, InputError when several GGUF models are there.
     """
     by_name = {f.name: f for f in files}
     if reference.file is not None:
         return _gguf_parts(reference.file, by_name, reference)
-    if index:
-        missing = [name for name in index if name not in by_name]
-        if missing:
-            raise CheckpointError(f"{reference}: shard {missing[0]} is missing, which {INDEX} names.")
-        return [by_name[name] for name in index]
-    found = [f for f in files if re.fullmatch(r"model[^/]*\.safetensors", f.name)]
-    if found:
-        return found
-    models = sorted({part_names(n)[0] for n in by_name if n.endswith(".gguf")})
+    chosen = choose_weights(by_name.keys(), lambda: index)
+    if missing := [name for name in chosen if name not in by_name]:
+        raise CheckpointError(f"{reference}: shard {missing[0]} is missing, which {INDEX} names.")
+    if chosen:
+        return [by_name[name] for name in chosen]
+    models = {part_names(n)[0] for n in by_name if n.lower().endswith(".gguf")}
+    if len(models) > 1:
+        models = {name for name in models if not _BESIDE.fullmatch(name)} or models
     if len(models) == 1:
-        return _gguf_parts(models[0], by_name, reference)
+        return _gguf_parts(models.pop(), by_name, reference)
     if models:
-        shown = ", ".join(models[:6]) + (", ..." if len(models) > 6 else "")
         raise InputError(
-            f"{reference}: holds {len(models)} GGUF models. Name one as hub:{reference.repo}/FILE: {shown}."
+            f"{reference}: holds {len(models)} GGUF models. Name one as hub:{reference.repo}/FILE: {listed(models, 6)}."
         )
-    if any(n.endswith(_PICKLES) for n in by_name):
-        raise CheckpointError(
-            f"{reference}: its weights are pickles, which can run code and are not opened. Take a repository or "
-            "revision with safetensors files."
-        )
+    if told := foreign_weights(by_name.keys()):
+        raise CheckpointError(f"{reference}: {told}.")
     raise CheckpointError(f"{reference}: has no weights: no model*.safetensors and no .gguf file.")
 
 
 def _gguf_parts(name: str, by_name: dict[str, HubFile], reference: HubReference) -> list[HubFile]:
+    if name.endswith(PICKLES):
+        raise CheckpointError(f"{reference}: {foreign_weights([name])}.")
     names = part_names(name)
     for each in names:
         if each not in by_name:
@@ -80,8 +79,12 @@ class _Found:
     @property
     def path(self) -> Path:
         """What to open once the files are there: the folder, or the (first) GGUF file."""
-        name = self.weights[0].name
-        return self.folder if name.endswith(".safetensors") else self.folder / name
+        return self.folder if self.is_folder else self.folder / self.weights[0].name
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether the weights belong to a folder with settings, and are not one file that stands for itself."""
+        return self.reference.file is None and self.weights[0].name.endswith(".safetensors")
 
 
 def fetch_checkpoints(references: Sequence[HubReference], progress: Progress | None = None) -> list[Path]:
@@ -132,15 +135,16 @@ def _find(reference: HubReference) -> _Found:
     folder = RepoCache(reference.repo, reference.kind).snapshot(commit)
     files, is_told = listing(pinned)
     index: list[str] = []
-    if reference.file is None and any(f.name == INDEX for f in files):
-        index = shard_names(fetch_file(reference.repo, INDEX, revision=commit, kind=reference.kind))
+    names = {f.name for f in files}
+    if reference.file is None and INDEX in names and SINGLE not in names:
+        path = fetch_file(reference.repo, INDEX, revision=commit, kind=reference.kind)
+        index = sorted(set(read_index(path).values()))
     try:
         weights = weight_files(files, reference, index)
     except CheckpointError as e:
         if is_told:
             raise
-        present = {f.name for f in files}
-        lacking = [name for name in index or [reference.file or "its weights"] if name not in present]
+        lacking = [name for name in index or [reference.file or "its weights"] if name not in names]
         raise HubError(
             f"{reference}: {', '.join(lacking)} not in the cache ({folder}), and the Hub cannot be asked. Go online "
             "(without HF_HUB_OFFLINE) and try again."

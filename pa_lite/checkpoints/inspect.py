@@ -39,7 +39,7 @@ class Inspection:
     """A checkpoint's facts; `settings` are the architecture's keys, `problem` says why the vocabulary is unusable.
 
     `families` are those of the supported ones, which parity tests cover, that the architecture serves; `warnings` tell
-    what of the model GGUF cannot hold.
+    what of the model GGUF cannot hold, `remarks` which of several files that contradict each other was followed.
     """
 
     path: str
@@ -54,6 +54,7 @@ class Inspection:
     vocabulary: VocabularyFacts | None
     problem: str | None
     warnings: tuple[str, ...]
+    remarks: tuple[str, ...]
     tensors: tuple[TensorRow, ...]
 
 
@@ -74,8 +75,10 @@ def inspect_checkpoint(place: str | Location) -> Inspection:
     for row in rows:
         types[row.type] += row.bytes
     facts, problem = None, None
+    chosen = checkpoint.remarks
     try:
-        facts = _vocabulary(checkpoint.load_vocabulary())
+        vocabulary = checkpoint.load_vocabulary()
+        facts, chosen = _vocabulary(vocabulary), (*chosen, *vocabulary.remarks)
     except CheckpointError as e:
         problem = str(e)
     return Inspection(
@@ -91,6 +94,7 @@ def inspect_checkpoint(place: str | Location) -> Inspection:
         vocabulary=facts,
         problem=problem,
         warnings=checkpoint.warnings,
+        remarks=chosen,
         tensors=tuple(rows),
     )
 

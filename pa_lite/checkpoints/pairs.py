@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pa_lite.checkpoints.gguf_model import part_names
 from pa_lite.checkpoints.hub import HubReference, Location, Progress, locate
 from pa_lite.checkpoints.hub_cache import RepoCache, cache_folder
+from pa_lite.checkpoints.weight_files import INDEX, choose_weights, read_index
 from pa_lite.documents import parse_toml
 from pa_lite.errors import CheckpointError, InputError, nearest
 from pa_lite.files import existing_parent, write_errors, write_text
@@ -247,12 +249,11 @@ def _is_here(side: Location) -> bool:
     if commit is None:
         return False
     folder = cache.snapshot(commit)
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        return any(folder.glob("model*.safetensors")) or any(folder.glob("*.gguf"))
-    from pa_lite.checkpoints.safetensors_file import shard_names
-
+    if side.file is not None:
+        return all((folder / name).is_file() for name in part_names(side.file))
+    names = {path.name for path in folder.iterdir()}
     try:
-        return all((folder / name).is_file() for name in shard_names(index))
+        chosen = choose_weights(names, lambda: set(read_index(folder / INDEX).values()))
     except CheckpointError:
         return False
+    return set(chosen) <= names if chosen else any(name.lower().endswith(".gguf") for name in names)

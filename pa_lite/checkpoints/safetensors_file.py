@@ -1,4 +1,4 @@
-"""safetensors headers and shard indexes, read as what strangers wrote: every length and name is checked before use.
+"""safetensors headers, read as untrusted input: every length and name is checked before use.
 
 Format: https://github.com/huggingface/safetensors, section Format.
 """
@@ -6,27 +6,25 @@ Format: https://github.com/huggingface/safetensors, section Format.
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pa_lite.checkpoints.file_kind import check_text, unexpected
 from pa_lite.checkpoints.remote import FilePath, size_of, stamp_of
 from pa_lite.documents import parse_json
 from pa_lite.errors import CheckpointError
 from pa_lite.files import Stamp
 from pa_lite.kernels import tensor_type
-from pa_lite.names import name_fault, same_file
 
 _MAX_HEADER = 100_000_000  # the reference implementation's own limit, in bytes
 _MAX_JSON = 1 << 28  # bytes; the largest tokenizer.json known has 35 MB
-_LONGEST_NAME = 255  # bytes that a file system gives a file's name
 _MAX_DIMENSIONS = 8  # twice those of any weight
 _DTYPES = ("F64", "F32", "F16", "BF16")
-_SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
-          "U16": 2, "U32": 4, "U64": 8, "F8_E4M3": 1, "F8_E5M2": 1}  # fmt: skip
-_INDEX = "model.safetensors.index.json"
+# bits of a value, of every dtype that safetensors 0.8 has
+_BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U64": 64, "U32": 32,
+         "U16": 16, "U8": 8, "BOOL": 8, "C64": 64, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8,
+         "F8_E5M2FNUZ": 8, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ class StoredTensor:
         if self.dtype not in _DTYPES:
             raise CheckpointError(
                 f"{self.path}: {self.name} is stored as {self.dtype}; pa-lite reads {', '.join(_DTYPES)}. "
-                "Take the checkpoint that is not quantised."
+                "Take the checkpoint that is not quantised, or convert this one to BF16 with transformers."
             )
         tensor_type(self.dtype)
 
@@ -56,7 +54,9 @@ def read_json(path: Path) -> dict[str, Any]:
         size = size_of(path)
         if size > _MAX_JSON:
             raise ValueError(f"{size} bytes are too many")
-        value = parse_json(path.read_bytes(), nan=True)
+        raw = path.read_bytes()
+        check_text(path, raw, size)
+        value = parse_json(raw, nan=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path.parent}: has no {path.name}; a Hugging Face checkpoint needs one.") from None
     except OSError as e:
@@ -77,9 +77,11 @@ def read_header(path: FilePath) -> dict[str, StoredTensor]:
     try:
         size, stamp = size_of(path), stamp_of(path)
         with path.open("rb") as f:
-            length = int.from_bytes(f.read(8), "little")
+            start = f.read(min(size, 512))
+            length = int.from_bytes(start[:8], "little")
             if size < 8 or length > min(size - 8, _MAX_HEADER):
-                raise CheckpointError(f"{path}: is no safetensors file, or is cut off ({size} bytes). Fetch it again.")
+                raise unexpected(path, "a safetensors file", start, size)
+            f.seek(8)
             raw = f.read(length)
     except OSError as e:
         raise CheckpointError(f"{path}: cannot be read: {e.strerror}") from e
@@ -103,9 +105,9 @@ def _stored(path: FilePath, stamp: Stamp | None, name: str, info: Any, start: in
             raise ValueError("sizes and offsets must be whole numbers from 0")
         if len(shape) > _MAX_DIMENSIONS:
             raise ValueError(f"{len(shape)} dimensions")
-        if dtype not in _SIZES:
-            raise ValueError(f"unknown dtype {dtype!r}")
-        if end - begin != math.prod(shape) * _SIZES[dtype]:
+        if dtype not in _BITS:
+            raise ValueError(f"unknown dtype {dtype!r} (known: {', '.join(_BITS)})")
+        if (end - begin) * 8 != math.prod(shape) * _BITS[dtype]:
             raise ValueError(f"{end - begin} bytes do not hold {dtype} of shape {list(shape)}")
     except (KeyError, TypeError, ValueError) as e:
         raise CheckpointError(f"{path}: broken header entry for tensor {name!r}: {e}. Fetch the file again.") from e
@@ -125,56 +127,3 @@ def _check_layout(
             f"{path}: its header tells of {position} bytes, the file has {size}: the file is cut off or damaged. "
             "Fetch it again."
         )
-
-
-def shard_names(index: Path) -> list[str]:
-    """The files that an index names, plain names all. Raises CheckpointError for a broken index."""
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
-        raise CheckpointError(f"{index}: has no weight_map from tensor names to file names.")
-    names = sorted(set(weight_map.values()))
-    for name in names:
-        fault = name_fault(name)
-        if fault is None and not re.fullmatch(r"[^.].*\.safetensors", name):
-            fault = "is no .safetensors file"
-        if fault is not None:
-            raise CheckpointError(f"{index}: names the shard {name!r}, which {fault}.")
-    if twins := same_file(names):
-        raise CheckpointError(f"{index}: names the shards {' and '.join(twins)}, which are one file on some systems.")
-    return names
-
-
-def _shards(folder: Path, elsewhere: Mapping[str, FilePath]) -> Iterator[FilePath]:
-    """The weight files of a folder: those that the index names, else every `model*.safetensors`, else `elsewhere`."""
-    if not (folder / _INDEX).exists():
-        yield from elsewhere.values() or sorted(folder.glob("model*.safetensors"))
-        return
-    for name in shard_names(folder / _INDEX):
-        path = elsewhere.get(name, folder / name)
-        if isinstance(path, Path) and not path.is_file():
-            raise CheckpointError(f"{folder}: shard {name} is missing, which {_INDEX} names. Fetch it again.")
-        yield path
-
-
-def read_folder(folder: Path, elsewhere: Mapping[str, FilePath] | None = None) -> dict[str, StoredTensor]:
-    """All tensors of a checkpoint folder; `elsewhere` says where weight files lie that are not in it, by name.
-
-    Raises CheckpointError: no weights, a missing shard, a doubled tensor.
-    """
-    tensors: dict[str, StoredTensor] = {}
-    for path in _shards(folder, elsewhere or {}):
-        for tensor in read_header(path).values():
-            if tensor.name in tensors:
-                raise CheckpointError(
-                    f"{folder}: tensor {tensor.name} is in {tensors[tensor.name].path.name} and in {path.name}. "
-                    "Remove the file that does not belong."
-                )
-            tensors[tensor.name] = tensor
-    if not tensors:
-        raise CheckpointError(
-            f"{folder}: has no weights (no model*.safetensors). Name a folder with safetensors files, or a .gguf file."
-        )
-    if (folder / _INDEX).exists():
-        for missing in read_json(folder / _INDEX)["weight_map"].keys() - tensors.keys():
-            raise CheckpointError(f"{folder}: {_INDEX} names the tensor {missing}, which no shard holds.")
-    return tensors

@@ -99,11 +99,15 @@ class TensorSource:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """A tokenizer as GGUF metadata (`tokenizer.*`), with its tokens at hand for comparison."""
+    """A tokenizer as GGUF metadata (`tokenizer.*`), with its tokens at hand for comparison.
+
+    `remarks` say which of several files that contradict each other was followed.
+    """
 
     metadata: Metadata
     tokens: Sequence[str]
     token_types: Sequence[int]
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,8 @@ class Checkpoint:
     `metadata` holds the architecture's keys; `constants` are tensors that come from the configuration and not from the
     weights (float32); `load_vocabulary` reads the tokenizer, raising CheckpointError when there is none it knows;
     `families` are those of the table that it is of or may be of, none for an architecture outside; `warnings` tell what
-    of the model is lost in GGUF.
+    of the model is lost in GGUF, `remarks` which of several files that contradict each other was followed. `is_gguf` is
+    whether the metadata are those of a GGUF file, and not made here.
     """
 
     path: Path
@@ -125,3 +130,5 @@ class Checkpoint:
     families: tuple[str, ...] = ()
     constants: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+    is_gguf: bool = False

@@ -50,7 +50,7 @@ def show_inspection(found: Inspection, tensors: bool) -> None:
     else:
         rows.append(("vocabulary", found.problem or "none"))
     show_table(["", ""], rows)
-    for line in found.warnings:
+    for line in (*found.remarks, *found.warnings):
         tell(f"note: {line}")
     if tensors:
         names = ["tensor", "type", "shape", "bytes"]

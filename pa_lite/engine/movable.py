@@ -102,7 +102,7 @@ class MovableModel:
 
     def _try(self) -> None:
         """Try what was merged from GGUF files in a process of its own: the metadata are theirs, not made here."""
-        if not self.options.probe or not any(str(path).lower().endswith(".gguf") for path in self.plan.files):
+        if not self.options.probe or not (self.plan.base.is_gguf or self.plan.instruct.is_gguf):
             return
         own = {key: entry for key, entry in self.plan.metadata_for(0.0).items() if not key.startswith("pa_lite.")}
         header, _, _ = gguf_header_bytes(self.plan.instruct.architecture, own, self.plan.layout)

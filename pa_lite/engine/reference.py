@@ -1,21 +1,25 @@
-"""Model references: `FILE.gguf`, or `PAIR@LAM`, which is merged in memory for as long as it is used."""
+"""Model references: a GGUF file, or `PAIR@LAM`, which is merged in memory for as long as it is used."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from pa_lite.checkpoints import open_checkpoints
-from pa_lite.checkpoints.pairs import find_pair
+from pa_lite.checkpoints.file_kind import Content, content_of
+from pa_lite.checkpoints.locations import find_model, unknown_file
+from pa_lite.checkpoints.pairs import all_pairs, find_pair
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.engine.movable import MovableModel
 from pa_lite.engine.probe import probe_file
-from pa_lite.errors import InputError
+from pa_lite.errors import CheckpointError, InputError, PaLiteError
 from pa_lite.merge.lams import format_lam, parse_lams
 from pa_lite.merge.plan import PlanOptions, plan_merge
 
+_log = logging.getLogger(__name__)
 # F16 and not merge's Q8_0: scores of quantised activations move by tenths of a nat with the batch's shape
 REFERENCE_TYPE = "F16"
 
@@ -33,17 +37,62 @@ class Reference:
 
 
 def parse_reference(text: str) -> Reference:
-    """Read `FILE.gguf` or `PAIR@LAM`. Raises InputError for anything else, a missing file, an unknown pair."""
+    """Read a GGUF file's path, under any name, a folder's that holds one GGUF model, or `PAIR@LAM`.
+
+    A registered pair at a lam goes before a file of that name in the current folder, which `./PAIR@LAM` names. Raises
+    InputError for anything else, an unknown pair, or a missing file; CheckpointError for a file that is not GGUF.
+    """
     pair, at, lam = text.rpartition("@")
-    if at and not Path(text).exists():
+    path = Path(text)
+    if at and (pair in all_pairs() or not path.exists()) and not _is_path(pair):
         find_pair(pair)
         lams = parse_lams(lam)
         if len(lams) != 1:
             raise InputError(f"{text!r} names {len(lams)} lams; a model reference has one, e.g. {pair}@0.7.")
+        if path.is_file():
+            _log.warning("%s is the pair %s at lam %s; the file of that name is ./%s.", text, pair, lam, text)
         return Reference(pair=pair, lam=lams[0])
-    if not Path(text).is_file():
-        raise InputError(f"{text!r} is no model: neither a file that exists nor PAIR@LAM such as demo@0.7.")
-    return Reference(file=Path(text))
+    if path.is_dir():
+        return Reference(file=_in_folder(path))
+    if not path.is_file():
+        raise InputError(f"{text!r} is not a model: neither a file that exists nor PAIR@LAM such as demo@0.7.")
+    return Reference(file=_checked(path))
+
+
+def _is_path(pair: str) -> bool:
+    """Whether what stands before an @ can only belong to a file's path."""
+    return "/" in pair or "\\" in pair
+
+
+def _in_folder(folder: Path) -> Path:
+    """The GGUF file that a folder stands for. Raises InputError for a folder with a checkpoint that is not GGUF yet."""
+    found = find_model(folder)
+    if found.is_dir():
+        raise InputError(
+            f"{folder}: holds safetensors, and models run as GGUF. Merge it into a file (pa-lite merge BASE INSTRUCT), "
+            "or convert it with llama.cpp's convert_hf_to_gguf.py."
+        )
+    return _checked(found)
+
+
+def _checked(path: Path) -> Path:
+    """The path, if it is that of a GGUF file. Raises CheckpointError that says what it is instead."""
+    try:
+        content = content_of(path)
+    except OSError as e:
+        raise CheckpointError(f"{path}: cannot be read: {e.strerror}.") from e
+    if content.is_gguf:
+        return path
+    raise _not_gguf(path, content)
+
+
+def _not_gguf(path: Path, content: Content) -> PaLiteError:
+    if content.is_safetensors:
+        return InputError(
+            f"{path}: is a safetensors file, and models run as GGUF. Merge its folder into a file (pa-lite merge BASE "
+            "INSTRUCT), or convert it with llama.cpp's convert_hf_to_gguf.py."
+        )
+    return unknown_file(path)
 
 
 @contextlib.contextmanager
@@ -64,5 +113,7 @@ def open_model(text: str, options: EngineOptions | None = None, kind: str = REFE
     pair = find_pair(reference.pair)
     base, instruct = open_checkpoints([pair.base, pair.instruct])
     plan = plan_merge(base, instruct, PlanOptions(kind))
+    for remark in (*base.remarks, *instruct.remarks, *plan.vocabulary.remarks):
+        _log.warning("%s", remark)
     with MovableModel(plan, reference.lam, options) as moved:
         yield moved.model

@@ -242,6 +242,7 @@ def plan_merge(base: Checkpoint, instruct: Checkpoint, options: PlanOptions | No
         )
     vocabulary, maps = align_vocabularies(base, instruct, options.vocab)
     pairs, remarks = pair_tensors(base, instruct, maps, options.force)
+    remarks += [*base.remarks, *instruct.remarks, *vocabulary.remarks]
     remarks += [*instruct.warnings, *compare_settings(base, instruct, options.force)]
     remarks += [maps.told(options.vocab)] if maps is not None else []
     n_tokens = len(vocabulary.tokens)

@@ -77,8 +77,8 @@ def test_damaged_headers_are_refused_or_stay_inside_the_file(data: st.DataObject
 @pytest.mark.parametrize(
     ("raw", "told"),
     [
-        (b"", "is no GGUF file"),
-        (b"GGML" + bytes(40), "is no GGUF file"),
+        (b"", "is not a GGUF file but an empty file"),
+        (b"GGML" + bytes(40), "is not a GGUF file, or is cut off"),
         (b"GGUF" + struct.pack("<IQQ", 1, 0, 0), "version 1"),
         (b"GGUF" + struct.pack("<IQQ", 3, 0, 2**63), "within its header"),
         (b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 2**62), "within its header"),

@@ -18,7 +18,7 @@ def test_notation(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
     assert str(parse_reference("demo@0.7")) == "demo@0.70"
     assert parse_reference(str(tiny_ggufs["F32"])).file == tiny_ggufs["F32"]
     odd = tmp_path / "a@0.5"
-    odd.write_bytes(b"")
+    odd.write_bytes(b"GGUF" + bytes(20))
     assert parse_reference(str(odd)).file == odd
 
 

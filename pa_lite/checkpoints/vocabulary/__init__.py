@@ -7,12 +7,14 @@ does, the tokenizer is followed (the comments say where).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pa_lite.checkpoints.source import Metadata, Vocabulary, array, boolean, string, uint32
 from pa_lite.checkpoints.vocabulary.byte_level_bpe import is_byte_level_bpe, read_byte_level_bpe
 from pa_lite.checkpoints.vocabulary.chat_templates import chat_templates
+from pa_lite.checkpoints.vocabulary.contradictions import settle
 from pa_lite.checkpoints.vocabulary.files import DEFINITION, MODEL, TokenizerFiles, read_files
 from pa_lite.checkpoints.vocabulary.pre_tokenizers import pre_tokenizer
 from pa_lite.checkpoints.vocabulary.sentencepiece import from_definition, from_model, is_sentencepiece
@@ -52,7 +54,11 @@ def read_vocabulary(folder: Path, config: Mapping[str, Any]) -> Vocabulary:
     """
     files = read_files(folder, config)
     try:
-        return _vocabulary(files)
+        files, remarks = settle(files)
+        templates, more = chat_templates(files.folder, files.settings)
+        vocabulary = _vocabulary(files)
+        metadata = {**vocabulary.metadata, **templates}
+        return replace(vocabulary, metadata=metadata, remarks=(*remarks, *more))
     except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise CheckpointError(f"{files.where}: broken tokenizer definition ({type(e).__name__}: {e}).") from e
 
@@ -60,12 +66,12 @@ def read_vocabulary(folder: Path, config: Mapping[str, Any]) -> Vocabulary:
 def _vocabulary(files: TokenizerFiles) -> Vocabulary:
     if is_byte_level_bpe(files):  # a tokenizer.model beside it is tiktoken's
         table, special, own = _byte_level(files)
-    elif (files.folder / MODEL).is_file() or is_sentencepiece(files):
+    elif files.has_model or is_sentencepiece(files):
         table, special, own = _sentencepiece(files)
     elif not files.definition:
         raise CheckpointError(
             f"{files.folder}: has no {DEFINITION} and no {MODEL}; without a tokenizer there is nothing to run. "
-            "Fetch the tokenizer's files too."
+            f"Fetch the tokenizer's files too.{_older_layout(files.folder)}"
         )
     else:
         kind = files.model.get("type", "BPE")
@@ -78,8 +84,17 @@ def _vocabulary(files: TokenizerFiles) -> Vocabulary:
             out["tokenizer.ggml.add_bos_token"] = boolean(False)
         if files.size == _CODE_LLAMA_SIZE:
             out.update({f"tokenizer.ggml.{name}_token_id": uint32(i) for name, i in _CODE_LLAMA_IDS.items()})
-    out.update(chat_templates(files.folder, files.settings))
     return Vocabulary(out, table.texts, table.types)
+
+
+def _older_layout(folder: Path) -> str:
+    """What to do about the files that tokenizers had before tokenizer.json."""
+    if not (folder / "vocab.json").is_file():
+        return ""
+    return (
+        f" If vocab.json and merges.txt are all there is, make {DEFINITION} of them: "
+        "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) of transformers."
+    )
 
 
 def _token_lists(model: str, pre: str, table: TokenTable) -> Metadata:
@@ -111,14 +126,14 @@ def _space_prefix(files: TokenizerFiles, prefixes: bool) -> bool | None:
     """Whether llama.cpp shall put a blank before a text, as the tokenizer does (`prefixes`); None: it does untold."""
     if files.architecture in _NO_PREFIX:
         return False
-    if not (files.folder / MODEL).is_file():
+    if not files.has_model:
         return prefixes
     copied = _copied_prefix(files)
     return False if copied is None and not prefixes else copied
 
 
 def _sentencepiece(files: TokenizerFiles) -> tuple[TokenTable, Metadata, Metadata]:
-    table, prefixes = from_model(files) if (files.folder / MODEL).is_file() else from_definition(files)
+    table, prefixes = from_model(files) if files.has_model else from_definition(files)
     out = _token_lists("llama", "default", table)
     out["tokenizer.ggml.scores"] = array("FLOAT32", table.scores)
     prefix = _space_prefix(files, prefixes)

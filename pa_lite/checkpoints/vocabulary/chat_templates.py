@@ -1,4 +1,4 @@
-"""A checkpoint's chat templates, wherever they are kept, as GGUF metadata."""
+"""A checkpoint's chat templates, wherever they are kept, as GGUF metadata: those that transformers 5 uses."""
 
 from __future__ import annotations
 
@@ -7,53 +7,102 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pa_lite.checkpoints.file_kind import check_text
 from pa_lite.checkpoints.safetensors_file import read_json
 from pa_lite.checkpoints.source import Metadata, array, string
 from pa_lite.errors import CheckpointError
 
+_FILE, _FOLDER, _PROCESSOR, _SETTINGS = (
+    "chat_template.jinja", "additional_chat_templates", "chat_template.json", "tokenizer_config.json"
+)  # fmt: skip
+_DEFAULT = "default"
+
 
 def _read_text(path: Path) -> str:
+    """A template's text, line ends as Python reads them: a lone newline each."""
     try:
-        return path.read_bytes().decode("utf-8")
+        raw = path.read_bytes()
+        check_text(path, raw, len(raw))
+        return raw.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
     except (OSError, ValueError) as e:
         raise CheckpointError(f"{path}: the chat template cannot be read: {e}") from e
 
 
-def _stored_template(folder: Path) -> Any:
-    """The template beside tokenizer_config.json: a text, a list of named ones, or None."""
-    main = folder / "chat_template.jinja"
-    if main.is_file():
-        others = sorted((folder / "additional_chat_templates").glob("*.jinja"))
-        named = [{"name": path.stem, "template": _read_text(path)} for path in others]
-        text = _read_text(main)
-        return [{"name": "default", "template": text}, *named] if named else text
-    if (folder / "chat_template.json").is_file():
-        return read_json(folder / "chat_template.json").get("chat_template")
-    return None
+def _named(template: Any, where: Path) -> dict[str, str]:
+    """The texts of a template by name, as a string, a table or a list of named ones; empty for None.
 
-
-def chat_templates(folder: Path, settings: Mapping[str, Any]) -> Metadata:
-    """The chat templates as GGUF keys, empty without one: tokenizer_config.json's (`settings`), else those of files.
-
-    The default is `tokenizer.chat_template`, another `tokenizer.chat_template.<name>`. Raises CheckpointError for a
-    template that is neither a text nor a list of named texts.
+    Raises CheckpointError for anything else.
     """
-    template = settings.get("chat_template")
-    if template is None:
-        template = _stored_template(folder)
     if template is None:
         return {}
-    entries = [{"name": "default", "template": template}] if isinstance(template, str) else template
+    if isinstance(template, str):
+        return {_DEFAULT: template}
+    if isinstance(template, dict):
+        template = [{"name": name, "template": text} for name, text in template.items()]
     texts: dict[str, str] = {}
-    for entry in entries if isinstance(entries, list) else [None]:
+    for entry in template if isinstance(template, list) else [None]:
         name, text = (entry.get("name"), entry.get("template")) if isinstance(entry, dict) else (None, None)
         if not isinstance(name, str) or not name or not isinstance(text, str):
-            raise CheckpointError(f"{folder}: its chat_template is neither a text nor a list of named texts.")
-        texts[re.sub("[^A-Za-z0-9]", "_", name)] = text
+            raise CheckpointError(f"{where}: its chat_template is neither a string nor a list of named strings.")
+        texts[name] = text
+    return texts
+
+
+def _in_files(folder: Path) -> dict[str, str]:
+    """The texts of chat_template.jinja, `default`, and of the additional templates. Raises CheckpointError."""
+    texts = {_DEFAULT: _read_text(folder / _FILE)} if (folder / _FILE).is_file() else {}
+    others = {path.stem: _read_text(path) for path in sorted((folder / _FOLDER).glob("*.jinja")) if path.is_file()}
+    if _DEFAULT in texts and others.get(_DEFAULT, texts[_DEFAULT]) != texts[_DEFAULT]:
+        raise CheckpointError(
+            f"{folder}: {_FILE} and {_FOLDER}/{_DEFAULT}.jinja are two default templates. Remove the one that does not "
+            "belong."
+        )
+    return texts | others
+
+
+def _chosen(folder: Path, settings: Mapping[str, Any], remarks: list[str]) -> dict[str, str]:
+    """The templates that transformers' tokenizer uses: those of files, else tokenizer_config.json's.
+
+    A processor's chat_template.json, which no tokenizer reads, stands in where there is no other.
+    """
+    files = _in_files(folder)
+    own = _named(settings.get("chat_template"), folder / _SETTINGS)
+    processor: dict[str, str] = {}
+    if (folder / _PROCESSOR).is_file():
+        processor = _named(read_json(folder / _PROCESSOR).get("chat_template"), folder / _PROCESSOR)
+    if files and _DEFAULT not in files and _DEFAULT in own:
+        raise CheckpointError(
+            f"{folder}: {_FOLDER} has no default template, and hides the one in {_SETTINGS} from transformers. Put "
+            f"that into {_FILE}, or remove {_FOLDER}."
+        )
+    sources = [(_FILE if _DEFAULT in files else _FOLDER, files), (_SETTINGS, own), (_PROCESSOR, processor)]
+    given = [(name, texts) for name, texts in sources if texts]
+    if not given:
+        return {}
+    taken, texts = given[0]
+    hidden = [name for name, others in given[1:] if others != texts]
+    if hidden:
+        remarks.append(f"{folder}: the chat template in {taken} is used, and not that in {' or '.join(hidden)}")
+    return texts
+
+
+def chat_templates(folder: Path, settings: Mapping[str, Any]) -> tuple[Metadata, list[str]]:
+    """Return the chat templates as GGUF keys, empty without one, and a remark where one of several was chosen.
+
+    chat_template.jinja goes before tokenizer_config.json's (`settings`), that before chat_template.json. The default is
+    `tokenizer.chat_template`, another `tokenizer.chat_template.<name>`. Raises CheckpointError for a template that is
+    neither a string nor a list of named strings, and for files that transformers would not read as one would expect.
+    """
+    remarks: list[str] = []
+    texts: dict[str, str] = {}
+    for name, text in _chosen(folder, settings, remarks).items():
+        key = re.sub("[^A-Za-z0-9]", "_", name)
+        if texts.setdefault(key, text) != text:
+            raise CheckpointError(f"{folder}: two chat templates are named {key!r} in GGUF. Rename one of them.")
     out: Metadata = {}
-    if "default" in texts:
-        out["tokenizer.chat_template"] = string(texts.pop("default"))
+    if _DEFAULT in texts:
+        out["tokenizer.chat_template"] = string(texts.pop(_DEFAULT))
     out.update({f"tokenizer.chat_template.{name}": string(text) for name, text in texts.items()})
     if texts:
         out["tokenizer.chat_templates"] = array("STRING", list(texts))
-    return out
+    return out, remarks

@@ -28,7 +28,7 @@ class TokenizerFiles:
     """A checkpoint's tokenizer: tokenizer.json, tokenizer_config.json (both {} when missing), config.json's say.
 
     `config` is config.json as it stands, `generation` generation_config.json; `architecture` is transformers' name of
-    the model's class, `size` the number of rows of the embedding.
+    the model's class, `size` the number of rows of the embedding. `ignores_model` leaves a tokenizer.model aside.
     """
 
     folder: Path
@@ -38,6 +38,12 @@ class TokenizerFiles:
     generation: Mapping[str, Any]
     architecture: str
     size: int
+    ignores_model: bool = False
+
+    @property
+    def has_model(self) -> bool:
+        """Whether there is a tokenizer.model to be read."""
+        return not self.ignores_model and (self.folder / MODEL).is_file()
 
     @property
     def where(self) -> Path:

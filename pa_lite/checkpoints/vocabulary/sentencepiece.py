@@ -9,10 +9,10 @@ import re
 from collections.abc import Iterable
 
 from pa_lite.checkpoints.vocabulary.byte_level_bpe import merge_pairs, trained_tokens
-from pa_lite.checkpoints.vocabulary.files import MODEL, AddedToken, TokenizerFiles, is_control, read_optional
+from pa_lite.checkpoints.vocabulary.files import MODEL, AddedToken, TokenizerFiles, is_control
 from pa_lite.checkpoints.vocabulary.pre_tokenizers import steps_of
 from pa_lite.checkpoints.vocabulary.sentencepiece_model import read_sentencepiece
-from pa_lite.checkpoints.vocabulary.tokens import ADDED_SCORE, BYTE, NORMAL, UNKNOWN, USER_DEFINED, TokenTable
+from pa_lite.checkpoints.vocabulary.tokens import BYTE, NORMAL, UNKNOWN, USER_DEFINED, TokenTable
 from pa_lite.errors import CheckpointError
 
 _PHI3 = "Phi3ForCausalLM"
@@ -29,8 +29,8 @@ def is_sentencepiece(files: TokenizerFiles) -> bool:
 def from_model(files: TokenizerFiles) -> tuple[TokenTable, bool]:
     """The tokens of tokenizer.model and those added, and whether a blank is put before a text.
 
-    Later files win: added_tokens.json, then tokenizer_config.json's added_tokens_decoder, else (and for Phi-3 besides)
-    tokenizer.json's added_tokens. Added ids beyond the embedding are dropped, as nothing can make use of them.
+    Added are tokenizer_config.json's added_tokens_decoder, else (and for Phi-3 besides) tokenizer.json's added_tokens,
+    with those of added_tokens.json. Added ids beyond the embedding are dropped, as nothing can make use of them.
     Raises CheckpointError for a broken file.
     """
     path = files.folder / MODEL
@@ -40,9 +40,6 @@ def from_model(files: TokenizerFiles) -> tuple[TokenTable, bool]:
         # the converter makes user-defined pieces normal ones, which llama.cpp would not match as they stand
         text = piece.text.replace("▁", " ") if piece.type == USER_DEFINED else piece.text
         table.put(i, text, piece.type, piece.score)
-    for token in _added_tokens_json(files):
-        if token.id < files.size:
-            table.put(token.id, token.text, USER_DEFINED, ADDED_SCORE)
     decoder = files.decoder_tokens()
     _put_added(table, files, decoder or [])
     if decoder is None or files.architecture == _PHI3:  # for others the converter loses what has no decoder
@@ -59,14 +56,6 @@ def _put_added(table: TokenTable, files: TokenizerFiles, tokens: Iterable[AddedT
             table.put_added(token.id, token.text, token.special)
         else:
             table.put_added(token.id, token.text, is_control(token))
-
-
-def _added_tokens_json(files: TokenizerFiles) -> list[AddedToken]:
-    path = files.folder / "added_tokens.json"
-    found = read_optional(path)
-    if not all(text and type(i) is int and i >= 0 for text, i in found.items()):
-        raise CheckpointError(f"{path}: is no table of token ids.")
-    return [AddedToken(i, text, False) for text, i in found.items()]
 
 
 def from_definition(files: TokenizerFiles) -> tuple[TokenTable, bool]:

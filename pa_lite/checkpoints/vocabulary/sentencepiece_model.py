@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pa_lite.checkpoints.file_kind import check_text
 from pa_lite.checkpoints.vocabulary.tokens import MAX_TOKENS, NORMAL
 from pa_lite.errors import CheckpointError
 
@@ -102,7 +103,9 @@ def read_sentencepiece(path: Path) -> SentencePieceModel:
         size = path.stat().st_size
         if size > _MAX_BYTES:
             raise ValueError(f"{size} bytes are too many")
-        return _model(memoryview(path.read_bytes()))
+        raw = path.read_bytes()
+        check_text(path, raw, size)
+        return _model(memoryview(raw))
     except OSError as e:
         raise CheckpointError(f"{path}: cannot be read: {e.strerror}") from e
     except ValueError as e:

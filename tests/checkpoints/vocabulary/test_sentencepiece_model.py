@@ -40,7 +40,9 @@ def test_every_cut_is_noticed_or_leaves_whole_pieces(tmp_path: Path) -> None:
         if length in ends[1:]:
             assert len(read_sentencepiece(path).pieces) == ends.index(length)
         else:
-            with pytest.raises(CheckpointError, match=r"tokenizer.model: is no SentencePiece model, or is damaged"):
+            with pytest.raises(
+                CheckpointError, match=r"tokenizer.model: is (no SentencePiece model, or is damaged|an empty file)"
+            ):
                 read_sentencepiece(path)
 
 
@@ -62,7 +64,7 @@ def piece(text: bytes = b"a", score: bytes = b"\0\0\0\0", kind: int = 1) -> byte
 @pytest.mark.parametrize(
     ("data", "told"),
     [
-        (b"", "has no pieces"),
+        (b"", "is an empty file"),
         (piece(b""), "piece ''"),
         (piece(b"\xff"), "can't decode byte 0xff"),
         (piece(score=b"\0\0\xc0\x7f"), "score nan"),

@@ -1,0 +1,208 @@
+"""Tokenizer files that contradict each other: which one transformers 5 follows, and a remark for each choice.
+
+Measured with transformers 5.24. Of llama.cpp's converter this differs: that reads tokenizer.model where there is one,
+added_tokens.json always, and only the first end of config.json.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from pa_lite.checkpoints.vocabulary.byte_level_bpe import is_byte_level_bpe, merge_pairs, trained_tokens
+from pa_lite.checkpoints.vocabulary.files import DEFINITION, MODEL, SETTINGS, AddedToken, TokenizerFiles, read_optional
+from pa_lite.checkpoints.vocabulary.sentencepiece import is_sentencepiece
+from pa_lite.checkpoints.vocabulary.sentencepiece_model import SentencePieceModel, read_sentencepiece
+from pa_lite.checkpoints.vocabulary.tokens import NORMAL
+from pa_lite.errors import CheckpointError
+
+_MAP, _ADDED, _GENERATION = "special_tokens_map.json", "added_tokens.json", "generation_config.json"
+_NAMED = tuple(f"{role}_token" for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
+_LISTS = ("additional_special_tokens", "extra_special_tokens")
+
+
+def settle(files: TokenizerFiles) -> tuple[TokenizerFiles, list[str]]:
+    """Return the files as transformers reads them, and a remark for each choice between two that differ.
+
+    Raises CheckpointError, naming both files, where what transformers does depends on the tokenizer's class.
+    """
+    remarks: list[str] = []
+    files = _follow_special_tokens_map(files, remarks)
+    files = _choose_vocabulary(files, remarks)
+    if files.decoder_tokens() is None:
+        files = _with_legacy_tokens(files)
+    elif not files.has_model:
+        files = _with_decoder_tokens(files, remarks)
+    return _settle_ends(files, remarks), remarks
+
+
+def _follow_special_tokens_map(files: TokenizerFiles, remarks: list[str]) -> TokenizerFiles:
+    """Let special_tokens_map.json name the special tokens where there is no added_tokens_decoder, which replaced it."""
+    if files.decoder_tokens() is not None:
+        return files
+    named = {k: v for k, v in read_optional(files.folder / _MAP).items() if k in (*_NAMED, *_LISTS)}
+    for key in _NAMED:
+        ours, theirs = _text(files.settings.get(key)), _text(named.get(key))
+        if ours is not None and theirs is not None and ours != theirs:
+            remarks.append(
+                f"{files.folder}: {key} is {ours!r} in {SETTINGS} and {theirs!r} in {_MAP}, which is followed, as in "
+                "transformers"
+            )
+    return replace(files, settings={**files.settings, **named}) if named else files
+
+
+def _text(token: Any) -> str | None:
+    if isinstance(token, dict):
+        token = token.get("content")
+    return token if isinstance(token, str) else None
+
+
+def _choose_vocabulary(files: TokenizerFiles, remarks: list[str]) -> TokenizerFiles:
+    """Leave tokenizer.model aside where tokenizer.json disagrees with it. Where they agree, its scores are of use."""
+    if not files.has_model or not files.model:
+        return files
+    if is_byte_level_bpe(files):
+        return files  # beside it, tiktoken's file has the same name
+    if not is_sentencepiece(files):
+        raise CheckpointError(
+            f"{files.folder}: {DEFINITION}, which transformers follows, is a {files.model.get('type', 'BPE')} "
+            f"vocabulary that cannot be converted, and {MODEL} another. Take both files from one checkpoint."
+        )
+    difference = _difference(files, read_sentencepiece(files.folder / MODEL))
+    if difference is None:
+        return files
+    remarks.append(
+        f"{files.folder}: {DEFINITION} and {MODEL} disagree ({difference}): {DEFINITION} is followed, "
+        "as in transformers"
+    )
+    return replace(files, ignores_model=True)
+
+
+def _difference(files: TokenizerFiles, model: SentencePieceModel) -> str | None:
+    """Return the first thing in which tokenizer.json's tokens or order of merges is not tokenizer.model's."""
+    trained, pieces = trained_tokens(files), model.pieces
+    replaced = {token.id for token in (*files.added_tokens(), *(files.decoder_tokens() or ()))}
+    by_id = {i: text for text, i in trained.items()}
+    for i, piece in enumerate(pieces):
+        text = by_id.get(i)
+        if text != piece.text and i not in replaced:
+            ours = "not in it" if text is None else repr(text)
+            return f"token {i} is {piece.text!r} in {MODEL} and {ours} in {DEFINITION}"
+    if more := next((i for i in by_id if i >= len(pieces) and i not in replaced), None):
+        return f"token {more}, {by_id[more]!r}, is only in {DEFINITION}"
+    scores = {piece.text: piece.score for piece in pieces if piece.type == NORMAL}
+    last, former = math.inf, ""
+    for left, right in merge_pairs(files):
+        score = scores.get(left + right)
+        if score is None:
+            continue
+        if score > last:
+            return f"{left + right!r} is merged after {former!r} in {DEFINITION} and before it in {MODEL}"
+        last, former = score, left + right
+    return None
+
+
+def _with_legacy_tokens(files: TokenizerFiles) -> TokenizerFiles:
+    """Add the tokens of added_tokens.json, as in the layout of 2023, which says elsewhere which of them are special.
+
+    Those are the special tokens by role, and the additional ones (those of special_tokens_map.json count only in
+    transformers 4: a user's text must not be able to spell them). tokenizer.json's own entry goes before.
+    """
+    path = files.folder / _ADDED
+    found = read_optional(path)
+    if not found:
+        return files
+    if not all(text and type(i) is int and i >= 0 for text, i in found.items()):
+        raise CheckpointError(f"{path}: is not a table of token ids.")
+    special = {_text(files.settings.get(key)) for key in _NAMED}
+    for key in _LISTS:
+        listed = files.settings.get(key)
+        special |= set(map(_text, listed if isinstance(listed, list) else ()))
+    own = {token.text: token for token in files.added_tokens()}
+    _check_ids(files, own, {text: AddedToken(i, text, False) for text, i in found.items()}, _ADDED)
+    added = [
+        {"id": i, "content": text, "special": text in special} for text, i in found.items() if text not in own
+    ]  # fmt: skip
+    return _with_added(files, [*(files.definition.get("added_tokens") or []), *added])
+
+
+def _with_decoder_tokens(files: TokenizerFiles, remarks: list[str]) -> TokenizerFiles:
+    """Let added_tokens_decoder say which of tokenizer.json's added tokens are special, and add those that it lacks."""
+    if not files.model:
+        return files
+    own = {token.text: token for token in files.added_tokens()}
+    decoder = {token.text: token for token in files.decoder_tokens() or () if token.id < files.size}
+    _check_ids(files, own, decoder, SETTINGS)
+    differing = [text for text, token in decoder.items() if text in own and own[text].special != token.special]
+    if differing:
+        remarks.append(
+            f"{files.folder}: {DEFINITION} and {SETTINGS} disagree on whether {differing[0]!r} is special"
+            f"{_and_more(differing)}: {SETTINGS} is followed, as in transformers"
+        )
+    entries = []
+    for entry in files.definition.get("added_tokens") or []:
+        token = decoder.get(entry["content"])
+        entries.append(entry if token is None else {**entry, "special": token.special})
+    trained = trained_tokens(files)
+    following = 1 + max((*trained.values(), *(token.id for token in own.values())), default=-1)
+    for token in sorted(decoder.values(), key=lambda token: token.id):
+        if token.text in own:
+            continue
+        expected = trained.get(token.text)
+        if expected is None:
+            expected, following = following, following + 1
+        if token.id != expected:
+            raise CheckpointError(
+                f"{files.folder}: {SETTINGS} gives the token {token.text!r} the id {token.id}, which "
+                f"by {DEFINITION} would be {expected}. Take both files from one checkpoint."
+            )
+        entries.append({"id": token.id, "content": token.text, "special": token.special})
+    return _with_added(files, entries)
+
+
+def _and_more(names: list[str]) -> str:
+    return f" and {len(names) - 1} more" if len(names) > 1 else ""
+
+
+def _check_ids(
+    files: TokenizerFiles, own: Mapping[str, AddedToken], others: Mapping[str, AddedToken], name: str
+) -> None:
+    """Raise CheckpointError for a token with two ids: which of them counts depends on the tokenizer's class."""
+    for text, token in others.items():
+        if text in own and own[text].id != token.id:
+            raise CheckpointError(
+                f"{files.folder}: the token {text!r} has id {own[text].id} in {DEFINITION} and {token.id} in {name}; "
+                "transformers' tokenizer classes differ in which they take. Take both files from one checkpoint."
+            )
+
+
+def _with_added(files: TokenizerFiles, entries: list[Any]) -> TokenizerFiles:
+    return replace(files, definition={**files.definition, "added_tokens": entries})
+
+
+def _settle_ends(files: TokenizerFiles, remarks: list[str]) -> TokenizerFiles:
+    """Let answers end where generation_config.json says, else at all the ends of config.json.
+
+    transformers follows generation_config.json even where that names no end, and then never stops; here config.json's
+    ends count in that case.
+    """
+    ours, theirs = (_ids(part.get("eos_token_id"), files.size) for part in (files.config, files.generation))
+    if not theirs:
+        return replace(files, generation={**files.generation, "eos_token_id": ours}) if ours else files
+    if ours and set(ours) != set(theirs):
+        remarks.append(
+            f"{files.folder}: eos_token_id is {_shown(ours)} in config.json and {_shown(theirs)} in {_GENERATION}, "
+            "which is followed, as in transformers"
+        )
+    return replace(files, config={**files.config, "eos_token_id": [i for i in ours if i in theirs] or theirs})
+
+
+def _ids(value: Any, size: int) -> list[int]:
+    """The ids of tokens in an `eos_token_id`, which may be a list."""
+    return [i for i in (value if isinstance(value, list) else [value]) if type(i) is int and 0 <= i < size]
+
+
+def _shown(ids: list[int]) -> str:
+    return str(ids[0] if len(ids) == 1 else ids)
