@@ -162,7 +162,7 @@ def unknown_file(path: FilePath) -> CheckpointError:
         content = content_of(path)
     except OSError as e:
         return CheckpointError(f"{path}: cannot be read: {e.strerror}.")
-    if content.start[:1] == b"{" or path.name.endswith(".json"):
+    if path.name.endswith(".json"):
         return CheckpointError(f"{path}: is a JSON text. Name the checkpoint's folder, not a file of its settings.")
     told = content.explanation or "neither a GGUF nor a safetensors file, or is cut off. Fetch it again"
     return CheckpointError(f"{path}: is {told}.")

@@ -111,9 +111,7 @@ def read_folder(
         others |= {INDEX} if _names_others(folder, chosen) else set()
     remarks = found.remarks()
     if others:
-        remarks.insert(
-            0, f"{folder}: {listed(chosen)} is read, as transformers does; there is also {listed(others)}, which is not"
-        )
+        remarks.insert(0, f"{folder}: {listed(chosen)} is read, as transformers does, and not {listed(others)}")
     return FolderWeights(tensors, tuple(sorted(index.keys() - tensors.keys())), tuple(remarks))
 
 

@@ -17,7 +17,7 @@ from pa_lite.errors import CheckpointError
 from pa_lite.kernels import tensor_type
 from pa_lite.merge.plan import PlanOptions
 from tests import tiny
-from tests.ggufs import write_gguf_header
+from tests.ggufs import split_gguf, write_gguf_header
 
 Tensors = dict[str, np.ndarray]
 
@@ -63,39 +63,16 @@ def test_a_quantised_base_with_a_safetensors_instruct(tiny_pair: tuple[Path, Pat
         np.testing.assert_allclose(values, expected, rtol=0, atol=1e-6)
 
 
-def split(path: Path, folder: Path, count: int) -> list[Path]:
-    """Cut a GGUF file into parts as llama.cpp's splitter does."""
-    whole = read_gguf_header(path)
-    data = path.read_bytes()
-    names, parts = list(whole.tensors), []
-    for i in range(count):
-        mine = names[i::count]
-        metadata: Metadata = {"split.no": Field("UINT16", i), "split.count": Field("UINT16", count)}
-        metadata["split.tensors.count"] = Field("INT32", len(names))
-        if i == 0:
-            metadata |= {k: v for k, v in whole.metadata.items() if k != "general.architecture"}
-        part = folder / f"model-{i + 1:05d}-of-{count:05d}.gguf"
-        places = write_gguf_header(
-            part, "llama", metadata, {n: (whole.tensors[n].type, whole.tensors[n].shape) for n in mine}
-        )
-        with part.open("r+b") as f:
-            for name in mine:
-                f.seek(places[name].offset)
-                f.write(data[whole.tensors[name].offset :][: whole.tensors[name].nbytes])
-        parts.append(part)
-    return parts
-
-
 def test_split_files(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
     base, instruct = ends(tiny_pair, tmp_path / "ends", "F16")
-    parts = split(base, tmp_path, 3)
+    parts = split_gguf(base, tmp_path, 3)
     expected = pa_lite.merge(base, instruct, (0.5,), output=tmp_path / "a.gguf")[0]
     for part in (parts[0], parts[2]):
         got = pa_lite.merge(part, instruct, (0.5,), output=tmp_path / f"{part.stem}.out.gguf")[0]
         for name, values in read(expected).items():
             np.testing.assert_array_equal(read(got)[name], values)
     (tmp_path / "swapped").mkdir()
-    swapped = split(base, tmp_path / "swapped", 2)
+    swapped = split_gguf(base, tmp_path / "swapped", 2)
     swapped[0].rename(tmp_path / "first")
     swapped[1].rename(swapped[0])
     (tmp_path / "first").rename(swapped[1])

@@ -6,13 +6,13 @@ From tokenizer.model and the tokens added to it, or, where a repository has toke
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from pa_lite.checkpoints.vocabulary.byte_level_bpe import merge_pairs, trained_tokens
 from pa_lite.checkpoints.vocabulary.files import MODEL, AddedToken, TokenizerFiles, is_control
 from pa_lite.checkpoints.vocabulary.pre_tokenizers import steps_of
-from pa_lite.checkpoints.vocabulary.sentencepiece_model import read_sentencepiece
-from pa_lite.checkpoints.vocabulary.tokens import BYTE, NORMAL, UNKNOWN, USER_DEFINED, TokenTable
+from pa_lite.checkpoints.vocabulary.sentencepiece_model import Piece, read_sentencepiece
+from pa_lite.checkpoints.vocabulary.tokens import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, TokenTable
 from pa_lite.errors import CheckpointError
 
 _PHI3 = "Phi3ForCausalLM"
@@ -30,8 +30,8 @@ def from_model(files: TokenizerFiles) -> tuple[TokenTable, bool]:
     """The tokens of tokenizer.model and those added, and whether a blank is put before a text.
 
     Added are tokenizer_config.json's added_tokens_decoder, else (and for Phi-3 besides) tokenizer.json's added_tokens,
-    with those of added_tokens.json. Added ids beyond the embedding are dropped, as nothing can make use of them.
-    Raises CheckpointError for a broken file.
+    with those of added_tokens.json. A special piece that is only repeated keeps its type and score: `<unk>` is unknown.
+    Added ids beyond the embedding are dropped, as nothing can make use of them. Raises CheckpointError for a broken file.
     """
     path = files.folder / MODEL
     model = read_sentencepiece(path)
@@ -41,11 +41,21 @@ def from_model(files: TokenizerFiles) -> tuple[TokenTable, bool]:
         text = piece.text.replace("▁", " ") if piece.type == USER_DEFINED else piece.text
         table.put(i, text, piece.type, piece.score)
     decoder = files.decoder_tokens()
-    _put_added(table, files, decoder or [])
+    # a special piece stays one, whatever a decoder says: a user's text must not be able to spell it
+    kept = [t for t in decoder or [] if is_control(t) or not _repeats(t, model.pieces[t.id : t.id + 1])]
+    _put_added(table, files, kept)
     if decoder is None or files.architecture == _PHI3:  # for others the converter loses what has no decoder
-        _put_added(table, files, files.added_tokens())
+        added = files.added_tokens()
+        if decoder is None:
+            added = [t for t in added if not _repeats(t, model.pieces[t.id : t.id + 1])]
+        _put_added(table, files, added)
     table.check()
     return table, model.add_dummy_prefix
+
+
+def _repeats(token: AddedToken, pieces: Sequence[Piece]) -> bool:
+    """Whether an added token is the special piece of tokenizer.model, if any, that has its id already."""
+    return any(piece.text == token.text and piece.type in (CONTROL, UNKNOWN) for piece in pieces)
 
 
 def _put_added(table: TokenTable, files: TokenizerFiles, tokens: Iterable[AddedToken]) -> None:

@@ -33,8 +33,7 @@ def test_pieces_and_padding(tmp_path: Path) -> None:
     assert (got["token_type"][-1], got["scores"][-1]) == (UNUSED, -10000.0)
 
 
-def test_added_tokens_in_order_of_their_files(tmp_path: Path) -> None:
-    write_json(tmp_path / "added_tokens.json", {"<a>": SIZE, "<b>": SIZE + 1, "<beyond>": SIZE + 9})
+def test_tokens_of_the_decoder(tmp_path: Path) -> None:
     decoder = {
         "0": {"content": "<unk>", "special": True},
         str(SIZE + 1): {"content": "<|b|>", "special": False},
@@ -42,9 +41,9 @@ def test_added_tokens_in_order_of_their_files(tmp_path: Path) -> None:
         str(SIZE + 9): {"content": "<beyond>", "special": True},
     }
     got = sentencepiece(tmp_path, {"added_tokens_decoder": decoder}, size=SIZE + 4)
-    assert got["tokens"][SIZE:] == ["<a>", "<|b|>", " c ", f"[PAD{SIZE + 3}]"]
-    assert got["token_type"][SIZE:] == [USER_DEFINED, CONTROL, USER_DEFINED, UNUSED]
-    assert got["scores"][SIZE:] == [-1000.0] * 3 + [-10000.0]
+    assert got["tokens"][SIZE:] == [f"[PAD{SIZE}]", "<|b|>", " c ", f"[PAD{SIZE + 3}]"]
+    assert got["token_type"][SIZE:] == [UNUSED, CONTROL, USER_DEFINED, UNUSED]
+    assert got["scores"][SIZE:] == [-10000.0, -1000.0, -1000.0, -10000.0]
     assert (got["token_type"][0], got["scores"][0]) == (CONTROL, -1000.0)
 
 
@@ -143,10 +142,10 @@ def test_bad_definitions(tmp_path: Path) -> None:
     [
         ({"added_tokens.json": {"<a>": "7"}}, r"added_tokens.json: is not a table of token ids"),
         ({"added_tokens.json": {"": 7}}, r"added_tokens.json: is not a table"),
-        ({"tokenizer_config.json": {"added_tokens_decoder": [1]}}, "added_tokens_decoder is not a table"),
+        ({"tokenizer_config.json": {"added_tokens_decoder": [1]}}, "added_tokens_decoder is no table"),
         (
             {"tokenizer_config.json": {"added_tokens_decoder": {"x": {"content": "a"}}}},
-            "added_tokens_decoder is not a table",
+            "added_tokens_decoder is no table",
         ),
         ({"tokenizer_config.json": {"added_tokens_decoder": {"7": {}}}}, "no text or no id"),
         ({"tokenizer_config.json": {"added_tokens_decoder": {"7": {"content": "he"}}}}, "same text 'he'"),

@@ -1,0 +1,250 @@
+"""Tokenizer files that contradict each other. What transformers does was measured with its version 5.24."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pa_lite.checkpoints.vocabulary import CONTROL, NORMAL, UNKNOWN, USER_DEFINED, read_vocabulary
+from pa_lite.errors import CheckpointError
+from tests import tiny
+from tests.checkpoints.vocabulary.folders import (
+    PIECES,
+    SIZE,
+    byte_level,
+    change_json,
+    definition,
+    sentencepiece,
+    write_json,
+)
+from tests.vocabularies import llama_tokenizer, write_vocab_only
+
+CONFIG = {"architectures": ["LlamaForCausalLM"], "vocab_size": SIZE, "bos_token_id": 1, "eos_token_id": 2}
+START, END = "<|im_start|>", "<|im_end|>"
+SPECIAL = ("<unk>", "<s>", "</s>")
+
+
+def remarks(folder: Path, **config: Any) -> tuple[str, ...]:
+    return read_vocabulary(folder, {**CONFIG, **config}).remarks
+
+
+# --- the layout of 2023: tokenizer.model, added_tokens.json, special_tokens_map.json ---
+
+
+def write_2023(folder: Path, special: dict[str, Any], settings: dict[str, Any], more: dict[str, int]) -> dict[str, Any]:
+    """What is read of such a folder, whose added_tokens.json repeats the special pieces, as Mistral-7B-OpenOrca's."""
+    write_json(folder / "added_tokens.json", {t: i for i, t in enumerate(SPECIAL)} | more)
+    write_json(folder / "special_tokens_map.json", special)
+    return sentencepiece(folder, settings, size=SIZE + len(more), bos_token_id=1, eos_token_id=2)
+
+
+def test_special_tokens_of_2023_cannot_be_spelled(tmp_path: Path) -> None:
+    """transformers has special those that a role or the additional ones name; pieces of the model keep their type.
+
+    Here <call> is special by special_tokens_map.json, <tool> by tokenizer_config.json, <|im_start|> by its looks, and
+    <word> is text that is matched as it stands.
+    """
+    more = {START: SIZE, END: SIZE + 1, "<call>": SIZE + 2, "<tool>": SIZE + 3, "<word>": SIZE + 4}
+    got = write_2023(
+        tmp_path,
+        {"bos_token": "<s>", "eos_token": {"content": END}, "additional_special_tokens": ["<call>"]},
+        {"eos_token": END, "extra_special_tokens": [{"content": "<tool>"}]},
+        more,
+    )
+    assert got["token_type"][:3] == [UNKNOWN, CONTROL, CONTROL]
+    assert got["scores"][:3] == [0.0, 0.0, 0.0]
+    assert got["token_type"][SIZE:] == [CONTROL, CONTROL, CONTROL, CONTROL, USER_DEFINED]
+    assert got["eos_token_id"] == SIZE + 1
+    config = {**CONFIG, "vocab_size": SIZE + len(more)}
+    write_vocab_only(tmp_path / "v.gguf", read_vocabulary(tmp_path, config), "llama")
+    with llama_tokenizer(tmp_path / "v.gguf") as tokenize:
+        for i, text in [*enumerate(SPECIAL), *((i, t) for t, i in more.items())]:
+            assert (i in tokenize(f"t{text}t", special=False)) == (text == "<word>"), text
+
+
+def test_a_decoder_replaces_added_tokens_json_and_the_map(tmp_path: Path) -> None:
+    """transformers reads neither of the older files where tokenizer_config.json has added_tokens_decoder."""
+    decoder = {str(SIZE): {"content": END, "special": True}, "2": {"content": "</s>", "special": False}}
+    settings = {"added_tokens_decoder": decoder, "eos_token": "</s>"}
+    got = write_2023(tmp_path, {"eos_token": "<s>"}, settings, {"<lost>": SIZE + 1, END: SIZE + 2})
+    assert got["tokens"][SIZE:] == [END, f"[PAD{SIZE + 1}]"]
+    assert (got["token_type"][2], got["eos_token_id"]) == (CONTROL, 2)
+    assert remarks(tmp_path, vocab_size=SIZE + 2) == ()
+
+
+def test_the_map_goes_before_the_settings(tmp_path: Path) -> None:
+    """transformers lets special_tokens_map.json overwrite tokenizer_config.json where there is no decoder."""
+    got = write_2023(tmp_path, {"eos_token": END}, {"eos_token": "</s>"}, {END: SIZE})
+    assert got["eos_token_id"] == SIZE
+    assert remarks(tmp_path, vocab_size=SIZE + 1) == (
+        f"{tmp_path}: eos_token is '</s>' in tokenizer_config.json and '{END}' in special_tokens_map.json, which is "
+        "followed, as in transformers",
+    )
+
+
+def test_tokenizer_json_goes_before_added_tokens_json(tmp_path: Path) -> None:
+    """transformers takes the entry of tokenizer.json for a token that both have, and adds what it lacks."""
+    document = definition()
+    document["added_tokens"].append({"id": SIZE, "content": "<a>", "special": True})
+    write_json(tmp_path / "tokenizer.json", document)
+    write_json(tmp_path / "added_tokens.json", {"<a>": SIZE, "<b>": SIZE + 1})
+    config = {**CONFIG, "vocab_size": SIZE + 2}
+    found = read_vocabulary(tmp_path, config)
+    assert (list(found.tokens[SIZE:]), list(found.token_types[SIZE:])) == (["<a>", "<b>"], [CONTROL, USER_DEFINED])
+    write_json(tmp_path / "added_tokens.json", {"<a>": SIZE + 1})
+    with pytest.raises(
+        CheckpointError, match=r"'<a>' has id 267 in tokenizer.json and 268 in added_tokens.json; trans"
+    ):
+        read_vocabulary(tmp_path, config)
+
+
+# --- tokenizer.json beside tokenizer.model ---
+
+
+def test_files_that_agree(tmp_path: Path) -> None:
+    """The model's scores are written, as the converter does, and nothing is said."""
+    write_json(tmp_path / "tokenizer.json", definition())
+    got = sentencepiece(tmp_path)
+    assert got["scores"][259:262] == [-0.0, -1.0, -2.0]
+    assert remarks(tmp_path) == ()
+
+
+def test_other_tokens(tmp_path: Path) -> None:
+    """transformers follows tokenizer.json, whatever the tokenizer's class is."""
+    pieces = [*PIECES[:-1], ("x", -7.0, 1)]
+    write_json(tmp_path / "tokenizer.json", definition(pieces))
+    got = sentencepiece(tmp_path)
+    assert (got["tokens"][SIZE - 1], got["token_type"][SIZE - 1]) == ("x", NORMAL)
+    assert got["add_space_prefix"] is True  # as for a tokenizer.json alone
+    assert remarks(tmp_path) == (
+        f"{tmp_path}: tokenizer.json and tokenizer.model disagree (token 266 is 'e' in tokenizer.model and 'x' in "
+        "tokenizer.json): tokenizer.json is followed, as in transformers",
+    )
+
+
+def test_more_and_fewer_tokens(tmp_path: Path) -> None:
+    write_json(tmp_path / "tokenizer.json", definition([*PIECES, ("new", -9.0, 1)]))
+    assert sentencepiece(tmp_path, size=SIZE + 1)["tokens"][-1] == "new"
+    assert f"(token {SIZE}, 'new', is only in tokenizer.json)" in remarks(tmp_path, vocab_size=SIZE + 1)[0]
+    write_json(tmp_path / "tokenizer.json", definition(PIECES[:-1]))
+    assert sentencepiece(tmp_path)["tokens"][-1] == f"[PAD{SIZE - 1}]"
+    assert "(token 266 is 'e' in tokenizer.model and not in it in tokenizer.json)" in remarks(tmp_path)[0]
+
+
+def test_another_order_of_merges(tmp_path: Path) -> None:
+    """Ids follow the merges of tokenizer.json: "he" before "▁t", and so no "▁the"."""
+    write_json(tmp_path / "tokenizer.json", definition(merges=("h e", "▁ t", "▁t he")))
+    sentencepiece(tmp_path)
+    found = read_vocabulary(tmp_path, CONFIG)
+    assert "('▁t' is merged after 'he' in tokenizer.json and before it in tokenizer.model)" in found.remarks[0]
+    scores = found.metadata["tokenizer.ggml.scores"].value
+    assert list(scores[259:262]) == [-1.0, 0.0, -2.0]
+
+
+def test_added_tokens_in_the_place_of_pieces_are_no_disagreement(tmp_path: Path) -> None:
+    """An added token with the id of a piece replaces it in either way of reading."""
+    document = definition([*PIECES[:-1], ("<a>", 0.0, 1)])
+    document["added_tokens"].append({"id": SIZE - 1, "content": "<a>", "special": True})
+    write_json(tmp_path / "tokenizer.json", document)
+    assert sentencepiece(tmp_path)["tokens"][-1] == "<a>"
+    assert remarks(tmp_path) == ()
+
+
+def test_another_kind_of_vocabulary(tmp_path: Path) -> None:
+    """transformers would follow a tokenizer.json of a kind that llama.cpp does not have."""
+    document = definition()
+    document["model"] = {"type": "Unigram", "vocab": [["a", 0.0]]}
+    write_json(tmp_path / "tokenizer.json", document)
+    with pytest.raises(
+        CheckpointError, match=r"tokenizer.json, which transformers follows, is a Unigram .* tokenizer.mod"
+    ):
+        sentencepiece(tmp_path)
+
+
+def test_a_byte_level_vocabulary_beside_tiktokens_file(tmp_path: Path) -> None:
+    """Llama 3's repositories have both; tiktoken's file is not read."""
+    (tmp_path / "tokenizer.model").write_bytes(b"IQ== 0\nIg== 1\n")
+    assert byte_level(tmp_path)["model"] == "gpt2"
+
+
+# --- added_tokens_decoder beside tokenizer.json ---
+
+
+def decoder(*tokens: tuple[int, str, bool]) -> Any:
+    entries = {str(i): {"content": text, "special": special} for i, text, special in tokens}
+    return lambda settings: settings.update(added_tokens_decoder=entries)
+
+
+def test_the_decoder_says_which_tokens_are_special(tmp_path: Path) -> None:
+    """transformers lets tokenizer_config.json overwrite the flags of tokenizer.json."""
+
+    def unmark(document: dict[str, Any]) -> None:
+        document["added_tokens"].append({"id": 267, "content": "<a>", "special": False})
+
+    got = byte_level(tmp_path, unmark, decoder((267, "<a>", True), (0, "<|endoftext|>", True)))
+    assert (got["tokens"][267], got["token_type"][267]) == ("<a>", CONTROL)
+    assert remarks(tmp_path, vocab_size=320) == (
+        f"{tmp_path}: tokenizer.json and tokenizer_config.json disagree on whether '<a>' is special: "
+        "tokenizer_config.json is followed, as in transformers",
+    )
+
+
+def test_tokens_that_only_the_decoder_has(tmp_path: Path) -> None:
+    """transformers gives them the ids that follow tokenizer.json's, whatever ids the decoder says."""
+    more = ((267, "<a>", False), (268, "<b>", True), (36, "!", False), (900, "<c>", True))
+    got = byte_level(tmp_path, None, decoder(*more))
+    assert got["tokens"][267:270] == ["<a>", "<b>", "[PAD269]"]
+    assert got["token_type"][267:269] == [USER_DEFINED, CONTROL]
+    tiny.write_tokenizer(tmp_path)
+    change_json(tmp_path / "tokenizer_config.json", decoder((269, "<a>", False)))
+    with pytest.raises(
+        CheckpointError, match=r"tokenizer_config.json gives the token '<a>' the id 269, which by tokeniz"
+    ):
+        read_vocabulary(tmp_path, tiny.CONFIG)
+
+
+def test_two_ids_for_one_token(tmp_path: Path) -> None:
+    """Of transformers' classes some take tokenizer.json's id, and LlamaTokenizer the decoder's: nobody can know."""
+    told = (
+        r"'<\|im_end\|>' has id 2 in tokenizer.json and 1 in tokenizer_config.json; transformers' tokenizer classes dif"
+    )
+    with pytest.raises(CheckpointError, match=told):
+        byte_level(tmp_path, None, decoder((1, END, True), (2, START, True)))
+
+
+# --- eos_token_id in config.json and generation_config.json ---
+
+
+def ends(folder: Path, config: Any, generation: Any) -> tuple[list[int], tuple[str, ...]]:
+    """The ids that llama.cpp is told to stop at, and the remarks, of a tokenizer that names no end itself."""
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    if generation is not None:
+        write_json(folder / "generation_config.json", generation)
+    got = byte_level(folder, None, lambda s: s.pop("eos_token"), eos_token_id=config)
+    found = [got.get(f"{role}_token_id") for role in ("eos", "eot", "eom")]
+    return [i for i in found if i is not None], remarks(folder, vocab_size=320, eos_token_id=config)
+
+
+def test_generation_config_decides_where_answers_end(tmp_path: Path) -> None:
+    """transformers stops at generation_config.json's ids, and at none where it has none; without it at config.json's.
+
+    Where it names none, config.json's count here all the same: an answer that never ends is of no use.
+    """
+    assert ends(tmp_path, [10, 11], None) == ([10, 11], ())
+    assert ends(tmp_path, [10, 11], {"temperature": 0.6}) == ([10, 11], ())
+    assert ends(tmp_path, [10, 11], {"eos_token_id": None}) == ([10, 11], ())
+    assert ends(tmp_path, [10, 11], {"eos_token_id": [11, 10]}) == ([10, 11], ())
+    assert ends(tmp_path, 10, {"eos_token_id": [10]}) == ([10], ())
+    assert ends(tmp_path, None, {"eos_token_id": [10]}) == ([10], ())
+    found, (remark,) = ends(tmp_path, [10, 11], {"eos_token_id": [12, 13, 9999]})
+    assert found == [12, 13]
+    assert remark == (
+        f"{tmp_path}: eos_token_id is [10, 11] in config.json and [12, 13] in generation_config.json, which is "
+        "followed, as in transformers"
+    )
+    found, (remark,) = ends(tmp_path, 10, {"eos_token_id": [11, 10]})
+    assert found == [10, 11]
+    assert re.search(r"eos_token_id is 10 in config.json and \[11, 10\] in generation_config.json", remark)
