@@ -44,7 +44,7 @@ def parse_reference(text: str) -> Reference:
     """
     pair, at, lam = text.rpartition("@")
     path = Path(text)
-    if at and (pair in all_pairs() or not path.exists()) and not _is_path(pair):
+    if at and not _is_path(pair) and (not path.exists() or _is_pair(pair, lam)):
         find_pair(pair)
         lams = parse_lams(lam)
         if len(lams) != 1:
@@ -62,6 +62,14 @@ def parse_reference(text: str) -> Reference:
 def _is_path(pair: str) -> bool:
     """Whether what stands before an @ can only belong to a file's path."""
     return "/" in pair or "\\" in pair
+
+
+def _is_pair(pair: str, lam: str) -> bool:
+    """Whether the two parts of a name that also is a file's name a registered pair and a lam."""
+    try:
+        return pair in all_pairs() and bool(parse_lams(lam))
+    except InputError:
+        return False
 
 
 def _in_folder(folder: Path) -> Path:

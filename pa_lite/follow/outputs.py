@@ -150,9 +150,11 @@ def facts_of(
 
 
 def generator_name(reference: str) -> str:
-    """The name in outputs and annotations of a model: PAIR@LAM as it is, a file's without folder and ending."""
+    """Return a model's name in outputs and annotations: PAIR@LAM as it is, a file's without folder and .gguf."""
     path = Path(reference)
-    return path.stem if path.suffix == ".gguf" else reference
+    if path.suffix.lower() == ".gguf":
+        return path.stem
+    return path.name if path.parent != Path() else reference
 
 
 def to_outputs(prompts: Sequence[Prompt], answers: Sequence[Generation], generator: str) -> list[Output]:

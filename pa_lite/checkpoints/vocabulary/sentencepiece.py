@@ -31,7 +31,8 @@ def from_model(files: TokenizerFiles) -> tuple[TokenTable, bool]:
 
     Added are tokenizer_config.json's added_tokens_decoder, else (and for Phi-3 besides) tokenizer.json's added_tokens,
     with those of added_tokens.json. A special piece that is only repeated keeps its type and score: `<unk>` is unknown.
-    Added ids beyond the embedding are dropped, as nothing can make use of them. Raises CheckpointError for a broken file.
+    Added ids beyond the embedding are dropped, as nothing can make use of them.
+    Raises CheckpointError for a broken file.
     """
     path = files.folder / MODEL
     model = read_sentencepiece(path)
