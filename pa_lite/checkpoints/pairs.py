@@ -197,6 +197,8 @@ def _check_alike(pair: Pair) -> None:
     from pa_lite.checkpoints import open_checkpoint
 
     opened = [open_checkpoint(side) for side in (pair.base, pair.instruct) if isinstance(side, Path)]
+    for remark in (remark for checkpoint in opened for remark in checkpoint.remarks):
+        _log.warning("%s", remark)
     names = {checkpoint.architecture for checkpoint in opened}
     if len(names) > 1:
         raise CheckpointError(f"architectures differ: {' and '.join(sorted(names))}. The two are no pair.")

@@ -121,7 +121,7 @@ def open_model(text: str, options: EngineOptions | None = None, kind: str = REFE
     pair = find_pair(reference.pair)
     base, instruct = open_checkpoints([pair.base, pair.instruct])
     plan = plan_merge(base, instruct, PlanOptions(kind))
-    for remark in (*base.remarks, *instruct.remarks, *plan.vocabulary.remarks):
+    for remark in plan.choices:
         _log.warning("%s", remark)
     with MovableModel(plan, reference.lam, options) as moved:
         yield moved.model

@@ -100,6 +100,11 @@ class MergePlan:
         """The output type's name."""
         return self.options.kind
 
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """Which of several files that contradict each other was followed, a line for each."""
+        return (*self.base.remarks, *self.instruct.remarks, *self.vocabulary.remarks)
+
     @functools.cached_property
     def n_values(self) -> int:
         """Parameters in the result."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import platform
 import time
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,7 @@ from pa_lite.tasks.prompts import prepare_task
 from pa_lite.tasks.scoring import ScoreOptions
 from pa_lite.tasks.spec import find_tasks
 
+_log = logging.getLogger(__name__)
 _SMALL = 30_000_000  # parameters below which threads would wait for each other: a model for each core instead
 # parameters up to which a chunk has so many items: the larger the model, the less a kill may undo
 _CHUNKS = ((100_000_000, 512), (1_000_000_000, 128), (4_000_000_000, 64))
@@ -151,6 +153,8 @@ def plan_study(pair: str | Pair, options: StudyOptions) -> StudyPlan:
     merges = {kind: plan_merge(base, instruct, PlanOptions(kind, options.schedule)) for kind in options.types}
     works = plan_works(options)
     first = next(iter(merges.values()))
+    for remark in first.choices:
+        _log.warning("%s", remark)
     chunk = _chunk(first.n_values)
     cells = [
         PlannedCell(_cell(merge, options, kind, lam, work, chunk), i)
