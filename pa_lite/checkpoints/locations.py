@@ -52,6 +52,8 @@ def find_model(path: Path, elsewhere: Collection[str] = ()) -> Path:
 
 
 def _in_folder(folder: Path, elsewhere: Collection[str]) -> Path:
+    if folder.name == "snapshots" and repository_of(folder.resolve().parent):
+        folder = folder.parent
     if repository_of(folder.resolve()) and (folder / "snapshots").is_dir():
         return _in_folder(snapshot_of(folder), elsewhere)
     try:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pa_lite.checkpoints import open_checkpoints
 from pa_lite.checkpoints.file_kind import Content, content_of
+from pa_lite.checkpoints.hub import PREFIX
 from pa_lite.checkpoints.locations import find_model, unknown_file
 from pa_lite.checkpoints.pairs import all_pairs, find_pair
 from pa_lite.engine.model import EngineOptions, Model
@@ -61,7 +62,7 @@ def parse_reference(text: str) -> Reference:
 
 def _is_path(pair: str) -> bool:
     """Whether what stands before an @ can only belong to a file's path."""
-    return "/" in pair or "\\" in pair
+    return not pair.startswith(PREFIX) and ("/" in pair or "\\" in pair)
 
 
 def _is_pair(pair: str, lam: str) -> bool:

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from pa_lite.checkpoints.file_kind import content_of
 from pa_lite.checkpoints.gguf_file import GgufHeader, GgufTensor, read_gguf_header
-from pa_lite.checkpoints.remote import size_of
 from pa_lite.errors import CheckpointError, InputError, MismatchError
 from pa_lite.kernels import FloatArray, TensorType
 from pa_lite.merge.mixture import EMBEDDINGS
@@ -40,10 +40,10 @@ def read_imatrix(path: Path) -> dict[str, FloatArray]:
     Source: llama.cpp, `load_imatrix` of llama-quantize.
     """
     try:
-        size_of(path)
-        with path.open("rb") as f:
-            is_gguf = f.read(4) == b"GGUF"
-        found = _read_gguf(read_gguf_header(path)) if is_gguf else _LegacyReader(path).read()
+        content = content_of(path)
+        if told := content.explanation:
+            raise CheckpointError(f"{path}: is not an importance matrix but {told}.")
+        found = _read_gguf(read_gguf_header(path)) if content.is_gguf else _LegacyReader(path).read()
     except FileNotFoundError:
         raise CheckpointError(f"{path}: there is no such file.") from None
     except OSError as e:

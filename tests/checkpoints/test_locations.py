@@ -88,7 +88,7 @@ def cached(root: Path, commits: dict[str, Path], ref: str | None = COMMIT) -> Pa
 @LINKS
 def test_a_repository_in_the_cache(tmp_path: Path, tiny_pair: tuple[Path, Path]) -> None:
     folder = cached(tmp_path, {COMMIT: tiny_pair[0], OTHER: tiny_pair[1]})
-    for path in (folder, folder / "snapshots" / COMMIT):
+    for path in (folder, folder / "snapshots", folder / "snapshots" / COMMIT):
         opened = open_checkpoint(path)
         assert (opened.path, opened.name) == (folder / "snapshots" / COMMIT, "na--me")
         assert opened.load_vocabulary().tokens

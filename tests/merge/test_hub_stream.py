@@ -224,7 +224,7 @@ def test_a_broken_header_is_told(hub: HubServer, folders: tuple[Path, Path], tmp
     hub.add("org/none", {**files, "model.safetensors": b"\xff" * 64})
     with pytest.raises(CheckpointError, match=r"hub:org/cut@.*/model.safetensors: its header tells of \d+ bytes"):
         open_checkpoint("hub:org/cut", stream=True)
-    with pytest.raises(CheckpointError, match=r"model.safetensors: is no safetensors file"):
+    with pytest.raises(CheckpointError, match=r"model.safetensors: is not a safetensors file"):
         open_checkpoint("hub:org/none", stream=True)
 
 

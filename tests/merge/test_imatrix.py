@@ -106,7 +106,7 @@ def test_broken_gguf_is_refused(tmp_path: Path, settings: dict[str, object], tol
 
 
 BROKEN_LEGACY = [
-    (b"", r"it names 4 bytes of the number of tensors at byte 0, where 0 are left"),
+    (b"\0", r"it names 4 bytes of the number of tensors at byte 0, where 1 are left"),
     (struct.pack("<i", 0), r"it claims 0 tensors"),
     (struct.pack("<ii", 1, -3), r"it names -3 bytes of tensor 0's name"),
     (struct.pack("<ii", 1, 2**31 - 1), r"it names 2147483647 bytes of tensor 0's name at byte 8, where 0 are left"),
@@ -118,6 +118,20 @@ BROKEN_LEGACY = [
     (legacy(ENTRIES, TAIL + b"more"), r"4 bytes follow its end"),
     (legacy(ENTRIES, TAIL[:-1]), r"it names 8 bytes of the data set's name"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 9\n", "a git-lfs pointer"),
+        (b"<html>", "an HTML page"),
+        (b"", "an empty file"),
+    ],
+)
+def test_a_file_that_is_something_else(tmp_path: Path, data: bytes, told: str) -> None:
+    (tmp_path / "i.dat").write_bytes(data)
+    with pytest.raises(CheckpointError, match=rf"i\.dat: is not an importance matrix but {told}"):
+        read_imatrix(tmp_path / "i.dat")
 
 
 @pytest.mark.parametrize(("data", "told"), BROKEN_LEGACY)
