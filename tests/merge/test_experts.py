@@ -111,8 +111,8 @@ def test_odd_experts_are_refused(tmp_path: Path) -> None:
     assert f"tensor {ninth} is one too many" in told({**arrays, ninth: arrays[name]})
     assert f"{name} has the shape [3, 96]" in told({**arrays, name: arrays[name][:3]})
     (folder / "model.safetensors").unlink()
-    tiny.save_safetensors(folder / "model-1.safetensors", {n: a for n, a in arrays.items() if n != name}, "BF16")
-    tiny.save_safetensors(folder / "model-2.safetensors", {name: arrays[name]}, "F16")
+    tiny.save_safetensors(folder / "model-2.safetensors", {n: a for n, a in arrays.items() if n != name}, "BF16")
+    tiny.save_safetensors(folder / "model-1.safetensors", {name: arrays[name]}, "F16")
     with pytest.raises(CheckpointError, match=r"experts.0.w2.weight is BF16, but .*experts.7.w2.weight is F16"):
         open_checkpoint(folder)
 
