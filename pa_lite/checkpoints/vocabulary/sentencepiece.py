@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from pa_lite.checkpoints.vocabulary.byte_level_bpe import merge_pairs, trained_tokens
 from pa_lite.checkpoints.vocabulary.files import MODEL, AddedToken, TokenizerFiles, is_control, read_optional
 from pa_lite.checkpoints.vocabulary.pre_tokenizers import steps_of
-from pa_lite.checkpoints.vocabulary.sentencepiece_model import read_sentencepiece
-from pa_lite.checkpoints.vocabulary.tokens import ADDED_SCORE, BYTE, NORMAL, UNKNOWN, USER_DEFINED, TokenTable
+from pa_lite.checkpoints.vocabulary.sentencepiece_model import Piece, read_sentencepiece
+from pa_lite.checkpoints.vocabulary.tokens import ADDED_SCORE, BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, TokenTable
 from pa_lite.errors import CheckpointError
 
 _PHI3 = "Phi3ForCausalLM"
@@ -30,8 +30,9 @@ def from_model(files: TokenizerFiles) -> tuple[TokenTable, bool]:
     """The tokens of tokenizer.model and those added, and whether a blank is put before a text.
 
     Later files win: added_tokens.json, then tokenizer_config.json's added_tokens_decoder, else (and for Phi-3 besides)
-    tokenizer.json's added_tokens. Added ids beyond the embedding are dropped, as nothing can make use of them.
-    Raises CheckpointError for a broken file.
+    tokenizer.json's added_tokens. A special piece of tokenizer.model that tokenizer.json only repeats keeps its type
+    and score: `<unk>` is unknown, with score 0. Added ids beyond the embedding are dropped, as nothing can make use of
+    them. Raises CheckpointError for a broken file.
     """
     path = files.folder / MODEL
     model = read_sentencepiece(path)
@@ -46,9 +47,15 @@ def from_model(files: TokenizerFiles) -> tuple[TokenTable, bool]:
     decoder = files.decoder_tokens()
     _put_added(table, files, decoder or [])
     if decoder is None or files.architecture == _PHI3:  # for others the converter loses what has no decoder
-        _put_added(table, files, files.added_tokens())
+        repeated = {} if decoder is not None else dict(enumerate(model.pieces))
+        _put_added(table, files, [t for t in files.added_tokens() if not _repeats(t, repeated.get(t.id))])
     table.check()
     return table, model.add_dummy_prefix
+
+
+def _repeats(token: AddedToken, piece: Piece | None) -> bool:
+    """Whether an added token is a special piece of tokenizer.model already."""
+    return piece is not None and piece.text == token.text and piece.type in (CONTROL, UNKNOWN)
 
 
 def _put_added(table: TokenTable, files: TokenizerFiles, tokens: Iterable[AddedToken]) -> None:
@@ -85,9 +92,11 @@ def from_definition(files: TokenizerFiles) -> tuple[TokenTable, bool]:
     for text, i in trained.items():
         if _BYTE_TEXT.fullmatch(text):
             table.put(i, text, BYTE)
+        elif text == unknown:
+            table.put(i, text, UNKNOWN)
         else:
-            table.put(i, text, UNKNOWN if text == unknown else NORMAL, scores.get(text, never))
-    _put_added(table, files, files.added_tokens())
+            table.put(i, text, NORMAL, scores.get(text, never))
+    _put_added(table, files, [t for t in files.added_tokens() if (t.text, trained.get(t.text)) != (unknown, t.id)])
     table.check()
     return table, _prefixes(files)
 

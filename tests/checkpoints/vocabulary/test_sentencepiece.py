@@ -103,7 +103,8 @@ def test_tokenizer_json_alone(tmp_path: Path) -> None:
     write_json(tmp_path / "tokenizer.json", definition())
     got = read(tmp_path, {**CONFIG, "vocab_size": SIZE + 1})
     assert got["model"] == "llama"
-    assert (got["token_type"][0], got["token_type"][3], got["token_type"][SIZE]) == (CONTROL, BYTE, UNUSED)
+    assert (got["token_type"][0], got["token_type"][3], got["token_type"][SIZE]) == (UNKNOWN, BYTE, UNUSED)
+    assert (got["token_type"][1], got["scores"][0]) == (CONTROL, 0.0)
     assert [got["scores"][i] for i in (T, HE, THE, 3)] == [0.0, -1.0, -2.0, 0.0]
     assert got["add_space_prefix"] is True
     write_vocab_only(tmp_path / "v.gguf", read_vocabulary(tmp_path, CONFIG), "llama")
