@@ -103,7 +103,7 @@ def test_a_prompt_with_a_spelled_control_token_has_no_space_more(tmp_path: Path)
 
 def test_a_vocabulary_without_bos_has_none(tmp_path: Path, tiny_ggufs: dict[str, Path]) -> None:
     """llama.cpp takes token 11 of a byte-level vocabulary for BOS and EOS where the file names none."""
-    with Model(tiny_ggufs["base"], EngineOptions(threads=1)) as model:
+    with Model(tiny_ggufs["F32"], EngineOptions(threads=1)) as model:
         header = model.header
         assert (model.special_text("bos"), model.prefix_token) == ("<|endoftext|>", 0)
         for bos, eos, expected in ((False, True, ("", "<|im_end|>", 2)), (False, False, ("", "", None))):
