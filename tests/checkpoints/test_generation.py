@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +59,10 @@ def test_other_values_are_refused_by_name(tmp_path: Path, name: str, value: Any,
 
 
 def test_a_merged_file_has_instructs_settings(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
-    import shutil
-
-    pair = [Path(shutil.copytree(side, tmp_path / side.name)) for side in tiny_pair]
-    for side, temperature in zip(pair, (0.1, 0.6), strict=True):
+    base, instruct = (Path(shutil.copytree(side, tmp_path / side.name)) for side in tiny_pair)
+    for side, temperature in zip((base, instruct), (0.1, 0.6), strict=True):
         read(side, temperature=temperature, top_k=20)
-    (path,) = pa_lite.merge(*pair, (0.5,), output=tmp_path / "m.gguf")
+    (path,) = pa_lite.merge(base, instruct, (0.5,), output=tmp_path / "m.gguf")
     metadata = read_gguf_header(path).metadata
     assert metadata["general.sampling.temp"] == float32(0.6)
     assert metadata["general.sampling.top_k"] == Field("INT32", 20)

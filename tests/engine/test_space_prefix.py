@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pa_lite.checkpoints.source import Vocabulary, array, boolean, string, uint32
+from pa_lite.checkpoints.source import Field, Vocabulary, array, boolean, string, uint32
 from pa_lite.checkpoints.vocabulary.space_prefix import SPACE_PREFIX_KEY
 from pa_lite.checkpoints.vocabulary.tokens import CONTROL, USER_DEFINED
 from pa_lite.engine.chat import chat_prompts
@@ -21,7 +21,9 @@ INST, END, TAG = len(PIECES), len(PIECES) + 1, len(PIECES) + 2
 TEMPLATE = "{{ bos_token }}{% for m in messages %}[INST] {{ m['content'] }}[/INST]{% endfor %}"
 
 
-def open_model(folder: Path, scheme: str | None, inst: int = CONTROL, **changes: Any) -> Model:
+def open_model(
+    folder: Path, scheme: str | None, inst: int = CONTROL, changes: Mapping[str, Field] | None = None
+) -> Model:
     pieces = [*PIECES, ("[INST]", -1000.0, inst), ("[/INST]", -1000.0, CONTROL), ("<tag>", -1000.0, USER_DEFINED)]
     texts, scores, types = [t for t, *_ in pieces], [s for _, s, _ in pieces], [k for *_, k in pieces]
     metadata = {
@@ -29,7 +31,7 @@ def open_model(folder: Path, scheme: str | None, inst: int = CONTROL, **changes:
         "tokenizer.ggml.tokens": array("STRING", texts), "tokenizer.ggml.scores": array("FLOAT32", scores),
         "tokenizer.ggml.token_type": array("INT32", types), "tokenizer.ggml.bos_token_id": uint32(1),
         "tokenizer.ggml.eos_token_id": uint32(2), "tokenizer.chat_template": string(TEMPLATE),
-        **({SPACE_PREFIX_KEY: string(scheme)} if scheme else {}), **changes,
+        **({SPACE_PREFIX_KEY: string(scheme)} if scheme else {}), **(changes or {}),
     }  # fmt: skip
     write_tiny_model(
         folder / "m.gguf", Vocabulary(metadata, [str(t) for t in texts], [int(str(k)) for k in types]), "llama"
@@ -67,10 +69,10 @@ def test_the_space_goes_where_the_scheme_puts_it(
 
 
 def test_bos_and_eos_stand_around_the_text(tmp_path: Path) -> None:
-    with open_model(tmp_path, "first", **{"tokenizer.ggml.add_eos_token": boolean(True)}) as model:
+    with open_model(tmp_path, "first", changes={"tokenizer.ggml.add_eos_token": boolean(True)}) as model:
         assert model.tokenize("the") == [BOS, THE, 2]
     both = {"tokenizer.ggml.add_eos_token": boolean(True), "tokenizer.ggml.add_bos_token": boolean(False)}
-    with open_model(tmp_path, "first", **both) as model:
+    with open_model(tmp_path, "first", changes=both) as model:
         assert model.tokenize("the") == [THE, 2]
 
 
@@ -87,7 +89,7 @@ def test_a_vocabulary_with_mistrals_control_token_is_of_scheme_first(tmp_path: P
         assert model.tokenize("[INST] the", add_special=False, parse_special=True) == [INST, THE]
     with open_model(tmp_path, None, USER_DEFINED) as model:  # Mistral v0.1 has none
         assert model.tokenize("[INST] the", add_special=False, parse_special=True) == [INST, SPACE, THE]
-    with open_model(tmp_path, None, **{"tokenizer.ggml.add_space_prefix": boolean(False)}) as model:
+    with open_model(tmp_path, None, changes={"tokenizer.ggml.add_space_prefix": boolean(False)}) as model:
         assert model.tokenize("the", add_special=False) == [T, HE]
 
 
@@ -120,14 +122,14 @@ def test_a_vocabulary_without_bos_has_none(tmp_path: Path, tiny_ggufs: dict[str,
 
 def test_what_a_template_gets_may_differ_from_the_ids(tmp_path: Path) -> None:
     """config.json's BOS is not the tokenizer's; the prefix of an empty context is the tokenizer's, as in lm-eval."""
-    with open_model(tmp_path, None, **{"tokenizer.pa_lite.bos_token": string("")}) as model:
+    with open_model(tmp_path, None, changes={"tokenizer.pa_lite.bos_token": string("")}) as model:
         assert (model.special_text("bos"), model.special_token("bos"), model.prefix_token) == ("", None, 2)
-    with open_model(tmp_path, None, **{"tokenizer.pa_lite.bos_token": string("[INST]")}) as model:
+    with open_model(tmp_path, None, changes={"tokenizer.pa_lite.bos_token": string("[INST]")}) as model:
         assert (model.special_text("bos"), model.prefix_token) == ("[INST]", INST)
 
 
 def test_ends_that_only_pa_lite_is_told_of(tmp_path: Path) -> None:
-    with open_model(tmp_path, None, **{"tokenizer.pa_lite.end_token_ids": array("UINT32", [END])}) as model:
+    with open_model(tmp_path, None, changes={"tokenizer.pa_lite.end_token_ids": array("UINT32", [END])}) as model:
         assert model.is_end(END)
         assert model.is_end(2)
         assert not model.is_end(INST)

@@ -200,9 +200,11 @@ def test_an_unknown_pre_tokenizer_says_what_would_recognise_it(tmp_path: Path, m
     def large(t: dict[str, Any]) -> None:
         t["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": cut(LLAMA3.replace("{1,3}", "{1,2}"))}
 
+    size = pre_tokenizers._SMALLEST
+
     def refusal() -> str:
         with pytest.raises(CheckpointError) as e:
-            byte_level(tmp_path, large, vocab_size=pre_tokenizers._SMALLEST)
+            byte_level(tmp_path, large, vocab_size=size)
         return str(e.value)
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
