@@ -10,7 +10,7 @@ from typing import Any
 
 from pa_lite.checkpoints.source import Vocabulary, float32, string, uint32
 from pa_lite.checkpoints.vocabulary import name_for_llama_cpp
-from pa_lite.kernels import tensor_type
+from pa_lite.kernels import TensorType, tensor_type
 from tests.ggufs import write_gguf_header
 
 PieceFacts = tuple[str | bytes, float, int]
@@ -77,7 +77,9 @@ def write_tiny_model(path: Path, vocabulary: Vocabulary, architecture: str, name
         f"blk.0.{n}.weight" for n in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
     ]
     vectors = ["output_norm.weight", "blk.0.attn_norm.weight", "blk.0.ffn_norm.weight"]
-    tensors = {"token_embd.weight": (half, (len(vocabulary.tokens), _WIDTH))}
+    tensors: dict[str, tuple[TensorType, tuple[int, ...]]] = {
+        "token_embd.weight": (half, (len(vocabulary.tokens), _WIDTH))
+    }
     tensors |= dict.fromkeys(square, (half, (_WIDTH, _WIDTH))) | dict.fromkeys(vectors, (single, (_WIDTH,)))
     write_gguf_header(path, "llama", metadata, tensors)
 
