@@ -11,6 +11,7 @@ from pathlib import Path
 from pa_lite.checkpoints.config import Config, read_config
 from pa_lite.checkpoints.conversion import Description, Place, describe, family_of, places_of
 from pa_lite.checkpoints.families import Family
+from pa_lite.checkpoints.generation import sampling_metadata
 from pa_lite.checkpoints.hub_cache import is_hub_blob, repository_of
 from pa_lite.checkpoints.remote import FilePath
 from pa_lite.checkpoints.safetensors_file import StoredTensor, read_header, read_json
@@ -55,7 +56,7 @@ def open_hf(path: Path, elsewhere: Mapping[str, FilePath] | None = None) -> Chec
         path=path,
         name=_model_name(folder.resolve()),
         architecture=family.architecture,
-        metadata=model.metadata,
+        metadata={**model.metadata, **sampling_metadata(folder)},
         tensors=tensors,
         load_vocabulary=functools.partial(read_vocabulary, folder, config.values),
         families=(family.title,),

@@ -125,15 +125,15 @@ def _as_text(model: Model, frame: str, text: str, own: Sequence[int]) -> list[in
     for part, is_users in ((before, False), (inner, True), (after, False)):
         at = 0
         for found in [] if is_users else pattern.finditer(part):
-            out += _plain(model, raw + part[at : found.start()])
+            out += _plain(model, raw + part[at : found.start()], not out)
             out.append(ids[found.group()])
             raw, at = "", found.end()
         raw += part[at:]
-    return out + _plain(model, raw)
+    return out + _plain(model, raw, not out)
 
 
-def _plain(model: Model, text: str) -> list[int]:
-    return model.tokenize(text, add_special=False, parse_special=False) if text else []
+def _plain(model: Model, text: str, is_start: bool) -> list[int]:
+    return model.tokenize(text, add_special=False, parse_special=False, is_start=is_start) if text else []
 
 
 @functools.lru_cache(maxsize=4)

@@ -21,7 +21,7 @@ _BEGIN_WITH_BOS = (
 )  # fmt: skip
 _ALWAYS_BOS = ("gemma4", "granite-embed-multi-311m")
 _BYTE = 6  # token_type of a byte
-_BYTE_PAIRS = ("gpt2", "hybriddna", "whitespace", "gemma4")
+BYTE_PAIRS = ("gpt2", "hybriddna", "whitespace", "gemma4")
 
 
 def vocabulary_faults(header: GgufHeader, _architecture: str) -> Iterator[str]:
@@ -52,7 +52,7 @@ def vocabulary_faults(header: GgufHeader, _architecture: str) -> Iterator[str]:
     types = header.metadata.get(f"{_OWN}.token_type")
     if model.value == "bert" and types is not None and _BYTE in types.value:
         yield f"its vocabulary of words has a byte in place {types.value.index(_BYTE)} ({_OWN}.token_type)"
-    if model.value in _BYTE_PAIRS:
+    if model.value in BYTE_PAIRS:
         yield from _merges(header, known)
     yield from _special(header, str(model.value), len(texts))
 
@@ -123,12 +123,12 @@ def _added(header: GgufHeader, model: str) -> dict[str, bool]:
     pre = header.metadata[f"{_OWN}.pre"].value if f"{_OWN}.pre" in header.metadata else ""
     pre = "gemma4" if model == "gemma4" else pre
     added = {"bos": model in ("llama", "bert"), "eos": model == "t5"}
-    if model in _BYTE_PAIRS:
+    if model in BYTE_PAIRS:
         added["bos"] = pre in _BEGIN_WITH_BOS
     for name in added:
         entry = header.metadata.get(f"{_OWN}.add_{name}_token")
         if entry is not None and entry.type == "BOOL":
             added[name] = bool(entry.value)
-    if model in _BYTE_PAIRS and pre in _ALWAYS_BOS:
+    if model in BYTE_PAIRS and pre in _ALWAYS_BOS:
         added["bos"] = True
     return added

@@ -1,15 +1,14 @@
-"""llama.cpp's models as Python objects with a lifetime: loading, tokens, and the contexts made from them."""
+"""llama.cpp's models as Python objects with a lifetime: loading, and the contexts made from them."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import hashlib
 import importlib.metadata
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from pa_lite.engine.context import Context
 from pa_lite.engine.library import complaint, fresh_words, llama
 from pa_lite.engine.loadable import check_loadable
 from pa_lite.engine.loading import most_that_fit
+from pa_lite.engine.model_vocabulary import ModelVocabulary
 from pa_lite.engine.options import METHOD, check_options
 from pa_lite.engine.options import EngineOptions as EngineOptions  # who opens a model finds its options here
 from pa_lite.engine.readable import check_readable
@@ -32,7 +32,7 @@ from pa_lite.merge.plan import RECIPE, MergePlan
 _log = logging.getLogger(__name__)
 
 
-class Model:
+class Model(ModelVocabulary):
     """A GGUF model in llama.cpp's memory. A context manager; contexts made from it must be closed before it is."""
 
     def __init__(self, path: Path, options: EngineOptions | None = None, rewritable: bool = False) -> None:
@@ -191,47 +191,6 @@ class Model:
         """Tokens of the sliding attention window; 0 when every layer sees everything."""
         return int(self.lib.llama_model_n_swa(self._model))
 
-    def tokenize(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
-        """Token ids of a text; `add_special` adds BOS or EOS where the vocabulary asks for it, once."""
-        raw = text.encode("utf-8")
-        size = len(raw) + 16
-        buffer = (ctypes.c_int32 * size)()
-        n = self.lib.llama_tokenize(self.vocab, raw, len(raw), buffer, size, add_special, parse_special)
-        if n < 0:
-            buffer = (ctypes.c_int32 * -n)()
-            n = self.lib.llama_tokenize(self.vocab, raw, len(raw), buffer, -n, add_special, parse_special)
-        return buffer[:n]
-
-    def piece(self, token: int) -> bytes:
-        """The bytes that a token stands for; control tokens stand for none."""
-        size = 64
-        buffer = ctypes.create_string_buffer(size)
-        n = self.lib.llama_token_to_piece(self.vocab, token, buffer, size, 0, False)
-        if n < 0:
-            buffer = ctypes.create_string_buffer(-n)
-            n = self.lib.llama_token_to_piece(self.vocab, token, buffer, -n, 0, False)
-        return buffer.raw[:n]
-
-    def text(self, tokens: Sequence[int]) -> str:
-        """The text of tokens, bytes joined before they are decoded as UTF-8."""
-        return b"".join(map(self.piece, tokens)).decode("utf-8", "replace")
-
-    def is_end(self, token: int) -> bool:
-        """Whether a token ends a generation (end of text, of turn, ...)."""
-        return bool(self.lib.llama_vocab_is_eog(self.vocab, token))
-
-    @property
-    def prefix_token(self) -> int | None:
-        """BOS, else EOS: what stands for an empty context."""
-        for token in (self.lib.llama_vocab_bos(self.vocab), self.lib.llama_vocab_eos(self.vocab)):
-            if token >= 0:
-                return int(token)
-        return None
-
-    def is_control(self, token: int) -> bool:
-        """Whether a token steers the model (start of turn, ...) and stands for no text."""
-        return bool(self.lib.llama_vocab_is_control(self.vocab, token))
-
     @property
     def can_rewind(self) -> bool:
         """Whether a sequence's newest tokens can be dropped from the cache: not from a recurrent state."""
@@ -287,16 +246,6 @@ class Model:
     def n_heads(self) -> int:
         """Attention heads of a layer."""
         return int(self.lib.llama_model_n_head(self._model))
-
-    def token_text(self, token: int) -> str:
-        """A token as the vocabulary spells it."""
-        raw = self.lib.llama_vocab_get_text(self.vocab, token)
-        return raw.decode("utf-8", "replace") if raw else ""
-
-    def special_text(self, name: str) -> str:
-        """The text of the `bos` or `eos` token, empty when there is none."""
-        token = getattr(self.lib, f"llama_vocab_{name}")(self.vocab)
-        return self.token_text(token) if token >= 0 else ""
 
     @contextlib.contextmanager
     def context(

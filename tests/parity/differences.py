@@ -32,7 +32,11 @@ def check_metadata(ours: Metadata, theirs: Metadata) -> None:
     """Assert that two headers are alike but for the differences above."""
     alike = theirs.keys() - OTHER_VALUES.keys() - ONLY_THEIRS.keys()
     assert {key: ours.get(key) for key in alike} == {key: theirs[key] for key in alike}
-    more = {key for key in ours.keys() - theirs.keys() if not key.startswith(("pa_lite.", "general.base_model."))}
+    more = {
+        key
+        for key in ours.keys() - theirs.keys()
+        if not key.startswith(("pa_lite.", "tokenizer.pa_lite.", "general.base_model."))
+    }
     assert more <= OTHER_VALUES.keys() | ONLY_OURS.keys()
     assert not any(theirs[key].value for key in ONLY_THEIRS.keys() & theirs.keys())
 

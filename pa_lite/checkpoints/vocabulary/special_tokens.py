@@ -9,14 +9,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pa_lite.checkpoints.source import Metadata, boolean, uint32
-from pa_lite.checkpoints.vocabulary.files import MODEL, TokenizerFiles
+from pa_lite.checkpoints.source import Metadata, array, boolean, string, uint32
+from pa_lite.checkpoints.vocabulary.files import TokenizerFiles, read_optional
 from pa_lite.errors import CheckpointError
 
 _KEYS = {"bos": "bos_token_id", "eos": "eos_token_id", "unk": "unknown_token_id", "sep": "seperator_token_id",
          "pad": "padding_token_id", "cls": "cls_token_id", "mask": "mask_token_id", "eot": "eot_token_id",
          "eom": "eom_token_id"}  # fmt: skip
 _READ = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+# what a chat template gets as `bos_token` and `eos_token`, where that is not the text of the ids
+TEMPLATE_TOKEN_KEYS = {"bos": "tokenizer.pa_lite.bos_token", "eos": "tokenizer.pa_lite.eos_token"}
+END_IDS_KEY = "tokenizer.pa_lite.end_token_ids"  # ends that neither their text nor a role tells llama.cpp of
+# (bos, eos) of a class of transformers 5 where tokenizer_config.json names none
+_CLASS_TOKENS: Mapping[str, tuple[str, str]] = {
+    "LlamaTokenizer": ("<s>", "</s>"), "CodeLlamaTokenizer": ("<s>", "</s>"), "GemmaTokenizer": ("<bos>", "<eos>"),
+    "Qwen2Tokenizer": ("", "<|endoftext|>"), "GPT2Tokenizer": ("<|endoftext|>", "<|endoftext|>"),
+    "GPTNeoXTokenizer": ("<|endoftext|>", "<|endoftext|>"), "PreTrainedTokenizer": ("", ""),
+    "TokenizersBackend": ("", ""),
+}  # fmt: skip
+# ends of a turn; where no EOT is named, llama.cpp takes any of these, or of the ends of a text, that is a token
+_TURN_ENDS = {"<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<EOT>", "_<EOT>", "[EOT]", "<end_of_utterance>"}
 # at which llama.cpp stops by itself, whatever the metadata say
 _KNOWN_ENDS = {"<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>",
                "<end_of_turn>", "<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]",
@@ -45,7 +57,7 @@ def special_tokens(files: TokenizerFiles, tokens: list[str], sentencepiece: bool
     roles.texts.setdefault("eos", roles.texts.get("sep", ""))
     for step in _processors(files):
         _read_processor(step, roles, files)
-    for name, default in (("bos", sentencepiece and (files.folder / MODEL).is_file()), ("eos", False)):
+    for name, default in (("bos", sentencepiece and files.has_model), ("eos", False)):
         said = files.settings.get(f"add_{name}_token")
         roles.adds.setdefault(name, said if isinstance(said, bool) else default)
     by_text: dict[str, int] = {}
@@ -59,11 +71,35 @@ def special_tokens(files: TokenizerFiles, tokens: list[str], sentencepiece: bool
         if name not in ids and type(value) is int:
             ids[name] = value
     ids = {name: i for name, i in ids.items() if 0 <= i < len(tokens)}
-    _add_ends(ids, files.generation, tokens)
-    out = {f"tokenizer.ggml.{_KEYS[name]}": uint32(i) for name, i in ids.items()}
+    more_ends = _add_ends(ids, files.generation, tokens)
+    out: Metadata = {f"tokenizer.ggml.{_KEYS[name]}": uint32(i) for name, i in ids.items()}
+    if more_ends:
+        out[END_IDS_KEY] = array("UINT32", more_ends)
     for name in ("bos", "eos"):  # byte-level BPE without an id would have llama.cpp add token 11
         out[f"tokenizer.ggml.add_{name}_token"] = boolean(roles.adds[name] and (sentencepiece or name in ids))
+    for place, (name, key) in enumerate(TEMPLATE_TOKEN_KEYS.items()):
+        said = _template_token(files, name, place)
+        if said is not None and said != (tokens[ids[name]] if name in ids else ""):
+            out[key] = string(said)
     return out
+
+
+def _template_token(files: TokenizerFiles, name: str, place: int) -> str | None:
+    """Return `bos_token` or `eos_token` of transformers' tokenizer, "" for none; None where the files do not say.
+
+    Its config.json may name an id all the same, which llama.cpp's converter takes for the tokenizer's. Source:
+    transformers 5, PreTrainedTokenizerBase._from_pretrained.
+    """
+    key = f"{name}_token"
+    if "added_tokens_decoder" not in files.settings:  # then an older file goes before tokenizer_config.json
+        older = read_optional(files.folder / "special_tokens_map.json")
+        if key in older:
+            return _text(older[key]) or ""
+    if key in files.settings:
+        return _text(files.settings[key]) or ""
+    tokenizer_class = files.settings.get("tokenizer_class")
+    known = _CLASS_TOKENS.get(tokenizer_class.removesuffix("Fast")) if isinstance(tokenizer_class, str) else None
+    return known[place] if known else None
 
 
 def _text(token: Any) -> str | None:
@@ -114,15 +150,25 @@ def _special(part: Mapping[str, Any]) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def _add_ends(ids: dict[str, int], generation: Mapping[str, Any], tokens: list[str]) -> None:
-    """Give the ends of generation_config.json that llama.cpp does not know by their text a role that it stops at."""
+def _add_ends(ids: dict[str, int], generation: Mapping[str, Any], tokens: list[str]) -> list[int]:
+    """Give the ends of generation_config.json that llama.cpp does not know by their text a role that it stops at.
+
+    The role EOT is for the end of a turn: one that llama.cpp knows goes before any other. Returns the ends that no role
+    is left for.
+    """
     value = generation.get("eos_token_id")
     listed = value if isinstance(value, list) else [value]
-    ends = [i for i in listed if type(i) is int and 0 <= i < len(tokens)]
+    ends = [i for i in dict.fromkeys(listed) if type(i) is int and 0 <= i < len(tokens)]
     if ends:
         ids.setdefault("eos", ends[0])
-    for i in ends:
-        if tokens[i] not in _KNOWN_ENDS:
-            for role in ("eos", "eot", "eom"):  # the first that is free, unless it has one
-                if ids.setdefault(role, i) == i:
-                    break
+    taken = [ids.get(role) for role in ("eos", "eot", "eom")]
+    unknown = [i for i in ends if tokens[i] not in _KNOWN_ENDS and i not in taken]
+    if not unknown:
+        return []
+    turn_end = next((i for i in (ids["eos"], *ends) if tokens[i] in _TURN_ENDS), None)
+    if turn_end is not None and turn_end != ids["eos"]:
+        ids.setdefault("eot", turn_end)
+    for role in ("eot", "eom") if turn_end is None else ("eom", "eot"):
+        if unknown and role not in ids:
+            ids[role] = unknown.pop(0)
+    return unknown

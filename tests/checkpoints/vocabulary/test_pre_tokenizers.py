@@ -192,3 +192,29 @@ def test_both_sides_of_a_pair_are_encoded_once(tmp_path: Path, monkeypatch: pyte
     assert started.call_count == 1
     byte_level(tmp_path / "base", lambda t: t["model"].update(ignore_merges=True))
     assert started.call_count == 2
+
+
+def test_an_unknown_pre_tokenizer_says_what_would_recognise_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The packages' fingerprints know more than the definitions; only a vocabulary large enough for one is told so."""
+
+    def large(t: dict[str, Any]) -> None:
+        t["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": cut(LLAMA3.replace("{1,3}", "{1,2}"))}
+
+    size = pre_tokenizers._SMALLEST
+
+    def refusal() -> str:
+        with pytest.raises(CheckpointError) as e:
+            byte_level(tmp_path, large, vocab_size=size)
+        return str(e.value)
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert refusal().endswith("With the package tokenizers more of them are recognised: pip install tokenizers.")
+    monkeypatch.undo()
+    (tmp_path / "programs").mkdir()
+    (tmp_path / "programs" / "dying_encoder.py").write_text("def main():\n    raise SystemExit(3)\n", "utf-8")
+    monkeypatch.syspath_prepend(tmp_path / "programs")
+    monkeypatch.setattr(pre_tokenizers, "_WORKER", "dying_encoder")
+    pytest.importorskip("tokenizers")
+    assert "The package tokenizers, which recognises more of them, cannot encode with it: " in refusal()
+    monkeypatch.setattr(pre_tokenizers, "_SMALLEST", 1 << 20)
+    assert refusal().endswith("name the .gguf file.")

@@ -102,7 +102,8 @@ def test_tokenizer_json_alone(tmp_path: Path) -> None:
     write_json(tmp_path / "tokenizer.json", definition())
     got = read(tmp_path, {**CONFIG, "vocab_size": SIZE + 1})
     assert got["model"] == "llama"
-    assert (got["token_type"][0], got["token_type"][3], got["token_type"][SIZE]) == (CONTROL, BYTE, UNUSED)
+    assert (got["token_type"][0], got["token_type"][3], got["token_type"][SIZE]) == (UNKNOWN, BYTE, UNUSED)
+    assert (got["token_type"][1], got["scores"][0]) == (CONTROL, 0.0)
     assert [got["scores"][i] for i in (T, HE, THE, 3)] == [0.0, -1.0, -2.0, 0.0]
     assert got["add_space_prefix"] is True
     write_vocab_only(tmp_path / "v.gguf", read_vocabulary(tmp_path, CONFIG), "llama")
@@ -187,3 +188,62 @@ def test_names(tmp_path: Path) -> None:
     write_vocab_only(tmp_path / "phi3.gguf", phi3, "phi3", "mine")
     with llama_tokenizer(tmp_path / "phi3.gguf") as tokenize:
         assert tokenize("<|user|>\n the") == [1, SIZE + 1, THE]
+
+
+KEY = "tokenizer.pa_lite.space_prefix"
+METASPACE = {"type": "Metaspace", "replacement": "▁", "split": False}
+LLAMA = {"tokenizer_class": "LlamaTokenizerFast"}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "settings", "steps", "has_model", "expected"),
+    [
+        # transformers builds a LlamaTokenizer anew, whatever tokenizer.json says
+        ("LlamaForCausalLM", LLAMA, None, True, "first"),
+        ("LlamaForCausalLM", {**LLAMA, "legacy": False}, None, False, "first"),
+        ("LlamaForCausalLM", {**LLAMA, "legacy": True}, None, True, "always"),
+        ("LlamaForCausalLM", {**LLAMA, "add_prefix_space": False}, None, True, None),
+        ("LlamaForCausalLM", {**LLAMA, "add_prefix_space": False}, None, False, None),
+        # and reads those of other classes
+        ("LlamaForCausalLM", {"tokenizer_class": "PreTrainedTokenizerFast"}, None, True, None),
+        ("LlamaForCausalLM", {}, {**METASPACE, "prepend_scheme": "first"}, True, "first"),
+        ("MistralForCausalLM", {**LLAMA, "legacy": False}, None, True, None),  # v0.1
+        ("MistralForCausalLM", LLAMA, {**METASPACE, "prepend_scheme": "first"}, True, "first"),  # v0.3
+        ("MistralForCausalLM", LLAMA, METASPACE, False, "always"),
+        ("MistralForCausalLM", LLAMA, {**METASPACE, "prepend_scheme": "never"}, True, None),
+        ("Phi3ForCausalLM", {**LLAMA, "legacy": False}, None, True, None),
+        ("Gemma2ForCausalLM", LLAMA, {**METASPACE, "prepend_scheme": "first"}, True, None),
+    ],
+)
+def test_where_the_space_goes_as_transformers_puts_it(
+    tmp_path: Path, architecture: str, settings: dict[str, Any], steps: Any, has_model: bool, expected: str | None
+) -> None:
+    document = definition()
+    if steps is not None:
+        document.update(normalizer=None, pre_tokenizer=steps)
+    write_json(tmp_path / "tokenizer.json", document)
+    if has_model:
+        got = sentencepiece(tmp_path, settings, architecture=architecture)
+    else:
+        write_json(tmp_path / "tokenizer_config.json", settings)
+        got = read(tmp_path, {**CONFIG, "architectures": [architecture]})
+    assert got.get(KEY) == expected
+    is_never = settings.get("add_prefix_space") is False or (steps or {}).get("prepend_scheme") == "never"
+    if is_never or architecture.startswith("Gemma"):
+        assert got["add_space_prefix"] is False
+
+
+def test_a_model_alone_puts_its_space_by_legacy(tmp_path: Path) -> None:
+    assert KEY not in sentencepiece(tmp_path, {}, architecture="MistralForCausalLM")
+    assert sentencepiece(tmp_path, {"legacy": False}, architecture="MistralForCausalLM")[KEY] == "first"
+
+
+def test_a_special_piece_that_tokenizer_json_repeats_stays_as_it_is(tmp_path: Path) -> None:
+    """Llama-2's folder: no added_tokens_decoder, and `<unk>`, `<s>`, `</s>` among tokenizer.json's added tokens."""
+    write_json(tmp_path / "tokenizer.json", definition())
+    got = sentencepiece(tmp_path)
+    assert got["token_type"][:3] == [UNKNOWN, CONTROL, CONTROL]
+    assert got["scores"][:3] == [0.0, 0.0, 0.0]
+    write_json(tmp_path / "tokenizer.json", added((HE, "he", True)))  # a plain piece made special
+    got = sentencepiece(tmp_path)
+    assert (got["token_type"][HE], got["scores"][HE]) == (CONTROL, -1000.0)

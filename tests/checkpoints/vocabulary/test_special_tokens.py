@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from pa_lite.checkpoints.vocabulary.special_tokens import END_IDS_KEY
 from pa_lite.errors import CheckpointError
 from tests import tiny
 from tests.checkpoints.vocabulary.folders import byte_level, sentencepiece, write_json
@@ -84,9 +85,34 @@ def test_other_post_processors(tmp_path: Path, post: Any, told: str) -> None:
 
 def test_a_list_of_ends(tmp_path: Path) -> None:
     """config.json's first stands in for eos_token; of generation_config.json's, those that llama.cpp does not know."""
-    write_json(tmp_path / "generation_config.json", {"eos_token_id": [2, 0, 5, 6, 7, 9999, None]})
+    write_json(tmp_path / "generation_config.json", {"eos_token_id": [2, 0, 5, 6, 7, 5, 9999, None]})
     got = byte_level(tmp_path, None, lambda s: s.pop("eos_token"), eos_token_id=[2, 0])
-    assert (got["eos_token_id"], got["eot_token_id"], got["eom_token_id"]) == (2, 5, 6)
+    assert (got["eos_token_id"], got["eom_token_id"], got["eot_token_id"]) == (2, 5, 6)
+    assert got[END_IDS_KEY] == [7]
+
+
+@pytest.mark.parametrize(
+    ("eos", "ends", "expected"),
+    [
+        (0, [0, 5, 2], {"eot_token_id": 2, "eom_token_id": 5}),  # Phi-3: end of text, <|assistant|>, <|end|>
+        (0, [0, 5, 2, 6], {"eot_token_id": 2, "eom_token_id": 5, END_IDS_KEY: [6]}),
+        (2, [0, 5, 2], {"eom_token_id": 5}),  # Llama-3.1: EOS is the end of a turn
+        (0, [0, 5], {"eot_token_id": 5}),  # an end of turn that llama.cpp does not know
+        (0, [0, 2], {}),
+        (0, [0], {}),
+        (5, [5, 2], {}),  # llama.cpp stops at EOS, whatever its text
+    ],
+)
+def test_the_end_of_a_turn_is_named_so(tmp_path: Path, eos: int, ends: list[int], expected: dict[str, Any]) -> None:
+    write_json(tmp_path / "generation_config.json", {"eos_token_id": ends})
+    got = byte_level(tmp_path, None, lambda s: s.pop("eos_token"), eos_token_id=eos)
+    assert {k: v for k, v in got.items() if k in ("eot_token_id", "eom_token_id", END_IDS_KEY)} == expected
+
+
+def test_an_end_that_is_the_padding_too(tmp_path: Path) -> None:
+    write_json(tmp_path / "generation_config.json", {"eos_token_id": [0, 5]})
+    got = byte_level(tmp_path, None, lambda s: s.update(eos_token=BOS), pad_token_id=5, unk_token_id=5)
+    assert (got["padding_token_id"], got["eot_token_id"]) == (5, 5)
 
 
 def test_an_end_that_only_the_generation_configuration_tells(tmp_path: Path) -> None:
@@ -130,3 +156,53 @@ def test_add_space_prefix_is_copied_for_llama(tmp_path: Path) -> None:
     assert "add_space_prefix" not in byte_level(tmp_path, None, said, architectures=["Qwen2ForCausalLM"])
     assert "add_space_prefix" not in byte_level(tmp_path)
     assert tiny.CONFIG["architectures"] == ["LlamaForCausalLM"]
+
+
+TEMPLATE_KEYS = ("tokenizer.pa_lite.bos_token", "tokenizer.pa_lite.eos_token")
+
+
+@pytest.mark.parametrize(
+    ("settings", "config", "expected"),
+    [
+        ({}, {}, {}),
+        ({"bos_token": None}, {"bos_token_id": 0}, {TEMPLATE_KEYS[0]: ""}),  # Qwen-2.5, SmolLM3
+        ({"bos_token": None}, {"bos_token_id": None}, {}),
+        ({"bos_token": START}, {"bos_token_id": 0}, {}),
+        ({"bos_token": "<none>"}, {"bos_token_id": 0}, {TEMPLATE_KEYS[0]: "<none>"}),
+        ({"eos_token": {"content": BOS}}, {}, {}),
+        ({"eos_token": None}, {"eos_token_id": 0}, {TEMPLATE_KEYS[1]: ""}),
+    ],
+)
+def test_what_a_template_gets_where_the_ids_say_otherwise(
+    tmp_path: Path, settings: dict[str, Any], config: dict[str, Any], expected: dict[str, str]
+) -> None:
+    got = byte_level(tmp_path, lambda t: t.update(post_processor=None), lambda s: s.update(settings), **config)
+    assert {key: got[key] for key in TEMPLATE_KEYS if key in got} == expected
+
+
+@pytest.mark.parametrize(
+    ("tokenizer_class", "expected"),
+    [
+        (None, None),
+        ("SomeTokenizer", None),
+        ("PreTrainedTokenizerFast", ""),
+        ("GPT2Tokenizer", None),  # <|endoftext|>, which is token 0
+        ("LlamaTokenizerFast", "<s>"),
+    ],
+)
+def test_a_class_has_tokens_of_its_own(tmp_path: Path, tokenizer_class: str | None, expected: str | None) -> None:
+    def without(s: dict[str, Any]) -> None:
+        s.pop("bos_token")
+        s["tokenizer_class"] = tokenizer_class
+
+    got = byte_level(tmp_path, lambda t: t.update(post_processor=None), without, bos_token_id=0)
+    assert got.get(TEMPLATE_KEYS[0]) == expected
+
+
+def test_the_older_file_of_special_tokens_goes_first(tmp_path: Path) -> None:
+    """As in transformers, where tokenizer_config.json has no added_tokens_decoder."""
+    write_json(tmp_path / "special_tokens_map.json", {"bos_token": {"content": START}, "eos_token": START})
+    got = byte_level(tmp_path, lambda t: t.update(post_processor=None), lambda s: s.pop("added_tokens_decoder", None))
+    assert {key: got[key] for key in TEMPLATE_KEYS} == dict.fromkeys(TEMPLATE_KEYS, START)
+    got = byte_level(tmp_path, None, lambda s: s.update(added_tokens_decoder={}))
+    assert not any(key in got for key in TEMPLATE_KEYS)
