@@ -102,9 +102,10 @@ class _Sweep:
                     worker.close()
                     with self.lock:
                         self.losses += 1
-                    if self.losses > MOST_LOSSES:
-                        raise EngineError(
-                            f"{self.losses} workers were lost, the last one with: {e}. What was finished is kept: "
+                        losses = self.losses
+                    if losses > MOST_LOSSES:
+                        raise EngineError(  # several threads may come here, each with a count of its own
+                            f"{MOST_LOSSES + 1} workers were lost, the last one with: {e}. What was finished is kept: "
                             "mend the cluster and run the same command again."
                         ) from e
                     worker = make_worker()
