@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from pa_lite.engine.reasoning import split_reasoning
 from pa_lite.errors import InputError
 from pa_lite.follow.records import read_records, same_name, text_of
 
@@ -37,6 +38,7 @@ class Annotations:
 def read_annotations(path: Path) -> Annotations:
     """Read an annotations file. A preference of 0 is a draw, as old files of AlpacaEval have it.
 
+    Outputs are without the reasoning before them, so that lengths are the answers'.
     Raises InputError, naming file and entry, for an entry without texts or preference, for a preference out of range,
     several models in one file, or a file without a single preference.
     """
@@ -49,7 +51,8 @@ def read_annotations(path: Path) -> Annotations:
         texts = [
             text_of(row, key, where, empty=key != "instruction") for key in ("instruction", "output_1", "output_2")
         ]
-        judgements.append(Judgement(texts[0], texts[1], texts[2], _preference(row["preference"], where)))
+        answers = [split_reasoning(text).answer for text in texts[1:]]
+        judgements.append(Judgement(texts[0], *answers, _preference(row["preference"], where)))
     if all(j.preference is None for j in judgements):
         raise InputError(f"{path}: none of its {len(rows)} entries has a preference.")
     return Annotations(

@@ -12,6 +12,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, get_type_hints
 
@@ -20,7 +21,21 @@ from pa_lite.errors import InputChangedError, OutputError
 from pa_lite.files import PATIENCE, is_at, sync_folder, take_lock, write_errors
 
 _Result = TypeVar("_Result")
+_LONGEST_LINE = 1 << 16  # bytes of a journal's facts
 _SYNC_SECONDS = 1.0  # results newer than this may be lost with the machine's power, but not with the process
+
+
+def recorded_fact(target: Path, name: str) -> str | None:
+    """Return a fact of the journal that an earlier run left beside `target`, None without one or without that fact.
+
+    What it says is checked when the journal is opened with the same facts.
+    """
+    try:
+        with target.with_name(f".{target.name}.part").open("rb") as file:
+            value = parse_json(file.readline(_LONGEST_LINE), nan=True)["facts"].get(name)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return value if isinstance(value, str) else None
 
 
 def digest(value: object) -> str:
@@ -78,13 +93,18 @@ class Journal:
         self.results[place] = result
 
     def results_as(self, kind: type[_Result]) -> dict[int, _Result]:
-        """The results so far as objects of a dataclass, by place. Raises OutputError for one that is none."""
+        """Return the results so far as objects of a dataclass, by place.
+
+        A field with a default may be missing, as in journals of versions that did not have it. Raises OutputError for
+        a result that is not such an object.
+        """
         types = get_type_hints(kind)
+        optional = {f.name for f in fields(kind) if f.default is not MISSING}  # type: ignore[arg-type]
         found = {}
         for place, result in self.results.items():
-            if not isinstance(result, dict) or result.keys() != types.keys():
+            if not isinstance(result, dict) or not types.keys() - optional <= result.keys() <= types.keys():
                 raise self._damaged(place)
-            if not all(isinstance(result[name], types[name]) for name in types):
+            if not all(isinstance(result[name], types[name]) for name in result):
                 raise self._damaged(place)
             found[place] = kind(**result)
         return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from pa_lite.engine.reasoning import split_reasoning
 from pa_lite.errors import InputError
 from pa_lite.follow.outputs import Output
 from pa_lite.follow.records import read_records, same_name, shorten, text_of
@@ -33,8 +34,9 @@ class Pairing:
 def read_outputs(path: Path, allow_empty: bool = False) -> list[Output]:
     """Read a model_outputs file; the generator's name is the file's own where no entry has one.
 
-    Raises InputError, naming file and entry, for no JSON list of objects with `instruction` and `output`, for an
-    instruction that comes twice, several generators, and, unless allowed, for an empty output.
+    Reasoning before an answer (`<think>...</think>` and the like) is kept apart as `reasoning`; where it never ended,
+    the output is empty. Raises InputError, naming file and entry, for no JSON list of objects with `instruction` and
+    `output`, for an instruction that comes twice, several generators, and, unless allowed, for an empty output.
     """
     rows = read_records(path)
     generator = same_name(rows, "generator", path, path.stem)
@@ -45,14 +47,21 @@ def read_outputs(path: Path, allow_empty: bool = False) -> list[Output]:
         instruction, output = text_of(row, "instruction", where), text_of(row, "output", where, empty=True)
         if (first := seen.setdefault(instruction, number)) != number:
             raise InputError(f"{where} has the instruction of entry {first} again: {shorten(instruction)}.")
-        outputs.append(Output(instruction, output, generator, str(row.get("dataset", path.stem))))
+        reasoning, answer, _ = split_reasoning(output)
+        outputs.append(Output(instruction, answer, generator, str(row.get("dataset", path.stem)), reasoning))
     empty = [number for number, o in enumerate(outputs, 1) if not o.output.strip()]
     if empty and not allow_empty:
         raise InputError(
-            f"{path}: {len(empty)} of {len(outputs)} outputs are empty, the first in entry {empty[0]}. "
-            "Say --allow-empty to have them judged as they are."
+            f"{path}: {len(empty)} of {len(outputs)} outputs are empty{_reasoned(outputs, empty)}, the first in entry "
+            f"{empty[0]}. Say --allow-empty to have them judged as they are."
         )
     return outputs
+
+
+def _reasoned(outputs: list[Output], empty: list[int]) -> str:
+    """How many of the empty outputs hold reasoning alone, in brackets; `empty` are their numbers from 1."""
+    n = sum(bool(outputs[number - 1].reasoning) for number in empty)
+    return f" ({n} hold only reasoning: more --max-tokens would have let them answer)" if n else ""
 
 
 def pair_outputs(model: Path, reference: Path, allow_empty: bool = False) -> Pairing:

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from pa_lite.engine.chat_options import ChatOptions
+from pa_lite.engine.chat_template import chat_facts, measured_options, template_of
 from pa_lite.engine.model import Model
 from pa_lite.engine.reference import open_model
 from pa_lite.errors import InputError
@@ -37,10 +39,12 @@ def judge_lams(plan: StudyPlan, store: Store, progress: Progress | None = None) 
     total, done = sum(map(len, outputs.values())), 0
     keys = []
     with open_model(plan.options.judge, plan.options.engine) as judge:
+        # its own prompts have the study's date; system prompt and arguments are the measured models'
+        chat = measured_options(template_of(judge), ChatOptions(date=plan.options.chat.date), judge.name)
         for at, found in outputs.items():
             pairs = [Pair(a["instruction"], r, a["output"], "") for a, r in zip(found, reference[at[0]], strict=True)]
-            cell = _cell(plan, answers[at], pairs, judge)
-            for n in _judge(plan, store, cell, pairs, judge):
+            cell = _cell(plan, answers[at], pairs, judge, chat)
+            for n in _judge(plan, store, cell, pairs, judge, chat):
                 if progress is not None:
                     progress(done + n, total)
             done += len(pairs)
@@ -69,22 +73,24 @@ def _reference(
     return {kind: [held[i] for i in asked] for kind in plan.options.types}
 
 
-def _cell(plan: StudyPlan, answers: StoredCell, pairs: Sequence[Pair], judge: Model) -> Cell:
+def _cell(plan: StudyPlan, answers: StoredCell, pairs: Sequence[Pair], judge: Model, chat: ChatOptions) -> Cell:
     inputs = {
         "judge": judge.fingerprint(), "prompt": PROMPT_ID, "pairs": digest([asdict(p) for p in pairs]),
-        "context": judge.max_length, "chunk": plan.chunk,
+        "context": judge.max_length, "chunk": plan.chunk, **chat_facts(template_of(judge), chat, judge.name),
     }  # fmt: skip
     name = f"{answers.name}, judged by {generator_name(plan.options.judge)}"
     return Cell(answers.lam, answers.type, "wins", name, len(pairs), inputs)
 
 
-def _judge(plan: StudyPlan, store: Store, cell: Cell, pairs: Sequence[Pair], judge: Model) -> Iterator[int]:
+def _judge(
+    plan: StudyPlan, store: Store, cell: Cell, pairs: Sequence[Pair], judge: Model, chat: ChatOptions
+) -> Iterator[int]:
     """Judge what is missing of a cell, chunk by chunk; yields how many pairs are done."""
     have = store.begin(cell, environment())
     for chunk in chunks(len(pairs), plan.chunk):
         if not have.issuperset(chunk):
             start, verdicts = time.perf_counter(), dict[int, Verdict]()
-            judge_pairs(judge, [pairs[i] for i in chunk], JudgeOptions(), verdicts.__setitem__)
+            judge_pairs(judge, [pairs[i] for i in chunk], JudgeOptions(), verdicts.__setitem__, chat=chat)
             records = {i: {"instruction": pairs[i].instruction, **asdict(verdicts[k])} for k, i in enumerate(chunk)}
             store.add(cell.key, records, time.perf_counter() - start)
         yield chunk.stop

@@ -8,11 +8,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pa_lite.checkpoints.pairs import Pair
+from pa_lite.engine.chat_options import parse_date
 from pa_lite.engine.interrupt import stops_when
 from pa_lite.errors import EngineError, InputError, nearest
 from pa_lite.study.plan import Estimate, PlannedCell, StudyOptions, StudyPlan, environment, estimate_sweep, plan_study
@@ -169,7 +170,7 @@ def sweep_pair(
     """
     if engine not in ENGINES:
         raise InputError(f"unknown engine {engine!r}.{nearest(engine, ENGINES)}")
-    plan = plan_study(pair, options)
+    plan = plan_study(pair, with_recorded_date(options, folder))
     with open_store(folder) as store:
         _check_pair(plan, store)  # before it is told what has changed, or a cluster is started
         for why, names in stale(plan, store).items():
@@ -188,7 +189,7 @@ def sweep_pair(
 
 def estimate_pair(pair: str | Pair, options: StudyOptions, folder: Path | None) -> Estimate:
     """What sweep_pair would take, given what is finished in the folder. Raises what plan_study and read_store raise."""
-    plan = plan_study(pair, options)
+    plan = plan_study(pair, options if folder is None else with_recorded_date(options, folder))
     if folder is None or not (folder / FILE).exists():
         return estimate_sweep(plan)
     with read_store(folder) as store:
@@ -197,10 +198,28 @@ def estimate_pair(pair: str | Pair, options: StudyOptions, folder: Path | None) 
     return estimate_sweep(plan, tuple(finished))
 
 
+def with_recorded_date(options: StudyOptions, folder: Path) -> StudyOptions:
+    """Return the options with the date of the study in a run folder, unless they give one themselves.
+
+    Raises InputError when what is recorded there is not a date, and what read_store raises.
+    """
+    if options.chat.date is not None or not (folder / FILE).is_file():
+        return options
+    with read_store(folder) as store:
+        recorded = store.facts().get("date")
+    if recorded is None:
+        return options
+    return replace(options, chat=replace(options.chat, date=parse_date(str(recorded))))
+
+
 def facts(plan: StudyPlan) -> dict[str, object]:
     """What the store knows of the study: the pair, the plan's cells in order, the lams, areas and seeds."""
     options = plan.options
+    chat = options.chat
     return {
+        **({} if chat.date is None else {"date": chat.date.isoformat()}),
+        "system": chat.system,
+        "template_args": dict(chat.template_args),
         "pair": plan.pair,
         "lams": options.lams,
         "types": options.types,
@@ -223,7 +242,8 @@ def _check_pair(plan: StudyPlan, store: Store) -> None:
 # of a cell's inputs, and of its work's facts, what the user knows them as
 _INPUTS = {"base": "checkpoints", "instruct": "checkpoints", "schedule": "schedule", "llama_cpp_python": "llama.cpp"}
 _FACTS = {**dict.fromkeys(("items", "shots"), "items or exemplars (--limit, --shots, --seed)"), "spec": "task files",
-          "instructions": "instructions", "prompts": "prompts"}  # fmt: skip
+          "instructions": "instructions", "prompts": "prompts", "system": "system prompt (--system)", "date": "date (--date)",
+          "template_args": "template arguments (--template-arg)"}  # fmt: skip
 
 
 def stale(plan: StudyPlan, store: Store) -> dict[str, list[str]]:
