@@ -88,8 +88,8 @@ class LoadedModel:
         """Answers to `demo`, to a prompt file, or to a list of instructions, in AlpacaEval's form.
 
         Greedy unless `options` say otherwise. `chat` says how prompts are made (system prompt, template arguments,
-        date); `system` is short for its system prompt, and goes before it. `pa_lite.follow.outputs.write_outputs` writes them to a file as they
-        come, and continues where it was killed.
+        date); `system` is short for its system prompt, and goes before it. `pa_lite.follow.outputs.write_outputs`
+        writes them to a file as they come, and continues where it was killed.
         """
         from dataclasses import replace
 

@@ -120,7 +120,8 @@ def judge_outputs(
     """Judge a pairing and write the annotations to `target`; verdicts are journaled beside it as they come.
 
     A run that was interrupted is taken up again with `resume`: by the same judge, on the same outputs, in the same
-    orders, on the same date; the limit may differ. `chat` is about the judge's prompts. Raises what Journal and judge_pairs raise.
+    orders, on the same date; the limit may differ. `chat` is about the judge's prompts. Raises what Journal and
+    judge_pairs raise.
     """
     pairs = pairing.pairs[: options.limit]
     mark = model.fingerprint()

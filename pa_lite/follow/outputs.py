@@ -140,8 +140,11 @@ def facts_of(
     chosen = {key: value for key, value in asdict(options or GenerationOptions()).items() if key != "parallel"}
     template = template_of(model)
     made = chat_facts(template, chat, model.name)
-    own = {"template arguments (--template-arg)": digest(made[key]) for key in made if key == "template_args"}
-    own |= {"date": made[key] for key in made if key == "date"}
+    own: dict[str, str] = {}
+    if "template_args" in made:
+        own["template arguments (--template-arg)"] = digest(made["template_args"])
+    if "date" in made:
+        own["date"] = made["date"]
     return {
         "model": model.fingerprint(),
         "chat template": digest(template),
@@ -230,7 +233,8 @@ def write_outputs(
     """Answer every prompt and write the model_outputs file, whole or not at all.
 
     Answers lie in a journal beside it until then: a run that is killed, at any moment, is continued with `resume` and
-    loses none. It keeps the date that it started with, whenever it is continued. Raises OutputError when the file exists or cannot be written, or the journal is of other prompts.
+    loses none. It keeps the date that it started with, whenever it is continued. Raises OutputError when the file
+    exists or cannot be written, or the journal is of other prompts.
     """
     check_target(target.path, target.force)
     if target.resume:

@@ -242,8 +242,8 @@ def _check_pair(plan: StudyPlan, store: Store) -> None:
 # of a cell's inputs, and of its work's facts, what the user knows them as
 _INPUTS = {"base": "checkpoints", "instruct": "checkpoints", "schedule": "schedule", "llama_cpp_python": "llama.cpp"}
 _FACTS = {**dict.fromkeys(("items", "shots"), "items or exemplars (--limit, --shots, --seed)"), "spec": "task files",
-          "instructions": "instructions", "prompts": "prompts", "system": "system prompt (--system)", "date": "date (--date)",
-          "template_args": "template arguments (--template-arg)"}  # fmt: skip
+          "instructions": "instructions", "prompts": "prompts", "system": "system prompt (--system)",
+          "date": "date (--date)", "template_args": "template arguments (--template-arg)"}  # fmt: skip
 
 
 def stale(plan: StudyPlan, store: Store) -> dict[str, list[str]]:

@@ -188,7 +188,7 @@ class PaLiteLM(LM):  # type: ignore[misc]
 
                 def keep(at: int, made: Generation, places: Sequence[int] = places) -> None:
                     i = places[at]
-                    results[i] = self._decoded(made.text) if reasoning is None else made.text
+                    results[i] = self._decoded(made.text)
                     self.cache_hook.add_partial("generate_until", pairs[i], results[i])
 
                 limits = [settings[i].max_tokens for i in places]
@@ -268,8 +268,10 @@ class PaLiteLM(LM):  # type: ignore[misc]
 
     @property
     def tokenizer_name(self) -> str:
-        """Tells this model's prompts from others' in lm-eval's cache of requests: its name, and a hash of its template and
-        of what that is given."""
+        """What tells this model's prompts from others' in lm-eval's cache of requests.
+
+        That is its name, and a hash of its template and of what that is given.
+        """
         chat = self._chat()
         known = json.dumps([chat.template, chat_facts(chat.template, chat.options, self.model.name)], sort_keys=True)
         return f"{self.model.name.replace('/', '__')}-{hashlib.sha256(known.encode()).hexdigest()[:12]}"
