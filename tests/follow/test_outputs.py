@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import pa_lite
+from pa_lite.engine.chat_options import ChatOptions
 from pa_lite.engine.context import Context
 from pa_lite.engine.generation import GenerationOptions
 from pa_lite.engine.model import EngineOptions, Model
@@ -144,7 +145,7 @@ def test_other_prompts_models_and_options_are_noticed(
         with pytest.raises(OutputError, match="as the options changed"):
             write_outputs(model, prompts, "tiny", target, GenerationOptions(5))
         with pytest.raises(OutputError, match="as the system prompt changed"):
-            write_outputs(model, prompts, "tiny", target, short, "Be kind.")
+            write_outputs(model, prompts, "tiny", target, short, ChatOptions(system="Be kind."))
         with pytest.raises(OutputError, match="as the model changed"):
             write_outputs(other, prompts, "tiny", target, short)
         monkeypatch.setattr(Context, "decode", stopped)  # nothing is left to decode

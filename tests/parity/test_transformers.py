@@ -86,7 +86,7 @@ TURNS = [
 def test_chat_prompts(demo_pair: Pair, system: str) -> None:
     """Our chat prompts are transformers' apply_chat_template, token for token: one BOS, where the template has it."""
     from pa_lite.engine.chat import chat_prompts
-from pa_lite.engine.chat_options import ChatOptions
+    from pa_lite.engine.chat_options import ChatOptions
 
     transformers = pytest.importorskip("transformers")
     tokenizer = transformers.AutoTokenizer.from_pretrained(demo_pair.instruct)
