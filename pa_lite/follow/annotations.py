@@ -51,8 +51,8 @@ def read_annotations(path: Path) -> Annotations:
         texts = [
             text_of(row, key, where, empty=key != "instruction") for key in ("instruction", "output_1", "output_2")
         ]
-        answers = [split_reasoning(text).answer for text in texts[1:]]
-        judgements.append(Judgement(texts[0], *answers, _preference(row["preference"], where)))
+        answer_1, answer_2 = (split_reasoning(text).answer for text in texts[1:])
+        judgements.append(Judgement(texts[0], answer_1, answer_2, _preference(row["preference"], where)))
     if all(j.preference is None for j in judgements):
         raise InputError(f"{path}: none of its {len(rows)} entries has a preference.")
     return Annotations(

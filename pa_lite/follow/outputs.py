@@ -10,10 +10,11 @@ from typing import Any
 
 from pa_lite.checkpoints.pairs import models_folder
 from pa_lite.documents import parse_json
+from pa_lite.engine.answer_text import Generation
 from pa_lite.engine.chat import chat_prompts
 from pa_lite.engine.chat_options import ChatOptions, parse_date
 from pa_lite.engine.chat_template import chat_facts, measured_options, template_of
-from pa_lite.engine.generation import Generation, GenerationOptions, generate
+from pa_lite.engine.generation import GenerationOptions, generate
 from pa_lite.engine.model import Model
 from pa_lite.errors import InputError
 from pa_lite.files import check_target, write_text

@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from pa_lite.engine.answer_text import Generation
 from pa_lite.engine.chat import ChatRenderer
 from pa_lite.engine.chat_options import ChatOptions
 from pa_lite.engine.chat_template import chat_facts, measured_options
-from pa_lite.engine.generation import Generation, GenerationOptions, generate
+from pa_lite.engine.generation import GenerationOptions, generate
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.engine.reasoning import ReasoningFormat
 from pa_lite.engine.reference import REFERENCE_TYPE, open_model

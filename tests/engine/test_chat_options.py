@@ -99,7 +99,7 @@ def test_a_template_gets_the_date_at_noon(tiny_ggufs: dict[str, Path]) -> None:
 def test_forms_of_the_date_have_a_limit(tiny_ggufs: dict[str, Path], form: str) -> None:
     with (
         Model(tiny_ggufs["F32"], ONE) as model,
-        pytest.raises(EngineError, match="its chat template fails: .*wider than 99 characters"),
+        pytest.raises(EngineError, match=r"its chat template fails: .*wider than 99 characters"),
     ):
         render(model, "{{ strftime_now('" + form + "') }}" + TURN, ChatOptions(date=DAY))
 
@@ -107,10 +107,8 @@ def test_forms_of_the_date_have_a_limit(tiny_ggufs: dict[str, Path], form: str) 
 def test_a_template_gets_its_arguments(tiny_ggufs: dict[str, Path]) -> None:
     with Model(tiny_ggufs["F32"], ONE) as model:
         template = "{{ a | tojson }} {{ documents is none }} {{ tools is none }}" + TURN
-        arguments = {"a": [1, "é<", None, True], "documents": ["d"]}
-        assert render(model, template, ChatOptions(template_args=arguments)).startswith(
-            '[1, "é<", null, true] False True'
-        )
+        text = render(model, template, ChatOptions(template_args={"a": [1, "é<", None, True], "documents": ["d"]}))
+        assert text.startswith('[1, "é<", null, true] False True')
 
 
 def test_generation_blocks_render_their_content(tiny_ggufs: dict[str, Path]) -> None:
