@@ -12,7 +12,6 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, get_type_hints
 
@@ -93,18 +92,13 @@ class Journal:
         self.results[place] = result
 
     def results_as(self, kind: type[_Result]) -> dict[int, _Result]:
-        """Return the results so far as objects of a dataclass, by place.
-
-        A field with a default may be missing, as in journals of versions that did not have it. Raises OutputError for
-        a result that is not such an object.
-        """
+        """The results so far as objects of a dataclass, by place. Raises OutputError for one that is none."""
         types = get_type_hints(kind)
-        optional = {f.name for f in fields(kind) if f.default is not MISSING}  # type: ignore[arg-type]
         found = {}
         for place, result in self.results.items():
-            if not isinstance(result, dict) or not types.keys() - optional <= result.keys() <= types.keys():
+            if not isinstance(result, dict) or result.keys() != types.keys():
                 raise self._damaged(place)
-            if not all(isinstance(result[name], types[name]) for name in result):
+            if not all(isinstance(result[name], types[name]) for name in types):
                 raise self._damaged(place)
             found[place] = kind(**result)
         return found

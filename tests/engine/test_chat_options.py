@@ -141,9 +141,8 @@ def test_measuring_switches_reasoning_off_and_says_so_once(caplog: pytest.LogCap
         assert options.template_args == {"enable_thinking": False}
         assert options.date == date.today()
         assert measured_options(THINKING, options, "tiny") == options
-    assert [r.message for r in caplog.records] == [
-        "tiny can reason before it answers: switched off for measuring. --template-arg enable_thinking=true turns it on."
-    ]
+    said = "tiny can reason before it answers: switched off for measuring."
+    assert [r.message for r in caplog.records] == [f"{said} --template-arg enable_thinking=true turns it on."]
     caplog.clear()
     with caplog.at_level(logging.WARNING):
         on = ChatOptions(template_args={"enable_thinking": True}, date=DAY)

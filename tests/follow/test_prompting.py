@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from pa_lite.engine.generation import GenerationOptions
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.errors import InputError, OutputError
 from pa_lite.follow import judging, outputs
+from pa_lite.follow.annotations import read_annotations
 from pa_lite.follow.instructions import follow_instructions
 from pa_lite.follow.judge import JudgeOptions
 from pa_lite.follow.judging import judge_outputs
@@ -53,9 +56,10 @@ def stopped(*_: object) -> str:
 
 def stop_before_the_end(monkeypatch: pytest.MonkeyPatch, model: Model, target: Path, chat: ChatOptions | None) -> None:
     """All answers are in the journal, the file is not there."""
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(outputs, "to_json", stopped)
-        write_outputs(model, PROMPTS, "tiny", Target(target), SHORT, chat)
+        with pytest.raises(KeyboardInterrupt):
+            write_outputs(model, PROMPTS, "tiny", Target(target), SHORT, chat)
 
 
 def test_a_resumed_run_keeps_its_date(
@@ -137,8 +141,6 @@ def test_reasoning_in_files_of_others_is_left_out(tmp_path: Path) -> None:
         {"instruction": k, "output": "Yes", "generator": "b"} for k in "ijk"
     ])  # fmt: skip
     assert [p.model for p in pair_outputs(ours, theirs).pairs] == ["Yes", "No", "Maybe"]
-    from pa_lite.follow.annotations import read_annotations
-
     marked = write_rows(tmp_path / "c.json", [
         {"instruction": str(i), "output_1": "four", "output_2": "<think>aaaaaaaa</think>two", "generator_1": "b",
          "generator_2": "a", "preference": 1.5} for i in range(2)
@@ -171,12 +173,13 @@ def test_a_resumed_judge_keeps_its_date(
     target = tmp_path / "out.json"
     with Model(tiny_ggufs["F32"], ONE) as model:
         set_template(model, CLOCK)
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        with monkeypatch.context() as patch:
             patch.setattr(judging, "write_text", stopped)
-            judge_outputs(model, "j", pair_outputs(a, b), target, JudgeOptions())
+            with pytest.raises(KeyboardInterrupt):
+                judge_outputs(model, "j", pair_outputs(a, b), target, JudgeOptions())
         monkeypatch.setattr(chat_template, "date", LaterDate)
+        later = ChatOptions(date=LATER)
         with pytest.raises(OutputError, match="as the date changed"):
-            later = ChatOptions(date=LATER)
             judge_outputs(model, "j", pair_outputs(a, b), target, JudgeOptions(), resume=True, chat=later)
         done = judge_outputs(model, "j", pair_outputs(a, b), target, JudgeOptions(), resume=True)
     assert (done.n_resumed, done.document()["chat"]) == (3, {"date": date.today().isoformat()})
@@ -184,9 +187,6 @@ def test_a_resumed_judge_keeps_its_date(
 
 def clock_pair(folder: Path, pair: Pair, template: str) -> Pair:
     """The embedded pair with another chat template."""
-    import shutil
-    from dataclasses import replace
-
     target = folder / "instruct"
     shutil.copytree(pair.instruct, target)
     settings = json.loads((target / "tokenizer_config.json").read_text("utf-8"))
@@ -207,8 +207,6 @@ def follow_cells(folder: Path) -> dict[str, int]:
 def test_a_study_keeps_its_date(
     demo_pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from dataclasses import replace
-
     pair, run, today = clock_pair(tmp_path, demo_pair, CLOCK), tmp_path / "run", date.today().isoformat()
     sweep_pair(pair, STUDY, run)
     assert follow_cells(run) == {today: 2}
@@ -227,8 +225,6 @@ def test_a_study_keeps_its_date(
 def test_a_study_whose_template_has_no_date_is_not_measured_again(
     demo_pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dataclasses import replace
-
     sweep_pair(demo_pair, STUDY, tmp_path)
     assert follow_cells(tmp_path) == {"none": 2}
     assert estimate_pair(demo_pair, replace(STUDY, chat=ChatOptions(date=LATER)), tmp_path).items_left == 0
