@@ -85,6 +85,7 @@ def chat_prompts(
     instructions: Sequence[str],
     options: ChatOptions | None = None,
     systems: Sequence[str] | None = None,
+    ends_reasoning: bool = False,
 ) -> ChatPrompts:
     """Return the prompt of each instruction as the user's only turn, ready for the assistant's answer.
 
@@ -92,7 +93,8 @@ def chat_prompts(
     text brings its own BOS, or none: the ids are those of transformers' `apply_chat_template`, except that control
     tokens spelled out in an instruction or in its own system prompt stay text (not so in the options' system prompt,
     which is the caller's). A model without a template gets `Instruction: ...\\n\\nResponse:`, the system prompt and an
-    empty line before it, and the BOS that its vocabulary asks for. Raises InputError for text that is not valid
+    empty line before it, and the BOS that its vocabulary asks for. With `ends_reasoning`, reasoning that the template
+    opens is closed again, so that the answer comes next. Raises InputError for text that is not valid
     Unicode, EngineError when the template fails, drops the instruction or the system prompt, or exceeds its limits of
     time, memory or length.
     """
@@ -122,10 +124,11 @@ def chat_prompts(
             for system, text in zip(own, instructions, strict=True)
         ]
         texts = _render(template, tuple(safe), _settings(options))
-        tokens = [hidden.tokens(text) for text in texts]
+        ends = {s: f"\n{m.end}\n\n" if ends_reasoning and m is not None else "" for s, m in opened.items()}
+        tokens = [hidden.tokens(text + ends[system]) for system, text in zip(own, texts, strict=True)]
     except EngineError as e:
         raise EngineError(f"{model.path}: its chat template fails: {e}.") from e
-    return ChatPrompts(tokens, [replace(reasoning, opened=opened[system]) for system in own])
+    return ChatPrompts(tokens, [replace(reasoning, opened=None if ends[s] else opened[s]) for s in own])
 
 
 def _conversation(system: str, text: str) -> tuple[Message, ...]:

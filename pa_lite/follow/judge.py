@@ -17,7 +17,6 @@ from pa_lite.engine.chat import chat_prompts
 from pa_lite.engine.chat_options import ChatOptions
 from pa_lite.engine.chat_template import measured_options, template_of
 from pa_lite.engine.model import Model
-from pa_lite.engine.reasoning import ReasoningFormat
 from pa_lite.engine.scoring import Request, Score, score_requests
 from pa_lite.errors import InputError
 from pa_lite.follow.pairing import Pair
@@ -159,17 +158,11 @@ def _cases(model: Model, pairs: Sequence[Pair], options: JudgeOptions, chat: Cha
             answers = (pair.reference, pair.model) if reference_first else (pair.model, pair.reference)
             shown.append((case, reference_first))
             texts.append(judge_prompt(pair.instruction, *answers))
-    asked = chat_prompts(model, texts, chat)
-    for (case, order), prompt, reasoning in zip(shown, asked.tokens, asked.reasoning, strict=True):
-        case.prompts[order] = prompt + _end_of(reasoning, model)
+    # the letters are the answer, and not the start of a thought
+    asked = chat_prompts(model, texts, chat, ends_reasoning=True)
+    for (case, order), prompt in zip(shown, asked.tokens, strict=True):
+        case.prompts[order] = prompt
     return cases
-
-
-def _end_of(reasoning: ReasoningFormat, model: Model) -> list[int]:
-    """What ends the reasoning that a prompt opens: the letters are the answer, and not the start of a thought."""
-    if reasoning.opened is None:
-        return []
-    return model.tokenize(f"\n{reasoning.opened.end}\n\n", add_special=False, parse_special=True)
 
 
 def _ask(
