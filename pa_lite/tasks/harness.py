@@ -96,7 +96,7 @@ class PaLiteLM(LM):  # type: ignore[misc]
     def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> PaLiteLM:
         """Make one from lm-eval's model_args. Raises InputError for arguments that there are not."""
         words = {**arg_dict, **{k: v for k, v in (additional_config or {}).items() if v is not None}}
-        known = list(inspect.signature(cls.__init__).parameters)[1:]
+        known = [name for name in list(inspect.signature(cls.__init__).parameters)[1:] if name != "chat"]
         for word in words:
             if word not in known:
                 raise InputError(f"model_args: {word} is not known.{nearest(word, known)}")
