@@ -21,7 +21,8 @@ TEMPLATES = [
     "{% for m in messages if m.role == 'assistant' %}<think>{{ m.reasoning_content }}</think>{% endfor %}"
     "{% if enable_thinking is defined and not enable_thinking %}off{% endif %}"
     "{% if add_generation_prompt %}A:{% endif %}",
-    "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + m.content | length %}{% endfor %}{{ ns.n }}",
+    "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + m.content | length %}{% endfor %}"
+    "{{ ns.n }}",
 ]
 CONVERSATIONS = [
     [Message("user", " Hé <x> ")],
