@@ -158,7 +158,7 @@ def test_a_judge_that_must_reason_is_asked_after_its_reasoning(tiny_ggufs: dict[
     found = []
     with Model(tiny_ggufs["F32"], ONE) as model:
         for end in (opened, closed):
-            set_template(model, turn + end)
+            set_template(model, turn + "{{ " + repr(end) + " }}")  # jinja drops a line end that ends a template
             done = judge_outputs(model, "j", pair_outputs(a, b), tmp_path / f"{len(end)}.json", JudgeOptions())
             found.append(done.verdicts)
     assert found[0] == found[1]
