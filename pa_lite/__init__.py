@@ -16,6 +16,7 @@ from pa_lite.errors import PaLiteError
 
 if TYPE_CHECKING:
     from pa_lite.checkpoints import Location
+    from pa_lite.engine.chat_options import ChatOptions
     from pa_lite.engine.generation import GenerationOptions
     from pa_lite.engine.model import EngineOptions, Model
     from pa_lite.follow.instructions import FollowResult
@@ -81,17 +82,24 @@ class LoadedModel:
         options: GenerationOptions | None = None,
         *,
         system: str = "",
+        chat: ChatOptions | None = None,
         progress: Progress | None = None,
     ) -> list[Output]:
         """Answers to `demo`, to a prompt file, or to a list of instructions, in AlpacaEval's form.
 
-        Greedy unless `options` say otherwise. `pa_lite.follow.outputs.write_outputs` writes them to a file as they
-        come, and continues where it was killed.
+        Greedy unless `options` say otherwise. `chat` says how prompts are made (system prompt, template arguments,
+        date); `system` is short for its system prompt, and goes before it. `pa_lite.follow.outputs.write_outputs`
+        writes them to a file as they come, and continues where it was killed.
         """
+        from dataclasses import replace
+
+        from pa_lite.engine.chat_options import ChatOptions
         from pa_lite.follow.outputs import Prompt, generate_outputs, generator_name, load_prompts
 
         loaded = load_prompts(prompts) if isinstance(prompts, str) else [Prompt(p, "custom") for p in prompts]
-        return generate_outputs(self.model, loaded, generator_name(self.reference), options, system, progress)
+        chat = chat or ChatOptions()
+        chat = replace(chat, system=system or chat.system)
+        return generate_outputs(self.model, loaded, generator_name(self.reference), options, chat, progress)
 
     def follow(
         self,
@@ -100,6 +108,8 @@ class LoadedModel:
         max_tokens: int | None = None,
         parallel: int = 16,
         progress: Progress | None = None,
+        *,
+        chat: ChatOptions | None = None,
     ) -> FollowResult:
         """How well verifiable instructions are followed: a set, or its name (see `pa_lite.follow.sets.find_set`).
 
@@ -112,7 +122,7 @@ class LoadedModel:
         chosen = find_set(instructions) if isinstance(instructions, str) else instructions
         chosen = chosen.limited(limit)
         tokens = max_tokens or self.model.answer_tokens(chosen.max_tokens)
-        return follow_instructions(self.model, chosen.instructions, tokens, progress, chosen.must_end, parallel)
+        return follow_instructions(self.model, chosen.instructions, tokens, progress, chosen.must_end, parallel, chat)
 
 
 @contextmanager

@@ -234,7 +234,7 @@ def run(options: argparse.Namespace) -> None:
     facts = machine(None)
     model = Recorder(path, EngineOptions(threads=options.threads))
     with model:
-        prompts = chat_prompts(model, PROMPTS)
+        prompts = chat_prompts(model, PROMPTS).tokens
         found = measure(model, prompts, options)
         rows = [*rows_of(found, options.parallel), *compare(model, prompts, found, options.max_tokens)]
     show(rows)

@@ -175,8 +175,12 @@ def _render(folder: Path) -> None:
     text = (folder / "chat_template.jinja").read_bytes().decode("utf-8", "replace")
     with _limits():
         try:
-            fill = template_worker.formatter(text, "<s>", "</s>", True)
-            answer = {"texts": [fill(messages=[dict(m) for m in _MESSAGES]).prompt]}
+            answer = template_worker.do({"template": text, "words": ["<think>"]})
+            answer = template_worker.do({
+                "template": text, "bos": "<s>", "eos": "</s>", "arguments": {"enable_thinking": False},
+                "date": "2026-02-28", "conversations": [_MESSAGES], "add_generation_prompt": True,
+                "characters": 200_000,
+            })  # fmt: skip
         except MemoryError:
             raise
         except Exception as e:  # noqa: BLE001 - whatever a stranger's template raises is its own fault

@@ -14,7 +14,7 @@ from fuzz_json import JsonMutator, LinesMutator, TomlMutator, Words
 from fuzz_oracle import Target, whole
 
 from pa_lite.checkpoints.pairs import models_folder, read_pairs
-from pa_lite.engine.generation import Generation
+from pa_lite.engine.answer_text import Generation
 from pa_lite.follow.alpaca import load_length_data
 from pa_lite.follow.annotations import read_annotations
 from pa_lite.follow.ifeval import load_ifeval

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import click
 
 import pa_lite
-from pa_lite.cli.options import FORCE, JSON, OUTPUT, loads_a_model
+from pa_lite.cli.options import FORCE, JSON, OUTPUT, chats, loads_a_model
 from pa_lite.cli.terminal import bar, percent, show_json, show_table, tell, token_bar
 from pa_lite.errors import InputError
 
 if TYPE_CHECKING:
+    from pa_lite.engine.chat_options import ChatOptions
     from pa_lite.engine.model import EngineOptions, Model
     from pa_lite.follow.instructions import FollowResult
 
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 @click.option("--min-p", type=float, default=0.0, show_default=True, help="Draw from this share of the top's p on.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of what is drawn: same seed, same answers.")
 @click.option("--stop", multiple=True, help="A text that ends an answer, not part of it. May be given often.")
-@click.option("--system", default="", help="System prompt.")
-@click.option("--resume", is_flag=True, help="Go on where a killed run stopped; needs -o.")
+@click.option("--resume", is_flag=True, help="Continue where a killed run stopped, on its date; needs -o.")
+@chats
 @loads_a_model
 @OUTPUT
 @FORCE
@@ -46,7 +47,7 @@ def generate(
     min_p: float,
     seed: int,
     stop: tuple[str, ...],
-    system: str,
+    chat: ChatOptions,
     resume: bool,
     kind: str,
     engine: EngineOptions,
@@ -68,13 +69,12 @@ def generate(
     from pa_lite.files import check_target
     from pa_lite.follow.outputs import (
         Target,
-        answer_prompts,
+        generate_outputs,
         generator_name,
         load_prompts,
         system_prompts,
-        to_outputs,
         write_outputs,
-    )  # fmt: skip
+    )
 
     options = GenerationOptions(max_tokens, temperature, top_p, min_p, top_k, seed, stop, parallel)
     target = Target(output, resume, force) if output is not None else None
@@ -83,28 +83,35 @@ def generate(
     elif resume:
         raise InputError("--resume continues a file: name it with -o.")
     loaded = load_prompts(prompts)
-    system_prompts(loaded, system)  # refuses what does not go together before a model is loaded
+    system_prompts(loaded, chat.system)  # refuses what does not go together before a model is loaded
     with pa_lite.load(model, engine, kind) as opened:
         note_plain_prompts(opened.model)
         with token_bar("generate") as (progress, on_tokens):
             if target is not None:
                 written = write_outputs(
-                    opened.model, loaded, generator_name(model), target, options, system, progress, on_tokens
+                    opened.model, loaded, generator_name(model), target, options, chat, progress, on_tokens
                 )
             else:
-                answers = answer_prompts(opened.model, loaded, options, system, None, progress, on_tokens)
+                name = generator_name(model)
+                made = generate_outputs(opened.model, loaded, name, options, chat, progress, on_tokens)
     if target is None:
-        show_json([made.document() for made in to_outputs(loaded, answers, generator_name(model))])
+        show_json([output.document() for output in made])
     elif as_json:
         show_json(asdict(written))
     else:
         if written.n_resumed:
             tell(f"{written.n_resumed} of {written.n} answers were there from an earlier run.", err=True)
+        note_unended_reasoning(written.reasons["reasoning"] + written.n_reasoning_cut, written.n)
         tell(written.path)
 
 
+def note_unended_reasoning(n: int, total: int) -> None:
+    if n:
+        tell(f"note: {n} of {total} answers are empty: their reasoning had not ended. Raise --max-tokens.", err=True)
+
+
 def note_plain_prompts(model: Model) -> None:
-    from pa_lite.engine.chat import has_template
+    from pa_lite.engine.chat_template import has_template
 
     if not has_template(model):
         tell(f"note: {model.name} has no chat template: prompts read 'Instruction: ... Response:'.", err=True)
@@ -117,6 +124,7 @@ def note_plain_prompts(model: Model) -> None:
 @click.option("--seed", type=click.IntRange(0), help="Make 500 new public instructions from this seed.")
 @click.option("--max-tokens", type=click.IntRange(1), help="New tokens at most; by default what the set needs.")
 @click.option("--parallel", type=click.IntRange(1, 256), default=16, show_default=True, help="Prompts at a time.")
+@chats
 @loads_a_model
 @OUTPUT
 @FORCE
@@ -128,6 +136,7 @@ def follow(
     seed: int | None,
     max_tokens: int | None,
     parallel: int,
+    chat: ChatOptions,
     kind: str,
     engine: EngineOptions,
     output: Path | None,
@@ -153,7 +162,7 @@ def follow(
     with bar("fetch") as progress:
         chosen = find_set(name, seed, progress)
     with bar("follow") as progress, pa_lite.load(model, engine, kind) as loaded:
-        result = loaded.follow(chosen, limit, max_tokens, parallel, progress)
+        result = loaded.follow(chosen, limit, max_tokens, parallel, progress, chat=chat)
     document = {"reference": model, "set": name, "seed": seed, **result.to_document()}
     if output is not None:
         write_text(output, json.dumps(document, indent=1, ensure_ascii=False) + "\n")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pa_lite.cli.options import JSON, loads_a_model
+from pa_lite.cli.options import DATE, JSON, TEMPLATE_ARG, loads_a_model
 from pa_lite.cli.terminal import bar, show_json, tell, tell_text
 from pa_lite.documents import parse_json
 
@@ -73,7 +73,9 @@ def parse_samples(
     "--fewshot_as_multiturn", is_flag=False, flag_value="true", type=click.BOOL, metavar="[BOOLEAN]",
     help="Exemplars as turns of a conversation; so by default in a chat template.",
 )  # fmt: skip
-@click.option("--system_instruction", help="System prompt.")
+@click.option("--system_instruction", "--system", help="System prompt.")
+@TEMPLATE_ARG
+@DATE
 @click.option("--include_path", multiple=True, type=click.Path(path_type=Path), help="Folder with tasks of your own.")
 @click.option("--gen_kwargs", multiple=True, metavar="KEY=VALUE,...", help="Of generation, before the tasks' own.")
 @click.option("--metadata", multiple=True, metavar="KEY=VALUE,...", help="What some tasks ask for.")
@@ -88,7 +90,7 @@ def parse_samples(
 @loads_a_model
 @JSON
 def harness(
-    model: str, kind: str, engine: EngineOptions, parallel: str,
+    model: str, kind: str, engine: EngineOptions, parallel: str, template_args: dict[str, Any], date: Any,
     as_json: bool, show_config: bool, **words: Any,
 ) -> None:  # fmt: skip
     """Any lm-eval task on MODEL (FILE.gguf or PAIR@LAM), in this process; options have lm-eval's names and meanings.
@@ -99,13 +101,16 @@ def harness(
     pa-lite harness demo@0.7 --tasks arc_easy,hellaswag --limit 100 -o results
     pa-lite harness model.gguf --include_path ./tasks --tasks mine --num_fewshot 5 --log_samples -o results
     """
+    from pa_lite.engine.chat_options import ChatOptions
+
     options = read_options(words)
+    chat = ChatOptions(template_args=template_args, date=date)
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # lm-eval draws bars of its own
     from pa_lite.tasks.harness_run import run_harness
 
     with bar("harness") as progress:
-        result = run_harness(model, options, engine, kind, parallel, progress)
+        result = run_harness(model, options, engine, kind, parallel, progress, chat)
     if as_json or show_config:
         show_json(result.document)
     if not as_json:

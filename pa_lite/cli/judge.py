@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pa_lite.cli.options import FORCE, JSON, OUTPUT, loads_a_model
+from pa_lite.cli.options import FORCE, JSON, OUTPUT, chats, loads_a_model
 from pa_lite.cli.terminal import bar, percent, show_json, show_table, tell
 
 if TYPE_CHECKING:
+    from pa_lite.engine.chat_options import ChatOptions
     from pa_lite.engine.model import EngineOptions
     from pa_lite.follow.judging import Judging
     from pa_lite.follow.winrate import WinRate
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Draws the order for --one-order.")
 @click.option("--one-order", is_flag=True, help="Ask once, in an order drawn for each pair, not in both orders.")
 @click.option("--allow-empty", is_flag=True, help="Judge empty outputs as they are.")
-@click.option("--resume", is_flag=True, help="Go on where an interrupted run stopped.")
+@click.option("--resume", is_flag=True, help="Continue where an interrupted run stopped, on its date.")
+@chats
 @loads_a_model
 @OUTPUT
 @FORCE
@@ -40,6 +42,7 @@ def judge(
     one_order: bool,
     allow_empty: bool,
     resume: bool,
+    chat: ChatOptions,
     kind: str,
     engine: EngineOptions,
     output: Path | None,
@@ -48,7 +51,8 @@ def judge(
 ) -> None:
     """Let a model judge OUTPUTS against the reference's, each pair in both orders; writes AlpacaEval's annotations.
 
-    Both files are model_outputs, matched by instruction. By default the annotations go to OUTPUTS-vs-REFERENCE.json
+    Both files are model_outputs, matched by instruction; reasoning before an answer is left out. --system,
+    --template-arg and --date are about the judge's prompts. By default the annotations go to OUTPUTS-vs-REFERENCE.json
     in the working directory.
 
     \b
@@ -66,7 +70,7 @@ def judge(
     pairing, options = pair_outputs(outputs, reference, allow_empty), JudgeOptions(limit, seed, not one_order)
     with bar("judge") as progress, open_model(judge_model, engine, kind) as model:
         name = generator_name(judge_model)
-        result = judge_outputs(model, name, pairing, target, options, resume, force, progress)
+        result = judge_outputs(model, name, pairing, target, options, resume, force, progress, chat)
     if as_json:
         show_json({"annotations": str(target), **result.document()})
     else:

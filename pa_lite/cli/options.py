@@ -59,6 +59,55 @@ def loads_a_model(command: Callable[..., Any]) -> Callable[..., Any]:
     return decorated
 
 
+def parse_day(_context: click.Context, _parameter: click.Parameter, text: str | None) -> Any:
+    """A day as YYYY-MM-DD. Raises click's usage error for anything else."""
+    from pa_lite.engine.chat_options import parse_date
+    from pa_lite.errors import InputError
+
+    try:
+        return None if text is None else parse_date(text)
+    except InputError as e:
+        raise click.BadParameter(str(e)) from e
+
+
+def parse_arguments(_context: click.Context, _parameter: click.Parameter, words: tuple[str, ...]) -> dict[str, Any]:
+    """Words like NAME=VALUE as a chat template's arguments. Raises click's usage error for what is none."""
+    from pa_lite.engine.chat_options import ChatOptions, parse_template_args
+    from pa_lite.errors import InputError
+
+    try:
+        return dict(ChatOptions(template_args=parse_template_args(words)).template_args)
+    except InputError as e:
+        raise click.BadParameter(str(e)) from e
+
+
+SYSTEM = click.option("--system", default="", help="System prompt.")
+TEMPLATE_ARG = click.option(
+    "--template-arg", "template_args", multiple=True, callback=parse_arguments, metavar="NAME=VALUE",
+    help="A variable of the chat template, such as enable_thinking=true; VALUE is JSON, else a string. "
+    "May be given often.",
+)  # fmt: skip
+DATE = click.option(
+    "--date", callback=parse_day, metavar="YYYY-MM-DD",
+    help="What chat templates print as today's date; by default that of the run's start.",
+)  # fmt: skip
+
+
+def chats(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of chat prompts; they reach the command as `chat`, a ChatOptions."""
+
+    @functools.wraps(command)
+    def with_chat(*, system: str, template_args: dict[str, Any], date: Any, **words: Any) -> Any:
+        from pa_lite.engine.chat_options import ChatOptions
+
+        return command(chat=ChatOptions(system=system, template_args=template_args, date=date), **words)
+
+    decorated: Callable[..., Any] = with_chat
+    for option in (DATE, TEMPLATE_ARG, SYSTEM):
+        decorated = option(decorated)
+    return decorated
+
+
 def parse_size(_context: click.Context, _parameter: click.Parameter, text: str) -> int:
     """A number of bytes: 256M, 1.5G, 800K or plain. Raises click's usage error for anything else."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)B?", text.strip().upper())

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 import pa_lite
-from pa_lite.cli.options import FORCE, GPU, JSON, PROBE, THREADS
+from pa_lite.cli.options import FORCE, GPU, JSON, PROBE, THREADS, chats
 from pa_lite.cli.terminal import bar, percent, show_json, show_table, tell
 
 if TYPE_CHECKING:
+    from pa_lite.engine.chat_options import ChatOptions
     from pa_lite.study.curves import Curves
     from pa_lite.study.goal import Goal
     from pa_lite.study.hunt import Schedules
@@ -37,6 +39,7 @@ def _measured(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Draws exemplars."),
         click.option("--schedule", default="", metavar="RULES|FILE.toml", help="Other lams by group and layer."),
     ]  # fmt: skip
+    command = chats(command)
     for option in reversed(options):
         command = option(command)
     return command
@@ -44,7 +47,7 @@ def _measured(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def _options(
     lams: str, tasks: str, follow: str, follow_limit: int | None, types: str, shots: int | None, limit: int | None,
-    seed: int, schedule: str, threads: int, gpu_layers: Any, probe: bool,
+    seed: int, schedule: str, threads: int, gpu_layers: Any, probe: bool, chat: ChatOptions,
 ) -> StudyOptions:  # fmt: skip
     from pa_lite.engine.model import EngineOptions
     from pa_lite.merge.lams import parse_lams
@@ -58,7 +61,7 @@ def _options(
     return StudyOptions(
         line, tuple(tasks.split(",")), tuple(types.split(",")), follow, follow_limit,
         ScoreOptions(shots, limit, seed), parse_schedule(schedule) if schedule else Schedule(),
-        EngineOptions(threads, gpu_layers, probe=probe),
+        EngineOptions(threads, gpu_layers, probe=probe), chat=chat,
     )  # fmt: skip
 
 
@@ -199,16 +202,28 @@ def search(
     from pa_lite.study.search import SearchOptions
 
     options, goal = _options(**measured), Goal(weight, keep_follow)
+    options = replace(options, chat=replace(options.chat, date=options.chat.date or date.today()))
     with bar("search") as progress:
         found, raced = pa_lite.search(
             pair, options, goal, SearchOptions(budget, options.score.seed), schedules, progress=progress
         )
     if as_json:
-        show_json({"goal": asdict(goal), "lam": asdict(found), "schedules": asdict(raced) if raced else None})
+        show_json(
+            {
+                "goal": asdict(goal),
+                "chat": describe_chat(options.chat),
+                "lam": asdict(found),
+                "schedules": asdict(raced) if raced else None,
+            }
+        )
         return
     show_found(found, goal)
     if raced is not None:
         show_schedules(raced)
+
+
+def describe_chat(chat: ChatOptions) -> dict[str, Any]:
+    return {**asdict(chat), "date": str(chat.date)}
 
 
 def show_found(found: Found, goal: Goal) -> None:

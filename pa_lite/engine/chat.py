@@ -6,23 +6,36 @@ A user's text is only ever text: a control token spelled out in it, such as an e
 from __future__ import annotations
 
 import functools
+import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
+from pa_lite.engine.chat_options import ChatOptions
+from pa_lite.engine.chat_template import KEY, MEMORY, SECONDS, WORKER, template_of, template_use
 from pa_lite.engine.model import Model
+from pa_lite.engine.reasoning import Markers, ReasoningFormat, find_markers, opened_by
 from pa_lite.errors import EngineError, InputError, nearest
 from pa_lite.limited import LimitedProcess
 
-_WORKER = "pa_lite.engine.template_worker"
-_MEMORY = 512 << 20  # bytes beyond what the worker holds when it starts to render
-_SECONDS = 5  # of processor time
+_SECONDS = SECONDS  # of processor time for a conversation
 _PROMPTS_A_SECOND = 200  # far fewer than any template in use renders: more time for many prompts
 _CHARACTERS = 200_000  # of one rendered text, beyond four times what goes in
 _MARK = "\ue000\ue0a7\ue001"  # private characters that stand for a user's text, to see what is the template's own
+_HIDDEN = re.compile("\ue000\ue0a7([\ue100-\uf8ff])\ue001")  # stands for a control token that a user's text spells
+_FIRST_HIDDEN, _MOST_HIDDEN = 0xE100, 0xF8FF - 0xE100
 
-Message = tuple[str, str]  # role, content
+
+class Message(NamedTuple):
+    """One turn; `reasoning` is what an assistant's turn had before its answer, for templates that show it again."""
+
+    role: str
+    content: str
+    reasoning: str = ""
+
+
+Turn = Message | tuple[str, str]  # a role and its content do
 
 
 @dataclass(frozen=True)
@@ -34,72 +47,159 @@ class _Template:
     eos: str
 
 
-def has_template(model: Model) -> bool:
-    """Whether a model brings a chat template; without one, prompts are in the plain form."""
-    return "tokenizer.chat_template" in model.header.metadata
+@dataclass(frozen=True)
+class ChatPrompts:
+    """Prompts as token ids, and of each how reasoning is found in what follows it. In the order of the requests."""
+
+    tokens: list[list[int]]
+    reasoning: list[ReasoningFormat]
+
+
+def reasoning_format(model: Model, template: str | None) -> ReasoningFormat:
+    """Return how the model's reasoning is found: the markers of its template and its vocabulary, `<think>` by default.
+
+    Raises EngineError for a template that cannot be parsed.
+    """
+    words = template_use(template, str(model.path)).words
+    markers = find_markers(lambda word: word in words or _in_vocabulary(model, word))
+    spelled = {
+        token: model.token_text(token)
+        for m in markers
+        for word in (m.start, m.end, *m.dropped)
+        for token in _controls(model, word)
+    }
+    return ReasoningFormat(markers, None, spelled)
+
+
+def _in_vocabulary(model: Model, word: str) -> bool:
+    """Whether a marker is a token, or starts with a control token."""
+    tokens = model.tokenize(word, add_special=False, parse_special=True)
+    return bool(tokens) and (
+        (len(tokens) == 1 and model.token_text(tokens[0]) == word)
+        or (model.is_control(tokens[0]) and word.startswith(model.token_text(tokens[0])))
+    )
 
 
 def chat_prompts(
-    model: Model, instructions: Sequence[str], system: str = "", systems: Sequence[str] | None = None
-) -> list[list[int]]:
-    """Return the token ids of each instruction as the user's only turn, ready for the assistant's answer.
+    model: Model,
+    instructions: Sequence[str],
+    options: ChatOptions | None = None,
+    systems: Sequence[str] | None = None,
+    ends_reasoning: bool = False,
+) -> ChatPrompts:
+    """Return the prompt of each instruction as the user's only turn, ready for the assistant's answer.
 
-    `system` is the caller's system prompt, none when empty (a template may have its own). `systems` are system prompts
-    of the instructions' own, an empty one standing for the caller's. The rendered text brings its own BOS, or none: the
-    ids are those of transformers' `apply_chat_template`, except that control tokens spelled out in an instruction stay
-    text. In the caller's system prompt they are control tokens; in an instruction's own they are refused. A model
-    without a template gets `Instruction: ...\\n\\nResponse:`, the system prompt and an empty line before it, and the
-    BOS that its vocabulary asks for. Raises InputError for an instruction that is not valid text or a system prompt
-    that is refused, EngineError when the template fails, drops the instruction or the system prompt, or exceeds its
-    limits of time, memory or length.
+    `systems` are system prompts of the instructions' own, an empty one standing for that of the options. The rendered
+    text brings its own BOS, or none: the ids are those of transformers' `apply_chat_template`, except that control
+    tokens spelled out in an instruction or in its own system prompt stay text (not so in the options' system prompt,
+    which is the caller's). A model without a template gets `Instruction: ...\\n\\nResponse:`, the system prompt and an
+    empty line before it, and the BOS that its vocabulary asks for. With `ends_reasoning`, reasoning that the template
+    opens is closed again, so that the answer comes next. Raises InputError for text that is not valid
+    Unicode, EngineError when the template fails, drops the instruction or the system prompt, or exceeds its limits of
+    time, memory or length.
     """
-    used = [s or system for s in systems] if systems is not None else [system] * len(instructions)
-    for number, (text, before) in enumerate(zip(instructions, used, strict=True), 1):
+    options = options or ChatOptions()
+    own = [s or options.system for s in systems] if systems is not None else [options.system] * len(instructions)
+    for number, (system, text) in enumerate(zip(own, instructions, strict=True), 1):
         try:
-            (text + before).encode("utf-8")
+            (system + text).encode("utf-8")
         except UnicodeEncodeError as e:
-            raise InputError(f"prompt {number}, or the system prompt, is not valid text: {e.reason}.") from e
-    if not has_template(model):
-        plain = [f"Instruction: {text}\n\nResponse:" for text in instructions]
-        return [model.tokenize(f"{s}\n\n{text}" if s else text) for s, text in zip(used, plain, strict=True)]
+            raise InputError(f"prompt {number}, or its system prompt, is not valid text: {e.reason}.") from e
+    source = template_of(model)
+    reasoning = reasoning_format(model, source)
+    if source is None:
+        before = [f"{system}\n\n" if system else "" for system in own]
+        plain = [
+            model.tokenize(f"{s}Instruction: {text}\n\nResponse:") for s, text in zip(before, instructions, strict=True)
+        ]
+        return ChatPrompts(plain, [reasoning] * len(plain))
     if not instructions:
-        return []
-    for number, before in enumerate(systems or (), 1):
-        if before and _controls(model, before):
-            raise InputError(f"prompt {number}: its system prompt spells out a control token of the model. Remove it.")
-    source = model.header.metadata["tokenizer.chat_template"]
-    template = _Template(str(source.value), model.special_text("bos"), model.special_text("eos"))
-    framed = list(dict.fromkeys(used))  # a frame for each system prompt comes before the instructions
-    turns = [*zip(framed, [_MARK] * len(framed), strict=True), *zip(used, instructions, strict=True)]
-    conversations = tuple(_conversation(*turn) for turn in turns)
-    seconds = _SECONDS + len(conversations) // _PROMPTS_A_SECOND
+        return ChatPrompts([], [])
+    template = _Template(source, model.special_text("bos"), model.special_text("eos"))
+    hidden = _Hidden(model)
     try:
-        rendered = _render(template, conversations, seconds)
-        if not all(_MARK in frame for frame in rendered[: len(framed)]):
-            raise EngineError("it leaves out what the user says")
-        lost = {frame for s, frame in zip(framed, rendered, strict=False) if s.strip() not in frame}
-        if lost and _render(template, (_conversation("", _MARK),), seconds)[0] in lost:
-            raise EngineError("it leaves out the system prompt; write that into the prompts instead")
-        frames = {s: (frame, _controls(model, frame)) for s, frame in zip(framed, rendered, strict=False)}
-        texts = zip(used, instructions, rendered[len(framed) :], strict=True)
-        return [_tokens(model, instruction, text, *frames[s]) for s, instruction, text in texts]
+        opened = _check_frames(template, set(own), options, reasoning)
+        safe = [
+            _conversation(system if system == options.system else hidden.hide(system), hidden.hide(text))
+            for system, text in zip(own, instructions, strict=True)
+        ]
+        texts = _render(template, tuple(safe), _settings(options))
+        ends = {s: f"\n{m.end}\n\n" if ends_reasoning and m is not None else "" for s, m in opened.items()}
+        tokens = [hidden.tokens(text + ends[system]) for system, text in zip(own, texts, strict=True)]
     except EngineError as e:
         raise EngineError(f"{model.path}: its chat template fails: {e}.") from e
+    return ChatPrompts(tokens, [replace(reasoning, opened=None if ends[s] else opened[s]) for s in own])
 
 
 def _conversation(system: str, text: str) -> tuple[Message, ...]:
-    return (("system", system), ("user", text)) if system else (("user", text),)
+    return (Message("system", system), Message("user", text)) if system else (Message("user", text),)
 
 
-def _tokens(model: Model, instruction: str, text: str, frame: str, own: Sequence[int]) -> list[int]:
-    """Token ids of a rendered text; where it has other control tokens than its frame, the instruction's become text."""
-    tokens = model.tokenize(text, add_special=False, parse_special=True)
-    if [t for t in tokens if model.is_control(t)] == own or not _controls(model, instruction):
-        return tokens  # or the template itself chose other ones for this text
-    tokens = _as_text(model, frame, text, own)
-    if [t for t in tokens if model.is_control(t)] != own:
-        raise EngineError(f"its own control tokens cannot be told from those spelled out in {instruction[:60]!r}")
-    return tokens
+def _check_frames(
+    template: _Template, systems: set[str], options: ChatOptions, reasoning: ReasoningFormat
+) -> dict[str, Markers | None]:
+    """Return of each system prompt which reasoning the prompt opens. Raises EngineError for content that is dropped."""
+    order = ["", *sorted(systems - {""})]
+    frames = _render(template, tuple(_conversation(s, _MARK) for s in order), _settings(options))
+    for system, frame in zip(order, frames, strict=True):
+        if _MARK not in frame:
+            raise EngineError("it leaves out what the user says")
+        if system and frame == frames[0]:
+            raise EngineError("it leaves out the system prompt")
+    return {s: opened_by(frame.rpartition(_MARK)[2], reasoning.markers) for s, frame in zip(order, frames, strict=True)}
+
+
+class _Hidden:
+    """Control tokens that untrusted texts spell, replaced by private characters while a template is rendered.
+
+    So whatever the template does with a text, the control tokens of the rendered text are the template's own.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._words: list[str] = []
+
+    def hide(self, text: str) -> str:
+        """Return the text without control tokens. Raises EngineError for more different ones than can be told apart."""
+        while controls := set(_controls(self._model, text)):
+            words = sorted(filter(None, map(self._model.token_text, controls)), key=len, reverse=True)
+            found = re.compile("|".join(map(re.escape, words)) or "(?!)")
+            text, n = found.subn(lambda m: self._stand_in(m.group()), text)
+            if not n:
+                raise EngineError(f"its own control tokens cannot be told from those spelled out in {text[:60]!r}")
+        return text
+
+    def _stand_in(self, word: str) -> str:
+        if word not in self._words:
+            self._words.append(word)
+        if len(self._words) > _MOST_HIDDEN:
+            raise EngineError(f"the texts spell out more than {_MOST_HIDDEN} different control tokens")
+        return _MARK[:2] + chr(_FIRST_HIDDEN + self._words.index(word)) + _MARK[2]
+
+    def _shown(self, text: str) -> str:
+        def word(found: re.Match[str]) -> str:
+            at = ord(found[1]) - _FIRST_HIDDEN
+            return self._words[at] if at < len(self._words) else found[0]
+
+        return _HIDDEN.sub(word, text)
+
+    def tokens(self, text: str) -> list[int]:
+        """Return the ids of a rendered text; what was hidden is text, in one piece with what stands around it."""
+        tokens = self._model.tokenize(text, add_special=False, parse_special=True)
+        if not self._words or _HIDDEN.search(text) is None:
+            return tokens
+        out: list[int] = []
+        at = 0
+        for token in filter(self._model.is_control, tokens):
+            start = text.index(word := self._model.token_text(token), at)
+            out += [*self._plain(text[at:start], is_start=at == 0), token]
+            at = start + len(word)
+        return out + self._plain(text[at:], is_start=at == 0)
+
+    def _plain(self, text: str, is_start: bool) -> list[int]:
+        if not text:
+            return []
+        return self._model.tokenize(self._shown(text), add_special=False, parse_special=False, is_start=is_start)
 
 
 def _controls(model: Model, text: str) -> list[int]:
@@ -107,56 +207,42 @@ def _controls(model: Model, text: str) -> list[int]:
     return [t for t in model.tokenize(text, add_special=False, parse_special=True) if model.is_control(t)]
 
 
-def _as_text(model: Model, frame: str, text: str, own: Sequence[int]) -> list[int]:
-    """Token ids of a rendered text in which only the frame's control tokens, `own`, are read as such.
-
-    What stands between two of them goes to the tokenizer in one piece, as it would anyway. The frame has `_MARK` where
-    the text has what the template made of the user's words; empty when it is otherwise, which the caller finds wrong.
-    """
-    before, mark, after = frame.partition(_MARK)
-    if not (mark and text.startswith(before) and text.endswith(after) and len(text) >= len(before) + len(after)):
-        return []
-    spelled = {token: model.token_text(token) for token in own}
-    pattern = re.compile("|".join(re.escape(s) for s in sorted(set(spelled.values()), key=len, reverse=True)) or "(?!)")
-    ids = {s: token for token, s in spelled.items()}
-    inner = text[len(before) : len(text) - len(after)]
-    out: list[int] = []
-    raw = ""
-    for part, is_users in ((before, False), (inner, True), (after, False)):
-        at = 0
-        for found in [] if is_users else pattern.finditer(part):
-            out += _plain(model, raw + part[at : found.start()], not out)
-            out.append(ids[found.group()])
-            raw, at = "", found.end()
-        raw += part[at:]
-    return out + _plain(model, raw, not out)
-
-
-def _plain(model: Model, text: str, is_start: bool) -> list[int]:
-    return model.tokenize(text, add_special=False, parse_special=False, is_start=is_start) if text else []
+def _settings(options: ChatOptions) -> str:
+    """What a template gets beside messages, as JSON; the date is None where the clock's own counts."""
+    day = None if options.date is None else options.date.isoformat()
+    return json.dumps({"arguments": dict(options.template_args), "date": day}, sort_keys=True)
 
 
 @functools.lru_cache(maxsize=4)
-def _render(template: _Template, conversations: tuple[tuple[Message, ...], ...], seconds: int) -> tuple[str, ...]:
+def _render(template: _Template, conversations: tuple[tuple[Message, ...], ...], settings: str) -> tuple[str, ...]:
     """Each conversation's text, by `template_worker`. Raises EngineError with what went wrong, without a full stop."""
-    with LimitedProcess(_WORKER, _MEMORY) as process:
-        return tuple(process.ask(_request(template, conversations), seconds)["texts"])
+    with LimitedProcess(WORKER, MEMORY) as process:
+        seconds = _SECONDS + len(conversations) // _PROMPTS_A_SECOND
+        return tuple(process.ask(_request(template, conversations, settings), seconds)["texts"])
 
 
 def _request(
-    template: _Template, conversations: Sequence[Sequence[Message]], add_generation_prompt: bool = True
+    template: _Template, conversations: Iterable[Iterable[Turn]], settings: str, add_generation_prompt: bool = True
 ) -> dict[str, Any]:
     """What the worker is asked."""
     return {
-        "template": template.text, "bos": template.bos, "eos": template.eos,
-        "conversations": [[{"role": r, "content": c} for r, c in messages] for messages in conversations],
+        "template": template.text, "bos": template.bos, "eos": template.eos, **json.loads(settings),
+        "conversations": [[_as_dict(Message(*turn)) for turn in messages] for messages in conversations],
         "add_generation_prompt": add_generation_prompt, "characters": _CHARACTERS,
     }  # fmt: skip
 
 
+def _as_dict(message: Message) -> dict[str, str]:
+    """A message as templates read it; reasoning under each name that published templates have for it."""
+    out = {"role": message.role, "content": message.content}
+    if message.reasoning:
+        out |= dict.fromkeys(("reasoning_content", "thinking", "reasoning"), message.reasoning)
+    return out
+
+
 def _find_template(model: Model, name: str) -> _Template:
     """A model's chat template: its only one or its default, or another that it has under a name."""
-    metadata, key = model.header.metadata, "tokenizer.chat_template"
+    metadata, key = model.header.metadata, KEY
     names = [k.removeprefix(f"{key}.") for k in metadata if k.startswith(f"{key}.")]
     if name not in ("", "default"):
         if name not in names:
@@ -170,31 +256,43 @@ def _find_template(model: Model, name: str) -> _Template:
 class ChatRenderer:
     """A model's chat template for conversations that come one at a time: its process stays up until `close`."""
 
-    def __init__(self, model: Model, name: str = "") -> None:
-        """`name` chooses among several templates. Raises InputError when the model has none, or none of that name."""
+    def __init__(self, model: Model, name: str = "", options: ChatOptions | None = None) -> None:
+        """`name` chooses among several templates; of the options, the system prompt is left to the messages.
+
+        Raises InputError when the model has no template, or none of that name.
+        """
         self._template = _find_template(model, name)
-        self._path = model.path
-        self._process = LimitedProcess(_WORKER, _MEMORY)
+        self._model, self.options = model, options or ChatOptions()
+        self._process = LimitedProcess(WORKER, MEMORY)
 
     @property
     def template(self) -> str:
         """The template's own text."""
         return self._template.text
 
-    def render(self, messages: Sequence[Message], continues: bool = False) -> str:
-        """A conversation's text, ready for the assistant's answer; or, if it `continues`, cut behind the last message.
+    def reasoning(self, messages: Sequence[Turn] = (("user", ""),)) -> ReasoningFormat:
+        """Return how reasoning is found in the answer to a conversation. Raises what `render` raises."""
+        found = reasoning_format(self._model, self.template)
+        role, *_ = messages[-1]
+        frame = self.render([*messages[:-1], (role, _MARK)])
+        return replace(found, opened=opened_by(frame.rpartition(_MARK)[2], found.markers))
+
+    def render(self, messages: Sequence[Turn], continues: bool = False) -> str:
+        """Return a conversation's text, ready for the assistant's answer; or, if it `continues`, cut after the last
+        message.
 
         Raises EngineError when the template fails, or exceeds its limits of time, memory or length. Source:
         transformers, `apply_chat_template` with add_generation_prompt or continue_final_message.
         """
         if continues:
-            role, content = messages[-1]
-            messages = [*messages[:-1], (role, f"{content}{_MARK} ")]
+            last = Message(*messages[-1])
+            messages = [*messages[:-1], last._replace(content=f"{last.content}{_MARK} ")]
         try:
-            (text,) = self._process.ask(_request(self._template, [messages], not continues), _SECONDS)["texts"]
+            request = _request(self._template, [messages], _settings(self.options), not continues)
+            (text,) = self._process.ask(request, _SECONDS)["texts"]
             return _before_mark(text) if continues else text
         except EngineError as e:
-            raise EngineError(f"{self._path}: its chat template fails: {e}.") from e
+            raise EngineError(f"{self._model.path}: its chat template fails: {e}.") from e
 
     def close(self) -> None:
         """End the process; more than once does no harm."""
@@ -202,7 +300,7 @@ class ChatRenderer:
 
 
 def _before_mark(text: str) -> str:
-    """What stands before the mark; its blank is gone where the template strips messages, so the message's go too."""
+    """What stands before the mark; its space is gone where the template strips messages, so the message's go too."""
     at = text.rfind(_MARK)
     if at < 0:
         raise EngineError("it leaves out the last message, which is to be continued")

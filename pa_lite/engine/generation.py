@@ -7,7 +7,6 @@ copied and not decoded again.
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import math
 from collections import deque
@@ -16,9 +15,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from pa_lite.engine.answer_text import AnswerText, Generation, PlainText
 from pa_lite.engine.context import Context
 from pa_lite.engine.interrupt import ends_on_interrupt
 from pa_lite.engine.model import Model
+from pa_lite.engine.reasoning import ReasoningFormat
 from pa_lite.engine.room import CELL_STEP, Wish, fewer_sequences, first_that_fits, shrinking
 from pa_lite.engine.sampling import draw
 from pa_lite.errors import InputError
@@ -73,42 +74,6 @@ def _encoded(text: str) -> bytes | None:
         return None
 
 
-@dataclass(frozen=True)
-class Generation:
-    """What a prompt was continued with.
-
-    `n_tokens` counts the tokens made, an end token left out and those of a stop string included; `ended` says whether
-    the model itself ended its turn; `reason` is `end` (it did), `stop` (a stop string came) or `length`.
-    """
-
-    text: str
-    n_tokens: int
-    ended: bool
-    reason: str
-
-
-class StopText:
-    """A text that grows by tokens' bytes until a stop string is in it."""
-
-    def __init__(self, stops: Sequence[str]) -> None:
-        self._stops = [s.encode("utf-8") for s in stops]
-        self._reach = max(map(len, self._stops), default=1) - 1  # bytes before a piece in which a stop may begin
-        self._raw = bytearray()
-
-    def add(self, piece: bytes) -> bool:
-        """Append a piece; True when a stop string is now whole: the text is cut before the first, and done."""
-        start = max(0, len(self._raw) - self._reach)
-        self._raw += piece
-        places = [at for stop in self._stops if (at := self._raw.find(stop, start)) >= 0]
-        if places:
-            del self._raw[min(places) :]
-        return bool(places)
-
-    def text(self) -> str:
-        """The text so far as UTF-8: bytes that are none become U+FFFD, a character begun at the end is left out."""
-        return codecs.getincrementaldecoder("utf-8")("replace").decode(bytes(self._raw))
-
-
 @dataclass
 class _Slot:
     """A sequence of the cache and what it holds: the first `cached` of `tokens` are decoded, the others wait to be.
@@ -122,7 +87,7 @@ class _Slot:
     cached: int = 0
     prompt: int | None = None
     made: int = 0
-    text: StopText = field(default_factory=lambda: StopText(()))
+    text: AnswerText | PlainText = field(default_factory=lambda: PlainText(()))
     source: _Slot | None = None
     shared: int = 0
 
@@ -136,13 +101,15 @@ def generate(
     limits: Sequence[int] | None = None,
     streams: Sequence[int] | None = None,
     on_tokens: Callable[[int], None] | None = None,
+    reasoning: Sequence[ReasoningFormat] | None = None,
 ) -> list[Generation]:
     """Continue every prompt (token ids); results are in the prompts' order.
 
     `limits` gives each prompt its own max_tokens. `streams` gives each the number of its random stream, by default its
     place: who generates some prompts of a list now and others later passes their places in that list. `on_done` gets
     (place, generation) as each is finished, in no particular order, `progress` (prompts done, prompts in all),
-    `on_tokens` the number of tokens that a step made.
+    `on_tokens` the number of tokens that a step made. `reasoning` says how each prompt's reasoning is found and kept
+    apart (`chat_prompts` gives it); without it, all is text.
 
     The same call on the same machine gives the same texts. Another `parallel`, order or company of prompts changes the
     shape of llama.cpp's batches, and with it the rounding of logits: by up to 0.03 with F16 weights, 1e-4 with F32,
@@ -157,12 +124,13 @@ def generate(
     limits = [options.max_tokens] * len(prompts) if limits is None else list(limits)
     streams = range(len(prompts)) if streams is None else streams
     assert len(limits) == len(streams) == len(prompts)
+    assert reasoning is None or len(reasoning) == len(prompts)
     _check(model, prompts, limits)
     if not prompts:
         return []
     cells = max(len(p) + n for p, n in zip(prompts, limits, strict=True))
     with _room(model, min(options.parallel, len(prompts)), -(-cells // CELL_STEP) * CELL_STEP) as context:
-        run = _Run(context, prompts, options, limits, streams)
+        run = _Run(context, prompts, options, limits, streams, reasoning)
         with ends_on_interrupt(context):
             while run.fill():
                 finished, n_tokens = run.step()
@@ -218,8 +186,9 @@ class _Run:
         options: GenerationOptions,
         limits: Sequence[int],
         streams: Sequence[int],
+        reasoning: Sequence[ReasoningFormat] | None = None,
     ) -> None:
-        self.context, self.model, self.options = context, context.model, options
+        self.context, self.model, self.options, self.reasoning = context, context.model, options, reasoning
         self.prompts, self.limits, self.streams = prompts, limits, streams
         self.results: dict[int, Generation] = {}
         self.slots = [_Slot(i) for i in range(context.n_seq_max)]
@@ -247,7 +216,9 @@ class _Run:
             held = other.tokens[: other.cached] if other.prompt is None else other.tokens
             if other is not slot and (n := _common(held, prompt)) >= shared + _WORTH:
                 best, shared = other, n
-        slot.prompt, slot.made, slot.text = i, 0, StopText(self.options.stop)
+        stops = self.options.stop
+        slot.prompt, slot.made = i, 0
+        slot.text = PlainText(stops) if self.reasoning is None else AnswerText(stops, self.reasoning[i])
         slot.source, slot.shared = best, shared
         slot.tokens = prompt
         if best is None:
@@ -333,17 +304,18 @@ class _Run:
             u = self._randoms[i].random()
             token = draw(logits, options.temperature, options.top_k, options.top_p, options.min_p, u)
         reason = ""
-        if self.model.is_end(token):
+        if self.model.is_end(token) and not slot.text.ends_reasoning(token):
             reason = "end"
         else:
             slot.made += 1
             slot.tokens.append(token)
-            if slot.text.add(self._piece(token)):
+            spelled = slot.text.piece(token)
+            if slot.text.add(self._piece(token) if spelled is None else spelled):
                 reason = "stop"
             elif slot.made == self.limits[i]:
                 reason = "length"
         if reason:
-            self.results[i] = Generation(slot.text.text(), slot.made, reason == "end", reason)
+            self.results[i] = slot.text.result(slot.made, reason)
             self._randoms.pop(i, None)
         return bool(reason)
 

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from pa_lite.engine.reasoning import split_reasoning
 from pa_lite.errors import InputError
 from pa_lite.follow.content import content_of, data_set_of
 from pa_lite.follow.records import read_records, same_name, text_of
@@ -38,6 +39,7 @@ class Annotations:
 def read_annotations(path: Path) -> Annotations:
     """Read an annotations file, JSON or JSONL. A preference of 0 is a draw, as old files of AlpacaEval have it.
 
+    Outputs are without the reasoning before them, so that lengths are the answers'.
     Raises InputError, naming file and entry, for an entry without texts or preference, for a preference out of range,
     several models in one file, or a file without a single preference.
     """
@@ -48,7 +50,7 @@ def read_annotations(path: Path) -> Annotations:
         where = f"{path}: entry {number}"
         if "preference" not in row:
             raise InputError(f"{where} has no 'preference': is this a file of annotations?")
-        outputs = [text_of(row, key, where, empty=True) for key in ("output_1", "output_2")]
+        outputs = [split_reasoning(text_of(row, key, where, empty=True)).answer for key in ("output_1", "output_2")]
         asked = content_of(row, where).request
         judgements.append(Judgement(asked, outputs[0], outputs[1], _preference(row["preference"], where)))
         datasets.add(data_set_of(row, where, None))

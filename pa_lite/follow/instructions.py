@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ import numpy as np
 
 from pa_lite.documents import parse_json
 from pa_lite.engine.chat import chat_prompts
+from pa_lite.engine.chat_options import ChatOptions
+from pa_lite.engine.chat_template import chat_facts, measured_options, template_of
 from pa_lite.engine.generation import GenerationOptions, generate
 from pa_lite.engine.model import Model
 from pa_lite.errors import InputError, nearest
@@ -71,6 +73,11 @@ class Answer:
     followed: bool | None
     loose: bool | None = None
     constraints: tuple[Verdict, ...] = ()
+    reasoning: str = ""
+
+    def document(self) -> dict[str, Any]:
+        """Return it as JSON; `reasoning`, which was not checked, is there where the model reasoned."""
+        return {key: value for key, value in asdict(self).items() if value or key != "reasoning"}
 
 
 @dataclass(frozen=True)
@@ -91,6 +98,7 @@ class Rate:
 class FollowResult:
     """The share of instructions followed strictly, in [0, 1], its standard error, and every answer.
 
+    `chat` says how prompts were made where that is not the template's default (see `chat_facts`).
     `n` counts the instructions that could be checked. A constraint's shares have standard errors clustered by answer.
     `identity` is the model's (`Model.identity`), empty where it cannot be taken.
     """
@@ -102,6 +110,7 @@ class FollowResult:
     answers: tuple[Answer, ...]
     max_tokens: int | None = None
     identity: str = ""
+    chat: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def unchecked(self) -> int:
@@ -137,12 +146,13 @@ class FollowResult:
     def to_document(self) -> dict[str, Any]:
         """All of it as a JSON document: shares with n and standard errors, and every answer."""
         document: dict[str, Any] = without_nonfinite({
-            "model": self.model, "identity": self.identity, "max_tokens": self.max_tokens, "versions": _versions(),
+            "model": self.model, "identity": self.identity, "max_tokens": self.max_tokens, "chat": dict(self.chat),
+            "versions": _versions(),
             "unchecked_constraints": self.unchecked, "cut_answers": self.cut,
             "prompts": self.prompts().to_document(), "constraints": self.constraints().to_document(),
             "by_kind": {k: r.to_document() for k, r in self.kinds().items()},
             "by_constraint": {n: r.to_document() for n, r in self.by_constraint().items()},
-            "answers": [asdict(a) for a in self.answers],
+            "answers": [a.document() for a in self.answers],
         })  # fmt: skip
         return document
 
@@ -266,17 +276,27 @@ def follow_instructions(
     progress: Callable[[int, int], None] | None = None,
     must_end: bool = True,
     parallel: int = 16,
+    chat: ChatOptions | None = None,
 ) -> FollowResult:
     """Let the model answer every instruction greedily through its chat template, and check the answers.
 
     With `must_end`, only an answer that the model ended by itself within max_tokens can hold to anything. `parallel`
-    instructions run at a time; `progress` gets (answers done, answers in all). Raises what generate and chat_prompts
+    instructions run at a time; `progress` gets (answers done, answers in all). What a model writes before its answer
+    while it reasons is kept, and not checked; an answer whose reasoning never ended counts as cut. The chat options
+    are settled first (see `measured_options`). Raises what generate and chat_prompts
     raise.
     """
-    prompts = chat_prompts(model, [i.text for i in instructions])
-    outputs = generate(model, prompts, GenerationOptions(max_tokens, parallel=parallel), progress)
-    answers = tuple(check_answer(i, o.text, o.ended, must_end) for i, o in zip(instructions, outputs, strict=True))
+    template = template_of(model)
+    chat = measured_options(template, chat, model.name)
+    asked = chat_prompts(model, [i.text for i in instructions], chat)
+    options = GenerationOptions(max_tokens, parallel=parallel)
+    outputs = generate(model, asked.tokens, options, progress, reasoning=asked.reasoning)
+    answers = tuple(
+        replace(check_answer(i, o.text, o.ended, must_end), reasoning=o.reasoning)
+        for i, o in zip(instructions, outputs, strict=True)
+    )
     values = [float(a.followed) for a in answers if a.followed is not None]
     return FollowResult(
-        model.name, len(values), _mean(values), standard_error(values), answers, max_tokens, model.known_by()[1]
-    )
+        model.name, len(values), _mean(values), standard_error(values), answers, max_tokens, model.known_by()[1],
+        chat_facts(template, chat, model.name),
+    )  # fmt: skip

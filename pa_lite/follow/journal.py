@@ -20,7 +20,21 @@ from pa_lite.errors import InputChangedError, OutputError
 from pa_lite.files import PATIENCE, is_at, sync_folder, take_lock, write_errors
 
 _Result = TypeVar("_Result")
+_LONGEST_LINE = 1 << 16  # bytes of a journal's facts
 _SYNC_SECONDS = 1.0  # results newer than this may be lost with the machine's power, but not with the process
+
+
+def recorded_fact(target: Path, name: str) -> str | None:
+    """Return a fact of the journal that an earlier run left beside `target`, None without one or without that fact.
+
+    What it says is checked when the journal is opened with the same facts.
+    """
+    try:
+        with target.with_name(f".{target.name}.part").open("rb") as file:
+            value = parse_json(file.readline(_LONGEST_LINE), nan=True)["facts"].get(name)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return value if isinstance(value, str) else None
 
 
 def digest(value: object) -> str:

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pa_lite.engine.chat import chat_prompts
+from pa_lite.engine.chat_options import ChatOptions
+from pa_lite.engine.chat_template import measured_options, template_of
 from pa_lite.engine.model import Model
 from pa_lite.engine.scoring import Request, Score, score_requests
 from pa_lite.errors import InputError
@@ -118,16 +120,19 @@ def judge_pairs(
     options: JudgeOptions,
     finished: Callable[[int, Verdict], None],
     progress: Callable[[int, int], None] | None = None,
+    chat: ChatOptions | None = None,
 ) -> None:
     """Judge every pair; `finished` gets a pair's place and its verdict as soon as that is there, in no order.
 
     Equal answers tie unasked. A pair whose prompt, in an order to be asked, exceeds the judge's context is not judged
-    and nothing of it is cut. `progress` gets (prompts done, prompts in all). Raises InputError for a judge without the
-    answer tokens, EngineError when its template or llama.cpp fails.
+    and nothing of it is cut. A judge whose template starts its turn with reasoning is asked behind the end of it. The
+    chat options are settled first (see `measured_options`). `progress` gets (prompts done, prompts in all). Raises
+    InputError for a judge without the answer tokens, EngineError when its template or llama.cpp fails.
     """
     answers = answer_tokens(model)
+    chat = measured_options(template_of(model), chat, model.name)
     cases = []
-    for case in _cases(model, pairs, options):
+    for case in _cases(model, pairs, options, chat):
         longest = max(map(len, case.prompts.values()), default=0)
         if longest == 0:
             finished(case.place, Verdict(1.5))
@@ -140,7 +145,7 @@ def judge_pairs(
     _ask(model, cases, tokens, lambda case: finished(case.place, case.verdict(answers)), progress)
 
 
-def _cases(model: Model, pairs: Sequence[Pair], options: JudgeOptions) -> list[_Case]:
+def _cases(model: Model, pairs: Sequence[Pair], options: JudgeOptions, chat: ChatOptions) -> list[_Case]:
     """Each pair with the prompts of the orders to be asked, none where the answers are equal."""
     cases = [_Case(i) for i in range(len(pairs))]
     shown: list[tuple[_Case, bool]] = []
@@ -153,7 +158,9 @@ def _cases(model: Model, pairs: Sequence[Pair], options: JudgeOptions) -> list[_
             answers = (pair.reference, pair.model) if reference_first else (pair.model, pair.reference)
             shown.append((case, reference_first))
             texts.append(judge_prompt(pair.instruction, *answers))
-    for (case, order), prompt in zip(shown, chat_prompts(model, texts), strict=True):
+    # the letters are the answer, and not the start of a thought
+    asked = chat_prompts(model, texts, chat, ends_reasoning=True)
+    for (case, order), prompt in zip(shown, asked.tokens, strict=True):
         case.prompts[order] = prompt
     return cases
 

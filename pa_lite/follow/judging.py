@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from pa_lite.engine.chat_options import ChatOptions
+from pa_lite.engine.chat_template import chat_facts, measured_options, template_of
 from pa_lite.engine.model import Model
 from pa_lite.files import check_target, write_text
 from pa_lite.follow.journal import Journal, digest
 from pa_lite.follow.judge import PROMPT_ID, JudgeOptions, Verdict, judge_pairs
+from pa_lite.follow.outputs import with_recorded_date
 from pa_lite.follow.pairing import Pair, Pairing
 from pa_lite.follow.records import Record
 from pa_lite.statistics import Estimate, standard_error
+
+# of what decides the judge's prompts, what the user knows it as
+_WORDS = {"system": "system prompt", "template_args": "template arguments (--template-arg)", "date": "date"}
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,8 @@ class Bias:
 class Judging:
     """The judge's verdicts on the first pairs of a pairing, in their order; `judge` is the name under `annotator`.
 
-    `n_resumed` of the verdicts are of an earlier run.
+    `n_resumed` of the verdicts are of an earlier run. `chat` says how the judge's prompts were made where that is not
+    its template's default (see `chat_facts`).
     """
 
     judge: str
@@ -51,6 +59,7 @@ class Judging:
     options: JudgeOptions
     verdicts: tuple[Verdict, ...]
     n_resumed: int = 0
+    chat: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def pairs(self) -> tuple[Pair, ...]:
@@ -76,6 +85,7 @@ class Judging:
             "reference": self.pairing.reference,
             "n_reference_only": self.pairing.n_left,
             "options": asdict(self.options),
+            "chat": dict(self.chat),
             "n_resumed": self.n_resumed,
             "win_rate": None if self.win_rate is None else asdict(self.win_rate),
             **asdict(self.bias),
@@ -107,20 +117,28 @@ def judge_outputs(
     resume: bool = False,
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    chat: ChatOptions | None = None,
 ) -> Judging:
     """Judge a pairing and write the annotations to `target`; verdicts are journaled beside it as they come.
 
     A run that was interrupted is taken up again with `resume`: by the same judge, on the same outputs, in the same
-    orders; the limit may differ. Raises what Journal and judge_pairs raise.
+    orders, on the same date; the limit may differ. `chat` is about the judge's prompts. Raises what Journal and
+    judge_pairs raise.
     """
     pairs = pairing.pairs[: options.limit]
     mark = model.fingerprint()
+    if resume:
+        chat = with_recorded_date(chat, target)
+    template = template_of(model)
+    chat = measured_options(template, chat, model.name)
+    made = chat_facts(template, chat, model.name)
     facts = {
         **model.inputs("judge"),
         "judge": digest(mark),  # as journals of pa-lite 0.1.0 have it
         "judge's prompt": PROMPT_ID,
         "context": digest(model.max_length),
         "outputs": digest(asdict(pairing)),
+        **{_WORDS[key]: value if key == "date" else digest(value) for key, value in made.items()},
         "order": digest("both" if options.both_orders else options.seed),
     }
     check_target(target, force)
@@ -133,10 +151,10 @@ def judge_outputs(
             verdicts[places[i]] = verdict
             journal.add(places[i], asdict(verdict))
 
-        judge_pairs(model, [pairs[i] for i in places], options, finished, progress)
+        judge_pairs(model, [pairs[i] for i in places], options, finished, progress, chat)
         in_order = tuple(verdicts[i] for i in range(len(pairs)))
         n_resumed = len(pairs) - len(places)
-        done = Judging(judge, mark, model.identity(), pairing, options, in_order, n_resumed)
+        done = Judging(judge, mark, model.identity(), pairing, options, in_order, n_resumed, made)
         write_text(target, json.dumps(done.annotations(), indent=2, ensure_ascii=False) + "\n")
         journal.finish()
     return done

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from pa_lite.engine.reasoning import split_reasoning
 from pa_lite.errors import InputError
 from pa_lite.follow.content import content_of, data_set_of
 from pa_lite.follow.outputs import Output
@@ -35,9 +36,10 @@ def read_outputs(path: Path, allow_empty: bool = False) -> list[Output]:
     """Read a model_outputs file, JSON or JSONL; the generator's name is the file's own where no entry has one.
 
     An output's `instruction` is the whole request: `input` (or `context`) follows it, a `system` prompt stands before
-    it, so that two files match by all that was asked. Raises InputError, naming file and entry, for an entry without
-    `instruction` or `output`, content that would be lost (see `content_of`), a request that comes twice, several
-    generators, and, unless allowed, for an empty output.
+    it, so that two files match by all that was asked. Reasoning before an answer (`<think>...</think>` and the like) is
+    kept apart as `reasoning`; where it never ended, the output is empty. Raises InputError, naming file and entry, for
+    an entry without `instruction` or `output`, content that would be lost (see `content_of`), a request that comes
+    twice, several generators, and, unless allowed, for an empty output.
     """
     rows = read_records(path)
     generator = same_name(rows, "generator", path, path.stem)
@@ -48,14 +50,22 @@ def read_outputs(path: Path, allow_empty: bool = False) -> list[Output]:
         instruction, output = content_of(row, where).request, text_of(row, "output", where, empty=True)
         if (first := seen.setdefault(instruction, number)) != number:
             raise InputError(f"{where} has the instruction of entry {first} again: {shorten(instruction)}.")
-        outputs.append(Output(instruction, output, generator, data_set_of(row, where, path.stem)))
+        reasoning, answer, _ = split_reasoning(output)
+        dataset = data_set_of(row, where, path.stem)
+        outputs.append(Output(instruction, answer, generator, dataset, reasoning=reasoning))
     empty = [number for number, o in enumerate(outputs, 1) if not o.output.strip()]
     if empty and not allow_empty:
         raise InputError(
-            f"{path}: {len(empty)} of {len(outputs)} outputs are empty, the first in entry {empty[0]}. "
-            "Say --allow-empty to have them judged as they are."
+            f"{path}: {len(empty)} of {len(outputs)} outputs are empty{_reasoned(outputs, empty)}, the first in entry "
+            f"{empty[0]}. Say --allow-empty to have them judged as they are."
         )
     return outputs
+
+
+def _reasoned(outputs: list[Output], empty: list[int]) -> str:
+    """How many of the empty outputs hold reasoning alone, in brackets; `empty` are their numbers from 1."""
+    n = sum(bool(outputs[number - 1].reasoning) for number in empty)
+    return f" ({n} hold only reasoning: more --max-tokens would have let them answer)" if n else ""
 
 
 def pair_outputs(model: Path, reference: Path, allow_empty: bool = False) -> Pairing:

@@ -7,11 +7,14 @@ import logging
 import platform
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from pa_lite.checkpoints import open_checkpoint
 from pa_lite.checkpoints.pairs import Pair, find_pair
+from pa_lite.engine.chat_options import ChatOptions
+from pa_lite.engine.chat_template import chat_facts, measured_options, template_in
 from pa_lite.engine.options import METHOD, EngineOptions
 from pa_lite.engine.reference import parse_reference
 from pa_lite.errors import InputError
@@ -44,7 +47,8 @@ class StudyOptions:
     `types` are the weights' types; `tasks` names of tasks, suites or files; `follow` a set of instructions (`public`,
     `demo`, a file) or none, `follow_limit` a count of them; `workers` models at a time, 0 decides by their size.
     `alpaca` names prompts (`alpaca-eval`, a file) whose answers `judge` compares with those in the file `reference`,
-    or, without one, with instruct's own (lam 1); `alpaca_limit` is a count of them.
+    or, without one, with instruct's own (lam 1); `alpaca_limit` is a count of them. `chat` says how the prompts of
+    instructions and answers are made; a plan has it settled (see `measured_options`).
     """
 
     lams: tuple[float, ...]
@@ -60,6 +64,7 @@ class StudyOptions:
     alpaca_limit: int | None = None
     judge: str = ""
     reference: Path | None = None
+    chat: ChatOptions = field(default_factory=ChatOptions)
 
 
 @dataclass(frozen=True)
@@ -151,7 +156,8 @@ def plan_study(pair: str | Pair, options: StudyOptions) -> StudyPlan:
     found = find_pair(pair) if isinstance(pair, str) else pair
     base, instruct = open_checkpoint(found.base), open_checkpoint(found.instruct)
     merges = {kind: plan_merge(base, instruct, PlanOptions(kind, options.schedule)) for kind in options.types}
-    works = plan_works(options)
+    options, made = _settle_chat(options, next(iter(merges.values())))
+    works = plan_works(options, made)
     first = next(iter(merges.values()))
     for remark in first.choices:
         _log.warning("%s", remark)
@@ -165,8 +171,26 @@ def plan_study(pair: str | Pair, options: StudyOptions) -> StudyPlan:
     return StudyPlan(found.name, options, merges, works, tuple(cells), chunk)
 
 
-def plan_works(options: StudyOptions) -> tuple[Work, ...]:
-    """The tasks, and last the instructions. Raises InputError, naming what is unknown or wrong."""
+def _settle_chat(options: StudyOptions, merge: MergePlan) -> tuple[StudyOptions, dict[str, Any]]:
+    """The options with those of chat prompts settled for the merged models' template, and what of these counts there.
+
+    Raises InputError where nothing would use them.
+    """
+    if options.follow or options.alpaca:
+        template, name = template_in(merge.metadata_for(options.lams[-1])), merge.instruct.name
+        chat = measured_options(template, options.chat, name)
+        return replace(options, chat=chat), chat_facts(template, chat, name)
+    for given, name in ((options.chat.system, "--system"), (options.chat.template_args, "--template-arg")):
+        if given:
+            raise InputError(f"{name} is about instructions, and none are measured: name some (--follow, --alpaca).")
+    return options, {}
+
+
+def plan_works(options: StudyOptions, made: Mapping[str, Any]) -> tuple[Work, ...]:
+    """Return the tasks, and last the instructions; `made` is what `chat_facts` says of the chat prompts.
+
+    Raises InputError, naming what is unknown or wrong.
+    """
     score = options.score
     works: list[Work] = [
         TaskWork(prepare_task(spec, score.shots, score.limit, score.seed, score.split), score)
@@ -176,15 +200,17 @@ def plan_works(options: StudyOptions) -> tuple[Work, ...]:
         raise InputError("no task was named (--tasks).")
     if options.alpaca:
         prompts = tuple(load_prompts(options.alpaca)[: options.alpaca_limit])
-        works.append(AnswersWork(Path(options.alpaca).stem, prompts, _ALPACA_TOKENS))
+        name = Path(options.alpaca).stem
+        works.append(AnswersWork(name, prompts, _ALPACA_TOKENS, chat=options.chat, chat_facts=made))
     if options.follow:
-        works.append(_follow_work(options))
+        works.append(_follow_work(options, made))
     return tuple(works)
 
 
-def _follow_work(options: StudyOptions) -> FollowWork:
+def _follow_work(options: StudyOptions, made: Mapping[str, Any]) -> FollowWork:
     chosen = find_set(options.follow).limited(options.follow_limit)
-    return FollowWork(chosen.name, tuple(chosen.instructions), chosen.max_tokens, chosen.must_end)
+    instructions = tuple(chosen.instructions)
+    return FollowWork(chosen.name, instructions, chosen.max_tokens, chosen.must_end, chat=options.chat, chat_facts=made)
 
 
 def _cell(merge: MergePlan, options: StudyOptions, kind: str, lam: float, work: Work, chunk: int) -> Cell:

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from pa_lite.engine.chat_options import ChatOptions
+from pa_lite.engine.chat_template import chat_facts, measured_options, template_of
 from pa_lite.engine.model import Model
 from pa_lite.engine.options import METHOD
 from pa_lite.engine.reference import open_model
@@ -40,15 +42,17 @@ def judge_lams(plan: StudyPlan, store: Store, progress: Progress | None = None, 
     reference = _reference(plan, outputs)
     facts, keys, done, total = store.facts(), list[str](), 0, sum(map(len, outputs.values()))
     with open_model(plan.options.judge, plan.options.engine) as judge:
+        # its own prompts have the study's date; system prompt and arguments are the measured models'
+        chat = measured_options(template_of(judge), ChatOptions(date=plan.options.chat.date), judge.name)
         asked = []
         for at, found in outputs.items():
             pairs = [Pair(a["instruction"], r, a["output"], "") for a, r in zip(found, reference[at[0]], strict=True)]
-            asked.append((_cell(plan, answers[at], pairs, judge), pairs))
+            asked.append((_cell(plan, answers[at], pairs, judge, chat), pairs))
         settled = settle([cell for cell, _ in asked], store.cells(), keep_stale)
         settled.report()
         kept = settled.stand_ins()
         for cell, pairs in asked:
-            for n in _judge(plan, store, cell, pairs, judge) if cell.key not in kept else ():
+            for n in _judge(plan, store, cell, pairs, judge, chat) if cell.key not in kept else ():
                 if progress is not None:
                     progress(done + n, total)
             done += len(pairs)
@@ -78,24 +82,27 @@ def _reference(
     return {kind: [held[i] for i in asked] for kind in plan.options.types}
 
 
-def _cell(plan: StudyPlan, answers: StoredCell, pairs: Sequence[Pair], judge: Model) -> Cell:
+def _cell(plan: StudyPlan, answers: StoredCell, pairs: Sequence[Pair], judge: Model, chat: ChatOptions) -> Cell:
     inputs = {
         "judge": judge.fingerprint(), "judge_identity": judge.identity(), "judge_header": judge.header_inputs(),
         "prompt": PROMPT_ID, "pairs": digest([asdict(p) for p in pairs]), "options": asdict(JudgeOptions()),
         "context": judge.max_length, "chunk": plan.chunk, "engine": judge.options.inputs, "method": METHOD,
         "llama_cpp_python": importlib.metadata.version("llama-cpp-python"),
+        **chat_facts(template_of(judge), chat, judge.name),
     }  # fmt: skip
     name = f"{answers.name}, judged by {generator_name(plan.options.judge)}"
     return Cell(answers.lam, answers.type, "wins", name, len(pairs), inputs)
 
 
-def _judge(plan: StudyPlan, store: Store, cell: Cell, pairs: Sequence[Pair], judge: Model) -> Iterator[int]:
+def _judge(
+    plan: StudyPlan, store: Store, cell: Cell, pairs: Sequence[Pair], judge: Model, chat: ChatOptions
+) -> Iterator[int]:
     """Judge what is missing of a cell, chunk by chunk; yields how many pairs are done."""
     have = store.begin(cell, environment())
     for chunk in chunks(len(pairs), plan.chunk):
         if not have.issuperset(chunk):
             start, verdicts = time.perf_counter(), dict[int, Verdict]()
-            judge_pairs(judge, [pairs[i] for i in chunk], JudgeOptions(), verdicts.__setitem__)
+            judge_pairs(judge, [pairs[i] for i in chunk], JudgeOptions(), verdicts.__setitem__, chat=chat)
             records = {i: {"instruction": pairs[i].instruction, **asdict(verdicts[k])} for k, i in enumerate(chunk)}
             store.add(cell.key, records, time.perf_counter() - start)
         yield chunk.stop

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -156,6 +157,12 @@ def _setting(facts: Mapping[str, Any], cells: Sequence[StoredCell], curves: Curv
         lines.append(("instructions", f"{curves.follow.name}, {curves.follow.n} prompts, greedy, strict"))
     if curves.wins is not None:
         lines.append(("preferences", f"{curves.wins.name}, {curves.wins.n} instructions"))
+    if facts.get("system"):
+        lines.append(("system prompt", str(facts["system"])))
+    if facts.get("template_args"):
+        lines.append(("template arguments", json.dumps(facts["template_args"], ensure_ascii=False)))
+    if facts.get("date") and any("date" in c.inputs.get("work", {}) for c in cells):
+        lines.append(("date in prompts", str(facts["date"])))
     return (
         *lines,
         ("seed of the exemplars", str(facts["seed"])),

@@ -25,7 +25,8 @@ _WORDS = {
     "method": "another version of pa-lite's way of measuring",
     "judge": "another judge", "prompt": "another prompt of the judge", "pairs": "other answers to compare",
     "items": _ITEMS, "shots": _ITEMS, "spec": "other task files", "instructions": "other instructions",
-    "prompts": "other prompts",
+    "prompts": "other prompts", "system": "another system prompt (--system)", "date": "another date (--date)",
+    "template_args": "other template arguments (--template-arg)",
 }  # fmt: skip
 # with another of these it is another model, or other items: nothing that could stand beside the rest of the study
 _DECISIVE = {"base", "instruct", "recipe", "schedule", "judge", "prompt", "pairs", "items", "shots", "spec",

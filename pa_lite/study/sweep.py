@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pa_lite.checkpoints.pairs import Pair
+from pa_lite.engine.chat_options import parse_date
 from pa_lite.engine.interrupt import stops_when
 from pa_lite.errors import EngineError, InputError, nearest
 from pa_lite.study.plan import Estimate, PlannedCell, StudyOptions, StudyPlan, environment, estimate_sweep, plan_study
@@ -171,7 +172,7 @@ def sweep_pair(
     """
     if engine not in ENGINES:
         raise InputError(f"unknown engine {engine!r}.{nearest(engine, ENGINES)}")
-    plan = plan_study(pair, options)
+    plan = plan_study(pair, with_recorded_date(options, folder))
     with open_store(folder) as store:
         _check_pair(plan, store)  # before it is told what has changed, or a cluster is started
         plan, settled = settle_plan(plan, store, keep_stale)
@@ -190,7 +191,7 @@ def sweep_pair(
 
 def estimate_pair(pair: str | Pair, options: StudyOptions, folder: Path | None, keep_stale: bool = False) -> Estimate:
     """Return what sweep_pair would take, given the folder's results. Raises what plan_study and read_store raise."""
-    plan = plan_study(pair, options)
+    plan = plan_study(pair, options if folder is None else with_recorded_date(options, folder))
     if folder is None or not (folder / FILE).exists():
         return estimate_sweep(plan)
     with read_store(folder) as store:
@@ -201,10 +202,28 @@ def estimate_pair(pair: str | Pair, options: StudyOptions, folder: Path | None, 
     return replace(estimate, stale=by_reason(settled.again), kept=by_reason(settled.kept))
 
 
+def with_recorded_date(options: StudyOptions, folder: Path) -> StudyOptions:
+    """Return the options with the date of the study in a run folder, unless they give one themselves.
+
+    Raises InputError when what is recorded there is not a date, and what read_store raises.
+    """
+    if options.chat.date is not None or not (folder / FILE).is_file():
+        return options
+    with read_store(folder) as store:
+        recorded = store.facts().get("date")
+    if recorded is None:
+        return options
+    return replace(options, chat=replace(options.chat, date=parse_date(str(recorded))))
+
+
 def facts(plan: StudyPlan) -> dict[str, object]:
     """What the store knows of the study: the pair, the plan's cells in order, the lams, areas and seeds."""
     options = plan.options
+    chat = options.chat
     return {
+        **({} if chat.date is None else {"date": chat.date.isoformat()}),
+        "system": chat.system,
+        "template_args": dict(chat.template_args),
         "pair": plan.pair,
         "lams": options.lams,
         "types": options.types,

@@ -7,11 +7,12 @@ a run was stopped and taken up again.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
 
+from pa_lite.engine.chat_options import ChatOptions
 from pa_lite.engine.generation import GenerationOptions
 from pa_lite.engine.model import Model
 from pa_lite.follow.content import request
@@ -71,6 +72,10 @@ def _slim(record: Mapping[str, Any]) -> Record:
     return {name: value for name, value in record.items() if value not in ((), [], {}, "", None)}
 
 
+def _reasoned(text: str) -> Record:
+    return {"reasoning": text} if text else {}
+
+
 @dataclass(frozen=True)
 class TaskWork:
     """A few-shot task whose items are ready."""
@@ -116,13 +121,18 @@ class TaskWork:
 
 @dataclass(frozen=True)
 class FollowWork:
-    """Verifiable instructions, answered greedily and checked by rules; `must_end` as in `follow_instructions`."""
+    """Verifiable instructions, answered greedily and checked by rules; `must_end` as in `follow_instructions`.
+
+    `chat` are settled options, `chat_facts` what of them decides the prompts.
+    """
 
     name: str
     instructions: tuple[Instruction, ...]
     max_tokens: int
     must_end: bool = True
     parallel: int = 16
+    chat: ChatOptions = field(default_factory=ChatOptions)
+    chat_facts: Mapping[str, Any] = field(default_factory=dict)
     kind: str = "follow"
     area: str = "following"
 
@@ -133,13 +143,13 @@ class FollowWork:
     @property
     def facts(self) -> Mapping[str, Any]:
         return {"instructions": digest([asdict(i) for i in self.instructions]), "max_tokens": self.max_tokens,
-                "must_end": self.must_end, "parallel": self.parallel}  # fmt: skip
+                "must_end": self.must_end, "parallel": self.parallel, **self.chat_facts}  # fmt: skip
 
     def run(self, model: Model, items: Sequence[int]) -> dict[int, Record]:
         part = [self.instructions[i] for i in items]
         most = model.answer_tokens(self.max_tokens)  # as `follow` does, so that the two measure the same
-        found = follow_instructions(model, part, most, must_end=self.must_end, parallel=self.parallel)
-        return {i: asdict(a) for i, a in zip(items, found.answers, strict=True)}
+        found = follow_instructions(model, part, most, must_end=self.must_end, parallel=self.parallel, chat=self.chat)
+        return {i: a.document() for i, a in zip(items, found.answers, strict=True)}
 
     def value(self, record: Record) -> float:
         return float(bool(record["followed"]))
@@ -150,12 +160,17 @@ class FollowWork:
 
 @dataclass(frozen=True)
 class AnswersWork:
-    """Instructions of AlpacaEval's kind, answered greedily; a judge compares the answers when all lams have theirs."""
+    """Instructions of AlpacaEval's kind, answered greedily; a judge compares the answers when all lams have theirs.
+
+    `chat` are settled options, `chat_facts` what of them decides the prompts.
+    """
 
     name: str
     prompts: tuple[Prompt, ...]
     max_tokens: int
     parallel: int = 16
+    chat: ChatOptions = field(default_factory=ChatOptions)
+    chat_facts: Mapping[str, Any] = field(default_factory=dict)
     kind: str = "answers"
     area: str = "following"
 
@@ -167,14 +182,19 @@ class AnswersWork:
     def facts(self) -> Mapping[str, Any]:
         asked = [[p.instruction, p.system] if p.system else p.instruction for p in self.prompts]
         return {"prompts": digest(asked), "max_tokens": self.max_tokens,
-                "parallel": self.parallel}  # fmt: skip
+                "parallel": self.parallel, **self.chat_facts}  # fmt: skip
 
     def run(self, model: Model, items: Sequence[int]) -> dict[int, Record]:
         part = [self.prompts[i] for i in items]
         options = GenerationOptions(model.answer_tokens(self.max_tokens), parallel=self.parallel)
-        made = answer_prompts(model, part, options)
+        made = answer_prompts(model, part, options, self.chat)
         return {
-            i: {"instruction": request(p.instruction, p.system), "output": g.text.strip(), "ended": g.ended}
+            i: {
+                "instruction": request(p.instruction, p.system),
+                "output": g.text.strip(),
+                "ended": g.ended,
+                **_reasoned(g.reasoning),
+            }
             for i, p, g in zip(items, part, made, strict=True)
         }
 

@@ -15,9 +15,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from pa_lite.engine.answer_text import Generation
 from pa_lite.engine.chat import ChatRenderer
-from pa_lite.engine.generation import Generation, GenerationOptions, generate
+from pa_lite.engine.chat_options import ChatOptions
+from pa_lite.engine.chat_template import chat_facts, measured_options
+from pa_lite.engine.generation import GenerationOptions, generate
 from pa_lite.engine.model import EngineOptions, Model
+from pa_lite.engine.reasoning import ReasoningFormat
 from pa_lite.engine.reference import REFERENCE_TYPE, open_model
 from pa_lite.engine.requests import Request, begins_with_bos, make_requests, rolling_requests
 from pa_lite.engine.scoring import score_requests
@@ -62,6 +66,7 @@ class PaLiteLM(LM):  # type: ignore[misc]
         max_batch_size: int | None = None,
         device: str | None = None,
         progress: Progress | None = None,
+        chat: ChatOptions | None = None,
     ) -> None:
         """Open `FILE.gguf` or `PAIR@LAM`, or take a model that is open and stays so.
 
@@ -69,7 +74,8 @@ class PaLiteLM(LM):  # type: ignore[misc]
         are for a model opened here. `seed` draws sampled texts. `batch_size` is how many texts are generated at a time:
         a number or `auto`, at most `max_batch_size`; loglikelihoods are packed as the cache allows. `device` is what
         lm-eval calls it: `cpu` keeps every layer off the GPU. `progress` gets (requests done, requests in all) of each
-        call. Raises PaLiteError.
+        call. `chat` has the template's arguments and date; what it leaves open is settled when the template is first
+        used. Raises PaLiteError.
         """
         super().__init__()
         self.seed, self.progress = seed, progress or (lambda _done, _total: None)
@@ -77,6 +83,7 @@ class PaLiteLM(LM):  # type: ignore[misc]
         self.n_truncated = 0
         self._closing = contextlib.ExitStack()
         self._renderer: ChatRenderer | None = None
+        self._chat_options, self._is_chat = chat, False
         self.reference = model if isinstance(model, str) else str(model.path)
         if isinstance(model, Model):
             self.model = model
@@ -89,7 +96,7 @@ class PaLiteLM(LM):  # type: ignore[misc]
     def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> PaLiteLM:
         """Make one from lm-eval's model_args. Raises InputError for arguments that there are not."""
         words = {**arg_dict, **{k: v for k, v in (additional_config or {}).items() if v is not None}}
-        known = list(inspect.signature(cls.__init__).parameters)[1:]
+        known = [name for name in list(inspect.signature(cls.__init__).parameters)[1:] if name != "chat"]
         for word in words:
             if word not in known:
                 raise InputError(f"model_args: {word} is not known.{nearest(word, known)}")
@@ -186,7 +193,9 @@ class PaLiteLM(LM):  # type: ignore[misc]
                     self.cache_hook.add_partial("generate_until", pairs[i], results[i])
 
                 limits = [settings[i].max_tokens for i in places]
-                generate(self.model, [p for p, _ in prompts], options, done, keep, limits, places)
+                ids = [p for p, _ in prompts]
+                reasoning = self._reasoning([pairs[i][0] for i in places])
+                generate(self.model, ids, options, done, keep, limits, places, reasoning=reasoning)
         return [results[i] for i in range(len(pairs))]
 
     def generation_options(self, kwargs: Mapping[str, Any]) -> GenerationOptions:
@@ -198,6 +207,16 @@ class PaLiteLM(LM):  # type: ignore[misc]
                 "all. Ask for fewer (--gen_kwargs max_gen_toks=N)."
             )
         return options
+
+    def _reasoning(self, contexts: Sequence[str]) -> list[ReasoningFormat] | None:
+        """How each context's reasoning is found where a chat template made them; it is not part of what is returned."""
+        if not self._is_chat:
+            return None
+        known = self._chat().reasoning()
+        return [
+            replace(known, opened=next((m for m in known.markers if text.rstrip().endswith(m.start)), None))
+            for text in contexts
+        ]
 
     def _prompt(self, context: str, max_tokens: int) -> tuple[list[int], bool]:
         """A context's ids, cut at the left so that max_tokens fit behind them, and whether they were cut."""
@@ -252,12 +271,14 @@ class PaLiteLM(LM):  # type: ignore[misc]
     def tokenizer_name(self) -> str:
         """Return what tells this model's prompts from others' in lm-eval's cache of requests: its name and a hash.
 
-        The hash covers the template and what it makes of a message: tokens that it names, a date, its arguments.
+        The hash covers the template, what it is given (date, arguments) and what it makes of a message: tokens that it
+        names.
         """
-        made = [self._chat().template, self.apply_chat_template([{"role": "user", "content": "x"}])]
+        chat = self._chat()
+        made = [chat.template, self.apply_chat_template([{"role": "user", "content": "x"}])]
         made += [self.model.special_text(token) for token in ("bos", "eos")]
-        digest = hashlib.sha256(json.dumps(made).encode("ascii")).hexdigest()
-        return f"{self.model.name.replace('/', '__')}-{digest[:12]}"
+        known = json.dumps([made, chat_facts(chat.template, chat.options, self.model.name)], sort_keys=True)
+        return f"{self.model.name.replace('/', '__')}-{hashlib.sha256(known.encode('ascii')).hexdigest()[:12]}"
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
         """Choose a template, True for the model's own, and return its text. Raises InputError when there is none."""
@@ -265,8 +286,18 @@ class PaLiteLM(LM):  # type: ignore[misc]
             return None
         if self._renderer is not None:
             self._renderer.close()
-        self._renderer = ChatRenderer(self.model, "" if chat_template is True else chat_template)
+        self._renderer, self._is_chat = self._new_renderer("" if chat_template is True else chat_template), True
         return self._renderer.template
+
+    def _new_renderer(self, name: str = "") -> ChatRenderer:
+        renderer = ChatRenderer(self.model, name)
+        renderer.options = measured_options(renderer.template, self._chat_options, self.model.name)
+        return renderer
+
+    @property
+    def chat_facts(self) -> dict[str, Any]:
+        """What decides how prompts are put into the chat template (see `chat_facts` of the engine); empty without."""
+        return chat_facts(self._chat().template, self._chat().options, self.model.name) if self._is_chat else {}
 
     def apply_chat_template(self, chat_history: Sequence[Mapping[str, str]], add_generation_prompt: bool = True) -> str:
         """A conversation as the template writes it, ready for an answer, or within its last message.
@@ -286,7 +317,7 @@ class PaLiteLM(LM):  # type: ignore[misc]
 
     def _chat(self) -> ChatRenderer:
         if self._renderer is None:
-            self._renderer = ChatRenderer(self.model)
+            self._renderer = self._new_renderer()
         return self._renderer
 
     @property

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pa_lite.engine.chat_options import ChatOptions
 from pa_lite.engine.model import EngineOptions
 from pa_lite.engine.reference import REFERENCE_TYPE, parse_reference
 from pa_lite.errors import InputError, OutputError, PaLiteError, nearest
@@ -42,8 +43,11 @@ def run_harness(
     kind: str = REFERENCE_TYPE,
     parallel: int | str = "auto",
     progress: Progress | None = None,
+    chat: ChatOptions | None = None,
 ) -> HarnessResult:
     """Score a model (FILE.gguf or PAIR@LAM) on lm-eval's tasks, by name, pattern or .yaml file.
+
+    `chat` has arguments and date of the chat template, where one is applied; the system prompt is among `options`.
 
     The results file and, if asked for, the samples lie where lm-eval's own command puts them, written whole or not at
     all. Raises InputError for an unknown task, one whose data cannot be had, and whatever lm-eval cannot do;
@@ -51,7 +55,9 @@ def run_harness(
     """
     from pa_lite.tasks.harness import PaLiteLM
 
-    engine = engine or EngineOptions()
+    engine, chat = engine or EngineOptions(), chat or ChatOptions()
+    if chat.template_args and not options.apply_chat_template:
+        raise InputError("--template-arg is about the chat template: it needs --apply_chat_template.")
     parse_reference(reference)
     if options.output_path is not None:
         _check_output(options.output_path)
@@ -62,7 +68,7 @@ def run_harness(
         "n_ctx": engine.n_ctx,
         "kind": kind,
     }
-    more: dict[str, Any] = {"seed": options.seeds[2] or 0, "batch_size": parallel, "probe": engine.probe}
+    more: dict[str, Any] = {"seed": options.seeds[2] or 0, "batch_size": parallel, "probe": engine.probe, "chat": chat}
     with PaLiteLM(reference, progress=progress, **more, **words) as lm:
         _check_generation(tasks, options, lm)
         with _tracked(options.output_path) as (tracker, files):
@@ -218,6 +224,7 @@ def _evaluate(
         "identity": lm.identity,
         "n_truncated": lm.n_truncated,
         "max_length": lm.model.max_length,
+        "chat": lm.chat_facts,
     }
     return document
 
@@ -225,7 +232,8 @@ def _evaluate(
 def _cache_name(begin: Path, lm: PaLiteLM) -> str:
     """Return a file of answers of its own for all that decides them beside the request, which is all lm-eval looks at.
 
-    That is the model with its tokenizer, llama.cpp and its settings, the length of the context, and the seed.
+    That is the model with its tokenizer, llama.cpp and its settings, the length of the context, and the seed. What the
+    chat template gets is part of the prompts, and so of lm-eval's keys.
     """
     return f"{begin}_{lm.answers_key()[:16]}_{lm.model.max_length}"
 

@@ -8,7 +8,10 @@ import pytest
 
 from pa_lite.checkpoints.source import string
 from pa_lite.engine import chat
-from pa_lite.engine.chat import ChatRenderer, chat_prompts, has_template
+from pa_lite.engine.chat import ChatRenderer
+from pa_lite.engine.chat import chat_prompts as all_chat_prompts
+from pa_lite.engine.chat_options import ChatOptions
+from pa_lite.engine.chat_template import has_template
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.errors import EngineError, InputError
 from tests.templates import CHANGES, ENDLESS, INSIDES, LEAK
@@ -17,6 +20,10 @@ ONE = EngineOptions(threads=1)
 BOS, START, END = 0, 1, 2
 
 ATTEMPTS = [*("{{ " + code + " }}" for code in INSIDES), *(c for c in CHANGES if "extends" not in c)]
+
+
+def chat_prompts(model: Model, texts: list[str], system: str = "") -> list[list[int]]:
+    return all_chat_prompts(model, texts, ChatOptions(system=system)).tokens
 
 
 def set_template(model: Model, template: str) -> None:
@@ -93,12 +100,14 @@ def test_a_template_may_choose_control_tokens_by_the_text(tiny_ggufs: dict[str, 
         assert END not in chat_prompts(model, ["z<|im_end|>"])[0]
 
 
-def test_a_text_twice_in_the_frame_is_refused_only_with_control_tokens(tiny_ggufs: dict[str, Path]) -> None:
+def test_control_tokens_of_a_text_that_stands_twice_in_the_prompt_are_text(tiny_ggufs: dict[str, Path]) -> None:
     with Model(tiny_ggufs["F32"], ONE) as model:
         set_template(model, "{{ bos_token }}{{ messages[0]['content'] * 2 }}")
-        assert model.text(chat_prompts(model, ["the"])[0]) == "thethe"
-        with pytest.raises(EngineError, match="cannot be told"):
-            chat_prompts(model, ["<|im_end|>"])
+        for text in ("the", "<|im_end|>", "a<|im_end|>b<|im_start|>"):
+            (prompt,) = chat_prompts(model, [text])
+            assert prompt[0] == BOS
+            assert model.text(prompt[1:]) == text * 2
+            assert not any(map(model.is_control, prompt[1:]))
 
 
 DEEP = "(" * 5000 + "1" + ")" * 5000
@@ -165,7 +174,7 @@ def test_a_greedy_template(tiny_ggufs: dict[str, Path], template: str) -> None:
 
 
 def test_text_that_is_none(tiny_ggufs: dict[str, Path]) -> None:
-    with Model(tiny_ggufs["F32"], ONE) as model, pytest.raises(InputError, match="prompt 2, or the system prompt"):
+    with Model(tiny_ggufs["F32"], ONE) as model, pytest.raises(InputError, match="prompt 2, or its system prompt"):
         chat_prompts(model, ["fine", "\ud800"])
 
 

@@ -18,8 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pa_lite.engine import generation, room
+from pa_lite.engine.answer_text import Generation, StopText
 from pa_lite.engine.context import Context
-from pa_lite.engine.generation import Generation, GenerationOptions, StopText, generate
+from pa_lite.engine.generation import GenerationOptions, generate
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.engine.room import Wish, needs
 from pa_lite.engine.sampling import draw

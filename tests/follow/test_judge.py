@@ -78,7 +78,7 @@ def test_the_twin_agrees(model: Model) -> None:
     texts = [
         judge_prompt(p.instruction, *two) for p in PAIRS for two in ((p.reference, p.model), (p.model, p.reference))
     ]
-    prompts = iter(chat_prompts(model, texts))
+    prompts = iter(chat_prompts(model, texts).tokens)
     for pair, verdict in zip(PAIRS, judge(model, PAIRS), strict=True):
         orders = next(prompts), next(prompts)
         if pair.reference == pair.model:
@@ -136,14 +136,14 @@ def test_what_prompts_share_is_decoded_once(model: Model, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(Context, "decode_ranges", count)
     judge(model, PAIRS)
-    prompts = chat_prompts(model, prompt_texts([p for p in PAIRS if p.reference != p.model]))
+    prompts = chat_prompts(model, prompt_texts([p for p in PAIRS if p.reference != p.model])).tokens
     assert decoded == len({tuple(p[: i + 1]) for p in prompts for i in range(len(p))})
     assert decoded < 0.5 * sum(map(len, prompts))
 
 
 def test_an_answer_cannot_end_its_place_in_the_prompt(model: Model) -> None:
     texts = [judge_prompt("Greet me.", answer, "Hello!") for answer in (PAIRS[3].reference, "x")]
-    tokens, plain = chat_prompts(model, texts)
+    tokens, plain = chat_prompts(model, texts).tokens
     ends = [t for t in plain if model.is_end(t)]
     assert [t for t in tokens if model.is_end(t)] == ends
 

@@ -13,6 +13,7 @@ import pytest
 
 import pa_lite
 from pa_lite.checkpoints.source import float32, string, uint32
+from pa_lite.engine.chat_options import ChatOptions
 from pa_lite.engine.context import Context
 from pa_lite.engine.generation import GenerationOptions
 from pa_lite.engine.model import EngineOptions, Model
@@ -199,7 +200,7 @@ def test_other_prompts_models_and_options_are_noticed(
         with pytest.raises(OutputError, match="as the options changed"):
             write_outputs(model, prompts, "tiny", target, GenerationOptions(5))
         with pytest.raises(OutputError, match="as the system prompt changed"):
-            write_outputs(model, prompts, "tiny", target, short, "Be kind.")
+            write_outputs(model, prompts, "tiny", target, short, ChatOptions(system="Be kind."))
         with pytest.raises(OutputError, match="as the model and the tokenizer and settings of the model changed"):
             write_outputs(other, prompts, "tiny", target, short)  # its type is in the header too
         for key, value in (("tokenizer.ggml.eos_token_id", uint32(5)), ("llama.rope.freq_base", float32(500))):

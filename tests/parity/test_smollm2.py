@@ -14,6 +14,7 @@ import pytest
 import pa_lite
 from pa_lite.checkpoints.gguf_file import read_gguf_header
 from pa_lite.engine.chat import chat_prompts
+from pa_lite.engine.chat_options import ChatOptions
 from pa_lite.engine.generation import GenerationOptions, generate
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.merge.mixture import FILE_TYPES
@@ -68,7 +69,7 @@ def test_it_chats_as_the_original(pair: Pair, original: Path, tmp_path: Path) ->
     answers, first = [], []
     for path in (ours, theirs):
         with Model(path, EngineOptions(threads=2)) as model:
-            prompts = chat_prompts(model, texts)
+            prompts = chat_prompts(model, texts).tokens
             answers.append([g.text for g in generate(model, prompts, GenerationOptions(12))])
             with model.context(256) as context:
                 n = len(prompts[0])
@@ -86,7 +87,7 @@ def test_chat_prompts(pair: Pair, merged: Path, system: str) -> None:
     transformers = pytest.importorskip("transformers")
     tokenizer = transformers.AutoTokenizer.from_pretrained(pair[1])
     with Model(merged, EngineOptions(threads=1)) as model:
-        assert_chat_prompts(tokenizer, TURNS, system, chat_prompts(model, TURNS, system))
+        assert_chat_prompts(tokenizer, TURNS, system, chat_prompts(model, TURNS, ChatOptions(system=system)).tokens)
 
 
 def test_generate_judge_and_win_rate(original: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -86,11 +86,12 @@ TURNS = [
 def test_chat_prompts(demo_pair: Pair, system: str) -> None:
     """Our chat prompts are transformers' apply_chat_template, token for token: one BOS, where the template has it."""
     from pa_lite.engine.chat import chat_prompts
+    from pa_lite.engine.chat_options import ChatOptions
 
     transformers = pytest.importorskip("transformers")
     tokenizer = transformers.AutoTokenizer.from_pretrained(demo_pair.instruct)
     with open_model("demo@1", EXACT) as model:
-        assert_chat_prompts(tokenizer, TURNS, system, chat_prompts(model, TURNS, system))
+        assert_chat_prompts(tokenizer, TURNS, system, chat_prompts(model, TURNS, ChatOptions(system=system)).tokens)
 
 
 def assert_chat_prompts(tokenizer: Any, turns: list[str], system: str, got: list[list[int]]) -> None:

@@ -1,0 +1,92 @@
+"""What goes into a chat prompt beside the messages: system prompt, template arguments, the date. Runs no model."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any
+
+from pa_lite.documents import parse_json
+from pa_lite.errors import InputError
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_DATE = re.compile(r"\d{4}-\d\d-\d\d")
+# what the program itself or jinja gives to a template
+RESERVED = frozenset({
+    "messages", "add_generation_prompt", "continue_final_message", "bos_token", "eos_token", "raise_exception",
+    "strftime_now", "self", "loop", "caller", "varargs", "kwargs", "range", "dict", "lipsum", "cycler", "joiner",
+    "namespace",
+})  # fmt: skip
+# words that are JSON in other spellings: taken as strings, false ones would count as true
+_ALMOST = {"true": "true", "yes": "true", "on": "true", "false": "false", "no": "false", "off": "false",
+           "none": "null", "null": "null"}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatOptions:
+    """How messages become a chat prompt: this holds the only defaults.
+
+    `system` is the system prompt, none when empty. `template_args` are variables of the chat template, JSON values by
+    name. `date` is the day that a template gets for today, at 12:00; None is the clock's own, which measurements
+    settle before they start. Raises InputError for a name that templates cannot have or that is the program's own,
+    and for a value that is not JSON.
+    """
+
+    system: str = ""
+    template_args: Mapping[str, Any] = field(default_factory=dict)
+    date: date | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in self.template_args.items():
+            if _NAME.fullmatch(name) is None:
+                raise InputError(
+                    f"{name!r} is not a name that a chat template can use: letters, digits and _ make one."
+                )
+            if name in RESERVED:
+                raise InputError(f"template argument {name!r} is set by pa-lite itself and cannot be given.")
+            try:
+                json.dumps(value, allow_nan=False)
+            except (TypeError, ValueError, RecursionError) as e:
+                raise InputError(f"template argument {name!r} is not a JSON value: {e}.") from e
+
+
+def parse_template_args(words: Sequence[str]) -> dict[str, Any]:
+    """Return the arguments of words like `NAME=VALUE`; the last of a name wins.
+
+    VALUE is JSON (`false`, `3`, `"text"`, `[1, 2]`). Anything else is a string as it stands (`high`, `26 Jul 2024`),
+    unless it starts as a JSON string, list or object does, or is `False`, `yes`, `None` or the like: templates would
+    take such a string for true. Raises InputError for these and for a word without `=`.
+    """
+    return dict(map(_argument, words))
+
+
+def _argument(word: str) -> tuple[str, Any]:
+    name, equals, text = word.partition("=")
+    name = name.strip()
+    if not equals or not name:
+        raise InputError(f"template argument {word!r} is not NAME=VALUE, such as enable_thinking=false.")
+    try:
+        return name, parse_json(text)
+    except ValueError as e:
+        reason = str(e)
+    meant = _ALMOST.get(text.strip().lower())
+    if meant is not None:
+        raise InputError(
+            f"template argument {word!r}: JSON writes {name}={meant}; for the word itself, write {name}='\"{text}\"'."
+        )
+    if text.lstrip()[:1] in ("", '"', "[", "{"):
+        raise InputError(f"template argument {word!r} is not JSON: {reason}.")
+    return name, text
+
+
+def parse_date(text: str) -> date:
+    """Return the day of `YYYY-MM-DD`. Raises InputError for anything else."""
+    try:
+        if _DATE.fullmatch(text):
+            return date.fromisoformat(text)
+    except ValueError:
+        pass
+    raise InputError(f"{text!r} is not a date: write it as YYYY-MM-DD, such as 2026-02-28.")
