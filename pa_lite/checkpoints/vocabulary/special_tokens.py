@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pa_lite.checkpoints.source import Metadata, array, boolean, string, uint32
-from pa_lite.checkpoints.vocabulary.files import TokenizerFiles, read_optional
+from pa_lite.checkpoints.vocabulary.files import TokenizerFiles
 from pa_lite.errors import CheckpointError
 
 _KEYS = {"bos": "bos_token_id", "eos": "eos_token_id", "unk": "unknown_token_id", "sep": "seperator_token_id",
@@ -91,10 +91,6 @@ def _template_token(files: TokenizerFiles, name: str, place: int) -> str | None:
     transformers 5, PreTrainedTokenizerBase._from_pretrained.
     """
     key = f"{name}_token"
-    if "added_tokens_decoder" not in files.settings:  # then an older file goes before tokenizer_config.json
-        older = read_optional(files.folder / "special_tokens_map.json")
-        if key in older:
-            return _text(older[key]) or ""
     if key in files.settings:
         return _text(files.settings[key]) or ""
     tokenizer_class = files.settings.get("tokenizer_class")
