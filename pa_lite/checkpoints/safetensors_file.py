@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pa_lite.checkpoints.remote import FilePath, size_of, stamp_of
+from pa_lite.checkpoints.remote import FilePath, open_file, size_of, stamp_of
 from pa_lite.documents import parse_json
 from pa_lite.errors import CheckpointError
 from pa_lite.files import Stamp
 from pa_lite.kernels import tensor_type
 from pa_lite.names import name_fault, same_file
+from pa_lite.opening import read_regular
 
 _MAX_HEADER = 100_000_000  # the reference implementation's own limit, in bytes
 _MAX_JSON = 1 << 28  # bytes; the largest tokenizer.json known has 35 MB
@@ -56,7 +57,7 @@ def read_json(path: Path) -> dict[str, Any]:
         size = size_of(path)
         if size > _MAX_JSON:
             raise ValueError(f"{size} bytes are too many")
-        value = parse_json(path.read_bytes(), nan=True)
+        value = parse_json(read_regular(path), nan=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path.parent}: has no {path.name}; a Hugging Face checkpoint needs one.") from None
     except OSError as e:
@@ -76,7 +77,7 @@ def read_header(path: FilePath) -> dict[str, StoredTensor]:
     """
     try:
         size, stamp = size_of(path), stamp_of(path)
-        with path.open("rb") as f:
+        with open_file(path) as f:
             length = int.from_bytes(f.read(8), "little")
             if size < 8 or length > min(size - 8, _MAX_HEADER):
                 raise CheckpointError(f"{path}: is no safetensors file, or is cut off ({size} bytes). Fetch it again.")

@@ -19,6 +19,7 @@ from pa_lite.checkpoints.remote import size_of
 from pa_lite.errors import CheckpointError, InputError, MismatchError
 from pa_lite.kernels import FloatArray, TensorType
 from pa_lite.merge.mixture import EMBEDDINGS
+from pa_lite.opening import open_regular, read_regular
 
 _log = logging.getLogger(__name__)
 _SUMS, _COUNTS = ".in_sum2", ".counts"
@@ -41,7 +42,7 @@ def read_imatrix(path: Path) -> dict[str, FloatArray]:
     """
     try:
         size_of(path)
-        with path.open("rb") as f:
+        with open_regular(path) as f:
             is_gguf = f.read(4) == b"GGUF"
         found = _read_gguf(read_gguf_header(path)) if is_gguf else _LegacyReader(path).read()
     except FileNotFoundError:
@@ -105,7 +106,7 @@ class _LegacyReader:
     """Reads a legacy file's little-endian int32 and float32 values, never past its end."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.data, self.at = path, path.read_bytes(), 0
+        self.path, self.data, self.at = path, read_regular(path), 0
 
     def take(self, n: int, what: str) -> bytes:
         if n < 0 or n > len(self.data) - self.at:

@@ -10,11 +10,12 @@ from typing import Any
 from pa_lite.checkpoints.safetensors_file import read_json
 from pa_lite.checkpoints.source import Metadata, array, string
 from pa_lite.errors import CheckpointError
+from pa_lite.opening import read_regular
 
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_bytes().decode("utf-8")
+        return read_regular(path).decode("utf-8")
     except (OSError, ValueError) as e:
         raise CheckpointError(f"{path}: the chat template cannot be read: {e}") from e
 
