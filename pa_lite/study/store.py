@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,11 +21,16 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pa_lite.errors import InputError, OutputError
-from pa_lite.opening import TRIES, NotPlainError, check_own, create_file, open_own
+from pa_lite.opening import TRIES, NotPlainError, check_own, create_file, open_own, open_regular
 
 SCHEMA = 1
 _LOCK_TEXT = b"pa-lite: held while a study is written\n"  # a lock of 0.1.0 is empty
-_COMPANIONS = ("-wal", "-shm", "-journal")  # endings of the files that SQLite keeps beside its own
+# the files that SQLite keeps beside its own: what they begin with, where they are not empty
+_COMPANIONS = {
+    "-wal": (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83"),
+    "-shm": ((3007000).to_bytes(4, sys.byteorder), bytes(4)),
+    "-journal": (b"\xd9\xd5\x05\xf9", bytes(4)),
+}
 _APPLICATION = 0x70614C69  # "paLi", in the file's header
 FILE, _LOCK = "study.sqlite", "study.lock"
 _TABLES = """
@@ -314,14 +320,21 @@ def _check_files(path: Path) -> None:
 
     Companions without results were not left by a study: SQLite would act on what they hold.
     """
-    for each in (path, *(path.with_name(path.name + ending) for ending in _COMPANIONS)):
+    for ending, starts in {"": (), **_COMPANIONS}.items():
+        each = path.with_name(path.name + ending)
         try:
             check_own(each)
-            if each != path and not path.exists():
+            if ending and not os.path.lexists(path):
                 raise NotPlainError(each, f"there is no {FILE} that it belongs to")
+            if ending:
+                with open_regular(each) as file:
+                    if file.read(4) not in (b"", *starts):
+                        raise NotPlainError(each, "it is not a file that SQLite keeps beside its own")
         except FileNotFoundError:
             pass
-        except NotPlainError as e:
+        except OSError as e:
+            if not isinstance(e, NotPlainError):
+                raise OutputError(f"{each}: cannot be read: {e.strerror}.") from e
             raise _not_ours(e) from e
 
 
