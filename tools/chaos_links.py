@@ -163,7 +163,7 @@ class Outside:
         }
 
 
-KINDS: Mapping[str, Callable[[Path, Outside], None]] = {
+KINDS: Mapping[str, Callable[[Path, Outside], object]] = {
     "link to nothing": lambda path, outside: path.symlink_to(outside.folder / "made"),
     "link to a file": lambda path, outside: path.symlink_to(outside.folder / "file"),
     "link to a folder": lambda path, outside: path.symlink_to(outside.folder / "folder"),
@@ -173,7 +173,7 @@ KINDS: Mapping[str, Callable[[Path, Outside], None]] = {
     "named pipe": lambda path, _: os.mkfifo(path),
     "socket": lambda path, _: _socket(path),
     "folder": lambda path, _: _folder(path),
-    "file": lambda path, _: path.write_text("mine", "utf-8") and None,
+    "file": lambda path, _: path.write_text("mine", "utf-8"),
     "empty file": lambda path, _: path.touch(),
     # of a name that something had before: the same thing, from elsewhere
     "link to the original": lambda path, outside: path.symlink_to(outside.folder / "original"),
