@@ -26,12 +26,12 @@ from chaos_runs import ChaosError, Outcome, Process, Row, clear_error, good_end,
 from pa_lite.markers import DOWNLOAD, FILE, FOLDER, MERGE, RESULTS, marker_line
 from tests.hub_server import HubServer, running_hub
 
-LIMIT = 60.0  # seconds after which a command hangs
+LIMIT = 150.0  # seconds after which a command hangs
 _COMPANIONS = ("-wal", "-shm", "-journal")  # of SQLite, which no audit hook sees
 # names that no other person can foresee, and folders of the campaign's own
 _DRAWN = re.compile(r"\.[0-9a-f]{12}\.part|pa-lite-\d+-|[0-9a-f]{8}-[0-9a-f]{4}-|tmp[a-z0-9_]{8}|(^|/)log(/|$)")
 # folders of the user's own, or named by him: a link in their place is followed, as other programs do
-_FOLLOWED = re.compile(r"out/run|run|out/demo|own|(config|cache|hub|home)(/.*)?")
+_FOLLOWED = re.compile(r"out/run|run|demo|own|(config|cache|hub|home)(/.*)?")
 _HOOK = """
 import os, runpy, sys
 root, told = sys.argv[1:3]
@@ -118,8 +118,8 @@ COMMANDS = (
     Command("pairs fetch", lambda d: ("pairs", "fetch", "links"), r"hub(/.*)?", _given("config")),
     Command("report", lambda d: ("report", d / "run", "--csv", d / "out" / "items.csv", "--force"),
             r"run/report\.html|out/items\.csv", _given("run")),
-    Command("demo", lambda d: ("demo", "-o", d / "out" / "demo"),
-            r"out/demo(/(results\.json|chart\.svg|report\.html))?"),
+    Command("demo", lambda d: ("demo", "-o", d / "demo"), r"demo/(results\.json|chart\.svg|report\.html)",
+            _given("demo")),
     Command("doctor", lambda d: ("doctor", "--clean", "--yes", d / "out"),
             r"out/(\.t\.txt\.part|folder|blob)", _leftovers),
 )  # fmt: skip
@@ -211,7 +211,7 @@ class Links:
             self.hub.add(f"links/{side}", DEMO / side)
         texts = {
             "prompts": "prompts.jsonl", "set": "set.jsonl", "own": "own", "ours": "ours.json", "theirs": "theirs.json",
-            "annotations": "annotations.json", "gguf": "m.gguf", "run": "run", "config": "config",
+            "annotations": "annotations.json", "gguf": "m.gguf", "run": "run", "config": "config", "demo": "demo",
         }  # fmt: skip
         self.inputs = {name: folder / file for name, file in texts.items()}
         rows = [{"instruction": text} for text in ("Say one word.", "Say two words.")]
@@ -233,6 +233,7 @@ class Links:
             self._made((*words, "-o", self.inputs[side]))
         self._made((*_MERGE, "-o", self.inputs["gguf"]))
         self._made((*_STUDY, "--run", self.inputs["run"]))
+        self._made(("demo", "-o", self.inputs["demo"]))
         judge = ("judge", self.inputs["ours"], "--reference", self.inputs["theirs"], "--judge", "demo@1")
         self._made((*judge, "-o", self.inputs["annotations"]))
 
@@ -260,7 +261,7 @@ class Links:
             raise ChaosError(f"{command.name} does not even run undisturbed: {last_line(ended.err)}")
         names = {line for line in told.read_text("utf-8").splitlines() if not _DRAWN.search(line)}
         names |= {name + ending for name in names if name.endswith(".sqlite") for ending in _COMPANIONS}
-        return sorted(names - {"out", "tmp", "run"})
+        return sorted(names - {"out", "tmp", "run", "demo"})
 
     def disturb(self, command: Command, name: str, kind: str, row: Row) -> None:
         """Run once with something odd at a name, and note what should not have happened."""

@@ -118,6 +118,8 @@ class _Watch:
             return False
         inside = f"{path}{os.sep}".startswith(self.folder) and ".." not in path
         if flags & _WRITES:
+            if self.writes and f"{path}{os.sep}" == self.folder and flags & getattr(os, "O_DIRECTORY", 0):
+                return False  # a file that has no name yet: it gets one of those that may be written
             return not (inside and os.path.basename(path) in self.writes)
         return not (inside or path.startswith(_OWN) or "__pycache__" in path)
 
