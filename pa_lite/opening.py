@@ -165,12 +165,8 @@ def _create_unnamed(
     try:
         _fill(file, content, lock)
         try:
-            # a folder's descriptor makes Python follow the link that /proc has for the file
-            folder = os.open("/", os.O_RDONLY | _PRIVATE)
-            try:
-                os.link(f"/proc/self/fd/{descriptor}", path.absolute(), src_dir_fd=folder, follow_symlinks=True)
-            finally:
-                os.close(folder)
+            # with any descriptor Python follows the link that /proc has for the file; an absolute path needs none
+            os.link(f"/proc/self/fd/{descriptor}", path, src_dir_fd=descriptor, follow_symlinks=True)
         except FileExistsError:
             raise
         except OSError as e:

@@ -237,6 +237,7 @@ def test_verdicts_are_kept_few_and_are_no_duty(
     probe_file(tiny_ggufs["Q8_0"])  # no folder can be made there
 
 
+@pytest.mark.skipif(os.name != "posix", reason="named pipes of POSIX")
 def test_only_verdicts_are_removed_and_only_a_files_own_verdict_counts(
     tiny_ggufs: dict[str, Path], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
