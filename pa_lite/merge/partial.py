@@ -46,7 +46,8 @@ class PartialFile:
         self._data: BinaryIO | None = None
         self._marker: Marker | None = None
         self._listed: list[bytes] = []
-        self._is_new = False  # the list, which has no data yet then
+        self._is_new = False  # the list was made just now
+        self._is_made = False  # and the data too
         self._is_ours = False
         self._file: RandomFile | None = None
 
@@ -75,6 +76,8 @@ class PartialFile:
                     self._is_ours = True
                     return
             except Exception as e:
+                if self._is_made and self._data is not None:
+                    self._remove(self._data, self.path)
                 if self._is_new and self._list is not None:
                     self._remove(self._list, self.journal)
                 self._release()
@@ -88,7 +91,7 @@ class PartialFile:
         start = self._header[:_START]
         start_digest = [len(start), hashlib.sha256(start).hexdigest()]
         line = marker_line(MERGE, self.path.name, digest=self._digest, start=start_digest)
-        self._is_new, self._listed = False, []
+        self._is_new, self._is_made, self._listed = False, False, []
         try:
             self._list = create_file(self.journal, line, lock=True, append=True)
             self._is_new, self._marker = True, parse_marker(line)
@@ -127,8 +130,7 @@ class PartialFile:
             if self._listed or not self._is_new:
                 self._remove(self._list, self.journal)
                 return False
-            self._data = self._make_data()
-            return self._data is not None
+            return self._make_data()
         if not self._lock(self._data, self.path):
             return False
         if not self._is_proven():
@@ -146,8 +148,8 @@ class PartialFile:
         self._data.seek(0)
         return self._data.read(len(self._header)) == self._header or merge_proves(self._marker, self._data)
 
-    def _make_data(self) -> BinaryIO | None:
-        """Make the file of the data, locked, with its header and final length; None when another process did."""
+    def _make_data(self) -> bool:
+        """Make the file of the data, locked, with its header and final length; False when another process did."""
 
         def begin(file: BinaryIO) -> None:
             file.write(self._header)
@@ -155,11 +157,12 @@ class PartialFile:
             reserve(file, self._size)
 
         try:
-            made = create_file(self.path, begin, lock=True)
+            self._data = create_file(self.path, begin, lock=True)
         except FileExistsError:
-            return None
+            return False
+        self._is_made = True
         sync_folder(self.target.parent)
-        return made
+        return True
 
     def _continue(self) -> bool:
         """Take up the data, when the list belongs to this very merge and their header and length are right."""
