@@ -31,7 +31,7 @@ _COMPANIONS = ("-wal", "-shm", "-journal")  # of SQLite, which no audit hook see
 # names that no other person can foresee, and folders of the campaign's own
 _DRAWN = re.compile(r"\.[0-9a-f]{12}\.part|pa-lite-\d+-|[0-9a-f]{8}-[0-9a-f]{4}-|tmp[a-z0-9_]{8}|(^|/)log(/|$)")
 # folders of the user's own, or named by him: a link in their place is followed, as other programs do
-_FOLLOWED = re.compile(r"out/run|run|demo|own|(config|cache|hub|home)(/.*)?")
+_FOLLOWED = re.compile(r"out/m\.gguf|out/run|run|demo|own|(config|cache|hub|home)(/.*)?")
 _HOOK = """
 import os, runpy, sys
 root, told = sys.argv[1:3]
