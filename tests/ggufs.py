@@ -21,7 +21,8 @@ def write_gguf_header(
     """
     header, placed, size = gguf_header_bytes(architecture, metadata, tensors)
     path.write_bytes(header)
-    reserve(path, size)
+    with path.open("r+b") as file:
+        reserve(file, size)
     return placed
 
 

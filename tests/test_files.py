@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import stat
@@ -10,20 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from pa_lite import files
 from pa_lite.errors import OutputError
 from pa_lite.files import (
     check_space,
     check_target,
-    is_free,
-    remove_if_free,
-    take_lock,
-    temporary_folder,
     uninterrupted,
     whole_file,
     write_errors,
     write_text,
 )
+from pa_lite.markers import is_free, marker_of
 
 
 def test_a_failing_writer_leaves_the_target_as_it_was(tmp_path: Path) -> None:
@@ -31,8 +28,8 @@ def test_a_failing_writer_leaves_the_target_as_it_was(tmp_path: Path) -> None:
     target.write_text("old", "utf-8")
 
     def write_half() -> None:
-        with whole_file(target) as temporary:
-            temporary.write_text("half", "utf-8")
+        with whole_file(target) as file:
+            file.write(b"half")
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -93,100 +90,77 @@ posix = pytest.mark.skipif(os.name != "posix", reason="locks of POSIX")
 IN_WHOLE_FILE = """
 import pathlib, sys
 from pa_lite.files import whole_file
-with whole_file(pathlib.Path(sys.argv[1])) as temporary:
-    temporary.write_text("half")
-    print(temporary, flush=True)
-    input()
-"""
-IN_FOLDER = """
-from pa_lite.files import temporary_folder
-with temporary_folder() as folder:
-    (folder / "data").write_text("half")
-    print(folder, flush=True)
+with whole_file(pathlib.Path(sys.argv[1])) as file:
+    file.write(b"half")
+    print(flush=True)
     input()
 """
 
 
-def child(code: str, *words: str | Path) -> tuple[subprocess.Popen[str], Path]:
-    """A process that waits within a block of ours, and the temporary file or folder that it has there."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, words)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+def writing(target: Path) -> tuple[subprocess.Popen[str], Path]:
+    """Start a process that waits while it writes a file, and return its temporary file."""
+    words = [sys.executable, "-c", IN_WHOLE_FILE, str(target)]
+    process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    return process, Path(process.stdout.readline().rstrip("\n"))
+    process.stdout.readline()
+    (marker,) = (p for p in target.parent.glob(".*.own") if json.loads(p.read_bytes())["pid"] == process.pid)
+    return process, marker.with_name(marker.name.removesuffix(".own"))
 
 
 @posix
 def test_the_next_writer_removes_what_a_killed_one_left_and_not_what_a_living_one_holds(tmp_path: Path) -> None:
     target = tmp_path / "a.txt"
-    dead, left = child(IN_WHOLE_FILE, target)
-    living, held = child(IN_WHOLE_FILE, target)
-    stranger = tmp_path / ".b.txt.0123456789ab.part"  # another target's
-    stranger.touch()
+    dead, left = writing(target)
+    living, held = writing(target)
+    foreign = tmp_path / ".b.txt.0123456789ab.part"  # another target's
+    unmarked = tmp_path / ".a.txt.0123456789ab.part"  # of this target's name, and somebody's own
+    for path in (foreign, unmarked):
+        path.write_text("mine", "utf-8")
     dead.kill()
     dead.wait()
     write_text(target, "whole")
-    assert sorted(tmp_path.iterdir()) == sorted([target, held, stranger])
-    assert (left.exists(), is_free(held), remove_if_free(held)) == (False, False, False)
+    stays = [target, foreign, unmarked]
+    assert sorted(tmp_path.iterdir()) == sorted([*stays, held, marker_of(held)])
+    assert (left.exists(), marker_of(left).exists(), is_free(marker_of(held))) == (False, False, False)
     living.communicate("\n")
     assert target.read_text("utf-8") == "half"  # it came last
-    assert sorted(tmp_path.iterdir()) == sorted([target, stranger])
+    assert sorted(tmp_path.iterdir()) == sorted(stays)
 
 
 @posix
-def test_a_temporary_folder_is_ours_until_our_process_ends() -> None:
-    process, folder = child(IN_FOLDER)
-    assert not is_free(folder)
-    assert not remove_if_free(folder)
-    process.kill()
-    process.wait()
-    assert (folder / "data").read_text("utf-8") == "half"
-    assert remove_if_free(folder)
-    assert not folder.exists()
-    with temporary_folder() as again:
-        assert not is_free(again)
-    assert not again.exists()
+def test_a_link_at_the_target_is_replaced_and_not_followed(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    for name, content in (("there", "mine"), ("absent", None)):
+        folder = tmp_path / name
+        folder.mkdir()
+        target = folder / "a.txt"
+        target.symlink_to(outside)
+        if content is not None:
+            outside.write_text(content, "utf-8")
+        with pytest.raises(OutputError, match=r"a\.txt: exists already\. Use --force"):
+            check_target(target)
+        check_target(target, force=True)
+        write_text(target, "new")
+        assert not target.is_symlink()
+        assert target.read_text("utf-8") == "new"
+        assert (outside.read_text("utf-8") if outside.exists() else None) == content
+        outside.unlink(missing_ok=True)
 
 
 @posix
-def test_a_folder_that_was_made_just_now_may_not_be_locked_yet(tmp_path: Path) -> None:
-    young = tmp_path / f"pa-lite-{os.getpid()}-abc"
-    young.mkdir()
-    assert not is_free(young)  # its process lives
-    os.utime(young, (0, 0))
-    assert is_free(young)
-    orphan = tmp_path / "pa-lite-999999999-abc"
-    orphan.mkdir()
-    assert is_free(orphan)
+def test_a_temporary_file_that_another_program_replaced_does_not_become_the_target(tmp_path: Path) -> None:
+    target = tmp_path / "a.txt"
 
+    def replaced() -> None:
+        with whole_file(target) as file:
+            file.write(b"ours")
+            (temporary,) = tmp_path.glob(".*.part")
+            temporary.unlink()
+            temporary.symlink_to("/etc/hostname")
 
-@posix
-def test_a_lock_is_opened_anew_when_the_file_was_removed_meanwhile(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path, cleaners = tmp_path / "x.part", [Path.unlink]
-
-    def lock(descriptor: int, patience: float = 0.0) -> bool | None:
-        if cleaners:
-            cleaners.pop()(path)  # another process cleans up between our opening and locking
-        return take_lock(descriptor, patience)
-
-    monkeypatch.setattr(files, "take_lock", lock)
-    with files.open_locked(path) as f:
-        assert os.path.samestat(os.fstat(f.fileno()), path.stat())
-
-
-def test_where_nothing_can_be_locked_only_what_is_old_is_nobodys(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "x.part"
-    path.touch()
-    monkeypatch.setattr(files, "take_lock", lambda *_: None)
-    assert not is_free(path)
-    os.utime(path, (0, 0))
-    assert is_free(path)
-    write_text(tmp_path / "x", "whole")  # and writing needs no locks
-    assert (tmp_path / "x").read_text("utf-8") == "whole"
+    with pytest.raises(OutputError, match="another program removed or replaced the file"):
+        replaced()
+    assert list(tmp_path.iterdir()) == []
 
 
 @posix

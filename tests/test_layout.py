@@ -19,6 +19,8 @@ ROOMS = [
     "texts",
     "names",
     "errors",
+    "opening",
+    "markers",
     "documents",
     "limited_worker",
     "limited",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -16,14 +17,32 @@ import pytest
 
 import pa_lite
 from pa_lite.cli import main
-from pa_lite.errors import InputError
-from pa_lite.files import open_locked
+from pa_lite.errors import InputError, OutputError
 from pa_lite.follow.journal import Journal
 from pa_lite.leftovers import Leftover, find_downloads, find_leftovers, remove
+from pa_lite.markers import DOWNLOAD, FILE, FOLDER, MERGE, RESULTS, marker_line, marker_of, take_claim
 from pa_lite.merge.write import MergeOptions
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="locks of POSIX")
-FOREIGN = (".x.part", "x.gguf.part", ".y.0123456789AB.part", "pa-lite-notes", "blob.incomplete", ".z.json.part")
+FOREIGN = (
+    ".x.part",
+    "x.gguf.part",
+    ".y.0123456789AB.part",
+    "pa-lite-notes",
+    "blob.incomplete",
+    ".z.json.part",
+    "z.own",
+)
+OURS = (
+    ".m.gguf.part", ".a.json.part", ".n.gguf.part.done", ".report.html.0123456789ab.part", "pa-lite-999-0123abcd",
+    ".harness.0123456789ab.part", ".gone.txt.0123456789ab.part.own",
+)  # fmt: skip
+# what 0.1.0 left, or somebody named so
+UNMARKED = (
+    ".begun.gguf.part", ".page.html.0123456789ab.part", "pa-lite-999-abcdefgh", ".harness.fedcba987654.part",
+    ".old.gguf.part", ".lonely.gguf.part.done",
+)  # fmt: skip
+MINE = ("pa-lite-2-experiments", "pa-lite-2024-thesis")
 
 
 @pytest.fixture
@@ -32,20 +51,39 @@ def folder(tmp_path: Path) -> Path:
     tmp_path = tmp_path / "folder"
     tmp_path.mkdir()
     merge, run = tmp_path / ".m.gguf.part", tmp_path / ".a.json.part"
-    merge.write_bytes(b"GGUF" + bytes(9996))
-    (tmp_path / ".m.gguf.part.done").write_text("0" * 64 + "\nblk.0.attn_q.weight\nblk.0.attn_k.weight\n", "utf-8")
-    lines = [{"facts": {"model": "x"}, "n": 9}, {"place": 3, "result": "a"}, {"place": 0, "result": "b"}]
-    run.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"place": 5, "res', "utf-8")
-    (tmp_path / ".n.gguf.part.done").write_text("0" * 64 + "\n", "utf-8")
+    data = b"GGUF" + bytes(9996)
+    merge.write_bytes(data)
+    start = [4096, hashlib.sha256(data[:4096]).hexdigest()]
+    names = b"blk.0.attn_q.weight\nblk.0.attn_k.weight\n"
+    head = marker_line(MERGE, merge.name, digest="d", start=start)
+    (tmp_path / ".m.gguf.part.done").write_bytes(head + names)
+    (tmp_path / ".n.gguf.part.done").write_bytes(head)
+    lines = [{"place": 3, "result": "a"}, {"place": 0, "result": "b"}]
+    results = "".join(json.dumps(line) + "\n" for line in lines) + '{"place": 5, "res'
+    run.write_bytes(marker_line(RESULTS, run.name, facts={"model": "x"}, n=9) + results.encode())
     (tmp_path / ".report.html.0123456789ab.part").write_text("<html", "utf-8")
-    (tmp_path / ".begun.gguf.part").touch()
-    for name in ("pa-lite-999999999-abc", ".harness.0123456789ab.part"):
+    (tmp_path / ".report.html.0123456789ab.part.own").write_bytes(marker_line(FILE, ".report.html.0123456789ab.part"))
+    (tmp_path / ".gone.txt.0123456789ab.part.own").write_bytes(marker_line(FILE, ".gone.txt.0123456789ab.part"))
+    for name in (*OURS[4:6], *UNMARKED[2:4], *MINE):
         (tmp_path / name).mkdir()
         (tmp_path / name / "inner").write_bytes(bytes(5000))
+        if name in OURS:
+            (tmp_path / f"{name}.own").write_bytes(marker_line(FOLDER, name))
+    (tmp_path / ".begun.gguf.part").touch()
+    (tmp_path / ".page.html.0123456789ab.part").write_text("<html", "utf-8")
+    (tmp_path / ".old.gguf.part").write_bytes(data)
+    for name in (".old.gguf.part.done", ".lonely.gguf.part.done"):
+        (tmp_path / name).write_text("0" * 64 + "\n", "utf-8")
     for name in FOREIGN:
         (tmp_path / name).write_text("mine", "utf-8")
     (tmp_path / ".link.0123456789ab.part").symlink_to(run)
+    os.mkfifo(tmp_path / ".pipe.gguf.part")
     return tmp_path
+
+
+def staying() -> list[str]:
+    """The names that are there when all that is ours was removed."""
+    return sorted([*FOREIGN, *UNMARKED, *MINE, ".old.gguf.part.done", ".link.0123456789ab.part", ".pipe.gguf.part"])
 
 
 def by_name(found: list[Leftover]) -> dict[str, Leftover]:
@@ -54,29 +92,57 @@ def by_name(found: list[Leftover]) -> dict[str, Leftover]:
 
 def test_what_is_ours_is_found_and_what_is_not_is_left(folder: Path) -> None:
     found = by_name(find_leftovers([folder, folder]))
-    assert {name: (each.what, each.loses) for name, each in found.items()} == {
+    ours = {name: each for name, each in found.items() if each.marker is not None}
+    assert {name: (each.what, each.loses) for name, each in ours.items()} == {
         ".m.gguf.part": ("merge of m.gguf", "2 tensors that are merged; merge --resume would go on from there"),
         ".a.json.part": ("run of a.json", "2 of 9 results; --resume would go on from there"),
         ".n.gguf.part.done": ("list of a merge that is gone", ""),
         ".report.html.0123456789ab.part": ("file that was being written", ""),
-        ".begun.gguf.part": ("file begun.gguf that was begun", ""),
-        "pa-lite-999999999-abc": ("temporary folder", ""),
+        ".gone.txt.0123456789ab.part.own": ("marker of a file that is gone", ""),
+        "pa-lite-999-0123abcd": ("temporary folder", ""),
         ".harness.0123456789ab.part": ("temporary folder", ""),
     }
+    assert found.keys() - ours.keys() == set(UNMARKED)
     assert not any(each.in_use for each in found.values())
-    assert found[".m.gguf.part"].nbytes >= 10000
-    assert 5000 <= found["pa-lite-999999999-abc"].nbytes < 10000
+    assert ours[".m.gguf.part"].nbytes >= 10000
+    assert 5000 <= ours["pa-lite-999-0123abcd"].nbytes < 10000
     assert all(0 <= each.age < 60 for each in found.values())
-    for each in found.values():
-        assert remove(each)
-    assert sorted(p.name for p in folder.iterdir()) == sorted([*FOREIGN, ".link.0123456789ab.part"])
-    assert find_leftovers([folder]) == []
+    for each in ours.values():
+        assert remove(each), each
+    for name in UNMARKED:
+        with pytest.raises(OutputError, match=r"has no marker of pa-lite, so it stays\. Delete it yourself"):
+            remove(found[name])
+    assert sorted(p.name for p in folder.iterdir()) == staying()
+    assert {each.path.name for each in find_leftovers([folder])} == set(UNMARKED)
+
+
+def test_what_changed_after_it_was_listed_stays(folder: Path) -> None:
+    """A person agreed to what was shown: another file or folder of that name is not that."""
+    found = by_name(find_leftovers([folder]))
+    for name in (".m.gguf.part", ".a.json.part", ".report.html.0123456789ab.part"):
+        content = (folder / name).read_bytes()
+        (folder / name).rename(folder / f"moved{name}")
+        (folder / name).write_bytes(content)
+    (folder / "pa-lite-999-0123abcd").rename(folder / "moved")
+    (folder / "pa-lite-999-0123abcd").mkdir()
+    (folder / ".harness.0123456789ab.part.own").write_text("no marker any more", "utf-8")
+    (folder / ".n.gguf.part.done").write_text("mine", "utf-8")
+    changed = [*OURS[:2], *OURS[2:6]]
+    for name in changed:
+        assert not remove(found[name]), name
+        assert (folder / name).exists(), name
+
+
+def test_a_list_does_not_make_a_users_file_ours(folder: Path) -> None:
+    (folder / ".m.gguf.part").write_bytes(b"GGUF" + b"my own weights" * 1000)
+    found = by_name(find_leftovers([folder]))[".m.gguf.part"]
+    assert (found.marker, found.is_removable) == (None, False)
 
 
 def test_folders_below_are_searched_when_asked_for(folder: Path) -> None:
     assert find_leftovers([folder.parent]) == []
     deep = find_leftovers([folder.parent], deep=True)
-    assert len(deep) == 7
+    assert len(deep) == len(OURS) + len(UNMARKED)
     with pytest.raises(InputError, match=r"nowhere: there is no such folder"):
         find_leftovers([folder / "nowhere"])
 
@@ -92,14 +158,21 @@ def test_downloads_of_the_hubs_cache(tmp_path: Path) -> None:
     blobs.mkdir(parents=True)
     broken = blobs / f"{'a' * 64}.pa-lite.incomplete"
     broken.write_bytes(bytes(3_000_000))
+    marker = marker_of(broken)
+    marker.write_bytes(marker_line(DOWNLOAD, broken.name))
     (blobs / f"{'b' * 64}.incomplete").touch()  # another program's
-    (found,) = find_downloads(tmp_path)
+    old = blobs / f"{'c' * 64}.pa-lite.incomplete"
+    old.write_bytes(bytes(1000))
+    found, unmarked = find_downloads(tmp_path)
     assert (found.path, found.what, found.loses) == (broken, "download that broke off", "3.0 MB fetched")
-    with open_locked(broken):
-        (found,) = find_downloads(tmp_path)
+    assert (unmarked.path, unmarked.marker) == (old, None)
+    with take_claim(broken, DOWNLOAD):
+        found, _ = find_downloads(tmp_path)
         assert found.in_use
         assert not remove(found)
     assert remove(found)
+    assert not marker.exists()
+    assert [each.path for each in find_downloads(tmp_path)] == [old]
     assert find_downloads(tmp_path / "none") == []
 
 
@@ -174,9 +247,11 @@ def test_the_doctor_asks(
     main(["doctor", "--clean", str(folder)])
     out = capsys.readouterr().out
     assert len(asked) == 1
-    assert asked[0].startswith("Remove 7 temporary files, ")
+    assert asked[0].startswith(f"Remove {len(OURS)} temporary files, ")
     assert "2 tensors that are merged; merge --resume would go on from there" in " ".join(out.split())
-    assert ("removed 7 temporary files" in out, "nothing was removed." in out) == (answer, not answer)
+    assert out.count("not removed: no marker") == len(UNMARKED)
+    assert "What has no marker of pa-lite stays" in out
+    assert (f"removed {len(OURS)} temporary files" in out, "nothing was removed." in out) == (answer, not answer)
     assert (folder / ".m.gguf.part").exists() is not answer
 
 
@@ -190,13 +265,17 @@ def test_by_default_the_folders_that_we_write_to_are_searched(
         place = elsewhere / key / below
         place.mkdir(parents=True)
         (place / name).touch()
+        (place / f"{name}.own").write_bytes(marker_line(FILE, name))
         monkeypatch.setenv(key, str(elsewhere / key))
     monkeypatch.setattr("tempfile.tempdir", str(elsewhere))
-    (elsewhere / "pa-lite-999999999-x").mkdir()
+    (elsewhere / "pa-lite-999-x").mkdir()
+    (elsewhere / "pa-lite-999-x.own").write_bytes(marker_line(FOLDER, "pa-lite-999-x"))
     monkeypatch.chdir(folder)
     main(["doctor", "--clean", "--yes", "--json"])
     told = json.loads(capsys.readouterr().out)
-    assert told["removed"] == 7 + 3 + 1
+    assert told["removed"] == len(OURS) + 3 + 1
+    unmarked = [Path(e["path"]).name for e in told["leftovers"] if not e["has_marker"]]
+    assert sorted(unmarked) == sorted(UNMARKED)
 
 
 @pytest.mark.parametrize("words", [["--yes"], ["somewhere"]])
@@ -214,11 +293,42 @@ def test_a_folder_that_is_none_is_one_error(tmp_path: Path, capsys: pytest.Captu
     assert capsys.readouterr().err == f"error: {tmp_path / 'none'}: there is no such folder.\n"
 
 
+@pytest.mark.parametrize("name", [*MINE, *UNMARKED, *FOREIGN])
+def test_the_doctor_removes_nothing_by_its_name(folder: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in folder.rglob("*"):
+        os.utime(path, (1, 1), follow_symlinks=False)
+    main(["doctor", "--clean", "--yes", str(folder)])
+    assert f"removed {len(OURS)} temporary files" in capsys.readouterr().out
+    assert sorted(p.name for p in folder.iterdir()) == staying()
+    if (folder / name).is_dir():
+        assert (folder / name / "inner").read_bytes() == bytes(5000)
+
+
+def test_the_doctor_follows_no_links(folder: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "thesis").write_text("mine", "utf-8")
+    (folder / "pa-lite-999-0123abcd" / "link").symlink_to(outside)
+    (folder / "out").symlink_to(outside)
+    (outside / ".t.txt.0123456789ab.part").write_text("mine", "utf-8")
+    (outside / ".t.txt.0123456789ab.part.own").write_bytes(marker_line(FILE, ".t.txt.0123456789ab.part"))
+    (folder / "linked").symlink_to(outside)
+    (folder / "linked.own").write_bytes(marker_line(FOLDER, "linked"))
+    main(["doctor", "--clean", "--yes", str(folder)])
+    assert sorted(p.name for p in outside.iterdir()) == [
+        ".t.txt.0123456789ab.part", ".t.txt.0123456789ab.part.own", "thesis",
+    ]  # fmt: skip
+    assert (folder / "linked").is_symlink()
+    assert not (folder / "pa-lite-999-0123abcd").exists()
+
+
 def test_a_cleaned_merge_begins_anew(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
     (whole,) = pa_lite.merge(*tiny_pair, (0.5,), output=tmp_path / "whole.gguf")
     target = tmp_path / "m.gguf"
     (tmp_path / ".m.gguf.part").write_bytes(b"GGUF")
-    (tmp_path / ".m.gguf.part.done").write_text("0" * 64 + "\nx\n", "utf-8")
+    start = [4, hashlib.sha256(b"GGUF").hexdigest()]
+    head = marker_line(MERGE, ".m.gguf.part", digest="0", start=start)
+    (tmp_path / ".m.gguf.part.done").write_bytes(head + b"x\n")
     (found,) = find_leftovers([tmp_path])
     assert remove(found)
     pa_lite.merge(*tiny_pair, (0.5,), output=target, options=MergeOptions(resume=True))

@@ -1,6 +1,6 @@
 """A campaign of faults against pa-lite's promises: nothing half-written is taken for whole, and going on is exact.
 
-python tools/chaos.py [kill|disk|input|clock|race|all] [--jobs merge,sweep,generate,fetch] [--rounds N] [--seed N]
+python tools/chaos.py [kill|disk|input|clock|race|links|all] [--jobs merge,sweep,generate,fetch] [--rounds N] [--seed N]
 
 Every job is a real command line on real small parts. The status is 1 if a promise was broken. Needs Linux; disks that
 fill and disks that fail are mounted in a namespace of the campaign's own, which takes root, or user namespaces.
@@ -22,6 +22,7 @@ import chaos_clock
 import chaos_full
 import chaos_input
 import chaos_kill
+import chaos_links
 import chaos_race
 from chaos_disks import own_namespace
 from chaos_jobs import JOBS, Job, made_scene
@@ -38,13 +39,15 @@ FAULTS: dict[str, tuple[Campaign, int]] = {
     "clock": (chaos_clock.campaign, 10),
     "race": (chaos_race.campaign, 10),
 }
+LINKS = "links"  # has commands of its own, more than the jobs
+_LINKED = 40  # rounds of each of these commands by default
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """The command line's options."""
     parser = argparse.ArgumentParser(description="Disturb pa-lite at work, and see whether it keeps its promises.")
-    parser.add_argument("fault", nargs="?", default="all", choices=[*FAULTS, "all"], help="by default all")
-    parser.add_argument("--jobs", default=",".join(JOBS), help="with commas between; by default all")
+    parser.add_argument("fault", nargs="?", default="all", choices=[*FAULTS, LINKS, "all"], help="by default all")
+    parser.add_argument("--jobs", default="", help="with commas between; by default all")
     parser.add_argument(
         "--rounds", type=int, default=0, help="of each fault and job; by default the fault's own number"
     )
@@ -53,9 +56,11 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         "--folder", type=Path, help="where to work, on a disk with 3 GB free; by default a temporary one"
     )
     options = parser.parse_args(words)
-    unknown = set(options.jobs.split(",")) - set(JOBS)
-    if unknown:
-        parser.error(f"unknown job {unknown.pop()!r}: {', '.join(JOBS)} are known")
+    options.jobs = [name for name in options.jobs.split(",") if name]
+    linked = {command.name.split()[0] for command in chaos_links.COMMANDS}
+    known = {*JOBS, *(linked if options.fault in (LINKS, "all") else ())}
+    if unknown := set(options.jobs) - known:
+        parser.error(f"unknown job {unknown.pop()!r}: {', '.join(sorted(known))} are known")
     if options.rounds < 0:
         parser.error("--rounds must not be negative")
     return options
@@ -64,8 +69,15 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 def campaign(options: argparse.Namespace, folder: Path) -> list[Row]:
     """Run what was asked for; the table's rows."""
     rows: list[Row] = []
+    if options.fault in (LINKS, "all"):
+        place = folder / "links"
+        place.mkdir()
+        rng = random.Random(f"{options.seed} {LINKS}")
+        rows += chaos_links.campaign(options.rounds or _LINKED, rng, place, options.jobs)
+        if options.fault == LINKS:
+            return rows
     with made_scene(folder) as scene:
-        for name in options.jobs.split(","):
+        for name in [name for name in options.jobs or JOBS if name in JOBS]:
             for kind in JOBS[name]:
                 for fault, (run, rounds) in FAULTS.items():
                     if options.fault in (fault, "all"):

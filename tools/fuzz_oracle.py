@@ -108,8 +108,10 @@ class _Watch:
             if isinstance(path, int) or not self._is_wrong(os.fsdecode(path), flags):
                 return
             event = f"open {os.fsdecode(path)!r} {'for writing' if flags & _WRITES else ''}"
-        elif event not in _FORBIDDEN or (event == "os.remove" and os.path.basename(arguments[0]) in self.writes):
+        elif event not in _FORBIDDEN:
             return
+        elif event in ("os.remove", "os.link") and os.path.basename(arguments[event == "os.link"]) in self.writes:
+            return  # a file without a name gets one by a link
         self.seen.append(f"{event} at {_caller()}")
         raise RuntimeError(f"the fuzzer forbids {event}")
 
@@ -118,6 +120,8 @@ class _Watch:
             return False
         inside = f"{path}{os.sep}".startswith(self.folder) and ".." not in path
         if flags & _WRITES:
+            if self.writes and f"{path}{os.sep}" == self.folder and flags & getattr(os, "O_DIRECTORY", 0):
+                return False  # a file that has no name yet: it gets one of those that may be written
             return not (inside and os.path.basename(path) in self.writes)
         return not (inside or path.startswith(_OWN) or "__pycache__" in path)
 

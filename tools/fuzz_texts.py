@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -22,6 +23,7 @@ from pa_lite.follow.instructions import check_answer, load_instructions
 from pa_lite.follow.journal import Journal
 from pa_lite.follow.outputs import load_prompts
 from pa_lite.follow.pairing import read_outputs
+from pa_lite.markers import MERGE, RESULTS, marker_line
 from pa_lite.merge.partial import PartialFile
 from pa_lite.merge.schedule import group_lams, parse_schedule
 from pa_lite.tasks.data import read_rows
@@ -211,13 +213,16 @@ _HEADER, _SIZE, _DIGEST = b"GGUF" + bytes(28), 64, "d1g3st"
 
 def _journal_seeds() -> list[bytes]:
     result = {"text": "t", "n_tokens": 1, "ended": True, "reason": "end"}
-    lines = [{"facts": _FACTS}, {"place": 0, "result": result}, {"place": 3, "result": result}]
+    head = marker_line(RESULTS, _JOURNALS[0], facts=_FACTS, n=5)
+    lines = [{"place": 0, "result": result}, {"place": 3, "result": result}]
+    start = [len(_HEADER), hashlib.sha256(_HEADER).hexdigest()]
+    listed = marker_line(MERGE, _JOURNALS[1], digest=_DIGEST, start=start)
     merged = {
         ".m.gguf.part": _HEADER + bytes(32),
-        ".m.gguf.part.done": b"d1g3st\ntoken_embd.weight\nblk.0.attn_q.weight\n",
+        ".m.gguf.part.done": listed + b"token_embd.weight\nblk.0.attn_q.weight\n",
     }
     return [
-        pack({".out.json.part": b"".join(json_bytes(e) + b"\n" for e in lines)}, _JOURNALS),
+        pack({".out.json.part": head + b"".join(json_bytes(e) + b"\n" for e in lines)}, _JOURNALS),
         pack(merged, _JOURNALS),
     ]
 

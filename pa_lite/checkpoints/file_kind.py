@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from pa_lite.checkpoints.remote import FilePath, size_of
+from pa_lite.checkpoints.remote import FilePath, open_file, size_of
 from pa_lite.errors import CheckpointError
 from pa_lite.texts import one_line
 
@@ -98,7 +98,7 @@ def _text(start: bytes, size: int) -> str | None:
 def content_of(path: FilePath) -> Content:
     """Read the first bytes of a regular file. Raises OSError, for what is not a regular file too."""
     size = size_of(path)
-    with path.open("rb") as f:
+    with open_file(path) as f:
         return Content(f.read(min(_START, size)), size)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pa_lite.checkpoints.file_kind import Content, unexpected
-from pa_lite.checkpoints.remote import FilePath, size_of, stamp_of
+from pa_lite.checkpoints.remote import FilePath, open_file, size_of, stamp_of
 from pa_lite.checkpoints.source import Field, Metadata
 from pa_lite.errors import CheckpointError
 from pa_lite.files import Stamp
@@ -144,7 +144,7 @@ def read_gguf_header(path: FilePath) -> GgufHeader:
     """
     try:
         size, stamp = size_of(path), stamp_of(path)
-        with path.open("rb") as f:
+        with open_file(path) as f:
             if not Content(start := f.read(min(size, 512)), size).is_gguf:
                 raise unexpected(path, "a GGUF file", start, size)
             f.seek(0)
@@ -194,7 +194,7 @@ def gguf_content(path: FilePath) -> tuple[str, str]:
     values = {"general.type": "model", "general.architecture": ""}
     try:
         size = size_of(path)
-        with path.open("rb") as f:
+        with open_file(path) as f:
             reader = _Reader(f, path, size)
             reader.take(4)
             _check_version(path, reader.number("<I"))
@@ -287,10 +287,9 @@ def gguf_header_bytes(
     return header, placed, len(header) + offset
 
 
-def reserve(path: Path, size: int) -> None:
-    """Give a file its final length, taking the disk space now where the system can, so that a full disk shows early."""
-    with path.open("r+b") as f:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(f.fileno(), 0, size)
-        else:
-            f.truncate(size)
+def reserve(file: BinaryIO, size: int) -> None:
+    """Give an open file its final length, taking the disk space now where the system can: a full disk shows early."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
+    else:
+        file.truncate(size)

@@ -5,24 +5,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
 import re
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pa_lite.checkpoints.hub_content import RemoteContent
 from pa_lite.checkpoints.hub_http import FileFacts, Subject
 from pa_lite.errors import CheckpointError, HubError, OutputError
-from pa_lite.files import open_locked, sync_folder, whole_file, write_errors, write_text
+from pa_lite.files import NO_MARKER, sync_folder, whole_file, write_errors, write_text
+from pa_lite.markers import DOWNLOAD, marker_of, remove_held, take_claim
+from pa_lite.opening import NotPlainError, create_file, is_link, kind_of, open_own, open_regular, read_regular
 
 _log = logging.getLogger(__name__)
 _PIECE = 1 << 20
+_FIRST = 1 << 16  # bytes that tell whose a file without a marker is
 _KEPT = "what came is kept. Free some space and try again, or let HF_HUB_CACHE name a larger disk."
 INCOMPLETE = ".pa-lite.incomplete"  # ending of a blob that has not come whole yet
 
@@ -63,7 +67,7 @@ def snapshot_of(folder: Path) -> Path:
     found = sorted(path for path in (folder / "snapshots").glob("*") if path.is_dir())
     names = ", ".join(path.name for path in found[:6]) or "none"
     try:
-        commit = (folder / "refs" / "main").read_text("utf-8").strip()
+        commit = read_regular(folder / "refs" / "main").decode("utf-8").strip()
     except (OSError, UnicodeDecodeError):
         if len(found) == 1:
             return found[0]
@@ -103,7 +107,7 @@ class RepoCache:
         if re.fullmatch(r"[0-9a-f]{40}", revision):
             return revision if self.snapshot(revision).is_dir() else None
         try:
-            commit = (self.folder / "refs" / revision).read_text("utf-8").strip()
+            commit = read_regular(self.folder / "refs" / revision).decode("utf-8").strip()
         except (OSError, UnicodeDecodeError):
             return None
         return commit if re.fullmatch(r"[0-9a-f]{40}", commit) else None
@@ -115,7 +119,7 @@ class RepoCache:
             return
         path = self.folder / "refs" / revision
         try:
-            if not path.is_file() or path.read_text("utf-8") != commit:
+            if not path.is_file() or read_regular(path) != commit.encode():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_text(path, commit)
         except (OSError, OutputError) as e:
@@ -140,6 +144,7 @@ class RepoCache:
         with write_errors(self.folder, _KEPT):
             for folder in (blob.parent, place.parent, lock.parent):
                 folder.mkdir(parents=True, exist_ok=True)
+            _check_lock(lock)
             with WeakFileLock(lock):
                 if not blob.exists():
                     _download(subject, facts, blob, progress, stop)
@@ -149,19 +154,32 @@ class RepoCache:
         return place
 
 
+def _check_lock(lock: Path) -> None:
+    """Raise OutputError for a lock that huggingface_hub would open wherever it leads, or wait for without end."""
+    with contextlib.suppress(FileNotFoundError):
+        kind = kind_of(lock.lstat())
+        if kind is not None:
+            raise OutputError(
+                f"{lock}: is a {kind}, not a file to lock. Remove it, or let HF_HUB_CACHE name another folder."
+            )
+
+
 def _link(blob: Path, place: Path) -> None:
     """Let the snapshot's name stand for the blob: a relative link, or what else the system allows."""
     if place.exists():
         return
-    place.unlink(missing_ok=True)  # a link to a blob that was removed
+    if is_link(place):
+        place.unlink(missing_ok=True)  # a link to a blob that was removed
     try:
         place.symlink_to(os.path.relpath(blob, place.parent))
     except OSError:  # Windows has symbolic links for developers alone
         try:
             os.link(blob, place)
         except OSError:
-            with whole_file(place) as temporary:
-                shutil.copyfile(blob, temporary)
+            with whole_file(place) as copy, open_regular(blob) as whole:
+                shutil.copyfileobj(whole, copy, _PIECE)
+                copy.flush()
+                os.fsync(copy.fileno())
 
 
 def _download(
@@ -170,30 +188,74 @@ def _download(
     """Fetch a content to its blob, going on with what an earlier try left, and check its hash before it counts."""
     partial = blob.with_name(blob.name + INCOMPLETE)
     digests = _digests(facts)
-    with open_locked(partial) as f:
-        if f.seek(0, os.SEEK_END) > facts.size:
-            f.truncate(0)
-        held = f.seek(0, os.SEEK_END)
-        f.seek(0)
-        while piece := f.read(_PIECE):
-            _update(digests, piece)
-        progress(held)
-        for piece in RemoteContent(subject, facts).pieces(held, facts.size, stop):
-            f.write(piece)
-            _update(digests, piece)
-            progress(len(piece))
-        f.flush()
-        os.fsync(f.fileno())
-        if os.name != "posix":
-            f.close()  # there an open file cannot be renamed, nor removed by others
-        if digests and facts.etag not in [digest.hexdigest() for digest in digests]:
-            partial.unlink()
-            raise HubError(
-                f"{subject}: {subject.file} arrived damaged: its hash is not {facts.etag}. None of it was kept; try "
-                "again."
-            )
-        partial.replace(blob)
-        sync_folder(blob.parent)
+    content = RemoteContent(subject, facts)
+    try:
+        with _claimed(partial, content, stop) as (f, finish):
+            if f.seek(0, os.SEEK_END) > facts.size:
+                f.truncate(0)
+            held = f.seek(0, os.SEEK_END)
+            f.seek(0)
+            while piece := f.read(_PIECE):
+                _update(digests, piece)
+            progress(held)
+            for piece in content.pieces(held, facts.size, stop):
+                f.write(piece)
+                _update(digests, piece)
+                progress(len(piece))
+            f.flush()
+            os.fsync(f.fileno())
+            if digests and facts.etag not in [digest.hexdigest() for digest in digests]:
+                finish(None)
+                raise HubError(
+                    f"{subject}: {subject.file} arrived damaged: its hash is not {facts.etag}. None of it was kept; "
+                    "try again."
+                )
+            finish(blob)
+    except NotPlainError as e:
+        raise OutputError(
+            f"{e.filename}: is in the way of a download: {e.strerror}. Move it elsewhere or delete it yourself, or let "
+            "HF_HUB_CACHE name another folder."
+        ) from e
+    sync_folder(blob.parent)
+
+
+@contextlib.contextmanager
+def _claimed(
+    partial: Path, content: RemoteContent, stop: threading.Event
+) -> Iterator[tuple[BinaryIO, Callable[[Path | None], None]]]:
+    """The file of a download, open, locked and marked as ours; made if need be.
+
+    The function renames it, or removes it where it gets None, and the marker with it; else both stay for the next try.
+    Raises NotPlainError for a file that is not ours, and no beginning of this content either.
+    """
+    marker = marker_of(partial)
+    if os.path.lexists(partial) and not os.path.lexists(marker):
+        with open_own(partial) as file:
+            if not _begins(file, content, stop):
+                raise NotPlainError(partial, NO_MARKER)
+    with take_claim(partial, DOWNLOAD) as lock:
+        try:
+            file = create_file(partial)
+        except FileExistsError:
+            file = open_own(partial)
+
+        def finish(target: Path | None) -> None:
+            if os.name != "posix":
+                file.close()  # there an open file cannot be renamed, nor removed by others
+            if target is not None:
+                partial.replace(target)
+            else:
+                partial.unlink(missing_ok=True)
+            remove_held(lock, marker)
+
+        with file:
+            yield file, finish
+
+
+def _begins(file: BinaryIO, content: RemoteContent, stop: threading.Event) -> bool:
+    """Whether a file without a marker, as 0.1.0 left them, holds the first bytes of this very content."""
+    first = file.read(min(_FIRST, content.facts.size))
+    return first == b"".join(content.pieces(0, len(first), stop))
 
 
 def _digests(facts: FileFacts) -> list[Any]:

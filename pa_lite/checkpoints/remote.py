@@ -14,6 +14,7 @@ from typing import BinaryIO
 from pa_lite.checkpoints.hub_content import RemoteContent
 from pa_lite.checkpoints.hub_http import FileFacts, Subject
 from pa_lite.files import Stamp
+from pa_lite.opening import open_regular
 
 CONNECTIONS = 8  # requests at a time
 _BUFFER = 1 << 18  # bytes asked for at once where a header is read piece by piece
@@ -81,6 +82,11 @@ def size_of(path: FilePath) -> int:
     return facts.st_size
 
 
+def open_file(path: FilePath) -> BinaryIO:
+    """Open a file to read, on the disk or on the Hub. Raises OSError, also for what is not a regular file."""
+    return path.open() if isinstance(path, RemoteFile) else open_regular(path)
+
+
 def stamp_of(path: FilePath) -> Stamp | None:
     """What a file on the disk is now; None for one on the Hub, which stays as it is. Raises OSError."""
     return None if isinstance(path, RemoteFile) else Stamp.of(path.stat())
@@ -98,7 +104,7 @@ def samples(path: FilePath, offsets: Sequence[int], length: int) -> list[bytes]:
         with ThreadPoolExecutor(CONNECTIONS) as pool:
             return list(pool.map(read, offsets))
     out = []
-    with path.open("rb") as f:
+    with open_file(path) as f:
         for offset in offsets:
             f.seek(offset)
             out.append(f.read(length))

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from pa_lite.checkpoints.file_kind import check_text, unexpected
-from pa_lite.checkpoints.remote import FilePath, size_of, stamp_of
+from pa_lite.checkpoints.remote import FilePath, open_file, size_of, stamp_of
 from pa_lite.documents import parse_json
 from pa_lite.errors import CheckpointError
 from pa_lite.files import Stamp
 from pa_lite.kernels import tensor_type
+from pa_lite.opening import read_regular
 
 _MAX_HEADER = 100_000_000  # the reference implementation's own limit, in bytes
 _MAX_JSON = 1 << 28  # bytes; the largest tokenizer.json known has 35 MB
@@ -54,7 +55,7 @@ def read_json(path: Path) -> dict[str, Any]:
         size = size_of(path)
         if size > _MAX_JSON:
             raise ValueError(f"{size} bytes are too many")
-        raw = path.read_bytes()
+        raw = read_regular(path)
         check_text(path, raw, size)
         value = parse_json(raw, nan=True)
     except FileNotFoundError:
@@ -76,7 +77,7 @@ def read_header(path: FilePath) -> dict[str, StoredTensor]:
     """
     try:
         size, stamp = size_of(path), stamp_of(path)
-        with path.open("rb") as f:
+        with open_file(path) as f:
             start = f.read(min(size, 512))
             length = int.from_bytes(start[:8], "little")
             if size < 8 or length > min(size - 8, _MAX_HEADER):

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -27,7 +27,8 @@ def doctor(folders: tuple[Path, ...], clean: bool, yes: bool, as_json: bool) -> 
     """This machine: memory, cores, GPUs, the build of llama.cpp, and which models fit.
 
     With --clean: what killed runs left in FOLDERs and all below them; without any, in the working folder, the one for
-    temporary files, pa-lite's own and the Hub's cache. What a process holds stays.
+    temporary files, pa-lite's own and the Hub's cache. What a process holds stays, and so does what has no marker of
+    pa-lite in it.
 
     \b
     pa-lite doctor
@@ -90,7 +91,7 @@ def clean_up(folders: Sequence[Path], yes: bool, as_json: bool) -> None:
     from pa_lite.leftovers import remove
 
     found = _leftovers(folders)
-    free = [each for each in found if not each.in_use]
+    free = [each for each in found if each.is_removable]
     if not as_json:
         show_leftovers(found)
     can_ask = sys.stdin.isatty() and not as_json
@@ -98,16 +99,23 @@ def clean_up(folders: Sequence[Path], yes: bool, as_json: bool) -> None:
         yes = click.confirm(f"Remove {_count(free)}?", err=True)
     removed = [each for each in free if remove(each)] if yes else []
     if as_json:
-        entries = [
-            {**asdict(each), "path": str(each.path), "companions": [str(path) for path in each.companions],
-             "removed": each in removed}
-            for each in found
-        ]  # fmt: skip
+        entries = [{**_entry(each), "removed": each in removed} for each in found]
         show_json({"leftovers": entries, "removed": len(removed), "freed": sum(each.nbytes for each in removed)})
     elif removed:
         tell(f"removed {_count(removed)}")
     elif free and not yes:
         tell("nothing was removed" + ("." if can_ask else ": say --yes to remove what is not in use."))
+
+
+def _entry(leftover: Leftover) -> dict[str, Any]:
+    """What --json says of one."""
+    names = ("what", "nbytes", "age", "loses", "in_use")
+    return {
+        "path": str(leftover.path),
+        "companions": [str(path) for path in leftover.companions],
+        **{name: getattr(leftover, name) for name in names},
+        "has_marker": leftover.marker is not None,
+    }
 
 
 def _leftovers(folders: Sequence[Path]) -> list[Leftover]:
@@ -127,17 +135,19 @@ def show_leftovers(found: Sequence[Leftover]) -> None:
     if not found:
         tell("No temporary files were left.")
         return
-    rows = [
-        [
-            str(e.path),
-            e.what,
-            f"{e.nbytes / 1e6:.1f}",
-            _age(e.age),
-            "in use: stays" if e.in_use else e.loses or "nothing",
-        ]
-        for e in found
-    ]
+    rows = [[str(e.path), e.what, f"{e.nbytes / 1e6:.1f}", _age(e.age), _fate(e)] for e in found]
     show_table(["file", "what", "MB", "age", "what would be lost"], rows)
+    if any(each.marker is None for each in found):
+        tell(
+            "What has no marker of pa-lite stays, whatever its name is: it may be yours, or an older pa-lite's. If you "
+            "do not need it, delete it yourself."
+        )
+
+
+def _fate(leftover: Leftover) -> str:
+    if leftover.marker is None:
+        return "not removed: no marker"
+    return "in use: stays" if leftover.in_use else leftover.loses or "nothing"
 
 
 def _count(found: Sequence[Leftover]) -> str:

@@ -12,6 +12,7 @@ import click
 from pa_lite.cli.options import DATE, JSON, TEMPLATE_ARG, loads_a_model
 from pa_lite.cli.terminal import bar, show_json, tell, tell_text
 from pa_lite.documents import parse_json
+from pa_lite.opening import read_regular
 
 if TYPE_CHECKING:
     from pa_lite.engine.model import EngineOptions
@@ -41,7 +42,7 @@ def parse_samples(
     if text is None:
         return None
     try:
-        document = parse_json(text if text.lstrip().startswith("{") else Path(text).read_bytes())
+        document = parse_json(text if text.lstrip().startswith("{") else read_regular(Path(text)))
     except (OSError, ValueError) as e:
         raise click.BadParameter(f"{text!r} is neither a JSON object nor a file with one: {e}") from e
     if not isinstance(document, dict) or not all(

@@ -17,14 +17,16 @@ import numpy as np
 from pa_lite.checkpoints.gguf_file import gguf_header_bytes
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.engine.probe import probe_merged
-from pa_lite.files import check_space, temporary_folder, write_errors
+from pa_lite.files import check_space, write_errors
 from pa_lite.kernels import prepare
 from pa_lite.machine import available_memory, cores
+from pa_lite.markers import temporary_folder
 from pa_lite.merge.limits import Nonfinite
 from pa_lite.merge.plan import MergePlan
 from pa_lite.merge.readers import RandomFile
 from pa_lite.merge.schedule import Schedule
 from pa_lite.merge.stream import Target, run_stream
+from pa_lite.opening import create_file
 
 _log = logging.getLogger(__name__)
 
@@ -125,6 +127,6 @@ class MovableModel:
             return Path(f"/proc/self/fd/{self._descriptor}")
         path = self._folder.enter_context(temporary_folder()) / "merged.gguf"
         check_space(path.parent, self._size)
-        with path.open("wb") as f:
+        with create_file(path) as f:
             f.truncate(self._size)
         return path

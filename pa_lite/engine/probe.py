@@ -30,6 +30,7 @@ from pa_lite.engine.readable import check_readable
 from pa_lite.errors import CheckpointError, EngineError, PaLiteError
 from pa_lite.files import write_bytes
 from pa_lite.machine import cache_folder
+from pa_lite.markers import VERDICT, marker_at, marker_line
 
 _log = logging.getLogger(__name__)
 _WORKER = Path(__file__).with_name("probe_worker.py")
@@ -198,7 +199,13 @@ def _verdict(identity: Sequence[Any]) -> Path:
 
 
 def _passed(identity: Sequence[Any]) -> bool:
-    return _verdict(identity).is_file()
+    """Whether it is noted that a file passed: by its own identity, as another file could have that name."""
+    target = _verdict(identity)
+    try:
+        entry = marker_at(target)
+    except OSError:
+        return False
+    return entry is not None and entry["kind"] == VERDICT and entry.get("identity") == list(identity)
 
 
 def _remember(identity: Sequence[Any]) -> None:
@@ -206,9 +213,16 @@ def _remember(identity: Sequence[Any]) -> None:
     target = _verdict(identity)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(target, json.dumps(identity).encode() + b"\n")
-        verdicts = sorted(target.parent.iterdir(), key=lambda p: p.stat().st_mtime)
-        for old in verdicts[: max(0, len(verdicts) - _REMEMBERED)]:
-            old.unlink(missing_ok=True)
+        write_bytes(target, marker_line(VERDICT, target.name, identity=list(identity)))
+        _forget(target.parent)
     except (OSError, PaLiteError) as e:
         _log.info("cannot remember that %s was tried: %s", identity[0], e)
+
+
+def _forget(folder: Path) -> None:
+    """Remove the oldest verdicts if there are many; nothing else in the folder is touched."""
+    named = [p for p in folder.iterdir() if re.fullmatch("[0-9a-f]{64}", p.name)]
+    for old in sorted(named, key=lambda p: p.lstat().st_mtime)[: max(0, len(named) - _REMEMBERED)]:
+        entry = marker_at(old)
+        if entry is not None and entry["kind"] == VERDICT:
+            old.unlink(missing_ok=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pa_lite.errors import CheckpointError
 from pa_lite.machine import available_memory
+from pa_lite.opening import open_regular
 
 _PIECE = 1 << 24  # bytes
 
@@ -21,7 +22,7 @@ def check_readable(path: Path) -> None:
         return  # no Linux: there maps are filled when they are used
     offset = 0
     try:
-        with path.open("rb") as file, open(os.devnull, "wb") as nowhere:
+        with open_regular(path) as file, open(os.devnull, "wb") as nowhere:
             size = os.fstat(file.fileno()).st_size
             if size > available_memory():
                 return

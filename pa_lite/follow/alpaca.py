@@ -15,6 +15,7 @@ from pa_lite.documents import parse_csv
 from pa_lite.errors import InputError
 from pa_lite.follow.length_control import GamedBaselines
 from pa_lite.follow.outputs import Prompt, read_prompts
+from pa_lite.opening import read_regular
 
 REPOSITORY = "tatsu-lab/alpaca_eval"
 INSTRUCTIONS_FILE = "alpaca_eval.json"
@@ -59,7 +60,7 @@ def load_length_data(folder: Path | None = None) -> LengthData:
     difficulty: dict[int, float] = {}
     columns: list[tuple[float, float, float]] = []
     try:
-        (_, names), *lines = parse_csv(path.read_bytes().decode("utf-8-sig")) or [(0, [])]
+        (_, names), *lines = parse_csv(read_regular(path).decode("utf-8-sig")) or [(0, [])]
         if absent := [name for name in _COLUMNS if name not in names]:
             raise ValueError(f"it has no column {absent[0]!r}")
         columns_at = [names.index(name) for name in _COLUMNS]

@@ -19,6 +19,7 @@ from pa_lite.engine.generation import GenerationOptions, generate
 from pa_lite.engine.model import Model
 from pa_lite.errors import InputError, nearest
 from pa_lite.follow.checks import Check, checkable, loose_variants, passes, validate
+from pa_lite.opening import read_regular
 from pa_lite.statistics import Estimate, clustered_error, standard_error
 from pa_lite.texts import without_nonfinite
 
@@ -177,7 +178,7 @@ def _mean(values: Iterable[float]) -> float:
 def read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """The objects of a JSONL file, each with where it stands (`file:line`). Raises InputError, naming that."""
     try:
-        lines = path.read_text("utf-8-sig").split("\n")  # and not splitlines: a text may hold U+2028
+        lines = read_regular(path).decode("utf-8-sig").split("\n")  # and not splitlines: a text may hold U+2028
     except OSError as e:
         raise InputError(f"{path}: cannot be read: {e.strerror}.") from e
     except UnicodeDecodeError as e:

@@ -1,7 +1,8 @@
 """Results that are written down as they come, so that a killed run loses none and does none again. Knows no model.
 
-Beside `NAME`, `.NAME.part` is a JSONL file: first the facts that decide the results, each as a digest, then one line
-for each result: its place and its content, in the order in which they came. It is gone when `NAME` is written whole.
+Beside `NAME`, `.NAME.part` is a JSONL file: first our marker with the facts that decide the results, each as a digest,
+then one line for each result: its place and its content, in the order in which they came. It is gone when `NAME` is
+written whole. A file at that name without the marker is somebody else's: it is neither read nor changed.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from typing import Any, BinaryIO, TypeVar, get_type_hints
 
 from pa_lite.documents import parse_json
 from pa_lite.errors import InputChangedError, OutputError
-from pa_lite.files import PATIENCE, is_at, sync_folder, take_lock, write_errors
+from pa_lite.files import NO_MARKER, PATIENCE, in_the_way, sync_folder, write_errors
+from pa_lite.markers import RESULTS, marker_line, read_results_head
+from pa_lite.opening import TRIES, NotPlainError, create_file, is_at, open_own, open_regular, take_lock
 
 _Result = TypeVar("_Result")
 _LONGEST_LINE = 1 << 16  # bytes of a journal's facts
@@ -30,7 +33,7 @@ def recorded_fact(target: Path, name: str) -> str | None:
     What it says is checked when the journal is opened with the same facts.
     """
     try:
-        with target.with_name(f".{target.name}.part").open("rb") as file:
+        with open_regular(target.with_name(f".{target.name}.part")) as file:
             value = parse_json(file.readline(_LONGEST_LINE), nan=True)["facts"].get(name)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -60,9 +63,10 @@ class Journal:
         self._synced = time.monotonic()
         self._is_there = True
         with write_errors(target.parent):
-            self._file = self._lock()
+            self._file, is_new = self._open()
             try:
-                self._begin(resume, force)
+                if not is_new:
+                    self._take_up(resume, force)
             except BaseException:
                 self.close()
                 raise
@@ -115,7 +119,7 @@ class Journal:
 
     def finish(self) -> None:
         """Remove the journal: what it was for is written. Call it behind the writing of `target`."""
-        self.path.unlink(missing_ok=True)
+        self._remove()
         self._is_there = False
 
     def close(self) -> None:
@@ -125,13 +129,24 @@ class Journal:
         with contextlib.suppress(OSError):
             os.fsync(self._file.fileno())
         if self._is_there and not self.results:
-            self.path.unlink(missing_ok=True)
+            self._remove()
         with contextlib.suppress(OSError):  # what could not be written was told when it was
             self._file.close()
 
-    def _begin(self, resume: bool, force: bool) -> None:
-        """Take up what is there, or begin anew."""
-        facts, self.results, end = self._read()
+    def _remove(self) -> None:
+        """Remove the open journal, if it still has its name."""
+        if is_at(self._file.fileno(), self.path):
+            if os.name != "posix":
+                self._file.close()
+            self.path.unlink(missing_ok=True)
+
+    def _take_up(self, resume: bool, force: bool) -> None:
+        """Continue with what is there, or drop it and begin anew."""
+        found = self._read()
+        if found is None:
+            self._is_there = False  # not ours, so not ours to remove
+            raise in_the_way(self.path, NO_MARKER, self.target)
+        facts, self.results, end = found
         changed = [k for k in {**facts, **self._facts} if k in facts and facts[k] != self._facts.get(k)]
         unknown = [k for k in self._facts if k not in facts]
         if self.results and not force and not resume:
@@ -154,29 +169,34 @@ class Journal:
             self._file.truncate(end)
             return
         self.results = {}
-        self._file.truncate(0)
-        self._write({"facts": self._facts, "n": self.n})
-        sync_folder(self.path.parent)
+        self._remove()
+        self._file.close()
+        self._file, is_new = self._open()
+        if not is_new:
+            self._is_there = False
+            raise self._busy()
 
-    def _read(self) -> tuple[dict[str, str], dict[int, Any], int]:
-        """The facts, the results, and where the last whole line ends: what stands behind it was cut off."""
-        self._file.seek(0)
+    def _read(self) -> tuple[dict[str, str], dict[int, Any], int] | None:
+        """The facts, the results, and where the last whole line ends: what stands after it was cut off.
+
+        None for a file that is not a journal of ours.
+        """
+        head = read_results_head(self._file)
+        if head is None:
+            return None
         results: dict[int, Any] = {}
-        facts: dict[str, str] = {}
-        end = 0
+        end = self._file.tell()
         for line in self._file:
             if not line.endswith(b"\n"):
                 break
             try:
                 entry = parse_json(line, nan=True)
-                if end == 0:
-                    facts = dict(entry["facts"])
-                elif type(entry["place"]) is int and 0 <= entry["place"] < self.n:
+                if type(entry["place"]) is int and 0 <= entry["place"] < self.n:
                     results[entry["place"]] = entry["result"]
             except (ValueError, KeyError, TypeError):
                 break
             end += len(line)
-        return facts, results, end
+        return dict(head["facts"]), results, end
 
     def _write(self, entry: Mapping[str, Any]) -> None:
         """Append a line; the file is open for appending, so wherever reading left off does not matter."""
@@ -186,16 +206,35 @@ class Journal:
             os.fsync(self._file.fileno())
             self._synced = time.monotonic()
 
-    def _lock(self) -> BinaryIO:
-        """Open the journal, made if need be, and lock it."""
-        while True:
-            file = self.path.open("a+b")
+    def _open(self) -> tuple[BinaryIO, bool]:
+        """Open the journal, made if need be, and lock it; whether it is new, with nothing but its first line."""
+
+        def begin(file: BinaryIO) -> None:
+            file.write(marker_line(RESULTS, self.path.name, facts=self._facts, n=self.n))
+            file.flush()
+            os.fsync(file.fileno())
+
+        for _ in range(TRIES):
+            try:
+                file = create_file(self.path, begin, lock=True, append=True)
+                sync_folder(self.path.parent)
+                return file, True
+            except FileExistsError:
+                pass
+            try:
+                file = open_own(self.path, append=True)
+            except FileNotFoundError:
+                continue
+            except NotPlainError as e:
+                raise in_the_way(self.path, e.what, self.target) from e
             locked = take_lock(file.fileno(), PATIENCE)
             if locked is False:
                 file.close()
-                raise OutputError(
-                    f"{self.target}: another process is writing it. Wait for it, or name another output (-o)."
-                )
+                raise self._busy()
             if locked is None or is_at(file.fileno(), self.path):
-                return file  # Windows lets nobody remove a file that is open, but two could append: not guarded there
+                return file, False  # Windows lets nobody remove an open file, but two could append: not guarded there
             file.close()  # the other process finished between our opening and locking
+        raise self._busy()
+
+    def _busy(self) -> OutputError:
+        return OutputError(f"{self.target}: another process is writing it. Wait for it, or name another output (-o).")

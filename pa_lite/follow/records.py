@@ -7,6 +7,7 @@ from typing import Any
 
 from pa_lite.documents import parse_json
 from pa_lite.errors import InputError
+from pa_lite.opening import read_regular
 
 Record = dict[str, Any]
 
@@ -17,7 +18,7 @@ def read_records(path: Path) -> list[Record]:
     Raises InputError, naming file and entry, for a file that is neither, or has none.
     """
     try:
-        rows = _parse(path.read_bytes().decode("utf-8-sig"))
+        rows = _parse(read_regular(path).decode("utf-8-sig"))
     except OSError as e:
         raise InputError(f"{path}: cannot be read: {e.strerror}.") from e
     except UnicodeDecodeError as e:

@@ -19,6 +19,7 @@ from pa_lite.checkpoints.gguf_file import GgufHeader, GgufTensor, read_gguf_head
 from pa_lite.errors import CheckpointError, InputError, MismatchError
 from pa_lite.kernels import FloatArray, TensorType
 from pa_lite.merge.mixture import EMBEDDINGS
+from pa_lite.opening import read_regular
 
 _log = logging.getLogger(__name__)
 _SUMS, _COUNTS = ".in_sum2", ".counts"
@@ -105,7 +106,7 @@ class _LegacyReader:
     """Reads a legacy file's little-endian int32 and float32 values, never past its end."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.data, self.at = path, path.read_bytes(), 0
+        self.path, self.data, self.at = path, read_regular(path), 0
 
     def take(self, n: int, what: str) -> bytes:
         if n < 0 or n > len(self.data) - self.at:

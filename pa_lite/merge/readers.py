@@ -17,6 +17,7 @@ from pa_lite.errors import CheckpointError, HubError, InputChangedError
 from pa_lite.files import Stamp
 from pa_lite.kernels import ByteArray
 from pa_lite.machine import allow_open_files
+from pa_lite.opening import descriptor_of
 
 _OTHER_FILES = 128  # that a process has open beside its weights
 
@@ -32,14 +33,17 @@ class Reader(Protocol):
 class RandomFile:
     """A file that threads read and write at positions of their own. A context manager.
 
-    With a `stamp` it is an input, which must stay what the stamp says it was. Raises CheckpointError when that cannot
-    be opened, InputChangedError when it is another already.
+    With a `stamp` it is an input, which must stay what the stamp says it was. `descriptor` is that of a file that is
+    open already, and closed with this. Raises CheckpointError when an input cannot be opened or is not a regular file,
+    InputChangedError when it is another already.
     """
 
-    def __init__(self, path: Path, mode: str, stamp: Stamp | None = None) -> None:
+    def __init__(self, path: Path, mode: str, stamp: Stamp | None = None, descriptor: int | None = None) -> None:
         self.path, self._stamp = path, stamp
         try:
-            self._file = io.FileIO(path, mode)
+            if stamp is not None and descriptor is None:
+                descriptor = descriptor_of(path)
+            self._file = io.FileIO(path if descriptor is None else descriptor, mode)
         except OSError as e:
             if stamp is None:
                 raise

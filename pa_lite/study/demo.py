@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from pa_lite.checkpoints.pairs import Pair, find_pair
 from pa_lite.errors import OutputError
-from pa_lite.files import temporary_folder, write_errors, write_text
+from pa_lite.files import write_errors, write_text
+from pa_lite.markers import temporary_folder
 from pa_lite.study.chart import curves_svg
 from pa_lite.study.curves import Curves
 from pa_lite.study.export import to_document
@@ -54,7 +56,7 @@ def run_demo(folder: Path, progress: Callable[[int, int], None] | None = None) -
     with write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / name for name in ("results.json", "chart.svg", "report.html")]
-    taken = [path for path in paths if path.exists()]
+    taken = [path for path in paths if os.path.lexists(path)]
     if taken and not (folder / FILE).exists():
         raise OutputError(f"{taken[0]}: exists already and is no demo's. Name another folder with -o.")
     out = DemoResult(sweep_pair(find_pair("demo"), _options("test"), folder, progress), *paths)

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,8 +21,16 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pa_lite.errors import InputError, OutputError
+from pa_lite.opening import TRIES, NotPlainError, check_own, create_file, open_own, open_regular
 
 SCHEMA = 1
+_LOCK_TEXT = b"pa-lite: held while a study is written\n"  # a lock of 0.1.0 is empty
+# the files that SQLite keeps beside its own: what they begin with, where they are not empty
+_COMPANIONS = {
+    "-wal": (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83"),
+    "-shm": ((3007000).to_bytes(4, sys.byteorder), bytes(4)),
+    "-journal": (b"\xd9\xd5\x05\xf9", bytes(4)),
+}
 _APPLICATION = 0x70614C69  # "paLi", in the file's header
 FILE, _LOCK = "study.sqlite", "study.lock"
 _TABLES = """
@@ -224,15 +233,22 @@ def open_store(folder: Path) -> Iterator[Store]:
     (it is left as it is), newer, or no study's.
     """
     path = folder / FILE
-    was_there, had_results = folder.exists(), path.exists()
+    was_there = folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / _LOCK).open("ab")
+        lock, has_made_lock = _open_lock(folder / _LOCK)
+    except NotPlainError as e:
+        raise _not_ours(e) from e
     except OSError as e:
         raise OutputError(f"{folder}: cannot be written: {e.strerror}. Name another folder (--run).") from e
     with closing(lock):
         _take(lock, folder)
-        with _readable(path), closing(_connect(path, "rwc")) as connection:
+        _check_files(path)
+        had_results = path.exists()
+        if not had_results:
+            with _writable(folder):
+                create_file(path).close()  # SQLite would follow a link that came there just now
+        with _readable(path), closing(_connect(path, "rw")) as connection:
             if connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.executescript(
@@ -245,7 +261,7 @@ def open_store(folder: Path) -> Iterator[Store]:
             finally:
                 if not had_results and _is_empty(connection):
                     connection.close()
-                    _unmake(folder, was_there)
+                    _unmake(folder, has_made_lock, was_there)
 
 
 def _is_empty(connection: sqlite3.Connection) -> bool:
@@ -256,13 +272,70 @@ def _is_empty(connection: sqlite3.Connection) -> bool:
     return False
 
 
-def _unmake(folder: Path, was_there: bool) -> None:
-    """Remove what was made for a study that never began, as far as the system lets us."""
+def _unmake(folder: Path, has_made_lock: bool, was_there: bool) -> None:
+    """Remove what was made for a study that never began, as far as the system lets us; what was there before stays."""
+    names = [FILE, f"{FILE}-wal", f"{FILE}-shm", *([_LOCK] if has_made_lock else [])]
     with suppress(OSError):
-        for name in (FILE, f"{FILE}-wal", f"{FILE}-shm", _LOCK):
+        for name in names:
             (folder / name).unlink(missing_ok=True)
         if not was_there:
             folder.rmdir()
+
+
+@contextmanager
+def _writable(folder: Path) -> Iterator[None]:
+    """Turn an OSError of making a file in the folder into an OutputError."""
+    try:
+        yield
+    except OSError as e:
+        raise OutputError(f"{folder}: cannot be written: {e.strerror}. Name another folder (--run).") from e
+
+
+def _not_ours(error: NotPlainError) -> OutputError:
+    return OutputError(
+        f"{error.filename}: is not pa-lite's: {error.strerror}. Move it elsewhere, or use another folder (--run)."
+    )
+
+
+def _open_lock(path: Path) -> tuple[BinaryIO, bool]:
+    """Open the file to lock, made if need be; whether it was made. Raises NotPlainError for one that is not ours."""
+    for _ in range(TRIES):
+        try:
+            return create_file(path, _LOCK_TEXT), True
+        except FileExistsError:
+            pass
+        try:
+            lock = open_own(path)
+        except FileNotFoundError:
+            continue
+        if lock.read(len(_LOCK_TEXT) + 1) in (b"", _LOCK_TEXT):
+            return lock, False
+        lock.close()
+        raise NotPlainError(path, "it holds something else than a lock of pa-lite")
+    raise NotPlainError(path, "it is removed and made again all the time")
+
+
+def _check_files(path: Path) -> None:
+    """Raise OutputError where SQLite would follow a link out of the folder, or wait for what is not a regular file.
+
+    Companions without results were not left by a study: SQLite would act on what they hold.
+    """
+    for ending, starts in {"": (), **_COMPANIONS}.items():
+        each = path.with_name(path.name + ending)
+        try:
+            check_own(each)
+            if ending and not os.path.lexists(path):
+                raise NotPlainError(each, f"there is no {FILE} that it belongs to")
+            if ending:
+                with open_regular(each) as file:
+                    if file.read(4) not in (b"", *starts):
+                        raise NotPlainError(each, "it is not a file that SQLite keeps beside its own")
+        except FileNotFoundError:
+            pass
+        except OSError as e:
+            if not isinstance(e, NotPlainError):
+                raise OutputError(f"{each}: cannot be read: {e.strerror}.") from e
+            raise _not_ours(e) from e
 
 
 @contextmanager
@@ -273,6 +346,7 @@ def read_store(folder: Path) -> Iterator[Store]:
         raise InputError(
             f"{folder}: has no results of a study ({FILE}). Run `pa-lite sweep PAIR --run {folder}` first."
         )
+    _check_files(path)
     # opened to write, or the log that SQLite makes for every reader would stay behind; it is not written to
     with _readable(path), closing(_connect(path, "rw")) as connection:
         connection.execute("PRAGMA query_only = ON")
@@ -281,7 +355,7 @@ def read_store(folder: Path) -> Iterator[Store]:
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
-    uri = f"{Path(os.path.realpath(path)).as_uri()}?mode={mode}"
+    uri = f"{Path(os.path.realpath(path.parent), path.name).as_uri()}?mode={mode}"
     return sqlite3.connect(uri, uri=True, timeout=30, isolation_level=None, check_same_thread=False)
 
 

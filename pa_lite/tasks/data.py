@@ -15,6 +15,7 @@ from pa_lite.checkpoints.pairs import models_folder
 from pa_lite.documents import parse_csv, parse_json
 from pa_lite.errors import HubError, InputError
 from pa_lite.names import leads_out, path_fault
+from pa_lite.opening import open_regular, read_regular
 from pa_lite.tasks.spec import TaskSpec
 
 Row = Mapping[str, Any]
@@ -103,7 +104,7 @@ def read_rows(path: Path) -> Rows:
     try:
         if ending == "parquet":
             return _read_parquet(path)
-        text = path.read_bytes().decode("utf-8-sig")
+        text = read_regular(path).decode("utf-8-sig")
     except OSError as e:
         raise InputError(f"{path}: cannot be read: {e.strerror or e}.") from e
     except UnicodeDecodeError as e:
@@ -117,7 +118,7 @@ def _read_parquet(path: Path) -> Rows:
         import pyarrow.parquet
     except ImportError as e:
         raise InputError(f"{path}: parquet needs pyarrow. Install it with: pip install 'pa-lite[tasks]'.") from e
-    path.open("rb").close()  # the system's own words for a file that cannot be opened
+    open_regular(path).close()  # the system's own words for a file that cannot be opened
     try:
         _check_columns(path, pyarrow.parquet.read_schema(path, memory_map=True).names)
         return _Parquet(path, pyarrow.parquet.read_table(path, memory_map=True))

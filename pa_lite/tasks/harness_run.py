@@ -7,7 +7,6 @@ import importlib.metadata
 import json
 import os
 import secrets
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,9 @@ from pa_lite.engine.chat_options import ChatOptions
 from pa_lite.engine.model import EngineOptions
 from pa_lite.engine.reference import REFERENCE_TYPE, parse_reference
 from pa_lite.errors import InputError, OutputError, PaLiteError, nearest
-from pa_lite.files import locked_folder, write_errors
+from pa_lite.files import write_errors
+from pa_lite.markers import marked_folder
+from pa_lite.opening import is_link
 from pa_lite.tasks.harness_options import MAX_GEN_TOKS, HarnessOptions
 
 if TYPE_CHECKING:
@@ -267,21 +268,26 @@ def _tracked(path: Path | None) -> Iterator[tuple[Any, list[Path]]]:
 
     root = path.parent if path.suffix == ".json" else path
     temporary = root / f".harness.{secrets.token_hex(6)}.part"
-    try:
+    with contextlib.ExitStack() as stack:
         with write_errors(root):
-            temporary.mkdir()
+            stack.enter_context(marked_folder(temporary))
         inner = temporary / path.name if path.suffix == ".json" else temporary
-        with locked_folder(temporary):
-            yield EvaluationTracker(output_path=str(inner)), files
+        yield EvaluationTracker(output_path=str(inner)), files
         written = sorted((p for p in temporary.rglob("*") if p.is_file()), key=lambda p: p.suffix == ".json")
         with write_errors(root):
             for file in written:
                 target = root / file.relative_to(temporary)
-                target.parent.mkdir(exist_ok=True)
+                if target.parent != root:
+                    _make_folder(target.parent)
                 file.replace(target)
                 files.append(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder for a model's files. Raises OutputError for a link, which would lead them elsewhere."""
+    if is_link(folder):
+        raise OutputError(f"{folder}: is a link. Remove it, or name another folder (--output_path).")
+    folder.mkdir(exist_ok=True)
 
 
 def _save(tracker: Any, document: dict[str, Any], samples: dict[str, Any] | None) -> None:

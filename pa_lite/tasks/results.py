@@ -281,8 +281,8 @@ def write_samples(result: SuiteResult, target: Path) -> list[Path]:
 
 
 def _write_lines(path: Path, records: Iterator[dict[str, Any]]) -> None:
-    with write_errors(path.parent), whole_file(path) as temporary, temporary.open("w", encoding="utf-8") as f:
+    with write_errors(path.parent), whole_file(path) as f:
         for record in records:
-            f.write(_json(record) + "\n")
+            f.write((_json(record) + "\n").encode("utf-8"))
         f.flush()
         os.fsync(f.fileno())

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -459,17 +462,66 @@ def test_where_nothing_can_be_linked_a_copy_gets_its_name_when_it_is_whole(
     def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
-    def half(source: Path, target: Path) -> None:
-        Path(target).write_bytes(source.read_bytes()[:1000])
+    def half(source: BinaryIO, target: BinaryIO, _length: int) -> None:
+        target.write(source.read(1000))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Path, "symlink_to", refuse)
     monkeypatch.setattr(os, "link", refuse)
     with monkeypatch.context() as patch:
-        patch.setattr(shutil, "copyfile", half)
+        patch.setattr(shutil, "copyfileobj", half)
         with pytest.raises(KeyboardInterrupt):
             fetch_file("org/m", "model.safetensors")
     place = hub_cache.RepoCache("org/m").snapshot(commit)
     assert list(place.iterdir()) == []
     fetched = fetch_file("org/m", "model.safetensors")
     assert (fetched.is_symlink(), fetched.read_bytes()) == (False, NOISE)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links and pipes of POSIX")
+@pytest.mark.parametrize("ending", [hub_cache.INCOMPLETE, f"{hub_cache.INCOMPLETE}.own"])
+@pytest.mark.parametrize("kind", ["link", "hard link", "folder", "named pipe", "file"])
+def test_what_is_not_ours_at_the_name_of_a_download_stays(
+    hub: HubServer, tmp_path: Path, kind: str, ending: str
+) -> None:
+    outside = tmp_path / "outside"
+    outside.write_bytes(b"mine")
+    hub.add("org/m", {"model.safetensors": NOISE})
+    blobs = hub_cache.RepoCache("org/m").folder / "blobs"
+    blobs.mkdir(parents=True)
+    path = blobs / f"{hashlib.sha256(NOISE).hexdigest()}{ending}"
+    make: dict[str, Callable[[], object]] = {
+        "link": lambda: path.symlink_to(outside), "hard link": lambda: os.link(outside, path), "folder": path.mkdir,
+        "named pipe": lambda: os.mkfifo(path), "file": lambda: path.write_bytes(b"mine"),
+    }  # fmt: skip
+    make[kind]()
+    facts = path.lstat()
+    with pytest.raises(OutputError, match=r"is in the way of a download: it (is|has no)"):
+        fetch_file("org/m", "model.safetensors")
+    assert path.lstat().st_ino == facts.st_ino
+    assert outside.read_bytes() == b"mine"
+    assert kind not in ("file", "hard link") or path.read_bytes() == b"mine"
+
+
+def test_what_0_1_0_left_of_a_download_is_continued(hub: HubServer) -> None:
+    """It has no marker: its bytes prove it."""
+    hub.add("org/m", {"model.safetensors": NOISE})
+    blobs = hub_cache.RepoCache("org/m").folder / "blobs"
+    blobs.mkdir(parents=True)
+    (blobs / f"{hashlib.sha256(NOISE).hexdigest()}{hub_cache.INCOMPLETE}").write_bytes(NOISE[:100_000])
+    assert fetch_file("org/m", "model.safetensors").read_bytes() == NOISE
+    ranges = [value for r in hub.requests for key, value in r.headers.items() if key.lower() == "range"]
+    assert f"bytes=100000-{len(NOISE) - 1}" in ranges
+    assert [p.name for p in blobs.iterdir()] == [hashlib.sha256(NOISE).hexdigest()]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links and pipes of POSIX")
+@pytest.mark.parametrize("kind", ["link", "named pipe"])
+def test_a_lock_of_the_cache_that_is_not_a_file_is_refused_at_once(hub: HubServer, tmp_path: Path, kind: str) -> None:
+    hub.add("org/m", {"model.safetensors": NOISE})
+    lock = hub_cache.cache_folder() / ".locks" / "models--org--m" / f"{hashlib.sha256(NOISE).hexdigest()}.lock"
+    lock.parent.mkdir(parents=True)
+    lock.symlink_to(tmp_path / "made") if kind == "link" else os.mkfifo(lock)
+    with pytest.raises(OutputError, match=f"is a {kind}, not a file to lock"):
+        fetch_file("org/m", "model.safetensors")
+    assert not (tmp_path / "made").exists()

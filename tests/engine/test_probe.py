@@ -177,7 +177,7 @@ def test_a_file_is_tried_once(
     probe_file(path)
     probe_file(path)
     assert tried == [path]
-    assert [json.loads(p.read_text("utf-8"))[0] for p in cache.iterdir()] == [str(path)]
+    assert [json.loads(p.read_text("utf-8"))["identity"][0] for p in cache.iterdir()] == [str(path)]
 
     state = path.stat()
     path.write_bytes(path.read_bytes())  # written anew, and made to look as if it were not
@@ -231,10 +231,36 @@ def test_verdicts_are_kept_few_and_are_no_duty(
     for i in range(5):
         module._remember([f"/m{i}"])
         os.utime(module._verdict([f"/m{i}"]), (i, i))
-    assert {json.loads(p.read_text("utf-8"))[0] for p in cache.iterdir()} == {"/m2", "/m3", "/m4"}
+    assert {json.loads(p.read_text("utf-8"))["identity"][0] for p in cache.iterdir()} == {"/m2", "/m3", "/m4"}
     (tmp_path / "file").touch()
     monkeypatch.setattr(module, "cache_folder", lambda: tmp_path / "file" / "cache")
     probe_file(tiny_ggufs["Q8_0"])  # no folder can be made there
+
+
+@pytest.mark.skipif(os.name != "posix", reason="named pipes of POSIX")
+def test_only_verdicts_are_removed_and_only_a_files_own_verdict_counts(
+    tiny_ggufs: dict[str, Path], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_REMEMBERED", 1)
+    cache.mkdir(parents=True)
+    for name in ("notes", "0" * 64):
+        (cache / name).write_text("mine", "utf-8")
+        os.utime(cache / name, (1, 1))
+    for i in range(4):
+        module._remember([f"/m{i}"])
+    assert sorted(p.name for p in cache.iterdir() if p.read_bytes() == b"mine") == ["0" * 64, "notes"]
+    assert [module._passed([f"/m{i}"]) for i in (0, 3)] == [False, True]
+    other = module._verdict(["/other"])
+    other.write_bytes(module._verdict(["/m3"]).read_bytes())
+    assert not module._passed(["/other"])
+    other.unlink()
+    os.mkfifo(other)
+    assert not module._passed(["/other"])
+    tried: list[Path] = []
+    monkeypatch.setattr(module, "probe", lambda path, *_: tried.append(path))
+    (cache / "0").touch()
+    probe_file(tiny_ggufs["Q8_0"])
+    assert tried == [tiny_ggufs["Q8_0"]]
 
 
 def test_files_are_tried_when_opened_by_name(
@@ -268,7 +294,7 @@ def test_what_is_merged_from_gguf_files_is_tried_once(
             assert len(moved.model.tokenize("the")) > 0
     assert len(tried) == 1
     assert len(tried[0]) == moved.is_in_memory or not moved.is_in_memory
-    assert [json.loads(p.read_text("utf-8"))[0] for p in cache.iterdir()] == ["merged"]
+    assert [json.loads(p.read_text("utf-8"))["identity"][0] for p in cache.iterdir()] == ["merged"]
     base, instruct = open_checkpoints([str(folder) for folder in tiny_pair])
     with MovableModel(plan_merge(base, instruct, PlanOptions("F16")), 0.3, ONE):
         assert len(tried) == 1  # its metadata were made here

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 from dataclasses import asdict, dataclass
@@ -83,10 +84,10 @@ def test_facts_that_an_earlier_run_did_not_record(tmp_path: Path) -> None:
         assert journal.results == {}
 
 
-@given(st.integers(0, 400), st.binary(max_size=20))
-@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 600), st.binary(max_size=20))
+@settings(max_examples=90, deadline=None)
 def test_a_journal_cut_off_anywhere(tmp_path_factory: pytest.TempPathFactory, cut: int, rubbish: bytes) -> None:
-    """Whole lines before the cut count, and what is written behind it is read again."""
+    """Whole lines before the cut count, and what is written after it is read again; the first line is the proof."""
     target = tmp_path_factory.mktemp("journal") / "out.json"
     with Journal(target, FACTS, 9) as journal:
         for i in range(8):
@@ -95,6 +96,12 @@ def test_a_journal_cut_off_anywhere(tmp_path_factory: pytest.TempPathFactory, cu
     whole = path.read_bytes()
     n_lines = whole[:cut].count(b"\n")
     path.write_bytes(whole[:cut] + rubbish.replace(b"\n", b"") * (whole[:cut] != whole))
+    if n_lines == 0:
+        left = path.read_bytes()
+        with pytest.raises(OutputError, match=r"is in the way of out\.json: it has no marker"):
+            Journal(target, FACTS, 9, resume=True)
+        assert path.read_bytes() == left
+        return
     with Journal(target, FACTS, 9, resume=True) as journal:
         assert journal.results == {i: "é" * i for i in range(min(8, n_lines - 1))}
         journal.add(8, "last")
@@ -190,3 +197,63 @@ def test_results_that_a_changed_input_had_a_part_in_are_dropped(tmp_path: Path) 
     with pytest.raises(KeyboardInterrupt):
         run(KeyboardInterrupt())
     assert [p.name for p in tmp_path.iterdir()] == [".out.json.part"]
+
+
+@pytest.mark.parametrize("content", [b"", b"my notes\n", b'{"facts": {}, "n": 0}\n', b"x" * 100_000], ids=len)
+@pytest.mark.parametrize("how", [{}, {"resume": True}, {"force": True}], ids=str)
+def test_a_file_of_the_journals_name_that_is_not_ours_stays(tmp_path: Path, content: bytes, how: Any) -> None:
+    path = tmp_path / ".out.json.part"
+    path.write_bytes(content)
+    with pytest.raises(
+        OutputError, match=r"\.out\.json\.part: is in the way of out\.json: it has no marker .* yourself"
+    ):
+        Journal(tmp_path / "out.json", FACTS, 4, **how)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links and pipes of POSIX")
+@pytest.mark.parametrize("kind", ["link", "dangling link", "hard link", "folder", "named pipe"])
+def test_what_is_not_a_file_of_ours_alone_is_refused_at_once(tmp_path: Path, kind: str) -> None:
+    path, outside = tmp_path / ".out.json.part", tmp_path / "outside"
+    if kind in ("link", "hard link"):
+        with Journal(outside, FACTS, 4) as journal:  # even one that looks like ours
+            journal.add(0, "kept")
+        (tmp_path / ".outside.part").rename(outside)
+    if kind == "hard link":
+        os.link(outside, path)
+    elif "link" in kind:
+        path.symlink_to(outside)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        os.mkfifo(path)
+    before = outside.read_bytes() if outside.exists() else None
+    for how in ({}, {"resume": True}, {"force": True}):
+        with pytest.raises(OutputError, match=f"is in the way of out.json: it is a {kind.removeprefix('dangling ')}"):
+            Journal(tmp_path / "out.json", FACTS, 4, **how)
+    assert (outside.read_bytes() if outside.exists() else None) == before
+    assert os.path.lexists(path)
+
+
+def test_a_journal_of_0_1_0_is_continued(tmp_path: Path) -> None:
+    facts = {key: digest(key) for key in ("model", "chat template", "system prompt", "prompts", "options")}
+    lines = [{"facts": facts, "n": 3}, {"place": 1, "result": "kept"}]
+    (tmp_path / ".out.json.part").write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+    with Journal(tmp_path / "out.json", facts, 3, resume=True) as journal:
+        assert journal.results == {1: "kept"}
+        journal.add(0, "new")
+    with Journal(tmp_path / "out.json", facts, 3, resume=True) as journal:
+        assert journal.results == {1: "kept", 0: "new"}
+        journal.finish()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="an open file cannot be replaced on Windows")
+def test_a_file_that_took_the_journals_name_is_not_removed_with_it(tmp_path: Path) -> None:
+    path = tmp_path / ".out.json.part"
+    with Journal(tmp_path / "out.json", FACTS, 1) as journal:
+        journal.add(0, "x")
+        path.unlink()
+        path.write_bytes(b"mine")
+        journal.finish()
+    assert path.read_bytes() == b"mine"

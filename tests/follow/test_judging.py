@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -133,13 +134,14 @@ def test_the_judges_figures() -> None:
 def test_a_file_that_another_process_finished_meanwhile_stays(
     model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    target, begin = tmp_path / "a.json", Journal._begin
+    target, begin = tmp_path / "a.json", Journal._open
 
-    def late(self: Journal, resume: bool, force: bool) -> None:
-        begin(self, resume, force)
+    def late(self: Journal) -> tuple[BinaryIO, bool]:
+        opened = begin(self)
         target.write_text("another's", "utf-8")
+        return opened
 
-    monkeypatch.setattr(Journal, "_begin", late)
+    monkeypatch.setattr(Journal, "_open", late)
     with pytest.raises(OutputError, match="exists already"):
         judge_outputs(model, "j", PAIRING, target, JudgeOptions(limit=1))
     assert target.read_text("utf-8") == "another's"

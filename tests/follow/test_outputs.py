@@ -7,7 +7,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -265,13 +265,14 @@ def test_a_models_name_in_outputs_has_no_folder() -> None:
 def test_a_file_that_another_process_finished_meanwhile_stays(
     tiny_ggufs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    target, begin = tmp_path / "a.json", Journal._begin
+    target, begin = tmp_path / "a.json", Journal._open
 
-    def late(self: Journal, resume: bool, force: bool) -> None:
-        begin(self, resume, force)
+    def late(self: Journal) -> tuple[BinaryIO, bool]:
+        opened = begin(self)
         target.write_text("another's", "utf-8")
+        return opened
 
-    monkeypatch.setattr(Journal, "_begin", late)
+    monkeypatch.setattr(Journal, "_open", late)
     with (
         Model(tiny_ggufs["F32"], EngineOptions(threads=1)) as model,
         pytest.raises(OutputError, match="exists already"),

@@ -18,7 +18,9 @@ import pytest
 
 import pa_lite
 from pa_lite.errors import OutputError
+from pa_lite.markers import is_free
 from pa_lite.merge import partial, readers
+from pa_lite.merge.partial import PartialFile
 from pa_lite.merge.write import MergeOptions
 from tests import tiny
 from tests.merge.interrupts import interrupted
@@ -106,23 +108,75 @@ def test_without_resume_nothing_is_left(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("damage", ["other", "cut", "journal", "none"])
+@pytest.mark.parametrize("damage", ["other", "cut", "none", "lonely"])
+@pytest.mark.parametrize("options", [RESUME, MergeOptions()], ids=["resume", "anew"])
 def test_a_partial_file_of_another_merge_is_not_continued(
-    large_pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+    large_pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str, options: MergeOptions
 ) -> None:
     target = tmp_path / "x.gguf"
     interrupted(large_pair, target, monkeypatch, RESUME)
     part, journal = tmp_path / ".x.gguf.part", tmp_path / ".x.gguf.part.done"
     if damage == "cut":
-        os.truncate(part, 1000)
-    if damage == "journal":
-        journal.write_bytes(b"\xff\n")
+        os.truncate(part, part.stat().st_size - 1000)
     if damage == "none":
         journal.unlink()
+    if damage == "lonely":
+        part.unlink()
     lam = 0.6 if damage == "other" else 0.7
-    pa_lite.merge(*large_pair, (lam,), output=target, options=RESUME)
+    pa_lite.merge(*large_pair, (lam,), output=target, options=options)
     (again,) = pa_lite.merge(*large_pair, (lam,), output=tmp_path / "y.gguf")
     assert again.read_bytes() == target.read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["x.gguf", "y.gguf"]
+
+
+def test_a_partial_file_of_0_1_0_is_continued(
+    large_pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "x.gguf"
+    interrupted(large_pair, target, monkeypatch, RESUME)
+    journal = tmp_path / ".x.gguf.part.done"
+    head, *names = journal.read_text("utf-8").splitlines()
+    journal.write_text("\n".join([json.loads(head)["digest"], *names]) + "\n", "utf-8")  # its list had no marker
+    seen: list[int] = []
+    pa_lite.merge(*large_pair, (0.7,), output=target, options=RESUME, progress=lambda done, _: seen.append(done))
+    assert seen[0] > len(names) * 100
+    (again,) = pa_lite.merge(*large_pair, (0.7,), output=tmp_path / "y.gguf")
+    assert again.read_bytes() == target.read_bytes()
+
+
+ODD = ["link", "dangling link", "hard link", "folder", "named pipe", "somebody's file", "empty file", "other GGUF"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links and pipes of POSIX")
+@pytest.mark.parametrize("name", [".x.gguf.part", ".x.gguf.part.done"])
+@pytest.mark.parametrize("kind", ODD)
+def test_what_is_not_ours_at_a_temporary_name_stays(
+    tiny_pair: tuple[Path, Path], tmp_path: Path, name: str, kind: str
+) -> None:
+    folder, outside = tmp_path / "out", tmp_path / "outside"
+    folder.mkdir()
+    path = folder / name
+    content = {"empty file": b"", "other GGUF": b"GGUF" + bytes(50_000)}.get(kind, b"mine")
+    if kind in ("link", "hard link"):
+        outside.write_bytes(content)
+    if kind == "hard link":
+        os.link(outside, path)
+    elif kind.endswith("link"):
+        path.symlink_to(outside)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "named pipe":
+        os.mkfifo(path)
+    else:
+        path.write_bytes(content)
+    for options in (RESUME, MergeOptions(), MergeOptions(force=True)):
+        with pytest.raises(OutputError, match=r"\.part(\.done)?: is in the way of x\.gguf: it (is a|has no marker)"):
+            pa_lite.merge(*tiny_pair, (0.5,), output=folder / "x.gguf", options=options)
+    assert [p.name for p in folder.iterdir()] == [name]
+    if path.is_file() and not path.is_symlink():
+        assert path.read_bytes() == content
+    assert (outside.read_bytes() if outside.exists() else b"mine") == b"mine"
+    assert outside.exists() is (kind in ("link", "hard link"))
 
 
 def test_resume_of_several_lams_keeps_those_that_are_done(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
@@ -187,7 +241,13 @@ def test_verify_finds_a_difference(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["good.gguf", "plain.gguf"]
 
 
-UNTRACED = ("close", "_release", "partial_files")
+def is_ending(frame: FrameType | None) -> bool:
+    """Whether a frame runs within the end of a merge, where Ctrl-C is put off."""
+    while frame is not None and frame.f_code.co_filename == partial.__file__:
+        if frame.f_code.co_name in ("close", "partial_files"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def interrupted_at(line: int, run: Callable[[], None]) -> bool:
@@ -199,7 +259,7 @@ def interrupted_at(line: int, run: Callable[[], None]) -> bool:
 
     def trace(frame: FrameType, event: str, _argument: object) -> Any:
         nonlocal seen
-        if frame.f_code.co_filename != partial.__file__ or frame.f_code.co_name in UNTRACED:
+        if frame.f_code.co_filename != partial.__file__ or is_ending(frame):
             return None
         if event == "line":
             seen += 1
@@ -231,19 +291,41 @@ def test_an_interrupt_at_any_line_leaves_nothing(tiny_pair: tuple[Path, Path], t
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_the_list_of_tensors_goes_while_the_lock_is_held(
+@pytest.mark.skipif(sys.platform == "win32", reason="locks of POSIX")
+def test_the_list_of_tensors_is_locked_until_it_is_gone(
     tiny_pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With its name a file has no lock any more: what lies there then may be another process' list."""
-    rename, listed = Path.replace, []
+    """With its name a file has no lock any more: the list's keeps other processes from beginning theirs."""
+    rename, held = Path.replace, []
 
     def replace(self: Path, target: Path) -> Path:
-        listed.append(self.with_name(self.name + ".done").exists())
-        return rename(self, target)
+        done = rename(self, target)
+        held.append(not is_free(self.with_name(self.name + ".done")))
+        with pytest.raises(OutputError, match="another process is writing it"):
+            PartialFile(target, b"GGUF", 8, "other", resume=False).open()
+        return done
 
     monkeypatch.setattr(Path, "replace", replace)
     pa_lite.merge(*tiny_pair, (0.2, 0.7), output=tmp_path)
-    assert listed == [False, False]
+    assert held == [True, True]
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be replaced there")
+def test_a_file_that_took_the_temporary_name_does_not_become_the_result(
+    tiny_pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    part = tmp_path / ".x.gguf.part"
+
+    def swap(done: int, total: int) -> None:
+        if part.exists() and not part.is_symlink():
+            part.unlink()
+            part.symlink_to("/etc/hostname")
+
+    with pytest.raises(OutputError, match="another program removed or replaced"):
+        pa_lite.merge(*tiny_pair, (0.5,), output=tmp_path / "x.gguf", progress=swap)
+    assert [p.name for p in tmp_path.iterdir()] == [part.name]
+    assert part.is_symlink()
 
 
 def test_a_file_that_cannot_get_its_name_is_removed(

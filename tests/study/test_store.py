@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import subprocess
 import sys
@@ -141,3 +142,65 @@ def test_a_study_that_never_began_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(EngineError), open_store(tmp_path / "old"):
         raise EngineError("no cluster")
     assert (tmp_path / "old" / "study.sqlite").exists()
+
+
+ODD = ["link", "dangling link", "hard link", "named pipe", "folder", "somebody's file"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links and pipes of POSIX")
+@pytest.mark.parametrize("name", ["study.lock", FILE, f"{FILE}-wal", f"{FILE}-shm", f"{FILE}-journal"])
+@pytest.mark.parametrize("kind", ODD)
+@pytest.mark.parametrize("begun", [True, False])
+def test_what_is_not_ours_at_a_name_in_a_run_folder_stays(tmp_path: Path, name: str, kind: str, begun: bool) -> None:
+    run, outside = tmp_path / "run", tmp_path / "outside"
+    run.mkdir()
+    if begun:
+        with open_store(run) as store:
+            store.note({"pair": "demo"})
+    path = run / name
+    if path.exists() and kind in ("link", "hard link"):
+        path.rename(outside)  # even a real one
+    elif "dangling" not in kind:
+        outside.write_bytes(b"mine")
+    path.unlink(missing_ok=True)
+    if kind == "hard link":
+        os.link(outside, path)
+    elif "link" in kind:
+        path.symlink_to(outside)
+    elif kind == "named pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.write_bytes(b"mine")
+    before = outside.read_bytes() if outside.exists() else None
+    with (
+        pytest.raises((InputError, OutputError), match=r"is not pa-lite's: |is no file of results|are damaged"),
+        open_store(run),
+    ):
+        pass
+    if begun and name != "study.lock":
+        with pytest.raises((InputError, OutputError)), read_store(run):
+            pass
+    assert (outside.read_bytes() if outside.exists() else None) == before
+    assert os.path.lexists(path)
+    if kind in ("somebody's file", "hard link") and before is not None:
+        assert path.read_bytes() == (before if kind == "hard link" else b"mine")
+
+
+def test_a_lock_that_was_there_is_not_removed_with_a_study_that_never_began(tmp_path: Path) -> None:
+    (tmp_path / "study.lock").touch()  # as 0.1.0 made it
+    with open_store(tmp_path):
+        pass
+    assert [p.name for p in tmp_path.iterdir()] == ["study.lock"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links of POSIX")
+def test_the_run_folder_itself_may_be_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "run").symlink_to("real")
+    with open_store(tmp_path / "run") as store:
+        store.note({"pair": "demo"})
+    with read_store(tmp_path / "run") as store:
+        assert store.facts() == {"pair": "demo"}
+    assert (tmp_path / "real" / FILE).is_file()

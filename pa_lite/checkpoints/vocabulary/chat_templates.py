@@ -11,6 +11,7 @@ from pa_lite.checkpoints.file_kind import check_text
 from pa_lite.checkpoints.safetensors_file import read_json
 from pa_lite.checkpoints.source import Metadata, array, string
 from pa_lite.errors import CheckpointError
+from pa_lite.opening import read_regular
 
 _FILE, _FOLDER, _PROCESSOR, _SETTINGS = (
     "chat_template.jinja", "additional_chat_templates", "chat_template.json", "tokenizer_config.json"
@@ -21,7 +22,7 @@ _DEFAULT = "default"
 def _read_text(path: Path) -> str:
     """A template's text, line ends as Python reads them: a lone newline each."""
     try:
-        raw = path.read_bytes()
+        raw = read_regular(path)
         check_text(path, raw, len(raw))
         return raw.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
     except (OSError, ValueError) as e:

@@ -20,6 +20,7 @@ from typing import Any
 from pa_lite.checkpoints.vocabulary.files import TokenizerFiles
 from pa_lite.errors import CheckpointError, EngineError
 from pa_lite.limited import LimitedProcess
+from pa_lite.opening import read_regular
 
 _log = logging.getLogger(__name__)
 _WORKER = "pa_lite.checkpoints.vocabulary.fingerprint_worker"
@@ -86,7 +87,7 @@ def _by_fingerprint(files: TokenizerFiles) -> tuple[str | None, str]:
     if importlib.util.find_spec("tokenizers") is None:
         return None, " With the package tokenizers more of them are recognised: pip install tokenizers."
     try:
-        definition = _Definition(hashlib.sha256(files.where.read_bytes()).hexdigest(), files.where)
+        definition = _Definition(hashlib.sha256(read_regular(files.where)).hexdigest(), files.where)
         found, bare = map(FINGERPRINTS.get, _fingerprints(definition))
     except (EngineError, OSError) as e:
         _log.debug("%s: tokenizers cannot encode with it: %s", files.where, e)

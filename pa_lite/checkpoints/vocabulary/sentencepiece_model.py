@@ -14,6 +14,7 @@ from pathlib import Path
 from pa_lite.checkpoints.file_kind import check_text
 from pa_lite.checkpoints.vocabulary.tokens import MAX_TOKENS, NORMAL
 from pa_lite.errors import CheckpointError
+from pa_lite.opening import read_regular
 
 _MAX_BYTES = 1 << 28  # Gemma's, the largest known, has 4 MB
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # protobuf wire types
@@ -103,7 +104,7 @@ def read_sentencepiece(path: Path) -> SentencePieceModel:
         size = path.stat().st_size
         if size > _MAX_BYTES:
             raise ValueError(f"{size} bytes are too many")
-        raw = path.read_bytes()
+        raw = read_regular(path)
         check_text(path, raw, size)
         return _model(memoryview(raw))
     except OSError as e:

@@ -1,0 +1,232 @@
+"""Ways to open files at names that other people could know: regular files, no waiting, no links where none belong.
+
+A folder that somebody else gave may hold a link, a named pipe or a device at any name. Imports nothing of pa_lite.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+TRIES = 100  # to open a file that others make and remove meanwhile
+_PAUSE = 0.02  # seconds
+# what file systems answer that cannot lock or sync such a thing; NFS locks nothing that is open to read alone (EBADF)
+UNABLE = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF)
+# flags that a system lacks count as 0: there the checks before and after opening have to do
+_PRIVATE = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOINHERIT", 0) | getattr(os, "O_BINARY", 0)
+_NO_WAIT = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+_UNNAMED = getattr(os, "O_TMPFILE", 0)
+_KINDS = (
+    (stat.S_ISLNK, "link"), (stat.S_ISDIR, "folder"), (stat.S_ISFIFO, "named pipe"), (stat.S_ISSOCK, "socket"),
+    (stat.S_ISCHR, "device"), (stat.S_ISBLK, "device"),
+)  # fmt: skip
+
+
+class NotPlainError(OSError):
+    """What is at a name is not a regular file, or not one with this name alone; `strerror` says what it is."""
+
+    def __init__(self, path: Path, what: str) -> None:
+        super().__init__(errno.EINVAL, what, str(path))
+        self.what = what
+
+
+def kind_of(facts: os.stat_result) -> str | None:
+    """Return what is not a regular file, such as `named pipe`; None for one that is."""
+    if getattr(facts, "st_file_attributes", 0) & getattr(stat, "FILE_ATTRIBUTE_REPARSE_POINT", 0):
+        return "link"  # a link or junction of Windows
+    if stat.S_ISREG(facts.st_mode):
+        return None
+    return next((name for test, name in _KINDS if test(facts.st_mode)), "device")
+
+
+def is_link(path: Path) -> bool:
+    """Return whether a link or junction has this name; False where there is nothing. Raises OSError."""
+    try:
+        return kind_of(path.lstat()) == "link"
+    except FileNotFoundError:
+        return False
+
+
+def _check_kind(path: Path, facts: os.stat_result) -> None:
+    kind = kind_of(facts)
+    if kind is not None:
+        raise NotPlainError(path, f"it is a {kind}, not a regular file")
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file to read, following links, without ever waiting for another process.
+
+    Raises NotPlainError for a folder, named pipe, socket or device, other OSErrors as `open` does.
+    """
+    return os.fdopen(descriptor_of(path), "rb")
+
+
+def descriptor_of(path: Path) -> int:
+    """Return the descriptor of a regular file opened to read. See open_regular."""
+    _check_kind(path, path.stat())  # before opening: to open a device may already do something
+    descriptor = os.open(path, os.O_RDONLY | _PRIVATE | _NO_WAIT)
+    try:
+        _check_kind(path, os.fstat(descriptor))  # what has the name may have changed since
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def read_regular(path: Path) -> bytes:
+    """Return a regular file's content. See open_regular."""
+    with open_regular(path) as file:
+        return file.read()
+
+
+def open_own(path: Path, append: bool = False) -> BinaryIO:
+    """Open a file of the program's own to read and write; anybody could have foreseen its name.
+
+    Raises NotPlainError for a link, for what is not a regular file, and for a file that has a second name (a hard
+    link): writing would change what somebody keeps elsewhere. Other OSErrors as `open` does.
+    """
+    check_own(path)
+    flags = os.O_RDWR | _PRIVATE | _NO_WAIT | _NO_LINK | (os.O_APPEND if append else 0)
+    try:
+        descriptor = os.open(path, flags)
+    except OSError as e:
+        if e.errno in (errno.ELOOP, errno.EMLINK):  # it became a link just now
+            raise NotPlainError(path, "it is a link, not a regular file") from e
+        raise
+    try:
+        _check_own(path, os.fstat(descriptor))
+        return os.fdopen(descriptor, "a+b" if append else "r+b")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def check_own(path: Path) -> os.stat_result:
+    """Return the facts of a file that `open_own` would open. Raises as it does."""
+    facts = path.lstat()
+    _check_own(path, facts)
+    return facts
+
+
+def _check_own(path: Path, facts: os.stat_result) -> None:
+    _check_kind(path, facts)
+    if facts.st_nlink > 1:
+        raise NotPlainError(path, "it is a hard link: the file has another name too")
+
+
+def create_file(
+    path: Path, content: bytes | Callable[[BinaryIO], None] = b"", lock: bool = False, append: bool = False
+) -> BinaryIO:
+    """Make a file that is not there, and return it open to read and write. Raises FileExistsError for anything there.
+
+    `content` is written, and with `lock` the file locked, before it gets its name where the system can (Linux): no
+    other process ever sees it without. After an error nothing is left.
+    """
+    more = _PRIVATE | (os.O_APPEND if append else 0)
+    mode = "a+b" if append else "r+b"
+    if _UNNAMED and not os.path.lexists(path):
+        with contextlib.suppress(_CannotError):
+            return _create_unnamed(path, content, lock, os.O_RDWR | _UNNAMED | more, mode)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _NO_LINK | more, 0o666)
+    file: BinaryIO = os.fdopen(descriptor, mode)  # type: ignore[assignment]
+    try:
+        _fill(file, content, lock)
+    except BaseException:
+        if os.name == "posix":
+            remove_open(file, path)
+        file.close()
+        if os.name != "posix":
+            path.unlink(missing_ok=True)
+        raise
+    return file
+
+
+class _CannotError(Exception):
+    """This file system has no files without a name."""
+
+
+def _create_unnamed(
+    path: Path, content: bytes | Callable[[BinaryIO], None], lock: bool, flags: int, mode: str
+) -> BinaryIO:
+    try:
+        descriptor = os.open(path.parent, flags, 0o666)
+    except OSError as e:
+        if e.errno in (*UNABLE, errno.EISDIR, errno.ENOENT, errno.EPERM, errno.EACCES):
+            raise _CannotError from e
+        raise
+    file: BinaryIO = os.fdopen(descriptor, mode)  # type: ignore[assignment]
+    try:
+        _fill(file, content, lock)
+        try:
+            # with any descriptor Python follows the link that /proc has for the file; an absolute path needs none
+            os.link(f"/proc/self/fd/{descriptor}", path, src_dir_fd=descriptor, follow_symlinks=True)
+        except FileExistsError:
+            raise
+        except OSError as e:
+            raise _CannotError from e
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _fill(file: BinaryIO, content: bytes | Callable[[BinaryIO], None], lock: bool) -> None:
+    if lock:
+        take_lock(file.fileno())
+    if callable(content):
+        content(file)
+    else:
+        file.write(content)
+    file.flush()
+
+
+def remove_open(file: BinaryIO, path: Path) -> bool:
+    """Remove a file of ours that is open, if it still has that name; whether it did. POSIX only."""
+    if not is_at(file.fileno(), path):
+        return False
+    path.unlink(missing_ok=True)
+    return True
+
+
+def take_lock(descriptor: int, patience: float = 0.0) -> bool | None:
+    """Lock an open file or folder against other processes until it is closed, also by the process' death.
+
+    False when another has it for longer than `patience`, in seconds; None where the system or the file system has no
+    such locks.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    end = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                return False
+            time.sleep(_PAUSE)
+        except OSError as e:
+            if e.errno in UNABLE:
+                return None
+            raise
+        else:
+            return True
+
+
+def is_at(descriptor: int, path: Path) -> bool:
+    """Whether an open file is the one of that name: another process may have renamed or removed it."""
+    try:
+        held, there = os.fstat(descriptor), os.lstat(path)
+    except FileNotFoundError:
+        return False
+    if os.name != "posix":
+        return kind_of(there) is None  # nobody can replace a file that is open, and its number is not always told
+    return (held.st_dev, held.st_ino) == (there.st_dev, there.st_ino)
