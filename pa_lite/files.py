@@ -169,8 +169,8 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole, as UTF-8. See write_bytes."""
-    write_bytes(path, text.encode("utf-8"))
+    """Write a text file whole, as UTF-8; a lone surrogate, which UTF-8 has not, is written out. See write_bytes."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -23,6 +23,11 @@ _LONGEST = 2000  # characters of a line
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 
 
+def name_text(name: str) -> str:
+    """Return a file's name as valid text: bytes that are not UTF-8 (lone surrogates in Python) look like `\\xe9`."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def plain(text: str) -> str:
     """The text with each character that steers a terminal written out, as in `\\x1b[31m`; lines and tabs stay."""
     return _STEERING.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)

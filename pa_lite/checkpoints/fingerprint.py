@@ -33,11 +33,11 @@ def fingerprint(checkpoint: Checkpoint) -> str:
     digest = hashlib.sha256()
     for t in sorted(checkpoint.tensors.values(), key=lambda t: t.name):
         places = " ".join(f"{p.path.name} {p.offset}" for p in t.pieces)
-        digest.update(f"{t.name} {t.type.name} {t.shape} {t.heads} {places}\n".encode())
+        digest.update(f"{t.name} {t.type.name} {t.shape} {t.heads} {places}\n".encode("utf-8", "surrogateescape"))
     for path in sorted({p.path for t in checkpoint.tensors.values() for p in t.pieces}, key=lambda path: path.name):
         try:
             size = size_of(path)
-            digest.update(f"{path.name} {size}\n".encode())
+            digest.update(f"{path.name} {size}\n".encode("utf-8", "surrogateescape"))
             starts = [max(0, size - _LENGTH) * i // (_SAMPLES - 1) for i in range(_SAMPLES)]
             for sample in samples(path, starts, _LENGTH):
                 digest.update(sample)

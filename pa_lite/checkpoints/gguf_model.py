@@ -12,6 +12,7 @@ from pa_lite.checkpoints.gguf_file import GgufHeader, GgufTensor, architecture_o
 from pa_lite.checkpoints.remote import FilePath
 from pa_lite.checkpoints.source import Checkpoint, Metadata, Piece, TensorSource, Vocabulary
 from pa_lite.errors import CheckpointError
+from pa_lite.texts import name_text
 
 SPLIT = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 # what describes one file and not the model that is made of it
@@ -92,7 +93,7 @@ def open_gguf(path: Path, elsewhere: Mapping[str, FilePath] | None = None) -> Ch
     name = metadata.get("general.name")
     return Checkpoint(
         path=path,
-        name=str(name.value) if name and name.type == "STRING" and name.value else path.stem,
+        name=str(name.value) if name and name.type == "STRING" and name.value else name_text(path.stem),
         architecture=architecture,
         metadata={key: entry for key, entry in metadata.items() if not _DROPPED.fullmatch(key)},
         tensors=tensors,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -146,6 +147,7 @@ _KINDS: Mapping[str, type] = {
 def _pair(name: str, entry: Any, folder: Path, is_own: bool) -> Pair:
     if not isinstance(entry, dict) or not {"base", "instruct"} <= entry.keys():
         raise ValueError(f"{name} is no table with base and instruct.")
+    entry = {key: _path_of_bytes(value) if key in ("base", "instruct") else value for key, value in entry.items()}
     for key, value in entry.items():
         if key not in _KINDS:
             raise ValueError(f"{name} has the unknown key {key}.{nearest(key, _KINDS)}")
@@ -158,6 +160,13 @@ def _pair(name: str, entry: Any, folder: Path, is_own: bool) -> Pair:
 
     rest = {key: value for key, value in entry.items() if key not in ("base", "instruct")}
     return Pair(name, place("base"), place("instruct"), **rest, is_own=is_own)
+
+
+def _path_of_bytes(value: Any) -> Any:
+    """Return the path that `{ bytes = "HEX" }` stands for: a file name that is not UTF-8, which TOML cannot hold."""
+    if not (isinstance(value, dict) and value.keys() == {"bytes"} and isinstance(value["bytes"], str)):
+        return value
+    return os.fsdecode(bytes.fromhex(value["bytes"]))
 
 
 def add_pair(name: str, base: str, instruct: str, description: str = "", force: bool = False) -> Pair:
@@ -211,8 +220,16 @@ def _toml(pair: Pair) -> str:
     for key, value in entries.items():
         if value not in ("", None, 0) or value is False:
             shown = str(value).lower() if isinstance(value, bool) else value
-            lines.append(f"{key} = {shown if isinstance(value, int) else _quoted(str(value))}")
+            lines.append(f"{key} = {shown if isinstance(value, int) else _toml_string(str(value))}")
     return "\n".join(lines) + "\n\n"
+
+
+def _toml_string(text: str) -> str:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return f'{{ bytes = "{os.fsencode(text).hex()}" }}'
+    return _quoted(text)
 
 
 def _quoted(text: str) -> str:

@@ -60,7 +60,7 @@ def reasoning_format(model: Model, template: str | None) -> ReasoningFormat:
 
     Raises EngineError for a template that cannot be parsed.
     """
-    words = template_use(template, str(model.path)).words
+    words = template_use(template, model.label).words
     markers = find_markers(lambda word: word in words or _in_vocabulary(model, word))
     spelled = {
         token: model.token_text(token)
@@ -127,7 +127,7 @@ def chat_prompts(
         ends = {s: f"\n{m.end}\n\n" if ends_reasoning and m is not None else "" for s, m in opened.items()}
         tokens = [hidden.tokens(text + ends[system]) for system, text in zip(own, texts, strict=True)]
     except EngineError as e:
-        raise EngineError(f"{model.path}: its chat template fails: {e}.") from e
+        raise EngineError(f"{model.label}: its chat template fails: {e}.") from e
     return ChatPrompts(tokens, [replace(reasoning, opened=None if ends[s] else opened[s]) for s in own])
 
 
@@ -246,10 +246,10 @@ def _find_template(model: Model, name: str) -> _Template:
     names = [k.removeprefix(f"{key}.") for k in metadata if k.startswith(f"{key}.")]
     if name not in ("", "default"):
         if name not in names:
-            raise InputError(f"{model.path}: has no chat template {name!r}.{nearest(name, ['default', *names])}")
+            raise InputError(f"{model.label}: has no chat template {name!r}.{nearest(name, ['default', *names])}")
         key = f"{key}.{name}"
     if key not in metadata:
-        raise InputError(f"{model.path}: has no chat template.{nearest(name, names) or ' Do without one.'}")
+        raise InputError(f"{model.label}: has no chat template.{nearest(name, names) or ' Do without one.'}")
     return _Template(str(metadata[key].value), model.special_text("bos"), model.special_text("eos"))
 
 
@@ -292,7 +292,7 @@ class ChatRenderer:
             (text,) = self._process.ask(request, _SECONDS)["texts"]
             return _before_mark(text) if continues else text
         except EngineError as e:
-            raise EngineError(f"{self._model.path}: its chat template fails: {e}.") from e
+            raise EngineError(f"{self._model.label}: its chat template fails: {e}.") from e
 
     def close(self) -> None:
         """End the process; more than once does no harm."""

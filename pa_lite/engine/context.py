@@ -98,9 +98,9 @@ class Context:
         )
         code = self.lib.llama_decode(self.handle, batch)
         if code == 1:
-            raise EngineError(f"{self.model.path}: the context of {self.n_ctx} tokens is full.")
+            raise EngineError(f"{self.model.label}: the context of {self.n_ctx} tokens is full.")
         if code:
-            raise EngineError(f"{self.model.path}: llama.cpp failed to decode (code {code}): {complaint()}")
+            raise EngineError(f"{self.model.label}: llama.cpp failed to decode (code {code}): {complaint()}")
 
     def logits(self, i: int) -> FloatArray:
         """The logits behind the batch's i-th token, float32 [n_vocab]: a view, valid until the next decode."""
@@ -113,7 +113,7 @@ class Context:
     def _view(self, pointer: Any, n: int) -> FloatArray:
         address = ctypes.cast(pointer, ctypes.c_void_p).value
         if address is None:
-            raise EngineError(f"{self.model.path}: llama.cpp kept no logits.")
+            raise EngineError(f"{self.model.label}: llama.cpp kept no logits.")
         view: FloatArray = np.ctypeslib.as_array((ctypes.c_float * (n * self.model.n_vocab)).from_address(address))
         return view.reshape(n, self.model.n_vocab)
 
@@ -132,7 +132,7 @@ class Context:
     def broken(self) -> EngineError:
         """The error for logits that are NaN or infinite."""
         return EngineError(
-            f"{self.model.path}: computes logits that are no finite numbers. Its weights are broken, or too large for "
+            f"{self.model.label}: computes logits that are no finite numbers. Its weights are broken, or too large for "
             "their type."
         )
 

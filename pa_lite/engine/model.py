@@ -28,6 +28,7 @@ from pa_lite.errors import CheckpointError, EngineError, InputChangedError
 from pa_lite.files import Stamp, uninterrupted
 from pa_lite.kernels import TYPE_IDS
 from pa_lite.merge.plan import RECIPE, MergePlan
+from pa_lite.texts import name_text
 
 _log = logging.getLogger(__name__)
 
@@ -35,13 +36,18 @@ _log = logging.getLogger(__name__)
 class Model(ModelVocabulary):
     """A GGUF model in llama.cpp's memory. A context manager; contexts made from it must be closed before it is."""
 
-    def __init__(self, path: Path, options: EngineOptions | None = None, rewritable: bool = False) -> None:
-        """Load a file. Raises CheckpointError for one that is no whole model, EngineError when llama.cpp refuses it.
+    def __init__(
+        self, path: Path, options: EngineOptions | None = None, rewritable: bool = False, label: str = ""
+    ) -> None:
+        """Load a file; `label` names the model in errors, by default its path.
+
+        Raises CheckpointError for a file that is not a whole model, EngineError when llama.cpp refuses it.
 
         A `rewritable` model's weights are the file's own bytes, mapped and not repacked: who writes other weights into
         the file changes the model.
         """
         self.path, self.options = path, options or EngineOptions()
+        self.label = label or str(path)
         check_options(self.options)
         self.header = read_model_header(path)
         check_loadable(self.header)
@@ -73,7 +79,7 @@ class Model(ModelVocabulary):
             if chosen is not None and not (self._model and self.gpu_layers == chosen):
                 self._try(chosen)
         if not self._model:
-            raise EngineError(f"{self.path}: llama.cpp cannot load it: {complaint()}")
+            raise EngineError(f"{self.label}: llama.cpp cannot load it: {complaint()}")
 
     def _try(self, gpu_layers: int) -> bool:
         """Load with so many layers on the GPU, in the place of what was loaded; False when llama.cpp cannot."""
@@ -165,7 +171,7 @@ class Model(ModelVocabulary):
     def name(self) -> str:
         """The model's own name, else its file's."""
         entry = self.header.metadata.get("general.name")
-        return str(entry.value) if entry else self.path.stem
+        return str(entry.value) if entry else name_text(self.path.stem)
 
     @property
     def n_layers(self) -> int:
@@ -283,7 +289,7 @@ class Model(ModelVocabulary):
             self._load(fits, most=self.gpu_layers - 1)
             handle = create()
         if not handle:
-            raise EngineError(f"{self.path}: no room for a context of {n_ctx} tokens: {complaint()}")
+            raise EngineError(f"{self.label}: no room for a context of {n_ctx} tokens: {complaint()}")
         self._n_contexts += 1
         try:
             yield Context(self, handle, n_seq_max, n_outputs)

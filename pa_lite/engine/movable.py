@@ -17,10 +17,12 @@ import numpy as np
 from pa_lite.checkpoints.gguf_file import gguf_header_bytes
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.engine.probe import probe_merged
+from pa_lite.errors import EngineError
 from pa_lite.files import check_space, write_errors
 from pa_lite.kernels import prepare
 from pa_lite.machine import available_memory, cores
 from pa_lite.markers import temporary_folder
+from pa_lite.merge.lams import format_lam
 from pa_lite.merge.limits import Nonfinite
 from pa_lite.merge.plan import MergePlan
 from pa_lite.merge.readers import RandomFile
@@ -38,12 +40,14 @@ class MovableModel:
     same, but each move loads it again.
     """
 
-    def __init__(self, plan: MergePlan, lam: float, options: EngineOptions | None = None) -> None:
+    def __init__(self, plan: MergePlan, lam: float, options: EngineOptions | None = None, name: str = "") -> None:
         """Merge at `lam` and load; what comes of GGUF files is first tried in a process of its own, by the options.
 
-        Raises what merging, trying and loading raise, EngineError when memory does not suffice.
+        `name` is the pair's in errors, by default that of the instruct side. Raises what merging, trying and loading
+        raise, EngineError when memory does not suffice.
         """
         self.plan, self.options = plan, options or EngineOptions()
+        self.name = name or plan.instruct.name
         header, self._places, self._size = gguf_header_bytes(
             plan.instruct.architecture, plan.metadata_for(lam), plan.layout
         )
@@ -88,6 +92,7 @@ class MovableModel:
         if self._model is not None and self._model.is_offloaded:
             self._model.close()
             self._model = None
+        label = f"{self.name}@{format_lam(lam)}"
         threads = self.options.threads or cores()
         with write_errors(self.path.parent), RandomFile(self.path, "r+") as file:
             lams = {t.name: self.plan.lam_of(t, lam) for t in self.plan.tensors}
@@ -97,10 +102,10 @@ class MovableModel:
             _log.warning("lam %g: %s", lam, passed)
         if self._model is None:
             self._try()
-            self._model = Model(self.path, self.options, rewritable=True)
+            self._model = Model(self.path, self.options, rewritable=True, label=label)
         told = self.plan.metadata_for(lam)
         self._model.header = replace(self._model.header, metadata={**self._model.header.metadata, **told})
-        self._model.merged = self.plan, lam
+        self._model.merged, self._model.label = (self.plan, lam), label
 
     def _try(self) -> None:
         """Try what was merged from GGUF files in a process of its own: the metadata are theirs, not made here."""
@@ -123,7 +128,13 @@ class MovableModel:
         """An empty file of the right size: in memory if the system can and there is room, else a temporary one."""
         if hasattr(os, "memfd_create") and self._size < available_memory():
             self._descriptor = os.memfd_create("pa-lite")
-            os.ftruncate(self._descriptor, self._size)
+            try:
+                os.ftruncate(self._descriptor, self._size)
+            except OSError as e:
+                raise EngineError(
+                    f"{self.name}: merged in memory it takes {self._size / 1e6:.0f} MB, and the system says: "
+                    f"{e.strerror}. Raise the limit of file sizes (ulimit -f), or take a smaller type."
+                ) from e
             return Path(f"/proc/self/fd/{self._descriptor}")
         path = self._folder.enter_context(temporary_folder()) / "merged.gguf"
         check_space(path.parent, self._size)

@@ -124,5 +124,5 @@ def open_model(text: str, options: EngineOptions | None = None, kind: str = REFE
     plan = plan_merge(base, instruct, PlanOptions(kind))
     for remark in plan.choices:
         _log.warning("%s", remark)
-    with MovableModel(plan, reference.lam, options) as moved:
+    with MovableModel(plan, reference.lam, options, reference.pair) as moved:
         yield moved.model

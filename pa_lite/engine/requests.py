@@ -64,7 +64,7 @@ def rolling_requests(
     length = max_length or model.max_length
     tokens = model.tokenize(text, False, parse_special)
     if model.prefix_token is None:
-        raise EngineError(f"{model.path}: has neither BOS nor EOS to begin a text with.")
+        raise EngineError(f"{model.label}: has neither BOS nor EOS to begin a text with.")
     whole = (model.prefix_token, *tokens)
     windows = []
     for start in range(0, len(tokens), length):

@@ -116,7 +116,7 @@ def _check_grant(model: Model, wish: Wish) -> None:
         else:  # a shared mapping, which is the default, would not count
             mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
     except (OSError, MemoryError) as e:
-        raise EngineError(f"{model.path}: the system does not grant {size / 1e6:.0f} MB.") from e
+        raise EngineError(f"{model.label}: the system does not grant {size / 1e6:.0f} MB.") from e
 
 
 def _note(model: Model, told: str) -> None:
@@ -130,8 +130,8 @@ def _no_room(model: Model, least: Wish, free: int, refusal: EngineError | None, 
     parts = f"{_mb(needed.cache)} of cache and {_mb(needed.batch)} for a batch, beside weights of {_mb(needed.weights)}"
     has = [f"{_mb(free)} are free"] if free else []
     if refusal is not None:
-        has.append(str(refusal).removeprefix(f"{model.path}: ").rstrip("."))
-    return EngineError(f"{model.path}: no room for {least.told}: it needs {parts}; {', but '.join(has)}. {advice}")
+        has.append(str(refusal).removeprefix(f"{model.label}: ").rstrip("."))
+    return EngineError(f"{model.label}: no room for {least.told}: it needs {parts}; {', but '.join(has)}. {advice}")
 
 
 def _mb(n: int) -> str:

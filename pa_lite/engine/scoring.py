@@ -142,7 +142,7 @@ def scoring_context(model: Model, longest: int) -> Iterator[Context]:
     when there is no memory for the least of these.
     """
     if not model.can_rewind:
-        raise EngineError(f"{model.path}: a recurrent model's memory cannot be shared between requests.")
+        raise EngineError(f"{model.label}: a recurrent model's memory cannot be shared between requests.")
 
     def sizes(cache_type: str, n_batch: int) -> list[Wish]:
         n_seq_max = min(_BRANCHES + 1, n_batch)

@@ -74,7 +74,7 @@ def answer_tokens(model: Model) -> tuple[tuple[int, ...], ...]:
     whole = [forms for forms in found.values() if len(forms) == len(ANSWERS)]
     if not whole:
         raise InputError(
-            f"{model.path}: its vocabulary has no single tokens for the answers {' and '.join(ANSWERS)}, "
+            f"{model.label}: its vocabulary has no single tokens for the answers {' and '.join(ANSWERS)}, "
             "so it cannot be a judge. Choose another model."
         )
     return tuple(tuple(forms[answer] for forms in whole) for answer in ANSWERS)

@@ -21,6 +21,7 @@ from pa_lite.follow.content import content_of, data_set_of
 from pa_lite.follow.instructions import load_instructions
 from pa_lite.follow.journal import Journal, digest, recorded_fact
 from pa_lite.follow.records import read_records
+from pa_lite.texts import name_text
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def load_prompts(source: str) -> list[Prompt]:
     path = Path(source)
     if not path.exists():
         raise InputError(f"unknown prompts {source!r}: neither a file that exists nor 'demo' or 'alpaca-eval'.")
-    return read_prompts(path, path.stem)
+    return read_prompts(path, name_text(path.stem))
 
 
 def read_prompts(path: Path, dataset: str) -> list[Prompt]:
@@ -177,8 +178,8 @@ def generator_name(reference: str) -> str:
     """Return a model's name in outputs and annotations: PAIR@LAM as it is, a file's without folder and .gguf."""
     path = Path(reference)
     if path.suffix.lower() == ".gguf":
-        return path.stem
-    return path.name if path.parent != Path() else reference
+        return name_text(path.stem)
+    return name_text(path.name) if path.parent != Path() else reference
 
 
 def to_outputs(

@@ -10,6 +10,7 @@ from pa_lite.errors import InputError
 from pa_lite.follow.content import content_of, data_set_of
 from pa_lite.follow.outputs import Output
 from pa_lite.follow.records import read_records, same_name, shorten, text_of
+from pa_lite.texts import name_text
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def read_outputs(path: Path, allow_empty: bool = False) -> list[Output]:
     twice, several generators, and, unless allowed, for an empty output.
     """
     rows = read_records(path)
-    generator = same_name(rows, "generator", path, path.stem)
+    generator = same_name(rows, "generator", path, name_text(path.stem))
     seen: dict[str, int] = {}
     outputs = []
     for number, row in enumerate(rows, 1):
@@ -51,7 +52,7 @@ def read_outputs(path: Path, allow_empty: bool = False) -> list[Output]:
         if (first := seen.setdefault(instruction, number)) != number:
             raise InputError(f"{where} has the instruction of entry {first} again: {shorten(instruction)}.")
         reasoning, answer, _ = split_reasoning(output)
-        dataset = data_set_of(row, where, path.stem)
+        dataset = data_set_of(row, where, name_text(path.stem))
         outputs.append(Output(instruction, answer, generator, dataset, reasoning=reasoning))
     empty = [number for number, o in enumerate(outputs, 1) if not o.output.strip()]
     if empty and not allow_empty:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
+import os
+import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -30,14 +34,45 @@ Panels = tuple[Groups, int]  # groups of tasks, each in a panel, and the number 
 @contextmanager
 def _figure(width: float, height: float) -> Iterator[Any]:
     """An empty figure; the same numbers give the same file: a fixed salt, and no date when it is saved."""
-    from matplotlib import rc_context  # half a second: not at import
+    with _without_settings():
+        import matplotlib  # half a second: not at import
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    with rc_context(_RC):
+    defaults = {name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"}
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # defaults that matplotlib has deprecated
+        matplotlib.rcParams.update({**defaults, **_RC})
         figure = Figure(figsize=(width, height), layout="constrained", facecolor=PAPER)
         FigureCanvasSVG(figure)
         yield figure
+
+
+@contextmanager
+def _without_settings() -> Iterator[None]:
+    """Let matplotlib be imported without reading settings: a `matplotlibrc` in the current folder would go before all.
+
+    Such a file can come with somebody's run folder, start programs (`text.usetex`), or be a pipe that never ends. Where
+    there is one, the process stands in another folder while matplotlib is imported.
+    """
+    if "matplotlib" in sys.modules:
+        yield
+        return
+    spec = importlib.util.find_spec("matplotlib")
+    package = os.path.dirname(spec.origin) if spec is not None and spec.origin else os.sep
+    known, here = os.environ.get("MATPLOTLIBRC"), os.getcwd() if os.path.lexists("matplotlibrc") else None
+    os.environ["MATPLOTLIBRC"] = os.path.join(package, "mpl-data", "matplotlibrc")
+    try:
+        if here is not None:
+            os.chdir(package)
+        yield
+    finally:
+        if here is not None:
+            os.chdir(here)
+        if known is None:
+            del os.environ["MATPLOTLIBRC"]
+        else:
+            os.environ["MATPLOTLIBRC"] = known
 
 
 def _svg(width: float, height: float, draw: Callable[[Any], None]) -> str:

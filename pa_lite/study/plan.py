@@ -28,6 +28,7 @@ from pa_lite.study.works import AnswersWork, FollowWork, TaskWork, Work
 from pa_lite.tasks.prompts import prepare_task
 from pa_lite.tasks.scoring import ScoreOptions
 from pa_lite.tasks.spec import find_tasks
+from pa_lite.texts import name_text
 
 _log = logging.getLogger(__name__)
 _SMALL = 30_000_000  # parameters below which threads would wait for each other: a model for each core instead
@@ -200,7 +201,7 @@ def plan_works(options: StudyOptions, made: Mapping[str, Any]) -> tuple[Work, ..
         raise InputError("no task was named (--tasks).")
     if options.alpaca:
         prompts = tuple(load_prompts(options.alpaca)[: options.alpaca_limit])
-        name = Path(options.alpaca).stem
+        name = name_text(Path(options.alpaca).stem)
         works.append(AnswersWork(name, prompts, _ALPACA_TOKENS, chat=options.chat, chat_facts=made))
     if options.follow:
         works.append(_follow_work(options, made))

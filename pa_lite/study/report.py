@@ -136,7 +136,10 @@ def to_html(study: Study) -> str:
         rows=rows,
         marked=any(row["marks"] for row in rows),
         groups=_group_rows(curves),
-        downloads={name: base64.b64encode(text.encode()).decode() for name, text in downloads.items()},
+        downloads={
+            name: base64.b64encode(text.encode("utf-8", "backslashreplace")).decode()
+            for name, text in downloads.items()
+        },
         figures=readable(_figures(curves, found, panels)),
         plotly=plotly,
         script=script,

@@ -61,7 +61,7 @@ class LocalWorker:
                 if schedule != merge.options.schedule:
                     merge = replace(merge, options=replace(merge.options, schedule=schedule))
                 options = replace(self.plan.options.engine, threads=self.threads)
-                self._moving = MovableModel(merge, lam, options)
+                self._moving = MovableModel(merge, lam, options, self.plan.pair)
             self._at = wanted
         assert self._moving is not None
         return self._moving.model

@@ -84,7 +84,7 @@ class PaLiteLM(LM):  # type: ignore[misc]
         self._closing = contextlib.ExitStack()
         self._renderer: ChatRenderer | None = None
         self._chat_options, self._is_chat = chat, False
-        self.reference = model if isinstance(model, str) else str(model.path)
+        self.reference = model if isinstance(model, str) else model.label
         if isinstance(model, Model):
             self.model = model
         else:
@@ -223,7 +223,7 @@ class PaLiteLM(LM):  # type: ignore[misc]
         tokens = self.model.tokenize(context, not begins_with_bos(self.model, context), parse_special=True)
         if not tokens:
             if self.model.prefix_token is None:
-                raise EngineError(f"{self.model.path}: has neither BOS nor EOS to begin a text with.")
+                raise EngineError(f"{self.model.label}: has neither BOS nor EOS to begin a text with.")
             tokens = [self.model.prefix_token]
         room = self.model.max_length - max_tokens
         return tokens[-room:], len(tokens) > room

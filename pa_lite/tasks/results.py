@@ -283,6 +283,6 @@ def write_samples(result: SuiteResult, target: Path) -> list[Path]:
 def _write_lines(path: Path, records: Iterator[dict[str, Any]]) -> None:
     with write_errors(path.parent), whole_file(path) as f:
         for record in records:
-            f.write((_json(record) + "\n").encode("utf-8"))
+            f.write((_json(record) + "\n").encode("utf-8", "backslashreplace"))
         f.flush()
         os.fsync(f.fileno())
