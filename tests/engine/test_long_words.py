@@ -65,3 +65,4 @@ def test_a_word_beyond_the_limit_is_refused() -> None:
 
 def test_white_space_belongs_to_the_word_before_it() -> None:
     assert longest_stretch("ab  cde\n\n\u00a0 f") == (4, 7)
+    assert longest_stretch("ab cd\nefg hij kl, m", joins_words=True) == (6, 10)
