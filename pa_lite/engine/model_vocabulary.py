@@ -10,8 +10,12 @@ from typing import Any
 from pa_lite.checkpoints.gguf_file import GgufHeader
 from pa_lite.checkpoints.vocabulary.special_tokens import END_IDS_KEY, TEMPLATE_TOKEN_KEYS
 from pa_lite.checkpoints.vocabulary.tokens import UNKNOWN
+from pa_lite.engine.deep_stack import with_deep_stack
 from pa_lite.engine.loadable_vocabulary import BYTE_PAIRS
 from pa_lite.engine.space_prefix import SpacePrefix, space_prefix_scheme
+
+# pre-tokenizers whose patterns llama.cpp has loops for: a word may have any length
+_WITHOUT_REGEX = ("gpt-2", "llama-bpe", "qwen2")
 
 
 class ModelVocabulary:
@@ -43,7 +47,20 @@ class ModelVocabulary:
         return SpacePrefix(scheme, self.header.metadata, self._tokenize) if scheme else None
 
     def _tokenize(self, text: str, add_special: bool, parse_special: bool) -> list[int]:
-        """Return llama.cpp's ids of a text."""
+        """Return llama.cpp's ids of a text. Raises InputError for a word that its tokenizer cannot take."""
+        kind, pre = self._kind_and_pre
+        if kind not in BYTE_PAIRS or pre in _WITHOUT_REGEX:
+            return self._ids(text, add_special, parse_special)
+        return with_deep_stack(text, lambda: self._ids(text, add_special, parse_special), pre == "exaone-moe")
+
+    @functools.cached_property
+    def _kind_and_pre(self) -> tuple[str, str]:
+        """The tokenizer's kind and its pre-tokenizer, as the file names them."""
+        entries = (self.header.metadata.get(f"tokenizer.ggml.{key}") for key in ("model", "pre"))
+        kind, pre = ("" if entry is None else str(entry.value) for entry in entries)
+        return kind, pre
+
+    def _ids(self, text: str, add_special: bool, parse_special: bool) -> list[int]:
         raw = text.encode("utf-8")
         size = len(raw) + 16
         buffer = (ctypes.c_int32 * size)()
