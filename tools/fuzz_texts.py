@@ -229,7 +229,7 @@ def _read_journals(folder: Path) -> None:
             journal.results_as(Generation)
             for i in journal.missing:
                 journal.add(i, {"text": "new"})
-    partial = PartialFile(folder / "m.gguf", _HEADER, _SIZE, _DIGEST, resume=True)
+    partial = PartialFile(folder / "m.gguf", HeaderBytes((_HEADER,)), _SIZE, _DIGEST, resume=True)
     try:
         partial.open()
         assert (folder / ".m.gguf.part").stat().st_size == _SIZE

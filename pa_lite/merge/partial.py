@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from pa_lite.checkpoints.gguf_file import reserve
+from pa_lite.checkpoints.gguf_file import HeaderBytes, reserve
 from pa_lite.errors import OutputError
 from pa_lite.files import PATIENCE, is_at, sync_folder, take_lock, uninterrupted
 from pa_lite.merge.readers import RandomFile
@@ -27,7 +27,7 @@ class PartialFile:
     `close` mends whatever `open` left, wherever an interrupt met it: call it in a `finally` around `open` itself.
     """
 
-    def __init__(self, target: Path, header: bytes, size: int, digest: str, resume: bool) -> None:
+    def __init__(self, target: Path, header: HeaderBytes, size: int, digest: str, resume: bool) -> None:
         self.target, self.resume = target, resume
         self.path = target.with_name(f".{target.name}.part")
         self.journal = target.with_name(f".{target.name}.part.done")
@@ -52,7 +52,8 @@ class PartialFile:
         self._acquire()
         if not (self.resume and self._continue()):
             self.journal.unlink(missing_ok=True)
-            self.path.write_bytes(self._header)
+            with self.path.open("wb") as f:
+                f.writelines(self._header.parts)
             reserve(self.path, self._size)
             self.journal.write_text(self._digest + "\n", "utf-8")
             sync_folder(self.target.parent)
@@ -63,7 +64,8 @@ class PartialFile:
         try:
             lines = self.journal.read_text("utf-8").split("\n")
             with self.path.open("rb") as f:
-                same = f.read(len(self._header)) == self._header and f.seek(0, os.SEEK_END) == self._size
+                same = all(f.read(len(part)) == part for part in self._header.parts)
+                same = same and f.seek(0, os.SEEK_END) == self._size
         except (OSError, UnicodeDecodeError):
             return False
         if not same or lines[0] != self._digest or len(lines) < 2:

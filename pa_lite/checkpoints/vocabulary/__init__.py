@@ -13,7 +13,7 @@ from typing import Any
 from pa_lite.checkpoints.source import Metadata, Vocabulary, array, boolean, string, uint32
 from pa_lite.checkpoints.vocabulary.byte_level_bpe import is_byte_level_bpe, read_byte_level_bpe
 from pa_lite.checkpoints.vocabulary.chat_templates import chat_templates
-from pa_lite.checkpoints.vocabulary.files import DEFINITION, MODEL, TokenizerFiles, read_files
+from pa_lite.checkpoints.vocabulary.files import DEFINITION, MODEL, Seen, TokenizerFiles, read_files
 from pa_lite.checkpoints.vocabulary.pre_tokenizers import pre_tokenizer
 from pa_lite.checkpoints.vocabulary.sentencepiece import from_definition, from_model, is_sentencepiece
 from pa_lite.checkpoints.vocabulary.special_tokens import special_tokens
@@ -44,13 +44,13 @@ _CODE_LLAMA_SIZE = 32016
 _CODE_LLAMA_IDS = {"prefix": 32007, "suffix": 32008, "middle": 32009, "eot": 32010}
 
 
-def read_vocabulary(folder: Path, config: Mapping[str, Any]) -> Vocabulary:
-    """The vocabulary of a checkpoint folder, as long as `vocab_size` of `config` says, whose `architectures` name it.
+def read_vocabulary(folder: Path, config: Mapping[str, Any], seen: Seen | None = None) -> Vocabulary:
+    """Return the vocabulary of a checkpoint folder, as long as `vocab_size` of `config`, whose `architectures` name it.
 
-    Raises CheckpointError for a tokenizer that is missing, broken, of a kind that llama.cpp would take otherwise, or
+    Files of the same content as some in `seen` are not parsed again. Raises CheckpointError for a tokenizer that is missing, broken, of a kind that llama.cpp would take otherwise, or
     larger than the embedding.
     """
-    files = read_files(folder, config)
+    files = read_files(folder, config, seen)
     try:
         return _vocabulary(files)
     except (KeyError, TypeError, ValueError, AttributeError) as e:

@@ -5,18 +5,23 @@ From tokenizer.model and the tokens added to it, or, where a repository has toke
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
 
 from pa_lite.checkpoints.vocabulary.byte_level_bpe import merge_pairs, trained_tokens
 from pa_lite.checkpoints.vocabulary.files import MODEL, AddedToken, TokenizerFiles, is_control, read_optional
 from pa_lite.checkpoints.vocabulary.pre_tokenizers import steps_of
-from pa_lite.checkpoints.vocabulary.sentencepiece_model import read_sentencepiece
 from pa_lite.checkpoints.vocabulary.tokens import ADDED_SCORE, BYTE, NORMAL, UNKNOWN, USER_DEFINED, TokenTable
+from pa_lite.checkpoints.vocabulary.trained import Merges
 from pa_lite.errors import CheckpointError
 
 _PHI3 = "Phi3ForCausalLM"
-_BYTE_TEXT = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+_BYTE_TEXT = re.compile(rb"<0x[0-9A-Fa-f]{2}>")
+_BYTE_LENGTH = 6
 _PREPEND = {"type": "Prepend", "prepend": "▁"}
 _REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
 
@@ -34,12 +39,13 @@ def from_model(files: TokenizerFiles) -> tuple[TokenTable, bool]:
     Raises CheckpointError for a broken file.
     """
     path = files.folder / MODEL
-    model = read_sentencepiece(path)
-    table = TokenTable(files.size, path, len(model.pieces))
-    for i, piece in enumerate(model.pieces):
-        # the converter makes user-defined pieces normal ones, which llama.cpp would not match as they stand
-        text = piece.text.replace("▁", " ") if piece.type == USER_DEFINED else piece.text
-        table.put(i, text, piece.type, piece.score)
+    model = files.seen.model(path)
+    table = TokenTable(files.size, path, len(model.texts))
+    # the converter makes user-defined pieces normal ones, which llama.cpp would not match as they stand
+    texts = list(model.texts)
+    for i in np.flatnonzero(model.types == USER_DEFINED).tolist():
+        texts[i] = texts[i].replace("▁".encode(), b" ")
+    table.put_all(np.arange(len(texts)), texts, model.types, model.scores)
     for token in _added_tokens_json(files):
         if token.id < files.size:
             table.put(token.id, token.text, USER_DEFINED, ADDED_SCORE)
@@ -77,19 +83,36 @@ def from_definition(files: TokenizerFiles) -> tuple[TokenTable, bool]:
     """
     trained = trained_tokens(files)
     table = TokenTable(files.size, files.where, len(trained))
-    scores: dict[str, float] = {}
-    for rank, (left, right) in enumerate(merge_pairs(files)):
-        scores.setdefault(left + right, -float(rank))
-    never = -float(len(scores) + 1)
+    texts = list(trained.all_encoded())
+    kinds = np.full(len(texts), NORMAL, np.int32)
+    scores = merge_scores(texts, merge_pairs(files))
+    for i, text in enumerate(texts):
+        if len(text) == _BYTE_LENGTH and _BYTE_TEXT.fullmatch(text):
+            kinds[i], scores[i] = BYTE, 0.0
     unknown = files.model.get("unk_token")
-    for text, i in trained.items():
-        if _BYTE_TEXT.fullmatch(text):
-            table.put(i, text, BYTE)
-        else:
-            table.put(i, text, UNKNOWN if text == unknown else NORMAL, scores.get(text, never))
+    if isinstance(unknown, str) and (raw := unknown.encode()) in texts and kinds[texts.index(raw)] == NORMAL:
+        kinds[texts.index(raw)] = UNKNOWN
+    table.put_all(trained.ids, texts, kinds, scores)
     _put_added(table, files, files.added_tokens())
     table.check()
     return table, _prefixes(files)
+
+
+def merge_scores(texts: Sequence[bytes], merges: Merges) -> npt.NDArray[np.float32]:
+    """Return for each text, [n], minus the rank of the first merge that makes it; for one that none makes, less."""
+    places = {text: i for i, text in enumerate(texts)}
+    ranks = np.full(len(texts), -1, np.int64)
+    elsewhere: set[bytes] = set()  # what merges make that is no token
+    first = 0
+    for made in merges.batches():
+        found = np.fromiter(map(places.get, made, itertools.repeat(-1)), np.int64, len(made))
+        if (found < 0).any():
+            elsewhere.update(made[i] for i in np.flatnonzero(found < 0).tolist())
+        new = np.flatnonzero((found >= 0) & (ranks[found] < 0))[::-1]  # of several the first is assigned last
+        ranks[found[new]] = first + new
+        first += len(made)
+    never = int((ranks >= 0).sum()) + len(elsewhere) + 1
+    return -np.where(ranks < 0, never, ranks).astype(np.float32)
 
 
 def _prefixes(files: TokenizerFiles) -> bool:
