@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pa_lite.checkpoints.remote import size_of
 from pa_lite.checkpoints.safetensors_file import MAX_JSON, json_errors, read_json
 from pa_lite.checkpoints.vocabulary.large_json import PIECE, ListSink, NothingSink, ObjectSink, read_large_json
 from pa_lite.checkpoints.vocabulary.sentencepiece_model import SentencePieceModel, read_sentencepiece
 from pa_lite.checkpoints.vocabulary.tokens import MAX_TOKENS, looks_special
-from pa_lite.checkpoints.vocabulary.trained import MergesSink, TokensSink
+from pa_lite.checkpoints.vocabulary.trained import Merges, MergesSink, TokensSink, TrainedTokens
 from pa_lite.errors import CheckpointError
 
 DEFINITION, SETTINGS, MODEL = "tokenizer.json", "tokenizer_config.json", "tokenizer.model"
@@ -35,13 +37,13 @@ class Seen:
         self._definition: tuple[bytes, dict[str, Any]] | None = None  # of each the last one: two take twice the memory
         self._model: tuple[bytes, SentencePieceModel] | None = None
 
-    def definition(self, path: Path) -> dict[str, Any]:
-        """Return a tokenizer.json as `read_definition` does. It is not to be changed."""
+    def definition(self, path: Path) -> tuple[bytes, dict[str, Any]]:
+        """Return a tokenizer.json as `read_definition` does, not to be changed, behind what its content is known by."""
         key = content_digest(path)
         if self._definition is None or self._definition[0] != key:
             self._definition = None
             self._definition = key, read_definition(path)
-        return self._definition[1]
+        return self._definition
 
     def model(self, path: Path) -> SentencePieceModel:
         """Return a tokenizer.model as `read_sentencepiece` does. It is not to be changed."""
@@ -58,7 +60,7 @@ class TokenizerFiles:
 
     In `definition` the vocab is TrainedTokens and the merges are Merges. `config` is config.json as it stands,
     `generation` generation_config.json; `architecture` is transformers' name of the model's class, `size` the number of
-    rows of the embedding. `seen` holds what was parsed so far.
+    rows of the embedding. `seen` holds what was parsed so far, and by `digest` tokenizer.json is known from others.
     """
 
     folder: Path
@@ -69,6 +71,7 @@ class TokenizerFiles:
     architecture: str
     size: int
     seen: Seen
+    digest: bytes
 
     @property
     def where(self) -> Path:
@@ -107,6 +110,26 @@ def _added(entry: Any, i: Any, where: Path) -> AddedToken:
 def is_control(token: AddedToken) -> bool:
     """Whether an added token steers the model: marked as special, or looking so."""
     return token.special or looks_special(token.text)
+
+
+def trained_tokens(files: TokenizerFiles) -> TrainedTokens:
+    """Return tokenizer.json's `vocab`, text -> id. Raises CheckpointError unless each id is an integer of one token."""
+    vocab = files.model.get("vocab")
+    if not isinstance(vocab, TrainedTokens) or vocab.fault:
+        raise CheckpointError(f"{files.where}: broken tokenizer definition: vocab is no table of token ids.")
+    if len(np.unique(vocab.ids)) != len(vocab):
+        raise CheckpointError(f"{files.where}: broken tokenizer definition: two tokens have one id.")
+    return vocab
+
+
+def merge_pairs(files: TokenizerFiles) -> Merges:
+    """Return the BPE merges in order of rank. Raises CheckpointError for a merge that has not two parts."""
+    merges = files.model.get("merges")
+    if not isinstance(merges, Merges):
+        raise CheckpointError(f"{files.where}: broken tokenizer definition: it has no merges.")
+    if merges.fault is not None:
+        raise CheckpointError(f"{files.where}: broken tokenizer definition: {merges.fault} is no merge of two parts.")
+    return merges
 
 
 def read_optional(path: Path) -> dict[str, Any]:
@@ -159,16 +182,18 @@ def read_files(folder: Path, config: Mapping[str, Any], seen: Seen | None = None
     if type(size) is not int or not 0 < size <= MAX_TOKENS:
         raise CheckpointError(f"{folder / 'config.json'}: vocab_size is {size!r}, but must be 1 to {MAX_TOKENS}.")
     seen = Seen() if seen is None else seen
+    digest, definition = seen.definition(folder / DEFINITION)
     names = config.get("architectures")
     raw = read_optional(folder / "config.json") or config
     nested = raw.get("text_config")
     return TokenizerFiles(
         folder=folder,
-        definition=seen.definition(folder / DEFINITION),
+        definition=definition,
         settings=read_settings(folder / SETTINGS),
         config={**nested, **raw} if isinstance(nested, dict) else raw,
         generation=read_optional(folder / "generation_config.json"),
         architecture=str(names[0]) if isinstance(names, list) and names else "",
         size=size,
         seen=seen,
+        digest=digest,
     )

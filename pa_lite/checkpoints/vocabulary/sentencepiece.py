@@ -12,8 +12,15 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from pa_lite.checkpoints.vocabulary.byte_level_bpe import merge_pairs, trained_tokens
-from pa_lite.checkpoints.vocabulary.files import MODEL, AddedToken, TokenizerFiles, is_control, read_optional
+from pa_lite.checkpoints.vocabulary.files import (
+    MODEL,
+    AddedToken,
+    TokenizerFiles,
+    is_control,
+    merge_pairs,
+    read_optional,
+    trained_tokens,
+)
 from pa_lite.checkpoints.vocabulary.pre_tokenizers import steps_of
 from pa_lite.checkpoints.vocabulary.tokens import ADDED_SCORE, BYTE, NORMAL, UNKNOWN, USER_DEFINED, TokenTable
 from pa_lite.checkpoints.vocabulary.trained import Merges
