@@ -13,6 +13,7 @@ from fuzz_gguf import damage, some_text
 from fuzz_json import JsonMutator, LinesMutator, TomlMutator, Words
 from fuzz_oracle import Target, whole
 
+from pa_lite.checkpoints.gguf_file import HeaderBytes
 from pa_lite.checkpoints.pairs import models_folder, read_pairs
 from pa_lite.engine.generation import Generation
 from pa_lite.follow.alpaca import load_length_data

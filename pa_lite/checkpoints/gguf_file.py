@@ -145,7 +145,7 @@ class _Reader:
         self.left -= len(data)
         self.f.seek(start + len(data))
         places = np.frombuffer(starts, np.uint64)
-        return PackedTexts(data, places.astype(np.uint32) if len(data) < 1 << 32 else places)
+        return PackedTexts(bytes(data), places.astype(np.uint32) if len(data) < 1 << 32 else places)
 
     def tensor(self) -> tuple[str, TensorType, tuple[int, ...], int]:
         name, n_dims = self.text(), self.number("<I")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from itertools import chain, islice, pairwise
 from typing import Any, overload
 
 import numpy as np
@@ -17,7 +17,6 @@ import numpy.typing as npt
 
 _LENGTH = 8  # bytes before each text
 _BATCH = 1 << 14  # items that are Python objects at a time
-_PREFIXES = [n.to_bytes(_LENGTH, "little") for n in range(512)]
 
 Offsets = npt.NDArray[np.uint32] | npt.NDArray[np.uint64]
 
@@ -32,7 +31,7 @@ class PackedTexts(Sequence[str]):
     __slots__ = ("data", "starts")
     __hash__ = None  # type: ignore[assignment]
 
-    def __init__(self, data: bytes | bytearray, starts: Offsets) -> None:
+    def __init__(self, data: bytes, starts: Offsets) -> None:
         self.data, self.starts = data, starts
 
     def __len__(self) -> int:
@@ -40,7 +39,7 @@ class PackedTexts(Sequence[str]):
 
     def encoded(self, i: int) -> bytes:
         """Return text i as UTF-8."""
-        return bytes(self.data[int(self.starts[i]) + _LENGTH : int(self.starts[i + 1])])
+        return self.data[int(self.starts[i]) + _LENGTH : int(self.starts[i + 1])]
 
     @overload
     def __getitem__(self, i: int) -> str: ...
@@ -58,8 +57,7 @@ class PackedTexts(Sequence[str]):
         data = self.data
         for first in range(0, len(self), _BATCH):
             places = self.starts[first : first + _BATCH + 1].tolist()
-            for start, stop in zip(places, places[1:], strict=False):
-                yield bytes(data[start + _LENGTH : stop])
+            yield from [data[start + _LENGTH : stop] for start, stop in pairwise(places)]
 
     def __iter__(self) -> Iterator[str]:
         return (raw.decode("utf-8") for raw in self.all_encoded())
@@ -121,22 +119,44 @@ class PackedNumbers(Sequence[Any]):
 
 def pack_texts(texts: Iterable[bytes]) -> PackedTexts:
     """Pack texts that are UTF-8 already."""
-    data, lengths = bytearray(), array("Q")
-    batch: list[bytes] = []
+    data, sizes = bytearray(), array("Q")
+    remaining = iter(texts)
+    while batch := list(islice(remaining, _BATCH)):
+        data += b"".join(batch)
+        sizes.extend(map(len, batch))
+    return pack_parts(data, np.frombuffer(sizes, np.uint64))
 
-    def flush() -> None:
-        sizes = list(map(len, batch))
-        prefixes = [_PREFIXES[n] if n < len(_PREFIXES) else n.to_bytes(_LENGTH, "little") for n in sizes]
-        data.extend(b"".join(chain.from_iterable(zip(prefixes, batch, strict=True))))
-        lengths.extend(sizes)
-        batch.clear()
 
-    for text in texts:
-        batch.append(text)
-        if len(batch) == _BATCH:
-            flush()
-    flush()
-    return PackedTexts(data, offsets(np.frombuffer(lengths, np.uint64) + _LENGTH))
+def pack_parts(data: bytes | bytearray, sizes: npt.NDArray[Any], lefts: npt.NDArray[Any] | None = None) -> PackedTexts:
+    """Pack texts that lie one after the other in `data`, UTF-8, and have these sizes in bytes, [n].
+
+    With `lefts`, [n], a space is put after so many bytes of each.
+    """
+    out, first_byte = bytearray(), 0
+    spaces = 0 if lefts is None else 1
+    parts = np.frombuffer(data, np.uint8)
+    for first in range(0, len(sizes), _BATCH):
+        lengths = sizes[first : first + _BATCH].astype(np.int64) + spaces
+        places = np.zeros(len(lengths) + 1, np.int64)
+        np.cumsum(lengths + _LENGTH, out=places[1:])
+        batch, is_text = np.zeros(places[-1], np.uint8), np.ones(places[-1], np.bool_)
+        for k in range(_LENGTH):
+            batch[places[:-1] + k] = lengths >> 8 * k & 0xFF
+            is_text[places[:-1] + k] = False
+        if lefts is not None:
+            joints = places[:-1] + _LENGTH + lefts[first : first + _BATCH].astype(np.int64)
+            batch[joints], is_text[joints] = ord(" "), False
+        last_byte = first_byte + int(lengths.sum()) - spaces * len(lengths)
+        batch[is_text] = parts[first_byte:last_byte]
+        first_byte = last_byte
+        out += memoryview(batch)
+    return PackedTexts(bytes(out), offsets(sizes.astype(np.uint64) + np.uint64(_LENGTH + spaces)))
+
+
+def are_different(values: npt.NDArray[Any]) -> bool:
+    """Return whether no two values are the same."""
+    ordered = np.sort(values)
+    return not bool((ordered[1:] == ordered[:-1]).any())
 
 
 def offsets(sizes: npt.NDArray[Any]) -> Offsets:

@@ -42,9 +42,7 @@ class MovableModel:
         Raises what merging, trying and loading raise, EngineError when memory does not suffice.
         """
         self.plan, self.options = plan, options or EngineOptions()
-        header, self._places, self._size = gguf_header(
-            plan.instruct.architecture, plan.metadata_for(lam), plan.layout
-        )
+        header, self._places, self._size = gguf_header(plan.instruct.architecture, plan.metadata_for(lam), plan.layout)
         for kind in {t.type for t in plan.tensors}:
             prepare(kind)
         self._descriptor: int | None = None

@@ -91,9 +91,9 @@ def _header(count: int, *texts: bytes) -> bytes:
     ("content", "told"),
     [
         (_header(2, b"x", b"\xff"), "is no UTF-8"),
-        (_header(2, b"x" * 20), "it ends at byte 74, within its header"),
-        (_header(2, b"x" * 20) + struct.pack("<Q", 1 << 62), "it ends at byte 82, within its header"),
-        (_header(2, b"x" * 20) + b"\0\0", "it ends at byte 76, within its header"),
+        (_header(2, b"x" * 20), "it ends at byte 77, within its header"),
+        (_header(2, b"x" * 20) + struct.pack("<Q", 1 << 62), "it ends at byte 85, within its header"),
+        (_header(2, b"x" * 20) + b"\0\0", "it ends at byte 79, within its header"),
         (_header(1 << 40, b"x"), "an array claims 1099511627776 texts"),
     ],
 )

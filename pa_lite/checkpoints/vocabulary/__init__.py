@@ -47,8 +47,8 @@ _CODE_LLAMA_IDS = {"prefix": 32007, "suffix": 32008, "middle": 32009, "eot": 320
 def read_vocabulary(folder: Path, config: Mapping[str, Any], seen: Seen | None = None) -> Vocabulary:
     """Return the vocabulary of a checkpoint folder, as long as `vocab_size` of `config`, whose `architectures` name it.
 
-    Files of the same content as some in `seen` are not parsed again. Raises CheckpointError for a tokenizer that is missing, broken, of a kind that llama.cpp would take otherwise, or
-    larger than the embedding.
+    Files of the same content as some in `seen` are not parsed again. Raises CheckpointError for a tokenizer that is
+    missing, broken, of a kind that llama.cpp would take otherwise, or larger than the embedding.
     """
     files = read_files(folder, config, seen)
     try:

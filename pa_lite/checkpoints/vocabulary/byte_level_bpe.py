@@ -26,4 +26,4 @@ def read_byte_level_bpe(files: TokenizerFiles) -> tuple[TokenTable, PackedTexts]
     for token in added:
         table.put_added(token.id, token.text, is_control(token))
     table.check()
-    return table, merge_pairs(files).spaced()
+    return table, merge_pairs(files).spaced

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from pa_lite.checkpoints.remote import size_of
 from pa_lite.checkpoints.safetensors_file import MAX_JSON, json_errors, read_json
 from pa_lite.checkpoints.vocabulary.large_json import PIECE, ListSink, NothingSink, ObjectSink, read_large_json
 from pa_lite.checkpoints.vocabulary.sentencepiece_model import SentencePieceModel, read_sentencepiece
-from pa_lite.checkpoints.vocabulary.tokens import MAX_TOKENS, looks_special
+from pa_lite.checkpoints.vocabulary.tokens import MAX_TOKENS, Floats, looks_special
 from pa_lite.checkpoints.vocabulary.trained import Merges, MergesSink, TokensSink, TrainedTokens
 from pa_lite.errors import CheckpointError
 
@@ -36,6 +34,13 @@ class Seen:
     def __init__(self) -> None:
         self._definition: tuple[bytes, dict[str, Any]] | None = None  # of each the last one: two take twice the memory
         self._model: tuple[bytes, SentencePieceModel] | None = None
+        self._scores: tuple[bytes, Floats] | None = None
+
+    def scores(self, digest: bytes, compute: Callable[[], Floats]) -> Floats:
+        """Return the scores, [n], that are computed of the tokenizer.json with this digest."""
+        if self._scores is None or self._scores[0] != digest:
+            self._scores = digest, compute()
+        return self._scores[1]
 
     def definition(self, path: Path) -> tuple[bytes, dict[str, Any]]:
         """Return a tokenizer.json as `read_definition` does, not to be changed, behind what its content is known by."""
@@ -117,7 +122,7 @@ def trained_tokens(files: TokenizerFiles) -> TrainedTokens:
     vocab = files.model.get("vocab")
     if not isinstance(vocab, TrainedTokens) or vocab.fault:
         raise CheckpointError(f"{files.where}: broken tokenizer definition: vocab is no table of token ids.")
-    if len(np.unique(vocab.ids)) != len(vocab):
+    if not vocab.are_ids_different:
         raise CheckpointError(f"{files.where}: broken tokenizer definition: two tokens have one id.")
     return vocab
 

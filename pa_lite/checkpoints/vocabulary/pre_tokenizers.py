@@ -26,6 +26,7 @@ from pa_lite.limited import LimitedProcess
 _log = logging.getLogger(__name__)
 _WORKER = "pa_lite.checkpoints.vocabulary.fingerprint_worker"
 _SECONDS, _MEMORY = 20, 1 << 29  # of processor time, and bytes: far more than the check text takes
+_SHORT = 24  # bytes of a token that is looked up, and not searched for
 _CHARACTER = 4  # bytes of UTF-8 at most; texts of several characters that are as short do no harm
 _SMALLEST = 8192  # tokens; no vocabulary that is listed has so few
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -131,13 +132,12 @@ def check_ids(files: TokenizerFiles) -> list[list[int]]:
             return process.ask({"definition": json.dumps(part), "text": CHECK_TEXT}, _SECONDS)
 
         text = "".join(ask(small, [])["tokens"]).encode()
-        kept = {**small, **{raw: i for raw, i in _with_ids(trained) if raw in text}}
+        runs = {text[i : i + n] for n in range(1, _SHORT + 1) for i in range(len(text))}
+        kept = {**small, **{raw: i for raw, i in _with_ids(trained) if raw in (runs if len(raw) <= _SHORT else text)}}
         merges: list[list[str]] = []
-        first, pairs = 0, merge_pairs(files)
-        for made in pairs.batches():
-            found = (pairs[first + k] for k, raw in enumerate(made) if raw in kept)
-            merges += [list(pair) for pair in found if all(part.encode() in kept for part in pair)]
-            first += len(made)
+        for made, lefts in merge_pairs(files).batches():
+            found = ((raw[:left], raw[left:]) for raw, left in zip(made, lefts, strict=True) if raw in kept)
+            merges += [[a.decode(), b.decode()] for a, b in found if a in kept and b in kept]
         ids: list[list[int]] = ask(kept, merges)["ids"]
         return ids
 

@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from pa_lite.checkpoints.vocabulary.files import (
     MODEL,
@@ -22,7 +21,7 @@ from pa_lite.checkpoints.vocabulary.files import (
     trained_tokens,
 )
 from pa_lite.checkpoints.vocabulary.pre_tokenizers import steps_of
-from pa_lite.checkpoints.vocabulary.tokens import ADDED_SCORE, BYTE, NORMAL, UNKNOWN, USER_DEFINED, TokenTable
+from pa_lite.checkpoints.vocabulary.tokens import ADDED_SCORE, BYTE, NORMAL, UNKNOWN, USER_DEFINED, Floats, TokenTable
 from pa_lite.checkpoints.vocabulary.trained import Merges
 from pa_lite.errors import CheckpointError
 
@@ -92,7 +91,8 @@ def from_definition(files: TokenizerFiles) -> tuple[TokenTable, bool]:
     table = TokenTable(files.size, files.where, len(trained))
     texts = list(trained.all_encoded())
     kinds = np.full(len(texts), NORMAL, np.int32)
-    scores = merge_scores(texts, merge_pairs(files))
+    merges = merge_pairs(files)
+    scores = files.seen.scores(files.digest, lambda: merge_scores(texts, merges)).copy()
     for i, text in enumerate(texts):
         if len(text) == _BYTE_LENGTH and _BYTE_TEXT.fullmatch(text):
             kinds[i], scores[i] = BYTE, 0.0
@@ -105,13 +105,13 @@ def from_definition(files: TokenizerFiles) -> tuple[TokenTable, bool]:
     return table, _prefixes(files)
 
 
-def merge_scores(texts: Sequence[bytes], merges: Merges) -> npt.NDArray[np.float32]:
+def merge_scores(texts: Sequence[bytes], merges: Merges) -> Floats:
     """Return for each text, [n], minus the rank of the first merge that makes it; for one that none makes, less."""
     places = {text: i for i, text in enumerate(texts)}
     ranks = np.full(len(texts), -1, np.int64)
     elsewhere: set[bytes] = set()  # what merges make that is no token
     first = 0
-    for made in merges.batches():
+    for made, _ in merges.batches():
         found = np.fromiter(map(places.get, made, itertools.repeat(-1)), np.int64, len(made))
         if (found < 0).any():
             elsewhere.update(made[i] for i in np.flatnonzero(found < 0).tolist())

@@ -5,7 +5,6 @@ Format: https://github.com/google/sentencepiece, src/sentencepiece_model.proto.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,8 +173,8 @@ def _setting(data: bytes, at: int, end: int, field: int, default: int) -> int:
     return default
 
 
-def read_sentencepiece(path: Path) -> SentencePieceModel:
-    """Read a tokenizer.model.
+def read_sentencepiece(path: Path, plain: bool = True) -> SentencePieceModel:
+    """Read a tokenizer.model; without `plain` by the slow way alone, whatever the layout.
 
     Raises CheckpointError for a file that is cut off or not such a model, and for one that was not trained as BPE, the
     only kind that llama.cpp's tokenizer gives the same ids for.
@@ -184,15 +183,14 @@ def read_sentencepiece(path: Path) -> SentencePieceModel:
         size = path.stat().st_size
         if size > _MAX_BYTES:
             raise ValueError(f"{size} bytes are too many")
-        return _model(path.read_bytes())
+        return _model(path.read_bytes(), plain)
     except OSError as e:
         raise CheckpointError(f"{path}: cannot be read: {e.strerror}") from e
     except ValueError as e:
         raise CheckpointError(f"{path}: is no SentencePiece model, or is damaged: {e}. Fetch it again.") from e
 
 
-def _model(data: bytes, plain: bool = True) -> SentencePieceModel:
-    """Read a whole message; without `plain`, as slowly as any field is."""
+def _model(data: bytes, plain: bool) -> SentencePieceModel:
     pieces = _Pieces()
     kind, prefix, at = _BPE, True, 0
     while at < len(data):

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import functools
+import re
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from pa_lite.checkpoints.packed import Offsets, PackedTexts, offsets, pack_texts
-from pa_lite.checkpoints.vocabulary.large_json import duplicate
+from pa_lite.checkpoints.packed import Offsets, PackedTexts, are_different, offsets, pack_parts, pack_texts
+from pa_lite.checkpoints.vocabulary.large_json import duplicate, strings_of
 
 _BATCH = 1 << 14  # items that are Python objects at a time
-_LENGTH = 8  # bytes of a text's length in GGUF
 _MOST_ID = 1 << 62
+
+
+_SPACES, _DIGITS = b" \t\n\r", b"0123456789"
+_MOST_DIGITS = 18  # of an id that fits its place; no vocabulary comes near
+_SPLIT_NUMBER = re.compile(rb"[0-9][ \t\n\r]+[0-9]")
+_ZERO_FIRST = re.compile(rb":0[0-9]")
+_IS_COMMA = re.compile(rb"[ \t\n\r]*,[ \t\n\r]*")
+_IS_NEXT_PAIR = re.compile(rb"[ \t\n\r]*\][ \t\n\r]*,[ \t\n\r]*\[[ \t\n\r]*")
+_IS_PAIR_END = re.compile(rb"[ \t\n\r]*\[[ \t\n\r]*,[ \t\n\r]*\][ \t\n\r]*")
+
+
+def _all_are(kind: re.Pattern[bytes], texts: list[bytes]) -> bool:
+    """Whether texts, mostly the same few, are all of a kind."""
+    return all(map(kind.fullmatch, set(texts)))
 
 
 class TrainedTokens(Mapping[str, int]):
@@ -24,8 +39,13 @@ class TrainedTokens(Mapping[str, int]):
     Looking one up takes a scan of all; iterate, or use `all_encoded`, for more than a few.
     """
 
-    def __init__(self, data: bytearray, starts: Offsets, ids: npt.NDArray[np.int64], fault: bool) -> None:
+    def __init__(self, data: bytes, starts: Offsets, ids: npt.NDArray[np.int64], fault: bool) -> None:
         self._data, self._starts, self.ids, self.fault = data, starts, ids, fault
+
+    @functools.cached_property
+    def are_ids_different(self) -> bool:
+        """Whether no two tokens have one id."""
+        return are_different(self.ids)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -34,8 +54,7 @@ class TrainedTokens(Mapping[str, int]):
         """Yield every text as UTF-8."""
         for first in range(0, len(self), _BATCH):
             places = self._starts[first : first + _BATCH + 1].tolist()
-            for start, stop in zip(places, places[1:], strict=False):
-                yield bytes(self._data[start:stop])
+            yield from [self._data[start:stop] for start, stop in pairwise(places)]
 
     def __iter__(self) -> Iterator[str]:
         return (raw.decode("utf-8") for raw in self.all_encoded())
@@ -52,7 +71,7 @@ class TrainedTokens(Mapping[str, int]):
 class Merges(Sequence[tuple[str, str]]):
     """BPE merges in order of rank, read-only, as pairs (left, right); `fault` shows the first that is not one."""
 
-    def __init__(self, data: bytearray, starts: Offsets, fault: str | None) -> None:
+    def __init__(self, data: bytes, starts: Offsets, fault: str | None) -> None:
         self._data, self._starts, self.fault = data, starts, fault  # the parts: left, right, left, right, ...
 
     def __len__(self) -> int:
@@ -71,36 +90,47 @@ class Merges(Sequence[tuple[str, str]]):
         a, b, c = self._starts[first : first + 3].tolist()
         return self._data[a:b].decode("utf-8"), self._data[b:c].decode("utf-8")
 
-    def batches(self) -> Iterator[list[bytes]]:
-        """Yield what the merges make, left + right as UTF-8, in lists."""
+    def batches(self) -> Iterator[tuple[list[bytes], list[int]]]:
+        """Yield lists of what the merges make, left + right as UTF-8, and of how long the left part of each is."""
         for first in range(0, len(self), _BATCH):
-            places = self._starts[2 * first : 2 * (first + _BATCH) + 1 : 2].tolist()
-            yield [bytes(self._data[a:b]) for a, b in zip(places, places[1:], strict=False)]
+            places = self._starts[2 * first : 2 * (first + _BATCH) + 1]
+            sizes = np.diff(places)[::2].tolist()
+            yield [self._data[a:b] for a, b in pairwise(places[::2].tolist())], sizes
 
+    @functools.cached_property
     def spaced(self) -> PackedTexts:
-        """Return them as a GGUF file has them: "left right", with Ġ for a space in a part."""
+        """As a GGUF file has them: "left right", with Ġ for a space in a part."""
         if b" " in self._data:
             return pack_texts(f"{a.replace(' ', 'Ġ')} {b.replace(' ', 'Ġ')}".encode() for a, b in self)
-        out = bytearray()
-        parts = np.frombuffer(self._data, np.uint8)
-        for first in range(0, len(self), _BATCH):
-            starts = self._starts[2 * first : 2 * (first + _BATCH) + 1].astype(np.int64)
-            left, both = np.diff(starts)[::2], np.diff(starts[::2])
-            places = np.zeros(len(both) + 1, np.int64)
-            np.cumsum(both + _LENGTH + 1, out=places[1:])
-            batch, is_part = np.zeros(places[-1], np.uint8), np.ones(places[-1], np.bool_)
-            for k in range(_LENGTH):
-                batch[places[:-1] + k] = (both + 1) >> 8 * k & 0xFF
-                is_part[places[:-1] + k] = False
-            spaces = places[:-1] + _LENGTH + left
-            batch[spaces], is_part[spaces] = ord(" "), False
-            batch[is_part] = parts[starts[0] : starts[-1]]
-            out += memoryview(batch)
-        return PackedTexts(out, offsets(np.diff(self._starts[::2].astype(np.int64)) + _LENGTH + 1))
+        left, both = np.diff(self._starts)[::2], np.diff(self._starts[::2])
+        return pack_parts(self._data, both, left)
 
 
 class TokensSink:
     """Packs the object "vocab" of tokenizer.json."""
+
+    def add_text(self, text: bytes) -> bool:
+        found = strings_of(text)
+        if found is None:
+            return False
+        others, raws = found
+        numbers = b"\0".join(others[1:]) + b","
+        if others[0].strip(_SPACES) or _SPLIT_NUMBER.search(numbers):
+            return False
+        bare = numbers.translate(None, _SPACES)
+        if _ZERO_FIRST.search(bare) or bare.translate(None, _DIGITS) != (b":,\0" * len(raws))[:-1]:
+            return False
+        ids = bare[1:-1].split(b",\0:")
+        if not all(ids) or max(map(len, ids)) > _MOST_DIGITS:
+            return False
+        self._extend(raws)
+        self._ids.extend(map(int, ids))
+        return True
+
+    def _extend(self, raws: list[bytes]) -> None:
+        self._data += b"".join(raws)
+        self._sizes.extend(map(len, raws))
+        self._hashes.extend(map(hash, raws))
 
     def __init__(self) -> None:
         self._data, self._sizes, self._ids, self._hashes = bytearray(), array("I"), array("q"), array("q")
@@ -108,19 +138,20 @@ class TokensSink:
 
     def add(self, items: dict[str, Any]) -> bool:
         raws, ids = [text.encode("utf-8") for text in items], list(items.values())
-        self._data += b"".join(raws)
-        self._sizes.extend(map(len, raws))
-        self._hashes.extend(map(hash, raws))
-        is_plain = set(map(type, ids)) == {int}
+        self._extend(raws)
+        is_plain = set(map(type, ids)) <= {int}
         self._fault = self._fault or not is_plain
         self._ids.extend(max(-1, min(i, _MOST_ID)) if type(i) is int else -1 for i in ids)
         return is_plain
 
     def finish(self) -> TrainedTokens:
         tokens = TrainedTokens(
-            self._data, offsets(np.frombuffer(self._sizes, np.uint32)), np.frombuffer(self._ids, np.int64), self._fault
+            bytes(self._data),
+            offsets(np.frombuffer(self._sizes, np.uint32)),
+            np.frombuffer(self._ids, np.int64),
+            self._fault,
         )
-        if len(np.unique(np.frombuffer(self._hashes, np.int64))) != len(tokens):  # two texts, or rarely two hashes
+        if not are_different(np.frombuffer(self._hashes, np.int64)):  # two texts, or rarely two hashes
             seen: set[str] = set()
             for text in tokens:
                 if text in seen:
@@ -131,6 +162,30 @@ class TokensSink:
 
 class MergesSink:
     """Packs the list "merges" of tokenizer.json: older files hold "left right", newer ones pairs."""
+
+    def add_text(self, text: bytes) -> bool:
+        found = strings_of(text)
+        if found is None:
+            return False
+        others, raws = found
+        if others[0].strip(_SPACES):
+            ends, inner, outer = others[0] + b"," + others[-1], others[1:-1:2], others[2:-1:2]
+            if not _IS_PAIR_END.fullmatch(ends) or not _all_are(_IS_COMMA, inner) or not _all_are(_IS_NEXT_PAIR, outer):
+                return False
+            if len(raws) % 2:
+                return False
+        else:
+            if others[-1].strip(_SPACES) or not _all_are(_IS_COMMA, others[1:-1]):
+                return False
+            pairs = [raw.split(b" ") for raw in raws]
+            if set(map(len, pairs)) != {2}:
+                return False
+            raws = list(chain.from_iterable(pairs))
+        if not all(raws):
+            return False
+        self._data += b"".join(raws)
+        self._sizes.extend(map(len, raws))
+        return True
 
     def __init__(self) -> None:
         self._data, self._sizes = bytearray(), array("I")
@@ -155,7 +210,7 @@ class MergesSink:
         return None
 
     def finish(self) -> Merges:
-        return Merges(self._data, offsets(np.frombuffer(self._sizes, np.uint32)), self._fault)
+        return Merges(bytes(self._data), offsets(np.frombuffer(self._sizes, np.uint32)), self._fault)
 
 
 def _are_parts(parts: list[Any]) -> bool:

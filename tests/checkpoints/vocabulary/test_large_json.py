@@ -195,7 +195,7 @@ def test_odd_definitions_are_what_json_makes_of_them(text: str, piece: int, tmp_
 @pytest.mark.parametrize("piece", [1, 9, 1 << 18])
 def test_settings_with_a_table_of_added_tokens(piece: int, tmp_path: Path) -> None:
     path = tmp_path / "tokenizer_config.json"
-    document = {"added_tokens_decoder": {str(i): {"content": f"<{i}>"} for i in range(30)}, "chat_template": "{[\"],"}
+    document = {"added_tokens_decoder": {str(i): {"content": f"<{i}>"} for i in range(30)}, "chat_template": '{["],'}
     path.write_text(json.dumps(document), "utf-8")
     assert read_settings(path, piece) == document
     path.write_text('{"added_tokens_decoder": {"1": {}, "2": {}, "1": {}}}', "utf-8")
@@ -223,6 +223,6 @@ def test_lookups_and_order_of_what_was_packed(tmp_path: Path) -> None:
     assert "c" not in model["vocab"]
     assert "\ud800" not in model["vocab"]
     assert model["merges"][-1] == ("Ġ", "é")
-    assert list(model["merges"].spaced()) == ["a b", "Ġ é"]
+    assert list(model["merges"].spaced) == ["a b", "Ġ é"]
     path.write_text('{"model": {"merges": [["a", "b"], [" ", "c d"]]}}', "utf-8")
-    assert list(read_definition(path)["model"]["merges"].spaced()) == ["a b", "Ġ cĠd"]
+    assert list(read_definition(path)["model"]["merges"].spaced) == ["a b", "Ġ cĠd"]
