@@ -92,11 +92,11 @@ def make_tokenizer(folder: Path, kind: str, size: int, n_added: int, indented: b
         made = set(texts)
         merges += [(t[:1], t[1:]) for t in texts if len(t) > 3 and t[1:] in made]
         normalizer = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
-        first = None  # type: ignore[assignment]
+        first = {}
         model |= {"byte_fallback": True, "unk_token": "<unk>"}
     document = {
         "version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": normalizer,
-        "pre_tokenizer": first, "post_processor": None, "decoder": None,
+        "pre_tokenizer": first or None, "post_processor": None, "decoder": None,
         "model": {**model, "vocab": {t: i for i, t in enumerate(texts)}, "merges": [list(pair) for pair in merges]},
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
@@ -154,7 +154,7 @@ def size_of_tokenizer(folder: Path) -> int:
     """Return how many tokens a tokenizer.json has. Raises BenchError where there is none."""
     try:
         document = json.loads((folder / "tokenizer.json").read_text("utf-8"))
-        return 1 + max([*document["model"]["vocab"].values(), *(t["id"] for t in document["added_tokens"])])
+        return 1 + int(max([*document["model"]["vocab"].values(), *(t["id"] for t in document["added_tokens"])]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
         raise BenchError(f"{folder}: has no tokenizer.json of a BPE vocabulary ({e!r:.100})") from e
 

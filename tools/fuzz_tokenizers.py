@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -105,33 +106,35 @@ def _tokenizer_seeds() -> list[bytes]:
 
 
 def _compare_readers(folder: Path) -> None:
-    """The reader in pieces must refuse what `json` on the whole file refuses, and make the same of the rest."""
+    """Check that the reader in pieces refuses what `json` on the whole file refuses, and makes the same of the rest."""
     path = folder / "tokenizer.json"
     if not path.is_file():
         return
-    try:
-        whole = read_json(path)
-    except CheckpointError as e:
-        fault: CheckpointError | None = e
-    else:
-        fault = None
+    whole, fault = _read_or_fault(lambda: read_json(path))
     for piece in (1, 7, 64, PIECE):
-        try:
-            found = read_definition(path, piece)
-        except CheckpointError as e:
-            assert fault is not None, f"refused in pieces of {piece} alone: {e}"
+        found, told = _read_or_fault(lambda n=piece: read_definition(path, n))  # type: ignore[misc]
+        if found is None or whole is None:
+            assert found is whole, f"in pieces of {piece}: {told or 'read'}; as a whole: {fault or 'read'}"
             continue
-        assert fault is None, f"accepted in pieces of {piece} alone: {fault}"
         assert list(found) == list(whole)
         ours, theirs = found.get("model"), whole.get("model")
-        if isinstance(ours, dict) and isinstance(ours.get("vocab"), TrainedTokens):
-            if not ours["vocab"].fault:
-                expected = {text: max(-1, min(i, 1 << 62)) for text, i in theirs["vocab"].items()}
-                assert dict(ours["vocab"]) == expected
-            assert ours["vocab"].fault == any(type(i) is not int for i in theirs["vocab"].values())
-        if isinstance(ours, dict) and isinstance(ours.get("merges"), Merges) and ours["merges"].fault is None:
+        if not isinstance(ours, dict) or not isinstance(theirs, dict):
+            continue
+        vocab, merges = ours.get("vocab"), ours.get("merges")
+        if isinstance(vocab, TrainedTokens):
+            assert vocab.fault == any(type(i) is not int for i in theirs["vocab"].values())
+            if not vocab.fault:
+                assert dict(vocab) == {text: max(-1, min(i, 1 << 62)) for text, i in theirs["vocab"].items()}
+        if isinstance(merges, Merges) and merges.fault is None:
             pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in theirs["merges"]]
-            assert [list(pair) for pair in ours["merges"]] == pairs
+            assert list(map(list, merges)) == pairs
+
+
+def _read_or_fault(read: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any] | None, str]:
+    try:
+        return read(), ""
+    except CheckpointError as e:
+        return None, str(e)
 
 
 def _read_sentencepiece(folder: Path) -> None:

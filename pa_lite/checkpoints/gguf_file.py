@@ -237,7 +237,7 @@ def _field_parts(entry: Field, memo: Memo) -> Parts:
     if isinstance(entry.value, PackedTexts):
         return [start, entry.value.data]
     if isinstance(entry.value, PackedNumbers):
-        return [start, memoryview(np.ascontiguousarray(entry.value.values, code)).cast("B")]
+        return [start, np.ascontiguousarray(entry.value.values, code).data.cast("B")]
     if id(entry) not in memo:
         if item == _STRING:
             memo[id(entry)] = b"".join(map(_text_bytes, entry.value))

@@ -149,7 +149,7 @@ def pack_parts(data: bytes | bytearray, sizes: npt.NDArray[Any], lefts: npt.NDAr
         last_byte = first_byte + int(lengths.sum()) - spaces * len(lengths)
         batch[is_text] = parts[first_byte:last_byte]
         first_byte = last_byte
-        out += memoryview(batch)
+        out += batch.data
     return PackedTexts(bytes(out), offsets(sizes.astype(np.uint64) + np.uint64(_LENGTH + spaces)))
 
 

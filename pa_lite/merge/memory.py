@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pa_lite.checkpoints.remote import CONNECTIONS, RemoteFile
 from pa_lite.errors import InputError
-from pa_lite.machine import peak_bytes, resident_bytes
+from pa_lite.machine import resident_bytes
 from pa_lite.merge.plan import MergePlan
 from pa_lite.merge.readers import LEAST_READ_AHEAD, READ_AHEAD
 from pa_lite.merge.stream import BLOCK_VALUES
@@ -16,6 +16,7 @@ _CONNECTION_BYTES = 1 << 20  # a connection's own buffers and its thread
 _STACK = 1 << 18  # bytes of a thread's stack and of its part of the allocator
 _REST = 4 << 20  # bytes of what is imported and made while a merge runs: bars, journals, tables of quantisers
 _VARIATION = 1.02  # one run holds a little more than another
+_SURELY = 1.05  # what a user is told to allow must be enough for a run that has a bar to draw while it plans
 
 
 def thread_bytes(plan: MergePlan) -> int:
@@ -46,13 +47,13 @@ def is_streamed(plan: MergePlan) -> bool:
 def planned_bytes(plan: MergePlan, threads: int, read_ahead: int = LEAST_READ_AHEAD) -> int:
     """Return what the process will hold at its peak, an upper bound.
 
-    That is what it held at most until now, while the vocabularies were read, or what it holds now with the plan in it,
-    and the buffers. The header is written from the plan's own memory. Where inputs are streamed, `read_ahead` bytes and
+    That is what it held at most while the vocabularies were read, or what it holds now, with the plan in it, and the
+    buffers. The header is written from the plan's own memory. Where inputs are streamed, `read_ahead` bytes and
     what their connections take belong to it.
     """
     fetched = read_ahead + CONNECTIONS * _CONNECTION_BYTES if is_streamed(plan) else 0
     merging = resident_bytes() + threads * thread_bytes(plan) + fetched
-    return int(max(peak_bytes(), merging) * _VARIATION) + _REST
+    return int(max(plan.peak, merging) * _VARIATION) + _REST
 
 
 @dataclass(frozen=True)
@@ -74,5 +75,5 @@ def check_memory(plan: MergePlan, threads: int, max_memory: int) -> MemoryUse:
         left = max_memory - planned_bytes(plan, n)
         if left >= 0:
             return MemoryUse(n, min(READ_AHEAD, LEAST_READ_AHEAD + left))
-    needed = math.ceil(planned_bytes(plan, 1) / 1e6)
+    needed = math.ceil(_SURELY * planned_bytes(plan, 1) / 1e6)
     raise InputError(f"--max-memory {max_memory / 1e6:.0f}M is too little: this merge needs {needed}M.")

@@ -98,7 +98,9 @@ def _copied_prefix(files: TokenizerFiles) -> bool | None:
 
 
 def _byte_level(files: TokenizerFiles) -> tuple[TokenTable, Metadata, Metadata]:
-    table, merges = read_byte_level_bpe(files)
+    # of tokenizer.json alone, which both sides of a pair mostly have in common
+    key = ("byte-level", files.digest, files.size, files.architecture)
+    table, merges = files.seen.made(key, lambda: read_byte_level_bpe(files))
     out = _token_lists("gpt2", pre_tokenizer(files), table)
     out["tokenizer.ggml.merges"] = array("STRING", merges)
     prefix = _copied_prefix(files)
@@ -118,7 +120,11 @@ def _space_prefix(files: TokenizerFiles, prefixes: bool) -> bool | None:
 
 
 def _sentencepiece(files: TokenizerFiles) -> tuple[TokenTable, Metadata, Metadata]:
-    table, prefixes = from_model(files) if (files.folder / MODEL).is_file() else from_definition(files)
+    if (files.folder / MODEL).is_file():
+        table, prefixes = from_model(files)
+    else:
+        key = ("sentencepiece", files.digest, files.size, files.architecture)
+        table, prefixes = files.seen.made(key, lambda: from_definition(files))
     out = _token_lists("llama", "default", table)
     out["tokenizer.ggml.scores"] = array("FLOAT32", table.scores)
     prefix = _space_prefix(files, prefixes)

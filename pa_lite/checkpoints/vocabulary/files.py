@@ -10,9 +10,17 @@ from typing import Any
 
 from pa_lite.checkpoints.remote import size_of
 from pa_lite.checkpoints.safetensors_file import MAX_JSON, json_errors, read_json
-from pa_lite.checkpoints.vocabulary.large_json import PIECE, ListSink, NothingSink, ObjectSink, read_large_json
+from pa_lite.checkpoints.vocabulary.large_json import (
+    PIECE,
+    Cut,
+    ListSink,
+    NothingSink,
+    ObjectSink,
+    Sink,
+    read_large_json,
+)
 from pa_lite.checkpoints.vocabulary.sentencepiece_model import SentencePieceModel, read_sentencepiece
-from pa_lite.checkpoints.vocabulary.tokens import MAX_TOKENS, Floats, looks_special
+from pa_lite.checkpoints.vocabulary.tokens import MAX_TOKENS, looks_special
 from pa_lite.checkpoints.vocabulary.trained import Merges, MergesSink, TokensSink, TrainedTokens
 from pa_lite.errors import CheckpointError
 
@@ -34,13 +42,14 @@ class Seen:
     def __init__(self) -> None:
         self._definition: tuple[bytes, dict[str, Any]] | None = None  # of each the last one: two take twice the memory
         self._model: tuple[bytes, SentencePieceModel] | None = None
-        self._scores: tuple[bytes, Floats] | None = None
+        self._made: tuple[tuple[object, ...], Any] | None = None
 
-    def scores(self, digest: bytes, compute: Callable[[], Floats]) -> Floats:
-        """Return the scores, [n], that are computed of the tokenizer.json with this digest."""
-        if self._scores is None or self._scores[0] != digest:
-            self._scores = digest, compute()
-        return self._scores[1]
+    def made(self, key: tuple[object, ...], compute: Callable[[], Any]) -> Any:
+        """Return what `compute` makes, once for equal keys that follow each other."""
+        if self._made is None or self._made[0] != key:
+            self._made = None
+            self._made = key, compute()
+        return self._made[1]
 
     def definition(self, path: Path) -> tuple[bytes, dict[str, Any]]:
         """Return a tokenizer.json as `read_definition` does, not to be changed, behind what its content is known by."""
@@ -163,7 +172,7 @@ def read_definition(path: Path, piece: int = PIECE) -> dict[str, Any]:
     """
     if not path.is_file():
         return {}
-    cuts = {
+    cuts: dict[Cut, Sink] = {
         (("model", "vocab"), b"{"): TokensSink(), (("model", "vocab"), b"["): NothingSink(),
         (("model", "merges"), b"["): MergesSink(), (("added_tokens",), b"["): ListSink(),
     }  # fmt: skip

@@ -31,8 +31,7 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 _LETTERS = {b"\\\\": b"\\", b'\\"': b'"', b"\\n": b"\n", b"\\t": b"\t", b"\\r": b"\r", b"\\/": b"/",
             b"\\b": b"\b", b"\\f": b"\f"}  # fmt: skip
 _ESCAPES = {escape: bytes([0xF8 + i]) for i, escape in enumerate(_LETTERS)}
-_STAND_INS = b"".join(_ESCAPES.values())
-_ESCAPED = bytes.maketrans(_STAND_INS, b"".join(_LETTERS.values()))
+_ESCAPED = bytes.maketrans(b"".join(_ESCAPES.values()), b"".join(_LETTERS.values()))
 _CONTROLS = bytes(range(32))
 _CLOSERS = {b"[": b"]", b"{": b"}"}
 Cut = tuple[tuple[str, ...], bytes]  # the keys that lead to a value, one or two, and how it opens: b"[" or b"{"
@@ -223,13 +222,15 @@ class _Document:
 
     def _add_run(self, sink: Sink, opener: bytes) -> bool:
         """Parse items up to a comma near the window's end, fast; False where that is not possible."""
-        end = _last_comma(self._window, self._at, opener == b"[")
+        is_list = opener == b"["
+        end = _last_comma(self._window, self._at, is_list)
+        if end > self._at and sink.add_text(self._window[self._at : end]):
+            self._at = end + 1
+            return True
+        end = _last_comma(self._window, self._at, is_list, surely=True)
         if end <= self._at:
             return False
         text = (opener + self._window[self._at : end] + _CLOSERS[opener]).decode("utf-8")
-        if sink.add_text(self._window[self._at : end]):
-            self._at = end + 1
-            return True
         try:
             items = STRICT.decode(text)
         except json.JSONDecodeError:
@@ -261,15 +262,18 @@ class _Document:
             if held > _LONGEST_ITEM:
                 raise ValueError(f"it has an entry that is broken or longer than {_LONGEST_ITEM} bytes")
             if not self._more(held):
-                raise ValueError(f"{fault} at byte {self._offset + self._at + len(text[:end].encode('utf-8'))}")
+                raise ValueError(f"{fault}, in the entry at byte {self._offset + self._at}")
 
 
 def strings_of(text: bytes) -> tuple[list[bytes], list[bytes]] | None:
     """Return (what is before, between and after the strings of a JSON text in UTF-8, the strings); None if unsure.
 
-    A fast twin of the parser, for texts without escapes of more than one letter.
+    A fast twin of the parser, for texts without escapes of more than one letter. Raises UnicodeDecodeError for strings
+    that are not UTF-8.
     """
-    if b"\\" in text:
+    has_escapes = b"\\" in text
+    if has_escapes:
+        text.decode("utf-8")  # no stand-in is in it
         for escape, stand_in in _ESCAPES.items():
             text = text.replace(escape, stand_in)
         if b"\\" in text:
@@ -278,10 +282,12 @@ def strings_of(text: bytes) -> tuple[list[bytes], list[bytes]] | None:
     strings = parts[1::2]
     if len(parts) % 2 == 0 or not strings:
         return None
-    if len(b"".join(strings).translate(None, _CONTROLS)) != sum(map(len, strings)):
+    joined = b'"'.join(strings)
+    if len(joined.translate(None, _CONTROLS)) != len(joined):
         return None
-    if len(text.translate(None, _STAND_INS)) != len(text):
-        strings = [string.translate(_ESCAPED) for string in strings]
+    if has_escapes:
+        return parts[::2], [string.translate(_ESCAPED) for string in strings]
+    joined.decode("utf-8")
     return parts[::2], strings
 
 
@@ -293,10 +299,11 @@ def _name(token: bytes) -> str:
         return ""
 
 
-def _last_comma(window: bytes, start: int, is_list: bool) -> int:
+def _last_comma(window: bytes, start: int, is_list: bool, surely: bool = False) -> int:
     """Where a comma between two items stands, as late in the window as that is easily found; -1 if nowhere.
 
-    Whether it is in a string the number of quotation marks before it tells. In a list of lists it follows a bracket.
+    In a list of lists it follows a bracket. Whether it is in a string the number of quotation marks before it tells,
+    which only `surely` counts.
     """
     of_lists = is_list and window[start : start + 64].lstrip()[:1] == b"["
     end = len(window)
@@ -306,6 +313,8 @@ def _last_comma(window: bytes, start: int, is_list: bool) -> int:
             return -1
         if of_lists and window[max(start, end - 64) : end].rstrip()[-1:] != b"]":
             continue
+        if not surely:
+            return end
         bare = window[start:end].replace(b"\\\\", b"").replace(b'\\"', b"")
         if bare.count(b'"') % 2 == 0:
             return end

@@ -92,7 +92,7 @@ def from_definition(files: TokenizerFiles) -> tuple[TokenTable, bool]:
     texts = list(trained.all_encoded())
     kinds = np.full(len(texts), NORMAL, np.int32)
     merges = merge_pairs(files)
-    scores = files.seen.scores(files.digest, lambda: merge_scores(texts, merges)).copy()
+    scores = merge_scores(texts, merges)
     for i, text in enumerate(texts):
         if len(text) == _BYTE_LENGTH and _BYTE_TEXT.fullmatch(text):
             kinds[i], scores[i] = BYTE, 0.0

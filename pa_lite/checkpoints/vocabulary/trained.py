@@ -20,6 +20,7 @@ _MOST_ID = 1 << 62
 
 
 _SPACES, _DIGITS = b" \t\n\r", b"0123456789"
+_NO_SPACES = bytes(b for b in range(255) if b != ord(" "))
 _MOST_DIGITS = 18  # of an id that fits its place; no vocabulary comes near
 _SPLIT_NUMBER = re.compile(rb"[0-9][ \t\n\r]+[0-9]")
 _ZERO_FIRST = re.compile(rb":0[0-9]")
@@ -30,6 +31,8 @@ _IS_PAIR_END = re.compile(rb"[ \t\n\r]*\[[ \t\n\r]*,[ \t\n\r]*\][ \t\n\r]*")
 
 def _all_are(kind: re.Pattern[bytes], texts: list[bytes]) -> bool:
     """Whether texts, mostly the same few, are all of a kind."""
+    if len(texts) > 1 and set(map(len, texts)) == {len(texts[0])} and b"".join(texts) == texts[0] * len(texts):
+        texts = texts[:1]
     return all(map(kind.fullmatch, set(texts)))
 
 
@@ -177,10 +180,10 @@ class MergesSink:
         else:
             if others[-1].strip(_SPACES) or not _all_are(_IS_COMMA, others[1:-1]):
                 return False
-            pairs = [raw.split(b" ") for raw in raws]
-            if set(map(len, pairs)) != {2}:
+            joined = b"\xff".join(raws)
+            if joined.translate(None, _NO_SPACES) != (b" \xff" * len(raws))[:-1]:
                 return False
-            raws = list(chain.from_iterable(pairs))
+            raws = joined.replace(b"\xff", b" ").split(b" ")
         if not all(raws):
             return False
         self._data += b"".join(raws)

@@ -26,6 +26,7 @@ def test_what_is_written_is_read(
     path = tmp_path_factory.mktemp("m") / "tokenizer.model"
     path.write_bytes(sentencepiece_model(facts, dummy_prefix=prefix))
     got = read_sentencepiece(path)
+    assert read_sentencepiece(path, plain=False).pieces == got.pieces
     assert got.pieces == [Piece(str(t), float(np.float32(s)), k) for t, s, k in facts]
     assert got.add_dummy_prefix is prefix
 
