@@ -98,9 +98,7 @@ def _copied_prefix(files: TokenizerFiles) -> bool | None:
 
 
 def _byte_level(files: TokenizerFiles) -> tuple[TokenTable, Metadata, Metadata]:
-    # of tokenizer.json alone, which both sides of a pair mostly have in common
-    key = ("byte-level", files.digest, files.size, files.architecture)
-    table, merges = files.seen.made(key, lambda: read_byte_level_bpe(files))
+    table, merges = files.seen.made(("byte-level", *files.known_by), lambda: read_byte_level_bpe(files))
     out = _token_lists("gpt2", pre_tokenizer(files), table)
     out["tokenizer.ggml.merges"] = array("STRING", merges)
     prefix = _copied_prefix(files)
@@ -123,8 +121,7 @@ def _sentencepiece(files: TokenizerFiles) -> tuple[TokenTable, Metadata, Metadat
     if (files.folder / MODEL).is_file():
         table, prefixes = from_model(files)
     else:
-        key = ("sentencepiece", files.digest, files.size, files.architecture)
-        table, prefixes = files.seen.made(key, lambda: from_definition(files))
+        table, prefixes = files.seen.made(("sentencepiece", *files.known_by), lambda: from_definition(files))
     out = _token_lists("llama", "default", table)
     out["tokenizer.ggml.scores"] = array("FLOAT32", table.scores)
     prefix = _space_prefix(files, prefixes)

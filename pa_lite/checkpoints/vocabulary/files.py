@@ -92,6 +92,12 @@ class TokenizerFiles:
         return self.folder / (DEFINITION if self.definition else MODEL)
 
     @property
+    def known_by(self) -> tuple[object, ...]:
+        """What tokenizer.json's tokens are made of: the same for both sides of most pairs."""
+        added = hashlib.sha256(repr(self.added_tokens()).encode("utf-8")).digest()
+        return self.digest, added, self.size, self.architecture
+
+    @property
     def model(self) -> Mapping[str, Any]:
         """tokenizer.json's vocabulary and merges."""
         return self.definition.get("model") or {}

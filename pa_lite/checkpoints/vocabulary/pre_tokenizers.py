@@ -14,7 +14,7 @@ import importlib.util
 import json
 import logging
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,7 @@ from pa_lite.limited import LimitedProcess
 _log = logging.getLogger(__name__)
 _WORKER = "pa_lite.checkpoints.vocabulary.fingerprint_worker"
 _SECONDS, _MEMORY = 20, 1 << 29  # of processor time, and bytes: far more than the check text takes
+_PLAIN_TOKEN = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
 _SHORT = 24  # bytes of a token that is looked up, and not searched for
 _CHARACTER = 4  # bytes of UTF-8 at most; texts of several characters that are as short do no harm
 _SMALLEST = 8192  # tokens; no vocabulary that is listed has so few
@@ -84,7 +85,7 @@ def _by_fingerprint(files: TokenizerFiles) -> str | None:
     if files.size < _SMALLEST or importlib.util.find_spec("tokenizers") is None:
         return None
     try:
-        found, bare = map(FINGERPRINTS.get, _fingerprints(_Definition(files.digest, weakref.ref(files))))
+        found, bare = map(FINGERPRINTS.get, _fingerprints(_Definition(files.known_by, weakref.ref(files))))
     except (EngineError, CheckpointError) as e:
         _log.debug("%s: tokenizers cannot encode with it: %s", files.where, e)
         return None
@@ -95,7 +96,7 @@ def _by_fingerprint(files: TokenizerFiles) -> str | None:
 class _Definition:
     """A tokenizer.json: equal to any of the same content, wherever it lies. What was read of it is not kept alive."""
 
-    digest: bytes
+    known_by: tuple[object, ...]
     files: weakref.ref[TokenizerFiles] = field(compare=False)
 
 
@@ -126,19 +127,22 @@ def check_ids(files: TokenizerFiles) -> list[list[int]]:
     small = {raw: i for raw, i in _with_ids(trained) if len(raw) <= _CHARACTER or raw == unknown or _is_byte(raw)}
     with LimitedProcess(_WORKER, _MEMORY) as process:
 
-        def ask(vocab: Mapping[bytes, int], merges: list[list[str]]) -> dict[str, Any]:
+        def ask(vocab: Mapping[bytes, int], merges: Sequence[object]) -> dict[str, Any]:
             ids = {raw.decode(): i for raw, i in vocab.items()}
             part = {**files.definition, "model": {**model, "vocab": {**ids, **added}, "merges": merges}}
+            part["added_tokens"] = [{**_PLAIN_TOKEN, **entry} for entry in part.get("added_tokens") or []]
             return process.ask({"definition": json.dumps(part), "text": CHECK_TEXT}, _SECONDS)
 
         text = "".join(ask(small, [])["tokens"]).encode()
         runs = {text[i : i + n] for n in range(1, _SHORT + 1) for i in range(len(text))}
         kept = {**small, **{raw: i for raw, i in _with_ids(trained) if raw in (runs if len(raw) <= _SHORT else text)}}
-        merges: list[list[str]] = []
+        pairs: list[list[str]] = []
         for made, lefts in merge_pairs(files).batches():
             found = ((raw[:left], raw[left:]) for raw, left in zip(made, lefts, strict=True) if raw in kept)
-            merges += [[a.decode(), b.decode()] for a, b in found if a in kept and b in kept]
-        ids: list[list[int]] = ask(kept, merges)["ids"]
+            pairs += [[a.decode(), b.decode()] for a, b in found if a in kept and b in kept]
+        # older releases of `tokenizers` read only merges with a space between
+        is_plain = not any(" " in part for pair in pairs for part in pair)
+        ids: list[list[int]] = ask(kept, [" ".join(pair) for pair in pairs] if is_plain else pairs)["ids"]
         return ids
 
 

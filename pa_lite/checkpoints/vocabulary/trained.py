@@ -37,10 +37,7 @@ def _all_are(kind: re.Pattern[bytes], texts: list[bytes]) -> bool:
 
 
 class TrainedTokens(Mapping[str, int]):
-    """Tokens by text, read-only: text -> id, in the file's order. `ids` int64 [n]; `fault` where one is not an id.
-
-    Looking one up takes a scan of all; iterate, or use `all_encoded`, for more than a few.
-    """
+    """Tokens by text, read-only: text -> id, in the file's order. `ids` int64 [n]; `fault` where one is not an id."""
 
     def __init__(self, data: bytes, starts: Offsets, ids: npt.NDArray[np.int64], fault: bool) -> None:
         self._data, self._starts, self.ids, self.fault = data, starts, ids, fault
@@ -62,12 +59,22 @@ class TrainedTokens(Mapping[str, int]):
     def __iter__(self) -> Iterator[str]:
         return (raw.decode("utf-8") for raw in self.all_encoded())
 
+    @functools.cached_property
+    def _by_hash(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """The texts' hashes in order, and whose each is."""
+        hashes = np.fromiter(map(hash, self.all_encoded()), np.int64, len(self))
+        order = np.argsort(hashes)
+        return hashes[order], order
+
     def __getitem__(self, text: str) -> int:
         raw = text.encode("utf-8", "surrogatepass")
-        for i in np.flatnonzero(np.diff(self._starts) == len(raw)).tolist():
-            start = int(self._starts[i])
-            if self._data[start : start + len(raw)] == raw:
+        hashes, order = self._by_hash
+        first = int(np.searchsorted(hashes, hash(raw)))
+        while first < len(hashes) and hashes[first] == hash(raw):
+            i = int(order[first])
+            if self._data[int(self._starts[i]) : int(self._starts[i + 1])] == raw:
                 return int(self.ids[i])
+            first += 1
         raise KeyError(text)
 
 
@@ -92,6 +99,11 @@ class Merges(Sequence[tuple[str, str]]):
         first = 2 * (i % len(self))
         a, b, c = self._starts[first : first + 3].tolist()
         return self._data[a:b].decode("utf-8"), self._data[b:c].decode("utf-8")
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        for made, lefts in self.batches():
+            for raw, left in zip(made, lefts, strict=True):
+                yield raw[:left].decode("utf-8"), raw[left:].decode("utf-8")
 
     def batches(self) -> Iterator[tuple[list[bytes], list[int]]]:
         """Yield lists of what the merges make, left + right as UTF-8, and of how long the left part of each is."""
