@@ -88,7 +88,7 @@ def test_memory_follows_the_file(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.model"
     path.write_bytes(piece() * 1000 + b"\x0a\xff\xff\xff\xff\x07")
     tracemalloc.start()
-    with pytest.raises(CheckpointError, match="tells of 2147483647 bytes"):
+    with pytest.raises(CheckpointError, match="a field has 2147483647 bytes"):
         read_sentencepiece(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
