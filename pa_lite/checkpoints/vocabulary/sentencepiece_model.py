@@ -143,14 +143,15 @@ class _Pieces:
         """Check and return them. Raises ValueError for a piece with an impossible text, score or type."""
         _check_utf8(self.texts)
         places, types = np.array(self._scores, np.int64), np.array(self._types, np.int32)
-        raw = np.frombuffer(data, np.uint8)[np.maximum(places, 0)[:, None] + np.arange(4)]
-        scores = np.where(places < 0, np.float32(0), raw.view("<f4")[:, 0])
+        scores = np.zeros(len(places), np.float32)
+        raw = np.frombuffer(data, np.uint8)[places[places >= 0][:, None] + np.arange(4)]
+        scores[places >= 0] = raw.view("<f4")[:, 0]
         empty = np.fromiter(map(len, self.texts), np.int64, len(self.texts)) == 0
         broken = np.flatnonzero(empty | ~np.isfinite(scores) | (types < 1) | (types > 6))
         if len(broken):
             i = broken[0]
             raise ValueError(f"piece {self.texts[i].decode()!r} has score {scores[i]} and type {types[i]}")
-        return SentencePieceModel(self.texts, scores.astype(np.float32), types, prefix)
+        return SentencePieceModel(self.texts, scores, types, prefix)
 
 
 def _check_utf8(texts: list[bytes]) -> None:

@@ -66,6 +66,7 @@ def piece(text: bytes = b"a", score: bytes = b"\0\0\0\0", kind: int = 1) -> byte
     [
         (b"", "has no pieces"),
         (piece(b""), "piece ''"),
+        (b"\x0a\x00", "piece '' has score 0.0 and type 1"),
         (piece(b"\xff"), "can't decode byte 0xff"),
         (piece(score=b"\0\0\xc0\x7f"), "score nan"),
         (piece(kind=7), "type 7"),
