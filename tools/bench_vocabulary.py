@@ -30,7 +30,6 @@ MADE = {
     "byte-level 201k": ("byte-level", 201_088, 21, True),
     "sentencepiece 256k, tokenizer.json": ("sentencepiece", 262_144, 6_242, True),
     "sentencepiece 256k, tokenizer.model": ("model", 256_000, 249, True),
-    "added 64k": ("byte-level", 193_800, 65_544, True),
 }
 # prints what the process held at most when it is done
 _PROGRAM = """
