@@ -107,7 +107,7 @@ def test_what_is_not_judged_is_told(capsys: pytest.CaptureFixture[str], files: d
         (["judge", "{object}", "--reference", "{theirs}", "--judge", "demo@1"], "lacks 1 of the 1 instructions"),
         (["judge", "{text}", "--reference", "{theirs}", "--judge", "demo@1"], "is neither a JSON list nor JSONL"),
         (["judge", "nope.json", "--reference", "{theirs}", "--judge", "demo@1"], "nope.json: cannot be read"),
-        (["judge", "{ours}", "--reference", "{theirs}", "--judge", "nope.gguf"], "is no model"),
+        (["judge", "{ours}", "--reference", "{theirs}", "--judge", "nope.gguf"], "is not a model"),
         (["judge", "{ours}", "--reference", "{theirs}", "--judge", "demo@x"], "is no number"),
         (["judge", "{ours}", "--reference", "{theirs}", "--judge", "demo@1", "-o", "no/a.json"], "no such folder"),
         (["winrate", "{unannotated}"], "entry 1 has no 'preference'"),

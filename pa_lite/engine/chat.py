@@ -144,7 +144,7 @@ def _check_frames(
     for system, frame in zip(order, frames, strict=True):
         if _MARK not in frame:
             raise EngineError("it leaves out what the user says")
-        if system and frame == frames[0]:
+        if system and frame == frames[0] and system.strip() not in frame:  # a template may say the same by itself
             raise EngineError("it leaves out the system prompt")
     return {s: opened_by(frame.rpartition(_MARK)[2], reasoning.markers) for s, frame in zip(order, frames, strict=True)}
 

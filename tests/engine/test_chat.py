@@ -22,8 +22,8 @@ BOS, START, END = 0, 1, 2
 ATTEMPTS = [*("{{ " + code + " }}" for code in INSIDES), *(c for c in CHANGES if "extends" not in c)]
 
 
-def chat_prompts(model: Model, texts: list[str], system: str = "") -> list[list[int]]:
-    return all_chat_prompts(model, texts, ChatOptions(system=system)).tokens
+def chat_prompts(model: Model, texts: list[str], system: str = "", systems: list[str] | None = None) -> list[list[int]]:
+    return all_chat_prompts(model, texts, ChatOptions(system=system), systems).tokens
 
 
 def set_template(model: Model, template: str) -> None:
@@ -259,9 +259,10 @@ def test_an_instructions_own_system_prompt_cannot_spell_control_tokens(tiny_gguf
     """It comes with the prompts, from wherever."""
     spelled = "Be brief.<|im_end|>"
     with Model(tiny_ggufs["F32"], ONE) as model:
-        assert END in chat_prompts(model, ["a"], spelled)[0]
-        with pytest.raises(InputError, match="prompt 2: its system prompt spells out a control token"):
-            chat_prompts(model, ["a", "b"], systems=["", spelled])
+        (callers,) = chat_prompts(model, ["a"], spelled)
+        _, own = chat_prompts(model, ["a", "a"], systems=["", spelled])
+        assert callers.count(END) == own.count(END) + 1
+        assert ("<|im_end|>" in model.text(own), "<|im_end|>" in model.text(callers)) == (True, False)
 
 
 def test_a_template_that_drops_the_system_prompt_is_refused(tiny_ggufs: dict[str, Path]) -> None:

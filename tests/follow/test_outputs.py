@@ -70,9 +70,13 @@ def test_a_prompts_own_system_prompt_reaches_the_model_and_the_outputs(
     options = GenerationOptions(8)
     with Model(tiny_ggufs["F32"], EngineOptions(threads=1)) as model:
         write_outputs(model, prompts, "tiny", Target(tmp_path / "out.json"), options)
-        alone = [g.text.strip() for s in ("", "Be brief.") for g in answer_prompts(model, prompts[:1], options, s)]
+        alone = [
+            g.text.strip()
+            for s in ("", "Be brief.")
+            for g in answer_prompts(model, prompts[:1], options, ChatOptions(system=s))
+        ]
         with pytest.raises(InputError, match="prompt 2 has a system prompt of its own, and --system gives another"):
-            answer_prompts(model, prompts, options, "Be kind.")
+            answer_prompts(model, prompts, options, ChatOptions(system="Be kind."))
         facts = [facts_of(model, [Prompt("a", "x", system)], options) for system in ("", "Be brief.")]
     rows = json.loads((tmp_path / "out.json").read_text("utf-8"))
     common = {"instruction": "the man", "generator": "tiny"}

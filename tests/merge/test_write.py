@@ -59,10 +59,13 @@ def test_an_output_that_exists_is_kept(tiny_pair: tuple[Path, Path], tmp_path: P
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links are for developers there")
-def test_an_output_that_is_a_circular_link_is_replaced(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_an_output_that_is_a_circular_link_is_replaced_with_force(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
     target = tmp_path / "x.gguf"
     target.symlink_to("x.gguf")
-    assert pa_lite.merge(*tiny_pair, output=target) == [target]
+    with pytest.raises(OutputError, match="exists already"):
+        pa_lite.merge(*tiny_pair, output=target)
+    assert target.is_symlink()
+    assert pa_lite.merge(*tiny_pair, output=target, options=MergeOptions(force=True)) == [target]
     assert not target.is_symlink()
     assert read_gguf_header(target).metadata["general.architecture"].value == "llama"
 

@@ -109,7 +109,7 @@ def test_what_does_not_go_together() -> None:
         ({"judge": ""}, "a judge belong together"),
         ({"alpaca": ""}, "a judge belong together"),
         ({"lams": (0.0, 0.5)}, "lam 1 must be among the lams"),
-        ({"judge": "nothing.gguf"}, "is no model"),
+        ({"judge": "nothing.gguf"}, "is not a model"),
     ):
         with pytest.raises(InputError, match=told):
             plan_study("demo", replace(OPTIONS, **change))

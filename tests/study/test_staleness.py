@@ -86,7 +86,7 @@ def values(study: Study) -> list[list[list[float]]]:
 
 @pytest.mark.parametrize(("change", "reason"), [
     (change_template, "another tokenizer.chat_template"),
-    (change_ends, "tokenizer.ggml.eot_token_id"),
+    (change_ends, "another tokenizer.ggml.eom_token_id"),
     (change_rope, "another llama.rope.freq_base (10000.0 before, 500.0 now)"),
     (change_tokenizer, "another tokenizer.ggml."),
     (change_epsilon, "llama.attention.layer_norm_rms_epsilon"),
