@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import struct
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pa_lite.checkpoints import gguf_file
-from pa_lite.checkpoints.gguf_file import gguf_header, gguf_header_bytes, read_gguf_header
+from pa_lite.checkpoints.gguf_file import HeaderBytes, gguf_header, gguf_header_bytes, read_gguf_header
 from pa_lite.checkpoints.packed import PackedNumbers, PackedTexts, pack_texts
 from pa_lite.checkpoints.source import Field, array
 from pa_lite.errors import CheckpointError
@@ -121,7 +122,8 @@ def test_a_header_in_parts_is_compared_like_one_piece() -> None:
     assert [header.start(n) for n in (0, 3, 4, 5, 4096, len(whole), len(whole) + 1)] == [
         whole[:n] for n in (0, 3, 4, 5, 4096, len(whole), len(whole) + 1)
     ]
-    assert header.begins(io.BytesIO(whole)) and header.begins(io.BytesIO(whole + b"data"))
+    assert header.begins(io.BytesIO(whole))
+    assert header.begins(io.BytesIO(whole + b"data"))
     assert not header.begins(io.BytesIO(whole[:-1]))
     for i in (0, 4, 1 << 18, len(whole) - 1):
         assert not header.begins(io.BytesIO(whole[:i] + bytes([whole[i] ^ 1]) + whole[i + 1 :]))
