@@ -40,15 +40,15 @@ def parse_json(text: str | bytes, nan: bool = False) -> Any:
         numbers: dict[str, Any] = {} if nan else {"parse_float": _finite, "parse_constant": _constant}
         value = json.loads(text, object_pairs_hook=_object, parse_int=_whole, **numbers)
     except RecursionError:
-        raise _too_deep() from None
+        raise too_deep() from None
     except json.JSONDecodeError as e:  # how deep Python gets before it gives up differs between versions
         if _is_too_deep(e.doc, e.pos):
-            raise _too_deep() from None
+            raise too_deep() from None
         raise
     if text.count("[") + text.count("{") > _DEEPEST:
-        _check_depth(value)
-    if _HALF.search(text):
-        _check_characters(value)
+        check_depth(value)
+    if has_lone_surrogate(text):
+        check_characters(value)
     return value
 
 
@@ -64,12 +64,12 @@ def parse_toml(text: str | bytes) -> dict[str, Any]:
     try:
         document: dict[str, Any] = tomllib.loads(text)
     except RecursionError:
-        raise _too_deep() from None
+        raise too_deep() from None
     except tomllib.TOMLDecodeError:
         raise
     except ValueError:  # what Python says of it speaks to programmers
         raise ValueError(f"it has a number of more than {_MOST_DIGITS} digits") from None
-    _check_depth(document)
+    check_depth(document)
     return document
 
 
@@ -99,7 +99,8 @@ def _constant(text: str) -> float:
     raise ValueError(f"it has {text} where a number must stand")
 
 
-def _too_deep() -> ValueError:
+def too_deep() -> ValueError:
+    """Return the error for nesting beyond what any known file has."""
     return ValueError(f"it is nested more than {_DEEPEST} deep")
 
 
@@ -113,9 +114,20 @@ def _is_too_deep(text: str, end: int) -> bool:
     return False
 
 
-def _check_depth(value: Any) -> None:
+# for parts of a document that another reader cuts it into: as strict as `parse_json` with `nan`, depth and characters
+# aside, which `check_depth` and `check_characters` check
+STRICT = json.JSONDecoder(object_pairs_hook=_object, parse_int=_whole)
+
+
+def has_lone_surrogate(text: str) -> bool:
+    """Return whether a JSON text may spell one half of a character beyond 16 bits, which is not Unicode."""
+    return _HALF.search(text) is not None
+
+
+def check_depth(value: Any, outside: int = 0) -> None:
+    """Raise ValueError for lists and objects more than 64 deep; the value itself is in `outside` others."""
     level = [value]
-    for _ in range(_DEEPEST):
+    for _ in range(_DEEPEST - outside):
         level = [
             child
             for parent in level
@@ -125,10 +137,11 @@ def _check_depth(value: Any) -> None:
         ]
         if not level:
             return
-    raise _too_deep()
+    raise too_deep()
 
 
-def _check_characters(value: Any) -> None:
+def check_characters(value: Any) -> None:
+    """Raise ValueError for a value with a lone surrogate in a string."""
     try:
         json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError as e:

@@ -20,6 +20,7 @@ import bench_generate
 import bench_merge
 import bench_score
 import bench_study
+import bench_vocabulary
 
 from pa_lite.errors import PaLiteError
 
@@ -30,6 +31,7 @@ COMMANDS = {
     "merge": (bench_merge, "merging, against the disk, llama.cpp and mergekit"),
     "score": (bench_score, "few-shot scoring, against llama.cpp and llama-cpp-python"),
     "study": (bench_study, "a sweep, against separate commands; lams in memory, against files"),
+    "vocabulary": (bench_vocabulary, "memory and time of whole vocabularies, against --max-memory and the estimate"),
 }
 
 

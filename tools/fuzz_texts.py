@@ -14,6 +14,7 @@ from fuzz_gguf import damage, some_text
 from fuzz_json import JsonMutator, LinesMutator, TomlMutator, Words
 from fuzz_oracle import Target, whole
 
+from pa_lite.checkpoints.gguf_file import HeaderBytes
 from pa_lite.checkpoints.pairs import models_folder, read_pairs
 from pa_lite.engine.answer_text import Generation
 from pa_lite.follow.alpaca import load_length_data
@@ -234,7 +235,7 @@ def _read_journals(folder: Path) -> None:
             journal.results_as(Generation)
             for i in journal.missing:
                 journal.add(i, {"text": "new"})
-    partial = PartialFile(folder / "m.gguf", _HEADER, _SIZE, _DIGEST, resume=True)
+    partial = PartialFile(folder / "m.gguf", HeaderBytes((_HEADER,)), _SIZE, _DIGEST, resume=True)
     try:
         partial.open()
         assert (folder / ".m.gguf.part").stat().st_size == _SIZE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -15,7 +16,11 @@ from fuzz_oracle import Target, whole
 from pa_lite.checkpoints.gguf_file import gguf_header_bytes
 from pa_lite.checkpoints.safetensors_file import read_json
 from pa_lite.checkpoints.vocabulary import pre_tokenizers, read_vocabulary
+from pa_lite.checkpoints.vocabulary.files import read_definition
+from pa_lite.checkpoints.vocabulary.large_json import PIECE
 from pa_lite.checkpoints.vocabulary.sentencepiece_model import read_sentencepiece
+from pa_lite.checkpoints.vocabulary.trained import Merges, TrainedTokens
+from pa_lite.errors import CheckpointError
 
 _TOKENIZER_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "added_tokens.json",
                     "generation_config.json", "chat_template.jinja", "chat_template.json")  # fmt: skip
@@ -100,8 +105,48 @@ def _tokenizer_seeds() -> list[bytes]:
     return [pack(files, _TOKENIZER_FILES) for files in together]
 
 
+def _compare_readers(folder: Path) -> None:
+    """Check that the reader in pieces refuses what `json` on the whole file refuses, and makes the same of the rest."""
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        return
+    whole, fault = _read_or_fault(lambda: read_json(path))
+    for piece in (1, 7, 64, PIECE):
+        found, told = _read_or_fault(lambda n=piece: read_definition(path, n))  # type: ignore[misc]
+        if found is None or whole is None:
+            assert found is whole, f"in pieces of {piece}: {told or 'read'}; as a whole: {fault or 'read'}"
+            continue
+        assert list(found) == list(whole)
+        ours, theirs = found.get("model"), whole.get("model")
+        if not isinstance(ours, dict) or not isinstance(theirs, dict):
+            continue
+        vocab, merges = ours.get("vocab"), ours.get("merges")
+        if isinstance(vocab, TrainedTokens):
+            assert vocab.fault == any(type(i) is not int for i in theirs["vocab"].values())
+            if not vocab.fault:
+                assert dict(vocab) == {text: max(-1, min(i, 1 << 62)) for text, i in theirs["vocab"].items()}
+        if isinstance(merges, Merges) and merges.fault is None:
+            pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in theirs["merges"]]
+            assert list(map(list, merges)) == pairs
+
+
+def _read_or_fault(read: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any] | None, str]:
+    try:
+        return read(), ""
+    except CheckpointError as e:
+        return None, str(e)
+
+
+def _read_sentencepiece(folder: Path) -> None:
+    path = folder / "tokenizer.model"
+    found = read_sentencepiece(path)
+    slow = read_sentencepiece(path, plain=False)
+    assert found.pieces == slow.pieces
+
+
 def _read_tokenizer(folder: Path) -> None:
     config = read_json(folder / "config.json")
+    _compare_readers(folder)
     # the package tokenizers is optional, and has a target of its own
     with mock.patch.object(pre_tokenizers, "_by_fingerprint", return_value=None):
         found = read_vocabulary(folder, config)
@@ -119,6 +164,6 @@ TARGETS = (
     _read_tokenizer,
            _TOKENIZERS, _tokenizer_seeds, longest=1 << 12),
     Target("sentencepiece", "tokenizer.model", whole("tokenizer.model"),
-           lambda folder: read_sentencepiece(folder / "tokenizer.model"), mutate_message,
+           _read_sentencepiece, mutate_message,
            lambda: [_sentencepiece_seed()]),
 )  # fmt: skip

@@ -9,7 +9,7 @@ from pa_lite.checkpoints.remote import FilePath, open_file, size_of
 from pa_lite.errors import CheckpointError
 from pa_lite.texts import one_line
 
-_START = 512  # bytes: enough for every mark below, tar's at byte 257 included
+START = 512  # bytes: enough for every mark below, tar's at byte 257 included
 _GGUF = b"GGUF"
 _LARGEST_HEADER = 100_000_000  # bytes: safetensors' own limit
 _LFS = re.compile(rb"version https?://[\w.-]+/spec/v?\d+\s+(?:.*\n)*?oid \w+:(?P<oid>\w+)\s+size (?P<size>\d+)")
@@ -99,7 +99,7 @@ def content_of(path: FilePath) -> Content:
     """Read the first bytes of a regular file. Raises OSError, for what is not a regular file too."""
     size = size_of(path)
     with open_file(path) as f:
-        return Content(f.read(min(_START, size)), size)
+        return Content(f.read(min(START, size)), size)
 
 
 def is_gguf(path: FilePath) -> bool:
@@ -115,7 +115,7 @@ def unexpected(path: FilePath, expected: str, start: bytes, size: int) -> Checkp
 
     `start` holds its first bytes, 512 if it has so many.
     """
-    content = Content(start[:_START], size)
+    content = Content(start[:START], size)
     if told := content.explanation:
         return CheckpointError(f"{path}: is not {expected} but {told}.")
     for kind, is_it in (("a GGUF file", content.is_gguf), ("a safetensors file", content.is_safetensors)):
@@ -126,7 +126,7 @@ def unexpected(path: FilePath, expected: str, start: bytes, size: int) -> Checkp
 
 def check_text(path: FilePath, start: bytes, size: int) -> None:
     """Raise CheckpointError for bytes that stand in the place of a text: a git-lfs pointer, a page, an archive."""
-    content = Content(start[:_START], size)
+    content = Content(start[:START], size)
     told = content.explanation
     if told is not None and not told.startswith("a text"):
         raise CheckpointError(f"{path}: is {told}.")

@@ -5,6 +5,7 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (version 3).
 
 from __future__ import annotations
 
+import array
 import math
 import os
 import struct
@@ -13,7 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+
 from pa_lite.checkpoints.file_kind import Content, unexpected
+from pa_lite.checkpoints.packed import PackedNumbers, PackedTexts
 from pa_lite.checkpoints.remote import FilePath, open_file, size_of, stamp_of
 from pa_lite.checkpoints.source import Field, Metadata
 from pa_lite.errors import CheckpointError
@@ -21,6 +25,8 @@ from pa_lite.files import Stamp
 from pa_lite.kernels import TYPE_NAMES, TensorType, tensor_type
 
 ALIGNMENT = 32
+MANY = 1024  # items of an array that are packed and not a list: more than any array of settings has
+_PIECE = 1 << 18  # bytes read at a time
 _SCALARS = {0: ("UINT8", "<B"), 1: ("INT8", "<b"), 2: ("UINT16", "<H"), 3: ("INT16", "<h"), 4: ("UINT32", "<I"),
             5: ("INT32", "<i"), 6: ("FLOAT32", "<f"), 7: ("BOOL", "<?"), 10: ("UINT64", "<Q"), 11: ("INT64", "<q"),
             12: ("FLOAT64", "<d")}  # fmt: skip
@@ -114,12 +120,44 @@ class _Reader:
         if item == _STRING:
             if count * 8 > self.left:
                 raise self.fail(f"an array claims {count} texts")
-            return Field("ARRAY", [self.text() for _ in range(count)], "STRING")
+            many = count >= MANY
+            return Field("ARRAY", self.packed(count) if many else [self.text() for _ in range(count)], "STRING")
         if item not in _SCALARS:
             raise self.fail(f"an array of type {item}")
         name, code = _SCALARS[item]
         raw = self.take(count * struct.calcsize(code))
-        return Field("ARRAY", list(struct.unpack(f"<{count}{code[1:]}", raw)), name)
+        if count < MANY:
+            return Field("ARRAY", list(struct.unpack(f"<{count}{code[1:]}", raw)), name)
+        values = np.frombuffer(raw, np.uint8) != 0 if name == "BOOL" else np.frombuffer(raw, code)
+        return Field("ARRAY", PackedNumbers(values), name)
+
+    def packed(self, count: int) -> PackedTexts:
+        """The next `count` texts, each after its length."""
+        data, starts = bytearray(), array.array("Q")
+        start, after = self.f.tell(), b""
+        at = 0  # in `after`, which is read and not yet used
+        try:
+            while len(starts) < count:
+                if len(after) - at < 8 or (size := int.from_bytes(after[at : at + 8], "little")) > len(after) - at - 8:
+                    wanted = 8 if len(after) - at < 8 else 8 + size
+                    if wanted > self.left - len(data):
+                        raise self.fail(f"it ends at byte {start + self.left}, within its header")
+                    more = self.f.read(min(max(wanted, _PIECE), self.left - len(data) - (len(after) - at)))
+                    if not more:
+                        raise self.fail("it became shorter while it was read")
+                    after, at = after[at:] + more, 0
+                    continue
+                after[at + 8 : at + 8 + size].decode("utf-8")
+                starts.append(len(data))
+                data += after[at : at + 8 + size]
+                at += 8 + size
+        except UnicodeDecodeError:
+            raise self.fail("a text in it is no UTF-8") from None
+        starts.append(len(data))
+        self.left -= len(data)
+        self.f.seek(start + len(data))
+        places = np.frombuffer(starts, np.uint64)
+        return PackedTexts(bytes(data), places.astype(np.uint32) if len(data) < 1 << 32 else places)
 
     def tensor(self) -> tuple[str, TensorType, tuple[int, ...], int]:
         name, n_dims = self.text(), self.number("<I")
@@ -235,6 +273,8 @@ def _padded(n: int, alignment: int) -> int:
 
 _CODES = {name: (kind, code) for kind, (name, code) in _SCALARS.items()}
 Memo = dict[int, bytes]
+Buffer = bytes | bytearray | memoryview
+Parts = list[Buffer]
 
 
 def _text_bytes(text: str) -> bytes:
@@ -242,21 +282,87 @@ def _text_bytes(text: str) -> bytes:
     return len(raw).to_bytes(8, "little") + raw
 
 
-def _field_bytes(entry: Field, memo: Memo) -> bytes:
-    """A value's type and content. Arrays, which vocabularies make long, are kept in the memo by identity."""
+def _field_parts(entry: Field, memo: Memo) -> Parts:
+    """A value's type and content. Lists are kept in the memo, by identity; packed arrays are parts as they stand."""
     if entry.type == "STRING":
-        return struct.pack("<I", _STRING) + _text_bytes(entry.value)
+        return [struct.pack("<I", _STRING) + _text_bytes(entry.value)]
     if entry.type != "ARRAY":
         kind, code = _CODES[entry.type]
-        return struct.pack(f"<I{code[1:]}", kind, entry.value)
+        return [struct.pack(f"<I{code[1:]}", kind, entry.value)]
+    item, code = (_STRING, "") if entry.item == "STRING" else _CODES[entry.item or ""]
+    start = struct.pack("<IIQ", _ARRAY, item, len(entry.value))
+    if isinstance(entry.value, PackedTexts):
+        return [start, entry.value.data]
+    if isinstance(entry.value, PackedNumbers):
+        return [start, np.ascontiguousarray(entry.value.values, code).data.cast("B")]
     if id(entry) not in memo:
-        if entry.item == "STRING":
-            item, body = _STRING, b"".join(map(_text_bytes, entry.value))
+        if item == _STRING:
+            memo[id(entry)] = b"".join(map(_text_bytes, entry.value))
         else:
-            item, code = _CODES[entry.item or ""]
-            body = struct.pack(f"<{len(entry.value)}{code[1:]}", *entry.value)
-        memo[id(entry)] = struct.pack("<IIQ", _ARRAY, item, len(entry.value)) + body
-    return memo[id(entry)]
+            memo[id(entry)] = struct.pack(f"<{len(entry.value)}{code[1:]}", *entry.value)
+    return [start, memo[id(entry)]]
+
+
+@dataclass(frozen=True)
+class HeaderBytes:
+    """A GGUF file's header as parts to be written one after the other; the long ones are the metadata's own memory."""
+
+    parts: tuple[Buffer, ...]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def __bytes__(self) -> bytes:
+        return b"".join(self.parts)
+
+    def start(self, n: int) -> bytes:
+        """Return the first `n` bytes, all of them where there are fewer."""
+        out = bytearray()
+        for part in self.parts:
+            if len(out) == n:
+                break
+            out += part[: n - len(out)]
+        return bytes(out)
+
+    def begins(self, file: BinaryIO) -> bool:
+        """Return whether an open file begins with the header; it is read from its start, up to the first difference."""
+        file.seek(0)
+        return all(
+            file.read(len(piece)) == piece
+            for part in self.parts
+            for piece in (memoryview(part)[at : at + _PIECE] for at in range(0, len(part), _PIECE))
+        )
+
+
+def gguf_header(
+    architecture: str,
+    metadata: Metadata,
+    tensors: Mapping[str, tuple[TensorType, tuple[int, ...]]],
+    memo: Memo | None = None,
+) -> tuple[HeaderBytes, dict[str, GgufTensor], int]:
+    """Return a GGUF file's header, padded, for tensors (name -> type, numpy shape) in their order.
+
+    Besides: where each tensor's bytes belong (paths are the caller's), and the size of the whole file. One `memo` given
+    for several headers encodes lists that they share only once; the fields must outlive it.
+    """
+    memo = {} if memo is None else memo
+    fields = {"general.architecture": Field("STRING", architecture), **metadata}
+    parts: Parts = [b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(fields))]
+    for key, entry in fields.items():
+        parts += [_text_bytes(key), *_field_parts(entry, memo)]
+    offsets, offset = {}, 0
+    for name, (held, shape) in tensors.items():
+        told = struct.pack(f"<I{len(shape)}QIQ", len(shape), *reversed(shape), held.id, offset)
+        parts.append(_text_bytes(name) + told)
+        offsets[name] = offset
+        offset = _padded(offset + held.nbytes(math.prod(shape)), ALIGNMENT)
+    length = sum(map(len, parts))
+    if length % ALIGNMENT:
+        parts.append(bytes(_padded(length, ALIGNMENT) - length))
+    header = HeaderBytes(tuple(part for part in parts if len(part)))
+    length = len(header)
+    placed = {n: GgufTensor(n, held, shape, length + offsets[n]) for n, (held, shape) in tensors.items()}
+    return header, placed, length + offset
 
 
 def gguf_header_bytes(
@@ -265,26 +371,9 @@ def gguf_header_bytes(
     tensors: Mapping[str, tuple[TensorType, tuple[int, ...]]],
     memo: Memo | None = None,
 ) -> tuple[bytes, dict[str, GgufTensor], int]:
-    """A GGUF file's header, padded, for tensors (name -> type, numpy shape) in their order.
-
-    Returns the header, where each tensor's bytes belong (paths are the caller's), and the size of the whole file. One
-    `memo` given for several headers encodes arrays that they share only once; the fields must outlive it.
-    """
-    memo = {} if memo is None else memo
-    fields = {"general.architecture": Field("STRING", architecture), **metadata}
-    parts = [b"GGUF", struct.pack("<IQQ", 3, len(tensors), len(fields))]
-    for key, entry in fields.items():
-        parts += [_text_bytes(key), _field_bytes(entry, memo)]
-    offsets, offset = {}, 0
-    for name, (held, shape) in tensors.items():
-        parts += [_text_bytes(name), struct.pack(f"<I{len(shape)}Q", len(shape), *reversed(shape))]
-        parts.append(struct.pack("<IQ", held.id, offset))
-        offsets[name] = offset
-        offset = _padded(offset + held.nbytes(math.prod(shape)), ALIGNMENT)
-    header = b"".join(parts)
-    header += bytes(_padded(len(header), ALIGNMENT) - len(header))
-    placed = {n: GgufTensor(n, held, shape, len(header) + offsets[n]) for n, (held, shape) in tensors.items()}
-    return header, placed, len(header) + offset
+    """Return the same as `gguf_header`, with the header in one piece, which is a copy of the vocabulary."""
+    header, placed, size = gguf_header(architecture, metadata, tensors, memo)
+    return bytes(header), placed, size
 
 
 def reserve(file: BinaryIO, size: int) -> None:

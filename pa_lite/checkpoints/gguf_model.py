@@ -97,7 +97,7 @@ def open_gguf(path: Path, elsewhere: Mapping[str, FilePath] | None = None) -> Ch
         architecture=architecture,
         metadata={key: entry for key, entry in metadata.items() if not _DROPPED.fullmatch(key)},
         tensors=tensors,
-        load_vocabulary=lambda: _vocabulary(path, metadata),
+        load_vocabulary=lambda seen=None: _vocabulary(path, metadata),
         families=tuple(titles_of(architecture)),
         is_gguf=True,
     )

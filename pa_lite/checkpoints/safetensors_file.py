@@ -5,7 +5,9 @@ Format: https://github.com/huggingface/safetensors, section Format.
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from pa_lite.kernels import tensor_type
 from pa_lite.opening import read_regular
 
 _MAX_HEADER = 100_000_000  # the reference implementation's own limit, in bytes
-_MAX_JSON = 1 << 28  # bytes; the largest tokenizer.json known has 35 MB
+MAX_JSON = 1 << 28  # bytes; the largest tokenizer.json known has 35 MB
 _MAX_DIMENSIONS = 8  # twice those of any weight
 _DTYPES = ("F64", "F32", "F16", "BF16")
 # bits of a value, of every dtype that safetensors 0.8 has
@@ -50,23 +52,30 @@ class StoredTensor:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file. Raises CheckpointError when it is missing, broken or no object."""
-    try:
+    """Return the JSON object in a file. Raises CheckpointError when it is missing, broken or not an object."""
+    with json_errors(path):
         size = size_of(path)
-        if size > _MAX_JSON:
+        if size > MAX_JSON:
             raise ValueError(f"{size} bytes are too many")
         raw = read_regular(path)
         check_text(path, raw, size)
         value = parse_json(raw, nan=True)
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: holds no JSON object.")
+    return value
+
+
+@contextlib.contextmanager
+def json_errors(path: Path) -> Iterator[None]:
+    """Turn what reading and parsing a checkpoint's JSON file raises into a CheckpointError that names the file."""
+    try:
+        yield
     except FileNotFoundError:
         raise CheckpointError(f"{path.parent}: has no {path.name}; a Hugging Face checkpoint needs one.") from None
     except OSError as e:
         raise CheckpointError(f"{path}: cannot be read: {e.strerror}.") from e
     except ValueError as e:
         raise CheckpointError(f"{path}: cannot be read as JSON: {e}. Fetch it again.") from e
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: holds no JSON object.")
-    return value
 
 
 def read_header(path: FilePath) -> dict[str, StoredTensor]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pa_lite.checkpoints.packed import PackedNumbers, PackedTexts
 from pa_lite.checkpoints.remote import FilePath
 from pa_lite.files import Stamp
 from pa_lite.kernels import TensorType
@@ -18,7 +19,10 @@ from pa_lite.kernels import TensorType
 
 @dataclass(frozen=True)
 class Field:
-    """One GGUF metadata value: its type (`UINT32`, `STRING`, `ARRAY`, ...), the value, and an array's item type."""
+    """One GGUF metadata value: its type (`UINT32`, `STRING`, `ARRAY`, ...), the value, and an array's item type.
+
+    An array is a list, or, where it has thousands of items, PackedTexts or PackedNumbers.
+    """
 
     type: str
     value: Any
@@ -45,7 +49,7 @@ def boolean(value: bool) -> Field:
 
 
 def array(item: str, values: Sequence[Any]) -> Field:
-    return Field("ARRAY", list(values), item)
+    return Field("ARRAY", values if isinstance(values, PackedTexts | PackedNumbers) else list(values), item)
 
 
 @dataclass(frozen=True)
@@ -110,12 +114,29 @@ class Vocabulary:
     remarks: tuple[str, ...] = ()
 
 
+def vocabulary_bytes(vocabulary: Vocabulary) -> int:
+    """Return how many bytes of a GGUF file a vocabulary takes at most."""
+    total = 0
+    for key, entry in vocabulary.metadata.items():
+        total += len(key) + 64
+        if isinstance(entry.value, PackedTexts):
+            total += len(entry.value.data)
+        elif isinstance(entry.value, PackedNumbers):
+            total += entry.value.nbytes
+        elif entry.type == "ARRAY":
+            total += sum(len(str(value).encode()) + 16 for value in entry.value)
+        else:
+            total += len(str(entry.value).encode())
+    return total
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """One model's weights and all that llama.cpp must know of it.
 
     `metadata` holds the architecture's keys; `constants` are tensors that come from the configuration and not from the
-    weights (float32); `load_vocabulary` reads the tokenizer, raising CheckpointError when there is none it knows;
+    weights (float32); `load_vocabulary` reads the tokenizer, raising CheckpointError when there is none it knows (given
+    the `Seen` of another side, it does not parse what that had parsed);
     `families` are those of the table that it is of or may be of, none for an architecture outside; `warnings` tell what
     of the model is lost in GGUF, `remarks` which of several files that contradict each other was followed. `is_gguf` is
     whether the metadata are those of a GGUF file, and not made here.
@@ -126,7 +147,7 @@ class Checkpoint:
     architecture: str
     metadata: Metadata
     tensors: Mapping[str, TensorSource]
-    load_vocabulary: Callable[[], Vocabulary]
+    load_vocabulary: Callable[..., Vocabulary]
     families: tuple[str, ...] = ()
     constants: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pa_lite.checkpoints.gguf_file import gguf_header_bytes
+from pa_lite.checkpoints.gguf_file import gguf_header, gguf_header_bytes
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.engine.probe import probe_merged
 from pa_lite.errors import EngineError
@@ -48,9 +48,7 @@ class MovableModel:
         """
         self.plan, self.options = plan, options or EngineOptions()
         self.name = name or plan.instruct.name
-        header, self._places, self._size = gguf_header_bytes(
-            plan.instruct.architecture, plan.metadata_for(lam), plan.layout
-        )
+        header, self._places, self._size = gguf_header(plan.instruct.architecture, plan.metadata_for(lam), plan.layout)
         for kind in {t.type for t in plan.tensors}:
             prepare(kind)
         self._descriptor: int | None = None
@@ -59,7 +57,10 @@ class MovableModel:
         try:
             self.path = self._make_file()
             with write_errors(self.path.parent), RandomFile(self.path, "r+") as file:
-                file.write(np.frombuffer(header, np.uint8), 0)
+                at = 0
+                for part in header.parts:
+                    file.write(np.frombuffer(part, np.uint8), at)
+                    at += len(part)
             self.move(lam)
         except BaseException:
             self.close()

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from pa_lite.checkpoints.source import Checkpoint, Field, TensorSource, Vocabulary
 from pa_lite.checkpoints.vocabulary import UNUSED
+from pa_lite.checkpoints.vocabulary.files import Seen
 from pa_lite.errors import CheckpointError, InputError, MismatchError
 
 RowMap = npt.NDArray[np.int64]
@@ -42,8 +43,8 @@ def _rows_of(checkpoint: Checkpoint) -> int:
     return checkpoint.tensors["token_embd.weight"].rows
 
 
-def _load(checkpoint: Checkpoint) -> Vocabulary:
-    vocabulary, rows = checkpoint.load_vocabulary(), _rows_of(checkpoint)
+def _load(checkpoint: Checkpoint, seen: Seen) -> Vocabulary:
+    vocabulary, rows = checkpoint.load_vocabulary(seen), _rows_of(checkpoint)
     if len(vocabulary.tokens) != rows:
         raise CheckpointError(
             f"{checkpoint.path}: the vocabulary has {len(vocabulary.tokens)} tokens, token_embd {rows} rows."
@@ -61,14 +62,16 @@ def align_vocabularies(base: Checkpoint, instruct: Checkpoint, written: str) -> 
     if written not in SIDES:
         raise InputError(f"vocabulary {written!r} is neither base nor instruct (--vocab).")
     ours, theirs = (instruct, base) if written == "instruct" else (base, instruct)
-    kept = _load(ours)
+    seen = Seen()
+    kept = _load(ours, seen)
     try:
-        other = _load(theirs)
+        other = _load(theirs, seen)
     except CheckpointError:
         if _rows_of(ours) != _rows_of(theirs):
             raise
         return kept, None
-    if list(kept.tokens) == list(other.tokens):
+    del seen  # which may be larger than all that is left
+    if kept.tokens == other.tokens:
         return kept, None
     kinds = [v.metadata.get("tokenizer.ggml.model") for v in (kept, other)]
     places = {t: i for i, (t, k) in enumerate(zip(other.tokens, other.token_types, strict=True)) if k != UNUSED}

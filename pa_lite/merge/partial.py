@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from pa_lite.checkpoints.gguf_file import reserve
+from pa_lite.checkpoints.gguf_file import HeaderBytes, reserve
 from pa_lite.errors import OutputError
 from pa_lite.files import NO_MARKER, PATIENCE, in_the_way, sync_folder, uninterrupted
 from pa_lite.markers import MERGE, Marker, marker_line, merge_proves, parse_marker, read_marker
@@ -33,7 +33,7 @@ class PartialFile:
     `close` removes whatever `open` left, wherever an interrupt met it: call it in a `finally` around `open` itself.
     """
 
-    def __init__(self, target: Path, header: bytes, size: int, digest: str, resume: bool) -> None:
+    def __init__(self, target: Path, header: HeaderBytes, size: int, digest: str, resume: bool) -> None:
         self.target, self.resume = target, resume
         self.path = target.with_name(f".{target.name}.part")
         self.journal = target.with_name(f".{target.name}.part.done")
@@ -88,7 +88,7 @@ class PartialFile:
 
     def _take_list(self) -> bool:
         """Lock the list, made if it is not there, and read it; False when another process was quicker."""
-        start = self._header[:_START]
+        start = self._header.start(_START)
         start_digest = [len(start), hashlib.sha256(start).hexdigest()]
         line = marker_line(MERGE, self.path.name, digest=self._digest, start=start_digest)
         self._is_new, self._is_made, self._listed = False, False, []
@@ -145,14 +145,13 @@ class PartialFile:
         """Whether the data are ours: they begin as ours do, or as the list says that ours began."""
         assert self._data is not None
         assert self._marker is not None
-        self._data.seek(0)
-        return self._data.read(len(self._header)) == self._header or merge_proves(self._marker, self._data)
+        return self._header.begins(self._data) or merge_proves(self._marker, self._data)
 
     def _make_data(self) -> bool:
         """Make the file of the data, locked, with its header and final length; False when another process did."""
 
         def begin(file: BinaryIO) -> None:
-            file.write(self._header)
+            file.writelines(self._header.parts)
             file.flush()
             reserve(file, self._size)
 
@@ -168,8 +167,7 @@ class PartialFile:
         """Take up the data, when the list belongs to this very merge and their header and length are right."""
         assert self._data is not None
         assert self._marker is not None
-        self._data.seek(0)
-        same = self._data.read(len(self._header)) == self._header and self._data.seek(0, os.SEEK_END) == self._size
+        same = self._header.begins(self._data) and self._data.seek(0, os.SEEK_END) == self._size
         if not same or self._marker.get("digest") != self._digest:
             return False
         try:

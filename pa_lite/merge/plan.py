@@ -21,6 +21,7 @@ from pa_lite.checkpoints.vocabulary import name_for_llama_cpp
 from pa_lite.errors import InputError, MismatchError, nearest
 from pa_lite.files import Stamp
 from pa_lite.kernels import FloatArray, TensorType
+from pa_lite.machine import peak_bytes
 from pa_lite.merge.align import TOKEN_ROWS, RowMaps, align_vocabularies, compare_settings, pair_tensors
 from pa_lite.merge.groups import group_of, layer_of
 from pa_lite.merge.imatrix import assign_importance, read_imatrix
@@ -86,7 +87,10 @@ class TensorPlan:
 
 @dataclass(frozen=True)
 class MergePlan:
-    """All that a merge will do for every lam; `metadata_for` gives the header of one lam's file."""
+    """All that a merge will do for every lam; `metadata_for` gives the header of one lam's file.
+
+    `peak` is the most memory that the process held while it was planned, in bytes; 0 if it had held more before.
+    """
 
     base: Checkpoint
     instruct: Checkpoint
@@ -94,6 +98,7 @@ class MergePlan:
     tensors: tuple[TensorPlan, ...]
     vocabulary: Vocabulary
     remarks: tuple[str, ...] = ()
+    peak: int = 0
 
     @property
     def type(self) -> str:
@@ -245,6 +250,7 @@ def plan_merge(base: Checkpoint, instruct: Checkpoint, options: PlanOptions | No
             f"architectures differ: {base.path} is {base.architecture}, {instruct.path} is {instruct.architecture}. "
             "Only a model and its own fine-tune lie on a line."
         )
+    earlier_peak = peak_bytes()
     vocabulary, maps = align_vocabularies(base, instruct, options.vocab)
     pairs, remarks = pair_tensors(base, instruct, maps, options.force)
     remarks += [*base.remarks, *instruct.remarks, *vocabulary.remarks]
@@ -268,7 +274,9 @@ def plan_merge(base: Checkpoint, instruct: Checkpoint, options: PlanOptions | No
                 maps if name in TOKEN_ROWS else None, importance.get(name),
             )
         )  # fmt: skip
-    plan = MergePlan(base, instruct, options, tuple(tensors), vocabulary, tuple(remarks))
+    peak = peak_bytes()
+    peak = peak if peak > earlier_peak else 0
+    plan = MergePlan(base, instruct, options, tuple(tensors), vocabulary, tuple(remarks), peak)
     options.schedule.check(plan.n_layers)
     return plan
 

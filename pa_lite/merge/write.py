@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pa_lite.checkpoints import Location, locate, open_checkpoints
-from pa_lite.checkpoints.gguf_file import Memo, gguf_header_bytes, read_gguf_header
+from pa_lite.checkpoints.gguf_file import HeaderBytes, Memo, gguf_header, read_gguf_header
 from pa_lite.checkpoints.pairs import find_pair
 from pa_lite.checkpoints.remote import RemoteFile
+from pa_lite.checkpoints.source import vocabulary_bytes
 from pa_lite.errors import CheckpointError, InputChangedError, InputError, OutputError
 from pa_lite.files import check_space, check_target, write_errors
 from pa_lite.kernels import prepare
@@ -142,7 +143,7 @@ def write_merge(
     memo: Memo = {}
     files, layouts = [], []
     for lam, path in outputs:
-        header, places, size = gguf_header_bytes(plan.instruct.architecture, plan.metadata_for(lam), plan.layout, memo)
+        header, places, size = gguf_header(plan.instruct.architecture, plan.metadata_for(lam), plan.layout, memo)
         files.append(PartialFile(path, header, size, _digest(plan, header), options.resume))
         layouts.append(({t.name: plan.lam_of(t, lam) for t in plan.tensors}, places))
     when_full = (_KEPT,) if options.resume else ()
@@ -173,12 +174,14 @@ def write_merge(
             _log.warning("%s: %s%s", path.name, told, earlier)
 
 
-def _digest(plan: MergePlan, header: bytes) -> str:
+def _digest(plan: MergePlan, header: HeaderBytes) -> str:
     """Return what stands for all that decides a file's content: its header has the inputs, lam, schedule and versions.
 
     The header knows weights by samples alone, so what the input files are, or were when last written, counts too.
     """
-    digest = hashlib.sha256(header)
+    digest = hashlib.sha256()
+    for part in header.parts:
+        digest.update(part)
     told = (f"{f.etag if isinstance(f, RemoteFile) else stamp}" for f, stamp in plan.files.items())
     digest.update("\n".join(sorted(told)).encode())
     return digest.hexdigest()
@@ -257,4 +260,4 @@ def check_targets(plan: MergePlan, paths: Sequence[Path], options: MergeOptions)
 
 def output_bytes(plan: MergePlan) -> int:
     """What one result will take on the disk, rounded up."""
-    return plan.data_bytes + _HEADER_ROOM + sum(len(t.encode()) + 64 for t in plan.vocabulary.tokens)
+    return plan.data_bytes + _HEADER_ROOM + vocabulary_bytes(plan.vocabulary)

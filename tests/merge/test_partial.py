@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import pa_lite
+from pa_lite.checkpoints.gguf_file import HeaderBytes
 from pa_lite.errors import OutputError
 from pa_lite.markers import is_free
 from pa_lite.merge import partial, readers
@@ -302,7 +303,7 @@ def test_the_list_of_tensors_is_locked_until_it_is_gone(
         done = rename(self, target)
         held.append(not is_free(self.with_name(self.name + ".done")))
         with pytest.raises(OutputError, match="another process is writing it"):
-            PartialFile(target, b"GGUF", 8, "other", resume=False).open()
+            PartialFile(target, HeaderBytes((b"GGUF",)), 8, "other", resume=False).open()
         return done
 
     monkeypatch.setattr(Path, "replace", replace)

@@ -15,7 +15,7 @@ from pa_lite.checkpoints.source import Metadata, Vocabulary, array, boolean, str
 from pa_lite.checkpoints.vocabulary.byte_level_bpe import is_byte_level_bpe, read_byte_level_bpe
 from pa_lite.checkpoints.vocabulary.chat_templates import chat_templates
 from pa_lite.checkpoints.vocabulary.contradictions import settle
-from pa_lite.checkpoints.vocabulary.files import DEFINITION, MODEL, TokenizerFiles, read_files
+from pa_lite.checkpoints.vocabulary.files import DEFINITION, MODEL, Seen, TokenizerFiles, read_files
 from pa_lite.checkpoints.vocabulary.pre_tokenizers import pre_tokenizer
 from pa_lite.checkpoints.vocabulary.sentencepiece import from_definition, from_model, is_sentencepiece
 from pa_lite.checkpoints.vocabulary.space_prefix import prefix_scheme, space_prefix
@@ -47,13 +47,13 @@ _CODE_LLAMA_SIZE = 32016
 _CODE_LLAMA_IDS = {"prefix": 32007, "suffix": 32008, "middle": 32009, "eot": 32010}
 
 
-def read_vocabulary(folder: Path, config: Mapping[str, Any]) -> Vocabulary:
-    """The vocabulary of a checkpoint folder, as long as `vocab_size` of `config` says, whose `architectures` name it.
+def read_vocabulary(folder: Path, config: Mapping[str, Any], seen: Seen | None = None) -> Vocabulary:
+    """Return the vocabulary of a checkpoint folder, as long as `vocab_size` of `config`, whose `architectures` name it.
 
-    Raises CheckpointError for a tokenizer that is missing, broken, of a kind that llama.cpp would take otherwise, or
-    larger than the embedding.
+    Files of the same content as some in `seen` are not parsed again. Raises CheckpointError for a tokenizer that is
+    missing, broken, of a kind that llama.cpp would take otherwise, or larger than the embedding.
     """
-    files = read_files(folder, config)
+    files = read_files(folder, config, seen)
     try:
         files, remarks = settle(files)
         templates, more = chat_templates(files.folder, files.settings)
@@ -114,7 +114,7 @@ def _copied_prefix(files: TokenizerFiles) -> bool | None:
 
 
 def _byte_level(files: TokenizerFiles) -> tuple[TokenTable, Metadata, Metadata]:
-    table, merges = read_byte_level_bpe(files)
+    table, merges = files.seen.made(("byte-level", *files.known_by), lambda: read_byte_level_bpe(files))
     out = _token_lists("gpt2", pre_tokenizer(files), table)
     out["tokenizer.ggml.merges"] = array("STRING", merges)
     prefix = _copied_prefix(files)
@@ -137,7 +137,10 @@ def _space_prefix(files: TokenizerFiles, prefixes: bool, scheme: str | None) -> 
 
 
 def _sentencepiece(files: TokenizerFiles) -> tuple[TokenTable, Metadata, Metadata]:
-    table, prefixes = from_model(files) if files.has_model else from_definition(files)
+    if files.has_model:
+        table, prefixes = from_model(files)
+    else:
+        table, prefixes = files.seen.made(("sentencepiece", *files.known_by), lambda: from_definition(files))
     out = _token_lists("llama", "default", table)
     out["tokenizer.ggml.scores"] = array("FLOAT32", table.scores)
     scheme = prefix_scheme(files)

@@ -11,11 +11,24 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from pa_lite.checkpoints.vocabulary.byte_level_bpe import is_byte_level_bpe, merge_pairs, trained_tokens
-from pa_lite.checkpoints.vocabulary.files import DEFINITION, MODEL, SETTINGS, AddedToken, TokenizerFiles, read_optional
+import numpy as np
+
+from pa_lite.checkpoints.packed import PackedNumbers
+from pa_lite.checkpoints.vocabulary.byte_level_bpe import is_byte_level_bpe
+from pa_lite.checkpoints.vocabulary.files import (
+    DEFINITION,
+    MODEL,
+    SETTINGS,
+    AddedToken,
+    TokenizerFiles,
+    merge_pairs,
+    read_optional,
+    trained_tokens,
+)
 from pa_lite.checkpoints.vocabulary.sentencepiece import is_sentencepiece
-from pa_lite.checkpoints.vocabulary.sentencepiece_model import SentencePieceModel, read_sentencepiece
+from pa_lite.checkpoints.vocabulary.sentencepiece_model import SentencePieceModel
 from pa_lite.checkpoints.vocabulary.tokens import NORMAL
+from pa_lite.checkpoints.vocabulary.trained import Merges
 from pa_lite.errors import CheckpointError
 
 _MAP, _ADDED, _GENERATION = "special_tokens_map.json", "added_tokens.json", "generation_config.json"
@@ -70,7 +83,7 @@ def _choose_vocabulary(files: TokenizerFiles, remarks: list[str]) -> TokenizerFi
             f"{files.folder}: {DEFINITION}, which transformers follows, is a {files.model.get('type', 'BPE')} "
             f"vocabulary that cannot be converted, and {MODEL} another. Take both files from one checkpoint."
         )
-    difference = _difference(files, read_sentencepiece(files.folder / MODEL))
+    difference = _difference(files, files.seen.model(files.folder / MODEL))
     if difference is None:
         return files
     remarks.append(
@@ -82,25 +95,54 @@ def _choose_vocabulary(files: TokenizerFiles, remarks: list[str]) -> TokenizerFi
 
 def _difference(files: TokenizerFiles, model: SentencePieceModel) -> str | None:
     """Return the first thing in which tokenizer.json's tokens or order of merges is not tokenizer.model's."""
-    trained, pieces = trained_tokens(files), model.pieces
+    trained, texts = trained_tokens(files), model.texts
     replaced = {token.id for token in (*files.added_tokens(), *(files.decoder_tokens() or ()))}
-    by_id = {i: text for text, i in trained.items()}
-    for i, piece in enumerate(pieces):
-        text = by_id.get(i)
-        if text != piece.text and i not in replaced:
-            ours = "not in it" if text is None else repr(text)
-            return f"token {i} is {piece.text!r} in {MODEL} and {ours} in {DEFINITION}"
-    if more := next((i for i in by_id if i >= len(pieces) and i not in replaced), None):
-        return f"token {more}, {by_id[more]!r}, is only in {DEFINITION}"
-    scores = {piece.text: piece.score for piece in pieces if piece.type == NORMAL}
-    last, former = math.inf, ""
-    for left, right in merge_pairs(files):
-        score = scores.get(left + right)
-        if score is None:
+    differing, is_held = len(texts), np.zeros(len(texts), np.bool_)
+    ours, more = "", None  # of the token that differs; the first that is only in tokenizer.json
+    for raw, i in zip(trained.all_encoded(), PackedNumbers(trained.ids), strict=True):
+        if 0 <= i < len(texts):
+            is_held[i] = True
+            if raw != texts[i] and i < differing and i not in replaced:
+                differing, ours = i, repr(raw.decode())
+        elif i >= len(texts) and more is None and i not in replaced:
+            more = i, raw.decode()
+    missing = next((i for i in np.flatnonzero(~is_held).tolist() if i not in replaced), differing)
+    if missing < differing:
+        differing, ours = missing, "not in it"
+    if differing < len(texts):
+        return f"token {differing} is {texts[differing].decode()!r} in {MODEL} and {ours} in {DEFINITION}"
+    if more is not None:
+        return f"token {more[0]}, {more[1]!r}, is only in {DEFINITION}"
+    return _difference_of_order(merge_pairs(files), model)
+
+
+def _difference_of_order(merges: Merges, model: SentencePieceModel) -> str | None:
+    """Return the first merge that makes a piece of a higher score than the former one's."""
+    normal = np.flatnonzero(model.types == NORMAL)
+    hashes = np.fromiter((hash(model.texts[i]) for i in PackedNumbers(normal)), np.int64, len(normal))
+    order = np.argsort(hashes, kind="stable")
+    hashes, normal = hashes[order], normal[order]
+    last, former = math.inf, b""
+    for made, _ in merges.batches():
+        wanted = np.fromiter(map(hash, made), np.int64, len(made))
+        firsts, ends = np.searchsorted(hashes, wanted), np.searchsorted(hashes, wanted, "right")
+        found = np.full(len(made), -1, np.int64)
+        for k in np.flatnonzero(firsts < ends).tolist():  # more than one only where two texts have one hash
+            same = (i for i in normal[firsts[k] : ends[k]].tolist() if model.texts[i] == made[k])
+            found[k] = next(same, -1)
+        hits = np.flatnonzero(found >= 0)
+        if not len(hits):
             continue
-        if score > last:
-            return f"{left + right!r} is merged after {former!r} in {DEFINITION} and before it in {MODEL}"
-        last, former = score, left + right
+        scores = np.concatenate([[last], model.scores[found[hits]].astype(np.float64)])
+        rising = np.flatnonzero(scores[1:] > scores[:-1])
+        if len(rising):
+            k = int(rising[0])
+            before = made[hits[k - 1]] if k else former
+            return (
+                f"{made[hits[k]].decode()!r} is merged after {before.decode()!r} in {DEFINITION} and before it in "
+                f"{MODEL}"
+            )
+        last, former = float(scores[-1]), made[hits[-1]]
     return None
 
 
@@ -146,7 +188,8 @@ def _with_decoder_tokens(files: TokenizerFiles, remarks: list[str]) -> Tokenizer
         token = decoder.get(entry["content"])
         entries.append(entry if token is None else {**entry, "special": token.special})
     trained = trained_tokens(files)
-    following = 1 + max((*trained.values(), *(token.id for token in own.values())), default=-1)
+    last_trained = int(trained.ids.max()) if len(trained) else -1
+    following = 1 + max(last_trained, *(token.id for token in own.values()), -1)
     for token in sorted(decoder.values(), key=lambda token: token.id):
         if token.text in own:
             continue

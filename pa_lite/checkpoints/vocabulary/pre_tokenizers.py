@@ -11,20 +11,24 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
+import json
 import logging
-from collections.abc import Mapping
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from pa_lite.checkpoints.vocabulary.files import TokenizerFiles
+from pa_lite.checkpoints.vocabulary.files import TokenizerFiles, merge_pairs, trained_tokens
+from pa_lite.checkpoints.vocabulary.trained import TrainedTokens
 from pa_lite.errors import CheckpointError, EngineError
 from pa_lite.limited import LimitedProcess
-from pa_lite.opening import read_regular
 
 _log = logging.getLogger(__name__)
 _WORKER = "pa_lite.checkpoints.vocabulary.fingerprint_worker"
-_SECONDS, _MEMORY = 20, 4 << 30  # of processor time, and bytes: far more than any known vocabulary takes
+_SECONDS, _MEMORY = 20, 1 << 29  # of processor time, and bytes: far more than the check text takes
+_PLAIN_TOKEN = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
+_SHORT = 24  # bytes of a token that is looked up, and not searched for
+_CHARACTER = 4  # bytes of UTF-8 at most; texts of several characters that are as short do no harm
 _SMALLEST = 8192  # tokens; no vocabulary that is listed has so few
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _REST = r"\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -87,9 +91,8 @@ def _by_fingerprint(files: TokenizerFiles) -> tuple[str | None, str]:
     if importlib.util.find_spec("tokenizers") is None:
         return None, " With the package tokenizers more of them are recognised: pip install tokenizers."
     try:
-        definition = _Definition(hashlib.sha256(read_regular(files.where)).hexdigest(), files.where)
-        found, bare = map(FINGERPRINTS.get, _fingerprints(definition))
-    except (EngineError, OSError) as e:
+        found, bare = map(FINGERPRINTS.get, _fingerprints(_Definition(files.known_by, weakref.ref(files))))
+    except (EngineError, CheckpointError) as e:
         _log.debug("%s: tokenizers cannot encode with it: %s", files.where, e)
         return None, f" The package tokenizers, which recognises more of them, cannot encode with it: {e}."
     return found or bare, ""  # bare: a fine-tune whose template adds a token of its own
@@ -97,21 +100,86 @@ def _by_fingerprint(files: TokenizerFiles) -> tuple[str | None, str]:
 
 @dataclass(frozen=True)
 class _Definition:
-    """A tokenizer.json: equal to any of the same content, wherever it lies."""
+    """A tokenizer.json: equal to any of the same content, wherever it lies. What was read of it is not kept alive."""
 
-    content: str
-    file: Path = field(compare=False)
+    known_by: tuple[object, ...]
+    files: weakref.ref[TokenizerFiles] = field(compare=False)
 
 
 @functools.lru_cache(maxsize=4)
 def _fingerprints(definition: _Definition) -> tuple[str, ...]:
     """Of the ids of the check text, with special tokens and without; the sides of a pair mostly have one content.
 
-    Raises EngineError with what went wrong.
+    Raises EngineError with what went wrong, CheckpointError for what is broken in the vocabulary.
     """
+    files = definition.files()
+    assert files is not None
+    return tuple(hashlib.sha256(str(ids).encode()).hexdigest() for ids in check_ids(files))
+
+
+def check_ids(files: TokenizerFiles) -> list[list[int]]:
+    """Return the ids of the check text, with special tokens and without, as the package `tokenizers` encodes it.
+
+    `tokenizers` takes hundreds of megabytes and a second for a large vocabulary, so it gets a part of it that gives the
+    same ids. It first encodes with single characters alone. Merging only ever joins neighbours, so every token of the
+    true ids is a run of these characters: tokens that are none, and merges that make none, cannot matter. Raises
+    EngineError with what went wrong, also for a model whose merging is of another kind.
+    """
+    model, trained = files.model, trained_tokens(files)
+    if any(model.get(key) for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix")):
+        raise EngineError("its merges have affixes, or are left out by chance")
+    added = _added_ids(files)
+    unknown = str(model.get("unk_token") or "").encode()
+    small = {raw: i for raw, i in _with_ids(trained) if len(raw) <= _CHARACTER or raw == unknown or _is_byte(raw)}
     with LimitedProcess(_WORKER, _MEMORY) as process:
-        lists = process.ask({"file": str(definition.file), "text": CHECK_TEXT}, _SECONDS)["ids"]
-    return tuple(hashlib.sha256(str(ids).encode()).hexdigest() for ids in lists)
+
+        def ask(vocab: Mapping[bytes, int], merges: Sequence[object]) -> dict[str, Any]:
+            ids = {raw.decode(): i for raw, i in vocab.items()}
+            part = {**files.definition, "model": {**model, "vocab": {**ids, **added}, "merges": merges}}
+            part["added_tokens"] = [{**_PLAIN_TOKEN, **entry} for entry in part.get("added_tokens") or []]
+            return process.ask({"definition": json.dumps(part), "text": CHECK_TEXT}, _SECONDS)
+
+        text = "".join(ask(small, [])["tokens"]).encode()
+        runs = {text[i : i + n] for n in range(1, _SHORT + 1) for i in range(len(text))}
+        kept = {**small, **{raw: i for raw, i in _with_ids(trained) if raw in (runs if len(raw) <= _SHORT else text)}}
+        pairs: list[list[str]] = []
+        for made, lefts in merge_pairs(files).batches():
+            found = ((raw[:left], raw[left:]) for raw, left in zip(made, lefts, strict=True) if raw in kept)
+            pairs += [[a.decode(), b.decode()] for a, b in found if a in kept and b in kept]
+        # older releases of `tokenizers` read only merges with a space between
+        is_plain = not any(" " in part for pair in pairs for part in pair)
+        ids: list[list[int]] = ask(kept, [" ".join(pair) for pair in pairs] if is_plain else pairs)["ids"]
+        return ids
+
+
+def _with_ids(trained: TrainedTokens) -> Iterator[tuple[bytes, int]]:
+    return zip(trained.all_encoded(), trained.ids.tolist(), strict=True)
+
+
+def _is_byte(raw: bytes) -> bool:
+    """Whether a token stands for a byte that has no other."""
+    return len(raw) == 6 and raw.startswith(b"<0x")
+
+
+def _added_ids(files: TokenizerFiles) -> dict[str, int]:
+    """Return the ids that `tokenizers` gives the added tokens: the trained vocabulary's, else the next that is free.
+
+    Raises EngineError where one that was not trained counts only as a word of its own: as part of the vocabulary it
+    would count elsewhere too.
+    """
+    texts, trained = {token.text.encode() for token in files.added_tokens()}, trained_tokens(files)
+    known = {raw: i for raw, i in _with_ids(trained) if raw in texts}
+    out: dict[str, int] = {}
+    free = len(trained)
+    for token, entry in zip(files.added_tokens(), files.definition.get("added_tokens") or [], strict=True):
+        raw = token.text.encode()
+        if raw not in known:
+            if entry.get("single_word"):
+                raise EngineError("it has an added token that must be a word of its own")
+            known[raw] = free
+        free = max(free, known[raw] + 1)
+        out[token.text] = known[raw]
+    return out
 
 
 def _by_definition(files: TokenizerFiles, reason: str) -> str:

@@ -5,18 +5,29 @@ From tokenizer.model and the tokens added to it, or, where a repository has toke
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 
-from pa_lite.checkpoints.vocabulary.byte_level_bpe import merge_pairs, trained_tokens
-from pa_lite.checkpoints.vocabulary.files import MODEL, AddedToken, TokenizerFiles, is_control
+import numpy as np
+
+from pa_lite.checkpoints.vocabulary.files import (
+    MODEL,
+    AddedToken,
+    TokenizerFiles,
+    is_control,
+    merge_pairs,
+    trained_tokens,
+)
 from pa_lite.checkpoints.vocabulary.pre_tokenizers import steps_of
-from pa_lite.checkpoints.vocabulary.sentencepiece_model import Piece, read_sentencepiece
-from pa_lite.checkpoints.vocabulary.tokens import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, TokenTable
+from pa_lite.checkpoints.vocabulary.sentencepiece_model import SentencePieceModel
+from pa_lite.checkpoints.vocabulary.tokens import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, Floats, TokenTable
+from pa_lite.checkpoints.vocabulary.trained import Merges
 from pa_lite.errors import CheckpointError
 
 _PHI3 = "Phi3ForCausalLM"
-_BYTE_TEXT = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+_BYTE_TEXT = re.compile(rb"<0x[0-9A-Fa-f]{2}>")
+_BYTE_LENGTH = 6
 _PREPEND = {"type": "Prepend", "prepend": "▁"}
 _REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
 
@@ -35,28 +46,31 @@ def from_model(files: TokenizerFiles) -> tuple[TokenTable, bool]:
     Raises CheckpointError for a broken file.
     """
     path = files.folder / MODEL
-    model = read_sentencepiece(path)
-    table = TokenTable(files.size, path, len(model.pieces))
-    for i, piece in enumerate(model.pieces):
-        # the converter makes user-defined pieces normal ones, which llama.cpp would not match as they stand
-        text = piece.text.replace("▁", " ") if piece.type == USER_DEFINED else piece.text
-        table.put(i, text, piece.type, piece.score)
+    model = files.seen.model(path)
+    table = TokenTable(files.size, path, len(model.texts))
+    # the converter makes user-defined pieces normal ones, which llama.cpp would not match as they stand
+    texts = list(model.texts)
+    for i in np.flatnonzero(model.types == USER_DEFINED).tolist():
+        texts[i] = texts[i].replace("▁".encode(), b" ")
+    table.put_all(np.arange(len(texts)), texts, model.types, model.scores)
     decoder = files.decoder_tokens()
     # a special piece stays one, whatever a decoder says: a user's text must not be able to spell it
-    kept = [t for t in decoder or [] if is_control(t) or not _repeats(t, model.pieces[t.id : t.id + 1])]
+    kept = [t for t in decoder or [] if is_control(t) or not _repeats(t, model)]
     _put_added(table, files, kept)
     if decoder is None or files.architecture == _PHI3:  # for others the converter loses what has no decoder
         added = files.added_tokens()
         if decoder is None:
-            added = [t for t in added if not _repeats(t, model.pieces[t.id : t.id + 1])]
+            added = [t for t in added if not _repeats(t, model)]
         _put_added(table, files, added)
     table.check()
     return table, model.add_dummy_prefix
 
 
-def _repeats(token: AddedToken, pieces: Sequence[Piece]) -> bool:
+def _repeats(token: AddedToken, model: SentencePieceModel) -> bool:
     """Whether an added token is the special piece of tokenizer.model, if any, that has its id already."""
-    return any(piece.text == token.text and piece.type in (CONTROL, UNKNOWN) for piece in pieces)
+    if token.id >= len(model.texts) or model.types[token.id] not in (CONTROL, UNKNOWN):
+        return False
+    return model.texts[token.id] == token.text.encode("utf-8")
 
 
 def _put_added(table: TokenTable, files: TokenizerFiles, tokens: Iterable[AddedToken]) -> None:
@@ -77,21 +91,37 @@ def from_definition(files: TokenizerFiles) -> tuple[TokenTable, bool]:
     """
     trained = trained_tokens(files)
     table = TokenTable(files.size, files.where, len(trained))
-    scores: dict[str, float] = {}
-    for rank, (left, right) in enumerate(merge_pairs(files)):
-        scores.setdefault(left + right, -float(rank))
-    never = -float(len(scores) + 1)
+    texts = list(trained.all_encoded())
+    kinds = np.full(len(texts), NORMAL, np.int32)
+    merges = merge_pairs(files)
+    scores = merge_scores(texts, merges)
+    for i, text in enumerate(texts):
+        if len(text) == _BYTE_LENGTH and _BYTE_TEXT.fullmatch(text):
+            kinds[i], scores[i] = BYTE, 0.0
     unknown = files.model.get("unk_token")
-    for text, i in trained.items():
-        if _BYTE_TEXT.fullmatch(text):
-            table.put(i, text, BYTE)
-        elif text == unknown:
-            table.put(i, text, UNKNOWN)
-        else:
-            table.put(i, text, NORMAL, scores.get(text, never))
-    _put_added(table, files, [t for t in files.added_tokens() if (t.text, trained.get(t.text)) != (unknown, t.id)])
+    if isinstance(unknown, str) and (raw := unknown.encode()) in texts and kinds[texts.index(raw)] == NORMAL:
+        kinds[texts.index(raw)], scores[texts.index(raw)] = UNKNOWN, 0.0
+    table.put_all(trained.ids, texts, kinds, scores)
+    _put_added(table, files, [t for t in files.added_tokens() if t.text != unknown or trained.get(t.text) != t.id])
     table.check()
     return table, _prefixes(files)
+
+
+def merge_scores(texts: Sequence[bytes], merges: Merges) -> Floats:
+    """Return for each text, [n], minus the rank of the first merge that makes it; for one that none makes, less."""
+    places = {text: i for i, text in enumerate(texts)}
+    ranks = np.full(len(texts), -1, np.int64)
+    elsewhere: set[bytes] = set()  # what merges make that is no token
+    first = 0
+    for made, _ in merges.batches():
+        found = np.fromiter(map(places.get, made, itertools.repeat(-1)), np.int64, len(made))
+        if (found < 0).any():
+            elsewhere.update(made[i] for i in np.flatnonzero(found < 0).tolist())
+        new = np.flatnonzero((found >= 0) & (ranks[found] < 0))[::-1]  # of several the first is assigned last
+        ranks[found[new]] = first + new
+        first += len(made)
+    never = int((ranks >= 0).sum()) + len(elsewhere) + 1
+    return -np.where(ranks < 0, never, ranks).astype(np.float32)
 
 
 def _prefixes(files: TokenizerFiles) -> bool:

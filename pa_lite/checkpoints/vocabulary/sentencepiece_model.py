@@ -1,30 +1,33 @@
-"""SentencePiece's tokenizer.model: a protobuf of strangers, read without the sentencepiece package.
+"""SentencePiece's tokenizer.model: an untrusted protobuf, read without the sentencepiece package.
 
 Format: https://github.com/google/sentencepiece, src/sentencepiece_model.proto.
 """
 
 from __future__ import annotations
 
-import math
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from pa_lite.checkpoints.file_kind import check_text
+from pa_lite.checkpoints.packed import offsets
 from pa_lite.checkpoints.vocabulary.tokens import MAX_TOKENS, NORMAL
 from pa_lite.errors import CheckpointError
 from pa_lite.opening import read_regular
 
-_MAX_BYTES = 1 << 28  # Gemma's, the largest known, has 4 MB
+_MAX_BYTES = 1 << 26  # Gemma's, the largest known, has 4 MB
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # protobuf wire types
+_BATCH = 1 << 14  # texts that are decoded at a time
 _BPE = 2  # TrainerSpec.ModelType
 _KINDS = {1: "Unigram", 3: "word", 4: "character"}
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A token: its text with ▁ for blanks, its score, its type in SentencePiece's numbers, which are llama.cpp's."""
+    """A token: its text with ▁ for spaces, its score, its type in SentencePiece's numbers, which are llama.cpp's."""
 
     text: str
     score: float
@@ -33,16 +36,27 @@ class Piece:
 
 @dataclass(frozen=True)
 class SentencePieceModel:
-    """The pieces in order of their ids, and whether a blank is put before a text."""
+    """The pieces in order of their ids, and whether a space is put before a text.
 
-    pieces: list[Piece]
+    `texts` are UTF-8, `scores` float32 [n], `types` int32 [n].
+    """
+
+    texts: list[bytes]
+    scores: npt.NDArray[np.float32]
+    types: npt.NDArray[np.int32]
     add_dummy_prefix: bool
 
+    @property
+    def pieces(self) -> list[Piece]:
+        """The same as objects."""
+        rows = zip(self.texts, self.scores.tolist(), self.types.tolist(), strict=True)
+        return [Piece(text.decode("utf-8"), score, kind) for text, score, kind in rows]
 
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
+
+def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:
     value = shift = 0
     while True:
-        if at >= len(data) or shift > 63:
+        if at >= end or shift > 63:
             raise ValueError("a number is cut off")
         byte = data[at]
         value |= (byte & 0x7F) << shift
@@ -51,53 +65,121 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
             return value, at
 
 
-def _fields(data: memoryview) -> Iterator[tuple[int, int, int, memoryview]]:
-    """The fields of a message: (number, wire type, value of a varint, bytes of any other)."""
-    at = 0
-    while at < len(data):
-        tag, at = _varint(data, at)
-        number, wire = tag >> 3, tag & 7
-        value, length = 0, 0
-        if wire == _VARINT:
-            value, at = _varint(data, at)
-        elif wire == _BYTES:
-            length, at = _varint(data, at)
-        elif wire in (_FIXED32, _FIXED64):
-            length = 4 if wire == _FIXED32 else 8
-        else:
-            raise ValueError(f"wire type {wire} is unknown")
-        if length > len(data) - at:
-            raise ValueError(f"a field tells of {length} bytes where {len(data) - at} are left")
-        yield number, wire, value, data[at : at + length]
-        at += length
+def _field(data: bytes, at: int, end: int) -> tuple[int, int, int, int, int]:
+    """Read one field of a message: (number, wire type, value of a varint, where the bytes of any other begin and end).
+
+    The next field follows.
+    """
+    tag, at = _varint(data, at, end)
+    number, wire = tag >> 3, tag & 7
+    value, length = 0, 0
+    if wire == _VARINT:
+        value, at = _varint(data, at, end)
+    elif wire == _BYTES:
+        length, at = _varint(data, at, end)
+    elif wire in (_FIXED32, _FIXED64):
+        length = 4 if wire == _FIXED32 else 8
+    else:
+        raise ValueError(f"wire type {wire} is unknown")
+    if length > end - at:
+        raise ValueError(f"a field has {length} bytes where {end - at} are left")
+    return number, wire, value, at, at + length
 
 
-def _piece(data: memoryview) -> Piece:
-    text, score, kind = "", 0.0, NORMAL
-    for number, wire, value, raw in _fields(data):
-        if (number, wire) == (1, _BYTES):
-            text = bytes(raw).decode("utf-8")
-        elif (number, wire) == (2, _FIXED32):
-            (score,) = struct.unpack("<f", raw)
-        elif (number, wire) == (3, _VARINT):
-            kind = value
-    if not text or not math.isfinite(score) or not 1 <= kind <= 6:
-        raise ValueError(f"piece {text!r} has score {score} and type {kind}")
-    return Piece(text, score, kind)
+def _fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int, int, int]]:
+    """Read all fields of a message; see `_field`."""
+    while at < end:
+        found = _field(data, at, end)
+        yield found
+        at = found[4]
 
 
-def _setting(data: memoryview, field: int, default: int) -> int:
-    """A whole number among a specification's fields."""
-    for number, wire, value, _ in _fields(data):
+class _Pieces:
+    """Collects pieces; of those in the usual layout only the places are noted, which takes little time."""
+
+    def __init__(self) -> None:
+        self.texts: list[bytes] = []
+        self._types: list[int] = []
+        self._scores: list[int] = []  # where they are in the file, -1 for no score
+
+    def read_plain(self, data: bytes, at: int) -> int:
+        """Read pieces from here on as long as each is text, score and perhaps type in one byte; where that ends.
+
+        A twin of `read` without its calls: a vocabulary has 262,144 of them.
+        """
+        texts, scores, types = self.texts.append, self._scores.append, self._types.append
+        end = len(data) - 8
+        while at < end and data[at] == 0x0A and data[at + 2] == 0x0A:
+            size, length = data[at + 1], data[at + 3]
+            score = at + 4 + length
+            rest = size - 2 - length  # bytes behind the text
+            stop = at + 2 + size
+            if size >= 0x80 or not 0 < length < 0x80 or rest < 5 or stop > end or data[score] != 0x15:
+                break
+            if rest == 5:
+                types(NORMAL)
+            elif rest == 7 and data[score + 5] == 0x18 and data[score + 6] < 0x80:
+                types(data[score + 6])
+            else:
+                break
+            texts(data[at + 4 : score])
+            scores(score + 1)
+            at = stop
+        return at
+
+    def read(self, data: bytes, at: int, end: int) -> None:
+        """Read one piece in any layout."""
+        text, score, kind = b"", -1, NORMAL
+        for number, wire, value, start, stop in _fields(data, at, end):
+            if (number, wire) == (1, _BYTES):
+                text = data[start:stop]
+            elif (number, wire) == (2, _FIXED32):
+                score = start
+            elif (number, wire) == (3, _VARINT):
+                kind = value
+        self.texts.append(text)
+        self._scores.append(score)
+        self._types.append(min(kind, 127))
+
+    def finish(self, data: bytes, prefix: bool) -> SentencePieceModel:
+        """Check and return them. Raises ValueError for a piece with an impossible text, score or type."""
+        _check_utf8(self.texts)
+        places, types = np.array(self._scores, np.int64), np.array(self._types, np.int32)
+        scores = np.zeros(len(places), np.float32)
+        raw = np.frombuffer(data, np.uint8)[places[places >= 0][:, None] + np.arange(4)]
+        scores[places >= 0] = raw.view("<f4")[:, 0]
+        empty = np.fromiter(map(len, self.texts), np.int64, len(self.texts)) == 0
+        broken = np.flatnonzero(empty | ~np.isfinite(scores) | (types < 1) | (types > 6))
+        if len(broken):
+            i = broken[0]
+            raise ValueError(f"piece {self.texts[i].decode()!r} has score {scores[i]} and type {types[i]}")
+        return SentencePieceModel(self.texts, scores, types, prefix)
+
+
+def _check_utf8(texts: list[bytes]) -> None:
+    """Raise ValueError for a text that is not UTF-8."""
+    for first in range(0, len(texts), _BATCH):
+        batch = [text for text in texts[first : first + _BATCH] if text]
+        joined = b"".join(batch)
+        starts = offsets(np.fromiter(map(len, batch), np.int64, len(batch)))[:-1]
+        joined.decode("utf-8")
+        if (np.frombuffer(joined, np.uint8)[starts] & 0xC0 == 0x80).any():  # one begins within a character
+            for text in batch:
+                text.decode("utf-8")
+
+
+def _setting(data: bytes, at: int, end: int, field: int, default: int) -> int:
+    """An integer among a specification's fields."""
+    for number, wire, value, _, _ in _fields(data, at, end):
         if (number, wire) == (field, _VARINT):
             default = value
     return default
 
 
-def read_sentencepiece(path: Path) -> SentencePieceModel:
-    """Read a tokenizer.model.
+def read_sentencepiece(path: Path, plain: bool = True) -> SentencePieceModel:
+    """Read a tokenizer.model; without `plain` by the slow way alone, whatever the layout.
 
-    Raises CheckpointError for a file that is cut off or no such model, and for one that was not trained as BPE, the
+    Raises CheckpointError for a file that is cut off or not such a model, and for one that was not trained as BPE, the
     only kind that llama.cpp's tokenizer gives the same ids for.
     """
     try:
@@ -106,29 +188,34 @@ def read_sentencepiece(path: Path) -> SentencePieceModel:
             raise ValueError(f"{size} bytes are too many")
         raw = read_regular(path)
         check_text(path, raw, size)
-        return _model(memoryview(raw))
+        return _model(raw, plain)
     except OSError as e:
         raise CheckpointError(f"{path}: cannot be read: {e.strerror}") from e
     except ValueError as e:
         raise CheckpointError(f"{path}: is no SentencePiece model, or is damaged: {e}. Fetch it again.") from e
 
 
-def _model(data: memoryview) -> SentencePieceModel:
-    pieces: list[Piece] = []
-    kind, prefix = _BPE, True
-    for number, wire, _, raw in _fields(data):
+def _model(data: bytes, plain: bool) -> SentencePieceModel:
+    pieces = _Pieces()
+    kind, prefix, at = _BPE, True, 0
+    while at < len(data):
+        if plain:
+            at = pieces.read_plain(data, at)
+        if len(pieces.texts) > MAX_TOKENS:
+            raise ValueError(f"it has more than {MAX_TOKENS} pieces")
+        if at == len(data):
+            break
+        number, wire, _, start, at = _field(data, at, len(data))
         if wire != _BYTES:
             continue
         if number == 1:
-            pieces.append(_piece(raw))
+            pieces.read(data, start, at)
         elif number == 2:  # trainer_spec
-            kind = _setting(raw, 3, kind)
+            kind = _setting(data, start, at, 3, kind)
         elif number == 3:  # normalizer_spec
-            prefix = bool(_setting(raw, 3, int(prefix)))
-        if len(pieces) > MAX_TOKENS:
-            raise ValueError(f"it has more than {MAX_TOKENS} pieces")
-    if not pieces:
+            prefix = bool(_setting(data, start, at, 3, int(prefix)))
+    if not pieces.texts:
         raise ValueError("it has no pieces")
     if kind != _BPE:
         raise ValueError(f"it is a {_KINDS.get(kind, kind)} model, for which llama.cpp would give other ids")
-    return SentencePieceModel(pieces, prefix)
+    return pieces.finish(data, prefix)

@@ -5,7 +5,7 @@ Follows what llama.cpp's converter (gguf.SpecialVocab) writes; how it reads a po
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,7 +44,7 @@ class _Roles:
     adds: dict[str, bool] = field(default_factory=dict)
 
 
-def special_tokens(files: TokenizerFiles, tokens: list[str], sentencepiece: bool) -> Metadata:
+def special_tokens(files: TokenizerFiles, tokens: Sequence[str], sentencepiece: bool) -> Metadata:
     """Ids of the special tokens, add_bos_token and add_eos_token; the last two always, as defaults vary in llama.cpp.
 
     A token is found by its text among tokenizer.json's added tokens, else by the id in config.json. Ids that are no
@@ -146,7 +146,7 @@ def _special(part: Mapping[str, Any]) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def _add_ends(ids: dict[str, int], generation: Mapping[str, Any], tokens: list[str]) -> list[int]:
+def _add_ends(ids: dict[str, int], generation: Mapping[str, Any], tokens: Sequence[str]) -> list[int]:
     """Give the ends of generation_config.json that llama.cpp does not know by their text a role that it stops at.
 
     The role EOT is for the end of a turn: one that llama.cpp knows goes before any other. Returns the ends that no role

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import re
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+from pa_lite.checkpoints.packed import PackedNumbers, PackedTexts, pack_texts
 from pa_lite.checkpoints.source import Vocabulary, string
 from pa_lite.errors import CheckpointError
 
@@ -13,6 +20,11 @@ MAX_TOKENS = 1 << 22  # sixteen times the largest vocabulary known; config.json 
 _SPARE = 1 << 15  # ids without a token that an embedding may have besides: a claim of more is not made room for
 ADDED_SCORE, _PADDING_SCORE = -1000.0, -10000.0  # as llama.cpp's converter writes them
 _LOOKS_SPECIAL = re.compile(r"<\|.*\|>|<｜.*｜>|<unused.*>|<(pad|mask|2mass)>|\[@BOS@\]", re.DOTALL)
+
+Ids = npt.NDArray[np.integer[Any]]
+Floats = npt.NDArray[np.floating[Any]]
+# what may make llama.cpp take a text for another: a zero byte, or the text of a padding token
+_ODD = re.compile(rb"\0|\[PAD|\[EMPTY_")
 
 
 def looks_special(text: str) -> bool:
@@ -31,21 +43,47 @@ class TokenTable:
                 "configuration from one checkpoint."
             )
         self.where = where
-        self.texts = [f"[PAD{i}]" for i in range(size)]
-        self.types = [UNUSED] * size
-        self.scores = [_PADDING_SCORE] * size
+        self._texts: list[bytes | None] = [None] * size
+        self._types = np.full(size, UNUSED, np.int32)
+        self._scores = np.full(size, _PADDING_SCORE, np.float32)
 
     def __len__(self) -> int:
-        return len(self.texts)
+        return len(self._texts)
+
+    @functools.cached_property
+    def texts(self) -> PackedTexts:
+        """Every token's text, in order of the ids. Ask for it when all are put."""
+        if None in self._texts:
+            return pack_texts(b"[PAD%d]" % i if text is None else text for i, text in enumerate(self._texts))
+        return pack_texts(self._texts)  # type: ignore[arg-type]
+
+    @property
+    def types(self) -> PackedNumbers:
+        """Every token's type, int32."""
+        return PackedNumbers(self._types)
+
+    @property
+    def scores(self) -> PackedNumbers:
+        """Every token's score, float32."""
+        return PackedNumbers(self._scores)
 
     def put(self, i: int, text: str, kind: int, score: float = 0.0) -> None:
         """Set the token with id i. Raises CheckpointError when i is not below the table's size."""
-        if not 0 <= i < len(self.texts):
+        if not 0 <= i < len(self._texts):
             raise CheckpointError(
-                f"{self.where}: has token id {i}, but config.json's vocab_size is {len(self.texts)}. "
+                f"{self.where}: has token id {i}, but config.json's vocab_size is {len(self._texts)}. "
                 "Take the tokenizer and the configuration from one checkpoint."
             )
-        self.texts[i], self.types[i], self.scores[i] = text, kind, score
+        self._texts[i], self._types[i], self._scores[i] = text.encode("utf-8"), kind, score
+
+    def put_all(self, ids: Ids, texts: Iterable[bytes], kinds: Ids | int, scores: Floats | float = 0.0) -> None:
+        """Set the tokens with these ids, int [n], to texts in UTF-8 with their types and scores, [n] or one for all."""
+        outside = np.flatnonzero((ids < 0) | (ids >= len(self._texts)))
+        if len(outside):
+            self.put(int(ids[outside[0]]), "", NORMAL)  # which says what is wrong
+        for i, text in zip(ids.tolist(), texts, strict=True):
+            self._texts[i] = text
+        self._types[ids], self._scores[ids] = kinds, scores
 
     def put_added(self, i: int, text: str, special: bool) -> None:
         """Set a token that was added to the trained ones: a control token, or a text that is matched as it stands."""
@@ -56,13 +94,16 @@ class TokenTable:
 
     def check(self) -> None:
         """Raise CheckpointError for texts on which llama.cpp aborts: two that are the same."""
-        places: dict[str, int] = {}
-        for i, text in enumerate(self.texts):
-            seen = text.partition("\0")[0] or f"[EMPTY_{i}]"  # what llama.cpp reads of it
+        named = [text for text in self._texts if text is not None]
+        if len(set(named)) == len(named) and all(named) and not _ODD.search(b"".join(named)):
+            return
+        places: dict[bytes, int] = {}
+        for i, text in enumerate(self.texts.all_encoded()):
+            seen = text.partition(b"\0")[0] or b"[EMPTY_%d]" % i  # what llama.cpp reads of it
             if places.setdefault(seen, i) != i:
                 raise CheckpointError(
-                    f"{self.where}: token ids {places[seen]} and {i} have the same text {seen!r}; llama.cpp cannot "
-                    "load such a vocabulary."
+                    f"{self.where}: token ids {places[seen]} and {i} have the same text {seen.decode()!r}; llama.cpp "
+                    "cannot load such a vocabulary."
                 )
 
 

@@ -12,8 +12,11 @@ import pytest
 
 from pa_lite import limited
 from pa_lite.checkpoints.vocabulary import pre_tokenizers
-from pa_lite.errors import CheckpointError
-from tests.checkpoints.vocabulary.folders import byte_level
+from pa_lite.checkpoints.vocabulary.files import read_files
+from pa_lite.errors import CheckpointError, EngineError
+from tests import tiny
+from tests.checkpoints.vocabulary.folders import byte_level, change_json
+from tests.parity.vocabularies import build, read_config
 
 CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 TAIL = r"\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -218,3 +221,35 @@ def test_an_unknown_pre_tokenizer_says_what_would_recognise_it(tmp_path: Path, m
     assert "The package tokenizers, which recognises more of them, cannot encode with it: " in refusal()
     monkeypatch.setattr(pre_tokenizers, "_SMALLEST", 1 << 20)
     assert refusal().endswith("name the .gguf file.")
+
+
+@pytest.mark.parametrize("name", ["llama-3", "smollm3", "qwen", "smollm2", "olmo", "olmo-2", "phi-4", "mistral-nemo"])
+def test_a_part_of_the_vocabulary_gives_the_ids_of_the_whole(name: str, tmp_path: Path) -> None:
+    """Trained vocabularies with added tokens, normalizers and merges that are ignored."""
+    tokenizers = pytest.importorskip("tokenizers")
+    folder = build(name, tmp_path / name)
+    tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    whole = [tokenizer.encode(pre_tokenizers.CHECK_TEXT, add_special_tokens=special).ids for special in (True, False)]
+    assert pre_tokenizers.check_ids(read_files(folder, read_config(folder))) == whole
+    assert len(whole[1]) < 340  # most of the check text is in tokens of several characters
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: t["model"].update(dropout=0.5),
+        lambda t: t["model"].update(continuing_subword_prefix="##"),
+        lambda t: t["added_tokens"].append({"id": 300, "content": "told", "special": False, "single_word": True,
+                                            "lstrip": False, "rstrip": False, "normalized": False}),
+    ],
+)  # fmt: skip
+def test_vocabularies_of_which_no_part_will_do_are_known_by_their_definition(
+    tmp_path: Path, change: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tokenizers")
+    tiny.write_tokenizer(tmp_path)
+    change_json(tmp_path / "tokenizer.json", change)
+    with pytest.raises(EngineError):
+        pre_tokenizers.check_ids(read_files(tmp_path, tiny.CONFIG))
+    monkeypatch.setattr(pre_tokenizers, "_SMALLEST", 0)
+    assert byte_level(tmp_path, change)["pre"] == "gpt-2"

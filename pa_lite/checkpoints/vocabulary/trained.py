@@ -1,0 +1,232 @@
+"""What tokenizer.json says of a trained BPE vocabulary, its tokens and merges, in a few bytes each."""
+
+from __future__ import annotations
+
+import functools
+import re
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, pairwise
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from pa_lite.checkpoints.packed import Offsets, PackedTexts, are_different, offsets, pack_parts, pack_texts
+from pa_lite.checkpoints.vocabulary.large_json import duplicate, strings_of
+
+_BATCH = 1 << 14  # items that are Python objects at a time
+_MOST_ID = 1 << 62
+
+
+_SPACES, _DIGITS = b" \t\n\r", b"0123456789"
+_NO_SPACES = bytes(b for b in range(255) if b != ord(" "))
+_MOST_DIGITS = 18  # of an id that fits its place; no vocabulary comes near
+_SPLIT_NUMBER = re.compile(rb"[0-9][ \t\n\r]+[0-9]")
+_ZERO_FIRST = re.compile(rb":0[0-9]")
+_IS_COMMA = re.compile(rb"[ \t\n\r]*,[ \t\n\r]*")
+_IS_NEXT_PAIR = re.compile(rb"[ \t\n\r]*\][ \t\n\r]*,[ \t\n\r]*\[[ \t\n\r]*")
+_IS_PAIR_END = re.compile(rb"[ \t\n\r]*\[[ \t\n\r]*,[ \t\n\r]*\][ \t\n\r]*")
+
+
+def _all_are(kind: re.Pattern[bytes], texts: list[bytes]) -> bool:
+    """Whether texts, mostly the same few, are all of a kind."""
+    if len(texts) > 1 and set(map(len, texts)) == {len(texts[0])} and b"".join(texts) == texts[0] * len(texts):
+        texts = texts[:1]
+    return all(map(kind.fullmatch, set(texts)))
+
+
+class TrainedTokens(Mapping[str, int]):
+    """Tokens by text, read-only: text -> id, in the file's order. `ids` int64 [n]; `fault` where one is not an id."""
+
+    def __init__(self, data: bytes, starts: Offsets, ids: npt.NDArray[np.int64], fault: bool) -> None:
+        self._data, self._starts, self.ids, self.fault = data, starts, ids, fault
+
+    @functools.cached_property
+    def are_ids_different(self) -> bool:
+        """Whether no two tokens have one id."""
+        return are_different(self.ids)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def all_encoded(self) -> Iterator[bytes]:
+        """Yield every text as UTF-8."""
+        for first in range(0, len(self), _BATCH):
+            places = self._starts[first : first + _BATCH + 1].tolist()
+            yield from [self._data[start:stop] for start, stop in pairwise(places)]
+
+    def __iter__(self) -> Iterator[str]:
+        return (raw.decode("utf-8") for raw in self.all_encoded())
+
+    @functools.cached_property
+    def _by_hash(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """The texts' hashes in order, and whose each is."""
+        hashes = np.fromiter(map(hash, self.all_encoded()), np.int64, len(self))
+        order = np.argsort(hashes)
+        return hashes[order], order
+
+    def __getitem__(self, text: str) -> int:
+        raw = text.encode("utf-8", "surrogatepass")
+        hashes, order = self._by_hash
+        first = int(np.searchsorted(hashes, hash(raw)))
+        while first < len(hashes) and hashes[first] == hash(raw):
+            i = int(order[first])
+            if self._data[int(self._starts[i]) : int(self._starts[i + 1])] == raw:
+                return int(self.ids[i])
+            first += 1
+        raise KeyError(text)
+
+
+class Merges(Sequence[tuple[str, str]]):
+    """BPE merges in order of rank, read-only, as pairs (left, right); `fault` shows the first that is not one."""
+
+    def __init__(self, data: bytes, starts: Offsets, fault: str | None) -> None:
+        self._data, self._starts, self.fault = data, starts, fault  # the parts: left, right, left, right, ...
+
+    def __len__(self) -> int:
+        return len(self._starts) // 2
+
+    @overload
+    def __getitem__(self, i: int) -> tuple[str, str]: ...
+    @overload
+    def __getitem__(self, i: slice) -> list[tuple[str, str]]: ...
+    def __getitem__(self, i: int | slice) -> tuple[str, str] | list[tuple[str, str]]:
+        if isinstance(i, slice):
+            return [self[k] for k in range(*i.indices(len(self)))]
+        if not -len(self) <= i < len(self):
+            raise IndexError(i)
+        first = 2 * (i % len(self))
+        a, b, c = self._starts[first : first + 3].tolist()
+        return self._data[a:b].decode("utf-8"), self._data[b:c].decode("utf-8")
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        for made, lefts in self.batches():
+            for raw, left in zip(made, lefts, strict=True):
+                yield raw[:left].decode("utf-8"), raw[left:].decode("utf-8")
+
+    def batches(self) -> Iterator[tuple[list[bytes], list[int]]]:
+        """Yield lists of what the merges make, left + right as UTF-8, and of how long the left part of each is."""
+        for first in range(0, len(self), _BATCH):
+            places = self._starts[2 * first : 2 * (first + _BATCH) + 1]
+            sizes = np.diff(places)[::2].tolist()
+            yield [self._data[a:b] for a, b in pairwise(places[::2].tolist())], sizes
+
+    @functools.cached_property
+    def spaced(self) -> PackedTexts:
+        """As a GGUF file has them: "left right", with Ġ for a space in a part."""
+        if b" " in self._data:
+            return pack_texts(f"{a.replace(' ', 'Ġ')} {b.replace(' ', 'Ġ')}".encode() for a, b in self)
+        left, both = np.diff(self._starts)[::2], np.diff(self._starts[::2])
+        return pack_parts(self._data, both, left)
+
+
+class TokensSink:
+    """Packs the object "vocab" of tokenizer.json."""
+
+    def add_text(self, text: bytes) -> bool:
+        found = strings_of(text)
+        if found is None:
+            return False
+        others, raws = found
+        numbers = b"\0".join(others[1:]) + b","
+        if others[0].strip(_SPACES) or _SPLIT_NUMBER.search(numbers):
+            return False
+        bare = numbers.translate(None, _SPACES)
+        if _ZERO_FIRST.search(bare) or bare.translate(None, _DIGITS) != (b":,\0" * len(raws))[:-1]:
+            return False
+        ids = bare[1:-1].split(b",\0:")
+        if not all(ids) or max(map(len, ids)) > _MOST_DIGITS:
+            return False
+        self._extend(raws)
+        self._ids.extend(map(int, ids))
+        return True
+
+    def _extend(self, raws: list[bytes]) -> None:
+        self._data += b"".join(raws)
+        self._sizes.extend(map(len, raws))
+        self._hashes.extend(map(hash, raws))
+
+    def __init__(self) -> None:
+        self._data, self._sizes, self._ids, self._hashes = bytearray(), array("I"), array("q"), array("q")
+        self._fault = False
+
+    def add(self, items: dict[str, Any]) -> bool:
+        raws, ids = [text.encode("utf-8") for text in items], list(items.values())
+        self._extend(raws)
+        is_plain = set(map(type, ids)) <= {int}
+        self._fault = self._fault or not is_plain
+        self._ids.extend(max(-1, min(i, _MOST_ID)) if type(i) is int else -1 for i in ids)
+        return is_plain
+
+    def finish(self) -> TrainedTokens:
+        tokens = TrainedTokens(
+            bytes(self._data),
+            offsets(np.frombuffer(self._sizes, np.uint32)),
+            np.frombuffer(self._ids, np.int64),
+            self._fault,
+        )
+        if not are_different(np.frombuffer(self._hashes, np.int64)):  # two texts, or rarely two hashes
+            seen: set[str] = set()
+            for text in tokens:
+                if text in seen:
+                    raise duplicate(text)
+                seen.add(text)
+        return tokens
+
+
+class MergesSink:
+    """Packs the list "merges" of tokenizer.json: older files hold "left right", newer ones pairs."""
+
+    def add_text(self, text: bytes) -> bool:
+        found = strings_of(text)
+        if found is None:
+            return False
+        others, raws = found
+        if others[0].strip(_SPACES):
+            ends, inner, outer = others[0] + b"," + others[-1], others[1:-1:2], others[2:-1:2]
+            if not _IS_PAIR_END.fullmatch(ends) or not _all_are(_IS_COMMA, inner) or not _all_are(_IS_NEXT_PAIR, outer):
+                return False
+            if len(raws) % 2:
+                return False
+        else:
+            if others[-1].strip(_SPACES) or not _all_are(_IS_COMMA, others[1:-1]):
+                return False
+            joined = b"\xff".join(raws)
+            if joined.translate(None, _NO_SPACES) != (b" \xff" * len(raws))[:-1]:
+                return False
+            raws = joined.replace(b"\xff", b" ").split(b" ")
+        if not all(raws):
+            return False
+        self._data += b"".join(raws)
+        self._sizes.extend(map(len, raws))
+        return True
+
+    def __init__(self) -> None:
+        self._data, self._sizes = bytearray(), array("I")
+        self._fault: str | None = None
+
+    def add(self, items: list[Any]) -> bool:
+        kinds = set(map(type, items))
+        pairs = [merge.split(" ") for merge in items] if kinds == {str} else items
+        is_plain = kinds in ({str}, {list})
+        if not is_plain or set(map(len, pairs)) != {2} or not _are_parts(list(chain.from_iterable(pairs))):
+            pairs = [pair for merge in items if (pair := self._pair(merge)) is not None]
+        raws = [part.encode("utf-8") for part in chain.from_iterable(pairs)]
+        self._data += b"".join(raws)
+        self._sizes.extend(map(len, raws))
+        return is_plain and len(pairs) == len(items)
+
+    def _pair(self, merge: Any) -> list[str] | None:
+        parts = merge.split(" ") if isinstance(merge, str) else merge
+        if isinstance(parts, list) and len(parts) == 2 and _are_parts(parts):
+            return parts
+        self._fault = self._fault or f"{merge!r:.80}"
+        return None
+
+    def finish(self) -> Merges:
+        return Merges(bytes(self._data), offsets(np.frombuffer(self._sizes, np.uint32)), self._fault)
+
+
+def _are_parts(parts: list[Any]) -> bool:
+    return all(parts) and set(map(type, parts)) == {str}
