@@ -227,7 +227,7 @@ def _render(template: _Template, conversations: tuple[tuple[Message, ...], ...],
             room += _MADE_PER_CHARACTER * sum(map(_length, portion)) - sum(map(len, texts[-len(portion) :]))
             if room < 0:
                 raise EngineError(
-                    f"the first {len(texts)} of {len(conversations)} prompts already exceed the limit for all together, "
+                    f"the first {len(texts)} of {len(conversations)} prompts exceed the limit for all together, "
                     f"which is {_MADE} characters and {_MADE_PER_CHARACTER} times the template and the messages of each"
                 )
     return tuple(texts)

@@ -28,15 +28,20 @@ from pa_lite.tasks.spec import find_tasks
 from pa_lite.texts import csv_cell, one_line, plain, to_json
 
 PIECES = [
-    ".", "`", "*", "\n", "[", "]", " ", '"', "'", "1", "-", "<", "#", "\\", "(", ",", "_", "=", "{", "/", "\t", "。", "a", "K",
-    ". ", "1. ", "* ", "\n\n ", "```\n", "** a", "[a", "<<", "a, ", ", ", "a-", "'a", "1,111", "$.1", "\n- ", "P.S. ", " ...", "\\\"",
-    "the ", "<think>", "</think>", "[THINK]", "\n1. a", "[]", ".\n", "- ", "1.1", " \n", "...\n ", "e.g. ", "\"\" ", "a\n\n",
+    ".", "`", "*", "\n", "[", "]", " ", '"', "'", "1", "-", "<", "#", "\\", "(", ",", "_", "=", "{", "/", "\t", "。",
+    "a", "K",
+    ". ", "1. ", "* ", "\n\n ", "```\n", "** a", "[a", "<<", "a, ", ", ", "a-", "'a", "1,111", "$.1", "\n- ",
+    "P.S. ", " ...", "\\\"",
+    "the ", "<think>", "</think>", "[THINK]", "\n1. a", "[]", ".\n", "- ",
+    "1.1", " \n", "...\n ", "e.g. ", "\"\" ", "a\n\n",
 ]
 FIELDS = {
-    "n": 2, "nth": 1, "letter": "a", "words": ["a", "b"], "texts": ["a b", "..."], "options": ["a"], "keys": ["a"], "word": "a",
-    "text": "a", "characters": "a", "marker": "...", "header": "#", "divider": "*", "left": "[", "right": "]", "code": "en",
+    "n": 2, "nth": 1, "letter": "a", "words": ["a", "b"], "texts": ["a b", "..."], "options": ["a"],
+    "keys": ["a"], "word": "a",
+    "text": "a", "characters": "a", "marker": "...", "header": "#", "divider": "*", "left": "[", "right": "]",
+    "code": "en",
 }
-extracts = {e.pattern: e for spec in find_tasks(sys.argv[1].split()) for e in spec.extract}
+extracts = {e.pattern: e for name in sys.argv[1].split() for spec in find_tasks([name]) for e in spec.extract}
 extracts["n"] = Extract("n", "{number}", "last")
 for n in (20_000,):
     for piece in PIECES:
@@ -52,7 +57,8 @@ for n in (20_000,):
                     metric(text, golds, tuple(STEPS))
             for e in extracts.values():
                 e.find(text)
-            split_reasoning(text), list(loose_variants(text)), csv_cell(text), one_line(text), plain(text), to_json(text)
+            split_reasoning(text), list(loose_variants(text))
+            csv_cell(text), one_line(text), plain(text), to_json(text)
         for text in (body, '["' + body, '["' + body + "\\q", "x = " + body, "." * 64 + '"' + body):
             for read in (parse_csv, parse_json, parse_toml):
                 try:
