@@ -20,10 +20,11 @@ else:
 _DEEPEST = 64  # lists and objects within each other; the deepest known file, a tokenizer.json, has eight
 _MOST_DIGITS = 4300  # of a whole number: Python's own limit, as time grows with their square
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")  # where JSON spells a half of a character beyond 16 bits
-_QUOTED = re.compile(r""""(?:[^"\\\n]|\\.)*"|'[^'\n]*'""")
+_QUOTED = re.compile(r""""[^"\\\n]*(?:\\.[^"\\\n]*)*("?)|'[^'\n]*'""")  # group 1 is empty for one without an end
+_LITERAL = re.compile(r"'[^'\n]*'")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _BETWEEN_KEYS = re.compile(r"[=,{}\[\]]")
-_BRACKET = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]')
+_BRACKET = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[\]{}]')  # a string without an end is passed over once, too
 _CELL_END = re.compile(r"[,\r\n]|\Z")
 _LINE_END = re.compile(r"\r\n|\r|\n")
 
@@ -152,10 +153,23 @@ def _check_keys(text: str) -> None:
     for number, line in enumerate(text.split("\n"), 1):
         if line.count(".") < _DEEPEST:
             continue
-        for piece in _BETWEEN_KEYS.split(_QUOTED.sub("x", line)):
+        for piece in _BETWEEN_KEYS.split(_without_strings(line)):
             parts = "".join(piece.split()).split(".")
             if len(parts) > _DEEPEST and all(map(_BARE_KEY.fullmatch, parts)):
                 raise ValueError(f"line {number} has a key of {len(parts)} parts")
+
+
+def _without_strings(line: str) -> str:
+    """Return a line of TOML with `x` for each string. After a `"` that no other closes, no further `"` opens one."""
+    kept, at = [], 0
+    for found in _QUOTED.finditer(line):
+        kept.append(line[at : found.start()])
+        at = found.start()
+        if found[1] == "":
+            return "".join(kept) + _LITERAL.sub("x", line[at:])
+        kept.append("x")
+        at = found.end()
+    return "".join(kept) + line[at:]
 
 
 def parse_csv(text: str) -> list[tuple[int, list[str]]]:

@@ -20,7 +20,7 @@ _STEERING = re.compile(
 # a spreadsheet takes what begins so for a formula; the wide forms count in some languages
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 _LONGEST = 2000  # characters of a line
-_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+_NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?")
 
 
 def name_text(name: str) -> str:

@@ -25,8 +25,12 @@ _FILES_AT_A_TIME = 4
 _SMALL = re.compile(
     r"[^/]+\.(json|jinja)|additional_chat_templates/[^/]+\.jinja|tokenizer\.model(\.v\d+)?|(spiece|sentencepiece\.bpe)\.model|vocab\.txt|merges\.txt"
 )
-# GGUF files beside a model that are not one, by the names that llama.cpp's tools give them
-_BESIDE = re.compile(r"(?:[^/]*/)*(?:mmproj[^/]*|[^/]*(?:imatrix|mmproj)[^/]*)\.gguf", re.IGNORECASE)
+
+
+def _is_beside(name: str) -> bool:
+    """Tell whether a GGUF file beside a model is not one, by the names that llama.cpp's tools give them."""
+    stem = name.rpartition("/")[2].lower().removesuffix(".gguf")
+    return "mmproj" in stem or "imatrix" in stem
 
 
 def weight_files(files: Sequence[HubFile], reference: HubReference, index: Sequence[str]) -> list[HubFile]:
@@ -45,7 +49,7 @@ def weight_files(files: Sequence[HubFile], reference: HubReference, index: Seque
         return [by_name[name] for name in chosen]
     models = {part_names(n)[0] for n in by_name if n.lower().endswith(".gguf")}
     if len(models) > 1:
-        models = {name for name in models if not _BESIDE.fullmatch(name)} or models
+        models = {name for name in models if not _is_beside(name)} or models
     if len(models) == 1:
         return _gguf_parts(models.pop(), by_name, reference)
     if models:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -22,6 +22,8 @@ from pa_lite.limited import LimitedProcess
 _SECONDS = SECONDS  # of processor time for a conversation
 _PROMPTS_A_SECOND = 200  # far fewer than any template in use renders: more time for many prompts
 _CHARACTERS = 200_000  # of one rendered text, beyond four times what goes in
+_PORTION, _PORTION_CHARACTERS = 2000, 2_000_000  # prompts sent to the process at a time, and their characters
+_MADE, _MADE_PER_CHARACTER = 50_000_000, 4  # characters of all prompts of a call, beyond 4 times what goes in
 _MARK = "\ue000\ue0a7\ue001"  # private characters that stand for a user's text, to see what is the template's own
 _HIDDEN = re.compile("\ue000\ue0a7([\ue100-\uf8ff])\ue001")  # stands for a control token that a user's text spells
 _FIRST_HIDDEN, _MOST_HIDDEN = 0xE100, 0xF8FF - 0xE100
@@ -216,9 +218,38 @@ def _settings(options: ChatOptions) -> str:
 @functools.lru_cache(maxsize=4)
 def _render(template: _Template, conversations: tuple[tuple[Message, ...], ...], settings: str) -> tuple[str, ...]:
     """Each conversation's text, by `template_worker`. Raises EngineError with what went wrong, without a full stop."""
+    room = _MADE + _MADE_PER_CHARACTER * len(template.text + settings) * len(conversations)
+    texts: list[str] = []
     with LimitedProcess(WORKER, MEMORY) as process:
-        seconds = _SECONDS + len(conversations) // _PROMPTS_A_SECOND
-        return tuple(process.ask(_request(template, conversations, settings), seconds)["texts"])
+        for portion in _portions(conversations):
+            seconds = _SECONDS + len(portion) // _PROMPTS_A_SECOND
+            texts += process.ask(_request(template, portion, settings), seconds)["texts"]
+            room += _MADE_PER_CHARACTER * sum(map(_length, portion)) - sum(map(len, texts[-len(portion) :]))
+            if room < 0:
+                raise EngineError(
+                    f"the first {len(texts)} of {len(conversations)} prompts exceed the limit for all together, "
+                    f"which is {_MADE} characters and {_MADE_PER_CHARACTER} times the template and the messages of each"
+                )
+    return tuple(texts)
+
+
+def _portions(conversations: Sequence[tuple[Message, ...]]) -> Iterator[list[tuple[Message, ...]]]:
+    """Yield the conversations in order, as many at a time as a process with limited memory renders easily."""
+    portion: list[tuple[Message, ...]] = []
+    held = 0
+    for conversation in conversations:
+        length = _length(conversation)
+        if portion and (len(portion) >= _PORTION or held + length > _PORTION_CHARACTERS):
+            yield portion
+            portion, held = [], 0
+        portion.append(conversation)
+        held += length
+    if portion:
+        yield portion
+
+
+def _length(conversation: Iterable[Message]) -> int:
+    return sum(len(part) for message in conversation for part in message)
 
 
 def _request(

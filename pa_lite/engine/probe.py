@@ -188,7 +188,7 @@ def _last_words(words: str) -> str:
     lines = [line.strip() for line in words.splitlines() if line.strip()]
     said = [line for line in lines if "GGML_ASSERT" in line or "what():" in line or "error" in line.lower()]
     last = (said or lines or ["it gives no reason"])[-1]
-    return re.sub(r"\S*/(?=[\w.-]+:\d+: )", "", last)[:300].rstrip(".")  # not the folder it was built in
+    return re.sub(r"\S*/(?=[\w.-]+:\d+: )", "", last[:2000])[:300].rstrip(".")  # not the folder it was built in
 
 
 def _verdict(identity: Sequence[Any]) -> Path:

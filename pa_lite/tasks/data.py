@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import glob
 import logging
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 from pa_lite.checkpoints.pairs import models_folder
 from pa_lite.documents import parse_csv, parse_json
@@ -23,6 +24,9 @@ _log = logging.getLogger(__name__)
 _KINDS = ("parquet", "jsonl", "json", "csv")
 _CONVERTED = "refs/convert/parquet"  # the branch where the Hub keeps its own parquet copy of a data set
 _BLOCK = 256  # parquet rows that become Python objects at a time
+_BATCH = 64  # parquet rows that are decoded at a time
+_DECODED, _DECODED_PER_BYTE = 256 << 20, 20  # bytes that a parquet file may become, and times its own
+_VALUE = 64  # bytes that a parquet value counts for beside its text, a null too
 
 
 class Rows(Protocol):
@@ -118,12 +122,63 @@ def _read_parquet(path: Path) -> Rows:
         import pyarrow.parquet
     except ImportError as e:
         raise InputError(f"{path}: parquet needs pyarrow. Install it with: pip install 'pa-lite[tasks]'.") from e
-    open_regular(path).close()  # the system's own words for a file that cannot be opened
-    try:
-        _check_columns(path, pyarrow.parquet.read_schema(path, memory_map=True).names)
-        return _Parquet(path, pyarrow.parquet.read_table(path, memory_map=True))
-    except (pyarrow.ArrowException, ValueError, OSError) as e:
-        raise InputError(f"{path}: is no parquet file that pyarrow can read: {e}.") from e
+    with open_regular(path) as file:
+        try:
+            _check_columns(path, pyarrow.parquet.read_schema(file).names)
+            file.seek(0)
+            return _Parquet(path, _decode(path, file, pyarrow))
+        except (pyarrow.ArrowException, ValueError, OSError) as e:
+            raise InputError(f"{path}: is not a parquet file that pyarrow can read: {e}.") from e
+
+
+def _decode(path: Path, file: BinaryIO, pyarrow: Any) -> Any:
+    """Return a parquet file's table, decoded in batches until it exceeds what is in proportion to the file.
+
+    Texts stay dictionaries where the file has them so, and count as often as they occur: a file of some hundred bytes
+    may say that a long text occurs in every row. Raises InputError for too much, and what pyarrow raises.
+    """
+    opened = pyarrow.parquet.ParquetFile(file)
+    leaves = [opened.schema.column(i) for i in range(len(opened.schema))]
+    texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY" and leaf.max_repetition_level == 0]
+    most = _DECODED + _DECODED_PER_BYTE * os.fstat(file.fileno()).st_size
+    groups = [opened.metadata.row_group(i) for i in range(opened.metadata.num_row_groups)]
+    chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
+    size = sum(max(chunk.total_uncompressed_size, 0) + _VALUE * max(chunk.num_values, 0) for chunk in chunks)
+    if size > most:
+        raise _too_large(path, most)
+    file.seek(0)
+    opened = pyarrow.parquet.ParquetFile(file, read_dictionary=texts)
+    batches, size = [], 0
+    for batch in opened.iter_batches(batch_size=_BATCH, use_threads=False):
+        size += sum(map(_plain_size, batch.columns))
+        if size > most:
+            raise _too_large(path, most)
+        batches.append(batch)
+    return pyarrow.Table.from_batches(batches, schema=batches[0].schema if batches else opened.schema_arrow)
+
+
+def _too_large(path: Path, most: int) -> InputError:
+    return InputError(
+        f"{path}: becomes more than {most >> 20} MB when it is decoded; the limit is {_DECODED >> 20} MB and "
+        f"{_DECODED_PER_BYTE} times the file. Remove columns that the task does not use, or give the rows as JSONL."
+    )
+
+
+def _plain_size(array: Any) -> int:
+    """Return how many bytes the values of an Arrow array take without a dictionary, all levels of nesting together."""
+    import pyarrow.compute
+    import pyarrow.types as types
+
+    kind, size = array.type, _VALUE * len(array)
+    if types.is_dictionary(kind):
+        lengths = pyarrow.compute.binary_length(array.dictionary).take(array.indices)
+        return size + int(pyarrow.compute.sum(pyarrow.compute.cast(lengths, pyarrow.int64())).as_py() or 0)
+    if types.is_struct(kind):
+        return size + sum(map(_plain_size, array.flatten()))
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_map(kind):
+        values = array.values if types.is_map(kind) else array.flatten()
+        return size + _plain_size(values)
+    return size + int(array.nbytes)
 
 
 def _check_columns(path: Path, names: Sequence[str]) -> None:

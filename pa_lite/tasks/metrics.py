@@ -60,7 +60,8 @@ def pick_choices(scores: ChoiceScores) -> dict[str, int]:
 
 def exact_match(text: str, golds: Sequence[Gold], steps: Sequence[str]) -> float:
     """1 if the normalised text is a gold answer's, else 0; a gold of several spans is joined by commas."""
-    return float(any(normalise(text, steps) == normalise(", ".join(g), steps) for g in golds))
+    answer = normalise(text, steps)
+    return float(any(answer == normalise(", ".join(g), steps) for g in golds))
 
 
 def token_f1(text: str, golds: Sequence[Gold], steps: Sequence[str]) -> float:
@@ -121,15 +122,15 @@ def _drop_pair(gold: frozenset[str], words: frozenset[str]) -> float:
 def best_alignment(scores: Sequence[Sequence[float]]) -> list[float]:
     """The scores of the one-to-one assignment of rows to columns whose sum is largest; all scores are >= 0.
 
-    A value for each row, then 0 for each column too many (the Hungarian method, O(n^3)).
+    A value for each row, then 0 for each column too many (the Hungarian method, O(rows^2 n) for n columns).
     """
-    n = max(len(scores), *(len(row) for row in scores))
-    cost = np.zeros((n + 1, n + 1))
+    n_rows, n = len(scores), max(len(scores), *(len(row) for row in scores))
+    cost = np.zeros((n_rows + 1, n + 1))
     for i, row in enumerate(scores, 1):
         cost[i, 1 : len(row) + 1] = np.negative(row)
-    rows, columns = np.zeros(n + 1), np.zeros(n + 1)  # potentials
+    rows, columns = np.zeros(n_rows + 1), np.zeros(n + 1)  # potentials
     match, way = np.zeros(n + 1, int), np.zeros(n + 1, int)  # column -> its row, -> the column before it on the path
-    for i in range(1, n + 1):
+    for i in range(1, n_rows + 1):
         match[0], j = i, 0
         slack, used = np.full(n + 1, np.inf), np.zeros(n + 1, bool)
         while match[j]:
@@ -145,12 +146,26 @@ def best_alignment(scores: Sequence[Sequence[float]]) -> list[float]:
             j = following
         while j:
             match[j], j = match[way[j]], int(way[j])
-    return [float(-cost[i, j]) for i, j in sorted(zip(match[1:].tolist(), range(1, n + 1), strict=True))]
+    found = sorted((i, j) for j, i in enumerate(match[1:].tolist(), 1) if i)
+    return [*(float(-cost[i, j]) for i, j in found), *([0.0] * (n - n_rows))]
 
 
-def _drop_spans(text: str, gold: Gold) -> Gold:
-    """The output as spans: apart at commas where the gold has several, else whole (its exemplars join spans so)."""
-    return tuple(text.split(", ")) if len(gold) > 1 else (text,)
+class _SpansOf:
+    """An output's normalised spans: split at commas where the gold has several, else whole, as exemplars join them.
+
+    Each form is normalised once, however many gold answers there are.
+    """
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._known: dict[bool, list[str]] = {}
+
+    def of(self, gold: Gold) -> list[str]:
+        """Return the spans to compare with a gold answer."""
+        is_split = len(gold) > 1
+        if is_split not in self._known:
+            self._known[is_split] = [_drop_words(s) for s in (self._text.split(", ") if is_split else [self._text])]
+        return self._known[is_split]
 
 
 def drop_f1(text: str, golds: Sequence[Gold], _steps: Sequence[str] = ()) -> float:
@@ -159,8 +174,9 @@ def drop_f1(text: str, golds: Sequence[Gold], _steps: Sequence[str] = ()) -> flo
     Source: Dua et al. 2019, section 5, and the published evaluation's treatment of numbers.
     """
     best = 0.0
+    spans = _SpansOf(text)
     for gold in golds:
-        predicted = [frozenset(_drop_words(s).split()) for s in _drop_spans(text, gold)]
+        predicted = [frozenset(s.split()) for s in spans.of(gold)]
         wanted = [frozenset(_drop_words(s).split()) for s in gold]
         aligned = best_alignment([[_drop_pair(g, p) for p in predicted] for g in wanted])
         best = max(best, float(np.round(np.mean(aligned), 2)))  # numpy rounds x.xx5 as the published figures do
@@ -170,8 +186,10 @@ def drop_f1(text: str, golds: Sequence[Gold], _steps: Sequence[str] = ()) -> flo
 def drop_em(text: str, golds: Sequence[Gold], _steps: Sequence[str] = ()) -> float:
     """DROP's exact match: the same normalised spans, in any order, for some gold."""
 
+    spans = _SpansOf(text)
+
     def right(gold: Gold) -> bool:
-        predicted = [_drop_words(s) for s in _drop_spans(text, gold)]
+        predicted = spans.of(gold)
         return set(predicted) == {_drop_words(s) for s in gold} and len(predicted) == len(gold)
 
     return float(any(map(right, golds)))

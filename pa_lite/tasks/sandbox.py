@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import base64
 import pickle
+import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +26,9 @@ SECONDS = 5  # of processor time, for one text
 _A_SECOND = 1000  # answers that any sane pattern gets through: more time for many
 _MEMORY = 512 << 20  # bytes beyond what the process holds when it starts
 _LONGEST = 10_000_000  # characters of one rendered text: far more than any context holds
+# all that a task's templates make of a data set, in memory and in time on the clock, beside what goes in
+_SUM, _SUM_PER_BYTE = 64 << 20, 16  # bytes, and times the bytes of rows and templates
+_SUM_SECONDS, _ASKS_A_SECOND, _BYTES_A_SECOND = 60, 20, 1_000_000
 WORKER = "pa_lite.tasks.template_worker"
 
 
@@ -91,6 +96,9 @@ class LimitedTemplates:
     def __init__(self, templates: Mapping[str, str], expressions: Mapping[str, str]) -> None:
         """Raises BrokenTemplateError."""
         self._process = LimitedProcess(WORKER, _MEMORY)
+        self._source = sum(map(len, (*templates.values(), *expressions.values())))
+        self._asked = self._given = self._made = 0
+        self._seconds = 0.0
         try:
             answer = self._ask({"do": "compile", "templates": dict(templates), "expressions": dict(expressions)})
         except jinja2.TemplateError as e:
@@ -107,15 +115,51 @@ class LimitedTemplates:
             raise jinja2.TemplateRuntimeError(str(e)) from e
 
     def render(self, name: str, scope: Mapping[str, Any]) -> str:
-        text: str = self._ask({"do": "render", "name": name, "scope": _packed(scope)})["text"]
+        text: str = self._do("render", name, scope)["text"]
         return text
 
     def evaluate(self, name: str, scope: Mapping[str, Any]) -> Any:
-        answer = self._ask({"do": "evaluate", "name": name, "scope": _packed(scope)})
+        answer = self._do("evaluate", name, scope)
         return Missing(answer["missing"]) if "missing" in answer else answer["value"]
+
+    def _do(self, what: str, name: str, scope: Mapping[str, Any]) -> dict[str, Any]:
+        """Ask for one text or value, and bound the sums over all rows: each may be within its limits, and all too much.
+
+        Raises TemplateRuntimeError.
+        """
+        packed = _packed(scope)
+        start = time.monotonic()
+        answer = self._ask({"do": what, "name": name, "scope": packed})
+        self._seconds += time.monotonic() - start
+        self._asked += 1
+        self._given += len(packed) + self._source
+        self._made += _size(answer)
+        most = _SUM + _SUM_PER_BYTE * self._given
+        if self._made > most:
+            raise jinja2.TemplateRuntimeError(
+                f"with it, the texts of all rows so far take {self._made >> 20} MB, and the limit for all together is "
+                f"{most >> 20} MB: {_SUM >> 20} MB and {_SUM_PER_BYTE} times the rows and templates. Make the texts "
+                "shorter, or score fewer rows (--limit)"
+            )
+        longest = _SUM_SECONDS + self._asked / _ASKS_A_SECOND + self._given / _BYTES_A_SECOND
+        if self._seconds > longest:
+            raise jinja2.TemplateRuntimeError(
+                f"all rows so far took {self._seconds:.0f} seconds, and the limit for all together is {longest:.0f}: "
+                f"{_SUM_SECONDS}, and one for each {_ASKS_A_SECOND} texts and each MB of rows and templates. Make the "
+                "templates simpler, or score fewer rows (--limit)"
+            )
+        return answer
 
     def close(self) -> None:
         self._process.close()
+
+
+def _size(value: Any) -> int:
+    """Return about how many bytes of memory a value of JSON takes."""
+    size = sys.getsizeof(value)
+    if isinstance(value, dict):
+        return size + sum(map(_size, value.values()))
+    return size + sum(map(_size, value)) if isinstance(value, list) else size
 
 
 def _packed(scope: Mapping[str, Any]) -> str:

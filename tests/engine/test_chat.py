@@ -173,6 +173,35 @@ def test_a_greedy_template(tiny_ggufs: dict[str, Path], template: str) -> None:
             chat_prompts(model, ["x"])
 
 
+def test_prompts_go_to_the_template_in_portions(tiny_ggufs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [f"the man {i} " + "a" * (i % 7) for i in range(23)]
+    with Model(tiny_ggufs["F32"], ONE) as model:
+        at_once = chat_prompts(model, texts)
+        for n, characters in ((1, 10**6), (5, 10**6), (10**6, 40), (10**6, 1)):
+            monkeypatch.setattr(chat, "_PORTION", n)
+            monkeypatch.setattr(chat, "_PORTION_CHARACTERS", characters)
+            chat._render.cache_clear()
+            assert chat_prompts(model, texts) == at_once
+
+
+def test_portions_hold_few_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = [(chat.Message("user", "a" * n),) for n in (3, 3, 90, 1, 1)]
+    monkeypatch.setattr(chat, "_PORTION_CHARACTERS", 20)
+    assert [len(portion) for portion in chat._portions(turns)] == [2, 1, 2]
+    assert [turn for portion in chat._portions(turns) for turn in portion] == turns
+
+
+def test_a_template_that_makes_much_of_every_prompt(
+    tiny_ggufs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chat, "_PORTION", 10)
+    monkeypatch.setattr(chat, "_MADE", 1_000_000)
+    with Model(tiny_ggufs["F32"], ONE) as model:
+        set_template(model, "{{ messages[-1].content }}{{ 'a' * 150000 }}")
+        with pytest.raises(EngineError, match="the first 10 of 100 prompts exceed the limit for all together"):
+            chat_prompts(model, ["x"] * 100)
+
+
 def test_text_that_is_none(tiny_ggufs: dict[str, Path]) -> None:
     with Model(tiny_ggufs["F32"], ONE) as model, pytest.raises(InputError, match="prompt 2, or its system prompt"):
         chat_prompts(model, ["fine", "\ud800"])

@@ -69,7 +69,7 @@ def test_parquet_is_read_in_blocks_in_any_order(tmp_path: Path) -> None:
         ("x.csv", b'a,b\n"1"2,3\n', r"x.csv: is no CSV: line 2: '2' follows a closing quotation mark"),
         ("x.csv", b'a,b\n1,"2\n3,4\n', r"x.csv: is no CSV: line 2: a quotation mark is never closed"),
         ("x.csv", b"a,b,a\n1,2,3\n", r"x.csv: has the column 'a' 2 times"),
-        ("x.parquet", b"PAR1 no", r"x.parquet: is no parquet file"),
+        ("x.parquet", b"PAR1 no", r"x.parquet: is not a parquet file"),
         ("x.txt", b"", r"x.txt: is no data file: its name must end in .parquet, .jsonl, .json, .csv"),
     ],
 )
@@ -94,6 +94,33 @@ def test_parquet_columns_of_one_name_are_refused(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(table, tmp_path / "x.parquet")
     with pytest.raises(InputError, match=r"x.parquet: has the column 'a' 2 times"):
         read_rows(tmp_path / "x.parquet")
+
+
+@pytest.mark.parametrize("shape", ["text", "many short", "list", "struct", "nulls"])
+def test_a_small_parquet_file_that_becomes_large_is_refused(tmp_path: Path, shape: str) -> None:
+    path = tmp_path / "x.parquet"
+    text = pyarrow.array(["a" * 1_000_000])
+    column: Any
+    if shape == "text":
+        column = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 2000, pyarrow.int32()), text)
+    elif shape == "many short":
+        column = pyarrow.array(["ab"] * 6_000_000)
+    elif shape == "list":
+        column = pyarrow.array([["a" * 300_000] * 50] * 20)
+    elif shape == "struct":
+        column = pyarrow.array([{"t": "a" * 300_000}] * 1000)
+    else:
+        column = pyarrow.nulls(6_000_000, pyarrow.int64())
+    pyarrow.parquet.write_table(pyarrow.table({"q": column}), path, compression="zstd", store_schema=False)
+    with pytest.raises(InputError, match=r"x.parquet: becomes more than 2\d\d MB .* 20 times the file. Remove columns"):
+        read_rows(path)
+
+
+def test_repeated_texts_of_parquet_are_read_whole(tmp_path: Path) -> None:
+    rows = [{"q": "a" * 100_000, "c": [{"t": "ü" * 9}, {"t": None}], "n": i, "b": b"x"} for i in range(300)]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "x.parquet", row_group_size=100)
+    found = read_rows(tmp_path / "x.parquet")
+    assert [found.row(i) for i in range(300)] == rows
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "json", "csv", "parquet"])

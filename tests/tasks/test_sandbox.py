@@ -93,6 +93,33 @@ def test_templates_beyond_bounds(tmp_path: Path, template: str, told: str) -> No
     refused(tmp_path, told, template=template)
 
 
+@pytest.mark.parametrize("fields", [
+    {"template": "{{ 'a' * 9000000 }}"},
+    {"choices": "['a' * 9000000, 'b']"},
+    {"prefix": "{{ 'a' * 9000000 }}"},
+    {"template": "x", "partial": True, "target": "y", "choices": "['a', 'b']", "prefix": "{{ query * 4000000 }}"},
+])  # fmt: skip
+def test_texts_of_all_rows_are_bounded_together(tmp_path: Path, fields: dict[str, Any]) -> None:
+    spec = task(tmp_path, **fields)
+    row = (tmp_path / "rows.jsonl").read_text("utf-8")
+    assert len(build_items(spec)) == 1
+    (tmp_path / "rows.jsonl").write_text(f"{row}\n" * 40, "utf-8")
+    with pytest.raises(
+        InputError, match=r"rows.jsonl:\d+: .* task t fails .* limit for all together is 6\d MB.*--limit"
+    ):
+        build_items(spec)
+
+
+def test_time_of_all_rows_is_bounded_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = task(tmp_path, template="{% for i in range(99999) %}{% for j in range(4) %}{% endfor %}{% endfor %}")
+    row = (tmp_path / "rows.jsonl").read_text("utf-8")
+    (tmp_path / "rows.jsonl").write_text(f"{row}\n" * 400, "utf-8")
+    monkeypatch.setattr(sandbox, "_SUM_SECONDS", 0)
+    monkeypatch.setattr(sandbox, "_ASKS_A_SECOND", 1000)
+    with pytest.raises(InputError, match=r"rows.jsonl:\d+: .* all rows so far took .* limit for all together"):
+        build_items(spec)
+
+
 @LINUX
 def test_expressions_are_bounded_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refused(tmp_path, OUT_OF_MEMORY, choices="['a' * 10 ** 10, 'b']")

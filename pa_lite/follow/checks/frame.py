@@ -29,7 +29,10 @@ def _echoes(text: str, check: Check) -> bool:
 
 def _postscript(text: str, check: Check) -> bool:
     marker = re.escape(str(check["marker"])).replace(r"\.", r"\.\s?")
-    return re.search(rf"(?:^|\s){marker}[\s\S]*\w", text, re.IGNORECASE) is not None
+    last = len(text) - 1  # of the letters and digits; looked for once, not after each marker
+    while last >= 0 and not (text[last].isalnum() or text[last] == "_"):
+        last -= 1
+    return last >= 0 and re.compile(rf"(?:^|\s){marker}", re.IGNORECASE).search(text, 0, last) is not None
 
 
 def _paragraph_start(text: str, check: Check) -> bool:

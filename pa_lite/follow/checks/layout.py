@@ -11,7 +11,8 @@ _BULLET = re.compile(r"^[ \t]*[-*][ \t]+\S", re.MULTILINE)
 _HIGHLIGHT = re.compile(r"\*\*(?!\s)[^*\n]+(?<!\s)\*\*|\*(?!\s)[^*\n]+(?<!\s)\*")
 _PLACEHOLDER = re.compile(r"\[([^\[\]\n]+)\]")
 _TITLE = re.compile(r"<<([^<>\n]+)>>")
-_FENCE = re.compile(r"```[a-z]*\s*(.*?)\s*```", re.DOTALL | re.IGNORECASE)
+_FENCE = "```"
+_LANGUAGE = re.compile(r"[a-z]*", re.IGNORECASE)  # what follows the fence that opens
 
 
 def _every_line(pattern: str) -> Rule:
@@ -38,10 +39,18 @@ def _divided(text: str, check: Check) -> bool:
     return len(parts) == check["n"] and all(parts) and distinct
 
 
+def _unfenced(text: str) -> str:
+    """Return what is between code fences at both ends of a text, without the language; other texts as they are."""
+    if len(text) < 2 * len(_FENCE) or not (text.startswith(_FENCE) and text.endswith(_FENCE)):
+        return text
+    inner = text[len(_FENCE) : -len(_FENCE)]
+    language = _LANGUAGE.match(inner)
+    return inner[language.end() if language else 0 :].strip()
+
+
 def _json(text: str, check: Check) -> bool:
-    fenced = _FENCE.fullmatch(text)
     try:
-        value = json.loads(fenced[1] if fenced else text)
+        value = json.loads(_unfenced(text))
     except (ValueError, RecursionError):
         return False
     keys = check.get("keys")

@@ -19,8 +19,12 @@ RELATIONS: dict[str, Callable[[int, int], bool]] = {
 }
 _WORD = re.compile(r"\w+(?:['-]\w+)*")
 _PARTS = re.compile(r"\w+")
-# a mark that may end a sentence, what closes behind it, and the blank or the end that must follow
-_SENTENCE_END = re.compile(r"(?:[.!?…]+[\"'”’)\]*_]*(?=\s|$))|[。！？।]+")
+_NOT_SPACE = re.compile(r"\S")
+# marks that may end a sentence and what closes after them; each text is searched once, as no match is given up.
+# Whether a space or the end follows is asked afterwards: asked in the pattern, every mark of a long row starts a search
+_MARKS = re.compile(r"[.!?…]+[\"'”’)\]*_]*|[。！？।]+")
+_WIDE_MARKS = "。！？।"  # end a sentence whatever follows
+_LONGEST_WORD = 30  # characters before a dot in which an abbreviation or a list's number is looked for
 _TITLES = frozenset({"mr", "mrs", "ms", "dr", "prof", "st"})
 _ABBREVIATIONS = frozenset(
     {"e.g", "i.e", "etc", "vs", "cf", "ca", "a.m", "p.m", "u.s", "u.k", "p.s", "p.p.s", "inc", "ltd", "jr", "sr", "al"}
@@ -60,27 +64,43 @@ def sentences(text: str) -> list[str]:
     sentence behind it.
     """
     out, start = [], 0
-    for end in _SENTENCE_END.finditer(text):
-        if _goes_on(text, end.start(), end.end()):
+    line, first = 0, _skip_spaces(text, 0)  # where the mark's line starts, and its first character that is not a space
+    searched = 0
+    for mark in _MARKS.finditer(text):
+        dot, end = mark.span()
+        if text[dot] not in _WIDE_MARKS and end < len(text) and not text[end].isspace():
             continue
-        out.append(text[start : end.end()].strip())
-        start = end.end()
+        newest = text.rfind("\n", searched, dot) + 1
+        searched = dot
+        if newest:
+            line, first = newest, _skip_spaces(text, newest)
+        if _goes_on(text, dot, end, line, first):
+            continue
+        out.append(text[start:end].strip())
+        start = end
     out.append(text[start:].strip())
     return [piece for piece in out if any(c.isalnum() for c in piece)]
 
 
-def _goes_on(text: str, dot: int, end: int) -> bool:
-    """Whether the mark at `dot`, which stops at `end`, ends no sentence: an abbreviation's dot, or a mere pause."""
+def _skip_spaces(text: str, at: int) -> int:
+    found = _NOT_SPACE.search(text, at)
+    return found.start() if found else len(text)
+
+
+def _goes_on(text: str, dot: int, end: int, line: int, first: int) -> bool:
+    """Tell whether the sentence continues after the mark at `dot`, which stops at `end`: an abbreviation or a pause.
+
+    The line starts at `line`, its first character that is not a space is at `first`. Takes constant time.
+    """
     behind = text[end : end + 80].lstrip()
     before_small = behind[:1].islower()
     if text[dot:end].startswith(("..", "…")):
         return before_small
     if text[dot:end] != ".":
         return False
-    line = text.rfind("\n", 0, dot) + 1
-    before = text[max(line, dot - 30) : dot].split()
+    before = text[max(line, dot - _LONGEST_WORD) : dot].split()
     last = before[-1].lstrip("(\"'“*_[") if before else ""
-    if last.isdigit() and not text[line:dot].replace(last, "", 1).strip():
+    if last.isdigit() and first >= dot - _LONGEST_WORD and text[first:dot].rstrip() == last:
         return True  # "1." at the start of a line
     if last.lower() in _TITLES or (len(last) == 1 and last.isalpha() and last.isupper() and last != "I"):
         return bool(behind)
