@@ -3,13 +3,21 @@
 A cell's key is a digest of all that decides its numbers, so that a changed input is another cell. The old one stays: a
 study that goes back to it finds it done, readers see only the cells of the last run (the fact `cells`). Items are
 committed a chunk at a time, in one transaction: a killed run has all of a chunk or nothing of it.
+
+Run folders are shared between people, and what is in them is a stranger's. The file is kept in WAL mode, and gets its
+name with its tables in it: a killed run leaves a `-wal` and a `-shm` beside it, never a `-journal`. One that is there
+is refused, as SQLite would undo what it says, and remove files that it names. Results are read from a private copy;
+the file itself is opened, to write, only after its copy was found to be ours.
 """
 
 from __future__ import annotations
 
+import errno
+import functools
 import hashlib
 import json
 import os
+import shutil
 import sqlite3
 import sys
 import threading
@@ -18,10 +26,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from pa_lite.errors import InputError, OutputError
+from pa_lite.files import sync_folder
+from pa_lite.markers import temporary_folder
 from pa_lite.opening import TRIES, NotPlainError, check_own, create_file, open_own, open_regular
+from pa_lite.study.rows import read_cell, read_fact, read_record
 
 SCHEMA = 1
 _LOCK_TEXT = b"pa-lite: held while a study is written\n"  # a lock of 0.1.0 is empty
@@ -29,8 +40,15 @@ _LOCK_TEXT = b"pa-lite: held while a study is written\n"  # a lock of 0.1.0 is e
 _COMPANIONS = {
     "-wal": (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83"),
     "-shm": ((3007000).to_bytes(4, sys.byteorder), bytes(4)),
-    "-journal": (b"\xd9\xd5\x05\xf9", bytes(4)),
+    "-journal": (),  # not even a real one: see above
 }
+_PATIENCE = 60.0  # seconds that a question may take, and for each 4 MB of the file one more
+_PATIENT_BYTES = 4e6
+_STEPS = 100_000  # of SQLite's machine between two looks at the clock
+_LIMITS = (("SQL_LENGTH", 10_000), ("COLUMN", 100), ("EXPR_DEPTH", 50), ("ATTACHED", 0), ("TRIGGER_DEPTH", 1))
+_COPIES = 50  # tries to copy results that a running study changes
+_PAUSE = 0.05  # seconds between two of them
+_Row = TypeVar("_Row")
 _APPLICATION = 0x70614C69  # "paLi", in the file's header
 FILE, _LOCK = "study.sqlite", "study.lock"
 _TABLES = """
@@ -107,19 +125,30 @@ class Store:
         with self._lock, _readable(self.path):
             return self._connection.execute(query, values).fetchall()
 
+    @contextmanager
+    def _row(self, table: str, row: object) -> Iterator[None]:
+        """Name the file, the table and the row when a value is not what it should be."""
+        try:
+            yield
+        except ValueError as e:
+            told = str(row).encode("utf-8", "replace").decode()
+            raise damaged(self.path, f"table {table}, row {told:.80}: {e}") from None
+
     def facts(self) -> dict[str, Any]:
-        """What was noted about the study as a whole."""
-        return {name: json.loads(value) for name, value in self._rows("SELECT name, value FROM facts ORDER BY name")}
+        """What was noted about the study as a whole. Raises InputError, naming the row, for a value that cannot be."""
+        found = {}
+        for name, text in self._rows("SELECT name, value FROM facts ORDER BY name"):
+            with self._row("facts", name):
+                known, value = read_fact(name, text)
+                found[known] = value
+        return found
 
     def kept(self) -> dict[str, tuple[str, ...]]:
         """Return the older results that the last run kept (--keep-stale): a cell's key -> in what its inputs differ.
 
         Raises InputError when the file has anything else there.
         """
-        found = self.facts().get("kept", {})
-        if not isinstance(found, dict) or not all(isinstance(reasons, list) for reasons in found.values()):
-            raise _damaged(self.path, "the fact 'kept' is not a table of lists")
-        return {key: tuple(map(str, reasons)) for key, reasons in found.items()}
+        return {key: tuple(reasons) for key, reasons in self.facts().get("kept", {}).items()}
 
     def note(self, facts: Mapping[str, Any]) -> None:
         """Note facts about the study as a whole, replacing those of the same name."""
@@ -163,17 +192,20 @@ class Store:
             c.execute("UPDATE cells SET summary = ? WHERE key = ?", (_dump(summary), key))
 
     def cells(self) -> list[StoredCell]:
-        """Every cell, by kind, name, type and lam; those of inputs that have changed since are among them."""
+        """Every cell, by kind, name, type and lam; those of inputs that have changed since are among them.
+
+        Raises InputError, naming the row, for a value that cannot be.
+        """
         rows = self._rows(
             "SELECT key, lam, type, kind, name, n_items, (SELECT count(*) FROM items WHERE cell = key), inputs, "
             "environment, started, seconds, summary FROM cells ORDER BY kind, name, type, lam, key"
         )
-        as_json = ("inputs", "environment", "summary")
         names = [f.name for f in fields(StoredCell)]
-        return [
-            StoredCell(*(json.loads(v or "null") if n in as_json else v for n, v in zip(names, row, strict=True)))
-            for row in rows
-        ]
+        found = []
+        for row in rows:
+            with self._row("cells", row[0]):
+                found.append(StoredCell(**read_cell(dict(zip(names, row, strict=True)))))
+        return found
 
     def finished(self, keys: Sequence[str]) -> set[str]:
         """Those of the keys whose cells are finished."""
@@ -181,9 +213,27 @@ class Store:
         return done.intersection(keys)
 
     def items(self, key: str) -> list[Any]:
-        """A cell's finished records in the items' order."""
-        rows = self._rows("SELECT record FROM items WHERE cell = ? ORDER BY number", key)
-        return [json.loads(record) for (record,) in rows]
+        """A cell's finished records in the items' order. Raises InputError, naming the row, for one that cannot be."""
+        rows = self._rows(
+            "SELECT number, record, kind FROM items JOIN cells ON key = cell WHERE cell = ? ORDER BY 1", key
+        )
+        records = []
+        for number, text, kind in rows:
+            with self._row("items", f"{number} of cell {key:.12}"):
+                records.append(read_record(kind, text))
+        return records
+
+    def check(self) -> None:
+        """Raise InputError, naming the row, for a fact or a cell that cannot be, or an item that no cell has."""
+        self.facts()
+        self.cells()
+        odd = self._rows(
+            "SELECT cell, number, key FROM items LEFT JOIN cells ON key = cell "
+            "WHERE key IS NULL OR typeof(number) <> 'integer' OR number < 0 OR number >= n_items LIMIT 1"
+        )
+        for cell, number, key in odd:
+            with self._row("items", f"{number} of cell {cell}"):
+                raise ValueError("its cell is not there" if key is None else "the cell has no item of this number")
 
 
 @contextmanager
@@ -192,6 +242,8 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as e:
+        if str(e) == "interrupted":
+            raise damaged(path, "to read them takes longer than any study's results") from e
         if "full" in str(e):
             raise OutputError(
                 f"{path}: the disk is full; what was finished is kept. Free some space, and run the same command again."
@@ -200,17 +252,21 @@ def _readable(path: Path) -> Iterator[None]:
             f"{path}: cannot be used ({e}). What was finished is kept: see to its disk, and run the command again."
         ) from e
     except sqlite3.DatabaseError as e:
-        raise _damaged(path, str(e)) from e
+        raise damaged(path, str(e)) from e
 
 
-def _damaged(path: Path, told: str) -> InputError:
+def damaged(path: Path, told: str) -> InputError:
+    """Return the error for results that cannot be used; `told` says what is wrong, and where."""
     return InputError(
         f"{path}: the results are damaged ({told}). Nothing was changed: restore a copy, or use another folder (--run)."
     )
 
 
-def _check(path: Path, connection: sqlite3.Connection) -> None:
-    """Raise InputError for a file that is not a study's, is newer than we know, or is damaged."""
+def _check(path: Path, connection: sqlite3.Connection, whole: bool = True) -> None:
+    """Raise InputError for a file that is not a study's, is newer than we know, or is damaged.
+
+    `whole` is to read every page too.
+    """
     with _readable(path):
         (application,) = connection.execute("PRAGMA application_id").fetchone()
         (version,) = connection.execute("PRAGMA user_version").fetchone()
@@ -220,9 +276,44 @@ def _check(path: Path, connection: sqlite3.Connection) -> None:
             raise InputError(
                 f"{path}: was written by a newer pa-lite (schema {version}, known {SCHEMA}). Update pa-lite."
             )
-        (told,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        odd = sorted(set(_schema(connection)) ^ set(_our_schema()), key=str)
+        if odd:
+            kind, name = (str(word).encode("utf-8", "replace").decode()[:80] for word in odd[0][:2])
+            raise damaged(path, f"the {kind} {name!r} is not as pa-lite makes it")
+        (told,) = connection.execute("PRAGMA quick_check(1)").fetchone() if whole else ("ok",)
         if told != "ok":
-            raise _damaged(path, told)
+            raise damaged(path, told)
+
+
+def _schema(connection: sqlite3.Connection) -> list[tuple[Any, ...]]:
+    """All that a file defines: tables, indexes, views and triggers, with their SQL. One row more than ours at most."""
+    return connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master LIMIT 10").fetchall()
+
+
+@functools.cache
+def _our_schema() -> tuple[tuple[Any, ...], ...]:
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript(_TABLES)
+        return tuple(_schema(connection))
+
+
+@functools.cache
+def _empty_results() -> bytes:
+    """The content of a file with nothing in its tables."""
+    with temporary_folder() as folder:
+        path = folder / FILE
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.executescript(
+                f"BEGIN; PRAGMA application_id = {_APPLICATION}; PRAGMA user_version = {SCHEMA}; {_TABLES} COMMIT;"
+            )
+        return path.read_bytes()
+
+
+def _fill(file: BinaryIO) -> None:
+    file.write(_empty_results())
+    file.flush()
+    os.fsync(file.fileno())
 
 
 @contextmanager
@@ -244,17 +335,21 @@ def open_store(folder: Path) -> Iterator[Store]:
     with closing(lock):
         _take(lock, folder)
         _check_files(path)
-        had_results = path.exists()
-        if not had_results:
-            with _writable(folder):
-                create_file(path).close()  # SQLite would follow a link that came there just now
-        with _readable(path), closing(_connect(path, "rw")) as connection:
-            if connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
-                connection.execute("PRAGMA journal_mode = WAL")
-                connection.executescript(
-                    f"BEGIN; PRAGMA application_id = {_APPLICATION}; PRAGMA user_version = {SCHEMA}; {_TABLES} COMMIT;"
-                )
-            _check(path, connection)
+        had_results = has_results(folder)
+        if had_results:
+            with _copy(path) as copy:
+                copy.check()
+        else:
+            with _writable(folder):  # SQLite would follow a link that came there just now
+                if path.exists():  # a file that never got its content
+                    with open_own(path) as file:
+                        _fill(file)
+                else:
+                    create_file(path, _fill).close()
+                sync_folder(folder)
+        _check_files(path)
+        with _readable(path), closing(_connect(path)) as connection:
+            _check(path, connection, whole=False)
             connection.execute("PRAGMA synchronous = FULL")
             try:
                 yield Store(path, connection)
@@ -328,8 +423,11 @@ def _check_files(path: Path) -> None:
                 raise NotPlainError(each, f"there is no {FILE} that it belongs to")
             if ending:
                 with open_regular(each) as file:
-                    if file.read(4) not in (b"", *starts):
-                        raise NotPlainError(each, "it is not a file that SQLite keeps beside its own")
+                    start = file.read(4)
+                if start and not starts:
+                    raise NotPlainError(each, "a study leaves none, and SQLite would undo what it says")
+                if start not in (b"", *starts):
+                    raise NotPlainError(each, "it is not a file that SQLite keeps beside its own")
         except FileNotFoundError:
             pass
         except OSError as e:
@@ -338,25 +436,108 @@ def _check_files(path: Path) -> None:
             raise _not_ours(e) from e
 
 
+def has_results(folder: Path) -> bool:
+    """Whether a run folder has a file of results with anything in it: a killed run of 0.1.0 may leave an empty one."""
+    path = folder / FILE
+    return path.is_file() and path.stat().st_size > 0
+
+
 @contextmanager
 def read_store(folder: Path) -> Iterator[Store]:
-    """The results in a run folder, to read, also while they grow. Raises InputError when there are none."""
+    """The results in a run folder, to read, also while they grow; nothing in the folder is written or changed.
+
+    Raises InputError when there are none, they are damaged, or are not a study's; OutputError for files that are not
+    ours, or when there is no room for a copy.
+    """
     path = folder / FILE
     if not path.is_file():
         raise InputError(
             f"{folder}: has no results of a study ({FILE}). Run `pa-lite sweep PAIR --run {folder}` first."
         )
     _check_files(path)
-    # opened to write, or the log that SQLite makes for every reader would stay behind; it is not written to
-    with _readable(path), closing(_connect(path, "rw")) as connection:
-        connection.execute("PRAGMA query_only = ON")
-        _check(path, connection)
-        yield Store(path, connection)
+    with _copy(path) as store:
+        store.check()
+        yield store
 
 
-def _connect(path: Path, mode: str) -> sqlite3.Connection:
-    uri = f"{Path(os.path.realpath(path.parent), path.name).as_uri()}?mode={mode}"
-    return sqlite3.connect(uri, uri=True, timeout=30, isolation_level=None, check_same_thread=False)
+@contextmanager
+def _copy(path: Path) -> Iterator[Store]:
+    """The results in a copy of one's own, checked to be a study's; errors name the file that was copied."""
+    with temporary_folder() as folder:
+        copy = folder / FILE
+        try:
+            _copy_files(path, copy)
+        except NotPlainError as e:
+            raise _not_ours(e) from e
+        except OSError as e:
+            raise OutputError(
+                f"{path}: cannot be copied to {folder.parent} to be read: {e.strerror}. See to its rights, or free some "
+                "space (TMPDIR names another place)."
+            ) from e
+        with _readable(path), closing(_connect(copy)) as connection:
+            connection.execute("PRAGMA query_only = ON")
+            _set_deadline(connection, copy.stat().st_size)
+            _check(path, connection)
+            yield Store(path, connection)
+
+
+def _copy_files(path: Path, copy: Path) -> None:
+    """Copy the results and SQLite's log of them, as they were at one moment.
+
+    Whatever SQLite moved from the log to the file meanwhile is in both, as long as the log was not begun anew.
+    """
+    log, copied = path.with_name(f"{path.name}-wal"), copy.with_name(f"{copy.name}-wal")
+    for _ in range(_COPIES):
+        before = _log_start(log)
+        _copy_file(path, copy)
+        copied.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            _copy_file(log, copied)
+        if _log_start(copied) == before:
+            return
+        time.sleep(_PAUSE)
+    raise OSError(errno.EBUSY, "it changes all the time", str(path))
+
+
+def _log_start(log: Path) -> bytes:
+    """The header of SQLite's log, which is another each time that the log is begun anew; empty where there is none."""
+    try:
+        with open_regular(log) as file:
+            return file.read(32)
+    except FileNotFoundError:
+        return b""
+
+
+def _copy_file(path: Path, copy: Path) -> None:
+    check_own(path)
+    with open_regular(path) as source:
+        size = os.fstat(source.fileno()).st_size
+        if size > shutil.disk_usage(copy.parent).free:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        with copy.open("wb") as target:
+            left = size  # not what is added meanwhile
+            while left and (part := source.read(min(left, 1 << 20))):
+                target.write(part)
+                left -= len(part)
+
+
+def _set_deadline(connection: sqlite3.Connection, size: int) -> None:
+    """End what reads the results when it takes much longer than a file of that size ever does."""
+    end = time.thread_time() + _PATIENCE + size / _PATIENT_BYTES
+    connection.set_progress_handler(lambda: time.thread_time() > end, _STEPS)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    """Open a file with all that a stranger's file could do switched off, as far as this SQLite can."""
+    uri = f"{Path(os.path.realpath(path.parent), path.name).as_uri()}?mode=rw"
+    connection = sqlite3.connect(uri, uri=True, timeout=30, isolation_level=None, check_same_thread=False)
+    connection.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
+    for setting in ("trusted_schema = OFF", "cell_size_check = ON", "mmap_size = 0", "recursive_triggers = OFF"):
+        connection.execute(f"PRAGMA {setting}")
+    if sys.version_info >= (3, 11):
+        for name, value in _LIMITS:
+            connection.setlimit(getattr(sqlite3, f"SQLITE_LIMIT_{name}"), value)
+    return connection
 
 
 def _take(lock: BinaryIO, folder: Path) -> None:
