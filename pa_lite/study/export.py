@@ -10,7 +10,8 @@ from pa_lite.errors import InputError
 from pa_lite.statistics import standard_error
 from pa_lite.study.paired import Best, Difference
 from pa_lite.study.results import planned_cells, value_of
-from pa_lite.study.store import Store, damaged
+from pa_lite.study.results_file import damaged
+from pa_lite.study.store import Store
 from pa_lite.study.study import Reading, Study, against_ends, comparisons, conclusion, readings, table
 from pa_lite.texts import csv_cell, without_nonfinite
 

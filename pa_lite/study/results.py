@@ -12,9 +12,10 @@ import numpy as np
 
 from pa_lite.errors import InputError
 from pa_lite.study.curves import Curves, Series, means
+from pa_lite.study.results_file import damaged
 from pa_lite.study.rows import NEEDED
 from pa_lite.study.staleness import UNRECORDED, is_recorded
-from pa_lite.study.store import Store, StoredCell, damaged
+from pa_lite.study.store import Store, StoredCell
 from pa_lite.study.study import Example, Kept, Study
 
 _EXAMPLES = 6

@@ -17,8 +17,9 @@ from pa_lite.errors import EngineError, InputError, nearest
 from pa_lite.study.plan import Estimate, PlannedCell, StudyOptions, StudyPlan, environment, estimate_sweep, plan_study
 from pa_lite.study.preferences import judge_lams
 from pa_lite.study.results import load_study
+from pa_lite.study.results_file import FILE
 from pa_lite.study.staleness import by_reason, differences, settle_plan
-from pa_lite.study.store import FILE, Store, has_results, open_store, read_store
+from pa_lite.study.store import Store, has_results, open_store, read_store
 from pa_lite.study.study import Study
 from pa_lite.study.worker import LocalWorker, Worker, WorkerLostError
 from pa_lite.study.works import chunks

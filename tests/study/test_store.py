@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from pa_lite.errors import EngineError, InputError, OutputError
-from pa_lite.study.store import FILE, SCHEMA, Cell, open_store, read_store
+from pa_lite.study.results_file import FILE, SCHEMA
+from pa_lite.study.store import Cell, open_store, read_store
 
 CELL = Cell(0.3, "F16", "task", "town", 3, {"seed": 0, "rows": "abc"})
 RIGHT = {"metric": "acc", "metrics": {"acc": 1.0}}
