@@ -17,7 +17,8 @@ from chaos_runs import ChaosError, command, run
 
 from pa_lite.checkpoints.hub_cache import INCOMPLETE
 from pa_lite.errors import PaLiteError
-from pa_lite.study.store import FILE, read_store
+from pa_lite.study.results_file import FILE
+from pa_lite.study.store import read_store
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 from tests.hub_server import HubServer, running_hub

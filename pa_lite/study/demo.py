@@ -17,7 +17,7 @@ from pa_lite.study.curves import Curves
 from pa_lite.study.export import to_document
 from pa_lite.study.plan import StudyOptions
 from pa_lite.study.report import to_html
-from pa_lite.study.store import FILE
+from pa_lite.study.results_file import FILE
 from pa_lite.study.study import Study
 from pa_lite.study.sweep import sweep_pair
 from pa_lite.tasks.scoring import ScoreOptions

@@ -10,6 +10,7 @@ from pa_lite.errors import InputError
 from pa_lite.statistics import standard_error
 from pa_lite.study.paired import Best, Difference
 from pa_lite.study.results import planned_cells, value_of
+from pa_lite.study.results_file import damaged
 from pa_lite.study.store import Store
 from pa_lite.study.study import Reading, Study, against_ends, comparisons, conclusion, readings, table
 from pa_lite.texts import csv_cell, without_nonfinite
@@ -113,14 +114,16 @@ def lm_eval_document(store: Store, kind: str, lam: float) -> dict[str, Any]:
     for cell in cells:
         records = store.items(cell.key)
         result: dict[str, Any] = {"alias": cell.name, "name": cell.name, "sample_len": len(records)}
+        if any(r["metrics"].keys() != records[0]["metrics"].keys() for r in records):
+            raise damaged(store.path, f"table items: not all records of cell {cell.key:.12} have the same metrics")
         for key in records[0]["metrics"]:
             values = [float(r["metrics"][key]) for r in records]
             name, _, pattern = key.partition(",")
             result[f"{name},{pattern or 'none'}"] = sum(values) / len(values)
             result[f"{name}_stderr,{pattern or 'none'}"] = standard_error(values) if len(values) > 1 else "N/A"
         out["results"][cell.name] = result
-        out["versions"][cell.name] = cell.inputs["work"]["spec"][:16]
-        out["n-shot"][cell.name] = cell.inputs["work"]["shots"]
+        out["versions"][cell.name] = cell.inputs.get("work", {}).get("spec", "")[:16]
+        out["n-shot"][cell.name] = cell.inputs.get("work", {}).get("shots")
         out["n-samples"][cell.name] = {"original": cell.n_items, "effective": len(records)}
         out["higher_is_better"][cell.name] = {key.partition(",")[0]: True for key in records[0]["metrics"]}
     return out

@@ -12,6 +12,8 @@ import numpy as np
 
 from pa_lite.errors import InputError
 from pa_lite.study.curves import Curves, Series, means
+from pa_lite.study.results_file import damaged
+from pa_lite.study.rows import NEEDED
 from pa_lite.study.staleness import UNRECORDED, is_recorded
 from pa_lite.study.store import Store, StoredCell
 from pa_lite.study.study import Example, Kept, Study
@@ -50,12 +52,14 @@ def load_study(store: Store, kind: str | None = None) -> Study:
     if kind not in types:
         raise InputError(f"{store.path.parent}: type {kind!r} was not measured; measured: {', '.join(types)}.")
     cells = [c for c in cells if c.type == kind]
-    waiting = sorted({c.lam for c in cells if c.summary is None})
+    names = list(dict.fromkeys((c.kind, c.name) for c in cells))
+    _check_shape(store, facts, cells)
+    finished = {(c.kind, c.name, c.lam) for c in cells if c.summary is not None}
+    waiting = sorted({c.lam for c in cells if not all((*name, c.lam) in finished for name in names)})
     lams = sorted({c.lam for c in cells} - set(waiting))
     if not lams:
         raise InputError(f"{store.path.parent}: no lam is finished yet. Run the same sweep again to go on.")
     records = {(c.kind, c.name, c.lam): store.items(c.key) for c in cells if c.lam in lams}
-    names = list(dict.fromkeys((c.kind, c.name) for c in cells))
     summaries = {(c.kind, c.name): c.summary or {} for c in cells if c.lam == lams[0]}
     series = {
         (work, name): Series(
@@ -97,6 +101,23 @@ def load_study(store: Store, kind: str | None = None) -> Study:
     shown = min((n for n in names if n[0] in ("follow", "answers")), key=lambda n: n[0] != "follow", default=None)
     examples = _examples(records, shown, list(dict.fromkeys((lams[0], third, lams[-1])))) if shown else ()
     return Study(str(facts["pair"]), kind, curves, examples, _setting(facts, cells, curves), tuple(remarks), kept)
+
+
+def _check_shape(store: Store, facts: Mapping[str, Any], cells: Sequence[StoredCell]) -> None:
+    """Raise InputError where a study's cells do not fit together, or a fact that every study has is not there."""
+    missing = [name for name in NEEDED if name not in facts]
+    if missing:
+        raise damaged(store.path, f"table facts has no row {missing[0]}")
+    seen: dict[tuple[str, str, float], str] = {}
+    counts: dict[tuple[str, str], int] = {}
+    for c in cells:
+        if (c.kind, c.name, c.lam) in seen:
+            raise damaged(store.path, f"table cells, row {c.key}: another row stands for the same task and lam")
+        seen[c.kind, c.name, c.lam] = c.key
+        if counts.setdefault((c.kind, c.name), c.n_items) != c.n_items:
+            raise damaged(store.path, f"table cells, row {c.key}: n_items is another one than at other lams")
+    if not any(c.kind == "task" for c in cells):
+        raise damaged(store.path, "table cells has no task of the study")
 
 
 def _told_of_age(cells: Sequence[StoredCell], kept: Sequence[Kept], reasons: Mapping[str, object]) -> list[str]:
@@ -169,7 +190,7 @@ def _setting(facts: Mapping[str, Any], cells: Sequence[StoredCell], curves: Curv
         ("intervals", "95% bootstrap over items, tasks taken as given"),
         ("versions", ", ".join(sorted(versions))),
         ("machine", ", ".join(sorted({str(c.environment.get("platform")) for c in cells}))),
-        ("fingerprints", f"base {str(inputs['base'])[:16]}, instruct {str(inputs['instruct'])[:16]}"),
+        ("fingerprints", ", ".join(f"{end} {inputs.get(end, 'not recorded')[:16]}" for end in ("base", "instruct"))),
         ("identity", _identities(cells)),
         ("measured", f"{datetime.fromtimestamp(started, timezone.utc):%Y-%m-%d}, {seconds:.0f} s of work"),
     )

@@ -3,15 +3,16 @@
 A cell's key is a digest of all that decides its numbers, so that a changed input is another cell. The old one stays: a
 study that goes back to it finds it done, readers see only the cells of the last run (the fact `cells`). Items are
 committed a chunk at a time, in one transaction: a killed run has all of a chunk or nothing of it.
+
+Run folders are shared between people: results are read from a private copy, and the file itself is opened, to write,
+only after its copy was found to be ours.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sqlite3
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,29 +22,26 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pa_lite.errors import InputError, OutputError
-from pa_lite.opening import TRIES, NotPlainError, check_own, create_file, open_own, open_regular
+from pa_lite.files import sync_folder
+from pa_lite.markers import temporary_folder
+from pa_lite.opening import TRIES, NotPlainError, create_file, open_own
+from pa_lite.study.results_file import (
+    FILE,
+    check_files,
+    check_ours,
+    connect,
+    copy_files,
+    damaged,
+    fill,
+    not_ours,
+    readable,
+    set_deadline,
+    writable,
+)
+from pa_lite.study.rows import read_cell, read_fact, read_record
 
-SCHEMA = 1
+_LOCK = "study.lock"
 _LOCK_TEXT = b"pa-lite: held while a study is written\n"  # a lock of 0.1.0 is empty
-# the files that SQLite keeps beside its own: what they begin with, where they are not empty
-_COMPANIONS = {
-    "-wal": (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83"),
-    "-shm": ((3007000).to_bytes(4, sys.byteorder), bytes(4)),
-    "-journal": (b"\xd9\xd5\x05\xf9", bytes(4)),
-}
-_APPLICATION = 0x70614C69  # "paLi", in the file's header
-FILE, _LOCK = "study.sqlite", "study.lock"
-_TABLES = """
-CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE cells (
-  key TEXT PRIMARY KEY, lam REAL NOT NULL, type TEXT NOT NULL, kind TEXT NOT NULL, name TEXT NOT NULL,
-  n_items INTEGER NOT NULL, inputs TEXT NOT NULL, environment TEXT NOT NULL, started REAL NOT NULL,
-  seconds REAL NOT NULL DEFAULT 0, summary TEXT
-) WITHOUT ROWID;
-CREATE TABLE items (
-  cell TEXT NOT NULL REFERENCES cells (key), number INTEGER NOT NULL, record TEXT NOT NULL, PRIMARY KEY (cell, number)
-) WITHOUT ROWID;
-"""
 
 
 @dataclass(frozen=True)
@@ -99,27 +97,38 @@ class Store:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, _readable(self.path), self._connection:
+        with self._lock, readable(self.path), self._connection:
             self._connection.execute("BEGIN IMMEDIATE")
             yield self._connection
 
     def _rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
-        with self._lock, _readable(self.path):
+        with self._lock, readable(self.path):
             return self._connection.execute(query, values).fetchall()
 
+    @contextmanager
+    def _row(self, table: str, row: object) -> Iterator[None]:
+        """Name the file, the table and the row when a value is not what it should be."""
+        try:
+            yield
+        except ValueError as e:
+            told = str(row).encode("utf-8", "replace").decode()
+            raise damaged(self.path, f"table {table}, row {told:.80}: {e}") from None
+
     def facts(self) -> dict[str, Any]:
-        """What was noted about the study as a whole."""
-        return {name: json.loads(value) for name, value in self._rows("SELECT name, value FROM facts ORDER BY name")}
+        """What was noted about the study as a whole. Raises InputError, naming the row, for a value that cannot be."""
+        found = {}
+        for name, text in self._rows("SELECT name, value FROM facts ORDER BY name"):
+            with self._row("facts", name):
+                known, value = read_fact(name, text)
+                found[known] = value
+        return found
 
     def kept(self) -> dict[str, tuple[str, ...]]:
         """Return the older results that the last run kept (--keep-stale): a cell's key -> in what its inputs differ.
 
         Raises InputError when the file has anything else there.
         """
-        found = self.facts().get("kept", {})
-        if not isinstance(found, dict) or not all(isinstance(reasons, list) for reasons in found.values()):
-            raise _damaged(self.path, "the fact 'kept' is not a table of lists")
-        return {key: tuple(map(str, reasons)) for key, reasons in found.items()}
+        return {key: tuple(reasons) for key, reasons in self.facts().get("kept", {}).items()}
 
     def note(self, facts: Mapping[str, Any]) -> None:
         """Note facts about the study as a whole, replacing those of the same name."""
@@ -163,17 +172,20 @@ class Store:
             c.execute("UPDATE cells SET summary = ? WHERE key = ?", (_dump(summary), key))
 
     def cells(self) -> list[StoredCell]:
-        """Every cell, by kind, name, type and lam; those of inputs that have changed since are among them."""
+        """Every cell, by kind, name, type and lam; those of inputs that have changed since are among them.
+
+        Raises InputError, naming the row, for a value that cannot be.
+        """
         rows = self._rows(
             "SELECT key, lam, type, kind, name, n_items, (SELECT count(*) FROM items WHERE cell = key), inputs, "
             "environment, started, seconds, summary FROM cells ORDER BY kind, name, type, lam, key"
         )
-        as_json = ("inputs", "environment", "summary")
         names = [f.name for f in fields(StoredCell)]
-        return [
-            StoredCell(*(json.loads(v or "null") if n in as_json else v for n, v in zip(names, row, strict=True)))
-            for row in rows
-        ]
+        found = []
+        for row in rows:
+            with self._row("cells", row[0]):
+                found.append(StoredCell(**read_cell(dict(zip(names, row, strict=True)))))
+        return found
 
     def finished(self, keys: Sequence[str]) -> set[str]:
         """Those of the keys whose cells are finished."""
@@ -181,48 +193,27 @@ class Store:
         return done.intersection(keys)
 
     def items(self, key: str) -> list[Any]:
-        """A cell's finished records in the items' order."""
-        rows = self._rows("SELECT record FROM items WHERE cell = ? ORDER BY number", key)
-        return [json.loads(record) for (record,) in rows]
+        """A cell's finished records in the items' order. Raises InputError, naming the row, for one that cannot be."""
+        rows = self._rows(
+            "SELECT number, record, kind FROM items JOIN cells ON key = cell WHERE cell = ? ORDER BY 1", key
+        )
+        records = []
+        for number, text, kind in rows:
+            with self._row("items", f"{number} of cell {key:.12}"):
+                records.append(read_record(kind, text))
+        return records
 
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors into ours."""
-    try:
-        yield
-    except sqlite3.OperationalError as e:
-        if "full" in str(e):
-            raise OutputError(
-                f"{path}: the disk is full; what was finished is kept. Free some space, and run the same command again."
-            ) from e
-        raise OutputError(
-            f"{path}: cannot be used ({e}). What was finished is kept: see to its disk, and run the command again."
-        ) from e
-    except sqlite3.DatabaseError as e:
-        raise _damaged(path, str(e)) from e
-
-
-def _damaged(path: Path, told: str) -> InputError:
-    return InputError(
-        f"{path}: the results are damaged ({told}). Nothing was changed: restore a copy, or use another folder (--run)."
-    )
-
-
-def _check(path: Path, connection: sqlite3.Connection) -> None:
-    """Raise InputError for a file that is not a study's, is newer than we know, or is damaged."""
-    with _readable(path):
-        (application,) = connection.execute("PRAGMA application_id").fetchone()
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if application != _APPLICATION:
-            raise InputError(f"{path}: is no file of results of pa-lite. Name another folder (--run).")
-        if version > SCHEMA:
-            raise InputError(
-                f"{path}: was written by a newer pa-lite (schema {version}, known {SCHEMA}). Update pa-lite."
-            )
-        (told,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-        if told != "ok":
-            raise _damaged(path, told)
+    def check(self) -> None:
+        """Raise InputError, naming the row, for a fact or a cell that cannot be, or an item that no cell has."""
+        self.facts()
+        self.cells()
+        odd = self._rows(
+            "SELECT cell, number, key FROM items LEFT JOIN cells ON key = cell "
+            "WHERE key IS NULL OR typeof(number) <> 'integer' OR number < 0 OR number >= n_items LIMIT 1"
+        )
+        for cell, number, key in odd:
+            with self._row("items", f"{number} of cell {cell}"):
+                raise ValueError("its cell is not there" if key is None else "the cell has no item of this number")
 
 
 @contextmanager
@@ -238,23 +229,27 @@ def open_store(folder: Path) -> Iterator[Store]:
         folder.mkdir(parents=True, exist_ok=True)
         lock, has_made_lock = _open_lock(folder / _LOCK)
     except NotPlainError as e:
-        raise _not_ours(e) from e
+        raise not_ours(e) from e
     except OSError as e:
         raise OutputError(f"{folder}: cannot be written: {e.strerror}. Name another folder (--run).") from e
     with closing(lock):
         _take(lock, folder)
-        _check_files(path)
-        had_results = path.exists()
-        if not had_results:
-            with _writable(folder):
-                create_file(path).close()  # SQLite would follow a link that came there just now
-        with _readable(path), closing(_connect(path, "rw")) as connection:
-            if connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
-                connection.execute("PRAGMA journal_mode = WAL")
-                connection.executescript(
-                    f"BEGIN; PRAGMA application_id = {_APPLICATION}; PRAGMA user_version = {SCHEMA}; {_TABLES} COMMIT;"
-                )
-            _check(path, connection)
+        check_files(path)
+        had_results = has_results(folder)
+        if had_results:
+            with _copy(path) as copy:
+                copy.check()
+        else:
+            with writable(folder):  # SQLite would follow a link that came there just now
+                if path.exists():  # a file that never got its content
+                    with open_own(path) as file:
+                        fill(file)
+                else:
+                    create_file(path, fill).close()
+                sync_folder(folder)
+        check_files(path)
+        with readable(path), closing(connect(path)) as connection:
+            check_ours(path, connection, whole=False)
             connection.execute("PRAGMA synchronous = FULL")
             try:
                 yield Store(path, connection)
@@ -282,21 +277,6 @@ def _unmake(folder: Path, has_made_lock: bool, was_there: bool) -> None:
             folder.rmdir()
 
 
-@contextmanager
-def _writable(folder: Path) -> Iterator[None]:
-    """Turn an OSError of making a file in the folder into an OutputError."""
-    try:
-        yield
-    except OSError as e:
-        raise OutputError(f"{folder}: cannot be written: {e.strerror}. Name another folder (--run).") from e
-
-
-def _not_ours(error: NotPlainError) -> OutputError:
-    return OutputError(
-        f"{error.filename}: is not pa-lite's: {error.strerror}. Move it elsewhere, or use another folder (--run)."
-    )
-
-
 def _open_lock(path: Path) -> tuple[BinaryIO, bool]:
     """Open the file to lock, made if need be; whether it was made. Raises NotPlainError for one that is not ours."""
     for _ in range(TRIES):
@@ -315,48 +295,49 @@ def _open_lock(path: Path) -> tuple[BinaryIO, bool]:
     raise NotPlainError(path, "it is removed and made again all the time")
 
 
-def _check_files(path: Path) -> None:
-    """Raise OutputError where SQLite would follow a link out of the folder, or wait for what is not a regular file.
-
-    Companions without results were not left by a study: SQLite would act on what they hold.
-    """
-    for ending, starts in {"": (), **_COMPANIONS}.items():
-        each = path.with_name(path.name + ending)
-        try:
-            check_own(each)
-            if ending and not os.path.lexists(path):
-                raise NotPlainError(each, f"there is no {FILE} that it belongs to")
-            if ending:
-                with open_regular(each) as file:
-                    if file.read(4) not in (b"", *starts):
-                        raise NotPlainError(each, "it is not a file that SQLite keeps beside its own")
-        except FileNotFoundError:
-            pass
-        except OSError as e:
-            if not isinstance(e, NotPlainError):
-                raise OutputError(f"{each}: cannot be read: {e.strerror}.") from e
-            raise _not_ours(e) from e
+def has_results(folder: Path) -> bool:
+    """Whether a run folder has a file of results with anything in it: a killed run of 0.1.0 may leave an empty one."""
+    path = folder / FILE
+    return path.is_file() and path.stat().st_size > 0
 
 
 @contextmanager
 def read_store(folder: Path) -> Iterator[Store]:
-    """The results in a run folder, to read, also while they grow. Raises InputError when there are none."""
+    """The results in a run folder, to read, also while they grow; nothing in the folder is written or changed.
+
+    Raises InputError when there are none, they are damaged, or are not a study's; OutputError for files that are not
+    ours, or when there is no room for a copy.
+    """
     path = folder / FILE
     if not path.is_file():
         raise InputError(
             f"{folder}: has no results of a study ({FILE}). Run `pa-lite sweep PAIR --run {folder}` first."
         )
-    _check_files(path)
-    # opened to write, or the log that SQLite makes for every reader would stay behind; it is not written to
-    with _readable(path), closing(_connect(path, "rw")) as connection:
-        connection.execute("PRAGMA query_only = ON")
-        _check(path, connection)
-        yield Store(path, connection)
+    check_files(path)
+    with _copy(path) as store:
+        store.check()
+        yield store
 
 
-def _connect(path: Path, mode: str) -> sqlite3.Connection:
-    uri = f"{Path(os.path.realpath(path.parent), path.name).as_uri()}?mode={mode}"
-    return sqlite3.connect(uri, uri=True, timeout=30, isolation_level=None, check_same_thread=False)
+@contextmanager
+def _copy(path: Path) -> Iterator[Store]:
+    """The results in a copy of one's own, checked to be a study's; errors name the file that was copied."""
+    with temporary_folder() as folder:
+        copy = folder / FILE
+        try:
+            copy_files(path, copy)
+        except NotPlainError as e:
+            raise not_ours(e) from e
+        except OSError as e:
+            raise OutputError(
+                f"{path}: cannot be copied to {folder.parent} to be read: {e.strerror}. See to its rights, or free "
+                "some space (TMPDIR names another place)."
+            ) from e
+        with readable(path), closing(connect(copy)) as connection:
+            connection.execute("PRAGMA query_only = ON")
+            set_deadline(connection, copy.stat().st_size)
+            check_ours(path, connection)
+            yield Store(path, connection)
 
 
 def _take(lock: BinaryIO, folder: Path) -> None:

@@ -17,8 +17,9 @@ from pa_lite.errors import EngineError, InputError, nearest
 from pa_lite.study.plan import Estimate, PlannedCell, StudyOptions, StudyPlan, environment, estimate_sweep, plan_study
 from pa_lite.study.preferences import judge_lams
 from pa_lite.study.results import load_study
+from pa_lite.study.results_file import FILE
 from pa_lite.study.staleness import by_reason, differences, settle_plan
-from pa_lite.study.store import FILE, Store, open_store, read_store
+from pa_lite.study.store import Store, has_results, open_store, read_store
 from pa_lite.study.study import Study
 from pa_lite.study.worker import LocalWorker, Worker, WorkerLostError
 from pa_lite.study.works import chunks
@@ -192,7 +193,7 @@ def sweep_pair(
 def estimate_pair(pair: str | Pair, options: StudyOptions, folder: Path | None, keep_stale: bool = False) -> Estimate:
     """Return what sweep_pair would take, given the folder's results. Raises what plan_study and read_store raise."""
     plan = plan_study(pair, options if folder is None else with_recorded_date(options, folder))
-    if folder is None or not (folder / FILE).exists():
+    if folder is None or not ((folder / FILE).is_symlink() or has_results(folder)):
         return estimate_sweep(plan)
     with read_store(folder) as store:
         _check_pair(plan, store)
@@ -207,7 +208,7 @@ def with_recorded_date(options: StudyOptions, folder: Path) -> StudyOptions:
 
     Raises InputError when what is recorded there is not a date, and what read_store raises.
     """
-    if options.chat.date is not None or not (folder / FILE).is_file():
+    if options.chat.date is not None or not has_results(folder):
         return options
     with read_store(folder) as store:
         recorded = store.facts().get("date")

@@ -6,32 +6,36 @@ import os
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pa_lite.errors import EngineError, InputError, OutputError
-from pa_lite.study.store import FILE, SCHEMA, Cell, open_store, read_store
+from pa_lite.study.results_file import FILE, SCHEMA
+from pa_lite.study.store import Cell, open_store, read_store
 
 CELL = Cell(0.3, "F16", "task", "town", 3, {"seed": 0, "rows": "abc"})
+RIGHT = {"metric": "acc", "metrics": {"acc": 1.0}}
+WRONG = {"metric": "acc", "metrics": {"acc": 0.0}}
 
 
 def test_what_was_committed_comes_back(tmp_path: Path) -> None:
     with open_store(tmp_path / "run") as store:
         store.note({"pair": "demo"})
         assert store.begin(CELL, {"numpy": "2"}) == set()
-        store.add(CELL.key, {0: {"right": True}, 2: {"right": False, "text": "größer"}}, 1.5)
+        store.add(CELL.key, {0: RIGHT, 2: {**WRONG, "text": "größer"}}, 1.5)
         assert store.begin(CELL, {"numpy": "3"}) == {0, 2}
         assert store.finished([CELL.key]) == set()
     with open_store(tmp_path / "run") as store:
-        store.add(CELL.key, {1: {"right": True}}, 0.5)
+        store.add(CELL.key, {1: RIGHT}, 0.5)
         store.finish(CELL.key, {"acc": 2 / 3})
     with read_store(tmp_path / "run") as store:
         assert store.facts() == {"pair": "demo"}
         (cell,) = store.cells()
         assert (cell.key, cell.n_items, cell.n_done, cell.seconds) == (CELL.key, 3, 3, 2.0)
         assert (cell.summary, cell.environment, cell.inputs) == ({"acc": 2 / 3}, {"numpy": "2"}, CELL.inputs)
-        assert store.items(CELL.key) == [{"right": True}, {"right": True}, {"right": False, "text": "größer"}]
+        assert store.items(CELL.key) == [RIGHT, RIGHT, {**WRONG, "text": "größer"}]
         assert store.finished([CELL.key, "other"]) == {CELL.key}
 
 
@@ -75,8 +79,9 @@ def test_two_processes_cannot_work_in_one_folder(tmp_path: Path) -> None:
 
 def test_a_damaged_file_is_told_and_left_as_it_is(tmp_path: Path) -> None:
     with open_store(tmp_path) as store:
-        store.begin(CELL, {})
-        store.add(CELL.key, dict.fromkeys(range(200), "x" * 500), 1.0)
+        cell = replace(CELL, n_items=200)
+        store.begin(cell, {})
+        store.add(cell.key, dict.fromkeys(range(200), "x" * 500), 1.0)
     path = tmp_path / FILE
     raw = bytearray(path.read_bytes())
     raw[8192:60000] = b"\xff" * (60000 - 8192)

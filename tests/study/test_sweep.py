@@ -23,8 +23,9 @@ from pa_lite.errors import EngineError, InputError, OutputError
 from pa_lite.study import sweep as sweeping
 from pa_lite.study.plan import StudyOptions, StudyPlan, plan_study
 from pa_lite.study.results import load_study
+from pa_lite.study.results_file import FILE
 from pa_lite.study.staleness import by_reason, settle_plan
-from pa_lite.study.store import FILE, Store, open_store, read_store
+from pa_lite.study.store import Store, open_store, read_store
 from pa_lite.study.sweep import estimate_pair, run_sweep, sweep_pair
 from pa_lite.study.worker import LocalWorker, WorkerLostError
 from pa_lite.tasks.scoring import ScoreOptions

@@ -1,0 +1,251 @@
+"""The file that holds a study's results, as a stranger may have made it: what is checked before SQLite reads it.
+
+Run folders are shared between people. The file is kept in WAL mode, and gets its name with its tables in it: a killed
+run leaves a `-wal` and a `-shm` beside it, never a `-journal`. One that is there is refused, as SQLite would undo what
+it says, and remove files that it names.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import shutil
+import sqlite3
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pa_lite.errors import InputError, OutputError
+from pa_lite.markers import temporary_folder
+from pa_lite.opening import NotPlainError, check_own, open_regular
+
+SCHEMA = 1
+
+
+# the files that SQLite keeps beside its own: what they begin with, where they are not empty
+_COMPANIONS = {
+    "-wal": (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83"),
+    "-shm": ((3007000).to_bytes(4, sys.byteorder), bytes(4)),
+    "-journal": (),  # not even a real one: see above
+}
+
+
+_PATIENCE = 60.0  # seconds that a question may take, and for each 4 MB of the file one more
+
+
+_PATIENT_BYTES = 4e6
+
+
+_STEPS = 100_000  # of SQLite's machine between two looks at the clock
+
+
+_LIMITS = (("SQL_LENGTH", 10_000), ("COLUMN", 100), ("EXPR_DEPTH", 50), ("ATTACHED", 0), ("TRIGGER_DEPTH", 1))
+
+
+_COPIES = 50  # tries to copy results that a running study changes
+
+
+_PAUSE = 0.05  # seconds between two of them
+
+
+_APPLICATION = 0x70614C69  # "paLi", in the file's header
+
+
+FILE = "study.sqlite"
+
+
+_TABLES = """
+CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE cells (
+  key TEXT PRIMARY KEY, lam REAL NOT NULL, type TEXT NOT NULL, kind TEXT NOT NULL, name TEXT NOT NULL,
+  n_items INTEGER NOT NULL, inputs TEXT NOT NULL, environment TEXT NOT NULL, started REAL NOT NULL,
+  seconds REAL NOT NULL DEFAULT 0, summary TEXT
+) WITHOUT ROWID;
+CREATE TABLE items (
+  cell TEXT NOT NULL REFERENCES cells (key), number INTEGER NOT NULL, record TEXT NOT NULL, PRIMARY KEY (cell, number)
+) WITHOUT ROWID;
+"""
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors into ours."""
+    try:
+        yield
+    except sqlite3.OperationalError as e:
+        if str(e) == "interrupted":
+            raise damaged(path, "to read them takes longer than any study's results") from e
+        if "full" in str(e):
+            raise OutputError(
+                f"{path}: the disk is full; what was finished is kept. Free some space, and run the same command again."
+            ) from e
+        raise OutputError(
+            f"{path}: cannot be used ({e}). What was finished is kept: see to its disk, and run the command again."
+        ) from e
+    except sqlite3.DatabaseError as e:
+        raise damaged(path, str(e)) from e
+
+
+def damaged(path: Path, told: str) -> InputError:
+    """Return the error for results that cannot be used; `told` says what is wrong, and where."""
+    return InputError(
+        f"{path}: the results are damaged ({told}). Nothing was changed: restore a copy, or use another folder (--run)."
+    )
+
+
+def check_ours(path: Path, connection: sqlite3.Connection, whole: bool = True) -> None:
+    """Raise InputError for a file that is not a study's, is newer than we know, or is damaged.
+
+    `whole` is to read every page too.
+    """
+    with readable(path):
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if application != _APPLICATION:
+            raise InputError(f"{path}: is no file of results of pa-lite. Name another folder (--run).")
+        if version > SCHEMA:
+            raise InputError(
+                f"{path}: was written by a newer pa-lite (schema {version}, known {SCHEMA}). Update pa-lite."
+            )
+        odd = sorted(set(_schema(connection)) ^ set(_our_schema()), key=str)
+        if odd:
+            kind, name = (str(word).encode("utf-8", "replace").decode()[:80] for word in odd[0][:2])
+            raise damaged(path, f"the {kind} {name!r} is not as pa-lite makes it")
+        (told,) = connection.execute("PRAGMA quick_check(1)").fetchone() if whole else ("ok",)
+        if told != "ok":
+            raise damaged(path, told)
+
+
+def _schema(connection: sqlite3.Connection) -> list[tuple[Any, ...]]:
+    """All that a file defines: tables, indexes, views and triggers, with their SQL. One row more than ours at most."""
+    return connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master LIMIT 10").fetchall()
+
+
+@functools.cache
+def _our_schema() -> tuple[tuple[Any, ...], ...]:
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript(_TABLES)
+        return tuple(_schema(connection))
+
+
+@functools.cache
+def _empty_results() -> bytes:
+    """The content of a file with nothing in its tables."""
+    with temporary_folder() as folder:
+        path = folder / FILE
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.executescript(
+                f"BEGIN; PRAGMA application_id = {_APPLICATION}; PRAGMA user_version = {SCHEMA}; {_TABLES} COMMIT;"
+            )
+        return path.read_bytes()
+
+
+def fill(file: BinaryIO) -> None:
+    file.write(_empty_results())
+    file.flush()
+    os.fsync(file.fileno())
+
+
+@contextmanager
+def writable(folder: Path) -> Iterator[None]:
+    """Turn an OSError of making a file in the folder into an OutputError."""
+    try:
+        yield
+    except OSError as e:
+        raise OutputError(f"{folder}: cannot be written: {e.strerror}. Name another folder (--run).") from e
+
+
+def not_ours(error: NotPlainError) -> OutputError:
+    return OutputError(
+        f"{error.filename}: is not pa-lite's: {error.strerror}. Move it elsewhere, or use another folder (--run)."
+    )
+
+
+def check_files(path: Path) -> None:
+    """Raise OutputError where SQLite would follow a link out of the folder, or wait for what is not a regular file.
+
+    Companions without results were not left by a study: SQLite would act on what they hold.
+    """
+    for ending, starts in {"": (), **_COMPANIONS}.items():
+        each = path.with_name(path.name + ending)
+        try:
+            check_own(each)
+            if ending and not os.path.lexists(path):
+                raise NotPlainError(each, f"there is no {FILE} that it belongs to")
+            if ending:
+                with open_regular(each) as file:
+                    start = file.read(4)
+                if start and not starts:
+                    raise NotPlainError(each, "a study leaves none, and SQLite would undo what it says")
+                if start not in (b"", *starts):
+                    raise NotPlainError(each, "it is not a file that SQLite keeps beside its own")
+        except FileNotFoundError:
+            pass
+        except OSError as e:
+            if not isinstance(e, NotPlainError):
+                raise OutputError(f"{each}: cannot be read: {e.strerror}.") from e
+            raise not_ours(e) from e
+
+
+def copy_files(path: Path, copy: Path) -> None:
+    """Copy the results and SQLite's log of them, as they were at one moment.
+
+    Whatever SQLite moved from the log to the file meanwhile is in both, as long as the log was not begun anew.
+    """
+    log, copied = path.with_name(f"{path.name}-wal"), copy.with_name(f"{copy.name}-wal")
+    for _ in range(_COPIES):
+        before = _log_start(log)
+        _copy_file(path, copy)
+        copied.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            _copy_file(log, copied)
+        if _log_start(copied) == before:
+            return
+        time.sleep(_PAUSE)
+    raise OSError(errno.EBUSY, "it changes all the time", str(path))
+
+
+def _log_start(log: Path) -> bytes:
+    """The header of SQLite's log, which is another each time that the log is begun anew; empty where there is none."""
+    try:
+        with open_regular(log) as file:
+            return file.read(32)
+    except FileNotFoundError:
+        return b""
+
+
+def _copy_file(path: Path, copy: Path) -> None:
+    check_own(path)
+    with open_regular(path) as source:
+        size = os.fstat(source.fileno()).st_size
+        if size > shutil.disk_usage(copy.parent).free:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        with copy.open("wb") as target:
+            left = size  # not what is added meanwhile
+            while left and (part := source.read(min(left, 1 << 20))):
+                target.write(part)
+                left -= len(part)
+
+
+def set_deadline(connection: sqlite3.Connection, size: int) -> None:
+    """End what reads the results when it takes much longer than a file of that size ever does."""
+    end = time.thread_time() + _PATIENCE + size / _PATIENT_BYTES
+    connection.set_progress_handler(lambda: time.thread_time() > end, _STEPS)
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open a file with all that a stranger's file could do switched off, as far as this SQLite can."""
+    uri = f"{Path(os.path.realpath(path.parent), path.name).as_uri()}?mode=rw"
+    connection = sqlite3.connect(uri, uri=True, timeout=30, isolation_level=None, check_same_thread=False)
+    connection.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
+    for setting in ("trusted_schema = OFF", "cell_size_check = ON", "mmap_size = 0", "recursive_triggers = OFF"):
+        connection.execute(f"PRAGMA {setting}")
+    if sys.version_info >= (3, 11):
+        for name, value in _LIMITS:
+            connection.setlimit(getattr(sqlite3, f"SQLITE_LIMIT_{name}"), value)
+    return connection
