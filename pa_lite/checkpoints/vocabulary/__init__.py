@@ -114,7 +114,7 @@ def _copied_prefix(files: TokenizerFiles) -> bool | None:
 
 
 def _byte_level(files: TokenizerFiles) -> tuple[TokenTable, Metadata, Metadata]:
-    table, merges = files.seen.made(("byte-level", *files.known_by), lambda: read_byte_level_bpe(files))
+    table, merges = files.seen.made("tokens", ("byte-level", *files.known_by), lambda: read_byte_level_bpe(files))
     out = _token_lists("gpt2", pre_tokenizer(files), table)
     out["tokenizer.ggml.merges"] = array("STRING", merges)
     prefix = _copied_prefix(files)
@@ -140,7 +140,7 @@ def _sentencepiece(files: TokenizerFiles) -> tuple[TokenTable, Metadata, Metadat
     if files.has_model:
         table, prefixes = from_model(files)
     else:
-        table, prefixes = files.seen.made(("sentencepiece", *files.known_by), lambda: from_definition(files))
+        table, prefixes = files.seen.made("tokens", ("sentencepiece", *files.known_by), lambda: from_definition(files))
     out = _token_lists("llama", "default", table)
     out["tokenizer.ggml.scores"] = array("FLOAT32", table.scores)
     scheme = prefix_scheme(files)

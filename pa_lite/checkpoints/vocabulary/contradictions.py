@@ -7,7 +7,7 @@ added_tokens.json always, and only the first end of config.json.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from pa_lite.checkpoints.vocabulary.files import (
     SETTINGS,
     AddedToken,
     TokenizerFiles,
+    content_digest,
     merge_pairs,
     read_optional,
     trained_tokens,
@@ -83,7 +84,10 @@ def _choose_vocabulary(files: TokenizerFiles, remarks: list[str]) -> TokenizerFi
             f"{files.folder}: {DEFINITION}, which transformers follows, is a {files.model.get('type', 'BPE')} "
             f"vocabulary that cannot be converted, and {MODEL} another. Take both files from one checkpoint."
         )
-    difference = _difference(files, files.seen.model(files.folder / MODEL))
+    replaced = frozenset(token.id for token in (*files.added_tokens(), *(files.decoder_tokens() or ())))
+    path = files.folder / MODEL
+    key = (files.digest, content_digest(path), replaced)
+    difference = files.seen.made("difference", key, lambda: _difference(files, files.seen.model(path), replaced))
     if difference is None:
         return files
     remarks.append(
@@ -93,10 +97,12 @@ def _choose_vocabulary(files: TokenizerFiles, remarks: list[str]) -> TokenizerFi
     return replace(files, ignores_model=True)
 
 
-def _difference(files: TokenizerFiles, model: SentencePieceModel) -> str | None:
-    """Return the first thing in which tokenizer.json's tokens or order of merges is not tokenizer.model's."""
+def _difference(files: TokenizerFiles, model: SentencePieceModel, replaced: Collection[int]) -> str | None:
+    """Return the first thing in which tokenizer.json's tokens or order of merges is not tokenizer.model's.
+
+    Tokens that are `replaced` by added ones are left out.
+    """
     trained, texts = trained_tokens(files), model.texts
-    replaced = {token.id for token in (*files.added_tokens(), *(files.decoder_tokens() or ()))}
     differing, is_held = len(texts), np.zeros(len(texts), np.bool_)
     ours, more = "", None  # of the token that differs; the first that is only in tokenizer.json
     for raw, i in zip(trained.all_encoded(), PackedNumbers(trained.ids), strict=True):

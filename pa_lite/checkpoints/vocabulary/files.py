@@ -43,14 +43,14 @@ class Seen:
     def __init__(self) -> None:
         self._definition: tuple[bytes, dict[str, Any]] | None = None  # of each the last one: two take twice the memory
         self._model: tuple[bytes, SentencePieceModel] | None = None
-        self._made: tuple[tuple[object, ...], Any] | None = None
+        self._made: dict[str, tuple[tuple[object, ...], Any]] = {}  # likewise of each kind
 
-    def made(self, key: tuple[object, ...], compute: Callable[[], Any]) -> Any:
-        """Return what `compute` makes, once for equal keys that follow each other."""
-        if self._made is None or self._made[0] != key:
-            self._made = None
-            self._made = key, compute()
-        return self._made[1]
+    def made(self, kind: str, key: tuple[object, ...], compute: Callable[[], Any]) -> Any:
+        """Return what `compute` makes, once for equal keys of one kind that follow each other."""
+        if kind not in self._made or self._made[kind][0] != key:
+            self._made.pop(kind, None)
+            self._made[kind] = key, compute()
+        return self._made[kind][1]
 
     def definition(self, path: Path) -> tuple[bytes, dict[str, Any]]:
         """Return a tokenizer.json as `read_definition` does, not to be changed, behind what its content is known by."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
-from pa_lite.checkpoints.vocabulary import CONTROL, NORMAL, UNKNOWN, USER_DEFINED, read_vocabulary
+from pa_lite.checkpoints.vocabulary import CONTROL, NORMAL, UNKNOWN, USER_DEFINED, contradictions, read_vocabulary
+from pa_lite.checkpoints.vocabulary.files import Seen
 from pa_lite.errors import CheckpointError
 from tests import tiny
 from tests.checkpoints.vocabulary.folders import (
@@ -132,6 +134,21 @@ def test_more_and_fewer_tokens(tmp_path: Path) -> None:
     write_json(tmp_path / "tokenizer.json", definition(PIECES[:-1]))
     assert sentencepiece(tmp_path)["tokens"][-1] == f"[PAD{SIZE - 1}]"
     assert "(token 266 is 'e' in tokenizer.model and not in it in tokenizer.json)" in remarks(tmp_path)[0]
+
+
+def test_the_same_two_files_on_both_sides_are_compared_once(tmp_path: Path) -> None:
+    """A third side, with another tokenizer.model, is compared again."""
+    sides = [tmp_path / name for name in ("base", "instruct", "other")]
+    for side in sides:
+        side.mkdir()
+        write_json(side / "tokenizer.json", definition([*PIECES[:-1], ("x", -7.0, 1)]))
+        sentencepiece(side, pieces=PIECES if side.name != "other" else [*PIECES[:-1], ("x", -7.0, 1)])
+    seen = Seen()
+    with patch.object(contradictions, "_difference", wraps=contradictions._difference) as compared:
+        found = [read_vocabulary(side, CONFIG, seen).remarks for side in sides]
+    assert compared.call_count == 2
+    assert [len(told) for told in found] == [1, 1, 0]
+    assert found[1][0].startswith(f"{sides[1]}: tokenizer.json and tokenizer.model disagree (token 266 ")
 
 
 def test_another_order_of_merges(tmp_path: Path) -> None:
