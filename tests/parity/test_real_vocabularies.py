@@ -46,7 +46,10 @@ BPE: dict[str, tuple[str, Mapping[str, Any] | None, str, str]] = {
 def values(name: str) -> dict[str, Any]:
     """The metadata of a vocabulary, without their common beginning."""
     metadata = read_gguf_header(models_folder() / f"ggml-vocab-{name}.gguf").metadata
-    return {key.removeprefix("tokenizer.ggml."): entry.value for key, entry in metadata.items()}
+    return {
+        key.removeprefix("tokenizer.ggml."): list(entry.value) if entry.type == "ARRAY" else entry.value
+        for key, entry in metadata.items()
+    }
 
 
 def write_bpe(folder: Path, name: str, facts: Mapping[str, Any]) -> dict[str, Any]:
