@@ -222,7 +222,7 @@ def test_metadata_of_published_tokenizers(name: str, built: Built, converted: di
 
 
 def _shown(value: Any) -> Any:
-    return f"{len(value)} items" if isinstance(value, list) else value
+    return value if isinstance(value, str) or not isinstance(value, Sequence) else f"{len(value)} items"
 
 
 def composed(text: str) -> str:

@@ -127,6 +127,19 @@ def test_other_tokens(tmp_path: Path) -> None:
     )
 
 
+def test_a_tab_for_its_byte_is_no_difference(tmp_path: Path) -> None:
+    """So it is in the files of Gemma-2."""
+    tokenizer = definition(PIECES)
+    vocab = tokenizer["model"]["vocab"]
+    tokenizer["model"]["vocab"] = {"\t" if text == "<0x09>" else text: i for text, i in vocab.items()}
+    write_json(tmp_path / "tokenizer.json", tokenizer)
+    assert "<0x09>" in sentencepiece(tmp_path)["tokens"]
+    assert remarks(tmp_path) == ()
+    tokenizer["model"]["vocab"] = {"\n" if text == "<0x09>" else text: i for text, i in vocab.items()}
+    write_json(tmp_path / "tokenizer.json", tokenizer)
+    assert "is '<0x09>' in tokenizer.model and '\\n' in tokenizer.json" in remarks(tmp_path)[0]
+
+
 def test_more_and_fewer_tokens(tmp_path: Path) -> None:
     write_json(tmp_path / "tokenizer.json", definition([*PIECES, ("new", -9.0, 1)]))
     assert sentencepiece(tmp_path, size=SIZE + 1)["tokens"][-1] == "new"
