@@ -32,7 +32,7 @@ _LINE_END = re.compile(r"\r\n|\r|\n")
 def parse_json(text: str | bytes, nan: bool = False) -> Any:
     """The value of a JSON text, or of its UTF-8 bytes. With `nan`, NaN and infinities are let through.
 
-    Raises ValueError, in one line, for whatever is no strict JSON, has two members of one name in an object, is nested
+    Raises ValueError, in one line, for whatever is not strict JSON, has two members of one name in an object, is nested
     more than 64 deep, or holds a text that is no Unicode.
     """
     try:

@@ -74,7 +74,7 @@ def architecture_of(header: GgufHeader) -> str:
     name, kind = header.metadata.get("general.architecture"), header.metadata.get("general.type")
     for entry in (kind, name):
         if entry is not None and (told := OTHER_CONTENTS.get(str(entry.value))):
-            raise CheckpointError(f"{header.path}: holds no language model but {told}. Name the model's own file.")
+            raise CheckpointError(f"{header.path}: holds {told}, not a language model. Name the model's own file.")
     if name is None or name.type != "STRING" or (kind is not None and kind.value != "model"):
         raise CheckpointError(f"{header.path}: holds no language model (general.architecture, general.type).")
     return str(name.value)
@@ -106,7 +106,7 @@ class _Reader:
         try:
             return raw.decode("utf-8")
         except UnicodeDecodeError:
-            raise self.fail("a text in it is no UTF-8") from None
+            raise self.fail("a string in it is not valid UTF-8") from None
 
     def value(self, kind: int) -> Field:
         if kind in _SCALARS:
@@ -152,7 +152,7 @@ class _Reader:
                 data += after[at : at + 8 + size]
                 at += 8 + size
         except UnicodeDecodeError:
-            raise self.fail("a text in it is no UTF-8") from None
+            raise self.fail("a string in it is not valid UTF-8") from None
         starts.append(len(data))
         self.left -= len(data)
         self.f.seek(start + len(data))

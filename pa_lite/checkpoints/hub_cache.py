@@ -76,8 +76,8 @@ def snapshot_of(folder: Path) -> Path:
         ) from None
     if not re.fullmatch(r"[0-9a-f]{40}", commit) or not (folder / "snapshots" / commit).is_dir():
         raise CheckpointError(
-            f"{folder}: its refs/main names the snapshot {commit[:40]!r}, which is not there. Fetch it again, or name "
-            f"one of its snapshots: {names}."
+            f"{folder}: its refs/main names the snapshot {commit[:40]!r}, which does not exist. Fetch it again, or "
+            f"name one of its snapshots: {names}."
         )
     return folder / "snapshots" / commit
 

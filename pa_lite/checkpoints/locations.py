@@ -1,4 +1,4 @@
-"""What a path on the disk stands for: a folder with weights, or one file, told by what is there and not by its name."""
+"""What a path on the disk stands for: a folder with weights, or one file, judged by its content and not by its name."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ def find_model(path: Path, elsewhere: Collection[str] = ()) -> Path:
     if path.is_file() or path.name in elsewhere:
         return path
     if path.is_symlink():
-        raise CheckpointError(f"{path}: is a link to {path.readlink()}, which is not there. Fetch it again.")
+        raise CheckpointError(f"{path}: is a link to {path.readlink()}, which does not exist. Fetch it again.")
     if path.exists():
         raise CheckpointError(f"{path}: is a device, socket or pipe; name a file or folder.")
-    raise CheckpointError(f"{path}: there is no such file or folder.")
+    raise CheckpointError(f"{path}: no such file or folder.")
 
 
 def _in_folder(folder: Path, elsewhere: Collection[str]) -> Path:

@@ -83,7 +83,7 @@ def size_of(path: FilePath) -> int:
 
 
 def open_file(path: FilePath) -> BinaryIO:
-    """Open a file to read, on the disk or on the Hub. Raises OSError, also for what is not a regular file."""
+    """Open a file to read, on the disk or on the Hub. Raises OSError, also for anything but a regular file."""
     return path.open() if isinstance(path, RemoteFile) else open_regular(path)
 
 

@@ -58,7 +58,7 @@ def generate(
     """Answers of MODEL (FILE.gguf or PAIR@LAM) through its chat template, as AlpacaEval's model_outputs.
 
     A prompt file has objects with `instruction` and, as they need it, `input` (or `context`), which follows the
-    instruction behind an empty line, `system`, which is that prompt's system prompt, and `dataset`.
+    instruction after an empty line, `system`, which is that prompt's system prompt, and `dataset`.
 
     With -o, answers are kept as they come: after a kill or Ctrl-C the same command with --resume goes on.
 

@@ -132,7 +132,7 @@ class Context:
     def broken(self) -> EngineError:
         """The error for logits that are NaN or infinite."""
         return EngineError(
-            f"{self.model.label}: computes logits that are no finite numbers. Its weights are broken, or too large for "
+            f"{self.model.label}: computes logits that are not finite. Its weights are broken, or too large for "
             "their type."
         )
 

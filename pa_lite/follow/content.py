@@ -59,7 +59,7 @@ def request(text: str, system: str) -> str:
 def content_of(row: Record, where: str, key: str = "instruction") -> Content:
     """Return what a row asks a model: its text under `key`, joined with its `input`, and its `system` prompt.
 
-    `input` (Alpaca) or `context` (Dolly) follows the instruction behind an empty line, where Alpaca's own prompt has
+    `input` (Alpaca) or `context` (Dolly) follows the instruction after an empty line, where Alpaca's own prompt has
     it, and as AlpacaEval joined Alpaca's data; an empty one counts as none. Raises InputError, naming `where` and the
     field, for content that would be lost: conversations, pictures, tools, lists of texts, both `input` and `context`,
     a second prompt beside `key`, or a known field in another spelling.

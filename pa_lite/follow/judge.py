@@ -125,7 +125,7 @@ def judge_pairs(
     """Judge every pair; `finished` gets a pair's place and its verdict as soon as that is there, in no order.
 
     Equal answers tie unasked. A pair whose prompt, in an order to be asked, exceeds the judge's context is not judged
-    and nothing of it is cut. A judge whose template starts its turn with reasoning is asked behind the end of it. The
+    and nothing of it is cut. A judge whose template starts its turn with reasoning is asked after the end of it. The
     chat options are settled first (see `measured_options`). `progress` gets (prompts done, prompts in all). Raises
     InputError for a judge without the answer tokens, EngineError when its template or llama.cpp fails.
     """

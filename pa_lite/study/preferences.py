@@ -31,7 +31,7 @@ _Outputs = Mapping[tuple[str, float], Sequence[Mapping[str, Any]]]  # of each ty
 
 
 def judge_lams(plan: StudyPlan, store: Store, progress: Progress | None = None, keep_stale: bool = False) -> None:
-    """Have the plan's judge compare the answers of every lam, and note the cells behind the study's others.
+    """Have the plan's judge compare the answers of every lam, and note the cells after the study's others.
 
     The lams' answers must be in the store. Preferences from other inputs are judged again, or kept with `keep_stale`
     where judge and answers are the same. `progress` gets (pairs done, pairs in all). Raises InputError for a

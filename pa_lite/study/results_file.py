@@ -1,4 +1,4 @@
-"""The file that holds a study's results, as a stranger may have made it: what is checked before SQLite reads it.
+"""The file that holds a study's results, which is untrusted: what is checked before SQLite reads it.
 
 Run folders are shared between people. The file is kept in WAL mode, and gets its name with its tables in it: a killed
 run leaves a `-wal` and a `-shm` beside it, never a `-journal`. One that is there is refused, as SQLite would undo what
@@ -106,7 +106,7 @@ def check_ours(path: Path, connection: sqlite3.Connection, whole: bool = True) -
         (application,) = connection.execute("PRAGMA application_id").fetchone()
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if application != _APPLICATION:
-            raise InputError(f"{path}: is no file of results of pa-lite. Name another folder (--run).")
+            raise InputError(f"{path}: is not a pa-lite results file. Name another folder (--run).")
         if version > SCHEMA:
             raise InputError(
                 f"{path}: was written by a newer pa-lite (schema {version}, known {SCHEMA}). Update pa-lite."
@@ -239,7 +239,7 @@ def set_deadline(connection: sqlite3.Connection, size: int) -> None:
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open a file with all that a stranger's file could do switched off, as far as this SQLite can."""
+    """Open an untrusted file with everything switched off that it could do, as far as this SQLite can."""
     uri = f"{Path(os.path.realpath(path.parent), path.name).as_uri()}?mode=rw"
     connection = sqlite3.connect(uri, uri=True, timeout=30, isolation_level=None, check_same_thread=False)
     connection.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")

@@ -171,7 +171,7 @@ def _parsed(name: str, text: Any, nan: bool = False) -> Any:
     try:
         return parse_json(text, nan=nan)
     except ValueError as e:
-        raise ValueError(f"{name} is no strict JSON: {e}") from None
+        raise ValueError(f"{name} is not strict JSON: {e}") from None
 
 
 def _table(name: str, value: Any, rules: Mapping[str, tuple[Check, str]]) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def test_what_lies_beside_a_gguf_model(tmp_path: Path, tiny_ggufs: dict[str, Pat
     for i, (architecture, kind) in enumerate(others):
         metadata = {} if kind is None else {"general.type": string(kind)}
         write_gguf_header(tmp_path / f"a{i}.gguf", architecture, metadata, {})
-        with pytest.raises(CheckpointError, match=r"holds no language model but (a multi|an importance|a LoRA)"):
+        with pytest.raises(CheckpointError, match=r"holds (a multi|an importance|a LoRA).*, not a language model"):
             open_checkpoint(tmp_path / f"a{i}.gguf")
     shutil.copy(tiny_ggufs["Q8_0"], tmp_path / ".q.gguf.0123456789ab.part")
     assert open_checkpoint(tmp_path).path.name == "z.gguf"
@@ -104,7 +104,7 @@ def test_a_repository_in_the_cache(tmp_path: Path, tiny_pair: tuple[Path, Path])
 @pytest.mark.parametrize("ref", ["c" * 40, "../../../../etc", ""])
 def test_a_repository_whose_main_is_not_there(tmp_path: Path, tiny_pair: tuple[Path, Path], ref: str) -> None:
     folder = cached(tmp_path, {COMMIT: tiny_pair[0]}, ref)
-    with pytest.raises(CheckpointError, match=f"its refs/main names the snapshot .* not there.* {COMMIT}"):
+    with pytest.raises(CheckpointError, match=f"its refs/main names the snapshot .* does not exist.* {COMMIT}"):
         open_checkpoint(folder)
 
 
@@ -151,7 +151,7 @@ def test_a_download_of_links_into_the_cache(tmp_path: Path, tiny_pair: tuple[Pat
 @LINKS
 def test_a_link_to_what_is_gone(tmp_path: Path) -> None:
     (tmp_path / "m.gguf").symlink_to("blobs/gone")
-    with pytest.raises(CheckpointError, match=r"m.gguf: is a link to blobs.gone, which is not there. Fetch it again"):
+    with pytest.raises(CheckpointError, match=r"m.gguf: is a link to blobs.gone, which does not exist. Fetch it again"):
         open_checkpoint(tmp_path / "m.gguf")
 
 

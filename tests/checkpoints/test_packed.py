@@ -91,7 +91,7 @@ def _header(count: int, *texts: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (_header(2, b"x", b"\xff"), "is no UTF-8"),
+        (_header(2, b"x", b"\xff"), "is not valid UTF-8"),
         (_header(2, b"x" * 20), "it ends at byte 77, within its header"),
         (_header(2, b"x" * 20) + struct.pack("<Q", 1 << 62), "it ends at byte 85, within its header"),
         (_header(2, b"x" * 20) + b"\0\0", "it ends at byte 79, within its header"),

@@ -102,7 +102,7 @@ def test_paths_become_absolute(tiny_pair: tuple[Path, Path], monkeypatch: pytest
         ("", "hub:o/a", "hub:o/b", "cannot name a pair"),
         ("mine", "hub:o/a", "hub:o/a", "base and instruct are both hub:o/a"),
         ("mine", "hub:o", "hub:o/a", "write hub:org/name"),
-        ("mine", "/nowhere", "hub:o/a", "/nowhere: there is no such file or folder"),
+        ("mine", "/nowhere", "hub:o/a", "/nowhere: no such file or folder"),
     ],
 )
 def test_bad_pairs_are_refused(name: str, base: str, instruct: str, told: str, own_folder: Path) -> None:

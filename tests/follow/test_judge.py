@@ -189,5 +189,5 @@ def test_broken_weights_give_no_preference(tmp_path: Path) -> None:
     folder = tiny.write_checkpoint(tmp_path / "nan", tiny.weights(1, config), config=config)
     (path,) = pa_lite.merge(folder, folder, (1.0,), plan=PlanOptions("F32"), output=tmp_path / "m.gguf")
     spoil(path)
-    with Model(path, EXACT) as broken, pytest.raises(EngineError, match="computes logits that are no finite numbers"):
+    with Model(path, EXACT) as broken, pytest.raises(EngineError, match="computes logits that are not finite"):
         judge(broken, PAIRS)

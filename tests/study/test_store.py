@@ -98,7 +98,7 @@ def test_files_of_others_and_of_the_future_are_refused(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / FILE) as c:
         c.execute("CREATE TABLE x (y)")
     c.close()
-    with pytest.raises(InputError, match="is no file of results"), open_store(tmp_path):
+    with pytest.raises(InputError, match="is not a pa-lite results file"), open_store(tmp_path):
         pass
     with open_store(tmp_path / "b") as store:
         store.note({"pair": "demo"})
@@ -180,7 +180,7 @@ def test_what_is_not_ours_at_a_name_in_a_run_folder_stays(tmp_path: Path, name: 
         path.write_bytes(b"mine")
     before = outside.read_bytes() if outside.exists() else None
     with (
-        pytest.raises((InputError, OutputError), match=r"is not pa-lite's: |is no file of results|are damaged"),
+        pytest.raises((InputError, OutputError), match=r"is not pa-lite's: |is not a pa-lite results file|are damaged"),
         open_store(run),
     ):
         pass

@@ -117,7 +117,7 @@ class TokenizerFiles:
         """tokenizer.json's `added_tokens`. Raises CheckpointError for one without a text or id."""
         entries, where = self.definition.get("added_tokens") or [], self.folder / DEFINITION
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-            raise CheckpointError(f"{where}: broken tokenizer definition: added_tokens is no list of tables.")
+            raise CheckpointError(f"{where}: broken tokenizer definition: added_tokens is not a list of tables.")
         return [_added(entry, entry.get("id"), where) for entry in entries]
 
     def decoder_tokens(self) -> list[AddedToken] | None:
@@ -127,7 +127,7 @@ class TokenizerFiles:
             return None
         where = self.folder / SETTINGS
         if not isinstance(entries, dict) or not all(key.isdecimal() for key in entries):
-            raise CheckpointError(f"{where}: added_tokens_decoder is no table of token ids.")
+            raise CheckpointError(f"{where}: added_tokens_decoder is not a table of token ids.")
         return [_added(entry, int(key), where) for key, entry in entries.items()]
 
 
@@ -147,7 +147,7 @@ def trained_tokens(files: TokenizerFiles) -> TrainedTokens:
     """Return tokenizer.json's `vocab`, text -> id. Raises CheckpointError unless each id is an integer of one token."""
     vocab = files.model.get("vocab")
     if not isinstance(vocab, TrainedTokens) or vocab.fault:
-        raise CheckpointError(f"{files.where}: broken tokenizer definition: vocab is no table of token ids.")
+        raise CheckpointError(f"{files.where}: broken tokenizer definition: vocab is not a table of token ids.")
     if not vocab.are_ids_different:
         raise CheckpointError(f"{files.where}: broken tokenizer definition: two tokens have one id.")
     return vocab
@@ -159,7 +159,9 @@ def merge_pairs(files: TokenizerFiles) -> Merges:
     if not isinstance(merges, Merges):
         raise CheckpointError(f"{files.where}: broken tokenizer definition: it has no merges.")
     if merges.fault is not None:
-        raise CheckpointError(f"{files.where}: broken tokenizer definition: {merges.fault} is no merge of two parts.")
+        raise CheckpointError(
+            f"{files.where}: broken tokenizer definition: {merges.fault} is not a merge of two parts."
+        )
     return merges
 
 

@@ -1,4 +1,4 @@
-"""A program of its own that encodes a text with an untrusted tokenizer.json, limited in time and memory.
+"""A separate program that encodes a text with an untrusted tokenizer.json, limited in time and memory.
 
 The package `tokenizers` does all that such a file says: it pads texts to any length, matches any expression, and what
 it cannot do may end the process. The limits are those of `pa_lite.limited_worker`.

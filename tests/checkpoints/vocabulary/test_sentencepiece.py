@@ -143,10 +143,10 @@ def test_bad_definitions(tmp_path: Path) -> None:
     [
         ({"added_tokens.json": {"<a>": "7"}}, r"added_tokens.json: is not a table of token ids"),
         ({"added_tokens.json": {"": 7}}, r"added_tokens.json: is not a table"),
-        ({"tokenizer_config.json": {"added_tokens_decoder": [1]}}, "added_tokens_decoder is no table"),
+        ({"tokenizer_config.json": {"added_tokens_decoder": [1]}}, "added_tokens_decoder is not a table"),
         (
             {"tokenizer_config.json": {"added_tokens_decoder": {"x": {"content": "a"}}}},
-            "added_tokens_decoder is no table",
+            "added_tokens_decoder is not a table",
         ),
         ({"tokenizer_config.json": {"added_tokens_decoder": {"7": {}}}}, "no text or no id"),
         ({"tokenizer_config.json": {"added_tokens_decoder": {"7": {"content": "he"}}}}, "same text 'he'"),
