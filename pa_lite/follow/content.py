@@ -5,6 +5,7 @@ Rows are those of Alpaca's data, of AlpacaEval's files and of whatever data set 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -66,11 +67,11 @@ def content_of(row: Record, where: str, key: str = "instruction") -> Content:
     """
     _check_fields(row, where, key)
     parts = [text_of(row, key, where)]
-    given = [name for name in _PLACES if _has_content(row.get(name))]
+    given = [name for name in _PLACES if _is_given(row.get(name))]
     if len(given) > 1:
         raise InputError(f"{where} has both 'input' and 'context'. Write all that the instruction is about as 'input'.")
     parts += [_text(row, name, where) for name in given]
-    content = Content("\n\n".join(parts), _text(row, "system", where) if _has_content(row.get("system")) else "")
+    content = Content("\n\n".join(parts), _text(row, "system", where) if _is_given(row.get("system")) else "")
     for name in _OTHER_PROMPTS:
         value = row.get(name)
         if name != key and isinstance(value, str) and value.strip() not in content.text and parts[0] not in value:
@@ -103,6 +104,11 @@ def _check_fields(row: Record, where: str, key: str) -> None:
 def _has_content(value: Any) -> bool:
     """Tell whether a value can carry content: strings, lists and objects that are not empty, but no number or null."""
     return bool(value.strip() if isinstance(value, str) else value) and isinstance(value, (str, list, dict))
+
+
+def _is_given(value: Any) -> bool:
+    """Tell whether a field that is read says something: numbers and booleans do; null, NaN and empty values do not."""
+    return _has_content(value) or (isinstance(value, (int, float)) and not math.isnan(value))
 
 
 def _text(row: Record, name: str, where: str) -> str:

@@ -71,3 +71,12 @@ def test_data_sets() -> None:
     assert data_set_of({"dataset": 3}, "w", "mine") == "3"
     with pytest.raises(InputError, match="'dataset' must be a string or null"):
         data_set_of({"dataset": ["koala"]}, "w", "mine")
+
+
+@pytest.mark.parametrize("name", ["input", "context", "system"])
+@pytest.mark.parametrize("value", [5, 0, 2.5, True, False])
+def test_numbers_in_fields_that_are_read_are_refused(name: str, value: float) -> None:
+    """As in {"instruction": "Double it.", "input": 21}: left out, another question would be asked."""
+    with pytest.raises(InputError, match=f"row 1: '{name}' must be a string"):
+        content_of({"instruction": "Double it.", name: value}, "row 1")
+    assert content_of({"instruction": "Double it.", name: None, "id": value}, "row 1").text == "Double it."
