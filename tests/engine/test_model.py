@@ -75,7 +75,7 @@ def damaged(source: Path, target: Path, **changes: object) -> Path:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"general__type": string("adapter")}, "no language model"),
+        ({"general__type": string("adapter")}, "not a language model"),
         ({"llama__block_count": None}, "block_count is missing or not from 1"),
         ({"tokenizer__ggml__tokens": None}, "has no vocabulary"),
     ],
