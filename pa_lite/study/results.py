@@ -59,20 +59,24 @@ def load_study(store: Store, kind: str | None = None) -> Study:
     lams = sorted({c.lam for c in cells} - set(waiting))
     if not lams:
         raise InputError(f"{store.path.parent}: no lam is finished yet. Run the same sweep again to go on.")
-    records = {(c.kind, c.name, c.lam): store.items(c.key) for c in cells if c.lam in lams}
+    values: dict[tuple[str, str, float], list[float]] = {}
+    short: set[str] = set()
+    for c in (c for c in cells if c.lam in lams):  # the records of one cell in memory at a time
+        records = store.items(c.key)
+        values[c.kind, c.name, c.lam] = [value_of(record, c.kind) for record in records]
+        short.update(told for record in records for told in record.get("remarks", ()))
     summaries = {(c.kind, c.name): c.summary or {} for c in cells if c.lam == lams[0]}
     series = {
         (work, name): Series(
             name,
             str(summaries[work, name].get("area", "")),
-            np.array([[value_of(r, work) for r in records[work, name, lam]] for lam in lams]),
+            np.array([values[work, name, lam] for lam in lams]),
             *(summaries[work, name].get(guess) or None for guess in ("majority", "chance")),
         )
         for work, name in names
         if work != "answers"
     }
     remarks = [f"Not finished, and left out: lam {', '.join(f'{lam:g}' for lam in waiting)}."] if waiting else []
-    short = {told for each in records.values() for record in each for told in record.get("remarks", ())}
     remarks += [f"For lack of memory at some lam: {told}." for told in sorted(short)]
     reasons = store.kept()
     kept = tuple(Kept(c.kind, c.name, c.lam, reasons[c.key]) for c in cells if c.key in reasons and c.lam in lams)
@@ -99,7 +103,8 @@ def load_study(store: Store, kind: str | None = None) -> Study:
     best = lams[int(means(curves.tasks).argmax())]
     third = lams[len(lams) // 2] if best in (lams[0], lams[-1]) else best
     shown = min((n for n in names if n[0] in ("follow", "answers")), key=lambda n: n[0] != "follow", default=None)
-    examples = _examples(records, shown, list(dict.fromkeys((lams[0], third, lams[-1])))) if shown else ()
+    keys = {c.lam: c.key for c in cells if (c.kind, c.name) == shown}
+    examples = _examples({lam: store.items(keys[lam]) for lam in (lams[0], third, lams[-1])}) if shown else ()
     return Study(str(facts["pair"]), kind, curves, examples, _setting(facts, cells, curves), tuple(remarks), kept)
 
 
@@ -141,16 +146,13 @@ def _told_of_age(cells: Sequence[StoredCell], kept: Sequence[Kept], reasons: Map
     return told
 
 
-def _examples(
-    records: Mapping[tuple[str, str, float], Sequence[Mapping[str, Any]]], shown: tuple[str, str], lams: Sequence[float]
-) -> tuple[Example, ...]:
-    """Some instructions, those first where the lams differ in following."""
-    answers = {lam: records[shown[0], shown[1], lam] for lam in lams}
-    n = len(answers[lams[0]])
-    order = sorted(range(n), key=lambda i: -len({a[i].get("followed") for a in answers.values()}))
+def _examples(answers: Mapping[float, Sequence[Mapping[str, Any]]]) -> tuple[Example, ...]:
+    """Return some instructions with their answers by lam; those where the lams differ in following come first."""
+    first = next(iter(answers.values()))
+    order = sorted(range(len(first)), key=lambda i: -len({a[i].get("followed") for a in answers.values()}))
     return tuple(
         Example(
-            str(answers[lams[0]][i]["instruction"]),
+            str(first[i]["instruction"]),
             tuple((lam, str(a[i]["output"]), a[i].get("followed")) for lam, a in answers.items()),
         )
         for i in order[:_EXAMPLES]

@@ -1,8 +1,8 @@
 """The file that holds a study's results, which is untrusted: what is checked before SQLite reads it.
 
 Run folders are shared between people. The file is kept in WAL mode, and gets its name with its tables in it: a killed
-run leaves a `-wal` and a `-shm` beside it, never a `-journal`. One that is there is refused, as SQLite would undo what
-it says, and remove files that it names.
+run leaves a `-wal` beside it (0.1.0 a `-shm` too), never a `-journal`. One that is there is refused, as SQLite would
+undo what it says, and remove files that it names. SQLite opens no file in a run folder: only private copies.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 
 from pa_lite.errors import InputError, OutputError
 from pa_lite.markers import temporary_folder
-from pa_lite.opening import NotPlainError, check_own, open_regular
+from pa_lite.opening import TRIES, NotPlainError, check_own, open_regular
 
 SCHEMA = 1
 
@@ -43,7 +43,16 @@ _PATIENT_BYTES = 4e6
 _STEPS = 100_000  # of SQLite's machine between two looks at the clock
 
 
-_LIMITS = (("SQL_LENGTH", 10_000), ("COLUMN", 100), ("EXPR_DEPTH", 50), ("ATTACHED", 0), ("TRIGGER_DEPTH", 1))
+_MOST_BYTES = 4 << 30  # of the file, and of its log: values share no bytes, so this bounds their sum
+
+
+_LONGEST_ROW = 1 << 26  # bytes that SQLite returns at all, where Python can set it (3.11)
+
+
+_LIMITS = (
+    ("LENGTH", _LONGEST_ROW), ("SQL_LENGTH", 10_000), ("COLUMN", 100), ("EXPR_DEPTH", 50), ("ATTACHED", 0),
+    ("TRIGGER_DEPTH", 1),
+)  # fmt: skip
 
 
 _COPIES = 50  # tries to copy results that a running study changes
@@ -72,22 +81,29 @@ CREATE TABLE items (
 
 
 @contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors into ours."""
+def readable(path: Path, folder: Path | None = None) -> Iterator[None]:
+    """Turn SQLite's errors into ours. `folder` is where SQLite works on a copy of the results at `path`."""
     try:
         yield
     except sqlite3.OperationalError as e:
         if str(e) == "interrupted":
             raise damaged(path, "to read them takes longer than any study's results") from e
         if "full" in str(e):
-            raise OutputError(
-                f"{path}: the disk is full; what was finished is kept. Free some space, and run the same command again."
-            ) from e
+            raise disk_full(path, folder) from e
         raise OutputError(
-            f"{path}: cannot be used ({e}). What was finished is kept: see to its disk, and run the command again."
+            f"{path}: cannot be used ({e}). What was finished is kept: check the disk, and run the same command again."
         ) from e
     except sqlite3.DatabaseError as e:
         raise damaged(path, str(e)) from e
+
+
+def disk_full(path: Path, folder: Path | None = None) -> OutputError:
+    """Return the error for a full disk: that of the results, or of the folder where their private copy is."""
+    advice = "" if folder is None else " (TMPDIR names another folder)"
+    return OutputError(
+        f"{folder or path}: the disk is full; what was finished is kept. Free some space{advice}, and run the same "
+        "command again."
+    )
 
 
 def damaged(path: Path, told: str) -> InputError:
@@ -118,6 +134,13 @@ def check_ours(path: Path, connection: sqlite3.Connection, whole: bool = True) -
         (told,) = connection.execute("PRAGMA quick_check(1)").fetchone() if whole else ("ok",)
         if told != "ok":
             raise damaged(path, told)
+
+
+def is_blank(connection: sqlite3.Connection) -> bool:
+    """Return whether a database has nothing in it: 0.1.0 was killed before it had made the tables."""
+    numbers = [connection.execute(f"PRAGMA {n}").fetchone()[0] for n in ("application_id", "user_version")]
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    return numbers == [0, 0] and pages <= 1 and not _schema(connection)
 
 
 def _schema(connection: sqlite3.Connection) -> list[tuple[Any, ...]]:
@@ -178,8 +201,10 @@ def check_files(path: Path) -> None:
             if ending and not os.path.lexists(path):
                 raise NotPlainError(each, f"there is no {FILE} that it belongs to")
             if ending:
-                with open_regular(each) as file:
+                with _open_read(each) as file:
                     start = file.read(4)
+                if start and ending == "-wal" and path.lstat().st_size == 0:
+                    raise NotPlainError(each, f"the {FILE} that it belongs to is empty")
                 if start and not starts:
                     raise NotPlainError(each, "a study leaves none, and SQLite would undo what it says")
                 if start not in (b"", *starts):
@@ -196,8 +221,9 @@ def copy_files(path: Path, copy: Path) -> None:
     """Copy the results and SQLite's log of them, as they were at one moment.
 
     Whatever SQLite moved from the log to the file meanwhile is in both, as long as the log was not begun anew.
+    Raises InputError for more than a study's results ever are, OSError.
     """
-    log, copied = path.with_name(f"{path.name}-wal"), copy.with_name(f"{copy.name}-wal")
+    log, copied = log_of(path), log_of(copy)
     for _ in range(_COPIES):
         before = _log_start(log)
         _copy_file(path, copy)
@@ -210,36 +236,72 @@ def copy_files(path: Path, copy: Path) -> None:
     raise OSError(errno.EBUSY, "it changes all the time", str(path))
 
 
+def log_of(path: Path) -> Path:
+    """Return where SQLite's log of a file is."""
+    return path.with_name(f"{path.name}-wal")
+
+
+def check_size(path: Path, size: int) -> None:
+    """Raise InputError for a file, or a log, that is too large to be read."""
+    if size > _MOST_BYTES:
+        raise InputError(
+            f"{path}: has {size / 1e9:.1f} GB; results of up to {_MOST_BYTES / 1e9:.1f} GB are read. Use another "
+            "folder (--run) for some of the lams, tasks or types."
+        )
+
+
 def _log_start(log: Path) -> bytes:
     """The header of SQLite's log, which is another each time that the log is begun anew; empty where there is none."""
     try:
-        with open_regular(log) as file:
+        with _open_read(log) as file:
             return file.read(32)
     except FileNotFoundError:
         return b""
 
 
+def _open_read(path: Path) -> BinaryIO:
+    """Open a file in a run folder to read: no link, and no other name. Raises as open_own does."""
+    for _ in range(TRIES):
+        seen = check_own(path)
+        file = open_regular(path)
+        if os.path.samestat(seen, os.fstat(file.fileno())):
+            return file
+        file.close()  # a running study replaced it between our looking and opening
+    raise NotPlainError(path, "it is replaced all the time")
+
+
 def _copy_file(path: Path, copy: Path) -> None:
-    check_own(path)
-    with open_regular(path) as source:
+    with _open_read(path) as source:
         size = os.fstat(source.fileno()).st_size
+        check_size(path, size)
         if size > shutil.disk_usage(copy.parent).free:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         with copy.open("wb") as target:
-            left = size  # not what is added meanwhile
-            while left and (part := source.read(min(left, 1 << 20))):
-                target.write(part)
-                left -= len(part)
+            copy_bytes(source, target, size)  # not what is added meanwhile
 
 
-def set_deadline(connection: sqlite3.Connection, size: int) -> None:
-    """End what reads the results when it takes much longer than a file of that size ever does."""
-    end = time.thread_time() + _PATIENCE + size / _PATIENT_BYTES
-    connection.set_progress_handler(lambda: time.thread_time() > end, _STEPS)
+def copy_bytes(source: BinaryIO, target: BinaryIO, n: int) -> None:
+    """Copy `n` bytes, or as many as there are."""
+    while n and (part := source.read(min(n, 1 << 20))):
+        target.write(part)
+        n -= len(part)
+
+
+class Deadline:
+    """Ends what reads results when it takes much longer than a file of that size ever does: each question by itself."""
+
+    def __init__(self, connection: sqlite3.Connection, size: int) -> None:
+        self._seconds = _PATIENCE + size / _PATIENT_BYTES
+        self.start()
+        connection.set_progress_handler(lambda: time.thread_time() > self._end, _STEPS)
+
+    def start(self) -> None:
+        """Give the next question, asked in this thread, all of the time."""
+        self._end = time.thread_time() + self._seconds
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open an untrusted file with everything switched off that it could do, as far as this SQLite can."""
+    """Open a private copy of an untrusted file, with everything switched off that it could do, where this SQLite can."""
     uri = f"{Path(os.path.realpath(path.parent), path.name).as_uri()}?mode=rw"
     connection = sqlite3.connect(uri, uri=True, timeout=30, isolation_level=None, check_same_thread=False)
     connection.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")

@@ -4,8 +4,8 @@ A cell's key is a digest of all that decides its numbers, so that a changed inpu
 study that goes back to it finds it done, readers see only the cells of the last run (the fact `cells`). Items are
 committed a chunk at a time, in one transaction: a killed run has all of a chunk or nothing of it.
 
-Run folders are shared between people: results are read from a private copy, and the file itself is opened, to write,
-only after its copy was found to be ours.
+Run folders are shared between people: SQLite reads and writes a private copy of the results that was checked to be
+ours; `working_copy` brings what is committed back to the run folder.
 """
 
 from __future__ import annotations
@@ -27,21 +27,43 @@ from pa_lite.markers import temporary_folder
 from pa_lite.opening import TRIES, NotPlainError, create_file, open_own
 from pa_lite.study.results_file import (
     FILE,
+    Deadline,
     check_files,
     check_ours,
     connect,
     copy_files,
     damaged,
     fill,
+    is_blank,
     not_ours,
     readable,
-    set_deadline,
     writable,
 )
 from pa_lite.study.rows import read_cell, read_fact, read_record
+from pa_lite.study.working_copy import WorkingCopy, replace_results
 
 _LOCK = "study.lock"
 _LOCK_TEXT = b"pa-lite: held while a study is written\n"  # a lock of 0.1.0 is empty
+_BLANK_BYTES = 4096  # of a file that a killed run of 0.1.0 left without tables: one page at most
+_LONGEST = 1 << 24  # bytes of one value: a fact, a cell's inputs, an item's record
+_COLUMNS = {
+    "facts": ("name", "value"),
+    "cells": (
+        "key",
+        "lam",
+        "type",
+        "kind",
+        "name",
+        "n_items",
+        "inputs",
+        "environment",
+        "started",
+        "seconds",
+        "summary",
+    ),
+    "items": ("cell", "number", "record"),
+}
+_LONGEST_SUM = 1 << 29  # bytes of a cell's records, and of all facts and all cells: what is in memory at a time
 
 
 @dataclass(frozen=True)
@@ -90,20 +112,42 @@ def _dump(value: Any) -> str:
 class Store:
     """The open file. Threads may share it. Made by `open_store` to write, `read_store` to read."""
 
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+    def __init__(self, path: Path, connection: sqlite3.Connection, working: WorkingCopy | None = None) -> None:
         self.path = path
-        self._connection = connection
+        self._own, self._working = connection, working
         self._lock = threading.Lock()
+        self._sizes: dict[str, int] = {}  # bytes of a cell's records
+        (self._file,) = (file for _, name, file in connection.execute("PRAGMA database_list") if name == "main")
+        self._deadline = Deadline(connection, Path(self._file).stat().st_size)
+
+    @property
+    def _connection(self) -> sqlite3.Connection:
+        """SQLite's own, which another takes the place of when the results are replaced whole."""
+        now = self._own if self._working is None else self._working.connection
+        if now is not self._own:
+            self._own, self._deadline = now, Deadline(now, Path(self._file).stat().st_size)
+        return now
+
+    @contextmanager
+    def _asked(self) -> Iterator[sqlite3.Connection]:
+        """Use the connection, one thread at a time."""
+        with self._lock, readable(self.path, Path(self._file).parent):
+            connection = self._connection
+            self._deadline.start()
+            yield connection
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, readable(self.path), self._connection:
-            self._connection.execute("BEGIN IMMEDIATE")
-            yield self._connection
+        with self._asked() as connection:
+            with connection:
+                connection.execute("BEGIN IMMEDIATE")
+                yield connection
+            if self._working is not None:
+                self._working.publish()
 
     def _rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
-        with self._lock, readable(self.path):
-            return self._connection.execute(query, values).fetchall()
+        with self._asked() as connection:
+            return connection.execute(query, values).fetchall()
 
     @contextmanager
     def _row(self, table: str, row: object) -> Iterator[None]:
@@ -133,7 +177,7 @@ class Store:
     def note(self, facts: Mapping[str, Any]) -> None:
         """Note facts about the study as a whole, replacing those of the same name."""
         with self._transaction() as c:
-            c.executemany("REPLACE INTO facts VALUES (?, ?)", [(name, _dump(v)) for name, v in facts.items()])
+            c.executemany("REPLACE INTO facts VALUES (?, ?)", [(n, self._text(n, v)) for n, v in facts.items()])
 
     def begin(self, cell: Cell, environment: Mapping[str, Any]) -> set[int]:
         """Enter a cell if it is new; returns the items that are finished."""
@@ -143,7 +187,9 @@ class Store:
     def enter(self, cells: Sequence[Cell], environment: Mapping[str, Any]) -> None:
         """Enter the cells that are new, all in one transaction: each costs the disk a sync."""
         told, now = _dump(environment), time.time()
-        rows = [(c.key, c.lam, c.type, c.kind, c.name, c.n_items, _dump(c.inputs), told, now) for c in cells]
+        rows = [
+            (c.key, c.lam, c.type, c.kind, c.name, c.n_items, self._text(c.name, c.inputs), told, now) for c in cells
+        ]
         with self._transaction() as c:
             c.executemany(
                 "INSERT OR IGNORE INTO cells (key, lam, type, kind, name, n_items, inputs, environment, started) "
@@ -159,12 +205,35 @@ class Store:
         return out
 
     def add(self, key: str, records: Mapping[int, Any], seconds: float) -> None:
-        """Commit a chunk of a cell's items, number -> record, and the time it took."""
+        """Commit a chunk of a cell's items, number -> record, and the time it took.
+
+        Raises OutputError for records that are longer than would be read back.
+        """
+        rows = [(key, number, self._text(f"item {number}", record)) for number, record in records.items()]
+        added = sum(len(text.encode("utf-8", "surrogatepass")) for _, _, text in rows)
         with self._transaction() as c:
-            c.executemany(
-                "INSERT INTO items VALUES (?, ?, ?)", [(key, number, _dump(r)) for number, r in records.items()]
-            )
+            if key not in self._sizes:
+                (self._sizes[key],) = c.execute(
+                    "SELECT ifnull(sum(length(CAST(record AS BLOB))), 0) FROM items WHERE cell = ?", (key,)
+                ).fetchone()
+            if self._sizes[key] + added > _LONGEST_SUM:
+                raise self._too_long(f"the records of cell {key:.12}", _LONGEST_SUM)
+            c.executemany("INSERT INTO items VALUES (?, ?, ?)", rows)
             c.execute("UPDATE cells SET seconds = seconds + ? WHERE key = ?", (seconds, key))
+            self._sizes[key] += added
+
+    def _text(self, what: str, value: Any) -> str:
+        """Return a value as JSON. Raises OutputError for one that is longer than would be read back."""
+        text = _dump(value)
+        if len(text) * 4 > _LONGEST and len(text.encode("utf-8", "surrogatepass")) > _LONGEST:
+            raise self._too_long(what, _LONGEST)
+        return text
+
+    def _too_long(self, what: str, most: int) -> OutputError:
+        return OutputError(
+            f"{self.path}: {what} would take more than {most >> 20} MB, which is too long to store. What was finished "
+            "is kept: limit the answers (--limit, --follow-limit, the task's max_tokens)."
+        )
 
     def finish(self, key: str, summary: Mapping[str, Any]) -> None:
         """Note that all of a cell's items are there, and what they come to."""
@@ -204,7 +273,11 @@ class Store:
         return records
 
     def check(self) -> None:
-        """Raise InputError, naming the row, for a fact or a cell that cannot be, or an item that no cell has."""
+        """Raise InputError, naming the row, for a fact or a cell that cannot be, or an item that no cell has.
+
+        No value is fetched before it is known how long all of them are.
+        """
+        self._check_lengths()
         self.facts()
         self.cells()
         odd = self._rows(
@@ -214,6 +287,23 @@ class Store:
         for cell, number, key in odd:
             with self._row("items", f"{number} of cell {cell}"):
                 raise ValueError("its cell is not there" if key is None else "the cell has no item of this number")
+
+    def _check_lengths(self) -> None:
+        for table, columns in _COLUMNS.items():
+            each = [f"ifnull(length(CAST({column} AS BLOB)), 0)" for column in columns]
+            row, widest, total = columns[0], f"max({', '.join(each)})", f"sum({' + '.join(each)})"
+            found = self._rows(
+                f"SELECT substr({row}, 1, 80), max({widest}), {total} FROM {table} GROUP BY {row} "
+                f"HAVING max({widest}) > ? OR {total} > ? LIMIT 1",
+                _LONGEST,
+                _LONGEST_SUM,
+            )
+            for name, longest, _ in found:
+                with self._row(table, name):
+                    most = _LONGEST if longest > _LONGEST else _LONGEST_SUM
+                    raise ValueError(f"it takes more than {most >> 20} MB")
+            if table != "items" and (self._rows(f"SELECT {total} FROM {table}")[0][0] or 0) > _LONGEST_SUM:
+                raise damaged(self.path, f"table {table} takes more than {_LONGEST_SUM >> 20} MB")
 
 
 @contextmanager
@@ -236,27 +326,36 @@ def open_store(folder: Path) -> Iterator[Store]:
         _take(lock, folder)
         check_files(path)
         had_results = has_results(folder)
-        if had_results:
-            with _copy(path) as copy:
-                copy.check()
-        else:
-            with writable(folder):  # SQLite would follow a link that came there just now
-                if path.exists():  # a file that never got its content
-                    with open_own(path) as file:
-                        fill(file)
+        if not had_results:
+            with writable(folder):
+                if path.exists():  # a file that never got its tables
+                    replace_results(path, fill)
                 else:
                     create_file(path, fill).close()
-                sync_folder(folder)
-        check_files(path)
-        with readable(path), closing(connect(path)) as connection:
-            check_ours(path, connection, whole=False)
-            connection.execute("PRAGMA synchronous = FULL")
+                    sync_folder(folder)
+        with temporary_folder() as private, _working_copy(path, private) as working:
             try:
-                yield Store(path, connection)
+                yield Store(path, working.connection, working)
             finally:
-                if not had_results and _is_empty(connection):
-                    connection.close()
+                if not had_results and _is_empty(working.connection):
+                    working.abandon()
                     _unmake(folder, has_made_lock, was_there)
+
+
+@contextmanager
+def _working_copy(path: Path, private: Path) -> Iterator[WorkingCopy]:
+    """Copy the results to write them, checked to be a study's; what was committed is published at the end."""
+    with _copy_in(path, private) as store:
+        store.check()
+    with readable(path, private):
+        working = WorkingCopy(path, private / FILE)
+        try:
+            yield working
+        except BaseException:
+            with suppress(OutputError, InputError, sqlite3.Error):  # of the first error is reported
+                working.close()
+            raise
+        working.close()
 
 
 def _is_empty(connection: sqlite3.Connection) -> bool:
@@ -296,9 +395,19 @@ def _open_lock(path: Path) -> tuple[BinaryIO, bool]:
 
 
 def has_results(folder: Path) -> bool:
-    """Whether a run folder has a file of results with anything in it: a killed run of 0.1.0 may leave an empty one."""
+    """Whether a run folder has results: a killed run of 0.1.0 may leave a file without the tables.
+
+    A file that is not ours counts as results, and so does a link to one. Raises what read_store raises.
+    """
     path = folder / FILE
-    return path.is_file() and path.stat().st_size > 0
+    if path.is_symlink() or not path.is_file():
+        return path.is_symlink()
+    size = path.stat().st_size
+    if 0 < size <= _BLANK_BYTES:
+        check_files(path)
+        with temporary_folder() as private, _copied(path, private) as connection:
+            return not is_blank(connection)
+    return size > 0
 
 
 @contextmanager
@@ -309,35 +418,40 @@ def read_store(folder: Path) -> Iterator[Store]:
     ours, or when there is no room for a copy.
     """
     path = folder / FILE
-    if not path.is_file():
+    if not has_results(folder):
         raise InputError(
             f"{folder}: has no results of a study ({FILE}). Run `pa-lite sweep PAIR --run {folder}` first."
         )
     check_files(path)
-    with _copy(path) as store:
+    with temporary_folder() as private, _copy_in(path, private) as store:
         store.check()
         yield store
 
 
 @contextmanager
-def _copy(path: Path) -> Iterator[Store]:
-    """The results in a copy of one's own, checked to be a study's; errors name the file that was copied."""
-    with temporary_folder() as folder:
-        copy = folder / FILE
-        try:
-            copy_files(path, copy)
-        except NotPlainError as e:
-            raise not_ours(e) from e
-        except OSError as e:
-            raise OutputError(
-                f"{path}: cannot be copied to {folder.parent} to be read: {e.strerror}. See to its rights, or free "
-                "some space (TMPDIR names another place)."
-            ) from e
-        with readable(path), closing(connect(copy)) as connection:
-            connection.execute("PRAGMA query_only = ON")
-            set_deadline(connection, copy.stat().st_size)
-            check_ours(path, connection)
-            yield Store(path, connection)
+def _copy_in(path: Path, private: Path) -> Iterator[Store]:
+    """The results in a copy in a private folder, checked to be a study's; errors name the file that was copied."""
+    with _copied(path, private) as connection:
+        store = Store(path, connection)
+        check_ours(path, connection)
+        yield store
+
+
+@contextmanager
+def _copied(path: Path, private: Path) -> Iterator[sqlite3.Connection]:
+    copy = private / FILE
+    try:
+        copy_files(path, copy)
+    except NotPlainError as e:
+        raise not_ours(e) from e
+    except OSError as e:
+        raise OutputError(
+            f"{path}: cannot be copied to {private.parent} to be read: {e.strerror}. Check its permissions, or free "
+            "some space (TMPDIR names another folder)."
+        ) from e
+    with readable(path, private), closing(connect(copy)) as connection:
+        connection.execute("PRAGMA query_only = ON")
+        yield connection
 
 
 def _take(lock: BinaryIO, folder: Path) -> None:

@@ -17,7 +17,6 @@ from pa_lite.errors import EngineError, InputError, nearest
 from pa_lite.study.plan import Estimate, PlannedCell, StudyOptions, StudyPlan, environment, estimate_sweep, plan_study
 from pa_lite.study.preferences import judge_lams
 from pa_lite.study.results import load_study
-from pa_lite.study.results_file import FILE
 from pa_lite.study.staleness import by_reason, differences, settle_plan
 from pa_lite.study.store import Store, has_results, open_store, read_store
 from pa_lite.study.study import Study
@@ -173,8 +172,8 @@ def sweep_pair(
     """
     if engine not in ENGINES:
         raise InputError(f"unknown engine {engine!r}.{nearest(engine, ENGINES)}")
-    plan = plan_study(pair, with_recorded_date(options, folder))
-    with open_store(folder) as store:
+    with open_store(folder) as store:  # first: its results are copied once
+        plan = plan_study(pair, with_recorded_date(options, store))
         _check_pair(plan, store)  # before it is told what has changed, or a cluster is started
         plan, settled = settle_plan(plan, store, keep_stale)
         settled.report()
@@ -192,10 +191,10 @@ def sweep_pair(
 
 def estimate_pair(pair: str | Pair, options: StudyOptions, folder: Path | None, keep_stale: bool = False) -> Estimate:
     """Return what sweep_pair would take, given the folder's results. Raises what plan_study and read_store raise."""
-    plan = plan_study(pair, options if folder is None else with_recorded_date(options, folder))
-    if folder is None or not ((folder / FILE).is_symlink() or has_results(folder)):
-        return estimate_sweep(plan)
+    if folder is None or not has_results(folder):
+        return estimate_sweep(plan_study(pair, options))
     with read_store(folder) as store:
+        plan = plan_study(pair, with_recorded_date(options, store))
         _check_pair(plan, store)
         plan, settled = settle_plan(plan, store, keep_stale)
         finished = store.finished([p.key for p in plan.cells])
@@ -203,15 +202,14 @@ def estimate_pair(pair: str | Pair, options: StudyOptions, folder: Path | None, 
     return replace(estimate, stale=by_reason(settled.again), kept=by_reason(settled.kept))
 
 
-def with_recorded_date(options: StudyOptions, folder: Path) -> StudyOptions:
+def with_recorded_date(options: StudyOptions, store: Store) -> StudyOptions:
     """Return the options with the date of the study in a run folder, unless they give one themselves.
 
-    Raises InputError when what is recorded there is not a date, and what read_store raises.
+    Raises InputError when what is recorded there is not a date.
     """
-    if options.chat.date is not None or not has_results(folder):
+    if options.chat.date is not None:
         return options
-    with read_store(folder) as store:
-        recorded = store.facts().get("date")
+    recorded = store.facts().get("date")
     if recorded is None:
         return options
     return replace(options, chat=replace(options.chat, date=parse_date(str(recorded))))
