@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 import shutil
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pa_lite import cli
+from pa_lite.errors import OutputError, PaLiteError
+from pa_lite.study import report
+from pa_lite.study.curves import Curves
+from pa_lite.study.export import item_rows, lm_eval_document, to_csv, to_document
+from pa_lite.study.plan import StudyOptions, StudyPlan, plan_study
+from pa_lite.study.report import to_html
+from pa_lite.study.results import load_study
 from pa_lite.study.results_file import FILE
+from pa_lite.study.staleness import settle_plan
+from pa_lite.study.static_charts import static_charts
 from pa_lite.study.store import open_store, read_store
+from pa_lite.study.study import Study
+from pa_lite.study.sweep import run_sweep
+from pa_lite.tasks.scoring import ScoreOptions
+from pa_lite.texts import one_line
 
 
 def main(words: list[str]) -> int:
@@ -29,7 +43,8 @@ def main(words: list[str]) -> int:
 
 WORDS = ["--lam", "0,1", "--tasks", "demo_kind", "--limit", "4", "--follow", "demo", "--follow-limit", "4"]
 ODD: list[Any] = [None, True, -1, "", "x", [], {}, ["x", 1], {"x": None}]
-SAMPLES = 12
+SAMPLES = 4
+OPTIONS = StudyOptions((0.0, 1.0), ("demo_kind",), follow="demo", follow_limit=4, score=ScoreOptions(limit=4))
 COLUMNS = {
     "facts": ["name", "value"],
     "cells": [
@@ -112,23 +127,100 @@ def cases(folder: Path) -> list[tuple[str, str, Any]]:
     return found
 
 
-def test_tampered_rows_are_one_line_or_a_right_result(
-    tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str]
+def tamper(path: Path, table: str, column: str, value: Any) -> None:
+    with closing(sqlite3.connect(path)) as c:
+        c.execute("PRAGMA synchronous = OFF")
+        old, new = value if isinstance(value, tuple) else (None, value)
+        new = new.encode("utf-8", "surrogatepass") if isinstance(new, str) else new
+        kind = "CAST(? AS TEXT)" if isinstance(new, bytes) and new != b"\xff" else "?"
+        where = f"{column} = ?" if old is not None else f"{column} = (SELECT max({column}) FROM {table})"
+        with c:
+            c.execute(f"UPDATE OR IGNORE {table} SET {column} = {kind} WHERE {where}", (new, *([old] if old else [])))
+
+
+class Recorded:
+    """A worker that returns the records of an earlier run: what llama.cpp would answer again."""
+
+    def __init__(self, plan: StudyPlan, records: Mapping[tuple[str, str, float], list[Any]]) -> None:
+        self._plan, self._records = plan, records
+
+    def run(self, kind: str, lam: float, work: int, items: Sequence[int]) -> dict[int, Any]:
+        found = self._plan.works[work]
+        return {i: self._records[found.kind, found.name, lam][i] for i in items}
+
+    def close(self) -> None:
+        pass
+
+
+def read_all(folder: Path, pages: set[str]) -> Study:
+    """Read all that `report` writes; the page only of studies that none of `pages` shows."""
+    with read_store(folder) as store:
+        study = load_study(store)
+        json.dumps(to_document(study), allow_nan=False)
+        to_csv(item_rows(store))
+        for lam in study.curves.lams:
+            json.dumps(lm_eval_document(store, study.type, lam))
+    if repr(study) not in pages:
+        pages.add(repr(study))
+        to_html(study)
+    return study
+
+
+def test_every_tampered_row_is_one_line_or_a_right_result(
+    tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    drawn: dict[Any, Any] = {}
+
+    def draw(curves: Curves, found: Any, panels: Any) -> Any:  # once for the same lams and names: it takes a second
+        key = (curves.lams, *(series.name for series in curves.tasks))
+        if key not in drawn:
+            drawn[key] = static_charts(curves, found, panels)
+        return drawn[key]
+
+    monkeypatch.setattr(report, "static_charts", draw)
+    monkeypatch.setattr(report, "_plotly", functools.cache(report._plotly))
+    plan = plan_study("demo", OPTIONS)
+    with read_store(whole) as store:
+        records = {(c.kind, c.name, c.lam): store.items(c.key) for c in store.cells()}
+        assert store.finished([p.key for p in plan.cells]) == {p.key for p in plan.cells}
     every = cases(whole)
     assert len(every) > 500
-    for number, (table, column, value) in enumerate(random.Random(0).sample(every, SAMPLES)):
+    pages: set[str] = set()
+    outcomes = {"read": 0, "refused": 0, "resumed": 0, "not resumed": 0}
+    for number, case in enumerate(every):
+        folder = tmp_path / "run"
+        folder.mkdir()
+        shutil.copyfile(whole / FILE, folder / FILE)
+        tamper(folder / FILE, *case)
+        before = (folder / FILE).read_bytes()
+        try:
+            read_all(folder, pages)
+            outcomes["read"] += 1
+        except PaLiteError as e:
+            outcomes["refused"] += 1
+            assert one_line(str(e)) == str(e), case
+        assert (folder / FILE).read_bytes() == before, case
+        try:
+            with open_store(folder) as store:
+                settled, _ = settle_plan(plan, store, keep_stale=bool(number % 2))
+                run_sweep(settled, store, make_worker=lambda: Recorded(plan, records), n_workers=1)
+                study = load_study(store)
+            outcomes["resumed"] += 1
+            assert len(study.curves.lams) == 2, case
+        except PaLiteError as e:
+            outcomes["not resumed"] += 1
+            assert one_line(str(e)) == str(e), case
+        shutil.rmtree(folder)
+    assert min(outcomes.values()) > 50, outcomes
+
+
+def test_tampered_rows_are_one_line_or_a_right_result_of_a_command(
+    tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, case in enumerate(random.Random(0).sample(cases(whole), SAMPLES)):
         folder = tmp_path / str(number) / "run"
         shutil.copytree(whole, folder)
-        with closing(sqlite3.connect(folder / FILE)) as c:
-            old, new = value if isinstance(value, tuple) else (None, value)
-            new = new.encode("utf-8", "surrogatepass") if isinstance(new, str) else new
-            kind = "CAST(? AS TEXT)" if isinstance(new, bytes) and new != b"\xff" else "?"
-            where = f"{column} = ?" if old is not None else f"{column} = (SELECT max({column}) FROM {table})"
-            with c:
-                c.execute(
-                    f"UPDATE OR IGNORE {table} SET {column} = {kind} WHERE {where}", (new, *([old] if old else []))
-                )
+        tamper(folder / FILE, *case)
         ask_everything(capsys, folder)
 
 
@@ -155,22 +247,79 @@ def test_what_pa_lite_does_not_define_is_refused(
     assert (tmp_path / "run" / FILE).read_bytes() == before
 
 
+def journal_naming(victim: Path) -> bytes:
+    """A rollback journal that names a file as its super-journal: SQLite removes that file when it rolls back."""
+    name, magic = str(victim).encode(), b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7"
+    start = magic + bytes(12) + (512).to_bytes(4, "big") + (4096).to_bytes(4, "big")
+    end = len(name).to_bytes(4, "big") + sum(name).to_bytes(4, "big") + magic
+    return start.ljust(512, b"\0") + b"\0\0\0\x01" + name + end
+
+
+@pytest.fixture
+def victim(tmp_path: Path, whole: Path) -> Path:
+    """A file that SQLite removes when it opens results with `journal_naming` beside them: seen to work here first."""
+    path = tmp_path / "thesis.txt"
+    path.write_text("mine", "utf-8")
+    shutil.copytree(whole, tmp_path / "plain")
+    (tmp_path / "plain" / f"{FILE}-journal").write_bytes(journal_naming(path))
+    with closing(sqlite3.connect(tmp_path / "plain" / FILE)) as c, suppress(sqlite3.Error):
+        c.execute("SELECT count(*) FROM cells").fetchone()
+    assert not path.exists()
+    assert (tmp_path / "plain" / FILE).read_bytes() != (whole / FILE).read_bytes()
+    path.write_text("mine", "utf-8")
+    return path
+
+
 def test_a_journal_removes_no_file_that_it_names(
-    tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, whole: Path, victim: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(whole, tmp_path / "run")
-    victim = tmp_path / "thesis.txt"
-    victim.write_text("mine", "utf-8")
-    name = str(victim).encode()
-    magic = b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7"
-    journal = (magic + bytes(12) + (512).to_bytes(4, "big") + (4096).to_bytes(4, "big")).ljust(512, b"\0")
-    journal += b"\0\0\0\x01" + name + len(name).to_bytes(4, "big") + sum(name).to_bytes(4, "big") + magic
+    journal = journal_naming(victim)
     (tmp_path / "run" / f"{FILE}-journal").write_bytes(journal)
     for words in (["report", str(tmp_path / "run")], ["sweep", "demo", *WORDS, "--run", str(tmp_path / "run")]):
         assert main(words) == 1
         assert f"{FILE}-journal: is not pa-lite's" in capsys.readouterr().err
     assert victim.read_text("utf-8") == "mine"
     assert (tmp_path / "run" / f"{FILE}-journal").read_bytes() == journal
+    assert (tmp_path / "run" / FILE).read_bytes() == (whole / FILE).read_bytes()
+
+
+@pytest.mark.parametrize("ending", ["-journal", "-wal", "-shm"])
+def test_companions_that_come_after_the_check_do_nothing(
+    tmp_path: Path, whole: Path, victim: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    """Somebody puts a file beside the results at the worst moments: whenever SQLite opens, asks or commits."""
+    run, opened = tmp_path / "run", []
+    shutil.copytree(whole, run)
+    with closing(sqlite3.connect(tmp_path / "other.sqlite")) as c:  # a log that SQLite would apply
+        c.execute("PRAGMA journal_mode = WAL")
+        c.execute("CREATE TABLE x (y)")
+        log = (tmp_path / "other.sqlite-wal").read_bytes()
+    planted = {"-journal": journal_naming(victim), "-wal": log, "-shm": bytes(1 << 15)}[ending]
+    plain_connect = sqlite3.connect
+
+    def connect(path: Any, *words: Any, **named: Any) -> sqlite3.Connection:
+        opened.append(str(path))
+        (run / f"{FILE}{ending}").write_bytes(planted)
+        connection = plain_connect(path, *words, **named)
+        connection.set_trace_callback(lambda _: [(run / f"{FILE}{ending}").write_bytes(planted)])
+        return connection
+
+    with open_store(run):  # what a first use opens in memory is not of interest
+        pass
+    monkeypatch.setattr(sqlite3, "connect", connect)
+    with suppress(OutputError), open_store(run) as store:
+        for i in range(5):
+            store.note({"system": str(i)})
+    monkeypatch.undo()
+    assert victim.read_text("utf-8") == "mine"
+    assert opened
+    assert not any(str(run) in path for path in opened)
+    (run / f"{FILE}{ending}").unlink(missing_ok=True)
+    with read_store(run) as store, read_store(whole) as before:
+        assert {c.key: store.items(c.key) for c in store.cells()} == {
+            c.key: before.items(c.key) for c in before.cells()
+        }
 
 
 def test_reading_changes_nothing_even_beside_a_log(tmp_path: Path) -> None:
