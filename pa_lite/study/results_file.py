@@ -301,7 +301,7 @@ class Deadline:
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open a private copy of an untrusted file, with everything switched off that it could do, where this SQLite can."""
+    """Open a private copy of an untrusted file, with all switched off that it could do, where this SQLite can."""
     uri = f"{Path(os.path.realpath(path.parent), path.name).as_uri()}?mode=rw"
     connection = sqlite3.connect(uri, uri=True, timeout=30, isolation_level=None, check_same_thread=False)
     connection.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")

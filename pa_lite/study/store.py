@@ -104,6 +104,12 @@ class StoredCell:
     seconds: float
     summary: Mapping[str, Any] | None
 
+    def is_whole(self) -> bool:
+        """Return whether the key is that of a cell with these values: a lam may have been given as an integer."""
+        lams = (self.lam, int(self.lam)) if self.lam.is_integer() else (self.lam,)
+        cells = (Cell(lam, self.type, self.kind, self.name, self.n_items, self.inputs) for lam in lams)
+        return any(cell.key == self.key for cell in cells)
+
 
 def _dump(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
@@ -253,7 +259,10 @@ class Store:
         found = []
         for row in rows:
             with self._row("cells", row[0]):
-                found.append(StoredCell(**read_cell(dict(zip(names, row, strict=True)))))
+                cell = StoredCell(**read_cell(dict(zip(names, row, strict=True))))
+                if not cell.is_whole():
+                    raise ValueError("its key is not the digest of what it was measured with")
+                found.append(cell)
         return found
 
     def finished(self, keys: Sequence[str]) -> set[str]:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from pa_lite import cli
-from pa_lite.errors import OutputError, PaLiteError
+from pa_lite.errors import InputError, OutputError, PaLiteError
 from pa_lite.study import report
 from pa_lite.study.curves import Curves
 from pa_lite.study.export import item_rows, lm_eval_document, to_csv, to_document
@@ -25,7 +25,7 @@ from pa_lite.study.results import load_study
 from pa_lite.study.results_file import FILE
 from pa_lite.study.staleness import settle_plan
 from pa_lite.study.static_charts import static_charts
-from pa_lite.study.store import open_store, read_store
+from pa_lite.study.store import Cell, open_store, read_store
 from pa_lite.study.sweep import run_sweep
 from pa_lite.tasks.scoring import ScoreOptions
 from pa_lite.texts import one_line
@@ -43,7 +43,7 @@ def main(words: list[str]) -> int:
 WORDS = ["--lam", "0,1", "--tasks", "demo_kind", "--limit", "4", "--follow", "demo", "--follow-limit", "4"]
 ODD: list[Any] = [None, True, -1, "", "x", [], {}, ["x", 1], {"x": None}]
 SAMPLES = 4
-MEMBERS = 10
+MEMBERS = 6
 OPTIONS = StudyOptions((0.0, 1.0), ("demo_kind",), follow="demo", follow_limit=4, score=ScoreOptions(limit=4))
 COLUMNS = {
     "facts": ["name", "value"],
@@ -142,6 +142,19 @@ def tamper(path: Path, table: str, column: str, value: Any) -> None:
         where = f"{column} = ?" if old is not None else f"{column} = (SELECT max({column}) FROM {table})"
         with c:
             c.execute(f"UPDATE OR IGNORE {table} SET {column} = {kind} WHERE {where}", (new, *([old] if old else [])))
+            if table == "cells" and column != "key":
+                with suppress(sqlite3.OperationalError):  # a text that is not UTF-8
+                    renew_keys(c)
+
+
+def renew_keys(c: sqlite3.Connection) -> None:
+    """Give every cell the key that its values have by now, as somebody would who wants it to be read."""
+    for key, *columns, inputs in c.execute("SELECT key, lam, type, kind, name, n_items, inputs FROM cells").fetchall():
+        with suppress(ValueError, TypeError, RecursionError):
+            new = Cell(*columns, json.loads(inputs)).key
+            c.execute("UPDATE cells SET key = ? WHERE key = ?", (new, key))
+            c.execute("UPDATE items SET cell = ? WHERE cell = ?", (new, key))
+            c.execute("UPDATE facts SET value = replace(value, ?, ?)", (key, new))
 
 
 class Recorded:
@@ -222,6 +235,20 @@ def test_every_tampered_row_is_one_line_or_a_right_result(
         shutil.rmtree(folder)
     for half in (lines[::2], lines[1::2]):
         assert 100 < half.count("") < len(half) - 100
+
+
+@pytest.mark.parametrize(
+    "change", ["lam = 0.5", "inputs = json_set(inputs, '$.base', 'x')", "n_items = 3", "name = 'x'"]
+)
+def test_a_cell_whose_key_is_not_that_of_its_values_is_refused(tmp_path: Path, whole: Path, change: str) -> None:
+    shutil.copytree(whole, tmp_path / "run")
+    with closing(sqlite3.connect(tmp_path / "run" / FILE)) as c, c:
+        assert c.execute(f"UPDATE cells SET {change}, summary = NULL WHERE lam = 1 AND kind = 'task'").rowcount == 1
+    with (
+        pytest.raises(InputError, match=r"table cells, row .*: its key is not the digest"),
+        read_store(tmp_path / "run"),
+    ):
+        pass
 
 
 def test_tampered_rows_are_one_line_or_a_right_result_of_a_command(
