@@ -22,6 +22,7 @@ from typing import Any
 
 import pa_lite
 from pa_lite.errors import PaLiteError
+from pa_lite.markers import FOLDER_PREFIX
 from pa_lite.texts import one_line
 
 _LONGEST_MESSAGE = 2000  # characters
@@ -33,7 +34,7 @@ _FORBIDDEN = frozenset((
     "os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate", "os.chmod", "os.system",
     "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.kill", "subprocess.Popen", "socket.connect",
     "socket.bind", "socket.getaddrinfo", "socket.sendto", "pickle.find_class", "shutil.rmtree", "shutil.copyfile",
-    "tempfile.mkstemp", "tempfile.mkdtemp",
+    "tempfile.mkstemp", "tempfile.mkdtemp", "sqlite3.connect",
 ))  # fmt: skip
 # where modules and data of our own, of Python and of the system lie
 _OWN = tuple(
@@ -51,7 +52,8 @@ class Target:
     `files` splits an input into the files that the reader finds in a folder of its own, and `read` reads them: any
     PaLiteError that it raises is fine. `mutate` changes an input by its structure, `seeds` gives inputs to start from.
     `writes`: file names that the reader may write, as a journal does. `longest` bounds an input's bytes; a target that
-    is not `bounded` has limits of time and memory of its own.
+    is not `bounded` has limits of time and memory of its own; a `private` one may use a temporary folder of pa-lite's
+    own, and SQLite in it.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Target:
     writes: frozenset[str] = frozenset()
     longest: int = 1 << 14
     bounded: bool = True
+    private: bool = False
 
 
 def memory_folder() -> Path | None:
@@ -91,17 +94,21 @@ class _Watch:
         self.on = False
         self.seen: list[str] = []
         self.folder, self.writes = "", frozenset[str]()
+        self.temporary = ""  # how the paths begin that a private folder may have; empty where there may be none
         self._is_added = False
 
-    def begin(self, folder: str, writes: frozenset[str]) -> None:
+    def begin(self, folder: str, writes: frozenset[str], private: bool = False) -> None:
         if not self._is_added:
             sys.addaudithook(self._event)  # there is no taking it away again: it sleeps
             self._is_added = True
         self.folder, self.writes, self.seen = folder + os.sep, writes, []
+        self.temporary = f"{tempfile.gettempdir()}{os.sep}{FOLDER_PREFIX}{os.getpid()}-" if private else ""
         self.on = True
 
     def _event(self, event: str, arguments: tuple[Any, ...]) -> None:
         if not self.on:
+            return
+        if self.temporary and self._is_private(event, arguments):
             return
         if event == "open":
             path, _, flags = arguments
@@ -114,6 +121,21 @@ class _Watch:
             return  # a file without a name gets one by a link
         self.seen.append(f"{event} at {_caller()}")
         raise RuntimeError(f"the fuzzer forbids {event}")
+
+    def _is_private(self, event: str, arguments: tuple[Any, ...]) -> bool:
+        """Whether it is done in a private folder, by name or by the number of the open folder."""
+        if event == "sqlite3.connect":
+            path = os.fsdecode(arguments[0])
+            return path == ":memory:" or path.startswith(Path(self.temporary).as_uri())
+        if event not in ("open", "os.mkdir", "os.remove", "os.rmdir", "os.link", "shutil.rmtree"):
+            return False
+        path = arguments[event == "os.link"]
+        if not isinstance(path, (str, bytes, os.PathLike)):
+            return False
+        if event == "os.remove" and arguments[1] not in (-1, None):
+            path = os.path.join(os.readlink(f"/proc/self/fd/{arguments[1]}"), os.fsdecode(path))
+        is_parent = event == "open" and os.fsdecode(path) == tempfile.gettempdir()  # of a file without a name yet
+        return os.fsdecode(path).startswith(self.temporary) or is_parent
 
     def _is_wrong(self, path: str, flags: int) -> bool:
         if path.startswith("<"):  # the name of a text that Python compiled, whose line it would show
@@ -149,7 +171,7 @@ class Judge:
         self._place(self.target.files(data))
         before = self._peak.begin()
         start = time.perf_counter()
-        self._watch.begin(str(self.folder), self.target.writes)
+        self._watch.begin(str(self.folder), self.target.writes, self.target.private)
         error: BaseException | None = None
         try:
             self.target.read(self.folder)

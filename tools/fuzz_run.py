@@ -57,6 +57,7 @@ def child(options: argparse.Namespace) -> None:
     with atheris.instrument_imports(include=list(fuzz_corpus.PACKAGES), enable_loader_override=False):
         target = target_of(options.target)
     judge, kinds = Judge(target, options.below), set[str]()
+    tempfile.tempdir = options.below and str(options.below)  # what this process leaves there goes with it
 
     def one(data: bytes) -> None:
         try:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import fuzz_checkpoints
 import fuzz_ggufs
 import fuzz_remote
+import fuzz_runs
 import fuzz_texts
 import fuzz_tokenizers
 from fuzz_oracle import Target
 
 TARGETS: dict[str, Target] = {
     target.name: target
-    for module in (fuzz_checkpoints, fuzz_ggufs, fuzz_tokenizers, fuzz_texts, fuzz_remote)
+    for module in (fuzz_checkpoints, fuzz_ggufs, fuzz_tokenizers, fuzz_texts, fuzz_remote, fuzz_runs)
     for target in module.TARGETS
 }
