@@ -47,13 +47,14 @@ def _cell(lam: float, kind: str, name: str, n: int, value: float) -> dict[str, A
 
 def _records(kind: str) -> list[dict[str, Any]]:
     answer = {"instruction": "Say yes.", "output": "yes", "ended": True}
-    return {
+    records: dict[str, list[dict[str, Any]]] = {
         "task": [{"metric": "acc", "metrics": {"acc": 1.0, "acc_norm": 0.0}, "output": "x"},
                  {"metric": "acc", "metrics": {"acc": 0.0, "acc_norm": 0.0}, "remarks": ["a smaller batch"]}],
         "follow": [{**answer, "followed": True}, {**answer, "followed": None}],
         "answers": [answer, {**answer, "output": ""}],
         "wins": [{"preference": 1.5}, {"preference": None}],
-    }[kind]  # fmt: skip
+    }  # fmt: skip
+    return records[kind]
 
 
 def _rows(kinds: Sequence[str], lams: Sequence[float] = (0.0, 1.0)) -> dict[str, Any]:
@@ -62,7 +63,8 @@ def _rows(kinds: Sequence[str], lams: Sequence[float] = (0.0, 1.0)) -> dict[str,
     cells = [_cell(lam, kind, f"{kind}s", 2, 0.5) for lam, kind in which]
     facts = {"pair": "demo", "cells": [f"#{i}" for i in range(len(cells))], "kept": {"#0": ["another date"]},
              "schedule": "", "seed": 0, "limit": None, "parameters": 5, "lams": list(lams), "types": ["F16"],
-             "tasks": ["tasks"], "date": "2026-01-01", "system": "Be brief.", "template_args": {"a": False}}  # fmt: skip
+             "tasks": ["tasks"], "date": "2026-01-01", "system": "Be brief.",
+             "template_args": {"think": False}}  # fmt: skip
     items = [[f"#{i}", k, r] for i, (_, kind) in enumerate(which) for k, r in enumerate(_records(kind))]
     return {"facts": facts, "cells": cells, "items": items}
 

@@ -24,6 +24,7 @@ from pa_lite.opening import TRIES, NotPlainError, create_file, is_at, open_own, 
 
 _Result = TypeVar("_Result")
 _LONGEST_LINE = 1 << 16  # bytes of a journal's facts
+_LONGEST_RESULT = 1 << 26  # bytes of a line that is read back
 _SYNC_SECONDS = 1.0  # results newer than this may be lost with the machine's power, but not with the process
 
 
@@ -186,9 +187,9 @@ class Journal:
             return None
         results: dict[int, Any] = {}
         end = self._file.tell()
-        for line in self._file:
+        while line := self._file.readline(_LONGEST_RESULT):
             if not line.endswith(b"\n"):
-                break
+                break  # cut off, or longer than any result
             try:
                 entry = parse_json(line, nan=True)
                 if type(entry["place"]) is int and 0 <= entry["place"] < self.n:

@@ -32,6 +32,19 @@ def test_results_outlive_the_journal(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_line_that_is_longer_than_any_result_ends_the_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "out.json"
+    with Journal(target, FACTS, 4) as journal:
+        for place, length in enumerate((10, 150, 300, 10)):
+            journal.add(place, "x" * length)
+    monkeypatch.setattr("pa_lite.follow.journal._LONGEST_RESULT", 200)
+    with Journal(target, FACTS, 4, resume=True) as journal:
+        assert journal.results == {0: "x" * 10, 1: "x" * 150}
+        assert journal.missing == [2, 3]
+
+
 def test_nothing_stays_of_a_run_without_results(tmp_path: Path) -> None:
     with Journal(tmp_path / "out.json", FACTS, 4):
         assert len(list(tmp_path.iterdir())) == 1

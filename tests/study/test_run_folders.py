@@ -149,9 +149,10 @@ def tamper(path: Path, table: str, column: str, value: Any) -> None:
 
 def renew_keys(c: sqlite3.Connection) -> None:
     """Give every cell the key that its values have by now, as somebody would who wants it to be read."""
-    for key, *columns, inputs in c.execute("SELECT key, lam, type, kind, name, n_items, inputs FROM cells").fetchall():
+    rows = c.execute("SELECT key, lam, type, kind, name, n_items, inputs FROM cells").fetchall()
+    for key, lam, type_, kind, name, n_items, inputs in rows:
         with suppress(ValueError, TypeError, RecursionError):
-            new = Cell(*columns, json.loads(inputs)).key
+            new = Cell(lam, type_, kind, name, n_items, json.loads(inputs)).key
             c.execute("UPDATE cells SET key = ? WHERE key = ?", (new, key))
             c.execute("UPDATE items SET cell = ? WHERE cell = ?", (new, key))
             c.execute("UPDATE facts SET value = replace(value, ?, ?)", (key, new))
@@ -338,7 +339,7 @@ def test_companions_that_come_after_the_check_do_nothing(
     def connect(path: Any, *words: Any, **named: Any) -> sqlite3.Connection:
         opened.append(str(path))
         (run / f"{FILE}{ending}").write_bytes(planted)
-        connection = plain_connect(path, *words, **named)
+        connection: sqlite3.Connection = plain_connect(path, *words, **named)
         connection.set_trace_callback(lambda _: [(run / f"{FILE}{ending}").write_bytes(planted)])
         return connection
 

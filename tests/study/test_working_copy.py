@@ -50,7 +50,8 @@ def test_a_run_that_is_killed_at_any_step_has_all_that_was_committed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The folder as it is before and after each call that changes it on the disk."""
-    run, done, snapshots = tmp_path / "run", 0, []
+    run, done = tmp_path / "run", 0
+    snapshots: list[tuple[Path, int]] = []
     monkeypatch.setattr(working_copy, "_LOG_BYTES", 20_000)  # replaced whole several times
 
     def watched(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -183,7 +184,7 @@ def test_the_file_keeps_its_rights_when_it_is_replaced(tmp_path: Path) -> None:
 def test_a_long_sweep_writes_in_proportion_to_its_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(working_copy, "_LOG_BYTES", 1 << 16)
     written: list[int] = []
-    plain = working_copy.copy_bytes
+    plain = results_file.copy_bytes
 
     def copy_bytes(source: Any, target: Any, n: int) -> None:
         written.append(n)
@@ -202,7 +203,7 @@ def test_a_long_sweep_writes_in_proportion_to_its_results(tmp_path: Path, monkey
 def test_a_sweep_copies_the_results_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep_pair("demo", OPTIONS, tmp_path)
     copies: list[Path] = []
-    plain = store.copy_files
+    plain = results_file.copy_files
 
     def copy_files(path: Path, copy: Path) -> None:
         copies.append(path)
