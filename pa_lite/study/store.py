@@ -10,21 +10,22 @@ ours; `working_copy` brings what is committed back to the run folder.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from pa_lite.errors import InputError, OutputError
 from pa_lite.files import sync_folder
 from pa_lite.markers import temporary_folder
-from pa_lite.opening import TRIES, NotPlainError, create_file, open_own
+from pa_lite.opening import NotPlainError, create_file
+from pa_lite.study.cells import Cell as Cell
+from pa_lite.study.cells import StoredCell as StoredCell
 from pa_lite.study.results_file import (
     FILE,
     Deadline,
@@ -40,10 +41,9 @@ from pa_lite.study.results_file import (
     writable,
 )
 from pa_lite.study.rows import read_cell, read_fact, read_record
+from pa_lite.study.run_lock import LOCK, open_lock, take_run
 from pa_lite.study.working_copy import WorkingCopy, replace_results
 
-_LOCK = "study.lock"
-_LOCK_TEXT = b"pa-lite: held while a study is written\n"  # a lock of 0.1.0 is empty
 _BLANK_BYTES = 4096  # of a file that a killed run of 0.1.0 left without tables: one page at most
 _LONGEST = 1 << 24  # bytes of one value: a fact, a cell's inputs, an item's record
 _COLUMNS = {
@@ -64,51 +64,6 @@ _COLUMNS = {
     "items": ("cell", "number", "record"),
 }
 _LONGEST_SUM = 1 << 29  # bytes of a cell's records, and of all facts and all cells: what is in memory at a time
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One task, or the instructions, at one lam: `inputs` is all that decides its numbers, as JSON values.
-
-    `kind` is `task`, `follow`, `answers` or `wins`; `type` the weights' type.
-    """
-
-    lam: float
-    type: str
-    kind: str
-    name: str
-    n_items: int
-    inputs: Mapping[str, Any]
-
-    @property
-    def key(self) -> str:
-        """SHA-256, hex, of everything above."""
-        whole = [self.lam, self.type, self.kind, self.name, self.n_items, self.inputs]
-        return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class StoredCell:
-    """A cell as the file has it: items finished so far, and its summary once all are."""
-
-    key: str
-    lam: float
-    type: str
-    kind: str
-    name: str
-    n_items: int
-    n_done: int
-    inputs: Mapping[str, Any]
-    environment: Mapping[str, Any]
-    started: float
-    seconds: float
-    summary: Mapping[str, Any] | None
-
-    def is_whole(self) -> bool:
-        """Return whether the key is that of a cell with these values: a lam may have been given as an integer."""
-        lams = (self.lam, int(self.lam)) if self.lam.is_integer() else (self.lam,)
-        cells = (Cell(lam, self.type, self.kind, self.name, self.n_items, self.inputs) for lam in lams)
-        return any(cell.key == self.key for cell in cells)
 
 
 def _dump(value: Any) -> str:
@@ -326,13 +281,13 @@ def open_store(folder: Path) -> Iterator[Store]:
     was_there = folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock, has_made_lock = _open_lock(folder / _LOCK)
+        lock, has_made_lock = open_lock(folder / LOCK)
     except NotPlainError as e:
         raise not_ours(e) from e
     except OSError as e:
         raise OutputError(f"{folder}: cannot be written: {e.strerror}. Name another folder (--run).") from e
     with closing(lock):
-        _take(lock, folder)
+        take_run(lock, folder)
         check_files(path)
         had_results = has_results(folder)
         if not had_results:
@@ -377,30 +332,12 @@ def _is_empty(connection: sqlite3.Connection) -> bool:
 
 def _unmake(folder: Path, has_made_lock: bool, was_there: bool) -> None:
     """Remove what was made for a study that never began, as far as the system lets us; what was there before stays."""
-    names = [FILE, f"{FILE}-wal", f"{FILE}-shm", *([_LOCK] if has_made_lock else [])]
+    names = [FILE, f"{FILE}-wal", f"{FILE}-shm", *([LOCK] if has_made_lock else [])]
     with suppress(OSError):
         for name in names:
             (folder / name).unlink(missing_ok=True)
         if not was_there:
             folder.rmdir()
-
-
-def _open_lock(path: Path) -> tuple[BinaryIO, bool]:
-    """Open the file to lock, made if need be; whether it was made. Raises NotPlainError for one that is not ours."""
-    for _ in range(TRIES):
-        try:
-            return create_file(path, _LOCK_TEXT), True
-        except FileExistsError:
-            pass
-        try:
-            lock = open_own(path)
-        except FileNotFoundError:
-            continue
-        if lock.read(len(_LOCK_TEXT) + 1) in (b"", _LOCK_TEXT):
-            return lock, False
-        lock.close()
-        raise NotPlainError(path, "it holds something else than a lock of pa-lite")
-    raise NotPlainError(path, "it is removed and made again all the time")
 
 
 def has_results(folder: Path) -> bool:
@@ -461,22 +398,3 @@ def _copied(path: Path, private: Path) -> Iterator[sqlite3.Connection]:
     with readable(path, private), closing(connect(copy)) as connection:
         connection.execute("PRAGMA query_only = ON")
         yield connection
-
-
-def _take(lock: BinaryIO, folder: Path) -> None:
-    """Lock the folder for this process until the file is closed. Raises OutputError when another has it."""
-    told = f"{folder}: another process is working there. Wait for it, or name another folder (--run)."
-    try:
-        import fcntl
-    except ImportError:
-        import msvcrt
-
-        try:
-            msvcrt.locking(lock.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
-        except OSError:
-            raise OutputError(told) from None
-        return
-    try:
-        fcntl.flock(lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise OutputError(told) from None

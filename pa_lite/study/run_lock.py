@@ -1,0 +1,49 @@
+"""The lock of a run folder: one process at a time writes a study there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import BinaryIO
+
+from pa_lite.errors import OutputError
+from pa_lite.opening import TRIES, NotPlainError, create_file, open_own
+
+LOCK = "study.lock"
+_TEXT = b"pa-lite: held while a study is written\n"  # a lock of 0.1.0 is empty
+
+
+def open_lock(path: Path) -> tuple[BinaryIO, bool]:
+    """Return the file to lock, open, and whether it was made. Raises NotPlainError for a file that is not ours."""
+    for _ in range(TRIES):
+        try:
+            return create_file(path, _TEXT), True
+        except FileExistsError:
+            pass
+        try:
+            lock = open_own(path)
+        except FileNotFoundError:
+            continue
+        if lock.read(len(_TEXT) + 1) in (b"", _TEXT):
+            return lock, False
+        lock.close()
+        raise NotPlainError(path, "it holds something else than a lock of pa-lite")
+    raise NotPlainError(path, "it is removed and made again all the time")
+
+
+def take_run(lock: BinaryIO, folder: Path) -> None:
+    """Lock the folder for this process until the file is closed. Raises OutputError when another has it."""
+    told = f"{folder}: another process is working there. Wait for it, or name another folder (--run)."
+    try:
+        import fcntl
+    except ImportError:
+        import msvcrt
+
+        try:
+            msvcrt.locking(lock.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+        except OSError:
+            raise OutputError(told) from None
+        return
+    try:
+        fcntl.flock(lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise OutputError(told) from None
