@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import os
+import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -26,6 +28,7 @@ from fuzz_targets import TARGETS
 
 from pa_lite.documents import parse_json, parse_toml
 from pa_lite.errors import InputError
+from pa_lite.markers import temporary_folder
 
 TOOL = Path(fuzz_run.__file__).with_name("fuzz.py")
 
@@ -65,8 +68,10 @@ def test_what_is_taken_apart_is_put_together_alike() -> None:
     assert parse_toml(write_toml(from_json(value))) == value
 
 
-def _target(read: Callable[[Path], object], bounded: bool = True) -> Target:
-    return Target("t", "", whole("x"), read, lambda data, random: data, lambda: [b"x"], bounded=bounded)
+def _target(read: Callable[[Path], object], bounded: bool = True, private: bool = False) -> Target:
+    return Target(
+        "t", "", whole("x"), read, lambda data, random: data, lambda: [b"x"], bounded=bounded, private=private
+    )
 
 
 def _warn(_folder: Path) -> None:
@@ -120,6 +125,35 @@ def _raise(error: Exception) -> Callable[[Path], None]:
 def test_the_judge_sees_what_a_reader_may_not_do(read: Callable[[Path], object], told: str) -> None:
     gc.collect()  # what is let go of meanwhile would make up for what is taken
     with Judge(_target(read)) as judge, strict(), pytest.raises(Finding, match=told):
+        judge.judge(b"x")
+
+
+def _use_private(_folder: Path) -> None:
+    with temporary_folder() as private:
+        (private / "copy").write_bytes(b"x")
+        sqlite3.connect((private / "a.sqlite").as_uri(), uri=True).close()
+        (private / "copy").unlink()
+
+
+def test_a_private_folder_is_for_those_targets_that_say_so() -> None:
+    with Judge(_target(_use_private, private=True)) as judge:
+        assert judge.judge(b"x")
+    with Judge(_target(_use_private)) as judge, pytest.raises(Finding, match="forbids"):
+        judge.judge(b"x")
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda folder: sqlite3.connect(folder / "x").close(),
+        lambda folder: (folder / "y").write_bytes(b""),
+        lambda folder: (folder / "x").unlink(),
+        lambda _folder: Path(tempfile.gettempdir(), "pa-lite-1-x").mkdir(),
+        lambda _folder: Path(tempfile.gettempdir(), "other").write_bytes(b""),
+    ],
+)
+def test_a_private_target_may_do_nothing_elsewhere(read: Callable[[Path], object]) -> None:
+    with Judge(_target(read, private=True)) as judge, pytest.raises(Finding, match="forbids"):
         judge.judge(b"x")
 
 
