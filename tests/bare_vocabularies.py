@@ -42,14 +42,18 @@ def _tokens(pre: str, kind: str) -> tuple[list[str], list[int]]:
         types = [*[_BYTE] * 256, *[_NORMAL] * 4]
     else:
         tokens, types = [*byte_letters(), "aa"], [_NORMAL] * 257
-    return [*tokens, "<|x|>", "<|y|>", "  ", "\n\n"], [*types, _CONTROL, _CONTROL, _USER_DEFINED, _USER_DEFINED]
+    more = dict.fromkeys(("<|x|>", "<|y|>", "<mask>"), _CONTROL) | dict.fromkeys(("  ", "\n\n"), _USER_DEFINED)
+    if kind == "strips":  # llama.cpp looks these up
+        more |= dict.fromkeys(("<unk>", "<s>", "</s>", "<|endoftext|>"), _CONTROL)
+    return [*tokens, *more], [*types, *more.values()]
 
 
 @functools.lru_cache(maxsize=200)
 def load_vocabulary(pre: str, kind: str = "gpt2") -> ModelVocabulary:
-    """Return the vocabulary with a pre-tokenizer: bytes, `aa`, control tokens `<|x|>` and `<|y|>`, user-defined runs.
+    """Return the vocabulary with a pre-tokenizer: bytes, `aa`, three control tokens, two user-defined runs.
 
-    `kind` is gpt2, llama (SentencePiece), or strips: control tokens that strip the white space after them.
+    `kind` is gpt2, llama (SentencePiece), or strips: special tokens strip the white space after them. With
+    `jina-v2-de`, `<mask>` strips what is before it.
     """
     tokens, types = _tokens(pre, kind)
     metadata: Metadata = {

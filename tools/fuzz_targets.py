@@ -7,10 +7,11 @@ import fuzz_ggufs
 import fuzz_remote
 import fuzz_texts
 import fuzz_tokenizers
+import fuzz_words
 from fuzz_oracle import Target
 
 TARGETS: dict[str, Target] = {
     target.name: target
-    for module in (fuzz_checkpoints, fuzz_ggufs, fuzz_tokenizers, fuzz_texts, fuzz_remote)
+    for module in (fuzz_checkpoints, fuzz_ggufs, fuzz_tokenizers, fuzz_texts, fuzz_remote, fuzz_words)
     for target in module.TARGETS
 }
