@@ -22,9 +22,9 @@ _BEGIN_WITH_BOS = (
 _ALWAYS_BOS = ("gemma4", "granite-embed-multi-311m")
 _BYTE = 6  # token_type of a byte
 BYTE_PAIRS = ("gpt2", "hybriddna", "whitespace", "gemma4")
-# bytes of a token at most: rwkv and t5 go one call deeper for each (100,000 end the process), plamo2 takes cubic time to
-# load, bert tries all lengths at every character of a text, and byte-level ones spell a token once for each character
-# that stands for no byte (30 GB for 100,000)
+# bytes of a token at most: rwkv and t5 go one call deeper for each (100,000 end the process), plamo2 takes cubic time
+# to load, bert tries all lengths at every character of a text, and byte-level ones spell a token once for each
+# character that stands for no byte (3 GB for 20,000)
 _LONGEST_TOKEN = {"rwkv": 1000, "t5": 1000, "plamo2": 512, "bert": 256, **dict.fromkeys(BYTE_PAIRS, 10_000)}
 
 

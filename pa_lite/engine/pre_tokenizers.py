@@ -13,14 +13,15 @@ from dataclasses import dataclass
 from pa_lite.engine.loadable_vocabulary import BYTE_PAIRS
 
 MOST = 200_000  # characters of a stretch: 400 MB of stack, of which llama.cpp touches 130 MB
-# pre-tokenizers all of whose patterns llama.cpp has loops for: they need no stack
-WITHOUT_REGEX = frozenset((
+# pre-tokenizers whose patterns llama.cpp has loops for, but for one that matches a single digit: they need no stack
+WITHOUT_STACK = frozenset((
     "a.x-4.0", "chatglm-bpe", "codeshell", "command-r", "dbrx", "deepseek-r1-qwen", "exaone", "exaone4", "f2llmv2",
     "falcon-h1", "falcon3", "gemma4", "gigachat", "glm4", "glm5", "gpt-2", "granite-docling",
     "granite-embed-multi-311m", "grok-2", "hunyuan", "jais", "jina-de", "jina-es", "jina-v1-en", "jina-v2-code",
     "jina-v2-de", "jina-v2-es", "jina-v5-nano", "kimi-k2", "kormo", "laguna", "lfm2", "llama-bpe", "llama-v3",
-    "llama3", "megrez", "mellum", "midm-2.0", "modern-bert", "mpt", "olmo", "phi-2", "pixtral", "qwen2", "qwen35",
-    "roberta-bpe", "sarvam-moe", "smaug-bpe", "solar-open", "stablelm2", "trillion",
+    "llama3", "megrez", "mellum", "mellum2", "midm-2.0", "minerva-7b", "modern-bert", "mpt", "olmo", "phi-2",
+    "pixtral", "qwen2", "qwen35", "refact", "roberta-bpe", "sarvam-moe", "smaug-bpe", "smollm", "solar-open",
+    "stablelm2", "starcoder", "trillion",
 ))  # fmt: skip
 _STRETCH = re.compile(r"[^ \t\n\v\f\r]*\s*")
 _JOINED = re.compile(r"[A-Za-z \x80-\U0010ffff]+")  # what can be letters with single spaces between them
@@ -92,4 +93,4 @@ def pre_tokenizer(kind: str, pre: str) -> PreTokenizer:
     """Return what the pre-tokenizer of a GGUF file needs, by `tokenizer.ggml.model` and `tokenizer.ggml.pre`."""
     if kind not in BYTE_PAIRS or kind == "gemma4":  # the latter's pre-tokenizer is its own, whatever the file says
         return PreTokenizer()
-    return PreTokenizer(pre not in WITHOUT_REGEX, pre in _JOINS_WORDS, _SLOW.get(pre))
+    return PreTokenizer(pre not in WITHOUT_STACK, pre in _JOINS_WORDS, _SLOW.get(pre))

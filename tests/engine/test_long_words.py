@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from pa_lite.engine.deep_stack import DIRECT, with_deep_stack
 from pa_lite.engine.model_vocabulary import ModelVocabulary
-from pa_lite.engine.pre_tokenizers import MOST, WITHOUT_REGEX, pre_tokenizer
+from pa_lite.engine.pre_tokenizers import MOST, WITHOUT_STACK, pre_tokenizer
 from pa_lite.engine.special_tokens import SHORT, SpecialToken, SpecialTokens
 from pa_lite.errors import TextError
 from tests.bare_vocabularies import PRE_TOKENIZERS, load_vocabulary
@@ -28,9 +28,9 @@ _UNITS = (
 _SPECIAL = ("<|x|>", "<|y|>", "<mask>", "  ", "\n\n")
 
 _TOKENIZE = """
-import json, sys, threading
-from pa_lite.engine.pre_tokenizers import WITHOUT_REGEX
+import json, os, sys, threading, traceback
 from tests.bare_vocabularies import load_vocabulary
+threading.excepthook = lambda e: (traceback.print_exception(e.exc_value), os._exit(1))
 units = json.loads(sys.argv[2])
 def check(model, pre, units, n):
     for unit in units:
@@ -76,18 +76,20 @@ def direct_ids(model: ModelVocabulary, text: str, add_special: bool, parse_speci
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("share", range(4))
 def test_long_words_of_every_pre_tokenizer_are_tokenised_in_any_thread(share: int) -> None:
-    pres = [pre for pre in PRE_TOKENIZERS if pre not in WITHOUT_REGEX][share::4]
+    pres = [pre for pre in PRE_TOKENIZERS if pre not in WITHOUT_STACK][share::4]
     command = [sys.executable, "-c", _TOKENIZE, json.dumps(pres), json.dumps(_UNITS)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280)
     assert (done.returncode, done.stdout.split()) == (0, pres), done.stderr[-2000:]
 
 
-def test_pre_tokenizers_with_loops_take_long_words_on_a_small_stack(vocabularies: dict[str, ModelVocabulary]) -> None:
+def test_pre_tokenizers_that_need_no_stack_take_long_words_on_a_small_one(
+    vocabularies: dict[str, ModelVocabulary],
+) -> None:
     """A word of 2,400 characters in `std::regex` would take 0.8 to 1.6 MB of stack: this thread has 512 KB."""
     failures = []
 
     def check() -> None:
-        for pre in sorted(WITHOUT_REGEX):
+        for pre in sorted(WITHOUT_STACK):
             model = vocabularies[pre]
             for unit in _UNITS:
                 text = unit * (2400 // len(unit))
@@ -104,7 +106,7 @@ def test_pre_tokenizers_with_loops_take_long_words_on_a_small_stack(vocabularies
 
 def test_every_pre_tokenizer_of_this_build_loads(vocabularies: dict[str, ModelVocabulary]) -> None:
     assert len(vocabularies) == 91
-    assert set(vocabularies) > WITHOUT_REGEX
+    assert set(vocabularies) > WITHOUT_STACK
     with pytest.raises(AssertionError, match="no-such"):
         load_vocabulary("no-such")
 
