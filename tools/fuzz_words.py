@@ -5,9 +5,7 @@ What pa-lite takes must get llama.cpp's own ids, in the stack and the time that 
 
 from __future__ import annotations
 
-import ctypes
 import json
-import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +17,7 @@ from fuzz_oracle import Target
 
 from pa_lite.engine.model_vocabulary import ModelVocabulary
 from pa_lite.errors import InputError
-from tests.bare_vocabularies import PRE_TOKENIZERS, load_vocabulary
+from tests.bare_vocabularies import PRE_TOKENIZERS, direct_ids, load_vocabulary
 
 _UNITS = (
     "a", "A", "aA", "\u00e9", "\u00c9", "\u01c5", "\u4e16", "\u3042", "\uac00", "\u0e01", "7", "\u0663", "\u00bd",
@@ -29,7 +27,6 @@ _UNITS = (
 )  # fmt: skip
 _LONGEST = 30_000  # characters of a text: 20 MB of stack
 _MOST_PARTS = 12
-_STACK = 64 << 20
 _SECONDS = 10  # of processor time for a text, beside other programs
 
 
@@ -46,7 +43,7 @@ def _read(folder: Path) -> None:
     ids = model.tokenize(text, add_special, parse_special)  # raises TextError with the same fault
     assert fault is None, "a text with a fault was taken"
     assert time.process_time() - start < _SECONDS, "it takes too long"
-    assert ids == _direct(model, text, add_special, parse_special), "llama.cpp has other ids"
+    assert ids == direct_ids(model, text, add_special, parse_special), "llama.cpp has other ids"
 
 
 def _parsed(path: Path) -> tuple[str, ModelVocabulary, bool, bool]:
@@ -60,23 +57,6 @@ def _parsed(path: Path) -> tuple[str, ModelVocabulary, bool, bool]:
         return text, load_vocabulary(pre), bool(found["add"]), bool(found["parse"])
     except (ValueError, TypeError, LookupError, OverflowError, RecursionError) as e:
         raise InputError(f"words.json: is not a text to tokenise ({type(e).__name__}).") from e
-
-
-def _direct(model: ModelVocabulary, text: str, add_special: bool, parse_special: bool) -> list[int]:
-    """Return what llama.cpp itself makes of a text, in a thread with stack for all of it."""
-    raw, out = text.encode(), list[int]()
-    buffer = (ctypes.c_int32 * (4 * len(raw) + 16))()
-
-    def work() -> None:
-        n = model.lib.llama_tokenize(model.vocab, raw, len(raw), buffer, len(buffer), add_special, parse_special)
-        out.extend(buffer[:n])
-
-    before = threading.stack_size(_STACK)
-    thread = threading.Thread(target=work)
-    thread.start()
-    threading.stack_size(before)
-    thread.join()
-    return out
 
 
 def mutate_words(data: bytes, random: Random) -> bytes:

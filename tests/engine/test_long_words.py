@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from pa_lite.engine.model_vocabulary import ModelVocabulary
 from pa_lite.engine.pre_tokenizers import MOST, WITHOUT_STACK, pre_tokenizer
 from pa_lite.engine.special_tokens import SHORT, SpecialToken, SpecialTokens
 from pa_lite.errors import TextError
-from tests.bare_vocabularies import PRE_TOKENIZERS, load_vocabulary
+from tests.bare_vocabularies import PRE_TOKENIZERS, direct_ids, load_vocabulary
 
 # words of each kind that patterns tell apart, and what stands between them
 _UNITS = (
@@ -53,24 +52,6 @@ for pre in json.loads(sys.argv[1]):
 @pytest.fixture(scope="module")
 def vocabularies() -> dict[str, ModelVocabulary]:
     return {pre: load_vocabulary(pre) for pre in PRE_TOKENIZERS}
-
-
-def direct_ids(model: ModelVocabulary, text: str, add_special: bool, parse_special: bool) -> list[int]:
-    """Return what llama.cpp itself makes of a text, in a thread with 64 MB of stack."""
-    raw, out = text.encode(), list[int]()
-    buffer = (ctypes.c_int32 * (4 * len(raw) + 16))()
-
-    def work() -> None:
-        n = model.lib.llama_tokenize(model.vocab, raw, len(raw), buffer, len(buffer), add_special, parse_special)
-        assert n >= 0
-        out.extend(buffer[:n])
-
-    before = threading.stack_size(64 << 20)
-    thread = threading.Thread(target=work)
-    thread.start()
-    threading.stack_size(before)
-    thread.join()
-    return out
 
 
 @pytest.mark.timeout(300)
