@@ -24,6 +24,21 @@ class InputError(PaLiteError):
     """An argument, option or data file is wrong."""
 
 
+class TextError(InputError):
+    """A text that a model's tokenizer cannot take. `fault` is the end of a sentence that begins with the text's name.
+
+    `where` is that name.
+    """
+
+    def __init__(self, fault: str, where: str = "a text") -> None:
+        super().__init__(f"{where} {fault}.")
+        self.fault, self.where = fault, where
+
+    def __reduce__(self) -> tuple[type[TextError], tuple[str, str]]:
+        """Keep both parts in a copy."""
+        return TextError, (self.fault, self.where)
+
+
 class CheckpointError(PaLiteError):
     """A checkpoint is incomplete, broken, or of a kind that pa-lite does not know."""
 

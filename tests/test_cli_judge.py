@@ -85,7 +85,7 @@ def test_what_is_not_judged_is_told(capsys: pytest.CaptureFixture[str], files: d
     words = ["judge", files["ours"], "--reference", files["theirs"], "--judge", "demo@1", "--threads", 1]
     status, out, _ = run(capsys, *words, "-o", tmp_path / "a.json", "--n-ctx", 150)
     assert status == 0
-    assert "4 pairs: 0 asked, 0 of them ties; 1 equal answers; 3 not judged: longer than the judge's context." in out
+    assert "4 pairs: 0 asked, 0 of them ties; 1 equal answers; 3 not judged: too long for the judge." in out
     rows = json.loads((tmp_path / "a.json").read_text("utf-8"))
     assert [r["preference"] for r in rows] == [None, None, 1.5, None]
     assert all("the judge's context holds 150" in r["unjudged"] for r in rows if r["preference"] is None)

@@ -8,16 +8,18 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, TypeVar
 
 from pa_lite.engine.chat_options import ChatOptions
 from pa_lite.engine.chat_template import KEY, MEMORY, SECONDS, WORKER, template_of, template_use
 from pa_lite.engine.model import Model
 from pa_lite.engine.reasoning import Markers, ReasoningFormat, find_markers, opened_by
-from pa_lite.errors import EngineError, InputError, nearest
+from pa_lite.errors import EngineError, InputError, TextError, nearest
 from pa_lite.limited import LimitedProcess
+
+T = TypeVar("T")
 
 _SECONDS = SECONDS  # of processor time for a conversation
 _PROMPTS_A_SECOND = 200  # far fewer than any template in use renders: more time for many prompts
@@ -51,10 +53,14 @@ class _Template:
 
 @dataclass(frozen=True)
 class ChatPrompts:
-    """Prompts as token ids, and of each how reasoning is found in what follows it. In the order of the requests."""
+    """Prompts as token ids, and of each how reasoning is found in what follows it. In the order of the requests.
+
+    `faults` says, by index, why a prompt cannot be tokenised; it has no tokens.
+    """
 
     tokens: list[list[int]]
     reasoning: list[ReasoningFormat]
+    faults: Mapping[int, str] = field(default_factory=dict)
 
 
 def reasoning_format(model: Model, template: str | None) -> ReasoningFormat:
@@ -88,6 +94,7 @@ def chat_prompts(
     options: ChatOptions | None = None,
     systems: Sequence[str] | None = None,
     ends_reasoning: bool = False,
+    keep_faulty: bool = False,
 ) -> ChatPrompts:
     """Return the prompt of each instruction as the user's only turn, ready for the assistant's answer.
 
@@ -97,7 +104,8 @@ def chat_prompts(
     which is the caller's). A model without a template gets `Instruction: ...\\n\\nResponse:`, the system prompt and an
     empty line before it, and the BOS that its vocabulary asks for. With `ends_reasoning`, reasoning that the template
     opens is closed again, so that the answer comes next. Raises InputError for text that is not valid
-    Unicode, EngineError when the template fails, drops the instruction or the system prompt, or exceeds its limits of
+    Unicode, TextError for a prompt that the model's tokenizer cannot take (with `keep_faulty`, `faults` has it
+    instead), EngineError when the template fails, drops the instruction or the system prompt, or exceeds its limits of
     time, memory or length.
     """
     options = options or ChatOptions()
@@ -109,28 +117,53 @@ def chat_prompts(
             raise InputError(f"prompt {number}, or its system prompt, is not valid text: {e.reason}.") from e
     source = template_of(model)
     reasoning = reasoning_format(model, source)
+    making = _Making(keep_faulty)
     if source is None:
         before = [f"{system}\n\n" if system else "" for system in own]
-        plain = [
-            model.tokenize(f"{s}Instruction: {text}\n\nResponse:") for s, text in zip(before, instructions, strict=True)
-        ]
-        return ChatPrompts(plain, [reasoning] * len(plain))
+        plain = making.each(
+            lambda i: model.tokenize(f"{before[i]}Instruction: {instructions[i]}\n\nResponse:"), range(len(own))
+        )
+        return ChatPrompts([plain.get(i, []) for i in range(len(own))], [reasoning] * len(own), making.faults)
     if not instructions:
         return ChatPrompts([], [])
     template = _Template(source, model.special_text("bos"), model.special_text("eos"))
     hidden = _Hidden(model)
+
+    def conversation(i: int) -> tuple[Message, ...]:
+        system = own[i] if own[i] == options.system else hidden.hide(own[i])
+        return _conversation(system, hidden.hide(instructions[i]))
+
     try:
         opened = _check_frames(template, set(own), options, reasoning)
-        safe = [
-            _conversation(system if system == options.system else hidden.hide(system), hidden.hide(text))
-            for system, text in zip(own, instructions, strict=True)
-        ]
-        texts = _render(template, tuple(safe), _settings(options))
+        safe = making.each(conversation, range(len(own)))
+        texts = dict(zip(safe, _render(template, tuple(safe.values()), _settings(options)), strict=True))
         ends = {s: f"\n{m.end}\n\n" if ends_reasoning and m is not None else "" for s, m in opened.items()}
-        tokens = [hidden.tokens(text + ends[system]) for system, text in zip(own, texts, strict=True)]
+        tokens = making.each(lambda i: hidden.tokens(texts[i] + ends[own[i]]), texts)
     except EngineError as e:
         raise EngineError(f"{model.label}: its chat template fails: {e}.") from e
-    return ChatPrompts(tokens, [replace(reasoning, opened=None if ends[s] else opened[s]) for s in own])
+    formats = [replace(reasoning, opened=None if ends[s] else opened[s]) for s in own]
+    return ChatPrompts([tokens.get(i, []) for i in range(len(own))], formats, making.faults)
+
+
+class _Making:
+    """Makes something of each prompt, and keeps track of those whose text cannot be tokenised."""
+
+    def __init__(self, keep_faulty: bool) -> None:
+        """Note such prompts in `faults`, by index, or raise TextError for the first, naming its number."""
+        self._keep_faulty = keep_faulty
+        self.faults: dict[int, str] = {}
+
+    def each(self, make: Callable[[int], T], indices: Iterable[int]) -> dict[int, T]:
+        """Return what `make` makes of each prompt that can be tokenised, by index."""
+        made = {}
+        for i in indices:
+            try:
+                made[i] = make(i)
+            except TextError as e:
+                if not self._keep_faulty:
+                    raise TextError(e.fault, f"prompt {i + 1}") from e
+                self.faults[i] = e.fault
+        return made
 
 
 def _conversation(system: str, text: str) -> tuple[Message, ...]:
@@ -160,23 +193,26 @@ class _Hidden:
     def __init__(self, model: Model) -> None:
         self._model = model
         self._words: list[str] = []
+        self._numbers: dict[str, int] = {}
 
     def hide(self, text: str) -> str:
-        """Return the text without control tokens. Raises EngineError for more different ones than can be told apart."""
+        """Return the text without control tokens. Raises TextError for more different ones than can be told apart."""
         while controls := set(_controls(self._model, text)):
             words = sorted(filter(None, map(self._model.token_text, controls)), key=len, reverse=True)
             found = re.compile("|".join(map(re.escape, words)) or "(?!)")
             text, n = found.subn(lambda m: self._stand_in(m.group()), text)
             if not n:
-                raise EngineError(f"its own control tokens cannot be told from those spelled out in {text[:60]!r}")
+                raise TextError(f"spells control tokens that cannot be told from the model's own: {text[:60]!r}")
         return text
 
     def _stand_in(self, word: str) -> str:
-        if word not in self._words:
+        number = self._numbers.setdefault(word, len(self._words))
+        if number == len(self._words):
+            if number == _MOST_HIDDEN:
+                del self._numbers[word]
+                raise TextError(f"spells a control token after {_MOST_HIDDEN} different ones. Leave some out")
             self._words.append(word)
-        if len(self._words) > _MOST_HIDDEN:
-            raise EngineError(f"the texts spell out more than {_MOST_HIDDEN} different control tokens")
-        return _MARK[:2] + chr(_FIRST_HIDDEN + self._words.index(word)) + _MARK[2]
+        return _MARK[:2] + chr(_FIRST_HIDDEN + number) + _MARK[2]
 
     def _shown(self, text: str) -> str:
         def word(found: re.Match[str]) -> str:

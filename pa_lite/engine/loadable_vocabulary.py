@@ -22,6 +22,10 @@ _BEGIN_WITH_BOS = (
 _ALWAYS_BOS = ("gemma4", "granite-embed-multi-311m")
 _BYTE = 6  # token_type of a byte
 BYTE_PAIRS = ("gpt2", "hybriddna", "whitespace", "gemma4")
+# bytes of a token at most: rwkv and t5 go one call deeper for each (100,000 end the process), plamo2 takes cubic time
+# to load, bert tries all lengths at every character of a text, and byte-level ones spell a token once for each
+# character that stands for no byte (3 GB for 20,000)
+_LONGEST_TOKEN = {"rwkv": 1000, "t5": 1000, "plamo2": 512, "bert": 256, **dict.fromkeys(BYTE_PAIRS, 10_000)}
 
 
 def vocabulary_faults(header: GgufHeader, _architecture: str) -> Iterator[str]:
@@ -39,6 +43,12 @@ def vocabulary_faults(header: GgufHeader, _architecture: str) -> Iterator[str]:
         seen: set[str] = set()
         doubled = next(t for t in texts if t in seen or seen.add(t))  # type: ignore[func-returns-value]
         yield f"its vocabulary has two equal tokens, {doubled[:60]!r} ({_OWN}.tokens)"
+    longest = max(texts, key=len)
+    if (most := _LONGEST_TOKEN.get(model.value)) is not None and len(longest.encode()) > most:
+        yield (
+            f"its vocabulary has a token of {len(longest.encode())} bytes, {longest[:40]!r}..., where llama.cpp's "
+            f"tokenizer for {model.value} can do with {most} ({_OWN}.tokens)"
+        )
     if model.value == "llama":
         missing = [b for b in range(256) if f"<0x{b:02X}>" not in known and not (b < 128 and chr(b) in known)]
         if missing:

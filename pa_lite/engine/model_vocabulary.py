@@ -10,12 +10,12 @@ from typing import Any
 from pa_lite.checkpoints.gguf_file import GgufHeader
 from pa_lite.checkpoints.vocabulary.special_tokens import END_IDS_KEY, TEMPLATE_TOKEN_KEYS
 from pa_lite.checkpoints.vocabulary.tokens import UNKNOWN
-from pa_lite.engine.deep_stack import with_deep_stack
+from pa_lite.engine.deep_stack import DIRECT, with_deep_stack
 from pa_lite.engine.loadable_vocabulary import BYTE_PAIRS
+from pa_lite.engine.pre_tokenizers import PreTokenizer, pre_tokenizer
 from pa_lite.engine.space_prefix import SpacePrefix, space_prefix_scheme
-
-# pre-tokenizers whose patterns llama.cpp has loops for: a word may have any length
-_WITHOUT_REGEX = ("gpt-2", "llama-bpe", "qwen2")
+from pa_lite.engine.special_tokens import SHORT, SpecialToken, SpecialTokens
+from pa_lite.errors import TextError
 
 
 class ModelVocabulary:
@@ -46,19 +46,75 @@ class ModelVocabulary:
         scheme = space_prefix_scheme(self.header.metadata)
         return SpacePrefix(scheme, self.header.metadata, self._tokenize) if scheme else None
 
+    def text_fault(self, text: str, parse_special: bool = False) -> str | None:
+        """Return why the tokenizer cannot take a text, as the end of a sentence; None if it can. Tokenises nothing."""
+        if len(text) > DIRECT:
+            try:
+                self._parts(text, parse_special)
+            except TextError as e:
+                return e.fault
+        return None
+
+    def check_text(self, text: str, where: str, parse_special: bool = False) -> None:
+        """Raise TextError, naming `where` the text is from, if the tokenizer cannot take it. Tokenises nothing."""
+        if (fault := self.text_fault(text, parse_special)) is not None:
+            raise TextError(fault, where)
+
+    def _parts(self, text: str, parse_special: bool) -> list[str | int]:
+        """Return parts of a text, and ids of special tokens, whose ids are together the text's. Raises TextError."""
+        if len(text) <= DIRECT:
+            return [text]
+        if (fault := self._pre_tokenizer.fault(text)) is not None:
+            raise TextError(fault)
+        return [text] if len(text) <= SHORT else self._special_tokens[parse_special].cut(text)
+
     def _tokenize(self, text: str, add_special: bool, parse_special: bool) -> list[int]:
-        """Return llama.cpp's ids of a text. Raises InputError for a word that its tokenizer cannot take."""
-        kind, pre = self._kind_and_pre
-        if kind not in BYTE_PAIRS or pre in _WITHOUT_REGEX:
+        """Return llama.cpp's ids of a text. Raises TextError for one that its tokenizer cannot take."""
+        parts = self._parts(text, parse_special)
+        if parts == [text]:
+            return self._whole_ids(text, add_special, parse_special)
+        before, after = self._added_ids if add_special else ([], [])
+        ids = list(before)
+        for part in parts:
+            if isinstance(part, int):
+                ids.append(part)
+            else:
+                ids += self._whole_ids(part, False, parse_special)
+        return ids + after
+
+    def _whole_ids(self, text: str, add_special: bool, parse_special: bool) -> list[int]:
+        """Return the ids of a text that is not cut, with as much stack as it takes."""
+        if len(text) <= DIRECT or not self._pre_tokenizer.needs_stack:
             return self._ids(text, add_special, parse_special)
-        return with_deep_stack(text, lambda: self._ids(text, add_special, parse_special), pre == "exaone-moe")
+        _, length = self._pre_tokenizer.longest_stretch(text)
+        return with_deep_stack(length, lambda: self._ids(text, add_special, parse_special))
 
     @functools.cached_property
-    def _kind_and_pre(self) -> tuple[str, str]:
-        """The tokenizer's kind and its pre-tokenizer, as the file names them."""
+    def _pre_tokenizer(self) -> PreTokenizer:
         entries = (self.header.metadata.get(f"tokenizer.ggml.{key}") for key in ("model", "pre"))
         kind, pre = ("" if entry is None else str(entry.value) for entry in entries)
-        return kind, pre
+        return pre_tokenizer(kind, pre)
+
+    @functools.cached_property
+    def _special_tokens(self) -> tuple[SpecialTokens, SpecialTokens]:
+        """Return those of texts in which control tokens are text, and those of texts in which they are read as such."""
+        lib, plain, parsed = self.lib, list[SpecialToken](), list[SpecialToken]()
+        for token in range(lib.llama_vocab_n_tokens(self.vocab)):
+            attributes = lib.llama_vocab_get_attr(self.vocab, token)
+            is_control = bool(attributes & (lib.LLAMA_TOKEN_ATTR_CONTROL | lib.LLAMA_TOKEN_ATTR_UNKNOWN))
+            if is_control or attributes & lib.LLAMA_TOKEN_ATTR_USER_DEFINED:
+                strips = (bool(attributes & bit) for bit in (lib.LLAMA_TOKEN_ATTR_LSTRIP, lib.LLAMA_TOKEN_ATTR_RSTRIP))
+                parsed.append(SpecialToken(token, self.token_text(token), *strips))
+                if not is_control:
+                    plain.append(parsed[-1])
+        return SpecialTokens(plain), SpecialTokens(parsed)
+
+    @functools.cached_property
+    def _added_ids(self) -> tuple[list[int], list[int]]:
+        """The ids that are put before and after a text."""
+        added = self._ids("", True, False)
+        n_before = 1 if len(added) == 2 else len(added) * self.lib.llama_vocab_get_add_bos(self.vocab)
+        return added[:n_before], added[n_before:]
 
     def _ids(self, text: str, add_special: bool, parse_special: bool) -> list[int]:
         raw = text.encode("utf-8")

@@ -237,6 +237,8 @@ def score_rolling(model: Model, texts: Sequence[str], progress: Progress | None 
 
     `progress` gets (windows done, windows in all). Raises what `rolling_requests` and `score_requests` raise.
     """
+    for number, text in enumerate(texts, 1):
+        model.check_text(text, f"text {number}")
     windows = [rolling_requests(model, text) for text in texts]
     scores = iter(score_requests(model, [w for of_text in windows for w in of_text], progress))
     out = []

@@ -97,6 +97,7 @@ class _Case:
     place: int
     prompts: dict[bool, list[int]] = field(default_factory=dict)  # reference first? -> token ids
     logprobs: dict[tuple[bool, int], float] = field(default_factory=dict)  # (order, token) -> nats
+    fault: str | None = None  # why a prompt cannot be tokenised
 
     def verdict(self, answers: Sequence[Sequence[int]]) -> Verdict:
         """The preferences of the orders asked, averaged. Source: AlpacaEval 2.0, p(second) / (p(first) + p(second))."""
@@ -124,15 +125,18 @@ def judge_pairs(
 ) -> None:
     """Judge every pair; `finished` gets a pair's place and its verdict as soon as that is there, in no order.
 
-    Equal answers tie unasked. A pair whose prompt, in an order to be asked, exceeds the judge's context is not judged
-    and nothing of it is cut. A judge whose template starts its turn with reasoning is asked after the end of it. The
-    chat options are settled first (see `measured_options`). `progress` gets (prompts done, prompts in all). Raises
-    InputError for a judge without the answer tokens, EngineError when its template or llama.cpp fails.
+    Equal answers tie unasked. A pair whose prompt, in an order to be asked, exceeds the judge's context or cannot be
+    tokenised is not judged; nothing of it is cut. A judge whose template starts its turn with reasoning is asked after
+    the end of it. The chat options are settled first (see `measured_options`). `progress` gets (prompts done, prompts
+    in all). Raises InputError for a judge without the answer tokens, EngineError when its template or llama.cpp fails.
     """
     answers = answer_tokens(model)
     chat = measured_options(template_of(model), chat, model.name)
     cases = []
     for case in _cases(model, pairs, options, chat):
+        if case.fault is not None:
+            finished(case.place, Verdict(None, unjudged=f"the prompt {case.fault}"))
+            continue
         longest = max(map(len, case.prompts.values()), default=0)
         if longest == 0:
             finished(case.place, Verdict(1.5))
@@ -159,9 +163,10 @@ def _cases(model: Model, pairs: Sequence[Pair], options: JudgeOptions, chat: Cha
             shown.append((case, reference_first))
             texts.append(judge_prompt(pair.instruction, *answers))
     # the letters are the answer, and not the start of a thought
-    asked = chat_prompts(model, texts, chat, ends_reasoning=True)
-    for (case, order), prompt in zip(shown, asked.tokens, strict=True):
+    asked = chat_prompts(model, texts, chat, ends_reasoning=True, keep_faulty=True)
+    for i, ((case, order), prompt) in enumerate(zip(shown, asked.tokens, strict=True)):
         case.prompts[order] = prompt
+        case.fault = case.fault or asked.faults.get(i)
     return cases
 
 

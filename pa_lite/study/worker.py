@@ -38,6 +38,7 @@ class LocalWorker:
         self.plan, self.threads = plan, threads
         self._moving: MovableModel | None = None
         self._at: tuple[str, float, Schedule] | None = None
+        self._is_checked = False  # whether the tokenizer, one for all models of a plan, takes every work's texts
 
     def __enter__(self) -> LocalWorker:
         return self
@@ -74,6 +75,10 @@ class LocalWorker:
         Those made in less memory than was wanted say so, as `remarks`: it moves their scores by rounding.
         """
         model = self.model_at(kind, lam, schedule)
+        if not self._is_checked:
+            for each in self.plan.works:
+                each.check(model)
+            self._is_checked = True
         records = self.plan.works[work].run(model, items)
         if not model.remarks:
             return records

@@ -21,7 +21,7 @@ from pa_lite.follow.journal import digest
 from pa_lite.follow.outputs import Prompt, answer_prompts
 from pa_lite.statistics import standard_error
 from pa_lite.tasks.prompts import Prepared, majority_rate
-from pa_lite.tasks.scoring import ScoreOptions, score_prepared
+from pa_lite.tasks.scoring import ScoreOptions, check_items, score_prepared
 
 Record = dict[str, Any]
 
@@ -43,6 +43,10 @@ class Work(Protocol):
 
     @property
     def facts(self) -> Mapping[str, Any]: ...
+
+    def check(self, model: Model) -> None:
+        """Raise TextError, naming the item, for a text of any item that the model's tokenizer cannot take."""
+        ...
 
     def run(self, model: Model, items: Sequence[int]) -> dict[int, Record]:
         """Records of the items, by number. Raises what scoring and generating raise."""
@@ -103,6 +107,9 @@ class TaskWork:
         options = {k: v for k, v in asdict(self.options).items() if k in ("mutual_info", "parallel")}
         return {"items": digest(items), "spec": digest(spec), "shots": self.prepared.shots, **options}
 
+    def check(self, model: Model) -> None:
+        check_items(model, self.prepared)
+
     def run(self, model: Model, items: Sequence[int]) -> dict[int, Record]:
         part = replace(self.prepared, items=tuple(self.prepared.items[i] for i in items))
         scored = score_prepared(model, part, self.options).items
@@ -145,6 +152,10 @@ class FollowWork:
         return {"instructions": digest([asdict(i) for i in self.instructions]), "max_tokens": self.max_tokens,
                 "must_end": self.must_end, "parallel": self.parallel, **self.chat_facts}  # fmt: skip
 
+    def check(self, model: Model) -> None:
+        for number, instruction in enumerate(self.instructions, 1):
+            model.check_text(instruction.text, f"{self.name}: instruction {number}", parse_special=True)
+
     def run(self, model: Model, items: Sequence[int]) -> dict[int, Record]:
         part = [self.instructions[i] for i in items]
         most = model.answer_tokens(self.max_tokens)  # as `follow` does, so that the two measure the same
@@ -183,6 +194,11 @@ class AnswersWork:
         asked = [[p.instruction, p.system] if p.system else p.instruction for p in self.prompts]
         return {"prompts": digest(asked), "max_tokens": self.max_tokens,
                 "parallel": self.parallel, **self.chat_facts}  # fmt: skip
+
+    def check(self, model: Model) -> None:
+        for number, prompt in enumerate(self.prompts, 1):
+            for text in (prompt.system, prompt.instruction):
+                model.check_text(text, f"{self.name}: instruction {number}", parse_special=True)
 
     def run(self, model: Model, items: Sequence[int]) -> dict[int, Record]:
         part = [self.prompts[i] for i in items]

@@ -129,6 +129,7 @@ class PaLiteLM(LM):  # type: ignore[misc]
         Raises InputError for a continuation without tokens, EngineError for one longer than the context.
         """
         pairs = [request.args for request in requests]
+        self._check_texts(requests, ["".join(pair) for pair in pairs])
         results: dict[int, tuple[float, bool]] = {}
         report = self._reporter(len(pairs), disable_tqdm)
         for portion in self._portions(pairs):
@@ -151,6 +152,7 @@ class PaLiteLM(LM):  # type: ignore[misc]
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
         """ln p in nats of each whole text, in order, in windows that predict each token once."""
         texts = [request.args[0] for request in requests]
+        self._check_texts(requests, texts)
         results: dict[int, float] = {}
         report = self._reporter(len(texts), disable_tqdm)
         for places in self._portions([(text,) for text in texts]):
@@ -174,6 +176,7 @@ class PaLiteLM(LM):  # type: ignore[misc]
         context no room.
         """
         pairs = [request.args for request in requests]
+        self._check_texts(requests, [context for context, _ in pairs])
         settings = [self.generation_options(kwargs) for _, kwargs in pairs]
         results: dict[int, str] = {}
         report = self._reporter(len(pairs), disable_tqdm)
@@ -217,6 +220,13 @@ class PaLiteLM(LM):  # type: ignore[misc]
             replace(known, opened=next((m for m in known.markers if text.rstrip().endswith(m.start)), None))
             for text in contexts
         ]
+
+    def _check_texts(self, requests: Sequence[Any], texts: Sequence[str]) -> None:
+        """Raise TextError, before any work, for a request whose text the tokenizer cannot take."""
+        for number, (request, text) in enumerate(zip(requests, texts, strict=True), 1):
+            known = [getattr(request, name, None) for name in ("task_name", "doc_id")]
+            where = f"request {number}" if None in known else f"task {known[0]}: document {known[1]}"
+            self.model.check_text(text, f"{where}: its text", parse_special=True)
 
     def _prompt(self, context: str, max_tokens: int) -> tuple[list[int], bool]:
         """A context's ids, cut at the left so that max_tokens fit behind them, and whether they were cut."""

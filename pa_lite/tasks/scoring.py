@@ -175,6 +175,7 @@ def score_tasks(
     loaded = [prepare_task(s, options.shots, options.limit, options.seed, options.split) for s in specs]
     for prepared in loaded:
         _check_room(model, prepared.spec)
+        check_items(model, prepared)
     sizes = [_n_requests(p, options) for p in loaded]
     n_choice = max(1, sum(p.spec.kind != "G" for p in loaded))
     each = replace(options, noise_sample=-(-options.noise_sample // n_choice))
@@ -195,6 +196,16 @@ def _check_room(model: Model, spec: TaskSpec) -> None:
         raise InputError(
             f"task {spec.name}: max_tokens is {spec.max_tokens}, {model.name} holds {model.max_length} in all."
         )
+
+
+def check_items(model: Model, prepared: Prepared) -> None:
+    """Raise TextError, naming the row, for an item with a text that the model's tokenizer cannot take."""
+    name = f"task {prepared.spec.name}"
+    for lead in {id(item.lead): item.lead for item in prepared.items}.values():
+        model.check_text(lead, f"{name}: the text of the exemplars before each row")
+    for item in prepared.items:
+        for context, continuation in item.requests or [(item.prompt, "")]:
+            model.check_text(context + continuation, f"{name}: {item.where}: the prompt with its answer")
 
 
 def _behind(progress: Progress, before: int) -> Progress:

@@ -90,6 +90,9 @@ FATAL: list[tuple[Metadata, dict[str, str], str]] = [
      "texts are to get a token of BOS"),
     ({"tokenizer.ggml.model": string("bert"), "tokenizer.ggml.token_type": array("INT32", [6] * 320)}, {},
      "vocabulary of words has a byte in place 0"),
+    ({"tokenizer.ggml.model": string("rwkv"),
+      "tokenizer.ggml.tokens": array("STRING", [*(f"\\x{b:02x}" for b in range(256)), *(f"t{i}" for i in range(63)),
+                                                "a" * 200_000])}, {}, "has a token of 200000 bytes, 'aaa"),
 ]  # fmt: skip
 # what llama.cpp refuses itself, less plainly, or takes and tokenises or computes otherwise than was meant
 REFUSED: list[tuple[Metadata, str]] = [
@@ -113,6 +116,11 @@ REFUSED: list[tuple[Metadata, str]] = [
     ({"tokenizer.ggml.tokens": array("STRING", [])}, "it has no vocabulary"),
     ({"tokenizer.ggml.tokens": array("STRING", [f"t{i}" for i in range(64)])}, r"shape \[320, 64\]; its voc"),
     ({"tokenizer.ggml.model": string("rwkv")}, r"no token for the byte \\x00"),  # it tokenises without end
+    *(
+        ({"tokenizer.ggml.model": string(kind), "tokenizer.ggml.tokens": array("STRING", ["é" * (most // 2 + 1)])},
+         f"has a token of {most + 2} bytes, '.*, where llama.cpp's tokenizer for {kind} can do with {most} ")
+        for kind, most in (("rwkv", 1000), ("t5", 1000), ("plamo2", 512), ("bert", 256), ("gpt2", 10_000))
+    ),
     ({"tokenizer.ggml.scores": array("FLOAT32", [0.0] * 9)}, "scores has 9 values for 320 tokens"),
     ({"tokenizer.ggml.token_type": array("FLOAT32", [1.0] * 320)}, "token_type is no list of type INT32"),
     ({"tokenizer.ggml.token_type": uint32(1)}, "token_type is no list of type INT32"),

@@ -1,0 +1,97 @@
+"""Texts with thousands of special tokens, cut at these before llama.cpp sees them: the same ids, in linear time.
+
+llama.cpp looks for special tokens in a list of fragments that it walks from its start for every token found: 40,000 of
+them take half a minute. Source: `llama_vocab::impl::tokenizer_st_partition` of llama.cpp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from itertools import groupby
+from typing import NamedTuple
+
+from pa_lite.errors import TextError
+
+SHORT = 2000  # characters of a text that llama.cpp is given as it is
+_FEW = 2000  # special tokens that it finds in 0.1 s
+_MOST = 20_000  # that it finds in 8 s
+_SPACES = " \t\n\v\f\r"
+
+
+class SpecialToken(NamedTuple):
+    """A token that is looked for in a text before the text is split; it may strip white space on either side."""
+
+    id: int
+    text: str
+    strips_left: bool = False
+    strips_right: bool = False
+
+    @property
+    def size(self) -> int:
+        """Its length in bytes: llama.cpp looks for the longest first."""
+        return len(self.text.encode())
+
+
+class SpecialTokens:
+    """The special tokens of a vocabulary."""
+
+    def __init__(self, tokens: Sequence[SpecialToken]) -> None:
+        """Take the tokens in any order."""
+        self._tokens = sorted((t for t in tokens if t.text), key=lambda t: -t.size)
+
+    @cached_property
+    def _starts(self) -> tuple[str, ...]:
+        """The characters that they begin with."""
+        return tuple({token.text[0] for token in self._tokens})
+
+    def cut(self, text: str) -> list[str | int]:
+        """Return the texts between special tokens and the tokens' ids, in order; a text with few of them as it is.
+
+        Raises TextError for very many of one length that overlap: llama.cpp's order among them is not defined.
+        """
+        if len(text) <= SHORT or sum(map(text.count, self._starts)) <= _FEW:
+            return [text]
+        present = [token for token in self._tokens if token.text in text]
+        n = sum(text.count(token.text) for token in present)
+        if n <= _FEW:
+            return [text]
+        if any(_overlap([token.text for token in group]) for _, group in groupby(present, lambda token: token.size)):
+            if n > _MOST:
+                raise TextError(
+                    f"has up to {n} special tokens that overlap, such as {present[0].text[:40]!r}, and this model's "
+                    f"tokenizer takes at most {_MOST}. Shorten it"
+                )
+            return [text]
+        fragments: list[str | int] = [text]
+        for token in present:
+            fragments = [part for fragment in fragments for part in _cut_at(token, fragment)]
+        return fragments
+
+
+def _overlap(words: Sequence[str]) -> bool:
+    """Return whether two different ones of some words may overlap in a text."""
+    prefixes: dict[str, str | None] = {}  # None: of several words
+    for word in words:
+        for n in range(1, len(word)):
+            prefixes[word[:n]] = word if word[:n] not in prefixes else None
+    return any(prefixes.get(word[n:], word) != word for word in words for n in range(1, len(word)))
+
+
+def _cut_at(token: SpecialToken, fragment: str | int) -> Iterator[str | int]:
+    if isinstance(fragment, int):
+        yield fragment
+        return
+    start = 0
+    while (found := fragment.find(token.text, start)) >= 0:
+        left = fragment[start:found]
+        if token.strips_left:
+            left = left.rstrip(_SPACES)
+        if left:
+            yield left
+        yield token.id
+        start = found + len(token.text)
+        while token.strips_right and start < len(fragment) and fragment[start] in _SPACES:
+            start += 1
+    if start < len(fragment):
+        yield fragment[start:]
