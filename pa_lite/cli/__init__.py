@@ -5,6 +5,7 @@ The commands lie in one module for each room below; this one gathers them and en
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -16,7 +17,8 @@ import click
 
 from pa_lite.cli import checkpoints, doctor, follow, harness, judge, merge, pairs, study, tasks
 from pa_lite.cli.mapped import unreadable_maps_are_told
-from pa_lite.cli.terminal import PlainFormatter, drop_output, prepare_streams, tell, tell_text
+from pa_lite.cli.signals import Ending, drop_streams, ends_in_order
+from pa_lite.cli.terminal import PlainFormatter, prepare_streams, tell, tell_text
 from pa_lite.errors import PaLiteError
 from pa_lite.files import system_words
 from pa_lite.texts import short_line
@@ -53,6 +55,13 @@ def _fail(message: str) -> NoReturn:
     sys.exit(1)
 
 
+def _end(ending: Ending) -> NoReturn:
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        tell("interrupted", err=True)
+    drop_streams()
+    sys.exit(ending.status)
+
+
 def _show_usage(error: click.ClickException) -> None:
     """As click shows it, but made plain: it repeats words of the command line."""
     if isinstance(error, click.UsageError) and error.ctx is not None:
@@ -61,13 +70,18 @@ def _show_usage(error: click.ClickException) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line. Exit status: 0 done, 1 an error of input or environment, 2 usage, 130 interrupted."""
+    """Run the command line.
+
+    Exit status: 0 done, 1 an error of input or environment, 2 usage, 130 interrupted, 143 and 129 ended by
+    SIGTERM and SIGHUP.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     prepare_streams()
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # huggingface_hub would tell which program asks from where
+    ending = Ending()
     try:
-        with unreadable_maps_are_told():
+        with unreadable_maps_are_told(), ends_in_order() as ending:
             cli.main(args=words, prog_name="pa-lite", standalone_mode=False)
     except click.exceptions.Exit as e:
         sys.exit(e.exit_code)
@@ -75,14 +89,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _show_usage(e)
         sys.exit(e.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        tell("interrupted", err=True)
-        sys.exit(130)
+        _end(ending)
     except BrokenPipeError:
-        drop_output()
-        sys.exit(1)
+        drop_streams()
+        sys.exit(ending.status if ending.signal else 1)
     except Exception as e:  # noqa: BLE001 - whatever it was, the user gets one line
         if debug:
             tell_text(traceback.format_exc(), err=True)
+        if ending.signal is not None:  # processes that worked for this one ended too
+            _end(ending)
         _fail(_told(e))
 
 

@@ -39,11 +39,6 @@ def prepare_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def drop_output() -> None:
-    """Send what is left of the output nowhere: whoever read it, such as `head`, has gone."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 def tell(line: str, err: bool = False) -> None:
     """Print one line, made plain, on stdout or stderr."""
     click.echo(one_line(line), err=err)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -36,7 +38,7 @@ def _ray() -> Any:
 class _Remote:
     """What runs inside an actor: the plan made anew from its names, and one model."""
 
-    def __init__(self, pair: str | Pair, options: StudyOptions, keys: Sequence[str], here: str | None) -> None:
+    def __init__(self, pair: str | Pair, options: StudyOptions, keys: Sequence[str], here: str | None = None) -> None:
         if here is not None:
             os.chdir(here)  # names in the plan may depend on the user's folder; nothing is imported from it
         plan = plan_study(pair, options)
@@ -99,11 +101,13 @@ def ray_workers(
     `address` is a running cluster's; without one a cluster is started on this machine. Memory, cores and GPU are
     declared to Ray. Raises EngineError when Ray is not installed or not reachable, or no node has room for the model.
     """
+    is_local = not (address or os.environ.get("RAY_ADDRESS"))
+    if is_local:
+        _protect()
     ray = _ray()
     _reach(address)
     ours = not ray.is_initialized()
-    here = os.getcwd() if ours and not (address or os.environ.get("RAY_ADDRESS")) else None
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report what runs here
+    here = os.getcwd() if ours and is_local else None
     with contextlib.ExitStack() as stack:
         if ours:
             _connect(ray, address, stack.enter_context(temporary_folder()))
@@ -125,6 +129,18 @@ def ray_workers(
                 )
 
         yield min(n_workers, len({(p.cell.type, p.cell.lam) for p in plan.cells})), make_worker
+
+
+def _protect() -> None:
+    """Let a cluster that is about to be started here answer this process alone, and report nothing to Ray's makers.
+
+    Ray listens on all networks, and runs whatever it is sent. What the user has set stays; once Ray is imported, it is
+    too late to ask for a token.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 def _connect(ray: Any, address: str | None, empty: Path) -> None:

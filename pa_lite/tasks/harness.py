@@ -136,14 +136,9 @@ class PaLiteLM(LM):  # type: ignore[misc]
         self._answers = self._closing.enter_context(Answers(path, self.answers_key()))
         return path
 
-    def _with_kept(
-        self, kind: str, requests: Sequence[Any], compute: Callable[[Sequence[Any]], list[Any]], is_kept: Sequence[bool]
-    ) -> list[Any]:
+    def _with_kept(self, kind: str, requests: Sequence[Any], compute: Callable[[Sequence[Any]], list[Any]]) -> Any:
         """Answers in order: those that are kept, and the others computed."""
-        answers = self._answers
-        if answers is None:
-            return compute(requests)
-        known = [answers.get(kind, r.args) if kept else None for r, kept in zip(requests, is_kept, strict=True)]
+        known = [None if self._answers is None else self._answers.get(kind, request.args) for request in requests]
         made = iter(compute([r for r, answer in zip(requests, known, strict=True) if answer is None]))
         return [next(made) if answer is None else answer for answer in known]
 
@@ -157,9 +152,7 @@ class PaLiteLM(LM):  # type: ignore[misc]
 
         Raises InputError for a continuation without tokens, EngineError for one longer than the context.
         """
-        return self._with_kept(
-            "loglikelihood", requests, lambda rest: self._loglikelihood(rest, disable_tqdm), [True] * len(requests)
-        )
+        return self._with_kept("loglikelihood", requests, lambda rest: self._loglikelihood(rest, disable_tqdm))
 
     def _loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool) -> list[tuple[float, bool]]:
         pairs = [request.args for request in requests]
@@ -184,9 +177,7 @@ class PaLiteLM(LM):  # type: ignore[misc]
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
         """ln p in nats of each whole text, in order, in windows that predict each token once."""
-        return self._with_kept(
-            "loglikelihood_rolling", requests, lambda rest: self._rolling(rest, disable_tqdm), [True] * len(requests)
-        )
+        return self._with_kept("loglikelihood_rolling", requests, lambda rest: self._rolling(rest, disable_tqdm))
 
     def _rolling(self, requests: Sequence[Any], disable_tqdm: bool) -> list[float]:
         texts = [request.args[0] for request in requests]
@@ -212,8 +203,7 @@ class PaLiteLM(LM):  # type: ignore[misc]
         Requests with the same settings run together. Sampled texts are not kept for later runs. Raises InputError for
         settings that are not known or leave the context no room.
         """
-        greedy = [self.generation_options(request.args[1]).temperature == 0 for request in requests]
-        return self._with_kept("generate_until", requests, lambda rest: self._generate(rest, disable_tqdm), greedy)
+        return self._with_kept("generate_until", requests, lambda rest: self._generate(rest, disable_tqdm))
 
     def _generate(self, requests: Sequence[Any], disable_tqdm: bool) -> list[str]:
         pairs = [request.args for request in requests]
@@ -233,7 +223,7 @@ class PaLiteLM(LM):  # type: ignore[misc]
                 def keep(at: int, made: Generation, places: Sequence[int] = places) -> None:
                     i = places[at]
                     results[i] = self._decoded(made.text)
-                    if settings[i].temperature == 0:
+                    if not settings[i].temperature:
                         self._keep("generate_until", pairs[i], results[i])
 
                 limits = [settings[i].max_tokens for i in places]

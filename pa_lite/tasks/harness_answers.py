@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pa_lite.documents import has_lone_surrogate, parse_json
+from pa_lite.documents import parse_json
 from pa_lite.errors import OutputError
 from pa_lite.files import write_errors
 from pa_lite.markers import is_mine
@@ -180,7 +180,7 @@ class Answers:
 def _fits(kind: str, answer: object) -> bool:
     """Return whether a request of a kind can have this answer."""
     if kind == "generate_until":
-        return isinstance(answer, str) and not has_lone_surrogate(answer)
+        return isinstance(answer, str) and answer == answer.encode("utf-8", "replace").decode("utf-8")
     if kind == "loglikelihood_rolling":
         return type(answer) is float and math.isfinite(answer)
     return (
