@@ -96,7 +96,7 @@ _SHORT = ("--limit", "2", "--threads", "1")
 _STUDY = ("sweep", "demo", "--lam", "0,1", "--tasks", "demo", *_SHORT)
 _HARNESS = (
     Command("harness", lambda d: ("harness", "demo@0.5", "--include_path", d / "lm-eval", "--tasks", "chaos",
-            "--limit", "2", "--threads", "1", "-o", d / "out" / "results", "--log_samples", "--use_cache", d / "out" / "kept"),
+            *_SHORT, "-o", d / "out" / "results", "--log_samples", "--use_cache", d / "out" / "kept"),
             r"out/results(/.*)?", _given("lm-eval")),
 ) if importlib.util.find_spec("lm_eval") else ()  # fmt: skip
 COMMANDS = (

@@ -6,6 +6,7 @@ The commands lie in one module for each room below; this one gathers them and en
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import sys
@@ -78,6 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     prepare_streams()
+    # numpy's BLAS starts a thread for each core, and where it cannot, sends this process the signal of Ctrl-C
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # huggingface_hub would tell which program asks from where
     ending = Ending()
     try:
@@ -107,6 +110,16 @@ def _told(error: Exception) -> str:
         return str(error)
     if isinstance(error, MemoryError):
         return "out of memory. Close other programs, or take a smaller model or type."
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        return "no thread can be started: too little memory, or too many processes (ulimit -v, ulimit -u). Allow more."
+    if isinstance(error, ImportError):
+        reason = next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), "no reason given")
+        return (
+            f"a library cannot be loaded ({reason.rstrip('.')}). Free some memory or allow more (ulimit -v), "
+            "or install pa-lite again."
+        )
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
+        return f"the output cannot be written: {system_words(error)}."
     if isinstance(error, OSError):
         return f"{error.filename or 'the system'}: {system_words(error)}."
     return f"a fault of pa-lite itself ({type(error).__name__}: {error}). Run pa-lite --debug and report what it shows."

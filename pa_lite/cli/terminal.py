@@ -57,6 +57,14 @@ class PlainFormatter(logging.Formatter):
         return plain(text) if record.exc_info else one_line(text)
 
 
+def _bars() -> Any:
+    """tqdm without the thread that watches its bars: where none can be started, it would print a warning."""
+    from tqdm import tqdm
+
+    tqdm.monitor_interval = 0
+    return tqdm
+
+
 def _steady(drawn: Any) -> None:
     """Let a bar measure by a clock that nobody sets: it would stand still, or count back, when the day's time jumps."""
     drawn._time = time.monotonic
@@ -66,9 +74,7 @@ def _steady(drawn: Any) -> None:
 @contextmanager
 def bar(unit: str) -> Iterator[Progress]:
     """A progress bar on stderr, none where stderr is no terminal."""
-    from tqdm import tqdm
-
-    with tqdm(disable=None, file=sys.stderr, desc=unit, unit_scale=True, leave=False) as drawn:
+    with _bars()(disable=None, file=sys.stderr, desc=unit, unit_scale=True, leave=False) as drawn:
         _steady(drawn)
 
         def progress(done: int, total: int) -> None:
@@ -81,11 +87,9 @@ def bar(unit: str) -> Iterator[Progress]:
 @contextmanager
 def token_bar(unit: str) -> Iterator[tuple[Progress, Callable[[int], None]]]:
     """A progress bar that also shows tokens a second; its second function takes the tokens of each step."""
-    from tqdm import tqdm
-
     begin = shown = time.monotonic()
     made = 0
-    with tqdm(disable=None, file=sys.stderr, desc=unit, leave=False, smoothing=0.1) as drawn:
+    with _bars()(disable=None, file=sys.stderr, desc=unit, leave=False, smoothing=0.1) as drawn:
         _steady(drawn)
 
         def progress(done: int, total: int) -> None:

@@ -130,11 +130,12 @@ def check_requests_cache() -> None:
     except OSError as e:
         raise InputError(f"{folder}: cannot be read ({e.strerror}). Leave out --cache_requests.") from e
     for path, facts in entries:
-        why = _not_private(facts)
-        if why or (path != folder and kind_of(facts) not in (None, "folder")):
+        kind = kind_of(facts)
+        why = f"is a {kind}" if path != folder and kind not in (None, "folder") else _not_private(facts)
+        if why:
             raise InputError(
-                f"{path}: {why or f'is a {kind_of(facts)}'}, and reading lm-eval's cache of requests runs what is in "
-                "it. Remove it, or leave out --cache_requests."
+                f"{path}: {why}, and reading lm-eval's cache of requests runs what is in it. Remove it, or leave out "
+                "--cache_requests."
             )
 
 
