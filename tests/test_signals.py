@@ -69,7 +69,7 @@ def test_the_status_names_the_signal_and_nothing_is_left(
     process = generating(tmp_path)
     (os.killpg if to_group else os.kill)(process.pid, number)
     out, err = process.communicate(timeout=60)
-    assert (process.returncode, out, err) == (_STATUS[number], "", "interrupted\n")
+    assert (process.returncode, out, err.strip()) == (_STATUS[number], "", "interrupted")
     assert left(tmp_path) == []
     assert (tmp_path / ".a.json.part").exists()  # what was answered
 
@@ -104,7 +104,7 @@ def test_a_background_job_ignores_ctrl_c_and_hears_sigterm(tmp_path: Path) -> No
     assert process.poll() is None
     process.terminate()
     _, err = process.communicate(timeout=60)
-    assert (process.returncode, err, left(tmp_path)) == (143, "interrupted\n", [])
+    assert (process.returncode, err.strip(), left(tmp_path)) == (143, "interrupted", [])
 
 
 def test_handlers_are_as_before_afterwards() -> None:
@@ -129,3 +129,28 @@ def test_a_reader_that_has_gone_gets_no_traceback(both: bool, tmp_path: Path) ->
             process.stderr.close()
         err = "" if both else process.stderr.read()
     assert (process.returncode, err) == (1, "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of the address space on Linux")
+@pytest.mark.parametrize("megabytes", [60, 130, 180])
+def test_too_little_memory_to_start_is_one_error(megabytes: int, tmp_path: Path) -> None:
+    """numpy's BLAS would answer a thread that cannot be started with the signal of Ctrl-C."""
+    n = megabytes << 20
+    before = f"import resource; resource.setrlimit(resource.RLIMIT_AS, ({n}, {n})); "
+    process = start(tmp_path, "merge", "--lam", "0.5", "-o", "m.gguf", before=before)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode in (0, 1)
+    if process.returncode:
+        (line,) = err.strip().splitlines()
+        assert line.startswith(("error: ", "OpenBLAS error: "))
+        assert "fault of pa-lite" not in line
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device that is full")
+def test_output_that_cannot_be_written_is_named() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", _CODE, "tasks"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 1
+    assert done.stderr == "error: the output cannot be written: No space left on device.\n"

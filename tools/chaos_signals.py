@@ -61,7 +61,7 @@ def _signalled(links: Links, each: Command, rng: random.Random, seconds: float, 
     told = (
         f"{' '.join(map(str, each.words(root)[:2]))}, {number.name} at {at:.2f} s{' to the group' if to_group else ''}"
     )
-    if not is_running or ended.status == 0:
+    if not is_running or ended.status == 0 or (ended.status == -number and not ended.err):  # before Python was there
         return
     row.met += 1
     row.found(*(f"{told}: {problem}" for problem in _ended_well(ended, _STATUS[number]) + _left(root)))

@@ -18,8 +18,8 @@ import click
 
 from pa_lite.cli import checkpoints, doctor, follow, harness, judge, merge, pairs, study, tasks
 from pa_lite.cli.mapped import unreadable_maps_are_told
-from pa_lite.cli.signals import Ending, drop_streams, ends_in_order
-from pa_lite.cli.terminal import PlainFormatter, prepare_streams, tell, tell_text
+from pa_lite.cli.signals import Ending, ends_in_order
+from pa_lite.cli.terminal import PlainFormatter, drop_streams, prepare_streams, tell, tell_text
 from pa_lite.errors import PaLiteError
 from pa_lite.files import system_words
 from pa_lite.texts import short_line
@@ -60,6 +60,7 @@ def _end(ending: Ending) -> NoReturn:
     with contextlib.suppress(OSError):  # the terminal may be gone
         tell("interrupted", err=True)
     drop_streams()
+    exec("")  # Python ends itself with SIGINT, whatever the status, if the last code that it compiled was interrupted
     sys.exit(ending.status)
 
 

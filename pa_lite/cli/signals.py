@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
@@ -39,38 +37,23 @@ def ends_in_order() -> Iterator[Ending]:
         yield ending
         return
 
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        """In place of an ignored SIGINT, as a shell's background jobs have it: Ctrl-C still does nothing."""
-        if ending.signal is not None:
-            raise KeyboardInterrupt
+    # a background job of a shell ignores Ctrl-C; what puts Ctrl-C off then puts off SIGTERM
+    base = signal.SIGTERM if signal.getsignal(signal.SIGINT) is signal.SIG_IGN else signal.SIGINT
 
     def end(number: int, _frame: FrameType | None) -> None:
         if ending.signal is None:
             ending.signal = number
-            signal.raise_signal(signal.SIGINT)  # whoever puts Ctrl-C off puts this off
+        elif number != base or ending.signal == base:
+            return
+        if number == base:
+            raise KeyboardInterrupt
+        signal.raise_signal(base)
 
     known: dict[int, Any] = {n: signal.getsignal(n) for n in _ENDING if signal.getsignal(n) is signal.SIG_DFL}
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and known:
-        known[signal.SIGINT] = signal.SIG_IGN
-        signal.signal(signal.SIGINT, interrupt)
     for number in known:
-        if number != signal.SIGINT:
-            signal.signal(number, end)
+        signal.signal(number, end)
     try:
         yield ending
     finally:
         for number, handler in known.items():
             signal.signal(number, handler)
-
-
-def drop_streams() -> None:
-    """Send what is left of the output nowhere: whoever read it, such as `head`, has gone."""
-    with contextlib.suppress(OSError, ValueError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        for stream in (sys.stdout, sys.stderr):
-            try:
-                stream.flush()
-            except (OSError, ValueError):
-                with contextlib.suppress(OSError, ValueError):
-                    os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)

@@ -39,6 +39,19 @@ def prepare_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def drop_streams() -> None:
+    """Send what is left of the output nowhere: whoever read it, such as `head`, has gone."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (OSError, ValueError):
+                with contextlib.suppress(OSError, ValueError):
+                    os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
 def tell(line: str, err: bool = False) -> None:
     """Print one line, made plain, on stdout or stderr."""
     click.echo(one_line(line), err=err)

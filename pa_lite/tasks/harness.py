@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pa_lite.engine.answer_text import Generation
 from pa_lite.engine.chat import ChatRenderer
@@ -38,6 +38,7 @@ except ImportError as e:
     raise InputError(f"lm-eval {told}. Install it with: pip install 'pa-lite[harness]'.") from e
 
 Progress = Callable[[int, int], None]
+_Result = TypeVar("_Result")
 _log = logging.getLogger(__name__)
 _PARALLEL = 16  # texts generated at a time
 # characters of requests whose tokens are held at a time, and fewer where each portion's answers are kept in a file
@@ -136,9 +137,13 @@ class PaLiteLM(LM):  # type: ignore[misc]
         self._answers = self._closing.enter_context(Answers(path, self.answers_key()))
         return path
 
-    def _with_kept(self, kind: str, requests: Sequence[Any], compute: Callable[[Sequence[Any]], list[Any]]) -> Any:
+    def _with_kept(
+        self, kind: str, requests: Sequence[Any], compute: Callable[[Sequence[Any]], list[_Result]]
+    ) -> list[_Result]:
         """Answers in order: those that are kept, and the others computed."""
-        known = [None if self._answers is None else self._answers.get(kind, request.args) for request in requests]
+        known: list[Any] = [
+            None if self._answers is None else self._answers.get(kind, request.args) for request in requests
+        ]
         made = iter(compute([r for r, answer in zip(requests, known, strict=True) if answer is None]))
         return [next(made) if answer is None else answer for answer in known]
 

@@ -165,7 +165,7 @@ class Answers:
                 entry = parse_json(line)
             except ValueError as e:
                 raise self._refused(f"line {number} is damaged ({e})") from e
-            answer = entry.get("answer") if isinstance(entry, Mapping) else None
+            answer: Any = entry.get("answer") if isinstance(entry, Mapping) else None
             answer = tuple(answer) if isinstance(answer, list) else answer
             if (
                 not isinstance(entry, Mapping)
