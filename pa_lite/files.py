@@ -91,18 +91,20 @@ def write_errors(
 def uninterrupted() -> Iterator[Callable[[], bool]]:
     """Put Ctrl-C off until the block is through, which gets a function that tells whether one is due.
 
-    Does nothing outside the main thread, which alone is interrupted.
+    Where Ctrl-C is ignored, as by a shell's background jobs, this is about SIGTERM. Does nothing outside the main
+    thread, which alone is interrupted.
     """
-    handler = signal.getsignal(signal.SIGINT)
+    asks = signal.SIGTERM if signal.getsignal(signal.SIGINT) is signal.SIG_IGN else signal.SIGINT
+    handler = signal.getsignal(asks)
     if not callable(handler) or threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
     came: list[tuple[int, FrameType | None]] = []
-    signal.signal(signal.SIGINT, lambda number, frame: came.append((number, frame)))
+    signal.signal(asks, lambda number, frame: came.append((number, frame)))
     try:
         yield lambda: bool(came)
     finally:
-        signal.signal(signal.SIGINT, handler)
+        signal.signal(asks, handler)
         if came:
             handler(*came[0])
 

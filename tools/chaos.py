@@ -1,6 +1,7 @@
 """A campaign of faults against pa-lite's promises: nothing half-written is taken for whole, and going on is exact.
 
-python tools/chaos.py [kill|disk|input|clock|race|links|all] [--jobs merge,sweep,generate,fetch] [--rounds N] [--seed N]
+python tools/chaos.py [kill|disk|input|clock|race|links|signals|limits|all] [--jobs merge,sweep,generate,fetch]
+                      [--rounds N] [--seed N]
 
 Every job is a real command line on real small parts. The status is 1 if a promise was broken. Needs Linux; disks that
 fill and disks that fail are mounted in a namespace of the campaign's own, which takes root, or user namespaces.
@@ -22,8 +23,10 @@ import chaos_clock
 import chaos_full
 import chaos_input
 import chaos_kill
+import chaos_limits
 import chaos_links
 import chaos_race
+import chaos_signals
 from chaos_disks import own_namespace
 from chaos_jobs import JOBS, Job, made_scene
 from chaos_runs import Row, show
@@ -39,14 +42,21 @@ FAULTS: dict[str, tuple[Campaign, int]] = {
     "clock": (chaos_clock.campaign, 10),
     "race": (chaos_race.campaign, 10),
 }
-LINKS = "links"  # has commands of its own, more than the jobs
-_LINKED = 40  # rounds of each of these commands by default
+Commands = Callable[[int, random.Random, Path, Sequence[str]], list[Row]]
+# the same of those that have commands of their own, more than the jobs; rounds are of each command
+OF_COMMANDS: dict[str, tuple[Commands, int]] = {
+    "links": (chaos_links.campaign, 40),
+    "signals": (chaos_signals.campaign, 6),
+    "limits": (chaos_limits.campaign, 0),
+}
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """The command line's options."""
     parser = argparse.ArgumentParser(description="Disturb pa-lite at work, and see whether it keeps its promises.")
-    parser.add_argument("fault", nargs="?", default="all", choices=[*FAULTS, LINKS, "all"], help="by default all")
+    parser.add_argument(
+        "fault", nargs="?", default="all", choices=[*FAULTS, *OF_COMMANDS, "all"], help="by default all"
+    )
     parser.add_argument("--jobs", default="", help="with commas between; by default all")
     parser.add_argument(
         "--rounds", type=int, default=0, help="of each fault and job; by default the fault's own number"
@@ -58,7 +68,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_args(words)
     options.jobs = [name for name in options.jobs.split(",") if name]
     linked = {command.name.split()[0] for command in chaos_links.COMMANDS}
-    known = {*JOBS, *(linked if options.fault in (LINKS, "all") else ())}
+    known = {*JOBS, *(linked if options.fault in (*OF_COMMANDS, "all") else ())}
     if unknown := set(options.jobs) - known:
         parser.error(f"unknown job {unknown.pop()!r}: {', '.join(sorted(known))} are known")
     if options.rounds < 0:
@@ -69,13 +79,14 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 def campaign(options: argparse.Namespace, folder: Path) -> list[Row]:
     """Run what was asked for; the table's rows."""
     rows: list[Row] = []
-    if options.fault in (LINKS, "all"):
-        place = folder / "links"
-        place.mkdir()
-        rng = random.Random(f"{options.seed} {LINKS}")
-        rows += chaos_links.campaign(options.rounds or _LINKED, rng, place, options.jobs)
-        if options.fault == LINKS:
-            return rows
+    for fault, (run_all, rounds) in OF_COMMANDS.items():
+        if options.fault in (fault, "all"):
+            place = folder / fault
+            place.mkdir()
+            rng = random.Random(f"{options.seed} {fault}")
+            rows += run_all(options.rounds or rounds, rng, place, options.jobs)
+    if options.fault in OF_COMMANDS:
+        return rows
     with made_scene(folder) as scene:
         for name in [name for name in options.jobs or JOBS if name in JOBS]:
             for kind in JOBS[name]:

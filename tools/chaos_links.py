@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
 import json
 import os
 import random
@@ -31,7 +32,7 @@ _COMPANIONS = ("-wal", "-shm", "-journal")  # of SQLite, which no audit hook see
 # names that no other person can foresee, and folders of the campaign's own
 _DRAWN = re.compile(r"\.[0-9a-f]{12}\.part|pa-lite-\d+-|[0-9a-f]{8}-[0-9a-f]{4}-|tmp[a-z0-9_]{8}|(^|/)log(/|$)")
 # folders of the user's own, or named by him: a link in their place is followed, as other programs do
-_FOLLOWED = re.compile(r"out/m\.gguf|out/run|run|demo|own|(config|cache|hub|home)(/.*)?")
+_FOLLOWED = re.compile(r"out/m\.gguf|out/(run|png|lm|logs|results)|run|demo|own|lm-eval|(config|cache|hub|home)(/.*)?")
 _HOOK = """
 import os, runpy, sys
 root, told = sys.argv[1:3]
@@ -93,6 +94,11 @@ _MERGE = ("merge", DEMO / "base", DEMO / "instruct", "--lam", "0.5", "--threads"
 _TEXTS = ("generate", "demo@0.5", "--max-tokens", "2", "--threads", "1")
 _SHORT = ("--limit", "2", "--threads", "1")
 _STUDY = ("sweep", "demo", "--lam", "0,1", "--tasks", "demo", *_SHORT)
+_HARNESS = (
+    Command("harness", lambda d: ("harness", "demo@0.5", "--include_path", d / "lm-eval", "--tasks", "chaos",
+            *_SHORT, "-o", d / "out" / "results", "--log_samples", "--use_cache", d / "out" / "kept"),
+            r"out/results(/.*)?", _given("lm-eval")),
+) if importlib.util.find_spec("lm_eval") else ()  # fmt: skip
 COMMANDS = (
     Command("merge", lambda d: (*_MERGE, "-o", d / "out" / "m.gguf"), r"out/m\.gguf"),
     Command("merge", lambda d: (*_MERGE, "-o", d / "out" / "m.gguf", "--resume"), r"out/m\.gguf"),
@@ -118,6 +124,23 @@ COMMANDS = (
     Command("pairs fetch", lambda d: ("pairs", "fetch", "links"), r"hub(/.*)?", _given("config")),
     Command("report", lambda d: ("report", d / "run", "--csv", d / "out" / "items.csv", "--force"),
             r"run/report\.html|out/items\.csv", _given("run")),
+    Command("report files", lambda d: ("report", d / "run", "-o", d / "out" / "page.html", "--csv",
+            d / "out" / "items.csv", "--png", d / "out" / "png", "--lm-eval", d / "out" / "lm", "--force"),
+            r"out/(page\.html|items\.csv|png(/.*)?|lm(/.*)?)", _given("run")),
+    Command("search", lambda d: ("search", "demo", "--lam", "0,0.5,1", "--tasks", "demo", *_SHORT)),
+    Command("generate", lambda d: (*_TEXTS, "--prompts", d / "prompts.jsonl", "-o", d / "out" / "a.json", "--resume"),
+            r"out/a\.json", _given("prompts")),
+    Command("judge", lambda d: ("judge", d / "ours.json", "--reference", d / "theirs.json", "--judge", "demo@1",
+            "-o", d / "out" / "annotations.json", "--threads", "1", "--force"),
+            r"out/annotations\.json", _given("ours", "theirs")),
+    Command("score files", lambda d: ("score", d / "m.gguf", "--tasks", d / "own" / "own.toml", *_SHORT, "-o",
+            d / "out" / "s.json", "--log-samples", d / "out" / "logs", "--force"),
+            r"out/(s\.json|logs(/.*)?)", _given("gguf", "own")),
+    Command("inspect", lambda d: ("inspect", d / "m.gguf", "--tensors"), prepare=_given("gguf")),
+    Command("diff", lambda d: ("diff", d / "m.gguf", DEMO / "instruct", "--threads", "1"), prepare=_given("gguf")),
+    Command("tasks show", lambda d: ("tasks", "show", d / "own" / "own.toml"), prepare=_given("own")),
+    Command("pairs show", lambda d: ("pairs", "show", "links"), prepare=_given("config")),
+    *_HARNESS,
     Command("demo", lambda d: ("demo", "-o", d / "demo"), r"demo/(results\.json|chart\.svg|report\.html)",
             _given("demo")),
     Command("doctor", lambda d: ("doctor", "--clean", "--yes", d / "out"),
@@ -207,11 +230,13 @@ class Links:
         """Make the inputs, by pa-lite itself."""
         folder = self.folder / "inputs"
         (folder / "own").mkdir(parents=True)
+        (folder / "lm-eval").mkdir()
         for side in ("base", "instruct"):
             self.hub.add(f"links/{side}", DEMO / side)
         texts = {
             "prompts": "prompts.jsonl", "set": "set.jsonl", "own": "own", "ours": "ours.json", "theirs": "theirs.json",
             "annotations": "annotations.json", "gguf": "m.gguf", "run": "run", "config": "config", "demo": "demo",
+            "lm-eval": "lm-eval",
         }  # fmt: skip
         self.inputs = {name: folder / file for name, file in texts.items()}
         rows = [{"instruction": text} for text in ("Say one word.", "Say two words.")]
@@ -225,6 +250,7 @@ class Links:
             '[tasks.own]\ndata = "rows.jsonl"\nkind = "G"\ntemplate = "{{ q }}="\nanswers = "[a]"\nshots = 0\n'
             'metrics = ["exact_match"]\n', "utf-8",
         )  # fmt: skip
+        self._write_lm_eval_task(folder / "lm-eval")
         registry = self.inputs["config"] / "pa-lite" / "pairs.toml"
         registry.parent.mkdir(parents=True)
         registry.write_text('[links]\nbase = "hub:links/base"\ninstruct = "hub:links/instruct"\n', "utf-8")
@@ -236,6 +262,17 @@ class Links:
         self._made(("demo", "-o", self.inputs["demo"]))
         judge = ("judge", self.inputs["ours"], "--reference", self.inputs["theirs"], "--judge", "demo@1")
         self._made((*judge, "-o", self.inputs["annotations"]))
+
+    def _write_lm_eval_task(self, folder: Path) -> None:
+        """Write a task of lm-eval's; JSON is YAML. Its data stay out of the rounds: they are read by other programs."""
+        data = self.folder / "lm-eval.jsonl"
+        data.write_text("".join(json.dumps({"q": f"{i}+1=", "a": str(i + 1)}) + "\n" for i in range(4)), "utf-8")
+        source = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(data)}}, "test_split": "test"}
+        texts = {"output_type": "generate_until", "doc_to_text": "{{q}}", "doc_to_target": "{{a}}"}
+        settings = {"generation_kwargs": {"until": ["\n"], "max_gen_toks": 2}, "metadata": {"version": 1.0}}
+        metric = {"metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}]}
+        task = {"task": "chaos", **source, **texts, **settings, **metric}
+        (folder / "chaos.yaml").write_text(json.dumps(task), "utf-8")
 
     def _made(self, words: Sequence[str | Path]) -> None:
         root = self.folder / "making"

@@ -45,7 +45,9 @@ class Row:
     note: str = ""
 
     def found(self, *problems: str) -> None:
-        """Note broken promises."""
+        """Note broken promises, and tell them at once: a campaign may be stopped."""
+        for problem in problems:
+            print(f"{self.fault}, {self.job}: {problem}", file=sys.stderr, flush=True)
         self.findings += problems
 
 

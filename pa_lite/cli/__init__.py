@@ -5,6 +5,8 @@ The commands lie in one module for each room below; this one gathers them and en
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
 import os
 import sys
@@ -16,7 +18,8 @@ import click
 
 from pa_lite.cli import checkpoints, doctor, follow, harness, judge, merge, pairs, study, tasks
 from pa_lite.cli.mapped import unreadable_maps_are_told
-from pa_lite.cli.terminal import PlainFormatter, drop_output, prepare_streams, tell, tell_text
+from pa_lite.cli.signals import Ending, ends_in_order
+from pa_lite.cli.terminal import PlainFormatter, drop_streams, prepare_streams, tell, tell_text
 from pa_lite.errors import PaLiteError
 from pa_lite.files import system_words
 from pa_lite.texts import short_line
@@ -53,6 +56,14 @@ def _fail(message: str) -> NoReturn:
     sys.exit(1)
 
 
+def _end(ending: Ending) -> NoReturn:
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        tell("interrupted", err=True)
+    drop_streams()
+    exec("")  # Python ends itself with SIGINT, whatever the status, if the last code that it compiled was interrupted
+    sys.exit(ending.status)
+
+
 def _show_usage(error: click.ClickException) -> None:
     """As click shows it, but made plain: it repeats words of the command line."""
     if isinstance(error, click.UsageError) and error.ctx is not None:
@@ -61,13 +72,20 @@ def _show_usage(error: click.ClickException) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line. Exit status: 0 done, 1 an error of input or environment, 2 usage, 130 interrupted."""
+    """Run the command line.
+
+    Exit status: 0 done, 1 an error of input or environment, 2 usage, 130 interrupted, 143 and 129 ended by
+    SIGTERM and SIGHUP.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     prepare_streams()
+    # numpy's BLAS starts a thread for each core, and where it cannot, sends this process the signal of Ctrl-C
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # huggingface_hub would tell which program asks from where
+    ending = Ending()
     try:
-        with unreadable_maps_are_told():
+        with unreadable_maps_are_told(), ends_in_order() as ending:
             cli.main(args=words, prog_name="pa-lite", standalone_mode=False)
     except click.exceptions.Exit as e:
         sys.exit(e.exit_code)
@@ -75,14 +93,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _show_usage(e)
         sys.exit(e.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        tell("interrupted", err=True)
-        sys.exit(130)
+        _end(ending)
     except BrokenPipeError:
-        drop_output()
-        sys.exit(1)
+        drop_streams()
+        sys.exit(ending.status if ending.signal else 1)
     except Exception as e:  # noqa: BLE001 - whatever it was, the user gets one line
         if debug:
             tell_text(traceback.format_exc(), err=True)
+        if ending.signal is not None:  # processes that worked for this one ended too
+            _end(ending)
         _fail(_told(e))
 
 
@@ -92,6 +111,16 @@ def _told(error: Exception) -> str:
         return str(error)
     if isinstance(error, MemoryError):
         return "out of memory. Close other programs, or take a smaller model or type."
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        return "no thread can be started: too little memory, or too many processes (ulimit -v, ulimit -u). Allow more."
+    if isinstance(error, ImportError):
+        reason = next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), "no reason given")
+        return (
+            f"a library cannot be loaded ({reason.rstrip('.')}). Free some memory or allow more (ulimit -v), "
+            "or install pa-lite again."
+        )
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
+        return f"the output cannot be written: {system_words(error)}."
     if isinstance(error, OSError):
         return f"{error.filename or 'the system'}: {system_words(error)}."
     return f"a fault of pa-lite itself ({type(error).__name__}: {error}). Run pa-lite --debug and report what it shows."

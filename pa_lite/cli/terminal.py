@@ -39,9 +39,17 @@ def prepare_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def drop_output() -> None:
+def drop_streams() -> None:
     """Send what is left of the output nowhere: whoever read it, such as `head`, has gone."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (OSError, ValueError):
+                with contextlib.suppress(OSError, ValueError):
+                    os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 def tell(line: str, err: bool = False) -> None:
@@ -62,6 +70,14 @@ class PlainFormatter(logging.Formatter):
         return plain(text) if record.exc_info else one_line(text)
 
 
+def _bars() -> Any:
+    """tqdm without the thread that watches its bars: where none can be started, it would print a warning."""
+    from tqdm import tqdm
+
+    tqdm.monitor_interval = 0
+    return tqdm
+
+
 def _steady(drawn: Any) -> None:
     """Let a bar measure by a clock that nobody sets: it would stand still, or count back, when the day's time jumps."""
     drawn._time = time.monotonic
@@ -71,9 +87,7 @@ def _steady(drawn: Any) -> None:
 @contextmanager
 def bar(unit: str) -> Iterator[Progress]:
     """A progress bar on stderr, none where stderr is no terminal."""
-    from tqdm import tqdm
-
-    with tqdm(disable=None, file=sys.stderr, desc=unit, unit_scale=True, leave=False) as drawn:
+    with _bars()(disable=None, file=sys.stderr, desc=unit, unit_scale=True, leave=False) as drawn:
         _steady(drawn)
 
         def progress(done: int, total: int) -> None:
@@ -86,11 +100,9 @@ def bar(unit: str) -> Iterator[Progress]:
 @contextmanager
 def token_bar(unit: str) -> Iterator[tuple[Progress, Callable[[int], None]]]:
     """A progress bar that also shows tokens a second; its second function takes the tokens of each step."""
-    from tqdm import tqdm
-
     begin = shown = time.monotonic()
     made = 0
-    with tqdm(disable=None, file=sys.stderr, desc=unit, leave=False, smoothing=0.1) as drawn:
+    with _bars()(disable=None, file=sys.stderr, desc=unit, leave=False, smoothing=0.1) as drawn:
         _steady(drawn)
 
         def progress(done: int, total: int) -> None:

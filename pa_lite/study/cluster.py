@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import secrets
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from pa_lite.checkpoints.pairs import Pair
 from pa_lite.engine.interrupt import stop_is_due
 from pa_lite.errors import EngineError, PaLiteError
+from pa_lite.markers import temporary_folder
 from pa_lite.study.plan import StudyOptions, StudyPlan, plan_study
 from pa_lite.study.worker import LocalWorker, WorkerLostError
 from pa_lite.study.works import Record
@@ -32,7 +38,9 @@ def _ray() -> Any:
 class _Remote:
     """What runs inside an actor: the plan made anew from its names, and one model."""
 
-    def __init__(self, pair: str | Pair, options: StudyOptions, keys: Sequence[str]) -> None:
+    def __init__(self, pair: str | Pair, options: StudyOptions, keys: Sequence[str], here: str | None = None) -> None:
+        if here is not None:
+            os.chdir(here)  # names in the plan may depend on the user's folder; nothing is imported from it
         plan = plan_study(pair, options)
         if [p.cell.key for p in plan.cells] != list(keys):
             raise EngineError("a node of the cluster has other checkpoints, tasks or versions than this machine.")
@@ -93,16 +101,17 @@ def ray_workers(
     `address` is a running cluster's; without one a cluster is started on this machine. Memory, cores and GPU are
     declared to Ray. Raises EngineError when Ray is not installed or not reachable, or no node has room for the model.
     """
+    is_local = not (address or os.environ.get("RAY_ADDRESS"))
+    if is_local:
+        _protect()
     ray = _ray()
     _reach(address)
     ours = not ray.is_initialized()
-    try:
+    here = os.getcwd() if ours and is_local else None
+    with contextlib.ExitStack() as stack:
         if ours:
-            ray.init(address=address, logging_level="ERROR", log_to_driver=False, include_dashboard=False)
-    except (ConnectionError, ValueError, RuntimeError) as e:
-        told = address or "a cluster on this machine"
-        raise EngineError(f"Ray cannot reach {told}: {str(e).strip().splitlines()[0]}") from e
-    try:
+            _connect(ray, address, stack.enter_context(temporary_folder()))
+            stack.callback(ray.shutdown)
         needs = _needs(plan)
         n_workers = _room(ray, needs)
         if not n_workers:
@@ -115,12 +124,40 @@ def ray_workers(
 
         def make_worker() -> RayWorker:
             with lock:
-                return RayWorker(ray, lambda: remote.remote(pair, plan.options, keys), lambda: _room(ray, needs) > 0)
+                return RayWorker(
+                    ray, lambda: remote.remote(pair, plan.options, keys, here), lambda: _room(ray, needs) > 0
+                )
 
         yield min(n_workers, len({(p.cell.type, p.cell.lam) for p in plan.cells})), make_worker
+
+
+def _protect() -> None:
+    """Let a cluster that is about to be started here answer this process alone, and report nothing to Ray's makers.
+
+    Ray listens on all networks, and runs whatever it is sent. What the user has set stays; once Ray is imported, it is
+    too late to ask for a token.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
+def _connect(ray: Any, address: str | None, empty: Path) -> None:
+    """Connect to a cluster, or start one on this machine. Raises EngineError when it cannot be reached.
+
+    Ray puts the folder that the process stands in before all others that its workers import from, and starts its
+    processes in it. So the process stands in an empty one meanwhile: nothing is imported from the user's folder.
+    """
+    here = os.getcwd()
+    os.chdir(empty)
+    try:
+        ray.init(address=address, logging_level="ERROR", log_to_driver=False, include_dashboard=False)
+    except (ConnectionError, ValueError, RuntimeError) as e:
+        told = address or "a cluster on this machine"
+        raise EngineError(f"Ray cannot reach {told}: {str(e).strip().splitlines()[0]}") from e
     finally:
-        if ours:
-            ray.shutdown()
+        os.chdir(here)
 
 
 def _reach(address: str | None) -> None:

@@ -13,7 +13,8 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 from pa_lite.engine.answer_text import Generation
 from pa_lite.engine.chat import ChatRenderer
@@ -26,6 +27,7 @@ from pa_lite.engine.reference import REFERENCE_TYPE, open_model
 from pa_lite.engine.requests import Request, begins_with_bos, make_requests, rolling_requests
 from pa_lite.engine.scoring import score_requests
 from pa_lite.errors import EngineError, InputError, nearest
+from pa_lite.tasks.harness_answers import ENDING, Answers
 from pa_lite.tasks.harness_options import generation_options, parse_pairs
 
 try:
@@ -36,6 +38,7 @@ except ImportError as e:
     raise InputError(f"lm-eval {told}. Install it with: pip install 'pa-lite[harness]'.") from e
 
 Progress = Callable[[int, int], None]
+_Result = TypeVar("_Result")
 _log = logging.getLogger(__name__)
 _PARALLEL = 16  # texts generated at a time
 # characters of requests whose tokens are held at a time, and fewer where each portion's answers are kept in a file
@@ -84,6 +87,7 @@ class PaLiteLM(LM):  # type: ignore[misc]
         self._closing = contextlib.ExitStack()
         self._renderer: ChatRenderer | None = None
         self._chat_options, self._is_chat = chat, False
+        self._answers: Answers | None = None
         self.reference = model if isinstance(model, str) else model.label
         if isinstance(model, Model):
             self.model = model
@@ -116,18 +120,46 @@ class PaLiteLM(LM):  # type: ignore[misc]
         self.close()
 
     def close(self) -> None:
-        """Free the model if it was opened here, the template's process, and lm-eval's file of answers."""
+        """Free the model if it was opened here, the template's process, and the files of answers."""
         if self._renderer is not None:
             self._renderer.close()
         if self.cache_hook.dbdict is not None:
             self.cache_hook.dbdict.close()
         self._closing.close()
 
+    def keep_answers(self, begin: Path) -> Path:
+        """Keep answers in a file, and take up those that it has; return its path: `begin` and what decides the answers.
+
+        What the chat template gets is part of the prompts, and so of the requests. Raises OutputError, see `Answers`,
+        and CheckpointError when the model cannot be told from others.
+        """
+        path = begin.with_name(f"{begin.name}_{self.answers_key()[:16]}_{self.model.max_length}{ENDING}")
+        self._answers = self._closing.enter_context(Answers(path, self.answers_key()))
+        return path
+
+    def _with_kept(
+        self, kind: str, requests: Sequence[Any], compute: Callable[[Sequence[Any]], list[_Result]]
+    ) -> list[_Result]:
+        """Answers in order: those that are kept, and the others computed."""
+        known: list[Any] = [
+            None if self._answers is None else self._answers.get(kind, request.args) for request in requests
+        ]
+        made = iter(compute([r for r, answer in zip(requests, known, strict=True) if answer is None]))
+        return [next(made) if answer is None else answer for answer in known]
+
+    def _keep(self, kind: str, arguments: tuple[Any, ...], answer: Any) -> None:
+        self.cache_hook.add_partial(kind, arguments, answer)
+        if self._answers is not None:
+            self._answers.add(kind, arguments, answer)
+
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """(ln p in nats, whether greedy decoding gives it) of each (context, continuation), in order.
 
         Raises InputError for a continuation without tokens, EngineError for one longer than the context.
         """
+        return self._with_kept("loglikelihood", requests, lambda rest: self._loglikelihood(rest, disable_tqdm))
+
+    def _loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool) -> list[tuple[float, bool]]:
         pairs = [request.args for request in requests]
         self._check_texts(requests, ["".join(pair) for pair in pairs])
         results: dict[int, tuple[float, bool]] = {}
@@ -146,11 +178,14 @@ class PaLiteLM(LM):  # type: ignore[misc]
             self._count_cut(sum(s.truncated for s in scores), len(pairs))
             for i, score in zip(places, scores, strict=True):
                 results[i] = (score.logprob, score.is_greedy)
-                self.cache_hook.add_partial("loglikelihood", pairs[i], results[i])
+                self._keep("loglikelihood", pairs[i], results[i])
         return [results[i] for i in range(len(pairs))]
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
         """ln p in nats of each whole text, in order, in windows that predict each token once."""
+        return self._with_kept("loglikelihood_rolling", requests, lambda rest: self._rolling(rest, disable_tqdm))
+
+    def _rolling(self, requests: Sequence[Any], disable_tqdm: bool) -> list[float]:
         texts = [request.args[0] for request in requests]
         self._check_texts(requests, texts)
         results: dict[int, float] = {}
@@ -166,15 +201,18 @@ class PaLiteLM(LM):  # type: ignore[misc]
             scores = iter(score_requests(self.model, flat, of_windows))
             for i, of_text in zip(places, windows, strict=True):
                 results[i] = sum(next(scores).logprob for _ in of_text)
-                self.cache_hook.add_partial("loglikelihood_rolling", (texts[i],), results[i])
+                self._keep("loglikelihood_rolling", (texts[i],), results[i])
         return [results[i] for i in range(len(texts))]
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """What the model goes on with behind each context, cut before the first stop string, in order.
 
-        Requests with the same settings run together. Raises InputError for settings that are not known or leave the
-        context no room.
+        Requests with the same settings run together. Sampled texts are not kept for later runs. Raises InputError for
+        settings that are not known or leave the context no room.
         """
+        return self._with_kept("generate_until", requests, lambda rest: self._generate(rest, disable_tqdm))
+
+    def _generate(self, requests: Sequence[Any], disable_tqdm: bool) -> list[str]:
         pairs = [request.args for request in requests]
         self._check_texts(requests, [context for context, _ in pairs])
         settings = [self.generation_options(kwargs) for _, kwargs in pairs]
@@ -193,7 +231,8 @@ class PaLiteLM(LM):  # type: ignore[misc]
                 def keep(at: int, made: Generation, places: Sequence[int] = places) -> None:
                     i = places[at]
                     results[i] = self._decoded(made.text)
-                    self.cache_hook.add_partial("generate_until", pairs[i], results[i])
+                    if not settings[i].temperature:
+                        self._keep("generate_until", pairs[i], results[i])
 
                 limits = [settings[i].max_tokens for i in places]
                 ids = [p for p, _ in prompts]
@@ -247,7 +286,7 @@ class PaLiteLM(LM):  # type: ignore[misc]
 
     def _portions(self, texts: Sequence[tuple[str, ...]]) -> Iterator[list[int]]:
         """Places of requests in portions of a bounded size, alphabetic neighbours together: these share prefixes."""
-        size = _PORTION if self.cache_hook.dbdict is None else _KEPT_PORTION
+        size = _PORTION if self.cache_hook.dbdict is None and self._answers is None else _KEPT_PORTION
         places: list[int] = []
         held = 0
         for i in sorted(range(len(texts)), key=lambda i: texts[i]):

@@ -19,6 +19,7 @@ from pa_lite.errors import InputError, OutputError, PaLiteError, nearest
 from pa_lite.files import write_errors
 from pa_lite.markers import marked_folder
 from pa_lite.opening import is_link
+from pa_lite.tasks.harness_guard import check_requests_cache, guarded
 from pa_lite.tasks.harness_options import MAX_GEN_TOKS, HarnessOptions
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ def run_harness(
     parse_reference(reference)
     if options.output_path is not None:
         _check_output(options.output_path)
+    if options.cache_requests in ("true", "refresh"):
+        check_requests_cache()
     tasks, manager = load_tasks(options)
     words: dict[str, Any] = {
         "threads": engine.threads,
@@ -73,7 +76,9 @@ def run_harness(
     with PaLiteLM(reference, progress=progress, **more, **words) as lm:
         _check_generation(tasks, options, lm)
         with _tracked(options.output_path) as (tracker, files):
+            kept = None if options.use_cache is None else lm.keep_answers(options.use_cache)
             document = _evaluate(lm, tasks, manager, options, tracker, {"model": reference, **words})
+            document["config"]["use_cache"] = None if kept is None else str(kept)
             samples = document.pop("samples", None)
             if tracker is not None:
                 _save(tracker, document, samples if options.log_samples or options.predict_only else None)
@@ -104,7 +109,8 @@ def load_tasks(options: HarnessOptions) -> tuple[list[Any], Any]:
     specs = list(dict.fromkeys(spec for name in options.tasks for spec in _find(name, manager)))
     loaded: list[Any] = []
     for spec in specs:
-        with _told(f"cannot load the task {spec}"):
+        with _told(f"cannot load the task {spec}"), guarded() as guard, guard.watch():
+            guard.is_own = not _is_lm_evals(spec, manager)
             found = manager.load([spec])
         groups = {g.name: g for g in found.get("groups", {}).values()}
         inner = {child for names in found.get("group_map", {}).values() for child in names}
@@ -124,6 +130,18 @@ def _manager(options: HarnessOptions) -> Any:
         if set(options.tasks) <= set(own.all_subtasks):
             return own
     return TaskManager(include_path=include or None, metadata=metadata)
+
+
+def _is_lm_evals(spec: str, manager: Any) -> bool:
+    """Return whether a task's file, or those of all tasks of a tag, are lm-eval's own."""
+    import lm_eval
+
+    own = Path(lm_eval.__file__).resolve().parent
+    entry = manager.task_index.get(spec)
+    entries = [] if entry is None else [entry]
+    if entry is not None and entry.yaml_path is None:
+        entries = [other for other in manager.task_index.values() if spec in other.tags and other.yaml_path is not None]
+    return bool(entries) and all(Path(e.yaml_path).resolve().is_relative_to(own) for e in entries)
 
 
 def _find(name: str, manager: Any) -> list[str]:
@@ -187,14 +205,13 @@ def _evaluate(
         if asked != MAX_GEN_TOKS:
             gen_kwargs["max_gen_toks"] = asked
     multiturn = options.fewshot_as_multiturn
-    with _told("cannot run the tasks"):
+    with _told("cannot run the tasks"), guarded() as guard, guard.watch():
         document: dict[str, Any] = simple_evaluate(
             model=lm,
             model_args=dict(model_args),
             tasks=list(loaded),
             num_fewshot=options.num_fewshot,
             batch_size=lm.parallel,
-            use_cache=None if options.use_cache is None else _cache_name(options.use_cache, lm),
             cache_requests=options.cache_requests in ("true", "refresh"),
             rewrite_requests_cache=options.cache_requests == "refresh",
             delete_requests_cache=options.cache_requests == "delete",
@@ -228,15 +245,6 @@ def _evaluate(
         "chat": lm.chat_facts,
     }
     return document
-
-
-def _cache_name(begin: Path, lm: PaLiteLM) -> str:
-    """Return a file of answers of its own for all that decides them beside the request, which is all lm-eval looks at.
-
-    That is the model with its tokenizer, llama.cpp and its settings, the length of the context, and the seed. What the
-    chat template gets is part of the prompts, and so of lm-eval's keys.
-    """
-    return f"{begin}_{lm.answers_key()[:16]}_{lm.model.max_length}"
 
 
 def _tables(document: dict[str, Any]) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import pa_lite
 from pa_lite.errors import EngineError
 from pa_lite.study import cluster as clusters
 from pa_lite.study.plan import plan_study
@@ -91,3 +93,46 @@ def test_a_cluster_without_nodes_is_not_waited_for(cluster: Any, monkeypatch: py
             worker.run("F16", 0.0, 0, range(2))
         assert time.monotonic() - start < 20
         worker.close()
+
+
+_HOSTILE = """
+with open({told!r}, "a") as file:
+    file.write(__name__ + "\\n")
+"""
+_SWEEP = ["sweep", "demo", "--lam", "0,1", "--tasks", "demo", "--limit", "2", "--threads", "1", "--engine", "ray"]
+
+
+def test_nothing_is_imported_from_the_current_folder(tmp_path: Path) -> None:
+    """Ray puts that folder before all others that its workers import from."""
+    pytest.importorskip("ray", reason="extra `cluster`")
+    told, here = tmp_path / "executed", tmp_path / "here"
+    here.mkdir()
+    for name in ("pa_lite", "numpy", "pyarrow", "llama_cpp", "psutil", "click", "yaml"):
+        (here / name).mkdir()
+        (here / name / "__init__.py").write_text(_HOSTILE.format(told=str(told)), "utf-8")
+    for name in ("sitecustomize", "usercustomize", "random", "typing"):
+        (here / f"{name}.py").write_text(_HOSTILE.format(told=str(told)), "utf-8")
+    code = "import sys; from pa_lite.cli import main; sys.exit(main())"
+    settings = {"PYTHONPATH": str(Path(pa_lite.__file__).parents[1]), "PYTHONSAFEPATH": "1"}
+    words = [sys.executable, "-c", f"import sys; sys.path.remove('') if '' in sys.path else None; {code}", *_SWEEP]
+    done = subprocess.run(
+        [*words, "--run", "run"], cwd=here, env={**os.environ, **settings}, capture_output=True, text=True, timeout=500,
+        check=False,
+    )  # fmt: skip
+    assert not told.exists(), told.read_text("utf-8")
+    assert done.returncode == 0, done.stderr
+    with read_store(here / "run") as store:  # names that depend on the current folder still mean the user's
+        assert {cell.lam for cell in store.cells()} == {0.0, 1.0}
+
+
+def test_a_cluster_on_this_machine_asks_for_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_USAGE_STATS_ENABLED"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
+    clusters._protect()
+    assert (os.environ["RAY_AUTH_MODE"], len(os.environ["RAY_AUTH_TOKEN"])) == ("token", 64)
+    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    clusters._protect()
+    assert os.environ["RAY_AUTH_MODE"] == "disabled"

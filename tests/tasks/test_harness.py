@@ -484,7 +484,7 @@ def test_it_needs_no_torch_and_ends_on_interrupt(folder: Path, tmp_path: Path) -
     assert "Traceback" not in err
     assert "%|" not in err  # no bar where there is no terminal
     assert time.monotonic() - begin < 10
-    assert [p.name.split("_")[0] for p in tmp_path.iterdir()] == ["kept"]
+    assert list(tmp_path.iterdir()) == []  # nothing was answered
 
 
 def test_our_own_results_have_lm_evals_shape(model: Model, tmp_path: Path) -> None:

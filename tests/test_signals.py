@@ -1,0 +1,156 @@
+"""Signals that ask a command to end: the status that shells give, one line, nothing temporary left, work kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import pa_lite
+from pa_lite.cli.signals import ends_in_order
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+_CODE = "import sys; from pa_lite.cli import main; sys.exit(main())"
+_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
+_N = 300
+
+
+def start(folder: Path, *words: str, before: str = "") -> subprocess.Popen[str]:
+    """A command line in a group of its own, with its temporary files in the folder."""
+    (folder / "tmp").mkdir(exist_ok=True)
+    settings = {"TMPDIR": str(folder / "tmp"), "PYTHONPATH": str(Path(pa_lite.__file__).parents[1])}
+    return subprocess.Popen(
+        [sys.executable, "-c", before + _CODE, *words], cwd=folder, env={**os.environ, **settings}, text=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+
+
+def generating(folder: Path, *more: str, before: str = "") -> subprocess.Popen[str]:
+    """A `generate` of many answers that has written down the first."""
+    rows = (json.dumps({"instruction": f"Say {i} words."}) for i in range(_N))
+    (folder / "prompts.jsonl").write_text("\n".join(rows), "utf-8")
+    words = (
+        "generate",
+        "demo@0.7",
+        "--prompts",
+        "prompts.jsonl",
+        "--max-tokens",
+        "64",
+        "--threads",
+        "1",
+        "-o",
+        "a.json",
+    )
+    process = start(folder, *words, *more, before=before)
+    journal = folder / ".a.json.part"
+    end = time.monotonic() + 120
+    while not (journal.exists() and journal.read_bytes().count(b"\n") > 2):
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    return process
+
+
+def left(folder: Path) -> list[str]:
+    return [p.name for p in (*(folder / "tmp").iterdir(), *folder.glob("*.own"))]
+
+
+@pytest.mark.parametrize("to_group", [False, True])
+@pytest.mark.parametrize("number", list(_STATUS))
+def test_the_status_names_the_signal_and_nothing_is_left(
+    number: signal.Signals, to_group: bool, tmp_path: Path
+) -> None:
+    process = generating(tmp_path)
+    (os.killpg if to_group else os.kill)(process.pid, number)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err.strip()) == (_STATUS[number], "", "interrupted")
+    assert left(tmp_path) == []
+    assert (tmp_path / ".a.json.part").exists()  # what was answered
+
+
+def test_what_was_done_is_kept(tmp_path: Path) -> None:
+    process = generating(tmp_path)
+    process.terminate()
+    process.communicate(timeout=60)
+    kept = (tmp_path / ".a.json.part").read_bytes().splitlines()[1:]
+    resumed = generating(tmp_path, "--resume")
+    assert (tmp_path / ".a.json.part").read_bytes().splitlines()[1 : len(kept) + 1] == kept
+    resumed.kill()
+    resumed.communicate()
+
+
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGTERM"])
+def test_an_ignored_signal_stays_ignored(name: str, tmp_path: Path) -> None:
+    """`nohup` ignores SIGHUP."""
+    process = generating(tmp_path, before=f"import signal; signal.signal(signal.{name}, signal.SIG_IGN); ")
+    process.send_signal(getattr(signal, name))
+    time.sleep(0.5)
+    assert process.poll() is None
+    process.kill()
+    process.communicate()
+
+
+def test_a_background_job_ignores_ctrl_c_and_hears_sigterm(tmp_path: Path) -> None:
+    """A shell without job control starts it with SIGINT ignored."""
+    process = generating(tmp_path, before="import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); ")
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    assert process.poll() is None
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err.strip(), left(tmp_path)) == (143, "interrupted", [])
+
+
+def test_handlers_are_as_before_afterwards() -> None:
+    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    before = [signal.getsignal(number) for number in numbers]
+    with ends_in_order() as ending:
+        assert signal.getsignal(signal.SIGTERM) is not before[1]
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGHUP)  # a second one changes nothing
+    assert ending.status == 143
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_a_reader_that_has_gone_gets_no_traceback(both: bool, tmp_path: Path) -> None:
+    with start(tmp_path, "tasks", "--json") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        if both:
+            process.stderr.close()
+        err = "" if both else process.stderr.read()
+    assert (process.returncode, err) == (1, "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of the address space on Linux")
+@pytest.mark.parametrize("megabytes", [60, 130, 180])
+def test_too_little_memory_to_start_is_one_error(megabytes: int, tmp_path: Path) -> None:
+    """numpy's BLAS would answer a thread that cannot be started with the signal of Ctrl-C."""
+    n = megabytes << 20
+    before = f"import resource; resource.setrlimit(resource.RLIMIT_AS, ({n}, {n})); "
+    process = start(tmp_path, "merge", "--lam", "0.5", "-o", "m.gguf", before=before)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode in (0, 1)
+    if process.returncode:
+        (line,) = err.strip().splitlines()
+        assert line.startswith(("error: ", "OpenBLAS error: "))
+        assert "fault of pa-lite" not in line
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device that is full")
+def test_output_that_cannot_be_written_is_named() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", _CODE, "tasks"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 1
+    assert done.stderr == "error: the output cannot be written: No space left on device.\n"
