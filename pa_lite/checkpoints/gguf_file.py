@@ -195,6 +195,8 @@ def read_gguf_header(path: FilePath) -> GgufHeader:
                 key = reader.text()
                 if key in metadata:
                     raise reader.fail(f"key {key!r} stands in it twice")
+                if "\0" in key:  # llama.cpp reads it up to there, where it may be another key's name
+                    raise reader.fail(f"key {key[:80]!r} contains a NUL character")
                 metadata[key] = reader.value(reader.number("<I"))
             infos = [reader.tensor() for _ in range(n_tensors)]
             return GgufHeader(Path(str(path)), metadata, _place(reader, infos, metadata, f.tell(), size), stamp)
