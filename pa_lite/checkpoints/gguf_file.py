@@ -53,13 +53,14 @@ class GgufTensor:
 class GgufHeader:
     """What stands before the tensor data, and what the file was when it was read.
 
-    Of a file on the Hub, `path` is only what to call it.
+    Of a file on the Hub, `path` is only what to call it. `parts` has the files of a whole model, each with what it was.
     """
 
     path: Path
     metadata: Metadata
     tensors: Mapping[str, GgufTensor]
     stamp: Stamp | None = None
+    parts: tuple[tuple[Path, Stamp | None], ...] = ()
 
 
 # general.type, or general.architecture -> what such a file is

@@ -24,7 +24,7 @@ model = lib.llama_model_load_from_file(sys.argv[1].encode(), lib.llama_model_def
 if not model:
     sys.exit(3)
 vocab = lib.llama_model_get_vocab(model)
-for text in json.loads(sys.argv[2]):
+for text in json.load(sys.stdin):
     raw = text.encode()
     lib.llama_tokenize(vocab, raw, len(raw), (lib.llama_token * 4096)(), 4096, False, False)
 """
@@ -68,9 +68,9 @@ def model_with(source: Path, target: Path, held: bytes) -> Path:
 
 def tokenises_in_another_process(path: Path, texts: list[str]) -> int:
     """Exit status of a process that loads a file and tokenises texts; negative when a signal ended it."""
-    words = [sys.executable, "-c", _TOKENIZE, str(path), json.dumps(texts)]
-    environment = {"GGML_NO_BACKTRACE": "1", "PATH": ""}
-    return subprocess.run(words, capture_output=True, check=False, env=environment).returncode
+    words, environment = [sys.executable, "-c", _TOKENIZE, str(path)], {"GGML_NO_BACKTRACE": "1", "PATH": ""}
+    request = json.dumps(texts).encode()
+    return subprocess.run(words, input=request, capture_output=True, check=False, env=environment).returncode
 
 
 @pytest.mark.parametrize("told", FAULTS)
