@@ -53,7 +53,8 @@ class Fault:
     `after` bytes of the body and hangs up; `short` sends a correct answer of only `after` bytes; `etag` gives another
     ETag, `content` other bytes under the same ETag, `size` another total, `whole` ignores Range, `gzip` claims a
     compression; `moved` redirects to the same path on the storage's port, which then answers as the Hub; `astray` tells
-    of a file at the address `body`; `endless` answers with `status` and a body that never ends.
+    of a file at the address `body`; `endless` answers with `status` and a body that never ends;
+    `digits` tells of a range in numbers that Python does not read.
     """
 
     kind: str
@@ -362,7 +363,8 @@ class _Handler(BaseHTTPRequestHandler):
         if kind == "short":
             assert self.fault is not None
             stop = min(stop, start + self.fault.after)
-        extra["Content-Range"] = f"bytes {start}-{stop - 1}/{len(content)}"
+        first = "0" * 5000 + str(start) if kind == "digits" else str(start)
+        extra["Content-Range"] = f"bytes {first}-{stop - 1}/{len(content)}"
         self._send(206, content[start:stop], extra)
 
     def _json(self, document: Any, extra: Mapping[str, str] | None = None) -> None:

@@ -112,7 +112,7 @@ class RemoteContent:
                 f"{self.subject}: {self.subject.file} comes compressed, which was not asked for. Check proxies."
             )
         if response.status_code == 206:
-            found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", fields.get("Content-Range", ""))
+            found = re.fullmatch(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)", fields.get("Content-Range", ""))
             if found is None or int(found[1]) != start:
                 raise HubError(f"{self.subject}: the answer is another part of {self.subject.file} than asked for.")
             total = found[2]

@@ -204,6 +204,13 @@ def test_a_refusal_without_end_is_not_read_to_its_end(hub: HubServer, status: in
     assert time.monotonic() - started < 20
 
 
+def test_a_range_in_numbers_without_end_is_refused(hub: HubServer) -> None:
+    hub.add("org/m", {"a.gguf": NOISE})
+    hub.fail("digits", times=100)
+    with pytest.raises(HubError, match="the answer is another part of a.gguf than asked for"):
+        fetch_file("org/m", "a.gguf")
+
+
 def test_a_list_of_files_without_end_is_given_up(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pa_lite.checkpoints.hub._MOST_ENTRIES", 60)
     hub.add("org/few", {f"{i}.json": b"{}" for i in range(59)})
