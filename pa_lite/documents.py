@@ -19,6 +19,7 @@ else:
 
 _DEEPEST = 64  # lists and objects within each other; the deepest known file, a tokenizer.json, has eight
 _MOST_DIGITS = 4300  # of a whole number: Python's own limit, as time grows with their square
+_MOST_BITS = 64  # of an integer in TOML
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")  # where JSON spells a half of a character beyond 16 bits
 _QUOTED = re.compile(r""""[^"\\\n]*(?:\\.[^"\\\n]*)*("?)|'[^'\n]*'""")  # group 1 is empty for one without an end
 _LITERAL = re.compile(r"'[^'\n]*'")
@@ -71,7 +72,20 @@ def parse_toml(text: str | bytes) -> dict[str, Any]:
     except ValueError:  # what Python says of it speaks to programmers
         raise ValueError(f"it has a number of more than {_MOST_DIGITS} digits") from None
     check_depth(document)
+    _check_integers(document)
     return document
+
+
+def _check_integers(value: Any) -> None:
+    """Raise ValueError for an integer that TOML does not have: more than 64 bits, as hexadecimal numbers may spell.
+
+    Python cannot write those of more than 4300 digits, not even into an error.
+    """
+    if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+        raise ValueError(f"it has a number of {value.bit_length()} bits; the most is {_MOST_BITS}")
+    if isinstance(value, dict | list):
+        for child in value.values() if isinstance(value, dict) else value:
+            _check_integers(child)
 
 
 def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -53,7 +53,8 @@ class Fault:
     `after` bytes of the body and hangs up; `short` sends a correct answer of only `after` bytes; `etag` gives another
     ETag, `content` other bytes under the same ETag, `size` another total, `whole` ignores Range, `gzip` claims a
     compression; `moved` redirects to the same path on the storage's port, which then answers as the Hub; `astray` tells
-    of a file at the address `body`.
+    of a file at the address `body`; `endless` answers with `status` and a body that never ends;
+    `digits` tells of a range in numbers that Python does not read.
     """
 
     kind: str
@@ -214,6 +215,9 @@ class _Handler(BaseHTTPRequestHandler):
             extra = {"Retry-After": self.fault.retry_after} if self.fault.retry_after is not None else {}
             self._send(self.fault.status, self.fault.body, extra)
             return
+        if self.fault is not None and self.fault.kind == "endless":
+            self._send_without_end(self.fault.status)
+            return
         if self.fault is not None and self.fault.kind == "moved":
             self._send(307, b"", {"Location": self.state.storage + self.path})
             return
@@ -359,11 +363,20 @@ class _Handler(BaseHTTPRequestHandler):
         if kind == "short":
             assert self.fault is not None
             stop = min(stop, start + self.fault.after)
-        extra["Content-Range"] = f"bytes {start}-{stop - 1}/{len(content)}"
+        first = "0" * 5000 + str(start) if kind == "digits" else str(start)
+        extra["Content-Range"] = f"bytes {first}-{stop - 1}/{len(content)}"
         self._send(206, content[start:stop], extra)
 
     def _json(self, document: Any, extra: Mapping[str, str] | None = None) -> None:
         self._send(200, json.dumps(document).encode(), {"Content-Type": "application/json", **(extra or {})})
+
+    def _send_without_end(self, status: int) -> None:
+        self.send_response(status)
+        self.end_headers()
+        self.close_connection = True
+        with contextlib.suppress(OSError):  # whoever asked hung up
+            while True:
+                self.wfile.write(b"no" * 5000)
 
     def _send(self, status: int, body: bytes, extra: Mapping[str, str]) -> None:
         self.send_response(status)

@@ -90,6 +90,8 @@ def test_toml_is_read() -> None:
         ("\nx = {" + "a." * 100 + "b = 1}", "line 2 has a key of 101 parts"),
         ('"q.q"' + ".a" * 100 + " = 1", "line 1 has a key of 101 parts"),
         ("x = " + "9" * 5000, "it has a number of more than 4300 digits"),
+        ("x = 0x" + "f" * 5000, "it has a number of 20000 bits; the most is 64"),
+        ("[[t]]\ny = {z = [1, 0b" + "1" * 65 + "]}", "it has a number of 65 bits; the most is 64"),
         ("x = 1\nx = 2", "overwrite"),
         (b"x = '\xff'", "can't decode byte 0xff"),
         ('x = "\\ud800"', "not a Unicode scalar value"),

@@ -53,13 +53,14 @@ class GgufTensor:
 class GgufHeader:
     """What stands before the tensor data, and what the file was when it was read.
 
-    Of a file on the Hub, `path` is only what to call it.
+    Of a file on the Hub, `path` is only what to call it. `parts` has the files of a whole model, each with what it was.
     """
 
     path: Path
     metadata: Metadata
     tensors: Mapping[str, GgufTensor]
     stamp: Stamp | None = None
+    parts: tuple[tuple[Path, Stamp | None], ...] = ()
 
 
 # general.type, or general.architecture -> what such a file is
@@ -195,6 +196,8 @@ def read_gguf_header(path: FilePath) -> GgufHeader:
                 key = reader.text()
                 if key in metadata:
                     raise reader.fail(f"key {key!r} stands in it twice")
+                if "\0" in key:  # llama.cpp reads it up to there, where it may be another key's name
+                    raise reader.fail(f"key {key[:80]!r} contains a NUL character")
                 metadata[key] = reader.value(reader.number("<I"))
             infos = [reader.tensor() for _ in range(n_tensors)]
             return GgufHeader(Path(str(path)), metadata, _place(reader, infos, metadata, f.tell(), size), stamp)

@@ -59,7 +59,8 @@ def _headers(path: Path, elsewhere: Mapping[str, FilePath]) -> list[tuple[FilePa
 
 
 def read_model_header(path: Path) -> GgufHeader:
-    """The header of a whole model: of a split one the first part's metadata and stamp, with the tensors of all parts.
+    """The header of a whole model: of a split one the first part's metadata and stamp, with the tensors of all parts,
+    which are named with their stamps.
 
     Raises CheckpointError for a broken or missing part, or a doubled tensor.
     """
@@ -70,7 +71,7 @@ def read_model_header(path: Path) -> GgufHeader:
             if name in tensors:
                 raise CheckpointError(f"{header.path}: tensor {name} is in an earlier part already. Fetch it again.")
             tensors[name] = tensor
-    return replace(headers[0], tensors=tensors)
+    return replace(headers[0], tensors=tensors, parts=tuple((header.path, header.stamp) for header in headers))
 
 
 def open_gguf(path: Path, elsewhere: Mapping[str, FilePath] | None = None) -> Checkpoint:

@@ -5,6 +5,7 @@ The environment counts at each call: HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE, HF_H
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
 import threading
@@ -24,6 +25,7 @@ PREFIX = "hub:"
 _PART = r"[A-Za-z0-9](?:[\w.-]{0,94}[A-Za-z0-9_])?"
 _REFERENCE = re.compile(rf"hub:(?P<repo>{_PART}/{_PART})(?:/(?P<file>[^@]+))?(?:@(?P<revision>[^\s@]+))?", re.A)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_MOST_ENTRIES = 100_000  # files and folders of a repository; the Hub itself advises to stay below
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,10 @@ def listing(reference: HubReference) -> tuple[list[HubFile], bool]:
 
 def _files(entries: Iterable[Any]) -> list[HubFile]:
     """The files among the entries that the Hub lists. Raises TypeError for one that is not what a Hub tells."""
-    files = [HubFile(e.path, e.size, e.lfs.sha256 if e.lfs else None) for e in entries if hasattr(e, "blob_id")]
+    held = list(itertools.islice(entries, _MOST_ENTRIES + 1))
+    if len(held) > _MOST_ENTRIES:  # each page names the next one, and there may be no last
+        raise TypeError(f"a list of more than {_MOST_ENTRIES} files")
+    files = [HubFile(e.path, e.size, e.lfs.sha256 if e.lfs else None) for e in held if hasattr(e, "blob_id")]
     for file in files:
         if not isinstance(file.name, str) or type(file.size) is not int or file.size < 0:
             raise TypeError(f"a file {file.name!r:.80} of {file.size!r:.20} bytes")

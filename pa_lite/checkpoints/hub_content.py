@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,6 +25,20 @@ from pa_lite.checkpoints.hub_http import (
     without_token,
 )
 from pa_lite.errors import HubError
+
+_OF_THE_WHOLE = ("content-length", "content-encoding", "transfer-encoding")
+_LONGEST_REFUSAL = 1 << 16  # bytes of an answer with an error: what says why is shorter, and some end never
+
+
+def _in_short(response: Any) -> Any:
+    """Return a response that is open with its first bytes as content, without waiting for the rest."""
+    held, end = b"", time.monotonic() + TIMEOUT
+    for piece in response.iter_raw():
+        held = (held + piece)[:_LONGEST_REFUSAL]
+        if len(held) == _LONGEST_REFUSAL or time.monotonic() > end:
+            break
+    kept = {name: value for name, value in response.headers.items() if name.lower() not in _OF_THE_WHOLE}
+    return type(response)(response.status_code, headers=kept, content=held, request=response.request)
 
 
 class RemoteContent:
@@ -82,9 +97,8 @@ class RemoteContent:
             if response.status_code == 416:
                 raise self._changed("it is shorter now")
             if response.status_code >= 400:
-                response.read()
                 try:
-                    hf_raise_for_status(response)
+                    hf_raise_for_status(_in_short(response))
                 except no_hub_errors() as e:
                     raise explain_no_hub(e, self.subject) from e
             self._check(response, start)
@@ -98,7 +112,7 @@ class RemoteContent:
                 f"{self.subject}: {self.subject.file} comes compressed, which was not asked for. Check proxies."
             )
         if response.status_code == 206:
-            found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", fields.get("Content-Range", ""))
+            found = re.fullmatch(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)", fields.get("Content-Range", ""))
             if found is None or int(found[1]) != start:
                 raise HubError(f"{self.subject}: the answer is another part of {self.subject.file} than asked for.")
             total = found[2]

@@ -11,6 +11,7 @@ from typing import Any
 
 from pa_lite.checkpoints.gguf_file import GgufHeader, architecture_of
 from pa_lite.checkpoints.source import Field
+from pa_lite.engine.loadable_values import value_faults
 from pa_lite.engine.loadable_vocabulary import vocabulary_faults
 from pa_lite.errors import CheckpointError
 
@@ -42,7 +43,7 @@ def check_loadable(header: GgufHeader) -> None:
     vocabulary, graphs and CPU kernels make of a file.
     """
     architecture = architecture_of(header)
-    for faults in (_sizes, _numbers, _rope, _shape_of_known, vocabulary_faults, _tensors):
+    for faults in (value_faults, _sizes, _numbers, _rope, _shape_of_known, vocabulary_faults, _tensors):
         for told in faults(header, architecture):
             raise CheckpointError(f"{header.path}: {told}. llama.cpp cannot run it: fetch or convert the model again.")
 

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator, Sequence
 
 from pa_lite.checkpoints.gguf_file import GgufHeader
+from pa_lite.checkpoints.packed import PackedNumbers
+from pa_lite.engine.loadable_charsmap import charsmap_fault
 
 _OWN = "tokenizer.ggml"
 _NONE = (1 << 32) - 1  # -1 as the unsigned number that it is written as: no such token
@@ -21,6 +23,9 @@ _BEGIN_WITH_BOS = (
 )  # fmt: skip
 _ALWAYS_BOS = ("gemma4", "granite-embed-multi-311m")
 _BYTE = 6  # token_type of a byte
+# tokenizers that compare each stretch of a text with the longest token: time is text times its length, or its square
+_MATCHING = ("bert", "t5", "rwkv", "plamo2")
+_LONGEST_MATCHED = 1024  # bytes; published vocabularies for them have tokens of up to 200
 BYTE_PAIRS = ("gpt2", "hybriddna", "whitespace", "gemma4")
 # bytes of a token at most: rwkv and t5 go one call deeper for each (100,000 end the process), plamo2 takes cubic time
 # to load, bert tries all lengths at every character of a text, and byte-level ones spell a token once for each
@@ -58,6 +63,13 @@ def vocabulary_faults(header: GgufHeader, _architecture: str) -> Iterator[str]:
         missing = [b for b in range(256) if bytes([b]) not in own]
         if missing:
             yield f"its vocabulary has no token for the byte \\x{missing[0]:02x} ({_OWN}.tokens)"
+    if model.value in _MATCHING:
+        longest = max(texts, key=len)
+        if len(longest.encode()) > _LONGEST_MATCHED:
+            size = len(longest.encode())
+            yield f"the token {longest[:30]!r}... has {size} bytes, more than {_LONGEST_MATCHED} ({_OWN}.tokens)"
+    if model.value == "t5":
+        yield from _charsmap(header)
     yield from _lists(header, len(texts))
     types = header.metadata.get(f"{_OWN}.token_type")
     if model.value == "bert" and types is not None and _BYTE in types.value:
@@ -84,6 +96,16 @@ def _unescaped(text: str) -> bytes:
     return re.sub(r"\\(x[0-9a-f]{2}|.)", byte, text.encode().decode("latin-1"), flags=re.DOTALL).encode("latin-1")
 
 
+def _charsmap(header: GgufHeader) -> Iterator[str]:
+    entry = header.metadata.get(f"{_OWN}.precompiled_charsmap")
+    if entry is None or entry.item not in ("INT8", "UINT8"):
+        return  # llama.cpp refuses the latter itself
+    packed = isinstance(entry.value, PackedNumbers)
+    table = entry.value.values.tobytes() if packed else bytes(value & 255 for value in entry.value)
+    if (fault := charsmap_fault(table)) is not None:
+        yield f"{_OWN}.precompiled_charsmap {fault}"
+
+
 def _lists(header: GgufHeader, n_tokens: int) -> Iterator[str]:
     for name, items in (("scores", ("FLOAT32", "INT32")), ("token_type", ("INT32",))):
         entry = header.metadata.get(f"{_OWN}.{name}")
@@ -104,6 +126,8 @@ def _merges(header: GgufHeader, known: set[str]) -> Iterator[str]:
         yield f"{_OWN}.merges is no list of texts"
         return
     for i, merge in enumerate(entry.value):
+        if "\0" in merge:
+            yield f"{_OWN}.merges has a NUL character in place {i}, at which llama.cpp ends a string"
         at = merge.find(" ", 1)
         left, right = merge[:at], merge[at + 1 :]
         if at < 0 or not right:

@@ -53,7 +53,8 @@ class Model(ModelVocabulary):
         check_loadable(self.header)
         self.lib = llama()
         if not rewritable:
-            check_readable(path)
+            for part, _ in self.header.parts:
+                check_readable(part)
         self._model: Any = None
         self._rewritable = rewritable
         self.remarks: list[str] = []  # in what its contexts were made smaller for lack of memory
@@ -299,18 +300,19 @@ class Model(ModelVocabulary):
         self._check_file()
 
     def _check_file(self) -> None:
-        """Raise InputChangedError when somebody else wrote to the file."""
+        """Raise InputChangedError when somebody else wrote to the file, or to a part of a split one."""
         if self._rewritable:
             return
-        try:
-            is_same = Stamp.of(self.path.stat()) == self.header.stamp
-        except OSError:
-            is_same = False
-        if not is_same:
-            raise InputChangedError(
-                f"{self.path}: changed, or was taken away, while it was used: what was made with it is of no use. "
-                "Start again when it is whole."
-            )
+        for part, stamp in self.header.parts:
+            try:
+                is_same = Stamp.of(part.stat()) == stamp
+            except OSError:
+                is_same = False
+            if not is_same:
+                raise InputChangedError(
+                    f"{part}: changed, or was taken away, while it was used: what was made with it is of no use. "
+                    "Start again when it is whole."
+                )
 
     def _new_context(
         self, n_ctx: int, n_seq_max: int, unified: bool, n_outputs: int, n_batch: int, cache_type: str

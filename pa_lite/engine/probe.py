@@ -82,8 +82,10 @@ def probe_merged(path: Path, header: bytes, size: int, descriptors: Sequence[int
 
 def _once(identity: Sequence[Any], path: Path, limits: Limits, descriptors: Sequence[int] = ()) -> None:
     if not _passed(identity):
-        check_loadable(read_model_header(path))  # what these refuse needs no process to be refused in
-        check_readable(path)
+        header = read_model_header(path)
+        check_loadable(header)  # what these refuse needs no process to be refused in
+        for part, _ in header.parts:
+            check_readable(part)
         probe(path, limits, descriptors)
         _remember(identity)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from pa_lite.checkpoints.source import Metadata
 from pa_lite.checkpoints.vocabulary.space_prefix import SPACE_PREFIX_KEY, SPACE_PREFIX_SCHEMES
@@ -54,11 +54,10 @@ class SpacePrefix:
         bos = self._metadata.get("tokenizer.ggml.add_bos_token")
         n_before = int(bos is None or bool(bos.value))
         out, at = added[:n_before], 0
-        pattern, ids = self._special[parse_special]
-        for found in pattern.finditer(text):
-            out += self._plain(text[at : found.start()], is_start and at == 0)
-            out.append(ids[found.group()])
-            at = found.end()
+        for start, end, token in self._special[parse_special].find(text):
+            out += self._plain(text[at:start], is_start and at == 0)
+            out.append(token)
+            at = end
         out += self._plain(text[at:], is_start and at == 0)
         return out + added[n_before:]
 
@@ -84,15 +83,43 @@ class SpacePrefix:
         return guard, self._tokenize(guard, False, False)
 
     @functools.cached_property
-    def _special(self) -> tuple[tuple[re.Pattern[str], Mapping[str, int]], ...]:
-        """The tokens that are matched as they stand, as a pattern and by text: without control tokens, and with them.
+    def _special(self) -> tuple[SpecialTokens, SpecialTokens]:
+        """The tokens that are matched as they stand: without control tokens, and with them."""
+        tokens, types = (self._metadata.get(f"tokenizer.ggml.{key}") for key in ("tokens", "token_type"))
+        pairs = [] if tokens is None or types is None else list(zip(tokens.value, types.value, strict=False))
 
-        Of several that match in one place the longest is taken, as the package `tokenizers` does.
-        """
-        tokens, types = (self._metadata[f"tokenizer.ggml.{key}"].value for key in ("tokens", "token_type"))
-        out = []
-        for kinds in ((USER_DEFINED,), (USER_DEFINED, CONTROL, UNKNOWN)):
-            ids = {t: i for i, (t, k) in enumerate(zip(tokens, types, strict=False)) if k in kinds and t}
-            longest_first = sorted(ids, key=len, reverse=True)
-            out.append((re.compile("|".join(map(re.escape, longest_first)) or "(?!)"), ids))
-        return tuple(out)
+        def of(*kinds: int) -> SpecialTokens:
+            return SpecialTokens({text: i for i, (text, kind) in enumerate(pairs) if kind in kinds and text})
+
+        return of(USER_DEFINED), of(USER_DEFINED, CONTROL, UNKNOWN)
+
+
+class SpecialTokens:
+    """Finds tokens that are matched as they stand; of several in one place the longest, as `tokenizers` does.
+
+    Takes time in proportion to the text and the different lengths of tokens, however many there are: a pattern of all
+    of them would take it to each.
+    """
+
+    def __init__(self, ids: Mapping[str, int]) -> None:
+        """`ids` has the id of each token, by its text."""
+        self._ids = ids
+        lengths: dict[str, set[int]] = {}
+        for text in ids:
+            lengths.setdefault(text[0], set()).add(len(text))
+        self._lengths = {first: sorted(found, reverse=True) for first, found in lengths.items()}
+        self._first = re.compile(f"[{''.join(map(re.escape, sorted(lengths)))}]" if lengths else "(?!)")
+
+    def find(self, text: str) -> Iterator[tuple[int, int, int]]:
+        """Yield start, end and id of each token in a text, from left to right, none over another."""
+        at = 0
+        while (found := self._first.search(text, at)) is not None:
+            at = found.start()
+            for length in self._lengths[text[at]]:
+                token = self._ids.get(text[at : at + length]) if at + length <= len(text) else None
+                if token is not None:
+                    yield at, at + length, token
+                    at += length
+                    break
+            else:
+                at += 1

@@ -22,7 +22,7 @@ from pa_lite.merge.lams import parse_lams
 from pa_lite.opening import read_regular
 
 _RULE = re.compile(
-    r"(?P<group>[a-z]+)?\s*(?P<all>layers)?\s*(?:(?P<first>\d+)(?:\s*-\s*(?P<last>\d+))?)?\s*:\s*(?P<lam>[^:]+)"
+    r"(?P<group>[a-z]+)?\s*(?P<all>layers)?\s*(?:(?P<first>\d{1,9})(?:\s*-\s*(?P<last>\d{1,9}))?)?\s*:\s*(?P<lam>[^:]+)"
 )
 
 
@@ -146,9 +146,9 @@ def _toml_rule(entry: dict[str, Any], where: str) -> Rule:
         raise InputError(f"{where}: has no lam.")
     layers = None
     if "layers" in entry:
-        found = re.fullmatch(r"(\d+)(?:-(\d+))?", str(entry["layers"]))
+        found = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", str(entry["layers"]))
         if found is None:
-            raise InputError(f"{where}: layers is {entry['layers']!r}, but must be a text such as '0-7'.")
+            raise InputError(f"{where}: layers is {entry['layers']!r:.80}, but must be a text such as '0-7'.")
         layers = (int(found[1]), int(found[2] or found[1]))
     return _rule(entry.get("group"), layers, entry["lam"], where)
 

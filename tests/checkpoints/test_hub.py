@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -191,6 +192,32 @@ def test_links_that_never_work_are_given_up(hub: HubServer) -> None:
     with pytest.raises(HubError, match="access is forbidden"):
         fetch_file("org/m", "a.gguf")
     assert len(hub.asked("GET storage")) < 4
+
+
+@pytest.mark.parametrize("status", [403, 418])
+def test_a_refusal_without_end_is_not_read_to_its_end(hub: HubServer, status: int) -> None:
+    hub.add("org/m", {"a.gguf": NOISE})
+    hub.fail("endless", status=status, times=100)
+    started = time.monotonic()
+    with pytest.raises(HubError, match=f"access is forbidden|HTTP {status}"):
+        fetch_file("org/m", "a.gguf")
+    assert time.monotonic() - started < 20
+
+
+def test_a_range_in_numbers_without_end_is_refused(hub: HubServer) -> None:
+    hub.add("org/m", {"a.gguf": NOISE})
+    hub.fail("digits", times=100)
+    with pytest.raises(HubError, match=r"the answer is another part of a\.gguf than asked for"):
+        fetch_file("org/m", "a.gguf")
+
+
+def test_a_list_of_files_without_end_is_given_up(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pa_lite.checkpoints.hub._MOST_ENTRIES", 60)
+    hub.add("org/few", {f"{i}.json": b"{}" for i in range(59)})
+    hub.add("org/many", {f"{i}.json": b"{}" for i in range(60)})
+    assert len(list_files("org/few")) == 60  # with .gitattributes
+    with pytest.raises(HubError, match=r"hub:org/many: http.* answers as no Hub does \(a list of more than 60 files\)"):
+        list_files("org/many")
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.engine.readable import check_readable
 from pa_lite.errors import CheckpointError, InputChangedError
 from pa_lite.follow.outputs import Prompt, Target, write_outputs
+from tests.ggufs import split_gguf
 
 ONE = EngineOptions(threads=1)
 linux = pytest.mark.skipif(sys.platform != "linux", reason="maps are filled at once on Linux alone")
@@ -40,6 +41,29 @@ def test_a_file_that_changes_while_it_is_used(model_file: Path) -> None:
         model_file.unlink()
         with pytest.raises(InputChangedError), model.context(64):
             pass
+
+
+def test_any_part_of_a_split_model_that_changes_is_noticed(model_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    parts = split_gguf(model_file, tmp_path / "parts", 3)
+    for changed in parts:
+        with Model(parts[0], ONE) as model:
+            with model.context(64):
+                pass
+            with pytest.raises(InputChangedError, match=changed.name), model.context(64):
+                os.utime(changed, ns=(0, changed.stat().st_mtime_ns + 1))
+
+
+@linux
+def test_every_part_of_a_split_model_is_read_before_it_is_mapped(
+    model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "parts").mkdir()
+    parts = split_gguf(model_file, tmp_path / "parts", 2)
+    read: list[Path] = []
+    monkeypatch.setattr("pa_lite.engine.model.check_readable", read.append)
+    Model(parts[0], ONE).close()
+    assert read == parts
 
 
 def test_answers_of_a_file_that_changed_are_not_kept(model_file: Path, tmp_path: Path) -> None:

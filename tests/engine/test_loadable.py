@@ -112,7 +112,23 @@ REFUSED: list[tuple[Metadata, str]] = [
     ({"llama.rope.dimension_count": uint32(8)}, "rope.dimension_count is 8, and not key_length, 16"),
     ({RMS: Field("FLOAT64", 1e-5)}, "layer_norm_rms_epsilon is missing, or no"),
     ({"llama.attention.sliding_window": uint32(2**31)}, "sliding_window is 2147483648, more than 16777216"),
-    ({"llama.expert_used_count": array("STRING", ["x"]), "llama.expert_count": uint32(2)}, "expert_used_count is 0"),
+    ({"llama.expert_used_count": array("STRING", ["x"]), "llama.expert_count": uint32(2)},
+     r"expert_used_count is \['x'\], not an integer"),
+    ({"llama.expert_feed_forward_length": string("wide")}, "expert_feed_forward_length is wide, not an integer"),
+    ({"llama.expert_feed_forward_length": float32(1.0)}, "expert_feed_forward_length is 1.0, not an integer"),
+    ({"llama.feed_forward_length": array("UINT32", [96] * 2000)}, "feed_forward_length is .*, not an integer"),
+    ({"tokenizer.ggml.pre": uint32(1)}, "tokenizer.ggml.pre is of type UINT32, not a string"),
+    ({"tokenizer.chat_template": uint32(1)}, "tokenizer.chat_template is of type UINT32, not a string"),
+    ({"tokenizer.chat_template.tool_use": array("STRING", ["a"])}, "tool_use is of type ARRAY, not a string"),
+    ({"tokenizer.pa_lite.bos_token": array("UINT32", [1] * 2000)}, "bos_token is of type ARRAY, not a string"),
+    ({"tokenizer.pa_lite.space_prefix": string("often")}, "space_prefix is 'often', none of first, always"),
+    ({"tokenizer.pa_lite.end_token_ids": array("STRING", ["a"])}, "end_token_ids is not a list of up to 1023 integers"),
+    ({"tokenizer.pa_lite.end_token_ids": array("UINT32", [1] * 2000)}, "end_token_ids is not a list of up to 1023"),
+    # llama.cpp reads `gpt2`, and with it a pre-tokenizer that needs a deep stack for long words
+    ({"tokenizer.ggml.model": string("gpt2\0x"), "tokenizer.ggml.pre": string("gpt-4o")}, "model contains a NUL char"),
+    ({"tokenizer.ggml.merges": array("STRING", ["t h", "t\0 h"])}, "merges has a NUL character in place 1"),
+    ({"tokenizer.ggml.model": string("t5"), "tokenizer.ggml.tokens": array("STRING", ["x" * 1025, *"abc"])},
+     "has 1025 bytes, more than 1024"),
     ({"tokenizer.ggml.tokens": array("STRING", [])}, "it has no vocabulary"),
     ({"tokenizer.ggml.tokens": array("STRING", [f"t{i}" for i in range(64)])}, r"shape \[320, 64\]; its voc"),
     ({"tokenizer.ggml.model": string("rwkv")}, r"no token for the byte \\x00"),  # it tokenises without end
@@ -142,6 +158,12 @@ def test_what_does_not_fit_together_is_refused(
         check_loadable(read_gguf_header(path))
     assert str(caught.value).startswith(f"{path}: ")
     assert "\n" not in str(caught.value)
+
+
+def test_a_key_with_a_nul_is_refused(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
+    path = changed(tiny_ggufs["F32"], tmp_path / "x.gguf", {"llama.block_count\0x": uint32(1)}, {})
+    with pytest.raises(CheckpointError, match=r"key 'llama.block_count\\x00x' contains a NUL character"):
+        read_gguf_header(path)
 
 
 @pytest.mark.parametrize("fields", [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from pa_lite.checkpoints.vocabulary.space_prefix import SPACE_PREFIX_KEY
 from pa_lite.checkpoints.vocabulary.tokens import CONTROL, USER_DEFINED
 from pa_lite.engine.chat import chat_prompts
 from pa_lite.engine.model import EngineOptions, Model
+from pa_lite.engine.space_prefix import SpacePrefix, SpecialTokens
 from tests.checkpoints.vocabulary.folders import PIECES
 from tests.vocabularies import write_tiny_model
 
@@ -140,3 +142,26 @@ def test_the_unknown_token_is_not_for_users_to_spell(tmp_path: Path) -> None:
         found: Any = chat_prompts(model, ["<unk>"])
         (tokens,) = getattr(found, "tokens", found)
         assert 0 not in tokens
+
+
+def test_a_vocabulary_without_token_types_has_no_special_tokens(tmp_path: Path) -> None:
+    model = open_model(tmp_path, "first")
+    metadata = {k: v for k, v in model.header.metadata.items() if k != "tokenizer.ggml.token_type"}
+    model.close()
+    prefix = SpacePrefix("first", metadata, lambda text, *_: list(text.encode()))
+    assert prefix.tokenize("[INST]", False, True, True) == list(b"[INST]")
+
+
+def test_of_special_tokens_in_one_place_the_longest_is_found() -> None:
+    special = SpecialTokens({"<a>": 1, "<a><b>": 2, "]^-": 3, "-": 4, "<a": 5})
+    assert list(special.find("x<a><b<a><b>]^-]--<a")) == [
+        (1, 4, 1), (6, 12, 2), (12, 15, 3), (16, 17, 4), (17, 18, 4), (18, 20, 5)
+    ]  # fmt: skip
+    assert list(SpecialTokens({}).find("abc")) == []
+
+
+def test_many_special_tokens_take_no_more_time_than_few() -> None:
+    special = SpecialTokens({f"<{i}>": i for i in range(200_000)})
+    started = time.process_time()
+    assert [token for *_, token in special.find("<x" * 50_000 + "<123456>")] == [123456]
+    assert time.process_time() - started < 5  # a pattern of all tokens takes hours

@@ -70,6 +70,7 @@ def test_toml_says_the_same(tmp_path: Path) -> None:
         ("atention: 0.4", "unknown tensor group 'atention'. Did you mean attention"),
         ("attention 0-7: 0.4", "write 'layers'"),
         ("layers 7-3: 0.4", "end before they begin"),
+        ("layers 0-" + "9" * 5000 + ": 0.4", "is not GROUP"),
         ("layers: [0.1, 0.2", "bracket is missing"),
         ("layers: x", "'x' is no number"),
         ("layers: 99", "outside"),
@@ -92,6 +93,8 @@ def test_bad_rules(text: str, told: str) -> None:
         ("[[rules]]\nlam = 1\nlayer = 3", "unknown key 'layer'. Did you mean layers"),
         ('[[rules]]\nlam = 1\nlayers = "x"', "layers is 'x'"),
         ("[[rules]]\nlam = 30", "rule 1: lam 30 is outside"),
+        ("[[rules]]\nlam = 0x" + "f" * 5000, "is no TOML: it has a number of 20000 bits"),
+        ('[[rules]]\nlam = 1\nlayers = "' + "9" * 5000 + '"', "rule 1: layers is '9"),
     ],
 )
 def test_bad_toml(tmp_path: Path, text: str, told: str) -> None:
