@@ -206,7 +206,7 @@ def _partial(path: Path, facts: os.stat_result, target: str) -> Leftover | None:
     entry = marker_at(listed)
     with open_regular(path) as file:
         start = file.read(4)
-        if entry is not None and entry["kind"] == MERGE:
+        if entry is not None and entry["kind"] == MERGE and entry["of"] == path.name:
             if not merge_proves(entry, file):
                 return _unmarked(path, facts, f"merge of {target}") if start in (b"", b"GGUF") else None
             n = _lines(listed) - 1
