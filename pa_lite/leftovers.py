@@ -45,7 +45,7 @@ _LIST = ".done"  # ending of the list of a merge's whole tensors
 _OLD_FOLDER = re.compile(rf"{FOLDER_PREFIX}\d+-[a-z0-9_]{{8}}|\.harness\.[0-9a-f]{{12}}\.part")
 _OLD_BLOB = re.compile(r"[\w.-]{8,128}\.pa-lite\.incomplete")
 _OLD_LIST = re.compile(rb"[0-9a-f]{64}\n")
-_MOST_READ = 1 << 26  # bytes of a journal that are looked at
+_MOST_READ = 1 << 26  # bytes of a journal or list that are looked at
 
 
 @dataclass(frozen=True)
@@ -247,7 +247,7 @@ def _lonely_list(path: Path, facts: os.stat_result) -> Leftover | None:
 
 def _lines(path: Path) -> int:
     with open_own(path) as file:
-        return file.read().count(b"\n")
+        return file.read(_MOST_READ).count(b"\n")
 
 
 def _size(path: Path) -> int:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, get_type_hints
 
@@ -24,6 +24,7 @@ from pa_lite.opening import TRIES, NotPlainError, create_file, is_at, open_own, 
 
 _Result = TypeVar("_Result")
 _LONGEST_LINE = 1 << 16  # bytes of a journal's facts
+_LONGEST_RESULT = 1 << 27  # bytes of a result's line: far above the longest answer; a file may have lines of any length
 _SYNC_SECONDS = 1.0  # results newer than this may be lost with the machine's power, but not with the process
 
 
@@ -95,8 +96,11 @@ class Journal:
             ) from e
         self.results[place] = result
 
-    def results_as(self, kind: type[_Result]) -> dict[int, _Result]:
-        """The results so far as objects of a dataclass, by place. Raises OutputError for one that is none."""
+    def results_as(self, kind: type[_Result], is_possible: Callable[[_Result], bool]) -> dict[int, _Result]:
+        """Return the results so far as objects of a dataclass, by place.
+
+        Raises OutputError for one that is not such an object, or for which `is_possible` is false.
+        """
         types = get_type_hints(kind)
         found = {}
         for place, result in self.results.items():
@@ -105,6 +109,8 @@ class Journal:
             if not all(isinstance(result[name], types[name]) for name in types):
                 raise self._damaged(place)
             found[place] = kind(**result)
+            if not is_possible(found[place]):
+                raise self._damaged(place)
         return found
 
     def _damaged(self, place: int) -> OutputError:
@@ -186,7 +192,7 @@ class Journal:
             return None
         results: dict[int, Any] = {}
         end = self._file.tell()
-        for line in self._file:
+        while line := self._file.readline(_LONGEST_RESULT):
             if not line.endswith(b"\n"):
                 break
             try:
