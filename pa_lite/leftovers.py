@@ -45,7 +45,7 @@ _LIST = ".done"  # ending of the list of a merge's whole tensors
 _OLD_FOLDER = re.compile(rf"{FOLDER_PREFIX}\d+-[a-z0-9_]{{8}}|\.harness\.[0-9a-f]{{12}}\.part")
 _OLD_BLOB = re.compile(r"[\w.-]{8,128}\.pa-lite\.incomplete")
 _OLD_LIST = re.compile(rb"[0-9a-f]{64}\n")
-_MOST_READ = 1 << 26  # bytes of a journal that are looked at
+_MOST_READ = 1 << 26  # bytes of a journal or list that are looked at
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ def _partial(path: Path, facts: os.stat_result, target: str) -> Leftover | None:
     entry = marker_at(listed)
     with open_regular(path) as file:
         start = file.read(4)
-        if entry is not None and entry["kind"] == MERGE:
+        if entry is not None and entry["kind"] == MERGE and entry["of"] == path.name:
             if not merge_proves(entry, file):
                 return _unmarked(path, facts, f"merge of {target}") if start in (b"", b"GGUF") else None
             n = _lines(listed) - 1
@@ -247,7 +247,7 @@ def _lonely_list(path: Path, facts: os.stat_result) -> Leftover | None:
 
 def _lines(path: Path) -> int:
     with open_own(path) as file:
-        return file.read().count(b"\n")
+        return file.read(_MOST_READ).count(b"\n")
 
 
 def _size(path: Path) -> int:

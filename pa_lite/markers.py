@@ -41,7 +41,14 @@ _KINDS = (FILE, FOLDER, DOWNLOAD, MERGE, RESULTS, VERDICT)
 _KEY, _FORMAT = "pa-lite temporary file", 1
 _LONGEST = 1 << 16  # bytes of a marker
 _ABANDONED = 86400.0  # seconds without a change that make a file nobody's where nothing can be locked
-_NAMED = re.compile(r"\.(.+)\.[0-9a-f]{12}\.part")
+_NAMED = re.compile(r"\.(.+)\.[0-9a-f]{12}\.part", re.DOTALL)
+INCOMPLETE = ".pa-lite.incomplete"  # ending of a download that is not whole
+# the only names that a marker beside a file or folder counts for: anybody can write a marker beside anything
+_SHAPES = {
+    FILE: _NAMED,
+    FOLDER: re.compile(rf"{FOLDER_PREFIX}[0-9]+-[0-9a-f]{{8}}|\.harness\.[0-9a-f]{{12}}\.part"),
+    DOWNLOAD: re.compile(rf".+{re.escape(INCOMPLETE)}", re.DOTALL),
+}
 
 Marker = dict[str, Any]
 
@@ -111,7 +118,7 @@ def merge_proves(marker: Marker, data: BinaryIO) -> bool:
         return False
     data.seek(0)
     held = data.read(start[0])
-    return len(held) == start[0] and hashlib.sha256(held).hexdigest() == start[1]
+    return held.startswith(b"GGUF") and len(held) == start[0] and hashlib.sha256(held).hexdigest() == start[1]
 
 
 def marker_of(path: Path) -> Path:
@@ -126,11 +133,14 @@ def target_of(temporary: str) -> str | None:
 
 
 def marked_name(marker: Path, entry: Marker) -> str | None:
-    """Return the name that a marker's file marks; None where it belongs to another, or to no file beside it."""
-    name = str(entry["of"])
-    return (
-        name if marker.name == name + ENDING and not re.search(r"[/\\\0]", name) and name not in (".", "..") else None
-    )
+    """Return the name that a marker's file marks.
+
+    None where the marker belongs to another file, or where the name is not one that pa-lite gives to that kind of
+    temporary file: a marker that came with somebody's files must not make a file of the user's removable.
+    """
+    name, shape = str(entry["of"]), _SHAPES.get(entry["kind"])
+    is_ours = shape is not None and shape.fullmatch(name) is not None and not re.search(r"[/\\\0]", name)
+    return name if is_ours and marker.name == name + ENDING else None
 
 
 @contextlib.contextmanager
@@ -140,6 +150,7 @@ def claimed(path: Path, kind: str) -> Iterator[None]:
     The marker goes only with what it marks: what could not be removed stays marked. Raises OSError, FileExistsError
     where the marker's name is taken.
     """
+    assert _SHAPES[kind].fullmatch(path.name), path.name  # else nobody could remove what a killed run leaves
     marker = marker_of(path)
     lock = create_file(marker, marker_line(kind, path.name), lock=True)
     try:
@@ -320,6 +331,7 @@ def take_claim(path: Path, kind: str) -> BinaryIO:
     Returns the marker's file, open and locked. Raises NotPlainError for a file at its name that is not such a marker,
     other OSErrors.
     """
+    assert _SHAPES[kind].fullmatch(path.name), path.name
     marker = marker_of(path)
     for _ in range(TRIES):
         try:

@@ -11,11 +11,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-# controls but for line ends and tabs; what turns the direction of writing, is invisible (but for the joiners, which
-# scripts need), or is half a character
+# controls but for line ends and tabs; what turns the direction of writing, is invisible (but for the joiners and
+# variation selectors that scripts and emoji need), is half a character, or never one (XML has no U+FFFE)
 _STEERING = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff"
-    "\ufff9-\ufffb\U000e0000-\U000e007f]"
+    "\ufdd0-\ufdef\ufff9-\ufffb\ufffe\uffff\U0001d173-\U0001d17a\U000e0000-\U000e007f"
+    + "".join(chr(plane << 16 | low) for plane in range(1, 17) for low in (0xFFFE, 0xFFFF))
+    + "]"
 )
 # a spreadsheet takes what begins so for a formula; the wide forms count in some languages
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")

@@ -20,7 +20,7 @@ from pa_lite.cli import main
 from pa_lite.errors import InputError, OutputError
 from pa_lite.follow.journal import Journal
 from pa_lite.leftovers import Leftover, find_downloads, find_leftovers, remove
-from pa_lite.markers import DOWNLOAD, FILE, FOLDER, MERGE, RESULTS, marker_line, marker_of, take_claim
+from pa_lite.markers import DOWNLOAD, FILE, FOLDER, MERGE, RESULTS, marker_line, marker_of, remove_marked, take_claim
 from pa_lite.merge.write import MergeOptions
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="locks of POSIX")
@@ -131,6 +131,39 @@ def test_what_changed_after_it_was_listed_stays(folder: Path) -> None:
     for name in changed:
         assert not remove(found[name]), name
         assert (folder / name).exists(), name
+
+
+FORGED = ("Documents", "thesis.txt", ".x.part", "pa-lite-2024-thesis", "weights.gguf", ".x.0123456789ab.part.txt")
+
+
+@pytest.mark.parametrize("kind", [FILE, FOLDER, DOWNLOAD])
+@pytest.mark.parametrize("name", FORGED)
+def test_a_forged_marker_beside_a_users_file_removes_nothing(tmp_path: Path, kind: str, name: str) -> None:
+    """An archive from somebody else may hold `Documents.own`; it is unpacked beside the user's own Documents."""
+    path = tmp_path / name
+    if kind == FOLDER:
+        path.mkdir()
+        (path / "inner").write_text("mine", "utf-8")
+    else:
+        path.write_text("mine", "utf-8")
+    marker_of(path).write_bytes(marker_line(kind, name))
+    main(["doctor", "--clean", "--yes", str(tmp_path)])
+    assert (path / "inner" if kind == FOLDER else path).read_text("utf-8") == "mine"
+    assert not remove_marked(marker_of(path))
+    assert path.exists()
+
+
+@pytest.mark.parametrize(
+    ("data", "of", "n"),
+    [(b"my notes", ".x.part", 1), (b"my notes", ".x.part", 8), (b"GGUF" + bytes(60), ".y.part", 32)],
+)
+def test_a_forged_list_beside_a_users_file_removes_nothing(tmp_path: Path, data: bytes, of: str, n: int) -> None:
+    """Whoever knows how a file begins can write its digest down: only beginnings of GGUF files count."""
+    (tmp_path / ".x.part").write_bytes(data)
+    start = [n, hashlib.sha256(data[:n]).hexdigest()]
+    (tmp_path / ".x.part.done").write_bytes(marker_line(MERGE, of, digest="d", start=start))
+    main(["doctor", "--clean", "--yes", str(tmp_path)])
+    assert (tmp_path / ".x.part").read_bytes() == data
 
 
 def test_a_list_does_not_make_a_users_file_ours(folder: Path) -> None:
@@ -268,8 +301,8 @@ def test_by_default_the_folders_that_we_write_to_are_searched(
         (place / f"{name}.own").write_bytes(marker_line(FILE, name))
         monkeypatch.setenv(key, str(elsewhere / key))
     monkeypatch.setattr("tempfile.tempdir", str(elsewhere))
-    (elsewhere / "pa-lite-999-x").mkdir()
-    (elsewhere / "pa-lite-999-x.own").write_bytes(marker_line(FOLDER, "pa-lite-999-x"))
+    (elsewhere / "pa-lite-999-0123abcd").mkdir()
+    (elsewhere / "pa-lite-999-0123abcd.own").write_bytes(marker_line(FOLDER, "pa-lite-999-0123abcd"))
     monkeypatch.chdir(folder)
     main(["doctor", "--clean", "--yes", "--json"])
     told = json.loads(capsys.readouterr().out)
@@ -312,13 +345,13 @@ def test_the_doctor_follows_no_links(folder: Path, tmp_path: Path) -> None:
     (folder / "out").symlink_to(outside)
     (outside / ".t.txt.0123456789ab.part").write_text("mine", "utf-8")
     (outside / ".t.txt.0123456789ab.part.own").write_bytes(marker_line(FILE, ".t.txt.0123456789ab.part"))
-    (folder / "linked").symlink_to(outside)
-    (folder / "linked.own").write_bytes(marker_line(FOLDER, "linked"))
+    (folder / "pa-lite-1-0123abcd").symlink_to(outside)
+    (folder / "pa-lite-1-0123abcd.own").write_bytes(marker_line(FOLDER, "pa-lite-1-0123abcd"))
     main(["doctor", "--clean", "--yes", str(folder)])
     assert sorted(p.name for p in outside.iterdir()) == [
         ".t.txt.0123456789ab.part", ".t.txt.0123456789ab.part.own", "thesis",
     ]  # fmt: skip
-    assert (folder / "linked").is_symlink()
+    assert (folder / "pa-lite-1-0123abcd").is_symlink()
     assert not (folder / "pa-lite-999-0123abcd").exists()
 
 

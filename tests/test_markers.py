@@ -36,6 +36,10 @@ from pa_lite.opening import NotPlainError
 posix = pytest.mark.skipif(os.name != "posix", reason="locks and links of POSIX")
 
 
+# names that pa-lite gives to what it marks
+X, FOLDER_X, BLOB_X = ".x.0123456789ab.part", "pa-lite-1-0123abcd", "x.pa-lite.incomplete"
+
+
 def mark(path: Path, kind: str = FILE, of: str | None = None) -> Path:
     """Write the marker that a killed process would have left beside a path."""
     marker_of(path).write_bytes(marker_line(kind, path.name if of is None else of))
@@ -65,49 +69,54 @@ def test_what_is_not_a_marker(line: bytes) -> None:
 
 @posix
 def test_what_is_marked_is_removed_and_what_is_not_stays(tmp_path: Path) -> None:
-    for name in ("file", "folder", "unmarked"):
-        (tmp_path / name).mkdir() if name == "folder" else (tmp_path / name).write_text("x", "utf-8")
-    (tmp_path / "folder" / "deep").mkdir()
-    (tmp_path / "folder" / "deep" / "inner").touch()
+    for name in (X, FOLDER_X, "unmarked"):
+        (tmp_path / name).mkdir() if name == FOLDER_X else (tmp_path / name).write_text("x", "utf-8")
+    (tmp_path / FOLDER_X / "deep").mkdir()
+    (tmp_path / FOLDER_X / "deep" / "inner").touch()
     (tmp_path / "unmarked.own").write_text("my notes\n", "utf-8")
-    assert remove_marked(mark(tmp_path / "file"))
-    assert remove_marked(mark(tmp_path / "folder", FOLDER))
+    assert remove_marked(mark(tmp_path / X))
+    assert remove_marked(mark(tmp_path / FOLDER_X, FOLDER))
     assert not remove_marked(tmp_path / "unmarked.own")
     assert not remove_marked(tmp_path / "none.own")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["unmarked", "unmarked.own"]
 
 
 @posix
-@pytest.mark.parametrize("of", ["other", "../outside", "/outside", "", ".", "..", "x/y", "x\0"], ids=repr)
+@pytest.mark.parametrize(
+    "of",
+    ["other", "../outside", "/outside", "", ".", "..", "x/y", "x\0", f"../{X}", f"./{X}", ".y.0123456789ab.part"],
+    ids=repr,
+)
 def test_a_marker_of_another_name_removes_nothing(tmp_path: Path, of: str) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
-    kept = [folder / "x", folder / "other", tmp_path / "outside"]
+    kept = [folder / X, folder / "other", tmp_path / "outside"]
     for path in kept:
         path.write_text("mine", "utf-8")
-    assert not remove_marked(mark(folder / "x", of=of))
+    assert not remove_marked(mark(folder / X, of=of))
     assert all(path.read_text("utf-8") == "mine" for path in kept)
 
 
 @posix
 @pytest.mark.parametrize("kind", [FILE, FOLDER, DOWNLOAD])
 def test_what_is_of_another_kind_than_marked_stays(tmp_path: Path, kind: str) -> None:
-    path = tmp_path / "x"
+    path = tmp_path / {FILE: X, FOLDER: FOLDER_X, DOWNLOAD: BLOB_X}[kind]
     if kind == FOLDER:
         path.write_text("mine", "utf-8")
     else:
         path.mkdir()
     assert not remove_marked(mark(path, kind))
     assert path.exists()
-    link = tmp_path / "link"
-    link.symlink_to(path)
+    path.rename(tmp_path / "real")
+    link = path
+    link.symlink_to(tmp_path / "real")
     assert not remove_marked(mark(link, kind))
     assert link.is_symlink()
 
 
 @posix
 def test_what_took_the_place_of_what_was_found_stays(tmp_path: Path) -> None:
-    path = tmp_path / "x"
+    path = tmp_path / X
     path.write_text("ours", "utf-8")
     seen = path.lstat()
     marker = mark(path)
@@ -120,23 +129,23 @@ def test_what_took_the_place_of_what_was_found_stays(tmp_path: Path) -> None:
 
 @posix
 def test_a_link_or_a_pipe_in_place_of_a_marker_is_not_one(tmp_path: Path) -> None:
-    (tmp_path / "real").write_bytes(marker_line(FILE, "x"))
-    (tmp_path / "x").write_text("mine", "utf-8")
-    (tmp_path / "x.own").symlink_to(tmp_path / "real")
-    assert not remove_marked(tmp_path / "x.own")
-    (tmp_path / "x.own").unlink()
-    os.link(tmp_path / "real", tmp_path / "x.own")  # forged from another place: it has two names
-    assert not remove_marked(tmp_path / "x.own")
-    (tmp_path / "x.own").unlink()
-    os.mkfifo(tmp_path / "x.own")
-    assert not remove_marked(tmp_path / "x.own")
-    assert marker_at(tmp_path / "x.own") is None
-    assert (tmp_path / "x").read_text("utf-8") == "mine"
+    (tmp_path / "real").write_bytes(marker_line(FILE, X))
+    (tmp_path / X).write_text("mine", "utf-8")
+    (tmp_path / f"{X}.own").symlink_to(tmp_path / "real")
+    assert not remove_marked(tmp_path / f"{X}.own")
+    (tmp_path / f"{X}.own").unlink()
+    os.link(tmp_path / "real", tmp_path / f"{X}.own")  # forged from another place: it has two names
+    assert not remove_marked(tmp_path / f"{X}.own")
+    (tmp_path / f"{X}.own").unlink()
+    os.mkfifo(tmp_path / f"{X}.own")
+    assert not remove_marked(tmp_path / f"{X}.own")
+    assert marker_at(tmp_path / f"{X}.own") is None
+    assert (tmp_path / X).read_text("utf-8") == "mine"
 
 
 @posix
 def test_another_users_marker_counts_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "pa-lite-2-thesis"
+    path = tmp_path / FOLDER_X
     path.mkdir()
     marker = mark(path, FOLDER)
     monkeypatch.setattr(os, "geteuid", lambda: path.stat().st_uid + 1)
@@ -234,11 +243,11 @@ def test_a_temporary_folder_is_ours_until_our_process_ends() -> None:
 
 @posix
 def test_a_claim_leaves_nothing_and_takes_nobody_elses_name(tmp_path: Path) -> None:
-    path = tmp_path / "x"
+    path = tmp_path / X
 
     def interrupted() -> None:
         with claimed(path, FILE):
-            assert [p.name for p in tmp_path.iterdir()] == ["x.own"]
+            assert [p.name for p in tmp_path.iterdir()] == [f"{X}.own"]
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -248,7 +257,7 @@ def test_a_claim_leaves_nothing_and_takes_nobody_elses_name(tmp_path: Path) -> N
     with pytest.raises(FileExistsError), claimed(path, FILE):
         pass
     with pytest.raises(NotPlainError, match="it is not a marker of pa-lite"):
-        take_claim(path, DOWNLOAD)
+        take_claim(path, FILE)
     assert marker_of(path).read_text("utf-8") == "mine"
     marker_of(path).unlink()
     with claimed(path, FILE):
@@ -258,7 +267,7 @@ def test_a_claim_leaves_nothing_and_takes_nobody_elses_name(tmp_path: Path) -> N
 
 @posix
 def test_a_download_stays_claimed_over_processes(tmp_path: Path) -> None:
-    path = tmp_path / "blob"
+    path = tmp_path / BLOB_X
     with take_claim(path, DOWNLOAD):
         assert not is_free(marker_of(path))
     assert is_free(marker_of(path))
@@ -272,7 +281,7 @@ def test_a_download_stays_claimed_over_processes(tmp_path: Path) -> None:
 def test_where_nothing_can_be_locked_only_what_is_old_is_nobodys(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "x"
+    path = tmp_path / X
     marker = mark(path)
     monkeypatch.setattr(markers, "take_lock", lambda *_: None)
     assert not is_free(marker)

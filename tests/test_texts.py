@@ -18,6 +18,8 @@ JOINERS = "\u200c\u200d"
 
 def is_harmless(character: str) -> bool:
     """Whether a character is drawn, or takes room: the slow, obvious twin of the pattern."""
+    if ord(character) & 0xFFFE == 0xFFFE or 0xFDD0 <= ord(character) <= 0xFDEF:
+        return False  # never a character, and not allowed in XML
     if character in JOINERS or unicodedata.category(character) in ("Zs", "Cn", "Co"):
         return True
     # Arabic's number signs and the like are drawn, though Unicode counts them as formatting
@@ -29,6 +31,8 @@ def test_every_character_of_unicode() -> None:
     odd = [c for c in map(chr, range(0x10000)) if not is_harmless(c) and c not in "\n\t"]
     assert [c for c in odd if plain(c) == c] == []
     assert [c for c in map(chr, range(0x10000)) if is_harmless(c) and plain(c) != c and c != "\u2065"] == []
+    last = [chr(plane << 16 | low) for plane in range(17) for low in (0xFFFE, 0xFFFF)]
+    assert all(plain(c).isascii() for c in last)
     assert plain("\U000e0041") == "\\U000e0041"  # a letter that only machines see
     assert plain("größer 名 \U0001f468\u200d\U0001f33e می\u200cخواهم\n") == (
         "größer 名 \U0001f468\u200d\U0001f33e می\u200cخواهم\n"

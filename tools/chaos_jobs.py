@@ -15,8 +15,8 @@ from typing import Any
 from bench_pair import Size, make_pair
 from chaos_runs import ChaosError, command, run
 
-from pa_lite.checkpoints.hub_cache import INCOMPLETE
 from pa_lite.errors import PaLiteError
+from pa_lite.markers import INCOMPLETE
 from pa_lite.study.results_file import FILE
 from pa_lite.study.store import read_store
 

@@ -81,7 +81,11 @@ def _leftovers(root: Path, _inputs: Mapping[str, Path]) -> None:
     (out / ".m.gguf.part").write_bytes(data)
     (out / ".m.gguf.part.done").write_bytes(marker_line(MERGE, ".m.gguf.part", digest="d", start=start) + b"a\n")
     (out / ".a.json.part").write_bytes(marker_line(RESULTS, ".a.json.part", facts={"model": "x"}, n=9))
-    for name, kind in ((".t.txt.part", FILE), ("folder", FOLDER), ("blob", DOWNLOAD)):
+    for name, kind in (
+        (".t.txt.0123456789ab.part", FILE),
+        ("pa-lite-1-0123abcd", FOLDER),
+        ("blob.pa-lite.incomplete", DOWNLOAD),
+    ):
         if kind == FOLDER:
             (out / name).mkdir()
             (out / name / "inner").touch()

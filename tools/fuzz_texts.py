@@ -232,7 +232,7 @@ def _read_journals(folder: Path) -> None:
     if (folder / _JOURNALS[0]).exists():
         with Journal(folder / "out.json", _FACTS, 5, resume=True) as journal:
             assert all(type(i) is int and 0 <= i < 5 for i in journal.results), "a result has no place"
-            journal.results_as(Generation)
+            journal.results_as(Generation, Generation.is_possible)
             for i in journal.missing:
                 journal.add(i, {"text": "new"})
     partial = PartialFile(folder / "m.gguf", HeaderBytes((_HEADER,)), _SIZE, _DIGEST, resume=True)

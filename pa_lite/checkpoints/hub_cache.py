@@ -21,14 +21,13 @@ from pa_lite.checkpoints.hub_content import RemoteContent
 from pa_lite.checkpoints.hub_http import FileFacts, Subject
 from pa_lite.errors import CheckpointError, HubError, OutputError
 from pa_lite.files import NO_MARKER, sync_folder, whole_file, write_errors, write_text
-from pa_lite.markers import DOWNLOAD, marker_of, remove_held, take_claim
+from pa_lite.markers import DOWNLOAD, INCOMPLETE, marker_of, remove_held, take_claim
 from pa_lite.opening import NotPlainError, create_file, is_link, kind_of, open_own, open_regular, read_regular
 
 _log = logging.getLogger(__name__)
 _PIECE = 1 << 20
 _FIRST = 1 << 16  # bytes that tell whose a file without a marker is
 _KEPT = "what came is kept. Free some space and try again, or let HF_HUB_CACHE name a larger disk."
-INCOMPLETE = ".pa-lite.incomplete"  # ending of a blob that has not come whole yet
 
 
 def cache_folder() -> Path:

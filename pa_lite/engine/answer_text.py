@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from pa_lite.engine.reasoning import ReasoningFormat
 
+_REASONS = ("end", "stop", "length", "reasoning")
+_MOST_TOKENS = 1 << 31  # of one answer
+
 
 @dataclass(frozen=True)
 class Generation:
@@ -23,6 +26,11 @@ class Generation:
     ended: bool
     reason: str
     reasoning: str = ""
+
+    def is_possible(self) -> bool:
+        """Return whether a model can have made this: it may come from a file that anybody can change."""
+        is_count = not isinstance(self.n_tokens, bool) and 0 <= self.n_tokens <= _MOST_TOKENS
+        return is_count and self.reason in _REASONS and self.ended == (self.reason == "end")
 
 
 class StopText:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, get_type_hints
 
@@ -24,7 +24,7 @@ from pa_lite.opening import TRIES, NotPlainError, create_file, is_at, open_own, 
 
 _Result = TypeVar("_Result")
 _LONGEST_LINE = 1 << 16  # bytes of a journal's facts
-_LONGEST_RESULT = 1 << 26  # bytes of a line that is read back
+_LONGEST_RESULT = 1 << 26  # bytes of a result's line: far above the longest answer
 _SYNC_SECONDS = 1.0  # results newer than this may be lost with the machine's power, but not with the process
 
 
@@ -96,8 +96,11 @@ class Journal:
             ) from e
         self.results[place] = result
 
-    def results_as(self, kind: type[_Result]) -> dict[int, _Result]:
-        """The results so far as objects of a dataclass, by place. Raises OutputError for one that is none."""
+    def results_as(self, kind: type[_Result], is_possible: Callable[[_Result], bool]) -> dict[int, _Result]:
+        """Return the results so far as objects of a dataclass, by place.
+
+        Raises OutputError for one that is not such an object, or for which `is_possible` is false.
+        """
         types = get_type_hints(kind)
         found = {}
         for place, result in self.results.items():
@@ -106,6 +109,8 @@ class Journal:
             if not all(isinstance(result[name], types[name]) for name in types):
                 raise self._damaged(place)
             found[place] = kind(**result)
+            if not is_possible(found[place]):
+                raise self._damaged(place)
         return found
 
     def _damaged(self, place: int) -> OutputError:

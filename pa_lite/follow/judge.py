@@ -30,6 +30,7 @@ _TASK = (
     "Reply with one letter only, A or B."
 )
 _PROMPT = "{task}\n\n[Request]\n{request}\n\n[Answer of A]\n{first}\n\n[Answer of B]\n{second}\n\n[Whose is better?]"
+_ROUNDING = 1e-3  # of probabilities that are sums of others
 PROMPT_ID = hashlib.sha256((_TASK + _PROMPT).encode()).hexdigest()[:12]  # results of other words do not compare
 
 
@@ -56,6 +57,18 @@ class Verdict:
     model_first: float | None = None
     answer_mass: float | None = None
     unjudged: str | None = None
+
+    def is_possible(self) -> bool:
+        """Return whether a judge can have said this: it may come from a file that anybody can change."""
+        orders = [p for p in (self.reference_first, self.model_first) if p is not None]
+        if self.preference is None:
+            return self.unjudged is not None and not orders and self.answer_mass is None
+        if self.unjudged is not None or not 1 <= self.preference <= 2 or not all(0 <= p <= 1 for p in orders):
+            return False
+        if not orders:  # equal answers
+            return self.preference == 1.5 and self.answer_mass is None
+        is_mean = abs(self.preference - 1 - sum(orders) / len(orders)) < _ROUNDING
+        return is_mean and self.answer_mass is not None and 0 <= self.answer_mass <= 1 + _ROUNDING
 
 
 def answer_tokens(model: Model) -> tuple[tuple[int, ...], ...]:

@@ -144,7 +144,7 @@ def judge_outputs(
     check_target(target, force)
     with Journal(target, facts, len(pairing.pairs), resume, force) as journal:
         check_target(target, force)  # again: another process may have finished just now
-        verdicts = journal.results_as(Verdict)
+        verdicts = journal.results_as(Verdict, Verdict.is_possible)
         places = [i for i in range(len(pairs)) if i not in verdicts]
 
         def finished(i: int, verdict: Verdict) -> None:

@@ -127,7 +127,7 @@ def answer_prompts(
     chat = measured_options(template_of(model), chat, model.name)
     own = system_prompts(prompts, chat.system)
     asked = chat_prompts(model, [p.instruction for p in prompts], chat, own)
-    done = {} if journal is None else journal.results_as(Generation)
+    done = {} if journal is None else journal.results_as(Generation, Generation.is_possible)
     places = [i for i in range(len(prompts)) if i not in done]
 
     def keep(k: int, generation: Generation) -> None:

@@ -21,6 +21,7 @@ from pa_lite.markers import MERGE, Marker, marker_line, merge_proves, parse_mark
 from pa_lite.merge.readers import RandomFile
 from pa_lite.opening import TRIES, NotPlainError, create_file, is_at, open_own, take_lock
 
+_LONGEST_LIST = 1 << 26  # bytes of names of tensors that are read
 _START = 4096  # bytes of the data that the list has a digest of
 
 
@@ -110,7 +111,9 @@ class PartialFile:
             if self._list.read(len(self._digest) + 1) != self._digest.encode() + b"\n":  # as 0.1.0 began a list
                 raise in_the_way(self.journal, NO_MARKER, self.target)
             self._marker = {"digest": self._digest}
-        self._listed = self._list.read().split(b"\n")[:-1]  # what stands after the last line's end was cut off
+        self._listed = self._list.read(_LONGEST_LIST).split(b"\n")[
+            :-1
+        ]  # what stands after the last line's end was cut off
         return True
 
     def _lock(self, file: BinaryIO, path: Path) -> bool:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from pa_lite.statistics import Estimate, mean_over_tasks
 
+_TAKEN = "few-shot", "following", "preferred"  # names of groups that tables and differences have themselves
 Values = npt.NDArray[np.float64]
 
 
@@ -62,12 +63,24 @@ class Curves:
         return self.follow if self.follow is not None else self.wins
 
     def groups(self) -> Iterator[tuple[str, tuple[Series, ...]]]:
-        """(`few-shot`, all tasks), then each area where there are several, then each task."""
-        yield "few-shot", self.tasks
+        """Yield (`few-shot`, all tasks), then each area where there are several, then each task.
+
+        No two groups have the same name, whatever areas and tasks are called: one that is taken gets `(area)` or
+        `(task)` after it. `following` and `preferred` are taken too.
+        """
+        taken = set(_TAKEN)
+
+        def free(name: str, what: str) -> str:
+            while name in taken:
+                name = f"{name} ({what})"
+            taken.add(name)
+            return name
+
+        yield _TAKEN[0], self.tasks
         if len(self.areas) > 1:
-            yield from ((area, self.of_area(area)) for area in self.areas)
+            yield from ((free(area, "area"), self.of_area(area)) for area in self.areas)
         if len(self.tasks) > 1:
-            yield from ((t.name, (t,)) for t in self.tasks)
+            yield from ((free(t.name, "task"), (t,)) for t in self.tasks)
 
 
 def means(series: Sequence[Series]) -> Values:

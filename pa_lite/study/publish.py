@@ -46,7 +46,10 @@ def publish(run: Path, options: ReportOptions | None = None) -> tuple[list[Path]
     with read_store(run) as store:
         study = load_study(store, options.kind)
         name = file_name(f"{study.pair}_{study.type}")
-        pages = {lam: f"results_{name}_{lam:g}.json" for lam in study.curves.lams}
+        told = {lam: f"{lam:g}" for lam in study.curves.lams}
+        if len(set(told.values())) < len(told):
+            told = {lam: repr(lam) for lam in told}  # lams that differ only after six digits get files of their own
+        pages = {lam: f"results_{name}_{text}.json" for lam, text in told.items()}
         names = {"--png": [f"{name}.png" for name in figure_names(study)], "--lm-eval": list(pages.values())}
         for option, folder in (("--png", options.png), ("--lm-eval", options.lm_eval)):
             for name in names[option]:

@@ -20,6 +20,7 @@ from pa_lite.checkpoints.hub_checkpoint import fetch_checkpoint, fetch_checkpoin
 from pa_lite.checkpoints.hub_content import RemoteContent
 from pa_lite.checkpoints.hub_http import Subject, endpoint, file_facts
 from pa_lite.errors import CheckpointError, HubError, InputError, OutputError
+from pa_lite.markers import INCOMPLETE
 from tests.hub_server import STRANGER, TOKEN, HubServer
 
 NOISE = bytes(range(256)) * 40_000  # 10 MB: longer than what sockets buffer
@@ -506,7 +507,7 @@ def test_where_nothing_can_be_linked_a_copy_gets_its_name_when_it_is_whole(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="links and pipes of POSIX")
-@pytest.mark.parametrize("ending", [hub_cache.INCOMPLETE, f"{hub_cache.INCOMPLETE}.own"])
+@pytest.mark.parametrize("ending", [INCOMPLETE, f"{INCOMPLETE}.own"])
 @pytest.mark.parametrize("kind", ["link", "hard link", "folder", "named pipe", "file"])
 def test_what_is_not_ours_at_the_name_of_a_download_stays(
     hub: HubServer, tmp_path: Path, kind: str, ending: str
@@ -535,7 +536,7 @@ def test_what_0_1_0_left_of_a_download_is_continued(hub: HubServer) -> None:
     hub.add("org/m", {"model.safetensors": NOISE})
     blobs = hub_cache.RepoCache("org/m").folder / "blobs"
     blobs.mkdir(parents=True)
-    (blobs / f"{hashlib.sha256(NOISE).hexdigest()}{hub_cache.INCOMPLETE}").write_bytes(NOISE[:100_000])
+    (blobs / f"{hashlib.sha256(NOISE).hexdigest()}{INCOMPLETE}").write_bytes(NOISE[:100_000])
     assert fetch_file("org/m", "model.safetensors").read_bytes() == NOISE
     ranges = [value for r in hub.requests for key, value in r.headers.items() if key.lower() == "range"]
     assert f"bytes=100000-{len(NOISE) - 1}" in ranges

@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pa_lite.engine.answer_text import Generation
 from pa_lite.errors import InputChangedError, OutputError
 from pa_lite.follow.journal import Journal, digest
+from pa_lite.follow.judge import Verdict
 
 FACTS = {"model": "a", "prompts": "b", "options": "c"}
 
@@ -165,17 +167,68 @@ def test_results_as_objects(tmp_path: Path) -> None:
         journal.add(1, asdict(Result("a")))
         journal.add(3, asdict(Result("b", 0.5)))
     with Journal(tmp_path / "out.json", FACTS, 4, resume=True) as journal:
-        assert journal.results_as(Result) == {1: Result("a"), 3: Result("b", 0.5)}
+        assert journal.results_as(Result, lambda result: result.text != "x") == {1: Result("a"), 3: Result("b", 0.5)}
 
 
 @pytest.mark.parametrize(
-    "result", [5, None, [], {}, {"text": "a"}, {"text": 5, "share": None}, {"text": "a", "more": 1}]
+    "result",
+    [5, None, [], {}, {"text": "a"}, {"text": 5, "share": None}, {"text": "a", "more": 1}, asdict(Result("x"))],
 )
 def test_a_result_that_is_none_is_told(tmp_path: Path, result: Any) -> None:
     with Journal(tmp_path / "out.json", FACTS, 4) as journal:
         journal.add(2, result)
         with pytest.raises(OutputError, match=r"result 2 in .*\.out\.json\.part is damaged\. Drop .* --force"):
-            journal.results_as(Result)
+            journal.results_as(Result, lambda result: result.text != "x")
+
+
+VERDICT = asdict(Verdict(1.25, 0.25, 0.25, 0.5))
+ANSWER = asdict(Generation("a", 3, ended=True, reason="end"))
+
+
+@pytest.mark.parametrize("result", [Verdict(1.5), Verdict(1.25, 0.25, 0.25, 0.5), Verdict(2.0, 1.0, None, 1.0)])
+def test_possible_verdicts(result: Verdict) -> None:
+    assert result.is_possible()
+    assert Verdict(None, unjudged="too long").is_possible()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"preference": float("nan")}, {"preference": float("inf")}, {"preference": 77.0}, {"preference": 1.75},
+        {"preference": None}, {"reference_first": float("nan")}, {"reference_first": -0.25},
+        {"reference_first": None, "model_first": None}, {"answer_mass": None}, {"answer_mass": float("nan")},
+        {"answer_mass": 9.0}, {"unjudged": "why"},
+    ],
+)  # fmt: skip
+def test_a_verdict_that_no_judge_gives_is_damage(tmp_path: Path, change: dict[str, Any]) -> None:
+    with Journal(tmp_path / "out.json", FACTS, 1) as journal:
+        journal.add(0, {**VERDICT, **change})
+        with pytest.raises(OutputError, match=r"result 0 in .* is damaged"):
+            journal.results_as(Verdict, Verdict.is_possible)
+
+
+@pytest.mark.parametrize(
+    "change", [{"n_tokens": 10**4000}, {"n_tokens": -1}, {"n_tokens": True}, {"reason": "x"}, {"ended": False}]
+)
+def test_an_answer_that_no_model_gives_is_damage(tmp_path: Path, change: dict[str, Any]) -> None:
+    with Journal(tmp_path / "out.json", FACTS, 2) as journal:
+        journal.add(0, ANSWER)
+        assert journal.results_as(Generation, Generation.is_possible) == {0: Generation("a", 3, True, "end")}
+        journal.add(1, {**ANSWER, **change})
+        with pytest.raises(OutputError, match=r"result 1 in .* is damaged"):
+            journal.results_as(Generation, Generation.is_possible)
+
+
+def test_a_journal_without_line_ends_takes_no_memory(tmp_path: Path) -> None:
+    """A file of a terabyte that takes no disk is quickly made."""
+    with Journal(tmp_path / "out.json", FACTS, 4) as journal:
+        journal.add(0, "kept")
+    with (tmp_path / ".out.json.part").open("r+b") as f:
+        f.truncate(1 << 40)
+    with Journal(tmp_path / "out.json", FACTS, 4, resume=True) as journal:
+        assert journal.results == {0: "kept"}
+        journal.add(1, "new")
+        assert (tmp_path / ".out.json.part").stat().st_size < 1000
 
 
 @pytest.mark.parametrize("place", ["1.0", "true", '"1"', "1.5", "-1", "4", "null", "1e0"])

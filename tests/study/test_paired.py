@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from pa_lite.statistics import mean_over_tasks
 from pa_lite.study.curves import Curves, Series, estimates, means, pareto_optimal
 from pa_lite.study.goal import Goal
 from pa_lite.study.paired import average_draws, best_lam, differences, holm, sign_flip_p
+from pa_lite.study.study import table
 
 LAMS = (0.0, 0.5, 1.0)
 
@@ -30,6 +32,23 @@ def test_macro_averages_weigh_tasks_alike() -> None:
     assert estimates(tasks)[1] == mean_over_tasks([tasks[0].values[1], tasks[1].values[1]])
     groups = dict(Curves(LAMS, (*tasks, Series("c", "y", tasks[0].values))).groups())
     assert list(groups) == ["few-shot", "x", "y", "a", "b", "c"]
+
+
+def test_a_task_with_the_name_of_a_group_replaces_no_group() -> None:
+    """A run folder may call its tasks what it likes: the average of all must not become that of one."""
+    names = ["few-shot", "following", "preferred", "x", "x (area)", "few-shot (task)"]
+    tasks = [Series(name, "y" if i else "few-shot", np.full((3, 2), i / 10)) for i, name in enumerate(names)]
+    tasks[3] = replace(tasks[3], area="x")
+    curves = Curves(LAMS, tuple(tasks), follow=Series("f", "", np.full((3, 2), 0.75)))
+    groups = list(curves.groups())
+    assert len({name for name, _ in groups}) == len(groups) == 1 + 3 + 6
+    assert [name for name, _ in groups] == [
+        "few-shot", "few-shot (area)", "y", "x", "few-shot (task)", "following (task)", "preferred (task)", "x (task)",
+        "x (area)", "few-shot (task) (task)",
+    ]  # fmt: skip
+    rows = {str(row["group"]): row["value"] for row in table(curves) if row["lam"] == LAMS[0]}
+    assert (rows["few-shot"], rows["following"]) == pytest.approx((0.25, 0.75))
+    assert rows.keys() == {name for name, _ in groups} | {"following"}
 
 
 def test_bootstrap_agrees_with_resampling_item_by_item() -> None:

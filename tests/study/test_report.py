@@ -212,7 +212,7 @@ class Seen(HTMLParser):
 
 HIDING = "a\x1b[31m\x00b\u202ec\u2066\ufeff\U000e0041\r\nd\te"
 BREAKOUTS = ["</script><script>alert(1)</script>", "<!--<script>", "]]>", "'\"><img src=x onerror=alert(1)>", "{{7*7}}",
-             "${alert(1)}", "%{x}", "$\\frac{$", HIDING]  # fmt: skip
+             "${alert(1)}", "%{x}", "$\\frac{$", HIDING, "a\ufffe\uffff\U0001fffe\ufdd0"]  # fmt: skip
 
 
 def page_with(study: Study, name: str) -> str:
