@@ -211,7 +211,10 @@ class Fetch(Job):
 
 
 class Sweep(Job):
-    """`sweep` of the embedded pair over three lams; its results are records, compared without times."""
+    """`sweep` of the embedded pair over three lams; its results are records, compared without times.
+
+    Prompts have a fixed date: a clock that jumps past midnight would rightly change them.
+    """
 
     name = "sweep"
 
@@ -221,7 +224,7 @@ class Sweep(Job):
     def words(self, out: Path, variant: str, again: bool = False) -> list[str]:
         return command(
             "sweep", "demo", "--lam", "0,0.5,1", "--tasks", "demo", "--follow", "demo", "--limit", "40",
-            "--follow-limit", "40", "--threads", "1", "--run", out / "run",
+            "--follow-limit", "40", "--threads", "1", "--date", "2026-01-02", "--run", out / "run",
         )  # fmt: skip
 
     def results(self, out: Path) -> dict[str, Any]:

@@ -109,7 +109,8 @@ def _told(error: Exception) -> str:
     """What a command that failed says."""
     if isinstance(error, PaLiteError):
         return str(error)
-    if isinstance(error, MemoryError):
+    # CPython raises SystemError where a library written in C had no memory for its own error
+    if isinstance(error, MemoryError) or (isinstance(error, SystemError) and "without exception set" in str(error)):
         return "out of memory. Close other programs, or take a smaller model or type."
     if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
         return "no thread can be started: too little memory, or too many processes (ulimit -v, ulimit -u). Allow more."
