@@ -23,7 +23,7 @@ SKILL, FOLLOWING, PREFERRED = "#1f5fa8", "#c4601d", "#6f42a8"
 INK, PAPER = "#1c1e21", "#ffffff"  # of texts and axes, and behind them: a page replaces them with its own
 _PANEL_COLUMNS = 4
 _PAGE_WIDTH = 6.4  # inches
-_MOST_PIXELS = 60_000  # of a figure's height: matplotlib draws fewer than 65,536
+_MOST_PIXELS = 60_000  # of a figure's side: matplotlib draws fewer than 65,536
 _RC = {
     "svg.hashsalt": "pa-lite", "svg.fonttype": "none", "font.family": "sans-serif", "text.color": INK,
     "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK,
@@ -220,7 +220,7 @@ def write_png(study: Study, folder: Path, dots_per_inch: int = 300) -> list[Path
         raw = io.BytesIO()
         with _figure(width, height) as figure:
             draw(figure)
-            dpi = min(dots_per_inch, _MOST_PIXELS / height)  # hundreds of tasks make a figure of any height
+            dpi = min(dots_per_inch, _MOST_PIXELS / max(width, height))  # hundreds of tasks make a figure of any height
             figure.savefig(raw, format="png", dpi=dpi, metadata={"Software": None})
         out.append(folder / f"{name}.png")
         write_bytes(out[-1], raw.getvalue())

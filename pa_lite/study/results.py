@@ -19,6 +19,8 @@ from pa_lite.study.store import Store, StoredCell
 from pa_lite.study.study import Example, Kept, Study
 
 _EXAMPLES = 6
+# of one study: time and memory of its charts and resamplings grow with them, of some with the square
+_MOST_LAMS, _MOST_TASKS = 1001, 1000
 
 
 def value_of(record: Mapping[str, Any], kind: str) -> float:
@@ -121,6 +123,12 @@ def _check_shape(store: Store, facts: Mapping[str, Any], cells: Sequence[StoredC
         seen[c.kind, c.name, c.lam] = c.key
         if counts.setdefault((c.kind, c.name), c.n_items) != c.n_items:
             raise damaged(store.path, f"table cells, row {c.key}: n_items is another one than at other lams")
+    n_lams, n_tasks = len({c.lam for c in cells}), len(counts)
+    if n_lams > _MOST_LAMS or n_tasks > _MOST_TASKS:
+        raise InputError(
+            f"{store.path}: the study has {n_lams} lams and {n_tasks} tasks. At most {_MOST_LAMS} lams and "
+            f"{_MOST_TASKS} tasks can be shown together. Run a sweep with fewer into another folder (--run)."
+        )
     if not any(c.kind == "task" for c in cells):
         raise damaged(store.path, "table cells has no task of the study")
 

@@ -21,6 +21,7 @@ import pytest
 from plotly.offline import get_plotlyjs
 
 from pa_lite.errors import InputError, OutputError
+from pa_lite.study import chart
 from pa_lite.study.chart import curves_svg, write_png
 from pa_lite.study.curves import Curves, Series
 from pa_lite.study.export import difference_rows, item_rows, lm_eval_document, to_csv, to_document
@@ -250,6 +251,17 @@ def test_a_hostile_name_in_charts(study: Study, name: str, tmp_path: Path) -> No
     tasks = tuple(replace(t, name=name + str(i)) for i, t in enumerate(study.curves.tasks))
     written = write_png(replace(study, pair=name, curves=replace(study.curves, tasks=tasks)), tmp_path, 30)
     assert [p.name for p in written] == ["curves.png", "plane.png", "tasks.png"]
+
+
+def test_a_figure_that_would_be_too_large_has_fewer_dots(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a thousand tasks it would be higher than matplotlib draws."""
+    assert chart._MOST_PIXELS < 1 << 16
+    monkeypatch.setattr(chart, "_MOST_PIXELS", 600)
+    for path in write_png(study, tmp_path, 300):
+        sides = [int.from_bytes(path.read_bytes()[at : at + 4], "big") for at in (16, 20)]
+        assert 590 < max(sides) <= 600, path
 
 
 def test_names_are_text_in_charts_too(study: Study) -> None:

@@ -103,6 +103,38 @@ def ask_everything(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
     told(capsys, ["sweep", "demo", *WORDS, "--run", str(folder), "--json"])
 
 
+@pytest.mark.parametrize(("n_lams", "n_tasks"), [(1002, 1), (1, 1001)])
+def test_more_lams_or_tasks_than_can_be_shown_are_one_line(
+    tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str], n_lams: int, n_tasks: int
+) -> None:
+    """A small file can hold thousands: charts and resamplings of them all would take hours."""
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    keys = [f"{i:064x}" for i in range(n_lams * n_tasks)]
+    with closing(sqlite3.connect(folder / FILE)) as c, c:
+        for i, key in enumerate(keys):
+            c.execute(
+                "INSERT INTO cells SELECT ?, ?, type, 'task', ?, n_items, inputs, environment, started, seconds, NULL "
+                "FROM cells WHERE kind = 'task' LIMIT 1",
+                (key, i % n_lams / n_lams, f"t{i // n_lams}"),
+            )
+        c.execute("REPLACE INTO facts VALUES ('cells', ?)", (json.dumps(keys),))
+    assert main(["report", str(folder)]) == 1
+    told = f"the study has {n_lams} lams and {n_tasks} tasks. At most 1001 lams and 1000 tasks can be shown"
+    assert told in capsys.readouterr().err
+
+
+def test_lams_that_differ_after_six_digits_get_files_of_their_own(tmp_path: Path, whole: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    with closing(sqlite3.connect(folder / FILE)) as c, c:
+        c.execute("UPDATE cells SET lam = 0.1234567 + lam / 1e7")
+    assert main(["report", str(folder), "--lm-eval", str(tmp_path / "lm")]) == 0
+    lams = sorted(json.loads(p.read_text("utf-8"))["pa_lite"]["lam"] for p in (tmp_path / "lm").iterdir())
+    assert lams == pytest.approx([0.1234567, 0.1234568], abs=1e-12)
+    assert lams[0] < lams[1]
+
+
 def mutations(value: Any) -> Iterator[Any]:
     """The value with each member, at any depth, removed and replaced by values of other kinds."""
     yield from ODD
