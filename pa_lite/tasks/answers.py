@@ -60,10 +60,12 @@ class Extract:
 
     def find(self, text: str) -> str:
         """The answer in a generated text, stripped; NO_ANSWER when the pattern does not occur."""
-        matches = list(self.compiled().finditer(text))
-        if not matches:
+        match = None
+        for match in self.compiled().finditer(text):
+            if self.pick == "first":
+                break
+        if match is None:
             return NO_ANSWER
-        match = matches[0 if self.pick == "first" else -1]
         return next((g for g in match.groups() if g is not None), match.group()).strip()
 
 

@@ -102,5 +102,5 @@ def test_missing_data(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"task t: .*rows.jsonl: cannot be read"):
         build_items(spec)
     (tmp_path / "rows.jsonl").write_bytes(b"\xff\xfe")
-    with pytest.raises(InputError, match="no UTF-8"):
+    with pytest.raises(InputError, match="not UTF-8"):
         build_items(spec)
