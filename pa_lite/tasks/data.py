@@ -115,9 +115,7 @@ class _Lines:
             with open_regular(self.path) as file:
                 facts = os.fstat(file.fileno())
                 if (facts.st_size, facts.st_mtime_ns) != self.identity:
-                    raise InputError(
-                        f"{self.path}: changed while it was being read. Start again when it is complete."
-                    )
+                    raise InputError(f"{self.path}: changed while it was being read. Start again when it is complete.")
                 file.seek(start)
                 self._first, self._block = start, file.read(max(end - start, _BLOCK))
         except OSError as e:

@@ -99,6 +99,8 @@ class _File:
             n = self._left.num_rows
             while (own := _batch_size(self._left.slice(0, n))) > _ANSWER and n > 1:
                 n = (n + 1) // 2
+            if own > LARGEST_ROW and found:
+                break  # the rows before it are good
             if own > LARGEST_ROW:
                 raise RefusedError(
                     f"has more than {LARGEST_ROW >> 20} MB in row {at + len(found) + 1}, the limit of a row"
@@ -187,11 +189,15 @@ class _Worker:
 
     def __init__(self) -> None:
         self._files: dict[str, _File] = {}
+        self._is_watched = False
 
     def do(self, request: dict[str, Any]) -> dict[str, Any]:
         """What is answered."""
         import pyarrow
 
+        if not self._is_watched:
+            self._is_watched = True
+            threading.Thread(target=_watch, args=(request["memory"],), daemon=True).start()
         try:
             file = self._file(request["path"], request["identity"])
             if request["do"] == "open":
@@ -226,11 +232,11 @@ def tagged(value: Any) -> dict[str, Any]:
     return {"\0": ["text", str(value)]}
 
 
-def _watch() -> None:
-    """End the process when Arrow holds more than it may: the only bound of memory outside Linux."""
+def _watch(memory: int) -> None:
+    """End the process when Arrow holds more bytes than `memory`: the only bound outside Linux."""
     import pyarrow
 
-    while pyarrow.total_allocated_bytes() <= MEMORY:
+    while pyarrow.total_allocated_bytes() <= memory:
         time.sleep(_LOOK)
     sys.stderr.write("it takes more memory than it gets\n")
     sys.stderr.flush()
@@ -246,5 +252,4 @@ def main() -> None:
 
     pyarrow.set_cpu_count(1)
     pyarrow.set_io_thread_count(1)
-    threading.Thread(target=_watch, daemon=True).start()
     serve(_Worker().do, tagged)
