@@ -57,7 +57,15 @@ class _File:
             found = pyarrow.parquet.ParquetFile(self._file, pre_buffer=False)
             leaves = [found.schema.column(i) for i in range(len(found.schema))]
             # texts stay dictionaries where the file has them so: it may say that a long text occurs in every row
-            texts = [e.path for e in leaves if e.physical_type == "BYTE_ARRAY" and e.max_repetition_level == 0]
+            flat = [e.path for e in leaves if e.physical_type == "BYTE_ARRAY" and e.max_repetition_level == 0]
+            chunks = [
+                found.metadata.row_group(i).column(k)
+                for i in range(found.metadata.num_row_groups)
+                for k in range(found.metadata.num_columns)
+            ]
+            # pyarrow cannot make dictionaries of texts that are stored as differences
+            others = {c.path_in_schema for c in chunks if any(e.startswith("DELTA") for e in c.encodings)}
+            texts = [path for path in flat if path not in others]
             self._file.seek(0)
             self._opened = pyarrow.parquet.ParquetFile(self._file, read_dictionary=texts, pre_buffer=False)
             self.names: list[str] = schema.names

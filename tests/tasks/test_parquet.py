@@ -67,13 +67,13 @@ def test_small_files_keep_all_columns(tmp_path: Path) -> None:
 
 
 def test_the_split_column_is_read_alone(tmp_path: Path) -> None:
-    columns = {
+    columns: dict[str, list[Any]] = {
         "split": ["train", "test"] * 500, "q": [f"q{i}" for i in range(1000)], "choices": [["x", "y"]] * 1000,
         "answer": [1] * 1000, "g": ["one", "one", "two", "two"] * 250,
     }  # fmt: skip
     write(tmp_path / "rows.parquet", columns, row_group_size=90)
-    fields = {"data": "rows.parquet", "group_by": "g", "shots": 2, "separator": "|"}
-    items = build_items(TaskSpec("t", "{{ q }}?", tmp_path, **fields), limit=5)
+    spec = TaskSpec("t", "{{ q }}?", tmp_path, data="rows.parquet", group_by="g", shots=2, separator="|")
+    items = build_items(spec, limit=5)
     assert [item.group for item in items] == ["one", "two", "one", "two", "one"]
     assert [item.row["q"] for item in items] == ["q1", "q3", "q5", "q7", "q9"]
     for item in items:
@@ -140,12 +140,18 @@ def test_a_row_has_a_limit(tmp_path: Path) -> None:
         rows.row(1)
 
 
+def test_texts_stored_as_differences_are_read(tmp_path: Path) -> None:
+    columns = {"q": ["abc", "abd", "x"] * 50}
+    path = write(tmp_path / "x.parquet", columns, use_dictionary=False, column_encoding={"q": "DELTA_BYTE_ARRAY"})
+    assert [row["q"] for row in rows_of(path)] == columns["q"]
+
+
 def test_a_file_that_changes_is_noticed(tmp_path: Path) -> None:
     with ParquetReader() as reader:
         rows = reader.open(write(tmp_path / "x.parquet", {"q": [1]}))
         reader.close()
         write(tmp_path / "x.parquet", {"q": [1, 2, 3]})
-        with pytest.raises(InputError, match="x.parquet: changed while it was being read"):
+        with pytest.raises(InputError, match=r"x.parquet: changed while it was being read"):
             rows.row(0)
 
 
