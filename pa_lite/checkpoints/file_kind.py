@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass
 
@@ -85,7 +86,7 @@ def _lfs_size(start: bytes) -> int | None:
     version, *lines = [line.strip() for line in start.split(b"\n") if line.strip()] or [b""]
     if not _LFS_VERSION.fullmatch(version):
         return None
-    for oid, size in zip(lines, lines[1:], strict=False):
+    for oid, size in itertools.pairwise(lines):
         if _LFS_OID.fullmatch(oid) and (found := _LFS_SIZE.match(size)):
             return int(found[1])
     return None

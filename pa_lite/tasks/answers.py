@@ -61,7 +61,8 @@ class Extract:
     def find(self, text: str) -> str:
         """The answer in a generated text, stripped; NO_ANSWER when the pattern does not occur."""
         match = None
-        for match in self.compiled().finditer(text):
+        for found in self.compiled().finditer(text):
+            match = found
             if self.pick == "first":
                 break
         if match is None:

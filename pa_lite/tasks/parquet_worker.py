@@ -136,7 +136,7 @@ class _File:
                 self._left = batch.slice(batch.num_rows - (start - at))
 
     def _decode(self, columns: Sequence[str], first: int) -> Iterator[Any]:
-        """Yield batches from a row group on, until they exceed what is in proportion to the columns' part of the file."""
+        """Yield batches from a row group on, until they exceed what the columns' part of the file allows."""
         most = DECODED + DECODED_PER_BYTE * min(self._size, sum(self._packed[n] for n in columns))
         size = sum(self._claims[n] for n in columns)
         if size > most:
