@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import glob
 import logging
-import os
 import sys
-from array import array
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -19,18 +17,17 @@ from pa_lite.documents import parse_csv, parse_json
 from pa_lite.errors import HubError, InputError
 from pa_lite.names import leads_out, path_fault
 from pa_lite.opening import open_regular
+from pa_lite.tasks.jsonl import Note, Row, check_number, scan_lines
 from pa_lite.tasks.parquet import ParquetReader, ParquetRows
 from pa_lite.tasks.spec import TaskSpec
 
-Row = Mapping[str, Any]
-Note = Callable[[Row, str], Any]
 _log = logging.getLogger(__name__)
 _KINDS = ("parquet", "jsonl", "json", "csv")
 _CONVERTED = "refs/convert/parquet"  # the branch where the Hub keeps its own parquet copy of a data set
-_BLOCK = 1 << 20  # bytes of JSONL that are read at a time
-_LONGEST_LINE = 16 << 20  # bytes of a row
+
+
 _LONGEST_GROUP = 1000  # characters of a group's name
-_MOST_ROWS = 4_000_000  # of a file: the place of each is kept
+
 _LARGEST, _MEMORY = 256 << 20, 1 << 30  # bytes of a JSON or CSV file, which is read whole, and of its rows in memory
 # bytes of memory for a JSON value or a cell, an object that is not empty, and a list
 _VALUE, _OBJECT, _LIST = 64, 232, 64
@@ -86,45 +83,6 @@ class _Listed:
         return f"{self.path}:{self.numbers[i]}" if self.numbers else f"{self.path}: row {i + 1}"
 
 
-@dataclass
-class _Lines:
-    """Rows of a JSONL file, of which only the places are kept: each is read and parsed when it is needed."""
-
-    path: Path
-    identity: tuple[int, int]
-    starts: array[int]
-    numbers: array[int]
-    _block: bytes = b""
-    _first: int = 0  # where the block starts
-    _newest: tuple[int, Row] = (-1, {})
-
-    def __len__(self) -> int:
-        return len(self.starts)
-
-    def row(self, i: int) -> Row:
-        if self._newest[0] != i:
-            end = self.starts[i + 1] if i + 1 < len(self.starts) else self.identity[0]
-            if not self._first <= self.starts[i] <= end <= self._first + len(self._block):
-                self._load(self.starts[i], end)
-            line = self._block[self.starts[i] - self._first : end - self._first]
-            self._newest = (i, _parse_line(self.path, self.numbers[i], line.decode("utf-8").strip()))
-        return self._newest[1]
-
-    def _load(self, start: int, end: int) -> None:
-        try:
-            with open_regular(self.path) as file:
-                facts = os.fstat(file.fileno())
-                if (facts.st_size, facts.st_mtime_ns) != self.identity:
-                    raise InputError(f"{self.path}: changed while it was being read. Start again when it is complete.")
-                file.seek(start)
-                self._first, self._block = start, file.read(max(end - start, _BLOCK))
-        except OSError as e:
-            raise InputError(f"{self.path}: cannot be read: {e.strerror or e}.") from e
-
-    def where(self, i: int) -> str:
-        return f"{self.path}:{self.numbers[i]}"
-
-
 class DataFiles:
     """Reads data files, parquet in a process of its own until `close`; a context manager."""
 
@@ -149,13 +107,13 @@ class DataFiles:
         notes: list[Any] = []
         if ending == "parquet":
             table = self._parquet.open(path, self._used)
-            _check_number(path, len(table))
+            check_number(path, len(table))
             return table, _noted(table, note, noted) if note else notes
         if ending not in _KINDS:
             raise InputError(f"{path}: is no data file: its name must end in {', '.join('.' + k for k in _KINDS)}.")
         try:
             if ending == "jsonl":
-                return _scan_lines(path, note, notes), notes
+                return scan_lines(path, note, notes), notes
             text = _read_whole(path)
         except OSError as e:
             raise InputError(f"{path}: cannot be read: {e.strerror or e}.") from e
@@ -168,11 +126,6 @@ def read_rows(path: Path) -> Rows:
     return DataFiles().read(path)[0]
 
 
-def _check_number(path: Path, n: int) -> None:
-    if n > _MOST_ROWS:
-        raise InputError(f"{path}: has more than {_MOST_ROWS} rows, the limit of a file. Give the task a part of it.")
-
-
 def _noted(table: ParquetRows, note: Note, columns: Sequence[str]) -> list[Any]:
     """What `note` makes of each row, of which only those columns are read."""
     found: list[Any] = []
@@ -181,44 +134,6 @@ def _noted(table: ParquetRows, note: Note, columns: Sequence[str]) -> list[Any]:
         for row in table.read(known, len(found)):
             found.append(note(row, table.where(len(found))))
     return found
-
-
-def _scan_lines(path: Path, note: Note | None, notes: list[Any]) -> Rows:
-    """Check each line of a JSONL file, and keep where it starts."""
-    starts, numbers = array("Q"), array("Q")
-    with open_regular(path) as file:
-        facts = os.fstat(file.fileno())
-        at = number = 0
-        if file.read(3) == b"\xef\xbb\xbf":
-            at = 3
-        file.seek(at)
-        while line := file.readline(_LONGEST_LINE + 1):  # ends at \n alone: a text may hold U+2028
-            number += 1
-            if len(line) > _LONGEST_LINE:
-                raise InputError(f"{path}:{number}: is longer than {_LONGEST_LINE >> 20} MB, the limit of a row.")
-            try:
-                text = line.decode("utf-8").strip()
-            except UnicodeDecodeError as e:
-                raise InputError(f"{path}:{number}: is not UTF-8: {e}.") from e
-            if text:
-                row = _parse_line(path, number, text)
-                starts.append(at)
-                numbers.append(number)
-                _check_number(path, len(starts))
-                if note:
-                    notes.append(note(row, f"{path}:{number}"))
-            at += len(line)
-    return _Lines(path, (facts.st_size, facts.st_mtime_ns), starts, numbers)
-
-
-def _parse_line(path: Path, number: int, text: str) -> Row:
-    try:
-        row = parse_json(text, nan=True)
-    except ValueError as e:
-        raise InputError(f"{path}:{number}: is no JSON: {e}.") from e
-    if not isinstance(row, dict):
-        raise InputError(f"{path}:{number}: is no JSON object.")
-    return row
 
 
 def _read_whole(path: Path) -> str:

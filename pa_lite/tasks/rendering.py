@@ -10,7 +10,8 @@ from typing import Any
 import jinja2
 
 from pa_lite.errors import InputError
-from pa_lite.tasks.data import Place, Row
+from pa_lite.tasks.data import Place
+from pa_lite.tasks.jsonl import Row
 from pa_lite.tasks.metrics import Gold
 from pa_lite.tasks.sandbox import BrokenTemplateError, LimitedTemplates, Missing, Templates
 from pa_lite.tasks.spec import TaskSpec
