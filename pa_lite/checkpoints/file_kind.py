@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass
 
@@ -12,7 +13,9 @@ from pa_lite.texts import one_line
 START = 512  # bytes: enough for every mark below, tar's at byte 257 included
 _GGUF = b"GGUF"
 _LARGEST_HEADER = 100_000_000  # bytes: safetensors' own limit
-_LFS = re.compile(rb"version https?://[\w.-]+/spec/v?\d+\s+(?:.*\n)*?oid \w+:(?P<oid>\w+)\s+size (?P<size>\d+)")
+# lines of a git-lfs pointer; each line is matched by itself, so that the work grows with the text and not its square
+_LFS_VERSION = re.compile(rb"version https?://[\w.-]+/spec/v?\d+")
+_LFS_OID, _LFS_SIZE = re.compile(rb"oid \w+:\w+"), re.compile(rb"size (\d+)")
 _AGAIN = "Fetch it again"
 _PICKLE = (
     "a PyTorch checkpoint (a pickle, which can run code, and is not opened). Take safetensors files instead, or "
@@ -63,9 +66,9 @@ class Content:
         """What the file is in place of a checkpoint's, and what to do, as "a ... . Do ..."; None if that is unknown."""
         if self.size == 0:
             return f"an empty file (0 bytes). {_AGAIN}"
-        if found := _LFS.match(self.start):
+        if (stands_for := _lfs_size(self.start)) is not None:
             return (
-                f"a git-lfs pointer of {self.size} bytes that stands for a file of {int(found['size'])} bytes. Run "
+                f"a git-lfs pointer of {self.size} bytes that stands for a file of {stands_for} bytes. Run "
                 "'git lfs pull' in its folder, or fetch the file itself"
             )
         for mark, told in _MARKS:
@@ -76,6 +79,17 @@ class Content:
         if self.start[257:262] == b"ustar":
             return "a tar archive. Unpack it first (tar -xf)"
         return None if self.is_gguf or self.is_safetensors else _text(self.start, self.size)
+
+
+def _lfs_size(start: bytes) -> int | None:
+    """Return the size in bytes of the file that a git-lfs pointer stands for; None for what is not a pointer."""
+    version, *lines = [line.strip() for line in start.split(b"\n") if line.strip()] or [b""]
+    if not _LFS_VERSION.fullmatch(version):
+        return None
+    for oid, size in itertools.pairwise(lines):
+        if _LFS_OID.fullmatch(oid) and (found := _LFS_SIZE.match(size)):
+            return int(found[1])
+    return None
 
 
 def _text(start: bytes, size: int) -> str | None:

@@ -60,10 +60,13 @@ class Extract:
 
     def find(self, text: str) -> str:
         """The answer in a generated text, stripped; NO_ANSWER when the pattern does not occur."""
-        matches = list(self.compiled().finditer(text))
-        if not matches:
+        match = None
+        for found in self.compiled().finditer(text):
+            match = found
+            if self.pick == "first":
+                break
+        if match is None:
             return NO_ANSWER
-        match = matches[0 if self.pick == "first" else -1]
         return next((g for g in match.groups() if g is not None), match.group()).strip()
 
 

@@ -4,29 +4,33 @@ from __future__ import annotations
 
 import glob
 import logging
-import os
+import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from pa_lite.checkpoints.pairs import models_folder
 from pa_lite.documents import parse_csv, parse_json
 from pa_lite.errors import HubError, InputError
 from pa_lite.names import leads_out, path_fault
-from pa_lite.opening import open_regular, read_regular
+from pa_lite.opening import open_regular
+from pa_lite.tasks.jsonl import Note, Row, check_number, scan_lines
+from pa_lite.tasks.parquet import ParquetReader, ParquetRows
 from pa_lite.tasks.spec import TaskSpec
 
-Row = Mapping[str, Any]
 _log = logging.getLogger(__name__)
 _KINDS = ("parquet", "jsonl", "json", "csv")
 _CONVERTED = "refs/convert/parquet"  # the branch where the Hub keeps its own parquet copy of a data set
-_BLOCK = 256  # parquet rows that become Python objects at a time
-_BATCH = 64  # parquet rows that are decoded at a time
-_DECODED, _DECODED_PER_BYTE = 256 << 20, 20  # bytes that a parquet file may become, and times its own
-_VALUE = 64  # bytes that a parquet value counts for beside its text, a null too
+
+
+_LONGEST_GROUP = 1000  # characters of a group's name
+
+_LARGEST, _MEMORY = 256 << 20, 1 << 30  # bytes of a JSON or CSV file, which is read whole, and of its rows in memory
+# bytes of memory for a JSON value or a cell, an object that is not empty, and a list
+_VALUE, _OBJECT, _LIST = 64, 232, 64
 
 
 class Rows(Protocol):
@@ -45,11 +49,12 @@ class Rows(Protocol):
 
 
 class Place(NamedTuple):
-    """A row that is read when it is needed."""
+    """A row that is read when it is needed, and the group that it belongs to, empty where the task has none."""
 
     rows: Rows
     i: int
     config: str
+    group: str = ""
 
     @property
     def row(self) -> Row:
@@ -78,107 +83,75 @@ class _Listed:
         return f"{self.path}:{self.numbers[i]}" if self.numbers else f"{self.path}: row {i + 1}"
 
 
-@dataclass
-class _Parquet:
-    """Rows of an Arrow table, made Python objects a block at a time: a training split is read for a few exemplars."""
+class DataFiles:
+    """Reads data files, parquet in a process of its own until `close`; a context manager."""
 
-    path: Path
-    table: Any
-    _block: list[Row] = field(default_factory=list)
-    _start: int = -1
+    def __init__(self, used: Collection[str] | None = None) -> None:
+        """`used` are the columns that are wanted; None for all."""
+        self._used = used
+        self._parquet = ParquetReader()
 
-    def __len__(self) -> int:
-        return int(self.table.num_rows)
+    def __enter__(self) -> DataFiles:
+        return self
 
-    def row(self, i: int) -> Row:
-        start = i - i % _BLOCK
-        if start != self._start:
-            self._block, self._start = self.table.slice(start, _BLOCK).to_pylist(), start
-        return self._block[i - start]
+    def __exit__(self, *exc: object) -> None:
+        self._parquet.close()
 
-    def where(self, i: int) -> str:
-        return f"{self.path}: row {i + 1}"
+    def read(self, path: Path, note: Note | None = None, noted: Sequence[str] = ()) -> tuple[Rows, list[Any]]:
+        """Return a file's rows, by its ending, and what `note` makes of each row and its place in words.
+
+        `noted` are the columns that `note` looks at. Rows are read once, and again when they are asked for; of JSONL
+        and parquet only their places are kept. Raises InputError, naming file and row, for what cannot be read.
+        """
+        ending = path.suffix.lower().removeprefix(".")
+        notes: list[Any] = []
+        if ending == "parquet":
+            table = self._parquet.open(path, self._used)
+            check_number(path, len(table))
+            return table, _noted(table, note, noted) if note else notes
+        if ending not in _KINDS:
+            raise InputError(f"{path}: is no data file: its name must end in {', '.join('.' + k for k in _KINDS)}.")
+        try:
+            if ending == "jsonl":
+                return scan_lines(path, note, notes), notes
+            text = _read_whole(path)
+        except OSError as e:
+            raise InputError(f"{path}: cannot be read: {e.strerror or e}.") from e
+        rows = _read_json(path, text) if ending == "json" else _read_csv(path, text)
+        return rows, [note(rows.row(i), rows.where(i)) for i in range(len(rows))] if note else notes
 
 
 def read_rows(path: Path) -> Rows:
     """The rows of a file, by its ending. Raises InputError, naming file and row, for one that cannot be read."""
-    ending = path.suffix.lower().removeprefix(".")
-    if ending not in _KINDS:
-        raise InputError(f"{path}: is no data file: its name must end in {', '.join('.' + k for k in _KINDS)}.")
-    try:
-        if ending == "parquet":
-            return _read_parquet(path)
-        text = read_regular(path).decode("utf-8-sig")
-    except OSError as e:
-        raise InputError(f"{path}: cannot be read: {e.strerror or e}.") from e
-    except UnicodeDecodeError as e:
-        raise InputError(f"{path}: is no UTF-8: {e}.") from e
-    return {"jsonl": _read_jsonl, "json": _read_json, "csv": _read_csv}[ending](path, text)
+    return DataFiles().read(path)[0]
 
 
-def _read_parquet(path: Path) -> Rows:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as e:
-        raise InputError(f"{path}: parquet needs pyarrow. Install it with: pip install 'pa-lite[tasks]'.") from e
+def _noted(table: ParquetRows, note: Note, columns: Sequence[str]) -> list[Any]:
+    """What `note` makes of each row, of which only those columns are read."""
+    found: list[Any] = []
+    known = [name for name in columns if name in table.names]
+    while len(found) < len(table):
+        for row in table.read(known, len(found)):
+            found.append(note(row, table.where(len(found))))
+    return found
+
+
+def _read_whole(path: Path) -> str:
+    """The text of a file whose rows are all kept. Raises OSError, and InputError for one that takes too much memory."""
     with open_regular(path) as file:
-        try:
-            _check_columns(path, pyarrow.parquet.read_schema(file).names)
-            file.seek(0)
-            return _Parquet(path, _decode(path, file, pyarrow))
-        except (pyarrow.ArrowException, ValueError, OSError) as e:
-            raise InputError(f"{path}: is not a parquet file that pyarrow can read: {e}.") from e
-
-
-def _decode(path: Path, file: BinaryIO, pyarrow: Any) -> Any:
-    """Return a parquet file's table, decoded in batches until it exceeds what is in proportion to the file.
-
-    Texts stay dictionaries where the file has them so, and count as often as they occur: a file of some hundred bytes
-    may say that a long text occurs in every row. Raises InputError for too much, and what pyarrow raises.
-    """
-    opened = pyarrow.parquet.ParquetFile(file)
-    leaves = [opened.schema.column(i) for i in range(len(opened.schema))]
-    texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY" and leaf.max_repetition_level == 0]
-    most = _DECODED + _DECODED_PER_BYTE * os.fstat(file.fileno()).st_size
-    groups = [opened.metadata.row_group(i) for i in range(opened.metadata.num_row_groups)]
-    chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
-    size = sum(max(chunk.total_uncompressed_size, 0) + _VALUE * max(chunk.num_values, 0) for chunk in chunks)
-    if size > most:
-        raise _too_large(path, most)
-    file.seek(0)
-    opened = pyarrow.parquet.ParquetFile(file, read_dictionary=texts)
-    batches, size = [], 0
-    for batch in opened.iter_batches(batch_size=_BATCH, use_threads=False):
-        size += sum(map(_plain_size, batch.columns))
-        if size > most:
-            raise _too_large(path, most)
-        batches.append(batch)
-    return pyarrow.Table.from_batches(batches, schema=batches[0].schema if batches else opened.schema_arrow)
-
-
-def _too_large(path: Path, most: int) -> InputError:
-    return InputError(
-        f"{path}: becomes more than {most >> 20} MB when it is decoded; the limit is {_DECODED >> 20} MB and "
-        f"{_DECODED_PER_BYTE} times the file. Remove columns that the task does not use, or give the rows as JSONL."
-    )
-
-
-def _plain_size(array: Any) -> int:
-    """Return how many bytes the values of an Arrow array take without a dictionary, all levels of nesting together."""
-    import pyarrow.compute
-    import pyarrow.types as types
-
-    kind, size = array.type, _VALUE * len(array)
-    if types.is_dictionary(kind):
-        lengths = pyarrow.compute.binary_length(array.dictionary).take(array.indices)
-        return size + int(pyarrow.compute.sum(pyarrow.compute.cast(lengths, pyarrow.int64())).as_py() or 0)
-    if types.is_struct(kind):
-        return size + sum(map(_plain_size, array.flatten()))
-    if types.is_list(kind) or types.is_large_list(kind) or types.is_map(kind):
-        values = array.values if types.is_map(kind) else array.flatten()
-        return size + _plain_size(values)
-    return size + int(array.nbytes)
+        content = file.read(_LARGEST + 1)
+    objects, lists = content.count(b"{"), content.count(b"[")
+    values = content.count(b",") + content.count(b"\n") + objects + lists
+    memory = len(content) * (1 if content.isascii() else 4) + _VALUE * values + _OBJECT * objects + _LIST * lists
+    if len(content) > _LARGEST or memory > _MEMORY:
+        raise InputError(
+            f"{path}: is too large to be read whole: the limit is {_LARGEST >> 20} MB, and {_MEMORY >> 20} MB for its "
+            "rows in memory. Give the rows as JSONL, which is read line by line."
+        )
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        raise InputError(f"{path}: is not UTF-8: {e}.") from e
 
 
 def _check_columns(path: Path, names: Sequence[str]) -> None:
@@ -186,21 +159,6 @@ def _check_columns(path: Path, names: Sequence[str]) -> None:
     for name, count in Counter(names).items():
         if name and count > 1:
             raise InputError(f"{path}: has the column {name!r} {count} times. Rename or remove all but one.")
-
-
-def _read_jsonl(path: Path, text: str) -> Rows:
-    rows, numbers = [], []
-    for number, line in enumerate(text.split("\n"), 1):  # splitlines would split at U+2028 within a text
-        if line.strip():
-            try:
-                row = parse_json(line, nan=True)
-            except ValueError as e:
-                raise InputError(f"{path}:{number}: is no JSON: {e}.") from e
-            if not isinstance(row, dict):
-                raise InputError(f"{path}:{number}: is no JSON object.")
-            rows.append(row)
-            numbers.append(number)
-    return _Listed(path, rows, numbers)
 
 
 def _read_json(path: Path, text: str) -> Rows:
@@ -304,52 +262,77 @@ def _match(names: Sequence[str], config: str, split: str, converted: bool) -> li
     return found
 
 
-def load_split(spec: TaskSpec, split: str) -> list[Place]:
+def load_split(spec: TaskSpec, split: str, files: DataFiles | None = None) -> list[Place]:
     """The rows of a task's split, empty where its own file has none of it.
 
     Raises InputError, naming file and row, for what cannot be read, and what fetching from the Hub raises.
     """
-    return list(_places(spec, split))
+    return list(_places(spec, split, files or DataFiles()))
 
 
-def _places(spec: TaskSpec, split: str) -> Iterator[Place]:
+def _places(spec: TaskSpec, split: str, files: DataFiles) -> Iterator[Place]:
     if spec.hub:
         for config, path in _hub_files(spec, split):
-            rows = read_rows(path)
-            yield from (Place(rows, i, config) for i in range(len(rows)))
-        return
-    if isinstance(spec.data, str):
-        rows = _own(spec, spec.data)
-        for i in range(len(rows)):
-            value = _split_of(rows, i)
-            if value == split:
-                yield Place(rows, i, spec.config)
+            yield from _whole_file(spec, *_noting_groups(spec, files, path), config)
+    elif isinstance(spec.data, str):
+
+        def note(row: Row, where: str) -> str | None:
+            return _group_of(spec, row, where, spec.config) if _split_of(row, where) == split else None
+
+        rows, groups = _own(spec, spec.data, lambda path: files.read(path, note, ("split", spec.group_by)))
+        yield from (Place(rows, i, spec.config, group) for i, group in enumerate(groups) if group is not None)
     elif split in spec.data:
-        rows = _own(spec, spec.data[split])
-        yield from (Place(rows, i, spec.config) for i in range(len(rows)))
+        rows, groups = _own(spec, spec.data[split], lambda path: _noting_groups(spec, files, path))
+        yield from _whole_file(spec, rows, groups, spec.config)
 
 
-def _own(spec: TaskSpec, name: str) -> Rows:
+def _noting_groups(spec: TaskSpec, files: DataFiles, path: Path) -> tuple[Rows, list[Any]]:
+    """A file's rows and each one's group, where the task groups rows by a column."""
+    if not spec.group_by:
+        return files.read(path)
+    return files.read(path, lambda row, where: _group_of(spec, row, where, ""), (spec.group_by,))
+
+
+def _whole_file(spec: TaskSpec, rows: Rows, groups: Sequence[str], config: str) -> Iterator[Place]:
+    for i in range(len(rows)):
+        yield Place(rows, i, config, groups[i] if groups else config if spec.configs else "")
+
+
+def _group_of(spec: TaskSpec, row: Row, where: str, config: str) -> str:
+    """The name of the group that a row belongs to; empty where the task has none."""
+    if not spec.group_by:
+        return config if spec.configs else ""
+    if spec.group_by not in row:
+        raise InputError(f"{where}: has no column {spec.group_by!r}.")
+    name = str(row[spec.group_by])
+    if len(name) > _LONGEST_GROUP:
+        raise InputError(f"{where}: has a group name of {len(name)} characters; the limit is {_LONGEST_GROUP}.")
+    return sys.intern(name)
+
+
+def _own(spec: TaskSpec, name: str, read: Callable[[Path], tuple[Rows, list[Any]]]) -> tuple[Rows, list[Any]]:
     try:
-        return read_rows(data_path(spec, name))
+        return read(data_path(spec, name))
     except InputError as e:
         raise InputError(f"task {spec.name}: {e}") from e
 
 
-def _split_of(rows: Rows, i: int) -> str:
-    row = rows.row(i)
+def _split_of(row: Row, where: str) -> str:
     if "split" not in row:
-        raise InputError(f"{rows.where(i)}: has no column 'split'.")
+        raise InputError(f"{where}: has no column 'split'.")
     if not isinstance(row["split"], str):
-        raise InputError(f"{rows.where(i)}: split must be a text.")
+        raise InputError(f"{where}: split must be a text.")
     return row["split"]
 
 
 def split_names(spec: TaskSpec) -> list[str]:
     """The splits that the task's own files have."""
     if isinstance(spec.data, str):
-        rows = _own(spec, spec.data)
-        return sorted({_split_of(rows, i) for i in range(len(rows))})
+
+        def note(row: Row, where: str) -> str:
+            return sys.intern(_split_of(row, where)[:_LONGEST_GROUP])
+
+        return sorted(set(_own(spec, spec.data, lambda path: DataFiles().read(path, note, ("split",)))[1]))
     return sorted(spec.data)
 
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from pa_lite.errors import InputError
-from pa_lite.tasks.data import Place, commits, load_split, source_name, split_names
+from pa_lite.tasks.data import DataFiles, Place, commits, load_split, source_name, split_names
 from pa_lite.tasks.rendering import Formatter, Item
+from pa_lite.tasks.sandbox import size_of
 from pa_lite.tasks.spec import TaskSpec
 
 _log = logging.getLogger(__name__)
+_MOST_KEPT = 1 << 30  # bytes of a data set's rows and prompts
+_LONGEST_ITEM = 40_000_000  # characters of an item's prompts, each choice's counted: a quarter of them is tokens
 _SAMPLE_SEED = 20250416  # a suite's fixed samples must not move with --seed
 
 
@@ -44,42 +47,99 @@ def prepare_task(
     passed over. `limit` takes the first items, of a task with groups as many of each group as it can. Raises InputError
     when rows, exemplars or columns are missing or a template fails.
     """
-    with Formatter(spec) as formatter:
-        return _prepare(spec, formatter, shots, limit, seed, split or spec.split)
+    with Formatter(spec) as formatter, DataFiles(formatter.columns) as files:
+        return _prepare(spec, formatter, files, shots, limit, seed, split or spec.split)
 
 
 def _prepare(
-    spec: TaskSpec, formatter: Formatter, shots: int | None, limit: int | None, seed: int, split: str
+    spec: TaskSpec,
+    formatter: Formatter,
+    files: DataFiles,
+    shots: int | None,
+    limit: int | None,
+    seed: int,
+    split: str,
 ) -> Prepared:
-    rows = _scored_rows(spec, formatter, split)
+    rows = _scored_rows(spec, files, split)
     same = split == spec.shots_split
     n_shots = spec.shots if shots is None else shots
     pools: dict[str, list[Place]] = {}
     if n_shots:
-        for place in [place for _, place in rows] if same else load_split(spec, spec.shots_split):
-            pools.setdefault(formatter.group(place), []).append(place)
+        for place in [place for _, place in rows] if same else load_split(spec, spec.shots_split, files):
+            pools.setdefault(place.group, []).append(place)
     # a task whose rows bring their own exemplars has no split to draw from, and --shots does not concern it
     if spec.shots == 0 and not pools:
         n_shots = 0
-    group_rows = Counter(formatter.group(place) for _, place in rows)
+    group_rows = Counter(place.group for _, place in rows)
     exemplars: dict[str, list[Place]] = {}
+    taken: set[str] = set()
     if same and n_shots:
         for group in group_rows:
             exemplars[group] = _draw(spec, formatter, pools.get(group, []), n_shots, seed, set())
         taken = {formatter.item(0, place).key for places in exemplars.values() for place in places}
-        rows = [(i, place) for i, place in rows if formatter.item(0, place).key not in taken]
-    if not rows:
+        if spec.sample or (limit is not None and spec.grouped):  # chosen among all those that are no exemplars
+            rows = [(i, place) for i, place in rows if formatter.item(0, place).key not in taken]
+    rows = _sampled(rows, spec.sample)
+    kept = _Kept(spec)
+    items: list[Item] = []
+    places = []
+    for i, place in _in_turn(rows, limit) if spec.grouped else rows:
+        if limit is not None and len(items) == limit:
+            break
+        item = formatter.item(i, place)
+        if item.key not in taken:
+            kept.add([item.row, item.contexts, item.continuations, item.golds], item.where)
+            items.append(replace(item, lead=kept.once(formatter.prefix(place), item.where)))
+            places.append(place)
+    if not items:
         raise InputError(f"{source_name(spec)}: every row of split {split!r} is an exemplar; none is left to score.")
-    rows = _limited(_sampled(rows, spec.sample), limit, formatter)
-    items = [formatter.item(i, place) for i, place in rows]
     if not same and n_shots:
         keys = {item.key for item in items}
         for group in dict.fromkeys(item.group for item in items):
             exemplars[group] = _draw(spec, formatter, pools.get(group, []), n_shots, seed, keys)
-    solved = {group: "".join(map(formatter.solved, places)) for group, places in exemplars.items()}
-    leads = [formatter.prefix(place) + solved.get(item.group, "") for (_, place), item in zip(rows, items, strict=True)]
-    items = [replace(item, lead=sys.intern(lead)) for item, lead in zip(items, leads, strict=True)]
-    return Prepared(spec, tuple(items), group_rows.total(), group_rows, n_shots, commits([p for _, p in rows]))
+    solved = {}
+    for group, of_group in exemplars.items():
+        solved[group] = kept.once("".join(map(formatter.solved, of_group)), of_group[0].where)
+    for n, item in enumerate(items):
+        items[n] = replace(item, lead=kept.once(item.lead + solved.get(item.group, ""), item.where))
+        _check_length(items[n])
+    return Prepared(spec, tuple(items), group_rows.total(), group_rows, n_shots, commits(places))
+
+
+class _Kept:
+    """What is kept of a data set, all rows and prompts together, in bytes of memory."""
+
+    def __init__(self, spec: TaskSpec) -> None:
+        self._spec, self._size = spec, 0
+        self._texts: dict[str, str] = {}
+
+    def add(self, value: Any, where: str) -> None:
+        """Count a value of the row that is there. Raises InputError for too much."""
+        self._size += size_of(value)
+        if self._size > _MOST_KEPT:
+            raise InputError(
+                f"{where}: with it, the rows and prompts of task {self._spec.name} take more than {_MOST_KEPT >> 20} "
+                "MB of memory, the limit for all together. Score fewer rows (--limit), or make them or the exemplars "
+                "shorter."
+            )
+
+    def once(self, text: str, where: str) -> str:
+        """Return the text, one string for all rows that have it, counted once. Raises InputError for too much."""
+        if text not in self._texts:
+            self._texts[text] = text
+            self.add(text, where)
+        return self._texts[text]
+
+
+def _check_length(item: Item) -> None:
+    """Raise InputError for an item whose prompts are too long, those of all choices together."""
+    n = max(1, len(item.continuations))
+    each = len(item.contexts[0]) * n if len(item.contexts) == 1 else sum(map(len, item.contexts))
+    if (length := len(item.lead) * n + each) > _LONGEST_ITEM:
+        raise InputError(
+            f"{item.where}: the prompts of all its choices have {length} characters together; the limit is "
+            f"{_LONGEST_ITEM}. Give it fewer choices, or shorter texts."
+        )
 
 
 def build_items(
@@ -89,16 +149,16 @@ def build_items(
     return list(prepare_task(spec, shots, limit, seed, split).items)
 
 
-def _scored_rows(spec: TaskSpec, formatter: Formatter, split: str) -> list[tuple[int, Place]]:
+def _scored_rows(spec: TaskSpec, files: DataFiles, split: str) -> list[tuple[int, Place]]:
     """The split's rows with their places in it. Raises InputError when there are none."""
-    rows = list(enumerate(load_split(spec, split)))
+    rows = list(enumerate(load_split(spec, split, files)))
     if not rows:
         names = "" if spec.hub else f"; it has {', '.join(split_names(spec)) or 'no rows at all'}"
         raise InputError(f"{source_name(spec)}: has no rows of split {split!r}{names}.")
     if spec.rows and split == spec.split and len(rows) != spec.rows:
         _log.warning("%s: split %s has %d rows, %d were expected", source_name(spec), split, len(rows), spec.rows)
     if spec.only:
-        of_group = [(i, place) for i, place in rows if formatter.group(place) == spec.only]
+        of_group = [(i, place) for i, place in rows if place.group == spec.only]
         if not of_group:
             raise InputError(f"{source_name(spec)}: split {split!r} has no group {spec.only!r}.")
         return of_group
@@ -137,18 +197,15 @@ def _sampled(rows: list[tuple[int, Place]], sample: int) -> list[tuple[int, Plac
     return [rows[i] for i in sorted(map(int, chosen))]
 
 
-def _limited(rows: list[tuple[int, Place]], limit: int | None, formatter: Formatter) -> list[tuple[int, Place]]:
-    """The first `limit` rows; with groups, one of each group in turn until there are so many, in their order."""
+def _in_turn(rows: list[tuple[int, Place]], limit: int | None) -> list[tuple[int, Place]]:
+    """The rows that a limit takes: one of each group in turn until there are so many, in their order."""
     if limit is None or limit >= len(rows):
         return rows
-    if not formatter.spec.grouped:
-        return rows[:limit]
     rank: dict[str, int] = {}
     order = []
     for n, (_, place) in enumerate(rows):
-        group = formatter.group(place)
-        rank[group] = rank.get(group, -1) + 1
-        order.append((rank[group], n))
+        rank[place.group] = rank.get(place.group, -1) + 1
+        order.append((rank[place.group], n))
     return [rows[n] for n in sorted(n for _, n in sorted(order)[:limit])]
 
 

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import jinja2
 
 from pa_lite.errors import InputError
-from pa_lite.tasks.data import Place, Row
+from pa_lite.tasks.data import Place
+from pa_lite.tasks.jsonl import Row
 from pa_lite.tasks.metrics import Gold
 from pa_lite.tasks.sandbox import BrokenTemplateError, LimitedTemplates, Missing, Templates
 from pa_lite.tasks.spec import TaskSpec
-from pa_lite.tasks.transforms import TRANSFORMS
+from pa_lite.tasks.transforms import COLUMNS, TRANSFORMS
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_MOST_CHOICES = 10_000
+_MOST_GOLDS, _LONGEST_GOLDS = 10_000, 1_000_000  # accepted answers of a row, and characters in all of them
+_MOST_SPANS, _MOST_ALIGNED = 100, 1000  # in one accepted answer, and in all those that have several
 # what a template or transform can raise on a row that does not fit it
 _ROW_ERRORS = (
     jinja2.TemplateError,
@@ -97,6 +101,14 @@ class Formatter:
     def __exit__(self, *exc: object) -> None:
         self._templates.close()
 
+    @property
+    def columns(self) -> frozenset[str] | None:
+        """The columns that the task can refer to; None where that is unknown, or where it takes whole rows."""
+        names = self._templates.names
+        if names is None or "row" in names:
+            return None
+        return names.union([self.spec.group_by], *(COLUMNS[name] for name in self.spec.transforms))
+
     def _fails(self, place: Place, name: str, why: object) -> InputError:
         return InputError(f"{place.where}: {name} of task {self.spec.name} fails on this row: {why}.")
 
@@ -137,11 +149,10 @@ class Formatter:
     def item(self, index: int, place: Place) -> Item:
         """An item with nothing before it. Raises InputError, naming file, row and field, for one that does not fit."""
         spec, scope = self.spec, self.scope(place)
-        group = self.group(place, scope)
         if spec.kind == "G":
             golds = self._golds(place, scope)
             context = self.render("template", place, scope)
-            return Item(index, "", (context,), (), -1, place.row, golds, group, place.where)
+            return Item(index, "", (context,), (), -1, place.row, golds, place.group, place.where)
         choices, answer = self._choices(place, scope)
         if spec.partial:
             contexts = tuple(self.render("template", place, {**scope, "choice": c}) for c in choices)
@@ -153,7 +164,7 @@ class Formatter:
                 choices = list(letters)
             contexts = (self.render("template", place, scope),)
             continuations = tuple(spec.delimiter + c for c in choices)
-        return Item(index, "", contexts, continuations, answer, place.row, (), group, place.where)
+        return Item(index, "", contexts, continuations, answer, place.row, (), place.group, place.where)
 
     def solved(self, place: Place) -> str:
         """An exemplar's text: context, delimiter, answer, separator."""
@@ -170,15 +181,6 @@ class Formatter:
             raise self._fails(place, "target", "it is empty")
         return target
 
-    def group(self, place: Place, scope: Mapping[str, Any] | None = None) -> str:
-        """The name of the group that a row belongs to; empty where the task has none."""
-        if not self.spec.group_by:
-            return place.config if self.spec.configs else ""
-        row = place.row if scope is None else scope["row"]
-        if self.spec.group_by not in row:
-            raise InputError(f"{place.where}: has no column {self.spec.group_by!r}.")
-        return str(row[self.spec.group_by])
-
     def _choices(self, place: Place, scope: Mapping[str, Any]) -> tuple[list[str], int]:
         choices, answer = self.evaluate("choices", place, scope), self.evaluate("answer", place, scope)
         if (
@@ -189,6 +191,8 @@ class Formatter:
             raise InputError(f"{place.where}: choices must be two or more texts.")
         if any("\ud800" <= character <= "\udfff" for choice in choices for character in choice):
             raise InputError(f"{place.where}: choices hold a lone surrogate, which is no text.")
+        if len(choices) > _MOST_CHOICES:
+            raise InputError(f"{place.where}: has {len(choices)} choices; the limit is {_MOST_CHOICES}. Remove some.")
         if self.spec.kind == "FMC" and len(choices) > len(_LETTERS):
             raise InputError(f"{place.where}: has {len(choices)} choices, more than there are letters.")
         if isinstance(answer, str) and answer.isascii() and answer.lstrip("-").isdigit():
@@ -210,4 +214,18 @@ class Formatter:
             golds.append(tuple(map(str, spans)))
         if not golds:
             raise InputError(f"{place.where}: has no accepted answer.")
+        _check_golds(place.where, golds)
         return tuple(golds)
+
+
+def _check_golds(where: str, golds: Sequence[Gold]) -> None:
+    """Raise InputError for more accepted answers, or longer ones, than metrics get through: spans are aligned."""
+    n_aligned = sum(len(gold) for gold in golds if len(gold) > 1)
+    for n, most, what in (
+        (len(golds), _MOST_GOLDS, "accepted answers"),
+        (max(map(len, golds)), _MOST_SPANS, "spans in one accepted answer"),
+        (n_aligned, _MOST_ALIGNED, "spans in all accepted answers of several spans"),
+        (sum(len(span) for gold in golds for span in gold), _LONGEST_GOLDS, "characters in all accepted answers"),
+    ):
+        if n > most:
+            raise InputError(f"{where}: has {n} {what}; the limit is {most}. Remove some.")

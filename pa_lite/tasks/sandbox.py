@@ -7,14 +7,16 @@ process would hold in its main thread alone, and not within one long call of C.
 from __future__ import annotations
 
 import base64
+import contextlib
 import pickle
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jinja2
+import jinja2.meta
 import jinja2.sandbox
 
 from pa_lite.errors import EngineError
@@ -24,6 +26,8 @@ from pa_lite.tasks.transforms import column
 
 SECONDS = 5  # of processor time, for one text
 _A_SECOND = 1000  # answers that any sane pattern gets through: more time for many
+_PORTION, _PORTION_CHARACTERS = 1000, 2_000_000  # answers sent at a time, and their characters
+_PATIENCE = 3  # times the processor time that all answers may take: other programs may have the processor
 _MEMORY = 512 << 20  # bytes beyond what the process holds when it starts
 _LONGEST = 10_000_000  # characters of one rendered text: far more than any context holds
 # all that a task's templates make of a data set, in memory and in time on the clock, beside what goes in
@@ -55,7 +59,7 @@ def _not_null(value: Any) -> Any:
 
 
 class Templates:
-    """Templates and expressions by name, compiled here."""
+    """Templates and expressions by name, compiled here; `names` are all that they refer to, None if that is unknown."""
 
     def __init__(self, templates: Mapping[str, str], expressions: Mapping[str, str]) -> None:
         """Raises BrokenTemplateError."""
@@ -65,6 +69,7 @@ class Templates:
         )
         environment.globals["column"] = column
         self._templates, self._expressions = {}, {}
+        self.names: frozenset[str] | None = None
         name = ""
         try:
             for name, text in templates.items():
@@ -73,6 +78,9 @@ class Templates:
                 self._expressions[name] = environment.compile_expression(text, undefined_to_none=False)
         except (jinja2.TemplateError, SyntaxError) as e:  # Python's own limits of nesting count, too
             raise BrokenTemplateError(name, str(e)) from e
+        with contextlib.suppress(jinja2.TemplateError, RecursionError):
+            parsed = map(environment.parse, (*templates.values(), *(f"{{{{ {e} }}}}" for e in expressions.values())))
+            self.names = frozenset(name for tree in parsed for name in jinja2.meta.find_undeclared_variables(tree))
 
     def render(self, name: str, scope: Mapping[str, Any]) -> str:
         """A template's text. Raises whatever the template raises, ValueError for one that is too long."""
@@ -107,6 +115,7 @@ class LimitedTemplates:
         if "broken" in answer:
             self.close()
             raise BrokenTemplateError(*answer["broken"])
+        self.names = None if answer["names"] is None else frozenset(answer["names"])
 
     def _ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
         try:
@@ -133,7 +142,7 @@ class LimitedTemplates:
         self._seconds += time.monotonic() - start
         self._asked += 1
         self._given += len(packed) + self._source
-        self._made += _size(answer)
+        self._made += size_of(answer)
         most = _SUM + _SUM_PER_BYTE * self._given
         if self._made > most:
             raise jinja2.TemplateRuntimeError(
@@ -154,12 +163,12 @@ class LimitedTemplates:
         self._process.close()
 
 
-def _size(value: Any) -> int:
+def size_of(value: Any) -> int:
     """Return about how many bytes of memory a value of JSON takes."""
     size = sys.getsizeof(value)
     if isinstance(value, dict):
-        return size + sum(map(_size, value.values()))
-    return size + sum(map(_size, value)) if isinstance(value, list) else size
+        return size + sum(map(size_of, value.values()))
+    return size + sum(map(size_of, value)) if isinstance(value, (list, tuple)) else size
 
 
 def _packed(scope: Mapping[str, Any]) -> str:
@@ -175,11 +184,37 @@ def find_answers(extracts: Sequence[Extract], texts: Sequence[str], is_own: bool
     """
     if is_own:
         return [{e.name: e.find(text) for e in extracts} for text in texts]
-    request = {
-        "do": "find",
-        "extracts": [{"name": e.name, "pattern": e.pattern, "pick": e.pick} for e in extracts],
-        "texts": list(texts),
-    }
+    request = {"do": "find", "extracts": [{"name": e.name, "pattern": e.pattern, "pick": e.pick} for e in extracts]}
+    found: list[dict[str, str]] = []
+    size, most = 0, _SUM + _SUM_PER_BYTE * sum(map(len, texts))
+    start, longest = time.monotonic(), _PATIENCE * (SECONDS + len(texts) / _A_SECOND)
     with LimitedProcess(WORKER, _MEMORY) as process:
-        found: list[dict[str, str]] = process.ask(request, SECONDS + len(texts) // _A_SECOND)["found"]
+        for portion in _portions(texts):
+            answer = process.ask({**request, "texts": portion}, SECONDS + len(portion) // _A_SECOND)["found"]
+            size += size_of(answer)
+            if size > most:
+                raise EngineError(
+                    f"what they find takes more than {most >> 20} MB, the limit for all answers: {_SUM >> 20} MB and "
+                    f"{_SUM_PER_BYTE} times the answers"
+                )
+            found += answer
+            if (took := time.monotonic() - start) > longest:
+                raise EngineError(
+                    f"the first {len(found)} answers took {took:.0f} seconds; the limit for all {len(texts)} is "
+                    f"{longest:.0f}: {_PATIENCE * SECONDS:g}, and {_PATIENCE} for each {_A_SECOND}"
+                )
     return found
+
+
+def _portions(texts: Sequence[str]) -> Iterator[list[str]]:
+    """The texts in portions of at most _PORTION texts and _PORTION_CHARACTERS characters, or a single text."""
+    portion: list[str] = []
+    held = 0
+    for text in texts:
+        if portion and (len(portion) >= _PORTION or held + len(text) > _PORTION_CHARACTERS):
+            yield portion
+            portion, held = [], 0
+        portion.append(text)
+        held += len(text)
+    if portion:
+        yield portion

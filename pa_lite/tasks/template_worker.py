@@ -38,7 +38,8 @@ class _Worker:
                 self.templates = Templates(request["templates"], request["expressions"])
             except BrokenTemplateError as e:
                 return {"broken": [e.name, str(e)]}
-            return {}
+            names = self.templates.names
+            return {"names": None if names is None else sorted(names)}
         if request["do"] == "find":
             return {"found": find_answers([Extract(**e) for e in request["extracts"]], request["texts"], is_own=True)}
         scope = pickle.loads(base64.b64decode(request["scope"]))

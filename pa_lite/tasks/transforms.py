@@ -72,4 +72,10 @@ def _drop(row: Row) -> dict[str, Any]:
     return {"golds": told or [[""]]}
 
 
+# transform -> the columns that it reads
+COLUMNS = {
+    "hellaswag": ("activity_label", "ctx_a", "ctx_b", "endings"),
+    "gsm8k": ("answer",),
+    "drop": ("answer", "validated_answers"),
+}
 TRANSFORMS: dict[str, Callable[[Row], dict[str, Any]]] = {"hellaswag": _hellaswag, "gsm8k": _gsm8k, "drop": _drop}

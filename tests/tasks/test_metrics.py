@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pa_lite.tasks import metrics
 from pa_lite.tasks.metrics import (
     ChoiceScores,
     best_alignment,
@@ -179,3 +180,13 @@ def test_weighted_f1_is_each_classes_own(pairs: list[tuple[int, int]]) -> None:
     distinct = np.array(sorted(set(pairs))).T
     counts = np.array([[pairs.count(p) for p in sorted(set(pairs))]])
     assert weighted_f1(distinct[0], distinct[1], counts)[0] == pytest.approx(expected)
+
+
+def test_many_predicted_spans_score_as_all_pairs_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    gold = tuple(f"w{i} x" for i in range(8))
+    for n in (3, 8, 300, 1600, 1700):
+        text = ", ".join(f"w{i % 11} {'x' * (i % 3)}" for i in range(n))
+        monkeypatch.setattr(metrics, "_FEW_PAIRS", 10**9)
+        slow = metrics.drop_f1(text, [gold])
+        monkeypatch.setattr(metrics, "_FEW_PAIRS", 0)
+        assert metrics.drop_f1(text, [gold]) == slow

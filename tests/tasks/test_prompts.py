@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from pa_lite.errors import InputError
+from pa_lite.tasks import prompts
 from pa_lite.tasks.prompts import build_items, majority_rate
 from pa_lite.tasks.spec import TaskSpec, find_tasks
 
@@ -102,5 +103,29 @@ def test_missing_data(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"task t: .*rows.jsonl: cannot be read"):
         build_items(spec)
     (tmp_path / "rows.jsonl").write_bytes(b"\xff\xfe")
-    with pytest.raises(InputError, match="no UTF-8"):
+    with pytest.raises(InputError, match="not UTF-8"):
         build_items(spec)
+
+
+def test_what_is_kept_of_a_data_set_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prefix of its own for each row holds the exemplars once more for each."""
+    monkeypatch.setattr(prompts, "_MOST_KEPT", 10_000_000)
+    rows = [row("s" * 100_000, 0, "shots"), *(row(f"q{i}") for i in range(200))]
+    assert len(build_items(task(tmp_path, rows, shots=1))) == 200
+    with pytest.raises(InputError, match=r"rows.jsonl:\d+: .* more than 9 MB of memory, the limit .*--limit"):
+        build_items(task(tmp_path, rows, shots=1, prefix="{{ query }}"))
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        ([["a"] * 101], "101 spans in one accepted answer; the limit is 100"),
+        ([["a"] * 100] * 11, "1100 spans in all accepted answers of several spans; the limit is 1000"),
+        (["a"] * 10_001, "10001 accepted answers; the limit is 10000"),
+        (["a" * 1_000_001], "1000001 characters in all accepted answers"),
+    ],
+)
+def test_gold_answers_have_limits(tmp_path: Path, answer: Any, told: str) -> None:
+    rows = [{"split": "test", "query": "q", "answer": answer}]
+    with pytest.raises(InputError, match=rf"rows.jsonl:1: has {told}"):
+        build_items(task(tmp_path, rows, kind="G"))

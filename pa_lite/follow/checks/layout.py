@@ -11,6 +11,7 @@ _BULLET = re.compile(r"^[ \t]*[-*][ \t]+\S", re.MULTILINE)
 _HIGHLIGHT = re.compile(r"\*\*(?!\s)[^*\n]+(?<!\s)\*\*|\*(?!\s)[^*\n]+(?<!\s)\*")
 _PLACEHOLDER = re.compile(r"\[([^\[\]\n]+)\]")
 _TITLE = re.compile(r"<<([^<>\n]+)>>")
+_NUMBERED = re.compile(r"^([ \t#*_>]*)\d", re.MULTILINE)  # a line's number, and what stands before it
 _FENCE = "```"
 _LANGUAGE = re.compile(r"[a-z]*", re.IGNORECASE)  # what follows the fence that opens
 
@@ -26,9 +27,13 @@ def _every_line(pattern: str) -> Rule:
 
 
 def _sections(text: str, check: Check) -> bool:
-    header = rf"^[ \t#*_>]*{re.escape(str(check['header']))}[ \t]*\d+"
+    header = str(check["header"])
+    if not header.strip(" \t"):  # the pattern below would try every division of a row of spaces
+        before = [found[1] for found in _NUMBERED.finditer(text)]
+        return compare(sum(header in marks[len(marks.rstrip(" \t")) :] for marks in before), check)
+    pattern = rf"^[ \t#*_>]*{re.escape(header)}[ \t]*\d"
     flags = re.MULTILINE if check.get("same_case") else re.MULTILINE | re.IGNORECASE
-    return compare(len(re.findall(header, text, flags)), check)
+    return compare(sum(1 for _ in re.finditer(pattern, text, flags)), check)
 
 
 def _divided(text: str, check: Check) -> bool:

@@ -1,0 +1,135 @@
+"""Rows of parquet files, read by a process of its own with limits (see `parquet_worker`), a block at a time."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import importlib.util
+import os
+import time
+import weakref
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pa_lite.errors import EngineError, InputError
+from pa_lite.limited import LimitedProcess
+from pa_lite.tasks.parquet_worker import MEMORY
+
+WORKER = "pa_lite.tasks.parquet_worker"
+_WHOLE = 64 << 20  # decoded bytes up to which rows keep columns that the task does not use
+# for all files of a data set, on the clock
+_SECONDS, _BYTES_A_SECOND, _READS_A_SECOND = 60, 1_000_000, 20
+_MAKERS: dict[str, Callable[[Any], Any]] = {
+    "bytes": lambda text: text.encode("latin-1"),
+    "datetime": datetime.datetime.fromisoformat,
+    "date": datetime.date.fromisoformat,
+    "time": datetime.time.fromisoformat,
+    "timedelta": lambda parts: datetime.timedelta(*parts),
+    "decimal": decimal.Decimal,
+    "text": str,
+}
+
+
+class ParquetReader:
+    """The process that reads parquet files, started for the first, until `close`; a context manager."""
+
+    def __init__(self) -> None:
+        self._process = LimitedProcess(WORKER, MEMORY)
+        self._finish = weakref.finalize(self, self._process.close)
+        self._seconds = self._longest = 0.0
+
+    def __enter__(self) -> ParquetReader:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process; it starts again when another row is asked for."""
+        self._process.close()
+
+    def open(self, path: Path, used: Collection[str] | None = None) -> ParquetRows:
+        """Open a file, of whose columns `used` are wanted; None for all.
+
+        Other columns are read too where the whole file is small. Raises InputError for what cannot be read.
+        """
+        if importlib.util.find_spec("pyarrow") is None:
+            raise InputError(f"{path}: parquet needs pyarrow. Install it with: pip install 'pa-lite[tasks]'.")
+        try:
+            facts = path.stat()
+        except OSError as e:
+            raise InputError(f"{path}: cannot be read: {e.strerror or e}.") from e
+        self._longest += facts.st_size / _BYTES_A_SECOND
+        request = {"path": os.fspath(path), "identity": [facts.st_size, facts.st_mtime_ns]}
+        found = self._ask(path, {"do": "open", **request})
+        names: list[str] = found["names"]
+        is_whole = used is None or sum(found["claims"]) <= _WHOLE
+        columns = names if is_whole else [name for name in names if name in (used or ())]
+        return ParquetRows(path, found["rows"], names, columns, lambda more: self._ask(path, {**request, **more}))
+
+    def _ask(self, path: Path, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Return an answer. Raises InputError, naming the file, for what is refused or beyond a limit."""
+        longest = _SECONDS + self._longest
+        self._longest += 1 / _READS_A_SECOND
+        start = time.monotonic()
+        try:
+            answer = self._process.ask(request, longest)
+        except EngineError as e:
+            raise InputError(f"{path}: cannot be decoded within {MEMORY >> 20} MB of memory: {e}.") from e
+        self._seconds += time.monotonic() - start
+        if "refused" in answer:
+            raise InputError(f"{path}: {answer['refused']}.")
+        if self._seconds > longest:
+            raise InputError(
+                f"{path}: with it, reading the data took {self._seconds:.0f} seconds, and the limit for all of it is "
+                f"{longest:.0f}: {_SECONDS}, and one for each MB and each {_READS_A_SECOND} reads. Give the rows as "
+                "JSONL."
+            )
+        return answer
+
+
+@dataclass
+class ParquetRows:
+    """The rows of a file, fetched a block at a time: a training split is read for a few exemplars."""
+
+    path: Path
+    n: int
+    names: Sequence[str]
+    columns: Sequence[str]
+    ask: Callable[[Mapping[str, Any]], dict[str, Any]]
+    _block: list[dict[str, Any]] = field(default_factory=list)
+    _start: int = 0
+
+    def __len__(self) -> int:
+        return self.n
+
+    def row(self, i: int) -> dict[str, Any]:
+        """Return row i. Raises InputError for a file that cannot be decoded within the limits."""
+        if not self._start <= i < self._start + len(self._block):
+            self._block, self._start = self.read(self.columns, i), i
+        return self._block[i - self._start]
+
+    def read(self, columns: Sequence[str], at: int) -> list[dict[str, Any]]:
+        """Return these columns of some rows from `at` on, at least one row. Raises as `row` does."""
+        if not columns:
+            return [{} for _ in range(min(self.n - at, 1000))]
+        rows: list[dict[str, Any]] = self.ask({"do": "rows", "columns": list(columns), "at": at})["rows"]
+        try:
+            return [_restored(row) for row in rows]
+        except (ValueError, KeyError, TypeError, ArithmeticError) as e:
+            raise InputError(f"{self.path}: has a value that cannot be read after row {at}: {e}.") from e
+
+    def where(self, i: int) -> str:
+        """Return file and row, from 1, for messages."""
+        return f"{self.path}: row {i + 1}"
+
+
+def _restored(value: Any) -> Any:
+    if isinstance(value, dict):
+        if len(value) == 1 and "\0" in value:
+            kind, content = value["\0"]
+            return _MAKERS[kind](content)
+        return {key: _restored(part) for key, part in value.items()}
+    return [_restored(part) for part in value] if isinstance(value, list) else value

@@ -1,0 +1,192 @@
+"""Parquet files that decode to far more than they are: read in a process with limits, by columns, in batches."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from pa_lite.errors import InputError
+from pa_lite.tasks import parquet
+from pa_lite.tasks.data import DataFiles, read_rows
+from pa_lite.tasks.parquet import ParquetReader
+from pa_lite.tasks.parquet_worker import _plain_size
+from pa_lite.tasks.prompts import build_items
+from pa_lite.tasks.spec import TaskSpec
+
+_LOW = 100 << 20  # bytes
+
+
+def write(path: Path, columns: dict[str, Any], **options: Any) -> Path:
+    options = {"compression": "zstd", "store_schema": False, **options}
+    pyarrow.parquet.write_table(pyarrow.table(columns), path, **options)
+    return path
+
+
+def rows_of(path: Path, used: list[str] | None = None) -> list[dict[str, Any]]:
+    with DataFiles(used) as files:
+        rows, _ = files.read(path)
+        return [dict(rows.row(i)) for i in range(len(rows))]
+
+
+def test_values_of_every_type_come_back(tmp_path: Path) -> None:
+    rows = [
+        {
+            "text": "ü\u2028\0", "bytes": b"\x00\xff", "float": float("inf"), "int": 2**62, "null": None, "is": True,
+            "at": datetime.datetime(2026, 1, 2, 3, 4, 5, 6, datetime.timezone.utc), "day": datetime.date(2026, 1, 2),
+            "time": datetime.time(1, 2, 3), "took": datetime.timedelta(days=-1, seconds=5),
+            "price": decimal.Decimal("1.50"), "list": [["a"], []], "struct": {"x": {"y": [b"z"]}},
+        },
+    ]  # fmt: skip
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "x.parquet")
+    assert rows_of(tmp_path / "x.parquet") == rows
+
+
+def test_only_columns_that_the_task_uses_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    columns = {"q": ["a", "b"], "choices": [["x", "y"]] * 2, "answer": [0, 1], "picture": [b"p" * 50_000_000, b""]}
+    write(tmp_path / "rows.parquet", columns, use_dictionary=False)
+    monkeypatch.setattr(parquet, "_WHOLE", 1000)
+    spec = TaskSpec("t", "{{ q }}?", tmp_path, data={"test": "rows.parquet"})
+    items = build_items(spec)
+    assert [item.prompt for item in items] == ["a?", "b?"]
+    assert dict(items[1].row) == {"q": "b", "choices": ["x", "y"], "answer": 1}
+    items = build_items(TaskSpec("t", "{{ row.q }}?", tmp_path, data={"test": "rows.parquet"}))
+    assert len(items[0].row["picture"]) == 50_000_000
+
+
+def test_small_files_keep_all_columns(tmp_path: Path) -> None:
+    write(tmp_path / "rows.parquet", {"q": ["a"], "choices": [["x", "y"]], "answer": [0], "note": ["n"]})
+    (item,) = build_items(TaskSpec("t", "{{ q }}?", tmp_path, data={"test": "rows.parquet"}))
+    assert item.row["note"] == "n"
+
+
+def test_the_split_column_is_read_alone(tmp_path: Path) -> None:
+    columns: dict[str, list[Any]] = {
+        "split": ["train", "test"] * 500, "q": [f"q{i}" for i in range(1000)], "choices": [["x", "y"]] * 1000,
+        "answer": [1] * 1000, "g": ["one", "one", "two", "two"] * 250,
+    }  # fmt: skip
+    write(tmp_path / "rows.parquet", columns, row_group_size=90)
+    spec = TaskSpec("t", "{{ q }}?", tmp_path, data="rows.parquet", group_by="g", shots=2, separator="|")
+    items = build_items(spec, limit=5)
+    assert [item.group for item in items] == ["one", "two", "one", "two", "one"]
+    assert [item.row["q"] for item in items] == ["q1", "q3", "q5", "q7", "q9"]
+    for item in items:
+        numbers = [int(part.split("?")[0][1:]) for part in item.prompt.split("|")[:2]]
+        assert all(n % 2 == 0 and columns["g"][n] == item.group for n in numbers)
+
+
+def _hostile(path: Path, kind: str) -> Path:
+    if kind == "list":
+        nulls = pyarrow.nulls(60_000_000, pyarrow.int32())
+        write(path, {"q": pyarrow.ListArray.from_arrays(pyarrow.array([0, 60_000_000], pyarrow.int32()), nulls)})
+    elif kind == "delta":
+        texts = pyarrow.array(["a" * 4_000_000] * 80)
+        write(path, {"q": texts}, use_dictionary=False, column_encoding={"q": "DELTA_BYTE_ARRAY"})
+    elif kind == "dictionary":
+        text, indices = pyarrow.array(["a" * 120_000_000]), pyarrow.array([0] * 9, pyarrow.int32())
+        write(path, {"q": pyarrow.DictionaryArray.from_arrays(indices, text)})
+    else:
+        write(path, {"q": pyarrow.array(["a" * 120_000_000])}, use_dictionary=False)
+    assert path.stat().st_size < 200_000
+    return path
+
+
+@pytest.mark.parametrize("kind", ["list", "delta", "dictionary", "text"])
+@pytest.mark.parametrize("bound", ["system", "watch"])
+def test_decoding_is_bounded_by_our_own_limits(
+    tmp_path: Path, kind: str, bound: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the system's limit, and by looking at what Arrow holds, where the system has none."""
+    path = _hostile(tmp_path / "x.parquet", kind)
+    monkeypatch.setattr(parquet, "MEMORY", _LOW)
+    if bound == "watch":
+        worker = tmp_path / "worker.py"
+        worker.write_text(
+            "import pa_lite.limited_worker as w\nw.limit_once = lambda memory: None\n"
+            "from pa_lite.tasks.parquet_worker import main\n",
+            "utf-8",
+        )
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.setattr(parquet, "WORKER", "worker")
+    with pytest.raises(InputError) as caught:
+        rows_of(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert any(told in message for told in ("more memory than it gets", "use of memory", "becomes more", "in row"))
+    assert len(message) < 600
+
+
+def test_a_process_that_was_ended_does_not_stop_other_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet, "MEMORY", _LOW)
+    good = write(tmp_path / "good.parquet", {"q": [1, 2]})
+    with ParquetReader() as reader:
+        bad = reader.open(_hostile(tmp_path / "x.parquet", "list"))
+        with pytest.raises(InputError):
+            bad.row(0)
+        assert reader.open(good).row(1) == {"q": 2}
+
+
+def test_a_row_has_a_limit(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.parquet", {"q": ["short", "a" * 70_000_000]})
+    rows = read_rows(path)
+    assert rows.row(0) == {"q": "short"}
+    with pytest.raises(InputError, match=r"x.parquet: has more than 64 MB in row 2, the limit of a row"):
+        rows.row(1)
+
+
+def test_texts_stored_as_differences_are_read(tmp_path: Path) -> None:
+    columns = {"q": ["abc", "abd", "x"] * 50}
+    path = write(tmp_path / "x.parquet", columns, use_dictionary=False, column_encoding={"q": "DELTA_BYTE_ARRAY"})
+    assert [row["q"] for row in rows_of(path)] == columns["q"]
+
+
+def test_a_file_that_changes_is_noticed(tmp_path: Path) -> None:
+    with ParquetReader() as reader:
+        rows = reader.open(write(tmp_path / "x.parquet", {"q": [1]}))
+        reader.close()
+        write(tmp_path / "x.parquet", {"q": [1, 2, 3]})
+        with pytest.raises(InputError, match=r"x.parquet: changed while it was being read"):
+            rows.row(0)
+
+
+def test_reading_all_files_has_a_time_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet, "_SECONDS", 0)
+    monkeypatch.setattr(parquet, "_READS_A_SECOND", 10_000)
+    with pytest.raises(InputError, match=r"x.parquet: .*(took|ended after)"):
+        rows_of(write(tmp_path / "x.parquet", {"q": list(range(100_000))}))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_broken_files_give_rows_or_one_error(tmp_path: Path, seed: int) -> None:
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    whole = write(tmp_path / "x.parquet", {"q": ["a", "b"] * 40, "n": [[1, None], []] * 40}).read_bytes()
+    with ParquetReader() as reader:
+        for i in range(60):
+            raw = bytearray(whole)
+            for at in rng.integers(0, len(raw), 3):
+                raw[at] = rng.integers(256)
+            path = tmp_path / f"{i}.parquet"
+            path.write_bytes(raw)
+            try:
+                rows = reader.open(path)
+                for k in range(min(len(rows), 100)):
+                    json.dumps(rows.row(k), default=str)
+            except InputError as e:
+                assert str(e).startswith(str(path))  # noqa: PT017
+
+
+def test_sizes_are_those_of_plain_values() -> None:
+    maps = pyarrow.array([[("k", "v" * 100)], [], [("a", "b")]], pyarrow.map_(pyarrow.string(), pyarrow.string()))
+    whole, first = _plain_size(maps), _plain_size(maps.slice(0, 1))
+    assert whole > first + _plain_size(maps.slice(2)) - 100
+    assert _plain_size(maps.slice(1, 1)) < first
+    numbers = pyarrow.array([5, 5, 5]).dictionary_encode()
+    assert _plain_size(numbers) >= 3 * 64
