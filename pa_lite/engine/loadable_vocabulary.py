@@ -23,14 +23,16 @@ _BEGIN_WITH_BOS = (
 )  # fmt: skip
 _ALWAYS_BOS = ("gemma4", "granite-embed-multi-311m")
 _BYTE = 6  # token_type of a byte
-# tokenizers that compare each stretch of a text with the longest token: time is text times its length, or its square
-_MATCHING = ("bert", "t5", "rwkv", "plamo2")
-_LONGEST_MATCHED = 1024  # bytes; published vocabularies for them have tokens of up to 200
 BYTE_PAIRS = ("gpt2", "hybriddna", "whitespace", "gemma4")
 # bytes of a token at most: rwkv and t5 go one call deeper for each (100,000 end the process), plamo2 takes cubic time
 # to load, bert tries all lengths at every character of a text, and byte-level ones spell a token once for each
 # character that stands for no byte (3 GB for 20,000)
 _LONGEST_TOKEN = {"rwkv": 1000, "t5": 1000, "plamo2": 512, "bert": 256, **dict.fromkeys(BYTE_PAIRS, 10_000)}
+
+
+def _size(text: str) -> int:
+    """Return a text's length in bytes."""
+    return len(text.encode())
 
 
 def vocabulary_faults(header: GgufHeader, _architecture: str) -> Iterator[str]:
@@ -48,12 +50,13 @@ def vocabulary_faults(header: GgufHeader, _architecture: str) -> Iterator[str]:
         seen: set[str] = set()
         doubled = next(t for t in texts if t in seen or seen.add(t))  # type: ignore[func-returns-value]
         yield f"its vocabulary has two equal tokens, {doubled[:60]!r} ({_OWN}.tokens)"
-    longest = max(texts, key=len)
-    if (most := _LONGEST_TOKEN.get(model.value)) is not None and len(longest.encode()) > most:
-        yield (
-            f"its vocabulary has a token of {len(longest.encode())} bytes, {longest[:40]!r}..., where llama.cpp's "
-            f"tokenizer for {model.value} can do with {most} ({_OWN}.tokens)"
-        )
+    if (most := _LONGEST_TOKEN.get(model.value)) is not None:
+        longest = max((text for text in texts if 4 * len(text) > most), key=_size, default="")
+        if _size(longest) > most:
+            yield (
+                f"its vocabulary has a token of {_size(longest)} bytes, {longest[:40]!r}..., where llama.cpp's "
+                f"tokenizer for {model.value} can do with {most} ({_OWN}.tokens)"
+            )
     if model.value == "llama":
         missing = [b for b in range(256) if f"<0x{b:02X}>" not in known and not (b < 128 and chr(b) in known)]
         if missing:
@@ -63,11 +66,6 @@ def vocabulary_faults(header: GgufHeader, _architecture: str) -> Iterator[str]:
         missing = [b for b in range(256) if bytes([b]) not in own]
         if missing:
             yield f"its vocabulary has no token for the byte \\x{missing[0]:02x} ({_OWN}.tokens)"
-    if model.value in _MATCHING:
-        longest = max(texts, key=len)
-        if len(longest.encode()) > _LONGEST_MATCHED:
-            size = len(longest.encode())
-            yield f"the token {longest[:30]!r}... has {size} bytes, more than {_LONGEST_MATCHED} ({_OWN}.tokens)"
     if model.value == "t5":
         yield from _charsmap(header)
     yield from _lists(header, len(texts))

@@ -83,18 +83,18 @@ class SpacePrefix:
         return guard, self._tokenize(guard, False, False)
 
     @functools.cached_property
-    def _special(self) -> tuple[SpecialTokens, SpecialTokens]:
+    def _special(self) -> tuple[LongestTokens, LongestTokens]:
         """The tokens that are matched as they stand: without control tokens, and with them."""
         tokens, types = (self._metadata.get(f"tokenizer.ggml.{key}") for key in ("tokens", "token_type"))
         pairs = [] if tokens is None or types is None else list(zip(tokens.value, types.value, strict=False))
 
-        def of(*kinds: int) -> SpecialTokens:
-            return SpecialTokens({text: i for i, (text, kind) in enumerate(pairs) if kind in kinds and text})
+        def of(*kinds: int) -> LongestTokens:
+            return LongestTokens({text: i for i, (text, kind) in enumerate(pairs) if kind in kinds and text})
 
         return of(USER_DEFINED), of(USER_DEFINED, CONTROL, UNKNOWN)
 
 
-class SpecialTokens:
+class LongestTokens:
     """Finds tokens that are matched as they stand; of several in one place the longest, as `tokenizers` does.
 
     Takes time in proportion to the text and the different lengths of tokens, however many there are: a pattern of all

@@ -14,7 +14,7 @@ from pa_lite.checkpoints.vocabulary.space_prefix import SPACE_PREFIX_KEY
 from pa_lite.checkpoints.vocabulary.tokens import CONTROL, USER_DEFINED
 from pa_lite.engine.chat import chat_prompts
 from pa_lite.engine.model import EngineOptions, Model
-from pa_lite.engine.space_prefix import SpacePrefix, SpecialTokens
+from pa_lite.engine.space_prefix import SpacePrefix, LongestTokens
 from tests.checkpoints.vocabulary.folders import PIECES
 from tests.vocabularies import write_tiny_model
 
@@ -153,15 +153,15 @@ def test_a_vocabulary_without_token_types_has_no_special_tokens(tmp_path: Path) 
 
 
 def test_of_special_tokens_in_one_place_the_longest_is_found() -> None:
-    special = SpecialTokens({"<a>": 1, "<a><b>": 2, "]^-": 3, "-": 4, "<a": 5})
+    special = LongestTokens({"<a>": 1, "<a><b>": 2, "]^-": 3, "-": 4, "<a": 5})
     assert list(special.find("x<a><b<a><b>]^-]--<a")) == [
         (1, 4, 1), (6, 12, 2), (12, 15, 3), (16, 17, 4), (17, 18, 4), (18, 20, 5)
     ]  # fmt: skip
-    assert list(SpecialTokens({}).find("abc")) == []
+    assert list(LongestTokens({}).find("abc")) == []
 
 
 def test_many_special_tokens_take_no_more_time_than_few() -> None:
-    special = SpecialTokens({f"<{i}>": i for i in range(200_000)})
+    special = LongestTokens({f"<{i}>": i for i in range(200_000)})
     started = time.process_time()
     assert [token for *_, token in special.find("<x" * 50_000 + "<123456>")] == [123456]
     assert time.process_time() - started < 5  # a pattern of all tokens takes hours
