@@ -14,7 +14,7 @@ from pa_lite.checkpoints.vocabulary.space_prefix import SPACE_PREFIX_KEY
 from pa_lite.checkpoints.vocabulary.tokens import CONTROL, USER_DEFINED
 from pa_lite.engine.chat import chat_prompts
 from pa_lite.engine.model import EngineOptions, Model
-from pa_lite.engine.space_prefix import SpacePrefix, LongestTokens
+from pa_lite.engine.space_prefix import LongestTokens, SpacePrefix
 from tests.checkpoints.vocabulary.folders import PIECES
 from tests.vocabularies import write_tiny_model
 
