@@ -28,7 +28,7 @@ from pa_lite.engine.requests import Request, begins_with_bos, make_requests, rol
 from pa_lite.engine.scoring import score_requests
 from pa_lite.errors import EngineError, InputError, nearest
 from pa_lite.tasks.harness_answers import ENDING, Answers
-from pa_lite.tasks.harness_options import generation_options, parse_pairs
+from pa_lite.tasks.harness_options import generation_options, parse_pairs, texts_at_a_time
 
 try:
     from lm_eval.api.model import LM
@@ -40,7 +40,6 @@ except ImportError as e:
 Progress = Callable[[int, int], None]
 _Result = TypeVar("_Result")
 _log = logging.getLogger(__name__)
-_PARALLEL = 16  # texts generated at a time
 # characters of requests whose tokens are held at a time, and fewer where each portion's answers are kept in a file
 _PORTION, _KEPT_PORTION = 8_000_000, 400_000
 
@@ -82,7 +81,7 @@ class PaLiteLM(LM):  # type: ignore[misc]
         """
         super().__init__()
         self.seed, self.progress = seed, progress or (lambda _done, _total: None)
-        self.parallel = _parallel(batch_size, max_batch_size)
+        self.parallel = texts_at_a_time(batch_size, max_batch_size)
         self.n_truncated = 0
         self._closing = contextlib.ExitStack()
         self._renderer: ChatRenderer | None = None
@@ -398,12 +397,3 @@ class PaLiteLM(LM):  # type: ignore[misc]
             "model_revision": self.reference,
             "model_sha": self.fingerprint,
         }
-
-
-def _parallel(batch_size: int | str | None, most: int | None) -> int:
-    """How many texts are generated at a time. Raises InputError for what is neither a number nor auto."""
-    if batch_size is None or str(batch_size).split(":")[0] == "auto":
-        return min(_PARALLEL, most or _PARALLEL)
-    if not str(batch_size).isdecimal():
-        raise InputError(f"batch_size is {batch_size!r}, but must be a number or auto.")
-    return int(batch_size)

@@ -16,6 +16,7 @@ from pa_lite.errors import InputError, nearest
 
 Seeds = tuple[int | None, int | None, int | None, int | None]
 SEEDS: Seeds = (0, 1234, 1234, 1234)  # lm-eval's: of random, numpy, torch, and the drawing of exemplars
+_PARALLEL = 16  # texts generated at a time where nobody says
 MAX_GEN_TOKS = 256  # lm-eval's default
 _LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # the first that is given counts
 _WORDS = {"true": True, "false": False, "none": None}
@@ -193,3 +194,12 @@ def _count(kwargs: Mapping[str, Any], key: str, default: int) -> int:
     if value != int(value):
         raise InputError(f"{key} is {kwargs[key]!r}, but must be a whole number.")
     return int(value)
+
+
+def texts_at_a_time(batch_size: int | str | None, most: int | None) -> int:
+    """Return how many texts are generated at a time. Raises InputError for what is neither a number nor auto."""
+    if batch_size is None or str(batch_size).split(":")[0] == "auto":
+        return min(_PARALLEL, most or _PARALLEL)
+    if not str(batch_size).isdecimal():
+        raise InputError(f"batch_size is {batch_size!r}, but must be a number or auto.")
+    return int(batch_size)
