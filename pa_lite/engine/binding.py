@@ -85,6 +85,8 @@ _FUNCTIONS: dict[str, tuple[str, str]] = {
     "llama_tokenize": ("c_void_p c_char_p c_int LP_c_int c_int c_bool c_bool", "c_int"),
     "llama_vocab_bos": ("c_void_p", "c_int"),
     "llama_vocab_eos": ("c_void_p", "c_int"),
+    "llama_vocab_get_add_bos": ("c_void_p", "c_bool"),
+    "llama_vocab_get_attr": ("c_void_p c_int", "c_int"),
     "llama_vocab_get_text": ("c_void_p c_int", "c_char_p"),
     "llama_vocab_is_control": ("c_void_p c_int", "c_bool"),
     "llama_vocab_is_eog": ("c_void_p c_int", "c_bool"),

@@ -119,6 +119,7 @@ def test_more_lams_or_tasks_than_can_be_shown_are_one_line(
                 (key, i % n_lams / n_lams, f"t{i // n_lams}"),
             )
         c.execute("REPLACE INTO facts VALUES ('cells', ?)", (json.dumps(keys),))
+        renew_keys(c)
     assert main(["report", str(folder)]) == 1
     told = f"the study has {n_lams} lams and {n_tasks} tasks. At most 1001 lams and 1000 tasks can be shown"
     assert told in capsys.readouterr().err
@@ -129,6 +130,7 @@ def test_lams_that_differ_after_six_digits_get_files_of_their_own(tmp_path: Path
     shutil.copytree(whole, folder)
     with closing(sqlite3.connect(folder / FILE)) as c, c:
         c.execute("UPDATE cells SET lam = 0.1234567 + lam / 1e7")
+        renew_keys(c)
     assert main(["report", str(folder), "--lm-eval", str(tmp_path / "lm")]) == 0
     lams = sorted(json.loads(p.read_text("utf-8"))["pa_lite"]["lam"] for p in (tmp_path / "lm").iterdir())
     assert lams == pytest.approx([0.1234567, 0.1234568], abs=1e-12)
