@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from chaos_links import COMMANDS, Command, Links, made_links
+from chaos_links import COMMANDS, Command, Links
 from chaos_runs import PATIENCE, Outcome, Row, clear_error, good_end
 
 _START = """
@@ -74,17 +74,16 @@ LACKS = (
 )  # fmt: skip
 
 
-def campaign(rounds: int, rng: random.Random, folder: Path, only: Sequence[str] = ()) -> list[Row]:
+def campaign(rounds: int, rng: random.Random, links: Links, only: Sequence[str] = ()) -> list[Row]:
     """Run every command, or those of the names in `only`, with so many of the lacks; with all where rounds is 0."""
     rows: dict[str, Row] = {}
-    with made_links(folder) as links:
-        for each in COMMANDS:
-            if only and each.name.split()[0] not in only:
-                continue
-            row = rows.setdefault(each.name, Row("lack", each.name))
-            for lack in rng.sample(LACKS, min(rounds, len(LACKS))) if rounds else LACKS:
-                _lacking(links, each, lack, row)
-            print(f"lacks {each.name}: {row.rounds} rounds, {len(row.findings)} findings", file=sys.stderr, flush=True)
+    for each in COMMANDS:
+        if only and each.name.split()[0] not in only:
+            continue
+        row = rows.setdefault(each.name, Row("lack", each.name))
+        for lack in rng.sample(LACKS, min(rounds, len(LACKS))) if rounds else LACKS:
+            _lacking(links, each, lack, row)
+        print(f"lacks {each.name}: {row.rounds} rounds, {len(row.findings)} findings", file=sys.stderr, flush=True)
     return list(rows.values())
 
 

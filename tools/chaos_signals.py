@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from chaos_links import COMMANDS, Command, Links, made_links
+from chaos_links import COMMANDS, Command, Links
 from chaos_runs import PATIENCE, Outcome, Process, Row, command, good_end, last_line, moment, run
 
 _STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
@@ -20,26 +20,25 @@ _STARTING = 0.6  # seconds that Python may take until the command line has its h
 _MOST_TRIES = 4  # times the rounds asked for: a signal that comes too late counts not
 
 
-def campaign(rounds: int, rng: random.Random, folder: Path, only: Sequence[str] = ()) -> list[Row]:
+def campaign(rounds: int, rng: random.Random, links: Links, only: Sequence[str] = ()) -> list[Row]:
     """So many signals that met each command at work, and as many with readers that are gone."""
     rows: dict[str, Row] = {}
-    with made_links(folder) as links:
-        for each in COMMANDS:
-            if only and each.name.split()[0] not in only:
-                continue
-            row = rows.setdefault(each.name, Row("signal", each.name))
-            piped = rows.setdefault(f"{each.name} piped", Row("reader that goes away", each.name))
-            root = links.fresh(each)
-            begin = run(command(*each.words(root)), links.environment(root), links.folder / "log")
-            row.found(*good_end(begin))
-            met = row.met
-            for _ in range(_MOST_TRIES * rounds):
-                if row.met - met >= rounds:
-                    break
-                _signalled(links, each, rng, begin.seconds, row)
-            for _ in range(rounds):
-                _piped(links, each, rng, piped)
-            print(f"signals {each.name}: {row.met} met, {len(row.findings)} findings", file=sys.stderr, flush=True)
+    for each in COMMANDS:
+        if only and each.name.split()[0] not in only:
+            continue
+        row = rows.setdefault(each.name, Row("signal", each.name))
+        piped = rows.setdefault(f"{each.name} piped", Row("reader that goes away", each.name))
+        root = links.fresh(each)
+        begin = run(command(*each.words(root)), links.environment(root), links.folder / "log")
+        row.found(*good_end(begin))
+        met = row.met
+        for _ in range(_MOST_TRIES * rounds):
+            if row.met - met >= rounds:
+                break
+            _signalled(links, each, rng, begin.seconds, row)
+        for _ in range(rounds):
+            _piped(links, each, rng, piped)
+        print(f"signals {each.name}: {row.met} met, {len(row.findings)} findings", file=sys.stderr, flush=True)
     return list(rows.values())
 
 
