@@ -154,7 +154,7 @@ OF_RUNS = (
     Command("sweep", lambda d: (*_STUDY, "--run", d / "run"), given=("run",)),
     Command("sweep more", lambda d: ("sweep", "demo", "--lam", "0,0.5,1", *_STUDY[4:], "--run", d / "run"),
             given=("run",)),
-    Command("report", lambda d: ("report", d / "run"), given=("run",)),
+    Command("report", lambda d: ("report", d / "run"), r"run/report\.html", ("run",)),  # its page is renewed
     Command("report force", lambda d: ("report", d / "run", "--csv", d / "run" / "items.csv", "--force"),
             r"run/(report\.html|items\.csv)", ("run",)),
     Command("report --json", lambda d: ("report", d / "run", "--json", "-o", d / "out" / "page.html"), given=("run",)),
