@@ -95,7 +95,7 @@ def _lacking(links: Links, each: Command, lack: Lack, row: Row) -> None:
     environment = {**os.environ, **links.environment(root), **lack.variables}
     for name in lack.unset:
         environment.pop(name, None)
-    words = [sys.executable, "-c", _START.format(before=lack.before), *map(str, each.words(root))]
+    words = [sys.executable, "-c", _START.format(before=lack.before + each.before), *map(str, each.words(root))]
     log = links.folder / "log"
     log.mkdir(exist_ok=True)
     environment["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])

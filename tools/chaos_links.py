@@ -22,21 +22,36 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chaos_jobs import DEMO
-from chaos_runs import ChaosError, Outcome, Process, Row, clear_error, good_end, last_line
+from chaos_runs import ChaosError, Outcome, Process, Row, clear_error, command, good_end, last_line
 
 from pa_lite.markers import DOWNLOAD, FILE, FOLDER, MERGE, RESULTS, marker_line
 from tests.hub_server import HubServer, running_hub
 
 LIMIT = 150.0  # seconds after which a command hangs
-_LONG = 900.0  # of the embedded pair's whole study
 _OF = {"ours": ("prompts",), "theirs": ("prompts",), "annotations": ("ours", "theirs"), "mpl": ("run",)}
 _COMPANIONS = ("-wal", "-shm", "-journal")  # of SQLite, which no audit hook sees
 # names that no other person can foresee, and folders of the campaign's own
 _DRAWN = re.compile(r"\.[0-9a-f]{12}\.part|pa-lite-\d+-|[0-9a-f]{8}-[0-9a-f]{4}-|tmp[a-z0-9_]{8}|(^|/)log(/|$)")
 # folders of the user's own, or named by him: a link in their place is followed, as other programs do
 _FOLLOWED = re.compile(r"out/m\.gguf|out/(run|png|lm|logs|results)|run|demo|own|lm-eval|(config|cache|hub|home)(/.*)?")
+_RUN = """
+import runpy, sys
+sys.argv = ["pa_lite", *sys.argv[1:]]
+runpy.run_module("pa_lite", run_name="__main__")
+"""
+# the embedded pair's study over two lams: over all, it takes a minute
+_SMALL = """
+import pa_lite
+whole = pa_lite.demo
+def small(*words):
+    from pa_lite.study import demo
+    demo.LAMS = (0.0, 1.0)
+    return whole(*words)
+pa_lite.demo = small
+"""
 _HOOK = """
 import os, runpy, sys
+{before}
 root, told = sys.argv[1:3]
 seen = open(told, "a", buffering=1)
 USED = ("open", "os.rename", "os.link", "os.mkdir", "os.remove", "os.symlink", "sqlite3.connect")
@@ -63,6 +78,12 @@ class Command:
     results: str = r"(?!)"  # matches nothing
     given: tuple[str, ...] = ()  # inputs that are copied into the round's folder: read there, they are disturbed too
     prepare: Callable[[Path], None] = lambda _: None
+    before: str = ""  # code that makes its work shorter
+
+    def line(self, root: Path) -> list[str]:
+        """The whole command line in a round's folder."""
+        words = map(str, self.words(root))
+        return [sys.executable, "-c", f"{self.before}{_RUN}", *words] if self.before else command(*words)
 
 
 def _leftovers(root: Path) -> None:
@@ -138,7 +159,7 @@ COMMANDS = (
     Command("pairs show", lambda d: ("pairs", "show", "links"), given=("config",)),
     *_HARNESS,
     Command("demo", lambda d: ("demo", "-o", d / "demo"), r"demo/(results\.json|chart\.svg|report\.html)",
-            ("demo",)),
+            ("demo",), before=_SMALL),
     Command("doctor", lambda d: ("doctor", "--clean", "--yes", d / "out"),
             r"out/(\.t\.txt\.part|folder|blob)", prepare=_leftovers),
 )  # fmt: skip
@@ -236,9 +257,8 @@ class Links:
             "HF_HUB_OFFLINE": "", "HF_TOKEN": "", "MPLCONFIGDIR": str(cache),
         }  # fmt: skip
 
-    def run(self, words: Sequence[str | Path], root: Path, limit: float = LIMIT) -> Outcome:
-        """Run a command of pa-lite in the round's folder."""
-        line = [sys.executable, "-m", "pa_lite", *map(str, words)]
+    def run(self, line: Sequence[str], root: Path, limit: float = LIMIT) -> Outcome:
+        """Run a command line in the round's folder."""
         return Process(line, self.environment(root), self.folder / "log").end(limit)
 
     def prepare(self) -> None:
@@ -290,7 +310,7 @@ class Links:
         elif name == "run":
             self._made((*_STUDY, "--run", out))
         elif name == "demo":
-            self._made(("demo", "-o", out), _LONG)
+            self._ran(Command("demo", lambda _: ("demo", "-o", out), before=_SMALL))
         else:  # matplotlib's cache, which drawing fills
             out.mkdir()
             self._made(("report", self.inputs["run"], "-o", self.folder / "page.html", "--png", self.folder / "png"))
@@ -306,38 +326,42 @@ class Links:
         task = {"task": "chaos", **source, **texts, **settings, **metric}
         (folder / "chaos.yaml").write_text(json.dumps(task), "utf-8")
 
-    def _made(self, words: Sequence[str | Path], limit: float = LIMIT) -> None:
+    def _made(self, words: Sequence[str | Path]) -> None:
+        self._ran(Command("input", lambda _: words))
+
+    def _ran(self, each: Command) -> None:
         root = self.folder / "making"
-        ended = self.run(words, root, limit)
+        words = each.words(root)
+        ended = self.run(each.line(root), root)
         if ended.status:
             raise ChaosError(f"an input cannot be made: {' '.join(map(str, words[:2]))}: {last_line(ended.err)}")
 
-    def fresh(self, command: Command) -> Path:
+    def fresh(self, each: Command) -> Path:
         """A round's folder with what the command needs."""
         root = self.folder / "round"
         shutil.rmtree(root, ignore_errors=True)
         self.environment(root)
-        self.need(*command.given)
-        for source in (self.inputs[name] for name in command.given):
+        self.need(*each.given)
+        for source in (self.inputs[name] for name in each.given):
             (shutil.copytree if source.is_dir() else shutil.copy)(source, root / source.name)
-        command.prepare(root)
+        each.prepare(root)
         return root
 
-    def names(self, command: Command) -> list[str]:
+    def names(self, each: Command) -> list[str]:
         """Every name that an undisturbed run uses in the round's folder, and that somebody could foresee."""
-        root = self.fresh(command)
+        root = self.fresh(each)
         told = root / "names"
-        words = [sys.executable, "-c", _HOOK, root, told, *command.words(root)]
+        words = [sys.executable, "-c", _HOOK.replace("{before}", each.before), root, told, *each.words(root)]
         ended = Process([*map(str, words)], self.environment(root), self.folder / "log").end(LIMIT)
         if ended.status:
-            raise ChaosError(f"{command.name} does not even run undisturbed: {last_line(ended.err)}")
+            raise ChaosError(f"{each.name} does not even run undisturbed: {last_line(ended.err)}")
         names = {line for line in told.read_text("utf-8").splitlines() if not _DRAWN.search(line)}
         names |= {name + ending for name in names if name.endswith(".sqlite") for ending in _COMPANIONS}
         return sorted(names - {"out", "tmp", "run", "demo"})
 
-    def disturb(self, command: Command, name: str, kind: str, row: Row) -> None:
+    def disturb(self, each: Command, name: str, kind: str, row: Row) -> None:
         """Run once with something odd at a name, and note what should not have happened."""
-        root = self.fresh(command)
+        root = self.fresh(each)
         outside = Outside(self.folder / "outside")
         path = root / name
         try:
@@ -345,9 +369,9 @@ class Links:
                 return
             row.rounds += 1
             before, facts = outside.state(), path.lstat()
-            ended = self.run(command.words(root), root)
+            ended = self.run(each.line(root), root)
             row.met += ended.status != 0
-            told = f"{' '.join(map(str, command.words(root)[:2]))} with a {kind} at {name}"
+            told = f"{' '.join(map(str, each.words(root)[:2]))} with a {kind} at {name}"
             row.found(*(f"{told}: {problem}" for problem in (clear_error if ended.status else good_end)(ended)))
             is_followed = kind.startswith("link to ") and bool(_FOLLOWED.fullmatch(name)) and path.is_dir()
             if outside.state() != before and not is_followed:
@@ -355,7 +379,7 @@ class Links:
                 row.found(f"{told}: what it leads to was changed ({changed})")
             # SQLite's own companions may be empty: nobody can tell one that it did not make
             is_theirs = kind == "empty file" and name.endswith(_COMPANIONS)
-            is_result = bool(re.fullmatch(command.results, name))
+            is_result = bool(re.fullmatch(each.results, name))
             if not is_theirs and not is_result and not self._stays(path, facts, kind):
                 row.found(f"{told}: it was removed or changed")
         finally:
@@ -399,13 +423,13 @@ def made_links(folder: Path) -> Iterator[Links]:
 
 def campaign(rounds: int, rng: random.Random, links: Links, only: Sequence[str] = ()) -> list[Row]:
     """Disturb every command, or those of the names in `only`; `rounds` cases of each, 0 for all."""
-    commands = [command for command in COMMANDS if not only or command.name.split()[0] in only]
+    commands = [each for each in COMMANDS if not only or each.name.split()[0] in only]
     return _disturbed("links and pipes", commands, rounds, rng, links, links.names)
 
 
 def run_folders(rounds: int, rng: random.Random, links: Links, only: Sequence[str] = ()) -> list[Row]:
     """Put the same at every name that a run folder could ever hold, for the commands that are given one."""
-    commands = [command for command in OF_RUNS if not only or command.name.split()[0] in only]
+    commands = [each for each in OF_RUNS if not only or each.name.split()[0] in only]
     return _disturbed("run folders", commands, rounds, rng, links, lambda _: [f"run/{name}" for name in RUN_NAMES])
 
 
@@ -418,10 +442,10 @@ def _disturbed(
     names: Callable[[Command], Sequence[str]],
 ) -> list[Row]:
     rows: dict[str, Row] = {}
-    for command in commands:
-        row = rows.setdefault(command.name, Row(fault, command.name))
-        cases = [(name, kind) for name in names(command) for kind in KINDS]
+    for each in commands:
+        row = rows.setdefault(each.name, Row(fault, each.name))
+        cases = [(name, kind) for name in names(each) for kind in KINDS]
         for name, kind in rng.sample(cases, min(rounds, len(cases))) if rounds else cases:
-            links.disturb(command, name, kind, row)
-        print(f"{fault} {command.name}: {row.rounds} rounds, {len(row.findings)} findings", file=sys.stderr, flush=True)
+            links.disturb(each, name, kind, row)
+        print(f"{fault} {each.name}: {row.rounds} rounds, {len(row.findings)} findings", file=sys.stderr, flush=True)
     return list(rows.values())

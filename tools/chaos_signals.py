@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from chaos_links import COMMANDS, Command, Links
-from chaos_runs import PATIENCE, Outcome, Process, Row, command, good_end, last_line, moment, run
+from chaos_runs import PATIENCE, Outcome, Process, Row, good_end, last_line, moment, run
 
 _STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 _SIGNALS = tuple(_STATUS)
@@ -29,7 +29,7 @@ def campaign(rounds: int, rng: random.Random, links: Links, only: Sequence[str] 
         row = rows.setdefault(each.name, Row("signal", each.name))
         piped = rows.setdefault(f"{each.name} piped", Row("reader that goes away", each.name))
         root = links.fresh(each)
-        begin = run(command(*each.words(root)), links.environment(root), links.folder / "log")
+        begin = run(each.line(root), links.environment(root), links.folder / "log")
         row.found(*good_end(begin))
         met = row.met
         for _ in range(_MOST_TRIES * rounds):
@@ -47,7 +47,7 @@ def _signalled(links: Links, each: Command, rng: random.Random, seconds: float, 
     row.rounds += 1
     root = links.fresh(each)
     number, to_group, at = rng.choice(_SIGNALS), rng.random() < 0.5, _STARTING + moment(rng, max(seconds - 0.6, 0.1))
-    process = Process(command(*each.words(root)), links.environment(root), links.folder / "log")
+    process = Process(each.line(root), links.environment(root), links.folder / "log")
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.process.wait(at)
     is_running = process.process.poll() is None
@@ -64,7 +64,7 @@ def _signalled(links: Links, each: Command, rng: random.Random, seconds: float, 
         return
     row.met += 1
     row.found(*(f"{told}: {problem}" for problem in _ended_well(ended, _STATUS[number]) + _left(root)))
-    again = run([*command(*each.words(root)), *_again(each)], links.environment(root), links.folder / "log")
+    again = run([*each.line(root), *_again(each)], links.environment(root), links.folder / "log")
     row.found(*(f"{told}, again: {problem}" for problem in good_end(again)))
 
 
@@ -96,7 +96,7 @@ def _piped(links: Links, each: Command, rng: random.Random, row: Row) -> None:
     root = links.fresh(each)
     both, n = rng.random() < 0.5, rng.choice((0, 1, 40))
     with subprocess.Popen(
-        command(*each.words(root)), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        each.line(root), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT if both else subprocess.PIPE, env={**os.environ, **links.environment(root)},
         cwd=links.folder / "log", start_new_session=True,
     ) as process:  # fmt: skip

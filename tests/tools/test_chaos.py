@@ -91,7 +91,7 @@ def test_a_process_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None
 class Writing(chaos_links.Links):
     """Runs no pa-lite: it opens a name to write, and follows whatever lies there."""
 
-    def run(self, words: Sequence[str | Path], root: Path, limit: float = 60.0) -> Outcome:
+    def run(self, line: Sequence[str], root: Path, limit: float = 60.0) -> Outcome:
         try:
             (root / "out" / "x").write_text("written", "utf-8")
         except OSError as e:
