@@ -33,7 +33,9 @@ _COMPANIONS = ("-wal", "-shm", "-journal")  # of SQLite, which no audit hook see
 # names that no other person can foresee, and folders of the campaign's own
 _DRAWN = re.compile(r"\.[0-9a-f]{12}\.part|pa-lite-\d+-|[0-9a-f]{8}-[0-9a-f]{4}-|tmp[a-z0-9_]{8}|(^|/)log(/|$)")
 # folders of the user's own, or named by him: a link in their place is followed, as other programs do
-_FOLLOWED = re.compile(r"out/m\.gguf|out/(run|png|lm|logs|results)|run|demo|own|lm-eval|(config|cache|hub|home)(/.*)?")
+_FOLLOWED = re.compile(
+    r"out/m\.gguf|out/(run|png|lm|logs|results)|run|demo|own|mpl|lm-eval|(config|cache|hub|home)(/.*)?"
+)
 _RUN = """
 import runpy, sys
 sys.argv = ["pa_lite", *sys.argv[1:]]
@@ -144,7 +146,7 @@ COMMANDS = (
     Command("report files", lambda d: ("report", d / "run", "-o", d / "out" / "page.html", "--csv",
             d / "out" / "items.csv", "--png", d / "out" / "png", "--lm-eval", d / "out" / "lm", "--force"),
             r"out/(page\.html|items\.csv|png(/.*)?|lm(/.*)?)", ("run", "mpl")),
-    Command("search", lambda d: ("search", "demo", "--lam", "0,0.5,1", "--tasks", "demo", *_SHORT)),
+    Command("search", lambda d: ("search", "demo", "--lam", "0,0.5,1", "--tasks", "demo", "--budget", "1", *_SHORT)),
     Command("generate", lambda d: (*_TEXTS, "--prompts", d / "prompts.jsonl", "-o", d / "out" / "a.json", "--resume"),
             r"out/a\.json", ("prompts",)),
     Command("judge", lambda d: ("judge", d / "ours.json", "--reference", d / "theirs.json", "--judge", "demo@1",
