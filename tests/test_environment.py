@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -64,6 +65,36 @@ def test_matplotlibs_settings_in_the_current_folder_are_not_read(
         assert done.returncode == 0, last_line(done)
         pages.append((here / "page.html").read_text("utf-8"))
     assert pages[0] == pages[1]
+
+
+@LINUX
+def test_what_lies_in_matplotlibs_cache_is_not_followed(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """matplotlib itself writes through links, reads a pipe for ever, and fails where the folder links to itself."""
+    cache, mine, pages = tmp_path / "cache", tmp_path / "mine", []
+    monkeypatch.setenv("MPLCONFIGDIR", str(cache))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    mine.write_text("mine", "utf-8")
+    for kind in ("none", "link", "hard link", "pipe", "folder", "loop"):
+        if kind == "loop":
+            shutil.rmtree(cache)
+            cache.symlink_to(cache.name)
+        elif kind != "none":
+            (fonts,) = cache.glob("fontlist-*.json")
+            shutil.rmtree(fonts) if fonts.is_dir() else fonts.unlink()
+            {"link": fonts.symlink_to, "hard link": fonts.hardlink_to}.get(kind, lambda _: None)(mine)
+            if kind == "pipe":
+                os.mkfifo(fonts)
+            elif kind == "folder":
+                fonts.mkdir()
+        done = run("report", str(study), "-o", f"{kind}.html", cwd=tmp_path)
+        assert done.returncode == 0, (kind, last_line(done))
+        pages.append((tmp_path / f"{kind}.html").read_text("utf-8"))
+        assert mine.read_text("utf-8") == "mine"
+        assert list((tmp_path / "tmp").iterdir()) == []
+    assert len(set(pages)) == 1
 
 
 @LINUX

@@ -1,6 +1,6 @@
 """A campaign of faults against pa-lite's promises: nothing half-written is taken for whole, and going on is exact.
 
-python tools/chaos.py [kill|disk|input|clock|race|links|signals|limits|all] [--jobs merge,sweep,generate,fetch]
+python tools/chaos.py [kill|disk|input|clock|race|links|folders|signals|limits|all] [--jobs merge,sweep,generate,fetch]
                       [--rounds N] [--seed N]
 
 Every job is a real command line on real small parts. The status is 1 if a promise was broken. Needs Linux; disks that
@@ -42,10 +42,11 @@ FAULTS: dict[str, tuple[Campaign, int]] = {
     "clock": (chaos_clock.campaign, 10),
     "race": (chaos_race.campaign, 10),
 }
-Commands = Callable[[int, random.Random, Path, Sequence[str]], list[Row]]
+Commands = Callable[[int, random.Random, chaos_links.Links, Sequence[str]], list[Row]]
 # the same of those that have commands of their own, more than the jobs; rounds are of each command
 OF_COMMANDS: dict[str, tuple[Commands, int]] = {
     "links": (chaos_links.campaign, 40),
+    "folders": (chaos_links.run_folders, 40),
     "signals": (chaos_signals.campaign, 6),
     "limits": (chaos_limits.campaign, 0),
 }
@@ -79,12 +80,14 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 def campaign(options: argparse.Namespace, folder: Path) -> list[Row]:
     """Run what was asked for; the table's rows."""
     rows: list[Row] = []
-    for fault, (run_all, rounds) in OF_COMMANDS.items():
-        if options.fault in (fault, "all"):
-            place = folder / fault
-            place.mkdir()
-            rng = random.Random(f"{options.seed} {fault}")
-            rows += run_all(options.rounds or rounds, rng, place, options.jobs)
+    if options.fault in (*OF_COMMANDS, "all"):
+        place = folder / "commands"
+        place.mkdir()
+        with chaos_links.made_links(place) as links:
+            for fault, (run_all, rounds) in OF_COMMANDS.items():
+                if options.fault in (fault, "all"):
+                    rng = random.Random(f"{options.seed} {fault}")
+                    rows += run_all(options.rounds or rounds, rng, links, options.jobs)
     if options.fault in OF_COMMANDS:
         return rows
     with made_scene(folder) as scene:

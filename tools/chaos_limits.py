@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from chaos_links import COMMANDS, Command, Links, made_links
+from chaos_links import COMMANDS, Command, Links
 from chaos_runs import PATIENCE, Outcome, Row, clear_error, good_end
 
 _START = """
@@ -20,6 +21,7 @@ sys.argv = ["pa_lite", *sys.argv[1:]]
 runpy.run_module("pa_lite", run_name="__main__")
 """
 _LIMIT = "import resource; resource.setrlimit(resource.{name}, ({soft}, resource.getrlimit(resource.{name})[1]))"
+_OF_BLAS = re.compile(r"OpenBLAS error: Memory allocation [^\n]*\n")
 _COMMAS = """
 import locale
 try:
@@ -74,17 +76,16 @@ LACKS = (
 )  # fmt: skip
 
 
-def campaign(rounds: int, rng: random.Random, folder: Path, only: Sequence[str] = ()) -> list[Row]:
+def campaign(rounds: int, rng: random.Random, links: Links, only: Sequence[str] = ()) -> list[Row]:
     """Run every command, or those of the names in `only`, with so many of the lacks; with all where rounds is 0."""
     rows: dict[str, Row] = {}
-    with made_links(folder) as links:
-        for each in COMMANDS:
-            if only and each.name.split()[0] not in only:
-                continue
-            row = rows.setdefault(each.name, Row("lack", each.name))
-            for lack in rng.sample(LACKS, min(rounds, len(LACKS))) if rounds else LACKS:
-                _lacking(links, each, lack, row)
-            print(f"lacks {each.name}: {row.rounds} rounds, {len(row.findings)} findings", file=sys.stderr, flush=True)
+    for each in COMMANDS:
+        if only and each.name.split()[0] not in only:
+            continue
+        row = rows.setdefault(each.name, Row("lack", each.name))
+        for lack in rng.sample(LACKS, min(rounds, len(LACKS))) if rounds else LACKS:
+            _lacking(links, each, lack, row)
+        print(f"lacks {each.name}: {row.rounds} rounds, {len(row.findings)} findings", file=sys.stderr, flush=True)
     return list(rows.values())
 
 
@@ -94,7 +95,7 @@ def _lacking(links: Links, each: Command, lack: Lack, row: Row) -> None:
     environment = {**os.environ, **links.environment(root), **lack.variables}
     for name in lack.unset:
         environment.pop(name, None)
-    words = [sys.executable, "-c", _START.format(before=lack.before), *map(str, each.words(root))]
+    words = [sys.executable, "-c", _START.format(before=lack.before + each.before), *map(str, each.words(root))]
     log = links.folder / "log"
     log.mkdir(exist_ok=True)
     environment["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
@@ -110,5 +111,7 @@ def _lacking(links: Links, each: Command, lack: Lack, row: Row) -> None:
     ended = Outcome(done.returncode, "", done.stderr.decode(encoding, "replace"), 0.0)
     row.met += ended.status != 0
     is_silent = lack.name == "closed streams" and ended.status == 1
-    wrong = [] if is_silent else (clear_error if ended.status and not lack.must_work else good_end)(ended)
+    # numpy's BLAS ends the process by itself, with a line of its own
+    is_blas = "RLIMIT_AS" in lack.before and ended.status == 1 and bool(_OF_BLAS.fullmatch(ended.err))
+    wrong = [] if is_silent or is_blas else (clear_error if ended.status and not lack.must_work else good_end)(ended)
     row.found(*(f"{' '.join(map(str, each.words(root)[:2]))} with {lack.name}: {problem}" for problem in wrong))

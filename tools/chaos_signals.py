@@ -11,8 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from chaos_links import COMMANDS, Command, Links, made_links
-from chaos_runs import PATIENCE, Outcome, Process, Row, command, good_end, last_line, moment, run
+from chaos_links import COMMANDS, Command, Links
+from chaos_runs import PATIENCE, Outcome, Process, Row, good_end, last_line, moment, run
 
 _STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 _SIGNALS = tuple(_STATUS)
@@ -20,26 +20,25 @@ _STARTING = 0.6  # seconds that Python may take until the command line has its h
 _MOST_TRIES = 4  # times the rounds asked for: a signal that comes too late counts not
 
 
-def campaign(rounds: int, rng: random.Random, folder: Path, only: Sequence[str] = ()) -> list[Row]:
+def campaign(rounds: int, rng: random.Random, links: Links, only: Sequence[str] = ()) -> list[Row]:
     """So many signals that met each command at work, and as many with readers that are gone."""
     rows: dict[str, Row] = {}
-    with made_links(folder) as links:
-        for each in COMMANDS:
-            if only and each.name.split()[0] not in only:
-                continue
-            row = rows.setdefault(each.name, Row("signal", each.name))
-            piped = rows.setdefault(f"{each.name} piped", Row("reader that goes away", each.name))
-            root = links.fresh(each)
-            begin = run(command(*each.words(root)), links.environment(root), links.folder / "log")
-            row.found(*good_end(begin))
-            met = row.met
-            for _ in range(_MOST_TRIES * rounds):
-                if row.met - met >= rounds:
-                    break
-                _signalled(links, each, rng, begin.seconds, row)
-            for _ in range(rounds):
-                _piped(links, each, rng, piped)
-            print(f"signals {each.name}: {row.met} met, {len(row.findings)} findings", file=sys.stderr, flush=True)
+    for each in COMMANDS:
+        if only and each.name.split()[0] not in only:
+            continue
+        row = rows.setdefault(each.name, Row("signal", each.name))
+        piped = rows.setdefault(f"{each.name} piped", Row("reader that goes away", each.name))
+        root = links.fresh(each)
+        begin = run(each.line(root), links.environment(root), links.folder / "log")
+        row.found(*good_end(begin))
+        met = row.met
+        for _ in range(_MOST_TRIES * rounds):
+            if row.met - met >= rounds:
+                break
+            _signalled(links, each, rng, begin.seconds, row)
+        for _ in range(rounds):
+            _piped(links, each, rng, piped)
+        print(f"signals {each.name}: {row.met} met, {len(row.findings)} findings", file=sys.stderr, flush=True)
     return list(rows.values())
 
 
@@ -48,7 +47,7 @@ def _signalled(links: Links, each: Command, rng: random.Random, seconds: float, 
     row.rounds += 1
     root = links.fresh(each)
     number, to_group, at = rng.choice(_SIGNALS), rng.random() < 0.5, _STARTING + moment(rng, max(seconds - 0.6, 0.1))
-    process = Process(command(*each.words(root)), links.environment(root), links.folder / "log")
+    process = Process(each.line(root), links.environment(root), links.folder / "log")
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.process.wait(at)
     is_running = process.process.poll() is None
@@ -65,7 +64,7 @@ def _signalled(links: Links, each: Command, rng: random.Random, seconds: float, 
         return
     row.met += 1
     row.found(*(f"{told}: {problem}" for problem in _ended_well(ended, _STATUS[number]) + _left(root)))
-    again = run([*command(*each.words(root)), *_again(each)], links.environment(root), links.folder / "log")
+    again = run([*each.line(root), *_again(each)], links.environment(root), links.folder / "log")
     row.found(*(f"{told}, again: {problem}" for problem in good_end(again)))
 
 
@@ -97,7 +96,7 @@ def _piped(links: Links, each: Command, rng: random.Random, row: Row) -> None:
     root = links.fresh(each)
     both, n = rng.random() < 0.5, rng.choice((0, 1, 40))
     with subprocess.Popen(
-        command(*each.words(root)), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        each.line(root), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT if both else subprocess.PIPE, env={**os.environ, **links.environment(root)},
         cwd=links.folder / "log", start_new_session=True,
     ) as process:  # fmt: skip

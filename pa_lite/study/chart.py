@@ -8,12 +8,14 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pa_lite.files import write_bytes
+from pa_lite.markers import temporary_folder
+from pa_lite.opening import check_own
 from pa_lite.study.curves import Curves, Series, by_gain, estimates, means, pareto_optimal
 from pa_lite.study.figures import bands, labels_apart
 from pa_lite.study.study import Reading, Study, labels, readings
@@ -37,8 +39,8 @@ def _figure(width: float, height: float) -> Iterator[Any]:
     """An empty figure; the same numbers give the same file: a fixed salt, and no date when it is saved."""
     with _without_settings():
         import matplotlib  # half a second: not at import
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
+        from matplotlib.backends.backend_svg import FigureCanvasSVG
+        from matplotlib.figure import Figure
 
     defaults = {name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"}
     with matplotlib.rc_context(), warnings.catch_warnings():
@@ -61,19 +63,47 @@ def _without_settings() -> Iterator[None]:
         return
     spec = importlib.util.find_spec("matplotlib")
     package = os.path.dirname(spec.origin) if spec is not None and spec.origin else os.sep
-    known, here = os.environ.get("MATPLOTLIBRC"), os.getcwd() if os.path.lexists("matplotlibrc") else None
-    os.environ["MATPLOTLIBRC"] = os.path.join(package, "mpl-data", "matplotlibrc")
+    here = os.getcwd() if os.path.lexists("matplotlibrc") else None
+    settings = {"MATPLOTLIBRC": os.path.join(package, "mpl-data", "matplotlibrc")}
+    with ExitStack() as stack:
+        if not _is_plain_cache():
+            settings["MPLCONFIGDIR"] = str(stack.enter_context(temporary_folder()))
+        known = {name: os.environ.get(name) for name in settings}
+        os.environ.update(settings)
+        try:
+            if here is not None:
+                os.chdir(package)
+            yield
+        finally:
+            if here is not None:
+                os.chdir(here)
+            for name, value in known.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
+
+
+def _is_plain_cache() -> bool:
+    """Whether matplotlib may use the folder where it keeps its list of fonts.
+
+    It follows links there, waits for pipes for ever, and fails where a link leads to itself. The folder itself may be a
+    link: it is the user's own.
+    """
+    given = os.environ.get("MPLCONFIGDIR")
+    homes = (os.environ.get("XDG_CACHE_HOME") or "~/.cache", os.environ.get("XDG_CONFIG_HOME") or "~/.config")
+    folders = [given] if given else [*(os.path.join(home, "matplotlib") for home in homes), "~/.matplotlib"]
     try:
-        if here is not None:
-            os.chdir(package)
-        yield
-    finally:
-        if here is not None:
-            os.chdir(here)
-        if known is None:
-            del os.environ["MATPLOTLIBRC"]
-        else:
-            os.environ["MATPLOTLIBRC"] = known
+        for folder in folders:
+            path = Path(os.path.expanduser(folder)).resolve()
+            if path.is_dir():
+                for file in path.glob("*fontlist-*"):
+                    check_own(file)
+            elif os.path.lexists(os.path.expanduser(folder)):
+                return os.path.islink(os.path.expanduser(folder))  # matplotlib makes what a link leads to
+    except (OSError, RuntimeError):
+        return False
+    return True
 
 
 def _svg(width: float, height: float, draw: Callable[[Any], None]) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any
 import pytest
 
 from pa_lite.errors import InputError, OutputError
+from pa_lite.markers import marker_of
 from pa_lite.study import results_file, store, working_copy
 from pa_lite.study.plan import StudyOptions
 from pa_lite.study.results_file import FILE
@@ -380,3 +383,50 @@ def test_each_question_has_its_own_time(tmp_path: Path, monkeypatch: pytest.Monk
         assert len(it.items(cell().key)) == 3
         with pytest.raises(InputError, match="takes longer"):
             it._rows("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_the_private_copy_of_a_killed_sweep_is_cleaned_up_alone(tmp_path: Path) -> None:
+    """SIGKILL leaves it among the temporary files; the next sweep goes on without it, and the doctor removes it."""
+    run, temporary = tmp_path / "run", tmp_path / "tmp"
+    temporary.mkdir()
+    settings = {**os.environ, "TMPDIR": str(temporary), "PYTHONPATH": str(Path(store.__file__).parents[2])}
+    settings |= {name: str(tmp_path / name) for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "HF_HUB_CACHE")}
+    words = ["sweep", "demo", "--lam", "0,1", "--tasks", "demo", "--limit", "200", "--threads", "1", "--run", str(run)]
+
+    def started(*words: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "pa_lite", *words], cwd=tmp_path, env=settings, text=True, start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    process = started(*words)
+    while not (run / f"{FILE}-wal").exists():  # something was committed
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    (private,) = temporary.glob(f"pa-lite-*/{FILE}")
+    assert private.parent.stat().st_mode & 0o077 == 0
+    ours = {private.parent.name, f"{private.parent.name}.own"}
+    copied = temporary / f"pa-lite-{process.pid}-thesis"  # a user's copy of it, and somebody's marker beside a name
+    shutil.copytree(private.parent, copied)
+    shutil.copy(marker_of(private.parent), marker_of(copied))
+    (temporary / "pa-lite-1-0123abcd").mkdir()
+    before = {p.name for p in temporary.iterdir()}
+    assert ours < before
+
+    again = started(*words)
+    err = again.communicate(timeout=120)[1]
+    assert again.returncode == 0, err
+    assert {p.name for p in temporary.iterdir()} == before
+    with read_store(run) as found:
+        assert {c.summary is not None for c in found.cells()} == {True}
+        kept = [found.items(c.key) for c in found.cells()]
+    doctor = started("doctor", "--clean", "--yes", str(temporary), str(run))
+    assert doctor.communicate(timeout=60)[1] == ""
+    assert doctor.returncode == 0
+    assert {p.name for p in temporary.iterdir()} == before - ours
+    assert (copied / FILE).exists()
+    with read_store(run) as found:
+        assert [found.items(c.key) for c in found.cells()] == kept

@@ -7,7 +7,9 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,6 +21,7 @@ import chaos_disks
 import chaos_input
 import chaos_jobs
 import chaos_kill
+import chaos_links
 from chaos_runs import Outcome, Process, Row, at_moments, clear_error, good_end, show
 
 TOOLS = Path(chaos.__file__).parent
@@ -83,6 +86,45 @@ def test_a_process_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None
             return
         time.sleep(0.05)
     pytest.fail(f"its children live: {states}")
+
+
+class Writing(chaos_links.Links):
+    """Runs no pa-lite: it opens a name to write, and follows whatever lies there."""
+
+    def run(self, line: Sequence[str], root: Path, limit: float = 60.0) -> Outcome:
+        try:
+            (root / "out" / "x").write_text("written", "utf-8")
+        except OSError as e:
+            return ended(1, f"error: {e.strerror}\n")
+        return ended(0, "")
+
+
+def test_links_show_what_is_written_through_them(tmp_path: Path) -> None:
+    links = Writing(tmp_path, hub=SimpleNamespace(endpoint="http://127.0.0.1:1"))  # type: ignore[arg-type]
+    found = {}
+    for kind in ("link to a file", "hard link", "file", "folder", "link to itself"):
+        row = Row("links", "writer")
+        links.disturb(chaos_links.Command("writer", lambda _: ("write",)), "out/x", kind, row)
+        found[kind] = [problem.partition(": ")[2].partition(" (")[0] for problem in row.findings]
+    changed = "what it leads to was changed"
+    assert found == {
+        "link to a file": [changed], "hard link": [changed], "file": ["it was removed or changed"], "folder": [],
+        "link to itself": [],
+    }  # fmt: skip
+
+
+def test_inputs_are_made_once_and_run_folders_hold_no_other_names(tmp_path: Path) -> None:
+    with chaos_links.made_links(tmp_path) as links:
+        made = tmp_path / "inputs" / "run" / "study.sqlite"
+        assert not made.exists()
+        seen = set(links.names(chaos_links.OF_RUNS[1])) | set(links.names(chaos_links.OF_RUNS[3]))
+        when = made.stat().st_mtime_ns
+        links.fresh(chaos_links.OF_RUNS[0])
+        assert made.stat().st_mtime_ns == when
+        assert not links.inputs["demo"].exists()
+    named = {name for name in seen if name.startswith("run/")}
+    assert {"run/study.sqlite", "run/study.lock", "run/report.html"} <= named
+    assert named <= {f"run/{name}" for name in chaos_links.RUN_NAMES}
 
 
 def test_moments_that_are_not_due_are_left_out() -> None:
