@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pa_lite.errors import InputError
-from pa_lite.study.curves import Curves, Series, means
+from pa_lite.study.curves import MOST_TASKS, Curves, Series, means
 from pa_lite.study.results_file import damaged
 from pa_lite.study.rows import NEEDED
 from pa_lite.study.staleness import UNRECORDED, is_recorded
@@ -121,7 +121,10 @@ def _check_shape(store: Store, facts: Mapping[str, Any], cells: Sequence[StoredC
         seen[c.kind, c.name, c.lam] = c.key
         if counts.setdefault((c.kind, c.name), c.n_items) != c.n_items:
             raise damaged(store.path, f"table cells, row {c.key}: n_items is another one than at other lams")
-    if not any(c.kind == "task" for c in cells):
+    tasks = sum(kind == "task" for kind, _ in counts)
+    if tasks > MOST_TASKS:
+        raise damaged(store.path, f"table cells has {tasks} tasks; a study has at most {MOST_TASKS}")
+    if not tasks:
         raise damaged(store.path, "table cells has no task of the study")
 
 
