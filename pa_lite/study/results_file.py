@@ -282,10 +282,27 @@ def _copy_file(path: Path, copy: Path) -> None:
         check_size(path, size)
         if size > shutil.disk_usage(copy.parent).free:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        if not path.name.endswith("-wal"):
+        if path.name.endswith("-wal"):
+            size = _log_end(source, size)
+        else:
             _check_header(path, source, size)
         with copy.open("wb") as target:
             copy_bytes(source, target, size)  # not what is added meanwhile
+
+
+def _log_end(source: BinaryIO, size: int) -> int:
+    """Return where the pages of a log end that SQLite would read: at one from before the log was begun anew."""
+    head = source.read(32)
+    frame = int.from_bytes(head[8:12], "big") + 24
+    at = min(len(head), size)
+    while at + frame <= size and frame > 24:
+        source.seek(at)
+        mark = source.read(24)
+        if mark[8:16] != head[16:24] or not any(mark[:4]):
+            break
+        at += frame
+    source.seek(0)
+    return at
 
 
 def _check_header(path: Path, source: BinaryIO, size: int) -> None:
