@@ -17,6 +17,7 @@ from typing import BinaryIO
 TRIES = 100  # to open a file that others make and remove meanwhile
 _PAUSE = 0.02  # seconds
 MOST_BYTES = 1 << 30  # of a file that is read as a whole, such as prompts and answers: JSON takes some times that
+_PIECE = 1 << 20  # bytes read at a time
 MOST_TOML_BYTES = 1 << 24  # Python's reader takes a second for some MB
 # what file systems answer that cannot lock or sync such a thing; NFS locks nothing that is open to read alone (EBADF)
 UNABLE = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF)
@@ -97,14 +98,17 @@ def read_regular(path: Path, most: int = MOST_BYTES) -> bytes:
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > most:
-            raise TooLargeError(path, f"it has {size / 1e6:.1f} MB; the most that is read is {most / 1e6:.1f} MB")
+            raise TooLargeError(path, f"it has {size / 1e6:.3g} MB, and at most {most / 1e6:.3g} MB are read")
         try:
-            data = file.read(most + 1)
+            parts = [file.read(size)]
+            while part := file.read(_PIECE):  # what was added meanwhile, or all where the system gives no size
+                parts.append(part)
+                size += len(part)
+                if size > most:
+                    raise TooLargeError(path, f"it grows, and at most {most / 1e6:.3g} MB are read")
+            return b"".join(parts) if len(parts) > 1 else parts[0]
         except MemoryError as e:
-            raise TooLargeError(path, f"it has {size / 1e6:.1f} MB, for which there is too little memory") from e
-        if len(data) > most:
-            raise TooLargeError(path, f"it grew to more than {most / 1e6:.1f} MB, the most that is read")
-        return data
+            raise TooLargeError(path, f"there is too little memory for its {size / 1e6:.3g} MB") from e
 
 
 def open_own(path: Path, append: bool = False) -> BinaryIO:
