@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -11,10 +12,13 @@ from pathlib import Path
 
 import pytest
 
+import pa_lite
+
 from pa_lite.errors import PaLiteError
 from pa_lite.opening import MOST_BYTES, TooLargeError, read_regular
 from tests.test_pipes import READERS
 
+REPOSITORY = Path(__file__).parents[1]
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="files with holes")
 TEXTS = [name for name in READERS if name not in ("rows: parquet", "GGUF", "safetensors", "model")]
 
@@ -88,3 +92,28 @@ def test_a_limit_of_file_sizes_is_not_a_full_disk(tmp_path: Path) -> None:
     assert "no file may grow beyond 0.001 MB here (ulimit -f). Allow more (ulimit -f unlimited)" in done.stdout, done
     assert "disk is full" not in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux")
+def test_a_limit_of_file_sizes_leaves_no_compiled_file_that_is_cut_off(tmp_path: Path) -> None:
+    shutil.copytree(Path(pa_lite.__file__).parent, tmp_path / "pa_lite", ignore=shutil.ignore_patterns("__pycache__"))
+    models = next(path for path in (tmp_path / "pa_lite" / "models", REPOSITORY / "models") if path.is_dir())
+    shutil.copytree(models, tmp_path / "models", dirs_exist_ok=True)
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "n = int(sys.argv.pop(1))\n"
+        "if n: resource.setrlimit(resource.RLIMIT_FSIZE, (n, n))\n"
+        "from pa_lite.cli import main; main(sys.argv[1:])"
+    )
+    words = ["generate", "demo@0.5", "--prompts", "demo", "-o", "out.json"]
+    outcomes = []
+    for limit in ("13000", "0"):  # bytes; pa_lite/__init__.py itself takes fewer
+        outcomes.append(
+            subprocess.run(
+                [sys.executable, "-c", code, limit, *words, "--max-tokens", "2"], cwd=tmp_path,
+                capture_output=True, text=True, timeout=120, check=False, env={**os.environ, "PYTHONPATH": ""},
+            )
+        )  # fmt: skip
+    assert outcomes[0].returncode == 1
+    assert outcomes[0].stderr.startswith("error: "), outcomes[0].stderr
+    assert outcomes[1].returncode == 0, outcomes[1].stderr

@@ -123,7 +123,7 @@ def _worker(
             said = stack.enter_context(tempfile.TemporaryFile())
             process = stack.enter_context(
                 subprocess.Popen(
-                    [sys.executable, "-I", str(_WORKER)], stdin=pipe, stdout=pipe, stderr=said,
+                    [sys.executable, "-I", "-B", str(_WORKER)], stdin=pipe, stdout=pipe, stderr=said,
                     env={**os.environ, **_HIDDEN}, pass_fds=tuple(descriptors),
                 )
             )  # fmt: skip
