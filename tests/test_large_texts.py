@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 import pa_lite
-
 from pa_lite.errors import PaLiteError
 from pa_lite.opening import MOST_BYTES, TooLargeError, read_regular
 from tests.test_pipes import READERS

@@ -35,7 +35,9 @@ def check_first_part(path: Path) -> None:
     """Raise CheckpointError, naming the file to take, for a later part of a split model: llama.cpp loads the first."""
     first = part_names(path.name)[0]
     if first != path.name:
-        raise CheckpointError(f"{path}: is not the first part of a split model. Name the first: {path.with_name(first)}")
+        raise CheckpointError(
+            f"{path}: is not the first part of a split model. Name the first: {path.with_name(first)}"
+        )
 
 
 def _headers(path: Path, elsewhere: Mapping[str, FilePath]) -> list[tuple[FilePath, GgufHeader]]:

@@ -196,7 +196,11 @@ def _draw_panels(figure: Any, curves: Curves, groups: Groups, columns: int, on_p
 
 def figure_names(study: Study) -> list[str]:
     """Names of the figures that write_png writes, without their ending."""
-    has = {"curves": True, "plane": study.curves.compliance is not None, "tasks": 1 < len(study.curves.tasks) <= MOST_PANELS}
+    has = {
+        "curves": True,
+        "plane": study.curves.compliance is not None,
+        "tasks": 1 < len(study.curves.tasks) <= MOST_PANELS,
+    }
     return [name for name, is_there in has.items() if is_there]
 
 

@@ -49,9 +49,7 @@ def test_time_of_a_report_grows_with_the_number_of_tasks() -> None:
 
 def slow_pareto(first: list[float], second: list[float]) -> list[int]:
     points = list(zip(first, second, strict=True))
-    return [
-        i for i, (a, b) in enumerate(points) if not any(c >= a and d >= b and (c > a or d > b) for c, d in points)
-    ]
+    return [i for i, (a, b) in enumerate(points) if not any(c >= a and d >= b and (c > a or d > b) for c, d in points)]
 
 
 @pytest.mark.parametrize("seed", range(20))

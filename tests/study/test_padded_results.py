@@ -27,8 +27,9 @@ def test_a_file_with_a_hole_at_its_end_is_refused_at_once(tmp_path: Path) -> Non
     path = make(tmp_path)
     os.truncate(path, 3 << 30)
     start = time.monotonic()
-    with pytest.raises(InputError, match=r"header says \d+ pages of 4096 bytes, and it has 3221225472 bytes"), read_store(
-        tmp_path
+    with (
+        pytest.raises(InputError, match=r"header says \d+ pages of 4096 bytes, and it has 3221225472 bytes"),
+        read_store(tmp_path),
     ):
         pass
     with pytest.raises(InputError, match="header says"), open_store(tmp_path):
