@@ -11,8 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pa_lite.merge  # noqa: F401 - before the function of that name: a later first import would replace it
-from pa_lite.errors import PaLiteError
+from pa_lite.compiled import keep_compiled_files_whole
+
+keep_compiled_files_whole()  # before anything larger is imported, and compiled
+
+import pa_lite.merge  # noqa: E402, F401 - before the function of that name: a later first import would replace it
+from pa_lite.errors import PaLiteError  # noqa: E402
 
 if TYPE_CHECKING:
     from pa_lite.checkpoints import Location

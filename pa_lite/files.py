@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 from pa_lite.errors import OutputError
 from pa_lite.markers import ENDING, FILE, claimed, remove_marked, target_of
-from pa_lite.opening import UNABLE, create_file, is_at
+from pa_lite.opening import UNABLE, TooLargeError, create_file, is_at
 
 PATIENCE = 0.5  # seconds for which a lock may be held by who only looks whether it is
 NO_MARKER = "it has no marker of pa-lite"  # why something stays
@@ -71,7 +71,23 @@ def system_words(error: OSError) -> str:
     told = error.strerror or str(error)
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return f"{told}. Close some, or allow more (ulimit -n 4096)"
+    if error.errno == errno.EFBIG and not isinstance(error, TooLargeError):
+        return told + file_limit()
     return told
+
+
+def file_limit() -> str:
+    """Return what to do where a file may not become larger: that this process has a limit, or that the disk has one."""
+    try:
+        import resource
+    except ImportError:
+        most = -1
+    else:
+        most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+        most = -1 if most == resource.RLIM_INFINITY else most
+    if most < 0:
+        return ": this disk takes no larger file. Write elsewhere"
+    return f": no file may grow beyond {most / 1e6:.3g} MB here (ulimit -f). Allow more (ulimit -f unlimited)"
 
 
 @contextlib.contextmanager
@@ -82,8 +98,10 @@ def write_errors(
     try:
         yield
     except OSError as e:
-        if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if e.errno in (errno.ENOSPC, errno.EDQUOT):
             raise OutputError(f"{folder}: the disk is full ({e.strerror}); {when_full}") from e
+        if e.errno in (errno.EACCES, errno.EPERM, errno.EROFS):  # of a temporary name, which nobody gave
+            raise OutputError(f"{folder}: cannot be written: {system_words(e)}.") from e
         raise OutputError(f"{e.filename or folder}: cannot be written: {system_words(e)}.") from e
 
 

@@ -35,7 +35,7 @@ class LimitedProcess:
         spec = importlib.util.find_spec(module)
         assert spec is not None
         assert spec.origin is not None
-        self._command = [sys.executable, "-I", "-c", _START, json.dumps(sys.path), spec.origin]
+        self._command = [sys.executable, "-I", "-B", "-c", _START, json.dumps(sys.path), spec.origin]
         self._memory = memory
         self._running: _Running | None = None
 

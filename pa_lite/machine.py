@@ -7,6 +7,9 @@ import os
 import sys
 from pathlib import Path
 
+# bytes of address space and of data that Python with numpy takes at least, with one thread of OpenBLAS
+_LEAST_ADDRESSES, _LEAST_DATA = 400_000_000, 100_000_000
+
 
 def cores() -> int:
     """Return the cores that this process may use, at least 1.
@@ -69,6 +72,25 @@ def allow_open_files(n: int) -> None:
     now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if now < n:
         resource.setrlimit(resource.RLIMIT_NOFILE, (n if most == resource.RLIM_INFINITY else min(n, most), most))
+
+
+def little_memory() -> str:
+    """Return what to say where this process may not take the memory that numpy's library takes as it is loaded.
+
+    Without it that library (OpenBLAS) ends the process in its own words. Empty where there is enough, or no limit.
+    """
+    try:
+        import resource
+    except ImportError:
+        return ""
+    for name, least, option in (("RLIMIT_AS", _LEAST_ADDRESSES, "-v"), ("RLIMIT_DATA", _LEAST_DATA, "-d")):
+        most = resource.getrlimit(getattr(resource, name))[0] if hasattr(resource, name) else resource.RLIM_INFINITY
+        if most != resource.RLIM_INFINITY and most < least:
+            return (
+                f"this process may take {most / 1e6:.0f} MB of memory (ulimit {option}), and no command works with "
+                f"less than {least / 1e6:.0f} MB. Allow more (ulimit {option} unlimited)."
+            )
+    return ""
 
 
 def total_memory() -> int:

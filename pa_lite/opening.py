@@ -16,6 +16,9 @@ from typing import BinaryIO
 
 TRIES = 100  # to open a file that others make and remove meanwhile
 _PAUSE = 0.02  # seconds
+MOST_BYTES = 1 << 30  # of a file that is read as a whole, such as prompts and answers: JSON takes some times that
+_PIECE = 1 << 20  # bytes read at a time
+MOST_TOML_BYTES = 1 << 24  # Python's reader takes a second for some MB
 # what file systems answer that cannot lock or sync such a thing; NFS locks nothing that is open to read alone (EBADF)
 UNABLE = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF)
 # flags that a system lacks count as 0: there the checks before and after opening have to do
@@ -35,6 +38,13 @@ class NotPlainError(OSError):
     def __init__(self, path: Path, what: str) -> None:
         super().__init__(errno.EINVAL, what, str(path))
         self.what = what
+
+
+class TooLargeError(OSError):
+    """A file is too large to be read as a whole; `strerror` gives its size and the most that is read."""
+
+    def __init__(self, path: Path, what: str) -> None:
+        super().__init__(errno.EFBIG, what, str(path))
 
 
 def kind_of(facts: os.stat_result) -> str | None:
@@ -80,10 +90,25 @@ def descriptor_of(path: Path) -> int:
     return descriptor
 
 
-def read_regular(path: Path) -> bytes:
-    """Return a regular file's content. See open_regular."""
+def read_regular(path: Path, most: int = MOST_BYTES) -> bytes:
+    """Return a regular file's content. See open_regular.
+
+    Raises TooLargeError, before anything is read, for more than `most` bytes, or more than memory has room for.
+    """
     with open_regular(path) as file:
-        return file.read()
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise TooLargeError(path, f"it has {size / 1e6:.3g} MB, and at most {most / 1e6:.3g} MB are read")
+        try:
+            parts = [file.read(size)]
+            while part := file.read(_PIECE):  # what was added meanwhile, or all where the system gives no size
+                parts.append(part)
+                size += len(part)
+                if size > most:
+                    raise TooLargeError(path, f"it grows, and at most {most / 1e6:.3g} MB are read")
+            return b"".join(parts) if len(parts) > 1 else parts[0]
+        except MemoryError as e:
+            raise TooLargeError(path, f"there is too little memory for its {size / 1e6:.3g} MB") from e
 
 
 def open_own(path: Path, append: bool = False) -> BinaryIO:

@@ -11,6 +11,7 @@ import json
 import re
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -54,7 +55,7 @@ class Fault:
     ETag, `content` other bytes under the same ETag, `size` another total, `whole` ignores Range, `gzip` claims a
     compression; `moved` redirects to the same path on the storage's port, which then answers as the Hub; `astray` tells
     of a file at the address `body`; `endless` answers with `status` and a body that never ends;
-    `digits` tells of a range in numbers that Python does not read.
+    `drip` sends a byte now and then; `digits` tells of a range in numbers that Python does not read.
     """
 
     kind: str
@@ -385,6 +386,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command == "HEAD":
+            return
+        if self.fault is not None and self.fault.kind == "drip":
+            with contextlib.suppress(OSError):  # whoever asked hung up
+                for i in range(len(body)):
+                    self.wfile.write(body[i : i + 1])
+                    self.wfile.flush()
+                    time.sleep(0.02)
             return
         if self.fault is not None and self.fault.kind == "cut":
             self.wfile.write(body[: self.fault.after])

@@ -16,6 +16,7 @@ PACKAGE = Path(pa_lite.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 # from the bottom; a room may import from its own and from those before it
 ROOMS = [
+    "compiled",
     "texts",
     "names",
     "errors",

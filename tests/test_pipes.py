@@ -11,7 +11,9 @@ import pytest
 
 from pa_lite.checkpoints import open_checkpoint
 from pa_lite.checkpoints.pairs import read_pairs
+from pa_lite.engine.model import Model
 from pa_lite.engine.probe import probe_file
+from pa_lite.engine.reference import parse_reference
 from pa_lite.errors import PaLiteError
 from pa_lite.follow.alpaca import load_alpaca_eval, load_length_data
 from pa_lite.follow.annotations import read_annotations
@@ -89,3 +91,19 @@ def test_no_file_of_a_checkpoint_is_waited_for(tiny_pair: tuple[Path, Path], tmp
         told = str(e)
     # the others count as absent when they are not regular files
     assert name in told or name in ("tokenizer_config.json", "chat_template.jinja", "generation_config.json")
+
+
+def test_what_is_not_a_model_file_is_named_as_what_it_is(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for path in (tmp_path / "pipe", tmp_path / "link", Path("/dev/null")):
+        for read in (open_checkpoint, lambda each: parse_reference(str(each))):
+            with pytest.raises(PaLiteError, match="is a device, socket or pipe"):
+                read(path)
+
+
+def test_a_later_part_of_a_split_model_names_the_first(tmp_path: Path) -> None:
+    path = tmp_path / "m-00002-of-00003.gguf"
+    for read in (probe_file, Model):
+        with pytest.raises(PaLiteError, match=r"is not the first part .* Name the first: .*m-00001-of-00003\.gguf"):
+            read(path)

@@ -31,6 +31,15 @@ def part_names(name: str) -> list[str]:
     return [f"{found['stem']}-{i:05d}-of-{found['count']}.gguf" for i in range(1, int(found["count"]) + 1)]
 
 
+def check_first_part(path: Path) -> None:
+    """Raise CheckpointError, naming the file to take, for a later part of a split model: llama.cpp loads the first."""
+    first = part_names(path.name)[0]
+    if first != path.name:
+        raise CheckpointError(
+            f"{path}: is not the first part of a split model. Name the first: {path.with_name(first)}"
+        )
+
+
 def _headers(path: Path, elsewhere: Mapping[str, FilePath]) -> list[tuple[FilePath, GgufHeader]]:
     """The file and its header, or those of all parts of a split model."""
     found = SPLIT.fullmatch(path.name)

@@ -27,6 +27,7 @@ from pa_lite.checkpoints.hub_http import (
 from pa_lite.errors import HubError
 
 _OF_THE_WHOLE = ("content-length", "content-encoding", "transfer-encoding")
+_SLOW_SECONDS, _LEAST_SPEED = 60.0, 1000  # over how long a file's speed is taken, and bytes a second at least
 _LONGEST_REFUSAL = 1 << 16  # bytes of an answer with an error: what says why is shorter, and some end never
 
 
@@ -39,6 +40,30 @@ def _in_short(response: Any) -> Any:
             break
     kept = {name: value for name, value in response.headers.items() if name.lower() not in _OF_THE_WHOLE}
     return type(response)(response.status_code, headers=kept, content=held, request=response.request)
+
+
+class _Speed:
+    """How fast a file comes, while it is waited for: a server may send a byte now and then, and never end."""
+
+    def __init__(self) -> None:
+        self._seconds, self._bytes = 0.0, 0
+
+    def watch(self, pieces: Iterator[bytes], subject: Subject) -> Iterator[bytes]:
+        """Yield the pieces. Raises HubError after a minute's wait in which less than 1 kB a second came."""
+        start = time.monotonic()
+        for piece in pieces:
+            self._seconds += time.monotonic() - start
+            self._bytes += len(piece)
+            if self._seconds > _SLOW_SECONDS:
+                if self._bytes < _LEAST_SPEED * self._seconds:
+                    raise HubError(
+                        f"{subject}: {subject.file} comes too slowly: {self._bytes} bytes in {self._seconds:.0f} s. "
+                        "Check the network, and run the same command again.",
+                        is_passing=True,
+                    )
+                self._seconds, self._bytes = 0.0, 0
+            yield piece
+            start = time.monotonic()
 
 
 class RemoteContent:
@@ -61,12 +86,12 @@ class RemoteContent:
         """
         from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
 
-        patience, is_renewed = Patience(self.subject, PATIENT, stopped), False
+        patience, is_renewed, speed = Patience(self.subject, PATIENT, stopped), False, _Speed()
         while start < stop:
             facts = self.facts
             try:
                 with self._open(facts, start, stop) as response:
-                    for piece in response.iter_raw():
+                    for piece in speed.watch(response.iter_raw(), self.subject):
                         patience.check()
                         piece = piece[: stop - start]
                         start += len(piece)

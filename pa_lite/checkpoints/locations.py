@@ -44,10 +44,10 @@ def find_model(path: Path, elsewhere: Collection[str] = ()) -> Path:
         return _in_folder(path, elsewhere)
     if path.is_file() or path.name in elsewhere:
         return path
-    if path.is_symlink():
-        raise CheckpointError(f"{path}: is a link to {path.readlink()}, which does not exist. Fetch it again.")
     if path.exists():
         raise CheckpointError(f"{path}: is a device, socket or pipe; name a file or folder.")
+    if path.is_symlink():
+        raise CheckpointError(f"{path}: is a link to {path.readlink()}, which does not exist. Fetch it again.")
     raise CheckpointError(f"{path}: no such file or folder.")
 
 

@@ -20,7 +20,7 @@ from pa_lite.documents import parse_toml
 from pa_lite.errors import CheckpointError, InputError, nearest
 from pa_lite.files import existing_parent, write_errors, write_text
 from pa_lite.machine import available_memory, config_folder
-from pa_lite.opening import read_regular
+from pa_lite.opening import MOST_TOML_BYTES, read_regular
 
 _log = logging.getLogger(__name__)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -131,7 +131,7 @@ def _own_pairs() -> dict[str, Pair]:
 def read_pairs(path: Path, is_own: bool) -> dict[str, Pair]:
     """The pairs of a registry's file, by name. Raises CheckpointError for one that is no such TOML."""
     try:
-        entries = parse_toml(read_regular(path))
+        entries = parse_toml(read_regular(path, MOST_TOML_BYTES))
         return {name: _pair(name, entry, path.parent, is_own) for name, entry in entries.items()}
     except OSError as e:
         raise CheckpointError(f"{path}: cannot be read: {e.strerror}.") from e

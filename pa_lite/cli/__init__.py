@@ -22,6 +22,7 @@ from pa_lite.cli.signals import Ending, ends_in_order
 from pa_lite.cli.terminal import PlainFormatter, drop_streams, prepare_streams, tell, tell_text
 from pa_lite.errors import PaLiteError
 from pa_lite.files import system_words
+from pa_lite.machine import little_memory
 from pa_lite.texts import short_line
 
 
@@ -35,6 +36,8 @@ def cli(debug: bool) -> None:
     pa-lite demo                                  all of it on the embedded pair, offline
     pa-lite merge ./Base ./Instruct --lam 0.7     write the model at lam 0.7 as GGUF
     """
+    if told := little_memory():
+        raise PaLiteError(told)
     level = logging.DEBUG if debug else logging.WARNING
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(PlainFormatter("%(levelname)s: %(message)s"))
@@ -120,7 +123,7 @@ def _told(error: Exception) -> str:
             f"a library cannot be loaded ({reason.rstrip('.')}). Free some memory or allow more (ulimit -v), "
             "or install pa-lite again."
         )
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG) and error.filename is None:
         return f"the output cannot be written: {system_words(error)}."
     if isinstance(error, OSError):
         return f"{error.filename or 'the system'}: {system_words(error)}."

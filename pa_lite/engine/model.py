@@ -14,7 +14,7 @@ from typing import Any
 
 from pa_lite.checkpoints.fingerprint import fingerprint, header_inputs, identity
 from pa_lite.checkpoints.gguf_file import architecture_of
-from pa_lite.checkpoints.gguf_model import open_gguf, read_model_header
+from pa_lite.checkpoints.gguf_model import check_first_part, open_gguf, read_model_header
 from pa_lite.engine.context import Context
 from pa_lite.engine.library import complaint, fresh_words, llama
 from pa_lite.engine.loadable import check_loadable
@@ -49,6 +49,7 @@ class Model(ModelVocabulary):
         self.path, self.options = path, options or EngineOptions()
         self.label = label or str(path)
         check_options(self.options)
+        check_first_part(path)
         self.header = read_model_header(path)
         check_loadable(self.header)
         self.lib = llama()

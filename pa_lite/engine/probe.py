@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from pa_lite.checkpoints.gguf_model import part_names, read_model_header
+from pa_lite.checkpoints.gguf_model import check_first_part, part_names, read_model_header
 from pa_lite.engine.library import llama
 from pa_lite.engine.loadable import check_loadable
 from pa_lite.engine.readable import check_readable
@@ -61,6 +61,7 @@ def probe_file(path: Path, limits: Limits | None = None) -> None:
     Raises what `check_loadable` raises, CheckpointError when that process dies, hangs, or takes too much memory,
     EngineError when llama.cpp refuses the file or no process can be started. Nothing outlives it, nor Ctrl-C.
     """
+    check_first_part(path)
     parts = [path.with_name(name) for name in part_names(path.name)]
     try:
         states = [part.stat() for part in parts]
@@ -122,7 +123,7 @@ def _worker(
             said = stack.enter_context(tempfile.TemporaryFile())
             process = stack.enter_context(
                 subprocess.Popen(
-                    [sys.executable, "-I", str(_WORKER)], stdin=pipe, stdout=pipe, stderr=said,
+                    [sys.executable, "-I", "-B", str(_WORKER)], stdin=pipe, stdout=pipe, stderr=said,
                     env={**os.environ, **_HIDDEN}, pass_fds=tuple(descriptors),
                 )
             )  # fmt: skip

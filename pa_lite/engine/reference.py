@@ -56,6 +56,8 @@ def parse_reference(text: str) -> Reference:
     if path.is_dir():
         return Reference(file=_in_folder(path))
     if not path.is_file():
+        if path.exists():
+            raise InputError(f"{text!r} is a device, socket or pipe, not a model file: name a file.")
         raise InputError(f"{text!r} is not a model: neither a file that exists nor PAIR@LAM such as demo@0.7.")
     return Reference(file=_checked(path))
 

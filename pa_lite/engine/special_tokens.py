@@ -6,6 +6,7 @@ them take half a minute. Source: `llama_vocab::impl::tokenizer_st_partition` of 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import groupby
@@ -16,6 +17,8 @@ from pa_lite.errors import TextError
 SHORT = 2000  # characters of a text that llama.cpp is given as it is
 _FEW = 2000  # special tokens that it finds in 0.1 s
 _MOST = 20_000  # that it finds in 8 s
+_MOST_COMPARED = 2_000_000_000  # times that a special token is compared with a place in a text: 23 s
+_MOST_PASSED = 500_000_000_000  # bytes that llama.cpp passes over, as it looks for each token in the whole text: 10 s
 _SPACES = " \t\n\v\f\r"
 
 
@@ -45,12 +48,30 @@ class SpecialTokens:
         """The characters that they begin with."""
         return tuple({token.text[0] for token in self._tokens})
 
+    @cached_property
+    def _first_bytes(self) -> Counter[int]:
+        """How many tokens begin with a byte."""
+        return Counter(token.text.encode("utf-8", "surrogatepass")[0] for token in self._tokens)
+
+    def _check_search(self, text: str) -> None:
+        """Raise TextError where to look for every token takes long: it is compared wherever its first byte is."""
+        raw = text.encode("utf-8", "surrogatepass")
+        n = sum(count * raw.count(first) for first, count in self._first_bytes.items())
+        if n > _MOST_COMPARED or len(self._tokens) * len(raw) > _MOST_PASSED:
+            raise TextError(
+                f"has {len(text)} characters, in which this model's tokenizer would look for {len(self._tokens)} "
+                "special tokens for minutes. Shorten it"
+            )
+
     def cut(self, text: str) -> list[str | int]:
         """Return the texts between special tokens and the tokens' ids, in order; a text with few of them as it is.
 
         Raises TextError for very many of one length that overlap: llama.cpp's order among them is not defined.
         """
-        if len(text) <= SHORT or sum(map(text.count, self._starts)) <= _FEW:
+        if len(text) <= SHORT:
+            return [text]
+        self._check_search(text)
+        if sum(map(text.count, self._starts)) <= _FEW:
             return [text]
         present = [token for token in self._tokens if token.text in text]
         n = sum(text.count(token.text) for token in present)

@@ -19,7 +19,7 @@ from pa_lite.documents import parse_toml
 from pa_lite.errors import InputError, nearest
 from pa_lite.merge.groups import GROUPS, group_of, layer_of
 from pa_lite.merge.lams import parse_lams
-from pa_lite.opening import read_regular
+from pa_lite.opening import MOST_TOML_BYTES, read_regular
 
 _RULE = re.compile(
     r"(?P<group>[a-z]+)?\s*(?P<all>layers)?\s*(?:(?P<first>\d{1,9})(?:\s*-\s*(?P<last>\d{1,9}))?)?\s*:\s*(?P<lam>[^:]+)"
@@ -123,7 +123,7 @@ def _lams(text: str, part: str) -> list[float]:
 
 def _read_toml(path: Path) -> Schedule:
     try:
-        text = read_regular(path).decode("utf-8")
+        text = read_regular(path, MOST_TOML_BYTES).decode("utf-8")
         document = parse_toml(text)
     except OSError as e:
         raise InputError(f"{path}: cannot be read: {e.strerror}.") from e

@@ -16,7 +16,7 @@ from typing import Any
 from pa_lite.files import write_bytes
 from pa_lite.markers import temporary_folder
 from pa_lite.opening import check_own
-from pa_lite.study.curves import Curves, Series, by_gain, estimates, means, pareto_optimal
+from pa_lite.study.curves import MOST_PANELS, Curves, Series, by_gain, estimates, means, pareto_optimal
 from pa_lite.study.figures import bands, labels_apart
 from pa_lite.study.study import Reading, Study, labels, readings
 from pa_lite.texts import one_line
@@ -226,7 +226,11 @@ def _draw_panels(figure: Any, curves: Curves, groups: Groups, columns: int, on_p
 
 def figure_names(study: Study) -> list[str]:
     """Names of the figures that write_png writes, without their ending."""
-    has = {"curves": True, "plane": study.curves.compliance is not None, "tasks": len(study.curves.tasks) > 1}
+    has = {
+        "curves": True,
+        "plane": study.curves.compliance is not None,
+        "tasks": 1 < len(study.curves.tasks) <= MOST_PANELS,
+    }
     return [name for name, is_there in has.items() if is_there]
 
 

@@ -11,6 +11,8 @@ import numpy.typing as npt
 from pa_lite.statistics import Estimate, mean_over_tasks
 
 _TAKEN = "few-shot", "following", "preferred"  # names of groups that tables and differences have themselves
+MOST_TASKS = 1000  # of a study: each is resampled some thousand times for its report
+MOST_PANELS = 100  # of a chart: more are not read, and matplotlib takes minutes for hundreds
 Values = npt.NDArray[np.float64]
 
 
@@ -96,14 +98,19 @@ def estimates(series: Sequence[Series]) -> list[Estimate]:
 
 def pareto_optimal(first: Values, second: Values) -> list[int]:
     """Return the indices of the points that no other beats in one value while it is as good in the other; [points]."""
-    return [
-        i
-        for i in range(len(first))
-        if not any(
-            first[j] >= first[i] and second[j] >= second[i] and (first[j] > first[i] or second[j] > second[i])
-            for j in range(len(first))
-        )
-    ]
+    found, at = [], 0
+    best = -np.inf  # in the second value, of all points that are better in the first
+    order = np.lexsort((-second, -first))
+    while at < len(order):
+        end = at
+        while end < len(order) and first[order[end]] == first[order[at]]:
+            end += 1
+        top = second[order[at]]
+        if top > best:
+            found += [int(i) for i in order[at:end] if second[i] == top]
+            best = top
+        at = end
+    return sorted(found)
 
 
 def by_gain(

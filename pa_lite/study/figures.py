@@ -93,12 +93,13 @@ def labels_apart(points: Sequence[tuple[float, float]], must: Sequence[bool]) ->
     """Return which points of a path get a label: all that must, and others as far as none lies on another label."""
     wide, high = (max(v) - min(v) or 1 for v in zip(*points, strict=True))
     shown = list(must)
+    labelled = [point for point, is_shown in zip(points, must, strict=True) if is_shown]
     for i in sorted(range(len(points)), key=lambda i: (0 < i < len(points) - 1, i)):  # the ends first
-        near = any(
-            s and abs(points[i][0] - x) < _LABEL[0] * wide and abs(points[i][1] - y) < _LABEL[1] * high
-            for s, (x, y) in zip(shown, points, strict=True)
-        )
-        shown[i] = shown[i] or not near
+        x, y = points[i]
+        near = any(abs(x - a) < _LABEL[0] * wide and abs(y - b) < _LABEL[1] * high for a, b in labelled)
+        if not shown[i] and not near:  # those that lie apart are few, however many points there are
+            shown[i] = True
+            labelled.append(points[i])
     return shown
 
 

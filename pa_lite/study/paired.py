@@ -105,12 +105,17 @@ def holm(ps: Sequence[float]) -> list[float]:
     return out
 
 
-def differences(lams: Sequence[float], series: Sequence[Series], reference: int, seed: int = 0) -> list[Difference]:
-    """Every other lam against lams[reference], in the lams' order."""
+def differences(
+    lams: Sequence[float], series: Sequence[Series], reference: int, seed: int = 0, drawn: Values | None = None
+) -> list[Difference]:
+    """Return every other lam against lams[reference], in the lams' order.
+
+    `drawn` is what `average_draws` gives for the series and the seed, where the caller has it already.
+    """
     others = [i for i in range(len(lams)) if i != reference]
     gaps = {i: [s.values[i] - s.values[reference] for s in series] for i in others}
     ps = [sign_flip_p(gaps[i], seed=seed) for i in others]
-    drawn = average_draws(series, seed=seed)
+    drawn = average_draws(series, seed=seed) if drawn is None else drawn
     drawn = drawn - drawn[:, [reference]]
     scale = float(means(series)[reference])
     out = []

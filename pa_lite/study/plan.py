@@ -23,6 +23,7 @@ from pa_lite.follow.sets import find_set
 from pa_lite.machine import available_memory, cores
 from pa_lite.merge.plan import MergePlan, PlanOptions, plan_merge
 from pa_lite.merge.schedule import Schedule
+from pa_lite.study.curves import MOST_TASKS
 from pa_lite.study.store import Cell, StoredCell
 from pa_lite.study.works import AnswersWork, FollowWork, TaskWork, Work
 from pa_lite.tasks.prompts import prepare_task
@@ -193,12 +194,16 @@ def plan_works(options: StudyOptions, made: Mapping[str, Any]) -> tuple[Work, ..
     Raises InputError, naming what is unknown or wrong.
     """
     score = options.score
-    works: list[Work] = [
-        TaskWork(prepare_task(spec, score.shots, score.limit, score.seed, score.split), score)
-        for spec in find_tasks(options.tasks)
-    ]
-    if not works:
+    specs = find_tasks(options.tasks)
+    if not specs:
         raise InputError("no task was named (--tasks).")
+    if len(specs) > MOST_TASKS:
+        raise InputError(
+            f"{len(specs)} tasks are named (--tasks); a study has at most {MOST_TASKS}. Divide them among several runs."
+        )
+    works: list[Work] = [
+        TaskWork(prepare_task(spec, score.shots, score.limit, score.seed, score.split), score) for spec in specs
+    ]
     if options.alpaca:
         prompts = tuple(load_prompts(options.alpaca)[: options.alpaca_limit])
         name = name_text(Path(options.alpaca).stem)

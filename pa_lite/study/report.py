@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from pa_lite.errors import EngineError
 from pa_lite.study.chart import Panels
-from pa_lite.study.curves import Curves, estimates, means
+from pa_lite.study.curves import MOST_PANELS, Curves, estimates, means
 from pa_lite.study.export import difference_rows, to_csv
 from pa_lite.study.figures import Figure, curves_figure, panels_figure, plane_figure
 from pa_lite.study.paired import Difference
@@ -52,9 +52,9 @@ def _hashes(*scripts: str) -> str:
 def _panels(curves: Curves) -> dict[str, Panels]:
     """The charts of several panels."""
     out: dict[str, Panels] = {}
-    if len(curves.areas) > 1:
+    if 1 < len(curves.areas) <= MOST_PANELS:
         out["areas"] = [(area, curves.of_area(area)) for area in curves.areas], 2
-    if len(curves.tasks) > 1:
+    if 1 < len(curves.tasks) <= MOST_PANELS:
         out["panels"] = [(t.name, (t,)) for t in curves.tasks], 3
     return out
 
@@ -129,6 +129,8 @@ def to_html(study: Study) -> str:
     return environment.from_string(_TEMPLATE.read_text("utf-8")).render(
         study=study,
         tasks=curves.tasks,
+        areas=curves.areas,
+        most_panels=MOST_PANELS,
         conclusion=conclusion(curves),
         readings=found,
         static=static_charts(curves, found, panels),

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pa_lite.errors import InputError
-from pa_lite.study.curves import Curves, Series, means
+from pa_lite.study.curves import MOST_TASKS, Curves, Series, means
 from pa_lite.study.results_file import damaged
 from pa_lite.study.rows import NEEDED
 from pa_lite.study.staleness import UNRECORDED, is_recorded
@@ -19,8 +19,8 @@ from pa_lite.study.store import Store, StoredCell
 from pa_lite.study.study import Example, Kept, Study
 
 _EXAMPLES = 6
-# of one study: time and memory of its charts and resamplings grow with them, of some with the square
-_MOST_LAMS, _MOST_TASKS = 1001, 1000
+# of one study: time and memory of its charts and resamplings grow with them
+_MOST_LAMS = 1001
 
 
 def value_of(record: Mapping[str, Any], kind: str) -> float:
@@ -123,13 +123,13 @@ def _check_shape(store: Store, facts: Mapping[str, Any], cells: Sequence[StoredC
         seen[c.kind, c.name, c.lam] = c.key
         if counts.setdefault((c.kind, c.name), c.n_items) != c.n_items:
             raise damaged(store.path, f"table cells, row {c.key}: n_items is another one than at other lams")
-    n_lams, n_tasks = len({c.lam for c in cells}), len(counts)
-    if n_lams > _MOST_LAMS or n_tasks > _MOST_TASKS:
+    n_lams, n_tasks = len({c.lam for c in cells}), sum(kind == "task" for kind, _ in counts)
+    if n_lams > _MOST_LAMS or n_tasks > MOST_TASKS:
         raise InputError(
             f"{store.path}: the study has {n_lams} lams and {n_tasks} tasks. At most {_MOST_LAMS} lams and "
-            f"{_MOST_TASKS} tasks can be shown together. Run a sweep with fewer into another folder (--run)."
+            f"{MOST_TASKS} tasks can be shown together. Run a sweep with fewer into another folder (--run)."
         )
-    if not any(c.kind == "task" for c in cells):
+    if not n_tasks:
         raise damaged(store.path, "table cells has no task of the study")
 
 

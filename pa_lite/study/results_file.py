@@ -61,6 +61,12 @@ _COPIES = 50  # tries to copy results that a running study changes
 _PAUSE = 0.05  # seconds between two of them
 
 
+_HEADER_BYTES, _MAGIC = 100, b"SQLite format 3\0"
+
+
+_SLACK = 1 << 24  # bytes that a file may have beyond its pages: after a power failure it can be longer than it says
+
+
 _APPLICATION = 0x70614C69  # "paLi", in the file's header
 
 
@@ -276,8 +282,50 @@ def _copy_file(path: Path, copy: Path) -> None:
         check_size(path, size)
         if size > shutil.disk_usage(copy.parent).free:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        if path.name.endswith("-wal"):
+            size = _log_end(source, size)
+        else:
+            _check_header(path, source, size)
         with copy.open("wb") as target:
             copy_bytes(source, target, size)  # not what is added meanwhile
+
+
+def _log_end(source: BinaryIO, size: int) -> int:
+    """Return where the pages of a log end that SQLite would read: at one from before the log was begun anew."""
+    head = source.read(32)
+    frame = int.from_bytes(head[8:12], "big") + 24
+    at = min(len(head), size)
+    while at + frame <= size and frame > 24:
+        source.seek(at)
+        mark = source.read(24)
+        if mark[8:16] != head[16:24] or not any(mark[:4]):
+            break
+        at += frame
+    source.seek(0)
+    return at
+
+
+def _check_header(path: Path, source: BinaryIO, size: int) -> None:
+    """Raise InputError, before it is copied, for a database of another program, or with other pages than it says.
+
+    Pages that only the log holds are not in the file yet, so that it may be shorter. An old pa-lite that was killed may
+    leave a file that is empty, or whose header has no application yet.
+    """
+    head = source.read(_HEADER_BYTES)
+    source.seek(0)
+    if not size:
+        return
+    application = int.from_bytes(head[68:72], "big")
+    if len(head) < _HEADER_BYTES or not head.startswith(_MAGIC) or application not in (0, _APPLICATION):
+        raise InputError(f"{path}: is not a pa-lite results file. Name another folder (--run).")
+    page = int.from_bytes(head[16:18], "big")
+    page = 1 << 16 if page == 1 else page
+    pages = int.from_bytes(head[28:32], "big")
+    if page < 512 or page & (page - 1):
+        raise damaged(path, f"its header says that a page has {page} bytes")
+    # the header counts only if its two change counters agree; an older SQLite did not keep it
+    if head[24:28] == head[92:96] and pages and size > max(pages * page, _SLACK):
+        raise damaged(path, f"its header says {pages} pages of {page} bytes, and it has {size} bytes")
 
 
 def copy_bytes(source: BinaryIO, target: BinaryIO, n: int) -> None:

@@ -14,6 +14,7 @@ from pa_lite.study.paired import (
     Best,
     Comparison,
     Difference,
+    average_draws,
     best_lam,
     compare_lams,
     differences,
@@ -178,10 +179,11 @@ def against_ends(curves: Curves, seed: int = 0) -> dict[str, dict[str, list[Diff
     groups: dict[str, tuple[Series, ...]] = dict(curves.groups())
     if curves.compliance is not None:
         groups["following"] = (curves.compliance,)
-    return {
-        group: {end: differences(curves.lams, series, at, seed) for end, at in ends(curves).items()}
-        for group, series in groups.items()
-    }
+    out = {}
+    for group, series in groups.items():
+        drawn = average_draws(series, seed=seed)
+        out[group] = {end: differences(curves.lams, series, at, seed, drawn) for end, at in ends(curves).items()}
+    return out
 
 
 def _sentence(text: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pa_lite.documents import parse_toml
 from pa_lite.errors import InputError, nearest
-from pa_lite.opening import read_regular
+from pa_lite.opening import MOST_TOML_BYTES, read_regular
 from pa_lite.tasks.answers import STEPS, Extract
 from pa_lite.tasks.metrics import CLASS_METRICS, METRICS_OF_KIND
 from pa_lite.tasks.transforms import TRANSFORMS
@@ -95,7 +95,7 @@ class TaskSpec:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return parse_toml(read_regular(path))
+        return parse_toml(read_regular(path, MOST_TOML_BYTES))
     except OSError as e:
         raise InputError(f"{path}: cannot be read: {e.strerror}.") from e
     except ValueError as e:

@@ -205,6 +205,19 @@ def test_a_refusal_without_end_is_not_read_to_its_end(hub: HubServer, status: in
     assert time.monotonic() - started < 20
 
 
+def test_a_server_that_sends_a_byte_now_and_then_is_given_up(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pa_lite.checkpoints.hub_content._SLOW_SECONDS", 0.5)
+    hub.add("org/m", {"a.gguf": NOISE})
+    hub.fail("drip", times=100)
+    started = time.monotonic()
+    with pytest.raises(HubError, match=r"a\.gguf comes too slowly: \d+ bytes in \d s") as error:
+        fetch_file("org/m", "a.gguf")
+    assert error.value.is_passing
+    assert time.monotonic() - started < 20
+    hub.faults.clear()
+    assert fetch_file("org/m", "a.gguf").read_bytes() == NOISE
+
+
 def test_a_range_in_numbers_without_end_is_refused(hub: HubServer) -> None:
     hub.add("org/m", {"a.gguf": NOISE})
     hub.fail("digits", times=100)

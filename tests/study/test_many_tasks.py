@@ -1,0 +1,88 @@
+"""Studies of hundreds of tasks and thousands of lams: time in proportion, tables instead of hundreds of panels."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pa_lite.errors import InputError
+from pa_lite.study.cells import Cell
+from pa_lite.study.chart import figure_names
+from pa_lite.study.curves import MOST_PANELS, MOST_TASKS, Curves, Series, pareto_optimal
+from pa_lite.study.figures import labels_apart
+from pa_lite.study.plan import StudyOptions, plan_study
+from pa_lite.study.report import to_html
+from pa_lite.study.results import load_study
+from pa_lite.study.store import open_store, read_store
+from pa_lite.study.study import Study
+
+
+def study(n: int) -> Study:
+    rng = np.random.default_rng(0)
+    tasks = tuple(Series(f"task{i}", "a", rng.integers(0, 2, (3, 12)).astype(np.float64), 0.5) for i in range(n))
+    return Study("tiny", "F16", Curves((0.0, 0.5, 1.0), tasks))
+
+
+def test_more_tasks_than_panels_are_a_table_that_says_so() -> None:
+    few, many = study(MOST_PANELS), study(MOST_PANELS + 1)
+    said = f"as they are more than\n{MOST_PANELS}"
+    page = to_html(many)
+    assert said in page
+    assert 'id="panels"' not in page
+    assert page.count("<td>task") == MOST_PANELS + 1
+    assert figure_names(few) == ["curves", "tasks"]
+    assert figure_names(many) == ["curves"]
+
+
+def test_time_of_a_report_grows_with_the_number_of_tasks() -> None:
+    seconds = []
+    to_html(study(MOST_PANELS + 1))  # loads what is loaded once
+    for n in (MOST_PANELS + 50, 4 * (MOST_PANELS + 50)):
+        start = time.process_time()
+        to_html(study(n))
+        seconds.append(time.process_time() - start)
+    assert seconds[1] < 8 * seconds[0]
+
+
+def slow_pareto(first: list[float], second: list[float]) -> list[int]:
+    points = list(zip(first, second, strict=True))
+    return [i for i, (a, b) in enumerate(points) if not any(c >= a and d >= b and (c > a or d > b) for c, d in points)]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_pareto_optimal_points_are_those_of_the_definition(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    first, second = (rng.integers(0, 6, 40) / 5 for _ in range(2))  # many are equal
+    assert pareto_optimal(first, second) == slow_pareto(first.tolist(), second.tolist())
+
+
+def test_thousands_of_lams_take_little_time() -> None:
+    x = np.linspace(0, 1, 100_000)
+    start = time.process_time()
+    assert len(pareto_optimal(x, 1 - x)) == len(x)
+    shown = labels_apart(list(zip(x.tolist(), x.tolist(), strict=True)), [False] * len(x))
+    assert shown[0]
+    assert shown[-1]
+    assert 5 < sum(shown) < 20
+    assert time.process_time() - start < 10
+
+
+def test_more_tasks_than_a_study_has_are_refused_when_it_is_planned_and_when_it_is_read(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"q": "a", "a": "b"}\n' * 3)
+    head = '[tasks.t{}]\ndata = "rows.jsonl"\nkind = "G"\ntemplate = "{{{{{{{{ q }}}}}}}}"\nanswers = "a"\n'
+    (tmp_path / "many.toml").write_text("".join(head.format(i) for i in range(MOST_TASKS + 1)))
+    options = StudyOptions((0.5,), (str(tmp_path / "many.toml"),))
+    with pytest.raises(InputError, match="1001 tasks are named"):
+        plan_study("demo", options)
+    record = {0: {"metric": "acc", "metrics": {"acc": 1.0}}}
+    cells = [Cell(0.5, "F16", "task", f"t{i}", 1, {}) for i in range(MOST_TASKS + 1)]
+    facts = {"pair": "x", "cells": [c.key for c in cells], "schedule": "", "seed": 0, "limit": None, "parameters": 1}
+    with open_store(tmp_path / "run") as store:
+        store.enter(cells, {})
+        store.note(facts)
+        store.add(cells[0].key, record, 0.1)
+    with read_store(tmp_path / "run") as store, pytest.raises(InputError, match="1001 tasks; a study has at most 1000"):
+        load_study(store)
