@@ -17,6 +17,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # from the bottom; a room may import from its own and from those before it
 ROOMS = [
     "texts",
+    "portions",
     "names",
     "errors",
     "opening",
