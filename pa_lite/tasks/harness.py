@@ -286,7 +286,7 @@ class PaLiteLM(LM):  # type: ignore[misc]
         return text.removeprefix(" ") if is_sentencepiece and (has_blank is None or has_blank.value) else text
 
     def _portions(self, texts: Sequence[tuple[str, ...]]) -> Iterator[list[int]]:
-        """Yield places of requests in portions of a bounded size, alphabetic neighbours together: these share prefixes."""
+        """Yield places of requests in bounded portions, alphabetic neighbours together: these share prefixes."""
         size = _PORTION if self.cache_hook.dbdict is None and self._answers is None else _KEPT_PORTION
         return portions(sorted(range(len(texts)), key=lambda i: texts[i]), lambda i: sum(map(len, texts[i])), size)
 
