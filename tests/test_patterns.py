@@ -70,7 +70,8 @@ def _patterns() -> dict[str, re.Pattern[Any]]:
                 and isinstance(node.args[0], ast.Constant)
             ):
                 flags = re.MULTILINE | re.DOTALL if "DOTALL" in ast.unparse(node) else 0
-                pattern = re.compile(node.args[0].value, flags)
+                spelled: Any = node.args[0].value
+                pattern: re.Pattern[Any] = re.compile(spelled, flags)
                 found.setdefault(f"{place}: {pattern.pattern!r:.90}", pattern)
     return found
 

@@ -6,6 +6,7 @@ import datetime
 import decimal
 import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +217,14 @@ def test_a_file_written_anew_reads_the_same(tmp_path: Path, encoding: str, versi
     assert rows_of(path) == rows
 
 
+def _lie(value: int, field: tuple[int, ...], header: Struct) -> None:
+    set_field(header, value, *field)
+
+
+def _overwritten(at: int, lie: bytes, raw: bytes) -> bytes:
+    return (raw[:at] + lie + raw[at + len(lie) :])[: len(raw)]
+
+
 @pytest.mark.parametrize("encoding", _ENCODINGS)
 @pytest.mark.parametrize("version", ["1.0", "2.0"])
 def test_headers_of_pages_that_lie(
@@ -229,7 +238,7 @@ def test_headers_of_pages_that_lie(
         for value in (-1, 100_000_000, 2**31 - 1):
             path = _encoded(tmp_path / f"{lies}.parquet", encoding, data_page_version=version)
             before = path.read_bytes()
-            change(path, page=lambda header, f=field, v=value: set_field(header, v, *f))
+            change(path, page=partial(_lie, value, field))
             if path.read_bytes() == before:
                 continue
             lies += 1
@@ -289,7 +298,7 @@ def test_bytes_of_pages_that_lie(tmp_path: Path, encoding: str, monkeypatch: pyt
     for i, lie in enumerate(lies):
         for at in (0, 2, 4, 6, 8, 10, 14, 40):
             path = _encoded(tmp_path / f"{i}-{at}.parquet", encoding, compression="none")
-            change(path, payload=lambda raw, at=at, lie=lie: (raw[:at] + lie + raw[at + len(lie) :])[: len(raw)])
+            change(path, payload=partial(_overwritten, at, lie))
             try:
                 assert len(rows_of(path)) <= 1001
             except InputError as e:
