@@ -18,6 +18,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = [
     "compiled",
     "texts",
+    "portions",
     "names",
     "errors",
     "opening",

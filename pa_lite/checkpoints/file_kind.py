@@ -15,7 +15,7 @@ _GGUF = b"GGUF"
 _LARGEST_HEADER = 100_000_000  # bytes: safetensors' own limit
 # lines of a git-lfs pointer; each line is matched by itself, so that the work grows with the text and not its square
 _LFS_VERSION = re.compile(rb"version https?://[\w.-]+/spec/v?\d+")
-_LFS_OID, _LFS_SIZE = re.compile(rb"oid \w+:\w+"), re.compile(rb"size (\d+)")
+_LFS_OID, _LFS_SIZE = re.compile(rb"oid \w+:\w+"), re.compile(rb"size (\d{1,20})(?!\d)")
 _AGAIN = "Fetch it again"
 _PICKLE = (
     "a PyTorch checkpoint (a pickle, which can run code, and is not opened). Take safetensors files instead, or "

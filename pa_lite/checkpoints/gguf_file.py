@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from pa_lite.checkpoints.file_kind import Content, unexpected
+from pa_lite.checkpoints.header_memory import HeaderMemory
 from pa_lite.checkpoints.packed import PackedNumbers, PackedTexts
 from pa_lite.checkpoints.remote import FilePath, open_file, size_of, stamp_of
 from pa_lite.checkpoints.source import Field, Metadata
@@ -31,6 +32,7 @@ _SCALARS = {0: ("UINT8", "<B"), 1: ("INT8", "<b"), 2: ("UINT16", "<H"), 3: ("INT
             5: ("INT32", "<i"), 6: ("FLOAT32", "<f"), 7: ("BOOL", "<?"), 10: ("UINT64", "<Q"), 11: ("INT64", "<q"),
             12: ("FLOAT64", "<d")}  # fmt: skip
 _STRING, _ARRAY = 8, 9
+_FIELD, _TENSOR, _TEXT, _NUMBER = 300, 700, 60, 40  # bytes of memory for each, beside a text's own
 _MAX_DIMENSIONS, _MAX_NAME = 4, 64  # GGML_MAX_DIMS, GGML_MAX_NAME
 _FIRST_KEYS = 64  # among which every writer puts general.type and general.architecture
 
@@ -84,8 +86,9 @@ def architecture_of(header: GgufHeader) -> str:
 class _Reader:
     """Reads values from a file without ever asking for more bytes than the file has left."""
 
-    def __init__(self, f: BinaryIO, path: FilePath, size: int) -> None:
+    def __init__(self, f: BinaryIO, path: FilePath, size: int, memory: HeaderMemory | None = None) -> None:
         self.f, self.path, self.left = f, path, size
+        self.memory = memory or HeaderMemory()  # a file may have holes, and be far larger than on the disk
 
     def fail(self, told: str) -> CheckpointError:
         return CheckpointError(f"{self.path}: broken GGUF file: {told}. Fetch or make it again.")
@@ -103,7 +106,9 @@ class _Reader:
         return struct.unpack(code, self.take(struct.calcsize(code)))[0]
 
     def text(self) -> str:
-        raw = self.take(self.number("<Q"))
+        size = self.number("<Q")
+        self.memory.add(_TEXT + min(size, self.left), self.path)
+        raw = self.take(size)
         try:
             return raw.decode("utf-8")
         except UnicodeDecodeError:
@@ -126,7 +131,9 @@ class _Reader:
         if item not in _SCALARS:
             raise self.fail(f"an array of type {item}")
         name, code = _SCALARS[item]
-        raw = self.take(count * struct.calcsize(code))
+        n = count * struct.calcsize(code)
+        self.memory.add(min(n, self.left) + (_NUMBER * count if count < MANY else 0), self.path)
+        raw = self.take(n)
         if count < MANY:
             return Field("ARRAY", list(struct.unpack(f"<{count}{code[1:]}", raw)), name)
         values = np.frombuffer(raw, np.uint8) != 0 if name == "BOOL" else np.frombuffer(raw, code)
@@ -135,6 +142,7 @@ class _Reader:
     def packed(self, count: int) -> PackedTexts:
         """The next `count` texts, each after its length."""
         data, starts = bytearray(), array.array("Q")
+        self.memory.add(8 * count, self.path)
         start, after = self.f.tell(), b""
         at = 0  # in `after`, which is read and not yet used
         try:
@@ -143,7 +151,9 @@ class _Reader:
                     wanted = 8 if len(after) - at < 8 else 8 + size
                     if wanted > self.left - len(data):
                         raise self.fail(f"it ends at byte {start + self.left}, within its header")
-                    more = self.f.read(min(max(wanted, _PIECE), self.left - len(data) - (len(after) - at)))
+                    n = min(max(wanted, _PIECE), self.left - len(data) - (len(after) - at))
+                    self.memory.add(2 * n, self.path)
+                    more = self.f.read(n)
                     if not more:
                         raise self.fail("it became shorter while it was read")
                     after, at = after[at:] + more, 0
@@ -161,6 +171,7 @@ class _Reader:
         return PackedTexts(bytes(data), places.astype(np.uint32) if len(data) < 1 << 32 else places)
 
     def tensor(self) -> tuple[str, TensorType, tuple[int, ...], int]:
+        self.memory.add(_TENSOR, self.path)
         name, n_dims = self.text(), self.number("<I")
         if not name.isprintable() or not 1 <= len(name.encode()) < _MAX_NAME:
             raise self.fail(f"a tensor has the impossible name {name[:80]!r}")
@@ -176,10 +187,11 @@ class _Reader:
         return name, held, shape, offset
 
 
-def read_gguf_header(path: FilePath) -> GgufHeader:
-    """Metadata and tensor table of a GGUF file, memory in proportion to its header.
+def read_gguf_header(path: FilePath, memory: HeaderMemory | None = None) -> GgufHeader:
+    """Return metadata and tensor table of a GGUF file, memory in proportion to its header.
 
-    Raises CheckpointError for a file that is missing, no GGUF, of another version, cut off, or contradicts itself.
+    `memory` counts the headers of several files together. Raises CheckpointError for a file that is missing, no GGUF,
+    of another version, cut off, or contradicts itself.
     """
     try:
         size, stamp = size_of(path), stamp_of(path)
@@ -187,7 +199,7 @@ def read_gguf_header(path: FilePath) -> GgufHeader:
             if not Content(start := f.read(min(size, 512)), size).is_gguf:
                 raise unexpected(path, "a GGUF file", start, size)
             f.seek(0)
-            reader = _Reader(f, path, size)
+            reader = _Reader(f, path, size, memory)
             reader.take(4)
             _check_version(path, reader.number("<I"))
             n_tensors, n_fields = reader.number("<Q"), reader.number("<Q")
@@ -198,6 +210,7 @@ def read_gguf_header(path: FilePath) -> GgufHeader:
                     raise reader.fail(f"key {key!r} stands in it twice")
                 if "\0" in key:  # llama.cpp reads it up to there, where it may be another key's name
                     raise reader.fail(f"key {key[:80]!r} contains a NUL character")
+                reader.memory.add(_FIELD, path)
                 metadata[key] = reader.value(reader.number("<I"))
             infos = [reader.tensor() for _ in range(n_tensors)]
             return GgufHeader(Path(str(path)), metadata, _place(reader, infos, metadata, f.tell(), size), stamp)

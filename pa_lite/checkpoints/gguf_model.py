@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pa_lite.checkpoints.conversion import titles_of
 from pa_lite.checkpoints.gguf_file import GgufHeader, GgufTensor, architecture_of, read_gguf_header
+from pa_lite.checkpoints.header_memory import HeaderMemory
 from pa_lite.checkpoints.remote import FilePath
 from pa_lite.checkpoints.source import Checkpoint, Metadata, Piece, TensorSource, Vocabulary
 from pa_lite.errors import CheckpointError
@@ -48,11 +49,12 @@ def _headers(path: Path, elsewhere: Mapping[str, FilePath]) -> list[tuple[FilePa
             f"{path}: the file name says part {int(found['number'])} of {int(found['count'])}. Rename the file."
         )
     parts: list[tuple[FilePath, GgufHeader]] = []
+    memory = HeaderMemory()
     for i, name in enumerate(part_names(path.name)):
         part = elsewhere.get(name, path.with_name(name))
         if found and isinstance(part, Path) and not part.is_file():
             raise CheckpointError(f"{path.parent}: part {part.name} of a split model is missing. Fetch it again.")
-        parts.append((part, read_gguf_header(part)))
+        parts.append((part, read_gguf_header(part, memory)))
         count = parts[-1][1].metadata.get("split.count")
         if not found and count is not None and isinstance(count.value, int) and count.value > 1:
             raise CheckpointError(

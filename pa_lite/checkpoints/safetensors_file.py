@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from pa_lite.checkpoints.file_kind import check_text, unexpected
+from pa_lite.checkpoints.header_memory import MOST, HeaderMemory
 from pa_lite.checkpoints.remote import FilePath, open_file, size_of, stamp_of
-from pa_lite.documents import parse_json
+from pa_lite.documents import json_memory, parse_json
 from pa_lite.errors import CheckpointError
 from pa_lite.files import Stamp
 from pa_lite.kernels import tensor_type
@@ -22,6 +23,7 @@ from pa_lite.opening import read_regular
 
 _MAX_HEADER = 100_000_000  # the reference implementation's own limit, in bytes
 MAX_JSON = 1 << 28  # bytes; the largest tokenizer.json known has 35 MB
+_TENSOR = 400  # bytes of memory for a StoredTensor
 _MAX_DIMENSIONS = 8  # twice those of any weight
 _DTYPES = ("F64", "F32", "F16", "BF16")
 # bits of a value, of every dtype that safetensors 0.8 has
@@ -59,6 +61,8 @@ def read_json(path: Path) -> dict[str, Any]:
             raise ValueError(f"{size} bytes are too many")
         raw = read_regular(path)
         check_text(path, raw, size)
+        if (memory := json_memory(raw)) > MOST:
+            raise ValueError(f"it takes {memory >> 20} MB of memory, and the limit is {MOST >> 20}")
         value = parse_json(raw, nan=True)
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: holds no JSON object.")
@@ -78,11 +82,12 @@ def json_errors(path: Path) -> Iterator[None]:
         raise CheckpointError(f"{path}: cannot be read as JSON: {e}. Fetch it again.") from e
 
 
-def read_header(path: FilePath) -> dict[str, StoredTensor]:
-    """The tensors of one safetensors file, by name.
+def read_header(path: FilePath, memory: HeaderMemory | None = None) -> dict[str, StoredTensor]:
+    """Return the tensors of one safetensors file, by name.
 
-    Raises CheckpointError for a header that is cut off, too long, no JSON, or whose tensors overlap, have holes,
-    exceed the file, or have sizes that do not fit their shape and dtype.
+    `memory` counts the headers of several files together. Raises CheckpointError for a header that is cut off, too
+    long, no JSON, or whose tensors overlap, have holes, exceed the file, or have sizes that do not fit their shape and
+    dtype.
     """
     try:
         size, stamp = size_of(path), stamp_of(path)
@@ -93,6 +98,7 @@ def read_header(path: FilePath) -> dict[str, StoredTensor]:
                 raise unexpected(path, "a safetensors file", start, size)
             f.seek(8)
             raw = f.read(length)
+            (memory or HeaderMemory()).add(json_memory(raw) + _TENSOR * raw.count(b"{"), path)
     except OSError as e:
         raise CheckpointError(f"{path}: cannot be read: {e.strerror}") from e
     try:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pa_lite.checkpoints.header_memory import HeaderMemory
 from pa_lite.checkpoints.remote import FilePath
 from pa_lite.checkpoints.safetensors_file import StoredTensor, read_header, read_json
 from pa_lite.errors import CheckpointError
@@ -147,10 +148,11 @@ class _Merged:
     folder: Path
     index: Mapping[str, str]
     held: dict[str, list[StoredTensor]] = field(default_factory=dict)
+    memory: HeaderMemory = field(default_factory=HeaderMemory)
 
     def add(self, path: FilePath) -> None:
         """Read one more file."""
-        for tensor in read_header(path).values():
+        for tensor in read_header(path, self.memory).values():
             self.held.setdefault(tensor.name, []).append(tensor)
 
     def tensors(self) -> dict[str, StoredTensor]:

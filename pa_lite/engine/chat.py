@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import functools
 import json
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeVar
 
 from pa_lite.engine.chat_options import ChatOptions
 from pa_lite.engine.chat_template import KEY, MEMORY, SECONDS, WORKER, template_of, template_use
+from pa_lite.engine.hidden_tokens import HiddenTokens, controls_in
 from pa_lite.engine.model import Model
 from pa_lite.engine.reasoning import Markers, ReasoningFormat, find_markers, opened_by
 from pa_lite.errors import EngineError, InputError, TextError, nearest
 from pa_lite.limited import LimitedProcess
+from pa_lite.portions import portions
 
 T = TypeVar("T")
 
@@ -25,10 +27,9 @@ _SECONDS = SECONDS  # of processor time for a conversation
 _PROMPTS_A_SECOND = 200  # far fewer than any template in use renders: more time for many prompts
 _CHARACTERS = 200_000  # of one rendered text, beyond four times what goes in
 _PORTION, _PORTION_CHARACTERS = 2000, 2_000_000  # prompts sent to the process at a time, and their characters
+_CACHED = 1_000_000  # characters of the conversations of a call whose texts are kept for the next
 _MADE, _MADE_PER_CHARACTER = 50_000_000, 4  # characters of all prompts of a call, beyond 4 times what goes in
 _MARK = "\ue000\ue0a7\ue001"  # private characters that stand for a user's text, to see what is the template's own
-_HIDDEN = re.compile("\ue000\ue0a7([\ue100-\uf8ff])\ue001")  # stands for a control token that a user's text spells
-_FIRST_HIDDEN, _MOST_HIDDEN = 0xE100, 0xF8FF - 0xE100
 
 
 class Message(NamedTuple):
@@ -53,12 +54,12 @@ class _Template:
 
 @dataclass(frozen=True)
 class ChatPrompts:
-    """Prompts as token ids, and of each how reasoning is found in what follows it. In the order of the requests.
+    """Prompts as token ids (32-bit arrays), and how reasoning is found after each; both in the order of the requests.
 
     `faults` says, by index, why a prompt cannot be tokenised; it has no tokens.
     """
 
-    tokens: list[list[int]]
+    tokens: list[array[int]]
     reasoning: list[ReasoningFormat]
     faults: Mapping[int, str] = field(default_factory=dict)
 
@@ -74,7 +75,7 @@ def reasoning_format(model: Model, template: str | None) -> ReasoningFormat:
         token: model.token_text(token)
         for m in markers
         for word in (m.start, m.end, *m.dropped)
-        for token in _controls(model, word)
+        for token in controls_in(model, word)
     }
     return ReasoningFormat(markers, None, spelled)
 
@@ -121,13 +122,17 @@ def chat_prompts(
     if source is None:
         before = [f"{system}\n\n" if system else "" for system in own]
         plain = making.each(
-            lambda i: model.tokenize(f"{before[i]}Instruction: {instructions[i]}\n\nResponse:"), range(len(own))
+            lambda i: array("i", model.tokenize(f"{before[i]}Instruction: {instructions[i]}\n\nResponse:")),
+            range(len(own)),
         )
-        return ChatPrompts([plain.get(i, []) for i in range(len(own))], [reasoning] * len(own), making.faults)
+        return ChatPrompts([plain.get(i, array("i")) for i in range(len(own))], [reasoning] * len(own), making.faults)
     if not instructions:
         return ChatPrompts([], [])
     template = _Template(source, model.special_text("bos"), model.special_text("eos"))
-    hidden = _Hidden(model)
+    hidden = HiddenTokens(model)
+
+    def size(i: int) -> int:
+        return len(own[i]) + len(instructions[i])
 
     def conversation(i: int) -> tuple[Message, ...]:
         system = own[i] if own[i] == options.system else hidden.hide(own[i])
@@ -135,14 +140,17 @@ def chat_prompts(
 
     try:
         opened = _check_frames(template, set(own), options, reasoning)
-        safe = making.each(conversation, range(len(own)))
-        texts = dict(zip(safe, _render(template, tuple(safe.values()), _settings(options)), strict=True))
         ends = {s: f"\n{m.end}\n\n" if ends_reasoning and m is not None else "" for s, m in opened.items()}
-        tokens = making.each(lambda i: hidden.tokens(texts[i] + ends[own[i]]), texts)
+        tokens: dict[int, array[int]] = {}
+        with _Rendering(template, _settings(options), len(own)) as rendering:
+            for portion in portions(range(len(own)), size, _PORTION_CHARACTERS, _PORTION):
+                safe = making.each(conversation, portion)
+                texts = dict(zip(safe, rendering.texts(tuple(safe.values())), strict=True))
+                tokens |= making.each(lambda i: array("i", hidden.tokens(texts[i] + ends[own[i]])), texts)  # noqa: B023
     except EngineError as e:
         raise EngineError(f"{model.label}: its chat template fails: {e}.") from e
     formats = [replace(reasoning, opened=None if ends[s] else opened[s]) for s in own]
-    return ChatPrompts([tokens.get(i, []) for i in range(len(own))], formats, making.faults)
+    return ChatPrompts([tokens.get(i, array("i")) for i in range(len(own))], formats, making.faults)
 
 
 class _Making:
@@ -175,74 +183,20 @@ def _check_frames(
 ) -> dict[str, Markers | None]:
     """Return of each system prompt which reasoning the prompt opens. Raises EngineError for content that is dropped."""
     order = ["", *sorted(systems - {""})]
-    frames = _render(template, tuple(_conversation(s, _MARK) for s in order), _settings(options))
-    for system, frame in zip(order, frames, strict=True):
-        if _MARK not in frame:
-            raise EngineError("it leaves out what the user says")
-        if system and frame == frames[0] and system.strip() not in frame:  # a template may say the same by itself
-            raise EngineError("it leaves out the system prompt")
-    return {s: opened_by(frame.rpartition(_MARK)[2], reasoning.markers) for s, frame in zip(order, frames, strict=True)}
-
-
-class _Hidden:
-    """Control tokens that untrusted texts spell, replaced by private characters while a template is rendered.
-
-    So whatever the template does with a text, the control tokens of the rendered text are the template's own.
-    """
-
-    def __init__(self, model: Model) -> None:
-        self._model = model
-        self._words: list[str] = []
-        self._numbers: dict[str, int] = {}
-
-    def hide(self, text: str) -> str:
-        """Return the text without control tokens. Raises TextError for more different ones than can be told apart."""
-        while controls := set(_controls(self._model, text)):
-            words = sorted(filter(None, map(self._model.token_text, controls)), key=len, reverse=True)
-            found = re.compile("|".join(map(re.escape, words)) or "(?!)")
-            text, n = found.subn(lambda m: self._stand_in(m.group()), text)
-            if not n:
-                raise TextError(f"spells control tokens that cannot be told from the model's own: {text[:60]!r}")
-        return text
-
-    def _stand_in(self, word: str) -> str:
-        number = self._numbers.setdefault(word, len(self._words))
-        if number == len(self._words):
-            if number == _MOST_HIDDEN:
-                del self._numbers[word]
-                raise TextError(f"spells a control token after {_MOST_HIDDEN} different ones. Leave some out")
-            self._words.append(word)
-        return _MARK[:2] + chr(_FIRST_HIDDEN + number) + _MARK[2]
-
-    def _shown(self, text: str) -> str:
-        def word(found: re.Match[str]) -> str:
-            at = ord(found[1]) - _FIRST_HIDDEN
-            return self._words[at] if at < len(self._words) else found[0]
-
-        return _HIDDEN.sub(word, text)
-
-    def tokens(self, text: str) -> list[int]:
-        """Return the ids of a rendered text; what was hidden is text, in one piece with what stands around it."""
-        tokens = self._model.tokenize(text, add_special=False, parse_special=True)
-        if not self._words or _HIDDEN.search(text) is None:
-            return tokens
-        out: list[int] = []
-        at = 0
-        for token in filter(self._model.is_control, tokens):
-            start = text.index(word := self._model.token_text(token), at)
-            out += [*self._plain(text[at:start], is_start=at == 0), token]
-            at = start + len(word)
-        return out + self._plain(text[at:], is_start=at == 0)
-
-    def _plain(self, text: str, is_start: bool) -> list[int]:
-        if not text:
-            return []
-        return self._model.tokenize(self._shown(text), add_special=False, parse_special=False, is_start=is_start)
-
-
-def _controls(model: Model, text: str) -> list[int]:
-    """The control tokens in a text, in order."""
-    return [t for t in model.tokenize(text, add_special=False, parse_special=True) if model.is_control(t)]
+    opened: dict[str, Markers | None] = {}
+    first = ""
+    with _Rendering(template, _settings(options), len(order)) as rendering:
+        for portion in portions(order, len, _PORTION_CHARACTERS, _PORTION):
+            frames = rendering.texts(tuple(_conversation(s, _MARK) for s in portion))
+            first = first or frames[0]
+            for system, frame in zip(portion, frames, strict=True):
+                if _MARK not in frame:
+                    raise EngineError("it leaves out what the user says")
+                # a template may say the same by itself
+                if system and frame == first and system.strip() not in frame:
+                    raise EngineError("it leaves out the system prompt")
+                opened[system] = opened_by(frame.rpartition(_MARK)[2], reasoning.markers)
+    return opened
 
 
 def _settings(options: ChatOptions) -> str:
@@ -251,37 +205,51 @@ def _settings(options: ChatOptions) -> str:
     return json.dumps({"arguments": dict(options.template_args), "date": day}, sort_keys=True)
 
 
+class _Rendering:
+    """The process that renders the prompts of a call, a portion at a time; a context manager."""
+
+    def __init__(self, template: _Template, settings: str, n: int) -> None:
+        """`n` is how many prompts the call has in all."""
+        self._template, self._settings, self._n = template, settings, n
+        self._process = LimitedProcess(WORKER, MEMORY)
+        self._done, self._room = 0, _MADE
+
+    def __enter__(self) -> _Rendering:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._process.close()
+
+    def texts(self, conversations: tuple[tuple[Message, ...], ...]) -> tuple[str, ...]:
+        """Return each conversation's text. Raises EngineError with what went wrong, without a full stop."""
+        source = len(self._template.text + self._settings)
+        given = sum(map(_length, conversations))
+        if len(conversations) == self._n and given + source <= _CACHED:
+            texts = _render(self._template, conversations, self._settings)
+        else:
+            texts = _ask(self._process, self._template, conversations, self._settings)
+        self._done += len(texts)
+        self._room += _MADE_PER_CHARACTER * (given + source * len(texts)) - sum(map(len, texts))
+        if self._room < 0:
+            raise EngineError(
+                f"the first {self._done} of {self._n} prompts exceed the limit for all together, which is {_MADE} "
+                f"characters and {_MADE_PER_CHARACTER} times the template and the messages of each"
+            )
+        return texts
+
+
 @functools.lru_cache(maxsize=4)
 def _render(template: _Template, conversations: tuple[tuple[Message, ...], ...], settings: str) -> tuple[str, ...]:
-    """Each conversation's text, by `template_worker`. Raises EngineError with what went wrong, without a full stop."""
-    room = _MADE + _MADE_PER_CHARACTER * len(template.text + settings) * len(conversations)
-    texts: list[str] = []
+    """Return the texts of few conversations, kept for the next call: the same are measured at one lam after another."""
     with LimitedProcess(WORKER, MEMORY) as process:
-        for portion in _portions(conversations):
-            seconds = _SECONDS + len(portion) // _PROMPTS_A_SECOND
-            texts += process.ask(_request(template, portion, settings), seconds)["texts"]
-            room += _MADE_PER_CHARACTER * sum(map(_length, portion)) - sum(map(len, texts[-len(portion) :]))
-            if room < 0:
-                raise EngineError(
-                    f"the first {len(texts)} of {len(conversations)} prompts exceed the limit for all together, "
-                    f"which is {_MADE} characters and {_MADE_PER_CHARACTER} times the template and the messages of each"
-                )
-    return tuple(texts)
+        return _ask(process, template, conversations, settings)
 
 
-def _portions(conversations: Sequence[tuple[Message, ...]]) -> Iterator[list[tuple[Message, ...]]]:
-    """Yield the conversations in order, as many at a time as a process with limited memory renders easily."""
-    portion: list[tuple[Message, ...]] = []
-    held = 0
-    for conversation in conversations:
-        length = _length(conversation)
-        if portion and (len(portion) >= _PORTION or held + length > _PORTION_CHARACTERS):
-            yield portion
-            portion, held = [], 0
-        portion.append(conversation)
-        held += length
-    if portion:
-        yield portion
+def _ask(
+    process: LimitedProcess, template: _Template, conversations: Sequence[tuple[Message, ...]], settings: str
+) -> tuple[str, ...]:
+    seconds = _SECONDS + len(conversations) // _PROMPTS_A_SECOND
+    return tuple(process.ask(_request(template, conversations, settings), seconds)["texts"])
 
 
 def _length(conversation: Iterable[Message]) -> int:

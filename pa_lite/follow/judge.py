@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,6 +21,7 @@ from pa_lite.engine.model import Model
 from pa_lite.engine.scoring import Request, Score, score_requests
 from pa_lite.errors import InputError
 from pa_lite.follow.pairing import Pair
+from pa_lite.portions import portions
 
 ANSWERS = ("A", "B")
 # the fixed part comes first: all prompts share it, and so it is decoded once
@@ -30,6 +32,8 @@ _TASK = (
     "Reply with one letter only, A or B."
 )
 _PROMPT = "{task}\n\n[Request]\n{request}\n\n[Answer of A]\n{first}\n\n[Answer of B]\n{second}\n\n[Whose is better?]"
+# characters of prompts that are tokens at a time: each is scored with the tokens of both letters behind it
+_PORTION = 4_000_000
 _ROUNDING = 1e-3  # of probabilities that are sums of others
 PROMPT_ID = hashlib.sha256((_TASK + _PROMPT).encode()).hexdigest()[:12]  # results of other words do not compare
 
@@ -108,7 +112,7 @@ class _Case:
     """The pair at a place: its prompts by order, and the answer tokens' logprobs as they come."""
 
     place: int
-    prompts: dict[bool, list[int]] = field(default_factory=dict)  # reference first? -> token ids
+    prompts: dict[bool, array[int]] = field(default_factory=dict)  # reference first? -> token ids
     logprobs: dict[tuple[bool, int], float] = field(default_factory=dict)  # (order, token) -> nats
     fault: str | None = None  # why a prompt cannot be tokenised
 
@@ -144,30 +148,46 @@ def judge_pairs(
     in all). Raises InputError for a judge without the answer tokens, EngineError when its template or llama.cpp fails.
     """
     answers = answer_tokens(model)
-    chat = measured_options(template_of(model), chat, model.name)
-    cases = []
-    for case in _cases(model, pairs, options, chat):
-        if case.fault is not None:
-            finished(case.place, Verdict(None, unjudged=f"the prompt {case.fault}"))
-            continue
-        longest = max(map(len, case.prompts.values()), default=0)
-        if longest == 0:
-            finished(case.place, Verdict(1.5))
-        elif longest > model.max_length:
-            told = f"the prompt has {longest} tokens, the judge's context holds {model.max_length}"
-            finished(case.place, Verdict(None, unjudged=told))
-        else:
-            cases.append(case)
     tokens = [t for ids in answers for t in ids]
-    _ask(model, cases, tokens, lambda case: finished(case.place, case.verdict(answers)), progress)
+    chat = measured_options(template_of(model), chat, model.name)
+    n = (1 + options.both_orders) * sum(pair.reference != pair.model for pair in pairs)
+    done = 0
+
+    def report(n_more: int) -> None:
+        nonlocal done
+        done += n_more
+        if progress is not None and n_more:
+            progress(done, n)
+
+    for portion in portions(range(len(pairs)), lambda i: _length(pairs[i], options), _PORTION):
+        cases: list[_Case] = []
+        for case in _cases(model, {i: pairs[i] for i in portion}, options, chat):
+            longest = max(map(len, case.prompts.values()), default=0)
+            if case.fault is not None:
+                finished(case.place, Verdict(None, unjudged=f"the prompt {case.fault}"))
+            elif longest == 0:
+                finished(case.place, Verdict(1.5))
+            elif longest > model.max_length:
+                told = f"the prompt has {longest} tokens, the judge's context holds {model.max_length}"
+                finished(case.place, Verdict(None, unjudged=told))
+            else:
+                cases.append(case)
+                continue
+            n -= len(case.prompts)
+        _ask(model, cases, tokens, lambda case: finished(case.place, case.verdict(answers)), report)
 
 
-def _cases(model: Model, pairs: Sequence[Pair], options: JudgeOptions, chat: ChatOptions) -> list[_Case]:
-    """Each pair with the prompts of the orders to be asked, none where the answers are equal."""
-    cases = [_Case(i) for i in range(len(pairs))]
+def _length(pair: Pair, options: JudgeOptions) -> int:
+    """Return about how many characters the prompts of a pair have together."""
+    return (1 + options.both_orders) * (len(pair.instruction) + len(pair.reference) + len(pair.model))
+
+
+def _cases(model: Model, pairs: Mapping[int, Pair], options: JudgeOptions, chat: ChatOptions) -> list[_Case]:
+    """Return each pair, by place, with the prompts of the orders to be asked, none where the answers are equal."""
+    cases = [_Case(i) for i in pairs]
     shown: list[tuple[_Case, bool]] = []
     texts: list[str] = []
-    for case, pair in zip(cases, pairs, strict=True):
+    for case, pair in zip(cases, pairs.values(), strict=True):
         if pair.reference == pair.model:
             continue
         orders = (True, False) if options.both_orders else (is_reference_first(pair.instruction, options.seed),)
@@ -188,9 +208,13 @@ def _ask(
     cases: Sequence[_Case],
     tokens: Sequence[int],
     finished: Callable[[_Case], None],
-    progress: Callable[[int, int], None] | None,
+    report: Callable[[int], None],
 ) -> None:
-    """Score the answer tokens behind every prompt, all prompts in one tree; `finished` gets each case once complete."""
+    """Score the answer tokens behind every prompt, all prompts in one tree.
+
+    `finished` gets each case once complete, `report` how many more prompts are done.
+    """
+    done = 0
     places = [(case, order, token) for case in cases for order in case.prompts for token in tokens]
 
     def arrived(i: int, score: Score) -> None:
@@ -199,9 +223,10 @@ def _ask(
         if len(case.logprobs) == len(case.prompts) * len(tokens):
             finished(case)
 
-    def prompts_done(done: int, total: int) -> None:
-        if progress is not None:
-            progress(done // len(tokens), total // len(tokens))
+    def prompts_done(n_requests: int, _total: int) -> None:
+        nonlocal done
+        before, done = done, n_requests // len(tokens)
+        report(done - before)
 
     requests = [Request((*case.prompts[order], token), len(case.prompts[order])) for case, order, token in places]
     score_requests(model, requests, prompts_done, arrived)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from pa_lite.checkpoints.pairs import models_folder
-from pa_lite.documents import parse_csv, parse_json
+from pa_lite.documents import json_memory, parse_csv, parse_json
 from pa_lite.errors import HubError, InputError
 from pa_lite.names import leads_out, path_fault
 from pa_lite.opening import open_regular
@@ -29,8 +29,6 @@ _CONVERTED = "refs/convert/parquet"  # the branch where the Hub keeps its own pa
 _LONGEST_GROUP = 1000  # characters of a group's name
 
 _LARGEST, _MEMORY = 256 << 20, 1 << 30  # bytes of a JSON or CSV file, which is read whole, and of its rows in memory
-# bytes of memory for a JSON value or a cell, an object that is not empty, and a list
-_VALUE, _OBJECT, _LIST = 64, 232, 64
 
 
 class Rows(Protocol):
@@ -140,10 +138,7 @@ def _read_whole(path: Path) -> str:
     """The text of a file whose rows are all kept. Raises OSError, and InputError for one that takes too much memory."""
     with open_regular(path) as file:
         content = file.read(_LARGEST + 1)
-    objects, lists = content.count(b"{"), content.count(b"[")
-    values = content.count(b",") + content.count(b"\n") + objects + lists
-    memory = len(content) * (1 if content.isascii() else 4) + _VALUE * values + _OBJECT * objects + _LIST * lists
-    if len(content) > _LARGEST or memory > _MEMORY:
+    if len(content) > _LARGEST or json_memory(content) > _MEMORY:
         raise InputError(
             f"{path}: is too large to be read whole: the limit is {_LARGEST >> 20} MB, and {_MEMORY >> 20} MB for its "
             "rows in memory. Give the rows as JSONL, which is read line by line."

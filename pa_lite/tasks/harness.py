@@ -27,6 +27,7 @@ from pa_lite.engine.reference import REFERENCE_TYPE, open_model
 from pa_lite.engine.requests import Request, begins_with_bos, make_requests, rolling_requests
 from pa_lite.engine.scoring import score_requests
 from pa_lite.errors import EngineError, InputError, nearest
+from pa_lite.portions import portions
 from pa_lite.tasks.harness_answers import ENDING, Answers
 from pa_lite.tasks.harness_options import generation_options, parse_pairs, texts_at_a_time
 
@@ -284,19 +285,9 @@ class PaLiteLM(LM):  # type: ignore[misc]
         return text.removeprefix(" ") if is_sentencepiece and (has_blank is None or has_blank.value) else text
 
     def _portions(self, texts: Sequence[tuple[str, ...]]) -> Iterator[list[int]]:
-        """Places of requests in portions of a bounded size, alphabetic neighbours together: these share prefixes."""
+        """Yield places of requests in bounded portions, alphabetic neighbours together: these share prefixes."""
         size = _PORTION if self.cache_hook.dbdict is None and self._answers is None else _KEPT_PORTION
-        places: list[int] = []
-        held = 0
-        for i in sorted(range(len(texts)), key=lambda i: texts[i]):
-            own = sum(map(len, texts[i]))
-            if places and held + own > size:
-                yield places
-                places, held = [], 0
-            places.append(i)
-            held += own
-        if places:
-            yield places
+        return portions(sorted(range(len(texts)), key=lambda i: texts[i]), lambda i: sum(map(len, texts[i])), size)
 
     def _reporter(self, total: int, is_silent: bool) -> Callable[[int], Progress]:
         """Makes callbacks for parts of a call's work, which so many requests precede."""

@@ -133,9 +133,7 @@ class _Kept:
 
 def _check_length(item: Item) -> None:
     """Raise InputError for an item whose prompts are too long, those of all choices together."""
-    n = max(1, len(item.continuations))
-    each = len(item.contexts[0]) * n if len(item.contexts) == 1 else sum(map(len, item.contexts))
-    if (length := len(item.lead) * n + each) > _LONGEST_ITEM:
+    if (length := item.length) > _LONGEST_ITEM:
         raise InputError(
             f"{item.where}: the prompts of all its choices have {length} characters together; the limit is "
             f"{_LONGEST_ITEM}. Give it fewer choices, or shorter texts."

@@ -69,6 +69,13 @@ class Item:
         return [(self.lead + c, t) for c, t in zip(contexts, self.continuations, strict=True)]
 
     @property
+    def length(self) -> int:
+        """How many characters the prompts of all choices have together, with the choices."""
+        n = max(1, len(self.continuations))
+        each = len(self.contexts[0]) * n if len(self.contexts) == 1 else sum(map(len, self.contexts))
+        return len(self.lead) * n + each + sum(map(len, self.continuations))
+
+    @property
     def prompt_hash(self) -> str:
         """SHA-256 of the prompt's UTF-8, in hexadecimal."""
         return hashlib.sha256(self.prompt.encode("utf-8", "surrogatepass")).hexdigest()

@@ -11,7 +11,7 @@ import contextlib
 import pickle
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ import jinja2.sandbox
 
 from pa_lite.errors import EngineError
 from pa_lite.limited import LimitedProcess
+from pa_lite.portions import portions
 from pa_lite.tasks.answers import Extract
 from pa_lite.tasks.transforms import column
 
@@ -189,7 +190,7 @@ def find_answers(extracts: Sequence[Extract], texts: Sequence[str], is_own: bool
     size, most = 0, _SUM + _SUM_PER_BYTE * sum(map(len, texts))
     start, longest = time.monotonic(), _PATIENCE * (SECONDS + len(texts) / _A_SECOND)
     with LimitedProcess(WORKER, _MEMORY) as process:
-        for portion in _portions(texts):
+        for portion in portions(texts, len, _PORTION_CHARACTERS, _PORTION):
             answer = process.ask({**request, "texts": portion}, SECONDS + len(portion) // _A_SECOND)["found"]
             size += size_of(answer)
             if size > most:
@@ -204,17 +205,3 @@ def find_answers(extracts: Sequence[Extract], texts: Sequence[str], is_own: bool
                     f"{longest:.0f}: {_PATIENCE * SECONDS:g}, and {_PATIENCE} for each {_A_SECOND}"
                 )
     return found
-
-
-def _portions(texts: Sequence[str]) -> Iterator[list[str]]:
-    """The texts in portions of at most _PORTION texts and _PORTION_CHARACTERS characters, or a single text."""
-    portion: list[str] = []
-    held = 0
-    for text in texts:
-        if portion and (len(portion) >= _PORTION or held + len(text) > _PORTION_CHARACTERS):
-            yield portion
-            portion, held = [], 0
-        portion.append(text)
-        held += len(text)
-    if portion:
-        yield portion

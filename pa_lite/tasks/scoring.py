@@ -11,6 +11,7 @@ from pa_lite.engine.generation import GenerationOptions, generate
 from pa_lite.engine.model import Model
 from pa_lite.engine.scoring import NoiseFloor, Request, Score, make_requests, noise_floor, score_requests
 from pa_lite.errors import EngineError, InputError
+from pa_lite.portions import portions
 from pa_lite.statistics import (
     Estimate,
     Measured,
@@ -243,16 +244,9 @@ def _requests(model: Model, item: Item) -> list[Request]:
     return [make_requests(model, context, [text])[0] for context, text in item.requests]
 
 
-def _portions(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
-    """The items in portions whose prompts are together at most _PORTION characters, or a single item."""
-    start = size = 0
-    for i, item in enumerate(items):
-        own = len(item.prompt) * max(1, len(item.continuations))
-        if i > start and size + own > _PORTION:
-            yield items[start:i]
-            start, size = i, 0
-        size += own
-    yield items[start:]
+def _portions(items: Sequence[Item]) -> Iterator[list[Item]]:
+    """Yield the items in portions whose prompts, each choice's counted, are at most _PORTION characters."""
+    return portions(items, lambda item: item.length, _PORTION)
 
 
 def _score_choices(model: Model, prepared: Prepared, options: ScoreOptions, progress: Progress) -> TaskResult:
@@ -260,9 +254,10 @@ def _score_choices(model: Model, prepared: Prepared, options: ScoreOptions, prog
     done, is_single, noise = 0, True, None
     alone: dict[str, Score] = {}
     if _wants_mutual_info(spec, options):
-        texts = _alone(items)
-        alone = dict(zip(texts, score_requests(model, make_requests(model, "", texts), progress), strict=True))
-        done = len(texts)
+        for texts in portions(_alone(items), len, _PORTION):
+            scores = score_requests(model, make_requests(model, "", texts), _behind(progress, done))
+            alone |= zip(texts, scores, strict=True)
+            done += len(texts)
     records = []
     for portion in _portions(items):
         per_item = [_requests(model, item) for item in portion]

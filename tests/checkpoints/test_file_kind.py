@@ -9,12 +9,14 @@ import pickle
 import shutil
 import struct
 import tarfile
+import time
 import zipfile
 from pathlib import Path
 
 import pytest
 
 from pa_lite.checkpoints import open_checkpoint
+from pa_lite.checkpoints.file_kind import Content
 from pa_lite.checkpoints.gguf_file import read_gguf_header
 from pa_lite.checkpoints.safetensors_file import read_header
 from pa_lite.errors import CheckpointError
@@ -148,3 +150,19 @@ def test_dtypes_that_safetensors_has_by_now(tmp_path: Path, dtype: str, bits: in
     path.write_bytes(len(text).to_bytes(8, "little") + text + data + more[:-1])
     with pytest.raises(CheckpointError, match="cut off or damaged"):
         read_header(path)
+
+
+def test_pointers_of_any_length_are_read_in_time() -> None:
+    """Each line is matched by itself: one pattern for all of them took the cube of a row of line ends."""
+    n = 200_000
+    texts = [
+        POINTER.replace(b"\n", b"\n" * n), POINTER.replace(b"v1", b"v" + b"1" * n), b"version https://" + b"a" * n,
+        POINTER[:-10] + b"oid a:a\n" * n, POINTER.replace(b"4987448", b"1" * n), b"version " * n, b"\n" * n + b"v",
+        POINTER.replace(b"oid", b"x\n" * n + b"oid"), b"version https://a/spec/1\n" + b" " * n,
+    ]  # fmt: skip
+    start = time.process_time()
+    found = [Content(text, len(text)).explanation for text in texts]
+    assert time.process_time() - start < 5
+    assert "git-lfs pointer" in str(found[0])
+    assert "stands for a file of 4987448 bytes" in str(found[7])
+    assert "git-lfs pointer" not in str(found[2])

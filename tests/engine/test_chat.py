@@ -23,7 +23,7 @@ ATTEMPTS = [*("{{ " + code + " }}" for code in INSIDES), *(c for c in CHANGES if
 
 
 def chat_prompts(model: Model, texts: list[str], system: str = "", systems: list[str] | None = None) -> list[list[int]]:
-    return all_chat_prompts(model, texts, ChatOptions(system=system), systems).tokens
+    return [ids.tolist() for ids in all_chat_prompts(model, texts, ChatOptions(system=system), systems).tokens]
 
 
 def set_template(model: Model, template: str) -> None:
@@ -184,11 +184,16 @@ def test_prompts_go_to_the_template_in_portions(tiny_ggufs: dict[str, Path], mon
             assert chat_prompts(model, texts) == at_once
 
 
-def test_portions_hold_few_characters(monkeypatch: pytest.MonkeyPatch) -> None:
-    turns = [(chat.Message("user", "a" * n),) for n in (3, 3, 90, 1, 1)]
-    monkeypatch.setattr(chat, "_PORTION_CHARACTERS", 20)
-    assert [len(portion) for portion in chat._portions(turns)] == [2, 1, 2]
-    assert [turn for portion in chat._portions(turns) for turn in portion] == turns
+def test_large_sets_of_prompts_are_not_kept(tiny_ggufs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat, "_CACHED", 2000)
+    chat._render.cache_clear()
+    with Model(tiny_ggufs["F32"], ONE) as model:
+        small = chat_prompts(model, ["the man"] * 3)
+        kept = chat._render.cache_info().currsize
+        assert chat_prompts(model, ["the man"] * 3) == small
+        assert chat._render.cache_info().hits >= 2
+        assert chat_prompts(model, ["the man"] * 300) == small * 100
+        assert chat._render.cache_info().currsize == kept
 
 
 def test_a_template_that_makes_much_of_every_prompt(

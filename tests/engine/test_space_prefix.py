@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -97,8 +96,7 @@ def test_a_vocabulary_with_mistrals_control_token_is_of_scheme_first(tmp_path: P
 
 def test_a_prompt_with_a_spelled_control_token_has_no_space_more(tmp_path: Path) -> None:
     with open_model(tmp_path, "first") as model:
-        found: Any = chat_prompts(model, ["the", "the[INST]"])
-        plain, spelled = getattr(found, "tokens", found)
+        plain, spelled = map(list, chat_prompts(model, ["the", "the[INST]"]).tokens)
     assert plain == [BOS, INST, THE, END]
     assert spelled[:3] == plain[:3]
     assert spelled.count(INST) == 1
@@ -139,8 +137,7 @@ def test_ends_that_only_pa_lite_is_told_of(tmp_path: Path) -> None:
 
 def test_the_unknown_token_is_not_for_users_to_spell(tmp_path: Path) -> None:
     with open_model(tmp_path, "first") as model:
-        found: Any = chat_prompts(model, ["<unk>"])
-        (tokens,) = getattr(found, "tokens", found)
+        (tokens,) = chat_prompts(model, ["<unk>"]).tokens
         assert 0 not in tokens
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +63,7 @@ def prompt_texts(pairs: list[Pair]) -> list[str]:
     return [judge_prompt(*texts) for texts in orders]
 
 
-def probabilities(model: Model, tokens: list[int]) -> tuple[float, float]:
+def probabilities(model: Model, tokens: Sequence[int]) -> tuple[float, float]:
     """The twin: one prompt on a context of its own, softmax over the vocabulary in float64; p(A), p(B)."""
     with model.context(len(tokens)) as context:
         context.decode(tokens, range(len(tokens)), [(0,)] * len(tokens), [False] * (len(tokens) - 1) + [True])

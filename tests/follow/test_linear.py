@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import time
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -134,3 +135,18 @@ def test_numbers_in_cells_are_those_of_the_slow_pattern(text: str) -> None:
 def test_strings_of_toml_are_those_of_the_slow_pattern(line: str) -> None:
     slow = re.sub(r""""(?:[^"\\\n]|\\.)*"|'[^'\n]*'""", "x", line)
     assert _without_strings(line) == slow
+
+
+def test_headers_without_text_count_sections_as_before() -> None:
+    for header in (" ", "\t", "  "):
+        check = {"kind": "section_count", "n": 2, "header": header}
+        assert passes(f"{header}1. a\n#{header}2. b\nno 3", check)
+        assert not passes("1. a\n2. b", check)
+
+
+def test_headers_without_text_take_time_in_proportion() -> None:
+    start = time.process_time()
+    for text in (" " * 100_000, "\t" * 100_000 + "1", " #" * 50_000 + "x", (" " * 300 + "x\n") * 300):
+        for header in (" ", "  ", " \t"):
+            passes(text, {"kind": "section_count", "n": 1, "header": header})
+    assert time.process_time() - start < 5

@@ -359,8 +359,7 @@ def chat_ids(tokenizer: Any, turns: Sequence[tuple[str, str]]) -> list[int]:
 
 
 def prompt_ids(model: Model, texts: Sequence[str]) -> list[list[int]]:
-    found: Any = chat_prompts(model, texts)
-    return list(getattr(found, "tokens", found))
+    return [ids.tolist() for ids in chat_prompts(model, texts).tokens]
 
 
 def starts_with_wide_space(text: str) -> bool:

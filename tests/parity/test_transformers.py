@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -94,12 +95,13 @@ def test_chat_prompts(demo_pair: Pair, system: str) -> None:
         assert_chat_prompts(tokenizer, TURNS, system, chat_prompts(model, TURNS, ChatOptions(system=system)).tokens)
 
 
-def assert_chat_prompts(tokenizer: Any, turns: list[str], system: str, got: list[list[int]]) -> None:
+def assert_chat_prompts(tokenizer: Any, turns: list[str], system: str, got: Sequence[Sequence[int]]) -> None:
     first = [{"role": "system", "content": system}] if system else []
     for turn, tokens in zip(turns, got, strict=True):
         messages = [*first, {"role": "user", "content": turn}]
         assert (
-            tokens == tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
+            list(tokens)
+            == tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
         )
 
 

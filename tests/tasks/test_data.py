@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -196,3 +197,33 @@ def test_data_lies_within_the_tasks_folder(tmp_path: Path, name: str, told: str)
     for data in (name, {"test": name}):
         with pytest.raises(InputError, match=rf"task t: .*, its data, {told}. Put the data beside the task's file"):
             load_split(TaskSpec(name="t", template="{{ q }}", folder=folder, data=data), "test")
+
+
+_PEAK = r"""
+import re, sys
+from pathlib import Path
+from pa_lite.tasks.prompts import build_items
+from pa_lite.tasks.spec import TaskSpec
+def status(key):
+    return int(re.search(key + r":\s+(\d+)", open("/proc/self/status").read())[1]) << 10
+before = status("VmRSS")
+spec = TaskSpec("t", "{{ q }}", Path(sys.argv[1]), data={"test": "rows.jsonl", "train": "rows.jsonl"}, is_own=True)
+items = build_items(spec, shots=2, limit=10, split="test")
+print(len(items), status("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_a_large_jsonl_file_takes_memory_for_the_places_of_its_rows(tmp_path: Path) -> None:
+    """Not for the rows: 400 bytes for each of them at most, whatever they hold, and what a row's block takes."""
+    n, row = 40_000, {"choices": ["a", "b"], "answer": 0, "note": "n" * 4000}
+    with (tmp_path / "rows.jsonl").open("w", encoding="utf-8") as file:
+        for i in range(n):
+            file.write(json.dumps({"q": f"q{i}", **row}) + "\n")
+    assert (tmp_path / "rows.jsonl").stat().st_size > 160_000_000
+    found = subprocess.run(
+        [sys.executable, "-c", _PEAK, str(tmp_path)], check=True, capture_output=True, text=True, timeout=300
+    )
+    n_items, peak = map(int, found.stdout.split())
+    assert n_items == 10
+    assert peak < 2 * 400 * n + (20 << 20)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime
 import decimal
 import json
+import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from pa_lite.tasks.parquet import ParquetReader
 from pa_lite.tasks.parquet_worker import _plain_size
 from pa_lite.tasks.prompts import build_items
 from pa_lite.tasks.spec import TaskSpec
+from tests.tasks.parquet_pages import Struct, change, set_field
 
 _LOW = 100 << 20  # bytes
 
@@ -181,6 +184,125 @@ def test_broken_files_give_rows_or_one_error(tmp_path: Path, seed: int) -> None:
                     json.dumps(rows.row(k), default=str)
             except InputError as e:
                 assert str(e).startswith(str(path))  # noqa: PT017
+
+
+_ENCODINGS: dict[str, dict[str, Any]] = {
+    "plain": {"use_dictionary": False},
+    "dictionary": {"use_dictionary": True},
+    "differences": {"use_dictionary": False, "column_encoding": {"q": "DELTA_BYTE_ARRAY"}},
+    "lists": {"use_dictionary": True},
+}
+# fields of the headers of pages, of version 1, of dictionaries and of version 2: numbers of values, nulls and rows
+_COUNTS = ((5, 1), (7, 1), (8, 1), (8, 2), (8, 3), (8, 5), (8, 6))
+_SIZES = ((2,), (3,))  # of a page, unpacked and packed
+
+
+def _encoded(path: Path, encoding: str, **more: Any) -> Path:
+    texts: list[Any] = [f"abc {i % 50} " + "x" * 100 for i in range(1000)]
+    columns = {"q": [[t, None, t] for t in texts] if encoding == "lists" else [*texts, None]}
+    return write(path, columns, **_ENCODINGS[encoding], **more)
+
+
+@pytest.mark.parametrize("encoding", _ENCODINGS)
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+def test_a_file_written_anew_reads_the_same(tmp_path: Path, encoding: str, version: str) -> None:
+    """The changes below change nothing else."""
+    path = _encoded(tmp_path / "x.parquet", encoding, data_page_version=version)
+    rows = rows_of(path)
+    before = path.read_bytes()
+    change(path)
+    assert path.read_bytes() == before
+    change(path, page=lambda header: header.setdefault(4, (5, 0)))  # longer headers: all that follows moves
+    assert path.stat().st_size > len(before)
+    assert rows_of(path) == rows
+
+
+def _lie(value: int, field: tuple[int, ...], header: Struct) -> None:
+    set_field(header, value, *field)
+
+
+def _overwritten(at: int, lie: bytes, raw: bytes) -> bytes:
+    return (raw[:at] + lie + raw[at + len(lie) :])[: len(raw)]
+
+
+@pytest.mark.parametrize("encoding", _ENCODINGS)
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+def test_headers_of_pages_that_lie(
+    tmp_path: Path, encoding: str, version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows or one error, within the memory and soon, for any number in a header of a page."""
+    monkeypatch.setattr(parquet, "MEMORY", _LOW)
+    errors = lies = 0
+    start = time.monotonic()
+    for field in (*_SIZES, *_COUNTS):
+        for value in (-1, 100_000_000, 2**31 - 1):
+            path = _encoded(tmp_path / f"{lies}.parquet", encoding, data_page_version=version)
+            before = path.read_bytes()
+            change(path, page=partial(_lie, value, field))
+            if path.read_bytes() == before:
+                continue
+            lies += 1
+            try:
+                assert len(rows_of(path)) <= 1001
+            except InputError as e:
+                errors += 1
+                assert str(e).startswith(f"{path}: ")  # noqa: PT017
+                assert len(str(e)) < 600  # noqa: PT017
+    assert lies >= 9
+    assert errors > lies / 2
+    assert time.monotonic() - start < 5 * lies
+
+
+@pytest.mark.parametrize("encoding", _ENCODINGS)
+def test_footers_that_lie(tmp_path: Path, encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The numbers of values and rows, and sizes, in the footer and in pages alike."""
+    monkeypatch.setattr(parquet, "MEMORY", _LOW)
+    n = 100_000_000
+
+    def rows(footer: Struct) -> None:
+        set_field(footer, n, 3)
+        set_field(footer[4][1][1][0], n, 3)
+
+    def everywhere(header: Struct) -> None:
+        set_field(header, n, 5, 1)
+
+    tried: list[dict[str, Any]] = [
+        {"footer": rows},
+        {"footer": rows, "page": everywhere, "column": lambda chunk: set_field(chunk, n, 5)},
+        {"column": lambda chunk: set_field(chunk, n, 5)},
+        {"column": lambda chunk: set_field(chunk, 2**62, 6)},
+        {"column": lambda chunk: set_field(chunk, -1, 6)},
+        {"column": lambda chunk: set_field(chunk, 2**62, 7)},
+        {"column": lambda chunk: set_field(chunk, 2**62, 9)},
+        {"column": lambda chunk: set_field(chunk, -5, 9)},
+    ]
+    for i, lie in enumerate(tried):
+        path = _encoded(tmp_path / f"{i}.parquet", encoding, compression="none")
+        change(path, **lie)
+        try:
+            with DataFiles() as files:
+                found, _ = files.read(path)
+                for k in range(min(len(found), 3000)):
+                    found.row(k)
+        except InputError as e:
+            assert str(e).startswith(f"{path}: ")  # noqa: PT017
+        else:
+            assert i not in (0, 1, 3)
+
+
+@pytest.mark.parametrize("encoding", _ENCODINGS)
+def test_bytes_of_pages_that_lie(tmp_path: Path, encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lengths and runs within a page, whose largest values are written over its first bytes."""
+    monkeypatch.setattr(parquet, "MEMORY", _LOW)
+    lies = [bytes([255, 255, 255, 255, 7]), bytes([254, 255, 255, 127]), bytes([128, 128, 128, 128, 8]), bytes(8)]
+    for i, lie in enumerate(lies):
+        for at in (0, 2, 4, 6, 8, 10, 14, 40):
+            path = _encoded(tmp_path / f"{i}-{at}.parquet", encoding, compression="none")
+            change(path, payload=partial(_overwritten, at, lie))
+            try:
+                assert len(rows_of(path)) <= 1001
+            except InputError as e:
+                assert str(e).startswith(f"{path}: ")  # noqa: PT017
 
 
 def test_sizes_are_those_of_plain_values() -> None:

@@ -191,6 +191,27 @@ def test_patterns_without_end(pattern: str) -> None:
         find_answers([Extract("e", pattern)], ["a" * 40 + "b"], is_own=False)
 
 
+def test_what_patterns_find_in_all_answers_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each answer is small, and what is found in it too; the answers go to the process a few at a time."""
+    monkeypatch.setattr(sandbox, "_SUM", 100_000)
+    monkeypatch.setattr(sandbox, "_PORTION", 10)
+    texts, all_of_it = ["a" * 1000] * 200, [Extract(f"e{i}", "(?s).*") for i in range(40)]
+    assert len(find_answers(all_of_it[:5], texts, is_own=False)) == 200
+    with pytest.raises(EngineError, match=r"find takes more than 3 MB, the limit for all answers: .* 16 times"):
+        find_answers(all_of_it, texts, is_own=False)
+
+
+def test_time_of_patterns_is_bounded_for_all_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each portion is within its own limit."""
+    monkeypatch.setattr(sandbox, "_PORTION", 1)
+    monkeypatch.setattr(sandbox, "_PATIENCE", 0.1)
+    slow, texts = Extract("e", "(a+)+$"), ["a" * 19 + "b"] * 1000
+    start = time.monotonic()
+    with pytest.raises(EngineError, match=r"the first \d+ answers took \d+ seconds; the limit for all 1000 is 1: "):
+        find_answers([slow], texts, is_own=False)
+    assert time.monotonic() - start < 15
+
+
 def test_patterns_find_the_same_in_the_limited_process() -> None:
     extracts = [Extract("number", "{number}", "last"), Extract("word", r"is (\w+)"), Extract("none", "[0-9]{9}")]
     texts = ["it is red, 1,234 or -5", "", "é\ud800 is ünique", "is " * 999]
