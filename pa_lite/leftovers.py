@@ -37,7 +37,7 @@ from pa_lite.markers import (
     remove_marked,
     target_of,
 )
-from pa_lite.opening import NotPlainError, kind_of, open_own, open_regular
+from pa_lite.opening import NotPlainError, kind_of, open_own, open_regular, read_at_most
 
 _PARTIAL = re.compile(r"\.(.+)\.part")
 _LIST = ".done"  # ending of the list of a merge's whole tensors
@@ -216,7 +216,7 @@ def _partial(path: Path, facts: os.stat_result, target: str) -> Leftover | None:
             head = read_results_head(file)
             if head is None:
                 return None
-            lines = file.read(_MOST_READ).split(b"\n")[:-1]
+            lines = read_at_most(file, _MOST_READ).split(b"\n")[:-1]
             n = sum(line.startswith(b'{"place"') for line in lines)
             loses = f"{n} of {head['n']} results; --resume would go on from there" if n else ""
             return _described(path, facts, f"run of {target}", (), loses, path)
@@ -247,7 +247,7 @@ def _lonely_list(path: Path, facts: os.stat_result) -> Leftover | None:
 
 def _lines(path: Path) -> int:
     with open_own(path) as file:
-        return file.read(_MOST_READ).count(b"\n")
+        return read_at_most(file, _MOST_READ).count(b"\n")
 
 
 def _size(path: Path) -> int:

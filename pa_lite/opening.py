@@ -111,6 +111,11 @@ def read_regular(path: Path, most: int = MOST_BYTES) -> bytes:
             raise TooLargeError(path, f"there is too little memory for its {size / 1e6:.3g} MB") from e
 
 
+def read_at_most(file: BinaryIO, most: int) -> bytes:
+    """Return what follows in an open file, at most so many bytes of it, in memory of that size."""
+    return file.read(min(most, os.fstat(file.fileno()).st_size))  # `read` takes memory for all that it is asked for
+
+
 def open_own(path: Path, append: bool = False) -> BinaryIO:
     """Open a file of the program's own to read and write; anybody could have foreseen its name.
 

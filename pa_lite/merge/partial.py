@@ -19,7 +19,7 @@ from pa_lite.errors import OutputError
 from pa_lite.files import NO_MARKER, PATIENCE, in_the_way, sync_folder, uninterrupted
 from pa_lite.markers import MERGE, Marker, marker_line, merge_proves, parse_marker, read_marker
 from pa_lite.merge.readers import RandomFile
-from pa_lite.opening import TRIES, NotPlainError, create_file, is_at, open_own, take_lock
+from pa_lite.opening import TRIES, NotPlainError, create_file, is_at, open_own, read_at_most, take_lock
 
 _LONGEST_LIST = 1 << 26  # bytes of names of tensors that are read
 _START = 4096  # bytes of the data that the list has a digest of
@@ -111,9 +111,8 @@ class PartialFile:
             if self._list.read(len(self._digest) + 1) != self._digest.encode() + b"\n":  # as 0.1.0 began a list
                 raise in_the_way(self.journal, NO_MARKER, self.target)
             self._marker = {"digest": self._digest}
-        self._listed = self._list.read(_LONGEST_LIST).split(b"\n")[
-            :-1
-        ]  # what stands after the last line's end was cut off
+        lines = read_at_most(self._list, _LONGEST_LIST).split(b"\n")
+        self._listed = lines[:-1]  # what stands after the last line's end was cut off
         return True
 
     def _lock(self, file: BinaryIO, path: Path) -> bool:

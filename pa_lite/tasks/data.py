@@ -16,7 +16,7 @@ from pa_lite.checkpoints.pairs import models_folder
 from pa_lite.documents import json_memory, parse_csv, parse_json
 from pa_lite.errors import HubError, InputError
 from pa_lite.names import leads_out, path_fault
-from pa_lite.opening import open_regular
+from pa_lite.opening import TooLargeError, read_regular
 from pa_lite.tasks.jsonl import Note, Row, check_number, scan_lines
 from pa_lite.tasks.parquet import ParquetReader, ParquetRows
 from pa_lite.tasks.spec import TaskSpec
@@ -136,9 +136,11 @@ def _noted(table: ParquetRows, note: Note, columns: Sequence[str]) -> list[Any]:
 
 def _read_whole(path: Path) -> str:
     """The text of a file whose rows are all kept. Raises OSError, and InputError for one that takes too much memory."""
-    with open_regular(path) as file:
-        content = file.read(_LARGEST + 1)
-    if len(content) > _LARGEST or json_memory(content) > _MEMORY:
+    try:
+        content = read_regular(path, _LARGEST)
+    except TooLargeError:
+        content = None
+    if content is None or json_memory(content) > _MEMORY:
         raise InputError(
             f"{path}: is too large to be read whole: the limit is {_LARGEST >> 20} MB, and {_MEMORY >> 20} MB for its "
             "rows in memory. Give the rows as JSONL, which is read line by line."

@@ -84,5 +84,8 @@ def test_more_tasks_than_a_study_has_are_refused_when_it_is_planned_and_when_it_
         store.enter(cells, {})
         store.note(facts)
         store.add(cells[0].key, record, 0.1)
-    with read_store(tmp_path / "run") as store, pytest.raises(InputError, match="1001 tasks; a study has at most 1000"):
+    with (
+        read_store(tmp_path / "run") as store,
+        pytest.raises(InputError, match=r"1001 tasks\. At most 1001 lams and"),
+    ):
         load_study(store)

@@ -82,7 +82,7 @@ def _value(kind: int, value: Any, in_list: bool = False) -> bytes:
     if kind in (_I16, _I32, _I64):
         return _zigzag(value)
     if kind == _BINARY:
-        return _varint(len(value)) + value
+        return _varint(len(value)) + bytes(value)
     if kind in (_LIST, _SET):
         inner, values = value
         head = (
