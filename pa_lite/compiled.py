@@ -1,7 +1,7 @@
 """Python's compiled files (`.pyc`), kept whole where files may not grow. Imports nothing.
 
-Python writes them without looking whether all of a file was written. Under a limit of file sizes (`ulimit -f`) it leaves
-files that are cut off, and from then on no command starts, with or without the limit.
+Python writes them without looking whether all of a file was written. Under a limit of file sizes (`ulimit -f`) it
+leaves files that are cut off, and from then on no command starts, with or without the limit.
 """
 
 from __future__ import annotations
