@@ -24,7 +24,7 @@ _TOLD = "with it, the headers of the checkpoint take more than 0 MB of memory, t
 
 
 def _shards(folder: Path, n: int) -> None:
-    weights = {}
+    weights: dict[str, str] = {}
     for i in range(n):
         entries = {f"t{i}-{k}": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]} for k in range(100)}
         raw = json.dumps(entries).encode()

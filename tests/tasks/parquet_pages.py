@@ -22,7 +22,8 @@ class _Reader:
 
     def take(self, n: int) -> bytes:
         self.at += n
-        return self.raw[self.at - n : self.at]
+        piece: bytes = self.raw[self.at - n : self.at]
+        return piece
 
     def varint(self) -> int:
         value = shift = 0
@@ -82,7 +83,7 @@ def _value(kind: int, value: Any, in_list: bool = False) -> bytes:
     if kind in (_I16, _I32, _I64):
         return _zigzag(value)
     if kind == _BINARY:
-        return _varint(len(value)) + value
+        return _varint(len(value)) + bytes(value)
     if kind in (_LIST, _SET):
         inner, values = value
         head = (
