@@ -22,7 +22,8 @@ class _Reader:
 
     def take(self, n: int) -> bytes:
         self.at += n
-        return self.raw[self.at - n : self.at]
+        piece: bytes = self.raw[self.at - n : self.at]
+        return piece
 
     def varint(self) -> int:
         value = shift = 0
