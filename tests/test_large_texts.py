@@ -82,7 +82,8 @@ def test_a_limit_of_file_sizes_is_not_a_full_disk(tmp_path: Path) -> None:
     code = (
         "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
-        "from pathlib import Path; from pa_lite.files import write_bytes; from pa_lite.errors import OutputError\n"
+        "from pathlib import Path; from pa_lite.errors import OutputError\n"
+        "from pa_lite.files import write_bytes\n"
         "try: write_bytes(Path('out.json'), bytes(5000))\nexcept OutputError as e: print(e)"
     )
     done = subprocess.run(
