@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pa_lite.compiled import keep_compiled_files_whole
+from pa_lite.system.compiled import keep_compiled_files_whole
 
 keep_compiled_files_whole()  # before anything larger is imported, and compiled
 
@@ -19,22 +19,22 @@ import pa_lite.merge  # noqa: E402, F401 - before the function of that name: a l
 from pa_lite.errors import PaLiteError  # noqa: E402
 
 if TYPE_CHECKING:
+    from pa_lite.alpaca.outputs import Output
     from pa_lite.checkpoints import Location
     from pa_lite.engine.chat_options import ChatOptions
     from pa_lite.engine.generation import GenerationOptions
     from pa_lite.engine.model import EngineOptions, Model
-    from pa_lite.follow.instructions import FollowResult
-    from pa_lite.follow.outputs import Output
-    from pa_lite.follow.sets import InstructionSet
-    from pa_lite.merge.plan import PlanOptions
-    from pa_lite.merge.stream import Progress
-    from pa_lite.merge.write import MergeOptions
+    from pa_lite.instructions.following import FollowResult
+    from pa_lite.instructions.sets import InstructionSet
+    from pa_lite.merging.plan import PlanOptions
+    from pa_lite.merging.stream import Progress
+    from pa_lite.merging.write import MergeOptions
     from pa_lite.study.demo import DemoResult
     from pa_lite.study.goal import Goal
-    from pa_lite.study.hunt import Schedules
     from pa_lite.study.plan import Estimate, StudyOptions
-    from pa_lite.study.search import Found, SearchOptions
-    from pa_lite.study.study import Study
+    from pa_lite.study.search.halving import Found, SearchOptions
+    from pa_lite.study.search.run import Schedules
+    from pa_lite.study.summary import Study
     from pa_lite.tasks.scoring import ScoreOptions, SuiteResult
 
 __all__ = ["LoadedModel", "PaLiteError", "demo", "load", "merge", "plan_sweep", "search", "sweep"]
@@ -58,7 +58,7 @@ def merge(
     file (for one lam) or a folder that exists; by default files get their own names in the working directory. Returns
     the files written, in the order of lams. Raises PaLiteError.
     """
-    from pa_lite.merge.write import merge_checkpoints, resolve_inputs
+    from pa_lite.merging.write import merge_checkpoints, resolve_inputs
 
     inputs = resolve_inputs(base, instruct, pair)
     target = None if output is None else Path(output)
@@ -92,13 +92,13 @@ class LoadedModel:
         """Answers to `demo`, to a prompt file, or to a list of instructions, in AlpacaEval's form.
 
         Greedy unless `options` say otherwise. `chat` says how prompts are made (system prompt, template arguments,
-        date); `system` is short for its system prompt, and goes before it. `pa_lite.follow.outputs.write_outputs`
+        date); `system` is short for its system prompt, and goes before it. `pa_lite.alpaca.outputs.write_outputs`
         writes them to a file as they come, and continues where it was killed.
         """
         from dataclasses import replace
 
+        from pa_lite.alpaca.outputs import Prompt, generate_outputs, generator_name, load_prompts
         from pa_lite.engine.chat_options import ChatOptions
-        from pa_lite.follow.outputs import Prompt, generate_outputs, generator_name, load_prompts
 
         loaded = load_prompts(prompts) if isinstance(prompts, str) else [Prompt(p, "custom") for p in prompts]
         chat = chat or ChatOptions()
@@ -115,13 +115,13 @@ class LoadedModel:
         *,
         chat: ChatOptions | None = None,
     ) -> FollowResult:
-        """How well verifiable instructions are followed: a set, or its name (see `pa_lite.follow.sets.find_set`).
+        """How well verifiable instructions are followed: a set, or its name (see `pa_lite.instructions.sets.find_set`).
 
         At most `limit` of it are taken. `max_tokens` is by default what the set's answers need, but never more than
         half of the context.
         """
-        from pa_lite.follow.instructions import follow_instructions
-        from pa_lite.follow.sets import find_set
+        from pa_lite.instructions.following import follow_instructions
+        from pa_lite.instructions.sets import find_set
 
         chosen = find_set(instructions) if isinstance(instructions, str) else instructions
         chosen = chosen.limited(limit)
@@ -135,7 +135,7 @@ def load(reference: str, options: EngineOptions | None = None, kind: str = "F16"
 
     Raises PaLiteError.
     """
-    from pa_lite.engine.reference import open_model
+    from pa_lite.engine.model_reference import open_model
 
     with open_model(reference, options, kind) as model:
         yield LoadedModel(model, reference)
@@ -184,8 +184,8 @@ def search(
     Raises PaLiteError.
     """
     from pa_lite.study.goal import Goal
-    from pa_lite.study.hunt import check_no_schedule, find_lam, find_schedule
     from pa_lite.study.plan import plan_study
+    from pa_lite.study.search.run import check_no_schedule, find_lam, find_schedule
 
     plan, goal = plan_study(pair, options), goal or Goal()
     if schedules:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-from pa_lite.texts import short_line
+from pa_lite.sanitize import short_line
 
 _LONGEST_NAME = 200  # characters, beyond which no known name is like it
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 import pa_lite
-from pa_lite.checkpoints import hub_http
+from pa_lite.checkpoints.hub import http
 from pa_lite.checkpoints.pairs import Pair, find_pair
-from pa_lite.merge.plan import PlanOptions
-from tests import tiny
-from tests.hub_server import HubServer, running_hub
+from pa_lite.merging.plan import PlanOptions
+from tests.support import tiny
+from tests.support.hub_server import HubServer, running_hub
 
 # what takes most of the time and computes rather than reads: other Pythons are tried without it
 SLOW = (
@@ -91,4 +91,4 @@ def hub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatc
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits between tries a hundredth as long, so that lasting failures end soon."""
-    monkeypatch.setattr(hub_http, "_FIRST_WAIT", hub_http._FIRST_WAIT / 100)
+    monkeypatch.setattr(http, "_FIRST_WAIT", http._FIRST_WAIT / 100)

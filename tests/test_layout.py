@@ -91,6 +91,6 @@ def test_starting_the_command_line_loads_nothing_heavy() -> None:
 
 
 def test_the_function_merge_survives_the_import_of_the_subpackage() -> None:
-    import pa_lite.merge.plan
+    import pa_lite.merging.plan
 
     assert callable(pa_lite.merge)

@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from pa_lite.checkpoints.file_kind import content_of
+from pa_lite.checkpoints.checkpoint import Checkpoint
 from pa_lite.checkpoints.gguf_model import open_gguf
 from pa_lite.checkpoints.hf import open_hf
-from pa_lite.checkpoints.hub import HubReference, Location, Progress, locate
-from pa_lite.checkpoints.hub_checkpoint import fetch_checkpoints, reach_checkpoint
+from pa_lite.checkpoints.hub.checkpoints import fetch_checkpoints, reach_checkpoint
+from pa_lite.checkpoints.hub.remote_file import FilePath
+from pa_lite.checkpoints.hub.repositories import HubReference, Location, Progress, locate
 from pa_lite.checkpoints.locations import find_model, unknown_file
-from pa_lite.checkpoints.remote import FilePath
-from pa_lite.checkpoints.source import Checkpoint
 from pa_lite.errors import CheckpointError
+from pa_lite.untrusted.file_kind import content_of
 
 
 def open_checkpoints(

@@ -7,8 +7,8 @@ import json
 import re
 from collections.abc import Mapping
 
-from pa_lite.checkpoints.remote import samples, size_of
-from pa_lite.checkpoints.source import Checkpoint, Field, Metadata
+from pa_lite.checkpoints.checkpoint import Checkpoint, Field, Metadata
+from pa_lite.checkpoints.hub.remote_file import samples, size_of
 from pa_lite.checkpoints.vocabulary import PHI3_NAME
 from pa_lite.errors import CheckpointError
 

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from pa_lite.checkpoints.conversion import titles_of
-from pa_lite.checkpoints.gguf_file import GgufHeader, GgufTensor, architecture_of, read_gguf_header
-from pa_lite.checkpoints.header_memory import HeaderMemory
-from pa_lite.checkpoints.remote import FilePath
-from pa_lite.checkpoints.source import Checkpoint, Metadata, Piece, TensorSource, Vocabulary
+from pa_lite.checkpoints.checkpoint import Checkpoint, Metadata, Piece, TensorSource, Vocabulary
+from pa_lite.checkpoints.hf_to_gguf import titles_of
+from pa_lite.checkpoints.hub.remote_file import FilePath
 from pa_lite.errors import CheckpointError
-from pa_lite.texts import name_text
+from pa_lite.ggml.container import GgufHeader, GgufTensor, architecture_of, read_gguf_header
+from pa_lite.sanitize import name_text
+from pa_lite.untrusted.header_memory import HeaderMemory
 
 SPLIT = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 # what describes one file and not the model that is made of it

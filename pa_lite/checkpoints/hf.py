@@ -8,19 +8,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pa_lite.checkpoints.checkpoint import Checkpoint, Piece, TensorSource
 from pa_lite.checkpoints.config import Config, read_config
-from pa_lite.checkpoints.conversion import Description, Place, describe, family_of, places_of
-from pa_lite.checkpoints.families import Family
-from pa_lite.checkpoints.generation import sampling_metadata
-from pa_lite.checkpoints.hub_cache import is_hub_blob, repository_of
-from pa_lite.checkpoints.remote import FilePath
+from pa_lite.checkpoints.families.table import Family
+from pa_lite.checkpoints.generation_config import sampling_metadata
+from pa_lite.checkpoints.hf_to_gguf import Description, Place, describe, family_of, places_of
+from pa_lite.checkpoints.hub.cache import is_hub_blob, repository_of
+from pa_lite.checkpoints.hub.remote_file import FilePath
 from pa_lite.checkpoints.safetensors_file import StoredTensor, read_header, read_json
-from pa_lite.checkpoints.source import Checkpoint, Piece, TensorSource
 from pa_lite.checkpoints.vocabulary import read_vocabulary
 from pa_lite.checkpoints.weight_files import INDEX, FolderWeights, listed, read_folder
 from pa_lite.errors import CheckpointError, nearest
-from pa_lite.kernels import tensor_type
-from pa_lite.names import leads_out
+from pa_lite.ggml.kernels import tensor_type
+from pa_lite.untrusted.safe_names import leads_out
 
 
 def open_hf(path: Path, elsewhere: Mapping[str, FilePath] | None = None) -> Checkpoint:

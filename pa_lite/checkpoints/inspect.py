@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from pa_lite.checkpoints import Location, open_checkpoint
-from pa_lite.checkpoints.source import Vocabulary
+from pa_lite.checkpoints.checkpoint import Vocabulary
 from pa_lite.checkpoints.vocabulary import UNUSED
 from pa_lite.errors import CheckpointError
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from pa_lite.checkpoints.file_kind import content_of, is_gguf
-from pa_lite.checkpoints.gguf_file import OTHER_CONTENTS, gguf_content
 from pa_lite.checkpoints.gguf_model import part_names
-from pa_lite.checkpoints.hub_cache import repository_of, snapshot_of
-from pa_lite.checkpoints.remote import FilePath
+from pa_lite.checkpoints.hub.cache import repository_of, snapshot_of
+from pa_lite.checkpoints.hub.remote_file import FilePath
 from pa_lite.checkpoints.safetensors_file import read_json
 from pa_lite.checkpoints.weight_files import INDEX, SINGLE, WEIGHTS, listed
 from pa_lite.errors import CheckpointError, InputError
+from pa_lite.ggml.container import OTHER_CONTENTS, gguf_content
+from pa_lite.untrusted.file_kind import content_of, is_gguf
 
 _MOST_FILES = 10_000  # of a folder, whose first bytes are looked at
 _ADAPTER, _ADAPTER_WEIGHTS = "adapter_config.json", ("adapter_model.safetensors", "adapter_model.bin")

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from pa_lite.checkpoints.gguf_model import part_names
-from pa_lite.checkpoints.hub import HubReference, Location, Progress, locate
-from pa_lite.checkpoints.hub_cache import RepoCache, cache_folder
+from pa_lite.checkpoints.hub.cache import RepoCache, cache_folder
+from pa_lite.checkpoints.hub.repositories import HubReference, Location, Progress, locate
 from pa_lite.checkpoints.weight_files import INDEX, choose_weights, read_index
-from pa_lite.documents import parse_toml
 from pa_lite.errors import CheckpointError, InputError, nearest
-from pa_lite.files import existing_parent, write_errors, write_text
-from pa_lite.machine import available_memory, config_folder
-from pa_lite.opening import MOST_TOML_BYTES, read_regular
+from pa_lite.system.atomic import existing_parent, write_errors, write_text
+from pa_lite.system.machine import available_memory, config_folder
+from pa_lite.system.opening import MOST_TOML_BYTES, read_regular
+from pa_lite.untrusted.strict_json import parse_toml
 
 _log = logging.getLogger(__name__)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -238,7 +238,7 @@ def _quoted(text: str) -> str:
 
 def fetch_pair(pair: Pair, progress: Progress | None = None) -> tuple[Path, Path]:
     """Both sides on the disk, fetched from the Hub as far as they lie there. Raises as fetch_checkpoints does."""
-    from pa_lite.checkpoints.hub_checkpoint import fetch_checkpoints
+    from pa_lite.checkpoints.hub.checkpoints import fetch_checkpoints
 
     sides = (pair.base, pair.instruct)
     remote = [side for side in sides if isinstance(side, HubReference)]

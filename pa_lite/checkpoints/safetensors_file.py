@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pa_lite.checkpoints.file_kind import check_text, unexpected
-from pa_lite.checkpoints.header_memory import MOST, HeaderMemory
-from pa_lite.checkpoints.remote import FilePath, open_file, size_of, stamp_of
-from pa_lite.documents import json_memory, parse_json
+from pa_lite.checkpoints.hub.remote_file import FilePath, open_file, size_of, stamp_of
 from pa_lite.errors import CheckpointError
-from pa_lite.files import Stamp
-from pa_lite.kernels import tensor_type
-from pa_lite.opening import read_regular
+from pa_lite.ggml.kernels import tensor_type
+from pa_lite.system.atomic import Stamp
+from pa_lite.system.opening import read_regular
+from pa_lite.untrusted.file_kind import check_text, unexpected
+from pa_lite.untrusted.header_memory import MOST, HeaderMemory
+from pa_lite.untrusted.strict_json import json_memory, parse_json
 
 _MAX_HEADER = 100_000_000  # the reference implementation's own limit, in bytes
 MAX_JSON = 1 << 28  # bytes; the largest tokenizer.json known has 35 MB

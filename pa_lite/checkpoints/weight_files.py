@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pa_lite.checkpoints.header_memory import HeaderMemory
-from pa_lite.checkpoints.remote import FilePath
+from pa_lite.checkpoints.hub.remote_file import FilePath
 from pa_lite.checkpoints.safetensors_file import StoredTensor, read_header, read_json
 from pa_lite.errors import CheckpointError
-from pa_lite.names import name_fault, same_file
+from pa_lite.untrusted.header_memory import HeaderMemory
+from pa_lite.untrusted.safe_names import name_fault, same_file
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 # the names that weights have: also of a precision (model.fp16.safetensors), and of shards without an index

@@ -21,9 +21,9 @@ from pa_lite.cli.mapped import unreadable_maps_are_told
 from pa_lite.cli.signals import Ending, ends_in_order
 from pa_lite.cli.terminal import PlainFormatter, drop_streams, prepare_streams, tell, tell_text
 from pa_lite.errors import PaLiteError
-from pa_lite.files import system_words
-from pa_lite.machine import little_memory
-from pa_lite.texts import short_line
+from pa_lite.sanitize import short_line
+from pa_lite.system.atomic import system_words
+from pa_lite.system.machine import little_memory
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -13,7 +13,7 @@ from pa_lite.cli.terminal import bar, show_json, show_table, tell
 
 if TYPE_CHECKING:
     from pa_lite.checkpoints.inspect import Inspection
-    from pa_lite.merge.diff import Diff
+    from pa_lite.merging.diff import Diff
 
 
 @click.command()
@@ -65,7 +65,7 @@ def show_inspection(found: Inspection, tensors: bool) -> None:
 @JSON
 def diff(base: str, instruct: str, stream: bool, threads: int, as_json: bool) -> None:
     """How far INSTRUCT lies from BASE, by tensor group and layer: |I - B| / |B|, and the cosine of the two."""
-    from pa_lite.merge.diff import diff_checkpoints
+    from pa_lite.merging.diff import diff_checkpoints
 
     with bar("diff") as progress:
         found = diff_checkpoints(base, instruct, threads, progress, stream)

@@ -15,7 +15,7 @@ from pa_lite.cli.terminal import show_json, show_table, tell
 
 if TYPE_CHECKING:
     from pa_lite.engine.doctor import Diagnosis
-    from pa_lite.leftovers import Leftover
+    from pa_lite.system.leftovers import Leftover
 
 
 @click.command()
@@ -88,7 +88,7 @@ def _layers(on_gpu: int, layers: int) -> str:
 
 def clean_up(folders: Sequence[Path], yes: bool, as_json: bool) -> None:
     """List what was left, ask unless `yes`, and remove what nobody holds."""
-    from pa_lite.leftovers import remove
+    from pa_lite.system.leftovers import remove
 
     found = _leftovers(folders)
     free = [each for each in found if each.is_removable]
@@ -120,15 +120,15 @@ def _entry(leftover: Leftover) -> dict[str, Any]:
 
 def _leftovers(folders: Sequence[Path]) -> list[Leftover]:
     """What lies in the folders and below; by default in those where we write, themselves."""
-    from pa_lite.checkpoints import hub_cache
-    from pa_lite.leftovers import find_downloads, find_leftovers, temporary_files
-    from pa_lite.machine import cache_folder, config_folder
+    from pa_lite.checkpoints.hub import cache
+    from pa_lite.system.leftovers import find_downloads, find_leftovers, temporary_files
+    from pa_lite.system.machine import cache_folder, config_folder
 
     if folders:
         return find_leftovers(folders, deep=True)
     shared = dict.fromkeys((Path.cwd(), temporary_files()))
     own = [folder for folder in (config_folder(), cache_folder()) if folder.is_dir()]
-    return [*find_leftovers(list(shared)), *find_leftovers(own, deep=True), *find_downloads(hub_cache.cache_folder())]
+    return [*find_leftovers(list(shared)), *find_leftovers(own, deep=True), *find_downloads(cache.cache_folder())]
 
 
 def show_leftovers(found: Sequence[Leftover]) -> None:

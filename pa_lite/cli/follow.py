@@ -16,7 +16,7 @@ from pa_lite.errors import InputError
 if TYPE_CHECKING:
     from pa_lite.engine.chat_options import ChatOptions
     from pa_lite.engine.model import EngineOptions, Model
-    from pa_lite.follow.instructions import FollowResult
+    from pa_lite.instructions.following import FollowResult
 
 
 @click.command()
@@ -65,9 +65,7 @@ def generate(
     \b
     pa-lite generate demo@0.7 --prompts demo -o outputs.json
     """
-    from pa_lite.engine.generation import GenerationOptions
-    from pa_lite.files import check_target
-    from pa_lite.follow.outputs import (
+    from pa_lite.alpaca.outputs import (
         Target,
         generate_outputs,
         generator_name,
@@ -75,6 +73,8 @@ def generate(
         system_prompts,
         write_outputs,
     )
+    from pa_lite.engine.generation import GenerationOptions
+    from pa_lite.system.atomic import check_target
 
     options = GenerationOptions(max_tokens, temperature, top_p, min_p, top_k, seed, stop, parallel)
     target = Target(output, resume, force) if output is not None else None
@@ -154,8 +154,8 @@ def follow(
     """
     import json
 
-    from pa_lite.files import check_target, write_text
-    from pa_lite.follow.sets import find_set
+    from pa_lite.instructions.sets import find_set
+    from pa_lite.system.atomic import check_target, write_text
 
     if output is not None:
         check_target(output, force)

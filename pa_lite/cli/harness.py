@@ -11,8 +11,8 @@ import click
 
 from pa_lite.cli.options import DATE, JSON, TEMPLATE_ARG, loads_a_model
 from pa_lite.cli.terminal import bar, show_json, tell, tell_text
-from pa_lite.documents import parse_json
-from pa_lite.opening import read_regular
+from pa_lite.system.opening import read_regular
+from pa_lite.untrusted.strict_json import parse_json
 
 if TYPE_CHECKING:
     from pa_lite.engine.model import EngineOptions
@@ -108,7 +108,7 @@ def harness(
     chat = ChatOptions(template_args=template_args, date=date)
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # lm-eval draws bars of its own
-    from pa_lite.tasks.harness_run import run_harness
+    from pa_lite.tasks.lm_eval.run import run_harness
 
     with bar("harness") as progress:
         result = run_harness(model, options, engine, kind, parallel, progress, chat)
@@ -123,7 +123,7 @@ def harness(
 
 def read_options(words: dict[str, Any]) -> Any:
     """The command's words as HarnessOptions. Raises InputError."""
-    from pa_lite.tasks.harness_options import HarnessOptions, parse_pairs, parse_seeds
+    from pa_lite.tasks.lm_eval.options import HarnessOptions, parse_pairs, parse_seeds
 
     template, seed = words["apply_chat_template"], words.pop("seed")
     return HarnessOptions(**{

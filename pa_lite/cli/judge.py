@@ -12,10 +12,10 @@ from pa_lite.cli.options import FORCE, JSON, OUTPUT, chats, loads_a_model
 from pa_lite.cli.terminal import bar, percent, show_json, show_table, tell
 
 if TYPE_CHECKING:
+    from pa_lite.alpaca.judging import Judging
+    from pa_lite.alpaca.win_rate import WinRate
     from pa_lite.engine.chat_options import ChatOptions
     from pa_lite.engine.model import EngineOptions
-    from pa_lite.follow.judging import Judging
-    from pa_lite.follow.winrate import WinRate
     from pa_lite.statistics import Estimate
 
 
@@ -58,12 +58,12 @@ def judge(
     \b
     pa-lite judge outputs.json --reference instruct.json --judge judge.gguf -o annotations.json
     """
-    from pa_lite.engine.reference import open_model
-    from pa_lite.files import check_target
-    from pa_lite.follow.judge import JudgeOptions
-    from pa_lite.follow.judging import judge_outputs
-    from pa_lite.follow.outputs import generator_name
-    from pa_lite.follow.pairing import pair_outputs
+    from pa_lite.alpaca.judge import JudgeOptions
+    from pa_lite.alpaca.judging import judge_outputs
+    from pa_lite.alpaca.outputs import generator_name
+    from pa_lite.alpaca.pairing import pair_outputs
+    from pa_lite.engine.model_reference import open_model
+    from pa_lite.system.atomic import check_target
 
     target = output or Path(f"{outputs.stem}-vs-{reference.stem}.json")
     check_target(target, force)
@@ -99,8 +99,8 @@ def winrate(annotations: Path, length_control: str, alpaca_data: Path | None, as
     \b
     pa-lite winrate annotations.json
     """
-    from pa_lite.follow.annotations import read_annotations
-    from pa_lite.follow.winrate import find_length_data, win_rate
+    from pa_lite.alpaca.annotations import read_annotations
+    from pa_lite.alpaca.win_rate import find_length_data, win_rate
 
     read = read_annotations(annotations)
     result = win_rate(read, *find_length_data(read, length_control, alpaca_data))

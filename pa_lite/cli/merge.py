@@ -13,7 +13,7 @@ from pa_lite.cli.options import JSON, OUTPUT, STREAM, THREADS, parse_size
 from pa_lite.cli.terminal import bar, show_json, show_table, tell
 
 if TYPE_CHECKING:
-    from pa_lite.merge.preview import Preview
+    from pa_lite.merging.preview import Preview
 
 
 @click.command()
@@ -70,12 +70,12 @@ def merge(
     pa-lite merge --pair smollm2-360m --lam 0.7 --stream
     pa-lite merge base.gguf instruct.gguf --lam 0.7 --schedule "attention: 0.5; layers 0-7: 0.9"
     """
-    from pa_lite.merge.lams import parse_lams
-    from pa_lite.merge.mixture import parse_override
-    from pa_lite.merge.plan import PlanOptions
-    from pa_lite.merge.preview import preview_merge
-    from pa_lite.merge.schedule import Schedule, parse_schedule
-    from pa_lite.merge.write import MergeOptions, resolve_inputs
+    from pa_lite.ggml.quant_types import parse_override
+    from pa_lite.merging.lams import parse_lams
+    from pa_lite.merging.plan import PlanOptions
+    from pa_lite.merging.preview import preview_merge
+    from pa_lite.merging.schedule import Schedule, parse_schedule
+    from pa_lite.merging.write import MergeOptions, resolve_inputs
 
     values = parse_lams(lams)
     if any(not 0 <= lam <= 1 for lam in values):

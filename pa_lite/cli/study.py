@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from pa_lite.engine.chat_options import ChatOptions
     from pa_lite.study.curves import Curves
     from pa_lite.study.goal import Goal
-    from pa_lite.study.hunt import Schedules
     from pa_lite.study.plan import Estimate, StudyOptions
-    from pa_lite.study.search import Found
-    from pa_lite.study.study import Reading, Study
+    from pa_lite.study.search.halving import Found
+    from pa_lite.study.search.run import Schedules
+    from pa_lite.study.summary import Reading, Study
 
 
 def _measured(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -50,8 +50,8 @@ def _options(
     seed: int, schedule: str, threads: int, gpu_layers: Any, probe: bool, chat: ChatOptions,
 ) -> StudyOptions:  # fmt: skip
     from pa_lite.engine.model import EngineOptions
-    from pa_lite.merge.lams import parse_lams
-    from pa_lite.merge.schedule import Schedule, parse_schedule
+    from pa_lite.merging.lams import parse_lams
+    from pa_lite.merging.schedule import Schedule, parse_schedule
     from pa_lite.study.plan import StudyOptions
     from pa_lite.tasks.scoring import ScoreOptions
 
@@ -142,7 +142,7 @@ def show_estimate(found: Estimate, as_json: bool, is_judged: bool = False) -> No
 
 def show_study(study: Study, as_json: bool) -> None:
     from pa_lite.study.export import to_document
-    from pa_lite.study.study import conclusion, readings
+    from pa_lite.study.summary import conclusion, readings
 
     if as_json:
         show_json(to_document(study))
@@ -159,7 +159,7 @@ def show_study(study: Study, as_json: bool) -> None:
 def show_curves(curves: Curves, found: Sequence[Reading]) -> None:
     """Show every average by lam; the lams that the readings call best carry a word, the first reading's in bold."""
     from pa_lite.study.curves import estimates
-    from pa_lite.study.study import labels
+    from pa_lite.study.summary import labels
 
     shown = [("few-shot %", list(curves.tasks))]
     shown += [(name, [s]) for name, s in (("followed %", curves.follow), ("preferred %", curves.wins)) if s is not None]
@@ -199,7 +199,7 @@ def search(
     pa-lite search demo --tasks demo --follow demo --keep-follow 0.95
     """
     from pa_lite.study.goal import Goal
-    from pa_lite.study.search import SearchOptions
+    from pa_lite.study.search.halving import SearchOptions
 
     options, goal = _options(**measured), Goal(weight, keep_follow)
     options = replace(options, chat=replace(options.chat, date=options.chat.date or date.today()))
@@ -227,7 +227,7 @@ def describe_chat(chat: ChatOptions) -> dict[str, Any]:
 
 
 def show_found(found: Found, goal: Goal) -> None:
-    from pa_lite.study.paired import items_in_words
+    from pa_lite.study.comparisons import items_in_words
 
     if found.differs:
         tell(f"Best for {goal.told()}: lam {found.lam:g}, within 0.1 with probability {found.confidence:.2f}.")
@@ -244,7 +244,7 @@ def show_found(found: Found, goal: Goal) -> None:
 
 
 def show_schedules(raced: Schedules) -> None:
-    from pa_lite.study.paired import items_in_words
+    from pa_lite.study.comparisons import items_in_words
 
     best = f"schedule {raced.text!r} at lam {raced.lam:g}" if raced.text else f"no schedule, lam {raced.lam:g} alone"
     spent = f"{raced.spent} of {raced.grid} evaluations"
@@ -281,7 +281,7 @@ def report(
     \b
     pa-lite report demo-study -o trade-off.html --png figures
     """
-    from pa_lite.study.publish import ReportOptions, publish
+    from pa_lite.study.report.publish import ReportOptions, publish
 
     written, study = publish(run, ReportOptions(output, png, csv_path, lm_eval, kind, force))
     if as_json:
@@ -299,7 +299,7 @@ def report(
 @JSON
 def demo(output: Path, as_json: bool) -> None:
     """Merge, score and question the embedded pair at lam 0, 0.1, ..., 1, offline, and show the trade-off."""
-    from pa_lite.study.study import conclusion, readings
+    from pa_lite.study.summary import conclusion, readings
 
     with bar("demo") as progress:
         result = pa_lite.demo(output, progress)

@@ -66,10 +66,10 @@ def score(
     pa-lite score demo@0.7 --tasks demo
     pa-lite score model.gguf --tasks quick -o results.json --log-samples
     """
-    from pa_lite.files import check_target, write_text
+    from pa_lite.sanitize import without_nonfinite
+    from pa_lite.system.atomic import check_target, write_text
     from pa_lite.tasks.results import check_samples_target, results_document, write_samples
     from pa_lite.tasks.scoring import ScoreOptions
-    from pa_lite.texts import without_nonfinite
 
     if output is not None:
         check_target(output, force)

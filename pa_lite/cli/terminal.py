@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pa_lite.texts import one_line, plain, to_json
+from pa_lite.sanitize import one_line, plain, to_json
 
 if TYPE_CHECKING:
-    from pa_lite.merge.stream import Progress
+    from pa_lite.merging.stream import Progress
 
 
 def prepare_streams() -> None:

@@ -18,8 +18,8 @@ from pa_lite.engine.hidden_tokens import HiddenTokens, controls_in
 from pa_lite.engine.model import Model
 from pa_lite.engine.reasoning import Markers, ReasoningFormat, find_markers, opened_by
 from pa_lite.errors import EngineError, InputError, TextError, nearest
-from pa_lite.limited import LimitedProcess
-from pa_lite.portions import portions
+from pa_lite.untrusted.portions import portions
+from pa_lite.untrusted.sandbox import LimitedProcess
 
 T = TypeVar("T")
 

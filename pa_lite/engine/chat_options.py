@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
-from pa_lite.documents import parse_json
 from pa_lite.errors import InputError
+from pa_lite.untrusted.strict_json import parse_json
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")

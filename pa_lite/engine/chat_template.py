@@ -13,7 +13,7 @@ from pa_lite.engine.chat_options import ChatOptions
 from pa_lite.engine.model import Model
 from pa_lite.engine.reasoning import MARKERS
 from pa_lite.errors import EngineError
-from pa_lite.limited import LimitedProcess
+from pa_lite.untrusted.sandbox import LimitedProcess
 
 _log = logging.getLogger(__name__)
 WORKER = "pa_lite.engine.template_worker"

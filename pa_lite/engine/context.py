@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from pa_lite.engine.library import complaint
+from pa_lite.engine.llama import complaint
 from pa_lite.errors import EngineError
-from pa_lite.kernels import FloatArray
+from pa_lite.ggml.kernels import FloatArray
 
 if TYPE_CHECKING:
     from pa_lite.engine.model import Model

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from pa_lite.engine.binding import TESTED
-from pa_lite.engine.library import llama
-from pa_lite.engine.loading import most_that_fit
-from pa_lite.kernels import Device, devices
-from pa_lite.machine import available_memory, cores, total_memory
+from pa_lite.engine.abi import TESTED
+from pa_lite.engine.gpu_layers import most_that_fit
+from pa_lite.engine.llama import llama
+from pa_lite.ggml.kernels import Device, devices
+from pa_lite.system.machine import available_memory, cores, total_memory
 
 CELLS = 2048  # tokens of cache that the table reckons with: a few-shot prompt and a batch
 _BUFFERS = 400 << 20  # what llama.cpp and Python take beside model and cache, about

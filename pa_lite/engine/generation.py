@@ -18,10 +18,10 @@ import numpy as np
 
 from pa_lite.engine.answer_text import AnswerText, Generation, PlainText
 from pa_lite.engine.context import Context
-from pa_lite.engine.interrupt import ends_on_interrupt
+from pa_lite.engine.context_memory import CELL_STEP, Wish, fewer_sequences, first_that_fits, shrinking
+from pa_lite.engine.interrupts import ends_on_interrupt
 from pa_lite.engine.model import Model
 from pa_lite.engine.reasoning import ReasoningFormat
-from pa_lite.engine.room import CELL_STEP, Wish, fewer_sequences, first_that_fits, shrinking
 from pa_lite.engine.sampling import draw
 from pa_lite.errors import InputError
 

@@ -13,22 +13,22 @@ from pathlib import Path
 from typing import Any
 
 from pa_lite.checkpoints.fingerprint import fingerprint, header_inputs, identity
-from pa_lite.checkpoints.gguf_file import architecture_of
 from pa_lite.checkpoints.gguf_model import check_first_part, open_gguf, read_model_header
 from pa_lite.engine.context import Context
-from pa_lite.engine.library import complaint, fresh_words, llama
-from pa_lite.engine.loadable import check_loadable
-from pa_lite.engine.loading import most_that_fit
+from pa_lite.engine.gpu_layers import most_that_fit
+from pa_lite.engine.llama import complaint, fresh_words, llama
 from pa_lite.engine.model_vocabulary import ModelVocabulary
 from pa_lite.engine.options import METHOD, check_options
 from pa_lite.engine.options import EngineOptions as EngineOptions  # who opens a model finds its options here
 from pa_lite.engine.readable import check_readable
+from pa_lite.engine.refusals import check_loadable
 from pa_lite.engine.thread_count import ThreadCount
 from pa_lite.errors import CheckpointError, EngineError, InputChangedError
-from pa_lite.files import Stamp, uninterrupted
-from pa_lite.kernels import TYPE_IDS
-from pa_lite.merge.plan import RECIPE, MergePlan
-from pa_lite.texts import name_text
+from pa_lite.ggml.container import architecture_of
+from pa_lite.ggml.kernels import TYPE_IDS
+from pa_lite.merging.plan import RECIPE, MergePlan
+from pa_lite.sanitize import name_text
+from pa_lite.system.atomic import Stamp, uninterrupted
 
 _log = logging.getLogger(__name__)
 

@@ -7,15 +7,15 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-from pa_lite.checkpoints.gguf_file import GgufHeader
 from pa_lite.checkpoints.vocabulary.special_tokens import END_IDS_KEY, TEMPLATE_TOKEN_KEYS
 from pa_lite.checkpoints.vocabulary.tokens import UNKNOWN
 from pa_lite.engine.deep_stack import DIRECT, with_deep_stack
-from pa_lite.engine.loadable_vocabulary import BYTE_PAIRS
 from pa_lite.engine.pre_tokenizers import PreTokenizer, pre_tokenizer
 from pa_lite.engine.space_prefix import SpacePrefix, space_prefix_scheme
 from pa_lite.engine.special_tokens import SHORT, SpecialToken, SpecialTokens
+from pa_lite.engine.vocabulary_refusals import BYTE_PAIRS
 from pa_lite.errors import TextError
+from pa_lite.ggml.container import GgufHeader
 
 
 class ModelVocabulary:

@@ -1,7 +1,7 @@
 """What llama.cpp's pre-tokenizers need for a text: stack for its long words, and time for its long runs.
 
 Most byte-level vocabularies are split by patterns in C++'s `std::regex`, which goes one call deeper for each character
-of a match. Source: `llm_tokenizer_bpe` and `unicode_regex_split` of llama.cpp; tools/fuzz_words.py compares.
+of a match. Source: `llm_tokenizer_bpe` and `unicode_regex_split` of llama.cpp; tools/fuzz/words.py compares.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from pa_lite.engine.loadable_vocabulary import BYTE_PAIRS
+from pa_lite.engine.vocabulary_refusals import BYTE_PAIRS
 
 MOST = 200_000  # characters of a stretch: 400 MB of stack, of which llama.cpp touches 130 MB
 # pre-tokenizers whose patterns llama.cpp has loops for, but for one that matches a single digit: they need no stack

@@ -24,13 +24,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from pa_lite.checkpoints.gguf_model import check_first_part, part_names, read_model_header
-from pa_lite.engine.library import llama
-from pa_lite.engine.loadable import check_loadable
+from pa_lite.engine.llama import llama
 from pa_lite.engine.readable import check_readable
+from pa_lite.engine.refusals import check_loadable
 from pa_lite.errors import CheckpointError, EngineError, PaLiteError
-from pa_lite.files import write_bytes
-from pa_lite.machine import cache_folder
-from pa_lite.markers import VERDICT, marker_at, marker_line
+from pa_lite.system.atomic import write_bytes
+from pa_lite.system.machine import cache_folder
+from pa_lite.system.markers import VERDICT, marker_at, marker_line
 
 _log = logging.getLogger(__name__)
 _WORKER = Path(__file__).with_name("probe_worker.py")

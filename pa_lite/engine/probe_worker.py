@@ -32,7 +32,7 @@ def limit(memory: int, seconds: int) -> None:
         import resource
     except ImportError:
         return  # Windows: the parent's clock alone
-    from pa_lite.limited_worker import bound  # found once the request has told where modules lie
+    from pa_lite.untrusted.sandbox_worker import bound  # found once the request has told where modules lie
 
     bound(resource.RLIMIT_CORE, 0)
     bound(resource.RLIMIT_FSIZE, _FILE_BYTES)

@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 from pa_lite.errors import CheckpointError
-from pa_lite.machine import available_memory
-from pa_lite.opening import open_regular
+from pa_lite.system.machine import available_memory
+from pa_lite.system.opening import open_regular
 
 _PIECE = 1 << 24  # bytes
 

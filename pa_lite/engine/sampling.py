@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from pa_lite.kernels import FloatArray
+from pa_lite.ggml.kernels import FloatArray
 
 IdArray = npt.NDArray[np.int64]
 

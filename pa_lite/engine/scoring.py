@@ -1,6 +1,6 @@
 """Loglikelihoods of many continuations on one context: what requests share is decoded once.
 
-`pa_lite.engine.tree` says what is decoded when; this module runs it and reads the logits.
+`pa_lite.engine.prefix_tree` says what is decoded when; this module runs it and reads the logits.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from pa_lite.engine.context import Context
-from pa_lite.engine.interrupt import ends_on_interrupt
+from pa_lite.engine.context_memory import Wish, first_that_fits, shrinking
+from pa_lite.engine.interrupts import ends_on_interrupt
 from pa_lite.engine.model import Model
+from pa_lite.engine.prefix_tree import SPINE, Batch, Limits, plan_batches
 from pa_lite.engine.requests import Request, make_requests, rolling_requests, truncate
-from pa_lite.engine.room import Wish, first_that_fits, shrinking
-from pa_lite.engine.tree import SPINE, Batch, Limits, plan_batches
 from pa_lite.errors import EngineError
 
 __all__ = [

@@ -10,7 +10,7 @@ import functools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from pa_lite.checkpoints.source import Metadata
+from pa_lite.checkpoints.checkpoint import Metadata
 from pa_lite.checkpoints.vocabulary.space_prefix import SPACE_PREFIX_KEY, SPACE_PREFIX_SCHEMES
 from pa_lite.checkpoints.vocabulary.tokens import CONTROL, UNKNOWN, USER_DEFINED
 from pa_lite.errors import EngineError

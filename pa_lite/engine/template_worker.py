@@ -1,7 +1,7 @@
 """A separate program that renders a chat template, untrusted code: limited in time, memory and output.
 
 jinja2's sandbox keeps templates from Python's internals, but not from endless loops or 'a' * 10 ** 10: the limits of
-`pa_lite.limited_worker` do. What templates find is what transformers' `apply_chat_template` gives them.
+`pa_lite.untrusted.sandbox_worker` do. What templates find is what transformers' `apply_chat_template` gives them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from pa_lite.limited_worker import serve
+from pa_lite.untrusted.sandbox_worker import serve
 
 _WIDTH = re.compile(r"%[^A-Za-z%0-9]*([0-9]+)")  # of a field of a date
 _WIDEST_DIGITS = 2  # of its width

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pa_lite.machine import cores
+from pa_lite.system.machine import cores
 
 _WINDOW = 0.15  # seconds over which load is measured: shorter ones see the clock's steps of 10 ms, not the load
 _DOWN = 0.45  # cores used by others, beyond whole ones, from which a thread fewer is used

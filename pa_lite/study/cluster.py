@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from pa_lite.checkpoints.pairs import Pair
-from pa_lite.engine.interrupt import stop_is_due
+from pa_lite.engine.interrupts import stop_is_due
 from pa_lite.errors import EngineError, PaLiteError
-from pa_lite.markers import temporary_folder
 from pa_lite.study.plan import StudyOptions, StudyPlan, plan_study
 from pa_lite.study.worker import LocalWorker, WorkerLostError
-from pa_lite.study.works import Record
+from pa_lite.study.workloads import Record
+from pa_lite.system.markers import temporary_folder
 
 _LOOK = 0.2  # seconds between looks whether to stop
 _PATIENCE = 10  # seconds that a cluster's head may take to answer

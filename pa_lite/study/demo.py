@@ -10,16 +10,16 @@ from pathlib import Path
 
 from pa_lite.checkpoints.pairs import Pair, find_pair
 from pa_lite.errors import OutputError
-from pa_lite.files import write_errors, write_text
-from pa_lite.markers import temporary_folder
-from pa_lite.study.chart import curves_svg
 from pa_lite.study.curves import Curves
 from pa_lite.study.export import to_document
 from pa_lite.study.plan import StudyOptions
-from pa_lite.study.report import to_html
+from pa_lite.study.report.matplotlib_charts import curves_svg
+from pa_lite.study.report.page import to_html
 from pa_lite.study.results_file import FILE
-from pa_lite.study.study import Study
+from pa_lite.study.summary import Study
 from pa_lite.study.sweep import sweep_pair
+from pa_lite.system.atomic import write_errors, write_text
+from pa_lite.system.markers import temporary_folder
 from pa_lite.tasks.scoring import ScoreOptions
 
 LAMS = tuple(i / 10 for i in range(11))

@@ -7,13 +7,13 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from pa_lite.errors import InputError
+from pa_lite.sanitize import csv_cell, without_nonfinite
 from pa_lite.statistics import standard_error
-from pa_lite.study.paired import Best, Difference
+from pa_lite.study.comparisons import Best, Difference
 from pa_lite.study.results import planned_cells, value_of
 from pa_lite.study.results_file import damaged
 from pa_lite.study.store import Store
-from pa_lite.study.study import Reading, Study, against_ends, comparisons, conclusion, readings, table
-from pa_lite.texts import csv_cell, without_nonfinite
+from pa_lite.study.summary import Reading, Study, against_ends, comparisons, conclusion, readings, table
 
 
 def to_csv(rows: Iterable[Mapping[str, float | str | None]]) -> str:

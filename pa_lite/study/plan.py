@@ -11,25 +11,25 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pa_lite.alpaca.outputs import load_prompts
 from pa_lite.checkpoints import open_checkpoint
 from pa_lite.checkpoints.pairs import Pair, find_pair
 from pa_lite.engine.chat_options import ChatOptions
 from pa_lite.engine.chat_template import chat_facts, measured_options, template_in
+from pa_lite.engine.model_reference import parse_reference
 from pa_lite.engine.options import METHOD, EngineOptions
-from pa_lite.engine.reference import parse_reference
 from pa_lite.errors import InputError
-from pa_lite.follow.outputs import load_prompts
-from pa_lite.follow.sets import find_set
-from pa_lite.machine import available_memory, cores
-from pa_lite.merge.plan import MergePlan, PlanOptions, plan_merge
-from pa_lite.merge.schedule import Schedule
+from pa_lite.instructions.sets import find_set
+from pa_lite.merging.plan import MergePlan, PlanOptions, plan_merge
+from pa_lite.merging.schedule import Schedule
+from pa_lite.sanitize import name_text
 from pa_lite.study.curves import MOST_TASKS
 from pa_lite.study.store import Cell, StoredCell
-from pa_lite.study.works import AnswersWork, FollowWork, TaskWork, Work
+from pa_lite.study.workloads import AnswersWork, FollowWork, TaskWork, Work
+from pa_lite.system.machine import available_memory, cores
 from pa_lite.tasks.prompts import prepare_task
 from pa_lite.tasks.scoring import ScoreOptions
 from pa_lite.tasks.spec import find_tasks
-from pa_lite.texts import name_text
 
 _log = logging.getLogger(__name__)
 _SMALL = 30_000_000  # parameters below which threads would wait for each other: a model for each core instead

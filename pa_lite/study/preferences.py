@@ -10,21 +10,21 @@ from typing import Any
 
 import numpy as np
 
+from pa_lite.alpaca.journal import digest
+from pa_lite.alpaca.judge import PROMPT_ID, JudgeOptions, Verdict, judge_pairs
+from pa_lite.alpaca.outputs import generator_name
+from pa_lite.alpaca.pairing import Pair, read_outputs
 from pa_lite.engine.chat_options import ChatOptions
 from pa_lite.engine.chat_template import chat_facts, measured_options, template_of
 from pa_lite.engine.model import Model
+from pa_lite.engine.model_reference import open_model
 from pa_lite.engine.options import METHOD
-from pa_lite.engine.reference import open_model
 from pa_lite.errors import InputError
-from pa_lite.follow.journal import digest
-from pa_lite.follow.judge import PROMPT_ID, JudgeOptions, Verdict, judge_pairs
-from pa_lite.follow.outputs import generator_name
-from pa_lite.follow.pairing import Pair, read_outputs
 from pa_lite.statistics import standard_error
 from pa_lite.study.plan import StudyPlan, environment
 from pa_lite.study.staleness import settle
 from pa_lite.study.store import Cell, Store, StoredCell
-from pa_lite.study.works import chunks
+from pa_lite.study.workloads import chunks
 
 Progress = Callable[[int, int], None]
 _Outputs = Mapping[tuple[str, float], Sequence[Mapping[str, Any]]]  # of each type and lam

@@ -16,7 +16,7 @@ from pa_lite.study.results_file import damaged
 from pa_lite.study.rows import NEEDED
 from pa_lite.study.staleness import UNRECORDED, is_recorded
 from pa_lite.study.store import Store, StoredCell
-from pa_lite.study.study import Example, Kept, Study
+from pa_lite.study.summary import Example, Kept, Study
 
 _EXAMPLES = 6
 # of one study: time and memory of its charts and resamplings grow with them

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pa_lite.errors import InputError, OutputError
-from pa_lite.markers import temporary_folder
-from pa_lite.opening import TRIES, NotPlainError, check_own, open_regular
+from pa_lite.system.markers import temporary_folder
+from pa_lite.system.opening import TRIES, NotPlainError, check_own, open_regular
 
 SCHEMA = 1
 

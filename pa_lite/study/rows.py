@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from typing import Any
 
-from pa_lite.documents import parse_json
+from pa_lite.untrusted.strict_json import parse_json
 
 KINDS = ("task", "follow", "answers", "wins")
 _KEY = re.compile(r"[0-9a-f]{64}")

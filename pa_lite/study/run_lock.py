@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pa_lite.errors import OutputError
-from pa_lite.opening import TRIES, NotPlainError, create_file, open_own
+from pa_lite.system.opening import TRIES, NotPlainError, create_file, open_own
 
 LOCK = "study.lock"
 _TEXT = b"pa-lite: held while a study is written\n"  # a lock of 0.1.0 is empty

@@ -21,9 +21,6 @@ from pathlib import Path
 from typing import Any
 
 from pa_lite.errors import InputError, OutputError
-from pa_lite.files import sync_folder
-from pa_lite.markers import temporary_folder
-from pa_lite.opening import NotPlainError, create_file
 from pa_lite.study.cells import Cell as Cell
 from pa_lite.study.cells import StoredCell as StoredCell
 from pa_lite.study.results_file import (
@@ -43,6 +40,9 @@ from pa_lite.study.results_file import (
 from pa_lite.study.rows import read_cell, read_fact, read_record
 from pa_lite.study.run_lock import LOCK, open_lock, take_run
 from pa_lite.study.working_copy import WorkingCopy, replace_results
+from pa_lite.system.atomic import sync_folder
+from pa_lite.system.markers import temporary_folder
+from pa_lite.system.opening import NotPlainError, create_file
 
 _BLANK_BYTES = 4096  # of a file that a killed run of 0.1.0 left without tables: one page at most
 _LONGEST = 1 << 24  # bytes of one value: a fact, a cell's inputs, an item's record

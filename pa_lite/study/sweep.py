@@ -12,16 +12,16 @@ from pathlib import Path
 
 from pa_lite.checkpoints.pairs import Pair
 from pa_lite.engine.chat_options import parse_date
-from pa_lite.engine.interrupt import stops_when
+from pa_lite.engine.interrupts import stops_when
 from pa_lite.errors import EngineError, InputError, nearest
 from pa_lite.study.plan import Estimate, PlannedCell, StudyOptions, StudyPlan, environment, estimate_sweep, plan_study
 from pa_lite.study.preferences import judge_lams
 from pa_lite.study.results import load_study
 from pa_lite.study.staleness import by_reason, differences, settle_plan
 from pa_lite.study.store import Store, has_results, open_store, read_store
-from pa_lite.study.study import Study
+from pa_lite.study.summary import Study
 from pa_lite.study.worker import LocalWorker, Worker, WorkerLostError
-from pa_lite.study.works import chunks
+from pa_lite.study.workloads import chunks
 
 Progress = Callable[[int, int], None]
 MOST_LOSSES = 20  # workers that may be lost in one sweep

@@ -7,11 +7,11 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Protocol
 
+from pa_lite.engine.in_memory import MovableModel
 from pa_lite.engine.model import Model
-from pa_lite.engine.movable import MovableModel
-from pa_lite.merge.schedule import Schedule
+from pa_lite.merging.schedule import Schedule
 from pa_lite.study.plan import StudyPlan
-from pa_lite.study.works import Record
+from pa_lite.study.workloads import Record
 
 
 class WorkerLostError(Exception):

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pa_lite.errors import OutputError
-from pa_lite.files import sync_folder, uninterrupted, whole_file, write_errors
-from pa_lite.opening import NotPlainError, create_file, is_at
 from pa_lite.study.results_file import check_files, check_size, connect, copy_bytes, log_of, not_ours
+from pa_lite.system.atomic import sync_folder, uninterrupted, whole_file, write_errors
+from pa_lite.system.opening import NotPlainError, create_file, is_at
 
 _LOG_BYTES = 16 << 20  # of a log, beside the results' own size, after which the results are replaced whole
 _HEADER, _FRAME = 32, 24  # bytes of the headers of a log and of each page in it, in SQLite's file format

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from pa_lite.checkpoints.pairs import models_folder
-from pa_lite.documents import json_memory, parse_csv, parse_json
 from pa_lite.errors import HubError, InputError
-from pa_lite.names import leads_out, path_fault
-from pa_lite.opening import TooLargeError, read_regular
+from pa_lite.system.opening import TooLargeError, read_regular
 from pa_lite.tasks.jsonl import Note, Row, check_number, scan_lines
 from pa_lite.tasks.parquet import ParquetReader, ParquetRows
 from pa_lite.tasks.spec import TaskSpec
+from pa_lite.untrusted.safe_names import leads_out, path_fault
+from pa_lite.untrusted.strict_json import json_memory, parse_csv, parse_json
 
 _log = logging.getLogger(__name__)
 _KINDS = ("parquet", "jsonl", "json", "csv")
@@ -220,7 +220,7 @@ def _hub_files(spec: TaskSpec, split: str) -> list[tuple[str, Path]]:
 
     What the repository itself does not hold in a known form is looked for in the Hub's parquet copy.
     """
-    from pa_lite.checkpoints.hub import fetch_file
+    from pa_lite.checkpoints.hub.repositories import fetch_file
 
     revisions = [spec.revision] if spec.revision else [None, _CONVERTED]
     names: dict[str | None, list[str]] = {}
@@ -242,7 +242,7 @@ def _hub_files(spec: TaskSpec, split: str) -> list[tuple[str, Path]]:
 
 
 def _list_names(spec: TaskSpec, revision: str | None) -> list[str]:
-    from pa_lite.checkpoints.hub import list_files
+    from pa_lite.checkpoints.hub.repositories import list_files
 
     try:
         return [f.name for f in list_files(spec.hub, revision=revision, kind="dataset")]

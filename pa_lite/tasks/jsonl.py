@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pa_lite.documents import parse_json
 from pa_lite.errors import InputError
-from pa_lite.opening import open_regular
+from pa_lite.system.opening import open_regular
+from pa_lite.untrusted.strict_json import parse_json
 
 Row = Mapping[str, Any]
 Note = Callable[[Row, str], Any]

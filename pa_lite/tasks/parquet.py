@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from pa_lite.errors import EngineError, InputError
-from pa_lite.limited import LimitedProcess
 from pa_lite.tasks.parquet_worker import MEMORY
+from pa_lite.untrusted.sandbox import LimitedProcess
 
 WORKER = "pa_lite.tasks.parquet_worker"
 _WHOLE = 64 << 20  # decoded bytes up to which rows keep columns that the task does not use

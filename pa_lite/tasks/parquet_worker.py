@@ -1,6 +1,6 @@
 """A program of its own that reads parquet files: their pages may say to decode to any size, in one call of C.
 
-Started by `pa_lite.tasks.parquet`, limited as `pa_lite.limited_worker` says. What Arrow allocates is also watched from
+Started by `pa_lite.tasks.parquet`, limited as `pa_lite.untrusted.sandbox_worker` says. What Arrow allocates is also watched from
 here, as only Linux bounds a process' memory.
 """
 
@@ -18,8 +18,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pa_lite.limited_worker import serve
-from pa_lite.opening import open_regular
+from pa_lite.system.opening import open_regular
+from pa_lite.untrusted.sandbox_worker import serve
 
 MEMORY = 1 << 30  # bytes beyond what the process holds when it starts
 DECODED, DECODED_PER_BYTE = 256 << 20, 20  # bytes that the columns read may become, and times their own

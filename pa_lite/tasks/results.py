@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from pa_lite.errors import OutputError
-from pa_lite.files import check_target, whole_file, write_errors
-from pa_lite.names import file_name
 from pa_lite.statistics import DRAWS
+from pa_lite.system.atomic import check_target, whole_file, write_errors
 from pa_lite.tasks.data import source_name
 from pa_lite.tasks.prompts import Prepared
 from pa_lite.tasks.rendering import Item
 from pa_lite.tasks.scoring import BOOTSTRAP_SEED, ItemScore, MetricResult, SuiteResult, TaskResult
 from pa_lite.tasks.spec import TaskSpec
+from pa_lite.untrusted.safe_names import file_name
 
 _VERSIONED = ("pa-lite", "llama-cpp-python", "numpy", "jinja2")
 

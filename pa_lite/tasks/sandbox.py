@@ -20,10 +20,10 @@ import jinja2.meta
 import jinja2.sandbox
 
 from pa_lite.errors import EngineError
-from pa_lite.limited import LimitedProcess
-from pa_lite.portions import portions
 from pa_lite.tasks.answers import Extract
 from pa_lite.tasks.transforms import column
+from pa_lite.untrusted.portions import portions
+from pa_lite.untrusted.sandbox import LimitedProcess
 
 SECONDS = 5  # of processor time, for one text
 _A_SECOND = 1000  # answers that any sane pattern gets through: more time for many

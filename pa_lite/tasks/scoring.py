@@ -11,7 +11,6 @@ from pa_lite.engine.generation import GenerationOptions, generate
 from pa_lite.engine.model import Model
 from pa_lite.engine.scoring import NoiseFloor, Request, Score, make_requests, noise_floor, score_requests
 from pa_lite.errors import EngineError, InputError
-from pa_lite.portions import portions
 from pa_lite.statistics import (
     Estimate,
     Measured,
@@ -26,6 +25,7 @@ from pa_lite.tasks.prompts import Prepared, majority_rate, prepare_task
 from pa_lite.tasks.rendering import Item
 from pa_lite.tasks.sandbox import find_answers
 from pa_lite.tasks.spec import TaskSpec
+from pa_lite.untrusted.portions import portions
 
 Progress = Callable[[int, int], None]
 BOOTSTRAP_SEED = 1234

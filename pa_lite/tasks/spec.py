@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from pa_lite.documents import parse_toml
 from pa_lite.errors import InputError, nearest
-from pa_lite.opening import MOST_TOML_BYTES, read_regular
+from pa_lite.system.opening import MOST_TOML_BYTES, read_regular
 from pa_lite.tasks.answers import STEPS, Extract
 from pa_lite.tasks.metrics import CLASS_METRICS, METRICS_OF_KIND
 from pa_lite.tasks.transforms import TRANSFORMS
+from pa_lite.untrusted.strict_json import parse_toml
 
 _SUITES = Path(__file__).parent / "suites"
 KINDS = tuple(METRICS_OF_KIND)

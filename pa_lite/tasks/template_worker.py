@@ -1,6 +1,6 @@
 """A program of its own that does what strangers' task files say: templates, expressions, and patterns for answers.
 
-Started by `pa_lite.tasks.sandbox`, limited as `pa_lite.limited_worker` says. What it is asked holds pickles that
+Started by `pa_lite.tasks.sandbox`, limited as `pa_lite.untrusted.sandbox_worker` says. What it is asked holds pickles that
 our own process made; it answers in JSON.
 """
 
@@ -13,9 +13,9 @@ from typing import Any
 
 import jinja2
 
-from pa_lite.limited_worker import serve
 from pa_lite.tasks.answers import Extract
 from pa_lite.tasks.sandbox import BrokenTemplateError, Missing, Templates, find_answers
+from pa_lite.untrusted.sandbox_worker import serve
 
 _LONGEST_VALUE = 50_000_000  # characters of an expression's value, as JSON
 

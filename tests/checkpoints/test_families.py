@@ -12,13 +12,13 @@ import pytest
 
 from pa_lite.checkpoints import open_checkpoint
 from pa_lite.checkpoints.config import read_config
-from pa_lite.checkpoints.conversion import describe, titles_of
-from pa_lite.checkpoints.families import FAMILIES
+from pa_lite.checkpoints.families.table import FAMILIES
+from pa_lite.checkpoints.hf_to_gguf import describe, titles_of
 from pa_lite.errors import CheckpointError
-from tests import tiny
-from tests.families import FIRST, config_of, write_checkpoint
 from tests.parity import vocabularies
 from tests.parity.cases import CASES, SIZES, old_form
+from tests.support import tiny
+from tests.support.families import FIRST, config_of, write_checkpoint
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 
@@ -144,7 +144,7 @@ def test_what_gguf_cannot_say_is_refused(tmp_path: Path, architecture: str, chan
 def test_what_only_long_texts_lose_is_told(
     tmp_path: Path, architecture: str, changes: dict[str, Any], told: str
 ) -> None:
-    from pa_lite.merge.plan import plan_merge
+    from pa_lite.merging.plan import plan_merge
 
     folder, _ = write_checkpoint(tmp_path / "m", architecture, **changes)
     checkpoint = open_checkpoint(folder)

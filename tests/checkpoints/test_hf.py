@@ -11,11 +11,11 @@ import pytest
 
 from pa_lite.checkpoints import open_checkpoint
 from pa_lite.checkpoints.config import read_config
-from pa_lite.checkpoints.conversion import Description, describe
-from pa_lite.checkpoints.families import FAMILIES
+from pa_lite.checkpoints.families.table import FAMILIES
 from pa_lite.checkpoints.hf import open_hf
+from pa_lite.checkpoints.hf_to_gguf import Description, describe
 from pa_lite.errors import CheckpointError
-from tests import tiny
+from tests.support import tiny
 
 
 def change_config(folder: Path, **changes: Any) -> None:

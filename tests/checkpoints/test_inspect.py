@@ -3,8 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from pa_lite.checkpoints.inspect import inspect_checkpoint
-from tests import tiny
-from tests.families import write_checkpoint
+from tests.support import tiny
+from tests.support.families import write_checkpoint
 
 
 def test_folder_and_gguf_tell_alike(tiny_pair: tuple[Path, Path], tiny_ggufs: dict[str, Path]) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from pa_lite.checkpoints import open_checkpoint
-from pa_lite.checkpoints.source import string
+from pa_lite.checkpoints.checkpoint import string
 from pa_lite.errors import CheckpointError, InputError
-from tests import tiny
-from tests.ggufs import split_gguf, write_gguf_header
+from tests.support import tiny
+from tests.support.ggufs import split_gguf, write_gguf_header
 
 SHA = "4d" * 32
 COMMIT, OTHER = "a" * 40, "b" * 40

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pa_lite.checkpoints import gguf_file
-from pa_lite.checkpoints.gguf_file import HeaderBytes, gguf_header, gguf_header_bytes, read_gguf_header
-from pa_lite.checkpoints.packed import PackedNumbers, PackedTexts, pack_texts
-from pa_lite.checkpoints.source import Field, array
+from pa_lite.checkpoints.checkpoint import Field, array
 from pa_lite.errors import CheckpointError
+from pa_lite.ggml import container
+from pa_lite.ggml.container import HeaderBytes, gguf_header, gguf_header_bytes, read_gguf_header
+from pa_lite.ggml.packed import PackedNumbers, PackedTexts, pack_texts
 
 TEXTS = st.lists(st.text(max_size=8), max_size=40)
 
@@ -74,8 +74,8 @@ def test_a_header_of_packed_arrays_is_that_of_lists_and_reads_back(
     path = tmp_path_factory.mktemp("m") / "m.gguf"
     path.write_bytes(header)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gguf_file, "MANY", 0)
-        patch.setattr(gguf_file, "_PIECE", piece)
+        patch.setattr(container, "MANY", 0)
+        patch.setattr(container, "_PIECE", piece)
         found = read_gguf_header(path).metadata
     assert isinstance(found["a"].value, PackedTexts)
     assert isinstance(found["b"].value, PackedNumbers)
@@ -102,8 +102,8 @@ def _header(count: int, *texts: bytes) -> bytes:
 def test_broken_arrays_of_texts(
     content: bytes, told: str, piece: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gguf_file, "MANY", 0)
-    monkeypatch.setattr(gguf_file, "_PIECE", piece)
+    monkeypatch.setattr(container, "MANY", 0)
+    monkeypatch.setattr(container, "_PIECE", piece)
     (tmp_path / "m.gguf").write_bytes(content)
     with pytest.raises(CheckpointError, match=told):
         read_gguf_header(tmp_path / "m.gguf")

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from pa_lite import machine
 from pa_lite.checkpoints import pairs
-from pa_lite.checkpoints.hub import HubReference, fetch_file
+from pa_lite.checkpoints.hub.repositories import HubReference, fetch_file
 from pa_lite.checkpoints.pairs import Pair, add_pair, all_pairs, fetch_pair, find_pair, own_pairs_path, pair_fit
 from pa_lite.errors import CheckpointError, InputError
-from pa_lite.kernels import tensor_type
-from tests.ggufs import write_gguf_header
-from tests.hub_server import HubServer
+from pa_lite.ggml.kernels import tensor_type
+from pa_lite.system import machine
+from tests.support.ggufs import write_gguf_header
+from tests.support.hub_server import HubServer
 
 
 @pytest.fixture(autouse=True)

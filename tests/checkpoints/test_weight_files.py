@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from pa_lite.checkpoints import open_checkpoint
-from pa_lite.checkpoints.source import Checkpoint
+from pa_lite.checkpoints.checkpoint import Checkpoint
 from pa_lite.checkpoints.weight_files import read_folder
 from pa_lite.errors import CheckpointError
-from tests import tiny
+from tests.support import tiny
 
 NORM, FIRST = "model.norm.weight", "model.embed_tokens.weight"
 ONE, TWO = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"

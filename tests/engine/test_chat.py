@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pa_lite.checkpoints.source import string
+from pa_lite.checkpoints.checkpoint import string
 from pa_lite.engine import chat
 from pa_lite.engine.chat import ChatRenderer
 from pa_lite.engine.chat import chat_prompts as all_chat_prompts
@@ -14,7 +14,7 @@ from pa_lite.engine.chat_options import ChatOptions
 from pa_lite.engine.chat_template import has_template
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.errors import EngineError, InputError
-from tests.templates import CHANGES, ENDLESS, INSIDES, LEAK
+from tests.support.templates import CHANGES, ENDLESS, INSIDES, LEAK
 
 ONE = EngineOptions(threads=1)
 BOS, START, END = 0, 1, 2

@@ -7,9 +7,9 @@ import pytest
 from click.testing import CliRunner
 
 from pa_lite.cli import cli
-from pa_lite.engine import binding, doctor
+from pa_lite.engine import abi, doctor
 from pa_lite.engine.doctor import SIZES, diagnose, fits, reckon
-from pa_lite.kernels import Device, devices
+from pa_lite.ggml.kernels import Device, devices
 
 GB = 10**9
 
@@ -30,7 +30,7 @@ def test_diagnosis() -> None:
     assert "not installed" not in found.versions.values()
     assert found.cores == len(os.sched_getaffinity(0))
     assert "CPU" in found.build
-    assert found.interface == f"checked: the structures and functions of llama-cpp-python {binding.TESTED}"
+    assert found.interface == f"checked: the structures and functions of llama-cpp-python {abi.TESTED}"
     assert found.remarks
 
 

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from pa_lite.alpaca.outputs import Prompt, Target, write_outputs
 from pa_lite.cli.mapped import unreadable_maps_are_told
 from pa_lite.engine.generation import GenerationOptions
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.engine.readable import check_readable
 from pa_lite.errors import CheckpointError, InputChangedError
-from pa_lite.follow.outputs import Prompt, Target, write_outputs
-from tests.ggufs import split_gguf
+from tests.support.ggufs import split_gguf
 
 ONE = EngineOptions(threads=1)
 linux = pytest.mark.skipif(sys.platform != "linux", reason="maps are filled at once on Linux alone")

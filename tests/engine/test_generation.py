@@ -17,12 +17,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pa_lite.engine import generation, room
+from pa_lite.engine import context_memory, generation
 from pa_lite.engine.answer_text import Generation, StopText
 from pa_lite.engine.context import Context
+from pa_lite.engine.context_memory import Wish, needs
 from pa_lite.engine.generation import GenerationOptions, generate
 from pa_lite.engine.model import EngineOptions, Model
-from pa_lite.engine.room import Wish, needs
 from pa_lite.engine.sampling import draw
 from pa_lite.errors import EngineError, InputError
 from tests.engine.test_sliding_window import gemma  # noqa: F401 - a fixture
@@ -295,7 +295,7 @@ def test_fewer_sequences_where_memory_is_short(
         expected = generate(model, prompts, GenerationOptions(8))
         assert model.exact_cell_bytes == 2 * 2 * 2 * 16 * 4  # keys and values, layers, heads, their width, float32
         enough = needs(model, Wish(3 * 256, 3, False, 64, 3, "F32")).new / 0.9 + 1
-        monkeypatch.setattr(room, "available_memory", lambda: int(enough))
+        monkeypatch.setattr(context_memory, "available_memory", lambda: int(enough))
         assert generate(model, prompts, GenerationOptions(8)) == expected
         told = (
             "memory holds 3 sequences of 256 tokens (cache F32, batches of 64) at a time, "
@@ -303,7 +303,7 @@ def test_fewer_sequences_where_memory_is_short(
         )
         assert told in caplog.text
         assert model.remarks == [told]
-        monkeypatch.setattr(room, "available_memory", lambda: 100_000)
+        monkeypatch.setattr(context_memory, "available_memory", lambda: 100_000)
         with pytest.raises(
             EngineError, match=r"no room for 1 sequence of 256 tokens .* needs 0\.1 MB of cache and 0\."
         ):
@@ -318,7 +318,7 @@ def test_a_smaller_cache_and_batch_before_fewer_sequences(
         generate(model, prompts, GenerationOptions(8))
         for kind, n_batch in (("F16", 512), ("F16", 128)):
             enough = needs(model, Wish(8 * 256, 8, False, n_batch, 8, kind)).new / 0.9 + 1
-            monkeypatch.setattr(room, "available_memory", lambda n=int(enough): n)
+            monkeypatch.setattr(context_memory, "available_memory", lambda n=int(enough): n)
             generate(model, prompts, GenerationOptions(8))
             assert f"8 sequences of 256 tokens (cache {kind}, batches of {n_batch}) at a time" in model.remarks[-1]
 

@@ -12,16 +12,16 @@ import pytest
 
 import pa_lite
 from pa_lite.checkpoints import open_checkpoint
+from pa_lite.checkpoints.checkpoint import Field, Metadata, array, boolean, float32, string, uint32
 from pa_lite.checkpoints.fingerprint import header_inputs, identity
-from pa_lite.checkpoints.gguf_file import read_gguf_header
 from pa_lite.checkpoints.pairs import Pair
-from pa_lite.checkpoints.source import Field, Metadata, array, boolean, float32, string, uint32
+from pa_lite.engine.in_memory import MovableModel
 from pa_lite.engine.model import EngineOptions, Model
-from pa_lite.engine.movable import MovableModel
-from pa_lite.engine.reference import open_model
-from pa_lite.merge.align import RowMaps
-from pa_lite.merge.plan import MergePlan, PlanOptions, plan_merge
-from pa_lite.merge.schedule import parse_schedule
+from pa_lite.engine.model_reference import open_model
+from pa_lite.ggml.container import read_gguf_header
+from pa_lite.merging.align import RowMaps
+from pa_lite.merging.plan import MergePlan, PlanOptions, plan_merge
+from pa_lite.merging.schedule import parse_schedule
 from pa_lite.tasks.results import results_document
 
 ONE = EngineOptions(threads=1)

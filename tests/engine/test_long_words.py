@@ -17,7 +17,7 @@ from pa_lite.engine.model_vocabulary import ModelVocabulary
 from pa_lite.engine.pre_tokenizers import MOST, WITHOUT_STACK, pre_tokenizer
 from pa_lite.engine.special_tokens import SHORT, SpecialToken, SpecialTokens
 from pa_lite.errors import TextError
-from tests.bare_vocabularies import PRE_TOKENIZERS, direct_ids, load_vocabulary
+from tests.support.bare_vocabularies import PRE_TOKENIZERS, direct_ids, load_vocabulary
 
 # words of each kind that patterns tell apart, and what stands between them
 _UNITS = (

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from pa_lite.checkpoints.gguf_file import read_gguf_header
-from pa_lite.checkpoints.source import Field, Metadata, string
+from pa_lite.checkpoints.checkpoint import Field, Metadata, string
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.errors import CheckpointError, EngineError, InputError
-from tests.ggufs import write_gguf_header
+from pa_lite.ggml.container import read_gguf_header
+from tests.support.ggufs import write_gguf_header
 
 ONE = EngineOptions(threads=1)
 NASTY = "the\tman's\n\n  größe 日本語 🚀‍👩 \u200d 1234 <|im_end|> --->\r\n'll"
@@ -101,13 +101,13 @@ class Interrupts(logging.Handler):
     """Sends Ctrl-C once, from within the log of llama.cpp, where an exception would be lost."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        logging.getLogger("pa_lite.engine.library").removeHandler(self)
+        logging.getLogger("pa_lite.engine.llama").removeHandler(self)
         os.kill(os.getpid(), signal.SIGINT)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_ctrl_c_while_llama_cpp_loads_is_heard(tiny_ggufs: dict[str, Path], caplog: pytest.LogCaptureFixture) -> None:
-    logger = logging.getLogger("pa_lite.engine.library")
+    logger = logging.getLogger("pa_lite.engine.llama")
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with caplog.at_level(logging.DEBUG, logger.name):

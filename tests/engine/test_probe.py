@@ -16,17 +16,17 @@ import pytest
 
 import pa_lite
 from pa_lite.checkpoints import open_checkpoints
-from pa_lite.checkpoints.source import array, string, uint32
+from pa_lite.checkpoints.checkpoint import array, string, uint32
 from pa_lite.cli import main
 from pa_lite.engine import probe as module
+from pa_lite.engine.in_memory import MovableModel
 from pa_lite.engine.model import EngineOptions
-from pa_lite.engine.movable import MovableModel
+from pa_lite.engine.model_reference import open_model
 from pa_lite.engine.probe import Limits, limits_for, probe, probe_file
-from pa_lite.engine.reference import open_model
 from pa_lite.errors import CheckpointError, EngineError
-from pa_lite.merge.plan import PlanOptions, plan_merge
-from tests.engine.test_loadable import changed, float32
+from pa_lite.merging.plan import PlanOptions, plan_merge
 from tests.engine.test_model import split
+from tests.engine.test_refusals import changed, float32
 
 AMPLE = Limits(30, 1 << 30)
 ONE = EngineOptions(threads=1)

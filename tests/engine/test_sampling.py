@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pa_lite.engine.sampling import candidates, draw
-from pa_lite.kernels import FloatArray
+from pa_lite.ggml.kernels import FloatArray
 
 
 def logits_of(seed: int, n: int, spread: float) -> FloatArray:

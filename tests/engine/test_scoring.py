@@ -17,11 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pa_lite
-from pa_lite.engine import room
+from pa_lite.engine import context_memory
+from pa_lite.engine.context_memory import Wish, needs
 from pa_lite.engine.generation import GenerationOptions, generate
 from pa_lite.engine.model import EngineOptions, Model
-from pa_lite.engine.reference import open_model
-from pa_lite.engine.room import Wish, needs
+from pa_lite.engine.model_reference import open_model
 from pa_lite.engine.scoring import (
     Request,
     Score,
@@ -33,11 +33,11 @@ from pa_lite.engine.scoring import (
     score_rolling,
 )
 from pa_lite.errors import EngineError, InputError
-from pa_lite.merge.plan import PlanOptions
+from pa_lite.merging.plan import PlanOptions
 from pa_lite.tasks.prompts import build_items
 from pa_lite.tasks.spec import find_tasks
-from tests import tiny
-from tests.ggufs import spoil
+from tests.support import tiny
+from tests.support.ggufs import spoil
 
 EXACT = EngineOptions(threads=1, flash_attention=False, cache_type="F32")
 
@@ -287,12 +287,12 @@ def test_scoring_in_less_and_less_memory(tiny_ggufs: dict[str, Path], monkeypatc
             (longest + 16, 16, "F16"),
         ):  # fmt: skip
             room_for = needs(model, wish(n_ctx, n_batch, kind)).new
-            monkeypatch.setattr(room, "available_memory", lambda n=room_for: int(n / 0.9) + 1)
+            monkeypatch.setattr(context_memory, "available_memory", lambda n=room_for: int(n / 0.9) + 1)
             asked.clear()
             assert_agree(score_requests(model, requests), expected, 0.02)
             assert asked == [(n_ctx, n_batch, kind)]
         assert len(model.remarks) == 3
-        monkeypatch.setattr(room, "available_memory", lambda: 20_000)
+        monkeypatch.setattr(context_memory, "available_memory", lambda: 20_000)
         with pytest.raises(EngineError) as caught:
             score_requests(model, requests)
         least = needs(model, wish(longest, 16, "F16"))

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pa_lite.checkpoints.gguf_file import read_gguf_header
-from pa_lite.checkpoints.source import Metadata, uint32
+from pa_lite.checkpoints.checkpoint import Metadata, uint32
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.engine.scoring import Request, score_requests
-from pa_lite.kernels import TensorType, tensor_type
+from pa_lite.ggml.container import read_gguf_header
+from pa_lite.ggml.kernels import TensorType, tensor_type
 from tests.engine.test_scoring import alone, assert_agree
-from tests.ggufs import write_gguf_header
+from tests.support.ggufs import write_gguf_header
 
 WINDOW, LAYERS, WIDTH, FF, HEAD, HEADS, HEADS_KV = 8, 7, 32, 48, 16, 2, 1  # every sixth layer sees everything
 

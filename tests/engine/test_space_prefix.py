@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from pa_lite.checkpoints.source import Field, Vocabulary, array, boolean, string, uint32
+from pa_lite.checkpoints.checkpoint import Field, Vocabulary, array, boolean, string, uint32
 from pa_lite.checkpoints.vocabulary.space_prefix import SPACE_PREFIX_KEY
 from pa_lite.checkpoints.vocabulary.tokens import CONTROL, USER_DEFINED
 from pa_lite.engine.chat import chat_prompts
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.engine.space_prefix import LongestTokens, SpacePrefix
-from tests.checkpoints.vocabulary.folders import PIECES
-from tests.vocabularies import write_tiny_model
+from tests.support.folders import PIECES
+from tests.support.vocabularies import write_tiny_model
 
 BOS, SPACES, SPACE, T, THE, HE = 1, 262, 263, 264, 261, 260
 INST, END, TAG = len(PIECES), len(PIECES) + 1, len(PIECES) + 2

@@ -17,7 +17,7 @@ from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.engine.requests import make_requests
 from pa_lite.engine.scoring import score_requests
 from pa_lite.engine.thread_count import ThreadCount, Usage, read_usage
-from pa_lite.machine import cores
+from pa_lite.system.machine import cores
 
 
 class Machine:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests import tiny
+from tests.support import tiny
 
 DEMO = Path(__file__).resolve().parents[2] / "models" / "demo" / "instruct"
 SIZES: dict[str, Any] = {

@@ -24,9 +24,9 @@ from typing import Any
 
 import pytest
 
-from pa_lite.checkpoints.gguf_file import read_gguf_header
+from pa_lite.ggml.container import read_gguf_header
 from tests.parity.vocabularies import merges_of, write_json
-from tests.vocabularies import PieceFacts, sentencepiece_model
+from tests.support.vocabularies import PieceFacts, sentencepiece_model
 
 CACHE = Path(tempfile.gettempdir()) / "pa-lite-real-tokenizers"
 _SECONDS = 300

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 import pa_lite
+from pa_lite.alpaca.annotations import read_annotations
+from pa_lite.alpaca.outputs import to_json
+from pa_lite.alpaca.win_rate import FULL, MINIMAL, WinRate, find_length_data, win_rate
 from pa_lite.engine.model import EngineOptions
-from pa_lite.follow.annotations import read_annotations
-from pa_lite.follow.outputs import to_json
-from pa_lite.follow.winrate import FULL, MINIMAL, WinRate, find_length_data, win_rate
-from tests.follow.alpaca_files import SHARED, annotation_rows, write_data_set, write_rows
-from tests.test_cli import run
+from tests.cli.test_cli import run
+from tests.support.alpaca_files import SHARED, annotation_rows, write_data_set, write_rows
 
 pytestmark = pytest.mark.parity
 

@@ -9,7 +9,7 @@ import pytest
 
 from pa_lite.engine.chat import Message, _as_dict
 from pa_lite.engine.chat_template import MEMORY, SECONDS, WORKER
-from pa_lite.limited import LimitedProcess
+from pa_lite.untrusted.sandbox import LimitedProcess
 
 TEMPLATES = [
     "{{ bos_token }}{% for m in messages %}\n  {% if m.role == 'user' %}\n[{{ m.content | trim }}]\n  {% endif %}\n"

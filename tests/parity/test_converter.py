@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 import pa_lite
-from pa_lite.checkpoints.gguf_file import GgufHeader, read_gguf_header
 from pa_lite.checkpoints.pairs import Pair
-from pa_lite.merge.plan import PlanOptions
-from tests import tiny
+from pa_lite.ggml.container import GgufHeader, read_gguf_header
+from pa_lite.merging.plan import PlanOptions
 from tests.parity.conftest import ConvertAll
 from tests.parity.differences import check_metadata
+from tests.support import tiny
 
 pytestmark = pytest.mark.parity
 

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 
 import pa_lite
-from pa_lite.checkpoints.families import FAMILIES
-from pa_lite.checkpoints.gguf_file import read_gguf_header
+from pa_lite.checkpoints.families.table import FAMILIES
 from pa_lite.engine.model import Model
 from pa_lite.errors import CheckpointError
-from pa_lite.merge.mixture import FILE_TYPES
-from pa_lite.merge.plan import PlanOptions
-from tests.merge.test_quantize import llama_quantize, tensor_bytes
+from pa_lite.ggml.container import read_gguf_header
+from pa_lite.ggml.quant_types import FILE_TYPES
+from pa_lite.merging.plan import PlanOptions
+from tests.merging.test_quantize import llama_quantize, tensor_bytes
 from tests.parity.cases import CASES, DEMO, build
 from tests.parity.conftest import ConvertAll
 from tests.parity.differences import check_metadata, more_tensors

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from pa_lite.follow.ifeval import INSTRUCTIONS, constraint_of
-from pa_lite.follow.instructions import Instruction, check_answer, load_instructions
-from pa_lite.follow.sets import PUBLIC_PATH
-from tests.follow.builder import build
+from pa_lite.instructions.following import Instruction, check_answer, load_instructions
+from pa_lite.instructions.ifeval import INSTRUCTIONS, constraint_of
+from pa_lite.instructions.sets import PUBLIC_PATH
+from tests.support.builder import build
 
 pytestmark = pytest.mark.parity
 

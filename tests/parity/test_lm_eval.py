@@ -18,11 +18,11 @@ pytest.importorskip("accelerate")
 pytest.importorskip("lm_eval")
 
 import pa_lite
-from pa_lite.merge.plan import PlanOptions
-from pa_lite.tasks.harness import PaLiteLM
-from pa_lite.tasks.harness_options import HarnessOptions
-from pa_lite.tasks.harness_run import load_tasks
-from tests.tasks.lm_eval_tasks import metrics, write_task
+from pa_lite.merging.plan import PlanOptions
+from pa_lite.tasks.lm_eval.model import PaLiteLM
+from pa_lite.tasks.lm_eval.options import HarnessOptions
+from pa_lite.tasks.lm_eval.run import load_tasks
+from tests.support.lm_eval_tasks import metrics, write_task
 
 pytestmark = pytest.mark.parity
 SHARED = Path(__file__).resolve().parents[3] / "shared"

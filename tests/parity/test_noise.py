@@ -10,7 +10,7 @@ import pytest
 import pa_lite
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.engine.scoring import make_requests, noise_floor, score_requests
-from pa_lite.merge.plan import PlanOptions
+from pa_lite.merging.plan import PlanOptions
 
 pytestmark = pytest.mark.parity
 

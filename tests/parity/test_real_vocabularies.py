@@ -14,19 +14,19 @@ from typing import Any
 
 import pytest
 
-from pa_lite.checkpoints.generation import sampling_metadata
-from pa_lite.checkpoints.gguf_file import read_gguf_header
-from pa_lite.checkpoints.source import Metadata, Vocabulary, boolean
+from pa_lite.checkpoints.checkpoint import Metadata, Vocabulary, boolean
+from pa_lite.checkpoints.generation_config import sampling_metadata
 from pa_lite.checkpoints.vocabulary import CONTROL, NORMAL, USER_DEFINED, read_vocabulary
 from pa_lite.engine.chat import ChatRenderer, chat_prompts
 from pa_lite.engine.model import EngineOptions, Model
+from pa_lite.ggml.container import read_gguf_header
 from tests.parity.conftest import ConvertAll
 from tests.parity.difficult_strings import difficult_strings
 from tests.parity.real_tokenizers import TOKENIZERS, models_folder
 from tests.parity.test_transformers import TURNS
 from tests.parity.test_vocabularies import has_inner_capital, has_mark
 from tests.parity.vocabularies import BYTE_LEVEL, FAMILIES, PLAIN, merges_of, read_config, split, write_json
-from tests.vocabularies import llama_tokenizer, sentencepiece_model, write_tiny_model, write_vocab_only
+from tests.support.vocabularies import llama_tokenizer, sentencepiece_model, write_tiny_model, write_vocab_only
 
 pytestmark = pytest.mark.parity
 SEPARATOR = "\n__ggml_vocab_test__\n"

@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 
 import pa_lite
-from pa_lite.checkpoints.gguf_file import read_gguf_header
 from pa_lite.engine.chat import chat_prompts
 from pa_lite.engine.chat_options import ChatOptions
 from pa_lite.engine.generation import GenerationOptions, generate
 from pa_lite.engine.model import EngineOptions, Model
-from pa_lite.merge.mixture import FILE_TYPES
-from pa_lite.merge.plan import PlanOptions
-from tests.merge.test_quantize import llama_quantize, tensor_bytes
+from pa_lite.ggml.container import read_gguf_header
+from pa_lite.ggml.quant_types import FILE_TYPES
+from pa_lite.merging.plan import PlanOptions
+from tests.cli.test_cli import run
+from tests.merging.test_quantize import llama_quantize, tensor_bytes
 from tests.parity.test_transformers import TURNS, assert_chat_prompts
-from tests.test_cli import run
 
 pytestmark = pytest.mark.parity
 TOOL = Path(__file__).resolve().parents[3] / "shared" / "tools" / "make_hf_pair.py"

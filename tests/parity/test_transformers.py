@@ -11,7 +11,7 @@ import pytest
 
 from pa_lite.checkpoints.pairs import Pair
 from pa_lite.engine.model import EngineOptions, Model
-from pa_lite.engine.reference import open_model
+from pa_lite.engine.model_reference import open_model
 from pa_lite.engine.scoring import make_requests, score_requests
 from pa_lite.tasks.prompts import build_items
 from pa_lite.tasks.spec import find_tasks

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from pa_lite.checkpoints.gguf_file import read_gguf_header
-from pa_lite.checkpoints.source import Metadata, Vocabulary
+from pa_lite.checkpoints.checkpoint import Metadata, Vocabulary
 from pa_lite.checkpoints.vocabulary import read_vocabulary
+from pa_lite.ggml.container import read_gguf_header
 from tests.parity.conftest import ConvertAll
 from tests.parity.vocabularies import FAMILIES, LINES, TEXT, build, read_config
-from tests.vocabularies import llama_tokenizer, write_vocab_only
+from tests.support.vocabularies import llama_tokenizer, write_vocab_only
 
 pytestmark = pytest.mark.parity
 SENTENCEPIECE = [name for name, family in FAMILIES.items() if family.bpe is None]

@@ -15,9 +15,9 @@ from pa_lite.errors import OutputError
 from pa_lite.study.curves import Values, means
 from pa_lite.study.demo import LAMS, DemoResult, run_demo
 from pa_lite.study.goal import Goal
-from pa_lite.study.search import Arms, SearchOptions, search_lam
-from pa_lite.study.study import conclusion, readings
-from tests.test_cli import run
+from pa_lite.study.search.halving import Arms, SearchOptions, search_lam
+from pa_lite.study.summary import conclusion, readings
+from tests.cli.test_cli import run
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -10,14 +10,14 @@ import pytest
 
 from pa_lite.errors import InputError
 from pa_lite.study.cells import Cell
-from pa_lite.study.chart import figure_names
 from pa_lite.study.curves import MOST_PANELS, MOST_TASKS, Curves, Series, pareto_optimal
-from pa_lite.study.figures import labels_apart
 from pa_lite.study.plan import StudyOptions, plan_study
-from pa_lite.study.report import to_html
+from pa_lite.study.report.matplotlib_charts import figure_names
+from pa_lite.study.report.page import to_html
+from pa_lite.study.report.plotly_charts import labels_apart
 from pa_lite.study.results import load_study
 from pa_lite.study.store import open_store, read_store
-from pa_lite.study.study import Study
+from pa_lite.study.summary import Study
 
 
 def study(n: int) -> Study:

@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pa_lite.alpaca.journal import digest
+from pa_lite.alpaca.outputs import Prompt
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.errors import InputError
-from pa_lite.follow.journal import digest
-from pa_lite.follow.outputs import Prompt
 from pa_lite.study.export import item_rows, to_csv
 from pa_lite.study.plan import StudyOptions, plan_study
 from pa_lite.study.results import load_study
 from pa_lite.study.store import open_store, read_store
 from pa_lite.study.sweep import sweep_pair
-from pa_lite.study.works import AnswersWork
+from pa_lite.study.workloads import AnswersWork
 from pa_lite.tasks.scoring import ScoreOptions
 
 OPTIONS = StudyOptions(

@@ -16,19 +16,19 @@ import pytest
 
 from pa_lite import cli
 from pa_lite.errors import InputError, OutputError, PaLiteError
-from pa_lite.study import report
+from pa_lite.sanitize import one_line
 from pa_lite.study.curves import Curves
 from pa_lite.study.export import item_rows, lm_eval_document, to_csv, to_document
 from pa_lite.study.plan import StudyOptions, StudyPlan, plan_study
-from pa_lite.study.report import to_html
+from pa_lite.study.report import page
+from pa_lite.study.report.page import to_html
+from pa_lite.study.report.static_charts import static_charts
 from pa_lite.study.results import load_study
 from pa_lite.study.results_file import FILE
 from pa_lite.study.staleness import settle_plan
-from pa_lite.study.static_charts import static_charts
 from pa_lite.study.store import Cell, open_store, read_store
 from pa_lite.study.sweep import run_sweep
 from pa_lite.tasks.scoring import ScoreOptions
-from pa_lite.texts import one_line
 
 
 def main(words: list[str]) -> int:
@@ -247,8 +247,8 @@ def test_every_tampered_row_is_one_line_or_a_right_result(
             drawn[key] = static_charts(curves, found, panels)
         return drawn[key]
 
-    monkeypatch.setattr(report, "static_charts", draw)
-    monkeypatch.setattr(report, "_plotly", functools.cache(report._plotly))
+    monkeypatch.setattr(page, "static_charts", draw)
+    monkeypatch.setattr(page, "_plotly", functools.cache(page._plotly))
     plan = plan_study("demo", OPTIONS)
     with read_store(whole) as store:
         records = {(c.kind, c.name, c.lam): store.items(c.key) for c in store.cells()}

@@ -16,13 +16,13 @@ from pa_lite.checkpoints.pairs import Pair, find_pair
 from pa_lite.engine.options import METHOD, EngineOptions
 from pa_lite.study.export import item_rows, lm_eval_document, to_document
 from pa_lite.study.plan import StudyOptions, plan_study
-from pa_lite.study.publish import publish
+from pa_lite.study.report.publish import publish
 from pa_lite.study.staleness import UNRECORDED, by_reason, settle_plan
 from pa_lite.study.store import Cell, open_store, read_store
-from pa_lite.study.study import Study
+from pa_lite.study.summary import Study
 from pa_lite.study.sweep import estimate_pair, sweep_pair
 from pa_lite.tasks.scoring import ScoreOptions
-from tests.test_cli import run
+from tests.cli.test_cli import run
 
 OPTIONS = StudyOptions((0.0, 1.0), ("demo_town",), follow="demo", follow_limit=8, score=ScoreOptions(limit=6))
 N_ITEMS = 2 * (6 + 8)

@@ -17,7 +17,7 @@ import pytest
 
 import pa_lite
 from pa_lite.checkpoints.pairs import Pair
-from pa_lite.engine import room
+from pa_lite.engine import context_memory
 from pa_lite.engine.model import EngineOptions
 from pa_lite.errors import EngineError, InputError, OutputError
 from pa_lite.study import sweep as sweeping
@@ -103,7 +103,7 @@ def test_another_pairs_folder_is_refused(tmp_path: Path, caplog: pytest.LogCaptu
 def test_what_there_was_too_little_memory_for_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = StudyOptions((0.0, 1.0), ("demo_kind",), score=ScoreOptions(limit=4))
     assert sweep_pair("demo", options, tmp_path / "ample").remarks == ()
-    monkeypatch.setattr(room, "available_memory", lambda: 4_000_000)
+    monkeypatch.setattr(context_memory, "available_memory", lambda: 4_000_000)
     study = sweep_pair("demo", options, tmp_path / "short")
     assert len(study.remarks) == 1
     assert study.remarks[0].startswith("For lack of memory at some lam: memory holds ")

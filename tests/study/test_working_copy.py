@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 
 from pa_lite.errors import InputError, OutputError
-from pa_lite.markers import marker_of
 from pa_lite.study import results_file, store, working_copy
 from pa_lite.study.plan import StudyOptions
 from pa_lite.study.results_file import FILE
 from pa_lite.study.store import Cell, open_store, read_store
 from pa_lite.study.sweep import estimate_pair, sweep_pair
+from pa_lite.system.markers import marker_of
 from pa_lite.tasks.scoring import ScoreOptions
 
 RIGHT = {"metric": "acc", "metrics": {"acc": 1.0}}

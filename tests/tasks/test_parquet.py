@@ -111,7 +111,7 @@ def test_decoding_is_bounded_by_our_own_limits(
     if bound == "watch":
         worker = tmp_path / "worker.py"
         worker.write_text(
-            "import pa_lite.limited_worker as w\nw.limit_once = lambda memory: None\n"
+            "import pa_lite.untrusted.sandbox_worker as w\nw.limit_once = lambda memory: None\n"
             "from pa_lite.tasks.parquet_worker import main\n",
             "utf-8",
         )

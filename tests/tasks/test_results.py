@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pa_lite.engine.model import EngineOptions, Model
-from pa_lite.engine.reference import open_model
+from pa_lite.engine.model_reference import open_model
 from pa_lite.errors import InputError, OutputError
 from pa_lite.tasks.results import check_samples_target, results_document, sample_records, write_samples
 from pa_lite.tasks.scoring import ScoreOptions, SuiteResult, score_tasks

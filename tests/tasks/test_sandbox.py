@@ -20,7 +20,7 @@ from pa_lite.tasks.answers import Extract
 from pa_lite.tasks.prompts import build_items
 from pa_lite.tasks.sandbox import LimitedTemplates, Missing, Templates, find_answers
 from pa_lite.tasks.spec import TaskSpec, find_tasks, load_suite_file
-from tests.templates import CHANGES, ENDLESS, GREEDY, INSIDES, LEAK, OTHERS, OUT_OF_MEMORY, OUT_OF_TIME
+from tests.support.templates import CHANGES, ENDLESS, GREEDY, INSIDES, LEAK, OTHERS, OUT_OF_MEMORY, OUT_OF_TIME
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="bounds of memory are Linux's")
 

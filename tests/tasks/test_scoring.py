@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pa_lite.engine.model import EngineOptions
-from pa_lite.engine.reference import open_model
+from pa_lite.engine.model_reference import open_model
 from pa_lite.engine.scoring import make_requests, score_requests
 from pa_lite.errors import InputError
 from pa_lite.statistics import standard_error

@@ -15,14 +15,10 @@ import pytest
 
 pytest.importorskip("pty", reason="the campaign needs a POSIX system")
 
-import chaos
-import chaos_clock
-import chaos_disks
-import chaos_input
-import chaos_jobs
-import chaos_kill
-import chaos_links
-from chaos_runs import Outcome, Process, Row, at_moments, clear_error, good_end, show
+from tools.chaos import __main__ as chaos
+from tools.chaos import clock, disks, jobs, kill, read_errors
+from tools.chaos import links as chaos_links
+from tools.chaos.runs import Outcome, Process, Row, at_moments, clear_error, good_end, show
 
 TOOLS = Path(chaos.__file__).parent
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the campaign needs Linux")
@@ -44,7 +40,7 @@ def test_what_is_one_clear_error() -> None:
     assert good_end(ended(1, "error: x")) == ["ended with status 1: error: x"]
 
 
-class Writer(chaos_jobs.Job):
+class Writer(jobs.Job):
     """Writes its result in two pieces, a little apart, and under its final name at once: every promise is broken."""
 
     name = "writer"
@@ -65,10 +61,10 @@ class Writer(chaos_jobs.Job):
 
 
 def test_kills_show_what_is_written_in_place(tmp_path: Path) -> None:
-    scene = chaos_jobs.Scene(tmp_path / "scene", hub=None)  # type: ignore[arg-type]
+    scene = jobs.Scene(tmp_path / "scene", hub=None)  # type: ignore[arg-type]
     (tmp_path / "scene" / "tmp").mkdir(parents=True)
     (tmp_path / "rounds").mkdir()
-    (row,) = chaos_kill.campaign(Writer(scene), 4, random.Random(1), tmp_path / "rounds")
+    (row,) = kill.campaign(Writer(scene), 4, random.Random(1), tmp_path / "rounds")
     assert row.met == 4
     assert any("result is not whole or not right" in problem for problem in row.findings)
     assert list((tmp_path / "rounds").glob("round-*")) == []
@@ -141,7 +137,7 @@ def test_changes_are_what_they_are_called(tmp_path: Path, kind: str) -> None:
     before = bytes(range(256)) * 16
     file.write_bytes(before)
     node = file.stat().st_ino
-    chaos_input.change(file, kind, random.Random(0))
+    read_errors.change(file, kind, random.Random(0))
     if kind == "taken away":
         assert not file.exists()
         return
@@ -157,10 +153,10 @@ def test_changes_are_what_they_are_called(tmp_path: Path, kind: str) -> None:
 
 
 def test_the_clock_turns_there_and_back_and_the_steady_one_does_not(tmp_path: Path) -> None:
-    assert chaos_clock._turns(chaos_clock.Clock(tmp_path / "clock"), tmp_path) == ""
-    assert chaos_clock._WRONG_BAR.search("merge: 40%|# | 4/9 [-1:00:00<00:01, 3it/s]")
-    assert chaos_clock._WRONG_BAR.search("merge: 40%|# | 4/9 [00:01<00:01, -3it/s]")
-    assert not chaos_clock._WRONG_BAR.search("merge: 40%|# | 4/9 [00:01<00:01, 3.1it/s]")
+    assert clock._turns(clock.Clock(tmp_path / "clock"), tmp_path) == ""
+    assert clock._WRONG_BAR.search("merge: 40%|# | 4/9 [-1:00:00<00:01, 3it/s]")
+    assert clock._WRONG_BAR.search("merge: 40%|# | 4/9 [00:01<00:01, -3it/s]")
+    assert not clock._WRONG_BAR.search("merge: 40%|# | 4/9 [00:01<00:01, 3.1it/s]")
 
 
 SICK = """
@@ -226,4 +222,4 @@ def test_bad_words_are_usage(words: list[str], capsys: pytest.CaptureFixture[str
     with pytest.raises(SystemExit) as error:
         chaos.parse(words)
     assert error.value.code == 2
-    assert chaos_disks.can_mount() is False
+    assert disks.can_mount() is False

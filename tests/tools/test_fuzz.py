@@ -18,19 +18,17 @@ import pytest
 
 pytest.importorskip("resource", reason="the judge's limits are POSIX's")
 
-import fuzz_corpus
-import fuzz_run
-from fuzz_binary import pack, parse_fields, unpack, write_fields
-from fuzz_gguf_parts import parse, serialise
-from fuzz_json import from_json, write, write_toml
-from fuzz_oracle import Finding, Judge, Target, strict, whole
-from fuzz_targets import TARGETS
-
-from pa_lite.documents import parse_json, parse_toml
 from pa_lite.errors import InputError
-from pa_lite.markers import temporary_folder
+from pa_lite.system.markers import temporary_folder
+from pa_lite.untrusted.strict_json import parse_json, parse_toml
+from tools.fuzz import corpus, run
+from tools.fuzz.binary import pack, parse_fields, unpack, write_fields
+from tools.fuzz.gguf_parts import parse, serialise
+from tools.fuzz.json import from_json, write, write_toml
+from tools.fuzz.oracle import Finding, Judge, Target, strict, whole
+from tools.fuzz.targets import TARGETS
 
-TOOL = Path(fuzz_run.__file__).with_name("fuzz.py")
+TOOL = Path(run.__file__).with_name("fuzz.py")
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -173,20 +171,20 @@ def test_the_fewest_inputs_that_reach_all_are_kept() -> None:
         b"aa": frozenset((steps[0], steps[1])), b"b": frozenset((steps[1],)), b"c": frozenset((steps[1], steps[0])),
         b"d": frozenset((steps[2],)), b"e" * 9: frozenset((steps[2], steps[3], steps[4])),
     }  # fmt: skip
-    assert fuzz_corpus.cover(reached, 9) == [b"e" * 9, b"c"]
-    assert fuzz_corpus.cover(reached, 1) == [b"e" * 9]
+    assert corpus.cover(reached, 9) == [b"e" * 9, b"c"]
+    assert corpus.cover(reached, 1) == [b"e" * 9]
 
 
 def test_kept_inputs_are_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fuzz_corpus, "CORPUS", tmp_path / "corpus")
+    monkeypatch.setattr(corpus, "CORPUS", tmp_path / "corpus")
     (tmp_path / "more").mkdir()
     (tmp_path / "more" / "1").write_bytes(b"{}")
-    kept = fuzz_corpus.merge(TARGETS["safetensors"], tmp_path / "more", 4)
+    kept = corpus.merge(TARGETS["safetensors"], tmp_path / "more", 4)
     assert 1 < len(kept) <= 4
-    assert sorted(fuzz_corpus.load("safetensors")) == sorted(kept)
-    before = fuzz_corpus.path_of("safetensors").read_bytes()
-    fuzz_corpus.save("safetensors", reversed(kept))
-    assert fuzz_corpus.path_of("safetensors").read_bytes() == before
+    assert sorted(corpus.load("safetensors")) == sorted(kept)
+    before = corpus.path_of("safetensors").read_bytes()
+    corpus.save("safetensors", reversed(kept))
+    assert corpus.path_of("safetensors").read_bytes() == before
 
 
 def test_the_program_without_atheris_names_the_extra(tmp_path: Path) -> None:

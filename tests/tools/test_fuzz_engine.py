@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.test_loadable import changed, float32
 from tests.engine.test_probe import endless
+from tests.engine.test_refusals import changed, float32
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 _JUDGE = """

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pa_lite.checkpoints.packed import PackedTexts
 from pa_lite.checkpoints.vocabulary.files import TokenizerFiles, is_control, merge_pairs, trained_tokens
 from pa_lite.checkpoints.vocabulary.pre_tokenizers import steps_of
 from pa_lite.checkpoints.vocabulary.tokens import NORMAL, TokenTable
+from pa_lite.ggml.packed import PackedTexts
 
 
 def is_byte_level_bpe(files: TokenizerFiles) -> bool:

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pa_lite.checkpoints.file_kind import check_text
+from pa_lite.checkpoints.checkpoint import Metadata, array, string
 from pa_lite.checkpoints.safetensors_file import read_json
-from pa_lite.checkpoints.source import Metadata, array, string
 from pa_lite.errors import CheckpointError
-from pa_lite.opening import read_regular
+from pa_lite.system.opening import read_regular
+from pa_lite.untrusted.file_kind import check_text
 
 _FILE, _FOLDER, _PROCESSOR, _SETTINGS = (
     "chat_template.jinja", "additional_chat_templates", "chat_template.json", "tokenizer_config.json"

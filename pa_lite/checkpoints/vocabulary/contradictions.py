@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from pa_lite.checkpoints.packed import PackedNumbers
 from pa_lite.checkpoints.vocabulary.byte_level_bpe import is_byte_level_bpe
 from pa_lite.checkpoints.vocabulary.files import (
     DEFINITION,
@@ -31,6 +30,7 @@ from pa_lite.checkpoints.vocabulary.sentencepiece_model import SentencePieceMode
 from pa_lite.checkpoints.vocabulary.tokens import NORMAL
 from pa_lite.checkpoints.vocabulary.trained import Merges
 from pa_lite.errors import CheckpointError
+from pa_lite.ggml.packed import PackedNumbers
 
 _MAP, _ADDED, _GENERATION = "special_tokens_map.json", "added_tokens.json", "generation_config.json"
 _NAMED = tuple(f"{role}_token" for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))

@@ -1,14 +1,14 @@
 """A separate program that encodes a text with an untrusted tokenizer.json, limited in time and memory.
 
 The package `tokenizers` does all that such a file says: it pads texts to any length, matches any expression, and what
-it cannot do may end the process. The limits are those of `pa_lite.limited_worker`.
+it cannot do may end the process. The limits are those of `pa_lite.untrusted.sandbox_worker`.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from pa_lite.limited_worker import serve
+from pa_lite.untrusted.sandbox_worker import serve
 
 _MOST_IDS = 1 << 14  # that a text of 350 characters may have, and those who asked must hold
 

@@ -15,12 +15,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from pa_lite.checkpoints.file_kind import START, check_text
-from pa_lite.checkpoints.remote import size_of
+from pa_lite.checkpoints.hub.remote_file import size_of
 from pa_lite.checkpoints.safetensors_file import MAX_JSON, json_errors
-from pa_lite.documents import STRICT, check_characters, check_depth, has_lone_surrogate, parse_json, too_deep
 from pa_lite.errors import CheckpointError
-from pa_lite.opening import open_regular
+from pa_lite.system.opening import open_regular
+from pa_lite.untrusted.file_kind import START, check_text
+from pa_lite.untrusted.strict_json import (
+    STRICT,
+    check_characters,
+    check_depth,
+    has_lone_surrogate,
+    parse_json,
+    too_deep,
+)
 
 PIECE = 1 << 18  # bytes parsed at a time
 _LONGEST_ITEM = 1 << 22  # bytes; a token or an entry of a list of tokens has some hundred

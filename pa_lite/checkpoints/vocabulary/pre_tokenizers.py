@@ -21,7 +21,7 @@ from typing import Any
 from pa_lite.checkpoints.vocabulary.files import TokenizerFiles, merge_pairs, trained_tokens
 from pa_lite.checkpoints.vocabulary.trained import TrainedTokens
 from pa_lite.errors import CheckpointError, EngineError
-from pa_lite.limited import LimitedProcess
+from pa_lite.untrusted.sandbox import LimitedProcess
 
 _log = logging.getLogger(__name__)
 _WORKER = "pa_lite.checkpoints.vocabulary.fingerprint_worker"

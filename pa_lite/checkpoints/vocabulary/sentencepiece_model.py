@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pa_lite.checkpoints.file_kind import check_text
-from pa_lite.checkpoints.packed import offsets
 from pa_lite.checkpoints.vocabulary.tokens import MAX_TOKENS, NORMAL
 from pa_lite.errors import CheckpointError
-from pa_lite.opening import read_regular
+from pa_lite.ggml.packed import offsets
+from pa_lite.system.opening import read_regular
+from pa_lite.untrusted.file_kind import check_text
 
 _MAX_BYTES = 1 << 26  # Gemma's, the largest known, has 4 MB
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # protobuf wire types

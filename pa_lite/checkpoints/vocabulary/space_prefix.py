@@ -8,7 +8,7 @@ scheme goes into the GGUF file under a key of pa-lite, which other programs igno
 
 from __future__ import annotations
 
-from pa_lite.checkpoints.source import Metadata, string
+from pa_lite.checkpoints.checkpoint import Metadata, string
 from pa_lite.checkpoints.vocabulary.files import TokenizerFiles
 from pa_lite.checkpoints.vocabulary.pre_tokenizers import steps_of
 

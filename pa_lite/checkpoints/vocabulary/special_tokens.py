@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pa_lite.checkpoints.source import Metadata, array, boolean, string, uint32
+from pa_lite.checkpoints.checkpoint import Metadata, array, boolean, string, uint32
 from pa_lite.checkpoints.vocabulary.files import TokenizerFiles
 from pa_lite.errors import CheckpointError
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pa_lite.checkpoints.packed import PackedNumbers, PackedTexts, pack_texts
-from pa_lite.checkpoints.source import Vocabulary, string
+from pa_lite.checkpoints.checkpoint import Vocabulary, string
 from pa_lite.errors import CheckpointError
+from pa_lite.ggml.packed import PackedNumbers, PackedTexts, pack_texts
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # enum llama_token_type
 MAX_TOKENS = 1 << 22  # sixteen times the largest vocabulary known; config.json is not to choose our memory

@@ -12,8 +12,8 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from pa_lite.checkpoints.packed import Offsets, PackedTexts, are_different, offsets, pack_parts, pack_texts
 from pa_lite.checkpoints.vocabulary.large_json import duplicate, strings_of
+from pa_lite.ggml.packed import Offsets, PackedTexts, are_different, offsets, pack_parts, pack_texts
 
 _BATCH = 1 << 14  # items that are Python objects at a time
 _MOST_ID = 1 << 62

@@ -7,9 +7,9 @@ import pytest
 
 from pa_lite.checkpoints.vocabulary import CONTROL, NORMAL, UNUSED, USER_DEFINED, read_vocabulary
 from pa_lite.errors import CheckpointError
-from tests import tiny
-from tests.checkpoints.vocabulary.folders import Change, byte_level
-from tests.vocabularies import llama_tokenizer, write_vocab_only
+from tests.support import tiny
+from tests.support.folders import Change, byte_level
+from tests.support.vocabularies import llama_tokenizer, write_vocab_only
 
 
 def test_tokens_and_merges(tmp_path: Path) -> None:

@@ -12,17 +12,9 @@ import pytest
 from pa_lite.checkpoints.vocabulary import CONTROL, NORMAL, UNKNOWN, USER_DEFINED, contradictions, read_vocabulary
 from pa_lite.checkpoints.vocabulary.files import Seen
 from pa_lite.errors import CheckpointError
-from tests import tiny
-from tests.checkpoints.vocabulary.folders import (
-    PIECES,
-    SIZE,
-    byte_level,
-    change_json,
-    definition,
-    sentencepiece,
-    write_json,
-)
-from tests.vocabularies import llama_tokenizer, write_vocab_only
+from tests.support import tiny
+from tests.support.folders import PIECES, SIZE, byte_level, change_json, definition, sentencepiece, write_json
+from tests.support.vocabularies import llama_tokenizer, write_vocab_only
 
 CONFIG = {"architectures": ["LlamaForCausalLM"], "vocab_size": SIZE, "bos_token_id": 1, "eos_token_id": 2}
 START, END = "<|im_start|>", "<|im_end|>"

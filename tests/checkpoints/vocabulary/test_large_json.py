@@ -8,7 +8,6 @@ from random import Random
 from typing import Any
 
 import pytest
-from fuzz_json import JsonMutator, Words
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +15,7 @@ from pa_lite.checkpoints.safetensors_file import read_json
 from pa_lite.checkpoints.vocabulary.files import read_definition, read_settings
 from pa_lite.checkpoints.vocabulary.trained import Merges, TrainedTokens
 from pa_lite.errors import CheckpointError
+from tools.fuzz.json import JsonMutator, Words
 
 PIECES = st.sampled_from([1, 2, 3, 5, 8, 17, 64, 300, 1 << 18])
 # what makes a cut between items hard to find

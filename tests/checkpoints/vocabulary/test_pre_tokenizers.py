@@ -10,13 +10,13 @@ from unittest import mock
 
 import pytest
 
-from pa_lite import limited
 from pa_lite.checkpoints.vocabulary import pre_tokenizers
 from pa_lite.checkpoints.vocabulary.files import read_files
 from pa_lite.errors import CheckpointError, EngineError
-from tests import tiny
-from tests.checkpoints.vocabulary.folders import byte_level, change_json
+from pa_lite.untrusted import sandbox
 from tests.parity.vocabularies import build, read_config
+from tests.support import tiny
+from tests.support.folders import byte_level, change_json
 
 CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 TAIL = r"\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -187,7 +187,7 @@ def test_an_encoder_that_dies_or_babbles_leaves_the_definition(tmp_path: Path, m
 def test_both_sides_of_a_pair_are_encoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("tokenizers")
     monkeypatch.setattr(pre_tokenizers, "_SMALLEST", 0)
-    started = mock.Mock(wraps=limited.LimitedProcess)
+    started = mock.Mock(wraps=sandbox.LimitedProcess)
     monkeypatch.setattr(pre_tokenizers, "LimitedProcess", started)
     for side in ("base", "instruct"):
         (tmp_path / side).mkdir()

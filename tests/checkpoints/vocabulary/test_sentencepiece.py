@@ -16,8 +16,8 @@ from pa_lite.checkpoints.vocabulary import (
     read_vocabulary,
 )
 from pa_lite.errors import CheckpointError
-from tests.checkpoints.vocabulary.folders import PIECES, SIZE, Change, definition, read, sentencepiece, write_json
-from tests.vocabularies import llama_tokenizer, write_vocab_only
+from tests.support.folders import PIECES, SIZE, Change, definition, read, sentencepiece, write_json
+from tests.support.vocabularies import llama_tokenizer, write_vocab_only
 
 CONFIG = {"architectures": ["LlamaForCausalLM"], "vocab_size": SIZE, "bos_token_id": 1, "eos_token_id": 2}
 T, HE, THE = 259, 260, 261
@@ -91,7 +91,7 @@ def test_the_blank_before_a_text(tmp_path: Path, architecture: str, settings: di
 
 
 def test_a_model_that_puts_no_blank(tmp_path: Path) -> None:
-    from tests.vocabularies import sentencepiece_model
+    from tests.support.vocabularies import sentencepiece_model
 
     (tmp_path / "tokenizer.model").write_bytes(sentencepiece_model(PIECES, dummy_prefix=False))
     assert read(tmp_path, CONFIG)["add_space_prefix"] is False

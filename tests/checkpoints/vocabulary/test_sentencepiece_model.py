@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from pa_lite.checkpoints.vocabulary.sentencepiece_model import Piece, read_sentencepiece
 from pa_lite.errors import CheckpointError
-from tests.checkpoints.vocabulary.folders import PIECES
-from tests.vocabularies import PieceFacts, message, sentencepiece_model, varint
+from tests.support.folders import PIECES
+from tests.support.vocabularies import PieceFacts, message, sentencepiece_model, varint
 
 finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
 pieces = st.lists(st.tuples(st.text(min_size=1), finite, st.integers(1, 6)), min_size=1, max_size=30)

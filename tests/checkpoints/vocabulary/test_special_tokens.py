@@ -7,8 +7,8 @@ import pytest
 
 from pa_lite.checkpoints.vocabulary.special_tokens import END_IDS_KEY
 from pa_lite.errors import CheckpointError
-from tests import tiny
-from tests.checkpoints.vocabulary.folders import byte_level, sentencepiece, write_json
+from tests.support import tiny
+from tests.support.folders import byte_level, sentencepiece, write_json
 
 BOS, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 

@@ -1,0 +1,83 @@
+"""AlpacaEval's own data: its 805 instructions, their difficulties, and two baselines that game length.
+
+They come from the Hub data set `tatsu-lab/alpaca_eval` (CC BY-NC 4.0), or from files that the user has.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pa_lite.alpaca.length_control import GamedBaselines
+from pa_lite.alpaca.outputs import Prompt, read_prompts
+from pa_lite.errors import InputError
+from pa_lite.system.opening import read_regular
+from pa_lite.untrusted.strict_json import parse_csv
+
+REPOSITORY = "tatsu-lab/alpaca_eval"
+INSTRUCTIONS_FILE = "alpaca_eval.json"
+GAMED_FILE = "df_gamed.csv"
+DATASETS = frozenset({"helpful_base", "koala", "oasst", "selfinstruct", "vicuna"})  # that its instructions are from
+_COLUMNS = ("index", "preference", "std_delta_len", "instruction_difficulty")
+
+
+@dataclass(frozen=True)
+class LengthData:
+    """What the full length-controlled form needs beside annotations: each instruction's difficulty, the baselines."""
+
+    difficulty: dict[str, float]
+    gamed: GamedBaselines
+
+
+def fetch(filename: str) -> Path:
+    """A file of the data set, from the Hub's cache or the Hub. Raises PaLiteError when it cannot be had."""
+    from pa_lite.checkpoints.hub.repositories import fetch_file
+
+    return fetch_file(REPOSITORY, filename, kind="dataset")
+
+
+def load_alpaca_eval(source: str | Path | None = None) -> list[Prompt]:
+    """Return the 805 instructions in the set's order, from a local copy of `alpaca_eval.json` or else from the Hub.
+
+    Raises InputError, naming file and entry, for a file in another form, and what the Hub raises.
+    """
+    return read_prompts(fetch(INSTRUCTIONS_FILE) if source is None else Path(source), "alpaca_eval")
+
+
+def load_length_data(folder: Path | None = None) -> LengthData:
+    """Difficulties and baselines from `alpaca_eval.json` and `df_gamed.csv` in a folder, or else got from the Hub.
+
+    The difficulty of an instruction is that of its place in the set, as alpaca_eval has it; alpaca_eval takes the row
+    of the annotations for that place, which differs where rows are missing. Raises InputError for files that are
+    wrong, and what the Hub raises.
+    """
+    find = fetch if folder is None else folder.joinpath
+    instructions = [p.instruction for p in load_alpaca_eval(find(INSTRUCTIONS_FILE))]
+    path = find(GAMED_FILE)
+    difficulty: dict[int, float] = {}
+    columns: list[tuple[float, float, float]] = []
+    try:
+        (_, names), *lines = parse_csv(read_regular(path).decode("utf-8-sig")) or [(0, [])]
+        if absent := [name for name in _COLUMNS if name not in names]:
+            raise ValueError(f"it has no column {absent[0]!r}")
+        columns_at = [names.index(name) for name in _COLUMNS]
+        for _, cells in lines:
+            index, preference, delta, value = (cells[at] for at in columns_at)
+            number = float(value)
+            difficulty.setdefault(int(float(index)), number)
+            columns.append((float(preference or math.nan), float(delta), number))
+    except OSError as e:
+        raise InputError(f"{path}: cannot be read: {e.strerror}.") from e
+    except (IndexError, ValueError, OverflowError) as e:
+        raise InputError(f"{path}: is not a table with numbers under {', '.join(_COLUMNS)} ({e}).") from e
+    missing = [i for i in range(len(instructions)) if i not in difficulty]
+    if missing:
+        raise InputError(f"{path}: has no difficulty for {len(missing)} of {len(instructions)} instructions.")
+    gamed = GamedBaselines(*np.array(columns, np.float64).T)
+    known = gamed.preference[~np.isnan(gamed.preference)]
+    if not known.size or known.min() < 0 or known.max() > 1 or not np.isfinite(gamed.delta).all():
+        raise InputError(f"{path}: no preferences, some outside [0, 1], or a length difference that is no number.")
+    return LengthData({text: difficulty[i] for i, text in enumerate(instructions)}, gamed)

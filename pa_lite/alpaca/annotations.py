@@ -1,0 +1,77 @@
+"""Annotations in AlpacaEval's form: a judge's preferences between the outputs of two models."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from pa_lite.alpaca.content import content_of, data_set_of
+from pa_lite.alpaca.records import read_records, same_name, text_of
+from pa_lite.engine.reasoning import split_reasoning
+from pa_lite.errors import InputError
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """An annotated pair: `preference` from 1 (output 1, the reference's, wins) to 2 (the model's); None: not judged."""
+
+    instruction: str
+    output_1: str
+    output_2: str
+    preference: float | None
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """A file of judgements of one model (generator 2) against one reference (generator 1) by one annotator.
+
+    `datasets` are the names under `dataset`, where entries have one.
+    """
+
+    model: str
+    reference: str
+    annotator: str
+    judgements: tuple[Judgement, ...]
+    datasets: frozenset[str] = frozenset()
+
+
+def read_annotations(path: Path) -> Annotations:
+    """Read an annotations file, JSON or JSONL. A preference of 0 is a draw, as old files of AlpacaEval have it.
+
+    Outputs are without the reasoning before them, so that lengths are the answers'.
+    Raises InputError, naming file and entry, for an entry without texts or preference, for a preference out of range,
+    several models in one file, or a file without a single preference.
+    """
+    rows = read_records(path)
+    judgements = []
+    datasets: set[str | None] = set()
+    for number, row in enumerate(rows, 1):
+        where = f"{path}: entry {number}"
+        if "preference" not in row:
+            raise InputError(f"{where} has no 'preference': is this a file of annotations?")
+        outputs = [split_reasoning(text_of(row, key, where, empty=True)).answer for key in ("output_1", "output_2")]
+        asked = content_of(row, where).request
+        judgements.append(Judgement(asked, outputs[0], outputs[1], _preference(row["preference"], where)))
+        datasets.add(data_set_of(row, where, None))
+    if all(j.preference is None for j in judgements):
+        raise InputError(f"{path}: none of its {len(rows)} entries has a preference.")
+    return Annotations(
+        same_name(rows, "generator_2", path),
+        same_name(rows, "generator_1", path),
+        same_name(rows, "annotator", path, "unknown"),
+        tuple(judgements),
+        frozenset(name for name in datasets if name is not None),
+    )
+
+
+def _preference(value: object, where: str) -> float | None:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InputError(f"{where}: its preference is {value!r}, not a number.")
+    if value == 0:
+        return 1.5
+    if not 1 <= value <= 2:
+        raise InputError(f"{where}: its preference is {value}, outside [1, 2].")
+    return float(value)

@@ -1,0 +1,192 @@
+"""A judge's run over two output files: verdicts journaled as they come, annotations, and how far to trust the judge."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pa_lite.alpaca.journal import Journal, digest
+from pa_lite.alpaca.judge import PROMPT_ID, JudgeOptions, Verdict, judge_pairs
+from pa_lite.alpaca.outputs import with_recorded_date
+from pa_lite.alpaca.pairing import Pair, Pairing
+from pa_lite.alpaca.records import Record
+from pa_lite.engine.chat_options import ChatOptions
+from pa_lite.engine.chat_template import chat_facts, measured_options, template_of
+from pa_lite.engine.model import Model
+from pa_lite.statistics import Estimate, standard_error
+from pa_lite.system.atomic import check_target, write_text
+
+# of what decides the judge's prompts, what the user knows it as
+_WORDS = {"system": "system prompt", "template_args": "template arguments (--template-arg)", "date": "date"}
+
+
+@dataclass(frozen=True)
+class Bias:
+    """How far a judge is to be trusted, over `n_asked` pairs; shares in [0, 1].
+
+    `first_shown` is the mean probability of the answer shown first: 0.5 without position bias (and only in both orders
+    is that free of the answers' own merits). `agreement` is the share of pairs whose two orders prefer the same model,
+    None where one order was asked. `answer_mass` near 0 means that the judge would say something else than a letter.
+    """
+
+    n_pairs: int
+    n_asked: int
+    n_identical: int
+    n_too_long: int
+    n_ties: int
+    first_shown: Estimate | None
+    agreement: Estimate | None
+    answer_mass: float | None
+
+
+@dataclass(frozen=True)
+class Judging:
+    """The judge's verdicts on the first pairs of a pairing, in their order; `judge` is the name under `annotator`.
+
+    `n_resumed` of the verdicts are of an earlier run. `chat` says how the judge's prompts were made where that is not
+    its template's default (see `chat_facts`).
+    """
+
+    judge: str
+    fingerprint: str
+    identity: str
+    pairing: Pairing
+    options: JudgeOptions
+    verdicts: tuple[Verdict, ...]
+    n_resumed: int = 0
+    chat: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        return self.pairing.pairs[: len(self.verdicts)]
+
+    @property
+    def bias(self) -> Bias:
+        return measure_bias(self.pairs, self.verdicts)
+
+    @property
+    def win_rate(self) -> Estimate | None:
+        """The model's mean preference, in [0, 1], over judged pairs."""
+        return _mean([v.preference - 1 for v in self.verdicts if v.preference is not None])
+
+    def document(self) -> Record:
+        """The figures and what they are of, for a report."""
+        return {
+            "judge": self.judge,
+            "fingerprint": self.fingerprint,
+            "identity": self.identity,
+            "prompt": PROMPT_ID,
+            "model": self.pairing.model,
+            "reference": self.pairing.reference,
+            "n_reference_only": self.pairing.n_left,
+            "options": asdict(self.options),
+            "chat": dict(self.chat),
+            "n_resumed": self.n_resumed,
+            "win_rate": None if self.win_rate is None else asdict(self.win_rate),
+            **asdict(self.bias),
+        }
+
+    def annotations(self) -> list[Record]:
+        """The entries of an annotations file: AlpacaEval's names, and a verdict's further ones."""
+        return [
+            {
+                "instruction": pair.instruction,
+                "dataset": pair.dataset,
+                "output_1": pair.reference,
+                "generator_1": self.pairing.reference,
+                "output_2": pair.model,
+                "generator_2": self.pairing.model,
+                "annotator": self.judge,
+                **asdict(verdict),
+            }
+            for pair, verdict in zip(self.pairs, self.verdicts, strict=True)
+        ]
+
+
+def judge_outputs(
+    model: Model,
+    judge: str,
+    pairing: Pairing,
+    target: Path,
+    options: JudgeOptions,
+    resume: bool = False,
+    force: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+    chat: ChatOptions | None = None,
+) -> Judging:
+    """Judge a pairing and write the annotations to `target`; verdicts are journaled beside it as they come.
+
+    A run that was interrupted is taken up again with `resume`: by the same judge, on the same outputs, in the same
+    orders, on the same date; the limit may differ. `chat` is about the judge's prompts. Raises what Journal and
+    judge_pairs raise.
+    """
+    pairs = pairing.pairs[: options.limit]
+    mark = model.fingerprint()
+    if resume:
+        chat = with_recorded_date(chat, target)
+    template = template_of(model)
+    chat = measured_options(template, chat, model.name)
+    made = chat_facts(template, chat, model.name)
+    facts = {
+        **model.inputs("judge"),
+        "judge": digest(mark),  # as journals of pa-lite 0.1.0 have it
+        "judge's prompt": PROMPT_ID,
+        "context": digest(model.max_length),
+        "outputs": digest(asdict(pairing)),
+        **{_WORDS[key]: value if key == "date" else digest(value) for key, value in made.items()},
+        "order": digest("both" if options.both_orders else options.seed),
+    }
+    check_target(target, force)
+    with Journal(target, facts, len(pairing.pairs), resume, force) as journal:
+        check_target(target, force)  # again: another process may have finished just now
+        verdicts = journal.results_as(Verdict, Verdict.is_possible)
+        places = [i for i in range(len(pairs)) if i not in verdicts]
+
+        def finished(i: int, verdict: Verdict) -> None:
+            verdicts[places[i]] = verdict
+            journal.add(places[i], asdict(verdict))
+
+        judge_pairs(model, [pairs[i] for i in places], options, finished, progress, chat)
+        in_order = tuple(verdicts[i] for i in range(len(pairs)))
+        n_resumed = len(pairs) - len(places)
+        done = Judging(judge, mark, model.identity(), pairing, options, in_order, n_resumed, made)
+        write_text(target, json.dumps(done.annotations(), indent=2, ensure_ascii=False) + "\n")
+        journal.finish()
+    return done
+
+
+def measure_bias(pairs: Sequence[Pair], verdicts: Sequence[Verdict]) -> Bias:
+    """The judge's figures over pairs and their verdicts, in the same order."""
+    asked = [v for v in verdicts if v.answer_mass is not None]
+    first = [_first_shown(v) for v in asked]
+    both = [(v.reference_first, v.model_first) for v in asked]
+    agree = [float(np.sign(r - 0.5) == np.sign(m - 0.5)) for r, m in both if r is not None and m is not None]
+    return Bias(
+        n_pairs=len(pairs),
+        n_asked=len(asked),
+        n_identical=sum(p.reference == p.model for p in pairs),
+        n_too_long=sum(v.unjudged is not None for v in verdicts),
+        n_ties=sum(v.preference == 1.5 for v in asked),
+        first_shown=_mean(first),
+        agreement=_mean(agree),
+        answer_mass=float(np.mean([v.answer_mass for v in asked])) if asked else None,
+    )
+
+
+def _first_shown(verdict: Verdict) -> float:
+    """The probability of the answer shown first, averaged over the orders asked."""
+    orders = []
+    if verdict.reference_first is not None:
+        orders.append(1 - verdict.reference_first)
+    if verdict.model_first is not None:
+        orders.append(verdict.model_first)
+    return sum(orders) / len(orders)
+
+
+def _mean(values: Sequence[float]) -> Estimate | None:
+    return Estimate(float(np.mean(values)), standard_error(values)) if values else None

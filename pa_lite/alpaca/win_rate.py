@@ -1,0 +1,127 @@
+"""Win rates from annotations in AlpacaEval's form, its formulas: weighted, discrete, and length-controlled."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pa_lite.alpaca.alpaca_eval import DATASETS, LengthData, load_length_data
+from pa_lite.alpaca.annotations import Annotations
+from pa_lite.alpaca.length_control import FOLDS, FloatArray, LengthControlled, length_controlled, standardised_delta
+from pa_lite.errors import HubError, InputError
+from pa_lite.statistics import standard_error
+
+FULL, MINIMAL, BY_DEFINITION = "length_controlled_v1", "length_controlled_minimal", "by definition"
+
+
+@dataclass(frozen=True)
+class WinRate:
+    """Rates and their standard errors in percent, under the names of AlpacaEval's leaderboard.
+
+    `n_total` counts judged pairs, `n_unjudged` those without a preference, which nothing here counts. Lengths are mean
+    characters of every output. `length_controlled_form` is alpaca_eval's name of the form used, and the note says why
+    it was not the full one, or why there is none.
+    """
+
+    model: str
+    reference: str
+    annotator: str
+    win_rate: float
+    standard_error: float
+    n_wins: int
+    n_wins_base: int
+    n_draws: int
+    n_total: int
+    n_unjudged: int
+    discrete_win_rate: float
+    discrete_standard_error: float
+    avg_length: float
+    avg_length_reference: float
+    length_controlled: LengthControlled | None
+    length_controlled_form: str | None
+    length_controlled_note: str | None
+
+
+def discrete(preference: float) -> float:
+    """1 where the model wins, 0 where the reference does, 1/2 for a draw."""
+    return 0.5 if preference == 1.5 else float(preference > 1.5)
+
+
+def find_length_data(
+    annotations: Annotations, form: str = "auto", folder: Path | None = None
+) -> tuple[LengthData | None, str | None]:
+    """What the full length-controlled form needs, or None and why the minimal one must do.
+
+    `form` is `full`, `minimal`, or `auto`: full where the instructions are AlpacaEval's and its data can be had, from
+    `folder` or else the Hub, which is only asked for annotations of AlpacaEval's data sets. Raises InputError for
+    files that are wrong, and for `full` also when it cannot be: HubError, or InputError for other instructions.
+    """
+    if form == "minimal":
+        return None, "as asked for"
+    if form == "auto" and folder is None and not annotations.datasets & DATASETS:
+        return None, "the annotations are not of AlpacaEval's data sets"
+    try:
+        data = load_length_data(folder)
+    except HubError as e:
+        if form == "full":
+            raise
+        return None, str(e)
+    strange = sum(j.instruction not in data.difficulty for j in annotations.judgements)
+    if not strange:
+        return data, None
+    note = f"{strange} of {len(annotations.judgements)} instructions are not AlpacaEval's"
+    if form == "full":
+        raise InputError(f"{note}: there is no full length-controlled win rate. Use --length-control minimal.")
+    return None, note
+
+
+def win_rate(annotations: Annotations, data: LengthData | None = None, note: str | None = None) -> WinRate:
+    """Every figure of a file of annotations; `data` and `note` as `find_length_data` gives them.
+
+    Source: alpaca_eval, `get_winrate` and `get_length_controlled_winrate`; win rates are means of preference - 1.
+    """
+    every = annotations.judgements
+    given = [j.preference for j in every if j.preference is not None]
+    weighted, plain = [p - 1 for p in given], [discrete(p) for p in given]
+    lengths_1, lengths_2 = [len(j.output_1) for j in every], [len(j.output_2) for j in every]
+    if annotations.model == annotations.reference:
+        note = "the model is the reference itself"
+    control, form = _control(annotations, standardised_delta(lengths_1, lengths_2), data)
+    return WinRate(
+        model=annotations.model,
+        reference=annotations.reference,
+        annotator=annotations.annotator,
+        win_rate=100 * float(np.mean(weighted)),
+        standard_error=100 * standard_error(weighted),
+        n_wins=plain.count(1.0),
+        n_wins_base=plain.count(0.0),
+        n_draws=plain.count(0.5),
+        n_total=len(given),
+        n_unjudged=len(every) - len(given),
+        discrete_win_rate=100 * float(np.mean(plain)),
+        discrete_standard_error=100 * standard_error(plain),
+        avg_length=float(np.mean(lengths_2)),
+        avg_length_reference=float(np.mean(lengths_1)),
+        length_controlled=control,
+        length_controlled_form=form,
+        length_controlled_note=note if control else f"fewer than {FOLDS} preferences to fit",
+    )
+
+
+def _control(
+    annotations: Annotations, delta: FloatArray, data: LengthData | None
+) -> tuple[LengthControlled | None, str | None]:
+    """The length-controlled win rate and the name of its form."""
+    if annotations.model == annotations.reference:
+        return LengthControlled(50.0, 0.0, 0.0, {}), BY_DEFINITION
+    every = annotations.judgements
+    preference = np.array([math.nan if j.preference is None else j.preference - 1 for j in every])
+    if data is None:
+        control, form = length_controlled(preference, delta), MINIMAL
+    else:
+        difficulty = np.array([data.difficulty[j.instruction] for j in every])
+        control, form = length_controlled(preference, delta, difficulty, data.gamed), FULL
+    return control, form if control else None

@@ -1,0 +1,1 @@
+"""Model families: what each Hugging Face architecture becomes in GGUF."""

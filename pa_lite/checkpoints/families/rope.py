@@ -1,0 +1,149 @@
+"""Rotary position settings: both of transformers' forms, and what they become in GGUF. Reads nothing.
+
+transformers 5 keeps one table, `rope_parameters`; before, `rope_theta`, `rope_scaling` and more stood side by side.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pa_lite.checkpoints.checkpoint import Metadata, float32, string, uint32
+from pa_lite.checkpoints.config import Config
+from pa_lite.errors import CheckpointError
+
+Tensors = dict[str, npt.NDArray[np.float32]]
+LONG, SHORT = "rope_factors_long.weight", "rope_factors_short.weight"
+# settings of YaRN beyond the factor -> llama.cpp's names; the converter's spellings of each
+_YARN = {
+    "yarn_ext_factor": ("extrapolation_factor",),
+    "yarn_attn_factor": ("attention_factor", "attn_factor"),
+    "yarn_beta_fast": ("beta_fast",),
+    "yarn_beta_slow": ("beta_slow",),
+}
+_YARN_UNKNOWN = ("mscale", "mscale_all_dim")  # change the attention in ways that llama.cpp has no key for
+
+
+@dataclass(frozen=True)
+class Rope:
+    """One model's rotary settings: `kind` of scaling with its table, and the frequency base, also of local layers."""
+
+    kind: str
+    scaling: Config
+    theta: float
+    local_theta: float | None
+    rotated: float
+
+    def factor(self) -> float:
+        return self.scaling.number("factor")
+
+
+def read_rope(config: Config, theta: float, local_theta: float | None, kinds: tuple[str, ...]) -> Rope:
+    """The settings of either form, or of both mixed; `theta` and `local_theta` are the family's defaults.
+
+    `local_theta` None: the family has one base for all layers. Raises CheckpointError for a kind of scaling not among
+    `kinds`, those that llama.cpp carries out for the family.
+    """
+    new = config.table("rope_parameters")
+    parts = Config(new, f"{config.where}: rope_parameters")
+    local = parts.table("sliding_attention")
+    if "full_attention" in new:
+        new = parts.table("full_attention")
+    settings = {**config.table("rope_scaling"), **new}
+    for key in ("rope_theta", "partial_rotary_factor", "original_max_position_embeddings"):
+        if settings.get(key) is None and config.get(key) is not None:
+            settings[key] = config.get(key)
+    settings = {"rope_theta": theta, "partial_rotary_factor": 1.0, **settings}
+    scaling = Config(settings, config.where)
+    kind = settings.get("rope_type") or settings.get("type") or "default"
+    kind = "longrope" if kind == "su" else kind  # its name in early configurations
+    if kind not in kinds:
+        raise CheckpointError(
+            f"{config.where}: rope_type {kind!r} is not known for this architecture. Known: {', '.join(kinds)}."
+        )
+    found = None
+    if local_theta is not None:
+        if Config(local, config.where).get("rope_type") not in (None, "default"):
+            raise CheckpointError(f"{config.where}: sliding layers have a rope_type of their own, which GGUF lacks.")
+        base = local.get("rope_theta") or config.get("rope_local_base_freq") or local_theta
+        found = Config({"rope_local_base_freq": base}, config.where).number("rope_local_base_freq")
+    rotated = scaling.number("partial_rotary_factor")
+    if rotated > 1:
+        raise scaling.refuse("partial_rotary_factor", "must be at most 1")
+    return Rope(kind, scaling, scaling.number("rope_theta"), found, rotated)
+
+
+def rope_metadata(architecture: str, rope: Rope) -> Metadata:
+    """The frequency bases, and the keys of the scalings that GGUF describes by keys (linear, YaRN)."""
+    a = f"{architecture}.rope"
+    out: Metadata = {f"{a}.freq_base": float32(rope.theta)}
+    if rope.local_theta is not None:
+        out[f"{a}.freq_base_swa"] = float32(rope.local_theta)
+    if rope.kind not in ("linear", "yarn"):
+        return out
+    out[f"{a}.scaling.type"] = string(rope.kind)
+    out[f"{a}.scaling.factor"] = float32(rope.factor())
+    if rope.kind == "linear":
+        return out
+    out[f"{a}.scaling.original_context_length"] = uint32(rope.scaling.count("original_max_position_embeddings"))
+    for key, names in _YARN.items():
+        given = next((n for n in names if rope.scaling.get(n) is not None), None)
+        if given is not None:
+            out[f"{a}.scaling.{key}"] = float32(rope.scaling.number(given))
+    for key in _YARN_UNKNOWN:
+        if rope.scaling.get(key) is not None:
+            raise rope.scaling.refuse(key, "GGUF has no key for it")
+    if rope.scaling.get("truncate") is False:
+        raise rope.scaling.refuse("truncate", "llama.cpp rounds YaRN's bounds")
+    return out
+
+
+def llama3_divisors(rope: Rope, size: int) -> Tensors:
+    """Llama-3's divisors of the rotary frequencies, float32 [size / 2], for heads of `size`.
+
+    Source: `_compute_llama3_parameters` of transformers; float32 throughout, which gives the converter's very bits.
+    """
+    factor, low, high, context = (
+        np.float32(rope.scaling.number(key))
+        for key in ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+    )
+    if high <= low:
+        raise rope.scaling.refuse("high_freq_factor", "must be larger than low_freq_factor")
+    exponents = np.arange(0, size, 2, dtype=np.float32) / np.float32(size)
+    frequencies = np.float32(1) / np.float32(rope.theta) ** exponents
+    wavelengths = np.float32(2 * math.pi) / frequencies
+    smooth = (context / wavelengths - low) / (high - low)
+    between = np.float32(1) / ((np.float32(1) - smooth) / factor + smooth)
+    divisors = np.where(wavelengths > context / low, factor, between)
+    divisors = np.where(wavelengths < context / high, np.float32(1), divisors)
+    return {"rope_freqs.weight": divisors.astype(np.float32)}
+
+
+def longrope(rope: Rope, size: int, context: int) -> tuple[float, Tensors]:
+    """LongRoPE's attention factor, and its two lists of divisors, float32 [size / 2], for heads that rotate `size`.
+
+    Source: Ding et al. 2024 (arXiv 2402.13753); the factor is that of transformers' `_compute_longrope_parameters`.
+    """
+    original = rope.scaling.count("original_max_position_embeddings")
+    if original < 2:
+        raise rope.scaling.refuse("original_max_position_embeddings", "must be at least 2")
+    scale = context / original
+    factor = math.sqrt(1 + math.log(scale) / math.log(original)) if scale > 1 else 1.0
+    if rope.scaling.get("attention_factor") is not None:
+        factor = rope.scaling.number("attention_factor")
+    return factor, {
+        LONG: _divisors(rope.scaling, "long_factor", size // 2),
+        SHORT: _divisors(rope.scaling, "short_factor", size // 2),
+    }
+
+
+def _divisors(scaling: Config, key: str, n: int) -> npt.NDArray[np.float32]:
+    values: Any = scaling.get(key)
+    if not isinstance(values, list) or len(values) != n:
+        raise CheckpointError(f"{scaling.where}: {key} must be a list of {n} numbers.")
+    checked = [Config({key: value}, scaling.where).number(key) for value in values]
+    return np.array(checked, np.float32)

@@ -1,0 +1,60 @@
+"""generation_config.json's sampling settings as GGUF metadata, for programs that sample by them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pa_lite.checkpoints.checkpoint import Field, Metadata, float32, string
+from pa_lite.checkpoints.safetensors_file import read_json
+from pa_lite.errors import CheckpointError
+
+GENERATION = "generation_config.json"
+# GGUF key behind `general.sampling.` -> its type, and the settings that it may come from, the first that is there.
+# Source: gguf's Metadata.load, which llama.cpp's converter uses.
+_SAMPLING: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "sequence": ("STRING", ("sequence",)),
+    "top_k": ("INT32", ("top_k",)),
+    "top_p": ("FLOAT32", ("top_p",)),
+    "min_p": ("FLOAT32", ("min_p",)),
+    "xtc_probability": ("FLOAT32", ("xtc_probability",)),
+    "xtc_threshold": ("FLOAT32", ("xtc_threshold",)),
+    "temp": ("FLOAT32", ("temperature",)),
+    "penalty_last_n": ("INT32", ("penalty_last_n",)),
+    "penalty_repeat": ("FLOAT32", ("penalty_repeat", "repetition_penalty")),
+    "mirostat": ("INT32", ("mirostat",)),
+    "mirostat_tau": ("FLOAT32", ("mirostat_tau",)),
+    "mirostat_eta": ("FLOAT32", ("mirostat_eta",)),
+}
+_LARGEST = float(2**127)  # a float32 holds more; no sampling setting comes near
+
+
+def sampling_metadata(folder: Path) -> Metadata:
+    """Return the `general.sampling.*` keys of a checkpoint folder, empty without generation_config.json.
+
+    A setting that is null is left out. Raises CheckpointError, naming file and setting, for a value that is not a
+    number (or string) as the key has it.
+    """
+    path = folder / GENERATION
+    if not path.is_file():
+        return {}
+    settings = read_json(path)
+    out: Metadata = {}
+    for key, (kind, names) in _SAMPLING.items():
+        name = next((n for n in names if n in settings), None)
+        if name is not None and settings[name] is not None:
+            out[f"general.sampling.{key}"] = _field(kind, settings[name], f"{path}: {name}")
+    return out
+
+
+def _field(kind: str, value: Any, what: str) -> Field:
+    if kind == "STRING" and isinstance(value, str):
+        return string(value)
+    if kind != "STRING" and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if kind == "FLOAT32" and abs(value) < _LARGEST:
+            return float32(value)
+        if kind == "INT32" and -(2**31) <= value < 2**31 and value == int(value):
+            return Field("INT32", int(value))
+    expected = {"STRING": "a string", "INT32": "an integer of 32 bits", "FLOAT32": "a number"}[kind]
+    raise CheckpointError(f"{what} is {str(value)[:60]!r}, but must be {expected} or null. Correct it.")

@@ -1,0 +1,186 @@
+"""Applies one row of the families' table to a model: which family it is of, and its names, shapes and keys in GGUF."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pa_lite.checkpoints.checkpoint import Field, Metadata, float32, uint32
+from pa_lite.checkpoints.config import Config
+from pa_lite.checkpoints.families.llama_constraints import must_be
+from pa_lite.checkpoints.families.rope import Rope, Tensors, llama3_divisors, longrope, read_rope, rope_metadata
+from pa_lite.checkpoints.families.table import FAMILIES, SHAPES, Family, Key
+from pa_lite.errors import CheckpointError
+
+_SKIPPED = re.compile(r".*\.rotary_emb\.inv_freq|.*\.attention\.(bias|masked_bias)")
+_OTHER_MODALITIES = re.compile(r"(model\.)?(vision_tower|multi_modal_projector)\..*")
+_NUMBER = r"(0|[1-9][0-9]{0,8})"
+_VECTOR = ("embedding",)  # norms, and the biases behind attention and feed-forward
+_MOST = {"num_hidden_layers": 512, "num_local_experts": 1024}  # LLAMA_MAX_LAYERS, LLAMA_MAX_EXPERTS
+_LARGEST_HEAD = 1 << 16  # values; none of a model comes near, and tables are made of that size
+
+
+def family_of(raw: Mapping[str, Any], where: str) -> Family:
+    """The row of the first class name in `architectures`. Raises CheckpointError that lists what is known."""
+    names = raw.get("architectures")
+    name = names[0] if isinstance(names, list) and names else None
+    if not isinstance(name, str) or name not in FAMILIES:
+        raise CheckpointError(
+            f"{where}: architecture {name!r} cannot be read from safetensors. Known: {', '.join(FAMILIES)}. Two GGUF "
+            "files merge whatever their architecture: convert base and instruct with llama.cpp's convert_hf_to_gguf.py."
+        )
+    if raw.get("quantization_config"):
+        raise CheckpointError(f"{where}: the weights are quantised. Take the original checkpoint instead.")
+    return FAMILIES[name]
+
+
+def titles_of(architecture: str) -> list[str]:
+    """The families that llama.cpp knows under a name: empty for an architecture outside the table."""
+    return list(dict.fromkeys(f.title for f in FAMILIES.values() if f.architecture == architecture))
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a stored tensor goes: the GGUF tensor; the expert that it is, or None.
+
+    A stored tensor with the experts of a whole layer holds `parts` GGUF tensors: of each expert's rows, part `part`.
+    """
+
+    name: str
+    expert: int | None = None
+    part: int = 0
+    parts: int = 0
+
+
+def places_of(family: Family, stored_name: str) -> list[Place]:
+    """The GGUF tensors that a stored one is in; none if it is no weight of the language model.
+
+    Raises KeyError for an unknown name.
+    """
+    if _SKIPPED.fullmatch(stored_name):
+        return []
+    if family.is_wrapper:
+        if _OTHER_MODALITIES.fullmatch(stored_name):
+            return []
+        stored_name = stored_name.replace("language_model.", "", 1)
+    layer, expert = (re.search(rf"\.{kind}\.{_NUMBER}\.", stored_name) for kind in ("layers", "experts"))
+    number = layer[1] if layer else ""
+    pattern = stored_name
+    if layer:
+        pattern = pattern.replace(layer[0], ".layers.#.", 1)
+    if expert:
+        pattern = pattern.replace(expert[0], ".experts.@.", 1)
+    if pattern in family.fused:
+        names = family.fused[pattern]
+        return [Place(name.replace("#", number), part=i, parts=len(names)) for i, name in enumerate(names)]
+    name = family.names[pattern]
+    return [Place(name.replace("#", number), int(expert[1]) if expert else None)] if name else []
+
+
+@dataclass(frozen=True)
+class Description:
+    """All that the configuration says of a model: GGUF keys, tensors that it alone determines, and sizes in words.
+
+    `heads` are the numbers of query and of key and value heads.
+    """
+
+    metadata: Metadata
+    constants: Tensors
+    dimensions: Mapping[str, int]
+    heads: tuple[int, int]
+    n_layers: int
+    warnings: tuple[str, ...]
+
+    def shape_of(self, family: Family, name: str) -> tuple[int, ...]:
+        """The numpy shape that a GGUF tensor must have."""
+        kind = re.sub(r"^blk\.\d+\.", "", name)
+        words = family.shapes.get(kind) or SHAPES.get(kind) or _VECTOR
+        return tuple(self.dimensions[word] for word in words)
+
+
+def describe(family: Family, config: Config) -> Description:
+    """Read a model's settings. Raises CheckpointError, naming the key, for one missing, impossible or beyond GGUF."""
+    for key, most in _MOST.items():
+        if config.get(key) is not None and config.count(key) > most:
+            raise config.refuse(key, f"llama.cpp computes with {most} at most")
+    size = _head_size(family, config)
+    for key in ("hidden_act", "hidden_activation"):
+        list(must_be(key, family.activation)(config))
+    rope = read_rope(config, family.rope_theta, family.local_theta, family.rope_kinds)
+    if rope.rotated != 1 and not family.rotates_part:
+        raise rope.scaling.refuse("partial_rotary_factor", "llama.cpp turns all of a head in this architecture")
+    if rope.theta != family.rope_theta and not family.writes_rope:
+        raise rope.scaling.refuse(
+            "rope_theta", f"llama.cpp computes this architecture with {family.rope_theta:g} alone"
+        )
+    original = "original_max_position_embeddings"
+    config = Config({**config.values, original: rope.scaling.get(original)}, config.where)
+    warnings = [line for check in family.checks for line in check(config)]
+    rotated = int(rope.rotated * config.count("hidden_size")) // config.count("num_attention_heads")
+    rotated = rotated if family.rotates_part else size
+    metadata = _metadata(family, config, rope, size, rotated)
+    constants: Tensors = {}
+    if rope.kind == "llama3":
+        constants = llama3_divisors(rope, rotated)
+    elif rope.kind == "longrope":
+        factor, constants = longrope(rope, rotated, config.count("max_position_embeddings"))
+        metadata[f"{family.architecture}.rope.scaling.attn_factor"] = float32(factor)
+    elif rope.kind == "dynamic":
+        warnings.append(
+            f"{config.where}: dynamic rotary scaling has no place in GGUF: beyond "
+            f"{config.count('max_position_embeddings')} tokens llama.cpp's answers are not transformers'"
+        )
+    heads = config.count("num_attention_heads"), config.count("num_key_value_heads")
+    return Description(
+        metadata, constants, _dimensions(config, size), heads, config.count("num_hidden_layers"), tuple(warnings)
+    )
+
+
+def _head_size(family: Family, config: Config) -> int:
+    query, key_value = config.count("num_attention_heads"), config.count("num_key_value_heads")
+    size = config.count("head_dim") if config.get("head_dim") else config.count("hidden_size") // query
+    if query % key_value or size % 2 or not 0 < size <= _LARGEST_HEAD:
+        raise CheckpointError(
+            f"{config.where}: {query} heads of {size} with {key_value} key-value heads do not fit together."
+        )
+    return size
+
+
+def _dimensions(config: Config, size: int) -> dict[str, int]:
+    """The sizes that tensors' shapes are made of."""
+    q, kv = config.count("num_attention_heads") * size, config.count("num_key_value_heads") * size
+    ffn = config.count("intermediate_size")
+    out = {
+        "vocabulary": config.count("vocab_size"), "embedding": config.count("hidden_size"), "head": size, "q": q,
+        "kv": kv, "qkv": q + 2 * kv, "ffn": ffn, "gate and up": 2 * ffn, "expert_ffn": ffn,
+    }  # fmt: skip
+    if config.get("num_local_experts") is not None:
+        out["experts"] = config.count("num_local_experts")
+    if config.get("moe_intermediate_size") is not None:
+        out["expert_ffn"] = config.count("moe_intermediate_size")
+    return out
+
+
+def _metadata(family: Family, config: Config, rope: Rope, size: int, rotated: int) -> Metadata:
+    a = family.architecture
+    out: Metadata = {}
+    for key in family.keys:
+        if config.get(key.setting) is not None:
+            out[f"{a}.{key.name}"] = _value(key, config)
+        elif key.absent is not None:
+            out[f"{a}.{key.name}"] = uint32(key.absent)
+        elif not key.optional:
+            config.count(key.setting)  # which says that it is missing
+    if family.writes_rope:
+        out |= rope_metadata(a, rope)
+    if family.writes_rotary_size:
+        out[f"{a}.rope.dimension_count"] = uint32(rotated)
+    if family.head_size == "always" or (family.head_size == "given" and config.get("head_dim") is not None):
+        out |= {f"{a}.attention.{kind}_length": uint32(size) for kind in ("key", "value")}
+    return out
+
+
+def _value(key: Key, config: Config) -> Field:
+    return uint32(config.count(key.setting)) if key.is_count else float32(config.number(key.setting))

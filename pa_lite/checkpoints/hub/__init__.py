@@ -1,0 +1,1 @@
+"""The Hugging Face Hub: references, downloads, the shared cache, and byte ranges of files that stay there."""

@@ -1,0 +1,144 @@
+"""M(lam) in llama.cpp's memory without a GGUF file on disk, moved along the line where it lies.
+
+llama.cpp maps its model file shared and read-only. The file here is an anonymous one in memory where the system has
+such (Linux), else one temporary file: merging another lam into it changes the loaded model's weights in place.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from pa_lite.engine.model import EngineOptions, Model
+from pa_lite.engine.probe import probe_merged
+from pa_lite.errors import EngineError
+from pa_lite.ggml.container import gguf_header, gguf_header_bytes
+from pa_lite.ggml.kernels import prepare
+from pa_lite.merging.lams import format_lam
+from pa_lite.merging.nonfinite import Nonfinite
+from pa_lite.merging.plan import MergePlan
+from pa_lite.merging.readers import RandomFile
+from pa_lite.merging.schedule import Schedule
+from pa_lite.merging.stream import Target, run_stream
+from pa_lite.system.atomic import check_space, write_errors
+from pa_lite.system.machine import available_memory, cores
+from pa_lite.system.markers import temporary_folder
+from pa_lite.system.opening import create_file
+
+_log = logging.getLogger(__name__)
+
+
+class MovableModel:
+    """One plan's model at one lam at a time, from `move` to `move`. A context manager; `model` is valid within it.
+
+    Contexts made from `model` must be closed before it is moved. Weights on a GPU are copies: there the file is the
+    same, but each move loads it again.
+    """
+
+    def __init__(self, plan: MergePlan, lam: float, options: EngineOptions | None = None, name: str = "") -> None:
+        """Merge at `lam` and load; what comes of GGUF files is first tried in a process of its own, by the options.
+
+        `name` is the pair's in errors, by default that of the instruct side. Raises what merging, trying and loading
+        raise, EngineError when memory does not suffice.
+        """
+        self.plan, self.options = plan, options or EngineOptions()
+        self.name = name or plan.instruct.name
+        header, self._places, self._size = gguf_header(plan.instruct.architecture, plan.metadata_for(lam), plan.layout)
+        for kind in {t.type for t in plan.tensors}:
+            prepare(kind)
+        self._descriptor: int | None = None
+        self._folder = ExitStack()  # the temporary one, if there is any
+        self._model: Model | None = None
+        try:
+            self.path = self._make_file()
+            with write_errors(self.path.parent), RandomFile(self.path, "r+") as file:
+                at = 0
+                for part in header.parts:
+                    file.write(np.frombuffer(part, np.uint8), at)
+                    at += len(part)
+            self.move(lam)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> MovableModel:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    @property
+    def model(self) -> Model:
+        """The loaded model at the lam it was last moved to."""
+        assert self._model is not None
+        return self._model
+
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether no file on a disk is involved."""
+        return self._descriptor is not None
+
+    def move(self, lam: float, schedule: Schedule | None = None) -> None:
+        """Merge at `lam` into the loaded weights, by another schedule if one is given.
+
+        Raises what merging raises; the model is then of no use.
+        """
+        if schedule is not None and schedule != self.plan.options.schedule:  # else what the plan has hashed is kept
+            self.plan = replace(self.plan, options=replace(self.plan.options, schedule=schedule))
+        if self._model is not None and self._model.is_offloaded:
+            self._model.close()
+            self._model = None
+        label = f"{self.name}@{format_lam(lam)}"
+        threads = self.options.threads or cores()
+        with write_errors(self.path.parent), RandomFile(self.path, "r+") as file:
+            lams = {t.name: self.plan.lam_of(t, lam) for t in self.plan.tensors}
+            nonfinite = Nonfinite() if self.plan.options.allow_nonfinite else None
+            run_stream(self.plan.tensors, [Target(file, lams, self._places, nonfinite=nonfinite)], threads)
+        if nonfinite is not None and (passed := nonfinite.told()):
+            _log.warning("lam %g: %s", lam, passed)
+        if self._model is None:
+            self._try()
+            self._model = Model(self.path, self.options, rewritable=True, label=label)
+        told = self.plan.metadata_for(lam)
+        self._model.header = replace(self._model.header, metadata={**self._model.header.metadata, **told})
+        self._model.merged, self._model.label = (self.plan, lam), label
+
+    def _try(self) -> None:
+        """Try what was merged from GGUF files in a process of its own: the metadata are theirs, not made here."""
+        if not self.options.probe or not (self.plan.base.is_gguf or self.plan.instruct.is_gguf):
+            return
+        own = {key: entry for key, entry in self.plan.metadata_for(0.0).items() if not key.startswith("pa_lite.")}
+        header, _, _ = gguf_header_bytes(self.plan.instruct.architecture, own, self.plan.layout)
+        probe_merged(self.path, header, self._size, () if self._descriptor is None else (self._descriptor,))
+
+    def close(self) -> None:
+        """Free the model and its memory; more than once does no harm."""
+        if self._model is not None:
+            self._model.close()
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+        self._folder.close()
+
+    def _make_file(self) -> Path:
+        """An empty file of the right size: in memory if the system can and there is room, else a temporary one."""
+        if hasattr(os, "memfd_create") and self._size < available_memory():
+            self._descriptor = os.memfd_create("pa-lite")
+            try:
+                os.ftruncate(self._descriptor, self._size)
+            except OSError as e:
+                raise EngineError(
+                    f"{self.name}: merged in memory it takes {self._size / 1e6:.0f} MB, and the system says: "
+                    f"{e.strerror}. Raise the limit of file sizes (ulimit -f), or take a smaller type."
+                ) from e
+            return Path(f"/proc/self/fd/{self._descriptor}")
+        path = self._folder.enter_context(temporary_folder()) / "merged.gguf"
+        check_space(path.parent, self._size)
+        with create_file(path) as f:
+            f.truncate(self._size)
+        return path

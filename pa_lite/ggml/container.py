@@ -1,0 +1,400 @@
+"""GGUF files: a header reader that believes nothing, and the header that a writer needs.
+
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (version 3).
+"""
+
+from __future__ import annotations
+
+import array
+import math
+import os
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from pa_lite.checkpoints.checkpoint import Field, Metadata
+from pa_lite.checkpoints.hub.remote_file import FilePath, open_file, size_of, stamp_of
+from pa_lite.errors import CheckpointError
+from pa_lite.ggml.kernels import TYPE_NAMES, TensorType, tensor_type
+from pa_lite.ggml.packed import PackedNumbers, PackedTexts
+from pa_lite.system.atomic import Stamp
+from pa_lite.untrusted.file_kind import Content, unexpected
+from pa_lite.untrusted.header_memory import HeaderMemory
+
+ALIGNMENT = 32
+MANY = 1024  # items of an array that are packed and not a list: more than any array of settings has
+_PIECE = 1 << 18  # bytes read at a time
+_SCALARS = {0: ("UINT8", "<B"), 1: ("INT8", "<b"), 2: ("UINT16", "<H"), 3: ("INT16", "<h"), 4: ("UINT32", "<I"),
+            5: ("INT32", "<i"), 6: ("FLOAT32", "<f"), 7: ("BOOL", "<?"), 10: ("UINT64", "<Q"), 11: ("INT64", "<q"),
+            12: ("FLOAT64", "<d")}  # fmt: skip
+_STRING, _ARRAY = 8, 9
+_FIELD, _TENSOR, _TEXT, _NUMBER = 300, 700, 60, 40  # bytes of memory for each, beside a text's own
+_MAX_DIMENSIONS, _MAX_NAME = 4, 64  # GGML_MAX_DIMS, GGML_MAX_NAME
+_FIRST_KEYS = 64  # among which every writer puts general.type and general.architecture
+
+
+@dataclass(frozen=True)
+class GgufTensor:
+    """A tensor of a GGUF file: `shape` is numpy's, `offset` in bytes from the file's start."""
+
+    name: str
+    type: TensorType
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.type.nbytes(math.prod(self.shape))
+
+
+@dataclass(frozen=True)
+class GgufHeader:
+    """What stands before the tensor data, and what the file was when it was read.
+
+    Of a file on the Hub, `path` is only what to call it. `parts` has the files of a whole model, each with what it was.
+    """
+
+    path: Path
+    metadata: Metadata
+    tensors: Mapping[str, GgufTensor]
+    stamp: Stamp | None = None
+    parts: tuple[tuple[Path, Stamp | None], ...] = ()
+
+
+# general.type, or general.architecture -> what such a file is
+OTHER_CONTENTS = {
+    "adapter": "a LoRA adapter", "imatrix": "an importance matrix (--imatrix)", "mmproj": "a multimodal projector",
+    "clip": "a multimodal projector", "vocab": "a vocabulary alone", "controlvector": "a control vector",
+}  # fmt: skip
+
+
+def architecture_of(header: GgufHeader) -> str:
+    """The model's architecture. Raises CheckpointError for a file that holds an adapter, a matrix or anything else."""
+    name, kind = header.metadata.get("general.architecture"), header.metadata.get("general.type")
+    for entry in (kind, name):
+        if entry is not None and (told := OTHER_CONTENTS.get(str(entry.value))):
+            raise CheckpointError(f"{header.path}: holds {told}, not a language model. Name the model's own file.")
+    if name is None or name.type != "STRING" or (kind is not None and kind.value != "model"):
+        raise CheckpointError(f"{header.path}: holds no language model (general.architecture, general.type).")
+    return str(name.value)
+
+
+class _Reader:
+    """Reads values from a file without ever asking for more bytes than the file has left."""
+
+    def __init__(self, f: BinaryIO, path: FilePath, size: int, memory: HeaderMemory | None = None) -> None:
+        self.f, self.path, self.left = f, path, size
+        self.memory = memory or HeaderMemory()  # a file may have holes, and be far larger than on the disk
+
+    def fail(self, told: str) -> CheckpointError:
+        return CheckpointError(f"{self.path}: broken GGUF file: {told}. Fetch or make it again.")
+
+    def take(self, n: int) -> bytes:
+        if n > self.left:
+            raise self.fail(f"it ends at byte {self.f.tell() + self.left}, within its header")
+        self.left -= n
+        data = self.f.read(n)
+        if len(data) != n:
+            raise self.fail("it became shorter while it was read")
+        return data
+
+    def number(self, code: str) -> Any:
+        return struct.unpack(code, self.take(struct.calcsize(code)))[0]
+
+    def text(self) -> str:
+        size = self.number("<Q")
+        self.memory.add(_TEXT + min(size, self.left), self.path)
+        raw = self.take(size)
+        try:
+            return raw.decode("utf-8")
+        except UnicodeDecodeError:
+            raise self.fail("a string in it is not valid UTF-8") from None
+
+    def value(self, kind: int) -> Field:
+        if kind in _SCALARS:
+            name, code = _SCALARS[kind]
+            return Field(name, self.number(code))
+        if kind == _STRING:
+            return Field("STRING", self.text())
+        if kind != _ARRAY:
+            raise self.fail(f"unknown value type {kind}")
+        item, count = self.number("<I"), self.number("<Q")
+        if item == _STRING:
+            if count * 8 > self.left:
+                raise self.fail(f"an array claims {count} texts")
+            many = count >= MANY
+            return Field("ARRAY", self.packed(count) if many else [self.text() for _ in range(count)], "STRING")
+        if item not in _SCALARS:
+            raise self.fail(f"an array of type {item}")
+        name, code = _SCALARS[item]
+        n = count * struct.calcsize(code)
+        self.memory.add(min(n, self.left) + (_NUMBER * count if count < MANY else 0), self.path)
+        raw = self.take(n)
+        if count < MANY:
+            return Field("ARRAY", list(struct.unpack(f"<{count}{code[1:]}", raw)), name)
+        values = np.frombuffer(raw, np.uint8) != 0 if name == "BOOL" else np.frombuffer(raw, code)
+        return Field("ARRAY", PackedNumbers(values), name)
+
+    def packed(self, count: int) -> PackedTexts:
+        """The next `count` texts, each after its length."""
+        data, starts = bytearray(), array.array("Q")
+        self.memory.add(8 * count, self.path)
+        start, after = self.f.tell(), b""
+        at = 0  # in `after`, which is read and not yet used
+        try:
+            while len(starts) < count:
+                if len(after) - at < 8 or (size := int.from_bytes(after[at : at + 8], "little")) > len(after) - at - 8:
+                    wanted = 8 if len(after) - at < 8 else 8 + size
+                    if wanted > self.left - len(data):
+                        raise self.fail(f"it ends at byte {start + self.left}, within its header")
+                    n = min(max(wanted, _PIECE), self.left - len(data) - (len(after) - at))
+                    self.memory.add(2 * n, self.path)
+                    more = self.f.read(n)
+                    if not more:
+                        raise self.fail("it became shorter while it was read")
+                    after, at = after[at:] + more, 0
+                    continue
+                after[at + 8 : at + 8 + size].decode("utf-8")
+                starts.append(len(data))
+                data += after[at : at + 8 + size]
+                at += 8 + size
+        except UnicodeDecodeError:
+            raise self.fail("a string in it is not valid UTF-8") from None
+        starts.append(len(data))
+        self.left -= len(data)
+        self.f.seek(start + len(data))
+        places = np.frombuffer(starts, np.uint64)
+        return PackedTexts(bytes(data), places.astype(np.uint32) if len(data) < 1 << 32 else places)
+
+    def tensor(self) -> tuple[str, TensorType, tuple[int, ...], int]:
+        self.memory.add(_TENSOR, self.path)
+        name, n_dims = self.text(), self.number("<I")
+        if not name.isprintable() or not 1 <= len(name.encode()) < _MAX_NAME:
+            raise self.fail(f"a tensor has the impossible name {name[:80]!r}")
+        if not 1 <= n_dims <= _MAX_DIMENSIONS:
+            raise self.fail(f"tensor {name[:80]!r} with {n_dims} dimensions")
+        shape = tuple(reversed([self.number("<Q") for _ in range(n_dims)]))
+        kind, offset = self.number("<I"), self.number("<Q")
+        if kind not in TYPE_NAMES:
+            raise self.fail(f"tensor {name} has the unknown type {kind}")
+        held = tensor_type(TYPE_NAMES[kind])
+        if min(shape) < 1 or math.prod(shape) >= 2**60 or shape[-1] % held.block:
+            raise self.fail(f"tensor {name} of type {held.name} has the impossible shape {list(shape)}")
+        return name, held, shape, offset
+
+
+def read_gguf_header(path: FilePath, memory: HeaderMemory | None = None) -> GgufHeader:
+    """Return metadata and tensor table of a GGUF file, memory in proportion to its header.
+
+    `memory` counts the headers of several files together. Raises CheckpointError for a file that is missing, no GGUF,
+    of another version, cut off, or contradicts itself.
+    """
+    try:
+        size, stamp = size_of(path), stamp_of(path)
+        with open_file(path) as f:
+            if not Content(start := f.read(min(size, 512)), size).is_gguf:
+                raise unexpected(path, "a GGUF file", start, size)
+            f.seek(0)
+            reader = _Reader(f, path, size, memory)
+            reader.take(4)
+            _check_version(path, reader.number("<I"))
+            n_tensors, n_fields = reader.number("<Q"), reader.number("<Q")
+            metadata: Metadata = {}
+            for _ in range(n_fields):
+                key = reader.text()
+                if key in metadata:
+                    raise reader.fail(f"key {key!r} stands in it twice")
+                if "\0" in key:  # llama.cpp reads it up to there, where it may be another key's name
+                    raise reader.fail(f"key {key[:80]!r} contains a NUL character")
+                reader.memory.add(_FIELD, path)
+                metadata[key] = reader.value(reader.number("<I"))
+            infos = [reader.tensor() for _ in range(n_tensors)]
+            return GgufHeader(Path(str(path)), metadata, _place(reader, infos, metadata, f.tell(), size), stamp)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: there is no such file.") from None
+    except OSError as e:
+        raise CheckpointError(f"{path}: cannot be read: {e.strerror}") from e
+
+
+def _check_version(path: FilePath, version: int) -> None:
+    """Raise CheckpointError, saying what to do, for a version that cannot be read, or another byte order."""
+    if version in (2, 3):
+        return
+    if int.from_bytes(version.to_bytes(4, "little"), "big") in (1, 2, 3):
+        raise CheckpointError(
+            f"{path}: is a big-endian GGUF file (for s390x and the like); pa-lite reads little-endian ones. Convert it "
+            "with gguf's gguf-convert-endian, or fetch the little-endian file."
+        )
+    if version == 1:
+        raise CheckpointError(
+            f"{path}: is a GGUF file of version 1, which llama.cpp dropped in 2023. Fetch a newer file, or convert the "
+            "original checkpoint again."
+        )
+    raise CheckpointError(
+        f"{path}: GGUF version {version} cannot be read, versions 2 and 3 can. Update pa-lite if the file is newer, or "
+        "fetch it again."
+    )
+
+
+def gguf_content(path: FilePath) -> tuple[str, str]:
+    """Return a GGUF file's `general.type` ("model" if it has none) and `general.architecture` ("" likewise).
+
+    Reads only as far as the first keys, which hold both. Raises CheckpointError for a broken header.
+    """
+    values = {"general.type": "model", "general.architecture": ""}
+    try:
+        size = size_of(path)
+        with open_file(path) as f:
+            reader = _Reader(f, path, size)
+            reader.take(4)
+            _check_version(path, reader.number("<I"))
+            reader.number("<Q")
+            for _ in range(min(reader.number("<Q"), _FIRST_KEYS)):
+                key = reader.text()
+                if key.startswith("tokenizer."):
+                    break
+                value = reader.value(reader.number("<I")).value
+                if key in values and isinstance(value, str):
+                    values[key] = value
+    except OSError as e:
+        raise CheckpointError(f"{path}: cannot be read: {e.strerror}") from e
+    return values["general.type"], values["general.architecture"]
+
+
+def _place(
+    reader: _Reader, infos: list[tuple[str, TensorType, tuple[int, ...], int]], metadata: Metadata, end: int, size: int
+) -> dict[str, GgufTensor]:
+    alignment = metadata.get("general.alignment", Field("UINT32", ALIGNMENT)).value
+    if not isinstance(alignment, int) or alignment < 8 or alignment & (alignment - 1):
+        raise reader.fail(f"general.alignment is {alignment!r}")
+    start = _padded(end, alignment)
+    tensors: dict[str, GgufTensor] = {}
+    expected = 0
+    for name, kind, shape, offset in infos:
+        tensor = GgufTensor(name, kind, shape, start + offset)
+        if name in tensors or offset != expected or tensor.offset + tensor.nbytes > size:
+            raise reader.fail(f"tensor {name} is doubled, misplaced or lies outside the file of {size} bytes")
+        tensors[name] = tensor
+        expected = _padded(offset + tensor.nbytes, alignment)
+    return tensors
+
+
+def _padded(n: int, alignment: int) -> int:
+    return -(-n // alignment) * alignment
+
+
+_CODES = {name: (kind, code) for kind, (name, code) in _SCALARS.items()}
+Memo = dict[int, bytes]
+Buffer = bytes | bytearray | memoryview
+Parts = list[Buffer]
+
+
+def _text_bytes(text: str) -> bytes:
+    raw = text.encode("utf-8")
+    return len(raw).to_bytes(8, "little") + raw
+
+
+def _field_parts(entry: Field, memo: Memo) -> Parts:
+    """A value's type and content. Lists are kept in the memo, by identity; packed arrays are parts as they stand."""
+    if entry.type == "STRING":
+        return [struct.pack("<I", _STRING) + _text_bytes(entry.value)]
+    if entry.type != "ARRAY":
+        kind, code = _CODES[entry.type]
+        return [struct.pack(f"<I{code[1:]}", kind, entry.value)]
+    item, code = (_STRING, "") if entry.item == "STRING" else _CODES[entry.item or ""]
+    start = struct.pack("<IIQ", _ARRAY, item, len(entry.value))
+    if isinstance(entry.value, PackedTexts):
+        return [start, entry.value.data]
+    if isinstance(entry.value, PackedNumbers):
+        return [start, np.ascontiguousarray(entry.value.values, code).data.cast("B")]
+    if id(entry) not in memo:
+        if item == _STRING:
+            memo[id(entry)] = b"".join(map(_text_bytes, entry.value))
+        else:
+            memo[id(entry)] = struct.pack(f"<{len(entry.value)}{code[1:]}", *entry.value)
+    return [start, memo[id(entry)]]
+
+
+@dataclass(frozen=True)
+class HeaderBytes:
+    """A GGUF file's header as parts to be written one after the other; the long ones are the metadata's own memory."""
+
+    parts: tuple[Buffer, ...]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def __bytes__(self) -> bytes:
+        return b"".join(self.parts)
+
+    def start(self, n: int) -> bytes:
+        """Return the first `n` bytes, all of them where there are fewer."""
+        out = bytearray()
+        for part in self.parts:
+            if len(out) == n:
+                break
+            out += part[: n - len(out)]
+        return bytes(out)
+
+    def begins(self, file: BinaryIO) -> bool:
+        """Return whether an open file begins with the header; it is read from its start, up to the first difference."""
+        file.seek(0)
+        return all(
+            file.read(len(piece)) == piece
+            for part in self.parts
+            for piece in (memoryview(part)[at : at + _PIECE] for at in range(0, len(part), _PIECE))
+        )
+
+
+def gguf_header(
+    architecture: str,
+    metadata: Metadata,
+    tensors: Mapping[str, tuple[TensorType, tuple[int, ...]]],
+    memo: Memo | None = None,
+) -> tuple[HeaderBytes, dict[str, GgufTensor], int]:
+    """Return a GGUF file's header, padded, for tensors (name -> type, numpy shape) in their order.
+
+    Besides: where each tensor's bytes belong (paths are the caller's), and the size of the whole file. One `memo` given
+    for several headers encodes lists that they share only once; the fields must outlive it.
+    """
+    memo = {} if memo is None else memo
+    fields = {"general.architecture": Field("STRING", architecture), **metadata}
+    parts: Parts = [b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(fields))]
+    for key, entry in fields.items():
+        parts += [_text_bytes(key), *_field_parts(entry, memo)]
+    offsets, offset = {}, 0
+    for name, (held, shape) in tensors.items():
+        told = struct.pack(f"<I{len(shape)}QIQ", len(shape), *reversed(shape), held.id, offset)
+        parts.append(_text_bytes(name) + told)
+        offsets[name] = offset
+        offset = _padded(offset + held.nbytes(math.prod(shape)), ALIGNMENT)
+    length = sum(map(len, parts))
+    if length % ALIGNMENT:
+        parts.append(bytes(_padded(length, ALIGNMENT) - length))
+    header = HeaderBytes(tuple(part for part in parts if len(part)))
+    length = len(header)
+    placed = {n: GgufTensor(n, held, shape, length + offsets[n]) for n, (held, shape) in tensors.items()}
+    return header, placed, length + offset
+
+
+def gguf_header_bytes(
+    architecture: str,
+    metadata: Metadata,
+    tensors: Mapping[str, tuple[TensorType, tuple[int, ...]]],
+    memo: Memo | None = None,
+) -> tuple[bytes, dict[str, GgufTensor], int]:
+    """Return the same as `gguf_header`, with the header in one piece, which is a copy of the vocabulary."""
+    header, placed, size = gguf_header(architecture, metadata, tensors, memo)
+    return bytes(header), placed, size
+
+
+def reserve(file: BinaryIO, size: int) -> None:
+    """Give an open file its final length, taking the disk space now where the system can: a full disk shows early."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
+    else:
+        file.truncate(size)

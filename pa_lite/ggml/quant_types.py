@@ -1,0 +1,317 @@
+"""Which type llama-quantize gives each tensor: its mixtures as tables, decided from names, shapes and the model's size.
+
+The rules are those of llama.cpp's `src/llama-quant.cpp`; Falcon's and GLM-5's exceptions are left out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from pa_lite.checkpoints.checkpoint import Metadata
+from pa_lite.errors import CheckpointError, InputError, nearest
+from pa_lite.ggml.kernels import TYPE_IDS, TensorType, tensor_type
+
+# output type -> general.file_type (enum llama_ftype of llama.h)
+FILE_TYPES: dict[str, int] = {
+    "F32": 0, "F16": 1, "BF16": 32, "Q8_0": 7, "Q4_0": 2, "Q4_1": 3, "Q5_0": 8, "Q5_1": 9, "Q2_K": 10, "Q3_K_S": 11,
+    "Q3_K_M": 12, "Q3_K_L": 13, "Q4_K_S": 14, "Q4_K_M": 15, "Q5_K_S": 16, "Q5_K_M": 17, "Q6_K": 18, "IQ4_NL": 25,
+    "IQ4_XS": 30,
+}  # fmt: skip
+# the types that one tensor can be asked to have: those that ggml quantises to
+TENSOR_TYPES: tuple[str, ...] = tuple(t for t in TYPE_IDS if t not in ("F64", "I8", "I16", "I32", "I64"))
+
+# parts of the names of matrices that are never quantised; routers and norms are the ones that most models have
+_KEPT = (
+    "_norm.weight", "ffn_gate_inp.weight", "ffn_gate_tid2eid.weight", "altup", "laurel", "per_layer_model_proj",
+    "ssm_conv1d", "shortconv.conv.weight", "indexer.k_proj.weight", "indexer.q_proj.weight", "attn_rel_b.weight",
+    *(f"time_mix_{part}.weight" for part in ("first", "w0", "w1", "w2", "v0", "v1", "v2", "a0", "a1", "a2", "g1", "g2",
+                                             "decay_w1", "decay_w2", "lerp_fused")),
+    ".position_embd", "sam.pos_embd", "sam.neck.", "sam.net_", ".rel_pos", ".patch_embd", ".patch_merger",
+    "a.rvq.codebook", "mm.a.code_embd",
+)  # fmt: skip
+_KEPT_WHOLE = ("position_embd.weight", "token_types.weight")
+EMBEDDINGS = ("token_embd.weight", "per_layer_token_embd.weight")
+_OUTPUT = "output.weight"
+# part of a tensor's name -> the category whose rules it follows; the first that fits
+_CATEGORIES = {
+    "attn_qkv.weight": "attn_v", "attn_kv_b.weight": "attn_v", "attn_v.weight": "attn_v", "attn_k.weight": "attn_k",
+    "attn_output.weight": "attn_output", "ffn_up": "ffn", "ffn_gate": "ffn", "ffn_down": "ffn_down",
+}  # fmt: skip
+# a type whose quant block does not divide the row -> the one that takes its place; what then does not fit is F16
+_FALLBACKS = {
+    **dict.fromkeys(("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS"), "IQ4_NL"),
+    **dict.fromkeys(("Q2_K", "Q3_K", "TQ1_0", "TQ2_0"), "Q4_0"),
+    "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0",
+}  # fmt: skip
+# architecture -> layers of what llama.cpp calls its 70B
+_LAYERS_70B = {"llama": 80, "qwen2": 80, "olmo": 80, "deci": 80, "jais2": 68}
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What the mixtures ask of a model; where heads differ between layers, the first's. No experts: 0."""
+
+    architecture: str
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    n_experts: int = 0
+
+    @property
+    def heads_per_kv(self) -> int:
+        """Query heads that share a key and value head, rounded down; 0 without attention."""
+        return self.n_heads // self.n_kv_heads if self.n_kv_heads else 0
+
+    @property
+    def is_70b(self) -> bool:
+        grouped = self.architecture != "llama" or self.n_heads != self.n_kv_heads
+        return _LAYERS_70B.get(self.architecture) == self.n_layers and grouped
+
+
+def model_shape(architecture: str, metadata: Metadata, where: object = "the model") -> ModelShape:
+    """The description of a model from its GGUF keys; `where` names it in errors.
+
+    Raises CheckpointError for one that is missing or no count.
+    """
+
+    def count(key: str, default: int | None) -> int:
+        entry = metadata.get(f"{architecture}.{key}")
+        value = default if entry is None else entry.value
+        if isinstance(value, list) and value:
+            value = value[0]
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise CheckpointError(f"{where}: its key {architecture}.{key} is {value!r}, which is no count.")
+        return value
+
+    heads = count("attention.head_count", 0)
+    return ModelShape(
+        architecture,
+        count("block_count", None),
+        heads,
+        count("attention.head_count_kv", heads),
+        count("expert_count", 0),
+    )
+
+
+@dataclass(frozen=True)
+class _Place:
+    """The i-th of n tensors of a category, and what else a rule may ask."""
+
+    i: int
+    n: int
+    heads_per_kv: int
+    has_imatrix: bool
+
+
+_Rule = tuple[Callable[[_Place], bool], str]
+
+
+def _always(_place: _Place) -> bool:
+    return True
+
+
+def _grouped(place: _Place) -> bool:
+    return place.heads_per_kv >= 4
+
+
+def _outer(place: _Place) -> bool:
+    """The first and the last eighth, and every third between."""
+    eighth = place.n // 8
+    return place.i < eighth or place.i >= 7 * place.n // 8 or (place.i - eighth) % 3 == 2
+
+
+def _first(count: int) -> Callable[[_Place], bool]:
+    return lambda place: place.i < count
+
+
+def _early(part: int, has_imatrix: bool | None = None) -> Callable[[_Place], bool]:
+    """The first n // part; with has_imatrix, only if there is one or there is none."""
+    return lambda place: place.i < place.n // part and has_imatrix in (None, place.has_imatrix)
+
+
+# output type -> the type that its tensors have where no rule says otherwise
+_BASE_TYPES = {name: name.removesuffix("_S").removesuffix("_M").removesuffix("_L") for name in FILE_TYPES}
+# category -> output type -> rules, the first that holds; without one the tensor has the base type
+_MIXTURES: dict[str, dict[str, tuple[_Rule, ...]]] = {
+    "attn_v": {
+        "Q2_K": ((_grouped, "Q4_K"), (_always, "Q3_K")),
+        "Q3_K_M": ((_first(2), "Q5_K"), (_always, "Q4_K")),
+        "Q3_K_L": ((_always, "Q5_K"),),
+        "Q4_K_S": ((_first(4), "Q5_K"),),
+        "Q4_K_M": ((_outer, "Q6_K"),),
+        "Q5_K_M": ((_outer, "Q6_K"),),
+        "IQ4_NL": ((_grouped, "Q5_K"),),
+        "IQ4_XS": ((_grouped, "Q5_K"),),
+    },
+    "ffn_down": {
+        "Q2_K": ((_always, "Q3_K"),),
+        "Q3_K_M": ((_early(16), "Q5_K"), (_always, "Q4_K")),
+        "Q3_K_L": ((_always, "Q5_K"),),
+        "Q4_K_S": ((_early(8), "Q5_K"),),
+        "Q4_K_M": ((_outer, "Q6_K"),),
+        "Q5_K_M": ((_outer, "Q6_K"),),
+        "IQ4_NL": ((_early(8, has_imatrix=False), "Q5_K"),),
+        "IQ4_XS": ((_early(8, has_imatrix=False), "Q5_K"),),
+        "Q4_0": ((_early(8, has_imatrix=True), "Q4_1"),),
+        "Q5_0": ((_early(8, has_imatrix=True), "Q5_1"),),
+    },
+    "attn_output": {
+        "Q2_K": ((_always, "Q3_K"),),
+        "Q3_K_M": ((_always, "Q4_K"),),
+        "Q3_K_L": ((_always, "Q5_K"),),
+    },
+}
+# the same for models of eight experts, where these come first
+_EIGHT_EXPERTS: dict[str, dict[str, str]] = {
+    "attn_v": dict.fromkeys(FILE_TYPES, "Q8_0"),
+    "attn_k": dict.fromkeys(FILE_TYPES, "Q8_0"),
+    "attn_output": {
+        **{name: _BASE_TYPES[name] for name in FILE_TYPES},
+        **dict.fromkeys(("Q2_K", "Q3_K_S", "Q3_K_M", "Q4_K_S", "Q4_K_M", "IQ4_NL", "IQ4_XS"), "Q5_K"),
+    },
+}
+
+
+def tensor_order(name: str) -> tuple[int, str]:
+    """The key that sorts tensors as llama-quantize visits them: those of no layer, then layer by layer, by name."""
+    layer = re.match(r"blk\.(\d+)", name)
+    return (int(layer[1]) if layer else -1, name)
+
+
+def is_quantized(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether llama-quantize changes a tensor of this name and numpy shape; it counts no leading dimension of 1."""
+    return (
+        any(n > 1 for n in shape[:-1])
+        and name.endswith("weight")
+        and name not in _KEPT_WHOLE
+        and not any(part in name for part in _KEPT)
+    )
+
+
+def _category(name: str) -> str:
+    if name == _OUTPUT:
+        return "output"
+    if name in EMBEDDINGS:
+        return "embedding"
+    return next((category for part, category in _CATEGORIES.items() if part in name), "")
+
+
+@dataclass
+class _Mixture:
+    """llama-quantize's walk over one model: it counts the tensors of a category that it has given a type."""
+
+    kind: str
+    model: ModelShape
+    has_imatrix: bool
+    tied: bool
+    n_attn_v: int
+    seen: dict[str, int] = field(default_factory=lambda: {"attn_v": 0, "ffn_down": 0})
+
+    def choose(self, name: str, columns: int) -> str:
+        """The next tensor's type, before any fallback."""
+        category, base = _category(name), _BASE_TYPES[self.kind]
+        if category == "output" or (category == "embedding" and self.tied):
+            return "Q8_0" if base == "Q8_0" or columns % tensor_type(base).block else "Q6_K"
+        if category.startswith("ffn") and self.model.n_experts > 1:
+            self._check_layer(name)
+        place = self._place(category, name)
+        if category in self.seen:
+            self.seen[category] += 1
+        if self.model.n_experts == 8 and category in _EIGHT_EXPERTS:
+            return _EIGHT_EXPERTS[category][self.kind]
+        rules = _MIXTURES.get(category, {}).get(self.kind, ())
+        chosen = next((kind for holds, kind in rules if holds(place)), base)
+        return "Q5_K" if category == "attn_v" and self.model.is_70b and chosen in ("Q3_K", "Q4_K") else chosen
+
+    def _place(self, category: str, name: str) -> _Place:
+        i, n = self.seen.get(category, 0), self.n_attn_v
+        if category == "ffn_down":
+            # a sparse model has several of them in a layer: there the layer counts
+            i, n = (tensor_order(name)[0] if self.model.n_experts > 1 else i), self.model.n_layers
+        return _Place(i, n, self.model.heads_per_kv, self.has_imatrix)
+
+    def _check_layer(self, name: str) -> None:
+        if not 0 <= tensor_order(name)[0] < self.model.n_layers:
+            raise CheckpointError(f"tensor {name} is in none of the model's {self.model.n_layers} layers.")
+
+
+def choose_types(
+    kind: str,
+    model: ModelShape,
+    tensors: Mapping[str, tuple[int, ...]],
+    has_imatrix: bool = False,
+    overrides: Sequence[tuple[str, str]] = (),
+) -> dict[str, TensorType]:
+    """The type of every tensor (GGUF name -> numpy shape), in the order in which llama-quantize visits them.
+
+    `kind` is an output type of FILE_TYPES. `overrides` are pairs of a pattern, searched in tensor names, and a tensor
+    type in upper or lower case; the first pattern found in a quantised tensor's name decides, and its quant block's
+    fallback still follows. As in llama-quantize, patterns are lowered first (`\\D` becomes `\\d`), and a tensor
+    with a type of its own does not count where a rule counts layers.
+    Raises InputError for an unknown type, a pattern that is invalid or fits no quantised tensor, and for overrides when
+    `kind` is no quantised type; CheckpointError for an expert tensor outside of the model's layers.
+    Source: llama.cpp, `llama_model_quantize` on a file that is all F32.
+    """
+    if kind not in FILE_TYPES:
+        raise InputError(f"unknown output type {kind!r}.{nearest(kind.upper(), FILE_TYPES)}")
+    names = sorted(tensors, key=tensor_order)
+    quantized = {name for name in names if is_quantized(name, tensors[name])}
+    patterns = _compile_overrides(kind, overrides, quantized)
+    n_attn_v = sum(_category(name) == "attn_v" for name in names)
+    mixture = _Mixture(kind, model, has_imatrix, _OUTPUT not in tensors, n_attn_v)
+    types = {}
+    for name in names:
+        if name not in quantized:
+            chosen = "F32"
+        elif tensor_type(_BASE_TYPES[kind]).block == 1:
+            chosen = kind
+        else:
+            columns = tensors[name][-1]
+            asked = next((held for pattern, held in patterns if pattern.search(name)), None)
+            chosen = _fitting(asked or mixture.choose(name, columns), columns)
+        types[name] = tensor_type(chosen)
+    return types
+
+
+def _fitting(name: str, columns: int) -> str:
+    for candidate in (name, _FALLBACKS.get(name, name)):
+        if columns % tensor_type(candidate).block == 0:
+            return candidate
+    return "F16"
+
+
+def parse_override(text: str) -> tuple[str, str]:
+    """`PATTERN=TYPE` cut at its first `=`, as llama-quantize's --tensor-type. Raises InputError for an empty side."""
+    pattern, _, name = text.partition("=")
+    if not pattern or not name:
+        raise InputError(f"tensor type {text!r} is not PATTERN=TYPE, as in attn_v=q8_0.")
+    return pattern, name
+
+
+# what Python's expressions have beyond ECMAScript's, or read differently
+_FOREIGN = re.compile(r"\(\?[^:=!]|\[[.:=]")
+
+
+def _compile_overrides(
+    kind: str, overrides: Sequence[tuple[str, str]], quantized: Iterable[str]
+) -> list[tuple[re.Pattern[str], str]]:
+    if overrides and tensor_type(_BASE_TYPES[kind]).block == 1:
+        raise InputError(f"tensor types can be set for quantised output only, and {kind} is not. Name another type.")
+    compiled = []
+    for text, name in overrides:
+        where = f"tensor type {text}={name}"
+        if name.upper() not in TENSOR_TYPES:
+            raise InputError(f"{where}: unknown type {name!r}.{nearest(name.upper(), TENSOR_TYPES)}")
+        if _FOREIGN.search(text):
+            raise InputError(f"{where}: the pattern is more than an ECMAScript regular expression, llama.cpp's kind.")
+        try:
+            pattern = re.compile(text.lower())
+        except (re.error, OverflowError, RecursionError) as e:
+            raise InputError(f"{where}: the pattern is no regular expression: {e}.") from e
+        if not any(pattern.search(tensor) for tensor in quantized):
+            known = {re.sub(r"^blk\.\d+\.", "", tensor) for tensor in quantized}
+            raise InputError(f"{where}: no quantised tensor's name fits the pattern.{nearest(text, known)}")
+        compiled.append((pattern, name.upper()))
+    return compiled

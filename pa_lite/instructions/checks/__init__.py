@@ -1,0 +1,91 @@
+"""Rules that tell whether a response obeys an instruction, without a judge. Pure Python on strings.
+
+A check is a table with a `kind` and that kind's own fields; an instruction is followed when every one of its
+checks holds. The kinds cover the sort of constraints introduced by IFEval (Zhou et al. 2023, arXiv 2311.07911).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from pa_lite.errors import InputError, nearest
+from pa_lite.instructions.checks import counts, frame, language, layout, wording
+from pa_lite.instructions.checks.text import RELATIONS, Check, Kinds, words
+
+__all__ = ["KINDS", "Check", "checkable", "followed", "loose_variants", "passes", "validate", "words"]
+
+KINDS: Kinds = {**counts.KINDS, **wording.KINDS, **frame.KINDS, **layout.KINDS, **language.KINDS}
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list | tuple) and bool(value) and all(map(_is_text, value))
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+_TEXT = (_is_text, "a text")
+_TEXTS = (_is_texts, "a list of texts")
+_FLAG = (_is_flag, "true or false")
+# field -> what its values must be, in every kind that has it
+_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "n": (lambda v: type(v) is int and v >= 0, "a whole number from 0"),
+    "nth": (lambda v: type(v) is int and v >= 1, "a whole number from 1"),
+    "relation": (lambda v: isinstance(v, str) and v in RELATIONS, f"one of {', '.join(RELATIONS)}"),
+    "letter": (lambda v: _is_text(v) and len(v) == 1, "a single letter"),
+    "joined": _FLAG, "any": _FLAG, "same_case": _FLAG, "distinct": _FLAG,
+    "words": _TEXTS, "texts": _TEXTS, "options": _TEXTS, "keys": _TEXTS,
+    "word": _TEXT, "text": _TEXT, "characters": _TEXT, "marker": _TEXT, "header": _TEXT, "divider": _TEXT,
+    "left": _TEXT, "right": _TEXT, "code": _TEXT,
+}  # fmt: skip
+
+
+def validate(check: Check, where: str) -> None:
+    """Raise InputError, naming `where`, unless the check's kind is known and its fields are right."""
+    kind = check.get("kind")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise InputError(f"{where}: unknown check kind {kind!r}.{nearest(str(kind), KINDS)}")
+    fields = {f.rstrip("?"): not f.endswith("?") for f in KINDS[kind][0]}
+    missing = [f for f, required in fields.items() if required and f not in check]
+    extra = [f for f in check if f != "kind" and f not in fields]
+    if missing or extra:
+        told = f"lacks {', '.join(missing)}" if missing else f"has unknown {', '.join(extra)}"
+        raise InputError(f"{where}: check {kind!r} {told}. Its fields: {', '.join(fields) or 'none'}.")
+    for field in fields:
+        right, told = _FIELDS[field]
+        if field in check and not right(check[field]):
+            raise InputError(f"{where}: check {kind!r}: {field} {check[field]!r} is not {told}.")
+
+
+def checkable(check: Check) -> bool:
+    """Whether pa-lite can tell if a validated check holds: not for languages that it does not know."""
+    return check["kind"] != "language" or language.base_code(check["code"]) in language.LANGUAGES
+
+
+def passes(response: str, check: Check) -> bool:
+    """Whether the response, blanks at its ends removed, passes a validated, checkable check; an empty one fails."""
+    text = response.strip()
+    return bool(text) and KINDS[check["kind"]][1](text, check)
+
+
+def followed(response: str, checks: Sequence[Check]) -> bool:
+    """Whether the response, blanks at its ends removed, passes every check; an empty response follows nothing."""
+    return bool(response.strip()) and all(passes(response, check) for check in checks)
+
+
+def loose_variants(response: str) -> Iterator[str]:
+    """The response as it stands, without its first line, its last line, both; each also without asterisks.
+
+    Source: IFEval's loose accuracy (Zhou et al. 2023, section 2.2): a constraint holds loosely if it does for any.
+    """
+    lines = response.strip().split("\n")
+    for variant in (lines, lines[1:], lines[:-1], lines[1:-1]):
+        text = "\n".join(variant).strip()
+        yield text
+        yield text.replace("*", "")

@@ -1,0 +1,303 @@
+"""Verifiable instructions: a model answers them, rules check the answers, no judge is needed."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pa_lite.engine.chat import chat_prompts
+from pa_lite.engine.chat_options import ChatOptions
+from pa_lite.engine.chat_template import chat_facts, measured_options, template_of
+from pa_lite.engine.generation import GenerationOptions, generate
+from pa_lite.engine.model import Model
+from pa_lite.errors import InputError, nearest
+from pa_lite.instructions.checks import Check, checkable, loose_variants, passes, validate
+from pa_lite.sanitize import without_nonfinite
+from pa_lite.statistics import Estimate, clustered_error, standard_error
+from pa_lite.system.opening import read_regular
+from pa_lite.untrusted.strict_json import parse_json
+
+_log = logging.getLogger(__name__)
+_FIELDS = ("instruction", "checks", "kind", "split", "key")  # of an instruction; `key` only numbers it
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """One thing that an instruction demands: its name, and the checks that must all hold."""
+
+    name: str
+    checks: tuple[Check, ...]
+
+    @property
+    def checkable(self) -> bool:
+        """Whether rules can tell if it holds."""
+        return all(map(checkable, self.checks))
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """What the model is asked, the kind of instruction, and the constraints on its answer."""
+
+    kind: str
+    text: str
+    constraints: tuple[Constraint, ...]
+
+    @property
+    def checks(self) -> tuple[Check, ...]:
+        """The checks of all constraints."""
+        return tuple(check for constraint in self.constraints for check in constraint.checks)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether an answer holds to a constraint, strictly and loosely; None where no rule can tell."""
+
+    name: str
+    strict: bool | None
+    loose: bool | None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A model's answer to an instruction, and whether every constraint holds, strictly (`followed`) and loosely."""
+
+    instruction: str
+    kind: str
+    output: str
+    ended: bool
+    followed: bool | None
+    loose: bool | None = None
+    constraints: tuple[Verdict, ...] = ()
+    reasoning: str = ""
+
+    def document(self) -> dict[str, Any]:
+        """Return it as JSON; `reasoning`, which was not checked, is there where the model reasoned."""
+        return {key: value for key, value in asdict(self).items() if value or key != "reasoning"}
+
+
+@dataclass(frozen=True)
+class Rate:
+    """How many were checked, and the share that holds, in [0, 1], strictly and loosely."""
+
+    n: int
+    strict: Estimate
+    loose: Estimate
+
+    def to_document(self) -> dict[str, Any]:
+        """As JSON, which has no nan: where nothing could be checked, shares are null."""
+        shares = {"strict": asdict(self.strict), "loose": asdict(self.loose)}
+        return {"n": self.n, **(shares if self.n else {"strict": None, "loose": None})}
+
+
+@dataclass(frozen=True)
+class FollowResult:
+    """The share of instructions followed strictly, in [0, 1], its standard error, and every answer.
+
+    `chat` says how prompts were made where that is not the template's default (see `chat_facts`).
+    `n` counts the instructions that could be checked. A constraint's shares have standard errors clustered by answer.
+    `identity` is the model's (`Model.identity`), empty where it cannot be taken.
+    """
+
+    model: str
+    n: int
+    accuracy: float
+    stderr: float
+    answers: tuple[Answer, ...]
+    max_tokens: int | None = None
+    identity: str = ""
+    chat: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def unchecked(self) -> int:
+        """Constraints that no rule can check, left out of every share, as are their instructions of the prompts'."""
+        return sum(v.strict is None for a in self.answers for v in a.constraints)
+
+    @property
+    def cut(self) -> int:
+        """Answers that the model had not ended when its tokens ran out."""
+        return sum(not a.ended for a in self.answers)
+
+    def by_kind(self) -> dict[str, float]:
+        """The share followed strictly of each kind of instruction."""
+        return {kind: rate.strict.value for kind, rate in self.kinds().items()}
+
+    def prompts(self) -> Rate:
+        """Instructions of which every constraint holds."""
+        return _rate([[(a.followed, a.loose)] for a in self.answers])
+
+    def kinds(self) -> dict[str, Rate]:
+        """The same for each kind of instruction."""
+        names = sorted({a.kind for a in self.answers})
+        return {k: _rate([[(a.followed, a.loose)] for a in self.answers if a.kind == k]) for k in names}
+
+    def constraints(self, name: str | None = None) -> Rate:
+        """Single constraints that hold, all or those of a name."""
+        return _rate([[(v.strict, v.loose) for v in a.constraints if name in (None, v.name)] for a in self.answers])
+
+    def by_constraint(self) -> dict[str, Rate]:
+        """The same for each name of constraint."""
+        return {n: self.constraints(n) for n in sorted({v.name for a in self.answers for v in a.constraints})}
+
+    def to_document(self) -> dict[str, Any]:
+        """All of it as a JSON document: shares with n and standard errors, and every answer."""
+        document: dict[str, Any] = without_nonfinite({
+            "model": self.model, "identity": self.identity, "max_tokens": self.max_tokens, "chat": dict(self.chat),
+            "versions": _versions(),
+            "unchecked_constraints": self.unchecked, "cut_answers": self.cut,
+            "prompts": self.prompts().to_document(), "constraints": self.constraints().to_document(),
+            "by_kind": {k: r.to_document() for k, r in self.kinds().items()},
+            "by_constraint": {n: r.to_document() for n, r in self.by_constraint().items()},
+            "answers": [a.document() for a in self.answers],
+        })  # fmt: skip
+        return document
+
+
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in ("pa-lite", "llama-cpp-python")}
+
+
+def _rate(clusters: Sequence[Sequence[tuple[bool | None, bool | None]]]) -> Rate:
+    """The rate of (strict, loose) verdicts, those of an answer together; None is left out; nan where none is left."""
+    kept = [[(s, bool(loose)) for s, loose in c if s is not None] for c in clusters]
+    n = sum(map(len, kept))
+    strict, loose = ([[float(v[i]) for v in c] for c in kept] for i in (0, 1))
+    return Rate(n, *(Estimate(_mean(v for c in x for v in c), clustered_error(x)) for x in (strict, loose)))
+
+
+def _mean(values: Iterable[float]) -> float:
+    listed = list(values)
+    return float(np.mean(listed)) if listed else float("nan")
+
+
+def read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects of a JSONL file, each with where it stands (`file:line`). Raises InputError, naming that."""
+    try:
+        lines = read_regular(path).decode("utf-8-sig").split("\n")  # and not splitlines: a text may hold U+2028
+    except OSError as e:
+        raise InputError(f"{path}: cannot be read: {e.strerror}.") from e
+    except UnicodeDecodeError as e:
+        raise InputError(f"{path}: is no UTF-8 text ({e.reason} at byte {e.start}).") from e
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = parse_json(line, nan=True)
+        except ValueError as e:
+            raise InputError(f"{path}:{number}: is no JSON ({e}); a file of instructions has an object a line.") from e
+        if not isinstance(row, dict):
+            raise InputError(f"{path}:{number}: is no JSON object.")
+        yield f"{path}:{number}", row
+
+
+def text_of(row: Mapping[str, Any], field: str, where: str) -> str:
+    """A row's field that must be a text. Raises InputError, naming `where`."""
+    value = row.get(field)
+    if not isinstance(value, str) or not value.strip():
+        raise InputError(f"{where}: has no text under {field!r}.")
+    return value
+
+
+def load_instructions(path: Path, split: str = "test", warn: bool = False) -> list[Instruction]:
+    """Read a JSONL file of instructions: objects with `instruction` and `checks`.
+
+    They may have `kind`, `split` and `key` too. A row without a split, or with null, is of any; with `warn`, rows of
+    other splits are counted in a warning. Raises InputError, naming file and line, for the first row that is wrong, or
+    when the split has no rows.
+    """
+    found = [(_split_of(row, where), instruction_of(row, where)) for where, row in read_jsonl(path)]
+    out = [instruction for named, instruction in found if named in (None, split)]
+    if not out:
+        raise InputError(f"{path}: has no instructions of split {split!r}.")
+    if warn and (left := len(found) - len(out)):
+        _log.warning("%s: left out %d of %d instructions, whose split is not %r.", path, left, len(found), split)
+    return out
+
+
+def _split_of(row: Mapping[str, Any], where: str) -> str | None:
+    split = row.get("split")
+    if split is not None and not isinstance(split, str):
+        raise InputError(f"{where}: 'split' must be a string, not {split!r:.80}.")
+    return split
+
+
+def instruction_of(row: Mapping[str, Any], where: str) -> Instruction:
+    """Return the instruction of a row, every check a constraint of its kind's name.
+
+    Raises InputError, naming `where`, for what is missing or wrong, and for a field that instructions do not have.
+    """
+    for name in row:
+        if name not in _FIELDS:
+            raise InputError(f"{where}: has the unknown field {name!r}.{nearest(name, _FIELDS)}")
+    text, checks = text_of(row, "instruction", where), row.get("checks")
+    if not isinstance(checks, list) or not checks or not all(isinstance(c, dict) for c in checks):
+        raise InputError(f"{where}: has no list of checks under 'checks'.")
+    for check in checks:
+        validate(check, where)
+    kind = text_of(row, "kind", where) if "kind" in row else kind_by_number(len(checks))
+    return Instruction(kind, text, tuple(Constraint(c["kind"], (c,)) for c in checks))
+
+
+def kind_by_number(n: int) -> str:
+    """The kind of an instruction that names none: how many constraints it has."""
+    return f"{n} constraint{'s' * (n != 1)}"
+
+
+def check_answer(instruction: Instruction, output: str, ended: bool = True, must_end: bool = True) -> Answer:
+    """Check an output against an instruction; with `must_end`, one that was cut holds to nothing."""
+    counts, variants = ended or not must_end, list(loose_variants(output))
+
+    def verdict(constraint: Constraint) -> Verdict:
+        if not constraint.checkable:
+            return Verdict(constraint.name, None, None)
+        strict, loose = (any(_holds(t, constraint) for t in texts) for texts in ([output], variants))
+        return Verdict(constraint.name, counts and strict, counts and loose)
+
+    verdicts = tuple(map(verdict, instruction.constraints))
+    known = all(v.strict is not None for v in verdicts)
+    return Answer(
+        instruction.text, instruction.kind, output, ended,
+        all(v.strict for v in verdicts) if known else None, all(v.loose for v in verdicts) if known else None, verdicts,
+    )  # fmt: skip
+
+
+def _holds(text: str, constraint: Constraint) -> bool:
+    return all(passes(text, check) for check in constraint.checks)
+
+
+def follow_instructions(
+    model: Model,
+    instructions: Sequence[Instruction],
+    max_tokens: int = 64,
+    progress: Callable[[int, int], None] | None = None,
+    must_end: bool = True,
+    parallel: int = 16,
+    chat: ChatOptions | None = None,
+) -> FollowResult:
+    """Let the model answer every instruction greedily through its chat template, and check the answers.
+
+    With `must_end`, only an answer that the model ended by itself within max_tokens can hold to anything. `parallel`
+    instructions run at a time; `progress` gets (answers done, answers in all). What a model writes before its answer
+    while it reasons is kept, and not checked; an answer whose reasoning never ended counts as cut. The chat options
+    are settled first (see `measured_options`). Raises what generate and chat_prompts
+    raise.
+    """
+    template = template_of(model)
+    chat = measured_options(template, chat, model.name)
+    asked = chat_prompts(model, [i.text for i in instructions], chat)
+    options = GenerationOptions(max_tokens, parallel=parallel)
+    outputs = generate(model, asked.tokens, options, progress, reasoning=asked.reasoning)
+    answers = tuple(
+        replace(check_answer(i, o.text, o.ended, must_end), reasoning=o.reasoning)
+        for i, o in zip(instructions, outputs, strict=True)
+    )
+    values = [float(a.followed) for a in answers if a.followed is not None]
+    return FollowResult(
+        model.name, len(values), _mean(values), standard_error(values), answers, max_tokens, model.known_by()[1],
+        chat_facts(template, chat, model.name),
+    )  # fmt: skip

@@ -1,0 +1,136 @@
+"""Puts the public set together: one to three constraints a prompt, no two of which contradict each other.
+
+Kinds fall into groups, of which a prompt takes one each; some pairs of groups' kinds are left out because few texts, or
+none, satisfy both. What must stand in a response is checked against what must not.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pa_lite.instructions.checks import passes
+from pa_lite.instructions.public.recipes import RECIPES, Draw, tell
+from pa_lite.instructions.public.topics import QUESTIONS, TOPICS, Question, Topic
+
+SIZE = 500
+SEED = 0
+_SIZES = (1, 1, 2, 2, 3)  # how many constraints a prompt has, drawn from
+_TRIES = 20
+
+_GROUPS: dict[str, tuple[str, ...]] = {
+    "shape": ("sentence_count", "paragraph_count", "line_count", "bulleted", "numbered", "bullet_count",
+              "section_count", "divided", "json", "paragraph_start", "chooses", "equals"),
+    "length": ("word_count",),
+    "demand": ("includes", "contains", "repeats", "text_count"),
+    "ban": ("excludes", "lacks", "lacks_characters", "letter_count"),
+    "case": ("uppercase", "lowercase", "capitalised", "capital_words", "language"),
+    "frame": ("starts_with", "ends_with", "quoted", "wrapped", "echoes", "postscript", "title"),
+    "marks": ("highlight_count", "placeholder_count"),
+}  # fmt: skip
+_GROUP_OF = {kind: group for group, kinds in _GROUPS.items() for kind in kinds}
+# kinds that go with these alone
+_ONLY: dict[str, frozenset[str]] = {
+    "equals": frozenset(),
+    "chooses": frozenset({"uppercase", "lowercase", "quoted"}),
+    "json": frozenset({"includes", "contains", "repeats", "text_count", "excludes", "lacks"}),
+    "language": frozenset({"paragraph_count", "line_count", "bulleted", "numbered", "divided", "quoted", "wrapped"}),
+}
+_FRAMES = frozenset(_GROUPS["frame"])
+_OWN_LINES = frozenset({"title", "echoes", "postscript"})  # what makes a line, or a sentence, of its own
+_NEVER: dict[str, frozenset[str]] = {
+    "bulleted": _FRAMES,
+    "numbered": _FRAMES,
+    "sentence_count": _OWN_LINES | {"wrapped", "quoted"},
+    "line_count": _OWN_LINES,
+    "paragraph_count": _OWN_LINES,
+    "divided": _OWN_LINES | {"wrapped", "highlight_count"},
+    "paragraph_start": _FRAMES - {"ends_with"},
+    "section_count": frozenset({"quoted", "wrapped"}),
+    "word_count": frozenset({"echoes"}),
+    "uppercase": frozenset({"starts_with", "ends_with"}),
+    "lowercase": frozenset({"starts_with", "ends_with"}),
+    "capitalised": frozenset({"starts_with", "ends_with", "highlight_count", "placeholder_count"}),
+    "wrapped": frozenset({"placeholder_count"}),
+}
+# kinds that a text standing in the response may break
+_BANS = ("excludes", "lacks", "lacks_characters")
+_COUNTS = ("letter_count", "repeats", "text_count", "capital_words")
+
+
+def public_rows(seed: int = SEED, size: int = SIZE) -> list[dict[str, Any]]:
+    """The rows (key, instruction, checks) of a set of prompts, the same for the same seed; no two prompts alike."""
+    draw, used, seen = Draw(seed), Counter[str](), set[str]()
+    rows: list[dict[str, Any]] = []
+    tries = 0
+    while len(rows) < size:
+        row, tries = _row(draw, used, draw.pick(_SIZES)), tries + 1
+        if row["instruction"] in seen and tries < _TRIES:
+            continue
+        # counted even when it repeats to the last: a kind whose texts are used up must not come first for ever
+        used.update(check["kind"] for check in row["checks"])
+        tries = 0
+        if row["instruction"] not in seen:
+            seen.add(row["instruction"])
+            rows.append({"key": len(rows), **row})
+    return rows
+
+
+def to_jsonl(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The text of a file of instructions."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def _row(draw: Draw, used: Counter[str], size: int) -> dict[str, Any]:
+    """A prompt of `size` constraints, or fewer where no more fit; kinds that were used least come first."""
+    # a drawn tie-break, so that kinds with equal counts take turns
+    kinds = sorted(RECIPES, key=lambda kind: (used[kind], draw.below(1 << 20)))
+    topic: Topic | Question = draw.pick(QUESTIONS) if kinds[0] == "chooses" else draw.pick(TOPICS)
+    checks: list[dict[str, Any]] = []
+    for kind in kinds:
+        if len(checks) == size:
+            break
+        if kind == "chooses" and checks:
+            continue  # needs a question for a topic
+        if all(_kinds_agree(kind, other["kind"]) for other in checks):
+            for _ in range(_TRIES):
+                check = {"kind": kind, **RECIPES[kind].draw(draw, topic)}
+                if compatible([*checks, check]):
+                    checks.append(check)
+                    break
+    told = [tell(check, draw.pick(RECIPES[check["kind"]].texts)) for check in checks]
+    request = [] if checks[0]["kind"] == "equals" else [topic.request]
+    return {"instruction": " ".join(request + told), "checks": checks}
+
+
+def _kinds_agree(one: str, other: str) -> bool:
+    if _GROUP_OF[one] == _GROUP_OF[other]:
+        return False
+    if (one in _ONLY and other not in _ONLY[one]) or (other in _ONLY and one not in _ONLY[other]):
+        return False
+    return other not in _NEVER.get(one, ()) and one not in _NEVER.get(other, ())
+
+
+def compatible(checks: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether nothing that one check wants in a response is barred, or counted, by another."""
+    for check in checks:
+        wanted = " . ".join(text for other in checks if other is not check for text in _wanted(other))
+        if not wanted:
+            continue
+        if check["kind"] in _BANS and not passes(wanted, check):
+            return False
+        if check["kind"] in _COUNTS and not passes(wanted, {**check, "n": 0, "relation": "exactly"}):
+            return False
+    return True
+
+
+def _wanted(check: Mapping[str, Any]) -> list[str]:
+    """The texts that a response must hold to pass."""
+    texts: list[str] = [*check.get("keys", ()), *check.get("options", ())]
+    if check["kind"] in ("includes", "contains"):
+        texts += [*check.get("words", ()), *check.get("texts", ())]
+    if check["kind"] not in _BANS and check["kind"] != "letter_count":
+        texts += [check[f] for f in ("text", "word", "marker", "header", "divider", "left", "right") if f in check]
+    return texts

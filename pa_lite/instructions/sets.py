@@ -1,0 +1,67 @@
+"""Sets of verifiable instructions by name: the public one, the demo's, IFEval's, and files of the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pa_lite.alpaca.outputs import demo_instructions_path
+from pa_lite.errors import InputError, nearest
+from pa_lite.instructions import ifeval
+from pa_lite.instructions.following import Instruction, instruction_of, load_instructions
+from pa_lite.instructions.public.generator import public_rows
+
+PUBLIC_PATH = Path(__file__).parent / "public" / "public.jsonl"
+_DEMO_TOKENS = 32  # its longest answers take a dozen
+_NAMES = ("public", "demo", "ifeval")
+
+
+@dataclass(frozen=True)
+class InstructionSet:
+    """Instructions and how they are meant to be run.
+
+    `must_end`: an answer that was cut holds to nothing. IFEval's reference implementation checks cut answers like
+    whole ones, and so does its set here. `max_tokens` is what a good answer needs at most.
+    """
+
+    name: str
+    instructions: Sequence[Instruction]
+    max_tokens: int
+    must_end: bool = True
+
+    def limited(self, limit: int | None) -> InstructionSet:
+        """The set with at most `limit` instructions, taken at even distances."""
+        n = len(self.instructions)
+        if limit is None or limit >= n:
+            return self
+        return replace(self, instructions=[self.instructions[i * n // limit] for i in range(limit)])
+
+
+def find_set(name: str, seed: int | None = None, progress: Callable[[int, int], None] | None = None) -> InstructionSet:
+    """The set `public`, `demo` (or `demo:dev`), `ifeval` (from the Hub), `ifeval:FILE`, or that of a file by its path.
+
+    A `seed` makes 500 new public prompts instead of the fixed ones. `progress` gets (bytes done, bytes in all) of a
+    download. Raises InputError for an unknown name, a file that is wrong, a seed with another set.
+    """
+    if seed is not None and name != "public":
+        raise InputError(f"a seed makes new prompts of the public set; {name!r} has its own.")
+    if name == "public" and seed is None:
+        return InstructionSet(name, load_instructions(PUBLIC_PATH), 512)
+    if name == "public":
+        rows = [instruction_of(row, f"seed {seed}") for row in public_rows(seed or 0)]
+        return InstructionSet(f"public, seed {seed}", rows, 512)
+    kind, _, file = name.partition(":")
+    if kind == "demo":
+        return InstructionSet(name, load_instructions(demo_instructions_path(), file or "test"), _DEMO_TOKENS)
+    if name == "ifeval" or (kind == "ifeval" and file):
+        return InstructionSet(name, ifeval.load_ifeval(Path(file) if file else _fetch(progress)), 1280, must_end=False)
+    if not Path(name).is_file():
+        raise InputError(f"unknown set {name!r}: neither a file that exists nor one of ours.{nearest(name, _NAMES)}")
+    return InstructionSet(name, load_instructions(Path(name), warn=True), 512)
+
+
+def _fetch(progress: Callable[[int, int], None] | None) -> Path:
+    from pa_lite.checkpoints.hub.repositories import fetch_file
+
+    return fetch_file(ifeval.REPO, ifeval.FILE, kind="dataset", progress=progress)

@@ -1,0 +1,193 @@
+"""Pairs up the tensors of base and instruct: vocabularies that differ, tied outputs, settings. Reads no weights."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from pa_lite.checkpoints.checkpoint import Checkpoint, Field, TensorSource, Vocabulary
+from pa_lite.checkpoints.vocabulary import UNUSED
+from pa_lite.checkpoints.vocabulary.files import Seen
+from pa_lite.errors import CheckpointError, InputError, MismatchError
+
+RowMap = npt.NDArray[np.int64]
+TOKEN_ROWS = ("token_embd.weight", "output.weight", "output.bias")  # one row for each token
+SIDES = ("base", "instruct")
+_LEAST_SHARED = 0.5  # of the written vocabulary's tokens; below it the two are not one tokenizer grown
+
+
+@dataclass(frozen=True)
+class RowMaps:
+    """For each row of the result the row of base and of instruct that it comes from, -1 where that side lacks it."""
+
+    base: RowMap
+    instruct: RowMap
+
+    def told(self, written: str) -> str:
+        """What the alignment amounts to, for the plan."""
+        both = int(((self.base >= 0) & (self.instruct >= 0)).sum())
+        only = {"base": int((self.instruct < 0).sum()), "instruct": int((self.base < 0).sum())}
+        return (
+            f"vocabularies differ: {len(self.base)} tokens of {written} are kept, {both} are in both, {only['base']} "
+            f"rows come from base alone, {only['instruct']} from instruct alone"
+        )
+
+
+def _rows_of(checkpoint: Checkpoint) -> int:
+    if "token_embd.weight" not in checkpoint.tensors:
+        raise CheckpointError(f"{checkpoint.path}: has no token embedding (token_embd.weight).")
+    return checkpoint.tensors["token_embd.weight"].rows
+
+
+def _load(checkpoint: Checkpoint, seen: Seen) -> Vocabulary:
+    vocabulary, rows = checkpoint.load_vocabulary(seen), _rows_of(checkpoint)
+    if len(vocabulary.tokens) != rows:
+        raise CheckpointError(
+            f"{checkpoint.path}: the vocabulary has {len(vocabulary.tokens)} tokens, token_embd {rows} rows."
+        )
+    return vocabulary
+
+
+def align_vocabularies(base: Checkpoint, instruct: Checkpoint, written: str) -> tuple[Vocabulary, RowMaps | None]:
+    """The vocabulary of the result (`written` side's) and, where the two differ, which rows belong together.
+
+    Rows are aligned by token text. Unused (padding) rows come from the written side alone. A side without a tokenizer
+    is taken to have the other's when the sizes agree. Raises InputError for an unknown side, CheckpointError when the
+    written side has no vocabulary, MismatchError when the two share less than half of the tokens.
+    """
+    if written not in SIDES:
+        raise InputError(f"vocabulary {written!r} is neither base nor instruct (--vocab).")
+    ours, theirs = (instruct, base) if written == "instruct" else (base, instruct)
+    seen = Seen()
+    kept = _load(ours, seen)
+    try:
+        other = _load(theirs, seen)
+    except CheckpointError:
+        if _rows_of(ours) != _rows_of(theirs):
+            raise
+        return kept, None
+    del seen  # which may be larger than all that is left
+    if kept.tokens == other.tokens:
+        return kept, None
+    kinds = [v.metadata.get("tokenizer.ggml.model") for v in (kept, other)]
+    places = {t: i for i, (t, k) in enumerate(zip(other.tokens, other.token_types, strict=True)) if k != UNUSED}
+    rows = zip(kept.tokens, kept.token_types, strict=True)
+    found = np.array([places.get(t, -1) if k != UNUSED else -1 for t, k in rows], np.int64)
+    used = sum(k != UNUSED for k in kept.token_types)
+    shared = int((found >= 0).sum())
+    if kinds[0] != kinds[1] or shared < _LEAST_SHARED * used:
+        raise MismatchError(
+            f"vocabularies differ: only {shared} of the {used} tokens of {ours.path} are in {theirs.path}. "
+            "The two are no pair."
+        )
+    own = np.arange(len(kept.tokens), dtype=np.int64)
+    return kept, RowMaps(found, own) if written == "instruct" else RowMaps(own, found)
+
+
+def pair_tensors(
+    base: Checkpoint, instruct: Checkpoint, maps: RowMaps | None, force: bool = False
+) -> tuple[dict[str, tuple[TensorSource | None, TensorSource]], list[str]]:
+    """The result's tensors: name -> (base's, instruct's), and remarks for the plan.
+
+    An output that one side ties to its embedding is that embedding. Rotary factors are instruct's (base None). With
+    `force` so are biases and norms of q and k that one side lacks. Raises MismatchError, naming each tensor and both
+    shapes, for all else that is not alike.
+    """
+    remarks: list[str] = []
+    left, right = dict(base.tensors), dict(instruct.tensors)
+    for mine, theirs, side in ((left, right, "base"), (right, left, "instruct")):
+        if "output.weight" in theirs and "output.weight" not in mine:
+            mine["output.weight"] = replace(mine["token_embd.weight"], name="output.weight")
+            remarks.append(f"{side} ties its output to the embedding: its embedding stands for output.weight")
+    pairs: dict[str, tuple[TensorSource | None, TensorSource]] = {}
+    mismatches = []
+    for ours, theirs, here, there in ((left, right, base, instruct), (right, left, instruct, base)):
+        for name, source in ours.items():
+            if name in theirs or name.startswith("rope_"):
+                continue
+            told = (
+                f"tensor {source.stored_name} of shape {list(source.shape)} is in {here.path} but not in {there.path}"
+            )
+            if not _ADDITION.search(name):
+                mismatches.append(f"{told}.")
+            elif not force:
+                mismatches.append(f"{told}. {_FORCE}")
+            else:
+                remarks.append(f"{told}: instruct is followed")
+    for name, source in right.items():
+        if name.startswith("rope_") or (force and name not in left and _ADDITION.search(name)):
+            pairs[name] = (None, source)
+        elif name in left:
+            skipped = int(maps is not None and name in TOKEN_ROWS)  # rows that are aligned may differ in number
+            other = left[name]
+            if other.shape[skipped:] != source.shape[skipped:]:
+                mismatches.append(
+                    f"tensor {other.stored_name} has shape {list(other.shape)} in {other.path} "
+                    f"but {list(source.shape)} in {source.path}. The two are no pair."
+                )
+            pairs[name] = (other, source)
+    if mismatches:
+        raise MismatchError(*mismatches)
+    return pairs, remarks
+
+
+def compare_settings(base: Checkpoint, instruct: Checkpoint, force: bool = False) -> list[str]:
+    """Remarks on settings that differ, of which instruct's are written.
+
+    Raises MismatchError for those of the shape, and, without `force`, for those that change what the network computes:
+    rotary and context settings excepted, all do.
+    """
+    remarks, mismatches = [], []
+    a = instruct.architecture
+    for key in sorted(base.metadata.keys() | instruct.metadata.keys()):
+        if not key.startswith(f"{a}.") or key == f"{a}.vocab_size":
+            continue
+        ours, theirs = (c.metadata.get(key) for c in (base, instruct))
+        if ours is not None and theirs is not None and ours.value == theirs.value:
+            continue
+        values = [_shown(ours), _shown(theirs)]
+        kind = key.removeprefix(f"{a}.")
+        both_tell = ours is not None and theirs is not None  # a shape that is not told llama.cpp derives
+        told = f"{key} is {values[0]} in {base.path} but {values[1]} in {instruct.path}."
+        if kind in _SHAPE_KEYS and both_tell:
+            mismatches.append(f"{told} The two are no pair.")
+        elif force or kind in _SHAPE_KEYS or _MAY_DIFFER.fullmatch(kind):
+            remarks.append(f"{key} is {values[0]} in base, {values[1]} in instruct: instruct's is used")
+        else:
+            mismatches.append(f"{told} {_FORCE}")
+    if mismatches:
+        raise MismatchError(*mismatches)
+    return remarks
+
+
+def _shown(entry: Field | None) -> str:
+    if entry is None:
+        return "not set"
+    return f"{entry.value:g}" if entry.type == "FLOAT32" else str(entry.value)
+
+
+_SHAPE_KEYS: Sequence[str] = (
+    "block_count", "embedding_length", "feed_forward_length", "attention.head_count", "attention.head_count_kv",
+    "attention.key_length", "attention.value_length", "expert_count", "rope.dimension_count",
+    "expert_feed_forward_length",
+)  # fmt: skip
+_MAY_DIFFER = re.compile(r"rope\..+|context_length|attention\.sliding_window.*")
+_ADDITION = re.compile(r"\.bias$|\.attn_[qk]_norm\.weight$")  # tensors that are not of every model of an architecture
+_FORCE = "The two do not compute alike, so no line joins them. --force merges all the same, with what instruct has."
+
+
+def runs(rows: RowMap) -> list[tuple[int, int, int]]:
+    """Cut a row map into runs of consecutive source rows: (place in the result, first source row, number of rows).
+
+    Rows that are -1 are in no run.
+    """
+    cuts = np.flatnonzero((np.diff(rows) != 1) | (rows[:-1] < 0)) + 1
+    out = []
+    for start, stop in zip([0, *cuts], [*cuts, len(rows)], strict=True):
+        if stop > start and rows[start] >= 0:
+            out.append((int(start), int(rows[start]), int(stop - start)))
+    return out

@@ -1,0 +1,134 @@
+"""How far instruct lies from base: relative norm of the difference and cosine, by tensor group and by layer."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import astuple, dataclass
+
+import numpy as np
+
+from pa_lite.checkpoints import Location, open_checkpoints
+from pa_lite.errors import CheckpointError
+from pa_lite.ggml.kernels import FloatArray
+from pa_lite.merging.groups import GROUPS, group_of, layer_of
+from pa_lite.merging.plan import MergePlan, PlanOptions, plan_merge
+from pa_lite.merging.stream import Block, BlockWorker, run_blocks
+from pa_lite.system.machine import cores
+
+
+@dataclass
+class _Sums:
+    """Sums over values, float64: of base squared, instruct squared, their product, and the difference squared."""
+
+    base: float = 0.0
+    instruct: float = 0.0
+    product: float = 0.0
+    difference: float = 0.0
+
+    def add(self, other: _Sums) -> None:
+        self.base += other.base
+        self.instruct += other.instruct
+        self.product += other.product
+        self.difference += other.difference
+
+
+@dataclass(frozen=True)
+class Distance:
+    """How far apart: |I - B| / |B| (infinite when B is 0 and I is not), and the cosine of the angle between them."""
+
+    relative_norm: float
+    cosine: float
+
+
+@dataclass(frozen=True)
+class Diff:
+    """Distances of the whole model, of each group, of each layer, and of each tensor; n is the number of values."""
+
+    n_values: int
+    total: Distance
+    groups: dict[str, Distance]
+    layers: dict[int, Distance]
+    tensors: dict[str, Distance]
+    remarks: tuple[str, ...]
+
+
+def _distance(sums: Iterable[_Sums]) -> Distance:
+    whole = _Sums()
+    for s in sums:
+        whole.add(s)
+    relative = math.sqrt(whole.difference / whole.base) if whole.base else math.inf if whole.difference else 0.0
+    scale = math.sqrt(whole.base) * math.sqrt(whole.instruct)
+    return Distance(relative, whole.product / scale if scale else 1.0 if not whole.difference else 0.0)
+
+
+def diff_checkpoints(
+    base: str | Location,
+    instruct: str | Location,
+    threads: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+    stream: bool = False,
+) -> Diff:
+    """Read through both checkpoints once. `progress` gets (values done, values in all).
+
+    Checkpoints on the Hub are fetched first, with `progress` in bytes; with `stream` they are read from there. Rows
+    that only one side has (tokens added) do not count. Raises what opening and planning a merge of the two raises.
+    """
+    left, right = open_checkpoints([base, instruct], stream, progress)
+    plan = plan_merge(left, right, PlanOptions("F32", force=True))
+    sums = _sums(plan, threads or cores(), progress)
+    groups = [g for g in GROUPS if any(group_of(n) == g for n in sums)]
+    layers = sorted({layer for name in sums if (layer := layer_of(name)) is not None})
+    return Diff(
+        n_values=plan.n_values,
+        total=_distance(sums.values()),
+        groups={g: _distance(s for n, s in sums.items() if group_of(n) == g) for g in groups},
+        layers={i: _distance(s for n, s in sums.items() if layer_of(n) == i) for i in layers},
+        tensors={name: _distance([s]) for name, s in sums.items()},
+        remarks=plan.remarks,
+    )
+
+
+def _products(base: FloatArray, instruct: FloatArray, difference: FloatArray) -> _Sums:
+    """The sums over float32 values of one block; in float64 where float32 does not reach."""
+    pairs = ((base, base), (instruct, instruct), (base, instruct), (difference, difference))
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = _Sums(*(float(np.dot(a, b)) for a, b in pairs))
+        if all(map(math.isfinite, astuple(found))):
+            return found
+        return _Sums(*(float(np.dot(a.astype(np.float64), b.astype(np.float64))) for a, b in pairs))
+
+
+def _sums(plan: MergePlan, threads: int, progress: Callable[[int, int], None] | None) -> dict[str, _Sums]:
+    tensors = [t for t in plan.tensors if t.base is not None]
+    out = {t.name: _Sums() for t in tensors}
+    lock, total, done = threading.Lock(), sum(t.n_values for t in tensors), 0
+
+    def handle(worker: BlockWorker, block: Block) -> None:
+        nonlocal done
+        base, instruct = worker.sides(block, (0.5,))
+        maps = block.tensor.maps
+        if maps is not None:
+            here = slice(block.start, block.stop)
+            both = (maps.base[here] >= 0) & (maps.instruct[here] >= 0)
+            base, instruct = (side.reshape(-1, block.columns)[both].reshape(-1) for side in (base, instruct))
+        with np.errstate(over="ignore", invalid="ignore"):
+            difference = instruct - base
+        if block.tensor.shift:  # weights as they act, which are those of a GGUF file
+            shift = np.float32(block.tensor.shift)
+            base, instruct = base + shift, instruct + shift
+        found = _products(base, instruct, difference)
+        if not all(map(math.isfinite, astuple(found))):
+            raise CheckpointError(
+                f"tensor {block.tensor.name} has values in base or instruct that are no finite numbers: the two "
+                "have no distance. Fetch both again."
+            )
+        with lock:
+            out[block.tensor.name].add(found)
+            done += block.n_values
+            if progress is not None:
+                progress(done, total)
+
+    run_blocks(tensors, threads, handle)
+    return out

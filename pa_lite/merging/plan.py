@@ -1,0 +1,300 @@
+"""What becomes of each tensor: decided from headers alone, before a single weight is read."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from pa_lite.checkpoints.checkpoint import (
+    Checkpoint,
+    Metadata,
+    TensorSource,
+    Vocabulary,
+    boolean,
+    float32,
+    string,
+    uint32,
+)
+from pa_lite.checkpoints.fingerprint import fingerprint, header_inputs, identity
+from pa_lite.checkpoints.hub.remote_file import FilePath
+from pa_lite.checkpoints.vocabulary import name_for_llama_cpp
+from pa_lite.errors import InputError, MismatchError, nearest
+from pa_lite.ggml.imatrix import assign_importance, read_imatrix
+from pa_lite.ggml.kernels import FloatArray, TensorType
+from pa_lite.ggml.quant_types import FILE_TYPES, choose_types, model_shape
+from pa_lite.merging.align import TOKEN_ROWS, RowMaps, align_vocabularies, compare_settings, pair_tensors
+from pa_lite.merging.groups import group_of, layer_of
+from pa_lite.merging.schedule import Schedule
+from pa_lite.system.atomic import Stamp
+from pa_lite.system.machine import peak_bytes
+
+DEFAULT_TYPE = "Q8_0"
+_QUANTIZATION_VERSION = 2
+_NO_SCHEDULE = Schedule()
+RECIPE = "pa_lite.recipe"  # the key of a result's header for `MergePlan.recipe`
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """What the result shall be: output type, lam schedule, whose vocabulary, importance matrix, types by pattern.
+
+    `tensor_types` holds (regular expression on the tensor's name, ggml type) in the order of the command line. `force`
+    merges even where the two networks do not compute alike, and takes instruct's settings. `allow_nonfinite` lets NaN,
+    infinities and what a type makes infinite through in tensors of type F32, F16 and BF16; quantised types refuse them
+    always, as a quant block cannot tell of them.
+    """
+
+    kind: str = DEFAULT_TYPE
+    schedule: Schedule = _NO_SCHEDULE
+    vocab: str = "instruct"
+    imatrix: Path | None = None
+    tensor_types: tuple[tuple[str, str], ...] = ()
+    force: bool = False
+    allow_nonfinite: bool = False
+
+
+@dataclass(frozen=True)
+class TensorPlan:
+    """One tensor of the result: its type, and the two tensors that it is interpolated from.
+
+    `base` None copies instruct's; `constant` holds fixed values instead of both. `maps` aligns rows by token.
+    `importance` weighs the columns when quantising: float32 [matrices, columns], matrices 1 but for stacked experts.
+    """
+
+    name: str
+    type: TensorType
+    shape: tuple[int, ...]
+    base: TensorSource | None = None
+    instruct: TensorSource | None = None
+    constant: npt.NDArray[np.float32] | None = None
+    maps: RowMaps | None = None
+    importance: FloatArray | None = None
+
+    @property
+    def n_values(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.type.nbytes(self.n_values)
+
+    @property
+    def shift(self) -> float:
+        """What is added to the interpolated values: what both sides need added, or 0 where they differ."""
+        shifts = {s.shift for s in (self.base, self.instruct) if s is not None}
+        return shifts.pop() if len(shifts) == 1 else 0.0
+
+
+@dataclass(frozen=True)
+class MergePlan:
+    """All that a merge will do for every lam; `metadata_for` gives the header of one lam's file.
+
+    `peak` is the most memory that the process held while it was planned, in bytes; 0 if it had held more before.
+    """
+
+    base: Checkpoint
+    instruct: Checkpoint
+    options: PlanOptions
+    tensors: tuple[TensorPlan, ...]
+    vocabulary: Vocabulary
+    remarks: tuple[str, ...] = ()
+    peak: int = 0
+
+    @property
+    def type(self) -> str:
+        """The output type's name."""
+        return self.options.kind
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """Which of several files that contradict each other was followed, a line for each."""
+        return (*self.base.remarks, *self.instruct.remarks, *self.vocabulary.remarks)
+
+    @functools.cached_property
+    def n_values(self) -> int:
+        """Parameters in the result."""
+        return sum(t.n_values for t in self.tensors)
+
+    @property
+    def layout(self) -> dict[str, tuple[TensorType, tuple[int, ...]]]:
+        """Type and shape of each tensor of a result, in its order."""
+        return {t.name: (t.type, t.shape) for t in self.tensors}
+
+    @property
+    def data_bytes(self) -> int:
+        """Bytes of tensor data in one result, without header and padding."""
+        return sum(t.nbytes for t in self.tensors)
+
+    @functools.cached_property
+    def files(self) -> Mapping[FilePath, Stamp | None]:
+        """Every file that weights are read from, and what it was when its header was read."""
+        sides = (s for t in self.tensors for s in (t.base, t.instruct) if s is not None)
+        return {p.path: p.stamp for s in sides for p in s.pieces}
+
+    @functools.cached_property
+    def n_layers(self) -> int:
+        """Layers of the model."""
+        return 1 + max((layer_of(t.name) or 0 for t in self.tensors), default=0)
+
+    @functools.cached_property
+    def fingerprints(self) -> tuple[str, str]:
+        """Of base and instruct."""
+        return fingerprint(self.base), fingerprint(self.instruct)
+
+    @functools.cached_property
+    def recipe(self) -> str:
+        """SHA-256 (hex) of how every tensor is made, lam and schedule aside: what the header alone does not say.
+
+        That is which tensors of the two sides are interpolated, which are copied or come from the configuration, how
+        rows are aligned by token (which depends on base's tokenizer), types, and the importance of columns.
+        """
+        digest = hashlib.sha256()
+        for t in self.tensors:
+            sides = [None if s is None else [s.stored_name, s.heads, s.shift] for s in (t.base, t.instruct)]
+            digest.update(json.dumps([t.name, t.type.name, t.shape, *sides]).encode("ascii"))
+            aligned = (t.maps.base, t.maps.instruct) if t.maps is not None else (None, None)
+            for values in (t.constant, *aligned, t.importance):
+                digest.update(b"none" if values is None else f"{values.dtype} {values.shape}".encode("ascii"))
+                if values is not None:
+                    digest.update(values.tobytes())
+        return digest.hexdigest()
+
+    @functools.cached_property
+    def header_inputs(self) -> dict[str, str]:
+        """What a result's header says that can change a prompt or a logit; the same at every lam."""
+        return header_inputs(self.instruct.architecture, self.metadata_for(0.0))
+
+    def identity(self, lam: float) -> str:
+        """SHA-256 (hex) of all that decides a result's prompts and logits: its header, weights, types and lams."""
+        lams = [self.lam_of(t, lam) for t in self.tensors]
+        return identity(self.header_inputs, *self.fingerprints, self.recipe, lams)
+
+    def lam_of(self, tensor: TensorPlan, lam: float) -> float:
+        """The lam of one tensor in the file that is merged at `lam`."""
+        return self.options.schedule.lam_of(tensor.name, lam, self.n_layers)
+
+    def by_group(self) -> dict[tuple[str, str], tuple[int, int]]:
+        """(group, type) -> (tensors, bytes) of one result."""
+        out: dict[tuple[str, str], tuple[int, int]] = {}
+        for t in self.tensors:
+            key = (group_of(t.name), t.type.name)
+            n, size = out.get(key, (0, 0))
+            out[key] = (n + 1, size + t.nbytes)
+        return out
+
+    def _size_label(self) -> str:
+        """The number of parameters, as in `8.0B`; with experts what one of them computes with, as in `8x7.2B`."""
+        experts = [t for t in self.tensors if "_exps." in t.name]
+        if not experts:
+            return _rounded(self.n_values)
+        n = experts[0].shape[0]
+        stacked = sum(t.n_values for t in experts)
+        return f"{n}x{_rounded(self.n_values - stacked + stacked // n)}"
+
+    def metadata_for(self, lam: float) -> Metadata:
+        """Every key of the result's header but `general.architecture`, provenance included."""
+        sides, architecture = (self.base, self.instruct), self.instruct.architecture
+        general: Metadata = {
+            "general.type": string("model"),
+            "general.name": string(
+                name_for_llama_cpp(f"{self.instruct.name} pa {lam:g}", architecture, self.vocabulary)
+            ),
+            "general.size_label": string(self._size_label()),
+            "general.base_model.count": uint32(2),
+            **{f"general.base_model.{i}.name": string(side.name) for i, side in enumerate(sides)},
+            "general.file_type": uint32(FILE_TYPES[self.type]),
+            "general.quantization_version": uint32(_QUANTIZATION_VERSION),
+        }
+        own: Metadata = {
+            "pa_lite.version": string(importlib.metadata.version("pa-lite")),
+            "pa_lite.llama_cpp_python_version": string(importlib.metadata.version("llama-cpp-python")),
+            "pa_lite.lam": float32(lam),
+            "pa_lite.base.fingerprint": string(self.fingerprints[0]),
+            "pa_lite.instruct.fingerprint": string(self.fingerprints[1]),
+            "pa_lite.vocabulary": string(self.options.vocab),
+            RECIPE: string(self.recipe),
+        }
+        if self.options.schedule.rules:
+            own["pa_lite.schedule"] = string(self.options.schedule.text)
+        if self.options.allow_nonfinite:
+            own["pa_lite.allow_nonfinite"] = boolean(True)
+        if self.options.imatrix is not None:
+            own["pa_lite.imatrix"] = string(self.options.imatrix.name)
+        out = {**general, **self.instruct.metadata, **self.vocabulary.metadata, **own}
+        size_key = f"{architecture}.vocab_size"
+        if size_key in out:
+            out[size_key] = uint32(len(self.vocabulary.tokens))
+        if self.options.vocab == "base":  # its tokens are instruct's
+            out = {key: entry for key, entry in out.items() if not key.startswith("tokenizer.chat_template")}
+        return out
+
+
+def _rounded(n: float) -> str:
+    scale, unit = next((s, u) for s, u in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")) if n >= s or u == "K")
+    value = n / scale
+    return f"{value:.0f}{unit}" if value >= 10 else f"{value:.1f}{unit}"
+
+
+def plan_merge(base: Checkpoint, instruct: Checkpoint, options: PlanOptions | None = None) -> MergePlan:
+    """Decide the merge of base and instruct.
+
+    Raises MismatchError, naming the first tensor and both shapes, when the two are not of one architecture and size or,
+    without `force`, do not compute alike; InputError for an unknown type, pattern or layer; CheckpointError when the
+    vocabulary to be written is unusable.
+    """
+    options = options or PlanOptions()
+    if options.kind not in FILE_TYPES:
+        raise InputError(f"unknown output type {options.kind!r}.{nearest(options.kind, FILE_TYPES)}")
+    if base.architecture != instruct.architecture:
+        raise MismatchError(
+            f"architectures differ: {base.path} is {base.architecture}, {instruct.path} is {instruct.architecture}. "
+            "Only a model and its own fine-tune lie on a line."
+        )
+    earlier_peak = peak_bytes()
+    vocabulary, maps = align_vocabularies(base, instruct, options.vocab)
+    pairs, remarks = pair_tensors(base, instruct, maps, options.force)
+    remarks += [*base.remarks, *instruct.remarks, *vocabulary.remarks]
+    remarks += [*instruct.warnings, *compare_settings(base, instruct, options.force)]
+    remarks += [maps.told(options.vocab)] if maps is not None else []
+    n_tokens = len(vocabulary.tokens)
+    shapes = {
+        name: (n_tokens, *right.shape[1:]) if name in TOKEN_ROWS else right.shape for name, (_, right) in pairs.items()
+    }
+    shapes |= {name: values.shape for name, values in instruct.constants.items()}
+    imatrix = _imatrix(options, shapes)
+    model = model_shape(instruct.architecture, instruct.metadata, instruct.path)
+    types = choose_types(options.kind, model, shapes, bool(imatrix), options.tensor_types)
+    importance = assign_importance(imatrix, types, shapes)
+    tensors = []
+    for name, kind in types.items():
+        left, right = pairs.get(name, (None, None))
+        tensors.append(
+            TensorPlan(
+                name, kind, shapes[name], left, right, instruct.constants.get(name) if right is None else None,
+                maps if name in TOKEN_ROWS else None, importance.get(name),
+            )
+        )  # fmt: skip
+    peak = peak_bytes()
+    peak = peak if peak > earlier_peak else 0
+    plan = MergePlan(base, instruct, options, tuple(tensors), vocabulary, tuple(remarks), peak)
+    options.schedule.check(plan.n_layers)
+    return plan
+
+
+def _imatrix(options: PlanOptions, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, FloatArray]:
+    """The importance matrix, empty when none is named. Raises InputError for one of quite another model."""
+    if options.imatrix is None:
+        return {}
+    found = read_imatrix(options.imatrix)
+    if not found.keys() & shapes.keys():
+        raise InputError(f"{options.imatrix}: holds no tensor of this model. Make the matrix from this model.")
+    return found

@@ -1,0 +1,130 @@
+"""What a merge would do, told without doing it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pa_lite.checkpoints import Location, open_checkpoints
+from pa_lite.checkpoints.hub.remote_file import RemoteFile
+from pa_lite.errors import InputError, MismatchError, OutputError
+from pa_lite.merging.memory import MemoryUse, check_memory, planned_bytes
+from pa_lite.merging.plan import MergePlan, PlanOptions, plan_merge
+from pa_lite.merging.readers import READ_AHEAD
+from pa_lite.merging.schedule import group_lams
+from pa_lite.merging.write import MergeOptions, check_targets, name_outputs, output_bytes
+from pa_lite.system.machine import cores
+
+
+@dataclass(frozen=True)
+class PreviewGroup:
+    """Tensors of one group and type in each result, their bytes, and the lams that the schedule gives them."""
+
+    group: str
+    type: str
+    tensors: int
+    bytes: int
+    lams: str
+
+
+@dataclass(frozen=True)
+class PreviewTensor:
+    """A tensor of the results: its type, numpy shape, and lam in each of them."""
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+    lams: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class PreviewOutput:
+    """A file that would be written."""
+
+    lam: float
+    path: str
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a merge would do; sizes in bytes. `problems` would stop it, `remarks` would not."""
+
+    problems: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
+    parameters: int = 0
+    groups: tuple[PreviewGroup, ...] = ()
+    tensors: tuple[PreviewTensor, ...] = ()
+    outputs: tuple[PreviewOutput, ...] = ()
+    disk_needed: int = 0
+    disk_free: int = 0
+    memory: int = 0
+    threads: int = 0
+
+
+def preview_merge(
+    base: Location,
+    instruct: Location,
+    lams: Sequence[float],
+    plan_options: PlanOptions | None = None,
+    output: Path | None = None,
+    options: MergeOptions | None = None,
+) -> Preview:
+    """Plan a merge, write nothing, and say what would happen; of inputs on the Hub only headers are read.
+
+    Two checkpoints that are no pair give a preview of nothing but their mismatches; all else that planning raises is
+    raised.
+    """
+    left, right = open_checkpoints([base, instruct], stream=True)
+    try:
+        plan = plan_merge(left, right, plan_options)
+    except MismatchError as e:
+        return Preview(e.details)
+    options = options or MergeOptions()
+    outputs = name_outputs(plan, lams, output)
+    problems = []
+    use = MemoryUse(options.threads or cores(), READ_AHEAD)
+    try:
+        check_targets(plan, [path for _, path in outputs], options)
+        use = check_memory(plan, use.threads, options.max_memory)
+    except (InputError, OutputError) as e:
+        problems.append(str(e))
+    names = [t.name for t in plan.tensors]
+    by_group: dict[str, set[float]] = {}
+    for lam in lams:
+        for group, found in group_lams(plan.options.schedule, names, lam, plan.n_layers).items():
+            by_group.setdefault(group, set()).update(found)
+    folder = outputs[0][1].parent
+    return Preview(
+        parameters=plan.n_values,
+        groups=tuple(
+            PreviewGroup(group, kind, n, size, _span(by_group[group]))
+            for (group, kind), (n, size) in plan.by_group().items()
+        ),
+        tensors=tuple(
+            PreviewTensor(t.name, t.type.name, t.shape, tuple(plan.lam_of(t, lam) for lam in lams))
+            for t in plan.tensors
+        ),
+        outputs=tuple(PreviewOutput(lam, str(path)) for lam, path in outputs),
+        disk_needed=len(outputs) * output_bytes(plan),
+        disk_free=shutil.disk_usage(folder).free if folder.is_dir() else 0,
+        memory=planned_bytes(plan, use.threads, use.read_ahead),
+        threads=use.threads,
+        remarks=(*plan.remarks, *_fetched(plan, options)),
+        problems=tuple(problems),
+    )
+
+
+def _fetched(plan: MergePlan, options: MergeOptions) -> list[str]:
+    """What a merge does about weights that are on the Hub alone."""
+    size = sum(file.size for file in plan.files if isinstance(file, RemoteFile)) / 1e6
+    if not size:
+        return []
+    return [f"{size:.0f} MB of weights are {'read from' if options.stream else 'fetched first from'} the Hub"]
+
+
+def _span(lams: set[float]) -> str:
+    """Few lams one by one, many as a range."""
+    shown = sorted(lams)
+    return ", ".join(f"{x:g}" for x in shown) if len(shown) <= 4 else f"{shown[0]:g} to {shown[-1]:g}"

@@ -1,0 +1,327 @@
+"""Files that many threads read and write at places of their own: on the disk, or on the Hub, read ahead of its use."""
+
+from __future__ import annotations
+
+import errno
+import io
+import itertools
+import os
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from pa_lite.checkpoints.hub.remote_file import CONNECTIONS, FilePath, RemoteFile
+from pa_lite.errors import CheckpointError, HubError, InputChangedError
+from pa_lite.ggml.kernels import ByteArray
+from pa_lite.system.atomic import Stamp
+from pa_lite.system.machine import allow_open_files
+from pa_lite.system.opening import descriptor_of
+
+_OTHER_FILES = 128  # that a process has open beside its weights
+
+
+class Reader(Protocol):
+    """Where a tensor's bytes come from."""
+
+    def read_into(self, buffer: ByteArray, offset: int) -> None:
+        """Fill the buffer from byte `offset` on. Raises CheckpointError when the file has changed or cannot be had."""
+        ...
+
+
+class RandomFile:
+    """A file that threads read and write at positions of their own. A context manager.
+
+    With a `stamp` it is an input, which must stay what the stamp says it was. `descriptor` is that of a file that is
+    open already, and closed with this. Raises CheckpointError when an input cannot be opened or is not a regular file,
+    InputChangedError when it is another already.
+    """
+
+    def __init__(self, path: Path, mode: str, stamp: Stamp | None = None, descriptor: int | None = None) -> None:
+        self.path, self._stamp = path, stamp
+        try:
+            if stamp is not None and descriptor is None:
+                descriptor = descriptor_of(path)
+            self._file = io.FileIO(path if descriptor is None else descriptor, mode)
+        except OSError as e:
+            if stamp is None:
+                raise
+            if e.errno == errno.EMFILE:
+                raise CheckpointError(
+                    f"{path}: is one file too many to be open at a time. Allow more (ulimit -n), or take checkpoints "
+                    "in fewer, larger shards."
+                ) from e
+            raise CheckpointError(f"{path}: cannot be read: {e.strerror}.") from e
+        self._lock = threading.Lock()
+        try:
+            self.check()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> RandomFile:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._file.close()
+
+    def read_into(self, buffer: ByteArray, offset: int) -> None:
+        """Fill the buffer from byte `offset` on.
+
+        Raises CheckpointError when the disk fails, InputChangedError when the file has become shorter.
+        """
+        view, done = buffer.data, 0
+        while done < len(view):
+            try:
+                n = self._read(view[done:], offset + done)
+            except OSError as e:
+                raise CheckpointError(
+                    f"{self.path}: cannot be read at byte {offset + done}: {e.strerror}. Look at its disk, or fetch it "
+                    "again."
+                ) from e
+            if not n:
+                raise InputChangedError(f"{self.path}: became shorter while it was read. Fetch it again.")
+            done += n
+
+    def _read(self, view: memoryview, offset: int) -> int | None:
+        if hasattr(os, "preadv"):
+            return os.preadv(self._file.fileno(), [view], offset)
+        with self._lock:
+            self._file.seek(offset)
+            return self._file.readinto(view)
+
+    def check(self) -> None:
+        """Raise InputChangedError when an input is not what its stamp says: neither what is open, nor what is there."""
+        if self._stamp is None:
+            return
+        try:
+            found = [Stamp.of(os.fstat(self._file.fileno())), Stamp.of(self.path.stat())]
+        except OSError as e:
+            raise InputChangedError(f"{self.path}: was taken away while it was read ({e.strerror}).") from e
+        if any(stamp != self._stamp for stamp in found):
+            raise InputChangedError(
+                f"{self.path}: changed while it was read: another program wrote to it. Nothing came of it; start again "
+                "when it is whole."
+            )
+
+    def write(self, data: ByteArray, offset: int) -> None:
+        """Write all of the data at byte `offset`. Raises OSError when the disk is full."""
+        view, done = data.data, 0
+        while done < len(view):
+            if hasattr(os, "pwrite"):
+                done += os.pwrite(self._file.fileno(), view[done:], offset + done)
+            else:
+                with self._lock:
+                    self._file.seek(offset + done)
+                    done += self._file.write(view[done:]) or 0
+
+    def sync(self) -> None:
+        """Wait until what was written is on the disk."""
+        os.fsync(self._file.fileno())
+
+    def forget_cache(self) -> None:
+        """Let the next reads come from the disk, where the system can be told so."""
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+_SLOTS = 2 * CONNECTIONS  # segments held at a time: one for each connection, and as many that wait for their use
+_LEAST, _MOST = 1 << 18, 1 << 22  # bytes of a segment
+READ_AHEAD = _SLOTS * _MOST  # bytes, by default and at most
+LEAST_READ_AHEAD = _SLOTS * _LEAST
+_BEHIND = _SLOTS // 2  # what is left of segments so far behind the last one used is let go when buffers are wanting
+
+
+@dataclass(frozen=True)
+class Region:
+    """Bytes of a file that will be read, from the first to the last."""
+
+    path: FilePath
+    offset: int
+    nbytes: int
+
+
+class _Segment:
+    """A part of a region on the Hub, in its buffer once it has come; `left` bytes of it have not been used yet."""
+
+    __slots__ = ("buffer", "error", "file", "index", "is_here", "left", "readers", "start", "stop")
+
+    def __init__(self, index: int, file: RemoteFile, start: int, stop: int, buffer: memoryview) -> None:
+        self.index, self.file, self.start, self.stop, self.buffer = index, file, start, stop, buffer
+        self.left, self.readers, self.is_here = stop - start, 0, False
+        self.error: BaseException | None = None
+
+
+class ReadAhead:
+    """Fetches regions of files on the Hub before they are used, over several connections, into buffers it reuses.
+
+    `rounds` tell what will be read, about in this order; the regions of one round are read side by side. That is a
+    forecast and no more: what it leaves out, or has let go already, is read directly. Memory is `nbytes`, at most.
+    """
+
+    def __init__(self, rounds: Iterable[Sequence[Region]], nbytes: int) -> None:
+        self._size = max(_LEAST, min(_MOST, nbytes // _SLOTS))
+        self._forecast: Iterator[tuple[RemoteFile, int, int]] | None = self._cut(rounds)
+        self._live: list[_Segment] = []  # in the order of the forecast
+        self._free = [memoryview(b"")] * _SLOTS  # grown when they are used for the first time
+        self._begun, self._latest = 0, 0  # segments begun, and the last of those used
+        self._changed, self._stop = threading.Condition(), threading.Event()
+        # they hold nothing that must be brought to an end: a stalled connection need not be waited for
+        for _ in range(CONNECTIONS):
+            threading.Thread(target=self._fetch, daemon=True).start()
+
+    def _cut(self, rounds: Iterable[Sequence[Region]]) -> Iterator[tuple[RemoteFile, int, int]]:
+        for regions in rounds:
+            for parts in itertools.zip_longest(*map(self._parts, regions)):
+                yield from filter(None, parts)
+
+    def _parts(self, region: Region) -> Iterator[tuple[RemoteFile, int, int]]:
+        end = region.offset + region.nbytes
+        if isinstance(region.path, RemoteFile):
+            for start in range(region.offset, end, self._size):
+                yield region.path, start, min(end, start + self._size)
+
+    def stop(self) -> None:
+        """Fetch no more, and let whoever waits go with an error."""
+        self._stop.set()
+        with self._changed:
+            self._changed.notify_all()
+
+    def read_into(self, file: RemoteFile, buffer: ByteArray, offset: int) -> None:
+        """Fill the buffer from byte `offset` of the file on. Raises HubError."""
+        view = buffer.data
+        while len(view):
+            segment = self._wait_for(file, offset)
+            if segment is None:
+                file.read_into(view, offset, self._stop)
+                return
+            n = min(len(view), segment.stop - offset)
+            view[:n] = segment.buffer[offset - segment.start :][:n]
+            self._used(segment, n)
+            view, offset = view[n:], offset + n
+
+    def _wait_for(self, file: RemoteFile, offset: int) -> _Segment | None:
+        """The segment with this byte, come and kept until `_used`; None if the byte must be read directly."""
+        with self._changed:
+            while True:
+                if self._stop.is_set():
+                    raise HubError(f"{file}: the transfer was stopped.")
+                segment = next((s for s in self._live if s.file is file and s.start <= offset < s.stop), None)
+                if segment is not None and segment.error is not None:
+                    raise segment.error
+                if segment is not None and segment.is_here:
+                    segment.readers += 1
+                    self._latest = max(self._latest, segment.index)
+                    return segment
+                if segment is None:
+                    if self._forecast is None:
+                        return None
+                    if not self._free:
+                        self._let_go()
+                    if not self._free:
+                        return None
+                self._changed.wait()
+
+    def _used(self, segment: _Segment, n: int) -> None:
+        with self._changed:
+            segment.readers -= 1
+            segment.left -= n
+            self._release(segment)
+
+    def _let_go(self) -> None:
+        """Release segments so far behind that nobody will ask for the rest: rows that the result leaves out."""
+        for segment in [s for s in self._live if s.is_here and s.index < self._latest - _BEHIND]:
+            segment.left = 0
+            self._release(segment)
+
+    def _release(self, segment: _Segment) -> None:
+        if segment.left <= 0 and not segment.readers:
+            self._live.remove(segment)
+            self._free.append(segment.buffer)
+            self._changed.notify_all()
+
+    def _begin(self) -> _Segment | None:
+        """The next segment of the forecast, once there is a buffer for it; None when all is done."""
+        with self._changed:
+            while not self._stop.is_set() and self._forecast is not None and not self._free:
+                self._changed.wait()
+            if self._stop.is_set() or self._forecast is None:
+                return None
+            part = next(self._forecast, None)
+            if part is None:
+                self._forecast = None
+                self._changed.notify_all()
+                return None
+            buffer = self._free.pop() or memoryview(bytearray(self._size))
+            segment = _Segment(self._begun, *part, buffer)
+            self._begun += 1
+            self._live.append(segment)
+            self._changed.notify_all()
+            return segment
+
+    def _fetch(self) -> None:
+        """One connection: segment after segment, as buffers become free."""
+        while (segment := self._begin()) is not None:
+            try:
+                segment.file.read_into(segment.buffer[: segment.stop - segment.start], segment.start, self._stop)
+            except Exception as e:  # noqa: BLE001 - raised where the bytes are needed
+                segment.error = e
+            with self._changed:
+                segment.is_here = True
+                self._changed.notify_all()
+
+
+class _Remote:
+    """A file on the Hub, as a Reader."""
+
+    def __init__(self, file: RemoteFile, ahead: ReadAhead) -> None:
+        self._file, self._ahead = file, ahead
+
+    def read_into(self, buffer: ByteArray, offset: int) -> None:
+        self._ahead.read_into(self._file, buffer, offset)
+
+
+class Readers:
+    """Files open for reading by many threads, each with what it was when its header was read. A context manager.
+
+    `rounds` tell what will be read, as for ReadAhead, and `read_ahead` how many bytes of files on the Hub may be held.
+    """
+
+    def __init__(
+        self, paths: Mapping[FilePath, Stamp | None], rounds: Iterable[Sequence[Region]], read_ahead: int = READ_AHEAD
+    ) -> None:
+        self._files: list[RandomFile] = []
+        try:
+            allow_open_files(len(paths) + _OTHER_FILES)
+            for path, stamp in paths.items():
+                if isinstance(path, Path):
+                    self._files.append(RandomFile(path, "r", stamp))
+        except BaseException:
+            self._close()
+            raise
+        self.by_path: dict[FilePath, Reader] = {file.path: file for file in self._files}
+        remote = [path for path in paths if isinstance(path, RemoteFile)]
+        self._ahead = ReadAhead(rounds, read_ahead) if remote else None
+        self.by_path |= {path: _Remote(path, self._ahead) for path in remote if self._ahead}
+
+    def stop(self) -> None:
+        """Let threads that wait for the Hub go with an error."""
+        if self._ahead is not None:
+            self._ahead.stop()
+
+    def check(self) -> None:
+        """Raise InputChangedError when a file is not what it was when its header was read."""
+        for file in self._files:
+            file.check()
+
+    def __enter__(self) -> Readers:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+        self._close()
+
+    def _close(self) -> None:
+        for file in self._files:
+            file.__exit__()

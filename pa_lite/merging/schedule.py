@@ -1,0 +1,161 @@
+"""Lam schedules: another lam for parts of a model, by tensor group and layer range. Pure parsing and look-up.
+
+A schedule is a list of rules; the last one that fits a tensor decides, and what none fits keeps the merge's own lam.
+In one line: `attention: 0.4; layers 0-7: 0.2; ffn layers 8-15: 0.9; layers: [0.2, 0.8]`. In TOML, `[[rules]]` tables
+with `group`, `layers` and `lam`. A list of lams is spread evenly over the range's layers, interpolated between them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pa_lite.errors import InputError, nearest
+from pa_lite.merging.groups import GROUPS, group_of, layer_of
+from pa_lite.merging.lams import parse_lams
+from pa_lite.system.opening import MOST_TOML_BYTES, read_regular
+from pa_lite.untrusted.strict_json import parse_toml
+
+_RULE = re.compile(
+    r"(?P<group>[a-z]+)?\s*(?P<all>layers)?\s*(?:(?P<first>\d{1,9})(?:\s*-\s*(?P<last>\d{1,9}))?)?\s*:\s*(?P<lam>[^:]+)"
+)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Lams for a group (None for all) within layers first..last (None: outside layers too, when it has one lam)."""
+
+    lams: tuple[float, ...]
+    group: str | None = None
+    layers: tuple[int, int | None] | None = None
+
+    def lam_of(self, name: str, n_layers: int) -> float | None:
+        """The lam that the rule gives a tensor, None when it does not fit."""
+        layer = layer_of(name)
+        if self.group is not None and group_of(name) != self.group:
+            return None
+        if self.layers is None and len(self.lams) == 1:
+            return self.lams[0]
+        first, last = self.layers or (0, None)
+        last = n_layers - 1 if last is None else last
+        if layer is None or not first <= layer <= last:
+            return None
+        places = np.linspace(first, last, len(self.lams))
+        return float(np.interp(layer, places, self.lams))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Rules in order, and the text that they were read from, for the record."""
+
+    rules: tuple[Rule, ...] = ()
+    text: str = ""
+
+    def lam_of(self, name: str, lam: float, n_layers: int) -> float:
+        """The lam of a tensor in a model of n_layers that is merged at `lam`."""
+        given = [rule.lam_of(name, n_layers) for rule in self.rules]
+        return next((x for x in reversed(given) if x is not None), lam)
+
+    def check(self, n_layers: int) -> None:
+        """Raise InputError for a rule whose layers the model does not have."""
+        for rule in self.rules:
+            if rule.layers is not None and max(rule.layers[0], rule.layers[1] or 0) >= n_layers:
+                raise InputError(f"schedule: layers {_show(rule.layers)} of a model with layers 0-{n_layers - 1}.")
+
+
+def _show(layers: tuple[int, int | None]) -> str:
+    return f"{layers[0]}-{'' if layers[1] is None else layers[1]}"
+
+
+def _rule(group: Any, layers: tuple[int, int | None] | None, lam: Any, where: str) -> Rule:
+    if group is not None and group not in GROUPS:
+        raise InputError(f"{where}: unknown tensor group {group!r}.{nearest(str(group), GROUPS)}")
+    values = lam if isinstance(lam, list) else [lam]
+    if not values or any(isinstance(x, bool) or not isinstance(x, int | float) for x in values):
+        raise InputError(f"{where}: lam must be a number or a list of numbers, not {lam!r}.")
+    if layers is not None and layers[1] is not None and layers[1] < layers[0]:
+        raise InputError(f"{where}: layers {_show(layers)} end before they begin.")
+    try:
+        for x in values:
+            parse_lams(str(x))  # the range that every lam has
+    except InputError as e:
+        raise InputError(f"{where}: {e}") from None
+    return Rule(tuple(float(x) for x in values), group, layers)
+
+
+def parse_schedule(text: str) -> Schedule:
+    """Read the one-line notation, or the TOML file that `text` names. Raises InputError that quotes the bad rule."""
+    if text.endswith(".toml"):
+        return _read_toml(Path(text))
+    rules = []
+    for part in filter(None, (p.strip() for p in re.split(r"[;\n]", text))):
+        found = _RULE.fullmatch(part)
+        if found is None or not (found["group"] or found["all"]):
+            raise InputError(
+                f"schedule rule {part!r} is not GROUP [layers A-B]: LAM, e.g. 'attention layers 0-7: 0.4'."
+            )
+        group, ranged = found["group"], found["all"]
+        if group == "layers":  # the pattern's first word takes it
+            group, ranged = None, "layers"
+        if found["first"] is not None and not ranged:
+            raise InputError(f"schedule rule {part!r}: write 'layers' before the numbers.")
+        layers = None
+        if ranged:
+            first = int(found["first"] or 0)
+            layers = (first, int(found["last"]) if found["last"] else first if found["first"] else None)
+        rules.append(_rule(group, layers, _lams(found["lam"], part), f"schedule rule {part!r}"))
+    if not rules:
+        raise InputError("the schedule has no rules.")
+    return Schedule(tuple(rules), text)
+
+
+def _lams(text: str, part: str) -> list[float]:
+    inner = text.strip()
+    if inner.startswith("[") != inner.endswith("]"):
+        raise InputError(f"schedule rule {part!r}: a bracket is missing.")
+    return [parse_lams(x)[0] for x in inner.strip("[]").split(",")]
+
+
+def _read_toml(path: Path) -> Schedule:
+    try:
+        text = read_regular(path, MOST_TOML_BYTES).decode("utf-8")
+        document = parse_toml(text)
+    except OSError as e:
+        raise InputError(f"{path}: cannot be read: {e.strerror}.") from e
+    except ValueError as e:
+        raise InputError(f"{path}: is no TOML: {e}.") from e
+    for key in document:
+        if key != "rules":
+            raise InputError(f"{path}: has the unknown key {key!r}. A schedule has [[rules]] tables only.")
+    entries = document.get("rules")
+    if not isinstance(entries, list) or not entries or not all(isinstance(e, dict) for e in entries):
+        raise InputError(f"{path}: has no [[rules]] tables.")
+    return Schedule(tuple(_toml_rule(e, f"{path}: rule {i}") for i, e in enumerate(entries, 1)), text)
+
+
+def _toml_rule(entry: dict[str, Any], where: str) -> Rule:
+    for key in entry:
+        if key not in ("group", "layers", "lam"):
+            raise InputError(f"{where}: unknown key {key!r}.{nearest(key, ('group', 'layers', 'lam'))}")
+    if "lam" not in entry:
+        raise InputError(f"{where}: has no lam.")
+    layers = None
+    if "layers" in entry:
+        found = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", str(entry["layers"]))
+        if found is None:
+            raise InputError(f"{where}: layers is {entry['layers']!r:.80}, but must be a text such as '0-7'.")
+        layers = (int(found[1]), int(found[2] or found[1]))
+    return _rule(entry.get("group"), layers, entry["lam"], where)
+
+
+def group_lams(schedule: Schedule, names: Sequence[str], lam: float, n_layers: int) -> dict[str, tuple[float, ...]]:
+    """Each group's distinct lams, in order of layers: what a plan shows."""
+    out: dict[str, dict[float, None]] = {}
+    for name in sorted(names, key=lambda n: layer_of(n) or 0):
+        out.setdefault(group_of(name), {})[schedule.lam_of(name, lam, n_layers)] = None
+    return {group: tuple(lams) for group, lams in out.items()}

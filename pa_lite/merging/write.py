@@ -1,0 +1,263 @@
+"""Merging end to end: name the inputs and outputs, plan, stream, and GGUF files that are whole or not there."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pa_lite.checkpoints import Location, locate, open_checkpoints
+from pa_lite.checkpoints.checkpoint import vocabulary_bytes
+from pa_lite.checkpoints.hub.remote_file import RemoteFile
+from pa_lite.checkpoints.pairs import find_pair
+from pa_lite.errors import CheckpointError, InputChangedError, InputError, OutputError
+from pa_lite.ggml.container import HeaderBytes, Memo, gguf_header, read_gguf_header
+from pa_lite.ggml.kernels import prepare
+from pa_lite.merging.lams import format_lam
+from pa_lite.merging.memory import check_memory, is_streamed
+from pa_lite.merging.nonfinite import Nonfinite
+from pa_lite.merging.output_file import PartialFile, partial_files
+from pa_lite.merging.plan import MergePlan, PlanOptions, plan_merge
+from pa_lite.merging.stream import Progress, Target, run_stream
+from pa_lite.system.atomic import check_space, check_target, write_errors
+from pa_lite.system.machine import cores
+from pa_lite.untrusted.safe_names import file_name
+
+_log = logging.getLogger(__name__)
+_HEADER_ROOM = 1 << 20  # bytes; a header beyond its vocabulary is far smaller
+_LONGEST_STEM = 50  # characters
+_RECORD_SECONDS = 0.3  # a killed merge does at most so much again
+_KEPT = "what is merged is kept. Free some space, and go on with --resume."
+
+
+@dataclass(frozen=True)
+class MergeOptions:
+    """How to write: `threads` 0 takes one for each core; `force` overwrites files that exist.
+
+    `resume` continues what a killed merge left and keeps what this one leaves; `verify` reads everything back and
+    compares it with a second computation; `max_memory` bounds the whole process, in bytes, 0 for no bound. With
+    `stream` checkpoints on the Hub are merged from there, without a copy on the disk.
+    """
+
+    threads: int = 0
+    force: bool = False
+    resume: bool = False
+    verify: bool = False
+    max_memory: int = 0
+    stream: bool = False
+
+
+def resolve_inputs(
+    base: str | Location | None, instruct: str | Location | None, pair: str | None
+) -> tuple[Location, Location]:
+    """Where base and instruct lie: the two named, on the disk or the Hub, or the pair's, `demo` when nothing is named.
+
+    Raises InputError for one without the other, the two and a pair at once, or an unknown pair.
+    """
+    if base is None and instruct is None:
+        found = find_pair("demo" if pair is None else pair)
+        return found.base, found.instruct
+    if base is None or instruct is None:
+        raise InputError("name both BASE and INSTRUCT, or a pair (--pair NAME).")
+    if pair is not None:
+        raise InputError("name either BASE and INSTRUCT or a pair (--pair), not both.")
+    return locate(base), locate(instruct)
+
+
+def name_outputs(plan: MergePlan, lams: Sequence[float], output: Path | None) -> list[tuple[float, Path]]:
+    """Each lam's file: `output` itself, else `<instruct name>-pa<lam>-<TYPE>.gguf` in that folder or the working one.
+
+    Raises InputError for no lam, or several lams and one file.
+    """
+    if not lams:
+        raise InputError("no lam was named.")
+    folder = Path() if output is None else output
+    if output is None or output.is_dir():
+        stem = file_name(plan.instruct.name, _LONGEST_STEM, "merged")
+        return [(lam, folder / f"{stem}-pa{format_lam(lam)}-{plan.type}.gguf") for lam in lams]
+    if len(lams) > 1:
+        raise InputError(f"{len(lams)} lams cannot be written to one file. Let -o name a folder, or leave it away.")
+    return [(lams[0], output)]
+
+
+def merge_checkpoints(
+    base: Location,
+    instruct: Location,
+    lams: Sequence[float],
+    plan_options: PlanOptions | None = None,
+    output: Path | None = None,
+    options: MergeOptions | None = None,
+    progress: Progress | None = None,
+) -> list[Path]:
+    """Open, plan, write: one GGUF file for each lam; returns the files in the order of lams.
+
+    Checkpoints on the Hub are fetched first, unless `options` say to stream them; `progress` gets (bytes done, bytes in
+    all) of that, then of the merge. Raises what open_checkpoints, plan_merge, name_outputs and write_merge raise.
+    """
+    options = options or MergeOptions()
+
+    def prepare_plan(stream: bool) -> MergePlan:
+        left, right = open_checkpoints([base, instruct], stream, progress)
+        return plan_merge(left, right, plan_options)
+
+    plan = prepare_plan(stream=True)  # from headers alone: what must be refused is, before gigabytes are fetched
+    if not options.stream and is_streamed(plan):
+        if not options.resume:
+            check_targets(plan, [path for _, path in name_outputs(plan, lams, output)], options)
+        plan = prepare_plan(stream=False)
+    for remark in plan.remarks:
+        _log.warning("%s", remark)
+    outputs = name_outputs(plan, lams, output)
+    write_merge(plan, outputs, options, progress)
+    return [path for _, path in outputs]
+
+
+def write_merge(
+    plan: MergePlan,
+    outputs: Sequence[tuple[float, Path]],
+    options: MergeOptions | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Write one GGUF file for each (lam, path), reading the inputs once.
+
+    Each file grows under a temporary name beside its target and is synced and renamed when all are whole; whatever goes
+    wrong, Ctrl-C included, the temporary files are removed (kept with `resume`) and the targets stay as they were.
+    `progress` gets (bytes done, bytes in all). Raises OutputError when a target exists or cannot be written,
+    CheckpointError when an input turns out broken, InputChangedError (and nothing is kept) when one changed since its
+    header was read, InputError when max_memory is too little.
+    """
+    options = options or MergeOptions()
+    if options.resume:
+        outputs = [(lam, path) for lam, path in outputs if not _is_finished(plan, lam, path)]
+        if not outputs:
+            return
+    check_targets(plan, [path for _, path in outputs], options)
+    use = check_memory(plan, options.threads or cores(), options.max_memory)
+    for kind in {t.type for t in plan.tensors}:
+        prepare(kind)
+    memo: Memo = {}
+    files, layouts = [], []
+    for lam, path in outputs:
+        header, places, size = gguf_header(plan.instruct.architecture, plan.metadata_for(lam), plan.layout, memo)
+        files.append(PartialFile(path, header, size, _digest(plan, header), options.resume))
+        layouts.append(({t.name: plan.lam_of(t, lam) for t in plan.tensors}, places))
+    when_full = (_KEPT,) if options.resume else ()
+    with write_errors(outputs[0][1].parent, *when_full), partial_files(files):
+        for file in files:
+            check_target(file.target, options.force)  # again: another process may have finished just now
+        targets = [
+            Target(f.file, *layout, f.done, Nonfinite() if plan.options.allow_nonfinite else None)
+            for f, layout in zip(files, layouts, strict=True)
+        ]
+        try:
+            with _Recorder(files) as recorder:
+                run_stream(plan.tensors, targets, use.threads, progress, recorder, read_ahead=use.read_ahead)
+            for file in files:
+                file.finish()
+            if options.verify:
+                for target in targets:
+                    target.file.forget_cache()
+                again = [replace(t, done=frozenset(), nonfinite=t.nonfinite and Nonfinite()) for t in targets]
+                run_stream(plan.tensors, again, use.threads, progress, verify=True, read_ahead=use.read_ahead)
+        except InputChangedError:
+            for file in files:
+                file.discard()
+            raise
+    for (_, path), target in zip(outputs, targets, strict=True):
+        if target.nonfinite is not None and (told := target.nonfinite.told()):
+            earlier = "; what an earlier run wrote is not counted" if target.done else ""
+            _log.warning("%s: %s%s", path.name, told, earlier)
+
+
+def _digest(plan: MergePlan, header: HeaderBytes) -> str:
+    """Return what stands for all that decides a file's content: its header has the inputs, lam, schedule and versions.
+
+    The header knows weights by samples alone, so what the input files are, or were when last written, counts too.
+    """
+    digest = hashlib.sha256()
+    for part in header.parts:
+        digest.update(part)
+    told = (f"{f.etag if isinstance(f, RemoteFile) else stamp}" for f, stamp in plan.files.items())
+    digest.update("\n".join(sorted(told)).encode())
+    return digest.hexdigest()
+
+
+def _is_finished(plan: MergePlan, lam: float, path: Path) -> bool:
+    """Whether a target is there already and is what this merge would make of it."""
+    if not path.is_file():
+        return False
+    try:
+        header = read_gguf_header(path)
+    except CheckpointError:
+        return False
+    metadata = {k: v for k, v in header.metadata.items() if k != "general.architecture"}
+    layout = {name: (t.type, t.shape) for name, t in header.tensors.items()}
+    return metadata == plan.metadata_for(lam) and layout == plan.layout
+
+
+class _Recorder:
+    """Brings whole tensors to the disk and into the journals while others are merged. A context manager.
+
+    It has a thread of its own, which hardly computes: the disk works from the start, and no worker waits for it.
+    """
+
+    def __init__(self, files: Sequence[PartialFile]) -> None:
+        self._files = files
+        self._waiting: list[str] = []
+        self._lock, self._end = threading.Lock(), threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._error: OSError | None = None
+
+    def __enter__(self) -> _Recorder:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        self._end.set()
+        self._thread.join()
+        if kind is None and self._error is not None:
+            raise self._error
+        if kind is not None and self._error is None:
+            with contextlib.suppress(OSError):  # what is whole is kept, even if the merge failed within a moment
+                self._record()
+
+    def __call__(self, name: str) -> None:
+        with self._lock:
+            self._waiting.append(name)
+
+    def _run(self) -> None:
+        try:
+            while not self._end.wait(_RECORD_SECONDS):
+                self._record()
+        except OSError as e:
+            self._error = e
+
+    def _record(self) -> None:
+        with self._lock:
+            names, self._waiting = self._waiting, []
+        for file in self._files if names else ():
+            file.record([n for n in names if n not in file.done])
+
+
+def check_targets(plan: MergePlan, paths: Sequence[Path], options: MergeOptions) -> None:
+    """Raise InputError or OutputError when the results cannot or must not be written to these paths."""
+    if len(set(paths)) != len(paths):
+        raise InputError("two lams would be written to one file.")
+    # Path.resolve fails of links in a circle, before Python 3.13
+    inputs = {os.path.realpath(file) for file in plan.files if isinstance(file, Path)}
+    for path in paths:
+        check_target(path, options.force)
+        if os.path.realpath(path) in inputs:
+            raise OutputError(f"{path}: is an input of this merge. Name another output with -o.")
+    if not options.resume:  # what a killed merge left has its space already
+        check_space(paths[0].parent, len(paths) * output_bytes(plan))
+
+
+def output_bytes(plan: MergePlan) -> int:
+    """What one result will take on the disk, rounded up."""
+    return plan.data_bytes + _HEADER_ROOM + vocabulary_bytes(plan.vocabulary)

@@ -1,0 +1,261 @@
+"""Draw a study's figures with matplotlib: SVG for a page or a file, PNG for a paper."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pa_lite.sanitize import one_line
+from pa_lite.study.curves import MOST_PANELS, Curves, Series, by_gain, estimates, means, pareto_optimal
+from pa_lite.study.report.plotly_charts import bands, labels_apart
+from pa_lite.study.summary import Reading, Study, labels, readings
+from pa_lite.system.atomic import write_bytes
+from pa_lite.system.markers import temporary_folder
+from pa_lite.system.opening import check_own
+
+SKILL, FOLLOWING, PREFERRED = "#1f5fa8", "#c4601d", "#6f42a8"
+INK, PAPER = "#1c1e21", "#ffffff"  # of texts and axes, and behind them: a page replaces them with its own
+_PANEL_COLUMNS = 4
+_PAGE_WIDTH = 6.4  # inches
+_MOST_PIXELS = 60_000  # of a figure's side: matplotlib draws fewer than 65,536
+_RC = {
+    "svg.hashsalt": "pa-lite", "svg.fonttype": "none", "font.family": "sans-serif", "text.color": INK,
+    "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK,
+}  # fmt: skip
+Groups = Sequence[tuple[str, Sequence[Series]]]
+Panels = tuple[Groups, int]  # groups of tasks, each in a panel, and the number of columns
+
+
+@contextmanager
+def _figure(width: float, height: float) -> Iterator[Any]:
+    """An empty figure; the same numbers give the same file: a fixed salt, and no date when it is saved."""
+    with _without_settings():
+        import matplotlib  # half a second: not at import
+        from matplotlib.backends.backend_svg import FigureCanvasSVG
+        from matplotlib.figure import Figure
+
+    defaults = {name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"}
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # defaults that matplotlib has deprecated
+        matplotlib.rcParams.update({**defaults, **_RC})
+        figure = Figure(figsize=(width, height), layout="constrained", facecolor=PAPER)
+        FigureCanvasSVG(figure)
+        yield figure
+
+
+@contextmanager
+def _without_settings() -> Iterator[None]:
+    """Let matplotlib be imported without reading settings: a `matplotlibrc` in the current folder would go before all.
+
+    Such a file can come with somebody's run folder, start programs (`text.usetex`), or be a pipe that never ends. Where
+    there is one, the process stands in another folder while matplotlib is imported.
+    """
+    if "matplotlib" in sys.modules:
+        yield
+        return
+    spec = importlib.util.find_spec("matplotlib")
+    package = os.path.dirname(spec.origin) if spec is not None and spec.origin else os.sep
+    here = os.getcwd() if os.path.lexists("matplotlibrc") else None
+    settings = {"MATPLOTLIBRC": os.path.join(package, "mpl-data", "matplotlibrc")}
+    with ExitStack() as stack:
+        if not _is_plain_cache():
+            settings["MPLCONFIGDIR"] = str(stack.enter_context(temporary_folder()))
+        known = {name: os.environ.get(name) for name in settings}
+        os.environ.update(settings)
+        try:
+            if here is not None:
+                os.chdir(package)
+            yield
+        finally:
+            if here is not None:
+                os.chdir(here)
+            for name, value in known.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
+
+
+def _is_plain_cache() -> bool:
+    """Whether matplotlib may use the folder where it keeps its list of fonts.
+
+    It follows links there, waits for pipes for ever, and fails where a link leads to itself. The folder itself may be a
+    link: it is the user's own.
+    """
+    given = os.environ.get("MPLCONFIGDIR")
+    homes = (os.environ.get("XDG_CACHE_HOME") or "~/.cache", os.environ.get("XDG_CONFIG_HOME") or "~/.config")
+    folders = [given] if given else [*(os.path.join(home, "matplotlib") for home in homes), "~/.matplotlib"]
+    try:
+        for folder in folders:
+            path = Path(os.path.expanduser(folder)).resolve()
+            if path.is_dir():
+                for file in path.glob("*fontlist-*"):
+                    check_own(file)
+            elif os.path.lexists(os.path.expanduser(folder)):
+                return os.path.islink(os.path.expanduser(folder))  # matplotlib makes what a link leads to
+    except (OSError, RuntimeError):
+        return False
+    return True
+
+
+def _svg(width: float, height: float, draw: Callable[[Any], None]) -> str:
+    out = io.StringIO()
+    with _figure(width, height) as figure:
+        draw(figure)
+        figure.savefig(out, format="svg", metadata={"Date": None})
+    return out.getvalue()
+
+
+def _line(
+    axes: Any, lams: Sequence[float], series: Sequence[Series], colour: str, marker: str, label: str, on_page: bool
+) -> None:
+    """An average with bars of one standard error; on a page with the bands of the figures that it stands for."""
+    found = estimates(series)
+    values = [100 * e.value for e in found]
+    if on_page:
+        axes.fill_between(lams, *bands(series), color=colour, alpha=0.2, linewidth=0)
+        axes.plot(lams, values, marker=marker, color=colour, label=label, markersize=4)
+    else:
+        errors = [100 * e.stderr for e in found]
+        axes.errorbar(lams, values, errors, marker=marker, capsize=3, color=colour, label=label, markersize=4)
+
+
+def _mark(axes: Any, curves: Curves, found: Sequence[Reading]) -> int:
+    """Mark the lams that the readings call best, or say that none is; return how many lines that takes."""
+    middle = (max(curves.lams) + min(curves.lams)) / 2
+    marked = labels(found)
+    for row, (lam, names) in enumerate(marked.items()):
+        axes.axvline(lam, color="#888", linestyle=":", linewidth=1)
+        text, side = f"{', '.join(names)}: lam {lam:g}", "right" if lam > middle else "left"
+        axes.annotate(
+            text, (lam, 1), xycoords=("data", "axes fraction"), xytext=(0, 3 + 11 * row), textcoords="offset points",
+            ha=side, fontsize=9,
+        )  # fmt: skip
+    if found and not marked:
+        text = "no measurable difference between the lams"
+        axes.annotate(text, (0, 1), xycoords="axes fraction", xytext=(0, 3), textcoords="offset points", fontsize=9)
+        return 1
+    return len(marked)
+
+
+def _draw_curves(figure: Any, curves: Curves, found: Sequence[Reading], title: str = "", on_page: bool = False) -> None:
+    """Every curve against lam, with its uncertainty and the readings' best lams marked."""
+    axes = figure.add_subplot()
+    _line(axes, curves.lams, curves.tasks, SKILL, "o", "few-shot accuracy", on_page)
+    if curves.follow is not None:
+        _line(axes, curves.lams, [curves.follow], FOLLOWING, "s", "instructions followed", on_page)
+    if curves.wins is not None:
+        _line(axes, curves.lams, [curves.wins], PREFERRED, "^", "preferred over the reference", on_page)
+    rows = _mark(axes, curves, found)
+    axes.set(xlabel="lam (0 = base, 1 = instruct)", ylabel="percent", ylim=(0, 100))
+    if title:
+        axes.set_title(one_line(title), parse_math=False, pad=8 + 11 * rows)  # a name with dollars is not a formula
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+
+
+def curves_svg(curves: Curves, title: str) -> str:
+    """Return the curves as an SVG file's text."""
+    return _svg(7.0, 4.2, lambda figure: _draw_curves(figure, curves, readings(curves), title))
+
+
+def page_svgs(curves: Curves, found: Sequence[Reading], panels: Mapping[str, Panels]) -> dict[str, str]:
+    """Return the page's charts as SVG files' texts: `curves`, `plane` where following was measured, the `panels`."""
+    out = {"curves": _svg(_PAGE_WIDTH, 4.0, lambda figure: _draw_curves(figure, curves, found, on_page=True))}
+    if curves.compliance is not None:
+        out["plane"] = _svg(_PAGE_WIDTH, 4.4, lambda figure: _draw_plane(figure, curves, found))
+    for name, (groups, columns) in panels.items():
+        height = 0.4 + 1.7 * -(-len(groups) // columns)
+        ordered = [(f"{title} (+{100 * gain:.1f})", each) for title, each, gain in by_gain(curves, groups)]
+        draw = partial(_draw_panels, curves=curves, groups=ordered, columns=columns, on_page=True)
+        out[name] = _svg(_PAGE_WIDTH, height, draw)
+    return out
+
+
+def _draw_plane(figure: Any, curves: Curves, found: Sequence[Reading] = ()) -> None:
+    assert curves.compliance is not None
+    skill, following = 100 * means(curves.tasks), 100 * means([curves.compliance])
+    axes, front, marked = figure.add_subplot(), pareto_optimal(skill, following), labels(found)
+    order = sorted(range(len(curves.lams)), key=lambda i: curves.lams[i])
+    axes.plot(following[order], skill[order], color="#888", linewidth=1, zorder=1)
+    axes.scatter(following, skill, facecolors=PAPER, edgecolors=SKILL, zorder=2)
+    axes.scatter(following[front], skill[front], color=SKILL, zorder=3, label="Pareto-optimal")
+    middle = (following.max() + following.min()) / 2
+    points = [(float(following[i]), float(skill[i])) for i in order]
+    shown = labels_apart(points, [curves.lams[i] in marked for i in order])
+    for i, (x, y), is_shown in zip(order, points, shown, strict=True):
+        lam = curves.lams[i]
+        if not is_shown:
+            continue
+        left = x > middle  # a name stands on its point's inner side, where the chart has room
+        axes.annotate(
+            ", ".join([f"{lam:g}", *marked.get(lam, [])]), (x, y), xytext=(-4 if left else 4, -4 if left else 4),
+            textcoords="offset points", fontsize=8, ha="right" if left else "left", va="top" if left else "bottom",
+        )  # fmt: skip
+    word = "instructions followed" if curves.compliance is curves.follow else "preferred over the reference"
+    axes.set(xlabel=f"{word}, percent", ylabel="few-shot accuracy, percent")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+
+
+def _draw_panels(figure: Any, curves: Curves, groups: Groups, columns: int, on_page: bool = False) -> None:
+    """One panel for each group of tasks, named, with the best blind guess dotted."""
+    columns = min(columns, len(groups))
+    rows = -(-len(groups) // columns)
+    panels = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
+    for axes, (name, series) in zip(panels, groups, strict=False):
+        _line(axes, curves.lams, series, SKILL, "o", "few-shot accuracy", on_page)
+        baselines = [s.baseline for s in series if s.baseline is not None]
+        if len(baselines) == len(series):
+            axes.axhline(100 * sum(baselines) / len(baselines), color="#999", linestyle=":", linewidth=1)
+        axes.set_title(one_line(name), fontsize=9, parse_math=False)
+        axes.grid(alpha=0.3)
+    for axes in panels[len(groups) :]:
+        axes.set_visible(False)
+    figure.supxlabel("lam")
+    figure.supylabel("percent")
+
+
+def figure_names(study: Study) -> list[str]:
+    """Names of the figures that write_png writes, without their ending."""
+    has = {
+        "curves": True,
+        "plane": study.curves.compliance is not None,
+        "tasks": 1 < len(study.curves.tasks) <= MOST_PANELS,
+    }
+    return [name for name, is_there in has.items() if is_there]
+
+
+def write_png(study: Study, folder: Path, dots_per_inch: int = 300) -> list[Path]:
+    """The figures for a paper: curves, plane, and a panel for each task, as far as there is something to show.
+
+    Raises OutputError when they cannot be written.
+    """
+    curves, found = study.curves, readings(study.curves)
+    rows = -(-len(curves.tasks) // _PANEL_COLUMNS)
+    tasks = [(task.name, (task,)) for task in curves.tasks]
+    wanted: list[tuple[str, float, float, Callable[[Any], None]]] = [
+        ("curves", 7.0, 4.2, lambda f: _draw_curves(f, curves, found, study.title)),
+        ("plane", 5.0, 4.0, lambda f: _draw_plane(f, curves)),
+        ("tasks", 10.0, 2.4 * rows + 0.4, lambda f: _draw_panels(f, curves, tasks, _PANEL_COLUMNS)),
+    ]
+    shown, out = figure_names(study), []
+    for name, width, height, draw in wanted:
+        if name not in shown:
+            continue
+        raw = io.BytesIO()
+        with _figure(width, height) as figure:
+            draw(figure)
+            dpi = min(dots_per_inch, _MOST_PIXELS / max(width, height))  # hundreds of tasks make a figure of any height
+            figure.savefig(raw, format="png", dpi=dpi, metadata={"Software": None})
+        out.append(folder / f"{name}.png")
+        write_bytes(out[-1], raw.getvalue())
+    return out

@@ -1,0 +1,149 @@
+"""A study as one HTML page that needs nothing but itself. All text of models and tasks is escaped."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from pa_lite.errors import EngineError
+from pa_lite.sanitize import plain
+from pa_lite.study.comparisons import Difference
+from pa_lite.study.curves import MOST_PANELS, Curves, estimates, means
+from pa_lite.study.export import difference_rows, to_csv
+from pa_lite.study.report.matplotlib_charts import Panels
+from pa_lite.study.report.plotly_charts import Figure, curves_figure, panels_figure, plane_figure
+from pa_lite.study.report.static_charts import static_charts
+from pa_lite.study.summary import Reading, Study, against_ends, conclusion, labels, readings, table
+
+_TEMPLATE = Path(__file__).with_name("report.html")
+_SCRIPT = Path(__file__).with_name("report.js")
+
+
+def _plotly() -> str:
+    """plotly's JavaScript, 5 MB, to be put into the page."""
+    from plotly.offline import get_plotlyjs
+
+    text: str = get_plotlyjs()
+    if "</script" in text or "<!--" in text:
+        raise EngineError(
+            "this version of plotly cannot be put into a page. Install a tested one: pip install -U pa-lite"
+        )
+    return _as_parsed(text)
+
+
+def _as_parsed(script: str) -> str:
+    """The text as a browser reads it from a page, so that its hash is the one that the browser computes."""
+    return script.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "\ufffd")
+
+
+def _hashes(*scripts: str) -> str:
+    """The page's own scripts as sources of its security policy: no other script runs."""
+    digests = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
+    return " ".join(f"'sha256-{digest}'" for digest in digests)
+
+
+def _panels(curves: Curves) -> dict[str, Panels]:
+    """The charts of several panels."""
+    out: dict[str, Panels] = {}
+    if 1 < len(curves.areas) <= MOST_PANELS:
+        out["areas"] = [(area, curves.of_area(area)) for area in curves.areas], 2
+    if 1 < len(curves.tasks) <= MOST_PANELS:
+        out["panels"] = [(t.name, (t,)) for t in curves.tasks], 3
+    return out
+
+
+def _figures(curves: Curves, found: Sequence[Reading], panels: Mapping[str, Panels]) -> dict[str, Figure]:
+    out = {"curves": curves_figure(curves, found)}
+    if curves.compliance is not None:
+        out["plane"] = plane_figure(curves, found)
+    return out | {name: panels_figure(curves, *each) for name, each in panels.items()}
+
+
+def _difference(found: Mapping[float, Difference], lam: float) -> tuple[str, str]:
+    if lam not in found:
+        return "", ""
+    d = found[lam]
+    return f"{100 * d.value:+.1f} ({100 * d.relative:+.1f}%)", f"{d.p_corrected:.4f}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}" if math.isfinite(share) else "not known"
+
+
+def _rows(
+    curves: Curves, few_shot: Mapping[str, list[Difference]], found: Sequence[Reading]
+) -> tuple[list[str], list[dict[str, Any]]]:
+    """The table of averages by lam: column names, and rows of ready texts with the readings that mark them."""
+    others = (("followed %", curves.follow), ("preferred %", curves.wins))
+    shown = [("few-shot %", list(curves.tasks)), *((name, [s]) for name, s in others if s is not None)]
+    columns = [estimates(series) for _, series in shown]
+    against = {end: {d.lam: d for d in found} for end, found in few_shot.items()}
+    marks, lead = labels(found), found[0].best if found else None
+    rows = []
+    for i, lam in enumerate(curves.lams):
+        cells = [_percent(x) for c in columns for x in (c[i].value, c[i].stderr)]
+        for end in ("instruct", "base"):
+            cells += _difference(against.get(end, {}), lam)
+        is_lead = lead is not None and lam == lead.lam
+        rows.append({"lam": f"{lam:g}", "cells": cells, "marks": ", ".join(marks.get(lam, [])), "lead": is_lead})
+    return [name for name, _ in shown], rows
+
+
+def _group_rows(curves: Curves) -> list[dict[str, Any]]:
+    """The table of areas and tasks by lam, as ready texts."""
+    groups = list(curves.groups())[1:]
+    return [{"name": name, "cells": [_percent(x) for x in means(series)]} for name, series in groups]
+
+
+def readable(value: Any) -> Any:
+    """The value with every text in it made plain: what models and tasks wrote can turn or hide nothing of the page."""
+    if isinstance(value, str):
+        return value if isinstance(value, Markup) else plain(value.replace("\r\n", "\n"))
+    if isinstance(value, Mapping):
+        return {key: readable(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [readable(inner) for inner in value]
+    return value
+
+
+def to_html(study: Study) -> str:
+    """Return the page: sentences, charts with hover values, numbers, examples, setting, and the data as CSV.
+
+    Each chart is there twice: as a static SVG, which is printed and shown where scripts do not run, and as figures that
+    plotly draws in its place. The page's security policy allows its own scripts alone and no connection.
+    """
+    curves, found = study.curves, readings(study.curves)
+    against = against_ends(curves)
+    columns, rows = _rows(curves, against["few-shot"], found)
+    panels = _panels(curves)
+    plotly, script = _plotly(), _as_parsed(_SCRIPT.read_text("utf-8"))
+    downloads = {"averages.csv": to_csv(table(curves)), "differences.csv": to_csv(difference_rows(against))}
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, finalize=readable)
+    return environment.from_string(_TEMPLATE.read_text("utf-8")).render(
+        study=study,
+        tasks=curves.tasks,
+        areas=curves.areas,
+        most_panels=MOST_PANELS,
+        conclusion=conclusion(curves),
+        readings=found,
+        static=static_charts(curves, found, panels),
+        columns=columns,
+        rows=rows,
+        marked=any(row["marks"] for row in rows),
+        groups=_group_rows(curves),
+        downloads={
+            name: base64.b64encode(text.encode("utf-8", "backslashreplace")).decode()
+            for name, text in downloads.items()
+        },
+        figures=readable(_figures(curves, found, panels)),
+        plotly=plotly,
+        script=script,
+        script_hashes=_hashes(plotly, script),
+    )

@@ -1,0 +1,77 @@
+"""Writes what readers of a study want: the page, figures, CSV, lm-eval's form."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from pa_lite.errors import OutputError
+from pa_lite.study.export import item_rows, lm_eval_document, to_csv
+from pa_lite.study.report.matplotlib_charts import figure_names, write_png
+from pa_lite.study.report.page import to_html
+from pa_lite.study.results import load_study
+from pa_lite.study.store import read_store
+from pa_lite.study.summary import Study
+from pa_lite.system.atomic import check_target, write_errors, write_text
+from pa_lite.untrusted.safe_names import file_name
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """Where to write: the page (None: report.html in the run folder), and what else is named; `kind` of weights."""
+
+    output: Path | None = None
+    png: Path | None = None
+    csv: Path | None = None
+    lm_eval: Path | None = None
+    kind: str | None = None
+    force: bool = False
+
+
+def publish(run: Path, options: ReportOptions | None = None) -> tuple[list[Path], Study]:
+    """Write the study in a run folder; returns the files written and the study.
+
+    Raises InputError when there is nothing to tell, OutputError when a file exists or cannot be written.
+    """
+    options = options or ReportOptions()
+    page = options.output or run / "report.html"
+    # the page in the run folder is ours to renew
+    check_target(page, options.force or options.output is None)
+    if options.csv is not None:
+        check_target(options.csv, options.force, "--csv")
+    for folder in (options.png, options.lm_eval):
+        if folder is not None:
+            _make(folder)
+    with read_store(run) as store:
+        study = load_study(store, options.kind)
+        name = file_name(f"{study.pair}_{study.type}")
+        told = {lam: f"{lam:g}" for lam in study.curves.lams}
+        if len(set(told.values())) < len(told):
+            told = {lam: repr(lam) for lam in told}  # lams that differ only after six digits get files of their own
+        pages = {lam: f"results_{name}_{text}.json" for lam, text in told.items()}
+        names = {"--png": [f"{name}.png" for name in figure_names(study)], "--lm-eval": list(pages.values())}
+        for option, folder in (("--png", options.png), ("--lm-eval", options.lm_eval)):
+            for name in names[option]:
+                if folder is not None:
+                    check_target(folder / name, options.force, option)
+        write_text(page, to_html(study))
+        written = [page]
+        if options.png is not None:
+            written += write_png(study, options.png)
+        if options.csv is not None:
+            write_text(options.csv, to_csv(item_rows(store)))
+            written.append(options.csv)
+        if options.lm_eval is not None:
+            for lam, name in pages.items():
+                path = options.lm_eval / name
+                write_text(path, json.dumps(lm_eval_document(store, study.type, lam), indent=2) + "\n")
+                written.append(path)
+    return written, study
+
+
+def _make(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder}: is no folder. Name another.")
+    with write_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,95 @@
+"""A study's charts as SVG elements that stand in a page, with text alternatives: seen without scripts and in print."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from xml.etree import ElementTree
+
+from markupsafe import Markup
+
+from pa_lite.sanitize import one_line
+from pa_lite.study.curves import Curves, Series, by_gain, means, pareto_optimal
+from pa_lite.study.report.matplotlib_charts import INK, PAPER, Panels, page_svgs
+from pa_lite.study.summary import Reading, labels
+
+_COLOURS = {INK: "currentColor", PAPER: "var(--paper)"}
+_NAMES = {"curves": "Along lam", "plane": "The trade-off", "areas": "By area", "panels": "By task"}
+
+
+def static_charts(curves: Curves, found: Sequence[Reading], panels: Mapping[str, Panels]) -> dict[str, Markup]:
+    """Return every chart of the page (see `page_svgs`) as an `svg` element in the page's own colours and width."""
+    described = _descriptions(curves, found, panels)
+    drawn = page_svgs(curves, found, panels)
+    return {name: _element(svg, name, _NAMES[name], one_line(described[name])) for name, svg in drawn.items()}
+
+
+def _element(svg: str, name: str, title: str, description: str) -> Markup:
+    """Turn an SVG file into an element of HTML: own ids, the page's fonts and colours, a title and a description."""
+    root = ElementTree.fromstring(svg)
+    _strip(root)
+    for element in root.iter():
+        element.tag = element.tag.rpartition("}")[2]
+        element.attrib = {key.rpartition("}")[2]: value for key, value in element.attrib.items()}
+        attributes = element.attrib
+        if "id" in attributes:
+            attributes["id"] = f"{name}-{attributes['id']}"
+        if attributes.get("href", "").startswith("#"):
+            attributes["href"] = f"#{name}-{attributes['href'][1:]}"
+        if "clip-path" in attributes:
+            attributes["clip-path"] = attributes["clip-path"].replace("url(#", f"url(#{name}-")
+        if "style" in attributes:
+            attributes["style"] = _style(attributes["style"])
+    for size in ("width", "height", "version"):
+        root.attrib.pop(size, None)
+    names = [f"{name}-title", f"{name}-description"]
+    root.attrib.update({"role": "img", "aria-labelledby": " ".join(names)})
+    for i, (tag, text) in enumerate((("title", title), ("desc", description))):
+        element = ElementTree.Element(tag, {"id": names[i]})
+        element.text = text
+        root.insert(i, element)
+    return Markup(ElementTree.tostring(root, encoding="unicode"))
+
+
+def _strip(root: ElementTree.Element) -> None:
+    """Remove metadata and style sheets, which would hold for the whole page."""
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag.rpartition("}")[2] in ("metadata", "style"):
+                parent.remove(child)
+
+
+def _style(style: str) -> str:
+    """Replace the drawing's ink and paper by the page's, and leave the choice of the font to the page."""
+    kept = [part.strip() for part in style.split(";") if not part.strip().startswith("font-family")]
+    pairs = (part.partition(":") for part in kept if part)
+    return "; ".join(f"{key}: {_COLOURS.get(value.strip(), value.strip())}" for key, _, value in pairs)
+
+
+def _descriptions(curves: Curves, found: Sequence[Reading], panels: Mapping[str, Panels]) -> dict[str, str]:
+    """Return each chart in words: what is drawn, from where to where it goes, what is marked."""
+    order = sorted(range(len(curves.lams)), key=lambda i: curves.lams[i])
+    lams = [curves.lams[i] for i in order]
+
+    def course(name: str, series: Sequence[Series]) -> str:
+        average = 100 * means(series)[order]
+        text = f"{name}: {average[0]:.1f}% at lam {lams[0]:g}"
+        if len(lams) > 1:
+            text += f", {average[-1]:.1f}% at lam {lams[-1]:g}, between {average.min():.1f}% and {average.max():.1f}%"
+        return text + "."
+
+    drawn = [course("Few-shot accuracy", curves.tasks)]
+    others = (("Instructions followed", curves.follow), ("Preferred over the reference", curves.wins))
+    drawn += [course(name, [series]) for name, series in others if series is not None]
+    drawn += [f"Marked: {', '.join(names)} at lam {lam:g}." for lam, names in labels(found).items()]
+    out = {"curves": " ".join(["Line chart of percent against lam.", *drawn])}
+    if curves.compliance is not None:
+        front = pareto_optimal(means(curves.tasks), means([curves.compliance]))
+        best = ", ".join(f"{curves.lams[i]:g}" for i in sorted(front, key=lambda i: curves.lams[i]))
+        out["plane"] = (
+            "Few-shot accuracy against instruction following: a point for each lam, joined in their order. "
+            f"Pareto-optimal: lam {best}."
+        )
+    for name, (groups, _) in panels.items():
+        each = " ".join(course(title, series) for title, series, _ in by_gain(curves, groups))
+        out[name] = f"{len(groups)} line charts of few-shot accuracy against lam. {each}"
+    return out

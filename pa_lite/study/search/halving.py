@@ -1,0 +1,250 @@
+"""The best lam with a part of the grid's work: successive halving over lams, on the same items, smoothed along lam.
+
+All lams begin with a few items; the half that is likelier to win goes on with more. Neighbours inform each other: an
+average moves smoothly with lam. Sources: Jamieson and Talwalkar 2016 (successive halving); Rubin 1981 (Bayesian
+bootstrap); Rasmussen and Williams 2006, chapter 2 (Gaussian process regression).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pa_lite.errors import InputError
+from pa_lite.statistics import items_to_show
+from pa_lite.study.comparisons import LEVEL, mean_variance, sign_flip_p
+from pa_lite.study.curves import Values
+from pa_lite.study.goal import Goal
+
+# (place of the lam, place of the series, items) -> their values, float64 [items]
+Evaluate = Callable[[int, int, Sequence[int]], Values]
+_DRAWS = 2000
+_LENGTHS = (0.1, 0.15, 0.2, 0.3, 0.5, 0.8)  # in lam: over such a distance an average may turn
+_WITHIN = 0.1001  # a lam this near to the best counts as the same answer
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """`budget` is the share of the grid's item evaluations that may be spent, `seed` orders the items."""
+
+    budget: float = 0.4
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.budget <= 1:
+            raise InputError(f"budget {self.budget:g} is outside (0, 1]: it is a share of the full grid's evaluations.")
+
+
+@dataclass(frozen=True)
+class Arms:
+    """What can be raced: each arm's lam, the items of each task (last of the instructions), and how to evaluate."""
+
+    lams: tuple[float, ...]
+    sizes: tuple[int, ...]
+    has_follow: bool
+    evaluate: Evaluate
+
+    @property
+    def grid(self) -> int:
+        """Evaluations of every arm on every item."""
+        return len(self.lams) * sum(self.sizes)
+
+
+@dataclass(frozen=True)
+class Found:
+    """The answer and what it rests on.
+
+    `confidence` is the probability, over items, that no lam farther than 0.1 is better. `few_shot`, `follow` and
+    `evaluated` hold each lam's smoothed averages (NaN without following) and the share of its items that was looked at.
+    `differs` says whether any lam is measurably different from the answer in what the goal looks at; if not, `lam` is
+    one of equals, and `needed` items would show a difference of 2 points (80% power, 5% two-sided).
+    """
+
+    lam: float
+    confidence: float
+    spent: int
+    grid: int
+    lams: tuple[float, ...]
+    few_shot: tuple[float, ...]
+    follow: tuple[float, ...]
+    evaluated: tuple[float, ...]
+    differs: bool = True
+    needed: int = 0
+
+
+class _Race:
+    """Values seen so far: each lam knows a beginning of each series' shuffled items."""
+
+    def __init__(self, arms: Arms, seed: int) -> None:
+        lams, sizes = arms.lams, arms.sizes
+        self.lams, self.sizes, self.has_follow, self.evaluate = lams, sizes, arms.has_follow, arms.evaluate
+        self.rng = np.random.default_rng(seed)
+        self.orders = [self.rng.permutation(n) for n in sizes]
+        self.values = [np.zeros((len(lams), n)) for n in sizes]
+        self.seen = np.zeros((len(lams), len(sizes)), np.int64)
+
+    @property
+    def spent(self) -> int:
+        return int(self.seen.sum())
+
+    def extend(self, lam: int, series: int, share: float) -> None:
+        """Evaluate a lam on the series' first `share` of items."""
+        before, after = int(self.seen[lam, series]), math.ceil(share * self.sizes[series] - 1e-9)
+        if after > before:
+            items = self.orders[series][before:after]
+            self.values[series][lam, before:after] = self.evaluate(lam, series, items.tolist())
+            self.seen[lam, series] = after
+
+    def draws(self, smooth: bool) -> tuple[Values, Values | None]:
+        """Plausible (few-shot, following) averages: float64 [draws + 1, arms], row 0 the measured ones.
+
+        Each draw weighs the items anew, an item alike for every arm, so that what arms share cancels. With `smooth` the
+        arms are lams of one line.
+        """
+        few_shot = np.zeros((_DRAWS + 1, len(self.lams)))
+        n_tasks = len(self.sizes) - self.has_follow
+        follow = None
+        for s, n in enumerate(self.sizes):
+            weights = np.vstack([np.ones(n), self.rng.standard_exponential((_DRAWS, n))])
+            mask = np.arange(n)[None, :] < self.seen[:, s][:, None]
+            average = weights @ (self.values[s] * mask).T / np.maximum(weights @ mask.T, 1e-12)
+            if s < n_tasks:
+                few_shot += average / n_tasks
+            else:
+                follow = average
+        if smooth:
+            few_shot = _smooth(self.lams, few_shot, self.seen[:, :n_tasks].sum(axis=1))
+            follow = None if follow is None else _smooth(self.lams, follow, self.seen[:, -1])
+        return few_shot, follow
+
+
+def _smooth(lams: Sequence[float], averages: Values, counts: npt.NDArray[np.int64]) -> Values:
+    """Each row's Gaussian process posterior mean over lam; a lam's noise falls with its number of items.
+
+    How fast the curve may turn is what makes the measured averages, row 0, likeliest.
+    """
+    x, centre = np.asarray(lams), averages[0].mean()
+    spread = max(float(averages[0].var()), 1e-4)
+    # between lams the same items cancel most of the noise; a quarter of the binomial variance stays
+    noise = 0.25 * max(centre * (1 - centre), 0.01) / np.maximum(counts, 1)
+
+    def fit(length: float) -> tuple[float, Values]:
+        kernel = spread * np.exp(-0.5 * ((x[:, None] - x[None, :]) / length) ** 2)
+        whole = kernel + np.diag(noise)
+        inverse, residual = np.linalg.inv(whole), averages[0] - centre
+        likelihood = -0.5 * (residual @ inverse @ residual + np.linalg.slogdet(whole)[1])
+        return float(likelihood), kernel @ inverse
+
+    _, gain = max((fit(length) for length in _LENGTHS), key=lambda f: f[0])
+    out: Values = centre + (averages - centre) @ gain.T
+    return out
+
+
+@dataclass(frozen=True)
+class Raced:
+    """How a race of arms ended: the winner's index, and per arm what was seen; row 0 of `utilities` is measured.
+
+    `differs` and `needed` are those of `Found`.
+    """
+
+    best: int
+    spent: int
+    grid: int
+    few_shot: Values
+    follow: Values | None
+    utilities: Values
+    evaluated: tuple[float, ...]
+    differs: bool
+    needed: int
+
+
+def race_arms(arms: Arms, goal: Goal, options: SearchOptions | None = None, smooth: bool = False) -> Raced:
+    """Race arms for the highest utility; with `smooth` they are lams of one line, and neighbours inform each other.
+
+    Raises InputError when the goal cannot be judged from what is measured, or nothing is, or the budget is too small.
+    """
+    options = options or SearchOptions()
+    lams, sizes, grid = arms.lams, arms.sizes, arms.grid
+    if len(lams) < 2 or not sizes or min(sizes) < 1:
+        raise InputError("a search needs two lams or more, and items.")
+    goal.utilities(lams, np.zeros(len(lams)), np.zeros(len(lams)) if arms.has_follow else None)  # fails before any work
+    race = _Race(arms, options.seed)
+    least = len(lams) * len(sizes)
+    rungs = max(1, math.ceil(math.log2(len(lams))))
+    if math.floor(options.budget * grid) < 2 * least:  # else some lam would be judged on nothing
+        raise InputError(
+            f"budget {options.budget:g} of {grid} evaluations is too small: {2 * least} are the fewest, for "
+            f"{len(lams)} lams or schedules and {len(sizes)} sets of items. Raise --budget, or take more items."
+        )
+    alive = list(range(len(lams)))
+    share = 0.0
+    for rung in range(rungs):
+        wanted = [(arm, s) for arm in alive for s in range(len(sizes))]
+        if goal.keep_follow is not None and list(lams).index(1.0) not in alive:
+            wanted.append((list(lams).index(1.0), len(sizes) - 1))  # the constraint's own yardstick
+        left = math.floor(options.budget * grid) - race.spent - len(wanted)  # each is rounded up to a whole item
+        share = min(1.0, share + max(0.0, left) / (rungs - rung) / sum(sizes[s] for _, s in wanted))
+        for arm, s in wanted:
+            race.extend(arm, s, share)
+        few_shot, follow = race.draws(smooth)
+        utilities = goal.utilities(lams, few_shot, follow)
+        wins = _win_shares(utilities[1:], alive)
+        if rung < rungs - 1:
+            ranked = sorted(alive, key=lambda i: (-wins[i], -utilities[1:, i].mean()))
+            alive = sorted(ranked[: max(2, math.ceil(len(alive) / 2))])
+    best = max(alive, key=lambda i: utilities[0, i])
+    evaluated = tuple(map(float, race.seen.sum(axis=1) / sum(sizes)))
+    return Raced(best, race.spent, grid, few_shot, follow, utilities, evaluated, *_compare_arms(race, best, goal))
+
+
+def _compare_arms(race: _Race, best: int, goal: Goal) -> tuple[bool, int]:
+    """Compare the best arm with each other on the items that both saw, in what the goal looks at.
+
+    Returns whether a sign-flip test finds a difference at the 5% level, corrected for all pairs of arms as the best was
+    chosen among them, and how many items would show one of 2 points.
+    """
+    n_tasks, arms = len(race.sizes) - race.has_follow, len(race.lams)
+    looked_at = [range(n_tasks)] if goal.weight < 1 else []
+    if goal.needs_follow:
+        looked_at.append(range(n_tasks, len(race.sizes)))
+    differs, needed = False, 0
+    for series in looked_at:
+        for arm in (arm for arm in range(arms) if arm != best):
+            gaps = []
+            for s in series:
+                common = int(min(race.seen[arm, s], race.seen[best, s]))
+                gaps.append(race.values[s][best, :common] - race.values[s][arm, :common])
+            differs |= sign_flip_p(gaps) * arms * (arms - 1) / 2 < 1 - LEVEL
+            needed = max(needed, items_to_show(mean_variance(gaps)))
+    return bool(differs), needed
+
+
+def search_lam(arms: Arms, goal: Goal, options: SearchOptions | None = None) -> Found:
+    """Find the lam with the highest utility among those of a line. See `race_arms`."""
+    raced, lams = race_arms(arms, goal, options, smooth=True), arms.lams
+    near = [i for i in range(len(lams)) if abs(lams[i] - lams[raced.best]) < _WITHIN]
+    drawn = raced.utilities[1:]
+    return Found(
+        lam=lams[raced.best],
+        confidence=float((drawn[:, near].max(axis=1) >= drawn.max(axis=1)).mean()),
+        spent=raced.spent,
+        grid=raced.grid,
+        lams=lams,
+        few_shot=tuple(map(float, raced.few_shot[0])),
+        follow=tuple(map(float, raced.follow[0])) if raced.follow is not None else (),
+        evaluated=raced.evaluated,
+        differs=raced.differs,
+        needed=raced.needed,
+    )
+
+
+def _win_shares(utilities: Values, alive: Sequence[int]) -> Values:
+    """How often each lam is the best of those alive; float64 [lams]."""
+    shares = np.zeros(utilities.shape[1])
+    winners = np.asarray(alive)[utilities[:, alive].argmax(axis=1)]
+    np.add.at(shares, winners, 1 / len(utilities))
+    return shares

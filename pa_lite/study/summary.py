@@ -1,0 +1,243 @@
+"""A finished study as its readers see it: curves, readings in plain words, examples, setting. Measures nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from pa_lite.study.comparisons import (
+    LEVEL,
+    Best,
+    Comparison,
+    Difference,
+    average_draws,
+    best_lam,
+    compare_lams,
+    differences,
+    items_in_words,
+)
+from pa_lite.study.curves import Curves, Series, estimates, means
+from pa_lite.study.goal import READINGS, Goal
+
+
+@dataclass(frozen=True)
+class Example:
+    """One instruction and what was answered: (lam, text, followed) for some lams; followed is None where unchecked."""
+
+    instruction: str
+    outputs: tuple[tuple[float, str, bool | None], ...]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """An older result that a sweep with --keep-stale let stand, and in what its inputs differ from the study's."""
+
+    kind: str
+    name: str
+    lam: float
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Study:
+    """One pair's curves at one type of weights, with what they rest on. `setting` are lines of (what, how).
+
+    `kept` are the results in it that were measured from other inputs than the rest.
+    """
+
+    pair: str
+    type: str
+    curves: Curves
+    examples: tuple[Example, ...] = ()
+    setting: tuple[tuple[str, str], ...] = ()
+    remarks: tuple[str, ...] = ()
+    kept: tuple[Kept, ...] = ()
+
+    @property
+    def title(self) -> str:
+        return f"{self.pair} between base and instruct"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The best lam for one use, and a sentence that says so; `best` is None where no lam is measurably better."""
+
+    name: str
+    goal: Goal
+    best: Best | None
+    sentence: str
+
+    @property
+    def label(self) -> str:
+        """What marks the lam in tables and charts."""
+        return self.name if self.goal.needs_follow else "best few-shot"
+
+
+def _lams(lams: Sequence[float]) -> str:
+    return ", ".join(f"{lam:g}" for lam in lams)
+
+
+def _compliance_word(curves: Curves) -> str:
+    return "instructions followed" if curves.compliance is curves.follow else "preferred over the reference"
+
+
+def _of_best(best: Best, goal: Goal, curves: Curves) -> str:
+    at = curves.lams.index(best.lam)
+    text = f"lam {best.lam:g} (95% of resamplings: {best.low:g} to {best.high:g})"
+    text += f", few-shot {100 * means(curves.tasks)[at]:.1f}%"
+    if curves.compliance is not None:
+        text += f", {_compliance_word(curves)} {100 * means([curves.compliance])[at]:.1f}%"
+    if best.ties:
+        use = " for this use" if goal.needs_follow else ""
+        text += f"; no measurable difference{use} from lam {_lams(best.ties)}"
+    return text
+
+
+def _no_difference(what: str, found: Comparison, unit: str = "items", between: str = "the lams") -> str:
+    """Say that no difference was measured, and how many items would show one of 2 points."""
+    values = f"{100 * found.low:.1f}% to {100 * found.high:.1f}%"
+    if found.low == found.high:
+        values = f"{100 * found.low:.1f}% at each"
+    return f"no measurable difference between {between} in {what} ({values}, {found.items} {unit}); " + items_in_words(
+        found.needed, unit
+    )
+
+
+def comparisons(curves: Curves, seed: int = 0) -> dict[str, Comparison]:
+    """Compare the lams in few-shot accuracy and, where measured, in following."""
+    series = {"few-shot": curves.tasks}
+    if curves.compliance is not None:
+        series["following"] = (curves.compliance,)
+    return {name: compare_lams(curves.lams, each, seed) for name, each in series.items()}
+
+
+def _undecided(curves: Curves, goal: Goal, found: Mapping[str, Comparison], seed: int) -> str:
+    """Say why no lam is the best for a goal; empty where one is.
+
+    Few-shot skill alone needs a difference in it; a weighted goal one in either. To keep a share of following,
+    following must differ, else it rules no lam out; and if several lams keep it, few-shot accuracy must differ among
+    them.
+    """
+    few_shot = _no_difference("few-shot accuracy", found["few-shot"])
+    if not goal.needs_follow:
+        return "" if found["few-shot"].differs else few_shot
+    assert curves.compliance is not None
+    word = _compliance_word(curves)
+    following = _no_difference(word, found["following"], "prompts")
+    if goal.keep_follow is None:
+        flat = not (found["few-shot"].differs or found["following"].differs)
+        return f"no measurable difference between the lams in few-shot accuracy or {word}" if flat else ""
+    if not found["following"].differs:
+        return f"{following}. So following rules no lam out"
+    utilities = goal.utilities(curves.lams, means(curves.tasks), means([curves.compliance]))
+    kept = [i for i, utility in enumerate(utilities) if utility >= 0]
+    if len(kept) == 1:
+        return ""
+    lams = tuple(curves.lams[i] for i in kept)
+    among = compare_lams(lams, [replace(task, values=task.values[kept]) for task in curves.tasks], seed)
+    if among.differs:
+        return ""
+    return f"kept by lam {_lams(sorted(lams))}, with {_no_difference('few-shot accuracy', among, between='them')}"
+
+
+def readings(curves: Curves, seed: int = 0) -> list[Reading]:
+    """Return each reading that the measurements allow, the one that most users need first; none for a single lam."""
+    if len(curves.lams) < 2:
+        return []
+    found, out = comparisons(curves, seed), []
+    for name, goal in READINGS:
+        if goal.needs_follow and curves.compliance is None:
+            continue
+        if goal.keep_follow is not None and 1.0 not in curves.lams:
+            continue
+        text, best = _undecided(curves, goal, found, seed), None
+        if not text:
+            best = best_lam(curves.lams, curves.tasks, curves.compliance, goal, seed)
+            text = _of_best(best, goal, curves)
+        out.append(Reading(name, goal, best, f"{name[0].upper()}{name[1:]}: {text}."))
+    return out
+
+
+def labels(found: Sequence[Reading]) -> dict[float, list[str]]:
+    """Return for each lam that is the best for something the labels that mark it."""
+    out: dict[float, list[str]] = {}
+    for reading in found:
+        if reading.best is not None:
+            out.setdefault(reading.best.lam, []).append(reading.label)
+    return out
+
+
+def ends(curves: Curves) -> dict[str, int]:
+    """Where base (lam 0) and instruct (lam 1) stand among the lams, as far as they do."""
+    return {name: curves.lams.index(lam) for name, lam in (("base", 0.0), ("instruct", 1.0)) if lam in curves.lams}
+
+
+def against_ends(curves: Curves, seed: int = 0) -> dict[str, dict[str, list[Difference]]]:
+    """Group (few-shot, area, task, following) -> end -> every other lam's difference to it."""
+    groups: dict[str, tuple[Series, ...]] = dict(curves.groups())
+    if curves.compliance is not None:
+        groups["following"] = (curves.compliance,)
+    out = {}
+    for group, series in groups.items():
+        drawn = average_draws(series, seed=seed)
+        out[group] = {end: differences(curves.lams, series, at, seed, drawn) for end, at in ends(curves).items()}
+    return out
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _few_shot_conclusion(curves: Curves, found: Comparison, seed: int) -> str:
+    average = means(curves.tasks)
+    best = int(average.argmax())
+    at_best = f"{100 * average[best]:.1f}% at lam {curves.lams[best]:g}"
+    if len(curves.lams) == 1:
+        return f"Few-shot accuracy: {at_best}; with a single lam there is nothing to compare."
+    if not found.differs:
+        return _sentence(_no_difference("few-shot accuracy", found))
+    text = f"Few-shot accuracy is highest at lam {curves.lams[best]:g}"
+    for end, at in reversed(ends(curves).items()):
+        if at != best:
+            gap = {d.lam: d for d in differences(curves.lams, curves.tasks, at, seed)}[curves.lams[best]]
+            sure = "" if gap.p_corrected < 1 - LEVEL else "; no measurable difference"
+            error = f"s.e. {100 * gap.stderr:.1f}" if np.isfinite(gap.stderr) else "s.e. not known"
+            text += f", {100 * gap.value:.1f} points ({error}) above {end} (lam {curves.lams[at]:g}{sure})"
+    return text + "."
+
+
+def conclusion(curves: Curves, seed: int = 0) -> str:
+    """Return the trade-off in a few plain sentences, from the numbers alone.
+
+    No lam is called the best where `compare_lams` finds no difference. Two lams differ measurably when the sign-flip
+    test, corrected by Holm's method for all lams compared, gives a p below 5%.
+    """
+    found = comparisons(curves, seed)
+    text = _few_shot_conclusion(curves, found["few-shot"], seed)
+    if curves.compliance is None:
+        return text
+    word = _compliance_word(curves)
+    if not found["following"].differs and len(curves.lams) > 1:
+        return f"{text} {_sentence(_no_difference(word, found['following'], 'prompts'))}"
+    shown = {0, len(curves.lams) - 1}
+    if found["few-shot"].differs:
+        shown.add(int(means(curves.tasks).argmax()))
+    values = means([curves.compliance])
+    at_lams = (f"{100 * values[i]:.0f}% at lam {curves.lams[i]:g}" for i in sorted(shown, key=lambda i: curves.lams[i]))
+    return f"{text} {_sentence(f'{word}: ' + ', '.join(at_lams))}"
+
+
+def table(curves: Curves) -> list[Mapping[str, float | str]]:
+    """Every average with its standard error: one row for each group and lam; numbers in [0, 1]."""
+    rows: list[Mapping[str, float | str]] = []
+    groups = dict(curves.groups())
+    for name, series in (("following", curves.follow), ("preferred", curves.wins)):
+        if series is not None:
+            groups[name] = (series,)
+    for group, members in groups.items():
+        n = int(np.sum([s.n for s in members]))
+        for lam, e in zip(curves.lams, estimates(members), strict=True):
+            rows.append({"group": group, "lam": lam, "value": e.value, "stderr": e.stderr, "n": n})
+    return rows

@@ -1,0 +1,201 @@
+"""Files that are whole or not there: temporary names, locked, synced and renamed. Imports errors, markers, opening."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import BinaryIO
+
+from pa_lite.errors import OutputError
+from pa_lite.system.markers import ENDING, FILE, claimed, remove_marked, target_of
+from pa_lite.system.opening import UNABLE, TooLargeError, create_file, is_at
+
+PATIENCE = 0.5  # seconds for which a lock may be held by who only looks whether it is
+NO_MARKER = "it has no marker of pa-lite"  # why something stays
+
+
+def check_target(path: Path, force: bool = False, option: str = "-o") -> None:
+    """Raise OutputError if a file cannot or must not be written there: no folder, no file of ours, or it exists.
+
+    A folder, device, socket or pipe is refused even with `force`: a rename would put a file into its place. A link
+    counts as a file, wherever it leads: with `force` it is replaced, and what it leads to stays. `option` is the one
+    that names another place.
+    """
+    if not path.parent.is_dir():
+        raise OutputError(f"{path.parent}: there is no such folder to write {path.name} to.")
+    if path.is_dir():
+        raise OutputError(f"{path}: is a folder; name a file.")
+    if path.exists() and not path.is_file():
+        raise OutputError(f"{path}: is a device, socket or pipe; name a file.")
+    if os.path.lexists(path) and not force:
+        raise OutputError(f"{path}: exists already. Use --force to overwrite it, or {option} for another name.")
+
+
+def in_the_way(path: Path, why: str, target: Path) -> OutputError:
+    """Return the error for something at the name of a temporary file that is not known to be ours: it stays."""
+    return OutputError(
+        f"{path}: is in the way of {target.name}: {why}. Move it elsewhere or delete it yourself, or choose another "
+        "output (-o)."
+    )
+
+
+def check_space(folder: Path, needed: int) -> None:
+    """Raise OutputError unless the folder's disk has `needed` bytes free."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise OutputError(
+            f"{folder}: {needed / 1e6:.0f} MB are needed there, {free / 1e6:.0f} MB are free. "
+            "Free some space, or write elsewhere with -o."
+        )
+
+
+def existing_parent(folder: Path) -> Path:
+    """The folder, or the nearest above it that exists: where its disk's free space can be asked for."""
+    folder = folder.absolute()
+    while not folder.is_dir() and folder != folder.parent:
+        folder = folder.parent
+    return folder
+
+
+def system_words(error: OSError) -> str:
+    """What the system says went wrong, without a full stop; and what to do, where that says too little."""
+    told = error.strerror or str(error)
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return f"{told}. Close some, or allow more (ulimit -n 4096)"
+    if error.errno == errno.EFBIG and not isinstance(error, TooLargeError):
+        return told + file_limit()
+    return told
+
+
+def file_limit() -> str:
+    """Return what to do where a file may not become larger: that this process has a limit, or that the disk has one."""
+    try:
+        import resource
+    except ImportError:
+        most = -1
+    else:
+        most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+        most = -1 if most == resource.RLIM_INFINITY else most
+    if most < 0:
+        return ": this disk takes no larger file. Write elsewhere"
+    return f": no file may grow beyond {most / 1e6:.3g} MB here (ulimit -f). Allow more (ulimit -f unlimited)"
+
+
+@contextlib.contextmanager
+def write_errors(
+    folder: Path, when_full: str = "nothing was left behind. Free some space, or write elsewhere with -o."
+) -> Iterator[None]:
+    """Turn an OSError of writing below `folder` into an OutputError; `when_full` tells what is left, and what to do."""
+    try:
+        yield
+    except OSError as e:
+        if e.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OutputError(f"{folder}: the disk is full ({e.strerror}); {when_full}") from e
+        if e.errno in (errno.EACCES, errno.EPERM, errno.EROFS):  # of a temporary name, which nobody gave
+            raise OutputError(f"{folder}: cannot be written: {system_words(e)}.") from e
+        raise OutputError(f"{e.filename or folder}: cannot be written: {system_words(e)}.") from e
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[Callable[[], bool]]:
+    """Put Ctrl-C off until the block is through, which gets a function that tells whether one is due.
+
+    Where Ctrl-C is ignored, as by a shell's background jobs, this is about SIGTERM. Does nothing outside the main
+    thread, which alone is interrupted.
+    """
+    asks = signal.SIGTERM if signal.getsignal(signal.SIGINT) is signal.SIG_IGN else signal.SIGINT
+    handler = signal.getsignal(asks)
+    if not callable(handler) or threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    came: list[tuple[int, FrameType | None]] = []
+    signal.signal(asks, lambda number, frame: came.append((number, frame)))
+    try:
+        yield lambda: bool(came)
+    finally:
+        signal.signal(asks, handler)
+        if came:
+            handler(*came[0])
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What a file was at a moment: its size in bytes, and when it was last written, in nanoseconds.
+
+    Not its number on the disk: network file systems give a file another one now and then.
+    """
+
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, facts: os.stat_result) -> Stamp:
+        return cls(facts.st_size, facts.st_mtime_ns)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring a folder's names to the disk, where that can be: a file that was renamed there then survives a crash."""
+    if os.name != "posix":
+        return
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:
+        return  # one may write there and not read
+    try:
+        os.fsync(descriptor)
+    except OSError as e:
+        if e.errno not in UNABLE:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A new file beside `path`, open to be written and synced by the caller; it becomes `path` if all went well.
+
+    On any exception, Ctrl-C included, it is removed and `path` stays as it was. What killed processes left of their
+    tries is removed first, where it can be. A link at `path` is replaced, not what it leads to.
+    """
+    with contextlib.suppress(OSError):
+        for name in os.listdir(path.parent):
+            of = name.removesuffix(ENDING)
+            if of != name and name.startswith(f".{path.name}.") and target_of(of) == path.name:
+                with contextlib.suppress(OSError):
+                    remove_marked(path.with_name(name))
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
+    with claimed(temporary, FILE):
+        try:
+            with create_file(temporary) as file:
+                yield file
+                file.flush()
+                if not is_at(file.fileno(), temporary):
+                    raise OutputError(f"{path}: another program removed or replaced the file that was being written.")
+                if os.name != "posix":
+                    file.close()  # there an open file cannot be renamed
+                temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole, as UTF-8; a lone surrogate, which UTF-8 has not, is written out. See write_bytes."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file whole. Raises OutputError when it cannot be written; see check_target for refusals."""
+    with write_errors(path.parent), whole_file(path) as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,390 @@
+"""pa-lite's engine as a model of lm-eval (extra `harness`): `lm_eval.simple_evaluate(model=PaLiteLM("demo@0.7"), ...)`.
+
+Importing this module registers it, so that `simple_evaluate(model="pa-lite", model_args="model=demo@0.7")` finds it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import inspect
+import json
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pa_lite.engine.answer_text import Generation
+from pa_lite.engine.chat import ChatRenderer
+from pa_lite.engine.chat_options import ChatOptions
+from pa_lite.engine.chat_template import chat_facts, measured_options
+from pa_lite.engine.generation import GenerationOptions, generate
+from pa_lite.engine.model import EngineOptions, Model
+from pa_lite.engine.model_reference import REFERENCE_TYPE, open_model
+from pa_lite.engine.reasoning import ReasoningFormat
+from pa_lite.engine.requests import Request, begins_with_bos, make_requests, rolling_requests
+from pa_lite.engine.scoring import score_requests
+from pa_lite.errors import EngineError, InputError, nearest
+from pa_lite.tasks.lm_eval.answers import ENDING, Answers
+from pa_lite.tasks.lm_eval.options import generation_options, parse_pairs, texts_at_a_time
+from pa_lite.untrusted.portions import portions
+
+try:
+    from lm_eval.api.model import LM
+    from lm_eval.api.registry import register_model
+except ImportError as e:
+    told = "is not installed" if (e.name or "").split(".")[0] == "lm_eval" else f"cannot be imported ({e})"
+    raise InputError(f"lm-eval {told}. Install it with: pip install 'pa-lite[harness]'.") from e
+
+Progress = Callable[[int, int], None]
+_Result = TypeVar("_Result")
+_log = logging.getLogger(__name__)
+# characters of requests whose tokens are held at a time, and fewer where each portion's answers are kept in a file
+_PORTION, _KEPT_PORTION = 8_000_000, 400_000
+
+
+@register_model("pa-lite")
+class PaLiteLM(LM):  # type: ignore[misc]
+    """A model that lm-eval can ask: loglikelihoods with shared prefixes decoded once, texts generated in one batch.
+
+    Texts are read as lm-eval's `hf` models read them: control tokens spelled out in them are such, as a chat template's
+    must be; BOS comes as the vocabulary has it, once; what is longer than the context is cut at the left. A rolling
+    loglikelihood is of the text behind the prefix token alone (BOS, else EOS), without a second BOS to predict.
+    `n_truncated` counts the requests cut so far. A context manager; `close` frees what it opened.
+    """
+
+    def __init__(
+        self,
+        model: str | Model,
+        *,
+        n_ctx: int = 0,
+        threads: int = 0,
+        gpu_layers: int | str = "auto",
+        probe: bool = True,
+        kind: str = REFERENCE_TYPE,
+        seed: int = 0,
+        batch_size: int | str | None = None,
+        max_batch_size: int | None = None,
+        device: str | None = None,
+        progress: Progress | None = None,
+        chat: ChatOptions | None = None,
+    ) -> None:
+        """Open `FILE.gguf` or `PAIR@LAM`, or take a model that is open and stays so.
+
+        `n_ctx`, `threads`, `gpu_layers`, `probe` as EngineOptions has them, `kind` the type a pair is merged to; these
+        are for a model opened here. `seed` draws sampled texts. `batch_size` is how many texts are generated at a time:
+        a number or `auto`, at most `max_batch_size`; loglikelihoods are packed as the cache allows. `device` is what
+        lm-eval calls it: `cpu` keeps every layer off the GPU. `progress` gets (requests done, requests in all) of each
+        call. `chat` has the template's arguments and date; what it leaves open is settled when the template is first
+        used. Raises PaLiteError.
+        """
+        super().__init__()
+        self.seed, self.progress = seed, progress or (lambda _done, _total: None)
+        self.parallel = texts_at_a_time(batch_size, max_batch_size)
+        self.n_truncated = 0
+        self._closing = contextlib.ExitStack()
+        self._renderer: ChatRenderer | None = None
+        self._chat_options, self._is_chat = chat, False
+        self._answers: Answers | None = None
+        self.reference = model if isinstance(model, str) else model.label
+        if isinstance(model, Model):
+            self.model = model
+        else:
+            layers = 0 if device == "cpu" else gpu_layers
+            options = EngineOptions(threads=threads, gpu_layers=layers, n_ctx=n_ctx, probe=probe)
+            self.model = self._closing.enter_context(open_model(model, options, kind))
+
+    @classmethod
+    def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> PaLiteLM:
+        """Make one from lm-eval's model_args. Raises InputError for arguments that there are not."""
+        words = {**arg_dict, **{k: v for k, v in (additional_config or {}).items() if v is not None}}
+        known = [name for name in list(inspect.signature(cls.__init__).parameters)[1:] if name != "chat"]
+        for word in words:
+            if word not in known:
+                raise InputError(f"model_args: {word} is not known.{nearest(word, known)}")
+        if not isinstance(words.get("model"), str):
+            raise InputError("model_args: name the model: model=FILE.gguf or model=PAIR@LAM, such as demo@0.7.")
+        return cls(**words)
+
+    @classmethod
+    def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> PaLiteLM:
+        """The same from `model=demo@0.7,n_ctx=2048`."""
+        return cls.create_from_arg_obj(parse_pairs([arg_string]), additional_config)
+
+    def __enter__(self) -> PaLiteLM:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the model if it was opened here, the template's process, and the files of answers."""
+        if self._renderer is not None:
+            self._renderer.close()
+        if self.cache_hook.dbdict is not None:
+            self.cache_hook.dbdict.close()
+        self._closing.close()
+
+    def keep_answers(self, begin: Path) -> Path:
+        """Keep answers in a file, and take up those that it has; return its path: `begin` and what decides the answers.
+
+        What the chat template gets is part of the prompts, and so of the requests. Raises OutputError, see `Answers`,
+        and CheckpointError when the model cannot be told from others.
+        """
+        path = begin.with_name(f"{begin.name}_{self.answers_key()[:16]}_{self.model.max_length}{ENDING}")
+        self._answers = self._closing.enter_context(Answers(path, self.answers_key()))
+        return path
+
+    def _with_kept(
+        self, kind: str, requests: Sequence[Any], compute: Callable[[Sequence[Any]], list[_Result]]
+    ) -> list[_Result]:
+        """Answers in order: those that are kept, and the others computed."""
+        known: list[Any] = [
+            None if self._answers is None else self._answers.get(kind, request.args) for request in requests
+        ]
+        made = iter(compute([r for r, answer in zip(requests, known, strict=True) if answer is None]))
+        return [next(made) if answer is None else answer for answer in known]
+
+    def _keep(self, kind: str, arguments: tuple[Any, ...], answer: Any) -> None:
+        self.cache_hook.add_partial(kind, arguments, answer)
+        if self._answers is not None:
+            self._answers.add(kind, arguments, answer)
+
+    def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """(ln p in nats, whether greedy decoding gives it) of each (context, continuation), in order.
+
+        Raises InputError for a continuation without tokens, EngineError for one longer than the context.
+        """
+        return self._with_kept("loglikelihood", requests, lambda rest: self._loglikelihood(rest, disable_tqdm))
+
+    def _loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool) -> list[tuple[float, bool]]:
+        pairs = [request.args for request in requests]
+        self._check_texts(requests, ["".join(pair) for pair in pairs])
+        results: dict[int, tuple[float, bool]] = {}
+        report = self._reporter(len(pairs), disable_tqdm)
+        for portion in self._portions(pairs):
+            behind: dict[str, list[int]] = {}
+            for i in portion:
+                behind.setdefault(pairs[i][0], []).append(i)
+            places = [i for members in behind.values() for i in members]
+            made = [
+                request
+                for context, members in behind.items()
+                for request in make_requests(self.model, context, [pairs[i][1] for i in members], parse_special=True)
+            ]
+            scores = score_requests(self.model, made, report(len(results)))
+            self._count_cut(sum(s.truncated for s in scores), len(pairs))
+            for i, score in zip(places, scores, strict=True):
+                results[i] = (score.logprob, score.is_greedy)
+                self._keep("loglikelihood", pairs[i], results[i])
+        return [results[i] for i in range(len(pairs))]
+
+    def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
+        """ln p in nats of each whole text, in order, in windows that predict each token once."""
+        return self._with_kept("loglikelihood_rolling", requests, lambda rest: self._rolling(rest, disable_tqdm))
+
+    def _rolling(self, requests: Sequence[Any], disable_tqdm: bool) -> list[float]:
+        texts = [request.args[0] for request in requests]
+        self._check_texts(requests, texts)
+        results: dict[int, float] = {}
+        report = self._reporter(len(texts), disable_tqdm)
+        for places in self._portions([(text,) for text in texts]):
+            windows = [rolling_requests(self.model, texts[i], parse_special=True) for i in places]
+            flat: list[Request] = [w for of_text in windows for w in of_text]
+            texts_done, n_texts = report(len(results)), len(places)
+
+            def of_windows(done: int, of: int, report: Progress = texts_done, n: int = n_texts) -> None:
+                report(done * n // of, n)
+
+            scores = iter(score_requests(self.model, flat, of_windows))
+            for i, of_text in zip(places, windows, strict=True):
+                results[i] = sum(next(scores).logprob for _ in of_text)
+                self._keep("loglikelihood_rolling", (texts[i],), results[i])
+        return [results[i] for i in range(len(texts))]
+
+    def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
+        """What the model goes on with behind each context, cut before the first stop string, in order.
+
+        Requests with the same settings run together. Sampled texts are not kept for later runs. Raises InputError for
+        settings that are not known or leave the context no room.
+        """
+        return self._with_kept("generate_until", requests, lambda rest: self._generate(rest, disable_tqdm))
+
+    def _generate(self, requests: Sequence[Any], disable_tqdm: bool) -> list[str]:
+        pairs = [request.args for request in requests]
+        self._check_texts(requests, [context for context, _ in pairs])
+        settings = [self.generation_options(kwargs) for _, kwargs in pairs]
+        results: dict[int, str] = {}
+        report = self._reporter(len(pairs), disable_tqdm)
+        groups: dict[GenerationOptions, list[int]] = {}
+        for i, options in enumerate(settings):
+            groups.setdefault(replace(options, max_tokens=1), []).append(i)
+        for options, members in groups.items():
+            for portion in self._portions([(pairs[i][0],) for i in members]):
+                places = [members[i] for i in portion]
+                prompts = [self._prompt(pairs[i][0], settings[i].max_tokens) for i in places]
+                self._count_cut(sum(is_cut for _, is_cut in prompts), len(pairs))
+                done = report(len(results))
+
+                def keep(at: int, made: Generation, places: Sequence[int] = places) -> None:
+                    i = places[at]
+                    results[i] = self._decoded(made.text)
+                    if not settings[i].temperature:
+                        self._keep("generate_until", pairs[i], results[i])
+
+                limits = [settings[i].max_tokens for i in places]
+                ids = [p for p, _ in prompts]
+                reasoning = self._reasoning([pairs[i][0] for i in places])
+                generate(self.model, ids, options, done, keep, limits, places, reasoning=reasoning)
+        return [results[i] for i in range(len(pairs))]
+
+    def generation_options(self, kwargs: Mapping[str, Any]) -> GenerationOptions:
+        """What generation_kwargs ask of this model. Raises InputError for nonsense and for what leaves no room."""
+        options = generation_options(kwargs, self.model.special_text("eos"), self.seed, self.parallel)
+        if options.max_tokens >= self.model.max_length:
+            raise InputError(
+                f"max_gen_toks is {options.max_tokens}, but {self.model.name} holds {self.model.max_length} tokens in "
+                "all. Ask for fewer (--gen_kwargs max_gen_toks=N)."
+            )
+        return options
+
+    def _reasoning(self, contexts: Sequence[str]) -> list[ReasoningFormat] | None:
+        """How each context's reasoning is found where a chat template made them; it is not part of what is returned."""
+        if not self._is_chat:
+            return None
+        known = self._chat().reasoning()
+        return [
+            replace(known, opened=next((m for m in known.markers if text.rstrip().endswith(m.start)), None))
+            for text in contexts
+        ]
+
+    def _check_texts(self, requests: Sequence[Any], texts: Sequence[str]) -> None:
+        """Raise TextError, before any work, for a request whose text the tokenizer cannot take."""
+        for number, (request, text) in enumerate(zip(requests, texts, strict=True), 1):
+            known = [getattr(request, name, None) for name in ("task_name", "doc_id")]
+            where = f"request {number}" if None in known else f"task {known[0]}: document {known[1]}"
+            self.model.check_text(text, f"{where}: its text", parse_special=True)
+
+    def _prompt(self, context: str, max_tokens: int) -> tuple[list[int], bool]:
+        """A context's ids, cut at the left so that max_tokens fit behind them, and whether they were cut."""
+        tokens = self.model.tokenize(context, not begins_with_bos(self.model, context), parse_special=True)
+        if not tokens:
+            if self.model.prefix_token is None:
+                raise EngineError(f"{self.model.label}: has neither BOS nor EOS to begin a text with.")
+            tokens = [self.model.prefix_token]
+        room = self.model.max_length - max_tokens
+        return tokens[-room:], len(tokens) > room
+
+    def _decoded(self, text: str) -> str:
+        """A generated text as transformers decodes it: SentencePiece's own blank before the first word is dropped."""
+        metadata = self.model.header.metadata
+        kind, has_blank = (metadata.get(f"tokenizer.ggml.{key}") for key in ("model", "add_space_prefix"))
+        is_sentencepiece = kind is not None and kind.value == "llama"
+        return text.removeprefix(" ") if is_sentencepiece and (has_blank is None or has_blank.value) else text
+
+    def _portions(self, texts: Sequence[tuple[str, ...]]) -> Iterator[list[int]]:
+        """Yield places of requests in bounded portions, alphabetic neighbours together: these share prefixes."""
+        size = _PORTION if self.cache_hook.dbdict is None and self._answers is None else _KEPT_PORTION
+        return portions(sorted(range(len(texts)), key=lambda i: texts[i]), lambda i: sum(map(len, texts[i])), size)
+
+    def _reporter(self, total: int, is_silent: bool) -> Callable[[int], Progress]:
+        """Makes callbacks for parts of a call's work, which so many requests precede."""
+
+        def behind(before: int) -> Progress:
+            return (lambda _done, _of: None) if is_silent else (lambda done, _of: self.progress(before + done, total))
+
+        return behind
+
+    def _count_cut(self, n: int, total: int) -> None:
+        if n:
+            self.n_truncated += n
+            _log.warning("%d of %d requests were cut at the left to %d tokens.", n, total, self.model.max_length)
+
+    @property
+    def max_length(self) -> int:
+        return self.model.max_length
+
+    @property
+    def tokenizer_name(self) -> str:
+        """Return what tells this model's prompts from others' in lm-eval's cache of requests: its name and a hash.
+
+        The hash covers the template, what it is given (date, arguments) and what it makes of a message: tokens that it
+        names.
+        """
+        chat = self._chat()
+        made = [chat.template, self.apply_chat_template([{"role": "user", "content": "x"}])]
+        made += [self.model.special_text(token) for token in ("bos", "eos")]
+        known = json.dumps([made, chat_facts(chat.template, chat.options, self.model.name)], sort_keys=True)
+        return f"{self.model.name.replace('/', '__')}-{hashlib.sha256(known.encode('ascii')).hexdigest()[:12]}"
+
+    def chat_template(self, chat_template: bool | str = False) -> str | None:
+        """Choose a template, True for the model's own, and return its text. Raises InputError when there is none."""
+        if chat_template is False:
+            return None
+        if self._renderer is not None:
+            self._renderer.close()
+        self._renderer, self._is_chat = self._new_renderer("" if chat_template is True else chat_template), True
+        return self._renderer.template
+
+    def _new_renderer(self, name: str = "") -> ChatRenderer:
+        renderer = ChatRenderer(self.model, name)
+        renderer.options = measured_options(renderer.template, self._chat_options, self.model.name)
+        return renderer
+
+    @property
+    def chat_facts(self) -> dict[str, Any]:
+        """What decides how prompts are put into the chat template (see `chat_facts` of the engine); empty without."""
+        return chat_facts(self._chat().template, self._chat().options, self.model.name) if self._is_chat else {}
+
+    def apply_chat_template(self, chat_history: Sequence[Mapping[str, str]], add_generation_prompt: bool = True) -> str:
+        """A conversation as the template writes it, ready for an answer, or within its last message.
+
+        As lm-eval has it, a template that refuses is asked again without system messages. Raises EngineError when it
+        fails then too.
+        """
+        messages = [(m["role"], m["content"]) for m in chat_history]
+        try:
+            return self._chat().render(messages, not add_generation_prompt)
+        except EngineError as e:
+            without = [m for m in messages if m[0] != "system"]
+            if len(without) == len(messages):
+                raise
+            _log.warning("%s Trying without the system message.", e)
+            return self._chat().render(without, not add_generation_prompt)
+
+    def _chat(self) -> ChatRenderer:
+        if self._renderer is None:
+            self._renderer = self._new_renderer()
+        return self._renderer
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells the model's weights from others (see `checkpoints.fingerprint`); empty when it cannot be taken."""
+        return self.model.known_by()[0]
+
+    @property
+    def identity(self) -> str:
+        """Return what tells the model from others that may answer otherwise (`Model.identity`); empty as above."""
+        return self.model.known_by()[1]
+
+    def answers_key(self) -> str:
+        """Return what decides the answers beside the requests, hashed: the model, llama.cpp, settings and the seed.
+
+        Raises CheckpointError when the model cannot be told from others.
+        """
+        decides = [dict(self.model.inputs()), self.model.max_length, self.seed]
+        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode("ascii")).hexdigest()
+
+    def get_model_info(self) -> dict[str, Any]:
+        """What lm-eval's results say of a model."""
+        sizes: dict[str, int] = {}
+        for tensor in self.model.header.tensors.values():
+            sizes[tensor.type.name] = sizes.get(tensor.type.name, 0) + math.prod(tensor.shape)
+        return {
+            "model_num_parameters": sum(sizes.values()),
+            "model_dtype": max(sizes, key=lambda name: sizes[name]),
+            "model_revision": self.reference,
+            "model_sha": self.fingerprint,
+        }

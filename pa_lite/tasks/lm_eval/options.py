@@ -1,0 +1,205 @@
+"""What an lm-eval run is asked for, and how its words are read. Needs no lm-eval."""
+
+from __future__ import annotations
+
+import ast
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pa_lite.engine.generation import GenerationOptions
+from pa_lite.errors import InputError, nearest
+from pa_lite.untrusted.strict_json import parse_json
+
+Seeds = tuple[int | None, int | None, int | None, int | None]
+SEEDS: Seeds = (0, 1234, 1234, 1234)  # lm-eval's: of random, numpy, torch, and the drawing of exemplars
+_PARALLEL = 16  # texts generated at a time where nobody says
+MAX_GEN_TOKS = 256  # lm-eval's default
+_LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # the first that is given counts
+_WORDS = {"true": True, "false": False, "none": None}
+
+
+@dataclass(frozen=True)
+class HarnessOptions:
+    """lm-eval's own options, by its names: this holds the only defaults.
+
+    `limit` is a count of items of each task, or below 1 a share; `samples` gives each task's items by number instead.
+    `gen_kwargs` go before what tasks say. `use_cache` begins the name of a file of answers; `cache_requests` is true,
+    refresh or delete. `output_path` is a folder, or a .json file whose name gets the time.
+    """
+
+    tasks: tuple[str, ...]
+    num_fewshot: int | None = None
+    limit: float | None = None
+    samples: Mapping[str, Sequence[int]] | None = None
+    seeds: Seeds = SEEDS
+    output_path: Path | None = None
+    log_samples: bool = False
+    predict_only: bool = False
+    apply_chat_template: bool | str = False
+    fewshot_as_multiturn: bool | None = None
+    system_instruction: str | None = None
+    include_path: tuple[Path, ...] = ()
+    gen_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    use_cache: Path | None = None
+    cache_requests: str | None = None
+    bootstrap_iters: int = 100_000
+    confirm_run_unsafe_code: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises InputError for what cannot go together or is out of range."""
+        if self.limit is not None and not (self.limit > 0 and (self.limit < 1 or float(self.limit).is_integer())):
+            raise InputError(f"limit is {self.limit}, but must be a count of items, or a share below 1.")
+        if self.limit is not None and self.samples is not None:
+            raise InputError("limit and samples both say which items are scored: give one of them.")
+        if (self.log_samples or self.predict_only) and self.output_path is None:
+            raise InputError("samples are to be logged, but nowhere: name a folder with --output_path.")
+        if self.fewshot_as_multiturn and not self.apply_chat_template:
+            raise InputError("fewshot_as_multiturn makes turns of the exemplars: it needs --apply_chat_template.")
+        if self.cache_requests not in (None, "true", "refresh", "delete"):
+            raise InputError(f"cache_requests is {self.cache_requests!r}, but must be true, refresh or delete.")
+        generation_options(self.gen_kwargs)
+
+
+def parse_pairs(words: Sequence[str]) -> dict[str, Any]:
+    """`key=value,key=value` in one or several texts, or a JSON object, as lm-eval reads them; later keys win.
+
+    Values are true, false, none, numbers, Python literals, else text. Raises InputError for anything else.
+    """
+    out: dict[str, Any] = {}
+    for text in words:
+        if text.lstrip().startswith("{"):
+            try:
+                out.update(parse_json(text))
+            except ValueError as e:
+                raise InputError(f"{text!r} is no JSON object: {e}.") from e
+            continue
+        for part in _split(text):
+            key, equals, value = part.partition("=")
+            if not equals or not key.strip():
+                raise InputError(f"{part!r} is not KEY=VALUE, such as temperature=0.8.")
+            out[key.strip()] = _value(value)
+    return out
+
+
+def _value(text: str) -> Any:
+    if text.lower() in _WORDS:
+        return _WORDS[text.lower()]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of escapes and numbers that Python means to refuse one day
+            return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):  # the last two of deep nesting
+        return text
+
+
+def _split(text: str) -> Iterator[str]:
+    """The parts between commas that are in no brackets and no quotes."""
+    start = depth = 0
+    quote = ""
+    for i, letter in enumerate(text):
+        if quote:
+            quote = "" if letter == quote else quote
+        elif letter in "'\"":
+            quote = letter
+        elif letter in "[({":
+            depth += 1
+        elif letter in "])}":
+            depth -= 1
+        elif letter == "," and depth <= 0:
+            yield text[start:i]
+            start = i + 1
+    if text[start:]:
+        yield text[start:]
+
+
+def parse_seeds(text: str) -> Seeds:
+    """One seed for all, or four (three: lm-eval's last) with commas between, `None` leaving one unset, as lm-eval."""
+    parts = [p.strip().lower() for p in text.split(",")]
+    try:
+        seeds = [None if p == "none" else int(p) for p in parts]
+    except ValueError:
+        seeds = []
+    if len(seeds) == 1:
+        seeds *= 4
+    elif len(seeds) == 3:
+        seeds.append(SEEDS[3])
+    if len(seeds) != 4 or any(s is not None and not 0 <= s < 1 << 32 for s in seeds):
+        raise InputError(f"seed is {text!r}, but must be one number below 2**32, or four with commas between, or None.")
+    return seeds[0], seeds[1], seeds[2], seeds[3]
+
+
+def generation_options(
+    kwargs: Mapping[str, Any], eos: str = "", seed: int = 0, parallel: int = 16
+) -> GenerationOptions:
+    """What a task's generation_kwargs ask for, by lm-eval's rules.
+
+    Without do_sample, or with it false, the likeliest token is taken; if it is left out, a temperature above 0 means
+    sampling. A sampled text's temperature is 1 if none is given. `eos`, the text of that token, ends a text too. Raises
+    InputError for a key that this engine does not have, or a value out of range. Source: lm-eval,
+    `normalize_gen_kwargs`, `handle_stop_sequences`.
+    """
+    try:
+        return _generation_options({k: v for k, v in kwargs.items() if v is not None}, eos, seed, parallel)
+    except InputError as e:
+        raise InputError(f"gen_kwargs: {e}") from e
+
+
+def _generation_options(kwargs: Mapping[str, Any], eos: str, seed: int, parallel: int) -> GenerationOptions:
+    known = {"until", "stop", *_LENGTHS, "do_sample", "temperature", "top_p", "top_k", "min_p", "num_beams"}
+    for key in kwargs:
+        if key not in known:
+            raise InputError(f"{key} is not known here.{nearest(key, known)}")
+    if kwargs.get("num_beams", 1) != 1:
+        raise InputError(f"num_beams is {kwargs['num_beams']}; there is no beam search here: leave it at 1.")
+    sampled = kwargs.get("do_sample")
+    if sampled not in (None, True, False):
+        raise InputError(f"do_sample is {sampled!r}, but must be true or false.")
+    temperature = _number(kwargs, "temperature", 1.0 if sampled else 0.0)
+    length = next((k for k in _LENGTHS if k in kwargs), _LENGTHS[0])
+    stops = [*_texts(kwargs, "until"), *_texts(kwargs, "stop"), eos]
+    return GenerationOptions(
+        max_tokens=_count(kwargs, length, MAX_GEN_TOKS),
+        temperature=0.0 if sampled is False else temperature,
+        top_p=_number(kwargs, "top_p", 1.0),
+        min_p=_number(kwargs, "min_p", 0.0),
+        top_k=_count(kwargs, "top_k", 0),
+        seed=seed,
+        stop=tuple(dict.fromkeys(s for s in stops if s)),
+        parallel=parallel,
+    )
+
+
+def _texts(kwargs: Mapping[str, Any], key: str) -> list[str]:
+    value = kwargs.get(key, [])
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, (list, tuple)) or not all(isinstance(t, str) for t in texts):
+        raise InputError(f"{key} is {value!r}, but must be a text or a list of texts.")
+    return list(texts)
+
+
+def _number(kwargs: Mapping[str, Any], key: str, default: float) -> float:
+    value = kwargs.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise InputError(f"{key} is {value!r}, but must be a number.")
+    return float(value)
+
+
+def _count(kwargs: Mapping[str, Any], key: str, default: int) -> int:
+    value = _number(kwargs, key, default)
+    if value != int(value):
+        raise InputError(f"{key} is {kwargs[key]!r}, but must be a whole number.")
+    return int(value)
+
+
+def texts_at_a_time(batch_size: int | str | None, most: int | None) -> int:
+    """Return how many texts are generated at a time. Raises InputError for what is neither a number nor auto."""
+    if batch_size is None or str(batch_size).split(":")[0] == "auto":
+        return min(_PARALLEL, most or _PARALLEL)
+    if not str(batch_size).isdecimal():
+        raise InputError(f"batch_size is {batch_size!r}, but must be a number or auto.")
+    return int(batch_size)

@@ -1,0 +1,310 @@
+"""Runs lm-eval's tasks on this engine, in this process, and writes lm-eval's files (extra `harness`)."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pa_lite.engine.chat_options import ChatOptions
+from pa_lite.engine.model import EngineOptions
+from pa_lite.engine.model_reference import REFERENCE_TYPE, parse_reference
+from pa_lite.errors import InputError, OutputError, PaLiteError, nearest
+from pa_lite.system.atomic import write_errors
+from pa_lite.system.markers import marked_folder
+from pa_lite.system.opening import is_link
+from pa_lite.tasks.lm_eval.guard import check_requests_cache, guarded
+from pa_lite.tasks.lm_eval.options import MAX_GEN_TOKS, HarnessOptions
+
+if TYPE_CHECKING:
+    from pa_lite.tasks.lm_eval.model import PaLiteLM, Progress
+
+_FILES = (".yaml", ".yml")
+_VERSIONED = ("pa-lite", "llama-cpp-python", "lm_eval", "datasets", "numpy")
+
+
+@dataclass(frozen=True)
+class HarnessResult:
+    """lm-eval's results document without the samples, its tables as text, and the files written."""
+
+    document: dict[str, Any]
+    tables: tuple[str, ...]
+    files: tuple[Path, ...]
+
+
+def run_harness(
+    reference: str,
+    options: HarnessOptions,
+    engine: EngineOptions | None = None,
+    kind: str = REFERENCE_TYPE,
+    parallel: int | str = "auto",
+    progress: Progress | None = None,
+    chat: ChatOptions | None = None,
+) -> HarnessResult:
+    """Score a model (FILE.gguf or PAIR@LAM) on lm-eval's tasks, by name, pattern or .yaml file.
+
+    `chat` has arguments and date of the chat template, where one is applied; the system prompt is among `options`.
+
+    The results file and, if asked for, the samples lie where lm-eval's own command puts them, written whole or not at
+    all. Raises InputError for an unknown task, one whose data cannot be had, and whatever lm-eval cannot do;
+    OutputError when the files cannot be written; EngineError when llama.cpp fails. Tasks are loaded before the model.
+    """
+    from pa_lite.tasks.lm_eval.model import PaLiteLM
+
+    engine, chat = engine or EngineOptions(), chat or ChatOptions()
+    if chat.template_args and not options.apply_chat_template:
+        raise InputError("--template-arg is about the chat template: it needs --apply_chat_template.")
+    parse_reference(reference)
+    if options.output_path is not None:
+        _check_output(options.output_path)
+    if options.cache_requests in ("true", "refresh"):
+        check_requests_cache()
+    tasks, manager = load_tasks(options)
+    words: dict[str, Any] = {
+        "threads": engine.threads,
+        "gpu_layers": engine.gpu_layers,
+        "n_ctx": engine.n_ctx,
+        "kind": kind,
+    }
+    more: dict[str, Any] = {"seed": options.seeds[2] or 0, "batch_size": parallel, "probe": engine.probe, "chat": chat}
+    with PaLiteLM(reference, progress=progress, **more, **words) as lm:
+        _check_generation(tasks, options, lm)
+        with _tracked(options.output_path) as (tracker, files):
+            kept = None if options.use_cache is None else lm.keep_answers(options.use_cache)
+            document = _evaluate(lm, tasks, manager, options, tracker, {"model": reference, **words})
+            document["config"]["use_cache"] = None if kept is None else str(kept)
+            samples = document.pop("samples", None)
+            if tracker is not None:
+                _save(tracker, document, samples if options.log_samples or options.predict_only else None)
+    return HarnessResult(_plain(document), _tables(document), tuple(files))
+
+
+def _plain(document: dict[str, Any]) -> dict[str, Any]:
+    """The document as its file has it: what is no JSON, such as a task's functions, as lm-eval writes it."""
+    from lm_eval.utils import handle_non_serializable
+
+    plain: dict[str, Any] = json.loads(json.dumps(document, default=handle_non_serializable))
+    return plain
+
+
+def load_tasks(options: HarnessOptions) -> tuple[list[Any], Any]:
+    """lm-eval's tasks and groups, their data read, and its task manager.
+
+    Raises InputError for an unknown name, a task file that is wrong, and data that is not there.
+    """
+    for folder in options.include_path:
+        if not folder.is_dir():
+            raise InputError(f"{folder}: there is no such folder of tasks (--include_path).")
+    for name in options.tasks:
+        if name.endswith(_FILES) and not Path(name).is_file():
+            raise InputError(f"{name}: there is no such task file.")
+    with _told("cannot read the task files"):
+        manager = _manager(options)
+    specs = list(dict.fromkeys(spec for name in options.tasks for spec in _find(name, manager)))
+    loaded: list[Any] = []
+    for spec in specs:
+        with _told(f"cannot load the task {spec}"), guarded() as guard, guard.watch():
+            guard.is_own = not _is_lm_evals(spec, manager)
+            found = manager.load([spec])
+        groups = {g.name: g for g in found.get("groups", {}).values()}
+        inner = {child for names in found.get("group_map", {}).values() for child in names}
+        outer = [g for name, g in groups.items() if name not in inner]
+        held = {t.task_name for g in outer for t in g.get_all_tasks()}
+        loaded += [*outer, *(t for name, t in found["tasks"].items() if name not in held)]
+    return loaded, manager
+
+
+def _manager(options: HarnessOptions) -> Any:
+    """lm-eval's index of tasks; its own thousands, which take ten seconds, only where --include_path does not do."""
+    from lm_eval.tasks import TaskManager
+
+    include, metadata = [str(folder.absolute()) for folder in options.include_path], dict(options.metadata)
+    if include:
+        own = TaskManager(include_path=include, include_defaults=False, metadata=metadata)
+        if set(options.tasks) <= set(own.all_subtasks):
+            return own
+    return TaskManager(include_path=include or None, metadata=metadata)
+
+
+def _is_lm_evals(spec: str, manager: Any) -> bool:
+    """Return whether a task's file, or those of all tasks of a tag, are lm-eval's own."""
+    import lm_eval
+
+    own = Path(lm_eval.__file__).resolve().parent
+    entry = manager.task_index.get(spec)
+    entries = [] if entry is None else [entry]
+    if entry is not None and entry.yaml_path is None:
+        entries = [other for other in manager.task_index.values() if spec in other.tags and other.yaml_path is not None]
+    return bool(entries) and all(Path(e.yaml_path).resolve().is_relative_to(own) for e in entries)
+
+
+def _find(name: str, manager: Any) -> list[str]:
+    """The tasks, groups or tags of a name or pattern, or a .yaml file's path."""
+    if name.endswith(_FILES):
+        return [str(Path(name).absolute())]
+    found: list[str] = manager.match_tasks([name])
+    if not found:
+        raise InputError(f"lm-eval has no task {name!r}.{nearest(name, manager.all_tasks)}")
+    return found
+
+
+def _leaves(loaded: Sequence[Any]) -> Iterator[Any]:
+    for entry in loaded:
+        if hasattr(entry, "get_all_tasks"):
+            yield from entry.get_all_tasks()
+        else:
+            yield entry
+
+
+def _check_generation(loaded: Sequence[Any], options: HarnessOptions, lm: PaLiteLM) -> None:
+    """Refuse settings of generation before anything is scored."""
+    for task in _leaves(loaded):
+        if task.OUTPUT_TYPE == "generate_until":
+            own = task.config.generation_kwargs or {}
+            try:
+                lm.generation_options({**own, **options.gen_kwargs})
+            except InputError as e:
+                raise InputError(f"task {task.task_name}: {e}") from e
+
+
+@contextlib.contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Turn whatever lm-eval, a task's code or a data library raises into one line; --debug shows where it came from."""
+    try:
+        yield
+    except (PaLiteError, MemoryError):
+        raise
+    except Exception as e:
+        reason = " ".join(str(e).split())[:300].rstrip(".")
+        advice = ""
+        if isinstance(e, OSError):  # which errors of the Hub and of its data sets are, too
+            advice = " Data from the Hub need it in reach, or cached; tasks on local files need no network."
+        raise InputError(f"lm-eval {what}: {type(e).__name__}: {reason}.{advice}") from e
+
+
+def _evaluate(
+    lm: PaLiteLM,
+    loaded: Sequence[Any],
+    manager: Any,
+    options: HarnessOptions,
+    tracker: Any,
+    model_args: Mapping[str, Any],
+) -> dict[str, Any]:
+    """lm-eval's results with its samples, and under `pa_lite` what it has no place for."""
+    from lm_eval import simple_evaluate
+
+    gen_kwargs = dict(options.gen_kwargs)
+    if gen_kwargs and "max_gen_toks" not in gen_kwargs:  # the name that goes before what a task says
+        asked = lm.generation_options(gen_kwargs).max_tokens
+        if asked != MAX_GEN_TOKS:
+            gen_kwargs["max_gen_toks"] = asked
+    multiturn = options.fewshot_as_multiturn
+    with _told("cannot run the tasks"), guarded() as guard, guard.watch():
+        document: dict[str, Any] = simple_evaluate(
+            model=lm,
+            model_args=dict(model_args),
+            tasks=list(loaded),
+            num_fewshot=options.num_fewshot,
+            batch_size=lm.parallel,
+            cache_requests=options.cache_requests in ("true", "refresh"),
+            rewrite_requests_cache=options.cache_requests == "refresh",
+            delete_requests_cache=options.cache_requests == "delete",
+            limit=options.limit,
+            samples=options.samples,
+            bootstrap_iters=options.bootstrap_iters,
+            log_samples=True,
+            evaluation_tracker=tracker,
+            system_instruction=options.system_instruction,
+            apply_chat_template=options.apply_chat_template,
+            fewshot_as_multiturn=bool(options.apply_chat_template) if multiturn is None else multiturn,
+            gen_kwargs=gen_kwargs or None,
+            task_manager=manager,
+            predict_only=options.predict_only,
+            random_seed=options.seeds[0],
+            numpy_random_seed=options.seeds[1],
+            torch_random_seed=options.seeds[2],
+            fewshot_random_seed=options.seeds[3],
+            confirm_run_unsafe_code=options.confirm_run_unsafe_code,
+            metadata=dict(options.metadata),
+        )
+    document["config"]["model"] = "pa-lite"
+    document["pa_lite"] = {
+        "versions": {name: importlib.metadata.version(name) for name in _VERSIONED},
+        "reference": lm.reference,
+        "model": lm.model.name,
+        "fingerprint": lm.fingerprint,
+        "identity": lm.identity,
+        "n_truncated": lm.n_truncated,
+        "max_length": lm.model.max_length,
+        "chat": lm.chat_facts,
+    }
+    return document
+
+
+def _tables(document: dict[str, Any]) -> tuple[str, ...]:
+    from lm_eval.utils import make_table
+
+    return tuple(make_table(document, *column) for column in ((), ("groups",)) if not column or document.get(*column))
+
+
+def _check_output(path: Path) -> None:
+    """Raise OutputError unless files can be written there; a folder that is not there is made."""
+    folder = path.parent if path.suffix == ".json" else path
+    with write_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"{folder}: nothing can be written there. Name another folder (--output_path).")
+
+
+@contextlib.contextmanager
+def _tracked(path: Path | None) -> Iterator[tuple[Any, list[Path]]]:
+    """lm-eval's tracker, which writes into a temporary folder; at the end its files are put where they belong.
+
+    On any exception nothing is left. The list gets the files' places, the samples' before the results'.
+    """
+    files: list[Path] = []
+    if path is None:
+        yield None, files
+        return
+    from lm_eval.loggers import EvaluationTracker
+
+    root = path.parent if path.suffix == ".json" else path
+    temporary = root / f".harness.{secrets.token_hex(6)}.part"
+    with contextlib.ExitStack() as stack:
+        with write_errors(root):
+            stack.enter_context(marked_folder(temporary))
+        inner = temporary / path.name if path.suffix == ".json" else temporary
+        yield EvaluationTracker(output_path=str(inner)), files
+        written = sorted((p for p in temporary.rglob("*") if p.is_file()), key=lambda p: p.suffix == ".json")
+        with write_errors(root):
+            for file in written:
+                target = root / file.relative_to(temporary)
+                if target.parent != root:
+                    _make_folder(target.parent)
+                file.replace(target)
+                files.append(target)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder for a model's files. Raises OutputError for a link, which would lead them elsewhere."""
+    if is_link(folder):
+        raise OutputError(f"{folder}: is a link. Remove it, or name another folder (--output_path).")
+    folder.mkdir(exist_ok=True)
+
+
+def _save(tracker: Any, document: dict[str, Any], samples: dict[str, Any] | None) -> None:
+    """Let lm-eval write its files. It only logs what goes wrong there: so count them."""
+    root = Path(tracker.output_path)
+    root = root.parent if root.suffix == ".json" else root
+    tracker.general_config_tracker.model_source = "pa-lite"  # lm-eval calls every model that it did not make CUSTOM
+    tracker.save_results_aggregated(results=document, samples=samples)
+    for name, records in (samples or {}).items():
+        tracker.save_results_samples(task_name=name, samples=records)
+    if sum(p.is_file() for p in root.rglob("*")) < 1 + len(samples or {}):
+        raise OutputError(f"{root.parent}: lm-eval could not write its files there. Is the disk full?")

@@ -1,0 +1,24 @@
+"""What the headers of all files of a checkpoint may take in memory: each may be small, and all together too much."""
+
+from __future__ import annotations
+
+from pa_lite.checkpoints.hub.remote_file import FilePath
+from pa_lite.errors import CheckpointError
+
+MOST = 1 << 30  # bytes; the headers of the largest checkpoints published, of 150,000 tensors, take a fifth of it
+
+
+class HeaderMemory:
+    """Counts estimated bytes of memory, and refuses more than `MOST`."""
+
+    def __init__(self) -> None:
+        self._left = self._most = MOST
+
+    def add(self, n: int, path: FilePath) -> None:
+        """Count what is about to be read from a file. Raises CheckpointError for too much."""
+        self._left -= n
+        if self._left < 0:
+            raise CheckpointError(
+                f"{path}: with it, the headers of the checkpoint take more than {self._most >> 20} MB of memory, the "
+                "limit for all its files. Fetch it again, or use another copy of the model."
+            )

@@ -1,0 +1,148 @@
+"""A judge's whole run: the annotations it writes, what an interrupted run keeps, and the judge's own figures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+
+from pa_lite.alpaca.annotations import read_annotations
+from pa_lite.alpaca.journal import Journal
+from pa_lite.alpaca.judge import JudgeOptions, Verdict
+from pa_lite.alpaca.judging import judge_outputs, measure_bias
+from pa_lite.alpaca.pairing import Pair, Pairing
+from pa_lite.alpaca.win_rate import win_rate
+from pa_lite.checkpoints.checkpoint import Vocabulary, string
+from pa_lite.engine.model import EngineOptions, Model
+from pa_lite.engine.model_reference import open_model
+from pa_lite.errors import OutputError
+
+WORDS = ["Oslo", "a rabbit", "blue", "doctor", "Hello!", "hammer", "seven", "tea"]
+PAIRS = tuple(Pair(f"Say {w}.", w, f"It is {w}." if i % 4 else w, "demo") for i, w in enumerate(WORDS))
+PAIRING = Pairing("M", "R", (*PAIRS, Pair("Say much.", "w " * 400, "w", "demo")), 0)
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[Model]:
+    with open_model("demo@1", EngineOptions(threads=1, n_batch=256)) as opened:
+        yield opened
+
+
+def test_annotations_are_alpacaevals(model: Model, tmp_path: Path) -> None:
+    target = tmp_path / "a.json"
+    done = judge_outputs(model, "demo@1", PAIRING, target, JudgeOptions())
+    rows = json.loads(target.read_text("utf-8"))
+    assert [r["instruction"] for r in rows] == [p.instruction for p in PAIRING.pairs]
+    assert {(r["generator_1"], r["generator_2"], r["annotator"], r["dataset"]) for r in rows} == {
+        ("R", "M", "demo@1", "demo")
+    }
+    assert [(r["output_1"], r["output_2"]) for r in rows] == [(p.reference, p.model) for p in PAIRING.pairs]
+    assert [r["preference"] for r in rows[::4]] == [1.5, 1.5, None]
+    assert "tokens, the judge's context holds 512" in rows[-1]["unjudged"]
+    assert list(tmp_path.iterdir()) == [target]
+    bias = done.bias
+    assert (bias.n_pairs, bias.n_asked, bias.n_identical, bias.n_too_long) == (9, 6, 2, 1)
+    rates = win_rate(read_annotations(target))
+    assert (rates.n_total, rates.n_unjudged, rates.n_draws) == (8, 1, 2)
+    assert done.win_rate is not None
+    assert rates.win_rate == pytest.approx(100 * done.win_rate.value, abs=1e-9)
+    assert rates.standard_error == pytest.approx(100 * done.win_rate.stderr, abs=1e-9)
+    assert len(done.fingerprint) == 64
+    assert done.document()["identity"] == done.identity == model.identity()
+
+
+def unlike(vocabulary: Vocabulary) -> Vocabulary:
+    """The same tokens with another chat template."""
+    return replace(vocabulary, metadata={**vocabulary.metadata, "tokenizer.chat_template": string("{{ messages }}")})
+
+
+def test_an_interrupted_run_goes_on(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target, options = tmp_path / "a.json", JudgeOptions(limit=8)
+    whole = judge_outputs(model, "j", PAIRING, tmp_path / "whole.json", options)
+
+    def stop(done: int, total: int) -> None:
+        if done >= 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        judge_outputs(model, "j", PAIRING, target, options, progress=stop)
+    assert not target.exists()
+    kept = len((tmp_path / ".a.json.part").read_text("utf-8").splitlines()) - 1
+    assert 2 < kept < 8
+    with pytest.raises(OutputError, match=rf"an earlier run left {kept} results. Continue it with --resume"):
+        judge_outputs(model, "j", PAIRING, target, options)
+    with pytest.raises(OutputError, match="the order changed since"):
+        judge_outputs(model, "j", PAIRING, target, JudgeOptions(both_orders=False), resume=True)
+    with (
+        open_model("demo@1", EngineOptions(threads=1)) as larger,  # batches of another size
+        pytest.raises(OutputError, match="the settings of the engine changed since"),
+    ):
+        judge_outputs(larger, "j", PAIRING, target, options, resume=True)
+    assert model.merged is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "merged", (replace(model.merged[0], vocabulary=unlike(model.merged[0].vocabulary)), 1.0))
+        with pytest.raises(OutputError, match="the tokenizer and settings of the judge changed since"):
+            judge_outputs(model, "j", PAIRING, target, options, resume=True)
+    other = Pairing("M", "R", PAIRING.pairs[::-1], 0)
+    with pytest.raises(OutputError, match="the outputs changed since"):
+        judge_outputs(model, "j", other, target, options, resume=True)
+
+    asked: list[tuple[int, int]] = []
+    done = judge_outputs(model, "j", PAIRING, target, options, resume=True, progress=lambda *at: asked.append(at))
+    assert done.n_resumed == kept
+    assert asked[-1][1] == 2 * (8 - kept)
+    assert [v.preference for v in done.verdicts] == pytest.approx([v.preference for v in whole.verdicts], abs=0.01)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.json", "whole.json"]
+
+
+def test_a_limit_may_grow(model: Model, tmp_path: Path) -> None:
+    assert [p.instruction for p in judge_outputs(model, "j", PAIRING, tmp_path / "a", JudgeOptions(3)).pairs] == [
+        p.instruction for p in PAIRS[:3]
+    ]
+
+
+def test_the_judges_figures() -> None:
+    pairs = [Pair(str(i), "r", "m", "d") for i in range(5)] + [Pair("5", "m", "m", "d")]
+    verdicts = [
+        Verdict(1.9, 0.9, 0.9, 0.8),  # the model in both orders
+        Verdict(1.1, 0.2, 0.0, 0.6),  # the reference in both
+        Verdict(1.5, 0.1, 0.9, 1.0),  # what is shown first: a tie
+        Verdict(1.45, 0.4, 0.5, 0.4),  # undecided in one order only
+        Verdict(None, unjudged="too long"),
+        Verdict(1.5),
+    ]
+    bias = measure_bias(pairs, verdicts)
+    assert (bias.n_pairs, bias.n_asked, bias.n_identical, bias.n_too_long, bias.n_ties) == (6, 4, 1, 1, 1)
+    assert bias.agreement is not None
+    assert bias.agreement.value == 0.5
+    assert bias.first_shown is not None
+    firsts = [(0.1 + 0.9) / 2, (0.8 + 0.0) / 2, 0.9, (0.6 + 0.5) / 2]
+    assert bias.first_shown.value == pytest.approx(sum(firsts) / 4)
+    assert bias.answer_mass == pytest.approx(0.7)
+    one = measure_bias(pairs[:2], [Verdict(1.9, 0.9, None, 0.8), Verdict(1.2, None, 0.2, 0.8)])
+    assert one.agreement is None
+    assert one.first_shown is not None
+    assert one.first_shown.value == pytest.approx((0.1 + 0.2) / 2)
+    nothing = measure_bias(pairs[5:], verdicts[5:])
+    assert (nothing.first_shown, nothing.agreement, nothing.answer_mass) == (None, None, None)
+
+
+def test_a_file_that_another_process_finished_meanwhile_stays(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, begin = tmp_path / "a.json", Journal._open
+
+    def late(self: Journal) -> tuple[BinaryIO, bool]:
+        opened = begin(self)
+        target.write_text("another's", "utf-8")
+        return opened
+
+    monkeypatch.setattr(Journal, "_open", late)
+    with pytest.raises(OutputError, match="exists already"):
+        judge_outputs(model, "j", PAIRING, target, JudgeOptions(limit=1))
+    assert target.read_text("utf-8") == "another's"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]

@@ -1,0 +1,476 @@
+"""Commands as users run them: exit status, output, files, and one error line for each bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pa_lite import cli
+from tests.support import tiny
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
+    """Run a command in process; returns (exit status, stdout, stderr)."""
+    status = 0
+    try:
+        cli.main([str(w) for w in words])
+    except SystemExit as e:
+        status = int(e.code or 0)
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def assert_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, folder: Path, words: list[str],
+    files: dict[str, Path], told: str,
+) -> None:  # fmt: skip
+    """The command, {names} in it replaced by files, fails with one line that tells so, and writes nothing."""
+    here = folder / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    for name, path in files.items():
+        words = [w.replace("{" + name + "}", str(path)) for w in words]
+    status, out, err = run(capsys, *words)
+    assert (status, out) == (1, "")
+    assert err.startswith("error: ")
+    assert told in err
+    assert len(err.splitlines()) == 1
+    assert list(here.iterdir()) == []
+
+
+def test_merge_as_it_stands(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, out, err = run(capsys, "merge", "--lam", "0.7")
+    assert (status, out, err) == (0, "demo-instruct-pa0.70-Q8_0.gguf\n", "")
+    assert os.listdir(tmp_path) == ["demo-instruct-pa0.70-Q8_0.gguf"]
+    status, out, err = run(capsys, "merge", "--lam", "0.7")
+    assert status == 1
+    assert err == (
+        "error: demo-instruct-pa0.70-Q8_0.gguf: exists already. Use --force to overwrite it, or -o for another name.\n"
+    )
+    assert run(capsys, "merge", "--lam", "0.7", "--force", "--json")[0] == 0
+
+
+def test_merge_of_folders_with_several_lams(
+    capsys: pytest.CaptureFixture[str], tiny_pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    status, out, _ = run(capsys, "merge", *tiny_pair, "--lam", "0:1:0.5", "--type", "F16", "-o", tmp_path, "--json")
+    assert status == 0
+    document = json.loads(out)
+    assert [d["lam"] for d in document] == [0.0, 0.5, 1.0]
+    assert all(Path(d["path"]).is_file() for d in document)
+
+
+def test_extrapolation_warns(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    status, _, err = run(capsys, "merge", "--lam", "1.2", "-o", tmp_path)
+    assert status == 0
+    assert err == "warning: a lam outside [0, 1] extrapolates beyond the pair.\n"
+
+
+def test_score_table_json_and_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    common = ["score", "demo@0.7", "--tasks", "demo_kind,demo_town", "--limit", 10, "--threads", 1]
+    status, out, err = run(capsys, *common, "-o", tmp_path / "s.json")
+    assert (status, err) == (0, "")
+    lines = [line.split() for line in out.splitlines() if line.strip()]
+    assert lines[0][:3] == ["task", "n", "metric"]
+    assert [line[0] for line in lines[-4:]] == ["demo_kind", "demo_town", "mean", "Noise"]
+    status, out, _ = run(capsys, *common, "--json")
+    document, written = json.loads(out), json.loads((tmp_path / "s.json").read_text("utf-8"))
+    assert {k for k in document if document[k] != written[k]} == {"date"}
+    assert document["results"]["demo_town"]["sample_len"] == document["pa_lite"]["tasks"][1]["n"] == 10
+    assert document["pa_lite"]["accuracy"].keys() == {"value", "stderr"}
+    assert run(capsys, *common, "-o", tmp_path / "s.json")[0] == 1
+
+
+def test_samples_are_logged_where_asked(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    common = ["score", "demo@0.7", "--tasks", "demo_kind,demo_town", "--limit", 3, "--threads", 1]
+    assert run(capsys, *common, "--log-samples", tmp_path / "s.jsonl")[0] == 0
+    lines = (tmp_path / "s.jsonl").read_text("utf-8").splitlines()
+    assert [json.loads(line)["task"] for line in lines] == ["demo_kind"] * 3 + ["demo_town"] * 3
+    assert run(capsys, *common, "-o", tmp_path / "r.json", "--log-samples", "--mutual-info")[0] == 0
+    names = sorted(p.name.split("_2")[0] for p in tmp_path.glob("samples*.jsonl"))
+    assert names == ["samples_demo_kind", "samples_demo_town"]
+    results = json.loads((tmp_path / "r.json").read_text("utf-8"))["results"]
+    assert "acc_mutual_info,none" in results["demo_town"]
+    status, out, err = run(capsys, *common, "--log-samples", tmp_path / "s.jsonl")
+    assert (status, out) == (1, "")
+    assert "exists already" in err
+
+
+def test_tasks_show_prints_one_item(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    status, out, _ = run(capsys, "tasks", "show", "demo_town", "--shots", 2, "--item", 1)
+    assert status == 0
+    assert "shots: 8\n" in out
+    assert "\n* ' " in out
+    shown = json.loads(run(capsys, "tasks", "show", "demo_town", "--shots", 2, "--item", 1, "--json")[1])
+    assert shown["prompt"] in out
+    assert shown["prompt"].count("\n") == 2
+    (tmp_path / "mine.toml").write_text(
+        '[tasks.mine]\ndata = "mine.csv"\ntemplate = "Q: {{ q }}\\nA:"\nkind = "G"\nanswers = "a"\n', "utf-8"
+    )
+    (tmp_path / "mine.csv").write_text('split,q,a\ntest,"Who, me?",you\n', "utf-8")
+    status, out, _ = run(capsys, "tasks", "show", tmp_path / "mine.toml")
+    assert status == 0
+    assert f"--- {tmp_path / 'mine.csv'}:2 ---\nQ: Who, me?\nA:\n---\n* 'you'\n" in out
+
+
+def test_score_of_a_file_equals_the_reference(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    run(capsys, "merge", "--lam", "0.7", "--type", "F16", "-o", tmp_path / "m.gguf")
+    rest = ["--tasks", "demo_opposite", "--threads", 1, "--json"]
+    one, two = (json.loads(run(capsys, "score", m, *rest)[1]) for m in ("demo@0.7", tmp_path / "m.gguf"))
+    assert one["pa_lite"]["tasks"] == two["pa_lite"]["tasks"]
+
+
+def test_generate(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    prompts = tmp_path / "p.json"
+    prompts.write_text(json.dumps([{"instruction": "Greet me."}]), "utf-8")
+    common = ["generate", "demo@1", "--prompts", prompts, "--max-tokens", 8, "--threads", 1]
+    status, out, _ = run(capsys, *common)
+    assert status == 0
+    (entry,) = json.loads(out)
+    assert (entry["instruction"], entry["generator"], entry["dataset"]) == ("Greet me.", "demo@1", "p")
+    target = tmp_path / "o.json"
+    assert run(capsys, *common, "-o", target)[1] == f"{target}\n"
+    assert json.loads(target.read_text("utf-8")) == [entry]
+
+
+def test_generate_with_options(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    prompts = tmp_path / "p.json"
+    prompts.write_text(json.dumps([{"instruction": "Greet me."}] * 3), "utf-8")
+    common = ["generate", "demo@1", "--prompts", prompts, "--max-tokens", 8, "--threads", 1, "--system", "Be brief."]
+    drawn = [*common, "--temperature", 5, "--top-p", 0.99, "--min-p", 1e-6, "--top-k", 500]
+    one, again, other = (run(capsys, *drawn, "--seed", seed)[1] for seed in (1, 1, 2))
+    assert one == again != other
+    assert len({o["output"] for o in json.loads(one)}) == 3  # equal prompts, a random stream each
+    plain = json.loads(run(capsys, *common)[1])[0]["output"]
+    cut = json.loads(run(capsys, *common, "--stop", plain[2:4], "--stop", "never")[1])[0]["output"]
+    assert cut == plain[: plain.index(plain[2:4])].strip()
+    status, out, _ = run(capsys, *common, "-o", tmp_path / "o.json", "--json")
+    document = json.loads(out)
+    assert (status, document["n"], document["n_resumed"]) == (0, 3, 0)
+    assert document["path"] == str(tmp_path / "o.json")
+    assert sum(document["reasons"].values()) == 3
+
+
+def test_generate_without_a_template_says_so(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    prompts = tmp_path / "p.json"
+    prompts.write_text('[{"instruction": "Greet me."}]', "utf-8")
+    words = ["merge", "--lam", "0", "--vocab", "base", "-o", tmp_path / "b.gguf"]
+    assert run(capsys, *words)[0] == 0
+    status, out, err = run(capsys, "generate", tmp_path / "b.gguf", "--prompts", prompts, "--max-tokens", 2)
+    assert (status, len(json.loads(out))) == (0, 1)
+    assert "has no chat template: prompts read 'Instruction: ... Response:'" in err
+
+
+def test_listings(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "demo" in run(capsys, "pairs")[1]
+    assert "demo_lookup" in run(capsys, "tasks")[1]
+    assert json.loads(run(capsys, "pairs", "--json")[1])[0]["name"] == "demo"
+    assert len(json.loads(run(capsys, "tasks", "--json")[1])) >= 8
+
+
+def test_usage_errors_have_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "merge")[0] == 2
+    assert run(capsys, "mrge")[0] == 2
+    assert run(capsys, "--help")[0] == 0
+    assert run(capsys, "--version")[1].startswith("pa-lite")
+
+
+@pytest.fixture
+def broken(tiny_pair: tuple[Path, Path], tmp_path: Path) -> dict[str, Path]:
+    """Folders that are wrong in one way each."""
+    (tmp_path / "empty").mkdir()
+    for name in ("shardless", "other"):
+        shutil.copytree(tiny_pair[0], tmp_path / name)
+    (tmp_path / "shardless" / "model-00001-of-00002.safetensors").unlink()
+    config = json.loads((tmp_path / "other" / "config.json").read_text("utf-8"))
+    config["architectures"] = ["MambaForCausalLM"]
+    (tmp_path / "other" / "config.json").write_text(json.dumps(config), "utf-8")
+    wide = {**tiny.CONFIG, "intermediate_size": 128}
+    tiny.write_checkpoint(tmp_path / "wide", tiny.weights(3, wide), config=wide)
+    (tmp_path / "text.gguf").write_text("not a model", "utf-8")
+    (tmp_path / "task.toml").write_text('[tasks.t]\ndata = "rows.csv"\ntemplate = "x"\nchoices = "[a, b]"\n', "utf-8")
+    (tmp_path / "rows.csv").write_text("split,a,b\ntest,c,d\n", "utf-8")
+    return {p.name: p for p in tmp_path.iterdir()} | {"base": tiny_pair[0], "instruct": tiny_pair[1]}
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["merge", "{empty}", "{instruct}", "--lam", "0.5"], "has no weights"),
+        (["merge", "{base}", "{empty}/no", "--lam", "0.5"], "no such file or folder"),
+        (["merge", "{shardless}", "{instruct}", "--lam", "0.5"], "shard model-00001-of-00002.safetensors is missing"),
+        (["merge", "{base}", "{wide}", "--lam", "0.5"], "has shape"),
+        (["merge", "{base}", "{other}", "--lam", "0.5"], "architecture 'MambaForCausalLM'"),
+        (["merge", "{base}", "--lam", "0.5"], "name both BASE and INSTRUCT"),
+        (["merge", "--pair", "nope", "--lam", "0.5"], "unknown pair 'nope'"),
+        (["merge", "--lam", "half"], "lam 'half' is no number"),
+        (["merge", "--lam", "0.5", "--type", "Q9"], "unknown output type 'Q9'"),
+        (["merge", "--lam", "0.5", "-o", "no/such/x.gguf"], "no such folder"),
+        (["score", "demo@0.5", "--tasks", "nope"], "unknown task or suite 'nope'"),
+        (["score", "demo@0.5", "--tasks", "demo_town", "--shots", "99"], "99 shots asked for"),
+        (["score", "demo@0.5", "--tasks", "{task.toml}"], "rows.csv:2: has no column 'answer'"),
+        (["tasks", "show", "{task.toml}"], "rows.csv:2: has no column 'answer'"),
+        (["tasks", "show", "demo"], "demo has 8 tasks; name one: demo_town"),
+        (["tasks", "show", "demo_town", "--item", "999"], "has no item 999: there are 144"),
+        (["score", "demo@0.5", "--tasks", "demo", "--log-samples", "no/such/x"], "no such folder"),
+        (["score", "demo@two", "--tasks", "demo"], "lam 'two' is no number"),
+        (["score", "nope.gguf", "--tasks", "demo"], "is not a model"),
+        (["score", "{text.gguf}", "--tasks", "demo"], "is a text that begins with"),
+        (["score", "demo@0.5", "--tasks", "demo", "--type", "Q9"], "unknown output type 'Q9'"),
+        (["generate", "demo@0.5", "--prompts", "nope"], "unknown prompts 'nope'"),
+        (["generate", "demo@0.5", "--prompts", "demo", "--max-tokens", "100000"], "smaller --max-tokens"),
+        (["generate", "demo@0.5", "--prompts", "demo", "--max-tokens", "9999", "-o", "x"], "smaller --max-tokens"),
+        (["generate", "demo@0.5", "--prompts", "demo", "--temperature", "-1"], "temperature is -1.0; it must be"),
+        (["generate", "demo@0.5", "--prompts", "demo", "--top-p", "1.5"], "top_p is 1.5"),
+        (["generate", "demo@0.5", "--prompts", "demo", "--stop", ""], "stop string '' is empty"),
+        (["generate", "demo@0.5", "--prompts", "demo", "--resume"], "name it with -o"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(
+    capsys: pytest.CaptureFixture[str], broken: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    words: list[str], told: str,
+) -> None:  # fmt: skip
+    assert_refused(capsys, monkeypatch, tmp_path, words, broken, told)
+
+
+def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, shown = run(capsys, "--debug", "merge", "--lam", "x")
+    assert status == 1
+    assert "Traceback" in shown
+    assert "pa_lite.errors.InputError: lam 'x' is no number" in shown
+    assert shown.splitlines()[-1].startswith("error: lam 'x' is no number")
+
+
+def test_a_reader_that_goes_ends_the_command_quietly() -> None:
+    command = f"{sys.executable} -m pa_lite tasks --json | head -c 10"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert (len(done.stdout), done.stderr) == (10, "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of POSIX")
+def test_too_many_open_files_are_told_with_advice(tmp_path: Path) -> None:
+    code = (
+        "import resource, pa_lite.cli; resource.setrlimit(resource.RLIMIT_NOFILE, (7, 7)); "
+        "pa_lite.cli.main(['merge', '--lam', '0.5,0.6,0.7,0.8'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert re.fullmatch(r"error: .*Too many open files.*(ulimit -n 4096).*\n", done.stderr)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
+    """A pair large enough to be interrupted in the middle of its merge."""
+    config = {**tiny.CONFIG, "hidden_size": 1024, "intermediate_size": 8192, "num_hidden_layers": 6}
+    arrays = tiny.weights(1, config)
+    tiny.write_checkpoint(tmp_path / "m", arrays, config=config)
+    out = tmp_path / "out"
+    out.mkdir()
+    # a shell may have started us with the signal ignored, which a child would inherit
+    code = "import signal, pa_lite.cli; signal.signal(signal.SIGINT, signal.default_int_handler); pa_lite.cli.main()"
+    command = [sys.executable, "-c", code, "merge", str(tmp_path / "m"), str(tmp_path / "m")]
+    process = subprocess.Popen(
+        [*command, "--lam", "0:1:0.1", "--type", "F32", "-o", str(out)], stderr=subprocess.PIPE, text=True
+    )
+    while not list(out.iterdir()):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.strip() == "interrupted"
+    assert list(out.iterdir()) == []
+
+
+def test_dry_run_tells_all_and_writes_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ["merge", "--lam", "0,0.5", "--dry-run", "-o", tmp_path, "--schedule", "attention: 0.2", "--type", "Q4_K_M"]
+    status, out, err = run(capsys, *words)
+    assert (status, err) == (0, "")
+    assert "attention" in out
+    assert f"lam 0.5 -> {tmp_path}" in out
+    assert "MB of disk needed" in out
+    document = json.loads(run(capsys, *words, "--json")[1])
+    assert {g["lams"] for g in document["groups"] if g["group"] == "attention"} == {"0.2"}
+    assert {g["type"] for g in document["groups"]} >= {"F32", "Q4_K", "Q6_K"}
+    assert document["problems"] == []
+    lams = {t["name"]: t["lams"] for t in document["tensors"]}
+    assert lams["blk.0.attn_q.weight"] == [0.2, 0.2]
+    assert lams["blk.0.ffn_up.weight"] == [0.0, 0.5]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_dry_run_tells_what_would_stop_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "x.gguf").write_bytes(b"")
+    status, out, _ = run(capsys, "merge", "--lam", "1", "--dry-run", "-o", tmp_path / "x.gguf", "--max-memory", "1M")
+    assert status == 0
+    assert "problem: " in out
+    assert "exists already" in out
+
+
+def test_dry_run_tells_every_mismatch(capsys: pytest.CaptureFixture[str], broken: dict[str, Path]) -> None:
+    words = ["merge", broken["base"], broken["wide"], "--lam", "0.5"]
+    status, out, _ = run(capsys, *words, "--dry-run")
+    assert status == 0
+    lines = out.splitlines()
+    assert len(lines) == 6  # gate, up and down of two layers
+    assert all(line.startswith("problem: tensor model.layers.") for line in lines)
+    assert "(5 more: --dry-run shows all)" in run(capsys, *words)[2]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--schedule", "atention: 1"], "unknown tensor group 'atention'"),
+        (["--vocab", "mine"], "neither base nor instruct"),
+        (["--tensor-type", "attn_v"], "is not PATTERN=TYPE"),
+        (["--tensor-type", "attn_v=Q99"], "unknown type"),
+        (["--imatrix", "nope.dat"], "nope.dat"),
+        (["--max-memory", "5M"], "--max-memory 5M is too little"),
+    ],
+)
+def test_bad_merge_options(capsys: pytest.CaptureFixture[str], tmp_path: Path, words: list[str], told: str) -> None:
+    status, _, err = run(capsys, "merge", "--lam", "0.5", "-o", tmp_path, *words)
+    assert status == 1
+    assert err.startswith("error: ")
+    assert told in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sizes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert run(capsys, "merge", "--lam", "0.5", "-o", tmp_path, "--max-memory", "1.5GB")[0] == 0
+    status, _, err = run(capsys, "merge", "--lam", "0.5", "-o", tmp_path, "--max-memory", "much")
+    assert status == 2
+    assert "is no size" in err
+
+
+def test_inspect_and_diff(capsys: pytest.CaptureFixture[str], tiny_pair: tuple[Path, Path]) -> None:
+    status, out, _ = run(capsys, "inspect", tiny_pair[0], "--tensors")
+    assert status == 0
+    assert "llama.block_count" in out
+    assert "blk.1.ffn_down.weight" in out
+    assert json.loads(run(capsys, "inspect", tiny_pair[0], "--json")[1])["architecture"] == "llama"
+    status, out, _ = run(capsys, "diff", *tiny_pair)
+    assert status == 0
+    assert "█" in out
+    assert [line.split()[0] for line in out.splitlines() if line.startswith(" layer")] == ["layer", "layer"]
+    assert json.loads(run(capsys, "diff", *tiny_pair, "--json")[1])["total"]["relative_norm"] > 0
+
+
+def test_follow_table_json_and_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    common = ["follow", "demo@1", "--set", "demo", "--limit", 14, "--threads", 1]
+    status, out, err = run(capsys, *common, "-o", tmp_path / "f.json")
+    assert (status, err) == (0, "")
+    rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.strip()}
+    assert rows["prompts"][0] == "14"
+    assert {"constraints", "word_count", "begin"} <= rows.keys()
+    status, out, _ = run(capsys, *common, "--json")
+    document = json.loads(out)
+    assert document == json.loads((tmp_path / "f.json").read_text("utf-8"))
+    assert (document["reference"], document["set"], len(document["answers"])) == ("demo@1", "demo", 14)
+    assert document["prompts"]["n"] == 14
+    assert rows["prompts"][1] == f"{100 * document['prompts']['strict']['value']:.1f}"
+    assert document["constraints"]["n"] == sum(r["n"] for r in document["by_constraint"].values())
+    assert run(capsys, *common, "-o", tmp_path / "f.json")[0] == 1
+
+
+def test_follow_the_public_set_with_a_small_model(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = run(capsys, "follow", "demo@1", "--limit", 5, "--threads", 1, "--max-tokens", 24)
+    assert (status, err) == (0, "")
+    assert "constraints" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--set", "publik"], "unknown set 'publik': neither a file that exists nor one of ours. Did you mean public?"),
+        (["--set", "demo", "--seed", "3"], "a seed makes new prompts of the public set; 'demo' has its own."),
+        (["--set", "ifeval:no.jsonl"], "no.jsonl: cannot be read: No such file or directory."),
+        (["-o", "no/f.json"], "no: there is no such folder to write f.json to."),
+        (
+            ["--limit", "2", "--max-tokens", "100000"],
+            "prompt 1 has",
+        ),
+    ],
+)
+def test_follow_refuses(capsys: pytest.CaptureFixture[str], words: list[str], told: str) -> None:
+    status, out, err = run(capsys, "follow", "demo@1", *words)
+    assert (status, out) == (1, "")
+    assert err.startswith(f"error: {told}")
+    assert err.count("\n") == 1
+
+
+def test_a_single_item_has_no_known_error(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ["--tasks", "demo_kind", "--limit", "1"]
+    status, out, _ = run(capsys, "score", "demo@0.5", *words, "-o", tmp_path / "one.json")
+    assert status == 0
+    assert re.search(r"demo_kind +1 +acc\S* +(0|100)\.0 +- +- ", out)
+    document = json.loads((tmp_path / "one.json").read_text("utf-8"), parse_constant=pytest.fail)
+    assert document["results"]["demo_kind"]["acc_stderr,none"] == "N/A"
+    assert document["pa_lite"]["tasks"][0]["stderr"] is None
+    run(capsys, "sweep", "demo", *words, "--lam", "0,1", "--run", tmp_path / "run")
+    status, out, _ = run(capsys, "report", tmp_path / "run", "--json")
+    assert {row["stderr"] for row in json.loads(out, parse_constant=pytest.fail)["averages"]} == {None}
+    page = (tmp_path / "run" / "report.html").read_text("utf-8")
+    assert "<td>not known</td>" in page
+    assert "NaN" not in page.rpartition('id="figures">')[2]
+
+
+def test_a_refusal_names_the_option_that_matters(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    run(capsys, "sweep", "demo", "--tasks", "demo_kind", "--limit", "2", "--lam", "0,1", "--run", tmp_path / "run")
+    for option, name in (("--png", "curves.png"), ("--lm-eval", "results_demo_F16_0.json"), ("--csv", "")):
+        place = tmp_path / option
+        (place.touch() if not name else place.mkdir())
+        if name:
+            (place / name).touch()
+        status, _, err = run(capsys, "report", tmp_path / "run", option, place)
+        assert status == 1
+        assert f"exists already. Use --force to overwrite it, or {option} for another name." in err
+
+
+def test_nonfinite_weights_from_the_command_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    arrays = tiny.weights(1)
+    arrays["model.norm.weight"][7] = float("nan")
+    folder = tiny.write_checkpoint(tmp_path / "m", arrays, "F32")
+    words = ["merge", folder, folder, "--lam", "0.5", "-o", tmp_path / "x.gguf"]
+    status, _, err = run(capsys, *words)
+    assert status == 1
+    assert "output_norm.weight at lam 0.5 has the value nan in row 0, column 7, which is no finite number" in err
+    assert not (tmp_path / "x.gguf").exists()
+    done = subprocess.run(
+        [sys.executable, "-m", "pa_lite", *map(str, words), "--allow-nonfinite"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "x.gguf: 1 values that are no finite numbers were let through: 1 in output_norm.weight" in done.stderr
+    assert "RuntimeWarning" not in done.stderr
+    status, _, err = run(capsys, "diff", folder, folder)
+    assert status == 1
+    assert "output_norm.weight has values in base or instruct that are no finite numbers" in err
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_a_pipe_is_no_checkpoint(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.gguf")
+    status, out, err = run(capsys, "inspect", tmp_path / "x.gguf")
+    assert (status, out) == (1, "")
+    assert err == f"error: {tmp_path / 'x.gguf'}: is a device, socket or pipe; name a file or folder.\n"
+
+
+def test_commands_that_generate_take_a_bound_of_the_context(capsys: pytest.CaptureFixture[str]) -> None:
+    """The errors of too little room name this option."""
+    for words in (["generate", "--prompts", "demo"], ["follow", "--set", "demo"]):
+        status, _, err = run(capsys, words[0], "demo@0.5", *words[1:], "--n-ctx", "2")
+        assert (status, err.count("error: ")) == (1, 1), words

@@ -1,0 +1,166 @@
+"""Commands on the Hub and on pairs, as users run them: output, files, and one error line for each bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.test_cli import run
+from tests.support.hub_server import HubServer
+
+PAIR = ("hub:org/Tiny", "hub:org/Tiny-Instruct")
+
+
+@pytest.fixture
+def published(
+    hub: HubServer, tiny_pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> HubServer:
+    for reference, folder in zip(PAIR, tiny_pair, strict=True):
+        hub.add(reference.removeprefix("hub:"), folder)
+    monkeypatch.chdir(tmp_path)
+    return hub
+
+
+def test_merge_from_the_hub(capsys: pytest.CaptureFixture[str], published: HubServer, tmp_path: Path) -> None:
+    status, out, err = run(capsys, "merge", *PAIR, "--lam", "0.7", "--stream")
+    assert (status, out, err) == (0, "Tiny-Instruct-pa0.70-Q8_0.gguf\n", "")
+    streamed = (tmp_path / out.strip()).read_bytes()
+    assert run(capsys, "pairs", "add", "mine", *PAIR)[0] == 0
+    status, out, err = run(capsys, "merge", "--pair", "mine", "--lam", "0.7", "--force")
+    assert (status, out, err) == (0, "Tiny-Instruct-pa0.70-Q8_0.gguf\n", "")
+    assert (tmp_path / out.strip()).read_bytes() == streamed
+
+
+def test_a_dry_run_fetches_no_weights(capsys: pytest.CaptureFixture[str], published: HubServer) -> None:
+    status, out, _ = run(capsys, "merge", *PAIR, "--lam", "0.7", "--dry-run", "--json")
+    assert status == 0
+    assert json.loads(out)["problems"] == []
+    assert "MB of weights are fetched first from the Hub" in json.loads(out)["remarks"][-1]
+    assert all(r.headers["Range"].startswith("bytes=0-") for r in published.asked("GET storage"))
+
+
+def test_refusals_come_before_the_download(
+    capsys: pytest.CaptureFixture[str], published: HubServer, tmp_path: Path
+) -> None:
+    (tmp_path / "there.gguf").touch()
+    status, _, err = run(capsys, "merge", *PAIR, "--lam", "0.7", "-o", "there.gguf")
+    assert status == 1
+    assert "there.gguf: exists already" in err
+    status, _, err = run(capsys, "merge", *PAIR, "--lam", "0.7", "--type", "Q9_0")
+    assert status == 1
+    assert "unknown output type" in err
+    assert all(r.headers["Range"].startswith("bytes=0-") for r in published.asked("GET storage"))
+
+
+def test_looking_at_checkpoints_on_the_hub(
+    capsys: pytest.CaptureFixture[str], published: HubServer, tiny_pair: tuple[Path, Path]
+) -> None:
+    status, out, _ = run(capsys, "inspect", PAIR[0], "--json")
+    assert status == 0
+    assert json.loads(out)["name"] == "Tiny"
+    assert json.loads(out)["parameters"] == json.loads(run(capsys, "inspect", tiny_pair[0], "--json")[1])["parameters"]
+    local = run(capsys, "diff", *tiny_pair, "--json", "--threads", "1")[1]
+    assert run(capsys, "diff", *PAIR, "--json", "--threads", "1", "--stream")[1] == local
+    assert run(capsys, "diff", *PAIR, "--json", "--threads", "1")[1] == local
+
+
+def test_a_pair_at_a_lam_is_a_model(capsys: pytest.CaptureFixture[str], published: HubServer, tmp_path: Path) -> None:
+    assert run(capsys, "pairs", "add", "mine", *PAIR)[0] == 0
+    (tmp_path / "prompts.json").write_text(json.dumps([{"instruction": "Hello"}]), "utf-8")
+    status, out, err = run(capsys, "generate", "mine@0.5", "--prompts", "prompts.json", "--max-tokens", "2")
+    assert status == 0, err
+    assert json.loads(out)[0]["generator"] == "mine@0.5"
+
+
+def test_pairs(capsys: pytest.CaptureFixture[str], published: HubServer) -> None:
+    status, out, _ = run(capsys, "pairs")
+    assert status == 0
+    assert "llama-3.1-8b" in out
+    assert "32.1 GB" in out
+    status, out, _ = run(capsys, "pairs", "add", "mine", *PAIR, "--description", "my own")
+    assert (status, out.split()[0]) == (0, "mine")
+    document = {d["name"]: d for d in json.loads(run(capsys, "pairs", "--json")[1])}
+    assert document["mine"]["base"] == PAIR[0]
+    assert document["mine"]["here"] is False
+    assert document["qwen2.5-7b"]["gated"] is False
+    status, out, err = run(capsys, "pairs", "fetch", "mine")
+    assert (status, err) == (0, "")
+    assert [(Path(line) / "config.json").is_file() for line in out.split()] == [True, True]
+    assert json.loads(run(capsys, "pairs", "show", "mine", "--json")[1])["here"] is True
+    status, out, _ = run(capsys, "pairs", "show", "gemma-2-2b")
+    assert status == 0
+    assert "hub:google/gemma-2-2b-it" in out
+    assert "2,614,341,888" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("merge", "hub:org/none", PAIR[1], "--lam", "0.7"), "hub:org/none: there is no such model, or it is private."),
+        (("merge", PAIR[0], PAIR[1] + "@v3", "--lam", "0.7"), "hub:org/Tiny-Instruct@v3: there is no such revision."),
+        (("merge", "hub:org/gated", PAIR[1], "--lam", "0.7", "--stream"), "is gated. Accept its licence at http"),
+        (("merge", "hub:org/empty", PAIR[1], "--lam", "0.7"), "hub:org/empty: has no weights"),
+        (("merge", "hub:org/pickle", PAIR[1], "--lam", "0.7", "--stream"), "its weights are pickles"),
+        (("merge", "hub:org", PAIR[1], "--lam", "0.7"), "'hub:org' is no reference to the Hub; write hub:org/name"),
+        (("merge", PAIR[0], "--lam", "0.7"), "name both BASE and INSTRUCT"),
+        (("inspect", "hub:org/empty"), "has no weights"),
+        (("diff", PAIR[0], "hub:org/none"), "there is no such model"),
+        (("pairs", "show", "llama-3.1-8"), "unknown pair 'llama-3.1-8'. Did you mean llama-3.1-8b"),
+        (("pairs", "fetch", "nothing"), "unknown pair 'nothing'"),
+        (("pairs", "add", "demo", *PAIR), "pair demo comes with pa-lite. Take another name."),
+        (("score", "hub:org/Tiny@0.5", "--tasks", "demo"), "unknown pair 'hub:org/Tiny'"),
+    ],
+)
+def test_bad_input_is_one_line(
+    capsys: pytest.CaptureFixture[str], published: HubServer, words: tuple[str, ...], told: str, tmp_path: Path
+) -> None:
+    published.add("org/empty", {"config.json": b"{}"})
+    published.add("org/pickle", {"config.json": b"{}", "pytorch_model.bin": b"x"})
+    published.add("org/gated", {"config.json": b"{}", "model.safetensors": b"x"}, gated=True)
+    status, out, err = run(capsys, *words)
+    assert (status, out) == (1, "")
+    assert err.startswith("error: ")
+    assert told in err
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_offline_and_out_of_reach(
+    capsys: pytest.CaptureFixture[str], published: HubServer, impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    status, _, err = run(capsys, "merge", *PAIR, "--lam", "0.7")
+    assert status == 1
+    assert "hub:org/Tiny: is not in the cache" in err
+    assert err.count("\n") == 1
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    status, _, err = run(capsys, "merge", *PAIR, "--lam", "0.7", "--stream")
+    assert status == 1
+    assert err.startswith("error: hub:org/Tiny: http://127.0.0.1:9 cannot be reached")
+    assert err.count("\n") == 1
+
+
+def test_what_was_fetched_works_offline(
+    capsys: pytest.CaptureFixture[str], published: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(capsys, "merge", *PAIR, "--lam", "0.7")[0] == 0
+    published.requests.clear()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert run(capsys, "merge", *PAIR, "--lam", "0.7", "--force", "--stream")[0] == 0
+    assert run(capsys, "merge", *PAIR, "--lam", "0.7", "--force")[0] == 0
+    assert published.requests == []
+
+
+def test_commands_ask_the_hub_for_what_they_need_and_tell_it_nothing_else(published: HubServer, tmp_path: Path) -> None:
+    """In a process of its own: huggingface_hub reads its environment once. Its telemetry would ask for more paths."""
+    told = {k: v for k, v in os.environ.items() if k not in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK")}
+    command = [sys.executable, "-m", "pa_lite", "merge", *PAIR, "--lam", "0.5", "-o", "x.gguf"]
+    subprocess.run(command, env=told, check=True, capture_output=True, cwd=tmp_path)
+    assert len(published.asked("hub /.*org/Tiny")) > 4
+    assert [r.path for r in published.asked("hub /") if "/org/Tiny" not in r.path] == []

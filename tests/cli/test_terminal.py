@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import ast
+import io
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import pa_lite
+from pa_lite import cli
+from pa_lite.checkpoints.checkpoint import array, string
+from pa_lite.cli.terminal import bar, show_json, show_table, tell, token_bar
+from pa_lite.ggml.container import gguf_header_bytes, read_gguf_header
+from pa_lite.merging.plan import PlanOptions
+from pa_lite.sanitize import plain
+
+
+class Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_bar_shows_tokens_a_second_and_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen, clock = Screen(), [100.0]
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    with token_bar("generate") as (progress, on_tokens):
+        progress(4, 9)  # four are there from an earlier run
+        for done in (5, 6):
+            clock[0] += 2.0
+            on_tokens(50)
+            time.sleep(0.11)  # tqdm draws no sooner
+            progress(done, 9)
+    shown = screen.getvalue()
+    assert "25 tokens/s" in shown
+    assert re.search(r" 5/9 \[\d\d:\d\d<\d\d:\d\d, .*25 tokens/s", shown)  # done of all, time gone < time left
+    assert "0/9" not in shown.split("4/9")[1]
+
+
+def test_no_bar_where_nobody_sees_it(capsys: pytest.CaptureFixture[str]) -> None:
+    with token_bar("generate") as (progress, on_tokens):
+        progress(0, 2)
+        on_tokens(5)
+        progress(2, 2)
+    assert capsys.readouterr() == ("", "")
+
+
+HOSTILE = "a\x1b]0;title\x07\x9b2J\x00\r\u202eb"
+HARMLESS = r"a\x1b]0;title\x07\x9b2J\x00\r\u202eb"
+
+
+def test_texts_from_files_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert plain(HOSTILE) == HARMLESS
+    assert plain("größer\t名\n") == "größer\t名\n"
+    tell(HOSTILE)
+    tell(HOSTILE, err=True)
+    show_table(["", HOSTILE], [["x", HOSTILE]])
+    out, err = capsys.readouterr()
+    assert err == f"{HARMLESS}\n"
+    assert out.startswith(f"{HARMLESS}\n")
+    assert out.count(HARMLESS) == 3
+    assert plain(out) == out
+    show_json({HOSTILE: [HOSTILE, "名"]})
+    out = capsys.readouterr().out
+    assert plain(out) == out
+    assert json.loads(out) == {HOSTILE: [HOSTILE, "名"]}
+
+
+def test_errors_and_log_lines_are_plain(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.root, "handlers", [])
+    with pytest.raises(SystemExit):
+        cli.main(["inspect", f"no/{HOSTILE}".replace("\0", "")])
+    logging.getLogger("pa_lite").warning("name %s", HOSTILE)
+    error, warning = capsys.readouterr().err.splitlines()
+    assert error.startswith(f"error: no/{HARMLESS}".replace(r"\x00", ""))
+    assert warning == f"WARNING: name {HARMLESS}"
+
+
+def test_commands_show_things_through_this_module_alone() -> None:
+    """Whoever prints otherwise in the command line's package is found by its syntax."""
+    others = [p for p in Path(cli.__file__).parent.glob("*.py") if p.name != "terminal.py"]
+    assert len(others) > 8
+    for path in others:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Attribute):
+                told = ast.unparse(node)
+                if (path.name, told) == ("mapped.py", "os.write"):  # a text of its own, where nothing else would work
+                    continue
+                assert node.attr not in ("echo", "secho", "style", "write", "print", "Console"), f"{path.name}: {told}"
+                assert told not in ("sys.stdout", "sys.__stdout__", "sys.__stderr__"), f"{path.name}: {told}"
+            if isinstance(node, ast.Name):
+                assert node.id not in ("print", "echo", "tqdm"), f"{path.name}:{node.lineno}"
+
+
+EVIL = "\x1b]0;t\x07\x9b2J\u202e\u2066\n\r\terror: x\ufeff"
+EVIL_NAME = EVIL.replace("/", "")
+
+
+@pytest.fixture(scope="module")
+def evil(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder whose name, files, model, tokens, chat template, tasks and instructions try to steer the terminal."""
+    folder = tmp_path_factory.mktemp("evil") / EVIL_NAME
+    folder.mkdir()
+    base = pa_lite.merge(lams=(0.5,), output=folder / "m.gguf", plan=PlanOptions("F16"))[0]
+    header, raw = read_gguf_header(base), base.read_bytes()
+    tokens = header.metadata["tokenizer.ggml.tokens"]
+    template = (
+        "{{ messages[0]['content'] }}{% if 'refuse' in messages[0]['content'] %}{{ raise_exception('"
+        + EVIL
+        + "') }}{% endif %}"
+    )
+    metadata = {
+        **{k: v for k, v in header.metadata.items() if k != "general.architecture"},
+        "general.name": string(EVIL),
+        "tokenizer.ggml.tokens": array("STRING", [*tokens.value[:-1], EVIL]),
+        "tokenizer.chat_template": string(template),
+    }
+    layout = {name: (t.type, t.shape) for name, t in header.tensors.items()}
+    begin, places, size = gguf_header_bytes("llama", metadata, layout)
+    out = bytearray(begin) + bytes(size - len(begin))
+    for name, t in header.tensors.items():
+        out[places[name].offset : places[name].offset + t.nbytes] = raw[t.offset : t.offset + t.nbytes]
+    (folder / f"{EVIL_NAME}.gguf").write_bytes(bytes(out))
+    rows = [{"split": "test", "q": EVIL, "choices": [EVIL, "b"], "answer": i % 2, "a": EVIL} for i in range(2)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), "utf-8")
+    name = json.dumps(EVIL)
+    (folder / "tasks.toml").write_text(
+        f'[tasks.{name}]\ndata = "rows.jsonl"\ntemplate = {name}\ndescription = {name}\narea = {name}\n'
+        f'[tasks.{json.dumps(EVIL + "g")}]\ndata = "rows.jsonl"\ntemplate = {name}\nkind = "G"\n'
+        'answers = "[a]"\nmax_tokens = 4\n'
+        f'[tasks.{json.dumps(EVIL + "broken")}]\ndata = {name}\ntemplate = "x"\n',
+        "utf-8",
+    )
+    lines = [{"instruction": EVIL + "refuse" * i, "checks": [{"kind": "uppercase"}]} for i in range(2)]
+    (folder / "one.jsonl").write_text(json.dumps(lines[0]) + "\n", "utf-8")
+    (folder / "refused.jsonl").write_text(json.dumps(lines[1]) + "\n", "utf-8")
+    (folder / "bad.jsonl").write_text(json.dumps({**lines[0], "checks": [{"kind": EVIL}]}) + "\n", "utf-8")
+    return folder
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="file names hold no control characters there")
+@pytest.mark.parametrize(
+    "words",
+    [
+        "inspect {m}", "inspect {m} --tensors", "--debug inspect {m}", "inspect {f}/no", "--debug inspect {f}/no",
+        "merge {m} {m} --lam 0.5 --dry-run", "merge {m} {m} --lam 0.5 -o {f}", "merge {m} {m} --lam 0.5,0.5",
+        "merge {m} {m} --lam 0.5 -o {m}", "merge {m} {m} --lam 0.5 --type {e}", "merge {m} --{e}",
+        "merge {m} {m} --lam {e}", "diff {m} {m}", "score {m} --tasks {f}/tasks.toml", "score {m} --tasks {e}",
+        "tasks show {f}/tasks.toml", "score {m} --tasks {f}/one.toml --log-samples", "tasks show {f}/one.toml",
+        "generate {m} --prompts {f}/one.jsonl --max-tokens 4", "generate {m} --prompts {f}/refused.jsonl",
+        "generate {m} --prompts {f}/one.jsonl --max-tokens 4 -o {f}/out.json", "generate {m} --prompts {f}/rows.jsonl",
+        "follow {m} --set {f}/one.jsonl --max-tokens 4", "follow {m} --set {f}/bad.jsonl", "follow {m} --set {e}",
+        "judge {f}/out.json --reference {f}/out.json --judge {m} -o {f}/judged.json --allow-empty",
+        "winrate {f}/judged.json",
+        "report {f}", "sweep {e} --tasks demo", "sweep demo --tasks {f}/one.toml --lam 0,1 --limit 2 --run {f}/run",
+        "report {f}/run --png {f}/png --csv {f}/items.csv", "pairs show {e}", "pairs add {e} {f} {f}", "{e}",
+    ],
+)  # fmt: skip
+def test_nothing_but_what_is_printable_reaches_the_terminal(
+    evil: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    monkeypatch.setattr(logging.root, "handlers", [])
+    monkeypatch.chdir(evil)
+    text = (evil / "tasks.toml").read_text("utf-8")
+    (evil / "one.toml").write_text("[tasks" + text.split("[tasks")[1], "utf-8")
+    known = {"m": str(evil / f"{EVIL_NAME}.gguf"), "f": str(evil), "e": EVIL}
+    arguments = [word.format(**known) for word in words.split(" ")]
+    try:
+        cli.main(arguments)
+        status = 0
+    except SystemExit as e:
+        status = int(e.code or 0)
+    captured = capfd.readouterr()
+    shown = captured.out + captured.err
+    assert [c for c in shown if not c.isprintable() and c not in "\n\t"] == []
+    assert "\nerror: x" not in shown
+    assert not re.search("a fault of pa-lite|Traceback", captured.err) or "--debug" in words
+    assert shown or status == 0
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_a_terminal_of_few_characters(evil: Path, encoding: str) -> None:
+    program = [sys.executable, "-m", "pa_lite", "inspect"]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    folder = evil / "名😀"
+    for words in ([str(folder)], ["--json", str(evil / "m.gguf")], [str(evil / "m.gguf")]):
+        done = subprocess.run([*program, *words], capture_output=True, env=environment, check=False)
+        assert b"Traceback" not in done.stderr
+        assert b"a fault of pa-lite" not in done.stderr
+    assert done.returncode == 0
+
+
+def test_a_bar_does_not_mind_a_clock_that_jumps(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen, offset, clock = Screen(), [0.0], time.time
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setattr("tqdm.std.time", lambda: clock() + offset[0])
+    with bar("merge") as progress:
+        for done, hours in enumerate((0.0, -5.0, 3.0, -1.0), 1):
+            offset[0] = 3600 * hours
+            time.sleep(0.11)  # tqdm draws no sooner
+            progress(done, 9)
+    shown = screen.getvalue()
+    assert "4.00/9.00" in shown  # the last one was drawn: no time stood still
+    assert not re.search(r"[\[<,] *-\d|\d:\d\d:\d\d", shown)  # neither less than nothing, nor hours
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a shell that closes streams")
+@pytest.mark.parametrize(
+    ("closed", "command"), [(">&-", "pairs"), (">&-", "tasks --json"), ("2>&-", "inspect no"), ("<&-", "pairs")]
+)
+def test_a_stream_that_is_closed_leads_nowhere(tmp_path: Path, closed: str, command: str) -> None:
+    done = subprocess.run(
+        f'"{sys.executable}" -m pa_lite {command} {closed}', shell=True, cwd=tmp_path, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (int(command == "inspect no"), "")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,131 @@
+"""The search spends what it may, never looks twice, and finds the grid's answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from pa_lite.cli.study import show_found, show_schedules
+from pa_lite.errors import InputError
+from pa_lite.study.curves import Values
+from pa_lite.study.goal import Goal
+from pa_lite.study.search.halving import Arms, SearchOptions, race_arms, search_lam
+from pa_lite.study.search.run import Schedules
+
+LAMS = tuple(i / 10 for i in range(11))
+SKILL = (0.55, 0.58, 0.62, 0.65, 0.66, 0.66, 0.63, 0.59, 0.53, 0.47, 0.40)
+FOLLOW = (0.10, 0.10, 0.12, 0.14, 0.18, 0.25, 0.40, 0.62, 0.78, 0.84, 0.86)
+
+
+class Table:
+    """Every item at every lam, and what was asked of it: two tasks of 300 and 200 items, 250 instructions."""
+
+    sizes = (300, 200, 250)
+
+    def __init__(self, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        self.values = [
+            np.array([(luck < r).astype(np.float64) for r in rates])
+            for luck, rates in zip((rng.random(n) for n in self.sizes), (SKILL, SKILL, FOLLOW), strict=True)
+        ]
+        self.asked: list[tuple[int, int, int]] = []
+
+    def evaluate(self, lam: int, series: int, items: Sequence[int]) -> Values:
+        self.asked += [(lam, series, i) for i in items]
+        return self.values[series][lam, list(items)]
+
+    def answer(self, goal: Goal) -> float:
+        averages = [v.mean(axis=1) for v in self.values]
+        return LAMS[int(goal.utilities(LAMS, (averages[0] + averages[1]) / 2, averages[2]).argmax())]
+
+
+@pytest.mark.parametrize("goal", [Goal(), Goal(weight=0.5), Goal(keep_follow=0.95), Goal(keep_follow=0.7)])
+def test_it_lands_near_the_grids_answer(goal: Goal) -> None:
+    near, spent = 0, []
+    for seed in range(10):
+        table = Table(seed)
+        found = search_lam(Arms(LAMS, table.sizes, True, table.evaluate), goal, SearchOptions(seed=seed))
+        near += abs(found.lam - table.answer(goal)) < 0.101
+        spent.append(found.spent / found.grid)
+        assert len(set(table.asked)) == len(table.asked) == found.spent
+        assert found.grid == 11 * 750
+        assert 0 < found.confidence <= 1
+    assert near >= 9
+    assert max(spent) <= 0.4
+
+
+def test_a_whole_budget_is_the_grid() -> None:
+    table = Table(0)
+    found = search_lam(Arms(LAMS[:2], table.sizes, True, table.evaluate), Goal(), SearchOptions(budget=1.0))
+    assert found.spent > 0.9 * found.grid
+    assert found.lam == 0.1
+
+
+def test_what_cannot_be_judged_fails_before_any_work() -> None:
+    table = Table(0)
+    for lams, goal, has_follow in ((LAMS, Goal(weight=0.5), False), (LAMS[:10], Goal(keep_follow=0.9), True)):
+        with pytest.raises(InputError):
+            search_lam(Arms(lams, table.sizes, has_follow, table.evaluate), goal)
+    with pytest.raises(InputError, match="two lams"):
+        search_lam(Arms((0.5,), table.sizes, True, table.evaluate), Goal())
+    with pytest.raises(InputError, match="budget"):
+        SearchOptions(budget=0)
+    assert table.asked == []
+
+
+def test_a_budget_that_shows_some_lam_nothing_is_refused() -> None:
+    table = Table(0)
+    with pytest.raises(InputError, match="66 are the fewest"):  # 11 lams, 3 sets of items, twice
+        search_lam(Arms(LAMS, table.sizes, True, table.evaluate), Goal(), SearchOptions(budget=65.5 / 8250))
+    assert table.asked == []
+    found = search_lam(Arms(LAMS, table.sizes, True, table.evaluate), Goal(), SearchOptions(budget=66.5 / 8250))
+    assert min(found.evaluated) > 0
+    assert found.spent <= 66
+
+
+@pytest.mark.parametrize("goal", [Goal(), Goal(weight=0.5), Goal(keep_follow=0.95)])
+def test_equal_lams_have_no_best(goal: Goal, capsys: pytest.CaptureFixture[str]) -> None:
+    table = Table(0)
+    table.values = [np.tile(values[:1], (len(LAMS), 1)) for values in table.values]
+    found = search_lam(Arms(LAMS, table.sizes, True, table.evaluate), goal)
+    assert (found.differs, found.needed) == (False, 385)
+    show_found(found, goal)
+    shown = capsys.readouterr().out
+    assert "No measurable difference between the lams for" in shown
+    assert "at least 385 items to show a difference of 2 points" in shown
+    assert "Best" not in shown
+    raced = race_arms(Arms(LAMS, table.sizes, True, table.evaluate), goal)
+    show_schedules(Schedules(0.6, "", 1.0, raced.spent, raced.grid, (), (), raced.differs, raced.needed))
+    shown = capsys.readouterr().out
+    assert "no measurable difference between the schedules and lam 0.6 alone" in shown
+    assert "best with" not in shown
+
+
+def test_lams_that_differ_have_a_best(capsys: pytest.CaptureFixture[str]) -> None:
+    table = Table(1)
+    found = search_lam(Arms(LAMS, table.sizes, True, table.evaluate), Goal(keep_follow=0.95))
+    assert found.differs is True
+    show_found(found, Goal(keep_follow=0.95))
+    assert f"kept: lam {found.lam:g}, within 0.1 with probability" in capsys.readouterr().out
+
+
+def test_only_what_the_goal_looks_at_counts() -> None:
+    table = Table(2)
+    for series in (0, 1):
+        table.values[series] = np.tile(table.values[series][:1], (len(LAMS), 1))
+    arms = Arms(LAMS, table.sizes, True, table.evaluate)
+    assert not search_lam(arms, Goal()).differs
+    assert search_lam(arms, Goal(weight=1.0)).differs
+    assert search_lam(arms, Goal(weight=0.5)).differs
+
+
+def test_lams_of_fresh_luck_are_seldom_called_different() -> None:
+    hits = 0
+    for seed in range(30):
+        table = Table(seed)
+        rng = np.random.default_rng(1000 + seed)
+        table.values = [(rng.random((len(LAMS), n)) < 0.5).astype(np.float64) for n in table.sizes]
+        hits += search_lam(Arms(LAMS, table.sizes, True, table.evaluate), Goal(), SearchOptions(seed=seed)).differs
+    assert hits <= 4

@@ -1,0 +1,48 @@
+"""The searches on real models: they look at what they say, and schedules differ from their lam in one group."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+import pa_lite
+from pa_lite.errors import InputError
+from pa_lite.merging.schedule import parse_schedule
+from pa_lite.study.goal import Goal
+from pa_lite.study.plan import plan_study
+from pa_lite.study.search.halving import SearchOptions
+from pa_lite.study.search.run import candidate_schedules, find_lam, find_schedule
+from tests.study.test_sweep import OPTIONS
+
+
+def test_finding_a_lam_reports_what_it_spent() -> None:
+    plan, told = plan_study("demo", OPTIONS), []
+    found = find_lam(plan, Goal(keep_follow=0.9), SearchOptions(0.9), lambda done, total: told.append((done, total)))
+    assert found.lam in OPTIONS.lams
+    assert told[-1] == (found.spent, int(0.9 * 180))
+    assert found.grid == 180
+    assert found.spent <= 0.9 * found.grid
+    assert len(found.few_shot) == len(found.follow) == len(found.evaluated) == 3
+
+
+def test_a_goal_that_needs_following_says_so() -> None:
+    with pytest.raises(InputError, match=r"name a set of instructions \(--follow\)"):
+        find_lam(plan_study("demo", replace(OPTIONS, follow="")), Goal(weight=0.5))
+
+
+def test_schedules_around_a_lam() -> None:
+    plan = plan_study("demo", OPTIONS)
+    assert [s.text for s in candidate_schedules(plan, 0.9)] == [
+        "embeddings: 0.7", "attention: 0.7", "ffn: 0.7", "norms: 0.7",
+    ]  # fmt: skip
+    raced = find_schedule(plan, 0.9, Goal(keep_follow=0.9), SearchOptions(0.5))
+    assert raced.candidates == ("lam 0.9", *(s.text for s in candidate_schedules(plan, 0.9)), "lam 1")
+    assert raced.text in ("", *raced.candidates)
+    assert 0 < raced.spent <= 0.5 * raced.grid
+
+
+def test_schedules_are_not_raced_around_a_schedule() -> None:
+    options = replace(OPTIONS, schedule=parse_schedule("ffn: 0.2"))
+    with pytest.raises(InputError, match="leave out --schedule, or --schedules"):
+        pa_lite.search("demo", options, schedules=True)

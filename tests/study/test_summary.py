@@ -1,0 +1,239 @@
+"""What a study claims: the best lam where lams differ measurably, and else how many items would show a difference."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import replace
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from pa_lite.cli.study import show_curves, show_study
+from pa_lite.statistics import items_to_show
+from pa_lite.study.comparisons import compare_lams, differences, sign_flip_p
+from pa_lite.study.curves import Curves, Series
+from pa_lite.study.export import to_document
+from pa_lite.study.report.matplotlib_charts import curves_svg
+from pa_lite.study.report.page import to_html
+from pa_lite.study.report.plotly_charts import curves_figure, plane_figure
+from pa_lite.study.summary import Study, comparisons, conclusion, labels, readings
+
+LAMS = (0.0, 0.5, 1.0)
+KEEP, FEW_SHOT, BALANCED = "keep 95% of following", "few-shot only", "balanced"
+
+
+def series(name: str, seed: int, n: int, *rates: float, same_luck: bool = True) -> Series:
+    """Items that are right at each lam with these rates: with the same luck at every lam, or with fresh luck."""
+    rng = np.random.default_rng(seed)
+    luck = np.tile(rng.random(n), (len(rates), 1)) if same_luck else rng.random((len(rates), n))
+    return Series(name, "a", (luck < np.array(rates)[:, None]).astype(np.float64))
+
+
+def equal(name: str, seed: int, n: int) -> Series:
+    return series(name, seed, n, 0.5, 0.5, 0.5)
+
+
+def sentences(curves: Curves) -> dict[str, str]:
+    return {reading.name: reading.sentence for reading in readings(curves)}
+
+
+def best_lams(curves: Curves) -> dict[str, float | None]:
+    return {each.name: None if each.best is None else each.best.lam for each in readings(curves)}
+
+
+RISING = series("follow", 8, 300, 0.1, 0.5, 0.9)
+FALLING = series("task", 9, 300, 0.8, 0.6, 0.4)
+
+
+def test_three_equal_lams_have_no_best(capsys: pytest.CaptureFixture[str]) -> None:
+    study = Study("tiny", "F16", Curves(LAMS, (equal("t", 1, 40), equal("u", 2, 20)), equal("f", 3, 30)))
+    curves = study.curves
+    assert best_lams(curves) == {KEEP: None, FEW_SHOT: None, BALANCED: None}
+    text = conclusion(curves)
+    assert "No measurable difference between the lams in few-shot accuracy" in text
+    assert "60 items); it takes at least 385 items to show a difference of 2 points (80% power)" in text
+    assert "30 prompts); it takes at least 385 prompts to show a difference of 2 points" in text
+    assert "So following rules no lam out" in sentences(curves)[KEEP]
+
+    document = to_document(study)
+    assert [r["lam"] for r in document["readings"]] == [None, None, None]
+    assert set(document["readings"][0]) == {"name", "goal", "lam", "low", "high", "shares", "ties", "sentence"}
+    average = pytest.approx(np.mean([task.values[0].mean() for task in curves.tasks]))
+    assert document["comparisons"]["few-shot"] == {
+        "differs": False, "low": average, "high": average, "items": 60, "needed": 385,
+    }  # fmt: skip
+    assert "highest" not in json.dumps(document)
+
+    show_study(study, False)
+    shown = capsys.readouterr().out
+    assert not re.search("best|highest|keep 95% of following$", shown, re.MULTILINE)
+    assert "at least 385 items" in shown
+
+    drawn = " ".join(ElementTree.fromstring(curves_svg(curves, "title")).itertext())
+    assert "no measurable difference between the lams" in drawn
+    assert "best" not in drawn
+    assert curves_figure(curves, readings(curves))["layout"]["annotations"] == []
+    assert plane_figure(curves, readings(curves))["data"][0]["hovertext"] == ["0", "0.5", "1"]
+    own = re.sub(r"<script>.*?</script>", "", to_html(study), flags=re.DOTALL)
+    assert 'class="best"' not in own
+    assert "best for" not in own
+
+
+def test_the_number_of_items_comes_from_the_spread_of_paired_differences() -> None:
+    tasks = [series(f"t{i}", i, n, 0.5, 0.5, 0.5, same_luck=False) for i, n in ((1, 80), (2, 50))]
+    found = compare_lams(LAMS, tasks)
+    assert not found.differs
+    spreads = [np.mean([np.var(t.values[a] - t.values[b], ddof=1) for t in tasks]) for a, b in ((1, 0), (2, 0), (1, 2))]
+    assert found.needed == math.ceil((1.959964 + 0.841621) ** 2 * max(spreads) / 0.02**2)
+    assert 8000 < found.needed < 12000  # some 7.85 * 0.5 / 0.0004
+    assert found.items == 130
+    curves = Curves(LAMS, tuple(tasks))
+    assert f"about {found.needed} items to show" in sentences(curves)[FEW_SHOT]
+    assert best_lams(curves) == {FEW_SHOT: None}
+
+
+def test_items_to_show_has_its_power() -> None:
+    """Simulated: of studies with that many items, four of five find the difference in a paired test at 5%."""
+    assert items_to_show(0.5, 0.1) == math.ceil(7.848879 * 0.5 / 0.01)
+    rng = np.random.default_rng(0)
+    n = items_to_show(0.24, 0.1)
+    hits = []
+    for _ in range(1500):
+        # +1 in 17.5%, -1 in 7.5%: mean 0.1, variance 0.25 - 0.01
+        gaps = rng.choice([1.0, -1.0, 0.0], n, p=[0.175, 0.075, 0.75])
+        hits.append(abs(gaps.mean()) > 1.959964 * gaps.std(ddof=1) / math.sqrt(n))
+    assert np.mean(hits) == pytest.approx(0.8, abs=0.03)
+
+
+def test_where_no_item_differs_the_least_spread_of_such_a_difference_counts() -> None:
+    """With right-or-wrong items 2 points are 2 items in 100 that change: 385 have 8 of them, and six of one kind do."""
+    assert items_to_show(0.0) == items_to_show(0.0196) == 385
+    rng = np.random.default_rng(1)
+    changed = rng.binomial(385, 0.02, 400)
+    found = [sign_flip_p([np.ones(k)], draws=2000) < 0.05 if k else False for k in changed]
+    assert 0.7 < np.mean(found) < 0.9
+
+
+def test_single_items_say_nothing_of_their_spread() -> None:
+    one = Series("t", "a", np.array([[1.0], [0.0], [1.0]]))
+    found = compare_lams(LAMS, [one])
+    assert (found.differs, found.items, found.needed) == (False, 1, math.ceil(7.848879 * 0.5 / 0.0004))
+    assert "(0.0% to 100.0%, 1 items)" in conclusion(Curves(LAMS, (one,)))
+
+
+def test_flat_few_shot_skill_leaves_following_to_decide() -> None:
+    curves = Curves(LAMS, (equal("t", 1, 60),), RISING)
+    assert best_lams(curves) == {KEEP: 1.0, FEW_SHOT: None, BALANCED: 1.0}  # lam 1 alone keeps it
+    flat_top = Curves(LAMS, (equal("t", 1, 60),), series("f", 8, 300, 0.1, 0.9, 0.9))
+    assert best_lams(flat_top)[KEEP] is None
+    assert sentences(flat_top)[KEEP].startswith(
+        "Keep 95% of following: kept by lam 0.5, 1, with no measurable difference between them in few-shot accuracy ("
+    )
+    assert "at least 385 items to show" in sentences(flat_top)[KEEP]
+
+
+def test_several_lams_that_keep_following_need_a_difference_among_themselves() -> None:
+    follow = series("f", 8, 300, 0.1, 0.9, 0.9)
+    apart = Curves(LAMS, (FALLING,), follow)
+    assert best_lams(apart) == {KEEP: 0.5, FEW_SHOT: 0.0, BALANCED: 0.5}
+    together = Curves(LAMS, (series("t", 5, 300, 0.9, 0.5, 0.5),), follow)
+    assert best_lams(together)[KEEP] is None
+    assert best_lams(together)[FEW_SHOT] == 0.0
+
+
+def test_flat_following_rules_no_lam_out() -> None:
+    curves = Curves(LAMS, (FALLING,), equal("f", 3, 50))
+    assert best_lams(curves) == {KEEP: None, FEW_SHOT: 0.0, BALANCED: 0.0}
+    assert sentences(curves)[KEEP].startswith(
+        "Keep 95% of following: no measurable difference between the lams in instructions followed ("
+    )
+    assert "highest at lam 0" in conclusion(curves)
+    never = Curves(LAMS, (FALLING,), series("f", 3, 50, 0.0, 0.0, 0.0))
+    assert "in instructions followed (0.0% at each, 50 prompts)" in conclusion(never)
+    assert best_lams(never)[KEEP] is None
+
+
+def test_preferences_stand_for_following() -> None:
+    curves = Curves(LAMS, (FALLING,), None, equal("w", 3, 50))
+    assert "in preferred over the reference" in sentences(curves)[KEEP]
+
+
+def test_a_study_without_following_reads_few_shot_skill_alone() -> None:
+    assert best_lams(Curves(LAMS, (FALLING,))) == {FEW_SHOT: 0.0}
+    assert set(comparisons(Curves(LAMS, (FALLING,)))) == {"few-shot"}
+    assert best_lams(Curves(LAMS, (equal("t", 1, 9),))) == {FEW_SHOT: None}
+
+
+def test_a_single_lam_has_nothing_to_compare_with(capsys: pytest.CaptureFixture[str]) -> None:
+    task, follow = series("t", 1, 30, 0.5), series("f", 2, 30, 0.5)
+    for lam in (0.0, 0.3, 1.0):
+        curves = Curves((lam,), (task,), follow)
+        assert readings(curves) == []
+        assert conclusion(curves) == (
+            f"Few-shot accuracy: {100 * task.values.mean():.1f}% at lam {lam:g}; with a single lam there is nothing to "
+            f"compare. Instructions followed: {100 * follow.values.mean():.0f}% at lam {lam:g}."
+        )
+        study = Study("tiny", "F16", curves)
+        show_study(study, False)
+        assert to_document(study)["readings"] == []
+        assert "best" not in capsys.readouterr().out
+
+
+def test_lams_that_differ_are_called_so() -> None:
+    curves = Curves(LAMS, (series("t", 1, 160, 0.3, 0.9, 0.4),), series("f", 2, 160, 0.1, 0.5, 0.9))
+    text = conclusion(curves)
+    assert text.startswith("Few-shot accuracy is highest at lam 0.5, ")
+    assert "no measurable difference" not in text
+    gap = differences(LAMS, curves.tasks, 2)[1]
+    assert f"{100 * gap.value:.1f} points (s.e. {100 * gap.stderr:.1f}) above instruct (lam 1)" in text
+    assert "Instructions followed: " in text
+    near = Curves(LAMS, (series("t", 1, 160, 0.89, 0.9, 0.4),))
+    assert "above base (lam 0; no measurable difference)" in conclusion(near)
+
+
+def test_lams_between_the_ends_are_compared_too() -> None:
+    base = np.zeros(100)
+    up, down = base.copy(), base.copy()
+    base[:50] = 1
+    up[:55], down[:45] = 1, 1
+    lams = (0.0, 0.25, 0.75, 1.0)
+    wave = [Series("t", "a", np.array([base, up, down, base]))]
+    ends = [d.p_corrected for reference in (0, 3) for d in differences(lams, wave, reference)]
+    assert min(ends) > 0.05  # 5 points from either end are not measurable
+    assert compare_lams((0.0, 1.0), [Series("t", "a", np.array([up, down]))]).differs  # 10 are
+    assert compare_lams(lams, wave).differs
+    without_ends = compare_lams((0.2, 0.5, 0.8), [FALLING])
+    assert without_ends.differs
+
+
+def test_equal_lams_are_seldom_called_different() -> None:
+    """Eleven lams that are equally good, with fresh luck each: the tests correct for how many are compared."""
+    lams = tuple(i / 10 for i in range(11))
+    found = [
+        compare_lams(lams, [series("t", seed, 100, *[0.5] * 11, same_luck=False)], seed).differs for seed in range(60)
+    ]
+    assert sum(found) <= 9  # two families of tests at 5% each, and the extremes: below 15% of 60
+
+
+def test_the_first_reading_marks_the_table_and_the_chart(capsys: pytest.CaptureFixture[str]) -> None:
+    lams = (0.0, 0.25, 0.5, 0.75, 1.0)
+    tasks = (series("t", 1, 300, 0.7, 0.75, 0.65, 0.5, 0.3),)
+    curves = Curves(lams, tasks, series("f", 3, 300, 0.1, 0.1, 0.3, 0.83, 0.85))
+    found = readings(curves)
+    assert [reading.name for reading in found] == [KEEP, FEW_SHOT, BALANCED]
+    assert labels(found) == {0.75: [KEEP, BALANCED], 0.25: ["best few-shot"]}
+    show_curves(curves, found[:2])
+    rows = [line for line in capsys.readouterr().out.splitlines() if re.match(r" 0|  1", line)]
+    assert rows[3].rstrip().endswith("keep 95% of following")
+    assert rows[1].rstrip().endswith("best few-shot")
+    assert [i for i, row in enumerate(rows) if re.search("[a-z]", row)] == [1, 3]
+    drawn = " ".join(ElementTree.fromstring(curves_svg(curves, "title")).itertext())
+    assert f"{KEEP}, balanced: lam 0.75" in drawn
+    assert "best few-shot: lam 0.25" in drawn
+    notes = [note["text"] for note in curves_figure(curves, found)["layout"]["annotations"]]
+    assert notes == [f"{KEEP}, balanced: lam 0.75", "best few-shot: lam 0.25"]
+    page = to_html(Study("tiny", "F16", replace(curves)))
+    assert re.search(r'<tr class="best"><td>0\.75</td>.*<td>keep 95% of following, balanced</td></tr>', page, re.DOTALL)

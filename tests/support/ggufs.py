@@ -1,0 +1,57 @@
+"""Writes small GGUF files for tests: a header, and room for the tensors it tells of; splits files; damages models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from pa_lite.checkpoints.checkpoint import Field, Metadata
+from pa_lite.ggml.container import GgufTensor, gguf_header_bytes, read_gguf_header, reserve
+from pa_lite.ggml.kernels import TensorType
+
+
+def write_gguf_header(
+    path: Path, architecture: str, metadata: Metadata, tensors: Mapping[str, tuple[TensorType, tuple[int, ...]]]
+) -> dict[str, GgufTensor]:
+    """Write a GGUF file's header and make the file as long as its tensors will need; returns where these belong.
+
+    Raises OSError when there is no room for it.
+    """
+    header, placed, size = gguf_header_bytes(architecture, metadata, tensors)
+    path.write_bytes(header)
+    with path.open("r+b") as file:
+        reserve(file, size)
+    return placed
+
+
+def spoil(path: Path) -> None:
+    """Make the last norm of an F32 model no numbers at all: all that it computes is NaN."""
+    norm = read_gguf_header(path).tensors["output_norm.weight"]
+    with path.open("r+b") as f:
+        f.seek(norm.offset)
+        f.write(np.full(norm.shape, np.nan, np.float32).tobytes())
+
+
+def split_gguf(path: Path, folder: Path, count: int) -> list[Path]:
+    """Cut a GGUF file into parts as llama.cpp's splitter does."""
+    whole = read_gguf_header(path)
+    data = path.read_bytes()
+    names, parts = list(whole.tensors), []
+    for i in range(count):
+        mine = names[i::count]
+        metadata: Metadata = {"split.no": Field("UINT16", i), "split.count": Field("UINT16", count)}
+        metadata["split.tensors.count"] = Field("INT32", len(names))
+        if i == 0:
+            metadata |= {k: v for k, v in whole.metadata.items() if k != "general.architecture"}
+        part = folder / f"model-{i + 1:05d}-of-{count:05d}.gguf"
+        places = write_gguf_header(
+            part, "llama", metadata, {n: (whole.tensors[n].type, whole.tensors[n].shape) for n in mine}
+        )
+        with part.open("r+b") as f:
+            for name in mine:
+                f.seek(places[name].offset)
+                f.write(data[whole.tensors[name].offset :][: whole.tensors[name].nbytes])
+        parts.append(part)
+    return parts

@@ -1,0 +1,229 @@
+"""Files at names that other people could know: only regular files are opened, and only new ones made."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pytest
+
+from pa_lite.system import opening
+from pa_lite.system.opening import (
+    NotPlainError,
+    create_file,
+    is_at,
+    is_link,
+    open_own,
+    open_regular,
+    read_regular,
+    remove_open,
+    take_lock,
+)
+
+posix = pytest.mark.skipif(os.name != "posix", reason="links, pipes and locks of POSIX")
+
+
+def _socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as s:
+        before = Path.cwd()
+        os.chdir(path.parent)  # a socket's path has a hundred bytes
+        try:
+            s.bind(path.name)
+        finally:
+            os.chdir(before)
+
+
+ODD: dict[str, Callable[[Path], object]] = {
+    "folder": Path.mkdir,
+    "named pipe": os.mkfifo if os.name == "posix" else Path.mkdir,
+    "socket": _socket,
+    "device": lambda path: path.symlink_to("/dev/zero"),
+}
+
+
+@posix
+@pytest.mark.parametrize("kind", ODD)
+def test_what_is_not_a_regular_file_is_refused_at_once(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "x"
+    ODD[kind](path)
+    for read in (open_regular, read_regular):
+        with pytest.raises(NotPlainError, match=f"it is a {kind}, not a regular file"):
+            read(path)
+    with pytest.raises(NotPlainError, match=r"it is a (folder|named pipe|socket|link), not a regular file"):
+        open_own(path)
+    with pytest.raises(FileExistsError):
+        create_file(path, b"x")
+
+
+@posix
+@pytest.mark.parametrize("target", ["there", "absent"])
+def test_links_are_followed_to_read_and_never_to_write(tmp_path: Path, target: str) -> None:
+    link, outside = tmp_path / "link", tmp_path / "there"
+    outside.write_bytes(b"mine")
+    link.symlink_to(tmp_path / target)
+    assert is_link(link)
+    assert not is_link(outside)
+    if target == "there":
+        assert read_regular(link) == b"mine"
+    else:
+        with pytest.raises(FileNotFoundError):
+            read_regular(link)
+    with pytest.raises(NotPlainError, match="it is a link"):
+        open_own(link)
+    with pytest.raises(FileExistsError):
+        create_file(link, b"x")
+    assert [p.name for p in sorted(tmp_path.iterdir())] == ["link", "there"]
+    assert outside.read_bytes() == b"mine"
+
+
+@posix
+def test_a_hard_link_is_not_written_through(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_bytes(b"mine")
+    os.link(elsewhere, tmp_path / "x")
+    with pytest.raises(NotPlainError, match="it is a hard link: the file has another name too"):
+        open_own(tmp_path / "x")
+    assert read_regular(tmp_path / "x") == b"mine"
+
+
+@posix
+@pytest.mark.parametrize("kind", ["link", "named pipe", "hard link"])
+def test_what_comes_between_looking_and_opening_is_noticed(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, outside = tmp_path / "x", tmp_path / "outside"
+    path.write_bytes(b"ours")
+    outside.write_bytes(b"mine")
+    begin = os.open
+
+    def swap(*words: Any, **options: Any) -> int:
+        if Path(words[0]) == path:
+            path.unlink()
+            if kind == "link":
+                path.symlink_to(outside)
+            elif kind == "hard link":
+                os.link(outside, path)
+            else:
+                os.mkfifo(path)
+        return begin(*words, **options)
+
+    monkeypatch.setattr(os, "open", swap)
+    with pytest.raises(NotPlainError, match=f"it is a {kind}"):
+        open_own(path)
+
+
+@posix
+def test_a_pipe_that_comes_between_looking_and_reading_does_not_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"ours")
+    begin = os.open
+
+    def swap(*words: Any, **options: Any) -> int:
+        path.unlink()
+        os.mkfifo(path)
+        return begin(*words, **options)
+
+    monkeypatch.setattr(os, "open", swap)
+    with pytest.raises(NotPlainError, match="it is a named pipe"):
+        read_regular(path)
+
+
+@pytest.mark.parametrize("unnamed", [True, False])
+def test_a_new_file_has_its_content_and_is_ours_alone(
+    tmp_path: Path, unnamed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With files that have no name until they are whole, and where the system has none."""
+    if not unnamed:
+        monkeypatch.setattr(opening, "_UNNAMED", 0)
+    path = tmp_path / "größe"
+    with create_file(path, b"first\n", lock=True, append=True) as file:
+        assert path.read_bytes() == b"first\n"
+        assert is_at(file.fileno(), path)
+        file.write(b"second\n")
+        file.flush()
+        if os.name == "posix":
+            with path.open("rb") as other:
+                assert take_lock(other.fileno()) is False
+            assert path.stat().st_nlink == 1
+    assert path.read_bytes() == b"first\nsecond\n"
+    with pytest.raises(FileExistsError):
+        create_file(path, b"x")
+    assert path.read_bytes() == b"first\nsecond\n"
+
+    def fail(file: BinaryIO) -> None:
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        create_file(tmp_path / "half", fail)
+    assert [p.name for p in tmp_path.iterdir()] == ["größe"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="files without a name are Linux's")
+def test_nobody_sees_a_new_file_without_its_content(tmp_path: Path) -> None:
+    seen: list[bytes] = []
+    path, made = tmp_path / "x", threading.Event()
+
+    def look(file: BinaryIO) -> None:
+        file.write(b"marker")
+        file.flush()
+        seen.append(b"".join(p.read_bytes() for p in tmp_path.iterdir()))
+        made.set()
+
+    create_file(path, look).close()
+    assert made.is_set()
+    assert seen == [b""]  # there was no name yet
+    assert path.read_bytes() == b"marker"
+
+
+@posix
+def test_a_file_is_removed_only_while_it_has_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    with create_file(path, b"ours") as file:
+        path.unlink()
+        path.write_bytes(b"another's")
+        assert not remove_open(file, path)
+        assert path.read_bytes() == b"another's"
+    with open_own(path) as file:
+        assert remove_open(file, path)
+    assert not path.exists()
+
+
+@posix
+def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.touch()
+    code = "import sys\nfrom pa_lite.system.opening import open_own, take_lock\nimport pathlib\n"
+    code += "f = open_own(pathlib.Path(sys.argv[1])); print(take_lock(f.fileno()), flush=True); input()"
+    words = [sys.executable, "-c", code, str(path)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "True\n"
+        with open_own(path) as file:
+            assert take_lock(file.fileno(), 0.05) is False
+            process.kill()
+            process.wait()
+            assert take_lock(file.fileno(), 10.0) is True
+
+
+@posix
+@pytest.mark.parametrize("missing", ["_NO_LINK", "_NO_WAIT"])
+def test_systems_without_these_flags_still_refuse(
+    tmp_path: Path, missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opening, missing, 0)
+    (tmp_path / "link").symlink_to(tmp_path / "outside")
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("link", "pipe"):
+        with pytest.raises(NotPlainError):
+            open_own(tmp_path / name)
+    with pytest.raises(NotPlainError):
+        open_regular(tmp_path / "pipe")

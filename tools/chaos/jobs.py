@@ -1,0 +1,288 @@
+"""The jobs that the campaign disturbs: real command lines on real small parts, and what must hold of their results."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pa_lite.errors import PaLiteError
+from pa_lite.study.results_file import FILE
+from pa_lite.study.store import read_store
+from pa_lite.system.markers import INCOMPLETE
+from tools.bench.pair import Size, make_pair
+from tools.chaos.runs import ChaosError, command, run
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from tests.support.hub_server import HubServer, running_hub
+
+DEMO = Path(__file__).resolve().parents[1] / "models" / "demo"
+SMALL, LARGE = Size(512, 1408, 8, 8, 4, shards=2), Size(768, 2048, 8, 12, 4, shards=2)  # 24 and 50 million weights
+_VOCABULARY = 4000
+_PROMPTS = 500
+_PAIR = "chaos"  # the pair on the Hub, in the campaign's own registry
+
+
+class Scene:
+    """Inputs that all jobs share, in one folder: two pairs, prompts, a Hub on this machine, a registry to name it."""
+
+    def __init__(self, folder: Path, hub: HubServer) -> None:
+        self.folder, self.hub = folder, hub
+        self.small, self.large = folder / "small", folder / "large"
+        self.prompts = folder / "prompts.jsonl"
+
+    def prepare(self) -> None:
+        """Make what is not there yet."""
+        for pair, size in ((self.small, SMALL), (self.large, LARGE)):
+            if not pair.is_dir():
+                make_pair(pair, size, _VOCABULARY)
+        instructions = (DEMO / "data" / "instructions.jsonl").read_text("utf-8")
+        texts = [json.loads(line)["instruction"] for line in instructions.splitlines()]
+        lines = (json.dumps({"instruction": texts[i % len(texts)]}) for i in range(_PROMPTS))
+        self.prompts.write_text("\n".join(lines) + "\n", "utf-8")
+        for side in ("base", "instruct"):
+            self.hub.add(f"chaos/{side}", self.small / side)
+        registry = self.folder / "config" / "pa-lite" / "pairs.toml"
+        registry.parent.mkdir(parents=True, exist_ok=True)
+        registry.write_text(f'[{_PAIR}]\nbase = "hub:chaos/base"\ninstruct = "hub:chaos/instruct"\n', "utf-8")
+
+    def environment(self, out: Path) -> dict[str, str]:
+        """Of every process: settings, caches and temporary files of the campaign alone, and its Hub."""
+        temporary = self.folder / "tmp"
+        temporary.mkdir(exist_ok=True)
+        return {
+            "XDG_CONFIG_HOME": str(self.folder / "config"), "HF_HUB_CACHE": str(out / "cache"),
+            "HF_HOME": str(self.folder / "home"), "HF_ENDPOINT": self.hub.endpoint, "HF_HUB_OFFLINE": "",
+            "TMPDIR": str(temporary), "HF_TOKEN": "", "XDG_CACHE_HOME": str(self.folder / "own-cache"),
+        }  # fmt: skip
+
+
+@contextlib.contextmanager
+def made_scene(folder: Path) -> Iterator[Scene]:
+    """The scene, its Hub running."""
+    with running_hub() as hub:
+        scene = Scene(folder, hub)
+        scene.prepare()
+        yield scene
+
+
+class Job(ABC):
+    """One command line. `out` is the folder of a round that everything goes to; it may be a disk of its own."""
+
+    name = ""
+    variants: Sequence[str] = ("",)
+    sorts = 1
+
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
+        self.expected: dict[str, Any] = {}  # variant -> results of an undisturbed run
+        self.seconds: dict[str, float] = {}  # variant -> how long that took
+        self.nbytes: dict[str, int] = {}  # variant -> what it took on the disk
+
+    def environment(self, out: Path) -> dict[str, str]:
+        return self.scene.environment(out)
+
+    @abstractmethod
+    def words(self, out: Path, variant: str, again: bool = False) -> list[str]:
+        """The command line, or the one that goes on with what a disturbed one left."""
+
+    @abstractmethod
+    def results(self, out: Path) -> dict[str, Any]:
+        """Everything that has its final name, by name, to be compared."""
+
+    def measure(self, variant: str, folder: Path) -> None:
+        """Run it undisturbed, twice: the result, and the time that it takes with warm caches."""
+        for each in ("warm", "measured"):
+            out = folder / f"{self.name}-{variant}-{each}"
+            out.mkdir(parents=True)
+            ended = run(self.words(out, variant), self.environment(out), folder / "log")
+            if ended.status:
+                raise ChaosError(f"{self.name} {variant} does not even run undisturbed: {ended.err[-500:]}")
+            found = self.results(out)
+            if self.expected.setdefault(variant, found) != found:
+                raise ChaosError(f"{self.name} {variant}: two undisturbed runs differ.")
+            self.seconds[variant] = min(ended.seconds, self.seconds.get(variant, ended.seconds))
+            self.nbytes[variant] = sum(p.stat().st_size for p in out.rglob("*") if p.is_file() and not p.is_symlink())
+
+    def not_whole(self, out: Path, variant: str) -> list[str]:
+        """Results with their final name that are not what an undisturbed run makes."""
+        expected = self.expected[variant]
+        return [
+            f"{name} is not whole or not right"
+            for name, found in self.results(out).items()
+            if expected.get(name) != found
+        ]
+
+    def is_done(self, out: Path, variant: str) -> bool:
+        """Whether all results are there and right."""
+        return bool(self.results(out) == self.expected[variant])
+
+    def is_kept(self, name: str) -> bool:
+        """Whether a file with no final name is what the job itself goes on with."""
+        return False
+
+    def left(self, out: Path) -> list[str]:
+        """Temporary files in the round's folder and among the system's."""
+        temporary = self.scene.folder / "tmp"
+        ours = [p for p in out.rglob("*") if p.name.startswith(".") and p.name != ".locks"]
+        ours += [p for p in out.rglob("*") if p.name.endswith((".incomplete", "-wal", "-shm", "-journal"))]
+        return [p.name for p in (*ours, *temporary.iterdir()) if ".locks" not in p.parts]
+
+
+def _digest(path: Path) -> str:
+    digest, size = hashlib.sha256(), 0
+    with path.open("rb") as f:
+        while piece := f.read(1 << 20):
+            digest.update(piece)
+            size += len(piece)
+    return f"{digest.hexdigest()} {size}"
+
+
+class Merge(Job):
+    """`merge` of a pair on the disk; variants are types, `resume` keeps what a killed merge left."""
+
+    name = "merge"
+    sorts = 2  # of variants, with resume and without, each of which gets all rounds
+    variants: Sequence[str] = ("Q8_0 resume", "Q8_0", "Q4_K_M resume", "Q4_K_M", "F16 resume", "F16")
+
+    def words(self, out: Path, variant: str, again: bool = False) -> list[str]:
+        kind, *resume = variant.split()
+        pair = self.pair(kind)
+        lams = "0.7" if kind == "Q4_K_M" else "0.2,0.5,0.8"
+        options = ["--resume"] if resume else []
+        return command(
+            "merge",
+            pair / "base",
+            pair / "instruct",
+            "--lam",
+            lams,
+            "--type",
+            kind,
+            "--threads",
+            "1",
+            "-o",
+            out,
+            *options,
+        )
+
+    def pair(self, kind: str) -> Path:
+        return self.scene.small if kind == "Q4_K_M" else self.scene.large
+
+    def results(self, out: Path) -> dict[str, Any]:
+        return {p.name: _digest(p) for p in sorted(out.glob("[!.]*.gguf"))}
+
+
+class Stream(Merge):
+    """`merge --stream` of a pair on the Hub."""
+
+    name = "merge --stream"
+    sorts = 1
+    variants = ("Q8_0 resume", "Q8_0")
+
+    def is_kept(self, name: str) -> bool:
+        return name.endswith(INCOMPLETE)  # the small files go through the Hub's cache
+
+    def words(self, out: Path, variant: str, again: bool = False) -> list[str]:
+        options = ["--resume"] if "resume" in variant else []
+        return command("merge", "--pair", _PAIR, "--stream", "--lam", "0.2,0.8", "--threads", "1", "-o", out, *options)
+
+
+class Fetch(Job):
+    """`pairs fetch` of a pair on the Hub."""
+
+    name = "fetch"
+
+    def is_kept(self, name: str) -> bool:
+        return name.endswith(INCOMPLETE)
+
+    def words(self, out: Path, variant: str, again: bool = False) -> list[str]:
+        return command("pairs", "fetch", _PAIR)
+
+    def results(self, out: Path) -> dict[str, Any]:
+        places = (p for p in sorted(out.glob("cache/models--*/[sr][ne]*/**/*")) if p.is_file() and p.name[0] != ".")
+        return {str(p.relative_to(out)): _digest(p) for p in places}
+
+
+class Sweep(Job):
+    """`sweep` of the embedded pair over three lams; its results are records, compared without times.
+
+    Prompts have a fixed date: a clock that jumps past midnight would rightly change them.
+    """
+
+    name = "sweep"
+
+    def is_kept(self, name: str) -> bool:
+        return name.endswith(("-wal", "-shm", "-journal"))
+
+    def words(self, out: Path, variant: str, again: bool = False) -> list[str]:
+        return command(
+            "sweep", "demo", "--lam", "0,0.5,1", "--tasks", "demo", "--follow", "demo", "--limit", "40",
+            "--follow-limit", "40", "--threads", "1", "--date", "2026-01-02", "--run", out / "run",
+        )  # fmt: skip
+
+    def results(self, out: Path) -> dict[str, Any]:
+        if not (out / "run" / FILE).exists():
+            return {}
+        try:
+            with read_store(out / "run") as store:
+                facts = {f"fact {name}": value for name, value in store.facts().items()}
+                cells = {
+                    f"{c.kind} {c.name} {c.lam:g}": (c.key, c.n_items, c.summary, store.items(c.key))
+                    for c in store.cells()
+                    if c.key in facts.get("fact cells", ())  # those of other inputs stay, and nobody sees them
+                }
+        except PaLiteError as e:
+            return (
+                {} if "is no file of results" in str(e) or not (out / "run" / FILE).stat().st_size else {"file": str(e)}
+            )
+        return {**cells, **facts}
+
+    def not_whole(self, out: Path, variant: str) -> list[str]:
+        """Cells count as results once they have a summary; single items when they are there."""
+        expected, problems = self.expected[variant], []
+        for name, found in self.results(out).items():
+            wanted = expected.get(name)
+            if isinstance(found, tuple) and isinstance(wanted, tuple) and found[2] is None:
+                items = [json.dumps(item) for item in found[3]]
+                if found[:2] != wanted[:2] or not set(items) <= {json.dumps(item) for item in wanted[3]}:
+                    problems.append(f"{name}: items differ")
+            elif found != wanted:
+                problems.append(f"{name} differs: {str(found)[:100]}")
+        return problems
+
+
+class Generate(Job):
+    """`generate` with its journal."""
+
+    name = "generate"
+
+    def is_kept(self, name: str) -> bool:
+        return name == ".answers.json.part"
+
+    def words(self, out: Path, variant: str, again: bool = False) -> list[str]:
+        options = ["--resume"] if again else []
+        return command(
+            "generate", "demo@0.7", "--prompts", self.scene.prompts, "--max-tokens", "32", "--threads", "1",
+            "-o", out / "answers.json", *options,
+        )  # fmt: skip
+
+    def results(self, out: Path) -> dict[str, Any]:
+        return {p.name: _digest(p) for p in out.glob("[!.]*.json")}
+
+
+JOBS: dict[str, Sequence[type[Job]]] = {
+    "merge": (Merge,), "sweep": (Sweep,), "generate": (Generate,), "fetch": (Fetch, Stream),
+}  # fmt: skip
+
+
+def fresh(folder: Path, number: int) -> Path:
+    """An empty folder for a round."""
+    out = folder / f"round-{number}"
+    os.makedirs(out)
+    return out

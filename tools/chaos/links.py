@@ -1,0 +1,452 @@
+"""Links, pipes and other people's files at every name that a command uses: nothing outside changes, nothing hangs.
+
+Each command first runs undisturbed under Python's audit hook, which tells every name that it opens, makes, renames or
+removes in the round's folder. Then it runs again and again, each time with something odd at one of these names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import json
+import os
+import random
+import re
+import shutil
+import socket
+import stat
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pa_lite.system.markers import DOWNLOAD, FILE, FOLDER, MERGE, RESULTS, marker_line
+from tests.support.hub_server import HubServer, running_hub
+from tools.chaos.jobs import DEMO
+from tools.chaos.runs import ChaosError, Outcome, Process, Row, clear_error, command, good_end, last_line
+
+LIMIT = 150.0  # seconds after which a command hangs
+_OF = {"ours": ("prompts",), "theirs": ("prompts",), "annotations": ("ours", "theirs"), "mpl": ("run",)}
+_COMPANIONS = ("-wal", "-shm", "-journal")  # of SQLite, which no audit hook sees
+# names that no other person can foresee, and folders of the campaign's own
+_DRAWN = re.compile(r"\.[0-9a-f]{12}\.part|pa-lite-\d+-|[0-9a-f]{8}-[0-9a-f]{4}-|tmp[a-z0-9_]{8}|(^|/)log(/|$)")
+# folders of the user's own, or named by him: a link in their place is followed, as other programs do
+_FOLLOWED = re.compile(
+    r"out/m\.gguf|out/(run|png|lm|logs|results)|run|demo|own|mpl|lm-eval|(config|cache|hub|home)(/.*)?"
+)
+_RUN = """
+import runpy, sys
+sys.argv = ["pa_lite", *sys.argv[1:]]
+runpy.run_module("pa_lite", run_name="__main__")
+"""
+# the embedded pair's study over two lams: over all, it takes a minute
+_SMALL = """
+import pa_lite
+whole = pa_lite.demo
+def small(*words):
+    from pa_lite.study import demo
+    demo.LAMS = (0.0, 1.0)
+    return whole(*words)
+pa_lite.demo = small
+"""
+_HOOK = """
+import os, runpy, sys
+{before}
+root, told = sys.argv[1:3]
+seen = open(told, "a", buffering=1)
+USED = ("open", "os.rename", "os.link", "os.mkdir", "os.remove", "os.symlink", "sqlite3.connect")
+def hook(event, words):
+    if event in USED:
+        for word in words[:2]:
+            if isinstance(word, (str, bytes)):
+                name = os.fsdecode(word).removeprefix("file://").partition("?")[0]
+                path = os.path.abspath(name)
+                if path.startswith(root + "/") and path != told:
+                    seen.write(path[len(root) + 1:] + "\\n")
+sys.addaudithook(hook)
+sys.argv = ["pa_lite", *sys.argv[3:]]
+runpy.run_module("pa_lite", run_name="__main__")
+"""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command line in a round's folder; `results` are names that it may renew or replace when it is told to."""
+
+    name: str
+    words: Callable[[Path], Sequence[str | Path]]
+    results: str = r"(?!)"  # matches nothing
+    given: tuple[str, ...] = ()  # inputs that are copied into the round's folder: read there, they are disturbed too
+    prepare: Callable[[Path], None] = lambda _: None
+    before: str = ""  # code that makes its work shorter
+
+    def line(self, root: Path) -> list[str]:
+        """The whole command line in a round's folder."""
+        words = map(str, self.words(root))
+        return [sys.executable, "-c", f"{self.before}{_RUN}", *words] if self.before else command(*words)
+
+
+def _leftovers(root: Path) -> None:
+    """What killed runs of all kinds leave, for the doctor."""
+    out = root / "out"
+    data = b"GGUF" + bytes(9996)
+    start = [4096, hashlib.sha256(data[:4096]).hexdigest()]
+    (out / ".m.gguf.part").write_bytes(data)
+    (out / ".m.gguf.part.done").write_bytes(marker_line(MERGE, ".m.gguf.part", digest="d", start=start) + b"a\n")
+    (out / ".a.json.part").write_bytes(marker_line(RESULTS, ".a.json.part", facts={"model": "x"}, n=9))
+    for name, kind in (
+        (".t.txt.0123456789ab.part", FILE),
+        ("pa-lite-1-0123abcd", FOLDER),
+        ("blob.pa-lite.incomplete", DOWNLOAD),
+    ):
+        if kind == FOLDER:
+            (out / name).mkdir()
+            (out / name / "inner").touch()
+        else:
+            (out / name).write_text("half", "utf-8")
+        (out / f"{name}.own").write_bytes(marker_line(kind, name))
+
+
+_MERGE = ("merge", DEMO / "base", DEMO / "instruct", "--lam", "0.5", "--threads", "1")
+_TEXTS = ("generate", "demo@0.5", "--max-tokens", "2", "--threads", "1")
+_SHORT = ("--limit", "2", "--threads", "1")
+_STUDY = ("sweep", "demo", "--lam", "0,1", "--tasks", "demo", *_SHORT)
+_HARNESS = (
+    Command("harness", lambda d: ("harness", "demo@0.5", "--include_path", d / "lm-eval", "--tasks", "chaos",
+            *_SHORT, "-o", d / "out" / "results", "--log_samples", "--use_cache", d / "out" / "kept"),
+            r"out/results(/.*)?", ("lm-eval",)),
+) if importlib.util.find_spec("lm_eval") else ()  # fmt: skip
+COMMANDS = (
+    Command("merge", lambda d: (*_MERGE, "-o", d / "out" / "m.gguf"), r"out/m\.gguf"),
+    Command("merge", lambda d: (*_MERGE, "-o", d / "out" / "m.gguf", "--resume"), r"out/m\.gguf"),
+    Command("merge", lambda d: (*_MERGE, "-o", d / "out" / "m.gguf", "--force"), r"out/m\.gguf"),
+    Command("generate", lambda d: (*_TEXTS, "--prompts", d / "prompts.jsonl", "-o", d / "out" / "a.json"),
+            r"out/a\.json", ("prompts",)),
+    Command("generate", lambda d: (*_TEXTS, "--prompts", d / "prompts.jsonl", "-o", d / "out" / "a.json", "--force"),
+            r"out/a\.json", ("prompts",)),
+    Command("judge", lambda d: ("judge", d / "ours.json", "--reference", d / "theirs.json", "--judge", "demo@1",
+            "-o", d / "out" / "annotations.json", "--threads", "1", "--resume"),
+            r"out/annotations\.json", ("ours", "theirs")),
+    Command("winrate", lambda d: ("winrate", d / "annotations.json"), given=("annotations",)),
+    Command("sweep", lambda d: (*_STUDY, "--run", d / "out" / "run"), r"out/run"),
+    Command("sweep again", lambda d: (*_STUDY, "--run", d / "run"), given=("run",)),
+    Command("score", lambda d: ("score", "demo@0.5", "--tasks", d / "own" / "own.toml", *_SHORT, "-o",
+            d / "out" / "s.json", "--log-samples", d / "out" / "samples.jsonl", "--force"),
+            r"out/(s\.json|samples\.jsonl)", ("own",)),
+    Command("score", lambda d: ("score", d / "m.gguf", "--tasks", "demo", *_SHORT), given=("gguf",)),
+    Command("follow", lambda d: ("follow", "demo@0.5", "--set", d / "set.jsonl", *_SHORT, "-o", d / "out" / "f.json"),
+            r"out/f\.json", ("set",)),
+    Command("pairs add", lambda d: ("pairs", "add", "mine", DEMO / "base", DEMO / "instruct"),
+            r"config(/pa-lite(/pairs\.toml)?)?"),
+    Command("pairs fetch", lambda d: ("pairs", "fetch", "links"), r"hub(/.*)?", ("config",)),
+    Command("report", lambda d: ("report", d / "run", "--csv", d / "out" / "items.csv", "--force"),
+            r"run/report\.html|out/items\.csv", ("run",)),
+    Command("report files", lambda d: ("report", d / "run", "-o", d / "out" / "page.html", "--csv",
+            d / "out" / "items.csv", "--png", d / "out" / "png", "--lm-eval", d / "out" / "lm", "--force"),
+            r"out/(page\.html|items\.csv|png(/.*)?|lm(/.*)?)", ("run", "mpl")),
+    Command("search", lambda d: ("search", "demo", "--lam", "0,0.5,1", "--tasks", "demo", "--budget", "1", *_SHORT)),
+    Command("generate", lambda d: (*_TEXTS, "--prompts", d / "prompts.jsonl", "-o", d / "out" / "a.json", "--resume"),
+            r"out/a\.json", ("prompts",)),
+    Command("judge", lambda d: ("judge", d / "ours.json", "--reference", d / "theirs.json", "--judge", "demo@1",
+            "-o", d / "out" / "annotations.json", "--threads", "1", "--force"),
+            r"out/annotations\.json", ("ours", "theirs")),
+    Command("score files", lambda d: ("score", d / "m.gguf", "--tasks", d / "own" / "own.toml", *_SHORT, "-o",
+            d / "out" / "s.json", "--log-samples", d / "out" / "logs", "--force"),
+            r"out/(s\.json|logs(/.*)?)", ("gguf", "own")),
+    Command("inspect", lambda d: ("inspect", d / "m.gguf", "--tensors"), given=("gguf",)),
+    Command("diff", lambda d: ("diff", d / "m.gguf", DEMO / "instruct", "--threads", "1"), given=("gguf",)),
+    Command("tasks show", lambda d: ("tasks", "show", d / "own" / "own.toml"), given=("own",)),
+    Command("pairs show", lambda d: ("pairs", "show", "links"), given=("config",)),
+    *_HARNESS,
+    Command("demo", lambda d: ("demo", "-o", d / "demo"), r"demo/(results\.json|chart\.svg|report\.html)",
+            ("demo",), before=_SMALL),
+    Command("doctor", lambda d: ("doctor", "--clean", "--yes", d / "out"),
+            r"out/(\.t\.txt\.part|folder|blob)", prepare=_leftovers),
+)  # fmt: skip
+
+_PARTS = (".study.sqlite.0123456789ab.part", ".report.html.0123456789ab.part")  # as written by a run that was killed
+RUN_NAMES = (
+    "study.sqlite", *(f"study.sqlite{ending}" for ending in _COMPANIONS), "study.lock", "report.html", "results.json",
+    "chart.svg", *_PARTS, *(f"{name}.own" for name in _PARTS), ".study.sqlite.part", ".report.html.part",
+    *(f"{name}.own" for name in ("study.sqlite", "study.lock", "report.html")), "pa-lite-1-0123abcd",
+    "pa-lite-1-0123abcd.own", "matplotlibrc", "items.csv",
+)  # fmt: skip
+OF_RUNS = (
+    Command("sweep", lambda d: (*_STUDY, "--run", d / "run"), given=("run",)),
+    Command("sweep more", lambda d: ("sweep", "demo", "--lam", "0,0.5,1", *_STUDY[4:], "--run", d / "run"),
+            given=("run",)),
+    Command("report", lambda d: ("report", d / "run"), r"run/report\.html", ("run",)),  # its page is renewed
+    Command("report force", lambda d: ("report", d / "run", "--csv", d / "run" / "items.csv", "--force"),
+            r"run/(report\.html|items\.csv)", ("run",)),
+    Command("report --json", lambda d: ("report", d / "run", "--json", "-o", d / "out" / "page.html"), given=("run",)),
+    Command("doctor", lambda d: ("doctor", "--clean", "--yes", d / "run"), given=("run",)),
+)  # fmt: skip
+
+
+def _socket(path: Path) -> None:
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        with socket.socket(socket.AF_UNIX) as s:
+            s.bind(f"/proc/self/fd/{descriptor}/{path.name}")  # a socket's path has a hundred bytes
+    finally:
+        os.close(descriptor)
+
+
+def _folder(path: Path) -> None:
+    path.mkdir()
+    (path / "mine").write_text("mine", "utf-8")
+
+
+class Outside:
+    """A folder of the user's, to which links lead: what is in it must stay, and nothing may come to it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+        (folder / "file").write_text("mine", "utf-8")
+        (folder / "folder").mkdir()
+        (folder / "folder" / "inner").write_text("mine", "utf-8")
+
+    def keep(self, path: Path) -> Path:
+        """Move a file of the round here: a link leads back to it."""
+        kept = self.folder / "original"
+        path.rename(kept)
+        return kept
+
+    def state(self) -> dict[str, object]:
+        """Names, kinds and contents; SQLite's wal index of a database that lies here would be a change too."""
+        return {
+            str(p.relative_to(self.folder)): (stat.S_IFMT(p.lstat().st_mode), p.read_bytes() if p.is_file() else b"")
+            for p in self.folder.rglob("*")
+        }
+
+
+KINDS: Mapping[str, Callable[[Path, Outside], object]] = {
+    "link to nothing": lambda path, outside: path.symlink_to(outside.folder / "made"),
+    "link to a file": lambda path, outside: path.symlink_to(outside.folder / "file"),
+    "link to a folder": lambda path, outside: path.symlink_to(outside.folder / "folder"),
+    "link to itself": lambda path, _: path.symlink_to(path.name),
+    "link to a device": lambda path, _: path.symlink_to("/dev/zero"),
+    "hard link": lambda path, outside: os.link(outside.folder / "file", path),
+    "named pipe": lambda path, _: os.mkfifo(path),
+    "socket": lambda path, _: _socket(path),
+    "folder": lambda path, _: _folder(path),
+    "file": lambda path, _: path.write_text("mine", "utf-8"),
+    "empty file": lambda path, _: path.touch(),
+    # of a name that something had before: the same thing, from elsewhere
+    "link to the original": lambda path, outside: path.symlink_to(outside.folder / "original"),
+    "hard link of the original": lambda path, outside: os.link(outside.folder / "original", path),
+}
+
+
+class Links:
+    """The campaign: inputs, a Hub, and the rounds."""
+
+    def __init__(self, folder: Path, hub: HubServer) -> None:
+        self.folder, self.hub = folder, hub
+        self.inputs: dict[str, Path] = {}
+
+    def environment(self, root: Path) -> dict[str, str]:
+        """Settings, caches and temporary files within the round's folder."""
+        for name in ("tmp", "out"):
+            (root / name).mkdir(parents=True, exist_ok=True)
+        cache = root / "mpl" if os.path.lexists(root / "mpl") else self.folder / "inputs" / "mpl"
+        return {
+            "XDG_CONFIG_HOME": str(root / "config"), "XDG_CACHE_HOME": str(root / "cache"), "TMPDIR": str(root / "tmp"),
+            "HF_HUB_CACHE": str(root / "hub"), "HF_HOME": str(root / "home"), "HF_ENDPOINT": self.hub.endpoint,
+            "HF_HUB_OFFLINE": "", "HF_TOKEN": "", "MPLCONFIGDIR": str(cache),
+        }  # fmt: skip
+
+    def run(self, line: Sequence[str], root: Path, limit: float = LIMIT) -> Outcome:
+        """Run a command line in the round's folder."""
+        return Process(line, self.environment(root), self.folder / "log").end(limit)
+
+    def prepare(self) -> None:
+        """Make the inputs that are texts, and tell where the others will be."""
+        folder = self.folder / "inputs"
+        (folder / "own").mkdir(parents=True)
+        (folder / "lm-eval").mkdir()
+        for side in ("base", "instruct"):
+            self.hub.add(f"links/{side}", DEMO / side)
+        texts = {
+            "prompts": "prompts.jsonl", "set": "set.jsonl", "own": "own", "ours": "ours.json", "theirs": "theirs.json",
+            "annotations": "annotations.json", "gguf": "m.gguf", "run": "run", "config": "config", "demo": "demo",
+            "lm-eval": "lm-eval", "mpl": "mpl",
+        }  # fmt: skip
+        self.inputs = {name: folder / file for name, file in texts.items()}
+        rows = [{"instruction": text} for text in ("Say one word.", "Say two words.")]
+        self.inputs["prompts"].write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+        check = {"instruction": "Name a bird in capitals.", "checks": [{"kind": "uppercase"}]}
+        self.inputs["set"].write_text(json.dumps(check) + "\n", "utf-8")
+        (folder / "own" / "rows.jsonl").write_text(
+            "".join(json.dumps({"q": f"{i}+1", "a": str(i + 1), "split": "test"}) + "\n" for i in range(4)), "utf-8"
+        )
+        (folder / "own" / "own.toml").write_text(
+            '[tasks.own]\ndata = "rows.jsonl"\nkind = "G"\ntemplate = "{{ q }}="\nanswers = "[a]"\nshots = 0\n'
+            'metrics = ["exact_match"]\n', "utf-8",
+        )  # fmt: skip
+        self._write_lm_eval_task(folder / "lm-eval")
+        registry = self.inputs["config"] / "pa-lite" / "pairs.toml"
+        registry.parent.mkdir(parents=True)
+        registry.write_text('[links]\nbase = "hub:links/base"\ninstruct = "hub:links/instruct"\n', "utf-8")
+
+    def need(self, *names: str) -> None:
+        """Make inputs by pa-lite itself, those that are not there yet: no other campaign has to make them again."""
+        for name in names:
+            if not self.inputs[name].exists():
+                self.need(*_OF.get(name, ()))
+                self._make(name)
+
+    def _make(self, name: str) -> None:
+        out = self.inputs[name]
+        if name in ("ours", "theirs"):
+            words = ("generate", f"demo@{int(name == 'ours')}", "--prompts", self.inputs["prompts"], "-o", out)
+            self._made((*words, "--max-tokens", "2"))
+        elif name == "annotations":
+            judge = ("judge", self.inputs["ours"], "--reference", self.inputs["theirs"], "--judge", "demo@1")
+            self._made((*judge, "-o", out))
+        elif name == "gguf":
+            self._made((*_MERGE, "-o", out))
+        elif name == "run":
+            self._made((*_STUDY, "--run", out))
+        elif name == "demo":
+            self._ran(Command("demo", lambda _: ("demo", "-o", out), before=_SMALL))
+        else:  # matplotlib's cache, which drawing fills
+            out.mkdir()
+            self._made(("report", self.inputs["run"], "-o", self.folder / "page.html", "--png", self.folder / "png"))
+
+    def _write_lm_eval_task(self, folder: Path) -> None:
+        """Write a task of lm-eval's; JSON is YAML. Its data stay out of the rounds: they are read by other programs."""
+        data = self.folder / "lm-eval.jsonl"
+        data.write_text("".join(json.dumps({"q": f"{i}+1=", "a": str(i + 1)}) + "\n" for i in range(4)), "utf-8")
+        source = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(data)}}, "test_split": "test"}
+        texts = {"output_type": "generate_until", "doc_to_text": "{{q}}", "doc_to_target": "{{a}}"}
+        settings = {"generation_kwargs": {"until": ["\n"], "max_gen_toks": 2}, "metadata": {"version": 1.0}}
+        metric = {"metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}]}
+        task = {"task": "chaos", **source, **texts, **settings, **metric}
+        (folder / "chaos.yaml").write_text(json.dumps(task), "utf-8")
+
+    def _made(self, words: Sequence[str | Path]) -> None:
+        self._ran(Command("input", lambda _: words))
+
+    def _ran(self, each: Command) -> None:
+        root = self.folder / "making"
+        words = each.words(root)
+        ended = self.run(each.line(root), root)
+        if ended.status:
+            raise ChaosError(f"an input cannot be made: {' '.join(map(str, words[:2]))}: {last_line(ended.err)}")
+
+    def fresh(self, each: Command) -> Path:
+        """A round's folder with what the command needs."""
+        root = self.folder / "round"
+        shutil.rmtree(root, ignore_errors=True)
+        self.environment(root)
+        self.need(*each.given)
+        for source in (self.inputs[name] for name in each.given):
+            (shutil.copytree if source.is_dir() else shutil.copy)(source, root / source.name)
+        each.prepare(root)
+        return root
+
+    def names(self, each: Command) -> list[str]:
+        """Every name that an undisturbed run uses in the round's folder, and that somebody could foresee."""
+        root = self.fresh(each)
+        told = root / "names"
+        words = [sys.executable, "-c", _HOOK.replace("{before}", each.before), root, told, *each.words(root)]
+        ended = Process([*map(str, words)], self.environment(root), self.folder / "log").end(LIMIT)
+        if ended.status:
+            raise ChaosError(f"{each.name} does not even run undisturbed: {last_line(ended.err)}")
+        names = {line for line in told.read_text("utf-8").splitlines() if not _DRAWN.search(line)}
+        names |= {name + ending for name in names if name.endswith(".sqlite") for ending in _COMPANIONS}
+        return sorted(names - {"out", "tmp", "run", "demo"})
+
+    def disturb(self, each: Command, name: str, kind: str, row: Row) -> None:
+        """Run once with something odd at a name, and note what should not have happened."""
+        root = self.fresh(each)
+        outside = Outside(self.folder / "outside")
+        path = root / name
+        try:
+            if not self._place(path, kind, outside):
+                return
+            row.rounds += 1
+            before, facts = outside.state(), path.lstat()
+            ended = self.run(each.line(root), root)
+            row.met += ended.status != 0
+            told = f"{' '.join(map(str, each.words(root)[:2]))} with a {kind} at {name}"
+            row.found(*(f"{told}: {problem}" for problem in (clear_error if ended.status else good_end)(ended)))
+            is_followed = kind.startswith("link to ") and bool(_FOLLOWED.fullmatch(name)) and path.is_dir()
+            if outside.state() != before and not is_followed:
+                changed = outside.state().keys() ^ before.keys() or "contents"
+                row.found(f"{told}: what it leads to was changed ({changed})")
+            # SQLite's own companions may be empty: nobody can tell one that it did not make
+            is_theirs = kind == "empty file" and name.endswith(_COMPANIONS)
+            is_result = bool(re.fullmatch(each.results, name))
+            if not is_theirs and not is_result and not self._stays(path, facts, kind):
+                row.found(f"{told}: it was removed or changed")
+        finally:
+            shutil.rmtree(outside.folder)
+
+    def _place(self, path: Path, kind: str, outside: Outside) -> bool:
+        """Put something at a name; False where it cannot lie there, or is no disturbance."""
+        is_original = "original" in kind
+        if os.path.lexists(path):
+            if is_original and (path.is_dir() and kind == "hard link of the original"):
+                return False
+            kept = outside.keep(path)
+            if not is_original:
+                (shutil.rmtree if kept.is_dir() else Path.unlink)(kept)
+        elif is_original:
+            return False
+        path.parent.mkdir(parents=True, exist_ok=True)
+        KINDS[kind](path, outside)
+        return True
+
+    def _stays(self, path: Path, facts: os.stat_result, kind: str) -> bool:
+        """Whether what was placed is there as it was."""
+        if not os.path.lexists(path):
+            return False
+        now = path.lstat()
+        if (now.st_ino, stat.S_IFMT(now.st_mode)) != (facts.st_ino, stat.S_IFMT(facts.st_mode)):
+            return False
+        if kind == "folder":
+            return (path / "mine").read_text("utf-8") == "mine"
+        return kind != "file" or path.read_text("utf-8") == "mine"
+
+
+@contextlib.contextmanager
+def made_links(folder: Path) -> Iterator[Links]:
+    """The campaign with its inputs, the Hub running."""
+    with running_hub() as hub:
+        links = Links(folder, hub)
+        links.prepare()
+        yield links
+
+
+def campaign(rounds: int, rng: random.Random, links: Links, only: Sequence[str] = ()) -> list[Row]:
+    """Disturb every command, or those of the names in `only`; `rounds` cases of each, 0 for all."""
+    commands = [each for each in COMMANDS if not only or each.name.split()[0] in only]
+    return _disturbed("links and pipes", commands, rounds, rng, links, links.names)
+
+
+def run_folders(rounds: int, rng: random.Random, links: Links, only: Sequence[str] = ()) -> list[Row]:
+    """Put the same at every name that a run folder could ever hold, for the commands that are given one."""
+    commands = [each for each in OF_RUNS if not only or each.name.split()[0] in only]
+    return _disturbed("run folders", commands, rounds, rng, links, lambda _: [f"run/{name}" for name in RUN_NAMES])
+
+
+def _disturbed(
+    fault: str,
+    commands: Sequence[Command],
+    rounds: int,
+    rng: random.Random,
+    links: Links,
+    names: Callable[[Command], Sequence[str]],
+) -> list[Row]:
+    rows: dict[str, Row] = {}
+    for each in commands:
+        row = rows.setdefault(each.name, Row(fault, each.name))
+        cases = [(name, kind) for name in names(each) for kind in KINDS]
+        for name, kind in rng.sample(cases, min(rounds, len(cases))) if rounds else cases:
+            links.disturb(each, name, kind, row)
+        print(f"{fault} {each.name}: {row.rounds} rounds, {len(row.findings)} findings", file=sys.stderr, flush=True)
+    return list(rows.values())
