@@ -15,7 +15,6 @@ from pa_lite.system.compiled import keep_compiled_files_whole
 
 keep_compiled_files_whole()  # before anything larger is imported, and compiled
 
-import pa_lite.merge  # noqa: E402, F401 - before the function of that name: a later first import would replace it
 from pa_lite.errors import PaLiteError  # noqa: E402
 
 if TYPE_CHECKING:
@@ -30,8 +29,9 @@ if TYPE_CHECKING:
     from pa_lite.merging.stream import Progress
     from pa_lite.merging.write import MergeOptions
     from pa_lite.study.demo import DemoResult
+    from pa_lite.study.estimate import Estimate
     from pa_lite.study.goal import Goal
-    from pa_lite.study.plan import Estimate, StudyOptions
+    from pa_lite.study.plan import StudyOptions
     from pa_lite.study.search.halving import Found, SearchOptions
     from pa_lite.study.search.run import Schedules
     from pa_lite.study.summary import Study
@@ -97,7 +97,8 @@ class LoadedModel:
         """
         from dataclasses import replace
 
-        from pa_lite.alpaca.outputs import Prompt, generate_outputs, generator_name, load_prompts
+        from pa_lite.alpaca.outputs import generate_outputs, generator_name, load_prompts
+        from pa_lite.alpaca.prompts import Prompt
         from pa_lite.engine.chat_options import ChatOptions
 
         loaded = load_prompts(prompts) if isinstance(prompts, str) else [Prompt(p, "custom") for p in prompts]

@@ -1,8 +1,9 @@
-"""The package's rooms: imports run downwards, start-up stays light, and every module says what it is for."""
+"""The layout: imports run downwards and never in a circle, starting stays light, every module says what it is for."""
 
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,36 +15,28 @@ import pa_lite
 
 PACKAGE = Path(pa_lite.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
-# from the bottom; a room may import from its own and from those before it
-ROOMS = [
-    "compiled",
-    "texts",
-    "portions",
-    "names",
+# from the bottom; a package may import from itself and from those before it
+PACKAGES = [
+    "sanitize",
     "errors",
-    "opening",
-    "markers",
-    "documents",
-    "limited_worker",
-    "limited",
-    "files",
-    "leftovers",
-    "machine",
     "statistics",
-    "kernels",
+    "system",
+    "untrusted",
+    "ggml",
     "checkpoints",
-    "merge",
+    "merging",
     "engine",
+    "alpaca",
+    "instructions",
     "tasks",
-    "follow",
     "study",
 ]
 
 
-def room_of(module: str) -> int:
+def level_of(module: str) -> int:
     """A module's level; the package itself, the command line and `python -m` stand on top."""
     parts = module.split(".")
-    return ROOMS.index(parts[1]) if len(parts) > 1 and parts[1] in ROOMS else len(ROOMS)
+    return PACKAGES.index(parts[1]) if len(parts) > 1 and parts[1] in PACKAGES else len(PACKAGES)
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -63,9 +56,23 @@ def module_name(path: Path) -> str:
 
 @pytest.mark.parametrize("path", MODULES, ids=module_name)
 def test_imports_run_downwards(path: Path) -> None:
-    own = room_of(module_name(path))
+    own = level_of(module_name(path))
     for imported in imports(path):
-        assert room_of(imported) <= own, f"{module_name(path)} looks up at {imported}"
+        assert level_of(imported) <= own, f"{module_name(path)} looks up at {imported}"
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    names = {module_name(path) for path in MODULES}
+    wanted: dict[str, set[str]] = {}
+    for path in MODULES:
+        own = wanted[module_name(path)] = set()
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Import):
+                own |= {a.name for a in node.names} & names
+            elif isinstance(node, ast.ImportFrom) and node.module in names:
+                parts = [f"{node.module}.{a.name}" for a in node.names]
+                own |= {part if part in names else node.module for part in parts}
+    graphlib.TopologicalSorter(wanted).prepare()  # raises CycleError, which names the modules
 
 
 @pytest.mark.parametrize("path", MODULES, ids=module_name)
@@ -79,7 +86,7 @@ def test_only_the_engine_starts_llama_cpp_and_only_kernels_calls_ggml() -> None:
     for path in MODULES:
         text = path.read_text("utf-8")
         if "import llama_cpp" in text or "from llama_cpp" in text:
-            assert room_of(module_name(path)) == ROOMS.index("engine"), path
+            assert level_of(module_name(path)) == PACKAGES.index("engine"), path
         if "CDLL" in text:
             assert path.name == "kernels.py", path
 
@@ -90,7 +97,8 @@ def test_starting_the_command_line_loads_nothing_heavy() -> None:
     assert out.stdout.strip() == "[]"
 
 
-def test_the_function_merge_survives_the_import_of_the_subpackage() -> None:
-    import pa_lite.merging.plan
+def test_the_function_merge_stands_beside_the_package_merging() -> None:
+    import pa_lite.merging.lams
 
     assert callable(pa_lite.merge)
+    assert pa_lite.merging.lams.parse_lams("0.5") == (0.5,)

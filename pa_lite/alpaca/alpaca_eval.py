@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from pa_lite.alpaca.length_control import GamedBaselines
-from pa_lite.alpaca.outputs import Prompt, read_prompts
+from pa_lite.alpaca.prompts import Prompt, read_prompts
 from pa_lite.errors import InputError
 from pa_lite.system.opening import read_regular
 from pa_lite.untrusted.strict_json import parse_csv

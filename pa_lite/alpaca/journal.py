@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, get_type_hints
 
 from pa_lite.errors import InputChangedError, OutputError
-from pa_lite.system.atomic import NO_MARKER, PATIENCE, in_the_way, sync_folder, write_errors
+from pa_lite.system.atomic import NO_MARKER, in_the_way, sync_folder, write_errors
+from pa_lite.system.locks import PATIENCE, take_lock
 from pa_lite.system.markers import RESULTS, marker_line, read_results_head
-from pa_lite.system.opening import TRIES, NotPlainError, create_file, is_at, open_own, open_regular, take_lock
+from pa_lite.system.opening import TRIES, NotPlainError, create_file, is_at, open_own, open_regular
 from pa_lite.untrusted.strict_json import parse_json
 
 _Result = TypeVar("_Result")

@@ -8,9 +8,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pa_lite.alpaca.content import content_of, data_set_of
 from pa_lite.alpaca.journal import Journal, digest, recorded_fact
-from pa_lite.alpaca.records import read_records
+from pa_lite.alpaca.prompts import Prompt, read_prompts, system_prompts, without_empty
 from pa_lite.checkpoints.pairs import models_folder
 from pa_lite.engine.answer_text import Generation
 from pa_lite.engine.chat import chat_prompts
@@ -19,22 +18,8 @@ from pa_lite.engine.chat_template import chat_facts, measured_options, template_
 from pa_lite.engine.generation import GenerationOptions, generate
 from pa_lite.engine.model import Model
 from pa_lite.errors import InputError
-from pa_lite.instructions.following import load_instructions
 from pa_lite.sanitize import name_text
 from pa_lite.system.atomic import check_target, write_text
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A user's turn, the data set that it belongs to, if any, and the system prompt that comes with it, if any."""
-
-    instruction: str
-    dataset: str | None
-    system: str = ""
-
-    def document(self) -> dict[str, Any]:
-        """Return what decides an answer, as JSON; without a system prompt it is as in older journals."""
-        return _that_say_something(asdict(self))
 
 
 @dataclass(frozen=True)
@@ -55,11 +40,7 @@ class Output:
 
     def document(self) -> dict[str, Any]:
         """Return the entry as JSON: AlpacaEval's fields, and of the others those that say something."""
-        return _that_say_something(asdict(self))
-
-
-def _that_say_something(fields: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if value or name not in ("system", "reasoning", "chat")}
+        return without_empty(asdict(self))
 
 
 def demo_instructions_path() -> Path:
@@ -75,7 +56,7 @@ def load_prompts(source: str) -> list[Prompt]:
     lost, and what the Hub raises.
     """
     if source == "demo":
-        return [Prompt(i.text, "demo") for i in load_instructions(demo_instructions_path())]
+        return read_prompts(demo_instructions_path(), "demo")
     if source == "alpaca-eval":
         from pa_lite.alpaca.alpaca_eval import load_alpaca_eval
 
@@ -84,28 +65,6 @@ def load_prompts(source: str) -> list[Prompt]:
     if not path.exists():
         raise InputError(f"unknown prompts {source!r}: neither a file that exists nor 'demo' or 'alpaca-eval'.")
     return read_prompts(path, name_text(path.stem))
-
-
-def read_prompts(path: Path, dataset: str) -> list[Prompt]:
-    """Return the prompts of a file, as `load_prompts` does; `dataset` names those that name none themselves."""
-    prompts = []
-    for number, row in enumerate(read_records(path), 1):
-        where = f"{path}: entry {number}"
-        content = content_of(row, where)
-        prompts.append(Prompt(content.text, data_set_of(row, where, dataset), content.system))
-    return prompts
-
-
-def system_prompts(prompts: Sequence[Prompt], system: str) -> list[str]:
-    """Return each prompt's own system prompt, empty if it has none. Raises InputError for any beside `system`."""
-    own = [prompt.system for prompt in prompts]
-    if system and any(own):
-        number = next(i for i, text in enumerate(own, 1) if text)
-        raise InputError(
-            f"prompt {number} has a system prompt of its own, and --system gives another. Leave --system out, or write "
-            "it under 'system' into the prompts that have none."
-        )
-    return own
 
 
 def answer_prompts(

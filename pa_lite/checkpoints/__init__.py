@@ -10,10 +10,10 @@ from pa_lite.checkpoints.checkpoint import Checkpoint
 from pa_lite.checkpoints.gguf_model import open_gguf
 from pa_lite.checkpoints.hf import open_hf
 from pa_lite.checkpoints.hub.checkpoints import fetch_checkpoints, reach_checkpoint
-from pa_lite.checkpoints.hub.remote_file import FilePath
 from pa_lite.checkpoints.hub.repositories import HubReference, Location, Progress, locate
 from pa_lite.checkpoints.locations import find_model, unknown_file
 from pa_lite.errors import CheckpointError
+from pa_lite.system.byte_source import ByteSource
 from pa_lite.untrusted.file_kind import content_of
 
 
@@ -29,7 +29,7 @@ def open_checkpoints(
     """
     located = [locate(place) for place in places]
     references = [place for place in located if isinstance(place, HubReference)]
-    found: dict[HubReference, tuple[Path, dict[str, FilePath]]]
+    found: dict[HubReference, tuple[Path, dict[str, ByteSource]]]
     if stream:
         found = {reference: reach_checkpoint(reference) for reference in references}
     else:
@@ -43,13 +43,13 @@ def open_checkpoint(place: str | Location, stream: bool = False, progress: Progr
     return open_checkpoints([place], stream, progress)[0]
 
 
-def _open_hub(reference: HubReference, path: Path, elsewhere: Mapping[str, FilePath]) -> Checkpoint:
+def _open_hub(reference: HubReference, path: Path, elsewhere: Mapping[str, ByteSource]) -> Checkpoint:
     checkpoint = _open(path, elsewhere)
     # a snapshot's folder is named by its commit
     return checkpoint if checkpoint.is_gguf else replace(checkpoint, name=reference.name)
 
 
-def _open(path: Path, elsewhere: Mapping[str, FilePath]) -> Checkpoint:
+def _open(path: Path, elsewhere: Mapping[str, ByteSource]) -> Checkpoint:
     path = find_model(path, elsewhere.keys())
     if path.is_dir():
         return open_hf(path, elsewhere)

@@ -6,57 +6,21 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pa_lite.checkpoints.hub.remote_file import FilePath
 from pa_lite.ggml.kernels import TensorType
+from pa_lite.ggml.metadata import Metadata
 from pa_lite.ggml.packed import PackedNumbers, PackedTexts
-from pa_lite.system.atomic import Stamp
-
-
-@dataclass(frozen=True)
-class Field:
-    """One GGUF metadata value: its type (`UINT32`, `STRING`, `ARRAY`, ...), the value, and an array's item type.
-
-    An array is a list, or, where it has thousands of items, PackedTexts or PackedNumbers.
-    """
-
-    type: str
-    value: Any
-    item: str | None = None
-
-
-Metadata = dict[str, Field]
-
-
-def uint32(value: int) -> Field:
-    return Field("UINT32", int(value))
-
-
-def float32(value: float) -> Field:
-    return Field("FLOAT32", float(np.float32(value)))
-
-
-def string(value: str) -> Field:
-    return Field("STRING", value)
-
-
-def boolean(value: bool) -> Field:
-    return Field("BOOL", bool(value))
-
-
-def array(item: str, values: Sequence[Any]) -> Field:
-    return Field("ARRAY", values if isinstance(values, PackedTexts | PackedNumbers) else list(values), item)
+from pa_lite.system.byte_source import ByteSource, Stamp
 
 
 @dataclass(frozen=True)
 class Piece:
     """Where a run of a tensor's rows begins: file, bytes from its start, and what the file was when this was read."""
 
-    path: FilePath
+    path: ByteSource
     offset: int
     stamp: Stamp | None = None
 
@@ -79,7 +43,7 @@ class TensorSource:
     shift: float = 0.0
 
     @property
-    def path(self) -> FilePath:
+    def path(self) -> ByteSource:
         """The file that the tensor begins in."""
         return self.pieces[0].path
 

@@ -7,10 +7,11 @@ import json
 import re
 from collections.abc import Mapping
 
-from pa_lite.checkpoints.checkpoint import Checkpoint, Field, Metadata
-from pa_lite.checkpoints.hub.remote_file import samples, size_of
+from pa_lite.checkpoints.checkpoint import Checkpoint
 from pa_lite.checkpoints.vocabulary import PHI3_NAME
 from pa_lite.errors import CheckpointError
+from pa_lite.ggml.metadata import Field, Metadata
+from pa_lite.system.byte_source import samples, size_of
 
 _SAMPLES, _LENGTH = 64, 4096  # places in each file, bytes read at each
 # Keys that name or describe a model and change neither a prompt nor a logit. Every other key counts, unknown ones too.

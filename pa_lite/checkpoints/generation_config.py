@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pa_lite.checkpoints.checkpoint import Field, Metadata, float32, string
 from pa_lite.checkpoints.safetensors_file import read_json
 from pa_lite.errors import CheckpointError
+from pa_lite.ggml.metadata import Field, Metadata, float32, string
 
 GENERATION = "generation_config.json"
 # GGUF key behind `general.sampling.` -> its type, and the settings that it may come from, the first that is there.

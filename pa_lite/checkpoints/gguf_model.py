@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from pa_lite.checkpoints.checkpoint import Checkpoint, Metadata, Piece, TensorSource, Vocabulary
+from pa_lite.checkpoints.checkpoint import Checkpoint, Piece, TensorSource, Vocabulary
 from pa_lite.checkpoints.hf_to_gguf import titles_of
-from pa_lite.checkpoints.hub.remote_file import FilePath
 from pa_lite.errors import CheckpointError
 from pa_lite.ggml.container import GgufHeader, GgufTensor, architecture_of, read_gguf_header
+from pa_lite.ggml.metadata import Metadata
 from pa_lite.sanitize import name_text
+from pa_lite.system.byte_source import ByteSource
 from pa_lite.untrusted.header_memory import HeaderMemory
 
 SPLIT = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
@@ -41,14 +42,14 @@ def check_first_part(path: Path) -> None:
         )
 
 
-def _headers(path: Path, elsewhere: Mapping[str, FilePath]) -> list[tuple[FilePath, GgufHeader]]:
+def _headers(path: Path, elsewhere: Mapping[str, ByteSource]) -> list[tuple[ByteSource, GgufHeader]]:
     """The file and its header, or those of all parts of a split model."""
     found = SPLIT.fullmatch(path.name)
     if found and not 1 <= int(found["number"]) <= int(found["count"]):
         raise CheckpointError(
             f"{path}: the file name says part {int(found['number'])} of {int(found['count'])}. Rename the file."
         )
-    parts: list[tuple[FilePath, GgufHeader]] = []
+    parts: list[tuple[ByteSource, GgufHeader]] = []
     memory = HeaderMemory()
     for i, name in enumerate(part_names(path.name)):
         part = elsewhere.get(name, path.with_name(name))
@@ -85,7 +86,7 @@ def read_model_header(path: Path) -> GgufHeader:
     return replace(headers[0], tensors=tensors, parts=tuple((header.path, header.stamp) for header in headers))
 
 
-def open_gguf(path: Path, elsewhere: Mapping[str, FilePath] | None = None) -> Checkpoint:
+def open_gguf(path: Path, elsewhere: Mapping[str, ByteSource] | None = None) -> Checkpoint:
     """Open a GGUF model, or all parts of a split one; reads headers only.
 
     `elsewhere` says where files lie that are not in the path's folder, by name. Raises CheckpointError for a broken or

@@ -14,16 +14,16 @@ from pa_lite.checkpoints.families.table import Family
 from pa_lite.checkpoints.generation_config import sampling_metadata
 from pa_lite.checkpoints.hf_to_gguf import Description, Place, describe, family_of, places_of
 from pa_lite.checkpoints.hub.cache import is_hub_blob, repository_of
-from pa_lite.checkpoints.hub.remote_file import FilePath
 from pa_lite.checkpoints.safetensors_file import StoredTensor, read_header, read_json
 from pa_lite.checkpoints.vocabulary import read_vocabulary
 from pa_lite.checkpoints.weight_files import INDEX, FolderWeights, listed, read_folder
 from pa_lite.errors import CheckpointError, nearest
 from pa_lite.ggml.kernels import tensor_type
+from pa_lite.system.byte_source import ByteSource
 from pa_lite.untrusted.safe_names import leads_out
 
 
-def open_hf(path: Path, elsewhere: Mapping[str, FilePath] | None = None) -> Checkpoint:
+def open_hf(path: Path, elsewhere: Mapping[str, ByteSource] | None = None) -> Checkpoint:
     """Open a folder with safetensors shards, or one .safetensors file beside its config.json; reads headers only.
 
     `elsewhere` says where weight files lie that are not in the folder, by name. Raises CheckpointError for whatever is
@@ -66,7 +66,7 @@ def open_hf(path: Path, elsewhere: Mapping[str, FilePath] | None = None) -> Chec
     )
 
 
-def _one_file(path: Path, elsewhere: Mapping[str, FilePath]) -> FolderWeights:
+def _one_file(path: Path, elsewhere: Mapping[str, ByteSource]) -> FolderWeights:
     return FolderWeights(read_header(elsewhere.get(path.name, path)))
 
 

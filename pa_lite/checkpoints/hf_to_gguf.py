@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pa_lite.checkpoints.checkpoint import Field, Metadata, float32, uint32
 from pa_lite.checkpoints.config import Config
 from pa_lite.checkpoints.families.llama_constraints import must_be
 from pa_lite.checkpoints.families.rope import Rope, Tensors, llama3_divisors, longrope, read_rope, rope_metadata
 from pa_lite.checkpoints.families.table import FAMILIES, SHAPES, Family, Key
 from pa_lite.errors import CheckpointError
+from pa_lite.ggml.metadata import Field, Metadata, float32, uint32
 
 _SKIPPED = re.compile(r".*\.rotary_emb\.inv_freq|.*\.attention\.(bias|masked_bias)")
 _OTHER_MODALITIES = re.compile(r"(model\.)?(vision_tower|multi_modal_projector)\..*")

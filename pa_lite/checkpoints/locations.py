@@ -7,11 +7,11 @@ from pathlib import Path
 
 from pa_lite.checkpoints.gguf_model import part_names
 from pa_lite.checkpoints.hub.cache import repository_of, snapshot_of
-from pa_lite.checkpoints.hub.remote_file import FilePath
 from pa_lite.checkpoints.safetensors_file import read_json
 from pa_lite.checkpoints.weight_files import INDEX, SINGLE, WEIGHTS, listed
 from pa_lite.errors import CheckpointError, InputError
 from pa_lite.ggml.container import OTHER_CONTENTS, gguf_content
+from pa_lite.system.byte_source import ByteSource
 from pa_lite.untrusted.file_kind import content_of, is_gguf
 
 _MOST_FILES = 10_000  # of a folder, whose first bytes are looked at
@@ -158,7 +158,7 @@ def _base_of(folder: Path, names: Collection[str]) -> str:
     return base if isinstance(base, str) else ""
 
 
-def unknown_file(path: FilePath) -> CheckpointError:
+def unknown_file(path: ByteSource) -> CheckpointError:
     """Return the error for a file that is neither GGUF nor safetensors: what it is, and what to do."""
     try:
         content = content_of(path)

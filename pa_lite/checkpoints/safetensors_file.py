@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pa_lite.checkpoints.hub.remote_file import FilePath, open_file, size_of, stamp_of
 from pa_lite.errors import CheckpointError
 from pa_lite.ggml.kernels import tensor_type
-from pa_lite.system.atomic import Stamp
+from pa_lite.system.byte_source import ByteSource, Stamp, open_file, size_of, stamp_of
 from pa_lite.system.opening import read_regular
 from pa_lite.untrusted.file_kind import check_text, unexpected
 from pa_lite.untrusted.header_memory import MOST, HeaderMemory
@@ -37,7 +36,7 @@ class StoredTensor:
     """A tensor in a safetensors file, `offset` in bytes from its start; `stamp` is what the file was when read."""
 
     name: str
-    path: FilePath
+    path: ByteSource
     offset: int
     dtype: str
     shape: tuple[int, ...]
@@ -82,7 +81,7 @@ def json_errors(path: Path) -> Iterator[None]:
         raise CheckpointError(f"{path}: cannot be read as JSON: {e}. Fetch it again.") from e
 
 
-def read_header(path: FilePath, memory: HeaderMemory | None = None) -> dict[str, StoredTensor]:
+def read_header(path: ByteSource, memory: HeaderMemory | None = None) -> dict[str, StoredTensor]:
     """Return the tensors of one safetensors file, by name.
 
     `memory` counts the headers of several files together. Raises CheckpointError for a header that is cut off, too
@@ -113,7 +112,7 @@ def read_header(path: FilePath, memory: HeaderMemory | None = None) -> dict[str,
     return tensors
 
 
-def _stored(path: FilePath, stamp: Stamp | None, name: str, info: Any, start: int) -> StoredTensor:
+def _stored(path: ByteSource, stamp: Stamp | None, name: str, info: Any, start: int) -> StoredTensor:
     try:
         dtype, shape = info["dtype"], tuple(info["shape"])
         begin, end = info["data_offsets"]
@@ -131,7 +130,7 @@ def _stored(path: FilePath, stamp: Stamp | None, name: str, info: Any, start: in
 
 
 def _check_layout(
-    path: FilePath, size: int, start: int, tensors: dict[str, StoredTensor], header: dict[str, Any]
+    path: ByteSource, size: int, start: int, tensors: dict[str, StoredTensor], header: dict[str, Any]
 ) -> None:
     position = start
     for tensor in sorted(tensors.values(), key=lambda t: (t.offset, header[t.name]["data_offsets"][1])):

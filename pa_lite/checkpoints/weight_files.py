@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pa_lite.checkpoints.hub.remote_file import FilePath
 from pa_lite.checkpoints.safetensors_file import StoredTensor, read_header, read_json
 from pa_lite.errors import CheckpointError
+from pa_lite.system.byte_source import ByteSource
 from pa_lite.untrusted.header_memory import HeaderMemory
 from pa_lite.untrusted.safe_names import name_fault, same_file
 
@@ -77,7 +77,7 @@ def choose_weights(names: Collection[str], shards: Callable[[], Iterable[str]], 
 
 
 def read_folder(
-    folder: Path, elsewhere: Mapping[str, FilePath] | None = None, config: Mapping[str, Any] | None = None
+    folder: Path, elsewhere: Mapping[str, ByteSource] | None = None, config: Mapping[str, Any] | None = None
 ) -> FolderWeights:
     """Read the headers of a folder's weights; `elsewhere` says where weight files lie that are not in it, by name.
 
@@ -150,7 +150,7 @@ class _Merged:
     held: dict[str, list[StoredTensor]] = field(default_factory=dict)
     memory: HeaderMemory = field(default_factory=HeaderMemory)
 
-    def add(self, path: FilePath) -> None:
+    def add(self, path: ByteSource) -> None:
         """Read one more file."""
         for tensor in read_header(path, self.memory).values():
             self.held.setdefault(tensor.name, []).append(tensor)

@@ -65,14 +65,8 @@ def generate(
     \b
     pa-lite generate demo@0.7 --prompts demo -o outputs.json
     """
-    from pa_lite.alpaca.outputs import (
-        Target,
-        generate_outputs,
-        generator_name,
-        load_prompts,
-        system_prompts,
-        write_outputs,
-    )
+    from pa_lite.alpaca.outputs import Target, generate_outputs, generator_name, load_prompts, write_outputs
+    from pa_lite.alpaca.prompts import system_prompts
     from pa_lite.engine.generation import GenerationOptions
     from pa_lite.system.atomic import check_target
 

@@ -18,8 +18,9 @@ from pa_lite.cli.terminal import bar, percent, show_json, show_table, tell
 if TYPE_CHECKING:
     from pa_lite.engine.chat_options import ChatOptions
     from pa_lite.study.curves import Curves
+    from pa_lite.study.estimate import Estimate
     from pa_lite.study.goal import Goal
-    from pa_lite.study.plan import Estimate, StudyOptions
+    from pa_lite.study.plan import StudyOptions
     from pa_lite.study.search.halving import Found
     from pa_lite.study.search.run import Schedules
     from pa_lite.study.summary import Reading, Study

@@ -4,23 +4,47 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from pa_lite.engine.llama import complaint
+from pa_lite.engine.thread_count import ThreadCount
 from pa_lite.errors import EngineError
 from pa_lite.ggml.kernels import FloatArray
 
-if TYPE_CHECKING:
-    from pa_lite.engine.model import Model
+
+class LoadedModel(Protocol):
+    """What a context needs of the model that it was made from."""
+
+    @property
+    def lib(self) -> Any: ...
+
+    @property
+    def label(self) -> str: ...
+
+    @property
+    def n_vocab(self) -> int: ...
+
+    @property
+    def thread_count(self) -> ThreadCount: ...
+
+    @property
+    def can_rewind(self) -> bool: ...
+
+    @property
+    def n_swa(self) -> int: ...
+
+    def is_end(self, token: int) -> bool: ...
+
+    def piece(self, token: int) -> bytes: ...
 
 
 class Context:
     """A running llama.cpp context: sequences of cached tokens, and batches that extend them."""
 
-    def __init__(self, model: Model, handle: Any, n_seq_max: int, n_outputs: int = 0) -> None:
+    def __init__(self, model: LoadedModel, handle: Any, n_seq_max: int, n_outputs: int = 0) -> None:
         self.model, self.lib, self.handle = model, model.lib, handle
         self.memory = self.lib.llama_get_memory(handle)
         self.n_ctx = int(self.lib.llama_n_ctx(handle))

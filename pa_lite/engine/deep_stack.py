@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from pa_lite.errors import TextError
-from pa_lite.system.atomic import uninterrupted
+from pa_lite.system.interrupts import uninterrupted
 
 T = TypeVar("T")
 

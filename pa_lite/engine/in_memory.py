@@ -33,7 +33,7 @@ from pa_lite.system.opening import create_file
 _log = logging.getLogger(__name__)
 
 
-class MovableModel:
+class InMemoryModel:
     """One plan's model at one lam at a time, from `move` to `move`. A context manager; `model` is valid within it.
 
     Contexts made from `model` must be closed before it is moved. Weights on a GPU are copies: there the file is the
@@ -66,7 +66,7 @@ class MovableModel:
             self.close()
             raise
 
-    def __enter__(self) -> MovableModel:
+    def __enter__(self) -> InMemoryModel:
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from pa_lite.engine.context import Context
-from pa_lite.system.atomic import uninterrupted
+from pa_lite.system.interrupts import uninterrupted
 
 _asked = threading.local()
 

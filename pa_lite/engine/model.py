@@ -28,7 +28,8 @@ from pa_lite.ggml.container import architecture_of
 from pa_lite.ggml.kernels import TYPE_IDS
 from pa_lite.merging.plan import RECIPE, MergePlan
 from pa_lite.sanitize import name_text
-from pa_lite.system.atomic import Stamp, uninterrupted
+from pa_lite.system.byte_source import Stamp
+from pa_lite.system.interrupts import uninterrupted
 
 _log = logging.getLogger(__name__)
 

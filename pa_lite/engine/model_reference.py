@@ -12,7 +12,7 @@ from pa_lite.checkpoints import open_checkpoints
 from pa_lite.checkpoints.hub.repositories import PREFIX
 from pa_lite.checkpoints.locations import find_model, unknown_file
 from pa_lite.checkpoints.pairs import all_pairs, find_pair
-from pa_lite.engine.in_memory import MovableModel
+from pa_lite.engine.in_memory import InMemoryModel
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.engine.probe import probe_file
 from pa_lite.errors import CheckpointError, InputError, PaLiteError
@@ -126,5 +126,5 @@ def open_model(text: str, options: EngineOptions | None = None, kind: str = REFE
     plan = plan_merge(base, instruct, PlanOptions(kind))
     for remark in plan.choices:
         _log.warning("%s", remark)
-    with MovableModel(plan, reference.lam, options, reference.pair) as moved:
+    with InMemoryModel(plan, reference.lam, options, reference.pair) as moved:
         yield moved.model

@@ -9,11 +9,11 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from pa_lite.checkpoints.checkpoint import Field
 from pa_lite.engine.value_refusals import value_faults
 from pa_lite.engine.vocabulary_refusals import vocabulary_faults
 from pa_lite.errors import CheckpointError
 from pa_lite.ggml.container import GgufHeader, architecture_of
+from pa_lite.ggml.metadata import Field
 
 _MAX_LAYERS, _MAX_EXPERTS = 512, 1024  # LLAMA_MAX_LAYERS, LLAMA_MAX_EXPERTS
 _MIN_ALIGNMENT = 32  # of a CPU buffer's tensors; those of a mapped file lie as they lie in the file

@@ -10,10 +10,10 @@ import functools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from pa_lite.checkpoints.checkpoint import Metadata
 from pa_lite.checkpoints.vocabulary.space_prefix import SPACE_PREFIX_KEY, SPACE_PREFIX_SCHEMES
 from pa_lite.checkpoints.vocabulary.tokens import CONTROL, UNKNOWN, USER_DEFINED
 from pa_lite.errors import EngineError
+from pa_lite.ggml.metadata import Metadata
 
 # (text, whether BOS and EOS are added, whether control tokens are read) -> ids
 Tokenize = Callable[[str, bool, bool], list[int]]

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pa_lite.checkpoints.checkpoint import Field
 from pa_lite.checkpoints.vocabulary.space_prefix import SPACE_PREFIX_KEY, SPACE_PREFIX_SCHEMES
 from pa_lite.checkpoints.vocabulary.special_tokens import END_IDS_KEY, TEMPLATE_TOKEN_KEYS
 from pa_lite.ggml.container import GgufHeader
+from pa_lite.ggml.metadata import Field
 
 _STRINGS = ("tokenizer.ggml.pre", "tokenizer.chat_template", SPACE_PREFIX_KEY, *TEMPLATE_TOKEN_KEYS.values())
 _TEMPLATES = "tokenizer.chat_template."  # of several, each under its own name

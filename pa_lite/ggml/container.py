@@ -16,12 +16,11 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from pa_lite.checkpoints.checkpoint import Field, Metadata
-from pa_lite.checkpoints.hub.remote_file import FilePath, open_file, size_of, stamp_of
 from pa_lite.errors import CheckpointError
 from pa_lite.ggml.kernels import TYPE_NAMES, TensorType, tensor_type
+from pa_lite.ggml.metadata import Field, Metadata
 from pa_lite.ggml.packed import PackedNumbers, PackedTexts
-from pa_lite.system.atomic import Stamp
+from pa_lite.system.byte_source import ByteSource, Stamp, open_file, size_of, stamp_of
 from pa_lite.untrusted.file_kind import Content, unexpected
 from pa_lite.untrusted.header_memory import HeaderMemory
 
@@ -86,7 +85,7 @@ def architecture_of(header: GgufHeader) -> str:
 class _Reader:
     """Reads values from a file without ever asking for more bytes than the file has left."""
 
-    def __init__(self, f: BinaryIO, path: FilePath, size: int, memory: HeaderMemory | None = None) -> None:
+    def __init__(self, f: BinaryIO, path: ByteSource, size: int, memory: HeaderMemory | None = None) -> None:
         self.f, self.path, self.left = f, path, size
         self.memory = memory or HeaderMemory()  # a file may have holes, and be far larger than on the disk
 
@@ -187,7 +186,7 @@ class _Reader:
         return name, held, shape, offset
 
 
-def read_gguf_header(path: FilePath, memory: HeaderMemory | None = None) -> GgufHeader:
+def read_gguf_header(path: ByteSource, memory: HeaderMemory | None = None) -> GgufHeader:
     """Return metadata and tensor table of a GGUF file, memory in proportion to its header.
 
     `memory` counts the headers of several files together. Raises CheckpointError for a file that is missing, no GGUF,
@@ -220,7 +219,7 @@ def read_gguf_header(path: FilePath, memory: HeaderMemory | None = None) -> Gguf
         raise CheckpointError(f"{path}: cannot be read: {e.strerror}") from e
 
 
-def _check_version(path: FilePath, version: int) -> None:
+def _check_version(path: ByteSource, version: int) -> None:
     """Raise CheckpointError, saying what to do, for a version that cannot be read, or another byte order."""
     if version in (2, 3):
         return
@@ -240,7 +239,7 @@ def _check_version(path: FilePath, version: int) -> None:
     )
 
 
-def gguf_content(path: FilePath) -> tuple[str, str]:
+def gguf_content(path: ByteSource) -> tuple[str, str]:
     """Return a GGUF file's `general.type` ("model" if it has none) and `general.architecture` ("" likewise).
 
     Reads only as far as the first keys, which hold both. Raises CheckpointError for a broken header.

@@ -9,9 +9,9 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pa_lite.checkpoints.checkpoint import Metadata
 from pa_lite.errors import CheckpointError, InputError, nearest
 from pa_lite.ggml.kernels import TYPE_IDS, TensorType, tensor_type
+from pa_lite.ggml.metadata import Metadata
 
 # output type -> general.file_type (enum llama_ftype of llama.h)
 FILE_TYPES: dict[str, int] = {

@@ -1,1 +1,1 @@
-"""Merging: lams, the plan, the block stream, GGUF output. Imports nothing here: `pa_lite.merge` is also a function."""
+"""Merging: lams, the plan, the block stream, GGUF output."""

@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from pa_lite.checkpoints.checkpoint import Checkpoint, Field, TensorSource, Vocabulary
+from pa_lite.checkpoints.checkpoint import Checkpoint, TensorSource, Vocabulary
 from pa_lite.checkpoints.vocabulary import UNUSED
 from pa_lite.checkpoints.vocabulary.files import Seen
 from pa_lite.errors import CheckpointError, InputError, MismatchError
+from pa_lite.ggml.metadata import Field
 
 RowMap = npt.NDArray[np.int64]
 TOKEN_ROWS = ("token_embd.weight", "output.weight", "output.bias")  # one row for each token

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from pa_lite.checkpoints.hub.remote_file import CONNECTIONS, RemoteFile
 from pa_lite.errors import InputError
 from pa_lite.merging.plan import MergePlan
 from pa_lite.merging.readers import LEAST_READ_AHEAD, READ_AHEAD
 from pa_lite.merging.stream import BLOCK_VALUES
+from pa_lite.system.byte_source import CONNECTIONS, is_remote
 from pa_lite.system.machine import resident_bytes
 
 _CONNECTION_BYTES = 1 << 20  # a connection's own buffers and its thread
@@ -41,7 +41,7 @@ def thread_bytes(plan: MergePlan) -> int:
 
 def is_streamed(plan: MergePlan) -> bool:
     """Whether any input stays on the Hub."""
-    return any(isinstance(file, RemoteFile) for file in plan.files)
+    return any(is_remote(file) for file in plan.files)
 
 
 def planned_bytes(plan: MergePlan, threads: int, read_ahead: int = LEAST_READ_AHEAD) -> int:

@@ -17,9 +17,11 @@ from typing import BinaryIO
 from pa_lite.errors import OutputError
 from pa_lite.ggml.container import HeaderBytes, reserve
 from pa_lite.merging.readers import RandomFile
-from pa_lite.system.atomic import NO_MARKER, PATIENCE, in_the_way, sync_folder, uninterrupted
+from pa_lite.system.atomic import NO_MARKER, in_the_way, sync_folder
+from pa_lite.system.interrupts import uninterrupted
+from pa_lite.system.locks import PATIENCE, take_lock
 from pa_lite.system.markers import MERGE, Marker, marker_line, merge_proves, parse_marker, read_marker
-from pa_lite.system.opening import TRIES, NotPlainError, create_file, is_at, open_own, read_at_most, take_lock
+from pa_lite.system.opening import TRIES, NotPlainError, create_file, is_at, open_own, read_at_most
 
 _LONGEST_LIST = 1 << 26  # bytes of names of tensors that are read
 _START = 4096  # bytes of the data that the list has a digest of

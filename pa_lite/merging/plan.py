@@ -14,27 +14,18 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pa_lite.checkpoints.checkpoint import (
-    Checkpoint,
-    Metadata,
-    TensorSource,
-    Vocabulary,
-    boolean,
-    float32,
-    string,
-    uint32,
-)
+from pa_lite.checkpoints.checkpoint import Checkpoint, TensorSource, Vocabulary
 from pa_lite.checkpoints.fingerprint import fingerprint, header_inputs, identity
-from pa_lite.checkpoints.hub.remote_file import FilePath
 from pa_lite.checkpoints.vocabulary import name_for_llama_cpp
 from pa_lite.errors import InputError, MismatchError, nearest
 from pa_lite.ggml.imatrix import assign_importance, read_imatrix
 from pa_lite.ggml.kernels import FloatArray, TensorType
+from pa_lite.ggml.metadata import Metadata, boolean, float32, string, uint32
 from pa_lite.ggml.quant_types import FILE_TYPES, choose_types, model_shape
 from pa_lite.merging.align import TOKEN_ROWS, RowMaps, align_vocabularies, compare_settings, pair_tensors
 from pa_lite.merging.groups import group_of, layer_of
 from pa_lite.merging.schedule import Schedule
-from pa_lite.system.atomic import Stamp
+from pa_lite.system.byte_source import ByteSource, Stamp
 from pa_lite.system.machine import peak_bytes
 
 DEFAULT_TYPE = "Q8_0"
@@ -135,7 +126,7 @@ class MergePlan:
         return sum(t.nbytes for t in self.tensors)
 
     @functools.cached_property
-    def files(self) -> Mapping[FilePath, Stamp | None]:
+    def files(self) -> Mapping[ByteSource, Stamp | None]:
         """Every file that weights are read from, and what it was when its header was read."""
         sides = (s for t in self.tensors for s in (t.base, t.instruct) if s is not None)
         return {p.path: p.stamp for s in sides for p in s.pieces}

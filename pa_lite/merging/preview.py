@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pa_lite.checkpoints import Location, open_checkpoints
-from pa_lite.checkpoints.hub.remote_file import RemoteFile
 from pa_lite.errors import InputError, MismatchError, OutputError
 from pa_lite.merging.memory import MemoryUse, check_memory, planned_bytes
 from pa_lite.merging.plan import MergePlan, PlanOptions, plan_merge
 from pa_lite.merging.readers import READ_AHEAD
 from pa_lite.merging.schedule import group_lams
 from pa_lite.merging.write import MergeOptions, check_targets, name_outputs, output_bytes
+from pa_lite.system.byte_source import is_remote
 from pa_lite.system.machine import cores
 
 
@@ -118,7 +118,7 @@ def preview_merge(
 
 def _fetched(plan: MergePlan, options: MergeOptions) -> list[str]:
     """What a merge does about weights that are on the Hub alone."""
-    size = sum(file.size for file in plan.files if isinstance(file, RemoteFile)) / 1e6
+    size = sum(file.size for file in plan.files if is_remote(file)) / 1e6
     if not size:
         return []
     return [f"{size:.0f} MB of weights are {'read from' if options.stream else 'fetched first from'} the Hub"]

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from pa_lite.checkpoints.hub.remote_file import CONNECTIONS, FilePath, RemoteFile
 from pa_lite.errors import CheckpointError, HubError, InputChangedError
 from pa_lite.ggml.kernels import ByteArray
-from pa_lite.system.atomic import Stamp
+from pa_lite.system.byte_source import CONNECTIONS, ByteSource, RemoteSource, Stamp, is_remote
 from pa_lite.system.machine import allow_open_files
 from pa_lite.system.opening import descriptor_of
 
@@ -137,7 +136,7 @@ _BEHIND = _SLOTS // 2  # what is left of segments so far behind the last one use
 class Region:
     """Bytes of a file that will be read, from the first to the last."""
 
-    path: FilePath
+    path: ByteSource
     offset: int
     nbytes: int
 
@@ -147,7 +146,7 @@ class _Segment:
 
     __slots__ = ("buffer", "error", "file", "index", "is_here", "left", "readers", "start", "stop")
 
-    def __init__(self, index: int, file: RemoteFile, start: int, stop: int, buffer: memoryview) -> None:
+    def __init__(self, index: int, file: RemoteSource, start: int, stop: int, buffer: memoryview) -> None:
         self.index, self.file, self.start, self.stop, self.buffer = index, file, start, stop, buffer
         self.left, self.readers, self.is_here = stop - start, 0, False
         self.error: BaseException | None = None
@@ -162,7 +161,7 @@ class ReadAhead:
 
     def __init__(self, rounds: Iterable[Sequence[Region]], nbytes: int) -> None:
         self._size = max(_LEAST, min(_MOST, nbytes // _SLOTS))
-        self._forecast: Iterator[tuple[RemoteFile, int, int]] | None = self._cut(rounds)
+        self._forecast: Iterator[tuple[RemoteSource, int, int]] | None = self._cut(rounds)
         self._live: list[_Segment] = []  # in the order of the forecast
         self._free = [memoryview(b"")] * _SLOTS  # grown when they are used for the first time
         self._begun, self._latest = 0, 0  # segments begun, and the last of those used
@@ -171,14 +170,14 @@ class ReadAhead:
         for _ in range(CONNECTIONS):
             threading.Thread(target=self._fetch, daemon=True).start()
 
-    def _cut(self, rounds: Iterable[Sequence[Region]]) -> Iterator[tuple[RemoteFile, int, int]]:
+    def _cut(self, rounds: Iterable[Sequence[Region]]) -> Iterator[tuple[RemoteSource, int, int]]:
         for regions in rounds:
             for parts in itertools.zip_longest(*map(self._parts, regions)):
                 yield from filter(None, parts)
 
-    def _parts(self, region: Region) -> Iterator[tuple[RemoteFile, int, int]]:
+    def _parts(self, region: Region) -> Iterator[tuple[RemoteSource, int, int]]:
         end = region.offset + region.nbytes
-        if isinstance(region.path, RemoteFile):
+        if is_remote(region.path):
             for start in range(region.offset, end, self._size):
                 yield region.path, start, min(end, start + self._size)
 
@@ -188,7 +187,7 @@ class ReadAhead:
         with self._changed:
             self._changed.notify_all()
 
-    def read_into(self, file: RemoteFile, buffer: ByteArray, offset: int) -> None:
+    def read_into(self, file: RemoteSource, buffer: ByteArray, offset: int) -> None:
         """Fill the buffer from byte `offset` of the file on. Raises HubError."""
         view = buffer.data
         while len(view):
@@ -201,7 +200,7 @@ class ReadAhead:
             self._used(segment, n)
             view, offset = view[n:], offset + n
 
-    def _wait_for(self, file: RemoteFile, offset: int) -> _Segment | None:
+    def _wait_for(self, file: RemoteSource, offset: int) -> _Segment | None:
         """The segment with this byte, come and kept until `_used`; None if the byte must be read directly."""
         with self._changed:
             while True:
@@ -275,7 +274,7 @@ class ReadAhead:
 class _Remote:
     """A file on the Hub, as a Reader."""
 
-    def __init__(self, file: RemoteFile, ahead: ReadAhead) -> None:
+    def __init__(self, file: RemoteSource, ahead: ReadAhead) -> None:
         self._file, self._ahead = file, ahead
 
     def read_into(self, buffer: ByteArray, offset: int) -> None:
@@ -289,7 +288,7 @@ class Readers:
     """
 
     def __init__(
-        self, paths: Mapping[FilePath, Stamp | None], rounds: Iterable[Sequence[Region]], read_ahead: int = READ_AHEAD
+        self, paths: Mapping[ByteSource, Stamp | None], rounds: Iterable[Sequence[Region]], read_ahead: int = READ_AHEAD
     ) -> None:
         self._files: list[RandomFile] = []
         try:
@@ -300,8 +299,8 @@ class Readers:
         except BaseException:
             self._close()
             raise
-        self.by_path: dict[FilePath, Reader] = {file.path: file for file in self._files}
-        remote = [path for path in paths if isinstance(path, RemoteFile)]
+        self.by_path: dict[ByteSource, Reader] = {file.path: file for file in self._files}
+        remote = [path for path in paths if is_remote(path)]
         self._ahead = ReadAhead(rounds, read_ahead) if remote else None
         self.by_path |= {path: _Remote(path, self._ahead) for path in remote if self._ahead}
 

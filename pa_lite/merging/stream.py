@@ -16,7 +16,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from pa_lite.checkpoints.checkpoint import TensorSource
-from pa_lite.checkpoints.hub.remote_file import FilePath
 from pa_lite.errors import OutputError
 from pa_lite.ggml.container import GgufTensor
 from pa_lite.ggml.kernels import ByteArray, FloatArray, from_float32, to_float32
@@ -24,6 +23,7 @@ from pa_lite.merging.align import RowMap, runs
 from pa_lite.merging.nonfinite import Nonfinite, check_quantised, check_values
 from pa_lite.merging.plan import TensorPlan
 from pa_lite.merging.readers import READ_AHEAD, RandomFile, Reader, Readers, Region
+from pa_lite.system.byte_source import ByteSource
 
 BLOCK_VALUES = 1 << 18  # values in a block: small enough for the cache, large enough to hide the calls
 Progress = Callable[[int, int], None]
@@ -96,7 +96,7 @@ def blocks_of(tensor: TensorPlan) -> Iterator[Block]:
 class BlockWorker:
     """One thread's buffers, grown to the largest block that it meets: reads blocks, and encodes merged ones."""
 
-    def __init__(self, sources: Mapping[FilePath, Reader]) -> None:
+    def __init__(self, sources: Mapping[ByteSource, Reader]) -> None:
         self.sources = sources
         self._buffers: dict[str, ByteArray] = {}
 
@@ -255,7 +255,7 @@ def run_blocks(
     rounds = (regions for t in tensors for regions in regions_of(t, lams_of(t)))
     lock, stop = threading.Lock(), threading.Event()
 
-    def run(files: Mapping[FilePath, Reader]) -> None:
+    def run(files: Mapping[ByteSource, Reader]) -> None:
         worker = BlockWorker(files)
         while not stop.is_set():
             with lock:

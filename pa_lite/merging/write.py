@@ -13,7 +13,6 @@ from pathlib import Path
 
 from pa_lite.checkpoints import Location, locate, open_checkpoints
 from pa_lite.checkpoints.checkpoint import vocabulary_bytes
-from pa_lite.checkpoints.hub.remote_file import RemoteFile
 from pa_lite.checkpoints.pairs import find_pair
 from pa_lite.errors import CheckpointError, InputChangedError, InputError, OutputError
 from pa_lite.ggml.container import HeaderBytes, Memo, gguf_header, read_gguf_header
@@ -25,6 +24,7 @@ from pa_lite.merging.output_file import PartialFile, partial_files
 from pa_lite.merging.plan import MergePlan, PlanOptions, plan_merge
 from pa_lite.merging.stream import Progress, Target, run_stream
 from pa_lite.system.atomic import check_space, check_target, write_errors
+from pa_lite.system.byte_source import is_remote
 from pa_lite.system.machine import cores
 from pa_lite.untrusted.safe_names import file_name
 
@@ -182,7 +182,7 @@ def _digest(plan: MergePlan, header: HeaderBytes) -> str:
     digest = hashlib.sha256()
     for part in header.parts:
         digest.update(part)
-    told = (f"{f.etag if isinstance(f, RemoteFile) else stamp}" for f, stamp in plan.files.items())
+    told = (f"{f.etag if is_remote(f) else stamp}" for f, stamp in plan.files.items())
     digest.update("\n".join(sorted(told)).encode())
     return digest.hexdigest()
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import platform
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,8 @@ from pa_lite.merging.schedule import Schedule
 from pa_lite.sanitize import name_text
 from pa_lite.study.curves import MOST_TASKS
 from pa_lite.study.store import Cell, StoredCell
-from pa_lite.study.workloads import AnswersWork, FollowWork, TaskWork, Work
-from pa_lite.system.machine import available_memory, cores
+from pa_lite.study.workloads import AnswersWorkload, FollowWorkload, TaskWorkload, Workload
+from pa_lite.system.machine import cores
 from pa_lite.tasks.prompts import prepare_task
 from pa_lite.tasks.scoring import ScoreOptions
 from pa_lite.tasks.spec import find_tasks
@@ -90,7 +89,7 @@ class StudyPlan:
     pair: str
     options: StudyOptions
     merges: Mapping[str, MergePlan]
-    works: tuple[Work, ...]
+    works: tuple[Workload, ...]
     cells: tuple[PlannedCell, ...]
     chunk: int
 
@@ -188,7 +187,7 @@ def _settle_chat(options: StudyOptions, merge: MergePlan) -> tuple[StudyOptions,
     return options, {}
 
 
-def plan_works(options: StudyOptions, made: Mapping[str, Any]) -> tuple[Work, ...]:
+def plan_works(options: StudyOptions, made: Mapping[str, Any]) -> tuple[Workload, ...]:
     """Return the tasks, and last the instructions; `made` is what `chat_facts` says of the chat prompts.
 
     Raises InputError, naming what is unknown or wrong.
@@ -201,25 +200,27 @@ def plan_works(options: StudyOptions, made: Mapping[str, Any]) -> tuple[Work, ..
         raise InputError(
             f"{len(specs)} tasks are named (--tasks); a study has at most {MOST_TASKS}. Divide them among several runs."
         )
-    works: list[Work] = [
-        TaskWork(prepare_task(spec, score.shots, score.limit, score.seed, score.split), score) for spec in specs
+    works: list[Workload] = [
+        TaskWorkload(prepare_task(spec, score.shots, score.limit, score.seed, score.split), score) for spec in specs
     ]
     if options.alpaca:
         prompts = tuple(load_prompts(options.alpaca)[: options.alpaca_limit])
         name = name_text(Path(options.alpaca).stem)
-        works.append(AnswersWork(name, prompts, _ALPACA_TOKENS, chat=options.chat, chat_facts=made))
+        works.append(AnswersWorkload(name, prompts, _ALPACA_TOKENS, chat=options.chat, chat_facts=made))
     if options.follow:
         works.append(_follow_work(options, made))
     return tuple(works)
 
 
-def _follow_work(options: StudyOptions, made: Mapping[str, Any]) -> FollowWork:
+def _follow_work(options: StudyOptions, made: Mapping[str, Any]) -> FollowWorkload:
     chosen = find_set(options.follow).limited(options.follow_limit)
     instructions = tuple(chosen.instructions)
-    return FollowWork(chosen.name, instructions, chosen.max_tokens, chosen.must_end, chat=options.chat, chat_facts=made)
+    return FollowWorkload(
+        chosen.name, instructions, chosen.max_tokens, chosen.must_end, chat=options.chat, chat_facts=made
+    )
 
 
-def _cell(merge: MergePlan, options: StudyOptions, kind: str, lam: float, work: Work, chunk: int) -> Cell:
+def _cell(merge: MergePlan, options: StudyOptions, kind: str, lam: float, work: Workload, chunk: int) -> Cell:
     inputs = {
         "identity": merge.identity(lam), "base": merge.fingerprints[0], "instruct": merge.fingerprints[1],
         "header": merge.header_inputs, "recipe": merge.recipe, "schedule": options.schedule.text,
@@ -227,65 +228,3 @@ def _cell(merge: MergePlan, options: StudyOptions, kind: str, lam: float, work: 
         "llama_cpp_python": importlib.metadata.version("llama-cpp-python"), "work": dict(work.facts),
     }  # fmt: skip
     return Cell(lam, kind, work.kind, work.name, work.n_items, inputs)
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What a sweep will take: seconds from a short measurement, None where nothing was measured; bytes.
-
-    `stale` and `kept` name what the folder has from other inputs than today's, by reason: that is measured again, or
-    kept (--keep-stale).
-    """
-
-    cells: int
-    items: int
-    items_left: int
-    seconds: float | None
-    memory: int
-    memory_available: int
-    disk: int
-    workers: int
-    stale: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    kept: Mapping[str, Sequence[str]] = field(default_factory=dict)
-
-
-_SAMPLES = 4, 16  # items of each work that are timed
-
-
-def estimate_sweep(plan: StudyPlan, finished: Sequence[str] = (), measure: bool = True) -> Estimate:
-    """Tell a sweep's cost. With `measure`, one lam is built and a few items of each work are timed on it."""
-    left = [c for c in plan.cells if c.key not in set(finished)]
-    seconds = None
-    if measure and left:
-        costs, build = _measure(plan)
-        lams = len({(c.cell.type, c.cell.lam) for c in left})
-        work = sum(
-            costs[c.work][0] * -(-c.cell.n_items // plan.chunk) + costs[c.work][1] * c.cell.n_items for c in left
-        )
-        seconds = (lams * build + work) / plan.workers
-    return Estimate(
-        len(plan.cells), plan.n_items, sum(c.cell.n_items for c in left), seconds, plan.memory, available_memory(),
-        plan.disk, plan.workers,
-    )  # fmt: skip
-
-
-def _measure(plan: StudyPlan) -> tuple[list[tuple[float, float]], float]:
-    """Of each work the seconds of a chunk before its first item, and of an item; the seconds of building a lam."""
-    from pa_lite.study.worker import LocalWorker  # a worker knows what a plan is
-
-    kind, lam = plan.options.types[0], plan.options.lams[0]
-    start = time.perf_counter()
-    with LocalWorker(plan) as worker:
-        worker.model_at(kind, lam)
-        build = time.perf_counter() - start
-        costs = []
-        for i, work in enumerate(plan.works):
-            took = []
-            sizes = [min(n, work.n_items) for n in _SAMPLES]
-            for n in sizes:
-                start = time.perf_counter()
-                worker.run(kind, lam, i, range(n))
-                took.append(time.perf_counter() - start)
-            item = max(0.0, took[1] - took[0]) / (sizes[1] - sizes[0]) if sizes[1] > sizes[0] else took[0] / sizes[0]
-            costs.append((max(0.0, took[0] - item * sizes[0]), item))
-    return costs, build

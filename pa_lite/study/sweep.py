@@ -14,7 +14,8 @@ from pa_lite.checkpoints.pairs import Pair
 from pa_lite.engine.chat_options import parse_date
 from pa_lite.engine.interrupts import stops_when
 from pa_lite.errors import EngineError, InputError, nearest
-from pa_lite.study.plan import Estimate, PlannedCell, StudyOptions, StudyPlan, environment, estimate_sweep, plan_study
+from pa_lite.study.estimate import Estimate, estimate_sweep
+from pa_lite.study.plan import PlannedCell, StudyOptions, StudyPlan, environment, plan_study
 from pa_lite.study.preferences import judge_lams
 from pa_lite.study.results import load_study
 from pa_lite.study.staleness import by_reason, differences, settle_plan

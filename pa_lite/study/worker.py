@@ -7,7 +7,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Protocol
 
-from pa_lite.engine.in_memory import MovableModel
+from pa_lite.engine.in_memory import InMemoryModel
 from pa_lite.engine.model import Model
 from pa_lite.merging.schedule import Schedule
 from pa_lite.study.plan import StudyPlan
@@ -36,7 +36,7 @@ class LocalWorker:
         if threads is None:
             threads = plan.options.engine.threads if plan.workers == 1 else plan.threads
         self.plan, self.threads = plan, threads
-        self._moving: MovableModel | None = None
+        self._moving: InMemoryModel | None = None
         self._at: tuple[str, float, Schedule] | None = None
         self._is_checked = False  # whether the tokenizer, one for all models of a plan, takes every work's texts
 
@@ -62,7 +62,7 @@ class LocalWorker:
                 if schedule != merge.options.schedule:
                     merge = replace(merge, options=replace(merge.options, schedule=schedule))
                 options = replace(self.plan.options.engine, threads=self.threads)
-                self._moving = MovableModel(merge, lam, options, self.plan.pair)
+                self._moving = InMemoryModel(merge, lam, options, self.plan.pair)
             self._at = wanted
         assert self._moving is not None
         return self._moving.model

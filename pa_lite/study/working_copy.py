@@ -22,7 +22,8 @@ from typing import BinaryIO
 
 from pa_lite.errors import OutputError
 from pa_lite.study.results_file import check_files, check_size, connect, copy_bytes, log_of, not_ours
-from pa_lite.system.atomic import sync_folder, uninterrupted, whole_file, write_errors
+from pa_lite.system.atomic import sync_folder, whole_file, write_errors
+from pa_lite.system.interrupts import uninterrupted
 from pa_lite.system.opening import NotPlainError, create_file, is_at
 
 _LOG_BYTES = 16 << 20  # of a log, beside the results' own size, after which the results are replaced whole

@@ -14,7 +14,8 @@ import numpy as np
 
 from pa_lite.alpaca.content import request
 from pa_lite.alpaca.journal import digest
-from pa_lite.alpaca.outputs import Prompt, answer_prompts
+from pa_lite.alpaca.outputs import answer_prompts
+from pa_lite.alpaca.prompts import Prompt
 from pa_lite.engine.chat_options import ChatOptions
 from pa_lite.engine.generation import GenerationOptions
 from pa_lite.engine.model import Model
@@ -26,7 +27,7 @@ from pa_lite.tasks.scoring import ScoreOptions, check_items, score_prepared
 Record = dict[str, Any]
 
 
-class Work(Protocol):
+class Workload(Protocol):
     """One task or set of instructions. `facts` are JSON values that, with the model, decide every record."""
 
     @property
@@ -81,7 +82,7 @@ def _reasoned(text: str) -> Record:
 
 
 @dataclass(frozen=True)
-class TaskWork:
+class TaskWorkload:
     """A few-shot task whose items are ready."""
 
     prepared: Prepared
@@ -127,7 +128,7 @@ class TaskWork:
 
 
 @dataclass(frozen=True)
-class FollowWork:
+class FollowWorkload:
     """Verifiable instructions, answered greedily and checked by rules; `must_end` as in `follow_instructions`.
 
     `chat` are settled options, `chat_facts` what of them decides the prompts.
@@ -170,7 +171,7 @@ class FollowWork:
 
 
 @dataclass(frozen=True)
-class AnswersWork:
+class AnswersWorkload:
     """Instructions of AlpacaEval's kind, answered greedily; a judge compares the answers when all lams have theirs.
 
     `chat` are settled options, `chat_facts` what of them decides the prompts.

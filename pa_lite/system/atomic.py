@@ -1,4 +1,4 @@
-"""Files that are whole or not there: temporary names, locked, synced and renamed. Imports errors, markers, opening."""
+"""Files that are whole or not there: written under a temporary name, synced and renamed."""
 
 from __future__ import annotations
 
@@ -7,19 +7,15 @@ import errno
 import os
 import secrets
 import shutil
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import BinaryIO
 
 from pa_lite.errors import OutputError
+from pa_lite.system.locks import UNABLE
 from pa_lite.system.markers import ENDING, FILE, claimed, remove_marked, target_of
-from pa_lite.system.opening import UNABLE, TooLargeError, create_file, is_at
+from pa_lite.system.opening import TooLargeError, create_file, is_at
 
-PATIENCE = 0.5  # seconds for which a lock may be held by who only looks whether it is
 NO_MARKER = "it has no marker of pa-lite"  # why something stays
 
 
@@ -103,43 +99,6 @@ def write_errors(
         if e.errno in (errno.EACCES, errno.EPERM, errno.EROFS):  # of a temporary name, which nobody gave
             raise OutputError(f"{folder}: cannot be written: {system_words(e)}.") from e
         raise OutputError(f"{e.filename or folder}: cannot be written: {system_words(e)}.") from e
-
-
-@contextlib.contextmanager
-def uninterrupted() -> Iterator[Callable[[], bool]]:
-    """Put Ctrl-C off until the block is through, which gets a function that tells whether one is due.
-
-    Where Ctrl-C is ignored, as by a shell's background jobs, this is about SIGTERM. Does nothing outside the main
-    thread, which alone is interrupted.
-    """
-    asks = signal.SIGTERM if signal.getsignal(signal.SIGINT) is signal.SIG_IGN else signal.SIGINT
-    handler = signal.getsignal(asks)
-    if not callable(handler) or threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    came: list[tuple[int, FrameType | None]] = []
-    signal.signal(asks, lambda number, frame: came.append((number, frame)))
-    try:
-        yield lambda: bool(came)
-    finally:
-        signal.signal(asks, handler)
-        if came:
-            handler(*came[0])
-
-
-@dataclass(frozen=True)
-class Stamp:
-    """What a file was at a moment: its size in bytes, and when it was last written, in nanoseconds.
-
-    Not its number on the disk: network file systems give a file another one now and then.
-    """
-
-    size: int
-    mtime_ns: int
-
-    @classmethod
-    def of(cls, facts: os.stat_result) -> Stamp:
-        return cls(facts.st_size, facts.st_mtime_ns)
 
 
 def sync_folder(folder: Path) -> None:

@@ -22,17 +22,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pa_lite.system.opening import (
-    TRIES,
-    NotPlainError,
-    create_file,
-    is_at,
-    is_link,
-    kind_of,
-    open_own,
-    open_regular,
-    take_lock,
-)
+from pa_lite.system.locks import take_lock
+from pa_lite.system.opening import TRIES, NotPlainError, create_file, is_at, is_link, kind_of, open_own, open_regular
 
 ENDING = ".own"  # of the file beside what it marks
 FOLDER_PREFIX = "pa-lite-"  # of folders among the system's temporary files

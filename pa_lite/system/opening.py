@@ -1,6 +1,6 @@
 """Ways to open files at names that other people could know: regular files, no waiting, no links where none belong.
 
-A folder that somebody else gave may hold a link, a named pipe or a device at any name. Imports nothing of pa_lite.
+A folder that somebody else gave may hold a link, a named pipe or a device at any name.
 """
 
 from __future__ import annotations
@@ -9,18 +9,16 @@ import contextlib
 import errno
 import os
 import stat
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+from pa_lite.system.locks import UNABLE, take_lock
+
 TRIES = 100  # to open a file that others make and remove meanwhile
-_PAUSE = 0.02  # seconds
 MOST_BYTES = 1 << 30  # of a file that is read as a whole, such as prompts and answers: JSON takes some times that
 _PIECE = 1 << 20  # bytes read at a time
 MOST_TOML_BYTES = 1 << 24  # Python's reader takes a second for some MB
-# what file systems answer that cannot lock or sync such a thing; NFS locks nothing that is open to read alone (EBADF)
-UNABLE = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF)
 # flags that a system lacks count as 0: there the checks before and after opening have to do
 _PRIVATE = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOINHERIT", 0) | getattr(os, "O_BINARY", 0)
 _NO_WAIT = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
@@ -223,32 +221,6 @@ def remove_open(file: BinaryIO, path: Path) -> bool:
         return False
     path.unlink(missing_ok=True)
     return True
-
-
-def take_lock(descriptor: int, patience: float = 0.0) -> bool | None:
-    """Lock an open file or folder against other processes until it is closed, also by the process' death.
-
-    False when another has it for longer than `patience`, in seconds; None where the system or the file system has no
-    such locks.
-    """
-    try:
-        import fcntl
-    except ImportError:
-        return None
-    end = time.monotonic() + patience
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= end:
-                return False
-            time.sleep(_PAUSE)
-        except OSError as e:
-            if e.errno in UNABLE:
-                return None
-            raise
-        else:
-            return True
 
 
 def is_at(descriptor: int, path: Path) -> bool:

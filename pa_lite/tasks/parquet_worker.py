@@ -1,7 +1,7 @@
 """A program of its own that reads parquet files: their pages may say to decode to any size, in one call of C.
 
-Started by `pa_lite.tasks.parquet`, limited as `pa_lite.untrusted.sandbox_worker` says. What Arrow allocates is also watched from
-here, as only Linux bounds a process' memory.
+Started by `pa_lite.tasks.parquet`, limited as `pa_lite.untrusted.sandbox_worker` says. What Arrow
+allocates is also watched from here, as only Linux bounds the memory of a process.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A program of its own that does what strangers' task files say: templates, expressions, and patterns for answers.
 
-Started by `pa_lite.tasks.sandbox`, limited as `pa_lite.untrusted.sandbox_worker` says. What it is asked holds pickles that
-our own process made; it answers in JSON.
+Started by `pa_lite.tasks.sandbox`, limited as `pa_lite.untrusted.sandbox_worker` says. What it is asked holds pickles
+that our own process made; it answers in JSON.
 """
 
 from __future__ import annotations

@@ -6,9 +6,9 @@ import itertools
 import re
 from dataclasses import dataclass
 
-from pa_lite.checkpoints.hub.remote_file import FilePath, open_file, size_of
 from pa_lite.errors import CheckpointError
 from pa_lite.sanitize import one_line
+from pa_lite.system.byte_source import ByteSource, open_file, size_of
 
 START = 512  # bytes: enough for every mark below, tar's at byte 257 included
 _GGUF = b"GGUF"
@@ -109,14 +109,14 @@ def _text(start: bytes, size: int) -> str | None:
     return f"a text that begins with {one_line(text.strip()[:60])!r}. {_AGAIN}"
 
 
-def content_of(path: FilePath) -> Content:
+def content_of(path: ByteSource) -> Content:
     """Read the first bytes of a regular file. Raises OSError, for what is not a regular file too."""
     size = size_of(path)
     with open_file(path) as f:
         return Content(f.read(min(START, size)), size)
 
 
-def is_gguf(path: FilePath) -> bool:
+def is_gguf(path: ByteSource) -> bool:
     """Return whether a file begins as a GGUF file does; False for what cannot be read or is not a regular file."""
     try:
         return content_of(path).is_gguf
@@ -124,7 +124,7 @@ def is_gguf(path: FilePath) -> bool:
         return False
 
 
-def unexpected(path: FilePath, expected: str, start: bytes, size: int) -> CheckpointError:
+def unexpected(path: ByteSource, expected: str, start: bytes, size: int) -> CheckpointError:
     """Return the error for a file that is not `expected` ("a GGUF file"): what it is instead, and what to do.
 
     `start` holds its first bytes, 512 if it has so many.
@@ -138,7 +138,7 @@ def unexpected(path: FilePath, expected: str, start: bytes, size: int) -> Checkp
     return CheckpointError(f"{path}: is not {expected}, or is cut off ({size} bytes). {_AGAIN}.")
 
 
-def check_text(path: FilePath, start: bytes, size: int) -> None:
+def check_text(path: ByteSource, start: bytes, size: int) -> None:
     """Raise CheckpointError for bytes that stand in the place of a text: a git-lfs pointer, a page, an archive."""
     content = Content(start[:START], size)
     told = content.explanation

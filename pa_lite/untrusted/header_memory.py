@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pa_lite.checkpoints.hub.remote_file import FilePath
 from pa_lite.errors import CheckpointError
+from pa_lite.system.byte_source import ByteSource
 
 MOST = 1 << 30  # bytes; the headers of the largest checkpoints published, of 150,000 tensors, take a fifth of it
 
@@ -14,7 +14,7 @@ class HeaderMemory:
     def __init__(self) -> None:
         self._left = self._most = MOST
 
-    def add(self, n: int, path: FilePath) -> None:
+    def add(self, n: int, path: ByteSource) -> None:
         """Count what is about to be read from a file. Raises CheckpointError for too much."""
         self._left -= n
         if self._left < 0:

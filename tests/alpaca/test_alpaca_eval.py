@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from pa_lite.alpaca.alpaca_eval import load_alpaca_eval, load_length_data
-from pa_lite.alpaca.outputs import Prompt, load_prompts
+from pa_lite.alpaca.outputs import load_prompts
+from pa_lite.alpaca.prompts import Prompt
 from pa_lite.errors import HubError, InputError
 from tests.support.alpaca_files import SHARED, data_set, instruction, write_data_set
 from tests.support.hub_server import running_hub

@@ -16,10 +16,11 @@ from pa_lite.alpaca.judge import JudgeOptions, Verdict
 from pa_lite.alpaca.judging import judge_outputs, measure_bias
 from pa_lite.alpaca.pairing import Pair, Pairing
 from pa_lite.alpaca.win_rate import win_rate
-from pa_lite.checkpoints.checkpoint import Vocabulary, string
+from pa_lite.checkpoints.checkpoint import Vocabulary
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.engine.model_reference import open_model
 from pa_lite.errors import OutputError
+from pa_lite.ggml.metadata import string
 
 WORDS = ["Oslo", "a rabbit", "blue", "doctor", "Hello!", "hammer", "seven", "tea"]
 PAIRS = tuple(Pair(f"Say {w}.", w, f"It is {w}." if i % 4 else w, "demo") for i, w in enumerate(WORDS))

@@ -16,7 +16,6 @@ from pa_lite.alpaca import outputs
 from pa_lite.alpaca.journal import Journal, digest
 from pa_lite.alpaca.outputs import (
     Output,
-    Prompt,
     Target,
     answer_prompts,
     facts_of,
@@ -26,12 +25,13 @@ from pa_lite.alpaca.outputs import (
     write_outputs,
 )
 from pa_lite.alpaca.pairing import read_outputs
-from pa_lite.checkpoints.checkpoint import float32, string, uint32
+from pa_lite.alpaca.prompts import Prompt
 from pa_lite.engine.chat_options import ChatOptions
 from pa_lite.engine.context import Context
 from pa_lite.engine.generation import GenerationOptions
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.errors import InputError, OutputError
+from pa_lite.ggml.metadata import float32, string, uint32
 
 PLAIN = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 import pa_lite
-from pa_lite.checkpoints.checkpoint import Field, float32, string
 from pa_lite.checkpoints.generation_config import sampling_metadata
 from pa_lite.errors import CheckpointError
 from pa_lite.ggml.container import read_gguf_header
+from pa_lite.ggml.metadata import Field, float32, string
 
 
 def read(folder: Path, **settings: Any) -> dict[str, Field]:

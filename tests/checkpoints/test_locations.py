@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from pa_lite.checkpoints import open_checkpoint
-from pa_lite.checkpoints.checkpoint import string
 from pa_lite.errors import CheckpointError, InputError
+from pa_lite.ggml.metadata import string
 from tests.support import tiny
 from tests.support.ggufs import split_gguf, write_gguf_header
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pa_lite.checkpoints.checkpoint import Field, array
 from pa_lite.errors import CheckpointError
 from pa_lite.ggml import container
 from pa_lite.ggml.container import HeaderBytes, gguf_header, gguf_header_bytes, read_gguf_header
+from pa_lite.ggml.metadata import Field, array
 from pa_lite.ggml.packed import PackedNumbers, PackedTexts, pack_texts
 
 TEXTS = st.lists(st.text(max_size=8), max_size=40)

@@ -10,18 +10,18 @@ from typing import Any
 import pytest
 
 from pa_lite.alpaca.judge import JudgeOptions, Verdict, judge_pairs
-from pa_lite.alpaca.outputs import Prompt
 from pa_lite.alpaca.pairing import Pair as Answers
-from pa_lite.checkpoints.checkpoint import string
+from pa_lite.alpaca.prompts import Prompt
 from pa_lite.checkpoints.pairs import Pair
 from pa_lite.engine.chat import chat_prompts
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.engine.scoring import score_rolling
 from pa_lite.errors import TextError
+from pa_lite.ggml.metadata import string
 from pa_lite.instructions.following import Instruction
 from pa_lite.study.plan import StudyOptions
 from pa_lite.study.sweep import sweep_pair
-from pa_lite.study.workloads import AnswersWork, FollowWork
+from pa_lite.study.workloads import AnswersWorkload, FollowWorkload
 from tests.cli.test_cli import run
 from tests.engine.test_refusals import changed
 
@@ -156,8 +156,8 @@ def test_rolling_texts_are_numbered(model: Model) -> None:
 
 
 def test_works_of_a_study_name_the_instruction(model: Model) -> None:
-    follow = FollowWork("mine", (Instruction("k", "a", ()), Instruction("k", DIGITS, ())), 4)
-    answers = AnswersWork("theirs", (Prompt("a", None), Prompt("b", None), Prompt("c", None, system=DIGITS)), 4)
+    follow = FollowWorkload("mine", (Instruction("k", "a", ()), Instruction("k", DIGITS, ())), 4)
+    answers = AnswersWorkload("theirs", (Prompt("a", None), Prompt("b", None), Prompt("c", None, system=DIGITS)), 4)
     for work, where in ((follow, "mine: instruction 2"), (answers, "theirs: instruction 3")):
         with pytest.raises(TextError, match=rf"^{where} has a run of 8000 digits"):
             work.check(model)

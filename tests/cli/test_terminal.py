@@ -15,9 +15,9 @@ import pytest
 
 import pa_lite
 from pa_lite import cli
-from pa_lite.checkpoints.checkpoint import array, string
 from pa_lite.cli.terminal import bar, show_json, show_table, tell, token_bar
 from pa_lite.ggml.container import gguf_header_bytes, read_gguf_header
+from pa_lite.ggml.metadata import array, string
 from pa_lite.merging.plan import PlanOptions
 from pa_lite.sanitize import plain
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from pa_lite.checkpoints.checkpoint import Field, array, string, uint32
 from pa_lite.engine.charsmap_refusals import LONGEST, charsmap_fault
 from pa_lite.engine.refusals import check_loadable
 from pa_lite.errors import CheckpointError
 from pa_lite.ggml.container import read_gguf_header
+from pa_lite.ggml.metadata import Field, array, string, uint32
 from tests.engine.test_refusals import changed
 
 Units = dict[int, int]

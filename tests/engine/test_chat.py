@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from pa_lite.checkpoints.checkpoint import string
 from pa_lite.engine import chat
 from pa_lite.engine.chat import ChatRenderer
 from pa_lite.engine.chat import chat_prompts as all_chat_prompts
@@ -14,6 +13,7 @@ from pa_lite.engine.chat_options import ChatOptions
 from pa_lite.engine.chat_template import has_template
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.errors import EngineError, InputError
+from pa_lite.ggml.metadata import string
 from tests.support.templates import CHANGES, ENDLESS, INSIDES, LEAK
 
 ONE = EngineOptions(threads=1)

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from pa_lite.alpaca.outputs import Prompt, Target, write_outputs
+from pa_lite.alpaca.outputs import Target, write_outputs
+from pa_lite.alpaca.prompts import Prompt
 from pa_lite.cli.mapped import unreadable_maps_are_told
 from pa_lite.engine.generation import GenerationOptions
 from pa_lite.engine.model import EngineOptions, Model

@@ -12,13 +12,13 @@ import pytest
 
 import pa_lite
 from pa_lite.checkpoints import open_checkpoint
-from pa_lite.checkpoints.checkpoint import Field, Metadata, array, boolean, float32, string, uint32
 from pa_lite.checkpoints.fingerprint import header_inputs, identity
 from pa_lite.checkpoints.pairs import Pair
-from pa_lite.engine.in_memory import MovableModel
+from pa_lite.engine.in_memory import InMemoryModel
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.engine.model_reference import open_model
 from pa_lite.ggml.container import read_gguf_header
+from pa_lite.ggml.metadata import Field, Metadata, array, boolean, float32, string, uint32
 from pa_lite.merging.align import RowMaps
 from pa_lite.merging.plan import MergePlan, PlanOptions, plan_merge
 from pa_lite.merging.schedule import parse_schedule
@@ -109,7 +109,7 @@ def test_a_pair_in_memory_and_its_file_have_the_same_header(demo_pair: Pair, tmp
 
 def test_a_moved_model_has_the_identity_of_where_it_is(plan: MergePlan) -> None:
     norms = parse_schedule("norms: 0.4")
-    with MovableModel(plan, 0.3, ONE) as moved:
+    with InMemoryModel(plan, 0.3, ONE) as moved:
         first = moved.model.identity()
         moved.move(0.6)
         assert moved.model.identity() == plan.identity(0.6) != first

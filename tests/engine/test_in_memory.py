@@ -11,7 +11,7 @@ import pa_lite
 from pa_lite.checkpoints import open_checkpoint
 from pa_lite.checkpoints.pairs import Pair
 from pa_lite.engine import in_memory
-from pa_lite.engine.in_memory import MovableModel
+from pa_lite.engine.in_memory import InMemoryModel
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.ggml.kernels import FloatArray
 from pa_lite.merging.plan import PlanOptions, plan_merge
@@ -38,7 +38,7 @@ def test_every_move_gives_the_logits_of_the_merged_file(demo_pair: Pair, tmp_pat
         with Model(path, EngineOptions(threads=1), rewritable=True) as model:
             expected[lam] = logits(model)
     assert not np.array_equal(expected[0.3], expected[0.7])
-    with MovableModel(plan, 0.7, EngineOptions(threads=1)) as moved:
+    with InMemoryModel(plan, 0.7, EngineOptions(threads=1)) as moved:
         for lam in (0.7, *lams):
             moved.move(lam)
             assert np.array_equal(logits(moved.model), expected[lam]), (kind, lam)
@@ -51,7 +51,7 @@ def test_without_memory_a_temporary_file_serves_and_is_removed(
     monkeypatch.setattr(in_memory, "available_memory", lambda: 0)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     plan = plan_merge(open_checkpoint(demo_pair.base), open_checkpoint(demo_pair.instruct), PlanOptions("F16"))
-    with MovableModel(plan, 0.0, EngineOptions(threads=1)) as moved:
+    with InMemoryModel(plan, 0.0, EngineOptions(threads=1)) as moved:
         assert not moved.is_in_memory
         first = logits(moved.model)
         moved.move(1.0)

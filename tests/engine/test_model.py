@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from pa_lite.checkpoints.checkpoint import Field, Metadata, string
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.errors import CheckpointError, EngineError, InputError
 from pa_lite.ggml.container import read_gguf_header
+from pa_lite.ggml.metadata import Field, Metadata, string
 from tests.support.ggufs import write_gguf_header
 
 ONE = EngineOptions(threads=1)

@@ -16,14 +16,14 @@ import pytest
 
 import pa_lite
 from pa_lite.checkpoints import open_checkpoints
-from pa_lite.checkpoints.checkpoint import array, string, uint32
 from pa_lite.cli import main
 from pa_lite.engine import probe as module
-from pa_lite.engine.in_memory import MovableModel
+from pa_lite.engine.in_memory import InMemoryModel
 from pa_lite.engine.model import EngineOptions
 from pa_lite.engine.model_reference import open_model
 from pa_lite.engine.probe import Limits, limits_for, probe, probe_file
 from pa_lite.errors import CheckpointError, EngineError
+from pa_lite.ggml.metadata import array, string, uint32
 from pa_lite.merging.plan import PlanOptions, plan_merge
 from tests.engine.test_model import split
 from tests.engine.test_refusals import changed, float32
@@ -289,14 +289,14 @@ def test_what_is_merged_from_gguf_files_is_tried_once(
     base, instruct = open_checkpoints([str(tiny_ggufs["F16"]), str(tiny_ggufs["Q8_0"])])
     plan = plan_merge(base, instruct, PlanOptions("F16"))
     for lam in (0.3, 0.6):
-        with MovableModel(plan, lam, ONE) as moved:
+        with InMemoryModel(plan, lam, ONE) as moved:
             moved.move(0.9)
             assert len(moved.model.tokenize("the")) > 0
     assert len(tried) == 1
     assert len(tried[0]) == moved.is_in_memory or not moved.is_in_memory
     assert [json.loads(p.read_text("utf-8"))["identity"][0] for p in cache.iterdir()] == ["merged"]
     base, instruct = open_checkpoints([str(folder) for folder in tiny_pair])
-    with MovableModel(plan_merge(base, instruct, PlanOptions("F16")), 0.3, ONE):
+    with InMemoryModel(plan_merge(base, instruct, PlanOptions("F16")), 0.3, ONE):
         assert len(tried) == 1  # its metadata were made here
 
 

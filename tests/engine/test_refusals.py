@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 import pa_lite
-from pa_lite.checkpoints.checkpoint import Field, Metadata, array, boolean, string, uint32
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.engine.refusals import check_loadable
 from pa_lite.errors import CheckpointError
 from pa_lite.ggml.container import read_gguf_header
 from pa_lite.ggml.kernels import TensorType, tensor_type
+from pa_lite.ggml.metadata import Field, Metadata, array, boolean, string, uint32
 from pa_lite.merging.plan import PlanOptions
 from tests.support.families import write_checkpoint
 from tests.support.ggufs import write_gguf_header

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pa_lite.checkpoints.checkpoint import Metadata, uint32
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.engine.scoring import Request, score_requests
 from pa_lite.ggml.container import read_gguf_header
 from pa_lite.ggml.kernels import TensorType, tensor_type
+from pa_lite.ggml.metadata import Metadata, uint32
 from tests.engine.test_scoring import alone, assert_agree
 from tests.support.ggufs import write_gguf_header
 

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from pa_lite.checkpoints.checkpoint import Field, Vocabulary, array, boolean, string, uint32
+from pa_lite.checkpoints.checkpoint import Vocabulary
 from pa_lite.checkpoints.vocabulary.space_prefix import SPACE_PREFIX_KEY
 from pa_lite.checkpoints.vocabulary.tokens import CONTROL, USER_DEFINED
 from pa_lite.engine.chat import chat_prompts
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.engine.space_prefix import LongestTokens, SpacePrefix
+from pa_lite.ggml.metadata import Field, array, boolean, string, uint32
 from tests.support.folders import PIECES
 from tests.support.vocabularies import write_tiny_model
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pa_lite.checkpoints.checkpoint import Field, array, boolean, float32, string, uint32
 from pa_lite.errors import CheckpointError
 from pa_lite.ggml.container import read_gguf_header
 from pa_lite.ggml.kernels import tensor_type
+from pa_lite.ggml.metadata import Field, array, boolean, float32, string, uint32
 from tests.support.ggufs import write_gguf_header
 
 METADATA = {

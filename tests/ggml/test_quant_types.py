@@ -13,11 +13,11 @@ import gguf
 import numpy as np
 import pytest
 
-from pa_lite.checkpoints.checkpoint import Metadata, array, string, uint32
 from pa_lite.engine.llama import llama
 from pa_lite.errors import CheckpointError, InputError
 from pa_lite.ggml.container import GgufHeader, read_gguf_header
 from pa_lite.ggml.kernels import TYPE_IDS, FloatArray, from_float32
+from pa_lite.ggml.metadata import Metadata, array, string, uint32
 from pa_lite.ggml.quant_types import (
     _KEPT,
     FILE_TYPES,

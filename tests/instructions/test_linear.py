@@ -20,13 +20,13 @@ from pa_lite.untrusted.strict_json import _without_strings
 _MINUTE = 60  # seconds for what takes a few
 _LONG = r"""
 import sys
-from pa_lite.documents import parse_csv, parse_json, parse_toml
+from pa_lite.untrusted.strict_json import parse_csv, parse_json, parse_toml
 from pa_lite.engine.reasoning import MARKERS, split_reasoning
-from pa_lite.follow.checks import KINDS, loose_variants, passes
+from pa_lite.instructions.checks import KINDS, loose_variants, passes
 from pa_lite.tasks.answers import STEPS, Extract, normalise
 from pa_lite.tasks.metrics import TEXT_METRICS
 from pa_lite.tasks.spec import find_tasks
-from pa_lite.texts import csv_cell, one_line, plain, to_json
+from pa_lite.sanitize import csv_cell, one_line, plain, to_json
 
 PIECES = [
     ".", "`", "*", "\n", "[", "]", " ", '"', "'", "1", "-", "<", "#", "\\", "(", ",", "_", "=", "{", "/", "\t", "。",

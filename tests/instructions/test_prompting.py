@@ -17,8 +17,9 @@ from pa_lite.alpaca import judging, outputs
 from pa_lite.alpaca.annotations import read_annotations
 from pa_lite.alpaca.judge import JudgeOptions
 from pa_lite.alpaca.judging import judge_outputs
-from pa_lite.alpaca.outputs import Prompt, Target, write_outputs
+from pa_lite.alpaca.outputs import Target, write_outputs
 from pa_lite.alpaca.pairing import pair_outputs, read_outputs
+from pa_lite.alpaca.prompts import Prompt
 from pa_lite.alpaca.win_rate import win_rate
 from pa_lite.checkpoints.pairs import Pair
 from pa_lite.cli import main

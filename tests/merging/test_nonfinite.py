@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as hnp
 
 import pa_lite
 from pa_lite.checkpoints import open_checkpoint
-from pa_lite.engine.in_memory import MovableModel
+from pa_lite.engine.in_memory import InMemoryModel
 from pa_lite.errors import CheckpointError, PaLiteError
 from pa_lite.ggml.container import read_gguf_header
 from pa_lite.ggml.imatrix import read_imatrix
@@ -164,7 +164,7 @@ def test_what_was_let_through_is_told(
     with caplog.at_level(logging.WARNING):
         pa_lite.merge(write(), write(), (0.5,), plan=plan, output=tmp_path / "x.gguf")
         loaded = plan_merge(open_checkpoint(write(NAN, "b")), open_checkpoint(write()), plan)
-        MovableModel(loaded, 0.5).close()
+        InMemoryModel(loaded, 0.5).close()
     assert [r.getMessage() for r in caplog.records] == [
         "lam 0.5: 1 values that are no finite numbers were let through: 1 in blk.1.ffn_up.weight"
     ]
@@ -173,7 +173,7 @@ def test_what_was_let_through_is_told(
 def test_models_merged_in_memory_refuse_them(write: Callable[..., Path]) -> None:
     plan = plan_merge(open_checkpoint(write(NAN, "b")), open_checkpoint(write()), PlanOptions("F16"))
     with pytest.raises(CheckpointError, match="has the value nan in row 3"):
-        MovableModel(plan, 0.5)
+        InMemoryModel(plan, 0.5)
 
 
 def test_a_quantised_gguf_with_a_broken_scale(tmp_path: Path, tiny_ggufs: dict[str, Path]) -> None:

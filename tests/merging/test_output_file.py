@@ -44,7 +44,7 @@ def large_pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def start(pair: tuple[Path, Path], target: Path, *more: str) -> subprocess.Popen[str]:
     """A merge in a process of its own that records each tensor at once and is slow enough to be hit anywhere."""
     code = (
-        "import sys, pa_lite.cli\nfrom pa_lite.merge import stream as s, write as w\n"
+        "import sys, pa_lite.cli\nfrom pa_lite.merging import stream as s, write as w\n"
         "w._RECORD_SECONDS = 0\n"
         "s.BLOCK_VALUES = 1 << 14\n"
         "pa_lite.cli.main(sys.argv[1:])\n"

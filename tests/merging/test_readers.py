@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pa_lite.checkpoints.hub.http import FileFacts, Subject
-from pa_lite.checkpoints.hub.remote_file import FilePath, RemoteFile, stamp_of
+from pa_lite.checkpoints.hub.remote_file import RemoteFile
 from pa_lite.errors import CheckpointError, HubError
 from pa_lite.merging import readers
 from pa_lite.merging.readers import LEAST_READ_AHEAD, ReadAhead, Readers, Region
-from pa_lite.system.atomic import Stamp
+from pa_lite.system.byte_source import ByteSource, Stamp, stamp_of
 
 SIZE = 6_000_000
 CONTENTS = [np.random.default_rng(i).bytes(SIZE) for i in range(2)]
@@ -129,7 +129,7 @@ def test_more_shards_than_may_be_open(tmp_path: Path, monkeypatch: pytest.Monkey
     paths = [tmp_path / f"{i}.safetensors" for i in range(300)]
     for path in paths:
         path.write_bytes(b"x")
-    stamps: dict[FilePath, Stamp | None] = {path: stamp_of(path) for path in paths}
+    stamps: dict[ByteSource, Stamp | None] = {path: stamp_of(path) for path in paths}
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (200, before[1]))
     try:

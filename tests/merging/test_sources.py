@@ -10,11 +10,11 @@ import pytest
 
 import pa_lite
 from pa_lite.checkpoints import open_checkpoint
-from pa_lite.checkpoints.checkpoint import Field, Metadata, string
 from pa_lite.checkpoints.fingerprint import fingerprint
 from pa_lite.errors import CheckpointError
 from pa_lite.ggml.container import read_gguf_header
 from pa_lite.ggml.kernels import tensor_type
+from pa_lite.ggml.metadata import Field, Metadata, string
 from pa_lite.merging.plan import PlanOptions
 from tests.support import tiny
 from tests.support.ggufs import split_gguf, write_gguf_header

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 import pa_lite
-from pa_lite.checkpoints.checkpoint import array, string, uint32
 from pa_lite.errors import InputError, OutputError
 from pa_lite.ggml.container import read_gguf_header
 from pa_lite.ggml.kernels import tensor_type
+from pa_lite.ggml.metadata import array, string, uint32
 from pa_lite.merging.write import MergeOptions
 from tests.support import tiny
 from tests.support.ggufs import write_gguf_header

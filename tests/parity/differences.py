@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pa_lite.checkpoints.checkpoint import Metadata
+from pa_lite.ggml.metadata import Metadata
 
 _WHICH = "says which two models were merged and at what lam; the converter guesses from the folder's name or model card"
 OTHER_VALUES: dict[str, str] = {

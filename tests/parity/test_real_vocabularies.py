@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 
-from pa_lite.checkpoints.checkpoint import Metadata, Vocabulary, boolean
+from pa_lite.checkpoints.checkpoint import Vocabulary
 from pa_lite.checkpoints.generation_config import sampling_metadata
 from pa_lite.checkpoints.vocabulary import CONTROL, NORMAL, USER_DEFINED, read_vocabulary
 from pa_lite.engine.chat import ChatRenderer, chat_prompts
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.ggml.container import read_gguf_header
+from pa_lite.ggml.metadata import Metadata, boolean
 from tests.parity.conftest import ConvertAll
 from tests.parity.difficult_strings import difficult_strings
 from tests.parity.real_tokenizers import TOKENIZERS, models_folder

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from pa_lite.checkpoints.checkpoint import Metadata, Vocabulary
+from pa_lite.checkpoints.checkpoint import Vocabulary
 from pa_lite.checkpoints.vocabulary import read_vocabulary
 from pa_lite.ggml.container import read_gguf_header
+from pa_lite.ggml.metadata import Metadata
 from tests.parity.conftest import ConvertAll
 from tests.parity.vocabularies import FAMILIES, LINES, TEXT, build, read_config
 from tests.support.vocabularies import llama_tokenizer, write_vocab_only

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pa_lite.alpaca.journal import digest
-from pa_lite.alpaca.outputs import Prompt
+from pa_lite.alpaca.prompts import Prompt
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.errors import InputError
 from pa_lite.study.export import item_rows, to_csv
@@ -18,7 +18,7 @@ from pa_lite.study.plan import StudyOptions, plan_study
 from pa_lite.study.results import load_study
 from pa_lite.study.store import open_store, read_store
 from pa_lite.study.sweep import sweep_pair
-from pa_lite.study.workloads import AnswersWork
+from pa_lite.study.workloads import AnswersWorkload
 from pa_lite.tasks.scoring import ScoreOptions
 
 OPTIONS = StudyOptions(
@@ -68,7 +68,7 @@ def test_every_answer_and_verdict_is_in_the_csv(tmp_path: Path) -> None:
 
 
 def test_a_prompts_system_prompt_is_part_of_its_cell_and_of_what_is_judged(tiny_ggufs: dict[str, Path]) -> None:
-    plain, brief = (AnswersWork("x", (Prompt("the man", None, system),), 4) for system in ("", "Be brief."))
+    plain, brief = (AnswersWorkload("x", (Prompt("the man", None, system),), 4) for system in ("", "Be brief."))
     assert plain.facts["prompts"] == digest(["the man"])  # as before there were any
     assert brief.facts["prompts"] != plain.facts["prompts"]
     with Model(tiny_ggufs["F32"], EngineOptions(threads=1)) as model:

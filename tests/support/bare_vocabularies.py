@@ -10,10 +10,10 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from pa_lite.checkpoints.checkpoint import Field, Metadata, array, string
 from pa_lite.checkpoints.gguf_model import read_model_header
 from pa_lite.engine.llama import llama
 from pa_lite.engine.model_vocabulary import ModelVocabulary
+from pa_lite.ggml.metadata import Field, Metadata, array, string
 from tests.support.ggufs import write_gguf_header
 from tests.support.tiny import byte_letters
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pa_lite.checkpoints.checkpoint import Field, Metadata
 from pa_lite.ggml.container import GgufTensor, gguf_header_bytes, read_gguf_header, reserve
 from pa_lite.ggml.kernels import TensorType
+from pa_lite.ggml.metadata import Field, Metadata
 
 
 def write_gguf_header(

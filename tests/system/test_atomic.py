@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from pa_lite.errors import OutputError
-from pa_lite.system.atomic import check_space, check_target, uninterrupted, whole_file, write_errors, write_text
+from pa_lite.system.atomic import check_space, check_target, whole_file, write_errors, write_text
+from pa_lite.system.interrupts import uninterrupted
 from pa_lite.system.markers import is_free, marker_of
 
 
@@ -82,7 +83,7 @@ def test_ctrl_c_waits_for_the_end_of_the_block() -> None:
 posix = pytest.mark.skipif(os.name != "posix", reason="locks of POSIX")
 IN_WHOLE_FILE = """
 import pathlib, sys
-from pa_lite.files import whole_file
+from pa_lite.system.atomic import whole_file
 with whole_file(pathlib.Path(sys.argv[1])) as file:
     file.write(b"half")
     print(flush=True)

@@ -211,7 +211,7 @@ def test_another_disk_in_a_folder_is_not_emptied(tmp_path: Path, monkeypatch: py
 
 
 IN_FOLDER = """
-from pa_lite.markers import temporary_folder
+from pa_lite.system.markers import temporary_folder
 with temporary_folder() as folder:
     (folder / "data").write_text("half")
     print(folder, flush=True)

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 import pytest
 
 from pa_lite.system import opening
+from pa_lite.system.locks import take_lock
 from pa_lite.system.opening import (
     NotPlainError,
     create_file,
@@ -23,7 +24,6 @@ from pa_lite.system.opening import (
     open_regular,
     read_regular,
     remove_open,
-    take_lock,
 )
 
 posix = pytest.mark.skipif(os.name != "posix", reason="links, pipes and locks of POSIX")

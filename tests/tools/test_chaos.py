@@ -15,12 +15,12 @@ import pytest
 
 pytest.importorskip("pty", reason="the campaign needs a POSIX system")
 
+from tools import ROOT
 from tools.chaos import __main__ as chaos
 from tools.chaos import clock, disks, jobs, kill, read_errors
 from tools.chaos import links as chaos_links
 from tools.chaos.runs import Outcome, Process, Row, at_moments, clear_error, good_end, show
 
-TOOLS = Path(chaos.__file__).parent
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the campaign needs Linux")
 
 
@@ -162,7 +162,7 @@ def test_the_clock_turns_there_and_back_and_the_steady_one_does_not(tmp_path: Pa
 SICK = """
 import os, pathlib, sys
 sys.path.append(sys.argv[1])
-from chaos_disks import SickDisk, SmallDisk
+from tools.chaos.disks import SickDisk, SmallDisk
 folder = pathlib.Path(sys.argv[2])
 with SickDisk(folder / "source", folder / "sick") as disk:
     inner = folder / "sick" / "below" / "file"
@@ -200,7 +200,7 @@ def test_disks_fail_where_they_shall(tmp_path: Path) -> None:
         pytest.skip("mounting needs root or user namespaces, and /dev/fuse")
     (tmp_path / "source" / "below").mkdir(parents=True)
     (tmp_path / "source" / "below" / "file").write_bytes(os.urandom(300_000))
-    words = ["unshare", *options, sys.executable, "-c", SICK, str(TOOLS), str(tmp_path)]
+    words = ["unshare", *options, sys.executable, "-c", SICK, str(ROOT), str(tmp_path)]
     told = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
     assert told.stderr == ""
     assert told.stdout.splitlines() == [

@@ -6,7 +6,6 @@ import gc
 import os
 import sqlite3
 import subprocess
-import sys
 import tempfile
 import time
 import warnings
@@ -21,14 +20,13 @@ pytest.importorskip("resource", reason="the judge's limits are POSIX's")
 from pa_lite.errors import InputError
 from pa_lite.system.markers import temporary_folder
 from pa_lite.untrusted.strict_json import parse_json, parse_toml
-from tools.fuzz import corpus, run
+from tools import program
+from tools.fuzz import corpus
 from tools.fuzz.binary import pack, parse_fields, unpack, write_fields
 from tools.fuzz.gguf_parts import parse, serialise
 from tools.fuzz.json import from_json, write, write_toml
 from tools.fuzz.oracle import Finding, Judge, Target, strict, whole
 from tools.fuzz.targets import TARGETS
-
-TOOL = Path(run.__file__).with_name("fuzz.py")
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -190,7 +188,7 @@ def test_kept_inputs_are_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_the_program_without_atheris_names_the_extra(tmp_path: Path) -> None:
     hidden = {**os.environ, "PYTHONPATH": str(tmp_path)}
     (tmp_path / "atheris.py").write_text("raise ImportError", "utf-8")
-    words = [sys.executable, str(TOOL), "run", "schedule", "--seconds", "5", "--findings", str(tmp_path / "f")]
+    words = [*program("tools.fuzz"), "run", "schedule", "--seconds", "5", "--findings", str(tmp_path / "f")]
     done = subprocess.run(words, capture_output=True, text=True, env=hidden, check=False)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("error: fuzzing needs atheris")
@@ -200,7 +198,7 @@ def test_the_program_without_atheris_names_the_extra(tmp_path: Path) -> None:
 
 def test_the_program_replays_and_names_what_it_knows(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"[")
-    words = [sys.executable, str(TOOL), "replay"]
+    words = [*program("tools.fuzz"), "replay"]
     done = subprocess.run([*words, "schedule", str(tmp_path / "x")], capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert "x: refused: " in done.stdout
@@ -212,7 +210,7 @@ def test_the_program_replays_and_names_what_it_knows(tmp_path: Path) -> None:
 @pytest.mark.timeout(120)
 def test_the_program_fuzzes(tmp_path: Path) -> None:
     pytest.importorskip("atheris", reason="for CPython on Linux, x86-64, alone")
-    words = [sys.executable, str(TOOL), "run", "schedule", "--executions", "300", "--seconds", "60", "--json"]
+    words = [*program("tools.fuzz"), "run", "schedule", "--executions", "300", "--seconds", "60", "--json"]
     words += [str(tmp_path / "table.json"), "--findings", str(tmp_path / "f"), "--corpus", str(tmp_path / "c")]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

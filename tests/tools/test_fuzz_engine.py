@@ -12,14 +12,14 @@ import pytest
 
 from tests.engine.test_probe import endless
 from tests.engine.test_refusals import changed, float32
+from tools import ROOT
 
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
 _JUDGE = """
 import json, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-import fuzz_engine
-campaign = fuzz_engine.Campaign(Path(sys.argv[2]), False)
+from tools.fuzz import engine
+campaign = engine.Campaign(Path(sys.argv[2]), False)
 told = {}
 for file in sys.argv[3:]:
     data = Path(file).read_bytes()
@@ -31,9 +31,9 @@ import hashlib, sys
 from pathlib import Path
 from random import Random
 sys.path.insert(0, sys.argv[1])
-import fuzz_engine
+from tools.fuzz import engine
 data = Path(sys.argv[2]).read_bytes()
-made = [fuzz_engine.gentle(data, Random(i)) for i in range(40)]
+made = [engine.gentle(data, Random(i)) for i in range(40)]
 print(len(set(made)), hashlib.sha256(b"".join(made)).hexdigest())
 """
 
@@ -50,7 +50,7 @@ def test_files_are_judged(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
     whole = tmp_path / "sound.gguf"
     whole.write_bytes(sound.read_bytes())
     files = [str(f) for f in (whole, epsilon, without_end, cut)]
-    words = [sys.executable, "-c", _JUDGE, str(TOOLS), str(tmp_path / "folder"), *files]
+    words = [sys.executable, "-c", _JUDGE, str(ROOT), str(tmp_path / "folder"), *files]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     told = json.loads(done.stdout.splitlines()[-1])
     assert told["sound"] == [["ran", ""]] * 2
@@ -63,7 +63,7 @@ def test_files_are_judged(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
 
 
 def test_a_file_of_a_campaign_can_be_made_again(tiny_ggufs: dict[str, Path]) -> None:
-    words = [sys.executable, "-c", _TWICE, str(TOOLS), str(tiny_ggufs["F32"])]
+    words = [sys.executable, "-c", _TWICE, str(ROOT), str(tiny_ggufs["F32"])]
     once, again = (subprocess.run(words, capture_output=True, text=True, check=True).stdout for _ in range(2))
     assert once == again
     assert int(once.split()[0]) > 30

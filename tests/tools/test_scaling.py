@@ -14,10 +14,10 @@ import pytest
 
 pytest.importorskip("resource", reason="the targets' limits are POSIX's")
 
-from pa_lite.checkpoints.checkpoint import array, string
 from pa_lite.errors import PaLiteError
 from pa_lite.ggml.container import gguf_header_bytes
 from pa_lite.ggml.kernels import tensor_type
+from pa_lite.ggml.metadata import array, string
 from tests.support import tiny
 from tools.fuzz.binary import json_bytes, pack, pack_safetensors, write_fields
 from tools.fuzz.oracle import whole

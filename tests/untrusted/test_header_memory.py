@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from pa_lite.checkpoints.checkpoint import array, string
 from pa_lite.checkpoints.gguf_model import read_model_header
 from pa_lite.checkpoints.safetensors_file import read_header, read_json
 from pa_lite.checkpoints.weight_files import read_folder
 from pa_lite.errors import CheckpointError
 from pa_lite.ggml.container import read_gguf_header
+from pa_lite.ggml.metadata import array, string
 from pa_lite.untrusted import header_memory
 from tests.support.ggufs import split_gguf, write_gguf_header
 

@@ -1,0 +1,1 @@
+"""Measures pa-lite against what it is meant to beat."""

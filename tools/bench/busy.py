@@ -31,6 +31,7 @@ from pa_lite.engine.requests import make_requests
 from pa_lite.engine.scoring import score_requests
 from pa_lite.errors import InputError
 from pa_lite.system.machine import cores
+from tools import program
 from tools.bench.generate import PROMPTS
 from tools.bench.runs import BenchError, Row, Run, execute, machine, show, write_json
 from tools.bench.score import make_items, smollm2
@@ -104,7 +105,7 @@ def beside(situation: str) -> Iterator[None]:
             source.write_text(_SOURCE, "ascii")
             words = [["compile", str(source)]] * cores()
         started = [
-            subprocess.Popen([sys.executable, __file__, *w], start_new_session=True, stderr=subprocess.DEVNULL)
+            subprocess.Popen([*program("tools.bench.busy"), *w], start_new_session=True, stderr=subprocess.DEVNULL)
             for w in words
         ]
         try:
@@ -172,7 +173,7 @@ def run(options: argparse.Namespace) -> None:
                     threads, variables = WAYS[way]
                     n = options.items if what == "score" else options.answers
                     asked = cores() if threads < 0 else threads
-                    words = [sys.executable, __file__, what, path, str(n), str(asked)]
+                    words = [*program("tools.bench.busy"), what, path, str(n), str(asked)]
                     with beside(situation):
                         _, peak, told = execute(words, variables)
                     found.setdefault((situation, what, way), []).append(told["seconds"])

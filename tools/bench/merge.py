@@ -17,11 +17,12 @@ from pathlib import Path
 
 from pa_lite.errors import InputError
 from pa_lite.system.atomic import check_space
+from tools import program
 from tools.bench.pair import CONVERT, MERGEKIT, SIZES, input_bytes, warm, weights
 from tools.bench.runs import Row, Run, Words, execute, machine, median_ratio, row_of, seconds_of, show, write_json
 
 _LAMS = 11
-_YARDSTICKS = Path(__file__).with_name("bench_pair.py")
+_YARDSTICKS = program("tools.bench.pair")
 
 
 @dataclass
@@ -41,7 +42,7 @@ class Bench:
         """The folder of a size's base and instruct, made when it is not there yet, and read into the page cache."""
         folder = self.work / f"{size or self.size}-{self.vocab}"
         if not folder.is_dir():
-            execute([sys.executable, _YARDSTICKS, "make", folder, size or self.size, str(self.vocab)])
+            execute([*_YARDSTICKS, "make", folder, size or self.size, str(self.vocab)])
             os.sync()
         warm(folder)
         return folder
@@ -89,7 +90,7 @@ class Bench:
 
     def floor(self, pair: Path, size: int) -> Run:
         """Read the inputs and write `size` bytes, and nothing else."""
-        words: Words = [sys.executable, _YARDSTICKS, "floor", self.scratch / "floor", str(size), *weights(pair)]
+        words: Words = [*_YARDSTICKS, "floor", self.scratch / "floor", str(size), *weights(pair)]
         return self.run(f"floor of {size / 1e6:.0f} MB", words)
 
     def result_bytes(self, pair: Path, kind: str) -> int:
@@ -126,7 +127,7 @@ def measure_quantize(bench: Bench) -> list[Row]:
     pair = bench.inputs()
     bench.merge(pair, "F32", keep=True)
     (ready,) = bench.scratch.glob("*.gguf")
-    words: Words = [sys.executable, _YARDSTICKS, "quantize", ready, bench.scratch / "q4.gguf", str(bench.threads)]
+    words: Words = [*_YARDSTICKS, "quantize", ready, bench.scratch / "q4.gguf", str(bench.threads)]
     found = bench.rounds({
         "peer": lambda: bench.run("llama_model_quantize Q4_K_M", words),
         "own": lambda: bench.merge(pair, "Q4_K_M"),

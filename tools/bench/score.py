@@ -28,6 +28,7 @@ from pa_lite.engine.scoring import Scorer, scoring_context
 from pa_lite.errors import InputError
 from pa_lite.merging.plan import PlanOptions
 from pa_lite.system.machine import peak_bytes
+from tools import program
 from tools.bench.runs import Row, Run, Words, execute, machine, median_ratio, show, write_json
 
 Item = tuple[str, list[str]]  # prompt, continuations
@@ -219,8 +220,7 @@ class _Measure:
         """One way in a process of its own; seconds are those of its own clock, an item."""
         o = self.options
         words: Words = [
-            sys.executable,
-            __file__,
+            *program("tools.bench.score"),
             way,
             self.path,
             o.answers,

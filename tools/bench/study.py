@@ -15,7 +15,7 @@ from typing import Any
 
 from pa_lite.checkpoints import open_checkpoint
 from pa_lite.checkpoints.pairs import Pair
-from pa_lite.engine.in_memory import MovableModel
+from pa_lite.engine.in_memory import InMemoryModel
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.merging.plan import MergePlan, PlanOptions, plan_merge
 from pa_lite.merging.write import MergeOptions, write_merge
@@ -25,6 +25,7 @@ from pa_lite.study.sweep import run_sweep
 from pa_lite.study.worker import LocalWorker
 from pa_lite.system.machine import peak_bytes
 from pa_lite.tasks.scoring import ScoreOptions
+from tools import program
 from tools.bench.runs import Row, Run, Words, execute, machine, median_ratio, row_of, show, write_json
 from tools.bench.score import smollm2
 
@@ -77,7 +78,7 @@ def built(plan: MergePlan, threads: int, repeat: int, folder: Path) -> tuple[lis
     lams = [(i + 1) / (2 * repeat + 2) for i in range(2 * repeat)]
     in_memory, on_disk = [], []
     path, options = folder / "built.gguf", EngineOptions(threads=threads)
-    with MovableModel(plan, 0.0, options) as moving:
+    with InMemoryModel(plan, 0.0, options) as moving:
         for first, second in zip(lams[::2], lams[1::2], strict=True):
             start = time.perf_counter()
             moving.move(first)
@@ -189,7 +190,7 @@ def run(options: argparse.Namespace) -> None:
         share = statistics.median(inside / total for inside, total in shares)
         rows.append(Row("within the store, of a sweep", [s for s, _ in shares], None, share, "<= 0.02x", share <= 0.02))
         for kind in ("F16", "Q8_0"):
-            words: Words = [sys.executable, __file__, source, kind, str(threads), folder]
+            words: Words = [*program("tools.bench.study"), source, kind, str(threads), folder]
             _, _, told = execute(words)
             rest = told["peak"] - told["weights"] - told["cache"]
             what = f"{kind}: peak of a sweep above weights and cache"

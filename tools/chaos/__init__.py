@@ -1,0 +1,1 @@
+"""Campaigns of faults against pa-lite's promises."""

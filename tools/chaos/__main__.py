@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pa_lite.errors import PaLiteError
+from tools import program
 from tools.chaos import clock, full_disk, kill, limits, race, read_errors, signals
 from tools.chaos import links as chaos_links
 from tools.chaos.disks import own_namespace
@@ -102,7 +103,7 @@ def main(words: Sequence[str]) -> int:
     """Run the campaign; 1 if a promise was broken or it could not be run."""
     options = parse(words)
     if options.fault in ("disk", "input", "all"):
-        own_namespace([sys.executable, __file__, *words])
+        own_namespace([*program("tools.chaos"), *words])
     begin = time.monotonic()
     try:
         if options.folder:

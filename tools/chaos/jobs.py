@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import os
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,13 +15,12 @@ from pa_lite.errors import PaLiteError
 from pa_lite.study.results_file import FILE
 from pa_lite.study.store import read_store
 from pa_lite.system.markers import INCOMPLETE
+from tests.support.hub_server import HubServer, running_hub
+from tools import ROOT
 from tools.bench.pair import Size, make_pair
 from tools.chaos.runs import ChaosError, command, run
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))
-from tests.support.hub_server import HubServer, running_hub
-
-DEMO = Path(__file__).resolve().parents[1] / "models" / "demo"
+DEMO = ROOT / "models" / "demo"
 SMALL, LARGE = Size(512, 1408, 8, 8, 4, shards=2), Size(768, 2048, 8, 12, 4, shards=2)  # 24 and 50 million weights
 _VOCABULARY = 4000
 _PROMPTS = 500

@@ -1,0 +1,1 @@
+"""Makes the embedded pair: its world, its texts, its training, its tables."""

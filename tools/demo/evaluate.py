@@ -1,6 +1,6 @@
 """Measures the demo pair along lam with PyTorch: few-shot accuracy and instruction following.
 
-python tools/demo/evaluate.py models/demo [--split dev] [--lam 0,0.1,...]
+python -m tools.demo evaluate models/demo [--split dev] [--lam 0,0.1,...]
 """
 
 from __future__ import annotations

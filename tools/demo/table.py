@@ -1,4 +1,4 @@
-"""Prints the model card's tables for pairs trained with several seeds: python tools/demo/table.py DIR [DIR...]
+"""Prints the model card's tables for pairs trained with several seeds: python -m tools.demo table DIR [DIR...]
 
 Each DIR holds base/ and instruct/ as train_demo_pair.py writes them. The lam is chosen on dev and reported on test.
 """
@@ -78,4 +78,5 @@ def main() -> None:
             print(f"over {len(values)} seeds, minus {name}: {mean:+.1f} (s.e. over seeds {100 * spread:.1f})")
 
 
-main()
+if __name__ == "__main__":
+    main()

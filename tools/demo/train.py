@@ -1,6 +1,6 @@
 """Trains the demo pair from nothing: a base model, then an instruct model fine-tuned from it, both exported.
 
-python tools/demo/train.py [--seed 0] [--out models/demo] [--threads 1]
+python -m tools.demo train [--seed 0] [--out models/demo] [--threads 1]
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The demo world's evaluation suites, fixed before any training, as JSON lines. No torch here.
 
-Run it to write the data: python tools/demo/world.py [--out models/demo/data]
+Run it to write the data: python -m tools.demo data [--out models/demo/data]
 """
 
 from __future__ import annotations

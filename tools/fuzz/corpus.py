@@ -14,9 +14,10 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
+from tools import ROOT
 from tools.fuzz.oracle import Finding, Judge, Target, strict
 
-CORPUS = Path(__file__).resolve().parents[1] / "tests" / "corpus"
+CORPUS = ROOT / "tests" / "corpus"
 # whose code counts: ours, and that in which templates run; not imported here, as atheris must see them being imported
 PACKAGES = ("pa_lite", "jinja2")
 _YEAR = (2020, 1, 1, 0, 0, 0)  # in every entry, so that equal corpora are equal files

@@ -1,7 +1,7 @@
 """Feeds mutated GGUF files to llama.cpp, each in a process of its own, and lists what ends that process.
 
     python -m tools.fuzz engine --count 20000
-    python tools/fuzz/engine.py --seconds 600 --keep found
+    python -m tools.fuzz engine --seconds 600 --keep found
 
 A file goes the way of every model: our reader, `check_loadable`, then llama.cpp, which loads it, makes a context,
 tokenises and decodes a few tokens. A process with llama.cpp's libraries forks for each file. POSIX only.

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import pa_lite
-from pa_lite.checkpoints.checkpoint import Field, Metadata, array, string, uint32
 from pa_lite.ggml.container import gguf_header_bytes, read_gguf_header
 from pa_lite.ggml.kernels import tensor_type
+from pa_lite.ggml.metadata import Field, Metadata, array, string, uint32
 from pa_lite.merging.plan import PlanOptions
 from tests.support import tiny
 from tests.support.families import FIRST, write_checkpoint

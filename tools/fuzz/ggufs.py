@@ -7,13 +7,13 @@ import struct
 from pathlib import Path
 from random import Random
 
-from pa_lite.checkpoints.checkpoint import Metadata, array, boolean, float32, string, uint32
 from pa_lite.checkpoints.gguf_model import open_gguf
 from pa_lite.checkpoints.inspect import inspect_checkpoint
 from pa_lite.engine.refusals import check_loadable
 from pa_lite.ggml.container import GgufHeader, gguf_header_bytes, read_gguf_header
 from pa_lite.ggml.imatrix import read_imatrix
 from pa_lite.ggml.kernels import tensor_type
+from pa_lite.ggml.metadata import Metadata, array, boolean, float32, string, uint32
 from tools.fuzz.binary import BundleMutator, mutate_legacy_imatrix, pack, unpack
 from tools.fuzz.gguf import mutate
 from tools.fuzz.oracle import Target, whole

@@ -17,6 +17,7 @@ from pathlib import Path
 from random import Random
 
 from pa_lite.errors import InputError, nearest
+from tools import program
 from tools.fuzz import corpus as fuzz_corpus
 from tools.fuzz.oracle import Finding, Judge, Target, memory_folder, strict
 
@@ -145,7 +146,7 @@ def _begin(folder: Path, name: str) -> None:
 def _turn(row: Row, corpus: Path, seconds: float, options: argparse.Namespace) -> None:
     """One child process; what it did is added to the row."""
     runs = max(1, options.executions - row.executions) if options.executions else 0
-    words = [sys.executable, str(Path(__file__).with_name("fuzz.py")), "child", row.target]
+    words = [*program("tools.fuzz"), "child", row.target]
     words += ["--executions", str(runs), "--seconds", str(seconds)]
     words += ["--corpus", str(corpus), "--findings", str(options.findings)]
     start = time.monotonic()

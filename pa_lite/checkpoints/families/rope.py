@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pa_lite.checkpoints.checkpoint import Metadata, float32, string, uint32
 from pa_lite.checkpoints.config import Config
 from pa_lite.errors import CheckpointError
+from pa_lite.ggml.metadata import Metadata, float32, string, uint32
 
 Tensors = dict[str, npt.NDArray[np.float32]]
 LONG, SHORT = "rope_factors_long.weight", "rope_factors_short.weight"

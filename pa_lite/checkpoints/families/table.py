@@ -189,7 +189,8 @@ _GEMMA3 = Family(
     rope_kinds=("default", "linear"),
     cuts_vocabulary=True,
     checks=(
-        llama_constraints.attention_scale(layers_27b=62), llama_constraints.every_nth_layer_full(6), must_be_absent("attn_logit_softcapping"),
+        llama_constraints.attention_scale(layers_27b=62), llama_constraints.every_nth_layer_full(6),
+        must_be_absent("attn_logit_softcapping"),
         must_be("use_bidirectional_attention", False),
     ),
 )  # fmt: skip

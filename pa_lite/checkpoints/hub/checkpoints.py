@@ -12,7 +12,7 @@ from pathlib import Path
 from pa_lite.checkpoints.gguf_model import part_names
 from pa_lite.checkpoints.hub.cache import RepoCache, cache_folder
 from pa_lite.checkpoints.hub.http import file_facts
-from pa_lite.checkpoints.hub.remote_file import FilePath, RemoteFile
+from pa_lite.checkpoints.hub.remote_file import RemoteFile
 from pa_lite.checkpoints.hub.repositories import (
     HubFile,
     HubReference,
@@ -27,6 +27,7 @@ from pa_lite.checkpoints.locations import PICKLES, foreign_weights
 from pa_lite.checkpoints.weight_files import INDEX, SINGLE, choose_weights, listed, read_index
 from pa_lite.errors import CheckpointError, HubError, InputError, OutputError
 from pa_lite.system.atomic import existing_parent
+from pa_lite.system.byte_source import ByteSource
 from pa_lite.untrusted.safe_names import same_file
 
 _FILES_AT_A_TIME = 4
@@ -118,7 +119,7 @@ def fetch_checkpoint(reference: HubReference, progress: Progress | None = None) 
     return fetch_checkpoints([reference], progress)[0]
 
 
-def reach_checkpoint(reference: HubReference) -> tuple[Path, dict[str, FilePath]]:
+def reach_checkpoint(reference: HubReference) -> tuple[Path, dict[str, ByteSource]]:
     """A checkpoint whose weights stay on the Hub: its snapshot, with the small files, and where the weights are.
 
     The path is as fetch_checkpoint's; weight files that are in the cache are taken from there. Raises as it does.
@@ -126,7 +127,7 @@ def reach_checkpoint(reference: HubReference) -> tuple[Path, dict[str, FilePath]
     found = _find(reference)
     _fetch([(found, file) for file in found.small], None)
 
-    def reach(file: HubFile) -> FilePath:
+    def reach(file: HubFile) -> ByteSource:
         if (found.folder / file.name).exists():
             return found.folder / file.name
         subject = replace(found.reference.subject, file=file.name)

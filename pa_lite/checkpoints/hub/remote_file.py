@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import io
-import stat
 import threading
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import BinaryIO
 
 from pa_lite.checkpoints.hub.http import FileFacts, Subject
 from pa_lite.checkpoints.hub.ranges import RemoteContent
-from pa_lite.system.atomic import Stamp
-from pa_lite.system.opening import open_regular
 
-CONNECTIONS = 8  # requests at a time
 _BUFFER = 1 << 18  # bytes asked for at once where a header is read piece by piece
 
 
@@ -67,45 +59,3 @@ class _Raw(io.RawIOBase):
         self._file.read_into(memoryview(buffer)[:n].cast("B"), self._position)
         self._position += n
         return n
-
-
-FilePath = Path | RemoteFile
-
-
-def size_of(path: FilePath) -> int:
-    """A file's length in bytes. Raises OSError when it cannot be told, or for what opening could wait on for ever."""
-    if isinstance(path, RemoteFile):
-        return path.size
-    facts = path.stat()
-    if not stat.S_ISREG(facts.st_mode):
-        raise OSError(errno.EINVAL, "is no regular file", str(path))
-    return facts.st_size
-
-
-def open_file(path: FilePath) -> BinaryIO:
-    """Open a file to read, on the disk or on the Hub. Raises OSError, also for anything but a regular file."""
-    return path.open() if isinstance(path, RemoteFile) else open_regular(path)
-
-
-def stamp_of(path: FilePath) -> Stamp | None:
-    """What a file on the disk is now; None for one on the Hub, which stays as it is. Raises OSError."""
-    return None if isinstance(path, RemoteFile) else Stamp.of(path.stat())
-
-
-def samples(path: FilePath, offsets: Sequence[int], length: int) -> list[bytes]:
-    """At most `length` bytes from each offset on, several at a time where the file is far away."""
-    if isinstance(path, RemoteFile):
-
-        def read(offset: int) -> bytes:
-            held = bytearray(max(0, min(length, path.size - offset)))
-            path.read_into(memoryview(held), offset)
-            return bytes(held)
-
-        with ThreadPoolExecutor(CONNECTIONS) as pool:
-            return list(pool.map(read, offsets))
-    out = []
-    with open_file(path) as f:
-        for offset in offsets:
-            f.seek(offset)
-            out.append(f.read(length))
-    return out

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pa_lite.checkpoints.checkpoint import Metadata, Vocabulary, array, boolean, string, uint32
+from pa_lite.checkpoints.checkpoint import Vocabulary
 from pa_lite.checkpoints.vocabulary.byte_level_bpe import is_byte_level_bpe, read_byte_level_bpe
 from pa_lite.checkpoints.vocabulary.chat_templates import chat_templates
 from pa_lite.checkpoints.vocabulary.contradictions import settle
@@ -32,6 +32,7 @@ from pa_lite.checkpoints.vocabulary.tokens import (
     name_for_llama_cpp,
 )
 from pa_lite.errors import CheckpointError
+from pa_lite.ggml.metadata import Metadata, array, boolean, string, uint32
 
 __all__ = [
     "BYTE", "CONTROL", "NORMAL", "PHI3_NAME", "UNKNOWN", "UNUSED", "USER_DEFINED", "name_for_llama_cpp",

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pa_lite.checkpoints.checkpoint import Metadata, array, string
 from pa_lite.checkpoints.safetensors_file import read_json
 from pa_lite.errors import CheckpointError
+from pa_lite.ggml.metadata import Metadata, array, string
 from pa_lite.system.opening import read_regular
 from pa_lite.untrusted.file_kind import check_text
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pa_lite.checkpoints.hub.remote_file import size_of
 from pa_lite.checkpoints.safetensors_file import MAX_JSON, json_errors, read_json
 from pa_lite.checkpoints.vocabulary.large_json import (
     PIECE,
@@ -23,6 +22,7 @@ from pa_lite.checkpoints.vocabulary.sentencepiece_model import SentencePieceMode
 from pa_lite.checkpoints.vocabulary.tokens import MAX_TOKENS, looks_special
 from pa_lite.checkpoints.vocabulary.trained import Merges, MergesSink, TokensSink, TrainedTokens
 from pa_lite.errors import CheckpointError
+from pa_lite.system.byte_source import size_of
 from pa_lite.system.opening import open_regular
 
 DEFINITION, SETTINGS, MODEL = "tokenizer.json", "tokenizer_config.json", "tokenizer.model"

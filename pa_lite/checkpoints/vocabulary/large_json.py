@@ -15,9 +15,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from pa_lite.checkpoints.hub.remote_file import size_of
 from pa_lite.checkpoints.safetensors_file import MAX_JSON, json_errors
 from pa_lite.errors import CheckpointError
+from pa_lite.system.byte_source import size_of
 from pa_lite.system.opening import open_regular
 from pa_lite.untrusted.file_kind import START, check_text
 from pa_lite.untrusted.strict_json import (

@@ -8,9 +8,9 @@ scheme goes into the GGUF file under a key of pa-lite, which other programs igno
 
 from __future__ import annotations
 
-from pa_lite.checkpoints.checkpoint import Metadata, string
 from pa_lite.checkpoints.vocabulary.files import TokenizerFiles
 from pa_lite.checkpoints.vocabulary.pre_tokenizers import steps_of
+from pa_lite.ggml.metadata import Metadata, string
 
 SPACE_PREFIX_KEY = "tokenizer.pa_lite.space_prefix"
 SPACE_PREFIX_SCHEMES = ("first", "always")

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pa_lite.checkpoints.checkpoint import Metadata, array, boolean, string, uint32
 from pa_lite.checkpoints.vocabulary.files import TokenizerFiles
 from pa_lite.errors import CheckpointError
+from pa_lite.ggml.metadata import Metadata, array, boolean, string, uint32
 
 _KEYS = {"bos": "bos_token_id", "eos": "eos_token_id", "unk": "unknown_token_id", "sep": "seperator_token_id",
          "pad": "padding_token_id", "cls": "cls_token_id", "mask": "mask_token_id", "eot": "eot_token_id",

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pa_lite.checkpoints.checkpoint import Vocabulary, string
+from pa_lite.checkpoints.checkpoint import Vocabulary
 from pa_lite.errors import CheckpointError
+from pa_lite.ggml.metadata import string
 from pa_lite.ggml.packed import PackedNumbers, PackedTexts, pack_texts
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # enum llama_token_type

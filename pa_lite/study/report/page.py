@@ -22,8 +22,8 @@ from pa_lite.study.report.plotly_charts import Figure, curves_figure, panels_fig
 from pa_lite.study.report.static_charts import static_charts
 from pa_lite.study.summary import Reading, Study, against_ends, conclusion, labels, readings, table
 
-_TEMPLATE = Path(__file__).with_name("report.html")
-_SCRIPT = Path(__file__).with_name("report.js")
+_TEMPLATE = Path(__file__).with_name("page.html")
+_SCRIPT = Path(__file__).with_name("page.js")
 
 
 def _plotly() -> str:

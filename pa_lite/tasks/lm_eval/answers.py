@@ -18,8 +18,9 @@ from typing import Any, BinaryIO
 
 from pa_lite.errors import OutputError
 from pa_lite.system.atomic import write_errors
+from pa_lite.system.locks import take_lock
 from pa_lite.system.markers import is_mine
-from pa_lite.system.opening import TRIES, NotPlainError, create_file, is_at, open_own, take_lock
+from pa_lite.system.opening import TRIES, NotPlainError, create_file, is_at, open_own
 from pa_lite.untrusted.strict_json import parse_json
 
 ENDING = ".jsonl"

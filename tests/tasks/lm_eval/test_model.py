@@ -20,13 +20,13 @@ import pytest
 pytest.importorskip("lm_eval")
 pytest.importorskip("datasets")
 
-from pa_lite.checkpoints.checkpoint import Field, boolean, float32, string, uint32
 from pa_lite.engine.generation import GenerationOptions, generate
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.engine.model_reference import open_model
 from pa_lite.engine.requests import Request, make_requests, rolling_requests
 from pa_lite.engine.scoring import Score
 from pa_lite.errors import InputError, PaLiteError
+from pa_lite.ggml.metadata import Field, boolean, float32, string, uint32
 from pa_lite.merging.plan import MergePlan
 from pa_lite.tasks.lm_eval import model as harness
 from pa_lite.tasks.lm_eval.model import PaLiteLM

@@ -1,0 +1,71 @@
+"""What a sweep will take: time from a short measurement, memory and disk from the plan."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from pa_lite.study.plan import StudyPlan
+from pa_lite.study.worker import LocalWorker
+from pa_lite.system.machine import available_memory
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a sweep will take: seconds from a short measurement, None where nothing was measured; bytes.
+
+    `stale` and `kept` name what the folder has from other inputs than today's, by reason: that is measured again, or
+    kept (--keep-stale).
+    """
+
+    cells: int
+    items: int
+    items_left: int
+    seconds: float | None
+    memory: int
+    memory_available: int
+    disk: int
+    workers: int
+    stale: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    kept: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+_SAMPLES = 4, 16  # items of each work that are timed
+
+
+def estimate_sweep(plan: StudyPlan, finished: Sequence[str] = (), measure: bool = True) -> Estimate:
+    """Tell a sweep's cost. With `measure`, one lam is built and a few items of each work are timed on it."""
+    left = [c for c in plan.cells if c.key not in set(finished)]
+    seconds = None
+    if measure and left:
+        costs, build = _measure(plan)
+        lams = len({(c.cell.type, c.cell.lam) for c in left})
+        work = sum(
+            costs[c.work][0] * -(-c.cell.n_items // plan.chunk) + costs[c.work][1] * c.cell.n_items for c in left
+        )
+        seconds = (lams * build + work) / plan.workers
+    return Estimate(
+        len(plan.cells), plan.n_items, sum(c.cell.n_items for c in left), seconds, plan.memory, available_memory(),
+        plan.disk, plan.workers,
+    )  # fmt: skip
+
+
+def _measure(plan: StudyPlan) -> tuple[list[tuple[float, float]], float]:
+    """Of each work the seconds of a chunk before its first item, and of an item; the seconds of building a lam."""
+    kind, lam = plan.options.types[0], plan.options.lams[0]
+    start = time.perf_counter()
+    with LocalWorker(plan) as worker:
+        worker.model_at(kind, lam)
+        build = time.perf_counter() - start
+        costs = []
+        for i, work in enumerate(plan.works):
+            took = []
+            sizes = [min(n, work.n_items) for n in _SAMPLES]
+            for n in sizes:
+                start = time.perf_counter()
+                worker.run(kind, lam, i, range(n))
+                took.append(time.perf_counter() - start)
+            item = max(0.0, took[1] - took[0]) / (sizes[1] - sizes[0]) if sizes[1] > sizes[0] else took[0] / sizes[0]
+            costs.append((max(0.0, took[0] - item * sizes[0]), item))
+    return costs, build
