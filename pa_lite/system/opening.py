@@ -17,7 +17,7 @@ from pa_lite.system.locks import UNABLE, take_lock
 
 TRIES = 100  # to open a file that others make and remove meanwhile
 MOST_BYTES = 1 << 30  # of a file that is read as a whole, such as prompts and answers: JSON takes some times that
-_PIECE = 1 << 20  # bytes read at a time
+_PIECE = 1 << 16  # bytes read at a time where a file is longer than it said
 MOST_TOML_BYTES = 1 << 24  # Python's reader takes a second for some MB
 # flags that a system lacks count as 0: there the checks before and after opening have to do
 _PRIVATE = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOINHERIT", 0) | getattr(os, "O_BINARY", 0)
