@@ -140,7 +140,7 @@ def test_judging_goes_on_after_an_answer_that_cannot_be_tokenised(
 
 def test_prompts_that_are_kept_have_faults(model: Model) -> None:
     made = chat_prompts(model, ["a", DIGITS, "b"], keep_faulty=True)
-    assert made.tokens[1] == []
+    assert list(made.tokens[1]) == []
     assert [made.tokens[0], made.tokens[2]] == chat_prompts(model, ["a", "b"]).tokens
     assert list(made.faults) == [1]
     assert len(made.reasoning) == 3

@@ -78,12 +78,12 @@ def test_the_order_of_what_is_given_up() -> None:
 _LIMITED = """
 import logging, resource, sys
 from pathlib import Path
-from pa_lite.engine import room
+from pa_lite.engine import context_memory
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.engine.scoring import scoring_context
 from pa_lite.errors import EngineError
 logging.basicConfig(level=logging.WARNING, format="%(message)s")
-room.available_memory = lambda: 0  # nobody knows
+context_memory.available_memory = lambda: 0  # nobody knows
 with Model(Path(sys.argv[1]), EngineOptions(threads=1)) as model:
     with scoring_context(model, 100) as context:
         context.decode([5], [0], [(0,)], [True])

@@ -28,7 +28,7 @@ _SPECIAL = ("<|x|>", "<|y|>", "<mask>", "  ", "\n\n")
 
 _TOKENIZE = """
 import json, os, sys, threading, traceback
-from tests.bare_vocabularies import load_vocabulary
+from tests.support.bare_vocabularies import load_vocabulary
 threading.excepthook = lambda e: (traceback.print_exception(e.exc_value), os._exit(1))
 units = json.loads(sys.argv[2])
 def check(model, pre, units, n):

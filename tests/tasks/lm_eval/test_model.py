@@ -464,7 +464,7 @@ def test_it_needs_no_torch_and_ends_on_interrupt(folder: Path, tmp_path: Path) -
         "    def find_spec(cls, name, *more):\n"
         "        return None if name in ('torch', 'transformers') else super().find_spec(name, *more)\n"
         "sys.meta_path[sys.meta_path.index(PathFinder)] = Finder\n"
-        "from pa_lite.tasks import harness\n"
+        "from pa_lite.tasks.lm_eval import model as harness\n"
         "def score(*args): print('scoring', flush=True); import time; time.sleep(30)\n"
         "harness.score_requests = score\n"
         "from pa_lite.cli import main; main(sys.argv[1:])"
