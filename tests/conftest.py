@@ -64,7 +64,7 @@ def tiny_ggufs(tiny_pair: tuple[Path, Path], tmp_path_factory: pytest.TempPathFa
     """The tiny pair merged at lam 0.7: type -> file."""
     folder = tmp_path_factory.mktemp("ggufs")
     return {
-        kind: pa_lite.merge(*tiny_pair, (0.7,), plan=PlanOptions(kind), output=folder)[0]
+        kind: pa_lite.merge(*tiny_pair, (0.7,), plan=PlanOptions(type=kind), output=folder)[0]
         for kind in ("F32", "F16", "Q8_0")
     }
 

@@ -38,7 +38,7 @@ _ROUNDING = 1e-3  # of probabilities that are sums of others
 PROMPT_ID = hashlib.sha256((_TASK + _PROMPT).encode()).hexdigest()[:12]  # results of other words do not compare
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class JudgeOptions:
     """`limit` judges the first pairs only; `seed` draws, for each instruction, the order shown where one is asked."""
 

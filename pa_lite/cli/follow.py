@@ -70,7 +70,16 @@ def generate(
     from pa_lite.engine.generation import GenerationOptions
     from pa_lite.system.atomic import check_target
 
-    options = GenerationOptions(max_tokens, temperature, top_p, min_p, top_k, seed, stop, parallel)
+    options = GenerationOptions(
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        min_p=min_p,
+        top_k=top_k,
+        seed=seed,
+        stop=stop,
+        parallel=parallel,
+    )
     target = Target(output, resume, force) if output is not None else None
     if target is not None:
         check_target(target.path, force)

@@ -67,7 +67,10 @@ def judge(
 
     target = output or Path(f"{outputs.stem}-vs-{reference.stem}.json")
     check_target(target, force)
-    pairing, options = pair_outputs(outputs, reference, allow_empty), JudgeOptions(limit, seed, not one_order)
+    pairing, options = (
+        pair_outputs(outputs, reference, allow_empty),
+        JudgeOptions(limit=limit, seed=seed, both_orders=not one_order),
+    )
     with bar("judge") as progress, open_model(judge_model, engine, kind) as model:
         name = generator_name(judge_model)
         result = judge_outputs(model, name, pairing, target, options, resume, force, progress, chat)

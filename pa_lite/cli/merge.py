@@ -81,8 +81,18 @@ def merge(
     if any(not 0 <= lam <= 1 for lam in values):
         tell("warning: a lam outside [0, 1] extrapolates beyond the pair.", err=True)
     rules = parse_schedule(schedule) if schedule else Schedule()
-    plan = PlanOptions(kind, rules, vocab, imatrix, tuple(map(parse_override, tensor_types)), force, allow_nonfinite)
-    options = MergeOptions(threads, force, resume, verify, max_memory, stream)
+    plan = PlanOptions(
+        type=kind,
+        schedule=rules,
+        vocab=vocab,
+        imatrix=imatrix,
+        tensor_types=tuple(map(parse_override, tensor_types)),
+        force=force,
+        allow_nonfinite=allow_nonfinite,
+    )
+    options = MergeOptions(
+        threads=threads, force=force, resume=resume, verify=verify, max_memory=max_memory, stream=stream
+    )
     if dry_run:
         show_preview(preview_merge(*resolve_inputs(base, instruct, pair), values, plan, output, options), as_json)
         return

@@ -51,7 +51,7 @@ def loads_a_model(command: Callable[..., Any]) -> Callable[..., Any]:
     def with_engine(*, gpu_layers: Any, threads: int, n_ctx: int, probe: bool, **words: Any) -> Any:
         from pa_lite.engine.model import EngineOptions
 
-        return command(engine=EngineOptions(threads, gpu_layers, n_ctx=n_ctx, probe=probe), **words)
+        return command(engine=EngineOptions(threads=threads, gpu_layers=gpu_layers, n_ctx=n_ctx, probe=probe), **words)
 
     decorated: Callable[..., Any] = with_engine
     for option in (PROBE, N_CTX, THREADS, GPU, KIND):

@@ -60,9 +60,9 @@ def _options(
     if any(not 0 <= lam <= 1 for lam in line):
         tell("warning: a lam outside [0, 1] extrapolates beyond the pair.", err=True)
     return StudyOptions(
-        line, tuple(tasks.split(",")), tuple(types.split(",")), follow, follow_limit,
-        ScoreOptions(shots, limit, seed), parse_schedule(schedule) if schedule else Schedule(),
-        EngineOptions(threads, gpu_layers, probe=probe), chat=chat,
+        lams=line, tasks=tuple(tasks.split(",")), types=tuple(types.split(",")), follow=follow, follow_limit=follow_limit,
+        score=ScoreOptions(shots=shots, limit=limit, seed=seed), schedule=parse_schedule(schedule) if schedule else Schedule(),
+        engine=EngineOptions(threads=threads, gpu_layers=gpu_layers, probe=probe), chat=chat,
     )  # fmt: skip
 
 
@@ -206,7 +206,7 @@ def search(
     options = replace(options, chat=replace(options.chat, date=options.chat.date or date.today()))
     with bar("search") as progress:
         found, raced = pa_lite.search(
-            pair, options, goal, SearchOptions(budget, options.score.seed), schedules, progress=progress
+            pair, options, goal, SearchOptions(budget=budget, seed=options.score.seed), schedules, progress=progress
         )
     if as_json:
         show_json(
@@ -284,7 +284,9 @@ def report(
     """
     from pa_lite.study.report.publish import ReportOptions, publish
 
-    written, study = publish(run, ReportOptions(output, png, csv_path, lm_eval, kind, force))
+    written, study = publish(
+        run, ReportOptions(output=output, png=png, csv=csv_path, lm_eval=lm_eval, type=kind, force=force)
+    )
     if as_json:
         show_study(study, as_json)
     else:

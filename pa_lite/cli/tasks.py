@@ -76,7 +76,9 @@ def score(
     samples = None if log_samples is None else log_samples or str((output or Path()).parent)
     if samples is not None:
         check_samples_target(samples, force)
-    options = ScoreOptions(shots, limit, seed, mutual_info=mutual_info, parallel=parallel, noise_sample=8)
+    options = ScoreOptions(
+        shots=shots, limit=limit, seed=seed, mutual_info=mutual_info, parallel=parallel, noise_sample=8
+    )
     with bar("score") as progress, pa_lite.load(model, engine, kind) as loaded:
         result = loaded.score(tasks.split(","), options, progress)
     document = results_document(result, model)

@@ -30,7 +30,7 @@ _EXACT_BYTES = 1 << 30
 _WORTH = 8  # tokens saved that are worth a copy of a sequence's cells
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GenerationOptions:
     """How to continue prompts. Raises InputError for what is out of range.
 

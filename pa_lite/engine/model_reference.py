@@ -123,7 +123,7 @@ def open_model(text: str, options: EngineOptions | None = None, kind: str = REFE
         return
     pair = find_pair(reference.pair)
     base, instruct = open_checkpoints([pair.base, pair.instruct])
-    plan = plan_merge(base, instruct, PlanOptions(kind))
+    plan = plan_merge(base, instruct, PlanOptions(type=kind))
     for remark in plan.choices:
         _log.warning("%s", remark)
     with InMemoryModel(plan, reference.lam, options, reference.pair) as moved:

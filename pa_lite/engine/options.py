@@ -13,7 +13,7 @@ METHOD = 2
 _FREE = ("threads", "probe")  # options that move no number; every other one counts
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EngineOptions:
     """How llama.cpp runs: `threads` 0 takes one for each core that other programs leave free, measured as it goes.
 

@@ -290,7 +290,7 @@ def follow_instructions(
     template = template_of(model)
     chat = measured_options(template, chat, model.name)
     asked = chat_prompts(model, [i.text for i in instructions], chat)
-    options = GenerationOptions(max_tokens, parallel=parallel)
+    options = GenerationOptions(max_tokens=max_tokens, parallel=parallel)
     outputs = generate(model, asked.tokens, options, progress, reasoning=asked.reasoning)
     answers = tuple(
         replace(check_answer(i, o.text, o.ended, must_end), reasoning=o.reasoning)

@@ -76,7 +76,7 @@ def diff_checkpoints(
     that only one side has (tokens added) do not count. Raises what opening and planning a merge of the two raises.
     """
     left, right = open_checkpoints([base, instruct], stream, progress)
-    plan = plan_merge(left, right, PlanOptions("F32", force=True))
+    plan = plan_merge(left, right, PlanOptions(type="F32", force=True))
     sums = _sums(plan, threads or cores(), progress)
     groups = [g for g in GROUPS if any(group_of(n) == g for n in sums)]
     layers = sorted({layer for name in sums if (layer := layer_of(name)) is not None})

@@ -34,7 +34,7 @@ _NO_SCHEDULE = Schedule()
 RECIPE = "pa_lite.recipe"  # the key of a result's header for `MergePlan.recipe`
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PlanOptions:
     """What the result shall be: output type, lam schedule, whose vocabulary, importance matrix, types by pattern.
 
@@ -44,7 +44,7 @@ class PlanOptions:
     always, as a quant block cannot tell of them.
     """
 
-    kind: str = DEFAULT_TYPE
+    type: str = DEFAULT_TYPE
     schedule: Schedule = _NO_SCHEDULE
     vocab: str = "instruct"
     imatrix: Path | None = None
@@ -103,7 +103,7 @@ class MergePlan:
     @property
     def type(self) -> str:
         """The output type's name."""
-        return self.options.kind
+        return self.options.type
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -243,8 +243,8 @@ def plan_merge(base: Checkpoint, instruct: Checkpoint, options: PlanOptions | No
     vocabulary to be written is unusable.
     """
     options = options or PlanOptions()
-    if options.kind not in FILE_TYPES:
-        raise InputError(f"unknown output type {options.kind!r}.{nearest(options.kind, FILE_TYPES)}")
+    if options.type not in FILE_TYPES:
+        raise InputError(f"unknown output type {options.type!r}.{nearest(options.type, FILE_TYPES)}")
     if base.architecture != instruct.architecture:
         raise MismatchError(
             f"architectures differ: {base.path} is {base.architecture}, {instruct.path} is {instruct.architecture}. "
@@ -263,7 +263,7 @@ def plan_merge(base: Checkpoint, instruct: Checkpoint, options: PlanOptions | No
     shapes |= {name: values.shape for name, values in instruct.constants.items()}
     imatrix = _imatrix(options, shapes)
     model = model_shape(instruct.architecture, instruct.metadata, instruct.path)
-    types = choose_types(options.kind, model, shapes, bool(imatrix), options.tensor_types)
+    types = choose_types(options.type, model, shapes, bool(imatrix), options.tensor_types)
     importance = assign_importance(imatrix, types, shapes)
     tensors = []
     for name, kind in types.items():

@@ -35,7 +35,7 @@ _RECORD_SECONDS = 0.3  # a killed merge does at most so much again
 _KEPT = "what is merged is kept. Free some space, and go on with --resume."
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MergeOptions:
     """How to write: `threads` 0 takes one for each core; `force` overwrites files that exist.
 

@@ -36,7 +36,7 @@ class DemoResult:
 
 
 def _options(split: str) -> StudyOptions:
-    return StudyOptions(LAMS, ("demo",), follow=f"demo:{split}", score=ScoreOptions(split=split))
+    return StudyOptions(lams=LAMS, tasks=("demo",), follow=f"demo:{split}", score=ScoreOptions(split=split))
 
 
 def measure_demo(pair: Pair, split: str = "test", progress: Callable[[int, int], None] | None = None) -> Curves:

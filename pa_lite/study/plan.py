@@ -41,7 +41,7 @@ _CELL_BYTES = 6000  # a cell's inputs in the results file, about
 _CONTEXT_BYTES = 300_000_000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StudyOptions:
     """What to measure and how: this holds the only defaults.
 
@@ -156,7 +156,9 @@ def plan_study(pair: str | Pair, options: StudyOptions) -> StudyPlan:
         raise InputError(f"types {', '.join(options.types)}: one is named twice.")
     found = find_pair(pair) if isinstance(pair, str) else pair
     base, instruct = open_checkpoint(found.base), open_checkpoint(found.instruct)
-    merges = {kind: plan_merge(base, instruct, PlanOptions(kind, options.schedule)) for kind in options.types}
+    merges = {
+        kind: plan_merge(base, instruct, PlanOptions(type=kind, schedule=options.schedule)) for kind in options.types
+    }
     options, made = _settle_chat(options, next(iter(merges.values())))
     works = plan_works(options, made)
     first = next(iter(merges.values()))

@@ -203,7 +203,7 @@ class AnswersWorkload:
 
     def run(self, model: Model, items: Sequence[int]) -> dict[int, Record]:
         part = [self.prompts[i] for i in items]
-        options = GenerationOptions(model.answer_tokens(self.max_tokens), parallel=self.parallel)
+        options = GenerationOptions(max_tokens=model.answer_tokens(self.max_tokens), parallel=self.parallel)
         made = answer_prompts(model, part, options, self.chat)
         return {
             i: {

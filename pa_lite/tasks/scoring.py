@@ -34,7 +34,7 @@ _PORTION = 8_000_000
 _WHOLE = Extract("none", r"(?s)\A.*\Z")  # without a pattern the answer is all that was generated
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ScoreOptions:
     """How tasks are scored: this holds the only defaults.
 

@@ -172,7 +172,7 @@ def test_a_vocabulary_without_the_letters_is_refused(tiny_pair: tuple[Path, Path
     vocab = tokenizer["model"]["vocab"]
     vocab["ZZZ"] = vocab.pop("B")
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer), "utf-8")
-    (path,) = pa_lite.merge(folder, folder, (1.0,), plan=PlanOptions("F32"), output=tmp_path / "m.gguf")
+    (path,) = pa_lite.merge(folder, folder, (1.0,), plan=PlanOptions(type="F32"), output=tmp_path / "m.gguf")
     with Model(path, EXACT) as letterless, pytest.raises(InputError, match="no single tokens for the answers A and B"):
         judge(letterless, PAIRS)
 
@@ -180,7 +180,7 @@ def test_a_vocabulary_without_the_letters_is_refused(tiny_pair: tuple[Path, Path
 def test_broken_weights_give_no_preference(tmp_path: Path) -> None:
     config = {**tiny.CONFIG, "max_position_embeddings": 4096}
     folder = tiny.write_checkpoint(tmp_path / "nan", tiny.weights(1, config), config=config)
-    (path,) = pa_lite.merge(folder, folder, (1.0,), plan=PlanOptions("F32"), output=tmp_path / "m.gguf")
+    (path,) = pa_lite.merge(folder, folder, (1.0,), plan=PlanOptions(type="F32"), output=tmp_path / "m.gguf")
     spoil(path)
     with Model(path, EXACT) as broken, pytest.raises(EngineError, match="computes logits that are not finite"):
         judge(broken, PAIRS)

@@ -101,7 +101,7 @@ def test_an_interrupted_run_goes_on(model: Model, tmp_path: Path, monkeypatch: p
 
 
 def test_a_limit_may_grow(model: Model, tmp_path: Path) -> None:
-    assert [p.instruction for p in judge_outputs(model, "j", PAIRING, tmp_path / "a", JudgeOptions(3)).pairs] == [
+    assert [p.instruction for p in judge_outputs(model, "j", PAIRING, tmp_path / "a", JudgeOptions(limit=3)).pairs] == [
         p.instruction for p in PAIRS[:3]
     ]
 

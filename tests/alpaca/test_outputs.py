@@ -67,7 +67,7 @@ def test_a_prompts_own_system_prompt_reaches_the_model_and_the_outputs(
     tiny_ggufs: dict[str, Path], tmp_path: Path
 ) -> None:
     prompts = [Prompt("the man", None), Prompt("the man", "x", "Be brief.")]
-    options = GenerationOptions(8)
+    options = GenerationOptions(max_tokens=8)
     with Model(tiny_ggufs["F32"], EngineOptions(threads=1)) as model:
         write_outputs(model, prompts, "tiny", Target(tmp_path / "out.json"), options)
         alone = [
@@ -121,7 +121,7 @@ def test_bad_prompt_files(tmp_path: Path, text: str, told: str) -> None:
 
 def test_alpaca_evals_form() -> None:
     with pa_lite.load("demo@1", EngineOptions(threads=1)) as model:
-        made = model.generate(["What is the job of Kani?", "Greet me."], GenerationOptions(16))
+        made = model.generate(["What is the job of Kani?", "Greet me."], GenerationOptions(max_tokens=16))
     document = json.loads(to_json(made))
     assert [d["instruction"] for d in document] == ["What is the job of Kani?", "Greet me."]
     assert all(set(d) == {"instruction", "output", "generator", "dataset"} for d in document)
@@ -137,7 +137,7 @@ def prompts_file(folder: Path, n: int) -> Path:
 
 def answer(model_path: Path, prompts: Path, target: Path) -> None:
     """One process's run; without the template, whose rendering would be most of its time."""
-    options = GenerationOptions(30, temperature=0.8, parallel=3)
+    options = GenerationOptions(max_tokens=30, temperature=0.8, parallel=3)
     with Model(model_path, EngineOptions(threads=1, cache_type="F32")) as model:
         del model.header.metadata["tokenizer.chat_template"]
         write_outputs(model, load_prompts(str(prompts)), "tiny", Target(target, resume=True), options)
@@ -188,7 +188,7 @@ def test_other_prompts_models_and_options_are_noticed(
 ) -> None:
     prompts = load_prompts(str(prompts_file(tmp_path, 4)))
     target = Target(tmp_path / "out.json", resume=True)
-    short = GenerationOptions(4)
+    short = GenerationOptions(max_tokens=4)
 
     def stopped(*_: object) -> str:
         raise KeyboardInterrupt
@@ -202,7 +202,7 @@ def test_other_prompts_models_and_options_are_noticed(
         with pytest.raises(OutputError, match="as the prompts changed"):
             write_outputs(model, prompts[:3], "tiny", target, short)
         with pytest.raises(OutputError, match="as the options changed"):
-            write_outputs(model, prompts, "tiny", target, GenerationOptions(5))
+            write_outputs(model, prompts, "tiny", target, GenerationOptions(max_tokens=5))
         with pytest.raises(OutputError, match="as the system prompt changed"):
             write_outputs(model, prompts, "tiny", target, short, ChatOptions(system="Be kind."))
         with pytest.raises(OutputError, match="as the model and the tokenizer and settings of the model changed"):
@@ -228,7 +228,7 @@ def test_other_prompts_models_and_options_are_noticed(
         metadata = {**model.header.metadata, "general.name": string("another name")}
         monkeypatch.setattr(model, "header", replace(model.header, metadata=metadata))
         monkeypatch.setattr(Context, "decode", stopped)  # nothing is left to decode
-        written = write_outputs(model, prompts, "tiny", target, GenerationOptions(4, parallel=1))
+        written = write_outputs(model, prompts, "tiny", target, GenerationOptions(max_tokens=4, parallel=1))
     assert (written.n, written.n_resumed, sum(written.reasons.values())) == (4, 4, 4)
     assert len(json.loads(target.path.read_text("utf-8"))) == 4
 

@@ -166,7 +166,9 @@ def test_works_of_a_study_name_the_instruction(model: Model) -> None:
 def test_a_sweep_refuses_before_the_first_cell(superbpe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first cell's own texts can all be tokenised: it is the second task that has one that cannot."""
     monkeypatch.setattr(Model, "context", lambda *_: pytest.fail("something was scored first"))
-    options = StudyOptions((0.0, 1.0), ("demo_kind", str(write_task(tmp_path, "MC", 2))), types=("F32",), engine=ONE)
+    options = StudyOptions(
+        lams=(0.0, 1.0), tasks=("demo_kind", str(write_task(tmp_path, "MC", 2))), types=("F32",), engine=ONE
+    )
     with pytest.raises(TextError, match=r"^task mine: .*rows.jsonl:3: the prompt with its answer has a run of 8000"):
         sweep_pair(Pair("mine", superbpe, superbpe), options, tmp_path / "run")
 

@@ -47,7 +47,7 @@ def wider(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "num_key_value_heads": 4, "max_position_embeddings": 65536,
     }  # fmt: skip
     tiny.write_checkpoint(folder / "m", tiny.weights(1, config), "F16", config=config)
-    return pa_lite.merge(str(folder / "m"), str(folder / "m"), (1.0,), plan=PlanOptions("F16"), output=folder)[0]
+    return pa_lite.merge(str(folder / "m"), str(folder / "m"), (1.0,), plan=PlanOptions(type="F16"), output=folder)[0]
 
 
 @pytest.mark.parametrize("wish", SHAPES)

@@ -76,12 +76,12 @@ def trimmed(result: Generation) -> Generation:
     return Generation(result.text.rstrip("�"), result.n_tokens, result.ended, result.reason)
 
 
-SAMPLED = GenerationOptions(12, temperature=0.9, top_p=0.95, min_p=0.01, top_k=50, seed=3)
+SAMPLED = GenerationOptions(max_tokens=12, temperature=0.9, top_p=0.95, min_p=0.01, top_k=50, seed=3)
 
 
 @pytest.mark.parametrize("parallel", [1, 3, 16])
 @pytest.mark.parametrize("n_batch", [8, 512])
-@pytest.mark.parametrize("base", [GenerationOptions(12), SAMPLED], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("base", [GenerationOptions(max_tokens=12), SAMPLED], ids=["greedy", "sampled"])
 def test_agrees_with_the_twin(
     tiny_ggufs: dict[str, Path], parallel: int, n_batch: int, base: GenerationOptions
 ) -> None:
@@ -116,7 +116,7 @@ def test_any_prompts_share_right(
     limits = data.draw(st.lists(st.integers(1, 9), min_size=len(prompts), max_size=len(prompts)))
     with Model(tiny_ggufs["F32"], options_of(n_batch)) as model:
         got = generate(model, prompts, GenerationOptions(parallel=parallel), limits=limits)
-        twins = [alone(model, p, GenerationOptions(n)) for p, n in zip(prompts, limits, strict=True)]
+        twins = [alone(model, p, GenerationOptions(max_tokens=n)) for p, n in zip(prompts, limits, strict=True)]
     assert list(map(trimmed, got)) == twins
 
 
@@ -130,8 +130,8 @@ def test_a_sliding_window_shares_right(
     prompts = [[*head[: 30 - 2 * i], 60 + i, 61, *head[:i]] for i in range(6)]
     with Model(gemma, options_of(n_batch)) as model:
         assert model.n_swa == 8
-        got = generate(model, prompts, GenerationOptions(20, parallel=2))
-        twins = [alone(model, p, GenerationOptions(20)) for p in prompts]
+        got = generate(model, prompts, GenerationOptions(max_tokens=20, parallel=2))
+        twins = [alone(model, p, GenerationOptions(max_tokens=20)) for p in prompts]
     assert list(map(trimmed, got)) == twins
 
 
@@ -153,7 +153,7 @@ def test_a_shared_beginning_is_decoded_once(tiny_ggufs: dict[str, Path], monkeyp
     prompts = [[*head, 10 + i, 20] for i in range(9)]
     with Model(tiny_ggufs["F32"], EXACT) as model:
         sizes = decoded(monkeypatch)
-        generate(model, prompts, GenerationOptions(1, parallel=3))
+        generate(model, prompts, GenerationOptions(max_tokens=1, parallel=3))
     assert sizes == [102, 3 * 2, 3 * 2, 2 * 2]
 
 
@@ -164,7 +164,7 @@ def test_a_long_prompt_does_not_hold_up_the_others(
     with Model(tiny_ggufs["F32"], options_of(32)) as model:
         sizes = decoded(monkeypatch)
         order: list[int] = []
-        generate(model, [[9] * 400, [7, 8]], GenerationOptions(5), on_done=lambda i, _: order.append(i))
+        generate(model, [[9] * 400, [7, 8]], GenerationOptions(max_tokens=5), on_done=lambda i, _: order.append(i))
     assert order == [1, 0]
     assert max(sizes) == 32
 
@@ -184,7 +184,7 @@ def test_running_sequences_stay_consecutive(tiny_ggufs: dict[str, Path], monkeyp
     with Model(tiny_ggufs["F32"], EXACT) as model:
         got = generate(model, prompts, limits=limits)
         monkeypatch.undo()
-        twins = [alone(model, p, GenerationOptions(n)) for p, n in zip(prompts, limits, strict=True)]
+        twins = [alone(model, p, GenerationOptions(max_tokens=n)) for p, n in zip(prompts, limits, strict=True)]
     assert list(map(trimmed, got)) == twins
     assert all(r == list(range(len(r))) for r in rows)
 
@@ -219,7 +219,7 @@ def test_how_far_the_batchs_shape_moves_logits(
         texts = []
         for parallel in (1, 16):
             rows.append([])
-            texts.append(generate(model, prompts, GenerationOptions(1, parallel=parallel)))
+            texts.append(generate(model, prompts, GenerationOptions(max_tokens=1, parallel=parallel)))
     one, many = (sorted(map(tuple, r)) for r in rows)
     assert np.abs(np.array(one) - np.array(many)).max() < bound
     assert sum(a == b for a, b in zip(*texts, strict=True)) >= 15
@@ -237,11 +237,11 @@ def test_ends_at_the_end_token(tiny_ggufs: dict[str, Path], monkeypatch: pytest.
             return piece(token)
 
         monkeypatch.setattr(model, "piece", watched)
-        generate(model, [prompt], GenerationOptions(3))
+        generate(model, [prompt], GenerationOptions(max_tokens=3))
         third = made[2]
         assert third not in made[:2]
         monkeypatch.setattr(model, "is_end", lambda token: token == third)
-        (got,) = generate(model, [prompt], GenerationOptions(10))
+        (got,) = generate(model, [prompt], GenerationOptions(max_tokens=10))
         assert (got.n_tokens, got.ended, got.reason) == (2, True, "end")
         assert got.text == model.text(made[:2])
 
@@ -275,9 +275,9 @@ def test_unfinished_and_broken_characters() -> None:
 def test_stop_strings_end_a_generation(tiny_ggufs: dict[str, Path]) -> None:
     with Model(tiny_ggufs["F32"], EXACT) as model:
         prompts = [model.tokenize(t) for t in TEXTS]
-        free = generate(model, prompts, GenerationOptions(20))
+        free = generate(model, prompts, GenerationOptions(max_tokens=20))
         stop = next(g.text[i : i + 2] for g in free for i in (3,) if "�" not in g.text[i : i + 2])
-        options = GenerationOptions(20, stop=(stop, "never to come"))
+        options = GenerationOptions(max_tokens=20, stop=(stop, "never to come"))
         got = generate(model, prompts, options)
         assert {g.reason for g in got} >= {"stop"}
         for before, after in zip(free, got, strict=True):
@@ -292,11 +292,11 @@ def test_fewer_sequences_where_memory_is_short(
 ) -> None:
     with Model(tiny_ggufs["F32"], EXACT) as model:
         prompts = [model.tokenize(t) for t in TEXTS]
-        expected = generate(model, prompts, GenerationOptions(8))
+        expected = generate(model, prompts, GenerationOptions(max_tokens=8))
         assert model.exact_cell_bytes == 2 * 2 * 2 * 16 * 4  # keys and values, layers, heads, their width, float32
         enough = needs(model, Wish(3 * 256, 3, False, 64, 3, "F32")).new / 0.9 + 1
         monkeypatch.setattr(context_memory, "available_memory", lambda: int(enough))
-        assert generate(model, prompts, GenerationOptions(8)) == expected
+        assert generate(model, prompts, GenerationOptions(max_tokens=8)) == expected
         told = (
             "memory holds 3 sequences of 256 tokens (cache F32, batches of 64) at a time, "
             "not 8 sequences of 256 tokens (cache F32, batches of 512)"
@@ -307,7 +307,7 @@ def test_fewer_sequences_where_memory_is_short(
         with pytest.raises(
             EngineError, match=r"no room for 1 sequence of 256 tokens .* needs 0\.1 MB of cache and 0\."
         ):
-            generate(model, prompts, GenerationOptions(8))
+            generate(model, prompts, GenerationOptions(max_tokens=8))
 
 
 def test_a_smaller_cache_and_batch_before_fewer_sequences(
@@ -315,11 +315,11 @@ def test_a_smaller_cache_and_batch_before_fewer_sequences(
 ) -> None:
     with Model(tiny_ggufs["F32"], EngineOptions(threads=1)) as model:
         prompts = [model.tokenize(t) for t in TEXTS]
-        generate(model, prompts, GenerationOptions(8))
+        generate(model, prompts, GenerationOptions(max_tokens=8))
         for kind, n_batch in (("F16", 512), ("F16", 128)):
             enough = needs(model, Wish(8 * 256, 8, False, n_batch, 8, kind)).new / 0.9 + 1
             monkeypatch.setattr(context_memory, "available_memory", lambda n=int(enough): n)
-            generate(model, prompts, GenerationOptions(8))
+            generate(model, prompts, GenerationOptions(max_tokens=8))
             assert f"8 sequences of 256 tokens (cache {kind}, batches of {n_batch}) at a time" in model.remarks[-1]
 
 
@@ -337,14 +337,14 @@ def test_fewer_sequences_where_llama_cpp_gets_no_memory(
 
     with Model(tiny_ggufs["F32"], EXACT) as model:
         prompts = [model.tokenize(t) for t in TEXTS]
-        expected = generate(model, prompts, GenerationOptions(8))
+        expected = generate(model, prompts, GenerationOptions(max_tokens=8))
         monkeypatch.setattr(Model, "context", context)
-        assert generate(model, prompts, GenerationOptions(8)) == expected
+        assert generate(model, prompts, GenerationOptions(max_tokens=8)) == expected
         assert asked == [8, 8, 8, 8, 4, 2]  # batches of 512, 256, 128, 64
         assert "memory holds 2 sequences of 256 tokens" in caplog.text
         most = 0
         with pytest.raises(EngineError, match="no room for 1 sequence of 256 tokens"):
-            generate(model, prompts, GenerationOptions(8))
+            generate(model, prompts, GenerationOptions(max_tokens=8))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
@@ -356,7 +356,7 @@ def test_ctrl_c_ends_a_running_decode(tiny_ggufs: dict[str, Path]) -> None:
             timer.start()
             begin = time.monotonic()
             with pytest.raises(KeyboardInterrupt):
-                generate(model, [[5 + i % 200] * 60 for i in range(3000)], GenerationOptions(400))
+                generate(model, [[5 + i % 200] * 60 for i in range(3000)], GenerationOptions(max_tokens=400))
             assert time.monotonic() - begin < 10  # of minutes: far above what it takes, as machines are busy
             assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
         finally:
@@ -391,7 +391,7 @@ def test_refusals(tiny_ggufs: dict[str, Path]) -> None:
         with pytest.raises(InputError, match="prompt 2 has no tokens"):
             generate(model, [[5], []])
         with pytest.raises(InputError, match="prompt 1 has 500 tokens; with 20 new ones they exceed the 512"):
-            generate(model, [[5] * 500], GenerationOptions(20))
+            generate(model, [[5] * 500], GenerationOptions(max_tokens=20))
         with pytest.raises(InputError, match="prompt 1 is to get 0 tokens"):
             generate(model, [[5]], limits=[0])
         generate(model, [[5] * 500], limits=[12])
@@ -409,7 +409,7 @@ def test_a_small_cache_is_exact_and_a_large_one_small(
     monkeypatch.setattr(Model, "context", context)
     with Model(tiny_ggufs["F16"], EngineOptions(threads=1)) as model:
         prompts = [model.tokenize(t) for t in TEXTS]
-        generate(model, prompts, GenerationOptions(8))
+        generate(model, prompts, GenerationOptions(max_tokens=8))
         monkeypatch.setattr(generation, "_EXACT_BYTES", len(prompts) * 256 * model.exact_cell_bytes - 1)
-        generate(model, prompts, GenerationOptions(8))
+        generate(model, prompts, GenerationOptions(max_tokens=8))
     assert asked == [True, False]

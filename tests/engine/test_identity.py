@@ -51,7 +51,7 @@ def plan(demo_pair: Pair) -> MergePlan:
 
 
 def plan_of(pair: Pair, **options: object) -> MergePlan:
-    chosen = PlanOptions(**{"kind": "F16", **options})  # type: ignore[arg-type]
+    chosen = PlanOptions(**{"type": "F16", **options})  # type: ignore[arg-type]
     return plan_merge(open_checkpoint(pair.base), open_checkpoint(pair.instruct), chosen)
 
 
@@ -95,7 +95,7 @@ def test_llama_cpp_reads_phi_3_in_a_name() -> None:
 
 
 def test_a_pair_in_memory_and_its_file_have_the_same_header(demo_pair: Pair, tmp_path: Path) -> None:
-    (file,) = pa_lite.merge(pair="demo", lams=(0.7,), plan=PlanOptions("F16"), output=tmp_path / "x.gguf")
+    (file,) = pa_lite.merge(pair="demo", lams=(0.7,), plan=PlanOptions(type="F16"), output=tmp_path / "x.gguf")
     plan = plan_of(demo_pair)
     header = read_gguf_header(file)
     assert header_inputs("llama", header.metadata) == plan.header_inputs
@@ -128,8 +128,8 @@ def test_all_that_makes_a_tensor_counts(demo_pair: Pair, plan: MergePlan) -> Non
     rows = np.arange(n)
     changes = {
         "lam": plan.identity(0.6),
-        "type": plan_of(demo_pair, kind="Q8_0").identity(0.5),
-        "one tensor's type": plan_of(demo_pair, kind="Q8_0", tensor_types=(("attn_v", "F16"),)).identity(0.5),
+        "type": plan_of(demo_pair, type="Q8_0").identity(0.5),
+        "one tensor's type": plan_of(demo_pair, type="Q8_0", tensor_types=(("attn_v", "F16"),)).identity(0.5),
         "schedule": plan_of(demo_pair, schedule=parse_schedule("norms: 0.4")).identity(0.5),
         "vocabulary": plan_of(demo_pair, vocab="base").identity(0.5),
     }

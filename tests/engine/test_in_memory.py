@@ -31,8 +31,8 @@ def logits(model: Model) -> FloatArray:
 @pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_K_M", "IQ4_XS"])
 def test_every_move_gives_the_logits_of_the_merged_file(demo_pair: Pair, tmp_path: Path, kind: str) -> None:
     lams = (0.3, 1.0, 0.0, 0.7)
-    paths = pa_lite.merge(pair="demo", lams=lams, plan=PlanOptions(kind), output=tmp_path)
-    plan = plan_merge(open_checkpoint(demo_pair.base), open_checkpoint(demo_pair.instruct), PlanOptions(kind))
+    paths = pa_lite.merge(pair="demo", lams=lams, plan=PlanOptions(type=kind), output=tmp_path)
+    plan = plan_merge(open_checkpoint(demo_pair.base), open_checkpoint(demo_pair.instruct), PlanOptions(type=kind))
     expected = {}
     for lam, path in zip(lams, paths, strict=True):
         with Model(path, EngineOptions(threads=1), rewritable=True) as model:
@@ -50,7 +50,7 @@ def test_without_memory_a_temporary_file_serves_and_is_removed(
 ) -> None:
     monkeypatch.setattr(in_memory, "available_memory", lambda: 0)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    plan = plan_merge(open_checkpoint(demo_pair.base), open_checkpoint(demo_pair.instruct), PlanOptions("F16"))
+    plan = plan_merge(open_checkpoint(demo_pair.base), open_checkpoint(demo_pair.instruct), PlanOptions(type="F16"))
     with InMemoryModel(plan, 0.0, EngineOptions(threads=1)) as moved:
         assert not moved.is_in_memory
         first = logits(moved.model)

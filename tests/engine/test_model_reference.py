@@ -80,13 +80,13 @@ def test_bad_references(text: str, told: str) -> None:
 
 def test_a_pair_equals_its_merged_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    (file,) = pa_lite.merge(pair="demo", lams=(0.7,), plan=PlanOptions("F16"), output=tmp_path / "x.gguf")
+    (file,) = pa_lite.merge(pair="demo", lams=(0.7,), plan=PlanOptions(type="F16"), output=tmp_path / "x.gguf")
     prompts = ["What is this?"]
     options = EngineOptions(threads=1)
     with open_model("demo@0.7", options) as merged, open_model(str(file), options) as loaded:
         assert merged.header.metadata == loaded.header.metadata
         with pa_lite.load("demo@0.7", options) as a, pa_lite.load(str(file), options) as b:
-            left, right = (m.generate(prompts, GenerationOptions(8)) for m in (a, b))
+            left, right = (m.generate(prompts, GenerationOptions(max_tokens=8)) for m in (a, b))
     assert [o.output for o in left] == [o.output for o in right]
     assert left[0].generator == "demo@0.7"
     assert list(tmp_path.iterdir()) == [file]  # what was merged on the way is gone

@@ -287,7 +287,7 @@ def test_what_is_merged_from_gguf_files_is_tried_once(
 
     monkeypatch.setattr(module, "probe", counted)
     base, instruct = open_checkpoints([str(tiny_ggufs["F16"]), str(tiny_ggufs["Q8_0"])])
-    plan = plan_merge(base, instruct, PlanOptions("F16"))
+    plan = plan_merge(base, instruct, PlanOptions(type="F16"))
     for lam in (0.3, 0.6):
         with InMemoryModel(plan, lam, ONE) as moved:
             moved.move(0.9)
@@ -296,7 +296,7 @@ def test_what_is_merged_from_gguf_files_is_tried_once(
     assert len(tried[0]) == moved.is_in_memory or not moved.is_in_memory
     assert [json.loads(p.read_text("utf-8"))["identity"][0] for p in cache.iterdir()] == ["merged"]
     base, instruct = open_checkpoints([str(folder) for folder in tiny_pair])
-    with InMemoryModel(plan_merge(base, instruct, PlanOptions("F16")), 0.3, ONE):
+    with InMemoryModel(plan_merge(base, instruct, PlanOptions(type="F16")), 0.3, ONE):
         assert len(tried) == 1  # its metadata were made here
 
 

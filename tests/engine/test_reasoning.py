@@ -142,19 +142,21 @@ def test_a_models_reasoning_is_kept_apart(tiny_ggufs: dict[str, Path]) -> None:
     """The end marker is a text that the model writes anyway; what it computes does not change."""
     with Model(tiny_ggufs["F32"], EngineOptions(threads=1, cache_type="F32")) as model:
         prompt = model.tokenize("the man")
-        (free,) = generate(model, [prompt], GenerationOptions(24))
+        (free,) = generate(model, [prompt], GenerationOptions(max_tokens=24))
         word = next(free.text[i : i + 2] for i in range(4, 12) if free.text[i : i + 2].strip().isprintable()
                     and "�" not in free.text[i : i + 2])  # fmt: skip
         before, _, after = free.text.partition(word)
         markers = Markers("<think>", word)
         opened = ReasoningFormat((markers,), markers)
-        (got,) = generate(model, [prompt], GenerationOptions(24), reasoning=[opened])
+        (got,) = generate(model, [prompt], GenerationOptions(max_tokens=24), reasoning=[opened])
         assert (got.reasoning, got.text) == (before.strip(), after.lstrip())
         assert (got.n_tokens, got.reason) == (free.n_tokens, free.reason)
         never = Markers("<think>", "</think>")
-        (cut,) = generate(model, [prompt], GenerationOptions(24), reasoning=[ReasoningFormat((never,), never)])
+        (cut,) = generate(
+            model, [prompt], GenerationOptions(max_tokens=24), reasoning=[ReasoningFormat((never,), never)]
+        )
         assert (cut.reasoning, cut.text, cut.ended) == (free.text.strip(), "", False)
-        (plain,) = generate(model, [prompt], GenerationOptions(24), reasoning=[ReasoningFormat()])
+        (plain,) = generate(model, [prompt], GenerationOptions(max_tokens=24), reasoning=[ReasoningFormat()])
         assert plain == free
 
 
@@ -165,7 +167,7 @@ def test_a_turn_that_ends_within_its_reasoning_has_not_ended(
         prompt = model.tokenize("the man")
         form = ReasoningFormat((DEFAULT,), DEFAULT)
         monkeypatch.setattr(model, "is_end", lambda _token: True)
-        (got,) = generate(model, [prompt], GenerationOptions(8), reasoning=[form])
+        (got,) = generate(model, [prompt], GenerationOptions(max_tokens=8), reasoning=[form])
         assert (got.text, got.ended, got.reason) == ("", False, "reasoning")
-        (got,) = generate(model, [prompt], GenerationOptions(8), reasoning=[ReasoningFormat()])
+        (got,) = generate(model, [prompt], GenerationOptions(max_tokens=8), reasoning=[ReasoningFormat()])
         assert (got.ended, got.reason) == (True, "end")

@@ -212,7 +212,9 @@ def test_tensors_of_one_dimension_must_be_numbers(
 def test_attention_needs_its_tensors(tmp_path: Path) -> None:
     """Phi-3 has queries, keys and values in one tensor, or in three, for which llama.cpp takes its absence."""
     folder, _ = write_checkpoint(tmp_path / "phi", "Phi3ForCausalLM")
-    (source,) = pa_lite.merge(str(folder), str(folder), (1.0,), plan=PlanOptions("F32"), output=tmp_path / "phi.gguf")
+    (source,) = pa_lite.merge(
+        str(folder), str(folder), (1.0,), plan=PlanOptions(type="F32"), output=tmp_path / "phi.gguf"
+    )
     header, data = read_gguf_header(source), source.read_bytes()
     kept = {n: t for n, t in header.tensors.items() if n != "blk.1.attn_qkv.weight"}
     metadata = {k: v for k, v in header.metadata.items() if k != "general.architecture"}

@@ -311,7 +311,7 @@ def test_a_model_that_computes_nan_is_an_error(tiny_ggufs: dict[str, Path], tmp_
     with Model(path, EXACT) as model, pytest.raises(EngineError, match="that are not finite"):
         score_requests(model, text_requests(model))
     for temperature in (0.0, 1.0):
-        options = GenerationOptions(4, temperature)
+        options = GenerationOptions(max_tokens=4, temperature=temperature)
         with Model(path, EXACT) as model, pytest.raises(EngineError, match="that are not finite"):
             generate(model, [[1, 2, 3]], options)
 
@@ -320,7 +320,7 @@ def test_ctrl_c_ends_a_decode(tmp_path: Path) -> None:
     """A model slow enough that a batch takes more than a second, interrupted in the midst of it."""
     config = tiny.CONFIG | {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 6}
     folder = tiny.write_checkpoint(tmp_path / "slow", tiny.weights(1, config), "F16", config=config)
-    (path,) = pa_lite.merge(folder, folder, (1.0,), plan=PlanOptions("F32"), output=tmp_path / "slow.gguf")
+    (path,) = pa_lite.merge(folder, folder, (1.0,), plan=PlanOptions(type="F32"), output=tmp_path / "slow.gguf")
     with Model(path, EXACT) as model:
         requests = [Request((0, *[i] * 400), 390) for i in range(3, 200)]
         sent: list[float] = []

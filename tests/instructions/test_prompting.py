@@ -39,7 +39,7 @@ from tests.engine.test_chat_options import CLOCK, THINKING
 
 ONE = EngineOptions(threads=1, cache_type="F32")
 PROMPTS = [Prompt(f"the man {i}", "x") for i in range(4)]
-SHORT = GenerationOptions(4)
+SHORT = GenerationOptions(max_tokens=4)
 LATER = date(2031, 5, 6)
 
 
@@ -196,7 +196,7 @@ def clock_pair(folder: Path, pair: Pair, template: str) -> Pair:
     return replace(pair, instruct=target)
 
 
-STUDY = StudyOptions((0.0, 1.0), ("demo_kind",), follow="demo", follow_limit=4, score=ScoreOptions(limit=4))
+STUDY = StudyOptions(lams=(0.0, 1.0), tasks=("demo_kind",), follow="demo", follow_limit=4, score=ScoreOptions(limit=4))
 
 
 def follow_cells(folder: Path) -> dict[str, int]:
@@ -265,7 +265,7 @@ def test_the_command_records_how_prompts_were_made(tmp_path: Path, capsys: pytes
     assert json.loads(capsys.readouterr().out)["chat"] == {"system": "Be brief."}
     assert json.loads((tmp_path / "o.json").read_text("utf-8"))[0]["chat"] == {"system": "Be brief."}
     with pa_lite.load("demo@1", EngineOptions(threads=1)) as model:
-        (made,) = model.generate(["Greet me."], GenerationOptions(8), chat=ChatOptions(system="Be brief."))
-        (same,) = model.generate(["Greet me."], GenerationOptions(8), system="Be brief.")
+        (made,) = model.generate(["Greet me."], GenerationOptions(max_tokens=8), chat=ChatOptions(system="Be brief."))
+        (same,) = model.generate(["Greet me."], GenerationOptions(max_tokens=8), system="Be brief.")
     assert made == same
     assert made.output == json.loads((tmp_path / "o.json").read_text("utf-8"))[0]["output"]

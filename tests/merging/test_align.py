@@ -59,11 +59,11 @@ def grown(tmp_path: Path) -> tuple[Path, Path, tiny.Arrays, tiny.Arrays]:
 def test_tokens_added_in_instruct(grown: tuple[Path, Path, tiny.Arrays, tiny.Arrays], tmp_path: Path) -> None:
     folder_base, folder_instruct, base, instruct = grown
     left, right = base["model.embed_tokens.weight"], instruct["model.embed_tokens.weight"]
-    plan = plan_merge(open_checkpoint(folder_base), open_checkpoint(folder_instruct), PlanOptions("F32"))
+    plan = plan_merge(open_checkpoint(folder_base), open_checkpoint(folder_instruct), PlanOptions(type="F32"))
     assert "vocabularies differ: 324 tokens of instruct are kept, 267 are in both, 0 rows come from base alone" in (
         " ".join(plan.remarks)
     )
-    (file,) = pa_lite.merge(folder_base, folder_instruct, (0.4,), plan=PlanOptions("F32"), output=tmp_path)
+    (file,) = pa_lite.merge(folder_base, folder_instruct, (0.4,), plan=PlanOptions(type="F32"), output=tmp_path)
     got = read(file)["token_embd.weight"]
     assert got.shape == (324, 64)
     np.testing.assert_array_equal(got[:267], np.float32(0.6) * left[:267] + np.float32(0.4) * right[:267])
@@ -75,7 +75,7 @@ def test_tokens_added_in_instruct(grown: tuple[Path, Path, tiny.Arrays, tiny.Arr
 
 def test_the_bases_vocabulary(grown: tuple[Path, Path, tiny.Arrays, tiny.Arrays], tmp_path: Path) -> None:
     folder_base, folder_instruct, base, instruct = grown
-    options = PlanOptions("F32", vocab="base")
+    options = PlanOptions(type="F32", vocab="base")
     (file,) = pa_lite.merge(folder_base, folder_instruct, (0.4,), plan=options, output=tmp_path)
     got = read(file)["token_embd.weight"]
     left, right = base["model.embed_tokens.weight"], instruct["model.embed_tokens.weight"]
@@ -97,7 +97,7 @@ def test_reordered_tokens_are_aligned_by_text(tmp_path: Path) -> None:
     a, b = vocab["A"], vocab["z"]
     vocab["A"], vocab["z"] = b, a
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer), "utf-8")
-    (file,) = pa_lite.merge(tmp_path / "base", folder, (0.0,), plan=PlanOptions("F32"), output=tmp_path)
+    (file,) = pa_lite.merge(tmp_path / "base", folder, (0.0,), plan=PlanOptions(type="F32"), output=tmp_path)
     got, left = read(file)["token_embd.weight"], base["model.embed_tokens.weight"]
     np.testing.assert_array_equal(got[[a, b]], left[[b, a]])
     np.testing.assert_array_equal(np.delete(got[:267], [a, b], 0), np.delete(left[:267], [a, b], 0))
@@ -111,7 +111,9 @@ def test_tied_against_untied(tmp_path: Path, tied: str) -> None:
     untied["lm_head.weight"] = head
     tiny.write_checkpoint(tmp_path / "base", base, "F32")
     tiny.write_checkpoint(tmp_path / "instruct", instruct, "F32")
-    (file,) = pa_lite.merge(tmp_path / "base", tmp_path / "instruct", (0.3,), plan=PlanOptions("F32"), output=tmp_path)
+    (file,) = pa_lite.merge(
+        tmp_path / "base", tmp_path / "instruct", (0.3,), plan=PlanOptions(type="F32"), output=tmp_path
+    )
     own = (instruct if tied == "instruct" else base)["model.embed_tokens.weight"]
     left, right = (own, head) if tied == "base" else (head, own)
     np.testing.assert_array_equal(read(file)["output.weight"], np.float32(1 - 0.3) * left + np.float32(0.3) * right)
@@ -132,9 +134,11 @@ def test_schedules_reach_the_tensors(tiny_pair: tuple[Path, Path], tmp_path: Pat
     from pa_lite.merging.schedule import parse_schedule
 
     rules = parse_schedule("attention: 0; layers 1: 1; embeddings: 1")
-    (file,) = pa_lite.merge(*tiny_pair, (0.5,), plan=PlanOptions("F32", schedule=rules), output=tmp_path / "s.gguf")
+    (file,) = pa_lite.merge(
+        *tiny_pair, (0.5,), plan=PlanOptions(type="F32", schedule=rules), output=tmp_path / "s.gguf"
+    )
     ends = [
-        read(pa_lite.merge(*tiny_pair, (lam,), plan=PlanOptions("F32"), output=tmp_path / f"{lam}.gguf")[0])
+        read(pa_lite.merge(*tiny_pair, (lam,), plan=PlanOptions(type="F32"), output=tmp_path / f"{lam}.gguf")[0])
         for lam in (0.0, 0.5, 1.0)
     ]
     for name, values in read(file).items():
@@ -199,7 +203,7 @@ def test_what_changes_the_function_needs_force(tmp_path: Path, architecture: str
     with pytest.raises(MismatchError, match=told) as e:
         plan_merge(open_checkpoint(base), open_checkpoint(instruct))
     assert "The two do not compute alike, so no line joins them. --force merges all the same" in str(e.value)
-    (file,) = pa_lite.merge(base, instruct, (0.5,), plan=PlanOptions("F32", force=True), output=tmp_path)
+    (file,) = pa_lite.merge(base, instruct, (0.5,), plan=PlanOptions(type="F32", force=True), output=tmp_path)
     wanted = open_checkpoint(instruct).metadata
     assert {key: read_gguf_header(file).metadata[key] for key in wanted} == wanted
     if "attention_bias" in changes:

@@ -39,7 +39,7 @@ def test_experts_are_stacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bl
     base, left = write_checkpoint(tmp_path / "base", MIXTRAL, 1, 3, "F32")
     instruct, right = write_checkpoint(tmp_path / "instruct", MIXTRAL, 2, 1, "F32")
     options = MergeOptions(threads=2, verify=True)
-    (file,) = pa_lite.merge(base, instruct, (0.3,), plan=PlanOptions("F32"), output=tmp_path, options=options)
+    (file,) = pa_lite.merge(base, instruct, (0.3,), plan=PlanOptions(type="F32"), output=tmp_path, options=options)
     found = read(file)
     for layer in range(2):
         for w, part in PARTS.items():
@@ -66,7 +66,7 @@ def fuse(arrays: tiny.Arrays, experts: int) -> tiny.Arrays:
 def test_fused_experts_are_the_same(tmp_path: Path) -> None:
     base, left = write_checkpoint(tmp_path / "base", QWEN, 1, dtype="F32")
     instruct, _ = write_checkpoint(tmp_path / "instruct", QWEN, 2, dtype="F32")
-    plan = PlanOptions("Q8_0")
+    plan = PlanOptions(type="Q8_0")
     (expected,) = pa_lite.merge(base, instruct, (0.6,), plan=plan, output=tmp_path / "a.gguf")
     tiny.save_safetensors(base / "model.safetensors", fuse(left, 4), "F32")
     (found,) = pa_lite.merge(base, instruct, (0.6,), plan=plan, output=tmp_path / "b.gguf")
@@ -88,8 +88,8 @@ def test_fused_experts_are_the_same(tmp_path: Path) -> None:
 def test_stacked_experts_of_a_gguf_file(tmp_path: Path) -> None:
     base, _ = write_checkpoint(tmp_path / "base", MIXTRAL, 1)
     instruct, _ = write_checkpoint(tmp_path / "instruct", MIXTRAL, 2)
-    (file,) = pa_lite.merge(base, base, (0.0,), plan=PlanOptions("BF16"), output=tmp_path / "base.gguf")
-    plan = PlanOptions("F32")
+    (file,) = pa_lite.merge(base, base, (0.0,), plan=PlanOptions(type="BF16"), output=tmp_path / "base.gguf")
+    plan = PlanOptions(type="F32")
     (expected,) = pa_lite.merge(base, instruct, (0.4,), plan=plan, output=tmp_path / "a.gguf")
     (found,) = pa_lite.merge(file, instruct, (0.4,), plan=plan, output=tmp_path / "b.gguf")
     for name, values in read(expected).items():
@@ -130,7 +130,7 @@ def test_biases_of_q_and_k_change_places_with_their_rows(tmp_path: Path) -> None
     changes: dict[str, Any] = {"attention_bias": True, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}
     base, left = write_checkpoint(tmp_path / "base", "LlamaForCausalLM", 1, dtype="F32", **changes)
     instruct, right = write_checkpoint(tmp_path / "instruct", "LlamaForCausalLM", 2, dtype="F32", **changes)
-    (file,) = pa_lite.merge(base, instruct, (0.3,), plan=PlanOptions("F32"), output=tmp_path)
+    (file,) = pa_lite.merge(base, instruct, (0.3,), plan=PlanOptions(type="F32"), output=tmp_path)
     for x, heads in (("q", 4), ("k", 2), ("v", 0)):
         name = f"model.layers.1.self_attn.{x}_proj.bias"
         expected = lerp(left[name], right[name], 0.3)
@@ -144,7 +144,7 @@ def test_gemmas_norms_are_shifted_after_interpolating(tmp_path: Path) -> None:
     instruct, right = write_checkpoint(tmp_path / "instruct", "Gemma2ForCausalLM", 2, dtype="F32")
     names = {"model.norm.weight": "output_norm.weight"}
     names |= {"model.layers.1.post_feedforward_layernorm.weight": "blk.1.post_ffw_norm.weight"}
-    files = pa_lite.merge(base, instruct, (0.0, 0.3, 1.0), plan=PlanOptions("F32"), output=tmp_path)
+    files = pa_lite.merge(base, instruct, (0.0, 0.3, 1.0), plan=PlanOptions(type="F32"), output=tmp_path)
     for file, lam in zip(files, (0.0, 0.3, 1.0), strict=True):
         for stored, name in names.items():
             expected = {0.0: left[stored], 1.0: right[stored]}.get(lam, lerp(left[stored], right[stored], lam))
@@ -153,7 +153,7 @@ def test_gemmas_norms_are_shifted_after_interpolating(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read(files[0])["token_embd.weight"], left[embedding])
 
     # a GGUF file has the shift in it already: with one as base it is added to instruct alone
-    (mixed,) = pa_lite.merge(files[0], instruct, (0.3,), plan=PlanOptions("F32"), output=tmp_path / "mixed.gguf")
+    (mixed,) = pa_lite.merge(files[0], instruct, (0.3,), plan=PlanOptions(type="F32"), output=tmp_path / "mixed.gguf")
     for name in names.values():
         np.testing.assert_allclose(read(mixed)[name], read(files[1])[name], rtol=0, atol=1e-6)
     one, two = diff_checkpoints(base, instruct), diff_checkpoints(files[0], instruct)

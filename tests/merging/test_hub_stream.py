@@ -51,7 +51,7 @@ def from_disk(folders: tuple[Path, Path], tmp_path_factory: pytest.TempPathFacto
 
 
 def stream(output: Path, lam: float = 0.7, options: MergeOptions = STREAM, kind: str = "Q8_0") -> bytes:
-    return pa_lite.merge(*HUB, (lam,), plan=PlanOptions(kind), output=output, options=options)[0].read_bytes()
+    return pa_lite.merge(*HUB, (lam,), plan=PlanOptions(type=kind), output=output, options=options)[0].read_bytes()
 
 
 def weights_in_cache() -> list[str]:

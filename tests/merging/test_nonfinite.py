@@ -55,7 +55,7 @@ def test_weights_that_are_no_numbers(tmp_path: Path, write: Callable[..., Path],
     folder = write(value)
     told = rf"blk.1.ffn_up.weight at lam 0.5 has the value {value} in row 3, column 5, which is no finite num.*--allow"
     with pytest.raises(CheckpointError, match=told):
-        pa_lite.merge(folder, folder, (0.5,), plan=PlanOptions(kind), output=tmp_path / "x.gguf")
+        pa_lite.merge(folder, folder, (0.5,), plan=PlanOptions(type=kind), output=tmp_path / "x.gguf")
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
 
 
@@ -79,15 +79,15 @@ def test_finite_values_that_the_type_cannot_hold(
 ) -> None:
     folder = write(value)
     with pytest.raises(CheckpointError, match=told):
-        pa_lite.merge(folder, folder, (1.0,), plan=PlanOptions(kind), output=tmp_path / "x.gguf")
+        pa_lite.merge(folder, folder, (1.0,), plan=PlanOptions(type=kind), output=tmp_path / "x.gguf")
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
-    pa_lite.merge(folder, folder, (1.0,), plan=PlanOptions("F32"), output=tmp_path / "x.gguf")
+    pa_lite.merge(folder, folder, (1.0,), plan=PlanOptions(type="F32"), output=tmp_path / "x.gguf")
 
 
 def test_a_tensor_type_lets_a_quantised_result_hold_what_its_type_cannot(
     tmp_path: Path, write: Callable[..., Path]
 ) -> None:
-    plan = PlanOptions("Q8_0", tensor_types=(("blk.1.ffn_up.weight", "BF16"),), allow_nonfinite=True)
+    plan = PlanOptions(type="Q8_0", tensor_types=(("blk.1.ffn_up.weight", "BF16"),), allow_nonfinite=True)
     (file,) = pa_lite.merge(write(NAN), write(NAN), (0.5,), plan=plan, output=tmp_path / "x.gguf")
     header = read_gguf_header(file)
     assert header.tensors["blk.1.ffn_up.weight"].type.name == "BF16"
@@ -98,7 +98,7 @@ def test_a_tensor_type_lets_a_quantised_result_hold_what_its_type_cannot(
 def test_quantised_types_refuse_what_is_allowed_elsewhere(
     tmp_path: Path, write: Callable[..., Path], kind: str
 ) -> None:
-    plan = PlanOptions(kind, allow_nonfinite=True)
+    plan = PlanOptions(type=kind, allow_nonfinite=True)
     with pytest.raises(CheckpointError, match=r"no finite number.*--tensor-type blk.1.ffn_up.weight=BF16 --allow-non"):
         pa_lite.merge(write(INFINITY), write(INFINITY), (0.5,), plan=plan, output=tmp_path / "x.gguf")
     # a norm stays float32 in a quantised model, and holds it
@@ -132,7 +132,7 @@ def test_what_is_allowed_is_what_numpy_computes(
     for row, column, left, right in spots:
         base[name][row, column], instruct[name][row, column] = left, right
     sides = tiny.write_checkpoint(folder / "b", base, "F32"), tiny.write_checkpoint(folder / "i", instruct, "F32")
-    plan = PlanOptions(kind, allow_nonfinite=True)
+    plan = PlanOptions(type=kind, allow_nonfinite=True)
     (file,) = pa_lite.merge(*sides, (lam,), plan=plan, output=folder / "x.gguf", options=MergeOptions(verify=True))
     with np.errstate(all="ignore"):
         expected = rounded(twin(base[name], instruct[name], lam, name), kind)
@@ -141,7 +141,7 @@ def test_what_is_allowed_is_what_numpy_computes(
     to_float32(tensor_type(kind), np.frombuffer(tensor.data.tobytes(), np.uint8), found)
     np.testing.assert_array_equal(found.reshape(expected.shape), expected)  # NaN equals NaN here
     assert read_gguf_header(file).metadata["pa_lite.allow_nonfinite"].value is True
-    strict = PlanOptions(kind)
+    strict = PlanOptions(type=kind)
     if np.isfinite(expected).all():
         pa_lite.merge(*sides, (lam,), plan=strict, output=folder / "y.gguf")
         assert "pa_lite.allow_nonfinite" not in read_gguf_header(folder / "y.gguf").metadata
@@ -153,7 +153,7 @@ def test_what_is_allowed_is_what_numpy_computes(
 def test_what_was_let_through_is_told(
     tmp_path: Path, write: Callable[..., Path], caplog: pytest.LogCaptureFixture
 ) -> None:
-    plan = PlanOptions("F16", allow_nonfinite=True)
+    plan = PlanOptions(type="F16", allow_nonfinite=True)
     with caplog.at_level(logging.WARNING):
         pa_lite.merge(write(NAN, "b"), write(1e6, "i"), (0.0, 0.5, 1.0), plan=plan, output=tmp_path)
     assert [r.getMessage() for r in caplog.records] == [
@@ -171,7 +171,7 @@ def test_what_was_let_through_is_told(
 
 
 def test_models_merged_in_memory_refuse_them(write: Callable[..., Path]) -> None:
-    plan = plan_merge(open_checkpoint(write(NAN, "b")), open_checkpoint(write()), PlanOptions("F16"))
+    plan = plan_merge(open_checkpoint(write(NAN, "b")), open_checkpoint(write()), PlanOptions(type="F16"))
     with pytest.raises(CheckpointError, match="has the value nan in row 3"):
         InMemoryModel(plan, 0.5)
 
@@ -185,8 +185,8 @@ def test_a_quantised_gguf_with_a_broken_scale(tmp_path: Path, tiny_ggufs: dict[s
         f.write(np.float16(np.nan).tobytes())
     for kind in ("Q8_0", "F16"):
         with pytest.raises(CheckpointError, match=r"blk.0.ffn_gate.weight at lam 1 has the value nan in row 1, col"):
-            pa_lite.merge(file, file, (1.0,), plan=PlanOptions(kind), output=tmp_path / "x.gguf")
-    plan = PlanOptions("F16", allow_nonfinite=True)
+            pa_lite.merge(file, file, (1.0,), plan=PlanOptions(type=kind), output=tmp_path / "x.gguf")
+    plan = PlanOptions(type="F16", allow_nonfinite=True)
     pa_lite.merge(file, file, (1.0,), plan=plan, output=tmp_path / "x.gguf")
     held = next(t for t in gguf.GGUFReader(tmp_path / "x.gguf").tensors if t.name == tensor.name)
     assert int(np.isnan(held.data).sum()) == 32

@@ -13,7 +13,7 @@ from tests.support import tiny
 
 
 def planned(base: Path, instruct: Path, kind: str = "Q8_0") -> MergePlan:
-    return plan_merge(open_checkpoint(base), open_checkpoint(instruct), PlanOptions(kind))
+    return plan_merge(open_checkpoint(base), open_checkpoint(instruct), PlanOptions(type=kind))
 
 
 def test_types_and_order(tiny_pair: tuple[Path, Path]) -> None:

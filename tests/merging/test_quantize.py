@@ -35,7 +35,7 @@ def tensor_bytes(header: GgufHeader) -> dict[str, tuple[str, bytes]]:
 def merged(demo_pair: Pair, tiny_pair: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("f32")
     pairs = {"demo": (demo_pair.base, demo_pair.instruct), "tiny": tiny_pair}
-    plan = PlanOptions("F32")
+    plan = PlanOptions(type="F32")
     return {
         name: pa_lite.merge(*pair, (0.7,), plan=plan, output=folder / f"{name}.gguf")[0] for name, pair in pairs.items()
     }
@@ -49,7 +49,7 @@ def test_types_and_bytes(
     """The tiny pair's rows of 64 and 96 meet every fallback."""
     llama_quantize(merged[name], tmp_path / "theirs.gguf", FILE_TYPES[kind])
     pair = (demo_pair.base, demo_pair.instruct) if name == "demo" else tiny_pair
-    (ours,) = pa_lite.merge(*pair, (0.7,), plan=PlanOptions(kind), output=tmp_path / "ours.gguf")
+    (ours,) = pa_lite.merge(*pair, (0.7,), plan=PlanOptions(type=kind), output=tmp_path / "ours.gguf")
     expected, got = (tensor_bytes(read_gguf_header(p)) for p in (tmp_path / "theirs.gguf", ours))
     assert got.keys() == expected.keys()
     for tensor in expected:

@@ -30,7 +30,7 @@ def read(path: Path) -> Tensors:
 def ends(pair: tuple[Path, Path], folder: Path, kind: str) -> tuple[Path, Path]:
     """Base and instruct as GGUF files of a type."""
     folder.mkdir(exist_ok=True)
-    base, instruct = pa_lite.merge(*pair, (0.0, 1.0), plan=PlanOptions(kind), output=folder)
+    base, instruct = pa_lite.merge(*pair, (0.0, 1.0), plan=PlanOptions(type=kind), output=folder)
     return base, instruct
 
 
@@ -38,8 +38,8 @@ def test_gguf_inputs_equal_safetensors(tiny_pair: tuple[Path, Path], tmp_path: P
     files = ends(tiny_pair, tmp_path / "ends", "BF16")
     for pair in (files, (files[0], tiny_pair[1]), (tiny_pair[0], files[1])):
         out = tmp_path / "out.gguf"
-        (expected,) = pa_lite.merge(*tiny_pair, (0.3,), plan=PlanOptions("F32"), output=tmp_path / "e.gguf")
-        (got,) = pa_lite.merge(*pair, (0.3,), plan=PlanOptions("F32"), output=out)
+        (expected,) = pa_lite.merge(*tiny_pair, (0.3,), plan=PlanOptions(type="F32"), output=tmp_path / "e.gguf")
+        (got,) = pa_lite.merge(*pair, (0.3,), plan=PlanOptions(type="F32"), output=out)
         assert read(got).keys() == read(expected).keys()
         for name, values in read(expected).items():
             np.testing.assert_array_equal(read(got)[name], values)
@@ -55,8 +55,8 @@ def test_gguf_inputs_equal_safetensors(tiny_pair: tuple[Path, Path], tmp_path: P
 @pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "Q5_1", "F16"])
 def test_a_quantised_base_with_a_safetensors_instruct(tiny_pair: tuple[Path, Path], tmp_path: Path, kind: str) -> None:
     base, _ = ends(tiny_pair, tmp_path / "ends", kind)
-    (whole,) = pa_lite.merge(*tiny_pair, (1.0,), plan=PlanOptions("F32"), output=tmp_path / "i.gguf")
-    (got,) = pa_lite.merge(base, tiny_pair[1], (0.25,), plan=PlanOptions("F32"), output=tmp_path / "o.gguf")
+    (whole,) = pa_lite.merge(*tiny_pair, (1.0,), plan=PlanOptions(type="F32"), output=tmp_path / "i.gguf")
+    (got,) = pa_lite.merge(base, tiny_pair[1], (0.25,), plan=PlanOptions(type="F32"), output=tmp_path / "o.gguf")
     left, right = read(base), read(whole)
     for name, values in read(got).items():
         expected = np.float32(0.75) * left[name] + np.float32(0.25) * right[name]
@@ -108,7 +108,7 @@ def test_any_architecture_merges_from_gguf(tmp_path: Path) -> None:
                 f.write(values[name].tobytes())
         sides.append((path, values))
     (base, left), (instruct, right) = sides
-    (out,) = pa_lite.merge(base, instruct, (0.5,), plan=PlanOptions("F32"), output=tmp_path)
+    (out,) = pa_lite.merge(base, instruct, (0.5,), plan=PlanOptions(type="F32"), output=tmp_path)
     assert out.name == "instruct-pa0.50-F32.gguf"
     for name, found in read(out).items():
         np.testing.assert_allclose(found, 0.5 * left[name] + 0.5 * right[name], atol=1e-6)

@@ -78,7 +78,7 @@ def test_every_tensor_equals_the_twins(
     lams = (0.0, 0.3, 1.0, 1.5)
     options = MergeOptions(threads=3)
     files = pa_lite.merge(
-        tmp_path / "base", tmp_path / "instruct", lams, plan=PlanOptions(kind), output=tmp_path, options=options
+        tmp_path / "base", tmp_path / "instruct", lams, plan=PlanOptions(type=kind), output=tmp_path, options=options
     )
     for lam, file in zip(lams, files, strict=True):
         found = {t.name: t for t in gguf.GGUFReader(file).tensors}

@@ -68,7 +68,7 @@ def test_tensors(
     tmp_path: Path,
 ) -> None:
     expected = read_gguf_header(converted[name, lam, kind])
-    ours = read_gguf_header(pa_lite.merge(*pairs[name], (float(lam),), plan=PlanOptions(kind), output=tmp_path)[0])
+    ours = read_gguf_header(pa_lite.merge(*pairs[name], (float(lam),), plan=PlanOptions(type=kind), output=tmp_path)[0])
     assert ours.tensors.keys() == expected.tensors.keys()
     for tensor in expected.tensors:
         mine, theirs = ours.tensors[tensor], expected.tensors[tensor]

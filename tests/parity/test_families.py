@@ -49,7 +49,7 @@ def converted(pairs: Pairs, convert_all: ConvertAll) -> Pairs:
 
 
 def merged(pair: tuple[Path, Path], lam: float, kind: str, folder: Path) -> Path:
-    return pa_lite.merge(*pair, (lam,), plan=PlanOptions(kind), output=folder)[0]
+    return pa_lite.merge(*pair, (lam,), plan=PlanOptions(type=kind), output=folder)[0]
 
 
 @pytest.mark.parametrize("lam", [0, 1])

@@ -55,7 +55,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def ours(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PaLiteLM]:
     folder = tmp_path_factory.mktemp("f32")
-    (path,) = pa_lite.merge(checkpoint, checkpoint, (1.0,), plan=PlanOptions("F32"), output=folder)
+    (path,) = pa_lite.merge(checkpoint, checkpoint, (1.0,), plan=PlanOptions(type="F32"), output=folder)
     with PaLiteLM(str(path)) as lm:
         yield lm
 
@@ -102,7 +102,7 @@ def samples(lm: Any, folder: Path, *tasks: str, **more: Any) -> dict[str, list[d
     """What lm-eval logs of each task's items on a model."""
     from lm_eval import simple_evaluate
 
-    options = HarnessOptions(tasks, include_path=(folder,))
+    options = HarnessOptions(tasks=tasks, include_path=(folder,))
     loaded, manager = load_tasks(options)
     done = simple_evaluate(model=lm, tasks=loaded, task_manager=manager, limit=N_ITEMS, bootstrap_iters=10, **more)
     logged: dict[str, list[dict[str, Any]]] = done["samples"]

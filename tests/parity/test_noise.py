@@ -32,7 +32,7 @@ def original() -> Path:
 
 @pytest.mark.parametrize(("kind", "nats"), [("F32", 1e-3), ("F16", 0.01)])
 def test_packing_moves_scores_by_less_than(original: Path, tmp_path: Path, kind: str, nats: float) -> None:
-    (path,) = pa_lite.merge(original, original, (1.0,), plan=PlanOptions(kind), output=tmp_path / "model.gguf")
+    (path,) = pa_lite.merge(original, original, (1.0,), plan=PlanOptions(type=kind), output=tmp_path / "model.gguf")
     with Model(path, EngineOptions(threads=2)) as model:
         requests = [
             r

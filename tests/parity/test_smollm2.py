@@ -50,27 +50,27 @@ def pair(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Pair:
 
 @pytest.fixture(scope="module")
 def merged(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return pa_lite.merge(*pair, (0.7,), plan=PlanOptions("F32"), output=tmp_path_factory.mktemp("f32"))[0]
+    return pa_lite.merge(*pair, (0.7,), plan=PlanOptions(type="F32"), output=tmp_path_factory.mktemp("f32"))[0]
 
 
 @pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "Q5_1", "Q3_K_M", "Q4_K_M", "Q6_K", "IQ4_XS"])
 def test_types_and_bytes(pair: Pair, merged: Path, kind: str, tmp_path: Path) -> None:
     """Rows of 576, which K-quants' blocks do not divide, and of 1536, which they do."""
     llama_quantize(merged, tmp_path / "theirs.gguf", FILE_TYPES[kind])
-    (ours,) = pa_lite.merge(*pair, (0.7,), plan=PlanOptions(kind), output=tmp_path / "ours.gguf")
+    (ours,) = pa_lite.merge(*pair, (0.7,), plan=PlanOptions(type=kind), output=tmp_path / "ours.gguf")
     assert tensor_bytes(read_gguf_header(ours)) == tensor_bytes(read_gguf_header(tmp_path / "theirs.gguf"))
 
 
 def test_it_chats_as_the_original(pair: Pair, original: Path, tmp_path: Path) -> None:
     """At lam 1 the answers are those of the original's own weights, dequantised: bfloat16 is all that lies between."""
-    (ours,) = pa_lite.merge(*pair, (1.0,), plan=PlanOptions("F16"), output=tmp_path / "ours.gguf")
-    (theirs,) = pa_lite.merge(original, original, (1.0,), plan=PlanOptions("F32"), output=tmp_path / "theirs.gguf")
+    (ours,) = pa_lite.merge(*pair, (1.0,), plan=PlanOptions(type="F16"), output=tmp_path / "ours.gguf")
+    (theirs,) = pa_lite.merge(original, original, (1.0,), plan=PlanOptions(type="F32"), output=tmp_path / "theirs.gguf")
     texts = ["What is the capital of France?", "What is 2 + 2?", "Name one colour."]
     answers, first = [], []
     for path in (ours, theirs):
         with Model(path, EngineOptions(threads=2)) as model:
             prompts = chat_prompts(model, texts).tokens
-            answers.append([g.text for g in generate(model, prompts, GenerationOptions(12))])
+            answers.append([g.text for g in generate(model, prompts, GenerationOptions(max_tokens=12))])
             with model.context(256) as context:
                 n = len(prompts[0])
                 context.decode(prompts[0], range(n), [(0,)] * n, [False] * (n - 1) + [True])

@@ -106,7 +106,7 @@ def test_the_search_lands_near_the_grids_answer(demo: DemoResult, goal: Goal) ->
         return np.asarray(series[which].values[lam, list(items)])
 
     found = [
-        search_lam(Arms(LAMS, tuple(s.n for s in series), True, look_up), goal, SearchOptions(0.4, seed))
+        search_lam(Arms(LAMS, tuple(s.n for s in series), True, look_up), goal, SearchOptions(budget=0.4, seed=seed))
         for seed in range(20)
     ]
     assert sum(abs(f.lam - answer) < 0.101 for f in found) >= 18

@@ -74,7 +74,7 @@ def test_more_tasks_than_a_study_has_are_refused_when_it_is_planned_and_when_it_
     (tmp_path / "rows.jsonl").write_text('{"q": "a", "a": "b"}\n' * 3)
     head = '[tasks.t{}]\ndata = "rows.jsonl"\nkind = "G"\ntemplate = "{{{{{{{{ q }}}}}}}}"\nanswers = "a"\n'
     (tmp_path / "many.toml").write_text("".join(head.format(i) for i in range(MOST_TASKS + 1)))
-    options = StudyOptions((0.5,), (str(tmp_path / "many.toml"),))
+    options = StudyOptions(lams=(0.5,), tasks=(str(tmp_path / "many.toml"),))
     with pytest.raises(InputError, match="1001 tasks are named"):
         plan_study("demo", options)
     record = {0: {"metric": "acc", "metrics": {"acc": 1.0}}}

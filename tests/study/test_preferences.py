@@ -22,7 +22,7 @@ from pa_lite.study.workloads import AnswersWorkload
 from pa_lite.tasks.scoring import ScoreOptions
 
 OPTIONS = StudyOptions(
-    (0.0, 1.0), ("demo_kind",), score=ScoreOptions(limit=8), alpaca="demo", alpaca_limit=6, judge="demo@1.0"
+    lams=(0.0, 1.0), tasks=("demo_kind",), score=ScoreOptions(limit=8), alpaca="demo", alpaca_limit=6, judge="demo@1.0"
 )
 
 

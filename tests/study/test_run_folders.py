@@ -44,7 +44,9 @@ WORDS = ["--lam", "0,1", "--tasks", "demo_kind", "--limit", "4", "--follow", "de
 ODD: list[Any] = [None, True, -1, "", "x", [], {}, ["x", 1], {"x": None}]
 SAMPLES = 4
 MEMBERS = 6
-OPTIONS = StudyOptions((0.0, 1.0), ("demo_kind",), follow="demo", follow_limit=4, score=ScoreOptions(limit=4))
+OPTIONS = StudyOptions(
+    lams=(0.0, 1.0), tasks=("demo_kind",), follow="demo", follow_limit=4, score=ScoreOptions(limit=4)
+)
 COLUMNS = {
     "facts": ["name", "value"],
     "cells": [

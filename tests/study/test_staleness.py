@@ -24,7 +24,9 @@ from pa_lite.study.sweep import estimate_pair, sweep_pair
 from pa_lite.tasks.scoring import ScoreOptions
 from tests.cli.test_cli import run
 
-OPTIONS = StudyOptions((0.0, 1.0), ("demo_town",), follow="demo", follow_limit=8, score=ScoreOptions(limit=6))
+OPTIONS = StudyOptions(
+    lams=(0.0, 1.0), tasks=("demo_town",), follow="demo", follow_limit=8, score=ScoreOptions(limit=6)
+)
 N_ITEMS = 2 * (6 + 8)
 
 
@@ -292,7 +294,12 @@ def test_another_method_is_measured_again(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_preferences_of_an_old_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     options = StudyOptions(
-        (0.0, 1.0), ("demo_kind",), score=ScoreOptions(limit=4), alpaca="demo", alpaca_limit=4, judge="demo@1.0"
+        lams=(0.0, 1.0),
+        tasks=("demo_kind",),
+        score=ScoreOptions(limit=4),
+        alpaca="demo",
+        alpaca_limit=4,
+        judge="demo@1.0",
     )
     before = sweep_pair("demo", options, tmp_path)
     as_0_1_0_measured(tmp_path)

@@ -32,7 +32,7 @@ from pa_lite.tasks.scoring import ScoreOptions
 
 KILLS = 30
 OPTIONS = StudyOptions(
-    (0.0, 0.5, 1.0), ("demo_kind", "demo_town"), follow="demo", follow_limit=12, score=ScoreOptions(limit=24)
+    lams=(0.0, 0.5, 1.0), tasks=("demo_kind", "demo_town"), follow="demo", follow_limit=12, score=ScoreOptions(limit=24)
 )
 
 
@@ -101,7 +101,7 @@ def test_another_pairs_folder_is_refused(tmp_path: Path, caplog: pytest.LogCaptu
 
 
 def test_what_there_was_too_little_memory_for_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = StudyOptions((0.0, 1.0), ("demo_kind",), score=ScoreOptions(limit=4))
+    options = StudyOptions(lams=(0.0, 1.0), tasks=("demo_kind",), score=ScoreOptions(limit=4))
     assert sweep_pair("demo", options, tmp_path / "ample").remarks == ()
     monkeypatch.setattr(context_memory, "available_memory", lambda: 4_000_000)
     study = sweep_pair("demo", options, tmp_path / "short")

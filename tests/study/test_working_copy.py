@@ -26,7 +26,7 @@ from pa_lite.system.markers import marker_of
 from pa_lite.tasks.scoring import ScoreOptions
 
 RIGHT = {"metric": "acc", "metrics": {"acc": 1.0}}
-OPTIONS = StudyOptions((0.0, 1.0), ("demo_kind",), score=ScoreOptions(limit=4))
+OPTIONS = StudyOptions(lams=(0.0, 1.0), tasks=("demo_kind",), score=ScoreOptions(limit=4))
 
 
 def cell(n_items: int = 1000) -> Cell:

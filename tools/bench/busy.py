@@ -129,7 +129,7 @@ def work(what: str, path: Path, n: int, threads: int) -> dict[str, Any]:
         else:
             prompts = chat_prompts(model, (PROMPTS * (n // len(PROMPTS) + 1))[:n]).tokens
             start = time.perf_counter()
-            generate(model, prompts, GenerationOptions(48, parallel=min(16, n)))
+            generate(model, prompts, GenerationOptions(max_tokens=48, parallel=min(16, n)))
         return {"seconds": time.perf_counter() - start, "threads": model.thread_count.now}
 
 

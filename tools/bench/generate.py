@@ -164,7 +164,7 @@ def measure(model: Recorder, prompts: Sequence[Sequence[int]], options: argparse
     found = Speeds()
     for number in range(1, options.repeat + 1):
         begin = time.perf_counter()
-        made = generate(model, prompts, GenerationOptions(n, parallel=options.parallel))
+        made = generate(model, prompts, GenerationOptions(max_tokens=n, parallel=options.parallel))
         seconds = time.perf_counter() - begin
         n_tokens = sum(g.n_tokens for g in made)
         found.ours.append(n_tokens / seconds)

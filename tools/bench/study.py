@@ -84,7 +84,7 @@ def built(plan: MergePlan, threads: int, repeat: int, folder: Path) -> tuple[lis
             moving.move(first)
             in_memory.append(time.perf_counter() - start)
             start = time.perf_counter()
-            write_merge(plan, [(second, path)], MergeOptions(threads, force=True))
+            write_merge(plan, [(second, path)], MergeOptions(threads=threads, force=True))
             Model(path, options).close()
             on_disk.append(time.perf_counter() - start)
     path.unlink()
@@ -114,7 +114,9 @@ class _TimedStore:
 
 def _demo_options(threads: int, workers: int = 0) -> StudyOptions:
     lams = tuple(map(float, LAMS))
-    return StudyOptions(lams, ("demo",), follow="demo", engine=EngineOptions(threads), workers=workers)
+    return StudyOptions(
+        lams=lams, tasks=("demo",), follow="demo", engine=EngineOptions(threads=threads), workers=workers
+    )
 
 
 def store_share(threads: int, folder: Path) -> tuple[float, float]:
@@ -132,7 +134,13 @@ def memory_of_sweep(source: Path, kind: str, threads: int, folder: Path) -> dict
     """Peak of this process in a small sweep on a model, the weights, and the largest cache, that of generation."""
     pair = Pair("smollm2", source, source)
     options = StudyOptions(
-        (0.0, 0.5, 1.0), ("demo_town",), (kind,), "demo", 16, ScoreOptions(limit=64), engine=EngineOptions(threads)
+        lams=(0.0, 0.5, 1.0),
+        tasks=("demo_town",),
+        types=(kind,),
+        follow="demo",
+        follow_limit=16,
+        score=ScoreOptions(limit=64),
+        engine=EngineOptions(threads=threads),
     )
     plan = plan_study(pair, options)
     with open_store(folder / f"memory-{kind}") as store:
@@ -182,7 +190,7 @@ def run(options: argparse.Namespace) -> None:
         ]  # fmt: skip
         checkpoint = open_checkpoint(source)
         for kind in ("F16", "Q8_0"):
-            in_memory, on_disk = built(plan_merge(checkpoint, checkpoint, PlanOptions(kind)), threads, 5, folder)
+            in_memory, on_disk = built(plan_merge(checkpoint, checkpoint, PlanOptions(type=kind)), threads, 5, folder)
             ratio = median_ratio(on_disk, in_memory)
             rows.append(Row(f"{kind}: a GGUF written and loaded", on_disk))
             rows.append(Row(f"{kind}: the lam moved in memory, over it", in_memory, None, ratio, ">= 2x", ratio >= 2))

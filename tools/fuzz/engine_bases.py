@@ -126,7 +126,7 @@ def make_bases(folder: Path) -> dict[str, Path]:
         for kind in kinds:
             made = folder / f"{cls}-{kind}.gguf"
             made.unlink(missing_ok=True)
-            pa_lite.merge(str(checkpoint), str(checkpoint), (1.0,), plan=PlanOptions(kind), output=made)
+            pa_lite.merge(str(checkpoint), str(checkpoint), (1.0,), plan=PlanOptions(type=kind), output=made)
             name = f"{read_gguf_header(made).metadata['general.architecture'].value}-{kind}"
             bases[f"{cls}-{kind}" if name in bases else name] = made
     for name, own, shapes in _others():

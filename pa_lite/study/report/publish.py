@@ -17,15 +17,15 @@ from pa_lite.system.atomic import check_target, write_errors, write_text
 from pa_lite.untrusted.safe_names import file_name
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ReportOptions:
-    """Where to write: the page (None: report.html in the run folder), and what else is named; `kind` of weights."""
+    """Where to write: the page (None: report.html in the run folder), and what else is named; `type` of weights."""
 
     output: Path | None = None
     png: Path | None = None
     csv: Path | None = None
     lm_eval: Path | None = None
-    kind: str | None = None
+    type: str | None = None
     force: bool = False
 
 
@@ -44,7 +44,7 @@ def publish(run: Path, options: ReportOptions | None = None) -> tuple[list[Path]
         if folder is not None:
             _make(folder)
     with read_store(run) as store:
-        study = load_study(store, options.kind)
+        study = load_study(store, options.type)
         name = file_name(f"{study.pair}_{study.type}")
         told = {lam: f"{lam:g}" for lam in study.curves.lams}
         if len(set(told.values())) < len(told):

@@ -27,7 +27,7 @@ _LENGTHS = (0.1, 0.15, 0.2, 0.3, 0.5, 0.8)  # in lam: over such a distance an av
 _WITHIN = 0.1001  # a lam this near to the best counts as the same answer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SearchOptions:
     """`budget` is the share of the grid's item evaluations that may be spent, `seed` orders the items."""
 

@@ -22,7 +22,7 @@ _LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_toke
 _WORDS = {"true": True, "false": False, "none": None}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class HarnessOptions:
     """lm-eval's own options, by its names: this holds the only defaults.
 

@@ -178,7 +178,7 @@ def test_publishing_a_run(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="exists already"):
         publish(run, ReportOptions(csv=tmp_path / "items.csv"))
     with pytest.raises(InputError, match="type 'Q8_0' was not measured"):
-        publish(run, ReportOptions(kind="Q8_0"))
+        publish(run, ReportOptions(type="Q8_0"))
     with read_store(run) as store:
         assert len(list(item_rows(store))) == 180
         with pytest.raises(InputError, match=r"no finished task at lam 0\.3"):
@@ -301,7 +301,7 @@ def test_figures_and_lm_eval_files_are_not_overwritten(tmp_path: Path) -> None:
 
 def test_other_types_are_told(tmp_path: Path) -> None:
     sweep_pair("demo", replace(OPTIONS, follow="", types=("F16", "Q8_0")), tmp_path)
-    page, found = publish(tmp_path, ReportOptions(kind="Q8_0"))
+    page, found = publish(tmp_path, ReportOptions(type="Q8_0"))
     assert found.type == "Q8_0"
     assert any("--type): F16" in remark for remark in found.remarks)
     assert "--type): F16" in page[0].read_text("utf-8")

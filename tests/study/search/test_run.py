@@ -18,7 +18,9 @@ from tests.study.test_sweep import OPTIONS
 
 def test_finding_a_lam_reports_what_it_spent() -> None:
     plan, told = plan_study("demo", OPTIONS), []
-    found = find_lam(plan, Goal(keep_follow=0.9), SearchOptions(0.9), lambda done, total: told.append((done, total)))
+    found = find_lam(
+        plan, Goal(keep_follow=0.9), SearchOptions(budget=0.9), lambda done, total: told.append((done, total))
+    )
     assert found.lam in OPTIONS.lams
     assert told[-1] == (found.spent, int(0.9 * 180))
     assert found.grid == 180
@@ -36,7 +38,7 @@ def test_schedules_around_a_lam() -> None:
     assert [s.text for s in candidate_schedules(plan, 0.9)] == [
         "embeddings: 0.7", "attention: 0.7", "ffn: 0.7", "norms: 0.7",
     ]  # fmt: skip
-    raced = find_schedule(plan, 0.9, Goal(keep_follow=0.9), SearchOptions(0.5))
+    raced = find_schedule(plan, 0.9, Goal(keep_follow=0.9), SearchOptions(budget=0.5))
     assert raced.candidates == ("lam 0.9", *(s.text for s in candidate_schedules(plan, 0.9)), "lam 1")
     assert raced.text in ("", *raced.candidates)
     assert 0 < raced.spent <= 0.5 * raced.grid

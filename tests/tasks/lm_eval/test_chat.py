@@ -56,4 +56,4 @@ def test_reasoning_is_switched_off_or_left_out(tiny_ggufs: dict[str, Path]) -> N
 
 def test_arguments_need_the_template(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="it needs --apply_chat_template"):
-        run_harness("demo@1", HarnessOptions(("arc_easy",)), chat=ChatOptions(template_args={"a": 1}))
+        run_harness("demo@1", HarnessOptions(tasks=("arc_easy",)), chat=ChatOptions(template_args={"a": 1}))

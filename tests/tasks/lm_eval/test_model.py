@@ -70,7 +70,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def options(folder: Path, *tasks: str, **more: Any) -> HarnessOptions:
-    return HarnessOptions(tasks, include_path=(folder,), bootstrap_iters=100, **more)
+    return HarnessOptions(tasks=tasks, include_path=(folder,), bootstrap_iters=100, **more)
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +152,7 @@ def test_rolling_equals_each_window_alone(result: HarnessResult, model: Model) -
 def test_texts_equal_each_prompt_alone(result: HarnessResult, model: Model) -> None:
     for record in samples(result, SAY):
         prompt = model.tokenize(record["arguments"]["gen_args_0"]["arg_0"])
-        settings = GenerationOptions(6, stop=("\n", "-", model.special_text("eos")))
+        settings = GenerationOptions(max_tokens=6, stop=("\n", "-", model.special_text("eos")))
         assert record["resps"] == [[generate(model, [prompt], settings)[0].text]]
         assert record["arguments"]["gen_args_0"]["arg_1"]["until"] == ["\n", "-"]
 

@@ -100,7 +100,7 @@ def test_nonsense(kwargs: dict[str, Any], message: str) -> None:
 )
 def test_options_that_cannot_be(words: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        HarnessOptions(("a",), **words)
+        HarnessOptions(tasks=("a",), **words)
 
 
 def test_without_lm_eval_the_extra_is_named(tmp_path: Path) -> None:
