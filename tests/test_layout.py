@@ -30,6 +30,7 @@ PACKAGES = [
     "instructions",
     "tasks",
     "study",
+    "api",
 ]
 
 
@@ -80,6 +81,13 @@ def test_modules_say_what_they_are_for_and_stay_small(path: Path) -> None:
     text = path.read_text("utf-8")
     assert ast.get_docstring(ast.parse(text))
     assert len(text.splitlines()) <= 400
+
+
+def test_commands_call_the_api_and_nothing_below_it() -> None:
+    allowed = ("pa_lite.api", "pa_lite.cli", "pa_lite.errors", "pa_lite.sanitize")
+    for path in (PACKAGE / "cli").rglob("*.py"):
+        for imported in imports(path):
+            assert imported == "pa_lite" or imported.startswith(allowed), f"{path.name} imports {imported}"
 
 
 def test_only_the_engine_starts_llama_cpp_and_only_kernels_calls_ggml() -> None:

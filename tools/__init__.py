@@ -1,7 +1,7 @@
-"""Programs beside the package: benchmarks, fuzzers, campaigns of faults, and the making of the demo pair.
+"""Programs beside the package: benchmarks, fuzzers, campaigns of faults, references, and the demo pair's making.
 
 They are run from the repository's folder: `python -m tools.bench merge`, `python -m tools.chaos`,
-`python -m tools.fuzz`, `python -m tools.demo train`.
+`python -m tools.fuzz`, `python -m tools.demo train`, `python -m tools.docs`.
 """
 
 from __future__ import annotations

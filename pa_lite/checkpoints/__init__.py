@@ -11,7 +11,7 @@ from pa_lite.checkpoints.gguf_model import open_gguf
 from pa_lite.checkpoints.hf import open_hf
 from pa_lite.checkpoints.hub.checkpoints import fetch_checkpoints, reach_checkpoint
 from pa_lite.checkpoints.hub.repositories import HubReference, Location, Progress, locate
-from pa_lite.checkpoints.locations import find_model, unknown_file
+from pa_lite.checkpoints.locations import find_model, resolve_location, unknown_file
 from pa_lite.errors import CheckpointError
 from pa_lite.system.byte_source import ByteSource
 from pa_lite.untrusted.file_kind import content_of
@@ -21,13 +21,13 @@ def open_checkpoints(
     places: Sequence[str | Location], stream: bool = False, progress: Progress | None = None
 ) -> list[Checkpoint]:
     """Open checkpoints: folders with safetensors shards or one GGUF model, files of either kind under any name, a
-    repository's folder in the Hub's cache, or `hub:org/name[@revision]`.
+    repository's folder in the Hub's cache, or `org/name[@revision]` on the Hub.
 
     Reads headers and configuration only. Those on the Hub are fetched into the Hub's cache first, with `progress`
     getting (bytes done, bytes in all); with `stream` their weights stay there and are read by ranges. Raises
     CheckpointError when there is nothing that pa-lite can read, HubError when the Hub does not give it.
     """
-    located = [locate(place) for place in places]
+    located = [resolve_location(place) for place in places]
     references = [place for place in located if isinstance(place, HubReference)]
     found: dict[HubReference, tuple[Path, dict[str, ByteSource]]]
     if stream:
@@ -65,4 +65,4 @@ def _open(path: Path, elsewhere: Mapping[str, ByteSource]) -> Checkpoint:
     raise unknown_file(file)
 
 
-__all__ = ["HubReference", "Location", "locate", "open_checkpoint", "open_checkpoints"]
+__all__ = ["HubReference", "Location", "locate", "open_checkpoint", "open_checkpoints", "resolve_location"]

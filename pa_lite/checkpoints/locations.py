@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from pathlib import Path
 
 from pa_lite.checkpoints.gguf_model import part_names
 from pa_lite.checkpoints.hub.cache import repository_of, snapshot_of
+from pa_lite.checkpoints.hub.repositories import HubReference, Location, locate, parse_hub
 from pa_lite.checkpoints.safetensors_file import read_json
 from pa_lite.checkpoints.weight_files import INDEX, SINGLE, WEIGHTS, listed
 from pa_lite.errors import CheckpointError, InputError
@@ -30,6 +32,26 @@ _FOREIGN = {
     ".h5": "TensorFlow's weights", ".msgpack": "Flax's weights", ".onnx": "an ONNX model", ".npz": "NumPy arrays",
     ".nemo": "a NeMo model", ".tflite": "a TensorFlow Lite model", ".mlmodel": "a Core ML model",
 }  # fmt: skip
+
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[^\s@]+)?", re.A)
+_FILE_ENDINGS = (".gguf", ".safetensors", ".json", ".toml", *PICKLES)
+
+
+def resolve_location(where: str | Location) -> Location:
+    """Return what a location stands for: a path, or `org/name[@revision]` on the Hub, with or without `hub:`.
+
+    What exists on the disk goes first. `org/name` is not taken for a name on the Hub where the folder `org` exists, nor
+    where it ends as a file of weights does: then it is a path that is not there. Raises InputError for an empty string
+    and for what is wrong after `hub:`.
+    """
+    found = locate(where)
+    if isinstance(found, HubReference) or not isinstance(where, str) or _HUB_NAME.fullmatch(where) is None:
+        return found
+    is_file = where.partition("@")[0].lower().endswith(_FILE_ENDINGS)
+    if is_file or found.exists() or found.is_symlink() or found.parent.exists():
+        return found
+    return parse_hub(f"hub:{where}")
 
 
 def find_model(path: Path, elsewhere: Collection[str] = ()) -> Path:

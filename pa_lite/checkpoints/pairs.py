@@ -14,9 +14,11 @@ from typing import Any
 
 from pa_lite.checkpoints.gguf_model import part_names
 from pa_lite.checkpoints.hub.cache import RepoCache, cache_folder
-from pa_lite.checkpoints.hub.repositories import HubReference, Location, Progress, locate
+from pa_lite.checkpoints.hub.repositories import PREFIX, HubReference, Location, Progress, locate
+from pa_lite.checkpoints.locations import resolve_location
 from pa_lite.checkpoints.weight_files import INDEX, choose_weights, read_index
 from pa_lite.errors import CheckpointError, InputError, nearest
+from pa_lite.sanitize import name_text
 from pa_lite.system.atomic import existing_parent, write_errors, write_text
 from pa_lite.system.machine import available_memory, config_folder
 from pa_lite.system.opening import MOST_TOML_BYTES, read_regular
@@ -111,6 +113,33 @@ def find_pair(name: str) -> Pair:
     return pairs[name]
 
 
+def resolve_pair(pair: str | Pair | tuple[str | Location, str | Location]) -> Pair:
+    """Return the pair that a registered name, or two locations (base, instruct), stand for.
+
+    A pair of two locations is called as its instruct side is. Raises InputError with the nearest names for a name that
+    is not registered, and for a single location; what `find_pair` and `resolve_location` raise.
+    """
+    if isinstance(pair, Pair):
+        return pair
+    if isinstance(pair, str | Path):
+        text = str(pair)
+        if isinstance(pair, Path) or (text not in all_pairs() and _is_location(text)):
+            raise InputError(f"{text!r} is one location, and a pair has two: name both BASE and INSTRUCT.")
+        return find_pair(text)
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise InputError(f"{pair!r:.80} is not a pair: give a registered name, or base and instruct.")
+    base, instruct = map(resolve_location, pair)
+    if isinstance(instruct, HubReference):
+        return Pair(instruct.name, base, instruct)
+    name = instruct.absolute().name
+    return Pair(name_text(name[:-5] if name.lower().endswith(".gguf") else name) or "pair", base, instruct)
+
+
+def _is_location(text: str) -> bool:
+    """Whether a string that is not a registered pair's name can only be meant as a location."""
+    return "/" in text or "\\" in text or text.startswith(PREFIX) or bool(text and Path(text).exists())
+
+
 def _known() -> tuple[dict[str, Pair], CheckpointError | None]:
     """The registered pairs, and what is wrong with the user's file if they lack those in it."""
     pairs = read_pairs(models_folder() / "pairs.toml", is_own=False)
@@ -198,7 +227,7 @@ def add_pair(name: str, base: str, instruct: str, description: str = "", force: 
 
 
 def _absolute(text: str) -> Location:
-    place = locate(text)
+    place = resolve_location(text)
     return place if isinstance(place, HubReference) else place.expanduser().absolute()
 
 

@@ -22,8 +22,6 @@ from pa_lite.cli.signals import Ending, ends_in_order
 from pa_lite.cli.terminal import PlainFormatter, drop_streams, prepare_streams, tell, tell_text
 from pa_lite.errors import PaLiteError
 from pa_lite.sanitize import short_line
-from pa_lite.system.atomic import system_words
-from pa_lite.system.machine import little_memory
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -36,6 +34,8 @@ def cli(debug: bool) -> None:
     pa-lite demo                                  all of it on the embedded pair, offline
     pa-lite merge ./Base ./Instruct --lam 0.7     write the model at lam 0.7 as GGUF
     """
+    from pa_lite.api.files import little_memory
+
     if told := little_memory():
         raise PaLiteError(told)
     level = logging.DEBUG if debug else logging.WARNING
@@ -123,8 +123,10 @@ def _told(error: Exception) -> str:
             f"a library cannot be loaded ({reason.rstrip('.')}). Free some memory or allow more (ulimit -v), "
             "or install pa-lite again."
         )
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG) and error.filename is None:
-        return f"the output cannot be written: {system_words(error)}."
     if isinstance(error, OSError):
+        from pa_lite.api.files import system_words
+
+        if error.errno in (errno.ENOSPC, errno.EFBIG) and error.filename is None:
+            return f"the output cannot be written: {system_words(error)}."
         return f"{error.filename or 'the system'}: {system_words(error)}."
     return f"a fault of pa-lite itself ({type(error).__name__}: {error}). Run pa-lite --debug and report what it shows."

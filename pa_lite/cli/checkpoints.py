@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pa_lite.cli.options import JSON, STREAM, THREADS
+import pa_lite
+from pa_lite.cli.options import JSON, STREAM, THREADS, takes_pair
 from pa_lite.cli.terminal import bar, show_json, show_table, tell
 
 if TYPE_CHECKING:
-    from pa_lite.checkpoints.inspect import Inspection
-    from pa_lite.merging.diff import Diff
+    from pa_lite import Diff, Inspection
+    from pa_lite.api.options import PairLike
 
 
 @click.command()
@@ -23,12 +24,10 @@ if TYPE_CHECKING:
 def inspect(checkpoint: str, tensors: bool, as_json: bool) -> None:
     """What is in CHECKPOINT: architecture, types, sizes, vocabulary, chat template.
 
-    CHECKPOINT is a folder with safetensors files, a GGUF file, or hub:org/name[@revision], of which only headers and
-    small files are fetched.
+    CHECKPOINT is a folder with safetensors files, a GGUF file, or org/name[@revision] on the Hub, of which only headers
+    and small files are fetched.
     """
-    from pa_lite.checkpoints.inspect import inspect_checkpoint
-
-    found = inspect_checkpoint(checkpoint)
+    found = pa_lite.inspect(checkpoint)
     if as_json:
         show_json(asdict(found))
         return
@@ -58,17 +57,21 @@ def show_inspection(found: Inspection, tensors: bool) -> None:
 
 
 @click.command()
-@click.argument("base")
-@click.argument("instruct")
+@takes_pair
 @STREAM
 @THREADS
 @JSON
-def diff(base: str, instruct: str, stream: bool, threads: int, as_json: bool) -> None:
-    """How far INSTRUCT lies from BASE, by tensor group and layer: |I - B| / |B|, and the cosine of the two."""
-    from pa_lite.merging.diff import diff_checkpoints
+def diff(pair: PairLike, stream: bool, threads: int, as_json: bool) -> None:
+    """How far the instruct side of PAIR is from base, by tensor group and layer: |I - B| / |B|, and the cosine.
 
+    PAIR is a registered name, or BASE and INSTRUCT.
+
+    \b
+    pa-lite diff demo
+    pa-lite diff ./Base ./Instruct
+    """
     with bar("diff") as progress:
-        found = diff_checkpoints(base, instruct, threads, progress, stream)
+        found = pa_lite.diff(pair=pair, threads=threads, stream=stream, progress=progress)
     if as_json:
         show_json(asdict(found))
         return

@@ -14,8 +14,7 @@ from pa_lite.cli.options import JSON
 from pa_lite.cli.terminal import show_json, show_table, tell
 
 if TYPE_CHECKING:
-    from pa_lite.engine.doctor import Diagnosis
-    from pa_lite.system.leftovers import Leftover
+    from pa_lite.api.machine import Diagnosis, Leftover
 
 
 @click.command()
@@ -40,7 +39,7 @@ def doctor(folders: tuple[Path, ...], clean: bool, yes: bool, as_json: bool) -> 
         return
     if folders or yes:
         raise click.UsageError("FOLDER and --yes belong to --clean.")
-    from pa_lite.engine.doctor import diagnose
+    from pa_lite.api.machine import diagnose
 
     found = diagnose()
     if as_json:
@@ -50,7 +49,7 @@ def doctor(folders: tuple[Path, ...], clean: bool, yes: bool, as_json: bool) -> 
 
 
 def show_diagnosis(found: Diagnosis) -> None:
-    from pa_lite.engine.doctor import CELLS
+    from pa_lite.api.machine import CELLS
 
     versions = ", ".join(f"{name} {version}" for name, version in found.versions.items())
     rows = [
@@ -88,9 +87,9 @@ def _layers(on_gpu: int, layers: int) -> str:
 
 def clean_up(folders: Sequence[Path], yes: bool, as_json: bool) -> None:
     """List what was left, ask unless `yes`, and remove what nobody holds."""
-    from pa_lite.system.leftovers import remove
+    from pa_lite.api.machine import leftovers, remove
 
-    found = _leftovers(folders)
+    found = leftovers(folders)
     free = [each for each in found if each.is_removable]
     if not as_json:
         show_leftovers(found)
@@ -116,19 +115,6 @@ def _entry(leftover: Leftover) -> dict[str, Any]:
         **{name: getattr(leftover, name) for name in names},
         "has_marker": leftover.marker is not None,
     }
-
-
-def _leftovers(folders: Sequence[Path]) -> list[Leftover]:
-    """What lies in the folders and below; by default in those where we write, themselves."""
-    from pa_lite.checkpoints.hub import cache
-    from pa_lite.system.leftovers import find_downloads, find_leftovers, temporary_files
-    from pa_lite.system.machine import cache_folder, config_folder
-
-    if folders:
-        return find_leftovers(folders, deep=True)
-    shared = dict.fromkeys((Path.cwd(), temporary_files()))
-    own = [folder for folder in (config_folder(), cache_folder()) if folder.is_dir()]
-    return [*find_leftovers(list(shared)), *find_leftovers(own, deep=True), *find_downloads(cache.cache_folder())]
 
 
 def show_leftovers(found: Sequence[Leftover]) -> None:

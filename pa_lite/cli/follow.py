@@ -9,18 +9,16 @@ from typing import TYPE_CHECKING
 import click
 
 import pa_lite
-from pa_lite.cli.options import FORCE, JSON, OUTPUT, chats, loads_a_model
+from pa_lite.cli.options import FORCE, JSON, OUTPUT, chats, loads_a_model, takes_model
 from pa_lite.cli.terminal import bar, percent, show_json, show_table, tell, token_bar
 from pa_lite.errors import InputError
 
 if TYPE_CHECKING:
-    from pa_lite.engine.chat_options import ChatOptions
-    from pa_lite.engine.model import EngineOptions, Model
-    from pa_lite.instructions.following import FollowResult
+    from pa_lite import ChatOptions, EngineOptions, FollowResult, LoadedModel, ModelRef
 
 
 @click.command()
-@click.argument("model")
+@takes_model
 @click.option("--prompts", required=True, help="'alpaca-eval', 'demo', or a JSON or JSONL file (see below).")
 @click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True, help="New tokens at most.")
 @click.option("--parallel", type=click.IntRange(1, 256), default=16, show_default=True, help="Prompts at a time.")
@@ -37,7 +35,7 @@ if TYPE_CHECKING:
 @FORCE
 @JSON
 def generate(
-    model: str,
+    model: ModelRef,
     prompts: str,
     max_tokens: int,
     parallel: int,
@@ -55,7 +53,9 @@ def generate(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Answers of MODEL (FILE.gguf or PAIR@LAM) through its chat template, as AlpacaEval's model_outputs.
+    """Answers of MODEL through its chat template, as AlpacaEval's model_outputs.
+
+    MODEL is FILE.gguf, PAIR@LAM, or a pair with --lam.
 
     A prompt file has objects with `instruction` and, as they need it, `input` (or `context`), which follows the
     instruction after an empty line, `system`, which is that prompt's system prompt, and `dataset`.
@@ -65,40 +65,31 @@ def generate(
     \b
     pa-lite generate demo@0.7 --prompts demo -o outputs.json
     """
-    from pa_lite.alpaca.outputs import Target, generate_outputs, generator_name, load_prompts, write_outputs
-    from pa_lite.alpaca.prompts import system_prompts
-    from pa_lite.engine.generation import GenerationOptions
-    from pa_lite.system.atomic import check_target
+    from pa_lite.api.files import check_target
+    from pa_lite.api.models import check_prompts
 
-    options = GenerationOptions(
-        max_tokens=max_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        min_p=min_p,
-        top_k=top_k,
-        seed=seed,
-        stop=stop,
+    options = pa_lite.GenerationOptions(
+        max_tokens=max_tokens, temperature=temperature, top_p=top_p, min_p=min_p, top_k=top_k, seed=seed, stop=stop,
         parallel=parallel,
-    )
-    target = Target(output, resume, force) if output is not None else None
-    if target is not None:
-        check_target(target.path, force)
+    )  # fmt: skip
+    if output is not None:
+        check_target(output, force)
     elif resume:
         raise InputError("--resume continues a file: name it with -o.")
-    loaded = load_prompts(prompts)
-    system_prompts(loaded, chat.system)  # refuses what does not go together before a model is loaded
+    loaded = pa_lite.load_prompts(prompts)
+    check_prompts(loaded, chat.system)  # refuses what does not go together before a model is loaded
     with pa_lite.load(model, engine, kind) as opened:
-        note_plain_prompts(opened.model)
+        note_plain_prompts(opened)
         with token_bar("generate") as (progress, on_tokens):
-            if target is not None:
-                written = write_outputs(
-                    opened.model, loaded, generator_name(model), target, options, chat, progress, on_tokens
-                )
+            if output is not None:
+                written = opened.write_outputs(
+                    loaded, output, options, resume=resume, force=force, chat=chat, progress=progress,
+                    on_tokens=on_tokens,
+                )  # fmt: skip
             else:
-                name = generator_name(model)
-                made = generate_outputs(opened.model, loaded, name, options, chat, progress, on_tokens)
-    if target is None:
-        show_json([output.document() for output in made])
+                made = opened.generate(loaded, options, chat=chat, progress=progress, on_tokens=on_tokens)
+    if output is None:
+        show_json([answer.document() for answer in made])
     elif as_json:
         show_json(asdict(written))
     else:
@@ -113,15 +104,13 @@ def note_unended_reasoning(n: int, total: int) -> None:
         tell(f"note: {n} of {total} answers are empty: their reasoning had not ended. Raise --max-tokens.", err=True)
 
 
-def note_plain_prompts(model: Model) -> None:
-    from pa_lite.engine.chat_template import has_template
-
-    if not has_template(model):
+def note_plain_prompts(model: LoadedModel) -> None:
+    if not model.has_template:
         tell(f"note: {model.name} has no chat template: prompts read 'Instruction: ... Response:'.", err=True)
 
 
 @click.command()
-@click.argument("model")
+@takes_model
 @click.option("--set", "name", default="public", show_default=True, help="public, demo, ifeval, ifeval:FILE or FILE.")
 @click.option("--limit", type=click.IntRange(1), help="Instructions at most, taken evenly; by default all.")
 @click.option("--seed", type=click.IntRange(0), help="Make 500 new public instructions from this seed.")
@@ -133,7 +122,7 @@ def note_plain_prompts(model: Model) -> None:
 @FORCE
 @JSON
 def follow(
-    model: str,
+    model: ModelRef,
     name: str,
     limit: int | None,
     seed: int | None,
@@ -146,7 +135,9 @@ def follow(
     force: bool,
     as_json: bool,
 ) -> None:
-    """How well MODEL (FILE.gguf or PAIR@LAM) follows instructions that rules can check, no judge needed.
+    """How well MODEL follows instructions that rules can check, no judge needed.
+
+    MODEL is FILE.gguf, PAIR@LAM, or a pair with --lam.
 
     The set ifeval is fetched from the Hub, ifeval:FILE is Google's file; FILE is a JSONL file of your own, of objects
     with `instruction` and `checks`.
@@ -155,10 +146,9 @@ def follow(
     pa-lite follow demo@0.7 --set demo
     pa-lite follow model.gguf --limit 100 -o followed.json
     """
-    import json
-
-    from pa_lite.instructions.sets import find_set
-    from pa_lite.system.atomic import check_target, write_text
+    from pa_lite.api.files import check_target
+    from pa_lite.api.models import find_set
+    from pa_lite.api.tasks import follow_document, write_document
 
     if output is not None:
         check_target(output, force)
@@ -166,9 +156,9 @@ def follow(
         chosen = find_set(name, seed, progress)
     with bar("follow") as progress, pa_lite.load(model, engine, kind) as loaded:
         result = loaded.follow(chosen, limit, max_tokens, parallel, progress, chat=chat)
-    document = {"reference": model, "set": name, "seed": seed, **result.to_document()}
+    document = follow_document(result, str(model), name, seed)
     if output is not None:
-        write_text(output, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+        write_document(document, output)
     if as_json:
         show_json(document)
     else:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pa_lite.cli.options import DATE, JSON, TEMPLATE_ARG, loads_a_model
+import pa_lite
+from pa_lite.cli.options import DATE, JSON, TEMPLATE_ARG, loads_a_model, takes_model
 from pa_lite.cli.terminal import bar, show_json, tell, tell_text
-from pa_lite.system.opening import read_regular
-from pa_lite.untrusted.strict_json import parse_json
+from pa_lite.errors import InputError
 
 if TYPE_CHECKING:
-    from pa_lite.engine.model import EngineOptions
+    from pa_lite import EngineOptions, ModelRef
 
 _MANY = ("--tasks", "-t", "--gen_kwargs", "--metadata")
 
@@ -41,19 +41,16 @@ def parse_samples(
     """A JSON object of task names and item numbers, or a file with one. Raises click's usage error otherwise."""
     if text is None:
         return None
+    from pa_lite.api.tasks import read_samples
+
     try:
-        document = parse_json(text if text.lstrip().startswith("{") else read_regular(Path(text)))
-    except (OSError, ValueError) as e:
-        raise click.BadParameter(f"{text!r} is neither a JSON object nor a file with one: {e}") from e
-    if not isinstance(document, dict) or not all(
-        isinstance(v, list) and all(type(i) is int and i >= 0 for i in v) for v in document.values()
-    ):
-        raise click.BadParameter('it must be like {"TASK": [0, 1, 2]}.')
-    return document
+        return read_samples(text)
+    except InputError as e:
+        raise click.BadParameter(str(e)) from e
 
 
 @click.command(cls=ManyWords)
-@click.argument("model")
+@takes_model
 @click.option(
     "--tasks", "-t", multiple=True, required=True, help="Names, groups, patterns or .yaml files, with commas."
 )
@@ -91,10 +88,12 @@ def parse_samples(
 @loads_a_model
 @JSON
 def harness(
-    model: str, kind: str, engine: EngineOptions, parallel: str, template_args: dict[str, Any], date: Any,
+    model: ModelRef, kind: str, engine: EngineOptions, parallel: str, template_args: dict[str, Any], date: Any,
     as_json: bool, show_config: bool, **words: Any,
 ) -> None:  # fmt: skip
-    """Any lm-eval task on MODEL (FILE.gguf or PAIR@LAM), in this process; options have lm-eval's names and meanings.
+    """Any lm-eval task on MODEL (FILE.gguf, PAIR@LAM, or a pair with --lam), in this process.
+
+    Options have lm-eval's names and meanings.
 
     Needs the extra: pip install 'pa-lite[harness]'.
 
@@ -102,16 +101,14 @@ def harness(
     pa-lite harness demo@0.7 --tasks arc_easy,hellaswag --limit 100 -o results
     pa-lite harness model.gguf --include_path ./tasks --tasks mine --num_fewshot 5 --log_samples -o results
     """
-    from pa_lite.engine.chat_options import ChatOptions
-
     options = read_options(words)
-    chat = ChatOptions(template_args=template_args, date=date)
+    chat = pa_lite.ChatOptions(template_args=template_args, date=date)
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # lm-eval draws bars of its own
-    from pa_lite.tasks.lm_eval.run import run_harness
-
     with bar("harness") as progress:
-        result = run_harness(model, options, engine, kind, parallel, progress, chat)
+        result = pa_lite.harness(
+            model, options=options, type=kind, engine=engine, parallel=parallel, chat=chat, progress=progress
+        )
     if as_json or show_config:
         show_json(result.document)
     if not as_json:
@@ -123,7 +120,7 @@ def harness(
 
 def read_options(words: dict[str, Any]) -> Any:
     """The command's words as HarnessOptions. Raises InputError."""
-    from pa_lite.tasks.lm_eval.options import HarnessOptions, parse_pairs, parse_seeds
+    from pa_lite.api.tasks import HarnessOptions, parse_pairs, parse_seeds
 
     template, seed = words["apply_chat_template"], words.pop("seed")
     return HarnessOptions(**{

@@ -8,21 +8,20 @@ from typing import TYPE_CHECKING
 
 import click
 
+import pa_lite
 from pa_lite.cli.options import FORCE, JSON, OUTPUT, chats, loads_a_model
 from pa_lite.cli.terminal import bar, percent, show_json, show_table, tell
 
 if TYPE_CHECKING:
-    from pa_lite.alpaca.judging import Judging
-    from pa_lite.alpaca.win_rate import WinRate
-    from pa_lite.engine.chat_options import ChatOptions
-    from pa_lite.engine.model import EngineOptions
-    from pa_lite.statistics import Estimate
+    from pa_lite import ChatOptions, EngineOptions, Judging, WinRate
+    from pa_lite.api.judging import Estimate
 
 
 @click.command()
 @click.argument("outputs", type=click.Path(path_type=Path))
 @click.option("--reference", required=True, type=click.Path(path_type=Path), help="Outputs to compare with.")
 @click.option("--judge", "judge_model", required=True, help="FILE.gguf or PAIR@LAM that decides.")
+@click.option("--lam", metavar="L", help="The judge's lam, where --judge is a pair without one.")
 @click.option("--limit", type=click.IntRange(1), help="Pairs judged, from the first on; by default all.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Draws the order for --one-order.")
 @click.option("--one-order", is_flag=True, help="Ask once, in an order drawn for each pair, not in both orders.")
@@ -37,6 +36,7 @@ def judge(
     outputs: Path,
     reference: Path,
     judge_model: str,
+    lam: str | None,
     limit: int | None,
     seed: int,
     one_order: bool,
@@ -58,22 +58,15 @@ def judge(
     \b
     pa-lite judge outputs.json --reference instruct.json --judge judge.gguf -o annotations.json
     """
-    from pa_lite.alpaca.judge import JudgeOptions
-    from pa_lite.alpaca.judging import judge_outputs
-    from pa_lite.alpaca.outputs import generator_name
-    from pa_lite.alpaca.pairing import pair_outputs
-    from pa_lite.engine.model_reference import open_model
-    from pa_lite.system.atomic import check_target
+    from pa_lite.api.judging import annotations_path
 
-    target = output or Path(f"{outputs.stem}-vs-{reference.stem}.json")
-    check_target(target, force)
-    pairing, options = (
-        pair_outputs(outputs, reference, allow_empty),
-        JudgeOptions(limit=limit, seed=seed, both_orders=not one_order),
-    )
-    with bar("judge") as progress, open_model(judge_model, engine, kind) as model:
-        name = generator_name(judge_model)
-        result = judge_outputs(model, name, pairing, target, options, resume, force, progress, chat)
+    target = output or annotations_path(outputs, reference)
+    options = pa_lite.JudgeOptions(limit=limit, seed=seed, both_orders=not one_order)
+    with bar("judge") as progress:
+        result = pa_lite.judge(
+            outputs, reference, judge_model, target, options=options, allow_empty=allow_empty, resume=resume,
+            force=force, lam=lam, type=kind, engine=engine, chat=chat, progress=progress,
+        )  # fmt: skip
     if as_json:
         show_json({"annotations": str(target), **result.document()})
     else:
@@ -102,11 +95,7 @@ def winrate(annotations: Path, length_control: str, alpaca_data: Path | None, as
     \b
     pa-lite winrate annotations.json
     """
-    from pa_lite.alpaca.annotations import read_annotations
-    from pa_lite.alpaca.win_rate import find_length_data, win_rate
-
-    read = read_annotations(annotations)
-    result = win_rate(read, *find_length_data(read, length_control, alpaca_data))
+    result = pa_lite.win_rate(annotations, length_control, alpaca_data)
     if as_json:
         show_json(asdict(result))
     else:

@@ -13,13 +13,13 @@ from pa_lite.cli.options import JSON, OUTPUT, STREAM, THREADS, parse_size
 from pa_lite.cli.terminal import bar, show_json, show_table, tell
 
 if TYPE_CHECKING:
-    from pa_lite.merging.preview import Preview
+    from pa_lite import Preview
 
 
 @click.command()
 @click.argument("base", required=False)
 @click.argument("instruct", required=False)
-@click.option("--pair", help="A registered pair, instead of BASE and INSTRUCT.")
+@click.option("--pair", help="A registered pair, instead of BASE and INSTRUCT; BASE alone may name it, too.")
 @click.option("--lam", "lams", required=True, help="L[,L...] or LO:HI:STEP; 0 is the base, 1 the instruct model.")
 @click.option("--type", "kind", default="Q8_0", show_default=True, help="F32, F16, BF16, Q8_0, Q4_K_M, ...")
 @click.option("--tensor-type", "tensor_types", multiple=True, metavar="PATTERN=TYPE", help="Another type there.")
@@ -61,8 +61,8 @@ def merge(
 ) -> None:
     """Write M(lam) = (1 - lam) BASE + lam INSTRUCT as a GGUF file, for every lam.
 
-    BASE and INSTRUCT are folders with safetensors files, GGUF files, or hub:org/name[@revision]; without them the
-    embedded pair is merged.
+    BASE and INSTRUCT are folders with safetensors files, GGUF files, or org/name[@revision] on the Hub; BASE alone is a
+    registered pair's name. Without them the embedded pair is merged.
 
     \b
     pa-lite merge --lam 0.7
@@ -70,31 +70,22 @@ def merge(
     pa-lite merge --pair smollm2-360m --lam 0.7 --stream
     pa-lite merge base.gguf instruct.gguf --lam 0.7 --schedule "attention: 0.5; layers 0-7: 0.9"
     """
-    from pa_lite.ggml.quant_types import parse_override
-    from pa_lite.merging.lams import parse_lams
-    from pa_lite.merging.plan import PlanOptions
-    from pa_lite.merging.preview import preview_merge
-    from pa_lite.merging.schedule import Schedule, parse_schedule
-    from pa_lite.merging.write import MergeOptions, resolve_inputs
+    from pa_lite.api.options import parse_lams, parse_override, read_schedule
 
     values = parse_lams(lams)
     if any(not 0 <= lam <= 1 for lam in values):
         tell("warning: a lam outside [0, 1] extrapolates beyond the pair.", err=True)
-    rules = parse_schedule(schedule) if schedule else Schedule()
-    plan = PlanOptions(
-        type=kind,
-        schedule=rules,
-        vocab=vocab,
-        imatrix=imatrix,
-        tensor_types=tuple(map(parse_override, tensor_types)),
-        force=force,
-        allow_nonfinite=allow_nonfinite,
-    )
-    options = MergeOptions(
+    plan = pa_lite.PlanOptions(
+        type=kind, schedule=read_schedule(schedule), vocab=vocab, imatrix=imatrix,
+        tensor_types=tuple(map(parse_override, tensor_types)), force=force, allow_nonfinite=allow_nonfinite,
+    )  # fmt: skip
+    options = pa_lite.MergeOptions(
         threads=threads, force=force, resume=resume, verify=verify, max_memory=max_memory, stream=stream
     )
     if dry_run:
-        show_preview(preview_merge(*resolve_inputs(base, instruct, pair), values, plan, output, options), as_json)
+        show_preview(
+            pa_lite.preview(base, instruct, values, pair=pair, plan=plan, output=output, options=options), as_json
+        )
         return
     with bar("merge") as progress:
         paths = pa_lite.merge(

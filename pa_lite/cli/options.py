@@ -6,9 +6,12 @@ import functools
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from pa_lite.api.options import PairLike
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON document.")
 OUTPUT = click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to write.")
@@ -19,7 +22,7 @@ THREADS = click.option(
     default=0,
     help="Threads; 0: one for each core (decoding: each free core).",
 )
-STREAM = click.option("--stream", is_flag=True, help="Read hub:... by ranges, with no copy of it on the disk.")
+STREAM = click.option("--stream", is_flag=True, help="Read checkpoints on the Hub by ranges, with no copy on the disk.")
 KIND = click.option("--type", "kind", default="F16", show_default=True, help="Type a PAIR@LAM is merged to.")
 
 
@@ -49,7 +52,7 @@ def loads_a_model(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def with_engine(*, gpu_layers: Any, threads: int, n_ctx: int, probe: bool, **words: Any) -> Any:
-        from pa_lite.engine.model import EngineOptions
+        from pa_lite import EngineOptions
 
         return command(engine=EngineOptions(threads=threads, gpu_layers=gpu_layers, n_ctx=n_ctx, probe=probe), **words)
 
@@ -59,9 +62,40 @@ def loads_a_model(command: Callable[..., Any]) -> Callable[..., Any]:
     return decorated
 
 
+LAM = click.option("--lam", metavar="L", help="The lam, where MODEL is a pair without one.")
+
+
+def takes_model(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The argument MODEL and its --lam; they reach the command as `model`, a ModelRef."""
+
+    @functools.wraps(command)
+    def with_model(*, words: tuple[str, ...], lam: str | None, **rest: Any) -> Any:
+        from pa_lite.api.options import resolve_model
+
+        return command(model=resolve_model(_one_or_two(words, "MODEL"), lam), **rest)
+
+    return click.argument("words", nargs=-1, required=True, metavar="MODEL")(LAM(with_model))
+
+
+def takes_pair(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The argument PAIR, a name or BASE and INSTRUCT; it reaches the command as `pair`."""
+
+    @functools.wraps(command)
+    def with_pair(*, words: tuple[str, ...], **rest: Any) -> Any:
+        return command(pair=_one_or_two(words, "PAIR"), **rest)
+
+    return click.argument("words", nargs=-1, required=True, metavar="PAIR")(with_pair)
+
+
+def _one_or_two(words: tuple[str, ...], name: str) -> PairLike:
+    if len(words) > 2:
+        raise click.UsageError(f"Got {len(words)} words for {name}: it is one, or BASE and INSTRUCT.")
+    return words[0] if len(words) == 1 else (words[0], words[1])
+
+
 def parse_day(_context: click.Context, _parameter: click.Parameter, text: str | None) -> Any:
     """A day as YYYY-MM-DD. Raises click's usage error for anything else."""
-    from pa_lite.engine.chat_options import parse_date
+    from pa_lite.api.options import parse_date
     from pa_lite.errors import InputError
 
     try:
@@ -72,7 +106,7 @@ def parse_day(_context: click.Context, _parameter: click.Parameter, text: str | 
 
 def parse_arguments(_context: click.Context, _parameter: click.Parameter, words: tuple[str, ...]) -> dict[str, Any]:
     """Words like NAME=VALUE as a chat template's arguments. Raises click's usage error for what is none."""
-    from pa_lite.engine.chat_options import ChatOptions, parse_template_args
+    from pa_lite.api.options import ChatOptions, parse_template_args
     from pa_lite.errors import InputError
 
     try:
@@ -98,7 +132,7 @@ def chats(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def with_chat(*, system: str, template_args: dict[str, Any], date: Any, **words: Any) -> Any:
-        from pa_lite.engine.chat_options import ChatOptions
+        from pa_lite import ChatOptions
 
         return command(chat=ChatOptions(system=system, template_args=template_args, date=date), **words)
 
@@ -110,7 +144,10 @@ def chats(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def parse_size(_context: click.Context, _parameter: click.Parameter, text: str) -> int:
     """A number of bytes: 256M, 1.5G, 800K or plain. Raises click's usage error for anything else."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)B?", text.strip().upper())
-    if found is None:
-        raise click.BadParameter(f"{text!r} is no size, such as 256M or 1.5G.")
-    return int(float(found[1]) * 1000 ** " KMGT".index(found[2] or " "))
+    from pa_lite.api.options import parse_bytes
+    from pa_lite.errors import InputError
+
+    try:
+        return parse_bytes(text)
+    except InputError as e:
+        raise click.BadParameter(str(e)) from e

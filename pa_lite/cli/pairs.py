@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+import pa_lite
 from pa_lite.cli.options import FORCE, JSON
 from pa_lite.cli.terminal import bar, show_json, show_table, tell
 
 if TYPE_CHECKING:
-    from pa_lite.checkpoints.pairs import Pair, PairFit
+    from pa_lite.api.checkpoints import Pair, PairFit
 
 
 @click.group(invoke_without_command=True)
@@ -21,13 +22,13 @@ def pairs(context: click.Context, as_json: bool) -> None:
 
     \b
     pa-lite pairs fetch smollm2-360m
-    pa-lite pairs add mine ./Base hub:org/Instruct
+    pa-lite pairs add mine ./Base org/Instruct
     """
     if context.invoked_subcommand is not None:
         return
-    from pa_lite.checkpoints.pairs import all_pairs, pair_fit
+    from pa_lite.api.checkpoints import pair_fit
 
-    found = [(pair, pair_fit(pair)) for pair in all_pairs().values()]
+    found = [(pair, pair_fit(pair)) for pair in pa_lite.pairs().values()]
     if as_json:
         show_json([_document(*entry) for entry in found])
         return
@@ -65,7 +66,7 @@ def _document(pair: Pair, fit: PairFit) -> dict[str, Any]:
 @JSON
 def show(name: str, as_json: bool) -> None:
     """All that is known of the pair NAME."""
-    from pa_lite.checkpoints.pairs import find_pair, pair_fit
+    from pa_lite.api.checkpoints import find_pair, pair_fit
 
     document = _document(pair := find_pair(name), pair_fit(pair))
     if as_json:
@@ -89,10 +90,10 @@ def _told(value: Any) -> str:
 @click.option("--description", default="", help="What the pair is, for the list.")
 @FORCE
 def add(name: str, base: str, instruct: str, description: str, force: bool) -> None:
-    """Keep BASE and INSTRUCT (paths, or hub:org/name[@revision]) as the pair NAME in your own registry."""
-    from pa_lite.checkpoints.pairs import add_pair, own_pairs_path
+    """Keep BASE and INSTRUCT (paths, or org/name[@revision] on the Hub) as the pair NAME in your own registry."""
+    from pa_lite.api.checkpoints import own_pairs_path
 
-    add_pair(name, base, instruct, description, force)
+    pa_lite.add_pair(name, base, instruct, description, force)
     tell(f"{name} is in {own_pairs_path()}")
 
 
@@ -100,9 +101,9 @@ def add(name: str, base: str, instruct: str, description: str, force: bool) -> N
 @click.argument("name")
 def fetch(name: str) -> None:
     """Download both sides of the pair NAME from the Hub, or what is lacking of them, and print where they lie."""
-    from pa_lite.checkpoints.pairs import fetch_pair, find_pair
+    from pa_lite.api.checkpoints import fetch, find_pair
 
     with bar("fetch") as progress:
-        folders = fetch_pair(find_pair(name), progress)
+        folders = fetch(find_pair(name), progress)
     for folder in folders:
         tell(str(folder))

@@ -12,18 +12,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import pa_lite
-from pa_lite.cli.options import FORCE, GPU, JSON, PROBE, THREADS, chats
+from pa_lite.cli.options import FORCE, GPU, JSON, PROBE, THREADS, chats, takes_pair
 from pa_lite.cli.terminal import bar, percent, show_json, show_table, tell
 
 if TYPE_CHECKING:
-    from pa_lite.engine.chat_options import ChatOptions
-    from pa_lite.study.curves import Curves
-    from pa_lite.study.estimate import Estimate
-    from pa_lite.study.goal import Goal
-    from pa_lite.study.plan import StudyOptions
-    from pa_lite.study.search.halving import Found
-    from pa_lite.study.search.run import Schedules
-    from pa_lite.study.summary import Reading, Study
+    from pa_lite import ChatOptions, Estimate, Goal, StudyOptions
+    from pa_lite.api.options import PairLike
+    from pa_lite.api.studies import Curves, Found, Reading, Schedules, StudyLike
 
 
 def _measured(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -50,24 +45,21 @@ def _options(
     lams: str, tasks: str, follow: str, follow_limit: int | None, types: str, shots: int | None, limit: int | None,
     seed: int, schedule: str, threads: int, gpu_layers: Any, probe: bool, chat: ChatOptions,
 ) -> StudyOptions:  # fmt: skip
-    from pa_lite.engine.model import EngineOptions
-    from pa_lite.merging.lams import parse_lams
-    from pa_lite.merging.schedule import Schedule, parse_schedule
-    from pa_lite.study.plan import StudyOptions
-    from pa_lite.tasks.scoring import ScoreOptions
+    from pa_lite.api.options import parse_lams, read_schedule
 
-    line = parse_lams(lams)
-    if any(not 0 <= lam <= 1 for lam in line):
-        tell("warning: a lam outside [0, 1] extrapolates beyond the pair.", err=True)
-    return StudyOptions(
-        lams=line, tasks=tuple(tasks.split(",")), types=tuple(types.split(",")), follow=follow, follow_limit=follow_limit,
-        score=ScoreOptions(shots=shots, limit=limit, seed=seed), schedule=parse_schedule(schedule) if schedule else Schedule(),
-        engine=EngineOptions(threads=threads, gpu_layers=gpu_layers, probe=probe), chat=chat,
+    options = pa_lite.StudyOptions(
+        lams=parse_lams(lams), tasks=tuple(tasks.split(",")), types=tuple(types.split(",")), follow=follow,
+        follow_limit=follow_limit, schedule=read_schedule(schedule), chat=chat,
+        score=pa_lite.ScoreOptions(shots=shots, limit=limit, seed=seed),
+        engine=pa_lite.EngineOptions(threads=threads, gpu_layers=gpu_layers, probe=probe),
     )  # fmt: skip
+    if any(not 0 <= lam <= 1 for lam in options.lams):
+        tell("warning: a lam outside [0, 1] extrapolates beyond the pair.", err=True)
+    return options
 
 
 @click.command()
-@click.argument("pair")
+@takes_pair
 @_measured
 @click.option(
     "--alpaca", metavar="PROMPTS", is_flag=False, flag_value="alpaca-eval", default="",
@@ -80,7 +72,10 @@ def _options(
     help="Answers to compare with; by default instruct's own, at lam 1.",
 )  # fmt: skip
 @click.option("--run", "folder", type=click.Path(path_type=Path), help="Folder of the results; by default PAIR-study.")
-@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Who works.")
+@click.option(
+    "--backend", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Where cells run."
+)
+@click.option("--engine", "old_backend", type=click.Choice(["local", "ray"]), hidden=True)  # as in 0.1.0
 @click.option("--address", help="Of a Ray cluster; by default one is started here.")
 @click.option("--keep-stale", is_flag=True, help="Keep results from other inputs than today's; the report says so.")
 @click.option("--dry-run", is_flag=True, help="Show cells, memory, disk and time, and measure nothing else.")
@@ -89,13 +84,14 @@ def _options(
 @THREADS
 @JSON
 def sweep(
-    pair: str,
+    pair: PairLike,
     alpaca: str,
     alpaca_limit: int | None,
     judge: str,
     reference: Path | None,
     folder: Path | None,
-    engine: str,
+    backend: str,
+    old_backend: str | None,
     address: str | None,
     keep_stale: bool,
     dry_run: bool,
@@ -104,19 +100,24 @@ def sweep(
 ) -> None:
     """Measure PAIR at every lam: few-shot tasks, and instructions with --follow. Killed, it goes on where it stopped.
 
+    PAIR is a registered name, or BASE and INSTRUCT.
+
     \b
     pa-lite sweep demo --tasks demo --follow demo
     pa-lite sweep llama-3.2-1b --lam 0:1:0.1 --tasks quick --follow --run my-run
     """
+    from pa_lite.api.studies import run_folder
+
     options = replace(_options(**measured), alpaca=alpaca, alpaca_limit=alpaca_limit, judge=judge, reference=reference)
-    folder = folder or Path(f"{pair}-study")
+    folder = folder or run_folder(pair)
     if dry_run:
         show_estimate(pa_lite.plan_sweep(pair, options, folder, keep_stale), as_json, is_judged=bool(judge))
         return
     with bar("sweep") as progress:
         study = pa_lite.sweep(
-            pair, options, folder, engine=engine, address=address, keep_stale=keep_stale, progress=progress
-        )
+            pair, options, folder, backend=old_backend or backend, address=address, keep_stale=keep_stale,
+            progress=progress,
+        )  # fmt: skip
     show_study(study, as_json)
     if not as_json:
         tell(f"Results: {folder}   Page: pa-lite report {folder}")
@@ -141,9 +142,8 @@ def show_estimate(found: Estimate, as_json: bool, is_judged: bool = False) -> No
         tell(f"about {found.seconds:.0f} s, from a short measurement on this machine{judged}")
 
 
-def show_study(study: Study, as_json: bool) -> None:
-    from pa_lite.study.export import to_document
-    from pa_lite.study.summary import conclusion, readings
+def show_study(study: StudyLike, as_json: bool) -> None:
+    from pa_lite.api.studies import conclusion, readings, to_document
 
     if as_json:
         show_json(to_document(study))
@@ -159,8 +159,7 @@ def show_study(study: Study, as_json: bool) -> None:
 
 def show_curves(curves: Curves, found: Sequence[Reading]) -> None:
     """Show every average by lam; the lams that the readings call best carry a word, the first reading's in bold."""
-    from pa_lite.study.curves import estimates
-    from pa_lite.study.summary import labels
+    from pa_lite.api.studies import estimates, labels
 
     shown = [("few-shot %", list(curves.tasks))]
     shown += [(name, [s]) for name, s in (("followed %", curves.follow), ("preferred %", curves.wins)) if s is not None]
@@ -175,7 +174,7 @@ def show_curves(curves: Curves, found: Sequence[Reading]) -> None:
 
 
 @click.command()
-@click.argument("pair")
+@takes_pair
 @_measured
 @click.option("--keep-follow", type=float, metavar="SHARE", help="Keep this share of instruct's following, e.g. 0.95.")
 @click.option("--weight", type=float, default=0.0, help="Of following against few-shot skill, 0 to 1.")
@@ -186,7 +185,7 @@ def show_curves(curves: Curves, found: Sequence[Reading]) -> None:
 @THREADS
 @JSON
 def search(
-    pair: str,
+    pair: PairLike,
     keep_follow: float | None,
     weight: float,
     budget: float,
@@ -196,18 +195,16 @@ def search(
 ) -> None:
     """Find PAIR's best lam for a use with a part of the grid's work, and say how sure it is.
 
+    PAIR is a registered name, or BASE and INSTRUCT.
+
     \b
     pa-lite search demo --tasks demo --follow demo --keep-follow 0.95
     """
-    from pa_lite.study.goal import Goal
-    from pa_lite.study.search.halving import SearchOptions
-
-    options, goal = _options(**measured), Goal(weight, keep_follow)
+    options, goal = _options(**measured), pa_lite.Goal(weight, keep_follow)
+    limits = pa_lite.SearchOptions(budget=budget, seed=options.score.seed)
     options = replace(options, chat=replace(options.chat, date=options.chat.date or date.today()))
     with bar("search") as progress:
-        found, raced = pa_lite.search(
-            pair, options, goal, SearchOptions(budget=budget, seed=options.score.seed), schedules, progress=progress
-        )
+        found, raced = pa_lite.search(pair, options, goal, limits, schedules, progress=progress)
     if as_json:
         show_json(
             {
@@ -228,7 +225,7 @@ def describe_chat(chat: ChatOptions) -> dict[str, Any]:
 
 
 def show_found(found: Found, goal: Goal) -> None:
-    from pa_lite.study.comparisons import items_in_words
+    from pa_lite.api.studies import items_in_words
 
     if found.differs:
         tell(f"Best for {goal.told()}: lam {found.lam:g}, within 0.1 with probability {found.confidence:.2f}.")
@@ -245,7 +242,7 @@ def show_found(found: Found, goal: Goal) -> None:
 
 
 def show_schedules(raced: Schedules) -> None:
-    from pa_lite.study.comparisons import items_in_words
+    from pa_lite.api.studies import items_in_words
 
     best = f"schedule {raced.text!r} at lam {raced.lam:g}" if raced.text else f"no schedule, lam {raced.lam:g} alone"
     spent = f"{raced.spent} of {raced.grid} evaluations"
@@ -282,10 +279,10 @@ def report(
     \b
     pa-lite report demo-study -o trade-off.html --png figures
     """
-    from pa_lite.study.report.publish import ReportOptions, publish
+    from pa_lite.api.studies import write_report
 
-    written, study = publish(
-        run, ReportOptions(output=output, png=png, csv=csv_path, lm_eval=lm_eval, type=kind, force=force)
+    written, study = write_report(
+        run, pa_lite.ReportOptions(output=output, png=png, csv=csv_path, lm_eval=lm_eval, type=kind, force=force)
     )
     if as_json:
         show_study(study, as_json)
@@ -302,7 +299,7 @@ def report(
 @JSON
 def demo(output: Path, as_json: bool) -> None:
     """Merge, score and question the embedded pair at lam 0, 0.1, ..., 1, offline, and show the trade-off."""
-    from pa_lite.study.summary import conclusion, readings
+    from pa_lite.api.studies import conclusion, readings
 
     with bar("demo") as progress:
         result = pa_lite.demo(output, progress)

@@ -9,15 +9,12 @@ from typing import TYPE_CHECKING
 import click
 
 import pa_lite
-from pa_lite.cli.options import FORCE, JSON, OUTPUT, loads_a_model
+from pa_lite.cli.options import FORCE, JSON, OUTPUT, loads_a_model, takes_model
 from pa_lite.cli.terminal import bar, percent, show_json, show_table, tell, tell_text
 
 if TYPE_CHECKING:
-    from pa_lite.engine.model import EngineOptions
-    from pa_lite.statistics import Measured
-    from pa_lite.tasks.rendering import Item
-    from pa_lite.tasks.scoring import SuiteResult
-    from pa_lite.tasks.spec import TaskSpec
+    from pa_lite import EngineOptions, ModelRef, SuiteResult
+    from pa_lite.api.tasks import Item, Measured, TaskSpec
 
 SHOTS = click.option(
     "--shots", type=click.IntRange(0), help="Exemplars in each prompt; by default the task's own number."
@@ -26,7 +23,7 @@ SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=Tr
 
 
 @click.command()
-@click.argument("model")
+@takes_model
 @click.option("--tasks", required=True, help="Tasks, TASK/GROUP, suites or .toml files, with commas between.")
 @SHOTS
 @click.option("--limit", type=click.IntRange(1), help="Items scored of each task, over its groups; by default all.")
@@ -44,7 +41,7 @@ SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=Tr
 @FORCE
 @JSON
 def score(
-    model: str,
+    model: ModelRef,
     tasks: str,
     shots: int | None,
     limit: int | None,
@@ -58,7 +55,9 @@ def score(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Few-shot scores of MODEL (FILE.gguf or PAIR@LAM): choices by loglikelihood, generated answers by comparison.
+    """Few-shot scores of MODEL: choices by loglikelihood, generated answers by comparison.
+
+    MODEL is FILE.gguf, PAIR@LAM, or a pair with --lam.
 
     The results file (-o) and the samples have the shape of lm-eval's.
 
@@ -66,24 +65,27 @@ def score(
     pa-lite score demo@0.7 --tasks demo
     pa-lite score model.gguf --tasks quick -o results.json --log-samples
     """
-    from pa_lite.sanitize import without_nonfinite
-    from pa_lite.system.atomic import check_target, write_text
-    from pa_lite.tasks.results import check_samples_target, results_document, write_samples
-    from pa_lite.tasks.scoring import ScoreOptions
+    from pa_lite.api.tasks import (
+        check_samples_target,
+        check_target,
+        results_document,
+        write_document,
+        write_samples,
+    )  # fmt: skip
 
     if output is not None:
         check_target(output, force)
     samples = None if log_samples is None else log_samples or str((output or Path()).parent)
     if samples is not None:
         check_samples_target(samples, force)
-    options = ScoreOptions(
+    options = pa_lite.ScoreOptions(
         shots=shots, limit=limit, seed=seed, mutual_info=mutual_info, parallel=parallel, noise_sample=8
     )
     with bar("score") as progress, pa_lite.load(model, engine, kind) as loaded:
-        result = loaded.score(tasks.split(","), options, progress)
-    document = results_document(result, model)
+        result = loaded.score(tasks, options, progress)
+    document = results_document(result, str(model))
     if output is not None:
-        write_text(output, json.dumps(without_nonfinite(document), indent=1) + "\n")
+        write_document(document, output, ascii_only=True)
     if samples is not None:
         write_samples(result, Path(samples))
     if as_json:
@@ -94,7 +96,7 @@ def score(
 
 def show_scores(result: SuiteResult) -> None:
     """A line for each task, one more where its groups' average differs from that over items, and the tasks' mean."""
-    from pa_lite.tasks.results import noise_over_tasks
+    from pa_lite.api.tasks import noise_over_tasks
 
     rows = []
     for t in result.tasks:
@@ -129,7 +131,7 @@ def tasks(context: click.Context, as_json: bool) -> None:
     """List the suites and their few-shot tasks; `show NAME` prints one."""
     if context.invoked_subcommand is not None:
         return
-    from pa_lite.tasks.spec import suite_descriptions, suites
+    from pa_lite.api.tasks import suite_descriptions, suites
 
     by_suite = suites()
     entries = [(suite, spec) for suite, specs in by_suite.items() for spec in specs]
@@ -155,29 +157,20 @@ def tasks(context: click.Context, as_json: bool) -> None:
 @JSON
 def show(name: str, shots: int | None, seed: int, item: int, as_json: bool) -> None:
     """The specification of a task (a name, TASK/GROUP, or a .toml file with one) and one item as the model sees it."""
-    from pa_lite.errors import InputError
-    from pa_lite.tasks.prompts import prepare_task
-    from pa_lite.tasks.results import spec_record
-    from pa_lite.tasks.spec import find_tasks
+    from pa_lite.api.tasks import spec_record, task_item
 
-    found = find_tasks([name])
-    if len(found) != 1:
-        raise InputError(f"{name} has {len(found)} tasks; name one: {', '.join(s.name for s in found)}.")
-    items = prepare_task(found[0], shots, item + 1, seed).items
-    if item >= len(items):
-        raise InputError(f"task {found[0].name} has no item {item}: there are {len(items)}.")
+    spec, shown = task_item(name, item, shots=shots, seed=seed)
     if as_json:
-        shown = items[item]
         show_json({
-            "task": spec_record(found[0]), "prompt": shown.prompt, "requests": shown.requests, "answer": shown.answer,
+            "task": spec_record(spec), "prompt": shown.prompt, "requests": shown.requests, "answer": shown.answer,
             "golds": shown.golds, "where": shown.where,
         })  # fmt: skip
     else:
-        show_item(found[0], items[item])
+        show_item(spec, shown)
 
 
 def show_item(spec: TaskSpec, item: Item) -> None:
-    from pa_lite.tasks.results import spec_record
+    from pa_lite.api.tasks import spec_record
 
     for key, value in spec_record(spec).items():
         tell(f"{key}: {json.dumps(value, ensure_ascii=False)}")

@@ -21,7 +21,7 @@ import click
 from pa_lite.sanitize import one_line, plain, to_json
 
 if TYPE_CHECKING:
-    from pa_lite.merging.stream import Progress
+    from pa_lite.api.options import Progress
 
 
 def prepare_streams() -> None:

@@ -40,6 +40,7 @@ class StopText:
         self._stops = [s.encode("utf-8") for s in stops]
         self._reach = max(map(len, self._stops), default=1) - 1  # bytes before a piece in which a stop may begin
         self._raw = bytearray()
+        self._shown, self._decoder_of_shown = 0, codecs.getincrementaldecoder("utf-8")("replace")
 
     def add(self, piece: bytes) -> bool:
         """Append a piece; True when a stop string is now whole: the text is cut before the first, and done."""
@@ -49,6 +50,13 @@ class StopText:
         if places:
             del self._raw[min(places) :]
         return bool(places)
+
+    def fresh(self, is_done: bool = False) -> str:
+        """Return what has come since the last call and no stop string can remove; with `is_done` all that is left."""
+        end = len(self._raw) if is_done else max(self._shown, len(self._raw) - self._reach)
+        text = self._decoder_of_shown.decode(bytes(self._raw[self._shown : end]))
+        self._shown = end
+        return text
 
     def text(self) -> str:
         """The text so far as UTF-8: bytes that are none become U+FFFD, a character begun at the end is left out."""
@@ -82,6 +90,10 @@ class AnswerText:
     def _keep(self, reasoning: str, answer: str) -> bool:
         self._reasoning.append(reasoning)
         return bool(answer) and self._answer.add(answer.encode("utf-8"))
+
+    def fresh(self, is_done: bool = False) -> str:
+        """Return what has come of the answer since the last call; see `StopText.fresh`."""
+        return self._answer.fresh(is_done)
 
     def result(self, n_tokens: int, reason: str) -> Generation:
         """Return the finished turn; one that the model ended within its reasoning has not ended."""

@@ -10,10 +10,12 @@ import json
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from pa_lite.engine.chat_options import ChatOptions
 from pa_lite.engine.chat_template import KEY, MEMORY, SECONDS, WORKER, template_of, template_use
+from pa_lite.engine.conversation import PLAIN_ROLES, Turn, as_dict, check_turns
+from pa_lite.engine.conversation import Message as Message  # who asks for a prompt finds its turns here
 from pa_lite.engine.hidden_tokens import HiddenTokens, controls_in
 from pa_lite.engine.model import Model
 from pa_lite.engine.reasoning import Markers, ReasoningFormat, find_markers, opened_by
@@ -30,17 +32,6 @@ _PORTION, _PORTION_CHARACTERS = 2000, 2_000_000  # prompts sent to the process a
 _CACHED = 1_000_000  # characters of the conversations of a call whose texts are kept for the next
 _MADE, _MADE_PER_CHARACTER = 50_000_000, 4  # characters of all prompts of a call, beyond 4 times what goes in
 _MARK = "\ue000\ue0a7\ue001"  # private characters that stand for a user's text, to see what is the template's own
-
-
-class Message(NamedTuple):
-    """One turn; `reasoning` is what an assistant's turn had before its answer, for templates that show it again."""
-
-    role: str
-    content: str
-    reasoning: str = ""
-
-
-Turn = Message | tuple[str, str]  # a role and its content do
 
 
 @dataclass(frozen=True)
@@ -174,6 +165,40 @@ class _Making:
         return made
 
 
+def conversation_prompt(
+    model: Model, messages: Sequence[Turn], options: ChatOptions | None = None
+) -> tuple[list[int], ReasoningFormat]:
+    """Return the prompt (token ids) of a conversation, ready for the assistant's next turn, and its reasoning format.
+
+    Control tokens that a message spells out stay text, as in `chat_prompts`; a system prompt of the options goes first.
+    A model without a template gets turns of `Instruction: ...` and `Response: ...`. Raises InputError for no message, a
+    last one that is the assistant's, two system prompts, and text that is not valid Unicode; EngineError when the
+    template fails, or drops the last message or the system prompt.
+    """
+    options, turns = options or ChatOptions(), [Message(*turn) for turn in messages]
+    check_turns(turns, options)
+    source = template_of(model)
+    reasoning = reasoning_format(model, source)
+    if source is None:
+        parts = [options.system, *(f"{PLAIN_ROLES.get(t.role, '')}{t.content}" for t in turns)]
+        return model.tokenize("\n\n".join(filter(None, [*parts, "Response:"]))), reasoning
+    template = _Template(source, model.special_text("bos"), model.special_text("eos"))
+    hidden = HiddenTokens(model)
+    try:
+        safe = tuple(Message(t.role, hidden.hide(t.content), hidden.hide(t.reasoning)) for t in turns)
+        first = (Message("system", options.system),) if options.system else ()
+        marked = (*safe[:-1], safe[-1]._replace(content=_MARK))
+        text, frame, bare = _render(template, ((*first, *safe), (*first, *marked), marked), _settings(options))
+        if _MARK not in frame:
+            raise EngineError("it leaves out the last message")
+        if first and frame == bare and options.system.strip() not in frame:
+            raise EngineError("it leaves out the system prompt")
+        opened = opened_by(frame.rpartition(_MARK)[2], reasoning.markers)
+        return hidden.tokens(text), replace(reasoning, opened=opened)
+    except EngineError as e:
+        raise EngineError(f"{model.label}: its chat template fails: {e}.") from e
+
+
 def _conversation(system: str, text: str) -> tuple[Message, ...]:
     return (Message("system", system), Message("user", text)) if system else (Message("user", text),)
 
@@ -262,17 +287,9 @@ def _request(
     """What the worker is asked."""
     return {
         "template": template.text, "bos": template.bos, "eos": template.eos, **json.loads(settings),
-        "conversations": [[_as_dict(Message(*turn)) for turn in messages] for messages in conversations],
+        "conversations": [[as_dict(Message(*turn)) for turn in messages] for messages in conversations],
         "add_generation_prompt": add_generation_prompt, "characters": _CHARACTERS,
     }  # fmt: skip
-
-
-def _as_dict(message: Message) -> dict[str, str]:
-    """A message as templates read it; reasoning under each name that published templates have for it."""
-    out = {"role": message.role, "content": message.content}
-    if message.reasoning:
-        out |= dict.fromkeys(("reasoning_content", "thinking", "reasoning"), message.reasoning)
-    return out
 
 
 def _find_template(model: Model, name: str) -> _Template:

@@ -40,6 +40,8 @@ class ChatOptions:
     date: date | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.date, str):
+            object.__setattr__(self, "date", parse_date(self.date))
         for name, value in self.template_args.items():
             if _NAME.fullmatch(name) is None:
                 raise InputError(

@@ -11,7 +11,7 @@ import contextlib
 import math
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -61,10 +61,9 @@ class GenerationOptions:
         ):
             if not holds:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be {allowed}.")
-        if isinstance(self.stop, str):
-            raise InputError(f"stop is the text {self.stop!r}; it must be a tuple of texts.")
+        object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
         for text in self.stop:
-            if not text or _encoded(text) is None:
+            if not isinstance(text, str) or not text or _encoded(text) is None:
                 raise InputError(f"stop string {text!r} is empty or no valid text.")
 
 
@@ -144,6 +143,32 @@ def generate(
                 if progress is not None and finished:
                     progress(len(run.results), len(prompts))
     return [run.results[i] for i in range(len(prompts))]
+
+
+def stream(
+    model: Model,
+    prompt: Sequence[int],
+    options: GenerationOptions | None = None,
+    reasoning: ReasoningFormat | None = None,
+) -> Generator[str, None, Generation]:
+    """Continue one prompt (token ids); yields pieces of the answer as they come, and returns the whole.
+
+    The pieces joined are the result's text: reasoning is left out, and what may be the start of a stop string is held
+    back. Raises what `generate` raises. Closing the generator ends the work.
+    """
+    options = options or GenerationOptions()
+    _check(model, [prompt], [options.max_tokens])
+    cells = -(-(len(prompt) + options.max_tokens) // CELL_STEP) * CELL_STEP
+    with _room(model, 1, cells) as context:
+        formats = None if reasoning is None else [reasoning]
+        run = _Run(context, [array("i", prompt)], options, [options.max_tokens], [0], formats)
+        (slot,) = run.slots
+        while run.fill():
+            with ends_on_interrupt(context):
+                run.step()
+            if piece := slot.text.fresh(is_done=bool(run.results)):
+                yield piece
+    return run.results[0]
 
 
 def _check(model: Model, prompts: Sequence[Sequence[int]], limits: Sequence[int]) -> None:

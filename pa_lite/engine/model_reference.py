@@ -1,4 +1,4 @@
-"""Model references: a GGUF file, or `PAIR@LAM`, which is merged in memory for as long as it is used."""
+"""Model references: a GGUF file, or a pair at a lam, which is merged in memory for as long as it is used."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pa_lite.checkpoints import open_checkpoints
+from pa_lite.checkpoints import Location, open_checkpoints
 from pa_lite.checkpoints.hub.repositories import PREFIX
 from pa_lite.checkpoints.locations import find_model, unknown_file
-from pa_lite.checkpoints.pairs import all_pairs, find_pair
+from pa_lite.checkpoints.pairs import Pair, all_pairs, find_pair, resolve_pair
 from pa_lite.engine.in_memory import InMemoryModel
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.engine.probe import probe_file
 from pa_lite.errors import CheckpointError, InputError, PaLiteError
-from pa_lite.merging.lams import format_lam, parse_lams
+from pa_lite.merging.lams import parse_lams, read_lam
 from pa_lite.merging.plan import PlanOptions, plan_merge
 from pa_lite.untrusted.file_kind import Content, content_of
 
@@ -26,40 +26,93 @@ REFERENCE_TYPE = "F16"
 
 
 @dataclass(frozen=True)
-class Reference:
-    """Where a model comes from: a file, or a pair's name and lam."""
+class ModelRef:
+    """Where a model comes from: a GGUF file, or a pair at a lam. `text` is how it is called in results."""
 
     file: Path | None = None
-    pair: str = ""
+    pair: Pair | None = None
     lam: float = 0.0
+    text: str = ""
 
     def __str__(self) -> str:
-        return str(self.file) if self.file else f"{self.pair}@{format_lam(self.lam)}"
+        return self.text or (f"{self.pair.name}@{self.lam:g}" if self.pair is not None else str(self.file))
 
 
-def parse_reference(text: str) -> Reference:
-    """Read a GGUF file's path, under any name, a folder's that holds one GGUF model, or `PAIR@LAM`.
+ModelLike = str | Path | ModelRef | Pair | tuple[str | Location, str | Location]
 
-    A registered pair at a lam goes before a file of that name in the current folder, which `./PAIR@LAM` names. Raises
-    InputError for anything else, an unknown pair, or a missing file; CheckpointError for a file that is not GGUF.
+
+def resolve_model(model: ModelLike, lam: float | str | None = None) -> ModelRef:
+    """Return what names a model: `FILE.gguf`, `PAIR@LAM`, or a pair (a name, or base and instruct) with `lam`.
+
+    A GGUF file may have any name, and a folder that holds one GGUF model stands for it. A registered pair at a lam goes
+    before a file of that name in the current folder, which `./PAIR@LAM` names. Raises InputError for anything else: an
+    unknown pair, a pair without a lam, a file with one, a missing file; CheckpointError for a file that is not GGUF.
     """
+    if isinstance(model, ModelRef):
+        if lam is None:
+            return model
+        if model.pair is None:
+            raise _fixed(str(model))
+        return ModelRef(pair=model.pair, lam=read_lam(lam))
+    if isinstance(model, Path):
+        if lam is not None:
+            raise _fixed(str(model))
+        return _file_reference(model, str(model))
+    if lam is not None:
+        if isinstance(model, str) and _has_lam(model):
+            raise InputError(f"{model!r} has a lam already, and another is given: {lam}. Leave one of them out.")
+        if isinstance(model, str) and model not in all_pairs() and Path(model).exists():
+            raise _fixed(model)
+        return ModelRef(pair=resolve_pair(model), lam=read_lam(lam))
+    if not isinstance(model, str):
+        raise _without_lam(resolve_pair(model).name)
+    return _parse(model)
+
+
+def parse_reference(text: str) -> ModelRef:
+    """Return what a model reference without a lam beside it names; see `resolve_model`."""
+    return resolve_model(text)
+
+
+def _parse(text: str) -> ModelRef:
     pair, at, lam = text.rpartition("@")
     path = Path(text)
     if at and not _is_path(pair) and (not path.exists() or _is_pair(pair, lam)):
-        find_pair(pair)
+        found = find_pair(pair)
         lams = parse_lams(lam)
         if len(lams) != 1:
             raise InputError(f"{text!r} names {len(lams)} lams; a model reference has one, e.g. {pair}@0.7.")
         if path.is_file():
             _log.warning("%s is the pair %s at lam %s; the file of that name is ./%s.", text, pair, lam, text)
-        return Reference(pair=pair, lam=lams[0])
+        return ModelRef(pair=found, lam=lams[0], text=text)
+    if not path.exists() and text in all_pairs():
+        raise _without_lam(text)
+    return _file_reference(path, text)
+
+
+def _file_reference(path: Path, text: str) -> ModelRef:
     if path.is_dir():
-        return Reference(file=_in_folder(path))
+        return ModelRef(file=_in_folder(path), text=text)
     if not path.is_file():
         if path.exists():
             raise InputError(f"{text!r} is a device, socket or pipe, not a model file: name a file.")
         raise InputError(f"{text!r} is not a model: neither a file that exists nor PAIR@LAM such as demo@0.7.")
-    return Reference(file=_checked(path))
+    return ModelRef(file=_checked(path), text=text)
+
+
+def _has_lam(text: str) -> bool:
+    pair, at, lam = text.rpartition("@")
+    return bool(at) and _is_pair(pair, lam)
+
+
+def _without_lam(name: str) -> InputError:
+    return InputError(
+        f"{name!r} is a pair, and a model is a pair at one lam: name it as {name}@0.6, or give a lam (--lam 0.6)."
+    )
+
+
+def _fixed(text: str) -> InputError:
+    return InputError(f"{text}: is a file, and only a pair's model has a lam. Leave the lam out, or name a pair.")
 
 
 def _is_path(pair: str) -> bool:
@@ -107,24 +160,33 @@ def _not_gguf(path: Path, content: Content) -> PaLiteError:
 
 
 @contextlib.contextmanager
-def open_model(text: str, options: EngineOptions | None = None, kind: str = REFERENCE_TYPE) -> Iterator[Model]:
-    """The model that a reference names, loaded; a pair is merged as type `kind` and gone at the end.
+def open_reference(
+    model: ModelLike, options: EngineOptions | None = None, kind: str = REFERENCE_TYPE
+) -> Iterator[Model | InMemoryModel]:
+    """Open the model that a reference names: a file's, or a pair's as type `kind`, which can move along the line.
 
     A file is first checked, and unless the options say otherwise tried in a process of its own (`probe_file`). Raises
     InputError for a bad reference and what merging, trying and loading raise.
     """
-    reference = parse_reference(text)
+    reference = resolve_model(model)
     options = options or EngineOptions()
     if reference.file is not None:
         if options.probe:
             probe_file(reference.file)
-        with Model(reference.file, options) as model:
-            yield model
+        with Model(reference.file, options) as loaded:
+            yield loaded
         return
-    pair = find_pair(reference.pair)
-    base, instruct = open_checkpoints([pair.base, pair.instruct])
+    assert reference.pair is not None
+    base, instruct = open_checkpoints([reference.pair.base, reference.pair.instruct])
     plan = plan_merge(base, instruct, PlanOptions(type=kind))
     for remark in plan.choices:
         _log.warning("%s", remark)
-    with InMemoryModel(plan, reference.lam, options, reference.pair) as moved:
-        yield moved.model
+    with InMemoryModel(plan, reference.lam, options, reference.pair.name) as moved:
+        yield moved
+
+
+@contextlib.contextmanager
+def open_model(model: ModelLike, options: EngineOptions | None = None, kind: str = REFERENCE_TYPE) -> Iterator[Model]:
+    """Open the model that a reference names, for reading it alone; see `open_reference`."""
+    with open_reference(model, options, kind) as opened:
+        yield opened.model if isinstance(opened, InMemoryModel) else opened

@@ -37,6 +37,11 @@ class EngineOptions:
     n_ctx: int = 0
     probe: bool = True
 
+    def __post_init__(self) -> None:
+        """Take the cache's type in any case."""
+        if isinstance(self.cache_type, str) and self.cache_type != "auto":
+            object.__setattr__(self, "cache_type", self.cache_type.upper())
+
     @property
     def inputs(self) -> dict[str, Any]:
         """Return what of it can move a number, by name: other values make another result."""

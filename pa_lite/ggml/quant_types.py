@@ -282,6 +282,13 @@ def _fitting(name: str, columns: int) -> str:
     return "F16"
 
 
+def type_name(text: str) -> str:
+    """Return a weight type's name as tables have it: in upper case. Raises InputError for what is not a string."""
+    if not isinstance(text, str):
+        raise InputError(f"type {text!r} is not a string such as 'Q4_K_M'.")
+    return text.strip().upper()
+
+
 def parse_override(text: str) -> tuple[str, str]:
     """`PATTERN=TYPE` cut at its first `=`, as llama-quantize's --tensor-type. Raises InputError for an empty side."""
     pattern, _, name = text.partition("=")

@@ -114,6 +114,11 @@ class FollowResult:
     chat: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def prompt_accuracy(self) -> Estimate:
+        """The share of instructions of which every constraint holds strictly, and its standard error."""
+        return Estimate(self.accuracy, self.stderr)
+
+    @property
     def unchecked(self) -> int:
         """Constraints that no rule can check, left out of every share, as are their instructions of the prompts'."""
         return sum(v.strict is None for a in self.answers for v in a.constraints)

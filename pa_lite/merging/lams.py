@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from decimal import Decimal, InvalidOperation
 
 from pa_lite.errors import InputError
@@ -47,6 +48,31 @@ def parse_lams(text: str) -> tuple[float, ...]:
             raise InputError(f"lam {lam} is named twice in {text!r}.")
         seen.add(lam)
     return tuple(float(lam) for lam in lams)
+
+
+def read_lam(value: float | str) -> float:
+    """Return one lam of a number or a string. Raises InputError for several, and for what is not a finite number."""
+    found = read_lams(value)
+    if len(found) != 1:
+        raise InputError(f"{value!r} names {len(found)} lams, where one is wanted: write e.g. 0.7.")
+    return found[0]
+
+
+def read_lams(value: float | str | Iterable[float | str]) -> tuple[float, ...]:
+    """Return the lams of a number, of numbers, or of text as `parse_lams` reads it, in the order given.
+
+    Raises InputError for what is not a finite number, and what parse_lams raises.
+    """
+    if isinstance(value, str):
+        return parse_lams(value)
+    if isinstance(value, Iterable):
+        return tuple(read_lam(lam) for lam in value)
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return (float(_number(repr(float(value)))),)
+    except (TypeError, ValueError):
+        raise InputError(f"lam {value!r} is not a number. Write e.g. 0.7, [0.2, 0.5] or '0:1:0.1'.") from None
 
 
 def format_lam(lam: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 
 from pa_lite.errors import InputError
@@ -17,6 +18,16 @@ _STACK = 1 << 18  # bytes of a thread's stack and of its part of the allocator
 _REST = 4 << 20  # bytes of what is imported and made while a merge runs: bars, journals, tables of quantisers
 _VARIATION = 1.02  # one run holds a little more than another
 _SURELY = 1.05  # what a user is told to allow must be enough for a run that has a bar to draw while it plans
+
+
+def parse_bytes(text: str | int) -> int:
+    """Return a number of bytes: 256M, 1.5G, 800K or plain, in units of 1000. Raises InputError for anything else."""
+    if type(text) is int and text >= 0:
+        return text
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)B?", text.strip().upper()) if isinstance(text, str) else None
+    if found is None:
+        raise InputError(f"{text!r} is not a size, such as 256M or 1.5G.")
+    return int(float(found[1]) * 1000 ** " KMGT".index(found[2] or " "))
 
 
 def thread_bytes(plan: MergePlan) -> int:

@@ -21,10 +21,10 @@ from pa_lite.errors import InputError, MismatchError, nearest
 from pa_lite.ggml.imatrix import assign_importance, read_imatrix
 from pa_lite.ggml.kernels import FloatArray, TensorType
 from pa_lite.ggml.metadata import Metadata, boolean, float32, string, uint32
-from pa_lite.ggml.quant_types import FILE_TYPES, choose_types, model_shape
+from pa_lite.ggml.quant_types import FILE_TYPES, choose_types, model_shape, parse_override, type_name
 from pa_lite.merging.align import TOKEN_ROWS, RowMaps, align_vocabularies, compare_settings, pair_tensors
 from pa_lite.merging.groups import group_of, layer_of
-from pa_lite.merging.schedule import Schedule
+from pa_lite.merging.schedule import Schedule, read_schedule
 from pa_lite.system.byte_source import ByteSource, Stamp
 from pa_lite.system.machine import peak_bytes
 
@@ -51,6 +51,16 @@ class PlanOptions:
     tensor_types: tuple[tuple[str, str], ...] = ()
     force: bool = False
     allow_nonfinite: bool = False
+
+    def __post_init__(self) -> None:
+        """Take a type in any case, and schedule, path and tensor types as strings. Raises InputError."""
+        given = (self.tensor_types,) if isinstance(self.tensor_types, str) else self.tensor_types
+        overrides = tuple(parse_override(entry) if isinstance(entry, str) else tuple(entry) for entry in given)
+        object.__setattr__(self, "type", type_name(self.type))
+        object.__setattr__(self, "tensor_types", overrides)
+        object.__setattr__(self, "schedule", read_schedule(self.schedule))
+        if self.imatrix is not None:
+            object.__setattr__(self, "imatrix", Path(self.imatrix))
 
 
 @dataclass(frozen=True)

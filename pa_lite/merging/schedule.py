@@ -88,6 +88,13 @@ def _rule(group: Any, layers: tuple[int, int | None] | None, lam: Any, where: st
     return Rule(tuple(float(x) for x in values), group, layers)
 
 
+def read_schedule(value: str | Schedule) -> Schedule:
+    """Return a schedule, or what `parse_schedule` makes of a string; an empty one has no rules."""
+    if isinstance(value, Schedule):
+        return value
+    return parse_schedule(value) if value else Schedule()
+
+
 def parse_schedule(text: str) -> Schedule:
     """Read the one-line notation, or the TOML file that `text` names. Raises InputError that quotes the bad rule."""
     if text.endswith(".toml"):

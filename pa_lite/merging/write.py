@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pa_lite.checkpoints import Location, locate, open_checkpoints
+from pa_lite.checkpoints import Location, open_checkpoints
 from pa_lite.checkpoints.checkpoint import vocabulary_bytes
-from pa_lite.checkpoints.pairs import find_pair
+from pa_lite.checkpoints.pairs import Pair, resolve_pair
 from pa_lite.errors import CheckpointError, InputChangedError, InputError, OutputError
 from pa_lite.ggml.container import HeaderBytes, Memo, gguf_header, read_gguf_header
 from pa_lite.ggml.kernels import prepare
 from pa_lite.merging.lams import format_lam
-from pa_lite.merging.memory import check_memory, is_streamed
+from pa_lite.merging.memory import check_memory, is_streamed, parse_bytes
 from pa_lite.merging.nonfinite import Nonfinite
 from pa_lite.merging.output_file import PartialFile, partial_files
 from pa_lite.merging.plan import MergePlan, PlanOptions, plan_merge
@@ -51,22 +51,32 @@ class MergeOptions:
     max_memory: int = 0
     stream: bool = False
 
+    def __post_init__(self) -> None:
+        """Take a bound such as `256M` as a string. Raises InputError for one that is not a size."""
+        object.__setattr__(self, "max_memory", parse_bytes(self.max_memory))
+
 
 def resolve_inputs(
-    base: str | Location | None, instruct: str | Location | None, pair: str | None
+    base: str | Location | None,
+    instruct: str | Location | None,
+    pair: str | Pair | tuple[str | Location, str | Location] | None,
 ) -> tuple[Location, Location]:
-    """Where base and instruct lie: the two named, on the disk or the Hub, or the pair's, `demo` when nothing is named.
+    """Return where base and instruct lie: the two named, or those of a pair, `demo` when nothing is named.
 
-    Raises InputError for one without the other, the two and a pair at once, or an unknown pair.
+    `base` alone is a registered pair's name. Raises InputError for a single location, two locations and a pair at once,
+    or an unknown pair.
     """
-    if base is None and instruct is None:
-        found = find_pair("demo" if pair is None else pair)
-        return found.base, found.instruct
-    if base is None or instruct is None:
-        raise InputError("name both BASE and INSTRUCT, or a pair (--pair NAME).")
-    if pair is not None:
+    if pair is not None and not (base is None and instruct is None):
         raise InputError("name either BASE and INSTRUCT or a pair (--pair), not both.")
-    return locate(base), locate(instruct)
+    if base is not None and instruct is not None:
+        found = resolve_pair((base, instruct))
+    elif instruct is not None:
+        raise InputError("name both BASE and INSTRUCT, or a pair (--pair NAME).")
+    elif base is not None:
+        found = resolve_pair(str(base))
+    else:
+        found = resolve_pair("demo" if pair is None else pair)
+    return found.base, found.instruct
 
 
 def name_outputs(plan: MergePlan, lams: Sequence[float], output: Path | None) -> list[tuple[float, Path]]:

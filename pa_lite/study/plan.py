@@ -18,9 +18,11 @@ from pa_lite.engine.chat_template import chat_facts, measured_options, template_
 from pa_lite.engine.model_reference import parse_reference
 from pa_lite.engine.options import METHOD, EngineOptions
 from pa_lite.errors import InputError
+from pa_lite.ggml.quant_types import type_name
 from pa_lite.instructions.sets import find_set
+from pa_lite.merging.lams import read_lams
 from pa_lite.merging.plan import MergePlan, PlanOptions, plan_merge
-from pa_lite.merging.schedule import Schedule
+from pa_lite.merging.schedule import Schedule, read_schedule
 from pa_lite.sanitize import name_text
 from pa_lite.study.curves import MOST_TASKS
 from pa_lite.study.store import Cell, StoredCell
@@ -28,7 +30,7 @@ from pa_lite.study.workloads import AnswersWorkload, FollowWorkload, TaskWorkloa
 from pa_lite.system.machine import cores
 from pa_lite.tasks.prompts import prepare_task
 from pa_lite.tasks.scoring import ScoreOptions
-from pa_lite.tasks.spec import find_tasks
+from pa_lite.tasks.spec import find_tasks, split_names
 
 _log = logging.getLogger(__name__)
 _SMALL = 30_000_000  # parameters below which threads would wait for each other: a model for each core instead
@@ -52,8 +54,8 @@ class StudyOptions:
     instructions and answers are made; a plan has it settled (see `measured_options`).
     """
 
-    lams: tuple[float, ...]
-    tasks: tuple[str, ...]
+    lams: tuple[float, ...] = tuple(i / 10 for i in range(11))
+    tasks: tuple[str, ...] = ()
     types: tuple[str, ...] = ("F16",)
     follow: str = ""
     follow_limit: int | None = None
@@ -66,6 +68,17 @@ class StudyOptions:
     judge: str = ""
     reference: Path | None = None
     chat: ChatOptions = field(default_factory=ChatOptions)
+
+    def __post_init__(self) -> None:
+        """Take lams, names, types in any case, schedule and path as strings, too. Raises InputError."""
+        for name, value in {
+            "lams": read_lams(self.lams),
+            "tasks": split_names(self.tasks),
+            "types": tuple(map(type_name, split_names(self.types, "types"))),
+            "schedule": read_schedule(self.schedule),
+            "reference": None if self.reference is None else Path(self.reference),
+        }.items():
+            object.__setattr__(self, name, value)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from pa_lite.errors import InputError
 from pa_lite.study.comparisons import (
     LEVEL,
     Best,
@@ -73,6 +74,26 @@ class Reading:
     def label(self) -> str:
         """What marks the lam in tables and charts."""
         return self.name if self.goal.needs_follow else "best few-shot"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BestLam:
+    """The lam that serves a goal best.
+
+    `low` and `high` bound the central 95% of the lams that win when items are resampled; `ties` have no measurable
+    difference from the best. Where `differs` is false, no lam is measurably better: `lam` has the highest value, and
+    `sentence` says why that means little.
+    """
+
+    lam: float
+    low: float
+    high: float
+    ties: tuple[float, ...]
+    differs: bool
+    sentence: str
+
+    def __str__(self) -> str:
+        return self.sentence
 
 
 def _lams(lams: Sequence[float]) -> str:
@@ -158,6 +179,21 @@ def readings(curves: Curves, seed: int = 0) -> list[Reading]:
             text = _of_best(best, goal, curves)
         out.append(Reading(name, goal, best, f"{name[0].upper()}{name[1:]}: {text}."))
     return out
+
+
+def best_for(curves: Curves, goal: Goal, seed: int = 0) -> BestLam:
+    """Return the lam that serves a goal best, with the doubt about it, and a sentence that says so.
+
+    Raises InputError for a study of one lam, and where the goal needs what was not measured.
+    """
+    if len(curves.lams) < 2:
+        raise InputError("a study of a single lam has no best one: measure several.")
+    best = best_lam(curves.lams, curves.tasks, curves.compliance, goal, seed)
+    undecided = _undecided(curves, goal, comparisons(curves, seed), seed)
+    sentence = f"Best for {goal.told()}: {undecided or _of_best(best, goal, curves)}."
+    return BestLam(
+        lam=best.lam, low=best.low, high=best.high, ties=best.ties, differs=not undecided, sentence=sentence
+    )  # fmt: skip
 
 
 def labels(found: Sequence[Reading]) -> dict[float, list[str]]:

@@ -153,7 +153,7 @@ def run_sweep(
             future.result()
 
 
-ENGINES = ("local", "ray")
+BACKENDS = ("local", "ray")
 
 
 def sweep_pair(
@@ -161,24 +161,24 @@ def sweep_pair(
     options: StudyOptions,
     folder: Path,
     progress: Progress | None = None,
-    engine: str = "local",
+    backend: str = "local",
     address: str | None = None,
     keep_stale: bool = False,
 ) -> Study:
     """Plan, run and read back a study in a run folder, going on where an earlier run stopped.
 
     What the folder has from other inputs is listed with the reason and measured again; with `keep_stale` it is kept
-    where the weights and the items are the same, and the study says so. Raises InputError for an unknown engine, and
+    where the weights and the items are the same, and the study says so. Raises InputError for an unknown backend, and
     what plan_study, open_store and run_sweep raise.
     """
-    if engine not in ENGINES:
-        raise InputError(f"unknown engine {engine!r}.{nearest(engine, ENGINES)}")
+    if backend not in BACKENDS:
+        raise InputError(f"unknown backend {backend!r}.{nearest(backend, BACKENDS)}")
     with open_store(folder) as store:  # first: its results are copied once
         plan = plan_study(pair, with_recorded_date(options, store))
         _check_pair(plan, store)  # before it is told what has changed, or a cluster is started
         plan, settled = settle_plan(plan, store, keep_stale)
         settled.report()
-        if engine == "ray":
+        if backend == "ray":
             from pa_lite.study.cluster import ray_workers
 
             with ray_workers(pair, plan, address) as (n_workers, make_worker):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -236,12 +236,24 @@ def suite_descriptions() -> dict[str, str]:
     return {name: str(_read(_SUITES / f"{name}.toml").get("description", "")) for name in _suite_names()}
 
 
-def find_tasks(names: Sequence[str]) -> list[TaskSpec]:
+def split_names(names: str | Iterable[str], what: str = "tasks") -> tuple[str, ...]:
+    """Return names from a list, or from one string with commas between them.
+
+    Raises InputError, naming `what` is named, for anything else.
+    """
+    found = tuple(names.split(",") if isinstance(names, str) else names)
+    if not all(isinstance(name, str) for name in found):
+        raise InputError(f"{what} must be names, as strings, not {names!r:.80}.")
+    return tuple(name.strip() for name in found)
+
+
+def find_tasks(names: str | Iterable[str]) -> list[TaskSpec]:
     """The tasks that names of suites, names of tasks and .toml files stand for, in that order, each once.
 
     `TASK/GROUP` is one group of a task that has groups. Raises InputError with the nearest names for one that is not
     known, and for a task that two suites set differently.
     """
+    names = split_names(names)
     known = suites()
     by_name: dict[str, TaskSpec] = {}
     for specs in known.values():

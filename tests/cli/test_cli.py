@@ -352,7 +352,7 @@ def test_sizes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert run(capsys, "merge", "--lam", "0.5", "-o", tmp_path, "--max-memory", "1.5GB")[0] == 0
     status, _, err = run(capsys, "merge", "--lam", "0.5", "-o", tmp_path, "--max-memory", "much")
     assert status == 2
-    assert "is no size" in err
+    assert "is not a size" in err
 
 
 def test_inspect_and_diff(capsys: pytest.CaptureFixture[str], tiny_pair: tuple[Path, Path]) -> None:

@@ -108,7 +108,7 @@ def evil(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder whose name, files, model, tokens, chat template, tasks and instructions try to steer the terminal."""
     folder = tmp_path_factory.mktemp("evil") / EVIL_NAME
     folder.mkdir()
-    base = pa_lite.merge(lams=(0.5,), output=folder / "m.gguf", plan=PlanOptions(type="F16"))[0]
+    base = pa_lite.merge(lam=(0.5,), output=folder / "m.gguf", plan=PlanOptions(type="F16"))[0]
     header, raw = read_gguf_header(base), base.read_bytes()
     tokens = header.metadata["tokenizer.ggml.tokens"]
     template = (

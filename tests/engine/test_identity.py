@@ -95,7 +95,7 @@ def test_llama_cpp_reads_phi_3_in_a_name() -> None:
 
 
 def test_a_pair_in_memory_and_its_file_have_the_same_header(demo_pair: Pair, tmp_path: Path) -> None:
-    (file,) = pa_lite.merge(pair="demo", lams=(0.7,), plan=PlanOptions(type="F16"), output=tmp_path / "x.gguf")
+    (file,) = pa_lite.merge(pair="demo", lam=(0.7,), plan=PlanOptions(type="F16"), output=tmp_path / "x.gguf")
     plan = plan_of(demo_pair)
     header = read_gguf_header(file)
     assert header_inputs("llama", header.metadata) == plan.header_inputs

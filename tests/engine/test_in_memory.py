@@ -31,7 +31,7 @@ def logits(model: Model) -> FloatArray:
 @pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_K_M", "IQ4_XS"])
 def test_every_move_gives_the_logits_of_the_merged_file(demo_pair: Pair, tmp_path: Path, kind: str) -> None:
     lams = (0.3, 1.0, 0.0, 0.7)
-    paths = pa_lite.merge(pair="demo", lams=lams, plan=PlanOptions(type=kind), output=tmp_path)
+    paths = pa_lite.merge(pair="demo", lam=lams, plan=PlanOptions(type=kind), output=tmp_path)
     plan = plan_merge(open_checkpoint(demo_pair.base), open_checkpoint(demo_pair.instruct), PlanOptions(type=kind))
     expected = {}
     for lam, path in zip(lams, paths, strict=True):

@@ -17,7 +17,7 @@ from pa_lite.merging.plan import PlanOptions
 
 def test_notation(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
     assert parse_reference("demo@0.7").lam == 0.7
-    assert str(parse_reference("demo@0.7")) == "demo@0.70"
+    assert str(parse_reference("demo@0.7")) == "demo@0.7"
     assert parse_reference(str(tiny_ggufs["F32"])).file == tiny_ggufs["F32"]
     odd = tmp_path / "a@0.5"
     odd.write_bytes(b"GGUF" + bytes(20))
@@ -31,7 +31,8 @@ def test_a_file_of_a_pairs_name(
     monkeypatch.chdir(tmp_path)
     for name in ("demo@0.7", "demo@old.gguf", "mine@0.7"):
         shutil.copy(tiny_ggufs["F16"], name)
-    assert parse_reference("demo@0.7").pair == "demo"
+    found = parse_reference("demo@0.7")
+    assert (found.file, str(found)) == (None, "demo@0.7")
     assert [r.message for r in caplog.records] == [
         "demo@0.7 is the pair demo at lam 0.7; the file of that name is ./demo@0.7."
     ]
@@ -80,7 +81,7 @@ def test_bad_references(text: str, told: str) -> None:
 
 def test_a_pair_equals_its_merged_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    (file,) = pa_lite.merge(pair="demo", lams=(0.7,), plan=PlanOptions(type="F16"), output=tmp_path / "x.gguf")
+    (file,) = pa_lite.merge(pair="demo", lam=(0.7,), plan=PlanOptions(type="F16"), output=tmp_path / "x.gguf")
     prompts = ["What is this?"]
     options = EngineOptions(threads=1)
     with open_model("demo@0.7", options) as merged, open_model(str(file), options) as loaded:

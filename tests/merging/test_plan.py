@@ -48,8 +48,8 @@ def test_provenance(tiny_pair: tuple[Path, Path]) -> None:
 
 
 def test_unknown_type(tiny_pair: tuple[Path, Path]) -> None:
-    with pytest.raises(InputError, match=r"unknown output type 'q8_0'.*Q8_0"):
-        planned(*tiny_pair, "q8_0")
+    with pytest.raises(InputError, match=r"unknown output type 'Q8_7'.*Q8_0"):
+        planned(*tiny_pair, "q8_7")
 
 
 def test_different_shapes_name_the_tensor_and_both(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:

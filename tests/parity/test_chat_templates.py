@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from pa_lite.engine.chat import Message, _as_dict
 from pa_lite.engine.chat_template import MEMORY, SECONDS, WORKER
+from pa_lite.engine.conversation import Message, as_dict
 from pa_lite.untrusted.sandbox import LimitedProcess
 
 TEMPLATES = [
@@ -46,7 +46,7 @@ def test_templates_render_as_in_transformers(template: str, monkeypatch: pytest.
     with LimitedProcess(WORKER, MEMORY) as process:
         for messages in CONVERSATIONS:
             for arguments in ARGUMENTS:
-                rows = [_as_dict(m) for m in messages]
+                rows = [as_dict(m) for m in messages]
                 expected = utils.render_jinja_template(
                     [[dict(row) for row in rows]], chat_template=template, add_generation_prompt=True,
                     bos_token="<b>", eos_token="<e>", **arguments,

@@ -63,7 +63,7 @@ def test_a_killed_node_costs_nothing_but_time(cluster: Any, tmp_path: Path) -> N
 def test_without_ray_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(EngineError, match=r"pip install 'pa-lite\[cluster\]'"):
-        sweep_pair("demo", OPTIONS, tmp_path, engine="ray")
+        sweep_pair("demo", OPTIONS, tmp_path, backend="ray")
 
 
 def test_a_cluster_out_of_reach_is_one_line(tmp_path: Path) -> None:

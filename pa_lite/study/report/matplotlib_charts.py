@@ -13,11 +13,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pa_lite.errors import InputError
 from pa_lite.sanitize import one_line
 from pa_lite.study.curves import MOST_PANELS, Curves, Series, by_gain, estimates, means, pareto_optimal
 from pa_lite.study.report.plotly_charts import bands, labels_apart
 from pa_lite.study.summary import Reading, Study, labels, readings
-from pa_lite.system.atomic import write_bytes
+from pa_lite.system.atomic import write_bytes, write_text
 from pa_lite.system.markers import temporary_folder
 from pa_lite.system.opening import check_own
 
@@ -224,6 +225,26 @@ def _draw_panels(figure: Any, curves: Curves, groups: Groups, columns: int, on_p
     figure.supylabel("percent")
 
 
+def write_figure(study: Study, path: Path, dots_per_inch: int = 300) -> None:
+    """Write the curves as a PNG or SVG file, by the path's ending. Raises InputError for another, OutputError."""
+    ending = path.suffix.lower()
+    if ending == ".svg":
+        write_text(path, curves_svg(study.curves, study.title))
+    elif ending == ".png":
+        curves = study.curves
+        with _figure(7.0, 4.2) as figure:
+            _draw_curves(figure, curves, readings(curves), study.title)
+            write_bytes(path, _png(figure, dots_per_inch))
+    else:
+        raise InputError(f"{path}: a figure is a .png or an .svg file. Name one of these.")
+
+
+def _png(figure: Any, dots_per_inch: float) -> bytes:
+    raw = io.BytesIO()
+    figure.savefig(raw, format="png", dpi=dots_per_inch, metadata={"Software": None})
+    return raw.getvalue()
+
+
 def figure_names(study: Study) -> list[str]:
     """Names of the figures that write_png writes, without their ending."""
     has = {
@@ -251,11 +272,10 @@ def write_png(study: Study, folder: Path, dots_per_inch: int = 300) -> list[Path
     for name, width, height, draw in wanted:
         if name not in shown:
             continue
-        raw = io.BytesIO()
         with _figure(width, height) as figure:
             draw(figure)
             dpi = min(dots_per_inch, _MOST_PIXELS / max(width, height))  # hundreds of tasks make a figure of any height
-            figure.savefig(raw, format="png", dpi=dpi, metadata={"Software": None})
+            data = _png(figure, dpi)
         out.append(folder / f"{name}.png")
-        write_bytes(out[-1], raw.getvalue())
+        write_bytes(out[-1], data)
     return out

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pa_lite.errors import OutputError
+from pa_lite.ggml.quant_types import type_name
 from pa_lite.study.export import item_rows, lm_eval_document, to_csv
 from pa_lite.study.report.matplotlib_charts import figure_names, write_png
 from pa_lite.study.report.page import to_html
 from pa_lite.study.results import load_study
-from pa_lite.study.store import read_store
+from pa_lite.study.store import Store, read_store
 from pa_lite.study.summary import Study
 from pa_lite.system.atomic import check_target, write_errors, write_text
 from pa_lite.untrusted.safe_names import file_name
@@ -27,6 +28,14 @@ class ReportOptions:
     lm_eval: Path | None = None
     type: str | None = None
     force: bool = False
+
+    def __post_init__(self) -> None:
+        """Take paths as strings, and a type in any case."""
+        for name in ("output", "png", "csv", "lm_eval"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, Path(value))
+        if self.type is not None:
+            object.__setattr__(self, "type", type_name(self.type))
 
 
 def publish(run: Path, options: ReportOptions | None = None) -> tuple[list[Path], Study]:
@@ -60,7 +69,7 @@ def publish(run: Path, options: ReportOptions | None = None) -> tuple[list[Path]
         if options.png is not None:
             written += write_png(study, options.png)
         if options.csv is not None:
-            write_text(options.csv, to_csv(item_rows(store)))
+            _write_items(store, options.csv)
             written.append(options.csv)
         if options.lm_eval is not None:
             for lam, name in pages.items():
@@ -68,6 +77,16 @@ def publish(run: Path, options: ReportOptions | None = None) -> tuple[list[Path]
                 write_text(path, json.dumps(lm_eval_document(store, study.type, lam), indent=2) + "\n")
                 written.append(path)
     return written, study
+
+
+def write_items(run: Path, path: Path) -> None:
+    """Write every finished item of the study in a run folder as CSV. Raises PaLiteError."""
+    with read_store(run) as store:
+        _write_items(store, path)
+
+
+def _write_items(store: Store, path: Path) -> None:
+    write_text(path, to_csv(item_rows(store)))
 
 
 def _make(folder: Path) -> None:

@@ -22,7 +22,7 @@ from pa_lite.engine.chat_options import ChatOptions
 from pa_lite.engine.chat_template import chat_facts, measured_options
 from pa_lite.engine.generation import GenerationOptions, generate
 from pa_lite.engine.model import EngineOptions, Model
-from pa_lite.engine.model_reference import REFERENCE_TYPE, open_model
+from pa_lite.engine.model_reference import REFERENCE_TYPE, ModelLike, open_model
 from pa_lite.engine.reasoning import ReasoningFormat
 from pa_lite.engine.requests import Request, begins_with_bos, make_requests, rolling_requests
 from pa_lite.engine.scoring import score_requests
@@ -57,7 +57,7 @@ class PaLiteLM(LM):  # type: ignore[misc]
 
     def __init__(
         self,
-        model: str | Model,
+        model: ModelLike | Model,
         *,
         n_ctx: int = 0,
         threads: int = 0,
@@ -88,7 +88,7 @@ class PaLiteLM(LM):  # type: ignore[misc]
         self._renderer: ChatRenderer | None = None
         self._chat_options, self._is_chat = chat, False
         self._answers: Answers | None = None
-        self.reference = model if isinstance(model, str) else model.label
+        self.reference = model.label if isinstance(model, Model) else str(model)
         if isinstance(model, Model):
             self.model = model
         else:

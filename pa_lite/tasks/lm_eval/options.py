@@ -12,6 +12,7 @@ from typing import Any
 
 from pa_lite.engine.generation import GenerationOptions
 from pa_lite.errors import InputError, nearest
+from pa_lite.tasks.spec import split_names
 from pa_lite.untrusted.strict_json import parse_json
 
 Seeds = tuple[int | None, int | None, int | None, int | None]
@@ -51,7 +52,16 @@ class HarnessOptions:
     confirm_run_unsafe_code: bool = False
 
     def __post_init__(self) -> None:
-        """Raises InputError for what cannot go together or is out of range."""
+        """Take names, folders, pairs and seeds as single strings, too. Raises InputError."""
+        self._set(tasks=split_names(self.tasks), output_path=_path(self.output_path), use_cache=_path(self.use_cache))
+        folders = (self.include_path,) if isinstance(self.include_path, str | Path) else self.include_path
+        self._set(include_path=tuple(map(Path, folders)))
+        if isinstance(self.gen_kwargs, str):
+            self._set(gen_kwargs=parse_pairs([self.gen_kwargs]))
+        if isinstance(self.metadata, str):
+            self._set(metadata=parse_pairs([self.metadata]))
+        if isinstance(self.seeds, int | str):
+            self._set(seeds=parse_seeds(str(self.seeds)))
         if self.limit is not None and not (self.limit > 0 and (self.limit < 1 or float(self.limit).is_integer())):
             raise InputError(f"limit is {self.limit}, but must be a count of items, or a share below 1.")
         if self.limit is not None and self.samples is not None:
@@ -63,6 +73,14 @@ class HarnessOptions:
         if self.cache_requests not in (None, "true", "refresh", "delete"):
             raise InputError(f"cache_requests is {self.cache_requests!r}, but must be true, refresh or delete.")
         generation_options(self.gen_kwargs)
+
+    def _set(self, **values: Any) -> None:
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+
+def _path(value: str | Path | None) -> Path | None:
+    return None if value is None else Path(value)
 
 
 def parse_pairs(words: Sequence[str]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pa_lite.engine.chat_options import ChatOptions
 from pa_lite.engine.model import EngineOptions
-from pa_lite.engine.model_reference import REFERENCE_TYPE, parse_reference
+from pa_lite.engine.model_reference import REFERENCE_TYPE, ModelLike, resolve_model
 from pa_lite.errors import InputError, OutputError, PaLiteError, nearest
 from pa_lite.system.atomic import write_errors
 from pa_lite.system.markers import marked_folder
@@ -39,7 +39,7 @@ class HarnessResult:
 
 
 def run_harness(
-    reference: str,
+    reference: ModelLike,
     options: HarnessOptions,
     engine: EngineOptions | None = None,
     kind: str = REFERENCE_TYPE,
@@ -60,7 +60,7 @@ def run_harness(
     engine, chat = engine or EngineOptions(), chat or ChatOptions()
     if chat.template_args and not options.apply_chat_template:
         raise InputError("--template-arg is about the chat template: it needs --apply_chat_template.")
-    parse_reference(reference)
+    reference = resolve_model(reference)
     if options.output_path is not None:
         _check_output(options.output_path)
     if options.cache_requests in ("true", "refresh"):
@@ -77,7 +77,7 @@ def run_harness(
         _check_generation(tasks, options, lm)
         with _tracked(options.output_path) as (tracker, files):
             kept = None if options.use_cache is None else lm.keep_answers(options.use_cache)
-            document = _evaluate(lm, tasks, manager, options, tracker, {"model": reference, **words})
+            document = _evaluate(lm, tasks, manager, options, tracker, {"model": str(reference), **words})
             document["config"]["use_cache"] = None if kept is None else str(kept)
             samples = document.pop("samples", None)
             if tracker is not None:

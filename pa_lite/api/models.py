@@ -1,0 +1,333 @@
+"""Models: loading one, and scoring, generating, chatting and following instructions with it."""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, overload
+
+from pa_lite.alpaca.outputs import (
+    Output,
+    Target,
+    Written,
+    generate_outputs,
+    generator_name,
+    load_prompts,
+    write_outputs,
+)
+from pa_lite.alpaca.prompts import Prompt, system_prompts
+from pa_lite.api.chat import ChatReply, ChatStream, Messages, start_chat
+from pa_lite.api.options import (
+    ChatOptions,
+    Date,
+    EngineOptions,
+    ModelLike,
+    Names,
+    Progress,
+    fill,
+    model_type,
+    read_lam,
+    resolve_model,
+)  # fmt: skip
+from pa_lite.engine.chat_template import has_template
+from pa_lite.engine.generation import GenerationOptions
+from pa_lite.engine.in_memory import InMemoryModel
+from pa_lite.engine.model import Model
+from pa_lite.engine.model_reference import open_reference
+from pa_lite.errors import EngineError, InputError
+from pa_lite.instructions.following import FollowResult, follow_instructions
+from pa_lite.instructions.sets import InstructionSet, find_set
+from pa_lite.tasks.scoring import ScoreOptions, SuiteResult, score_tasks
+from pa_lite.tasks.spec import find_tasks
+
+__all__ = [
+    "ChatOptions", "ChatReply", "ChatStream", "EngineOptions", "FollowResult", "GenerationOptions", "InstructionSet",
+    "LoadedModel", "Output", "Prompt", "ScoreOptions", "SuiteResult", "Written", "check_prompts", "find_set", "load",
+    "load_prompts",
+]  # fmt: skip
+
+Texts = str | Prompt | Sequence[str | Prompt]
+
+
+class _Resources:
+    """What a loaded model holds: the model, and chats that are still being answered, which end before it is freed."""
+
+    def __init__(self) -> None:
+        self.closing = contextlib.ExitStack()
+        self.streams: weakref.WeakSet[ChatStream] = weakref.WeakSet()
+
+    def end_streams(self) -> None:
+        for stream in list(self.streams):
+            stream.close()
+        self.streams.clear()
+
+    def close(self) -> None:
+        self.end_streams()
+        self.closing.close()
+
+
+class LoadedModel:
+    """A model in memory, made by `load`. It is freed when it is no longer used, by `close`, or at the end of `with`."""
+
+    def __init__(self, model: ModelLike, options: EngineOptions | None = None, kind: str = "F16") -> None:
+        """Load what a model reference names; a pair is merged as type `kind`. Raises PaLiteError."""
+        self._reference, resources = resolve_model(model), _Resources()
+        self._opened: Model | InMemoryModel | None
+        self._opened = resources.closing.enter_context(open_reference(self._reference, options, kind))
+        self._resources = resources
+        self._finalizer = weakref.finalize(self, resources.close)
+
+    def __enter__(self) -> LoadedModel:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<LoadedModel {self.reference}{'' if self._finalizer.alive else ' (closed)'}>"
+
+    def close(self) -> None:
+        """Free the model and its memory; more than once does no harm."""
+        self._finalizer()
+        self._opened = None
+
+    @property
+    def model(self) -> Model:
+        """The engine's model. Raises EngineError once it is closed."""
+        if self._opened is None:
+            raise EngineError(f"{self.reference}: the model was closed. Load it again.")
+        return self._opened.model if isinstance(self._opened, InMemoryModel) else self._opened
+
+    @property
+    def reference(self) -> str:
+        """What the model is called in results: the file, or `PAIR@LAM`."""
+        return str(self._reference)
+
+    @property
+    def name(self) -> str:
+        """The model's own name, else its file's."""
+        return self.model.name
+
+    @property
+    def has_template(self) -> bool:
+        """Whether it brings a chat template; without one, prompts read `Instruction: ... Response:`."""
+        return has_template(self.model)
+
+    @property
+    def lam(self) -> float:
+        """The lam of a pair's model. Setting it moves the weights along the line in place.
+
+        Raises InputError for a file's model and for what is not a finite number; what merging raises ends the model.
+        """
+        merged = self._moving().model.merged
+        assert merged is not None
+        return merged[1]
+
+    @lam.setter
+    def lam(self, value: float) -> None:
+        moving, lam = self._moving(), read_lam(value)
+        self._resources.end_streams()
+        try:
+            moving.move(lam)
+        except BaseException:
+            self.close()  # its weights are those of neither lam
+            raise
+        self._reference = replace(self._reference, lam=lam, text="")
+
+    def _moving(self) -> InMemoryModel:
+        self.model  # noqa: B018 - raises once it is closed
+        if not isinstance(self._opened, InMemoryModel):
+            raise InputError(f"{self.reference}: is a file's model, whose lam is fixed. Load a pair: PAIR@LAM.")
+        return self._opened
+
+    def score(
+        self,
+        tasks: Names,
+        options: ScoreOptions | None = None,
+        progress: Progress | None = None,
+        *,
+        shots: int | None = None,
+        limit: int | None = None,
+        seed: int | None = None,
+        split: str | None = None,
+        mutual_info: bool | None = None,
+        parallel: int | None = None,
+        noise_sample: int | None = None,
+    ) -> SuiteResult:
+        """Return few-shot scores on tasks, suites or task files, by name: one, several, or a string with commas.
+
+        Keywords are the fields of `ScoreOptions`. `progress` gets (requests done, requests in all). Raises PaLiteError.
+        """
+        return score_tasks(self.model, find_tasks(tasks), fill(ScoreOptions, locals(), options), progress)
+
+    def generate(
+        self,
+        texts: Texts,
+        options: GenerationOptions | None = None,
+        *,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        top_k: int | None = None,
+        seed: int | None = None,
+        stop: Names | None = None,
+        parallel: int | None = None,
+        system: str | None = None,
+        template_args: Mapping[str, Any] | None = None,
+        date: Date | None = None,
+        chat: ChatOptions | None = None,
+        progress: Progress | None = None,
+        on_tokens: Callable[[int], None] | None = None,
+    ) -> list[Output]:
+        """Return an answer (`.output`) to each text, through the model's chat template, in AlpacaEval's form.
+
+        A text is the user's turn, never a file's name; a single string is one text. `load_prompts` gives those of a
+        file, with their own system prompts. Keywords are the fields of `GenerationOptions` and `ChatOptions`; greedy
+        unless `temperature` is set. `progress` gets (answers done, answers in all), `on_tokens` the tokens of each
+        step. Raises PaLiteError.
+        """
+        words = locals()
+        how, prompts = fill(ChatOptions, words, chat), _prompts(texts)
+        chosen, name = fill(GenerationOptions, words, options), generator_name(self.reference)
+        return generate_outputs(self.model, prompts, name, chosen, how, progress, on_tokens)
+
+    def write_outputs(
+        self,
+        texts: Texts,
+        output: str | Path,
+        options: GenerationOptions | None = None,
+        *,
+        resume: bool = False,
+        force: bool = False,
+        chat: ChatOptions | None = None,
+        progress: Progress | None = None,
+        on_tokens: Callable[[int], None] | None = None,
+    ) -> Written:
+        """Answer as `generate` does, and write AlpacaEval's model_outputs file, whole or not at all.
+
+        Answers are kept beside it as they come: with `resume`, a run that was killed continues. `force` overwrites a
+        file that exists. Raises PaLiteError.
+        """
+        target, name = Target(Path(output), resume, force), generator_name(self.reference)
+        return write_outputs(self.model, _prompts(texts), name, target, options, chat, progress, on_tokens)
+
+    @overload
+    def chat(
+        self, messages: Messages, options: GenerationOptions | None = None, *, stream: Literal[False] = False,
+        max_tokens: int | None = None, temperature: float | None = None, top_p: float | None = None,
+        min_p: float | None = None, top_k: int | None = None, seed: int | None = None, stop: Names | None = None,
+        system: str | None = None, template_args: Mapping[str, Any] | None = None, date: Date | None = None,
+        chat: ChatOptions | None = None,
+    ) -> ChatReply: ...  # fmt: skip
+    @overload
+    def chat(
+        self, messages: Messages, options: GenerationOptions | None = None, *, stream: Literal[True],
+        max_tokens: int | None = None, temperature: float | None = None, top_p: float | None = None,
+        min_p: float | None = None, top_k: int | None = None, seed: int | None = None, stop: Names | None = None,
+        system: str | None = None, template_args: Mapping[str, Any] | None = None, date: Date | None = None,
+        chat: ChatOptions | None = None,
+    ) -> ChatStream: ...  # fmt: skip
+    def chat(
+        self,
+        messages: Messages,
+        options: GenerationOptions | None = None,
+        *,
+        stream: bool = False,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        top_k: int | None = None,
+        seed: int | None = None,
+        stop: Names | None = None,
+        system: str | None = None,
+        template_args: Mapping[str, Any] | None = None,
+        date: Date | None = None,
+        chat: ChatOptions | None = None,
+    ) -> ChatReply | ChatStream:
+        """Return the next turn of a conversation: `.text`, `.reasoning`, `.finish_reason`, `.messages` to go on with.
+
+        `messages` is the user's text, or a list of `{"role": ..., "content": ...}`. With `stream`, the result yields
+        pieces of the text as they come, and has the whole as `.reply` afterwards. Keywords are the fields of
+        `GenerationOptions` and `ChatOptions`; an answer gets at most what of the context is left. Raises PaLiteError.
+        """
+        words = locals()
+        how, chosen = fill(ChatOptions, words, chat), fill(GenerationOptions, words, options)
+        started = start_chat(self.model, messages, chosen, how)
+        self._resources.streams.add(started)
+        if stream:
+            return started
+        for _piece in started:
+            pass
+        return started.reply
+
+    def follow(
+        self,
+        instructions: str | Path | InstructionSet = "public",
+        limit: int | None = None,
+        max_tokens: int | None = None,
+        parallel: int | None = None,
+        progress: Progress | None = None,
+        *,
+        seed: int | None = None,
+        system: str | None = None,
+        template_args: Mapping[str, Any] | None = None,
+        date: Date | None = None,
+        chat: ChatOptions | None = None,
+    ) -> FollowResult:
+        """Return how well verifiable instructions are followed: those of `public`, `demo`, `ifeval`, or a JSONL file.
+
+        At most `limit` of them are taken, evenly; `seed` makes new ones of the public set. `max_tokens` is by default
+        what the set's answers need, but never more than half of the context. `progress` gets (answers done, answers in
+        all). Raises PaLiteError.
+        """
+        words = locals()
+        how, parallel = fill(ChatOptions, words, chat), parallel or GenerationOptions().parallel
+        chosen = instructions if isinstance(instructions, InstructionSet) else find_set(str(instructions), seed)
+        chosen = chosen.limited(limit)
+        tokens = max_tokens or self.model.answer_tokens(chosen.max_tokens)
+        listed, ends = chosen.instructions, chosen.must_end
+        return follow_instructions(self.model, listed, tokens, progress, ends, parallel, how)
+
+
+def _prompts(texts: Texts) -> list[Prompt]:
+    listed = [texts] if isinstance(texts, str | Prompt) else list(texts)
+    for number, text in enumerate(listed, 1):
+        if not isinstance(text, str | Prompt):
+            raise InputError(f"text {number} is {text!r:.80}, which is not a string.")
+    return [Prompt(text, "custom") if isinstance(text, str) else text for text in listed]
+
+
+def check_prompts(prompts: Sequence[Prompt], system: str) -> None:
+    """Raise InputError where a prompt has a system prompt of its own and `system` gives another."""
+    system_prompts(prompts, system)
+
+
+def load(
+    model: ModelLike,
+    options: EngineOptions | None = None,
+    type: str | None = None,
+    *,
+    lam: float | str | None = None,
+    threads: int | None = None,
+    gpu_layers: int | str | None = None,
+    flash_attention: bool | None = None,
+    cache_type: str | None = None,
+    n_batch: int | None = None,
+    n_ctx: int | None = None,
+    probe: bool | None = None,
+) -> LoadedModel:
+    """Load `FILE.gguf` or `PAIR@LAM`, or a pair (a name, or base and instruct) at `lam`.
+
+    A pair is merged in memory as `type` (F16 by default) for as long as it is used. The result works directly and as a
+    context manager. Keywords are the fields of `EngineOptions`. Raises PaLiteError.
+    """
+    chosen = fill(EngineOptions, locals(), options)
+    return LoadedModel(resolve_model(model, lam), chosen, model_type(type))

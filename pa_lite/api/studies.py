@@ -1,0 +1,355 @@
+"""Studies: sweeping a pair along lam, reading the results back, and searching for the best lam."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from datetime import date as day
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pa_lite.api.options import (
+    ChatOptions,
+    Date,
+    EngineOptions,
+    Lams,
+    Names,
+    Pair,
+    PairLike,
+    Progress,
+    Schedule,
+    fill,
+    path_of,
+    renamed,
+    resolve_pair,
+)  # fmt: skip
+from pa_lite.errors import InputError
+from pa_lite.study import summary
+from pa_lite.study.comparisons import items_in_words
+from pa_lite.study.curves import Curves, estimates
+from pa_lite.study.demo import DemoResult, run_demo
+from pa_lite.study.estimate import Estimate
+from pa_lite.study.export import to_document
+from pa_lite.study.goal import Goal
+from pa_lite.study.plan import StudyOptions, plan_study
+from pa_lite.study.report.matplotlib_charts import write_figure
+from pa_lite.study.report.publish import ReportOptions, publish, write_items
+from pa_lite.study.results import load_study
+from pa_lite.study.search.halving import Found, SearchOptions
+from pa_lite.study.search.run import Schedules, check_no_schedule, find_lam, find_schedule
+from pa_lite.study.store import read_store
+from pa_lite.study.summary import BestLam, Reading, best_for, conclusion, labels, readings
+from pa_lite.study.sweep import estimate_pair, sweep_pair
+from pa_lite.system.atomic import check_target
+from pa_lite.tasks.scoring import ScoreOptions
+from pa_lite.untrusted.safe_names import file_name
+
+__all__ = [
+    "BestLam",
+    "Curves",
+    "DemoResult",
+    "Estimate",
+    "Found",
+    "Goal",
+    "Reading",
+    "ReportOptions",
+    "Schedules",
+    "SearchOptions",
+    "SearchResult",
+    "Study",
+    "StudyLike",
+    "StudyOptions",
+    "conclusion",
+    "demo",
+    "estimates",
+    "items_in_words",
+    "labels",
+    "open_study",
+    "plan_sweep",
+    "readings",
+    "run_folder",
+    "search",
+    "sweep",
+    "to_document",
+    "write_report",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Study(summary.Study):
+    """A study's curves at one type of weights, what they rest on, and the run folder `run` that holds every item."""
+
+    run: Path | None = None
+
+    def best(self, *, keep_follow: float | None = None, weight: float | None = None) -> BestLam:
+        """Return the lam that is best for a use: few-shot skill alone, or as the fields of `Goal` say.
+
+        `keep_follow=0.95` asks for few-shot skill with 95% of instruct's following kept. Raises InputError where that
+        was not measured.
+        """
+        return best_for(self.curves, fill(Goal, locals()))
+
+    def to_csv(self, path: str | Path, *, force: bool = False) -> Path:
+        """Write every finished item of the run as CSV; return the path. Raises PaLiteError."""
+        check_target(target := Path(path), force)
+        write_items(self._folder(), target)
+        return target
+
+    def report(self, path: str | Path | None = None, *, force: bool = False) -> Path:
+        """Write the study as one HTML page that opens offline, by default report.html in the run folder.
+
+        Returns the path. Raises PaLiteError.
+        """
+        written, _ = publish(self._folder(), ReportOptions(output=path_of(path), type=self.type, force=force))
+        return written[0]
+
+    def plot(self, path: str | Path, *, force: bool = False) -> Path:
+        """Write the curves along lam as a figure, a .png or .svg file; return the path. Raises PaLiteError."""
+        check_target(target := Path(path), force)
+        write_figure(self, target)
+        return target
+
+    def document(self) -> dict[str, Any]:
+        """Return the study as one JSON document: averages with standard errors, differences, readings, setting."""
+        return to_document(self)
+
+    def _folder(self) -> Path:
+        if self.run is None:
+            raise InputError("this study has no run folder: sweep or open_study make one that has.")
+        return self.run
+
+
+StudyLike = summary.Study  # a study read from anywhere: what its curves tell, without a run folder
+
+
+def _study(found: summary.Study, run: Path) -> Study:
+    return Study(**{f.name: getattr(found, f.name) for f in fields(found)}, run=run)
+
+
+def open_study(run: str | Path, type: str | None = None) -> Study:
+    """Read the study in a run folder, of one type of weights (by default the first measured). Raises PaLiteError."""
+    folder = Path(run)
+    with read_store(folder) as store:
+        return _study(load_study(store, ReportOptions(type=type).type), folder)
+
+
+def run_folder(pair: PairLike) -> Path:
+    """Return the folder that a sweep's results go to where none is named: `PAIR-study` in the working folder."""
+    return Path(f"{file_name(resolve_pair(pair).name)}-study")
+
+
+def sweep(
+    pair: PairLike,
+    options: StudyOptions | None = None,
+    run: str | Path | None = None,
+    *,
+    tasks: Names | None = None,
+    follow: str | None = None,
+    lams: Lams | None = None,
+    types: Names | None = None,
+    follow_limit: int | None = None,
+    schedule: str | Schedule | None = None,
+    workers: int | None = None,
+    alpaca: str | None = None,
+    alpaca_limit: int | None = None,
+    judge: str | None = None,
+    reference: str | Path | None = None,
+    score: ScoreOptions | None = None,
+    shots: int | None = None,
+    limit: int | None = None,
+    seed: int | None = None,
+    split: str | None = None,
+    mutual_info: bool | None = None,
+    parallel: int | None = None,
+    chat: ChatOptions | None = None,
+    system: str | None = None,
+    template_args: Mapping[str, Any] | None = None,
+    date: Date | None = None,
+    engine: EngineOptions | str | None = None,
+    threads: int | None = None,
+    gpu_layers: int | str | None = None,
+    flash_attention: bool | None = None,
+    cache_type: str | None = None,
+    n_batch: int | None = None,
+    n_ctx: int | None = None,
+    probe: bool | None = None,
+    backend: str = "local",
+    address: str | None = None,
+    keep_stale: bool = False,
+    progress: Progress | None = None,
+    folder: str | Path | None = None,
+) -> Study:
+    """Measure a pair at every lam, in a run folder; what an earlier run finished there is not done again.
+
+    `pair` is a registered name, or (base, instruct). `run` is by default `PAIR-study`. `tasks`, `follow`, `lams`, ...
+    are the fields of `StudyOptions`, and of `ScoreOptions`, `ChatOptions` and `EngineOptions`, whose defaults None
+    stands for; `options`, `score`, `chat` and `engine` are such objects, which keywords change. `backend` is `local` or
+    `ray` (extra `cluster`; `address` of a running cluster). What an earlier run measured from other inputs is measured
+    again, or kept with `keep_stale`, which the study says. `progress` gets (items done, items in all). Raises
+    PaLiteError.
+    """
+    words = dict(locals())
+    if isinstance(engine, str):
+        renamed(f"sweep(engine={engine!r})", f"backend={engine!r}")
+        words["engine"], backend = None, engine
+    if folder is not None:
+        renamed("sweep(folder=...)", "run=...")
+        run = run or folder
+    found, chosen = resolve_pair(pair), _options(words, options)
+    where = run_folder(found) if run is None else Path(run)
+    # a name, not its paths: the nodes of a cluster may have them elsewhere
+    named = pair if isinstance(pair, str) else _absolute(found)
+    return _study(sweep_pair(named, chosen, where, progress, backend, address, keep_stale), where)
+
+
+def _options(words: Mapping[str, Any], base: StudyOptions | None) -> StudyOptions:
+    """Return the study's options with the keywords in their places; those of its parts go into these."""
+    start = base or StudyOptions()
+    parts = {
+        "score": fill(ScoreOptions, words, words["score"] or start.score),
+        "chat": fill(ChatOptions, words, words["chat"] or start.chat),
+        "engine": fill(EngineOptions, words, words["engine"] or start.engine),
+    }
+    return fill(StudyOptions, {**words, **parts}, start)
+
+
+def _absolute(pair: Pair) -> Pair:
+    """Return the pair with absolute paths: workers on a cluster have other working folders."""
+    base, instruct = (side.absolute() if isinstance(side, Path) else side for side in (pair.base, pair.instruct))
+    return replace(pair, base=base, instruct=instruct)
+
+
+def plan_sweep(
+    pair: PairLike,
+    options: StudyOptions | None = None,
+    run: str | Path | None = None,
+    keep_stale: bool = False,
+    *,
+    tasks: Names | None = None,
+    follow: str | None = None,
+    lams: Lams | None = None,
+    types: Names | None = None,
+    follow_limit: int | None = None,
+    schedule: str | Schedule | None = None,
+    workers: int | None = None,
+    alpaca: str | None = None,
+    alpaca_limit: int | None = None,
+    judge: str | None = None,
+    reference: str | Path | None = None,
+    score: ScoreOptions | None = None,
+    shots: int | None = None,
+    limit: int | None = None,
+    seed: int | None = None,
+    split: str | None = None,
+    mutual_info: bool | None = None,
+    parallel: int | None = None,
+    chat: ChatOptions | None = None,
+    system: str | None = None,
+    template_args: Mapping[str, Any] | None = None,
+    date: Date | None = None,
+    engine: EngineOptions | None = None,
+    threads: int | None = None,
+    gpu_layers: int | str | None = None,
+    flash_attention: bool | None = None,
+    cache_type: str | None = None,
+    n_batch: int | None = None,
+    n_ctx: int | None = None,
+    probe: bool | None = None,
+) -> Estimate:
+    """Return what a sweep with the same arguments would take, given what an earlier run in `run` finished.
+
+    Times a few items. Raises PaLiteError.
+    """
+    return estimate_pair(resolve_pair(pair), _options(locals(), options), path_of(run), keep_stale)
+
+
+class SearchResult(NamedTuple):
+    """What a search found: the lam, and the schedules raced around it, if they were asked for."""
+
+    found: Found
+    schedules: Schedules | None
+
+    @property
+    def lam(self) -> float:
+        """The best lam."""
+        return self.found.lam
+
+    @property
+    def confidence(self) -> float:
+        """The probability, over items, that no lam farther than 0.1 from it is better."""
+        return self.found.confidence
+
+    @property
+    def differs(self) -> bool:
+        """Whether any lam is measurably different from it in what the goal looks at."""
+        return self.found.differs
+
+
+def search(
+    pair: PairLike,
+    options: StudyOptions | None = None,
+    goal: Goal | None = None,
+    search: SearchOptions | None = None,
+    schedules: bool = False,
+    *,
+    keep_follow: float | None = None,
+    weight: float | None = None,
+    budget: float | None = None,
+    tasks: Names | None = None,
+    follow: str | None = None,
+    lams: Lams | None = None,
+    types: Names | None = None,
+    follow_limit: int | None = None,
+    schedule: str | Schedule | None = None,
+    score: ScoreOptions | None = None,
+    shots: int | None = None,
+    limit: int | None = None,
+    seed: int | None = None,
+    split: str | None = None,
+    mutual_info: bool | None = None,
+    parallel: int | None = None,
+    chat: ChatOptions | None = None,
+    system: str | None = None,
+    template_args: Mapping[str, Any] | None = None,
+    date: Date | None = None,
+    engine: EngineOptions | None = None,
+    threads: int | None = None,
+    gpu_layers: int | str | None = None,
+    flash_attention: bool | None = None,
+    cache_type: str | None = None,
+    n_batch: int | None = None,
+    n_ctx: int | None = None,
+    probe: bool | None = None,
+    progress: Progress | None = None,
+) -> SearchResult:
+    """Find a pair's best lam for a use with a part of the grid's work, and how sure it is: `.lam`, `.confidence`.
+
+    The use is a `Goal`: `keep_follow=0.95`, or a `weight`; by default few-shot skill alone. `budget` and `seed` are
+    fields of `SearchOptions`; the other keywords are as for `sweep`. With `schedules`, coarse schedules by tensor group
+    are then raced around the lam. `progress` gets (items evaluated, the most that may be). Raises PaLiteError.
+    """
+    words = locals()
+    aim, how, chosen = fill(Goal, words, goal), fill(SearchOptions, words, search), _options(words, options)
+    chosen = replace(chosen, chat=replace(chosen.chat, date=chosen.chat.date or day.today()))
+    plan = plan_study(resolve_pair(pair), chosen)
+    if schedules:
+        check_no_schedule(plan)  # before any work
+    found = find_lam(plan, aim, how, progress)
+    return SearchResult(found, find_schedule(plan, found.lam, aim, how, progress) if schedules else None)
+
+
+def write_report(run: str | Path, options: ReportOptions | None = None) -> tuple[list[Path], Study]:
+    """Write the study in a run folder as a page, and figures, CSV and lm-eval files if asked for.
+
+    Returns the files written and the study. Raises PaLiteError.
+    """
+    written, found = publish(Path(run), options)
+    return written, _study(found, Path(run))
+
+
+def demo(output: str | Path = "pa-lite-demo", progress: Progress | None = None) -> DemoResult:
+    """Run the whole study of the embedded pair; write it, results.json, chart.svg and report.html into `output`.
+
+    Raises PaLiteError.
+    """
+    return run_demo(Path(output), progress)

@@ -1,0 +1,129 @@
+"""Pairs and models on the command line, in every form; old spellings keep working."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+import pa_lite
+from tests.cli.test_cli import run
+
+MODELS = Path(str(pa_lite.pairs()["demo"].base)).parent
+
+
+def test_a_model_is_named_in_three_ways(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    demo = pa_lite.pairs()["demo"]
+    found = []
+    for words in (["demo@0.7"], ["demo", "--lam", "0.7"], [str(demo.base), str(demo.instruct), "--lam", "0.7"]):
+        status, out, err = run(capsys, "score", *words, "--tasks", "demo_kind", "--limit", 8, "--json", "--threads", 1)
+        assert (status, err) == (0, "")
+        found.append(json.loads(out))
+    assert [document["model_name"] for document in found] == ["demo@0.7", "demo@0.7", "instruct@0.7"]
+    assert found[0]["results"] == found[1]["results"] == found[2]["results"]
+    assert found[0]["pa_lite"]["identity"] == found[2]["pa_lite"]["identity"]
+
+
+@pytest.mark.parametrize(
+    "command", ["score demo --tasks demo", "follow demo", "generate demo --prompts demo", "harness demo --tasks x"]
+)
+def test_measuring_a_pair_needs_a_lam(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, out, err = run(capsys, *command.split())
+    assert (status, out) == (1, "")
+    assert err == (
+        "error: 'demo' is a pair, and a model is a pair at one lam: name it as demo@0.6, or give a lam (--lam 0.6).\n"
+    )
+
+
+def test_three_words_are_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("score", "follow"):
+        status, _, err = run(
+            capsys, command, "a", "b", "c", "--lam", "0.5", *(["--tasks", "demo"] if command == "score" else [])
+        )
+        assert status == 2
+        assert "Got 3 words for MODEL: it is one, or BASE and INSTRUCT." in err
+
+
+def test_a_pair_is_named_in_two_ways(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sides = [str(MODELS / "base"), str(MODELS / "instruct")]
+    diffs = [run(capsys, "diff", *words, "--json") for words in (["demo"], sides)]
+    assert diffs[0][:2] == diffs[1][:2]
+    assert diffs[0][0] == 0
+    for words in (["demo"], sides, ["--pair", "demo"]):
+        assert run(capsys, "merge", *words, "--lam", "0.5", "--type", "q8_0")[0] == 0
+        (name,) = os.listdir(tmp_path)
+        assert name.endswith("-pa0.50-Q8_0.gguf")
+        os.unlink(name)
+    for words, folder in ((["demo"], "demo-study"), (sides, "instruct-study")):
+        status, _, err = run(
+            capsys, "sweep", *words, "--tasks", "demo_kind", "--lam", "0,1", "--limit", 4, "--type", "f16"
+        )
+        assert (status, err) == (0, "")
+        assert (tmp_path / folder / "study.sqlite").is_file()
+    status, out, _ = run(capsys, "search", *sides, "--tasks", "demo", "--lam", "0,0.5,1", "--limit", 30, "--json")
+    assert status == 0
+    assert json.loads(out)["lam"]["lam"] in (0.0, 0.5, 1.0)
+
+
+@pytest.mark.parametrize("command", ["merge ./Base --lam 0.5", "diff ./Base", "sweep ./Base --tasks demo"])
+def test_one_location_is_not_a_pair(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    status, _, err = run(capsys, *command.split())
+    assert status == 1
+    assert err == "error: './Base' is one location, and a pair has two: name both BASE and INSTRUCT.\n"
+
+
+def test_the_backend_has_its_old_name_too(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for word in ("--backend", "--engine"):
+        status, _, _ = run(
+            capsys,
+            "sweep",
+            "demo",
+            "--tasks",
+            "demo_kind",
+            "--lam",
+            "0,1",
+            "--limit",
+            4,
+            word,
+            "local",
+            "--run",
+            tmp_path,
+        )
+        assert status == 0
+        assert run(capsys, "sweep", "demo", "--tasks", "demo_kind", word, "rays", "--run", tmp_path)[0] == 2
+    status, out, _ = run(capsys, "sweep", "--help")
+    assert "--backend [local|ray]" in out
+    assert "--engine" not in out
+
+
+def test_defaults_of_options_are_those_of_the_option_classes() -> None:
+    from pa_lite import cli
+
+    classes: dict[str, list[object]] = {
+        "generate": [pa_lite.GenerationOptions()], "sweep": [pa_lite.ScoreOptions(), pa_lite.EngineOptions()],
+        "search": [pa_lite.SearchOptions(), pa_lite.ScoreOptions()],
+        "merge": [pa_lite.PlanOptions(), pa_lite.MergeOptions()],
+        "score": [pa_lite.ScoreOptions(), pa_lite.EngineOptions()], "judge": [pa_lite.JudgeOptions()],
+        "harness": [pa_lite.EngineOptions()], "follow": [pa_lite.EngineOptions(), pa_lite.GenerationOptions()],
+    }  # fmt: skip
+    compared = 0
+    for name, options in classes.items():
+        for parameter in cli.cli.commands[name].params:
+            for one in options:
+                if hasattr(one, parameter.name or "") and (name, parameter.name) not in {
+                    ("follow", "max_tokens"), ("follow", "seed"), ("merge", "max_memory"), ("merge", "tensor_types"),
+                    ("merge", "schedule"), ("score", "noise_sample"), ("generate", "stop"),
+                }:  # fmt: skip
+                    assert parameter.default in (getattr(one, parameter.name or ""), None) or (
+                        "Sentinel" in type(parameter.default).__name__
+                    ), (name, parameter.name)
+                    compared += 1
+    assert compared > 25
