@@ -32,7 +32,8 @@ _TENSOR = 400  # bytes of memory for a StoredTensor
 _MAX_DIMENSIONS = 8  # twice those of any weight
 _MOST_BITS = 1 << 63  # of a tensor by the sizes in its shape that are not 0; safetensors counts them in 64 bits
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
-_MINUS_ZERO = re.compile(rb"-0(?![.0-9eE])")
+# numbers that Python reads as integers, and safetensors does not: -0, and those beyond a float's range
+_ODD_NUMBERS = re.compile(rb"-0(?![.0-9eE])|[0-9]{300}")
 _DTYPES = ("F64", "F32", "F16", "BF16")
 # bits of a value, of every dtype that safetensors 0.8 has
 _BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U64": 64, "U32": 32,
@@ -125,8 +126,8 @@ def read_strictly(path: ByteSource, memory: HeaderMemory | None = None) -> dict[
         if not isinstance(header, dict):
             raise ValueError("no JSON object")
         _check_notes(header.pop("__metadata__", None))
-        if _MINUS_ZERO.search(_STRING.sub(b"", raw)):  # which Python reads as 0, and safetensors not as an integer
-            raise ValueError("it has the number -0")
+        if _ODD_NUMBERS.search(_STRING.sub(b"", raw)):
+            raise ValueError("it has the number -0, or one of more than 300 digits")
     except ValueError as e:
         raise CheckpointError(f"{path}: broken safetensors header: {e}") from e
     tensors = {name: _stored(path, stamp, name, info, 8 + length) for name, info in header.items()}
