@@ -154,7 +154,9 @@ def check_by_safetensors(path: Path, tensors: Mapping[str, StoredTensor]) -> Non
             slices = ((name, file.get_slice(name)) for name in names)
             found = {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices}
     except SafetensorError as e:
-        raise CheckpointError(f"{path}: the package safetensors refuses it: {e}. Fetch the file again.") from e
+        raise CheckpointError(
+            f"{path}: the package safetensors refuses it: {e}. Fetch the file again, or update safetensors."
+        ) from e
     except (OSError, MemoryError) as e:
         _log.debug("%s: cannot be mapped into memory, and so is not checked by safetensors: %s", path, e)
         return

@@ -8,6 +8,7 @@ import random
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,17 @@ from tools.fuzz.binary import mutate_safetensors, pack_safetensors
 resource = pytest.importorskip("resource", reason="limits are POSIX's")
 
 BITS = safetensors_file._BITS
+
+
+def known_dtypes() -> set[str]:
+    """The dtypes that the installed safetensors knows, which the error for an unknown one lists."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "x.safetensors"
+        path.write_bytes(pack_safetensors(json.dumps({"a": entry([1], 0, 1, "Q8")}).encode(), bytes(1)))
+        with pytest.raises(SafetensorError) as caught, safe_open(path, framework="numpy"):
+            pass
+    listed = str(caught.value).partition("expected one of ")[2].partition(" at line")[0]
+    return {name.strip("` ") for name in listed.split(",")}
 
 
 def entry(shape: Any, begin: Any, end: Any, dtype: Any = "F32", **more: Any) -> dict[str, Any]:
@@ -152,6 +164,8 @@ def test_minus_zero_within_a_name_is_no_number(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", BITS)
 def test_every_dtype_is_known_and_one_that_cannot_be_merged_is_refused_by_name(tmp_path: Path, dtype: str) -> None:
+    if dtype not in known_dtypes():
+        pytest.skip("the installed safetensors is older than this dtype")
     path = tmp_path / "x.safetensors"
     path.write_bytes(
         pack_safetensors(json.dumps({"a.weight": entry([4, 2], 0, BITS[dtype], dtype)}).encode(), bytes(BITS[dtype]))
@@ -167,13 +181,8 @@ def test_every_dtype_is_known_and_one_that_cannot_be_merged_is_refused_by_name(t
             tensor.require_float()
 
 
-def test_the_dtypes_are_all_that_safetensors_knows(tmp_path: Path) -> None:
-    path = tmp_path / "x.safetensors"
-    path.write_bytes(pack_safetensors(json.dumps({"a": entry([1], 0, 1, "Q8")}).encode(), bytes(1)))
-    with pytest.raises(SafetensorError) as caught, safe_open(path, framework="numpy"):
-        pass
-    listed = str(caught.value).partition("expected one of ")[2].partition(" at line")[0]
-    assert {name.strip("` ") for name in listed.split(",")} == BITS.keys()
+def test_every_dtype_of_the_installed_safetensors_is_known() -> None:
+    assert {"F8_E8M0", "F8_E4M3", "F4", "F6_E2M3", "BF16"} <= known_dtypes() <= BITS.keys()
 
 
 def test_a_file_that_only_safetensors_refuses_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
