@@ -39,7 +39,10 @@ ALLOWED: dict[str, set[str]] = {
     "engine/space_prefix.py": {"llama"},
     "tasks/lm_eval/model.py": {"llama"},
     # tokenizer.ggml.model and llama.cpp's pre-tokenizers (tokenizer.ggml.pre)
-    "engine/model_vocabulary.py": {"gpt-2", "llama-bpe", "qwen2"},
+    "engine/pre_tokenizers.py": {
+        "deepseek-r1-qwen", "gemma4", "gpt-2", "granite-docling", "granite-embed-multi-311m", "jais", "llama-bpe",
+        "llama-v3", "llama3", "olmo", "phi-2", "qwen2", "qwen35", "smollm",
+    },
     "engine/vocabulary_refusals.py": {
         "llama", "gpt2", "gemma4", "llama3", "llama-v3", "llama-bpe", "granite-embed-multi-311m",
     },
