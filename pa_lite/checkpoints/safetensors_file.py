@@ -19,7 +19,7 @@ from typing import Any
 
 from pa_lite.errors import CheckpointError
 from pa_lite.ggml.kernels import tensor_type
-from pa_lite.system.byte_source import ByteSource, Stamp, is_remote, open_file, size_of, stamp_of
+from pa_lite.system.byte_source import ByteSource, Stamp, open_file, size_of, stamp_of
 from pa_lite.system.opening import read_regular
 from pa_lite.untrusted.file_kind import check_text, unexpected
 from pa_lite.untrusted.header_memory import MOST, HeaderMemory
@@ -97,7 +97,7 @@ def read_header(path: ByteSource, memory: HeaderMemory | None = None) -> dict[st
     Raises CheckpointError besides for a local file that the package safetensors refuses or reads otherwise.
     """
     tensors = read_strictly(path, memory)
-    if not is_remote(path):
+    if isinstance(path, Path):
         check_by_safetensors(path, tensors)
     return tensors
 

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pa_lite.ggml.container import ALIGNMENT, gguf_header_bytes, read_gguf_header
+from pa_lite.ggml.container import gguf_header_bytes, read_gguf_header
+from pa_lite.ggml.gguf_tables import ALIGNMENT
 from pa_lite.ggml.kernels import TYPE_IDS, TensorType, tensor_type
 from pa_lite.ggml.metadata import Field, Metadata, array, boolean, string
 from pa_lite.ggml.packed import PackedNumbers, pack_texts
@@ -30,13 +31,10 @@ NUMBERS: dict[str, st.SearchStrategy[Any]] = {
     "BOOL": st.booleans(),
 }
 VALUES = {**NUMBERS, "STRING": TEXTS}
-SCALAR_FIELDS = st.one_of([values.map(lambda value, name=name: Field(name, value)) for name, values in VALUES.items()])
+SCALAR_FIELDS = st.one_of([st.builds(Field, st.just(name), values) for name, values in VALUES.items()])
 # GGUFWriter refuses an array without items
 ARRAY_FIELDS = st.one_of(
-    [
-        st.lists(values, min_size=1, max_size=5).map(lambda value, name=name: array(name, value))
-        for name, values in VALUES.items()
-    ]
+    [st.builds(array, st.just(name), st.lists(values, min_size=1, max_size=5)) for name, values in VALUES.items()]
 )
 KEYS = TEXTS.filter(lambda key: key and key not in ("general.architecture", "general.alignment"))
 SHAPES = st.lists(st.integers(1, 4), min_size=1, max_size=4)

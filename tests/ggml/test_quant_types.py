@@ -34,10 +34,12 @@ Arrays = dict[str, FloatArray]
 ROWS = 2
 
 
-def model_of(architecture: str, *counts: int) -> ModelShape:
+def model_of(architecture: str, n_layers: int, n_heads: int, n_kv_heads: int, n_experts: int = 0) -> ModelShape:
     """The shape of a model, with what the families' table says of its architecture's 70B."""
     facts = ARCHITECTURES.get(architecture, Architecture())
-    return replace(ModelShape(architecture, *counts), layers_70b=facts.layers_70b, grouped_70b=facts.grouped_70b)
+    return ModelShape(
+        architecture, n_layers, n_heads, n_kv_heads, n_experts, facts.layers_70b, grouped_70b=facts.grouped_70b
+    )
 
 
 SMALL = model_of("llama", 2, 4, 2)
