@@ -138,7 +138,7 @@ def test_a_missing_file_is_named(tmp_path: Path, ending: str) -> None:
 def test_without_pyarrow_the_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path, "parquet")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(InputError, match=r"x\.parquet: reading parquet needs pyarrow, .* Run: pip install pyarrow"):
+    with pytest.raises(InputError, match=r"rows\.parquet: reading parquet needs pyarrow, .* Run: pip install pyarrow"):
         read_rows(path)
 
 
