@@ -8,8 +8,9 @@ import re
 from collections.abc import Mapping
 
 from pa_lite.checkpoints.checkpoint import Checkpoint
-from pa_lite.checkpoints.vocabulary import PHI3_NAME
+from pa_lite.checkpoints.families.table import ARCHITECTURES
 from pa_lite.errors import CheckpointError
+from pa_lite.ggml.gguf_tables import Keys
 from pa_lite.ggml.metadata import Field, Metadata
 from pa_lite.system.byte_source import samples, size_of
 
@@ -54,10 +55,11 @@ def header_inputs(architecture: str, metadata: Metadata) -> dict[str, str]:
     wrote it give the same. Names and descriptions are left out, but for what llama.cpp reads in `general.name`.
     """
     told = {key: _shown(entry) for key, entry in metadata.items() if not _DESCRIPTIONS.fullmatch(key)}
-    told["general.architecture"] = _shown(Field("STRING", architecture))
-    name = metadata.get("general.name")
-    if name is not None and PHI3_NAME.search(str(name.value)):
-        told["general.name"] = "is a Phi-3's"  # llama.cpp then drops the white space after control tokens
+    told[Keys.General.ARCHITECTURE] = _shown(Field("STRING", architecture))
+    name = metadata.get(Keys.General.NAME)
+    for rule in (facts.name_rule for facts in ARCHITECTURES.values()):
+        if name is not None and rule is not None and rule.pattern.search(str(name.value)):
+            told[Keys.General.NAME] = rule.meaning  # llama.cpp then drops the white space after control tokens
     return dict(sorted(told.items()))
 
 

@@ -8,24 +8,25 @@ from typing import Any
 
 from pa_lite.checkpoints.safetensors_file import read_json
 from pa_lite.errors import CheckpointError
+from pa_lite.ggml.gguf_tables import Keys
 from pa_lite.ggml.metadata import Field, Metadata, float32, string
 
 GENERATION = "generation_config.json"
-# GGUF key behind `general.sampling.` -> its type, and the settings that it may come from, the first that is there.
+# GGUF key -> its type, and the settings that it may come from, the first that is there.
 # Source: gguf's Metadata.load, which llama.cpp's converter uses.
 _SAMPLING: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "sequence": ("STRING", ("sequence",)),
-    "top_k": ("INT32", ("top_k",)),
-    "top_p": ("FLOAT32", ("top_p",)),
-    "min_p": ("FLOAT32", ("min_p",)),
-    "xtc_probability": ("FLOAT32", ("xtc_probability",)),
-    "xtc_threshold": ("FLOAT32", ("xtc_threshold",)),
-    "temp": ("FLOAT32", ("temperature",)),
-    "penalty_last_n": ("INT32", ("penalty_last_n",)),
-    "penalty_repeat": ("FLOAT32", ("penalty_repeat", "repetition_penalty")),
-    "mirostat": ("INT32", ("mirostat",)),
-    "mirostat_tau": ("FLOAT32", ("mirostat_tau",)),
-    "mirostat_eta": ("FLOAT32", ("mirostat_eta",)),
+    Keys.General.SAMPLING_SEQUENCE: ("STRING", ("sequence",)),
+    Keys.General.SAMPLING_TOP_K: ("INT32", ("top_k",)),
+    Keys.General.SAMPLING_TOP_P: ("FLOAT32", ("top_p",)),
+    Keys.General.SAMPLING_MIN_P: ("FLOAT32", ("min_p",)),
+    Keys.General.SAMPLING_XTC_PROBABILITY: ("FLOAT32", ("xtc_probability",)),
+    Keys.General.SAMPLING_XTC_THRESHOLD: ("FLOAT32", ("xtc_threshold",)),
+    Keys.General.SAMPLING_TEMP: ("FLOAT32", ("temperature",)),
+    Keys.General.SAMPLING_PENALTY_LAST_N: ("INT32", ("penalty_last_n",)),
+    Keys.General.SAMPLING_PENALTY_REPEAT: ("FLOAT32", ("penalty_repeat", "repetition_penalty")),
+    Keys.General.SAMPLING_MIROSTAT: ("INT32", ("mirostat",)),
+    Keys.General.SAMPLING_MIROSTAT_TAU: ("FLOAT32", ("mirostat_tau",)),
+    Keys.General.SAMPLING_MIROSTAT_ETA: ("FLOAT32", ("mirostat_eta",)),
 }
 _LARGEST = float(2**127)  # a float32 holds more; no sampling setting comes near
 
@@ -44,7 +45,7 @@ def sampling_metadata(folder: Path) -> Metadata:
     for key, (kind, names) in _SAMPLING.items():
         name = next((n for n in names if n in settings), None)
         if name is not None and settings[name] is not None:
-            out[f"general.sampling.{key}"] = _field(kind, settings[name], f"{path}: {name}")
+            out[key] = _field(kind, settings[name], f"{path}: {name}")
     return out
 
 

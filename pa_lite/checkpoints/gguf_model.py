@@ -11,6 +11,7 @@ from pa_lite.checkpoints.checkpoint import Checkpoint, Piece, TensorSource, Voca
 from pa_lite.checkpoints.hf_to_gguf import titles_of
 from pa_lite.errors import CheckpointError
 from pa_lite.ggml.container import GgufHeader, GgufTensor, architecture_of, read_gguf_header
+from pa_lite.ggml.gguf_tables import Keys
 from pa_lite.ggml.metadata import Metadata
 from pa_lite.sanitize import name_text
 from pa_lite.system.byte_source import ByteSource
@@ -103,7 +104,7 @@ def open_gguf(path: Path, elsewhere: Mapping[str, ByteSource] | None = None) -> 
             tensors[t.name] = TensorSource(t.name, t.name, (Piece(file, t.offset, header.stamp),), t.type, t.shape)
     if not tensors:
         raise CheckpointError(f"{path}: has no tensors.")
-    name = metadata.get("general.name")
+    name = metadata.get(Keys.General.NAME)
     return Checkpoint(
         path=path,
         name=str(name.value) if name and name.type == "STRING" and name.value else name_text(path.stem),
@@ -118,7 +119,7 @@ def open_gguf(path: Path, elsewhere: Mapping[str, ByteSource] | None = None) -> 
 
 def _vocabulary(path: Path, metadata: Metadata) -> Vocabulary:
     own = {key: entry for key, entry in metadata.items() if key.startswith("tokenizer.")}
-    tokens, types = own.get("tokenizer.ggml.tokens"), own.get("tokenizer.ggml.token_type")
+    tokens, types = own.get(Keys.Tokenizer.LIST), own.get(Keys.Tokenizer.TOKEN_TYPE)
     if tokens is None or tokens.item != "STRING":
         raise CheckpointError(f"{path}: has no vocabulary (tokenizer.ggml.tokens).")
     if types is None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pa_lite.checkpoints.checkpoint import Checkpoint, Piece, TensorSource
 from pa_lite.checkpoints.config import Config, read_config
-from pa_lite.checkpoints.families.table import Family
+from pa_lite.checkpoints.families.family import Family
 from pa_lite.checkpoints.generation_config import sampling_metadata
 from pa_lite.checkpoints.hf_to_gguf import Description, Place, describe, family_of, places_of
 from pa_lite.checkpoints.hub.cache import is_hub_blob, repository_of

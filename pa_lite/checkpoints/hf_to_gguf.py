@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from pa_lite.checkpoints.config import Config
+from pa_lite.checkpoints.families.family import SHAPES, Family, Key
 from pa_lite.checkpoints.families.llama_constraints import must_be
 from pa_lite.checkpoints.families.rope import Rope, Tensors, llama3_divisors, longrope, read_rope, rope_metadata
-from pa_lite.checkpoints.families.table import FAMILIES, SHAPES, Family, Key
+from pa_lite.checkpoints.families.table import FAMILIES
 from pa_lite.errors import CheckpointError
+from pa_lite.ggml.gguf_tables import Keys
 from pa_lite.ggml.metadata import Field, Metadata, float32, uint32
 
 _SKIPPED = re.compile(r".*\.rotary_emb\.inv_freq|.*\.attention\.(bias|masked_bias)")
@@ -72,8 +74,8 @@ def places_of(family: Family, stored_name: str) -> list[Place]:
         pattern = pattern.replace(layer[0], ".layers.#.", 1)
     if expert:
         pattern = pattern.replace(expert[0], ".experts.@.", 1)
-    if pattern in family.fused:
-        names = family.fused[pattern]
+    if pattern in family.fused_names:
+        names = family.fused_names[pattern]
         return [Place(name.replace("#", number), part=i, parts=len(names)) for i, name in enumerate(names)]
     name = family.names[pattern]
     return [Place(name.replace("#", number), int(expert[1]) if expert else None)] if name else []
@@ -126,7 +128,7 @@ def describe(family: Family, config: Config) -> Description:
         constants = llama3_divisors(rope, rotated)
     elif rope.kind == "longrope":
         factor, constants = longrope(rope, rotated, config.count("max_position_embeddings"))
-        metadata[f"{family.architecture}.rope.scaling.attn_factor"] = float32(factor)
+        metadata[Keys.Rope.SCALING_ATTN_FACTOR.format(arch=family.architecture)] = float32(factor)
     elif rope.kind == "dynamic":
         warnings.append(
             f"{config.where}: dynamic rotary scaling has no place in GGUF: beyond "
@@ -167,18 +169,20 @@ def _metadata(family: Family, config: Config, rope: Rope, size: int, rotated: in
     a = family.architecture
     out: Metadata = {}
     for key in family.keys:
+        name = key.name.format(arch=a)
         if config.get(key.setting) is not None:
-            out[f"{a}.{key.name}"] = _value(key, config)
+            out[name] = _value(key, config)
         elif key.absent is not None:
-            out[f"{a}.{key.name}"] = uint32(key.absent)
+            out[name] = uint32(key.absent)
         elif not key.optional:
             config.count(key.setting)  # which says that it is missing
     if family.writes_rope:
         out |= rope_metadata(a, rope)
     if family.writes_rotary_size:
-        out[f"{a}.rope.dimension_count"] = uint32(rotated)
+        out[Keys.Rope.DIMENSION_COUNT.format(arch=a)] = uint32(rotated)
     if family.head_size == "always" or (family.head_size == "given" and config.get("head_dim") is not None):
-        out |= {f"{a}.attention.{kind}_length": uint32(size) for kind in ("key", "value")}
+        lengths = (Keys.Attention.KEY_LENGTH, Keys.Attention.VALUE_LENGTH)
+        out |= {name.format(arch=a): uint32(size) for name in lengths}
     return out
 
 

@@ -1,13 +1,18 @@
 """safetensors headers, read as untrusted input: every length and name is checked before use.
 
+The reader here reads files on the disk and on the Hub, and says what is wrong with one. A file on the disk is checked
+by the package safetensors besides: both must find the same tensors in it. What safetensors refuses is refused here too;
+a fuzz test compares the two.
 Format: https://github.com/huggingface/safetensors, section Format.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +25,15 @@ from pa_lite.untrusted.file_kind import check_text, unexpected
 from pa_lite.untrusted.header_memory import MOST, HeaderMemory
 from pa_lite.untrusted.strict_json import json_memory, parse_json
 
+_log = logging.getLogger(__name__)
 _MAX_HEADER = 100_000_000  # the reference implementation's own limit, in bytes
 MAX_JSON = 1 << 28  # bytes; the largest tokenizer.json known has 35 MB
 _TENSOR = 400  # bytes of memory for a StoredTensor
 _MAX_DIMENSIONS = 8  # twice those of any weight
+_MOST_BITS = 1 << 63  # of a tensor by the sizes in its shape that are not 0; safetensors counts them in 64 bits
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
+# numbers that Python reads as integers, and safetensors does not: -0, and those beyond a float's range
+_ODD_NUMBERS = re.compile(rb"-0(?![.0-9eE])|[0-9]{300}")
 _DTYPES = ("F64", "F32", "F16", "BF16")
 # bits of a value, of every dtype that safetensors 0.8 has
 _BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U64": 64, "U32": 32,
@@ -82,11 +92,22 @@ def json_errors(path: Path) -> Iterator[None]:
 
 
 def read_header(path: ByteSource, memory: HeaderMemory | None = None) -> dict[str, StoredTensor]:
+    """Return the tensors of one safetensors file, by name, as `read_strictly` does.
+
+    Raises CheckpointError besides for a local file that the package safetensors refuses or reads otherwise.
+    """
+    tensors = read_strictly(path, memory)
+    if isinstance(path, Path):
+        check_by_safetensors(path, tensors)
+    return tensors
+
+
+def read_strictly(path: ByteSource, memory: HeaderMemory | None = None) -> dict[str, StoredTensor]:
     """Return the tensors of one safetensors file, by name.
 
     `memory` counts the headers of several files together. Raises CheckpointError for a header that is cut off, too
-    long, no JSON, or whose tensors overlap, have holes, exceed the file, or have sizes that do not fit their shape and
-    dtype.
+    long, not JSON, or whose tensors overlap, have holes, exceed the file, or have sizes that do not fit their shape
+    and dtype.
     """
     try:
         size, stamp = size_of(path), stamp_of(path)
@@ -104,24 +125,63 @@ def read_header(path: ByteSource, memory: HeaderMemory | None = None) -> dict[st
         header = parse_json(raw)
         if not isinstance(header, dict):
             raise ValueError("no JSON object")
+        _check_notes(header.pop("__metadata__", None))
+        if _ODD_NUMBERS.search(_STRING.sub(b"", raw)):
+            raise ValueError("it has the number -0, or one of more than 300 digits")
     except ValueError as e:
         raise CheckpointError(f"{path}: broken safetensors header: {e}") from e
-    header.pop("__metadata__", None)
     tensors = {name: _stored(path, stamp, name, info, 8 + length) for name, info in header.items()}
     _check_layout(path, size, 8 + length, tensors, header)
     return tensors
 
 
+def _check_notes(notes: Any) -> None:
+    """Raise ValueError unless what stands under `__metadata__` maps strings to strings, or is nothing."""
+    if notes is not None and not (isinstance(notes, dict) and all(isinstance(v, str) for v in notes.values())):
+        raise ValueError("its __metadata__ does not map strings to strings")
+
+
+def check_by_safetensors(path: Path, tensors: Mapping[str, StoredTensor]) -> None:
+    """Raise CheckpointError unless the package safetensors finds the same tensors in a file; it reads only the header.
+
+    A file that cannot be mapped into memory, as where address space is limited, has the check above alone.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            names = file.keys()
+            slices = ((name, file.get_slice(name)) for name in names)
+            found = {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices}
+    except SafetensorError as e:
+        raise CheckpointError(
+            f"{path}: the package safetensors refuses it: {e}. Fetch the file again, or update safetensors."
+        ) from e
+    except (OSError, MemoryError) as e:
+        _log.debug("%s: cannot be mapped into memory, and so is not checked by safetensors: %s", path, e)
+        return
+    if found != {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}:
+        raise CheckpointError(
+            f"{path}: the package safetensors finds other tensors in it than pa-lite. Save the checkpoint again with "
+            "save_pretrained of transformers."
+        )
+
+
 def _stored(path: ByteSource, stamp: Stamp | None, name: str, info: Any, start: int) -> StoredTensor:
     try:
-        dtype, shape = info["dtype"], tuple(info["shape"])
+        dtype, shape = info["dtype"], info["shape"]
         begin, end = info["data_offsets"]
+        if not isinstance(shape, list):
+            raise ValueError("its shape is not a list")
+        shape = tuple(shape)
         if not all(type(n) is int and 0 <= n < 2**48 for n in (*shape, begin, end)):
-            raise ValueError("sizes and offsets must be whole numbers from 0")
+            raise ValueError("sizes and offsets must be integers from 0 to 2^48")
         if len(shape) > _MAX_DIMENSIONS:
             raise ValueError(f"{len(shape)} dimensions")
         if dtype not in _BITS:
             raise ValueError(f"unknown dtype {dtype!r} (known: {', '.join(_BITS)})")
+        if math.prod(n for n in shape if n) * _BITS[dtype] >= _MOST_BITS:
+            raise ValueError(f"shape {list(shape)} is too large")
         if (end - begin) * 8 != math.prod(shape) * _BITS[dtype]:
             raise ValueError(f"{end - begin} bytes do not hold {dtype} of shape {list(shape)}")
     except (KeyError, TypeError, ValueError) as e:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from pa_lite.checkpoints.families.table import ARCHITECTURES
 from pa_lite.engine.value_refusals import value_faults
 from pa_lite.engine.vocabulary_refusals import vocabulary_faults
 from pa_lite.errors import CheckpointError
@@ -24,16 +25,7 @@ _STATE = (".ssm_a", ".ssm_d", ".ssm_conv1d.weight", ".shortconv.conv.weight")
 _WEIGHTS, _TABLE = (".weight", ".bias", *_STATE), "tid2eid"  # the latter: which experts a token has, whole numbers
 _NO_WEIGHTS = ("I8", "I16", "I32", "I64", "F64")
 _EPSILONS = ("layer_norm_epsilon", "layer_norm_rms_epsilon", "group_norm_epsilon")
-# transformers whose needs are known: architecture -> the epsilon that it must tell
-_KNOWN = {
-    "gpt2": "layer_norm_epsilon", "olmo": "layer_norm_epsilon",
-    **dict.fromkeys(
-        ("llama", "gemma2", "gemma3", "olmo2", "qwen2", "qwen3", "qwen3moe", "phi3", "smollm3", "granite"),
-        "layer_norm_rms_epsilon",
-    ),
-}  # fmt: skip
-# those that turn all numbers of a key by their place
-_WHOLE_ROPE = ("llama", "olmo", "olmo2", "qwen2", "qwen3", "qwen3moe", "smollm3", "granite")
+_KNOWN = {name: facts for name, facts in ARCHITECTURES.items() if facts.epsilon}
 
 
 def check_loadable(header: GgufHeader) -> None:
@@ -125,7 +117,10 @@ def _shape_of_known(header: GgufHeader, architecture: str) -> Iterator[str]:
     """What the architectures that we know must tell, and how it fits together."""
     if architecture not in _KNOWN:
         return
-    if header.metadata.get(key := f"{architecture}.attention.{_KNOWN[architecture]}", Field("", 0)).type != "FLOAT32":
+    if (
+        header.metadata.get(key := _KNOWN[architecture].epsilon.format(arch=architecture), Field("", 0)).type
+        != "FLOAT32"
+    ):
         yield f"{key} is missing, or no FLOAT32"
     layers = header.metadata[f"{architecture}.block_count"].value
     for name in ("attention.head_count", "attention.head_count_kv", "feed_forward_length"):
@@ -153,7 +148,7 @@ def _heads(header: GgufHeader, architecture: str) -> Iterator[str]:
     if key != value or not 0 < key < 1 << 20:
         yield f"{own}.key_length is {key}, value_length {value}: they must be equal and more than 0"
     rope = header.metadata.get(f"{architecture}.rope.dimension_count")
-    if rope is not None and architecture in _WHOLE_ROPE and rope.value != key:
+    if rope is not None and _KNOWN[architecture].rotates_whole_heads and rope.value != key:
         yield f"{architecture}.rope.dimension_count is {rope.value}, and not key_length, {key}"
 
 

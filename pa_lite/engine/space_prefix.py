@@ -35,8 +35,8 @@ def space_prefix_scheme(metadata: Metadata) -> str | None:
     if values.get("model") != "llama" or values.get("add_space_prefix") is False or "token_type" not in values:
         return None
     tokens: Sequence[str] = values["tokens"]
-    is_mistral = any(t == "[INST]" and k == CONTROL for t, k in zip(tokens, values["token_type"], strict=False))
-    return "first" if is_mistral else None
+    has_inst = any(t == "[INST]" and k == CONTROL for t, k in zip(tokens, values["token_type"], strict=False))
+    return "first" if has_inst else None
 
 
 class SpacePrefix:

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from pa_lite.errors import CheckpointError
+from pa_lite.ggml.gguf_tables import ALIGNMENT, TENSOR_TYPES, VALUE_TYPES, VERSION, Keys
 from pa_lite.ggml.kernels import TYPE_NAMES, TensorType, tensor_type
 from pa_lite.ggml.metadata import Field, Metadata
 from pa_lite.ggml.packed import PackedNumbers, PackedTexts
@@ -24,13 +25,17 @@ from pa_lite.system.byte_source import ByteSource, Stamp, open_file, size_of, st
 from pa_lite.untrusted.file_kind import Content, unexpected
 from pa_lite.untrusted.header_memory import HeaderMemory
 
-ALIGNMENT = 32
 MANY = 1024  # items of an array that are packed and not a list: more than any array of settings has
 _PIECE = 1 << 18  # bytes read at a time
-_SCALARS = {0: ("UINT8", "<B"), 1: ("INT8", "<b"), 2: ("UINT16", "<H"), 3: ("INT16", "<h"), 4: ("UINT32", "<I"),
-            5: ("INT32", "<i"), 6: ("FLOAT32", "<f"), 7: ("BOOL", "<?"), 10: ("UINT64", "<Q"), 11: ("INT64", "<q"),
-            12: ("FLOAT64", "<d")}  # fmt: skip
-_STRING, _ARRAY = 8, 9
+_CODES = {
+    "UINT8": "<B", "INT8": "<b", "UINT16": "<H", "INT16": "<h", "UINT32": "<I", "INT32": "<i", "FLOAT32": "<f",
+    "BOOL": "<?", "UINT64": "<Q", "INT64": "<q", "FLOAT64": "<d",
+}  # fmt: skip
+# number of a value's type -> its name, and how struct packs it
+_SCALARS = {VALUE_TYPES[name]: (name, code) for name, code in _CODES.items()}
+_STRING, _ARRAY = VALUE_TYPES["STRING"], VALUE_TYPES["ARRAY"]
+# tensor types that gguf knows and pa-lite does not read: number -> name
+_NOT_READ = {number: name for name, (number, *_) in TENSOR_TYPES.items() if number not in TYPE_NAMES}
 _FIELD, _TENSOR, _TEXT, _NUMBER = 300, 700, 60, 40  # bytes of memory for each, beside a text's own
 _MAX_DIMENSIONS, _MAX_NAME = 4, 64  # GGML_MAX_DIMS, GGML_MAX_NAME
 _FIRST_KEYS = 64  # among which every writer puts general.type and general.architecture
@@ -73,7 +78,7 @@ OTHER_CONTENTS = {
 
 def architecture_of(header: GgufHeader) -> str:
     """The model's architecture. Raises CheckpointError for a file that holds an adapter, a matrix or anything else."""
-    name, kind = header.metadata.get("general.architecture"), header.metadata.get("general.type")
+    name, kind = header.metadata.get(Keys.General.ARCHITECTURE), header.metadata.get(Keys.General.TYPE)
     for entry in (kind, name):
         if entry is not None and (told := OTHER_CONTENTS.get(str(entry.value))):
             raise CheckpointError(f"{header.path}: holds {told}, not a language model. Name the model's own file.")
@@ -179,6 +184,11 @@ class _Reader:
         shape = tuple(reversed([self.number("<Q") for _ in range(n_dims)]))
         kind, offset = self.number("<I"), self.number("<Q")
         if kind not in TYPE_NAMES:
+            if kind in _NOT_READ:
+                raise CheckpointError(
+                    f"{self.path}: tensor {name} is stored as {_NOT_READ[kind]}, which pa-lite cannot read. "
+                    "Take a file of another type."
+                )
             raise self.fail(f"tensor {name} has the unknown type {kind}")
         held = tensor_type(TYPE_NAMES[kind])
         if min(shape) < 1 or math.prod(shape) >= 2**60 or shape[-1] % held.block:
@@ -244,7 +254,7 @@ def gguf_content(path: ByteSource) -> tuple[str, str]:
 
     Reads only as far as the first keys, which hold both. Raises CheckpointError for a broken header.
     """
-    values = {"general.type": "model", "general.architecture": ""}
+    values = {Keys.General.TYPE: "model", Keys.General.ARCHITECTURE: ""}
     try:
         size = size_of(path)
         with open_file(path) as f:
@@ -261,13 +271,13 @@ def gguf_content(path: ByteSource) -> tuple[str, str]:
                     values[key] = value
     except OSError as e:
         raise CheckpointError(f"{path}: cannot be read: {e.strerror}") from e
-    return values["general.type"], values["general.architecture"]
+    return values[Keys.General.TYPE], values[Keys.General.ARCHITECTURE]
 
 
 def _place(
     reader: _Reader, infos: list[tuple[str, TensorType, tuple[int, ...], int]], metadata: Metadata, end: int, size: int
 ) -> dict[str, GgufTensor]:
-    alignment = metadata.get("general.alignment", Field("UINT32", ALIGNMENT)).value
+    alignment = metadata.get(Keys.General.ALIGNMENT, Field("UINT32", ALIGNMENT)).value
     if not isinstance(alignment, int) or alignment < 8 or alignment & (alignment - 1):
         raise reader.fail(f"general.alignment is {alignment!r}")
     start = _padded(end, alignment)
@@ -286,7 +296,6 @@ def _padded(n: int, alignment: int) -> int:
     return -(-n // alignment) * alignment
 
 
-_CODES = {name: (kind, code) for kind, (name, code) in _SCALARS.items()}
 Memo = dict[int, bytes]
 Buffer = bytes | bytearray | memoryview
 Parts = list[Buffer]
@@ -302,9 +311,8 @@ def _field_parts(entry: Field, memo: Memo) -> Parts:
     if entry.type == "STRING":
         return [struct.pack("<I", _STRING) + _text_bytes(entry.value)]
     if entry.type != "ARRAY":
-        kind, code = _CODES[entry.type]
-        return [struct.pack(f"<I{code[1:]}", kind, entry.value)]
-    item, code = (_STRING, "") if entry.item == "STRING" else _CODES[entry.item or ""]
+        return [struct.pack(f"<I{_CODES[entry.type][1:]}", VALUE_TYPES[entry.type], entry.value)]
+    item, code = VALUE_TYPES[entry.item or ""], _CODES.get(entry.item or "", "")
     start = struct.pack("<IIQ", _ARRAY, item, len(entry.value))
     if isinstance(entry.value, PackedTexts):
         return [start, entry.value.data]
@@ -361,8 +369,8 @@ def gguf_header(
     for several headers encodes lists that they share only once; the fields must outlive it.
     """
     memo = {} if memo is None else memo
-    fields = {"general.architecture": Field("STRING", architecture), **metadata}
-    parts: Parts = [b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(fields))]
+    fields = {Keys.General.ARCHITECTURE: Field("STRING", architecture), **metadata}
+    parts: Parts = [b"GGUF" + struct.pack("<IQQ", VERSION, len(tensors), len(fields))]
     for key, entry in fields.items():
         parts += [_text_bytes(key), *_field_parts(entry, memo)]
     offsets, offset = {}, 0

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from pa_lite.errors import CheckpointError, InputError, MismatchError
 from pa_lite.ggml.container import GgufHeader, GgufTensor, read_gguf_header
+from pa_lite.ggml.gguf_tables import Keys
 from pa_lite.ggml.kernels import FloatArray, TensorType
 from pa_lite.ggml.quant_types import EMBEDDINGS
 from pa_lite.system.opening import read_regular
@@ -23,7 +24,7 @@ from pa_lite.untrusted.file_kind import content_of
 
 _log = logging.getLogger(__name__)
 _SUMS, _COUNTS = ".in_sum2", ".counts"
-_KEYS = ("imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size")
+_KEYS = (Keys.IMatrix.DATASETS, Keys.IMatrix.CHUNK_COUNT, Keys.IMatrix.CHUNK_SIZE)
 _LARGEST = 1e15  # far above any activation squared; with much more, some of ggml's quantisers end the process
 # types that are useless without an imatrix, and those among them that ggml aborts on
 _NEEDY = frozenset(("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS"))
@@ -64,7 +65,7 @@ def _broken(path: Path, told: str) -> CheckpointError:
 
 
 def _read_gguf(header: GgufHeader) -> dict[str, FloatArray]:
-    path, told = header.path, header.metadata.get("general.type")
+    path, told = header.path, header.metadata.get(Keys.General.TYPE)
     if told is not None and told.value != "imatrix":
         raise CheckpointError(f"{path}: is no imatrix: its general.type is {told.value!r}.")
     missing = [key for key in _KEYS if key not in header.metadata]

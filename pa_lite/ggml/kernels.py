@@ -18,17 +18,19 @@ import numpy as np
 import numpy.typing as npt
 
 from pa_lite.errors import EngineError, InputError, nearest
+from pa_lite.ggml import gguf_tables
 
 FloatArray = npt.NDArray[np.float32]
 ByteArray = npt.NDArray[np.uint8]
 
-# enum ggml_type, from ggml.h; F64 is only ever read
-TYPE_IDS: dict[str, int] = {
-    "F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q5_0": 6, "Q5_1": 7, "Q8_0": 8, "Q2_K": 10, "Q3_K": 11, "Q4_K": 12,
-    "Q5_K": 13, "Q6_K": 14, "IQ2_XXS": 16, "IQ2_XS": 17, "IQ3_XXS": 18, "IQ1_S": 19, "IQ4_NL": 20, "IQ3_S": 21,
-    "IQ2_S": 22, "IQ4_XS": 23, "I8": 24, "I16": 25, "I32": 26, "I64": 27, "F64": 28, "IQ1_M": 29, "BF16": 30,
-    "TQ1_0": 34, "TQ2_0": 35, "MXFP4": 39,
-}  # fmt: skip
+# the tensor types that are read, by number; of those that gguf knows besides, ggml stores no weights (Q8_1, Q8_K) or is
+# too new. F64 is only ever read.
+_READ = (
+    "F32", "F16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ2_XXS", "IQ2_XS",
+    "IQ3_XXS", "IQ1_S", "IQ4_NL", "IQ3_S", "IQ2_S", "IQ4_XS", "I8", "I16", "I32", "I64", "F64", "IQ1_M", "BF16",
+    "TQ1_0", "TQ2_0", "MXFP4",
+)  # fmt: skip
+TYPE_IDS: dict[str, int] = {name: gguf_tables.TENSOR_TYPES[name][0] for name in _READ}
 TYPE_NAMES: dict[int, str] = {i: name for name, i in TYPE_IDS.items()}
 
 
@@ -103,18 +105,12 @@ class TensorType:
         return n_values // self.block * self.size
 
 
-_PLAIN = {"F32": 4, "F16": 2, "BF16": 2, "F64": 8, "I8": 1, "I16": 2, "I32": 4, "I64": 8}
-
-
 @functools.cache
 def tensor_type(name: str) -> TensorType:
     """The type of that name, e.g. `Q8_0`. Raises InputError with the nearest names when there is none."""
     if name not in TYPE_IDS:
         raise InputError(f"unknown tensor type {name!r}.{nearest(name, TYPE_IDS)}")
-    if name in _PLAIN:
-        return TensorType(name, TYPE_IDS[name], 1, _PLAIN[name])
-    traits = _library().ggml_get_type_traits(TYPE_IDS[name]).contents
-    return TensorType(name, TYPE_IDS[name], int(traits.blck_size), int(traits.type_size))
+    return TensorType(name, *gguf_tables.TENSOR_TYPES[name])
 
 
 def prepare(kind: TensorType) -> None:

@@ -10,14 +10,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pa_lite.errors import CheckpointError, InputError, nearest
+from pa_lite.ggml.gguf_tables import Keys, file_type
 from pa_lite.ggml.kernels import TYPE_IDS, TensorType, tensor_type
 from pa_lite.ggml.metadata import Metadata
 
 # output type -> general.file_type (enum llama_ftype of llama.h)
 FILE_TYPES: dict[str, int] = {
-    "F32": 0, "F16": 1, "BF16": 32, "Q8_0": 7, "Q4_0": 2, "Q4_1": 3, "Q5_0": 8, "Q5_1": 9, "Q2_K": 10, "Q3_K_S": 11,
-    "Q3_K_M": 12, "Q3_K_L": 13, "Q4_K_S": 14, "Q4_K_M": 15, "Q5_K_S": 16, "Q5_K_M": 17, "Q6_K": 18, "IQ4_NL": 25,
-    "IQ4_XS": 30,
+    name: file_type(name)
+    for name in (
+        "F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "Q4_K_S",
+        "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K", "IQ4_NL", "IQ4_XS",
+    )
 }  # fmt: skip
 # the types that one tensor can be asked to have: those that ggml quantises to
 TENSOR_TYPES: tuple[str, ...] = tuple(t for t in TYPE_IDS if t not in ("F64", "I8", "I16", "I32", "I64"))
@@ -45,19 +48,23 @@ _FALLBACKS = {
     **dict.fromkeys(("Q2_K", "Q3_K", "TQ1_0", "TQ2_0"), "Q4_0"),
     "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0",
 }  # fmt: skip
-# architecture -> layers of what llama.cpp calls its 70B
-_LAYERS_70B = {"llama": 80, "qwen2": 80, "olmo": 80, "deci": 80, "jais2": 68}
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """What the mixtures ask of a model; where heads differ between layers, the first's. No experts: 0."""
+    """What the mixtures ask of a model; where heads differ between layers, the first's. No experts: 0.
+
+    `layers_70b` are the layers of what llama-quantize calls the architecture's 70B, 0 where it knows none, and
+    `grouped_70b` tells whether that has fewer heads of keys than of queries.
+    """
 
     architecture: str
     n_layers: int
     n_heads: int
     n_kv_heads: int
     n_experts: int = 0
+    layers_70b: int = 0
+    grouped_70b: bool = False
 
     @property
     def heads_per_kv(self) -> int:
@@ -66,32 +73,41 @@ class ModelShape:
 
     @property
     def is_70b(self) -> bool:
-        grouped = self.architecture != "llama" or self.n_heads != self.n_kv_heads
-        return _LAYERS_70B.get(self.architecture) == self.n_layers and grouped
+        return 0 < self.layers_70b == self.n_layers and (self.n_heads != self.n_kv_heads or not self.grouped_70b)
 
 
-def model_shape(architecture: str, metadata: Metadata, where: object = "the model") -> ModelShape:
-    """The description of a model from its GGUF keys; `where` names it in errors.
+def model_shape(
+    architecture: str,
+    metadata: Metadata,
+    where: object = "the model",
+    *,
+    layers_70b: int = 0,
+    grouped_70b: bool = False,
+) -> ModelShape:
+    """Return the description of a model from its GGUF keys and its architecture's 70B; `where` names it in errors.
 
     Raises CheckpointError for one that is missing or no count.
     """
 
     def count(key: str, default: int | None) -> int:
-        entry = metadata.get(f"{architecture}.{key}")
+        key = key.format(arch=architecture)
+        entry = metadata.get(key)
         value = default if entry is None else entry.value
         if isinstance(value, list) and value:
             value = value[0]
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise CheckpointError(f"{where}: its key {architecture}.{key} is {value!r}, which is no count.")
+            raise CheckpointError(f"{where}: its key {key} is {value!r}, which is no count.")
         return value
 
-    heads = count("attention.head_count", 0)
+    heads = count(Keys.Attention.HEAD_COUNT, 0)
     return ModelShape(
         architecture,
-        count("block_count", None),
+        count(Keys.LLM.BLOCK_COUNT, None),
         heads,
-        count("attention.head_count_kv", heads),
-        count("expert_count", 0),
+        count(Keys.Attention.HEAD_COUNT_KV, heads),
+        count(Keys.LLM.EXPERT_COUNT, 0),
+        layers_70b,
+        grouped_70b,
     )
 
 

@@ -15,9 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pa_lite.checkpoints.checkpoint import Checkpoint, TensorSource, Vocabulary
+from pa_lite.checkpoints.families.family import Architecture
+from pa_lite.checkpoints.families.table import ARCHITECTURES
 from pa_lite.checkpoints.fingerprint import fingerprint, header_inputs, identity
 from pa_lite.checkpoints.vocabulary import name_for_llama_cpp
 from pa_lite.errors import InputError, MismatchError, nearest
+from pa_lite.ggml.gguf_tables import QUANTIZATION_VERSION, Keys
 from pa_lite.ggml.imatrix import assign_importance, read_imatrix
 from pa_lite.ggml.kernels import FloatArray, TensorType
 from pa_lite.ggml.metadata import Metadata, boolean, float32, string, uint32
@@ -29,7 +32,6 @@ from pa_lite.system.byte_source import ByteSource, Stamp
 from pa_lite.system.machine import peak_bytes
 
 DEFAULT_TYPE = "Q8_0"
-_QUANTIZATION_VERSION = 2
 _NO_SCHEDULE = Schedule()
 RECIPE = "pa_lite.recipe"  # the key of a result's header for `MergePlan.recipe`
 
@@ -205,15 +207,15 @@ class MergePlan:
         """Every key of the result's header but `general.architecture`, provenance included."""
         sides, architecture = (self.base, self.instruct), self.instruct.architecture
         general: Metadata = {
-            "general.type": string("model"),
-            "general.name": string(
+            Keys.General.TYPE: string("model"),
+            Keys.General.NAME: string(
                 name_for_llama_cpp(f"{self.instruct.name} pa {lam:g}", architecture, self.vocabulary)
             ),
-            "general.size_label": string(self._size_label()),
-            "general.base_model.count": uint32(2),
-            **{f"general.base_model.{i}.name": string(side.name) for i, side in enumerate(sides)},
-            "general.file_type": uint32(FILE_TYPES[self.type]),
-            "general.quantization_version": uint32(_QUANTIZATION_VERSION),
+            Keys.General.SIZE_LABEL: string(self._size_label()),
+            Keys.General.BASE_MODEL_COUNT: uint32(2),
+            **{Keys.General.BASE_MODEL_NAME.format(id=i): string(side.name) for i, side in enumerate(sides)},
+            Keys.General.FILE_TYPE: uint32(FILE_TYPES[self.type]),
+            Keys.General.QUANTIZATION_VERSION: uint32(QUANTIZATION_VERSION),
         }
         own: Metadata = {
             "pa_lite.version": string(importlib.metadata.version("pa-lite")),
@@ -231,7 +233,7 @@ class MergePlan:
         if self.options.imatrix is not None:
             own["pa_lite.imatrix"] = string(self.options.imatrix.name)
         out = {**general, **self.instruct.metadata, **self.vocabulary.metadata, **own}
-        size_key = f"{architecture}.vocab_size"
+        size_key = Keys.LLM.VOCAB_SIZE.format(arch=architecture)
         if size_key in out:
             out[size_key] = uint32(len(self.vocabulary.tokens))
         if self.options.vocab == "base":  # its tokens are instruct's
@@ -272,7 +274,11 @@ def plan_merge(base: Checkpoint, instruct: Checkpoint, options: PlanOptions | No
     }
     shapes |= {name: values.shape for name, values in instruct.constants.items()}
     imatrix = _imatrix(options, shapes)
-    model = model_shape(instruct.architecture, instruct.metadata, instruct.path)
+    facts = ARCHITECTURES.get(instruct.architecture, Architecture())
+    model = model_shape(
+        instruct.architecture, instruct.metadata, instruct.path,
+        layers_70b=facts.layers_70b, grouped_70b=facts.grouped_70b,
+    )  # fmt: skip
     types = choose_types(options.type, model, shapes, bool(imatrix), options.tensor_types)
     importance = assign_importance(imatrix, types, shapes)
     tensors = []

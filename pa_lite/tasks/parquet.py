@@ -56,7 +56,7 @@ class ParquetReader:
         Other columns are read too where the whole file is small. Raises InputError for what cannot be read.
         """
         if importlib.util.find_spec("pyarrow") is None:
-            raise InputError(f"{path}: parquet needs pyarrow. Install it with: pip install 'pa-lite[tasks]'.")
+            raise InputError(f"{path}: reading parquet needs pyarrow, which is missing. Run: pip install pyarrow")
         try:
             facts = path.stat()
         except OSError as e:

@@ -13,6 +13,8 @@ import gguf
 import numpy as np
 import pytest
 
+from pa_lite.checkpoints.families.family import Architecture
+from pa_lite.checkpoints.families.table import ARCHITECTURES
 from pa_lite.engine.llama import llama
 from pa_lite.errors import CheckpointError, InputError
 from pa_lite.ggml.container import GgufHeader, read_gguf_header
@@ -31,8 +33,17 @@ from pa_lite.ggml.quant_types import (
 Arrays = dict[str, FloatArray]
 ROWS = 2
 
+
+def model_of(architecture: str, n_layers: int, n_heads: int, n_kv_heads: int, n_experts: int = 0) -> ModelShape:
+    """The shape of a model, with what the families' table says of its architecture's 70B."""
+    facts = ARCHITECTURES.get(architecture, Architecture())
+    return ModelShape(
+        architecture, n_layers, n_heads, n_kv_heads, n_experts, facts.layers_70b, grouped_70b=facts.grouped_70b
+    )
+
+
+SMALL = model_of("llama", 2, 4, 2)
 # name, shape of the model, columns of (embedding, attention output, ffn down), tied, attention in one matrix
-SMALL = ModelShape("llama", 2, 4, 2)
 CASES: list[tuple[str, ModelShape, tuple[int, int, int], bool, bool]] = [
     ("two layers, tied", SMALL, (256, 256, 512), True, False),
     ("untied", replace(SMALL, n_layers=9), (256, 256, 256), False, False),
@@ -40,19 +51,19 @@ CASES: list[tuple[str, ModelShape, tuple[int, int, int], bool, bool]] = [
     ("untied rows of 288", replace(SMALL, n_layers=8), (288, 288, 768), False, False),
     ("rows of 80 and 24", replace(SMALL, n_layers=3), (80, 80, 24), False, False),
     ("tied rows of 80", SMALL, (80, 80, 256), True, False),
-    ("32 layers", ModelShape("llama", 32, 4, 4), (256, 256, 256), True, False),
-    ("four heads share one", ModelShape("llama", 17, 8, 2), (256, 256, 256), False, False),
-    ("a ratio that is rounded", ModelShape("llama", 2, 7, 2), (256, 256, 256), False, False),
-    ("8 experts", ModelShape("llama", 9, 8, 2, 8), (256, 256, 256), False, False),
-    ("8 experts, 64 columns", ModelShape("llama", 2, 4, 4, 8), (64, 64, 96), True, False),
-    ("4 experts", ModelShape("llama", 16, 4, 4, 4), (256, 256, 256), False, False),
-    ("the 70B", ModelShape("llama", 80, 8, 1), (256, 256, 256), False, False),
-    ("65B", ModelShape("llama", 80, 4, 4), (256, 256, 256), False, False),
-    ("qwen2 72B", ModelShape("qwen2", 80, 4, 4), (256, 256, 256), False, False),
-    ("olmo 70B", ModelShape("olmo", 80, 4, 4), (256, 256, 256), True, False),
-    ("qwen2", ModelShape("qwen2", 10, 6, 1), (256, 256, 288), True, False),
-    ("gemma2", ModelShape("gemma2", 26, 4, 2), (256, 512, 256), True, False),
-    ("phi3", ModelShape("phi3", 12, 4, 4), (256, 256, 256), False, True),
+    ("32 layers", model_of("llama", 32, 4, 4), (256, 256, 256), True, False),
+    ("four heads share one", model_of("llama", 17, 8, 2), (256, 256, 256), False, False),
+    ("a ratio that is rounded", model_of("llama", 2, 7, 2), (256, 256, 256), False, False),
+    ("8 experts", model_of("llama", 9, 8, 2, 8), (256, 256, 256), False, False),
+    ("8 experts, 64 columns", model_of("llama", 2, 4, 4, 8), (64, 64, 96), True, False),
+    ("4 experts", model_of("llama", 16, 4, 4, 4), (256, 256, 256), False, False),
+    ("the 70B", model_of("llama", 80, 8, 1), (256, 256, 256), False, False),
+    ("65B", model_of("llama", 80, 4, 4), (256, 256, 256), False, False),
+    ("qwen2 72B", model_of("qwen2", 80, 4, 4), (256, 256, 256), False, False),
+    ("olmo 70B", model_of("olmo", 80, 4, 4), (256, 256, 256), True, False),
+    ("qwen2", model_of("qwen2", 10, 6, 1), (256, 256, 288), True, False),
+    ("gemma2", model_of("gemma2", 26, 4, 2), (256, 512, 256), True, False),
+    ("phi3", model_of("phi3", 12, 4, 4), (256, 256, 256), False, True),
 ]
 IDS = [name for name, *_ in CASES]
 
@@ -248,7 +259,9 @@ def test_model_shape_from_metadata() -> None:
     assert model_shape("llama", model_metadata(model)) == model
     dense = {"olmo.block_count": uint32(80), "olmo.attention.head_count": uint32(4)}
     assert model_shape("olmo", dense) == ModelShape("olmo", 80, 4, 4)
-    assert model_shape("olmo", dense).is_70b
+    assert model_shape("olmo", dense, layers_70b=80).is_70b
+    assert not model_shape("olmo", dense, layers_70b=80, grouped_70b=True).is_70b
+    assert not model_shape("olmo", dense).is_70b
     varied = dense | {"olmo.attention.head_count_kv": array("UINT32", [2, 4])}
     assert model_shape("olmo", varied).heads_per_kv == 2
     assert ModelShape("rwkv7", 2, 0, 0).heads_per_kv == 0

@@ -135,10 +135,10 @@ def test_a_missing_file_is_named(tmp_path: Path, ending: str) -> None:
         read_rows(tmp_path / f"no.{ending}")
 
 
-def test_without_pyarrow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pyarrow_the_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path, "parquet")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(InputError, match=r"parquet needs pyarrow. Install it with: pip install 'pa-lite\[tasks\]'"):
+    with pytest.raises(InputError, match=r"rows\.parquet: reading parquet needs pyarrow, .* Run: pip install pyarrow"):
         read_rows(path)
 
 

@@ -17,14 +17,15 @@ from tools.fuzz.json import JsonMutator, Object, Raw, Words, parse, write
 
 Mutator = Callable[[bytes, Random], bytes]
 
-_ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1}
+_ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1,
+               "F8_E8M0": 1, "C64": 8}  # fmt: skip
 _MOST_DATA = 1 << 20
 SAFETENSORS = Words(
     ("dtype", "shape", "data_offsets", "__metadata__", "model.norm.weight", "lm_head.weight", "a", "format", "",
      "a\nb"),
-    (*_ITEM_BYTES, "F4", "f32", [], [1], [0], [2, 3], [0, 8], [8, 0], [1] * 9, [2**48],
-     {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}, {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]},
-     {"format": "pt"}),
+    (*_ITEM_BYTES, "F4", "F6_E2M3", "f32", [], {}, [0, 2**40, 2**40], [1], [0], [2, 3], [0, 8], [8, 0], [1] * 9,
+     [2**48], {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]},
+     {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}, {"format": "pt"}),
 )  # fmt: skip
 
 

@@ -12,8 +12,9 @@ from pa_lite.checkpoints.config import read_config
 from pa_lite.checkpoints.families.table import FAMILIES
 from pa_lite.checkpoints.hf import open_hf
 from pa_lite.checkpoints.hf_to_gguf import describe, family_of
-from pa_lite.checkpoints.safetensors_file import read_header, read_json
+from pa_lite.checkpoints.safetensors_file import check_by_safetensors, read_json, read_strictly
 from pa_lite.checkpoints.weight_files import read_folder
+from pa_lite.errors import CheckpointError
 from pa_lite.ggml.container import gguf_header_bytes
 from pa_lite.ggml.kernels import tensor_type
 from tools.fuzz.binary import BundleMutator, json_bytes, mutate_safetensors, pack, pack_safetensors, unpack
@@ -152,9 +153,19 @@ def _describe(folder: Path) -> None:
             assert min(model.shape_of(family, name.replace("#", "0"))) > 0
 
 
+def _read_safetensors(folder: Path) -> None:
+    """Read a header with both readers: what ours accepts, the package safetensors must read alike."""
+    path = folder / "model.safetensors"
+    tensors = read_strictly(path)
+    try:
+        check_by_safetensors(path, tensors)
+    except CheckpointError as e:
+        raise AssertionError(f"only the second reader refuses it: {e}") from e
+
+
 TARGETS = (
     Target("safetensors", "headers of safetensors files", whole("model.safetensors"),
-           lambda folder: read_header(folder / "model.safetensors"), mutate_safetensors,
+           _read_safetensors, mutate_safetensors,
            lambda: [_tensors(_NAMES), _tensors({"a": (2, 2)}, "BF16"), _tensors({})]),
     Target("folder", "folders: shard index, shards, configuration", lambda d: unpack(d, _FILES), _open_folder, _FOLDERS,
            _folder_seeds),

@@ -36,8 +36,9 @@ class Raw:
 
 
 _SCALARS = (
-    Raw("null"), Raw("true"), Raw("false"), Raw("0"), Raw("1"), Raw("-1"), Raw("1.0"), Raw("1.5"), Raw("-0.0"),
-    Raw("1e999"), Raw("-1e999"), Raw("1e-50"), Raw("1e-400"), Raw("NaN"), Raw("Infinity"), Raw("-Infinity"),
+    Raw("null"), Raw("true"), Raw("false"), Raw("0"), Raw("1"), Raw("-1"), Raw("1.0"), Raw("1.5"), Raw("-0"),
+    Raw("-0.0"), Raw("1e999"), Raw("-1e999"), Raw("1e-50"), Raw("1e-400"), Raw("NaN"), Raw("Infinity"),
+    Raw("-Infinity"),
     Raw("3.5e38"), Raw("9" * 40), Raw("9" * 400), Raw("9" * 5000), Raw("1" + "0" * 4000), Raw("01"), Raw("0x10"),
     *(Raw(str(n)) for n in NUMBERS), *(Raw(str(-n)) for n in NUMBERS[::7]),
 )  # fmt: skip

@@ -14,16 +14,19 @@ import numpy.typing as npt
 
 from pa_lite.checkpoints.config import Config
 from pa_lite.errors import CheckpointError
+from pa_lite.ggml.gguf_tables import Keys, tensor_name
 from pa_lite.ggml.metadata import Metadata, float32, string, uint32
 
 Tensors = dict[str, npt.NDArray[np.float32]]
-LONG, SHORT = "rope_factors_long.weight", "rope_factors_short.weight"
-# settings of YaRN beyond the factor -> llama.cpp's names; the converter's spellings of each
+FACTORS, LONG, SHORT = (
+    f"{tensor_name(kind)}.weight" for kind in ("ROPE_FREQS", "ROPE_FACTORS_LONG", "ROPE_FACTORS_SHORT")
+)
+# llama.cpp's keys of YaRN beyond the factor -> the converter's spellings of each setting
 _YARN = {
-    "yarn_ext_factor": ("extrapolation_factor",),
-    "yarn_attn_factor": ("attention_factor", "attn_factor"),
-    "yarn_beta_fast": ("beta_fast",),
-    "yarn_beta_slow": ("beta_slow",),
+    Keys.Rope.SCALING_YARN_EXT_FACTOR: ("extrapolation_factor",),
+    Keys.Rope.SCALING_YARN_ATTN_FACTOR: ("attention_factor", "attn_factor"),
+    Keys.Rope.SCALING_YARN_BETA_FAST: ("beta_fast",),
+    Keys.Rope.SCALING_YARN_BETA_SLOW: ("beta_slow",),
 }
 _YARN_UNKNOWN = ("mscale", "mscale_all_dim")  # change the attention in ways that llama.cpp has no key for
 
@@ -79,21 +82,26 @@ def read_rope(config: Config, theta: float, local_theta: float | None, kinds: tu
 
 def rope_metadata(architecture: str, rope: Rope) -> Metadata:
     """The frequency bases, and the keys of the scalings that GGUF describes by keys (linear, YaRN)."""
-    a = f"{architecture}.rope"
-    out: Metadata = {f"{a}.freq_base": float32(rope.theta)}
+    fields = _rope_fields(rope)
+    return {key.format(arch=architecture): value for key, value in fields.items()}
+
+
+def _rope_fields(rope: Rope) -> Metadata:
+    """The same, by gguf's names of the keys."""
+    out: Metadata = {Keys.Rope.FREQ_BASE: float32(rope.theta)}
     if rope.local_theta is not None:
-        out[f"{a}.freq_base_swa"] = float32(rope.local_theta)
+        out[Keys.Rope.FREQ_BASE_SWA] = float32(rope.local_theta)
     if rope.kind not in ("linear", "yarn"):
         return out
-    out[f"{a}.scaling.type"] = string(rope.kind)
-    out[f"{a}.scaling.factor"] = float32(rope.factor())
+    out[Keys.Rope.SCALING_TYPE] = string(rope.kind)
+    out[Keys.Rope.SCALING_FACTOR] = float32(rope.factor())
     if rope.kind == "linear":
         return out
-    out[f"{a}.scaling.original_context_length"] = uint32(rope.scaling.count("original_max_position_embeddings"))
+    out[Keys.Rope.SCALING_ORIG_CTX_LEN] = uint32(rope.scaling.count("original_max_position_embeddings"))
     for key, names in _YARN.items():
         given = next((n for n in names if rope.scaling.get(n) is not None), None)
         if given is not None:
-            out[f"{a}.scaling.{key}"] = float32(rope.scaling.number(given))
+            out[key] = float32(rope.scaling.number(given))
     for key in _YARN_UNKNOWN:
         if rope.scaling.get(key) is not None:
             raise rope.scaling.refuse(key, "GGUF has no key for it")
@@ -120,7 +128,7 @@ def llama3_divisors(rope: Rope, size: int) -> Tensors:
     between = np.float32(1) / ((np.float32(1) - smooth) / factor + smooth)
     divisors = np.where(wavelengths > context / low, factor, between)
     divisors = np.where(wavelengths < context / high, np.float32(1), divisors)
-    return {"rope_freqs.weight": divisors.astype(np.float32)}
+    return {FACTORS: divisors.astype(np.float32)}
 
 
 def longrope(rope: Rope, size: int, context: int) -> tuple[float, Tensors]:

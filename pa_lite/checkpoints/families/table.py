@@ -1,182 +1,96 @@
-"""What each Hugging Face architecture becomes in GGUF: configuration keys, tensor names, row order.
+"""What each Hugging Face architecture becomes in GGUF: configuration keys, tensor names, row order, tokenizer rules.
 
-The names on both sides are transformers' and llama.cpp's; the rules follow llama.cpp's convert_hf_to_gguf.py. A family
-is one entry of FAMILIES; tests/parity has a case for each.
+The stored names are transformers', the rules follow llama.cpp's convert_hf_to_gguf.py. A family is one entry of
+FAMILIES, and what llama.cpp fixes for its architecture one of ARCHITECTURES; tests/parity has a case for each family.
+No other module names families.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+import re
+from dataclasses import replace
 
-from pa_lite.checkpoints.config import Config
 from pa_lite.checkpoints.families import llama_constraints
-from pa_lite.checkpoints.families.llama_constraints import Check, must_be, must_be_absent, must_be_given
+from pa_lite.checkpoints.families.family import KEYS, RMS, Architecture, Family, Key, NameRule, TokenizerRules
+from pa_lite.checkpoints.families.llama_constraints import must_be, must_be_absent, must_be_given
+from pa_lite.ggml.gguf_tables import Keys
+from pa_lite.ggml.metadata import boolean, uint32
 
-# stored name -> GGUF name; # is the layer, @ the expert: a GGUF tensor holds all experts one behind the other
-Names = Mapping[str, str]
-_EMBEDDINGS: Names = {
-    "model.embed_tokens.weight": "token_embd.weight",
-    "model.norm.weight": "output_norm.weight",
-    "lm_head.weight": "output.weight",
-}
-_NORMS: Names = {
-    "model.layers.#.input_layernorm.weight": "blk.#.attn_norm.weight",
-    "model.layers.#.post_attention_layernorm.weight": "blk.#.ffn_norm.weight",
-}
-_POST_NORMS: Names = {
-    "model.layers.#.post_attention_layernorm.weight": "blk.#.post_attention_norm.weight",
-    "model.layers.#.post_feedforward_layernorm.weight": "blk.#.post_ffw_norm.weight",
-}
-_GEMMA_NORMS: Names = {
-    **_POST_NORMS,
-    "model.layers.#.input_layernorm.weight": "blk.#.attn_norm.weight",
-    "model.layers.#.pre_feedforward_layernorm.weight": "blk.#.ffn_norm.weight",
-}
-_QK_NORMS: Names = {f"model.layers.#.self_attn.{x}_norm.weight": f"blk.#.attn_{x}_norm.weight" for x in "qk"}
-_ATTENTION: Names = {
-    **{f"model.layers.#.self_attn.{x}_proj.weight": f"blk.#.attn_{x}.weight" for x in "qkv"},
-    "model.layers.#.self_attn.o_proj.weight": "blk.#.attn_output.weight",
-}
-_QKV_BIASES: Names = {f"model.layers.#.self_attn.{x}_proj.bias": f"blk.#.attn_{x}.bias" for x in "qkv"}
-_FFN: Names = {f"model.layers.#.mlp.{x}_proj.weight": f"blk.#.ffn_{x}.weight" for x in ("gate", "up", "down")}
-_OTHER_BIASES: Names = {
-    "model.layers.#.self_attn.o_proj.bias": "blk.#.attn_output.bias",
-    **{f"model.layers.#.mlp.{x}_proj.bias": f"blk.#.ffn_{x}.bias" for x in ("gate", "up", "down")},
-}
-_PLAIN: Names = {**_EMBEDDINGS, **_NORMS, **_ATTENTION, **_FFN}
-
-# transformers 5 may store all experts of a layer in one tensor, gate and up one behind the other in each expert
-_FUSED: Mapping[str, tuple[str, ...]] = {
-    "model.layers.#.mlp.experts.gate_up_proj": ("blk.#.ffn_gate_exps.weight", "blk.#.ffn_up_exps.weight"),
-    "model.layers.#.mlp.experts.down_proj": ("blk.#.ffn_down_exps.weight",),
-}
-# GGUF name within a layer -> rows and columns, in the words of `dimensions`
-SHAPES: Mapping[str, tuple[str, ...]] = {
-    **dict.fromkeys(("token_embd.weight", "output.weight"), ("vocabulary", "embedding")),
-    **dict.fromkeys(("attn_q.weight",), ("q", "embedding")),
-    **dict.fromkeys(("attn_k.weight", "attn_v.weight"), ("kv", "embedding")),
-    **dict.fromkeys(("attn_q_norm.weight", "attn_k_norm.weight"), ("head",)),
-    **dict.fromkeys(("attn_k.bias", "attn_v.bias"), ("kv",)),
-    **dict.fromkeys(("ffn_gate.weight", "ffn_up.weight"), ("ffn", "embedding")),
-    **dict.fromkeys(("ffn_gate.bias", "ffn_up.bias"), ("ffn",)),
-    **dict.fromkeys(("ffn_gate_exps.weight", "ffn_up_exps.weight"), ("experts", "expert_ffn", "embedding")),
-    "attn_q.bias": ("q",),
-    "attn_qkv.weight": ("qkv", "embedding"),
-    "attn_output.weight": ("embedding", "q"),
-    "ffn_down.weight": ("embedding", "ffn"),
-    "ffn_gate_inp.weight": ("experts", "embedding"),
-    "ffn_down_exps.weight": ("experts", "embedding", "expert_ffn"),
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Key:
-    """One GGUF key of an architecture and the setting of config.json that it comes from."""
-
-    name: str
-    setting: str
-    is_count: bool = True
-    optional: bool = False
-    absent: int | None = None  # what stands for a setting that is not given
-
-
-_KEYS = (
-    Key("block_count", "num_hidden_layers"),
-    Key("context_length", "max_position_embeddings"),
-    Key("embedding_length", "hidden_size"),
-    Key("feed_forward_length", "intermediate_size"),
-    Key("attention.head_count", "num_attention_heads"),
-    Key("attention.head_count_kv", "num_key_value_heads"),
+# stored names; # is the layer, @ the expert
+_LAYER = "model.layers.#."
+_EMBEDDINGS = ("model.embed_tokens.weight", "model.norm.weight", "lm_head.weight")
+_NORMS = tuple(f"{_LAYER}{x}_layernorm.weight" for x in ("input", "post_attention"))
+_POST_NORMS = tuple(f"{_LAYER}{x}_layernorm.weight" for x in ("post_attention", "post_feedforward"))
+_GEMMA_NORMS = (*_POST_NORMS, *(f"{_LAYER}{x}_layernorm.weight" for x in ("input", "pre_feedforward")))
+_QK_NORMS = tuple(f"{_LAYER}self_attn.{x}_norm.weight" for x in "qk")
+_ATTENTION = tuple(f"{_LAYER}self_attn.{x}_proj.weight" for x in "qkvo")
+_QKV_BIASES = tuple(f"{_LAYER}self_attn.{x}_proj.bias" for x in "qkv")
+_FFN = tuple(f"{_LAYER}mlp.{x}_proj.weight" for x in ("gate", "up", "down"))
+_BIASES = (
+    *_QKV_BIASES,
+    f"{_LAYER}self_attn.o_proj.bias",
+    *(f"{_LAYER}mlp.{x}_proj.bias" for x in ("gate", "up", "down")),
 )
-_RMS = Key("attention.layer_norm_rms_epsilon", "rms_norm_eps", is_count=False)
-_VOCABULARY = Key("vocab_size", "vocab_size")
-_WINDOW = Key("attention.sliding_window", "sliding_window")
-_EXPERTS = (Key("expert_count", "num_local_experts"), Key("expert_used_count", "num_experts_per_tok"))
+_PLAIN = (*_EMBEDDINGS, *_NORMS, *_ATTENTION, *_FFN)
+_EXPERTS = tuple(f"{_LAYER}mlp.experts.@.{x}_proj.weight" for x in ("gate", "up", "down"))
+# transformers 5 may store all experts of a layer in one tensor, gate and up one after the other in each expert
+_FUSED = {f"{_LAYER}mlp.experts.gate_up_proj": _EXPERTS[:2], f"{_LAYER}mlp.experts.down_proj": _EXPERTS[2:]}
 
+_VOCABULARY = Key(Keys.LLM.VOCAB_SIZE, "vocab_size")
+_WINDOW = Key(Keys.Attention.SLIDING_WINDOW, "sliding_window")
+_SOFTCAP = Key(Keys.LLM.FINAL_LOGIT_SOFTCAPPING, "final_logit_softcapping", is_count=False)
+_EXPERT_COUNTS = (
+    Key(Keys.LLM.EXPERT_COUNT, "num_local_experts"),
+    Key(Keys.LLM.EXPERT_USED_COUNT, "num_experts_per_tok"),
+)
 
-@dataclass(frozen=True)
-class Family:
-    """One row of the table: what llama.cpp calls the architecture, and how its models are stored and described.
-
-    Tensors: `names` and `fused` as above, where an empty name is left out; `optional` are GGUF names within a layer
-    that a model may lack, `shapes` those that differ from SHAPES. `interleave_qk` turns the rows of q and k into
-    llama.cpp's order; `norm_shift` is added to every norm; `needs_output` has a tied output written all the same;
-    `cuts_vocabulary` drops what rows the embedding has beyond the vocabulary; `is_wrapper` has other modalities beside
-    the language model.
-
-    Settings: `keys` with the `defaults` of transformers' class; the keys of the head's size are written "always", when
-    "given", or "never". `rope_theta` and, where local layers have one of their own, `local_theta` are defaults too;
-    `rope_kinds` are the scalings that llama.cpp carries out; `rotates_part` of a head is possible; `writes_rope` and
-    `writes_rotary_size` tell which rotary keys there are. `checks` are made of all that is fixed in llama.cpp.
-    """
-
-    title: str
-    architecture: str
-    names: Names = field(default_factory=lambda: _PLAIN)
-    fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    optional: frozenset[str] = frozenset({"output.weight"})
-    shapes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    keys: tuple[Key, ...] = (*_KEYS, _RMS)
-    defaults: Mapping[str, Any] = field(default_factory=dict)
-    activation: str = "silu"
-    head_size: str = "given"
-    interleave_qk: bool = False
-    norm_shift: float = 0.0
-    rope_theta: float = 10_000.0
-    local_theta: float | None = None
-    rope_kinds: tuple[str, ...] = ("default", "linear", "yarn", "dynamic")
-    writes_rope: bool = True
-    writes_rotary_size: bool = False
-    rotates_part: bool = False
-    needs_output: bool = False
-    cuts_vocabulary: bool = False
-    is_wrapper: bool = False
-    checks: tuple[Check, ...] = ()
-
-    def required(self, config: Config) -> Iterator[tuple[str, str]]:
-        """The tensors that a model must have: (stored name, GGUF name), of experts the first."""
-        flagged = {flag for flag in ("attention_bias", "mlp_bias") if config.get(flag) is True}
-        for stored, name in self.names.items():
-            kind = name.removeprefix("blk.#.")
-            flag = "mlp_bias" if kind.startswith("ffn") else "attention_bias"
-            if not name or (kind in self.optional and not (kind.endswith(".bias") and flag in flagged)):
-                continue
-            for layer in range(config.count("num_hidden_layers")) if "#" in name else [0]:
-                yield stored.replace("#", str(layer)).replace("@", "0"), name.replace("#", str(layer))
-
+# the converter's rules for its own class of these models, which other classes inherit: Granite's first vocabulary never
+# begins with BOS, and Code Llama's has tokens for filling in
+_LIKE_LLAMA = TokenizerRules(
+    copies_space_prefix=True,
+    keys_by_size={
+        49152: {Keys.Tokenizer.ADD_BOS: boolean(False)},
+        32016: {
+            Keys.Tokenizer.PREFIX_ID: uint32(32007), Keys.Tokenizer.SUFFIX_ID: uint32(32008),
+            Keys.Tokenizer.MIDDLE_ID: uint32(32009), Keys.Tokenizer.EOT_ID: uint32(32010),
+        },
+    },
+)  # fmt: skip
+_LIKE_MISTRAL = replace(_LIKE_LLAMA, is_read_as_written=True)
+_LIKE_GEMMA = TokenizerRules(never_prefixes=True)
+_AS_WRITTEN = TokenizerRules(is_read_as_written=True)
 
 _LLAMA = Family(
     "Llama 2, 3, 3.1, 3.2, SmolLM2",
     "llama",
-    names={**_PLAIN, **_QKV_BIASES, **_OTHER_BIASES},
-    optional=frozenset(
-        {"output.weight", *(n.removeprefix("blk.#.") for n in (*_QKV_BIASES.values(), *_OTHER_BIASES.values()))}
-    ),
-    keys=(*_KEYS, _RMS, _VOCABULARY),
+    stored=(*_PLAIN, *_BIASES),
+    optional=frozenset({"lm_head.weight", *_BIASES}),
+    keys=(*KEYS, RMS, _VOCABULARY),
     defaults={"max_position_embeddings": 2048, "rms_norm_eps": 1e-6},
     head_size="always",
     interleave_qk=True,
     rope_kinds=("default", "linear", "yarn", "dynamic", "llama3"),
     writes_rotary_size=True,
+    tokenizer=_LIKE_LLAMA,
 )
 _MISTRAL = Family(
     "Mistral",
     "llama",
-    keys=(*_KEYS, _RMS, _VOCABULARY),
+    stored=_PLAIN,
+    keys=(*KEYS, RMS, _VOCABULARY),
     defaults={"max_position_embeddings": 131_072, "rms_norm_eps": 1e-6},
     head_size="always",
     interleave_qk=True,
     writes_rotary_size=True,
     checks=(llama_constraints.window_is_lost,),
+    tokenizer=_LIKE_MISTRAL,
 )
 _GEMMA_DEFAULTS = {"head_dim": 256, "rms_norm_eps": 1e-6, "query_pre_attn_scalar": 256, "sliding_window": 4096}
 _GEMMA3 = Family(
     "Gemma-3 (text)",
     "gemma3",
-    names={**_EMBEDDINGS, **_GEMMA_NORMS, **_QK_NORMS, **_ATTENTION, **_FFN},
-    keys=(*_KEYS, _RMS, _WINDOW, Key("final_logit_softcapping", "final_logit_softcapping", False, optional=True)),
+    stored=(*_EMBEDDINGS, *_GEMMA_NORMS, *_QK_NORMS, *_ATTENTION, *_FFN),
+    keys=(*KEYS, RMS, _WINDOW, replace(_SOFTCAP, optional=True)),
     defaults={
         **_GEMMA_DEFAULTS, "max_position_embeddings": 131_072, "num_attention_heads": 8, "num_key_value_heads": 4,
         "vocab_size": 262_208,
@@ -190,11 +104,11 @@ _GEMMA3 = Family(
     cuts_vocabulary=True,
     checks=(
         llama_constraints.attention_scale(layers_27b=62), llama_constraints.every_nth_layer_full(6),
-        must_be_absent("attn_logit_softcapping"),
-        must_be("use_bidirectional_attention", False),
+        must_be_absent("attn_logit_softcapping"), must_be("use_bidirectional_attention", False),
     ),
+    tokenizer=_LIKE_GEMMA,
 )  # fmt: skip
-_QWEN3_NAMES: Names = {**_EMBEDDINGS, **_NORMS, **_ATTENTION, **_QK_NORMS}
+_QWEN3 = (*_EMBEDDINGS, *_NORMS, *_ATTENTION, *_QK_NORMS)
 _QWEN_DEFAULTS = {"max_position_embeddings": 32_768, "rms_norm_eps": 1e-6}
 
 FAMILIES: dict[str, Family] = {
@@ -203,27 +117,26 @@ FAMILIES: dict[str, Family] = {
     "MixtralForCausalLM": Family(
         "Mixtral",
         "llama",
-        names={
-            **_EMBEDDINGS, **_NORMS, **_ATTENTION,
-            "model.layers.#.block_sparse_moe.gate.weight": "blk.#.ffn_gate_inp.weight",
-            **{f"model.layers.#.block_sparse_moe.experts.@.{w}.weight": f"blk.#.ffn_{x}_exps.weight"
-               for w, x in (("w1", "gate"), ("w2", "down"), ("w3", "up"))},
-        },
+        stored=(
+            *_EMBEDDINGS, *_NORMS, *_ATTENTION, f"{_LAYER}block_sparse_moe.gate.weight",
+            *(f"{_LAYER}block_sparse_moe.experts.@.{w}.weight" for w in ("w1", "w2", "w3")),
+        ),
         fused=_FUSED,
-        keys=(*_KEYS, _RMS, _VOCABULARY, *_EXPERTS),
+        keys=(*KEYS, RMS, _VOCABULARY, *_EXPERT_COUNTS),
         defaults={"max_position_embeddings": 131_072, "rms_norm_eps": 1e-5},
         interleave_qk=True,
         rope_theta=1_000_000.0,
         writes_rotary_size=True,
         checks=(llama_constraints.window_is_lost,),
+        tokenizer=_LIKE_MISTRAL,
     ),
     "Gemma2ForCausalLM": Family(
         "Gemma-2",
         "gemma2",
-        names={**_EMBEDDINGS, **_GEMMA_NORMS, **_ATTENTION, **_FFN, "lm_head.weight": ""},
+        stored=(*_EMBEDDINGS[:2], *_GEMMA_NORMS, *_ATTENTION, *_FFN),
+        ignored=("lm_head.weight",),
         keys=(
-            *_KEYS, _RMS, _WINDOW, Key("attn_logit_softcapping", "attn_logit_softcapping", False),
-            Key("final_logit_softcapping", "final_logit_softcapping", False),
+            *KEYS, RMS, _WINDOW, Key(Keys.LLM.ATTN_LOGIT_SOFTCAPPING, "attn_logit_softcapping", False), _SOFTCAP,
         ),
         defaults={
             **_GEMMA_DEFAULTS, "max_position_embeddings": 8192, "attn_logit_softcapping": 50.0,
@@ -238,28 +151,27 @@ FAMILIES: dict[str, Family] = {
             llama_constraints.attention_scale(layers_27b=46), llama_constraints.every_nth_layer_full(2),
             must_be("use_bidirectional_attention", False),
         ),
+        tokenizer=_LIKE_GEMMA,
     ),
     "Gemma3ForCausalLM": _GEMMA3,
     "Gemma3ForConditionalGeneration": replace(_GEMMA3, is_wrapper=True),
     "OlmoForCausalLM": Family(
         "OLMo",
         "olmo",
-        names={
-            **{stored: name for stored, name in _EMBEDDINGS.items() if name != "output_norm.weight"},
-            **_ATTENTION, **_FFN,
-        },
+        stored=(*_EMBEDDINGS[::2], *_ATTENTION, *_FFN),
         keys=(
-            *_KEYS, Key("attention.layer_norm_epsilon", "layer_norm_eps", False),
-            Key("attention.clamp_kqv", "clip_qkv", False, optional=True),
+            *KEYS, Key(Keys.Attention.LAYERNORM_EPS, "layer_norm_eps", False),
+            Key(Keys.Attention.CLAMP_KQV, "clip_qkv", False, optional=True),
         ),
         defaults={"max_position_embeddings": 2048, "layer_norm_eps": 1e-5},
         interleave_qk=True,
         checks=(llama_constraints.whole_heads, must_be("layer_norm_eps", 1e-5)),
+        tokenizer=TokenizerRules(byte_level_name="olmo"),
     ),
     "Olmo2ForCausalLM": Family(
         "OLMo-2",
         "olmo2",
-        names={**_EMBEDDINGS, **_POST_NORMS, **_ATTENTION, **_QK_NORMS, **_FFN},
+        stored=(*_EMBEDDINGS, *_POST_NORMS, *_ATTENTION, *_QK_NORMS, *_FFN),
         shapes={"attn_q_norm.weight": ("q",), "attn_k_norm.weight": ("kv",)},
         defaults={"max_position_embeddings": 2048, "rms_norm_eps": 1e-5},
         needs_output=True,
@@ -268,14 +180,15 @@ FAMILIES: dict[str, Family] = {
     "Qwen2ForCausalLM": Family(
         "Qwen2, Qwen2.5",
         "qwen2",
-        names={**_PLAIN, **_QKV_BIASES},
+        stored=(*_PLAIN, *_QKV_BIASES),
         defaults=_QWEN_DEFAULTS,
         checks=(llama_constraints.whole_heads, llama_constraints.only_full_layers),
+        tokenizer=_AS_WRITTEN,
     ),
     "Qwen3ForCausalLM": Family(
         "Qwen3",
         "qwen3",
-        names={**_QWEN3_NAMES, **_FFN},
+        stored=(*_QWEN3, *_FFN),
         defaults={**_QWEN_DEFAULTS, "head_dim": 128},
         head_size="always",
         checks=(llama_constraints.only_full_layers,),
@@ -283,14 +196,9 @@ FAMILIES: dict[str, Family] = {
     "Qwen3MoeForCausalLM": Family(
         "Qwen3 mixture of experts",
         "qwen3moe",
-        names={
-            **_QWEN3_NAMES,
-            "model.layers.#.mlp.gate.weight": "blk.#.ffn_gate_inp.weight",
-            **{f"model.layers.#.mlp.experts.@.{x}_proj.weight": f"blk.#.ffn_{x}_exps.weight"
-               for x in ("gate", "up", "down")},
-        },
+        stored=(*_QWEN3, f"{_LAYER}mlp.gate.weight", *_EXPERTS),
         fused=_FUSED,
-        keys=(*_KEYS, _RMS, *_EXPERTS, Key("expert_feed_forward_length", "moe_intermediate_size")),
+        keys=(*KEYS, RMS, *_EXPERT_COUNTS, Key(Keys.LLM.EXPERT_FEED_FORWARD_LENGTH, "moe_intermediate_size")),
         defaults=_QWEN_DEFAULTS,
         checks=(
             llama_constraints.only_full_layers, must_be("decoder_sparse_step", 1), must_be("mlp_only_layers", []),
@@ -300,16 +208,13 @@ FAMILIES: dict[str, Family] = {
     "Phi3ForCausalLM": Family(
         "Phi-3, Phi-3.5, Phi-4-mini",
         "phi3",
-        names={
-            **_EMBEDDINGS, **_NORMS,
-            "model.layers.#.self_attn.qkv_proj.weight": "blk.#.attn_qkv.weight",
-            "model.layers.#.self_attn.o_proj.weight": "blk.#.attn_output.weight",
-            "model.layers.#.mlp.gate_up_proj.weight": "blk.#.ffn_up.weight",
-            "model.layers.#.mlp.down_proj.weight": "blk.#.ffn_down.weight",
-        },
+        stored=(
+            *_EMBEDDINGS, *_NORMS,
+            *(f"{_LAYER}{x}_proj.weight" for x in ("self_attn.qkv", "self_attn.o", "mlp.gate_up", "mlp.down")),
+        ),
         shapes={"ffn_up.weight": ("gate and up", "embedding")},
         keys=(
-            *_KEYS, _RMS, Key("rope.scaling.original_context_length", "original_max_position_embeddings"),
+            *KEYS, RMS, Key(Keys.Rope.SCALING_ORIG_CTX_LEN, "original_max_position_embeddings"),
             replace(_WINDOW, absent=0),
         ),
         defaults={
@@ -320,24 +225,29 @@ FAMILIES: dict[str, Family] = {
         writes_rotary_size=True,
         rotates_part=True,
         checks=(llama_constraints.whole_heads, llama_constraints.window_is_lost),
+        tokenizer=TokenizerRules(is_read_as_written=True, adds_both_lists=True, trusts_flags=True),
     ),
     "SmolLM3ForCausalLM": Family(
         "SmolLM3",
         "smollm3",
-        keys=(*_KEYS, _RMS, _VOCABULARY),
+        stored=_PLAIN,
+        keys=(*KEYS, RMS, _VOCABULARY),
         defaults={"max_position_embeddings": 32_768, "rms_norm_eps": 1e-6},
         interleave_qk=True,
         rope_theta=2_000_000.0,
         writes_rotary_size=True,
         checks=(llama_constraints.only_full_layers, llama_constraints.every_fourth_without_rope),
+        tokenizer=_LIKE_LLAMA,
     ),
     "GraniteForCausalLM": Family(
         "Granite-3",
         "granite",
+        stored=_PLAIN,
         keys=(
-            *_KEYS, _RMS, _VOCABULARY, Key("attention.scale", "attention_multiplier", False),
-            Key("embedding_scale", "embedding_multiplier", False),
-            Key("residual_scale", "residual_multiplier", False), Key("logit_scale", "logits_scaling", False),
+            *KEYS, RMS, _VOCABULARY, Key(Keys.Attention.SCALE, "attention_multiplier", False),
+            Key(Keys.LLM.EMBEDDING_SCALE, "embedding_multiplier", False),
+            Key(Keys.LLM.RESIDUAL_SCALE, "residual_multiplier", False),
+            Key(Keys.LLM.LOGIT_SCALE, "logits_scaling", False),
         ),
         defaults={
             "max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "attention_multiplier": 1.0,
@@ -347,5 +257,28 @@ FAMILIES: dict[str, Family] = {
         interleave_qk=True,
         writes_rotary_size=True,
         checks=(llama_constraints.whole_heads,),
+        tokenizer=replace(_LIKE_MISTRAL, digits_name="refact"),
     ),
 }  # fmt: skip
+
+_WITH_RMS = Architecture(epsilon=Keys.Attention.LAYERNORM_RMS_EPS, rotates_whole_heads=True)
+# GGUF architecture -> what llama.cpp fixes for it; also some that no family has
+ARCHITECTURES: dict[str, Architecture] = {
+    "llama": replace(_WITH_RMS, layers_70b=80, grouped_70b=True),
+    **dict.fromkeys(("olmo2", "qwen3", "qwen3moe", "smollm3", "granite"), _WITH_RMS),
+    **dict.fromkeys(("gemma2", "gemma3"), replace(_WITH_RMS, rotates_whole_heads=False)),
+    "qwen2": replace(_WITH_RMS, layers_70b=80),
+    "olmo": Architecture(epsilon=Keys.Attention.LAYERNORM_EPS, rotates_whole_heads=True, layers_70b=80),
+    "phi3": Architecture(
+        epsilon=Keys.Attention.LAYERNORM_RMS_EPS,
+        name_rule=NameRule(
+            pattern=re.compile(r"(phi)-?(3)", re.IGNORECASE),
+            tokens=frozenset(("</s>", "<unk>", "<s>", "<|endoftext|>")),
+            mark="phi-3",
+            meaning="is a Phi-3's",
+        ),
+    ),
+    "gpt2": Architecture(epsilon=Keys.Attention.LAYERNORM_EPS),
+    "deci": Architecture(layers_70b=80),
+    "jais2": Architecture(layers_70b=68),
+}

@@ -24,7 +24,6 @@ from pa_lite.checkpoints.vocabulary.tokens import (
     BYTE,
     CONTROL,
     NORMAL,
-    PHI3_NAME,
     UNKNOWN,
     UNUSED,
     USER_DEFINED,
@@ -32,20 +31,13 @@ from pa_lite.checkpoints.vocabulary.tokens import (
     name_for_llama_cpp,
 )
 from pa_lite.errors import CheckpointError
-from pa_lite.ggml.metadata import Metadata, array, boolean, string, uint32
+from pa_lite.ggml.gguf_tables import Keys
+from pa_lite.ggml.metadata import Metadata, array, boolean, string
 
 __all__ = [
-    "BYTE", "CONTROL", "NORMAL", "PHI3_NAME", "UNKNOWN", "UNUSED", "USER_DEFINED", "name_for_llama_cpp",
+    "BYTE", "CONTROL", "NORMAL", "UNKNOWN", "UNUSED", "USER_DEFINED", "name_for_llama_cpp",
     "read_vocabulary",
 ]  # fmt: skip
-
-# whose add_prefix_space is copied, and whose vocabularies of Granite's old size never add BOS
-_LLAMA_LIKE = {"LlamaForCausalLM", "MistralForCausalLM", "MixtralForCausalLM", "GraniteForCausalLM",
-               "SmolLM3ForCausalLM"}  # fmt: skip
-_NO_PREFIX = {"Gemma2ForCausalLM", "Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"}
-_NEVER_BOS = 49152
-_CODE_LLAMA_SIZE = 32016
-_CODE_LLAMA_IDS = {"prefix": 32007, "suffix": 32008, "middle": 32009, "eot": 32010}
 
 
 def read_vocabulary(folder: Path, config: Mapping[str, Any], seen: Seen | None = None) -> Vocabulary:
@@ -80,12 +72,7 @@ def _vocabulary(files: TokenizerFiles) -> Vocabulary:
         raise CheckpointError(
             f"{files.where}: a {kind} vocabulary, neither byte-level BPE nor SentencePiece, cannot be converted."
         )
-    out = {**own, **special}
-    if files.architecture in _LLAMA_LIKE:
-        if files.size == _NEVER_BOS:
-            out["tokenizer.ggml.add_bos_token"] = boolean(False)
-        if files.size == _CODE_LLAMA_SIZE:
-            out.update({f"tokenizer.ggml.{name}_token_id": uint32(i) for name, i in _CODE_LLAMA_IDS.items()})
+    out = {**own, **special, **files.rules.keys_by_size.get(files.size, {})}
     return Vocabulary(out, table.texts, table.types)
 
 
@@ -101,26 +88,26 @@ def _older_layout(folder: Path) -> str:
 
 def _token_lists(model: str, pre: str, table: TokenTable) -> Metadata:
     return {
-        "tokenizer.ggml.model": string(model),
-        "tokenizer.ggml.pre": string(pre),
-        "tokenizer.ggml.tokens": array("STRING", table.texts),
-        "tokenizer.ggml.token_type": array("INT32", table.types),
+        Keys.Tokenizer.MODEL: string(model),
+        Keys.Tokenizer.PRE: string(pre),
+        Keys.Tokenizer.LIST: array("STRING", table.texts),
+        Keys.Tokenizer.TOKEN_TYPE: array("INT32", table.types),
     }
 
 
 def _copied_prefix(files: TokenizerFiles) -> bool | None:
     """tokenizer_config.json's add_prefix_space, where the converter copies it."""
     said = files.settings.get("add_prefix_space")
-    return said if files.architecture in _LLAMA_LIKE and isinstance(said, bool) else None
+    return said if files.rules.copies_space_prefix and isinstance(said, bool) else None
 
 
 def _byte_level(files: TokenizerFiles) -> tuple[TokenTable, Metadata, Metadata]:
     table, merges = files.seen.made("tokens", ("byte-level", *files.known_by), lambda: read_byte_level_bpe(files))
     out = _token_lists("gpt2", pre_tokenizer(files), table)
-    out["tokenizer.ggml.merges"] = array("STRING", merges)
+    out[Keys.Tokenizer.MERGES] = array("STRING", merges)
     prefix = _copied_prefix(files)
     if prefix is not None:
-        out["tokenizer.ggml.add_space_prefix"] = boolean(prefix)
+        out[Keys.Tokenizer.ADD_PREFIX] = boolean(prefix)
     return table, special_tokens(files, table.texts, sentencepiece=False), out
 
 
@@ -129,7 +116,7 @@ def _space_prefix(files: TokenizerFiles, prefixes: bool, scheme: str | None) -> 
 
     Where it puts one that the tokenizer does not, `space_prefix` says so to pa-lite.
     """
-    if files.architecture in _NO_PREFIX or scheme == "never":
+    if files.rules.never_prefixes or scheme == "never":
         return False
     if not files.has_model:
         return prefixes or scheme is not None
@@ -143,11 +130,11 @@ def _sentencepiece(files: TokenizerFiles) -> tuple[TokenTable, Metadata, Metadat
     else:
         table, prefixes = files.seen.made("tokens", ("sentencepiece", *files.known_by), lambda: from_definition(files))
     out = _token_lists("llama", "default", table)
-    out["tokenizer.ggml.scores"] = array("FLOAT32", table.scores)
+    out[Keys.Tokenizer.SCORES] = array("FLOAT32", table.scores)
     scheme = prefix_scheme(files)
     prefix = _space_prefix(files, prefixes, scheme)
     if prefix is not None:
-        out["tokenizer.ggml.add_space_prefix"] = boolean(prefix)
+        out[Keys.Tokenizer.ADD_PREFIX] = boolean(prefix)
     if prefix is not False:
         out.update(space_prefix(scheme))
     return table, special_tokens(files, table.texts, sentencepiece=True), out

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pa_lite.checkpoints.families.family import TokenizerRules
+from pa_lite.checkpoints.families.table import FAMILIES
 from pa_lite.checkpoints.safetensors_file import MAX_JSON, json_errors, read_json
 from pa_lite.checkpoints.vocabulary.large_json import (
     PIECE,
@@ -94,6 +96,12 @@ class TokenizerFiles:
     def has_model(self) -> bool:
         """Whether there is a tokenizer.model to be read."""
         return not self.ignores_model and (self.folder / MODEL).is_file()
+
+    @property
+    def rules(self) -> TokenizerRules:
+        """What the family's entry says of its tokenizer; of an unknown family, what holds for most."""
+        family = FAMILIES.get(self.architecture)
+        return TokenizerRules() if family is None else family.tokenizer
 
     @property
     def where(self) -> Path:

@@ -55,9 +55,6 @@ _SPLITS = {
     _cased(r"\p{N}{1,3}", rf"{_CONTRACTIONS}?"): "gpt-4o",
     _cased(r"\p{N}", ""): "tekken",
 }
-# one definition, one rule in llama.cpp, but a name for each family
-_BYTE_LEVEL_NAMES = {"OlmoForCausalLM": "olmo"}
-_DIGITS_NAMES = {"GraniteForCausalLM": "refact"}
 
 
 def steps_of(definition: Any, parts: str) -> list[Mapping[str, Any]]:
@@ -190,9 +187,9 @@ def _by_definition(files: TokenizerFiles, reason: str) -> str:
     if kinds[-1:] == ["ByteLevel"] and not steps[-1].get("add_prefix_space", True):
         words = bool(steps[-1].get("use_regex", True))  # whether ByteLevel itself cuts words, as GPT-2 does
         if kinds == ["ByteLevel"] and words:
-            name = _BYTE_LEVEL_NAMES.get(files.architecture, "gpt-2")
+            name = files.rules.byte_level_name
         elif kinds == ["Digits", "ByteLevel"] and words and steps[0].get("individual_digits"):
-            name = _DIGITS_NAMES.get(files.architecture, "smollm")
+            name = files.rules.digits_name
         elif kinds == ["Split", "ByteLevel"] and not words:
             name = _SPLITS.get(_split_pattern(steps[0]))
     if name is None:

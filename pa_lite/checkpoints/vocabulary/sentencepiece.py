@@ -25,7 +25,6 @@ from pa_lite.checkpoints.vocabulary.tokens import BYTE, CONTROL, NORMAL, UNKNOWN
 from pa_lite.checkpoints.vocabulary.trained import Merges
 from pa_lite.errors import CheckpointError
 
-_PHI3 = "Phi3ForCausalLM"
 _BYTE_TEXT = re.compile(rb"<0x[0-9A-Fa-f]{2}>")
 _BYTE_LENGTH = 6
 _PREPEND = {"type": "Prepend", "prepend": "▁"}
@@ -40,9 +39,9 @@ def is_sentencepiece(files: TokenizerFiles) -> bool:
 def from_model(files: TokenizerFiles) -> tuple[TokenTable, bool]:
     """The tokens of tokenizer.model and those added, and whether a blank is put before a text.
 
-    Added are tokenizer_config.json's added_tokens_decoder, else (and for Phi-3 besides) tokenizer.json's added_tokens,
-    with those of added_tokens.json. A special piece that is only repeated keeps its type and score: `<unk>` is unknown.
-    Added ids beyond the embedding are dropped, as nothing can make use of them.
+    Added are tokenizer_config.json's added_tokens_decoder, else (or, by the family's rules, besides) tokenizer.json's
+    added_tokens, with those of added_tokens.json. A special piece that is only repeated keeps its type and score:
+    `<unk>` is unknown. Added ids beyond the embedding are dropped, as nothing can make use of them.
     Raises CheckpointError for a broken file.
     """
     path = files.folder / MODEL
@@ -57,7 +56,7 @@ def from_model(files: TokenizerFiles) -> tuple[TokenTable, bool]:
     # a special piece stays one, whatever a decoder says: a user's text must not be able to spell it
     kept = [t for t in decoder or [] if is_control(t) or not _repeats(t, model)]
     _put_added(table, files, kept)
-    if decoder is None or files.architecture == _PHI3:  # for others the converter loses what has no decoder
+    if decoder is None or files.rules.adds_both_lists:  # for others the converter loses what has no decoder
         added = files.added_tokens()
         if decoder is None:
             added = [t for t in added if not _repeats(t, model)]
@@ -77,10 +76,7 @@ def _put_added(table: TokenTable, files: TokenizerFiles, tokens: Iterable[AddedT
     for token in tokens:
         if token.id >= files.size:
             continue
-        if files.architecture == _PHI3:  # its texts do not tell which tokens are control tokens
-            table.put_added(token.id, token.text, token.special)
-        else:
-            table.put_added(token.id, token.text, is_control(token))
+        table.put_added(token.id, token.text, token.special if files.rules.trusts_flags else is_control(token))
 
 
 def from_definition(files: TokenizerFiles) -> tuple[TokenTable, bool]:

@@ -16,22 +16,19 @@ SPACE_PREFIX_KEY = "tokenizer.pa_lite.space_prefix"
 SPACE_PREFIX_SCHEMES = ("first", "always")
 
 _REBUILT = "LlamaTokenizer"
-# whose tokenizers transformers 5 reads from the files whatever class they name
-_READ_AS_WRITTEN = {"MistralForCausalLM", "MixtralForCausalLM", "Phi3ForCausalLM", "GraniteForCausalLM",
-                    "Qwen2ForCausalLM"}  # fmt: skip
 
 
 def prefix_scheme(files: TokenizerFiles) -> str | None:
     """Return Metaspace's scheme (`first`, `always`, `never`), or None where there is no Metaspace.
 
     transformers 5 builds a LlamaTokenizer anew, by `legacy` and `add_prefix_space` of tokenizer_config.json, for all
-    but Mistral's and a few other classes; all else is what tokenizer.json says, or tokenizer.model with `legacy`.
+    but a few families (`is_read_as_written`); all else is what tokenizer.json says, or tokenizer.model with `legacy`.
     Source: transformers 5, AutoTokenizer, LlamaTokenizer, build_tokenizer_from_spm_proto.
     """
     legacy = files.settings.get("legacy")
     name = files.settings.get("tokenizer_class") or files.config.get("tokenizer_class")
     rebuilt = isinstance(name, str) and name.removesuffix("Fast") == _REBUILT
-    if rebuilt and files.architecture not in _READ_AS_WRITTEN:
+    if rebuilt and not files.rules.is_read_as_written:
         if files.settings.get("add_prefix_space") is False:
             return "never"
         return "always" if legacy else "first"

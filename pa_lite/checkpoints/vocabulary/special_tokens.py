@@ -11,11 +11,16 @@ from typing import Any
 
 from pa_lite.checkpoints.vocabulary.files import TokenizerFiles
 from pa_lite.errors import CheckpointError
+from pa_lite.ggml.gguf_tables import Keys
 from pa_lite.ggml.metadata import Metadata, array, boolean, string, uint32
 
-_KEYS = {"bos": "bos_token_id", "eos": "eos_token_id", "unk": "unknown_token_id", "sep": "seperator_token_id",
-         "pad": "padding_token_id", "cls": "cls_token_id", "mask": "mask_token_id", "eot": "eot_token_id",
-         "eom": "eom_token_id"}  # fmt: skip
+_KEYS = {
+    "bos": Keys.Tokenizer.BOS_ID, "eos": Keys.Tokenizer.EOS_ID, "unk": Keys.Tokenizer.UNK_ID,
+    "sep": Keys.Tokenizer.SEP_ID, "pad": Keys.Tokenizer.PAD_ID, "mask": Keys.Tokenizer.MASK_ID,
+    "eot": Keys.Tokenizer.EOT_ID, "eom": Keys.Tokenizer.EOM_ID,
+    "cls": "tokenizer.ggml.cls_token_id",  # which gguf has no name for
+}  # fmt: skip
+_ADDED = {"bos": Keys.Tokenizer.ADD_BOS, "eos": Keys.Tokenizer.ADD_EOS}
 _READ = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 # what a chat template gets as `bos_token` and `eos_token`, where that is not the text of the ids
 TEMPLATE_TOKEN_KEYS = {"bos": "tokenizer.pa_lite.bos_token", "eos": "tokenizer.pa_lite.eos_token"}
@@ -72,11 +77,11 @@ def special_tokens(files: TokenizerFiles, tokens: Sequence[str], sentencepiece: 
             ids[name] = value
     ids = {name: i for name, i in ids.items() if 0 <= i < len(tokens)}
     more_ends = _add_ends(ids, files.generation, tokens)
-    out: Metadata = {f"tokenizer.ggml.{_KEYS[name]}": uint32(i) for name, i in ids.items()}
+    out: Metadata = {_KEYS[name]: uint32(i) for name, i in ids.items()}
     if more_ends:
         out[END_IDS_KEY] = array("UINT32", more_ends)
-    for name in ("bos", "eos"):  # byte-level BPE without an id would have llama.cpp add token 11
-        out[f"tokenizer.ggml.add_{name}_token"] = boolean(roles.adds[name] and (sentencepiece or name in ids))
+    for name in _ADDED:  # byte-level BPE without an id would have llama.cpp add token 11
+        out[_ADDED[name]] = boolean(roles.adds[name] and (sentencepiece or name in ids))
     for place, (name, key) in enumerate(TEMPLATE_TOKEN_KEYS.items()):
         said = _template_token(files, name, place)
         if said is not None and said != (tokens[ids[name]] if name in ids else ""):

@@ -12,11 +12,15 @@ import numpy as np
 import numpy.typing as npt
 
 from pa_lite.checkpoints.checkpoint import Vocabulary
+from pa_lite.checkpoints.families.table import ARCHITECTURES
 from pa_lite.errors import CheckpointError
+from pa_lite.ggml.gguf_tables import TOKEN_TYPES, Keys
 from pa_lite.ggml.metadata import string
 from pa_lite.ggml.packed import PackedNumbers, PackedTexts, pack_texts
 
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # enum llama_token_type
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = (
+    TOKEN_TYPES[name] for name in ("NORMAL", "UNKNOWN", "CONTROL", "USER_DEFINED", "UNUSED", "BYTE")
+)
 MAX_TOKENS = 1 << 22  # sixteen times the largest vocabulary known; config.json is not to choose our memory
 _SPARE = 1 << 15  # ids without a token that an embedding may have besides: a claim of more is not made room for
 ADDED_SCORE, _PADDING_SCORE = -1000.0, -10000.0  # as llama.cpp's converter writes them
@@ -108,17 +112,19 @@ class TokenTable:
                 )
 
 
-PHI3_NAME = re.compile(r"(phi)-?(3)", re.IGNORECASE)
-_PHI3_TOKENS = ("</s>", "<unk>", "<s>", "<|endoftext|>")
-
-
 def name_for_llama_cpp(name: str, architecture: str, vocabulary: Vocabulary) -> str:
     """A model's name, so written that llama.cpp reads in it what is true of the tokenizer.
 
-    From "phi-3" or "phi3" in `general.name` llama.cpp concludes that control tokens swallow the white space behind
-    them, and it cannot load a model without Phi-3's four tokens. So Phi-3's name has it and no other's may.
+    llama.cpp draws conclusions from some names (NameRule). So the models that they are true of have such a name, and
+    no other may: there its two parts are separated.
     """
-    kind = vocabulary.metadata.get("tokenizer.ggml.model")
-    if architecture == "phi3" and kind == string("llama") and set(_PHI3_TOKENS) <= set(vocabulary.tokens):
-        return name if PHI3_NAME.search(name) else f"{name} (phi-3)"
-    return PHI3_NAME.sub(r"\1 \2", name)
+    kind = vocabulary.metadata.get(Keys.Tokenizer.MODEL)
+    for owner, facts in ARCHITECTURES.items():
+        rule = facts.name_rule
+        if rule is None:
+            continue
+        if architecture == owner and kind == string("llama") and rule.tokens <= set(vocabulary.tokens):
+            name = name if rule.pattern.search(name) else f"{name} ({rule.mark})"
+        else:
+            name = rule.pattern.sub(r"\1 \2", name)
+    return name

@@ -1,0 +1,175 @@
+"""What an entry of the families' table can say: of a model class, of its tokenizer, of its GGUF architecture."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pa_lite.checkpoints.config import Config
+from pa_lite.checkpoints.families.llama_constraints import Check
+from pa_lite.ggml.gguf_tables import Keys, gguf_name
+from pa_lite.ggml.metadata import Metadata
+
+# GGUF name within a layer -> rows and columns, in the words of `dimensions`
+SHAPES: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("token_embd.weight", "output.weight"), ("vocabulary", "embedding")),
+    **dict.fromkeys(("attn_q.weight",), ("q", "embedding")),
+    **dict.fromkeys(("attn_k.weight", "attn_v.weight"), ("kv", "embedding")),
+    **dict.fromkeys(("attn_q_norm.weight", "attn_k_norm.weight"), ("head",)),
+    **dict.fromkeys(("attn_k.bias", "attn_v.bias"), ("kv",)),
+    **dict.fromkeys(("ffn_gate.weight", "ffn_up.weight"), ("ffn", "embedding")),
+    **dict.fromkeys(("ffn_gate.bias", "ffn_up.bias"), ("ffn",)),
+    **dict.fromkeys(("ffn_gate_exps.weight", "ffn_up_exps.weight"), ("experts", "expert_ffn", "embedding")),
+    "attn_q.bias": ("q",),
+    "attn_qkv.weight": ("qkv", "embedding"),
+    "attn_output.weight": ("embedding", "q"),
+    "ffn_down.weight": ("embedding", "ffn"),
+    "ffn_gate_inp.weight": ("experts", "embedding"),
+    "ffn_down_exps.weight": ("experts", "embedding", "expert_ffn"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Key:
+    """One GGUF key of an architecture, with `{arch}` in its name, and the setting of config.json that it comes from."""
+
+    name: str
+    setting: str
+    is_count: bool = True
+    optional: bool = False
+    absent: int | None = None  # what stands for a setting that is not given
+
+
+KEYS = (
+    Key(Keys.LLM.BLOCK_COUNT, "num_hidden_layers"),
+    Key(Keys.LLM.CONTEXT_LENGTH, "max_position_embeddings"),
+    Key(Keys.LLM.EMBEDDING_LENGTH, "hidden_size"),
+    Key(Keys.LLM.FEED_FORWARD_LENGTH, "intermediate_size"),
+    Key(Keys.Attention.HEAD_COUNT, "num_attention_heads"),
+    Key(Keys.Attention.HEAD_COUNT_KV, "num_key_value_heads"),
+)
+RMS = Key(Keys.Attention.LAYERNORM_RMS_EPS, "rms_norm_eps", is_count=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerRules:
+    """How a family's tokenizer is read where its files do not say it.
+
+    `copies_space_prefix`: tokenizer_config.json's add_prefix_space goes into the GGUF file. `never_prefixes`: no space
+    is put before a text. `is_read_as_written`: transformers 5 takes it from the files whatever class they name.
+    `adds_both_lists`: the added tokens of tokenizer.json count beside those of tokenizer_config.json. `trusts_flags`:
+    only the files' flags tell which added tokens are control tokens, not their texts. `byte_level_name` and
+    `digits_name` are llama.cpp's names of two pre-tokenizers that have a name for each family. `keys_by_size` are GGUF
+    keys that vocabularies of one size get.
+    """
+
+    copies_space_prefix: bool = False
+    never_prefixes: bool = False
+    is_read_as_written: bool = False
+    adds_both_lists: bool = False
+    trusts_flags: bool = False
+    byte_level_name: str = "gpt-2"
+    digits_name: str = "smollm"
+    keys_by_size: Mapping[int, Metadata] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NameRule:
+    """What llama.cpp concludes from a model's name (`general.name`), with all architectures.
+
+    Where `pattern`, of two groups, is found in it, control tokens swallow the white space after them, and a vocabulary
+    without `tokens` cannot be loaded. `mark` is a name with the pattern, `meaning` what that says of a model.
+    """
+
+    pattern: re.Pattern[str]
+    tokens: frozenset[str]
+    mark: str
+    meaning: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """What llama.cpp fixes for an architecture, whatever class a model has in transformers.
+
+    `epsilon` is the key that its norms cannot do without, empty where what it requires is not known.
+    `rotates_whole_heads`: all values of a key are turned by their position. `layers_70b` are the layers of what
+    llama-quantize calls its 70B, which has `grouped_70b` fewer heads of keys than of queries. `name_rule` is for models
+    of this architecture alone.
+    """
+
+    epsilon: str = ""
+    rotates_whole_heads: bool = False
+    layers_70b: int = 0
+    grouped_70b: bool = False
+    name_rule: NameRule | None = None
+
+
+@dataclass(frozen=True)
+class Family:
+    """One entry of the table: what llama.cpp calls the architecture, and how its models are stored and described.
+
+    Tensors: `stored` are the names that transformers gives them, where # is the layer and @ the expert; gguf knows
+    their GGUF names. `fused` are tensors that hold all experts of a layer, and of each expert several others one after
+    the other, by their stored names; `ignored` are left out, `optional` may be missing. `shapes` are those that differ
+    from SHAPES, by GGUF name within a layer. `interleave_qk` turns the rows of q and k into llama.cpp's order;
+    `norm_shift` is added to every norm; `needs_output` has a tied output written all the same; `cuts_vocabulary` drops
+    what rows the embedding has beyond the vocabulary; `is_wrapper` has other modalities beside the language model.
+
+    Settings: `keys` with the `defaults` of transformers' class; the keys of the head's size are written "always", when
+    "given", or "never". `rope_theta` and, where local layers have one of their own, `local_theta` are defaults too;
+    `rope_kinds` are the scalings that llama.cpp carries out; `rotates_part` of a head is possible; `writes_rope` and
+    `writes_rotary_size` tell which rotary keys there are. `checks` are made of all that is fixed in llama.cpp.
+    """
+
+    title: str
+    architecture: str
+    stored: tuple[str, ...]
+    fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    ignored: tuple[str, ...] = ()
+    optional: frozenset[str] = frozenset({"lm_head.weight"})
+    shapes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    keys: tuple[Key, ...] = (*KEYS, RMS)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    activation: str = "silu"
+    head_size: str = "given"
+    interleave_qk: bool = False
+    norm_shift: float = 0.0
+    rope_theta: float = 10_000.0
+    local_theta: float | None = None
+    rope_kinds: tuple[str, ...] = ("default", "linear", "yarn", "dynamic")
+    writes_rope: bool = True
+    writes_rotary_size: bool = False
+    rotates_part: bool = False
+    needs_output: bool = False
+    cuts_vocabulary: bool = False
+    is_wrapper: bool = False
+    checks: tuple[Check, ...] = ()
+    tokenizer: TokenizerRules = field(default_factory=TokenizerRules)
+
+    @functools.cached_property
+    def names(self) -> Mapping[str, str]:
+        """Stored name -> GGUF name, both with `#` for the layer; an empty one is left out."""
+        return {**{name: self._gguf_name(name) for name in self.stored}, **dict.fromkeys(self.ignored, "")}
+
+    @functools.cached_property
+    def fused_names(self) -> Mapping[str, tuple[str, ...]]:
+        """Stored name of a tensor of all experts -> the GGUF names of its parts."""
+        return {name: tuple(map(self._gguf_name, parts)) for name, parts in self.fused.items()}
+
+    def _gguf_name(self, stored_name: str) -> str:
+        name = gguf_name(self.architecture, stored_name)
+        assert name is not None, f"gguf knows no {stored_name} of {self.architecture}"
+        return name
+
+    def required(self, config: Config) -> Iterator[tuple[str, str]]:
+        """The tensors that a model must have: (stored name, GGUF name), of experts the first."""
+        flagged = {flag for flag in ("attention_bias", "mlp_bias") if config.get(flag) is True}
+        for stored, name in self.names.items():
+            flag = "mlp_bias" if name.startswith("blk.#.ffn") else "attention_bias"
+            if not name or (stored in self.optional and not (stored.endswith(".bias") and flag in flagged)):
+                continue
+            for layer in range(config.count("num_hidden_layers")) if "#" in name else [0]:
+                yield stored.replace("#", str(layer)).replace("@", "0"), name.replace("#", str(layer))
