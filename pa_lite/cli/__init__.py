@@ -83,6 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     prepare_streams()
+    if strange := [word for word in words if "\0" in word]:
+        _fail(f"the command line has a NUL character in {strange[0]!r}.")
     # numpy's BLAS starts a thread for each core, and where it cannot, sends this process the signal of Ctrl-C
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # huggingface_hub would tell which program asks from where

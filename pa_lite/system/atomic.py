@@ -96,6 +96,9 @@ def write_errors(
     except OSError as e:
         if e.errno in (errno.ENOSPC, errno.EDQUOT):
             raise OutputError(f"{folder}: the disk is full ({e.strerror}); {when_full}") from e
+        if e.errno == errno.EFBIG:
+            kept = when_full.partition(". ")[0]
+            raise OutputError(f"{folder}: cannot be written: {system_words(e)}; {kept}.") from e
         if e.errno in (errno.EACCES, errno.EPERM, errno.EROFS):  # of a temporary name, which nobody gave
             raise OutputError(f"{folder}: cannot be written: {system_words(e)}.") from e
         raise OutputError(f"{e.filename or folder}: cannot be written: {system_words(e)}.") from e

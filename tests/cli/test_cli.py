@@ -62,6 +62,10 @@ def test_merge_as_it_stands(
     assert run(capsys, "merge", "--lam", "0.7", "--force", "--json")[0] == 0
 
 
+def test_a_nul_character_is_one_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "inspect", "a\0b") == (1, "", "error: the command line has a NUL character in 'a\\x00b'.\n")
+
+
 def test_merge_of_folders_with_several_lams(
     capsys: pytest.CaptureFixture[str], tiny_pair: tuple[Path, Path], tmp_path: Path
 ) -> None:

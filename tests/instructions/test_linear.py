@@ -140,7 +140,7 @@ def test_strings_of_toml_are_those_of_the_slow_pattern(line: str) -> None:
 def test_headers_without_text_count_sections_as_before() -> None:
     for header in (" ", "\t", "  "):
         check = {"kind": "section_count", "n": 2, "header": header}
-        assert passes(f"{header}1. a\n#{header}2. b\nno 3", check)
+        assert passes(f"to do:\n{header}1. a\n#{header}2. b\nno 3", check)
         assert not passes("1. a\n2. b", check)
 
 

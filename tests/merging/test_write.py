@@ -99,8 +99,8 @@ def test_too_large_for_the_disk(tiny_pair: tuple[Path, Path], tmp_path: Path, mo
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_disk_that_fills_leaves_nothing_behind(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
-    """A file-size limit stands for the full disk; in a process of its own, as the limit is the process's."""
+def test_a_limit_of_file_sizes_leaves_nothing_behind(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+    """In a process of its own, as the limit is the process's."""
     code = (
         "import resource, sys, pa_lite.cli\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n"
@@ -111,7 +111,10 @@ def test_a_disk_that_fills_leaves_nothing_behind(tiny_pair: tuple[Path, Path], t
         [sys.executable, "-c", code, *map(str, tiny_pair), str(target)], capture_output=True, text=True, check=False
     )
     assert run.returncode == 1
-    assert run.stderr.startswith(f"error: {tmp_path}: the disk is full")
+    assert run.stderr.startswith(
+        f"error: {tmp_path}: cannot be written: File too large: no file may grow beyond 0.05 MB"
+    )
+    assert run.stderr.endswith("(ulimit -f unlimited); nothing was left behind.\n")
     assert len(run.stderr.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 50_000

@@ -21,6 +21,7 @@ from pa_lite.study.report.matplotlib_charts import Panels
 from pa_lite.study.report.plotly_charts import Figure, curves_figure, panels_figure, plane_figure
 from pa_lite.study.report.static_charts import static_charts
 from pa_lite.study.summary import Reading, Study, against_ends, conclusion, labels, readings, table
+from pa_lite.system.opening import open_regular
 
 _TEMPLATE = Path(__file__).with_name("page.html")
 _SCRIPT = Path(__file__).with_name("page.js")
@@ -111,6 +112,16 @@ def readable(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [readable(inner) for inner in value]
     return value
+
+
+def is_page(path: Path) -> bool:
+    """Return whether a file begins as every page of a study does."""
+    begin = _TEMPLATE.read_bytes().partition(b"{{")[0]
+    try:
+        with open_regular(path) as file:
+            return file.read(len(begin)) == begin
+    except OSError:
+        return False
 
 
 def to_html(study: Study) -> str:

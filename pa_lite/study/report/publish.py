@@ -10,7 +10,7 @@ from pa_lite.errors import OutputError
 from pa_lite.ggml.quant_types import type_name
 from pa_lite.study.export import item_rows, lm_eval_document, to_csv
 from pa_lite.study.report.matplotlib_charts import figure_names, write_png
-from pa_lite.study.report.page import to_html
+from pa_lite.study.report.page import is_page, to_html
 from pa_lite.study.results import load_study
 from pa_lite.study.store import Store, read_store
 from pa_lite.study.summary import Study
@@ -45,8 +45,8 @@ def publish(run: Path, options: ReportOptions | None = None) -> tuple[list[Path]
     """
     options = options or ReportOptions()
     page = options.output or run / "report.html"
-    # the page in the run folder is ours to renew
-    check_target(page, options.force or options.output is None)
+    # a page in the run folder is ours to renew, if it is one
+    check_target(page, options.force or (options.output is None and is_page(page)))
     if options.csv is not None:
         check_target(options.csv, options.force, "--csv")
     for folder in (options.png, options.lm_eval):

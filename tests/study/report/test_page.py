@@ -175,6 +175,11 @@ def test_publishing_a_run(tmp_path: Path) -> None:
     assert kind["acc_stderr,none"] > 0
     assert document["n-samples"]["demo_kind"] == {"original": 24, "effective": 24}
     publish(run)  # the run's own page is renewed
+    (run / "report.html").write_text("<!doctype html>\n<html>mine</html>", "utf-8")
+    with pytest.raises(OutputError, match=r"report\.html: exists already"):
+        publish(run)
+    assert (run / "report.html").read_text("utf-8").endswith("mine</html>")
+    publish(run, ReportOptions(force=True))
     with pytest.raises(OutputError, match="exists already"):
         publish(run, ReportOptions(csv=tmp_path / "items.csv"))
     with pytest.raises(InputError, match="type 'Q8_0' was not measured"):

@@ -151,7 +151,7 @@ def test_another_users_file_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of file sizes on Linux")
-def test_a_full_disk_leaves_whole_lines(tmp_path: Path) -> None:
+def test_a_limit_of_file_sizes_leaves_whole_lines(tmp_path: Path) -> None:
     import resource
 
     path = filled(tmp_path / "a.jsonl")
@@ -160,7 +160,7 @@ def test_a_full_disk_leaves_whole_lines(tmp_path: Path) -> None:
     try:
         with Answers(path, "model") as answers:
             resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, hard))
-            with pytest.raises(OutputError, match=r"the disk is full .*the answers so far are kept"):
+            with pytest.raises(OutputError, match=r"no file may grow beyond .*; the answers so far are kept\."):
                 answers.add("loglikelihood_rolling", ("b",), -2.5)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
