@@ -190,7 +190,7 @@ def test_a_file_that_only_safetensors_refuses_is_refused(tmp_path: Path, monkeyp
     """Were our reader wrong about a file, the second check would stop the merge."""
     path = tmp_path / "x.safetensors"
     path.write_bytes(pack_safetensors(json.dumps({"a": entry([2], 0, 4)}).encode(), bytes(4)))
-    monkeypatch.setattr(safetensors_file, "read_strictly", lambda path: {})
+    monkeypatch.setattr(safetensors_file, "read_strictly", lambda path, memory: {})
     with pytest.raises(CheckpointError, match=r"x\.safetensors: the package safetensors refuses it: .* Fetch the file"):
         read_header(path)
     path.write_bytes(save({"a": np.ones(2, np.float32)}))
