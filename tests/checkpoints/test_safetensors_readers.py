@@ -195,7 +195,7 @@ def test_a_file_that_only_safetensors_refuses_is_refused(tmp_path: Path, monkeyp
         read_header(path)
     path.write_bytes(save({"a": np.ones(2, np.float32)}))
     for wrong in ({}, {"a": StoredTensor("a", path, 0, "F32", (1, 2))}, {"a": StoredTensor("a", path, 0, "I32", (2,))}):
-        monkeypatch.setattr(safetensors_file, "read_strictly", lambda path, wrong=wrong: wrong)
+        monkeypatch.setattr(safetensors_file, "read_strictly", lambda path, memory, wrong=wrong: wrong)
         with pytest.raises(CheckpointError, match="the package safetensors finds other tensors"):
             read_header(path)
 
