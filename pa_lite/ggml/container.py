@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import array
 import math
-import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -397,11 +396,3 @@ def gguf_header_bytes(
     """Return the same as `gguf_header`, with the header in one piece, which is a copy of the vocabulary."""
     header, placed, size = gguf_header(architecture, metadata, tensors, memo)
     return bytes(header), placed, size
-
-
-def reserve(file: BinaryIO, size: int) -> None:
-    """Give an open file its final length, taking the disk space now where the system can: a full disk shows early."""
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(file.fileno(), 0, size)
-    else:
-        file.truncate(size)

@@ -121,6 +121,14 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def reserve(file: BinaryIO, size: int) -> None:
+    """Give an open file its final length, taking the disk space now where the system can: a full disk shows early."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
+    else:
+        file.truncate(size)
+
+
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A new file beside `path`, open to be written and synced by the caller; it becomes `path` if all went well.

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pa_lite.ggml.container import GgufTensor, gguf_header_bytes, read_gguf_header, reserve
+from pa_lite.ggml.container import GgufTensor, gguf_header_bytes, read_gguf_header
 from pa_lite.ggml.kernels import TensorType
 from pa_lite.ggml.metadata import Field, Metadata
+from pa_lite.system.atomic import reserve
 
 
 def write_gguf_header(
