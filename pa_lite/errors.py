@@ -11,7 +11,7 @@ _LONGEST_NAME = 200  # characters, beyond which no known name is like it
 
 
 class PaLiteError(Exception):
-    """Something that the user, their files or their machine must mend; the message says what, where and what to do.
+    """Something that the user can put right; the message says what is wrong, where, and what to do.
 
     It is one plain line, whatever the names and values in it are.
     """

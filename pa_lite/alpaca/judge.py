@@ -32,7 +32,7 @@ _TASK = (
     "Reply with one letter only, A or B."
 )
 _PROMPT = "{task}\n\n[Request]\n{request}\n\n[Answer of A]\n{first}\n\n[Answer of B]\n{second}\n\n[Whose is better?]"
-# characters of prompts that are tokens at a time: each is scored with the tokens of both letters behind it
+# characters of prompts that are held as tokens at a time: each prompt is scored twice, once with each letter
 _PORTION = 4_000_000
 _ROUNDING = 1e-3  # of probabilities that are sums of others
 PROMPT_ID = hashlib.sha256((_TASK + _PROMPT).encode()).hexdigest()[:12]  # results of other words do not compare

@@ -71,7 +71,7 @@ class _Resources:
 
 
 class LoadedModel:
-    """A model in memory, made by `load`. It is freed when it is no longer used, by `close`, or at the end of `with`."""
+    """A model in memory, made by `load`. Its memory is freed by `close`, after a `with` block, or with the object."""
 
     def __init__(self, model: ModelLike, options: EngineOptions | None = None, kind: str = "F16") -> None:
         """Load what a model reference names; a pair is merged as type `kind`. Raises PaLiteError."""

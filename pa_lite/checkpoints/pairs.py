@@ -201,9 +201,9 @@ def _path_of_bytes(value: Any) -> Any:
 def add_pair(name: str, base: str, instruct: str, description: str = "", force: bool = False) -> Pair:
     """Keep a pair in the user's own registry; paths become absolute.
 
-    Checkpoints on the disk are opened, those on the Hub are not asked for. Raises InputError for a name that is taken
-    (own ones may be replaced with `force`) or cannot be one, and CheckpointError for sides that are no checkpoints or
-    of two architectures.
+    Checkpoints on the disk are opened, those on the Hub are not asked for. Raises InputError for a name that
+    is not allowed or is taken (with `force`, a pair of the user's own is replaced), and CheckpointError for sides that
+    are not checkpoints or are of two architectures.
     """
     if not _NAME.fullmatch(name):
         raise InputError(f"{name!r} cannot name a pair; take letters, digits, '.', '_' and '-'.")

@@ -29,7 +29,7 @@ from pa_lite.untrusted.portions import portions
 
 Progress = Callable[[int, int], None]
 BOOTSTRAP_SEED = 1234
-# characters of prompts that are tokens at a time: a quarter of them is tokens, each some 40 bytes in Python's lists
+# characters of prompts that are held as tokens at a time: four characters a token, 40 bytes a token in a list
 _PORTION = 8_000_000
 _WHOLE = Extract("none", r"(?s)\A.*\Z")  # without a pattern the answer is all that was generated
 

@@ -19,6 +19,7 @@ from tools import ROOT
 from tools.chaos import __main__ as chaos
 from tools.chaos import clock, disks, jobs, kill, read_errors
 from tools.chaos import links as chaos_links
+from tools.chaos.commands import OF_RUNS, RUN_NAMES, Command
 from tools.chaos.runs import Outcome, Process, Row, at_moments, clear_error, good_end, show
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the campaign needs Linux")
@@ -100,7 +101,7 @@ def test_links_show_what_is_written_through_them(tmp_path: Path) -> None:
     found = {}
     for kind in ("link to a file", "hard link", "file", "folder", "link to itself"):
         row = Row("links", "writer")
-        links.disturb(chaos_links.Command("writer", lambda _: ("write",)), "out/x", kind, row)
+        links.disturb(Command("writer", lambda _: ("write",)), "out/x", kind, row)
         found[kind] = [problem.partition(": ")[2].partition(" (")[0] for problem in row.findings]
     changed = "what it leads to was changed"
     assert found == {
@@ -113,14 +114,14 @@ def test_inputs_are_made_once_and_run_folders_hold_no_other_names(tmp_path: Path
     with chaos_links.made_links(tmp_path) as links:
         made = tmp_path / "inputs" / "run" / "study.sqlite"
         assert not made.exists()
-        seen = set(links.names(chaos_links.OF_RUNS[1])) | set(links.names(chaos_links.OF_RUNS[3]))
+        seen = set(links.names(OF_RUNS[1])) | set(links.names(OF_RUNS[3]))
         when = made.stat().st_mtime_ns
-        links.fresh(chaos_links.OF_RUNS[0])
+        links.fresh(OF_RUNS[0])
         assert made.stat().st_mtime_ns == when
         assert not links.inputs["demo"].exists()
     named = {name for name in seen if name.startswith("run/")}
     assert {"run/study.sqlite", "run/study.lock", "run/report.html"} <= named
-    assert named <= {f"run/{name}" for name in chaos_links.RUN_NAMES}
+    assert named <= {f"run/{name}" for name in RUN_NAMES}
 
 
 def test_moments_that_are_not_due_are_left_out() -> None:

@@ -23,6 +23,7 @@ from pa_lite.errors import PaLiteError
 from tools import program
 from tools.chaos import clock, full_disk, kill, limits, race, read_errors, signals
 from tools.chaos import links as chaos_links
+from tools.chaos.commands import COMMANDS
 from tools.chaos.disks import own_namespace
 from tools.chaos.jobs import JOBS, Job, made_scene
 from tools.chaos.runs import Row, show
@@ -62,7 +63,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     )
     options = parser.parse_args(words)
     options.jobs = [name for name in options.jobs.split(",") if name]
-    linked = {command.name.split()[0] for command in chaos_links.COMMANDS}
+    linked = {command.name.split()[0] for command in COMMANDS}
     known = {*JOBS, *(linked if options.fault in (*OF_COMMANDS, "all") else ())}
     if unknown := set(options.jobs) - known:
         parser.error(f"unknown job {unknown.pop()!r}: {', '.join(sorted(known))} are known")

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tools.chaos.links import COMMANDS, Command, Links
+from tools.chaos.commands import COMMANDS, Command
+from tools.chaos.links import Links
 from tools.chaos.runs import PATIENCE, Outcome, Row, clear_error, good_end
 
 _START = """

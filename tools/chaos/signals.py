@@ -11,7 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tools.chaos.links import COMMANDS, Command, Links
+from tools.chaos.commands import COMMANDS, Command
+from tools.chaos.links import Links
 from tools.chaos.runs import PATIENCE, Outcome, Process, Row, good_end, last_line, moment, run
 
 _STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}

@@ -179,7 +179,7 @@ def read_optional(path: Path) -> dict[str, Any]:
 
 
 def content_digest(path: Path) -> bytes:
-    """Return the SHA-256 of a file's content, empty when there is no such file. Raises CheckpointError."""
+    """Return the SHA-256 of a file's content as hex, or an empty string if there is no file. Raises CheckpointError."""
     if not path.is_file():
         return b""
     digest = hashlib.sha256()
@@ -193,7 +193,7 @@ def content_digest(path: Path) -> bytes:
 
 
 def read_definition(path: Path, piece: int = PIECE) -> dict[str, Any]:
-    """Return a tokenizer.json, its vocab as TrainedTokens and its merges as Merges; {} when there is no such file.
+    """Return a tokenizer.json, its vocab as TrainedTokens and its merges as Merges; or {} if there is no file.
 
     `piece` is how many bytes are parsed at a time. Raises CheckpointError for a broken file.
     """
