@@ -17,6 +17,9 @@ COMMANDS = {"data": "world", "train": "train", "evaluate": "evaluate", "table": 
 
 def main(words: Sequence[str]) -> None:
     """Run the command that the first word names; the rest are its own."""
+    if words and words[0] in ("-h", "--help"):
+        print(__doc__)
+        return
     if not words or words[0] not in COMMANDS:
         sys.exit(f"usage: python -m tools.demo {{{','.join(COMMANDS)}}} ...")
     sys.argv = [f"tools.demo {words[0]}", *words[1:]]
