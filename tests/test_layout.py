@@ -20,6 +20,7 @@ PACKAGES = [
     "sanitize",
     "errors",
     "statistics",
+    "progress",
     "system",
     "untrusted",
     "ggml",
@@ -84,7 +85,7 @@ def test_modules_say_what_they_are_for_and_stay_small(path: Path) -> None:
 
 
 def test_commands_call_the_api_and_nothing_below_it() -> None:
-    allowed = ("pa_lite.api", "pa_lite.cli", "pa_lite.errors", "pa_lite.sanitize")
+    allowed = ("pa_lite.api", "pa_lite.cli", "pa_lite.errors", "pa_lite.progress", "pa_lite.sanitize")
     for path in (PACKAGE / "cli").rglob("*.py"):
         for imported in imports(path):
             assert imported == "pa_lite" or imported.startswith(allowed), f"{path.name} imports {imported}"

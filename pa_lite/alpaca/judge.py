@@ -21,6 +21,7 @@ from pa_lite.engine.chat_template import measured_options, template_of
 from pa_lite.engine.model import Model
 from pa_lite.engine.scoring import Request, Score, score_requests
 from pa_lite.errors import InputError
+from pa_lite.progress import Counter, Progress
 from pa_lite.untrusted.portions import portions
 
 ANSWERS = ("A", "B")
@@ -137,27 +138,21 @@ def judge_pairs(
     pairs: Sequence[Pair],
     options: JudgeOptions,
     finished: Callable[[int, Verdict], None],
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     chat: ChatOptions | None = None,
 ) -> None:
     """Judge every pair; `finished` gets a pair's place and its verdict as soon as that is there, in no order.
 
     Equal answers tie unasked. A pair whose prompt, in an order to be asked, exceeds the judge's context or cannot be
     tokenised is not judged; nothing of it is cut. A judge whose template starts its turn with reasoning is asked after
-    the end of it. The chat options are settled first (see `measured_options`). `progress` gets (prompts done, prompts
-    in all). Raises InputError for a judge without the answer tokens, EngineError when its template or llama.cpp fails.
+    the end of it. The chat options are settled first (see `measured_options`). `progress` gets the prompts done.
+    Raises InputError for a judge without the answer tokens, EngineError when its template or llama.cpp fails.
     """
     answers = answer_tokens(model)
     tokens = [t for ids in answers for t in ids]
     chat = measured_options(template_of(model), chat, model.name)
     n = (1 + options.both_orders) * sum(pair.reference != pair.model for pair in pairs)
-    done = 0
-
-    def report(n_more: int) -> None:
-        nonlocal done
-        done += n_more
-        if progress is not None and n_more:
-            progress(done, n)
+    counter = Counter(progress, "judge", n, "prompts")
 
     for portion in portions(range(len(pairs)), lambda i: _length(pairs[i], options), _PORTION):
         cases: list[_Case] = []
@@ -173,8 +168,8 @@ def judge_pairs(
             else:
                 cases.append(case)
                 continue
-            n -= len(case.prompts)
-        _ask(model, cases, tokens, lambda case: finished(case.place, case.verdict(answers)), report)
+            counter.total -= len(case.prompts)
+        _ask(model, cases, tokens, lambda case: finished(case.place, case.verdict(answers)), counter)
 
 
 def _length(pair: Pair, options: JudgeOptions) -> int:
@@ -208,11 +203,11 @@ def _ask(
     cases: Sequence[_Case],
     tokens: Sequence[int],
     finished: Callable[[_Case], None],
-    report: Callable[[int], None],
+    counter: Counter,
 ) -> None:
     """Score the answer tokens behind every prompt, all prompts in one tree.
 
-    `finished` gets each case once complete, `report` how many more prompts are done.
+    `finished` gets each case once complete, `counter` how many more prompts are done.
     """
     done = 0
     places = [(case, order, token) for case in cases for order in case.prompts for token in tokens]
@@ -223,10 +218,11 @@ def _ask(
         if len(case.logprobs) == len(case.prompts) * len(tokens):
             finished(case)
 
-    def prompts_done(n_requests: int, _total: int) -> None:
+    def prompts_done(_phase: str, n_requests: int, _total: int, _unit: str) -> None:
         nonlocal done
         before, done = done, n_requests // len(tokens)
-        report(done - before)
+        if done > before:
+            counter.add(done - before)
 
     requests = [Request((*case.prompts[order], token), len(case.prompts[order])) for case, order, token in places]
     score_requests(model, requests, prompts_done, arrived)

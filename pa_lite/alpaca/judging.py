@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from pa_lite.alpaca.records import Record
 from pa_lite.engine.chat_options import ChatOptions
 from pa_lite.engine.chat_template import chat_facts, measured_options, template_of
 from pa_lite.engine.model import Model
+from pa_lite.progress import Progress
 from pa_lite.statistics import Estimate, standard_error
 from pa_lite.system.atomic import check_target, write_text
 
@@ -116,7 +117,7 @@ def judge_outputs(
     options: JudgeOptions,
     resume: bool = False,
     force: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     chat: ChatOptions | None = None,
 ) -> Judging:
     """Judge a pairing and write the annotations to `target`; verdicts are journaled beside it as they come.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from pa_lite.engine.chat_template import chat_facts, measured_options, template_
 from pa_lite.engine.generation import GenerationOptions, generate
 from pa_lite.engine.model import Model
 from pa_lite.errors import InputError
+from pa_lite.progress import Progress, part_of
 from pa_lite.sanitize import name_text
 from pa_lite.system.atomic import check_target, write_text
 
@@ -73,15 +74,14 @@ def answer_prompts(
     options: GenerationOptions | None = None,
     chat: ChatOptions | None = None,
     journal: Journal | None = None,
-    progress: Callable[[int, int], None] | None = None,
-    on_tokens: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Generation]:
     """Return the model's answer to every prompt, through its chat template, in the prompts' order.
 
     The chat options are settled first (see `measured_options`); who also records them settles them before.
     What `journal` (made with `facts_of` of the same arguments) holds already is taken from it, and what is new is
-    written to it as it comes; a sampled answer is the same either way. `progress` gets (answers done, answers in all),
-    `on_tokens` the number of tokens of each step. Raises what generate and chat_prompts raise.
+    written to it as it comes; a sampled answer is the same either way. `progress` gets what that of
+    `generate` gets, earlier answers counted. Raises what generate and chat_prompts raise.
     """
     chat = measured_options(template_of(model), chat, model.name)
     own = system_prompts(prompts, chat.system)
@@ -93,13 +93,12 @@ def answer_prompts(
         done[places[k]] = generation
         if journal is not None:
             journal.add(places[k], asdict(generation))
-        if progress is not None:
-            progress(len(done), len(prompts))
 
     if progress is not None:
-        progress(len(done), len(prompts))
+        progress("generate", len(done), len(prompts), "answers")
     tokens, reasoning = [asked.tokens[i] for i in places], [asked.reasoning[i] for i in places]
-    generate(model, tokens, options, on_done=keep, streams=places, on_tokens=on_tokens, reasoning=reasoning)
+    told = part_of(progress, "generate", len(done), len(prompts), "answers")
+    generate(model, tokens, options, told, on_done=keep, streams=places, reasoning=reasoning)
     return [done[i] for i in range(len(prompts))]
 
 
@@ -163,13 +162,12 @@ def generate_outputs(
     generator: str,
     options: GenerationOptions | None = None,
     chat: ChatOptions | None = None,
-    progress: Callable[[int, int], None] | None = None,
-    on_tokens: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Output]:
     """Answer every prompt through the model's chat template; `generator` names the model in the outputs."""
     template = template_of(model)
     chat = measured_options(template, chat, model.name)
-    answers = answer_prompts(model, prompts, options, chat, None, progress, on_tokens)
+    answers = answer_prompts(model, prompts, options, chat, None, progress)
     return to_outputs(prompts, answers, generator, chat_facts(template, chat, model.name))
 
 
@@ -207,8 +205,7 @@ def write_outputs(
     target: Target,
     options: GenerationOptions | None = None,
     chat: ChatOptions | None = None,
-    progress: Callable[[int, int], None] | None = None,
-    on_tokens: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Written:
     """Answer every prompt and write the model_outputs file, whole or not at all.
 
@@ -225,7 +222,7 @@ def write_outputs(
     with Journal(target.path, facts, len(prompts), target.resume, target.force) as journal:
         check_target(target.path, target.force)  # again: another process may have finished just now
         n_resumed = len(journal.results)
-        answers = answer_prompts(model, prompts, options, chat, journal, progress, on_tokens)
+        answers = answer_prompts(model, prompts, options, chat, journal, progress)
         write_text(target.path, to_json(to_outputs(prompts, answers, generator, made)))
         journal.finish()
     reasons = {name: sum(a.reason == name for a in answers) for name in ("end", "stop", "length", "reasoning")}

@@ -97,7 +97,7 @@ def merge(
     that names one lam gives one path. `output` is a file (for one lam) or a folder that exists; by default files get
     names in the working folder. The other keywords are the fields of `PlanOptions` (what the result is) and
     `MergeOptions` (how it is written), whose defaults None stands for; `plan` and `options` are such objects, which
-    keywords change. `progress` gets (bytes done, bytes in all). Raises PaLiteError.
+    keywords change. `progress` gets the bytes done. Raises PaLiteError.
     """
     words = locals()
     if lams is not None:
@@ -165,8 +165,8 @@ def diff(
 ) -> Diff:
     """Return how far instruct is from base, by tensor group, layer and tensor: |I - B| / |B|, and the cosine.
 
-    The two are named as in `merge`. Rows that only one side has do not count. `progress` gets (values done, values in
-    all). Raises PaLiteError.
+    The two are named as in `merge`. Rows that only one side has do not count. `progress` gets the values
+    done. Raises PaLiteError.
     """
     how = fill(MergeOptions, locals())
     return diff_checkpoints(*_inputs(base, instruct, pair), how.threads, progress, how.stream)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -162,7 +162,7 @@ class LoadedModel:
     ) -> SuiteResult:
         """Return few-shot scores on tasks, suites or task files, by name: one, several, or a string with commas.
 
-        Keywords are the fields of `ScoreOptions`. `progress` gets (requests done, requests in all). Raises PaLiteError.
+        Keywords are the fields of `ScoreOptions`. `progress` gets the requests done. Raises PaLiteError.
         """
         return score_tasks(self.model, find_tasks(tasks), fill(ScoreOptions, locals(), options), progress)
 
@@ -184,19 +184,18 @@ class LoadedModel:
         date: Date | None = None,
         chat: ChatOptions | None = None,
         progress: Progress | None = None,
-        on_tokens: Callable[[int], None] | None = None,
     ) -> list[Output]:
         """Return an answer (`.output`) to each text, through the model's chat template, in AlpacaEval's form.
 
         A text is the user's turn, never a file's name; a single string is one text. `load_prompts` gives those of a
         file, with their own system prompts. Keywords are the fields of `GenerationOptions` and `ChatOptions`; greedy
-        unless `temperature` is set. `progress` gets (answers done, answers in all), `on_tokens` the tokens of each
-        step. Raises PaLiteError.
+        unless `temperature` is set. `progress` gets the answers done, and between them the tokens
+        made (total 0). Raises PaLiteError.
         """
         words = locals()
         how, prompts = fill(ChatOptions, words, chat), _prompts(texts)
         chosen, name = fill(GenerationOptions, words, options), generator_name(self.reference)
-        return generate_outputs(self.model, prompts, name, chosen, how, progress, on_tokens)
+        return generate_outputs(self.model, prompts, name, chosen, how, progress)
 
     def write_outputs(
         self,
@@ -208,7 +207,6 @@ class LoadedModel:
         force: bool = False,
         chat: ChatOptions | None = None,
         progress: Progress | None = None,
-        on_tokens: Callable[[int], None] | None = None,
     ) -> Written:
         """Answer as `generate` does, and write AlpacaEval's model_outputs file, whole or not at all.
 
@@ -216,7 +214,7 @@ class LoadedModel:
         file that exists. Raises PaLiteError.
         """
         target, name = Target(Path(output), resume, force), generator_name(self.reference)
-        return write_outputs(self.model, _prompts(texts), name, target, options, chat, progress, on_tokens)
+        return write_outputs(self.model, _prompts(texts), name, target, options, chat, progress)
 
     @overload
     def chat(
@@ -285,8 +283,8 @@ class LoadedModel:
         """Return how well verifiable instructions are followed: those of `public`, `demo`, `ifeval`, or a JSONL file.
 
         At most `limit` of them are taken, evenly; `seed` makes new ones of the public set. `max_tokens` is by default
-        what the set's answers need, but never more than half of the context. `progress` gets (answers done, answers in
-        all). Raises PaLiteError.
+        what the set's answers need, but never more than half of the context. `progress` gets the answers
+        done. Raises PaLiteError.
         """
         words = locals()
         how, parallel = fill(ChatOptions, words, chat), parallel or GenerationOptions().parallel

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from datetime import date as day
 from pathlib import Path
@@ -20,6 +20,7 @@ from pa_lite.ggml.quant_types import parse_override, type_name
 from pa_lite.merging.lams import parse_lams, read_lam, read_lams
 from pa_lite.merging.memory import parse_bytes
 from pa_lite.merging.schedule import Schedule, read_schedule
+from pa_lite.progress import Progress
 
 __all__ = [
     "REFERENCE_TYPE",
@@ -52,7 +53,6 @@ __all__ = [
     "resolve_pair",
 ]  # fmt: skip
 
-Progress = Callable[[int, int], None]
 PairLike = str | Pair | tuple[str | Location, str | Location]
 Names = str | Sequence[str]
 Lams = float | str | Sequence[float]

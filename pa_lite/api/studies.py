@@ -185,7 +185,7 @@ def sweep(
     are the fields of `StudyOptions`, and of `ScoreOptions`, `ChatOptions` and `EngineOptions`, whose defaults None
     stands for; `options`, `score`, `chat` and `engine` are such objects, which keywords change. `backend` is `local` or
     `ray` (extra `cluster`; `address` of a running cluster). What an earlier run measured from other inputs is measured
-    again, or kept with `keep_stale`, which the study says. `progress` gets (items done, items in all). Raises
+    again, or kept with `keep_stale`, which the study says. `progress` gets the items done. Raises
     PaLiteError.
     """
     words = dict(locals())
@@ -326,7 +326,7 @@ def search(
 
     The use is a `Goal`: `keep_follow=0.95`, or a `weight`; by default few-shot skill alone. `budget` and `seed` are
     fields of `SearchOptions`; the other keywords are as for `sweep`. With `schedules`, coarse schedules by tensor group
-    are then raced around the lam. `progress` gets (items evaluated, the most that may be). Raises PaLiteError.
+    are then raced around the lam. `progress` gets the items evaluated, of the most that may be. Raises PaLiteError.
     """
     words = locals()
     aim, how, chosen = fill(Goal, words, goal), fill(SearchOptions, words, search), _options(words, options)

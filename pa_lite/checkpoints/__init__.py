@@ -10,9 +10,10 @@ from pa_lite.checkpoints.checkpoint import Checkpoint
 from pa_lite.checkpoints.gguf_model import open_gguf
 from pa_lite.checkpoints.hf import open_hf
 from pa_lite.checkpoints.hub.checkpoints import fetch_checkpoints, reach_checkpoint
-from pa_lite.checkpoints.hub.repositories import HubReference, Location, Progress, locate
+from pa_lite.checkpoints.hub.repositories import HubReference, Location, locate
 from pa_lite.checkpoints.locations import find_model, resolve_location, unknown_file
 from pa_lite.errors import CheckpointError
+from pa_lite.progress import Progress
 from pa_lite.system.byte_source import ByteSource
 from pa_lite.untrusted.file_kind import content_of
 
@@ -24,7 +25,7 @@ def open_checkpoints(
     repository's folder in the Hub's cache, or `org/name[@revision]` on the Hub.
 
     Reads headers and configuration only. Those on the Hub are fetched into the Hub's cache first, with `progress`
-    getting (bytes done, bytes in all); with `stream` their weights stay there and are read by ranges. Raises
+    getting the bytes done; with `stream` their weights stay there and are read by ranges. Raises
     CheckpointError when there is nothing that pa-lite can read, HubError when the Hub does not give it.
     """
     located = [resolve_location(place) for place in places]

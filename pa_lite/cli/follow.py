@@ -10,7 +10,7 @@ import click
 
 import pa_lite
 from pa_lite.cli.options import FORCE, JSON, OUTPUT, chats, loads_a_model, takes_model
-from pa_lite.cli.terminal import bar, percent, show_json, show_table, tell, token_bar
+from pa_lite.cli.terminal import bar, percent, show_json, show_table, tell
 from pa_lite.errors import InputError
 
 if TYPE_CHECKING:
@@ -80,14 +80,13 @@ def generate(
     check_prompts(loaded, chat.system)  # refuses what does not go together before a model is loaded
     with pa_lite.load(model, engine, kind) as opened:
         note_plain_prompts(opened)
-        with token_bar("generate") as (progress, on_tokens):
+        with bar("generate") as progress:
             if output is not None:
                 written = opened.write_outputs(
                     loaded, output, options, resume=resume, force=force, chat=chat, progress=progress,
-                    on_tokens=on_tokens,
                 )  # fmt: skip
             else:
-                made = opened.generate(loaded, options, chat=chat, progress=progress, on_tokens=on_tokens)
+                made = opened.generate(loaded, options, chat=chat, progress=progress)
     if output is None:
         show_json([answer.document() for answer in made])
     elif as_json:

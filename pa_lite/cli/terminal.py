@@ -12,7 +12,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ import click
 from pa_lite.sanitize import one_line, plain, to_json
 
 if TYPE_CHECKING:
-    from pa_lite.api.options import Progress
+    from pa_lite.progress import Progress
 
 
 def prepare_streams() -> None:
@@ -84,42 +84,40 @@ def _steady(drawn: Any) -> None:
     drawn.start_t = drawn.last_print_t = time.monotonic()
 
 
-@contextmanager
-def bar(unit: str) -> Iterator[Progress]:
-    """A progress bar on stderr, none where stderr is no terminal."""
-    with _bars()(disable=None, file=sys.stderr, desc=unit, unit_scale=True, leave=False) as drawn:
-        _steady(drawn)
-
-        def progress(done: int, total: int) -> None:
-            drawn.total = total
-            drawn.update(done - drawn.n)
-
-        yield progress
+_COUNTS = (
+    "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {unit} [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
+)
 
 
 @contextmanager
-def token_bar(unit: str) -> Iterator[tuple[Progress, Callable[[int], None]]]:
-    """A progress bar that also shows tokens a second; its second function takes the tokens of each step."""
-    begin = shown = time.monotonic()
-    made = 0
-    with _bars()(disable=None, file=sys.stderr, desc=unit, leave=False, smoothing=0.1) as drawn:
+def bar(phase: str) -> Iterator[Progress]:
+    """Show a progress bar on stderr, none where stderr is not a terminal; it is called `phase` until the first report.
+
+    What has no total, such as tokens, is shown as a rate beside it.
+    """
+    start = shown = time.monotonic()
+    made = last = 0
+    with _bars()(disable=None, file=sys.stderr, desc=phase, leave=False, smoothing=0.1, bar_format=_COUNTS) as drawn:
         _steady(drawn)
 
-        def progress(done: int, total: int) -> None:
-            if drawn.total is None:
-                drawn.reset(total)
-                drawn.initial = drawn.n = done  # what an earlier run did says nothing about speed
-            drawn.update(done - drawn.n)
-
-        def on_tokens(n: int) -> None:
-            nonlocal made, shown
-            made += n
-            now = time.monotonic()
+        def progress(phase: str, done: int, total: int, unit: str) -> None:
+            nonlocal made, last, shown
+            if total:
+                if drawn.total is None or done < drawn.n or unit != drawn.unit:
+                    drawn.unit, drawn.unit_scale = unit, unit in ("B", "values")
+                    drawn.reset(total)
+                    drawn.initial = drawn.n = done  # what an earlier run did says nothing about speed
+                drawn.set_description(phase, refresh=False)
+                drawn.total = total
+                drawn.update(done - drawn.n)
+                return
+            made += done - last if done >= last else done  # each call of the engine counts from 0
+            last, now = done, time.monotonic()
             if now - shown > 0.2:
-                drawn.set_postfix_str(f"{made / (now - begin):.0f} tokens/s")
+                drawn.set_postfix_str(f"{made / (now - start):.0f} {unit}/s")
                 shown = now
 
-        yield progress, on_tokens
+        yield progress
 
 
 def percent(share: float, digits: int = 1) -> str:

@@ -24,6 +24,7 @@ from pa_lite.engine.model import Model
 from pa_lite.engine.reasoning import ReasoningFormat
 from pa_lite.engine.sampling import draw
 from pa_lite.errors import InputError
+from pa_lite.progress import Progress
 
 MAX_PARALLEL = 256  # LLAMA_MAX_SEQ: llama.cpp aborts beyond it
 _EXACT_BYTES = 1 << 30
@@ -96,20 +97,19 @@ def generate(
     model: Model,
     prompts: Sequence[Sequence[int]],
     options: GenerationOptions | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     on_done: Callable[[int, Generation], None] | None = None,
     limits: Sequence[int] | None = None,
     streams: Sequence[int] | None = None,
-    on_tokens: Callable[[int], None] | None = None,
     reasoning: Sequence[ReasoningFormat] | None = None,
 ) -> list[Generation]:
     """Continue every prompt (token ids); results are in the prompts' order.
 
     `limits` gives each prompt its own max_tokens. `streams` gives each the number of its random stream, by default its
     place: who generates some prompts of a list now and others later passes their places in that list. `on_done` gets
-    (place, generation) as each is finished, in no particular order, `progress` (prompts done, prompts in all),
-    `on_tokens` the number of tokens that a step made. `reasoning` says how each prompt's reasoning is found and kept
-    apart (`chat_prompts` gives it); without it, all is text.
+    (place, generation) as each is finished, in no particular order, `progress` the answers finished
+    and, after each step, the tokens made so far (with total 0). `reasoning` says how each prompt's reasoning
+    is found and kept apart (`chat_prompts` gives it); without it, all is text.
 
     The same call on the same machine gives the same texts. Another `parallel`, order or company of prompts changes the
     shape of llama.cpp's batches, and with it the rounding of logits: by up to 0.03 with F16 weights, 1e-4 with F32,
@@ -132,16 +132,18 @@ def generate(
     with _room(model, min(options.parallel, len(prompts)), -(-cells // CELL_STEP) * CELL_STEP) as context:
         held = [p if isinstance(p, array) else array("i", p) for p in prompts]  # in lists they take eight times as much
         run = _Run(context, held, options, limits, streams, reasoning)
+        n_made = 0
         with ends_on_interrupt(context):
             while run.fill():
                 finished, n_tokens = run.step()
-                if on_tokens is not None:
-                    on_tokens(n_tokens)
+                n_made += n_tokens
+                if progress is not None:
+                    progress("generate", n_made, 0, "tokens")
                 for i in finished:
                     if on_done is not None:
                         on_done(i, run.results[i])
                 if progress is not None and finished:
-                    progress(len(run.results), len(prompts))
+                    progress("generate", len(run.results), len(prompts), "answers")
     return [run.results[i] for i in range(len(prompts))]
 
 

@@ -21,6 +21,7 @@ from pa_lite.engine.model import Model
 from pa_lite.engine.prefix_tree import SPINE, Batch, Limits, plan_batches
 from pa_lite.engine.requests import Request, make_requests, rolling_requests, truncate
 from pa_lite.errors import EngineError
+from pa_lite.progress import Progress, part_of
 
 __all__ = [
     "NoiseFloor",
@@ -35,7 +36,6 @@ __all__ = [
     "score_rolling",
     "scoring_context",
 ]
-Progress = Callable[[int, int], None]
 Finished = Callable[[int, "Score"], None]
 _BRANCHES = 63  # beside the spine: llama.cpp holds a row of logits for each
 _CPU_BATCH = 128  # enough for a CPU; each token attends to the cells of the whole batch, other branches' in vain
@@ -65,7 +65,7 @@ class Scorer:
     def score(
         self, requests: Sequence[Request], progress: Progress | None = None, finished: Finished | None = None
     ) -> list[Score]:
-        """Sum of ln p(token | all before it) over each continuation. `progress` gets (requests done, requests in all).
+        """Sum of ln p(token | all before it) over each continuation. `progress` gets the requests done.
 
         `finished` gets each request's place and score as soon as it is complete, the progress after it.
 
@@ -98,7 +98,7 @@ class Scorer:
                         finished(i, result(i))
                 done = batch.done
                 if progress is not None:
-                    progress(done, len(requests))
+                    progress("score", done, len(requests), "requests")
         return [result(i) for i in range(len(requests))]
 
     def _check(self, requests: Sequence[Request]) -> None:
@@ -235,12 +235,13 @@ class Perplexity:
 def score_rolling(model: Model, texts: Sequence[str], progress: Progress | None = None) -> list[Perplexity]:
     """The loglikelihood of whole texts, in order, in lm-eval's disjoint windows (`rolling_requests`).
 
-    `progress` gets (windows done, windows in all). Raises what `rolling_requests` and `score_requests` raise.
+    `progress` gets the windows done. Raises what `rolling_requests` and `score_requests` raise.
     """
     for number, text in enumerate(texts, 1):
         model.check_text(text, f"text {number}")
     windows = [rolling_requests(model, text) for text in texts]
-    scores = iter(score_requests(model, [w for of_text in windows for w in of_text], progress))
+    flat = [w for of_text in windows for w in of_text]
+    scores = iter(score_requests(model, flat, part_of(progress, "score", 0, len(flat), "windows")))
     out = []
     for text, of_text in zip(texts, windows, strict=True):
         parts = [next(scores) for _ in of_text]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from pa_lite.engine.generation import GenerationOptions, generate
 from pa_lite.engine.model import Model
 from pa_lite.errors import InputError, nearest
 from pa_lite.instructions.checks import Check, checkable, loose_variants, passes, validate
+from pa_lite.progress import Progress, part_of
 from pa_lite.sanitize import without_nonfinite
 from pa_lite.statistics import Estimate, clustered_error, standard_error
 from pa_lite.system.opening import read_regular
@@ -279,7 +280,7 @@ def follow_instructions(
     model: Model,
     instructions: Sequence[Instruction],
     max_tokens: int = 64,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     must_end: bool = True,
     parallel: int = 16,
     chat: ChatOptions | None = None,
@@ -287,7 +288,7 @@ def follow_instructions(
     """Let the model answer every instruction greedily through its chat template, and check the answers.
 
     With `must_end`, only an answer that the model ended by itself within max_tokens can hold to anything. `parallel`
-    instructions run at a time; `progress` gets (answers done, answers in all). What a model writes before its answer
+    instructions run at a time; `progress` gets the answers done. What a model writes before its answer
     while it reasons is kept, and not checked; an answer whose reasoning never ended counts as cut. The chat options
     are settled first (see `measured_options`). Raises what generate and chat_prompts
     raise.
@@ -296,7 +297,8 @@ def follow_instructions(
     chat = measured_options(template, chat, model.name)
     asked = chat_prompts(model, [i.text for i in instructions], chat)
     options = GenerationOptions(max_tokens=max_tokens, parallel=parallel)
-    outputs = generate(model, asked.tokens, options, progress, reasoning=asked.reasoning)
+    told = part_of(progress, "follow", 0, len(instructions), "answers")
+    outputs = generate(model, asked.tokens, options, told, reasoning=asked.reasoning)
     answers = tuple(
         replace(check_answer(i, o.text, o.ended, must_end), reasoning=o.reasoning)
         for i, o in zip(instructions, outputs, strict=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from pa_lite.errors import InputError, nearest
 from pa_lite.instructions import ifeval
 from pa_lite.instructions.following import Instruction, instruction_of, load_instructions
 from pa_lite.instructions.public.generator import public_rows
+from pa_lite.progress import Progress
 
 PUBLIC_PATH = Path(__file__).parent / "public" / "public.jsonl"
 _DEMO_TOKENS = 32  # its longest answers take a dozen
@@ -38,10 +39,10 @@ class InstructionSet:
         return replace(self, instructions=[self.instructions[i * n // limit] for i in range(limit)])
 
 
-def find_set(name: str, seed: int | None = None, progress: Callable[[int, int], None] | None = None) -> InstructionSet:
+def find_set(name: str, seed: int | None = None, progress: Progress | None = None) -> InstructionSet:
     """The set `public`, `demo` (or `demo:dev`), `ifeval` (from the Hub), `ifeval:FILE`, or that of a file by its path.
 
-    A `seed` makes 500 new public prompts instead of the fixed ones. `progress` gets (bytes done, bytes in all) of a
+    A `seed` makes 500 new public prompts instead of the fixed ones. `progress` gets the bytes of a
     download. Raises InputError for an unknown name, a file that is wrong, a seed with another set.
     """
     if seed is not None and name != "public":
@@ -61,7 +62,7 @@ def find_set(name: str, seed: int | None = None, progress: Callable[[int, int], 
     return InstructionSet(name, load_instructions(Path(name), warn=True), 512)
 
 
-def _fetch(progress: Callable[[int, int], None] | None) -> Path:
+def _fetch(progress: Progress | None) -> Path:
     from pa_lite.checkpoints.hub.repositories import fetch_file
 
     return fetch_file(ifeval.REPO, ifeval.FILE, kind="dataset", progress=progress)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from pa_lite.ggml.kernels import FloatArray
 from pa_lite.merging.groups import GROUPS, group_of, layer_of
 from pa_lite.merging.plan import MergePlan, PlanOptions, plan_merge
 from pa_lite.merging.stream import Block, BlockWorker, run_blocks
+from pa_lite.progress import Progress
 from pa_lite.system.machine import cores
 
 
@@ -67,12 +68,12 @@ def diff_checkpoints(
     base: str | Location,
     instruct: str | Location,
     threads: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     stream: bool = False,
 ) -> Diff:
-    """Read through both checkpoints once. `progress` gets (values done, values in all).
+    """Read through both checkpoints once. `progress` gets the values done.
 
-    Checkpoints on the Hub are fetched first, with `progress` in bytes; with `stream` they are read from there. Rows
+    Checkpoints on the Hub are fetched first (the phase `download`); with `stream` they are read from there. Rows
     that only one side has (tokens added) do not count. Raises what opening and planning a merge of the two raises.
     """
     left, right = open_checkpoints([base, instruct], stream, progress)
@@ -100,7 +101,7 @@ def _products(base: FloatArray, instruct: FloatArray, difference: FloatArray) ->
         return _Sums(*(float(np.dot(a.astype(np.float64), b.astype(np.float64))) for a, b in pairs))
 
 
-def _sums(plan: MergePlan, threads: int, progress: Callable[[int, int], None] | None) -> dict[str, _Sums]:
+def _sums(plan: MergePlan, threads: int, progress: Progress | None) -> dict[str, _Sums]:
     tensors = [t for t in plan.tensors if t.base is not None]
     out = {t.name: _Sums() for t in tensors}
     lock, total, done = threading.Lock(), sum(t.n_values for t in tensors), 0
@@ -128,7 +129,7 @@ def _sums(plan: MergePlan, threads: int, progress: Callable[[int, int], None] | 
             out[block.tensor.name].add(found)
             done += block.n_values
             if progress is not None:
-                progress(done, total)
+                progress("diff", done, total, "values")
 
     run_blocks(tensors, threads, handle)
     return out

@@ -23,10 +23,10 @@ from pa_lite.merging.align import RowMap, runs
 from pa_lite.merging.nonfinite import Nonfinite, check_quantised, check_values
 from pa_lite.merging.plan import TensorPlan
 from pa_lite.merging.readers import READ_AHEAD, RandomFile, Reader, Readers, Region
+from pa_lite.progress import Progress
 from pa_lite.system.byte_source import ByteSource
 
 BLOCK_VALUES = 1 << 18  # values in a block: small enough for the cache, large enough to hide the calls
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -293,7 +293,7 @@ def run_stream(
 ) -> None:
     """Merge all tensors into all targets that lack them, each input byte read once; or, to verify, compare.
 
-    `progress` gets (bytes done, bytes in all), `on_tensor` each tensor's name once it is whole in every target; of
+    `progress` gets the bytes done, `on_tensor` each tensor's name once it is whole in every target; of
     inputs on the Hub `read_ahead` bytes are held. Raises InputChangedError when an input changed meanwhile,
     CheckpointError when it cannot be read or its values not be written in the type, OutputError for a difference
     found, OSError when a target cannot be written.
@@ -314,7 +314,7 @@ def run_stream(
             left[name] -= 1
             is_whole = left[name] == 0
             if progress is not None:
-                progress(done, total)
+                progress("verify" if verify else "merge", done, total, "B")
         if is_whole and on_tensor is not None:
             on_tensor(name)
 

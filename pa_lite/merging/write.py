@@ -22,7 +22,8 @@ from pa_lite.merging.memory import check_memory, is_streamed, parse_bytes
 from pa_lite.merging.nonfinite import Nonfinite
 from pa_lite.merging.output_file import PartialFile, partial_files
 from pa_lite.merging.plan import MergePlan, PlanOptions, plan_merge
-from pa_lite.merging.stream import Progress, Target, run_stream
+from pa_lite.merging.stream import Target, run_stream
+from pa_lite.progress import Progress
 from pa_lite.system.atomic import check_space, check_target, write_errors
 from pa_lite.system.byte_source import is_remote
 from pa_lite.system.machine import cores
@@ -106,8 +107,8 @@ def merge_checkpoints(
 ) -> list[Path]:
     """Open, plan, write: one GGUF file for each lam; returns the files in the order of lams.
 
-    Checkpoints on the Hub are fetched first, unless `options` say to stream them; `progress` gets (bytes done, bytes in
-    all) of that, then of the merge. Raises what open_checkpoints, plan_merge, name_outputs and write_merge raise.
+    Checkpoints on the Hub are fetched first, unless `options` say to stream them; `progress` gets the bytes
+    of that, then of the merge. Raises what open_checkpoints, plan_merge, name_outputs and write_merge raise.
     """
     options = options or MergeOptions()
 
@@ -137,7 +138,7 @@ def write_merge(
 
     Each file grows under a temporary name beside its target and is synced and renamed when all are whole; whatever goes
     wrong, Ctrl-C included, the temporary files are removed (kept with `resume`) and the targets stay as they were.
-    `progress` gets (bytes done, bytes in all). Raises OutputError when a target exists or cannot be written,
+    `progress` gets the bytes done. Raises OutputError when a target exists or cannot be written,
     CheckpointError when an input turns out broken, InputChangedError (and nothing is kept) when one changed since its
     header was read, InputError when max_memory is too little.
     """

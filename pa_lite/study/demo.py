@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from pa_lite.checkpoints.pairs import Pair, find_pair
 from pa_lite.errors import OutputError
+from pa_lite.progress import Progress
 from pa_lite.study.curves import Curves
 from pa_lite.study.export import to_document
 from pa_lite.study.plan import StudyOptions
@@ -39,13 +39,13 @@ def _options(split: str) -> StudyOptions:
     return StudyOptions(lams=LAMS, tasks=("demo",), follow=f"demo:{split}", score=ScoreOptions(split=split))
 
 
-def measure_demo(pair: Pair, split: str = "test", progress: Callable[[int, int], None] | None = None) -> Curves:
+def measure_demo(pair: Pair, split: str = "test", progress: Progress | None = None) -> Curves:
     """The demo's lams, tasks and instructions on a pair: the embedded one, or one trained with another seed."""
     with temporary_folder() as folder:
         return sweep_pair(pair, _options(split), folder, progress).curves
 
 
-def run_demo(folder: Path, progress: Callable[[int, int], None] | None = None) -> DemoResult:
+def run_demo(folder: Path, progress: Progress | None = None) -> DemoResult:
     """Sweep the embedded pair over lam 0, 0.1, ..., 1 in the folder: the study, results.json, chart.svg, report.html.
 
     The folder is made if need be; what an earlier run finished in it is not done again. Raises OutputError when it

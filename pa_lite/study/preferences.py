@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -20,13 +20,13 @@ from pa_lite.engine.model import Model
 from pa_lite.engine.model_reference import open_model
 from pa_lite.engine.options import METHOD
 from pa_lite.errors import InputError
+from pa_lite.progress import Progress
 from pa_lite.statistics import standard_error
 from pa_lite.study.plan import StudyPlan, environment
 from pa_lite.study.staleness import settle
 from pa_lite.study.store import Cell, Store, StoredCell
 from pa_lite.study.workloads import chunks
 
-Progress = Callable[[int, int], None]
 _Outputs = Mapping[tuple[str, float], Sequence[Mapping[str, Any]]]  # of each type and lam
 
 
@@ -34,7 +34,7 @@ def judge_lams(plan: StudyPlan, store: Store, progress: Progress | None = None, 
     """Have the plan's judge compare the answers of every lam, and note the cells after the study's others.
 
     The lams' answers must be in the store. Preferences from other inputs are judged again, or kept with `keep_stale`
-    where judge and answers are the same. `progress` gets (pairs done, pairs in all). Raises InputError for a
+    where judge and answers are the same. `progress` gets the pairs done. Raises InputError for a
     reference that lacks an instruction, and what opening the judge and judging raise.
     """
     answers = {(c.type, c.lam): c for c in _answers(plan, store)}
@@ -54,7 +54,7 @@ def judge_lams(plan: StudyPlan, store: Store, progress: Progress | None = None, 
         for cell, pairs in asked:
             for n in _judge(plan, store, cell, pairs, judge, chat) if cell.key not in kept else ():
                 if progress is not None:
-                    progress(done + n, total)
+                    progress("judge", done + n, total, "pairs")
             done += len(pairs)
             keys.append(kept[cell.key].old.key if cell.key in kept else cell.key)
     why = {s.old.key: list(s.reasons) for s in settled.kept}

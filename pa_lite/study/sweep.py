@@ -14,6 +14,7 @@ from pa_lite.checkpoints.pairs import Pair
 from pa_lite.engine.chat_options import parse_date
 from pa_lite.engine.interrupts import stops_when
 from pa_lite.errors import EngineError, InputError, nearest
+from pa_lite.progress import Progress
 from pa_lite.study.estimate import Estimate, estimate_sweep
 from pa_lite.study.plan import PlannedCell, StudyOptions, StudyPlan, environment, plan_study
 from pa_lite.study.preferences import judge_lams
@@ -24,7 +25,6 @@ from pa_lite.study.summary import Study
 from pa_lite.study.worker import LocalWorker, Worker, WorkerLostError
 from pa_lite.study.workloads import chunks
 
-Progress = Callable[[int, int], None]
 MOST_LOSSES = 20  # workers that may be lost in one sweep
 
 
@@ -69,7 +69,7 @@ class _Sweep:
         with self.lock:
             self.done += n
             if self.progress is not None:
-                self.progress(self.done, self.total)
+                self.progress("sweep", self.done, self.total, "items")
 
     def work(self, make_worker: Callable[[], Worker]) -> None:
         """Take lams until none is left or `stop` is set, on one worker, replaced when it is lost."""
@@ -129,8 +129,8 @@ def run_sweep(
 ) -> None:
     """Do what is missing of the plan's cells, and note the study's facts.
 
-    `make_worker` gives workers of another kind than this process, n_workers at a time. `progress` gets (items done,
-    items in all), one call at a time, from the workers' threads. Ctrl-C, or an error of one worker, ends the others
+    `make_worker` gives workers of another kind than this process, n_workers at a time. `progress` gets the items done,
+    from the workers' threads. Ctrl-C, or an error of one worker, ends the others
     within a step of llama.cpp's graph. Raises what merging, loading, scoring, generating and storing raise; what was
     committed stays.
     """

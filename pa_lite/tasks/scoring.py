@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -11,6 +11,7 @@ from pa_lite.engine.generation import GenerationOptions, generate
 from pa_lite.engine.model import Model
 from pa_lite.engine.scoring import NoiseFloor, Request, Score, make_requests, noise_floor, score_requests
 from pa_lite.errors import EngineError, InputError
+from pa_lite.progress import Progress, part_of, silent
 from pa_lite.statistics import (
     Estimate,
     Measured,
@@ -27,7 +28,6 @@ from pa_lite.tasks.sandbox import find_answers
 from pa_lite.tasks.spec import TaskSpec
 from pa_lite.untrusted.portions import portions
 
-Progress = Callable[[int, int], None]
 BOOTSTRAP_SEED = 1234
 # characters of prompts that are held as tokens at a time: four characters a token, 40 bytes a token in a list
 _PORTION = 8_000_000
@@ -166,7 +166,7 @@ def score_tasks(
 ) -> SuiteResult:
     """Score each task: choices by their loglikelihood behind the prompt, or texts that the model goes on with.
 
-    `progress` gets (requests done, requests in all). Raises InputError for bad tasks, before anything is scored, what
+    `progress` gets the requests done. Raises InputError for bad tasks, before anything is scored, what
     fetching their rows raises, and EngineError when llama.cpp fails.
     """
     options = options or ScoreOptions()
@@ -182,12 +182,9 @@ def score_tasks(
     each = replace(options, noise_sample=-(-options.noise_sample // n_choice))
     results: list[TaskResult] = []
 
-    def report(done: int, _total: int) -> None:
-        if progress is not None:
-            progress(done, sum(sizes))
-
     for i, prepared in enumerate(loaded):
-        results.append(score_prepared(model, prepared, each, _behind(report, sum(sizes[:i]))))
+        own = part_of(progress, f"score {prepared.spec.name}", sum(sizes[:i]), sum(sizes), "requests")
+        results.append(score_prepared(model, prepared, each, own))
     fingerprint, identity = model.known_by()
     return SuiteResult(model.name, options, tuple(results), fingerprint, tuple(model.remarks), identity)
 
@@ -209,17 +206,12 @@ def check_items(model: Model, prepared: Prepared) -> None:
             model.check_text(context + continuation, f"{name}: {item.where}: the prompt with its answer")
 
 
-def _behind(progress: Progress, before: int) -> Progress:
-    """A callback for part of the work, which `before` requests precede."""
-    return lambda done, total: progress(before + done, before + total)
-
-
 def score_prepared(
     model: Model, prepared: Prepared, options: ScoreOptions | None = None, progress: Progress | None = None
 ) -> TaskResult:
     """Score a task whose items are ready, all of them or some. Raises EngineError when llama.cpp fails."""
     score = _score_texts if prepared.spec.kind == "G" else _score_choices
-    return score(model, prepared, options or ScoreOptions(), progress or (lambda _done, _total: None))
+    return score(model, prepared, options or ScoreOptions(), progress or silent)
 
 
 def _wants_mutual_info(spec: TaskSpec, options: ScoreOptions) -> bool:
@@ -252,17 +244,19 @@ def _portions(items: Sequence[Item]) -> Iterator[list[Item]]:
 def _score_choices(model: Model, prepared: Prepared, options: ScoreOptions, progress: Progress) -> TaskResult:
     spec, items = prepared.spec, prepared.items
     done, is_single, noise = 0, True, None
+    total = _n_requests(prepared, options)
     alone: dict[str, Score] = {}
     if _wants_mutual_info(spec, options):
         for texts in portions(_alone(items), len, _PORTION):
-            scores = score_requests(model, make_requests(model, "", texts), _behind(progress, done))
+            own = part_of(progress, "score", done, total, "requests")
+            scores = score_requests(model, make_requests(model, "", texts), own)
             alone |= zip(texts, scores, strict=True)
             done += len(texts)
     records = []
     for portion in _portions(items):
         per_item = [_requests(model, item) for item in portion]
         flat = [r for requests in per_item for r in requests]
-        scores = score_requests(model, flat, _behind(progress, done))
+        scores = score_requests(model, flat, part_of(progress, "score", done, total, "requests"))
         if options.noise_sample and noise is None:
             noise = noise_floor(model, flat, scores, options.noise_sample)
         waiting = iter(scores)
@@ -302,7 +296,7 @@ def _score_texts(model: Model, prepared: Prepared, options: ScoreOptions, progre
     for portion in _portions(prepared.items):
         tokens = [model.tokenize(item.prompt) for item in portion]
         cut = [t[-room:] for t in tokens]  # at the left, as lm-eval cuts
-        made = generate(model, cut, settings, _behind(progress, len(records)))
+        made = generate(model, cut, settings, part_of(progress, "score", len(records), len(prepared.items), "requests"))
         answers = _found(spec, [answer.text for answer in made])
         for item, answer, found, whole in zip(portion, made, answers, tokens, strict=True):
             records.append(_text_record(spec, item, answer.text, found, len(whole) > room))

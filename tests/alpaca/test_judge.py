@@ -21,6 +21,7 @@ from pa_lite.errors import EngineError, InputError
 from pa_lite.merging.plan import PlanOptions
 from tests.support import tiny
 from tests.support.ggufs import spoil
+from tests.support.reports import Reports
 
 EXACT = EngineOptions(threads=1, flash_attention=False, cache_type="F32")
 PAIRS = [
@@ -142,9 +143,9 @@ def test_an_answer_cannot_end_its_place_in_the_prompt(model: Model) -> None:
 
 
 def test_progress_counts_prompts(model: Model) -> None:
-    seen: list[tuple[int, int]] = []
-    judge_pairs(model, PAIRS, JudgeOptions(), lambda *_: None, lambda *at: seen.append(at))
-    assert seen[-1] == (8, 8)
+    seen = Reports()
+    judge_pairs(model, PAIRS, JudgeOptions(), lambda *_: None, seen)
+    assert seen[-1] == ("judge", 8, 8, "prompts")
 
 
 def test_a_pair_too_long_is_told_and_not_cut(model: Model) -> None:

@@ -21,6 +21,7 @@ from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.engine.model_reference import open_model
 from pa_lite.errors import OutputError
 from pa_lite.ggml.metadata import string
+from tests.support.reports import Reports
 
 WORDS = ["Oslo", "a rabbit", "blue", "doctor", "Hello!", "hammer", "seven", "tea"]
 PAIRS = tuple(Pair(f"Say {w}.", w, f"It is {w}." if i % 4 else w, "demo") for i, w in enumerate(WORDS))
@@ -65,7 +66,7 @@ def test_an_interrupted_run_goes_on(model: Model, tmp_path: Path, monkeypatch: p
     target, options = tmp_path / "a.json", JudgeOptions(limit=8)
     whole = judge_outputs(model, "j", PAIRING, tmp_path / "whole.json", options)
 
-    def stop(done: int, total: int) -> None:
+    def stop(_phase: str, done: int, _total: int, _unit: str) -> None:
         if done >= 4:
             raise KeyboardInterrupt
 
@@ -92,10 +93,10 @@ def test_an_interrupted_run_goes_on(model: Model, tmp_path: Path, monkeypatch: p
     with pytest.raises(OutputError, match="the outputs changed since"):
         judge_outputs(model, "j", other, target, options, resume=True)
 
-    asked: list[tuple[int, int]] = []
-    done = judge_outputs(model, "j", PAIRING, target, options, resume=True, progress=lambda *at: asked.append(at))
+    asked = Reports()
+    done = judge_outputs(model, "j", PAIRING, target, options, resume=True, progress=asked)
     assert done.n_resumed == kept
-    assert asked[-1][1] == 2 * (8 - kept)
+    assert asked[-1][2] == 2 * (8 - kept)
     assert [v.preference for v in done.verdicts] == pytest.approx([v.preference for v in whole.verdicts], abs=0.01)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.json", "whole.json"]
 

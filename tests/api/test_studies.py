@@ -12,6 +12,7 @@ import pa_lite
 from pa_lite.errors import InputError, OutputError
 from pa_lite.study.export import to_document
 from pa_lite.study.goal import Goal
+from tests.support.reports import Reports
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +31,9 @@ def test_keywords_measure_what_options_measure(study: pa_lite.Study, tmp_path: P
     old = pa_lite.sweep("demo", options, tmp_path / "run")
     assert [t.values.tolist() for t in old.curves.tasks] == [t.values.tolist() for t in study.curves.tasks]
     assert study.run is not None
-    items = []
-    again = pa_lite.sweep("demo", options, study.run, progress=lambda done, total: items.append((done, total)))
-    assert items[0][0] == items[0][1]  # all of it was there
+    seen = Reports()
+    again = pa_lite.sweep("demo", options, study.run, progress=seen)
+    assert seen[0] == ("sweep", seen[0][2], seen[0][2], "items")  # all of it was there
     assert again.curves.lams == study.curves.lams == (0.0, 0.5, 1.0)
 
 

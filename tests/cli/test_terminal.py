@@ -15,7 +15,7 @@ import pytest
 
 import pa_lite
 from pa_lite import cli
-from pa_lite.cli.terminal import bar, show_json, show_table, tell, token_bar
+from pa_lite.cli.terminal import bar, show_json, show_table, tell
 from pa_lite.ggml.container import gguf_header_bytes, read_gguf_header
 from pa_lite.ggml.metadata import array, string
 from pa_lite.merging.plan import PlanOptions
@@ -31,24 +31,24 @@ def test_a_bar_shows_tokens_a_second_and_the_time_left(monkeypatch: pytest.Monke
     screen, clock = Screen(), [100.0]
     monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    with token_bar("generate") as (progress, on_tokens):
-        progress(4, 9)  # four are there from an earlier run
+    with bar("generate") as progress:
+        progress("generate", 4, 9, "answers")  # four are there from an earlier run
         for done in (5, 6):
             clock[0] += 2.0
-            on_tokens(50)
+            progress("generate", (done - 4) * 50, 0, "tokens")
             time.sleep(0.11)  # tqdm draws no sooner
-            progress(done, 9)
+            progress("generate", done, 9, "answers")
     shown = screen.getvalue()
     assert "25 tokens/s" in shown
-    assert re.search(r" 5/9 \[\d\d:\d\d<\d\d:\d\d, .*25 tokens/s", shown)  # done of all, time gone < time left
+    assert re.search(r" 5/9 answers \[\d\d:\d\d<\d\d:\d\d, .*25 tokens/s", shown)  # done of all, time gone < time left
     assert "0/9" not in shown.split("4/9")[1]
 
 
 def test_no_bar_where_nobody_sees_it(capsys: pytest.CaptureFixture[str]) -> None:
-    with token_bar("generate") as (progress, on_tokens):
-        progress(0, 2)
-        on_tokens(5)
-        progress(2, 2)
+    with bar("generate") as progress:
+        progress("generate", 0, 2, "answers")
+        progress("generate", 5, 0, "tokens")
+        progress("generate", 2, 2, "answers")
     assert capsys.readouterr() == ("", "")
 
 
@@ -205,7 +205,7 @@ def test_a_bar_does_not_mind_a_clock_that_jumps(monkeypatch: pytest.MonkeyPatch)
         for done, hours in enumerate((0.0, -5.0, 3.0, -1.0), 1):
             offset[0] = 3600 * hours
             time.sleep(0.11)  # tqdm draws no sooner
-            progress(done, 9)
+            progress("merge", done, 9, "B")
     shown = screen.getvalue()
     assert "4.00/9.00" in shown  # the last one was drawn: no time stood still
     assert not re.search(r"[\[<,] *-\d|\d:\d\d:\d\d", shown)  # neither less than nothing, nor hours

@@ -26,6 +26,7 @@ from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.engine.sampling import draw
 from pa_lite.errors import EngineError, InputError
 from tests.engine.test_sliding_window import gemma  # noqa: F401 - a fixture
+from tests.support.reports import Reports
 
 EXACT = EngineOptions(threads=1, flash_attention=False, cache_type="F32")
 TEXTS = (
@@ -86,20 +87,19 @@ def test_agrees_with_the_twin(
     tiny_ggufs: dict[str, Path], parallel: int, n_batch: int, base: GenerationOptions
 ) -> None:
     options = GenerationOptions(**{**vars(base), "parallel": parallel})
-    seen: list[tuple[int, int]] = []
+    seen = Reports()
     done: dict[int, Generation] = {}
-    made: list[int] = []
     with Model(tiny_ggufs["F32"], options_of(n_batch)) as model:
         prompts = [model.tokenize(t) for t in TEXTS]
-        got = generate(
-            model, prompts, options, lambda n, all_: seen.append((n, all_)), done.__setitem__, on_tokens=made.append
-        )
+        got = generate(model, prompts, options, seen, done.__setitem__)
     with Model(tiny_ggufs["F32"], EXACT) as model:
         assert list(map(trimmed, got)) == [alone(model, p, options, i) for i, p in enumerate(prompts)]
-    assert [n for n, _ in seen] == sorted({n for n, _ in seen})
-    assert seen[-1] == (8, 8)
+    counts = {unit: [done for _, done, _, own in seen if own == unit] for unit in ("answers", "tokens")}
+    assert counts["answers"] == sorted(set(counts["answers"]))
+    assert counts["tokens"] == sorted(counts["tokens"])
+    assert seen[-1] == ("generate", 8, 8, "answers")
     assert [done[i] for i in range(8)] == got
-    assert sum(made) == sum(g.n_tokens + g.ended for g in got)
+    assert seen[-2] == ("generate", sum(g.n_tokens + g.ended for g in got), 0, "tokens")
 
 
 @given(

@@ -38,6 +38,7 @@ from pa_lite.tasks.prompts import build_items
 from pa_lite.tasks.spec import find_tasks
 from tests.support import tiny
 from tests.support.ggufs import spoil
+from tests.support.reports import Reports
 
 EXACT = EngineOptions(threads=1, flash_attention=False, cache_type="F32")
 
@@ -133,10 +134,10 @@ def test_results_do_not_depend_on_order_or_history(tiny_ggufs: dict[str, Path]) 
 
 
 def test_progress_counts_requests(tiny_ggufs: dict[str, Path]) -> None:
-    seen: list[tuple[int, int]] = []
+    seen = Reports()
     with Model(tiny_ggufs["F32"], EXACT) as model:
-        score_requests(model, text_requests(model), lambda done, total: seen.append((done, total)))
-    assert seen[-1] == (len(TEXTS), len(TEXTS))
+        score_requests(model, text_requests(model), seen)
+    assert seen[-1] == ("score", len(TEXTS), len(TEXTS), "requests")
 
 
 def test_the_border_follows_lm_eval(tiny_ggufs: dict[str, Path]) -> None:
@@ -217,12 +218,12 @@ def test_rolling_windows(tiny_ggufs: dict[str, Path], length: int) -> None:
 def test_perplexity(tiny_ggufs: dict[str, Path]) -> None:
     text = "the man in the  hat größe"
     with Model(tiny_ggufs["F32"], replace(EXACT, n_ctx=8)) as model:
-        seen: list[tuple[int, int]] = []
-        whole, empty, again = score_rolling(model, [text, "", text], lambda done, all_: seen.append((done, all_)))
+        seen = Reports()
+        whole, empty, again = score_rolling(model, [text, "", text], seen)
         requests = rolling_requests(model, text)
         assert len(requests) > 2
         logprob = sum(alone(model, r).logprob for r in requests)
-        assert seen[-1] == (2 * len(requests), 2 * len(requests))
+        assert seen[-1] == ("score", 2 * len(requests), 2 * len(requests), "windows")
     assert whole == again
     assert whole.logprob == pytest.approx(logprob, abs=1e-3)
     assert (whole.n_bytes, whole.n_words) == (27, 6)

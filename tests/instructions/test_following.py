@@ -24,6 +24,7 @@ from pa_lite.instructions.following import (
 )
 from pa_lite.instructions.sets import find_set
 from pa_lite.statistics import Estimate
+from tests.support.reports import Reports
 
 ROW = {"split": "test", "kind": "upper", "instruction": "Shout.", "checks": [{"kind": "uppercase"}]}
 
@@ -38,10 +39,11 @@ def test_the_demos_instructions() -> None:
 
 def test_answers_are_checked_one_by_one() -> None:
     some = load_instructions(demo_instructions_path())[::12]
-    seen: list[tuple[int, int]] = []
+    seen = Reports()
     with open_model("demo@1", EngineOptions(threads=1)) as model:
-        result = follow_instructions(model, some, 32, lambda done, total: seen.append((done, total)))
-    assert result.n == len(some) == seen[-1][0]
+        result = follow_instructions(model, some, 32, seen)
+    assert result.n == len(some)
+    assert seen[-1] == ("follow", len(some), len(some), "answers")
     for instruction, answer in zip(some, result.answers, strict=True):
         assert answer.instruction == instruction.text
         assert answer.followed == (answer.ended and followed(answer.output, instruction.checks))

@@ -72,7 +72,7 @@ def test_a_change_while_it_is_read_is_noticed(
 ) -> None:
     file, changes = weights(pair[side]), [change]
 
-    def meanwhile(done: int, _total: int) -> None:
+    def meanwhile(_phase: str, done: int, _total: int, _unit: str) -> None:
         if done and changes:
             changes.pop()(file)
 

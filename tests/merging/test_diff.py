@@ -9,6 +9,7 @@ import pytest
 from pa_lite.merging.diff import Distance, diff_checkpoints
 from tests.merging.test_stream import gguf_name
 from tests.support import tiny
+from tests.support.reports import Reports
 
 
 def test_distances_equal_numpys(tmp_path: Path) -> None:
@@ -16,11 +17,9 @@ def test_distances_equal_numpys(tmp_path: Path) -> None:
     instruct = tiny.weights(2, near=base)
     tiny.write_checkpoint(tmp_path / "base", base, "F32", 2)
     tiny.write_checkpoint(tmp_path / "instruct", instruct, "F32")
-    seen: list[tuple[int, int]] = []
-    found = diff_checkpoints(
-        tmp_path / "base", tmp_path / "instruct", 2, lambda done, total: seen.append((done, total))
-    )
-    assert seen[-1][0] == seen[-1][1] == found.n_values
+    seen = Reports()
+    found = diff_checkpoints(tmp_path / "base", tmp_path / "instruct", 2, seen)
+    assert seen[-1] == ("diff", found.n_values, found.n_values, "values")
 
     def expected(names: list[str]) -> tuple[float, float]:
         b, i = (np.concatenate([a[n].reshape(-1) for n in names]).astype(np.float64) for a in (base, instruct))

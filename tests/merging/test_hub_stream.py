@@ -111,7 +111,7 @@ def test_under_passing_faults(published: HubServer, from_disk: bytes, tmp_path: 
 def test_links_that_expire_within_a_merge(published: HubServer, from_disk: bytes, tmp_path: Path) -> None:
     timer = threading.Timer(0.0, lambda: None)
 
-    def expire(done: int, total: int) -> None:
+    def expire(_phase: str, _done: int, _total: int, _unit: str) -> None:
         if timer.finished.is_set():
             return
         timer.finished.set()
@@ -134,7 +134,7 @@ def test_a_file_that_changes_in_the_middle(published: HubServer, tmp_path: Path,
 
 
 def test_a_repository_that_moves_on_is_merged_as_it_was(published: HubServer, from_disk: bytes, tmp_path: Path) -> None:
-    def move(done: int, total: int) -> None:
+    def move(_phase: str, _done: int, _total: int, _unit: str) -> None:
         published.repos["model", "org/Tiny"].commit({"model.safetensors": b"other"})
 
     merged = pa_lite.merge(*HUB, (0.7,), output=tmp_path, options=STREAM, progress=move)

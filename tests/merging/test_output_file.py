@@ -25,6 +25,7 @@ from pa_lite.merging.write import MergeOptions
 from pa_lite.system.markers import is_free
 from tests.support import tiny
 from tests.support.interrupts import interrupted
+from tests.support.reports import Reports
 
 KILLS = 30
 RESUME = MergeOptions(threads=1, resume=True)
@@ -93,11 +94,11 @@ def test_resume_reads_only_what_is_missing(
     interrupted(large_pair, target, monkeypatch, RESUME)
     recorded = (tmp_path / ".x.gguf.part.done").read_text("utf-8").splitlines()
     assert len(recorded) > 3
-    seen: list[int] = []
-    pa_lite.merge(*large_pair, (0.7,), output=target, options=RESUME, progress=lambda done, total: seen.append(done))
+    seen = Reports()
+    pa_lite.merge(*large_pair, (0.7,), output=target, options=RESUME, progress=seen)
     size = target.stat().st_size
-    assert seen[0] > sum(1 for _ in recorded) * 100  # begins with what was there
-    assert seen[-1] < size
+    assert seen[0][1] > sum(1 for _ in recorded) * 100  # begins with what was there
+    assert seen[-1][1] < size
     (again,) = pa_lite.merge(*large_pair, (0.7,), output=tmp_path / "y.gguf")
     assert again.read_bytes() == target.read_bytes()
 
@@ -138,9 +139,9 @@ def test_a_partial_file_of_0_1_0_is_continued(
     journal = tmp_path / ".x.gguf.part.done"
     head, *names = journal.read_text("utf-8").splitlines()
     journal.write_text("\n".join([json.loads(head)["digest"], *names]) + "\n", "utf-8")  # its list had no marker
-    seen: list[int] = []
-    pa_lite.merge(*large_pair, (0.7,), output=target, options=RESUME, progress=lambda done, _: seen.append(done))
-    assert seen[0] > len(names) * 100
+    seen = Reports()
+    pa_lite.merge(*large_pair, (0.7,), output=target, options=RESUME, progress=seen)
+    assert seen[0][1] > len(names) * 100
     (again,) = pa_lite.merge(*large_pair, (0.7,), output=tmp_path / "y.gguf")
     assert again.read_bytes() == target.read_bytes()
 
@@ -318,7 +319,7 @@ def test_a_file_that_took_the_temporary_name_does_not_become_the_result(
 ) -> None:
     part = tmp_path / ".x.gguf.part"
 
-    def swap(done: int, total: int) -> None:
+    def swap(_phase: str, _done: int, _total: int, _unit: str) -> None:
         if part.exists() and not part.is_symlink():
             part.unlink()
             part.symlink_to("/etc/hostname")

@@ -18,6 +18,7 @@ from pa_lite.merging import stream
 from pa_lite.merging.plan import PlanOptions
 from pa_lite.merging.write import MergeOptions
 from tests.support import tiny
+from tests.support.reports import Reports
 
 Values = npt.NDArray[np.float32]
 SIMPLE = {
@@ -107,10 +108,10 @@ def test_both_ends_are_the_inputs_own_values(base: Values, instruct: Values) -> 
 
 
 def test_progress_ends_at_the_total(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
-    seen: list[tuple[int, int]] = []
-    pa_lite.merge(*tiny_pair, (0.2, 0.4), output=tmp_path, progress=lambda done, total: seen.append((done, total)))
-    assert seen[-1][0] == seen[-1][1]
-    assert [d for d, _ in seen] == sorted(d for d, _ in seen)
+    seen = Reports()
+    pa_lite.merge(*tiny_pair, (0.2, 0.4), output=tmp_path, progress=seen)
+    assert seen[-1] == ("merge", seen[-1][2], seen[-1][2], "B")
+    assert [done for _, done, _, _ in seen] == sorted(done for _, done, _, _ in seen)
 
 
 def test_an_input_that_shrinks_is_noticed(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_a_killed_node_costs_nothing_but_time(cluster: Any, tmp_path: Path) -> N
         with open_store(tmp_path / "ray") as store:
             seen = 0
 
-            def kill_one(done: int, _total: int) -> None:
+            def kill_one(_phase: str, done: int, _total: int, _unit: str) -> None:
                 nonlocal seen
                 seen = done
                 if done and second in cluster.worker_nodes:

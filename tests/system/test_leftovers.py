@@ -236,7 +236,7 @@ def running_merge(tiny_pair: tuple[Path, Path], tmp_path: Path) -> Iterator[tupl
     code = (
         "import pathlib, sys, time, pa_lite\nfrom pa_lite.merging.write import MergeOptions\n"
         "pa_lite.merge(*sys.argv[1:3], (0.5,), output=sys.argv[3], options=MergeOptions(threads=1, resume=True),\n"
-        "              progress=lambda done, total: done and (print(flush=True), sys.stdin.readline()))\n"
+        "              progress=lambda phase, done, total, unit: done and (print(flush=True), sys.stdin.readline()))\n"
     )
     words = [sys.executable, "-c", code, *map(str, tiny_pair), str(target)]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:

@@ -14,15 +14,16 @@ from pa_lite.statistics import standard_error
 from pa_lite.tasks.prompts import build_items
 from pa_lite.tasks.scoring import ScoreOptions, score_tasks
 from pa_lite.tasks.spec import TaskSpec, find_tasks
+from tests.support.reports import Reports
 
 ONE = EngineOptions(threads=1)
 
 
 def test_items_in_order_and_numbers_from_items() -> None:
-    seen: list[tuple[int, int]] = []
+    seen = Reports()
     specs = find_tasks(["demo_kind", "demo_labels"])
     with open_model("demo@0", ONE) as model:
-        result = score_tasks(model, specs, ScoreOptions(limit=20), lambda done, total: seen.append((done, total)))
+        result = score_tasks(model, specs, ScoreOptions(limit=20), seen)
         items = build_items(specs[1], limit=20)
         alone = [score_requests(model, [r])[0] for r in make_requests(model, items[3].prompt, items[3].continuations)]
     assert [t.task for t in result.tasks] == ["demo_kind", "demo_labels"]
@@ -36,7 +37,7 @@ def test_items_in_order_and_numbers_from_items() -> None:
         assert all(i.logprobs[i.picked] == max(i.logprobs) for i in task.items)
     assert result.accuracy.value == pytest.approx((kind.accuracy + labels.accuracy) / 2)
     assert labels.chance == pytest.approx(1 / 3)
-    assert seen[-1][0] == seen[-1][1] == 20 * 8 + 20 * 3
+    assert seen[-1] == ("score demo_labels", 20 * 8 + 20 * 3, 20 * 8 + 20 * 3, "requests")
 
 
 def test_ties_go_to_the_first(tmp_path: Path) -> None:
@@ -52,10 +53,10 @@ def test_ties_go_to_the_first(tmp_path: Path) -> None:
 
 def test_bad_tasks_are_found_before_anything_is_scored(tmp_path: Path) -> None:
     spec = TaskSpec(name="t", data="no.jsonl", template="{{ q }}", folder=tmp_path)
-    seen: list[tuple[int, int]] = []
+    seen = Reports()
     with open_model("demo@1", ONE) as model:
         with pytest.raises(InputError, match=r"no.jsonl"):
-            score_tasks(model, [*find_tasks(["demo"]), spec], None, lambda *n: seen.append(n))
+            score_tasks(model, [*find_tasks(["demo"]), spec], None, seen)
         with pytest.raises(InputError, match="limit is 0"):
             score_tasks(model, find_tasks(["demo"]), ScoreOptions(limit=0))
     assert seen == []

@@ -124,10 +124,10 @@ class RepoCache:
         except (OSError, OutputError) as e:
             _log.debug("%s: %s", path, e)
 
-    def add(self, subject: Subject, facts: FileFacts, progress: Callable[[int], None], stop: threading.Event) -> Path:
+    def add(self, subject: Subject, facts: FileFacts, on_bytes: Callable[[int], None], stop: threading.Event) -> Path:
         """Bring a file into the cache, unless it is there, and return its place in the commit's snapshot.
 
-        A download that broke off earlier is gone on with. `progress` gets the number of bytes that each piece brings,
+        A download that broke off earlier is gone on with. `on_bytes` gets the number of bytes that each piece brings,
         `stop` ends it early. Raises HubError when the file cannot be had or is not what the Hub describes, OutputError
         when there is no room.
         """
@@ -136,7 +136,7 @@ class RepoCache:
         assert subject.file is not None
         place = self.snapshot(facts.commit) / Path(*subject.file.split("/"))
         if place.exists():
-            progress(facts.size)
+            on_bytes(facts.size)
             return place
         blob = self.folder / "blobs" / facts.etag
         lock = cache_folder() / ".locks" / self._name / f"{facts.etag}.lock"
@@ -146,9 +146,9 @@ class RepoCache:
             _check_lock(lock)
             with WeakFileLock(lock):
                 if not blob.exists():
-                    _download(subject, facts, blob, progress, stop)
+                    _download(subject, facts, blob, on_bytes, stop)
                 else:
-                    progress(facts.size)
+                    on_bytes(facts.size)
                 _link(blob, place)
         return place
 
@@ -182,7 +182,7 @@ def _link(blob: Path, place: Path) -> None:
 
 
 def _download(
-    subject: Subject, facts: FileFacts, blob: Path, progress: Callable[[int], None], stop: threading.Event
+    subject: Subject, facts: FileFacts, blob: Path, on_bytes: Callable[[int], None], stop: threading.Event
 ) -> None:
     """Fetch a content to its blob, going on with what an earlier try left, and check its hash before it counts."""
     partial = blob.with_name(blob.name + INCOMPLETE)
@@ -196,11 +196,11 @@ def _download(
             f.seek(0)
             while piece := f.read(_PIECE):
                 _update(digests, piece)
-            progress(held)
+            on_bytes(held)
             for piece in content.pieces(held, facts.size, stop):
                 f.write(piece)
                 _update(digests, piece)
-                progress(len(piece))
+                on_bytes(len(piece))
             f.flush()
             os.fsync(f.fileno())
             if digests and facts.etag not in [digest.hexdigest() for digest in digests]:

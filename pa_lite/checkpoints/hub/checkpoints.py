@@ -16,7 +16,6 @@ from pa_lite.checkpoints.hub.remote_file import RemoteFile
 from pa_lite.checkpoints.hub.repositories import (
     HubFile,
     HubReference,
-    Progress,
     Sum,
     add_file,
     fetch_file,
@@ -26,6 +25,7 @@ from pa_lite.checkpoints.hub.repositories import (
 from pa_lite.checkpoints.locations import PICKLES, foreign_weights
 from pa_lite.checkpoints.weight_files import INDEX, SINGLE, choose_weights, listed, read_index
 from pa_lite.errors import CheckpointError, HubError, InputError, OutputError
+from pa_lite.progress import Progress
 from pa_lite.system.atomic import existing_parent
 from pa_lite.system.byte_source import ByteSource
 from pa_lite.untrusted.safe_names import same_file
@@ -104,8 +104,8 @@ class _Found:
 def fetch_checkpoints(references: Sequence[HubReference], progress: Progress | None = None) -> list[Path]:
     """Whole checkpoints, fetched into the Hub's cache: each one's snapshot folder, or the (first) GGUF file in it.
 
-    Only safetensors (those of the index), GGUF, JSON, tokenizer files and templates are fetched. `progress` gets (bytes
-    done, bytes in all) over all files of all. Raises CheckpointError for a repository without weights that pa-lite
+    Only safetensors (those of the index), GGUF, JSON, tokenizer files and templates are fetched. `progress` gets the
+    bytes done over all files of all. Raises CheckpointError for a repository without weights that pa-lite
     opens, HubError, saying what to do, when something cannot be had (offline it names what the cache lacks),
     OutputError when the disk has no room for them.
     """

@@ -9,7 +9,7 @@ import itertools
 import logging
 import re
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,10 @@ from typing import Any
 from pa_lite.checkpoints.hub.cache import RepoCache, cache_folder
 from pa_lite.checkpoints.hub.http import TIMEOUT, FileFacts, Subject, api, attempt, file_facts, is_offline
 from pa_lite.errors import CheckpointError, HubError, InputError
+from pa_lite.progress import Counter, Progress
 from pa_lite.untrusted.safe_names import escapes, path_fault
 
 _log = logging.getLogger(__name__)
-Progress = Callable[[int, int], None]
 PREFIX = "hub:"
 _PART = r"[A-Za-z0-9](?:[\w.-]{0,94}[A-Za-z0-9_])?"
 _REFERENCE = re.compile(rf"hub:(?P<repo>{_PART}/{_PART})(?:/(?P<file>[^@]+))?(?:@(?P<revision>[^\s@]+))?", re.A)
@@ -195,7 +195,7 @@ def fetch_file(
     """One file of a repository, fetched into the Hub's cache unless it is there; returns where it lies.
 
     Size and hash are checked; a download that broke off is gone on with. Offline, or with the Hub out of reach, the
-    cache's copy is taken. `progress` gets (bytes done, bytes in all). Raises HubError, saying what to do.
+    cache's copy is taken. `progress` gets the bytes done. Raises HubError, saying what to do.
     """
     subject, cache = Subject(repo, kind, revision, filename), RepoCache(repo, kind)
     _check_name(filename, str(subject))
@@ -225,16 +225,9 @@ def add_file(cache: RepoCache, subject: Subject, facts: FileFacts, total: Sum) -
     return cache.add(replace(subject, revision=facts.commit), facts, total.add, total.stop)
 
 
-class Sum:
+class Sum(Counter):
     """Adds up what several downloads bring, for one bar, and ends them all when `stop` is set."""
 
     def __init__(self, total: int, progress: Progress | None) -> None:
-        self.total, self.done = total, 0
+        super().__init__(progress, "download", total, "B")
         self.stop = threading.Event()
-        self._progress, self._lock = progress, threading.Lock()
-
-    def add(self, n: int) -> None:
-        with self._lock:
-            self.done += n
-            if self._progress is not None:
-                self._progress(self.done, self.total)

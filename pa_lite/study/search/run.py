@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,13 +10,13 @@ import numpy as np
 from pa_lite.errors import InputError
 from pa_lite.merging.groups import GROUPS
 from pa_lite.merging.schedule import Schedule, parse_schedule
+from pa_lite.progress import Progress
 from pa_lite.study.curves import Values
 from pa_lite.study.goal import Goal
 from pa_lite.study.plan import StudyPlan
 from pa_lite.study.search.halving import Arms, Found, SearchOptions, race_arms, search_lam
 from pa_lite.study.worker import LocalWorker
 
-Progress = Callable[[int, int], None]
 _STEPS = (-0.2, 0.2)  # a group's lam against the others'
 
 
@@ -41,16 +41,16 @@ class Schedules:
 class _Evaluator:
     """Runs items of a plan's works at a lam and schedule, on one model that moves. Reports items done."""
 
-    def __init__(self, plan: StudyPlan, limit: int, progress: Progress | None) -> None:
+    def __init__(self, plan: StudyPlan, limit: int, progress: Progress | None, phase: str) -> None:
         self.plan, self.limit, self.progress, self.done = plan, limit, progress, 0
-        self.worker = LocalWorker(plan)
+        self.phase, self.worker = phase, LocalWorker(plan)
 
     def __call__(self, lam: float, work: int, items: Sequence[int], schedule: Schedule | None = None) -> Values:
         kind = self.plan.options.types[0]
         records = self.worker.run(kind, lam, work, items, schedule)
         self.done += len(items)
         if self.progress is not None:
-            self.progress(min(self.done, self.limit), self.limit)
+            self.progress(self.phase, min(self.done, self.limit), self.limit, "items")
         return np.array([self.plan.works[work].value(records[i]) for i in items])
 
 
@@ -70,11 +70,14 @@ def _sizes(plan: StudyPlan, goal: Goal) -> tuple[tuple[int, ...], bool]:
 def find_lam(
     plan: StudyPlan, goal: Goal, options: SearchOptions | None = None, progress: Progress | None = None
 ) -> Found:
-    """Search the plan's lams. `progress` gets (items evaluated, the most that may be). Raises what a sweep raises."""
+    """Search the plan's lams. `progress` gets the items evaluated, of the most that may be.
+
+    Raises what a sweep raises.
+    """
     options = options or SearchOptions()
     sizes, has_follow = _sizes(plan, goal)
     lams = plan.options.lams
-    evaluator = _Evaluator(plan, int(options.budget * len(lams) * sum(sizes)), progress)
+    evaluator = _Evaluator(plan, int(options.budget * len(lams) * sum(sizes)), progress, "search")
     with evaluator.worker:
         arms = Arms(lams, sizes, has_follow, lambda lam, w, items: evaluator(lams[lam], w, items))
         return search_lam(arms, goal, options)
@@ -103,8 +106,8 @@ def find_schedule(
 ) -> Schedules:
     """Race coarse schedules around a lam: the lam itself, each group moved, and instruct as the goal's yardstick.
 
-    `progress` gets (items evaluated, the most that may be). Raises InputError for a plan with a schedule of its own,
-    and what running cells raises.
+    `progress` gets the items evaluated, of the most that may be. Raises InputError for a plan with a schedule of its
+    own, and what running cells raises.
     """
     options = options or SearchOptions()
     check_no_schedule(plan)
@@ -112,7 +115,7 @@ def find_schedule(
     arms = [(lam, Schedule()), *((lam, s) for s in candidate_schedules(plan, lam))]
     if goal.keep_follow is not None and lam != 1:
         arms.append((1.0, Schedule()))
-    evaluator = _Evaluator(plan, int(options.budget * len(arms) * sum(sizes)), progress)
+    evaluator = _Evaluator(plan, int(options.budget * len(arms) * sum(sizes)), progress, "race schedules")
 
     def evaluate(arm: int, work: int, items: Sequence[int]) -> Values:
         return evaluator(arms[arm][0], work, items, arms[arm][1])

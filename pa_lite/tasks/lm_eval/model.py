@@ -27,6 +27,7 @@ from pa_lite.engine.reasoning import ReasoningFormat
 from pa_lite.engine.requests import Request, begins_with_bos, make_requests, rolling_requests
 from pa_lite.engine.scoring import score_requests
 from pa_lite.errors import EngineError, InputError, nearest
+from pa_lite.progress import Progress, part_of, silent
 from pa_lite.tasks.lm_eval.answers import ENDING, Answers
 from pa_lite.tasks.lm_eval.options import generation_options, parse_pairs, texts_at_a_time
 from pa_lite.untrusted.portions import portions
@@ -38,7 +39,6 @@ except ImportError as e:
     told = "is not installed" if (e.name or "").split(".")[0] == "lm_eval" else f"cannot be imported ({e})"
     raise InputError(f"lm-eval {told}. Install it with: pip install 'pa-lite[harness]'.") from e
 
-Progress = Callable[[int, int], None]
 _Result = TypeVar("_Result")
 _log = logging.getLogger(__name__)
 # characters of requests whose tokens are held at a time, and fewer where each portion's answers are kept in a file
@@ -76,12 +76,12 @@ class PaLiteLM(LM):  # type: ignore[misc]
         `n_ctx`, `threads`, `gpu_layers`, `probe` as EngineOptions has them, `kind` the type a pair is merged to; these
         are for a model opened here. `seed` draws sampled texts. `batch_size` is how many texts are generated at a time:
         a number or `auto`, at most `max_batch_size`; loglikelihoods are packed as the cache allows. `device` is what
-        lm-eval calls it: `cpu` keeps every layer off the GPU. `progress` gets (requests done, requests in all) of each
+        lm-eval calls it: `cpu` keeps every layer off the GPU. `progress` gets the requests done of each
         call. `chat` has the template's arguments and date; what it leaves open is settled when the template is first
         used. Raises PaLiteError.
         """
         super().__init__()
-        self.seed, self.progress = seed, progress or (lambda _done, _total: None)
+        self.seed, self.progress = seed, progress or silent
         self.parallel = texts_at_a_time(batch_size, max_batch_size)
         self.n_truncated = 0
         self._closing = contextlib.ExitStack()
@@ -163,7 +163,7 @@ class PaLiteLM(LM):  # type: ignore[misc]
         pairs = [request.args for request in requests]
         self._check_texts(requests, ["".join(pair) for pair in pairs])
         results: dict[int, tuple[float, bool]] = {}
-        report = self._reporter(len(pairs), disable_tqdm)
+        progress = silent if disable_tqdm else self.progress
         for portion in self._portions(pairs):
             behind: dict[str, list[int]] = {}
             for i in portion:
@@ -174,7 +174,9 @@ class PaLiteLM(LM):  # type: ignore[misc]
                 for context, members in behind.items()
                 for request in make_requests(self.model, context, [pairs[i][1] for i in members], parse_special=True)
             ]
-            scores = score_requests(self.model, made, report(len(results)))
+            scores = score_requests(
+                self.model, made, part_of(progress, "loglikelihood", len(results), len(pairs), "requests")
+            )
             self._count_cut(sum(s.truncated for s in scores), len(pairs))
             for i, score in zip(places, scores, strict=True):
                 results[i] = (score.logprob, score.is_greedy)
@@ -189,14 +191,14 @@ class PaLiteLM(LM):  # type: ignore[misc]
         texts = [request.args[0] for request in requests]
         self._check_texts(requests, texts)
         results: dict[int, float] = {}
-        report = self._reporter(len(texts), disable_tqdm)
+        progress = silent if disable_tqdm else self.progress
         for places in self._portions([(text,) for text in texts]):
             windows = [rolling_requests(self.model, texts[i], parse_special=True) for i in places]
             flat: list[Request] = [w for of_text in windows for w in of_text]
-            texts_done, n_texts = report(len(results)), len(places)
+            before, n_texts = len(results), len(places)
 
-            def of_windows(done: int, of: int, report: Progress = texts_done, n: int = n_texts) -> None:
-                report(done * n // of, n)
+            def of_windows(phase: str, done: int, of: int, _unit: str, before: int = before, n: int = n_texts) -> None:
+                progress("loglikelihood_rolling", before + done * n // of, len(texts), "requests")
 
             scores = iter(score_requests(self.model, flat, of_windows))
             for i, of_text in zip(places, windows, strict=True):
@@ -217,7 +219,7 @@ class PaLiteLM(LM):  # type: ignore[misc]
         self._check_texts(requests, [context for context, _ in pairs])
         settings = [self.generation_options(kwargs) for _, kwargs in pairs]
         results: dict[int, str] = {}
-        report = self._reporter(len(pairs), disable_tqdm)
+        progress = silent if disable_tqdm else self.progress
         groups: dict[GenerationOptions, list[int]] = {}
         for i, options in enumerate(settings):
             groups.setdefault(replace(options, max_tokens=1), []).append(i)
@@ -226,7 +228,7 @@ class PaLiteLM(LM):  # type: ignore[misc]
                 places = [members[i] for i in portion]
                 prompts = [self._prompt(pairs[i][0], settings[i].max_tokens) for i in places]
                 self._count_cut(sum(is_cut for _, is_cut in prompts), len(pairs))
-                done = report(len(results))
+                done = part_of(progress, "generate_until", len(results), len(pairs), "requests")
 
                 def keep(at: int, made: Generation, places: Sequence[int] = places) -> None:
                     i = places[at]
@@ -288,14 +290,6 @@ class PaLiteLM(LM):  # type: ignore[misc]
         """Yield places of requests in bounded portions, alphabetic neighbours together: these share prefixes."""
         size = _PORTION if self.cache_hook.dbdict is None and self._answers is None else _KEPT_PORTION
         return portions(sorted(range(len(texts)), key=lambda i: texts[i]), lambda i: sum(map(len, texts[i])), size)
-
-    def _reporter(self, total: int, is_silent: bool) -> Callable[[int], Progress]:
-        """Makes callbacks for parts of a call's work, which so many requests precede."""
-
-        def behind(before: int) -> Progress:
-            return (lambda _done, _of: None) if is_silent else (lambda done, _of: self.progress(before + done, total))
-
-        return behind
 
     def _count_cut(self, n: int, total: int) -> None:
         if n:

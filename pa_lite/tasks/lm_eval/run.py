@@ -23,7 +23,8 @@ from pa_lite.tasks.lm_eval.guard import check_requests_cache, guarded
 from pa_lite.tasks.lm_eval.options import MAX_GEN_TOKS, HarnessOptions
 
 if TYPE_CHECKING:
-    from pa_lite.tasks.lm_eval.model import PaLiteLM, Progress
+    from pa_lite.progress import Progress
+    from pa_lite.tasks.lm_eval.model import PaLiteLM
 
 _FILES = (".yaml", ".yml")
 _VERSIONED = ("pa-lite", "llama-cpp-python", "lm_eval", "datasets", "numpy")

@@ -30,6 +30,7 @@ from pa_lite.checkpoints.hub.repositories import (
 from pa_lite.errors import CheckpointError, HubError, InputError, OutputError
 from pa_lite.system.markers import INCOMPLETE
 from tests.support.hub_server import STRANGER, TOKEN, HubServer
+from tests.support.reports import Reports
 
 NOISE = bytes(range(256)) * 40_000  # 10 MB: longer than what sockets buffer
 
@@ -82,10 +83,10 @@ def test_a_file_is_fetched_once_checked_and_shared_with_huggingface_hub(hub: Hub
     from huggingface_hub import hf_hub_download
 
     repo = hub.add("org/d", {"x/a.parquet": NOISE, "b.json": b"{}"}, kind="dataset")
-    told: list[tuple[int, int]] = []
-    path = fetch_file("org/d", "x/a.parquet", kind="dataset", progress=lambda *n: told.append(n))
+    told = Reports()
+    path = fetch_file("org/d", "x/a.parquet", kind="dataset", progress=told)
     assert path.read_bytes() == NOISE
-    assert told[-1] == (len(NOISE), len(NOISE))
+    assert told[-1] == ("download", len(NOISE), len(NOISE), "B")
     assert told == sorted(told)
     assert fetch_file("org/d", "x/a.parquet", kind="dataset") == path
     assert fetch_file("org/d", "b.json", kind="dataset", revision=repo.refs["main"]).read_bytes() == b"{}"

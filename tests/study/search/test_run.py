@@ -14,15 +14,14 @@ from pa_lite.study.plan import plan_study
 from pa_lite.study.search.halving import SearchOptions
 from pa_lite.study.search.run import candidate_schedules, find_lam, find_schedule
 from tests.study.test_sweep import OPTIONS
+from tests.support.reports import Reports
 
 
 def test_finding_a_lam_reports_what_it_spent() -> None:
-    plan, told = plan_study("demo", OPTIONS), []
-    found = find_lam(
-        plan, Goal(keep_follow=0.9), SearchOptions(budget=0.9), lambda done, total: told.append((done, total))
-    )
+    plan, told = plan_study("demo", OPTIONS), Reports()
+    found = find_lam(plan, Goal(keep_follow=0.9), SearchOptions(budget=0.9), told)
     assert found.lam in OPTIONS.lams
-    assert told[-1] == (found.spent, int(0.9 * 180))
+    assert told[-1] == ("search", found.spent, int(0.9 * 180), "items")
     assert found.grid == 180
     assert found.spent <= 0.9 * found.grid
     assert len(found.few_shot) == len(found.follow) == len(found.evaluated) == 3

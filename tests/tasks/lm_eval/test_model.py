@@ -37,6 +37,7 @@ from pa_lite.tasks.scoring import ScoreOptions, score_tasks
 from tests.cli.test_cli import run
 from tests.engine.test_scoring import alone
 from tests.support.lm_eval_tasks import PICK, ROLL, SAY, write_tasks
+from tests.support.reports import Reports
 from tests.tasks.test_results import write_suite
 
 ONE = EngineOptions(threads=1)
@@ -208,8 +209,9 @@ def test_kept_requests_depend_on_all_that_a_template_writes(model: Model, monkey
 def test_answers_survive_a_kill(model: Model, tmp_path: Path) -> None:
     from lm_eval.api.model import CachingLM
 
-    def stop(_done: int, _total: int) -> None:
-        raise KeyboardInterrupt
+    def stop(_phase: str, _done: int, total: int, _unit: str) -> None:
+        if total:  # not of tokens
+            raise KeyboardInterrupt
 
     lm = PaLiteLM(model, batch_size=1, progress=stop)
     kept = CachingLM(lm, str(tmp_path / "kept.db"))
@@ -228,15 +230,15 @@ def test_order_is_kept(model: Model) -> None:
     pairs = [
         (rng.choice(("", "- Kani ->", "A robin is a ")), rng.choice((" Rome", " Oslo", "bird"))) for _ in range(30)
     ]
-    seen: list[tuple[int, int]] = []
-    lm = PaLiteLM(model, progress=lambda done, total: seen.append((done, total)))
+    seen = Reports()
+    lm = PaLiteLM(model, progress=seen)
     got = lm.loglikelihood([Asked(p) for p in pairs])
     for pair, (logprob, greedy) in zip(pairs, got, strict=True):
         slow = alone(model, make_requests(model, pair[0], [pair[1]])[0])
         assert logprob == pytest.approx(slow.logprob, abs=1e-3)
         assert greedy == slow.is_greedy
     assert len({round(x, 3) for x, _ in got}) > 3
-    assert seen[-1] == (30, 30)
+    assert seen[-1] == ("loglikelihood", 30, 30, "requests")
     prompts = [f"- {pair[0]}{pair[1]} ->" for pair in pairs]
     kwargs = [{"max_gen_toks": 1 + i % 3, "until": "x" if i % 2 else ["\n"]} for i in range(30)]
     texts = lm.generate_until([Asked(p) for p in zip(prompts, kwargs, strict=True)])
