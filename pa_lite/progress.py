@@ -43,7 +43,7 @@ class Counter:
 
     def __init__(self, progress: Progress | None, phase: str, total: int, unit: str) -> None:
         self.phase, self.done, self.total, self.unit = phase, 0, total, unit
-        self._progress, self._lock = progress or silent, threading.Lock()
+        self._progress, self._lock = silent if progress is None else progress, threading.Lock()
 
     def add(self, n: int) -> None:
         """Count n more units as done."""

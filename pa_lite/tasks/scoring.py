@@ -211,7 +211,7 @@ def score_prepared(
 ) -> TaskResult:
     """Score a task whose items are ready, all of them or some. Raises EngineError when llama.cpp fails."""
     score = _score_texts if prepared.spec.kind == "G" else _score_choices
-    return score(model, prepared, options or ScoreOptions(), progress or silent)
+    return score(model, prepared, options or ScoreOptions(), silent if progress is None else progress)
 
 
 def _wants_mutual_info(spec: TaskSpec, options: ScoreOptions) -> bool:

@@ -81,7 +81,7 @@ class PaLiteLM(LM):  # type: ignore[misc]
         used. Raises PaLiteError.
         """
         super().__init__()
-        self.seed, self.progress = seed, progress or silent
+        self.seed, self.progress = seed, silent if progress is None else progress
         self.parallel = texts_at_a_time(batch_size, max_batch_size)
         self.n_truncated = 0
         self._closing = contextlib.ExitStack()
