@@ -36,7 +36,7 @@ def fetch(filename: str) -> Path:
     """A file of the data set, from the Hub's cache or the Hub. Raises PaLiteError when it cannot be had."""
     from pa_lite.checkpoints.hub.repositories import fetch_file
 
-    return fetch_file(REPOSITORY, filename, kind="dataset")
+    return fetch_file(REPOSITORY, filename, repo_type="dataset")
 
 
 def load_alpaca_eval(source: str | Path | None = None) -> list[Prompt]:

@@ -76,8 +76,8 @@ class Journal:
     def __enter__(self) -> Journal:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        if kind is not None and issubclass(kind, InputChangedError):
+    def __exit__(self, exc_type: type[BaseException] | None, *rest: object) -> None:
+        if exc_type is not None and issubclass(exc_type, InputChangedError):
             self.results = {}  # nobody knows which of them the file that changed had a part in
         self.close()
 
@@ -97,19 +97,19 @@ class Journal:
             ) from e
         self.results[place] = result
 
-    def results_as(self, kind: type[_Result], is_possible: Callable[[_Result], bool]) -> dict[int, _Result]:
+    def results_as(self, result_type: type[_Result], is_possible: Callable[[_Result], bool]) -> dict[int, _Result]:
         """Return the results so far as objects of a dataclass, by place.
 
         Raises OutputError for one that is not such an object, or for which `is_possible` is false.
         """
-        types = get_type_hints(kind)
+        types = get_type_hints(result_type)
         found = {}
         for place, result in self.results.items():
             if not isinstance(result, dict) or result.keys() != types.keys():
                 raise self._damaged(place)
             if not all(isinstance(result[name], types[name]) for name in types):
                 raise self._damaged(place)
-            found[place] = kind(**result)
+            found[place] = result_type(**result)
             if not is_possible(found[place]):
                 raise self._damaged(place)
         return found

@@ -80,8 +80,8 @@ def shorten(text: str, limit: int = 60) -> str:
     return repr(line if len(line) <= limit else line[: limit - 3] + "...")
 
 
-_KINDS = {dict: "object", list: "list", str: "text", bool: "truth value", type(None): "null"}
+_JSON_TYPES = {dict: "object", list: "list", str: "text", bool: "truth value", type(None): "null"}
 
 
 def _kind(value: object) -> str:
-    return _KINDS.get(type(value), "number")
+    return _JSON_TYPES.get(type(value), "number")

@@ -73,11 +73,11 @@ class _Resources:
 class LoadedModel:
     """A model in memory, made by `load`. Its memory is freed by `close`, after a `with` block, or with the object."""
 
-    def __init__(self, model: ModelLike, options: EngineOptions | None = None, kind: str = "F16") -> None:
-        """Load what a model reference names; a pair is merged as type `kind`. Raises PaLiteError."""
+    def __init__(self, model: ModelLike, options: EngineOptions | None = None, type: str = "F16") -> None:
+        """Load what a model reference names; a pair is merged as `type`. Raises PaLiteError."""
         self._reference, resources = resolve_model(model), _Resources()
         self._opened: Model | InMemoryModel | None
-        self._opened = resources.closing.enter_context(open_reference(self._reference, options, kind))
+        self._opened = resources.closing.enter_context(open_reference(self._reference, options, type))
         self._resources = resources
         self._finalizer = weakref.finalize(self, resources.close)
 
@@ -85,7 +85,7 @@ class LoadedModel:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, exc_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
 

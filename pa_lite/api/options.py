@@ -60,18 +60,18 @@ Date = str | day
 T = TypeVar("T")
 
 
-def fill(kind: type[T], words: Mapping[str, Any], base: T | None = None) -> T:
+def fill(options_type: type[T], words: Mapping[str, Any], base: T | None = None) -> T:
     """Return options of a class: those of `base`, or its defaults, with what of `words` is not None in their place.
 
     Only words that are names of the class's fields count. Raises InputError for values that the class refuses, and for
     a `base` of another class.
     """
-    assert is_dataclass(kind)
-    if base is not None and not isinstance(base, kind):
-        raise InputError(f"{base!r:.80} is not {kind.__name__}: give the options' fields as keywords instead.")
-    given = {f.name: words[f.name] for f in fields(kind) if words.get(f.name) is not None}
+    assert is_dataclass(options_type)
+    if base is not None and not isinstance(base, options_type):
+        raise InputError(f"{base!r:.80} is not {options_type.__name__}: give the options' fields as keywords instead.")
+    given = {f.name: words[f.name] for f in fields(options_type) if words.get(f.name) is not None}
     if base is None:
-        made: T = kind(**given)
+        made: T = options_type(**given)
         return made
     return replace(base, **given) if given else base
 

@@ -77,5 +77,5 @@ def _shown(entry: Field) -> str:
     digest = hashlib.sha256()
     for at in range(0, len(values), _BATCH):
         digest.update(json.dumps(list(values[at : at + _BATCH])).encode("ascii"))
-    kind = f"{len(values)} of {entry.item}" if entry.type == "ARRAY" else entry.type
-    return f"{kind}, SHA-256 {digest.hexdigest()}"
+    value_type = f"{len(values)} of {entry.item}" if entry.type == "ARRAY" else entry.type
+    return f"{value_type}, SHA-256 {digest.hexdigest()}"

@@ -42,20 +42,20 @@ def sampling_metadata(folder: Path) -> Metadata:
         return {}
     settings = read_json(path)
     out: Metadata = {}
-    for key, (kind, names) in _SAMPLING.items():
+    for key, (value_type, names) in _SAMPLING.items():
         name = next((n for n in names if n in settings), None)
         if name is not None and settings[name] is not None:
-            out[key] = _field(kind, settings[name], f"{path}: {name}")
+            out[key] = _field(value_type, settings[name], f"{path}: {name}")
     return out
 
 
-def _field(kind: str, value: Any, what: str) -> Field:
-    if kind == "STRING" and isinstance(value, str):
+def _field(value_type: str, value: Any, what: str) -> Field:
+    if value_type == "STRING" and isinstance(value, str):
         return string(value)
-    if kind != "STRING" and isinstance(value, (int, float)) and not isinstance(value, bool):
-        if kind == "FLOAT32" and abs(value) < _LARGEST:
+    if value_type != "STRING" and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if value_type == "FLOAT32" and abs(value) < _LARGEST:
             return float32(value)
-        if kind == "INT32" and -(2**31) <= value < 2**31 and value == int(value):
+        if value_type == "INT32" and -(2**31) <= value < 2**31 and value == int(value):
             return Field("INT32", int(value))
-    expected = {"STRING": "a string", "INT32": "an integer of 32 bits", "FLOAT32": "a number"}[kind]
+    expected = {"STRING": "a string", "INT32": "an integer of 32 bits", "FLOAT32": "a number"}[value_type]
     raise CheckpointError(f"{what} is {str(value)[:60]!r}, but must be {expected} or null. Correct it.")

@@ -167,12 +167,12 @@ class _Converter:
 
     def _whole(self, tensor: StoredTensor, place: Place) -> TensorSource:
         shape = self.model.shape_of(self.family, place.name)
-        kind = tensor_type(tensor.dtype)
+        held = tensor_type(tensor.dtype)
         pieces: tuple[Piece, ...] = (Piece(tensor.path, tensor.offset, tensor.stamp),)
         if place.parts:
             experts, rows, columns = shape
             self._check(tensor, (experts, place.parts * rows, columns))
-            row_bytes = kind.nbytes(columns)
+            row_bytes = held.nbytes(columns)
             firsts = (rows * (place.parts * e + place.part) for e in range(experts))
             pieces = tuple(Piece(tensor.path, tensor.offset + row_bytes * first, tensor.stamp) for first in firsts)
         elif self.family.cuts_vocabulary and place.name in ("token_embd.weight", "output.weight"):
@@ -181,16 +181,16 @@ class _Converter:
             self._check(tensor, shape)
         is_norm = place.name.endswith("norm.weight")
         return TensorSource(
-            place.name, tensor.name, pieces, kind, shape, self._heads(place.name), self.family.norm_shift * is_norm
+            place.name, tensor.name, pieces, held, shape, self._heads(place.name), self.family.norm_shift * is_norm
         )
 
     def _heads(self, name: str) -> int:
         """How many heads' rows change places."""
         query, key_value = self.model.heads
-        kind = name.rpartition(".attn_")[2]
-        if not self.family.interleave_qk or not kind.startswith(("q.", "k.")):
+        role = name.rpartition(".attn_")[2]
+        if not self.family.interleave_qk or not role.startswith(("q.", "k.")):
             return 0
-        return query if kind.startswith("q") else key_value
+        return query if role.startswith("q") else key_value
 
     def _stacked(self, name: str, experts: Mapping[int, StoredTensor]) -> TensorSource:
         """The experts of one matrix, which GGUF has one behind the other."""

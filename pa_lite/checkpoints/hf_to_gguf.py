@@ -67,7 +67,7 @@ def places_of(family: Family, stored_name: str) -> list[Place]:
         if _OTHER_MODALITIES.fullmatch(stored_name):
             return []
         stored_name = stored_name.replace("language_model.", "", 1)
-    layer, expert = (re.search(rf"\.{kind}\.{_NUMBER}\.", stored_name) for kind in ("layers", "experts"))
+    layer, expert = (re.search(rf"\.{word}\.{_NUMBER}\.", stored_name) for word in ("layers", "experts"))
     number = layer[1] if layer else ""
     pattern = stored_name
     if layer:
@@ -97,8 +97,8 @@ class Description:
 
     def shape_of(self, family: Family, name: str) -> tuple[int, ...]:
         """The numpy shape that a GGUF tensor must have."""
-        kind = re.sub(r"^blk\.\d+\.", "", name)
-        words = family.shapes.get(kind) or SHAPES.get(kind) or _VECTOR
+        role = re.sub(r"^blk\.\d+\.", "", name)
+        words = family.shapes.get(role) or SHAPES.get(role) or _VECTOR
         return tuple(self.dimensions[word] for word in words)
 
 
@@ -110,7 +110,7 @@ def describe(family: Family, config: Config) -> Description:
     size = _head_size(family, config)
     for key in ("hidden_act", "hidden_activation"):
         list(must_be(key, family.activation)(config))
-    rope = read_rope(config, family.rope_theta, family.local_theta, family.rope_kinds)
+    rope = read_rope(config, family.rope_theta, family.local_theta, family.rope_types)
     if rope.rotated != 1 and not family.rotates_part:
         raise rope.scaling.refuse("partial_rotary_factor", "llama.cpp turns all of a head in this architecture")
     if rope.theta != family.rope_theta and not family.writes_rope:
@@ -124,12 +124,12 @@ def describe(family: Family, config: Config) -> Description:
     rotated = rotated if family.rotates_part else size
     metadata = _metadata(family, config, rope, size, rotated)
     constants: Tensors = {}
-    if rope.kind == "llama3":
+    if rope.rope_type == "llama3":
         constants = llama3_divisors(rope, rotated)
-    elif rope.kind == "longrope":
+    elif rope.rope_type == "longrope":
         factor, constants = longrope(rope, rotated, config.count("max_position_embeddings"))
         metadata[Keys.Rope.SCALING_ATTN_FACTOR.format(arch=family.architecture)] = float32(factor)
-    elif rope.kind == "dynamic":
+    elif rope.rope_type == "dynamic":
         warnings.append(
             f"{config.where}: dynamic rotary scaling has no place in GGUF: beyond "
             f"{config.count('max_position_embeddings')} tokens llama.cpp's answers are not transformers'"

@@ -128,10 +128,10 @@ def _gguf_models(folder: Path, names: Collection[str]) -> list[str]:
 
 def _is_model(path: Path) -> bool:
     try:
-        kind, architecture = gguf_content(path)
+        content, architecture = gguf_content(path)
     except CheckpointError:
         return True  # which the error of opening it then tells
-    return kind == "model" and architecture not in OTHER_CONTENTS
+    return content == "model" and architecture not in OTHER_CONTENTS
 
 
 def foreign_weights(names: Collection[str], adapted: str = "") -> str | None:

@@ -169,7 +169,7 @@ def read_pairs(path: Path, is_own: bool) -> dict[str, Pair]:
         raise CheckpointError(f"{path}: is not a registry of pairs: {e}. Mend it or remove it.") from e
 
 
-_KINDS: Mapping[str, type] = {
+_KEY_TYPES: Mapping[str, type] = {
     "base": str, "instruct": str, "description": str, "licence": str, "gated": bool, "parameters": int, "differs": str,
 }  # fmt: skip
 
@@ -179,10 +179,10 @@ def _pair(name: str, entry: Any, folder: Path, is_own: bool) -> Pair:
         raise ValueError(f"{name} is no table with base and instruct.")
     entry = {key: _path_of_bytes(value) if key in ("base", "instruct") else value for key, value in entry.items()}
     for key, value in entry.items():
-        if key not in _KINDS:
-            raise ValueError(f"{name} has the unknown key {key}.{nearest(key, _KINDS)}")
-        if type(value) is not _KINDS[key]:
-            raise ValueError(f"{key} of {name} is {value!r}, which is no {_KINDS[key].__name__}.")
+        if key not in _KEY_TYPES:
+            raise ValueError(f"{name} has the unknown key {key}.{nearest(key, _KEY_TYPES)}")
+        if type(value) is not _KEY_TYPES[key]:
+            raise ValueError(f"{key} of {name} is {value!r}, which is no {_KEY_TYPES[key].__name__}.")
 
     def place(side: str) -> Location:
         found = locate(entry[side])
@@ -245,7 +245,7 @@ def _check_alike(pair: Pair) -> None:
 
 
 def _toml(pair: Pair) -> str:
-    entries = {key: getattr(pair, key) for key in _KINDS}
+    entries = {key: getattr(pair, key) for key in _KEY_TYPES}
     lines = [f"[{_quoted(pair.name)}]"]
     for key, value in entries.items():
         if value not in ("", None, 0) or value is False:
@@ -285,7 +285,7 @@ def pair_fit(pair: Pair) -> PairFit:
     free = shutil.disk_usage(existing_parent(cache_folder())).free
     memory = available_memory()
     runs = tuple(
-        kind for kind, bits in _RUN_BITS.items() if _RUN_SHARE * pair.parameters * bits / 8 + _RUN_BYTES <= memory
+        name for name, bits in _RUN_BITS.items() if _RUN_SHARE * pair.parameters * bits / 8 + _RUN_BYTES <= memory
     )
     return PairFit(is_here, is_here or pair.download_bytes <= free, runs if memory else None)
 

@@ -39,7 +39,7 @@ def show_inspection(found: Inspection, tensors: bool) -> None:
     rows = [("name", found.name), ("architecture", found.architecture), ("supported", supported)]
     rows.append(("files", ", ".join(found.files)))
     rows.append(("parameters", f"{found.parameters / 1e6:.1f} million in {found.bytes / 1e6:.1f} MB"))
-    rows.append(("types", ", ".join(f"{kind} {size / 1e6:.1f} MB" for kind, size in found.types.items())))
+    rows.append(("types", ", ".join(f"{tensor_type} {size / 1e6:.1f} MB" for tensor_type, size in found.types.items())))
     rows += [(key, str(value)) for key, value in found.settings.items()]
     if found.vocabulary is not None:
         v = found.vocabulary

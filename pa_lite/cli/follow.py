@@ -47,7 +47,7 @@ def generate(
     stop: tuple[str, ...],
     chat: ChatOptions,
     resume: bool,
-    kind: str,
+    weight_type: str,
     engine: EngineOptions,
     output: Path | None,
     force: bool,
@@ -78,7 +78,7 @@ def generate(
         raise InputError("--resume continues a file: name it with -o.")
     loaded = pa_lite.load_prompts(prompts)
     check_prompts(loaded, chat.system)  # refuses what does not go together before a model is loaded
-    with pa_lite.load(model, engine, kind) as opened:
+    with pa_lite.load(model, engine, weight_type) as opened:
         note_plain_prompts(opened)
         with bar("generate") as progress:
             if output is not None:
@@ -128,7 +128,7 @@ def follow(
     max_tokens: int | None,
     parallel: int,
     chat: ChatOptions,
-    kind: str,
+    weight_type: str,
     engine: EngineOptions,
     output: Path | None,
     force: bool,
@@ -153,7 +153,7 @@ def follow(
         check_target(output, force)
     with bar("fetch") as progress:
         chosen = find_set(name, seed, progress)
-    with bar("follow") as progress, pa_lite.load(model, engine, kind) as loaded:
+    with bar("follow") as progress, pa_lite.load(model, engine, weight_type) as loaded:
         result = loaded.follow(chosen, limit, max_tokens, parallel, progress, chat=chat)
     document = follow_document(result, str(model), name, seed)
     if output is not None:

@@ -88,7 +88,7 @@ def parse_samples(
 @loads_a_model
 @JSON
 def harness(
-    model: ModelRef, kind: str, engine: EngineOptions, parallel: str, template_args: dict[str, Any], date: Any,
+    model: ModelRef, weight_type: str, engine: EngineOptions, parallel: str, template_args: dict[str, Any], date: Any,
     as_json: bool, show_config: bool, **words: Any,
 ) -> None:  # fmt: skip
     """Any lm-eval task on MODEL (FILE.gguf, PAIR@LAM, or a pair with --lam), in this process.
@@ -107,7 +107,7 @@ def harness(
         os.environ.setdefault("TQDM_DISABLE", "1")  # lm-eval draws bars of its own
     with bar("harness") as progress:
         result = pa_lite.harness(
-            model, options=options, type=kind, engine=engine, parallel=parallel, chat=chat, progress=progress
+            model, options=options, type=weight_type, engine=engine, parallel=parallel, chat=chat, progress=progress
         )
     if as_json or show_config:
         show_json(result.document)

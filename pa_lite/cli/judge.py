@@ -43,7 +43,7 @@ def judge(
     allow_empty: bool,
     resume: bool,
     chat: ChatOptions,
-    kind: str,
+    weight_type: str,
     engine: EngineOptions,
     output: Path | None,
     force: bool,
@@ -65,7 +65,7 @@ def judge(
     with bar("judge") as progress:
         result = pa_lite.judge(
             outputs, reference, judge_model, target, options=options, allow_empty=allow_empty, resume=resume,
-            force=force, lam=lam, type=kind, engine=engine, chat=chat, progress=progress,
+            force=force, lam=lam, type=weight_type, engine=engine, chat=chat, progress=progress,
         )  # fmt: skip
     if as_json:
         show_json({"annotations": str(target), **result.document()})

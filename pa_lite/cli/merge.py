@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.argument("instruct", required=False)
 @click.option("--pair", help="A registered pair, instead of BASE and INSTRUCT; BASE alone may name it, too.")
 @click.option("--lam", "lams", required=True, help="L[,L...] or LO:HI:STEP; 0 is the base, 1 the instruct model.")
-@click.option("--type", "kind", default="Q8_0", show_default=True, help="F32, F16, BF16, Q8_0, Q4_K_M, ...")
+@click.option("--type", "weight_type", default="Q8_0", show_default=True, help="F32, F16, BF16, Q8_0, Q4_K_M, ...")
 @click.option("--tensor-type", "tensor_types", multiple=True, metavar="PATTERN=TYPE", help="Another type there.")
 @click.option("--imatrix", type=click.Path(path_type=Path), help="Importance matrix of llama.cpp, for quantising.")
 @click.option("--schedule", default="", metavar="RULES|FILE.toml", help="Other lams by group and layer.")
@@ -43,7 +43,7 @@ def merge(
     instruct: str | None,
     pair: str | None,
     lams: str,
-    kind: str,
+    weight_type: str,
     tensor_types: tuple[str, ...],
     imatrix: Path | None,
     schedule: str,
@@ -76,7 +76,7 @@ def merge(
     if any(not 0 <= lam <= 1 for lam in values):
         tell("warning: a lam outside [0, 1] extrapolates beyond the pair.", err=True)
     plan = pa_lite.PlanOptions(
-        type=kind, schedule=read_schedule(schedule), vocab=vocab, imatrix=imatrix,
+        type=weight_type, schedule=read_schedule(schedule), vocab=vocab, imatrix=imatrix,
         tensor_types=tuple(map(parse_override, tensor_types)), force=force, allow_nonfinite=allow_nonfinite,
     )  # fmt: skip
     options = pa_lite.MergeOptions(

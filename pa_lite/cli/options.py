@@ -23,7 +23,7 @@ THREADS = click.option(
     help="Threads; 0: one for each core (decoding: each free core).",
 )
 STREAM = click.option("--stream", is_flag=True, help="Read checkpoints on the Hub by ranges, with no copy on the disk.")
-KIND = click.option("--type", "kind", default="F16", show_default=True, help="Type a PAIR@LAM is merged to.")
+TYPE = click.option("--type", "weight_type", default="F16", show_default=True, help="Type a PAIR@LAM is merged to.")
 
 
 def parse_layers(_context: click.Context, _parameter: click.Parameter, text: str) -> int | str:
@@ -48,7 +48,7 @@ PROBE = click.option(
 
 
 def loads_a_model(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of loading a model; they reach the command as `kind` and `engine`, an EngineOptions."""
+    """The options of loading a model; they reach the command as `weight_type` and `engine`, an EngineOptions."""
 
     @functools.wraps(command)
     def with_engine(*, gpu_layers: Any, threads: int, n_ctx: int, probe: bool, **words: Any) -> Any:
@@ -57,7 +57,7 @@ def loads_a_model(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(engine=EngineOptions(threads=threads, gpu_layers=gpu_layers, n_ctx=n_ctx, probe=probe), **words)
 
     decorated: Callable[..., Any] = with_engine
-    for option in (PROBE, N_CTX, THREADS, GPU, KIND):
+    for option in (PROBE, N_CTX, THREADS, GPU, TYPE):
         decorated = option(decorated)
     return decorated
 

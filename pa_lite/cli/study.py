@@ -261,7 +261,7 @@ def show_schedules(raced: Schedules) -> None:
 @click.option("--png", type=click.Path(path_type=Path, file_okay=False), help="Write the figures to this folder.")
 @click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Write every item as CSV.")
 @click.option("--lm-eval", type=click.Path(path_type=Path, file_okay=False), help="Write lm-eval results files there.")
-@click.option("--type", "kind", help="Type of the weights; by default the first measured.")
+@click.option("--type", "weight_type", help="Type of the weights; by default the first measured.")
 @FORCE
 @JSON
 def report(
@@ -270,7 +270,7 @@ def report(
     png: Path | None,
     csv_path: Path | None,
     lm_eval: Path | None,
-    kind: str | None,
+    weight_type: str | None,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -282,7 +282,7 @@ def report(
     from pa_lite.api.studies import write_report
 
     written, study = write_report(
-        run, pa_lite.ReportOptions(output=output, png=png, csv=csv_path, lm_eval=lm_eval, type=kind, force=force)
+        run, pa_lite.ReportOptions(output=output, png=png, csv=csv_path, lm_eval=lm_eval, type=weight_type, force=force)
     )
     if as_json:
         show_study(study, as_json)

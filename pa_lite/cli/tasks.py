@@ -49,7 +49,7 @@ def score(
     mutual_info: bool,
     parallel: int,
     log_samples: str | None,
-    kind: str,
+    weight_type: str,
     engine: EngineOptions,
     output: Path | None,
     force: bool,
@@ -81,7 +81,7 @@ def score(
     options = pa_lite.ScoreOptions(
         shots=shots, limit=limit, seed=seed, mutual_info=mutual_info, parallel=parallel, noise_sample=8
     )
-    with bar("score") as progress, pa_lite.load(model, engine, kind) as loaded:
+    with bar("score") as progress, pa_lite.load(model, engine, weight_type) as loaded:
         result = loaded.score(tasks, options, progress)
     document = results_document(result, str(model))
     if output is not None:

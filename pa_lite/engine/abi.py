@@ -164,35 +164,35 @@ def _bindings(lib: Any) -> Iterator[str]:
 
 def _fields(lib: Any, name: str, structure: Any, fields: Mapping[str, tuple[int, str]]) -> Iterator[str]:
     types = {field[0]: field[1] for field in structure._fields_}
-    for field, (offset, kind) in fields.items():
+    for field, (offset, expected) in fields.items():
         if field not in types:
             yield f"structure {name} has no field {field}"
             continue
         at = getattr(structure, field).offset
-        if (at != offset and _IS_64_BIT) or not _is(lib, types[field], kind):
-            yield f"field {field} of {name} is {_name(types[field])} at byte {at}, not {kind} at byte {offset}"
+        if (at != offset and _IS_64_BIT) or not _is(lib, types[field], expected):
+            yield f"field {field} of {name} is {_name(types[field])} at byte {at}, not {expected} at byte {offset}"
 
 
 def _signature(
     lib: Any, name: str, argtypes: Sequence[Any], restype: Any, arguments: str, result: str
 ) -> Iterator[str]:
-    kinds = arguments.split()
-    same = len(kinds) == len(argtypes) and all(_is(lib, a, k) for a, k in zip(argtypes, kinds, strict=True))
+    expected = arguments.split()
+    same = len(expected) == len(argtypes) and all(_is(lib, a, k) for a, k in zip(argtypes, expected, strict=True))
     if not (same and _is(lib, restype, result)):
         has = ", ".join(map(_name, argtypes))
-        yield f"{name} is ({has}) -> {_name(restype)}, not ({', '.join(kinds)}) -> {result}"
+        yield f"{name} is ({has}) -> {_name(restype)}, not ({', '.join(expected)}) -> {result}"
 
 
-def _is(lib: Any, kind: Any, name: str) -> bool:
+def _is(lib: Any, ctype: Any, name: str) -> bool:
     """Whether a type is the one of that name; names themselves differ, as a c_int is called c_long on Windows."""
     if name == "None":
-        return kind is None
+        return ctype is None
     if name == "CFunctionType":
-        return isinstance(kind, type) and issubclass(kind, ctypes._CFuncPtr)  # type: ignore[attr-defined,unused-ignore]
+        return isinstance(ctype, type) and issubclass(ctype, ctypes._CFuncPtr)  # type: ignore[attr-defined,unused-ignore]
     if name.startswith("LP_"):
-        inner = getattr(kind, "_type_", None)
-        return isinstance(kind, type) and issubclass(kind, ctypes._Pointer) and _is(lib, inner, name[3:])
-    return kind is (getattr(ctypes, name, None) or getattr(lib, name, None))
+        inner = getattr(ctype, "_type_", None)
+        return isinstance(ctype, type) and issubclass(ctype, ctypes._Pointer) and _is(lib, inner, name[3:])
+    return ctype is (getattr(ctypes, name, None) or getattr(lib, name, None))
 
 
 def _library(lib: Any) -> Iterator[str]:
@@ -212,10 +212,10 @@ def _types(lib: Any) -> Iterator[str]:
         if has != number:
             yield f"the tensor type {name} has the number {has}, not {number}"
     for name, (block, size) in _BLOCKS.items():
-        kind = tensor_type(name)
-        if (kind.block, kind.size) != (block, size):
-            yield f"the tensor type {name} has {kind.block} values in {kind.size} bytes, not {block} in {size}"
+        held = tensor_type(name)
+        if (held.block, held.size) != (block, size):
+            yield f"the tensor type {name} has {held.block} values in {held.size} bytes, not {block} in {size}"
 
 
-def _name(kind: Any) -> str:
-    return getattr(kind, "__name__", str(kind))
+def _name(ctype: Any) -> str:
+    return getattr(ctype, "__name__", str(ctype))

@@ -143,11 +143,11 @@ def shrinking(make: Callable[[str, int], Sequence[Wish]], cache_type: str, is_fr
 
     A cache of F32 becomes one of F16 first, if its type `is_free` to be chosen: that costs exactness, but no time.
     """
-    kinds = [cache_type, "F16"] if is_free and cache_type == "F32" else [cache_type]
-    wishes = [wish for kind in kinds for wish in make(kind, n_batch)]
+    cache_types = [cache_type, "F16"] if is_free and cache_type == "F32" else [cache_type]
+    wishes = [wish for chosen in cache_types for wish in make(chosen, n_batch)]
     for part in (n_batch // 2, n_batch // 4, n_batch // 8):
         if part >= _LEAST_BATCH:
-            wishes += make(kinds[-1], part)
+            wishes += make(cache_types[-1], part)
     return wishes
 
 

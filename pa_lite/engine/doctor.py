@@ -32,9 +32,9 @@ class Size:
     layers: int
     width: int
 
-    def weights(self, kind: str) -> int:
+    def weights(self, weight_type: str) -> int:
         """Bytes of all weights."""
-        return int(self.parameters * BITS[kind] / 8)
+        return int(self.parameters * BITS[weight_type] / 8)
 
     @property
     def cache(self) -> int:
@@ -81,7 +81,7 @@ class Diagnosis:
     remarks: tuple[str, ...]
 
 
-def reckon(name: str, kind: str, weights: int, cache: int, layers: int, memory: int, gpu: int) -> Fit:
+def reckon(name: str, weight_type: str, weights: int, cache: int, layers: int, memory: int, gpu: int) -> Fit:
     """Reckon whether weights and cache go into `memory` bytes, and how many layers with their cache into a GPU's `gpu`.
 
     Both are taken to be spread evenly over the layers and the output matrix, which counts as one.
@@ -89,7 +89,7 @@ def reckon(name: str, kind: str, weights: int, cache: int, layers: int, memory: 
     needed = weights + cache + _BUFFERS
     each = (weights + cache) / (layers + 1)
     on_gpu = most_that_fit(layers + 1, lambda n: _BUFFERS + n * each <= gpu) if gpu else 0
-    return Fit(name, kind, needed, needed - int((on_gpu or 0) * each) <= memory, on_gpu or 0, layers)
+    return Fit(name, weight_type, needed, needed - int((on_gpu or 0) * each) <= memory, on_gpu or 0, layers)
 
 
 def fits(memory: int, gpu: int) -> tuple[Fit, ...]:

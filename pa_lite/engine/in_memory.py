@@ -49,8 +49,8 @@ class InMemoryModel:
         self.plan, self.options = plan, options or EngineOptions()
         self.name = name or plan.instruct.name
         header, self._places, self._size = gguf_header(plan.instruct.architecture, plan.metadata_for(lam), plan.layout)
-        for kind in {t.type for t in plan.tensors}:
-            prepare(kind)
+        for tensor_type in {t.type for t in plan.tensors}:
+            prepare(tensor_type)
         self._descriptor: int | None = None
         self._folder = ExitStack()  # the temporary one, if there is any
         self._model: Model | None = None

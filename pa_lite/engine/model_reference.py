@@ -161,9 +161,9 @@ def _not_gguf(path: Path, content: Content) -> PaLiteError:
 
 @contextlib.contextmanager
 def open_reference(
-    model: ModelLike, options: EngineOptions | None = None, kind: str = REFERENCE_TYPE
+    model: ModelLike, options: EngineOptions | None = None, weight_type: str = REFERENCE_TYPE
 ) -> Iterator[Model | InMemoryModel]:
-    """Open the model that a reference names: a file's, or a pair's as type `kind`, which can move along the line.
+    """Open the model that a reference names: a file's, or a pair's as `weight_type`, which can move along the line.
 
     A file is first checked, and unless the options say otherwise tried in a process of its own (`probe_file`). Raises
     InputError for a bad reference and what merging, trying and loading raise.
@@ -178,7 +178,7 @@ def open_reference(
         return
     assert reference.pair is not None
     base, instruct = open_checkpoints([reference.pair.base, reference.pair.instruct])
-    plan = plan_merge(base, instruct, PlanOptions(type=kind))
+    plan = plan_merge(base, instruct, PlanOptions(type=weight_type))
     for remark in plan.choices:
         _log.warning("%s", remark)
     with InMemoryModel(plan, reference.lam, options, reference.pair.name) as moved:
@@ -186,7 +186,9 @@ def open_reference(
 
 
 @contextlib.contextmanager
-def open_model(model: ModelLike, options: EngineOptions | None = None, kind: str = REFERENCE_TYPE) -> Iterator[Model]:
+def open_model(
+    model: ModelLike, options: EngineOptions | None = None, weight_type: str = REFERENCE_TYPE
+) -> Iterator[Model]:
     """Open the model that a reference names, for reading it alone; see `open_reference`."""
-    with open_reference(model, options, kind) as opened:
+    with open_reference(model, options, weight_type) as opened:
         yield opened.model if isinstance(opened, InMemoryModel) else opened

@@ -92,8 +92,8 @@ class ModelVocabulary:
     @functools.cached_property
     def _pre_tokenizer(self) -> PreTokenizer:
         entries = (self.header.metadata.get(f"tokenizer.ggml.{key}") for key in ("model", "pre"))
-        kind, pre = ("" if entry is None else str(entry.value) for entry in entries)
-        return pre_tokenizer(kind, pre)
+        tokenizer_model, pre = ("" if entry is None else str(entry.value) for entry in entries)
+        return pre_tokenizer(tokenizer_model, pre)
 
     @functools.cached_property
     def _special_tokens(self) -> tuple[SpecialTokens, SpecialTokens]:
@@ -163,7 +163,7 @@ class ModelVocabulary:
     @functools.cached_property
     def _unknown(self) -> frozenset[int]:
         entry = self.header.metadata.get("tokenizer.ggml.token_type")
-        return frozenset(i for i, kind in enumerate(entry.value if entry else ()) if kind == UNKNOWN)
+        return frozenset(i for i, token_type in enumerate(entry.value if entry else ()) if token_type == UNKNOWN)
 
     def token_text(self, token: int) -> str:
         """A token as the vocabulary spells it."""
@@ -184,8 +184,8 @@ class ModelVocabulary:
         named = metadata.get(f"tokenizer.ggml.{name}_token_id")
         if named is not None and named.value == token:
             return token
-        kind = metadata.get("tokenizer.ggml.model")
-        is_byte_level = kind is not None and kind.value in BYTE_PAIRS
+        tokenizer_model = metadata.get("tokenizer.ggml.model")
+        is_byte_level = tokenizer_model is not None and tokenizer_model.value in BYTE_PAIRS
         return token if token >= 0 and self.is_control(token) and not is_byte_level else None
 
     def special_text(self, name: str) -> str:

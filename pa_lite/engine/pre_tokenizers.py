@@ -89,8 +89,9 @@ class PreTokenizer:
         return None if self.slow is None else self.slow.fault(text)
 
 
-def pre_tokenizer(kind: str, pre: str) -> PreTokenizer:
+def pre_tokenizer(tokenizer_model: str, pre: str) -> PreTokenizer:
     """Return what the pre-tokenizer of a GGUF file needs, by `tokenizer.ggml.model` and `tokenizer.ggml.pre`."""
-    if kind not in BYTE_PAIRS or kind == "gemma4":  # the latter's pre-tokenizer is its own, whatever the file says
+    # gemma4 has its own pre-tokenizer, whatever the file says
+    if tokenizer_model not in BYTE_PAIRS or tokenizer_model == "gemma4":
         return PreTokenizer()
     return PreTokenizer(pre not in WITHOUT_STACK, pre in _JOINS_WORDS, _SLOW.get(pre))

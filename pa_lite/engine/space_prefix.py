@@ -88,8 +88,8 @@ class SpacePrefix:
         tokens, types = (self._metadata.get(f"tokenizer.ggml.{key}") for key in ("tokens", "token_type"))
         pairs = [] if tokens is None or types is None else list(zip(tokens.value, types.value, strict=False))
 
-        def of(*kinds: int) -> LongestTokens:
-            return LongestTokens({text: i for i, (text, kind) in enumerate(pairs) if kind in kinds and text})
+        def of(*wanted: int) -> LongestTokens:
+            return LongestTokens({text: i for i, (text, held) in enumerate(pairs) if held in wanted and text})
 
         return of(USER_DEFINED), of(USER_DEFINED, CONTROL, UNKNOWN)
 

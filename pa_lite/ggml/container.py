@@ -77,11 +77,11 @@ OTHER_CONTENTS = {
 
 def architecture_of(header: GgufHeader) -> str:
     """The model's architecture. Raises CheckpointError for a file that holds an adapter, a matrix or anything else."""
-    name, kind = header.metadata.get(Keys.General.ARCHITECTURE), header.metadata.get(Keys.General.TYPE)
-    for entry in (kind, name):
+    name, file_type = header.metadata.get(Keys.General.ARCHITECTURE), header.metadata.get(Keys.General.TYPE)
+    for entry in (file_type, name):
         if entry is not None and (told := OTHER_CONTENTS.get(str(entry.value))):
             raise CheckpointError(f"{header.path}: holds {told}, not a language model. Name the model's own file.")
-    if name is None or name.type != "STRING" or (kind is not None and kind.value != "model"):
+    if name is None or name.type != "STRING" or (file_type is not None and file_type.value != "model"):
         raise CheckpointError(f"{header.path}: holds no language model (general.architecture, general.type).")
     return str(name.value)
 
@@ -117,14 +117,14 @@ class _Reader:
         except UnicodeDecodeError:
             raise self.fail("a string in it is not valid UTF-8") from None
 
-    def value(self, kind: int) -> Field:
-        if kind in _SCALARS:
-            name, code = _SCALARS[kind]
+    def value(self, value_type: int) -> Field:
+        if value_type in _SCALARS:
+            name, code = _SCALARS[value_type]
             return Field(name, self.number(code))
-        if kind == _STRING:
+        if value_type == _STRING:
             return Field("STRING", self.text())
-        if kind != _ARRAY:
-            raise self.fail(f"unknown value type {kind}")
+        if value_type != _ARRAY:
+            raise self.fail(f"unknown value type {value_type}")
         item, count = self.number("<I"), self.number("<Q")
         if item == _STRING:
             if count * 8 > self.left:
@@ -181,15 +181,15 @@ class _Reader:
         if not 1 <= n_dims <= _MAX_DIMENSIONS:
             raise self.fail(f"tensor {name[:80]!r} with {n_dims} dimensions")
         shape = tuple(reversed([self.number("<Q") for _ in range(n_dims)]))
-        kind, offset = self.number("<I"), self.number("<Q")
-        if kind not in TYPE_NAMES:
-            if kind in _NOT_READ:
+        type_id, offset = self.number("<I"), self.number("<Q")
+        if type_id not in TYPE_NAMES:
+            if type_id in _NOT_READ:
                 raise CheckpointError(
-                    f"{self.path}: tensor {name} is stored as {_NOT_READ[kind]}, which pa-lite cannot read. "
+                    f"{self.path}: tensor {name} is stored as {_NOT_READ[type_id]}, which pa-lite cannot read. "
                     "Take a file of another type."
                 )
-            raise self.fail(f"tensor {name} has the unknown type {kind}")
-        held = tensor_type(TYPE_NAMES[kind])
+            raise self.fail(f"tensor {name} has the unknown type {type_id}")
+        held = tensor_type(TYPE_NAMES[type_id])
         if min(shape) < 1 or math.prod(shape) >= 2**60 or shape[-1] % held.block:
             raise self.fail(f"tensor {name} of type {held.name} has the impossible shape {list(shape)}")
         return name, held, shape, offset
@@ -282,8 +282,8 @@ def _place(
     start = _padded(end, alignment)
     tensors: dict[str, GgufTensor] = {}
     expected = 0
-    for name, kind, shape, offset in infos:
-        tensor = GgufTensor(name, kind, shape, start + offset)
+    for name, held, shape, offset in infos:
+        tensor = GgufTensor(name, held, shape, start + offset)
         if name in tensors or offset != expected or tensor.offset + tensor.nbytes > size:
             raise reader.fail(f"tensor {name} is doubled, misplaced or lies outside the file of {size} bytes")
         tensors[name] = tensor

@@ -38,24 +38,24 @@ VERSION: int = _constants.GGUF_VERSION
 ALIGNMENT: int = _constants.GGUF_DEFAULT_ALIGNMENT
 QUANTIZATION_VERSION: int = _constants.GGML_QUANT_VERSION
 # name of a value's type (UINT8, STRING, ARRAY, ...) -> its number
-VALUE_TYPES: dict[str, int] = {kind.name: int(kind) for kind in _constants.GGUFValueType}
+VALUE_TYPES: dict[str, int] = {member.name: int(member) for member in _constants.GGUFValueType}
 # name of a tensor's type -> (its number, values in a quant block, bytes of one)
 TENSOR_TYPES: dict[str, tuple[int, int, int]] = {
-    kind.name: (int(kind), *sizes) for kind, sizes in _constants.GGML_QUANT_SIZES.items()
+    member.name: (int(member), *sizes) for member, sizes in _constants.GGML_QUANT_SIZES.items()
 }
 # name of a token's type (NORMAL, CONTROL, ...) -> its number
-TOKEN_TYPES: dict[str, int] = {kind.name: int(kind) for kind in _constants.TokenType}
+TOKEN_TYPES: dict[str, int] = {member.name: int(member) for member in _constants.TokenType}
 
 
 def file_type(name: str) -> int:
     """Return the value of `general.file_type` for an output type of llama-quantize, such as Q4_K_M."""
-    kinds = _constants.LlamaFileType
-    return int(kinds.ALL_F32 if name == "F32" else kinds[f"MOSTLY_{name}"])
+    file_types = _constants.LlamaFileType
+    return int(file_types.ALL_F32 if name == "F32" else file_types[f"MOSTLY_{name}"])
 
 
-def tensor_name(kind: str) -> str:
+def tensor_name(name: str) -> str:
     """Return the GGUF name of a kind of tensor (`ROPE_FREQS`, ...), with `#` for the layer and without `.weight`."""
-    return str(_constants.TENSOR_NAMES[_constants.MODEL_TENSOR[kind]]).replace("{bid}", "#")
+    return str(_constants.TENSOR_NAMES[_constants.MODEL_TENSOR[name]]).replace("{bid}", "#")
 
 
 @functools.cache

@@ -163,8 +163,8 @@ def assign_importance(
     Source: llama.cpp, `llama_model_quantize`.
     """
     found, lacking = {}, []
-    for name, kind in types.items():
-        if kind.name == "F32":
+    for name, tensor_type in types.items():
+        if tensor_type.name == "F32":
             continue
         shape = shapes[name]
         experts = math.prod(shape[:-2])
@@ -175,10 +175,10 @@ def assign_importance(
                 "It was made from another model."
             )
         if values is not None and values.size == experts * shape[-1]:
-            if kind.block > 1:
+            if tensor_type.block > 1:
                 found[name] = values.reshape(experts, shape[-1])
-        elif kind.name in _HELPLESS or (kind.name in _NEEDY and name not in _SPARED):
-            raise InputError(f"{name}: type {kind.name} needs an imatrix, and there is none for this tensor.")
+        elif tensor_type.name in _HELPLESS or (tensor_type.name in _NEEDY and name not in _SPARED):
+            raise InputError(f"{name}: type {tensor_type.name} needs an imatrix, and there is none for this tensor.")
         elif name not in _SPARED:
             lacking.append(name)
     if imatrix and lacking:

@@ -113,47 +113,49 @@ def tensor_type(name: str) -> TensorType:
     return TensorType(name, *gguf_tables.TENSOR_TYPES[name])
 
 
-def prepare(kind: TensorType) -> None:
+def prepare(tensor_type: TensorType) -> None:
     """Build the tables that quantising to a type needs; call once before threads quantise."""
-    _library().ggml_quantize_init(kind.id)
+    _library().ggml_quantize_init(tensor_type.id)
 
 
-def to_float32(kind: TensorType, source: ByteArray, target: FloatArray) -> None:
-    """Dequantise or widen `source`, bytes of `kind`, into `target`, float32 [n], n a multiple of the quant block."""
+def to_float32(tensor_type: TensorType, source: ByteArray, target: FloatArray) -> None:
+    """Dequantise or widen `source`, bytes of the type, into `target`, float32 [n], n a multiple of the quant block."""
     n = target.size
-    assert source.nbytes == kind.nbytes(n)
-    if kind.name == "F32":
+    assert source.nbytes == tensor_type.nbytes(n)
+    if tensor_type.name == "F32":
         target.view(np.uint8)[:] = source
-    elif kind.name == "F64":
+    elif tensor_type.name == "F64":
         target[:] = source.view(np.float64)
-    elif kind.name == "F16":
+    elif tensor_type.name == "F16":
         _library().ggml_fp16_to_fp32_row(source.ctypes.data, target.ctypes.data, n)
-    elif kind.name == "BF16":
+    elif tensor_type.name == "BF16":
         _library().ggml_bf16_to_fp32_row(source.ctypes.data, target.ctypes.data, n)
     else:
-        convert = _library().ggml_get_type_traits(kind.id).contents.to_float
+        convert = _library().ggml_get_type_traits(tensor_type.id).contents.to_float
         if not convert:
-            raise InputError(f"ggml cannot turn {kind.name} into numbers.")
+            raise InputError(f"ggml cannot turn {tensor_type.name} into numbers.")
         convert(source.ctypes.data, target.ctypes.data, n)
 
 
-def from_float32(kind: TensorType, source: FloatArray, target: ByteArray, importance: FloatArray | None = None) -> None:
-    """Round or quantise `source`, float32 [rows, columns] contiguous, into `target`, bytes of `kind`; rounds once.
+def from_float32(
+    tensor_type: TensorType, source: FloatArray, target: ByteArray, importance: FloatArray | None = None
+) -> None:
+    """Round or quantise `source`, float32 [rows, columns] contiguous, into `target`, bytes of the type; rounds once.
 
     `importance`, float32 [columns], weighs the columns' errors where the type's quantiser can.
     """
-    assert target.nbytes == kind.nbytes(source.size)
+    assert target.nbytes == tensor_type.nbytes(source.size)
     assert importance is None or importance.shape == source.shape[1:]
-    if kind.name == "F32":
+    if tensor_type.name == "F32":
         target[:] = source.reshape(-1).view(np.uint8)
-    elif kind.name == "F16":
+    elif tensor_type.name == "F16":
         _to_half()(source.ctypes.data, target.ctypes.data, source.size)
-    elif kind.name == "BF16":
+    elif tensor_type.name == "BF16":
         _library().ggml_fp32_to_bf16_row(source.ctypes.data, target.ctypes.data, source.size)
     else:
         rows, columns = source.shape
         written = _library().ggml_quantize_chunk(
-            kind.id, source.ctypes.data, target.ctypes.data, 0, rows, columns,
+            tensor_type.id, source.ctypes.data, target.ctypes.data, 0, rows, columns,
             None if importance is None else importance.ctypes.data,
         )  # fmt: skip
         assert written == target.nbytes
@@ -187,13 +189,15 @@ def devices() -> list[Device]:
     size = ctypes.POINTER(ctypes.c_size_t)
     base.ggml_backend_dev_memory.argtypes = [ctypes.c_void_p, size, size]
     base.ggml_backend_dev_memory.restype = None
-    kinds = ("cpu", "gpu", "igpu", "accel")  # enum ggml_backend_dev_type
+    device_types = ("cpu", "gpu", "igpu", "accel")  # enum ggml_backend_dev_type
     found = []
     for i in range(registry.ggml_backend_dev_count()):
         handle, free, total = registry.ggml_backend_dev_get(i), ctypes.c_size_t(), ctypes.c_size_t()
         base.ggml_backend_dev_memory(handle, ctypes.byref(free), ctypes.byref(total))
         name = (base.ggml_backend_dev_name(handle) or b"").decode("utf-8", "replace")
         description = (base.ggml_backend_dev_description(handle) or b"").decode("utf-8", "replace").strip()
-        kind = base.ggml_backend_dev_type(handle)
-        found.append(Device(name, description, kinds[kind] if kind < 4 else "other", free.value, total.value))
+        number = base.ggml_backend_dev_type(handle)
+        found.append(
+            Device(name, description, device_types[number] if number < 4 else "other", free.value, total.value)
+        )
     return found

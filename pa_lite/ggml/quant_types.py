@@ -218,7 +218,7 @@ def _category(name: str) -> str:
 class _Mixture:
     """llama-quantize's walk over one model: it counts the tensors of a category that it has given a type."""
 
-    kind: str
+    output_type: str
     model: ModelShape
     has_imatrix: bool
     tied: bool
@@ -227,7 +227,7 @@ class _Mixture:
 
     def choose(self, name: str, columns: int) -> str:
         """The next tensor's type, before any fallback."""
-        category, base = _category(name), _BASE_TYPES[self.kind]
+        category, base = _category(name), _BASE_TYPES[self.output_type]
         if category == "output" or (category == "embedding" and self.tied):
             return "Q8_0" if base == "Q8_0" or columns % tensor_type(base).block else "Q6_K"
         if category.startswith("ffn") and self.model.n_experts > 1:
@@ -236,9 +236,9 @@ class _Mixture:
         if category in self.seen:
             self.seen[category] += 1
         if self.model.n_experts == 8 and category in _EIGHT_EXPERTS:
-            return _EIGHT_EXPERTS[category][self.kind]
-        rules = _MIXTURES.get(category, {}).get(self.kind, ())
-        chosen = next((kind for holds, kind in rules if holds(place)), base)
+            return _EIGHT_EXPERTS[category][self.output_type]
+        rules = _MIXTURES.get(category, {}).get(self.output_type, ())
+        chosen = next((name for holds, name in rules if holds(place)), base)
         return "Q5_K" if category == "attn_v" and self.model.is_70b and chosen in ("Q3_K", "Q4_K") else chosen
 
     def _place(self, category: str, name: str) -> _Place:
@@ -254,7 +254,7 @@ class _Mixture:
 
 
 def choose_types(
-    kind: str,
+    output_type: str,
     model: ModelShape,
     tensors: Mapping[str, tuple[int, ...]],
     has_imatrix: bool = False,
@@ -262,27 +262,27 @@ def choose_types(
 ) -> dict[str, TensorType]:
     """The type of every tensor (GGUF name -> numpy shape), in the order in which llama-quantize visits them.
 
-    `kind` is an output type of FILE_TYPES. `overrides` are pairs of a pattern, searched in tensor names, and a tensor
+    `output_type` is one of FILE_TYPES. `overrides` are pairs of a pattern, searched in tensor names, and a tensor
     type in upper or lower case; the first pattern found in a quantised tensor's name decides, and its quant block's
     fallback still follows. As in llama-quantize, patterns are lowered first (`\\D` becomes `\\d`), and a tensor
     with a type of its own does not count where a rule counts layers.
     Raises InputError for an unknown type, a pattern that is invalid or fits no quantised tensor, and for overrides when
-    `kind` is no quantised type; CheckpointError for an expert tensor outside of the model's layers.
+    `output_type` is no quantised type; CheckpointError for an expert tensor outside of the model's layers.
     Source: llama.cpp, `llama_model_quantize` on a file that is all F32.
     """
-    if kind not in FILE_TYPES:
-        raise InputError(f"unknown output type {kind!r}.{nearest(kind.upper(), FILE_TYPES)}")
+    if output_type not in FILE_TYPES:
+        raise InputError(f"unknown output type {output_type!r}.{nearest(output_type.upper(), FILE_TYPES)}")
     names = sorted(tensors, key=tensor_order)
     quantized = {name for name in names if is_quantized(name, tensors[name])}
-    patterns = _compile_overrides(kind, overrides, quantized)
+    patterns = _compile_overrides(output_type, overrides, quantized)
     n_attn_v = sum(_category(name) == "attn_v" for name in names)
-    mixture = _Mixture(kind, model, has_imatrix, _OUTPUT not in tensors, n_attn_v)
+    mixture = _Mixture(output_type, model, has_imatrix, _OUTPUT not in tensors, n_attn_v)
     types = {}
     for name in names:
         if name not in quantized:
             chosen = "F32"
-        elif tensor_type(_BASE_TYPES[kind]).block == 1:
-            chosen = kind
+        elif tensor_type(_BASE_TYPES[output_type]).block == 1:
+            chosen = output_type
         else:
             columns = tensors[name][-1]
             asked = next((held for pattern, held in patterns if pattern.search(name)), None)
@@ -318,10 +318,12 @@ _FOREIGN = re.compile(r"\(\?[^:=!]|\[[.:=]")
 
 
 def _compile_overrides(
-    kind: str, overrides: Sequence[tuple[str, str]], quantized: Iterable[str]
+    output_type: str, overrides: Sequence[tuple[str, str]], quantized: Iterable[str]
 ) -> list[tuple[re.Pattern[str], str]]:
-    if overrides and tensor_type(_BASE_TYPES[kind]).block == 1:
-        raise InputError(f"tensor types can be set for quantised output only, and {kind} is not. Name another type.")
+    if overrides and tensor_type(_BASE_TYPES[output_type]).block == 1:
+        raise InputError(
+            f"tensor types can be set for quantised output only, and {output_type} is not. Name another type."
+        )
     compiled = []
     for text, name in overrides:
         where = f"tensor type {text}={name}"

@@ -24,19 +24,19 @@ Arguments = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class _Maker:
-    """What makes a check: its kind, fixed fields, and fields that are arguments (field -> name of the argument)."""
+    """What makes a check: its type, fixed fields, and fields that are arguments (field -> name of the argument)."""
 
-    kind: str
+    check_type: str
     fixed: Mapping[str, Any]
     fields: Mapping[str, str]
 
     def make(self, given: Arguments) -> dict[str, Any]:
         """Return the check. Raises KeyError for an argument that is not given."""
-        return {"kind": self.kind, **self.fixed, **{f: _value(f, given[a]) for f, a in self.fields.items()}}
+        return {"kind": self.check_type, **self.fixed, **{f: _value(f, given[a]) for f, a in self.fields.items()}}
 
 
-def _check(kind: str, fixed: Mapping[str, Any] | None = None, **fields: str) -> _Maker:
-    return _Maker(kind, fixed or {}, fields)
+def _check(check_type: str, fixed: Mapping[str, Any] | None = None, **fields: str) -> _Maker:
+    return _Maker(check_type, fixed or {}, fields)
 
 
 def _value(field: str, value: Any) -> Any:

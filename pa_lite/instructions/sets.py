@@ -52,10 +52,10 @@ def find_set(name: str, seed: int | None = None, progress: Progress | None = Non
     if name == "public":
         rows = [instruction_of(row, f"seed {seed}") for row in public_rows(seed or 0)]
         return InstructionSet(f"public, seed {seed}", rows, 512)
-    kind, _, file = name.partition(":")
-    if kind == "demo":
+    source, _, file = name.partition(":")
+    if source == "demo":
         return InstructionSet(name, load_instructions(demo_instructions_path(), file or "test"), _DEMO_TOKENS)
-    if name == "ifeval" or (kind == "ifeval" and file):
+    if name == "ifeval" or (source == "ifeval" and file):
         return InstructionSet(name, ifeval.load_ifeval(Path(file) if file else _fetch(progress)), 1280, must_end=False)
     if not Path(name).is_file():
         raise InputError(f"unknown set {name!r}: neither a file that exists nor one of ours.{nearest(name, _NAMES)}")
@@ -65,4 +65,4 @@ def find_set(name: str, seed: int | None = None, progress: Progress | None = Non
 def _fetch(progress: Progress | None) -> Path:
     from pa_lite.checkpoints.hub.repositories import fetch_file
 
-    return fetch_file(ifeval.REPO, ifeval.FILE, kind="dataset", progress=progress)
+    return fetch_file(ifeval.REPO, ifeval.FILE, repo_type="dataset", progress=progress)

@@ -74,13 +74,13 @@ def align_vocabularies(base: Checkpoint, instruct: Checkpoint, written: str) -> 
     del seen  # which may be larger than all that is left
     if kept.tokens == other.tokens:
         return kept, None
-    kinds = [v.metadata.get("tokenizer.ggml.model") for v in (kept, other)]
+    tokenizer_models = [v.metadata.get("tokenizer.ggml.model") for v in (kept, other)]
     places = {t: i for i, (t, k) in enumerate(zip(other.tokens, other.token_types, strict=True)) if k != UNUSED}
     rows = zip(kept.tokens, kept.token_types, strict=True)
     found = np.array([places.get(t, -1) if k != UNUSED else -1 for t, k in rows], np.int64)
     used = sum(k != UNUSED for k in kept.token_types)
     shared = int((found >= 0).sum())
-    if kinds[0] != kinds[1] or shared < _LEAST_SHARED * used:
+    if tokenizer_models[0] != tokenizer_models[1] or shared < _LEAST_SHARED * used:
         raise MismatchError(
             f"vocabularies differ: only {shared} of the {used} tokens of {ours.path} are in {theirs.path}. "
             "The two are no pair."
@@ -151,12 +151,12 @@ def compare_settings(base: Checkpoint, instruct: Checkpoint, force: bool = False
         if ours is not None and theirs is not None and ours.value == theirs.value:
             continue
         values = [_shown(ours), _shown(theirs)]
-        kind = key.removeprefix(f"{a}.")
+        setting = key.removeprefix(f"{a}.")
         both_tell = ours is not None and theirs is not None  # a shape that is not told llama.cpp derives
         told = f"{key} is {values[0]} in {base.path} but {values[1]} in {instruct.path}."
-        if kind in _SHAPE_KEYS and both_tell:
+        if setting in _SHAPE_KEYS and both_tell:
             mismatches.append(f"{told} The two are no pair.")
-        elif force or kind in _SHAPE_KEYS or _MAY_DIFFER.fullmatch(kind):
+        elif force or setting in _SHAPE_KEYS or _MAY_DIFFER.fullmatch(setting):
             remarks.append(f"{key} is {values[0]} in base, {values[1]} in instruct: instruct's is used")
         else:
             mismatches.append(f"{told} {_FORCE}")

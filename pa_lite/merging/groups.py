@@ -16,10 +16,10 @@ def layer_of(name: str) -> int | None:
 
 def group_of(name: str) -> str:
     """One of GROUPS; a norm is a norm wherever it stands."""
-    kind = _LAYER.sub("", name)
-    if "norm" in kind:
+    role = _LAYER.sub("", name)
+    if "norm" in role:
         return "norms"
     for start, group in (("token_embd", "embeddings"), ("attn_", "attention"), ("ffn_", "ffn"), ("output", "output")):
-        if kind.startswith(start):
+        if role.startswith(start):
             return group
     return "other"

@@ -39,7 +39,7 @@ class Nonfinite:
 
 
 def check_values(
-    name: str, kind: TensorType, lam: float, values: FloatArray, first_row: int, allowed: Nonfinite | None
+    name: str, tensor_type: TensorType, lam: float, values: FloatArray, first_row: int, allowed: Nonfinite | None
 ) -> bool:
     """Whether `values`, float32 [rows, columns] from row `first_row` on, can be rounded to the type.
 
@@ -47,37 +47,38 @@ def check_values(
     NaN, infinities and what becomes infinite are counted there, where the type can hold them: F32, F16 and BF16.
     Raises CheckpointError, naming tensor, value and place, otherwise.
     """
-    limit = _QUANTISED if kind.block > 1 else _ROUNDS_TO_INFINITY[kind.name]
+    limit = _QUANTISED if tensor_type.block > 1 else _ROUNDS_TO_INFINITY[tensor_type.name]
     low, high = float(values.min()), float(values.max())  # NaN, if any value is
     if -limit < low and high < limit:
-        return kind.block > 1 and not -_DOUBTFUL <= low <= high <= _DOUBTFUL
+        return tensor_type.block > 1 and not -_DOUBTFUL <= low <= high <= _DOUBTFUL
     wrong = ~(np.abs(values) < limit)
-    if allowed is not None and kind.block == 1:
+    if allowed is not None and tensor_type.block == 1:
         allowed.add(name, int(np.count_nonzero(wrong)))
         return False
     row, column = np.unravel_index(int(wrong.argmax()), values.shape)
     value = float(values[row, column])
     where = f"tensor {name} at lam {lam:g} has the value {value:g} in row {first_row + int(row)}, column {int(column)}"
     if not math.isfinite(value):
-        through = "--allow-nonfinite" if kind.block == 1 else f"--tensor-type {name}=BF16 --allow-nonfinite"
+        through = "--allow-nonfinite" if tensor_type.block == 1 else f"--tensor-type {name}=BF16 --allow-nonfinite"
         raise CheckpointError(
             f"{where}, which is no finite number: base or instruct is damaged, or lam too far outside [0, 1]. Fetch "
             f"both again, or let it through with {through}."
         )
-    if kind.block == 1:
+    if tensor_type.block == 1:
         raise CheckpointError(
-            f"{where}, which {kind.name} cannot hold. Write {'BF16 or ' * (kind.name == 'F16')}F32 (--type), or let "
-            "infinity stand for it with --allow-nonfinite."
+            f"{where}, which {tensor_type.name} cannot hold. Write {'BF16 or ' * (tensor_type.name == 'F16')}F32 "
+            "(--type), or let infinity stand for it with --allow-nonfinite."
         )
-    raise CheckpointError(f"{where}, which {kind.name} cannot hold. {_other_type(name)}")
+    raise CheckpointError(f"{where}, which {tensor_type.name} cannot hold. {_other_type(name)}")
 
 
-def check_quantised(name: str, kind: TensorType, lam: float, encoded: ByteArray, spare: FloatArray) -> None:
+def check_quantised(name: str, tensor_type: TensorType, lam: float, encoded: ByteArray, spare: FloatArray) -> None:
     """Raise CheckpointError where a quantised block reads back as no finite numbers; `spare` is overwritten."""
-    to_float32(kind, encoded, spare)
+    to_float32(tensor_type, encoded, spare)
     if not np.isfinite(spare).all():
         raise CheckpointError(
-            f"tensor {name} at lam {lam:g} has values too large for the scales of {kind.name}. {_other_type(name)}"
+            f"tensor {name} at lam {lam:g} has values too large for the scales of {tensor_type.name}. "
+            f"{_other_type(name)}"
         )
 
 

@@ -282,11 +282,11 @@ def plan_merge(base: Checkpoint, instruct: Checkpoint, options: PlanOptions | No
     types = choose_types(options.type, model, shapes, bool(imatrix), options.tensor_types)
     importance = assign_importance(imatrix, types, shapes)
     tensors = []
-    for name, kind in types.items():
+    for name, tensor_type in types.items():
         left, right = pairs.get(name, (None, None))
         tensors.append(
             TensorPlan(
-                name, kind, shapes[name], left, right, instruct.constants.get(name) if right is None else None,
+                name, tensor_type, shapes[name], left, right, instruct.constants.get(name) if right is None else None,
                 maps if name in TOKEN_ROWS else None, importance.get(name),
             )
         )  # fmt: skip

@@ -99,8 +99,8 @@ def preview_merge(
     return Preview(
         parameters=plan.n_values,
         groups=tuple(
-            PreviewGroup(group, kind, n, size, _span(by_group[group]))
-            for (group, kind), (n, size) in plan.by_group().items()
+            PreviewGroup(group, tensor_type, n, size, _span(by_group[group]))
+            for (group, tensor_type), (n, size) in plan.by_group().items()
         ),
         tensors=tuple(
             PreviewTensor(t.name, t.type.name, t.shape, tuple(plan.lam_of(t, lam) for lam in lams))

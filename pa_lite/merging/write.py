@@ -149,8 +149,8 @@ def write_merge(
             return
     check_targets(plan, [path for _, path in outputs], options)
     use = check_memory(plan, options.threads or cores(), options.max_memory)
-    for kind in {t.type for t in plan.tensors}:
-        prepare(kind)
+    for tensor_type in {t.type for t in plan.tensors}:
+        prepare(tensor_type)
     memo: Memo = {}
     files, layouts = [], []
     for lam, path in outputs:
@@ -228,12 +228,12 @@ class _Recorder:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+    def __exit__(self, exc_type: type[BaseException] | None, *rest: object) -> None:
         self._end.set()
         self._thread.join()
-        if kind is None and self._error is not None:
+        if exc_type is None and self._error is not None:
             raise self._error
-        if kind is not None and self._error is None:
+        if exc_type is not None and self._error is None:
             with contextlib.suppress(OSError):  # what is whole is kept, even if the merge failed within a moment
                 self._record()
 

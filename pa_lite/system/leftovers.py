@@ -37,7 +37,7 @@ from pa_lite.system.markers import (
     remove_marked,
     target_of,
 )
-from pa_lite.system.opening import NotPlainError, kind_of, open_own, open_regular, read_at_most
+from pa_lite.system.opening import NotPlainError, open_own, open_regular, read_at_most, type_of
 
 _PARTIAL = re.compile(r"\.(.+)\.part")
 _LIST = ".done"  # ending of the list of a merge's whole tensors
@@ -149,7 +149,7 @@ def _entries(folder: Path, deep: bool) -> Iterator[Path]:
 def _is_left_out(folder: Path) -> bool:
     """Whether a folder is not searched: it is a junction, or marked as ours as a whole."""
     try:
-        return kind_of(folder.lstat()) != "folder" or _marked(folder) is not None
+        return type_of(folder.lstat()) != "folder" or _marked(folder) is not None
     except OSError:
         return True
 
@@ -164,13 +164,13 @@ def _marked(path: Path) -> Marker | None:
 def _leftover(path: Path) -> Leftover | None:
     """What an entry of a folder is, None for what is not ours. Raises OSError."""
     facts = path.lstat()
-    kind = kind_of(facts)
-    if not is_mine(facts) or kind not in (None, "folder"):
+    file_type = type_of(facts)
+    if not is_mine(facts) or file_type not in (None, "folder"):
         return None
     entry = _marked(path)
     if entry is not None:
         return _beside_its_marker(path, facts, entry)
-    if kind == "folder":
+    if file_type == "folder":
         return _unmarked(path, facts, "temporary folder") if _OLD_FOLDER.fullmatch(path.name) else None
     if path.name.endswith(ENDING):
         own = marker_at(path)
@@ -193,7 +193,7 @@ def _of(marker: Path) -> Path:
 def _beside_its_marker(path: Path, facts: os.stat_result, entry: Marker) -> Leftover | None:
     """What a marker's file beside it says that this is."""
     told = {FILE: "file that was being written", FOLDER: "temporary folder", DOWNLOAD: "download that broke off"}
-    if entry["kind"] not in told or (entry["kind"] == FOLDER) != (kind_of(facts) == "folder"):
+    if entry["kind"] not in told or (entry["kind"] == FOLDER) != (type_of(facts) == "folder"):
         return None
     loses = f"{_size(path) / 1e6:.1f} MB fetched" if entry["kind"] == DOWNLOAD else ""
     marker = marker_of(path)
@@ -253,7 +253,7 @@ def _lines(path: Path) -> int:
 def _size(path: Path) -> int:
     """Bytes that a file, or all files of a folder, take on the disk, about."""
     facts = path.lstat()
-    if kind_of(facts) != "folder":
+    if type_of(facts) != "folder":
         return min(facts.st_size, getattr(facts, "st_blocks", facts.st_size) * 512) or facts.st_size
     return sum(_size(Path(parent, name)) for parent, _, names in os.walk(path) for name in names)
 

@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pa_lite.system.locks import take_lock
-from pa_lite.system.opening import TRIES, NotPlainError, create_file, is_at, is_link, kind_of, open_own, open_regular
+from pa_lite.system.opening import TRIES, NotPlainError, create_file, is_at, is_link, open_own, open_regular, type_of
 
 ENDING = ".own"  # of the file beside what it marks
 FOLDER_PREFIX = "pa-lite-"  # of folders among the system's temporary files
 FILE, FOLDER, DOWNLOAD, MERGE, RESULTS, VERDICT = "file", "folder", "download", "merge", "results", "verdict"
-_KINDS = (FILE, FOLDER, DOWNLOAD, MERGE, RESULTS, VERDICT)
+_MARKER_TYPES = (FILE, FOLDER, DOWNLOAD, MERGE, RESULTS, VERDICT)
 _KEY, _FORMAT = "pa-lite temporary file", 1
 _LONGEST = 1 << 16  # bytes of a marker
 _ABANDONED = 86400.0  # seconds without a change that make a file nobody's where nothing can be locked
@@ -44,10 +44,10 @@ _SHAPES = {
 Marker = dict[str, Any]
 
 
-def marker_line(kind: str, of: str, **more: Any) -> bytes:
+def marker_line(marker_type: str, of: str, **more: Any) -> bytes:
     """Return the line that marks `of`, a file's or folder's name, as ours; `more` is written with it."""
-    assert kind in _KINDS
-    whole = {_KEY: _FORMAT, "kind": kind, "of": of, "pid": os.getpid(), "host": platform.node(), **more}
+    assert marker_type in _MARKER_TYPES
+    whole = {_KEY: _FORMAT, "kind": marker_type, "of": of, "pid": os.getpid(), "host": platform.node(), **more}
     return json.dumps(whole).encode("ascii") + b"\n"
 
 
@@ -59,7 +59,7 @@ def parse_marker(line: bytes) -> Marker | None:
         entry = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(entry, dict) or entry.get(_KEY) != _FORMAT or entry.get("kind") not in _KINDS:
+    if not isinstance(entry, dict) or entry.get(_KEY) != _FORMAT or entry.get("kind") not in _MARKER_TYPES:
         return None
     known = type(entry.get("of")) is str and type(entry.get("pid")) is int and type(entry.get("host")) is str
     return entry if known else None
@@ -126,7 +126,7 @@ def target_of(temporary: str) -> str | None:
 def marked_name(marker: Path, entry: Marker) -> str | None:
     """Return the name that a marker's file marks.
 
-    None where the marker belongs to another file, or where the name is not one that pa-lite gives to that kind of
+    None where the marker belongs to another file, or where the name is not one that pa-lite gives to that type of
     temporary file: a marker that came with somebody's files must not make a file of the user's removable.
     """
     name, shape = str(entry["of"]), _SHAPES.get(entry["kind"])
@@ -135,15 +135,15 @@ def marked_name(marker: Path, entry: Marker) -> str | None:
 
 
 @contextlib.contextmanager
-def claimed(path: Path, kind: str) -> Iterator[None]:
+def claimed(path: Path, marker_type: str) -> Iterator[None]:
     """Mark `path`, which does not exist yet, as temporary and ours while the block runs; it is gone at the end.
 
     The marker goes only with what it marks: what could not be removed stays marked. Raises OSError, FileExistsError
     where the marker's name is taken.
     """
-    assert _SHAPES[kind].fullmatch(path.name), path.name  # else nobody could remove what a killed run leaves
+    assert _SHAPES[marker_type].fullmatch(path.name), path.name  # else nobody could remove what a killed run leaves
     marker = marker_of(path)
-    lock = create_file(marker, marker_line(kind, path.name), lock=True)
+    lock = create_file(marker, marker_line(marker_type, path.name), lock=True)
     try:
         yield
     finally:
@@ -214,16 +214,16 @@ def is_mine(facts: os.stat_result) -> bool:
     return not hasattr(os, "geteuid") or facts.st_uid == os.geteuid()
 
 
-def _remove(path: Path, kind: str, facts: os.stat_result) -> bool:
-    """Remove a marked file or folder, if it is of the marked kind and this user's; whether it was removed."""
+def _remove(path: Path, marker_type: str, facts: os.stat_result) -> bool:
+    """Remove a marked file or folder, if it is of the marked type and this user's; whether it was removed."""
     if not is_mine(facts):
         return False
-    if kind == FOLDER:
+    if marker_type == FOLDER:
         if not stat.S_ISDIR(facts.st_mode) or is_link(path):
             return False
         remove_tree(path, facts)
         return True
-    if kind_of(facts) is not None:
+    if type_of(facts) is not None:
         return False
     path.unlink(missing_ok=True)
     return True
@@ -308,7 +308,7 @@ def age_of(path: Path) -> float:
 def marker_at(path: Path) -> Marker | None:
     """Return the marker with which a file begins; None for any other file, and for none. Raises OSError."""
     try:
-        if kind_of(path.lstat()) is not None:
+        if type_of(path.lstat()) is not None:
             return None
         with open_regular(path) as file:
             return read_marker(file)
@@ -316,17 +316,17 @@ def marker_at(path: Path) -> Marker | None:
         return None
 
 
-def take_claim(path: Path, kind: str) -> BinaryIO:
+def take_claim(path: Path, marker_type: str) -> BinaryIO:
     """Mark `path` as ours until it is finished, also after this process' death; waits for a process that has it.
 
     Returns the marker's file, open and locked. Raises NotPlainError for a file at its name that is not such a marker,
     other OSErrors.
     """
-    assert _SHAPES[kind].fullmatch(path.name), path.name
+    assert _SHAPES[marker_type].fullmatch(path.name), path.name
     marker = marker_of(path)
     for _ in range(TRIES):
         try:
-            return create_file(marker, marker_line(kind, path.name), lock=True)
+            return create_file(marker, marker_line(marker_type, path.name), lock=True)
         except FileExistsError:
             pass
         try:
@@ -336,7 +336,7 @@ def take_claim(path: Path, kind: str) -> BinaryIO:
         try:
             if take_lock(file.fileno(), float("inf")) is None or is_at(file.fileno(), marker):
                 entry = read_marker(file)
-                if entry is None or entry["kind"] != kind or marked_name(marker, entry) != path.name:
+                if entry is None or entry["kind"] != marker_type or marked_name(marker, entry) != path.name:
                     raise NotPlainError(marker, "it is not a marker of pa-lite")
                 return file
         except BaseException:

@@ -24,7 +24,7 @@ _PRIVATE = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOINHERIT", 0) | getattr
 _NO_WAIT = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 _UNNAMED = getattr(os, "O_TMPFILE", 0)
-_KINDS = (
+_FILE_TYPES = (
     (stat.S_ISLNK, "link"), (stat.S_ISDIR, "folder"), (stat.S_ISFIFO, "named pipe"), (stat.S_ISSOCK, "socket"),
     (stat.S_ISCHR, "device"), (stat.S_ISBLK, "device"),
 )  # fmt: skip
@@ -45,27 +45,27 @@ class TooLargeError(OSError):
         super().__init__(errno.EFBIG, what, str(path))
 
 
-def kind_of(facts: os.stat_result) -> str | None:
+def type_of(facts: os.stat_result) -> str | None:
     """Return what is not a regular file, such as `named pipe`; None for one that is."""
     if getattr(facts, "st_file_attributes", 0) & getattr(stat, "FILE_ATTRIBUTE_REPARSE_POINT", 0):
         return "link"  # a link or junction of Windows
     if stat.S_ISREG(facts.st_mode):
         return None
-    return next((name for test, name in _KINDS if test(facts.st_mode)), "device")
+    return next((name for test, name in _FILE_TYPES if test(facts.st_mode)), "device")
 
 
 def is_link(path: Path) -> bool:
     """Return whether a link or junction has this name; False where there is nothing. Raises OSError."""
     try:
-        return kind_of(path.lstat()) == "link"
+        return type_of(path.lstat()) == "link"
     except FileNotFoundError:
         return False
 
 
-def _check_kind(path: Path, facts: os.stat_result) -> None:
-    kind = kind_of(facts)
-    if kind is not None:
-        raise NotPlainError(path, f"it is a {kind}, not a regular file")
+def _check_type(path: Path, facts: os.stat_result) -> None:
+    file_type = type_of(facts)
+    if file_type is not None:
+        raise NotPlainError(path, f"it is a {file_type}, not a regular file")
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -78,10 +78,10 @@ def open_regular(path: Path) -> BinaryIO:
 
 def descriptor_of(path: Path) -> int:
     """Return the descriptor of a regular file opened to read. See open_regular."""
-    _check_kind(path, path.stat())  # before opening: to open a device may already do something
+    _check_type(path, path.stat())  # before opening: to open a device may already do something
     descriptor = os.open(path, os.O_RDONLY | _PRIVATE | _NO_WAIT)
     try:
-        _check_kind(path, os.fstat(descriptor))  # what has the name may have changed since
+        _check_type(path, os.fstat(descriptor))  # what has the name may have changed since
     except BaseException:
         os.close(descriptor)
         raise
@@ -144,7 +144,7 @@ def check_own(path: Path) -> os.stat_result:
 
 
 def _check_own(path: Path, facts: os.stat_result) -> None:
-    _check_kind(path, facts)
+    _check_type(path, facts)
     if facts.st_nlink > 1:
         raise NotPlainError(path, "it is a hard link: the file has another name too")
 
@@ -230,5 +230,5 @@ def is_at(descriptor: int, path: Path) -> bool:
     except FileNotFoundError:
         return False
     if os.name != "posix":
-        return kind_of(there) is None  # nobody can replace a file that is open, and its number is not always told
+        return type_of(there) is None  # nobody can replace a file that is open, and its number is not always told
     return (held.st_dev, held.st_ino) == (there.st_dev, there.st_ino)

@@ -22,7 +22,7 @@ from pa_lite.untrusted.safe_names import leads_out, path_fault
 from pa_lite.untrusted.strict_json import json_memory, parse_csv, parse_json
 
 _log = logging.getLogger(__name__)
-_KINDS = ("parquet", "jsonl", "json", "csv")
+_SUFFIXES = ("parquet", "jsonl", "json", "csv")
 _CONVERTED = "refs/convert/parquet"  # the branch where the Hub keeps its own parquet copy of a data set
 
 
@@ -107,8 +107,8 @@ class DataFiles:
             table = self._parquet.open(path, self._used)
             check_number(path, len(table))
             return table, _noted(table, note, noted) if note else notes
-        if ending not in _KINDS:
-            raise InputError(f"{path}: is no data file: its name must end in {', '.join('.' + k for k in _KINDS)}.")
+        if ending not in _SUFFIXES:
+            raise InputError(f"{path}: is no data file: its name must end in {', '.join('.' + s for s in _SUFFIXES)}.")
         try:
             if ending == "jsonl":
                 return scan_lines(path, note, notes), notes
@@ -207,10 +207,10 @@ def matching_files(names: Sequence[str], config: str, split: str) -> list[str]:
     config, split = glob.escape(config), glob.escape(split)
     named = [config, f"data/{config}"] if config else []
     folders = [f"{f}/" for f in named] + (["data/", ""] if config in ("", "default") else [])
-    for kind in _KINDS:
+    for suffix in _SUFFIXES:
         for folder in folders:
             for shape in (f"{split}-*-of-*", split, f"{split}/*", f"partial-{split}/*"):
-                if found := sorted(n for n in names if fnmatchcase(n, f"{folder}{shape}.{kind}")):
+                if found := sorted(n for n in names if fnmatchcase(n, f"{folder}{shape}.{suffix}")):
                     return found
     return []
 
@@ -232,12 +232,12 @@ def _hub_files(spec: TaskSpec, split: str) -> list[tuple[str, Path]]:
             if found := _match(names[revision], config, split, revision == _CONVERTED):
                 break
         else:
-            seen = [n for listed in names.values() for n in listed if n.endswith(_KINDS)]
+            seen = [n for listed in names.values() for n in listed if n.endswith(_SUFFIXES)]
             raise InputError(
                 f"hub:{spec.hub}: has no files of split {split!r}{f' of config {config!r}' if config else ''}, which "
                 f"task {spec.name} needs; it has {', '.join(seen[:6]) or 'no data files'}{', ...' * (len(seen) > 6)}."
             )
-        files += [(config, fetch_file(spec.hub, name, revision=revision, kind="dataset")) for name in found]
+        files += [(config, fetch_file(spec.hub, name, revision=revision, repo_type="dataset")) for name in found]
     return files
 
 
@@ -245,7 +245,7 @@ def _list_names(spec: TaskSpec, revision: str | None) -> list[str]:
     from pa_lite.checkpoints.hub.repositories import list_files
 
     try:
-        return [f.name for f in list_files(spec.hub, revision=revision, kind="dataset")]
+        return [f.name for f in list_files(spec.hub, revision=revision, repo_type="dataset")]
     except HubError as e:
         if revision != _CONVERTED or e.is_passing:
             raise

@@ -129,7 +129,7 @@ class ParquetRows:
 def _restored(value: Any) -> Any:
     if isinstance(value, dict):
         if len(value) == 1 and "\0" in value:
-            kind, content = value["\0"]
-            return _MAKERS[kind](content)
+            value_type, content = value["\0"]
+            return _MAKERS[value_type](content)
         return {key: _restored(part) for key, part in value.items()}
     return [_restored(part) for part in value] if isinstance(value, list) else value

@@ -173,21 +173,21 @@ def _plain_size(array: Any) -> int:
     import pyarrow.compute
     import pyarrow.types as types
 
-    kind, size = array.type, _VALUE * len(array)
-    if isinstance(kind, pyarrow.BaseExtensionType):
+    array_type, size = array.type, _VALUE * len(array)
+    if isinstance(array_type, pyarrow.BaseExtensionType):
         return _plain_size(array.storage)
-    if types.is_dictionary(kind):
+    if types.is_dictionary(array_type):
         try:
             lengths = pyarrow.compute.binary_length(array.dictionary).take(array.indices)
         except pyarrow.ArrowNotImplementedError:  # a dictionary of numbers
             return size + int(array.dictionary_decode().nbytes)
         return size + int(pyarrow.compute.sum(pyarrow.compute.cast(lengths, pyarrow.int64())).as_py() or 0)
-    if types.is_struct(kind):
+    if types.is_struct(array_type):
         return size + sum(map(_plain_size, array.flatten()))
-    if types.is_map(kind):
+    if types.is_map(array_type):
         start, end = (array.offsets[i].as_py() for i in (0, -1)) if len(array) else (0, 0)
         return size + _plain_size(array.values.slice(start, end - start))
-    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+    if types.is_list(array_type) or types.is_large_list(array_type) or types.is_fixed_size_list(array_type):
         return size + _plain_size(array.flatten())
     return size + int(array.nbytes)
 
@@ -228,8 +228,8 @@ class _Worker:
 
 def tagged(value: Any) -> dict[str, Any]:
     """Return what stands for a value that JSON does not have; `pa_lite.tasks.parquet` makes it the value again."""
-    for kind, name in ((datetime.datetime, "datetime"), (datetime.date, "date"), (datetime.time, "time")):
-        if isinstance(value, kind):
+    for value_type, name in ((datetime.datetime, "datetime"), (datetime.date, "date"), (datetime.time, "time")):
+        if isinstance(value, value_type):
             return {"\0": [name, _NANOSECONDS.sub(r"\1", value.isoformat())]}
     if isinstance(value, bytes):
         return {"\0": ["bytes", value.decode("latin-1")]}

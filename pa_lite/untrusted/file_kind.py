@@ -132,9 +132,9 @@ def unexpected(path: ByteSource, expected: str, start: bytes, size: int) -> Chec
     content = Content(start[:START], size)
     if told := content.explanation:
         return CheckpointError(f"{path}: is not {expected} but {told}.")
-    for kind, is_it in (("a GGUF file", content.is_gguf), ("a safetensors file", content.is_safetensors)):
-        if is_it and kind != expected:
-            return CheckpointError(f"{path}: is not {expected} but {kind}.")
+    for name, is_it in (("a GGUF file", content.is_gguf), ("a safetensors file", content.is_safetensors)):
+        if is_it and name != expected:
+            return CheckpointError(f"{path}: is not {expected} but {name}.")
     return CheckpointError(f"{path}: is not {expected}, or is cut off ({size} bytes). {_AGAIN}.")
 
 

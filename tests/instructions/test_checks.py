@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pa_lite.errors import InputError
-from pa_lite.instructions.checks import KINDS, Check, checkable, followed, loose_variants, passes, validate, words
+from pa_lite.instructions.checks import CHECK_TYPES, Check, checkable, followed, loose_variants, passes, validate, words
 from pa_lite.instructions.checks.language import LANGUAGES
 from tests.support.builder import build
 
@@ -162,7 +162,7 @@ def test_each_kind(check: dict[str, Any], right: list[str], wrong: list[str]) ->
 
 
 def test_every_kind_is_tested() -> None:
-    assert {check["kind"] for check, _, _ in RIGHT_AND_WRONG} == set(KINDS)
+    assert {check["kind"] for check, _, _ in RIGHT_AND_WRONG} == set(CHECK_TYPES)
 
 
 def test_all_checks_must_hold_and_silence_follows_nothing() -> None:
@@ -254,7 +254,7 @@ BREAKERS: dict[str, tuple[st.SearchStrategy[Any], Callable[[str, Check], str]]] 
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", CHECK_TYPES)
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_a_text_built_to_pass_passes_and_a_broken_one_fails(kind: str, data: st.DataObject) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pa_lite.instructions.checks import KINDS, followed, loose_variants, passes, validate
+from pa_lite.instructions.checks import CHECK_TYPES, followed, loose_variants, passes, validate
 from pa_lite.instructions.following import load_instructions
 from pa_lite.instructions.public.generator import SIZE, compatible, public_rows, to_jsonl
 from pa_lite.instructions.public.recipes import RECIPES, Draw
@@ -23,7 +23,7 @@ def test_the_fixed_set_is_whole_and_balanced() -> None:
     assert len(instructions) == SIZE == len({i.text for i in instructions})
     kinds = Counter(c.name for i in instructions for c in i.constraints)
     assert set(kinds) == set(RECIPES)
-    assert set(KINDS) - set(RECIPES) == {"closes_with"}
+    assert set(CHECK_TYPES) - set(RECIPES) == {"closes_with"}
     assert max(kinds.values()) - min(kinds.values()) <= 3
     sizes = Counter(len(i.constraints) for i in instructions)
     assert set(sizes) == {1, 2, 3}

@@ -81,8 +81,8 @@ def test_ifeval_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     asked: list[tuple[str, str, str]] = []
 
-    def fetch(repo: str, filename: str, *, kind: str, progress: object) -> Path:
-        asked.append((repo, filename, kind))
+    def fetch(repo: str, filename: str, *, repo_type: str, progress: object) -> Path:
+        asked.append((repo, filename, repo_type))
         return write(tmp_path / "i.jsonl", ROW)
 
     monkeypatch.setattr(repositories, "fetch_file", fetch)

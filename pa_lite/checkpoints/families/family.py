@@ -120,7 +120,7 @@ class Family:
 
     Settings: `keys` with the `defaults` of transformers' class; the keys of the head's size are written "always", when
     "given", or "never". `rope_theta` and, where local layers have one of their own, `local_theta` are defaults too;
-    `rope_kinds` are the scalings that llama.cpp carries out; `rotates_part` of a head is possible; `writes_rope` and
+    `rope_types` are the scalings that llama.cpp carries out; `rotates_part` of a head is possible; `writes_rope` and
     `writes_rotary_size` tell which rotary keys there are. `checks` are made of all that is fixed in llama.cpp.
     """
 
@@ -139,7 +139,7 @@ class Family:
     norm_shift: float = 0.0
     rope_theta: float = 10_000.0
     local_theta: float | None = None
-    rope_kinds: tuple[str, ...] = ("default", "linear", "yarn", "dynamic")
+    rope_types: tuple[str, ...] = ("default", "linear", "yarn", "dynamic")
     writes_rope: bool = True
     writes_rotary_size: bool = False
     rotates_part: bool = False

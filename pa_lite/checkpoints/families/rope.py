@@ -19,7 +19,7 @@ from pa_lite.ggml.metadata import Metadata, float32, string, uint32
 
 Tensors = dict[str, npt.NDArray[np.float32]]
 FACTORS, LONG, SHORT = (
-    f"{tensor_name(kind)}.weight" for kind in ("ROPE_FREQS", "ROPE_FACTORS_LONG", "ROPE_FACTORS_SHORT")
+    f"{tensor_name(name)}.weight" for name in ("ROPE_FREQS", "ROPE_FACTORS_LONG", "ROPE_FACTORS_SHORT")
 )
 # llama.cpp's keys of YaRN beyond the factor -> the converter's spellings of each setting
 _YARN = {
@@ -33,9 +33,9 @@ _YARN_UNKNOWN = ("mscale", "mscale_all_dim")  # change the attention in ways tha
 
 @dataclass(frozen=True)
 class Rope:
-    """One model's rotary settings: `kind` of scaling with its table, and the frequency base, also of local layers."""
+    """One model's rotary settings: `rope_type` of scaling with its table, the frequency base, also of local layers."""
 
-    kind: str
+    rope_type: str
     scaling: Config
     theta: float
     local_theta: float | None
@@ -45,11 +45,11 @@ class Rope:
         return self.scaling.number("factor")
 
 
-def read_rope(config: Config, theta: float, local_theta: float | None, kinds: tuple[str, ...]) -> Rope:
+def read_rope(config: Config, theta: float, local_theta: float | None, rope_types: tuple[str, ...]) -> Rope:
     """The settings of either form, or of both mixed; `theta` and `local_theta` are the family's defaults.
 
-    `local_theta` None: the family has one base for all layers. Raises CheckpointError for a kind of scaling not among
-    `kinds`, those that llama.cpp carries out for the family.
+    `local_theta` None: the family has one base for all layers. Raises CheckpointError for a scaling not among
+    `rope_types`, those that llama.cpp carries out for the family.
     """
     new = config.table("rope_parameters")
     parts = Config(new, f"{config.where}: rope_parameters")
@@ -62,11 +62,11 @@ def read_rope(config: Config, theta: float, local_theta: float | None, kinds: tu
             settings[key] = config.get(key)
     settings = {"rope_theta": theta, "partial_rotary_factor": 1.0, **settings}
     scaling = Config(settings, config.where)
-    kind = settings.get("rope_type") or settings.get("type") or "default"
-    kind = "longrope" if kind == "su" else kind  # its name in early configurations
-    if kind not in kinds:
+    rope_type = settings.get("rope_type") or settings.get("type") or "default"
+    rope_type = "longrope" if rope_type == "su" else rope_type  # its name in early configurations
+    if rope_type not in rope_types:
         raise CheckpointError(
-            f"{config.where}: rope_type {kind!r} is not known for this architecture. Known: {', '.join(kinds)}."
+            f"{config.where}: rope_type {rope_type!r} is not known for this family. Known: {', '.join(rope_types)}."
         )
     found = None
     if local_theta is not None:
@@ -77,7 +77,7 @@ def read_rope(config: Config, theta: float, local_theta: float | None, kinds: tu
     rotated = scaling.number("partial_rotary_factor")
     if rotated > 1:
         raise scaling.refuse("partial_rotary_factor", "must be at most 1")
-    return Rope(kind, scaling, scaling.number("rope_theta"), found, rotated)
+    return Rope(rope_type, scaling, scaling.number("rope_theta"), found, rotated)
 
 
 def rope_metadata(architecture: str, rope: Rope) -> Metadata:
@@ -91,11 +91,11 @@ def _rope_fields(rope: Rope) -> Metadata:
     out: Metadata = {Keys.Rope.FREQ_BASE: float32(rope.theta)}
     if rope.local_theta is not None:
         out[Keys.Rope.FREQ_BASE_SWA] = float32(rope.local_theta)
-    if rope.kind not in ("linear", "yarn"):
+    if rope.rope_type not in ("linear", "yarn"):
         return out
-    out[Keys.Rope.SCALING_TYPE] = string(rope.kind)
+    out[Keys.Rope.SCALING_TYPE] = string(rope.rope_type)
     out[Keys.Rope.SCALING_FACTOR] = float32(rope.factor())
-    if rope.kind == "linear":
+    if rope.rope_type == "linear":
         return out
     out[Keys.Rope.SCALING_ORIG_CTX_LEN] = uint32(rope.scaling.count("original_max_position_embeddings"))
     for key, names in _YARN.items():

@@ -69,7 +69,7 @@ _LLAMA = Family(
     defaults={"max_position_embeddings": 2048, "rms_norm_eps": 1e-6},
     head_size="always",
     interleave_qk=True,
-    rope_kinds=("default", "linear", "yarn", "dynamic", "llama3"),
+    rope_types=("default", "linear", "yarn", "dynamic", "llama3"),
     writes_rotary_size=True,
     tokenizer=_LIKE_LLAMA,
 )
@@ -100,7 +100,7 @@ _GEMMA3 = Family(
     norm_shift=1.0,
     rope_theta=1_000_000.0,
     local_theta=10_000.0,
-    rope_kinds=("default", "linear"),
+    rope_types=("default", "linear"),
     cuts_vocabulary=True,
     checks=(
         llama_constraints.attention_scale(layers_27b=62), llama_constraints.every_nth_layer_full(6),
@@ -145,7 +145,7 @@ FAMILIES: dict[str, Family] = {
         activation="gelu_pytorch_tanh",
         head_size="always",
         norm_shift=1.0,
-        rope_kinds=("default",),
+        rope_types=("default",),
         writes_rope=False,
         checks=(
             llama_constraints.attention_scale(layers_27b=46), llama_constraints.every_nth_layer_full(2),
@@ -221,7 +221,7 @@ FAMILIES: dict[str, Family] = {
             "max_position_embeddings": 4096, "original_max_position_embeddings": 4096, "rms_norm_eps": 1e-5,
         },
         head_size="never",
-        rope_kinds=("default", "longrope"),
+        rope_types=("default", "longrope"),
         writes_rotary_size=True,
         rotates_part=True,
         checks=(llama_constraints.whole_heads, llama_constraints.window_is_lost),

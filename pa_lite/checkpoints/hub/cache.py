@@ -22,7 +22,7 @@ from pa_lite.checkpoints.hub.ranges import RemoteContent
 from pa_lite.errors import CheckpointError, HubError, OutputError
 from pa_lite.system.atomic import NO_MARKER, sync_folder, whole_file, write_errors, write_text
 from pa_lite.system.markers import DOWNLOAD, INCOMPLETE, marker_of, remove_held, take_claim
-from pa_lite.system.opening import NotPlainError, create_file, is_link, kind_of, open_own, open_regular, read_regular
+from pa_lite.system.opening import NotPlainError, create_file, is_link, open_own, open_regular, read_regular, type_of
 
 _log = logging.getLogger(__name__)
 _PIECE = 1 << 20
@@ -86,11 +86,11 @@ class RepoCache:
     """One repository's part of the cache."""
 
     repo: str
-    kind: str = "model"
+    repo_type: str = "model"
 
     @property
     def _name(self) -> str:
-        return f"{self.kind}s--" + self.repo.replace("/", "--")
+        return f"{self.repo_type}s--" + self.repo.replace("/", "--")
 
     @property
     def folder(self) -> Path:
@@ -156,10 +156,10 @@ class RepoCache:
 def _check_lock(lock: Path) -> None:
     """Raise OutputError for a lock that huggingface_hub would open wherever it leads, or wait for without end."""
     with contextlib.suppress(FileNotFoundError):
-        kind = kind_of(lock.lstat())
-        if kind is not None:
+        file_type = type_of(lock.lstat())
+        if file_type is not None:
             raise OutputError(
-                f"{lock}: is a {kind}, not a file to lock. Remove it, or let HF_HUB_CACHE name another folder."
+                f"{lock}: is a {file_type}, not a file to lock. Remove it, or let HF_HUB_CACHE name another folder."
             )
 
 

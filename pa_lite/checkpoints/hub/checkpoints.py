@@ -146,12 +146,12 @@ def _find(reference: HubReference) -> _Found:
     """Resolve a reference and tell which of its files belong to the checkpoint; fetches the index to know."""
     commit = resolve_commit(reference)
     pinned = replace(reference, revision=commit)
-    folder = RepoCache(reference.repo, reference.kind).snapshot(commit)
+    folder = RepoCache(reference.repo, reference.repo_type).snapshot(commit)
     files, is_told = listing(pinned)
     index: list[str] = []
     names = {f.name for f in files}
     if reference.file is None and INDEX in names and SINGLE not in names:
-        path = fetch_file(reference.repo, INDEX, revision=commit, kind=reference.kind)
+        path = fetch_file(reference.repo, INDEX, revision=commit, repo_type=reference.repo_type)
         index = sorted(set(read_index(path).values()))
     try:
         weights = weight_files(files, reference, index)
@@ -181,7 +181,7 @@ def _fetch(files: Sequence[tuple[_Found, HubFile]], progress: Progress | None) -
     def fetch(entry: tuple[_Found, HubFile]) -> None:
         found, file = entry
         subject = replace(found.reference.subject, file=file.name)
-        add_file(RepoCache(subject.repo, subject.kind), subject, file_facts(subject), total)
+        add_file(RepoCache(subject.repo, subject.repo_type), subject, file_facts(subject), total)
 
     with ThreadPoolExecutor(_FILES_AT_A_TIME) as pool:
         try:

@@ -35,13 +35,13 @@ QUICK, PATIENT = 4, 8  # tries: for the first word with the Hub, and in the midd
 
 @dataclass(frozen=True)
 class Subject:
-    """What a request is about, for its error: repository, its kind (`model` or `dataset`), revision, and file.
+    """What a request is about, for its error: repository, its type (`model` or `dataset`), revision, and file.
 
     Raises InputError for what cannot be the name of a repository or a revision.
     """
 
     repo: str
-    kind: str = "model"
+    repo_type: str = "model"
     revision: str | None = None
     file: str | None = None
 
@@ -52,14 +52,14 @@ class Subject:
             raise InputError(f"{self.revision!r} is no branch, tag or commit on the Hub.")
 
     def __str__(self) -> str:
-        prefix = "hub:" if self.kind == "model" else "dataset "
+        prefix = "hub:" if self.repo_type == "model" else "dataset "
         revision = self.revision[:8] if self.revision and _COMMIT.fullmatch(self.revision) else self.revision
         return prefix + self.repo + (f"@{revision}" if revision else "")
 
     @property
     def page(self) -> str:
         """Where people read about it."""
-        return f"{endpoint()}/{'datasets/' if self.kind == 'dataset' else ''}{self.repo}"
+        return f"{endpoint()}/{'datasets/' if self.repo_type == 'dataset' else ''}{self.repo}"
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,7 @@ def explain(error: Exception, subject: Subject) -> HubError:
             is_passing=True,
         )
     status = error.response.status_code
-    noun = subject.kind
+    noun = subject.repo_type
     if isinstance(error, errors.GatedRepoError):
         told = (
             f"is gated. Accept its licence at {subject.page}, then log in with 'hf auth login', or set HF_TOKEN to "
@@ -252,7 +252,7 @@ def explain(error: Exception, subject: Subject) -> HubError:
 
 def resolve_url(subject: Subject) -> str:
     """The address of a file's content."""
-    prefix = "datasets/" if subject.kind == "dataset" else ""
+    prefix = "datasets/" if subject.repo_type == "dataset" else ""
     revision = quote(subject.revision or "main", safe="")
     return f"{endpoint()}/{prefix}{subject.repo}/resolve/{revision}/{quote(subject.file or '')}"
 

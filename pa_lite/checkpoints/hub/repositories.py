@@ -30,11 +30,11 @@ _MOST_ENTRIES = 100_000  # files and folders of a repository; the Hub itself adv
 
 @dataclass(frozen=True)
 class HubReference:
-    """A model (or `kind` "dataset") on the Hub: `org/name`, a branch, tag or commit, and a file of weights in it."""
+    """A repository on the Hub: `org/name`, its type, a branch, tag or commit, and a file of weights in it."""
 
     repo: str
     revision: str | None = None
-    kind: str = "model"
+    repo_type: str = "model"
     file: str | None = None
 
     def __str__(self) -> str:
@@ -48,7 +48,7 @@ class HubReference:
 
     @property
     def subject(self) -> Subject:
-        return Subject(self.repo, self.kind, self.revision)
+        return Subject(self.repo, self.repo_type, self.revision)
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def resolve_commit(reference: HubReference) -> str:
 
     Raises HubError, saying what to do, when the Hub knows of none or none is in the cache.
     """
-    cache, subject = RepoCache(reference.repo, reference.kind), reference.subject
+    cache, subject = RepoCache(reference.repo, reference.repo_type), reference.subject
     if is_offline():
         return _cached_commit(cache, subject)
     if reference.revision and _COMMIT.fullmatch(reference.revision) and cache.commit_of(reference.revision):
@@ -108,8 +108,8 @@ def resolve_commit(reference: HubReference) -> str:
 
 def _commit_now(reference: HubReference) -> str:
     """The commit that the Hub names. Raises HubError."""
-    repo, kind, revision, subject = reference.repo, reference.kind, reference.revision, reference.subject
-    info = attempt(lambda: api().repo_info(repo, repo_type=kind, revision=revision, timeout=TIMEOUT), subject)
+    repo, repo_type, revision, subject = reference.repo, reference.repo_type, reference.revision, reference.subject
+    info = attempt(lambda: api().repo_info(repo, repo_type=repo_type, revision=revision, timeout=TIMEOUT), subject)
     if not isinstance(info.sha, str) or not _COMMIT.fullmatch(info.sha):
         raise HubError(f"{subject}: the Hub names no commit for it. Check HF_ENDPOINT.")
     return info.sha
@@ -134,25 +134,25 @@ def _fallback(cache: RepoCache, subject: Subject, error: HubError) -> str:
     return commit
 
 
-def list_files(repo: str, *, revision: str | None = None, kind: str = "model") -> list[HubFile]:
+def list_files(repo: str, *, revision: str | None = None, repo_type: str = "model") -> list[HubFile]:
     """The files of a repository, subfolders included, by name; offline those that are in the cache.
 
     Raises HubError when the repository or revision cannot be had.
     """
-    return listing(HubReference(repo, revision, kind))[0]
+    return listing(HubReference(repo, revision, repo_type))[0]
 
 
 def listing(reference: HubReference) -> tuple[list[HubFile], bool]:
     """The files, and whether the Hub told of them: else, offline or with it out of reach, the cache did."""
-    subject, cache = reference.subject, RepoCache(reference.repo, reference.kind)
+    subject, cache = reference.subject, RepoCache(reference.repo, reference.repo_type)
     if is_offline():
         return _cached_files(cache.snapshot(_cached_commit(cache, subject))), False
-    repo, kind = reference.repo, reference.kind
+    repo, repo_type = reference.repo, reference.repo_type
     try:
         # first this: huggingface_hub lists with long retries of its own, which a Hub out of reach is not worth
         commit = _commit_now(reference)
         files = attempt(
-            lambda: _files(api().list_repo_tree(repo, recursive=True, revision=commit, repo_type=kind)), subject
+            lambda: _files(api().list_repo_tree(repo, recursive=True, revision=commit, repo_type=repo_type)), subject
         )
     except HubError as e:
         return _cached_files(cache.snapshot(_fallback(cache, subject, e))), False
@@ -189,7 +189,7 @@ def fetch_file(
     filename: str,
     *,
     revision: str | None = None,
-    kind: str = "model",
+    repo_type: str = "model",
     progress: Progress | None = None,
 ) -> Path:
     """One file of a repository, fetched into the Hub's cache unless it is there; returns where it lies.
@@ -197,7 +197,7 @@ def fetch_file(
     Size and hash are checked; a download that broke off is gone on with. Offline, or with the Hub out of reach, the
     cache's copy is taken. `progress` gets the bytes done. Raises HubError, saying what to do.
     """
-    subject, cache = Subject(repo, kind, revision, filename), RepoCache(repo, kind)
+    subject, cache = Subject(repo, repo_type, revision, filename), RepoCache(repo, repo_type)
     _check_name(filename, str(subject))
     known = cache.commit_of(revision)
     cached = cache.snapshot(known) / filename if known else None

@@ -68,9 +68,9 @@ def _vocabulary(files: TokenizerFiles) -> Vocabulary:
             f"Fetch the tokenizer's files too.{_older_layout(files.folder)}"
         )
     else:
-        kind = files.model.get("type", "BPE")
+        model_type = files.model.get("type", "BPE")
         raise CheckpointError(
-            f"{files.where}: a {kind} vocabulary, neither byte-level BPE nor SentencePiece, cannot be converted."
+            f"{files.where}: a {model_type} vocabulary, neither byte-level BPE nor SentencePiece, cannot be converted."
         )
     out = {**own, **special, **files.rules.keys_by_size.get(files.size, {})}
     return Vocabulary(out, table.texts, table.types)

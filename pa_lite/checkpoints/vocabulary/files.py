@@ -47,12 +47,12 @@ class Seen:
         self._model: tuple[bytes, SentencePieceModel] | None = None
         self._made: dict[str, tuple[tuple[object, ...], Any]] = {}  # likewise of each kind
 
-    def made(self, kind: str, key: tuple[object, ...], compute: Callable[[], Any]) -> Any:
+    def made(self, name: str, key: tuple[object, ...], compute: Callable[[], Any]) -> Any:
         """Return what `compute` makes, once for equal keys of one kind that follow each other."""
-        if kind not in self._made or self._made[kind][0] != key:
-            self._made.pop(kind, None)
-            self._made[kind] = key, compute()
-        return self._made[kind][1]
+        if name not in self._made or self._made[name][0] != key:
+            self._made.pop(name, None)
+            self._made[name] = key, compute()
+        return self._made[name][1]
 
     def definition(self, path: Path) -> tuple[bytes, dict[str, Any]]:
         """Return a tokenizer.json as `read_definition` does, not to be changed, behind what its content is known by."""

@@ -182,18 +182,18 @@ def _added_ids(files: TokenizerFiles) -> dict[str, int]:
 def _by_definition(files: TokenizerFiles, reason: str) -> str:
     _check_normalizer(files, reason)
     steps = steps_of(files.definition.get("pre_tokenizer"), "pretokenizers")
-    kinds = [step.get("type") for step in steps]
+    step_types = [step.get("type") for step in steps]
     name = None
-    if kinds[-1:] == ["ByteLevel"] and not steps[-1].get("add_prefix_space", True):
+    if step_types[-1:] == ["ByteLevel"] and not steps[-1].get("add_prefix_space", True):
         words = bool(steps[-1].get("use_regex", True))  # whether ByteLevel itself cuts words, as GPT-2 does
-        if kinds == ["ByteLevel"] and words:
+        if step_types == ["ByteLevel"] and words:
             name = files.rules.byte_level_name
-        elif kinds == ["Digits", "ByteLevel"] and words and steps[0].get("individual_digits"):
+        elif step_types == ["Digits", "ByteLevel"] and words and steps[0].get("individual_digits"):
             name = files.rules.digits_name
-        elif kinds == ["Split", "ByteLevel"] and not words:
+        elif step_types == ["Split", "ByteLevel"] and not words:
             name = _SPLITS.get(_split_pattern(steps[0]))
     if name is None:
-        listed = ", ".join(map(str, kinds)) or "none"
+        listed = ", ".join(map(str, step_types)) or "none"
         raise CheckpointError(
             f"{files.where}: its pre-tokenizer ({listed}) is not known. Convert the checkpoint with llama.cpp and name "
             f"the .gguf file.{reason}"

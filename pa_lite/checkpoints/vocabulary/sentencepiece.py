@@ -88,16 +88,16 @@ def from_definition(files: TokenizerFiles) -> tuple[TokenTable, bool]:
     trained = trained_tokens(files)
     table = TokenTable(files.size, files.where, len(trained))
     texts = list(trained.all_encoded())
-    kinds = np.full(len(texts), NORMAL, np.int32)
+    token_types = np.full(len(texts), NORMAL, np.int32)
     merges = merge_pairs(files)
     scores = merge_scores(texts, merges)
     for i, text in enumerate(texts):
         if len(text) == _BYTE_LENGTH and _BYTE_TEXT.fullmatch(text):
-            kinds[i], scores[i] = BYTE, 0.0
+            token_types[i], scores[i] = BYTE, 0.0
     unknown = files.model.get("unk_token")
-    if isinstance(unknown, str) and (raw := unknown.encode()) in texts and kinds[texts.index(raw)] == NORMAL:
-        kinds[texts.index(raw)], scores[texts.index(raw)] = UNKNOWN, 0.0
-    table.put_all(trained.ids, texts, kinds, scores)
+    if isinstance(unknown, str) and (raw := unknown.encode()) in texts and token_types[texts.index(raw)] == NORMAL:
+        token_types[texts.index(raw)], scores[texts.index(raw)] = UNKNOWN, 0.0
+    table.put_all(trained.ids, texts, token_types, scores)
     _put_added(table, files, [t for t in files.added_tokens() if t.text != unknown or trained.get(t.text) != t.id])
     table.check()
     return table, _prefixes(files)

@@ -22,7 +22,7 @@ _MAX_BYTES = 1 << 26  # Gemma's, the largest known, has 4 MB
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # protobuf wire types
 _BATCH = 1 << 14  # texts that are decoded at a time
 _BPE = 2  # TrainerSpec.ModelType
-_KINDS = {1: "Unigram", 3: "word", 4: "character"}
+_MODEL_TYPES = {1: "Unigram", 3: "word", 4: "character"}
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class SentencePieceModel:
     def pieces(self) -> list[Piece]:
         """The same as objects."""
         rows = zip(self.texts, self.scores.tolist(), self.types.tolist(), strict=True)
-        return [Piece(text.decode("utf-8"), score, kind) for text, score, kind in rows]
+        return [Piece(text.decode("utf-8"), score, token_type) for text, score, token_type in rows]
 
 
 def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:
@@ -129,17 +129,17 @@ class _Pieces:
 
     def read(self, data: bytes, at: int, end: int) -> None:
         """Read one piece in any layout."""
-        text, score, kind = b"", -1, NORMAL
+        text, score, token_type = b"", -1, NORMAL
         for number, wire, value, start, stop in _fields(data, at, end):
             if (number, wire) == (1, _BYTES):
                 text = data[start:stop]
             elif (number, wire) == (2, _FIXED32):
                 score = start
             elif (number, wire) == (3, _VARINT):
-                kind = value
+                token_type = value
         self.texts.append(text)
         self._scores.append(score)
-        self._types.append(min(kind, 127))
+        self._types.append(min(token_type, 127))
 
     def finish(self, data: bytes, prefix: bool) -> SentencePieceModel:
         """Check and return them. Raises ValueError for a piece with an impossible text, score or type."""
@@ -197,7 +197,7 @@ def read_sentencepiece(path: Path, plain: bool = True) -> SentencePieceModel:
 
 def _model(data: bytes, plain: bool) -> SentencePieceModel:
     pieces = _Pieces()
-    kind, prefix, at = _BPE, True, 0
+    model_type, prefix, at = _BPE, True, 0
     while at < len(data):
         if plain:
             at = pieces.read_plain(data, at)
@@ -211,11 +211,13 @@ def _model(data: bytes, plain: bool) -> SentencePieceModel:
         if number == 1:
             pieces.read(data, start, at)
         elif number == 2:  # trainer_spec
-            kind = _setting(data, start, at, 3, kind)
+            model_type = _setting(data, start, at, 3, model_type)
         elif number == 3:  # normalizer_spec
             prefix = bool(_setting(data, start, at, 3, int(prefix)))
     if not pieces.texts:
         raise ValueError("it has no pieces")
-    if kind != _BPE:
-        raise ValueError(f"it is a {_KINDS.get(kind, kind)} model, for which llama.cpp would give other ids")
+    if model_type != _BPE:
+        raise ValueError(
+            f"it is a {_MODEL_TYPES.get(model_type, model_type)} model, for which llama.cpp would give other ids"
+        )
     return pieces.finish(data, prefix)

@@ -72,23 +72,23 @@ class TokenTable:
         """Every token's score, float32."""
         return PackedNumbers(self._scores)
 
-    def put(self, i: int, text: str, kind: int, score: float = 0.0) -> None:
+    def put(self, i: int, text: str, token_type: int, score: float = 0.0) -> None:
         """Set the token with id i. Raises CheckpointError when i is not below the table's size."""
         if not 0 <= i < len(self._texts):
             raise CheckpointError(
                 f"{self.where}: has token id {i}, but config.json's vocab_size is {len(self._texts)}. "
                 "Take the tokenizer and the configuration from one checkpoint."
             )
-        self._texts[i], self._types[i], self._scores[i] = text.encode("utf-8"), kind, score
+        self._texts[i], self._types[i], self._scores[i] = text.encode("utf-8"), token_type, score
 
-    def put_all(self, ids: Ids, texts: Iterable[bytes], kinds: Ids | int, scores: Floats | float = 0.0) -> None:
+    def put_all(self, ids: Ids, texts: Iterable[bytes], token_types: Ids | int, scores: Floats | float = 0.0) -> None:
         """Set the tokens with these ids, int [n], to texts in UTF-8 with their types and scores, [n] or one for all."""
         outside = np.flatnonzero((ids < 0) | (ids >= len(self._texts)))
         if len(outside):
             self.put(int(ids[outside[0]]), "", NORMAL)  # which says what is wrong
         for i, text in zip(ids.tolist(), texts, strict=True):
             self._texts[i] = text
-        self._types[ids], self._scores[ids] = kinds, scores
+        self._types[ids], self._scores[ids] = token_types, scores
 
     def put_added(self, i: int, text: str, special: bool) -> None:
         """Set a token that was added to the trained ones: a control token, or a text that is matched as it stands."""
@@ -118,12 +118,12 @@ def name_for_llama_cpp(name: str, architecture: str, vocabulary: Vocabulary) -> 
     llama.cpp draws conclusions from some names (NameRule). So the models that they are true of have such a name, and
     no other may: there its two parts are separated.
     """
-    kind = vocabulary.metadata.get(Keys.Tokenizer.MODEL)
+    tokenizer_model = vocabulary.metadata.get(Keys.Tokenizer.MODEL)
     for owner, facts in ARCHITECTURES.items():
         rule = facts.name_rule
         if rule is None:
             continue
-        if architecture == owner and kind == string("llama") and rule.tokens <= set(vocabulary.tokens):
+        if architecture == owner and tokenizer_model == string("llama") and rule.tokens <= set(vocabulary.tokens):
             name = name if rule.pattern.search(name) else f"{name} ({rule.mark})"
         else:
             name = rule.pattern.sub(r"\1 \2", name)

@@ -29,11 +29,11 @@ _IS_NEXT_PAIR = re.compile(rb"[ \t\n\r]*\][ \t\n\r]*,[ \t\n\r]*\[[ \t\n\r]*")
 _IS_PAIR_END = re.compile(rb"[ \t\n\r]*\[[ \t\n\r]*,[ \t\n\r]*\][ \t\n\r]*")
 
 
-def _all_are(kind: re.Pattern[bytes], texts: list[bytes]) -> bool:
+def _all_are(pattern: re.Pattern[bytes], texts: list[bytes]) -> bool:
     """Whether texts, mostly the same few, are all of a kind."""
     if len(texts) > 1 and set(map(len, texts)) == {len(texts[0])} and b"".join(texts) == texts[0] * len(texts):
         texts = texts[:1]
-    return all(map(kind.fullmatch, set(texts)))
+    return all(map(pattern.fullmatch, set(texts)))
 
 
 class TrainedTokens(Mapping[str, int]):
@@ -207,9 +207,9 @@ class MergesSink:
         self._fault: str | None = None
 
     def add(self, items: list[Any]) -> bool:
-        kinds = set(map(type, items))
-        pairs = [merge.split(" ") for merge in items] if kinds == {str} else items
-        is_plain = kinds in ({str}, {list})
+        item_types = set(map(type, items))
+        pairs = [merge.split(" ") for merge in items] if item_types == {str} else items
+        is_plain = item_types in ({str}, {list})
         if not is_plain or set(map(len, pairs)) != {2} or not _are_parts(list(chain.from_iterable(pairs))):
             pairs = [pair for merge in items if (pair := self._pair(merge)) is not None]
         raws = [part.encode("utf-8") for part in chain.from_iterable(pairs)]

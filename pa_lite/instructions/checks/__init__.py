@@ -1,7 +1,7 @@
 """Rules that tell whether a response obeys an instruction, without a judge. Pure Python on strings.
 
-A check is a table with a `kind` and that kind's own fields; an instruction is followed when every one of its
-checks holds. The kinds cover the sort of constraints introduced by IFEval (Zhou et al. 2023, arXiv 2311.07911).
+A check is a table with a `kind`, its type, and that type's own fields; an instruction is followed when every one of its
+checks holds. The types cover the sort of constraints introduced by IFEval (Zhou et al. 2023, arXiv 2311.07911).
 """
 
 from __future__ import annotations
@@ -11,11 +11,17 @@ from typing import Any
 
 from pa_lite.errors import InputError, nearest
 from pa_lite.instructions.checks import counts, frame, language, layout, wording
-from pa_lite.instructions.checks.text import RELATIONS, Check, Kinds, words
+from pa_lite.instructions.checks.text import RELATIONS, Check, CheckTypes, words
 
-__all__ = ["KINDS", "Check", "checkable", "followed", "loose_variants", "passes", "validate", "words"]
+__all__ = ["CHECK_TYPES", "Check", "checkable", "followed", "loose_variants", "passes", "validate", "words"]
 
-KINDS: Kinds = {**counts.KINDS, **wording.KINDS, **frame.KINDS, **layout.KINDS, **language.KINDS}
+CHECK_TYPES: CheckTypes = {
+    **counts.CHECK_TYPES,
+    **wording.CHECK_TYPES,
+    **frame.CHECK_TYPES,
+    **layout.CHECK_TYPES,
+    **language.CHECK_TYPES,
+}
 
 
 def _is_text(value: Any) -> bool:
@@ -33,7 +39,7 @@ def _is_flag(value: Any) -> bool:
 _TEXT = (_is_text, "a text")
 _TEXTS = (_is_texts, "a list of texts")
 _FLAG = (_is_flag, "true or false")
-# field -> what its values must be, in every kind that has it
+# field -> what its values must be, in every type that has it
 _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "n": (lambda v: type(v) is int and v >= 0, "a whole number from 0"),
     "nth": (lambda v: type(v) is int and v >= 1, "a whole number from 1"),
@@ -47,20 +53,20 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def validate(check: Check, where: str) -> None:
-    """Raise InputError, naming `where`, unless the check's kind is known and its fields are right."""
-    kind = check.get("kind")
-    if not isinstance(kind, str) or kind not in KINDS:
-        raise InputError(f"{where}: unknown check kind {kind!r}.{nearest(str(kind), KINDS)}")
-    fields = {f.rstrip("?"): not f.endswith("?") for f in KINDS[kind][0]}
+    """Raise InputError, naming `where`, unless the check's type is known and its fields are right."""
+    check_type = check.get("kind")
+    if not isinstance(check_type, str) or check_type not in CHECK_TYPES:
+        raise InputError(f"{where}: unknown check kind {check_type!r}.{nearest(str(check_type), CHECK_TYPES)}")
+    fields = {f.rstrip("?"): not f.endswith("?") for f in CHECK_TYPES[check_type][0]}
     missing = [f for f, required in fields.items() if required and f not in check]
     extra = [f for f in check if f != "kind" and f not in fields]
     if missing or extra:
         told = f"lacks {', '.join(missing)}" if missing else f"has unknown {', '.join(extra)}"
-        raise InputError(f"{where}: check {kind!r} {told}. Its fields: {', '.join(fields) or 'none'}.")
+        raise InputError(f"{where}: check {check_type!r} {told}. Its fields: {', '.join(fields) or 'none'}.")
     for field in fields:
         right, told = _FIELDS[field]
         if field in check and not right(check[field]):
-            raise InputError(f"{where}: check {kind!r}: {field} {check[field]!r} is not {told}.")
+            raise InputError(f"{where}: check {check_type!r}: {field} {check[field]!r} is not {told}.")
 
 
 def checkable(check: Check) -> bool:
@@ -71,7 +77,7 @@ def checkable(check: Check) -> bool:
 def passes(response: str, check: Check) -> bool:
     """Whether the response, blanks at its ends removed, passes a validated, checkable check; an empty one fails."""
     text = response.strip()
-    return bool(text) and KINDS[check["kind"]][1](text, check)
+    return bool(text) and CHECK_TYPES[check["kind"]][1](text, check)
 
 
 def followed(response: str, checks: Sequence[Check]) -> bool:

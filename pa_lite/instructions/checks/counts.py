@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pa_lite.instructions.checks.text import (
     Check,
-    Kinds,
+    CheckTypes,
     compare,
     nonblank_lines,
     paragraphs,
@@ -27,7 +27,7 @@ def _capital_words(text: str, check: Check) -> bool:
     return compare(sum(w.isupper() for w in text.split()), check)
 
 
-KINDS: Kinds = {
+CHECK_TYPES: CheckTypes = {
     # without `joined`, hyphens and apostrophes part words
     "word_count": (("n", "relation?", "joined?"), _word_count),
     "sentence_count": (("n", "relation?"), lambda text, check: compare(len(sentences(text)), check)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from pa_lite.instructions.checks.text import Check, Kinds, paragraphs, words
+from pa_lite.instructions.checks.text import Check, CheckTypes, paragraphs, words
 
 
 def _quoted(text: str, check: Check) -> bool:
@@ -43,7 +43,7 @@ def _paragraph_start(text: str, check: Check) -> bool:
     return found is not None
 
 
-KINDS: Kinds = {
+CHECK_TYPES: CheckTypes = {
     "starts_with": (("text",), lambda text, check: text.startswith(str(check["text"]))),
     "ends_with": (("text",), lambda text, check: text.endswith(str(check["text"]))),
     # the same, letter case and quotation marks around the response aside

@@ -12,7 +12,7 @@ import re
 import unicodedata
 from collections import Counter
 
-from pa_lite.instructions.checks.text import Check, Kinds
+from pa_lite.instructions.checks.text import Check, CheckTypes
 
 _SHARE = 0.8  # of the letters that must be of the language's script: names and terms may be of another
 
@@ -101,4 +101,4 @@ def _language(text: str, check: Check) -> bool:
     return written_in(text, base_code(check["code"]))
 
 
-KINDS: Kinds = {"language": (("code",), _language)}
+CHECK_TYPES: CheckTypes = {"language": (("code",), _language)}

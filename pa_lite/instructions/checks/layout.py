@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 
-from pa_lite.instructions.checks.text import Check, Kinds, Rule, compare, nonblank_lines
+from pa_lite.instructions.checks.text import Check, CheckTypes, Rule, compare, nonblank_lines
 
 _BULLET = re.compile(r"^[ \t]*[-*][ \t]+\S", re.MULTILINE)
 _HIGHLIGHT = re.compile(r"\*\*(?!\s)[^*\n]+(?<!\s)\*\*|\*(?!\s)[^*\n]+(?<!\s)\*")
@@ -66,7 +66,7 @@ def _placeholders(text: str, check: Check) -> bool:
     return compare(sum(bool(inner.strip()) for inner in _PLACEHOLDER.findall(text)), check)
 
 
-KINDS: Kinds = {
+CHECK_TYPES: CheckTypes = {
     # a list and nothing beside it
     "bulleted": (("n",), _every_line(r"[-*] .*\S.*")),
     "numbered": (("n",), _every_line(r"{i}[.)] .*\S.*")),

@@ -8,8 +8,8 @@ from typing import Any
 
 Check = Mapping[str, Any]
 Rule = Callable[[str, Check], bool]
-# kind -> (its fields besides `kind`, the rule); a field ending in "?" may be left out
-Kinds = dict[str, tuple[tuple[str, ...], Rule]]
+# check type -> (its fields besides `kind`, the rule); a field ending in "?" may be left out
+CheckTypes = dict[str, tuple[tuple[str, ...], Rule]]
 
 RELATIONS: dict[str, Callable[[int, int], bool]] = {
     "exactly": lambda count, n: count == n,

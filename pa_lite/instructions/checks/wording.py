@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from pa_lite.instructions.checks.text import Check, Kinds, compare, lower_words, words
+from pa_lite.instructions.checks.text import Check, CheckTypes, compare, lower_words, words
 
 
 def _is_upper(text: str, check: Check) -> bool:
@@ -51,7 +51,7 @@ def _chooses(text: str, check: Check) -> bool:
     return text.strip(" .!\"'").lower() in [o.lower() for o in check["options"]]
 
 
-KINDS: Kinds = {
+CHECK_TYPES: CheckTypes = {
     "uppercase": ((), _is_upper),
     "lowercase": ((), _is_lower),
     "capitalised": ((), _is_capitalised),

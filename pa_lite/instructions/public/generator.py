@@ -1,7 +1,7 @@
 """Puts the public set together: one to three constraints a prompt, no two of which contradict each other.
 
-Kinds fall into groups, of which a prompt takes one each; some pairs of groups' kinds are left out because few texts, or
-none, satisfy both. What must stand in a response is checked against what must not.
+Check types fall into groups, of which a prompt takes one each; some pairs of groups' types are left out because few
+texts, or none, satisfy both. What must stand in a response is checked against what must not.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _GROUPS: dict[str, tuple[str, ...]] = {
     "frame": ("starts_with", "ends_with", "quoted", "wrapped", "echoes", "postscript", "title"),
     "marks": ("highlight_count", "placeholder_count"),
 }  # fmt: skip
-_GROUP_OF = {kind: group for group, kinds in _GROUPS.items() for kind in kinds}
-# kinds that go with these alone
+_GROUP_OF = {check_type: group for group, check_types in _GROUPS.items() for check_type in check_types}
+# check types that go with these alone
 _ONLY: dict[str, frozenset[str]] = {
     "equals": frozenset(),
     "chooses": frozenset({"uppercase", "lowercase", "quoted"}),
@@ -55,7 +55,7 @@ _NEVER: dict[str, frozenset[str]] = {
     "capitalised": frozenset({"starts_with", "ends_with", "highlight_count", "placeholder_count"}),
     "wrapped": frozenset({"placeholder_count"}),
 }
-# kinds that a text standing in the response may break
+# check types that a text standing in the response may break
 _BANS = ("excludes", "lacks", "lacks_characters")
 _COUNTS = ("letter_count", "repeats", "text_count", "capital_words")
 
@@ -69,7 +69,7 @@ def public_rows(seed: int = SEED, size: int = SIZE) -> list[dict[str, Any]]:
         row, tries = _row(draw, used, draw.pick(_SIZES)), tries + 1
         if row["instruction"] in seen and tries < _TRIES:
             continue
-        # counted even when it repeats to the last: a kind whose texts are used up must not come first for ever
+        # counted even when it repeats to the last: a type whose texts are used up must not come first for ever
         used.update(check["kind"] for check in row["checks"])
         tries = 0
         if row["instruction"] not in seen:
@@ -84,19 +84,19 @@ def to_jsonl(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _row(draw: Draw, used: Counter[str], size: int) -> dict[str, Any]:
-    """A prompt of `size` constraints, or fewer where no more fit; kinds that were used least come first."""
-    # a drawn tie-break, so that kinds with equal counts take turns
-    kinds = sorted(RECIPES, key=lambda kind: (used[kind], draw.below(1 << 20)))
-    topic: Topic | Question = draw.pick(QUESTIONS) if kinds[0] == "chooses" else draw.pick(TOPICS)
+    """A prompt of `size` constraints, or fewer where no more fit; types that were used least come first."""
+    # a drawn tie-break, so that types with equal counts take turns
+    check_types = sorted(RECIPES, key=lambda check_type: (used[check_type], draw.below(1 << 20)))
+    topic: Topic | Question = draw.pick(QUESTIONS) if check_types[0] == "chooses" else draw.pick(TOPICS)
     checks: list[dict[str, Any]] = []
-    for kind in kinds:
+    for check_type in check_types:
         if len(checks) == size:
             break
-        if kind == "chooses" and checks:
+        if check_type == "chooses" and checks:
             continue  # needs a question for a topic
-        if all(_kinds_agree(kind, other["kind"]) for other in checks):
+        if all(_types_agree(check_type, other["kind"]) for other in checks):
             for _ in range(_TRIES):
-                check = {"kind": kind, **RECIPES[kind].draw(draw, topic)}
+                check = {"kind": check_type, **RECIPES[check_type].draw(draw, topic)}
                 if compatible([*checks, check]):
                     checks.append(check)
                     break
@@ -105,7 +105,7 @@ def _row(draw: Draw, used: Counter[str], size: int) -> dict[str, Any]:
     return {"instruction": " ".join(request + told), "checks": checks}
 
 
-def _kinds_agree(one: str, other: str) -> bool:
+def _types_agree(one: str, other: str) -> bool:
     if _GROUP_OF[one] == _GROUP_OF[other]:
         return False
     if (one in _ONLY and other not in _ONLY[one]) or (other in _ONLY and one not in _ONLY[other]):

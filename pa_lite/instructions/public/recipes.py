@@ -1,4 +1,4 @@
-"""The public set's constraints: for each kind how its numbers and words are drawn, and how it is put into words.
+"""The public set's constraints: for each check type how its numbers and words are drawn, and how it is put into words.
 
 The words are our own. A recipe's texts are filled with the check's fields; `count` is its number with its relation.
 """
@@ -57,7 +57,7 @@ class Draw:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a kind's fields are drawn for a topic, and the sentences that may tell the constraint."""
+    """How a check type's fields are drawn for a topic, and the sentences that may tell the constraint."""
 
     draw: Callable[[Draw, Topic | Question], dict[str, Any]]
     texts: tuple[str, ...]

@@ -31,20 +31,20 @@ _PATIENCE = 10.0  # seconds that another process may hold the file
 _SYNC_SECONDS = 1.0  # answers newer than this may be lost with the machine's power, but not with the process
 _WHEN_FULL = "the answers so far are kept. Free some space and run the same command again."
 Answer = tuple[float, bool] | float | str
-_KINDS = ("loglikelihood", "loglikelihood_rolling", "generate_until")
+_REQUEST_TYPES = ("loglikelihood", "loglikelihood_rolling", "generate_until")
 
 
-def request_digest(kind: str, arguments: Sequence[Any]) -> str:
-    """Return a digest of a request: its kind, one of lm-eval's three, its texts, and its settings in any order."""
-    assert kind in _KINDS
-    return hashlib.sha256(json.dumps([kind, *arguments], sort_keys=True).encode("ascii")).hexdigest()[:32]
+def request_digest(request_type: str, arguments: Sequence[Any]) -> str:
+    """Return a digest of a request: its type, one of lm-eval's three, its texts, and its settings in any order."""
+    assert request_type in _REQUEST_TYPES
+    return hashlib.sha256(json.dumps([request_type, *arguments], sort_keys=True).encode("ascii")).hexdigest()[:32]
 
 
 class Answers:
     """The answers of one model in a file that several processes may add to; a context manager.
 
     `decides` is a digest of all that decides the answers beside the requests. Raises OutputError for another user's
-    file, one that is not of this kind or has other answers, for links and pipes, and when it cannot be written.
+    file, one that is not such a file or has other answers, for links and pipes, and when it cannot be written.
     """
 
     def __init__(self, path: Path, decides: str) -> None:
@@ -80,15 +80,15 @@ class Answers:
         with contextlib.suppress(OSError):
             self._file.close()
 
-    def get(self, kind: str, arguments: Sequence[Any]) -> Answer | None:
+    def get(self, request_type: str, arguments: Sequence[Any]) -> Answer | None:
         """Return the answer to a request, None when there is none, or one that such a request cannot have."""
-        answer = self._known.get(request_digest(kind, arguments))
-        return answer if _fits(kind, answer) else None
+        answer = self._known.get(request_digest(request_type, arguments))
+        return answer if _fits(request_type, answer) else None
 
-    def add(self, kind: str, arguments: Sequence[Any], answer: Answer) -> None:
+    def add(self, request_type: str, arguments: Sequence[Any], answer: Answer) -> None:
         """Write down an answer; one that JSON cannot hold exactly is left out. Raises OutputError."""
-        digest = request_digest(kind, arguments)
-        if digest in self._known or not _fits(kind, answer):
+        digest = request_digest(request_type, arguments)
+        if digest in self._known or not _fits(request_type, answer):
             return
         line = json.dumps({"request": digest, "answer": answer}).encode("ascii") + b"\n"
         with write_errors(self.path.parent, _WHEN_FULL):
@@ -172,17 +172,17 @@ class Answers:
                 not isinstance(entry, Mapping)
                 or entry.keys() != {"request", "answer"}
                 or not isinstance(entry["request"], str)
-                or not any(_fits(kind, answer) for kind in _KINDS)
+                or not any(_fits(request_type, answer) for request_type in _REQUEST_TYPES)
             ):
                 raise self._refused(f"line {number} is not an answer")
             self._known[entry["request"]] = answer
 
 
-def _fits(kind: str, answer: object) -> bool:
-    """Return whether a request of a kind can have this answer."""
-    if kind == "generate_until":
+def _fits(request_type: str, answer: object) -> bool:
+    """Return whether a request of a type can have this answer."""
+    if request_type == "generate_until":
         return isinstance(answer, str) and answer == answer.encode("utf-8", "replace").decode("utf-8")
-    if kind == "loglikelihood_rolling":
+    if request_type == "loglikelihood_rolling":
         return type(answer) is float and math.isfinite(answer)
     return (
         isinstance(answer, tuple)

@@ -16,7 +16,7 @@ from typing import Any
 
 from pa_lite.errors import InputError
 from pa_lite.system.markers import is_mine
-from pa_lite.system.opening import kind_of
+from pa_lite.system.opening import type_of
 
 _log = logging.getLogger(__name__)
 
@@ -130,8 +130,8 @@ def check_requests_cache() -> None:
     except OSError as e:
         raise InputError(f"{folder}: cannot be read ({e.strerror}). Leave out --cache_requests.") from e
     for path, facts in entries:
-        kind = kind_of(facts)
-        why = f"is a {kind}" if path != folder and kind not in (None, "folder") else _not_private(facts)
+        file_type = type_of(facts)
+        why = f"is a {file_type}" if path != folder and file_type not in (None, "folder") else _not_private(facts)
         if why:
             raise InputError(
                 f"{path}: {why}, and reading lm-eval's cache of requests runs what is in it. Remove it, or leave out "

@@ -63,7 +63,7 @@ class PaLiteLM(LM):  # type: ignore[misc]
         threads: int = 0,
         gpu_layers: int | str = "auto",
         probe: bool = True,
-        kind: str = REFERENCE_TYPE,
+        type: str = REFERENCE_TYPE,
         seed: int = 0,
         batch_size: int | str | None = None,
         max_batch_size: int | None = None,
@@ -73,7 +73,7 @@ class PaLiteLM(LM):  # type: ignore[misc]
     ) -> None:
         """Open `FILE.gguf` or `PAIR@LAM`, or take a model that is open and stays so.
 
-        `n_ctx`, `threads`, `gpu_layers`, `probe` as EngineOptions has them, `kind` the type a pair is merged to; these
+        `n_ctx`, `threads`, `gpu_layers`, `probe` as EngineOptions has them, `type` the type a pair is merged to; these
         are for a model opened here. `seed` draws sampled texts. `batch_size` is how many texts are generated at a time:
         a number or `auto`, at most `max_batch_size`; loglikelihoods are packed as the cache allows. `device` is what
         lm-eval calls it: `cpu` keeps every layer off the GPU. `progress` gets the requests done of each
@@ -94,12 +94,14 @@ class PaLiteLM(LM):  # type: ignore[misc]
         else:
             layers = 0 if device == "cpu" else gpu_layers
             options = EngineOptions(threads=threads, gpu_layers=layers, n_ctx=n_ctx, probe=probe)
-            self.model = self._closing.enter_context(open_model(model, options, kind))
+            self.model = self._closing.enter_context(open_model(model, options, type))
 
     @classmethod
     def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> PaLiteLM:
         """Make one from lm-eval's model_args. Raises InputError for arguments that there are not."""
         words = {**arg_dict, **{k: v for k, v in (additional_config or {}).items() if v is not None}}
+        if "kind" in words:  # the argument's name in 0.1.0
+            words.setdefault("type", words.pop("kind"))
         known = [name for name in list(inspect.signature(cls.__init__).parameters)[1:] if name != "chat"]
         for word in words:
             if word not in known:
@@ -138,19 +140,19 @@ class PaLiteLM(LM):  # type: ignore[misc]
         return path
 
     def _with_kept(
-        self, kind: str, requests: Sequence[Any], compute: Callable[[Sequence[Any]], list[_Result]]
+        self, request_type: str, requests: Sequence[Any], compute: Callable[[Sequence[Any]], list[_Result]]
     ) -> list[_Result]:
         """Answers in order: those that are kept, and the others computed."""
         known: list[Any] = [
-            None if self._answers is None else self._answers.get(kind, request.args) for request in requests
+            None if self._answers is None else self._answers.get(request_type, request.args) for request in requests
         ]
         made = iter(compute([r for r, answer in zip(requests, known, strict=True) if answer is None]))
         return [next(made) if answer is None else answer for answer in known]
 
-    def _keep(self, kind: str, arguments: tuple[Any, ...], answer: Any) -> None:
-        self.cache_hook.add_partial(kind, arguments, answer)
+    def _keep(self, request_type: str, arguments: tuple[Any, ...], answer: Any) -> None:
+        self.cache_hook.add_partial(request_type, arguments, answer)
         if self._answers is not None:
-            self._answers.add(kind, arguments, answer)
+            self._answers.add(request_type, arguments, answer)
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """(ln p in nats, whether greedy decoding gives it) of each (context, continuation), in order.
@@ -282,8 +284,8 @@ class PaLiteLM(LM):  # type: ignore[misc]
     def _decoded(self, text: str) -> str:
         """A generated text as transformers decodes it: SentencePiece's own blank before the first word is dropped."""
         metadata = self.model.header.metadata
-        kind, has_blank = (metadata.get(f"tokenizer.ggml.{key}") for key in ("model", "add_space_prefix"))
-        is_sentencepiece = kind is not None and kind.value == "llama"
+        tokenizer_model, has_blank = (metadata.get(f"tokenizer.ggml.{key}") for key in ("model", "add_space_prefix"))
+        is_sentencepiece = tokenizer_model is not None and tokenizer_model.value == "llama"
         return text.removeprefix(" ") if is_sentencepiece and (has_blank is None or has_blank.value) else text
 
     def _portions(self, texts: Sequence[tuple[str, ...]]) -> Iterator[list[int]]:

@@ -43,7 +43,7 @@ def run_harness(
     reference: ModelLike,
     options: HarnessOptions,
     engine: EngineOptions | None = None,
-    kind: str = REFERENCE_TYPE,
+    weight_type: str = REFERENCE_TYPE,
     parallel: int | str = "auto",
     progress: Progress | None = None,
     chat: ChatOptions | None = None,
@@ -71,7 +71,7 @@ def run_harness(
         "threads": engine.threads,
         "gpu_layers": engine.gpu_layers,
         "n_ctx": engine.n_ctx,
-        "kind": kind,
+        "type": weight_type,
     }
     more: dict[str, Any] = {"seed": options.seeds[2] or 0, "batch_size": parallel, "probe": engine.probe, "chat": chat}
     with PaLiteLM(reference, progress=progress, **more, **words) as lm:

@@ -71,12 +71,12 @@ def test_lists_of_many_files_and_folders(hub: HubServer) -> None:
     """More entries than a page of the API's answer holds."""
     files = {f"data/part-{i:03d}.parquet": b"x" * i for i in range(120)} | {"README.md": b"hello"}
     repo = hub.add("org/d", files, kind="dataset")
-    found = list_files("org/d", kind="dataset")
+    found = list_files("org/d", repo_type="dataset")
     assert [f.name for f in found] == sorted([*files, ".gitattributes"])
     assert {f.name: f.size for f in found}["data/part-119.parquet"] == 119
     assert found[-1].sha256 is not None
     assert HubFile("README.md", 5) in found
-    assert resolve_commit(HubReference("org/d", kind="dataset")) == repo.refs["main"]
+    assert resolve_commit(HubReference("org/d", repo_type="dataset")) == repo.refs["main"]
 
 
 def test_a_file_is_fetched_once_checked_and_shared_with_huggingface_hub(hub: HubServer) -> None:
@@ -84,12 +84,12 @@ def test_a_file_is_fetched_once_checked_and_shared_with_huggingface_hub(hub: Hub
 
     repo = hub.add("org/d", {"x/a.parquet": NOISE, "b.json": b"{}"}, kind="dataset")
     told = Reports()
-    path = fetch_file("org/d", "x/a.parquet", kind="dataset", progress=told)
+    path = fetch_file("org/d", "x/a.parquet", repo_type="dataset", progress=told)
     assert path.read_bytes() == NOISE
     assert told[-1] == ("download", len(NOISE), len(NOISE), "B")
     assert told == sorted(told)
-    assert fetch_file("org/d", "x/a.parquet", kind="dataset") == path
-    assert fetch_file("org/d", "b.json", kind="dataset", revision=repo.refs["main"]).read_bytes() == b"{}"
+    assert fetch_file("org/d", "x/a.parquet", repo_type="dataset") == path
+    assert fetch_file("org/d", "b.json", repo_type="dataset", revision=repo.refs["main"]).read_bytes() == b"{}"
     assert len(hub.asked("GET storage")) == 1
     theirs = hf_hub_download(
         "org/d", "x/a.parquet", repo_type="dataset", endpoint=hub.endpoint, cache_dir=cache(), revision="main"
@@ -287,7 +287,7 @@ def test_what_is_not_there(hub: HubServer) -> None:
     with pytest.raises(HubError, match=r"hub:org/m: has no file b.gguf"):
         fetch_file("org/m", "b.gguf")
     with pytest.raises(HubError, match="dataset org/none: there is no such dataset"):
-        list_files("org/none", kind="dataset")
+        list_files("org/none", repo_type="dataset")
     with pytest.raises(CheckpointError, match="cannot be fetched"):
         fetch_file("org/m", "../../b.gguf")
 

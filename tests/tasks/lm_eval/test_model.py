@@ -256,7 +256,7 @@ def test_sampled_repeats_differ_and_a_seed_repeats_them(model: Model) -> None:
 
 
 def test_what_is_too_long_is_cut_and_counted(caplog: pytest.LogCaptureFixture) -> None:
-    with PaLiteLM("demo@0.7", n_ctx=24, threads=1, kind="F32") as lm, caplog.at_level(logging.WARNING):
+    with PaLiteLM("demo@0.7", n_ctx=24, threads=1, type="F32") as lm, caplog.at_level(logging.WARNING):
         context = "A robin is a bird. " * 20
         ((logprob, _), _) = lm.loglikelihood([Asked((context, " Rome")), Asked(("A", " b"))])
         (whole,) = make_requests(lm.model, context, [" Rome"])
@@ -341,21 +341,24 @@ def test_a_template_without_system_messages_gets_none(
 def test_it_is_registered() -> None:
     from lm_eval.api.registry import get_model
 
-    kind = get_model("pa-lite")
-    assert kind is PaLiteLM
+    lm_class = get_model("pa-lite")
+    assert lm_class is PaLiteLM
     lm_evals = {"batch_size": 1, "max_batch_size": None, "device": "cpu"}
-    with kind.create_from_arg_string("model=demo@0.7,threads=1,n_ctx=64,kind=Q8_0", lm_evals) as lm:
+    with lm_class.create_from_arg_string("model=demo@0.7,threads=1,n_ctx=64,kind=Q8_0", lm_evals) as lm:
         assert (lm.max_length, lm.parallel, lm.rank, lm.world_size) == (64, 1, 0, 1)
         assert lm.get_model_info()["model_dtype"] == "Q8_0"
-    with kind.create_from_arg_obj({"model": "demo@0.7", "batch_size": "auto:4", "max_batch_size": 8}) as lm:
+    with lm_class.create_from_arg_obj(
+        {"model": "demo@0.7", "type": "F32", "batch_size": "auto:4", "max_batch_size": 8}
+    ) as lm:
         assert lm.parallel == 8
+        assert lm.get_model_info()["model_dtype"] == "F32"
     for words, message in (
         ({"model": "demo@0.7", "n_ctxx": 1}, "model_args: n_ctxx is not known. Did you mean n_ctx"),
         ({}, "model_args: name the model"),
         ({"model": "demo@0.7", "batch_size": "x"}, "batch_size is 'x'"),
     ):
         with pytest.raises(InputError, match=message):
-            kind.create_from_arg_obj(words)
+            lm_class.create_from_arg_obj(words)
 
 
 def test_options_reach_lm_eval(folder: Path, tmp_path: Path) -> None:
