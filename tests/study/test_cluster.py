@@ -39,7 +39,8 @@ def test_a_killed_node_costs_nothing_but_time(cluster: Any, tmp_path: Path) -> N
 
     second = cluster.add_node(num_cpus=1)
     plan = plan_study("demo", OPTIONS)
-    with clusters.ray_workers("demo", plan, cluster.address) as (n_workers, make_worker):
+    with clusters.ray_workers("demo", cluster.address) as workers_for:
+        make_worker, n_workers = workers_for(plan)
         assert n_workers == 2
         with open_store(tmp_path / "ray") as store:
             seen = 0
@@ -82,10 +83,10 @@ def test_a_cluster_without_nodes_is_not_waited_for(cluster: Any, monkeypatch: py
 
     monkeypatch.setattr(clusters, "_ROOM_PATIENCE", 0.5)
     plan = plan_study("demo", OPTIONS)
-    with clusters.ray_workers("demo", plan, cluster.address) as (_, _make):
+    with clusters.ray_workers("demo", cluster.address):
         remote = ray.remote(num_cpus=99)(clusters._Remote)  # as though the nodes with room had gone
         keys = [p.cell.key for p in plan.cells]
-        worker = clusters.RayWorker(ray, lambda: remote.remote("demo", OPTIONS, keys), lambda: False)
+        worker = clusters.RayWorker(ray, lambda: remote.remote("demo", OPTIONS, keys, None, None), lambda: False)
         start = time.monotonic()
         with pytest.raises(
             EngineError, match=r"no node of the cluster has had room for this model. What was finished is"

@@ -68,7 +68,10 @@ def test_every_answer_and_verdict_is_in_the_csv(tmp_path: Path) -> None:
 
 
 def test_a_prompts_system_prompt_is_part_of_its_cell_and_of_what_is_judged(tiny_ggufs: dict[str, Path]) -> None:
-    plain, brief = (AnswersWorkload("x", (Prompt("the man", None, system),), 4) for system in ("", "Be brief."))
+    plain, brief = (
+        AnswersWorkload(name="x", prompts=(Prompt("the man", None, system),), max_tokens=4)
+        for system in ("", "Be brief.")
+    )
     assert plain.facts["prompts"] == digest(["the man"])  # as before there were any
     assert brief.facts["prompts"] != plain.facts["prompts"]
     with Model(tiny_ggufs["F32"], EngineOptions(threads=1)) as model:
