@@ -79,51 +79,50 @@ class _Sweep:
 
     def work(self, make_worker: MakeWorker) -> None:
         """Take lams until none is left or `stop` is set, on one worker, replaced when it is lost."""
-        with stops_when(self.stop.is_set):
-            self._work(make_worker)
-
-    def _work(self, make_worker: MakeWorker) -> None:
         worker = make_worker()
         try:
-            while not self.stop.is_set():
-                with self.lock:
-                    todo = self.queue.popleft() if self.queue else None
-                if todo is None:
-                    return
-                for entry in todo:
-                    worker = self._do(entry, worker, make_worker)
+            with stops_when(self.stop.is_set):
+                while not self.stop.is_set():
+                    with self.lock:
+                        todo = self.queue.popleft() if self.queue else []
+                    if not todo:
+                        return
+                    for entry in todo:
+                        worker = self._do(entry, worker, make_worker)
         finally:
             worker.close()
 
     def _do(self, todo: _Todo, worker: Worker, make_worker: MakeWorker) -> Worker:
+        """Do a cell's missing chunks; return the worker that is there at the end."""
         cell, work = todo.planned.cell, todo.planned.work
-        for chunk in todo.missing:
-            while not self.stop.is_set():
-                start = time.perf_counter()
-                try:
-                    records = worker.run(cell.type, cell.lam, work, chunk)
-                except (WorkerLostError, EngineError) as e:
-                    if self.stop.is_set():
-                        return worker  # ended in the middle, since it was asked to
-                    if isinstance(e, EngineError):
-                        raise
-                    worker.close()
-                    with self.lock:
-                        self.losses += 1
-                        losses = self.losses
-                    if losses > MOST_LOSSES:
-                        raise EngineError(  # several threads may come here, each with a count of its own
-                            f"{MOST_LOSSES + 1} workers were lost, the last one with: {e}. What was finished is kept: "
-                            "fix the cluster and run the same command again."
-                        ) from e
-                    worker = make_worker()
-                    continue
-                self.store.add(cell.key, records, time.perf_counter() - start)
-                self.tell(len(chunk))
-                break
+        missing = deque(todo.missing)
+        while missing and not self.stop.is_set():
+            start = time.perf_counter()
+            try:
+                records = worker.run(cell.type, cell.lam, work, missing[0])
+            except (WorkerLostError, EngineError) as e:
+                if self.stop.is_set():
+                    return worker  # ended in the middle, since it was asked to
+                if isinstance(e, EngineError):
+                    raise
+                worker.close()
+                self._count_loss(e)
+                worker = make_worker()
+                continue
+            self.store.add(cell.key, records, time.perf_counter() - start)
+            self.tell(len(missing.popleft()))
         if not self.stop.is_set():
             self.store.finish(cell.key, self.plan.works[work].summary(self.store.results(cell.key)))
         return worker
+
+    def _count_loss(self, error: WorkerLostError) -> None:
+        with self.lock:
+            self.losses += 1
+            if self.losses > MOST_LOSSES:
+                raise EngineError(
+                    f"{MOST_LOSSES + 1} workers were lost, the last one with: {error}. What was finished is kept: fix "
+                    "the cluster and run the same command again."
+                ) from error
 
 
 def run_sweep(
@@ -142,22 +141,14 @@ def run_sweep(
     """
     _check_pair(plan, store)
     store.note(facts(plan))
-    _run(plan, store, progress, make_worker or (lambda: LocalWorker(plan)), n_workers, in_thread=make_worker is None)
+    _run(plan, store, progress, make_worker or (lambda: LocalWorker(plan)), n_workers or plan.workers)
 
 
-def _run(
-    plan: StudyPlan,
-    store: Store,
-    progress: Progress | None,
-    make_worker: MakeWorker,
-    n_workers: int | None = None,
-    in_thread: bool = True,
-) -> None:
-    """Run what is missing of the cells; one worker of this process runs `in_thread`, so that Ctrl-C reaches it."""
+def _run(plan: StudyPlan, store: Store, progress: Progress | None, make_worker: MakeWorker, n_workers: int) -> None:
+    """Run what is missing of the cells. A single worker runs in this thread, so that Ctrl-C reaches llama.cpp."""
     sweep = _Sweep(plan, store, progress)
     sweep.lay_out()
-    n_workers = n_workers or plan.workers
-    if n_workers == 1 and in_thread:
+    if n_workers == 1:
         sweep.work(make_worker)
         return
     with ThreadPoolExecutor(n_workers) as pool:
@@ -219,11 +210,9 @@ def _judge_answers(
         judge = describe_judge(model, plan.options.judge, ChatOptions(date=plan.options.chat.date))
         judged, settled = settle_plan(plan_judging(plan, store, judge), store, keep_stale)
         settled.report()
-        if workers_for is None:
-            open_judge = model if judged.workers == 1 else None  # several workers open it with fewer threads each
-            _run(judged, store, progress, lambda: LocalWorker(judged, judge=open_judge))
-        else:
-            _run(judged, store, progress, *workers_for(judged), in_thread=False)
+        open_judge = model if judged.workers == 1 else None  # several workers open it with fewer threads each
+        local = (lambda: LocalWorker(judged, judge=open_judge)), judged.workers
+        _run(judged, store, progress, *(workers_for(judged) if workers_for else local))
     found = {c.key: c for c in store.cells()}
     for planned in judged.cells:  # what an older pa-lite finished has no length-controlled win rate yet
         if "length_controlled" not in (found[planned.key].summary or {}):

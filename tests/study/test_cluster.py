@@ -19,6 +19,7 @@ from pa_lite.study import cluster as clusters
 from pa_lite.study.plan import plan_study
 from pa_lite.study.store import open_store, read_store
 from pa_lite.study.sweep import run_sweep, sweep_pair
+from tests.study.test_preferences import OPTIONS as JUDGED
 from tests.study.test_sweep import OPTIONS, records
 
 
@@ -58,6 +59,14 @@ def test_a_killed_node_costs_nothing_but_time(cluster: Any, tmp_path: Path) -> N
     assert not ray.is_initialized()
     sweep_pair("demo", OPTIONS, tmp_path / "local")
     with read_store(tmp_path / "ray") as store, read_store(tmp_path / "local") as local:
+        assert records(store) == records(local)
+
+
+def test_nodes_judge_as_this_machine_does(cluster: Any, tmp_path: Path) -> None:
+    for backend, address in (("local", None), ("ray", cluster.address)):
+        sweep_pair("demo", JUDGED, tmp_path / backend, backend=backend, address=address)
+    with read_store(tmp_path / "ray") as store, read_store(tmp_path / "local") as local:
+        assert {c.kind for c in store.cells()} == {"task", "answers", "wins"}
         assert records(store) == records(local)
 
 
