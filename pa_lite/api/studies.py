@@ -26,7 +26,7 @@ from pa_lite.api.options import (
 from pa_lite.errors import InputError
 from pa_lite.study import summary
 from pa_lite.study.comparisons import items_in_words
-from pa_lite.study.curves import Curves, estimates
+from pa_lite.study.curves import Curves, averages
 from pa_lite.study.demo import DemoResult, run_demo
 from pa_lite.study.estimate import Estimate
 from pa_lite.study.export import to_document
@@ -59,9 +59,9 @@ __all__ = [
     "Study",
     "StudyLike",
     "StudyOptions",
+    "averages",
     "conclusion",
     "demo",
-    "estimates",
     "items_in_words",
     "labels",
     "open_study",

@@ -159,17 +159,16 @@ def show_study(study: StudyLike, as_json: bool) -> None:
 
 def show_curves(curves: Curves, found: Sequence[Reading]) -> None:
     """Show every average by lam; the lams that the readings call best carry a word, the first reading's in bold."""
-    from pa_lite.api.studies import estimates, labels
+    from pa_lite.api.studies import averages, labels
 
-    shown = [("few-shot %", list(curves.tasks))]
-    shown += [(name, [s]) for name, s in (("followed %", curves.follow), ("preferred %", curves.wins)) if s is not None]
-    averages, marks = [estimates(series) for _, series in shown], labels(found)
+    shown, marks = averages(curves), labels(found)
     rows = [
-        [f"{lam:g}", *(percent(x) for e in averages for x in (e[i].value, e[i].stderr)), ", ".join(marks.get(lam, []))]
+        [f"{lam:g}", *(percent(x) for a in shown for x in (a.estimates[i].value, a.estimates[i].stderr)),
+         ", ".join(marks.get(lam, []))]
         for i, lam in enumerate(curves.lams)
-    ]
+    ]  # fmt: skip
     lead = found[0].best if found else None
-    columns = ["lam", *(t for name, _ in shown for t in (name, "s.e.")), ""]
+    columns = ["lam", *(text for each in shown for text in (each.measure.column, "s.e.")), ""]
     show_table(columns, rows, marked=None if lead is None else curves.lams.index(lead.lam))
 
 

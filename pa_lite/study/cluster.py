@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from pa_lite.checkpoints.pairs import Pair
 from pa_lite.engine.interrupts import stop_is_due
 from pa_lite.errors import EngineError, PaLiteError
 from pa_lite.study.plan import StudyOptions, StudyPlan, plan_study
+from pa_lite.study.records import Record
 from pa_lite.study.worker import LocalWorker, WorkerLostError
-from pa_lite.study.workloads import Record
 from pa_lite.system.markers import temporary_folder
 
 _LOOK = 0.2  # seconds between looks whether to stop
@@ -38,10 +39,13 @@ def _ray() -> Any:
 class _Remote:
     """What runs inside an actor: the plan made anew from its names, and one model."""
 
-    def __init__(self, pair: str | Pair, options: StudyOptions, keys: Sequence[str], here: str | None = None) -> None:
+    def __init__(
+        self, pair: str | Pair, options: StudyOptions, keys: Sequence[str], judged: StudyPlan | None, here: str | None
+    ) -> None:
+        """Plan the study here, or take a plan of what a judge compares, which no names give."""
         if here is not None:
             os.chdir(here)  # names in the plan may depend on the user's folder; nothing is imported from it
-        plan = plan_study(pair, options)
+        plan = judged or plan_study(pair, options)
         if [p.cell.key for p in plan.cells] != list(keys):
             raise EngineError("a node of the cluster has other checkpoints, tasks or versions than this machine.")
         self._worker = LocalWorker(plan, plan.threads)  # what the cluster keeps free for it
@@ -60,7 +64,7 @@ class RayWorker:
         """Records by item. Raises WorkerLostError when the actor or its node is gone, PaLiteError as raised there.
 
         Also WorkerLostError once this thread is asked to stop (`stops_when`): nobody waits for the chunk then.
-        EngineError when no node with room is left, which nothing but more nodes would mend.
+        EngineError when no node with room is left, which only more nodes can fix.
         """
         try:
             pending = self._actor.run.remote(kind, lam, work, items)
@@ -73,7 +77,7 @@ class RayWorker:
                 elif time.monotonic() - since > _ROOM_PATIENCE:
                     raise EngineError(
                         f"for {_ROOM_PATIENCE} seconds no node of the cluster has had room for this model. What was "
-                        "finished is kept: mend the cluster and run the same command again."
+                        "finished is kept: fix the cluster and run the same command again."
                     )
             records: dict[int, Record] = self._ray.get(pending)
             return records
@@ -94,12 +98,13 @@ class RayWorker:
 
 @contextmanager
 def ray_workers(
-    pair: str | Pair, plan: StudyPlan, address: str | None = None
-) -> Iterator[tuple[int, Callable[[], RayWorker]]]:
-    """How many workers the cluster has room for, and what makes one; connected until the end.
+    pair: str | Pair, address: str | None = None
+) -> Iterator[Callable[[StudyPlan], tuple[Callable[[], RayWorker], int]]]:
+    """Connect to a cluster until the end; give what, for a plan, gives a maker of workers and how many fit at a time.
 
     `address` is a running cluster's; without one a cluster is started on this machine. Memory, cores and GPU are
-    declared to Ray. Raises EngineError when Ray is not installed or not reachable, or no node has room for the model.
+    declared to Ray. Raises EngineError when Ray is not installed or not reachable, and for a plan when no node has room
+    for its model.
     """
     is_local = not (address or os.environ.get("RAY_ADDRESS"))
     if is_local:
@@ -108,27 +113,34 @@ def ray_workers(
     _reach(address)
     ours = not ray.is_initialized()
     here = os.getcwd() if ours and is_local else None
-    with contextlib.ExitStack() as stack:
-        if ours:
-            _connect(ray, address, stack.enter_context(temporary_folder()))
-            stack.callback(ray.shutdown)
-        needs = _needs(plan)
+
+    def workers_for(plan: StudyPlan) -> tuple[Callable[[], RayWorker], int]:
+        needs, lock = _needs(plan), threading.Lock()
         n_workers = _room(ray, needs)
         if not n_workers:
             told = ", ".join(f"{name} {amount:g}" for name, amount in needs.items())
             raise EngineError(f"no node of the Ray cluster has room for this model ({told} needed).")
-        keys, lock = [p.cell.key for p in plan.cells], threading.Lock()
         remote = ray.remote(
             num_cpus=needs["CPU"], num_gpus=needs.get("GPU", 0), memory=needs["memory"], max_restarts=0
         )(_Remote)
+        # a node makes the plan of a study anew from its names: what it reads must be what is here
+        judged = replace(plan, merges={}) if any(work.judge for work in plan.works) else None
 
         def make_worker() -> RayWorker:
             with lock:
                 return RayWorker(
-                    ray, lambda: remote.remote(pair, plan.options, keys, here), lambda: _room(ray, needs) > 0
+                    ray,
+                    lambda: remote.remote(pair, plan.options, [p.cell.key for p in plan.cells], judged, here),
+                    lambda: _room(ray, needs) > 0,
                 )
 
-        yield min(n_workers, len({(p.cell.type, p.cell.lam) for p in plan.cells})), make_worker
+        return make_worker, min(n_workers, len({(p.cell.type, p.cell.lam) for p in plan.cells}))
+
+    with contextlib.ExitStack() as stack:
+        if ours:
+            _connect(ray, address, stack.enter_context(temporary_folder()))
+            stack.callback(ray.shutdown)
+        yield workers_for
 
 
 def _protect() -> None:

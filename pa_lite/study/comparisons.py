@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
 from pa_lite.statistics import bootstrap_means, chunks_of, interval, items_to_show, mean_over_tasks
-from pa_lite.study.curves import Series, Values, means
+from pa_lite.study.curves import Average, Series, Values, means
 from pa_lite.study.goal import Goal
 
 DRAWS = 4000
@@ -73,6 +74,19 @@ def average_draws(series: Sequence[Series], draws: int = DRAWS, seed: int = 0) -
     rng = np.random.default_rng(seed)
     out: Values = np.mean([bootstrap_means(s.values, rng, draws) for s in series], axis=0)
     return out
+
+
+def band(shown: Average) -> tuple[list[float], list[float]]:
+    """Return the bounds of the central 95% of an average at every lam, in percent.
+
+    They are the bootstrap's; a length-controlled win rate has those of the normal distribution, from its fit.
+    """
+    if shown.series:
+        bounds = [interval(column, LEVEL) for column in 100 * average_draws(shown.series).T]
+    else:
+        z = NormalDist().inv_cdf((1 + LEVEL) / 2)
+        bounds = [(100 * (e.value - z * e.stderr), 100 * (e.value + z * e.stderr)) for e in shown.estimates]
+    return [low for low, _ in bounds], [high for _, high in bounds]
 
 
 def sign_flip_p(per_task: Sequence[Values], draws: int = DRAWS, seed: int = 0) -> float:

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pa_lite.statistics import Estimate, mean_over_tasks
+from pa_lite.study.measures import CONTROLLED, FEW_SHOT, FOLLOWING, MEASURES, PREFERRED, Measure
 
-_TAKEN = "few-shot", "following", "preferred"  # names of groups that tables and differences have themselves
 MOST_TASKS = 1000  # of a study: each is resampled some thousand times for its report
 MOST_PANELS = 100  # of a chart: more are not read, and matplotlib takes minutes for hundreds
 Values = npt.NDArray[np.float64]
@@ -44,12 +44,15 @@ class Curves:
     """Few-shot tasks along lam, and what was measured of instruction following. Averages are over tasks (macro).
 
     `follow` holds 1 or 0 for each prompt, `wins` the preference in [0, 1] over a reference's output for each.
+    `length_controlled` is the win rate at each lam if both wrote equally long, empty where it is not known; its
+    standard errors are those of the fit.
     """
 
     lams: tuple[float, ...]
     tasks: tuple[Series, ...]
     follow: Series | None = None
     wins: Series | None = None
+    length_controlled: tuple[Estimate, ...] = ()
 
     @property
     def areas(self) -> tuple[str, ...]:
@@ -64,13 +67,18 @@ class Curves:
         """What stands for instruction following: the checked instructions, else the preferences, else nothing."""
         return self.follow if self.follow is not None else self.wins
 
+    @property
+    def compliance_measure(self) -> Measure:
+        """Which of the two `compliance` is."""
+        return FOLLOWING if self.follow is not None else PREFERRED
+
     def groups(self) -> Iterator[tuple[str, tuple[Series, ...]]]:
         """Yield (`few-shot`, all tasks), then each area where there are several, then each task.
 
         No two groups have the same name, whatever areas and tasks are called: one that is taken gets `(area)` or
-        `(task)` after it. `following` and `preferred` are taken too.
+        `(task)` after it. The names of all measures are taken.
         """
-        taken = set(_TAKEN)
+        taken = {measure.group for measure in MEASURES}
 
         def free(name: str, what: str) -> str:
             while name in taken:
@@ -78,7 +86,7 @@ class Curves:
             taken.add(name)
             return name
 
-        yield _TAKEN[0], self.tasks
+        yield FEW_SHOT.group, self.tasks
         if len(self.areas) > 1:
             yield from ((free(area, "area"), self.of_area(area)) for area in self.areas)
         if len(self.tasks) > 1:
@@ -94,6 +102,30 @@ def means(series: Sequence[Series]) -> Values:
 def estimates(series: Sequence[Series]) -> list[Estimate]:
     """The macro average at every lam, with its standard error over items."""
     return [mean_over_tasks([s.values[i] for s in series]) for i in range(series[0].values.shape[0])]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Average:
+    """A measure's averages over the items of its series, one a lam. A length-controlled one has no series."""
+
+    measure: Measure
+    series: tuple[Series, ...]
+    estimates: Sequence[Estimate]
+    n: int
+
+
+def average(measure: Measure, series: Sequence[Series]) -> Average:
+    """Return the averages of some series as a measure's."""
+    return Average(measure=measure, series=tuple(series), estimates=estimates(series), n=sum(s.n for s in series))
+
+
+def averages(curves: Curves) -> list[Average]:
+    """Return what was measured, averaged, in the order in which tables and charts show it."""
+    out = [average(FEW_SHOT, curves.tasks)]
+    out += [average(m, [s]) for m, s in ((FOLLOWING, curves.follow), (PREFERRED, curves.wins)) if s is not None]
+    if curves.wins is not None and curves.length_controlled:
+        out.append(Average(measure=CONTROLLED, series=(), estimates=curves.length_controlled, n=curves.wins.n))
+    return out
 
 
 def pareto_optimal(first: Values, second: Values) -> list[int]:

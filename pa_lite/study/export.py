@@ -8,12 +8,15 @@ from typing import Any
 
 from pa_lite.errors import InputError
 from pa_lite.sanitize import csv_cell, without_nonfinite
-from pa_lite.statistics import standard_error
+from pa_lite.statistics import Estimate, standard_error
 from pa_lite.study.comparisons import Best, Difference
-from pa_lite.study.results import planned_cells, value_of
+from pa_lite.study.records import ScoredItem
+from pa_lite.study.results import planned_cells
 from pa_lite.study.results_file import damaged
 from pa_lite.study.store import Store
 from pa_lite.study.summary import Reading, Study, against_ends, comparisons, conclusion, readings, table
+from pa_lite.study.workloads import WORKLOADS, TaskWorkload
+from pa_lite.tasks.results import add_numbers, empty_document
 
 
 def to_csv(rows: Iterable[Mapping[str, float | str | None]]) -> str:
@@ -84,11 +87,11 @@ def item_rows(store: Store) -> Iterator[dict[str, float | str | None]]:
     """
     kept = store.kept()
     for cell in planned_cells(store):
-        for number, record in enumerate(store.items(cell.key)):
+        workload = WORKLOADS[cell.kind]
+        for number, result in enumerate(store.results(cell.key)):
             yield {
                 "kind": cell.kind, "name": cell.name, "type": cell.type, "lam": cell.lam, "item": number,
-                "value": value_of(record, cell.kind), "output": record.get("output", ""),
-                "stale": "; ".join(kept.get(cell.key, ())),
+                "value": workload.value(result), "output": result.output, "stale": "; ".join(kept.get(cell.key, ())),
             }  # fmt: skip
 
 
@@ -97,33 +100,33 @@ def lm_eval_document(store: Store, kind: str, lam: float) -> dict[str, Any]:
 
     Raises InputError when that lam was not finished.
     """
-    cells = [
-        c for c in planned_cells(store) if (c.type, c.lam, c.kind) == (kind, lam, "task") and c.summary is not None
-    ]
+    wanted = (kind, lam, TaskWorkload.kind)
+    cells = [c for c in planned_cells(store) if (c.type, c.lam, c.kind) == wanted and c.summary is not None]
     if not cells:
         raise InputError(f"{store.path.parent}: has no finished task at lam {lam:g} as {kind}.")
     facts, kept = store.facts(), store.kept()
-    out: dict[str, Any] = {
-        "results": {}, "versions": {}, "n-samples": {}, "higher_is_better": {}, "n-shot": {},
-        "config": {"model": "pa-lite", "model_args": f"{facts['pair']}@{lam:g} as {kind}", "limit": facts["limit"],
-                   "fewshot_seed": facts["seed"]},
-        "pa_lite": {"pair": facts["pair"], "lam": lam, "type": kind, "environment": cells[0].environment,
-                    "identity": cells[0].inputs.get("identity", ""),
-                    "kept_stale": {c.name: list(kept[c.key]) for c in cells if c.key in kept}},
-    }  # fmt: skip
+    out = empty_document()
     for cell in cells:
-        records = store.items(cell.key)
-        result: dict[str, Any] = {"alias": cell.name, "name": cell.name, "sample_len": len(records)}
-        if any(r["metrics"].keys() != records[0]["metrics"].keys() for r in records):
+        results: list[ScoredItem] = store.results(cell.key)
+        keys = results[0].metrics.keys()
+        if any(r.metrics.keys() != keys for r in results):
             raise damaged(store.path, f"table items: not all records of cell {cell.key:.12} have the same metrics")
-        for key in records[0]["metrics"]:
-            values = [float(r["metrics"][key]) for r in records]
-            name, _, pattern = key.partition(",")
-            result[f"{name},{pattern or 'none'}"] = sum(values) / len(values)
-            result[f"{name}_stderr,{pattern or 'none'}"] = standard_error(values) if len(values) > 1 else "N/A"
-        out["results"][cell.name] = result
-        out["versions"][cell.name] = cell.inputs.get("work", {}).get("spec", "")[:16]
-        out["n-shot"][cell.name] = cell.inputs.get("work", {}).get("shots")
-        out["n-samples"][cell.name] = {"original": cell.n_items, "effective": len(records)}
-        out["higher_is_better"][cell.name] = {key.partition(",")[0]: True for key in records[0]["metrics"]}
+        numbers = {}
+        for key in keys:
+            values = [float(r.metrics[key]) for r in results]
+            full = key if "," in key else f"{key},none"
+            numbers[full] = Estimate(sum(values) / len(values), standard_error(values))
+        work = cell.inputs.get("work", {})
+        version = work.get("spec", "")[:16]
+        add_numbers(out, cell.name, numbers, (cell.n_items, len(results)), version, work.get("shots"))
+        out["group_subtasks"][cell.name] = []
+    out["config"] = {
+        "model": "pa-lite", "model_args": f"{facts['pair']}@{lam:g} as {kind}", "limit": facts["limit"],
+        "fewshot_seed": facts["seed"],
+    }  # fmt: skip
+    out["pa_lite"] = {
+        "pair": facts["pair"], "lam": lam, "type": kind, "environment": cells[0].environment,
+        "identity": cells[0].inputs.get("identity", ""),
+        "kept_stale": {c.name: list(kept[c.key]) for c in cells if c.key in kept},
+    }  # fmt: skip
     return out

@@ -95,21 +95,32 @@ class PlannedCell:
         return self.cell.key if self.kept is None else self.kept.key
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StudyPlan:
-    """Everything that a sweep will do. `chunk` is the number of items that are scored and committed together."""
+    """Everything that a sweep will do. `chunk` is the number of items that are scored and committed together.
+
+    `n_values` are the parameters of each of its models, `model_bytes` what the largest takes. The pairs that a judge
+    compares are known only when all answers are there: they are a plan of their own (see `plan_judging`).
+    """
 
     pair: str
     options: StudyOptions
     merges: Mapping[str, MergePlan]
-    works: tuple[Workload, ...]
+    works: tuple[Workload[Any], ...]
     cells: tuple[PlannedCell, ...]
     chunk: int
+    n_values: int
+    model_bytes: int
 
     @property
     def n_items(self) -> int:
         """Items in all cells."""
         return sum(c.cell.n_items for c in self.cells)
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys under which the store has the cells' results, in the cells' order."""
+        return [c.key for c in self.cells]
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -120,8 +131,7 @@ class StudyPlan:
         """Models at a time."""
         if self.options.workers:
             return self.options.workers
-        small = max(m.n_values for m in self.merges.values()) < _SMALL
-        return min(len(self.options.lams), self.options.engine.threads or cores()) if small else 1
+        return min(len(self.options.lams), self.options.engine.threads or cores()) if self.n_values < _SMALL else 1
 
     @property
     def threads(self) -> int:
@@ -131,7 +141,7 @@ class StudyPlan:
     @property
     def memory(self) -> int:
         """Bytes of memory at the peak, about: the models, a context each, and what is left of planning."""
-        return self.workers * (max(m.data_bytes for m in self.merges.values()) + _CONTEXT_BYTES)
+        return self.workers * (self.model_bytes + _CONTEXT_BYTES)
 
     @property
     def disk(self) -> int:
@@ -146,16 +156,8 @@ def environment() -> dict[str, str]:
             "platform": platform.platform()}  # fmt: skip
 
 
-def _chunk(n_values: int) -> int:
-    return next((size for limit, size in _CHUNKS if n_values <= limit), _LEAST_CHUNK)
-
-
-def plan_study(pair: str | Pair, options: StudyOptions) -> StudyPlan:
-    """Read the pair's headers and the tasks' rows, and lay out the cells.
-
-    Raises InputError for lams that do not rise, no task, or what naming tasks and instructions wrongly raises; what
-    opening and planning a merge of the pair raises.
-    """
+def _check_options(options: StudyOptions) -> None:
+    """Raise InputError for options that do not go together, before anything is opened."""
     if not options.lams or any(a >= b for a, b in zip(options.lams, options.lams[1:], strict=False)):
         told = ", ".join(f"{lam:g}" for lam in options.lams)
         raise InputError(f"lams {told or '(none)'} must rise, each named once: e.g. 0,0.5,1 or 0:1:0.1.")
@@ -167,24 +169,44 @@ def plan_study(pair: str | Pair, options: StudyOptions) -> StudyPlan:
         parse_reference(options.judge)
     if len(set(options.types)) != len(options.types):
         raise InputError(f"types {', '.join(options.types)}: one is named twice.")
+
+
+def plan_study(pair: str | Pair, options: StudyOptions) -> StudyPlan:
+    """Read the pair's headers and the tasks' rows, and lay out the cells.
+
+    Raises InputError for lams that do not rise, no task, or what naming tasks and instructions wrongly raises; what
+    opening and planning a merge of the pair raises.
+    """
+    _check_options(options)
+    # 1. How each type of weights is merged. The merges differ in their tensors' types alone: the first stands for all
+    #    where the vocabulary, the chat template or the number of parameters is asked for.
     found = find_pair(pair) if isinstance(pair, str) else pair
     base, instruct = open_checkpoint(found.base), open_checkpoint(found.instruct)
     merges = {
         kind: plan_merge(base, instruct, PlanOptions(type=kind, schedule=options.schedule)) for kind in options.types
     }
-    options, made = _settle_chat(options, next(iter(merges.values())))
-    works = plan_works(options, made)
     first = next(iter(merges.values()))
+    # 2. How prompts are made. What a chat template would else take from its surroundings, such as today's date, is
+    #    settled here, so that all lams get the same prompts and a run that is resumed goes on with them.
+    options, made = _settle_chat(options, first)
+    # 3. What is measured: items are drawn and prompts are rendered once, and are the same at every lam.
+    works = plan_works(options, made)
     for remark in first.choices:
         _log.warning("%s", remark)
-    chunk = _chunk(first.n_values)
+    # 4. One cell for each type, lam and workload, known by everything that decides its numbers. The chunk is part of
+    #    that, as items that share a batch move each other's scores by rounding. Cells of one lam stand together: a
+    #    worker builds the lam once and runs them all.
+    chunk = next((size for limit, size in _CHUNKS if first.n_values <= limit), _LEAST_CHUNK)
     cells = [
         PlannedCell(_cell(merge, options, kind, lam, work, chunk), i)
         for kind, merge in merges.items()
         for lam in options.lams
         for i, work in enumerate(works)
     ]
-    return StudyPlan(found.name, options, merges, works, tuple(cells), chunk)
+    return StudyPlan(
+        pair=found.name, options=options, merges=merges, works=works, cells=tuple(cells), chunk=chunk,
+        n_values=first.n_values, model_bytes=max(m.data_bytes for m in merges.values()),
+    )  # fmt: skip
 
 
 def _settle_chat(options: StudyOptions, merge: MergePlan) -> tuple[StudyOptions, dict[str, Any]]:
@@ -202,7 +224,7 @@ def _settle_chat(options: StudyOptions, merge: MergePlan) -> tuple[StudyOptions,
     return options, {}
 
 
-def plan_works(options: StudyOptions, made: Mapping[str, Any]) -> tuple[Workload, ...]:
+def plan_works(options: StudyOptions, made: Mapping[str, Any]) -> tuple[Workload[Any], ...]:
     """Return the tasks, and last the instructions; `made` is what `chat_facts` says of the chat prompts.
 
     Raises InputError, naming what is unknown or wrong.
@@ -215,27 +237,26 @@ def plan_works(options: StudyOptions, made: Mapping[str, Any]) -> tuple[Workload
         raise InputError(
             f"{len(specs)} tasks are named (--tasks); a study has at most {MOST_TASKS}. Divide them among several runs."
         )
-    works: list[Workload] = [
+    works: list[Workload[Any]] = [
         TaskWorkload(prepare_task(spec, score.shots, score.limit, score.seed, score.split), score) for spec in specs
     ]
     if options.alpaca:
         prompts = tuple(load_prompts(options.alpaca)[: options.alpaca_limit])
         name = name_text(Path(options.alpaca).stem)
-        works.append(AnswersWorkload(name, prompts, _ALPACA_TOKENS, chat=options.chat, chat_facts=made))
+        works.append(
+            AnswersWorkload(name=name, prompts=prompts, max_tokens=_ALPACA_TOKENS, chat=options.chat, chat_facts=made)
+        )
     if options.follow:
-        works.append(_follow_work(options, made))
+        chosen = find_set(options.follow).limited(options.follow_limit)
+        follow = FollowWorkload(
+            name=chosen.name, instructions=tuple(chosen.instructions), max_tokens=chosen.max_tokens,
+            must_end=chosen.must_end, chat=options.chat, chat_facts=made,
+        )  # fmt: skip
+        works.append(follow)
     return tuple(works)
 
 
-def _follow_work(options: StudyOptions, made: Mapping[str, Any]) -> FollowWorkload:
-    chosen = find_set(options.follow).limited(options.follow_limit)
-    instructions = tuple(chosen.instructions)
-    return FollowWorkload(
-        chosen.name, instructions, chosen.max_tokens, chosen.must_end, chat=options.chat, chat_facts=made
-    )
-
-
-def _cell(merge: MergePlan, options: StudyOptions, kind: str, lam: float, work: Workload, chunk: int) -> Cell:
+def _cell(merge: MergePlan, options: StudyOptions, kind: str, lam: float, work: Workload[Any], chunk: int) -> Cell:
     inputs = {
         "identity": merge.identity(lam), "base": merge.fingerprints[0], "instruct": merge.fingerprints[1],
         "header": merge.header_inputs, "recipe": merge.recipe, "schedule": options.schedule.text,

@@ -3,35 +3,28 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
 import numpy as np
 
 from pa_lite.errors import InputError
-from pa_lite.study.curves import MOST_TASKS, Curves, Series, means
+from pa_lite.statistics import Estimate
+from pa_lite.study.curves import MOST_TASKS, Curves, Series, Values, means
+from pa_lite.study.measures import FEW_SHOT, FOLLOWING, PREFERRED
+from pa_lite.study.records import AnsweredItem, FollowedItem
 from pa_lite.study.results_file import damaged
 from pa_lite.study.rows import NEEDED
 from pa_lite.study.staleness import UNRECORDED, is_recorded
 from pa_lite.study.store import Store, StoredCell
 from pa_lite.study.summary import Example, Kept, Study
+from pa_lite.study.workloads import WORKLOADS, TaskWorkload, WinsWorkload, Workload
 
 _EXAMPLES = 6
 # of one study: time and memory of its charts and resamplings grow with them
 _MOST_LAMS = 1001
-
-
-def value_of(record: Mapping[str, Any], kind: str) -> float:
-    """What an item's record adds to its average, in [0, 1]; NaN for answers, which only a judge values."""
-    if kind == "answers":
-        return float("nan")
-    if kind == "task":
-        return float(record["metrics"][record["metric"]])
-    if kind == "wins":
-        return float("nan") if record["preference"] is None else float(record["preference"]) - 1
-    return float(bool(record["followed"]))
 
 
 def planned_cells(store: Store) -> list[StoredCell]:
@@ -54,60 +47,80 @@ def load_study(store: Store, kind: str | None = None) -> Study:
     if kind not in types:
         raise InputError(f"{store.path.parent}: type {kind!r} was not measured; measured: {', '.join(types)}.")
     cells = [c for c in cells if c.type == kind]
-    names = list(dict.fromkeys((c.kind, c.name) for c in cells))
     _check_shape(store, facts, cells)
-    finished = {(c.kind, c.name, c.lam) for c in cells if c.summary is not None}
-    waiting = sorted({c.lam for c in cells if not all((*name, c.lam) in finished for name in names)})
-    lams = sorted({c.lam for c in cells} - set(waiting))
+    waiting = {c.lam for c in cells if c.summary is None} | {
+        lam for group in _by_work(cells).values() for lam in {c.lam for c in cells} - {c.lam for c in group}
+    }
+    lams = sorted({c.lam for c in cells} - waiting)
     if not lams:
         raise InputError(f"{store.path.parent}: no lam is finished yet. Run the same sweep again to go on.")
-    values: dict[tuple[str, str, float], list[float]] = {}
-    short: set[str] = set()
-    for c in (c for c in cells if c.lam in lams):  # the records of one cell in memory at a time
-        records = store.items(c.key)
-        values[c.kind, c.name, c.lam] = [value_of(record, c.kind) for record in records]
-        short.update(told for record in records for told in record.get("remarks", ()))
-    summaries = {(c.kind, c.name): c.summary or {} for c in cells if c.lam == lams[0]}
-    series = {
-        (work, name): Series(
-            name,
-            str(summaries[work, name].get("area", "")),
-            np.array([values[work, name, lam] for lam in lams]),
-            *(summaries[work, name].get(guess) or None for guess in ("majority", "chance")),
-        )
-        for work, name in names
-        if work != "answers"
-    }
-    remarks = [f"Not finished, and left out: lam {', '.join(f'{lam:g}' for lam in waiting)}."] if waiting else []
+    remarks = []
+    if waiting:
+        remarks.append(f"Not finished, and left out: lam {', '.join(f'{lam:g}' for lam in sorted(waiting))}.")
+    cells = sorted((c for c in cells if c.lam in lams), key=lambda c: c.lam)
+    series: dict[type[Workload[Any]], list[Series]] = {}
+    of_values, short = list[str](), set[str]()
+    for group in _by_work(cells).values():
+        workload, values = WORKLOADS[group[0].kind], []
+        for cell in group:  # the records of one cell in memory at a time
+            results = store.results(cell.key)
+            values.append([workload.value(result) for result in results])
+            short.update(told for result in results for told in result.remarks)
+        if workload.measure is not None:
+            found, told = _series(group[0], np.array(values))
+            of_values += told
+            series.setdefault(workload, []).extend(found)
     remarks += [f"For lack of memory at some lam: {told}." for told in sorted(short)]
     reasons = store.kept()
-    kept = tuple(Kept(c.kind, c.name, c.lam, reasons[c.key]) for c in cells if c.key in reasons and c.lam in lams)
-    remarks += _told_of_age([c for c in cells if c.lam in lams], kept, reasons)
+    kept = tuple(Kept(c.kind, c.name, c.lam, reasons[c.key]) for c in cells if c.key in reasons)
+    remarks += _told_of_age(cells, kept, reasons)
     others = [t for t in types if t != kind]
     if others:
         remarks.append(f"Weights as {kind}; measured too, each with a page of its own (--type): {', '.join(others)}.")
-    for key, one in list(series.items()):
-        judged = ~np.isnan(one.values).any(axis=0)  # the same items at every lam
-        if not judged.all():
-            remarks.append(
-                f"{one.name}: {(~judged).sum()} of {one.n} pairs could not be judged at every lam, and are left out."
-            )
-            series[key] = replace(one, values=one.values[:, judged])
-        if not judged.any():
-            del series[key]
-
-    def first(work: str) -> Series | None:
-        return next((s for (w, _), s in series.items() if w == work), None)
-
+    by_measure = {workload.measure: tuple(found) for workload, found in series.items()}
     curves = Curves(
-        tuple(lams), tuple(s for (w, _), s in series.items() if w == "task"), first("follow"), first("wins")
+        tuple(lams),
+        by_measure[FEW_SHOT],
+        next(iter(by_measure.get(FOLLOWING, ())), None),
+        next(iter(by_measure.get(PREFERRED, ())), None),
+        _length_controlled(cells),
     )
-    best = lams[int(means(curves.tasks).argmax())]
-    third = lams[len(lams) // 2] if best in (lams[0], lams[-1]) else best
-    shown = min((n for n in names if n[0] in ("follow", "answers")), key=lambda n: n[0] != "follow", default=None)
-    keys = {c.lam: c.key for c in cells if (c.kind, c.name) == shown}
-    examples = _examples({lam: store.items(keys[lam]) for lam in (lams[0], third, lams[-1])}) if shown else ()
-    return Study(str(facts["pair"]), kind, curves, examples, _setting(facts, cells, curves), tuple(remarks), kept)
+    return Study(
+        str(facts["pair"]), kind, curves, _examples(store, cells, curves), _setting(facts, cells, curves, series),
+        tuple(remarks + of_values), kept,
+    )  # fmt: skip
+
+
+def _by_work(cells: Sequence[StoredCell]) -> dict[tuple[str, str], list[StoredCell]]:
+    """Return the cells of each workload, in their order."""
+    out: dict[tuple[str, str], list[StoredCell]] = {}
+    for cell in cells:
+        out.setdefault((cell.kind, cell.name), []).append(cell)
+    return out
+
+
+def _series(cell: StoredCell, values: Values) -> tuple[list[Series], list[str]]:
+    """Return a workload's series, if an item has a value at every lam, and a remark on those that have none."""
+    judged = ~np.isnan(values).any(axis=0)  # the same items at every lam
+    told = f"{cell.name}: {(~judged).sum()} of {judged.size} pairs could not be judged at every lam, and are left out."
+    summary = cell.summary or {}
+    guesses = (summary.get(guess) or None for guess in ("majority", "chance"))
+    found = Series(cell.name, str(summary.get("area", "")), values[:, judged], *guesses)
+    return [found] if judged.any() else [], [] if judged.all() else [told]
+
+
+def _length_controlled(cells: Sequence[StoredCell]) -> tuple[Estimate, ...]:
+    """Return the length-controlled win rate at every lam, nothing where it is not known at each."""
+    judged = [c.summary or {} for c in cells if WORKLOADS[c.kind] is WinsWorkload]
+    found = [each.get("length_controlled", {}).get("value") for each in judged]
+    if len(found) != len({c.lam for c in cells}) or not all(
+        value is not None and math.isfinite(value) for value in found
+    ):
+        return ()
+    errors = [each["length_controlled"]["fit_stderr"] for each in judged]
+    return tuple(
+        Estimate(value, math.nan if error is None else error) for value, error in zip(found, errors, strict=True)
+    )
 
 
 def _check_shape(store: Store, facts: Mapping[str, Any], cells: Sequence[StoredCell]) -> None:
@@ -123,7 +136,7 @@ def _check_shape(store: Store, facts: Mapping[str, Any], cells: Sequence[StoredC
         seen[c.kind, c.name, c.lam] = c.key
         if counts.setdefault((c.kind, c.name), c.n_items) != c.n_items:
             raise damaged(store.path, f"table cells, row {c.key}: n_items is another one than at other lams")
-    n_lams, n_tasks = len({c.lam for c in cells}), sum(kind == "task" for kind, _ in counts)
+    n_lams, n_tasks = len({c.lam for c in cells}), sum(kind == TaskWorkload.kind for kind, _ in counts)
     if n_lams > _MOST_LAMS or n_tasks > MOST_TASKS:
         raise InputError(
             f"{store.path}: the study has {n_lams} lams and {n_tasks} tasks. At most {_MOST_LAMS} lams and "
@@ -154,15 +167,27 @@ def _told_of_age(cells: Sequence[StoredCell], kept: Sequence[Kept], reasons: Map
     return told
 
 
-def _examples(answers: Mapping[float, Sequence[Mapping[str, Any]]]) -> tuple[Example, ...]:
-    """Return some instructions with their answers by lam; those where the lams differ in following come first."""
-    first = next(iter(answers.values()))
-    order = sorted(range(len(first)), key=lambda i: -len({a[i].get("followed") for a in answers.values()}))
+def _examples(store: Store, cells: Sequence[StoredCell], curves: Curves) -> tuple[Example, ...]:
+    """Return some instructions with their answers at three lams; those where the lams differ in following come first.
+
+    The lams are the first, the last and the best few-shot one between them; the instructions are those that were
+    checked, if any were.
+    """
+    lams, best = curves.lams, curves.lams[int(means(curves.tasks).argmax())]
+    third = lams[len(lams) // 2] if best in (lams[0], lams[-1]) else best
+    groups = [group for group in _by_work(cells).values() if issubclass(WORKLOADS[group[0].kind].result, AnsweredItem)]
+    if not groups:
+        return ()
+    keys = {c.lam: c.key for c in min(groups, key=lambda group: list(WORKLOADS).index(group[0].kind))}
+    answers = {lam: store.results(keys[lam]) for lam in (lams[0], third, lams[-1])}
+
+    def followed(result: AnsweredItem) -> bool | None:
+        return result.followed if isinstance(result, FollowedItem) else None
+
+    first = answers[lams[0]]
+    order = sorted(range(len(first)), key=lambda i: -len({followed(a[i]) for a in answers.values()}))
     return tuple(
-        Example(
-            str(first[i]["instruction"]),
-            tuple((lam, str(a[i]["output"]), a[i].get("followed")) for lam, a in answers.items()),
-        )
+        Example(first[i].instruction, tuple((lam, a[i].output, followed(a[i])) for lam, a in answers.items()))
         for i in order[:_EXAMPLES]
     )
 
@@ -173,7 +198,9 @@ def _identities(cells: Sequence[StoredCell]) -> str:
     return ", ".join(f"lam {lam:g} {mark}" for lam, mark in sorted(found.items())) or "not recorded"
 
 
-def _setting(facts: Mapping[str, Any], cells: Sequence[StoredCell], curves: Curves) -> tuple[tuple[str, str], ...]:
+def _setting(
+    facts: Mapping[str, Any], cells: Sequence[StoredCell], curves: Curves, series: Mapping[type[Workload[Any]], Any]
+) -> tuple[tuple[str, str], ...]:
     versions = {f"{k} {v}" for c in cells for k, v in c.environment.items() if k not in ("platform", "python")}
     started, seconds = min(c.started for c in cells), sum(c.seconds for c in cells)
     inputs = cells[0].inputs
@@ -182,12 +209,11 @@ def _setting(facts: Mapping[str, Any], cells: Sequence[StoredCell], curves: Curv
         ("parameters", f"{facts['parameters'] / 1e6:.1f} million"),
         ("weights", ", ".join(dict.fromkeys(c.type for c in cells))),
         ("schedule", str(facts["schedule"] or "the same lam for every tensor")),
-        ("few-shot items", ", ".join(f"{s.name} {s.n}" for s in curves.tasks)),
+        *(workload.setting(series[workload]) for workload in WORKLOADS.values() if series.get(workload)),
     ]
-    if curves.follow is not None:
-        lines.append(("instructions", f"{curves.follow.name}, {curves.follow.n} prompts, greedy, strict"))
-    if curves.wins is not None:
-        lines.append(("preferences", f"{curves.wins.name}, {curves.wins.n} instructions"))
+    if curves.length_controlled:
+        forms = {(c.summary or {})["length_controlled"]["form"] for c in cells if WORKLOADS[c.kind] is WinsWorkload}
+        lines.append(("length control", ", ".join(sorted(str(form) for form in forms))))
     if facts.get("system"):
         lines.append(("system prompt", str(facts["system"])))
     if facts.get("template_args"):

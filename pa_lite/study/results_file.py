@@ -24,55 +24,27 @@ from pa_lite.system.markers import temporary_folder
 from pa_lite.system.opening import TRIES, NotPlainError, check_own, open_regular
 
 SCHEMA = 1
-
-
 # the files that SQLite keeps beside its own: what they begin with, where they are not empty
 _COMPANIONS = {
     "-wal": (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83"),
     "-shm": ((3007000).to_bytes(4, sys.byteorder), bytes(4)),
     "-journal": (),  # not even a real one: see above
 }
-
-
 _PATIENCE = 60.0  # seconds that a question may take, and for each 4 MB of the file one more
-
-
 _PATIENT_BYTES = 4e6
-
-
 _STEPS = 100_000  # of SQLite's machine between two looks at the clock
-
-
 _MOST_BYTES = 4 << 30  # of the file, and of its log: values share no bytes, so this bounds their sum
-
-
 _LONGEST_ROW = 1 << 26  # bytes that SQLite returns at all, where Python can set it (3.11)
-
-
 _LIMITS = (
     ("LENGTH", _LONGEST_ROW), ("SQL_LENGTH", 10_000), ("COLUMN", 100), ("EXPR_DEPTH", 50), ("ATTACHED", 0),
     ("TRIGGER_DEPTH", 1),
 )  # fmt: skip
-
-
 _COPIES = 50  # tries to copy results that a running study changes
-
-
 _PAUSE = 0.05  # seconds between two of them
-
-
 _HEADER_BYTES, _MAGIC = 100, b"SQLite format 3\0"
-
-
 _SLACK = 1 << 24  # bytes that a file may have beyond its pages: after a power failure it can be longer than it says
-
-
 _APPLICATION = 0x70614C69  # "paLi", in the file's header
-
-
 FILE = "study.sqlite"
-
-
 _TABLES = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE cells (

@@ -51,33 +51,12 @@ def is_recorded(inputs: Mapping[str, Any]) -> bool:
     return "header" in inputs or "judge_header" in inputs
 
 
-def find_stale(cells: Iterable[Cell], stored: Sequence[StoredCell]) -> list[Stale]:
-    """Return the cells that are stored from other inputs and are not finished from their own, in their order."""
-    finished = {c.key for c in stored if c.summary is not None}
-    older: dict[tuple[float, str, str, str], list[StoredCell]] = {}
-    for old in (c for c in stored if c.n_done):
-        older.setdefault((old.lam, old.type, old.kind, old.name), []).append(old)
-    found = []
-    for cell in cells:
-        if cell.key in finished:
-            continue
-        alike = older.get((cell.lam, cell.type, cell.kind, cell.name), ())
-        candidates = [_compare(cell, old) for old in alike if old.key != cell.key]
-        if candidates:
-            found.append(min(candidates, key=lambda s: (not s.may_be_kept, len(s.reasons), -s.old.started)))
-    return found
-
-
 @dataclass(frozen=True)
 class Settled:
     """What becomes of stale results: those that are measured again, and those that stand in for a plan's cells."""
 
     again: tuple[Stale, ...]
     kept: tuple[Stale, ...]
-
-    def stand_ins(self) -> dict[str, Stale]:
-        """Return what is kept by the planned cell's key."""
-        return {s.cell.key: s for s in self.kept}
 
     def report(self) -> None:
         """Log what is measured again and what is kept, with the reasons."""
@@ -88,19 +67,27 @@ class Settled:
             _log.warning("to keep these results as they are, use --keep-stale")
 
 
-def settle(cells: Iterable[Cell], stored: Sequence[StoredCell], keep_stale: bool) -> Settled:
-    """Return what becomes of the results that are stored from other inputs than the cells'."""
-    found = find_stale(cells, stored)
-    again = tuple(s for s in found if not (keep_stale and s.may_be_kept))
-    return Settled(again, tuple(s for s in found if keep_stale and s.may_be_kept))
-
-
 def settle_plan(plan: StudyPlan, store: Store, keep_stale: bool = False) -> tuple[StudyPlan, Settled]:
     """Return the plan with older results that are kept in the place of its cells, and what becomes of all of them."""
-    settled = settle((p.cell for p in plan.cells), store.cells(), keep_stale)
-    kept = settled.stand_ins()
+    found = _find_stale([p.cell for p in plan.cells], store.cells())
+    kept = {s.cell.key: s for s in found if keep_stale and s.may_be_kept}
     cells = tuple(replace(p, kept=kept[p.cell.key].old) if p.cell.key in kept else p for p in plan.cells)
-    return replace(plan, cells=cells), settled
+    again = tuple(s for s in found if s.cell.key not in kept)
+    return replace(plan, cells=cells), Settled(again, tuple(kept.values()))
+
+
+def _find_stale(cells: Sequence[Cell], stored: Sequence[StoredCell]) -> list[Stale]:
+    """Return the cells that are stored from other inputs and are not finished from their own, in their order."""
+    finished = {c.key for c in stored if c.summary is not None}
+    older: dict[tuple[float, str, str, str], list[StoredCell]] = {}
+    for old in (c for c in stored if c.n_done):
+        older.setdefault((old.lam, old.type, old.kind, old.name), []).append(old)
+    found = []
+    for cell in (c for c in cells if c.key not in finished):
+        alike = older.get((cell.lam, cell.type, cell.kind, cell.name), ())
+        if candidates := [_compare(cell, old) for old in alike if old.key != cell.key]:
+            found.append(min(candidates, key=lambda s: (not s.may_be_kept, len(s.reasons), -s.old.started)))
+    return found
 
 
 def by_reason(found: Iterable[Stale]) -> dict[str, list[str]]:

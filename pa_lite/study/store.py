@@ -23,6 +23,7 @@ from typing import Any
 from pa_lite.errors import InputError, OutputError
 from pa_lite.study.cells import Cell as Cell
 from pa_lite.study.cells import StoredCell as StoredCell
+from pa_lite.study.records import FinishedItem, Record
 from pa_lite.study.results_file import (
     FILE,
     Deadline,
@@ -37,9 +38,10 @@ from pa_lite.study.results_file import (
     readable,
     writable,
 )
-from pa_lite.study.rows import read_cell, read_fact, read_record
+from pa_lite.study.rows import parse_column, read_cell, read_fact
 from pa_lite.study.run_lock import LOCK, open_lock, take_run
 from pa_lite.study.working_copy import WorkingCopy, replace_results
+from pa_lite.study.workloads import WORKLOADS
 from pa_lite.system.atomic import sync_folder
 from pa_lite.system.markers import temporary_folder
 from pa_lite.system.opening import NotPlainError, create_file
@@ -47,21 +49,9 @@ from pa_lite.system.opening import NotPlainError, create_file
 _BLANK_BYTES = 4096  # of a file that a killed run of 0.1.0 left without tables: one page at most
 _LONGEST = 1 << 24  # bytes of one value: a fact, a cell's inputs, an item's record
 _COLUMNS = {
-    "facts": ("name", "value"),
-    "cells": (
-        "key",
-        "lam",
-        "type",
-        "kind",
-        "name",
-        "n_items",
-        "inputs",
-        "environment",
-        "started",
-        "seconds",
-        "summary",
-    ),
-    "items": ("cell", "number", "record"),
+    "facts": "name value",
+    "cells": "key lam type kind name n_items inputs environment started seconds summary",
+    "items": "cell number record",
 }
 _LONGEST_SUM = 1 << 29  # bytes of a cell's records, and of all facts and all cells: what is in memory at a time
 
@@ -140,11 +130,6 @@ class Store:
         with self._transaction() as c:
             c.executemany("REPLACE INTO facts VALUES (?, ?)", [(n, self._text(n, v)) for n, v in facts.items()])
 
-    def begin(self, cell: Cell, environment: Mapping[str, Any]) -> set[int]:
-        """Enter a cell if it is new; returns the items that are finished."""
-        self.enter([cell], environment)
-        return {number for (number,) in self._rows("SELECT number FROM items WHERE cell = ?", cell.key)}
-
     def enter(self, cells: Sequence[Cell], environment: Mapping[str, Any]) -> None:
         """Enter the cells that are new, all in one transaction: each costs the disk a sync."""
         told, now = _dump(environment), time.time()
@@ -214,7 +199,7 @@ class Store:
         found = []
         for row in rows:
             with self._row("cells", row[0]):
-                cell = StoredCell(**read_cell(dict(zip(names, row, strict=True))))
+                cell = StoredCell(**read_cell(dict(zip(names, row, strict=True)), WORKLOADS))
                 if not cell.is_whole():
                     raise ValueError("its key is not the digest of what it was measured with")
                 found.append(cell)
@@ -225,16 +210,25 @@ class Store:
         done = {key for (key,) in self._rows("SELECT key FROM cells WHERE summary IS NOT NULL")}
         return done.intersection(keys)
 
-    def items(self, key: str) -> list[Any]:
-        """A cell's finished records in the items' order. Raises InputError, naming the row, for one that cannot be."""
+    def items(self, key: str) -> list[Record]:
+        """Return a cell's finished records, as they are stored, in the items' order.
+
+        Raises InputError, naming the row, for one that cannot be.
+        """
+        return [record for record, _ in self._items(key)]
+
+    def results(self, key: str) -> list[Any]:
+        """Return what a cell's finished records say, as its workload decodes them; raises as `items` does."""
+        return [result for _, result in self._items(key)]
+
+    def _items(self, key: str) -> Iterator[tuple[Record, FinishedItem]]:
         rows = self._rows(
             "SELECT number, record, kind FROM items JOIN cells ON key = cell WHERE cell = ? ORDER BY 1", key
         )
-        records = []
         for number, text, kind in rows:
             with self._row("items", f"{number} of cell {key:.12}"):
-                records.append(read_record(kind, text))
-        return records
+                record = parse_column("record", text, nan=True)
+                yield record, WORKLOADS[kind].decode(record)
 
     def check(self) -> None:
         """Raise InputError, naming the row, for a fact or a cell that cannot be, or an item that no cell has.
@@ -253,7 +247,8 @@ class Store:
                 raise ValueError("its cell is not there" if key is None else "the cell has no item of this number")
 
     def _check_lengths(self) -> None:
-        for table, columns in _COLUMNS.items():
+        for table, names in _COLUMNS.items():
+            columns = names.split()
             each = [f"ifnull(length(CAST({column} AS BLOB)), 0)" for column in columns]
             row, widest, total = columns[0], f"max({', '.join(each)})", f"sum({' + '.join(each)})"
             found = self._rows(

@@ -19,8 +19,9 @@ from pa_lite.study.comparisons import (
     differences,
     items_in_words,
 )
-from pa_lite.study.curves import Curves, Series, estimates, means
+from pa_lite.study.curves import Curves, Series, average, averages, means
 from pa_lite.study.goal import READINGS, Goal
+from pa_lite.study.measures import FEW_SHOT, FOLLOWING
 
 
 @dataclass(frozen=True)
@@ -100,16 +101,12 @@ def _lams(lams: Sequence[float]) -> str:
     return ", ".join(f"{lam:g}" for lam in lams)
 
 
-def _compliance_word(curves: Curves) -> str:
-    return "instructions followed" if curves.compliance is curves.follow else "preferred over the reference"
-
-
 def _of_best(best: Best, goal: Goal, curves: Curves) -> str:
     at = curves.lams.index(best.lam)
     text = f"lam {best.lam:g} (95% of resamplings: {best.low:g} to {best.high:g})"
     text += f", few-shot {100 * means(curves.tasks)[at]:.1f}%"
     if curves.compliance is not None:
-        text += f", {_compliance_word(curves)} {100 * means([curves.compliance])[at]:.1f}%"
+        text += f", {curves.compliance_measure.label} {100 * means([curves.compliance])[at]:.1f}%"
     if best.ties:
         use = " for this use" if goal.needs_follow else ""
         text += f"; no measurable difference{use} from lam {_lams(best.ties)}"
@@ -128,9 +125,9 @@ def _no_difference(what: str, found: Comparison, unit: str = "items", between: s
 
 def comparisons(curves: Curves, seed: int = 0) -> dict[str, Comparison]:
     """Compare the lams in few-shot accuracy and, where measured, in following."""
-    series = {"few-shot": curves.tasks}
+    series = {FEW_SHOT.group: curves.tasks}
     if curves.compliance is not None:
-        series["following"] = (curves.compliance,)
+        series[FOLLOWING.group] = (curves.compliance,)
     return {name: compare_lams(curves.lams, each, seed) for name, each in series.items()}
 
 
@@ -145,7 +142,7 @@ def _undecided(curves: Curves, goal: Goal, found: Mapping[str, Comparison], seed
     if not goal.needs_follow:
         return "" if found["few-shot"].differs else few_shot
     assert curves.compliance is not None
-    word = _compliance_word(curves)
+    word = curves.compliance_measure.label
     following = _no_difference(word, found["following"], "prompts")
     if goal.keep_follow is None:
         flat = not (found["few-shot"].differs or found["following"].differs)
@@ -214,7 +211,7 @@ def against_ends(curves: Curves, seed: int = 0) -> dict[str, dict[str, list[Diff
     """Group (few-shot, area, task, following) -> end -> every other lam's difference to it."""
     groups: dict[str, tuple[Series, ...]] = dict(curves.groups())
     if curves.compliance is not None:
-        groups["following"] = (curves.compliance,)
+        groups[FOLLOWING.group] = (curves.compliance,)
     out = {}
     for group, series in groups.items():
         drawn = average_draws(series, seed=seed)
@@ -254,7 +251,7 @@ def conclusion(curves: Curves, seed: int = 0) -> str:
     text = _few_shot_conclusion(curves, found["few-shot"], seed)
     if curves.compliance is None:
         return text
-    word = _compliance_word(curves)
+    word = curves.compliance_measure.label
     if not found["following"].differs and len(curves.lams) > 1:
         return f"{text} {_sentence(_no_difference(word, found['following'], 'prompts'))}"
     shown = {0, len(curves.lams) - 1}
@@ -267,13 +264,11 @@ def conclusion(curves: Curves, seed: int = 0) -> str:
 
 def table(curves: Curves) -> list[Mapping[str, float | str]]:
     """Every average with its standard error: one row for each group and lam; numbers in [0, 1]."""
-    rows: list[Mapping[str, float | str]] = []
-    groups = dict(curves.groups())
-    for name, series in (("following", curves.follow), ("preferred", curves.wins)):
-        if series is not None:
-            groups[name] = (series,)
-    for group, members in groups.items():
-        n = int(np.sum([s.n for s in members]))
-        for lam, e in zip(curves.lams, estimates(members), strict=True):
-            rows.append({"group": group, "lam": lam, "value": e.value, "stderr": e.stderr, "n": n})
-    return rows
+    few_shot, *others = averages(curves)
+    groups = [(name, average(few_shot.measure, series)) for name, series in curves.groups()]
+    groups += [(other.measure.group, other) for other in others]
+    return [
+        {"group": group, "lam": lam, "value": e.value, "stderr": e.stderr, "n": found.n}
+        for group, found in groups
+        for lam, e in zip(curves.lams, found.estimates, strict=True)
+    ]

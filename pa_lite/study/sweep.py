@@ -7,24 +7,30 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pa_lite.checkpoints.pairs import Pair
-from pa_lite.engine.chat_options import parse_date
+from pa_lite.engine.chat_options import ChatOptions, parse_date
 from pa_lite.engine.interrupts import stops_when
+from pa_lite.engine.model_reference import open_model
 from pa_lite.errors import EngineError, InputError, nearest
 from pa_lite.progress import Progress
 from pa_lite.study.estimate import Estimate, estimate_sweep
+from pa_lite.study.judges import describe_judge
 from pa_lite.study.plan import PlannedCell, StudyOptions, StudyPlan, environment, plan_study
-from pa_lite.study.preferences import judge_lams
+from pa_lite.study.preferences import plan_judging
 from pa_lite.study.results import load_study
 from pa_lite.study.staleness import by_reason, differences, settle_plan
 from pa_lite.study.store import Store, has_results, open_store, read_store
 from pa_lite.study.summary import Study
 from pa_lite.study.worker import LocalWorker, Worker, WorkerLostError
-from pa_lite.study.workloads import chunks
+from pa_lite.study.workloads import TaskWorkload, chunks
 
+MakeWorker = Callable[[], Worker]
+WorkersFor = Callable[[StudyPlan], tuple[MakeWorker, int]]  # what makes workers for a plan, and how many at a time
 MOST_LOSSES = 20  # workers that may be lost in one sweep
 
 
@@ -49,7 +55,7 @@ class _Sweep:
     def lay_out(self) -> None:
         """Enter the cells and see what is missing of each; a cell of nothing missing is finished at once."""
         by_lam: dict[tuple[str, float], list[_Todo]] = {}
-        finished = self.store.finished([p.key for p in self.plan.cells])
+        finished = self.store.finished(self.plan.keys)
         self.store.enter([p.cell for p in self.plan.cells if p.key not in finished], environment())
         begun = self.store.done()
         for planned in self.plan.cells:
@@ -71,60 +77,59 @@ class _Sweep:
             if self.progress is not None:
                 self.progress("sweep", self.done, self.total, "items")
 
-    def work(self, make_worker: Callable[[], Worker]) -> None:
+    def work(self, make_worker: MakeWorker) -> None:
         """Take lams until none is left or `stop` is set, on one worker, replaced when it is lost."""
-        with stops_when(self.stop.is_set):
-            self._work(make_worker)
-
-    def _work(self, make_worker: Callable[[], Worker]) -> None:
         worker = make_worker()
         try:
-            while not self.stop.is_set():
-                with self.lock:
-                    todo = self.queue.popleft() if self.queue else None
-                if todo is None:
-                    return
-                for entry in todo:
-                    worker = self._do(entry, worker, make_worker)
+            with stops_when(self.stop.is_set):
+                while not self.stop.is_set():
+                    with self.lock:
+                        todo = self.queue.popleft() if self.queue else []
+                    if not todo:
+                        return
+                    for entry in todo:
+                        worker = self._do(entry, worker, make_worker)
         finally:
             worker.close()
 
-    def _do(self, todo: _Todo, worker: Worker, make_worker: Callable[[], Worker]) -> Worker:
+    def _do(self, todo: _Todo, worker: Worker, make_worker: MakeWorker) -> Worker:
+        """Do a cell's missing chunks; return the worker that is there at the end."""
         cell, work = todo.planned.cell, todo.planned.work
-        for chunk in todo.missing:
-            while not self.stop.is_set():
-                start = time.perf_counter()
-                try:
-                    records = worker.run(cell.type, cell.lam, work, chunk)
-                except (WorkerLostError, EngineError) as e:
-                    if self.stop.is_set():
-                        return worker  # ended in the middle, since it was asked to
-                    if isinstance(e, EngineError):
-                        raise
-                    worker.close()
-                    with self.lock:
-                        self.losses += 1
-                        losses = self.losses
-                    if losses > MOST_LOSSES:
-                        raise EngineError(  # several threads may come here, each with a count of its own
-                            f"{MOST_LOSSES + 1} workers were lost, the last one with: {e}. What was finished is kept: "
-                            "mend the cluster and run the same command again."
-                        ) from e
-                    worker = make_worker()
-                    continue
-                self.store.add(cell.key, records, time.perf_counter() - start)
-                self.tell(len(chunk))
-                break
+        missing = deque(todo.missing)
+        while missing and not self.stop.is_set():
+            start = time.perf_counter()
+            try:
+                records = worker.run(cell.type, cell.lam, work, missing[0])
+            except (WorkerLostError, EngineError) as e:
+                if self.stop.is_set():
+                    return worker  # ended in the middle, since it was asked to
+                if isinstance(e, EngineError):
+                    raise
+                worker.close()
+                self._count_loss(e)
+                worker = make_worker()
+                continue
+            self.store.add(cell.key, records, time.perf_counter() - start)
+            self.tell(len(missing.popleft()))
         if not self.stop.is_set():
-            self.store.finish(cell.key, self.plan.works[work].summary(self.store.items(cell.key)))
+            self.store.finish(cell.key, self.plan.works[work].summary(self.store.results(cell.key)))
         return worker
+
+    def _count_loss(self, error: WorkerLostError) -> None:
+        with self.lock:
+            self.losses += 1
+            if self.losses > MOST_LOSSES:
+                raise EngineError(
+                    f"{MOST_LOSSES + 1} workers were lost, the last one with: {error}. What was finished is kept: fix "
+                    "the cluster and run the same command again."
+                ) from error
 
 
 def run_sweep(
     plan: StudyPlan,
     store: Store,
     progress: Progress | None = None,
-    make_worker: Callable[[], Worker] | None = None,
+    make_worker: MakeWorker | None = None,
     n_workers: int | None = None,
 ) -> None:
     """Do what is missing of the plan's cells, and note the study's facts.
@@ -134,17 +139,20 @@ def run_sweep(
     within a step of llama.cpp's graph. Raises what merging, loading, scoring, generating and storing raise; what was
     committed stays.
     """
-    make = make_worker or (lambda: LocalWorker(plan))
-    sweep = _Sweep(plan, store, progress)
     _check_pair(plan, store)
     store.note(facts(plan))
+    _run(plan, store, progress, make_worker or (lambda: LocalWorker(plan)), n_workers or plan.workers)
+
+
+def _run(plan: StudyPlan, store: Store, progress: Progress | None, make_worker: MakeWorker, n_workers: int) -> None:
+    """Run what is missing of the cells. A single worker runs in this thread, so that Ctrl-C reaches llama.cpp."""
+    sweep = _Sweep(plan, store, progress)
     sweep.lay_out()
-    if plan.workers == 1 and make_worker is None:
-        sweep.work(make)  # in this thread, so that Ctrl-C reaches llama.cpp
+    if n_workers == 1:
+        sweep.work(make_worker)
         return
-    n_workers = n_workers or plan.workers
     with ThreadPoolExecutor(n_workers) as pool:
-        futures = [pool.submit(sweep.work, make) for _ in range(n_workers)]
+        futures = [pool.submit(sweep.work, make_worker) for _ in range(n_workers)]
         try:
             wait(futures, return_when=FIRST_EXCEPTION)
         finally:
@@ -173,21 +181,44 @@ def sweep_pair(
     """
     if backend not in BACKENDS:
         raise InputError(f"unknown backend {backend!r}.{nearest(backend, BACKENDS)}")
-    with open_store(folder) as store:  # first: its results are copied once
+    with ExitStack() as stack:
+        store = stack.enter_context(open_store(folder))  # first: its results are copied once
         plan = plan_study(pair, with_recorded_date(options, store))
         _check_pair(plan, store)  # before it is told what has changed, or a cluster is started
         plan, settled = settle_plan(plan, store, keep_stale)
         settled.report()
+        workers_for: WorkersFor | None = None
         if backend == "ray":
             from pa_lite.study.cluster import ray_workers
 
-            with ray_workers(pair, plan, address) as (n_workers, make_worker):
-                run_sweep(plan, store, progress, make_worker, n_workers)
-        else:
-            run_sweep(plan, store, progress)
+            workers_for = stack.enter_context(ray_workers(pair, address))
+        run_sweep(plan, store, progress, *(workers_for(plan) if workers_for else ()))
         if options.judge:
-            judge_lams(plan, store, progress, keep_stale)
+            _judge_answers(plan, store, progress, workers_for, keep_stale)
         return load_study(store)
+
+
+def _judge_answers(
+    plan: StudyPlan, store: Store, progress: Progress | None, workers_for: WorkersFor | None, keep_stale: bool
+) -> None:
+    """Have the plan's judge compare the answers of every lam, and note the cells after the study's others.
+
+    Preferences from other inputs are judged again, or kept with `keep_stale` where judge and answers are the same.
+    """
+    with open_model(plan.options.judge, plan.options.engine) as model:
+        # its own prompts have the study's date; system prompt and arguments are the measured models'
+        judge = describe_judge(model, plan.options.judge, ChatOptions(date=plan.options.chat.date))
+        judged, settled = settle_plan(plan_judging(plan, store, judge), store, keep_stale)
+        settled.report()
+        open_judge = model if judged.workers == 1 else None  # several workers open it with fewer threads each
+        local = (lambda: LocalWorker(judged, judge=open_judge)), judged.workers
+        _run(judged, store, progress, *(workers_for(judged) if workers_for else local))
+    found = {c.key: c for c in store.cells()}
+    for planned in judged.cells:  # what an older pa-lite finished has no length-controlled win rate yet
+        if "length_controlled" not in (found[planned.key].summary or {}):
+            store.finish(planned.key, judged.works[planned.work].summary(store.results(planned.key)))
+    known = store.facts()
+    store.note({"cells": [*known["cells"], *judged.keys], "kept": {**known["kept"], **facts(judged)["kept"]}})
 
 
 def estimate_pair(pair: str | Pair, options: StudyOptions, folder: Path | None, keep_stale: bool = False) -> Estimate:
@@ -198,7 +229,7 @@ def estimate_pair(pair: str | Pair, options: StudyOptions, folder: Path | None, 
         plan = plan_study(pair, with_recorded_date(options, store))
         _check_pair(plan, store)
         plan, settled = settle_plan(plan, store, keep_stale)
-        finished = store.finished([p.key for p in plan.cells])
+        finished = store.finished(plan.keys)
     estimate = estimate_sweep(plan, tuple(finished))
     return replace(estimate, stale=by_reason(settled.again), kept=by_reason(settled.kept))
 
@@ -216,7 +247,7 @@ def with_recorded_date(options: StudyOptions, store: Store) -> StudyOptions:
     return replace(options, chat=replace(options.chat, date=parse_date(str(recorded))))
 
 
-def facts(plan: StudyPlan) -> dict[str, object]:
+def facts(plan: StudyPlan) -> dict[str, Any]:
     """What the store knows of the study: the pair, the plan's cells in order, the lams, areas and seeds."""
     options = plan.options
     chat = options.chat
@@ -227,13 +258,13 @@ def facts(plan: StudyPlan) -> dict[str, object]:
         "pair": plan.pair,
         "lams": options.lams,
         "types": options.types,
-        "tasks": [w.name for w in plan.works if w.kind == "task"],
-        "cells": [p.key for p in plan.cells],
+        "tasks": [w.name for w in plan.works if isinstance(w, TaskWorkload)],
+        "cells": plan.keys,
         "kept": {p.key: list(differences(p.cell, p.kept)) for p in plan.cells if p.kept is not None},
         "schedule": options.schedule.text,
         "seed": options.score.seed,
         "limit": options.score.limit,
-        "parameters": next(iter(plan.merges.values())).n_values,
+        "parameters": plan.n_values,
     }
 
 

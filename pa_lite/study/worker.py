@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from types import TracebackType
 from typing import Protocol
 
 from pa_lite.engine.in_memory import InMemoryModel
 from pa_lite.engine.model import Model
+from pa_lite.engine.model_reference import open_model
 from pa_lite.merging.schedule import Schedule
+from pa_lite.study.judges import Judge
 from pa_lite.study.plan import StudyPlan
-from pa_lite.study.workloads import Record
+from pa_lite.study.records import Record
 
 
 class WorkerLostError(Exception):
@@ -31,14 +34,18 @@ class Worker(Protocol):
 class LocalWorker:
     """A worker in this process: one model, moved along the line in memory. A context manager."""
 
-    def __init__(self, plan: StudyPlan, threads: int | None = None) -> None:
-        """`threads` is how many decode; None takes the plan's, and lets a single worker follow the machine's load."""
+    def __init__(self, plan: StudyPlan, threads: int | None = None, judge: Model | None = None) -> None:
+        """`threads` is how many decode; None takes the plan's, and lets a single worker follow the machine's load.
+
+        `judge` is the plan's judge where it is open already: it is used and not closed.
+        """
         if threads is None:
             threads = plan.options.engine.threads if plan.workers == 1 else plan.threads
         self.plan, self.threads = plan, threads
         self._moving: InMemoryModel | None = None
         self._at: tuple[str, float, Schedule] | None = None
         self._is_checked = False  # whether the tokenizer, one for all models of a plan, takes every work's texts
+        self._judge, self._opened = judge, ExitStack()
 
     def __enter__(self) -> LocalWorker:
         return self
@@ -74,7 +81,8 @@ class LocalWorker:
 
         Those made in less memory than was wanted say so, as `remarks`: it moves their scores by rounding.
         """
-        model = self.model_at(kind, lam, schedule)
+        judge = self.plan.works[work].judge
+        model = self.model_at(kind, lam, schedule) if judge is None else self._judge_of(judge)
         if not self._is_checked:
             for each in self.plan.works:
                 each.check(model)
@@ -84,8 +92,19 @@ class LocalWorker:
             return records
         return {i: {**record, "remarks": list(model.remarks)} for i, record in records.items()}
 
+    def _judge_of(self, judge: Judge) -> Model:
+        """Return the plan's judge, opened at the first call."""
+        if self._judge is None:
+            options = replace(self.plan.options.engine, threads=self.threads)
+            model = self._opened.enter_context(open_model(judge.reference, options))
+            judge.check(model)
+            self._judge = model
+        return self._judge
+
     def close(self) -> None:
-        """Free the model; more than once does no harm."""
+        """Free the models; more than once does no harm."""
         if self._moving is not None:
             self._moving.close()
         self._moving, self._at = None, None
+        self._opened.close()
+        self._judge = None

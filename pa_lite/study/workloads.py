@@ -1,65 +1,100 @@
-"""What a cell does to a loaded model: score a task's items, or have instructions followed. Items in, records out.
+"""What is measured in a cell. Each workload has its own way to run items, to read their records and to sum them up.
 
-A chunk is always scored in one piece: the same items lie in the same batches, so that a record does not depend on where
-a run was stopped and taken up again.
+`run` turns items into records, which the store keeps as JSON; `decode` turns a stored record into a typed result;
+`value` is what a result adds to an average; `summary` is what a finished cell comes to. Whoever runs, loads, exports or
+reports a study asks the workloads and does not ask which one it is.
+
+A chunk is always run in one piece: the same items lie in the same batches, so that a record does not depend on where a
+run was stopped and resumed.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 
+from pa_lite.alpaca.annotations import Annotations, Judgement
 from pa_lite.alpaca.content import request
 from pa_lite.alpaca.journal import digest
-from pa_lite.alpaca.outputs import answer_prompts
+from pa_lite.alpaca.judge import JudgeOptions, Verdict, judge_pairs
+from pa_lite.alpaca.outputs import answer_prompts, generator_name
+from pa_lite.alpaca.pairing import Pair
 from pa_lite.alpaca.prompts import Prompt
+from pa_lite.alpaca.win_rate import find_length_data, win_rate
 from pa_lite.engine.chat_options import ChatOptions
 from pa_lite.engine.generation import GenerationOptions
 from pa_lite.engine.model import Model
 from pa_lite.instructions.following import Instruction, follow_instructions
 from pa_lite.statistics import standard_error
+from pa_lite.study.curves import Series
+from pa_lite.study.judges import Judge
+from pa_lite.study.measures import FEW_SHOT, FOLLOWING, PREFERRED, Measure
+from pa_lite.study.records import AnsweredItem, FinishedItem, FollowedItem, JudgedItem, Record, ScoredItem, read_result
 from pa_lite.tasks.prompts import Prepared, majority_rate
 from pa_lite.tasks.scoring import ScoreOptions, check_items, score_prepared
 
-Record = dict[str, Any]
+_R = TypeVar("_R", bound=FinishedItem)
 
 
-class Workload(Protocol):
-    """One task or set of instructions. `facts` are JSON values that, with the model, decide every record."""
+class Workload(ABC, Generic[_R]):
+    """One task or one set of instructions. With the model, `facts` (JSON values) decide every record.
 
-    @property
-    def kind(self) -> str: ...
+    `kind` is its name in the results file, `measure` what its values are shown as, if they are; `judge` runs it in the
+    place of the study's model, if there is one.
+    """
 
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def area(self) -> str: ...
-
-    @property
-    def n_items(self) -> int: ...
+    kind: ClassVar[str]
+    result: ClassVar[type[Any]]
+    measure: ClassVar[Measure | None] = None
+    name: str
 
     @property
-    def facts(self) -> Mapping[str, Any]: ...
+    def judge(self) -> Judge | None:
+        return None
 
+    @property
+    @abstractmethod
+    def n_items(self) -> int:
+        """Return the number of items."""
+
+    @property
+    @abstractmethod
+    def facts(self) -> Mapping[str, Any]:
+        """Return what, with the model, decides every record."""
+
+    @abstractmethod
     def check(self, model: Model) -> None:
         """Raise TextError, naming the item, for a text of any item that the model's tokenizer cannot take."""
-        ...
 
+    @abstractmethod
     def run(self, model: Model, items: Sequence[int]) -> dict[int, Record]:
-        """Records of the items, by number. Raises what scoring and generating raise."""
-        ...
+        """Return the items' records, by number. Raises what scoring and generating raise."""
 
-    def value(self, record: Record) -> float:
-        """What a record adds to the average, in [0, 1]."""
-        ...
+    @classmethod
+    def decode(cls, record: Any) -> _R:
+        """Return what a stored record says. Raises ValueError for one that `run` cannot have made."""
+        result: _R = read_result(cls.result, record)
+        return result
 
-    def summary(self, records: Sequence[Record]) -> dict[str, Any]:
-        """What a finished cell's records come to."""
-        ...
+    @staticmethod
+    @abstractmethod
+    def value(result: _R) -> float:
+        """Return what a result adds to the average, in [0, 1]; NaN where it has no value."""
+
+    def summary(self, results: Sequence[_R]) -> dict[str, Any]:
+        """Return what a finished cell's results come to, as JSON values."""
+        values = [value for value in map(self.value, results) if value == value]
+        average = float(np.mean(values)) if values else float("nan")
+        return {"n": len(values), "value": average, "stderr": standard_error(values)}
+
+    @staticmethod
+    def setting(series: Sequence[Series]) -> tuple[str, str]:
+        """Return what a report says of how the series were measured: what, how."""
+        raise NotImplementedError
 
 
 def chunks(n_items: int, size: int) -> Iterator[range]:
@@ -68,34 +103,17 @@ def chunks(n_items: int, size: int) -> Iterator[range]:
         yield range(start, min(n_items, start + size))
 
 
-def _average(values: Sequence[float]) -> dict[str, Any]:
-    return {"n": len(values), "value": float(np.mean(values)), "stderr": standard_error(values)}
-
-
-def _slim(record: Mapping[str, Any]) -> Record:
-    """A record without the fields that are empty."""
-    return {name: value for name, value in record.items() if value not in ((), [], {}, "", None)}
-
-
-def _reasoned(text: str) -> Record:
-    return {"reasoning": text} if text else {}
-
-
 @dataclass(frozen=True)
-class TaskWorkload:
+class TaskWorkload(Workload[ScoredItem]):
     """A few-shot task whose items are ready."""
 
+    kind, result, measure = "task", ScoredItem, FEW_SHOT
     prepared: Prepared
     options: ScoreOptions
-    kind: str = "task"
 
     @property
-    def name(self) -> str:
+    def name(self) -> str:  # type: ignore[override]
         return self.prepared.spec.name
-
-    @property
-    def area(self) -> str:
-        return self.prepared.spec.area
 
     @property
     def n_items(self) -> int:
@@ -113,49 +131,83 @@ class TaskWorkload:
 
     def run(self, model: Model, items: Sequence[int]) -> dict[int, Record]:
         part = replace(self.prepared, items=tuple(self.prepared.items[i] for i in items))
-        scored = score_prepared(model, part, self.options).items
-        return {i: _slim(asdict(s)) for i, s in zip(items, scored, strict=True)}
+        scored = [asdict(score) for score in score_prepared(model, part, self.options).items]
+        return {
+            i: {name: value for name, value in record.items() if value not in ((), [], {}, "", None)}
+            for i, record in zip(items, scored, strict=True)
+        }
 
-    def value(self, record: Record) -> float:
-        return float(record["metrics"][record["metric"]])
+    @classmethod
+    def decode(cls, record: Any) -> ScoredItem:
+        found = super().decode(record)
+        if found.metric not in found.metrics:
+            raise ValueError("'metrics' of record lacks the task's own metric")
+        return found
 
-    def summary(self, records: Sequence[Record]) -> dict[str, Any]:
+    @staticmethod
+    def value(result: ScoredItem) -> float:
+        return float(result.metrics[result.metric])
+
+    def summary(self, results: Sequence[ScoredItem]) -> dict[str, Any]:
         choices = [len(i.continuations) for i in self.prepared.items if i.continuations]
         chance = float(np.mean([1 / n for n in choices])) if choices else 0.0
-        out = _average([self.value(r) for r in records])
-        return {**out, "area": self.area, "majority": majority_rate(self.prepared.items), "chance": chance,
-                "truncated": sum(r.get("truncated", False) for r in records)}  # fmt: skip
+        return {**super().summary(results), "area": self.prepared.spec.area,
+                "majority": majority_rate(self.prepared.items), "chance": chance,
+                "truncated": sum(r.truncated for r in results)}  # fmt: skip
+
+    @staticmethod
+    def setting(series: Sequence[Series]) -> tuple[str, str]:
+        return "few-shot items", ", ".join(f"{s.name} {s.n}" for s in series)
 
 
-@dataclass(frozen=True)
-class FollowWorkload:
-    """Verifiable instructions, answered greedily and checked by rules; `must_end` as in `follow_instructions`.
+@dataclass(frozen=True, kw_only=True)
+class _Answered(Workload[_R]):
+    """What a set of instructions that are answered greedily, at most `max_tokens` each, has whatever comes of it.
 
     `chat` are settled options, `chat_facts` what of them decides the prompts.
     """
 
     name: str
-    instructions: tuple[Instruction, ...]
     max_tokens: int
-    must_end: bool = True
     parallel: int = 16
     chat: ChatOptions = field(default_factory=ChatOptions)
     chat_facts: Mapping[str, Any] = field(default_factory=dict)
-    kind: str = "follow"
-    area: str = "following"
+
+    @property
+    @abstractmethod
+    def texts(self) -> Sequence[tuple[str, ...]]:
+        """Return the texts of each instruction that reach the model."""
 
     @property
     def n_items(self) -> int:
-        return len(self.instructions)
+        return len(self.texts)
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        return {"instructions": digest([asdict(i) for i in self.instructions]), "max_tokens": self.max_tokens,
-                "must_end": self.must_end, "parallel": self.parallel, **self.chat_facts}  # fmt: skip
+        return {"max_tokens": self.max_tokens, "parallel": self.parallel, **self.chat_facts}
 
     def check(self, model: Model) -> None:
-        for number, instruction in enumerate(self.instructions, 1):
-            model.check_text(instruction.text, f"{self.name}: instruction {number}", parse_special=True)
+        for number, texts in enumerate(self.texts, 1):
+            for text in texts:
+                model.check_text(text, f"{self.name}: instruction {number}", parse_special=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FollowWorkload(_Answered[FollowedItem]):
+    """Verifiable instructions, checked by rules; `must_end` as in `follow_instructions`."""
+
+    kind, result, measure = "follow", FollowedItem, FOLLOWING
+    instructions: tuple[Instruction, ...]
+    must_end: bool = True
+
+    @property
+    def texts(self) -> Sequence[tuple[str, ...]]:
+        return [(i.text,) for i in self.instructions]
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        asked = digest([asdict(i) for i in self.instructions])
+        return {"instructions": asked, "must_end": self.must_end, **super().facts}
 
     def run(self, model: Model, items: Sequence[int]) -> dict[int, Record]:
         part = [self.instructions[i] for i in items]
@@ -163,43 +215,33 @@ class FollowWorkload:
         found = follow_instructions(model, part, most, must_end=self.must_end, parallel=self.parallel, chat=self.chat)
         return {i: a.document() for i, a in zip(items, found.answers, strict=True)}
 
-    def value(self, record: Record) -> float:
-        return float(bool(record["followed"]))
+    @staticmethod
+    def value(result: FollowedItem) -> float:
+        return float(bool(result.followed))
 
-    def summary(self, records: Sequence[Record]) -> dict[str, Any]:
-        return {**_average([self.value(r) for r in records]), "cut": sum(not r["ended"] for r in records)}
+    def summary(self, results: Sequence[FollowedItem]) -> dict[str, Any]:
+        return {**super().summary(results), "cut": sum(not r.ended for r in results)}
+
+    @staticmethod
+    def setting(series: Sequence[Series]) -> tuple[str, str]:
+        return "instructions", f"{series[0].name}, {series[0].n} prompts, greedy, strict"
 
 
-@dataclass(frozen=True)
-class AnswersWorkload:
-    """Instructions of AlpacaEval's kind, answered greedily; a judge compares the answers when all lams have theirs.
+@dataclass(frozen=True, kw_only=True)
+class AnswersWorkload(_Answered[AnsweredItem]):
+    """Instructions of AlpacaEval's kind. Only a judge values the answers, when all lams have theirs: `WinsWorkload`."""
 
-    `chat` are settled options, `chat_facts` what of them decides the prompts.
-    """
-
-    name: str
+    kind, result = "answers", AnsweredItem
     prompts: tuple[Prompt, ...]
-    max_tokens: int
-    parallel: int = 16
-    chat: ChatOptions = field(default_factory=ChatOptions)
-    chat_facts: Mapping[str, Any] = field(default_factory=dict)
-    kind: str = "answers"
-    area: str = "following"
 
     @property
-    def n_items(self) -> int:
-        return len(self.prompts)
+    def texts(self) -> Sequence[tuple[str, ...]]:
+        return [(p.system, p.instruction) for p in self.prompts]
 
     @property
     def facts(self) -> Mapping[str, Any]:
         asked = [[p.instruction, p.system] if p.system else p.instruction for p in self.prompts]
-        return {"prompts": digest(asked), "max_tokens": self.max_tokens,
-                "parallel": self.parallel, **self.chat_facts}  # fmt: skip
-
-    def check(self, model: Model) -> None:
-        for number, prompt in enumerate(self.prompts, 1):
-            for text in (prompt.system, prompt.instruction):
-                model.check_text(text, f"{self.name}: instruction {number}", parse_special=True)
+        return {"prompts": digest(asked), **super().facts}
 
     def run(self, model: Model, items: Sequence[int]) -> dict[int, Record]:
         part = [self.prompts[i] for i in items]
@@ -210,14 +252,88 @@ class AnswersWorkload:
                 "instruction": request(p.instruction, p.system),
                 "output": g.text.strip(),
                 "ended": g.ended,
-                **_reasoned(g.reasoning),
+                **({"reasoning": g.reasoning} if g.reasoning else {}),
             }
             for i, p, g in zip(items, part, made, strict=True)
         }
 
-    def value(self, record: Record) -> float:
-        return float(record["ended"])
+    @staticmethod
+    def value(result: AnsweredItem) -> float:
+        return float("nan")
 
-    def summary(self, records: Sequence[Record]) -> dict[str, Any]:
-        return {"n": len(records), "cut": sum(not r["ended"] for r in records),
-                "mean_characters": float(np.mean([len(r["output"]) for r in records]))}  # fmt: skip
+    def summary(self, results: Sequence[AnsweredItem]) -> dict[str, Any]:
+        return {"n": len(results), "cut": sum(not r.ended for r in results),
+                "mean_characters": float(np.mean([len(r.output) for r in results]))}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class WinsWorkload(Workload[JudgedItem]):
+    """One lam's answers beside a reference's, compared by a judge. `model` and `reference` name who wrote them.
+
+    `datasets` are those that the instructions are from: AlpacaEval's have the full length-controlled win rate.
+    """
+
+    kind, result, measure = "wins", JudgedItem, PREFERRED
+    answers: str
+    decider: Judge
+    pairs: tuple[Pair, ...]
+    model: str
+    reference: str
+    datasets: frozenset[str] = frozenset()
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return f"{self.answers}, judged by {generator_name(self.decider.reference)}"
+
+    @property
+    def judge(self) -> Judge:
+        return self.decider
+
+    @property
+    def n_items(self) -> int:
+        return len(self.pairs)
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        return {"pairs": digest([asdict(p) for p in self.pairs]), "options": asdict(JudgeOptions())}
+
+    def check(self, model: Model) -> None:
+        """Accept all: a pair that the judge's tokenizer cannot take is not judged, which its record says."""
+
+    def run(self, model: Model, items: Sequence[int]) -> dict[int, Record]:
+        verdicts: dict[int, Verdict] = {}
+        part = [self.pairs[i] for i in items]
+        judge_pairs(model, part, JudgeOptions(), verdicts.__setitem__, chat=self.decider.chat)
+        return {i: {"instruction": part[k].instruction, **asdict(verdicts[k])} for k, i in enumerate(items)}
+
+    @staticmethod
+    def value(result: JudgedItem) -> float:
+        return float("nan") if result.preference is None else float(result.preference) - 1
+
+    def summary(self, results: Sequence[JudgedItem]) -> dict[str, Any]:
+        out = super().summary(results)
+        return {**out, "unjudged": len(results) - out["n"], "length_controlled": self._control(results)}
+
+    def _control(self, results: Sequence[JudgedItem]) -> dict[str, Any]:
+        """Return the length-controlled win rate in [0, 1] and its form, as `win_rate` gives them; NaN if unknown."""
+        judged = tuple(
+            Judgement(p.instruction, p.reference, p.model, r.preference)
+            for p, r in zip(self.pairs, results, strict=True)
+        )
+        out: dict[str, Any] = dict.fromkeys(("value", "stderr", "fit_stderr"), float("nan"))
+        if all(j.preference is None for j in judged):
+            return {**out, "form": None, "note": "no pair was judged"}
+        asked = Annotations(self.model, self.reference, self.decider.reference, judged, self.datasets)
+        rate = win_rate(asked, *find_length_data(asked))
+        if rate.length_controlled is not None:
+            out = {name: getattr(rate.length_controlled, name) / 100 for name in out}
+        return {**out, "form": rate.length_controlled_form, "note": rate.length_controlled_note}
+
+    @staticmethod
+    def setting(series: Sequence[Series]) -> tuple[str, str]:
+        return "preferences", f"{series[0].name}, {series[0].n} instructions"
+
+
+WORKLOADS: Mapping[str, type[Workload[Any]]] = {
+    w.kind: w for w in (TaskWorkload, FollowWorkload, AnswersWorkload, WinsWorkload)
+}

@@ -8,21 +8,25 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from pa_lite.errors import OutputError
-from pa_lite.statistics import DRAWS
+from pa_lite.statistics import DRAWS, Estimate, Measured
 from pa_lite.system.atomic import check_target, whole_file, write_errors
 from pa_lite.tasks.data import source_name
 from pa_lite.tasks.prompts import Prepared
 from pa_lite.tasks.rendering import Item
-from pa_lite.tasks.scoring import BOOTSTRAP_SEED, ItemScore, MetricResult, SuiteResult, TaskResult
+from pa_lite.tasks.scoring import BOOTSTRAP_SEED, GroupResult, ItemScore, MetricResult, SuiteResult, TaskResult
 from pa_lite.tasks.spec import TaskSpec
 from pa_lite.untrusted.safe_names import file_name
 
+_TABLES = (
+    "results", "groups", "group_subtasks", "configs", "versions", "n-shot", "higher_is_better", "n-samples",
+    "task_hashes",
+)  # fmt: skip
 _VERSIONED = ("pa-lite", "llama-cpp-python", "numpy", "jinja2")
 
 
@@ -33,10 +37,7 @@ def results_document(result: SuiteResult, reference: str) -> dict[str, Any]:
     items (micro), the averages over groups (macro) stand under `pa_lite`. Per-item records are not in it: see
     sample_records.
     """
-    document: dict[str, Any] = {key: {} for key in (
-        "results", "groups", "group_subtasks", "configs", "versions", "n-shot", "higher_is_better", "n-samples",
-        "task_hashes",
-    )}  # fmt: skip
+    document = empty_document()
     for task in result.tasks:
         _add_task(document, task)
     options = result.options
@@ -86,34 +87,46 @@ def _prepared(task: TaskResult) -> Prepared:
     return task.prepared
 
 
-def _numbers(name: str, n: int, metrics: Sequence[MetricResult]) -> dict[str, Any]:
-    """A task's entry under `results`."""
-    entry: dict[str, Any] = {"name": name, "alias": name, "sample_len": n}
-    for m in metrics:
-        entry[m.key] = m.measured.value
-        entry[f"{m.name}_stderr,{m.filter}"] = m.measured.stderr if math.isfinite(m.measured.stderr) else "N/A"
-    return entry
+def empty_document() -> dict[str, Any]:
+    """Return the tables of lm-eval's results file without any task."""
+    return {name: {} for name in _TABLES}
+
+
+def add_numbers(
+    document: dict[str, Any],
+    name: str,
+    numbers: Mapping[str, Estimate | Measured],
+    samples: tuple[int, int],
+    version: Any,
+    shots: int | None,
+) -> None:
+    """Enter a task's numbers, by `METRIC,FILTER`, into lm-eval's tables.
+
+    `samples` are the items that the task has and those that were taken. A standard error that is not known is "N/A".
+    """
+    entry: dict[str, Any] = {"name": name, "alias": name, "sample_len": samples[1]}
+    for key, number in numbers.items():
+        metric, _, pattern = key.partition(",")
+        entry[key] = number.value
+        entry[f"{metric}_stderr,{pattern}"] = number.stderr if math.isfinite(number.stderr) else "N/A"
+    document["results"][name] = entry
+    document["versions"][name] = version
+    document["n-shot"][name] = shots
+    document["higher_is_better"][name] = {key.partition(",")[0]: True for key in numbers}
+    document["n-samples"][name] = dict(zip(("original", "effective"), samples, strict=True))
 
 
 def _add_task(document: dict[str, Any], task: TaskResult) -> None:
     prepared, name = _prepared(task), task.task
-    document["results"][name] = _numbers(name, task.n, task.metrics)
-    names = [name]
+    spec, shots = prepared.spec, prepared.shots
+    parts: list[tuple[str, TaskResult | GroupResult, int]] = [(name, task, prepared.n_rows)]
+    parts += [(f"{name}_{g.name}", g, prepared.group_rows[g.name]) for g in task.groups]
+    for each, found, n_rows in parts:
+        add_numbers(document, each, {m.key: m.measured for m in found.metrics}, (n_rows, found.n), spec.version, shots)
     if task.groups:
         document["groups"][name] = document["results"][name]
-        document["group_subtasks"][name] = [f"{name}_{g.name}" for g in task.groups]
-        for group in task.groups:
-            names.append(f"{name}_{group.name}")
-            document["results"][names[-1]] = _numbers(names[-1], group.n, group.metrics)
-            document["n-samples"][names[-1]] = {"original": prepared.group_rows[group.name], "effective": group.n}
-    else:
-        document["group_subtasks"][name] = []
-    document["n-samples"][name] = {"original": prepared.n_rows, "effective": task.n}
+    document["group_subtasks"][name] = [each for each, _, _ in parts[1:]]
     document["configs"][name] = _config(prepared)
-    for each in names:
-        document["versions"][each] = prepared.spec.version
-        document["n-shot"][each] = prepared.shots
-        document["higher_is_better"][each] = {m.name: True for m in task.metrics}
     document["task_hashes"][name] = _sha256("".join(_hashes(i, _target(prepared, i)) for i in prepared.items))
 
 

@@ -156,8 +156,11 @@ def test_rolling_texts_are_numbered(model: Model) -> None:
 
 
 def test_works_of_a_study_name_the_instruction(model: Model) -> None:
-    follow = FollowWorkload("mine", (Instruction("k", "a", ()), Instruction("k", DIGITS, ())), 4)
-    answers = AnswersWorkload("theirs", (Prompt("a", None), Prompt("b", None), Prompt("c", None, system=DIGITS)), 4)
+    follow = FollowWorkload(
+        name="mine", instructions=(Instruction("k", "a", ()), Instruction("k", DIGITS, ())), max_tokens=4
+    )
+    prompts = (Prompt("a", None), Prompt("b", None), Prompt("c", None, system=DIGITS))
+    answers = AnswersWorkload(name="theirs", prompts=prompts, max_tokens=4)
     for work, where in ((follow, "mine: instruction 2"), (answers, "theirs: instruction 3")):
         with pytest.raises(TextError, match=rf"^{where} has a run of 8000 digits"):
             work.check(model)

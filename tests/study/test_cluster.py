@@ -19,6 +19,7 @@ from pa_lite.study import cluster as clusters
 from pa_lite.study.plan import plan_study
 from pa_lite.study.store import open_store, read_store
 from pa_lite.study.sweep import run_sweep, sweep_pair
+from tests.study.test_preferences import OPTIONS as JUDGED
 from tests.study.test_sweep import OPTIONS, records
 
 
@@ -39,7 +40,8 @@ def test_a_killed_node_costs_nothing_but_time(cluster: Any, tmp_path: Path) -> N
 
     second = cluster.add_node(num_cpus=1)
     plan = plan_study("demo", OPTIONS)
-    with clusters.ray_workers("demo", plan, cluster.address) as (n_workers, make_worker):
+    with clusters.ray_workers("demo", cluster.address) as workers_for:
+        make_worker, n_workers = workers_for(plan)
         assert n_workers == 2
         with open_store(tmp_path / "ray") as store:
             seen = 0
@@ -57,6 +59,14 @@ def test_a_killed_node_costs_nothing_but_time(cluster: Any, tmp_path: Path) -> N
     assert not ray.is_initialized()
     sweep_pair("demo", OPTIONS, tmp_path / "local")
     with read_store(tmp_path / "ray") as store, read_store(tmp_path / "local") as local:
+        assert records(store) == records(local)
+
+
+def test_nodes_judge_as_this_machine_does(cluster: Any, tmp_path: Path) -> None:
+    for backend, address in (("local", None), ("ray", cluster.address)):
+        sweep_pair("demo", JUDGED, tmp_path / backend, backend=backend, address=address)
+    with read_store(tmp_path / "ray") as store, read_store(tmp_path / "local") as local:
+        assert {c.kind for c in store.cells()} == {"task", "answers", "wins"}
         assert records(store) == records(local)
 
 
@@ -82,10 +92,10 @@ def test_a_cluster_without_nodes_is_not_waited_for(cluster: Any, monkeypatch: py
 
     monkeypatch.setattr(clusters, "_ROOM_PATIENCE", 0.5)
     plan = plan_study("demo", OPTIONS)
-    with clusters.ray_workers("demo", plan, cluster.address) as (_, _make):
+    with clusters.ray_workers("demo", cluster.address):
         remote = ray.remote(num_cpus=99)(clusters._Remote)  # as though the nodes with room had gone
         keys = [p.cell.key for p in plan.cells]
-        worker = clusters.RayWorker(ray, lambda: remote.remote("demo", OPTIONS, keys), lambda: False)
+        worker = clusters.RayWorker(ray, lambda: remote.remote("demo", OPTIONS, keys, None, None), lambda: False)
         start = time.monotonic()
         with pytest.raises(
             EngineError, match=r"no node of the cluster has had room for this model. What was finished is"

@@ -18,7 +18,7 @@ CELL = Cell(0.5, "F16", "task", "a", 3, {"base": "x"})
 
 def make(folder: Path) -> Path:
     with open_store(folder) as store:
-        store.begin(CELL, {})
+        store.enter([CELL], {})
         store.add(CELL.key, {i: {"metric": "acc", "metrics": {"acc": 1.0}} for i in range(3)}, 0.1)
     return folder / "study.sqlite"
 
@@ -65,7 +65,7 @@ def test_only_the_pages_of_a_log_that_sqlite_reads_are_copied(tmp_path: Path, sa
 def test_a_file_that_is_shorter_than_its_log_says_is_read(tmp_path: Path) -> None:
     folder = tmp_path / "killed"
     with open_store(tmp_path / "run") as store:
-        store.begin(CELL, {})
+        store.enter([CELL], {})
         store.add(CELL.key, {i: {"metric": "acc", "metrics": {"acc": 1.0}, "x": "y" * 9000} for i in range(3)}, 0.1)
         shutil.copytree(tmp_path / "run", folder)  # what a run that is killed here leaves
     assert (folder / "study.sqlite-wal").stat().st_size > (folder / "study.sqlite").stat().st_size

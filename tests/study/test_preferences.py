@@ -5,20 +5,26 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+import pa_lite
 from pa_lite.alpaca.journal import digest
 from pa_lite.alpaca.prompts import Prompt
+from pa_lite.engine.chat_options import ChatOptions
 from pa_lite.engine.model import EngineOptions, Model
-from pa_lite.errors import InputError
-from pa_lite.study.export import item_rows, to_csv
+from pa_lite.engine.model_reference import open_model
+from pa_lite.errors import EngineError, InputError, OutputError
+from pa_lite.study.export import item_rows, to_csv, to_document
+from pa_lite.study.judges import describe_judge
 from pa_lite.study.plan import StudyOptions, plan_study
+from pa_lite.study.report.page import to_html
 from pa_lite.study.results import load_study
 from pa_lite.study.store import open_store, read_store
 from pa_lite.study.sweep import sweep_pair
-from pa_lite.study.workloads import AnswersWorkload
+from pa_lite.study.workloads import AnswersWorkload, WinsWorkload
 from pa_lite.tasks.scoring import ScoreOptions
 
 OPTIONS = StudyOptions(
@@ -68,7 +74,10 @@ def test_every_answer_and_verdict_is_in_the_csv(tmp_path: Path) -> None:
 
 
 def test_a_prompts_system_prompt_is_part_of_its_cell_and_of_what_is_judged(tiny_ggufs: dict[str, Path]) -> None:
-    plain, brief = (AnswersWorkload("x", (Prompt("the man", None, system),), 4) for system in ("", "Be brief."))
+    plain, brief = (
+        AnswersWorkload(name="x", prompts=(Prompt("the man", None, system),), max_tokens=4)
+        for system in ("", "Be brief.")
+    )
     assert plain.facts["prompts"] == digest(["the man"])  # as before there were any
     assert brief.facts["prompts"] != plain.facts["prompts"]
     with Model(tiny_ggufs["F32"], EngineOptions(threads=1)) as model:
@@ -102,6 +111,81 @@ def test_a_reference_of_ones_own(tmp_path: Path) -> None:
     reference.write_text(json.dumps([{**a, "generator": "x"} for a in answers[:5]]), "utf-8")
     with pytest.raises(InputError, match="has no output for the instruction"):
         sweep_pair("demo", replace(OPTIONS, reference=reference), tmp_path / "c")
+
+
+def verdicts(folder: Path) -> dict[float, list[Any]]:
+    with read_store(folder) as store:
+        return {c.lam: store.items(c.key) for c in store.cells() if c.kind == "wins"}
+
+
+def test_several_workers_judge_as_one_does(tmp_path: Path) -> None:
+    for workers in (1, 2):
+        sweep_pair("demo", replace(OPTIONS, workers=workers), tmp_path / str(workers))
+    assert verdicts(tmp_path / "1") == verdicts(tmp_path / "2")
+
+
+def test_judging_that_was_interrupted_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep_pair("demo", OPTIONS, tmp_path / "whole")
+    real, judged = WinsWorkload.run, list[Any]()
+
+    def failing(self: WinsWorkload, model: Model, items: Any) -> Any:
+        if judged:
+            raise OutputError("the disk is full")
+        judged.append(self.model)
+        return real(self, model, items)
+
+    one = replace(OPTIONS, workers=1)
+    monkeypatch.setattr(WinsWorkload, "run", failing)
+    with pytest.raises(OutputError, match="the disk is full"):
+        sweep_pair("demo", one, tmp_path / "run")
+    with read_store(tmp_path / "run") as store:
+        assert load_study(store).curves.wins is None  # lams stand finished without their preferences
+    monkeypatch.setattr(WinsWorkload, "run", lambda *words: judged.append(words[0].model) or real(*words))
+    sweep_pair("demo", one, tmp_path / "run")
+    assert judged == ["demo@0", "demo@1"]
+    assert verdicts(tmp_path / "run") == verdicts(tmp_path / "whole")
+
+
+def test_length_controlled_win_rates_are_those_of_judge_and_winrate(tmp_path: Path) -> None:
+    study = sweep_pair("demo", replace(OPTIONS, alpaca_limit=12), tmp_path / "run")
+    with read_store(tmp_path / "run") as store:
+        answers = {c.lam: store.items(c.key) for c in store.cells() if c.kind == "answers"}
+    for lam, items in answers.items():
+        entries = [{**item, "generator": f"demo@{lam:g}"} for item in items]
+        (tmp_path / f"{lam:g}.json").write_text(json.dumps(entries), "utf-8")
+    judged = tmp_path / "judged.json"
+    pa_lite.judge(tmp_path / "0.json", tmp_path / "1.json", "demo@1.0", judged, allow_empty=True)
+    rate = pa_lite.win_rate(judged)
+    assert rate.length_controlled is not None
+    base, instruct = study.curves.length_controlled
+    assert 100 * base.value == pytest.approx(rate.length_controlled.value)
+    assert 100 * base.stderr == pytest.approx(rate.length_controlled.fit_stderr)
+    assert (instruct.value, instruct.stderr) == (0.5, 0.0)  # by definition
+    rows = {(row["group"], row["lam"]): row for row in to_document(study)["averages"]}
+    assert rows["preferred, length-controlled", 0.0]["value"] == base.value
+    assert 100 * rows["preferred", 0.0]["value"] == pytest.approx(rate.win_rate)
+    assert dict(study.setting)["length control"] == "by definition, length_controlled_minimal"
+    assert "<th>length-controlled %</th>" in to_html(study)
+
+
+def test_verdicts_of_an_older_version_get_their_length_controlled_rate(tmp_path: Path) -> None:
+    whole = sweep_pair("demo", OPTIONS, tmp_path)
+    with open_store(tmp_path) as store:
+        store._connection.execute("UPDATE cells SET summary = json_remove(summary, '$.length_controlled')")
+        before = {c.key: c.seconds for c in store.cells()}
+        assert load_study(store).curves.length_controlled == ()
+    again = sweep_pair("demo", OPTIONS, tmp_path)
+    assert again.curves.length_controlled == whole.curves.length_controlled != ()
+    with read_store(tmp_path) as store:
+        assert {c.key: c.seconds for c in store.cells()} == before  # nothing was judged again
+
+
+def test_another_judge_than_the_planned_one_is_refused() -> None:
+    with open_model("demo@1.0") as one, open_model("demo@0.5") as other:
+        judge = describe_judge(one, "demo@1.0", ChatOptions())
+        judge.check(one)
+        with pytest.raises(EngineError, match="not the one that the study was planned with"):
+            judge.check(other)
 
 
 def test_what_does_not_go_together() -> None:

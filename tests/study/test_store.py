@@ -23,9 +23,11 @@ WRONG = {"metric": "acc", "metrics": {"acc": 0.0}}
 def test_what_was_committed_comes_back(tmp_path: Path) -> None:
     with open_store(tmp_path / "run") as store:
         store.note({"pair": "demo"})
-        assert store.begin(CELL, {"numpy": "2"}) == set()
+        store.enter([CELL], {"numpy": "2"})
+        assert store.done().get(CELL.key, set()) == set()
         store.add(CELL.key, {0: RIGHT, 2: {**WRONG, "text": "größer"}}, 1.5)
-        assert store.begin(CELL, {"numpy": "3"}) == {0, 2}
+        store.enter([CELL], {"numpy": "3"})
+        assert store.done().get(CELL.key, set()) == {0, 2}
         assert store.finished([CELL.key]) == set()
     with open_store(tmp_path / "run") as store:
         store.add(CELL.key, {1: RIGHT}, 0.5)
@@ -51,11 +53,12 @@ def test_all_that_decides_a_number_is_in_the_key() -> None:
 
 def test_a_chunk_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     with open_store(tmp_path) as store:
-        store.begin(CELL, {})
+        store.enter([CELL], {})
         store.add(CELL.key, {0: 1}, 1.0)
         with pytest.raises(InputError):  # item 0 twice: the chunk is refused whole
             store.add(CELL.key, {1: 1, 0: 1}, 1.0)
-        assert store.begin(CELL, {}) == {0}
+        store.enter([CELL], {})
+        assert store.done().get(CELL.key, set()) == {0}
 
 
 def test_two_processes_cannot_work_in_one_folder(tmp_path: Path) -> None:
@@ -80,7 +83,7 @@ def test_two_processes_cannot_work_in_one_folder(tmp_path: Path) -> None:
 def test_a_damaged_file_is_told_and_left_as_it_is(tmp_path: Path) -> None:
     with open_store(tmp_path) as store:
         cell = replace(CELL, n_items=200)
-        store.begin(cell, {})
+        store.enter([cell], {})
         store.add(cell.key, dict.fromkeys(range(200), "x" * 500), 1.0)
     path = tmp_path / FILE
     raw = bytearray(path.read_bytes())

@@ -36,7 +36,7 @@ OPTIONS = StudyOptions(
 )
 
 
-def records(store: Store) -> dict[tuple[str, float, str], list[object]]:
+def records(store: Store) -> dict[tuple[str, float, str], list[Any]]:
     """Every finished item by cell."""
     return {(c.name, c.lam, c.type): store.items(c.key) for c in store.cells() if c.summary is not None}
 

@@ -71,7 +71,7 @@ def test_a_run_that_is_killed_at_any_step_has_all_that_was_committed(
         return watch
 
     with open_store(run) as it:
-        it.begin(cell(), {})
+        it.enter([cell()], {})
         for name in ("fsync", "replace", "unlink", "link"):
             monkeypatch.setattr(os, name, watched(getattr(os, name)))
         for i in range(12):
@@ -95,7 +95,7 @@ def test_a_run_that_is_killed_at_any_step_has_all_that_was_committed(
 def test_a_log_that_ends_anywhere_gives_whole_commits(tmp_path: Path) -> None:
     run, ends = tmp_path / "run", []
     with open_store(run) as it:
-        it.begin(cell(), {})
+        it.enter([cell()], {})
         for i in range(6):
             it.add(cell().key, {i: record(i, 3000)}, 1.0)
             ends.append((run / f"{FILE}-wal").stat().st_size)
@@ -113,7 +113,7 @@ def test_a_log_that_ends_anywhere_gives_whole_commits(tmp_path: Path) -> None:
 def test_what_was_rolled_back_is_not_published(tmp_path: Path) -> None:
     """A large transaction writes pages to the log before it is rolled back."""
     with open_store(tmp_path / "run") as it:
-        it.begin(cell(), {})
+        it.enter([cell()], {})
         it.add(cell().key, {0: record(0)}, 1.0)
         it._connection.execute("PRAGMA cache_size = 10")
         with pytest.raises(InputError):
@@ -133,7 +133,7 @@ def test_reading_while_it_grows_and_is_replaced(tmp_path: Path) -> None:
         "from pa_lite.study.store import open_store; from tests.study.test_working_copy import cell, record\n"
         "working_copy._LOG_BYTES = 0\n"
         "with open_store(Path(sys.argv[1])) as it:\n"
-        "    it.begin(cell(), {}); print('in', flush=True)\n"
+        "    it.enter([cell()], {}); print('in', flush=True)\n"
         "    for i in range(150): it.add(cell().key, {i: record(i, 2000)}, 1.0)\n"
     )
     root = Path(__file__).parents[2]
@@ -153,7 +153,7 @@ def test_reading_while_it_grows_and_is_replaced(tmp_path: Path) -> None:
 def test_another_program_that_reads_the_results_meanwhile_loses_nothing(tmp_path: Path) -> None:
     """SQLite moves the log into the results and removes it when the last program that has them open is through."""
     with open_store(tmp_path) as it:
-        it.begin(cell(), {})
+        it.enter([cell()], {})
         for i in range(6):
             it.add(cell().key, {i: record(i)}, 1.0)
             if i % 2:
@@ -164,7 +164,7 @@ def test_another_program_that_reads_the_results_meanwhile_loses_nothing(tmp_path
 
 def test_results_that_another_program_took_out_of_wal_mode(tmp_path: Path) -> None:
     with open_store(tmp_path / "run") as it:
-        it.begin(cell(), {})
+        it.enter([cell()], {})
     with closing(sqlite3.connect(tmp_path / "run" / FILE)) as c:
         assert c.execute("PRAGMA journal_mode = DELETE").fetchone() == ("delete",)
     with open_store(tmp_path / "run") as it:
@@ -177,7 +177,7 @@ def test_results_that_another_program_took_out_of_wal_mode(tmp_path: Path) -> No
 @pytest.mark.skipif(os.name != "posix", reason="rights of POSIX")
 def test_the_file_keeps_its_rights_when_it_is_replaced(tmp_path: Path) -> None:
     with open_store(tmp_path) as it:
-        it.begin(cell(), {})
+        it.enter([cell()], {})
     (tmp_path / FILE).chmod(0o660)
     with open_store(tmp_path) as it:
         it.add(cell().key, {0: record(0)}, 1.0)
@@ -195,7 +195,7 @@ def test_a_long_sweep_writes_in_proportion_to_its_results(tmp_path: Path, monkey
 
     monkeypatch.setattr(working_copy, "copy_bytes", copy_bytes)
     with open_store(tmp_path) as it:
-        it.begin(cell(), {})
+        it.enter([cell()], {})
         for i in range(300):
             it.add(cell().key, {i: record(i, 20_000)}, 1.0)
     size = (tmp_path / FILE).stat().st_size
@@ -322,7 +322,7 @@ LONGER = "SELECT CAST(zeroblob(70000000) AS TEXT)"
 def test_values_that_are_too_long_are_named_and_not_fetched(tmp_path: Path, script: str, match: str) -> None:
     with open_store(tmp_path) as it:
         it.note({"pair": "demo"})
-        it.begin(cell(), {})
+        it.enter([cell()], {})
         it.add(cell().key, {0: record(0)}, 1.0)
     with closing(sqlite3.connect(tmp_path / FILE)) as c:
         c.executescript(script)
@@ -333,7 +333,7 @@ def test_values_that_are_too_long_are_named_and_not_fetched(tmp_path: Path, scri
 
 def test_sums_are_bounded_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with open_store(tmp_path) as it:
-        it.begin(cell(), {})
+        it.enter([cell()], {})
         it.add(cell().key, {i: record(i, 1000) for i in range(100)}, 1.0)
         it.note({f"fact {i}": "x" * 1000 for i in range(200)})
     monkeypatch.setattr(store, "_LONGEST_SUM", 300_000)
@@ -354,7 +354,7 @@ def test_sums_are_bounded_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_nothing_is_written_that_is_too_long_to_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with open_store(tmp_path) as it:
-        it.begin(cell(), {})
+        it.enter([cell()], {})
         it.add(cell().key, {0: record(0)}, 1.0)
         for size in (1 << 24, 1 << 25):
             with pytest.raises(OutputError, match="item 1 would take more than 16 MB"):
@@ -374,7 +374,7 @@ def test_each_question_has_its_own_time(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(results_file, "_PATIENCE", 0.3)
     monkeypatch.setattr(results_file, "_STEPS", 1)
     with open_store(tmp_path) as it:
-        it.begin(cell(), {})
+        it.enter([cell()], {})
         for i in range(3):
             with suppress(ZeroDivisionError):
                 for _ in range(10**6):  # more than the limit, outside of SQLite

@@ -15,14 +15,15 @@ from typing import Any
 
 from pa_lite.errors import InputError
 from pa_lite.sanitize import one_line
-from pa_lite.study.curves import MOST_PANELS, Curves, Series, by_gain, estimates, means, pareto_optimal
-from pa_lite.study.report.plotly_charts import bands, labels_apart
+from pa_lite.study.comparisons import band
+from pa_lite.study.curves import MOST_PANELS, Average, Curves, Series, average, averages, by_gain, means, pareto_optimal
+from pa_lite.study.measures import FEW_SHOT
+from pa_lite.study.report.plotly_charts import labels_apart
 from pa_lite.study.summary import Reading, Study, labels, readings
 from pa_lite.system.atomic import write_bytes, write_text
 from pa_lite.system.markers import temporary_folder
 from pa_lite.system.opening import check_own
 
-SKILL, FOLLOWING, PREFERRED = "#1f5fa8", "#c4601d", "#6f42a8"
 INK, PAPER = "#1c1e21", "#ffffff"  # of texts and axes, and behind them: a page replaces them with its own
 _PANEL_COLUMNS = 4
 _PAGE_WIDTH = 6.4  # inches
@@ -115,18 +116,20 @@ def _svg(width: float, height: float, draw: Callable[[Any], None]) -> str:
     return out.getvalue()
 
 
-def _line(
-    axes: Any, lams: Sequence[float], series: Sequence[Series], colour: str, marker: str, label: str, on_page: bool
-) -> None:
+def _line(axes: Any, lams: Sequence[float], shown: Average, on_page: bool) -> None:
     """An average with bars of one standard error; on a page with the bands of the figures that it stands for."""
-    found = estimates(series)
-    values = [100 * e.value for e in found]
+    values = [100 * e.value for e in shown.estimates]
+    look = {
+        "marker": shown.measure.marker,
+        "color": shown.measure.colour,
+        "label": shown.measure.label,
+        "markersize": 4,
+    }
     if on_page:
-        axes.fill_between(lams, *bands(series), color=colour, alpha=0.2, linewidth=0)
-        axes.plot(lams, values, marker=marker, color=colour, label=label, markersize=4)
+        axes.fill_between(lams, *band(shown), color=shown.measure.colour, alpha=0.2, linewidth=0)
+        axes.plot(lams, values, **look)
     else:
-        errors = [100 * e.stderr for e in found]
-        axes.errorbar(lams, values, errors, marker=marker, capsize=3, color=colour, label=label, markersize=4)
+        axes.errorbar(lams, values, [100 * e.stderr for e in shown.estimates], capsize=3, **look)
 
 
 def _mark(axes: Any, curves: Curves, found: Sequence[Reading]) -> int:
@@ -150,11 +153,8 @@ def _mark(axes: Any, curves: Curves, found: Sequence[Reading]) -> int:
 def _draw_curves(figure: Any, curves: Curves, found: Sequence[Reading], title: str = "", on_page: bool = False) -> None:
     """Every curve against lam, with its uncertainty and the readings' best lams marked."""
     axes = figure.add_subplot()
-    _line(axes, curves.lams, curves.tasks, SKILL, "o", "few-shot accuracy", on_page)
-    if curves.follow is not None:
-        _line(axes, curves.lams, [curves.follow], FOLLOWING, "s", "instructions followed", on_page)
-    if curves.wins is not None:
-        _line(axes, curves.lams, [curves.wins], PREFERRED, "^", "preferred over the reference", on_page)
+    for shown in averages(curves):
+        _line(axes, curves.lams, shown, on_page)
     rows = _mark(axes, curves, found)
     axes.set(xlabel="lam (0 = base, 1 = instruct)", ylabel="percent", ylim=(0, 100))
     if title:
@@ -187,8 +187,8 @@ def _draw_plane(figure: Any, curves: Curves, found: Sequence[Reading] = ()) -> N
     axes, front, marked = figure.add_subplot(), pareto_optimal(skill, following), labels(found)
     order = sorted(range(len(curves.lams)), key=lambda i: curves.lams[i])
     axes.plot(following[order], skill[order], color="#888", linewidth=1, zorder=1)
-    axes.scatter(following, skill, facecolors=PAPER, edgecolors=SKILL, zorder=2)
-    axes.scatter(following[front], skill[front], color=SKILL, zorder=3, label="Pareto-optimal")
+    axes.scatter(following, skill, facecolors=PAPER, edgecolors=FEW_SHOT.colour, zorder=2)
+    axes.scatter(following[front], skill[front], color=FEW_SHOT.colour, zorder=3, label="Pareto-optimal")
     middle = (following.max() + following.min()) / 2
     points = [(float(following[i]), float(skill[i])) for i in order]
     shown = labels_apart(points, [curves.lams[i] in marked for i in order])
@@ -201,8 +201,7 @@ def _draw_plane(figure: Any, curves: Curves, found: Sequence[Reading] = ()) -> N
             ", ".join([f"{lam:g}", *marked.get(lam, [])]), (x, y), xytext=(-4 if left else 4, -4 if left else 4),
             textcoords="offset points", fontsize=8, ha="right" if left else "left", va="top" if left else "bottom",
         )  # fmt: skip
-    word = "instructions followed" if curves.compliance is curves.follow else "preferred over the reference"
-    axes.set(xlabel=f"{word}, percent", ylabel="few-shot accuracy, percent")
+    axes.set(xlabel=f"{curves.compliance_measure.label}, percent", ylabel=f"{FEW_SHOT.label}, percent")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
 
@@ -213,7 +212,7 @@ def _draw_panels(figure: Any, curves: Curves, groups: Groups, columns: int, on_p
     rows = -(-len(groups) // columns)
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
     for axes, (name, series) in zip(panels, groups, strict=False):
-        _line(axes, curves.lams, series, SKILL, "o", "few-shot accuracy", on_page)
+        _line(axes, curves.lams, average(FEW_SHOT, series), on_page)
         baselines = [s.baseline for s in series if s.baseline is not None]
         if len(baselines) == len(series):
             axes.axhline(100 * sum(baselines) / len(baselines), color="#999", linestyle=":", linewidth=1)

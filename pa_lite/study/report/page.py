@@ -15,7 +15,7 @@ from markupsafe import Markup
 from pa_lite.errors import EngineError
 from pa_lite.sanitize import plain
 from pa_lite.study.comparisons import Difference
-from pa_lite.study.curves import MOST_PANELS, Curves, estimates, means
+from pa_lite.study.curves import MOST_PANELS, Curves, averages, means
 from pa_lite.study.export import difference_rows, to_csv
 from pa_lite.study.report.matplotlib_charts import Panels
 from pa_lite.study.report.plotly_charts import Figure, curves_figure, panels_figure, plane_figure
@@ -82,19 +82,17 @@ def _rows(
     curves: Curves, few_shot: Mapping[str, list[Difference]], found: Sequence[Reading]
 ) -> tuple[list[str], list[dict[str, Any]]]:
     """The table of averages by lam: column names, and rows of ready texts with the readings that mark them."""
-    others = (("followed %", curves.follow), ("preferred %", curves.wins))
-    shown = [("few-shot %", list(curves.tasks)), *((name, [s]) for name, s in others if s is not None)]
-    columns = [estimates(series) for _, series in shown]
+    shown = averages(curves)
     against = {end: {d.lam: d for d in found} for end, found in few_shot.items()}
     marks, lead = labels(found), found[0].best if found else None
     rows = []
     for i, lam in enumerate(curves.lams):
-        cells = [_percent(x) for c in columns for x in (c[i].value, c[i].stderr)]
+        cells = [_percent(x) for c in shown for x in (c.estimates[i].value, c.estimates[i].stderr)]
         for end in ("instruct", "base"):
             cells += _difference(against.get(end, {}), lam)
         is_lead = lead is not None and lam == lead.lam
         rows.append({"lam": f"{lam:g}", "cells": cells, "marks": ", ".join(marks.get(lam, [])), "lead": is_lead})
-    return [name for name, _ in shown], rows
+    return [each.measure.column for each in shown], rows
 
 
 def _group_rows(curves: Curves) -> list[dict[str, Any]]:

@@ -1,7 +1,4 @@
-"""The charts of a study as plotly figures (plain data) for the page. Draws nothing itself.
-
-Colours stand for what is measured everywhere: blue few-shot skill, orange instruction following.
-"""
+"""The charts of a study as plotly figures (plain data) for the page. Draws nothing itself."""
 
 from __future__ import annotations
 
@@ -10,22 +7,14 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from pa_lite.statistics import interval
-from pa_lite.study.comparisons import LEVEL, average_draws
-from pa_lite.study.curves import Curves, Series, by_gain, estimates, means, pareto_optimal
+from pa_lite.study.comparisons import band
+from pa_lite.study.curves import Average, Curves, Series, average, averages, by_gain, means, pareto_optimal
+from pa_lite.study.measures import FEW_SHOT
 from pa_lite.study.summary import Reading, labels
 
-SKILL, FOLLOWING = "#1f77d0", "#e0701a"
 Figure = dict[str, Any]
-_WORDS = {True: "instructions followed", False: "preferred over the reference"}
 _LABEL = 0.1, 0.08  # of the chart's width and height: what a label takes
 _AXIS = {"zeroline": False, "automargin": True}
-
-
-def bands(series: Sequence[Series]) -> tuple[list[float], list[float]]:
-    """Return the bootstrap's central 95% of the average at every lam, in percent."""
-    bounds = [interval(column, LEVEL) for column in 100 * average_draws(series).T]
-    return [low for low, _ in bounds], [high for _, high in bounds]
 
 
 def _axes(panel: int) -> dict[str, str]:
@@ -39,35 +28,30 @@ def _told(stderr: float) -> str:
     return f"{100 * stderr:.1f}" if math.isfinite(stderr) else "not known"
 
 
-def _line(lams: Sequence[float], series: Sequence[Series], name: str, colour: str, panel: int = 0) -> list[Figure]:
+def _line(lams: Sequence[float], shown: Average, name: str, panel: int = 0) -> list[Figure]:
     """An average with its interval as a band."""
-    low, high = bands(series)
-    found = estimates(series)
+    (low, high), colour = band(shown), shown.measure.colour
     axes = _axes(panel)
-    n = sum(s.n for s in series)
-    band = {
+    area = {
         "type": "scatter", "x": [*lams, *reversed(lams)], "y": [*high, *reversed(low)],
         "fill": "toself", "opacity": 0.2, "fillcolor": colour, "line": {"width": 0},
         "hoverinfo": "skip", "showlegend": False, **axes,
     }  # fmt: skip
     line = {
-        "type": "scatter", "mode": "lines+markers", "name": name, "x": list(lams), "y": [100 * e.value for e in found],
+        "type": "scatter", "mode": "lines+markers", "name": name, "x": list(lams),
+        "y": [100 * e.value for e in shown.estimates],
         "line": {"color": colour}, "marker": {"color": colour, "size": 7 if not panel else 4},
-        "customdata": [[_told(e.stderr), a, b, n] for e, a, b in zip(found, low, high, strict=True)],
+        "customdata": [[_told(e.stderr), a, b, shown.n] for e, a, b in zip(shown.estimates, low, high, strict=True)],
         "hovertemplate": "lam %{x}: %{y:.1f}% (s.e. %{customdata[0]}, 95% %{customdata[1]:.1f} to "
                          "%{customdata[2]:.1f}, n %{customdata[3]})<extra>" + html.escape(name) + "</extra>",
         "showlegend": not panel, **axes,
     }  # fmt: skip
-    return [band, line]
+    return [area, line]
 
 
 def curves_figure(curves: Curves, found: Sequence[Reading] = ()) -> Figure:
-    """Return few-shot skill and following against lam, with 95% bands, and the readings' best lams marked."""
-    data = _line(curves.lams, curves.tasks, "few-shot accuracy", SKILL)
-    if curves.follow is not None:
-        data += _line(curves.lams, [curves.follow], "instructions followed", FOLLOWING)
-    if curves.wins is not None:
-        data += _line(curves.lams, [curves.wins], "preferred over the reference", "#8a4fc4")
+    """Return every measure against lam, with 95% bands, and the readings' best lams marked."""
+    data = [trace for shown in averages(curves) for trace in _line(curves.lams, shown, shown.measure.label)]
     middle = (max(curves.lams) + min(curves.lams)) / 2
     marked = labels(found)
     lines = [
@@ -110,7 +94,7 @@ def plane_figure(curves: Curves, found: Sequence[Reading]) -> Figure:
     order = sorted(range(len(curves.lams)), key=lambda i: curves.lams[i])
     front = set(pareto_optimal(skill, following))
     named = labels(found)
-    word = _WORDS[curves.compliance is curves.follow]
+    word = curves.compliance_measure.label
     names = [", ".join([f"{curves.lams[i]:g}", *named.get(curves.lams[i], [])]) for i in order]
     apart = labels_apart(
         [(float(following[i]), float(skill[i])) for i in order], [curves.lams[i] in named for i in order]
@@ -123,14 +107,14 @@ def plane_figure(curves: Curves, found: Sequence[Reading]) -> Figure:
         "text": [name if shown else "" for name, shown in zip(names, apart, strict=True)],
         "textposition": ["bottom left" if following[i] > middle else "top right" for i in order], "hovertext": names,
         "line": {"color": "#888", "width": 1},
-        "marker": {"size": 11, "color": [SKILL if i in front else "rgba(0,0,0,0)" for i in order],
-                   "line": {"color": SKILL, "width": 2}},
+        "marker": {"size": 11, "color": [FEW_SHOT.colour if i in front else "rgba(0,0,0,0)" for i in order],
+                   "line": {"color": FEW_SHOT.colour, "width": 2}},
         "customdata": ["Pareto-optimal" if i in front else "not Pareto-optimal" for i in order],
         "hovertemplate": f"lam %{{hovertext}}: {word} %{{x:.1f}}%, " "few-shot %{y:.1f}%<extra>%{customdata}</extra>",
     }  # fmt: skip
     layout = {
         "xaxis": {**_AXIS, "title": {"text": f"{word}, percent"}},
-        "yaxis": {**_AXIS, "title": {"text": "few-shot accuracy, percent"}}, "height": 420, "hovermode": "closest",
+        "yaxis": {**_AXIS, "title": {"text": f"{FEW_SHOT.label}, percent"}}, "height": 420, "hovermode": "closest",
     }  # fmt: skip
     return {"data": [trace], "layout": layout}
 
@@ -142,7 +126,7 @@ def panels_figure(curves: Curves, groups: Sequence[tuple[str, Sequence[Series]]]
     notes = []
     for i, (name, series, gain) in enumerate(ordered, 1):
         axes = _axes(i)
-        data += _line(curves.lams, series, name, SKILL, i)
+        data += _line(curves.lams, average(FEW_SHOT, series), name, i)
         baselines = [s.baseline for s in series if s.baseline is not None]
         if len(baselines) == len(series):
             level = 100 * sum(baselines) / len(baselines)

@@ -8,7 +8,9 @@ from xml.etree import ElementTree
 from markupsafe import Markup
 
 from pa_lite.sanitize import one_line
-from pa_lite.study.curves import Curves, Series, by_gain, means, pareto_optimal
+from pa_lite.statistics import Estimate
+from pa_lite.study.curves import Curves, average, averages, by_gain, means, pareto_optimal
+from pa_lite.study.measures import FEW_SHOT
 from pa_lite.study.report.matplotlib_charts import INK, PAPER, Panels, page_svgs
 from pa_lite.study.summary import Reading, labels
 
@@ -70,16 +72,14 @@ def _descriptions(curves: Curves, found: Sequence[Reading], panels: Mapping[str,
     order = sorted(range(len(curves.lams)), key=lambda i: curves.lams[i])
     lams = [curves.lams[i] for i in order]
 
-    def course(name: str, series: Sequence[Series]) -> str:
-        average = 100 * means(series)[order]
-        text = f"{name}: {average[0]:.1f}% at lam {lams[0]:g}"
+    def course(name: str, estimates: Sequence[Estimate]) -> str:
+        values = [100 * estimates[i].value for i in order]
+        text = f"{name}: {values[0]:.1f}% at lam {lams[0]:g}"
         if len(lams) > 1:
-            text += f", {average[-1]:.1f}% at lam {lams[-1]:g}, between {average.min():.1f}% and {average.max():.1f}%"
+            text += f", {values[-1]:.1f}% at lam {lams[-1]:g}, between {min(values):.1f}% and {max(values):.1f}%"
         return text + "."
 
-    drawn = [course("Few-shot accuracy", curves.tasks)]
-    others = (("Instructions followed", curves.follow), ("Preferred over the reference", curves.wins))
-    drawn += [course(name, [series]) for name, series in others if series is not None]
+    drawn = [course(shown.measure.label.capitalize(), shown.estimates) for shown in averages(curves)]
     drawn += [f"Marked: {', '.join(names)} at lam {lam:g}." for lam, names in labels(found).items()]
     out = {"curves": " ".join(["Line chart of percent against lam.", *drawn])}
     if curves.compliance is not None:
@@ -90,6 +90,8 @@ def _descriptions(curves: Curves, found: Sequence[Reading], panels: Mapping[str,
             f"Pareto-optimal: lam {best}."
         )
     for name, (groups, _) in panels.items():
-        each = " ".join(course(title, series) for title, series, _ in by_gain(curves, groups))
+        each = " ".join(
+            course(title, average(FEW_SHOT, series).estimates) for title, series, _ in by_gain(curves, groups)
+        )
         out[name] = f"{len(groups)} line charts of few-shot accuracy against lam. {each}"
     return out

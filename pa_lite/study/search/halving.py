@@ -80,12 +80,11 @@ class _Race:
     """Values seen so far: each lam knows a beginning of each series' shuffled items."""
 
     def __init__(self, arms: Arms, seed: int) -> None:
-        lams, sizes = arms.lams, arms.sizes
-        self.lams, self.sizes, self.has_follow, self.evaluate = lams, sizes, arms.has_follow, arms.evaluate
+        self.arms, self.lams, self.sizes = arms, arms.lams, arms.sizes
         self.rng = np.random.default_rng(seed)
-        self.orders = [self.rng.permutation(n) for n in sizes]
-        self.values = [np.zeros((len(lams), n)) for n in sizes]
-        self.seen = np.zeros((len(lams), len(sizes)), np.int64)
+        self.orders = [self.rng.permutation(n) for n in arms.sizes]
+        self.values = [np.zeros((len(arms.lams), n)) for n in arms.sizes]
+        self.seen = np.zeros((len(arms.lams), len(arms.sizes)), np.int64)
 
     @property
     def spent(self) -> int:
@@ -96,7 +95,7 @@ class _Race:
         before, after = int(self.seen[lam, series]), math.ceil(share * self.sizes[series] - 1e-9)
         if after > before:
             items = self.orders[series][before:after]
-            self.values[series][lam, before:after] = self.evaluate(lam, series, items.tolist())
+            self.values[series][lam, before:after] = self.arms.evaluate(lam, series, items.tolist())
             self.seen[lam, series] = after
 
     def draws(self, smooth: bool) -> tuple[Values, Values | None]:
@@ -106,7 +105,7 @@ class _Race:
         arms are lams of one line.
         """
         few_shot = np.zeros((_DRAWS + 1, len(self.lams)))
-        n_tasks = len(self.sizes) - self.has_follow
+        n_tasks = len(self.sizes) - self.arms.has_follow
         follow = None
         for s, n in enumerate(self.sizes):
             weights = np.vstack([np.ones(n), self.rng.standard_exponential((_DRAWS, n))])
@@ -207,7 +206,7 @@ def _compare_arms(race: _Race, best: int, goal: Goal) -> tuple[bool, int]:
     Returns whether a sign-flip test finds a difference at the 5% level, corrected for all pairs of arms as the best was
     chosen among them, and how many items would show one of 2 points.
     """
-    n_tasks, arms = len(race.sizes) - race.has_follow, len(race.lams)
+    n_tasks, arms = len(race.sizes) - race.arms.has_follow, len(race.lams)
     looked_at = [range(n_tasks)] if goal.weight < 1 else []
     if goal.needs_follow:
         looked_at.append(range(n_tasks, len(race.sizes)))

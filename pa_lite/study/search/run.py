@@ -16,6 +16,7 @@ from pa_lite.study.goal import Goal
 from pa_lite.study.plan import StudyPlan
 from pa_lite.study.search.halving import Arms, Found, SearchOptions, race_arms, search_lam
 from pa_lite.study.worker import LocalWorker
+from pa_lite.study.workloads import FollowWorkload
 
 _STEPS = (-0.2, 0.2)  # a group's lam against the others'
 
@@ -51,7 +52,8 @@ class _Evaluator:
         self.done += len(items)
         if self.progress is not None:
             self.progress(self.phase, min(self.done, self.limit), self.limit, "items")
-        return np.array([self.plan.works[work].value(records[i]) for i in items])
+        workload = self.plan.works[work]
+        return np.array([workload.value(workload.decode(records[i])) for i in items])
 
 
 def _sizes(plan: StudyPlan, goal: Goal) -> tuple[tuple[int, ...], bool]:
@@ -61,7 +63,7 @@ def _sizes(plan: StudyPlan, goal: Goal) -> tuple[tuple[int, ...], bool]:
     """
     if len(plan.merges) > 1 or plan.options.alpaca:
         raise InputError("a search measures tasks and instructions, of one type of weights.")
-    has_follow = plan.works[-1].kind == "follow"
+    has_follow = isinstance(plan.works[-1], FollowWorkload)
     if goal.needs_follow and not has_follow:
         raise InputError(f"to find {goal.told()}, name a set of instructions (--follow).")
     return tuple(w.n_items for w in plan.works), has_follow
