@@ -43,19 +43,19 @@ _HIDDEN = {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": "", "ROCR_VISIBLE_
 
 
 @dataclass(frozen=True)
-class Limits:
+class ProbeLimits:
     """What a probe may take: seconds, and bytes of memory of its own, in which the mapped file does not count."""
 
     seconds: float
     memory: int
 
 
-def limits_for(size: int) -> Limits:
+def limits_for(size: int) -> ProbeLimits:
     """Ample for a sound file of so many bytes, from a disk that reads 50 MB/s."""
-    return Limits(60 + size / 50e6, (1 << 30) + size // 4)
+    return ProbeLimits(60 + size / 50e6, (1 << 30) + size // 4)
 
 
-def probe_file(path: Path, limits: Limits | None = None) -> None:
+def probe_file(path: Path, limits: ProbeLimits | None = None) -> None:
     """Check a file, then let llama.cpp load it, tokenise and decode in another process; unless it passed before.
 
     Raises what `check_loadable` raises, CheckpointError when that process dies, hangs, or takes too much memory,
@@ -81,7 +81,7 @@ def probe_merged(path: Path, header: bytes, size: int, descriptors: Sequence[int
     _once(["merged", hashlib.sha256(header).hexdigest()], path, limits_for(size), descriptors)
 
 
-def _once(identity: Sequence[Any], path: Path, limits: Limits, descriptors: Sequence[int] = ()) -> None:
+def _once(identity: Sequence[Any], path: Path, limits: ProbeLimits, descriptors: Sequence[int] = ()) -> None:
     if not _passed(identity):
         header = read_model_header(path)
         check_loadable(header)  # what these refuse needs no process to be refused in
@@ -91,7 +91,7 @@ def _once(identity: Sequence[Any], path: Path, limits: Limits, descriptors: Sequ
         _remember(identity)
 
 
-def probe(path: Path, limits: Limits, descriptors: Sequence[int] = ()) -> None:
+def probe(path: Path, limits: ProbeLimits, descriptors: Sequence[int] = ()) -> None:
     """The same without memory; a path may be that of an open descriptor, which the process then gets."""
     llama()  # the worker has the same: what is wrong with it is not the file's fault
     started = time.monotonic()
@@ -113,7 +113,7 @@ def probe(path: Path, limits: Limits, descriptors: Sequence[int] = ()) -> None:
 
 @contextlib.contextmanager
 def _worker(
-    path: Path, limits: Limits, descriptors: Sequence[int]
+    path: Path, limits: ProbeLimits, descriptors: Sequence[int]
 ) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
     """The process, its request written, and a file of what it says; killed and gone at the end, however that comes."""
     request = {"path": sys.path, "file": str(path.absolute()), "memory": limits.memory, "seconds": int(limits.seconds)}
@@ -149,7 +149,7 @@ def _own_memory(pid: int) -> int:
         return 0
 
 
-def _judge(path: Path, limits: Limits, status: int, answer: bytes, words: str) -> None:
+def _judge(path: Path, limits: ProbeLimits, status: int, answer: bytes, words: str) -> None:
     """Nothing when the worker was content; else raise what to tell."""
     try:
         told = json.loads(answer)
@@ -169,11 +169,11 @@ def _judge(path: Path, limits: Limits, status: int, answer: bytes, words: str) -
     raise CheckpointError(f"{path}: llama.cpp ends the process that loads it ({_name(status)}): {last}. {_ADVICE}")
 
 
-def _too_long(path: Path, limits: Limits) -> CheckpointError:
+def _too_long(path: Path, limits: ProbeLimits) -> CheckpointError:
     return CheckpointError(f"{path}: llama.cpp was not done with it after {limits.seconds:.0f} seconds. {_ADVICE}")
 
 
-def _too_much(path: Path, limits: Limits) -> CheckpointError:
+def _too_much(path: Path, limits: ProbeLimits) -> CheckpointError:
     return CheckpointError(
         f"{path}: llama.cpp takes more than {limits.memory / 1e6:.0f} MB beside the file to load it. {_ADVICE}"
     )

@@ -35,7 +35,7 @@ def _ray() -> Any:
     return ray
 
 
-class _Remote:
+class _RemoteWorker:
     """What runs inside an actor: the plan made anew from its names, and one model."""
 
     def __init__(self, pair: str | Pair, options: StudyOptions, keys: Sequence[str], here: str | None = None) -> None:
@@ -120,7 +120,7 @@ def ray_workers(
         keys, lock = [p.cell.key for p in plan.cells], threading.Lock()
         remote = ray.remote(
             num_cpus=needs["CPU"], num_gpus=needs.get("GPU", 0), memory=needs["memory"], max_restarts=0
-        )(_Remote)
+        )(_RemoteWorker)
 
         def make_worker() -> RayWorker:
             with lock:

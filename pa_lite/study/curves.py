@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pa_lite.statistics import Estimate, mean_over_tasks
+from pa_lite.statistics import Mean, mean_over_tasks
 
 _TAKEN = "few-shot", "following", "preferred"  # names of groups that tables and differences have themselves
 MOST_TASKS = 1000  # of a study: each is resampled some thousand times for its report
@@ -91,7 +91,7 @@ def means(series: Sequence[Series]) -> Values:
     return out
 
 
-def estimates(series: Sequence[Series]) -> list[Estimate]:
+def estimates(series: Sequence[Series]) -> list[Mean]:
     """The macro average at every lam, with its standard error over items."""
     return [mean_over_tasks([s.values[i] for s in series]) for i in range(series[0].values.shape[0])]
 

@@ -13,7 +13,7 @@ from pa_lite.study.comparisons import Best, Difference
 from pa_lite.study.results import planned_cells, value_of
 from pa_lite.study.results_file import damaged
 from pa_lite.study.store import Store
-from pa_lite.study.summary import Reading, Study, against_ends, comparisons, conclusion, readings, table
+from pa_lite.study.summary import Reading, StudySummary, against_ends, comparisons, conclusion, readings, table
 
 
 def to_csv(rows: Iterable[Mapping[str, float | str | None]]) -> str:
@@ -40,7 +40,7 @@ def _reading(reading: Reading) -> dict[str, Any]:
     return {"name": reading.name, "goal": asdict(reading.goal), **best, "sentence": reading.sentence}
 
 
-def to_document(study: Study) -> dict[str, Any]:
+def to_document(study: StudySummary) -> dict[str, Any]:
     """Return a study as one JSON document: all averages with n and standard error, differences, readings, setting.
 
     `comparisons` says for few-shot and following whether the lams differ measurably, and how many items would show a

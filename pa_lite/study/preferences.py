@@ -13,7 +13,7 @@ import numpy as np
 from pa_lite.alpaca.journal import digest
 from pa_lite.alpaca.judge import PROMPT_ID, JudgeOptions, Verdict, judge_pairs
 from pa_lite.alpaca.outputs import generator_name
-from pa_lite.alpaca.pairing import Pair, read_outputs
+from pa_lite.alpaca.pairing import AnswerPair, read_outputs
 from pa_lite.engine.chat_options import ChatOptions
 from pa_lite.engine.chat_template import chat_facts, measured_options, template_of
 from pa_lite.engine.model import Model
@@ -46,7 +46,9 @@ def judge_lams(plan: StudyPlan, store: Store, progress: Progress | None = None, 
         chat = measured_options(template_of(judge), ChatOptions(date=plan.options.chat.date), judge.name)
         asked = []
         for at, found in outputs.items():
-            pairs = [Pair(a["instruction"], r, a["output"], "") for a, r in zip(found, reference[at[0]], strict=True)]
+            pairs = [
+                AnswerPair(a["instruction"], r, a["output"], "") for a, r in zip(found, reference[at[0]], strict=True)
+            ]
             asked.append((_cell(plan, answers[at], pairs, judge, chat), pairs))
         settled = settle([cell for cell, _ in asked], store.cells(), keep_stale)
         settled.report()
@@ -82,7 +84,7 @@ def _reference(
     return {kind: [held[i] for i in asked] for kind in plan.options.types}
 
 
-def _cell(plan: StudyPlan, answers: StoredCell, pairs: Sequence[Pair], judge: Model, chat: ChatOptions) -> Cell:
+def _cell(plan: StudyPlan, answers: StoredCell, pairs: Sequence[AnswerPair], judge: Model, chat: ChatOptions) -> Cell:
     inputs = {
         "judge": judge.fingerprint(), "judge_identity": judge.identity(), "judge_header": judge.header_inputs(),
         "prompt": PROMPT_ID, "pairs": digest([asdict(p) for p in pairs]), "options": asdict(JudgeOptions()),
@@ -95,7 +97,7 @@ def _cell(plan: StudyPlan, answers: StoredCell, pairs: Sequence[Pair], judge: Mo
 
 
 def _judge(
-    plan: StudyPlan, store: Store, cell: Cell, pairs: Sequence[Pair], judge: Model, chat: ChatOptions
+    plan: StudyPlan, store: Store, cell: Cell, pairs: Sequence[AnswerPair], judge: Model, chat: ChatOptions
 ) -> Iterator[int]:
     """Judge what is missing of a cell, chunk by chunk; yields how many pairs are done."""
     have = store.begin(cell, environment())

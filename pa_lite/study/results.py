@@ -16,7 +16,7 @@ from pa_lite.study.results_file import damaged
 from pa_lite.study.rows import NEEDED
 from pa_lite.study.staleness import UNRECORDED, is_recorded
 from pa_lite.study.store import Store, StoredCell
-from pa_lite.study.summary import Example, Kept, Study
+from pa_lite.study.summary import Example, Kept, StudySummary
 
 _EXAMPLES = 6
 # of one study: time and memory of its charts and resamplings grow with them
@@ -43,7 +43,7 @@ def planned_cells(store: Store) -> list[StoredCell]:
     return found
 
 
-def load_study(store: Store, kind: str | None = None) -> Study:
+def load_study(store: Store, kind: str | None = None) -> StudySummary:
     """The study of one type of weights (by default the first): all lams that are finished in everything.
 
     Raises InputError when no lam is, or the type was not measured.
@@ -107,7 +107,9 @@ def load_study(store: Store, kind: str | None = None) -> Study:
     shown = min((n for n in names if n[0] in ("follow", "answers")), key=lambda n: n[0] != "follow", default=None)
     keys = {c.lam: c.key for c in cells if (c.kind, c.name) == shown}
     examples = _examples({lam: store.items(keys[lam]) for lam in (lams[0], third, lams[-1])}) if shown else ()
-    return Study(str(facts["pair"]), kind, curves, examples, _setting(facts, cells, curves), tuple(remarks), kept)
+    return StudySummary(
+        str(facts["pair"]), kind, curves, examples, _setting(facts, cells, curves), tuple(remarks), kept
+    )
 
 
 def _check_shape(store: Store, facts: Mapping[str, Any], cells: Sequence[StoredCell]) -> None:

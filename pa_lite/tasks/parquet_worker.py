@@ -192,7 +192,7 @@ def _plain_size(array: Any) -> int:
     return size + int(array.nbytes)
 
 
-class _Worker:
+class _ParquetServer:
     """The files that it was asked for lately."""
 
     def __init__(self) -> None:
@@ -260,4 +260,4 @@ def main() -> None:
 
     pyarrow.set_cpu_count(1)
     pyarrow.set_io_thread_count(1)
-    serve(_Worker().do, tagged)
+    serve(_ParquetServer().do, tagged)
