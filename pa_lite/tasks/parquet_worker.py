@@ -246,7 +246,7 @@ def _watch(memory: int) -> None:
 
     while pyarrow.total_allocated_bytes() <= memory:
         time.sleep(_LOOK)
-    sys.stderr.write("it takes more memory than it gets\n")
+    sys.stderr.write("MemoryError\n")
     sys.stderr.flush()
     os._exit(1)
 

@@ -54,10 +54,10 @@ def test_a_file_that_kills_llama_cpp(tiny_ggufs: dict[str, Path], tmp_path: Path
     twice = {"tokenizer.ggml.tokens": array("STRING", ["a"] * 320)}
     path = changed(tiny_ggufs["F32"], tmp_path / "twice.gguf", twice, {})
     before = children()
-    with pytest.raises(CheckpointError, match="ends the process that loads it") as caught:
+    with pytest.raises(CheckpointError, match="crashed while loading it") as caught:
         probe(path, AMPLE)
     message = str(caught.value)
-    assert message.startswith(f"{path}: llama.cpp ends the process that loads it (SIGABRT): llama-vocab.cpp:")
+    assert message.startswith(f"{path}: llama.cpp crashed while loading it (SIGABRT): llama-vocab.cpp:")
     assert "GGML_ASSERT(id_to_token.size() == token_to_id.size()) failed" in message
     assert "--no-probe" in message
     assert "\n" not in message
@@ -318,7 +318,10 @@ def test_the_command_line_says_it_in_one_line(
 
 def test_no_process_to_be_had(tiny_ggufs: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(sys, "executable", str(tmp_path / "no-python"))
-    with pytest.raises(EngineError, match=r"no process can be started to try it in: .* --no-probe does without"):
+    with pytest.raises(
+        EngineError,
+        match=r"cannot be tried in a separate process: no process can be started: .* --no-probe does without",
+    ):
         probe(tiny_ggufs["F32"], AMPLE)
 
 
