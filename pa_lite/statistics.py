@@ -17,7 +17,7 @@ _CHUNK_VALUES = 1 << 22  # random numbers at a time
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Mean:
     """A number and its standard error, in the same unit; NaN where that is not known, as for a single item."""
 
     value: float
@@ -54,10 +54,10 @@ def clustered_error(clusters: Sequence[Sequence[float]]) -> float:
     return math.sqrt(squares * len(groups) / (len(groups) - 1)) / len(values)
 
 
-def mean_over_tasks(per_task: Sequence[Sequence[float]]) -> Estimate:
+def mean_over_tasks(per_task: Sequence[Sequence[float]]) -> Mean:
     """The mean of the tasks' means; stderr with the tasks taken as given: sqrt(sum of squares) / number of tasks."""
     value = float(np.mean([np.mean(v) for v in per_task]))
-    return Estimate(value, math.sqrt(sum(standard_error(v) ** 2 for v in per_task)) / len(per_task))
+    return Mean(value, math.sqrt(sum(standard_error(v) ** 2 for v in per_task)) / len(per_task))
 
 
 def pooled_standard_error(groups: Sequence[Sequence[float]]) -> float:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pa_lite.alpaca.pairing import Pair
+from pa_lite.alpaca.pairing import AnswerPair
 from pa_lite.engine.chat import chat_prompts
 from pa_lite.engine.chat_options import ChatOptions
 from pa_lite.engine.chat_template import measured_options, template_of
@@ -135,7 +135,7 @@ class _Case:
 
 def judge_pairs(
     model: Model,
-    pairs: Sequence[Pair],
+    pairs: Sequence[AnswerPair],
     options: JudgeOptions,
     finished: Callable[[int, Verdict], None],
     progress: Progress | None = None,
@@ -172,12 +172,12 @@ def judge_pairs(
         _ask(model, cases, tokens, lambda case: finished(case.place, case.verdict(answers)), counter)
 
 
-def _length(pair: Pair, options: JudgeOptions) -> int:
+def _length(pair: AnswerPair, options: JudgeOptions) -> int:
     """Return about how many characters the prompts of a pair have together."""
     return (1 + options.both_orders) * (len(pair.instruction) + len(pair.reference) + len(pair.model))
 
 
-def _cases(model: Model, pairs: Mapping[int, Pair], options: JudgeOptions, chat: ChatOptions) -> list[_Case]:
+def _cases(model: Model, pairs: Mapping[int, AnswerPair], options: JudgeOptions, chat: ChatOptions) -> list[_Case]:
     """Return each pair, by place, with the prompts of the orders to be asked, none where the answers are equal."""
     cases = [_Case(i) for i in pairs]
     shown: list[tuple[_Case, bool]] = []

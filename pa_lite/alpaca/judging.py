@@ -13,13 +13,13 @@ import numpy as np
 from pa_lite.alpaca.journal import Journal, digest
 from pa_lite.alpaca.judge import PROMPT_ID, JudgeOptions, Verdict, judge_pairs
 from pa_lite.alpaca.outputs import with_recorded_date
-from pa_lite.alpaca.pairing import Pair, Pairing
+from pa_lite.alpaca.pairing import AnswerPair, Pairing
 from pa_lite.alpaca.records import Record
 from pa_lite.engine.chat_options import ChatOptions
 from pa_lite.engine.chat_template import chat_facts, measured_options, template_of
 from pa_lite.engine.model import Model
 from pa_lite.progress import Progress
-from pa_lite.statistics import Estimate, standard_error
+from pa_lite.statistics import Mean, standard_error
 from pa_lite.system.atomic import check_target, write_text
 
 # of what decides the judge's prompts, what the user knows it as
@@ -40,8 +40,8 @@ class Bias:
     n_identical: int
     n_too_long: int
     n_ties: int
-    first_shown: Estimate | None
-    agreement: Estimate | None
+    first_shown: Mean | None
+    agreement: Mean | None
     answer_mass: float | None
 
 
@@ -63,7 +63,7 @@ class Judging:
     chat: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def pairs(self) -> tuple[Pair, ...]:
+    def pairs(self) -> tuple[AnswerPair, ...]:
         return self.pairing.pairs[: len(self.verdicts)]
 
     @property
@@ -71,7 +71,7 @@ class Judging:
         return measure_bias(self.pairs, self.verdicts)
 
     @property
-    def win_rate(self) -> Estimate | None:
+    def win_rate(self) -> Mean | None:
         """The model's mean preference, in [0, 1], over judged pairs."""
         return _mean([v.preference - 1 for v in self.verdicts if v.preference is not None])
 
@@ -161,7 +161,7 @@ def judge_outputs(
     return done
 
 
-def measure_bias(pairs: Sequence[Pair], verdicts: Sequence[Verdict]) -> Bias:
+def measure_bias(pairs: Sequence[AnswerPair], verdicts: Sequence[Verdict]) -> Bias:
     """The judge's figures over pairs and their verdicts, in the same order."""
     asked = [v for v in verdicts if v.answer_mass is not None]
     first = [_first_shown(v) for v in asked]
@@ -189,5 +189,5 @@ def _first_shown(verdict: Verdict) -> float:
     return sum(orders) / len(orders)
 
 
-def _mean(values: Sequence[float]) -> Estimate | None:
-    return Estimate(float(np.mean(values)), standard_error(values)) if values else None
+def _mean(values: Sequence[float]) -> Mean | None:
+    return Mean(float(np.mean(values)), standard_error(values)) if values else None

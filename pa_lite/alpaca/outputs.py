@@ -172,7 +172,7 @@ def generate_outputs(
 
 
 @dataclass(frozen=True)
-class Target:
+class OutputsTarget:
     """A model_outputs file to write: `resume` continues what a killed run left, `force` overwrites what is there."""
 
     path: Path
@@ -202,7 +202,7 @@ def write_outputs(
     model: Model,
     prompts: Sequence[Prompt],
     generator: str,
-    target: Target,
+    target: OutputsTarget,
     options: GenerationOptions | None = None,
     chat: ChatOptions | None = None,
     progress: Progress | None = None,

@@ -14,7 +14,7 @@ from pa_lite.sanitize import name_text
 
 
 @dataclass(frozen=True)
-class Pair:
+class AnswerPair:
     """One request, the reference's answer (output 1 of an annotation) and the model's (output 2)."""
 
     instruction: str
@@ -29,7 +29,7 @@ class Pairing:
 
     model: str
     reference: str
-    pairs: tuple[Pair, ...]
+    pairs: tuple[AnswerPair, ...]
     n_left: int
 
 
@@ -82,5 +82,5 @@ def pair_outputs(model: Path, reference: Path, allow_empty: bool = False) -> Pai
             f"{reference}: lacks {len(missing)} of the {len(ours)} instructions of {model}, "
             f"such as {shorten(missing[0])}. Both must answer the same instructions."
         )
-    pairs = tuple(Pair(o.instruction, answers[o.instruction], o.output, o.dataset) for o in ours)
+    pairs = tuple(AnswerPair(o.instruction, answers[o.instruction], o.output, o.dataset) for o in ours)
     return Pairing(ours[0].generator, theirs[0].generator, pairs, len(theirs) - len(ours))

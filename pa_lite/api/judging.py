@@ -25,10 +25,10 @@ from pa_lite.api.options import (
     resolve_model,
 )  # fmt: skip
 from pa_lite.engine.model_reference import open_model
-from pa_lite.statistics import Estimate
+from pa_lite.statistics import Mean
 from pa_lite.system.atomic import check_target
 
-__all__ = ["Estimate", "JudgeOptions", "Judging", "WinRate", "annotations_path", "judge", "win_rate"]
+__all__ = ["JudgeOptions", "Judging", "Mean", "WinRate", "annotations_path", "judge", "win_rate"]
 
 
 def annotations_path(outputs: str | Path, reference: str | Path) -> Path:

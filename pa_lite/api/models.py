@@ -12,7 +12,7 @@ from typing import Any, Literal, overload
 
 from pa_lite.alpaca.outputs import (
     Output,
-    Target,
+    OutputsTarget,
     Written,
     generate_outputs,
     generator_name,
@@ -213,7 +213,7 @@ class LoadedModel:
         Answers are kept beside it as they come: with `resume`, a run that was killed continues. `force` overwrites a
         file that exists. Raises PaLiteError.
         """
-        target, name = Target(Path(output), resume, force), generator_name(self.reference)
+        target, name = OutputsTarget(Path(output), resume, force), generator_name(self.reference)
         return write_outputs(self.model, _prompts(texts), name, target, options, chat, progress)
 
     @overload

@@ -76,7 +76,7 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class Study(summary.Study):
+class Study(summary.StudySummary):
     """A study's curves at one type of weights, what they rest on, and the run folder `run` that holds every item."""
 
     run: Path | None = None
@@ -119,10 +119,10 @@ class Study(summary.Study):
         return self.run
 
 
-StudyLike = summary.Study  # a study read from anywhere: what its curves tell, without a run folder
+StudyLike = summary.StudySummary  # a study read from anywhere: what its curves tell, without a run folder
 
 
-def _study(found: summary.Study, run: Path) -> Study:
+def _study(found: summary.StudySummary, run: Path) -> Study:
     return Study(**{f.name: getattr(found, f.name) for f in fields(found)}, run=run)
 
 

@@ -12,7 +12,7 @@ from pa_lite.checkpoints.checkpoint import Checkpoint, Piece, TensorSource
 from pa_lite.checkpoints.config import Config, read_config
 from pa_lite.checkpoints.families.family import Family
 from pa_lite.checkpoints.generation_config import sampling_metadata
-from pa_lite.checkpoints.hf_to_gguf import Description, Place, describe, family_of, places_of
+from pa_lite.checkpoints.hf_to_gguf import Description, Destination, describe, family_of, places_of
 from pa_lite.checkpoints.hub.cache import is_hub_blob, repository_of
 from pa_lite.checkpoints.safetensors_file import StoredTensor, read_header, read_json
 from pa_lite.checkpoints.vocabulary import read_vocabulary
@@ -147,7 +147,7 @@ class _Converter:
             tensors[name] = self._stacked(name, by_expert)
         return tensors
 
-    def _places(self, tensor: StoredTensor) -> list[Place]:
+    def _places(self, tensor: StoredTensor) -> list[Destination]:
         try:
             places = places_of(self.family, tensor.name)
         except KeyError:
@@ -165,7 +165,7 @@ class _Converter:
                 )
         return places
 
-    def _whole(self, tensor: StoredTensor, place: Place) -> TensorSource:
+    def _whole(self, tensor: StoredTensor, place: Destination) -> TensorSource:
         shape = self.model.shape_of(self.family, place.name)
         held = tensor_type(tensor.dtype)
         pieces: tuple[Piece, ...] = (Piece(tensor.path, tensor.offset, tensor.stamp),)

@@ -44,7 +44,7 @@ def titles_of(architecture: str) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Place:
+class Destination:
     """Where a stored tensor goes: the GGUF tensor; the expert that it is, or None.
 
     A stored tensor with the experts of a whole layer holds `parts` GGUF tensors: of each expert's rows, part `part`.
@@ -56,7 +56,7 @@ class Place:
     parts: int = 0
 
 
-def places_of(family: Family, stored_name: str) -> list[Place]:
+def places_of(family: Family, stored_name: str) -> list[Destination]:
     """The GGUF tensors that a stored one is in; none if it is no weight of the language model.
 
     Raises KeyError for an unknown name.
@@ -76,9 +76,9 @@ def places_of(family: Family, stored_name: str) -> list[Place]:
         pattern = pattern.replace(expert[0], ".experts.@.", 1)
     if pattern in family.fused_names:
         names = family.fused_names[pattern]
-        return [Place(name.replace("#", number), part=i, parts=len(names)) for i, name in enumerate(names)]
+        return [Destination(name.replace("#", number), part=i, parts=len(names)) for i, name in enumerate(names)]
     name = family.names[pattern]
-    return [Place(name.replace("#", number), int(expert[1]) if expert else None)] if name else []
+    return [Destination(name.replace("#", number), int(expert[1]) if expert else None)] if name else []
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pa_lite.cli.terminal import bar, percent, show_json, show_table, tell
 
 if TYPE_CHECKING:
     from pa_lite import ChatOptions, EngineOptions, Judging, WinRate
-    from pa_lite.api.judging import Estimate
+    from pa_lite.api.judging import Mean
 
 
 @click.command()
@@ -125,7 +125,7 @@ def show_judging(result: Judging) -> None:
         tell("note: this judge hardly ever means to answer A or B: its preferences say little.", err=True)
 
 
-def _percent(share: Estimate | None) -> tuple[str, str]:
+def _percent(share: Mean | None) -> tuple[str, str]:
     return ("-", "-") if share is None else (percent(share.value), percent(share.stderr))
 
 

@@ -15,7 +15,7 @@ from pa_lite.errors import EngineError
 from pa_lite.ggml.kernels import FloatArray
 
 
-class LoadedModel(Protocol):
+class ContextModel(Protocol):
     """What a context needs of the model that it was made from."""
 
     @property
@@ -44,7 +44,7 @@ class LoadedModel(Protocol):
 class Context:
     """A running llama.cpp context: sequences of cached tokens, and batches that extend them."""
 
-    def __init__(self, model: LoadedModel, handle: Any, n_seq_max: int, n_outputs: int = 0) -> None:
+    def __init__(self, model: ContextModel, handle: Any, n_seq_max: int, n_outputs: int = 0) -> None:
         self.model, self.lib, self.handle = model, model.lib, handle
         self.memory = self.lib.llama_get_memory(handle)
         self.n_ctx = int(self.lib.llama_n_ctx(handle))

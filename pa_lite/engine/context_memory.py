@@ -26,7 +26,7 @@ _SLACK = 32 << 20  # beside half of a batch's memory: what llama.cpp and numpy t
 
 
 @dataclass(frozen=True)
-class Wish:
+class ContextSize:
     """A context: its cells in all and their type, its sequences, whether these share cells; tokens and rows a batch."""
 
     n_ctx: int
@@ -58,7 +58,7 @@ class Needs:
         return self.cache + self.batch
 
 
-def needs(model: Model, wish: Wish) -> Needs:
+def needs(model: Model, wish: ContextSize) -> Needs:
     """Reckon a context's memory, rather too much than too little.
 
     A batch's logits are held twice, its attention is a number for each head, token and cell in reach, and of each token
@@ -75,7 +75,7 @@ def needs(model: Model, wish: Wish) -> Needs:
 
 
 @contextlib.contextmanager
-def first_that_fits(model: Model, wishes: Sequence[Wish], advice: str) -> Iterator[Context]:
+def first_that_fits(model: Model, wishes: Sequence[ContextSize], advice: str) -> Iterator[Context]:
     """A context for the first wish that there is memory for. A later one than the first is told and noted.
 
     Raises EngineError when none fits, with what the least would need, what is free, and the advice.
@@ -102,7 +102,7 @@ def first_that_fits(model: Model, wishes: Sequence[Wish], advice: str) -> Iterat
     raise _no_room(model, wishes[-1], free, refusal, advice) from refusal
 
 
-def _check_grant(model: Model, wish: Wish) -> None:
+def _check_grant(model: Model, wish: ContextSize) -> None:
     """Raise EngineError unless the system grants what a context takes and what decoding takes beside it.
 
     Only asked for and given back. llama.cpp survives most refusals while it makes a context, but not all, and none
@@ -125,7 +125,7 @@ def _note(model: Model, told: str) -> None:
         _log.warning("%s: %s.", model.name, told)
 
 
-def _no_room(model: Model, least: Wish, free: int, refusal: EngineError | None, advice: str) -> EngineError:
+def _no_room(model: Model, least: ContextSize, free: int, refusal: EngineError | None, advice: str) -> EngineError:
     needed = needs(model, least)
     parts = f"{_mb(needed.cache)} of cache and {_mb(needed.batch)} for a batch, beside weights of {_mb(needed.weights)}"
     has = [f"{_mb(free)} are free"] if free else []
@@ -138,7 +138,9 @@ def _mb(n: int) -> str:
     return f"{n / 1e6:.0f} MB" if n >= 10_000_000 else f"{n / 1e6:.1f} MB"
 
 
-def shrinking(make: Callable[[str, int], Sequence[Wish]], cache_type: str, is_free: bool, n_batch: int) -> list[Wish]:
+def shrinking(
+    make: Callable[[str, int], Sequence[ContextSize]], cache_type: str, is_free: bool, n_batch: int
+) -> list[ContextSize]:
     """Wishes from the roomiest on: as `make` orders those of one (cache type, n_batch), then smaller batches of these.
 
     A cache of F32 becomes one of F16 first, if its type `is_free` to be chosen: that costs exactness, but no time.
@@ -151,11 +153,11 @@ def shrinking(make: Callable[[str, int], Sequence[Wish]], cache_type: str, is_fr
     return wishes
 
 
-def fewer_sequences(model: Model, wish: Wish) -> list[Wish]:
+def fewer_sequences(model: Model, wish: ContextSize) -> list[ContextSize]:
     """The same with fewer sequences: as many as are reckoned to fit, else half as many, and half of these."""
     each, free = wish.n_ctx // wish.n_seq_max, available_memory() if model.gpu_layers == 0 else 0
 
-    def of(n: int) -> Wish:
+    def of(n: int) -> ContextSize:
         return replace(wish, n_ctx=n * each, n_seq_max=n, n_outputs=n)
 
     n = wish.n_seq_max // 2

@@ -18,7 +18,7 @@ import numpy as np
 
 from pa_lite.engine.answer_text import AnswerText, Generation, PlainText
 from pa_lite.engine.context import Context
-from pa_lite.engine.context_memory import CELL_STEP, Wish, fewer_sequences, first_that_fits, shrinking
+from pa_lite.engine.context_memory import CELL_STEP, ContextSize, fewer_sequences, first_that_fits, shrinking
 from pa_lite.engine.interrupts import ends_on_interrupt
 from pa_lite.engine.model import Model
 from pa_lite.engine.reasoning import ReasoningFormat
@@ -194,8 +194,8 @@ def _room(model: Model, slots: int, cells: int) -> Iterator[Context]:
     becomes F16 (if its type is "auto"), then batches become smaller, then sequences fewer.
     """
 
-    def all_slots(cache_type: str, n_batch: int) -> list[Wish]:
-        return [Wish(slots * cells, slots, False, n_batch, slots, cache_type)]
+    def all_slots(cache_type: str, n_batch: int) -> list[ContextSize]:
+        return [ContextSize(slots * cells, slots, False, n_batch, slots, cache_type)]
 
     exact = slots * cells * model.exact_cell_bytes <= _EXACT_BYTES
     wishes = shrinking(all_slots, model.cache_type(exact), model.options.cache_type == "auto", model.options.n_batch)

@@ -18,7 +18,7 @@ from pa_lite.engine.probe import probe_file
 from pa_lite.errors import CheckpointError, InputError, PaLiteError
 from pa_lite.merging.lams import parse_lams, read_lam
 from pa_lite.merging.plan import PlanOptions, plan_merge
-from pa_lite.untrusted.file_kind import Content, content_of
+from pa_lite.untrusted.file_kind import FileStart, content_of
 
 _log = logging.getLogger(__name__)
 # F16 and not merge's Q8_0: scores of quantised activations move by tenths of a nat with the batch's shape
@@ -150,7 +150,7 @@ def _checked(path: Path) -> Path:
     raise _not_gguf(path, content)
 
 
-def _not_gguf(path: Path, content: Content) -> PaLiteError:
+def _not_gguf(path: Path, content: FileStart) -> PaLiteError:
     if content.is_safetensors:
         return InputError(
             f"{path}: is a safetensors file, and models run as GGUF. Merge its folder into a file (pa-lite merge BASE "

@@ -23,7 +23,7 @@ SPINE = 0  # the sequence that carries a path from batch to batch; a batch's bra
 
 
 @dataclass(frozen=True)
-class Limits:
+class BatchLimits:
     """What a batch may hold: tokens, branches, rows of logits; and the cells that there are in all."""
 
     tokens: int
@@ -54,7 +54,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class _Wish:
+class _WantedRows:
     """A request wants the rows behind tokens start..stop-1 of its path; the row behind token t predicts token t + 1."""
 
     start: int
@@ -69,7 +69,7 @@ class _Branch:
 
     shared: int
     tail: IntArray
-    wishes: list[_Wish] = field(default_factory=list)
+    wishes: list[_WantedRows] = field(default_factory=list)
     n_ended: int = 0  # requests that are complete with this branch
 
     @property
@@ -115,7 +115,7 @@ def _branches(requests: Sequence[Request]) -> list[_Branch]:
         for depth, owner in reversed(owners):
             start = max(depth, requests[index].n_context - 1)
             if start < stop:
-                owner.wishes.append(_Wish(start, stop, index, tokens))
+                owner.wishes.append(_WantedRows(start, stop, index, tokens))
             stop = min(stop, depth)
         branches[-1].n_ended += 1
     return branches
@@ -124,7 +124,7 @@ def _branches(requests: Sequence[Request]) -> list[_Branch]:
 class _Builder:
     """A batch as it grows behind a spine of some tokens."""
 
-    def __init__(self, limits: Limits, spine: int) -> None:
+    def __init__(self, limits: BatchLimits, spine: int) -> None:
         self.limits, self.spine = limits, spine
         self.room = min(limits.tokens, limits.cells - spine)
         self.tokens = np.zeros(self.room, np.int32)
@@ -195,7 +195,7 @@ class _Builder:
         )
 
 
-def plan_batches(requests: Sequence[Request], limits: Limits) -> Iterator[Batch]:
+def plan_batches(requests: Sequence[Request], limits: BatchLimits) -> Iterator[Batch]:
     """Batches that decode every distinct token of the requests once, in the order in which they must run.
 
     No request may have more than `limits.cells` tokens to decode (its last one is not). Memory is in proportion to the

@@ -6,22 +6,16 @@ in the user's cache folder, by the identity of the file and of llama.cpp; what f
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib.metadata
 import json
 import logging
-import os
 import re
-import signal
-import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from pa_lite.checkpoints.gguf_model import check_first_part, part_names, read_model_header
 from pa_lite.engine.llama import llama
@@ -31,31 +25,29 @@ from pa_lite.errors import CheckpointError, EngineError, PaLiteError
 from pa_lite.system.atomic import write_bytes
 from pa_lite.system.machine import cache_folder
 from pa_lite.system.markers import VERDICT, marker_at, marker_line
+from pa_lite.untrusted.sandbox import ChildError, LimitedProcess
 
 _log = logging.getLogger(__name__)
-_WORKER = Path(__file__).with_name("probe_worker.py")
+_WORKER = "pa_lite.engine.probe_worker"
 _VERSION = 1  # of what a verdict stands for
-_POLL = 0.02  # seconds between two looks at the worker
 _REMEMBERED = 1000  # verdicts at most
 _ADVICE = "Fetch or convert it again (--no-probe would load it at this program's own risk)."
-# a GPU is not to be touched: the worker asks for none, and none is shown to it
-_HIDDEN = {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": "", "ROCR_VISIBLE_DEVICES": "", "GGML_NO_BACKTRACE": "1"}
 
 
 @dataclass(frozen=True)
-class Limits:
+class ProbeLimits:
     """What a probe may take: seconds, and bytes of memory of its own, in which the mapped file does not count."""
 
     seconds: float
     memory: int
 
 
-def limits_for(size: int) -> Limits:
+def limits_for(size: int) -> ProbeLimits:
     """Ample for a sound file of so many bytes, from a disk that reads 50 MB/s."""
-    return Limits(60 + size / 50e6, (1 << 30) + size // 4)
+    return ProbeLimits(60 + size / 50e6, (1 << 30) + size // 4)
 
 
-def probe_file(path: Path, limits: Limits | None = None) -> None:
+def probe_file(path: Path, limits: ProbeLimits | None = None) -> None:
     """Check a file, then let llama.cpp load it, tokenise and decode in another process; unless it passed before.
 
     Raises what `check_loadable` raises, CheckpointError when that process dies, hangs, or takes too much memory,
@@ -81,7 +73,7 @@ def probe_merged(path: Path, header: bytes, size: int, descriptors: Sequence[int
     _once(["merged", hashlib.sha256(header).hexdigest()], path, limits_for(size), descriptors)
 
 
-def _once(identity: Sequence[Any], path: Path, limits: Limits, descriptors: Sequence[int] = ()) -> None:
+def _once(identity: Sequence[Any], path: Path, limits: ProbeLimits, descriptors: Sequence[int] = ()) -> None:
     if not _passed(identity):
         header = read_model_header(path)
         check_loadable(header)  # what these refuse needs no process to be refused in
@@ -91,107 +83,28 @@ def _once(identity: Sequence[Any], path: Path, limits: Limits, descriptors: Sequ
         _remember(identity)
 
 
-def probe(path: Path, limits: Limits, descriptors: Sequence[int] = ()) -> None:
+def probe(path: Path, limits: ProbeLimits, descriptors: Sequence[int] = ()) -> None:
     """The same without memory; a path may be that of an open descriptor, which the process then gets."""
-    llama()  # the worker has the same: what is wrong with it is not the file's fault
-    started = time.monotonic()
-    with _worker(path, limits, descriptors) as (process, said):
-        assert process.stdout is not None
-        while True:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(_POLL)
-                break
-            if time.monotonic() - started > limits.seconds:
-                raise _too_long(path, limits)
-            if _own_memory(process.pid) > limits.memory:
-                raise _too_much(path, limits)
-        answer = process.stdout.read()
-        said.seek(max(0, said.seek(0, os.SEEK_END) - 4096))
-        words = said.read().decode("utf-8", "replace")
-    _judge(path, limits, process.returncode, answer, words)
-
-
-@contextlib.contextmanager
-def _worker(
-    path: Path, limits: Limits, descriptors: Sequence[int]
-) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
-    """The process, its request written, and a file of what it says; killed and gone at the end, however that comes."""
-    request = {"path": sys.path, "file": str(path.absolute()), "memory": limits.memory, "seconds": int(limits.seconds)}
-    pipe = subprocess.PIPE
-    with contextlib.ExitStack() as stack:
-        try:
-            said = stack.enter_context(tempfile.TemporaryFile())
-            process = stack.enter_context(
-                subprocess.Popen(
-                    [sys.executable, "-I", "-B", str(_WORKER)], stdin=pipe, stdout=pipe, stderr=said,
-                    env={**os.environ, **_HIDDEN}, pass_fds=tuple(descriptors),
-                )
-            )  # fmt: skip
-        except OSError as e:
-            raise EngineError(
-                f"{path}: no process can be started to try it in: {e.strerror}. --no-probe does without."
-            ) from e
-        stack.callback(process.wait)
-        stack.callback(process.kill)
-        assert process.stdin is not None
-        with contextlib.suppress(OSError):  # it is gone already: why, its exit tells
-            process.stdin.write(json.dumps(request).encode() + b"\n")
-            process.stdin.flush()  # and it stays open: the worker ends when it closes
-        yield process, said
-
-
-def _own_memory(pid: int) -> int:
-    """Memory of a process that is no mapped file, in bytes; 0 where the system does not tell."""
+    llama()  # the child has the same: what is wrong with it is not the file's fault
     try:
-        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as f:
-            return next((int(line.split()[1]) * 1024 for line in f if line.startswith("RssAnon:")), 0)
-    except (OSError, ValueError):
-        return 0
+        with LimitedProcess(_WORKER, limits.memory, descriptors) as process:
+            process.ask({"file": str(path.absolute())}, limits.seconds, clock=limits.seconds)
+    except ChildError as e:
+        raise _explained(path, limits, e) from e
 
 
-def _judge(path: Path, limits: Limits, status: int, answer: bytes, words: str) -> None:
-    """Nothing when the worker was content; else raise what to tell."""
-    try:
-        told = json.loads(answer)
-    except ValueError:
-        told = {}
-    if status == 0 and told.get("ok") is True:
-        return
-    last = _last_words(words)
-    if "error" in told:
-        raise EngineError(f"{path}: {told['error'].rstrip('.')}. Fetch or convert it again.")
-    if status == -getattr(signal, "SIGXCPU", 0):
-        raise _too_long(path, limits)
-    if "bad_alloc" in words or "MemoryError" in words:
-        raise _too_much(path, limits)
-    if status > 0 and "Traceback" in words:
-        raise EngineError(f"{path}: it cannot be tried in a process of its own: {last}. --no-probe does without.")
-    raise CheckpointError(f"{path}: llama.cpp ends the process that loads it ({_name(status)}): {last}. {_ADVICE}")
-
-
-def _too_long(path: Path, limits: Limits) -> CheckpointError:
-    return CheckpointError(f"{path}: llama.cpp was not done with it after {limits.seconds:.0f} seconds. {_ADVICE}")
-
-
-def _too_much(path: Path, limits: Limits) -> CheckpointError:
-    return CheckpointError(
-        f"{path}: llama.cpp takes more than {limits.memory / 1e6:.0f} MB beside the file to load it. {_ADVICE}"
-    )
-
-
-def _name(status: int) -> str:
-    try:
-        return signal.Signals(-status).name if status < 0 else f"status {status}"
-    except ValueError:
-        return f"signal {-status}"
-
-
-def _last_words(words: str) -> str:
-    """The line that says most: an assertion, what an exception was, else the last."""
-    lines = [line.strip() for line in words.splitlines() if line.strip()]
-    said = [line for line in lines if "GGML_ASSERT" in line or "what():" in line or "error" in line.lower()]
-    last = (said or lines or ["it gives no reason"])[-1]
-    return re.sub(r"\S*/(?=[\w.-]+:\d+: )", "", last[:2000])[:300].rstrip(".")  # not the folder it was built in
+def _explained(path: Path, limits: ProbeLimits, error: ChildError) -> PaLiteError:
+    """Return what to tell of a file that did not pass: EngineError where llama.cpp refuses it or nothing was tried."""
+    if error.cause == "error":
+        return EngineError(f"{path}: {str(error).rstrip('.')}. Fetch or convert it again.")
+    if error.cause == "start":
+        return EngineError(f"{path}: cannot be tried in a separate process: {error}. --no-probe does without.")
+    told = {
+        "time": f"llama.cpp was not done with it after {limits.seconds:.0f} seconds",
+        "memory": f"llama.cpp takes more than {limits.memory / 1e6:.0f} MB beside the file to load it",
+        "crash": f"llama.cpp crashed while loading it ({error.status}): {error.words}",
+    }
+    return CheckpointError(f"{path}: {told[error.cause]}. {_ADVICE}")
 
 
 def _verdict(identity: Sequence[Any]) -> Path:

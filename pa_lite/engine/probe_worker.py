@@ -1,46 +1,24 @@
-"""A program of its own that gives llama.cpp a file of a stranger's: it may end here, hang, or take too much memory.
+"""A child program that gives llama.cpp an untrusted file: it may crash here, hang, or take too much memory.
 
-Reads one JSON request from stdin; prints {"ok": true}, or {"error": "..."} with what llama.cpp said when it refused.
-The weights stay in the file (mapped, not repacked), the context is small, nothing lies on a GPU. Imports of
-pa_lite the limits and of llama_cpp the bindings alone, so that it starts fast.
+The weights stay in the file (mapped, not repacked), the context is small, nothing lies on a GPU. Of llama_cpp it
+imports the bindings alone, so that it starts fast.
 """
 
 from __future__ import annotations
 
 import ctypes
 import importlib.util
-import json
 import os
 import sys
-import threading
 import types
 from collections import deque
 from typing import Any
 
+from pa_lite.untrusted.sandbox_worker import serve
+
 _CELLS, _BATCH, _SEQUENCES = 256, 32, 2
 _TEXT = "Hello, wörld!\n\t 12345 <|im_end|></s> it's 世界 \U0001f642"
 _PIECES = 512  # tokens whose text is asked for
-_FILE_BYTES = 1 << 20  # of what it may write: its last words
-
-
-def limit(memory: int, seconds: int) -> None:
-    """Bound memory of its own beyond what is held now (bytes), processor time and files; POSIX only, in part.
-
-    Mapped files do not count: only Linux tells the two apart.
-    """
-    try:
-        import resource
-    except ImportError:
-        return  # Windows: the parent's clock alone
-    from pa_lite.untrusted.sandbox_worker import bound  # found once the request has told where modules lie
-
-    bound(resource.RLIMIT_CORE, 0)
-    bound(resource.RLIMIT_FSIZE, _FILE_BYTES)
-    bound(resource.RLIMIT_CPU, seconds)
-    if sys.platform == "linux":
-        with open("/proc/self/status", encoding="ascii") as f:
-            held = next((int(line.split()[1]) * 1024 for line in f if line.startswith("VmData:")), 0)
-        bound(resource.RLIMIT_DATA, held + memory)
 
 
 def bindings() -> Any:
@@ -132,26 +110,14 @@ def reason(words: deque[str]) -> str:
     return (told[0] if told else "it gives no reason").split(": ", 1)[-1][:300]
 
 
-def _end_with_who_asked() -> None:
-    """Wait until stdin closes, which it does when the process that asked is gone; then end, amid whatever goes on."""
-    while os.read(0, 1 << 12):
-        pass
-    os._exit(1)
-
-
 def main() -> None:
-    """Answer the one request."""
-    request = json.loads(sys.stdin.readline())
-    threading.Thread(target=_end_with_who_asked, daemon=True).start()
-    sys.path[:] = request["path"]
+    """Answer requests that name a file; an error says what llama.cpp refused, and why."""
     lib = bindings()
     words = listen(lib)
     lib.llama_backend_init()
-    limit(request["memory"], request["seconds"])
-    failed = run(lib, request["file"])
-    answer = {"error": f"llama.cpp {failed}: {reason(words)}"} if failed else {"ok": True}
-    print(json.dumps(answer), flush=True)  # noqa: T201 - it is how it answers
 
+    def load(request: dict[str, Any]) -> dict[str, Any]:
+        failed = run(lib, request["file"])
+        return {"error": f"llama.cpp {failed}: {reason(words)}"} if failed else {}
 
-if __name__ == "__main__":
-    main()
+    serve(load)

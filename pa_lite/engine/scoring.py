@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pa_lite.engine.context import Context
-from pa_lite.engine.context_memory import Wish, first_that_fits, shrinking
+from pa_lite.engine.context_memory import ContextSize, first_that_fits, shrinking
 from pa_lite.engine.interrupts import ends_on_interrupt
 from pa_lite.engine.model import Model
-from pa_lite.engine.prefix_tree import SPINE, Batch, Limits, plan_batches
+from pa_lite.engine.prefix_tree import SPINE, Batch, BatchLimits, plan_batches
 from pa_lite.engine.requests import Request, make_requests, rolling_requests, truncate
 from pa_lite.errors import EngineError
 from pa_lite.progress import Progress, part_of
@@ -78,7 +78,7 @@ class Scorer:
         # under a sliding window a later micro-batch may take cells that its sequence has left behind, although a branch
         # to come still needs them; within one micro-batch it cannot, and what lies in the spine is held twice
         n_tokens = context.n_ubatch if context.model.n_swa else context.n_batch
-        limits = Limits(n_tokens, context.n_seq_max - 1, context.n_outputs, context.n_ctx)
+        limits = BatchLimits(n_tokens, context.n_seq_max - 1, context.n_outputs, context.n_ctx)
         logprobs = np.zeros(len(requests))
         greedy = np.ones(len(requests), np.bool_)
 
@@ -144,11 +144,11 @@ def scoring_context(model: Model, longest: int) -> Iterator[Context]:
     if not model.can_rewind:
         raise EngineError(f"{model.label}: a recurrent model's memory cannot be shared between requests.")
 
-    def sizes(cache_type: str, n_batch: int) -> list[Wish]:
+    def sizes(cache_type: str, n_batch: int) -> list[ContextSize]:
         n_seq_max = min(_BRANCHES + 1, n_batch)
         n_outputs = min(n_batch, max(n_seq_max, _ROW_BYTES // (4 * model.n_vocab)))
         return [
-            Wish(longest + beside, n_seq_max, True, n_batch, n_outputs, cache_type)
+            ContextSize(longest + beside, n_seq_max, True, n_batch, n_outputs, cache_type)
             for beside in (n_batch, n_batch // 4, 0)
         ]
 

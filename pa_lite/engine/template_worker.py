@@ -26,7 +26,7 @@ _WIDEST_DIGITS = 2  # of its width
 _MOST_VARIABLES = 1000  # of a template; those in use have 30
 
 
-class Generation(Extension):
+class GenerationTag(Extension):
     """Accepts transformers' `{% generation %}` around what an assistant says: a scope that renders its content."""
 
     tags = {"generation"}  # noqa: RUF012 - jinja2's own declaration
@@ -53,7 +53,7 @@ def tojson(
 def environment() -> ImmutableSandboxedEnvironment:
     """Return the sandbox with transformers' settings."""
     made = ImmutableSandboxedEnvironment(
-        loader=jinja2.BaseLoader(), trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
+        loader=jinja2.BaseLoader(), trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, loopcontrols]
     )
     made.filters["tojson"] = tojson
     return made

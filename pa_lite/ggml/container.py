@@ -21,7 +21,7 @@ from pa_lite.ggml.kernels import TYPE_NAMES, TensorType, tensor_type
 from pa_lite.ggml.metadata import Field, Metadata
 from pa_lite.ggml.packed import PackedNumbers, PackedTexts
 from pa_lite.system.byte_source import ByteSource, Stamp, open_file, size_of, stamp_of
-from pa_lite.untrusted.file_kind import Content, unexpected
+from pa_lite.untrusted.file_kind import FileStart, unexpected
 from pa_lite.untrusted.header_memory import HeaderMemory
 
 MANY = 1024  # items of an array that are packed and not a list: more than any array of settings has
@@ -86,7 +86,7 @@ def architecture_of(header: GgufHeader) -> str:
     return str(name.value)
 
 
-class _Reader:
+class _HeaderReader:
     """Reads values from a file without ever asking for more bytes than the file has left."""
 
     def __init__(self, f: BinaryIO, path: ByteSource, size: int, memory: HeaderMemory | None = None) -> None:
@@ -204,10 +204,10 @@ def read_gguf_header(path: ByteSource, memory: HeaderMemory | None = None) -> Gg
     try:
         size, stamp = size_of(path), stamp_of(path)
         with open_file(path) as f:
-            if not Content(start := f.read(min(size, 512)), size).is_gguf:
+            if not FileStart(start := f.read(min(size, 512)), size).is_gguf:
                 raise unexpected(path, "a GGUF file", start, size)
             f.seek(0)
-            reader = _Reader(f, path, size, memory)
+            reader = _HeaderReader(f, path, size, memory)
             reader.take(4)
             _check_version(path, reader.number("<I"))
             n_tensors, n_fields = reader.number("<Q"), reader.number("<Q")
@@ -257,7 +257,7 @@ def gguf_content(path: ByteSource) -> tuple[str, str]:
     try:
         size = size_of(path)
         with open_file(path) as f:
-            reader = _Reader(f, path, size)
+            reader = _HeaderReader(f, path, size)
             reader.take(4)
             _check_version(path, reader.number("<I"))
             reader.number("<Q")
@@ -274,7 +274,11 @@ def gguf_content(path: ByteSource) -> tuple[str, str]:
 
 
 def _place(
-    reader: _Reader, infos: list[tuple[str, TensorType, tuple[int, ...], int]], metadata: Metadata, end: int, size: int
+    reader: _HeaderReader,
+    infos: list[tuple[str, TensorType, tuple[int, ...], int]],
+    metadata: Metadata,
+    end: int,
+    size: int,
 ) -> dict[str, GgufTensor]:
     alignment = metadata.get(Keys.General.ALIGNMENT, Field("UINT32", ALIGNMENT)).value
     if not isinstance(alignment, int) or alignment < 8 or alignment & (alignment - 1):

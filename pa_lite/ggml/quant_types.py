@@ -112,7 +112,7 @@ def model_shape(
 
 
 @dataclass(frozen=True)
-class _Place:
+class _TensorIndex:
     """The i-th of n tensors of a category, and what else a rule may ask."""
 
     i: int
@@ -121,28 +121,28 @@ class _Place:
     has_imatrix: bool
 
 
-_Rule = tuple[Callable[[_Place], bool], str]
+_Rule = tuple[Callable[[_TensorIndex], bool], str]
 
 
-def _always(_place: _Place) -> bool:
+def _always(_place: _TensorIndex) -> bool:
     return True
 
 
-def _grouped(place: _Place) -> bool:
+def _grouped(place: _TensorIndex) -> bool:
     return place.heads_per_kv >= 4
 
 
-def _outer(place: _Place) -> bool:
+def _outer(place: _TensorIndex) -> bool:
     """The first and the last eighth, and every third between."""
     eighth = place.n // 8
     return place.i < eighth or place.i >= 7 * place.n // 8 or (place.i - eighth) % 3 == 2
 
 
-def _first(count: int) -> Callable[[_Place], bool]:
+def _first(count: int) -> Callable[[_TensorIndex], bool]:
     return lambda place: place.i < count
 
 
-def _early(part: int, has_imatrix: bool | None = None) -> Callable[[_Place], bool]:
+def _early(part: int, has_imatrix: bool | None = None) -> Callable[[_TensorIndex], bool]:
     """The first n // part; with has_imatrix, only if there is one or there is none."""
     return lambda place: place.i < place.n // part and has_imatrix in (None, place.has_imatrix)
 
@@ -241,12 +241,12 @@ class _Mixture:
         chosen = next((name for holds, name in rules if holds(place)), base)
         return "Q5_K" if category == "attn_v" and self.model.is_70b and chosen in ("Q3_K", "Q4_K") else chosen
 
-    def _place(self, category: str, name: str) -> _Place:
+    def _place(self, category: str, name: str) -> _TensorIndex:
         i, n = self.seen.get(category, 0), self.n_attn_v
         if category == "ffn_down":
             # a sparse model has several of them in a layer: there the layer counts
             i, n = (tensor_order(name)[0] if self.model.n_experts > 1 else i), self.model.n_layers
-        return _Place(i, n, self.model.heads_per_kv, self.has_imatrix)
+        return _TensorIndex(i, n, self.model.heads_per_kv, self.has_imatrix)
 
     def _check_layer(self, name: str) -> None:
         if not 0 <= tensor_order(name)[0] < self.model.n_layers:

@@ -20,7 +20,7 @@ from pa_lite.errors import InputError, nearest
 from pa_lite.instructions.checks import Check, checkable, loose_variants, passes, validate
 from pa_lite.progress import Progress, part_of
 from pa_lite.sanitize import without_nonfinite
-from pa_lite.statistics import Estimate, clustered_error, standard_error
+from pa_lite.statistics import Mean, clustered_error, standard_error
 from pa_lite.system.opening import read_regular
 from pa_lite.untrusted.strict_json import parse_json
 
@@ -56,7 +56,7 @@ class Instruction:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ConstraintResult:
     """Whether an answer holds to a constraint, strictly and loosely; None where no rule can tell."""
 
     name: str
@@ -74,7 +74,7 @@ class Answer:
     ended: bool
     followed: bool | None
     loose: bool | None = None
-    constraints: tuple[Verdict, ...] = ()
+    constraints: tuple[ConstraintResult, ...] = ()
     reasoning: str = ""
 
     def document(self) -> dict[str, Any]:
@@ -87,8 +87,8 @@ class Rate:
     """How many were checked, and the share that holds, in [0, 1], strictly and loosely."""
 
     n: int
-    strict: Estimate
-    loose: Estimate
+    strict: Mean
+    loose: Mean
 
     def to_document(self) -> dict[str, Any]:
         """As JSON, which has no nan: where nothing could be checked, shares are null."""
@@ -115,9 +115,9 @@ class FollowResult:
     chat: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def prompt_accuracy(self) -> Estimate:
+    def prompt_accuracy(self) -> Mean:
         """The share of instructions of which every constraint holds strictly, and its standard error."""
-        return Estimate(self.accuracy, self.stderr)
+        return Mean(self.accuracy, self.stderr)
 
     @property
     def unchecked(self) -> int:
@@ -173,7 +173,7 @@ def _rate(clusters: Sequence[Sequence[tuple[bool | None, bool | None]]]) -> Rate
     kept = [[(s, bool(loose)) for s, loose in c if s is not None] for c in clusters]
     n = sum(map(len, kept))
     strict, loose = ([[float(v[i]) for v in c] for c in kept] for i in (0, 1))
-    return Rate(n, *(Estimate(_mean(v for c in x for v in c), clustered_error(x)) for x in (strict, loose)))
+    return Rate(n, *(Mean(_mean(v for c in x for v in c), clustered_error(x)) for x in (strict, loose)))
 
 
 def _mean(values: Iterable[float]) -> float:
@@ -258,11 +258,11 @@ def check_answer(instruction: Instruction, output: str, ended: bool = True, must
     """Check an output against an instruction; with `must_end`, one that was cut holds to nothing."""
     counts, variants = ended or not must_end, list(loose_variants(output))
 
-    def verdict(constraint: Constraint) -> Verdict:
+    def verdict(constraint: Constraint) -> ConstraintResult:
         if not constraint.checkable:
-            return Verdict(constraint.name, None, None)
+            return ConstraintResult(constraint.name, None, None)
         strict, loose = (any(_holds(t, constraint) for t in texts) for texts in ([output], variants))
-        return Verdict(constraint.name, counts and strict, counts and loose)
+        return ConstraintResult(constraint.name, counts and strict, counts and loose)
 
     verdicts = tuple(map(verdict, instruction.constraints))
     known = all(v.strict is not None for v in verdicts)

@@ -271,7 +271,7 @@ class ReadAhead:
                 self._changed.notify_all()
 
 
-class _Remote:
+class _RemoteReader:
     """A file on the Hub, as a Reader."""
 
     def __init__(self, file: RemoteSource, ahead: ReadAhead) -> None:
@@ -302,7 +302,7 @@ class Readers:
         self.by_path: dict[ByteSource, Reader] = {file.path: file for file in self._files}
         remote = [path for path in paths if is_remote(path)]
         self._ahead = ReadAhead(rounds, read_ahead) if remote else None
-        self.by_path |= {path: _Remote(path, self._ahead) for path in remote if self._ahead}
+        self.by_path |= {path: _RemoteReader(path, self._ahead) for path in remote if self._ahead}
 
     def stop(self) -> None:
         """Let threads that wait for the Hub go with an error."""

@@ -36,7 +36,7 @@ def _ray() -> Any:
     return ray
 
 
-class _Remote:
+class _RemoteWorker:
     """What runs inside an actor: the plan made anew from its names, and one model."""
 
     def __init__(
@@ -122,7 +122,7 @@ def ray_workers(
             raise EngineError(f"no node of the Ray cluster has room for this model ({told} needed).")
         remote = ray.remote(
             num_cpus=needs["CPU"], num_gpus=needs.get("GPU", 0), memory=needs["memory"], max_restarts=0
-        )(_Remote)
+        )(_RemoteWorker)
         # a node makes the plan of a study anew from its names: what it reads must be what is here
         judged = replace(plan, merges={}) if any(work.judge for work in plan.works) else None
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pa_lite.statistics import Estimate, mean_over_tasks
+from pa_lite.statistics import Mean, mean_over_tasks
 from pa_lite.study.measures import CONTROLLED, FEW_SHOT, FOLLOWING, MEASURES, PREFERRED, Measure
 
 MOST_TASKS = 1000  # of a study: each is resampled some thousand times for its report
@@ -52,7 +52,7 @@ class Curves:
     tasks: tuple[Series, ...]
     follow: Series | None = None
     wins: Series | None = None
-    length_controlled: tuple[Estimate, ...] = ()
+    length_controlled: tuple[Mean, ...] = ()
 
     @property
     def areas(self) -> tuple[str, ...]:
@@ -99,7 +99,7 @@ def means(series: Sequence[Series]) -> Values:
     return out
 
 
-def estimates(series: Sequence[Series]) -> list[Estimate]:
+def estimates(series: Sequence[Series]) -> list[Mean]:
     """The macro average at every lam, with its standard error over items."""
     return [mean_over_tasks([s.values[i] for s in series]) for i in range(series[0].values.shape[0])]
 
@@ -110,7 +110,7 @@ class Average:
 
     measure: Measure
     series: tuple[Series, ...]
-    estimates: Sequence[Estimate]
+    estimates: Sequence[Mean]
     n: int
 
 

@@ -16,7 +16,7 @@ from pa_lite.study.plan import StudyOptions
 from pa_lite.study.report.matplotlib_charts import curves_svg
 from pa_lite.study.report.page import to_html
 from pa_lite.study.results_file import FILE
-from pa_lite.study.summary import Study
+from pa_lite.study.summary import StudySummary
 from pa_lite.study.sweep import sweep_pair
 from pa_lite.system.atomic import write_errors, write_text
 from pa_lite.system.markers import temporary_folder
@@ -29,7 +29,7 @@ LAMS = tuple(i / 10 for i in range(11))
 class DemoResult:
     """What was measured and where it was written."""
 
-    study: Study
+    study: StudySummary
     results: Path
     chart: Path
     report: Path

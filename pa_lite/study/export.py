@@ -8,13 +8,13 @@ from typing import Any
 
 from pa_lite.errors import InputError
 from pa_lite.sanitize import csv_cell, without_nonfinite
-from pa_lite.statistics import Estimate, standard_error
+from pa_lite.statistics import Mean, standard_error
 from pa_lite.study.comparisons import Best, Difference
 from pa_lite.study.records import ScoredItem
 from pa_lite.study.results import planned_cells
 from pa_lite.study.results_file import damaged
 from pa_lite.study.store import Store
-from pa_lite.study.summary import Reading, Study, against_ends, comparisons, conclusion, readings, table
+from pa_lite.study.summary import Reading, StudySummary, against_ends, comparisons, conclusion, readings, table
 from pa_lite.study.workloads import WORKLOADS, TaskWorkload
 from pa_lite.tasks.results import add_numbers, empty_document
 
@@ -43,7 +43,7 @@ def _reading(reading: Reading) -> dict[str, Any]:
     return {"name": reading.name, "goal": asdict(reading.goal), **best, "sentence": reading.sentence}
 
 
-def to_document(study: Study) -> dict[str, Any]:
+def to_document(study: StudySummary) -> dict[str, Any]:
     """Return a study as one JSON document: all averages with n and standard error, differences, readings, setting.
 
     `comparisons` says for few-shot and following whether the lams differ measurably, and how many items would show a
@@ -115,7 +115,7 @@ def lm_eval_document(store: Store, kind: str, lam: float) -> dict[str, Any]:
         for key in keys:
             values = [float(r.metrics[key]) for r in results]
             full = key if "," in key else f"{key},none"
-            numbers[full] = Estimate(sum(values) / len(values), standard_error(values))
+            numbers[full] = Mean(sum(values) / len(values), standard_error(values))
         work = cell.inputs.get("work", {})
         version = work.get("spec", "")[:16]
         add_numbers(out, cell.name, numbers, (cell.n_items, len(results)), version, work.get("shots"))

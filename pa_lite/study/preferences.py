@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from pa_lite.alpaca.judge import PROMPT_ID
-from pa_lite.alpaca.pairing import Pair, read_outputs
+from pa_lite.alpaca.pairing import AnswerPair, read_outputs
 from pa_lite.errors import InputError
 from pa_lite.study.judges import Judge
 from pa_lite.study.plan import PlannedCell, StudyPlan
@@ -34,7 +34,7 @@ def plan_judging(plan: StudyPlan, store: Store, judge: Judge) -> StudyPlan:
     datasets = frozenset(p.dataset for p in work.prompts if p.dataset is not None)
     works, cells = list[WinsWorkload](), list[PlannedCell]()
     for i, ((type_, lam), found) in enumerate(answers.items()):
-        pairs = (Pair(a.instruction, r, a.output, "") for a, r in zip(found, reference[type_], strict=True))
+        pairs = (AnswerPair(a.instruction, r, a.output, "") for a, r in zip(found, reference[type_], strict=True))
         wins = WinsWorkload(
             answers=work.name, decider=judge, pairs=tuple(pairs), model=f"{plan.pair}@{lam:g}", reference=name,
             datasets=datasets,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pa_lite.errors import InputError
-from pa_lite.statistics import Estimate
+from pa_lite.statistics import Mean
 from pa_lite.study.curves import MOST_TASKS, Curves, Series, Values, means
 from pa_lite.study.measures import FEW_SHOT, FOLLOWING, PREFERRED
 from pa_lite.study.records import AnsweredItem, FollowedItem
@@ -19,7 +19,7 @@ from pa_lite.study.results_file import damaged
 from pa_lite.study.rows import NEEDED
 from pa_lite.study.staleness import UNRECORDED, is_recorded
 from pa_lite.study.store import Store, StoredCell
-from pa_lite.study.summary import Example, Kept, Study
+from pa_lite.study.summary import Example, Kept, StudySummary
 from pa_lite.study.workloads import WORKLOADS, TaskWorkload, WinsWorkload, Workload
 
 _EXAMPLES = 6
@@ -36,7 +36,7 @@ def planned_cells(store: Store) -> list[StoredCell]:
     return found
 
 
-def load_study(store: Store, kind: str | None = None) -> Study:
+def load_study(store: Store, kind: str | None = None) -> StudySummary:
     """The study of one type of weights (by default the first): all lams that are finished in everything.
 
     Raises InputError when no lam is, or the type was not measured.
@@ -85,7 +85,7 @@ def load_study(store: Store, kind: str | None = None) -> Study:
         next(iter(by_measure.get(PREFERRED, ())), None),
         _length_controlled(cells),
     )
-    return Study(
+    return StudySummary(
         str(facts["pair"]), kind, curves, _examples(store, cells, curves), _setting(facts, cells, curves, series),
         tuple(remarks + of_values), kept,
     )  # fmt: skip
@@ -109,7 +109,7 @@ def _series(cell: StoredCell, values: Values) -> tuple[list[Series], list[str]]:
     return [found] if judged.any() else [], [] if judged.all() else [told]
 
 
-def _length_controlled(cells: Sequence[StoredCell]) -> tuple[Estimate, ...]:
+def _length_controlled(cells: Sequence[StoredCell]) -> tuple[Mean, ...]:
     """Return the length-controlled win rate at every lam, nothing where it is not known at each."""
     judged = [c.summary or {} for c in cells if WORKLOADS[c.kind] is WinsWorkload]
     found = [each.get("length_controlled", {}).get("value") for each in judged]
@@ -118,9 +118,7 @@ def _length_controlled(cells: Sequence[StoredCell]) -> tuple[Estimate, ...]:
     ):
         return ()
     errors = [each["length_controlled"]["fit_stderr"] for each in judged]
-    return tuple(
-        Estimate(value, math.nan if error is None else error) for value, error in zip(found, errors, strict=True)
-    )
+    return tuple(Mean(value, math.nan if error is None else error) for value, error in zip(found, errors, strict=True))
 
 
 def _check_shape(store: Store, facts: Mapping[str, Any], cells: Sequence[StoredCell]) -> None:

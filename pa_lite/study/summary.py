@@ -43,7 +43,7 @@ class Kept:
 
 
 @dataclass(frozen=True)
-class Study:
+class StudySummary:
     """One pair's curves at one type of weights, with what they rest on. `setting` are lines of (what, how).
 
     `kept` are the results in it that were measured from other inputs than the rest.

@@ -25,7 +25,7 @@ from pa_lite.study.preferences import plan_judging
 from pa_lite.study.results import load_study
 from pa_lite.study.staleness import by_reason, differences, settle_plan
 from pa_lite.study.store import Store, has_results, open_store, read_store
-from pa_lite.study.summary import Study
+from pa_lite.study.summary import StudySummary
 from pa_lite.study.worker import LocalWorker, Worker, WorkerLostError
 from pa_lite.study.workloads import TaskWorkload, chunks
 
@@ -172,7 +172,7 @@ def sweep_pair(
     backend: str = "local",
     address: str | None = None,
     keep_stale: bool = False,
-) -> Study:
+) -> StudySummary:
     """Plan, run and read back a study in a run folder, going on where an earlier run stopped.
 
     What the folder has from other inputs is listed with the reason and measured again; with `keep_stale` it is kept

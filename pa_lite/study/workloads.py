@@ -22,7 +22,7 @@ from pa_lite.alpaca.content import request
 from pa_lite.alpaca.journal import digest
 from pa_lite.alpaca.judge import JudgeOptions, Verdict, judge_pairs
 from pa_lite.alpaca.outputs import answer_prompts, generator_name
-from pa_lite.alpaca.pairing import Pair
+from pa_lite.alpaca.pairing import AnswerPair
 from pa_lite.alpaca.prompts import Prompt
 from pa_lite.alpaca.win_rate import find_length_data, win_rate
 from pa_lite.engine.chat_options import ChatOptions
@@ -276,7 +276,7 @@ class WinsWorkload(Workload[JudgedItem]):
     kind, result, measure = "wins", JudgedItem, PREFERRED
     answers: str
     decider: Judge
-    pairs: tuple[Pair, ...]
+    pairs: tuple[AnswerPair, ...]
     model: str
     reference: str
     datasets: frozenset[str] = frozenset()

@@ -46,7 +46,7 @@ class Rows(Protocol):
         ...
 
 
-class Place(NamedTuple):
+class RowReference(NamedTuple):
     """A row that is read when it is needed, and the group that it belongs to, empty where the task has none."""
 
     rows: Rows
@@ -259,7 +259,7 @@ def _match(names: Sequence[str], config: str, split: str, converted: bool) -> li
     return found
 
 
-def load_split(spec: TaskSpec, split: str, files: DataFiles | None = None) -> list[Place]:
+def load_split(spec: TaskSpec, split: str, files: DataFiles | None = None) -> list[RowReference]:
     """The rows of a task's split, empty where its own file has none of it.
 
     Raises InputError, naming file and row, for what cannot be read, and what fetching from the Hub raises.
@@ -267,7 +267,7 @@ def load_split(spec: TaskSpec, split: str, files: DataFiles | None = None) -> li
     return list(_places(spec, split, files or DataFiles()))
 
 
-def _places(spec: TaskSpec, split: str, files: DataFiles) -> Iterator[Place]:
+def _places(spec: TaskSpec, split: str, files: DataFiles) -> Iterator[RowReference]:
     if spec.hub:
         for config, path in _hub_files(spec, split):
             yield from _whole_file(spec, *_noting_groups(spec, files, path), config)
@@ -277,7 +277,7 @@ def _places(spec: TaskSpec, split: str, files: DataFiles) -> Iterator[Place]:
             return _group_of(spec, row, where, spec.config) if _split_of(row, where) == split else None
 
         rows, groups = _own(spec, spec.data, lambda path: files.read(path, note, ("split", spec.group_by)))
-        yield from (Place(rows, i, spec.config, group) for i, group in enumerate(groups) if group is not None)
+        yield from (RowReference(rows, i, spec.config, group) for i, group in enumerate(groups) if group is not None)
     elif split in spec.data:
         rows, groups = _own(spec, spec.data[split], lambda path: _noting_groups(spec, files, path))
         yield from _whole_file(spec, rows, groups, spec.config)
@@ -290,9 +290,9 @@ def _noting_groups(spec: TaskSpec, files: DataFiles, path: Path) -> tuple[Rows, 
     return files.read(path, lambda row, where: _group_of(spec, row, where, ""), (spec.group_by,))
 
 
-def _whole_file(spec: TaskSpec, rows: Rows, groups: Sequence[str], config: str) -> Iterator[Place]:
+def _whole_file(spec: TaskSpec, rows: Rows, groups: Sequence[str], config: str) -> Iterator[RowReference]:
     for i in range(len(rows)):
-        yield Place(rows, i, config, groups[i] if groups else config if spec.configs else "")
+        yield RowReference(rows, i, config, groups[i] if groups else config if spec.configs else "")
 
 
 def _group_of(spec: TaskSpec, row: Row, where: str, config: str) -> str:
@@ -340,7 +340,7 @@ def source_name(spec: TaskSpec) -> str:
     return str(data_path(spec, spec.data)) if isinstance(spec.data, str) else str(spec.folder)
 
 
-def commits(places: Sequence[Place]) -> tuple[str, ...]:
+def commits(places: Sequence[RowReference]) -> tuple[str, ...]:
     """The Hub's commits that rows come from: the Hub's cache keeps a file under `snapshots/COMMIT`."""
     folders = dict.fromkeys(place.rows.path.parts for place in places)
     return tuple(sorted({p[p.index("snapshots") + 1] for p in folders if "snapshots" in p[:-1]}))

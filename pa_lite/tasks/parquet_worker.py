@@ -192,7 +192,7 @@ def _plain_size(array: Any) -> int:
     return size + int(array.nbytes)
 
 
-class _Worker:
+class _ParquetServer:
     """The files that it was asked for lately."""
 
     def __init__(self) -> None:
@@ -246,7 +246,7 @@ def _watch(memory: int) -> None:
 
     while pyarrow.total_allocated_bytes() <= memory:
         time.sleep(_LOOK)
-    sys.stderr.write("it takes more memory than it gets\n")
+    sys.stderr.write("MemoryError\n")
     sys.stderr.flush()
     os._exit(1)
 
@@ -260,4 +260,4 @@ def main() -> None:
 
     pyarrow.set_cpu_count(1)
     pyarrow.set_io_thread_count(1)
-    serve(_Worker().do, tagged)
+    serve(_ParquetServer().do, tagged)

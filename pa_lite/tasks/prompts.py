@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pa_lite.errors import InputError
-from pa_lite.tasks.data import DataFiles, Place, commits, load_split, source_name, split_names
+from pa_lite.tasks.data import DataFiles, RowReference, commits, load_split, source_name, split_names
 from pa_lite.tasks.rendering import Formatter, Item
 from pa_lite.tasks.sandbox import size_of
 from pa_lite.tasks.spec import TaskSpec
@@ -63,7 +63,7 @@ def _prepare(
     rows = _scored_rows(spec, files, split)
     same = split == spec.shots_split
     n_shots = spec.shots if shots is None else shots
-    pools: dict[str, list[Place]] = {}
+    pools: dict[str, list[RowReference]] = {}
     if n_shots:
         for place in [place for _, place in rows] if same else load_split(spec, spec.shots_split, files):
             pools.setdefault(place.group, []).append(place)
@@ -71,7 +71,7 @@ def _prepare(
     if spec.shots == 0 and not pools:
         n_shots = 0
     group_rows = Counter(place.group for _, place in rows)
-    exemplars: dict[str, list[Place]] = {}
+    exemplars: dict[str, list[RowReference]] = {}
     taken: set[str] = set()
     if same and n_shots:
         for group in group_rows:
@@ -80,7 +80,7 @@ def _prepare(
         if spec.sample or (limit is not None and spec.grouped):  # chosen among all those that are no exemplars
             rows = [(i, place) for i, place in rows if formatter.item(0, place).key not in taken]
     rows = _sampled(rows, spec.sample)
-    kept = _Kept(spec)
+    kept = _DataSize(spec)
     items: list[Item] = []
     places = []
     for i, place in _in_turn(rows, limit) if spec.grouped else rows:
@@ -106,7 +106,7 @@ def _prepare(
     return Prepared(spec, tuple(items), group_rows.total(), group_rows, n_shots, commits(places))
 
 
-class _Kept:
+class _DataSize:
     """What is kept of a data set, all rows and prompts together, in bytes of memory."""
 
     def __init__(self, spec: TaskSpec) -> None:
@@ -147,7 +147,7 @@ def build_items(
     return list(prepare_task(spec, shots, limit, seed, split).items)
 
 
-def _scored_rows(spec: TaskSpec, files: DataFiles, split: str) -> list[tuple[int, Place]]:
+def _scored_rows(spec: TaskSpec, files: DataFiles, split: str) -> list[tuple[int, RowReference]]:
     """The split's rows with their places in it. Raises InputError when there are none."""
     rows = list(enumerate(load_split(spec, split, files)))
     if not rows:
@@ -164,13 +164,13 @@ def _scored_rows(spec: TaskSpec, files: DataFiles, split: str) -> list[tuple[int
 
 
 def _draw(
-    spec: TaskSpec, formatter: Formatter, pool: Sequence[Place], n: int, seed: int, forbidden: set[str]
-) -> list[Place]:
+    spec: TaskSpec, formatter: Formatter, pool: Sequence[RowReference], n: int, seed: int, forbidden: set[str]
+) -> list[RowReference]:
     """n rows of the pool, no two with the same text and none with a forbidden one."""
     order: Iterable[int] = range(len(pool))
     if spec.sampler == "seed":
         order = map(int, np.random.default_rng(seed).permutation(len(pool)))
-    chosen: list[Place] = []
+    chosen: list[RowReference] = []
     seen = set(forbidden)
     for i in order:
         if len(chosen) == n:
@@ -187,7 +187,7 @@ def _draw(
     return chosen
 
 
-def _sampled(rows: list[tuple[int, Place]], sample: int) -> list[tuple[int, Place]]:
+def _sampled(rows: list[tuple[int, RowReference]], sample: int) -> list[tuple[int, RowReference]]:
     """A fixed draw of so many rows, in their order; all of them where 0 or fewer are there."""
     if not 0 < sample < len(rows):
         return rows
@@ -195,7 +195,7 @@ def _sampled(rows: list[tuple[int, Place]], sample: int) -> list[tuple[int, Plac
     return [rows[i] for i in sorted(map(int, chosen))]
 
 
-def _in_turn(rows: list[tuple[int, Place]], limit: int | None) -> list[tuple[int, Place]]:
+def _in_turn(rows: list[tuple[int, RowReference]], limit: int | None) -> list[tuple[int, RowReference]]:
     """The rows that a limit takes: one of each group in turn until there are so many, in their order."""
     if limit is None or limit >= len(rows):
         return rows

@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 
 from pa_lite.errors import InputError
-from pa_lite.tasks.data import Place
+from pa_lite.tasks.data import RowReference
 from pa_lite.tasks.jsonl import Row
 from pa_lite.tasks.metrics import Gold
 from pa_lite.tasks.sandbox import BrokenTemplateError, LimitedTemplates, Missing, Templates
@@ -116,10 +116,10 @@ class Formatter:
             return None
         return names.union([self.spec.group_by], *(COLUMNS[name] for name in self.spec.transforms))
 
-    def _fails(self, place: Place, name: str, why: object) -> InputError:
+    def _fails(self, place: RowReference, name: str, why: object) -> InputError:
         return InputError(f"{place.where}: {name} of task {self.spec.name} fails on this row: {why}.")
 
-    def scope(self, place: Place) -> dict[str, Any]:
+    def scope(self, place: RowReference) -> dict[str, Any]:
         """What templates see: the row's columns and those that transforms add, `row`, `config`, `texts`."""
         row = dict(place.row)
         for name in self.spec.transforms:
@@ -131,7 +131,7 @@ class Formatter:
                 raise self._fails(place, f"transform {name}", e) from e
         return {"config": place.config, "texts": self.spec.texts, **row, "row": row}
 
-    def render(self, name: str, place: Place, scope: Mapping[str, Any]) -> str:
+    def render(self, name: str, place: RowReference, scope: Mapping[str, Any]) -> str:
         try:
             text = self._templates.render(name, scope)
             text.encode("utf-8")  # a lone surrogate of JSON's cannot become tokens
@@ -139,7 +139,7 @@ class Formatter:
             raise self._fails(place, name, str(e).rstrip(".")) from e
         return text
 
-    def evaluate(self, name: str, place: Place, scope: Mapping[str, Any]) -> Any:
+    def evaluate(self, name: str, place: RowReference, scope: Mapping[str, Any]) -> Any:
         try:
             value = self._templates.evaluate(name, scope)
         except _ROW_ERRORS as e:
@@ -150,10 +150,10 @@ class Formatter:
             raise self._fails(place, name, f"there is no {value.name!r}")
         return value
 
-    def prefix(self, place: Place) -> str:
+    def prefix(self, place: RowReference) -> str:
         return self.render("prefix", place, self.scope(place)) if self.spec.prefix else ""
 
-    def item(self, index: int, place: Place) -> Item:
+    def item(self, index: int, place: RowReference) -> Item:
         """An item with nothing before it. Raises InputError, naming file, row and field, for one that does not fit."""
         spec, scope = self.spec, self.scope(place)
         if spec.kind == "G":
@@ -173,7 +173,7 @@ class Formatter:
             continuations = tuple(spec.delimiter + c for c in choices)
         return Item(index, "", contexts, continuations, answer, place.row, (), place.group, place.where)
 
-    def solved(self, place: Place) -> str:
+    def solved(self, place: RowReference) -> str:
         """An exemplar's text: context, delimiter, answer, separator."""
         item = self.item(0, place)
         context = item.contexts[item.answer if self.spec.partial else 0]
@@ -182,13 +182,13 @@ class Formatter:
         target = self._target(place, self.scope(place)) if self.spec.target else item.target
         return context + self.spec.delimiter + target + self.spec.separator
 
-    def _target(self, place: Place, scope: Mapping[str, Any]) -> str:
+    def _target(self, place: RowReference, scope: Mapping[str, Any]) -> str:
         target = self.render("target", place, scope).strip()
         if not target:
             raise self._fails(place, "target", "it is empty")
         return target
 
-    def _choices(self, place: Place, scope: Mapping[str, Any]) -> tuple[list[str], int]:
+    def _choices(self, place: RowReference, scope: Mapping[str, Any]) -> tuple[list[str], int]:
         choices, answer = self.evaluate("choices", place, scope), self.evaluate("answer", place, scope)
         if (
             not isinstance(choices, (list, tuple))
@@ -210,7 +210,7 @@ class Formatter:
             )
         return list(choices), answer
 
-    def _golds(self, place: Place, scope: Mapping[str, Any]) -> tuple[Gold, ...]:
+    def _golds(self, place: RowReference, scope: Mapping[str, Any]) -> tuple[Gold, ...]:
         value = self.evaluate("answers", place, scope)
         told = value if isinstance(value, (list, tuple)) else [value]
         golds = []

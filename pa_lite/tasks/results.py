@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pa_lite.errors import OutputError
-from pa_lite.statistics import DRAWS, Estimate, Measured
+from pa_lite.statistics import DRAWS, Mean, Measured
 from pa_lite.system.atomic import check_target, whole_file, write_errors
 from pa_lite.tasks.data import source_name
 from pa_lite.tasks.prompts import Prepared
@@ -95,7 +95,7 @@ def empty_document() -> dict[str, Any]:
 def add_numbers(
     document: dict[str, Any],
     name: str,
-    numbers: Mapping[str, Estimate | Measured],
+    numbers: Mapping[str, Mean | Measured],
     samples: tuple[int, int],
     version: Any,
     shots: int | None,

@@ -13,7 +13,7 @@ from pa_lite.engine.scoring import NoiseFloor, Request, Score, make_requests, no
 from pa_lite.errors import EngineError, InputError
 from pa_lite.progress import Progress, part_of, silent
 from pa_lite.statistics import (
-    Estimate,
+    Mean,
     Measured,
     mean_over_tasks,
     measure_classes,
@@ -152,7 +152,7 @@ class SuiteResult:
     identity: str = ""
 
     @property
-    def accuracy(self) -> Estimate:
+    def accuracy(self) -> Mean:
         """The mean of the tasks' scores, and its standard error."""
         return mean_over_tasks([[i.value for i in t.items] for t in self.tasks])
 

@@ -20,7 +20,7 @@ from pa_lite.untrusted.sandbox_worker import serve
 _LONGEST_VALUE = 50_000_000  # characters of an expression's value, as JSON
 
 
-class _Worker:
+class _TemplateServer:
     """The templates that it was told to compile."""
 
     templates: Templates
@@ -59,4 +59,4 @@ def _nothing(_value: Any) -> None:
 
 def main() -> None:
     """Answer until there are no more requests."""
-    serve(_Worker().do, _nothing)
+    serve(_TemplateServer().do, _nothing)

@@ -44,7 +44,7 @@ _MARKS: tuple[tuple[bytes, str], ...] = (
 
 
 @dataclass(frozen=True)
-class Content:
+class FileStart:
     """A file's first bytes (at most 512) and its size in bytes."""
 
     start: bytes
@@ -109,11 +109,11 @@ def _text(start: bytes, size: int) -> str | None:
     return f"a text that begins with {one_line(text.strip()[:60])!r}. {_AGAIN}"
 
 
-def content_of(path: ByteSource) -> Content:
+def content_of(path: ByteSource) -> FileStart:
     """Read the first bytes of a regular file. Raises OSError, for what is not a regular file too."""
     size = size_of(path)
     with open_file(path) as f:
-        return Content(f.read(min(START, size)), size)
+        return FileStart(f.read(min(START, size)), size)
 
 
 def is_gguf(path: ByteSource) -> bool:
@@ -129,7 +129,7 @@ def unexpected(path: ByteSource, expected: str, start: bytes, size: int) -> Chec
 
     `start` holds its first bytes, 512 if it has so many.
     """
-    content = Content(start[:START], size)
+    content = FileStart(start[:START], size)
     if told := content.explanation:
         return CheckpointError(f"{path}: is not {expected} but {told}.")
     for name, is_it in (("a GGUF file", content.is_gguf), ("a safetensors file", content.is_safetensors)):
@@ -140,7 +140,7 @@ def unexpected(path: ByteSource, expected: str, start: bytes, size: int) -> Chec
 
 def check_text(path: ByteSource, start: bytes, size: int) -> None:
     """Raise CheckpointError for bytes that stand in the place of a text: a git-lfs pointer, a page, an archive."""
-    content = Content(start[:START], size)
+    content = FileStart(start[:START], size)
     told = content.explanation
     if told is not None and not told.startswith("a text"):
         raise CheckpointError(f"{path}: is {told}.")

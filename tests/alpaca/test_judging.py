@@ -14,7 +14,7 @@ from pa_lite.alpaca.annotations import read_annotations
 from pa_lite.alpaca.journal import Journal
 from pa_lite.alpaca.judge import JudgeOptions, Verdict
 from pa_lite.alpaca.judging import judge_outputs, measure_bias
-from pa_lite.alpaca.pairing import Pair, Pairing
+from pa_lite.alpaca.pairing import AnswerPair, Pairing
 from pa_lite.alpaca.win_rate import win_rate
 from pa_lite.checkpoints.checkpoint import Vocabulary
 from pa_lite.engine.model import EngineOptions, Model
@@ -24,8 +24,8 @@ from pa_lite.ggml.metadata import string
 from tests.support.reports import Reports
 
 WORDS = ["Oslo", "a rabbit", "blue", "doctor", "Hello!", "hammer", "seven", "tea"]
-PAIRS = tuple(Pair(f"Say {w}.", w, f"It is {w}." if i % 4 else w, "demo") for i, w in enumerate(WORDS))
-PAIRING = Pairing("M", "R", (*PAIRS, Pair("Say much.", "w " * 400, "w", "demo")), 0)
+PAIRS = tuple(AnswerPair(f"Say {w}.", w, f"It is {w}." if i % 4 else w, "demo") for i, w in enumerate(WORDS))
+PAIRING = Pairing("M", "R", (*PAIRS, AnswerPair("Say much.", "w " * 400, "w", "demo")), 0)
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_a_limit_may_grow(model: Model, tmp_path: Path) -> None:
 
 
 def test_the_judges_figures() -> None:
-    pairs = [Pair(str(i), "r", "m", "d") for i in range(5)] + [Pair("5", "m", "m", "d")]
+    pairs = [AnswerPair(str(i), "r", "m", "d") for i in range(5)] + [AnswerPair("5", "m", "m", "d")]
     verdicts = [
         Verdict(1.9, 0.9, 0.9, 0.8),  # the model in both orders
         Verdict(1.1, 0.2, 0.0, 0.6),  # the reference in both

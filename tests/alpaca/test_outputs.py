@@ -16,7 +16,7 @@ from pa_lite.alpaca import outputs
 from pa_lite.alpaca.journal import Journal, digest
 from pa_lite.alpaca.outputs import (
     Output,
-    Target,
+    OutputsTarget,
     answer_prompts,
     facts_of,
     generator_name,
@@ -69,7 +69,7 @@ def test_a_prompts_own_system_prompt_reaches_the_model_and_the_outputs(
     prompts = [Prompt("the man", None), Prompt("the man", "x", "Be brief.")]
     options = GenerationOptions(max_tokens=8)
     with Model(tiny_ggufs["F32"], EngineOptions(threads=1)) as model:
-        write_outputs(model, prompts, "tiny", Target(tmp_path / "out.json"), options)
+        write_outputs(model, prompts, "tiny", OutputsTarget(tmp_path / "out.json"), options)
         alone = [
             g.text.strip()
             for s in ("", "Be brief.")
@@ -140,7 +140,7 @@ def answer(model_path: Path, prompts: Path, target: Path) -> None:
     options = GenerationOptions(max_tokens=30, temperature=0.8, parallel=3)
     with Model(model_path, EngineOptions(threads=1, cache_type="F32")) as model:
         del model.header.metadata["tokenizer.chat_template"]
-        write_outputs(model, load_prompts(str(prompts)), "tiny", Target(target, resume=True), options)
+        write_outputs(model, load_prompts(str(prompts)), "tiny", OutputsTarget(target, resume=True), options)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="kills of POSIX")
@@ -187,7 +187,7 @@ def test_other_prompts_models_and_options_are_noticed(
     tiny_ggufs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompts = load_prompts(str(prompts_file(tmp_path, 4)))
-    target = Target(tmp_path / "out.json", resume=True)
+    target = OutputsTarget(tmp_path / "out.json", resume=True)
     short = GenerationOptions(max_tokens=4)
 
     def stopped(*_: object) -> str:
@@ -244,8 +244,8 @@ def test_a_journal_that_did_not_record_every_input(tiny_ggufs: dict[str, Path], 
         with pytest.raises(
             OutputError, match="a pa-lite that did not record the tokenizer and settings of the model, the"
         ):
-            write_outputs(model, prompts, "tiny", Target(tmp_path / "out.json", resume=True))
-        write_outputs(model, prompts, "tiny", Target(tmp_path / "out.json", resume=True, force=True))
+            write_outputs(model, prompts, "tiny", OutputsTarget(tmp_path / "out.json", resume=True))
+        write_outputs(model, prompts, "tiny", OutputsTarget(tmp_path / "out.json", resume=True, force=True))
     assert "old" not in (tmp_path / "out.json").read_text("utf-8")
 
 
@@ -253,11 +253,11 @@ def test_a_refused_run_leaves_nothing(tiny_ggufs: dict[str, Path], tmp_path: Pat
     prompts = [Prompt("fine", "x"), Prompt("the man " * 400, "x")]
     with Model(tiny_ggufs["F32"], EngineOptions(threads=1)) as model:
         with pytest.raises(InputError, match=r"prompt 2 has .* exceed the 512"):
-            write_outputs(model, prompts, "tiny", Target(tmp_path / "out.json"))
+            write_outputs(model, prompts, "tiny", OutputsTarget(tmp_path / "out.json"))
         assert list(tmp_path.iterdir()) == []
         (tmp_path / "out.json").write_text("mine", "utf-8")
         with pytest.raises(OutputError, match="exists already"):
-            write_outputs(model, prompts[:1], "tiny", Target(tmp_path / "out.json"))
+            write_outputs(model, prompts[:1], "tiny", OutputsTarget(tmp_path / "out.json"))
     assert [p.read_text("utf-8") for p in tmp_path.iterdir()] == ["mine"]
 
 
@@ -281,6 +281,6 @@ def test_a_file_that_another_process_finished_meanwhile_stays(
         Model(tiny_ggufs["F32"], EngineOptions(threads=1)) as model,
         pytest.raises(OutputError, match="exists already"),
     ):
-        write_outputs(model, [Prompt("a", "x")], "m", Target(target), GenerationOptions(max_tokens=2))
+        write_outputs(model, [Prompt("a", "x")], "m", OutputsTarget(target), GenerationOptions(max_tokens=2))
     assert target.read_text("utf-8") == "another's"
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pa_lite.alpaca.pairing import Pair, pair_outputs, read_outputs
+from pa_lite.alpaca.pairing import AnswerPair, pair_outputs, read_outputs
 from pa_lite.errors import InputError
 from tests.support.alpaca_files import write_rows
 
@@ -20,7 +20,7 @@ def test_matched_by_text_not_by_place(tmp_path: Path) -> None:
     reference = write_rows(tmp_path / "r.json", rows("R", ("one", "r1"), ("three", "r3"), ("two", "r2")))
     got = pair_outputs(model, reference)
     assert (got.model, got.reference, got.n_left) == ("M", "R", 1)
-    assert got.pairs == (Pair("two", "r2", "m2", "d"), Pair("one", "r1", "m1", "d"))
+    assert got.pairs == (AnswerPair("two", "r2", "m2", "d"), AnswerPair("one", "r1", "m1", "d"))
 
 
 def test_a_file_without_generators_has_its_own_name(tmp_path: Path) -> None:
@@ -42,9 +42,9 @@ def test_files_match_by_all_that_was_asked(tmp_path: Path) -> None:
     model.write_text("\n".join(map(json.dumps, apart)) + "\n\n", "utf-8-sig")
     got = pair_outputs(model, write_rows(tmp_path / "r.json", joined))
     assert got.pairs == (
-        Pair(f"{ask}\n\nA hen.", "a hen", "hen", None),
-        Pair(f"{ask}\n\nA goat.", "a goat", "goat", "m"),
-        Pair(f"Be brief.\n\n{ask}", "no", "none", "m"),
+        AnswerPair(f"{ask}\n\nA hen.", "a hen", "hen", None),
+        AnswerPair(f"{ask}\n\nA goat.", "a goat", "goat", "m"),
+        AnswerPair(f"Be brief.\n\n{ask}", "no", "none", "m"),
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pa_lite.alpaca.judge import JudgeOptions, Verdict, judge_pairs
-from pa_lite.alpaca.pairing import Pair as Answers
+from pa_lite.alpaca.pairing import AnswerPair
 from pa_lite.alpaca.prompts import Prompt
 from pa_lite.checkpoints.pairs import Pair
 from pa_lite.engine.chat import chat_prompts
@@ -107,10 +107,10 @@ def test_a_judge_leaves_out_what_its_tokenizer_cannot_take(model: Model, has_tem
     if not has_template:
         model.header.metadata.pop("tokenizer.chat_template")
     pairs = [
-        Answers("a", "b", "c", ""),
-        Answers("d", DIGITS, "e", ""),
-        Answers("f", "g", DIGITS, ""),
-        Answers("h", "h", "h", ""),
+        AnswerPair("a", "b", "c", ""),
+        AnswerPair("d", DIGITS, "e", ""),
+        AnswerPair("f", "g", DIGITS, ""),
+        AnswerPair("h", "h", "h", ""),
     ]
     found: dict[int, Verdict] = {}
     judge_pairs(model, pairs, JudgeOptions(), found.__setitem__)

@@ -149,7 +149,7 @@ def test_templates_reach_nothing_of_python(tiny_ggufs: dict[str, Path]) -> None:
                 said = renderer.render([("user", str(i))])
             except EngineError as e:
                 said = str(e)
-            assert not re.search(f"{LEAK}|was ended", said), code
+            assert not re.search(f"{LEAK}|took more", said), code
         renderer.close()
 
 
@@ -161,7 +161,7 @@ def test_an_endless_template(tiny_ggufs: dict[str, Path], template: str, monkeyp
     monkeypatch.setattr(chat, "_SECONDS", 0.3)
     with Model(tiny_ggufs["F32"], ONE) as model:
         set_template(model, template)
-        with pytest.raises(EngineError, match=r"template fails: it was (not done|ended) after"):
+        with pytest.raises(EngineError, match="template fails: it took more than"):
             chat_prompts(model, ["x"])
 
 
@@ -169,7 +169,7 @@ def test_an_endless_template(tiny_ggufs: dict[str, Path], template: str, monkeyp
 def test_a_greedy_template(tiny_ggufs: dict[str, Path], template: str) -> None:
     with Model(tiny_ggufs["F32"], ONE) as model:
         set_template(model, template)
-        with pytest.raises(EngineError, match="more memory than it gets"):
+        with pytest.raises(EngineError, match=r"needs more than \d+ MB of memory"):
             chat_prompts(model, ["x"])
 
 

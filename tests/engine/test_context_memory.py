@@ -12,19 +12,20 @@ import pytest
 
 import pa_lite
 from pa_lite.engine import llama
-from pa_lite.engine.context_memory import Wish, needs, shrinking
+from pa_lite.engine.context_memory import ContextSize, needs, shrinking
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.merging.plan import PlanOptions
 from tests.support import tiny
 
 ONE = EngineOptions(threads=1)
 SHAPES = [
-    Wish(512, 1, True, 128, 128, "F32"), Wish(4096, 64, True, 128, 128, "F32"), Wish(2048, 64, True, 64, 64, "F16"),
-    Wish(2048, 8, False, 512, 8, "F32"), Wish(8192, 16, False, 512, 16, "F16"), Wish(8192, 1, True, 512, 512, "F32"),
+    ContextSize(512, 1, True, 128, 128, "F32"), ContextSize(4096, 64, True, 128, 128, "F32"),
+    ContextSize(2048, 64, True, 64, 64, "F16"), ContextSize(2048, 8, False, 512, 8, "F32"),
+    ContextSize(8192, 16, False, 512, 16, "F16"), ContextSize(8192, 1, True, 512, 512, "F32"),
 ]  # fmt: skip
 
 
-def real(model: Model, wish: Wish) -> tuple[float, float]:
+def real(model: Model, wish: ContextSize) -> tuple[float, float]:
     """Bytes of the cache and of the buffer to compute in, as llama.cpp tells them."""
     llama.fresh_words()
     with model.context(
@@ -51,7 +52,9 @@ def wider(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("wish", SHAPES)
-def test_the_reckoning_is_llama_cpps_or_somewhat_more(wider: Path, wish: Wish, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reckoning_is_llama_cpps_or_somewhat_more(
+    wider: Path, wish: ContextSize, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(llama, "_last_words", deque[str]())  # all that it says
     with Model(wider, ONE) as model:
         cache, compute = real(model, wish)
@@ -63,8 +66,8 @@ def test_the_reckoning_is_llama_cpps_or_somewhat_more(wider: Path, wish: Wish, m
 
 
 def test_the_order_of_what_is_given_up() -> None:
-    def make(kind: str, n_batch: int) -> list[Wish]:
-        return [Wish(n, 1, True, n_batch, 1, kind) for n in (1000 + n_batch, 1000)]
+    def make(kind: str, n_batch: int) -> list[ContextSize]:
+        return [ContextSize(n, 1, True, n_batch, 1, kind) for n in (1000 + n_batch, 1000)]
 
     told = [(w.cache_type, w.n_batch, w.n_ctx) for w in shrinking(make, "F32", True, 32)]
     assert told == [

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pa_lite.alpaca.outputs import Target, write_outputs
+from pa_lite.alpaca.outputs import OutputsTarget, write_outputs
 from pa_lite.alpaca.prompts import Prompt
 from pa_lite.cli.mapped import unreadable_maps_are_told
 from pa_lite.engine.generation import GenerationOptions
@@ -72,8 +72,8 @@ def test_answers_of_a_file_that_changed_are_not_kept(model_file: Path, tmp_path:
     out.mkdir()
     with Model(model_file, ONE) as model, pytest.raises(InputChangedError):
         write_outputs(
-            model, [Prompt("a", "x"), Prompt("b", "x")], "m", Target(out / "a.json"), GenerationOptions(max_tokens=2),
-            progress=lambda *_: os.utime(model_file, ns=(0, 1)),
+            model, [Prompt("a", "x"), Prompt("b", "x")], "m", OutputsTarget(out / "a.json"),
+            GenerationOptions(max_tokens=2), progress=lambda *_: os.utime(model_file, ns=(0, 1)),
         )  # fmt: skip
     assert list(out.iterdir()) == []
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from pa_lite.engine import context_memory, generation
 from pa_lite.engine.answer_text import Generation, StopText
 from pa_lite.engine.context import Context
-from pa_lite.engine.context_memory import Wish, needs
+from pa_lite.engine.context_memory import ContextSize, needs
 from pa_lite.engine.generation import GenerationOptions, generate
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.engine.sampling import draw
@@ -294,7 +294,7 @@ def test_fewer_sequences_where_memory_is_short(
         prompts = [model.tokenize(t) for t in TEXTS]
         expected = generate(model, prompts, GenerationOptions(max_tokens=8))
         assert model.exact_cell_bytes == 2 * 2 * 2 * 16 * 4  # keys and values, layers, heads, their width, float32
-        enough = needs(model, Wish(3 * 256, 3, False, 64, 3, "F32")).new / 0.9 + 1
+        enough = needs(model, ContextSize(3 * 256, 3, False, 64, 3, "F32")).new / 0.9 + 1
         monkeypatch.setattr(context_memory, "available_memory", lambda: int(enough))
         assert generate(model, prompts, GenerationOptions(max_tokens=8)) == expected
         told = (
@@ -317,7 +317,7 @@ def test_a_smaller_cache_and_batch_before_fewer_sequences(
         prompts = [model.tokenize(t) for t in TEXTS]
         generate(model, prompts, GenerationOptions(max_tokens=8))
         for kind, n_batch in (("F16", 512), ("F16", 128)):
-            enough = needs(model, Wish(8 * 256, 8, False, n_batch, 8, kind)).new / 0.9 + 1
+            enough = needs(model, ContextSize(8 * 256, 8, False, n_batch, 8, kind)).new / 0.9 + 1
             monkeypatch.setattr(context_memory, "available_memory", lambda n=int(enough): n)
             generate(model, prompts, GenerationOptions(max_tokens=8))
             assert f"8 sequences of 256 tokens (cache {kind}, batches of {n_batch}) at a time" in model.remarks[-1]

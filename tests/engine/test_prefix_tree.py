@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pa_lite.engine.prefix_tree import SPINE, Batch, Limits, plan_batches
+from pa_lite.engine.prefix_tree import SPINE, Batch, BatchLimits, plan_batches
 from pa_lite.engine.requests import Request
 
 Asked = dict[int, list[tuple[tuple[int, ...], int]]]  # request -> (tokens seen, token predicted), in order
 
 
-def replay(requests: list[Request], limits: Limits) -> tuple[list[Batch], Asked]:
+def replay(requests: list[Request], limits: BatchLimits) -> tuple[list[Batch], Asked]:
     """Run the batches on lists of tokens instead of a model; checks every promise on the way."""
     sequences: dict[int, list[int]] = {SPINE: []}
     asked: Asked = {i: [] for i in range(len(requests))}
@@ -50,7 +50,7 @@ def prefixes(requests: list[Request]) -> set[tuple[int, ...]]:
     return {r.tokens[:n] for r in requests for n in range(1, len(r.tokens))}
 
 
-def check(requests: list[Request], limits: Limits) -> None:
+def check(requests: list[Request], limits: BatchLimits) -> None:
     batches, asked = replay(requests, limits)
     for i, r in enumerate(requests):
         expected = [(r.tokens[:n], r.tokens[n]) for n in range(r.n_context, len(r.tokens))]
@@ -72,7 +72,7 @@ def test_any_requests_within_any_limits(
     requests: list[Request], tokens: int, branches: int, rows: int, spare: int
 ) -> None:
     longest = max((len(r.tokens) - 1 for r in requests), default=1)
-    check(requests, Limits(tokens, branches, rows, longest + spare))
+    check(requests, BatchLimits(tokens, branches, rows, longest + spare))
 
 
 @pytest.mark.parametrize("n_batch", [1, 7, 64, 512])
@@ -89,7 +89,7 @@ def test_exemplars_questions_options(n_batch: int) -> None:
         for _ in range(5):
             question = exemplars + text(9)
             requests += [Request(question + text(rng.randint(1, 4)), len(question)) for _ in range(4)]
-    limits = Limits(n_batch, 127, 256, 100)
+    limits = BatchLimits(n_batch, 127, 256, 100)
     check(requests, limits)
     shuffled = requests[:]
     rng.shuffle(shuffled)
@@ -97,14 +97,14 @@ def test_exemplars_questions_options(n_batch: int) -> None:
         assert (a.tokens == b.tokens).all()
         assert (a.last == b.last).all()
         assert a.shared == b.shared
-    full = [len(b.tokens) for b in plan_batches(requests, Limits(n_batch, 127, 256, 1000))]
+    full = [len(b.tokens) for b in plan_batches(requests, BatchLimits(n_batch, 127, 256, 1000))]
     assert set(full[:-1]) <= {n_batch}  # no batch but the last has room left
 
 
 def test_label_tokens_come_from_one_row() -> None:
     """Requests that differ in their last token alone: one row of logits, nothing decoded for any of them."""
     prompt = tuple(range(50))
-    batches, _ = replay([Request((*prompt, label), 50) for label in (60, 61, 62, 63)], Limits(512, 127, 256, 600))
+    batches, _ = replay([Request((*prompt, label), 50) for label in (60, 61, 62, 63)], BatchLimits(512, 127, 256, 600))
     (batch,) = batches
     assert len(batch.tokens) == 50
     assert list(batch.target_rows) == [49] * 4
@@ -113,4 +113,4 @@ def test_label_tokens_come_from_one_row() -> None:
 
 
 def test_nothing_to_do() -> None:
-    assert list(plan_batches([], Limits(1, 1, 1, 1))) == []
+    assert list(plan_batches([], BatchLimits(1, 1, 1, 1))) == []

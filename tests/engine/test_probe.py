@@ -21,14 +21,14 @@ from pa_lite.engine import probe as module
 from pa_lite.engine.in_memory import InMemoryModel
 from pa_lite.engine.model import EngineOptions
 from pa_lite.engine.model_reference import open_model
-from pa_lite.engine.probe import Limits, limits_for, probe, probe_file
+from pa_lite.engine.probe import ProbeLimits, limits_for, probe, probe_file
 from pa_lite.errors import CheckpointError, EngineError
 from pa_lite.ggml.metadata import array, string, uint32
 from pa_lite.merging.plan import PlanOptions, plan_merge
 from tests.engine.test_model import split
 from tests.engine.test_refusals import changed, float32
 
-AMPLE = Limits(30, 1 << 30)
+AMPLE = ProbeLimits(30, 1 << 30)
 ONE = EngineOptions(threads=1)
 
 
@@ -54,10 +54,10 @@ def test_a_file_that_kills_llama_cpp(tiny_ggufs: dict[str, Path], tmp_path: Path
     twice = {"tokenizer.ggml.tokens": array("STRING", ["a"] * 320)}
     path = changed(tiny_ggufs["F32"], tmp_path / "twice.gguf", twice, {})
     before = children()
-    with pytest.raises(CheckpointError, match="ends the process that loads it") as caught:
+    with pytest.raises(CheckpointError, match="crashed while loading it") as caught:
         probe(path, AMPLE)
     message = str(caught.value)
-    assert message.startswith(f"{path}: llama.cpp ends the process that loads it (SIGABRT): llama-vocab.cpp:")
+    assert message.startswith(f"{path}: llama.cpp crashed while loading it (SIGABRT): llama-vocab.cpp:")
     assert "GGML_ASSERT(id_to_token.size() == token_to_id.size()) failed" in message
     assert "--no-probe" in message
     assert "\n" not in message
@@ -89,7 +89,7 @@ def test_a_file_that_takes_too_much_memory(tiny_ggufs: dict[str, Path], tmp_path
     path = endless(tiny_ggufs["F32"], tmp_path / "x.gguf")
     before = children()
     with pytest.raises(CheckpointError, match="takes more than 200 MB beside the file"):
-        probe(path, Limits(60, 200_000_000))
+        probe(path, ProbeLimits(60, 200_000_000))
     assert children() == before
 
 
@@ -106,14 +106,14 @@ def test_memory_is_watched_from_outside_too(
     monkeypatch.setattr(json, "dumps", generous)
     path = endless(tiny_ggufs["F32"], tmp_path / "x.gguf")
     with pytest.raises(CheckpointError, match="takes more than 300 MB beside the file"):
-        probe(path, Limits(60, 300_000_000))
+        probe(path, ProbeLimits(60, 300_000_000))
 
 
 def test_a_file_that_takes_too_long(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
     path, before = endless(tiny_ggufs["F32"], tmp_path / "x.gguf"), children()
     start = time.monotonic()
     with pytest.raises(CheckpointError, match="not done with it after 0 seconds"):
-        probe(path, Limits(0.2, 1 << 40))
+        probe(path, ProbeLimits(0.2, 1 << 40))
     assert time.monotonic() - start < 5
     assert children() == before
 
@@ -130,7 +130,7 @@ def test_an_interrupt_leaves_nothing(tiny_ggufs: dict[str, Path], tmp_path: Path
     path, before = endless(tiny_ggufs["F32"], tmp_path / "x.gguf"), children()
     threading.Timer(0.4, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
-        probe(path, Limits(60, 1 << 40))
+        probe(path, ProbeLimits(60, 1 << 40))
     assert children() == before
 
 
@@ -138,8 +138,8 @@ def test_an_interrupt_leaves_nothing(tiny_ggufs: dict[str, Path], tmp_path: Path
 def test_the_worker_does_not_outlive_a_killed_program(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
     path = endless(tiny_ggufs["F32"], tmp_path / "x.gguf")
     code = (
-        "import sys; from pathlib import Path; from pa_lite.engine.probe import Limits, probe\n"
-        "probe(Path(sys.argv[1]), Limits(60, 1 << 40))"
+        "import sys; from pathlib import Path; from pa_lite.engine.probe import ProbeLimits, probe\n"
+        "probe(Path(sys.argv[1]), ProbeLimits(60, 1 << 40))"
     )
     program = subprocess.Popen([sys.executable, "-c", code, str(path)])
     listed = Path(f"/proc/{program.pid}/task/{program.pid}/children")
@@ -169,7 +169,7 @@ def test_a_file_is_tried_once(
     tried: list[Path] = []
     real = probe
 
-    def counted(file: Path, limits: Limits, descriptors: tuple[int, ...] = ()) -> None:
+    def counted(file: Path, limits: ProbeLimits, descriptors: tuple[int, ...] = ()) -> None:
         tried.append(file)
         real(file, limits, descriptors)
 
@@ -220,7 +220,7 @@ def test_a_failure_is_not_remembered(
     path = endless(tiny_ggufs["F32"], tmp_path / "x.gguf")
     for _ in range(2):
         with pytest.raises(CheckpointError, match="beside the file"):
-            probe_file(path, Limits(60, 100_000_000))
+            probe_file(path, ProbeLimits(60, 100_000_000))
     assert not cache.exists()
 
 
@@ -281,7 +281,7 @@ def test_what_is_merged_from_gguf_files_is_tried_once(
     tried: list[tuple[int, ...]] = []
     real = probe
 
-    def counted(path: Path, limits: Limits, descriptors: tuple[int, ...] = ()) -> None:
+    def counted(path: Path, limits: ProbeLimits, descriptors: tuple[int, ...] = ()) -> None:
         tried.append(tuple(descriptors))
         real(path, limits, descriptors)
 
@@ -307,7 +307,7 @@ def test_the_command_line_says_it_in_one_line(
     """With the checks of the header out of the way, as for a fault that nobody knows of yet."""
     path = endless(tiny_ggufs["F32"], tmp_path / "x.gguf")
     monkeypatch.setattr(module, "check_loadable", lambda _header: None)
-    monkeypatch.setattr(module, "limits_for", lambda _size: Limits(60, 100_000_000))
+    monkeypatch.setattr(module, "limits_for", lambda _size: ProbeLimits(60, 100_000_000))
     with pytest.raises(SystemExit) as e:
         main(["follow", str(path), "--set", "demo", "--threads", "1"])
     assert e.value.code == 1
@@ -318,7 +318,10 @@ def test_the_command_line_says_it_in_one_line(
 
 def test_no_process_to_be_had(tiny_ggufs: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(sys, "executable", str(tmp_path / "no-python"))
-    with pytest.raises(EngineError, match=r"no process can be started to try it in: .* --no-probe does without"):
+    with pytest.raises(
+        EngineError,
+        match=r"cannot be tried in a separate process: no process can be started: .* --no-probe does without",
+    ):
         probe(tiny_ggufs["F32"], AMPLE)
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 import pa_lite
 from pa_lite.engine import context_memory
-from pa_lite.engine.context_memory import Wish, needs
+from pa_lite.engine.context_memory import ContextSize, needs
 from pa_lite.engine.generation import GenerationOptions, generate
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.engine.model_reference import open_model
@@ -280,8 +280,8 @@ def test_scoring_in_less_and_less_memory(tiny_ggufs: dict[str, Path], monkeypatc
         expected = score_requests(model, requests)
         longest = asked[0][0] - 128
 
-        def wish(n_ctx: int, n_batch: int, kind: str) -> Wish:
-            return Wish(n_ctx, min(64, n_batch), True, n_batch, n_batch, kind)
+        def wish(n_ctx: int, n_batch: int, kind: str) -> ContextSize:
+            return ContextSize(n_ctx, min(64, n_batch), True, n_batch, n_batch, kind)
 
         for n_ctx, n_batch, kind in (
             (longest + 128, 128, "F32"), (longest + 128, 128, "F16"), (longest + 64, 64, "F16"),

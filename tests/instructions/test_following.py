@@ -14,16 +14,16 @@ from pa_lite.errors import InputError
 from pa_lite.instructions.checks import followed
 from pa_lite.instructions.following import (
     Constraint,
+    ConstraintResult,
     FollowResult,
     Instruction,
     Rate,
-    Verdict,
     check_answer,
     follow_instructions,
     load_instructions,
 )
 from pa_lite.instructions.sets import find_set
-from pa_lite.statistics import Estimate
+from pa_lite.statistics import Mean
 from tests.support.reports import Reports
 
 ROW = {"split": "test", "kind": "upper", "instruction": "Shout.", "checks": [{"kind": "uppercase"}]}
@@ -63,7 +63,10 @@ def test_strict_and_loose() -> None:
     assert check_answer(both, "BIRD").followed
     answer = check_answer(both, "Sure:\n**BIRD**")
     assert (answer.followed, answer.loose) == (False, True)
-    assert answer.constraints == (Verdict("uppercase", False, True), Verdict("word_count", False, True))
+    assert answer.constraints == (
+        ConstraintResult("uppercase", False, True),
+        ConstraintResult("word_count", False, True),
+    )
     cut = check_answer(both, "BIRD", ended=False)
     assert (cut.followed, cut.loose) == (False, False)
     assert check_answer(both, "BIRD", ended=False, must_end=False).followed
@@ -78,7 +81,7 @@ def test_what_cannot_be_checked_counts_nowhere() -> None:
     assert [a.followed for a in answers] == [None, True, False]
     result = FollowResult("m", 2, 0.5, 0.5, answers)
     assert (result.unchecked, result.cut) == (1, 0)
-    assert result.prompts() == Rate(2, Estimate(0.5, 0.5), Estimate(0.5, 0.5))
+    assert result.prompts() == Rate(2, Mean(0.5, 0.5), Mean(0.5, 0.5))
     assert result.constraints().n == 4
     assert result.constraints().strict.value == 0.75
     rates = result.by_constraint()

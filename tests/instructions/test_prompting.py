@@ -17,7 +17,7 @@ from pa_lite.alpaca import judging, outputs
 from pa_lite.alpaca.annotations import read_annotations
 from pa_lite.alpaca.judge import JudgeOptions
 from pa_lite.alpaca.judging import judge_outputs
-from pa_lite.alpaca.outputs import Target, write_outputs
+from pa_lite.alpaca.outputs import OutputsTarget, write_outputs
 from pa_lite.alpaca.pairing import pair_outputs, read_outputs
 from pa_lite.alpaca.prompts import Prompt
 from pa_lite.alpaca.win_rate import win_rate
@@ -60,7 +60,7 @@ def stop_before_the_end(monkeypatch: pytest.MonkeyPatch, model: Model, target: P
     with monkeypatch.context() as patch:
         patch.setattr(outputs, "to_json", stopped)
         with pytest.raises(KeyboardInterrupt):
-            write_outputs(model, PROMPTS, "tiny", Target(target), SHORT, chat)
+            write_outputs(model, PROMPTS, "tiny", OutputsTarget(target), SHORT, chat)
 
 
 def test_a_resumed_run_keeps_its_date(
@@ -72,10 +72,10 @@ def test_a_resumed_run_keeps_its_date(
         stop_before_the_end(monkeypatch, model, target, None)
         monkeypatch.setattr(chat_template, "date", LaterDate)
         with pytest.raises(OutputError, match="as the date changed"):
-            write_outputs(model, PROMPTS, "tiny", Target(target, resume=True), SHORT, ChatOptions(date=LATER))
-        written = write_outputs(model, PROMPTS, "tiny", Target(target, resume=True), SHORT)
+            write_outputs(model, PROMPTS, "tiny", OutputsTarget(target, resume=True), SHORT, ChatOptions(date=LATER))
+        written = write_outputs(model, PROMPTS, "tiny", OutputsTarget(target, resume=True), SHORT)
         assert (written.n_resumed, written.chat) == (4, {"date": date.today().isoformat()})
-        fresh = write_outputs(model, PROMPTS, "tiny", Target(tmp_path / "later.json"), SHORT)
+        fresh = write_outputs(model, PROMPTS, "tiny", OutputsTarget(tmp_path / "later.json"), SHORT)
         assert fresh.chat == {"date": "2031-05-06"}
     assert {r["chat"]["date"] for r in json.loads(target.read_text("utf-8"))} == {date.today().isoformat()}
 
@@ -86,7 +86,9 @@ def test_the_date_does_not_matter_to_templates_without_one(
     target = tmp_path / "out.json"
     with Model(tiny_ggufs["F32"], ONE) as model:
         stop_before_the_end(monkeypatch, model, target, None)
-        written = write_outputs(model, PROMPTS, "tiny", Target(target, resume=True), SHORT, ChatOptions(date=LATER))
+        written = write_outputs(
+            model, PROMPTS, "tiny", OutputsTarget(target, resume=True), SHORT, ChatOptions(date=LATER)
+        )
         assert (written.n_resumed, written.chat) == (4, {})
     assert all(
         set(r) == {"instruction", "output", "generator", "dataset"} for r in json.loads(target.read_text("utf-8"))
@@ -102,8 +104,8 @@ def test_other_template_arguments_are_a_changed_input(
         stop_before_the_end(monkeypatch, model, target, None)
         on = ChatOptions(template_args={"enable_thinking": True})
         with pytest.raises(OutputError, match=r"as the template arguments \(--template-arg\) changed"):
-            write_outputs(model, PROMPTS, "tiny", Target(target, resume=True), SHORT, on)
-        assert write_outputs(model, PROMPTS, "tiny", Target(target, resume=True), SHORT).n_resumed == 4
+            write_outputs(model, PROMPTS, "tiny", OutputsTarget(target, resume=True), SHORT, on)
+        assert write_outputs(model, PROMPTS, "tiny", OutputsTarget(target, resume=True), SHORT).n_resumed == 4
     assert json.loads(target.read_text("utf-8"))[0]["chat"] == {"template_args": {"enable_thinking": False}}
 
 
@@ -111,7 +113,7 @@ def test_reasoning_that_never_ends_is_no_answer(tiny_ggufs: dict[str, Path], tmp
     on = ChatOptions(template_args={"enable_thinking": True})
     with Model(tiny_ggufs["F32"], ONE) as model:
         set_template(model, THINKING)
-        written = write_outputs(model, PROMPTS, "tiny", Target(tmp_path / "out.json"), SHORT, on)
+        written = write_outputs(model, PROMPTS, "tiny", OutputsTarget(tmp_path / "out.json"), SHORT, on)
         assert written.reasons["length"] + written.reasons["reasoning"] == 4
         made = json.loads((tmp_path / "out.json").read_text("utf-8"))
         assert all(r["output"] == "" for r in made)

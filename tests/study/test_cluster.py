@@ -93,7 +93,7 @@ def test_a_cluster_without_nodes_is_not_waited_for(cluster: Any, monkeypatch: py
     monkeypatch.setattr(clusters, "_ROOM_PATIENCE", 0.5)
     plan = plan_study("demo", OPTIONS)
     with clusters.ray_workers("demo", cluster.address):
-        remote = ray.remote(num_cpus=99)(clusters._Remote)  # as though the nodes with room had gone
+        remote = ray.remote(num_cpus=99)(clusters._RemoteWorker)  # as though the nodes with room had gone
         keys = [p.cell.key for p in plan.cells]
         worker = clusters.RayWorker(ray, lambda: remote.remote("demo", OPTIONS, keys, None, None), lambda: False)
         start = time.monotonic()

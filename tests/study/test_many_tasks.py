@@ -17,13 +17,13 @@ from pa_lite.study.report.page import to_html
 from pa_lite.study.report.plotly_charts import labels_apart
 from pa_lite.study.results import load_study
 from pa_lite.study.store import open_store, read_store
-from pa_lite.study.summary import Study
+from pa_lite.study.summary import StudySummary
 
 
-def study(n: int) -> Study:
+def study(n: int) -> StudySummary:
     rng = np.random.default_rng(0)
     tasks = tuple(Series(f"task{i}", "a", rng.integers(0, 2, (3, 12)).astype(np.float64), 0.5) for i in range(n))
-    return Study("tiny", "F16", Curves((0.0, 0.5, 1.0), tasks))
+    return StudySummary("tiny", "F16", Curves((0.0, 0.5, 1.0), tasks))
 
 
 def test_more_tasks_than_panels_are_a_table_that_says_so() -> None:

@@ -140,7 +140,12 @@ def test_judging_that_was_interrupted_goes_on(tmp_path: Path, monkeypatch: pytes
         sweep_pair("demo", one, tmp_path / "run")
     with read_store(tmp_path / "run") as store:
         assert load_study(store).curves.wins is None  # lams stand finished without their preferences
-    monkeypatch.setattr(WinsWorkload, "run", lambda *words: judged.append(words[0].model) or real(*words))
+
+    def noting(self: WinsWorkload, model: Model, items: Any) -> Any:
+        judged.append(self.model)
+        return real(self, model, items)
+
+    monkeypatch.setattr(WinsWorkload, "run", noting)
     sweep_pair("demo", one, tmp_path / "run")
     assert judged == ["demo@0", "demo@1"]
     assert verdicts(tmp_path / "run") == verdicts(tmp_path / "whole")

@@ -19,7 +19,7 @@ from pa_lite.study.plan import StudyOptions, plan_study
 from pa_lite.study.report.publish import publish
 from pa_lite.study.staleness import UNRECORDED, by_reason, settle_plan
 from pa_lite.study.store import Cell, open_store, read_store
-from pa_lite.study.summary import Study
+from pa_lite.study.summary import StudySummary
 from pa_lite.study.sweep import estimate_pair, sweep_pair
 from pa_lite.tasks.scoring import ScoreOptions
 from tests.cli.test_cli import run
@@ -81,7 +81,7 @@ def change_context(pair: Pair) -> None:
         edit(side / "config.json", lambda table: table.update(max_position_embeddings=256))
 
 
-def values(study: Study) -> list[list[list[float]]]:
+def values(study: StudySummary) -> list[list[list[float]]]:
     series = [*study.curves.tasks, *filter(None, (study.curves.follow, study.curves.wins))]
     return [s.values.tolist() for s in series]
 

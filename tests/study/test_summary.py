@@ -19,7 +19,7 @@ from pa_lite.study.export import to_document
 from pa_lite.study.report.matplotlib_charts import curves_svg
 from pa_lite.study.report.page import to_html
 from pa_lite.study.report.plotly_charts import curves_figure, plane_figure
-from pa_lite.study.summary import Study, comparisons, conclusion, labels, readings
+from pa_lite.study.summary import StudySummary, comparisons, conclusion, labels, readings
 
 LAMS = (0.0, 0.5, 1.0)
 KEEP, FEW_SHOT, BALANCED = "keep 95% of following", "few-shot only", "balanced"
@@ -49,7 +49,7 @@ FALLING = series("task", 9, 300, 0.8, 0.6, 0.4)
 
 
 def test_three_equal_lams_have_no_best(capsys: pytest.CaptureFixture[str]) -> None:
-    study = Study("tiny", "F16", Curves(LAMS, (equal("t", 1, 40), equal("u", 2, 20)), equal("f", 3, 30)))
+    study = StudySummary("tiny", "F16", Curves(LAMS, (equal("t", 1, 40), equal("u", 2, 20)), equal("f", 3, 30)))
     curves = study.curves
     assert best_lams(curves) == {KEEP: None, FEW_SHOT: None, BALANCED: None}
     text = conclusion(curves)
@@ -176,7 +176,7 @@ def test_a_single_lam_has_nothing_to_compare_with(capsys: pytest.CaptureFixture[
             f"Few-shot accuracy: {100 * task.values.mean():.1f}% at lam {lam:g}; with a single lam there is nothing to "
             f"compare. Instructions followed: {100 * follow.values.mean():.0f}% at lam {lam:g}."
         )
-        study = Study("tiny", "F16", curves)
+        study = StudySummary("tiny", "F16", curves)
         show_study(study, False)
         assert to_document(study)["readings"] == []
         assert "best" not in capsys.readouterr().out
@@ -235,5 +235,5 @@ def test_the_first_reading_marks_the_table_and_the_chart(capsys: pytest.CaptureF
     assert "best few-shot: lam 0.25" in drawn
     notes = [note["text"] for note in curves_figure(curves, found)["layout"]["annotations"]]
     assert notes == [f"{KEEP}, balanced: lam 0.75", "best few-shot: lam 0.25"]
-    page = to_html(Study("tiny", "F16", replace(curves)))
+    page = to_html(StudySummary("tiny", "F16", replace(curves)))
     assert re.search(r'<tr class="best"><td>0\.75</td>.*<td>keep 95% of following, balanced</td></tr>', page, re.DOTALL)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 # words of Python's own that no text may hold in the end
 LEAK = r"<(class|function|module|built-in|bound|code|frame)|uid=|root:|object at"
-OUT_OF_TIME = "was ended after|was not done after"
-OUT_OF_MEMORY = "more memory than it gets|was ended after"
+OUT_OF_TIME = r"took more than [\d.]+ seconds"
+OUT_OF_MEMORY = r"needs more than \d+ MB of memory|took more than [\d.]+ seconds"
 # Python's insides, by every way that sandboxes have been left
 INSIDES = [
     "''.__class__.__mro__[1].__subclasses__()",

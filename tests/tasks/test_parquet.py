@@ -121,7 +121,7 @@ def test_decoding_is_bounded_by_our_own_limits(
         rows_of(path)
     message = str(caught.value)
     assert message.startswith(f"{path}: ")
-    assert any(told in message for told in ("more memory than it gets", "use of memory", "becomes more", "in row"))
+    assert any(told in message for told in ("needs more than", "becomes more", "in row"))
     assert len(message) < 600
 
 
@@ -162,7 +162,7 @@ def test_reading_all_files_has_a_time_limit(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(parquet, "_SECONDS", 0)
     monkeypatch.setattr(parquet, "_READS_A_SECOND", 10_000)
     monkeypatch.setattr(parquet, "_BYTES_A_SECOND", 10**12)
-    with pytest.raises(InputError, match=r"x.parquet: .*(took|ended after)"):
+    with pytest.raises(InputError, match=r"x.parquet: .*took"):
         rows_of(write(tmp_path / "x.parquet", {"q": list(range(100_000))}))
 
 

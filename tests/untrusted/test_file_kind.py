@@ -19,7 +19,7 @@ from pa_lite.checkpoints import open_checkpoint
 from pa_lite.checkpoints.safetensors_file import read_header
 from pa_lite.errors import CheckpointError
 from pa_lite.ggml.container import read_gguf_header
-from pa_lite.untrusted.file_kind import Content
+from pa_lite.untrusted.file_kind import FileStart
 from tests.support import tiny
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"4d" * 32 + b"\nsize 4987448\n"
@@ -161,7 +161,7 @@ def test_pointers_of_any_length_are_read_in_time() -> None:
         POINTER.replace(b"oid", b"x\n" * n + b"oid"), b"version https://a/spec/1\n" + b" " * n,
     ]  # fmt: skip
     start = time.process_time()
-    found = [Content(text, len(text)).explanation for text in texts]
+    found = [FileStart(text, len(text)).explanation for text in texts]
     assert time.process_time() - start < 5
     assert "git-lfs pointer" in str(found[0])
     assert "stands for a file of 4987448 bytes" in str(found[7])

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from pa_lite.checkpoints.pairs import Pair
-from pa_lite.statistics import Estimate, mean_over_tasks
+from pa_lite.statistics import Mean, mean_over_tasks
 from pa_lite.study.curves import Curves, estimates, means
 from pa_lite.study.demo import measure_demo
 
@@ -20,7 +20,7 @@ def row(cells: list[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def percent(found: Estimate) -> str:
+def percent(found: Mean) -> str:
     return f"{100 * found.value:.1f} ± {100 * found.stderr:.1f}"
 
 
@@ -42,13 +42,13 @@ def table(curves: Curves) -> list[str]:
     return lines
 
 
-def difference(curves: Curves, lam: float, other: float) -> Estimate:
+def difference(curves: Curves, lam: float, other: float) -> Mean:
     """Few-shot accuracy at a lam minus that at another, paired by item, averaged over tasks."""
     a, b = curves.lams.index(lam), curves.lams.index(other)
     return mean_over_tasks([t.values[a] - t.values[b] for t in curves.tasks])
 
 
-def told(name: str, d: Estimate) -> str:
+def told(name: str, d: Mean) -> str:
     return f"{name} {100 * d.value:+.1f} (s.e. {100 * d.stderr:.1f})"
 
 

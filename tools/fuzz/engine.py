@@ -27,6 +27,7 @@ from pa_lite.engine.refusals import check_loadable
 from pa_lite.errors import PaLiteError
 from pa_lite.ggml.container import read_gguf_header
 from pa_lite.ggml.kernels import TYPE_IDS, tensor_type
+from pa_lite.untrusted import sandbox_worker
 from tools.fuzz.engine_bases import make_bases
 from tools.fuzz.gguf import NUMBERS, mutate
 from tools.fuzz.gguf_parts import Array, GgufFile, Scalar, Text, parse, repair, serialise
@@ -157,11 +158,15 @@ class Campaign:
 
     def _child(self) -> None:
         """Never returns."""
+        import resource
+
         code = 4
         try:
             said = os.open(self.said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(said, 2)
-            probe_worker.limit(_MEMORY, _SECONDS)
+            sandbox_worker.limit_once(_MEMORY)
+            sandbox_worker.limit_time(_SECONDS)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
             failed = probe_worker.run(self.lib, str(self.path), self.extra)
             if failed:
                 os.write(2, f"{failed}: {probe_worker.reason(self.words)}".encode())

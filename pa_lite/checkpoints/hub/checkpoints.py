@@ -82,7 +82,7 @@ def _gguf_parts(name: str, by_name: dict[str, HubFile], reference: HubReference)
 
 
 @dataclass(frozen=True)
-class _Found:
+class _HubSnapshot:
     """A checkpoint at a commit: its snapshot's folder, weight files, and the small files beside them."""
 
     reference: HubReference
@@ -142,7 +142,7 @@ def reach_checkpoint(reference: HubReference) -> tuple[Path, dict[str, ByteSourc
         return found.path, dict(zip(names, pool.map(reach, found.weights), strict=True))
 
 
-def _find(reference: HubReference) -> _Found:
+def _find(reference: HubReference) -> _HubSnapshot:
     """Resolve a reference and tell which of its files belong to the checkpoint; fetches the index to know."""
     commit = resolve_commit(reference)
     pinned = replace(reference, revision=commit)
@@ -166,10 +166,10 @@ def _find(reference: HubReference) -> _Found:
     small = [f for f in files if _SMALL.fullmatch(f.name)] if weights[0].name.endswith(".safetensors") else []
     if twins := same_file(f.name for f in (*weights, *small)):
         raise CheckpointError(f"{reference}: has the files {' and '.join(twins)}, which are one file on some systems.")
-    return _Found(pinned, folder, weights, small)
+    return _HubSnapshot(pinned, folder, weights, small)
 
 
-def _fetch(files: Sequence[tuple[_Found, HubFile]], progress: Progress | None) -> None:
+def _fetch(files: Sequence[tuple[_HubSnapshot, HubFile]], progress: Progress | None) -> None:
     """Bring files into the cache, a few at a time, with one progress over all their bytes."""
     total = Sum(sum(file.size for _, file in files), progress)
     absent = [(found, file) for found, file in files if not (found.folder / file.name).exists()]
@@ -178,7 +178,7 @@ def _fetch(files: Sequence[tuple[_Found, HubFile]], progress: Progress | None) -
             total.add(file.size)
     _check_room(sum(file.size for _, file in absent))
 
-    def fetch(entry: tuple[_Found, HubFile]) -> None:
+    def fetch(entry: tuple[_HubSnapshot, HubFile]) -> None:
         found, file = entry
         subject = replace(found.reference.subject, file=file.name)
         add_file(RepoCache(subject.repo, subject.repo_type), subject, file_facts(subject), total)

@@ -26,7 +26,7 @@ _MODEL_TYPES = {1: "Unigram", 3: "word", 4: "character"}
 
 
 @dataclass(frozen=True)
-class Piece:
+class SentencePieceToken:
     """A token: its text with ▁ for spaces, its score, its type in SentencePiece's numbers, which are llama.cpp's."""
 
     text: str
@@ -47,10 +47,10 @@ class SentencePieceModel:
     add_dummy_prefix: bool
 
     @property
-    def pieces(self) -> list[Piece]:
+    def pieces(self) -> list[SentencePieceToken]:
         """The same as objects."""
         rows = zip(self.texts, self.scores.tolist(), self.types.tolist(), strict=True)
-        return [Piece(text.decode("utf-8"), score, token_type) for text, score, token_type in rows]
+        return [SentencePieceToken(text.decode("utf-8"), score, token_type) for text, score, token_type in rows]
 
 
 def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:

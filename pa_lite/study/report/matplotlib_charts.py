@@ -19,7 +19,7 @@ from pa_lite.study.comparisons import band
 from pa_lite.study.curves import MOST_PANELS, Average, Curves, Series, average, averages, by_gain, means, pareto_optimal
 from pa_lite.study.measures import FEW_SHOT
 from pa_lite.study.report.plotly_charts import labels_apart
-from pa_lite.study.summary import Reading, Study, labels, readings
+from pa_lite.study.summary import Reading, StudySummary, labels, readings
 from pa_lite.system.atomic import write_bytes, write_text
 from pa_lite.system.markers import temporary_folder
 from pa_lite.system.opening import check_own
@@ -224,7 +224,7 @@ def _draw_panels(figure: Any, curves: Curves, groups: Groups, columns: int, on_p
     figure.supylabel("percent")
 
 
-def write_figure(study: Study, path: Path, dots_per_inch: int = 300) -> None:
+def write_figure(study: StudySummary, path: Path, dots_per_inch: int = 300) -> None:
     """Write the curves as a PNG or SVG file, by the path's ending. Raises InputError for another, OutputError."""
     ending = path.suffix.lower()
     if ending == ".svg":
@@ -244,7 +244,7 @@ def _png(figure: Any, dots_per_inch: float) -> bytes:
     return raw.getvalue()
 
 
-def figure_names(study: Study) -> list[str]:
+def figure_names(study: StudySummary) -> list[str]:
     """Names of the figures that write_png writes, without their ending."""
     has = {
         "curves": True,
@@ -254,7 +254,7 @@ def figure_names(study: Study) -> list[str]:
     return [name for name, is_there in has.items() if is_there]
 
 
-def write_png(study: Study, folder: Path, dots_per_inch: int = 300) -> list[Path]:
+def write_png(study: StudySummary, folder: Path, dots_per_inch: int = 300) -> list[Path]:
     """The figures for a paper: curves, plane, and a panel for each task, as far as there is something to show.
 
     Raises OutputError when they cannot be written.

@@ -20,7 +20,7 @@ from pa_lite.study.export import difference_rows, to_csv
 from pa_lite.study.report.matplotlib_charts import Panels
 from pa_lite.study.report.plotly_charts import Figure, curves_figure, panels_figure, plane_figure
 from pa_lite.study.report.static_charts import static_charts
-from pa_lite.study.summary import Reading, Study, against_ends, conclusion, labels, readings, table
+from pa_lite.study.summary import Reading, StudySummary, against_ends, conclusion, labels, readings, table
 from pa_lite.system.opening import open_regular
 
 _TEMPLATE = Path(__file__).with_name("page.html")
@@ -122,7 +122,7 @@ def is_page(path: Path) -> bool:
         return False
 
 
-def to_html(study: Study) -> str:
+def to_html(study: StudySummary) -> str:
     """Return the page: sentences, charts with hover values, numbers, examples, setting, and the data as CSV.
 
     Each chart is there twice: as a static SVG, which is printed and shown where scripts do not run, and as figures that

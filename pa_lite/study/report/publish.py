@@ -13,7 +13,7 @@ from pa_lite.study.report.matplotlib_charts import figure_names, write_png
 from pa_lite.study.report.page import is_page, to_html
 from pa_lite.study.results import load_study
 from pa_lite.study.store import Store, read_store
-from pa_lite.study.summary import Study
+from pa_lite.study.summary import StudySummary
 from pa_lite.system.atomic import check_target, write_errors, write_text
 from pa_lite.untrusted.safe_names import file_name
 
@@ -38,7 +38,7 @@ class ReportOptions:
             object.__setattr__(self, "type", type_name(self.type))
 
 
-def publish(run: Path, options: ReportOptions | None = None) -> tuple[list[Path], Study]:
+def publish(run: Path, options: ReportOptions | None = None) -> tuple[list[Path], StudySummary]:
     """Write the study in a run folder; returns the files written and the study.
 
     Raises InputError when there is nothing to tell, OutputError when a file exists or cannot be written.

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 from markupsafe import Markup
 
 from pa_lite.sanitize import one_line
-from pa_lite.statistics import Estimate
+from pa_lite.statistics import Mean
 from pa_lite.study.curves import Curves, average, averages, by_gain, means, pareto_optimal
 from pa_lite.study.measures import FEW_SHOT
 from pa_lite.study.report.matplotlib_charts import INK, PAPER, Panels, page_svgs
@@ -72,7 +72,7 @@ def _descriptions(curves: Curves, found: Sequence[Reading], panels: Mapping[str,
     order = sorted(range(len(curves.lams)), key=lambda i: curves.lams[i])
     lams = [curves.lams[i] for i in order]
 
-    def course(name: str, estimates: Sequence[Estimate]) -> str:
+    def course(name: str, estimates: Sequence[Mean]) -> str:
         values = [100 * estimates[i].value for i in order]
         text = f"{name}: {values[0]:.1f}% at lam {lams[0]:g}"
         if len(lams) > 1:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pa_lite.checkpoints.vocabulary.sentencepiece_model import Piece, read_sentencepiece
+from pa_lite.checkpoints.vocabulary.sentencepiece_model import SentencePieceToken, read_sentencepiece
 from pa_lite.errors import CheckpointError
 from tests.support.folders import PIECES
 from tests.support.vocabularies import PieceFacts, message, sentencepiece_model, varint
@@ -27,7 +27,7 @@ def test_what_is_written_is_read(
     path.write_bytes(sentencepiece_model(facts, dummy_prefix=prefix))
     got = read_sentencepiece(path)
     assert read_sentencepiece(path, plain=False).pieces == got.pieces
-    assert got.pieces == [Piece(str(t), float(np.float32(s)), k) for t, s, k in facts]
+    assert got.pieces == [SentencePieceToken(str(t), float(np.float32(s)), k) for t, s, k in facts]
     assert got.add_dummy_prefix is prefix
 
 

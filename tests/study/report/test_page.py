@@ -30,7 +30,7 @@ from pa_lite.study.report.page import to_html
 from pa_lite.study.report.plotly_charts import panels_figure, plane_figure
 from pa_lite.study.report.publish import ReportOptions, publish
 from pa_lite.study.store import open_store, read_store
-from pa_lite.study.summary import Example, Study, against_ends, conclusion, readings, table
+from pa_lite.study.summary import Example, StudySummary, against_ends, conclusion, readings, table
 from pa_lite.study.sweep import sweep_pair
 from tests.study.test_sweep import OPTIONS
 
@@ -44,18 +44,18 @@ def _series(name: str, area: str, seed: int, *rates: float) -> Series:
 
 
 @pytest.fixture(scope="module")
-def study() -> Study:
+def study() -> StudySummary:
     tasks = (
         _series("a<b>task", "knowledge", 1, 0.6, 0.7, 0.72, 0.6, 0.4),
         _series("second", "symbolic", 2, 0.9, 0.9, 0.8, 0.5, 0.3),
     )
     curves = Curves(LAMS, tasks, _series("demo", "following", 3, 0.1, 0.1, 0.3, 0.8, 0.85))
     examples = (Example("Say " + EVIL, ((0.0, EVIL, False), (0.5, "=1+1", True), (1.0, "", None))),)
-    return Study("tiny", "F16", curves, examples, (("seed", "0"), ("x", EVIL)), ("a remark",))
+    return StudySummary("tiny", "F16", curves, examples, (("seed", "0"), ("x", EVIL)), ("a remark",))
 
 
 @pytest.fixture(scope="module")
-def page(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def page(study: StudySummary, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "report.html"
     path.write_text(to_html(study), "utf-8")
     return path
@@ -113,7 +113,7 @@ def test_nothing_that_a_model_says_runs(browser: Any, page: Path) -> None:
     tab.close()
 
 
-def test_downloads_hold_the_numbers(browser: Any, page: Path, study: Study) -> None:
+def test_downloads_hold_the_numbers(browser: Any, page: Path, study: StudySummary) -> None:
     tab = browser.new_page()
     tab.goto(page.as_uri())
     with tab.expect_download() as waiting:
@@ -125,7 +125,7 @@ def test_downloads_hold_the_numbers(browser: Any, page: Path, study: Study) -> N
     tab.close()
 
 
-def test_texts_are_escaped_in_the_source(study: Study, page: Path) -> None:
+def test_texts_are_escaped_in_the_source(study: StudySummary, page: Path) -> None:
     text = page.read_text("utf-8")
     assert EVIL not in text
     assert "a<b>task" not in text
@@ -138,7 +138,7 @@ def test_csv_runs_no_formula() -> None:
     assert to_csv([]) == ""
 
 
-def test_the_document_holds_every_number(study: Study) -> None:
+def test_the_document_holds_every_number(study: StudySummary) -> None:
     document = json.loads(json.dumps(to_document(study)))
     assert document["conclusion"] == conclusion(study.curves)
     best = [reading.best for reading in readings(study.curves)]
@@ -151,7 +151,7 @@ def test_the_document_holds_every_number(study: Study) -> None:
     }  # fmt: skip
 
 
-def test_the_chart_is_the_same_each_time(study: Study) -> None:
+def test_the_chart_is_the_same_each_time(study: StudySummary) -> None:
     assert curves_svg(study.curves, "a < b & c") == curves_svg(study.curves, "a < b & c")
 
 
@@ -221,7 +221,7 @@ BREAKOUTS = ["</script><script>alert(1)</script>", "<!--<script>", "]]>", "'\"><
              "${alert(1)}", "%{x}", "$\\frac{$", HIDING, "a\ufffe\uffff\U0001fffe\ufdd0"]  # fmt: skip
 
 
-def page_with(study: Study, name: str) -> str:
+def page_with(study: StudySummary, name: str) -> str:
     """A page in which everything that a stranger can name is called so; without plotly's own script."""
     tasks = tuple(replace(t, name=name + str(i), area=f"{name} {i}") for i, t in enumerate(study.curves.tasks))
     curves = replace(study.curves, tasks=tasks, follow=replace(study.curves.follow, name=name))  # type: ignore[type-var]
@@ -234,7 +234,7 @@ def page_with(study: Study, name: str) -> str:
 
 
 @pytest.mark.parametrize("name", BREAKOUTS)
-def test_a_hostile_name_is_text_everywhere(study: Study, name: str) -> None:
+def test_a_hostile_name_is_text_everywhere(study: StudySummary, name: str) -> None:
     harmless, seen, wanted = Seen(), Seen(), plain(name.replace("\r\n", "\n"))
     page = page_with(study, name)
     harmless.feed(page_with(study, "name"))
@@ -248,7 +248,7 @@ def test_a_hostile_name_is_text_everywhere(study: Study, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", BREAKOUTS)
-def test_a_hostile_name_in_charts(study: Study, name: str, tmp_path: Path) -> None:
+def test_a_hostile_name_in_charts(study: StudySummary, name: str, tmp_path: Path) -> None:
     drawn = ElementTree.fromstring(curves_svg(study.curves, name))
     texts = [e.text for e in drawn.iter("{http://www.w3.org/2000/svg}text")]
     assert one_line(name) in texts
@@ -259,7 +259,7 @@ def test_a_hostile_name_in_charts(study: Study, name: str, tmp_path: Path) -> No
 
 
 def test_a_figure_that_would_be_too_large_has_fewer_dots(
-    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: StudySummary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a thousand tasks it would be higher than matplotlib draws."""
     assert matplotlib_charts._MOST_PIXELS < 1 << 16
@@ -269,12 +269,12 @@ def test_a_figure_that_would_be_too_large_has_fewer_dots(
         assert 590 < max(sides) <= 600, path
 
 
-def test_names_are_text_in_charts_too(study: Study) -> None:
+def test_names_are_text_in_charts_too(study: StudySummary) -> None:
     figure = panels_figure(study.curves, [(t.name, (t,)) for t in study.curves.tasks], 3)
     assert any(note["text"].startswith("a&lt;b&gt;task") for note in figure["layout"]["annotations"])
 
 
-def test_labels_of_the_plane_do_not_lie_on_each_other(study: Study) -> None:
+def test_labels_of_the_plane_do_not_lie_on_each_other(study: StudySummary) -> None:
     tasks = (_series("t", "a", 1, 0.6, 0.6, 0.6, 0.7, 0.4),)
     curves = replace(study.curves, tasks=tasks, follow=_series("f", "", 2, 0.1, 0.1, 0.1, 0.5, 0.9))
     (trace,) = plane_figure(curves, [])["data"]
@@ -284,7 +284,7 @@ def test_labels_of_the_plane_do_not_lie_on_each_other(study: Study) -> None:
     assert "0.75, best few-shot" in named[3]
 
 
-def test_documents_are_strict_json(study: Study) -> None:
+def test_documents_are_strict_json(study: StudySummary) -> None:
     never = _series("never", "", 4, 0.0, 0.0, 0.1, 0.1, 0.0)  # a difference relative to nothing is no number
     document = to_document(replace(study, curves=replace(study.curves, follow=never)))
     assert "null" in json.dumps(document["differences"], allow_nan=False)
@@ -527,7 +527,7 @@ def test_charts_stay_static_when_drawing_fails(browser: Any, page: Path, react: 
     tab.close()
 
 
-def test_charts_have_text_alternatives(browser: Any, page: Path, study: Study) -> None:
+def test_charts_have_text_alternatives(browser: Any, page: Path, study: StudySummary) -> None:
     tab = browser.new_page()
     tab.goto(page.as_uri())
     settled_heights(tab, 900)
@@ -607,7 +607,7 @@ def test_a_finger_on_a_chart_scrolls_the_page(browser: Any, page: Path) -> None:
     context.close()
 
 
-def test_static_charts_have_ids_of_their_own_and_stay_small(study: Study) -> None:
+def test_static_charts_have_ids_of_their_own_and_stay_small(study: StudySummary) -> None:
     lams = tuple(i / 10 for i in range(11))
     rates = [0.7 - 0.03 * i for i in range(11)]
     tasks = tuple(_series(f"task {i}", f"area {i % 4}", i, *rates) for i in range(21))
@@ -626,7 +626,7 @@ def test_static_charts_have_ids_of_their_own_and_stay_small(study: Study) -> Non
 @pytest.mark.parametrize("lams", [(0.5,), (0.0, 1.0)])
 @pytest.mark.parametrize("has_follow", [False, True])
 def test_pages_of_small_studies_have_their_charts(
-    browser: Any, study: Study, tmp_path: Path, lams: tuple[float, ...], has_follow: bool
+    browser: Any, study: StudySummary, tmp_path: Path, lams: tuple[float, ...], has_follow: bool
 ) -> None:
     task = _series("t", "a", 1, *(0.5 for _ in lams))
     follow = _series("f", "", 2, *(0.6 for _ in lams)) if has_follow else None
