@@ -22,7 +22,7 @@ from pa_lite.engine.model import Model
 from pa_lite.instructions.following import Instruction, follow_instructions
 from pa_lite.statistics import standard_error
 from pa_lite.tasks.prompts import Prepared, majority_rate
-from pa_lite.tasks.scoring import ScoreOptions, check_items, score_prepared
+from pa_lite.tasks.scoring import ScoreOptions, check_items, score_items
 
 Record = dict[str, Any]
 
@@ -113,7 +113,7 @@ class TaskWorkload:
 
     def run(self, model: Model, items: Sequence[int]) -> dict[int, Record]:
         part = replace(self.prepared, items=tuple(self.prepared.items[i] for i in items))
-        scored = score_prepared(model, part, self.options).items
+        scored = score_items(model, part, self.options).items
         return {i: _slim(asdict(s)) for i, s in zip(items, scored, strict=True)}
 
     def value(self, record: Record) -> float:
