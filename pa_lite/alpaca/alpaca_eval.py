@@ -14,8 +14,7 @@ import numpy as np
 from pa_lite.alpaca.length_control import GamedBaselines
 from pa_lite.alpaca.prompts import Prompt, read_prompts
 from pa_lite.errors import InputError
-from pa_lite.system.opening import read_regular
-from pa_lite.untrusted.strict_json import parse_csv
+from pa_lite.untrusted.rows import csv_rows, read_text
 
 REPOSITORY = "tatsu-lab/alpaca_eval"
 INSTRUCTIONS_FILE = "alpaca_eval.json"
@@ -60,18 +59,12 @@ def load_length_data(folder: Path | None = None) -> LengthData:
     difficulty: dict[int, float] = {}
     columns: list[tuple[float, float, float]] = []
     try:
-        (_, names), *lines = parse_csv(read_regular(path).decode("utf-8-sig")) or [(0, [])]
-        if absent := [name for name in _COLUMNS if name not in names]:
-            raise ValueError(f"it has no column {absent[0]!r}")
-        columns_at = [names.index(name) for name in _COLUMNS]
-        for _, cells in lines:
-            index, preference, delta, value = (cells[at] for at in columns_at)
+        for row in csv_rows(path, read_text(path)).rows:
+            index, preference, delta, value = (row[name] for name in _COLUMNS)
             number = float(value)
             difficulty.setdefault(int(float(index)), number)
             columns.append((float(preference or math.nan), float(delta), number))
-    except OSError as e:
-        raise InputError(f"{path}: cannot be read: {e.strerror}.") from e
-    except (IndexError, ValueError, OverflowError) as e:
+    except (KeyError, ValueError, OverflowError) as e:
         raise InputError(f"{path}: is not a table with numbers under {', '.join(_COLUMNS)} ({e}).") from e
     missing = [i for i in range(len(instructions)) if i not in difficulty]
     if missing:

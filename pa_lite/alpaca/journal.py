@@ -18,9 +18,9 @@ from typing import Any, BinaryIO, TypeVar, get_type_hints
 
 from pa_lite.errors import InputChangedError, OutputError
 from pa_lite.system.atomic import NO_MARKER, in_the_way, sync_folder, write_errors
-from pa_lite.system.locks import PATIENCE, take_lock
+from pa_lite.system.locks import PATIENCE
 from pa_lite.system.markers import RESULTS, marker_line, read_results_head
-from pa_lite.system.opening import TRIES, NotPlainError, create_file, is_at, open_own, open_regular
+from pa_lite.system.opening import NotPlainError, is_at, open_or_create, open_regular
 from pa_lite.untrusted.strict_json import parse_json
 
 _Result = TypeVar("_Result")
@@ -221,27 +221,15 @@ class Journal:
             file.flush()
             os.fsync(file.fileno())
 
-        for _ in range(TRIES):
-            try:
-                file = create_file(self.path, begin, lock=True, append=True)
-                sync_folder(self.path.parent)
-                return file, True
-            except FileExistsError:
-                pass
-            try:
-                file = open_own(self.path, append=True)
-            except FileNotFoundError:
-                continue
-            except NotPlainError as e:
-                raise in_the_way(self.path, e.what, self.target) from e
-            locked = take_lock(file.fileno(), PATIENCE)
-            if locked is False:
-                file.close()
-                raise self._busy()
-            if locked is None or is_at(file.fileno(), self.path):
-                return file, False  # Windows lets nobody remove an open file, but two could append: not guarded there
-            file.close()  # the other process finished between our opening and locking
-        raise self._busy()
+        try:
+            file, is_new = open_or_create(self.path, begin, PATIENCE, append=True)
+        except BlockingIOError as e:
+            raise self._busy() from e
+        except NotPlainError as e:
+            raise in_the_way(self.path, e.what, self.target) from e
+        if is_new:
+            sync_folder(self.path.parent)
+        return file, is_new
 
     def _busy(self) -> OutputError:
         return OutputError(f"{self.target}: another process is writing it. Wait for it, or name another output (-o).")

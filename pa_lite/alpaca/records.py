@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pa_lite.errors import InputError
-from pa_lite.system.opening import read_regular
-from pa_lite.untrusted.strict_json import parse_json
+from pa_lite.untrusted.rows import read_objects
 
 Record = dict[str, Any]
 
@@ -15,35 +14,12 @@ Record = dict[str, Any]
 def read_records(path: Path) -> list[Record]:
     """Return the objects of a file that is a JSON list of them, or JSONL.
 
-    Raises InputError, naming file and entry, for a file that is neither, or has none.
+    Raises InputError, naming file and line or row, for a file that is neither, or has none.
     """
-    try:
-        rows = _parse(read_regular(path).decode("utf-8-sig"))
-    except OSError as e:
-        raise InputError(f"{path}: cannot be read: {e.strerror}.") from e
-    except UnicodeDecodeError as e:
-        raise InputError(f"{path}: is not UTF-8 ({e.reason} at byte {e.start}).") from e
-    except ValueError as e:
-        raise InputError(f"{path}: is neither a JSON list nor JSONL: {e}.") from e
+    rows = read_objects(path).rows
     if not rows:
         raise InputError(f"{path}: has no entries.")
-    for number, row in enumerate(rows, 1):
-        if not isinstance(row, dict):
-            raise InputError(f"{path}: entry {number} is a JSON {_kind(row)}, not an object.")
-    return rows
-
-
-def _parse(text: str) -> list[Any]:
-    if text.lstrip().startswith("["):
-        rows: list[Any] = parse_json(text, nan=True)
-        return rows
-    rows = []
-    for number, line in enumerate(text.split("\n"), 1):  # not splitlines: a string may hold U+2028
-        try:
-            rows += [parse_json(line, nan=True)] if line.strip() else []
-        except ValueError as e:
-            raise ValueError(f"line {number}: {e}") from None
-    return rows
+    return [dict(row) for row in rows]
 
 
 def text_of(row: Record, key: str, where: str, empty: bool = False) -> str:
@@ -78,10 +54,3 @@ def shorten(text: str, limit: int = 60) -> str:
     """A text's start on one line, quoted, for an error."""
     line = " ".join(text.split())
     return repr(line if len(line) <= limit else line[: limit - 3] + "...")
-
-
-_JSON_TYPES = {dict: "object", list: "list", str: "text", bool: "truth value", type(None): "null"}
-
-
-def _kind(value: object) -> str:
-    return _JSON_TYPES.get(type(value), "number")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import builtins
 import json
 from collections.abc import Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pa_lite.api.options import ChatOptions, EngineOptions, ModelLike, Names, Progress, fill, model_type, resolve_model
 from pa_lite.errors import InputError
@@ -13,21 +15,22 @@ from pa_lite.instructions.following import FollowResult
 from pa_lite.sanitize import without_nonfinite
 from pa_lite.statistics import Measured
 from pa_lite.system.atomic import check_target, write_text
-from pa_lite.system.opening import read_regular
-from pa_lite.tasks.lm_eval.options import HarnessOptions, parse_pairs, parse_seeds
+from pa_lite.tasks.lm_eval.config import check_words, lm_eval_parser, read_config
+from pa_lite.tasks.lm_eval.options import HarnessOptions
 from pa_lite.tasks.lm_eval.run import HarnessResult, run_harness
 from pa_lite.tasks.prompts import prepare_task
 from pa_lite.tasks.rendering import Item
 from pa_lite.tasks.results import check_samples_target, noise_over_tasks, results_document, spec_record, write_samples
 from pa_lite.tasks.scoring import SuiteResult
 from pa_lite.tasks.spec import TaskSpec, find_tasks, suite_descriptions, suites
-from pa_lite.untrusted.strict_json import parse_json
+
+if TYPE_CHECKING:
+    from lm_eval.config.evaluate_config import EvaluatorConfig
 
 __all__ = [
     "HarnessOptions", "HarnessResult", "Item", "Measured", "SuiteResult", "TaskSpec", "check_samples_target",
-    "check_target", "follow_document", "harness", "noise_over_tasks", "parse_pairs", "parse_seeds", "read_samples",
-    "results_document", "spec_record", "suite_descriptions", "suites", "task_item", "write_document",
-    "write_samples",
+    "check_target", "check_words", "follow_document", "harness", "lm_eval_parser", "noise_over_tasks", "read_config",
+    "results_document", "spec_record", "suite_descriptions", "suites", "task_item", "write_document", "write_samples",
 ]  # fmt: skip
 
 
@@ -50,28 +53,15 @@ def write_document(document: Any, path: str | Path, ascii_only: bool = False) ->
     write_text(Path(path), json.dumps(without_nonfinite(document), indent=1, ensure_ascii=ascii_only) + "\n")
 
 
-def read_samples(text: str) -> dict[str, list[int]]:
-    """Return items by number, `{TASK: [N, ...]}`, from JSON or a file with it. Raises InputError."""
-    try:
-        document = parse_json(text if text.lstrip().startswith("{") else read_regular(Path(text)))
-    except (OSError, ValueError) as e:
-        raise InputError(f"{text!r} is neither a JSON object nor a file with one: {e}") from e
-    if not isinstance(document, dict) or not all(
-        isinstance(v, list) and all(type(i) is int and i >= 0 for i in v) for v in document.values()
-    ):
-        raise InputError('it must be like {"TASK": [0, 1, 2]}.')
-    return document
-
-
 def harness(
     model: ModelLike,
     tasks: Names | None = None,
-    options: HarnessOptions | None = None,
+    options: HarnessOptions | EvaluatorConfig | None = None,
     *,
     lam: float | str | None = None,
     type: str | None = None,
     engine: EngineOptions | None = None,
-    parallel: int | str = "auto",
+    parallel: int | str | None = None,
     chat: ChatOptions | None = None,
     progress: Progress | None = None,
     num_fewshot: int | None = None,
@@ -83,10 +73,12 @@ def harness(
 ) -> HarnessResult:
     """Run lm-eval's tasks on a model, in this process (extra `harness`); `.document` is lm-eval's results document.
 
-    `options` has all of lm-eval's options under their own names; the last keywords change the common ones. `parallel`
-    is how many texts are generated at a time. Raises PaLiteError.
+    `options` has lm-eval's common options under their own names, or is an EvaluatorConfig of lm-eval's with all of
+    them; the last keywords change the common ones. `parallel` is how many texts are generated at a time, by default
+    what an EvaluatorConfig's `batch_size` says, else `auto`. Raises PaLiteError.
     """
-    chosen = fill(HarnessOptions, locals(), options)
+    words = {name: value for name, value in locals().items() if name != "model"}  # which lm-eval's has a field for
+    chosen: Any = fill(builtins.type(options) if is_dataclass(options) else HarnessOptions, words, options)
     return run_harness(resolve_model(model, lam), chosen, engine, model_type(type), parallel, progress, chat)
 
 

@@ -22,8 +22,8 @@ from pa_lite.progress import Progress
 from pa_lite.sanitize import name_text
 from pa_lite.system.atomic import existing_parent, write_errors, write_text
 from pa_lite.system.machine import available_memory, config_folder
-from pa_lite.system.opening import MOST_TOML_BYTES, read_regular
-from pa_lite.untrusted.strict_json import parse_toml
+from pa_lite.untrusted.rows import read_toml
+from pa_lite.untrusted.tables import ANYTHING, BOOLEAN, INTEGER, STRING, Form, check_table
 
 _log = logging.getLogger(__name__)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -161,28 +161,23 @@ def _own_pairs() -> dict[str, Pair]:
 def read_pairs(path: Path, is_own: bool) -> dict[str, Pair]:
     """The pairs of a registry's file, by name. Raises CheckpointError for one that is no such TOML."""
     try:
-        entries = parse_toml(read_regular(path, MOST_TOML_BYTES))
+        entries, _ = read_toml(path)
         return {name: _pair(name, entry, path.parent, is_own) for name, entry in entries.items()}
-    except OSError as e:
-        raise CheckpointError(f"{path}: cannot be read: {e.strerror}.") from e
     except (InputError, ValueError) as e:
-        raise CheckpointError(f"{path}: is not a registry of pairs: {e}. Mend it or remove it.") from e
+        told = str(e).removeprefix(f"{path}: ").rstrip(".")
+        raise CheckpointError(f"{path}: is not a registry of pairs: {told}. Fix it or remove it.") from e
 
 
-_KEY_TYPES: Mapping[str, type] = {
-    "base": str, "instruct": str, "description": str, "licence": str, "gated": bool, "parameters": int, "differs": str,
+_FORMS: Mapping[str, Form] = {
+    "base": STRING, "instruct": STRING, "description": STRING, "licence": STRING, "gated": BOOLEAN,
+    "parameters": INTEGER, "differs": STRING,
 }  # fmt: skip
 
 
 def _pair(name: str, entry: Any, folder: Path, is_own: bool) -> Pair:
-    if not isinstance(entry, dict) or not {"base", "instruct"} <= entry.keys():
-        raise ValueError(f"{name} is no table with base and instruct.")
+    entry = check_table(entry, name, dict.fromkeys(_FORMS, ANYTHING), ("base", "instruct"))
     entry = {key: _path_of_bytes(value) if key in ("base", "instruct") else value for key, value in entry.items()}
-    for key, value in entry.items():
-        if key not in _KEY_TYPES:
-            raise ValueError(f"{name} has the unknown key {key}.{nearest(key, _KEY_TYPES)}")
-        if type(value) is not _KEY_TYPES[key]:
-            raise ValueError(f"{key} of {name} is {value!r}, which is no {_KEY_TYPES[key].__name__}.")
+    check_table(entry, name, _FORMS)
 
     def place(side: str) -> Location:
         found = locate(entry[side])
@@ -245,7 +240,7 @@ def _check_alike(pair: Pair) -> None:
 
 
 def _toml(pair: Pair) -> str:
-    entries = {key: getattr(pair, key) for key in _KEY_TYPES}
+    entries = {key: getattr(pair, key) for key in _FORMS}
     lines = [f"[{_quoted(pair.name)}]"]
     for key, value in entries.items():
         if value not in ("", None, 0) or value is False:

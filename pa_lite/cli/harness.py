@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,122 +13,116 @@ import click
 import pa_lite
 from pa_lite.cli.options import DATE, JSON, TEMPLATE_ARG, loads_a_model, takes_model
 from pa_lite.cli.terminal import bar, show_json, tell, tell_text
-from pa_lite.errors import InputError
 
 if TYPE_CHECKING:
     from pa_lite import EngineOptions, ModelRef
 
-_MANY = ("--tasks", "-t", "--gen_kwargs", "--metadata")
+_MANY = ("--tasks", "-t", "--gen_kwargs", "--metadata", "--model_args", "-a")  # options of several words in lm-eval
 
 
-class ManyWords(click.Command):
-    """Lets some options take all words up to the next option, as lm-eval's do, where MODEL comes first."""
+class _Own(argparse.Action):
+    """Keeps an option of the engine as it was written, for click to read."""
+
+    def __call__(
+        self, _parser: object, namespace: argparse.Namespace, values: str | Sequence[str] | None,
+        option_string: str | None = None,
+    ) -> None:  # fmt: skip
+        words = [values] if isinstance(values, str) else list(values or [])
+        namespace.own = [*getattr(namespace, "own", []), str(option_string), *words]
+
+
+class LmEvalCommand(click.Command):
+    """A command whose options are lm-eval's, read by lm-eval's own parser, and the engine's, declared here."""
+
+    def parser(self, ctx: click.Context) -> argparse.ArgumentParser:
+        """Return lm-eval's parser with MODEL and the engine's options added. Raises InputError without lm-eval."""
+        from pa_lite.api.tasks import lm_eval_parser
+
+        parser = lm_eval_parser()
+        parser.prog, parser.usage = "pa-lite harness", "pa-lite harness MODEL --tasks <task> ... [options]"
+        about, _, examples = (self.help or "").partition("\b\n")
+        parser.description, parser.epilog = about.strip(), f"examples:\n{examples}"
+        parser.add_argument("model_words", nargs="*", metavar="MODEL", help="FILE.gguf, PAIR@LAM, or a pair with --lam")
+        group = parser.add_argument_group("engine")
+        for option in (p for p in self.get_params(ctx) if isinstance(p, click.Option)):
+            group.add_argument(
+                *option.opts, *option.secondary_opts, dest=argparse.SUPPRESS, action=_Own, help=option.help,
+                nargs=0 if option.is_flag else None, metavar=option.metavar or "<value>",
+            )  # fmt: skip
+        return parser
+
+    def get_help(self, ctx: click.Context) -> str:
+        """Return the help of all options; of the engine's alone where lm-eval is not installed."""
+        from pa_lite.errors import InputError
+
+        try:
+            return self.parser(ctx).format_help().rstrip()
+        except InputError as e:
+            return f"{super().get_help(ctx)}\n\n{e}"
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        out: list[str] = []
-        option = ""
-        for i, word in enumerate(args):
-            if word.startswith("-"):
-                option = word if word in _MANY and not args[0].startswith("-") else ""
-            elif option and args[i - 1] != option:
-                out.append(option)
+        """Read lm-eval's options into a configuration, and the others as click does."""
+        from pa_lite.api.tasks import check_words, read_config
+
+        if any(word in ctx.help_option_names for word in args):
+            return super().parse_args(ctx, ["--help"])
+        parser = self.parser(ctx)
+        try:
+            words = parser.parse_intermixed_args(args if not args[0].startswith("-") else list(_joined(args)))
+            check_words(parser, words)
+        except argparse.ArgumentError as e:
+            raise click.UsageError(f"{str(e).removeprefix('argument ')}.", ctx) from e
+        own, model = vars(words).pop("own", []), vars(words).pop("model_words", [])
+        config = read_config(words)
+        given = config.model_args.get("model")
+        rest = super().parse_args(ctx, [*own, "--", *(model or ([str(given)] if given else []))])
+        ctx.params["config"] = config
+        return rest
+
+
+def _joined(words: Sequence[str]) -> list[str]:
+    """Return the words with one word for an option of several and its first value: then MODEL may come after it."""
+    out: list[str] = []
+    for i, word in enumerate(words):
+        if i and words[i - 1] in _MANY:
+            out[-1] += f"={word}"
+        else:
             out.append(word)
-        return super().parse_args(ctx, out)
+    return out
 
 
-def parse_samples(
-    _context: click.Context, _parameter: click.Parameter, text: str | None
-) -> dict[str, list[int]] | None:
-    """A JSON object of task names and item numbers, or a file with one. Raises click's usage error otherwise."""
-    if text is None:
-        return None
-    from pa_lite.api.tasks import read_samples
-
-    try:
-        return read_samples(text)
-    except InputError as e:
-        raise click.BadParameter(str(e)) from e
-
-
-@click.command(cls=ManyWords)
+@click.command(cls=LmEvalCommand)
 @takes_model
-@click.option(
-    "--tasks", "-t", multiple=True, required=True, help="Names, groups, patterns or .yaml files, with commas."
-)
-@click.option("--num_fewshot", "--shots", "-f", type=click.IntRange(0), help="Exemplars; by default the task's own.")
-@click.option("--limit", "-L", type=float, help="Items of each task: a count, or a share below 1. By default all.")
-@click.option("--samples", "-E", callback=parse_samples, help="Items by number: JSON {TASK: [N, ...]}, or a file.")
-@click.option(
-    "--seed", default="0,1234,1234,1234", show_default=True, help="Of random, numpy, torch, exemplars; or one."
-)
-@click.option("--output_path", "-o", type=click.Path(path_type=Path), help="Folder for the results, or NAME.json.")
-@click.option("--log_samples", "-s", is_flag=True, help="Write every item's prompts and answers as JSON lines, too.")
-@click.option("--predict_only", "-x", is_flag=True, help="Write answers only, compute no metrics.")
-@click.option(
-    "--apply_chat_template", is_flag=False, flag_value="", metavar="[NAME]",
-    help="Put prompts into the model's chat template, or its template of that name.",
-)  # fmt: skip
-@click.option(
-    "--fewshot_as_multiturn", is_flag=False, flag_value="true", type=click.BOOL, metavar="[BOOLEAN]",
-    help="Exemplars as turns of a conversation; so by default in a chat template.",
-)  # fmt: skip
-@click.option("--system_instruction", "--system", help="System prompt.")
 @TEMPLATE_ARG
 @DATE
-@click.option("--include_path", multiple=True, type=click.Path(path_type=Path), help="Folder with tasks of your own.")
-@click.option("--gen_kwargs", multiple=True, metavar="KEY=VALUE,...", help="Of generation, before the tasks' own.")
-@click.option("--metadata", multiple=True, metavar="KEY=VALUE,...", help="What some tasks ask for.")
-@click.option("--use_cache", "-c", type=click.Path(path_type=Path), help="Keep answers in files of this name's begin.")
-@click.option(
-    "--cache_requests", is_flag=False, flag_value="true", type=click.Choice(["true", "refresh", "delete"]),
-    help="Keep the prompts that are made.",
-)  # fmt: skip
-@click.option("--confirm_run_unsafe_code", is_flag=True, help="Let tasks that run generated code do so.")
-@click.option("--show_config", is_flag=True, help="Print the results document, too.")
-@click.option("--parallel", "--batch_size", "-b", default="auto", show_default=True, help="Texts generated at a time.")
 @loads_a_model
 @JSON
 def harness(
-    model: ModelRef, weight_type: str, engine: EngineOptions, parallel: str, template_args: dict[str, Any], date: Any,
-    as_json: bool, show_config: bool, **words: Any,
+    model: ModelRef, weight_type: str, engine: EngineOptions, template_args: dict[str, Any], date: Any, as_json: bool,
+    config: Any,
 ) -> None:  # fmt: skip
-    """Any lm-eval task on MODEL (FILE.gguf, PAIR@LAM, or a pair with --lam), in this process.
+    """Run lm-eval's tasks on MODEL (FILE.gguf, PAIR@LAM, or a pair with --lam), in this process.
 
-    Options have lm-eval's names and meanings.
+    Takes every option of `lm-eval run` (--tasks, --num_fewshot, --limit, --apply_chat_template, --gen_kwargs,
+    --include_path, --use_cache, --output_path, --log_samples, --config and so on), read by lm-eval's own parser,
+    and the engine's options.
 
     Needs the extra: pip install 'pa-lite[harness]'.
 
     \b
     pa-lite harness demo@0.7 --tasks arc_easy,hellaswag --limit 100 -o results
     pa-lite harness model.gguf --include_path ./tasks --tasks mine --num_fewshot 5 --log_samples -o results
+    pa-lite harness demo@0.7 --config lm-eval.yaml
     """
-    options = read_options(words)
     chat = pa_lite.ChatOptions(template_args=template_args, date=date)
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # lm-eval draws bars of its own
     with bar("harness") as progress:
-        result = pa_lite.harness(
-            model, options=options, type=weight_type, engine=engine, parallel=parallel, chat=chat, progress=progress
-        )
-    if as_json or show_config:
+        result = pa_lite.harness(model, options=config, type=weight_type, engine=engine, chat=chat, progress=progress)
+    if as_json or config.show_config:
         show_json(result.document)
     if not as_json:
         for text in result.tables:
             tell_text(text)
         for file in result.files:
             tell(str(file))
-
-
-def read_options(words: dict[str, Any]) -> Any:
-    """The command's words as HarnessOptions. Raises InputError."""
-    from pa_lite.api.tasks import HarnessOptions, parse_pairs, parse_seeds
-
-    template, seed = words["apply_chat_template"], words.pop("seed")
-    return HarnessOptions(**{
-        **words,
-        "tasks": tuple(name for word in words["tasks"] for name in word.split(",") if name),
-        "apply_chat_template": template or template is not None,
-        "gen_kwargs": parse_pairs(words["gen_kwargs"]),
-        "metadata": parse_pairs(words["metadata"]),
-        "seeds": parse_seeds(seed),
-    })  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,20 @@ from pa_lite.engine.chat_options import ChatOptions
 from pa_lite.engine.chat_template import chat_facts, measured_options, template_of
 from pa_lite.engine.generation import GenerationOptions, generate
 from pa_lite.engine.model import Model
-from pa_lite.errors import InputError, nearest
+from pa_lite.errors import InputError
 from pa_lite.instructions.checks import Check, checkable, loose_variants, passes, validate
 from pa_lite.progress import Progress, part_of
 from pa_lite.sanitize import without_nonfinite
 from pa_lite.statistics import Mean, clustered_error, standard_error
-from pa_lite.system.opening import read_regular
-from pa_lite.untrusted.strict_json import parse_json
+from pa_lite.untrusted.rows import read_objects
+from pa_lite.untrusted.tables import ANYTHING, TABLES, TEXT, Form, check_table
 
 _log = logging.getLogger(__name__)
-_FIELDS = ("instruction", "checks", "kind", "split", "key")  # of an instruction; `key` only numbers it
+# of an instruction; `key` only numbers it
+_FORMS: dict[str, Form] = {
+    "instruction": TEXT, "checks": ((lambda value: bool(value) and TABLES[0](value)), "a list of checks"), "kind": TEXT,
+    "split": ((lambda value: value is None or isinstance(value, str)), "a string or null"), "key": ANYTHING,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -181,34 +185,6 @@ def _mean(values: Iterable[float]) -> float:
     return float(np.mean(listed)) if listed else float("nan")
 
 
-def read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects of a JSONL file, each with where it stands (`file:line`). Raises InputError, naming that."""
-    try:
-        lines = read_regular(path).decode("utf-8-sig").split("\n")  # and not splitlines: a text may hold U+2028
-    except OSError as e:
-        raise InputError(f"{path}: cannot be read: {e.strerror}.") from e
-    except UnicodeDecodeError as e:
-        raise InputError(f"{path}: is no UTF-8 text ({e.reason} at byte {e.start}).") from e
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = parse_json(line, nan=True)
-        except ValueError as e:
-            raise InputError(f"{path}:{number}: is no JSON ({e}); a file of instructions has an object a line.") from e
-        if not isinstance(row, dict):
-            raise InputError(f"{path}:{number}: is no JSON object.")
-        yield f"{path}:{number}", row
-
-
-def text_of(row: Mapping[str, Any], field: str, where: str) -> str:
-    """A row's field that must be a text. Raises InputError, naming `where`."""
-    value = row.get(field)
-    if not isinstance(value, str) or not value.strip():
-        raise InputError(f"{where}: has no text under {field!r}.")
-    return value
-
-
 def load_instructions(path: Path, split: str = "test", warn: bool = False) -> list[Instruction]:
     """Read a JSONL file of instructions: objects with `instruction` and `checks`.
 
@@ -216,7 +192,8 @@ def load_instructions(path: Path, split: str = "test", warn: bool = False) -> li
     other splits are counted in a warning. Raises InputError, naming file and line, for the first row that is wrong, or
     when the split has no rows.
     """
-    found = [(_split_of(row, where), instruction_of(row, where)) for where, row in read_jsonl(path)]
+    rows = read_objects(path)
+    found = [(row.get("split"), instruction_of(row, rows.where(i))) for i, row in enumerate(rows.rows)]
     out = [instruction for named, instruction in found if named in (None, split)]
     if not out:
         raise InputError(f"{path}: has no instructions of split {split!r}.")
@@ -225,28 +202,17 @@ def load_instructions(path: Path, split: str = "test", warn: bool = False) -> li
     return out
 
 
-def _split_of(row: Mapping[str, Any], where: str) -> str | None:
-    split = row.get("split")
-    if split is not None and not isinstance(split, str):
-        raise InputError(f"{where}: 'split' must be a string, not {split!r:.80}.")
-    return split
-
-
 def instruction_of(row: Mapping[str, Any], where: str) -> Instruction:
     """Return the instruction of a row, every check a constraint of its kind's name.
 
     Raises InputError, naming `where`, for what is missing or wrong, and for a field that instructions do not have.
     """
-    for name in row:
-        if name not in _FIELDS:
-            raise InputError(f"{where}: has the unknown field {name!r}.{nearest(name, _FIELDS)}")
-    text, checks = text_of(row, "instruction", where), row.get("checks")
-    if not isinstance(checks, list) or not checks or not all(isinstance(c, dict) for c in checks):
-        raise InputError(f"{where}: has no list of checks under 'checks'.")
+    check_table(row, where, _FORMS, ("instruction", "checks"))
+    checks = row["checks"]
     for check in checks:
         validate(check, where)
-    kind = text_of(row, "kind", where) if "kind" in row else kind_by_number(len(checks))
-    return Instruction(kind, text, tuple(Constraint(c["kind"], (c,)) for c in checks))
+    kind = row.get("kind", kind_by_number(len(checks)))
+    return Instruction(kind, row["instruction"], tuple(Constraint(c["kind"], (c,)) for c in checks))
 
 
 def kind_by_number(n: int) -> str:

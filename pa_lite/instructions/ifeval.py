@@ -13,7 +13,8 @@ from typing import Any
 from pa_lite.alpaca.content import content_of
 from pa_lite.errors import InputError, nearest
 from pa_lite.instructions.checks import validate
-from pa_lite.instructions.following import Constraint, Instruction, kind_by_number, read_jsonl
+from pa_lite.instructions.following import Constraint, Instruction, kind_by_number
+from pa_lite.untrusted.rows import read_objects
 
 REPO, FILE = "google/IFEval", "ifeval_input_data.jsonl"
 _RELATIONS = {"less than": "less_than", "at least": "at_least", "at most": "at_most"}
@@ -87,7 +88,8 @@ INSTRUCTIONS: dict[str, tuple[_Maker, ...]] = {
 
 def load_ifeval(path: Path) -> list[Instruction]:
     """Read IFEval's file. Raises InputError, naming file and line, for an unknown id or arguments that are wrong."""
-    out = [_instruction(row, where) for where, row in read_jsonl(path)]
+    rows = read_objects(path)
+    out = [_instruction(row, rows.where(i)) for i, row in enumerate(rows.rows)]
     if not out:
         raise InputError(f"{path}: has no instructions.")
     return out

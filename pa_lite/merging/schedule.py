@@ -18,8 +18,8 @@ import numpy as np
 from pa_lite.errors import InputError, nearest
 from pa_lite.merging.groups import GROUPS, group_of, layer_of
 from pa_lite.merging.lams import parse_lams
-from pa_lite.system.opening import MOST_TOML_BYTES, read_regular
-from pa_lite.untrusted.strict_json import parse_toml
+from pa_lite.untrusted.rows import read_toml
+from pa_lite.untrusted.tables import ANYTHING, TABLES, check_table
 
 _RULE = re.compile(
     r"(?P<group>[a-z]+)?\s*(?P<all>layers)?\s*(?:(?P<first>\d{1,9})(?:\s*-\s*(?P<last>\d{1,9}))?)?\s*:\s*(?P<lam>[^:]+)"
@@ -129,28 +129,15 @@ def _lams(text: str, part: str) -> list[float]:
 
 
 def _read_toml(path: Path) -> Schedule:
-    try:
-        text = read_regular(path, MOST_TOML_BYTES).decode("utf-8")
-        document = parse_toml(text)
-    except OSError as e:
-        raise InputError(f"{path}: cannot be read: {e.strerror}.") from e
-    except ValueError as e:
-        raise InputError(f"{path}: is no TOML: {e}.") from e
-    for key in document:
-        if key != "rules":
-            raise InputError(f"{path}: has the unknown key {key!r}. A schedule has [[rules]] tables only.")
-    entries = document.get("rules")
-    if not isinstance(entries, list) or not entries or not all(isinstance(e, dict) for e in entries):
+    document, text = read_toml(path)
+    entries = check_table(document, str(path), {"rules": TABLES}).get("rules")
+    if not entries:
         raise InputError(f"{path}: has no [[rules]] tables.")
     return Schedule(tuple(_toml_rule(e, f"{path}: rule {i}") for i, e in enumerate(entries, 1)), text)
 
 
 def _toml_rule(entry: dict[str, Any], where: str) -> Rule:
-    for key in entry:
-        if key not in ("group", "layers", "lam"):
-            raise InputError(f"{where}: unknown key {key!r}.{nearest(key, ('group', 'layers', 'lam'))}")
-    if "lam" not in entry:
-        raise InputError(f"{where}: has no lam.")
+    check_table(entry, where, dict.fromkeys(("group", "layers", "lam"), ANYTHING), ["lam"])
     layers = None
     if "layers" in entry:
         found = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", str(entry["layers"]))

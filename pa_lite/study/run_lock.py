@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pa_lite.errors import OutputError
-from pa_lite.system.opening import TRIES, NotPlainError, create_file, open_own
+from pa_lite.system.opening import NotPlainError, open_or_create
 
 LOCK = "study.lock"
 _TEXT = b"pa-lite: held while a study is written\n"  # a lock of 0.1.0 is empty
@@ -14,20 +14,11 @@ _TEXT = b"pa-lite: held while a study is written\n"  # a lock of 0.1.0 is empty
 
 def open_lock(path: Path) -> tuple[BinaryIO, bool]:
     """Return the file to lock, open, and whether it was made. Raises NotPlainError for a file that is not ours."""
-    for _ in range(TRIES):
-        try:
-            return create_file(path, _TEXT), True
-        except FileExistsError:
-            pass
-        try:
-            lock = open_own(path)
-        except FileNotFoundError:
-            continue
-        if lock.read(len(_TEXT) + 1) in (b"", _TEXT):
-            return lock, False
+    lock, is_new = open_or_create(path, _TEXT)
+    if not is_new and lock.read(len(_TEXT) + 1) not in (b"", _TEXT):
         lock.close()
         raise NotPlainError(path, "it holds something else than a lock of pa-lite")
-    raise NotPlainError(path, "it is removed and made again all the time")
+    return lock, is_new
 
 
 def take_run(lock: BinaryIO, folder: Path) -> None:

@@ -35,7 +35,7 @@ from pa_lite.study.judges import Judge
 from pa_lite.study.measures import FEW_SHOT, FOLLOWING, PREFERRED, Measure
 from pa_lite.study.records import AnsweredItem, FinishedItem, FollowedItem, JudgedItem, Record, ScoredItem, read_result
 from pa_lite.tasks.prompts import Prepared, majority_rate
-from pa_lite.tasks.scoring import ScoreOptions, check_items, score_prepared
+from pa_lite.tasks.scoring import ScoreOptions, check_items, score_items
 
 _R = TypeVar("_R", bound=FinishedItem)
 
@@ -131,10 +131,10 @@ class TaskWorkload(Workload[ScoredItem]):
 
     def run(self, model: Model, items: Sequence[int]) -> dict[int, Record]:
         part = replace(self.prepared, items=tuple(self.prepared.items[i] for i in items))
-        scored = [asdict(score) for score in score_prepared(model, part, self.options).items]
+        scored = score_items(model, part, self.options).items
         return {
-            i: {name: value for name, value in record.items() if value not in ((), [], {}, "", None)}
-            for i, record in zip(items, scored, strict=True)
+            i: {name: value for name, value in asdict(score).items() if value not in ((), [], {}, "", None)}
+            for i, score in zip(items, scored, strict=True)
         }
 
     @classmethod

@@ -23,7 +23,16 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pa_lite.system.locks import take_lock
-from pa_lite.system.opening import TRIES, NotPlainError, create_file, is_at, is_link, open_own, open_regular, type_of
+from pa_lite.system.opening import (
+    NotPlainError,
+    create_file,
+    is_at,
+    is_link,
+    open_or_create,
+    open_own,
+    open_regular,
+    type_of,
+)
 
 ENDING = ".own"  # of the file beside what it marks
 FOLDER_PREFIX = "pa-lite-"  # of folders among the system's temporary files
@@ -324,23 +333,12 @@ def take_claim(path: Path, marker_type: str) -> BinaryIO:
     """
     assert _SHAPES[marker_type].fullmatch(path.name), path.name
     marker = marker_of(path)
-    for _ in range(TRIES):
-        try:
-            return create_file(marker, marker_line(marker_type, path.name), lock=True)
-        except FileExistsError:
-            pass
-        try:
-            file = open_own(marker)
-        except FileNotFoundError:
-            continue
-        try:
-            if take_lock(file.fileno(), float("inf")) is None or is_at(file.fileno(), marker):
-                entry = read_marker(file)
-                if entry is None or entry["kind"] != marker_type or marked_name(marker, entry) != path.name:
-                    raise NotPlainError(marker, "it is not a marker of pa-lite")
-                return file
-        except BaseException:
-            file.close()
-            raise
-        file.close()  # it was removed between our opening and locking
-    raise NotPlainError(marker, "it is removed and made again all the time")
+    file, is_new = open_or_create(marker, marker_line(marker_type, path.name), float("inf"))
+    try:
+        entry = None if is_new else read_marker(file)
+        if not is_new and (entry is None or entry["kind"] != marker_type or marked_name(marker, entry) != path.name):
+            raise NotPlainError(marker, "it is not a marker of pa-lite")
+    except BaseException:
+        file.close()
+        raise
+    return file

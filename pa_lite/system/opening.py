@@ -176,6 +176,34 @@ def create_file(
     return file
 
 
+def open_or_create(
+    path: Path, content: bytes | Callable[[BinaryIO], None] = b"", lock: float | None = None, append: bool = False
+) -> tuple[BinaryIO, bool]:
+    """Open a file of the program's own, made with `content` where there is none; return it and whether it is new.
+
+    With `lock` it is locked, and another process may hold it for so many seconds before BlockingIOError is raised.
+    Raises NotPlainError as `open_own` does, other OSErrors.
+    """
+    for _ in range(TRIES):
+        with contextlib.suppress(FileExistsError):
+            return create_file(path, content, lock is not None, append), True
+        try:
+            file = open_own(path, append)
+        except FileNotFoundError:
+            continue
+        try:
+            is_held = None if lock is None else take_lock(file.fileno(), lock)
+            if is_held is False:
+                raise BlockingIOError(errno.EAGAIN, "another process has it", str(path))
+            if is_held is None or is_at(file.fileno(), path):
+                return file, False
+        except BaseException:
+            file.close()
+            raise
+        file.close()  # it was removed between our opening and locking
+    raise NotPlainError(path, "it is removed and made again all the time")
+
+
 class _CannotError(Exception):
     """This file system has no files without a name."""
 

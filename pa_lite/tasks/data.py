@@ -5,45 +5,22 @@ from __future__ import annotations
 import glob
 import logging
 import sys
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from pa_lite.checkpoints.pairs import models_folder
 from pa_lite.errors import HubError, InputError
-from pa_lite.system.opening import TooLargeError, read_regular
-from pa_lite.tasks.jsonl import Note, Row, check_number, scan_lines
 from pa_lite.tasks.parquet import ParquetReader, ParquetRows
 from pa_lite.tasks.spec import TaskSpec
+from pa_lite.untrusted.rows import Note, Row, Rows, check_number, csv_rows, json_rows, read_text, scan_lines
 from pa_lite.untrusted.safe_names import leads_out, path_fault
-from pa_lite.untrusted.strict_json import json_memory, parse_csv, parse_json
 
 _log = logging.getLogger(__name__)
 _SUFFIXES = ("parquet", "jsonl", "json", "csv")
 _CONVERTED = "refs/convert/parquet"  # the branch where the Hub keeps its own parquet copy of a data set
-
-
 _LONGEST_GROUP = 1000  # characters of a group's name
-
-_LARGEST, _MEMORY = 256 << 20, 1 << 30  # bytes of a JSON or CSV file, which is read whole, and of its rows in memory
-
-
-class Rows(Protocol):
-    """The rows of one file."""
-
-    @property
-    def path(self) -> Path: ...
-
-    def __len__(self) -> int: ...
-
-    def row(self, i: int) -> Row: ...
-
-    def where(self, i: int) -> str:
-        """File and line (or row, from 1) of row i, for messages."""
-        ...
 
 
 class RowReference(NamedTuple):
@@ -61,24 +38,6 @@ class RowReference(NamedTuple):
     @property
     def where(self) -> str:
         return self.rows.where(self.i)
-
-
-@dataclass(frozen=True)
-class _Listed:
-    """Rows in memory; `numbers` are the lines they end on, or None where rows are counted."""
-
-    path: Path
-    rows: Sequence[Row]
-    numbers: Sequence[int] | None
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def row(self, i: int) -> Row:
-        return self.rows[i]
-
-    def where(self, i: int) -> str:
-        return f"{self.path}:{self.numbers[i]}" if self.numbers else f"{self.path}: row {i + 1}"
 
 
 class DataFiles:
@@ -108,14 +67,12 @@ class DataFiles:
             check_number(path, len(table))
             return table, _noted(table, note, noted) if note else notes
         if ending not in _SUFFIXES:
-            raise InputError(f"{path}: is no data file: its name must end in {', '.join('.' + s for s in _SUFFIXES)}.")
-        try:
-            if ending == "jsonl":
-                return scan_lines(path, note, notes), notes
-            text = _read_whole(path)
-        except OSError as e:
-            raise InputError(f"{path}: cannot be read: {e.strerror or e}.") from e
-        rows = _read_json(path, text) if ending == "json" else _read_csv(path, text)
+            raise InputError(
+                f"{path}: is not a data file: the name must end in {', '.join('.' + s for s in _SUFFIXES)}."
+            )
+        if ending == "jsonl":
+            return scan_lines(path, note, notes), notes
+        rows = (json_rows if ending == "json" else csv_rows)(path, read_text(path))
         return rows, [note(rows.row(i), rows.where(i)) for i in range(len(rows))] if note else notes
 
 
@@ -132,58 +89,6 @@ def _noted(table: ParquetRows, note: Note, columns: Sequence[str]) -> list[Any]:
         for row in table.read(known, len(found)):
             found.append(note(row, table.where(len(found))))
     return found
-
-
-def _read_whole(path: Path) -> str:
-    """The text of a file whose rows are all kept. Raises OSError, and InputError for one that takes too much memory."""
-    try:
-        content = read_regular(path, _LARGEST)
-    except TooLargeError:
-        content = None
-    if content is None or json_memory(content) > _MEMORY:
-        raise InputError(
-            f"{path}: is too large to be read whole: the limit is {_LARGEST >> 20} MB, and {_MEMORY >> 20} MB for its "
-            "rows in memory. Give the rows as JSONL, which is read line by line."
-        )
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as e:
-        raise InputError(f"{path}: is not UTF-8: {e}.") from e
-
-
-def _check_columns(path: Path, names: Sequence[str]) -> None:
-    """Raise InputError for a name that two columns have: a row would keep one of them only."""
-    for name, count in Counter(names).items():
-        if name and count > 1:
-            raise InputError(f"{path}: has the column {name!r} {count} times. Rename or remove all but one.")
-
-
-def _read_json(path: Path, text: str) -> Rows:
-    """A list of objects, or an object that holds one such list."""
-    try:
-        document = parse_json(text, nan=True)
-    except ValueError as e:
-        raise InputError(f"{path}: is no JSON: {e}.") from e
-    lists = [v for v in document.values() if isinstance(v, list)] if isinstance(document, dict) else [document]
-    if len(lists) != 1 or not isinstance(lists[0], list):
-        raise InputError(f"{path}: must be a list of objects, or an object that holds one.")
-    for i, row in enumerate(lists[0], 1):
-        if not isinstance(row, dict):
-            raise InputError(f"{path}: row {i}: is no JSON object.")
-    return _Listed(path, lists[0], None)
-
-
-def _read_csv(path: Path, text: str) -> Rows:
-    try:
-        (_, names), *lines = parse_csv(text) or [(0, [])]
-    except ValueError as e:
-        raise InputError(f"{path}: is no CSV: {e}.") from e
-    _check_columns(path, names)
-    for number, cells in lines:
-        if len(cells) != len(names):
-            raise InputError(f"{path}:{number}: has {len(cells)} cells for {len(names)} columns.")
-    rows = [dict(zip(names, cells, strict=True)) for _, cells in lines]
-    return _Listed(path, rows, [number for number, _ in lines])
 
 
 def data_path(spec: TaskSpec, name: str) -> Path:
@@ -318,7 +223,7 @@ def _split_of(row: Row, where: str) -> str:
     if "split" not in row:
         raise InputError(f"{where}: has no column 'split'.")
     if not isinstance(row["split"], str):
-        raise InputError(f"{where}: split must be a text.")
+        raise InputError(f"{where}: split must be a string.")
     return row["split"]
 
 

@@ -11,11 +11,11 @@ import jinja2
 
 from pa_lite.errors import InputError
 from pa_lite.tasks.data import RowReference
-from pa_lite.tasks.jsonl import Row
 from pa_lite.tasks.metrics import Gold
 from pa_lite.tasks.sandbox import BrokenTemplateError, LimitedTemplates, Missing, Templates
 from pa_lite.tasks.spec import TaskSpec
 from pa_lite.tasks.transforms import COLUMNS, TRANSFORMS
+from pa_lite.untrusted.rows import Row
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _MOST_CHOICES = 10_000

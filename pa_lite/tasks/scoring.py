@@ -12,14 +12,7 @@ from pa_lite.engine.model import Model
 from pa_lite.engine.scoring import NoiseFloor, Request, Score, make_requests, noise_floor, score_requests
 from pa_lite.errors import EngineError, InputError
 from pa_lite.progress import Progress, part_of, silent
-from pa_lite.statistics import (
-    Mean,
-    Measured,
-    mean_over_tasks,
-    measure_classes,
-    measure_groups,
-    measure_mean,
-)
+from pa_lite.statistics import Mean, Measured, mean_over_tasks, measure_classes, measure_groups, measure_mean
 from pa_lite.tasks.answers import Extract
 from pa_lite.tasks.metrics import CLASS_METRICS, TEXT_METRICS, ChoiceScores, pick_choices
 from pa_lite.tasks.prompts import Prepared, majority_rate, prepare_task
@@ -85,6 +78,19 @@ class ItemScore:
 
 
 @dataclass(frozen=True)
+class ScoredItems:
+    """The records of some of a task's items, and what scoring them showed.
+
+    `single_token_labels`: whether each letter of an FMC task is one token, so that one row of logits holds them all;
+    where not, they are scored as any choices are.
+    """
+
+    items: tuple[ItemScore, ...]
+    noise: NoiseFloor | None = None
+    single_token_labels: bool | None = None
+
+
+@dataclass(frozen=True)
 class MetricResult:
     """A metric over a task or a group: `key` is lm-eval's, `NAME,FILTER`; `macro` the mean over groups, if any."""
 
@@ -113,8 +119,7 @@ class TaskResult:
 
     `majority` is the share right when the commonest answer is always given, `chance` when choices are picked blindly (0
     for generated answers). A task with groups is averaged over its items (micro); `metrics[i].macro` is over its
-    groups. `single_token_labels`: whether each letter of an FMC task is one token, so that one row of logits holds them
-    all; where not, they are scored as any choices are.
+    groups. `noise` and `single_token_labels` are those of `ScoredItems`.
     """
 
     task: str
@@ -184,7 +189,8 @@ def score_tasks(
 
     for i, prepared in enumerate(loaded):
         own = part_of(progress, f"score {prepared.spec.name}", sum(sizes[:i]), sum(sizes), "requests")
-        results.append(score_prepared(model, prepared, each, own))
+        scored = score_items(model, prepared, each, own)
+        results.append(summarise(prepared, scored))
     fingerprint, identity = model.known_by()
     return SuiteResult(model.name, options, tuple(results), fingerprint, tuple(model.remarks), identity)
 
@@ -206,10 +212,10 @@ def check_items(model: Model, prepared: Prepared) -> None:
             model.check_text(context + continuation, f"{name}: {item.where}: the prompt with its answer")
 
 
-def score_prepared(
+def score_items(
     model: Model, prepared: Prepared, options: ScoreOptions | None = None, progress: Progress | None = None
-) -> TaskResult:
-    """Score a task whose items are ready, all of them or some. Raises EngineError when llama.cpp fails."""
+) -> ScoredItems:
+    """Score a task's items, all of them or some, without averages. Raises EngineError when llama.cpp fails."""
     score = _score_texts if prepared.spec.kind == "G" else _score_choices
     return score(model, prepared, options or ScoreOptions(), silent if progress is None else progress)
 
@@ -241,7 +247,7 @@ def _portions(items: Sequence[Item]) -> Iterator[list[Item]]:
     return portions(items, lambda item: item.length, _PORTION)
 
 
-def _score_choices(model: Model, prepared: Prepared, options: ScoreOptions, progress: Progress) -> TaskResult:
+def _score_choices(model: Model, prepared: Prepared, options: ScoreOptions, progress: Progress) -> ScoredItems:
     spec, items = prepared.spec, prepared.items
     done, is_single, noise = 0, True, None
     total = _n_requests(prepared, options)
@@ -264,9 +270,7 @@ def _score_choices(model: Model, prepared: Prepared, options: ScoreOptions, prog
             records.append(_choice_record(spec, item, [next(waiting) for _ in requests], alone))
         is_single = is_single and all(len(r.tokens) == r.n_context + 1 for r in flat)
         done += len(flat)
-    chance = float(np.mean([1 / len(item.continuations) for item in items]))
-    single = is_single if spec.kind == "FMC" else None
-    return replace(_result(prepared, records, chance), noise=noise, single_token_labels=single)
+    return ScoredItems(tuple(records), noise, is_single if spec.kind == "FMC" else None)
 
 
 def _choice_record(spec: TaskSpec, item: Item, scores: Sequence[Score], alone: Mapping[str, Score]) -> ItemScore:
@@ -288,7 +292,7 @@ def _choice_record(spec: TaskSpec, item: Item, scores: Sequence[Score], alone: M
     )
 
 
-def _score_texts(model: Model, prepared: Prepared, options: ScoreOptions, progress: Progress) -> TaskResult:
+def _score_texts(model: Model, prepared: Prepared, options: ScoreOptions, progress: Progress) -> ScoredItems:
     spec = prepared.spec
     room = model.max_length - spec.max_tokens
     settings = GenerationOptions(max_tokens=spec.max_tokens, stop=spec.stop, parallel=options.parallel)
@@ -300,7 +304,7 @@ def _score_texts(model: Model, prepared: Prepared, options: ScoreOptions, progre
         answers = _found(spec, [answer.text for answer in made])
         for item, answer, found, whole in zip(portion, made, answers, tokens, strict=True):
             records.append(_text_record(spec, item, answer.text, found, len(whole) > room))
-    return _result(prepared, records, 0.0)
+    return ScoredItems(tuple(records))
 
 
 def _found(spec: TaskSpec, texts: Sequence[str]) -> list[dict[str, str]]:
@@ -327,8 +331,14 @@ def _key(metric: str, pattern: str) -> str:
     return metric if pattern == _WHOLE.name else f"{metric},{pattern}"
 
 
-def _result(prepared: Prepared, records: Sequence[ItemScore], chance: float) -> TaskResult:
-    spec, groups = prepared.spec, dict[str, list[ItemScore]]()
+def chance_rate(items: Sequence[Item]) -> float:
+    """Return the share of items that blind picks get right: 0 where answers are generated."""
+    return float(np.mean([1 / len(item.continuations) if item.continuations else 0.0 for item in items]))
+
+
+def summarise(prepared: Prepared, scored: ScoredItems) -> TaskResult:
+    """Return a task's averages over its scored items, with bootstrap intervals seeded for each metric."""
+    spec, records, groups = prepared.spec, scored.items, dict[str, list[ItemScore]]()
     for record in records:
         groups.setdefault(record.group, []).append(record)
     metrics = _measure(spec, list(groups.values()))
@@ -340,13 +350,15 @@ def _result(prepared: Prepared, records: Sequence[ItemScore], chance: float) -> 
         accuracy=own.value,
         stderr=own.stderr,
         majority=majority_rate(prepared.items),
-        chance=chance,
-        items=tuple(records),
+        chance=chance_rate(prepared.items),
+        items=records,
         kind=spec.kind,
         metric=records[0].metric,
         metrics=metrics,
         groups=tuple(GroupResult(k, len(v), _measure(spec, [v])) for k, v in groups.items()) if spec.grouped else (),
         n_truncated=sum(r.truncated for r in records),
+        noise=scored.noise,
+        single_token_labels=scored.single_token_labels,
         prepared=prepared,
     )
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from pa_lite.errors import InputError, nearest
-from pa_lite.system.opening import MOST_TOML_BYTES, read_regular
 from pa_lite.tasks.answers import STEPS, Extract
 from pa_lite.tasks.metrics import CLASS_METRICS, METRICS_OF_KIND
 from pa_lite.tasks.transforms import TRANSFORMS
-from pa_lite.untrusted.strict_json import parse_toml
+from pa_lite.untrusted.rows import read_toml
+from pa_lite.untrusted.tables import BOOLEAN, INTEGER, STRING, STRING_TABLE, STRINGS, TABLE, TABLES, Form, check_table
 
 _SUITES = Path(__file__).parent / "suites"
 KINDS = tuple(METRICS_OF_KIND)
@@ -93,49 +93,45 @@ class TaskSpec:
         return bool(self.configs or self.group_by)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return parse_toml(read_regular(path, MOST_TOML_BYTES))
-    except OSError as e:
-        raise InputError(f"{path}: cannot be read: {e.strerror}.") from e
-    except ValueError as e:
-        raise InputError(f"{path}: is no TOML: {e}.") from e
+# annotation of a field -> what its TOML value must be
+_FORM_OF: dict[str, Form] = {
+    "int": INTEGER,
+    "bool": BOOLEAN,
+    "str": STRING,
+    "str | Mapping[str, str]": ((lambda v: STRING[0](v) or STRING_TABLE[0](v)), "a file, or a table of files"),
+    "tuple[str, ...]": STRINGS,
+    "Mapping[str, str]": STRING_TABLE,
+    "tuple[Extract, ...]": TABLES,
+}
+_FORMS = {f.name: _FORM_OF[str(f.type)] for f in fields(TaskSpec) if f.name not in ("name", "folder", "only", "is_own")}
+_EXTRACT = {f.name: STRING for f in fields(Extract)}
+_FILE = {"description": STRING, "defaults": TABLE, "tasks": TABLE, "include": STRINGS, "override": TABLE}
 
 
 def load_suite_file(path: Path) -> list[TaskSpec]:
-    """The tasks of a TOML file, in its order: each `[tasks.NAME]` over `[defaults]`.
+    """Return the tasks of a TOML file, in its order: each `[tasks.NAME]` over `[defaults]`.
 
     A file with `include` takes the tasks of the suites named there instead, each changed by `[override]`. Raises
     InputError, naming file, task and key, for what is missing, unknown or of the wrong type.
     """
-    document = _read(path)
-    for key in document:
-        if key not in (known := ("description", "defaults", "tasks", "include", "override")):
-            raise InputError(f"{path}: has the unknown key {key!r}.{nearest(key, known)}")
+    document = check_table(read_toml(path)[0], str(path), _FILE)
     if "include" in document:
         return _included(path, document)
     if "override" in document:
         raise InputError(f"{path}: [override] changes the suites of an include, which it lacks. Write [defaults].")
     tasks, defaults = document.get("tasks"), document.get("defaults", {})
-    if not isinstance(tasks, dict) or not tasks or not isinstance(defaults, dict):
+    if not tasks:
         raise InputError(f"{path}: has no [tasks.NAME] table.")
-    return [_spec(path, name, {**defaults, **_table(path, name, entry)}) for name, entry in tasks.items()]
-
-
-def _table(path: Path, name: str, entry: Any) -> dict[str, Any]:
-    if not isinstance(entry, dict):
-        raise InputError(f"{path}: task {name} is no table.")
-    return entry
+    where = f"{path}: task"
+    return [_spec(path, n, {**defaults, **check_table(t, f"{where} {n}", {}, others=True)}) for n, t in tasks.items()]
 
 
 def _included(path: Path, document: Mapping[str, Any]) -> list[TaskSpec]:
-    names = _texts(document["include"])
-    override = document.get("override", {})
-    if names is None or not isinstance(override, dict) or not document.keys().isdisjoint(("tasks", "defaults")):
-        raise InputError(f"{path}: include must be a list of suites, with [override] at most beside it.")
-    changes = _values(path, "override", override)
+    if not document.keys().isdisjoint(("tasks", "defaults")):
+        raise InputError(f"{path}: a file with include may have [override], but no [tasks] or [defaults].")
+    changes = _values(f"{path}: [override]", document.get("override", {}))
     found = []
-    for name in names:
+    for name in document["include"]:
         inner = _SUITES / f"{name}.toml"
         if name not in _suite_names():
             raise InputError(f"{path}: includes the unknown suite {name!r}.{nearest(name, _suite_names())}")
@@ -144,50 +140,18 @@ def _included(path: Path, document: Mapping[str, Any]) -> list[TaskSpec]:
     return found
 
 
-def _texts(value: Any) -> tuple[str, ...] | None:
-    return tuple(value) if isinstance(value, list) and all(isinstance(v, str) for v in value) else None
-
-
-def _text_table(value: Any) -> dict[str, str] | None:
-    return value if isinstance(value, dict) and all(isinstance(v, str) for v in value.values()) else None
-
-
-def _extracts(value: Any) -> tuple[Extract, ...] | None:
-    keys = {f.name for f in fields(Extract)}
-    tables = [_text_table(t) or {} for t in value] if isinstance(value, list) else [{}]
-    if not all({"name", "pattern"} <= t.keys() <= keys for t in tables):
-        return None
-    return tuple(Extract(**t) for t in tables)
-
-
-# annotation of a field -> how its TOML value is read (None: of the wrong type), and the word for what it must be
-_READERS: dict[str, tuple[Any, str]] = {
-    "int": (lambda v: v if type(v) is int else None, "a number"),
-    "bool": (lambda v: v if type(v) is bool else None, "true or false"),
-    "str": (lambda v: v if type(v) is str else None, "a text"),
-    "str | Mapping[str, str]": (lambda v: v if type(v) is str else _text_table(v), "a file, or a table of files"),
-    "tuple[str, ...]": (_texts, "a list of texts"),
-    "Mapping[str, str]": (_text_table, "a table of texts"),
-    "tuple[Extract, ...]": (_extracts, "a list of tables with name, pattern and pick"),
-}
-
-
-def _values(path: Path, name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
-    """The entry's values as TaskSpec holds them. Raises InputError for an unknown key or a value of the wrong type."""
-    known = {f.name: str(f.type) for f in fields(TaskSpec) if f.name not in ("name", "folder", "only", "is_own")}
-    read = {}
-    for key, value in entry.items():
-        if key not in known:
-            raise InputError(f"{path}: task {name} has the unknown key {key!r}.{nearest(key, known)}")
-        reader, told = _READERS[known[key]]
-        read[key] = reader(value)
-        if read[key] is None:
-            raise InputError(f"{path}: task {name}: {key} must be {told}.")
-    return read
+def _values(where: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an entry's values as TaskSpec holds them. Raises InputError for an unknown key or a wrong type."""
+    values = check_table(dict(entry), where, _FORMS)
+    for i, table in enumerate(values.get("extract", ()), 1):
+        check_table(table, f"{where}: extract {i}", _EXTRACT, ("name", "pattern"))
+    if "extract" in values:
+        values["extract"] = [Extract(**table) for table in values["extract"]]
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
 
 
 def _spec(path: Path, name: str, entry: Mapping[str, Any]) -> TaskSpec:
-    values = _values(path, name, entry)
+    values = _values(f"{path}: task {name}", entry)
     if not values.get("template"):
         raise InputError(f"{path}: task {name} has no 'template'.")
     if bool(values.get("data")) == bool(values.get("hub")):
@@ -233,7 +197,7 @@ def suites() -> dict[str, list[TaskSpec]]:
 
 def suite_descriptions() -> dict[str, str]:
     """What each suite is, in a line."""
-    return {name: str(_read(_SUITES / f"{name}.toml").get("description", "")) for name in _suite_names()}
+    return {name: read_toml(_SUITES / f"{name}.toml")[0].get("description", "") for name in _suite_names()}
 
 
 def split_names(names: str | Iterable[str], what: str = "tasks") -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-Row = Mapping[str, Any]
+from pa_lite.untrusted.rows import Row
 
 
 def listed(value: Any) -> list[Any]:

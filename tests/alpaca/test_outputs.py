@@ -104,10 +104,10 @@ def test_prompt_files_of_other_programs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("nonsense", "neither a JSON list nor JSONL"),
+        ("nonsense", "p.json:1: is not JSON"),
         ("[]", "has no entries"),
         ('[{"instruction": ""}]', "entry 1 has an empty text under 'instruction'"),
-        ('{"instruction": "x"}\n3', "entry 2 is a JSON number, not an object"),
+        ('{"instruction": "x"}\n3', "p.json:2: is not a JSON object"),
     ],
 )
 def test_bad_prompt_files(tmp_path: Path, text: str, told: str) -> None:

@@ -58,7 +58,7 @@ GOOD = rows("M", ("one", "1"), ("two", "2"))
         ([], "has no entries"),
         ([{**GOOD[0], "messages": [{"role": "user", "content": "one"}]}], "has a conversation under 'messages'"),
         ([{**GOOD[0], "dataset": ["d"]}], "entry 1: 'dataset' must be a string or null"),
-        (["one"], "entry 1 is a JSON text, not an object"),
+        (["one"], "row 1: is not a JSON object"),
         ([*GOOD, {"instruction": "three"}], "entry 3 has no text under 'output'"),
         ([*GOOD, {"output": "three"}], "entry 3 has no text under 'instruction'"),
         ([*GOOD, *rows("M", ("one", "again"))], "entry 3 has the instruction of entry 1 again: 'one'"),

@@ -140,7 +140,7 @@ def broken(**changes: Any) -> list[dict[str, Any]]:
     [
         ({"a": 1}, "entry 1 has no 'preference'"),
         ([], "has no entries"),
-        ([3], "entry 1 is a JSON number, not an object"),
+        ([3], "row 1: is not a JSON object"),
         (broken(preference="gone"), "entry 2 has no 'preference': is this a file of annotations?"),
         (broken(preference="2"), "entry 2: its preference is '2', not a number"),
         (broken(preference=True), "not a number"),
@@ -162,12 +162,12 @@ def test_bad_annotations(tmp_path: Path, rows: object, told: str) -> None:
 
 def test_no_json_at_all(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("preference,1", "utf-8")
-    with pytest.raises(InputError, match="is neither a JSON list nor JSONL: line 1"):
+    with pytest.raises(InputError, match=r"a\.json:1: is not JSON"):
         read_annotations(tmp_path / "a.json")
     with pytest.raises(InputError, match="cannot be read"):
         read_annotations(tmp_path / "none.json")
     (tmp_path / "a.json").write_text("[" * 10**5, "utf-8")
-    with pytest.raises(InputError, match="is neither a JSON list nor JSONL: it is nested more than 64 deep"):
+    with pytest.raises(InputError, match=r"a\.json: is not JSON: it is nested more than 64 deep"):
         read_annotations(tmp_path / "a.json")
     (tmp_path / "a.json").write_bytes(b"\xff\xfe[]")
     with pytest.raises(InputError, match=r"is not UTF-8 \(invalid start byte at byte 0\)"):

@@ -137,9 +137,8 @@ def test_strings_where_lists_are_wanted_do_what_was_meant(tmp_path: Path) -> Non
     plan = pa_lite.PlanOptions(type="q4_k_m", tensor_types="attn_v=q8_0", imatrix="i.gguf")  # type: ignore[arg-type]
     assert (plan.type, plan.tensor_types, plan.imatrix) == ("Q4_K_M", (("attn_v", "q8_0"),), Path("i.gguf"))
     assert pa_lite.MergeOptions(max_memory="256M").max_memory == 256_000_000  # type: ignore[arg-type]
-    run = pa_lite.HarnessOptions(tasks="a,b", include_path="tasks", gen_kwargs="top_k=3", seeds=7)  # type: ignore[arg-type]
+    run = pa_lite.HarnessOptions(tasks="a,b", include_path="tasks", seeds=7)  # type: ignore[arg-type]
     assert (run.tasks, run.include_path, run.seeds) == (("a", "b"), (Path("tasks"),), (7, 7, 7, 7))
-    assert run.gen_kwargs == {"top_k": 3}
     assert str(pa_lite.ChatOptions(date="2026-02-28").date) == "2026-02-28"  # type: ignore[arg-type]
 
 

@@ -123,14 +123,14 @@ def test_two_architectures_are_no_pair(tiny_pair: tuple[Path, Path], tmp_path: P
     ("text", "told"),
     [
         ("[x\n", "is not a registry of pairs"),
-        ("x = " + "[" * 5000, "is not a registry of pairs: it is nested more than 64 deep"),
-        ("x = " + "9" * 5000, "is not a registry of pairs: it has a number of more than"),
-        ("a." * 100_000 + "b = 1", "is not a registry of pairs: line 1 has a key of 100001 parts"),
-        ("x = 1\n", "x is no table with base and instruct"),
-        ('[x]\nbase = "hub:o/a"\n', "x is no table with base and instruct"),
+        ("x = " + "[" * 5000, "is not a registry of pairs: is not TOML: it is nested more than 64 deep"),
+        ("x = " + "9" * 5000, "is not a registry of pairs: is not TOML: it has a number of more than"),
+        ("a." * 100_000 + "b = 1", "is not a registry of pairs: is not TOML: line 1 has a key of 100001 parts"),
+        ("x = 1\n", "x: is not a table"),
+        ('[x]\nbase = "hub:o/a"\n', "x: has no 'instruct'"),
         ('[x]\nbase = "hub:o"\ninstruct = "b"\n', "write hub:org/name"),
-        ('[x]\nbase = "a"\ninstruct = "b"\ngated = "yes"\n', "gated of x is 'yes', which is no bool"),
-        ('[x]\nbase = "a"\ninstruct = "b"\nlicense = "mit"\n', "unknown key license. Did you mean licence"),
+        ('[x]\nbase = "a"\ninstruct = "b"\ngated = "yes"\n', "x: 'gated' must be true or false, not 'yes'"),
+        ('[x]\nbase = "a"\ninstruct = "b"\nlicense = "mit"\n', "x: unknown key 'license'. Did you mean licence"),
     ],
 )
 def test_a_broken_registry_stops_only_what_needs_it(

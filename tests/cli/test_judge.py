@@ -105,7 +105,7 @@ def test_what_is_not_judged_is_told(capsys: pytest.CaptureFixture[str], files: d
         (["judge", "{empty}", "--reference", "{theirs}", "--judge", "demo@1"], "1 of 4 outputs are empty"),
         (["judge", "{ours}", "--reference", "{twice}", "--judge", "demo@1"], "the instruction of entry 1 again"),
         (["judge", "{object}", "--reference", "{theirs}", "--judge", "demo@1"], "lacks 1 of the 1 instructions"),
-        (["judge", "{text}", "--reference", "{theirs}", "--judge", "demo@1"], "is neither a JSON list nor JSONL"),
+        (["judge", "{text}", "--reference", "{theirs}", "--judge", "demo@1"], ":1: is not JSON"),
         (["judge", "nope.json", "--reference", "{theirs}", "--judge", "demo@1"], "nope.json: cannot be read"),
         (["judge", "{ours}", "--reference", "{theirs}", "--judge", "nope.gguf"], "is not a model"),
         (["judge", "{ours}", "--reference", "{theirs}", "--judge", "demo@x"], "is no number"),

@@ -104,16 +104,16 @@ def test_what_cannot_be_checked_counts_nowhere() -> None:
 @pytest.mark.parametrize(
     ("row", "told"),
     [
-        ("{", "i.jsonl:1: is no JSON"),
+        ("{", "i.jsonl:1: is not JSON"),
         ({**ROW, "checks": [{"kind": "x"}]}, r"i.jsonl:1: unknown check kind 'x'"),
-        ({"split": "test"}, "i.jsonl:1: has no text under 'instruction'"),
-        ("[1]", "i.jsonl:1: is no JSON object"),
-        ({**ROW, "checks": []}, "i.jsonl:1: has no list of checks"),
-        ({**ROW, "checks": ["uppercase"]}, "i.jsonl:1: has no list of checks"),
-        ({**ROW, "kind": 3}, "i.jsonl:1: has no text under 'kind'"),
-        ({**ROW, "check": []}, "i.jsonl:1: has the unknown field 'check'. Did you mean checks"),
-        ({**ROW, "input": "Kani keeps a hen."}, "i.jsonl:1: has the unknown field 'input'"),
-        ({**ROW, "split": 3}, "i.jsonl:1: 'split' must be a string, not 3"),
+        ({"split": "test"}, "i.jsonl:1: has no 'instruction'"),
+        ("[1]", "i.jsonl: row 1: is not a JSON object"),
+        ({**ROW, "checks": []}, "i.jsonl:1: 'checks' must be a list of checks"),
+        ({**ROW, "checks": ["uppercase"]}, "i.jsonl:1: 'checks' must be a list of checks"),
+        ({**ROW, "kind": 3}, "i.jsonl:1: 'kind' must be a string that is not blank, not 3"),
+        ({**ROW, "check": []}, "i.jsonl:1: unknown key 'check'. Did you mean checks"),
+        ({**ROW, "input": "Kani keeps a hen."}, "i.jsonl:1: unknown key 'input'"),
+        ({**ROW, "split": 3}, "i.jsonl:1: 'split' must be a string or null, not 3"),
         ("", "has no instructions of split 'test'"),
         ({**ROW, "split": "dev"}, "has no instructions of split 'test'"),
     ],
@@ -137,7 +137,7 @@ def test_rows_of_other_splits_are_left_out_with_a_warning(tmp_path: Path, caplog
 
 def test_a_file_that_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "i.jsonl").write_bytes(b"\xff\xfe")
-    with pytest.raises(InputError, match=r"i.jsonl: is no UTF-8 text"):
+    with pytest.raises(InputError, match=r"i.jsonl: is not UTF-8"):
         load_instructions(tmp_path / "i.jsonl")
 
 

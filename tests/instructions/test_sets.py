@@ -93,8 +93,8 @@ def test_ifeval_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("row", "told"),
     [
-        ("{", r"i.jsonl:2: is no JSON"),
-        ("[]", r"i.jsonl:2: is no JSON object"),
+        ("{", r"i.jsonl:2: is not JSON"),
+        ("[]", r"i.jsonl:2: is not a JSON object"),
         ({**ROW, "prompt": ""}, r"i.jsonl:2 has an empty text under 'prompt'"),
         ({**ROW, "system": "Be brief."}, r"i.jsonl:2 has a system prompt under 'system'"),
         ({**ROW, "messages": [{"role": "user"}]}, r"i.jsonl:2 has a conversation under 'messages'"),
@@ -110,7 +110,10 @@ def test_ifeval_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             r"i.jsonl:2: unknown instruction id .* Did you mean length_constraints:number_words",
         ),
         ({**ROW, "kwargs": [{}, {"relation": "about", "num_words": 3}]}, r"i.jsonl:2: .* relation 'about' is not one"),
-        ({**ROW, "kwargs": [{}, {"relation": ["at least"], "num_words": 3}]}, r"i.jsonl:2: .* is not one of"),
+        (
+            {**ROW, "kwargs": [{}, {"relation": ["at least"], "num_words": 3}]},
+            r"i.jsonl:2: .* 'relation' must be one of",
+        ),
         ({**ROW, "kwargs": [{}, {"relation": "at least", "num_words": 2.5}]}, r"i.jsonl:2: .* n 2.5 is not a whole"),
     ],
 )

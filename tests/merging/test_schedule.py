@@ -85,15 +85,15 @@ def test_bad_rules(text: str, told: str) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("x = ", "is no TOML"),
+        ("x = ", "is not TOML"),
         ("", r"has no \[\[rules\]\]"),
-        ("[[rules]]\nlam = 1\n[[rule]]\nlam = 0", "unknown key 'rule'. A schedule has"),
-        ('[[rules]]\ngroup = "ffn"', "rule 1: has no lam"),
+        ("[[rules]]\nlam = 1\n[[rule]]\nlam = 0", "unknown key 'rule'. Did you mean rules"),
+        ('[[rules]]\ngroup = "ffn"', "rule 1: has no 'lam'"),
         ('[[rules]]\nlam = "x"', "must be a number"),
         ("[[rules]]\nlam = 1\nlayer = 3", "unknown key 'layer'. Did you mean layers"),
         ('[[rules]]\nlam = 1\nlayers = "x"', "layers is 'x'"),
         ("[[rules]]\nlam = 30", "rule 1: lam 30 is outside"),
-        ("[[rules]]\nlam = 0x" + "f" * 5000, "is no TOML: it has a number of 20000 bits"),
+        ("[[rules]]\nlam = 0x" + "f" * 5000, "is not TOML: it has a number of 20000 bits"),
         ('[[rules]]\nlam = 1\nlayers = "' + "9" * 5000 + '"', "rule 1: layers is '9"),
     ],
 )

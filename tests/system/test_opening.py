@@ -20,6 +20,7 @@ from pa_lite.system.opening import (
     create_file,
     is_at,
     is_link,
+    open_or_create,
     open_own,
     open_regular,
     read_regular,
@@ -165,6 +166,43 @@ def test_a_new_file_has_its_content_and_is_ours_alone(
     with pytest.raises(OSError, match="No space left"):
         create_file(tmp_path / "half", fail)
     assert [p.name for p in tmp_path.iterdir()] == ["größe"]
+
+
+def test_a_file_is_opened_or_made_by_one_of_several(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    made, is_new = open_or_create(path, b"first", lock=0.0)
+    with made:
+        assert is_new
+        with pytest.raises(BlockingIOError):
+            open_or_create(path, b"other", lock=0.0)
+    again, is_new = open_or_create(path, b"other", lock=0.0, append=True)
+    with again:
+        again.write(b"+")
+        assert not is_new
+    assert path.read_bytes() == b"first+"
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "none")
+    with pytest.raises(NotPlainError):
+        open_or_create(link)
+    assert not (tmp_path / "none").exists()
+
+
+@posix
+def test_a_lock_on_a_file_that_was_removed_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits for a lock gets a file that has the name, not the one that its holder removed meanwhile."""
+    path = tmp_path / "x"
+    path.write_bytes(b"old")
+
+    def take(descriptor: int, patience: float = 0.0) -> bool | None:
+        if path.exists() and path.read_bytes() == b"old":
+            path.unlink()
+        return take_lock(descriptor, patience)
+
+    monkeypatch.setattr(opening, "take_lock", take)
+    file, is_new = open_or_create(path, b"new", lock=0.0)
+    with file:
+        assert is_new
+    assert path.read_bytes() == b"new"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="files without a name are Linux's")

@@ -70,13 +70,13 @@ def test_majority() -> None:
 @pytest.mark.parametrize(
     ("rows", "more", "told"),
     [
-        (["{"], {}, r"rows.jsonl:1: is no JSON"),
-        (["[1]"], {}, r"rows.jsonl:1: is no JSON object"),
+        (["{"], {}, r"rows.jsonl:1: is not JSON"),
+        (["[1]"], {}, r"rows.jsonl:1: is not a JSON object"),
         ([row("a"), {"split": "test"}], {}, r"rows.jsonl:2: has no column 'choices'"),
         ([row("a", 2)], {}, "answer is 2, but must be a choice's index, 0 to 1"),
         ([row("a", True)], {}, "answer is True"),
         ([{**row("a"), "choices": ["x"]}], {}, "two or more texts"),
-        ([{**row("a"), "split": 1}], {}, "split must be a text"),
+        ([{**row("a"), "split": 1}], {}, "split must be a string"),
         ([row("a", 0, "dev")], {}, "has no rows of split 'test'; it has dev"),
         ([row("a")], {"shots": 3}, "3 shots asked for, split 'shots' has 0 rows. Ask for 0 at most"),
         ([row("a")], {"template": "{{ no_such }}"}, "'no_such' is undefined"),

@@ -22,7 +22,7 @@ from pa_lite.checkpoints.hub.ranges import RemoteContent
 from pa_lite.errors import CheckpointError, HubError, OutputError
 from pa_lite.system.atomic import NO_MARKER, sync_folder, whole_file, write_errors, write_text
 from pa_lite.system.markers import DOWNLOAD, INCOMPLETE, marker_of, remove_held, take_claim
-from pa_lite.system.opening import NotPlainError, create_file, is_link, open_own, open_regular, read_regular, type_of
+from pa_lite.system.opening import NotPlainError, is_link, open_or_create, open_own, open_regular, read_regular, type_of
 
 _log = logging.getLogger(__name__)
 _PIECE = 1 << 20
@@ -233,10 +233,7 @@ def _claimed(
             if not _begins(file, content, stop):
                 raise NotPlainError(partial, NO_MARKER)
     with take_claim(partial, DOWNLOAD) as lock:
-        try:
-            file = create_file(partial)
-        except FileExistsError:
-            file = open_own(partial)
+        file, _ = open_or_create(partial)
 
         def finish(target: Path | None) -> None:
             if os.name != "posix":

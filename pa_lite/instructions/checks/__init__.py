@@ -6,12 +6,13 @@ checks holds. The types cover the sort of constraints introduced by IFEval (Zhou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pa_lite.errors import InputError, nearest
 from pa_lite.instructions.checks import counts, frame, language, layout, wording
 from pa_lite.instructions.checks.text import RELATIONS, Check, CheckTypes, words
+from pa_lite.untrusted.tables import BOOLEAN, STRING, TEXT, Form, check_table
 
 __all__ = ["CHECK_TYPES", "Check", "checkable", "followed", "loose_variants", "passes", "validate", "words"]
 
@@ -24,31 +25,21 @@ CHECK_TYPES: CheckTypes = {
 }
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
-
-
 def _is_texts(value: Any) -> bool:
-    return isinstance(value, list | tuple) and bool(value) and all(map(_is_text, value))
+    return isinstance(value, list | tuple) and bool(value) and all(map(TEXT[0], value))
 
 
-def _is_flag(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-_TEXT = (_is_text, "a text")
-_TEXTS = (_is_texts, "a list of texts")
-_FLAG = (_is_flag, "true or false")
+_TEXTS: Form = _is_texts, "a list of strings that are not blank"
 # field -> what its values must be, in every type that has it
-_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "n": (lambda v: type(v) is int and v >= 0, "a whole number from 0"),
-    "nth": (lambda v: type(v) is int and v >= 1, "a whole number from 1"),
+_FIELDS: dict[str, Form] = {
+    "n": (lambda v: type(v) is int and v >= 0, "an integer from 0"),
+    "nth": (lambda v: type(v) is int and v >= 1, "an integer from 1"),
     "relation": (lambda v: isinstance(v, str) and v in RELATIONS, f"one of {', '.join(RELATIONS)}"),
-    "letter": (lambda v: _is_text(v) and len(v) == 1, "a single letter"),
-    "joined": _FLAG, "any": _FLAG, "same_case": _FLAG, "distinct": _FLAG,
+    "letter": (lambda v: TEXT[0](v) and len(v) == 1, "a single letter"),
+    "joined": BOOLEAN, "any": BOOLEAN, "same_case": BOOLEAN, "distinct": BOOLEAN,
     "words": _TEXTS, "texts": _TEXTS, "options": _TEXTS, "keys": _TEXTS,
-    "word": _TEXT, "text": _TEXT, "characters": _TEXT, "marker": _TEXT, "header": _TEXT, "divider": _TEXT,
-    "left": _TEXT, "right": _TEXT, "code": _TEXT,
+    "word": TEXT, "text": TEXT, "characters": TEXT, "marker": TEXT, "header": TEXT, "divider": TEXT,
+    "left": TEXT, "right": TEXT, "code": TEXT,
 }  # fmt: skip
 
 
@@ -57,16 +48,9 @@ def validate(check: Check, where: str) -> None:
     check_type = check.get("kind")
     if not isinstance(check_type, str) or check_type not in CHECK_TYPES:
         raise InputError(f"{where}: unknown check kind {check_type!r}.{nearest(str(check_type), CHECK_TYPES)}")
-    fields = {f.rstrip("?"): not f.endswith("?") for f in CHECK_TYPES[check_type][0]}
-    missing = [f for f, required in fields.items() if required and f not in check]
-    extra = [f for f in check if f != "kind" and f not in fields]
-    if missing or extra:
-        told = f"lacks {', '.join(missing)}" if missing else f"has unknown {', '.join(extra)}"
-        raise InputError(f"{where}: check {check_type!r} {told}. Its fields: {', '.join(fields) or 'none'}.")
-    for field in fields:
-        right, told = _FIELDS[field]
-        if field in check and not right(check[field]):
-            raise InputError(f"{where}: check {check_type!r}: {field} {check[field]!r} is not {told}.")
+    forms = {name.rstrip("?"): _FIELDS[name.rstrip("?")] for name in CHECK_TYPES[check_type][0]}
+    required = [name for name in CHECK_TYPES[check_type][0] if not name.endswith("?")]
+    check_table(dict(check), f"{where}: check {check_type!r}", {"kind": STRING, **forms}, required)
 
 
 def checkable(check: Check) -> bool:

@@ -20,7 +20,7 @@ from pa_lite.errors import OutputError
 from pa_lite.system.atomic import write_errors
 from pa_lite.system.locks import take_lock
 from pa_lite.system.markers import is_mine
-from pa_lite.system.opening import TRIES, NotPlainError, create_file, is_at, open_own
+from pa_lite.system.opening import NotPlainError, is_at, open_or_create
 from pa_lite.untrusted.strict_json import parse_json
 
 ENDING = ".jsonl"
@@ -130,17 +130,10 @@ class Answers:
 
     def _open(self) -> BinaryIO:
         """Open the file, which is made where there is none."""
-        for _ in range(TRIES):
-            try:
-                with contextlib.suppress(FileNotFoundError):
-                    return open_own(self.path, append=True)
-                with contextlib.suppress(FileExistsError):
-                    return create_file(self.path, self._head, append=True)
-            except NotPlainError as e:
-                raise self._refused(e.what) from e
-        raise OutputError(
-            f"{self.path}: is made and removed by other programs all the time. Name another (--use_cache)."
-        )
+        try:
+            return open_or_create(self.path, self._head, append=True)[0]
+        except NotPlainError as e:
+            raise self._refused(e.what) from e
 
     def _refused(self, why: str) -> OutputError:
         return OutputError(

@@ -11,7 +11,7 @@ import inspect
 import json
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,17 +29,19 @@ from pa_lite.engine.scoring import score_requests
 from pa_lite.errors import EngineError, InputError, nearest
 from pa_lite.progress import Progress, part_of, silent
 from pa_lite.tasks.lm_eval.answers import ENDING, Answers
-from pa_lite.tasks.lm_eval.options import generation_options, parse_pairs, texts_at_a_time
+from pa_lite.tasks.lm_eval.config import not_installed
+from pa_lite.tasks.lm_eval.options import generation_options, modern_names, texts_at_a_time
 from pa_lite.untrusted.portions import portions
 
 try:
+    from lm_eval._cli.utils import key_val_to_dict
     from lm_eval.api.model import LM
     from lm_eval.api.registry import register_model
 except ImportError as e:
-    told = "is not installed" if (e.name or "").split(".")[0] == "lm_eval" else f"cannot be imported ({e})"
-    raise InputError(f"lm-eval {told}. Install it with: pip install 'pa-lite[harness]'.") from e
+    raise not_installed(e) from e
 
 _Result = TypeVar("_Result")
+_NOT_WORDS = ("chat", "progress")  # arguments that no text can give
 _log = logging.getLogger(__name__)
 # characters of requests whose tokens are held at a time, and fewer where each portion's answers are kept in a file
 _PORTION, _KEPT_PORTION = 8_000_000, 400_000
@@ -98,22 +100,26 @@ class PaLiteLM(LM):  # type: ignore[misc]
 
     @classmethod
     def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> PaLiteLM:
-        """Make one from lm-eval's model_args. Raises InputError for arguments that there are not."""
+        """Make one from lm-eval's model_args. Raises InputError for unknown arguments."""
         words = {**arg_dict, **{k: v for k, v in (additional_config or {}).items() if v is not None}}
-        if "kind" in words:  # the argument's name in 0.1.0
-            words.setdefault("type", words.pop("kind"))
-        known = [name for name in list(inspect.signature(cls.__init__).parameters)[1:] if name != "chat"]
-        for word in words:
-            if word not in known:
-                raise InputError(f"model_args: {word} is not known.{nearest(word, known)}")
+        words = modern_names(words)
+        cls.check_args(words)
         if not isinstance(words.get("model"), str):
             raise InputError("model_args: name the model: model=FILE.gguf or model=PAIR@LAM, such as demo@0.7.")
         return cls(**words)
 
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> PaLiteLM:
-        """The same from `model=demo@0.7,n_ctx=2048`."""
-        return cls.create_from_arg_obj(parse_pairs([arg_string]), additional_config)
+        """Make one from `model=demo@0.7,n_ctx=2048`."""
+        return cls.create_from_arg_obj(key_val_to_dict(arg_string), additional_config)
+
+    @classmethod
+    def check_args(cls, words: Iterable[str]) -> None:
+        """Raise InputError for the name of an argument that model_args cannot have."""
+        known = [name for name in list(inspect.signature(cls.__init__).parameters)[1:] if name not in _NOT_WORDS]
+        for word in words:
+            if word not in known:
+                raise InputError(f"model_args: {word} is not known.{nearest(word, known)}")
 
     def __enter__(self) -> PaLiteLM:
         return self

@@ -1,11 +1,9 @@
-"""What an lm-eval run is asked for, and how its words are read. Needs no lm-eval."""
+"""What an lm-eval run is asked for, and what a task's generation settings mean here. Needs no lm-eval."""
 
 from __future__ import annotations
 
-import ast
 import math
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,19 +11,18 @@ from typing import Any
 from pa_lite.engine.generation import GenerationOptions
 from pa_lite.errors import InputError, nearest
 from pa_lite.tasks.spec import split_names
-from pa_lite.untrusted.strict_json import parse_json
 
 Seeds = tuple[int | None, int | None, int | None, int | None]
 SEEDS: Seeds = (0, 1234, 1234, 1234)  # lm-eval's: of random, numpy, torch, and the drawing of exemplars
+BOOTSTRAP_ITERS = 100_000  # lm-eval's default
 _PARALLEL = 16  # texts generated at a time where nobody says
 MAX_GEN_TOKS = 256  # lm-eval's default
 _LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # the first that is given counts
-_WORDS = {"true": True, "false": False, "none": None}
 
 
 @dataclass(frozen=True, kw_only=True)
 class HarnessOptions:
-    """lm-eval's own options, by its names: this holds the only defaults.
+    """lm-eval's common options, by its names; lm-eval checks them when they are used.
 
     `limit` is a count of items of each task, or below 1 a share; `samples` gives each task's items by number instead.
     `gen_kwargs` go before what tasks say. `use_cache` begins the name of a file of answers; `cache_requests` is true,
@@ -48,31 +45,16 @@ class HarnessOptions:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     use_cache: Path | None = None
     cache_requests: str | None = None
-    bootstrap_iters: int = 100_000
+    bootstrap_iters: int = BOOTSTRAP_ITERS
     confirm_run_unsafe_code: bool = False
 
     def __post_init__(self) -> None:
-        """Take names, folders, pairs and seeds as single strings, too. Raises InputError."""
+        """Take names, folders and a seed as single values, too. Raises InputError for names that are not strings."""
         self._set(tasks=split_names(self.tasks), output_path=_path(self.output_path), use_cache=_path(self.use_cache))
         folders = (self.include_path,) if isinstance(self.include_path, str | Path) else self.include_path
         self._set(include_path=tuple(map(Path, folders)))
-        if isinstance(self.gen_kwargs, str):
-            self._set(gen_kwargs=parse_pairs([self.gen_kwargs]))
-        if isinstance(self.metadata, str):
-            self._set(metadata=parse_pairs([self.metadata]))
-        if isinstance(self.seeds, int | str):
-            self._set(seeds=parse_seeds(str(self.seeds)))
-        if self.limit is not None and not (self.limit > 0 and (self.limit < 1 or float(self.limit).is_integer())):
-            raise InputError(f"limit is {self.limit}, but must be a count of items, or a share below 1.")
-        if self.limit is not None and self.samples is not None:
-            raise InputError("limit and samples both say which items are scored: give one of them.")
-        if (self.log_samples or self.predict_only) and self.output_path is None:
-            raise InputError("samples are to be logged, but nowhere: name a folder with --output_path.")
-        if self.fewshot_as_multiturn and not self.apply_chat_template:
-            raise InputError("fewshot_as_multiturn makes turns of the exemplars: it needs --apply_chat_template.")
-        if self.cache_requests not in (None, "true", "refresh", "delete"):
-            raise InputError(f"cache_requests is {self.cache_requests!r}, but must be true, refresh or delete.")
-        generation_options(self.gen_kwargs)
+        if isinstance(self.seeds, int):
+            self._set(seeds=(self.seeds,) * 4)
 
     def _set(self, **values: Any) -> None:
         for name, value in values.items():
@@ -81,74 +63,6 @@ class HarnessOptions:
 
 def _path(value: str | Path | None) -> Path | None:
     return None if value is None else Path(value)
-
-
-def parse_pairs(words: Sequence[str]) -> dict[str, Any]:
-    """`key=value,key=value` in one or several texts, or a JSON object, as lm-eval reads them; later keys win.
-
-    Values are true, false, none, numbers, Python literals, else text. Raises InputError for anything else.
-    """
-    out: dict[str, Any] = {}
-    for text in words:
-        if text.lstrip().startswith("{"):
-            try:
-                out.update(parse_json(text))
-            except ValueError as e:
-                raise InputError(f"{text!r} is no JSON object: {e}.") from e
-            continue
-        for part in _split(text):
-            key, equals, value = part.partition("=")
-            if not equals or not key.strip():
-                raise InputError(f"{part!r} is not KEY=VALUE, such as temperature=0.8.")
-            out[key.strip()] = _value(value)
-    return out
-
-
-def _value(text: str) -> Any:
-    if text.lower() in _WORDS:
-        return _WORDS[text.lower()]
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of escapes and numbers that Python means to refuse one day
-            return ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):  # the last two of deep nesting
-        return text
-
-
-def _split(text: str) -> Iterator[str]:
-    """The parts between commas that are in no brackets and no quotes."""
-    start = depth = 0
-    quote = ""
-    for i, letter in enumerate(text):
-        if quote:
-            quote = "" if letter == quote else quote
-        elif letter in "'\"":
-            quote = letter
-        elif letter in "[({":
-            depth += 1
-        elif letter in "])}":
-            depth -= 1
-        elif letter == "," and depth <= 0:
-            yield text[start:i]
-            start = i + 1
-    if text[start:]:
-        yield text[start:]
-
-
-def parse_seeds(text: str) -> Seeds:
-    """One seed for all, or four (three: lm-eval's last) with commas between, `None` leaving one unset, as lm-eval."""
-    parts = [p.strip().lower() for p in text.split(",")]
-    try:
-        seeds = [None if p == "none" else int(p) for p in parts]
-    except ValueError:
-        seeds = []
-    if len(seeds) == 1:
-        seeds *= 4
-    elif len(seeds) == 3:
-        seeds.append(SEEDS[3])
-    if len(seeds) != 4 or any(s is not None and not 0 <= s < 1 << 32 for s in seeds):
-        raise InputError(f"seed is {text!r}, but must be one number below 2**32, or four with commas between, or None.")
-    return seeds[0], seeds[1], seeds[2], seeds[3]
 
 
 def generation_options(
@@ -221,3 +135,8 @@ def texts_at_a_time(batch_size: int | str | None, most: int | None) -> int:
     if not str(batch_size).isdecimal():
         raise InputError(f"batch_size is {batch_size!r}, but must be a number or auto.")
     return int(batch_size)
+
+
+def modern_names(words: Mapping[str, Any]) -> dict[str, Any]:
+    """Return model_args with today's names: the weight type was called `kind` in 0.1.0."""
+    return {("type" if name == "kind" else name): value for name, value in words.items()}

@@ -8,7 +8,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +19,13 @@ from pa_lite.errors import InputError, OutputError, PaLiteError, nearest
 from pa_lite.system.atomic import write_errors
 from pa_lite.system.markers import marked_folder
 from pa_lite.system.opening import is_link
+from pa_lite.tasks.lm_eval.config import evaluator_config
 from pa_lite.tasks.lm_eval.guard import check_requests_cache, guarded
-from pa_lite.tasks.lm_eval.options import MAX_GEN_TOKS, HarnessOptions
+from pa_lite.tasks.lm_eval.options import MAX_GEN_TOKS, HarnessOptions, modern_names
 
 if TYPE_CHECKING:
+    from lm_eval.config.evaluate_config import EvaluatorConfig
+
     from pa_lite.progress import Progress
     from pa_lite.tasks.lm_eval.model import PaLiteLM
 
@@ -41,16 +44,18 @@ class HarnessResult:
 
 def run_harness(
     reference: ModelLike,
-    options: HarnessOptions,
+    options: HarnessOptions | EvaluatorConfig,
     engine: EngineOptions | None = None,
     weight_type: str = REFERENCE_TYPE,
-    parallel: int | str = "auto",
+    parallel: int | str | None = None,
     progress: Progress | None = None,
     chat: ChatOptions | None = None,
 ) -> HarnessResult:
     """Score a model (FILE.gguf or PAIR@LAM) on lm-eval's tasks, by name, pattern or .yaml file.
 
-    `chat` has arguments and date of the chat template, where one is applied; the system prompt is among `options`.
+    `options` may also be an EvaluatorConfig of lm-eval's own; its `model_args` go to `PaLiteLM`, its `batch_size` is
+    used where `parallel` is None. `chat` has arguments and date of the chat template, where one is applied; the system
+    prompt is among `options`.
 
     The results file and, if asked for, the samples lie where lm-eval's own command puts them, written whole or not at
     all. Raises InputError for an unknown task, one whose data cannot be had, and whatever lm-eval cannot do;
@@ -58,32 +63,46 @@ def run_harness(
     """
     from pa_lite.tasks.lm_eval.model import PaLiteLM
 
-    engine, chat = engine or EngineOptions(), chat or ChatOptions()
-    if chat.template_args and not options.apply_chat_template:
+    config, engine, chat = evaluator_config(options), engine or EngineOptions(), chat or ChatOptions()
+    words = _model_args(engine, weight_type, config.model_args)
+    PaLiteLM.check_args(words)
+    if chat.template_args and not config.apply_chat_template:
         raise InputError("--template-arg is about the chat template: it needs --apply_chat_template.")
     reference = resolve_model(reference)
-    if options.output_path is not None:
-        _check_output(options.output_path)
-    if options.cache_requests in ("true", "refresh"):
+    output = None if config.output_path is None else Path(config.output_path)
+    if output is not None:
+        _check_output(output)
+    if config.cache_requests.get("cache_requests"):
         check_requests_cache()
-    tasks, manager = load_tasks(options)
-    words: dict[str, Any] = {
-        "threads": engine.threads,
-        "gpu_layers": engine.gpu_layers,
-        "n_ctx": engine.n_ctx,
-        "type": weight_type,
-    }
-    more: dict[str, Any] = {"seed": options.seeds[2] or 0, "batch_size": parallel, "probe": engine.probe, "chat": chat}
-    with PaLiteLM(reference, progress=progress, **more, **words) as lm:
-        _check_generation(tasks, options, lm)
-        with _tracked(options.output_path) as (tracker, files):
-            kept = None if options.use_cache is None else lm.keep_answers(options.use_cache)
-            document = _evaluate(lm, tasks, manager, options, tracker, {"model": str(reference), **words})
+    tasks, manager = load_tasks(config)
+    more: dict[str, Any] = {
+        "batch_size": config.batch_size if parallel is None else parallel, "max_batch_size": config.max_batch_size,
+        "device": config.device, "seed": (config.seed or [None] * 3)[2] or 0,
+    }  # fmt: skip
+    with PaLiteLM(reference, progress=progress, probe=engine.probe, chat=chat, **{**more, **words}) as lm:
+        _check_generation(tasks, config, lm)
+        with _tracked(output) as (tracker, files):
+            kept = None if config.use_cache is None else lm.keep_answers(Path(config.use_cache))
+            document = _evaluate(lm, tasks, manager, config, tracker, {"model": str(reference), **words})
             document["config"]["use_cache"] = None if kept is None else str(kept)
             samples = document.pop("samples", None)
             if tracker is not None:
-                _save(tracker, document, samples if options.log_samples or options.predict_only else None)
+                _save(tracker, document, samples if config.log_samples else None)
     return HarnessResult(_plain(document), _tables(document), tuple(files))
+
+
+def _model_args(engine: EngineOptions, weight_type: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return PaLiteLM's arguments: the engine's options, and what lm-eval's model_args say of the others.
+
+    Raises InputError for one that both give differently.
+    """
+    own = {"threads": engine.threads, "gpu_layers": engine.gpu_layers, "n_ctx": engine.n_ctx, "type": weight_type}
+    unset = {**asdict(EngineOptions()), "type": REFERENCE_TYPE}
+    given = modern_names(given)
+    for name in own.keys() & given.keys():
+        if own[name] not in (given[name], unset[name]):
+            raise InputError(f"{name} is given twice: {own[name]!r}, and {given[name]!r} in model_args.")
+    return {**own, **{name: value for name, value in given.items() if name != "model"}}
 
 
 def _plain(document: dict[str, Any]) -> dict[str, Any]:
@@ -94,13 +113,14 @@ def _plain(document: dict[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def load_tasks(options: HarnessOptions) -> tuple[list[Any], Any]:
+def load_tasks(options: HarnessOptions | EvaluatorConfig) -> tuple[list[Any], Any]:
     """lm-eval's tasks and groups, their data read, and its task manager.
 
     Raises InputError for an unknown name, a task file that is wrong, and data that is not there.
     """
+    options = evaluator_config(options)
     for folder in options.include_path:
-        if not folder.is_dir():
+        if not Path(folder).is_dir():
             raise InputError(f"{folder}: there is no such folder of tasks (--include_path).")
     for name in options.tasks:
         if name.endswith(_FILES) and not Path(name).is_file():
@@ -121,16 +141,16 @@ def load_tasks(options: HarnessOptions) -> tuple[list[Any], Any]:
     return loaded, manager
 
 
-def _manager(options: HarnessOptions) -> Any:
+def _manager(config: EvaluatorConfig) -> Any:
     """lm-eval's index of tasks; its own thousands, which take ten seconds, only where --include_path does not do."""
     from lm_eval.tasks import TaskManager
 
-    include, metadata = [str(folder.absolute()) for folder in options.include_path], dict(options.metadata)
+    include = [str(Path(folder).absolute()) for folder in config.include_path]
     if include:
-        own = TaskManager(include_path=include, include_defaults=False, metadata=metadata)
-        if set(options.tasks) <= set(own.all_subtasks):
+        own = TaskManager(include_path=include, include_defaults=False, metadata=config.metadata)
+        if set(config.tasks) <= set(own.all_subtasks):
             return own
-    return TaskManager(include_path=include or None, metadata=metadata)
+    return TaskManager(include_path=include or None, metadata=config.metadata)
 
 
 def _is_lm_evals(spec: str, manager: Any) -> bool:
@@ -163,13 +183,13 @@ def _leaves(loaded: Sequence[Any]) -> Iterator[Any]:
             yield entry
 
 
-def _check_generation(loaded: Sequence[Any], options: HarnessOptions, lm: PaLiteLM) -> None:
+def _check_generation(loaded: Sequence[Any], config: EvaluatorConfig, lm: PaLiteLM) -> None:
     """Refuse settings of generation before anything is scored."""
     for task in _leaves(loaded):
         if task.OUTPUT_TYPE == "generate_until":
             own = task.config.generation_kwargs or {}
             try:
-                lm.generation_options({**own, **options.gen_kwargs})
+                lm.generation_options({**own, **config.gen_kwargs})
             except InputError as e:
                 raise InputError(f"task {task.task_name}: {e}") from e
 
@@ -193,46 +213,46 @@ def _evaluate(
     lm: PaLiteLM,
     loaded: Sequence[Any],
     manager: Any,
-    options: HarnessOptions,
+    config: EvaluatorConfig,
     tracker: Any,
     model_args: Mapping[str, Any],
 ) -> dict[str, Any]:
     """lm-eval's results with its samples, and under `pa_lite` what it has no place for."""
     from lm_eval import simple_evaluate
 
-    gen_kwargs = dict(options.gen_kwargs)
+    gen_kwargs = dict(config.gen_kwargs)
     if gen_kwargs and "max_gen_toks" not in gen_kwargs:  # the name that goes before what a task says
         asked = lm.generation_options(gen_kwargs).max_tokens
         if asked != MAX_GEN_TOKS:
             gen_kwargs["max_gen_toks"] = asked
-    multiturn = options.fewshot_as_multiturn
+    random, numpy, torch, fewshot = config.seed or [None] * 4
     with _told("cannot run the tasks"), guarded() as guard, guard.watch():
         document: dict[str, Any] = simple_evaluate(
             model=lm,
             model_args=dict(model_args),
             tasks=list(loaded),
-            num_fewshot=options.num_fewshot,
+            num_fewshot=config.num_fewshot,
             batch_size=lm.parallel,
-            cache_requests=options.cache_requests in ("true", "refresh"),
-            rewrite_requests_cache=options.cache_requests == "refresh",
-            delete_requests_cache=options.cache_requests == "delete",
-            limit=options.limit,
-            samples=options.samples,
-            bootstrap_iters=options.bootstrap_iters,
+            **{"cache_requests": False, **config.cache_requests},
+            limit=config.limit,
+            samples=config.samples,
+            bootstrap_iters=config.bootstrap_iters,
+            check_integrity=config.check_integrity,
+            write_out=config.write_out,
             log_samples=True,
             evaluation_tracker=tracker,
-            system_instruction=options.system_instruction,
-            apply_chat_template=options.apply_chat_template,
-            fewshot_as_multiturn=bool(options.apply_chat_template) if multiturn is None else multiturn,
+            system_instruction=config.system_instruction,
+            apply_chat_template=config.apply_chat_template,
+            fewshot_as_multiturn=bool(config.fewshot_as_multiturn),
             gen_kwargs=gen_kwargs or None,
             task_manager=manager,
-            predict_only=options.predict_only,
-            random_seed=options.seeds[0],
-            numpy_random_seed=options.seeds[1],
-            torch_random_seed=options.seeds[2],
-            fewshot_random_seed=options.seeds[3],
-            confirm_run_unsafe_code=options.confirm_run_unsafe_code,
-            metadata=dict(options.metadata),
+            predict_only=config.predict_only,
+            random_seed=random,
+            numpy_random_seed=numpy,
+            torch_random_seed=torch,
+            fewshot_random_seed=fewshot,
+            confirm_run_unsafe_code=config.confirm_run_unsafe_code,
+            metadata=config.metadata,
         )
     document["config"]["model"] = "pa-lite"
     document["pa_lite"] = {

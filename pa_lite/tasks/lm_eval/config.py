@@ -1,0 +1,184 @@
+"""Reads the options of a run with lm-eval's own parser and configuration (extra `harness`).
+
+Whatever lm-eval's command knows is known here, a YAML file with --config too. What would log elsewhere or run code of a
+data set is refused by name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pa_lite.errors import InputError, nearest
+from pa_lite.tasks.lm_eval.options import BOOTSTRAP_ITERS, HarnessOptions, generation_options
+
+_ELSEWHERE = "pa-lite writes result files only; log those files with the service's own tools"
+_REFUSED = {
+    **dict.fromkeys(("wandb_args", "wandb_config_args", "trackio_args", "hf_hub_log_args"), _ELSEWHERE),
+    "trust_remote_code": "pa-lite does not run code that comes with data sets",
+}
+
+
+def not_installed(error: ImportError) -> InputError:
+    """Return the error for an lm-eval that is missing or broken."""
+    missing = (error.name or "").split(".")[0] == "lm_eval"
+    return InputError(
+        f"lm-eval {'is not installed' if missing else f'cannot be imported ({error})'}. "
+        "Install it with: pip install 'pa-lite[harness]'."
+    )
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser without --help of its own, whose errors are exceptions."""
+
+    def __init__(self, *words: Any, **more: Any) -> None:
+        super().__init__(*words, **{**more, "add_help": False})
+
+    def error(self, message: str) -> NoReturn:
+        """Raise argparse's error. Names of Python functions, which read the values, are left out."""
+        raise argparse.ArgumentError(
+            None, re.sub(r"invalid (?:functools|try_parse|<).* value: ", "invalid value: ", message)
+        )
+
+
+def lm_eval_parser() -> argparse.ArgumentParser:
+    """Return the parser of `lm-eval run`, with pa-lite's further spellings; its errors are `argparse.ArgumentError`.
+
+    Raises InputError when lm-eval is not installed.
+    """
+    try:
+        from lm_eval._cli.run import Run
+    except ImportError as e:
+        raise not_installed(e) from e
+    commands = argparse.ArgumentParser().add_subparsers(parser_class=_Parser)
+    Run.create(commands)
+    parser: argparse.ArgumentParser = commands.choices["run"]
+    parser.conflict_handler = "resolve"
+    group = parser.add_argument_group("pa-lite's spellings")
+    group.add_argument("--include_path", action="append", metavar="<path>", help="as above; may be given several times")
+    group.add_argument("--shots", dest="num_fewshot", type=int, metavar="<n>", help="as --num_fewshot")
+    group.add_argument("--system", dest="system_instruction", metavar="<text>", help="as --system_instruction")
+    group.add_argument(
+        "--parallel", dest="batch_size", default=argparse.SUPPRESS, metavar="<n>|auto",
+        help="as --batch_size: texts generated at a time (default: auto)",
+    )  # fmt: skip
+    return parser
+
+
+def check_words(parser: argparse.ArgumentParser, words: argparse.Namespace) -> None:
+    """Let the parser refuse words that lm-eval accepts and this engine cannot follow."""
+    for fault in _faults(vars(words)):
+        parser.error(fault)
+    if not words.tasks and not words.config:
+        parser.error("the tasks are missing: name them with --tasks")
+
+
+def _faults(values: Mapping[str, Any]) -> Iterator[str]:
+    for name, why in _REFUSED.items():
+        if values.get(name):
+            yield f"--{name} is not supported: {why}"
+    shots, samples = values.get("num_fewshot"), values.get("samples")
+    if shots is not None and shots < 0:
+        yield f"--num_fewshot is {shots}, but must be 0 or more"
+    if samples is not None and not isinstance(samples, str) and not _are_samples(samples):
+        yield '--samples must be like {"TASK": [0, 1, 2]}, or name a file with that'
+
+
+def _are_samples(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(v, list | tuple) and all(type(i) is int and i >= 0 for i in v) for v in value.values()
+    )
+
+
+@functools.cache
+def _config_class() -> Any:
+    try:
+        from lm_eval.config.evaluate_config import EvaluatorConfig
+    except ImportError as e:
+        raise not_installed(e) from e
+
+    @dataclass(slots=True)
+    class HarnessConfig(EvaluatorConfig):  # type: ignore[misc]
+        """lm-eval's configuration with this engine's defaults."""
+
+        model: str = "pa-lite"
+        batch_size: int | str = "auto"
+        device: str | None = None
+        bootstrap_iters: int = BOOTSTRAP_ITERS
+
+    return HarnessConfig
+
+
+def read_config(words: argparse.Namespace) -> Any:
+    """Return lm-eval's EvaluatorConfig of parsed words, and of the YAML file that --config names. Raises InputError."""
+    config_class = _config_class()
+    try:
+        if path := getattr(words, "config", None):
+            known = [field.name for field in fields(config_class)]
+            for key in config_class.load_yaml_config(path):
+                if key not in known:
+                    raise InputError(f"{path}: has the unknown key {key!r:.80}.{nearest(str(key), known)}")
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints what a YAML file comes to
+            config = config_class.from_cli(words)
+        _check(config)
+    except (ValueError, TypeError, OSError, RecursionError) as e:
+        raise InputError(f"lm-eval cannot read the options: {str(e).rstrip('.')}.") from e
+    return config
+
+
+def evaluator_config(options: Any) -> Any:
+    """Return the configuration of HarnessOptions, or of an EvaluatorConfig of lm-eval's. Raises InputError."""
+    config_class = _config_class()
+    if isinstance(options, config_class):
+        return options
+    if not isinstance(options, HarnessOptions | config_class.__base__):
+        raise InputError(f"{options!r:.80} is not HarnessOptions: give the options' fields as keywords instead.")
+    own = {"model": "pa-lite", "config": None}  # a file that the options came from was read already
+    words = {**{field.name: getattr(options, field.name) for field in fields(options)}, **own}
+    if isinstance(options, HarnessOptions):
+        from lm_eval._cli.utils import key_val_to_dict, request_caching_arg_to_dict
+
+        words["seed"] = words.pop("seeds")
+        try:
+            words["cache_requests"] = request_caching_arg_to_dict(options.cache_requests)
+            for name in ("gen_kwargs", "metadata"):
+                if isinstance(words[name], str):
+                    words[name] = key_val_to_dict(words[name])
+        except (argparse.ArgumentTypeError, ValueError) as e:
+            raise InputError(f"{e}.") from e
+    return read_config(argparse.Namespace(**words))
+
+
+def _check(config: Any) -> None:
+    """Bring tasks, folders and paths into one form, and raise InputError for what lm-eval leaves unchecked."""
+    config.tasks = _strings(config.tasks, "tasks", ",")
+    config.include_path = _strings(config.include_path or [], "include_path")
+    for fault in _faults({field.name: getattr(config, field.name) for field in fields(config)}):
+        raise InputError(f"{fault}.")
+    if isinstance(config.samples, str):
+        raise InputError(f"{config.samples!r:.80} is neither a JSON object nor a file with one (--samples).")
+    if config.model != "pa-lite":
+        raise InputError(f"the model is {config.model!r:.80}, but only pa-lite's engine runs here: name it as MODEL.")
+    limit = config.limit
+    if limit is not None and not (limit > 0 and (limit < 1 or float(limit).is_integer())):
+        raise InputError(f"limit is {limit}, but must be a count of items, or a share below 1.")
+    if any(seed is not None and not 0 <= seed < 1 << 32 for seed in config.seed or ()):
+        raise InputError(f"seed is {config.seed}, but must be numbers from 0 to 2**32 - 1.")
+    generation_options(config.gen_kwargs)
+
+
+def _strings(value: Any, name: str, separator: str | None = None) -> list[str]:
+    listed = [value] if isinstance(value, str | Path) else list(value)
+    if not all(isinstance(each, str | Path) for each in listed):
+        raise InputError(f"{name} must be names, as strings, not {value!r:.80}.")
+    parts: Sequence[str] = [
+        part for each in listed for part in (str(each).split(separator) if separator else [str(each)])
+    ]
+    return [part.strip() for part in parts if part.strip()]
