@@ -132,7 +132,12 @@ RULES = (
         bad="a download is gone on with",
         good="goes on top",
     ),
-    Rule(pattern=r"\bblanks?\b(?!(-|\s+)(lines?|page|cell))", instead="space", bad="two blanks", good="a blank line"),
+    Rule(
+        pattern=r"(?<![\"'])\bblanks?\b(?!(-|\s+)(lines?|page|cell))",
+        instead="space",
+        bad="two blanks",
+        good="a blank line",
+    ),
     Rule(pattern=r"\bdoubled\b", instead="duplicate, repeated, twice", bad="tensor 'x' is doubled", good="twice"),
     Rule(
         pattern=r"\bthe member\b|\btwo members\b|\bmembers of (one name|an object|the object|objects)\b",
