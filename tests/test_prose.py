@@ -87,7 +87,12 @@ RULES = (
         good="there are none, or the value is None",
         any_case=False,
     ),
-    Rule(pattern=r"\btold\b", instead="reported, said, distinguished", bad="which is told and noted", good="reported"),
+    Rule(
+        pattern=r"(?<![`*\"'])\btold\b",
+        instead="reported, said, distinguished",
+        bad="which is told and noted",
+        good="reported",
+    ),
     Rule(
         pattern=r"\btell(s|ing)? (of|whether|nothing|something)\b|\btell(s|ing)? \w+ apart\b",
         instead="say, return whether, distinguish",
