@@ -160,7 +160,7 @@ RULES = (
     Rule(pattern=r"\bJSON texts?\b", instead="JSON document", bad="is a JSON text", good="a JSON document's text"),
     Rule(pattern=r"\bof no use\b", instead="unusable, useless", bad="it is of no use", good="of little use"),
     Rule(
-        pattern=r"\b(cannot|can|could|may) be(?=[.;]|, and\b|$)",
+        pattern=r"\bcannot be(?=[.;]|, and\b|$)",
         instead="is impossible, is not valid",
         bad="part 7 of 3 cannot be. Rename it.",
         good="as small as it can be made",
@@ -222,10 +222,10 @@ RULES = (
     Rule(pattern=r"\bgiv(es?|en|ing) way\b", instead="yields, stops", bad="who gives way says so", good="gives up"),
     Rule(pattern=r"\bwithout a word\b", instead="silently", bad="dropped without a word", good="without words"),
     Rule(
-        pattern=r"\b(is|are|was|were|be) whole\b",
+        pattern=r"\b(is|are|was|were|be) whole\b(?=[.,;:)]|$| (or|and|before|when|for)\b)",
         instead="is complete",
         bad="retry when it is whole",
-        good="the whole file",
+        good="processes are whole command lines",
     ),
     Rule(
         pattern=r"\b(lie|lies|lay|lying) "
