@@ -132,14 +132,14 @@ def test_moments_that_are_not_due_are_left_out() -> None:
     assert called == [1]
 
 
-@pytest.mark.parametrize("kind", ["overwritten", "cut", "replaced", "taken away"])
+@pytest.mark.parametrize("kind", ["overwritten", "cut", "replaced", "deleted"])
 def test_changes_are_what_they_are_called(tmp_path: Path, kind: str) -> None:
     file = tmp_path / "x.safetensors"
     before = bytes(range(256)) * 16
     file.write_bytes(before)
     node = file.stat().st_ino
     read_errors.change(file, kind, random.Random(0))
-    if kind == "taken away":
+    if kind == "deleted":
         assert not file.exists()
         return
     after = file.read_bytes()
