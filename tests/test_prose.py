@@ -34,6 +34,7 @@ DATA = (
     "pa_lite/instructions/public/",
     "tests/parity/difficult_strings.py",
     "tests/support/suite_rows.py",
+    "tools/demo/evaluate.py",
     "tools/demo/texts.py",
     "tools/demo/words.py",
     "tools/demo/world.py",
@@ -241,7 +242,7 @@ RULES = (
         good="a stand-in, stands for the model",
     ),
     Rule(
-        pattern=r"\b(make|makes|making) of (it|them|each|what|a|the|its)\b",
+        pattern=r"\b(make|makes) of (it|them|each|what|a|the|its)\b",
         instead="produces, builds, derives from",
         bad="what the converter makes of it",
         good="made of parts",
