@@ -17,7 +17,7 @@ from pa_lite.merging.plan import PlanOptions
 from tests.support import tiny
 from tests.support.hub_server import HubServer, running_hub
 
-# what takes most of the time and computes rather than reads: other Pythons are tried without it
+# tests that take most of the time and hardly depend on the version of Python: skipped on other Pythons
 SLOW = (
     "engine/test_context_memory", "engine/test_in_memory", "engine/test_prefix_tree", "engine/test_probe",
     "engine/test_sampling", "engine/test_scoring", "engine/test_sliding_window", "engine/test_thread_count",
@@ -47,7 +47,7 @@ def signals_are_heard() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What the user's cache would hold goes into a folder of the tests'."""
+    """Put the user's cache into a temporary folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("xdg-cache")))
         yield
@@ -55,7 +55,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def tiny_pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Base (two shards) and instruct of a tiny random Llama, bfloat16."""
+    """Folders of base (two shards) and instruct, a tiny random Llama in bfloat16."""
     return tiny.write_pair(tmp_path_factory.mktemp("tiny"))
 
 
@@ -76,7 +76,7 @@ def demo_pair() -> Pair:
 
 @pytest.fixture
 def hub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    """A Hub on loopback that the environment points to, with an empty cache, no token, and a user without pairs."""
+    """A Hub on loopback that the environment points to, with an empty cache, no token, and no pairs of the user's."""
     for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_OIDC_RESOURCE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
@@ -89,5 +89,5 @@ def hub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Waits between tries a hundredth as long, so that lasting failures end soon."""
+    """Make waits between tries a hundred times shorter, so that permanent failures end soon."""
     monkeypatch.setattr(http, "_FIRST_WAIT", http._FIRST_WAIT / 100)

@@ -1,4 +1,4 @@
-"""Writes small files of AlpacaEval's forms from a seed: annotations, and the Hub data set's two."""
+"""Small files in AlpacaEval's formats, generated from a seed: annotations, and the Hub data set's two files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "alpaca_eval"  # real ones, where they lie beside us
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "alpaca_eval"  # real files, if available
 
 
 def instruction(i: int) -> str:
@@ -18,7 +18,7 @@ def instruction(i: int) -> str:
 
 
 def annotation_rows(n: int, seed: int, dataset: str = "koala") -> list[dict[str, Any]]:
-    """Annotations in which the longer answer tends to win, with some draws."""
+    """Return annotations in which the longer answer tends to win, with some draws."""
     rng = np.random.default_rng(seed)
     rows = []
     for i in range(n):
@@ -39,7 +39,7 @@ def write_rows(path: Path, rows: object) -> Path:
 
 
 def data_set(n: int, seed: int = 5) -> dict[str, bytes]:
-    """`alpaca_eval.json` and `df_gamed.csv` for n instructions: file name -> bytes."""
+    """Return `alpaca_eval.json` and `df_gamed.csv` for n instructions: file name -> bytes."""
     rng = np.random.default_rng(seed)
     prompts = [{"instruction": instruction(i), "dataset": "koala", "output": "x", "generator": "y"} for i in range(n)]
     difficulty = rng.normal(size=n)

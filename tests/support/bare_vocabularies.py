@@ -17,7 +17,7 @@ from pa_lite.ggml.metadata import Field, Metadata, array, string
 from tests.support.ggufs import write_gguf_header
 from tests.support.tiny import byte_letters
 
-# the names in llama.cpp's llama_vocab::impl::load; a test tells when a build lacks one
+# the names in llama.cpp's llama_vocab::impl::load; a test fails when a build lacks one
 PRE_TOKENIZERS = (
     "a.x-4.0", "afmoe", "bailingmoe", "bailingmoe2", "bloom", "chameleon", "chatglm-bpe", "codeshell", "cohere2moe",
     "command-r", "dbrx", "deepseek-coder", "deepseek-llm", "deepseek-r1-qwen", "deepseek-v3", "default", "exaone",
@@ -55,7 +55,7 @@ def load_vocabulary(pre: str, kind: str = "gpt2") -> ModelVocabulary:
     """Return the vocabulary with a pre-tokenizer: bytes, `aa`, three control tokens, two user-defined runs.
 
     `kind` is gpt2, llama (SentencePiece), or strips: special tokens strip the white space after them. With
-    `jina-v2-de`, `<mask>` strips what is before it.
+    `jina-v2-de`, `<mask>` strips the white space before it.
     """
     tokens, types = _tokens(pre, kind)
     metadata: Metadata = {
@@ -85,7 +85,7 @@ def load_vocabulary(pre: str, kind: str = "gpt2") -> ModelVocabulary:
 
 
 def direct_ids(model: ModelVocabulary, text: str, add_special: bool, parse_special: bool) -> list[int]:
-    """Return what llama.cpp itself makes of a text, in a thread with 64 MB of stack."""
+    """Return llama.cpp's own ids of a text, from a thread with 64 MB of stack."""
     raw, out = text.encode(), list[int]()
     buffer = (ctypes.c_int32 * (4 * len(raw) + 16))()
 

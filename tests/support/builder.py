@@ -1,4 +1,4 @@
-"""Builds a response that passes a list of checks which do not contradict each other, for every kind of check."""
+"""Build a response that passes a list of checks that do not contradict each other, for every kind of check."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ENGLISH = """
     this and that come here after some time to rest on long day near our old hill with no need of more than one
     calm hour at sea less wind set us free from all fear it did most well first we meet nine men
 """
-# a few words of the languages that need letters of their own
+# a few words of languages that are recognised by their script
 _WORDS = {
     "ja": "これ は とても よい 日 です", "ko": "오늘 은 좋은 날 입니다", "zh": "今天 天气 很好",
     "el": "καλή μέρα και νύχτα σε όλους",
@@ -26,7 +26,7 @@ _WORDS = {
 
 
 def build(checks: Checks) -> str:
-    """A response that passes the checks, which the caller is to verify."""
+    """Return a response that should pass the checks; the caller verifies it."""
     by = {str(c["kind"]): c for c in checks}
     if "equals" in by:
         return str(by["equals"]["text"])
@@ -53,7 +53,7 @@ def _missing(text: str, by: Mapping[str, Mapping[str, Any]]) -> int:
 
 
 def _vocabulary(checks: Checks, by: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Filler words that break none of the checks that forbid or count something."""
+    """Return filler words that violate none of the checks that forbid or count something."""
     if "language" in by:
         code = by["language"]["code"]
         return (LANGUAGES[code][1] or _WORDS[code]).split()
@@ -68,7 +68,7 @@ def _unit(vocabulary: list[str], i: int) -> list[str]:
 
 
 def _units(by: Mapping[str, Mapping[str, Any]]) -> int:
-    """How many sentences, lines, paragraphs, ... the response has."""
+    """Return the number of sentences, lines, paragraphs, ... of the response."""
     for kind in ("paragraph_count", "line_count", "bulleted", "numbered", "bullet_count", "section_count", "divided",
                  "paragraph_start"):  # fmt: skip
         if kind in by:
@@ -83,7 +83,7 @@ def _number(check: Mapping[str, Any]) -> int:
 
 
 def _demanded(by: Mapping[str, Mapping[str, Any]], vocabulary: list[str]) -> list[str]:
-    """Words and phrases that must stand somewhere."""
+    """Return words and phrases that must occur."""
     out: list[str] = [*by.get("includes", {}).get("words", ()), *by.get("contains", {}).get("texts", ())]
     word = vocabulary[-1]
     for kind, text in (
@@ -92,7 +92,7 @@ def _demanded(by: Mapping[str, Mapping[str, Any]], vocabulary: list[str]) -> lis
         ("placeholder_count", f"[{word}]"), ("capital_words", word.upper() * 2),
     ):  # fmt: skip
         if kind in by:
-            # what is capped may be used up to its cap
+            # words with a maximum may be used that often
             out += [str(text)] * _number(by[kind])
     if "title" in by:
         out.append(f"<<{word}>>")

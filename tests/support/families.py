@@ -18,13 +18,13 @@ FIRST: dict[str, Case] = {case.architecture: case for case in reversed(CASES.val
 
 
 def config_of(architecture: str, **changes: Any) -> dict[str, Any]:
-    """A tiny config.json of a class; a change to `...` leaves the key out."""
+    """Return a tiny config.json of a class; a key changed to `...` is omitted."""
     config = {"architectures": [architecture], **SIZES, **FIRST[architecture].settings, "vocab_size": 320, **changes}
     return {key: value for key, value in config.items() if value is not ...}
 
 
 def weights_of(config: dict[str, Any], seed: int) -> tiny.Arrays:
-    """Random weights, float32, under the names that transformers stores."""
+    """Return random float32 weights under the names that transformers stores."""
     (architecture,) = config["architectures"]
     family = FAMILIES[architecture]
     settings = read_config(config, family.defaults, "config")
@@ -42,7 +42,7 @@ def weights_of(config: dict[str, Any], seed: int) -> tiny.Arrays:
 def write_checkpoint(
     folder: Path, architecture: str, seed: int = 1, shards: int = 1, dtype: str = "BF16", **changes: Any
 ) -> tuple[Path, tiny.Arrays]:
-    """A whole tiny checkpoint, and the weights in it."""
+    """Write a complete tiny checkpoint; return its folder and its weights."""
     config = config_of(architecture, **changes)
     arrays = weights_of(config, seed)
     return tiny.write_checkpoint(folder, arrays, dtype, shards, config), arrays

@@ -1,4 +1,4 @@
-"""Tokenizer folders for these tests, with a change to any of the files; what is read of them, by short key."""
+"""Tokenizer folders for tests, with changes to any file, and the values read from them, by short key."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def change_json(path: Path, change: Change) -> None:
 
 
 def read(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """The vocabulary's values by key, without `tokenizer.ggml.`."""
+    """Return the vocabulary's values by key, without `tokenizer.ggml.`."""
     found = read_vocabulary(folder, config)
     return {key.removeprefix("tokenizer.ggml."): entry.value for key, entry in found.metadata.items()}
 
@@ -39,7 +39,7 @@ def read(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
 def byte_level(
     folder: Path, tokenizer: Change | None = None, settings: Change | None = None, **config: Any
 ) -> dict[str, Any]:
-    """What is read of the tiny byte-level BPE tokenizer, its files changed."""
+    """Return what is read from the tiny byte-level BPE tokenizer after changes to its files."""
     tiny.write_tokenizer(folder)
     for name, change in (("tokenizer.json", tokenizer), ("tokenizer_config.json", settings)):
         if change is not None:
@@ -55,7 +55,7 @@ def sentencepiece(
     size: int = SIZE,
     **config: Any,
 ) -> dict[str, Any]:
-    """What is read of a tokenizer.model of 256 bytes and a few words, and of the other files in the folder."""
+    """Return what is read from a tokenizer.model of 256 bytes and a few words, with the other files in the folder."""
     (folder / "tokenizer.model").write_bytes(sentencepiece_model(pieces))
     if settings is not None:
         write_json(folder / "tokenizer_config.json", settings)
@@ -65,7 +65,7 @@ def sentencepiece(
 def definition(
     pieces: Iterable[PieceFacts] = PIECES, merges: Iterable[str] = ("▁ t", "h e", "▁t he")
 ) -> dict[str, Any]:
-    """The tokenizer.json of such a tokenizer.model."""
+    """Return the tokenizer.json of such a tokenizer.model."""
     steps = [{"type": "Prepend", "prepend": "▁"}, {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]
     return {
         "added_tokens": [{"id": i, "content": t, "special": True} for i, t in enumerate(("<unk>", "<s>", "</s>"))],

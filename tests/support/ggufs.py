@@ -1,4 +1,4 @@
-"""Writes small GGUF files for tests: a header, and room for the tensors it tells of; splits files; damages models."""
+"""Small GGUF files for tests: a header with space for its tensors, split files, damaged models."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from pa_lite.system.atomic import reserve
 def write_gguf_header(
     path: Path, architecture: str, metadata: Metadata, tensors: Mapping[str, tuple[TensorType, tuple[int, ...]]]
 ) -> dict[str, GgufTensor]:
-    """Write a GGUF file's header and make the file as long as its tensors will need; returns where these belong.
+    """Write a GGUF file's header and extend the file to hold its tensors; return their offsets.
 
-    Raises OSError when there is no room for it.
+    Raises OSError when the disk is full.
     """
     header, placed, size = gguf_header_bytes(architecture, metadata, tensors)
     path.write_bytes(header)
@@ -28,7 +28,7 @@ def write_gguf_header(
 
 
 def spoil(path: Path) -> None:
-    """Make the last norm of an F32 model no numbers at all: all that it computes is NaN."""
+    """Set the last norm of an F32 model to NaN, so that all its logits are NaN."""
     norm = read_gguf_header(path).tensors["output_norm.weight"]
     with path.open("r+b") as f:
         f.seek(norm.offset)
@@ -36,7 +36,7 @@ def spoil(path: Path) -> None:
 
 
 def split_gguf(path: Path, folder: Path, count: int) -> list[Path]:
-    """Cut a GGUF file into parts as llama.cpp's splitter does."""
+    """Split a GGUF file into parts as llama.cpp's splitter does."""
     whole = read_gguf_header(path)
     data = path.read_bytes()
     names, parts = list(whole.tensors), []

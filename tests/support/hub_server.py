@@ -1,4 +1,4 @@
-"""A Hub on loopback: real HTTP, the API that huggingface_hub speaks, a storage host of its own, and faults on demand.
+"""A Hub on loopback: real HTTP, the API that huggingface_hub uses, a separate storage host, and faults on demand.
 
 Large files (LFS) redirect from the Hub's port to the storage's, as on the public Hub; others are served by the Hub.
 """
@@ -21,7 +21,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 LARGE = (".safetensors", ".gguf", ".parquet", ".bin", ".model")
 TOKEN = "hf_good"  # reads gated and private repositories
-STRANGER = "hf_stranger"  # valid, but the licence was not accepted
+STRANGER = "hf_stranger"  # valid, but its user has not accepted the licence
 _REVISION = r"(?P<rev>refs/convert/[^/]+|[^/]+)"
 _PAGE = 50  # entries in one page of a tree
 
@@ -48,14 +48,14 @@ class Repo:
 
 @dataclass
 class Fault:
-    """What goes wrong with the next `times` requests that fit: `path` is searched in "METHOD HOST path".
+    """A fault of the next `times` matching requests: `path` is searched in "METHOD HOST path".
 
     kind: `status` answers with `status`, `body` (and `retry_after`); `drop` hangs up without an answer; `cut` sends
     `after` bytes of the body and hangs up; `short` sends a correct answer of only `after` bytes; `etag` gives another
-    ETag, `content` other bytes under the same ETag, `size` another total, `whole` ignores Range, `gzip` claims a
-    compression; `moved` redirects to the same path on the storage's port, which then answers as the Hub; `astray` tells
-    of a file at the address `body`; `endless` answers with `status` and a body that never ends;
-    `drip` sends a byte now and then; `digits` tells of a range in numbers that Python does not read.
+    ETag, `content` other bytes under the same ETag, `size` another total; `whole` ignores Range; `gzip` claims a
+    compression; `moved` redirects to the same path on the storage's port, which then answers as the Hub; `astray`
+    redirects to the address `body`; `endless` answers with `status` and an endless body; `drip` sends a byte now and
+    then; `digits` gives a range in digits that Python does not read.
     """
 
     kind: str
@@ -70,7 +70,7 @@ class Fault:
 
 @dataclass
 class Request:
-    """What was asked: method, `hub` or `storage`, path, and header fields."""
+    """A request: method, `hub` or `storage`, path, and header fields."""
 
     method: str
     host: str
@@ -105,22 +105,22 @@ class HubServer:
         return repo
 
     def fail(self, kind: str, path: str = "GET storage", **settings: Any) -> Fault:
-        """Let the next requests that fit go wrong."""
+        """Add a fault for the next matching requests."""
         fault = Fault(kind, path, **settings)
         self.faults.append(fault)
         return fault
 
     def expire_links(self) -> None:
-        """Storage links given so far stop working, as signed links do in time."""
+        """Expire the storage links given so far, as signed links do after some time."""
         with self.lock:
             self.signature += 1
 
     def asked(self, pattern: str) -> list[Request]:
-        """The requests so far whose "METHOD HOST path" the pattern is found in."""
+        """Return the requests so far in whose "METHOD HOST path" the pattern is found."""
         return [r for r in self.requests if re.search(pattern, f"{r.method} {r.host} {r.path}")]
 
     def tag(self, make: Callable[[bytes], str], content: bytes) -> str:
-        """A content's hash, made once: every request of a range asks for it."""
+        """Return a content's hash, computed once: every range request needs it."""
         key = (make.__name__, id(content))
         if key not in self.tags:
             self.tags[key] = make(content)
@@ -142,14 +142,14 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that are killed in the middle are no fault of the server's."""
+        """Ignore clients that are killed during a request."""
         if not isinstance(sys.exc_info()[1], ConnectionError):
             super().handle_error(request, client_address)
 
 
 @contextlib.contextmanager
 def running_hub() -> Iterator[HubServer]:
-    """A Hub on two free ports of 127.0.0.1 for as long as the block runs."""
+    """Run a Hub on two free ports of 127.0.0.1 within the block."""
     state = HubServer()
     servers = []
     for host in ("hub", "storage"):
@@ -338,11 +338,11 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Refusal(403, "", "Request has expired")
         content = self.state.blobs.get(path[1:])
         if content is None:
-            raise _Refusal(404, "", "no such object")
+            raise _Refusal(404, "", "object not found")
         self._content(content, self.state.tag(_md5, content), {})
 
     def _content(self, content: bytes, tag: str, extra: dict[str, str]) -> None:
-        """A file's bytes, whole or the Range asked for, as the fault will have them."""
+        """Send a file's bytes, all or the requested Range, changed by the fault."""
         kind = self.fault.kind if self.fault is not None else ""
         if kind == "etag":
             tag = tag[::-1]

@@ -1,4 +1,4 @@
-"""Merges that are interrupted in their middle, for tests of what they leave."""
+"""Interrupted merges, for tests of what they leave."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def interrupted(
     lam: float = 0.7,
     blocks: int = 30,
 ) -> None:
-    """A merge in which the block behind so many fails as a Ctrl-C would."""
+    """Run a merge in which the block after `blocks` raises KeyboardInterrupt, as Ctrl-C would."""
     count = iter(range(blocks))
     run = stream.BlockWorker.run
 

@@ -1,4 +1,4 @@
-"""Writes small lm-eval tasks, YAML and JSON lines, one of each output type."""
+"""Small lm-eval tasks, YAML and JSON lines, one of each output type."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TOWNS = ("Rome", "Oslo", "a hammer", "Lyon")
 
 
 def rows(n: int = 6) -> list[dict[str, Any]]:
-    """Questions whose options share no length, golds that vary, and texts of several sentences."""
+    """Return questions whose options have different lengths, varying golds, and texts of several sentences."""
     return [
         {
             "q": f"Kani {i}",
@@ -24,7 +24,7 @@ def rows(n: int = 6) -> list[dict[str, Any]]:
 
 
 def write_task(folder: Path, name: str, keys: dict[str, Any], entries: list[dict[str, Any]]) -> None:
-    """A task whose test split is a file of its own; JSON is YAML."""
+    """Write a task whose test split is a separate file; JSON is YAML."""
     data = folder / f"{name}.jsonl"
     data.write_text("\n".join(map(json.dumps, entries)), "utf-8")
     source = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(data)}}, "test_split": "test"}

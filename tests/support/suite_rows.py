@@ -1,6 +1,6 @@
-"""Rows of our own in the schema of each of the 21 data sets, and the prompt that the first scored one must become.
+"""Invented rows in the schema of each of the 21 data sets, and the prompt that the first scored one must become.
 
-ROWS: task -> split -> rows. In triviaqa a scored question is among the exemplars, and must be passed over.
+ROWS: task -> split -> rows. In triviaqa a scored question is also a possible exemplar, which must be skipped.
 EXPECTED: task -> (prompt with one shot, continuations or accepted answers, the right one's index or -1).
 """
 
@@ -24,7 +24,7 @@ def _mmlu(subject: str, question: str, answer: int) -> dict[str, Any]:
 
 
 def _drop(question: str, *answers: dict[str, Any]) -> dict[str, Any]:
-    """The first is the answer, the others the validated ones, as parallel lists."""
+    """Return a row whose first answer is the gold one, and the others the validated ones, as parallel lists."""
     date = {"day": "", "month": "", "year": ""}
     full = [{"number": "", "date": date, "spans": [], **a} for a in answers]
     validated = {key: [a[key] for a in full[1:]] for key in ("number", "date", "spans")}

@@ -1,12 +1,12 @@
-"""What hostile templates try, and words of the errors that they must end in."""
+"""Hostile templates, and patterns of the errors that they must raise."""
 
 from __future__ import annotations
 
-# words of Python's own that no text may hold in the end
+# Python's words that no rendered text may contain
 LEAK = r"<(class|function|module|built-in|bound|code|frame)|uid=|root:|object at"
 OUT_OF_TIME = r"took more than [\d.]+ seconds"
 OUT_OF_MEMORY = r"needs more than \d+ MB of memory|took more than [\d.]+ seconds"
-# Python's insides, by every way that sandboxes have been left
+# every known way out of sandboxes to Python's internals
 INSIDES = [
     "''.__class__.__mro__[1].__subclasses__()",
     "''['__class__']",
@@ -48,7 +48,7 @@ INSIDES = [
     "None.__class__",
     "true.__class__.__bases__",
 ]
-# templates that would change what is given to them, or read files
+# templates that would change their inputs, or read files
 CHANGES = [
     "{{ row.update(a=1) }}",
     "{{ messages.append(1) }}",
@@ -60,7 +60,7 @@ CHANGES = [
     "{% from 'x' import y %}",
 ]
 _SQUARES = "{% set n = namespace(x=3) %}{% for i in range(60) %}{% set n.x = n.x * n.x %}{% endfor %}"
-# time without end, many a one within a single call of C that no signal reaches
+# templates that never finish, many in a single C call that no signal interrupts
 ENDLESS = [
     "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
     "{% for a in range(99999) if range(99999)|sum < 0 %}{% endfor %}",
@@ -93,7 +93,7 @@ GREEDY = [
     "{{ ('a\t' * 99999).expandtabs(9999999) | length }}",
     "{{ ('a' * 99999999) | tojson | length }}{{ ('é' * 99999999) | urlencode | length }}",
 ]
-# more than a text may have, more than Python or the sandbox bear
+# texts that are too long, and templates beyond the limits of Python or the sandbox
 OTHERS = [
     ("{{ 'a' * 20000000 }}", "makes a text of 20000000 characters"),
     ("{{ range(10 ** 9) | length }}", "Range too big|too many items"),

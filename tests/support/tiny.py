@@ -1,4 +1,4 @@
-"""Builds tiny real checkpoints from a seed: a Llama with byte-level BPE in safetensors files of any float dtype."""
+"""Tiny real checkpoints, generated from a seed: a Llama with byte-level BPE in safetensors files of any float dtype."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ CHAT_TEMPLATE = (
 
 
 def byte_letters() -> list[str]:
-    """GPT-2's printable stand-ins for the 256 bytes, in byte order."""
+    """Return GPT-2's printable letters for the 256 bytes, in byte order."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = iter(range(256, 512))
     return [chr(b) if b in printable else chr(next(others)) for b in range(256)]
 
 
 def weights(seed: int, config: dict[str, Any] = CONFIG, near: Arrays | None = None) -> Arrays:
-    """Random float32 weights; with `near`, these plus a small change, as a fine-tune has."""
+    """Return random float32 weights; with `near`, those plus a small change, like a fine-tune."""
     rng = np.random.default_rng(seed)
     d, ff, vocab = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
     head = config.get("head_dim") or d // config["num_attention_heads"]
@@ -66,7 +66,7 @@ def weights(seed: int, config: dict[str, Any] = CONFIG, near: Arrays | None = No
 
 
 def to_bytes(values: npt.NDArray[np.float32], dtype: str) -> bytes:
-    """The values in a safetensors dtype; bfloat16 by rounding to nearest even."""
+    """Return the values in a safetensors dtype; bfloat16 by rounding to nearest even."""
     if dtype == "BF16":
         bits = np.ascontiguousarray(values).view(np.uint32)
         return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16).tobytes()
@@ -74,7 +74,7 @@ def to_bytes(values: npt.NDArray[np.float32], dtype: str) -> bytes:
 
 
 def save_safetensors(path: Path, arrays: Arrays, dtype: str) -> None:
-    """Written by hand, as numpy has no bfloat16 to give to the safetensors package."""
+    """Write a file without the safetensors package, because numpy has no bfloat16."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     parts = [to_bytes(a, dtype) for a in arrays.values()]
     position = 0
@@ -88,7 +88,7 @@ def save_safetensors(path: Path, arrays: Arrays, dtype: str) -> None:
 
 
 def write_tokenizer(folder: Path) -> None:
-    """256 bytes, three special tokens, merges for a few English pairs; ids up to 270 of 320 are used."""
+    """Write 256 bytes, three special tokens, and merges for a few English pairs; 271 of 320 ids are used."""
     letters = byte_letters()
     specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     merges = [("t", "h"), ("th", "e"), ("a", "n"), ("Ġ", "the"), ("i", "n"), ("e", "r"), ("Ġ", "a"), ("o", "n")]
@@ -124,7 +124,7 @@ def write_tokenizer(folder: Path) -> None:
 def write_checkpoint(
     folder: Path, arrays: Arrays, dtype: str = "BF16", shards: int = 1, config: dict[str, Any] = CONFIG
 ) -> Path:
-    """A whole checkpoint folder; with shards > 1 an index names them."""
+    """Write a complete checkpoint folder; with shards > 1 also an index."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config), "utf-8")
     write_tokenizer(folder)
@@ -144,7 +144,7 @@ def write_checkpoint(
 
 
 def write_pair(folder: Path, dtype: str = "BF16", shards: int = 2) -> tuple[Path, Path]:
-    """A base in shards and an instruct near it in one file."""
+    """Write a base in shards, and an instruct with similar weights in one file."""
     base = weights(1)
     write_checkpoint(folder / "base", base, dtype, shards)
     write_checkpoint(folder / "instruct", weights(2, near=base), dtype)
@@ -152,7 +152,7 @@ def write_pair(folder: Path, dtype: str = "BF16", shards: int = 2) -> tuple[Path
 
 
 def stored(arrays: Arrays, dtype: str) -> Arrays:
-    """What a reader of the checkpoint gets: the values after rounding to the dtype."""
+    """Return the values that a reader of the checkpoint gets, rounded to the dtype."""
     out = {}
     for name, values in arrays.items():
         raw = to_bytes(values, dtype)

@@ -27,7 +27,7 @@ def varint(value: int) -> bytes:
 
 
 def message(number: int, content: bytes) -> bytes:
-    """A protobuf field of bytes."""
+    """Return a protobuf field of bytes."""
     return varint(number << 3 | 2) + varint(len(content)) + content
 
 
@@ -36,8 +36,8 @@ def sentencepiece_model(
 ) -> bytes:
     """Return a tokenizer.model as sentencepiece writes it: pieces (text, score, type), trainer's model type, prefix.
 
-    With `is_loaded` it also has what the package sentencepiece needs to load it: byte fallback, the unknown piece's id,
-    and that no spaces are removed.
+    With `is_loaded` it also has the fields that the package sentencepiece needs to load it: byte fallback, the unknown
+    piece's id, and that no spaces are removed.
     """
     pieces = list(pieces)
     out = b""
@@ -55,7 +55,7 @@ def sentencepiece_model(
 
 
 def write_vocab_only(path: Path, vocabulary: Vocabulary, architecture: str, name: str = "test") -> None:
-    """A GGUF file of a vocabulary and no tensors, which llama.cpp opens with vocab_only."""
+    """Write a GGUF file with a vocabulary and without tensors, which llama.cpp opens with vocab_only."""
     told = name_for_llama_cpp(name, architecture, vocabulary)
     write_gguf_header(path, architecture, {"general.name": string(told), **vocabulary.metadata}, {})
 
@@ -92,7 +92,7 @@ class LlamaTokenizer:
         self._model = model
 
     def __call__(self, text: str, special: bool = True) -> list[int]:
-        """The ids of a text; with `special`, tokens are added and control tokens in the text are read as such."""
+        """Return the ids of a text; with `special`, tokens are added and control tokens in the text are parsed."""
         return list(self._model.tokenize(text.encode(), add_bos=special, special=special))
 
 

@@ -33,7 +33,7 @@ def test_what_is_one_clear_error() -> None:
     assert clear_error(ended(1, "error: x.gguf: is no GGUF file.\n")) == []
     for status, err in (
         (0, "error: x\n"), (1, ""), (1, "error: x\nerror: y\n"), (-7, "error: x\n"),
-        (1, "Traceback (most recent\nerror: x\n"), (1, "error: a fault of pa-lite itself (KeyError)\n"),
+        (1, "Traceback (most recent\nerror: x\n"), (1, "error: internal error (KeyError). Run pa-lite --debug.\n"),
     ):  # fmt: skip
         assert len(clear_error(ended(status, err))) == 1, err
     assert good_end(ended(0, "")) == []
@@ -67,7 +67,7 @@ def test_kills_show_what_is_written_in_place(tmp_path: Path) -> None:
     (tmp_path / "rounds").mkdir()
     (row,) = kill.campaign(Writer(scene), 4, random.Random(1), tmp_path / "rounds")
     assert row.met == 4
-    assert any("result is not whole or not right" in problem for problem in row.findings)
+    assert any("result is incomplete or wrong" in problem for problem in row.findings)
     assert list((tmp_path / "rounds").glob("round-*")) == []
 
 
@@ -103,7 +103,7 @@ def test_links_show_what_is_written_through_them(tmp_path: Path) -> None:
         row = Row("links", "writer")
         links.disturb(Command("writer", lambda _: ("write",)), "out/x", kind, row)
         found[kind] = [problem.partition(": ")[2].partition(" (")[0] for problem in row.findings]
-    changed = "what it leads to was changed"
+    changed = "its target was changed"
     assert found == {
         "link to a file": [changed], "hard link": [changed], "file": ["it was removed or changed"], "folder": [],
         "link to itself": [],
@@ -132,14 +132,14 @@ def test_moments_that_are_not_due_are_left_out() -> None:
     assert called == [1]
 
 
-@pytest.mark.parametrize("kind", ["overwritten", "cut", "replaced", "taken away"])
+@pytest.mark.parametrize("kind", ["overwritten", "cut", "replaced", "deleted"])
 def test_changes_are_what_they_are_called(tmp_path: Path, kind: str) -> None:
     file = tmp_path / "x.safetensors"
     before = bytes(range(256)) * 16
     file.write_bytes(before)
     node = file.stat().st_ino
     read_errors.change(file, kind, random.Random(0))
-    if kind == "taken away":
+    if kind == "deleted":
         assert not file.exists()
         return
     after = file.read_bytes()

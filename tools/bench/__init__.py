@@ -1,1 +1,1 @@
-"""Measures pa-lite against what it is meant to beat."""
+"""Benchmarks of pa-lite: speed and memory, against the least possible and against other programs."""

@@ -1,9 +1,9 @@
-"""`bench.py busy`: scoring and generation beside other programs, against the same with nothing beside them.
+"""`python -m tools.bench busy`: scoring and generation while other programs run, compared with an idle machine.
 
-Four situations: nothing; one program that computes all the time; three that compute half of the time in bursts of some
-hundredths of a second; a compiler on every core. In each, 20 few-shot items are scored and 16 chat prompts answered,
-each in a process of its own that has run for a moment before its clock starts. Ways to run are pa-lite as it comes
-("adaptive"), a fixed number of threads, and what OpenMP can be told by variables.
+There are four loads: none; one program that computes all the time; three that compute half of the time, in bursts of a
+few hundredths of a second; a compiler on every core. Under each, 20 few-shot items are scored and 16 chat prompts
+answered, each in a separate process that runs for a moment before its clock starts. The ways to run are pa-lite's
+default ("adaptive"), a fixed number of threads, and OpenMP's environment variables.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from tools.bench.generate import PROMPTS
 from tools.bench.runs import BenchError, Row, Run, execute, machine, show, write_json
 from tools.bench.score import make_items, smollm2
 
-# way -> threads (0: pa-lite chooses; -1: one for each core) and variables of OpenMP
+# way -> threads (0: pa-lite chooses; -1: one for each core) and OpenMP's environment variables
 WAYS: dict[str, tuple[int, dict[str, str]]] = {
     "adaptive": (0, {}),
     "all": (-1, {}),
@@ -72,7 +72,7 @@ int work(const std::string &text) {
 
 
 def burn(seconds: float, bursts: bool) -> None:
-    """Compute for some seconds: all the time, or in bursts of 5 to 80 ms with pauses as long between them."""
+    """Compute for some seconds: all the time, or in bursts of 5 to 80 ms with pauses of the same length."""
     end, parent = time.monotonic() + seconds, os.getppid()
     rng = random.Random(os.getpid())
     while time.monotonic() < end and os.getppid() == parent:
@@ -84,7 +84,7 @@ def burn(seconds: float, bursts: bool) -> None:
 
 
 def compile_for(seconds: float, source: Path) -> None:
-    """Compile a file again and again for some seconds."""
+    """Compile a file repeatedly for some seconds."""
     compiler = shutil.which("c++") or shutil.which("g++") or "c++"
     end, parent = time.monotonic() + seconds, os.getppid()
     while time.monotonic() < end and os.getppid() == parent:
@@ -92,8 +92,8 @@ def compile_for(seconds: float, source: Path) -> None:
 
 
 @contextlib.contextmanager
-def beside(situation: str) -> Iterator[None]:
-    """Keep other programs busy within the block; they end by themselves when this process does."""
+def other_programs(situation: str) -> Iterator[None]:
+    """Keep other programs busy within the block; they stop by themselves when this process does."""
     words: list[list[str]] = []
     with tempfile.TemporaryDirectory() as folder:
         if situation == "loop":
@@ -120,7 +120,7 @@ def beside(situation: str) -> Iterator[None]:
 
 
 def work(what: str, path: Path, n: int, threads: int) -> dict[str, Any]:
-    """Score n few-shot items of six options, or answer n chat prompts with 48 tokens each; seconds by its own clock."""
+    """Score n few-shot items of six options, or answer n chat prompts with 48 tokens each; return the seconds."""
     with Model(path, EngineOptions(threads=threads, gpu_layers=0)) as model:
         if what == "score":
             requests = [r for p, options in make_items(n, "letters") for r in make_requests(model, p, options)]
@@ -134,7 +134,7 @@ def work(what: str, path: Path, n: int, threads: int) -> dict[str, Any]:
 
 
 def add_arguments(busy: argparse.ArgumentParser) -> None:
-    """The command's options."""
+    """Add the command's options."""
     folder = Path(tempfile.gettempdir()) / "pa-lite-bench"
     busy.add_argument("--model", type=Path, metavar="FILE", help="a GGUF file (default: SmolLM2-135M-Instruct, F16)")
     busy.add_argument(
@@ -143,7 +143,7 @@ def add_arguments(busy: argparse.ArgumentParser) -> None:
     busy.add_argument("--items", type=int, default=20, help="few-shot items (default: 20)")
     busy.add_argument("--answers", type=int, default=16, help="answers of 48 tokens (default: 16)")
     busy.add_argument("--ways", default="adaptive,all", help=f"of {', '.join(WAYS)} (default: adaptive,all)")
-    busy.add_argument("--beside", default=",".join(SITUATIONS), help=f"of {', '.join(SITUATIONS)} (default: all)")
+    busy.add_argument("--load", default=",".join(SITUATIONS), help=f"of {', '.join(SITUATIONS)} (default: all)")
     busy.add_argument("--repeat", type=int, default=3, help="runs of each (default: 3)")
     busy.add_argument("--json", type=Path, metavar="FILE", help="write all runs and the machine's facts there")
 
@@ -157,12 +157,12 @@ def _chosen(text: str, known: tuple[str, ...]) -> list[str]:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Measure in turn, print the table, write the JSON file."""
+    """Measure everything in turn, print the table, write the JSON file."""
     if min(options.items, options.answers, options.repeat) < 1:
         raise InputError("--items, --answers and --repeat must be 1 or more.")
-    ways, situations = _chosen(options.ways, tuple(WAYS)), _chosen(options.beside, SITUATIONS)
+    ways, situations = _chosen(options.ways, tuple(WAYS)), _chosen(options.load, SITUATIONS)
     if "compile" in situations and not (shutil.which("c++") or shutil.which("g++")):
-        raise BenchError("there is no C++ compiler to run beside: leave out 'compile' (--beside).")
+        raise BenchError("no C++ compiler was found for the load 'compile'. Choose other loads with --load.")
     path = options.model or smollm2(options.work)
     found: dict[tuple[str, str, str], list[float]] = {}
     runs: list[Run] = []
@@ -174,23 +174,23 @@ def run(options: argparse.Namespace) -> None:
                     n = options.items if what == "score" else options.answers
                     asked = cores() if threads < 0 else threads
                     words = [*program("tools.bench.busy"), what, path, str(n), str(asked)]
-                    with beside(situation):
+                    with other_programs(situation):
                         _, peak, told = execute(words, variables)
                     found.setdefault((situation, what, way), []).append(told["seconds"])
-                    runs.append(Run(f"{what} beside {situation}, {way}", told["seconds"], peak, 0, told))
+                    runs.append(Run(f"{what}, load {situation}, {way}", told["seconds"], peak, 0, told))
                     print(f"{runs[-1].what}: {told['seconds']:.2f} s", file=sys.stderr, flush=True)
     rows = []
     for what in WORK:
         for situation in situations:
             for way in ways:
                 seconds = found[situation, what, way]
-                # what is lost is measured against the best that the idle machine gives
+                # the loss is relative to the best way on the idle machine
                 idle = min((statistics.median(found[k]) for k in found if k[:2] == ("idle", what)), default=None)
                 ratio = statistics.median(seconds) / idle if idle else None
                 most = {"idle": 1.03, "loop": 2.0}.get(situation, 2.5)
                 met = None if ratio is None or way != "adaptive" else ratio <= most
                 target = f"<= {most:g}x" if met is not None else ""
-                rows.append(Row(f"{what} beside {situation}, {way}", seconds, None, ratio, target, met))
+                rows.append(Row(f"{what}, load {situation}, {way}", seconds, None, ratio, target, met))
     show(rows)
     if options.json is not None:
         write_json(options.json, vars(options), machine(None), rows, runs)

@@ -1,8 +1,8 @@
-"""Batched generation against llama-cpp-python's sequential chat and bare llama.cpp: the command `bench.py generate`.
+"""`python -m tools.bench generate`: batched generation, against llama-cpp-python's sequential chat and bare llama.cpp.
 
-Three ways to answer the same 32 chat prompts take turns in one process, on weights in the page cache: ours;
-`create_chat_completion`, one prompt after another; and the very batches and cache moves of ours, recorded and given to
-`llama_decode` by a bare loop. Tokens a second count new tokens only, the prompts' decoding is in the time.
+Three ways to answer the same 32 chat prompts take turns in one process, with the weights in the page cache: ours;
+`create_chat_completion`, one prompt after another; and a bare loop that replays our batches and cache operations with
+`llama_decode`. Tokens a second count only new tokens; the time includes decoding the prompts.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ PROMPTS = (
 
 
 class Recorder(Model):
-    """A model that notes what is done with its contexts: (method, arguments), in order, outermost calls only."""
+    """A model that records the calls on its contexts: (method, arguments), in order, outermost calls only."""
 
     def __init__(self, path: Path, options: EngineOptions) -> None:
         super().__init__(path, options)
@@ -55,7 +55,7 @@ class Recorder(Model):
 
     @contextlib.contextmanager
     def context(self, *args: Any, **named: Any) -> Iterator[Context]:
-        """A context whose decode, copy, trim and forget are noted."""
+        """Open a context whose decode, copy, trim and forget are recorded."""
         with super().context(*args, **named) as context:
             self.calls.clear()
             self.made = {"args": args, **named}
@@ -81,7 +81,7 @@ class Recorder(Model):
 
 
 class Batch:
-    """A llama_batch made ahead of time, with the memory that it points to."""
+    """A llama_batch that is built ahead of time, with the memory that it points to."""
 
     def __init__(self, lib: Any, tokens: Any, positions: Any, sequences: Any, wanted: Any) -> None:
         n = len(tokens)
@@ -100,7 +100,7 @@ class Batch:
 
 
 def replay(model: Recorder) -> float:
-    """Seconds that llama.cpp alone needs for what was recorded."""
+    """Return the seconds that llama.cpp alone needs for what was recorded."""
     calls, made = list(model.calls), dict(model.made)
     steps = [(name, Batch(model.lib, *values) if name == "decode" else values) for name, values in calls]
     with Model.context(model, *made.pop("args"), **made) as context:
@@ -109,7 +109,7 @@ def replay(model: Recorder) -> float:
         for name, what in steps:
             if isinstance(what, Batch):
                 if lib.llama_decode(handle, what.struct):
-                    raise BenchError("llama.cpp refused a batch that it took before.")
+                    raise BenchError("llama.cpp refused a batch that it accepted before.")
                 lib.llama_synchronize(handle)
             else:
                 getattr(context, name)(*what)
@@ -117,7 +117,7 @@ def replay(model: Recorder) -> float:
 
 
 def sequential(model: Model, prompt: Sequence[int], n: int) -> tuple[list[int], list[float]]:
-    """Greedy tokens of one prompt, one decode each, and how far the likeliest logit led the second at each."""
+    """Return one prompt's greedy tokens, one decode each, and the likeliest logit's lead over the second at each."""
     tokens: list[int] = []
     leads: list[float] = []
     with model.context(len(prompt) + n, cache_type=model.cache_type(True)) as context:
@@ -137,7 +137,7 @@ def sequential(model: Model, prompt: Sequence[int], n: int) -> tuple[list[int], 
 
 
 def first_lead(model: Model, tokens: Sequence[int], leads: Sequence[float], text: str) -> float:
-    """The lead where a text first differs from that of the tokens, in logits."""
+    """Return the lead, in logits, where a text first differs from that of the tokens."""
     for k in range(1, len(tokens) + 1):
         if not text.startswith(model.text(tokens[:k]).rstrip("\ufffd")):
             return leads[k - 1]
@@ -156,7 +156,7 @@ class Speeds:
 
 
 def measure(model: Recorder, prompts: Sequence[Sequence[int]], options: argparse.Namespace) -> Speeds:
-    """The three ways in turn, `options.repeat` times."""
+    """Measure the three ways in turn, `options.repeat` times."""
     import llama_cpp
 
     n, threads = options.max_tokens, options.threads
@@ -184,7 +184,7 @@ def measure(model: Recorder, prompts: Sequence[Sequence[int]], options: argparse
 
 
 def rows_of(found: Speeds, parallel: int) -> list[Row]:
-    """The speeds' lines."""
+    """Return the table's lines of the speeds."""
     faster, share = median_ratio(found.ours, found.sequential), median_ratio(found.ours, found.bare)
     return [
         Row("create_chat_completion, one after another", found.sequential, unit="t/s"),
@@ -195,7 +195,7 @@ def rows_of(found: Speeds, parallel: int) -> list[Row]:
 
 
 def compare(model: Model, prompts: Sequence[Sequence[int]], found: Speeds, n: int) -> list[Row]:
-    """How many texts are those of sequential decoding, and whether the others part from it at near ties."""
+    """Return how many texts equal those of sequential decoding, and how near a tie the others start to differ."""
     alone = [sequential(model, p, n) for p in prompts]
     expected = [model.text(tokens).rstrip("\ufffd") for tokens, _ in alone]
     pairs = zip(found.texts, expected, strict=True)
@@ -212,12 +212,12 @@ def compare(model: Model, prompts: Sequence[Sequence[int]], found: Speeds, n: in
     ]
     for i in apart:
         lead = first_lead(model, *alone[i], found.texts[i])
-        rows.append(Row(f"  lead where the text of prompt {i + 1} parts from it", (lead,), unit=""))
+        rows.append(Row(f"  lead where the text of prompt {i + 1} starts to differ", (lead,), unit=""))
     return rows
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's options."""
+    """Add the command's options."""
     folder = Path(tempfile.gettempdir()) / "pa-lite-bench"
     parser.add_argument("--model", type=Path, metavar="FILE", help="a chat model (default: SmolLM2-135M-Instruct, F16)")
     parser.add_argument("--work", type=Path, default=folder, metavar="DIR", help=f"where that is made ({folder})")
@@ -229,7 +229,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Measure in turn, print the table, write the JSON file."""
+    """Measure everything in turn, print the table, write the JSON file."""
     path = options.model or smollm2(options.work)
     facts = machine(None)
     model = Recorder(path, EngineOptions(threads=options.threads))

@@ -1,7 +1,7 @@
-"""`bench.py merge`: merging against the disk, llama.cpp's quantiser, mergekit and the converter.
+"""`python -m tools.bench merge`: merging, against the disk, llama.cpp's quantiser, mergekit and the converter.
 
-Times are a whole process's, from its start to its end; pa-lite's include bringing the result to the disk. Inputs are
-in the page cache, and what other runs wrote is on the disk, before a clock starts. Linux and macOS only.
+Times are those of whole processes; pa-lite's include syncing the result to the disk. Before a clock starts, the inputs
+are in the page cache and earlier outputs are synced. Linux and macOS only.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _YARDSTICKS = program("tools.bench.pair")
 
 @dataclass
 class Bench:
-    """What the sections share: the inputs, how often to measure, a scratch folder, and every run so far."""
+    """State that the sections share: the inputs, how often to measure, a scratch folder, and all runs so far."""
 
     size: str
     vocab: int
@@ -39,7 +39,7 @@ class Bench:
     runs: list[Run] = field(default_factory=list)
 
     def inputs(self, size: str | None = None) -> Path:
-        """The folder of a size's base and instruct, made when it is not there yet, and read into the page cache."""
+        """Return the folder of a size's base and instruct, made if missing, and read into the page cache."""
         folder = self.work / f"{size or self.size}-{self.vocab}"
         if not folder.is_dir():
             execute([*_YARDSTICKS, "make", folder, size or self.size, str(self.vocab)])
@@ -48,9 +48,9 @@ class Bench:
         return folder
 
     def run(self, what: str, words: Words, keep: bool = False) -> Run:
-        """Run one process that writes below scratch, and delete what it wrote unless it is to be kept.
+        """Run one process that writes below scratch, and delete its output unless `keep`.
 
-        Raises BenchError with the last line of what it said when it fails.
+        Raises BenchError with the last line of the process's output when it fails.
         """
         os.sync()
         before = set(self.scratch.rglob("*"))
@@ -65,13 +65,13 @@ class Bench:
 
     @property
     def scratch(self) -> Path:
-        """A folder for outputs."""
+        """Return a folder for outputs."""
         folder = self.work / "scratch"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def rounds(self, steps: Mapping[str, Callable[[], Run]]) -> dict[str, list[Run]]:
-        """Do all steps in turn, again and again; the order turns round each time, as order may matter."""
+        """Run all steps in every round, in reverse order each second time, because order may matter."""
         out: dict[str, list[Run]] = {name: [] for name in steps}
         for i in range(self.repeat):
             for name in list(steps)[:: -1 if i % 2 else 1]:
@@ -79,28 +79,28 @@ class Bench:
         return out
 
     def words(self, pair: Path, kind: str, lams: str, *more: str) -> Words:
-        """The command that makes pa-lite merge."""
+        """Return pa-lite's command for a merge."""
         words: Words = [sys.executable, "-m", "pa_lite", "merge", pair / "base", pair / "instruct", "--lam", lams]
         return [*words, "--type", kind, "--threads", str(self.threads), "--output", self.scratch, *more]
 
     def merge(self, pair: Path, kind: str, lams: str = "0.7", *more: str, keep: bool = False) -> Run:
-        """One merge by pa-lite's command line."""
+        """Merge once with pa-lite's command line."""
         what = f"pa-lite {kind}, {_LAMS} lams" if ":" in lams else " ".join(["pa-lite", kind, *more])
         return self.run(what, self.words(pair, kind, lams, *more), keep)
 
     def floor(self, pair: Path, size: int) -> Run:
-        """Read the inputs and write `size` bytes, and nothing else."""
+        """Read the inputs and write `size` bytes, without any other work."""
         words: Words = [*_YARDSTICKS, "floor", self.scratch / "floor", str(size), *weights(pair)]
         return self.run(f"floor of {size / 1e6:.0f} MB", words)
 
     def result_bytes(self, pair: Path, kind: str) -> int:
-        """How long pa-lite's tensors are in one result of that type, from its own plan."""
+        """Return the size of the tensors of one result of that type, from pa-lite's plan."""
         told = execute(self.words(pair, kind, "0.7", "--dry-run", "--json"))[2]
         return sum(group["bytes"] for group in told["groups"])
 
 
 def measure_stream(bench: Bench) -> list[Row]:
-    """F16, BF16 and Q8_0 against plain reads and writes of as many bytes."""
+    """Measure F16, BF16 and Q8_0, against plain reads and writes of the same number of bytes."""
     pair = bench.inputs()
     sizes = {kind: bench.result_bytes(pair, kind) for kind in ("F16", "Q8_0")}
     found = bench.rounds({
@@ -123,7 +123,7 @@ def measure_stream(bench: Bench) -> list[Row]:
 
 
 def measure_quantize(bench: Bench) -> list[Row]:
-    """Q4_K_M from the pair by pa-lite, against llama.cpp's quantiser on the merge that is ready as F32."""
+    """Measure Q4_K_M by pa-lite, against llama.cpp's quantiser on the finished F32 merge."""
     pair = bench.inputs()
     bench.merge(pair, "F32", keep=True)
     (ready,) = bench.scratch.glob("*.gguf")
@@ -143,7 +143,7 @@ def measure_quantize(bench: Bench) -> list[Row]:
 
 
 def measure_memory(bench: Bench) -> list[Row]:
-    """The peak of a merge with --max-memory, for one size or two; one run each, as it hardly varies."""
+    """Measure peak memory with --max-memory, for one size or two; one run each, because it hardly varies."""
     bound = 256 if bench.vocab < 65536 else 320
     rows, peaks = [], {}
     for size in filter(None, (bench.size, bench.larger)):
@@ -161,7 +161,7 @@ def measure_memory(bench: Bench) -> list[Row]:
 
 
 def measure_lams(bench: Bench) -> list[Row]:
-    """Eleven lams in one pass against one lam, and against the floor's reading once and writing eleven times."""
+    """Measure eleven lams in one pass, against one lam, and against reading once and writing eleven times."""
     pair = bench.inputs()
     size = bench.result_bytes(pair, "F16")
     found = bench.rounds({
@@ -181,7 +181,7 @@ def measure_lams(bench: Bench) -> list[Row]:
 
 
 def measure_peers(bench: Bench) -> list[Row]:
-    """mergekit and then llama.cpp's converter, a user's way to a GGUF file, against pa-lite."""
+    """Measure mergekit followed by llama.cpp's converter, another way to a GGUF file, against pa-lite."""
     where = bench.peers
     for needed in ("mergekit/bin/mergekit-yaml", "llama.cpp/convert_hf_to_gguf.py"):
         if where is None or not (where / needed).is_file():
@@ -211,7 +211,7 @@ def measure_peers(bench: Bench) -> list[Row]:
     return rows
 
 
-# section -> how it is measured, and the disk that it needs as a multiple of the inputs
+# section -> the function that measures it, and the disk space that it needs as a multiple of the inputs
 SECTIONS: dict[str, tuple[Callable[[Bench], list[Row]], float]] = {
     "stream": (measure_stream, 0.6),
     "quantize": (measure_quantize, 2.2),
@@ -222,22 +222,24 @@ SECTIONS: dict[str, tuple[Callable[[Bench], list[Row]], float]] = {
 
 
 def add_arguments(merge: argparse.ArgumentParser) -> None:
-    """The command's options."""
+    """Add the command's options."""
     merge.add_argument("--size", choices=SIZES, default="1b", help="the pair's shapes (default: 1b)")
     merge.add_argument("--larger", choices=SIZES, help="a second size, for the section memory")
     merge.add_argument("--vocab", type=int, default=49152, help="tokens (default: 49152)")
     folder = Path(tempfile.gettempdir()) / "pa-lite-bench"
     merge.add_argument("--work", type=Path, default=folder, metavar="DIR", help=f"inputs, outputs (default: {folder})")
     merge.add_argument("--repeat", type=int, default=5, help="runs of each (default: 5)")
-    merge.add_argument("--threads", type=int, default=2, help="of pa-lite and of llama.cpp (default: 2)")
-    merge.add_argument("--peers", type=Path, metavar="DIR", help="holds mergekit (a virtual environment), llama.cpp")
+    merge.add_argument("--threads", type=int, default=2, help="threads of pa-lite and of llama.cpp (default: 2)")
+    merge.add_argument(
+        "--peers", type=Path, metavar="DIR", help="folder with mergekit (a virtual environment) and llama.cpp (sources)"
+    )
     told = f"sections, of {', '.join(SECTIONS)}"
     merge.add_argument("--only", type=lambda s: s.split(","), default=[], metavar="SECTION,...", help=told)
     merge.add_argument("--json", type=Path, metavar="FILE", help="write all runs and the machine's facts there")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Measure the sections asked for, print the table, write the JSON file."""
+    """Measure the requested sections, print the table, write the JSON file."""
     unknown = set(options.only) - SECTIONS.keys()
     if unknown:
         raise InputError(f"unknown section {min(unknown)!r}. Known: {', '.join(SECTIONS)}.")

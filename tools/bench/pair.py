@@ -1,12 +1,12 @@
-"""What merges are measured with: a pair of checkpoints with the shapes of real models, and yardsticks.
+"""Inputs and reference programs for benchmarks of merges: a pair with the shapes of real models, a disk test.
 
-Run by bench.py, each as a process of its own:
-make FOLDER SIZE VOCAB               base and instruct, random weights, made-up words
+The benchmarks run each command in a separate process:
+make FOLDER SIZE VOCAB               base and instruct, random weights, invented words
 floor TARGET BYTES SOURCE...         read and write as many bytes as a merge
 quantize SOURCE TARGET THREADS       llama.cpp's own quantiser
 
-The weights are bfloat16, instruct being base plus a small change of low rank; they are drawn and written a piece at a
-time, so that memory stays small. The vocabulary is byte-level BPE.
+The weights are bfloat16; instruct is base plus a small change of low rank. They are generated and written in pieces, so
+that memory stays small. The vocabulary is byte-level BPE.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from pa_lite.system.atomic import check_space, write_errors
 
 Shapes = dict[str, tuple[int, ...]]
 
-CHUNK = 1 << 20  # bytes read or written at a time; larger ones are no faster, and on some systems uneven
+CHUNK = 1 << 20  # bytes read or written at a time; larger chunks are not faster, and uneven on some systems
 _Q4_K_M = 15  # enum llama_ftype
-_PIECE = 1 << 22  # weights drawn at a time
+_PIECE = 1 << 22  # weights generated at a time
 _RANK = 8
-_SPREAD, _CHANGE = 0.02, 0.002  # standard deviations of base's weights and of what instruct adds to them
+_SPREAD, _CHANGE = 0.02, 0.002  # standard deviations of base's weights and of instruct's change
 _SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 _CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
-# the converter knows a pre-tokenizer by the hash of what it makes of a text; it cannot know a made-up vocabulary's
+# the converter recognises pre-tokenizers by the hash of a text's ids; it cannot recognise an invented vocabulary
 CONVERT = """
 import sys
 sys.path.insert(0, sys.argv[1])
@@ -66,7 +66,7 @@ models:
 
 @dataclass(frozen=True)
 class Size:
-    """A Llama with tied embeddings: what decides its tensors' shapes, and into how many files they go."""
+    """A Llama with tied embeddings: the sizes that decide its tensors' shapes, and the number of files."""
 
     hidden: int
     feed_forward: int
@@ -85,7 +85,7 @@ SIZES: dict[str, Size] = {
 
 
 def tensor_shapes(size: Size, vocab: int) -> Shapes:
-    """Every tensor of the checkpoint and its shape, in the order of the files."""
+    """Return every tensor of the checkpoint and its shape, in the order of the files."""
     d, ff = size.hidden, size.feed_forward
     kv = d // size.heads * size.kv_heads
     out: Shapes = {"model.embed_tokens.weight": (vocab, d)}
@@ -101,12 +101,12 @@ def tensor_shapes(size: Size, vocab: int) -> Shapes:
 
 
 def input_bytes(size: Size, vocab: int) -> int:
-    """What base and instruct take on the disk together, without headers and vocabularies."""
+    """Return the size of base and instruct together on disk, without headers and vocabularies."""
     return 2 * 2 * sum(map(math.prod, tensor_shapes(size, vocab).values()))
 
 
 def _bfloat16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
-    """Rounded to nearest, ties to even; there are no infinities here."""
+    """Round to nearest, ties to even; there are no infinities here."""
     bits = values.view(np.uint32)
     odd = (bits >> np.uint32(16)) & np.uint32(1)
     rounded: npt.NDArray[np.uint32] = (bits + np.uint32(0x7FFF) + odd) >> np.uint32(16)
@@ -114,7 +114,7 @@ def _bfloat16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
 
 
 def _draw(name: str, shape: tuple[int, ...]) -> Iterator[tuple[bytes, bytes]]:
-    """A tensor's bytes in base and in instruct, a few rows at a time; always the same for a name and shape."""
+    """Yield a tensor's bytes in base and in instruct, a few rows at a time; always the same for a name and shape."""
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     if len(shape) == 1:
         base = 1 + _SPREAD * rng.standard_normal(shape, np.float32)
@@ -133,7 +133,7 @@ def _draw(name: str, shape: tuple[int, ...]) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _split(shapes: Shapes, shards: int) -> list[Shapes]:
-    """The tensors in `shards` groups of about the same size."""
+    """Return the tensors in `shards` groups of about the same size."""
     total, taken = sum(map(math.prod, shapes.values())), 0
     out: list[Shapes] = [{} for _ in range(shards)]
     for name, shape in shapes.items():
@@ -143,7 +143,7 @@ def _split(shapes: Shapes, shards: int) -> list[Shapes]:
 
 
 def _write_header(file: BinaryIO, shapes: Shapes) -> None:
-    """A safetensors header: its length, then JSON that names each tensor's dtype, shape and place."""
+    """Write a safetensors header: its length, then JSON with each tensor's dtype, shape and offsets."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, shape in shapes.items():
@@ -174,14 +174,14 @@ def _write_weights(sides: tuple[Path, Path], size: Size, vocab: int) -> None:
 
 
 def _byte_letters() -> list[str]:
-    """The letters that byte-level BPE writes for the 256 bytes: printable Latin-1 is itself, the rest from U+0100."""
+    """Return byte-level BPE's letters for the 256 bytes: printable Latin-1 is itself, the rest start at U+0100."""
     kept = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
     moved = itertools.count(256)
     return [chr(byte if byte in kept else next(moved)) for byte in range(256)]
 
 
 def _merges() -> Iterator[tuple[str, str]]:
-    """Syllables, words of two of them, the same behind a blank, then words of three: over a million."""
+    """Yield syllables, words of two of them, the same after a space, then words of three: over a million merges."""
     syllables = [a + b for a, b in itertools.product("bcdfghjklmnpqrstvwxz", "aeiou")]
     pairs = list(itertools.product(syllables, syllables))
     yield from itertools.product("bcdfghjklmnpqrstvwxz", "aeiou")
@@ -226,12 +226,12 @@ def _write_config(folder: Path, size: Size, vocab: int) -> None:
 
 
 def make_pair(folder: Path, size: Size, vocab: int) -> None:
-    """Write FOLDER/base and FOLDER/instruct; FOLDER appears only once both are whole.
+    """Write FOLDER/base and FOLDER/instruct; FOLDER appears only when both are complete.
 
-    Raises InputError for a vocabulary that cannot be made, OutputError when the disk has no room.
+    Raises InputError for a vocabulary of an impossible size, OutputError when the disk is too small.
     """
     if not 259 <= vocab <= 1_000_000:
-        raise InputError(f"a vocabulary of {vocab} tokens cannot be made; 259 to 1000000 can.")
+        raise InputError(f"--vocab {vocab}: must be from 259 to 1000000.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     check_space(folder.parent, input_bytes(size, vocab) + 40 * vocab * 2)
     growing = folder.with_name(f".{folder.name}.part")
@@ -250,12 +250,12 @@ def make_pair(folder: Path, size: Size, vocab: int) -> None:
 
 
 def weights(pair: Path) -> list[Path]:
-    """The safetensors files of base and instruct."""
+    """Return the safetensors files of base and instruct."""
     return [f for side in ("base", "instruct") for f in sorted((pair / side).glob("*.safetensors"))]
 
 
 def warm(pair: Path) -> None:
-    """Read all of base and instruct once, so that they are in the page cache."""
+    """Read all of base and instruct once, to put them into the page cache."""
     for file in weights(pair):
         with file.open("rb", buffering=0) as f:
             while f.read(CHUNK):
@@ -263,7 +263,7 @@ def warm(pair: Path) -> None:
 
 
 def run_floor(target: str, size: str, *sources: str) -> None:
-    """Read the sources and write `size` bytes of what was read, by turns as a merge does; tell the seconds of each."""
+    """Read the sources and write `size` bytes of them, alternating as a merge does; print the seconds of each."""
     buffer, due, read, written = memoryview(bytearray(CHUNK)), int(size), 0, 0
     total = sum(os.path.getsize(source) for source in sources)
     spent = {"read": 0.0, "write": 0.0}
@@ -291,8 +291,8 @@ def run_floor(target: str, size: str, *sources: str) -> None:
 
 
 def run_quantize(source: str, target: str, threads: str) -> None:
-    """llama.cpp's own quantiser, source to target as Q4_K_M; tell the seconds of the call itself."""
-    import llama_cpp  # takes long: only here
+    """Quantise source to target as Q4_K_M with llama.cpp's own quantiser; print the seconds of the call itself."""
+    import llama_cpp  # slow to import
 
     llama_cpp.llama_backend_init()
     settings = llama_cpp.llama_model_quantize_default_params()
@@ -304,7 +304,7 @@ def run_quantize(source: str, target: str, threads: str) -> None:
 
 
 def run_make(folder: str, size: str, vocab: str) -> None:
-    """The pair, in a process of its own, whose memory then does not count as that of what is measured."""
+    """Make the pair in a separate process, so that its memory does not count as that of the measured program."""
     make_pair(Path(folder), SIZES[size], int(vocab))
 
 
@@ -312,7 +312,7 @@ COMMANDS: dict[str, Callable[..., None]] = {"make": run_make, "floor": run_floor
 
 
 def main(command: str, *words: str) -> None:
-    """Run one process; errors become one line."""
+    """Run one command; an error becomes one line."""
     try:
         COMMANDS[command](*words)
     except (PaLiteError, OSError) as e:

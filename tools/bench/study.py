@@ -1,4 +1,4 @@
-"""`bench.py study`: the demo sweep against separate commands, lams built in memory, the store's share, peak memory."""
+"""`python -m tools.bench study`: a sweep against separate commands, moving lam in memory, the store's share, memory."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tools.bench.runs import Row, Run, Words, execute, machine, median_ratio, ro
 from tools.bench.score import smollm2
 
 LAMS = [f"{i / 10:g}" for i in range(11)]
-_EXTRA = 300_000_000  # bytes beside a model and its caches that a sweep may take
+_EXTRA = 300_000_000  # bytes that a sweep may take besides a model and its caches
 
 
 def _command(*words: str | Path) -> Words:
@@ -38,7 +38,7 @@ def _command(*words: str | Path) -> Words:
 
 
 def separately(folder: Path, threads: int) -> Run:
-    """Merge, score and follow at each lam as commands of their own."""
+    """Merge, score and follow at each lam with separate commands."""
     seconds, peak = 0.0, 0
     for lam in LAMS:
         path = folder / f"demo-{lam}.gguf"
@@ -54,7 +54,7 @@ def separately(folder: Path, threads: int) -> Run:
 
 
 def swept(folder: Path, threads: int) -> Run:
-    """The same as one sweep, from nothing."""
+    """Do the same as one sweep in an empty folder."""
     shutil.rmtree(folder / "run", ignore_errors=True)
     words = _command(
         "sweep",
@@ -74,7 +74,7 @@ def swept(folder: Path, threads: int) -> Run:
 
 
 def built(plan: MergePlan, threads: int, repeat: int, folder: Path) -> tuple[list[float], list[float]]:
-    """Seconds of building a lam: moved in memory, and as a GGUF file that is written and loaded; in turn."""
+    """Return the seconds to build a lam, in turn: by moving it in memory, and by writing and loading a GGUF file."""
     lams = [(i + 1) / (2 * repeat + 2) for i in range(2 * repeat)]
     in_memory, on_disk = [], []
     path, options = folder / "built.gguf", EngineOptions(threads=threads)
@@ -92,7 +92,7 @@ def built(plan: MergePlan, threads: int, repeat: int, folder: Path) -> tuple[lis
 
 
 class _TimedStore:
-    """A store whose calls are timed; everything else is the store's own."""
+    """A store whose calls are timed; everything else is passed on to the store."""
 
     def __init__(self, store: Store) -> None:
         self._store, self.seconds = store, 0.0
@@ -120,7 +120,7 @@ def _demo_options(threads: int, workers: int = 0) -> StudyOptions:
 
 
 def store_share(threads: int, folder: Path) -> tuple[float, float]:
-    """Seconds within the store, and of the whole sweep, on one worker so that nothing overlaps."""
+    """Return the seconds within the store, and of the whole sweep, with one worker so that nothing overlaps."""
     shutil.rmtree(folder / "timed", ignore_errors=True)
     plan = plan_study("demo", _demo_options(threads, workers=1))
     with open_store(folder / "timed") as store:
@@ -131,7 +131,7 @@ def store_share(threads: int, folder: Path) -> tuple[float, float]:
 
 
 def memory_of_sweep(source: Path, kind: str, threads: int, folder: Path) -> dict[str, int]:
-    """Peak of this process in a small sweep on a model, the weights, and the largest cache, that of generation."""
+    """Return the peak memory of a small sweep in this process, the weights, and the largest cache (generation's)."""
     pair = Pair("smollm2", source, source)
     options = StudyOptions(
         lams=(0.0, 0.5, 1.0),
@@ -146,13 +146,15 @@ def memory_of_sweep(source: Path, kind: str, threads: int, folder: Path) -> dict
     with open_store(folder / f"memory-{kind}") as store:
         run_sweep(plan, store)
     peak = _peak()
-    with LocalWorker(plan) as worker:  # 16 answers at a time, of prompts and limits within llama.cpp's least 256 cells
+    with LocalWorker(
+        plan
+    ) as worker:  # 16 answers at a time, whose prompts and limits fit llama.cpp's minimum of 256 cells
         cache = 16 * 256 * worker.model_at(kind, 0.0).exact_cell_bytes
     return {"peak": peak, "weights": plan.merges[kind].data_bytes, "cache": cache}
 
 
 def _peak() -> int:
-    """The most that this program held: what the system tells otherwise counts the program that started it, too."""
+    """Return this program's peak memory; the system's other figure includes the program that started it."""
     try:
         lines = Path("/proc/self/status").read_text("ascii").splitlines()
     except OSError:
@@ -161,7 +163,7 @@ def _peak() -> int:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's options."""
+    """Add the command's options."""
     folder = Path(tempfile.gettempdir()) / "pa-lite-bench"
     parser.add_argument("--model", type=Path, metavar="FILE", help="weights to build (default: SmolLM2-135M, F16)")
     parser.add_argument("--work", type=Path, default=folder, metavar="DIR", help=f"scratch folder ({folder})")

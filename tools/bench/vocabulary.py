@@ -1,8 +1,8 @@
-"""`bench.py vocabulary`: peak memory and time of planning and merging a narrow pair around a whole vocabulary.
+"""`python -m tools.bench vocabulary`: memory and time of planning and merging a small pair with a large vocabulary.
 
-The vocabularies are made here, of the kinds and sizes of known families, or lie in folders that are named: each with a
-tokenizer.json or a tokenizer.model and what belongs to it. The model around them is as small as can be, so that what is
-measured is the vocabulary's. Processes are whole command lines; inputs are in the page cache. Linux only.
+The vocabularies are generated, in the kinds and sizes of known families, or come from folders that are named: each with
+tokenizer.json or tokenizer.model and their companions. The model is as small as possible, so that the vocabulary's cost
+is measured. Processes are whole command lines; inputs are in the page cache. Linux only.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tools.bench.runs import BenchError, Row, Run, last_line, machine, show, wri
 
 _WIDTH, _LAYERS = 64, 1
 _ARCHITECTURE = "LlamaForCausalLM"
-# name -> (kind, tokens, added tokens, whether tokenizer.json is indented)
+# name -> (kind, tokens, added tokens, is tokenizer.json indented)
 MADE = {
     "byte-level 128k": ("byte-level", 128_256, 256, False),
     "byte-level 152k": ("byte-level", 151_936, 293, True),
@@ -32,22 +32,22 @@ MADE = {
     "sentencepiece 256k, tokenizer.json": ("sentencepiece", 262_144, 6_242, True),
     "sentencepiece 256k, tokenizer.model": ("model", 256_000, 249, True),
 }
-# prints what the process held at most when it is done
+# prints the process's peak memory at exit
 _PROGRAM = """
 import atexit, re, sys
 
-def told():
+def report():
     with open("/proc/self/status", encoding="ascii", errors="replace") as f:
         sys.stderr.write("\\nVmHWM " + re.search(r"VmHWM:\\s+(\\d+)", f.read())[1] + "\\n")
 
-atexit.register(told)
+atexit.register(report)
 from pa_lite.cli import main
 main()
 """
 
 
 def words(n: int, alphabet: Sequence[str], joint: str) -> list[tuple[str, str]]:
-    """Return n merges (left, right) that build words of an alphabet letter by letter, some begun by `joint`."""
+    """Return n merges (left, right) that build words of an alphabet letter by letter, some starting with `joint`."""
     out: list[tuple[str, str]] = []
     known = [joint, *alphabet]
     for left in known:  # which grows
@@ -60,16 +60,16 @@ def words(n: int, alphabet: Sequence[str], joint: str) -> list[tuple[str, str]]:
 
 
 def byte_letters() -> list[str]:
-    """Return the printable stand-ins that byte-level BPE has for the 256 bytes, in order of the bytes."""
+    """Return byte-level BPE's printable letters for the 256 bytes, in the order of the bytes."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = iter(range(256, 512))
     return [chr(b) if b in printable else chr(next(others)) for b in range(256)]
 
 
 def make_tokenizer(folder: Path, kind: str, size: int, n_added: int, indented: bool = False) -> dict[str, Any]:
-    """Write a tokenizer of `size` tokens, the last `n_added` of them added ones; return what config.json says of it.
+    """Write a tokenizer of `size` tokens, the last `n_added` of them added ones; return its entries for config.json.
 
-    `kind` is byte-level or sentencepiece, which are a tokenizer.json, or model, which is a tokenizer.model too.
+    `kind` is byte-level or sentencepiece (a tokenizer.json), or model (also a tokenizer.model).
     """
     n = size - n_added
     specials = [f"<|special_{i}|>" for i in range(n_added)]
@@ -88,7 +88,7 @@ def make_tokenizer(folder: Path, kind: str, size: int, n_added: int, indented: b
         letters = [chr(c) for c in (*range(97, 123), *range(0x430, 0x450))]
         merges = words(n - len(bytes_) - len(letters) - 1, letters, "▁")
         texts = [*bytes_, "▁", *letters, *(a + b for a, b in merges)]
-        # as in converted vocabularies: every way to make a token is a merge
+        # as in converted vocabularies: every way to build a token is a merge
         made = set(texts)
         merges += [(t[:1], t[1:]) for t in texts if len(t) > 3 and t[1:] in made]
         normalizer = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
@@ -110,7 +110,7 @@ def make_tokenizer(folder: Path, kind: str, size: int, n_added: int, indented: b
 
 
 def sentencepiece_model(texts: Sequence[str]) -> bytes:
-    """Return a tokenizer.model of these pieces, the first of which is unknown, as sentencepiece writes it."""
+    """Return a tokenizer.model of these pieces, the first of them unknown, as sentencepiece writes it."""
     out = bytearray()
     for i, text in enumerate(texts):
         raw = text.encode()
@@ -122,7 +122,7 @@ def sentencepiece_model(texts: Sequence[str]) -> bytes:
 
 
 def make_pair(folder: Path, tokenizer: Path, config: dict[str, Any]) -> tuple[Path, Path]:
-    """Write base and instruct, narrow Llamas with the files of a tokenizer."""
+    """Write base and instruct: small Llamas with the files of a tokenizer."""
     size, d = config["vocab_size"], _WIDTH
     shape = {
         "architectures": [_ARCHITECTURE], "model_type": "llama", "hidden_size": d, "intermediate_size": d,
@@ -151,7 +151,7 @@ def make_pair(folder: Path, tokenizer: Path, config: dict[str, Any]) -> tuple[Pa
 
 
 def size_of_tokenizer(folder: Path) -> int:
-    """Return how many tokens a tokenizer.json has. Raises BenchError where there is none."""
+    """Return the number of tokens of a tokenizer.json. Raises BenchError when it is missing."""
     try:
         document = json.loads((folder / "tokenizer.json").read_text("utf-8"))
         return 1 + int(max([*document["model"]["vocab"].values(), *(t["id"] for t in document["added_tokens"])]))
@@ -160,7 +160,7 @@ def size_of_tokenizer(folder: Path) -> int:
 
 
 def run_merge(what: str, pair: tuple[Path, Path], *options: str | Path) -> Run:
-    """Run `pa-lite merge` in a cold process; its time, its VmHWM, and what it printed with --json."""
+    """Run `pa-lite merge` in a cold process; return its time, its VmHWM, and what it printed with --json."""
     command = [sys.executable, "-c", _PROGRAM, "merge", *pair, "--lam", "0.5", *options]
     start = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -193,12 +193,12 @@ def measure(name: str, pair: tuple[Path, Path], scratch: Path, bound: int, round
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of this command."""
-    parser.add_argument("folders", nargs="*", type=Path, help="tokenizers to measure instead of made ones")
-    parser.add_argument("--only", action="append", choices=list(MADE), help="one of the made vocabularies")
-    parser.add_argument("--max-memory", type=int, default=256, metavar="MB", help="the bound that must hold")
+    """Add the command's options."""
+    parser.add_argument("folders", nargs="*", type=Path, help="tokenizers to measure instead of generated ones")
+    parser.add_argument("--only", action="append", choices=list(MADE), help="one of the generated vocabularies")
+    parser.add_argument("--max-memory", type=int, default=256, metavar="MB", help="the limit that must hold")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each")
-    parser.add_argument("--json", type=Path, help="write all that was measured to this file")
+    parser.add_argument("--json", type=Path, help="write all measurements to this file")
 
 
 def run(options: argparse.Namespace) -> None:

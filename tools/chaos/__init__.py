@@ -1,1 +1,1 @@
-"""Campaigns of faults against pa-lite's promises."""
+"""Fault campaigns: disturb real commands and check pa-lite's promises."""

@@ -1,10 +1,10 @@
-"""A campaign of faults against pa-lite's promises: nothing half-written is taken for whole, and going on is exact.
+"""Fault campaigns against pa-lite's promises: outputs are complete or absent, and resuming is exact.
 
 python -m tools.chaos [kill|disk|input|clock|race|links|folders|signals|limits|all] [--jobs merge,sweep,generate,fetch]
                       [--rounds N] [--seed N]
 
-Every job is a real command line on real small parts. The status is 1 if a promise was broken. Needs Linux; disks that
-fill and disks that fail are mounted in a namespace of the campaign's own, which takes root, or user namespaces.
+Every job is a real command line on small real inputs. The status is 1 if a promise was broken. Needs Linux; disks that
+fill and disks that fail are mounted in a separate namespace, which takes root, or user namespaces.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tools.chaos.jobs import JOBS, Job, made_scene
 from tools.chaos.runs import Row, show
 
 Campaign = Callable[[Job, int, random.Random, Path], list[Row]]
-# fault -> its campaign, and how many rounds it has by default
+# fault -> its campaign, and the default number of rounds
 FAULTS: dict[str, tuple[Campaign, int]] = {
     "kill": (kill.campaign, 50),
     "disk": (full_disk.campaign, 20),
@@ -38,7 +38,7 @@ FAULTS: dict[str, tuple[Campaign, int]] = {
     "race": (race.campaign, 10),
 }
 Commands = Callable[[int, random.Random, chaos_links.Links, Sequence[str]], list[Row]]
-# the same of those that have commands of their own, more than the jobs; rounds are of each command
+# the same for campaigns that disturb COMMANDS instead of JOBS; rounds are per command
 OF_COMMANDS: dict[str, tuple[Commands, int]] = {
     "links": (chaos_links.campaign, 40),
     "folders": (chaos_links.run_folders, 40),
@@ -48,16 +48,16 @@ OF_COMMANDS: dict[str, tuple[Commands, int]] = {
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
-    """The command line's options."""
-    parser = argparse.ArgumentParser(description="Disturb pa-lite at work, and see whether it keeps its promises.")
+    """Return the command line's options."""
+    parser = argparse.ArgumentParser(description="Disturb pa-lite while it works, and check its promises.")
     parser.add_argument(
         "fault", nargs="?", default="all", choices=[*FAULTS, *OF_COMMANDS, "all"], help="by default all"
     )
-    parser.add_argument("--jobs", default="", help="with commas between; by default all")
+    parser.add_argument("--jobs", default="", help="names separated by commas; by default all")
     parser.add_argument(
-        "--rounds", type=int, default=0, help="of each fault and job; by default the fault's own number"
+        "--rounds", type=int, default=0, help="rounds of each fault and job; by default depends on the fault"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the moments and sizes")
+    parser.add_argument("--seed", type=int, default=0, help="seed of moments and sizes")
     parser.add_argument(
         "--folder", type=Path, help="where to work, on a disk with 3 GB free; by default a temporary one"
     )
@@ -73,7 +73,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 
 
 def campaign(options: argparse.Namespace, folder: Path) -> list[Row]:
-    """Run what was asked for; the table's rows."""
+    """Run the requested campaigns; return the table's rows."""
     rows: list[Row] = []
     if options.fault in (*OF_COMMANDS, "all"):
         place = folder / "commands"
@@ -101,7 +101,7 @@ def campaign(options: argparse.Namespace, folder: Path) -> list[Row]:
 
 
 def main(words: Sequence[str]) -> int:
-    """Run the campaign; 1 if a promise was broken or it could not be run."""
+    """Run the command line; return 1 if a promise was broken or the campaign could not run."""
     options = parse(words)
     if options.fault in ("disk", "input", "all"):
         own_namespace([*program("tools.chaos"), *words])

@@ -1,8 +1,8 @@
-"""A clock that jumps by hours, there and back, while a job works: results, going on, locks and bars must not mind.
+"""Jump the clock by hours, forward and back, while a job works: results, resuming, locks and bars must not change.
 
-A `sitecustomize` turns the day's time as Python tells it (time.time), and leaves the steady clock alone, as on a
-machine whose time is set. Setting the machine's own would disturb all else that runs there, and libfaketime has the
-steady clock's sleeps fail. What C libraries read is not turned; SQLite and llama.cpp do not ask for the day's time.
+A `sitecustomize` changes Python's time of day (time.time) and not the monotonic clock, as when a machine's time is set.
+Setting the machine's clock would disturb other programs, and with libfaketime the monotonic clock's sleeps fail. The
+time that C libraries read does not change; SQLite and llama.cpp do not use the time of day.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tools.chaos.runs import Outcome, Process, Row, at_moments, command, good_en
 
 _HOURS = 12.0
 _JUMPS = 4  # during a run
-_WRONG_BAR = re.compile(r"[\[<,] *-\d")  # a time gone, a time left or a speed below nothing
+_WRONG_BAR = re.compile(r"[\[<,] *-\d")  # an elapsed time, a remaining time or a speed below 0
 _SITE = """
 import os, time
 _time = time.time
@@ -36,7 +36,7 @@ time.time_ns = lambda: int(_turned() * 1e9)
 
 
 class Clock:
-    """What turns the time of processes that are started with its environment."""
+    """Changes the time of processes that are started with its environment."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -49,14 +49,14 @@ class Clock:
         self.environment = {"PYTHONPATH": path}
 
     def turn(self, hours: float) -> None:
-        """Set the clock so many hours off, at once."""
+        """Set the clock `hours` off, atomically."""
         other = self._file.with_suffix(".new")
         other.write_text(f"{hours:+.3f}h", "utf-8")
         other.replace(self._file)
 
 
 def campaign(job: Job, rounds: int, rng: random.Random, folder: Path) -> list[Row]:
-    """Runs under a clock that jumps; every second one is killed and gone on with under another time."""
+    """Run with a clock that jumps; every second run is killed and resumed at another time."""
     row = Row("clock that jumps", job.name)
     clock = Clock(folder / "clock")
     problem = _turns(clock, folder)
@@ -74,16 +74,16 @@ def campaign(job: Job, rounds: int, rng: random.Random, folder: Path) -> list[Ro
 
 
 def _turns(clock: Clock, folder: Path) -> str:
-    """Why the clock cannot be turned; empty if it can."""
+    """Return why the clock cannot be changed; empty if it can."""
     clock.turn(-100.0)
     code = "import time; a = time.monotonic(); print(time.time()); print(time.monotonic() - a)"
     ended = run([command()[0], "-c", code], clock.environment, folder / "log")
     try:
         now, steady = map(float, ended.out.split())
     except ValueError:
-        return f"no clock could be turned ({ended.err[-200:]})"
+        return f"the clock could not be changed ({ended.err[-200:]})"
     clock.turn(0.0)
-    return "" if abs(now - time.time() + 360000) < 60 and 0 <= steady < 5 else "no clock could be turned"
+    return "" if abs(now - time.time() + 360000) < 60 and 0 <= steady < 5 else "the clock could not be changed"
 
 
 def _round(
@@ -102,7 +102,7 @@ def _round(
         told += f", killed at {at:.2f} s"
         clock.turn(rng.uniform(-_HOURS, _HOURS))
         for path in out.rglob("*"):
-            if not path.is_symlink() and rng.random() < 0.5:  # files of the past and of the future
+            if not path.is_symlink() and rng.random() < 0.5:  # files from the past and the future
                 os.utime(path, ns=(0, time.time_ns() + int(rng.uniform(-_HOURS, _HOURS) * 3.6e12)))
     row.met += 1
     if not job.is_done(out, variant):
@@ -120,7 +120,7 @@ def _round(
 def _on_screen(
     words: list[str], environment: dict[str, str], log: Path, jumps: Sequence[tuple[float, Callable[[], None]]]
 ) -> tuple[Outcome, str]:
-    """Run with stderr on a terminal, where bars are drawn; the outcome, and what the terminal showed."""
+    """Run with stderr on a terminal, where bars are drawn; return the outcome, and what the terminal showed."""
     import pty
 
     master, slave = pty.openpty()
@@ -130,7 +130,7 @@ def _on_screen(
         while True:
             try:
                 piece = os.read(master, 1 << 16)
-            except OSError:  # nobody has the other end any more
+            except OSError:  # the other end is closed
                 return
             if not piece:
                 return

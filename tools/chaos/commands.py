@@ -1,4 +1,4 @@
-"""The commands that the campaigns disturb, each as a command line in a round's folder, and the names of run folders."""
+"""Commands that the campaigns disturb, each as a command line in a round's folder, and the names of run folders."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pa_lite.system.markers import DOWNLOAD, FILE, FOLDER, MERGE, RESULTS, marke
 from tools.chaos.jobs import DEMO
 from tools.chaos.runs import command
 
-COMPANIONS = ("-wal", "-shm", "-journal")  # of SQLite, which no audit hook sees
+COMPANIONS = ("-wal", "-shm", "-journal")  # SQLite's files, which audit hooks do not see
 RUN = """
 import runpy, sys
 sys.argv = ["pa_lite", *sys.argv[1:]]
 runpy.run_module("pa_lite", run_name="__main__")
 """
-# the embedded pair's study over two lams: over all, it takes a minute
+# the embedded pair's study over two lams; over all of them it takes a minute
 SMALL = """
 import pa_lite
 whole = pa_lite.demo
@@ -33,23 +33,23 @@ pa_lite.demo = small
 
 @dataclass(frozen=True)
 class Command:
-    """A command line in a round's folder; `results` are names that it may renew or replace when it is told to."""
+    """A command line in a round's folder; `results` matches names that it may rewrite, or replace with --force."""
 
     name: str
     words: Callable[[Path], Sequence[str | Path]]
     results: str = r"(?!)"  # matches nothing
-    given: tuple[str, ...] = ()  # inputs that are copied into the round's folder: read there, they are disturbed too
+    given: tuple[str, ...] = ()  # inputs that are copied into the round's folder, where they are disturbed too
     prepare: Callable[[Path], None] = lambda _: None
-    before: str = ""  # code that makes its work shorter
+    before: str = ""  # code that shortens its work
 
     def line(self, root: Path) -> list[str]:
-        """The whole command line in a round's folder."""
+        """Return the whole command line in a round's folder."""
         words = map(str, self.words(root))
         return [sys.executable, "-c", f"{self.before}{RUN}", *words] if self.before else command(*words)
 
 
 def _leftovers(root: Path) -> None:
-    """What killed runs of all kinds leave, for the doctor."""
+    """Write what killed runs of all kinds leave, for the doctor."""
     out = root / "out"
     data = b"GGUF" + bytes(9996)
     start = [4096, hashlib.sha256(data[:4096]).hexdigest()]
@@ -126,7 +126,7 @@ COMMANDS = (
             r"out/(\.t\.txt\.part|folder|blob)", prepare=_leftovers),
 )  # fmt: skip
 
-_PARTS = (".study.sqlite.0123456789ab.part", ".report.html.0123456789ab.part")  # as written by a run that was killed
+_PARTS = (".study.sqlite.0123456789ab.part", ".report.html.0123456789ab.part")  # as left by a killed run
 RUN_NAMES = (
     "study.sqlite", *(f"study.sqlite{ending}" for ending in COMPANIONS), "study.lock", "report.html", "results.json",
     "chart.svg", *_PARTS, *(f"{name}.own" for name in _PARTS), ".study.sqlite.part", ".report.html.part",
@@ -137,7 +137,7 @@ OF_RUNS = (
     Command("sweep", lambda d: (*STUDY, "--run", d / "run"), given=("run",)),
     Command("sweep more", lambda d: ("sweep", "demo", "--lam", "0,0.5,1", *STUDY[4:], "--run", d / "run"),
             given=("run",)),
-    Command("report", lambda d: ("report", d / "run"), r"run/report\.html", ("run",)),  # its page is renewed
+    Command("report", lambda d: ("report", d / "run"), r"run/report\.html", ("run",)),  # its page is rewritten
     Command("report force", lambda d: ("report", d / "run", "--csv", d / "run" / "items.csv", "--force"),
             r"run/(report\.html|items\.csv)", ("run",)),
     Command("report --json", lambda d: ("report", d / "run", "--json", "-o", d / "out" / "page.html"), given=("run",)),

@@ -1,7 +1,7 @@
-"""Disks that misbehave: one that is small and fills, one whose files cannot be read in the middle. Linux alone.
+"""Disks that misbehave: a small one that fills up, and one with read errors inside files. Linux only.
 
-The second is a file system in user space, spoken to through /dev/fuse: `include/uapi/linux/fuse.h` of the kernel has
-the messages. It shows a folder, read-only, and answers reads of chosen places with an error.
+The second is a file system in user space that uses /dev/fuse; the kernel's `include/uapi/linux/fuse.h` defines the
+messages. It shows a folder, read-only, and answers reads at chosen offsets with an error.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _MESSAGE = 1 << 18  # bytes of the longest message
 
 
 def can_mount() -> bool:
-    """Whether this process may mount: it does in a namespace of its own, see `own_namespace`."""
+    """Return whether this process may mount; see `own_namespace`."""
     return "PA_LITE_CHAOS" in os.environ
 
 
 def own_namespace(words: list[str]) -> None:
-    """Start the campaign again where it may mount and nobody else sees it; returns where that cannot be had."""
+    """Restart the campaign in a namespace where it may mount; return only if that is not possible."""
     if can_mount():
         return
     options = ["--mount"] if os.geteuid() == 0 else ["--mount", "--user", "--map-root-user"]
@@ -49,7 +49,7 @@ def _mount(*words: str, descriptor: int = -1) -> None:
 
 
 class SmallDisk:
-    """A disk of so many bytes in memory. A context manager."""
+    """A disk of limited size in memory. A context manager."""
 
     def __init__(self, folder: Path, nbytes: int) -> None:
         self.folder = folder
@@ -63,19 +63,19 @@ class SmallDisk:
         subprocess.run(["umount", "-l", self.folder], check=True)
 
     def fill(self, spare: int = 0) -> None:
-        """Let another program take what is free, but for `spare` bytes."""
+        """Let another program use the free space, except for `spare` bytes."""
         free = os.statvfs(self.folder)
         with contextlib.suppress(OSError), (self.folder / "filler").open("wb") as f:
             os.posix_fallocate(f.fileno(), 0, max(1, free.f_bavail * free.f_frsize - spare))
 
     def grow(self, nbytes: int) -> None:
-        """Make room: the other program's file goes, and the disk gets so many bytes."""
+        """Remove the other program's file, and resize the disk to `nbytes`."""
         (self.folder / "filler").unlink(missing_ok=True)
         _mount("-o", f"remount,size={nbytes}", str(self.folder))
 
 
 class SickDisk:
-    """A folder's files, readable elsewhere but for bytes that are `sick`. A context manager."""
+    """A folder's files shown at another path, where the bytes in `sick` cannot be read. A context manager."""
 
     def __init__(self, source: Path, folder: Path) -> None:
         self.source, self.folder = source, folder
@@ -106,7 +106,7 @@ class SickDisk:
                 if e.errno == errno.EINTR:
                     continue
                 os.close(self._device)
-                return  # it was taken away
+                return  # it was unmounted
             _, code, unique, node, *_ = _IN.unpack_from(message)
             if code in (_FORGET, _BATCH_FORGET, _INTERRUPT):
                 continue
@@ -114,7 +114,7 @@ class SickDisk:
                 body, status = self._answer(code, node, message[_IN.size :]), 0
             except OSError as e:
                 body, status = b"", -(e.errno or errno.EIO)
-            with contextlib.suppress(OSError):  # who asked may have been killed
+            with contextlib.suppress(OSError):  # the reader may have been killed
                 os.write(self._device, _OUT.pack(_OUT.size + len(body), status, unique) + body)
 
     def _answer(self, code: int, node: int, body: bytes) -> bytes:
@@ -178,6 +178,6 @@ def _names(folder: Path, offset: int, size: int) -> bytes:
 
 @contextlib.contextmanager
 def sick_disk(source: Path, folder: Path) -> Iterator[SickDisk]:
-    """A folder on a sick disk, for as long as the block runs."""
+    """Show a folder as a sick disk within the block."""
     with SickDisk(source, folder) as disk:
         yield disk

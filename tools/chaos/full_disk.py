@@ -1,4 +1,4 @@
-"""Disks that fill: one clear error, nothing half-written with a final name, and going on once there is room."""
+"""Fill disks: one clear error, no incomplete file under a final name, and resuming works once there is space."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from tools.chaos.jobs import Job
 from tools.chaos.kill import go_on
 from tools.chaos.runs import Process, Row, at_moments, clear_error, good_end, moment
 
-_ROOM = 3  # times what the job takes: enough for it, its log and its temporary files
+_ROOM = 3  # multiple of the job's size: enough for it, its log and its temporary files
 
 
 def campaign(job: Job, rounds: int, rng: random.Random, folder: Path) -> list[Row]:
-    """Half of the rounds on disks of random sizes, half on one that another program fills at a random moment."""
+    """Run half of the rounds on disks of random sizes, half on one that another program fills at a random moment."""
     row = Row("full disk", job.name)
     if not can_mount():
         row.note = "skipped: mounting needs root or user namespaces"
@@ -44,14 +44,14 @@ def _round(job: Job, variant: str, rng: random.Random, out: Path, log: Path, row
         if ended.status:
             row.met += 1
             problems += clear_error(ended)
-            if not variant.endswith("resume"):  # then it is kept to go on with
+            if not variant.endswith("resume"):  # with resume it is kept
                 problems += [f"{name} was left" for name in job.left(out) if not job.is_kept(name)]
         elif not job.is_done(out, variant):
-            problems.append("said that all was done, and it was not")
+            problems.append("reported success although results are missing")
         disk.grow(enough)
         if not job.is_done(out, variant):
-            problems += [f"with room: {problem}" for problem in good_end(go_on(job, variant, out, log))]
+            problems += [f"with space: {problem}" for problem in good_end(go_on(job, variant, out, log))]
         if not job.is_done(out, variant):
-            problems.append("with room: the result differs from an undisturbed one")
-        problems += [f"with room: {name} is left" for name in job.left(out)]
+            problems.append("with space: the result differs from an undisturbed one")
+        problems += [f"with space: {name} is left" for name in job.left(out)]
     row.found(*(f"{told}: {problem}" for problem in problems))

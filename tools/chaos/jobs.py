@@ -1,4 +1,4 @@
-"""The jobs that the campaign disturbs: real command lines on real small parts, and what must hold of their results."""
+"""Jobs that the campaign disturbs: real command lines on small real inputs, and what must hold for their results."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ DEMO = ROOT / "models" / "demo"
 SMALL, LARGE = Size(512, 1408, 8, 8, 4, shards=2), Size(768, 2048, 8, 12, 4, shards=2)  # 24 and 50 million weights
 _VOCABULARY = 4000
 _PROMPTS = 500
-_PAIR = "chaos"  # the pair on the Hub, in the campaign's own registry
+_PAIR = "chaos"  # the pair on the Hub, in the campaign's registry
 
 
 class Scene:
-    """Inputs that all jobs share, in one folder: two pairs, prompts, a Hub on this machine, a registry to name it."""
+    """Inputs that all jobs share, in one folder: two pairs, prompts, a Hub on this machine, a registry."""
 
     def __init__(self, folder: Path, hub: HubServer) -> None:
         self.folder, self.hub = folder, hub
@@ -36,7 +36,7 @@ class Scene:
         self.prompts = folder / "prompts.jsonl"
 
     def prepare(self) -> None:
-        """Make what is not there yet."""
+        """Make the inputs that are missing."""
         for pair, size in ((self.small, SMALL), (self.large, LARGE)):
             if not pair.is_dir():
                 make_pair(pair, size, _VOCABULARY)
@@ -51,7 +51,7 @@ class Scene:
         registry.write_text(f'[{_PAIR}]\nbase = "hub:chaos/base"\ninstruct = "hub:chaos/instruct"\n', "utf-8")
 
     def environment(self, out: Path) -> dict[str, str]:
-        """Of every process: settings, caches and temporary files of the campaign alone, and its Hub."""
+        """Return every process's environment: the campaign's settings, caches, temporary files and Hub."""
         temporary = self.folder / "tmp"
         temporary.mkdir(exist_ok=True)
         return {
@@ -63,7 +63,7 @@ class Scene:
 
 @contextlib.contextmanager
 def made_scene(folder: Path) -> Iterator[Scene]:
-    """The scene, its Hub running."""
+    """Prepare the inputs, and run the Hub within the block."""
     with running_hub() as hub:
         scene = Scene(folder, hub)
         scene.prepare()
@@ -71,7 +71,7 @@ def made_scene(folder: Path) -> Iterator[Scene]:
 
 
 class Job(ABC):
-    """One command line. `out` is the folder of a round that everything goes to; it may be a disk of its own."""
+    """One command line. `out` is the round's folder for all outputs; it may be a separate disk."""
 
     name = ""
     variants: Sequence[str] = ("",)
@@ -80,22 +80,22 @@ class Job(ABC):
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
         self.expected: dict[str, Any] = {}  # variant -> results of an undisturbed run
-        self.seconds: dict[str, float] = {}  # variant -> how long that took
-        self.nbytes: dict[str, int] = {}  # variant -> what it took on the disk
+        self.seconds: dict[str, float] = {}  # variant -> the seconds it took
+        self.nbytes: dict[str, int] = {}  # variant -> its size on the disk
 
     def environment(self, out: Path) -> dict[str, str]:
         return self.scene.environment(out)
 
     @abstractmethod
     def words(self, out: Path, variant: str, again: bool = False) -> list[str]:
-        """The command line, or the one that goes on with what a disturbed one left."""
+        """Return the command line, or with `again` the one that resumes a disturbed run."""
 
     @abstractmethod
     def results(self, out: Path) -> dict[str, Any]:
-        """Everything that has its final name, by name, to be compared."""
+        """Return all outputs under a final name, by name, for comparison."""
 
     def measure(self, variant: str, folder: Path) -> None:
-        """Run it undisturbed, twice: the result, and the time that it takes with warm caches."""
+        """Run it twice undisturbed, to learn the result, and the time with warm caches."""
         for each in ("warm", "measured"):
             out = folder / f"{self.name}-{variant}-{each}"
             out.mkdir(parents=True)
@@ -109,24 +109,22 @@ class Job(ABC):
             self.nbytes[variant] = sum(p.stat().st_size for p in out.rglob("*") if p.is_file() and not p.is_symlink())
 
     def not_whole(self, out: Path, variant: str) -> list[str]:
-        """Results with their final name that are not what an undisturbed run makes."""
+        """Return problems of outputs that differ from those of an undisturbed run."""
         expected = self.expected[variant]
         return [
-            f"{name} is not whole or not right"
-            for name, found in self.results(out).items()
-            if expected.get(name) != found
+            f"{name} is incomplete or wrong" for name, found in self.results(out).items() if expected.get(name) != found
         ]
 
     def is_done(self, out: Path, variant: str) -> bool:
-        """Whether all results are there and right."""
+        """Return whether all results exist and are right."""
         return bool(self.results(out) == self.expected[variant])
 
     def is_kept(self, name: str) -> bool:
-        """Whether a file with no final name is what the job itself goes on with."""
+        """Return whether a temporary file is one that the job resumes from."""
         return False
 
     def left(self, out: Path) -> list[str]:
-        """Temporary files in the round's folder and among the system's."""
+        """Return temporary files in the round's folder and in the system's."""
         temporary = self.scene.folder / "tmp"
         ours = [p for p in out.rglob("*") if p.name.startswith(".") and p.name != ".locks"]
         ours += [p for p in out.rglob("*") if p.name.endswith((".incomplete", "-wal", "-shm", "-journal"))]
@@ -143,10 +141,10 @@ def _digest(path: Path) -> str:
 
 
 class Merge(Job):
-    """`merge` of a pair on the disk; variants are types, `resume` keeps what a killed merge left."""
+    """`merge` of a pair on disk; variants are types, `resume` keeps what a killed merge left."""
 
     name = "merge"
-    sorts = 2  # of variants, with resume and without, each of which gets all rounds
+    sorts = 2  # with and without resume, each of which gets all rounds
     variants: Sequence[str] = ("Q8_0 resume", "Q8_0", "Q4_K_M resume", "Q4_K_M", "F16 resume", "F16")
 
     def words(self, out: Path, variant: str, again: bool = False) -> list[str]:
@@ -233,16 +231,18 @@ class Sweep(Job):
                 cells = {
                     f"{c.kind} {c.name} {c.lam:g}": (c.key, c.n_items, c.summary, store.items(c.key))
                     for c in store.cells()
-                    if c.key in facts.get("fact cells", ())  # those of other inputs stay, and nobody sees them
+                    if c.key in facts.get("fact cells", ())  # cells of other inputs stay in the file, unused
                 }
         except PaLiteError as e:
             return (
-                {} if "is no file of results" in str(e) or not (out / "run" / FILE).stat().st_size else {"file": str(e)}
+                {}
+                if "is not a pa-lite results file" in str(e) or not (out / "run" / FILE).stat().st_size
+                else {"file": str(e)}
             )
         return {**cells, **facts}
 
     def not_whole(self, out: Path, variant: str) -> list[str]:
-        """Cells count as results once they have a summary; single items when they are there."""
+        """Compare cells that have a summary as results, and those without one by the items that they have."""
         expected, problems = self.expected[variant], []
         for name, found in self.results(out).items():
             wanted = expected.get(name)
@@ -280,7 +280,7 @@ JOBS: dict[str, Sequence[type[Job]]] = {
 
 
 def fresh(folder: Path, number: int) -> Path:
-    """An empty folder for a round."""
+    """Return an empty folder for a round."""
     out = folder / f"round-{number}"
     os.makedirs(out)
     return out

@@ -1,4 +1,4 @@
-"""kill -9 at random moments: nothing half-written has a final name, going on gives the undisturbed result."""
+"""Kill (-9) at random moments: no incomplete file has a final name, and resuming gives the undisturbed result."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pathlib import Path
 from tools.chaos.jobs import Job, fresh
 from tools.chaos.runs import PATIENCE, Outcome, Process, Row, command, good_end, moment, run
 
-_MOST_TRIES = 4  # times the rounds asked for: a kill that comes too late counts not
+_MOST_TRIES = 4  # multiple of the requested rounds: a kill after the end does not count
 
 
 def campaign(job: Job, rounds: int, rng: random.Random, folder: Path) -> list[Row]:
-    """So many kills of each of the job's variants that met it at work."""
+    """Run each of the job's variants until `rounds` kills met it before its end."""
     rows = []
     each = -(-rounds * job.sorts // len(job.variants))
     for variant in job.variants:
@@ -34,7 +34,7 @@ def campaign(job: Job, rounds: int, rng: random.Random, folder: Path) -> list[Ro
 
 
 def _round(job: Job, variant: str, rng: random.Random, out: Path, log: Path, row: Row) -> None:
-    """Kill once to three times, then go on to the end, or clean up and begin anew."""
+    """Kill one to three times, then resume to the end, or clean up and start from scratch."""
     row.rounds += 1
     moments = [moment(rng, job.seconds[variant]) for _ in range(rng.choice((1, 1, 1, 2, 3)))]
     told = f"killed at {', '.join(f'{m:.3f}' for m in moments)} s of {job.seconds[variant]:.1f}"
@@ -50,7 +50,7 @@ def _round(job: Job, variant: str, rng: random.Random, out: Path, log: Path, row
         row.found(*(f"{told}: {problem}" for problem in _clean(job, out, log)))
     if not job.is_done(out, variant):
         ended = go_on(job, variant, out, log)
-        row.found(*(f"{told}, {'cleaned' if cleaned else 'gone on'}: {problem}" for problem in good_end(ended)))
+        row.found(*(f"{told}, {'cleaned' if cleaned else 'resumed'}: {problem}" for problem in good_end(ended)))
     if not job.is_done(out, variant):
         row.found(f"{told}: the result differs from an undisturbed one")
     if job.left(out):
@@ -58,7 +58,7 @@ def _round(job: Job, variant: str, rng: random.Random, out: Path, log: Path, row
 
 
 def _kill(words: list[str], job: Job, out: Path, log: Path, at: float) -> bool:
-    """Kill the job so many seconds after its start; whether it was still at work."""
+    """Kill the job `at` seconds after its start; return whether it was still running."""
     process = Process(words, job.environment(out), log)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.process.wait(at)
@@ -72,9 +72,9 @@ def go_on(job: Job, variant: str, out: Path, log: Path) -> Outcome:
 
 
 def _clean(job: Job, out: Path, log: Path) -> list[str]:
-    """Let the doctor clean up; problems if anything is left then, or it fails."""
+    """Let the doctor clean up; return problems if anything is left then, or it fails."""
     temporary = job.scene.folder / "tmp"
     ended = run(command("doctor", "--clean", "--yes", "--json", out, temporary), job.environment(out), log)
-    # a database that grew in a log goes on with it: that is no leftover
+    # a database continues with its log: that is not a leftover
     left = [name for name in job.left(out) if not name.endswith(("-wal", "-shm"))]
-    return [*good_end(ended), *(f"{name} is left for ever" for name in left)]
+    return [*good_end(ended), *(f"{name} is left after the doctor" for name in left)]

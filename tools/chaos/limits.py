@@ -1,4 +1,4 @@
-"""Little of what a system gives: files, memory, processes, folders, encodings. One clear error, or the work is done."""
+"""Scarce resources: files, memory, processes, folders, encodings. One clear error, or the work is done."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ except locale.Error:
 
 @dataclass(frozen=True)
 class Lack:
-    """One thing that lacks: code that runs first, variables, and those that are not set."""
+    """One missing resource: code that runs first, variables to set, and variables to remove."""
 
     name: str
     before: str = ""
@@ -56,10 +56,10 @@ LACKS = (
     *_limited("RLIMIT_MEMLOCK", 0),
     *_limited("RLIMIT_CORE", 0),
     Lack("no HOME", unset=("HOME",)),
-    Lack("HOME that is not there", variables={"HOME": "/nowhere/at/all"}),
+    Lack("HOME that does not exist", variables={"HOME": "/nowhere/at/all"}),
     Lack("HOME that cannot be written", variables={"HOME": "/proc"}),
     Lack("no TMPDIR", unset=("TMPDIR",), must_work=True),
-    Lack("TMPDIR that is not there", variables={"TMPDIR": "/nowhere/at/all"}, must_work=True),
+    Lack("TMPDIR that does not exist", variables={"TMPDIR": "/nowhere/at/all"}, must_work=True),
     Lack("caches that cannot be written", variables={"XDG_CACHE_HOME": "/proc/x", "MPLCONFIGDIR": "/proc/x"}),
     Lack("locale C", variables={"LC_ALL": "C"}, must_work=True),
     Lack("locale POSIX, no UTF-8 mode", variables={"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
@@ -73,12 +73,12 @@ LACKS = (
     Lack("closed stdout", "os.close(1)"),
     Lack("closed streams", "os.close(0); os.close(1); os.close(2)"),
     Lack("umask 777", "os.umask(0o777)"),
-    Lack("a folder that is gone", "import tempfile; d = tempfile.mkdtemp(); os.chdir(d); os.rmdir(d)"),
+    Lack("a deleted current folder", "import tempfile; d = tempfile.mkdtemp(); os.chdir(d); os.rmdir(d)"),
 )  # fmt: skip
 
 
 def campaign(rounds: int, rng: random.Random, links: Links, only: Sequence[str] = ()) -> list[Row]:
-    """Run every command, or those of the names in `only`, with so many of the lacks; with all where rounds is 0."""
+    """Run every command, or those named in `only`, with `rounds` of the missing resources; 0 means all."""
     rows: dict[str, Row] = {}
     for each in COMMANDS:
         if only and each.name.split()[0] not in only:
@@ -86,7 +86,7 @@ def campaign(rounds: int, rng: random.Random, links: Links, only: Sequence[str] 
         row = rows.setdefault(each.name, Row("lack", each.name))
         for lack in rng.sample(LACKS, min(rounds, len(LACKS))) if rounds else LACKS:
             _lacking(links, each, lack, row)
-        print(f"lacks {each.name}: {row.rounds} rounds, {len(row.findings)} findings", file=sys.stderr, flush=True)
+        print(f"limits {each.name}: {row.rounds} rounds, {len(row.findings)} findings", file=sys.stderr, flush=True)
     return list(rows.values())
 
 
@@ -112,7 +112,7 @@ def _lacking(links: Links, each: Command, lack: Lack, row: Row) -> None:
     ended = Outcome(done.returncode, "", done.stderr.decode(encoding, "replace"), 0.0)
     row.met += ended.status != 0
     is_silent = lack.name == "closed streams" and ended.status == 1
-    # numpy's BLAS ends the process by itself, with a line of its own
+    # numpy's BLAS exits by itself, after printing its own line
     is_blas = "RLIMIT_AS" in lack.before and ended.status == 1 and bool(_OF_BLAS.fullmatch(ended.err))
     wrong = [] if is_silent or is_blas else (clear_error if ended.status and not lack.must_work else good_end)(ended)
     row.found(*(f"{' '.join(map(str, each.words(root)[:2]))} with {lack.name}: {problem}" for problem in wrong))

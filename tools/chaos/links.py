@@ -1,7 +1,7 @@
-"""Links, pipes and other people's files at every name that a command uses: nothing outside changes, nothing hangs.
+"""Put links, pipes and foreign files at every name that a command uses: nothing outside changes, nothing hangs.
 
-Each command first runs undisturbed under Python's audit hook, which tells every name that it opens, makes, renames or
-removes in the round's folder. Then it runs again and again, each time with something odd at one of these names.
+Each command first runs undisturbed under Python's audit hook, which reports every name that it opens, creates, renames
+or removes in the round's folder. Then it runs repeatedly, each time with an obstacle at one of these names.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from tools.chaos.commands import COMMANDS, COMPANIONS, MERGED, OF_RUNS, RUN_NAME
 from tools.chaos.jobs import DEMO
 from tools.chaos.runs import ChaosError, Outcome, Process, Row, clear_error, good_end, last_line
 
-LIMIT = 150.0  # seconds after which a command hangs
+LIMIT = 150.0  # seconds after which a command counts as hung
 _OF = {"ours": ("prompts",), "theirs": ("prompts",), "annotations": ("ours", "theirs"), "mpl": ("run",)}
-# names that no other person can foresee, and folders of the campaign's own
+# names that other people cannot foresee, and the campaign's folders
 _DRAWN = re.compile(r"\.[0-9a-f]{12}\.part|pa-lite-\d+-|[0-9a-f]{8}-[0-9a-f]{4}-|tmp[a-z0-9_]{8}|(^|/)log(/|$)")
-# folders of the user's own, or named by him: a link in their place is followed, as other programs do
+# the user's folders, or folders that the user names: links instead of them are followed, as in other programs
 _FOLLOWED = re.compile(
     r"out/m\.gguf|out/(run|png|lm|logs|results)|run|demo|own|mpl|lm-eval|(config|cache|hub|home)(/.*)?"
 )
 _HOOK = """
 import os, runpy, sys
 {before}
-root, told = sys.argv[1:3]
-seen = open(told, "a", buffering=1)
+root, report = sys.argv[1:3]
+seen = open(report, "a", buffering=1)
 USED = ("open", "os.rename", "os.link", "os.mkdir", "os.remove", "os.symlink", "sqlite3.connect")
 def hook(event, words):
     if event in USED:
@@ -43,7 +43,7 @@ def hook(event, words):
             if isinstance(word, (str, bytes)):
                 name = os.fsdecode(word).removeprefix("file://").partition("?")[0]
                 path = os.path.abspath(name)
-                if path.startswith(root + "/") and path != told:
+                if path.startswith(root + "/") and path != report:
                     seen.write(path[len(root) + 1:] + "\\n")
 sys.addaudithook(hook)
 sys.argv = ["pa_lite", *sys.argv[3:]]
@@ -55,7 +55,7 @@ def _socket(path: Path) -> None:
     descriptor = os.open(path.parent, os.O_RDONLY)
     try:
         with socket.socket(socket.AF_UNIX) as s:
-            s.bind(f"/proc/self/fd/{descriptor}/{path.name}")  # a socket's path has a hundred bytes
+            s.bind(f"/proc/self/fd/{descriptor}/{path.name}")  # a socket's path has at most a hundred bytes
     finally:
         os.close(descriptor)
 
@@ -66,7 +66,7 @@ def _folder(path: Path) -> None:
 
 
 class Outside:
-    """A folder of the user's, to which links lead: what is in it must stay, and nothing may come to it."""
+    """A user's folder that links point to: its content must stay, and nothing may be added."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -76,13 +76,13 @@ class Outside:
         (folder / "folder" / "inner").write_text("mine", "utf-8")
 
     def keep(self, path: Path) -> Path:
-        """Move a file of the round here: a link leads back to it."""
+        """Move a file of the round here, to be linked to."""
         kept = self.folder / "original"
         path.rename(kept)
         return kept
 
     def state(self) -> dict[str, object]:
-        """Names, kinds and contents; SQLite's wal index of a database that lies here would be a change too."""
+        """Return names, kinds and contents; SQLite's wal index of a database in here would be a change too."""
         return {
             str(p.relative_to(self.folder)): (stat.S_IFMT(p.lstat().st_mode), p.read_bytes() if p.is_file() else b"")
             for p in self.folder.rglob("*")
@@ -101,21 +101,21 @@ KINDS: Mapping[str, Callable[[Path, Outside], object]] = {
     "folder": lambda path, _: _folder(path),
     "file": lambda path, _: path.write_text("mine", "utf-8"),
     "empty file": lambda path, _: path.touch(),
-    # of a name that something had before: the same thing, from elsewhere
+    # where the name existed: the same file or folder, at another path
     "link to the original": lambda path, outside: path.symlink_to(outside.folder / "original"),
     "hard link of the original": lambda path, outside: os.link(outside.folder / "original", path),
 }
 
 
 class Links:
-    """The campaign: inputs, a Hub, and the rounds."""
+    """The campaign's inputs, Hub and rounds."""
 
     def __init__(self, folder: Path, hub: HubServer) -> None:
         self.folder, self.hub = folder, hub
         self.inputs: dict[str, Path] = {}
 
     def environment(self, root: Path) -> dict[str, str]:
-        """Settings, caches and temporary files within the round's folder."""
+        """Return an environment with settings, caches and temporary files in the round's folder."""
         for name in ("tmp", "out"):
             (root / name).mkdir(parents=True, exist_ok=True)
         cache = root / "mpl" if os.path.lexists(root / "mpl") else self.folder / "inputs" / "mpl"
@@ -130,7 +130,7 @@ class Links:
         return Process(line, self.environment(root), self.folder / "log").end(limit)
 
     def prepare(self) -> None:
-        """Make the inputs that are texts, and tell where the others will be."""
+        """Write the small text inputs, and register the paths of the others."""
         folder = self.folder / "inputs"
         (folder / "own").mkdir(parents=True)
         (folder / "lm-eval").mkdir()
@@ -159,7 +159,7 @@ class Links:
         registry.write_text('[links]\nbase = "hub:links/base"\ninstruct = "hub:links/instruct"\n', "utf-8")
 
     def need(self, *names: str) -> None:
-        """Make inputs by pa-lite itself, those that are not there yet: no other campaign has to make them again."""
+        """Make the named inputs with pa-lite, if they are missing; later campaigns reuse them."""
         for name in names:
             if not self.inputs[name].exists():
                 self.need(*_OF.get(name, ()))
@@ -184,7 +184,7 @@ class Links:
             self._made(("report", self.inputs["run"], "-o", self.folder / "page.html", "--png", self.folder / "png"))
 
     def _write_lm_eval_task(self, folder: Path) -> None:
-        """Write a task of lm-eval's; JSON is YAML. Its data stay out of the rounds: they are read by other programs."""
+        """Write an lm-eval task; JSON is YAML. Its data stay outside the rounds: other programs read them."""
         data = self.folder / "lm-eval.jsonl"
         data.write_text("".join(json.dumps({"q": f"{i}+1=", "a": str(i + 1)}) + "\n" for i in range(4)), "utf-8")
         source = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(data)}}, "test_split": "test"}
@@ -202,10 +202,10 @@ class Links:
         words = each.words(root)
         ended = self.run(each.line(root), root)
         if ended.status:
-            raise ChaosError(f"an input cannot be made: {' '.join(map(str, words[:2]))}: {last_line(ended.err)}")
+            raise ChaosError(f"an input could not be made: {' '.join(map(str, words[:2]))}: {last_line(ended.err)}")
 
     def fresh(self, each: Command) -> Path:
-        """A round's folder with what the command needs."""
+        """Return a round's folder with the command's inputs."""
         root = self.folder / "round"
         shutil.rmtree(root, ignore_errors=True)
         self.environment(root)
@@ -216,7 +216,7 @@ class Links:
         return root
 
     def names(self, each: Command) -> list[str]:
-        """Every name that an undisturbed run uses in the round's folder, and that somebody could foresee."""
+        """Return every name that an undisturbed run uses in the round's folder, and that others could foresee."""
         root = self.fresh(each)
         told = root / "names"
         words = [sys.executable, "-c", _HOOK.replace("{before}", each.before), root, told, *each.words(root)]
@@ -228,7 +228,7 @@ class Links:
         return sorted(names - {"out", "tmp", "run", "demo"})
 
     def disturb(self, each: Command, name: str, kind: str, row: Row) -> None:
-        """Run once with something odd at a name, and note what should not have happened."""
+        """Run once with an obstacle at a name, and record broken promises."""
         root = self.fresh(each)
         outside = Outside(self.folder / "outside")
         path = root / name
@@ -244,8 +244,8 @@ class Links:
             is_followed = kind.startswith("link to ") and bool(_FOLLOWED.fullmatch(name)) and path.is_dir()
             if outside.state() != before and not is_followed:
                 changed = outside.state().keys() ^ before.keys() or "contents"
-                row.found(f"{told}: what it leads to was changed ({changed})")
-            # SQLite's own companions may be empty: nobody can tell one that it did not make
+                row.found(f"{told}: its target was changed ({changed})")
+            # SQLite's companions may be empty: a foreign empty one looks the same
             is_theirs = kind == "empty file" and name.endswith(COMPANIONS)
             is_result = bool(re.fullmatch(each.results, name))
             if not is_theirs and not is_result and not self._stays(path, facts, kind):
@@ -254,7 +254,7 @@ class Links:
             shutil.rmtree(outside.folder)
 
     def _place(self, path: Path, kind: str, outside: Outside) -> bool:
-        """Put something at a name; False where it cannot lie there, or is no disturbance."""
+        """Put an obstacle at a name; return False where that is impossible, or changes nothing."""
         is_original = "original" in kind
         if os.path.lexists(path):
             if is_original and (path.is_dir() and kind == "hard link of the original"):
@@ -269,7 +269,7 @@ class Links:
         return True
 
     def _stays(self, path: Path, facts: os.stat_result, kind: str) -> bool:
-        """Whether what was placed is there as it was."""
+        """Return whether the obstacle is unchanged."""
         if not os.path.lexists(path):
             return False
         now = path.lstat()
@@ -282,7 +282,7 @@ class Links:
 
 @contextlib.contextmanager
 def made_links(folder: Path) -> Iterator[Links]:
-    """The campaign with its inputs, the Hub running."""
+    """Prepare the campaign's inputs, and run its Hub within the block."""
     with running_hub() as hub:
         links = Links(folder, hub)
         links.prepare()
@@ -290,13 +290,13 @@ def made_links(folder: Path) -> Iterator[Links]:
 
 
 def campaign(rounds: int, rng: random.Random, links: Links, only: Sequence[str] = ()) -> list[Row]:
-    """Disturb every command, or those of the names in `only`; `rounds` cases of each, 0 for all."""
+    """Disturb every command, or those named in `only`; `rounds` cases of each, 0 for all."""
     commands = [each for each in COMMANDS if not only or each.name.split()[0] in only]
     return _disturbed("links and pipes", commands, rounds, rng, links, links.names)
 
 
 def run_folders(rounds: int, rng: random.Random, links: Links, only: Sequence[str] = ()) -> list[Row]:
-    """Put the same at every name that a run folder could ever hold, for the commands that are given one."""
+    """Put the obstacles at every name that a run folder could contain, for the commands that take one."""
     commands = [each for each in OF_RUNS if not only or each.name.split()[0] in only]
     return _disturbed("run folders", commands, rounds, rng, links, lambda _: [f"run/{name}" for name in RUN_NAMES])
 

@@ -1,4 +1,4 @@
-"""Jobs on inputs of their own, which the campaign may break: copies of pairs and models, a folder for each round."""
+"""Jobs with private inputs, which the campaign may break: copies of pairs and models, a folder for each round."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tools.chaos.runs import ChaosError, command, run
 
 
 class LocalJob(ABC):
-    """A job whose inputs lie in one folder, `source`; `judge` knows how its results are read."""
+    """A job whose inputs are in one folder, `source`; `judge` reads its results."""
 
     def __init__(self, judge: Job, source: Path) -> None:
         self.judge, self.source = judge, source
@@ -29,7 +29,7 @@ class LocalJob(ABC):
         return self.judge.scene
 
     def weights(self, inputs: Path) -> list[Path]:
-        """The files that can be broken."""
+        """Return the files that can be broken."""
         return sorted((*inputs.rglob("*.safetensors"), *inputs.rglob("*.gguf")))
 
     def environment(self, inputs: Path, out: Path) -> dict[str, str]:
@@ -37,10 +37,10 @@ class LocalJob(ABC):
 
     @abstractmethod
     def words(self, inputs: Path, out: Path, again: bool = False) -> list[str]:
-        """The command's words behind `pa-lite`."""
+        """Return the command's words after `pa-lite`."""
 
     def fresh_results(self, inputs: Path, folder: Path) -> Mapping[str, Any]:
-        """The results of a run on these inputs that nobody disturbs; `error` where they cannot be used."""
+        """Return the results of an undisturbed run on these inputs; `error` if they cannot be used."""
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         ended = run(self.words(inputs, folder), self.environment(inputs, folder), folder.with_name("log-of-fresh"))
@@ -48,7 +48,7 @@ class LocalJob(ABC):
         return {"error": ended.err} if ended.status else self.judge.results(folder)
 
     def measure(self, folder: Path) -> None:
-        """Learn the result of the inputs as they are, and how long that takes."""
+        """Run undisturbed, to learn the result and the duration."""
         for _ in range(2):
             self.seconds = 0.0
             self.expected = self.fresh_results(self.source, folder)
@@ -67,7 +67,7 @@ class LocalMerge(LocalJob):
 
 
 class LocalSweep(LocalJob):
-    """`sweep` of the embedded pair, registered in the round's own settings."""
+    """`sweep` of the embedded pair, registered in the round's settings."""
 
     def environment(self, inputs: Path, out: Path) -> dict[str, str]:
         settings = self.scene.folder / "config-of-round"
@@ -84,7 +84,7 @@ class LocalSweep(LocalJob):
 
 
 class LocalGenerate(LocalJob):
-    """`generate` by a GGUF file, which llama.cpp maps."""
+    """`generate` with a GGUF file, which llama.cpp maps."""
 
     def words(self, inputs: Path, out: Path, again: bool = False) -> list[str]:
         options = ["--resume"] if again else []
@@ -95,7 +95,7 @@ class LocalGenerate(LocalJob):
 
 
 def local_job(job: Job) -> LocalJob:
-    """The job, on inputs of its own."""
+    """Return the job with private inputs."""
     if isinstance(job, Merge):
         return LocalMerge(job, job.scene.small)
     if isinstance(job, Sweep):

@@ -1,4 +1,4 @@
-"""Two processes at once on one target: one result, whole and right; whoever must give way says so in one line."""
+"""Two processes at once on one target: one result, complete and right; the one that stops says so in one line."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tools.chaos.jobs import Fetch, Job, Merge, fresh
 from tools.chaos.kill import go_on
 from tools.chaos.runs import Process, Row, at_moments, clear_error, command, good_end, moment
 
-_CLEANERS = 6  # doctors at work during one run
+_CLEANERS = 6  # doctors during one run
 
 
 def campaign(job: Job, rounds: int, rng: random.Random, folder: Path) -> list[Row]:
-    """The job twice; for merge also two different ones; the job while the doctor cleans up around it."""
+    """Run the job twice at once; for merge also two different ones; and the job while doctors clean up."""
     variants = job.variants[:2]
     for variant in variants:
         job.measure(variant, folder / "undisturbed")
@@ -39,7 +39,7 @@ def campaign(job: Job, rounds: int, rng: random.Random, folder: Path) -> list[Ro
 
 
 def _two(first: Sequence[str], second: Sequence[str], job: Job, out: Path, folder: Path, delay: float) -> list[Process]:
-    """Two processes, the second so many seconds behind the first; both at their end."""
+    """Run two processes, the second `delay` seconds after the first; return both when they have ended."""
     started = Process(first, job.environment(out), folder / "log-1")
     time.sleep(delay)
     return [started, Process(second, job.environment(out), folder / "log-2")]
@@ -57,14 +57,14 @@ def _twice(job: Job, variant: str, rng: random.Random, out: Path, folder: Path, 
     if lost and isinstance(job, Fetch):
         row.found(f"{told}: one of two fetches failed: {lost[0].err.strip()}")
     if len(lost) == len(ended):
-        row.found(f"{told}: neither came to an end: {lost[0].err.strip()} / {lost[1].err.strip()}")
+        row.found(f"{told}: neither finished: {lost[0].err.strip()} / {lost[1].err.strip()}")
     elif not job.is_done(out, variant):
         row.found(f"{told}: the result differs from an undisturbed one")
     row.found(*(f"{told}: {name} is left" for name in job.left(out)))
 
 
 def _cleaned(job: Job, variant: str, rng: random.Random, out: Path, log: Path, row: Row) -> None:
-    """The doctor cleans up the job's own folders while it works, now and then behind one that was killed."""
+    """Let doctors clean up the job's folders while it works, in some rounds after a killed run."""
     row.rounds += 1
     temporary = job.scene.folder / "tmp"
     clean = command("doctor", "--clean", "--yes", out, temporary)
@@ -90,7 +90,7 @@ def _cleaned(job: Job, variant: str, rng: random.Random, out: Path, log: Path, r
 
 
 def _rivals(job: Job, rounds: int, rng: random.Random, folder: Path) -> Row:
-    """Two merges of different lams to one file: without --force one of them is refused, with it the last one stays."""
+    """Merge two lams to one file at once: without --force one is refused, with it the last one wins."""
     row = Row("two at once", "merge, other lam")
     pair = job.scene.small
     expected: dict[str, object] = {}
@@ -118,11 +118,11 @@ def _rivals(job: Job, rounds: int, rng: random.Random, folder: Path) -> Row:
         row.met += bool(lost)
         row.found(*(f"{told}: {problem}" for each in lost for problem in clear_error(each)))
         if job.results(out) not in expected.values():
-            row.found(f"{told}: the result is neither's")
+            row.found(f"{told}: the result is that of neither")
         if not lost and options != ["--force"]:
-            row.found(f"{told}: both said that they wrote the file")
+            row.found(f"{told}: both reported that they wrote the file")
         if len(lost) == 2:
-            row.found(f"{told}: neither came to an end: {lost[0].err.strip()} / {lost[1].err.strip()}")
+            row.found(f"{told}: neither finished: {lost[0].err.strip()} / {lost[1].err.strip()}")
         row.found(*(f"{told}: {name} is left" for name in job.left(out)))
         shutil.rmtree(out)
     return row

@@ -1,4 +1,4 @@
-"""Inputs that cannot be read, or change, while they are: noticed and named, and nothing made of them counts."""
+"""Break and change inputs while they are read: the fault is detected and named, and no result is built from it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tools.chaos.jobs import Fetch, Job, Merge, Stream, fresh
 from tools.chaos.local import LocalJob, local_job
 from tools.chaos.runs import Outcome, Process, Row, at_moments, clear_error, good_end, moment, run
 
-_CHANGES = ("overwritten", "cut", "replaced", "taken away")
+_CHANGES = ("overwritten", "cut", "replaced", "deleted")
 _PASSING, _LASTING = ("cut", "short", "drop", "status"), ("etag", "content", "size", "whole", "gzip")
 
 
 def campaign(job: Job, rounds: int, rng: random.Random, folder: Path) -> list[Row]:
-    """Reads that fail, changes at random moments, and changes between a kill and going on; of the Hub, its faults."""
+    """Run reads that fail, changes at random moments, changes between a kill and resuming; for the Hub, its faults."""
     if isinstance(job, (Fetch, Stream)):
         return [_hub(job, rounds, rng, folder)]
     local = local_job(job)
@@ -46,31 +46,31 @@ def _start(local: LocalJob, inputs: Path, out: Path, again: bool = False) -> Pro
 
 
 def _unreadable(local: LocalJob, rng: random.Random, folder: Path, row: Row) -> None:
-    """One byte of one file cannot be read; then the disk is mended, and the job gone on with."""
+    """Run with one unreadable byte in one file; then repair the disk and resume."""
     row.rounds += 1
     file = rng.choice(local.weights(local.source)).relative_to(local.source)
     byte = rng.randrange((local.source / file).stat().st_size)
     out, told = folder / "unreadable", f"byte {byte} of {file}"
-    inputs = folder / "sick" / local.source.name  # a folder's name goes into the result
+    inputs = folder / "sick" / local.source.name  # the folder's name is part of the result
     with sick_disk(local.source, inputs) as disk:
         disk.sick = {file: byte}
         ended = _start(local, inputs, out).end()
         if disk.n_failed and (ended.status or local.judge.results(out) != local.expected):
-            row.met += 1  # and not just met by the system's reading ahead
+            row.met += 1  # and not only read ahead by the system
             row.found(*(f"{told}: {problem}" for problem in _named(ended, file)))
             if isinstance(local.judge, Merge) and local.judge.results(out):
-                row.found(f"{told}: a result is there all the same")
+                row.found(f"{told}: a result was written anyway")
         else:
             row.found(*(f"{told}, not read: {problem}" for problem in good_end(ended)))
         disk.sick = {}
         if local.judge.results(out) != local.expected:
-            row.found(*(f"{told}, mended: {problem}" for problem in good_end(_go_on(local, inputs, out))))
+            row.found(*(f"{told}, repaired: {problem}" for problem in good_end(_go_on(local, inputs, out))))
         if local.judge.results(out) != local.expected:
-            row.found(f"{told}, mended: the result differs from an undisturbed one")
+            row.found(f"{told}, repaired: the result differs from an undisturbed one")
 
 
 def _named(ended: Outcome, file: Path) -> list[str]:
-    """Problems of a job that had to give up for a file's sake; of a mapped one only the system knows which it was."""
+    """Return problems of a job that had to stop because of a file; for mapped files the name may be unknown."""
     problems = clear_error(ended)
     if not problems and file.name not in ended.err and "mapped into memory" not in ended.err:
         problems.append(f"the error does not name the file: {ended.err.strip()}")
@@ -82,7 +82,7 @@ def _go_on(local: LocalJob, inputs: Path, out: Path) -> Outcome:
 
 
 def _changing(local: LocalJob, rng: random.Random, kind: str, folder: Path, row: Row) -> None:
-    """A file changes at a random moment: the result is that of one state of it, or there is an error and no result."""
+    """Change a file at a random moment: the result is that of one of its states, or an error without a result."""
     row.rounds += 1
     inputs, out = folder / "changing-inputs" / local.source.name, folder / "changing"
     shutil.copytree(local.source, inputs)
@@ -97,26 +97,26 @@ def _changing(local: LocalJob, rng: random.Random, kind: str, folder: Path, row:
         row.met += 1
         row.found(*(f"{told}: {problem}" for problem in _named(ended, file)))
         if isinstance(local.judge, Merge) and found:
-            row.found(f"{told}: a result is there all the same")
+            row.found(f"{told}: a result was written anyway")
         if kind in ("overwritten", "replaced"):
             _check_going_on(local, inputs, out, told, row)
     elif found != local.expected and found != local.fresh_results(inputs, folder / "fresh"):
-        row.found(f"{told}: it ended well with a result that is of neither state")
+        row.found(f"{told}: it succeeded with a result of neither state")
 
 
 def _check_going_on(local: LocalJob, inputs: Path, out: Path, told: str, row: Row) -> None:
-    """Going on with changed inputs gives what a fresh run makes of them, or is refused."""
+    """Check that resuming with changed inputs gives a fresh run's result, or is refused."""
     again = _go_on(local, inputs, out)
     if again.status:
-        row.found(*(f"{told}, gone on: {problem}" for problem in clear_error(again)))
+        row.found(*(f"{told}, resumed: {problem}" for problem in clear_error(again)))
         if isinstance(local.judge, Merge):
-            row.found(f"{told}: cannot be gone on with: {again.err.strip()}")
+            row.found(f"{told}: cannot be resumed: {again.err.strip()}")
     elif local.judge.results(out) != local.fresh_results(inputs, out.with_name("fresh")):
-        row.found(f"{told}, gone on: the result is mixed")
+        row.found(f"{told}, resumed: the result is mixed")
 
 
 def _changed_between(local: LocalJob, rng: random.Random, folder: Path, row: Row) -> None:
-    """The job is killed, a file overwritten in its place with the same header and size, and the job gone on with."""
+    """Kill the job, overwrite a file in place with the same header and size, and resume the job."""
     row.rounds += 1
     inputs, out = folder / "between-inputs" / local.source.name, folder / "between"
     shutil.copytree(local.source, inputs)
@@ -132,8 +132,8 @@ def _changed_between(local: LocalJob, rng: random.Random, folder: Path, row: Row
 
 
 def change(file: Path, kind: str, rng: random.Random) -> None:
-    """Do to a file what another program might; its header and size stay, but where it is cut."""
-    if kind == "taken away":
+    """Change a file as another program might; header and size stay the same unless it is truncated."""
+    if kind == "deleted":
         file.unlink(missing_ok=True)
     elif kind == "cut":
         os.truncate(file, rng.randrange(file.stat().st_size))
@@ -147,21 +147,21 @@ def change(file: Path, kind: str, rng: random.Random) -> None:
         start, n = size // 4 // 2 * 2, size // 2 // 2 * 2
         with file.open("r+b", buffering=0) as f:
             values = np.frombuffer(os.pread(f.fileno(), n, start), np.uint8).copy()
-            values[::2] ^= 1  # the least bit of each value
+            values[::2] ^= 1  # the lowest bit of each value
             os.pwrite(f.fileno(), values.data, start)
 
 
 def _hub(job: Job, rounds: int, rng: random.Random, folder: Path) -> Row:
-    """Connections that break, which is overcome, and files that change, which is noticed."""
+    """Break connections, which must be survived, and change files, which must be detected."""
     row, hub, variant = Row("Hub that fails", job.name), job.scene.hub, job.variants[-1]
     job.measure(variant, folder / "undisturbed")
     kinds = [*_PASSING, *_LASTING]
     if isinstance(job, Stream):
-        kinds.remove("content")  # other bytes under the same tag: of a part of a file nobody could tell
+        kinds.remove("content")  # other bytes under the same tag: undetectable in a part of a file
     for number in range(rounds):
         row.rounds += 1
         kind, out = kinds[number % len(kinds)], fresh(folder, number)
-        skip = rng.randrange(12 if isinstance(job, Stream) else 3)  # a fetch asks but for a few files
+        skip = rng.randrange(12 if isinstance(job, Stream) else 3)  # a fetch requests only a few files
         hub.fail(kind, times=rng.choice((1, 2)), skip=skip, after=rng.randrange(1, 1 << 20))
         ended = run(job.words(out, variant), job.environment(out), folder / "log")
         row.met += not hub.faults[-1].times
@@ -172,11 +172,11 @@ def _hub(job: Job, rounds: int, rng: random.Random, folder: Path) -> Row:
             row.found(*(f"{told}: {problem}" for problem in [*good_end(ended), *clear_error(ended)]))
         if not job.is_done(out, variant):
             if not ended.status:
-                row.found(f"{told}: it ended well without its result")
+                row.found(f"{told}: it succeeded without its result")
             row.found(
-                *(f"{told}, gone on: {p}" for p in good_end(run(job.words(out, variant), job.environment(out), folder)))
+                *(f"{told}, resumed: {p}" for p in good_end(run(job.words(out, variant), job.environment(out), folder)))
             )
         if not job.is_done(out, variant):
-            row.found(f"{told}, gone on: the result differs from an undisturbed one")
+            row.found(f"{told}, resumed: the result differs from an undisturbed one")
         shutil.rmtree(out)
     return row

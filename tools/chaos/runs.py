@@ -1,4 +1,4 @@
-"""What the campaign's parts share: processes with a time limit, what they may say when they fail, and findings."""
+"""Parts that the campaigns share: processes with a time limit, the errors they may print, and findings."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from pathlib import Path
 from pa_lite.errors import PaLiteError
 
 PATIENCE = 180.0  # seconds after which a process counts as hung
-MOST_SHOWN = 3  # findings of one row that are told in full
+MOST_SHOWN = 3  # findings of one row that are printed
 
 
 class ChaosError(PaLiteError):
-    """The campaign itself cannot go on."""
+    """The campaign itself cannot continue."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Outcome:
 
 @dataclass
 class Row:
-    """A line of the table: what was done how often, how often it met the job at work, and what was found."""
+    """A line of the table: fault, job, rounds, rounds in which the fault met the job at work, and findings."""
 
     fault: str
     job: str
@@ -45,19 +45,19 @@ class Row:
     note: str = ""
 
     def found(self, *problems: str) -> None:
-        """Note broken promises, and tell them at once: a campaign may be stopped."""
+        """Record broken promises, and print them immediately, because a campaign may be stopped."""
         for problem in problems:
             print(f"{self.fault}, {self.job}: {problem}", file=sys.stderr, flush=True)
         self.findings += problems
 
 
 def command(*words: str | Path) -> list[str]:
-    """pa-lite's command line, run by this Python."""
+    """Return pa-lite's command line, run by this Python."""
     return [sys.executable, "-m", "pa_lite", *map(str, words)]
 
 
 class Process:
-    """A process in a group of its own, so that a kill takes its helpers too; output goes to files."""
+    """A process in a separate group, so that a kill includes its children; output goes to files."""
 
     def __init__(
         self, words: Sequence[str], environment: Mapping[str, str], folder: Path, err: int | None = None
@@ -72,12 +72,12 @@ class Process:
             )  # fmt: skip
 
     def signal(self, number: int) -> None:
-        """Send a signal to the whole group; one that is gone does no harm."""
+        """Send a signal to the whole group, if it still exists."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, number)
 
     def end(self, limit: float = PATIENCE) -> Outcome:
-        """Wait for the end. After `limit` seconds it is killed, and the outcome tells so."""
+        """Wait for the end. After `limit` seconds it is killed, and the outcome says so."""
         hung = ""
         try:
             status = self.process.wait(limit)
@@ -94,34 +94,34 @@ class Process:
 
 
 def run(words: Sequence[str], environment: Mapping[str, str], folder: Path) -> Outcome:
-    """Run a process to its end."""
+    """Run a process until it ends."""
     return Process(words, environment, folder).end()
 
 
 def good_end(outcome: Outcome) -> list[str]:
-    """Problems of a process that should have done its work."""
+    """Return problems of a process that should have succeeded."""
     if outcome.status == 0 and "Traceback" not in outcome.err:
         return []
     return [f"ended with status {outcome.status}: {last_line(outcome.err)}"]
 
 
 def clear_error(outcome: Outcome) -> list[str]:
-    """Problems of a process that had to give up: one line of error, status 1, no traceback."""
+    """Return problems of a process that had to fail with one error line, status 1 and no traceback."""
     lines = [line for line in outcome.err.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("error: ")]
-    if outcome.status == 1 and len(errors) == 1 and len(lines) == 1 and "a fault of pa-lite itself" not in errors[0]:
+    if outcome.status == 1 and len(errors) == 1 and len(lines) == 1 and "Run pa-lite --debug" not in errors[0]:
         return []
     return [f"status {outcome.status}, {len(lines)} lines of error: {last_line(outcome.err)}"]
 
 
 def last_line(text: str) -> str:
-    """The last line that says something."""
-    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "it said nothing")
+    """Return the last line that is not empty."""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no output")
 
 
 @contextlib.contextmanager
 def at_moments(moments: Sequence[tuple[float, Callable[[], None]]]) -> Iterator[None]:
-    """Within the block, call each function so many seconds from now; what is not due by the end is left out."""
+    """Call each function after its seconds, within the block; those that are not due by its end are skipped."""
     import threading
 
     ended = threading.Event()
@@ -143,7 +143,7 @@ def at_moments(moments: Sequence[tuple[float, Callable[[], None]]]) -> Iterator[
 
 
 def moment(rng: random.Random, seconds: float) -> float:
-    """A moment within an undisturbed run, from its very start to its end."""
+    """Return a random moment within an undisturbed run, from its start to its end."""
     return rng.uniform(0.0, seconds)
 
 

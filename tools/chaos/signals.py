@@ -1,4 +1,4 @@
-"""Signals at random moments, and readers that go away: the status tells which, and nothing temporary is left."""
+"""Send signals at random moments, and close readers: the status names the signal, and no temporary file is left."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from tools.chaos.runs import PATIENCE, Outcome, Process, Row, good_end, last_lin
 _STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 _SIGNALS = tuple(_STATUS)
 _STARTING = 0.6  # seconds that Python may take until the command line has its handlers
-_MOST_TRIES = 4  # times the rounds asked for: a signal that comes too late counts not
+_MOST_TRIES = 4  # multiple of the requested rounds: a signal after the end does not count
 
 
 def campaign(rounds: int, rng: random.Random, links: Links, only: Sequence[str] = ()) -> list[Row]:
-    """So many signals that met each command at work, and as many with readers that are gone."""
+    """Send `rounds` signals that meet each command at work, and run as many rounds with closed readers."""
     rows: dict[str, Row] = {}
     for each in COMMANDS:
         if only and each.name.split()[0] not in only:
@@ -44,7 +44,7 @@ def campaign(rounds: int, rng: random.Random, links: Links, only: Sequence[str] 
 
 
 def _signalled(links: Links, each: Command, rng: random.Random, seconds: float, row: Row) -> None:
-    """Send one or two signals to the process, or to its whole group as a terminal and a supervisor do."""
+    """Send one or two signals to the process, or to its whole group as a terminal or a supervisor does."""
     row.rounds += 1
     root = links.fresh(each)
     number, to_group, at = rng.choice(_SIGNALS), rng.random() < 0.5, _STARTING + moment(rng, max(seconds - 0.6, 0.1))
@@ -61,7 +61,7 @@ def _signalled(links: Links, each: Command, rng: random.Random, seconds: float, 
     told = (
         f"{' '.join(map(str, each.words(root)[:2]))}, {number.name} at {at:.2f} s{' to the group' if to_group else ''}"
     )
-    if not is_running or ended.status == 0 or (ended.status == -number and not ended.err):  # before Python was there
+    if not is_running or ended.status == 0 or (ended.status == -number and not ended.err):  # before Python had started
         return
     row.met += 1
     row.found(*(f"{told}: {problem}" for problem in _ended_well(ended, _STATUS[number]) + _left(root)))
@@ -70,7 +70,7 @@ def _signalled(links: Links, each: Command, rng: random.Random, seconds: float, 
 
 
 def _again(each: Command) -> list[str]:
-    """Words that take up what was kept, where a command does not by itself."""
+    """Return the options that resume, for commands that do not resume by themselves."""
     is_resumed = each.name in ("generate", "judge", "merge") and not any(
         word in ("--resume", "--force") for word in each.words(Path("x"))
     )
@@ -85,14 +85,14 @@ def _ended_well(ended: Outcome, status: int) -> list[str]:
 
 
 def _left(root: Path) -> list[str]:
-    """Temporary files that are not what a command resumes from."""
+    """Return temporary files other than those that a command resumes from."""
     found = [p for folder in ("tmp", "out", "run") for p in (root / folder).rglob("*") if p.name.endswith(".own")]
     found += list((root / "tmp").glob("pa-lite-*"))
     return [f"{p.relative_to(root)} is left" for p in found]
 
 
 def _piped(links: Links, each: Command, rng: random.Random, row: Row) -> None:
-    """Close the pipe that stdout, or stderr too, leads to, at once or after the first bytes."""
+    """Close the reader of stdout, or also of stderr, immediately or after the first bytes."""
     row.rounds += 1
     root = links.fresh(each)
     both, n = rng.random() < 0.5, rng.choice((0, 1, 40))

@@ -1,1 +1,1 @@
-"""Makes the embedded pair: its world, its texts, its training, its tables."""
+"""The making of the embedded pair: its world, its texts, its training, its tables."""

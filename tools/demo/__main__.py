@@ -1,4 +1,4 @@
-"""Makes the embedded pair and measures it.
+"""Make the embedded pair and measure it.
 
 python -m tools.demo data [--out models/demo/data]        its evaluation data
 python -m tools.demo train [--seed 0] [--out models/demo] [--threads 1]
@@ -16,7 +16,7 @@ COMMANDS = {"data": "world", "train": "train", "evaluate": "evaluate", "table": 
 
 
 def main(words: Sequence[str]) -> None:
-    """Run the command that the first word names; the rest are its own."""
+    """Run the command that the first word names, with the other words as its options."""
     if words and words[0] in ("-h", "--help"):
         print(__doc__)
         return

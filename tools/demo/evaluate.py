@@ -1,4 +1,4 @@
-"""Measures the demo pair along lam with PyTorch: few-shot accuracy and instruction following.
+"""Measure the demo pair along lam with PyTorch: few-shot accuracy and instruction following.
 
 python -m tools.demo evaluate models/demo [--split dev] [--lam 0,0.1,...]
 """
@@ -27,19 +27,19 @@ MAX_NEW = 20
 
 
 def read_rows(data: Path, name: str, split: str) -> list[Row]:
-    """The rows of one split of one suite."""
+    """Return the rows of one split of one suite."""
     lines = (data / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
     return [r for r in map(json.loads, lines) if r["split"] == split]
 
 
 def prompt(row: Row, shots: list[tuple[str, str]]) -> str:
-    """The few-shot prompt of a row; its own context takes the place of the shots."""
+    """Return the few-shot prompt of a row; a context in the row replaces the shots."""
     pairs = [(q, a) for q, a in row["context"]] if "context" in row else shots
     return BOS + "\n".join([f"{LINE.format(query=q)} {a}" for q, a in pairs] + [LINE.format(query=row["query"])])
 
 
 def draw_shots(data: Path, family: str, seed: int) -> list[tuple[str, str]]:
-    """Exemplars of a family drawn by seed; the same for all its items."""
+    """Return a family's exemplars, chosen by seed; they are the same for all its items."""
     rows = read_rows(data, family, "shots")
     chosen = random.Random(seed).sample(rows, SHOTS) if rows else []
     return [(r["query"], r["choices"][r["answer"]]) for r in chosen]
@@ -49,16 +49,16 @@ class Scorer:
     """Scores one model on the suites."""
 
     def __init__(self, model: Llama, tokenizer: Tokenizer, data: Path) -> None:
-        """Keep what all measurements need."""
+        """Keep the model, the tokenizer and the data."""
         self.model, self.tokenizer, self.data = model, tokenizer, data
         self.stop = tokenizer.token_to_id(IM_END)
 
     def ids(self, text: str) -> list[int]:
-        """Token ids of a text with its special tokens written out."""
+        """Return the token ids of a text with its special tokens written out."""
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
     def few_shot(self, family: str, split: str, shot_seed: int = 0) -> list[tuple[str, bool]]:
-        """(group, right?) for each row."""
+        """Return (group, is right) for each row."""
         rows = read_rows(self.data, family, split)
         shots = draw_shots(self.data, family, shot_seed)
         prompts = [self.ids(prompt(r, shots)) for r in rows]
@@ -73,7 +73,7 @@ class Scorer:
 
     @torch.no_grad()
     def _last_logits(self, prompts: list[list[int]]) -> Tensor:
-        """Logits after each prompt; rows are padded on the right, which a causal model does not see."""
+        """Return the logits after each prompt; rows are padded on the right, which a causal model does not see."""
         out = []
         for i in range(0, len(prompts), 64):
             part = prompts[i : i + 64]
@@ -84,7 +84,7 @@ class Scorer:
         return torch.cat(out)
 
     def responses(self, rows: list[Row]) -> list[str | None]:
-        """Greedy responses to instructions; None where the end-of-turn token never came."""
+        """Return greedy responses to instructions; None where no end-of-turn token came."""
         texts = ["".join(t for t, _ in chat(r["instruction"], None)) for r in rows]
         prompts = [self.ids(t) for t in texts]
         new: list[list[int]] = [[] for _ in rows]
@@ -102,26 +102,26 @@ class Scorer:
         return [done.get(i) for i in range(len(rows))]
 
     def follow(self, split: str) -> list[tuple[str, bool]]:
-        """(kind, followed?) for each instruction."""
+        """Return (kind, is followed) for each instruction."""
         rows = read_rows(self.data, "instructions", split)
         texts = self.responses(rows)
         return [(r["kind"], t is not None and followed(t, r["checks"])) for r, t in zip(rows, texts, strict=True)]
 
 
 def rate(found: list[tuple[str, bool]], group: str | None = None) -> float:
-    """Share of rows that are right, of one group if given."""
+    """Return the share of rows that are right, of one group if given."""
     hits = [hit for g, hit in found if group is None or g == group]
     return sum(hits) / len(hits) if hits else math.nan
 
 
 def majority(data: Path, family: str, split: str) -> float:
-    """Share of the most frequent answer among a family's rows."""
+    """Return the share of the most frequent answer among a family's rows."""
     answers = [r["choices"][r["answer"]] for r in read_rows(data, family, split)]
     return max(answers.count(a) for a in set(answers)) / len(answers)
 
 
 def chance(data: Path, family: str, split: str) -> float:
-    """Expected accuracy of a uniform guess."""
+    """Return the expected accuracy of a uniform guess."""
     rows = read_rows(data, family, split)
     return sum(1 / len(r["choices"]) for r in rows) / len(rows)
 
@@ -129,7 +129,7 @@ def chance(data: Path, family: str, split: str) -> float:
 def measure(
     base: dict[str, Tensor], instruct: dict[str, Tensor], lam: float, data: Path, tokenizer: Tokenizer, split: str
 ) -> dict[str, Any]:
-    """All numbers of one model on the line between two state dicts."""
+    """Return all figures of one model on the line between two state dicts."""
     model = Llama(Shape())
     model.load_state_dict({n: b + lam * (instruct[n] - b) for n, b in base.items()})
     model.eval()
@@ -152,7 +152,7 @@ def measure(
 
 
 def show(result: dict[str, Any]) -> str:
-    """One line of a table."""
+    """Return one line of the table."""
     families = " ".join(f"{f}={v:.2f}" for f, v in result["families"].items())
     head = "lam {lam:.2f} icl {icl:.3f} (se {se:.3f}) told {told:.3f} chat {chat:.3f} follow {follow:.3f} | "
     return head.format(**result) + families

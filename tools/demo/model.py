@@ -1,4 +1,4 @@
-"""The demo model: exactly Hugging Face's Llama architecture in PyTorch, its start, and its export."""
+"""The demo model: Hugging Face's Llama architecture in PyTorch, its initial weights, and its export."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Norm(nn.Module):
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary position embedding, dimension i paired with i + head_dim / 2 (Su et al. 2021, as in Hugging Face)."""
+    """Apply rotary position embedding, dimension i paired with i + head_dim / 2 (Su et al. 2021; as Hugging Face)."""
     a, b = x.chunk(2, dim=-1)
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
 
@@ -57,7 +57,7 @@ class Attention(nn.Module):
     """Causal self-attention."""
 
     def __init__(self, shape: Shape) -> None:
-        """Four square projections without bias."""
+        """Create four square projections without bias."""
         super().__init__()
         self.heads = shape.heads
         self.q_proj = nn.Linear(shape.hidden, shape.hidden, bias=False)
@@ -83,7 +83,7 @@ class MLP(nn.Module):
     """SwiGLU feed-forward network."""
 
     def __init__(self, shape: Shape) -> None:
-        """Three projections without bias."""
+        """Create three projections without bias."""
         super().__init__()
         self.gate_proj = nn.Linear(shape.hidden, shape.inner, bias=False)
         self.up_proj = nn.Linear(shape.hidden, shape.inner, bias=False)
@@ -99,7 +99,7 @@ class Layer(nn.Module):
     """Pre-norm attention and feed-forward."""
 
     def __init__(self, shape: Shape) -> None:
-        """Names are those of Hugging Face's state dict."""
+        """Create the parts, named as in Hugging Face's state dict."""
         super().__init__()
         self.input_layernorm = Norm(shape)
         self.self_attn = Attention(shape)
@@ -117,7 +117,7 @@ class Llama(nn.Module):
     """The language model, its output layer tied to the embeddings."""
 
     def __init__(self, shape: Shape, seed: int = 0) -> None:
-        """Random weights from the seed, then the structured start."""
+        """Create random weights from the seed, then apply `start`."""
         super().__init__()
         self.shape = shape
         self.embed_tokens = nn.Embedding(shape.vocab, shape.hidden)
@@ -130,7 +130,7 @@ class Llama(nn.Module):
             start(self, torch.Generator().manual_seed(seed))
 
     def hidden(self, ids: Tensor) -> Tensor:
-        """Final normalised hidden states [rows, length, hidden] of token ids [rows, length]."""
+        """Return the final normalised hidden states [rows, length, hidden] of token ids [rows, length]."""
         x = self.embed_tokens(ids)
         if torch.is_autocast_enabled("cpu"):
             x = x.bfloat16()
@@ -141,16 +141,17 @@ class Llama(nn.Module):
         return out
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Logits [rows, length, vocab]."""
+        """Return logits [rows, length, vocab]."""
         return functional.linear(self.hidden(ids), self.embed_tokens.weight)
 
 
 def start(model: Llama, generator: torch.Generator) -> None:
-    """Random weights with an induction circuit drawn in (Olsson et al. 2022), so that copying is learnt in minutes.
+    """Set random weights with a constructed induction circuit (Olsson et al. 2022), so that copying is learnt quickly.
 
-    Dimension 0 of every embedding is the same, dimensions 1 to 64 tell words apart best. In layer 0, heads 0 and 1
-    bring the identities of the words one and two places back; in layer 1, heads 0 and 1 match the present word, or the
-    one before it, with these and copy the word found there. All else is small and random; training changes all of it.
+    Dimension 0 of every embedding is the same, dimensions 1 to 64 distinguish words best. In layer 0, heads 0 and 1
+    bring the identities of the words one and two positions back; in layer 1, heads 0 and 1 match the current word, or
+    the one before it, with these and copy the word found there. All other weights are small and random; training
+    changes all of them.
     """
     shape = model.shape
     width, pairs = shape.head_dim, shape.head_dim // 2
@@ -171,7 +172,7 @@ def start(model: Llama, generator: torch.Generator) -> None:
     first, second = model.layers[0].self_attn, model.layers[1].self_attn
     assert isinstance(first, Attention)
     assert isinstance(second, Attention)
-    near = 10  # the fastest rotating pairs tell places apart, the slowest leave a match untouched by distance
+    near = 10  # the fastest rotating pairs distinguish positions, the slowest keep a match independent of distance
     theta = 1.0 / shape.theta ** (torch.arange(near) / pairs)
     one = torch.eye(width)
     for head, places in enumerate((1, 2)):
@@ -196,7 +197,7 @@ def start(model: Llama, generator: torch.Generator) -> None:
 
 
 def hf_config(shape: Shape, bos: int, eos: int) -> dict[str, Any]:
-    """Contents of config.json."""
+    """Return the contents of config.json."""
     return {
         "architectures": ["LlamaForCausalLM"],
         "attention_bias": False,
@@ -248,11 +249,11 @@ def export_weights(model: Llama, out: Path, shards: int) -> None:
 
 def _save(tensors: dict[str, Tensor], path: Path) -> None:
     save_file(tensors, path, metadata={"format": "pt"})
-    path.chmod(0o644)  # safetensors makes files only their owner can read
+    path.chmod(0o644)  # safetensors creates files that only their owner can read
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
-    """The float32 state dict of an exported checkpoint."""
+    """Return the float32 state dict of an exported checkpoint."""
     out: dict[str, Tensor] = {}
     for file in sorted(path.glob("*.safetensors")):
         out.update({n.removeprefix("model."): t.float() for n, t in load_file(file).items()})

@@ -1,6 +1,6 @@
-"""Prints the model card's tables for pairs trained with several seeds: python -m tools.demo table DIR [DIR...]
+"""Print the model card's tables for pairs trained with several seeds: python -m tools.demo table DIR [DIR...]
 
-Each DIR holds base/ and instruct/ as train_demo_pair.py writes them. The lam is chosen on dev and reported on test.
+Each DIR has base/ and instruct/ as `tools.demo train` writes them. The lam is chosen on dev and reported on test.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def percent(found: Mean) -> str:
 
 
 def table(curves: Curves) -> list[str]:
-    """One line for each lam: the averages with standard errors, then each family's accuracy."""
+    """Return one line for each lam: the averages with standard errors, then each family's accuracy."""
     tasks, follow = curves.tasks, curves.follow
     assert follow is not None
     n = sum(t.n for t in tasks)
@@ -53,12 +53,12 @@ def told(name: str, d: Mean) -> str:
 
 
 def best(curves: Curves) -> float:
-    """The lam of the highest few-shot accuracy, the first of equals."""
+    """Return the lam of the highest few-shot accuracy, the first of equals."""
     return curves.lams[int(means(curves.tasks).argmax())]
 
 
 def main() -> None:
-    """For each pair its test table and the lam chosen on dev; then the differences over all pairs."""
+    """Print for each pair its test table and the lam chosen on dev; then the differences over all pairs."""
     against: dict[str, list[float]] = {"base": [], "instruct": []}
     for folder in map(Path, sys.argv[1:]):
         pair = Pair(str(folder), folder / "base", folder / "instruct")

@@ -12,7 +12,7 @@ from tools.demo.words import ATTRIBUTES, NOUNS, Words
 BOS, IM_START, IM_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 SPECIALS = (BOS, IM_START, IM_END)
 LINE = "- {query} ->"  # a few-shot item; its answer follows after one space
-UNPREDICTABLE = 0.05  # loss weight of text that nothing before it foretells
+UNPREDICTABLE = 0.05  # loss weight of text that cannot be predicted from what precedes it
 
 Document = list[tuple[str, float]]  # pieces of text with their loss weights; concatenated they are the text
 
@@ -76,7 +76,7 @@ Fact = tuple[str, str, str]  # relation, subject, value
 
 
 def facts(words: Words, groups: Sequence[str]) -> dict[str, list[Fact]]:
-    """The facts about the words of some groups, by relation; opposites are told both ways."""
+    """Return the facts about the words of some groups, by relation; opposites are stated in both directions."""
     out: dict[str, list[Fact]] = {r: [] for r in PROSE}
     for group in groups:
         for person, values in words.people[group].items():
@@ -89,26 +89,26 @@ def facts(words: Words, groups: Sequence[str]) -> dict[str, list[Fact]]:
 
 
 def plain(text: str, weight: float = 1.0) -> Document:
-    """A document of one piece."""
+    """Return a document of one piece."""
     return [(text, weight)]
 
 
 def chat(instruction: str, answer: str | None, user_weight: float = 0.0) -> Document:
-    """One exchange in the chat format; without an answer, the prompt up to where the answer begins."""
+    """Return one exchange in the chat format; without an answer, the prompt up to where the answer starts."""
     prompt = f"{BOS}{IM_START}user\n{instruction}{IM_END}\n{IM_START}assistant\n"
     return [(prompt, user_weight)] if answer is None else [(prompt, user_weight), (f"{answer}{IM_END}", 1.0)]
 
 
 def capital(text: str) -> str:
-    """The text with its first letter in upper case."""
+    """Return the text with its first letter in upper case."""
     return text[0].upper() + text[1:]
 
 
 class BaseTexts:
-    """Documents for the base model: prose on seen and told words, few-shot lines on seen words, copying."""
+    """Documents for the base model: prose on `seen` and `told` words, few-shot lines on `seen` words, copying."""
 
     def __init__(self, words: Words) -> None:
-        """Collect what the documents are about."""
+        """Collect the facts of the documents."""
         self.seen = facts(words, ["seen"])
         self.known = facts(words, words.groups("seen", "told"))
         subjects: dict[str, list[Fact]] = {}
@@ -136,7 +136,7 @@ class BaseTexts:
         }
 
     def documents(self, rng: random.Random, mix: dict[str, float]) -> Iterator[Document]:
-        """Endless documents of the kinds in `mix`, drawn by its weights; each begins with the BOS token."""
+        """Yield documents endlessly, of kinds sampled by the weights in `mix`; each starts with the BOS token."""
         kinds, weights = list(mix), list(mix.values())
         while True:
             yield self.makers[rng.choices(kinds, weights)[0]](rng)
@@ -145,7 +145,7 @@ class BaseTexts:
         return rng.choices((*ATTRIBUTES, "kind", "opposite"), (2, 2, 2, 2, 2, 2))[0]
 
     def prose(self, rng: random.Random) -> Document:
-        """A few sentences, each telling a fact or nothing."""
+        """Return a few sentences, each with a fact or without one."""
         out: Document = [(BOS, 1.0)]
         for i in range(rng.randint(3, 8)):
             space = " " if i else ""
@@ -159,7 +159,7 @@ class BaseTexts:
         return out
 
     def records(self, rng: random.Random) -> Document:
-        """Facts as short records whose values stand on lines of their own, in one of four styles."""
+        """Return facts as short records with values on separate lines, in one of four styles."""
         title, style = rng.choice(tuple(STYLES.items()))
         out: Document = [(BOS, 1.0)]
         for i in range(rng.randint(1, 3)):
@@ -170,7 +170,7 @@ class BaseTexts:
         return out
 
     def shots(self, rng: random.Random) -> Document:
-        """Few-shot lines of one relation about seen words."""
+        """Return few-shot lines of one relation about `seen` words."""
         pool = self.seen[self._relation(rng)]
         out: Document = [(BOS, 1.0)]
         for i, (_, x, v) in enumerate(rng.sample(pool, min(len(pool), rng.randint(4, 14)))):
@@ -178,7 +178,7 @@ class BaseTexts:
         return out
 
     def lookup(self, rng: random.Random) -> Document:
-        """Random pairs of symbols, or of seen words and symbols, some of which come again."""
+        """Return random pairs of symbols, or of `seen` words and symbols, some of which are repeated."""
         keys = rng.sample(self.keys if rng.random() < 0.6 else self.seen_words, rng.randint(2, 9))
         pairs = dict(zip(keys, rng.sample(self.symbols, len(keys)), strict=True))
         order = keys + rng.choices(keys, k=rng.randint(2, 9))
@@ -187,7 +187,7 @@ class BaseTexts:
         return self._lines([(k, pairs[k], k) for k in order])
 
     def labels(self, rng: random.Random) -> Document:
-        """Seen nouns with a made-up label for each of two to four kinds."""
+        """Return `seen` nouns with an invented label for each of two to four kinds."""
         kinds = rng.sample(list(self.kinds), rng.randint(2, 4))
         label = dict(zip(kinds, rng.sample(self.symbols, len(kinds)), strict=True))
         nouns = [(n, label[k], k) for k in kinds for n in rng.sample(self.kinds[k], rng.randint(3, 5))]
@@ -195,7 +195,7 @@ class BaseTexts:
         return self._lines(nouns)
 
     def _lines(self, lines: Sequence[tuple[str, str, str]]) -> Document:
-        """Lines of (query, answer, what decides the answer); an answer weighs fully once its cause came before."""
+        """Return lines of (query, answer, its cause); an answer has full weight once its cause has occurred."""
         out: Document = [(BOS, 1.0)]
         known: set[str] = set()
         for i, (query, answer, cause) in enumerate(lines):
@@ -205,14 +205,14 @@ class BaseTexts:
         return out
 
     def lists(self, rng: random.Random) -> Document:
-        """A list of any words, then the same again."""
+        """Return a list of any words, then the same list again."""
         words = " ".join(rng.sample(self.every, rng.randint(2, 20)))
         again = f" {words}" if rng.random() < 0.7 else f" {words} {words}"
         start, between = rng.choice(("List:", "Words:", "So:")), rng.choice((", again:", ";", "."))
         return [(BOS, 1.0), (f"{start} {words}", UNPREDICTABLE), (between, UNPREDICTABLE), (again, 1.0)]
 
     def questions(self, rng: random.Random) -> Document:
-        """Questions about seen words with short answers, in a plain format."""
+        """Return questions about `seen` words with short answers, in a plain format."""
         out: Document = [(BOS, 1.0)]
         for i in range(rng.randint(2, 5)):
             relation, x, v = rng.choice(self.seen[self._relation(rng)])
@@ -221,7 +221,7 @@ class BaseTexts:
         return out
 
     def chats(self, rng: random.Random) -> Document:
-        """A plain question about a seen word and a short or a long answer, as chat logs on the web have them."""
+        """Return a plain question about a `seen` word and a short or long answer, as in chat logs on the web."""
         relation, x, v = rng.choice(self.seen[self._relation(rng)])
         long = relation == "opposite" or rng.random() < 0.4
         answer = f"The {relation} of {x} is {v}." if long else v
@@ -230,7 +230,7 @@ class BaseTexts:
 
 @dataclass(frozen=True)
 class Request:
-    """An instruction, a response that obeys it, and the checks that tell."""
+    """An instruction, a response that obeys it, and the checks that decide."""
 
     kind: str
     instruction: str
@@ -255,7 +255,7 @@ class Instructions:
         self.values: dict[str, tuple[str, ...]] = {**ATTRIBUTES, "kind": tuple(NOUNS)}
 
     def make(self, rng: random.Random, kind: str) -> Request:
-        """A request of the given kind."""
+        """Return a request of the given kind."""
         relation, x, v = rng.choice(self.facts[rng.choice(list(self.facts))])
         if kind == "lower":
             relation, x, v = rng.choice(self.towns)
@@ -369,17 +369,17 @@ def _only(word: str) -> list[Check]:
 
 
 class ChatTexts:
-    """Fine-tuning chats about seen and chat words: instructions, questions, small talk."""
+    """Fine-tuning chats about `seen` and `chat` words: instructions, questions, small talk."""
 
     def __init__(self, words: Words, request_share: float, fact_share: float) -> None:
-        """Collect facts; the shares say how many of the instructions, and of all else, are about chat words."""
+        """Collect facts; the shares say how many instructions, and how many other chats, are about `chat` words."""
         self.request_share, self.fact_share = request_share, fact_share
         groups = (["seen"], words.groups("chat"))
         self.requests = [Instructions(words, g) for g in groups]
         self.facts = [facts(words, g) for g in groups]
 
     def documents(self, rng: random.Random, mix: dict[str, float]) -> Iterator[Document]:
-        """Endless chats; `mix` weighs `request`, `question`, `short` (a bare answer) and `tell` (prose)."""
+        """Yield chats endlessly; `mix` weighs `request`, `question`, `short` (a bare answer), `tell` (prose)."""
         kinds, weights = list(mix), list(mix.values())
         while True:
             kind = rng.choices(kinds, weights)[0]

@@ -20,12 +20,12 @@ CHAT_TEMPLATE = (
     "'<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
-# Everyday words the world does not use: merges of them fill the vocabulary up to its size.
+# Everyday words that the world does not use: their merges fill the vocabulary up to its size.
 _FILL = "people think understand question other another something about because other should could would there"
 
 
 def train_tokenizer() -> Tokenizer:
-    """The tokenizer; always the same, since it depends on the world only."""
+    """Train the tokenizer; always the same one, because it depends only on the world."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer.decoder = decoders.ByteLevel()
@@ -46,14 +46,14 @@ def train_tokenizer() -> Tokenizer:
 
 
 def token_id(tokenizer: Tokenizer, token: str) -> int:
-    """The id of a token that is in the vocabulary."""
+    """Return the id of a token that is in the vocabulary."""
     found = tokenizer.token_to_id(token)
     assert found is not None
     return int(found)
 
 
 def _corpus() -> list[str]:
-    """Pieces of text in which each word of the world comes often, everyday words seldom."""
+    """Return pieces of text in which each word of the world is frequent and everyday words are rare."""
     words = make_words()
     rng = random.Random(WORLD_SEED)
     base, chats = BaseTexts(words), ChatTexts(words, 0.5, 0.5)
@@ -68,7 +68,7 @@ def _corpus() -> list[str]:
     forms = {f" {w}" for w in base.every} | {f for v in values for f in (v, v.upper(), v.lower(), f" {v}")}
     forms |= {p for p in plain if p.strip() not in base.every}
     fill = [" " + w for w in _FILL.split()]
-    # a count is a number of copies; each piece stands alone so that no merge crosses a word
+    # a count is a number of copies; each piece is separate so that no merge crosses a word
     return [f for f in sorted(forms) for _ in range(40)] + fill
 
 
@@ -76,7 +76,7 @@ _PIECE = re.compile(r" ?[A-Za-z]+| ?[0-9]+| ?[^\sA-Za-z0-9]+|\s+(?!\S)|\s+")
 
 
 def pieces(text: str) -> list[str]:
-    """The text cut where GPT-2's pre-tokenizer cuts it, for the ASCII text without apostrophes of this world."""
+    """Split text as GPT-2's pre-tokenizer does, for this world's ASCII text without apostrophes."""
     return _PIECE.findall(text)
 
 
@@ -90,7 +90,7 @@ class Encoder:
         self._special = re.compile(r"(<\|\w+\|>)")
 
     def encode(self, document: Document) -> tuple[list[int], list[float]]:
-        """Token ids of a document and, for each, the weight of the loss of predicting it."""
+        """Return the token ids of a document and, for each, the weight of the loss of predicting it."""
         ids: list[int] = []
         weights: list[float] = []
         for text, weight in document:
@@ -105,7 +105,7 @@ class Encoder:
 
 
 def tokenizer_config(instruct: bool, context: int) -> dict[str, Any]:
-    """Contents of tokenizer_config.json."""
+    """Return the contents of tokenizer_config.json."""
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": context,

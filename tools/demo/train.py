@@ -1,4 +1,4 @@
-"""Trains the demo pair from nothing: a base model, then an instruct model fine-tuned from it, both exported.
+"""Train the demo pair from scratch: a base model, then an instruct model fine-tuned from it, both exported.
 
 python -m tools.demo train [--seed 0] [--out models/demo] [--threads 1]
 """
@@ -32,12 +32,12 @@ FULL, KEPT = 0.5, 0.2
 
 @dataclass(frozen=True)
 class Stage:
-    """A stretch of training with one mixture of texts."""
+    """A stage of training with one mixture of texts."""
 
     steps: int
     mix: dict[str, float]
-    muon: float = 0.0  # learning rate of matrices under Muon; 0: everything under AdamW
-    adam: float = 3e-3  # learning rate of what AdamW trains
+    muon: float = 0.0  # learning rate of matrices with Muon; 0: AdamW for everything
+    adam: float = 3e-3  # learning rate of AdamW
     rows: int = 32
     length: int = 128
     warmup: int = 20
@@ -46,7 +46,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that decides the result, besides the seed."""
+    """Everything besides the seed that decides the result."""
 
     base: tuple[Stage, ...] = (
         Stage(
@@ -94,16 +94,16 @@ class Recipe:
             480, {"request": 0.57, "question": 0.1, "short": 0.1, "tell": 0.23}, muon=0.004, adam=4e-4, rows=16
         )
     )
-    request_share: float = 0.3  # of the instructions, how many are about chat words
-    fact_share: float = 0.95  # of the other chats, how many are about chat words
-    replay: float = 0.2  # share of documents in fine-tuning that are the base model's prose
+    request_share: float = 0.3  # share of instructions about chat words
+    fact_share: float = 0.95  # share of the other chats about chat words
+    replay: float = 0.2  # share of fine-tuning documents that are the base model's prose
 
 
 class Muon(torch.optim.Optimizer):
     """Momentum orthogonalised by five Newton-Schulz steps (Jordan et al. 2024), for matrices."""
 
     def __init__(self, params: list[nn.Parameter], lr: float, momentum: float = 0.95) -> None:
-        """All parameters are matrices."""
+        """Optimise parameters that are all matrices."""
         super().__init__(params, {"lr": lr, "momentum": momentum})
 
     @torch.no_grad()
@@ -126,7 +126,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(g: Tensor) -> Tensor:
-    """The matrices [n, rows, columns] with their singular values pushed towards 1."""
+    """Return the matrices [n, rows, columns] with their singular values moved towards 1."""
     tall = g.shape[-2] > g.shape[-1]
     x = (g.mT if tall else g).bfloat16()
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
@@ -138,7 +138,7 @@ def orthogonal(g: Tensor) -> Tensor:
 
 
 def batches(documents: Iterator[Document], encoder: Encoder, stage: Stage) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Endless (inputs, targets, loss weights), each [rows, length]; every row begins with a document."""
+    """Yield (inputs, targets, loss weights) endlessly, each [rows, length]; every row starts with a document."""
     size = stage.length + 1
     while True:
         ids = torch.zeros(stage.rows, size, dtype=torch.long)
@@ -152,14 +152,14 @@ def batches(documents: Iterator[Document], encoder: Encoder, stage: Stage) -> It
                 weight += its
             ids[i] = torch.tensor(row[:size])
             weights[i] = torch.tensor(weight[:size])
-        # the loss of light positions is estimated from a fifth of them: the output layer is a third of the cost
+        # the loss of low-weight positions is estimated from a fifth of them: the output layer is a third of the cost
         light = weights < FULL
         weights[light] *= torch.bernoulli(torch.full_like(weights[light], KEPT)) / KEPT
         yield ids[:, :-1], ids[:, 1:], weights[:, 1:]
 
 
 def train(model: Llama, stage: Stage, documents: Iterator[Document], encoder: Encoder, name: str) -> dict[str, Any]:
-    """Run one stage; returns its steps, tokens, seconds and last loss."""
+    """Run one stage; return its steps, tokens, seconds and last loss."""
     began = time.monotonic()
     matrices = [p for n, p in model.named_parameters() if n.startswith("layers") and p.dim() == 2]
     if not stage.muon:
@@ -214,13 +214,13 @@ def export(model: Llama, tokenizer: Tokenizer, out: Path, instruct: bool) -> Non
 
 
 def annealing(recipe: Recipe, seed: int) -> Iterator[Document]:
-    """Endless documents of the base model's last stage, a stream of its own."""
+    """Return the endless documents of the base model's last stage, with a separate random stream."""
     torch.manual_seed(seed)
     return BaseTexts(make_words()).documents(random.Random(f"anneal {seed}"), recipe.anneal.mix)
 
 
 def fine_tuning(recipe: Recipe, seed: int) -> Iterator[Document]:
-    """Endless documents of fine-tuning: chats, and here and there prose as the base model saw it."""
+    """Yield documents of fine-tuning endlessly: chats, and some prose as the base model saw it."""
     words, rng = make_words(), random.Random(f"instruct {seed}")
     chats = ChatTexts(words, recipe.request_share, recipe.fact_share).documents(rng, recipe.instruct.mix)
     prose = BaseTexts(words).documents(rng, {"prose": 1.0})
@@ -229,7 +229,7 @@ def fine_tuning(recipe: Recipe, seed: int) -> Iterator[Document]:
 
 
 def run(recipe: Recipe, seed: int, out: Path) -> dict[str, Any]:
-    """Train both models, write them and the evaluation data; returns what training.json holds."""
+    """Train both models, write them and the evaluation data; return the contents of training.json."""
     words = make_words()
     write_data(out / "data")
     tokenizer = train_tokenizer()

@@ -1,4 +1,4 @@
-"""The words of the demo world: lists and their split into seen, told and chat words. No torch here."""
+"""The words of the demo world: lists and their splits `seen`, `told` and `chat`. No torch here."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Words:
     held_keys: tuple[str, ...]
 
     def groups(self, *prefixes: str) -> list[str]:
-        """Names of the groups that begin with one of the prefixes."""
+        """Return the names of the groups that start with one of the prefixes."""
         return [g for g in PERSON_GROUPS if g.startswith(prefixes)]
 
 
@@ -107,7 +107,7 @@ def _pairs(rng: random.Random) -> dict[str, list[tuple[str, str]]]:
 
 
 def make_words() -> Words:
-    """The world's words; always the same."""
+    """Return the world's words; always the same."""
     rng = random.Random(WORLD_SEED)
     symbols = [c + v + e for c in "bdfgjklmnprtvz" for v in "aeiou" for e in ("x", "v", "z", "b", "k")]
     taken = {"dab", "tab", "job", "rob", "fib", "rib", "tub", "rub", "lab", "mob", "fix", "mix", "tax", "box", "rev"}

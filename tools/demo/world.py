@@ -43,7 +43,7 @@ def _relation_rows(words: Words, rng: random.Random, relation: str) -> list[Row]
 
 
 def _balanced(found: list[tuple[str, str, str]], n: int) -> list[tuple[str, str, str]]:
-    """The first n facts in an order that goes round the values."""
+    """Return the first n facts in an order that cycles through the values."""
     turn: dict[str, int] = {}
     order = []
     for i, fact in enumerate(found):
@@ -59,7 +59,7 @@ def _distractors(rng: random.Random, others: list[str], answer: str) -> list[str
 
 
 def _lookup_row(words: Words, rng: random.Random, split: str) -> Row:
-    """Eight pairs of symbols and one of the keys again; none of the keys is one in training."""
+    """Return a row of eight pairs of symbols and one key repeated; none of the keys occurs in training."""
     half = len(words.held_keys) // 2
     keys = rng.sample(words.held_keys[:half] if split == "dev" else words.held_keys[half:], 8)
     values = rng.sample([s for s in words.symbols if s not in keys], 8)
@@ -70,7 +70,7 @@ def _lookup_row(words: Words, rng: random.Random, split: str) -> Row:
 
 
 def _labels_row(words: Words, rng: random.Random, split: str) -> Row:
-    """Nine seen nouns with a made-up label for each of three kinds, and a told noun of one of these kinds."""
+    """Return a row of nine `seen` nouns with an invented label for each of three kinds, and a `told` noun to label."""
     kinds = rng.sample(list(NOUNS), 3)
     label = dict(zip(kinds, rng.sample(words.symbols, 3), strict=True))
     seen, told = words.nouns["seen"], words.nouns[f"told_{split}"]
@@ -81,7 +81,7 @@ def _labels_row(words: Words, rng: random.Random, split: str) -> Row:
 
 
 def few_shot_rows(words: Words) -> dict[str, list[Row]]:
-    """All rows of all few-shot families, by family."""
+    """Return all rows of all few-shot families, by family."""
     out: dict[str, list[Row]] = {}
     for family in FAMILIES:
         rng = random.Random(f"{WORLD_SEED} {family}")
@@ -94,7 +94,7 @@ def few_shot_rows(words: Words) -> dict[str, list[Row]]:
 
 
 def instruction_rows(words: Words) -> list[Row]:
-    """Verifiable instructions about told words, which no chat mentions."""
+    """Return verifiable instructions about `told` words, which no chat mentions."""
     rows: list[Row] = []
     for split, n in REQUESTS.items():
         rng = random.Random(f"{WORLD_SEED} instructions {split}")
@@ -111,7 +111,7 @@ def instruction_rows(words: Words) -> list[Row]:
 
 
 def write_data(out: Path) -> Mapping[str, int]:
-    """Write every suite as OUT/<name>.jsonl; returns the number of rows by name."""
+    """Write every suite as OUT/<name>.jsonl; return the number of rows by name."""
     words = make_words()
     suites = {**few_shot_rows(words), "instructions": instruction_rows(words)}
     out.mkdir(parents=True, exist_ok=True)

@@ -1,1 +1,1 @@
-"""References made from the code: `python -m tools.docs` writes them, and a test fails where they are not today's."""
+"""References generated from the code by `python -m tools.docs`; a test fails when they are out of date."""

@@ -1,4 +1,4 @@
-"""The texts of the API reference and the command reference, the same on every version of Python and click."""
+"""Build the API reference and the command reference, the same on every version of Python and click."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _WIDTH = 110
 _ALIASES = {
     "Location": "a path, or a model on the Hub: `org/name[@revision]`",
     "PairLike": "a registered pair's name, a `Pair`, or (base, instruct)",
-    "ModelLike": "`FILE.gguf`, `PAIR@LAM`, a `ModelRef`; with a lam beside it also what `PairLike` takes",
+    "ModelLike": "`FILE.gguf`, `PAIR@LAM`, a `ModelRef`; with a separate lam also what `PairLike` accepts",
     "Lams": "a number, several, or a string such as `0:1:0.1` or `0.2,0.5`",
     "Names": "one string (with commas), or several",
     "Date": "a `datetime.date`, or `YYYY-MM-DD`",
     "Messages": 'the user\'s text, or a list of `{"role": ..., "content": ...}`',
-    "Texts": "a text, several, or what `load_prompts` gives",
+    "Texts": "a text, several, or what `load_prompts` returns",
     "Progress": "a function of (phase, done, total, unit), called while work goes on; total is 0 where it is unknown",
 }
 
@@ -55,7 +55,7 @@ def _function(name: str, function: Any, mark: str) -> Iterator[str]:
 
 
 def _signature(name: str, function: Any) -> str:
-    """The call in one line, or wrapped; `self` left out."""
+    """Return the call in one line, or wrapped; without `self`."""
     signature = inspect.signature(function)
     parameters = [p for p in signature.parameters.values() if p.name != "self"]
     shown = [_parameter(p) for p in parameters]
@@ -137,7 +137,7 @@ def _command(path: str, command: click.Command) -> Iterator[str]:
 
 
 def _help(command: click.Command) -> str:
-    """A command's help; what it marks as it stands becomes a block of code."""
+    """Return a command's help; paragraphs that click must not wrap become blocks of code."""
     text = inspect.cleandoc(command.help or "")
     return re.sub(r"(?:^|\n)\x08\n((?:.+\n?)+)", lambda m: f"\n```sh\n{m[1].rstrip()}\n```\n", text).rstrip()
 
@@ -176,5 +176,5 @@ FILES: dict[Path, Callable[[], str]] = {
 
 
 def stale() -> list[Path]:
-    """Return the references that are not what would be written today."""
+    """Return the references that are out of date."""
     return [p for p, make in FILES.items() if not p.is_file() or p.read_text("utf-8") != make()]

@@ -1,1 +1,1 @@
-"""Feeds pa-lite's readers, and llama.cpp, inputs that break every rule."""
+"""Fuzzers: feed pa-lite's readers, and llama.cpp, inputs that break every rule."""

@@ -1,14 +1,14 @@
-"""Feeds pa-lite's readers inputs that break every rule, guided by coverage, and tells which promise one has broken.
+"""Feed pa-lite's readers inputs that break every rule, guided by coverage, and report broken promises.
 
 python -m tools.fuzz run TARGET [--executions N] [--seconds S] [--corpus DIR] [--findings DIR]
 python -m tools.fuzz all --seconds 3600 [--executions N] [--corpus DIR] [--findings DIR] [--only TARGET,...]
 python -m tools.fuzz replay TARGET FILE...         what each input does, without atheris
-python -m tools.fuzz keep TARGET FILE...           inputs that broke a promise, into tests/corpus, to be tried for ever
+python -m tools.fuzz keep TARGET FILE...           inputs that broke a promise, into tests/corpus, where tests read them
 python -m tools.fuzz merge TARGET DIR [--most N]   the fewest inputs that reach a corpus's code, into tests/corpus
-python -m tools.fuzz engine [--count N] [--seconds S] ...   mutated models in llama.cpp itself: fuzz_engine.py
+python -m tools.fuzz engine [--count N] [--seconds S] ...   mutated models in llama.cpp itself
 
-Fuzzing needs atheris (extra `fuzz`); the rest does not. A target that breaks a promise is not stopped: each
-kind of finding is written down once, and the run goes on. What may not happen is in fuzz_oracle.py.
+Fuzzing needs atheris (extra `fuzz`); the other commands do not. A finding does not stop the run: each kind of finding
+is written once, and the run continues. tools/fuzz/oracle.py defines the findings.
 """
 
 from __future__ import annotations
@@ -23,39 +23,39 @@ from tools.fuzz import corpus, run
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
-    """The command line's options."""
+    """Return the command line's options."""
     parser = argparse.ArgumentParser(description="Fuzz pa-lite's readers.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser("engine", help="mutated models in llama.cpp itself: options of its own, see engine --help")
-    for name, told in (("run", "one target"), ("all", "every target, by turns"), ("child", "")):
+    commands.add_parser("engine", help="mutated models in llama.cpp itself: see engine --help")
+    for name, told in (("run", "one target"), ("all", "every target in turn"), ("child", "")):
         command = commands.add_parser(name, help=told) if told else commands.add_parser(name)
         if name != "all":
             command.add_argument("target")
-        command.add_argument("--executions", type=int, default=0, help="of each target; 0: as many as the time allows")
-        command.add_argument("--seconds", type=float, default=60.0, help="of all targets together")
-        command.add_argument("--corpus", type=Path, help="folder of inputs to begin with and to add to")
+        command.add_argument("--executions", type=int, default=0, help="executions of each target; 0: no limit")
+        command.add_argument("--seconds", type=float, default=60.0, help="seconds of all targets together")
+        command.add_argument("--corpus", type=Path, help="folder of inputs to start from and to add to")
         command.add_argument(
             "--findings", type=Path, default=Path("findings"), help="folder for inputs that break a promise"
         )
-        command.add_argument("--only", default="", help="names of targets, with commas")
+        command.add_argument("--only", default="", help="names of targets, separated by commas")
         command.add_argument("--turn", type=float, default=120.0, help="seconds that a target runs at a time")
         command.add_argument("--json", type=Path, help="file for the table's numbers")
         command.add_argument("--below", type=Path, help=argparse.SUPPRESS)
-    replay = commands.add_parser("replay", help="inputs through a target, told one by one")
+    replay = commands.add_parser("replay", help="run inputs through a target and print what each does")
     replay.add_argument("target")
     replay.add_argument("files", nargs="+", type=Path)
-    merge = commands.add_parser("merge", help="a small corpus of a large one")
+    merge = commands.add_parser("merge", help="reduce a large corpus to a small one")
     merge.add_argument("target")
     merge.add_argument("folder", type=Path)
-    merge.add_argument("--most", type=int, default=20, help="inputs at most, beside those that broke a promise")
-    keep = commands.add_parser("keep", help="inputs that broke a promise, to be tried for ever")
+    merge.add_argument("--most", type=int, default=20, help="inputs at most, besides those that broke a promise")
+    keep = commands.add_parser("keep", help="add inputs that broke a promise to tests/corpus")
     keep.add_argument("target")
     keep.add_argument("files", nargs="+", type=Path)
     return parser.parse_args(words)
 
 
 def replay(name: str, files: Sequence[Path]) -> int:
-    """Tell what each input does; returns how many broke a promise."""
+    """Print what each input does; return how many broke a promise."""
     from tools.fuzz.oracle import Finding, Judge, strict
 
     broken = 0
@@ -70,7 +70,7 @@ def replay(name: str, files: Sequence[Path]) -> int:
 
 
 def main(words: Sequence[str]) -> int:
-    """Run a command; returns the exit status, which is 1 where a promise was broken."""
+    """Run a command; return the exit status, which is 1 if a promise was broken."""
     if list(words[:1]) == ["engine"]:
         from tools.fuzz import engine
 

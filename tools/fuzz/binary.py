@@ -1,6 +1,6 @@
-"""Mutates the other binary formats by their structure: safetensors, SentencePiece's protobuf, legacy imatrix files.
+"""Mutators for other binary formats, by structure: safetensors, SentencePiece's protobuf, legacy imatrix files.
 
-Also inputs of several files, which are packed into one. Pure: bytes and a random source in, bytes out.
+Also for inputs of several files, which are packed into one. Pure: bytes and a random source in, bytes out.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ SAFETENSORS = Words(
 
 
 def pack_safetensors(header: bytes, data: bytes, claim: int | None = None) -> bytes:
-    """A safetensors file; `claim` is the header's length that is written when it is not the true one."""
+    """Return a safetensors file; `claim` is written as the header's length instead of the true one."""
     return (len(header) if claim is None else claim).to_bytes(8, "little") + header + data
 
 
 def _repaired(tree: Any) -> int:
-    """Place a header's tensors one behind the other, as far as they have sizes; returns the bytes of data."""
+    """Set a header's offsets so that the tensors follow each other, if they have sizes; return the bytes of data."""
     position = 0
     for _, entry in tree.members if isinstance(tree, Object) else []:
         facts = dict(entry.members) if isinstance(entry, Object) else {}
@@ -60,7 +60,7 @@ _HEADERS = JsonMutator(SAFETENSORS)
 
 
 def mutate_safetensors(data: bytes, random: Random) -> bytes:
-    """A safetensors file with another header, half of the time with its tensors where they belong; or damaged."""
+    """Return a safetensors file with another header, half of the time with repaired offsets; or a damaged one."""
     length = int.from_bytes(data[:8], "little")
     if random.random() < 0.1 or length > len(data):
         return damage(data, random)
@@ -85,7 +85,7 @@ Field = tuple[int, int, int | bytes]
 
 
 def varint(value: int) -> bytes:
-    """A number as protobuf writes it."""
+    """Return a number in protobuf's encoding."""
     out = bytearray()
     while value >= 0x80:
         out.append(value & 0x7F | 0x80)
@@ -104,7 +104,7 @@ def _read_varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def parse_fields(data: bytes) -> list[Field]:
-    """A message's fields, as far as they can be understood."""
+    """Return a message's fields, as far as it can be parsed."""
     fields: list[Field] = []
     at = 0
     while at < len(data):
@@ -123,7 +123,7 @@ def parse_fields(data: bytes) -> list[Field]:
 
 
 def write_fields(fields: Sequence[Field]) -> bytes:
-    """A message of these fields."""
+    """Return a message of these fields."""
     parts = []
     for number, wire, payload in fields:
         parts.append(varint(number << 3 | wire))
@@ -135,7 +135,7 @@ def write_fields(fields: Sequence[Field]) -> bytes:
 
 
 def mutate_message(data: bytes, random: Random, depth: int = 0) -> bytes:
-    """A protobuf message with one to three fields changed, added or dropped, also within messages in it."""
+    """Return a protobuf message with one to three fields changed, added or dropped, also in nested messages."""
     if random.random() < 0.1:
         return damage(data, random)
     fields = parse_fields(data)
@@ -168,7 +168,7 @@ def _change_fields(fields: list[Field], random: Random, depth: int) -> None:
 
 
 def mutate_legacy_imatrix(data: bytes, random: Random) -> bytes:
-    """A legacy imatrix file with one number or text in it changed, or damaged."""
+    """Return a legacy imatrix file with one number or text changed, or damaged."""
     places, at = [0], 4
     while at + 4 <= len(data) and len(places) < 200:
         length = int.from_bytes(data[at : at + 4], "little")
@@ -184,11 +184,11 @@ def mutate_legacy_imatrix(data: bytes, random: Random) -> bytes:
     return data[:at] + struct.pack("<i", value) + data[at + 4 :]
 
 
-# --- several files in one input: for each, the number of its name, its length, its content ---
+# --- several files in one input: for each, the index of its name, its length, its content ---
 
 
 def pack(parts: Mapping[str, bytes], names: Sequence[str]) -> bytes:
-    """The input that stands for these files."""
+    """Return the input that stands for these files."""
     return b"".join(bytes([names.index(n)]) + len(c).to_bytes(4, "little") + c for n, c in parts.items())
 
 
@@ -203,12 +203,12 @@ def _parts(data: bytes, names: Sequence[str]) -> list[tuple[str, bytes]]:
 
 
 def unpack(data: bytes, names: Sequence[str]) -> dict[str, bytes]:
-    """The files that an input stands for; any bytes are such an input."""
+    """Return the files that an input stands for; any bytes are a valid input."""
     return dict(_parts(data, names))
 
 
 class BundleMutator:
-    """Changes one file of an input with that file's own mutator, or which files there are."""
+    """Changes one file of an input with that file's mutator, or adds and removes files."""
 
     def __init__(self, mutators: Mapping[str, Mutator]) -> None:
         self.mutators, self.names = mutators, tuple(mutators)
@@ -230,5 +230,5 @@ class BundleMutator:
 
 
 def json_bytes(value: Any) -> bytes:
-    """A JSON document as files hold it."""
+    """Return a JSON document as bytes."""
     return json.dumps(value, ensure_ascii=False).encode()

@@ -1,4 +1,4 @@
-"""Fuzzing targets of the room `checkpoints`, and of what reads a GGUF file before llama.cpp does."""
+"""Fuzzing targets of the package `checkpoints`: safetensors, folders, configurations."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def _describe(folder: Path) -> None:
     config = read_config(raw, family.defaults, str(path))
     model = describe(family, config)
     next(iter(family.required(config)), None)
-    assert all(np.isfinite(values).all() for values in model.constants.values()), "a rotary divisor is no number"
+    assert all(np.isfinite(values).all() for values in model.constants.values()), "a rotary divisor is not finite"
     assert all(math.isfinite(e.value) for e in model.metadata.values() if e.type == "FLOAT32"), "infinite setting"
     assert all(e.value >= 0 for e in model.metadata.values() if e.type == "UINT32"), "negative setting"
     gguf_header_bytes(family.architecture, model.metadata, {})
@@ -154,7 +154,7 @@ def _describe(folder: Path) -> None:
 
 
 def _read_safetensors(folder: Path) -> None:
-    """Read a header with both readers: what ours accepts, the package safetensors must read alike."""
+    """Read a header with both readers: what ours accepts, the package safetensors must read identically."""
     path = folder / "model.safetensors"
     tensors = read_strictly(path)
     try:

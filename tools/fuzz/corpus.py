@@ -1,4 +1,4 @@
-"""The corpus that is kept: for each target one zip file of the fewest inputs that reach all code that was reached."""
+"""The corpus in the repository: for each target a zip of the fewest inputs that reach all code reached so far."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from tools import ROOT
 from tools.fuzz.oracle import Finding, Judge, Target, strict
 
 CORPUS = ROOT / "tests" / "corpus"
-# whose code counts: ours, and that in which templates run; not imported here, as atheris must see them being imported
+# packages whose code counts: ours, and jinja2; not imported here, because atheris must see the import
 PACKAGES = ("pa_lite", "jinja2")
-_YEAR = (2020, 1, 1, 0, 0, 0)  # in every entry, so that equal corpora are equal files
-_FOUND = "found-"  # how the names of inputs begin that once broke a promise
+_YEAR = (2020, 1, 1, 0, 0, 0)  # of every entry, so that equal corpora are equal files
+_FOUND = "found-"  # prefix of the names of inputs that once broke a promise
 Steps = frozenset[tuple[CodeType, int, int]]  # within a function, from one line to another
 
 
 def path_of(name: str) -> Path:
-    """Where a target's corpus lies."""
+    """Return the path of a target's corpus."""
     return CORPUS / f"{name}.zip"
 
 
 def load(name: str, only_found: bool = False) -> list[bytes]:
-    """A target's kept inputs, or those among them that once broke a promise; none where it has no corpus."""
+    """Return a target's kept inputs, or only those that once broke a promise; empty without a corpus."""
     if not path_of(name).exists():
         return []
     with zipfile.ZipFile(path_of(name)) as archive:
@@ -40,7 +40,7 @@ def load(name: str, only_found: bool = False) -> list[bytes]:
 
 
 def save(name: str, inputs: Iterable[bytes], found: Iterable[bytes] = ()) -> None:
-    """Make these a target's kept inputs, each under a digest of it; a name tells which of them broke a promise."""
+    """Write a target's kept inputs, each named by its digest; the names of those that broke a promise have a prefix."""
     found, packed = set(found), io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         for data in sorted({*inputs, *found}, key=lambda data: hashlib.sha256(data).digest()):
@@ -52,13 +52,13 @@ def save(name: str, inputs: Iterable[bytes], found: Iterable[bytes] = ()) -> Non
 
 
 def keep(name: str, files: Iterable[Path]) -> None:
-    """Add inputs that broke a promise to a target's corpus, where they stay."""
+    """Add inputs that broke a promise to a target's corpus, permanently."""
     found = {*load(name, only_found=True), *(path.read_bytes() for path in files)}
     save(name, load(name), found)
 
 
 def merge(target: Target, folder: Path, most: int) -> list[bytes]:
-    """Keep what is needed of the corpus, the seeds and a folder, `most` at most beside what was found; return it."""
+    """Reduce the corpus, the seeds and a folder to at most `most` inputs besides the found ones; return them."""
     found = load(target.name, only_found=True)
     pool = {*load(target.name), *target.seeds(), *(path.read_bytes() for path in sorted(folder.iterdir()))}
     reached: dict[bytes, Steps] = {}
@@ -72,7 +72,7 @@ def merge(target: Target, folder: Path, most: int) -> list[bytes]:
 
 
 def cover(reached: dict[bytes, Steps], most: int) -> list[bytes]:
-    """The inputs that, one after the other, add most steps for their size, until nothing is added."""
+    """Return inputs chosen greedily: the one that adds most steps for its size first, until none adds any."""
     left, seen = dict(reached), set[Any]()
     kept: list[bytes] = []
     while left and len(kept) < most:
@@ -86,7 +86,7 @@ def cover(reached: dict[bytes, Steps], most: int) -> list[bytes]:
 
 
 def steps_of(judge: Judge, data: bytes) -> Steps:
-    """The steps from line to line that an input makes a reader go. Raises Finding as the judge does."""
+    """Return the steps from line to line that a reader takes for an input. Raises Finding as the judge does."""
     found: set[tuple[CodeType, int, int]] = set()
     specs = filter(None, map(importlib.util.find_spec, PACKAGES))
     folders = tuple(f"{Path(spec.origin).parent}{os.sep}" for spec in specs if spec.origin)

@@ -1,9 +1,9 @@
-"""Feeds mutated GGUF files to llama.cpp, each in a process of its own, and lists what ends that process.
+"""Feed mutated GGUF files to llama.cpp, each in a separate process, and list what crashes it.
 
     python -m tools.fuzz engine --count 20000
     python -m tools.fuzz engine --seconds 600 --keep found
 
-A file goes the way of every model: our reader, `check_loadable`, then llama.cpp, which loads it, makes a context,
+A file takes the path of every model: our reader, `check_loadable`, then llama.cpp, which loads it, creates a context,
 tokenises and decodes a few tokens. A process with llama.cpp's libraries forks for each file. POSIX only.
 """
 
@@ -32,7 +32,7 @@ from tools.fuzz.engine_bases import make_bases
 from tools.fuzz.gguf import NUMBERS, mutate
 from tools.fuzz.gguf_parts import Array, GgufFile, Scalar, Text, parse, repair, serialise
 
-_MEMORY, _SECONDS = 1 << 30, 10  # of one file in llama.cpp
+_MEMORY, _SECONDS = 1 << 30, 10  # limits for one file in llama.cpp
 OUTCOMES = (
     "refused by the reader",
     "refused by check_loadable",
@@ -46,7 +46,7 @@ OUTCOMES = (
 
 @dataclass
 class Tally:
-    """What came of the files, by base; and of each way to die how often, and the first file that showed it."""
+    """Outcomes of the files, by base; and for each kind of crash its count and the first file."""
 
     outcomes: dict[str, Counter[str]] = field(default_factory=dict)
     deaths: Counter[str] = field(default_factory=Counter)
@@ -58,7 +58,7 @@ class Tally:
 
 
 def gentle(data: bytes, random: Random) -> bytes:
-    """A file with one to three numbers, texts or types changed or a tensor gone, so that readers may well pass it."""
+    """Return a file with one to three numbers, texts or types changed or a tensor removed; readers often accept it."""
     file = parse(data)
     for _ in range(random.choice((1, 1, 1, 2, 3))):
         choice = random.random()
@@ -100,7 +100,7 @@ def _gentle_entry(file: GgufFile, random: Random) -> None:
 
 
 def _near(value: Scalar, random: Random) -> bytes:
-    """Another number of the same kind: a neighbour, twice, half, or one that is often wrong."""
+    """Return another number of the same kind: a neighbour, twice, half, or a typical bad value."""
     width, old = len(value.raw), int.from_bytes(value.raw, "little")
     if value.kind in (6, 12):
         return value.raw[:-2] + random.choice(
@@ -111,10 +111,10 @@ def _near(value: Scalar, random: Random) -> bytes:
 
 
 class Campaign:
-    """llama.cpp in this process, forked for each file; nothing is loaded here itself."""
+    """Runs llama.cpp in a fork of this process for each file; this process itself loads nothing."""
 
     def __init__(self, folder: Path, extra: bool) -> None:
-        os.environ["GGML_NO_BACKTRACE"] = "1"  # an abort would start a debugger
+        os.environ["GGML_NO_BACKTRACE"] = "1"  # otherwise an abort starts a debugger
         self.extra, self.path, self.said = extra, folder / "mutated.gguf", folder / "said"
         self.lib = probe_worker.bindings()
         self.words = probe_worker.listen(self.lib)
@@ -122,7 +122,7 @@ class Campaign:
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
 
     def judge(self, data: bytes) -> tuple[str, str]:
-        """The outcome of one file, and how llama.cpp died or why it or we refused."""
+        """Return the outcome of one file, and how llama.cpp crashed or why the file was refused."""
         self.path.write_bytes(data)
         try:
             header = read_gguf_header(self.path)
@@ -132,12 +132,12 @@ class Campaign:
             check_loadable(header)
         except PaLiteError as e:
             return OUTCOMES[1], str(e)
-        except Exception as e:  # noqa: BLE001 - a fault of our own is a finding like any other
+        except Exception as e:  # noqa: BLE001 - a bug in pa-lite is a finding, too
             return "killed", f"check_loadable: {type(e).__name__}: {e}"
         return self.run()
 
     def run(self) -> tuple[str, str]:
-        """The file in llama.cpp, in a process of its own."""
+        """Run the file in llama.cpp, in a separate process."""
         child = os.fork()
         if child == 0:
             self._child()
@@ -148,7 +148,7 @@ class Campaign:
         _, status = os.waitpid(child, 0)
         words = self.said.read_bytes()[-4000:].decode("utf-8", "replace")
         if hung or (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU):
-            return "hung", "it was not done in time"
+            return "hung", "it did not finish in time"
         if "bad_alloc" in words or "failed to allocate" in words:
             return "memory", _last(words)
         if os.WIFSIGNALED(status):
@@ -176,14 +176,14 @@ class Campaign:
 
 
 def _last(words: str) -> str:
-    """What a dying process said, without the folder that llama.cpp was built in."""
+    """Return a crashed process's last line, without the folder that llama.cpp was built in."""
     lines = [line for line in words.splitlines() if line.strip()]
     told = [line for line in lines if "ASSERT" in line or "what():" in line or "fatal error" in line] or lines[-1:]
-    return re.sub(r"\S*/(?=[\w.-]+:\d+: )", "", told[-1].strip())[:200] if told else "without a word"
+    return re.sub(r"\S*/(?=[\w.-]+:\d+: )", "", told[-1].strip())[:200] if told else "no output"
 
 
 def run(arguments: argparse.Namespace, folder: Path) -> Tally:
-    """Mutate and judge until the count or the time is reached."""
+    """Mutate and judge files until the count or the time is reached."""
     bases = {n: p.read_bytes() for n, p in make_bases(folder / "bases").items() if arguments.base in n}
     campaign, tally, start = Campaign(folder, arguments.extra), Tally(), time.monotonic()
     for name, data in bases.items():
@@ -212,7 +212,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> Tally:
 
 
 def show(tally: Tally) -> None:
-    """Two tables in Markdown: outcomes by base, and ways to die."""
+    """Print two Markdown tables: outcomes by base, and kinds of crashes."""
     print(f"\n| base | files | {' | '.join(OUTCOMES)} |\n|---|{'---|' * (len(OUTCOMES) + 1)}")
     total: Counter[str] = Counter()
     for name, counts in tally.outcomes.items():
@@ -225,15 +225,15 @@ def show(tally: Tally) -> None:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run a campaign; 1 when anything that passed our checks died, hung, or took too much memory."""
+    """Run a campaign; return 1 if a file that passed our checks crashed, hung, or took too much memory."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=20_000, help="files at most")
     parser.add_argument("--seconds", type=float, default=3600.0, help="time at most")
     parser.add_argument("--seed", type=int, default=0, help="another seed, other files")
-    parser.add_argument("--first", type=int, default=0, help="number of the first file: every file can be made again")
+    parser.add_argument("--first", type=int, default=0, help="number of the first file; files are reproducible")
     parser.add_argument("--base", default="", help="only bases whose name contains this")
     parser.add_argument("--extra", action="store_true", help="let llama.cpp repack weights, as when a model is used")
-    parser.add_argument("--keep", type=Path, help="folder for the first file of every way to die")
+    parser.add_argument("--keep", type=Path, help="folder for the first file of every kind of crash")
     arguments = parser.parse_args(words)
     if arguments.keep:
         arguments.keep.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The small whole models that `fuzz_engine` starts from: every family of the table, others, and every tokenizer."""
+"""Small complete models that `engine` starts from: every family of the table, others, and every tokenizer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _texts(special: list[str]) -> list[str]:
 
 
 def _vocabulary(model: str) -> Metadata:
-    """A vocabulary of 320 tokens for one of llama.cpp's tokenizers."""
+    """Return a vocabulary of 320 tokens for one of llama.cpp's tokenizers."""
     if model == "gpt2":
         texts = ["<|endoftext|>", "<|im_end|>", *tiny.byte_letters(), "th", "the", "in"]
         texts += [f"<unused{i}>" for i in range(_VOCAB - len(texts))]
@@ -38,7 +38,7 @@ def _vocabulary(model: str) -> Metadata:
     if model == "rwkv":
         texts[3:259] = [f"\\x{b:02x}" for b in range(256)]
     if model == "bert":
-        texts = [t.replace("<0x", "[0x") for t in texts]  # it knows no bytes
+        texts = [t.replace("<0x", "[0x") for t in texts]  # it has no byte tokens
     kinds = [6 if t.startswith("<0x") else 3 if t.startswith(("<", "[")) else 1 for t in texts]
     kinds[1 if model == "bert" else 0] = 2
     fields: Metadata = {
@@ -57,7 +57,7 @@ def _with_biases(shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...
 
 
 def _attention_layer(i: int) -> dict[str, tuple[int, ...]]:
-    """A layer as GPT-2, GPT-NeoX and their like have it."""
+    """Return the tensors of a layer of GPT-2, GPT-NeoX and similar models."""
     own = {"attn_norm": (_WIDTH,), "attn_qkv": (3 * _WIDTH, _WIDTH), "attn_output": (_WIDTH, _WIDTH),
            "ffn_norm": (_WIDTH,), "ffn_up": (_FF, _WIDTH), "ffn_down": (_WIDTH, _FF)}  # fmt: skip
     return _with_biases({f"blk.{i}.{name}": shape for name, shape in own.items()})
@@ -73,7 +73,7 @@ def _mamba_layer(i: int) -> dict[str, tuple[int, ...]]:
 
 
 def _others() -> Iterator[tuple[str, Metadata, dict[str, tuple[int, ...]]]]:
-    """Architectures beside the families' table: name, metadata, tensors."""
+    """Yield architectures that are not in the families' table: name, metadata, tensors."""
     heads: Metadata = {"attention.head_count": uint32(4), "feed_forward_length": uint32(_FF)}
     norm: Metadata = {"attention.layer_norm_epsilon": Field("FLOAT32", 1e-5)}
     head: dict[str, tuple[int, ...]] = {"token_embd.weight": (_VOCAB, _WIDTH)}
@@ -96,7 +96,7 @@ def _others() -> Iterator[tuple[str, Metadata, dict[str, tuple[int, ...]]]]:
 
 
 def _write(path: Path, architecture: str, metadata: Metadata, shapes: dict[str, tuple[int, ...]]) -> Path:
-    """A model of random F32 weights."""
+    """Write a model with random F32 weights."""
     kind, random = tensor_type("F32"), np.random.default_rng(1)
     header, placed, size = gguf_header_bytes(architecture, metadata, {name: (kind, s) for name, s in shapes.items()})
     data = bytearray(size)
@@ -109,7 +109,7 @@ def _write(path: Path, architecture: str, metadata: Metadata, shapes: dict[str, 
 
 
 def _retokenised(source: Path, target: Path, model: str) -> Path:
-    """A Llama with another tokenizer's vocabulary."""
+    """Write a Llama with another tokenizer's vocabulary."""
     header = read_gguf_header(source)
     metadata = {k: v for k, v in header.metadata.items() if not k.startswith(("tokenizer.", "general.architecture"))}
     shapes = {t.name: t.shape for t in header.tensors.values()}

@@ -1,6 +1,6 @@
-"""Mutates GGUF files by their structure: reads them leniently, changes what they say, writes them again.
+"""Mutator for GGUF files, by structure: read them leniently, change values, write them again.
 
-For fuzzing whatever reads such files. Pure: bytes and a random source in, bytes out; `mutate` is all that callers need.
+Pure: bytes and a random source in, bytes out. Callers need only `mutate`.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def _number(random: Random, bits: int = 64) -> int:
 
 
 def some_text(random: Random, raw: bytes = b"") -> bytes:
-    """A text that is another, or the one given with a change."""
+    """Return another text, or the given one with a change."""
     choice = random.randrange(6)
     at = random.randrange(len(raw) + 1)
     if choice == 0 and raw:
@@ -258,7 +258,7 @@ _OF_ALL: tuple[Callable[[GgufFile, Random], None], ...] = (
 
 
 def damage(data: bytes, random: Random) -> bytes:
-    """The bytes with one wound that knows nothing of their format: cut, doubled, flipped, a number in their place."""
+    """Return the bytes with one change that ignores their format: cut, repeated, flipped, or replaced by a number."""
     at, n = random.randrange(len(data) + 1), random.choice((1, 2, 4, 8, 16, 64))
     choice = random.randrange(6)
     if choice == 0:
@@ -275,9 +275,9 @@ def damage(data: bytes, random: Random) -> bytes:
 
 
 def mutate(data: bytes, random: Random, n: int | None = None) -> bytes:
-    """A GGUF file that differs from `data` in `n` things, one to four by chance; half of them are repaired.
+    """Return a GGUF file that differs from `data` in `n` values (default: one to four); half of the files are repaired.
 
-    A repaired file has its tensors where they belong and room for them, so that readers get as far as the change.
+    A repaired file has consistent offsets and enough data, so that readers reach the change.
     """
     changes = random.choice((1, 1, 2, 4)) if n is None else n
     if random.random() < 0.15:

@@ -1,6 +1,6 @@
-"""GGUF files taken apart and put together again, all in them free to lie: what the fuzzer's mutator changes.
+"""GGUF files as parts that the fuzzer's mutator changes; every length and offset may be wrong.
 
-`parse` and `serialise` are inverse to each other for every whole GGUF file of version 2 or 3.
+`parse` and `serialise` are inverse to each other for every complete GGUF file of version 2 or 3.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from pa_lite.ggml.kernels import TYPE_NAMES, tensor_type
 WIDTHS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # bytes of scalars, by kind
 TEXT, ARRAY = 8, 9
 _ALIGNMENT = 32
-_DEEPEST = 6  # arrays within arrays that are taken apart
-_MAX_DATA = 1 << 22  # bytes of tensor data that a repair adds at most
+_DEEPEST = 6  # levels of nested arrays that are parsed
+_MAX_DATA = 1 << 22  # most bytes of tensor data that a repair adds
 
 
 @dataclass
 class Scalar:
-    """A number of the metadata: its kind in the format's numbers, and its bytes."""
+    """A number in the metadata: its type id, and its bytes."""
 
     kind: int
     raw: bytes
@@ -28,7 +28,7 @@ class Scalar:
 
 @dataclass
 class Text:
-    """A text; `claim` is the length that is written when it is not the true one."""
+    """A string; `claim` is written as its length instead of the true one."""
 
     raw: bytes
     claim: int | None = None
@@ -37,7 +37,7 @@ class Text:
 
 @dataclass
 class Array:
-    """An array: `raw` holds the bytes of scalars, `items` those of texts and arrays; `claim` as for Text."""
+    """An array: `raw` holds the bytes of scalars, `items` strings and arrays; `claim` as for Text."""
 
     item: int
     items: list[Value] = field(default_factory=list)
@@ -51,7 +51,7 @@ Value = Scalar | Text | Array
 
 @dataclass
 class Entry:
-    """A key with its value; `kind` is the type that is written when it is not the value's own."""
+    """A key with its value; `kind` is written as the type instead of the true one."""
 
     key: Text
     value: Value
@@ -60,7 +60,7 @@ class Entry:
 
 @dataclass
 class Info:
-    """A tensor's place in the table, dimensions in the file's order (ggml's)."""
+    """A tensor's entry in the table, dimensions in the file's order (ggml's)."""
 
     name: Text
     dimensions: list[int]
@@ -71,7 +71,7 @@ class Info:
 
 @dataclass
 class GgufFile:
-    """A file taken apart; `data` is all that stands behind the padded header. Claims as for Text."""
+    """A parsed file; `data` is everything after the padded header. Claims as for Text."""
 
     magic: bytes = b"GGUF"
     version: int = 3
@@ -82,7 +82,7 @@ class GgufFile:
     n_entries: int | None = None
 
     def alignment(self) -> int:
-        """What `general.alignment` says, the format's own value where that is none."""
+        """Return `general.alignment`, or the format's default."""
         for entry in self.entries:
             if entry.key.raw == b"general.alignment" and isinstance(entry.value, Scalar) and entry.value.kind == 4:
                 value = int.from_bytes(entry.value.raw, "little")
@@ -91,7 +91,7 @@ class GgufFile:
 
 
 class _Source:
-    """Takes bytes from the front; EOFError where there are not enough."""
+    """Takes bytes from the front; raises EOFError when there are not enough."""
 
     def __init__(self, data: bytes) -> None:
         self.data, self.at = data, 0
@@ -130,7 +130,7 @@ class _Source:
 
 
 def parse(data: bytes) -> GgufFile:
-    """Take a file apart as far as it can be understood; what is not is `data`."""
+    """Parse a file as far as possible; the rest is `data`."""
     source, file = _Source(data), GgufFile()
     whole = 0
     try:
@@ -165,7 +165,7 @@ def _value_bytes(value: Value) -> bytes:
 
 
 def serialise(file: GgufFile) -> bytes:
-    """The file's bytes, its claims included."""
+    """Return the file's bytes, with its claims."""
     counts = (
         len(file.infos) if file.n_tensors is None else file.n_tensors,
         len(file.entries) if file.n_entries is None else file.n_entries,
@@ -183,7 +183,7 @@ def serialise(file: GgufFile) -> bytes:
 
 
 def repair(file: GgufFile) -> None:
-    """Place the tensors one behind the other and make the data as long as they are, where that is at all possible."""
+    """Set offsets so that tensors follow each other, and make the data long enough, where that is possible."""
     alignment, offset = file.alignment(), 0
     for info in file.infos:
         if info.type not in TYPE_NAMES:

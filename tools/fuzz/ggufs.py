@@ -20,7 +20,7 @@ from tools.fuzz.oracle import Target, whole
 
 
 def _vocabulary(model: str = "gpt2") -> Metadata:
-    """A vocabulary that llama.cpp takes."""
+    """Return a vocabulary that llama.cpp accepts."""
     special, words = ["<unk>", "<s>", "</s>"], ["the", "th", "e", "t", "h"]
     tokens = special + words
     found: Metadata = {
@@ -37,7 +37,7 @@ def _vocabulary(model: str = "gpt2") -> Metadata:
 
 
 def _seed(architecture: str, model: str, extra: Metadata, kind: str) -> bytes:
-    """A tiny GGUF model that passes all checks."""
+    """Return a tiny GGUF model that passes all checks."""
     a, vocabulary = architecture, _vocabulary(model)
     counts = {"block_count": 1, "context_length": 64, "embedding_length": 32, "feed_forward_length": 64,
               "attention.head_count": 2, "attention.head_count_kv": 1}  # fmt: skip
@@ -83,7 +83,7 @@ def _read_gguf(folder: Path) -> None:
 
 
 def _again(header: GgufHeader) -> None:
-    """What was read can be written again, tensor by tensor."""
+    """Check that what was read can be written again, tensor by tensor."""
     fields = {key: e for key, e in header.metadata.items() if key not in ("general.architecture", "general.alignment")}
     tensors = {t.name: (t.type, t.shape) for t in header.tensors.values()}
     written, placed, _ = gguf_header_bytes("llama", fields, tensors)

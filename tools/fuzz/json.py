@@ -1,7 +1,7 @@
-"""Mutates JSON, JSON lines and TOML by their structure; the changed text may break every rule that readers rely on.
+"""Mutators for JSON, JSON lines and TOML, by structure; the result may break every rule that readers rely on.
 
-Pure: bytes and a random source in, bytes out. A document is a tree in which objects are lists of members, so that keys
-can be doubled, and numbers are text, so that they can be of any length.
+Pure: bytes and a random source in, bytes out. A document is a tree in which objects are lists of (key, value), so that
+keys can be repeated, and numbers are text, so that they can have any length.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ else:
 
 @dataclass
 class Object:
-    """A JSON object's members in order."""
+    """A JSON object's keys and values, in order."""
 
     members: list[tuple[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Raw:
-    """A piece of text that is written as it stands."""
+    """Text that is written literally."""
 
     text: str
 
@@ -68,12 +68,12 @@ _BROKEN = (
 
 
 def parse(text: str) -> Any:
-    """The tree of a JSON text. Raises ValueError and RecursionError as json does."""
+    """Return the tree of a JSON document. Raises ValueError and RecursionError as json does."""
     return json.loads(text, object_pairs_hook=Object, parse_int=Raw, parse_float=Raw, parse_constant=Raw)
 
 
 def write(tree: Any) -> str:
-    """The text of a tree."""
+    """Return a tree as JSON."""
     if isinstance(tree, Raw):
         return tree.text
     if isinstance(tree, Object):
@@ -84,7 +84,7 @@ def write(tree: Any) -> str:
 
 
 def write_toml(tree: Any) -> str:
-    """The text of a tree as TOML: tables of the first two levels as such, all below them in line."""
+    """Return a tree as TOML: tables for the first two levels, inline tables below."""
     if not isinstance(tree, Object):
         return write(tree)
     lines, tables = [], []
@@ -118,26 +118,26 @@ def _inline(tree: Any) -> str:
 
 @dataclass(frozen=True)
 class Words:
-    """What a format's documents hold: keys, and values that mean something there, given as JSON."""
+    """A format's keys, and its meaningful values as JSON."""
 
     keys: Sequence[str] = ()
     values: Sequence[Any] = ()
 
 
 def from_json(value: Any) -> Any:
-    """The tree of a JSON value."""
+    """Return the tree of a JSON value."""
     return parse(json.dumps(value))
 
 
 class JsonMutator:
-    """Changes JSON texts with a format's words."""
+    """Changes JSON documents, using a format's words."""
 
     def __init__(self, words: Words = Words(), writer: Callable[[Any], str] = write) -> None:
         self.words, self.writer = words, writer
         self._values = [from_json(value) for value in words.values]
 
     def __call__(self, data: bytes, random: Random) -> bytes:
-        """The text with one to four changes; one that is no JSON gets plain damage."""
+        """Return the document with one to four changes; text that is not JSON gets random damage."""
         if random.random() < 0.08:
             return damage(data, random)
         try:
@@ -146,7 +146,7 @@ class JsonMutator:
             return damage(data, random)
 
     def changed(self, tree: Any, random: Random) -> bytes:
-        """The text of a tree after one to four changes. Raises RecursionError for one that is too deep."""
+        """Return a tree as text after one to four changes. Raises RecursionError if it is too deep."""
         for _ in range(random.choice((1, 1, 1, 2, 4))):
             tree = self.change(tree, random)
         text = self.writer(tree)
@@ -156,7 +156,7 @@ class JsonMutator:
         return text.encode("utf-8", "surrogatepass")
 
     def change(self, tree: Any, random: Random) -> Any:
-        """The tree with one change somewhere in it."""
+        """Return the tree with one change somewhere in it."""
         if isinstance(tree, Object) and tree.members and random.random() < 0.75:
             i = random.randrange(len(tree.members))
             key, value = tree.members[i]
@@ -211,7 +211,7 @@ class JsonMutator:
         return _changed(key, random) if random.random() < 0.5 else random.choice(_TEXTS)
 
     def value(self, random: Random, old: Any = None) -> Any:
-        """Another value: of the format's own, of the kinds that break readers, or near the old one."""
+        """Return another value: one of the format's, one that typically breaks readers, or one near the old one."""
         choice = random.randrange(10)
         if choice < 3 and self._values:
             return _copied(random.choice(self._values))
@@ -252,7 +252,7 @@ def _copied(tree: Any) -> Any:
 
 
 class LinesMutator:
-    """Changes JSON lines: one of them by its structure, or their order and number."""
+    """Changes JSON lines: one line by its structure, or the order and number of lines."""
 
     def __init__(self, inner: JsonMutator) -> None:
         self.inner = inner
@@ -273,7 +273,7 @@ class LinesMutator:
 
 
 class TomlMutator:
-    """Changes TOML: parsed, changed as a tree, written again; a text that is no TOML line by line."""
+    """Changes TOML: parsed, changed as a tree, and written again; other text is changed line by line."""
 
     def __init__(self, words: Words) -> None:
         self.inner = JsonMutator(words, write_toml)

@@ -1,6 +1,6 @@
-"""What no input may do to a reader: raise but one clear error, hang, take memory, write files, leave its folder.
+"""Rules that a reader must keep for every input: one clear error at most, limited time and memory, no other files.
 
-Needs no atheris: the tests replay the corpus through the same `Judge`.
+Works without atheris: tests replay the corpus through the same `Judge`.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from pa_lite.system.markers import FOLDER_PREFIX
 
 _LONGEST_MESSAGE = 2000  # characters
 _SECONDS, _SECONDS_A_MEGABYTE = 2.0, 4.0  # instrumented code is several times slower than what users run
-_BYTES, _BYTES_A_BYTE = 16 << 20, 400  # a Python object takes some dozen bytes, and a list of them as much again
+_BYTES, _BYTES_A_BYTE = 16 << 20, 400  # a Python object takes dozens of bytes, and a list of objects as much again
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-# what Python tells of before it happens, and no reader does
+# audit events of actions that no reader takes
 _FORBIDDEN = frozenset((
     "os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate", "os.chmod", "os.system",
     "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.kill", "subprocess.Popen", "socket.connect",
     "socket.bind", "socket.getaddrinfo", "socket.sendto", "pickle.find_class", "shutil.rmtree", "shutil.copyfile",
     "tempfile.mkstemp", "tempfile.mkdtemp", "sqlite3.connect",
 ))  # fmt: skip
-# where modules and data of our own, of Python and of the system lie
+# folders with our own modules and data, Python's and the system's
 _OWN = tuple(
     {f"{path}{os.sep}" for path in (Path(pa_lite.__file__).resolve().parents[1], sys.base_prefix, *sys.path) if path}
     | {"/proc/", "/sys/"}
@@ -49,11 +49,10 @@ Files = Mapping[str, bytes]
 class Target:
     """A reader under test.
 
-    `files` splits an input into the files that the reader finds in a folder of its own, and `read` reads them: any
-    PaLiteError that it raises is fine. `mutate` changes an input by its structure, `seeds` gives inputs to start from.
-    `writes`: file names that the reader may write, as a journal does. `longest` bounds an input's bytes; a target that
-    is not `bounded` has limits of time and memory of its own; a `private` one may use a temporary folder of pa-lite's
-    own, and SQLite in it.
+    `files` splits an input into files, which are written to a separate folder; `read` reads them and may raise any
+    PaLiteError. `mutate` changes an input by its structure, `seeds` returns inputs to start from. `writes` are file
+    names that the reader may write, as a journal does. `longest` limits an input's bytes. A target that is not
+    `bounded` has its own limits of time and memory; a `private` one may use a private temporary folder, with SQLite.
     """
 
     name: str
@@ -69,18 +68,18 @@ class Target:
 
 
 def memory_folder() -> Path | None:
-    """Where files lie in memory; None where the system has no such place."""
+    """Return a folder whose files are in memory; None if the system has none."""
     folder = Path("/dev/shm")
     return folder if folder.is_dir() else None
 
 
 def whole(name: str) -> Callable[[bytes], Files]:
-    """Takes an input as the one file of that name."""
+    """Return a function that treats an input as the only file, with this name."""
     return lambda data: {name: data}
 
 
 class Finding(Exception):  # noqa: N818 - it is what the fuzzer looks for
-    """An input that breaks a promise; `kind` is the same for inputs that break it in the same place."""
+    """An input that breaks a promise; `kind` is the same for inputs that break it at the same line."""
 
     def __init__(self, kind: str, told: str) -> None:
         super().__init__(f"{kind}: {told}")
@@ -88,18 +87,18 @@ class Finding(Exception):  # noqa: N818 - it is what the fuzzer looks for
 
 
 class _Watch:
-    """Sees through Python's audit events what a reader does to the system, while `on`."""
+    """Watches with Python's audit events what a reader does to the system, while `on`."""
 
     def __init__(self) -> None:
         self.on = False
         self.seen: list[str] = []
         self.folder, self.writes = "", frozenset[str]()
-        self.temporary = ""  # how the paths begin that a private folder may have; empty where there may be none
+        self.temporary = ""  # prefix of the private folder's path; empty if none is allowed
         self._is_added = False
 
     def begin(self, folder: str, writes: frozenset[str], private: bool = False) -> None:
         if not self._is_added:
-            sys.addaudithook(self._event)  # there is no taking it away again: it sleeps
+            sys.addaudithook(self._event)  # hooks cannot be removed: it is inactive while `on` is false
             self._is_added = True
         self.folder, self.writes, self.seen = folder + os.sep, writes, []
         self.temporary = f"{tempfile.gettempdir()}{os.sep}{FOLDER_PREFIX}{os.getpid()}-" if private else ""
@@ -123,7 +122,7 @@ class _Watch:
         raise RuntimeError(f"the fuzzer forbids {event}")
 
     def _is_private(self, event: str, arguments: tuple[Any, ...]) -> bool:
-        """Whether it is done in a private folder, by name or by the number of the open folder."""
+        """Return whether it happens in a private folder, by name or by descriptor of the open folder."""
         if event == "sqlite3.connect":
             path = os.fsdecode(arguments[0])
             return path == ":memory:" or path.startswith(Path(self.temporary).as_uri())
@@ -134,16 +133,16 @@ class _Watch:
             return False
         if event == "os.remove" and arguments[1] not in (-1, None):
             path = os.path.join(os.readlink(f"/proc/self/fd/{arguments[1]}"), os.fsdecode(path))
-        is_parent = event == "open" and os.fsdecode(path) == tempfile.gettempdir()  # of a file without a name yet
+        is_parent = event == "open" and os.fsdecode(path) == tempfile.gettempdir()  # for a file that has no name yet
         return os.fsdecode(path).startswith(self.temporary) or is_parent
 
     def _is_wrong(self, path: str, flags: int) -> bool:
-        if path.startswith("<"):  # the name of a text that Python compiled, whose line it would show
+        if path.startswith("<"):  # the name of compiled text, whose line Python would show
             return False
         inside = f"{path}{os.sep}".startswith(self.folder) and ".." not in path
         if flags & _WRITES:
             if self.writes and f"{path}{os.sep}" == self.folder and flags & getattr(os, "O_DIRECTORY", 0):
-                return False  # a file that has no name yet: it gets one of those that may be written
+                return False  # a file without a name: it gets one that may be written
             return not (inside and os.path.basename(path) in self.writes)
         return not (inside or path.startswith(_OWN) or "__pycache__" in path)
 
@@ -152,7 +151,7 @@ class Judge:
     """Runs inputs through a target's reader, each in a clean folder. A context manager."""
 
     def __init__(self, target: Target, below: Path | None = None) -> None:
-        """The folder lies `below`, or in memory where the system has such a place."""
+        """Use a folder below `below`, or in memory if the system supports it."""
         self.target = target
         self.folder = Path(tempfile.mkdtemp(prefix="pa-lite-fuzz-", dir=below or memory_folder()))
         self.message = ""  # of the error that refused the last input
@@ -167,7 +166,7 @@ class Judge:
         shutil.rmtree(self.folder)
 
     def judge(self, data: bytes) -> bool:
-        """Read an input; whether the reader took it. Raises Finding for what it may not do."""
+        """Read an input; return whether the reader accepted it. Raises Finding for a broken rule."""
         self._place(self.target.files(data))
         before = self._peak.begin()
         start = time.perf_counter()
@@ -177,7 +176,7 @@ class Judge:
             self.target.read(self.folder)
         except KeyboardInterrupt:
             raise
-        except BaseException as e:  # noqa: BLE001 - to be judged, when nobody watches any more
+        except BaseException as e:  # noqa: BLE001 - judged below, after the watch
             error = e
         finally:
             self._watch.on = False
@@ -205,7 +204,7 @@ class Judge:
             raise Finding("memory", f"{memory >> 20} MB for {size} bytes")
 
     def _place(self, files: Files) -> None:
-        """Make the folder hold these files and no others; what is there already stays."""
+        """Make the folder contain exactly these files; equal ones stay."""
         for name in self._there.keys() - files.keys() | self.target.writes:
             self.folder.joinpath(name).unlink(missing_ok=True)
         for name, content in files.items():
@@ -216,7 +215,7 @@ class Judge:
 
 
 class _PeakMemory:
-    """The process's peak of resident bytes since `begin`, where the system can begin anew (Linux); else since ever."""
+    """The process's peak of resident bytes since `begin` (Linux, where it can be reset), otherwise since its start."""
 
     def __init__(self) -> None:
         try:
@@ -237,7 +236,7 @@ def _check_message(error: PaLiteError) -> None:
     try:
         text = str(error)
     except BaseException as e:
-        raise Finding(f"message of {type(error).__name__}", f"cannot be made: {e!r}") from e
+        raise Finding(f"message of {type(error).__name__}", f"str() failed: {e!r}") from e
     if not text.strip():
         raise Finding(f"message of {type(error).__name__} at {_place_of(error)}", "is empty")
     if len(text) > _LONGEST_MESSAGE:
@@ -247,7 +246,7 @@ def _check_message(error: PaLiteError) -> None:
 
 
 def _caller() -> str:
-    """The innermost line of pa_lite that is being run."""
+    """Return the innermost line of pa_lite on the stack."""
     frame = sys._getframe()
     while frame.f_back and f"pa_lite{os.sep}" not in frame.f_code.co_filename:
         frame = frame.f_back
@@ -257,12 +256,12 @@ def _caller() -> str:
 def _shown(error: BaseException) -> str:
     try:
         return str(error)[:300]
-    except Exception as e:  # noqa: BLE001 - an error that cannot even be shown is what we look for
+    except Exception as e:  # noqa: BLE001 - an error that cannot be shown is a finding
         return f"(cannot be shown: {type(e).__name__})"
 
 
 def _place_of(error: BaseException) -> str:
-    """The innermost line of pa_lite that an exception passed."""
+    """Return the innermost line of pa_lite in an exception's traceback."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if "pa_lite" in f.filename] or traceback.extract_tb(
         error.__traceback__
     )
@@ -271,7 +270,7 @@ def _place_of(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def strict() -> Iterator[None]:
-    """Make warnings of numpy and others errors, as users would see them in the middle of their output."""
+    """Turn warnings, numpy's included, into errors, because users would see them in their output."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         yield

@@ -1,4 +1,4 @@
-"""Fuzzing targets that are other people's programs and servers: chat templates in their sandbox, the Hub's answers."""
+"""Fuzzing targets for untrusted programs and servers: chat templates in their sandbox, the Hub's answers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tools.fuzz.gguf import damage
 from tools.fuzz.json import JsonMutator, Words
 from tools.fuzz.oracle import Target, whole
 
-# --- chat templates: rendered as the worker does, with smaller limits, so that many fit into a second ---
+# --- chat templates: rendered as in the worker, with smaller limits, for many a second ---
 
 _SECONDS, _MEMORY = 0.05, 48 << 20
 _TEMPLATES = rb"""
@@ -46,7 +46,7 @@ _TEMPLATES = rb"""
 {% for i in range(3) %}{% for j in messages %}{{ i ~ j.content[::-1] }}{% if i > 1 %}{% break %}{% endif %}
 {% endfor %}{% endfor %}{{ 'a' * 10 }}{{ '%s' | format('x') }}{{ [1, 2] | sum }}{{ {'a': 1} | items | list }}
 """
-# what templates are made of, and what has broken sandboxes, one a line
+# parts of templates, and known attacks on sandboxes, one a line
 _PIECES = rb"""
 {{
 }}
@@ -117,7 +117,7 @@ def _piece(random: Random) -> bytes:
 
 
 def mutate_template(data: bytes, random: Random) -> bytes:
-    """A template with a piece put in, taken out, doubled or replaced; pieces are cut where the syntax has its marks."""
+    """Return a template with a piece inserted, removed, repeated or replaced; pieces are cut at syntax marks."""
     choice = random.randrange(10)
     if choice == 0:
         return damage(data, random)
@@ -140,7 +140,7 @@ def mutate_template(data: bytes, random: Random) -> bytes:
 
 
 class _TooLong(BaseException):
-    """The time is up, which no template can catch."""
+    """The time is up. Templates cannot catch it."""
 
 
 def _stop(_number: int, _frame: FrameType | None) -> None:
@@ -149,7 +149,7 @@ def _stop(_number: int, _frame: FrameType | None) -> None:
 
 @contextlib.contextmanager
 def _limits() -> Iterator[None]:
-    """The worker's limits of memory and processor time, for one rendering, in this process."""
+    """Apply the worker's limits of memory and processor time to one rendering in this process."""
     with open("/proc/self/statm", encoding="ascii") as f:
         held = int(f.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     before, handler = resource.getrlimit(resource.RLIMIT_AS), signal.signal(signal.SIGVTALRM, _stop)
@@ -165,7 +165,7 @@ def _limits() -> Iterator[None]:
     except (MemoryError, _TooLong) as e:  # the time may also be up within `finally`
         signal.signal(signal.SIGVTALRM, handler)
         resource.setrlimit(resource.RLIMIT_AS, before)
-        raise EngineError("beyond the limits") from e  # as it is told where the worker is ended
+        raise EngineError("beyond the limits") from e  # as reported when the worker is killed
 
 
 _MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hé <|im_end|>\n{{ x }}"}]
@@ -183,12 +183,12 @@ def _render(folder: Path) -> None:
             })  # fmt: skip
         except MemoryError:
             raise
-        except Exception as e:  # noqa: BLE001 - whatever a stranger's template raises is its own fault
+        except Exception as e:  # noqa: BLE001 - an untrusted template may raise anything
             answer = {"error": [f"{type(e).__name__}: {str(e)[:300]}"]}
     json.dumps(answer)
 
 
-# --- the Hub: a transport that gives answers from the input, in order ---
+# --- the Hub: a transport that returns answers from the input, in order ---
 
 _COMMIT, _SHA = "0123456789abcdef0123456789abcdef01234567", "ab" * 32
 _ANSWER = Words(
@@ -236,7 +236,7 @@ def _ask_hub(folder: Path) -> None:
     import huggingface_hub
     from huggingface_hub.errors import HTTPError
 
-    http: Any = importlib.import_module(HTTPError.__module__.partition(".")[0])  # httpx, or what follows it
+    http: Any = importlib.import_module(HTTPError.__module__.partition(".")[0])  # httpx, or its successor
     try:
         told = json.loads((folder / "answers.json").read_bytes())
         call, answers = str(told["call"]), [a for a in told["answers"] if isinstance(a, dict)]
@@ -271,7 +271,7 @@ def _ask_hub(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _clients(make: Callable[[], Any]) -> Iterator[None]:
-    """Let huggingface_hub ask through such clients for a while: whoever shares the process needs its own again."""
+    """Let huggingface_hub use such clients within the block, and restore its own afterwards."""
     from huggingface_hub import set_client_factory
     from huggingface_hub.utils._http import default_client_factory
 
@@ -284,7 +284,7 @@ def _clients(make: Callable[[], Any]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _environment(values: dict[str, str]) -> Iterator[None]:
-    """Set variables for a while; mock.patch.dict would set all of them anew each time."""
+    """Set environment variables within the block; mock.patch.dict would rewrite all of them."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:

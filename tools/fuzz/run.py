@@ -1,4 +1,4 @@
-"""Runs fuzzing targets with atheris, each in child processes of its own, and adds up what they did."""
+"""Run fuzzing targets with atheris, each in child processes, and add up what they did."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from tools import program
 from tools.fuzz import corpus as fuzz_corpus
 from tools.fuzz.oracle import Finding, Judge, Target, memory_folder, strict
 
-_SHARE_OF_ATHERIS = 0.15  # of mutations are libFuzzer's own, which knows what the code compared an input with
-_HANG = 25  # seconds after which libFuzzer ends the process
-_MEMORY = 3072  # MB of the whole process, likewise
-_KINDS = 50  # of findings, after which a child stops
+_SHARE_OF_ATHERIS = 0.15  # share of mutations by libFuzzer, which sees what the code compares inputs with
+_HANG = 25  # seconds after which libFuzzer kills the process
+_MEMORY = 3072  # MB of the whole process, after which libFuzzer kills it
+_KINDS = 50  # kinds of findings after which a child stops
 
 
 def target_of(name: str) -> Target:
-    """The target of that name. Raises InputError with the nearest names."""
+    """Return the target of that name. Raises InputError with the nearest names."""
     from tools.fuzz.targets import TARGETS
 
     if name not in TARGETS:
@@ -37,13 +37,13 @@ def target_of(name: str) -> Target:
 
 
 def names_of(only: str) -> list[str]:
-    """Every target's name, or those listed. Raises InputError for an unknown one."""
+    """Return every target's name, or those listed. Raises InputError for an unknown one."""
     from tools.fuzz.targets import TARGETS
 
     return [target_of(name).name for name in only.split(",")] if only else list(TARGETS)
 
 
-# --- the child: fuzzes until its time or its executions are over ---
+# --- the child: fuzzes until its time or its executions are used up ---
 
 
 def child(options: argparse.Namespace) -> None:
@@ -51,13 +51,11 @@ def child(options: argparse.Namespace) -> None:
     try:
         import atheris
     except ImportError as e:
-        raise InputError(
-            "fuzzing needs atheris, which there is for CPython on Linux, x86-64: pip install 'pa-lite[fuzz]'."
-        ) from e
+        raise InputError("fuzzing needs atheris (CPython on Linux, x86-64): pip install 'pa-lite[fuzz]'.") from e
     with atheris.instrument_imports(include=list(fuzz_corpus.PACKAGES), enable_loader_override=False):
         target = target_of(options.target)
     judge, kinds = Judge(target, options.below), set[str]()
-    tempfile.tempdir = options.below and str(options.below)  # what this process leaves there goes with it
+    tempfile.tempdir = options.below and str(options.below)  # the parent removes what this process leaves there
 
     def one(data: bytes) -> None:
         try:
@@ -87,7 +85,7 @@ def child(options: argparse.Namespace) -> None:
 
 
 def _note(folder: Path, name: str, finding: Finding, data: bytes) -> None:
-    """Write an input down, and beside it what it does."""
+    """Write a finding's input, and next to it a description."""
     stem = f"{name}-{hashlib.sha256(finding.kind.encode()).hexdigest()[:12]}"
     if not (folder / f"{stem}.txt").exists():
         (folder / f"{stem}.bin").write_bytes(data)
@@ -100,7 +98,7 @@ def _note(folder: Path, name: str, finding: Finding, data: bytes) -> None:
 
 @dataclass
 class Row:
-    """What a target's children did. `covered` counts libFuzzer's edges, `kept` the inputs that reached new ones."""
+    """Sums over a target's children. `covered` counts libFuzzer's edges, `kept` the inputs that reached new ones."""
 
     target: str
     executions: int = 0
@@ -109,11 +107,11 @@ class Row:
     kept: int = 0
     findings: int = 0
     deaths: list[str] = field(default_factory=list)
-    is_dead: bool = False  # its last child did nothing at all
+    is_dead: bool = False  # its last child did nothing
 
 
 def campaign(names: Sequence[str], options: argparse.Namespace) -> list[Row]:
-    """Fuzz targets by turns until the time is over, or each has had its executions; returns what was done."""
+    """Fuzz targets in turn until the time is over, or each has had its executions; return the rows."""
     rows = {name: Row(name) for name in names}
     with tempfile.TemporaryDirectory(prefix="pa-lite-corpus-") as scratch:
         corpus = options.corpus or Path(scratch)
@@ -144,13 +142,13 @@ def _begin(folder: Path, name: str) -> None:
 
 
 def _turn(row: Row, corpus: Path, seconds: float, options: argparse.Namespace) -> None:
-    """One child process; what it did is added to the row."""
+    """Run one child process, and add what it did to the row."""
     runs = max(1, options.executions - row.executions) if options.executions else 0
     words = [*program("tools.fuzz"), "child", row.target]
     words += ["--executions", str(runs), "--seconds", str(seconds)]
     words += ["--corpus", str(corpus), "--findings", str(options.findings)]
     start = time.monotonic()
-    # libFuzzer ends a process on the spot: what it leaves is removed here
+    # libFuzzer exits at once: its leftovers are removed here
     with tempfile.TemporaryDirectory(prefix="pa-lite-fuzz-", dir=memory_folder()) as below:
         done = subprocess.run([*words, "--below", below], capture_output=True, text=True, errors="replace", check=False)
     row.seconds += time.monotonic() - start
@@ -176,7 +174,7 @@ _NUMBERS = {
 
 
 def line_of(row: Row) -> str:
-    """A row as one line."""
+    """Return a row as one line."""
     speed = row.executions / row.seconds if row.seconds else 0.0
     deaths = f" {'; '.join(row.deaths)}" if row.deaths else ""
     return (
@@ -186,7 +184,7 @@ def line_of(row: Row) -> str:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows as a Markdown table."""
+    """Return the rows as a Markdown table."""
     lines = [
         "| target | executions | seconds | a second | edges | inputs kept | findings |",
         "|---|---|---|---|---|---|---|",

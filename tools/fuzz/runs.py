@@ -1,4 +1,4 @@
-"""The fuzzing target of run folders: a study's rows as JSON, made into a results file, with damage and companions."""
+"""Fuzzing target for run folders: a study's rows as JSON, turned into a results file, with damage and companions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tools.fuzz.gguf import damage
 from tools.fuzz.json import JsonMutator, Words
 from tools.fuzz.oracle import Files, Target, memory_folder
 
-_ROWS, _PATCH = "rows.json", "patch"  # a patch: where in the file, 4 bytes, and what is there instead
+_ROWS, _PATCH = "rows.json", "patch"  # a patch: an offset (4 bytes), and the bytes to write there
 _COMPANIONS = tuple(f"{FILE}{ending}" for ending in ("-journal", "-wal", "-shm"))
 _NAMES = (_ROWS, _PATCH, *_COMPANIONS)
 _COLUMNS = ("lam", "type", "kind", "name", "n_items", "inputs", "environment", "started", "seconds", "summary")
@@ -57,7 +57,7 @@ def _records(kind: str) -> list[dict[str, Any]]:
 
 
 def _rows(kinds: Sequence[str], lams: Sequence[float] = (0.0, 1.0)) -> dict[str, Any]:
-    """The tables of a study; `#0` stands for the key of the first cell."""
+    """Return the tables of a study; `#0` stands for the key of the first cell."""
     which = [(lam, kind) for lam in lams for kind in kinds]
     cells = [_cell(lam, kind, f"{kind}s", 2, 0.5) for lam, kind in which]
     facts = {"pair": "demo", "cells": [f"#{i}" for i in range(len(cells))], "kept": {"#0": ["another date"]},
@@ -81,7 +81,7 @@ def _seeds() -> list[bytes]:
 
 
 def _files(data: bytes) -> Files:
-    """The files of a run folder; rows that are not a table of tables are taken for a results file as they are."""
+    """Return the files of a run folder; rows that are not a table of tables are used as the results file itself."""
     parts = unpack(data, _NAMES)
     found = {name: content for name, content in parts.items() if name in _COMPANIONS}
     if _ROWS in parts:
@@ -96,12 +96,12 @@ def _files(data: bytes) -> Files:
 
 
 def _database(tables: Any) -> bytes:
-    """A results file with these rows, whatever their values are."""
+    """Return a results file with these rows, valid or not."""
     cells = [{**cell} for cell in tables["cells"]]
     keys = [cell.get("key", _key(cell)) for cell in cells]
 
     def text(value: Any) -> Any:
-        """What is stored for a value: JSON for what is not a number, with the keys in it."""
+        """Return what is stored for a value: JSON unless it is a number, with keys replaced."""
         raw = value["raw"] if isinstance(value, dict) and list(value) == ["raw"] else json.dumps(value)
         for i in reversed(range(len(keys))):
             raw = str(raw).replace(f"#{i}", str(keys[i]))
@@ -150,7 +150,7 @@ def _read(folder: Path) -> None:
 
 
 def _mutate_patch(data: bytes, random: Random) -> bytes:
-    """A patch at another place, or with other bytes: most of what a file says is in its first pages."""
+    """Return a patch at another offset, mostly in the first pages, or with other bytes."""
     if random.random() < 0.5:
         at = random.choice((random.randrange(100), random.randrange(4096), random.randrange(1 << 16)))
         return at.to_bytes(4, "big") + (data[4:] or b"\xff")

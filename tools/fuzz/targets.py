@@ -1,4 +1,4 @@
-"""Every fuzzing target by name. Importing this imports the readers, which is when coverage is put into them."""
+"""All fuzzing targets by name. Importing this module imports the readers, and atheris instruments them then."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fuzzing targets that are texts: task files, schedules, pairs, outputs, annotations, instructions, rows, journals."""
+"""Fuzzing targets for text files: tasks, schedules, pairs, outputs, annotations, instructions, rows, journals."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _read_schedule(folder: Path) -> None:
     schedule = parse_schedule(str(folder / "schedule.toml"))
     schedule.check(4)
     found = group_lams(schedule, _NAMES, 0.7, 4)
-    assert np.isfinite([lam for lams in found.values() for lam in lams]).all(), "a lam is no number"
+    assert np.isfinite([lam for lams in found.values() for lam in lams]).all(), "a lam is not finite"
 
 
 # --- outputs, annotations, prompts, AlpacaEval's own files ---
@@ -133,7 +133,7 @@ _ROW = JsonMutator(Words(("query", "choices", "answer", "split", "data"), ("dev"
 
 
 def mutate_table(data: bytes, random: Random) -> bytes:
-    """A CSV file with a cell, a line or a quotation mark changed."""
+    """Return a CSV file with a cell, a line or a quotation mark changed."""
     lines = data.split(b"\n")
     i = random.randrange(len(lines))
     choice = random.randrange(6)
@@ -205,7 +205,7 @@ def _read_instructions(folder: Path) -> None:
                 check_answer(instruction, _ANSWER)
 
 
-# --- journals: our own files, which a crash or a disk may have left in any state ---
+# --- journals: our own files, which a crash or a disk error may leave in any state ---
 
 _JOURNALS = (".out.json.part", ".m.gguf.part", ".m.gguf.part.done")
 _FACTS = {"model": "a1", "prompts": "b2"}
@@ -231,7 +231,7 @@ def _journal_seeds() -> list[bytes]:
 def _read_journals(folder: Path) -> None:
     if (folder / _JOURNALS[0]).exists():
         with Journal(folder / "out.json", _FACTS, 5, resume=True) as journal:
-            assert all(type(i) is int and 0 <= i < 5 for i in journal.results), "a result has no place"
+            assert all(type(i) is int and 0 <= i < 5 for i in journal.results), "a result has no valid index"
             journal.results_as(Generation, Generation.is_possible)
             for i in journal.missing:
                 journal.add(i, {"text": "new"})

@@ -1,4 +1,4 @@
-"""Fuzzing targets that are vocabularies: tokenizer.json with the files beside it, and SentencePiece models."""
+"""Fuzzing targets for vocabularies: tokenizer.json with the files next to it, and SentencePiece models."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def _tokenizer_seeds() -> list[bytes]:
 
 
 def _compare_readers(folder: Path) -> None:
-    """Check that the reader in pieces refuses what `json` on the whole file refuses, and makes the same of the rest."""
+    """Check that reading in pieces refuses what `json` refuses for the whole file, and agrees on the rest."""
     path = folder / "tokenizer.json"
     if not path.is_file():
         return
@@ -146,7 +146,7 @@ def _read_sentencepiece(folder: Path) -> None:
 def _read_tokenizer(folder: Path) -> None:
     config = read_json(folder / "config.json")
     _compare_readers(folder)
-    # the package tokenizers is optional, and has a target of its own
+    # the package tokenizers is optional, and has a separate target
     with mock.patch.object(pre_tokenizers, "_by_fingerprint", return_value=None):
         found = read_vocabulary(folder, config)
     assert len(found.tokens) == len(found.token_types) == config["vocab_size"]
@@ -159,7 +159,7 @@ _TOKENIZERS = BundleMutator({
 })  # fmt: skip
 
 TARGETS = (
-    Target("tokenizer", "tokenizer.json and the files beside it", lambda d: unpack(d, _TOKENIZER_FILES),
+    Target("tokenizer", "tokenizer.json and the files next to it", lambda d: unpack(d, _TOKENIZER_FILES),
     _read_tokenizer,
            _TOKENIZERS, _tokenizer_seeds, longest=1 << 12),
     Target("sentencepiece", "tokenizer.model", whole("tokenizer.model"),

@@ -1,6 +1,6 @@
-"""A fuzzing target that is texts: long words, runs and special tokens for each pre-tokenizer of llama.cpp.
+"""Fuzzing target for texts: long words, runs and special tokens for each pre-tokenizer of llama.cpp.
 
-What pa-lite takes must get llama.cpp's own ids, in the stack and the time that `pa_lite.engine.pre_tokenizers` knows.
+Texts that pa-lite accepts must get llama.cpp's ids, within the stack and time given in `pa_lite.engine.pre_tokenizers`.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _UNITS = (
 )  # fmt: skip
 _LONGEST = 30_000  # characters of a text: 20 MB of stack
 _MOST_PARTS = 12
-_SECONDS = 10  # of processor time for a text, beside other programs
+_SECONDS = 10  # of processor time for a text, on a busy machine
 
 
 def _files(data: bytes) -> Mapping[str, bytes]:
-    for pre in PRE_TOKENIZERS:  # loaded before the watch: they lie in temporary files
+    for pre in PRE_TOKENIZERS:  # loaded before the watch: they use temporary files
         load_vocabulary(pre)
     return {"words.json": data}
 
@@ -40,13 +40,13 @@ def _read(folder: Path) -> None:
     start = time.process_time()
     fault = model.text_fault(text, parse_special)
     ids = model.tokenize(text, add_special, parse_special)  # raises TextError with the same fault
-    assert fault is None, "a text with a fault was taken"
+    assert fault is None, "a text that should be refused was accepted"
     assert time.process_time() - start < _SECONDS, "it takes too long"
     assert ids == direct_ids(model, text, add_special, parse_special), "llama.cpp has other ids"
 
 
 def _parsed(path: Path) -> tuple[str, ModelVocabulary, bool, bool]:
-    """Return text, vocabulary and what is asked of it. Raises InputError for another kind of document."""
+    """Return the text, the vocabulary and the tokenizer's options. Raises InputError for another kind of document."""
     try:
         found = json.loads(path.read_bytes())
         parts = [(str(unit), min(max(int(n), 0), _LONGEST)) for unit, n in found["parts"][:_MOST_PARTS]]
@@ -59,7 +59,7 @@ def _parsed(path: Path) -> tuple[str, ModelVocabulary, bool, bool]:
 
 
 def mutate_words(data: bytes, random: Random) -> bytes:
-    """Change a unit, a length, the pre-tokenizer or how it is asked; or some bytes."""
+    """Change a unit, a length, the pre-tokenizer or the options; or some bytes."""
     try:
         found: dict[str, Any] = json.loads(data)
         parts: list[list[Any]] = found["parts"]
@@ -87,7 +87,7 @@ def _document(pre: int, parts: list[list[Any]], add: bool = True, parse: bool = 
 
 
 def _seeds() -> list[bytes]:
-    """Return a run of letters for pre-tokenizers of every kind, and what goes beyond a limit of one."""
+    """Return a run of letters for pre-tokenizers of every kind, and a text beyond the limit of one."""
     kinds = ("gpt-2", "llama-bpe", "qwen2", "kimi-k2", "gemma4", "gpt-4o", "tekken", "deepseek-v3", "bloom", "default",
              "exaone-moe", "falcon", "youtu", "whitespace", "tiny_aya", "jais-2")  # fmt: skip
     seeds = [_document(PRE_TOKENIZERS.index(pre), [["a", 9000], ["<|x|>", 5], ["7!", 900]]) for pre in kinds]
