@@ -48,16 +48,15 @@ def load_study(store: Store, kind: str | None = None) -> Study:
         raise InputError(f"{store.path.parent}: type {kind!r} was not measured; measured: {', '.join(types)}.")
     cells = [c for c in cells if c.type == kind]
     _check_shape(store, facts, cells)
-    waiting = {c.lam for c in cells if c.summary is None} | {
-        lam for group in _by_work(cells).values() for lam in {c.lam for c in cells} - {c.lam for c in group}
-    }
-    lams = sorted({c.lam for c in cells} - waiting)
+    measured = {c.lam for c in cells}
+    finished = [{c.lam for c in group if c.summary is not None} for group in _by_work(cells).values()]
+    lams = sorted(measured.intersection(*finished))
     if not lams:
         raise InputError(f"{store.path.parent}: no lam is finished yet. Run the same sweep again to go on.")
     remarks = []
-    if waiting:
-        remarks.append(f"Not finished, and left out: lam {', '.join(f'{lam:g}' for lam in sorted(waiting))}.")
-    cells = sorted((c for c in cells if c.lam in lams), key=lambda c: c.lam)
+    if waiting := sorted(measured.difference(lams)):
+        remarks.append(f"Not finished, and left out: lam {', '.join(f'{lam:g}' for lam in waiting)}.")
+    cells = sorted((c for c in cells if c.lam not in waiting), key=lambda c: c.lam)
     series: dict[Measure, list[Series]] = {}
     of_values, short = list[str](), set[str]()
     for group in _by_work(cells).values():
