@@ -207,7 +207,7 @@ def _setting(
             if series.get(m)
         ),
     ]
-    forms = {str(control["form"]) for control in _controls(cells)}
+    forms = {control["form"] for control in _controls(cells) if control["form"]}
     if forms:
         lines.append(("length control", ", ".join(sorted(forms))))
     if facts.get("system"):
