@@ -119,11 +119,6 @@ class Journal:
             f"{self.target}: result {place} in {self.path} is damaged. Drop the earlier results with --force."
         )
 
-    @property
-    def missing(self) -> list[int]:
-        """The places that have no result yet, in order."""
-        return [i for i in range(self.n) if i not in self.results]
-
     def finish(self) -> None:
         """Remove the journal: what it was for is written. Call it behind the writing of `target`."""
         self._remove()

@@ -143,13 +143,3 @@ def pareto_optimal(first: Values, second: Values) -> list[int]:
             best = top
         at = end
     return sorted(found)
-
-
-def by_gain(
-    curves: Curves, groups: Sequence[tuple[str, Sequence[Series]]]
-) -> list[tuple[str, Sequence[Series], float]]:
-    """Return the groups with what each gains, highest value minus that at the largest lam; the largest gain first."""
-    last = max(range(len(curves.lams)), key=lambda i: curves.lams[i])
-    averages = [means(series) for _, series in groups]
-    out = [(name, each, float(a.max() - a[last])) for (name, each), a in zip(groups, averages, strict=True)]
-    return sorted(out, key=lambda group: -group[2])

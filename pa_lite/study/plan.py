@@ -123,10 +123,6 @@ class StudyPlan:
         return [c.key for c in self.cells]
 
     @property
-    def remarks(self) -> tuple[str, ...]:
-        return next(iter(self.merges.values())).remarks
-
-    @property
     def workers(self) -> int:
         """Models at a time."""
         if self.options.workers:

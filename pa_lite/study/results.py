@@ -13,14 +13,14 @@ import numpy as np
 from pa_lite.errors import InputError
 from pa_lite.statistics import Mean
 from pa_lite.study.curves import MOST_TASKS, Curves, Series, Values, means
-from pa_lite.study.measures import FEW_SHOT, FOLLOWING, PREFERRED
+from pa_lite.study.measures import FEW_SHOT, FOLLOWING, MEASURES, PREFERRED, Measure
 from pa_lite.study.records import AnsweredItem, FollowedItem
 from pa_lite.study.results_file import damaged
 from pa_lite.study.rows import NEEDED
 from pa_lite.study.staleness import UNRECORDED, is_recorded
 from pa_lite.study.store import Store, StoredCell
 from pa_lite.study.summary import Example, Kept, StudySummary
-from pa_lite.study.workloads import WORKLOADS, TaskWorkload, WinsWorkload, Workload
+from pa_lite.study.workloads import WORKLOADS, TaskWorkload, WinsWorkload
 
 _EXAMPLES = 6
 # of one study: time and memory of its charts and resamplings grow with them
@@ -48,17 +48,16 @@ def load_study(store: Store, kind: str | None = None) -> StudySummary:
         raise InputError(f"{store.path.parent}: type {kind!r} was not measured; measured: {', '.join(types)}.")
     cells = [c for c in cells if c.type == kind]
     _check_shape(store, facts, cells)
-    waiting = {c.lam for c in cells if c.summary is None} | {
-        lam for group in _by_work(cells).values() for lam in {c.lam for c in cells} - {c.lam for c in group}
-    }
-    lams = sorted({c.lam for c in cells} - waiting)
+    measured = {c.lam for c in cells}
+    finished = [{c.lam for c in group if c.summary is not None} for group in _by_work(cells).values()]
+    lams = sorted(measured.intersection(*finished))
     if not lams:
         raise InputError(f"{store.path.parent}: no lam is finished yet. Run the same sweep again to go on.")
     remarks = []
-    if waiting:
-        remarks.append(f"Not finished, and left out: lam {', '.join(f'{lam:g}' for lam in sorted(waiting))}.")
-    cells = sorted((c for c in cells if c.lam in lams), key=lambda c: c.lam)
-    series: dict[type[Workload[Any]], list[Series]] = {}
+    if waiting := sorted(measured.difference(lams)):
+        remarks.append(f"Not finished, and left out: lam {', '.join(f'{lam:g}' for lam in waiting)}.")
+    cells = sorted((c for c in cells if c.lam not in waiting), key=lambda c: c.lam)
+    series: dict[Measure, list[Series]] = {}
     of_values, short = list[str](), set[str]()
     for group in _by_work(cells).values():
         workload, values = WORKLOADS[group[0].kind], []
@@ -69,7 +68,7 @@ def load_study(store: Store, kind: str | None = None) -> StudySummary:
         if workload.measure is not None:
             found, told = _series(group[0], np.array(values))
             of_values += told
-            series.setdefault(workload, []).extend(found)
+            series.setdefault(workload.measure, []).extend(found)
     remarks += [f"For lack of memory at some lam: {told}." for told in sorted(short)]
     reasons = store.kept()
     kept = tuple(Kept(c.kind, c.name, c.lam, reasons[c.key]) for c in cells if c.key in reasons)
@@ -77,16 +76,10 @@ def load_study(store: Store, kind: str | None = None) -> StudySummary:
     others = [t for t in types if t != kind]
     if others:
         remarks.append(f"Weights as {kind}; measured too, each with a page of its own (--type): {', '.join(others)}.")
-    by_measure = {workload.measure: tuple(found) for workload, found in series.items()}
-    curves = Curves(
-        tuple(lams),
-        by_measure[FEW_SHOT],
-        next(iter(by_measure.get(FOLLOWING, ())), None),
-        next(iter(by_measure.get(PREFERRED, ())), None),
-        _length_controlled(cells),
-    )
+    follow, wins = (next(iter(series.get(measure, ())), None) for measure in (FOLLOWING, PREFERRED))
+    curves = Curves(tuple(lams), tuple(series[FEW_SHOT]), follow, wins, _length_controlled(cells))
     return StudySummary(
-        str(facts["pair"]), kind, curves, _examples(store, cells, curves), _setting(facts, cells, curves, series),
+        str(facts["pair"]), kind, curves, _examples(store, cells, curves), _setting(facts, cells, series),
         tuple(remarks + of_values), kept,
     )  # fmt: skip
 
@@ -109,16 +102,17 @@ def _series(cell: StoredCell, values: Values) -> tuple[list[Series], list[str]]:
     return [found] if judged.any() else [], [] if judged.all() else [told]
 
 
+def _controls(cells: Sequence[StoredCell]) -> list[Mapping[str, Any]]:
+    """Return the length-controlled win rates that cells have, as `WinsWorkload` summed them up."""
+    summaries = [c.summary or {} for c in cells if WORKLOADS[c.kind] is WinsWorkload]
+    return [summary["length_controlled"] for summary in summaries if "length_controlled" in summary]
+
+
 def _length_controlled(cells: Sequence[StoredCell]) -> tuple[Mean, ...]:
     """Return the length-controlled win rate at every lam, nothing where it is not known at each."""
-    judged = [c.summary or {} for c in cells if WORKLOADS[c.kind] is WinsWorkload]
-    found = [each.get("length_controlled", {}).get("value") for each in judged]
-    if len(found) != len({c.lam for c in cells}) or not all(
-        value is not None and math.isfinite(value) for value in found
-    ):
-        return ()
-    errors = [each["length_controlled"]["fit_stderr"] for each in judged]
-    return tuple(Mean(value, math.nan if error is None else error) for value, error in zip(found, errors, strict=True))
+    numbers = [[math.nan if c[k] is None else float(c[k]) for k in ("value", "fit_stderr")] for c in _controls(cells)]
+    is_known = len(numbers) == len({c.lam for c in cells}) and all(math.isfinite(value) for value, _ in numbers)
+    return tuple(Mean(value, error) for value, error in numbers) if is_known else ()
 
 
 def _check_shape(store: Store, facts: Mapping[str, Any], cells: Sequence[StoredCell]) -> None:
@@ -197,7 +191,7 @@ def _identities(cells: Sequence[StoredCell]) -> str:
 
 
 def _setting(
-    facts: Mapping[str, Any], cells: Sequence[StoredCell], curves: Curves, series: Mapping[type[Workload[Any]], Any]
+    facts: Mapping[str, Any], cells: Sequence[StoredCell], series: Mapping[Measure, Sequence[Series]]
 ) -> tuple[tuple[str, str], ...]:
     versions = {f"{k} {v}" for c in cells for k, v in c.environment.items() if k not in ("platform", "python")}
     started, seconds = min(c.started for c in cells), sum(c.seconds for c in cells)
@@ -207,11 +201,15 @@ def _setting(
         ("parameters", f"{facts['parameters'] / 1e6:.1f} million"),
         ("weights", ", ".join(dict.fromkeys(c.type for c in cells))),
         ("schedule", str(facts["schedule"] or "the same lam for every tensor")),
-        *(workload.setting(series[workload]) for workload in WORKLOADS.values() if series.get(workload)),
+        *(
+            (m.items, ", ".join(m.count.format(name=s.name, n=s.n) for s in series[m]))
+            for m in MEASURES
+            if series.get(m)
+        ),
     ]
-    if curves.length_controlled:
-        forms = {(c.summary or {})["length_controlled"]["form"] for c in cells if WORKLOADS[c.kind] is WinsWorkload}
-        lines.append(("length control", ", ".join(sorted(str(form) for form in forms))))
+    forms = {control["form"] for control in _controls(cells) if control["form"]}
+    if forms:
+        lines.append(("length control", ", ".join(sorted(forms))))
     if facts.get("system"):
         lines.append(("system prompt", str(facts["system"])))
     if facts.get("template_args"):

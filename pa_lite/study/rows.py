@@ -97,7 +97,7 @@ def _is_control(value: Any) -> bool:
     return (
         isinstance(value, dict)
         and all(name in value and _is_measured(value[name]) for name in ("value", "stderr", "fit_stderr"))
-        and all(value.get(name) is None or is_text(value[name]) for name in ("form", "note"))
+        and all(name in value and or_none(is_text)(value[name]) for name in ("form", "note"))
     )
 
 

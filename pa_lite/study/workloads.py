@@ -30,7 +30,6 @@ from pa_lite.engine.generation import GenerationOptions
 from pa_lite.engine.model import Model
 from pa_lite.instructions.following import Instruction, follow_instructions
 from pa_lite.statistics import standard_error
-from pa_lite.study.curves import Series
 from pa_lite.study.judges import Judge
 from pa_lite.study.measures import FEW_SHOT, FOLLOWING, PREFERRED, Measure
 from pa_lite.study.records import AnsweredItem, FinishedItem, FollowedItem, JudgedItem, Record, ScoredItem, read_result
@@ -91,11 +90,6 @@ class Workload(ABC, Generic[_R]):
         average = float(np.mean(values)) if values else float("nan")
         return {"n": len(values), "value": average, "stderr": standard_error(values)}
 
-    @staticmethod
-    def setting(series: Sequence[Series]) -> tuple[str, str]:
-        """Return what a report says of how the series were measured: what, how."""
-        raise NotImplementedError
-
 
 def chunks(n_items: int, size: int) -> Iterator[range]:
     """Cut items into chunks of `size`; which items share one depends on nothing else."""
@@ -154,10 +148,6 @@ class TaskWorkload(Workload[ScoredItem]):
         return {**super().summary(results), "area": self.prepared.spec.area,
                 "majority": majority_rate(self.prepared.items), "chance": chance,
                 "truncated": sum(r.truncated for r in results)}  # fmt: skip
-
-    @staticmethod
-    def setting(series: Sequence[Series]) -> tuple[str, str]:
-        return "few-shot items", ", ".join(f"{s.name} {s.n}" for s in series)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,10 +211,6 @@ class FollowWorkload(_Answered[FollowedItem]):
 
     def summary(self, results: Sequence[FollowedItem]) -> dict[str, Any]:
         return {**super().summary(results), "cut": sum(not r.ended for r in results)}
-
-    @staticmethod
-    def setting(series: Sequence[Series]) -> tuple[str, str]:
-        return "instructions", f"{series[0].name}, {series[0].n} prompts, greedy, strict"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -328,10 +314,6 @@ class WinsWorkload(Workload[JudgedItem]):
         if rate.length_controlled is not None:
             out = {name: getattr(rate.length_controlled, name) / 100 for name in out}
         return {**out, "form": rate.length_controlled_form, "note": rate.length_controlled_note}
-
-    @staticmethod
-    def setting(series: Sequence[Series]) -> tuple[str, str]:
-        return "preferences", f"{series[0].name}, {series[0].n} instructions"
 
 
 WORKLOADS: Mapping[str, type[Workload[Any]]] = {

@@ -24,7 +24,6 @@ def test_results_outlive_the_journal(tmp_path: Path) -> None:
     with Journal(target, FACTS, 4) as journal:
         journal.add(2, {"text": "größe"})
         journal.add(0, None)
-        assert journal.missing == [1, 3]
     assert [p.name for p in tmp_path.iterdir()] == [".out.json.part"]
     with Journal(target, FACTS, 4, resume=True) as journal:
         assert journal.results == {2: {"text": "größe"}, 0: None}
@@ -44,7 +43,6 @@ def test_a_line_that_is_longer_than_any_result_ends_the_results(
     monkeypatch.setattr("pa_lite.alpaca.journal._LONGEST_RESULT", 200)
     with Journal(target, FACTS, 4, resume=True) as journal:
         assert journal.results == {0: "x" * 10, 1: "x" * 150}
-        assert journal.missing == [2, 3]
 
 
 def test_nothing_stays_of_a_run_without_results(tmp_path: Path) -> None:

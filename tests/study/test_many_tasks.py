@@ -14,7 +14,7 @@ from pa_lite.study.curves import MOST_PANELS, MOST_TASKS, Curves, Series, pareto
 from pa_lite.study.plan import StudyOptions, plan_study
 from pa_lite.study.report.matplotlib_charts import figure_names
 from pa_lite.study.report.page import to_html
-from pa_lite.study.report.plotly_charts import labels_apart
+from pa_lite.study.report.shapes import labels_apart
 from pa_lite.study.results import load_study
 from pa_lite.study.store import open_store, read_store
 from pa_lite.study.summary import StudySummary

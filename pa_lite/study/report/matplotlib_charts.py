@@ -16,10 +16,10 @@ from typing import Any
 from pa_lite.errors import InputError
 from pa_lite.sanitize import one_line
 from pa_lite.study.comparisons import band
-from pa_lite.study.curves import MOST_PANELS, Average, Curves, Series, average, averages, by_gain, means, pareto_optimal
+from pa_lite.study.curves import MOST_PANELS, Average, Curves, averages
 from pa_lite.study.measures import FEW_SHOT
-from pa_lite.study.report.plotly_charts import labels_apart
-from pa_lite.study.summary import Reading, StudySummary, labels, readings
+from pa_lite.study.report.shapes import Panel, marks, panel, plane
+from pa_lite.study.summary import Reading, StudySummary, readings
 from pa_lite.system.atomic import write_bytes, write_text
 from pa_lite.system.markers import temporary_folder
 from pa_lite.system.opening import check_own
@@ -32,8 +32,7 @@ _RC = {
     "svg.hashsalt": "pa-lite", "svg.fonttype": "none", "font.family": "sans-serif", "text.color": INK,
     "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK,
 }  # fmt: skip
-Groups = Sequence[tuple[str, Sequence[Series]]]
-Panels = tuple[Groups, int]  # groups of tasks, each in a panel, and the number of columns
+Panels = tuple[Sequence[Panel], int]  # and the number of columns
 
 
 @contextmanager
@@ -134,14 +133,12 @@ def _line(axes: Any, lams: Sequence[float], shown: Average, on_page: bool) -> No
 
 def _mark(axes: Any, curves: Curves, found: Sequence[Reading]) -> int:
     """Mark the lams that the readings call best, or say that none is; return how many lines that takes."""
-    middle = (max(curves.lams) + min(curves.lams)) / 2
-    marked = labels(found)
-    for row, (lam, names) in enumerate(marked.items()):
+    marked = marks(curves, found)
+    for row, (lam, text, on_right) in enumerate(marked):
         axes.axvline(lam, color="#888", linestyle=":", linewidth=1)
-        text, side = f"{', '.join(names)}: lam {lam:g}", "right" if lam > middle else "left"
         axes.annotate(
             text, (lam, 1), xycoords=("data", "axes fraction"), xytext=(0, 3 + 11 * row), textcoords="offset points",
-            ha=side, fontsize=9,
+            ha="right" if on_right else "left", fontsize=9,
         )  # fmt: skip
     if found and not marked:
         text = "no measurable difference between the lams"
@@ -173,52 +170,42 @@ def page_svgs(curves: Curves, found: Sequence[Reading], panels: Mapping[str, Pan
     out = {"curves": _svg(_PAGE_WIDTH, 4.0, lambda figure: _draw_curves(figure, curves, found, on_page=True))}
     if curves.compliance is not None:
         out["plane"] = _svg(_PAGE_WIDTH, 4.4, lambda figure: _draw_plane(figure, curves, found))
-    for name, (groups, columns) in panels.items():
-        height = 0.4 + 1.7 * -(-len(groups) // columns)
-        ordered = [(f"{title} (+{100 * gain:.1f})", each) for title, each, gain in by_gain(curves, groups)]
-        draw = partial(_draw_panels, curves=curves, groups=ordered, columns=columns, on_page=True)
-        out[name] = _svg(_PAGE_WIDTH, height, draw)
+    for name, (each, columns) in panels.items():
+        draw = partial(_draw_panels, curves=curves, panels=each, columns=columns, on_page=True)
+        out[name] = _svg(_PAGE_WIDTH, 0.4 + 1.7 * -(-len(each) // columns), draw)
     return out
 
 
 def _draw_plane(figure: Any, curves: Curves, found: Sequence[Reading] = ()) -> None:
-    assert curves.compliance is not None
-    skill, following = 100 * means(curves.tasks), 100 * means([curves.compliance])
-    axes, front, marked = figure.add_subplot(), pareto_optimal(skill, following), labels(found)
-    order = sorted(range(len(curves.lams)), key=lambda i: curves.lams[i])
-    axes.plot(following[order], skill[order], color="#888", linewidth=1, zorder=1)
-    axes.scatter(following, skill, facecolors=PAPER, edgecolors=FEW_SHOT.colour, zorder=2)
-    axes.scatter(following[front], skill[front], color=FEW_SHOT.colour, zorder=3, label="Pareto-optimal")
-    middle = (following.max() + following.min()) / 2
-    points = [(float(following[i]), float(skill[i])) for i in order]
-    shown = labels_apart(points, [curves.lams[i] in marked for i in order])
-    for i, (x, y), is_shown in zip(order, points, shown, strict=True):
-        lam = curves.lams[i]
-        if not is_shown:
-            continue
-        left = x > middle  # a name stands on its point's inner side, where the chart has room
-        axes.annotate(
-            ", ".join([f"{lam:g}", *marked.get(lam, [])]), (x, y), xytext=(-4 if left else 4, -4 if left else 4),
-            textcoords="offset points", fontsize=8, ha="right" if left else "left", va="top" if left else "bottom",
-        )  # fmt: skip
+    axes, points, colour = figure.add_subplot(), plane(curves, found), FEW_SHOT.colour
+    following, skill = [p.following for p in points], [p.skill for p in points]
+    axes.plot(following, skill, color="#888", linewidth=1, zorder=1)
+    axes.scatter(following, skill, facecolors=PAPER, edgecolors=colour, zorder=2)
+    front = [(p.following, p.skill) for p in points if p.is_optimal]
+    axes.scatter(*zip(*front, strict=True), color=colour, zorder=3, label="Pareto-optimal")
+    for p in points:
+        if p.is_named:
+            axes.annotate(
+                p.names, (p.following, p.skill), xytext=(-4, -4) if p.on_right else (4, 4),
+                textcoords="offset points", fontsize=8, ha="right" if p.on_right else "left",
+                va="top" if p.on_right else "bottom",
+            )  # fmt: skip
     axes.set(xlabel=f"{curves.compliance_measure.label}, percent", ylabel=f"{FEW_SHOT.label}, percent")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
 
 
-def _draw_panels(figure: Any, curves: Curves, groups: Groups, columns: int, on_page: bool = False) -> None:
+def _draw_panels(figure: Any, curves: Curves, panels: Sequence[Panel], columns: int, on_page: bool = False) -> None:
     """One panel for each group of tasks, named, with the best blind guess dotted."""
-    columns = min(columns, len(groups))
-    rows = -(-len(groups) // columns)
-    panels = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
-    for axes, (name, series) in zip(panels, groups, strict=False):
-        _line(axes, curves.lams, average(FEW_SHOT, series), on_page)
-        baselines = [s.baseline for s in series if s.baseline is not None]
-        if len(baselines) == len(series):
-            axes.axhline(100 * sum(baselines) / len(baselines), color="#999", linestyle=":", linewidth=1)
-        axes.set_title(one_line(name), fontsize=9, parse_math=False)
+    columns = min(columns, len(panels))
+    places = figure.subplots(-(-len(panels) // columns), columns, squeeze=False, sharex=True).ravel()
+    for axes, each in zip(places, panels, strict=False):
+        _line(axes, curves.lams, each.shown, on_page)
+        if each.baseline is not None:
+            axes.axhline(each.baseline, color="#999", linestyle=":", linewidth=1)
+        axes.set_title(one_line(each.title), fontsize=9, parse_math=False)
         axes.grid(alpha=0.3)
-    for axes in panels[len(groups) :]:
+    for axes in places[len(panels) :]:
         axes.set_visible(False)
     figure.supxlabel("lam")
     figure.supylabel("percent")
@@ -226,22 +213,22 @@ def _draw_panels(figure: Any, curves: Curves, groups: Groups, columns: int, on_p
 
 def write_figure(study: StudySummary, path: Path, dots_per_inch: int = 300) -> None:
     """Write the curves as a PNG or SVG file, by the path's ending. Raises InputError for another, OutputError."""
-    ending = path.suffix.lower()
+    ending, curves = path.suffix.lower(), study.curves
     if ending == ".svg":
-        write_text(path, curves_svg(study.curves, study.title))
+        write_text(path, curves_svg(curves, study.title))
     elif ending == ".png":
-        curves = study.curves
-        with _figure(7.0, 4.2) as figure:
-            _draw_curves(figure, curves, readings(curves), study.title)
-            write_bytes(path, _png(figure, dots_per_inch))
+        _write_png(path, 7.0, 4.2, lambda f: _draw_curves(f, curves, readings(curves), study.title), dots_per_inch)
     else:
         raise InputError(f"{path}: a figure is a .png or an .svg file. Name one of these.")
 
 
-def _png(figure: Any, dots_per_inch: float) -> bytes:
+def _write_png(path: Path, width: float, height: float, draw: Callable[[Any], None], dots_per_inch: float) -> None:
     raw = io.BytesIO()
-    figure.savefig(raw, format="png", dpi=dots_per_inch, metadata={"Software": None})
-    return raw.getvalue()
+    with _figure(width, height) as figure:
+        draw(figure)
+        dpi = min(dots_per_inch, _MOST_PIXELS / max(width, height))  # hundreds of tasks make a figure of any height
+        figure.savefig(raw, format="png", dpi=dpi, metadata={"Software": None})
+    write_bytes(path, raw.getvalue())
 
 
 def figure_names(study: StudySummary) -> list[str]:
@@ -261,7 +248,7 @@ def write_png(study: StudySummary, folder: Path, dots_per_inch: int = 300) -> li
     """
     curves, found = study.curves, readings(study.curves)
     rows = -(-len(curves.tasks) // _PANEL_COLUMNS)
-    tasks = [(task.name, (task,)) for task in curves.tasks]
+    tasks = [panel(task.name, [task]) for task in curves.tasks]
     wanted: list[tuple[str, float, float, Callable[[Any], None]]] = [
         ("curves", 7.0, 4.2, lambda f: _draw_curves(f, curves, found, study.title)),
         ("plane", 5.0, 4.0, lambda f: _draw_plane(f, curves)),
@@ -269,12 +256,7 @@ def write_png(study: StudySummary, folder: Path, dots_per_inch: int = 300) -> li
     ]
     shown, out = figure_names(study), []
     for name, width, height, draw in wanted:
-        if name not in shown:
-            continue
-        with _figure(width, height) as figure:
-            draw(figure)
-            dpi = min(dots_per_inch, _MOST_PIXELS / max(width, height))  # hundreds of tasks make a figure of any height
-            data = _png(figure, dpi)
-        out.append(folder / f"{name}.png")
-        write_bytes(out[-1], data)
+        if name in shown:
+            out.append(folder / f"{name}.png")
+            _write_png(out[-1], width, height, draw, dots_per_inch)
     return out

@@ -19,6 +19,7 @@ from pa_lite.study.curves import MOST_PANELS, Curves, averages, means
 from pa_lite.study.export import difference_rows, to_csv
 from pa_lite.study.report.matplotlib_charts import Panels
 from pa_lite.study.report.plotly_charts import Figure, curves_figure, panels_figure, plane_figure
+from pa_lite.study.report.shapes import by_gain
 from pa_lite.study.report.static_charts import static_charts
 from pa_lite.study.summary import Reading, StudySummary, against_ends, conclusion, labels, readings, table
 from pa_lite.system.opening import open_regular
@@ -54,9 +55,9 @@ def _panels(curves: Curves) -> dict[str, Panels]:
     """The charts of several panels."""
     out: dict[str, Panels] = {}
     if 1 < len(curves.areas) <= MOST_PANELS:
-        out["areas"] = [(area, curves.of_area(area)) for area in curves.areas], 2
+        out["areas"] = by_gain(curves, {area: curves.of_area(area) for area in curves.areas}), 2
     if 1 < len(curves.tasks) <= MOST_PANELS:
-        out["panels"] = [(t.name, (t,)) for t in curves.tasks], 3
+        out["panels"] = by_gain(curves, {t.name: (t,) for t in curves.tasks}), 3
     return out
 
 

@@ -9,9 +9,9 @@ from markupsafe import Markup
 
 from pa_lite.sanitize import one_line
 from pa_lite.statistics import Mean
-from pa_lite.study.curves import Curves, average, averages, by_gain, means, pareto_optimal
-from pa_lite.study.measures import FEW_SHOT
+from pa_lite.study.curves import Curves, averages
 from pa_lite.study.report.matplotlib_charts import INK, PAPER, Panels, page_svgs
+from pa_lite.study.report.shapes import plane
 from pa_lite.study.summary import Reading, labels
 
 _COLOURS = {INK: "currentColor", PAPER: "var(--paper)"}
@@ -82,16 +82,13 @@ def _descriptions(curves: Curves, found: Sequence[Reading], panels: Mapping[str,
     drawn = [course(shown.measure.label.capitalize(), shown.estimates) for shown in averages(curves)]
     drawn += [f"Marked: {', '.join(names)} at lam {lam:g}." for lam, names in labels(found).items()]
     out = {"curves": " ".join(["Line chart of percent against lam.", *drawn])}
-    if curves.compliance is not None:
-        front = pareto_optimal(means(curves.tasks), means([curves.compliance]))
-        best = ", ".join(f"{curves.lams[i]:g}" for i in sorted(front, key=lambda i: curves.lams[i]))
+    if points := plane(curves, found):
+        best = ", ".join(f"{p.lam:g}" for p in points if p.is_optimal)
         out["plane"] = (
             "Few-shot accuracy against instruction following: a point for each lam, joined in their order. "
             f"Pareto-optimal: lam {best}."
         )
-    for name, (groups, _) in panels.items():
-        each = " ".join(
-            course(title, average(FEW_SHOT, series).estimates) for title, series, _ in by_gain(curves, groups)
-        )
-        out[name] = f"{len(groups)} line charts of few-shot accuracy against lam. {each}"
+    for name, (each, _) in panels.items():
+        courses = " ".join(course(panel.name, panel.shown.estimates) for panel in each)
+        out[name] = f"{len(each)} line charts of few-shot accuracy against lam. {courses}"
     return out

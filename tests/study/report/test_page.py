@@ -29,6 +29,7 @@ from pa_lite.study.report.matplotlib_charts import curves_svg, write_png
 from pa_lite.study.report.page import to_html
 from pa_lite.study.report.plotly_charts import panels_figure, plane_figure
 from pa_lite.study.report.publish import ReportOptions, publish
+from pa_lite.study.report.shapes import panel
 from pa_lite.study.store import open_store, read_store
 from pa_lite.study.summary import Example, StudySummary, against_ends, conclusion, readings, table
 from pa_lite.study.sweep import sweep_pair
@@ -270,7 +271,7 @@ def test_a_figure_that_would_be_too_large_has_fewer_dots(
 
 
 def test_names_are_text_in_charts_too(study: StudySummary) -> None:
-    figure = panels_figure(study.curves, [(t.name, (t,)) for t in study.curves.tasks], 3)
+    figure = panels_figure(study.curves, [panel(t.name, [t]) for t in study.curves.tasks], 3)
     assert any(note["text"].startswith("a&lt;b&gt;task") for note in figure["layout"]["annotations"])
 
 
