@@ -171,7 +171,7 @@ def _leftover(path: Path) -> Leftover | None:
     if entry is not None:
         return _beside_its_marker(path, facts, entry)
     if kind == "folder":
-        return _unmarked(path, facts, "temporary folder") if _OLD_FOLDER.fullmatch(path.name) else None
+        return _described(path, facts, "temporary folder") if _OLD_FOLDER.fullmatch(path.name) else None
     if path.name.endswith(ENDING):
         own = marker_at(path)
         alone = own is not None and marked_name(path, own) is not None and not os.path.lexists(_of(path))
@@ -182,8 +182,8 @@ def _leftover(path: Path) -> Leftover | None:
     if found is not None and target_of(path.name) is None:
         return _partial(path, facts, found[1])
     if found is not None:
-        return _unmarked(path, facts, "file that was being written")
-    return _unmarked(path, facts, "download that broke off") if _OLD_BLOB.fullmatch(path.name) else None
+        return _described(path, facts, "file that was being written")
+    return _described(path, facts, "download that broke off") if _OLD_BLOB.fullmatch(path.name) else None
 
 
 def _of(marker: Path) -> Path:
@@ -208,7 +208,7 @@ def _partial(path: Path, facts: os.stat_result, target: str) -> Leftover | None:
         start = file.read(4)
         if entry is not None and entry["kind"] == MERGE and entry["of"] == path.name:
             if not merge_proves(entry, file):
-                return _unmarked(path, facts, f"merge of {target}") if start in (b"", b"GGUF") else None
+                return _described(path, facts, f"merge of {target}") if start in (b"", b"GGUF") else None
             n = _lines(listed) - 1
             loses = f"{n} tensors that are merged; merge --resume would go on from there" if n > 0 else ""
             return _described(path, facts, f"merge of {target}", (listed,), loses, listed)
@@ -222,7 +222,7 @@ def _partial(path: Path, facts: os.stat_result, target: str) -> Leftover | None:
             return _described(path, facts, f"run of {target}", (), loses, path)
         if start in (b"", b"GGUF"):
             companions = (listed,) if _is_old_list(listed) else ()
-            return _unmarked(path, facts, f"merge of {target}", companions)
+            return _described(path, facts, f"merge of {target}", companions)
     return None
 
 
@@ -242,7 +242,7 @@ def _lonely_list(path: Path, facts: os.stat_result) -> Leftover | None:
     entry = marker_at(path)
     if entry is not None and entry["kind"] == MERGE:
         return _described(path, facts, "list of a merge that is gone", marker=path)
-    return _unmarked(path, facts, "list of a merge that is gone") if _is_old_list(path) else None
+    return _described(path, facts, "list of a merge that is gone") if _is_old_list(path) else None
 
 
 def _lines(path: Path) -> int:
@@ -258,11 +258,6 @@ def _size(path: Path) -> int:
     return sum(_size(Path(parent, name)) for parent, _, names in os.walk(path) for name in names)
 
 
-def _unmarked(path: Path, facts: os.stat_result, what: str, companions: tuple[Path, ...] = ()) -> Leftover:
-    """Something with a name that an older pa-lite may have given."""
-    return _described(path, facts, what, companions)
-
-
 def _described(
     path: Path,
     facts: os.stat_result,
@@ -271,6 +266,7 @@ def _described(
     loses: str = "",
     marker: Path | None = None,
 ) -> Leftover:
+    """Return what was found; without a `marker` only its name, which an older pa-lite may have given, tells of it."""
     nbytes = _size(path) + sum(_size(each) for each in companions)
     in_use = marker is not None and not (is_free(marker) and (marker in (path, marker_of(path)) or is_free(path)))
     return Leftover(path, companions, what, nbytes, age_of(path), loses, in_use, marker, facts)
