@@ -33,11 +33,10 @@ from pa_lite.system.markers import (
     merge_proves,
     read_marker,
     read_results_head,
-    remove_held,
     remove_marked,
     target_of,
 )
-from pa_lite.system.opening import NotPlainError, kind_of, open_own, open_regular, read_at_most
+from pa_lite.system.opening import NotPlainError, kind_of, open_own, open_regular, read_at_most, remove_open
 
 _PARTIAL = re.compile(r"\.(.+)\.part")
 _LIST = ".done"  # ending of the list of a merge's whole tensors
@@ -127,15 +126,15 @@ def _remove_own(leftover: Leftover) -> bool:
         if leftover.marker == leftover.path:
             same = is_same(leftover.seen, os.fstat(file.fileno()))
             known = read_marker(file) is not None or read_results_head(file) is not None
-            return same and known and remove_held(file, leftover.path)
+            return same and known and remove_open(file, leftover.path)
         entry = read_marker(file)
         if entry is None or entry["kind"] != MERGE:
             return False
         with held(leftover.path) as data:
             proven = data is not None and is_same(leftover.seen, os.fstat(data.fileno())) and merge_proves(entry, data)
-            if data is None or not proven or not remove_held(data, leftover.path):
+            if data is None or not proven or not remove_open(data, leftover.path):
                 return False
-        return remove_held(file, leftover.marker)
+        return remove_open(file, leftover.marker)
 
 
 def _entries(folder: Path, deep: bool) -> Iterator[Path]:
