@@ -48,49 +48,42 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
         "embeddings": False, "offload_kqv": True, "kv_unified": False,
     },
 }  # fmt: skip
-# arguments and result of every function that is called, as the names of ctypes' types
-_FUNCTIONS: dict[str, tuple[str, str]] = {
-    "llama_backend_init": ("", "None"),
-    "llama_context_default_params": ("", "llama_context_params"),
-    "llama_decode": ("c_void_p llama_batch", "c_int"),
-    "llama_free": ("c_void_p", "None"),
-    "llama_get_logits": ("c_void_p", "LP_c_float"),
-    "llama_get_logits_ith": ("c_void_p c_int", "LP_c_float"),
-    "llama_get_memory": ("c_void_p", "c_void_p"),
-    "llama_init_from_model": ("c_void_p llama_context_params", "c_void_p"),
-    "llama_log_set": ("CFunctionType c_void_p", "None"),
-    "llama_memory_clear": ("c_void_p c_bool", "None"),
-    "llama_memory_seq_cp": ("c_void_p c_int c_int c_int c_int", "None"),
-    "llama_memory_seq_rm": ("c_void_p c_int c_int c_int", "c_bool"),
-    "llama_model_default_params": ("", "llama_model_params"),
-    "llama_model_free": ("c_void_p", "None"),
-    "llama_model_get_vocab": ("c_void_p", "c_void_p"),
-    "llama_model_is_hybrid": ("c_void_p", "c_bool"),
-    "llama_model_is_recurrent": ("c_void_p", "c_bool"),
-    "llama_model_load_from_file": ("c_char_p llama_model_params", "c_void_p"),
-    "llama_model_n_ctx_train": ("c_void_p", "c_int"),
-    "llama_model_n_embd": ("c_void_p", "c_int"),
-    "llama_model_n_head": ("c_void_p", "c_int"),
-    "llama_model_n_head_kv": ("c_void_p", "c_int"),
-    "llama_model_n_layer": ("c_void_p", "c_int"),
-    "llama_model_n_swa": ("c_void_p", "c_int"),
-    "llama_n_batch": ("c_void_p", "c_uint"),
-    "llama_n_ctx": ("c_void_p", "c_uint"),
-    "llama_n_ubatch": ("c_void_p", "c_uint"),
-    "llama_print_system_info": ("", "c_char_p"),
-    "llama_set_abort_callback": ("c_void_p CFunctionType c_void_p", "None"),
-    "llama_set_n_threads": ("c_void_p c_int c_int", "None"),
-    "llama_supports_gpu_offload": ("", "c_bool"),
-    "llama_token_to_piece": ("c_void_p c_int c_char_p c_int c_int c_bool", "c_int"),
-    "llama_tokenize": ("c_void_p c_char_p c_int LP_c_int c_int c_bool c_bool", "c_int"),
-    "llama_vocab_bos": ("c_void_p", "c_int"),
-    "llama_vocab_eos": ("c_void_p", "c_int"),
-    "llama_vocab_get_add_bos": ("c_void_p", "c_bool"),
-    "llama_vocab_get_attr": ("c_void_p c_int", "c_int"),
-    "llama_vocab_get_text": ("c_void_p c_int", "c_char_p"),
-    "llama_vocab_is_control": ("c_void_p c_int", "c_bool"),
-    "llama_vocab_is_eog": ("c_void_p c_int", "c_bool"),
-    "llama_vocab_n_tokens": ("c_void_p", "c_int"),
+# every function that is called, without its `llama_`, by arguments and result: the names of ctypes' types
+_SIGNATURES = {
+    "-> None": "backend_init",
+    "-> c_bool": "supports_gpu_offload",
+    "-> c_char_p": "print_system_info",
+    "-> llama_context_params": "context_default_params",
+    "-> llama_model_params": "model_default_params",
+    "CFunctionType c_void_p -> None": "log_set",
+    "c_char_p llama_model_params -> c_void_p": "model_load_from_file",
+    "c_void_p -> LP_c_float": "get_logits",
+    "c_void_p -> None": "free model_free",
+    "c_void_p -> c_bool": "model_is_hybrid model_is_recurrent vocab_get_add_bos",
+    "c_void_p -> c_int": (
+        "model_n_ctx_train model_n_embd model_n_head model_n_head_kv model_n_layer model_n_swa vocab_bos "
+        "vocab_eos vocab_n_tokens"
+    ),
+    "c_void_p -> c_uint": "n_batch n_ctx n_ubatch",
+    "c_void_p -> c_void_p": "get_memory model_get_vocab",
+    "c_void_p CFunctionType c_void_p -> None": "set_abort_callback",
+    "c_void_p c_bool -> None": "memory_clear",
+    "c_void_p c_char_p c_int LP_c_int c_int c_bool c_bool -> c_int": "tokenize",
+    "c_void_p c_int -> LP_c_float": "get_logits_ith",
+    "c_void_p c_int -> c_bool": "vocab_is_control vocab_is_eog",
+    "c_void_p c_int -> c_char_p": "vocab_get_text",
+    "c_void_p c_int -> c_int": "vocab_get_attr",
+    "c_void_p c_int c_char_p c_int c_int c_bool -> c_int": "token_to_piece",
+    "c_void_p c_int c_int -> None": "set_n_threads",
+    "c_void_p c_int c_int c_int -> c_bool": "memory_seq_rm",
+    "c_void_p c_int c_int c_int c_int -> None": "memory_seq_cp",
+    "c_void_p llama_batch -> c_int": "decode",
+    "c_void_p llama_context_params -> c_void_p": "init_from_model",
+}
+_FUNCTIONS = {
+    f"llama_{name}": (signature.partition("->")[0], signature.rpartition(" ")[2])
+    for signature, names in _SIGNATURES.items()
+    for name in names.split()
 }
 _CONSTANTS = {"LLAMA_LOAD_MODE_MMAP": 1}
 _CALLBACKS: dict[str, tuple[str, str]] = {

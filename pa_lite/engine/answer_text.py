@@ -34,7 +34,7 @@ class Generation:
 
 
 class StopText:
-    """A text that grows by tokens' bytes until a stop string is in it."""
+    """A turn without reasoning: it grows by tokens' bytes until a stop string is in it."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = [s.encode("utf-8") for s in stops]
@@ -61,6 +61,18 @@ class StopText:
     def text(self) -> str:
         """The text so far as UTF-8: bytes that are none become U+FFFD, a character begun at the end is left out."""
         return codecs.getincrementaldecoder("utf-8")("replace").decode(bytes(self._raw))
+
+    def piece(self, _token: int) -> bytes | None:
+        """Return None: control tokens have no text."""
+        return None
+
+    def ends_reasoning(self, _token: int) -> bool:
+        """Return False: there is no reasoning."""
+        return False
+
+    def result(self, n_tokens: int, reason: str) -> Generation:
+        """Return the finished turn."""
+        return Generation(self.text(), n_tokens, reason == "end", reason)
 
 
 class AnswerText:
@@ -103,19 +115,3 @@ class AnswerText:
             reason = "stop"
         reasoning = "".join(self._reasoning).strip()
         return Generation(self._answer.text(), n_tokens, reason == "end", reason, reasoning)
-
-
-class PlainText(StopText):
-    """A turn without reasoning, to the same ends."""
-
-    def piece(self, _token: int) -> bytes | None:
-        """Return None: control tokens have no text."""
-        return None
-
-    def ends_reasoning(self, _token: int) -> bool:
-        """Return False: there is no reasoning."""
-        return False
-
-    def result(self, n_tokens: int, reason: str) -> Generation:
-        """Return the finished turn."""
-        return Generation(self.text(), n_tokens, reason == "end", reason)

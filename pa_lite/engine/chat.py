@@ -5,10 +5,11 @@ A user's text is only ever text: a control token spelled out in it, such as an e
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -129,17 +130,15 @@ def chat_prompts(
         system = own[i] if own[i] == options.system else hidden.hide(own[i])
         return _conversation(system, hidden.hide(instructions[i]))
 
-    try:
+    tokens: dict[int, array[int]] = {}
+    with _template_errors(model):
         opened = _check_frames(template, set(own), options, reasoning)
         ends = {s: f"\n{m.end}\n\n" if ends_reasoning and m is not None else "" for s, m in opened.items()}
-        tokens: dict[int, array[int]] = {}
         with _Rendering(template, _settings(options), len(own)) as rendering:
             for portion in portions(range(len(own)), size, _PORTION_CHARACTERS, _PORTION):
                 safe = making.each(conversation, portion)
                 texts = dict(zip(safe, rendering.texts(tuple(safe.values())), strict=True))
                 tokens |= making.each(lambda i: array("i", hidden.tokens(texts[i] + ends[own[i]])), texts)  # noqa: B023
-    except EngineError as e:
-        raise EngineError(f"{model.label}: its chat template fails: {e}.") from e
     formats = [replace(reasoning, opened=None if ends[s] else opened[s]) for s in own]
     return ChatPrompts([tokens.get(i, array("i")) for i in range(len(own))], formats, making.faults)
 
@@ -184,7 +183,7 @@ def conversation_prompt(
         return model.tokenize("\n\n".join(filter(None, [*parts, "Response:"]))), reasoning
     template = _Template(source, model.special_text("bos"), model.special_text("eos"))
     hidden = HiddenTokens(model)
-    try:
+    with _template_errors(model):
         safe = tuple(Message(t.role, hidden.hide(t.content), hidden.hide(t.reasoning)) for t in turns)
         first = (Message("system", options.system),) if options.system else ()
         marked = (*safe[:-1], safe[-1]._replace(content=_MARK))
@@ -195,6 +194,12 @@ def conversation_prompt(
             raise EngineError("it leaves out the system prompt")
         opened = opened_by(frame.rpartition(_MARK)[2], reasoning.markers)
         return hidden.tokens(text), replace(reasoning, opened=opened)
+
+
+@contextlib.contextmanager
+def _template_errors(model: Model) -> Iterator[None]:
+    try:
+        yield
     except EngineError as e:
         raise EngineError(f"{model.label}: its chat template fails: {e}.") from e
 
@@ -339,12 +344,10 @@ class ChatRenderer:
         if continues:
             last = Message(*messages[-1])
             messages = [*messages[:-1], last._replace(content=f"{last.content}{_MARK} ")]
-        try:
+        with _template_errors(self._model):
             request = _request(self._template, [messages], _settings(self.options), not continues)
             (text,) = self._process.ask(request, _SECONDS)["texts"]
             return _before_mark(text) if continues else text
-        except EngineError as e:
-            raise EngineError(f"{self._model.label}: its chat template fails: {e}.") from e
 
     def close(self) -> None:
         """End the process; more than once does no harm."""

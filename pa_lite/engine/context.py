@@ -14,21 +14,17 @@ from pa_lite.engine.thread_count import ThreadCount
 from pa_lite.errors import EngineError
 from pa_lite.ggml.kernels import FloatArray
 
+Ints = Sequence[int] | npt.NDArray[np.int32]
+BoolArray = npt.NDArray[np.bool_]
+
 
 class ContextModel(Protocol):
     """What a context needs of the model that it was made from."""
 
-    @property
-    def lib(self) -> Any: ...
-
-    @property
-    def label(self) -> str: ...
-
-    @property
-    def n_vocab(self) -> int: ...
-
-    @property
-    def thread_count(self) -> ThreadCount: ...
+    lib: Any
+    label: str
+    n_vocab: int
+    thread_count: ThreadCount
 
     @property
     def can_rewind(self) -> bool: ...
@@ -63,47 +59,18 @@ class Context:
         self._n_threads = 0  # as last set
 
     def decode(
-        self,
-        tokens: Sequence[int],
-        positions: Sequence[int],
-        sequences: Sequence[Sequence[int]],
-        wanted: Sequence[bool] | npt.NDArray[np.bool_],
+        self, tokens: Ints, positions: Ints, first: Ints, last: Ints, wanted: Sequence[bool] | BoolArray
     ) -> None:
-        """Run at most n_batch tokens: each at its position, in all of its sequences; keep logits where wanted.
+        """Run at most n_batch tokens: each at its position, in the sequences first..last; keep logits where wanted.
 
         Raises EngineError when the cache is full or llama.cpp fails.
         """
         n = len(tokens)
         assert 0 < n <= self.n_batch
-        for i, ids in enumerate(sequences):
-            self._n_sequences[i] = len(ids)
-            self._sequences[i, : len(ids)] = ids
-        self._decode(tokens, positions, wanted)
-
-    def decode_ranges(
-        self,
-        tokens: npt.NDArray[np.int32],
-        positions: npt.NDArray[np.int32],
-        first: npt.NDArray[np.int32],
-        last: npt.NDArray[np.int32],
-        wanted: npt.NDArray[np.bool_],
-    ) -> None:
-        """`decode` for tokens that are each in the sequences first..last."""
-        n = len(tokens)
-        assert 0 < n <= self.n_batch
-        np.subtract(last, first - 1, out=self._n_sequences[:n])
+        starts = np.asarray(first, np.int32)
+        np.subtract(last, starts - 1, out=self._n_sequences[:n], dtype=np.int32)
         widest = int(self._n_sequences[:n].max())
-        np.add.outer(first, np.arange(widest, dtype=np.int32), out=self._sequences[:n, :widest])
-        self._decode(tokens, positions, wanted)
-
-    def _decode(
-        self,
-        tokens: Sequence[int] | npt.NDArray[np.int32],
-        positions: Sequence[int] | npt.NDArray[np.int32],
-        wanted: Sequence[bool] | npt.NDArray[np.bool_],
-    ) -> None:
-        """Run tokens whose sequences are set already."""
-        n = len(tokens)
+        np.add.outer(starts, np.arange(widest, dtype=np.int32), out=self._sequences[:n, :widest])
         self._tokens[:n] = tokens
         self._positions[:n] = positions
         self._wanted[:n] = wanted

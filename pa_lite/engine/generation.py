@@ -1,8 +1,16 @@
-"""Generation of many prompts in one batch: sequences join and leave it as they start and stop.
+"""Generate from many prompts in one batch: sequences join and leave it as they start and stop.
 
-Each sequence has a stream of cells of its own: with 32 of them a fifth faster than one unified cache, as attention
-reads no neighbour's cells. What a prompt has in common with what some sequence holds, such as a system prompt, is
-copied and not decoded again.
+The work goes round in steps. `_Run.fill` gives every free slot (a sequence of the cache) the next waiting prompt.
+`_Run.step` decodes one batch: the newest token of every running text, and as much of the waiting prompts as fits
+beside them, so that a long prompt never stalls texts under way. Then every slot whose tokens are all decoded gets its
+next token, and a text that has ended frees its slot.
+
+Prompts wait in sorted order, so neighbours share long prefixes (a system prompt, few-shot examples). A prompt that
+starts looks for the slot that holds the longest prefix of it and copies these cells in place of decoding them; if that
+slot has yet to decode them, the prompt waits until it has.
+
+Each sequence has its own stream of cells: with 32 of them that is a fifth faster than one unified cache, because
+attention reads no other sequence's cells.
 """
 
 from __future__ import annotations
@@ -16,7 +24,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pa_lite.engine.answer_text import AnswerText, Generation, PlainText
+from pa_lite.engine.answer_text import AnswerText, Generation, StopText
 from pa_lite.engine.context import Context
 from pa_lite.engine.context_memory import CELL_STEP, ContextSize, fewer_sequences, first_that_fits, shrinking
 from pa_lite.engine.interrupts import ends_on_interrupt
@@ -77,10 +85,10 @@ def _encoded(text: str) -> bytes | None:
 
 @dataclass
 class _Slot:
-    """A sequence of the cache and what it holds: the first `cached` of `tokens` are decoded, the others wait to be.
+    """A sequence of the cache: the first `cached` of `tokens` are decoded, the others are waiting.
 
-    Between two prompts it keeps the tokens of the last. With `source` set it waits for that slot's first `shared`
-    tokens to be decoded, and will begin with a copy of them.
+    Between two prompts it keeps the tokens of the last one. While `source` is set, it waits until that slot has decoded
+    its first `shared` tokens, and will start with a copy of them.
     """
 
     sequence: int
@@ -88,7 +96,7 @@ class _Slot:
     cached: int = 0
     prompt: int | None = None
     made: int = 0
-    text: AnswerText | PlainText = field(default_factory=lambda: PlainText(()))
+    text: AnswerText | StopText = field(default_factory=lambda: StopText(()))
     source: _Slot | None = None
     shared: int = 0
 
@@ -206,7 +214,7 @@ def _room(model: Model, slots: int, cells: int) -> Iterator[Context]:
 
 
 class _Run:
-    """One call's sequences and results."""
+    """The slots, the waiting prompts and the results of one call."""
 
     def __init__(
         self,
@@ -227,7 +235,7 @@ class _Run:
         self._pieces: dict[int, bytes] = {}
 
     def fill(self) -> bool:
-        """Give free slots to waiting prompts, or close the gaps between those that run; False when all is done."""
+        """Start waiting prompts in free slots, or close gaps between running ones; return False when all is done."""
         for slot in self.slots:
             if slot.prompt is None and self._waiting:
                 self._start(slot, self._waiting.popleft())
@@ -236,18 +244,18 @@ class _Run:
         return any(slot.prompt is not None for slot in self.slots)
 
     def _start(self, slot: _Slot, i: int) -> None:
-        """Begin prompt i: keep what the slot has of it, or copy from where there is more, now or once decoded."""
+        """Start prompt i: keep the prefix that the slot holds, or copy a longer one from another slot."""
         prompt = self.prompts[i].tolist()
         own = _common(slot.tokens[: slot.cached], prompt) if self.model.can_rewind else 0
         best, shared = None, own
         for other in self.slots if self.model.can_rewind else []:
-            # what a finished text ends with was never decoded, and never will be
+            # a running slot will decode all its tokens; a finished one never decodes its last
             held = other.tokens[: other.cached] if other.prompt is None else other.tokens
             if other is not slot and (n := _common(held, prompt)) >= shared + _WORTH:
                 best, shared = other, n
         stops = self.options.stop
         slot.prompt, slot.made = i, 0
-        slot.text = PlainText(stops) if self.reasoning is None else AnswerText(stops, self.reasoning[i])
+        slot.text = StopText(stops) if self.reasoning is None else AnswerText(stops, self.reasoning[i])
         slot.source, slot.shared = best, shared
         slot.tokens = prompt
         if best is None:
@@ -260,16 +268,17 @@ class _Run:
             self._randoms[i] = np.random.default_rng((self.options.seed, self.streams[i]))
 
     def _copy(self, slot: _Slot) -> None:
-        """Take over the source's tokens once they are decoded."""
+        """Copy the shared prefix from the source once it is decoded there."""
         source = slot.source
         if source is not None and source.cached >= slot.shared:
             self.context.copy(source.sequence, slot.sequence, slot.shared)
             slot.cached, slot.source = slot.shared, None
 
     def _close_gaps(self) -> None:
-        """Move the last running slot into each gap: llama.cpp splits a batch wherever sequence ids are not consecutive.
+        """Move the last running slot into each gap.
 
-        Each part reads all weights, in every step to come; a move copies one sequence's cells, once.
+        llama.cpp splits a batch wherever sequence ids are not consecutive, and each part reads all weights again, in
+        every further step. A move copies the cells of one sequence, once.
         """
         for gap in self.slots:
             last = next((s for s in reversed(self.slots) if s.prompt is not None), gap)
@@ -282,7 +291,10 @@ class _Run:
                 self.slots[a], self.slots[b] = last, gap
 
     def step(self) -> tuple[list[int], int]:
-        """Decode one batch and take a token for each sequence that is up to date; (prompts finished, tokens made)."""
+        """Decode one batch and choose a token for each slot with nothing left to decode.
+
+        Return the prompts that are finished (indices) and the number of new tokens.
+        """
         finished = []
         ready = self._decode()
         for slot, row in ready:
@@ -295,15 +307,16 @@ class _Run:
         return finished, len(ready)
 
     def _decode(self) -> list[tuple[_Slot, int]]:
-        """Run what the slots wait for, at most n_batch tokens: first the newest token of every text, then prompts.
+        """Decode waiting tokens of all slots, at most n_batch: one for every text under way, then parts of prompts.
 
-        Returns the slots that have nothing left to decode, with the batch's row of their logits.
+        Return the slots that have nothing left to decode, each with the index in the batch of its last token.
         """
         tokens: list[int] = []
         positions: list[int] = []
-        sequences: list[tuple[int]] = []
+        sequences: list[int] = []
         ready: list[tuple[_Slot, int]] = []
         running = [s for s in self.slots if s.prompt is not None and s.source is None]
+        # a slot with one token to decode always gets it; `room` is what prompts may take in turn
         room = self.context.n_batch - sum(len(s.tokens) - s.cached == 1 for s in running)
         for slot in running:
             n = len(slot.tokens) - slot.cached
@@ -312,17 +325,17 @@ class _Run:
                 room -= n
             tokens += slot.tokens[slot.cached : slot.cached + n]
             positions += range(slot.cached, slot.cached + n)
-            sequences += [(slot.sequence,)] * n
+            sequences += [slot.sequence] * n
             slot.cached += n
             if slot.cached == len(slot.tokens):
                 ready.append((slot, len(tokens) - 1))
         wanted = np.zeros(len(tokens), np.bool_)
         wanted[[row for _, row in ready]] = True
-        self.context.decode(tokens, positions, sequences, wanted)
+        self.context.decode(tokens, positions, sequences, sequences, wanted)
         return ready
 
     def _take(self, slot: _Slot, row: int) -> bool:
-        """Append the next token to a slot's text; True, and its result is there, when that was the last."""
+        """Choose a slot's next token and append it; return True if the text has ended, with its result stored."""
         i, options = slot.prompt, self.options
         assert i is not None
         logits = self.context.logits(row)
@@ -356,7 +369,7 @@ class _Run:
 
 
 def _common(held: Sequence[int], prompt: Sequence[int]) -> int:
-    """How many tokens of a prompt are held already; its last never counts, as its logits are needed."""
+    """Return how many tokens of a prompt are held already, without its last: the logits after it are needed."""
     n = min(len(held), len(prompt) - 1)
     for i in range(n):
         if held[i] != prompt[i]:

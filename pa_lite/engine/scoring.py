@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -21,11 +19,10 @@ from pa_lite.engine.model import Model
 from pa_lite.engine.prefix_tree import SPINE, Batch, BatchLimits, plan_batches
 from pa_lite.engine.requests import Request, make_requests, rolling_requests, truncate
 from pa_lite.errors import EngineError
-from pa_lite.progress import Progress, part_of
+from pa_lite.progress import Progress
 
 __all__ = [
     "NoiseFloor",
-    "Perplexity",
     "Request",
     "Score",
     "Scorer",
@@ -33,7 +30,6 @@ __all__ = [
     "noise_floor",
     "rolling_requests",
     "score_requests",
-    "score_rolling",
     "scoring_context",
 ]
 Finished = Callable[[int, "Score"], None]
@@ -116,7 +112,7 @@ class Scorer:
         context = self.context
         for branch, shared in enumerate(batch.shared, 1):
             context.share(SPINE, [branch], shared)
-        context.decode_ranges(batch.tokens, batch.positions, batch.first, batch.last, batch.wanted)
+        context.decode(batch.tokens, batch.positions, batch.first, batch.last, batch.wanted)
         if len(batch.target_rows):
             logits = context.logit_rows(int(batch.wanted.sum()))
             normalisers, best = context.normalise(logits)
@@ -203,48 +199,3 @@ def noise_floor(model: Model, requests: Sequence[Request], scores: Sequence[Scor
         alone = [Scorer(context).score([r])[0].logprob for r in cut]
     moved = [abs(a - scores[i].logprob) for a, i in zip(alone, picked, strict=True)]
     return NoiseFloor(n, sum(moved) / n, max(moved))
-
-
-@dataclass(frozen=True)
-class Perplexity:
-    """A whole text's ln p in nats, and what it is divided by: tokens, UTF-8 bytes, words (split at whitespace)."""
-
-    logprob: float
-    n_tokens: int
-    n_bytes: int
-    n_words: int
-
-    @property
-    def per_token(self) -> float:
-        return self._per(self.n_tokens)
-
-    @property
-    def per_byte(self) -> float:
-        """lm-eval's `byte_perplexity`; its logarithm to the base 2 is `bits_per_byte`."""
-        return self._per(self.n_bytes)
-
-    @property
-    def per_word(self) -> float:
-        """lm-eval's `word_perplexity`."""
-        return self._per(self.n_words)
-
-    def _per(self, n: int) -> float:
-        return math.exp(-self.logprob / n) if n else math.nan
-
-
-def score_rolling(model: Model, texts: Sequence[str], progress: Progress | None = None) -> list[Perplexity]:
-    """The loglikelihood of whole texts, in order, in lm-eval's disjoint windows (`rolling_requests`).
-
-    `progress` gets the windows done. Raises what `rolling_requests` and `score_requests` raise.
-    """
-    for number, text in enumerate(texts, 1):
-        model.check_text(text, f"text {number}")
-    windows = [rolling_requests(model, text) for text in texts]
-    flat = [w for of_text in windows for w in of_text]
-    scores = iter(score_requests(model, flat, part_of(progress, "score", 0, len(flat), "windows")))
-    out = []
-    for text, of_text in zip(texts, windows, strict=True):
-        parts = [next(scores) for _ in of_text]
-        n_tokens, n_words = sum(p.n_tokens for p in parts), len(re.split(r"\s+", text))
-        out.append(Perplexity(math.fsum(p.logprob for p in parts), n_tokens, len(text.encode()), n_words))
-    return out

@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 from pa_lite.errors import OutputError
 from pa_lite.system.locks import UNABLE
+from pa_lite.system.machine import soft_limit
 from pa_lite.system.markers import ENDING, FILE, claimed, remove_marked, target_of
 from pa_lite.system.opening import TooLargeError, create_file, is_at
 
@@ -74,14 +75,8 @@ def system_words(error: OSError) -> str:
 
 def file_limit() -> str:
     """Return what to do where a file may not become larger: that this process has a limit, or that the disk has one."""
-    try:
-        import resource
-    except ImportError:
-        most = -1
-    else:
-        most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
-        most = -1 if most == resource.RLIM_INFINITY else most
-    if most < 0:
+    most = soft_limit("RLIMIT_FSIZE")
+    if most is None:
         return ": this disk takes no larger file. Write elsewhere"
     return f": no file may grow beyond {most / 1e6:.3g} MB here (ulimit -f). Allow more (ulimit -f unlimited)"
 

@@ -33,11 +33,10 @@ from pa_lite.system.markers import (
     merge_proves,
     read_marker,
     read_results_head,
-    remove_held,
     remove_marked,
     target_of,
 )
-from pa_lite.system.opening import NotPlainError, open_own, open_regular, read_at_most, type_of
+from pa_lite.system.opening import NotPlainError, open_own, open_regular, read_at_most, remove_open, type_of
 
 _PARTIAL = re.compile(r"\.(.+)\.part")
 _LIST = ".done"  # ending of the list of a merge's whole tensors
@@ -127,15 +126,15 @@ def _remove_own(leftover: Leftover) -> bool:
         if leftover.marker == leftover.path:
             same = is_same(leftover.seen, os.fstat(file.fileno()))
             known = read_marker(file) is not None or read_results_head(file) is not None
-            return same and known and remove_held(file, leftover.path)
+            return same and known and remove_open(file, leftover.path)
         entry = read_marker(file)
         if entry is None or entry["kind"] != MERGE:
             return False
         with held(leftover.path) as data:
             proven = data is not None and is_same(leftover.seen, os.fstat(data.fileno())) and merge_proves(entry, data)
-            if data is None or not proven or not remove_held(data, leftover.path):
+            if data is None or not proven or not remove_open(data, leftover.path):
                 return False
-        return remove_held(file, leftover.marker)
+        return remove_open(file, leftover.marker)
 
 
 def _entries(folder: Path, deep: bool) -> Iterator[Path]:
@@ -171,7 +170,7 @@ def _leftover(path: Path) -> Leftover | None:
     if entry is not None:
         return _beside_its_marker(path, facts, entry)
     if file_type == "folder":
-        return _unmarked(path, facts, "temporary folder") if _OLD_FOLDER.fullmatch(path.name) else None
+        return _described(path, facts, "temporary folder") if _OLD_FOLDER.fullmatch(path.name) else None
     if path.name.endswith(ENDING):
         own = marker_at(path)
         alone = own is not None and marked_name(path, own) is not None and not os.path.lexists(_of(path))
@@ -182,8 +181,8 @@ def _leftover(path: Path) -> Leftover | None:
     if found is not None and target_of(path.name) is None:
         return _partial(path, facts, found[1])
     if found is not None:
-        return _unmarked(path, facts, "file that was being written")
-    return _unmarked(path, facts, "download that broke off") if _OLD_BLOB.fullmatch(path.name) else None
+        return _described(path, facts, "file that was being written")
+    return _described(path, facts, "download that broke off") if _OLD_BLOB.fullmatch(path.name) else None
 
 
 def _of(marker: Path) -> Path:
@@ -208,7 +207,7 @@ def _partial(path: Path, facts: os.stat_result, target: str) -> Leftover | None:
         start = file.read(4)
         if entry is not None and entry["kind"] == MERGE and entry["of"] == path.name:
             if not merge_proves(entry, file):
-                return _unmarked(path, facts, f"merge of {target}") if start in (b"", b"GGUF") else None
+                return _described(path, facts, f"merge of {target}") if start in (b"", b"GGUF") else None
             n = _lines(listed) - 1
             loses = f"{n} tensors that are merged; merge --resume would go on from there" if n > 0 else ""
             return _described(path, facts, f"merge of {target}", (listed,), loses, listed)
@@ -222,7 +221,7 @@ def _partial(path: Path, facts: os.stat_result, target: str) -> Leftover | None:
             return _described(path, facts, f"run of {target}", (), loses, path)
         if start in (b"", b"GGUF"):
             companions = (listed,) if _is_old_list(listed) else ()
-            return _unmarked(path, facts, f"merge of {target}", companions)
+            return _described(path, facts, f"merge of {target}", companions)
     return None
 
 
@@ -242,7 +241,7 @@ def _lonely_list(path: Path, facts: os.stat_result) -> Leftover | None:
     entry = marker_at(path)
     if entry is not None and entry["kind"] == MERGE:
         return _described(path, facts, "list of a merge that is gone", marker=path)
-    return _unmarked(path, facts, "list of a merge that is gone") if _is_old_list(path) else None
+    return _described(path, facts, "list of a merge that is gone") if _is_old_list(path) else None
 
 
 def _lines(path: Path) -> int:
@@ -258,11 +257,6 @@ def _size(path: Path) -> int:
     return sum(_size(Path(parent, name)) for parent, _, names in os.walk(path) for name in names)
 
 
-def _unmarked(path: Path, facts: os.stat_result, what: str, companions: tuple[Path, ...] = ()) -> Leftover:
-    """Something with a name that an older pa-lite may have given."""
-    return _described(path, facts, what, companions)
-
-
 def _described(
     path: Path,
     facts: os.stat_result,
@@ -271,6 +265,7 @@ def _described(
     loses: str = "",
     marker: Path | None = None,
 ) -> Leftover:
+    """Return what was found; without a `marker` only its name, which an older pa-lite may have given, tells of it."""
     nbytes = _size(path) + sum(_size(each) for each in companions)
     in_use = marker is not None and not (is_free(marker) and (marker in (path, marker_of(path)) or is_free(path)))
     return Leftover(path, companions, what, nbytes, age_of(path), loses, in_use, marker, facts)

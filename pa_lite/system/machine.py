@@ -24,19 +24,13 @@ def cores() -> int:
 
 def _container_cores() -> float:
     """Processor seconds a second that this process's control group may use; 0 where there is no limit."""
-    try:
-        limit, period = Path("/sys/fs/cgroup/cpu.max").read_text("ascii").split()
-    except (OSError, ValueError):
+    for names in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):  # version 2 of control groups, 1
         try:
-            limit, period = (
-                Path(f"/sys/fs/cgroup/cpu/cpu.cfs_{name}_us").read_text("ascii").strip() for name in ("quota", "period")
-            )
-        except (OSError, ValueError):
-            return 0.0
-    try:
-        return max(0.0, int(limit) / int(period))  # without a limit version 2 says "max", version 1 says -1
-    except (ValueError, ZeroDivisionError):
-        return 0.0
+            limit, period = " ".join(Path(f"/sys/fs/cgroup/{name}").read_text("ascii") for name in names).split()
+            return max(0.0, int(limit) / int(period))  # without a limit version 2 says "max", version 1 says -1
+        except (OSError, ValueError, ZeroDivisionError):
+            continue
+    return 0.0
 
 
 def resident_bytes() -> int:
@@ -74,18 +68,24 @@ def allow_open_files(n: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (n if most == resource.RLIM_INFINITY else min(n, most), most))
 
 
+def soft_limit(name: str) -> int | None:
+    """Return this process's soft limit of a resource such as `RLIMIT_FSIZE`; None where there is none."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    most = resource.getrlimit(getattr(resource, name))[0] if hasattr(resource, name) else resource.RLIM_INFINITY
+    return None if most == resource.RLIM_INFINITY else most
+
+
 def little_memory() -> str:
     """Return what to say where this process may not take the memory that numpy's library takes as it is loaded.
 
     Without it that library (OpenBLAS) ends the process in its own words. Empty where there is enough, or no limit.
     """
-    try:
-        import resource
-    except ImportError:
-        return ""
     for name, least, option in (("RLIMIT_AS", _LEAST_ADDRESSES, "-v"), ("RLIMIT_DATA", _LEAST_DATA, "-d")):
-        most = resource.getrlimit(getattr(resource, name))[0] if hasattr(resource, name) else resource.RLIM_INFINITY
-        if most != resource.RLIM_INFINITY and most < least:
+        most = soft_limit(name)
+        if most is not None and most < least:
             return (
                 f"this process may take {most / 1e6:.0f} MB of memory (ulimit {option}), and no command works with "
                 f"less than {least / 1e6:.0f} MB. Allow more (ulimit {option} unlimited)."
@@ -153,13 +153,7 @@ def config_folder() -> Path:
 
     XDG_CONFIG_HOME or ~/.config, ~/Library/Application Support on macOS, APPDATA on Windows.
     """
-    home = Path.home()
-    if sys.platform == "win32":
-        return Path(os.environ.get("APPDATA") or home / "AppData" / "Roaming") / "pa-lite"
-    if sys.platform == "darwin":
-        return home / "Library" / "Application Support" / "pa-lite"
-    chosen = os.environ.get("XDG_CONFIG_HOME", "")
-    return (Path(chosen) if os.path.isabs(chosen) else home / ".config") / "pa-lite"
+    return _user_folder("XDG_CONFIG_HOME", ".config", "Application Support", "APPDATA", "Roaming") / "pa-lite"
 
 
 def cache_folder() -> Path:
@@ -167,10 +161,16 @@ def cache_folder() -> Path:
 
     XDG_CACHE_HOME or ~/.cache, ~/Library/Caches on macOS, LOCALAPPDATA on Windows.
     """
+    folder = _user_folder("XDG_CACHE_HOME", ".cache", "Caches", "LOCALAPPDATA", "Local") / "pa-lite"
+    return folder / "Cache" if sys.platform == "win32" else folder
+
+
+def _user_folder(xdg: str, name: str, library: str, windows: str, app_data: str) -> Path:
+    """Return a folder of the user's: by an environment variable, or by its name on each system."""
     home = Path.home()
     if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local") / "pa-lite" / "Cache"
+        return Path(os.environ.get(windows) or home / "AppData" / app_data)
     if sys.platform == "darwin":
-        return home / "Library" / "Caches" / "pa-lite"
-    chosen = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(chosen) if os.path.isabs(chosen) else home / ".cache") / "pa-lite"
+        return home / "Library" / library
+    chosen = os.environ.get(xdg, "")
+    return Path(chosen) if os.path.isabs(chosen) else home / name

@@ -31,6 +31,7 @@ from pa_lite.system.opening import (
     open_or_create,
     open_own,
     open_regular,
+    remove_open,
     type_of,
 )
 
@@ -206,7 +207,7 @@ def remove_marked(marker: Path, seen: os.stat_result | None = None) -> bool:
                 return False
             if not _remove(path, entry["kind"], facts):
                 return False
-        return remove_held(file, marker)
+        return remove_open(file, marker)
 
 
 def is_same(one: os.stat_result, other: os.stat_result) -> bool:
@@ -291,16 +292,6 @@ def held(path: Path) -> Iterator[BinaryIO | None]:
         locked = take_lock(file.fileno())
         free = age_of(path) >= _ABANDONED if locked is None else locked
         yield file if free and is_mine(os.fstat(file.fileno())) and is_at(file.fileno(), path) else None
-
-
-def remove_held(file: BinaryIO, path: Path) -> bool:
-    """Remove a file that `held` gave, if it still has that name; whether it is gone."""
-    if not is_at(file.fileno(), path):
-        return False
-    if os.name != "posix":
-        file.close()
-    path.unlink(missing_ok=True)
-    return True
 
 
 def is_free(path: Path) -> bool:

@@ -167,11 +167,8 @@ def create_file(
     try:
         _fill(file, content, lock)
     except BaseException:
-        if os.name == "posix":
-            remove_open(file, path)
+        remove_open(file, path)
         file.close()
-        if os.name != "posix":
-            path.unlink(missing_ok=True)
         raise
     return file
 
@@ -244,9 +241,11 @@ def _fill(file: BinaryIO, content: bytes | Callable[[BinaryIO], None], lock: boo
 
 
 def remove_open(file: BinaryIO, path: Path) -> bool:
-    """Remove a file of ours that is open, if it still has that name; whether it did. POSIX only."""
+    """Remove an open file if it still has that name; return whether it did. On Windows this closes it first."""
     if not is_at(file.fileno(), path):
         return False
+    if os.name != "posix":
+        file.close()
     path.unlink(missing_ok=True)
     return True
 

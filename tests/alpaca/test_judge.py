@@ -60,7 +60,9 @@ def prompt_texts(pairs: list[AnswerPair]) -> list[str]:
 def probabilities(model: Model, tokens: Sequence[int]) -> tuple[float, float]:
     """The twin: one prompt on a context of its own, softmax over the vocabulary in float64; p(A), p(B)."""
     with model.context(len(tokens)) as context:
-        context.decode(tokens, range(len(tokens)), [(0,)] * len(tokens), [False] * (len(tokens) - 1) + [True])
+        context.decode(
+            tokens, range(len(tokens)), [0] * len(tokens), [0] * len(tokens), [False] * (len(tokens) - 1) + [True]
+        )
         logits = context.logits(len(tokens) - 1).astype(np.float64)
     p = np.exp(logits - logits.max())
     p /= p.sum()
@@ -121,14 +123,14 @@ def test_the_coin_is_fair_and_the_seeds_differ() -> None:
 
 def test_what_prompts_share_is_decoded_once(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded = 0
-    real = Context.decode_ranges
+    real = Context.decode
 
     def count(self: Context, tokens: object, *rest: object) -> None:
         nonlocal decoded
         decoded += len(tokens)  # type: ignore[arg-type]
         real(self, tokens, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Context, "decode_ranges", count)
+    monkeypatch.setattr(Context, "decode", count)
     judge(model, PAIRS)
     prompts = chat_prompts(model, prompt_texts([p for p in PAIRS if p.reference != p.model])).tokens
     assert decoded == len({tuple(p[: i + 1]) for p in prompts for i in range(len(p))})

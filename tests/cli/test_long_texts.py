@@ -15,7 +15,6 @@ from pa_lite.alpaca.prompts import Prompt
 from pa_lite.checkpoints.pairs import Pair
 from pa_lite.engine.chat import chat_prompts
 from pa_lite.engine.model import EngineOptions, Model
-from pa_lite.engine.scoring import score_rolling
 from pa_lite.errors import TextError
 from pa_lite.ggml.metadata import string
 from pa_lite.instructions.following import Instruction
@@ -148,11 +147,6 @@ def test_prompts_that_are_kept_have_faults(model: Model) -> None:
         chat_prompts(model, ["a", DIGITS, "b"])
     with pytest.raises(TextError, match=r"^prompt 1 has a run of 8000 digits"):
         chat_prompts(model, ["a"], systems=[DIGITS])
-
-
-def test_rolling_texts_are_numbered(model: Model) -> None:
-    with pytest.raises(TextError, match=r"^text 2 has a run of 8000 digits"):
-        score_rolling(model, ["a", DIGITS])
 
 
 def test_works_of_a_study_name_the_instruction(model: Model) -> None:

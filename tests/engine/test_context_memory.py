@@ -89,13 +89,13 @@ logging.basicConfig(level=logging.WARNING, format="%(message)s")
 context_memory.available_memory = lambda: 0  # nobody knows
 with Model(Path(sys.argv[1]), EngineOptions(threads=1)) as model:
     with scoring_context(model, 100) as context:
-        context.decode([5], [0], [(0,)], [True])
+        context.decode([5], [0], [0], [0], [True])
     for extra in map(int, sys.argv[2:]):
         held = next(int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith("VmData:"))
         resource.setrlimit(resource.RLIMIT_DATA, (held + extra, resource.RLIM_INFINITY))
         try:
             with scoring_context(model, 30000) as context:
-                context.decode([5] * 16, list(range(16)), [(0,)] * 16, [True] * 16)
+                context.decode([5] * 16, list(range(16)), [0] * 16, [0] * 16, [True] * 16)
                 print(context.n_ctx, context.n_batch)
         except EngineError as e:
             print("error:", e)

@@ -55,7 +55,7 @@ def alone(model: Model, prompt: Sequence[int], options: GenerationOptions, index
             for begin in range(0, len(tokens), context.n_batch):
                 part = tokens[begin : begin + context.n_batch]
                 positions = range(begin, begin + len(part))
-                context.decode(part, positions, [(0,)] * len(part), [True] * len(part))
+                context.decode(part, positions, [0] * len(part), [0] * len(part), [True] * len(part))
             logits = context.logits(len(part) - 1)
             if options.temperature == 0:
                 token = int(logits.argmax())
@@ -174,9 +174,9 @@ def test_running_sequences_stay_consecutive(tiny_ggufs: dict[str, Path], monkeyp
     rows: list[list[int]] = []
     original = Context.decode
 
-    def decode(self: Context, tokens: Any, positions: Any, sequences: Any, wanted: Any) -> None:
-        rows.append([s for (s,) in sequences])
-        original(self, tokens, positions, sequences, wanted)
+    def decode(self: Context, tokens: Any, positions: Any, sequences: Any, *rest: Any) -> None:
+        rows.append(list(sequences))
+        original(self, tokens, positions, sequences, *rest)
 
     monkeypatch.setattr(Context, "decode", decode)
     prompts = [[10 + i] for i in range(6)]

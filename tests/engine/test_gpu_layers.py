@@ -62,7 +62,7 @@ def test_layers_are_tried_again_when_a_context_does_not_fit(
         assert model.gpu_layers == 3
         with model.context(500) as context:
             assert model.gpu_layers == 1
-            context.decode([5], [0], [(0,)], [True])
+            context.decode([5], [0], [0], [0], [True])
             assert np.isfinite(context.logits(0)).all()
 
 

@@ -24,7 +24,7 @@ def logits(model: Model) -> FloatArray:
     tokens = model.tokenize(TEXT)
     n = len(tokens)
     with model.context(n) as context:
-        context.decode(tokens, range(n), [(0,)] * n, [True] * n)
+        context.decode(tokens, range(n), [0] * n, [0] * n, [True] * n)
         return np.array([context.logits(i) for i in range(n)])
 
 

@@ -50,11 +50,11 @@ def test_log_normaliser(tiny_ggufs: dict[str, Path]) -> None:
 
 def test_full_context_is_an_error(tiny_ggufs: dict[str, Path]) -> None:
     with Model(tiny_ggufs["F32"], ONE) as model, model.context(256) as context:
-        context.decode([5] * 256, range(256), [(0,)] * 256, [False] * 256)
+        context.decode([5] * 256, range(256), [0] * 256, [0] * 256, [False] * 256)
         with pytest.raises(EngineError, match="context of 256 tokens is full"):
-            context.decode([5], [256], [(0,)], [True])
+            context.decode([5], [256], [0], [0], [True])
         context.clear()
-        context.decode([5], [0], [(0,)], [True])
+        context.decode([5], [0], [0], [0], [True])
         assert np.isfinite(context.logits(0)).all()
 
 
@@ -119,7 +119,7 @@ def test_ctrl_c_while_llama_cpp_loads_is_heard(tiny_ggufs: dict[str, Path], capl
                 with pytest.raises(KeyboardInterrupt), model.context(256):
                     pytest.fail("a context although it was interrupted")
                 with model.context(256) as context:
-                    context.decode([5], [0], [(0,)], [True])
+                    context.decode([5], [0], [0], [0], [True])
     finally:
         signal.signal(signal.SIGINT, previous)
 
@@ -154,7 +154,7 @@ def test_a_model_in_parts_is_checked_whole(tiny_ggufs: dict[str, Path], tmp_path
         logits = []
         for each in (whole, model):
             with each.context(64) as context:
-                context.decode([5, 6], [0, 1], [(0,), (0,)], [False, True])
+                context.decode([5, 6], [0, 1], [0, 0], [0, 0], [False, True])
                 logits.append(context.logits(1).copy())
     assert (logits[0] == logits[1]).all()
     data = second.read_bytes()

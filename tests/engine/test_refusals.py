@@ -253,7 +253,7 @@ def test_the_unchanged_copy_loads(tiny_ggufs: dict[str, Path], tmp_path: Path) -
     path = changed(tiny_ggufs["F32"], tmp_path / "x.gguf", {}, {})
     assert loads_in_another_process(path) == 0
     with Model(path, ONE) as model, model.context(256) as context:
-        context.decode([5], [0], [(0,)], [True])
+        context.decode([5], [0], [0], [0], [True])
 
 
 def test_a_sentencepiece_vocabulary_needs_its_bytes(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:

@@ -30,7 +30,6 @@ from pa_lite.engine.scoring import (
     noise_floor,
     rolling_requests,
     score_requests,
-    score_rolling,
 )
 from pa_lite.errors import EngineError, InputError
 from pa_lite.merging.plan import PlanOptions
@@ -48,7 +47,7 @@ def alone(model: Model, request: Request) -> Score:
     total, greedy = 0.0, True
     with model.context(len(request.tokens) + 1, cache_type="F32") as context:
         for i, token in enumerate(request.tokens[:-1]):
-            context.decode([token], [i], [(0,)], [True])
+            context.decode([token], [i], [0], [0], [True])
             if i + 1 >= request.n_context:
                 row = context.logits(0).astype(np.float64)
                 target = request.tokens[i + 1]
@@ -213,25 +212,6 @@ def test_rolling_windows(tiny_ggufs: dict[str, Path], length: int) -> None:
         assert all(len(r.tokens) <= length + 1 for r in requests)
         assert sum(r.n_bytes for r in requests) == len(text.encode())
         assert rolling_requests(model, "") == []
-
-
-def test_perplexity(tiny_ggufs: dict[str, Path]) -> None:
-    text = "the man in the  hat größe"
-    with Model(tiny_ggufs["F32"], replace(EXACT, n_ctx=8)) as model:
-        seen = Reports()
-        whole, empty, again = score_rolling(model, [text, "", text], seen)
-        requests = rolling_requests(model, text)
-        assert len(requests) > 2
-        logprob = sum(alone(model, r).logprob for r in requests)
-        assert seen[-1] == ("score", 2 * len(requests), 2 * len(requests), "windows")
-    assert whole == again
-    assert whole.logprob == pytest.approx(logprob, abs=1e-3)
-    assert (whole.n_bytes, whole.n_words) == (27, 6)
-    assert whole.per_token == pytest.approx(np.exp(-logprob / whole.n_tokens), rel=1e-4)
-    assert whole.per_byte == pytest.approx(np.exp(-logprob / 27), rel=1e-4)
-    assert whole.per_word == pytest.approx(np.exp(-logprob / 6), rel=1e-4)
-    assert (empty.logprob, empty.n_tokens) == (0, 0)
-    assert np.isnan(empty.per_token)
 
 
 def test_noise_floor(tiny_ggufs: dict[str, Path]) -> None:

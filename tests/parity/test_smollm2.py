@@ -73,7 +73,7 @@ def test_it_chats_as_the_original(pair: Pair, original: Path, tmp_path: Path) ->
             answers.append([g.text for g in generate(model, prompts, GenerationOptions(max_tokens=12))])
             with model.context(256) as context:
                 n = len(prompts[0])
-                context.decode(prompts[0], range(n), [(0,)] * n, [False] * (n - 1) + [True])
+                context.decode(prompts[0], range(n), [0] * n, [0] * n, [False] * (n - 1) + [True])
                 first.append(context.logits(n - 1).astype(np.float64))
     assert answers[0] == answers[1]
     assert "Paris" in answers[0][0]

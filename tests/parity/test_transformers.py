@@ -36,7 +36,7 @@ def reference(pair: Pair, lam: float) -> tuple[Any, Any]:
 
 def logits(model: Model, tokens: list[int]) -> Any:
     with model.context(len(tokens)) as context:
-        context.decode(tokens, range(len(tokens)), [(0,)] * len(tokens), [True] * len(tokens))
+        context.decode(tokens, range(len(tokens)), [0] * len(tokens), [0] * len(tokens), [True] * len(tokens))
         return np.stack([context.logits(i).copy() for i in range(len(tokens))]).astype(np.float64)
 
 

@@ -123,7 +123,8 @@ def sequential(model: Model, prompt: Sequence[int], n: int) -> tuple[list[int], 
     with model.context(len(prompt) + n, cache_type=model.cache_type(True)) as context:
         fed, at = list(prompt), 0
         while len(tokens) < n:
-            context.decode(fed, range(at, at + len(fed)), [(0,)] * len(fed), [False] * (len(fed) - 1) + [True])
+            first = [0] * len(fed)
+            context.decode(fed, range(at, at + len(fed)), first, first, [False] * (len(fed) - 1) + [True])
             logits = context.logits(len(fed) - 1)
             token = int(logits.argmax())
             second, first = np.partition(logits, -2)[-2:]

@@ -139,7 +139,8 @@ def _plain(context: Context, requests: Sequence[Request]) -> dict[str, Any]:
         if sequence:
             context.forget(1)
             context.share(0, [1])
-        context.decode(tokens[begin:stop], range(position, position + n), [(sequence,)] * n, [False] * n)
+        sequences = [sequence] * n
+        context.decode(tokens[begin:stop], range(position, position + n), sequences, sequences, [False] * n)
     return {"seconds": time.perf_counter() - start, "tokens": len(tokens)}
 
 

@@ -21,8 +21,17 @@ from pa_lite.checkpoints.hub.http import FileFacts, Subject
 from pa_lite.checkpoints.hub.ranges import RemoteContent
 from pa_lite.errors import CheckpointError, HubError, OutputError
 from pa_lite.system.atomic import NO_MARKER, sync_folder, whole_file, write_errors, write_text
-from pa_lite.system.markers import DOWNLOAD, INCOMPLETE, marker_of, remove_held, take_claim
-from pa_lite.system.opening import NotPlainError, is_link, open_or_create, open_own, open_regular, read_regular, type_of
+from pa_lite.system.markers import DOWNLOAD, INCOMPLETE, marker_of, take_claim
+from pa_lite.system.opening import (
+    NotPlainError,
+    is_link,
+    open_or_create,
+    open_own,
+    open_regular,
+    read_regular,
+    remove_open,
+    type_of,
+)
 
 _log = logging.getLogger(__name__)
 _PIECE = 1 << 20
@@ -242,7 +251,7 @@ def _claimed(
                 partial.replace(target)
             else:
                 partial.unlink(missing_ok=True)
-            remove_held(lock, marker)
+            remove_open(lock, marker)
 
         with file:
             yield file, finish
