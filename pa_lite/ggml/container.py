@@ -11,7 +11,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -295,7 +295,6 @@ def _padded(n: int, alignment: int) -> int:
     return -(-n // alignment) * alignment
 
 
-Memo = dict[int, bytes]
 Buffer = bytes | bytearray | memoryview
 Parts = list[Buffer]
 
@@ -305,8 +304,8 @@ def _text_bytes(text: str) -> bytes:
     return len(raw).to_bytes(8, "little") + raw
 
 
-def _field_parts(entry: Field, memo: Memo) -> Parts:
-    """A value's type and content. Lists are kept in the memo, by identity; packed arrays are parts as they stand."""
+def _field_parts(entry: Field) -> Parts:
+    """A value's type and content; packed arrays are parts as they stand."""
     if entry.type == "STRING":
         return [struct.pack("<I", _STRING) + _text_bytes(entry.value)]
     if entry.type != "ARRAY":
@@ -317,12 +316,9 @@ def _field_parts(entry: Field, memo: Memo) -> Parts:
         return [start, entry.value.data]
     if isinstance(entry.value, PackedNumbers):
         return [start, np.ascontiguousarray(entry.value.values, code).data.cast("B")]
-    if id(entry) not in memo:
-        if item == _STRING:
-            memo[id(entry)] = b"".join(map(_text_bytes, entry.value))
-        else:
-            memo[id(entry)] = struct.pack(f"<{len(entry.value)}{code[1:]}", *entry.value)
-    return [start, memo[id(entry)]]
+    if item == _STRING:
+        return [start, b"".join(map(_text_bytes, entry.value))]
+    return [start, struct.pack(f"<{len(entry.value)}{code[1:]}", *entry.value)]
 
 
 @dataclass(frozen=True)
@@ -356,22 +352,22 @@ class HeaderBytes:
         )
 
 
-def gguf_header(
-    architecture: str,
-    metadata: Metadata,
-    tensors: Mapping[str, tuple[TensorType, tuple[int, ...]]],
-    memo: Memo | None = None,
-) -> tuple[HeaderBytes, dict[str, GgufTensor], int]:
-    """Return a GGUF file's header, padded, for tensors (name -> type, numpy shape) in their order.
+class PlacedHeader(NamedTuple):
+    """A file's header, padded, where each tensor's bytes belong (paths are the caller's), and the whole file's size."""
 
-    Besides: where each tensor's bytes belong (paths are the caller's), and the size of the whole file. One `memo` given
-    for several headers encodes lists that they share only once; the fields must outlive it.
-    """
-    memo = {} if memo is None else memo
+    header: HeaderBytes
+    tensors: dict[str, GgufTensor]
+    size: int
+
+
+def gguf_header(
+    architecture: str, metadata: Metadata, tensors: Mapping[str, tuple[TensorType, tuple[int, ...]]]
+) -> PlacedHeader:
+    """Return a GGUF file's header for tensors (name -> type, numpy shape) in their order."""
     fields = {Keys.General.ARCHITECTURE: Field("STRING", architecture), **metadata}
     parts: Parts = [b"GGUF" + struct.pack("<IQQ", VERSION, len(tensors), len(fields))]
     for key, entry in fields.items():
-        parts += [_text_bytes(key), *_field_parts(entry, memo)]
+        parts += [_text_bytes(key), *_field_parts(entry)]
     offsets, offset = {}, 0
     for name, (held, shape) in tensors.items():
         told = struct.pack(f"<I{len(shape)}QIQ", len(shape), *reversed(shape), held.id, offset)
@@ -384,15 +380,12 @@ def gguf_header(
     header = HeaderBytes(tuple(part for part in parts if len(part)))
     length = len(header)
     placed = {n: GgufTensor(n, held, shape, length + offsets[n]) for n, (held, shape) in tensors.items()}
-    return header, placed, length + offset
+    return PlacedHeader(header, placed, length + offset)
 
 
 def gguf_header_bytes(
-    architecture: str,
-    metadata: Metadata,
-    tensors: Mapping[str, tuple[TensorType, tuple[int, ...]]],
-    memo: Memo | None = None,
+    architecture: str, metadata: Metadata, tensors: Mapping[str, tuple[TensorType, tuple[int, ...]]]
 ) -> tuple[bytes, dict[str, GgufTensor], int]:
     """Return the same as `gguf_header`, with the header in one piece, which is a copy of the vocabulary."""
-    header, placed, size = gguf_header(architecture, metadata, tensors, memo)
+    header, placed, size = gguf_header(architecture, metadata, tensors)
     return bytes(header), placed, size

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pa_lite.checkpoints import readers
 from pa_lite.checkpoints.hub.http import FileFacts, Subject
 from pa_lite.checkpoints.hub.remote_file import RemoteFile
+from pa_lite.checkpoints.readers import LEAST_READ_AHEAD, ReadAhead, Readers, Region
 from pa_lite.errors import CheckpointError, HubError
-from pa_lite.merging import readers
-from pa_lite.merging.readers import LEAST_READ_AHEAD, ReadAhead, Readers, Region
 from pa_lite.system.byte_source import ByteSource, Stamp, stamp_of
 
 SIZE = 6_000_000
