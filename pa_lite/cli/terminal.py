@@ -86,7 +86,10 @@ def _steady(drawn: Any) -> None:
 
 @contextmanager
 def bar(unit: str) -> Iterator[Progress]:
-    """A progress bar on stderr, none where stderr is no terminal."""
+    """A progress bar on stderr, none where stderr is no terminal: there tqdm is not even imported."""
+    if not sys.stderr.isatty():
+        yield lambda *_: None
+        return
     with _bars()(disable=None, file=sys.stderr, desc=unit, unit_scale=True, leave=False) as drawn:
         _steady(drawn)
 

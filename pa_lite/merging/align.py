@@ -10,8 +10,8 @@ import numpy as np
 
 from pa_lite.checkpoints.checkpoint import Checkpoint, TensorSource, Vocabulary
 from pa_lite.checkpoints.rows import RowMap
-from pa_lite.checkpoints.vocabulary import UNUSED
 from pa_lite.checkpoints.vocabulary.files import Seen
+from pa_lite.checkpoints.vocabulary.tokens import UNUSED
 from pa_lite.errors import CheckpointError, InputError, MismatchError
 from pa_lite.ggml.metadata import Field
 

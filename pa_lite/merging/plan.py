@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib.metadata
 import json
 import math
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ from pa_lite.checkpoints.checkpoint import Checkpoint, TensorSource, Vocabulary
 from pa_lite.checkpoints.families.family import Architecture
 from pa_lite.checkpoints.families.table import ARCHITECTURES
 from pa_lite.checkpoints.fingerprint import fingerprint, header_inputs, identity
-from pa_lite.checkpoints.vocabulary import name_for_llama_cpp
+from pa_lite.checkpoints.vocabulary.tokens import name_for_llama_cpp
 from pa_lite.errors import InputError, MismatchError, nearest
 from pa_lite.ggml.container import PlacedHeader, gguf_header
 from pa_lite.ggml.gguf_tables import QUANTIZATION_VERSION, Keys
@@ -30,6 +29,7 @@ from pa_lite.merging.align import TOKEN_ROWS, RowMaps, align_vocabularies, compa
 from pa_lite.merging.groups import group_of, layer_of
 from pa_lite.merging.schedule import Schedule, read_schedule
 from pa_lite.system.byte_source import ByteSource, Stamp
+from pa_lite.system.installed import installed_version
 from pa_lite.system.machine import peak_bytes
 
 DEFAULT_TYPE = "Q8_0"
@@ -251,8 +251,8 @@ class Layout:
             Keys.General.QUANTIZATION_VERSION: uint32(QUANTIZATION_VERSION),
         }
         own: Metadata = {
-            "pa_lite.version": string(importlib.metadata.version("pa-lite")),
-            "pa_lite.llama_cpp_python_version": string(importlib.metadata.version("llama-cpp-python")),
+            "pa_lite.version": string(installed_version("pa-lite")),
+            "pa_lite.llama_cpp_python_version": string(installed_version("llama-cpp-python")),
             "pa_lite.lam": float32(self.lam),
             "pa_lite.base.fingerprint": string(plan.fingerprints[0]),
             "pa_lite.instruct.fingerprint": string(plan.fingerprints[1]),

@@ -21,7 +21,6 @@ from typing import Any
 from pa_lite.checkpoints.vocabulary.files import TokenizerFiles, merge_pairs, trained_tokens
 from pa_lite.checkpoints.vocabulary.trained import TrainedTokens
 from pa_lite.errors import CheckpointError, EngineError
-from pa_lite.untrusted.sandbox import LimitedProcess
 
 _log = logging.getLogger(__name__)
 _WORKER = "pa_lite.checkpoints.vocabulary.fingerprint_worker"
@@ -122,6 +121,8 @@ def check_ids(files: TokenizerFiles) -> list[list[int]]:
     true ids is a run of these characters: tokens that are none, and merges that make none, cannot matter. Raises
     EngineError with what went wrong, also for a model whose merging is of another kind.
     """
+    from pa_lite.untrusted.sandbox import LimitedProcess
+
     model, trained = files.model, trained_tokens(files)
     if any(model.get(key) for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix")):
         raise EngineError("its merges have affixes, or are left out by chance")

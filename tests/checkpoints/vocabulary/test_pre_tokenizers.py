@@ -188,7 +188,7 @@ def test_both_sides_of_a_pair_are_encoded_once(tmp_path: Path, monkeypatch: pyte
     pytest.importorskip("tokenizers")
     monkeypatch.setattr(pre_tokenizers, "_SMALLEST", 0)
     started = mock.Mock(wraps=sandbox.LimitedProcess)
-    monkeypatch.setattr(pre_tokenizers, "LimitedProcess", started)
+    monkeypatch.setattr(sandbox, "LimitedProcess", started)
     for side in ("base", "instruct"):
         (tmp_path / side).mkdir()
         assert byte_level(tmp_path / side)["pre"] == "gpt-2"
