@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pa_lite.checkpoints.checkpoint import TensorSource
-from pa_lite.checkpoints.readers import Reader, Region
+from pa_lite.checkpoints.readers import Read, Region
 from pa_lite.ggml.kernels import ByteArray, FloatArray, to_float32
 from pa_lite.system.byte_source import ByteSource
 
@@ -39,7 +39,7 @@ class Buffers:
 class RowReader:
     """Reads rows of tensors from open files, into buffers of one thread."""
 
-    def __init__(self, files: Mapping[ByteSource, Reader], buffers: Buffers) -> None:
+    def __init__(self, files: Mapping[ByteSource, Read], buffers: Buffers) -> None:
         self._files, self._buffers = files, buffers
 
     def read(
@@ -66,7 +66,7 @@ class RowReader:
             index, row = divmod(first, stored_rows)
             piece = source.pieces[index]
             part = raw[at * row_bytes : (at + n) * row_bytes]
-            self._files[piece.path].read_into(part, piece.offset + row_bytes * row)
+            self._files[piece.path](part, piece.offset + row_bytes * row)
         if head:
             # stored are the first halves of a pair of rows, then the second ones: the transpose of what is wanted
             half = min(head, stop - start) // 2

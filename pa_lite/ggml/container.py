@@ -20,7 +20,7 @@ from pa_lite.ggml.gguf_tables import ALIGNMENT, TENSOR_TYPES, VALUE_TYPES, VERSI
 from pa_lite.ggml.kernels import TYPE_NAMES, TensorType, tensor_type
 from pa_lite.ggml.metadata import Field, Metadata
 from pa_lite.ggml.packed import PackedNumbers, PackedTexts
-from pa_lite.system.byte_source import ByteSource, Stamp, open_file, size_of, stamp_of
+from pa_lite.system.byte_source import ByteSource, Stamp, open_file, read_errors, size_of, stamp_of
 from pa_lite.untrusted.file_kind import Content, unexpected
 from pa_lite.untrusted.header_memory import HeaderMemory
 
@@ -201,7 +201,7 @@ def read_gguf_header(path: ByteSource, memory: HeaderMemory | None = None) -> Gg
     `memory` counts the headers of several files together. Raises CheckpointError for a file that is missing, no GGUF,
     of another version, cut off, or contradicts itself.
     """
-    try:
+    with read_errors(path):
         size, stamp = size_of(path), stamp_of(path)
         with open_file(path) as f:
             if not Content(start := f.read(min(size, 512)), size).is_gguf:
@@ -222,10 +222,6 @@ def read_gguf_header(path: ByteSource, memory: HeaderMemory | None = None) -> Gg
                 metadata[key] = reader.value(reader.number("<I"))
             infos = [reader.tensor() for _ in range(n_tensors)]
             return GgufHeader(Path(str(path)), metadata, _place(reader, infos, metadata, f.tell(), size), stamp)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: there is no such file.") from None
-    except OSError as e:
-        raise CheckpointError(f"{path}: cannot be read: {e.strerror}") from e
 
 
 def _check_version(path: ByteSource, version: int) -> None:
@@ -254,7 +250,7 @@ def gguf_content(path: ByteSource) -> tuple[str, str]:
     Reads only as far as the first keys, which hold both. Raises CheckpointError for a broken header.
     """
     values = {Keys.General.TYPE: "model", Keys.General.ARCHITECTURE: ""}
-    try:
+    with read_errors(path):
         size = size_of(path)
         with open_file(path) as f:
             reader = _Reader(f, path, size)
@@ -268,8 +264,6 @@ def gguf_content(path: ByteSource) -> tuple[str, str]:
                 value = reader.value(reader.number("<I")).value
                 if key in values and isinstance(value, str):
                     values[key] = value
-    except OSError as e:
-        raise CheckpointError(f"{path}: cannot be read: {e.strerror}") from e
     return values[Keys.General.TYPE], values[Keys.General.ARCHITECTURE]
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pa_lite.checkpoints.checkpoint import TensorSource
-from pa_lite.checkpoints.readers import READ_AHEAD, RandomFile, Reader, Readers, Region
+from pa_lite.checkpoints.readers import READ_AHEAD, RandomFile, Read, Readers, Region
 from pa_lite.checkpoints.rows import Buffers, RowMap, RowReader, cut_rows, regions_of
 from pa_lite.errors import OutputError
 from pa_lite.ggml.container import GgufTensor
@@ -83,7 +83,7 @@ def blocks_of(tensor: TensorPlan) -> Iterator[Block]:
 class BlockWorker:
     """One thread's buffers, grown to the largest block that it meets: reads blocks, and encodes merged ones."""
 
-    def __init__(self, files: Mapping[ByteSource, Reader]) -> None:
+    def __init__(self, files: Mapping[ByteSource, Read]) -> None:
         self._buffers = Buffers()
         self._reader = RowReader(files, self._buffers)
 
