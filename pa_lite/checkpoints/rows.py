@@ -56,23 +56,27 @@ class RowReader:
         `start` and `stop` are as `cut_rows` gives them. With `rows`, row i is the stored row `rows[i]`; one that is -1
         gets any values. Raises CheckpointError when the file has changed or cannot be read.
         """
-        row_bytes, n_rows, stored_rows = source.type.nbytes(source.columns), source.rows, source.piece_rows
-        if source.heads and len(source.shape) == 1:  # a bias: its values change places as a matrix's rows do
+        # 1. what a row is: a bias of rotated heads is a matrix of one column, as its values change places like rows
+        row_bytes, n_rows, piece_rows = source.type.nbytes(source.columns), source.rows, source.piece_rows
+        if source.heads and len(source.shape) == 1:
             start, stop = 0, source.columns
-            row_bytes, n_rows, stored_rows = source.type.nbytes(1), source.columns, source.columns
+            row_bytes, n_rows, piece_rows = source.type.nbytes(1), source.columns, source.columns
         head = n_rows // source.heads if source.heads else 0
+        # 2. the stored rows that make up these, in as few reads as they lie in
         raw = self._buffers.bytes("raw", row_bytes * (stop - start))
         for at, first, n in _stored_runs(start, stop, head, rows):
-            index, row = divmod(first, stored_rows)
+            index, row = divmod(first, piece_rows)
             piece = source.pieces[index]
             part = raw[at * row_bytes : (at + n) * row_bytes]
             self._files[piece.path](part, piece.offset + row_bytes * row)
+        # 3. rotary order: rows 2j and 2j+1 are rotated together, and stored as row j of a head's first half and of its
+        # second. So what was read is [heads, 2, half] rows, and [heads, half, 2] is wanted, for a part of a head too
         if head:
-            # stored are the first halves of a pair of rows, then the second ones: the transpose of what is wanted
             half = min(head, stop - start) // 2
             turned = self._buffers.bytes("turned", raw.nbytes)
             np.copyto(turned.reshape(-1, half, 2, row_bytes), raw.reshape(-1, 2, half, row_bytes).swapaxes(1, 2))
             raw = turned
+        # 4. numbers
         to_float32(source.type, raw, out)
         if shift:
             out += np.float32(shift)
@@ -83,7 +87,7 @@ def _stored_runs(start: int, stop: int, head: int, rows: RowMap | None) -> Itera
     if rows is not None:
         yield from runs(rows[start:stop])
     elif stop - start < head:
-        # part of one head: its output rows 2j and 2j+1 are stored half a head apart
+        # part of one head: half of it lies in the head's first half, half in its second
         n = (stop - start) // 2
         first = start - start % head // 2
         yield 0, first, n

@@ -296,16 +296,19 @@ def plan_merge(base: Checkpoint, instruct: Checkpoint, options: PlanOptions | No
             "Only a model and its own fine-tune lie on a line."
         )
     earlier_peak = peak_bytes()
+    # 1. which tensors belong together, and, where the vocabularies differ, which of their rows
     vocabulary, maps = align_vocabularies(base, instruct, options.vocab)
     pairs, remarks = pair_tensors(base, instruct, maps, options.force)
     remarks += [*base.remarks, *instruct.remarks, *vocabulary.remarks]
     remarks += [*instruct.warnings, *compare_settings(base, instruct, options.force)]
     remarks += [maps.told(options.vocab)] if maps is not None else []
+    # 2. the result's shapes: instruct's, with a row for each token of the vocabulary that is written
     n_tokens = len(vocabulary.tokens)
     shapes = {
         name: (n_tokens, *right.shape[1:]) if name in TOKEN_ROWS else right.shape for name, (_, right) in pairs.items()
     }
     shapes |= {name: values.shape for name, values in instruct.constants.items()}
+    # 3. the type of each tensor, and the order of all, as llama-quantize has them
     imatrix = _imatrix(options, shapes)
     facts = ARCHITECTURES.get(instruct.architecture, Architecture())
     model = model_shape(
@@ -314,6 +317,7 @@ def plan_merge(base: Checkpoint, instruct: Checkpoint, options: PlanOptions | No
     )  # fmt: skip
     types = choose_types(options.type, model, shapes, bool(imatrix), options.tensor_types)
     importance = assign_importance(imatrix, types, shapes)
+    # 4. one tensor of the result after the other: two sides, or instruct alone, or values of the configuration
     tensors = []
     for name, kind in types.items():
         left, right = pairs.get(name, (None, None))

@@ -15,7 +15,6 @@ from pa_lite.checkpoints.vocabulary.large_json import (
     PIECE,
     Cut,
     ListSink,
-    NothingSink,
     ObjectSink,
     Sink,
     read_large_json,
@@ -198,7 +197,7 @@ def read_definition(path: Path, piece: int = PIECE) -> dict[str, Any]:
     if not path.is_file():
         return {}
     cuts: dict[Cut, Sink] = {
-        (("model", "vocab"), b"{"): TokensSink(), (("model", "vocab"), b"["): NothingSink(),
+        (("model", "vocab"), b"{"): TokensSink(), (("model", "vocab"), b"["): Sink(),
         (("model", "merges"), b"["): MergesSink(), (("added_tokens",), b"["): ListSink(),
     }  # fmt: skip
     return read_large_json(path, cuts, piece)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pa_lite.checkpoints.vocabulary.large_json import duplicate, strings_of
+from pa_lite.checkpoints.vocabulary.large_json import Sink, duplicate, strings_of
 from pa_lite.ggml.packed import Offsets, Packed, PackedTexts, are_different, offsets, pack_parts, pack_texts
 
 _BATCH = 1 << 14  # items that are Python objects at a time
@@ -112,7 +112,7 @@ class Merges(Packed[tuple[str, str]]):
         return pack_parts(self._data, both, left)
 
 
-class TokensSink:
+class TokensSink(Sink):
     """Packs the object "vocab" of tokenizer.json."""
 
     def add_text(self, text: bytes) -> bool:
@@ -166,7 +166,7 @@ class TokensSink:
         return tokens
 
 
-class MergesSink:
+class MergesSink(Sink):
     """Packs the list "merges" of tokenizer.json: older files hold "left right", newer ones pairs."""
 
     def add_text(self, text: bytes) -> bool:
