@@ -33,6 +33,7 @@ MOVED = {
     "merge.limits": "merging.nonfinite",
     "merge.mixture": "ggml.quant_types",
     "merge.partial": "merging.output_file",
+    "merge.readers": "checkpoints.readers",
     "study.chart": "study.report.matplotlib_charts",
     "study.hunt": "study.search.run",
     "study.paired": "study.comparisons",

@@ -6,6 +6,7 @@ import ast
 import graphlib
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -103,6 +104,18 @@ def test_only_the_engine_starts_llama_cpp_and_only_kernels_calls_ggml() -> None:
 def test_starting_the_command_line_loads_nothing_heavy() -> None:
     code = "import sys, pa_lite.cli; print([m for m in ('numpy', 'llama_cpp', 'gguf', 'rich') if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_merging_loads_no_engine_and_no_importlib_metadata() -> None:
+    """A small merge is done in a third of a second, of which both would take a tenth."""
+    code = (
+        "import sys, pa_lite; pa_lite.merge(lam=0.5, output=sys.argv[1]);"
+        "print([m for m in ('pa_lite.engine.model', 'llama_cpp', 'importlib.metadata', 'tqdm') if m in sys.modules])"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        words = [sys.executable, "-c", code, f"{folder}/m.gguf"]
+        out = subprocess.run(words, capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
 
 

@@ -127,7 +127,7 @@ class LoadedModel:
         """
         merged = self._moving().model.merged
         assert merged is not None
-        return merged[1]
+        return merged.lam
 
     @lam.setter
     def lam(self, value: float) -> None:

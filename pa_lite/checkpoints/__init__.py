@@ -12,9 +12,8 @@ from pa_lite.checkpoints.hf import open_hf
 from pa_lite.checkpoints.hub.checkpoints import fetch_checkpoints, reach_checkpoint
 from pa_lite.checkpoints.hub.repositories import HubReference, Location, locate
 from pa_lite.checkpoints.locations import find_model, resolve_location, unknown_file
-from pa_lite.errors import CheckpointError
 from pa_lite.progress import Progress
-from pa_lite.system.byte_source import ByteSource
+from pa_lite.system.byte_source import ByteSource, read_errors
 from pa_lite.untrusted.file_kind import content_of
 
 
@@ -55,10 +54,8 @@ def _open(path: Path, elsewhere: Mapping[str, ByteSource]) -> Checkpoint:
     if path.is_dir():
         return open_hf(path, elsewhere)
     file = elsewhere.get(path.name, path)
-    try:
+    with read_errors(file):
         content = content_of(file)
-    except OSError as e:
-        raise CheckpointError(f"{file}: cannot be read: {e.strerror}.") from e
     if content.is_gguf:
         return open_gguf(path, elsewhere)
     if content.is_safetensors:

@@ -86,7 +86,7 @@ def vocabulary_bytes(vocabulary: Vocabulary) -> int:
         if isinstance(entry.value, PackedTexts):
             total += len(entry.value.data)
         elif isinstance(entry.value, PackedNumbers):
-            total += entry.value.nbytes
+            total += entry.value.values.nbytes
         elif entry.type == "ARRAY":
             total += sum(len(str(value).encode()) + 16 for value in entry.value)
         else:

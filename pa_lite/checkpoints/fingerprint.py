@@ -9,10 +9,9 @@ from collections.abc import Mapping
 
 from pa_lite.checkpoints.checkpoint import Checkpoint
 from pa_lite.checkpoints.families.table import ARCHITECTURES
-from pa_lite.errors import CheckpointError
 from pa_lite.ggml.gguf_tables import Keys
 from pa_lite.ggml.metadata import Field, Metadata
-from pa_lite.system.byte_source import samples, size_of
+from pa_lite.system.byte_source import read_errors, samples, size_of
 
 _SAMPLES, _LENGTH = 64, 4096  # places in each file, bytes read at each
 # Keys that name or describe a model and change neither a prompt nor a logit. Every other key counts, unknown ones too.
@@ -37,14 +36,12 @@ def fingerprint(checkpoint: Checkpoint) -> str:
         places = " ".join(f"{p.path.name} {p.offset}" for p in t.pieces)
         digest.update(f"{t.name} {t.type.name} {t.shape} {t.heads} {places}\n".encode("utf-8", "surrogateescape"))
     for path in sorted({p.path for t in checkpoint.tensors.values() for p in t.pieces}, key=lambda path: path.name):
-        try:
+        with read_errors(path):
             size = size_of(path)
             digest.update(f"{path.name} {size}\n".encode("utf-8", "surrogateescape"))
             starts = [max(0, size - _LENGTH) * i // (_SAMPLES - 1) for i in range(_SAMPLES)]
             for sample in samples(path, starts, _LENGTH):
                 digest.update(sample)
-        except OSError as e:
-            raise CheckpointError(f"{path}: cannot be read: {e.strerror}") from e
     return digest.hexdigest()
 
 

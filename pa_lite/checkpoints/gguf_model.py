@@ -10,7 +10,7 @@ from pathlib import Path
 from pa_lite.checkpoints.checkpoint import Checkpoint, Piece, TensorSource, Vocabulary
 from pa_lite.checkpoints.hf_to_gguf import titles_of
 from pa_lite.errors import CheckpointError
-from pa_lite.ggml.container import GgufHeader, GgufTensor, architecture_of, read_gguf_header
+from pa_lite.ggml.container import GgufHeader, architecture_of, read_gguf_header
 from pa_lite.ggml.gguf_tables import Keys
 from pa_lite.ggml.metadata import Metadata
 from pa_lite.sanitize import name_text
@@ -51,13 +51,13 @@ def _headers(path: Path, elsewhere: Mapping[str, ByteSource]) -> list[tuple[Byte
             f"{path}: the file name says part {int(found['number'])} of {int(found['count'])}. Rename the file."
         )
     parts: list[tuple[ByteSource, GgufHeader]] = []
-    memory = HeaderMemory()
+    memory, names = HeaderMemory(), set[str]()
     for i, name in enumerate(part_names(path.name)):
         part = elsewhere.get(name, path.with_name(name))
         if found and isinstance(part, Path) and not part.is_file():
             raise CheckpointError(f"{path.parent}: part {part.name} of a split model is missing. Fetch it again.")
-        parts.append((part, read_gguf_header(part, memory)))
-        count = parts[-1][1].metadata.get("split.count")
+        header = read_gguf_header(part, memory)
+        count, number = header.metadata.get("split.count"), header.metadata.get("split.no")
         if not found and count is not None and isinstance(count.value, int) and count.value > 1:
             raise CheckpointError(
                 f"{path}: is one of the {count.value} parts of a split model, which its name does not say. Name them "
@@ -65,9 +65,12 @@ def _headers(path: Path, elsewhere: Mapping[str, ByteSource]) -> list[tuple[Byte
             )
         if found and (count is None or count.value != int(found["count"])):
             raise CheckpointError(f"{part}: its split.count is not the {int(found['count'])} of its name.")
-        number = parts[-1][1].metadata.get("split.no")
         if found and number is not None and number.value != i:
             raise CheckpointError(f"{part}: its split.no is {number.value!r}, not the {i} of its name. Fetch it again.")
+        if doubled := sorted(names & header.tensors.keys()):
+            raise CheckpointError(f"{part}: tensor {doubled[0]} is in an earlier part already. Fetch it again.")
+        names |= header.tensors.keys()
+        parts.append((part, header))
     return parts
 
 
@@ -78,12 +81,7 @@ def read_model_header(path: Path) -> GgufHeader:
     Raises CheckpointError for a broken or missing part, or a doubled tensor.
     """
     headers = [header for _, header in _headers(path, {})]
-    tensors: dict[str, GgufTensor] = {}
-    for header in headers:
-        for name, tensor in header.tensors.items():
-            if name in tensors:
-                raise CheckpointError(f"{header.path}: tensor {name} is in an earlier part already. Fetch it again.")
-            tensors[name] = tensor
+    tensors = {name: tensor for header in headers for name, tensor in header.tensors.items()}
     return replace(headers[0], tensors=tensors, parts=tuple((header.path, header.stamp) for header in headers))
 
 
@@ -96,12 +94,11 @@ def open_gguf(path: Path, elsewhere: Mapping[str, ByteSource] | None = None) -> 
     headers = _headers(path, elsewhere or {})
     metadata = headers[0][1].metadata
     architecture = architecture_of(headers[0][1])
-    tensors: dict[str, TensorSource] = {}
-    for file, header in headers:
-        for t in header.tensors.values():
-            if t.name in tensors:
-                raise CheckpointError(f"{header.path}: tensor {t.name} is in {tensors[t.name].path.name} already.")
-            tensors[t.name] = TensorSource(t.name, t.name, (Piece(file, t.offset, header.stamp),), t.type, t.shape)
+    tensors = {
+        t.name: TensorSource(t.name, t.name, (Piece(file, t.offset, header.stamp),), t.type, t.shape)
+        for file, header in headers
+        for t in header.tensors.values()
+    }
     if not tensors:
         raise CheckpointError(f"{path}: has no tensors.")
     name = metadata.get(Keys.General.NAME)

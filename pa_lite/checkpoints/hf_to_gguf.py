@@ -109,7 +109,7 @@ def describe(family: Family, config: Config) -> Description:
             raise config.refuse(key, f"llama.cpp computes with {most} at most")
     size = _head_size(family, config)
     for key in ("hidden_act", "hidden_activation"):
-        list(must_be(key, family.activation)(config))
+        must_be(key, family.activation)(config)
     rope = read_rope(config, family.rope_theta, family.local_theta, family.rope_types)
     if rope.rotated != 1 and not family.rotates_part:
         raise rope.scaling.refuse("partial_rotary_factor", "llama.cpp turns all of a head in this architecture")
@@ -119,7 +119,7 @@ def describe(family: Family, config: Config) -> Description:
         )
     original = "original_max_position_embeddings"
     config = Config({**config.values, original: rope.scaling.get(original)}, config.where)
-    warnings = [line for check in family.checks for line in check(config)]
+    warnings = [line for check in family.checks if (line := check(config))]
     rotated = int(rope.rotated * config.count("hidden_size")) // config.count("num_attention_heads")
     rotated = rotated if family.rotates_part else size
     metadata = _metadata(family, config, rope, size, rotated)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pa_lite.checkpoints import Location, open_checkpoint
 from pa_lite.checkpoints.checkpoint import Vocabulary
-from pa_lite.checkpoints.vocabulary import UNUSED
+from pa_lite.checkpoints.vocabulary.tokens import UNUSED
 from pa_lite.errors import CheckpointError
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from pa_lite.errors import CheckpointError
 from pa_lite.ggml.kernels import tensor_type
-from pa_lite.system.byte_source import ByteSource, Stamp, open_file, size_of, stamp_of
+from pa_lite.system.byte_source import ByteSource, Stamp, open_file, read_errors, size_of, stamp_of
 from pa_lite.system.opening import read_regular
 from pa_lite.untrusted.file_kind import check_text, unexpected
 from pa_lite.untrusted.header_memory import MOST, HeaderMemory
@@ -109,7 +109,7 @@ def read_strictly(path: ByteSource, memory: HeaderMemory | None = None) -> dict[
     long, not JSON, or whose tensors overlap, have holes, exceed the file, or have sizes that do not fit their shape
     and dtype.
     """
-    try:
+    with read_errors(path):
         size, stamp = size_of(path), stamp_of(path)
         with open_file(path) as f:
             start = f.read(min(size, 512))
@@ -119,8 +119,6 @@ def read_strictly(path: ByteSource, memory: HeaderMemory | None = None) -> dict[
             f.seek(8)
             raw = f.read(length)
             (memory or HeaderMemory()).add(json_memory(raw) + _TENSOR * raw.count(b"{"), path)
-    except OSError as e:
-        raise CheckpointError(f"{path}: cannot be read: {e.strerror}") from e
     try:
         header = parse_json(raw)
         if not isinstance(header, dict):

@@ -21,7 +21,7 @@ import click
 from pa_lite.sanitize import one_line, plain, to_json
 
 if TYPE_CHECKING:
-    from pa_lite.progress import Progress
+    from pa_lite.progress import Progress, silent
 
 
 def prepare_streams() -> None:
@@ -95,6 +95,9 @@ def bar(phase: str) -> Iterator[Progress]:
 
     What has no total, such as tokens, is shown as a rate beside it.
     """
+    if not sys.stderr.isatty():
+        yield silent  # and tqdm is not imported
+        return
     start = shown = time.monotonic()
     made = last = 0
     with _bars()(disable=None, file=sys.stderr, desc=phase, leave=False, smoothing=0.1, bar_format=_COUNTS) as drawn:

@@ -14,15 +14,15 @@ from pathlib import Path
 
 import numpy as np
 
+from pa_lite.checkpoints.readers import RandomFile
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.engine.probe import probe_merged
 from pa_lite.errors import EngineError
-from pa_lite.ggml.container import gguf_header, gguf_header_bytes
+from pa_lite.ggml.container import gguf_header_bytes
 from pa_lite.ggml.kernels import prepare
 from pa_lite.merging.lams import format_lam
 from pa_lite.merging.nonfinite import Nonfinite
 from pa_lite.merging.plan import MergePlan
-from pa_lite.merging.readers import RandomFile
 from pa_lite.merging.schedule import Schedule
 from pa_lite.merging.stream import Target, run_stream
 from pa_lite.system.atomic import check_space, write_errors
@@ -40,15 +40,22 @@ class InMemoryModel:
     same, but each move loads it again.
     """
 
-    def __init__(self, plan: MergePlan, lam: float, options: EngineOptions | None = None, name: str = "") -> None:
+    def __init__(
+        self,
+        plan: MergePlan,
+        lam: float,
+        options: EngineOptions | None = None,
+        name: str = "",
+        schedule: Schedule | None = None,
+    ) -> None:
         """Merge at `lam` and load; what comes of GGUF files is first tried in a process of its own, by the options.
 
-        `name` is the pair's in errors, by default that of the instruct side. Raises what merging, trying and loading
-        raise, EngineError when memory does not suffice.
+        `name` is the pair's in errors, by default that of the instruct side; `schedule` is as for `move`. Raises what
+        merging, trying and loading raise, EngineError when memory does not suffice.
         """
         self.plan, self.options = plan, options or EngineOptions()
         self.name = name or plan.instruct.name
-        header, self._places, self._size = gguf_header(plan.instruct.architecture, plan.metadata_for(lam), plan.layout)
+        header, self._tensors, self._size = plan.at(lam, schedule).file
         for tensor_type in {t.type for t in plan.tensors}:
             prepare(tensor_type)
         self._descriptor: int | None = None
@@ -61,7 +68,7 @@ class InMemoryModel:
                 for part in header.parts:
                     file.write(np.frombuffer(part, np.uint8), at)
                     at += len(part)
-            self.move(lam)
+            self.move(lam, schedule)
         except BaseException:
             self.close()
             raise
@@ -84,36 +91,36 @@ class InMemoryModel:
         return self._descriptor is not None
 
     def move(self, lam: float, schedule: Schedule | None = None) -> None:
-        """Merge at `lam` into the loaded weights, by another schedule if one is given.
+        """Merge at `lam` into the loaded weights, by the plan's schedule or by another.
 
         Raises what merging raises; the model is then of no use.
         """
-        if schedule is not None and schedule != self.plan.options.schedule:  # else what the plan has hashed is kept
-            self.plan = replace(self.plan, options=replace(self.plan.options, schedule=schedule))
+        layout = self.plan.at(lam, schedule)
         if self._model is not None and self._model.is_offloaded:
             self._model.close()
             self._model = None
         label = f"{self.name}@{format_lam(lam)}"
         threads = self.options.threads or cores()
         with write_errors(self.path.parent), RandomFile(self.path, "r+") as file:
-            lams = {t.name: self.plan.lam_of(t, lam) for t in self.plan.tensors}
             nonfinite = Nonfinite() if self.plan.options.allow_nonfinite else None
-            run_stream(self.plan.tensors, [Target(file, lams, self._places, nonfinite=nonfinite)], threads)
+            # another lam's header may have another length: tensors stay where the first one put them
+            target = Target(file=file, lams=layout.lams, tensors=self._tensors, nonfinite=nonfinite)
+            run_stream(self.plan.tensors, [target], threads)
         if nonfinite is not None and (passed := nonfinite.told()):
             _log.warning("lam %g: %s", lam, passed)
         if self._model is None:
             self._try()
             self._model = Model(self.path, self.options, rewritable=True, label=label)
-        told = self.plan.metadata_for(lam)
-        self._model.header = replace(self._model.header, metadata={**self._model.header.metadata, **told})
-        self._model.merged, self._model.label = (self.plan, lam), label
+        metadata = {**self._model.header.metadata, **layout.metadata}
+        self._model.header = replace(self._model.header, metadata=metadata)
+        self._model.merged, self._model.label = layout, label
 
     def _try(self) -> None:
         """Try what was merged from GGUF files in a process of its own: the metadata are theirs, not made here."""
         if not self.options.probe or not (self.plan.base.is_gguf or self.plan.instruct.is_gguf):
             return
-        own = {key: entry for key, entry in self.plan.metadata_for(0.0).items() if not key.startswith("pa_lite.")}
-        header, _, _ = gguf_header_bytes(self.plan.instruct.architecture, own, self.plan.layout)
+        own = {key: entry for key, entry in self.plan.at(0.0).metadata.items() if not key.startswith("pa_lite.")}
+        header, _, _ = gguf_header_bytes(self.plan.instruct.architecture, own, self.plan.tensor_infos)
         probe_merged(self.path, header, self._size, () if self._descriptor is None else (self._descriptor,))
 
     def close(self) -> None:

@@ -26,7 +26,7 @@ from pa_lite.engine.thread_count import ThreadCount
 from pa_lite.errors import CheckpointError, EngineError, InputChangedError
 from pa_lite.ggml.container import architecture_of
 from pa_lite.ggml.kernels import TYPE_IDS
-from pa_lite.merging.plan import RECIPE, MergePlan
+from pa_lite.merging.plan import RECIPE, Layout
 from pa_lite.sanitize import name_text
 from pa_lite.system.byte_source import Stamp
 from pa_lite.system.interrupts import uninterrupted
@@ -60,7 +60,7 @@ class Model(ModelVocabulary):
         self._model: Any = None
         self._rewritable = rewritable
         self.remarks: list[str] = []  # in what its contexts were made smaller for lack of memory
-        self.merged: tuple[MergePlan, float] | None = None  # what weights in memory come from, and at which lam
+        self.merged: Layout | None = None  # what weights in memory are, where they come from a pair
         self._n_contexts = 0
         self.gpu_layers = 0
         self.thread_count = ThreadCount(self.options.threads)
@@ -120,14 +120,14 @@ class Model(ModelVocabulary):
         """
         if self.merged is None:
             return fingerprint(open_gguf(self.path))
-        plan, lam = self.merged
-        own = {k: e.value for k, e in plan.metadata_for(lam).items() if k.startswith("pa_lite.") and k != RECIPE}
-        return hashlib.sha256(json.dumps([plan.type, own], sort_keys=True).encode()).hexdigest()
+        told = self.merged.metadata.items()
+        own = {k: e.value for k, e in told if k.startswith("pa_lite.") and k != RECIPE}
+        return hashlib.sha256(json.dumps([self.merged.plan.type, own], sort_keys=True).encode()).hexdigest()
 
     def header_inputs(self) -> dict[str, str]:
         """Return what of the header can change a prompt or a logit: key -> type and value, as text."""
         if self.merged is not None:
-            return self.merged[0].header_inputs
+            return self.merged.plan.header_inputs
         return header_inputs(architecture_of(self.header), self.header.metadata)
 
     def identity(self) -> str:
@@ -138,8 +138,7 @@ class Model(ModelVocabulary):
         as what a file says of its making need not be true. Raises CheckpointError when the file cannot be read.
         """
         if self.merged is not None:
-            plan, lam = self.merged
-            return plan.identity(lam)
+            return self.merged.identity
         return identity(self.header_inputs(), self.fingerprint())
 
     def known_by(self) -> tuple[str, str]:
@@ -156,7 +155,7 @@ class Model(ModelVocabulary):
         `name` is what the user calls the model. Raises CheckpointError when the file cannot be read.
         """
         options = json.dumps(self.options.inputs, sort_keys=True)
-        recipe = [] if self.merged is None else [self.merged[0].recipe]
+        recipe = [] if self.merged is None else [self.merged.plan.recipe]
         return {
             name: self.fingerprint(),
             f"tokenizer and settings of the {name}": identity(self.header_inputs(), *recipe),

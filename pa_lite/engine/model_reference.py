@@ -7,18 +7,21 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pa_lite.checkpoints import Location, open_checkpoints
 from pa_lite.checkpoints.hub.repositories import PREFIX
 from pa_lite.checkpoints.locations import find_model, unknown_file
 from pa_lite.checkpoints.pairs import Pair, all_pairs, find_pair, resolve_pair
-from pa_lite.engine.in_memory import InMemoryModel
-from pa_lite.engine.model import EngineOptions, Model
-from pa_lite.engine.probe import probe_file
+from pa_lite.engine.options import EngineOptions
 from pa_lite.errors import CheckpointError, InputError, PaLiteError
 from pa_lite.merging.lams import parse_lams, read_lam
 from pa_lite.merging.plan import PlanOptions, plan_merge
 from pa_lite.untrusted.file_kind import FileStart, content_of
+
+if TYPE_CHECKING:  # naming a model starts no llama.cpp
+    from pa_lite.engine.in_memory import InMemoryModel
+    from pa_lite.engine.model import Model
 
 _log = logging.getLogger(__name__)
 # F16 and not merge's Q8_0: scores of quantised activations move by tenths of a nat with the batch's shape
@@ -168,6 +171,10 @@ def open_reference(
     A file is first checked, and unless the options say otherwise tried in a process of its own (`probe_file`). Raises
     InputError for a bad reference and what merging, trying and loading raise.
     """
+    from pa_lite.engine.in_memory import InMemoryModel
+    from pa_lite.engine.model import Model
+    from pa_lite.engine.probe import probe_file
+
     reference = resolve_model(model)
     options = options or EngineOptions()
     if reference.file is not None:
@@ -190,5 +197,7 @@ def open_model(
     model: ModelLike, options: EngineOptions | None = None, weight_type: str = REFERENCE_TYPE
 ) -> Iterator[Model]:
     """Open the model that a reference names, for reading it alone; see `open_reference`."""
+    from pa_lite.engine.model import Model
+
     with open_reference(model, options, weight_type) as opened:
-        yield opened.model if isinstance(opened, InMemoryModel) else opened
+        yield opened if isinstance(opened, Model) else opened.model

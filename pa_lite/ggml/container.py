@@ -11,7 +11,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from pa_lite.ggml.gguf_tables import ALIGNMENT, TENSOR_TYPES, VALUE_TYPES, VERSI
 from pa_lite.ggml.kernels import TYPE_NAMES, TensorType, tensor_type
 from pa_lite.ggml.metadata import Field, Metadata
 from pa_lite.ggml.packed import PackedNumbers, PackedTexts
-from pa_lite.system.byte_source import ByteSource, Stamp, open_file, size_of, stamp_of
+from pa_lite.system.byte_source import ByteSource, Stamp, open_file, read_errors, size_of, stamp_of
 from pa_lite.untrusted.file_kind import FileStart, unexpected
 from pa_lite.untrusted.header_memory import HeaderMemory
 
@@ -201,7 +201,7 @@ def read_gguf_header(path: ByteSource, memory: HeaderMemory | None = None) -> Gg
     `memory` counts the headers of several files together. Raises CheckpointError for a file that is missing, no GGUF,
     of another version, cut off, or contradicts itself.
     """
-    try:
+    with read_errors(path):
         size, stamp = size_of(path), stamp_of(path)
         with open_file(path) as f:
             if not FileStart(start := f.read(min(size, 512)), size).is_gguf:
@@ -222,10 +222,6 @@ def read_gguf_header(path: ByteSource, memory: HeaderMemory | None = None) -> Gg
                 metadata[key] = reader.value(reader.number("<I"))
             infos = [reader.tensor() for _ in range(n_tensors)]
             return GgufHeader(Path(str(path)), metadata, _place(reader, infos, metadata, f.tell(), size), stamp)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: there is no such file.") from None
-    except OSError as e:
-        raise CheckpointError(f"{path}: cannot be read: {e.strerror}") from e
 
 
 def _check_version(path: ByteSource, version: int) -> None:
@@ -254,7 +250,7 @@ def gguf_content(path: ByteSource) -> tuple[str, str]:
     Reads only as far as the first keys, which hold both. Raises CheckpointError for a broken header.
     """
     values = {Keys.General.TYPE: "model", Keys.General.ARCHITECTURE: ""}
-    try:
+    with read_errors(path):
         size = size_of(path)
         with open_file(path) as f:
             reader = _HeaderReader(f, path, size)
@@ -268,8 +264,6 @@ def gguf_content(path: ByteSource) -> tuple[str, str]:
                 value = reader.value(reader.number("<I")).value
                 if key in values and isinstance(value, str):
                     values[key] = value
-    except OSError as e:
-        raise CheckpointError(f"{path}: cannot be read: {e.strerror}") from e
     return values[Keys.General.TYPE], values[Keys.General.ARCHITECTURE]
 
 
@@ -299,7 +293,6 @@ def _padded(n: int, alignment: int) -> int:
     return -(-n // alignment) * alignment
 
 
-Memo = dict[int, bytes]
 Buffer = bytes | bytearray | memoryview
 Parts = list[Buffer]
 
@@ -309,8 +302,8 @@ def _text_bytes(text: str) -> bytes:
     return len(raw).to_bytes(8, "little") + raw
 
 
-def _field_parts(entry: Field, memo: Memo) -> Parts:
-    """A value's type and content. Lists are kept in the memo, by identity; packed arrays are parts as they stand."""
+def _field_parts(entry: Field) -> Parts:
+    """A value's type and content; packed arrays are parts as they stand."""
     if entry.type == "STRING":
         return [struct.pack("<I", _STRING) + _text_bytes(entry.value)]
     if entry.type != "ARRAY":
@@ -321,12 +314,9 @@ def _field_parts(entry: Field, memo: Memo) -> Parts:
         return [start, entry.value.data]
     if isinstance(entry.value, PackedNumbers):
         return [start, np.ascontiguousarray(entry.value.values, code).data.cast("B")]
-    if id(entry) not in memo:
-        if item == _STRING:
-            memo[id(entry)] = b"".join(map(_text_bytes, entry.value))
-        else:
-            memo[id(entry)] = struct.pack(f"<{len(entry.value)}{code[1:]}", *entry.value)
-    return [start, memo[id(entry)]]
+    if item == _STRING:
+        return [start, b"".join(map(_text_bytes, entry.value))]
+    return [start, struct.pack(f"<{len(entry.value)}{code[1:]}", *entry.value)]
 
 
 @dataclass(frozen=True)
@@ -360,22 +350,22 @@ class HeaderBytes:
         )
 
 
-def gguf_header(
-    architecture: str,
-    metadata: Metadata,
-    tensors: Mapping[str, tuple[TensorType, tuple[int, ...]]],
-    memo: Memo | None = None,
-) -> tuple[HeaderBytes, dict[str, GgufTensor], int]:
-    """Return a GGUF file's header, padded, for tensors (name -> type, numpy shape) in their order.
+class PlacedHeader(NamedTuple):
+    """A file's header, padded, where each tensor's bytes belong (paths are the caller's), and the whole file's size."""
 
-    Besides: where each tensor's bytes belong (paths are the caller's), and the size of the whole file. One `memo` given
-    for several headers encodes lists that they share only once; the fields must outlive it.
-    """
-    memo = {} if memo is None else memo
+    header: HeaderBytes
+    tensors: dict[str, GgufTensor]
+    size: int
+
+
+def gguf_header(
+    architecture: str, metadata: Metadata, tensors: Mapping[str, tuple[TensorType, tuple[int, ...]]]
+) -> PlacedHeader:
+    """Return a GGUF file's header for tensors (name -> type, numpy shape) in their order."""
     fields = {Keys.General.ARCHITECTURE: Field("STRING", architecture), **metadata}
     parts: Parts = [b"GGUF" + struct.pack("<IQQ", VERSION, len(tensors), len(fields))]
     for key, entry in fields.items():
-        parts += [_text_bytes(key), *_field_parts(entry, memo)]
+        parts += [_text_bytes(key), *_field_parts(entry)]
     offsets, offset = {}, 0
     for name, (held, shape) in tensors.items():
         told = struct.pack(f"<I{len(shape)}QIQ", len(shape), *reversed(shape), held.id, offset)
@@ -388,15 +378,12 @@ def gguf_header(
     header = HeaderBytes(tuple(part for part in parts if len(part)))
     length = len(header)
     placed = {n: GgufTensor(n, held, shape, length + offsets[n]) for n, (held, shape) in tensors.items()}
-    return header, placed, length + offset
+    return PlacedHeader(header, placed, length + offset)
 
 
 def gguf_header_bytes(
-    architecture: str,
-    metadata: Metadata,
-    tensors: Mapping[str, tuple[TensorType, tuple[int, ...]]],
-    memo: Memo | None = None,
+    architecture: str, metadata: Metadata, tensors: Mapping[str, tuple[TensorType, tuple[int, ...]]]
 ) -> tuple[bytes, dict[str, GgufTensor], int]:
     """Return the same as `gguf_header`, with the header in one piece, which is a copy of the vocabulary."""
-    header, placed, size = gguf_header(architecture, metadata, tensors, memo)
+    header, placed, size = gguf_header(architecture, metadata, tensors)
     return bytes(header), placed, size

@@ -19,6 +19,7 @@ from pa_lite.ggml.container import GgufHeader, GgufTensor, read_gguf_header
 from pa_lite.ggml.gguf_tables import Keys
 from pa_lite.ggml.kernels import FloatArray, TensorType
 from pa_lite.ggml.quant_types import EMBEDDINGS
+from pa_lite.system.byte_source import read_errors
 from pa_lite.system.opening import read_regular
 from pa_lite.untrusted.file_kind import content_of
 
@@ -41,15 +42,11 @@ def read_imatrix(path: Path) -> dict[str, FloatArray]:
     contradictory, and for importances that are negative, no finite numbers, or so large that quantising would overflow.
     Source: llama.cpp, `load_imatrix` of llama-quantize.
     """
-    try:
+    with read_errors(path):
         content = content_of(path)
         if told := content.explanation:
             raise CheckpointError(f"{path}: is not an importance matrix but {told}.")
         found = _read_gguf(read_gguf_header(path)) if content.is_gguf else _LegacyReader(path).read()
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: there is no such file.") from None
-    except OSError as e:
-        raise CheckpointError(f"{path}: cannot be read: {e.strerror}") from e
     if not found:
         raise CheckpointError(f"{path}: an imatrix without any tensor.")
     for name, values in found.items():

@@ -10,7 +10,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice, pairwise
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -18,18 +18,47 @@ import numpy.typing as npt
 _LENGTH = 8  # bytes before each text
 _BATCH = 1 << 14  # items that are Python objects at a time
 
+T = TypeVar("T")
 Offsets = npt.NDArray[np.uint32] | npt.NDArray[np.uint64]
 
 
-class PackedTexts(Sequence[str]):
+class Packed(Sequence[T]):
+    """A read-only sequence whose items are made when they are asked for. Equal to any sequence of the same items."""
+
+    __slots__ = ()
+
+    def _item(self, i: int) -> T:
+        """Return item i, from 0 on."""
+        raise NotImplementedError
+
+    @overload
+    def __getitem__(self, i: int) -> T: ...
+    @overload
+    def __getitem__(self, i: slice) -> list[T]: ...
+    def __getitem__(self, i: int | slice) -> T | list[T]:
+        if isinstance(i, slice):
+            return [self._item(k) for k in range(*i.indices(len(self)))]
+        if not -len(self) <= i < len(self):
+            raise IndexError(i)
+        return self._item(i % len(self))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence) or isinstance(other, str | bytes):
+            return NotImplemented
+        return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} packed items>"
+
+
+class PackedTexts(Packed[str]):
     """Texts as the items of a GGUF array: the length of each in 8 bytes, then its UTF-8.
 
     `data` holds them one after the other; text i begins, with its length, at byte `starts[i]`, and `starts` has the
-    end of the last one besides. Equal to any sequence of the same strings.
+    end of the last one besides.
     """
 
     __slots__ = ("data", "starts")
-    __hash__ = None  # type: ignore[assignment]
 
     def __init__(self, data: bytes, starts: Offsets) -> None:
         self.data, self.starts = data, starts
@@ -37,20 +66,8 @@ class PackedTexts(Sequence[str]):
     def __len__(self) -> int:
         return len(self.starts) - 1
 
-    def encoded(self, i: int) -> bytes:
-        """Return text i as UTF-8."""
-        return self.data[int(self.starts[i]) + _LENGTH : int(self.starts[i + 1])]
-
-    @overload
-    def __getitem__(self, i: int) -> str: ...
-    @overload
-    def __getitem__(self, i: slice) -> list[str]: ...
-    def __getitem__(self, i: int | slice) -> str | list[str]:
-        if isinstance(i, slice):
-            return [self[k] for k in range(*i.indices(len(self)))]
-        if not -len(self) <= i < len(self):
-            raise IndexError(i)
-        return self.encoded(i % len(self)).decode("utf-8")
+    def _item(self, i: int) -> str:
+        return self.data[int(self.starts[i]) + _LENGTH : int(self.starts[i + 1])].decode("utf-8")
 
     def all_encoded(self) -> Iterator[bytes]:
         """Yield every text as UTF-8."""
@@ -63,26 +80,13 @@ class PackedTexts(Sequence[str]):
         return (raw.decode("utf-8") for raw in self.all_encoded())
 
     def __eq__(self, other: object) -> bool:
-        if isinstance(other, PackedTexts):
-            return self.data == other.data
-        if not isinstance(other, Sequence) or isinstance(other, str | bytes):
-            return NotImplemented
-        return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
-
-    def __repr__(self) -> str:
-        return f"<{len(self)} texts>"
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that it takes in memory."""
-        return len(self.data) + self.starts.nbytes
+        return self.data == other.data if isinstance(other, PackedTexts) else super().__eq__(other)
 
 
-class PackedNumbers(Sequence[Any]):
-    """Numbers of one type in a numpy array, `values`; items are Python's own. Equal to any sequence of the same."""
+class PackedNumbers(Packed[Any]):
+    """Numbers of one type in a numpy array, `values`; items are Python's own."""
 
     __slots__ = ("values",)
-    __hash__ = None  # type: ignore[assignment]
 
     def __init__(self, values: npt.NDArray[Any]) -> None:
         self.values = values
@@ -90,11 +94,7 @@ class PackedNumbers(Sequence[Any]):
     def __len__(self) -> int:
         return len(self.values)
 
-    @overload
-    def __getitem__(self, i: int) -> Any: ...
-    @overload
-    def __getitem__(self, i: slice) -> list[Any]: ...
-    def __getitem__(self, i: int | slice) -> Any:
+    def __getitem__(self, i: Any) -> Any:
         return self.values[i].tolist()
 
     def __iter__(self) -> Iterator[Any]:
@@ -104,17 +104,7 @@ class PackedNumbers(Sequence[Any]):
     def __eq__(self, other: object) -> bool:
         if isinstance(other, PackedNumbers):
             return bool(np.array_equal(self.values, other.values))
-        if not isinstance(other, Sequence) or isinstance(other, str | bytes):
-            return NotImplemented
-        return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
-
-    def __repr__(self) -> str:
-        return f"<{len(self)} numbers>"
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that it takes in memory."""
-        return int(self.values.nbytes)
+        return super().__eq__(other)
 
 
 def pack_texts(texts: Iterable[bytes]) -> PackedTexts:

@@ -7,15 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from pa_lite.checkpoints.checkpoint import Checkpoint, TensorSource, Vocabulary
-from pa_lite.checkpoints.vocabulary import UNUSED
+from pa_lite.checkpoints.rows import RowMap
 from pa_lite.checkpoints.vocabulary.files import Seen
+from pa_lite.checkpoints.vocabulary.tokens import UNUSED
 from pa_lite.errors import CheckpointError, InputError, MismatchError
 from pa_lite.ggml.metadata import Field
 
-RowMap = npt.NDArray[np.int64]
 TOKEN_ROWS = ("token_embd.weight", "output.weight", "output.bias")  # one row for each token
 SIDES = ("base", "instruct")
 _LEAST_SHARED = 0.5  # of the written vocabulary's tokens; below it the two are not one tokenizer grown
@@ -179,16 +178,3 @@ _SHAPE_KEYS: Sequence[str] = (
 _MAY_DIFFER = re.compile(r"rope\..+|context_length|attention\.sliding_window.*")
 _ADDITION = re.compile(r"\.bias$|\.attn_[qk]_norm\.weight$")  # tensors that are not of every model of an architecture
 _FORCE = "The two do not compute alike, so no line joins them. --force merges all the same, with what instruct has."
-
-
-def runs(rows: RowMap) -> list[tuple[int, int, int]]:
-    """Cut a row map into runs of consecutive source rows: (place in the result, first source row, number of rows).
-
-    Rows that are -1 are in no run.
-    """
-    cuts = np.flatnonzero((np.diff(rows) != 1) | (rows[:-1] < 0)) + 1
-    out = []
-    for start, stop in zip([0, *cuts], [*cuts, len(rows)], strict=True):
-        if stop > start and rows[start] >= 0:
-            out.append((int(start), int(rows[start]), int(stop - start)))
-    return out

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from pa_lite.checkpoints import Location, open_checkpoints
 from pa_lite.errors import CheckpointError
@@ -18,21 +19,8 @@ from pa_lite.merging.stream import Block, BlockWorker, run_blocks
 from pa_lite.progress import Progress
 from pa_lite.system.machine import cores
 
-
-@dataclass
-class _Sums:
-    """Sums over values, float64: of base squared, instruct squared, their product, and the difference squared."""
-
-    base: float = 0.0
-    instruct: float = 0.0
-    product: float = 0.0
-    difference: float = 0.0
-
-    def add(self, other: _Sums) -> None:
-        self.base += other.base
-        self.instruct += other.instruct
-        self.product += other.product
-        self.difference += other.difference
+# [4]: sums over values of base squared, instruct squared, their product, and the difference squared
+_Sums = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -56,12 +44,13 @@ class Diff:
 
 
 def _distance(sums: Iterable[_Sums]) -> Distance:
-    whole = _Sums()
-    for s in sums:
-        whole.add(s)
-    relative = math.sqrt(whole.difference / whole.base) if whole.base else math.inf if whole.difference else 0.0
-    scale = math.sqrt(whole.base) * math.sqrt(whole.instruct)
-    return Distance(relative, whole.product / scale if scale else 1.0 if not whole.difference else 0.0)
+    whole = np.zeros(4)
+    for found in sums:
+        whole += found
+    base, instruct, product, difference = whole.tolist()
+    relative = math.sqrt(difference / base) if base else math.inf if difference else 0.0
+    scale = math.sqrt(base) * math.sqrt(instruct)
+    return Distance(relative, product / scale if scale else 1.0 if not difference else 0.0)
 
 
 def diff_checkpoints(
@@ -95,15 +84,15 @@ def _products(base: FloatArray, instruct: FloatArray, difference: FloatArray) ->
     """The sums over float32 values of one block; in float64 where float32 does not reach."""
     pairs = ((base, base), (instruct, instruct), (base, instruct), (difference, difference))
     with np.errstate(over="ignore", invalid="ignore"):
-        found = _Sums(*(float(np.dot(a, b)) for a, b in pairs))
-        if all(map(math.isfinite, astuple(found))):
+        found = np.array([np.dot(a, b) for a, b in pairs], np.float64)
+        if np.isfinite(found).all():
             return found
-        return _Sums(*(float(np.dot(a.astype(np.float64), b.astype(np.float64))) for a, b in pairs))
+        return np.array([np.dot(a.astype(np.float64), b.astype(np.float64)) for a, b in pairs])
 
 
 def _sums(plan: MergePlan, threads: int, progress: Progress | None) -> dict[str, _Sums]:
     tensors = [t for t in plan.tensors if t.base is not None]
-    out = {t.name: _Sums() for t in tensors}
+    out = {t.name: np.zeros(4) for t in tensors}
     lock, total, done = threading.Lock(), sum(t.n_values for t in tensors), 0
 
     def handle(worker: BlockWorker, block: Block) -> None:
@@ -120,13 +109,13 @@ def _sums(plan: MergePlan, threads: int, progress: Progress | None) -> dict[str,
             shift = np.float32(block.tensor.shift)
             base, instruct = base + shift, instruct + shift
         found = _products(base, instruct, difference)
-        if not all(map(math.isfinite, astuple(found))):
+        if not np.isfinite(found).all():
             raise CheckpointError(
                 f"tensor {block.tensor.name} has values in base or instruct that are no finite numbers: the two "
                 "have no distance. Fetch both again."
             )
         with lock:
-            out[block.tensor.name].add(found)
+            out[block.tensor.name] += found
             done += block.n_values
             if progress is not None:
                 progress("diff", done, total, "values")

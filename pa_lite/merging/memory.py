@@ -6,9 +6,9 @@ import math
 import re
 from dataclasses import dataclass
 
+from pa_lite.checkpoints.readers import LEAST_READ_AHEAD, READ_AHEAD
 from pa_lite.errors import InputError
 from pa_lite.merging.plan import MergePlan
-from pa_lite.merging.readers import LEAST_READ_AHEAD, READ_AHEAD
 from pa_lite.merging.stream import BLOCK_VALUES
 from pa_lite.system.byte_source import CONNECTIONS, is_remote
 from pa_lite.system.machine import resident_bytes
@@ -38,12 +38,11 @@ def thread_bytes(plan: MergePlan) -> int:
     buffers = {"raw": 0, "turned": 0, "values": 0, "encoded": 0}
     for t in plan.tensors:
         columns, rows = t.shape[-1], math.prod(t.shape[:-1])
-        sides = [s for s in (t.base, t.instruct) if s is not None]
-        step = max(1 if not any(s.heads for s in sides) else 2, BLOCK_VALUES // columns)
+        step = max(1 if not any(s.heads for s in t.sides) else 2, BLOCK_VALUES // columns)
         values = min(rows, step) * columns
-        raw = max((s.type.nbytes(values) for s in sides), default=0)
+        raw = max((s.type.nbytes(values) for s in t.sides), default=0)
         buffers["raw"] = max(buffers["raw"], raw)
-        buffers["turned"] = max(buffers["turned"], raw if any(s.heads for s in sides) else 0)
+        buffers["turned"] = max(buffers["turned"], raw if any(s.heads for s in t.sides) else 0)
         buffers["values"] = max(buffers["values"], 4 * values)
         buffers["encoded"] = max(buffers["encoded"], t.type.nbytes(values))
     # values: base, instruct, interpolated, a factor's product; encoded: the block, and what is read back of it

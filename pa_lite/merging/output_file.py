@@ -14,9 +14,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from pa_lite.checkpoints.readers import RandomFile
 from pa_lite.errors import OutputError
 from pa_lite.ggml.container import HeaderBytes
-from pa_lite.merging.readers import RandomFile
 from pa_lite.system.atomic import NO_MARKER, in_the_way, reserve, sync_folder
 from pa_lite.system.interrupts import uninterrupted
 from pa_lite.system.locks import PATIENCE, take_lock

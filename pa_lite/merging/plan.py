@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib.metadata
 import json
 import math
 from collections.abc import Mapping
@@ -18,8 +17,9 @@ from pa_lite.checkpoints.checkpoint import Checkpoint, TensorSource, Vocabulary
 from pa_lite.checkpoints.families.family import Architecture
 from pa_lite.checkpoints.families.table import ARCHITECTURES
 from pa_lite.checkpoints.fingerprint import fingerprint, header_inputs, identity
-from pa_lite.checkpoints.vocabulary import name_for_llama_cpp
+from pa_lite.checkpoints.vocabulary.tokens import name_for_llama_cpp
 from pa_lite.errors import InputError, MismatchError, nearest
+from pa_lite.ggml.container import PlacedHeader, gguf_header
 from pa_lite.ggml.gguf_tables import QUANTIZATION_VERSION, Keys
 from pa_lite.ggml.imatrix import assign_importance, read_imatrix
 from pa_lite.ggml.kernels import FloatArray, TensorType
@@ -29,6 +29,7 @@ from pa_lite.merging.align import TOKEN_ROWS, RowMaps, align_vocabularies, compa
 from pa_lite.merging.groups import group_of, layer_of
 from pa_lite.merging.schedule import Schedule, read_schedule
 from pa_lite.system.byte_source import ByteSource, Stamp
+from pa_lite.system.installed import installed_version
 from pa_lite.system.machine import peak_bytes
 
 DEFAULT_TYPE = "Q8_0"
@@ -91,15 +92,20 @@ class TensorPlan:
         return self.type.nbytes(self.n_values)
 
     @property
+    def sides(self) -> tuple[TensorSource, ...]:
+        """The tensors that values are read from: base's and instruct's, instruct's alone, or none."""
+        return tuple(side for side in (self.base, self.instruct) if side is not None)
+
+    @property
     def shift(self) -> float:
         """What is added to the interpolated values: what both sides need added, or 0 where they differ."""
-        shifts = {s.shift for s in (self.base, self.instruct) if s is not None}
+        shifts = {side.shift for side in self.sides}
         return shifts.pop() if len(shifts) == 1 else 0.0
 
 
 @dataclass(frozen=True)
 class MergePlan:
-    """All that a merge will do for every lam; `metadata_for` gives the header of one lam's file.
+    """All that a merge will do for every lam; `at` gives the result at one of them.
 
     `peak` is the most memory that the process held while it was planned, in bytes; 0 if it had held more before.
     """
@@ -128,7 +134,7 @@ class MergePlan:
         return sum(t.n_values for t in self.tensors)
 
     @property
-    def layout(self) -> dict[str, tuple[TensorType, tuple[int, ...]]]:
+    def tensor_infos(self) -> dict[str, tuple[TensorType, tuple[int, ...]]]:
         """Type and shape of each tensor of a result, in its order."""
         return {t.name: (t.type, t.shape) for t in self.tensors}
 
@@ -140,8 +146,7 @@ class MergePlan:
     @functools.cached_property
     def files(self) -> Mapping[ByteSource, Stamp | None]:
         """Every file that weights are read from, and what it was when its header was read."""
-        sides = (s for t in self.tensors for s in (t.base, t.instruct) if s is not None)
-        return {p.path: p.stamp for s in sides for p in s.pieces}
+        return {p.path: p.stamp for t in self.tensors for side in t.sides for p in side.pieces}
 
     @functools.cached_property
     def n_layers(self) -> int:
@@ -174,16 +179,16 @@ class MergePlan:
     @functools.cached_property
     def header_inputs(self) -> dict[str, str]:
         """What a result's header says that can change a prompt or a logit; the same at every lam."""
-        return header_inputs(self.instruct.architecture, self.metadata_for(0.0))
+        return header_inputs(self.instruct.architecture, self.at(0.0).metadata)
 
-    def identity(self, lam: float) -> str:
-        """SHA-256 (hex) of all that decides a result's prompts and logits: its header, weights, types and lams."""
-        lams = [self.lam_of(t, lam) for t in self.tensors]
-        return identity(self.header_inputs, *self.fingerprints, self.recipe, lams)
+    def at(self, lam: float, schedule: Schedule | None = None) -> Layout:
+        """Return the result at a lam, by the plan's schedule or by another.
 
-    def lam_of(self, tensor: TensorPlan, lam: float) -> float:
-        """The lam of one tensor in the file that is merged at `lam`."""
-        return self.options.schedule.lam_of(tensor.name, lam, self.n_layers)
+        Raises InputError for a schedule with layers that the model does not have.
+        """
+        schedule = self.options.schedule if schedule is None else schedule
+        schedule.check(self.n_layers)
+        return Layout(plan=self, lam=lam, schedule=schedule)
 
     def by_group(self) -> dict[tuple[str, str], tuple[int, int]]:
         """(group, type) -> (tensors, bytes) of one result."""
@@ -194,7 +199,7 @@ class MergePlan:
             out[key] = (n + 1, size + t.nbytes)
         return out
 
-    def _size_label(self) -> str:
+    def size_label(self) -> str:
         """The number of parameters, as in `8.0B`; with experts what one of them computes with, as in `8x7.2B`."""
         experts = [t for t in self.tensors if "_exps." in t.name]
         if not experts:
@@ -203,40 +208,68 @@ class MergePlan:
         stacked = sum(t.n_values for t in experts)
         return f"{n}x{_rounded(self.n_values - stacked + stacked // n)}"
 
-    def metadata_for(self, lam: float) -> Metadata:
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """One result of a plan, at one lam and schedule: the same for a file and for a model in memory."""
+
+    plan: MergePlan
+    lam: float
+    schedule: Schedule
+
+    @functools.cached_property
+    def lams(self) -> Mapping[str, float]:
+        """The lam of each tensor."""
+        n_layers = self.plan.n_layers
+        return {t.name: self.schedule.lam_of(t.name, self.lam, n_layers) for t in self.plan.tensors}
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """SHA-256 (hex) of all that decides the result's prompts and logits: its header, weights, types and lams."""
+        plan = self.plan
+        return identity(plan.header_inputs, *plan.fingerprints, plan.recipe, list(self.lams.values()))
+
+    @functools.cached_property
+    def file(self) -> PlacedHeader:
+        """The header's bytes, where each tensor's lie, and the size of the whole file."""
+        return gguf_header(self.plan.instruct.architecture, self.metadata, self.plan.tensor_infos)
+
+    @functools.cached_property
+    def metadata(self) -> Metadata:
         """Every key of the result's header but `general.architecture`, provenance included."""
-        sides, architecture = (self.base, self.instruct), self.instruct.architecture
+        plan = self.plan
+        sides, architecture = (plan.base, plan.instruct), plan.instruct.architecture
         general: Metadata = {
             Keys.General.TYPE: string("model"),
             Keys.General.NAME: string(
-                name_for_llama_cpp(f"{self.instruct.name} pa {lam:g}", architecture, self.vocabulary)
+                name_for_llama_cpp(f"{plan.instruct.name} pa {self.lam:g}", architecture, plan.vocabulary)
             ),
-            Keys.General.SIZE_LABEL: string(self._size_label()),
+            Keys.General.SIZE_LABEL: string(plan.size_label()),
             Keys.General.BASE_MODEL_COUNT: uint32(2),
             **{Keys.General.BASE_MODEL_NAME.format(id=i): string(side.name) for i, side in enumerate(sides)},
-            Keys.General.FILE_TYPE: uint32(FILE_TYPES[self.type]),
+            Keys.General.FILE_TYPE: uint32(FILE_TYPES[plan.type]),
             Keys.General.QUANTIZATION_VERSION: uint32(QUANTIZATION_VERSION),
         }
         own: Metadata = {
-            "pa_lite.version": string(importlib.metadata.version("pa-lite")),
-            "pa_lite.llama_cpp_python_version": string(importlib.metadata.version("llama-cpp-python")),
-            "pa_lite.lam": float32(lam),
-            "pa_lite.base.fingerprint": string(self.fingerprints[0]),
-            "pa_lite.instruct.fingerprint": string(self.fingerprints[1]),
-            "pa_lite.vocabulary": string(self.options.vocab),
-            RECIPE: string(self.recipe),
+            "pa_lite.version": string(installed_version("pa-lite")),
+            "pa_lite.llama_cpp_python_version": string(installed_version("llama-cpp-python")),
+            "pa_lite.lam": float32(self.lam),
+            "pa_lite.base.fingerprint": string(plan.fingerprints[0]),
+            "pa_lite.instruct.fingerprint": string(plan.fingerprints[1]),
+            "pa_lite.vocabulary": string(plan.options.vocab),
+            RECIPE: string(plan.recipe),
         }
-        if self.options.schedule.rules:
-            own["pa_lite.schedule"] = string(self.options.schedule.text)
-        if self.options.allow_nonfinite:
+        if self.schedule.rules:
+            own["pa_lite.schedule"] = string(self.schedule.text)
+        if plan.options.allow_nonfinite:
             own["pa_lite.allow_nonfinite"] = boolean(True)
-        if self.options.imatrix is not None:
-            own["pa_lite.imatrix"] = string(self.options.imatrix.name)
-        out = {**general, **self.instruct.metadata, **self.vocabulary.metadata, **own}
+        if plan.options.imatrix is not None:
+            own["pa_lite.imatrix"] = string(plan.options.imatrix.name)
+        out = {**general, **plan.instruct.metadata, **plan.vocabulary.metadata, **own}
         size_key = Keys.LLM.VOCAB_SIZE.format(arch=architecture)
         if size_key in out:
-            out[size_key] = uint32(len(self.vocabulary.tokens))
-        if self.options.vocab == "base":  # its tokens are instruct's
+            out[size_key] = uint32(len(plan.vocabulary.tokens))
+        if plan.options.vocab == "base":  # its tokens are instruct's
             out = {key: entry for key, entry in out.items() if not key.startswith("tokenizer.chat_template")}
         return out
 
@@ -263,16 +296,19 @@ def plan_merge(base: Checkpoint, instruct: Checkpoint, options: PlanOptions | No
             "Only a model and its own fine-tune lie on a line."
         )
     earlier_peak = peak_bytes()
+    # 1. which tensors belong together, and, where the vocabularies differ, which of their rows
     vocabulary, maps = align_vocabularies(base, instruct, options.vocab)
     pairs, remarks = pair_tensors(base, instruct, maps, options.force)
     remarks += [*base.remarks, *instruct.remarks, *vocabulary.remarks]
     remarks += [*instruct.warnings, *compare_settings(base, instruct, options.force)]
     remarks += [maps.told(options.vocab)] if maps is not None else []
+    # 2. the result's shapes: instruct's, with a row for each token of the vocabulary that is written
     n_tokens = len(vocabulary.tokens)
     shapes = {
         name: (n_tokens, *right.shape[1:]) if name in TOKEN_ROWS else right.shape for name, (_, right) in pairs.items()
     }
     shapes |= {name: values.shape for name, values in instruct.constants.items()}
+    # 3. the type of each tensor, and the order of all, as llama-quantize has them
     imatrix = _imatrix(options, shapes)
     facts = ARCHITECTURES.get(instruct.architecture, Architecture())
     model = model_shape(
@@ -281,6 +317,7 @@ def plan_merge(base: Checkpoint, instruct: Checkpoint, options: PlanOptions | No
     )  # fmt: skip
     types = choose_types(options.type, model, shapes, bool(imatrix), options.tensor_types)
     importance = assign_importance(imatrix, types, shapes)
+    # 4. one tensor of the result after the other: two sides, or instruct alone, or values of the configuration
     tensors = []
     for name, tensor_type in types.items():
         left, right = pairs.get(name, (None, None))

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pa_lite.checkpoints import Location, open_checkpoints
+from pa_lite.checkpoints.readers import READ_AHEAD
 from pa_lite.errors import InputError, MismatchError, OutputError
+from pa_lite.merging.groups import group_of
 from pa_lite.merging.memory import MemoryUse, check_memory, planned_bytes
 from pa_lite.merging.plan import MergePlan, PlanOptions, plan_merge
-from pa_lite.merging.readers import READ_AHEAD
-from pa_lite.merging.schedule import group_lams
 from pa_lite.merging.write import MergeOptions, check_targets, name_outputs, output_bytes
 from pa_lite.system.byte_source import is_remote
 from pa_lite.system.machine import cores
@@ -90,11 +90,11 @@ def preview_merge(
         use = check_memory(plan, use.threads, options.max_memory)
     except (InputError, OutputError) as e:
         problems.append(str(e))
-    names = [t.name for t in plan.tensors]
+    layouts = [plan.at(lam) for lam in lams]
     by_group: dict[str, set[float]] = {}
-    for lam in lams:
-        for group, found in group_lams(plan.options.schedule, names, lam, plan.n_layers).items():
-            by_group.setdefault(group, set()).update(found)
+    for layout in layouts:
+        for name, lam in layout.lams.items():
+            by_group.setdefault(group_of(name), set()).add(lam)
     folder = outputs[0][1].parent
     return Preview(
         parameters=plan.n_values,
@@ -103,8 +103,7 @@ def preview_merge(
             for (group, tensor_type), (n, size) in plan.by_group().items()
         ),
         tensors=tuple(
-            PreviewTensor(t.name, t.type.name, t.shape, tuple(plan.lam_of(t, lam) for lam in lams))
-            for t in plan.tensors
+            PreviewTensor(t.name, t.type.name, t.shape, tuple(x.lams[t.name] for x in layouts)) for t in plan.tensors
         ),
         outputs=tuple(PreviewOutput(lam, str(path)) for lam, path in outputs),
         disk_needed=len(outputs) * output_bytes(plan),

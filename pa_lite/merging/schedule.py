@@ -8,7 +8,6 @@ with `group`, `layers` and `lam`. A list of lams is spread evenly over the range
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,11 +144,3 @@ def _toml_rule(entry: dict[str, Any], where: str) -> Rule:
             raise InputError(f"{where}: layers is {entry['layers']!r:.80}, but must be a text such as '0-7'.")
         layers = (int(found[1]), int(found[2] or found[1]))
     return _rule(entry.get("group"), layers, entry["lam"], where)
-
-
-def group_lams(schedule: Schedule, names: Sequence[str], lam: float, n_layers: int) -> dict[str, tuple[float, ...]]:
-    """Each group's distinct lams, in order of layers: what a plan shows."""
-    out: dict[str, dict[float, None]] = {}
-    for name in sorted(names, key=lambda n: layer_of(n) or 0):
-        out.setdefault(group_of(name), {})[schedule.lam_of(name, lam, n_layers)] = None
-    return {group: tuple(lams) for group, lams in out.items()}

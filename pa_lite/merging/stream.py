@@ -16,20 +16,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from pa_lite.checkpoints.checkpoint import TensorSource
+from pa_lite.checkpoints.readers import READ_AHEAD, RandomFile, Read, Readers, Region
+from pa_lite.checkpoints.rows import Buffers, RowMap, RowReader, cut_rows, regions_of
 from pa_lite.errors import OutputError
 from pa_lite.ggml.container import GgufTensor
-from pa_lite.ggml.kernels import ByteArray, FloatArray, from_float32, to_float32
-from pa_lite.merging.align import RowMap, runs
+from pa_lite.ggml.kernels import ByteArray, FloatArray, from_float32
 from pa_lite.merging.nonfinite import Nonfinite, check_quantised, check_values
 from pa_lite.merging.plan import TensorPlan
-from pa_lite.merging.readers import READ_AHEAD, RandomFile, Reader, Readers, Region
 from pa_lite.progress import Progress
 from pa_lite.system.byte_source import ByteSource
 
 BLOCK_VALUES = 1 << 18  # values in a block: small enough for the cache, large enough to hide the calls
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Target:
     """One output file, its header written: each tensor's lam and place; `done` tensors are in it already.
 
@@ -72,74 +72,25 @@ def interpolate(base: FloatArray, instruct: FloatArray, lam: float, out: FloatAr
 
 
 def blocks_of(tensor: TensorPlan) -> Iterator[Block]:
-    """Cut a tensor into blocks of about BLOCK_VALUES values.
-
-    A block has whole rows, and none of two pieces of a source, nor of two matrices with an importance each. Where a
-    head's rows change places it has whole heads, or an even number of one head's rows.
-    """
+    """Cut a tensor into blocks of about BLOCK_VALUES values, none of two matrices with an importance each."""
     rows, columns = math.prod(tensor.shape[:-1]), tensor.shape[-1]
-    step = max(1, BLOCK_VALUES // columns)
-    sides = [s for s in (tensor.base, tensor.instruct) if s is not None]
-    part = min([rows, *(s.piece_rows for s in sides if len(s.pieces) > 1)])
-    if tensor.importance is not None and len(tensor.importance) > 1:
-        part = min(part, tensor.shape[-2])
-    heads = {s.rows // s.heads for s in sides if s.heads and len(s.shape) > 1}  # a bias is one row, in one block
-    if heads:
-        (head,) = heads  # base and instruct have one shape
-        step = step // head * head if step >= head else max(2, step // 2 * 2)
-        part = part if step >= head else head
-    for first in range(0, rows, part):
-        for start in range(first, first + part, step):
-            yield Block(tensor, start, min(first + part, start + step))
+    is_stacked = tensor.importance is not None and len(tensor.importance) > 1
+    part = tensor.shape[-2] if is_stacked else rows
+    for start, stop in cut_rows(tensor.sides, rows, columns, BLOCK_VALUES, part):
+        yield Block(tensor, start, stop)
 
 
 class BlockWorker:
     """One thread's buffers, grown to the largest block that it meets: reads blocks, and encodes merged ones."""
 
-    def __init__(self, sources: Mapping[ByteSource, Reader]) -> None:
-        self.sources = sources
-        self._buffers: dict[str, ByteArray] = {}
+    def __init__(self, files: Mapping[ByteSource, Read]) -> None:
+        self._buffers = Buffers()
+        self._reader = RowReader(files, self._buffers)
 
-    def _bytes(self, name: str, n: int) -> ByteArray:
-        held = self._buffers.get(name)
-        if held is None or held.nbytes < n:
-            self._buffers[name] = held = np.empty(n, np.uint8)
-        return held[:n]
-
-    def _floats(self, name: str, n: int) -> FloatArray:
-        return self._bytes(name, 4 * n).view(np.float32)
-
-    def _load(self, side: str, source: TensorSource, block: Block, rows: RowMap | None) -> FloatArray:
+    def _load(self, side: str, source: TensorSource, block: Block, rows: RowMap | None = None) -> FloatArray:
         """The block's rows of one side, float32 [values]; rows that the side lacks hold anything."""
-        row_bytes = source.type.nbytes(source.columns)
-        raw = self._bytes("raw", row_bytes * (block.stop - block.start))
-        piece, first_row = divmod(block.start, source.piece_rows) if rows is None else (0, 0)
-        file, offset = self.sources[source.pieces[piece].path], source.pieces[piece].offset
-        unit, half = row_bytes, source.rows // source.heads // 2 if source.heads else 0
-        if source.heads and len(source.shape) == 1:  # a bias: its values change places as rows do
-            unit, half = source.type.nbytes(1), source.columns // source.heads // 2
-            file.read_into(raw, offset)
-        elif half and block.stop - block.start < 2 * half:
-            # part of one head: its output rows 2j and 2j+1 are stored a half head apart
-            head, within = divmod(block.start, 2 * half)
-            cut = raw.nbytes // 2
-            for t, part in enumerate((raw[:cut], raw[cut:])):
-                first = (2 * head + t) * half + within // 2
-                file.read_into(part, offset + row_bytes * first)
-            half = (block.stop - block.start) // 2
-        elif rows is None:
-            file.read_into(raw, offset + row_bytes * first_row)
-        else:
-            for place, first, n in runs(rows[block.start : block.stop]):
-                file.read_into(raw[place * row_bytes : (place + n) * row_bytes], offset + row_bytes * first)
-        if half:
-            turned = self._bytes("turned", raw.nbytes)
-            np.copyto(turned.reshape(-1, half, 2, unit), raw.reshape(-1, 2, half, unit).swapaxes(1, 2))
-            raw = turned
-        values = self._floats(side, block.n_values)
-        to_float32(source.type, raw, values)
-        if source.shift != block.tensor.shift:
-            values += np.float32(source.shift - block.tensor.shift)
+        values = self._buffers.floats(side, block.n_values)
+        self._reader.read(source, block.start, block.stop, values, rows, source.shift - block.tensor.shift)
         return values
 
     def sides(self, block: Block, lams: Sequence[float]) -> tuple[FloatArray, FloatArray]:
@@ -162,10 +113,10 @@ class BlockWorker:
             return base, instruct
         needs_base = tensor.base is not None and any(lam != 1.0 for lam in lams)
         if tensor.base is not None and all(lam == 0.0 for lam in lams):
-            base = self._load("base", tensor.base, block, None)
+            base = self._load("base", tensor.base, block)
             return base, base
-        instruct = self._load("instruct", tensor.instruct, block, None)
-        base = self._load("base", tensor.base, block, None) if needs_base and tensor.base is not None else instruct
+        instruct = self._load("instruct", tensor.instruct, block)
+        base = self._load("base", tensor.base, block) if needs_base and tensor.base is not None else instruct
         return base, instruct
 
     def _merged(self, block: Block, lam: float, base: FloatArray, instruct: FloatArray) -> FloatArray:
@@ -174,13 +125,13 @@ class BlockWorker:
         if base is instruct:
             values = base
         else:
-            values = interpolate(base, instruct, lam, self._floats("out", n), self._floats("spare", n))
+            values = interpolate(base, instruct, lam, self._buffers.floats("out", n), self._buffers.floats("spare", n))
             if tensor.maps is not None:
                 # a row that one side lacks is the other's own, to the bit
                 here = slice(block.start, block.stop)
                 alone = (tensor.maps.base[here] < 0) | (tensor.maps.instruct[here] < 0)
                 values.reshape(-1, block.columns)[alone] = instruct.reshape(-1, block.columns)[alone]
-        return np.add(values, np.float32(tensor.shift), out=self._floats("out", n)) if tensor.shift else values
+        return np.add(values, np.float32(tensor.shift), out=self._buffers.floats("out", n)) if tensor.shift else values
 
     def encode(
         self, block: Block, lams: Sequence[float], allowed: Sequence[Nonfinite | None] | None = None
@@ -200,10 +151,10 @@ class BlockWorker:
             with np.errstate(over="ignore", invalid="ignore"):
                 values = self._merged(block, lam, base, instruct).reshape(-1, block.columns)
             is_doubtful = check_values(tensor.name, tensor.type, lam, values, block.start, nonfinite)
-            encoded = self._bytes("encoded", tensor.type.nbytes(values.size))
+            encoded = self._buffers.bytes("encoded", tensor.type.nbytes(values.size))
             from_float32(tensor.type, values, encoded, importance)
             if is_doubtful:
-                check_quantised(tensor.name, tensor.type, lam, encoded, self._floats("back", values.size))
+                check_quantised(tensor.name, tensor.type, lam, encoded, self._buffers.floats("back", values.size))
             yield encoded
 
     def run(self, block: Block, targets: Sequence[Target], verify: bool) -> int:
@@ -214,7 +165,7 @@ class BlockWorker:
         for target, encoded in zip(targets, blocks, strict=True):
             offset = target.tensors[name].offset + start
             if verify:
-                held = self._bytes("held", encoded.nbytes)
+                held = self._buffers.bytes("held", encoded.nbytes)
                 target.file.read_into(held, offset)
                 if not np.array_equal(held, encoded):
                     raise OutputError(f"{target.file.path.parent}: what was written of {name} reads back otherwise.")
@@ -224,17 +175,13 @@ class BlockWorker:
         return done
 
 
-def regions_of(tensor: TensorPlan, lams: Sequence[float]) -> list[list[Region]]:
+def _rounds(tensor: TensorPlan, lams: Sequence[float]) -> list[list[Region]]:
     """What merging a tensor at these lams reads: the pieces of its sides in order, those read side by side together."""
-    sides = [tensor.base, tensor.instruct]
-    if tensor.maps is None and tensor.base is not None and len(set(lams)) == 1:
+    sides = tensor.sides
+    if tensor.maps is None and len(sides) == 2 and len(set(lams)) == 1:
         sides = sides[:1] if lams[0] == 0.0 else sides[1:] if lams[0] == 1.0 else sides
-    regions = [
-        [Region(p.path, p.offset, s.type.nbytes(s.piece_rows * s.columns)) for p in s.pieces]
-        for s in sides
-        if s is not None
-    ]
-    return [[region for region in found if region is not None] for found in itertools.zip_longest(*regions)]
+    regions = itertools.zip_longest(*map(regions_of, sides))
+    return [[region for region in found if region is not None] for found in regions]
 
 
 def run_blocks(
@@ -251,12 +198,12 @@ def run_blocks(
     when a file is at the end not what it was when its header was read.
     """
     queue = (block for t in tensors for block in blocks_of(t))
-    sources = [s for t in tensors for s in (t.base, t.instruct) if s is not None]
-    rounds = (regions for t in tensors for regions in regions_of(t, lams_of(t)))
+    rounds = (regions for t in tensors for regions in _rounds(t, lams_of(t)))
+    files = {p.path: p.stamp for t in tensors for s in t.sides for p in s.pieces}
     lock, stop = threading.Lock(), threading.Event()
 
-    def run(files: Mapping[ByteSource, Reader]) -> None:
-        worker = BlockWorker(files)
+    def run(readers: Readers) -> None:
+        worker = BlockWorker(readers.by_path)
         while not stop.is_set():
             with lock:
                 block = next(queue, None)
@@ -265,10 +212,10 @@ def run_blocks(
             handle(worker, block)
 
     with (
-        Readers({p.path: p.stamp for s in sources for p in s.pieces}, rounds, read_ahead) as readers,
+        Readers(files, rounds, read_ahead) as readers,
         ThreadPoolExecutor(threads) as pool,
     ):
-        futures = [pool.submit(run, readers.by_path) for _ in range(threads)]
+        futures = [pool.submit(run, readers) for _ in range(threads)]
         ended = set(futures)
         try:
             ended, _ = wait(futures, return_when=FIRST_EXCEPTION)

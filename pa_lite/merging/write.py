@@ -15,13 +15,13 @@ from pa_lite.checkpoints import Location, open_checkpoints
 from pa_lite.checkpoints.checkpoint import vocabulary_bytes
 from pa_lite.checkpoints.pairs import Pair, resolve_pair
 from pa_lite.errors import CheckpointError, InputChangedError, InputError, OutputError
-from pa_lite.ggml.container import HeaderBytes, Memo, gguf_header, read_gguf_header
+from pa_lite.ggml.container import read_gguf_header
 from pa_lite.ggml.kernels import prepare
 from pa_lite.merging.lams import format_lam
 from pa_lite.merging.memory import check_memory, is_streamed, parse_bytes
 from pa_lite.merging.nonfinite import Nonfinite
 from pa_lite.merging.output_file import PartialFile, partial_files
-from pa_lite.merging.plan import MergePlan, PlanOptions, plan_merge
+from pa_lite.merging.plan import Layout, MergePlan, PlanOptions, plan_merge
 from pa_lite.merging.stream import Target, run_stream
 from pa_lite.progress import Progress
 from pa_lite.system.atomic import check_space, check_target, write_errors
@@ -144,26 +144,31 @@ def write_merge(
     """
     options = options or MergeOptions()
     if options.resume:
-        outputs = [(lam, path) for lam, path in outputs if not _is_finished(plan, lam, path)]
+        outputs = [(lam, path) for lam, path in outputs if not _is_finished(plan.at(lam), path)]
         if not outputs:
             return
     check_targets(plan, [path for _, path in outputs], options)
     use = check_memory(plan, options.threads or cores(), options.max_memory)
     for tensor_type in {t.type for t in plan.tensors}:
         prepare(tensor_type)
-    memo: Memo = {}
-    files, layouts = [], []
-    for lam, path in outputs:
-        header, places, size = gguf_header(plan.instruct.architecture, plan.metadata_for(lam), plan.layout, memo)
-        files.append(PartialFile(path, header, size, _digest(plan, header), options.resume))
-        layouts.append(({t.name: plan.lam_of(t, lam) for t in plan.tensors}, places))
+    layouts = [plan.at(lam) for lam, _ in outputs]
+    files = [
+        PartialFile(path, layout.file.header, layout.file.size, _digest(layout), options.resume)
+        for (_, path), layout in zip(outputs, layouts, strict=True)
+    ]
     when_full = (_KEPT,) if options.resume else ()
     with write_errors(outputs[0][1].parent, *when_full), partial_files(files):
         for file in files:
             check_target(file.target, options.force)  # again: another process may have finished just now
         targets = [
-            Target(f.file, *layout, f.done, Nonfinite() if plan.options.allow_nonfinite else None)
-            for f, layout in zip(files, layouts, strict=True)
+            Target(
+                file=file.file,
+                lams=layout.lams,
+                tensors=layout.file.tensors,
+                done=file.done,
+                nonfinite=Nonfinite() if plan.options.allow_nonfinite else None,
+            )
+            for file, layout in zip(files, layouts, strict=True)
         ]
         try:
             with _Recorder(files) as recorder:
@@ -185,20 +190,20 @@ def write_merge(
             _log.warning("%s: %s%s", path.name, told, earlier)
 
 
-def _digest(plan: MergePlan, header: HeaderBytes) -> str:
+def _digest(layout: Layout) -> str:
     """Return what stands for all that decides a file's content: its header has the inputs, lam, schedule and versions.
 
     The header knows weights by samples alone, so what the input files are, or were when last written, counts too.
     """
     digest = hashlib.sha256()
-    for part in header.parts:
+    for part in layout.file.header.parts:
         digest.update(part)
-    told = (f"{f.etag if is_remote(f) else stamp}" for f, stamp in plan.files.items())
+    told = (f"{f.etag if is_remote(f) else stamp}" for f, stamp in layout.plan.files.items())
     digest.update("\n".join(sorted(told)).encode())
     return digest.hexdigest()
 
 
-def _is_finished(plan: MergePlan, lam: float, path: Path) -> bool:
+def _is_finished(layout: Layout, path: Path) -> bool:
     """Whether a target is there already and is what this merge would make of it."""
     if not path.is_file():
         return False
@@ -207,8 +212,8 @@ def _is_finished(plan: MergePlan, lam: float, path: Path) -> bool:
     except CheckpointError:
         return False
     metadata = {k: v for k, v in header.metadata.items() if k != "general.architecture"}
-    layout = {name: (t.type, t.shape) for name, t in header.tensors.items()}
-    return metadata == plan.metadata_for(lam) and layout == plan.layout
+    infos = {name: (t.type, t.shape) for name, t in header.tensors.items()}
+    return metadata == layout.metadata and infos == layout.plan.tensor_infos
 
 
 class _Recorder:

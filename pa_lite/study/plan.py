@@ -211,7 +211,7 @@ def _settle_chat(options: StudyOptions, merge: MergePlan) -> tuple[StudyOptions,
     Raises InputError where nothing would use them.
     """
     if options.follow or options.alpaca:
-        template, name = template_in(merge.metadata_for(options.lams[-1])), merge.instruct.name
+        template, name = template_in(merge.at(options.lams[-1]).metadata), merge.instruct.name
         chat = measured_options(template, options.chat, name)
         return replace(options, chat=chat), chat_facts(template, chat, name)
     for given, name in ((options.chat.system, "--system"), (options.chat.template_args, "--template-arg")):
@@ -254,7 +254,7 @@ def plan_works(options: StudyOptions, made: Mapping[str, Any]) -> tuple[Workload
 
 def _cell(merge: MergePlan, options: StudyOptions, kind: str, lam: float, work: Workload[Any], chunk: int) -> Cell:
     inputs = {
-        "identity": merge.identity(lam), "base": merge.fingerprints[0], "instruct": merge.fingerprints[1],
+        "identity": merge.at(lam).identity, "base": merge.fingerprints[0], "instruct": merge.fingerprints[1],
         "header": merge.header_inputs, "recipe": merge.recipe, "schedule": options.schedule.text,
         "engine": options.engine.inputs, "chunk": chunk, "method": METHOD,
         "llama_cpp_python": importlib.metadata.version("llama-cpp-python"), "work": dict(work.facts),

@@ -65,11 +65,8 @@ class LocalWorker:
                 self._moving.move(lam, schedule)
             else:
                 self.close()
-                merge = self.plan.merges[kind]
-                if schedule != merge.options.schedule:
-                    merge = replace(merge, options=replace(merge.options, schedule=schedule))
                 options = replace(self.plan.options.engine, threads=self.threads)
-                self._moving = InMemoryModel(merge, lam, options, self.plan.pair)
+                self._moving = InMemoryModel(self.plan.merges[kind], lam, options, self.plan.pair, schedule)
             self._at = wanted
         assert self._moving is not None
         return self._moving.model

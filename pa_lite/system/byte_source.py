@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol, TypeGuard
 
+from pa_lite.errors import CheckpointError
 from pa_lite.system.opening import open_regular
 
 CONNECTIONS = 8  # requests at a time
@@ -65,6 +67,17 @@ ByteSource = Path | RemoteSource
 def is_remote(source: ByteSource) -> TypeGuard[RemoteSource]:
     """Return whether the bytes lie elsewhere than on a disk of this machine."""
     return not isinstance(source, Path)
+
+
+@contextlib.contextmanager
+def read_errors(source: ByteSource) -> Iterator[None]:
+    """Turn what the system says of a file that cannot be read into a CheckpointError that names it."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise CheckpointError(f"{source}: there is no such file.") from None
+    except OSError as e:
+        raise CheckpointError(f"{source}: cannot be read: {e.strerror}.") from e
 
 
 def size_of(source: ByteSource) -> int:

@@ -86,7 +86,8 @@ def test_an_interrupted_run_goes_on(model: Model, tmp_path: Path, monkeypatch: p
         judge_outputs(larger, "j", PAIRING, target, options, resume=True)
     assert model.merged is not None
     with monkeypatch.context() as patch:
-        patch.setattr(model, "merged", (replace(model.merged[0], vocabulary=unlike(model.merged[0].vocabulary)), 1.0))
+        plan = model.merged.plan
+        patch.setattr(model, "merged", replace(plan, vocabulary=unlike(plan.vocabulary)).at(1.0))
         with pytest.raises(OutputError, match="the tokenizer and settings of the judge changed since"):
             judge_outputs(model, "j", PAIRING, target, options, resume=True)
     other = Pairing("M", "R", PAIRING.pairs[::-1], 0)

@@ -57,7 +57,7 @@ def plan_of(pair: Pair, **options: object) -> MergePlan:
 
 def test_every_key_of_a_header_counts_but_names_and_descriptions(plan: MergePlan) -> None:
     metadata: Metadata = {
-        **plan.metadata_for(0.5), "general.sampling.temp": float32(0.6),
+        **plan.at(0.5).metadata, "general.sampling.temp": float32(0.6),
         "tokenizer.chat_template.rag": string("{{ x }}"), "llama.some.key.to_come": boolean(True),
         "new.key": array("INT32", list(range(5000))),
         **{name: string("a") for name in NAMES},
@@ -101,7 +101,7 @@ def test_a_pair_in_memory_and_its_file_have_the_same_header(demo_pair: Pair, tmp
     assert header_inputs("llama", header.metadata) == plan.header_inputs
     with Model(file, ONE) as loaded, open_model("demo@0.7", ONE) as merged:
         assert loaded.header_inputs() == merged.header_inputs()
-        assert merged.identity() == plan.identity(0.7)
+        assert merged.identity() == plan.at(0.7).identity
         assert len({loaded.identity(), merged.identity(), loaded.fingerprint(), merged.fingerprint()}) == 4
         with Model(file, ONE) as again:
             assert (again.identity(), again.fingerprint()) == (loaded.identity(), loaded.fingerprint())
@@ -112,7 +112,7 @@ def test_a_moved_model_has_the_identity_of_where_it_is(plan: MergePlan) -> None:
     with InMemoryModel(plan, 0.3, ONE) as moved:
         first = moved.model.identity()
         moved.move(0.6)
-        assert moved.model.identity() == plan.identity(0.6) != first
+        assert moved.model.identity() == plan.at(0.6).identity != first
         moved.move(0.3, norms)
         with_schedule = moved.model.identity()
         assert with_schedule != first
@@ -122,16 +122,16 @@ def test_a_moved_model_has_the_identity_of_where_it_is(plan: MergePlan) -> None:
 
 def test_all_that_makes_a_tensor_counts(demo_pair: Pair, plan: MergePlan) -> None:
     same = plan_of(demo_pair)
-    assert same.identity(0.5) == plan.identity(0.5)
+    assert same.at(0.5).identity == plan.at(0.5).identity
     tensors = plan.tensors
     n = len(plan.vocabulary.tokens)
     rows = np.arange(n)
     changes = {
-        "lam": plan.identity(0.6),
-        "type": plan_of(demo_pair, type="Q8_0").identity(0.5),
-        "one tensor's type": plan_of(demo_pair, type="Q8_0", tensor_types=(("attn_v", "F16"),)).identity(0.5),
-        "schedule": plan_of(demo_pair, schedule=parse_schedule("norms: 0.4")).identity(0.5),
-        "vocabulary": plan_of(demo_pair, vocab="base").identity(0.5),
+        "lam": plan.at(0.6).identity,
+        "type": plan_of(demo_pair, type="Q8_0").at(0.5).identity,
+        "one tensor's type": plan_of(demo_pair, type="Q8_0", tensor_types=(("attn_v", "F16"),)).at(0.5).identity,
+        "schedule": plan_of(demo_pair, schedule=parse_schedule("norms: 0.4")).at(0.5).identity,
+        "vocabulary": plan_of(demo_pair, vocab="base").at(0.5).identity,
     }
     first = tensors[0]
     assert first.instruct is not None
@@ -144,8 +144,8 @@ def test_all_that_makes_a_tensor_counts(demo_pair: Pair, plan: MergePlan) -> Non
         "importance": replace(first, importance=np.ones((1, first.shape[-1]), np.float32)),
         "shift": replace(first, instruct=replace(first.instruct, shift=1.0)),
     }.items():
-        changes[what] = replace(plan, tensors=(tensor, *tensors[1:])).identity(0.5)
-    assert len({plan.identity(0.5), *changes.values()}) == 1 + len(changes)
+        changes[what] = replace(plan, tensors=(tensor, *tensors[1:])).at(0.5).identity
+    assert len({plan.at(0.5).identity, *changes.values()}) == 1 + len(changes)
 
 
 def test_the_base_sides_tokenizer_counts_where_it_aligns_rows(demo_pair: Pair, tmp_path: Path) -> None:
@@ -162,9 +162,9 @@ def test_the_base_sides_tokenizer_counts_where_it_aligns_rows(demo_pair: Pair, t
     after = plan_of(pair)
     assert after.header_inputs == before.header_inputs
     assert after.fingerprints == before.fingerprints
-    assert after.identity(0.5) != before.identity(0.5)
+    assert after.at(0.5).identity != before.at(0.5).identity
     # merge --resume does not take the earlier file for this one's
-    assert after.metadata_for(0.5) != before.metadata_for(0.5)
+    assert after.at(0.5).metadata != before.at(0.5).metadata
 
 
 def test_results_say_which_model_they_are_of() -> None:

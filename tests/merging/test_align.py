@@ -9,14 +9,11 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 import pa_lite
 from pa_lite.checkpoints import open_checkpoint
 from pa_lite.errors import InputError, MismatchError
 from pa_lite.ggml.container import read_gguf_header
-from pa_lite.merging.align import runs
 from pa_lite.merging.diff import diff_checkpoints
 from pa_lite.merging.plan import PlanOptions, plan_merge
 from tests.merging.test_sources import read
@@ -24,21 +21,6 @@ from tests.support import tiny
 from tests.support.families import write_checkpoint
 
 EXTRA = ["<|tool|>", "<|end_tool|>"]
-
-
-@given(st.lists(st.integers(-1, 6), min_size=1, max_size=30))
-def test_runs_copy_each_row_to_its_place(rows: list[int]) -> None:
-    source, out = np.arange(7), np.full(len(rows), -1)
-    found = runs(np.array(rows, np.int64))
-    for place, first, n in found:
-        out[place : place + n] = source[first : first + n]
-    assert out.tolist() == rows
-    assert len(found) <= len(rows)
-
-
-def test_an_untouched_vocabulary_is_one_run() -> None:
-    assert runs(np.arange(1000)) == [(0, 0, 1000)]
-    assert runs(np.array([-1, 0, 1, 2, -1])) == [(1, 0, 3)]
 
 
 @pytest.fixture
@@ -192,7 +174,7 @@ def test_context_and_rope_may_differ(tmp_path: Path, architecture: str, changes:
     base, instruct, _ = two_checkpoints(tmp_path, architecture, changes)
     plan = plan_merge(open_checkpoint(base), open_checkpoint(instruct))
     assert any(line.startswith(told) and line.endswith(": instruct's is used") for line in plan.remarks), plan.remarks
-    metadata = plan.metadata_for(0.5)
+    metadata = plan.at(0.5).metadata
     for key, value in open_checkpoint(instruct).metadata.items():
         assert metadata[key] == value
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 import pa_lite
-from pa_lite.checkpoints import open_checkpoint
+from pa_lite.checkpoints import open_checkpoint, readers
 from pa_lite.checkpoints.fingerprint import fingerprint
 from pa_lite.errors import CheckpointError, InputChangedError, OutputError
 from pa_lite.ggml.kernels import ByteArray
-from pa_lite.merging import output_file, readers, stream, write
+from pa_lite.merging import output_file, stream, write
 from pa_lite.merging.plan import plan_merge
 from pa_lite.merging.write import MergeOptions, write_merge
 from tests.support import tiny

@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 
 import pa_lite
+from pa_lite.checkpoints import readers
 from pa_lite.errors import OutputError
 from pa_lite.ggml.container import HeaderBytes
-from pa_lite.merging import output_file, readers
+from pa_lite.merging import output_file
 from pa_lite.merging.output_file import PartialFile
 from pa_lite.merging.write import MergeOptions
 from pa_lite.system.markers import is_free

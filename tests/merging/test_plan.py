@@ -37,7 +37,7 @@ def test_rows_that_no_quant_block_divides_become_f16(tmp_path: Path) -> None:
 
 
 def test_provenance(tiny_pair: tuple[Path, Path]) -> None:
-    metadata = planned(*tiny_pair, "F16").metadata_for(0.7)
+    metadata = planned(*tiny_pair, "F16").at(0.7).metadata
     values = {key: entry.value for key, entry in metadata.items()}
     assert values["general.base_model.count"] == 2
     assert values["general.base_model.0.name"].endswith("-base")
@@ -89,7 +89,7 @@ def test_settings_that_differ_are_told(tiny_pair: tuple[Path, Path], tmp_path: P
     other = tiny.write_checkpoint(tmp_path / "rope", tiny.weights(3), config=config)
     plan = planned(tiny_pair[0], other)
     assert plan.remarks == ("llama.rope.freq_base is 10000 in base, 500000 in instruct: instruct's is used",)
-    assert plan.metadata_for(0.5)["llama.rope.freq_base"].value == 5e5
+    assert plan.at(0.5).metadata["llama.rope.freq_base"].value == 5e5
 
 
 def test_vocabulary_must_fit_the_embedding(tmp_path: Path) -> None:

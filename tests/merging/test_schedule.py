@@ -6,7 +6,7 @@ import pytest
 
 from pa_lite.errors import InputError
 from pa_lite.merging.groups import GROUPS, group_of, layer_of
-from pa_lite.merging.schedule import group_lams, parse_schedule
+from pa_lite.merging.schedule import parse_schedule
 
 
 def lam(text: str, name: str, n_layers: int = 16) -> float:
@@ -110,9 +110,7 @@ def test_layers_that_the_model_lacks() -> None:
         parse_schedule("layers 0-16: 0.1").check(16)
 
 
-def test_what_a_plan_shows() -> None:
+def test_lams_of_the_ends_and_outside_of_the_layers() -> None:
     names = ["blk.1.attn_q.weight", "blk.0.attn_q.weight", "token_embd.weight"]
-    assert group_lams(parse_schedule("layers: [0, 1]"), names, 0.7, 2) == {
-        "attention": (0.0, 1.0),
-        "embeddings": (0.7,),
-    }
+    schedule = parse_schedule("layers: [0, 1]")
+    assert [schedule.lam_of(name, 0.7, 2) for name in names] == [1.0, 0.0, 0.7]

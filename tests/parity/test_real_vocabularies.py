@@ -16,7 +16,8 @@ import pytest
 
 from pa_lite.checkpoints.checkpoint import Vocabulary
 from pa_lite.checkpoints.generation_config import sampling_metadata
-from pa_lite.checkpoints.vocabulary import CONTROL, NORMAL, USER_DEFINED, read_vocabulary
+from pa_lite.checkpoints.vocabulary import read_vocabulary
+from pa_lite.checkpoints.vocabulary.tokens import CONTROL, NORMAL, USER_DEFINED
 from pa_lite.engine.chat import ChatRenderer, chat_prompts
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.ggml.container import read_gguf_header

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pa_lite.checkpoints.checkpoint import Vocabulary
-from pa_lite.checkpoints.vocabulary import name_for_llama_cpp
+from pa_lite.checkpoints.vocabulary.tokens import name_for_llama_cpp
 from pa_lite.ggml.kernels import TensorType, tensor_type
 from pa_lite.ggml.metadata import float32, string, uint32
 from tests.support.ggufs import write_gguf_header

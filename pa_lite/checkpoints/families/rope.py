@@ -41,9 +41,6 @@ class Rope:
     local_theta: float | None
     rotated: float
 
-    def factor(self) -> float:
-        return self.scaling.number("factor")
-
 
 def read_rope(config: Config, theta: float, local_theta: float | None, rope_types: tuple[str, ...]) -> Rope:
     """The settings of either form, or of both mixed; `theta` and `local_theta` are the family's defaults.
@@ -82,32 +79,24 @@ def read_rope(config: Config, theta: float, local_theta: float | None, rope_type
 
 def rope_metadata(architecture: str, rope: Rope) -> Metadata:
     """The frequency bases, and the keys of the scalings that GGUF describes by keys (linear, YaRN)."""
-    fields = _rope_fields(rope)
-    return {key.format(arch=architecture): value for key, value in fields.items()}
-
-
-def _rope_fields(rope: Rope) -> Metadata:
-    """The same, by gguf's names of the keys."""
     out: Metadata = {Keys.Rope.FREQ_BASE: float32(rope.theta)}
     if rope.local_theta is not None:
         out[Keys.Rope.FREQ_BASE_SWA] = float32(rope.local_theta)
-    if rope.rope_type not in ("linear", "yarn"):
-        return out
-    out[Keys.Rope.SCALING_TYPE] = string(rope.rope_type)
-    out[Keys.Rope.SCALING_FACTOR] = float32(rope.factor())
-    if rope.rope_type == "linear":
-        return out
-    out[Keys.Rope.SCALING_ORIG_CTX_LEN] = uint32(rope.scaling.count("original_max_position_embeddings"))
-    for key, names in _YARN.items():
-        given = next((n for n in names if rope.scaling.get(n) is not None), None)
-        if given is not None:
-            out[key] = float32(rope.scaling.number(given))
-    for key in _YARN_UNKNOWN:
-        if rope.scaling.get(key) is not None:
-            raise rope.scaling.refuse(key, "GGUF has no key for it")
-    if rope.scaling.get("truncate") is False:
-        raise rope.scaling.refuse("truncate", "llama.cpp rounds YaRN's bounds")
-    return out
+    if rope.rope_type in ("linear", "yarn"):
+        out[Keys.Rope.SCALING_TYPE] = string(rope.rope_type)
+        out[Keys.Rope.SCALING_FACTOR] = float32(rope.scaling.number("factor"))
+    if rope.rope_type == "yarn":
+        out[Keys.Rope.SCALING_ORIG_CTX_LEN] = uint32(rope.scaling.count("original_max_position_embeddings"))
+        for key, names in _YARN.items():
+            given = next((n for n in names if rope.scaling.get(n) is not None), None)
+            if given is not None:
+                out[key] = float32(rope.scaling.number(given))
+        for key in _YARN_UNKNOWN:
+            if rope.scaling.get(key) is not None:
+                raise rope.scaling.refuse(key, "GGUF has no key for it")
+        if rope.scaling.get("truncate") is False:
+            raise rope.scaling.refuse("truncate", "llama.cpp rounds YaRN's bounds")
+    return {key.format(arch=architecture): value for key, value in out.items()}
 
 
 def llama3_divisors(rope: Rope, size: int) -> Tensors:

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from pa_lite.checkpoints.families import llama_constraints
 from pa_lite.checkpoints.families.family import KEYS, RMS, Architecture, Family, Key, NameRule, TokenizerRules
-from pa_lite.checkpoints.families.llama_constraints import must_be, must_be_absent, must_be_given
+from pa_lite.checkpoints.families.llama_constraints import must_be
 from pa_lite.ggml.gguf_tables import Keys
 from pa_lite.ggml.metadata import boolean, uint32
 
@@ -104,7 +104,7 @@ _GEMMA3 = Family(
     cuts_vocabulary=True,
     checks=(
         llama_constraints.attention_scale(layers_27b=62), llama_constraints.every_nth_layer_full(6),
-        must_be_absent("attn_logit_softcapping"), must_be("use_bidirectional_attention", False),
+        must_be("attn_logit_softcapping"), must_be("use_bidirectional_attention", False),
     ),
     tokenizer=_LIKE_GEMMA,
 )  # fmt: skip
@@ -175,7 +175,7 @@ FAMILIES: dict[str, Family] = {
         shapes={"attn_q_norm.weight": ("q",), "attn_k_norm.weight": ("kv",)},
         defaults={"max_position_embeddings": 2048, "rms_norm_eps": 1e-5},
         needs_output=True,
-        checks=(llama_constraints.whole_heads, llama_constraints.only_full_layers, must_be_absent("sliding_window")),
+        checks=(llama_constraints.whole_heads, llama_constraints.only_full_layers, must_be("sliding_window")),
     ),
     "Qwen2ForCausalLM": Family(
         "Qwen2, Qwen2.5",
@@ -202,7 +202,7 @@ FAMILIES: dict[str, Family] = {
         defaults=_QWEN_DEFAULTS,
         checks=(
             llama_constraints.only_full_layers, must_be("decoder_sparse_step", 1), must_be("mlp_only_layers", []),
-            must_be_given("norm_topk_prob", True),
+            must_be("norm_topk_prob", True, given=True),
         ),
     ),
     "Phi3ForCausalLM": Family(

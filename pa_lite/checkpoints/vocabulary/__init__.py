@@ -20,24 +20,10 @@ from pa_lite.checkpoints.vocabulary.pre_tokenizers import pre_tokenizer
 from pa_lite.checkpoints.vocabulary.sentencepiece import from_definition, from_model, is_sentencepiece
 from pa_lite.checkpoints.vocabulary.space_prefix import prefix_scheme, space_prefix
 from pa_lite.checkpoints.vocabulary.special_tokens import special_tokens
-from pa_lite.checkpoints.vocabulary.tokens import (
-    BYTE,
-    CONTROL,
-    NORMAL,
-    UNKNOWN,
-    UNUSED,
-    USER_DEFINED,
-    TokenTable,
-    name_for_llama_cpp,
-)
+from pa_lite.checkpoints.vocabulary.tokens import TokenTable
 from pa_lite.errors import CheckpointError
 from pa_lite.ggml.gguf_tables import Keys
 from pa_lite.ggml.metadata import Metadata, array, boolean, string
-
-__all__ = [
-    "BYTE", "CONTROL", "NORMAL", "UNKNOWN", "UNUSED", "USER_DEFINED", "name_for_llama_cpp",
-    "read_vocabulary",
-]  # fmt: skip
 
 
 def read_vocabulary(folder: Path, config: Mapping[str, Any], seen: Seen | None = None) -> Vocabulary:

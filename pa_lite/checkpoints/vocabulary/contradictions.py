@@ -23,6 +23,7 @@ from pa_lite.checkpoints.vocabulary.files import (
     content_digest,
     merge_pairs,
     read_optional,
+    token_text,
     trained_tokens,
 )
 from pa_lite.checkpoints.vocabulary.sentencepiece import is_sentencepiece
@@ -58,19 +59,13 @@ def _follow_special_tokens_map(files: TokenizerFiles, remarks: list[str]) -> Tok
         return files
     named = {k: v for k, v in read_optional(files.folder / _MAP).items() if k in (*_NAMED, *_LISTS)}
     for key in _NAMED:
-        ours, theirs = _text(files.settings.get(key)), _text(named.get(key))
+        ours, theirs = token_text(files.settings.get(key)), token_text(named.get(key))
         if ours is not None and theirs is not None and ours != theirs:
             remarks.append(
                 f"{files.folder}: {key} is {ours!r} in {SETTINGS} and {theirs!r} in {_MAP}, which is followed, as in "
                 "transformers"
             )
     return replace(files, settings={**files.settings, **named}) if named else files
-
-
-def _text(token: Any) -> str | None:
-    if isinstance(token, dict):
-        token = token.get("content")
-    return token if isinstance(token, str) else None
 
 
 def _choose_vocabulary(files: TokenizerFiles, remarks: list[str]) -> TokenizerFiles:
@@ -169,10 +164,10 @@ def _with_legacy_tokens(files: TokenizerFiles) -> TokenizerFiles:
         return files
     if not all(text and type(i) is int and i >= 0 for text, i in found.items()):
         raise CheckpointError(f"{path}: is not a table of token ids.")
-    special = {_text(files.settings.get(key)) for key in _NAMED}
+    special = {token_text(files.settings.get(key)) for key in _NAMED}
     for key in _LISTS:
         listed = files.settings.get(key)
-        special |= set(map(_text, listed if isinstance(listed, list) else ()))
+        special |= set(map(token_text, listed if isinstance(listed, list) else ()))
     own = {token.text: token for token in files.added_tokens()}
     _check_ids(files, own, {text: AddedToken(i, text, False) for text, i in found.items()}, _ADDED)
     added = [

@@ -15,7 +15,6 @@ from pa_lite.checkpoints.vocabulary.large_json import (
     PIECE,
     Cut,
     ListSink,
-    NothingSink,
     ObjectSink,
     Sink,
     read_large_json,
@@ -43,11 +42,9 @@ class Seen:
     """What was read for one side of a pair, for the other side, whose files mostly have the same content."""
 
     def __init__(self) -> None:
-        self._definition: tuple[bytes, dict[str, Any]] | None = None  # of each the last one: two take twice the memory
-        self._model: tuple[bytes, SentencePieceModel] | None = None
-        self._made: dict[str, tuple[tuple[object, ...], Any]] = {}  # likewise of each kind
+        self._made: dict[str, tuple[object, Any]] = {}  # of each kind the last one: two take twice the memory
 
-    def made(self, name: str, key: tuple[object, ...], compute: Callable[[], Any]) -> Any:
+    def made(self, name: str, key: object, compute: Callable[[], Any]) -> Any:
         """Return what `compute` makes, once for equal keys of one kind that follow each other."""
         if name not in self._made or self._made[name][0] != key:
             self._made.pop(name, None)
@@ -57,18 +54,12 @@ class Seen:
     def definition(self, path: Path) -> tuple[bytes, dict[str, Any]]:
         """Return a tokenizer.json as `read_definition` does, not to be changed, behind what its content is known by."""
         key = content_digest(path)
-        if self._definition is None or self._definition[0] != key:
-            self._definition = None
-            self._definition = key, read_definition(path)
-        return self._definition
+        return key, self.made("definition", key, lambda: read_definition(path))
 
     def model(self, path: Path) -> SentencePieceModel:
         """Return a tokenizer.model as `read_sentencepiece` does. It is not to be changed."""
-        key = content_digest(path)
-        if self._model is None or self._model[0] != key:
-            self._model = None
-            self._model = key, read_sentencepiece(path)
-        return self._model[1]
+        found: SentencePieceModel = self.made("model", content_digest(path), lambda: read_sentencepiece(path))
+        return found
 
 
 @dataclass(frozen=True)
@@ -139,9 +130,15 @@ class TokenizerFiles:
         return [_added(entry, int(key), where) for key, entry in entries.items()]
 
 
+def token_text(token: Any) -> str | None:
+    """Return the text of a token in tokenizer_config.json: a string, or a table with `content`; else None."""
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else None
+
+
 def _added(entry: Any, i: Any, where: Path) -> AddedToken:
-    text = entry.get("content") if isinstance(entry, dict) else None
-    if type(i) is not int or i < 0 or not isinstance(text, str) or not text:
+    text = token_text(entry) if isinstance(entry, dict) else None
+    if type(i) is not int or i < 0 or not text:
         raise CheckpointError(f"{where}: broken tokenizer definition: an added token has no text or no id.")
     return AddedToken(i, text, bool(entry.get("special")))
 
@@ -200,7 +197,7 @@ def read_definition(path: Path, piece: int = PIECE) -> dict[str, Any]:
     if not path.is_file():
         return {}
     cuts: dict[Cut, Sink] = {
-        (("model", "vocab"), b"{"): TokensSink(), (("model", "vocab"), b"["): NothingSink(),
+        (("model", "vocab"), b"{"): TokensSink(), (("model", "vocab"), b"["): Sink(),
         (("model", "merges"), b"["): MergesSink(), (("added_tokens",), b"["): ListSink(),
     }  # fmt: skip
     return read_large_json(path, cuts, piece)

@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 from pa_lite.checkpoints.safetensors_file import MAX_JSON, json_errors
 from pa_lite.errors import CheckpointError
@@ -46,33 +46,33 @@ _CLOSERS = {b"[": b"]", b"{": b"}"}
 Cut = tuple[tuple[str, ...], bytes]  # the keys that lead to a value, one or two, and how it opens: b"[" or b"{"
 
 
-class Sink(Protocol):
-    """Takes the items of one long value, in order."""
+class Sink:
+    """Takes the items of one long value, in order. This one forgets them, and leaves an empty list."""
 
     def add_text(self, text: bytes) -> bool:
         """Take some items as they are written, between commas, UTF-8. Return False, and take none, if it cannot.
 
         What is taken here is not parsed, so that all of the text must have been looked at.
         """
+        return False
 
     def add(self, items: Any) -> bool:
         """Take some items, a list or an object. Return whether each was of the plain kind that was expected.
 
         Those that were not are then checked for their depth.
         """
+        return False
 
     def finish(self) -> Any:
         """Return what stands for the value in the document. Raises ValueError for keys that came twice."""
+        return []
 
 
-class ListSink:
+class ListSink(Sink):
     """Keeps the items of a list as they are."""
 
     def __init__(self) -> None:
         self._items: list[Any] = []
-
-    def add_text(self, text: bytes) -> bool:
-        return False
 
     def add(self, items: list[Any]) -> bool:
         self._items += items
@@ -82,14 +82,11 @@ class ListSink:
         return self._items
 
 
-class ObjectSink:
+class ObjectSink(Sink):
     """Keeps the members of an object as they are."""
 
     def __init__(self) -> None:
         self._members: dict[str, Any] = {}
-
-    def add_text(self, text: bytes) -> bool:
-        return False
 
     def add(self, items: dict[str, Any]) -> bool:
         for key in items.keys() & self._members.keys():
@@ -99,19 +96,6 @@ class ObjectSink:
 
     def finish(self) -> Any:
         return self._members
-
-
-class NothingSink:
-    """Forgets a list that no reader has a use for; an empty one stands in for it."""
-
-    def add_text(self, text: bytes) -> bool:
-        return False
-
-    def add(self, items: list[Any]) -> bool:
-        return False
-
-    def finish(self) -> Any:
-        return []
 
 
 def duplicate(key: str) -> ValueError:

@@ -8,20 +8,16 @@ differ (another vocabulary behind one definition), the fingerprint's is taken, a
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import importlib.util
 import json
 import logging
-import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from pa_lite.checkpoints.vocabulary.files import TokenizerFiles, merge_pairs, trained_tokens
 from pa_lite.checkpoints.vocabulary.trained import TrainedTokens
 from pa_lite.errors import CheckpointError, EngineError
-from pa_lite.untrusted.sandbox import LimitedProcess
 
 _log = logging.getLogger(__name__)
 _WORKER = "pa_lite.checkpoints.vocabulary.fingerprint_worker"
@@ -88,30 +84,20 @@ def _by_fingerprint(files: TokenizerFiles) -> tuple[str | None, str]:
     if importlib.util.find_spec("tokenizers") is None:
         return None, " With the package tokenizers more of them are recognised: pip install tokenizers."
     try:
-        found, bare = map(FINGERPRINTS.get, _fingerprints(_Definition(files.known_by, weakref.ref(files))))
+        taken = files.seen.made("fingerprints", files.known_by, lambda: _fingerprints(files))
     except (EngineError, CheckpointError) as e:
         _log.debug("%s: tokenizers cannot encode with it: %s", files.where, e)
         return None, f" The package tokenizers, which recognises more of them, cannot encode with it: {e}."
+    found, bare = map(FINGERPRINTS.get, taken)
     return found or bare, ""  # bare: a fine-tune whose template adds a token of its own
 
 
-@dataclass(frozen=True)
-class _Definition:
-    """A tokenizer.json: equal to any of the same content, wherever it lies. What was read of it is not kept alive."""
-
-    known_by: tuple[object, ...]
-    files: weakref.ref[TokenizerFiles] = field(compare=False)
-
-
-@functools.lru_cache(maxsize=4)
-def _fingerprints(definition: _Definition) -> tuple[str, ...]:
-    """Of the ids of the check text, with special tokens and without; the sides of a pair mostly have one content.
+def _fingerprints(files: TokenizerFiles) -> list[str]:
+    """Of the ids of the check text, with special tokens and without.
 
     Raises EngineError with what went wrong, CheckpointError for what is broken in the vocabulary.
     """
-    files = definition.files()
-    assert files is not None
-    return tuple(hashlib.sha256(str(ids).encode()).hexdigest() for ids in check_ids(files))
+    return [hashlib.sha256(str(ids).encode()).hexdigest() for ids in check_ids(files)]
 
 
 def check_ids(files: TokenizerFiles) -> list[list[int]]:
@@ -122,6 +108,8 @@ def check_ids(files: TokenizerFiles) -> list[list[int]]:
     true ids is a run of these characters: tokens that are none, and merges that make none, cannot matter. Raises
     EngineError with what went wrong, also for a model whose merging is of another kind.
     """
+    from pa_lite.untrusted.sandbox import LimitedProcess
+
     model, trained = files.model, trained_tokens(files)
     if any(model.get(key) for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix")):
         raise EngineError("its merges have affixes, or are left out by chance")

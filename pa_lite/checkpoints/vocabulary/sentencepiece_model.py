@@ -26,31 +26,17 @@ _MODEL_TYPES = {1: "Unigram", 3: "word", 4: "character"}
 
 
 @dataclass(frozen=True)
-class SentencePieceToken:
-    """A token: its text with ▁ for spaces, its score, its type in SentencePiece's numbers, which are llama.cpp's."""
-
-    text: str
-    score: float
-    type: int
-
-
-@dataclass(frozen=True)
 class SentencePieceModel:
     """The pieces in order of their ids, and whether a space is put before a text.
 
-    `texts` are UTF-8, `scores` float32 [n], `types` int32 [n].
+    `texts` are UTF-8 with ▁ for spaces, `scores` float32 [n], `types` int32 [n] in SentencePiece's numbers, which are
+    llama.cpp's.
     """
 
     texts: list[bytes]
     scores: npt.NDArray[np.float32]
     types: npt.NDArray[np.int32]
     add_dummy_prefix: bool
-
-    @property
-    def pieces(self) -> list[SentencePieceToken]:
-        """The same as objects."""
-        rows = zip(self.texts, self.scores.tolist(), self.types.tolist(), strict=True)
-        return [SentencePieceToken(text.decode("utf-8"), score, token_type) for text, score, token_type in rows]
 
 
 def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pa_lite.checkpoints.vocabulary.files import TokenizerFiles
+from pa_lite.checkpoints.vocabulary.files import TokenizerFiles, token_text
 from pa_lite.errors import CheckpointError
 from pa_lite.ggml.gguf_tables import Keys
 from pa_lite.ggml.metadata import Metadata, array, boolean, string, uint32
@@ -57,7 +57,7 @@ def special_tokens(files: TokenizerFiles, tokens: Sequence[str], sentencepiece: 
     with BOS, as transformers' classes for it do. Raises CheckpointError for a post-processor that llama.cpp has
     nothing like.
     """
-    roles = _Roles({name: text for name in _READ if (text := _text(files.settings.get(f"{name}_token")))})
+    roles = _Roles({name: text for name in _READ if (text := token_text(files.settings.get(f"{name}_token")))})
     roles.texts.setdefault("bos", roles.texts.get("cls", ""))
     roles.texts.setdefault("eos", roles.texts.get("sep", ""))
     for step in _processors(files):
@@ -97,17 +97,10 @@ def _template_token(files: TokenizerFiles, name: str, place: int) -> str | None:
     """
     key = f"{name}_token"
     if key in files.settings:
-        return _text(files.settings[key]) or ""
+        return token_text(files.settings[key]) or ""
     tokenizer_class = files.settings.get("tokenizer_class")
     known = _CLASS_TOKENS.get(tokenizer_class.removesuffix("Fast")) if isinstance(tokenizer_class, str) else None
     return known[place] if known else None
-
-
-def _text(token: Any) -> str | None:
-    """A token of tokenizer_config.json: a string, or a table with `content`."""
-    if isinstance(token, dict):
-        token = token.get("content")
-    return token if isinstance(token, str) else None
 
 
 def _processors(files: TokenizerFiles) -> list[Mapping[str, Any]]:

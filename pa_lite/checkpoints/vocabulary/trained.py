@@ -5,15 +5,15 @@ from __future__ import annotations
 import functools
 import re
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from itertools import chain, pairwise
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pa_lite.checkpoints.vocabulary.large_json import duplicate, strings_of
-from pa_lite.ggml.packed import Offsets, PackedTexts, are_different, offsets, pack_parts, pack_texts
+from pa_lite.checkpoints.vocabulary.large_json import Sink, duplicate, strings_of
+from pa_lite.ggml.packed import Offsets, Packed, PackedTexts, are_different, offsets, pack_parts, pack_texts
 
 _BATCH = 1 << 14  # items that are Python objects at a time
 _MOST_ID = 1 << 62
@@ -78,7 +78,7 @@ class TrainedTokens(Mapping[str, int]):
         raise KeyError(text)
 
 
-class Merges(Sequence[tuple[str, str]]):
+class Merges(Packed[tuple[str, str]]):
     """BPE merges in order of rank, read-only, as pairs (left, right); `fault` shows the first that is not one."""
 
     def __init__(self, data: bytes, starts: Offsets, fault: str | None) -> None:
@@ -87,17 +87,8 @@ class Merges(Sequence[tuple[str, str]]):
     def __len__(self) -> int:
         return len(self._starts) // 2
 
-    @overload
-    def __getitem__(self, i: int) -> tuple[str, str]: ...
-    @overload
-    def __getitem__(self, i: slice) -> list[tuple[str, str]]: ...
-    def __getitem__(self, i: int | slice) -> tuple[str, str] | list[tuple[str, str]]:
-        if isinstance(i, slice):
-            return [self[k] for k in range(*i.indices(len(self)))]
-        if not -len(self) <= i < len(self):
-            raise IndexError(i)
-        first = 2 * (i % len(self))
-        a, b, c = self._starts[first : first + 3].tolist()
+    def _item(self, i: int) -> tuple[str, str]:
+        a, b, c = self._starts[2 * i : 2 * i + 3].tolist()
         return self._data[a:b].decode("utf-8"), self._data[b:c].decode("utf-8")
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
@@ -121,7 +112,7 @@ class Merges(Sequence[tuple[str, str]]):
         return pack_parts(self._data, both, left)
 
 
-class TokensSink:
+class TokensSink(Sink):
     """Packs the object "vocab" of tokenizer.json."""
 
     def add_text(self, text: bytes) -> bool:
@@ -175,7 +166,7 @@ class TokensSink:
         return tokens
 
 
-class MergesSink:
+class MergesSink(Sink):
     """Packs the list "merges" of tokenizer.json: older files hold "left right", newer ones pairs."""
 
     def add_text(self, text: bytes) -> bool:

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from pa_lite.checkpoints.vocabulary import CONTROL, NORMAL, UNUSED, USER_DEFINED, read_vocabulary
+from pa_lite.checkpoints.vocabulary import read_vocabulary
+from pa_lite.checkpoints.vocabulary.tokens import CONTROL, NORMAL, UNUSED, USER_DEFINED
 from pa_lite.errors import CheckpointError
 from tests.support import tiny
 from tests.support.folders import Change, byte_level

@@ -9,8 +9,9 @@ from unittest.mock import patch
 
 import pytest
 
-from pa_lite.checkpoints.vocabulary import CONTROL, NORMAL, UNKNOWN, USER_DEFINED, contradictions, read_vocabulary
+from pa_lite.checkpoints.vocabulary import contradictions, read_vocabulary
 from pa_lite.checkpoints.vocabulary.files import Seen
+from pa_lite.checkpoints.vocabulary.tokens import CONTROL, NORMAL, UNKNOWN, USER_DEFINED
 from pa_lite.errors import CheckpointError
 from tests.support import tiny
 from tests.support.folders import PIECES, SIZE, byte_level, change_json, definition, sentencepiece, write_json

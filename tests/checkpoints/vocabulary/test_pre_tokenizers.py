@@ -10,8 +10,8 @@ from unittest import mock
 
 import pytest
 
-from pa_lite.checkpoints.vocabulary import pre_tokenizers
-from pa_lite.checkpoints.vocabulary.files import read_files
+from pa_lite.checkpoints.vocabulary import pre_tokenizers, read_vocabulary
+from pa_lite.checkpoints.vocabulary.files import Seen, read_files
 from pa_lite.errors import CheckpointError, EngineError
 from pa_lite.untrusted import sandbox
 from tests.parity.vocabularies import build, read_config
@@ -35,11 +35,6 @@ GPT4O = (
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
 PLAIN_BYTES = {**BYTE_LEVEL, "use_regex": False}
 DIGITS = {"type": "Digits", "individual_digits": True}
-
-
-@pytest.fixture(autouse=True)
-def _nothing_remembered() -> None:
-    pre_tokenizers._fingerprints.cache_clear()
 
 
 def cut(expression: str, **more: Any) -> list[dict[str, Any]]:
@@ -188,12 +183,16 @@ def test_both_sides_of_a_pair_are_encoded_once(tmp_path: Path, monkeypatch: pyte
     pytest.importorskip("tokenizers")
     monkeypatch.setattr(pre_tokenizers, "_SMALLEST", 0)
     started = mock.Mock(wraps=sandbox.LimitedProcess)
-    monkeypatch.setattr(pre_tokenizers, "LimitedProcess", started)
+    monkeypatch.setattr(sandbox, "LimitedProcess", started)
+    seen = Seen()
     for side in ("base", "instruct"):
         (tmp_path / side).mkdir()
-        assert byte_level(tmp_path / side)["pre"] == "gpt-2"
+        tiny.write_tokenizer(tmp_path / side)
+        vocabulary = read_vocabulary(tmp_path / side, tiny.CONFIG, seen)
+        assert vocabulary.metadata["tokenizer.ggml.pre"].value == "gpt-2"
     assert started.call_count == 1
-    byte_level(tmp_path / "base", lambda t: t["model"].update(ignore_merges=True))
+    change_json(tmp_path / "base" / "tokenizer.json", lambda t: t["model"].update(ignore_merges=True))
+    read_vocabulary(tmp_path / "base", tiny.CONFIG, seen)
     assert started.call_count == 2
 
 

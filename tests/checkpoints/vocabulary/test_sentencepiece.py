@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from pa_lite.checkpoints.vocabulary import (
+from pa_lite.checkpoints.vocabulary import read_vocabulary
+from pa_lite.checkpoints.vocabulary.tokens import (
     BYTE,
     CONTROL,
     NORMAL,
@@ -13,7 +14,6 @@ from pa_lite.checkpoints.vocabulary import (
     UNUSED,
     USER_DEFINED,
     name_for_llama_cpp,
-    read_vocabulary,
 )
 from pa_lite.errors import CheckpointError
 from tests.support.folders import PIECES, SIZE, Change, definition, read, sentencepiece, write_json

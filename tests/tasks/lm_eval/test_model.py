@@ -179,14 +179,14 @@ def test_answers_are_kept_for_one_model(result: HarnessResult, folder: Path, mon
 def test_kept_answers_depend_on_all_that_decides_them(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """lm-eval's own keys know the request alone."""
     assert model.merged is not None
-    plan, lam = model.merged
+    layout = model.merged
     with PaLiteLM(model) as lm, PaLiteLM(model, seed=1) as seeded:
         known = [lm.answers_key(), seeded.answers_key()]
         for key, value in (("tokenizer.ggml.eos_token_id", uint32(5)), ("llama.rope.freq_base", float32(500))):
-            monkeypatch.setattr(model, "merged", (with_key(plan, key, value), lam))
+            monkeypatch.setattr(model, "merged", with_key(layout.plan, key, value).at(layout.lam))
             known.append(lm.answers_key())
         assert len(set(known)) == 4
-        monkeypatch.setattr(model, "merged", (plan, lam))
+        monkeypatch.setattr(model, "merged", layout)
         assert lm.answers_key() == known[0]
 
 

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pa_lite.checkpoints import readers
 from pa_lite.checkpoints.hub.http import FileFacts, Subject
 from pa_lite.checkpoints.hub.remote_file import RemoteFile
+from pa_lite.checkpoints.readers import LEAST_READ_AHEAD, ReadAhead, Readers, Region
 from pa_lite.errors import CheckpointError, HubError
-from pa_lite.merging import readers
-from pa_lite.merging.readers import LEAST_READ_AHEAD, ReadAhead, Readers, Region
 from pa_lite.system.byte_source import ByteSource, Stamp, stamp_of
 
 SIZE = 6_000_000
@@ -115,9 +115,9 @@ def test_files_on_the_disk_and_on_the_hub_read_alike(tmp_path: Path) -> None:
     path.write_bytes(CONTENTS[1])
     file = Shelf(CONTENTS[1])
     with Readers({path: None, file: None}, [[Region(path, 0, SIZE), Region(file, 0, SIZE)]]) as opened:
-        for reader in opened.by_path.values():
+        for read_bytes in opened.by_path.values():
             buffer = np.empty(1000, np.uint8)
-            reader.read_into(buffer, 777)
+            read_bytes(buffer, 777)
             assert buffer.tobytes() == CONTENTS[1][777:1777]
 
 

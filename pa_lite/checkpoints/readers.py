@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import errno
+import functools
 import io
 import itertools
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from pa_lite.errors import CheckpointError, HubError, InputChangedError
 from pa_lite.ggml.kernels import ByteArray
@@ -18,15 +18,9 @@ from pa_lite.system.byte_source import CONNECTIONS, ByteSource, RemoteSource, St
 from pa_lite.system.machine import allow_open_files
 from pa_lite.system.opening import descriptor_of
 
+# fills a buffer with a file's bytes from an offset on; raises CheckpointError when the file has changed or is not there
+Read = Callable[[ByteArray, int], None]
 _OTHER_FILES = 128  # that a process has open beside its weights
-
-
-class Reader(Protocol):
-    """Where a tensor's bytes come from."""
-
-    def read_into(self, buffer: ByteArray, offset: int) -> None:
-        """Fill the buffer from byte `offset` on. Raises CheckpointError when the file has changed or cannot be had."""
-        ...
 
 
 class RandomFile:
@@ -271,16 +265,6 @@ class ReadAhead:
                 self._changed.notify_all()
 
 
-class _RemoteReader:
-    """A file on the Hub, as a Reader."""
-
-    def __init__(self, file: RemoteSource, ahead: ReadAhead) -> None:
-        self._file, self._ahead = file, ahead
-
-    def read_into(self, buffer: ByteArray, offset: int) -> None:
-        self._ahead.read_into(self._file, buffer, offset)
-
-
 class Readers:
     """Files open for reading by many threads, each with what it was when its header was read. A context manager.
 
@@ -299,10 +283,10 @@ class Readers:
         except BaseException:
             self._close()
             raise
-        self.by_path: dict[ByteSource, Reader] = {file.path: file for file in self._files}
+        self.by_path: dict[ByteSource, Read] = {file.path: file.read_into for file in self._files}
         remote = [path for path in paths if is_remote(path)]
         self._ahead = ReadAhead(rounds, read_ahead) if remote else None
-        self.by_path |= {path: _RemoteReader(path, self._ahead) for path in remote if self._ahead}
+        self.by_path |= {path: functools.partial(self._ahead.read_into, path) for path in remote if self._ahead}
 
     def stop(self) -> None:
         """Let threads that wait for the Hub go with an error."""
