@@ -14,14 +14,12 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from pa_lite.progress import Progress, silent
 from pa_lite.sanitize import one_line, plain, to_json
-
-if TYPE_CHECKING:
-    from pa_lite.progress import Progress, silent
 
 
 def prepare_streams() -> None:
