@@ -79,7 +79,7 @@ def assert_equal(got: WinRate, theirs: dict[str, float], form: str, points: floa
     assert got.length_controlled.stderr == pytest.approx(theirs["lc_standard_error"], abs=0.01)
 
 
-def test_made_annotations(peer: str, tmp_path: Path) -> None:
+def test_win_rates_of_generated_annotations(peer: str, tmp_path: Path) -> None:
     """Annotations of many sizes and tendencies, with draws and null preferences, in both forms."""
     folder = write_data_set(tmp_path / "data", 400)
     paths = []
@@ -96,7 +96,7 @@ def test_made_annotations(peer: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} does not exist")
-def test_the_published_annotations(peer: str, tmp_path: Path) -> None:
+def test_win_rates_of_published_annotations(peer: str, tmp_path: Path) -> None:
     """The full form with invented difficulties: there is no local copy of the real ones."""
     outputs = json.loads((SHARED / "model_outputs_gpt4_1106_preview.json").read_text("utf-8"))
     folder = write_data_set(tmp_path / "data", len(outputs))
@@ -111,7 +111,7 @@ def test_the_published_annotations(peer: str, tmp_path: Path) -> None:
         assert_equal(full, next(theirs), FULL, 0.05 if len(read.judgements) == len(outputs) else 0.5)
 
 
-def test_our_files_are_its_own(peer: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_alpaca_eval_reads_our_files(peer: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """alpaca_eval loads and joins generate's outputs, and counts judge's annotations."""
     texts = ["What is the town of Suki?", "Greet me.", "What does Kedo keep?", "Größe? 日本 \u2028", 'Tell "more".']
     paths = []

@@ -59,7 +59,7 @@ def converted(pairs: dict[str, tuple[Path, Path]], convert_all: ConvertAll) -> d
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("lam", [0, 1])
 @pytest.mark.parametrize("name", NAMES)
-def test_tensors(
+def test_tensors_equal_the_converters(
     pairs: dict[str, tuple[Path, Path]],
     name: str,
     lam: int,
@@ -77,7 +77,7 @@ def test_tensors(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_metadata(
+def test_metadata_equals_the_converters(
     pairs: dict[str, tuple[Path, Path]], name: str, converted: dict[tuple[str, int, str], Path], tmp_path: Path
 ) -> None:
     expected = read_gguf_header(converted[name, 1, "Q8_0"]).metadata

@@ -31,7 +31,7 @@ def peer() -> ModuleType:
     return module
 
 
-def test_random_answers_score_alike(peer: ModuleType) -> None:
+def test_random_answers_get_equal_scores(peer: ModuleType) -> None:
     rng = random.Random(1)
 
     def span() -> str:

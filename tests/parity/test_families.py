@@ -54,7 +54,7 @@ def merged(pair: tuple[Path, Path], lam: float, kind: str, folder: Path) -> Path
 
 @pytest.mark.parametrize("lam", [0, 1])
 @pytest.mark.parametrize("name", CASES)
-def test_tensors_are_the_converters(pairs: Pairs, converted: Pairs, name: str, lam: int, tmp_path: Path) -> None:
+def test_tensors_equal_the_converters(pairs: Pairs, converted: Pairs, name: str, lam: int, tmp_path: Path) -> None:
     expected = read_gguf_header(converted[name][lam])
     ours = read_gguf_header(merged(pairs[name], lam, KIND, tmp_path))
     added = more_tensors(name)
@@ -69,7 +69,7 @@ def test_tensors_are_the_converters(pairs: Pairs, converted: Pairs, name: str, l
 
 @pytest.mark.parametrize("lam", [0, 1])
 @pytest.mark.parametrize("name", CASES)
-def test_metadata_is_the_converters(pairs: Pairs, converted: Pairs, name: str, lam: int, tmp_path: Path) -> None:
+def test_metadata_equals_the_converters(pairs: Pairs, converted: Pairs, name: str, lam: int, tmp_path: Path) -> None:
     expected = read_gguf_header(converted[name][lam]).metadata
     ours = read_gguf_header(merged(pairs[name], lam, KIND, tmp_path)).metadata
     check_metadata(ours, expected)
@@ -95,7 +95,7 @@ def check_logits(ours: Any, theirs: Any) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_logits_are_transformers(pairs: Pairs, name: str, tmp_path: Path) -> None:
+def test_logits_equal_transformers(pairs: Pairs, name: str, tmp_path: Path) -> None:
     with Model(merged(pairs[name], 0.7, "F32", tmp_path), EXACT) as model:
         tokens = model.tokenize(TEXT)
         ours = logits(model, tokens)
@@ -120,7 +120,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Pairs:
 
 @pytest.mark.parametrize("kind", ["Q4_K_M", "Q8_0", "Q3_K_M", "IQ4_XS"])
 @pytest.mark.parametrize("name", ["mixtral", "gemma2", "phi3", "qwen3moe"])
-def test_quantised_types_and_bytes_are_llama_quantizes(wide: Pairs, name: str, kind: str, tmp_path: Path) -> None:
+def test_quantised_types_and_bytes_equal_llama_quantizes(wide: Pairs, name: str, kind: str, tmp_path: Path) -> None:
     whole = merged(wide[name], 0.7, "F32", tmp_path)
     llama_quantize(whole, tmp_path / "theirs.gguf", FILE_TYPES[kind])
     ours, theirs = (
@@ -131,7 +131,7 @@ def test_quantised_types_and_bytes_are_llama_quantizes(wide: Pairs, name: str, k
     assert ours == theirs
 
 
-def test_an_architecture_outside_the_table(convert_all: ConvertAll, tmp_path: Path) -> None:
+def test_gpt2_merges_as_two_gguf_files(convert_all: ConvertAll, tmp_path: Path) -> None:
     """GPT-2 as two GGUF files: metadata is instruct's, and the merge computes the same as transformers."""
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     config = transformers.GPT2Config(
@@ -163,7 +163,7 @@ def test_an_architecture_outside_the_table(convert_all: ConvertAll, tmp_path: Pa
     }
 
 
-def test_defaults_are_transformers() -> None:
+def test_defaults_equal_transformers() -> None:
     """Settings that config.json omits have the defaults of transformers' classes."""
     transformers = pytest.importorskip("transformers")
     for case in CASES.values():

@@ -154,7 +154,7 @@ def test_every_instruction_id_is_compared() -> None:
     assert {name for name, _ in CONSTRAINTS} == set(INSTRUCTIONS)
 
 
-def test_verdicts_are_lm_evals(interpreter: str) -> None:
+def test_verdicts_equal_lm_evals(interpreter: str) -> None:
     told = cases()
     peer = Path(__file__).with_name("ifeval_peer.py")
     done = subprocess.run(

@@ -110,7 +110,7 @@ def samples(lm: Any, folder: Path, *tasks: str, **more: Any) -> dict[str, list[d
 
 
 @pytest.mark.parametrize("chat", [False, True], ids=["plain", "chat"])
-def test_choices(ours: PaLiteLM, theirs: Any, folder: Path, chat: bool) -> None:
+def test_loglikelihoods_of_choices(ours: PaLiteLM, theirs: Any, folder: Path, chat: bool) -> None:
     """Each request agrees within 0.02 nats; each item is right or wrong in both, unless two options are that close."""
     tasks = [f"bbh_{name}" for name in (("snarks",) if chat else CHOICES)]
     more = (
@@ -131,7 +131,7 @@ def test_choices(ours: PaLiteLM, theirs: Any, folder: Path, chat: bool) -> None:
     assert 0 < sum(right) < len(right)
 
 
-def test_written_answers(ours: PaLiteLM, theirs: Any, folder: Path) -> None:
+def test_generated_answers(ours: PaLiteLM, theirs: Any, folder: Path) -> None:
     """Texts agree except where rounding decides (the cache has 16 bits); the same items are right."""
     tasks = [f"bbh_{name}" for name in WRITTEN]
     peer, own = samples(theirs, folder, *tasks), samples(ours, folder, *tasks)
@@ -144,7 +144,7 @@ def test_written_answers(ours: PaLiteLM, theirs: Any, folder: Path) -> None:
     assert sum(alike) >= 0.9 * len(alike)
 
 
-def test_whole_texts(ours: PaLiteLM, theirs: Any, folder: Path) -> None:
+def test_rolling_loglikelihoods(ours: PaLiteLM, theirs: Any, folder: Path) -> None:
     peer, own = samples(theirs, folder, "bbh_texts"), samples(ours, folder, "bbh_texts")
     for a, b in zip(own["bbh_texts"], peer["bbh_texts"], strict=True):
         assert float(a["resps"][0][0]) == pytest.approx(float(b["resps"][0][0]), abs=NATS)

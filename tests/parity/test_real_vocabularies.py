@@ -397,7 +397,7 @@ def test_phi3_strips_ascii_spaces_alone(built: Built, models: Callable[[str], Mo
     assert prompt_ids(model, ["\u3000a"])[0] != chat_ids(tokenizer, [("user", "\u3000a")])
 
 
-def test_a_file_of_the_converter_is_known_by_its_control_token(
+def test_converter_files_are_recognised_by_their_control_token(
     built: Built, converted: dict[str, Metadata], tmp_path: Path
 ) -> None:
     """A vocabulary with `[INST]` has Mistral v0.3's scheme, which llama.cpp's converter cannot write."""

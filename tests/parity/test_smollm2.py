@@ -54,14 +54,14 @@ def merged(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "Q5_1", "Q3_K_M", "Q4_K_M", "Q6_K", "IQ4_XS"])
-def test_types_and_bytes(pair: Pair, merged: Path, kind: str, tmp_path: Path) -> None:
+def test_types_and_bytes_equal_llama_quantizes(pair: Pair, merged: Path, kind: str, tmp_path: Path) -> None:
     """Rows of 576, which K-quants' blocks do not divide, and of 1536, which they divide."""
     llama_quantize(merged, tmp_path / "theirs.gguf", FILE_TYPES[kind])
     (ours,) = pa_lite.merge(*pair, (0.7,), plan=PlanOptions(type=kind), output=tmp_path / "ours.gguf")
     assert tensor_bytes(read_gguf_header(ours)) == tensor_bytes(read_gguf_header(tmp_path / "theirs.gguf"))
 
 
-def test_it_chats_as_the_original(pair: Pair, original: Path, tmp_path: Path) -> None:
+def test_lam_1_answers_as_the_original(pair: Pair, original: Path, tmp_path: Path) -> None:
     """At lam 1 the answers equal those of the original's dequantised weights, up to rounding to bfloat16."""
     (ours,) = pa_lite.merge(*pair, (1.0,), plan=PlanOptions(type="F16"), output=tmp_path / "ours.gguf")
     (theirs,) = pa_lite.merge(original, original, (1.0,), plan=PlanOptions(type="F32"), output=tmp_path / "theirs.gguf")
