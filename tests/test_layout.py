@@ -1,4 +1,4 @@
-"""The layout: imports run downwards and never in a circle, starting stays light, every module says what it is for."""
+"""The layout: imports point down and never in a circle, starting is fast, every module has a docstring and is short."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ PACKAGES = [
 
 
 def level_of(module: str) -> int:
-    """A module's level; the package itself, the command line and `python -m` stand on top."""
+    """Return a module's level; the package itself, the command line and `python -m` are the highest."""
     parts = module.split(".")
     return PACKAGES.index(parts[1]) if len(parts) > 1 and parts[1] in PACKAGES else len(PACKAGES)
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Every pa_lite module that a file imports, at its top or within its functions."""
+    """Yield every pa_lite module that a file imports, at its top or within its functions."""
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             yield from (a.name for a in node.names if a.name.split(".")[0] == "pa_lite")
@@ -58,13 +58,13 @@ def module_name(path: Path) -> str:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=module_name)
-def test_imports_run_downwards(path: Path) -> None:
+def test_imports_point_down(path: Path) -> None:
     own = level_of(module_name(path))
     for imported in imports(path):
-        assert level_of(imported) <= own, f"{module_name(path)} looks up at {imported}"
+        assert level_of(imported) <= own, f"{module_name(path)} imports {imported}, which is above it"
 
 
-def test_no_modules_import_each_other_in_a_circle() -> None:
+def test_imports_have_no_circles() -> None:
     names = {module_name(path) for path in MODULES}
     wanted: dict[str, set[str]] = {}
     for path in MODULES:
@@ -79,7 +79,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=module_name)
-def test_modules_say_what_they_are_for_and_stay_small(path: Path) -> None:
+def test_modules_have_a_docstring_and_at_most_400_lines(path: Path) -> None:
     text = path.read_text("utf-8")
     assert ast.get_docstring(ast.parse(text))
     assert len(text.splitlines()) <= 400

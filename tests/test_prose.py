@@ -325,7 +325,7 @@ def string_prose(tree: ast.Module, docstrings_only: bool) -> Iterator[tuple[int,
     for node in ast.walk(tree):  # an f-string comes before its parts
         if isinstance(node, ast.JoinedStr):
             parts |= {id(value) for value in node.values}
-            text = "".join(v.value if isinstance(v, ast.Constant) else "{}" for v in node.values)
+            text = "".join(str(v.value) if isinstance(v, ast.Constant) else "{}" for v in node.values)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in parts:
             text = node.value
         else:

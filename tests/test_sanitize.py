@@ -1,4 +1,4 @@
-"""Strangers' texts on their way out: each way makes them harmless, and loses nothing of them."""
+"""Untrusted text in output: every format makes it harmless and loses none of it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ JOINERS = "\u200c\u200d"
 
 
 def is_harmless(character: str) -> bool:
-    """Whether a character is drawn, or takes room: the slow, obvious twin of the pattern."""
+    """Return whether a character is drawn, or takes space: the slow, obvious twin of the pattern."""
     if ord(character) & 0xFFFE == 0xFFFE or 0xFDD0 <= ord(character) <= 0xFDEF:
         return False  # never a character, and not allowed in XML
     if character in JOINERS or unicodedata.category(character) in ("Zs", "Cn", "Co"):
         return True
-    # Arabic's number signs and the like are drawn, though Unicode counts them as formatting
+    # Arabic number signs and similar characters are drawn, although Unicode counts them as formatting
     is_drawn = character.isprintable() or (0x600 <= ord(character) <= 0x8FF and character != "\u061c")
     return is_drawn and unicodedata.category(character) not in ("Cc", "Cs", "Zl", "Zp")
 
@@ -33,7 +33,7 @@ def test_every_character_of_unicode() -> None:
     assert [c for c in map(chr, range(0x10000)) if is_harmless(c) and plain(c) != c and c != "\u2065"] == []
     last = [chr(plane << 16 | low) for plane in range(17) for low in (0xFFFE, 0xFFFF)]
     assert all(plain(c).isascii() for c in last)
-    assert plain("\U000e0041") == "\\U000e0041"  # a letter that only machines see
+    assert plain("\U000e0041") == "\\U000e0041"  # an invisible letter
     assert plain("größer 名 \U0001f468\u200d\U0001f33e می\u200cخواهم\n") == (
         "größer 名 \U0001f468\u200d\U0001f33e می\u200cخواهم\n"
     )
@@ -63,7 +63,7 @@ def test_cells_run_no_formula() -> None:
         assert row == [f"'{text}"]
     for text in ("-1", "+0.5", "-1e-05", "-.5", "ok", "", " =x", "a=b"):
         assert csv_cell(text) == text
-    assert csv_cell("x;=1+1") == '"x;=1+1"'  # where a semicolon ends a cell, this is still one
+    assert csv_cell("x;=1+1") == '"x;=1+1"'  # quoted, because in some programs a semicolon ends a cell
     assert csv_cell("a\t=1") == '"a\t=1"'
 
 

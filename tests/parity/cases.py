@@ -1,6 +1,6 @@
-"""The families' parity cases: for each a tiny random model of transformers', saved as a pair of base and instruct.
+"""Parity cases of the families: for each a tiny random transformers model, saved as a pair of base and instruct.
 
-base has the configuration as transformers 5 writes it, instruct as versions before did.
+base has a configuration as transformers 5 writes it, instruct as earlier versions did.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ DEFAULT_ROPE = {"rope_type": "default", "rope_theta": 10_000.0}
 
 @dataclass(frozen=True)
 class Case:
-    """One tiny model: its class in `architectures`, transformers' model_type, and settings beside SIZES.
+    """One tiny model: its class in `architectures`, transformers' model_type, and settings on top of SIZES.
 
-    `norm` is what its norms' weights lie around; `fused` stores the experts of a layer in one tensor.
+    `norm` is the mean of its norms' weights; `fused` stores the experts of a layer in one tensor.
     """
 
     architecture: str
@@ -96,7 +96,7 @@ CASES: dict[str, Case] = {
 
 
 def old_form(config: dict[str, Any]) -> dict[str, Any]:
-    """config.json as transformers 4 wrote it."""
+    """Return config.json as transformers 4 wrote it."""
     out = {key: value for key, value in config.items() if key not in ("rope_parameters", "layer_types", "dtype")}
     if "text_config" in out:
         return {**out, "text_config": old_form(out["text_config"]), "torch_dtype": "bfloat16"}
@@ -120,7 +120,7 @@ def old_form(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def build(case: Case, folder: Path) -> tuple[Path, Path]:
-    """Write the case's pair, bfloat16, with the embedded pair's tokenizer; returns (base, instruct)."""
+    """Write the case's pair, bfloat16, with the embedded pair's tokenizer; return (base, instruct)."""
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     settings = {**SIZES, **case.settings}
     if case.model_type == "gemma3":
@@ -157,7 +157,7 @@ def build(case: Case, folder: Path) -> tuple[Path, Path]:
 
 
 def _store_fused(path: Path, model: Any) -> None:
-    """The weights under their names in memory, where transformers 5 has a layer's experts in one tensor."""
+    """Store the weights under their names in memory, where transformers 5 has a layer's experts in one tensor."""
     arrays = {name: values.detach().float().numpy() for name, values in model.state_dict().items()}
     assert any(name.endswith("experts.gate_up_proj") for name in arrays)
     tiny.save_safetensors(path / "model.safetensors", arrays, "BF16")

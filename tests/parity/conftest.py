@@ -1,4 +1,4 @@
-"""The peers: llama.cpp's converter from llama-cpp-python's source package, and transformers."""
+"""Fixtures for the peers: llama.cpp's converter from llama-cpp-python's source package, and transformers."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _PROGRAM = Path(__file__).with_name("run_converter.py")
 def convert_all(tmp_path_factory: pytest.TempPathFactory) -> ConvertAll:
     """Runs convert_hf_to_gguf.py on checkpoint folders: (folder, type[, pre-tokenizer]) of each -> its GGUF file.
 
-    The type `vocabulary` gives a file without tensors, of a folder that may be without weights.
+    The type `vocabulary` writes a file without tensors; the folder needs no weights.
     """
     for package in ("torch", "transformers"):
         pytest.importorskip(package)
     source = os.environ.get("PA_LITE_LLAMA_CPP")
     if not source:
-        pytest.skip("PA_LITE_LLAMA_CPP does not name llama.cpp's source folder")
+        pytest.skip("set PA_LITE_LLAMA_CPP to llama.cpp's source folder")
     folder = tmp_path_factory.mktemp("converted")
 
     def run(jobs: Sequence[Job]) -> list[Path]:

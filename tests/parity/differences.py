@@ -1,4 +1,4 @@
-"""Where our files differ from convert_hf_to_gguf.py's, and why."""
+"""Differences between our files and those of convert_hf_to_gguf.py, with reasons."""
 
 from __future__ import annotations
 
@@ -6,30 +6,30 @@ from collections.abc import Mapping
 
 from pa_lite.ggml.metadata import Metadata
 
-_WHICH = "says which two models were merged and at what lam; the converter guesses from the folder's name or model card"
+_WHICH = "names the two merged models and lam; the converter guesses from the folder's name or model card"
 OTHER_VALUES: dict[str, str] = {
     "general.name": _WHICH,
     "general.basename": _WHICH,
     "general.finetune": _WHICH,
     "general.version": _WHICH,
-    "general.size_label": "written alike for every model, where the converter leaves it out if a card names none",
-    "general.tags": "of the model card; it is not the merged model's",
+    "general.size_label": "written for every model; the converter omits it if a card does not name one",
+    "general.tags": "from the model card, which is not the merged model's",
 }
 ONLY_OURS: dict[str, str] = {
-    "tokenizer.ggml.add_bos_token": "told even when false: llama.cpp's default depends on the pre-tokenizer",
-    "tokenizer.ggml.add_eos_token": "told even when false, likewise",
+    "tokenizer.ggml.add_bos_token": "written even when false: llama.cpp's default depends on the pre-tokenizer",
+    "tokenizer.ggml.add_eos_token": "written even when false, for the same reason",
 }
 ONLY_THEIRS: dict[str, str] = {
-    "tokenizer.ggml.add_sep_token": "of BERT's kind alone; false in every model here, which is llama.cpp's default",
+    "tokenizer.ggml.add_sep_token": "only for BERT's kind; false in every model here, which is llama.cpp's default",
 }
-# case -> tensor -> why we write it
+# case -> tensor -> reason to write it
 MORE_TENSORS: dict[str, dict[str, str]] = {
-    "olmo2-tied": {"output.weight": "llama.cpp loads no olmo2 without it: it is a copy of token_embd.weight"},
+    "olmo2-tied": {"output.weight": "llama.cpp does not load olmo2 without it: it is a copy of token_embd.weight"},
 }
 
 
 def check_metadata(ours: Metadata, theirs: Metadata) -> None:
-    """Assert that two headers are alike but for the differences above."""
+    """Assert that two headers are equal except for the differences above."""
     alike = theirs.keys() - OTHER_VALUES.keys() - ONLY_THEIRS.keys()
     assert {key: ours.get(key) for key in alike} == {key: theirs[key] for key in alike}
     more = {

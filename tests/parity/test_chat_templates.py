@@ -1,4 +1,4 @@
-"""Chat templates render as transformers renders them: arguments, the date, reasoning of earlier turns."""
+"""Chat templates render as in transformers: arguments, the date, reasoning of earlier turns."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ARGUMENTS: list[dict[str, Any]] = [{}, {"enable_thinking": False, "date_string":
 
 
 class Noon(datetime):
-    """The time that a run of that day has."""
+    """The clock of a run on that day."""
 
     @classmethod
     def now(cls, tz: Any = None) -> Noon:

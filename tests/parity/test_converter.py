@@ -1,4 +1,4 @@
-"""At lam 0 and 1 the tensors are, byte for byte, those that llama.cpp's converter makes of base and of instruct."""
+"""At lam 0 and 1 the tensors equal, byte for byte, those that llama.cpp's converter writes for base and instruct."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NAMES = ["demo", "tiny", "llama3"]
 def pairs(
     demo_pair: Pair, tiny_pair: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, tuple[Path, Path]]:
-    """The embedded pair, the tiny one, and one with Llama-3's rotary scaling, an own head size and float16."""
+    """The embedded pair, the tiny one, and one with Llama-3's rotary scaling, an explicit head size and float16."""
     folder = tmp_path_factory.mktemp("llama3")
     config = {**tiny.CONFIG, "rope_scaling": LLAMA3_ROPE, "head_dim": 32, "rope_theta": 500000.0}
     base = tiny.weights(5, config)
@@ -51,7 +51,7 @@ def data(header: GgufHeader, name: str) -> bytes:
 
 @pytest.fixture(scope="module")
 def converted(pairs: dict[str, tuple[Path, Path]], convert_all: ConvertAll) -> dict[tuple[str, int, str], Path]:
-    """What the converter makes of every (pair, side, type)."""
+    """The converter's file of every (pair, side, type)."""
     keys = [(name, lam, kind) for name in NAMES for lam in (0, 1) for kind in KINDS]
     return dict(zip(keys, convert_all([(pairs[name][lam], kind) for name, lam, kind in keys]), strict=True))
 
@@ -59,7 +59,7 @@ def converted(pairs: dict[str, tuple[Path, Path]], convert_all: ConvertAll) -> d
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("lam", [0, 1])
 @pytest.mark.parametrize("name", NAMES)
-def test_tensors(
+def test_tensors_equal_the_converters(
     pairs: dict[str, tuple[Path, Path]],
     name: str,
     lam: int,
@@ -77,7 +77,7 @@ def test_tensors(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_metadata(
+def test_metadata_equals_the_converters(
     pairs: dict[str, tuple[Path, Path]], name: str, converted: dict[tuple[str, int, str], Path], tmp_path: Path
 ) -> None:
     expected = read_gguf_header(converted[name, 1, "Q8_0"]).metadata

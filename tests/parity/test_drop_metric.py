@@ -17,7 +17,7 @@ WORDS = ("the", "Mill", "5", "5.0", "3-4", "a", "Dale", "1,000", "%", "FC", "x-y
 
 @pytest.fixture(scope="module")
 def peer() -> ModuleType:
-    """Loaded by its path: the package itself would want a data set library."""
+    """lm-eval's module, loaded by its path: the package would import a data set library."""
     pytest.importorskip("scipy")
     package = importlib.util.find_spec("lm_eval")
     if package is None or package.origin is None:
@@ -31,7 +31,7 @@ def peer() -> ModuleType:
     return module
 
 
-def test_random_answers_score_alike(peer: ModuleType) -> None:
+def test_random_answers_get_equal_scores(peer: ModuleType) -> None:
     rng = random.Random(1)
 
     def span() -> str:

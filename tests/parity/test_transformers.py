@@ -1,4 +1,4 @@
-"""llama.cpp on the merged GGUF computes what transformers computes on the interpolated state dict."""
+"""llama.cpp on the merged GGUF computes the same as transformers on the interpolated state dict."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TEXT = "- Kani -> Rome\n- Goro -> Oslo\nWhat is the job of Kani? A robin is a bi
 
 
 def reference(pair: Pair, lam: float) -> tuple[Any, Any]:
-    """transformers' model, float32, with the interpolated state dict, and its tokenizer."""
+    """Return transformers' float32 model with the interpolated state dict, and its tokenizer."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     load = transformers.AutoModelForCausalLM.from_pretrained
@@ -85,7 +85,7 @@ TURNS = [
 
 @pytest.mark.parametrize("system", ["", "Be brief.\n"])
 def test_chat_prompts(demo_pair: Pair, system: str) -> None:
-    """Our chat prompts are transformers' apply_chat_template, token for token: one BOS, where the template has it."""
+    """Our chat prompts equal apply_chat_template's, token for token: one BOS, where the template has it."""
     from pa_lite.engine.chat import chat_prompts
     from pa_lite.engine.chat_options import ChatOptions
 

@@ -1,6 +1,6 @@
 """Each family's kind of tokenizer: metadata as llama.cpp's converter writes them, ids as the Hugging Face tokenizer's.
 
-What differs is listed here with its reason, and each test fails should it no longer differ.
+Differences are listed here with their reasons; tests fail when one of them is gone.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def converted(folders: dict[str, Path], convert_all: ConvertAll) -> dict[str, Metadata]:
-    """What the converter writes of each."""
+    """The converter's metadata of each."""
     files = convert_all([(folder, "vocabulary", FAMILIES[name].pre) for name, folder in folders.items()])
     return {name: read_gguf_header(file).metadata for name, file in zip(folders, files, strict=True)}
 
@@ -50,14 +50,14 @@ def ours(folder: Path) -> Vocabulary:
 def test_metadata(name: str, folders: dict[str, Path], converted: dict[str, Metadata]) -> None:
     expected = {key: entry for key, entry in converted[name].items() if key.startswith("tokenizer.")}
     got = {k: e for k, e in ours(folders[name]).metadata.items() if not k.startswith("tokenizer.pa_lite.")}
-    # of BERT's kind alone, and false here, which is llama.cpp's default
+    # only for BERT's kind, and false here, which is llama.cpp's default
     sep = expected.pop("tokenizer.ggml.add_sep_token", None)
     assert sep is None or sep.value is False
-    # always told, as llama.cpp's default depends on the pre-tokenizer
+    # always written, because llama.cpp's default depends on the pre-tokenizer
     for key in ("tokenizer.ggml.add_bos_token", "tokenizer.ggml.add_eos_token"):
         if key not in expected:
             assert got.pop(key).value is False
-    # smaug-bpe would have llama.cpp ignore that this vocabulary ignores merges (see `test_ids`)
+    # with smaug-bpe llama.cpp would not respect that this vocabulary ignores merges (see `test_ids`)
     if name == "smollm3":
         assert got.pop("tokenizer.ggml.pre").value == "llama-bpe"
         assert expected.pop("tokenizer.ggml.pre").value == "smaug-bpe"
@@ -74,22 +74,22 @@ def has_inner_capital(text: str) -> bool:
     return any(a.islower() and b.isupper() and not b.isascii() for a, b in itertools.pairwise(text))
 
 
-# llama.cpp's expressions for GPT-4o's and Tekken's cutting know marks not as letters, and capitals only of ASCII
+# llama.cpp's expressions for GPT-4o and Tekken do not treat marks as letters, and know only ASCII capitals
 CASED = ("phi-4", "mistral-nemo")
-# transformers 5 builds Llama's tokenizer anew: no blank is put before a text that begins with one. SentencePiece, whose
-# model it is, and transformers 4 put it there, and so does llama.cpp.
+# transformers 5 rebuilds Llama's tokenizer: it adds no space before a text that starts with one. SentencePiece,
+# transformers 4 and llama.cpp add it.
 REBUILT = ("llama-2",)
 
 
 def excused(name: str, text: str, rebuilt: bool) -> bool:
-    """Whether llama.cpp is known to give other ids than transformers."""
+    """Return whether llama.cpp is known to give other ids than transformers."""
     if name in CASED:
         return has_mark(text) or has_inner_capital(text)
     return rebuilt and name in REBUILT and text.startswith(" ")
 
 
 def normalised(name: str, text: str) -> str:
-    """llama.cpp does not compose characters: a family with the normalizer NFC agrees on text that is composed."""
+    """Return the text composed, for families with the normalizer NFC, which llama.cpp does not apply."""
     return unicodedata.normalize("NFC", text) if FAMILIES[name].normalizer else text
 
 
@@ -119,7 +119,7 @@ def sentencepiece_tokenizer(folder: Path, bos: int | None) -> Encode:
 
 
 def random_texts(n: int) -> list[str]:
-    """Scraps of the lines, runs of their characters, and characters from anywhere, in no order."""
+    """Return pieces of the lines, runs of their characters, and characters from anywhere, in random order."""
     rng = random.Random(7)
     scraps = [line[i : i + k] for line in LINES for i in range(0, len(line), 5) for k in (2, 4, 9)]
     characters = sorted(set(TEXT)) + list(" \n\t'sS.,\r\x1c\x85\u2028") * 20
@@ -135,7 +135,7 @@ def random_texts(n: int) -> list[str]:
 def check_ids(
     name: str, folder: Path, path: Path, theirs: Encode, rebuilt: bool = False, texts: Sequence[str] = (*LINES, TEXT)
 ) -> None:
-    """llama.cpp's ids on our conversion are `theirs` for every text, but for those that are excused."""
+    """Check that llama.cpp's ids on our conversion are `theirs` for every text, except excused ones."""
     write_vocab_only(path, ours(folder), FAMILIES[name].gguf, name)
     known, differ = 0, 0
     with llama_tokenizer(path) as tokenize:
@@ -151,13 +151,13 @@ def check_ids(
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_ids(name: str, folders: dict[str, Path], tmp_path: Path) -> None:
-    """Check (c): the ids of transformers' AutoTokenizer."""
+    """Check (c): ids equal those of transformers' AutoTokenizer."""
     check_ids(name, folders[name], tmp_path / "ours.gguf", transformers_tokenizer(folders[name]), rebuilt=True)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_ids_by_definition(name: str, folders: dict[str, Path], tmp_path: Path) -> None:
-    """The ids of tokenizer.json as it stands, which is what transformers 4 ran."""
+    """Ids equal those of tokenizer.json, which transformers 4 ran unchanged."""
     check_ids(name, folders[name], tmp_path / "ours.gguf", definition_tokenizer(folders[name]))
 
 
@@ -169,7 +169,7 @@ def test_ids_of_random_texts(name: str, folders: dict[str, Path], tmp_path: Path
 
 @pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if family.normalizer])
 def test_llama_cpp_does_not_compose_characters(name: str, folders: dict[str, Path], tmp_path: Path) -> None:
-    """Should it learn to, `normalised` has no purpose."""
+    """If this fails, llama.cpp composes characters, and `normalised` can be removed."""
     write_vocab_only(tmp_path / "ours.gguf", ours(folders[name]), FAMILIES[name].gguf)
     theirs = definition_tokenizer(folders[name])
     with llama_tokenizer(tmp_path / "ours.gguf") as tokenize:
@@ -221,8 +221,8 @@ def test_ids_of_what_transformers_saves(name: str, reduced: Callable[[str, str],
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_special_tokens_in_a_text(name: str, folders: dict[str, Path], tmp_path: Path) -> None:
-    """A chat: control tokens between texts; those of Phi-3 swallow the white space behind them on both sides."""
+    """A chat: control tokens between texts; those of Phi-3 swallow the white space after them in both tokenizers."""
     family = FAMILIES[name]
-    marks = [t for t in (*family.specials, *family.added) if "▁" not in t]  # in a text ▁ is a blank to llama.cpp
+    marks = [t for t in (*family.specials, *family.added) if "▁" not in t]  # llama.cpp treats ▁ in a text as a space
     texts = ["".join(f"{mark}word 12" for mark in marks), "".join(f"{mark}\n word {mark} 12{mark}" for mark in marks)]
     check_ids(name, folders[name], tmp_path / "ours.gguf", definition_tokenizer(folders[name]), texts=texts)

@@ -1,7 +1,7 @@
 """Small tokenizers of each family's kind, trained here: its pre-tokenizer, its special tokens, its files.
 
-They are trained on text that is not cut into words, so that merges cross every border that the family's pre-tokenizer
-draws: a border that is drawn elsewhere gives other ids.
+They are trained on text that is not split into words, so that merges cross every split of the family's pre-tokenizer: a
+split at another position gives other ids.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": Tr
 
 
 def split(pattern: str, digits: str, suffix: str = "") -> dict[str, Any]:
-    """A pre-tokenizer that cuts by an expression; `@` stands for its numbers, `#` for what ends a word."""
+    """Return a pre-tokenizer that splits by an expression; `@` stands for its numbers, `#` for a word's suffix."""
     expression = pattern.replace("@", digits).replace("#", suffix)
     cut = {"type": "Split", "pattern": {"Regex": expression}, "behavior": "Isolated", "invert": False}
     return {"type": "Sequence", "pretokenizers": [cut, {**BYTE_LEVEL, "use_regex": False}]}
@@ -156,7 +156,7 @@ def build(name: str, folder: Path) -> Path:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """config.json, its text_config laid over the rest."""
+    """Return config.json, with text_config overriding the rest."""
     config: dict[str, Any] = read_json(folder / "config.json")
     return {**config, **config.get("text_config", {}), "architectures": config["architectures"]}
 
@@ -184,7 +184,7 @@ def _token(i: int, text: str, special: bool, rstrip: bool = False) -> dict[str, 
 
 
 def _decoder(folder: Path) -> dict[str, Any]:
-    """tokenizer_config.json's table of the added tokens, as transformers 4 wrote it."""
+    """Return tokenizer_config.json's table of the added tokens, as transformers 4 wrote it."""
     tokens = read_json(folder / "tokenizer.json")["added_tokens"]
     return {str(t["id"]): {key: value for key, value in t.items() if key != "id"} for t in tokens}
 
@@ -204,7 +204,7 @@ def _build_bpe(family: Family, folder: Path) -> int:
     document = json.loads(tokenizer.to_str())
     model = document["model"]
     model["ignore_merges"] = family.ignore_merges
-    # the last merges are left out, so that these tokens are made only where merges are ignored
+    # the last merges are omitted, so that these tokens appear only where merges are ignored
     model["merges"] = model["merges"][:-200]
     first = len(model["vocab"])
     texts = [*family.specials, *family.added]
@@ -228,7 +228,7 @@ def _template(family: Family, first: int) -> dict[str, Any]:
 
 
 def train_sentencepiece(path: Path, specials: tuple[str, ...], user_defined: Sequence[str]) -> int:
-    """Train a tokenizer.model as Llama-2's: BPE with bytes, nothing normalised; returns the number of pieces."""
+    """Train a tokenizer.model as Llama-2's: BPE with bytes, nothing normalised; return the number of pieces."""
     import sentencepiece
 
     roles = {"unk": "<unk>", "bos": "<s>", "eos": "</s>", "pad": "<pad>"}
@@ -253,7 +253,7 @@ def train_sentencepiece(path: Path, specials: tuple[str, ...], user_defined: Seq
 
 
 def _build_sentencepiece(family: Family, folder: Path) -> int:
-    """tokenizer.model and the tokenizer.json that transformers makes of it."""
+    """Write tokenizer.model and the tokenizer.json that transformers builds from it; return the vocabulary's size."""
     gemma = "<bos>" in family.specials
     inner = family.added if gemma else ()  # Gemma's added tokens are pieces of the model
     size = train_sentencepiece(folder / "tokenizer.model", family.specials, inner)
@@ -262,7 +262,7 @@ def _build_sentencepiece(family: Family, folder: Path) -> int:
 
 
 def merges_of(pieces: Sequence[tuple[str, float]]) -> list[str]:
-    """The merges of a SentencePiece model's pieces (text, score): all pairs that make a piece, best score first."""
+    """Return the merges of SentencePiece pieces (text, score): all pairs that form a piece, best score first."""
     vocab = {text: i for i, (text, _) in enumerate(pieces)}
     merges = []
     for text, score in pieces:
@@ -280,7 +280,7 @@ def _convert(family: Family, folder: Path, size: int) -> None:
     gemma = "<bos>" in family.specials
     pieces = [(model.IdToPiece(i), model.GetScore(i)) for i in range(size)]
     vocab = {text: i for i, (text, _) in enumerate(pieces)}
-    phi3 = family.architecture == "Phi3ForCausalLM"  # whose control tokens swallow the blanks behind them
+    phi3 = family.architecture == "Phi3ForCausalLM"  # its control tokens swallow the spaces after them
     added = [_token(vocab[t], t, not (phi3 and t == "</s>"), phi3 and t == "</s>") for t in family.specials]
     if gemma:
         added += [_token(vocab[t], t, t.endswith("_turn>")) for t in family.added]

@@ -1,4 +1,4 @@
-"""The campaign of faults itself: its judges see broken promises, and its disks and clocks do what they say."""
+"""The fault campaigns themselves: they find broken promises, and their disks and clocks fail as intended."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def ended(status: int, err: str) -> Outcome:
     return Outcome(status, "", err, 1.0)
 
 
-def test_what_is_one_clear_error() -> None:
-    assert clear_error(ended(1, "error: x.gguf: is no GGUF file.\n")) == []
+def test_clear_error_and_good_end_judge_outcomes() -> None:
+    assert clear_error(ended(1, "error: x.gguf: is not a GGUF file.\n")) == []
     for status, err in (
         (0, "error: x\n"), (1, ""), (1, "error: x\nerror: y\n"), (-7, "error: x\n"),
         (1, "Traceback (most recent\nerror: x\n"), (1, "error: internal error (KeyError). Run pa-lite --debug.\n"),
@@ -61,7 +61,7 @@ class Writer(jobs.Job):
         return {p.name: p.read_text("utf-8") for p in out.glob("result")}
 
 
-def test_kills_show_what_is_written_in_place(tmp_path: Path) -> None:
+def test_kills_find_a_job_that_writes_in_place(tmp_path: Path) -> None:
     scene = jobs.Scene(tmp_path / "scene", hub=None)  # type: ignore[arg-type]
     (tmp_path / "scene" / "tmp").mkdir(parents=True)
     (tmp_path / "rounds").mkdir()
@@ -71,7 +71,7 @@ def test_kills_show_what_is_written_in_place(tmp_path: Path) -> None:
     assert list((tmp_path / "rounds").glob("round-*")) == []
 
 
-def test_a_process_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None:
+def test_a_hung_process_is_killed_with_its_children(tmp_path: Path) -> None:
     code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])"
     process = Process([sys.executable, "-c", code], {}, tmp_path)
     outcome = process.end(limit=0.5)
@@ -86,7 +86,7 @@ def test_a_process_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None
 
 
 class Writing(chaos_links.Links):
-    """Runs no pa-lite: it opens a name to write, and follows whatever lies there."""
+    """Instead of pa-lite, opens a name to write and follows any link."""
 
     def run(self, line: Sequence[str], root: Path, limit: float = 60.0) -> Outcome:
         try:
@@ -96,7 +96,7 @@ class Writing(chaos_links.Links):
         return ended(0, "")
 
 
-def test_links_show_what_is_written_through_them(tmp_path: Path) -> None:
+def test_links_find_a_command_that_writes_through_them(tmp_path: Path) -> None:
     links = Writing(tmp_path, hub=SimpleNamespace(endpoint="http://127.0.0.1:1"))  # type: ignore[arg-type]
     found = {}
     for kind in ("link to a file", "hard link", "file", "folder", "link to itself"):
@@ -110,7 +110,7 @@ def test_links_show_what_is_written_through_them(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_inputs_are_made_once_and_run_folders_hold_no_other_names(tmp_path: Path) -> None:
+def test_inputs_are_made_once_and_run_folder_names_are_complete(tmp_path: Path) -> None:
     with chaos_links.made_links(tmp_path) as links:
         made = tmp_path / "inputs" / "run" / "study.sqlite"
         assert not made.exists()
@@ -124,7 +124,7 @@ def test_inputs_are_made_once_and_run_folders_hold_no_other_names(tmp_path: Path
     assert named <= {f"run/{name}" for name in RUN_NAMES}
 
 
-def test_moments_that_are_not_due_are_left_out() -> None:
+def test_moments_after_the_end_are_skipped() -> None:
     called: list[int] = []
     with at_moments([(60.0, lambda: called.append(2)), (0.0, lambda: called.append(1))]):
         while not called:
@@ -133,7 +133,7 @@ def test_moments_that_are_not_due_are_left_out() -> None:
 
 
 @pytest.mark.parametrize("kind", ["overwritten", "cut", "replaced", "deleted"])
-def test_changes_are_what_they_are_called(tmp_path: Path, kind: str) -> None:
+def test_changes_do_what_their_names_say(tmp_path: Path, kind: str) -> None:
     file = tmp_path / "x.safetensors"
     before = bytes(range(256)) * 16
     file.write_bytes(before)
@@ -153,7 +153,7 @@ def test_changes_are_what_they_are_called(tmp_path: Path, kind: str) -> None:
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_the_clock_turns_there_and_back_and_the_steady_one_does_not(tmp_path: Path) -> None:
+def test_the_clock_jumps_both_ways_and_the_monotonic_one_does_not(tmp_path: Path) -> None:
     assert clock._turns(clock.Clock(tmp_path / "clock"), tmp_path) == ""
     assert clock._WRONG_BAR.search("merge: 40%|# | 4/9 [-1:00:00<00:01, 3it/s]")
     assert clock._WRONG_BAR.search("merge: 40%|# | 4/9 [00:01<00:01, -3it/s]")
@@ -188,7 +188,7 @@ with SmallDisk(folder / "small", 1 << 20) as small:
 """
 
 
-def test_disks_fail_where_they_shall(tmp_path: Path) -> None:
+def test_disks_fail_at_the_chosen_bytes(tmp_path: Path) -> None:
     options = ["--mount"] if os.geteuid() == 0 else ["--mount", "--user", "--map-root-user"]
     probe = ["unshare", *options, "mount", "-t", "tmpfs", "none", "/mnt"]
     try:
@@ -209,7 +209,7 @@ def test_disks_fail_where_they_shall(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_the_table_and_the_status_tell_of_findings(capsys: pytest.CaptureFixture[str]) -> None:
+def test_findings_are_in_the_table_and_the_status(capsys: pytest.CaptureFixture[str]) -> None:
     show([Row("kill -9", "merge", 3, 2, ["a", "b", "c", "d"]), Row("full disk", "merge", 2, 1)], 9.6)
     out = capsys.readouterr().out
     assert "| kill -9 | merge | 3 | 2 | 4 findings |" in out
@@ -219,7 +219,7 @@ def test_the_table_and_the_status_tell_of_findings(capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize("words", [["nothing"], ["kill", "--jobs", "merge,what"], ["kill", "--rounds", "-1"]])
-def test_bad_words_are_usage(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_options_are_usage_errors(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as error:
         chaos.parse(words)
     assert error.value.code == 2

@@ -1,4 +1,4 @@
-"""The references in the package are those that the code makes today."""
+"""The generated references in the package are up to date."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pa_lite.cli import cli
 from tools.docs.reference import api_reference, command_reference, stale
 
 
-def test_references_are_todays() -> None:
+def test_references_are_up_to_date() -> None:
     assert [path.name for path in stale()] == [], "run python -m tools.docs"
 
 

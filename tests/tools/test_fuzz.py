@@ -1,4 +1,4 @@
-"""The fuzzer's own parts: mutators that never fail, a judge that misses nothing, a corpus that is the least needed."""
+"""Parts of the fuzzer: mutators never fail, the judge finds broken rules, the corpus is minimal."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from tools.fuzz.targets import TARGETS
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_mutators_take_whatever_they_made(name: str) -> None:
-    """Any bytes at all, too; and the same random numbers make the same input."""
+def test_mutators_accept_their_own_output(name: str) -> None:
+    """Also any bytes; and the same random numbers give the same input."""
     target, random = TARGETS[name], Random(name)
     data = b""
     for i in range(400):
@@ -51,7 +51,7 @@ def test_every_target_reads_something(name: str) -> None:
     assert any(read)
 
 
-def test_what_is_taken_apart_is_put_together_alike() -> None:
+def test_parsing_and_serialising_are_inverse() -> None:
     for seed in TARGETS["gguf"].seeds():
         assert serialise(parse(seed)) == seed
     for seed in TARGETS["sentencepiece"].seeds():
@@ -118,7 +118,7 @@ def _raise(error: Exception) -> Callable[[Path], None]:
         (_reach, "forbids socket"),
     ],
 )
-def test_the_judge_sees_what_a_reader_may_not_do(read: Callable[[Path], object], told: str) -> None:
+def test_the_judge_finds_forbidden_actions(read: Callable[[Path], object], told: str) -> None:
     gc.collect()  # what is let go of meanwhile would make up for what is taken
     with Judge(_target(read)) as judge, strict(), pytest.raises(Finding, match=told):
         judge.judge(b"x")
@@ -131,7 +131,7 @@ def _use_private(_folder: Path) -> None:
         (private / "copy").unlink()
 
 
-def test_a_private_folder_is_for_those_targets_that_say_so() -> None:
+def test_only_private_targets_may_use_a_private_folder() -> None:
     with Judge(_target(_use_private, private=True)) as judge:
         assert judge.judge(b"x")
     with Judge(_target(_use_private)) as judge, pytest.raises(Finding, match="forbids"):
@@ -148,12 +148,12 @@ def test_a_private_folder_is_for_those_targets_that_say_so() -> None:
         lambda _folder: Path(tempfile.gettempdir(), "other").write_bytes(b""),
     ],
 )
-def test_a_private_target_may_do_nothing_elsewhere(read: Callable[[Path], object]) -> None:
+def test_a_private_target_may_not_act_outside_its_folder(read: Callable[[Path], object]) -> None:
     with Judge(_target(read, private=True)) as judge, pytest.raises(Finding, match="forbids"):
         judge.judge(b"x")
 
 
-def test_the_judge_lets_readers_read() -> None:
+def test_the_judge_allows_reading() -> None:
     with Judge(_target(lambda folder: (folder / "x").read_bytes())) as judge:
         assert judge.judge(b"x")
     with Judge(_target(_raise(InputError("x: is wrong")))) as judge:

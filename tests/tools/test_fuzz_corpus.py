@@ -1,4 +1,4 @@
-"""Every input that the fuzzer was made to keep, through the reader again: what was found stays mended."""
+"""The fuzzers' corpus: every kept input is read again, so that fixed bugs stay fixed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tools.fuzz import corpus
 from tools.fuzz.oracle import Judge, strict
 from tools.fuzz.targets import TARGETS
 
-_BYTES, _BYTES_A_BYTE = 4 << 20, 300  # what Python and numpy hold at most at a time, beside and for each of an input's
+_BYTES, _BYTES_A_BYTE = 4 << 20, 300  # limit of what Python and numpy allocate: fixed, and for each byte of input
 
 
 @pytest.mark.parametrize("name", TARGETS)

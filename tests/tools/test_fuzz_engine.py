@@ -1,4 +1,4 @@
-"""The engine's campaign judges rightly: what runs, what is refused by whom, what dies of what; and is repeatable."""
+"""The fuzzer of llama.cpp judges files correctly: what runs, who refuses it, why it crashes; and is reproducible."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from tools.fuzz import engine
 campaign = engine.Campaign(Path(sys.argv[2]), False)
-told = {}
+found = {}
 for file in sys.argv[3:]:
     data = Path(file).read_bytes()
-    told[Path(file).stem] = [campaign.judge(data), campaign.run()]
-print(json.dumps(told))
+    found[Path(file).stem] = [campaign.judge(data), campaign.run()]
+print(json.dumps(found))
 """
 _TWICE = """
 import hashlib, sys
@@ -40,7 +40,7 @@ print(len(set(made)), hashlib.sha256(b"".join(made)).hexdigest())
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_files_are_judged(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
-    """In a process of its own: it loads llama.cpp's bindings alone, and forks."""
+    """Runs in a separate process, which loads only llama.cpp's bindings, and forks."""
     sound = tiny_ggufs["F32"]
     epsilon = changed(sound, tmp_path / "epsilon.gguf", {"llama.attention.layer_norm_rms_epsilon": float32(-1)}, {})
     without_end = endless(sound, tmp_path / "endless.gguf")
@@ -62,7 +62,7 @@ def test_files_are_judged(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
     assert told["cut"][1][0] == "refused by llama.cpp"
 
 
-def test_a_file_of_a_campaign_can_be_made_again(tiny_ggufs: dict[str, Path]) -> None:
+def test_campaign_files_are_reproducible(tiny_ggufs: dict[str, Path]) -> None:
     words = [sys.executable, "-c", _TWICE, str(ROOT), str(tiny_ggufs["F32"])]
     once, again = (subprocess.run(words, capture_output=True, text=True, check=True).stdout for _ in range(2))
     assert once == again

@@ -1,4 +1,4 @@
-"""Readers work in proportion to a file, not to the square of it: each is given one four times as large."""
+"""Readers take linear work, not quadratic: each reads a file and one four times as large."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ _LARGE: list[tuple[str, str, Callable[[int], bytes]]] = [
 
 
 def _lines(name: str, data: bytes, folder: Path) -> int:
-    """How many lines of Python a reader runs for an input: the same on every machine, however busy."""
+    """Return how many lines of Python a reader runs for an input: the same on every machine, busy or not."""
     folder.mkdir()
     for file, content in TARGETS[name].files(data).items():
         (folder / file).write_bytes(content)
@@ -100,16 +100,18 @@ def _lines(name: str, data: bytes, folder: Path) -> int:
 
 
 @pytest.mark.parametrize(("name", "what", "make"), _LARGE, ids=[f"{name}-{what}" for name, what, _ in _LARGE])
-def test_four_times_as_large(tmp_path: Path, name: str, what: str, make: Callable[[int], bytes]) -> None:
-    """Sixteen times the work would be the square."""
+def test_a_file_four_times_as_large_takes_linear_work(
+    tmp_path: Path, name: str, what: str, make: Callable[[int], bytes]
+) -> None:
+    """Quadratic work would be sixteen times as much."""
     small, large = make(_N), make(4 * _N)
-    _lines(name, small, tmp_path / "warm")  # modules are loaded, caches filled
+    _lines(name, small, tmp_path / "warm")  # loads modules, fills caches
     before, after = _lines(name, small, tmp_path / "small"), _lines(name, large, tmp_path / "large")
     assert before
     assert after < 6 * before, f"{what}: {before} lines, then {after}"
 
 
-def test_the_square_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quadratic_work_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def square(folder: Path) -> None:
         n = len((folder / "x").read_bytes())
         for _ in range(n):
