@@ -35,26 +35,12 @@ _LONGEST_REST = 1 << 25  # bytes of the document without what is cut out; Gemma'
 _PARTS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|"|[][{}]', re.DOTALL)
 _AFTER_NAME = re.compile(rb"[ \t\n\r]*(:?)[ \t\n\r]*([\[{]?)")
 _SPACE = re.compile(r"[ \t\n\r]*")
-# escapes that are one letter, which is one byte; what stands in for each is no byte of UTF-8. The first, found first,
-# is what keeps the others from being found behind an escaped backslash.
-_LETTERS = {b"\\\\": b"\\", b'\\"': b'"', b"\\n": b"\n", b"\\t": b"\t", b"\\r": b"\r", b"\\/": b"/",
-            b"\\b": b"\b", b"\\f": b"\f"}  # fmt: skip
-_ESCAPES = {escape: bytes([0xF8 + i]) for i, escape in enumerate(_LETTERS)}
-_ESCAPED = bytes.maketrans(b"".join(_ESCAPES.values()), b"".join(_LETTERS.values()))
-_CONTROLS = bytes(range(32))
 _CLOSERS = {b"[": b"]", b"{": b"}"}
 Cut = tuple[tuple[str, ...], bytes]  # the keys that lead to a value, one or two, and how it opens: b"[" or b"{"
 
 
 class Sink:
     """Takes the items of one long value, in order. This one forgets them, and leaves an empty list."""
-
-    def add_text(self, text: bytes) -> bool:
-        """Take some items as they are written, between commas, UTF-8. Return False, and take none, if it cannot.
-
-        What is taken here is not parsed, so that all of the text must have been looked at.
-        """
-        return False
 
     def add(self, items: Any) -> bool:
         """Take some items, a list or an object. Return whether each was of the plain kind that was expected.
@@ -217,12 +203,7 @@ class _Document:
 
     def _add_run(self, sink: Sink, opener: bytes) -> bool:
         """Parse items up to a comma near the window's end, fast; False where that is not possible."""
-        is_list = opener == b"["
-        end = _last_comma(self._window, self._at, is_list)
-        if end > self._at and sink.add_text(self._window[self._at : end]):
-            self._at = end + 1
-            return True
-        end = _last_comma(self._window, self._at, is_list, surely=True)
+        end = _last_comma(self._window, self._at, opener == b"[")
         if end <= self._at:
             return False
         text = (opener + self._window[self._at : end] + _CLOSERS[opener]).decode("utf-8")
@@ -260,32 +241,6 @@ class _Document:
                 raise ValueError(f"{fault}, in the entry at byte {self._offset + self._at}")
 
 
-def strings_of(text: bytes) -> tuple[list[bytes], list[bytes]] | None:
-    """Return (what is before, between and after the strings of a JSON text in UTF-8, the strings); None if unsure.
-
-    A fast twin of the parser, for texts without escapes of more than one letter. Raises UnicodeDecodeError for strings
-    that are not UTF-8.
-    """
-    has_escapes = b"\\" in text
-    if has_escapes:
-        text.decode("utf-8")  # no stand-in is in it
-        for escape, stand_in in _ESCAPES.items():
-            text = text.replace(escape, stand_in)
-        if b"\\" in text:
-            return None
-    parts = text.split(b'"')
-    strings = parts[1::2]
-    if len(parts) % 2 == 0 or not strings:
-        return None
-    joined = b'"'.join(strings)
-    if len(joined.translate(None, _CONTROLS)) != len(joined):
-        return None
-    if has_escapes:
-        return parts[::2], [string.translate(_ESCAPED) for string in strings]
-    joined.decode("utf-8")
-    return parts[::2], strings
-
-
 def _name(token: bytes) -> str:
     """The key that a string of the text spells; empty for a broken one, which the parser refuses later."""
     try:
@@ -294,11 +249,10 @@ def _name(token: bytes) -> str:
         return ""
 
 
-def _last_comma(window: bytes, start: int, is_list: bool, surely: bool = False) -> int:
+def _last_comma(window: bytes, start: int, is_list: bool) -> int:
     """Where a comma between two items stands, as late in the window as that is easily found; -1 if nowhere.
 
-    In a list of lists it follows a bracket. Whether it is in a string the number of quotation marks before it tells,
-    which only `surely` counts.
+    In a list of lists it follows a bracket. Whether it is in a string the number of quotation marks before it tells.
     """
     of_lists = is_list and window[start : start + 64].lstrip()[:1] == b"["
     end = len(window)
@@ -308,8 +262,6 @@ def _last_comma(window: bytes, start: int, is_list: bool, surely: bool = False) 
             return -1
         if of_lists and window[max(start, end - 64) : end].rstrip()[-1:] != b"]":
             continue
-        if not surely:
-            return end
         bare = window[start:end].replace(b"\\\\", b"").replace(b'\\"', b"")
         if bare.count(b'"') % 2 == 0:
             return end
