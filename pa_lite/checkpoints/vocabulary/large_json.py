@@ -30,31 +30,16 @@ from pa_lite.untrusted.strict_json import (
 )
 
 PIECE = 1 << 18  # bytes parsed at a time
-_LONGEST_ITEM = 1 << 22  # bytes; a token or an entry of a list of tokens has some hundred
 _LONGEST_REST = 1 << 25  # bytes of the document without what is cut out; Gemma's, the longest known, has 1 MB
 _PARTS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|"|[][{}]', re.DOTALL)
 _AFTER_NAME = re.compile(rb"[ \t\n\r]*(:?)[ \t\n\r]*([\[{]?)")
-_SPACE = re.compile(r"[ \t\n\r]*")
-# escapes that are one letter, which is one byte; what stands in for each is no byte of UTF-8. The first, found first,
-# is what keeps the others from being found behind an escaped backslash.
-_LETTERS = {b"\\\\": b"\\", b'\\"': b'"', b"\\n": b"\n", b"\\t": b"\t", b"\\r": b"\r", b"\\/": b"/",
-            b"\\b": b"\b", b"\\f": b"\f"}  # fmt: skip
-_ESCAPES = {escape: bytes([0xF8 + i]) for i, escape in enumerate(_LETTERS)}
-_ESCAPED = bytes.maketrans(b"".join(_ESCAPES.values()), b"".join(_LETTERS.values()))
-_CONTROLS = bytes(range(32))
+_ITEM = re.compile(rb'[ \t\n\r]*(?:"[^"\\]*(?:\\.[^"\\]*)*"[ \t\n\r]*:)?[ \t\n\r]*([\[{]?)', re.DOTALL)
 _CLOSERS = {b"[": b"]", b"{": b"}"}
 Cut = tuple[tuple[str, ...], bytes]  # the keys that lead to a value, one or two, and how it opens: b"[" or b"{"
 
 
 class Sink:
     """Takes the items of one long value, in order. This one forgets them, and leaves an empty list."""
-
-    def add_text(self, text: bytes) -> bool:
-        """Take some items as they are written, between commas, UTF-8. Return False, and take none, if it cannot.
-
-        What is taken here is not parsed, so that all of the text must have been looked at.
-        """
-        return False
 
     def add(self, items: Any) -> bool:
         """Take some items, a list or an object. Return whether each was of the plain kind that was expected.
@@ -205,24 +190,27 @@ class _Document:
         self._found.append((keys, sink))
         self._outside = len(keys)
         self._at += 1
-        is_first, is_done = True, False
-        while not is_done:
+        is_first = True
+        while True:
             if len(self._window) - self._at < self._piece and not self._is_whole:
                 self._more()
-            if not self._add_run(sink, opener):
-                is_done = self._add_one_by_one(sink, opener, is_first)
-            is_first = False
+            if self._add_run(sink, opener):
+                is_first = False
+                continue
+            fault = self._add_last(sink, opener, is_first)
+            if fault is None:
+                break
+            held = len(self._window) - self._at
+            if held > _LONGEST_REST:
+                raise ValueError(f"it has an entry that is broken or longer than {_LONGEST_REST} bytes")
+            if not self._more(held):
+                raise ValueError(fault)
         self._rest += b"0"
         self._places.append((len(self._rest), self._offset + self._at))
 
     def _add_run(self, sink: Sink, opener: bytes) -> bool:
         """Parse items up to a comma near the window's end, fast; False where that is not possible."""
-        is_list = opener == b"["
-        end = _last_comma(self._window, self._at, is_list)
-        if end > self._at and sink.add_text(self._window[self._at : end]):
-            self._at = end + 1
-            return True
-        end = _last_comma(self._window, self._at, is_list, surely=True)
+        end = _last_comma(self._window, self._at)
         if end <= self._at:
             return False
         text = (opener + self._window[self._at : end] + _CLOSERS[opener]).decode("utf-8")
@@ -244,46 +232,20 @@ class _Document:
         if not sink.add(items):
             check_depth(items, self._outside)
 
-    def _add_one_by_one(self, sink: Sink, opener: bytes, is_first: bool) -> bool:
-        """Parse the items that are whole in the window, one by one; whether the value ended."""
-        while True:
-            text, _ = codecs.utf_8_decode(self._window[self._at :], "strict", self._is_whole)
-            items, end, is_done, fault = _items(text, opener == b"{", is_first)
-            if items or is_done:
-                self._give(sink, items, text[:end])
-                self._at += len(text[:end].encode("utf-8"))
-                return is_done
-            held = len(self._window) - self._at
-            if held > _LONGEST_ITEM:
-                raise ValueError(f"it has an entry that is broken or longer than {_LONGEST_ITEM} bytes")
-            if not self._more(held):
-                raise ValueError(f"{fault}, in the entry at byte {self._offset + self._at}")
-
-
-def strings_of(text: bytes) -> tuple[list[bytes], list[bytes]] | None:
-    """Return (what is before, between and after the strings of a JSON text in UTF-8, the strings); None if unsure.
-
-    A fast twin of the parser, for texts without escapes of more than one letter. Raises UnicodeDecodeError for strings
-    that are not UTF-8.
-    """
-    has_escapes = b"\\" in text
-    if has_escapes:
-        text.decode("utf-8")  # no stand-in is in it
-        for escape, stand_in in _ESCAPES.items():
-            text = text.replace(escape, stand_in)
-        if b"\\" in text:
-            return None
-    parts = text.split(b'"')
-    strings = parts[1::2]
-    if len(parts) % 2 == 0 or not strings:
+    def _add_last(self, sink: Sink, opener: bytes, is_first: bool) -> str | None:
+        """Parse the items up to the value's end, if that is in the window; else return what stopped it."""
+        text, _ = codecs.utf_8_decode(opener + self._window[self._at :], "strict", self._is_whole)
+        try:
+            items, end = STRICT.raw_decode(text)
+        except json.JSONDecodeError as e:
+            return f"{e.msg} at byte {self._offset + self._at - 1 + len(text[: e.pos].encode())}"
+        except RecursionError:
+            raise too_deep() from None
+        if not items and not is_first:
+            return f"an item is missing at byte {self._offset + self._at}"  # behind a comma
+        self._give(sink, items, text[:end])
+        self._at += len(text[:end].encode()) - 1
         return None
-    joined = b'"'.join(strings)
-    if len(joined.translate(None, _CONTROLS)) != len(joined):
-        return None
-    if has_escapes:
-        return parts[::2], [string.translate(_ESCAPED) for string in strings]
-    joined.decode("utf-8")
-    return parts[::2], strings
 
 
 def _name(token: bytes) -> str:
@@ -294,78 +256,22 @@ def _name(token: bytes) -> str:
         return ""
 
 
-def _last_comma(window: bytes, start: int, is_list: bool, surely: bool = False) -> int:
+def _last_comma(window: bytes, start: int) -> int:
     """Where a comma between two items stands, as late in the window as that is easily found; -1 if nowhere.
 
-    In a list of lists it follows a bracket. Whether it is in a string the number of quotation marks before it tells,
-    which only `surely` counts.
+    Behind a list or an object it follows a bracket. Whether it is in a string the number of quotation marks before it
+    tells.
     """
-    of_lists = is_list and window[start : start + 64].lstrip()[:1] == b"["
+    first = _ITEM.match(window, start)
+    closer = _CLOSERS.get(first[1] if first else b"")
     end = len(window)
     for _ in range(16):
         end = window.rfind(b",", start, end)
         if end < 0:
             return -1
-        if of_lists and window[max(start, end - 64) : end].rstrip()[-1:] != b"]":
+        if closer is not None and window[max(start, end - 64) : end].rstrip()[-1:] != closer:
             continue
-        if not surely:
-            return end
         bare = window[start:end].replace(b"\\\\", b"").replace(b'\\"', b"")
         if bare.count(b'"') % 2 == 0:
             return end
     return -1
-
-
-def _items(text: str, is_object: bool, is_first: bool) -> tuple[Any, int, bool, str]:
-    """(the whole items at the start of a text, where they end, whether the value ends there, what stopped it).
-
-    The commas that follow them belong to the items, and so does the closing bracket.
-    """
-    items: Any = {} if is_object else []
-    closer = "}" if is_object else "]"
-    used, fault = 0, "it ends early"
-    try:
-        while True:
-            at = _skip(text, used)
-            if text[at] == closer and is_first and not items:
-                return items, at + 1, True, ""
-            if is_object:
-                key, value, at = _member(text, at)
-            else:
-                value, at = STRICT.raw_decode(text, at)
-            at = _skip(text, at)
-            if text[at] not in (",", closer):
-                return items, used, False, "expected a comma or the end"
-            if is_object:
-                if key in items:
-                    raise duplicate(key)
-                items[key] = value
-            else:
-                items.append(value)
-            used = at + 1
-            if text[at] == closer:
-                return items, used, True, ""
-    except RecursionError:
-        raise too_deep() from None
-    except json.JSONDecodeError as e:
-        fault = e.msg
-    except IndexError:
-        pass  # the text ends
-    return items, used, False, fault
-
-
-def _skip(text: str, at: int) -> int:
-    found = _SPACE.match(text, at)
-    assert found is not None
-    return found.end()
-
-
-def _member(text: str, at: int) -> tuple[str, Any, int]:
-    if text[at] != '"':
-        raise json.JSONDecodeError("expected a key", text, at)
-    key, at = STRICT.raw_decode(text, at)
-    at = _skip(text, at)
-    if text[at] != ":":
-        raise json.JSONDecodeError("expected a colon", text, at)
-    value, at = STRICT.raw_decode(text, _skip(text, at + 1))
-    return key, value, at

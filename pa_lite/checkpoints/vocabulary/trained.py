@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
 from array import array
 from collections.abc import Iterator, Mapping
 from itertools import chain, pairwise
@@ -12,28 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pa_lite.checkpoints.vocabulary.large_json import Sink, duplicate, strings_of
+from pa_lite.checkpoints.vocabulary.large_json import Sink, duplicate
 from pa_lite.ggml.packed import Offsets, Packed, PackedTexts, are_different, offsets, pack_parts, pack_texts
 
 _BATCH = 1 << 14  # items that are Python objects at a time
 _MOST_ID = 1 << 62
-
-
-_SPACES, _DIGITS = b" \t\n\r", b"0123456789"
-_NO_SPACES = bytes(b for b in range(255) if b != ord(" "))
-_MOST_DIGITS = 18  # of an id that fits its place; no vocabulary comes near
-_SPLIT_NUMBER = re.compile(rb"[0-9][ \t\n\r]+[0-9]")
-_ZERO_FIRST = re.compile(rb":0[0-9]")
-_IS_COMMA = re.compile(rb"[ \t\n\r]*,[ \t\n\r]*")
-_IS_NEXT_PAIR = re.compile(rb"[ \t\n\r]*\][ \t\n\r]*,[ \t\n\r]*\[[ \t\n\r]*")
-_IS_PAIR_END = re.compile(rb"[ \t\n\r]*\[[ \t\n\r]*,[ \t\n\r]*\][ \t\n\r]*")
-
-
-def _all_are(pattern: re.Pattern[bytes], texts: list[bytes]) -> bool:
-    """Whether texts, mostly the same few, are all of a kind."""
-    if len(texts) > 1 and set(map(len, texts)) == {len(texts[0])} and b"".join(texts) == texts[0] * len(texts):
-        texts = texts[:1]
-    return all(map(pattern.fullmatch, set(texts)))
 
 
 class TrainedTokens(Mapping[str, int]):
@@ -115,39 +97,18 @@ class Merges(Packed[tuple[str, str]]):
 class TokensSink(Sink):
     """Packs the object "vocab" of tokenizer.json."""
 
-    def add_text(self, text: bytes) -> bool:
-        found = strings_of(text)
-        if found is None:
-            return False
-        others, raws = found
-        numbers = b"\0".join(others[1:]) + b","
-        if others[0].strip(_SPACES) or _SPLIT_NUMBER.search(numbers):
-            return False
-        bare = numbers.translate(None, _SPACES)
-        if _ZERO_FIRST.search(bare) or bare.translate(None, _DIGITS) != (b":,\0" * len(raws))[:-1]:
-            return False
-        ids = bare[1:-1].split(b",\0:")
-        if not all(ids) or max(map(len, ids)) > _MOST_DIGITS:
-            return False
-        self._extend(raws)
-        self._ids.extend(map(int, ids))
-        return True
-
-    def _extend(self, raws: list[bytes]) -> None:
-        self._data += b"".join(raws)
-        self._sizes.extend(map(len, raws))
-        self._hashes.extend(map(hash, raws))
-
     def __init__(self) -> None:
         self._data, self._sizes, self._ids, self._hashes = bytearray(), array("I"), array("q"), array("q")
         self._fault = False
 
     def add(self, items: dict[str, Any]) -> bool:
-        raws, ids = [text.encode("utf-8") for text in items], list(items.values())
-        self._extend(raws)
+        raws, ids = list(map(str.encode, items)), list(items.values())
+        self._data += b"".join(raws)
+        self._sizes.extend(map(len, raws))
+        self._hashes.extend(map(hash, raws))
         is_plain = set(map(type, ids)) <= {int}
         self._fault = self._fault or not is_plain
-        self._ids.extend(max(-1, min(i, _MOST_ID)) if type(i) is int else -1 for i in ids)
+        self._ids.extend([max(-1, min(i, _MOST_ID)) if type(i) is int else -1 for i in ids])
         return is_plain
 
     def finish(self) -> TrainedTokens:
@@ -169,30 +130,6 @@ class TokensSink(Sink):
 class MergesSink(Sink):
     """Packs the list "merges" of tokenizer.json: older files hold "left right", newer ones pairs."""
 
-    def add_text(self, text: bytes) -> bool:
-        found = strings_of(text)
-        if found is None:
-            return False
-        others, raws = found
-        if others[0].strip(_SPACES):
-            ends, inner, outer = others[0] + b"," + others[-1], others[1:-1:2], others[2:-1:2]
-            if not _IS_PAIR_END.fullmatch(ends) or not _all_are(_IS_COMMA, inner) or not _all_are(_IS_NEXT_PAIR, outer):
-                return False
-            if len(raws) % 2:
-                return False
-        else:
-            if others[-1].strip(_SPACES) or not _all_are(_IS_COMMA, others[1:-1]):
-                return False
-            joined = b"\xff".join(raws)
-            if joined.translate(None, _NO_SPACES) != (b" \xff" * len(raws))[:-1]:
-                return False
-            raws = joined.replace(b"\xff", b" ").split(b" ")
-        if not all(raws):
-            return False
-        self._data += b"".join(raws)
-        self._sizes.extend(map(len, raws))
-        return True
-
     def __init__(self) -> None:
         self._data, self._sizes = bytearray(), array("I")
         self._fault: str | None = None
@@ -203,7 +140,7 @@ class MergesSink(Sink):
         is_plain = item_types in ({str}, {list})
         if not is_plain or set(map(len, pairs)) != {2} or not _are_parts(list(chain.from_iterable(pairs))):
             pairs = [pair for merge in items if (pair := self._pair(merge)) is not None]
-        raws = [part.encode("utf-8") for part in chain.from_iterable(pairs)]
+        raws = list(map(str.encode, chain.from_iterable(pairs)))
         self._data += b"".join(raws)
         self._sizes.extend(map(len, raws))
         return is_plain and len(pairs) == len(items)
