@@ -211,18 +211,20 @@ def _draw_panels(figure: Any, curves: Curves, panels: Sequence[Panel], columns: 
     figure.supylabel("percent")
 
 
-def write_figure(study: Study, path: Path, dots_per_inch: int = 300) -> None:
+def write_figure(study: Study, path: Path) -> None:
     """Write the curves as a PNG or SVG file, by the path's ending. Raises InputError for another, OutputError."""
     ending = path.suffix.lower()
     if ending == ".svg":
         write_text(path, curves_svg(study.curves, study.title))
     elif ending == ".png":
-        _write_png(path, *_figures(study)["curves"], dots_per_inch)
+        _write_png(path, *_figures(study)["curves"])
     else:
         raise InputError(f"{path}: a figure is a .png or an .svg file. Name one of these.")
 
 
-def _write_png(path: Path, width: float, height: float, draw: Callable[[Any], None], dots_per_inch: float) -> None:
+def _write_png(
+    path: Path, width: float, height: float, draw: Callable[[Any], None], dots_per_inch: float = 300
+) -> None:
     raw = io.BytesIO()
     with _figure(width, height) as figure:
         draw(figure)
