@@ -34,11 +34,12 @@ class Estimate:
 _SAMPLES = 4, 16  # items of each work that are timed
 
 
-def estimate_sweep(plan: StudyPlan, finished: Sequence[str] = (), measure: bool = True) -> Estimate:
-    """Tell a sweep's cost. With `measure`, one lam is built and a few items of each work are timed on it."""
-    left = [c for c in plan.cells if c.key not in set(finished)]
+def estimate_sweep(plan: StudyPlan, finished: Sequence[str] = ()) -> Estimate:
+    """Return a sweep's cost: where anything is left to do, one lam is built and a few items of each work are timed."""
+    done = set(finished)
+    left = [c for c in plan.cells if c.key not in done]
     seconds = None
-    if measure and left:
+    if left:
         costs, build = _measure(plan)
         lams = len({(c.cell.type, c.cell.lam) for c in left})
         work = sum(

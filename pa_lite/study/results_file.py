@@ -91,11 +91,8 @@ def damaged(path: Path, told: str) -> InputError:
     )
 
 
-def check_ours(path: Path, connection: sqlite3.Connection, whole: bool = True) -> None:
-    """Raise InputError for a file that is not a study's, is newer than we know, or is damaged.
-
-    `whole` is to read every page too.
-    """
+def check_ours(path: Path, connection: sqlite3.Connection) -> None:
+    """Raise InputError for a file that is not a study's, is newer than we know, or is damaged: every page is read."""
     with readable(path):
         (application,) = connection.execute("PRAGMA application_id").fetchone()
         (version,) = connection.execute("PRAGMA user_version").fetchone()
@@ -109,7 +106,7 @@ def check_ours(path: Path, connection: sqlite3.Connection, whole: bool = True) -
         if odd:
             kind, name = (str(word).encode("utf-8", "replace").decode()[:80] for word in odd[0][:2])
             raise damaged(path, f"the {kind} {name!r} is not as pa-lite makes it")
-        (told,) = connection.execute("PRAGMA quick_check(1)").fetchone() if whole else ("ok",)
+        (told,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         if told != "ok":
             raise damaged(path, told)
 

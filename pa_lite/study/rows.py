@@ -26,55 +26,9 @@ Check = Callable[[Any], bool]
 Rules = Mapping[str, tuple[Check, str]]  # name -> what its value must pass, and what it must be in words
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and _is_finite(value)
-
-
-def _is_finite(value: float) -> bool:
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # a whole number that no float holds
-        return False
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def is_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(each, str) for each in value)
-
-
-def _is_key(value: Any) -> bool:
-    return isinstance(value, str) and _KEY.fullmatch(value) is not None
-
-
-def is_share(value: Any) -> bool:
-    return _is_number(value) and 0 <= value <= 1
-
-
-def is_true_or_false(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-def _is_table(value: Any) -> bool:
-    return isinstance(value, dict)
-
-
-def _is_measured(value: Any) -> bool:
-    """A finite number, or NaN or nothing where it could not be known."""
-    return value is None or _is_number(value) or (isinstance(value, float) and math.isnan(value))
-
-
-def _is_date(value: Any) -> bool:
-    try:
-        return isinstance(value, str) and len(value) == 10 and bool(date.fromisoformat(value))
-    except ValueError:
-        return False
+def _of(kind: type) -> Check:
+    """Check that a value is of that very type: true is not a whole number."""
+    return lambda value: type(value) is kind
 
 
 def or_none(check: Check) -> Check:
@@ -85,24 +39,49 @@ def _lists_of(check: Check) -> Check:
     return lambda value: isinstance(value, list) and all(map(check, value))
 
 
-def _are_reasons(value: Any) -> bool:
-    return isinstance(value, dict) and all(_is_key(key) and is_texts(each) for key, each in value.items())
+def _is_number(value: Any) -> bool:
+    try:
+        return type(value) in (int, float) and math.isfinite(value)
+    except OverflowError:  # a whole number that no float holds
+        return False
 
 
 def lies_within(low: float, high: float, check: Check = _is_number) -> Check:
     return lambda value: check(value) and low <= value <= high
 
 
-def _is_control(value: Any) -> bool:
-    return (
-        isinstance(value, dict)
-        and all(name in value and _is_measured(value[name]) for name in ("value", "stderr", "fit_stderr"))
-        and all(name in value and or_none(is_text)(value[name]) for name in ("form", "note"))
-    )
+is_text, is_true_or_false = _of(str), _of(bool)
+_is_whole, _is_table = _of(int), _of(dict)
+is_texts, is_share = _lists_of(is_text), lies_within(0, 1)
+
+
+def _is_key(value: Any) -> bool:
+    return isinstance(value, str) and _KEY.fullmatch(value) is not None
 
 
 def _is_name(value: Any) -> bool:
     return isinstance(value, str) and 0 < len(value) <= _LONGEST_NAME
+
+
+def _is_measured(value: Any) -> bool:
+    """A finite number, or NaN or nothing where it could not be known."""
+    return value is None or _is_number(value) or (type(value) is float and math.isnan(value))
+
+
+def _is_date(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and len(value) == 10 and bool(date.fromisoformat(value))
+    except ValueError:
+        return False
+
+
+def _are_reasons(value: Any) -> bool:
+    return isinstance(value, dict) and all(_is_key(key) and is_texts(each) for key, each in value.items())
+
+
+def _is_control(value: Any) -> bool:
+    rules = {**dict.fromkeys(("value", "stderr", "fit_stderr"), _is_measured), "form": or_none(is_text)}
+    return isinstance(value, dict) and all(name in value and check(value[name]) for name, check in rules.items())
 
 
 _FACTS: Rules = {

@@ -123,15 +123,15 @@ def _no_difference(what: str, found: Comparison, unit: str = "items", between: s
     )
 
 
-def comparisons(curves: Curves, seed: int = 0) -> dict[str, Comparison]:
+def comparisons(curves: Curves) -> dict[str, Comparison]:
     """Compare the lams in few-shot accuracy and, where measured, in following."""
     series = {FEW_SHOT.group: curves.tasks}
     if curves.compliance is not None:
         series[FOLLOWING.group] = (curves.compliance,)
-    return {name: compare_lams(curves.lams, each, seed) for name, each in series.items()}
+    return {name: compare_lams(curves.lams, each) for name, each in series.items()}
 
 
-def _undecided(curves: Curves, goal: Goal, found: Mapping[str, Comparison], seed: int) -> str:
+def _undecided(curves: Curves, goal: Goal, found: Mapping[str, Comparison]) -> str:
     """Say why no lam is the best for a goal; empty where one is.
 
     Few-shot skill alone needs a difference in it; a weighted goal one in either. To keep a share of following,
@@ -154,39 +154,39 @@ def _undecided(curves: Curves, goal: Goal, found: Mapping[str, Comparison], seed
     if len(kept) == 1:
         return ""
     lams = tuple(curves.lams[i] for i in kept)
-    among = compare_lams(lams, [replace(task, values=task.values[kept]) for task in curves.tasks], seed)
+    among = compare_lams(lams, [replace(task, values=task.values[kept]) for task in curves.tasks])
     if among.differs:
         return ""
     return f"kept by lam {_lams(sorted(lams))}, with {_no_difference('few-shot accuracy', among, between='them')}"
 
 
-def readings(curves: Curves, seed: int = 0) -> list[Reading]:
+def readings(curves: Curves) -> list[Reading]:
     """Return each reading that the measurements allow, the one that most users need first; none for a single lam."""
     if len(curves.lams) < 2:
         return []
-    found, out = comparisons(curves, seed), []
+    found, out = comparisons(curves), []
     for name, goal in READINGS:
         if goal.needs_follow and curves.compliance is None:
             continue
         if goal.keep_follow is not None and 1.0 not in curves.lams:
             continue
-        text, best = _undecided(curves, goal, found, seed), None
+        text, best = _undecided(curves, goal, found), None
         if not text:
-            best = best_lam(curves.lams, curves.tasks, curves.compliance, goal, seed)
+            best = best_lam(curves.lams, curves.tasks, curves.compliance, goal)
             text = _of_best(best, goal, curves)
         out.append(Reading(name, goal, best, f"{name[0].upper()}{name[1:]}: {text}."))
     return out
 
 
-def best_for(curves: Curves, goal: Goal, seed: int = 0) -> BestLam:
+def best_for(curves: Curves, goal: Goal) -> BestLam:
     """Return the lam that serves a goal best, with the doubt about it, and a sentence that says so.
 
     Raises InputError for a study of one lam, and where the goal needs what was not measured.
     """
     if len(curves.lams) < 2:
         raise InputError("a study of a single lam has no best one: measure several.")
-    best = best_lam(curves.lams, curves.tasks, curves.compliance, goal, seed)
-    undecided = _undecided(curves, goal, comparisons(curves, seed), seed)
+    best = best_lam(curves.lams, curves.tasks, curves.compliance, goal)
+    undecided = _undecided(curves, goal, comparisons(curves))
     sentence = f"Best for {goal.told()}: {undecided or _of_best(best, goal, curves)}."
     return BestLam(
         lam=best.lam, low=best.low, high=best.high, ties=best.ties, differs=not undecided, sentence=sentence
@@ -207,15 +207,15 @@ def ends(curves: Curves) -> dict[str, int]:
     return {name: curves.lams.index(lam) for name, lam in (("base", 0.0), ("instruct", 1.0)) if lam in curves.lams}
 
 
-def against_ends(curves: Curves, seed: int = 0) -> dict[str, dict[str, list[Difference]]]:
+def against_ends(curves: Curves) -> dict[str, dict[str, list[Difference]]]:
     """Group (few-shot, area, task, following) -> end -> every other lam's difference to it."""
     groups: dict[str, tuple[Series, ...]] = dict(curves.groups())
     if curves.compliance is not None:
         groups[FOLLOWING.group] = (curves.compliance,)
     out = {}
     for group, series in groups.items():
-        drawn = average_draws(series, seed=seed)
-        out[group] = {end: differences(curves.lams, series, at, seed, drawn) for end, at in ends(curves).items()}
+        drawn = average_draws(series)
+        out[group] = {end: differences(curves.lams, series, at, drawn=drawn) for end, at in ends(curves).items()}
     return out
 
 
@@ -223,7 +223,7 @@ def _sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
-def _few_shot_conclusion(curves: Curves, found: Comparison, seed: int) -> str:
+def _few_shot_conclusion(curves: Curves, found: Comparison) -> str:
     average = means(curves.tasks)
     best = int(average.argmax())
     at_best = f"{100 * average[best]:.1f}% at lam {curves.lams[best]:g}"
@@ -234,21 +234,21 @@ def _few_shot_conclusion(curves: Curves, found: Comparison, seed: int) -> str:
     text = f"Few-shot accuracy is highest at lam {curves.lams[best]:g}"
     for end, at in reversed(ends(curves).items()):
         if at != best:
-            gap = {d.lam: d for d in differences(curves.lams, curves.tasks, at, seed)}[curves.lams[best]]
+            gap = {d.lam: d for d in differences(curves.lams, curves.tasks, at)}[curves.lams[best]]
             sure = "" if gap.p_corrected < 1 - LEVEL else "; no measurable difference"
             error = f"s.e. {100 * gap.stderr:.1f}" if np.isfinite(gap.stderr) else "s.e. not known"
             text += f", {100 * gap.value:.1f} points ({error}) above {end} (lam {curves.lams[at]:g}{sure})"
     return text + "."
 
 
-def conclusion(curves: Curves, seed: int = 0) -> str:
+def conclusion(curves: Curves) -> str:
     """Return the trade-off in a few plain sentences, from the numbers alone.
 
     No lam is called the best where `compare_lams` finds no difference. Two lams differ measurably when the sign-flip
     test, corrected by Holm's method for all lams compared, gives a p below 5%.
     """
-    found = comparisons(curves, seed)
-    text = _few_shot_conclusion(curves, found["few-shot"], seed)
+    found = comparisons(curves)
+    text = _few_shot_conclusion(curves, found["few-shot"])
     if curves.compliance is None:
         return text
     word = curves.compliance_measure.label

@@ -205,13 +205,15 @@ def _judge_answers(
 
     Preferences from other inputs are judged again, or kept with `keep_stale` where judge and answers are the same.
     """
-    with open_model(plan.options.judge, plan.options.engine) as model:
+    with ExitStack() as stack:
+        model = stack.enter_context(open_model(plan.options.judge, plan.options.engine))
         # its own prompts have the study's date; system prompt and arguments are the measured models'
         judge = describe_judge(model, plan.options.judge, ChatOptions(date=plan.options.chat.date))
         judged, settled = settle_plan(plan_judging(plan, store, judge), store, keep_stale)
         settled.report()
-        open_judge = model if judged.workers == 1 else None  # several workers open it with fewer threads each
-        local = (lambda: LocalWorker(judged, judge=open_judge)), judged.workers
+        if is_elsewhere := workers_for is not None or judged.workers > 1:
+            stack.close()  # each worker opens the judge for itself
+        local = (lambda: LocalWorker(judged, judge=None if is_elsewhere else model)), judged.workers
         _run(judged, store, progress, *(workers_for(judged) if workers_for else local))
     found = {c.key: c for c in store.cells()}
     for planned in judged.cells:  # what an older pa-lite finished has no length-controlled win rate yet

@@ -232,7 +232,7 @@ def _read_journals(folder: Path) -> None:
         with Journal(folder / "out.json", _FACTS, 5, resume=True) as journal:
             assert all(type(i) is int and 0 <= i < 5 for i in journal.results), "a result has no valid index"
             journal.results_as(Generation, Generation.is_possible)
-            for i in set(range(5)) - journal.results.keys():
+            for i in sorted(set(range(journal.n)) - set(journal.results)):
                 journal.add(i, {"text": "new"})
     partial = PartialFile(folder / "m.gguf", HeaderBytes((_HEADER,)), _SIZE, _DIGEST, resume=True)
     try:

@@ -211,18 +211,20 @@ def _draw_panels(figure: Any, curves: Curves, panels: Sequence[Panel], columns: 
     figure.supylabel("percent")
 
 
-def write_figure(study: StudySummary, path: Path, dots_per_inch: int = 300) -> None:
+def write_figure(study: StudySummary, path: Path) -> None:
     """Write the curves as a PNG or SVG file, by the path's ending. Raises InputError for another, OutputError."""
-    ending, curves = path.suffix.lower(), study.curves
+    ending = path.suffix.lower()
     if ending == ".svg":
-        write_text(path, curves_svg(curves, study.title))
+        write_text(path, curves_svg(study.curves, study.title))
     elif ending == ".png":
-        _write_png(path, 7.0, 4.2, lambda f: _draw_curves(f, curves, readings(curves), study.title), dots_per_inch)
+        _write_png(path, *_figures(study)["curves"])
     else:
         raise InputError(f"{path}: a figure is a .png or an .svg file. Name one of these.")
 
 
-def _write_png(path: Path, width: float, height: float, draw: Callable[[Any], None], dots_per_inch: float) -> None:
+def _write_png(
+    path: Path, width: float, height: float, draw: Callable[[Any], None], dots_per_inch: float = 300
+) -> None:
     raw = io.BytesIO()
     with _figure(width, height) as figure:
         draw(figure)
@@ -231,32 +233,31 @@ def _write_png(path: Path, width: float, height: float, draw: Callable[[Any], No
     write_bytes(path, raw.getvalue())
 
 
+def _figures(study: StudySummary) -> dict[str, tuple[float, float, Callable[[Any], None]]]:
+    """Return the figures for a paper, as far as there is something to show: name -> width, height, what draws it."""
+    curves, n_tasks = study.curves, len(study.curves.tasks)
+    out: dict[str, tuple[float, float, Callable[[Any], None]]] = {
+        "curves": (7.0, 4.2, lambda figure: _draw_curves(figure, curves, readings(curves), study.title))
+    }
+    if curves.compliance is not None:
+        out["plane"] = 5.0, 4.0, lambda figure: _draw_plane(figure, curves)
+    if 1 < n_tasks <= MOST_PANELS:
+        tasks = [panel(task.name, [task]) for task in curves.tasks]
+        height = 2.4 * -(-n_tasks // _PANEL_COLUMNS) + 0.4
+        out["tasks"] = 10.0, height, lambda figure: _draw_panels(figure, curves, tasks, _PANEL_COLUMNS)
+    return out
+
+
 def figure_names(study: StudySummary) -> list[str]:
     """Names of the figures that write_png writes, without their ending."""
-    has = {
-        "curves": True,
-        "plane": study.curves.compliance is not None,
-        "tasks": 1 < len(study.curves.tasks) <= MOST_PANELS,
-    }
-    return [name for name, is_there in has.items() if is_there]
+    return list(_figures(study))
 
 
 def write_png(study: StudySummary, folder: Path, dots_per_inch: int = 300) -> list[Path]:
-    """The figures for a paper: curves, plane, and a panel for each task, as far as there is something to show.
+    """Write the figures for a paper: curves, plane, and a panel for each task, as far as there is something to show.
 
     Raises OutputError when they cannot be written.
     """
-    curves, found = study.curves, readings(study.curves)
-    rows = -(-len(curves.tasks) // _PANEL_COLUMNS)
-    tasks = [panel(task.name, [task]) for task in curves.tasks]
-    wanted: list[tuple[str, float, float, Callable[[Any], None]]] = [
-        ("curves", 7.0, 4.2, lambda f: _draw_curves(f, curves, found, study.title)),
-        ("plane", 5.0, 4.0, lambda f: _draw_plane(f, curves)),
-        ("tasks", 10.0, 2.4 * rows + 0.4, lambda f: _draw_panels(f, curves, tasks, _PANEL_COLUMNS)),
-    ]
-    shown, out = figure_names(study), []
-    for name, width, height, draw in wanted:
-        if name in shown:
-            out.append(folder / f"{name}.png")
-            _write_png(out[-1], width, height, draw, dots_per_inch)
-    return out
+    for name, figure in _figures(study).items():
+        _write_png(folder / f"{name}.png", *figure, dots_per_inch)
+    return [folder / f"{name}.png" for name in figure_names(study)]
