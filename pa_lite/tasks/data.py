@@ -41,17 +41,15 @@ class RowReference(NamedTuple):
 
 
 class DataFiles:
-    """Reads data files, parquet in a process of its own until `close`; a context manager."""
+    """Reads data files, parquet in a process of its own until `close`."""
 
     def __init__(self, used: Collection[str] | None = None) -> None:
         """`used` are the columns that are wanted; None for all."""
         self._used = used
         self._parquet = ParquetReader()
 
-    def __enter__(self) -> DataFiles:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
+    def close(self) -> None:
+        """End the process that was started."""
         self._parquet.close()
 
     def read(self, path: Path, note: Note | None = None, noted: Sequence[str] = ()) -> tuple[Rows, list[Any]]:

@@ -33,18 +33,12 @@ _MAKERS: dict[str, Callable[[Any], Any]] = {
 
 
 class ParquetReader:
-    """The process that reads parquet files, started for the first, until `close`; a context manager."""
+    """The process that reads parquet files, started for the first, until `close`."""
 
     def __init__(self) -> None:
         self._process = LimitedProcess(WORKER, MEMORY)
         self._finish = weakref.finalize(self, self._process.close)
         self._seconds = self._longest = 0.0
-
-    def __enter__(self) -> ParquetReader:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """End the process; it starts again when another row is asked for."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -47,7 +48,7 @@ def prepare_task(
     passed over. `limit` takes the first items, of a task with groups as many of each group as it can. Raises InputError
     when rows, exemplars or columns are missing or a template fails.
     """
-    with Formatter(spec) as formatter, DataFiles(formatter.columns) as files:
+    with closing(Formatter(spec)) as formatter, closing(DataFiles(formatter.columns)) as files:
         return _prepare(spec, formatter, files, shots, limit, seed, split or spec.split)
 
 

@@ -87,7 +87,7 @@ class Item:
 
 
 class Formatter:
-    """A task's templates and expressions, compiled; a context manager."""
+    """A task's templates and expressions, compiled, until `close`."""
 
     def __init__(self, spec: TaskSpec) -> None:
         """Raises InputError for a template or expression that is broken."""
@@ -102,10 +102,8 @@ class Formatter:
         except BrokenTemplateError as e:
             raise InputError(f"task {spec.name}: its {e.name} is broken: {e}.") from e
 
-    def __enter__(self) -> Formatter:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
+    def close(self) -> None:
+        """End the process that was started."""
         self._templates.close()
 
     @property

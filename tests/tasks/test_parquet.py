@@ -6,6 +6,7 @@ import datetime
 import decimal
 import json
 import time
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def write(path: Path, columns: dict[str, Any], **options: Any) -> Path:
 
 
 def rows_of(path: Path, used: list[str] | None = None) -> list[dict[str, Any]]:
-    with DataFiles(used) as files:
+    with closing(DataFiles(used)) as files:
         rows, _ = files.read(path)
         return [dict(rows.row(i)) for i in range(len(rows))]
 
@@ -128,7 +129,7 @@ def test_decoding_is_bounded_by_our_own_limits(
 def test_a_process_that_was_ended_does_not_stop_other_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parquet, "MEMORY", _LOW)
     good = write(tmp_path / "good.parquet", {"q": [1, 2]})
-    with ParquetReader() as reader:
+    with closing(ParquetReader()) as reader:
         bad = reader.open(_hostile(tmp_path / "x.parquet", "list"))
         with pytest.raises(InputError):
             bad.row(0)
@@ -150,7 +151,7 @@ def test_texts_stored_as_differences_are_read(tmp_path: Path) -> None:
 
 
 def test_a_file_that_changes_is_noticed(tmp_path: Path) -> None:
-    with ParquetReader() as reader:
+    with closing(ParquetReader()) as reader:
         rows = reader.open(write(tmp_path / "x.parquet", {"q": [1]}))
         reader.close()
         write(tmp_path / "x.parquet", {"q": [1, 2, 3]})
@@ -172,7 +173,7 @@ def test_broken_files_give_rows_or_one_error(tmp_path: Path, seed: int) -> None:
 
     rng = np.random.default_rng(seed)
     whole = write(tmp_path / "x.parquet", {"q": ["a", "b"] * 40, "n": [[1, None], []] * 40}).read_bytes()
-    with ParquetReader() as reader:
+    with closing(ParquetReader()) as reader:
         for i in range(60):
             raw = bytearray(whole)
             for at in rng.integers(0, len(raw), 3):
@@ -281,7 +282,7 @@ def test_footers_that_lie(tmp_path: Path, encoding: str, monkeypatch: pytest.Mon
         path = _encoded(tmp_path / f"{i}.parquet", encoding, compression="none")
         change(path, **lie)
         try:
-            with DataFiles() as files:
+            with closing(DataFiles()) as files:
                 found, _ = files.read(path)
                 for k in range(min(len(found), 3000)):
                     found.row(k)

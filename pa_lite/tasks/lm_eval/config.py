@@ -61,6 +61,8 @@ def lm_eval_parser() -> argparse.ArgumentParser:
     Run.create(commands)
     parser: argparse.ArgumentParser = commands.choices["run"]
     parser.conflict_handler = "resolve"
+    for name in _REFUSED:
+        parser.add_argument(f"--{name}", nargs="*", action="append", help=argparse.SUPPRESS)
     group = parser.add_argument_group("pa-lite's spellings")
     group.add_argument("--include_path", action="append", metavar="<path>", help="as above; may be given several times")
     group.add_argument("--shots", dest="num_fewshot", type=int, metavar="<n>", help="as --num_fewshot")

@@ -47,6 +47,37 @@ _log = logging.getLogger(__name__)
 _PORTION, _KEPT_PORTION = 8_000_000, 400_000
 
 
+class _Call:
+    """One of lm-eval's calls: the arguments of requests that have no answer yet, and their answers as they come."""
+
+    def __init__(
+        self,
+        request_type: str,
+        arguments: list[Any],
+        keep: Callable[[tuple[Any, ...], Any], None],
+        progress: Progress,
+    ) -> None:
+        """`keep` writes an answer down for later runs."""
+        self.request_type, self.arguments, self.results = request_type, arguments, dict[int, Any]()
+        self._keep, self._progress = keep, progress
+
+    def add(self, i: int, answer: Any, lasts: bool = True) -> None:
+        """Take an answer; one that lasts is written down."""
+        self.results[i] = answer
+        if lasts:
+            self._keep(self.arguments[i], answer)
+
+    def progress(self, of: int | None = None) -> Progress:
+        """Return the progress of the next requests: of `of` requests, where it is reported in other steps."""
+        before = len(self.results)
+
+        def step(phase: str, done: int, total: int, unit: str) -> None:
+            report(phase, done * of // total if of is not None and total else done, total, unit)
+
+        report = part_of(self._progress, self.request_type, before, len(self.arguments), "requests")
+        return report if of is None else step
+
+
 @register_model("pa-lite")
 class PaLiteLM(LM):  # type: ignore[misc]
     """A model that lm-eval can ask: loglikelihoods with shared prefixes decoded once, texts generated in one batch.
@@ -145,33 +176,39 @@ class PaLiteLM(LM):  # type: ignore[misc]
         self._answers = self._closing.enter_context(Answers(path, self.answers_key()))
         return path
 
-    def _with_kept(
-        self, request_type: str, requests: Sequence[Any], compute: Callable[[Sequence[Any]], list[_Result]]
-    ) -> list[_Result]:
-        """Answers in order: those that are kept, and the others computed."""
-        known: list[Any] = [
+    def _answer(
+        self, request_type: str, requests: Sequence[Any], is_silent: bool, compute: Callable[[_Call], None]
+    ) -> list[Any]:
+        """Answers in order: those that are kept, and the others computed, whose texts are checked before any work."""
+        known = [
             None if self._answers is None else self._answers.get(request_type, request.args) for request in requests
         ]
-        made = iter(compute([r for r, answer in zip(requests, known, strict=True) if answer is None]))
-        return [next(made) if answer is None else answer for answer in known]
+        rest = [request for request, answer in zip(requests, known, strict=True) if answer is None]
+        for number, request in enumerate(rest, 1):
+            named = [getattr(request, name, None) for name in ("task_name", "doc_id")]
+            where = f"request {number}" if None in named else f"task {named[0]}: document {named[1]}"
+            text = "".join(word for word in request.args if isinstance(word, str))
+            self.model.check_text(text, f"{where}: its text", parse_special=True)
 
-    def _keep(self, request_type: str, arguments: tuple[Any, ...], answer: Any) -> None:
-        self.cache_hook.add_partial(request_type, arguments, answer)
-        if self._answers is not None:
-            self._answers.add(request_type, arguments, answer)
+        def keep(arguments: tuple[Any, ...], answer: Any) -> None:
+            self.cache_hook.add_partial(request_type, arguments, answer)
+            if self._answers is not None:
+                self._answers.add(request_type, arguments, answer)
+
+        call = _Call(request_type, [request.args for request in rest], keep, silent if is_silent else self.progress)
+        compute(call)
+        made = iter(call.results[i] for i in range(len(rest)))
+        return [next(made) if answer is None else answer for answer in known]
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """(ln p in nats, whether greedy decoding gives it) of each (context, continuation), in order.
 
         Raises InputError for a continuation without tokens, EngineError for one longer than the context.
         """
-        return self._with_kept("loglikelihood", requests, lambda rest: self._loglikelihood(rest, disable_tqdm))
+        return self._answer("loglikelihood", requests, disable_tqdm, self._loglikelihood)
 
-    def _loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool) -> list[tuple[float, bool]]:
-        pairs = [request.args for request in requests]
-        self._check_texts(requests, ["".join(pair) for pair in pairs])
-        results: dict[int, tuple[float, bool]] = {}
-        progress = silent if disable_tqdm else self.progress
+    def _loglikelihood(self, call: _Call) -> None:
+        pairs = call.arguments
         for portion in self._portions(pairs):
             behind: dict[str, list[int]] = {}
             for i in portion:
@@ -182,37 +219,22 @@ class PaLiteLM(LM):  # type: ignore[misc]
                 for context, members in behind.items()
                 for request in make_requests(self.model, context, [pairs[i][1] for i in members], parse_special=True)
             ]
-            scores = score_requests(
-                self.model, made, part_of(progress, "loglikelihood", len(results), len(pairs), "requests")
-            )
+            scores = score_requests(self.model, made, call.progress())
             self._count_cut(sum(s.truncated for s in scores), len(pairs))
             for i, score in zip(places, scores, strict=True):
-                results[i] = (score.logprob, score.is_greedy)
-                self._keep("loglikelihood", pairs[i], results[i])
-        return [results[i] for i in range(len(pairs))]
+                call.add(i, (score.logprob, score.is_greedy))
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
         """ln p in nats of each whole text, in order, in windows that predict each token once."""
-        return self._with_kept("loglikelihood_rolling", requests, lambda rest: self._rolling(rest, disable_tqdm))
+        return self._answer("loglikelihood_rolling", requests, disable_tqdm, self._rolling)
 
-    def _rolling(self, requests: Sequence[Any], disable_tqdm: bool) -> list[float]:
-        texts = [request.args[0] for request in requests]
-        self._check_texts(requests, texts)
-        results: dict[int, float] = {}
-        progress = silent if disable_tqdm else self.progress
-        for places in self._portions([(text,) for text in texts]):
-            windows = [rolling_requests(self.model, texts[i], parse_special=True) for i in places]
+    def _rolling(self, call: _Call) -> None:
+        for places in self._portions(call.arguments):
+            windows = [rolling_requests(self.model, call.arguments[i][0], parse_special=True) for i in places]
             flat: list[Request] = [w for of_text in windows for w in of_text]
-            before, n_texts = len(results), len(places)
-
-            def of_windows(phase: str, done: int, of: int, _unit: str, before: int = before, n: int = n_texts) -> None:
-                progress("loglikelihood_rolling", before + done * n // of, len(texts), "requests")
-
-            scores = iter(score_requests(self.model, flat, of_windows))
+            scores = iter(score_requests(self.model, flat, call.progress(len(places))))
             for i, of_text in zip(places, windows, strict=True):
-                results[i] = sum(next(scores).logprob for _ in of_text)
-                self._keep("loglikelihood_rolling", (texts[i],), results[i])
-        return [results[i] for i in range(len(texts))]
+                call.add(i, sum(next(scores).logprob for _ in of_text))
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """What the model goes on with behind each context, cut before the first stop string, in order.
@@ -220,35 +242,27 @@ class PaLiteLM(LM):  # type: ignore[misc]
         Requests with the same settings run together. Sampled texts are not kept for later runs. Raises InputError for
         settings that are not known or leave the context no room.
         """
-        return self._with_kept("generate_until", requests, lambda rest: self._generate(rest, disable_tqdm))
+        return self._answer("generate_until", requests, disable_tqdm, self._generate)
 
-    def _generate(self, requests: Sequence[Any], disable_tqdm: bool) -> list[str]:
-        pairs = [request.args for request in requests]
-        self._check_texts(requests, [context for context, _ in pairs])
-        settings = [self.generation_options(kwargs) for _, kwargs in pairs]
-        results: dict[int, str] = {}
-        progress = silent if disable_tqdm else self.progress
+    def _generate(self, call: _Call) -> None:
+        contexts = [context for context, _ in call.arguments]
+        settings = [self.generation_options(kwargs) for _, kwargs in call.arguments]
         groups: dict[GenerationOptions, list[int]] = {}
         for i, options in enumerate(settings):
             groups.setdefault(replace(options, max_tokens=1), []).append(i)
         for options, members in groups.items():
-            for portion in self._portions([(pairs[i][0],) for i in members]):
+            for portion in self._portions([(contexts[i],) for i in members]):
                 places = [members[i] for i in portion]
-                prompts = [self._prompt(pairs[i][0], settings[i].max_tokens) for i in places]
-                self._count_cut(sum(is_cut for _, is_cut in prompts), len(pairs))
-                done = part_of(progress, "generate_until", len(results), len(pairs), "requests")
+                prompts = [self._prompt(contexts[i], settings[i].max_tokens) for i in places]
+                self._count_cut(sum(is_cut for _, is_cut in prompts), len(contexts))
 
                 def keep(at: int, made: Generation, places: Sequence[int] = places) -> None:
-                    i = places[at]
-                    results[i] = self._decoded(made.text)
-                    if not settings[i].temperature:
-                        self._keep("generate_until", pairs[i], results[i])
+                    call.add(places[at], self._decoded(made.text), lasts=not settings[places[at]].temperature)
 
                 limits = [settings[i].max_tokens for i in places]
                 ids = [p for p, _ in prompts]
-                reasoning = self._reasoning([pairs[i][0] for i in places])
-                generate(self.model, ids, options, done, keep, limits, places, reasoning=reasoning)
-        return [results[i] for i in range(len(pairs))]
+                reasoning = self._reasoning([contexts[i] for i in places])
+                generate(self.model, ids, options, call.progress(), keep, limits, places, reasoning=reasoning)
 
     def generation_options(self, kwargs: Mapping[str, Any]) -> GenerationOptions:
         """What generation_kwargs ask of this model. Raises InputError for nonsense and for what leaves no room."""
@@ -269,13 +283,6 @@ class PaLiteLM(LM):  # type: ignore[misc]
             replace(known, opened=next((m for m in known.markers if text.rstrip().endswith(m.start)), None))
             for text in contexts
         ]
-
-    def _check_texts(self, requests: Sequence[Any], texts: Sequence[str]) -> None:
-        """Raise TextError, before any work, for a request whose text the tokenizer cannot take."""
-        for number, (request, text) in enumerate(zip(requests, texts, strict=True), 1):
-            known = [getattr(request, name, None) for name in ("task_name", "doc_id")]
-            where = f"request {number}" if None in known else f"task {known[0]}: document {known[1]}"
-            self.model.check_text(text, f"{where}: its text", parse_special=True)
 
     def _prompt(self, context: str, max_tokens: int) -> tuple[list[int], bool]:
         """A context's ids, cut at the left so that max_tokens fit behind them, and whether they were cut."""

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from pa_lite.engine.generation import GenerationOptions
-from pa_lite.errors import InputError, nearest
+from pa_lite.errors import InputError
 from pa_lite.tasks.spec import split_names
+from pa_lite.untrusted.tables import BOOLEAN, Form, are_strings, check_table
 
 Seeds = tuple[int | None, int | None, int | None, int | None]
 SEEDS: Seeds = (0, 1234, 1234, 1234)  # lm-eval's: of random, numpy, torch, and the drawing of exemplars
@@ -18,6 +19,23 @@ BOOTSTRAP_ITERS = 100_000  # lm-eval's default
 _PARALLEL = 16  # texts generated at a time where nobody says
 MAX_GEN_TOKS = 256  # lm-eval's default
 _LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # the first that is given counts
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+_NUMBER: Form = _is_number, "a number"
+_WHOLE: Form = (lambda value: _is_number(value) and value == int(value)), "an integer"
+_STOPS: Form = (
+    (lambda value: isinstance(value, str) or are_strings(list(value) if isinstance(value, tuple) else value)),
+    "a string or a list of strings",
+)
+_FORMS: dict[str, Form] = {
+    "until": _STOPS, "stop": _STOPS, **dict.fromkeys((*_LENGTHS, "top_k"), _WHOLE), "do_sample": BOOLEAN,
+    **dict.fromkeys(("temperature", "top_p", "min_p"), _NUMBER),
+    "num_beams": ((lambda value: value == 1), "1, as there is no beam search here"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,57 +93,24 @@ def generation_options(
     InputError for a key that this engine does not have, or a value out of range. Source: lm-eval,
     `normalize_gen_kwargs`, `handle_stop_sequences`.
     """
+    given = check_table({k: v for k, v in kwargs.items() if v is not None}, "gen_kwargs", _FORMS)
+    sampled = given.get("do_sample")
+    texts = [given.get(key, []) for key in ("until", "stop")]
+    stops = [text for value in texts for text in ([value] if isinstance(value, str) else value)]
+    temperature = given.get("temperature", 1.0 if sampled else 0.0)
     try:
-        return _generation_options({k: v for k, v in kwargs.items() if v is not None}, eos, seed, parallel)
+        return GenerationOptions(
+            max_tokens=int(next((given[k] for k in _LENGTHS if k in given), MAX_GEN_TOKS)),
+            temperature=0.0 if sampled is False else float(temperature),
+            top_p=float(given.get("top_p", 1.0)),
+            min_p=float(given.get("min_p", 0.0)),
+            top_k=int(given.get("top_k", 0)),
+            seed=seed,
+            stop=tuple(dict.fromkeys(s for s in (*stops, eos) if s)),
+            parallel=parallel,
+        )
     except InputError as e:
         raise InputError(f"gen_kwargs: {e}") from e
-
-
-def _generation_options(kwargs: Mapping[str, Any], eos: str, seed: int, parallel: int) -> GenerationOptions:
-    known = {"until", "stop", *_LENGTHS, "do_sample", "temperature", "top_p", "top_k", "min_p", "num_beams"}
-    for key in kwargs:
-        if key not in known:
-            raise InputError(f"{key} is not known here.{nearest(key, known)}")
-    if kwargs.get("num_beams", 1) != 1:
-        raise InputError(f"num_beams is {kwargs['num_beams']}; there is no beam search here: leave it at 1.")
-    sampled = kwargs.get("do_sample")
-    if sampled not in (None, True, False):
-        raise InputError(f"do_sample is {sampled!r}, but must be true or false.")
-    temperature = _number(kwargs, "temperature", 1.0 if sampled else 0.0)
-    length = next((k for k in _LENGTHS if k in kwargs), _LENGTHS[0])
-    stops = [*_texts(kwargs, "until"), *_texts(kwargs, "stop"), eos]
-    return GenerationOptions(
-        max_tokens=_count(kwargs, length, MAX_GEN_TOKS),
-        temperature=0.0 if sampled is False else temperature,
-        top_p=_number(kwargs, "top_p", 1.0),
-        min_p=_number(kwargs, "min_p", 0.0),
-        top_k=_count(kwargs, "top_k", 0),
-        seed=seed,
-        stop=tuple(dict.fromkeys(s for s in stops if s)),
-        parallel=parallel,
-    )
-
-
-def _texts(kwargs: Mapping[str, Any], key: str) -> list[str]:
-    value = kwargs.get(key, [])
-    texts = [value] if isinstance(value, str) else value
-    if not isinstance(texts, (list, tuple)) or not all(isinstance(t, str) for t in texts):
-        raise InputError(f"{key} is {value!r}, but must be a text or a list of texts.")
-    return list(texts)
-
-
-def _number(kwargs: Mapping[str, Any], key: str, default: float) -> float:
-    value = kwargs.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise InputError(f"{key} is {value!r}, but must be a number.")
-    return float(value)
-
-
-def _count(kwargs: Mapping[str, Any], key: str, default: int) -> int:
-    value = _number(kwargs, key, default)
-    if value != int(value):
-        raise InputError(f"{key} is {kwargs[key]!r}, but must be a whole number.")
-    return int(value)
 
 
 def texts_at_a_time(batch_size: int | str | None, most: int | None) -> int:

@@ -39,15 +39,15 @@ def test_stops_and_lengths() -> None:
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"temprature": 1}, "temprature is not known here. Did you mean temperature?"),
-        ({"max_gen_toks": "many"}, "max_gen_toks is 'many', but must be a number."),
-        ({"max_gen_toks": 1.5}, "max_gen_toks is 1.5, but must be a whole number."),
+        ({"temprature": 1}, "unknown key 'temprature'. Did you mean temperature?"),
+        ({"max_gen_toks": "many"}, "'max_gen_toks' must be an integer, not 'many'."),
+        ({"max_gen_toks": 1.5}, "'max_gen_toks' must be an integer, not 1.5."),
         ({"max_gen_toks": 0}, "max_tokens is 0; it must be at least 1."),
-        ({"temperature": float("nan")}, "temperature is nan, but must be a number."),
+        ({"temperature": float("nan")}, "'temperature' must be a number, not nan."),
         ({"top_p": 0}, "top_p is 0.0; it must be above 0, up to 1."),
-        ({"do_sample": "yes"}, "do_sample is 'yes', but must be true or false."),
-        ({"until": 3}, "until is 3, but must be a text or a list of texts."),
-        ({"num_beams": 4}, "num_beams is 4; there is no beam search here: leave it at 1."),
+        ({"do_sample": "yes"}, "'do_sample' must be true or false, not 'yes'."),
+        ({"until": 3}, "'until' must be a string or a list of strings, not 3."),
+        ({"num_beams": 4}, "'num_beams' must be 1, as there is no beam search here, not 4."),
     ],
 )
 def test_nonsense(kwargs: dict[str, Any], message: str) -> None:
