@@ -1,4 +1,4 @@
-"""The command that runs lm-eval's tasks."""
+"""The command `harness`: lm-eval's tasks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MANY = ("--tasks", "-t", "--gen_kwargs", "--metadata")
 
 
 class ManyWords(click.Command):
-    """Lets some options take all words up to the next option, as lm-eval's do, where MODEL comes first."""
+    """A command whose options for lists take all words up to the next option, as in lm-eval, if MODEL comes first."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         out: list[str] = []
@@ -38,7 +38,7 @@ class ManyWords(click.Command):
 def parse_samples(
     _context: click.Context, _parameter: click.Parameter, text: str | None
 ) -> dict[str, list[int]] | None:
-    """A JSON object of task names and item numbers, or a file with one. Raises click's usage error otherwise."""
+    """Parse item numbers by task, from a JSON object or a file with one. Raises click's usage error otherwise."""
     if text is None:
         return None
     from pa_lite.api.tasks import read_samples
@@ -52,38 +52,47 @@ def parse_samples(
 @click.command(cls=ManyWords)
 @takes_model
 @click.option(
-    "--tasks", "-t", multiple=True, required=True, help="Names, groups, patterns or .yaml files, with commas."
+    "--tasks", "-t", multiple=True, required=True, help="Names, groups, patterns or .yaml files; with commas."
 )
-@click.option("--num_fewshot", "--shots", "-f", type=click.IntRange(0), help="Exemplars; by default the task's own.")
-@click.option("--limit", "-L", type=float, help="Items of each task: a count, or a share below 1. By default all.")
-@click.option("--samples", "-E", callback=parse_samples, help="Items by number: JSON {TASK: [N, ...]}, or a file.")
 @click.option(
-    "--seed", default="0,1234,1234,1234", show_default=True, help="Of random, numpy, torch, exemplars; or one."
+    "--num_fewshot",
+    "--shots",
+    "-f",
+    type=click.IntRange(0),
+    help="Exemplars in each prompt; by default the task's number.",
+)
+@click.option("--limit", "-L", type=float, help="Items of each task: a number, or a share below 1; by default all.")
+@click.option("--samples", "-E", callback=parse_samples, help="Item numbers: JSON {TASK: [N, ...]}, or a file.")
+@click.option(
+    "--seed",
+    default="0,1234,1234,1234",
+    show_default=True,
+    help="Of random, numpy, torch and exemplars; or one for all.",
 )
 @click.option("--output_path", "-o", type=click.Path(path_type=Path), help="Folder for the results, or NAME.json.")
-@click.option("--log_samples", "-s", is_flag=True, help="Write every item's prompts and answers as JSON lines, too.")
-@click.option("--predict_only", "-x", is_flag=True, help="Write answers only, compute no metrics.")
+@click.option("--log_samples", "-s", is_flag=True, help="Also write prompts and answers of every item as JSON lines.")
+@click.option("--predict_only", "-x", is_flag=True, help="Write answers without computing metrics.")
 @click.option(
     "--apply_chat_template", is_flag=False, flag_value="", metavar="[NAME]",
-    help="Put prompts into the model's chat template, or its template of that name.",
+    help="Use the model's chat template, or its template called NAME.",
 )  # fmt: skip
 @click.option(
     "--fewshot_as_multiturn", is_flag=False, flag_value="true", type=click.BOOL, metavar="[BOOLEAN]",
-    help="Exemplars as turns of a conversation; so by default in a chat template.",
+    help="Exemplars as turns of a conversation; the default with a chat template.",
 )  # fmt: skip
 @click.option("--system_instruction", "--system", help="System prompt.")
 @TEMPLATE_ARG
 @DATE
-@click.option("--include_path", multiple=True, type=click.Path(path_type=Path), help="Folder with tasks of your own.")
-@click.option("--gen_kwargs", multiple=True, metavar="KEY=VALUE,...", help="Of generation, before the tasks' own.")
-@click.option("--metadata", multiple=True, metavar="KEY=VALUE,...", help="What some tasks ask for.")
-@click.option("--use_cache", "-c", type=click.Path(path_type=Path), help="Keep answers in files of this name's begin.")
+@click.option("--include_path", multiple=True, type=click.Path(path_type=Path), help="Folder with your own tasks.")
+@click.option("--gen_kwargs", multiple=True, metavar="KEY=VALUE,...", help="Generation settings, over the tasks'.")
+@click.option("--metadata", multiple=True, metavar="KEY=VALUE,...", help="Settings that some tasks require.")
+@click.option("--use_cache", "-c", type=click.Path(path_type=Path), help="Prefix of files that keep answers.")
 @click.option(
     "--cache_requests", is_flag=False, flag_value="true", type=click.Choice(["true", "refresh", "delete"]),
-    help="Keep the prompts that are made.",
+    help="Keep rendered prompts for later runs.",
 )  # fmt: skip
-@click.option("--confirm_run_unsafe_code", is_flag=True, help="Let tasks that run generated code do so.")
-@click.option("--show_config", is_flag=True, help="Print the results document, too.")
+@click.option("--confirm_run_unsafe_code", is_flag=True, help="Allow tasks that run generated code.")
+@click.option("--show_config", is_flag=True, help="Also print the results document.")
 @click.option("--parallel", "--batch_size", "-b", default="auto", show_default=True, help="Texts generated at a time.")
 @loads_a_model
 @JSON
@@ -91,11 +100,11 @@ def harness(
     model: ModelRef, weight_type: str, engine: EngineOptions, parallel: str, template_args: dict[str, Any], date: Any,
     as_json: bool, show_config: bool, **words: Any,
 ) -> None:  # fmt: skip
-    """Any lm-eval task on MODEL (FILE.gguf, PAIR@LAM, or a pair with --lam), in this process.
+    """Run lm-eval tasks on MODEL (FILE.gguf, PAIR@LAM, or a pair with --lam).
 
     Options have lm-eval's names and meanings.
 
-    Needs the extra: pip install 'pa-lite[harness]'.
+    Requires the extra: pip install 'pa-lite[harness]'.
 
     \b
     pa-lite harness demo@0.7 --tasks arc_easy,hellaswag --limit 100 -o results
@@ -104,7 +113,7 @@ def harness(
     options = read_options(words)
     chat = pa_lite.ChatOptions(template_args=template_args, date=date)
     if not sys.stderr.isatty():
-        os.environ.setdefault("TQDM_DISABLE", "1")  # lm-eval draws bars of its own
+        os.environ.setdefault("TQDM_DISABLE", "1")  # of lm-eval's own bars
     with bar("harness") as progress:
         result = pa_lite.harness(
             model, options=options, type=weight_type, engine=engine, parallel=parallel, chat=chat, progress=progress
@@ -119,7 +128,7 @@ def harness(
 
 
 def read_options(words: dict[str, Any]) -> Any:
-    """The command's words as HarnessOptions. Raises InputError."""
+    """Return the command's options as HarnessOptions. Raises InputError."""
     from pa_lite.api.tasks import HarnessOptions, parse_pairs, parse_seeds
 
     template, seed = words["apply_chat_template"], words.pop("seed")

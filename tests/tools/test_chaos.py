@@ -33,7 +33,7 @@ def test_what_is_one_clear_error() -> None:
     assert clear_error(ended(1, "error: x.gguf: is no GGUF file.\n")) == []
     for status, err in (
         (0, "error: x\n"), (1, ""), (1, "error: x\nerror: y\n"), (-7, "error: x\n"),
-        (1, "Traceback (most recent\nerror: x\n"), (1, "error: a fault of pa-lite itself (KeyError)\n"),
+        (1, "Traceback (most recent\nerror: x\n"), (1, "error: internal error (a bug in pa-lite): KeyError\n"),
     ):  # fmt: skip
         assert len(clear_error(ended(status, err))) == 1, err
     assert good_end(ended(0, "")) == []

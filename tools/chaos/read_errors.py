@@ -72,7 +72,7 @@ def _unreadable(local: LocalJob, rng: random.Random, folder: Path, row: Row) -> 
 def _named(ended: Outcome, file: Path) -> list[str]:
     """Problems of a job that had to give up for a file's sake; of a mapped one only the system knows which it was."""
     problems = clear_error(ended)
-    if not problems and file.name not in ended.err and "mapped into memory" not in ended.err:
+    if not problems and file.name not in ended.err and "memory-mapped file" not in ended.err:
         problems.append(f"the error does not name the file: {ended.err.strip()}")
     return problems
 

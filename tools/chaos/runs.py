@@ -109,7 +109,7 @@ def clear_error(outcome: Outcome) -> list[str]:
     """Problems of a process that had to give up: one line of error, status 1, no traceback."""
     lines = [line for line in outcome.err.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("error: ")]
-    if outcome.status == 1 and len(errors) == 1 and len(lines) == 1 and "a fault of pa-lite itself" not in errors[0]:
+    if outcome.status == 1 and len(errors) == 1 and len(lines) == 1 and "a bug in pa-lite" not in errors[0]:
         return []
     return [f"status {outcome.status}, {len(lines)} lines of error: {last_line(outcome.err)}"]
 
