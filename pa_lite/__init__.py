@@ -2,7 +2,7 @@
 
 The public API: `merge` writes GGUF files, `load` gives a model that scores, generates, chats and follows instructions,
 `sweep` measures a pair along lam, `search` finds the best lam, `judge` and `win_rate` compare answers. Every function
-raises `PaLiteError` for what its user can put right. Names load when they are first used.
+raises `PaLiteError` for errors that the caller can fix. Names are imported when they are first used.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from types import ModuleType
 
 from pa_lite.system.compiled import keep_compiled_files_whole
 
-keep_compiled_files_whole()  # before anything larger is imported, and compiled
+keep_compiled_files_whole()  # before anything larger is imported and compiled
 
 from pa_lite import _old_paths  # noqa: E402
 
-TYPE_CHECKING = False  # type checkers take it for true; importing typing would take a third of the time
+TYPE_CHECKING = False  # type checkers treat it as true; importing typing would take a third of the import time
 
 if TYPE_CHECKING:
     from pa_lite.api.chat import ChatReply as ChatReply
@@ -73,7 +73,7 @@ if TYPE_CHECKING:
 
     __version__: str
 
-# the module of each public name; the test of the API compares this with what is imported above
+# the module of each public name; a test compares this table with the imports above
 _NAMES = {
     "chat": ("ChatReply", "ChatStream"),
     "checkpoints": ("Inspection", "Pair", "add_pair", "inspect", "pairs"),
@@ -103,7 +103,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-if not TYPE_CHECKING:  # to type checkers a misspelled name shall be none
+if not TYPE_CHECKING:  # hidden from type checkers, so that they report misspelled names
 
     def __getattr__(name: str) -> object:
         if name == "__version__":
@@ -122,7 +122,7 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """This package: importing a module by its old path, such as `pa_lite.merge.plan`, hides no public name."""
+    """Keep public names when a module is imported by its old path: `pa_lite.merge.plan` must not replace `merge`."""
 
     def __setattr__(self, name: str, value: object) -> None:
         if not (name in _MODULES and isinstance(value, ModuleType)):

@@ -1,4 +1,4 @@
-"""`python -m pa_lite` is the command line."""
+"""Run the command line with `python -m pa_lite`."""
 
 from pa_lite.cli import main
 

@@ -1,4 +1,4 @@
-"""Modules under the paths that they had in 0.1.0, for one more version: importing one warns and gives today's."""
+"""Import modules by their paths in 0.1.0, for one more version, with a DeprecationWarning."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 from types import ModuleType
 
-# old path -> today's, both without `pa_lite.`; a package's modules follow it unless they are named themselves
+# old path -> new path, both without `pa_lite.`; modules of a package move with it unless they are listed
 MOVED = {
     "checkpoints.gguf_file": "ggml.container",
     "engine.interrupt": "engine.interrupts",
@@ -46,8 +46,8 @@ MOVED = {
 }
 
 
-def todays_path(name: str) -> str | None:
-    """Return today's path of a module that had another one in 0.1.0, None for others."""
+def new_path(name: str) -> str | None:
+    """Return the new path of a module that has moved since 0.1.0, None for others."""
     package, _, path = name.partition(".")
     if package != "pa_lite" or not path:
         return None
@@ -57,7 +57,7 @@ def todays_path(name: str) -> str | None:
     return f"pa_lite.{MOVED[parent]}.{own}" if parent in ("merge", "follow") else None
 
 
-class _Loader:  # importlib.abc's would take half of the time of importing pa_lite
+class _Loader:  # importing importlib.abc would double the time of importing pa_lite
     def __init__(self, path: str) -> None:
         self._path = path
 
@@ -65,7 +65,7 @@ class _Loader:  # importlib.abc's would take half of the time of importing pa_li
         return None
 
     def exec_module(self, module: ModuleType) -> None:
-        """Put today's module in the place of the empty one: classes are the same under both paths."""
+        """Replace the empty module by the moved one, so that classes are the same under both paths."""
         sys.modules[module.__name__] = importlib.import_module(self._path)
 
 
@@ -74,15 +74,18 @@ class _OldPaths:
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
         """Return a spec for an old path, None for every other name."""
-        found = todays_path(name)
+        found = new_path(name)
         if found is None:
             return None
-        text = f"{name} is now {found}; the old path goes with the next version."
+        text = f"{name} is now {found}; the old path will be removed in the next version."
         warnings.warn(text, DeprecationWarning, stacklevel=2)
         return importlib.machinery.ModuleSpec(name, _Loader(found), is_package=False)  # type: ignore[arg-type]
 
 
 def install() -> None:
-    """Let old paths be imported, once. They go first: a package's own folder would give its modules a second time."""
+    """Install the finder of old paths, once.
+
+    It comes first: the default finder would load modules of a moved package a second time.
+    """
     if not any(isinstance(finder, _OldPaths) for finder in sys.meta_path):
         sys.meta_path.insert(0, _OldPaths())

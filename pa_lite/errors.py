@@ -1,4 +1,4 @@
-"""Every error that a user can cause. Imports only texts."""
+"""Errors that a user can cause."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Iterable
 
 from pa_lite.sanitize import short_line
 
-_LONGEST_NAME = 200  # characters, beyond which no known name is like it
+_LONGEST_NAME = 200  # characters; no known name resembles a longer one
 
 
 class PaLiteError(Exception):
-    """Something that the user can put right; the message says what is wrong, where, and what to do.
+    """An error that the user can fix; its message says what is wrong, where, and what to do.
 
-    It is one plain line, whatever the names and values in it are.
+    The message is one line without control characters, whatever names and values it quotes.
     """
 
     def __init__(self, message: str) -> None:
@@ -25,30 +25,27 @@ class InputError(PaLiteError):
 
 
 class TextError(InputError):
-    """A text that a model's tokenizer cannot take. `fault` is the end of a sentence that begins with the text's name.
-
-    `where` is that name.
-    """
+    """A string that a model's tokenizer cannot encode. `where` names the string, `fault` completes the sentence."""
 
     def __init__(self, fault: str, where: str = "a text") -> None:
         super().__init__(f"{where} {fault}.")
         self.fault, self.where = fault, where
 
     def __reduce__(self) -> tuple[type[TextError], tuple[str, str]]:
-        """Keep both parts in a copy."""
+        """Keep both arguments when the error is pickled."""
         return TextError, (self.fault, self.where)
 
 
 class CheckpointError(PaLiteError):
-    """A checkpoint is incomplete, broken, or of a kind that pa-lite does not know."""
+    """A checkpoint is incomplete, broken, or of a format or architecture that pa-lite does not support."""
 
 
 class InputChangedError(CheckpointError):
-    """A checkpoint's file became another while it was used; what was made of it so far is of no use."""
+    """A checkpoint file changed while it was being read; results derived from it must be discarded."""
 
 
 class HubError(CheckpointError):
-    """The Hub does not give a file or model; `is_passing` where it may later: out of reach, busy, out of order."""
+    """A file or model cannot be had from the Hub; `is_passing` if a retry may help (offline, busy, server error)."""
 
     def __init__(self, message: str, is_passing: bool = False) -> None:
         super().__init__(message)
@@ -56,7 +53,7 @@ class HubError(CheckpointError):
 
 
 class MismatchError(PaLiteError):
-    """Base and instruct cannot be interpolated with each other; `details` holds every mismatch found, a line each."""
+    """Base and instruct cannot be interpolated; `details` lists every mismatch found, one line each."""
 
     def __init__(self, *details: str) -> None:
         more = f" ({len(details) - 1} more: --dry-run shows all)" if len(details) > 1 else ""
@@ -65,7 +62,7 @@ class MismatchError(PaLiteError):
 
 
 class OutputError(PaLiteError):
-    """The result cannot be written: it exists, the disk is full, the folder is not there."""
+    """The output cannot be written: it exists, the disk is full, or its folder is missing."""
 
 
 class EngineError(PaLiteError):
@@ -73,7 +70,7 @@ class EngineError(PaLiteError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A sentence, with a blank before it, that suggests the names nearest to an unknown one."""
+    """Return a sentence, with a leading space, that suggests the known names nearest to an unknown one."""
     names = sorted(known)
     if len(name) > _LONGEST_NAME:
         return ""

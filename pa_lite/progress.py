@@ -1,4 +1,4 @@
-"""How long work reports how far it is: one protocol for every `progress` argument, and what nested work needs of it."""
+"""The protocol of every `progress` argument, and helpers to report the progress of nested and threaded work."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """A function that gets `(phase, done, total, unit)` while work goes on, such as `("merge", 4096, 16384, "B")`.
+    """A function that is called with `(phase, done, total, unit)` during work, such as `("merge", 4096, 16384, "B")`.
 
-    `phase` names the current step. `done` and `total` count `unit`s, a plural such as `answers`, or `B` for bytes.
-    `total` is 0 where it is unknown: generation reports its tokens so, between the answers. Calls come one at a time,
-    but may come from other threads than the caller's. An exception raised in a call ends the work.
+    `phase` names the current step. `done` and `total` are counts in `unit`, a plural noun such as `answers`, or `B` for
+    bytes. `total` is 0 if unknown: generation reports tokens this way, between answers. Calls never overlap, but may
+    come from other threads than the caller's. An exception that is raised in a call stops the work.
     """
 
     def __call__(self, phase: str, done: int, total: int, unit: str, /) -> None: ...
@@ -22,9 +22,9 @@ def silent(_phase: str, _done: int, _total: int, _unit: str) -> None:
 
 
 def part_of(progress: Progress | None, phase: str, before: int, total: int, unit: str) -> Progress:
-    """Return the progress for a part of larger work, of which `before` of `total` units were done when it starts.
+    """Return the progress for one part of a larger task, of which `before` of `total` units were done before it.
 
-    The part must count in the same steps. Its reports without a total, such as tokens, keep their numbers and unit.
+    The part must count in steps of the same size. Reports without a total, such as tokens, keep their count and unit.
     """
     if progress is None:
         return silent
@@ -39,7 +39,7 @@ def part_of(progress: Progress | None, phase: str, before: int, total: int, unit
 
 
 class Counter:
-    """Add up what several threads or steps do, and report the sum after each."""
+    """Sum the work of several threads or steps, and report the sum after each addition."""
 
     def __init__(self, progress: Progress | None, phase: str, total: int, unit: str) -> None:
         self.phase, self.done, self.total, self.unit = phase, 0, total, unit

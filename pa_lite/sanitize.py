@@ -1,6 +1,6 @@
-"""Texts that strangers wrote, made harmless where they are shown: terminals, pages, spreadsheets, JSON.
+"""Make untrusted strings safe to show in terminals, web pages, spreadsheets and JSON.
 
-Names and contents of models, tasks and answers go through here on their way out. Imports nothing of pa_lite.
+Names and contents of models, tasks and answers pass through here before they are shown. Imports nothing of pa_lite.
 """
 
 from __future__ import annotations
@@ -11,37 +11,37 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-# controls but for line ends and tabs; what turns the direction of writing, is invisible (but for the joiners and
-# variation selectors that scripts and emoji need), is half a character, or never one (XML has no U+FFFE)
+# control characters except line ends and tabs; characters that change the writing direction; invisible ones except
+# the joiners and variation selectors that scripts and emoji use; lone surrogates; noncharacters (invalid in XML)
 _STEERING = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff"
     "\ufdd0-\ufdef\ufff9-\ufffb\ufffe\uffff\U0001d173-\U0001d17a\U000e0000-\U000e007f"
     + "".join(chr(plane << 16 | low) for plane in range(1, 17) for low in (0xFFFE, 0xFFFF))
     + "]"
 )
-# a spreadsheet takes what begins so for a formula; the wide forms count in some languages
+# spreadsheets run cells that start with these as formulas; some locales also accept the full-width forms
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 _LONGEST = 2000  # characters of a line
 _NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?")
 
 
 def name_text(name: str) -> str:
-    """Return a file's name as valid text: bytes that are not UTF-8 (lone surrogates in Python) look like `\\xe9`."""
+    """Return a file name as valid Unicode: bytes that are not UTF-8 (lone surrogates in Python) become `\\xe9`."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def plain(text: str) -> str:
-    """The text with each character that steers a terminal written out, as in `\\x1b[31m`; lines and tabs stay."""
+    """Return the text with terminal control characters escaped, as in `\\x1b[31m`; line ends and tabs stay."""
     return _STEERING.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def one_line(text: str) -> str:
-    """The text, made plain, as one line: a name with line ends in it cannot pose as further lines."""
+    """Return the text escaped as by `plain`, on one line: line ends in a name cannot fake further lines."""
     return plain(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def short_line(text: str) -> str:
-    """The text as one plain line, its middle left out where nobody would read it all: names can be of any length."""
+    """Return the text as one escaped line; the middle of a very long one is replaced by `...`."""
     return _shortened(one_line(_shortened(text)))
 
 
@@ -50,13 +50,13 @@ def _shortened(text: str) -> str:
 
 
 def to_json(document: Any, ascii_only: bool = False) -> str:
-    """JSON in which what steers a terminal is escaped, so that parsed it is the same; NaN and infinities are null."""
+    """Return a JSON document with terminal control characters escaped; NaN and infinities become null."""
     text = json.dumps(without_nonfinite(document), indent=1, ensure_ascii=ascii_only, allow_nan=False)
     return _STEERING.sub(lambda found: json.dumps(found[0])[1:-1], text)
 
 
 def without_nonfinite(value: Any) -> Any:
-    """NaN and infinities as None all through: JSON has neither, and only some readers forgive them."""
+    """Replace NaN and infinities by None, at any depth: JSON has neither."""
     if isinstance(value, Mapping):
         return {k: without_nonfinite(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -65,9 +65,9 @@ def without_nonfinite(value: Any) -> Any:
 
 
 def csv_cell(text: str) -> str:
-    """A text as a CSV cell that no spreadsheet runs: what begins like a formula, but is no number, gets an apostrophe.
+    """Return a string as a CSV cell that no spreadsheet runs as a formula: an apostrophe precedes all but numbers.
 
-    Quoted where it holds anything that some spreadsheet takes for the end of a cell.
+    The cell is quoted if it contains a character that some spreadsheet treats as a separator.
     """
     safe = f"'{text}" if text.startswith(_FORMULA) and not _NUMBER.fullmatch(text) else text
     return '"' + safe.replace('"', '""') + '"' if re.search('[,;"\t\r\n]', safe) else safe

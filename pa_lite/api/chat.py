@@ -1,4 +1,4 @@
-"""One turn of a conversation: what is asked, pieces of the answer as they come, and the whole."""
+"""One turn of a conversation: reading messages, and streaming the answer."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ Messages = str | Sequence[Mapping[str, Any]]
 class ChatReply:
     """The assistant's turn.
 
-    `finish_reason` is `end` (the model ended its turn), `stop` (a stop string came), `length`, or `reasoning` (the turn
-    ended before an answer). `messages` are the conversation with this turn: append the user's next one and go on.
+    `finish_reason` is `end` (the model ended its turn), `stop` (a stop string), `length`, or `reasoning` (it ended
+    within the reasoning). `messages` is the conversation with this turn; append the next one.
     """
 
     text: str
@@ -38,7 +38,7 @@ class ChatReply:
 
 
 class ChatStream(Iterator[str]):
-    """Pieces of the assistant's text as they come; `reply` is the whole turn afterwards."""
+    """An iterator over pieces of the assistant's text; `reply` is the complete turn afterwards."""
 
     def __init__(self, pieces: Generator[str, None, ChatReply]) -> None:
         self._pieces = pieces
@@ -53,18 +53,18 @@ class ChatStream(Iterator[str]):
 
     @property
     def reply(self) -> ChatReply:
-        """The whole turn. Raises EngineError while pieces are still to come, or when the answer was broken off."""
+        """The complete turn. Raises EngineError before the last piece was taken, or if the answer was stopped."""
         if self._reply is None:
-            raise EngineError("the answer is not complete: take all pieces first.")
+            raise EngineError("the answer is not complete: iterate over all pieces first.")
         return self._reply
 
     def close(self) -> None:
-        """Break the answer off; more than once does no harm."""
+        """Stop the answer. Later calls do nothing."""
         self._pieces.close()
 
 
 def read_messages(messages: Messages) -> list[Message]:
-    """Return the turns of a conversation. Raises InputError for what is wrong, and for content that would be lost."""
+    """Return the turns of a conversation. Raises InputError for unknown keys or roles, and content that is not text."""
     if isinstance(messages, str):
         return [Message("user", messages)]
     out = []
@@ -85,16 +85,17 @@ def read_messages(messages: Messages) -> list[Message]:
 
 
 def start_chat(model: Model, messages: Messages, options: GenerationOptions, chat: ChatOptions) -> ChatStream:
-    """Return the stream of the next turn. Raises before any work what `conversation_prompt` raises, and InputError when
-    the conversation leaves the context no room for an answer.
+    """Return the stream of the next turn.
+
+    Raises, before any work, what `conversation_prompt` raises, and InputError if the conversation fills the context.
     """
     turns = read_messages(messages)
     prompt, reasoning = conversation_prompt(model, turns, chat)
     room = model.max_length - len(prompt)
     if room < 1:
         raise InputError(
-            f"the conversation has {len(prompt)} tokens, and {model.name} may see {model.max_length}: leave out its "
-            "oldest messages."
+            f"the conversation has {len(prompt)} tokens, which fill the context of {model.name} ({model.max_length}): "
+            "leave out the oldest messages."
         )
     chosen = replace(options, max_tokens=min(options.max_tokens, room))
     system = [{"role": "system", "content": chat.system}] if chat.system else []
@@ -117,16 +118,16 @@ def _document(message: Message) -> dict[str, str]:
 
 
 def _without_outer_spaces(pieces: Generator[str, None, Any]) -> Generator[str, None, Any]:
-    """Yield the pieces without spaces at the start and the end of the whole, and return what they return."""
-    held, has_begun = "", False
+    """Yield the pieces without leading and trailing white space of the whole text; return what they return."""
+    held, started = "", False
     with contextlib.closing(pieces):
         while True:
             try:
                 held += next(pieces)
             except StopIteration as e:
                 return e.value
-            held = held if has_begun else held.lstrip()
+            held = held if started else held.lstrip()
             text = held.rstrip()
             if text:
-                has_begun, held = True, held[len(text) :]
+                started, held = True, held[len(text) :]
                 yield text

@@ -1,4 +1,4 @@
-"""Checkpoints and pairs: what a checkpoint holds, which pairs are registered, and adding and fetching them."""
+"""Checkpoints and pairs: inspecting checkpoints; listing, adding and downloading registered pairs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = [
 
 
 def inspect(checkpoint: str | Location) -> Inspection:
-    """Return what is in a checkpoint, without reading its weights: architecture, types, sizes, vocabulary, template.
+    """Return a checkpoint's architecture, types, sizes, vocabulary and chat template, without reading its weights.
 
     `checkpoint` is a folder, a file, or `org/name[@revision]` on the Hub. Raises PaLiteError.
     """
@@ -22,10 +22,13 @@ def inspect(checkpoint: str | Location) -> Inspection:
 
 
 def pairs() -> dict[str, Pair]:
-    """Return every registered pair by name: those that come with pa-lite, then the user's own. Raises PaLiteError."""
+    """Return every registered pair by name: the built-in ones, then the user's own. Raises PaLiteError."""
     return all_pairs()
 
 
 def fetch(pair: PairLike, progress: Progress | None = None) -> tuple[Path, Path]:
-    """Return both sides of a pair on the disk, after downloading what is missing from the Hub. Raises PaLiteError."""
+    """Download what is missing of a pair from the Hub; return the local paths of base and instruct.
+
+    Raises PaLiteError.
+    """
     return fetch_pair(resolve_pair(pair), progress)

@@ -1,4 +1,4 @@
-"""Files as commands need them: targets checked before work starts, and the system's own words for what went wrong."""
+"""Checks before work starts, and descriptions of operating system errors, for the commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Preferences: a model judges two files of outputs, and win rates come of the annotations."""
+"""Preferences: a model judges two files of outputs; win rates are computed from its annotations."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = ["JudgeOptions", "Judging", "Mean", "WinRate", "annotations_path", "ju
 
 
 def annotations_path(outputs: str | Path, reference: str | Path) -> Path:
-    """Return the file that annotations go to where none is named: OUTPUTS-vs-REFERENCE.json in the working folder."""
+    """Return the default annotations file: OUTPUTS-vs-REFERENCE.json in the working folder."""
     return Path(f"{Path(outputs).stem}-vs-{Path(reference).stem}.json")
 
 
@@ -65,12 +65,12 @@ def judge(
     date: Date | None = None,
     progress: Progress | None = None,
 ) -> Judging:
-    """Let the model `judge` compare two model_outputs files, by instruction, and write AlpacaEval's annotations.
+    """Let the model `judge` compare two model_outputs files by instruction, and write AlpacaEval annotations.
 
-    `output` is the annotations' file, by default `annotations_path`. `allow_empty` judges empty outputs as they are;
-    `resume` continues an interrupted run; `force` overwrites a file that exists. The other keywords are the fields of
-    `JudgeOptions`, of `EngineOptions`, and of `ChatOptions` for the judge's prompts; `lam` and `type` are a pair's.
-    Raises PaLiteError.
+    `output` is the annotations file, by default `annotations_path`. `allow_empty` judges empty outputs too instead of
+    refusing them; `resume` continues an interrupted run; `force` overwrites an existing file. `lam` and `type` apply if
+    the judge is a pair. The other keywords are the fields of `JudgeOptions`, `EngineOptions`, and `ChatOptions` (for
+    the judge's prompts). `progress` gets the prompts done. Raises PaLiteError.
     """
     words = locals()
     target = annotations_path(outputs, reference) if output is None else Path(output)
@@ -86,10 +86,10 @@ def judge(
 
 
 def win_rate(annotations: str | Path, length_control: str = "auto", alpaca_data: str | Path | None = None) -> WinRate:
-    """Return the win rate of an annotations file, its standard error and the length-controlled one, as AlpacaEval.
+    """Compute AlpacaEval's win rate of an annotations file, its standard error, and the length-controlled win rate.
 
-    `length_control` is `full` (with AlpacaEval's instruction difficulties), `minimal` (without), or `auto` (full where
-    they can be had, from the folder `alpaca_data` or the Hub). Raises PaLiteError.
+    `length_control` is `full` (with AlpacaEval's instruction difficulties), `minimal` (without), or `auto` (`full` if
+    the difficulties are available, from the folder `alpaca_data` or the Hub). Raises PaLiteError.
     """
     read = read_annotations(Path(annotations))
     return rate_annotations(read, *find_length_data(read, length_control, path_of(alpaca_data)))

@@ -1,4 +1,4 @@
-"""The machine: what it has room for, and what killed runs left on it."""
+"""The machine: which models fit, and temporary files that killed runs left."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ __all__ = ["CELLS", "Diagnosis", "Leftover", "diagnose", "leftovers", "remove", 
 
 
 def leftovers(folders: str | Path | Sequence[str | Path] = ()) -> list[Leftover]:
-    """Return what killed runs left in folders and below; by default in those where pa-lite writes, themselves."""
+    """Return temporary files that killed runs left in `folders` and their subfolders.
+
+    By default in the working folder and the system's temporary folder (without subfolders), and in pa-lite's own
+    folders and the Hub's cache.
+    """
     listed = [folders] if isinstance(folders, str | Path) else list(folders)
     if listed:
         return find_leftovers([Path(folder) for folder in listed], deep=True)

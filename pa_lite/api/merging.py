@@ -1,4 +1,4 @@
-"""Merging: files at one lam or several, a preview of them, and how far two checkpoints are apart."""
+"""Merging at one or several values of lam, previewing a merge, and measuring the distance of two checkpoints."""
 
 from __future__ import annotations
 
@@ -90,14 +90,14 @@ def merge(
     progress: Progress | None = None,
     lams: Sequence[float] | None = None,
 ) -> Path | list[Path]:
-    """Write M(lam) of base and instruct as a GGUF file; return its path, or a list of paths for several lams.
+    """Write M(lam) = (1 - lam) base + lam instruct as a GGUF file; return its path, or a list for several lams.
 
     `base` and `instruct` are locations (a folder, a file, `org/name[@revision]` on the Hub); `base` alone, or `pair`,
-    names a registered pair, by default `demo`. `lam` is a number, several, or a string such as `"0:1:0.1"`; a string
-    that names one lam gives one path. `output` is a file (for one lam) or a folder that exists; by default files get
-    names in the working folder. The other keywords are the fields of `PlanOptions` (what the result is) and
-    `MergeOptions` (how it is written), whose defaults None stands for; `plan` and `options` are such objects, which
-    keywords change. `progress` gets the bytes done. Raises PaLiteError.
+    names a registered pair, by default `demo`. `lam` is a number, a sequence, or a string such as `"0:1:0.1"`; a string
+    with one value returns one path. `output` is a file (for one lam) or an existing folder; by default files are named
+    automatically in the working folder. The other keywords are the fields of `PlanOptions` (what is computed) and
+    `MergeOptions` (how it is written), and override those of `plan` and `options`; None keeps the default. `progress`
+    gets the bytes done. Raises PaLiteError.
     """
     words = locals()
     if lams is not None:
@@ -119,7 +119,7 @@ def _inputs(
     if not isinstance(base, Pair):
         return resolve_inputs(base, instruct, pair)
     if instruct is not None:
-        raise InputError("base is a pair already, and instruct names another side. Give one of them.")
+        raise InputError("base is already a pair: leave out instruct.")
     return resolve_inputs(None, None, base)
 
 
@@ -145,9 +145,9 @@ def preview(
     plan: PlanOptions | None = None,
     options: MergeOptions | None = None,
 ) -> Preview:
-    """Return what `merge` with the same arguments would do: types, sizes, memory, disk, every mismatch. Writes nothing.
+    """Return what `merge` would do with the same arguments: types, sizes, memory, disk space, every mismatch.
 
-    Raises PaLiteError.
+    Writes nothing. Raises PaLiteError.
     """
     words = locals()
     chosen, how = fill(PlanOptions, words, plan), fill(MergeOptions, words, options)
@@ -163,10 +163,10 @@ def diff(
     stream: bool | None = None,
     progress: Progress | None = None,
 ) -> Diff:
-    """Return how far instruct is from base, by tensor group, layer and tensor: |I - B| / |B|, and the cosine.
+    """Return the distance |I - B| / |B| and the cosine of instruct and base, by tensor group, layer and tensor.
 
-    The two are named as in `merge`. Rows that only one side has do not count. `progress` gets the values
-    done. Raises PaLiteError.
+    `base`, `instruct` and `pair` are as in `merge`. Vocabulary rows that only one side has are left out. `progress`
+    gets the values done. Raises PaLiteError.
     """
     how = fill(MergeOptions, locals())
     return diff_checkpoints(*_inputs(base, instruct, pair), how.threads, progress, how.stream)

@@ -1,4 +1,4 @@
-"""Models: loading one, and scoring, generating, chatting and following instructions with it."""
+"""Loading a model; scoring, generating, chatting and measuring instruction following with it."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ Texts = str | Prompt | Sequence[str | Prompt]
 
 
 class _Resources:
-    """What a loaded model holds: the model, and chats that are still being answered, which end before it is freed."""
+    """What a loaded model must free: the model itself, after closing the streams that still use it."""
 
     def __init__(self) -> None:
         self.closing = contextlib.ExitStack()
@@ -71,10 +71,10 @@ class _Resources:
 
 
 class LoadedModel:
-    """A model in memory, made by `load`. Its memory is freed by `close`, after a `with` block, or with the object."""
+    """A model in memory, returned by `load`. `close`, the end of a `with` block or garbage collection frees it."""
 
     def __init__(self, model: ModelLike, options: EngineOptions | None = None, type: str = "F16") -> None:
-        """Load what a model reference names; a pair is merged as `type`. Raises PaLiteError."""
+        """Load the model that a reference names; a pair is merged as `type`. Raises PaLiteError."""
         self._reference, resources = resolve_model(model), _Resources()
         self._opened: Model | InMemoryModel | None
         self._opened = resources.closing.enter_context(open_reference(self._reference, options, type))
@@ -93,37 +93,38 @@ class LoadedModel:
         return f"<LoadedModel {self.reference}{'' if self._finalizer.alive else ' (closed)'}>"
 
     def close(self) -> None:
-        """Free the model and its memory; more than once does no harm."""
+        """Free the model and its memory. Later calls do nothing."""
         self._finalizer()
         self._opened = None
 
     @property
     def model(self) -> Model:
-        """The engine's model. Raises EngineError once it is closed."""
+        """The engine's model. Raises EngineError after `close`."""
         if self._opened is None:
             raise EngineError(f"{self.reference}: the model was closed. Load it again.")
         return self._opened.model if isinstance(self._opened, InMemoryModel) else self._opened
 
     @property
     def reference(self) -> str:
-        """What the model is called in results: the file, or `PAIR@LAM`."""
+        """The model's name in results: the file, or `PAIR@LAM`."""
         return str(self._reference)
 
     @property
     def name(self) -> str:
-        """The model's own name, else its file's."""
+        """The name in the model's metadata, else its file name."""
         return self.model.name
 
     @property
     def has_template(self) -> bool:
-        """Whether it brings a chat template; without one, prompts read `Instruction: ... Response:`."""
+        """Whether the model has a chat template; without one, prompts are `Instruction: ... Response:`."""
         return has_template(self.model)
 
     @property
     def lam(self) -> float:
-        """The lam of a pair's model. Setting it moves the weights along the line in place.
+        """The lam of a pair's model. Setting it merges the weights again, in place.
 
-        Raises InputError for a file's model and for what is not a finite number; what merging raises ends the model.
+        Raises InputError for a model from a file, and for a lam that is not a finite number. If merging fails, the
+        model is closed.
         """
         merged = self._moving().model.merged
         assert merged is not None
@@ -136,14 +137,14 @@ class LoadedModel:
         try:
             moving.move(lam)
         except BaseException:
-            self.close()  # its weights are those of neither lam
+            self.close()  # some weights are of the old lam, some of the new one
             raise
         self._reference = replace(self._reference, lam=lam, text="")
 
     def _moving(self) -> InMemoryModel:
         self.model  # noqa: B018 - raises once it is closed
         if not isinstance(self._opened, InMemoryModel):
-            raise InputError(f"{self.reference}: is a file's model, whose lam is fixed. Load a pair: PAIR@LAM.")
+            raise InputError(f"{self.reference}: the lam of a GGUF file is fixed. Load a pair: PAIR@LAM.")
         return self._opened
 
     def score(
@@ -160,7 +161,7 @@ class LoadedModel:
         parallel: int | None = None,
         noise_sample: int | None = None,
     ) -> SuiteResult:
-        """Return few-shot scores on tasks, suites or task files, by name: one, several, or a string with commas.
+        """Score few-shot tasks, suites or task files: one name, several, or a comma-separated string.
 
         Keywords are the fields of `ScoreOptions`. `progress` gets the requests done. Raises PaLiteError.
         """
@@ -185,12 +186,12 @@ class LoadedModel:
         chat: ChatOptions | None = None,
         progress: Progress | None = None,
     ) -> list[Output]:
-        """Return an answer (`.output`) to each text, through the model's chat template, in AlpacaEval's form.
+        """Answer each text through the model's chat template; return AlpacaEval outputs, with the answer in `.output`.
 
-        A text is the user's turn, never a file's name; a single string is one text. `load_prompts` gives those of a
-        file, with their own system prompts. Keywords are the fields of `GenerationOptions` and `ChatOptions`; greedy
-        unless `temperature` is set. `progress` gets the answers done, and between them the tokens
-        made (total 0). Raises PaLiteError.
+        A text is the user's turn, never a file name; a single string is one text. `load_prompts` reads those of a file,
+        with their own system prompts. Keywords are the fields of `GenerationOptions` and `ChatOptions`; decoding is
+        greedy unless `temperature` is set. `progress` gets the answers done, and in between the tokens generated (with
+        total 0). Raises PaLiteError.
         """
         words = locals()
         how, prompts = fill(ChatOptions, words, chat), _prompts(texts)
@@ -208,10 +209,10 @@ class LoadedModel:
         chat: ChatOptions | None = None,
         progress: Progress | None = None,
     ) -> Written:
-        """Answer as `generate` does, and write AlpacaEval's model_outputs file, whole or not at all.
+        """Answer as `generate` does, and write AlpacaEval's model_outputs file, complete or not at all.
 
-        Answers are kept beside it as they come: with `resume`, a run that was killed continues. `force` overwrites a
-        file that exists. Raises PaLiteError.
+        Finished answers are kept in a journal next to it: `resume` continues a run that was killed. `force` overwrites
+        an existing file. Raises PaLiteError.
         """
         target, name = OutputsTarget(Path(output), resume, force), generator_name(self.reference)
         return write_outputs(self.model, _prompts(texts), name, target, options, chat, progress)
@@ -250,11 +251,11 @@ class LoadedModel:
         date: Date | None = None,
         chat: ChatOptions | None = None,
     ) -> ChatReply | ChatStream:
-        """Return the next turn of a conversation: `.text`, `.reasoning`, `.finish_reason`, `.messages` to go on with.
+        """Generate the next turn of a conversation: `.text`, `.reasoning`, `.finish_reason`, `.messages` to continue.
 
-        `messages` is the user's text, or a list of `{"role": ..., "content": ...}`. With `stream`, the result yields
-        pieces of the text as they come, and has the whole as `.reply` afterwards. Keywords are the fields of
-        `GenerationOptions` and `ChatOptions`; an answer gets at most what of the context is left. Raises PaLiteError.
+        `messages` is the user's text, or a list of `{"role": ..., "content": ...}`. With `stream`, the result is an
+        iterator over pieces of the text, with the complete turn in `.reply` afterwards. Keywords are the fields of
+        `GenerationOptions` and `ChatOptions`; the answer is limited to the rest of the context. Raises PaLiteError.
         """
         words = locals()
         how, chosen = fill(ChatOptions, words, chat), fill(GenerationOptions, words, options)
@@ -280,11 +281,11 @@ class LoadedModel:
         date: Date | None = None,
         chat: ChatOptions | None = None,
     ) -> FollowResult:
-        """Return how well verifiable instructions are followed: those of `public`, `demo`, `ifeval`, or a JSONL file.
+        """Measure how well verifiable instructions are followed: the set `public`, `demo`, `ifeval`, or a JSONL file.
 
-        At most `limit` of them are taken, evenly; `seed` makes new ones of the public set. `max_tokens` is by default
-        what the set's answers need, but never more than half of the context. `progress` gets the answers
-        done. Raises PaLiteError.
+        `limit` takes an evenly spaced subset; `seed` generates new instructions for the public set. By default
+        `max_tokens` is the set's own limit, at most half of the context. `progress` gets the answers done, and in
+        between the tokens generated (with total 0). Raises PaLiteError.
         """
         words = locals()
         how, parallel = fill(ChatOptions, words, chat), parallel or GenerationOptions().parallel
@@ -304,7 +305,7 @@ def _prompts(texts: Texts) -> list[Prompt]:
 
 
 def check_prompts(prompts: Sequence[Prompt], system: str) -> None:
-    """Raise InputError where a prompt has a system prompt of its own and `system` gives another."""
+    """Raise InputError if a prompt has its own system prompt and `system` is a different one."""
     system_prompts(prompts, system)
 
 
@@ -322,10 +323,10 @@ def load(
     n_ctx: int | None = None,
     probe: bool | None = None,
 ) -> LoadedModel:
-    """Load `FILE.gguf` or `PAIR@LAM`, or a pair (a name, or base and instruct) at `lam`.
+    """Load `FILE.gguf`, `PAIR@LAM`, or a pair (a name, or base and instruct) at `lam`.
 
-    A pair is merged in memory as `type` (F16 by default) for as long as it is used. The result works directly and as a
-    context manager. Keywords are the fields of `EngineOptions`. Raises PaLiteError.
+    A pair is merged in memory as `type` (F16 by default). The result can be used as a context manager. Keywords are
+    the fields of `EngineOptions`. Raises PaLiteError.
     """
     chosen = fill(EngineOptions, locals(), options)
     return LoadedModel(resolve_model(model, lam), chosen, model_type(type))

@@ -1,4 +1,4 @@
-"""How the API's keywords become option objects: an option class holds the only defaults, and None stands for them."""
+"""Turn the API's keywords into option objects. The option classes hold all defaults; a keyword of None keeps them."""
 
 from __future__ import annotations
 
@@ -23,34 +23,10 @@ from pa_lite.merging.schedule import Schedule, read_schedule
 from pa_lite.progress import Progress
 
 __all__ = [
-    "REFERENCE_TYPE",
-    "ChatOptions",
-    "Date",
-    "EngineOptions",
-    "HubReference",
-    "Lams",
-    "Location",
-    "ModelLike",
-    "ModelRef",
-    "Names",
-    "Pair",
-    "PairLike",
-    "Progress",
-    "Schedule",
-    "fill",
-    "model_type",
-    "parse_bytes",
-    "parse_date",
-    "parse_lams",
-    "parse_override",
-    "parse_template_args",
-    "path_of",
-    "read_lam",
-    "read_lams",
-    "read_schedule",
-    "renamed",
-    "resolve_model",
-    "resolve_pair",
+    "REFERENCE_TYPE", "ChatOptions", "Date", "EngineOptions", "HubReference", "Lams", "Location", "ModelLike",
+    "ModelRef", "Names", "Pair", "PairLike", "Progress", "Schedule", "fill", "model_type", "parse_bytes",
+    "parse_date", "parse_lams", "parse_override", "parse_template_args", "path_of", "read_lam", "read_lams",
+    "read_schedule", "renamed", "resolve_model", "resolve_pair",
 ]  # fmt: skip
 
 PairLike = str | Pair | tuple[str | Location, str | Location]
@@ -61,14 +37,14 @@ T = TypeVar("T")
 
 
 def fill(options_type: type[T], words: Mapping[str, Any], base: T | None = None) -> T:
-    """Return options of a class: those of `base`, or its defaults, with what of `words` is not None in their place.
+    """Return `base`, or the default options of a class, with the values of `words` that are not None.
 
-    Only words that are names of the class's fields count. Raises InputError for values that the class refuses, and for
-    a `base` of another class.
+    `words` may have more keys than the class has fields. Raises InputError for values that the class rejects, and if
+    `base` is of another class.
     """
     assert is_dataclass(options_type)
     if base is not None and not isinstance(base, options_type):
-        raise InputError(f"{base!r:.80} is not {options_type.__name__}: give the options' fields as keywords instead.")
+        raise InputError(f"{base!r:.80} is not {options_type.__name__}: give its fields as keywords.")
     given = {f.name: words[f.name] for f in fields(options_type) if words.get(f.name) is not None}
     if base is None:
         made: T = options_type(**given)
@@ -77,7 +53,7 @@ def fill(options_type: type[T], words: Mapping[str, Any], base: T | None = None)
 
 
 def model_type(text: str | None) -> str:
-    """Return the weight type that a pair's model is merged to, in upper case; None is F16."""
+    """Return the weight type for merging a pair in memory, in upper case; by default F16."""
     return REFERENCE_TYPE if text is None else type_name(text)
 
 
@@ -86,5 +62,6 @@ def path_of(where: str | Path | None) -> Path | None:
 
 
 def renamed(old: str, new: str) -> None:
-    """Warn of a spelling that works for one more version."""
-    warnings.warn(f"{old} is now {new}; the old spelling goes with the next version.", DeprecationWarning, stacklevel=3)
+    """Warn about a spelling that works for one more version."""
+    text = f"{old} is now {new}; the old spelling will be removed in the next version."
+    warnings.warn(text, DeprecationWarning, stacklevel=3)

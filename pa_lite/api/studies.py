@@ -1,4 +1,4 @@
-"""Studies: sweeping a pair along lam, reading the results back, and searching for the best lam."""
+"""Studies: measuring a pair along lam, reading the results, and searching for the best lam."""
 
 from __future__ import annotations
 
@@ -45,47 +45,24 @@ from pa_lite.tasks.scoring import ScoreOptions
 from pa_lite.untrusted.safe_names import file_name
 
 __all__ = [
-    "BestLam",
-    "Curves",
-    "DemoResult",
-    "Estimate",
-    "Found",
-    "Goal",
-    "Reading",
-    "ReportOptions",
-    "Schedules",
-    "SearchOptions",
-    "SearchResult",
-    "Study",
-    "StudyLike",
-    "StudyOptions",
-    "averages",
-    "conclusion",
-    "demo",
-    "items_in_words",
-    "labels",
-    "open_study",
-    "plan_sweep",
-    "readings",
-    "run_folder",
-    "search",
-    "sweep",
-    "to_document",
-    "write_report",
+    "BestLam", "Curves", "DemoResult", "Estimate", "Found", "Goal", "Reading", "ReportOptions", "Schedules",
+    "SearchOptions", "SearchResult", "Study", "StudyLike", "StudyOptions", "averages", "conclusion", "demo",
+    "items_in_words", "labels", "open_study", "plan_sweep", "readings", "run_folder", "search", "sweep",
+    "to_document", "write_report",
 ]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Study(summary.StudySummary):
-    """A study's curves at one type of weights, what they rest on, and the run folder `run` that holds every item."""
+    """A study at one weight type: its curves, its settings, and the folder `run` with the result of every item."""
 
     run: Path | None = None
 
     def best(self, *, keep_follow: float | None = None, weight: float | None = None) -> BestLam:
-        """Return the lam that is best for a use: few-shot skill alone, or as the fields of `Goal` say.
+        """Return the best lam for a goal: few-shot accuracy alone, or as the fields of `Goal` say.
 
-        `keep_follow=0.95` asks for few-shot skill with 95% of instruct's following kept. Raises InputError where that
-        was not measured.
+        `keep_follow=0.95` maximises few-shot accuracy while keeping 95% of instruct's instruction following. Raises
+        InputError if the study did not measure that.
         """
         return best_for(self.curves, fill(Goal, locals()))
 
@@ -96,9 +73,9 @@ class Study(summary.StudySummary):
         return target
 
     def report(self, path: str | Path | None = None, *, force: bool = False) -> Path:
-        """Write the study as one HTML page that opens offline, by default report.html in the run folder.
+        """Write the study as a self-contained HTML page, by default report.html in the run folder; return its path.
 
-        Returns the path. Raises PaLiteError.
+        Raises PaLiteError.
         """
         written, _ = publish(self._folder(), ReportOptions(output=path_of(path), type=self.type, force=force))
         return written[0]
@@ -110,16 +87,16 @@ class Study(summary.StudySummary):
         return target
 
     def document(self) -> dict[str, Any]:
-        """Return the study as one JSON document: averages with standard errors, differences, readings, setting."""
+        """Return the study as a JSON document: averages with standard errors, differences, findings, settings."""
         return to_document(self)
 
     def _folder(self) -> Path:
         if self.run is None:
-            raise InputError("this study has no run folder: sweep or open_study make one that has.")
+            raise InputError("this study has no run folder: use a study from sweep or open_study.")
         return self.run
 
 
-StudyLike = summary.StudySummary  # a study read from anywhere: what its curves tell, without a run folder
+StudyLike = summary.StudySummary  # a study with or without a run folder
 
 
 def _study(found: summary.StudySummary, run: Path) -> Study:
@@ -127,14 +104,14 @@ def _study(found: summary.StudySummary, run: Path) -> Study:
 
 
 def open_study(run: str | Path, type: str | None = None) -> Study:
-    """Read the study in a run folder, of one type of weights (by default the first measured). Raises PaLiteError."""
+    """Read the study in a run folder, for one weight type (by default the first measured). Raises PaLiteError."""
     folder = Path(run)
     with read_store(folder) as store:
         return _study(load_study(store, ReportOptions(type=type).type), folder)
 
 
 def run_folder(pair: PairLike) -> Path:
-    """Return the folder that a sweep's results go to where none is named: `PAIR-study` in the working folder."""
+    """Return the default run folder of a sweep: `PAIR-study` in the working folder."""
     return Path(f"{file_name(resolve_pair(pair).name)}-study")
 
 
@@ -179,14 +156,13 @@ def sweep(
     progress: Progress | None = None,
     folder: str | Path | None = None,
 ) -> Study:
-    """Measure a pair at every lam, in a run folder; what an earlier run finished there is not done again.
+    """Measure a pair at every lam; results are stored in the folder `run`, and a second call continues there.
 
-    `pair` is a registered name, or (base, instruct). `run` is by default `PAIR-study`. `tasks`, `follow`, `lams`, ...
-    are the fields of `StudyOptions`, and of `ScoreOptions`, `ChatOptions` and `EngineOptions`, whose defaults None
-    stands for; `options`, `score`, `chat` and `engine` are such objects, which keywords change. `backend` is `local` or
-    `ray` (extra `cluster`; `address` of a running cluster). What an earlier run measured from other inputs is measured
-    again, or kept with `keep_stale`, which the study says. `progress` gets the items done. Raises
-    PaLiteError.
+    `pair` is a registered name, or (base, instruct). `run` is by default `PAIR-study`. The keywords are the fields of
+    `StudyOptions`, `ScoreOptions`, `ChatOptions` and `EngineOptions`, and override those of `options`, `score`, `chat`
+    and `engine`; None keeps the default. `backend` is `local` or `ray` (extra `cluster`; `address` of a running
+    cluster). Results of other inputs (checkpoints, tasks, versions) are measured again, unless `keep_stale`; the study
+    then says so. `progress` gets the items done. Raises PaLiteError.
     """
     words = dict(locals())
     if isinstance(engine, str):
@@ -197,13 +173,13 @@ def sweep(
         run = run or folder
     found, chosen = resolve_pair(pair), _options(words, options)
     where = run_folder(found) if run is None else Path(run)
-    # a name, not its paths: the nodes of a cluster may have them elsewhere
+    # pass on a name, not its paths: nodes of a cluster may have other paths
     named = pair if isinstance(pair, str) else _absolute(found)
     return _study(sweep_pair(named, chosen, where, progress, backend, address, keep_stale), where)
 
 
 def _options(words: Mapping[str, Any], base: StudyOptions | None) -> StudyOptions:
-    """Return the study's options with the keywords in their places; those of its parts go into these."""
+    """Return the study's options, changed by the keywords; `score`, `chat` and `engine` get the keywords they have."""
     start = base or StudyOptions()
     parts = {
         "score": fill(ScoreOptions, words, words["score"] or start.score),
@@ -214,7 +190,7 @@ def _options(words: Mapping[str, Any], base: StudyOptions | None) -> StudyOption
 
 
 def _absolute(pair: Pair) -> Pair:
-    """Return the pair with absolute paths: workers on a cluster have other working folders."""
+    """Return the pair with absolute paths: workers of a cluster have other working folders."""
     base, instruct = (side.absolute() if isinstance(side, Path) else side for side in (pair.base, pair.instruct))
     return replace(pair, base=base, instruct=instruct)
 
@@ -256,15 +232,15 @@ def plan_sweep(
     n_ctx: int | None = None,
     probe: bool | None = None,
 ) -> Estimate:
-    """Return what a sweep with the same arguments would take, given what an earlier run in `run` finished.
+    """Estimate the memory, disk space and time of a sweep with the same arguments, given what `run` already has.
 
-    Times a few items. Raises PaLiteError.
+    Measures a few items. Raises PaLiteError.
     """
     return estimate_pair(resolve_pair(pair), _options(locals(), options), path_of(run), keep_stale)
 
 
 class SearchResult(NamedTuple):
-    """What a search found: the lam, and the schedules raced around it, if they were asked for."""
+    """The result of a search: the best lam and, if requested, the schedules compared around it."""
 
     found: Found
     schedules: Schedules | None
@@ -276,12 +252,12 @@ class SearchResult(NamedTuple):
 
     @property
     def confidence(self) -> float:
-        """The probability, over items, that no lam farther than 0.1 from it is better."""
+        """The bootstrap probability, over items, that no lam farther than 0.1 away is better."""
         return self.found.confidence
 
     @property
     def differs(self) -> bool:
-        """Whether any lam is measurably different from it in what the goal looks at."""
+        """Whether any other lam is measurably different in the goal's measures."""
         return self.found.differs
 
 
@@ -322,11 +298,12 @@ def search(
     probe: bool | None = None,
     progress: Progress | None = None,
 ) -> SearchResult:
-    """Find a pair's best lam for a use with a part of the grid's work, and how sure it is: `.lam`, `.confidence`.
+    """Find a pair's best lam for a goal with a fraction of a sweep's evaluations: `.lam`, with its `.confidence`.
 
-    The use is a `Goal`: `keep_follow=0.95`, or a `weight`; by default few-shot skill alone. `budget` and `seed` are
-    fields of `SearchOptions`; the other keywords are as for `sweep`. With `schedules`, coarse schedules by tensor group
-    are then raced around the lam. `progress` gets the items evaluated, of the most that may be. Raises PaLiteError.
+    The goal is `keep_follow=0.95` or a `weight` (see `Goal`); by default few-shot accuracy alone. `budget` and `seed`
+    are fields of `SearchOptions`; the other keywords are as for `sweep`. With `schedules`, coarse schedules by tensor
+    group around the best lam are compared next. `progress` gets the items evaluated; the total is the budget. Raises
+    PaLiteError.
     """
     words = locals()
     aim, how, chosen = fill(Goal, words, goal), fill(SearchOptions, words, search), _options(words, options)
@@ -339,16 +316,16 @@ def search(
 
 
 def write_report(run: str | Path, options: ReportOptions | None = None) -> tuple[list[Path], Study]:
-    """Write the study in a run folder as a page, and figures, CSV and lm-eval files if asked for.
+    """Write the study in a run folder as an HTML page and, if requested, figures, CSV and lm-eval files.
 
-    Returns the files written and the study. Raises PaLiteError.
+    Returns the written files and the study. Raises PaLiteError.
     """
     written, found = publish(Path(run), options)
     return written, _study(found, Path(run))
 
 
 def demo(output: str | Path = "pa-lite-demo", progress: Progress | None = None) -> DemoResult:
-    """Run the whole study of the embedded pair; write it, results.json, chart.svg and report.html into `output`.
+    """Run a complete study of the embedded pair; write it, results.json, chart.svg and report.html to `output`.
 
     Raises PaLiteError.
     """

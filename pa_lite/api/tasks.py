@@ -1,4 +1,4 @@
-"""Few-shot tasks: the suites and their tasks, one item as a model sees it, results files, and lm-eval's tasks."""
+"""Few-shot tasks: suites and task specifications, single items, results files, and lm-eval's tasks."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ __all__ = [
 
 
 def task_item(name: str, item: int = 0, *, shots: int | None = None, seed: int = 0) -> tuple[TaskSpec, Item]:
-    """Return a task's specification and one of its items, from 0, as a model sees it.
+    """Return a task's specification, and its item number `item` (from 0) as the model sees it.
 
     `name` is a task, TASK/GROUP, or a .toml file with one task. Raises PaLiteError.
     """
     found = find_tasks([name])
     if len(found) != 1:
-        raise InputError(f"{name} has {len(found)} tasks; name one: {', '.join(s.name for s in found)}.")
+        raise InputError(f"{name} has {len(found)} tasks: name one of {', '.join(s.name for s in found)}.")
     items = prepare_task(found[0], shots, item + 1, seed).items
     if item >= len(items):
-        raise InputError(f"task {found[0].name} has no item {item}: there are {len(items)}.")
+        raise InputError(f"task {found[0].name} has no item {item}: it has {len(items)}, numbered from 0.")
     return found[0], items[item]
 
 
 def write_document(document: Any, path: str | Path, ascii_only: bool = False) -> None:
-    """Write a JSON document to a file, whole or not at all; numbers that JSON lacks become null. Raises OutputError."""
+    """Write a JSON document to a file, completely or not at all; NaN and infinities become null. Raises OutputError."""
     write_text(Path(path), json.dumps(without_nonfinite(document), indent=1, ensure_ascii=ascii_only) + "\n")
 
 
@@ -71,7 +71,7 @@ def harness(
     apply_chat_template: bool | str | None = None,
     include_path: str | Path | Sequence[Path] | None = None,
 ) -> HarnessResult:
-    """Run lm-eval's tasks on a model, in this process (extra `harness`); `.document` is lm-eval's results document.
+    """Run lm-eval's tasks on a model (extra `harness`); `.document` of the result is lm-eval's results document.
 
     `options` has lm-eval's common options under their own names, or is an EvaluatorConfig of lm-eval's with all of
     them; the last keywords change the common ones. `parallel` is how many texts are generated at a time, by default
@@ -83,5 +83,5 @@ def harness(
 
 
 def follow_document(result: FollowResult, reference: str, name: str, seed: int | None = None) -> dict[str, Any]:
-    """Return a result of following as a JSON document, with the model's reference and the set's name first."""
+    """Return a follow result as a JSON document, starting with the model reference, the set's name and the seed."""
     return {"reference": reference, "set": name, "seed": seed, **result.to_document()}

@@ -1,6 +1,6 @@
-"""The command line: each command parses, calls one function, and shows its result; errors become one line.
+"""The command line: each command parses its options, calls one API function and shows the result.
 
-The commands lie in one module for each room below; this one gathers them and ends the process.
+The commands are in the modules of this package; this one registers them, reports errors and sets the exit status.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import NoReturn
 import click
 
 from pa_lite.cli import checkpoints, doctor, follow, harness, judge, merge, pairs, study, tasks
-from pa_lite.cli.mapped import unreadable_maps_are_told
-from pa_lite.cli.signals import Ending, ends_in_order
+from pa_lite.cli.mapped import report_unreadable_maps
+from pa_lite.cli.signals import EndSignal, end_in_order
 from pa_lite.cli.terminal import PlainFormatter, drop_streams, prepare_streams, tell, tell_text
 from pa_lite.errors import PaLiteError
 from pa_lite.sanitize import short_line
@@ -28,22 +28,22 @@ from pa_lite.sanitize import short_line
 @click.version_option(package_name="pa-lite", prog_name="pa-lite")
 @click.option("--debug", is_flag=True, help="Show tracebacks and llama.cpp's log.")
 def cli(debug: bool) -> None:
-    """Move a chat model part of the way back to its base, and measure what that gains and loses.
+    """Move a chat model part of the way back to its base model, and measure what that gains and loses.
 
     \b
-    pa-lite demo                                  all of it on the embedded pair, offline
+    pa-lite demo                                  a complete study of the embedded pair, offline
     pa-lite merge ./Base ./Instruct --lam 0.7     write the model at lam 0.7 as GGUF
     """
     from pa_lite.api.files import little_memory
 
-    if told := little_memory():
-        raise PaLiteError(told)
+    if problem := little_memory():
+        raise PaLiteError(problem)
     level = logging.DEBUG if debug else logging.WARNING
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(PlainFormatter("%(levelname)s: %(message)s"))
     logging.basicConfig(level=level, handlers=[handler])
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
-    logging.getLogger("huggingface_hub").setLevel(logging.DEBUG if debug else logging.ERROR)  # we tell of retries
+    logging.getLogger("huggingface_hub").setLevel(logging.DEBUG if debug else logging.ERROR)  # we report retries
 
 
 for _command in (
@@ -59,16 +59,16 @@ def _fail(message: str) -> NoReturn:
     sys.exit(1)
 
 
-def _end(ending: Ending) -> NoReturn:
+def _end(ending: EndSignal) -> NoReturn:
     with contextlib.suppress(OSError):  # the terminal may be gone
         tell("interrupted", err=True)
     drop_streams()
-    exec("")  # Python ends itself with SIGINT, whatever the status, if the last code that it compiled was interrupted
+    exec("")  # else Python may exit by SIGINT, whatever the status, if its last compilation was interrupted
     sys.exit(ending.status)
 
 
 def _show_usage(error: click.ClickException) -> None:
-    """As click shows it, but made plain: it repeats words of the command line."""
+    """Show a usage error as click does, but with control characters escaped: it repeats words of the command line."""
     if isinstance(error, click.UsageError) and error.ctx is not None:
         tell_text(f"{error.ctx.get_usage()}\nTry '{error.ctx.command_path} --help' for help.\n", err=True)
     tell(f"Error: {error.format_message()}", err=True)
@@ -77,20 +77,20 @@ def _show_usage(error: click.ClickException) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line.
 
-    Exit status: 0 done, 1 an error of input or environment, 2 usage, 130 interrupted, 143 and 129 ended by
-    SIGTERM and SIGHUP.
+    Exit status: 0 success, 1 an error of input or environment, 2 wrong usage, 130 interrupted (Ctrl-C), 143 and 129
+    terminated by SIGTERM and SIGHUP.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     prepare_streams()
-    if strange := [word for word in words if "\0" in word]:
-        _fail(f"the command line has a NUL character in {strange[0]!r}.")
-    # numpy's BLAS starts a thread for each core, and where it cannot, sends this process the signal of Ctrl-C
+    if invalid := [word for word in words if "\0" in word]:
+        _fail(f"the command line has a NUL character in {invalid[0]!r}.")
+    # numpy's BLAS starts one thread per core, and interrupts the process if it cannot
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # huggingface_hub would tell which program asks from where
-    ending = Ending()
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # else it reports program and environment
+    ending = EndSignal()
     try:
-        with unreadable_maps_are_told(), ends_in_order() as ending:
+        with report_unreadable_maps(), end_in_order() as ending:
             cli.main(args=words, prog_name="pa-lite", standalone_mode=False)
     except click.exceptions.Exit as e:
         sys.exit(e.exit_code)
@@ -102,28 +102,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:
         drop_streams()
         sys.exit(ending.status if ending.signal else 1)
-    except Exception as e:  # noqa: BLE001 - whatever it was, the user gets one line
+    except Exception as e:  # noqa: BLE001 - the user gets one line for every error
         if debug:
             tell_text(traceback.format_exc(), err=True)
-        if ending.signal is not None:  # processes that worked for this one ended too
+        if ending.signal is not None:  # the signal also ended worker processes, which caused this error
             _end(ending)
-        _fail(_told(e))
+        _fail(_describe(e))
 
 
-def _told(error: Exception) -> str:
-    """What a command that failed says."""
+def _describe(error: Exception) -> str:
+    """Return the message of a failed command."""
     if isinstance(error, PaLiteError):
         return str(error)
-    # CPython raises SystemError where a library written in C had no memory for its own error
+    # CPython raises SystemError if a C library had no memory to create its exception
     if isinstance(error, MemoryError) or (isinstance(error, SystemError) and "without exception set" in str(error)):
-        return "out of memory. Close other programs, or take a smaller model or type."
+        return "out of memory. Close other programs, or use a smaller model or weight type."
     if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
-        return "no thread can be started: too little memory, or too many processes (ulimit -v, ulimit -u). Allow more."
+        return "cannot start a thread: too little memory or too many processes. Raise limits (ulimit -v, ulimit -u)."
     if isinstance(error, ImportError):
         reason = next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), "no reason given")
         return (
-            f"a library cannot be loaded ({reason.rstrip('.')}). Free some memory or allow more (ulimit -v), "
-            "or install pa-lite again."
+            f"a library cannot be loaded ({reason.rstrip('.')}). Free some memory, raise the limit (ulimit -v), "
+            "or reinstall pa-lite."
         )
     if isinstance(error, OSError):
         from pa_lite.api.files import system_words
@@ -131,4 +131,5 @@ def _told(error: Exception) -> str:
         if error.errno in (errno.ENOSPC, errno.EFBIG) and error.filename is None:
             return f"the output cannot be written: {system_words(error)}."
         return f"{error.filename or 'the system'}: {system_words(error)}."
-    return f"a fault of pa-lite itself ({type(error).__name__}: {error}). Run pa-lite --debug and report what it shows."
+    reason = f"{type(error).__name__}: {error}"
+    return f"internal error (a bug in pa-lite): {reason}. Please report it with the output of pa-lite --debug."

@@ -1,4 +1,4 @@
-"""Commands that look at checkpoints."""
+"""The commands `inspect` and `diff`."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 @click.option("--tensors", is_flag=True, help="List every tensor.")
 @JSON
 def inspect(checkpoint: str, tensors: bool, as_json: bool) -> None:
-    """What is in CHECKPOINT: architecture, types, sizes, vocabulary, chat template.
+    """Show the architecture, tensor types, sizes, vocabulary and chat template of CHECKPOINT.
 
-    CHECKPOINT is a folder with safetensors files, a GGUF file, or org/name[@revision] on the Hub, of which only headers
-    and small files are fetched.
+    CHECKPOINT is a folder with safetensors files, a GGUF file, or org/name[@revision] on the Hub. From the Hub, only
+    headers and small files are downloaded.
     """
     found = pa_lite.inspect(checkpoint)
     if as_json:
@@ -35,7 +35,7 @@ def inspect(checkpoint: str, tensors: bool, as_json: bool) -> None:
 
 
 def show_inspection(found: Inspection, tensors: bool) -> None:
-    supported = ", ".join(found.families) or "no: no parity test covers it; it merges as GGUF files alone"
+    supported = ", ".join(found.families) or "no parity test covers it; only GGUF files can be merged"
     rows = [("name", found.name), ("architecture", found.architecture), ("supported", supported)]
     rows.append(("files", ", ".join(found.files)))
     rows.append(("parameters", f"{found.parameters / 1e6:.1f} million in {found.bytes / 1e6:.1f} MB"))
@@ -62,7 +62,7 @@ def show_inspection(found: Inspection, tensors: bool) -> None:
 @THREADS
 @JSON
 def diff(pair: PairLike, stream: bool, threads: int, as_json: bool) -> None:
-    """How far the instruct side of PAIR is from base, by tensor group and layer: |I - B| / |B|, and the cosine.
+    """Show the distance |I - B| / |B| and the cosine of PAIR's checkpoints, by tensor group and layer.
 
     PAIR is a registered name, or BASE and INSTRUCT.
 

@@ -1,4 +1,4 @@
-"""The command that looks at the machine, and at what killed runs left on it."""
+"""The command `doctor`: the machine, and temporary files that killed runs left."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("folders", nargs=-1, metavar="[FOLDER]...", type=click.Path(path_type=Path))
-@click.option("--clean", is_flag=True, help="Find temporary files that killed runs left, and remove them after asking.")
-@click.option("--yes", is_flag=True, help="With --clean: remove without asking.")
+@click.option("--clean", is_flag=True, help="List temporary files of killed runs, and remove them after confirmation.")
+@click.option("--yes", is_flag=True, help="With --clean: remove without confirmation.")
 @JSON
 def doctor(folders: tuple[Path, ...], clean: bool, yes: bool, as_json: bool) -> None:
-    """This machine: memory, cores, GPUs, the build of llama.cpp, and which models fit.
+    """Show this machine's memory, cores, GPUs and llama.cpp build, and which models fit.
 
-    With --clean: what killed runs left in FOLDERs and all below them; without any, in the working folder, the one for
-    temporary files, pa-lite's own and the Hub's cache. What a process holds stays, and so does what has no marker of
-    pa-lite in it.
+    With --clean, list and remove temporary files that killed runs left in FOLDERs and their subfolders; by default in
+    the working folder, the system's temporary folder, pa-lite's own folders and the Hub's cache. Files that are in use,
+    or have no marker of pa-lite, are kept.
 
     \b
     pa-lite doctor
@@ -38,7 +38,7 @@ def doctor(folders: tuple[Path, ...], clean: bool, yes: bool, as_json: bool) -> 
         clean_up(folders, yes, as_json)
         return
     if folders or yes:
-        raise click.UsageError("FOLDER and --yes belong to --clean.")
+        raise click.UsageError("FOLDER and --yes require --clean.")
     from pa_lite.api.machine import diagnose
 
     found = diagnose()
@@ -55,9 +55,9 @@ def show_diagnosis(found: Diagnosis) -> None:
     rows = [
         ["system", f"{found.system}, Python {found.python}"],
         ["packages", versions],
-        ["cores", f"{found.cores} to be used"],
+        ["cores", f"{found.cores} usable"],
         ["memory", f"{_gb(found.memory_available)} free of {_gb(found.memory_total)}"],
-        ["disk", f"{_gb(found.disk_free)} free in {found.disk_folder}, where PAIR@LAM goes when memory is short"],
+        ["disk", f"{_gb(found.disk_free)} free in {found.disk_folder}, used for PAIR@LAM when memory is short"],
         ["llama.cpp", found.build],
         ["interface", found.interface],
         *(
@@ -65,13 +65,13 @@ def show_diagnosis(found: Diagnosis) -> None:
             for d in found.devices
         ),
     ]
-    for name, told in rows:
-        tell(f"{name:<10} {told}")
+    for name, value in rows:
+        tell(f"{name:<10} {value}")
     table = [
         [f.model, f.kind, _gb(f.needed), "yes" if f.fits else "no", _layers(f.gpu_layers, f.layers)] for f in found.fits
     ]
     tell("")
-    tell(f"What fits now, reckoned with a context of {CELLS} tokens:")
+    tell(f"What fits now, estimated for a context of {CELLS} tokens:")
     show_table(["model", "type", "needs", "fits", "layers on GPU"], table)
     for remark in found.remarks:
         tell(remark)
@@ -86,7 +86,7 @@ def _layers(on_gpu: int, layers: int) -> str:
 
 
 def clean_up(folders: Sequence[Path], yes: bool, as_json: bool) -> None:
-    """List what was left, ask unless `yes`, and remove what nobody holds."""
+    """List leftovers, ask unless `yes`, and remove those that are not in use."""
     from pa_lite.api.machine import leftovers, remove
 
     found = leftovers(folders)
@@ -103,11 +103,11 @@ def clean_up(folders: Sequence[Path], yes: bool, as_json: bool) -> None:
     elif removed:
         tell(f"removed {_count(removed)}")
     elif free and not yes:
-        tell("nothing was removed" + ("." if can_ask else ": say --yes to remove what is not in use."))
+        tell("nothing was removed" + ("." if can_ask else ": use --yes to remove what is not in use."))
 
 
 def _entry(leftover: Leftover) -> dict[str, Any]:
-    """What --json says of one."""
+    """Return the JSON entry of a leftover."""
     names = ("what", "nbytes", "age", "loses", "in_use")
     return {
         "path": str(leftover.path),
@@ -125,15 +125,15 @@ def show_leftovers(found: Sequence[Leftover]) -> None:
     show_table(["file", "what", "MB", "age", "what would be lost"], rows)
     if any(each.marker is None for each in found):
         tell(
-            "What has no marker of pa-lite stays, whatever its name is: it may be yours, or an older pa-lite's. If you "
-            "do not need it, delete it yourself."
+            "Files without a marker of pa-lite are kept, whatever their names: they may be yours or from an older "
+            "version. Delete them yourself if you do not need them."
         )
 
 
 def _fate(leftover: Leftover) -> str:
     if leftover.marker is None:
         return "not removed: no marker"
-    return "in use: stays" if leftover.in_use else leftover.loses or "nothing"
+    return "in use: kept" if leftover.in_use else leftover.loses or "nothing"
 
 
 def _count(found: Sequence[Leftover]) -> str:

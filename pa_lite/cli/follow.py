@@ -1,4 +1,4 @@
-"""Commands about instruction following."""
+"""The commands `generate` and `follow`."""
 
 from __future__ import annotations
 
@@ -19,16 +19,18 @@ if TYPE_CHECKING:
 
 @click.command()
 @takes_model
-@click.option("--prompts", required=True, help="'alpaca-eval', 'demo', or a JSON or JSONL file (see below).")
-@click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True, help="New tokens at most.")
+@click.option("--prompts", required=True, help="alpaca-eval, demo, or a JSON or JSONL file (see below).")
+@click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True, help="Most new tokens.")
 @click.option("--parallel", type=click.IntRange(1, 256), default=16, show_default=True, help="Prompts at a time.")
-@click.option("--temperature", type=float, default=0.0, show_default=True, help="0 takes the likeliest token.")
-@click.option("--top-k", type=int, default=0, show_default=True, help="Draw from so many tokens; 0 for all.")
-@click.option("--top-p", type=float, default=1.0, show_default=True, help="Draw from so much of the probability.")
-@click.option("--min-p", type=float, default=0.0, show_default=True, help="Draw from this share of the top's p on.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of what is drawn: same seed, same answers.")
-@click.option("--stop", multiple=True, help="A text that ends an answer, not part of it. May be given often.")
-@click.option("--resume", is_flag=True, help="Continue where a killed run stopped, on its date; needs -o.")
+@click.option("--temperature", type=float, default=0.0, show_default=True, help="0: greedy decoding.")
+@click.option("--top-k", type=int, default=0, show_default=True, help="Sample from the K likeliest; 0: all.")
+@click.option("--top-p", type=float, default=1.0, show_default=True, help="Nucleus sampling: probability mass to keep.")
+@click.option(
+    "--min-p", type=float, default=0.0, show_default=True, help="Least probability, as a share of the top token's."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Random seed: same seed, same answers.")
+@click.option("--stop", multiple=True, help="Stop string, not part of the answer. Can be repeated.")
+@click.option("--resume", is_flag=True, help="Continue a killed run, with its date; requires -o.")
 @chats
 @loads_a_model
 @OUTPUT
@@ -53,14 +55,14 @@ def generate(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Answers of MODEL through its chat template, as AlpacaEval's model_outputs.
+    """Answer prompts with MODEL through its chat template; the result is AlpacaEval's model_outputs.
 
     MODEL is FILE.gguf, PAIR@LAM, or a pair with --lam.
 
-    A prompt file has objects with `instruction` and, as they need it, `input` (or `context`), which follows the
-    instruction after an empty line, `system`, which is that prompt's system prompt, and `dataset`.
+    A prompt file has objects with `instruction` and optionally `input` (or `context`), appended to the instruction
+    after an empty line, `system`, the prompt's own system prompt, and `dataset`.
 
-    With -o, answers are kept as they come: after a kill or Ctrl-C the same command with --resume goes on.
+    With -o, finished answers are kept: after a kill or Ctrl-C, the same command with --resume continues.
 
     \b
     pa-lite generate demo@0.7 --prompts demo -o outputs.json
@@ -75,9 +77,9 @@ def generate(
     if output is not None:
         check_target(output, force)
     elif resume:
-        raise InputError("--resume continues a file: name it with -o.")
+        raise InputError("--resume requires -o, the file to continue.")
     loaded = pa_lite.load_prompts(prompts)
-    check_prompts(loaded, chat.system)  # refuses what does not go together before a model is loaded
+    check_prompts(loaded, chat.system)  # before a model is loaded
     with pa_lite.load(model, engine, weight_type) as opened:
         note_plain_prompts(opened)
         with bar("generate") as progress:
@@ -93,27 +95,27 @@ def generate(
         show_json(asdict(written))
     else:
         if written.n_resumed:
-            tell(f"{written.n_resumed} of {written.n} answers were there from an earlier run.", err=True)
+            tell(f"{written.n_resumed} of {written.n} answers are from an earlier run.", err=True)
         note_unended_reasoning(written.reasons["reasoning"] + written.n_reasoning_cut, written.n)
         tell(written.path)
 
 
 def note_unended_reasoning(n: int, total: int) -> None:
     if n:
-        tell(f"note: {n} of {total} answers are empty: their reasoning had not ended. Raise --max-tokens.", err=True)
+        tell(f"note: {n} of {total} answers are empty: the model was still reasoning. Raise --max-tokens.", err=True)
 
 
 def note_plain_prompts(model: LoadedModel) -> None:
     if not model.has_template:
-        tell(f"note: {model.name} has no chat template: prompts read 'Instruction: ... Response:'.", err=True)
+        tell(f"note: {model.name} has no chat template: prompts are 'Instruction: ... Response:'.", err=True)
 
 
 @click.command()
 @takes_model
 @click.option("--set", "name", default="public", show_default=True, help="public, demo, ifeval, ifeval:FILE or FILE.")
-@click.option("--limit", type=click.IntRange(1), help="Instructions at most, taken evenly; by default all.")
-@click.option("--seed", type=click.IntRange(0), help="Make 500 new public instructions from this seed.")
-@click.option("--max-tokens", type=click.IntRange(1), help="New tokens at most; by default what the set needs.")
+@click.option("--limit", type=click.IntRange(1), help="Use N evenly spaced instructions; by default all.")
+@click.option("--seed", type=click.IntRange(0), help="Generate 500 new public instructions from this seed.")
+@click.option("--max-tokens", type=click.IntRange(1), help="Most new tokens; by default the set's limit.")
 @click.option("--parallel", type=click.IntRange(1, 256), default=16, show_default=True, help="Prompts at a time.")
 @chats
 @loads_a_model
@@ -134,11 +136,11 @@ def follow(
     force: bool,
     as_json: bool,
 ) -> None:
-    """How well MODEL follows instructions that rules can check, no judge needed.
+    """Measure how well MODEL follows instructions that rules can check, without a judge.
 
     MODEL is FILE.gguf, PAIR@LAM, or a pair with --lam.
 
-    The set ifeval is fetched from the Hub, ifeval:FILE is Google's file; FILE is a JSONL file of your own, of objects
+    The set ifeval is downloaded from the Hub; ifeval:FILE is a local copy of its file; FILE is a JSONL file of objects
     with `instruction` and `checks`.
 
     \b
@@ -175,6 +177,6 @@ def show_followed(result: FollowResult) -> None:
     ]
     show_table(["", "n", "strict %", "s.e.", "loose %", "s.e."], rows, marked=0)
     if result.cut:
-        tell(f"{result.cut} of {len(result.answers)} answers were cut: --max-tokens was too small for them.")
+        tell(f"{result.cut} of {len(result.answers)} answers were cut: raise --max-tokens.")
     if result.unchecked:
-        tell(f"Constraints left out, as no rule can check them: {result.unchecked}.")
+        tell(f"{result.unchecked} constraints were left out: no rule can check them.")

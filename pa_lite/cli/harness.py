@@ -1,4 +1,4 @@
-"""The command that runs lm-eval's tasks."""
+"""The command `harness`: lm-eval's tasks."""
 
 from __future__ import annotations
 
@@ -101,13 +101,13 @@ def harness(
     model: ModelRef, weight_type: str, engine: EngineOptions, template_args: dict[str, Any], date: Any, as_json: bool,
     config: Any,
 ) -> None:  # fmt: skip
-    """Run lm-eval's tasks on MODEL (FILE.gguf, PAIR@LAM, or a pair with --lam), in this process.
+    """Run lm-eval tasks on MODEL (FILE.gguf, PAIR@LAM, or a pair with --lam).
 
     Takes every option of `lm-eval run` (--tasks, --num_fewshot, --limit, --apply_chat_template, --gen_kwargs,
     --include_path, --use_cache, --output_path, --log_samples, --config and so on), read by lm-eval's own parser,
     and the engine's options.
 
-    Needs the extra: pip install 'pa-lite[harness]'.
+    Requires the extra: pip install 'pa-lite[harness]'.
 
     \b
     pa-lite harness demo@0.7 --tasks arc_easy,hellaswag --limit 100 -o results
@@ -116,7 +116,7 @@ def harness(
     """
     chat = pa_lite.ChatOptions(template_args=template_args, date=date)
     if not sys.stderr.isatty():
-        os.environ.setdefault("TQDM_DISABLE", "1")  # lm-eval draws bars of its own
+        os.environ.setdefault("TQDM_DISABLE", "1")  # of lm-eval's own bars
     with bar("harness") as progress:
         result = pa_lite.harness(model, options=config, type=weight_type, engine=engine, chat=chat, progress=progress)
     if as_json or config.show_config:

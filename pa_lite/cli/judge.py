@@ -1,4 +1,4 @@
-"""Commands about preferences: a model judges two output files, and win rates come of it."""
+"""The commands `judge` and `winrate`: a model compares two output files; win rates from its annotations."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("outputs", type=click.Path(path_type=Path))
 @click.option("--reference", required=True, type=click.Path(path_type=Path), help="Outputs to compare with.")
-@click.option("--judge", "judge_model", required=True, help="FILE.gguf or PAIR@LAM that decides.")
-@click.option("--lam", metavar="L", help="The judge's lam, where --judge is a pair without one.")
-@click.option("--limit", type=click.IntRange(1), help="Pairs judged, from the first on; by default all.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Draws the order for --one-order.")
-@click.option("--one-order", is_flag=True, help="Ask once, in an order drawn for each pair, not in both orders.")
-@click.option("--allow-empty", is_flag=True, help="Judge empty outputs as they are.")
-@click.option("--resume", is_flag=True, help="Continue where an interrupted run stopped, on its date.")
+@click.option("--judge", "judge_model", required=True, help="Judge model: FILE.gguf or PAIR@LAM.")
+@click.option("--lam", metavar="L", help="The judge's lam, if --judge is a pair without one.")
+@click.option("--limit", type=click.IntRange(1), help="Judge only the first N pairs.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Random seed for --one-order.")
+@click.option("--one-order", is_flag=True, help="Ask in one random order per pair, instead of both orders.")
+@click.option("--allow-empty", is_flag=True, help="Judge empty outputs, too, instead of refusing them.")
+@click.option("--resume", is_flag=True, help="Continue an interrupted run, with its date.")
 @chats
 @loads_a_model
 @OUTPUT
@@ -49,11 +49,11 @@ def judge(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Let a model judge OUTPUTS against the reference's, each pair in both orders; writes AlpacaEval's annotations.
+    """Let a model compare OUTPUTS with reference outputs, each pair in both orders, and write AlpacaEval annotations.
 
-    Both files are model_outputs, matched by instruction; reasoning before an answer is left out. --system,
-    --template-arg and --date are about the judge's prompts. By default the annotations go to OUTPUTS-vs-REFERENCE.json
-    in the working directory.
+    Both files are model_outputs, matched by instruction; reasoning before an answer is removed. --system,
+    --template-arg and --date apply to the judge's prompts. By default the annotations are written to
+    OUTPUTS-vs-REFERENCE.json in the working folder.
 
     \b
     pa-lite judge outputs.json --reference instruct.json --judge judge.gguf -o annotations.json
@@ -81,16 +81,16 @@ def judge(
     type=click.Choice(["auto", "full", "minimal"]),
     default="auto",
     show_default=True,
-    help="full: with AlpacaEval's instruction difficulties; minimal: without; auto: full where they can be had.",
+    help="full: with AlpacaEval's instruction difficulties; minimal: without; auto: full if they are available.",
 )
 @click.option(
     "--alpaca-data",
     type=click.Path(path_type=Path),
-    help="Folder with alpaca_eval.json and df_gamed.csv; by default they come from the Hub.",
+    help="Folder with alpaca_eval.json and df_gamed.csv; by default they are downloaded from the Hub.",
 )
 @JSON
 def winrate(annotations: Path, length_control: str, alpaca_data: Path | None, as_json: bool) -> None:
-    """Win rate, its standard error and the length-controlled win rate of ANNOTATIONS, as AlpacaEval counts them.
+    """Show the win rate of ANNOTATIONS, its standard error, and the length-controlled win rate, as in AlpacaEval.
 
     \b
     pa-lite winrate annotations.json
@@ -105,24 +105,24 @@ def winrate(annotations: Path, length_control: str, alpaca_data: Path | None, as
 def show_judging(result: Judging) -> None:
     bias, pairing = result.bias, result.pairing
     rows = [["prefers the model", *_percent(result.win_rate)]]
-    rows.append(["prefers what it is shown first", *_percent(bias.first_shown)])
+    rows.append(["prefers the answer shown first", *_percent(bias.first_shown)])
     if bias.agreement is not None:
-        rows.append(["says the same in both orders", *_percent(bias.agreement)])
+        rows.append(["agrees in both orders", *_percent(bias.agreement)])
     if bias.answer_mass is not None:
         rows.append(["probability on A or B", percent(bias.answer_mass), ""])
     tell(f"{pairing.model} against {pairing.reference}, judged by {result.judge}")
     show_table(["", "%", "s.e."], rows)
-    long = f"; {bias.n_too_long} not judged: too long for the judge" if bias.n_too_long else ""
+    long = f"; {bias.n_too_long} not judged: too long for its context" if bias.n_too_long else ""
     tell(
         f"{bias.n_pairs} pairs: {bias.n_asked} asked, {bias.n_ties} of them ties; "
-        f"{bias.n_identical} equal answers{long}."
+        f"{bias.n_identical} identical answers{long}."
     )
     if result.n_resumed:
-        tell(f"{result.n_resumed} of {bias.n_pairs} verdicts were there from an earlier run.", err=True)
+        tell(f"{result.n_resumed} of {bias.n_pairs} verdicts are from an earlier run.", err=True)
     if pairing.n_left:
-        tell(f"note: the reference answers {pairing.n_left} more instructions.", err=True)
+        tell(f"note: {pairing.n_left} instructions are only in the reference outputs.", err=True)
     if bias.answer_mass is not None and bias.answer_mass < 0.1:
-        tell("note: this judge hardly ever means to answer A or B: its preferences say little.", err=True)
+        tell("note: this judge gives A and B less than 10% probability: its preferences mean little.", err=True)
 
 
 def _percent(share: Mean | None) -> tuple[str, str]:

@@ -1,7 +1,7 @@
-"""An end with a sentence where the system would end the process without one: mapped files that cannot be read.
+"""Report memory-mapped files that can no longer be read, where the system would kill the process silently.
 
-llama.cpp maps a model file into memory. When the file is cut or its disk fails, reading there is no error of a call but
-the signal SIGBUS, from within llama.cpp's threads; nothing can be mended then, only told.
+llama.cpp maps a model file into memory. If the file is truncated or its disk fails, reading raises the signal SIGBUS in
+one of llama.cpp's threads. The process cannot continue then, only report the error.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ import signal
 import threading
 from collections.abc import Iterator
 
-_TOLD = (
-    b"error: a file that was mapped into memory, mostly the model's, cannot be read any more: its disk fails, or "
-    b"another program cut it. Look at the file, then run the command again.\n"
+_MESSAGE = (
+    b"error: a memory-mapped file, most likely the model, can no longer be read: its disk failed, or another program "
+    b"truncated it. Check the file, then run the command again.\n"
 )
 
 
 @contextlib.contextmanager
-def unreadable_maps_are_told() -> Iterator[None]:
-    """Within the block SIGBUS ends the process with one line of error and status 1. Does nothing where there is none.
+def report_unreadable_maps() -> Iterator[None]:
+    """Exit with one error line and status 1 on SIGBUS in the block. Does nothing on systems without SIGBUS.
 
-    A handler in Python would never be called: the thread that reads tries again for ever. But Python writes each
-    signal's number to a pipe at once, from whatever thread, and another thread reads it here.
+    A Python handler would never run: the reading thread repeats its access forever. But Python's C handler writes the
+    signal's number to a pipe at once, from any thread, and a watching thread reads it here.
     """
     is_main = threading.current_thread() is threading.main_thread()
     if not hasattr(signal, "SIGBUS") or not is_main or signal.getsignal(signal.SIGBUS) is None:
-        yield  # None: somebody else has it, as Python's faulthandler does
+        yield  # None: not set by Python, but by faulthandler, for example
         return
     read, write = os.pipe()
     os.set_blocking(write, False)
@@ -46,5 +46,5 @@ def _watch(pipe: int) -> None:
     with open(pipe, "rb", buffering=0) as signals:
         while numbers := signals.read(1):
             if numbers[0] == signal.SIGBUS:
-                os.write(2, _TOLD)
+                os.write(2, _MESSAGE)
                 os._exit(1)

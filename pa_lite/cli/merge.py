@@ -1,4 +1,4 @@
-"""The command that merges."""
+"""The command `merge`."""
 
 from __future__ import annotations
 
@@ -19,23 +19,27 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("base", required=False)
 @click.argument("instruct", required=False)
-@click.option("--pair", help="A registered pair, instead of BASE and INSTRUCT; BASE alone may name it, too.")
-@click.option("--lam", "lams", required=True, help="L[,L...] or LO:HI:STEP; 0 is the base, 1 the instruct model.")
-@click.option("--type", "weight_type", default="Q8_0", show_default=True, help="F32, F16, BF16, Q8_0, Q4_K_M, ...")
-@click.option("--tensor-type", "tensor_types", multiple=True, metavar="PATTERN=TYPE", help="Another type there.")
-@click.option("--imatrix", type=click.Path(path_type=Path), help="Importance matrix of llama.cpp, for quantising.")
+@click.option("--pair", help="A registered pair, instead of BASE and INSTRUCT.")
+@click.option("--lam", "lams", required=True, help="L[,L...] or LO:HI:STEP; 0 is base, 1 is instruct.")
+@click.option("--type", "weight_type", default="Q8_0", show_default=True, help="Weight type: F16, Q8_0, Q4_K_M, ...")
+@click.option(
+    "--tensor-type", "tensor_types", multiple=True, metavar="PATTERN=TYPE", help="Another type for matching tensors."
+)
+@click.option("--imatrix", type=click.Path(path_type=Path), help="llama.cpp importance matrix, for quantising.")
 @click.option("--schedule", default="", metavar="RULES|FILE.toml", help="Other lams by group and layer.")
 @click.option("--vocab", default="instruct", show_default=True, help="Whose vocabulary to keep: instruct or base.")
-@click.option("--allow-nonfinite", is_flag=True, help="Let NaN and infinite weights through, where not quantised.")
-@click.option("--dry-run", is_flag=True, help="Show what would be done, and do nothing.")
-@click.option("--resume", is_flag=True, help="Go on where a killed merge stopped; keep what this one leaves.")
+@click.option("--allow-nonfinite", is_flag=True, help="Keep NaN and infinite weights; not in quantised tensors.")
+@click.option("--dry-run", is_flag=True, help="Show what would be done, without doing it.")
+@click.option("--resume", is_flag=True, help="Continue a killed merge; keep partial files if this one is killed.")
 @click.option("--verify", is_flag=True, help="Read the result back and compare it with a second computation.")
-@click.option("--max-memory", callback=parse_size, default="0", metavar="256M", help="Memory of the whole process.")
+@click.option(
+    "--max-memory", callback=parse_size, default="0", metavar="256M", help="Memory limit for the whole process."
+)
 @STREAM
 @OUTPUT
 @THREADS
 @click.option(
-    "--force", is_flag=True, help="Overwrite files that exist; merge a pair whose settings change what it computes."
+    "--force", is_flag=True, help="Overwrite existing files; merge although settings of the two checkpoints differ."
 )
 @JSON
 def merge(
@@ -61,8 +65,8 @@ def merge(
 ) -> None:
     """Write M(lam) = (1 - lam) BASE + lam INSTRUCT as a GGUF file, for every lam.
 
-    BASE and INSTRUCT are folders with safetensors files, GGUF files, or org/name[@revision] on the Hub; BASE alone is a
-    registered pair's name. Without them the embedded pair is merged.
+    BASE and INSTRUCT are folders with safetensors files, GGUF files, or org/name[@revision] on the Hub; BASE alone is
+    the name of a registered pair. By default the embedded pair is merged.
 
     \b
     pa-lite merge --lam 0.7

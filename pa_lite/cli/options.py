@@ -1,4 +1,4 @@
-"""Options that are the same words in every command, and how their values are read."""
+"""Options that several commands share, and the parsing of their values."""
 
 from __future__ import annotations
 
@@ -14,41 +14,43 @@ if TYPE_CHECKING:
     from pa_lite.api.options import PairLike
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON document.")
-OUTPUT = click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to write.")
-FORCE = click.option("--force", is_flag=True, help="Overwrite files that exist.")
+OUTPUT = click.option("-o", "--output", type=click.Path(path_type=Path), help="Output path.")
+FORCE = click.option("--force", is_flag=True, help="Overwrite existing files.")
 THREADS = click.option(
     "--threads",
     type=click.IntRange(0, 1024),
     default=0,
-    help="Threads; 0: one for each core (decoding: each free core).",
+    help="Number of threads; 0: one per core (decoding: per free core).",
 )
-STREAM = click.option("--stream", is_flag=True, help="Read checkpoints on the Hub by ranges, with no copy on the disk.")
-TYPE = click.option("--type", "weight_type", default="F16", show_default=True, help="Type a PAIR@LAM is merged to.")
+STREAM = click.option(
+    "--stream", is_flag=True, help="Read checkpoints on the Hub by byte ranges, without a copy on disk."
+)
+TYPE = click.option("--type", "weight_type", default="F16", show_default=True, help="Weight type for PAIR@LAM.")
 
 
 def parse_layers(_context: click.Context, _parameter: click.Parameter, text: str) -> int | str:
-    """`auto`, or a number of layers, -1 for all. Raises click's usage error for anything else."""
+    """Parse `auto` or a number of layers, -1 for all. Raises click's usage error for anything else."""
     if text == "auto":
         return text
     if re.fullmatch(r"-1|\d{1,4}", text) is None:
-        raise click.BadParameter(f"{text!r} is neither auto, nor -1 for all, nor a number of layers.")
+        raise click.BadParameter(f"{text!r} is not auto, -1 (all), or a number of layers.")
     return int(text)
 
 
 GPU = click.option(
     "--gpu-layers", default="auto", show_default=True, callback=parse_layers, metavar="auto|N",
-    help="Layers on the GPU: all that fit, or N (-1: all).",
+    help="Layers on the GPU: auto (as many as fit), N, or -1 for all.",
 )  # fmt: skip
-N_CTX = click.option("--n-ctx", type=click.IntRange(0), default=0, help="Tokens of context at most; 0: as trained.")
+N_CTX = click.option("--n-ctx", type=click.IntRange(0), default=0, help="Largest context, in tokens; 0: as trained.")
 
 PROBE = click.option(
     "--probe/--no-probe", default=True,
-    help="Try a GGUF file in a process of its own before it is loaded, once for each file (the default).",
+    help="Test each GGUF file once in a separate process before loading it (the default).",
 )  # fmt: skip
 
 
 def loads_a_model(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of loading a model; they reach the command as `weight_type` and `engine`, an EngineOptions."""
+    """Add the options for loading a model, passed as `weight_type` and `engine`, an EngineOptions."""
 
     @functools.wraps(command)
     def with_engine(*, gpu_layers: Any, threads: int, n_ctx: int, probe: bool, **words: Any) -> Any:
@@ -62,11 +64,11 @@ def loads_a_model(command: Callable[..., Any]) -> Callable[..., Any]:
     return decorated
 
 
-LAM = click.option("--lam", metavar="L", help="The lam, where MODEL is a pair without one.")
+LAM = click.option("--lam", metavar="L", help="The lam, if MODEL is a pair without one.")
 
 
 def takes_model(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The argument MODEL and its --lam; they reach the command as `model`, a ModelRef."""
+    """Add the argument MODEL and its --lam, passed as `model`, a ModelRef."""
 
     @functools.wraps(command)
     def with_model(*, words: tuple[str, ...], lam: str | None, **rest: Any) -> Any:
@@ -78,7 +80,7 @@ def takes_model(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def takes_pair(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The argument PAIR, a name or BASE and INSTRUCT; it reaches the command as `pair`."""
+    """Add the argument PAIR, a name or BASE and INSTRUCT, passed as `pair`."""
 
     @functools.wraps(command)
     def with_pair(*, words: tuple[str, ...], **rest: Any) -> Any:
@@ -89,12 +91,12 @@ def takes_pair(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def _one_or_two(words: tuple[str, ...], name: str) -> PairLike:
     if len(words) > 2:
-        raise click.UsageError(f"Got {len(words)} words for {name}: it is one, or BASE and INSTRUCT.")
+        raise click.UsageError(f"got {len(words)} arguments for {name}: give one, or BASE and INSTRUCT.")
     return words[0] if len(words) == 1 else (words[0], words[1])
 
 
 def parse_day(_context: click.Context, _parameter: click.Parameter, text: str | None) -> Any:
-    """A day as YYYY-MM-DD. Raises click's usage error for anything else."""
+    """Parse a date, YYYY-MM-DD. Raises click's usage error for anything else."""
     from pa_lite.api.options import parse_date
     from pa_lite.errors import InputError
 
@@ -105,7 +107,7 @@ def parse_day(_context: click.Context, _parameter: click.Parameter, text: str | 
 
 
 def parse_arguments(_context: click.Context, _parameter: click.Parameter, words: tuple[str, ...]) -> dict[str, Any]:
-    """Words like NAME=VALUE as a chat template's arguments. Raises click's usage error for what is none."""
+    """Parse NAME=VALUE words as chat template arguments. Raises click's usage error for anything else."""
     from pa_lite.api.options import ChatOptions, parse_template_args
     from pa_lite.errors import InputError
 
@@ -118,17 +120,17 @@ def parse_arguments(_context: click.Context, _parameter: click.Parameter, words:
 SYSTEM = click.option("--system", default="", help="System prompt.")
 TEMPLATE_ARG = click.option(
     "--template-arg", "template_args", multiple=True, callback=parse_arguments, metavar="NAME=VALUE",
-    help="A variable of the chat template, such as enable_thinking=true; VALUE is JSON, else a string. "
-    "May be given often.",
+    help="A variable for the chat template, such as enable_thinking=true; VALUE is JSON or else a string. "
+    "Can be repeated.",
 )  # fmt: skip
 DATE = click.option(
     "--date", callback=parse_day, metavar="YYYY-MM-DD",
-    help="What chat templates print as today's date; by default that of the run's start.",
+    help="Date that chat templates print as today's; by default the day the run started.",
 )  # fmt: skip
 
 
 def chats(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of chat prompts; they reach the command as `chat`, a ChatOptions."""
+    """Add the options for chat prompts, passed as `chat`, a ChatOptions."""
 
     @functools.wraps(command)
     def with_chat(*, system: str, template_args: dict[str, Any], date: Any, **words: Any) -> Any:
@@ -143,7 +145,7 @@ def chats(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def parse_size(_context: click.Context, _parameter: click.Parameter, text: str) -> int:
-    """A number of bytes: 256M, 1.5G, 800K or plain. Raises click's usage error for anything else."""
+    """Parse a number of bytes: 256M, 1.5G, 800K or 1024. Raises click's usage error for anything else."""
     from pa_lite.api.options import parse_bytes
     from pa_lite.errors import InputError
 

@@ -1,4 +1,4 @@
-"""Commands about pairs: list, show, add and fetch them."""
+"""The command `pairs`: list, show, add and fetch registered pairs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @JSON
 @click.pass_context
 def pairs(context: click.Context, as_json: bool) -> None:
-    """List the registered pairs of base and instruct, and what fits this machine.
+    """List the registered base/instruct pairs, and which fit this machine.
 
     \b
     pa-lite pairs fetch smollm2-360m
@@ -34,8 +34,8 @@ def pairs(context: click.Context, as_json: bool) -> None:
         return
     show_table(["pair", "parameters", "download", "licence", "here", "runs as"], [_row(*entry) for entry in found])
     tell(
-        "download: both sides in bfloat16, from the number of parameters; '!' where the disk has less room. "
-        "licence: '*' must be accepted on the Hub. runs as: types that fit into the memory that is free now."
+        "download: both checkpoints in bfloat16, estimated from the parameters; '!': more than the free disk space. "
+        "licence: '*' must be accepted on the Hub. runs as: weight types that fit into the free memory."
     )
 
 
@@ -65,17 +65,17 @@ def _document(pair: Pair, fit: PairFit) -> dict[str, Any]:
 @click.argument("name")
 @JSON
 def show(name: str, as_json: bool) -> None:
-    """All that is known of the pair NAME."""
+    """Show everything about the pair NAME."""
     from pa_lite.api.checkpoints import find_pair, pair_fit
 
     document = _document(pair := find_pair(name), pair_fit(pair))
     if as_json:
         show_json(document)
         return
-    show_table(["", ""], [[key.replace("_", " "), _told(value)] for key, value in document.items() if value != ""])
+    show_table(["", ""], [[key.replace("_", " "), _shown(value)] for key, value in document.items() if value != ""])
 
 
-def _told(value: Any) -> str:
+def _shown(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, tuple):
@@ -87,20 +87,20 @@ def _told(value: Any) -> str:
 @click.argument("name")
 @click.argument("base")
 @click.argument("instruct")
-@click.option("--description", default="", help="What the pair is, for the list.")
+@click.option("--description", default="", help="Description shown in the list.")
 @FORCE
 def add(name: str, base: str, instruct: str, description: str, force: bool) -> None:
-    """Keep BASE and INSTRUCT (paths, or org/name[@revision] on the Hub) as the pair NAME in your own registry."""
+    """Register BASE and INSTRUCT (paths, or org/name[@revision] on the Hub) as the pair NAME."""
     from pa_lite.api.checkpoints import own_pairs_path
 
     pa_lite.add_pair(name, base, instruct, description, force)
-    tell(f"{name} is in {own_pairs_path()}")
+    tell(f"added {name} to {own_pairs_path()}")
 
 
 @pairs.command()
 @click.argument("name")
 def fetch(name: str) -> None:
-    """Download both sides of the pair NAME from the Hub, or what is lacking of them, and print where they lie."""
+    """Download what is missing of the pair NAME from the Hub, and print the two local paths."""
     from pa_lite.api.checkpoints import fetch, find_pair
 
     with bar("fetch") as progress:

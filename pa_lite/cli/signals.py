@@ -1,4 +1,4 @@
-"""Requests to end: SIGTERM and a lost terminal (SIGHUP) are treated as Ctrl-C is, so that nothing temporary is left."""
+"""Treat SIGTERM and SIGHUP (a lost terminal) like Ctrl-C, so that temporary files are removed."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ INTERRUPTED = 128 + signal.SIGINT
 _ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
-class Ending:
-    """The signal that asked the process to end, if one did."""
+class EndSignal:
+    """The signal that terminated the command, if any."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
 
     @property
     def status(self) -> int:
-        """The exit status that shells give: 128 and the signal's number; Ctrl-C's where nothing else came."""
+        """The exit status that shells use: 128 + the signal's number; without one, that of Ctrl-C."""
         return INTERRUPTED if self.signal is None else 128 + self.signal
 
 
 @contextlib.contextmanager
-def ends_in_order() -> Iterator[Ending]:
-    """Raise KeyboardInterrupt for SIGTERM and SIGHUP too while the block runs, when it is due for Ctrl-C.
+def end_in_order() -> Iterator[EndSignal]:
+    """Raise KeyboardInterrupt for SIGTERM and SIGHUP, too, wherever Ctrl-C would raise it.
 
-    A signal that is ignored (`nohup`) or has a handler stays as it is. A second one changes nothing: the process is
-    ending. Does nothing outside the main thread.
+    Signals that are ignored (`nohup`) or have a handler are left alone. A second signal is ignored: the process is
+    already ending. Does nothing outside the main thread.
     """
-    ending = Ending()
+    ending = EndSignal()
     if threading.current_thread() is not threading.main_thread():
         yield ending
         return
 
-    # a background job of a shell ignores Ctrl-C; what puts Ctrl-C off then puts off SIGTERM
+    # a shell's background job ignores SIGINT; code that delays Ctrl-C then delays SIGTERM
     base = signal.SIGTERM if signal.getsignal(signal.SIGINT) is signal.SIG_IGN else signal.SIGINT
 
     def end(number: int, _frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""Commands about the trade-off along lam."""
+"""The commands `sweep`, `search`, `report` and `demo`: the trade-off along lam."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 
 
 def _measured(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that say what is measured; they reach the command as `study`, a StudyOptions."""
+    """Add the options for what is measured; `_options` turns them into StudyOptions."""
     options = [
-        click.option("--lam", "lams", default="0:1:0.1", show_default=True, help="L,L,... or LO:HI:STEP, rising."),
-        click.option("--tasks", required=True, help="Tasks, suites or .toml files, with commas between."),
+        click.option("--lam", "lams", default="0:1:0.1", show_default=True, help="L,L,... or LO:HI:STEP, increasing."),
+        click.option("--tasks", required=True, help="Tasks, suites or .toml files, separated by commas."),
         click.option("--follow", metavar="SET", is_flag=False, flag_value="public", default="",
-                     help="Also follow instructions: public (if no SET is named), demo, ifeval or a file."),
-        click.option("--follow-limit", type=click.IntRange(1), help="Instructions at most; by default all."),
-        click.option("--type", "types", default="F16", show_default=True, help="Types of the weights, with commas."),
-        click.option("--shots", type=click.IntRange(0), help="Exemplars in each prompt; by default the task's own."),
+                     help="Also measure instruction following: public (the default), demo, ifeval or a file."),
+        click.option("--follow-limit", type=click.IntRange(1), help="Use N evenly spaced instructions."),
+        click.option("--type", "types", default="F16", show_default=True, help="Weight types, separated by commas."),
+        click.option("--shots", type=click.IntRange(0), help="Exemplars in each prompt; by default the task's."),
         click.option("--limit", type=click.IntRange(1), help="Items of each task; by default all."),
-        click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Draws exemplars."),
+        click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the exemplars."),
         click.option("--schedule", default="", metavar="RULES|FILE.toml", help="Other lams by group and layer."),
     ]  # fmt: skip
     command = chats(command)
@@ -63,22 +63,24 @@ def _options(
 @_measured
 @click.option(
     "--alpaca", metavar="PROMPTS", is_flag=False, flag_value="alpaca-eval", default="",
-    help="Also answer prompts and have them judged: alpaca-eval (if none are named) or a file.",
+    help="Also generate answers for the judge: alpaca-eval (the default) or a file of prompts.",
 )  # fmt: skip
-@click.option("--alpaca-limit", type=click.IntRange(1), help="Prompts at most; by default all.")
-@click.option("--judge", default="", metavar="MODEL", help="Who compares the answers: FILE.gguf or PAIR@LAM.")
+@click.option("--alpaca-limit", type=click.IntRange(1), help="Use the first N prompts; by default all.")
+@click.option("--judge", default="", metavar="MODEL", help="Model that compares the answers: FILE.gguf or PAIR@LAM.")
 @click.option(
     "--reference", type=click.Path(path_type=Path), metavar="OUTPUTS",
-    help="Answers to compare with; by default instruct's own, at lam 1.",
+    help="Reference outputs to compare with; by default the answers at lam 1.",
 )  # fmt: skip
-@click.option("--run", "folder", type=click.Path(path_type=Path), help="Folder of the results; by default PAIR-study.")
+@click.option("--run", "folder", type=click.Path(path_type=Path), help="Folder for the results; by default PAIR-study.")
 @click.option(
     "--backend", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Where cells run."
 )
 @click.option("--engine", "old_backend", type=click.Choice(["local", "ray"]), hidden=True)  # as in 0.1.0
-@click.option("--address", help="Of a Ray cluster; by default one is started here.")
-@click.option("--keep-stale", is_flag=True, help="Keep results from other inputs than today's; the report says so.")
-@click.option("--dry-run", is_flag=True, help="Show cells, memory, disk and time, and measure nothing else.")
+@click.option("--address", help="Address of a Ray cluster; by default a local one is started.")
+@click.option(
+    "--keep-stale", is_flag=True, help="Keep results of outdated inputs instead of measuring again; the report says so."
+)
+@click.option("--dry-run", is_flag=True, help="Show the number of cells, and estimates of memory, disk space and time.")
 @GPU
 @PROBE
 @THREADS
@@ -98,7 +100,7 @@ def sweep(
     as_json: bool,
     **measured: Any,
 ) -> None:
-    """Measure PAIR at every lam: few-shot tasks, and instructions with --follow. Killed, it goes on where it stopped.
+    """Measure PAIR at every lam: few-shot tasks, and with --follow instruction following. Resumable.
 
     PAIR is a registered name, or BASE and INSTRUCT.
 
@@ -127,19 +129,19 @@ def show_estimate(found: Estimate, as_json: bool, is_judged: bool = False) -> No
     if as_json:
         show_json(asdict(found))
         return
-    tell(f"{found.cells} cells, {found.items} items, {found.items_left} of them left to do")
-    for told, reasons in (("to be measured again", found.stale), ("kept (--keep-stale)", found.kept)):
+    tell(f"{found.cells} cells, {found.items} items, {found.items_left} of them to be measured")
+    for label, reasons in (("to be measured again", found.stale), ("kept (--keep-stale)", found.kept)):
         for reason, names in reasons.items():
-            tell(f"{told}: {', '.join(names)}; reason: {reason}")
+            tell(f"{label}: {', '.join(names)}; reason: {reason}")
     tell(
         f"about {found.memory / 1e6:.0f} MB of memory for {found.workers} model(s) at a time "
         f"({found.memory_available / 1e6:.0f} MB are free); about {found.disk / 1e6:.1f} MB of disk"
     )
     if found.memory > found.memory_available:
-        tell("note: more than is free: models that do not fit are merged into a temporary file on disk, slower.")
+        tell("note: that is more than is free. Models that do not fit are merged to a temporary file, which is slower.")
     if found.seconds is not None:
-        judged = ", the judge's work not counted" if is_judged else ""
-        tell(f"about {found.seconds:.0f} s, from a short measurement on this machine{judged}")
+        judged = ", without the judge" if is_judged else ""
+        tell(f"about {found.seconds:.0f} s, estimated from a few items on this machine{judged}")
 
 
 def show_study(study: StudyLike, as_json: bool) -> None:
@@ -158,7 +160,7 @@ def show_study(study: StudyLike, as_json: bool) -> None:
 
 
 def show_curves(curves: Curves, found: Sequence[Reading]) -> None:
-    """Show every average by lam; the lams that the readings call best carry a word, the first reading's in bold."""
+    """Print every average by lam; lams that are best in a reading are labelled, the first reading's in bold."""
     from pa_lite.api.studies import averages, labels
 
     shown, marks = averages(curves), labels(found)
@@ -175,10 +177,10 @@ def show_curves(curves: Curves, found: Sequence[Reading]) -> None:
 @click.command()
 @takes_pair
 @_measured
-@click.option("--keep-follow", type=float, metavar="SHARE", help="Keep this share of instruct's following, e.g. 0.95.")
-@click.option("--weight", type=float, default=0.0, help="Of following against few-shot skill, 0 to 1.")
+@click.option("--keep-follow", type=float, metavar="SHARE", help="Share of instruct's following to keep, such as 0.95.")
+@click.option("--weight", type=float, default=0.0, help="Weight of instruction following in the goal, 0 to 1.")
 @click.option("--budget", type=float, default=0.4, show_default=True, help="Share of the grid's evaluations to spend.")
-@click.option("--schedules", is_flag=True, help="Then race coarse schedules (a lam by tensor group) around it.")
+@click.option("--schedules", is_flag=True, help="Then compare coarse schedules (one lam per tensor group) around it.")
 @GPU
 @PROBE
 @THREADS
@@ -192,7 +194,7 @@ def search(
     as_json: bool,
     **measured: Any,
 ) -> None:
-    """Find PAIR's best lam for a use with a part of the grid's work, and say how sure it is.
+    """Find PAIR's best lam for a goal with a fraction of a sweep's evaluations, and its confidence.
 
     PAIR is a registered name, or BASE and INSTRUCT.
 
@@ -237,7 +239,7 @@ def show_found(found: Found, goal: Goal) -> None:
     ]  # fmt: skip
     marked = found.lams.index(found.lam) if found.differs else None
     show_table(["lam", "few-shot % (smoothed)", "followed % (smoothed)", "items seen %"], rows, marked=marked)
-    tell(f"{found.spent} item evaluations; the grid takes {found.grid} ({100 * found.spent / found.grid:.0f}%).")
+    tell(f"{found.spent} item evaluations, of {found.grid} for the whole grid ({100 * found.spent / found.grid:.0f}%).")
 
 
 def show_schedules(raced: Schedules) -> None:
@@ -246,21 +248,23 @@ def show_schedules(raced: Schedules) -> None:
     best = f"schedule {raced.text!r} at lam {raced.lam:g}" if raced.text else f"no schedule, lam {raced.lam:g} alone"
     spent = f"{raced.spent} of {raced.grid} evaluations"
     if raced.differs:
-        tell(f"Around it: {best}, best with probability {raced.confidence:.2f}; {spent}.")
+        tell(f"Schedules: {best}, best with probability {raced.confidence:.2f}; {spent}.")
     else:
         tell(
-            f"Around it: no measurable difference between the schedules and lam {raced.lam:g} alone; "
+            f"Schedules: no measurable difference between the schedules and lam {raced.lam:g} alone; "
             f"{items_in_words(raced.needed)}; {spent}."
         )
 
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="The page; by default report.html in RUN.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Path of the page; by default report.html in RUN."
+)
 @click.option("--png", type=click.Path(path_type=Path, file_okay=False), help="Write the figures to this folder.")
 @click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Write every item as CSV.")
-@click.option("--lm-eval", type=click.Path(path_type=Path, file_okay=False), help="Write lm-eval results files there.")
-@click.option("--type", "weight_type", help="Type of the weights; by default the first measured.")
+@click.option("--lm-eval", type=click.Path(path_type=Path, file_okay=False), help="Write lm-eval results files here.")
+@click.option("--type", "weight_type", help="Weight type; by default the first measured.")
 @FORCE
 @JSON
 def report(
@@ -273,7 +277,7 @@ def report(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Make a page of the study in RUN that opens offline; also figures, CSV, and lm-eval's results form.
+    """Write the study in RUN as a self-contained HTML page; optionally figures, CSV, and lm-eval results files.
 
     \b
     pa-lite report demo-study -o trade-off.html --png figures
@@ -297,7 +301,7 @@ def report(
 )  # fmt: skip
 @JSON
 def demo(output: Path, as_json: bool) -> None:
-    """Merge, score and question the embedded pair at lam 0, 0.1, ..., 1, offline, and show the trade-off."""
+    """Measure the embedded pair at lam 0, 0.1, ..., 1, offline, and show the trade-off."""
     from pa_lite.api.studies import conclusion, readings
 
     with bar("demo") as progress:

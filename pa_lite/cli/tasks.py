@@ -1,4 +1,4 @@
-"""Commands about few-shot tasks."""
+"""The commands `score` and `tasks`."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ if TYPE_CHECKING:
     from pa_lite import EngineOptions, ModelRef, SuiteResult
     from pa_lite.api.tasks import Item, Measured, TaskSpec
 
-SHOTS = click.option(
-    "--shots", type=click.IntRange(0), help="Exemplars in each prompt; by default the task's own number."
-)
-SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Draws the exemplars.")
+SHOTS = click.option("--shots", type=click.IntRange(0), help="Exemplars in each prompt; by default the task's.")
+SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the exemplars.")
 
 
 @click.command()
 @takes_model
-@click.option("--tasks", required=True, help="Tasks, TASK/GROUP, suites or .toml files, with commas between.")
+@click.option("--tasks", required=True, help="Tasks, TASK/GROUP, suites or .toml files, separated by commas.")
 @SHOTS
-@click.option("--limit", type=click.IntRange(1), help="Items scored of each task, over its groups; by default all.")
+@click.option("--limit", type=click.IntRange(1), help="Items of each task, over its groups; by default all.")
 @SEED
-@click.option("--mutual-info", is_flag=True, help="Also compare each choice with itself on an empty context.")
+@click.option(
+    "--mutual-info", is_flag=True, help="Also score choices by mutual information: relative to an empty context."
+)
 @click.option(
     "--parallel", type=click.IntRange(1, 256), default=8, show_default=True, help="Texts generated at a time."
 )
 @click.option(
     "--log-samples", is_flag=False, flag_value="", metavar="[FILE|FOLDER]",
-    help="Log every item as JSON lines; by default a file for each task beside the output.",
+    help="Log every item as JSON lines; by default one file per task next to the output.",
 )  # fmt: skip
 @loads_a_model
 @OUTPUT
@@ -55,11 +55,11 @@ def score(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Few-shot scores of MODEL: choices by loglikelihood, generated answers by comparison.
+    """Score MODEL on few-shot tasks: choices by loglikelihood, generated answers by comparison.
 
     MODEL is FILE.gguf, PAIR@LAM, or a pair with --lam.
 
-    The results file (-o) and the samples have the shape of lm-eval's.
+    The results file (-o) and the samples have lm-eval's format.
 
     \b
     pa-lite score demo@0.7 --tasks demo
@@ -95,7 +95,7 @@ def score(
 
 
 def show_scores(result: SuiteResult) -> None:
-    """A line for each task, one more where its groups' average differs from that over items, and the tasks' mean."""
+    """Print a line for each task, one more for the mean over its groups, if it has them, and the mean over tasks."""
     from pa_lite.api.tasks import noise_over_tasks
 
     rows = []
@@ -106,7 +106,7 @@ def show_scores(result: SuiteResult) -> None:
         if own.macro is not None:
             rows.append(["", "", f"mean of {len(t.groups)} groups", *_numbers(own.macro), "", ""])
         if t.n_truncated:
-            tell(f"warning: {t.task}: {t.n_truncated} of {t.n} prompts were cut to the context.", err=True)
+            tell(f"warning: {t.task}: {t.n_truncated} of {t.n} prompts were cut to fit the context.", err=True)
     mean, n = result.accuracy, sum(t.n for t in result.tasks)
     numbers = [percent(x) for x in (mean.value, mean.stderr, result.majority)]
     rows.append(["mean", str(n), "", *numbers[:2], "", numbers[2], ""])
@@ -114,7 +114,7 @@ def show_scores(result: SuiteResult) -> None:
     show_table(columns, rows, marked=len(rows) - 1)
     if noise := noise_over_tasks(result):
         tell(
-            f"Noise floor: scored alone, {noise['n']} requests move by {noise['mean']:.4f} nats on average, "
+            f"Noise floor: scored one at a time, {noise['n']} requests differ by {noise['mean']:.4f} nats on average, "
             f"{noise['largest']:.4f} at most."
         )
 
@@ -142,21 +142,23 @@ def tasks(context: click.Context, as_json: bool) -> None:
             for suite, s in entries
         ])  # fmt: skip
         return
-    told = suite_descriptions()
-    show_table(["suite", "tasks", ""], [[name, str(len(specs)), told[name]] for name, specs in by_suite.items()])
+    descriptions = suite_descriptions()
+    show_table(
+        ["suite", "tasks", ""], [[name, str(len(specs)), descriptions[name]] for name, specs in by_suite.items()]
+    )
     own = {spec.name: spec for _, spec in entries}
     rows = [[s.name, s.area, s.kind, str(s.shots), s.metric, s.description] for s in own.values()]
-    show_table(["task", "area", "how", "shots", "metric", ""], rows)
+    show_table(["task", "area", "kind", "shots", "metric", ""], rows)
 
 
 @tasks.command()
 @click.argument("name")
 @SHOTS
 @SEED
-@click.option("--item", type=click.IntRange(0), default=0, show_default=True, help="Which of the items, from 0.")
+@click.option("--item", type=click.IntRange(0), default=0, show_default=True, help="Number of the item, from 0.")
 @JSON
 def show(name: str, shots: int | None, seed: int, item: int, as_json: bool) -> None:
-    """The specification of a task (a name, TASK/GROUP, or a .toml file with one) and one item as the model sees it."""
+    """Show a task (a name, TASK/GROUP, or a .toml file with one task) and one item as the model sees it."""
     from pa_lite.api.tasks import spec_record, task_item
 
     spec, shown = task_item(name, item, shots=shots, seed=seed)
@@ -179,7 +181,7 @@ def show_item(spec: TaskSpec, item: Item) -> None:
     tell_text(item.prompt)
     tell("---")
     for i, (context, text) in enumerate(item.requests):
-        behind = f" behind ...{context[-30:]!r}" if len(item.contexts) > 1 else ""
-        tell(f"{'*' if i == item.answer else ' '} {text!r}{behind}")
+        after = f" after ...{context[-30:]!r}" if len(item.contexts) > 1 else ""
+        tell(f"{'*' if i == item.answer else ' '} {text!r}{after}")
     for gold in item.golds:
         tell(f"* {', '.join(gold)!r}")

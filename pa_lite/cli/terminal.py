@@ -1,6 +1,6 @@
-"""All that commands show goes out through here: progress bars on stderr, lines, JSON and tables. Computes nothing.
+"""Everything that commands print: progress bars on stderr, lines, JSON and tables.
 
-So names and texts of files that strangers made cannot steer the terminal.
+Control characters are escaped here, so that untrusted names and texts cannot control the terminal.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from pa_lite.sanitize import one_line, plain, to_json
 
 
 def prepare_streams() -> None:
-    """Let stdout and stderr write out what their encoding lacks, instead of failing over it.
+    """Let stdout and stderr escape characters that their encoding lacks, instead of raising.
 
-    One that is closed leads nowhere from now on: else the next file that is opened would get what is said.
+    Closed streams are redirected to the null device: else the next opened file would get their output.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         stream = getattr(sys, name)
@@ -38,30 +38,30 @@ def prepare_streams() -> None:
 
 
 def drop_streams() -> None:
-    """Send what is left of the output nowhere: whoever read it, such as `head`, has gone."""
+    """Discard the rest of the output: its reader, such as `head`, has exited."""
     with contextlib.suppress(OSError, ValueError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
+        null = os.open(os.devnull, os.O_WRONLY)
         for stream in (sys.stdout, sys.stderr):
             try:
                 stream.flush()
             except (OSError, ValueError):
                 with contextlib.suppress(OSError, ValueError):
-                    os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
+                    os.dup2(null, stream.fileno())
+        os.close(null)
 
 
 def tell(line: str, err: bool = False) -> None:
-    """Print one line, made plain, on stdout or stderr."""
+    """Print one line, escaped, on stdout or stderr."""
     click.echo(one_line(line), err=err)
 
 
 def tell_text(text: str, err: bool = False) -> None:
-    """Print a text of several lines, made plain, on stdout or stderr."""
+    """Print a text of several lines, escaped, on stdout or stderr."""
     click.echo(plain(text), err=err)
 
 
 class PlainFormatter(logging.Formatter):
-    """Log lines, made plain; tracebacks keep their lines."""
+    """Format log records as single escaped lines; tracebacks keep their line breaks."""
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
@@ -69,7 +69,7 @@ class PlainFormatter(logging.Formatter):
 
 
 def _bars() -> Any:
-    """tqdm without the thread that watches its bars: where none can be started, it would print a warning."""
+    """Return tqdm without its monitor thread, which prints a warning where no thread can be started."""
     from tqdm import tqdm
 
     tqdm.monitor_interval = 0
@@ -77,7 +77,7 @@ def _bars() -> Any:
 
 
 def _steady(drawn: Any) -> None:
-    """Let a bar measure by a clock that nobody sets: it would stand still, or count back, when the day's time jumps."""
+    """Let a bar use the monotonic clock: it would stop, or count backwards, when the system's time is set."""
     drawn._time = time.monotonic
     drawn.start_t = drawn.last_print_t = time.monotonic()
 
@@ -89,9 +89,9 @@ _COUNTS = (
 
 @contextmanager
 def bar(phase: str) -> Iterator[Progress]:
-    """Show a progress bar on stderr, none where stderr is not a terminal; it is called `phase` until the first report.
+    """Show a progress bar on stderr if that is a terminal; its label is `phase` until the first report.
 
-    What has no total, such as tokens, is shown as a rate beside it.
+    Counts without a total, such as tokens, are shown as a rate after it.
     """
     if not sys.stderr.isatty():
         yield silent  # and tqdm is not imported
@@ -107,12 +107,12 @@ def bar(phase: str) -> Iterator[Progress]:
                 if drawn.total is None or done < drawn.n or unit != drawn.unit:
                     drawn.unit, drawn.unit_scale = unit, unit in ("B", "values")
                     drawn.reset(total)
-                    drawn.initial = drawn.n = done  # what an earlier run did says nothing about speed
+                    drawn.initial = drawn.n = done  # work of an earlier run does not count towards the speed
                 drawn.set_description(phase, refresh=False)
                 drawn.total = total
                 drawn.update(done - drawn.n)
                 return
-            made += done - last if done >= last else done  # each call of the engine counts from 0
+            made += done - last if done >= last else done  # each engine call counts from 0
             last, now = done, time.monotonic()
             if now - shown > 0.2:
                 drawn.set_postfix_str(f"{made / (now - start):.0f} {unit}/s")
@@ -122,17 +122,17 @@ def bar(phase: str) -> Iterator[Progress]:
 
 
 def percent(share: float, digits: int = 1) -> str:
-    """A share in percent; `-` where it is not known."""
+    """Return a share in percent; `-` if unknown."""
     return f"{100 * share:.{digits}f}" if math.isfinite(share) else "-"
 
 
 def show_json(document: Any) -> None:
-    """The document on stdout; what steers a terminal is escaped, so that parsed it is the same."""
+    """Print a JSON document on stdout, with terminal control characters escaped."""
     click.echo(to_json(document, ascii_only=(sys.stdout.encoding or "").lower().replace("-", "") != "utf8"))
 
 
 def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]], marked: int | None = None) -> None:
-    """A plain table on stdout: numbers to the right, the first and nameless columns to the left; row `marked` bold."""
+    """Print a table on stdout, row `marked` in bold. The first column and nameless ones are left-aligned."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -143,6 +143,6 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]], marked: in
         table.add_column(Text(one_line(name)), justify="left" if i == 0 or not name else "right")
     for i, row in enumerate(rows):
         table.add_row(*(Text(one_line(cell)) for cell in row), style="bold" if i == marked else None)
-    # a pipe has no width: wide enough for what is shown
+    # a pipe has no width: use a wide one
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(table)

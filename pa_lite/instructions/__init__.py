@@ -1,1 +1,1 @@
-"""Instruction following: generations, verifiable instructions. Knows the engine, not the study."""
+"""Measure instruction following with verifiable instructions."""

@@ -1,4 +1,4 @@
-"""Verifiable instructions: a model answers them, rules check the answers, no judge is needed."""
+"""Verifiable instructions: a model answers them, and rules check the answers without a judge."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ _FORMS: dict[str, Form] = {
 
 @dataclass(frozen=True)
 class Constraint:
-    """One thing that an instruction demands: its name, and the checks that must all hold."""
+    """One requirement of an instruction: its name, and checks that must all pass."""
 
     name: str
     checks: tuple[Check, ...]
 
     @property
     def checkable(self) -> bool:
-        """Whether rules can tell if it holds."""
+        """Whether rules can check it."""
         return all(map(checkable, self.checks))
 
 
@@ -61,7 +61,7 @@ class Instruction:
 
 @dataclass(frozen=True)
 class ConstraintResult:
-    """Whether an answer holds to a constraint, strictly and loosely; None where no rule can tell."""
+    """Whether an answer meets a constraint, strictly and loosely (`loose_variants`); None if no rule can check it."""
 
     name: str
     strict: bool | None
@@ -70,7 +70,7 @@ class ConstraintResult:
 
 @dataclass(frozen=True)
 class Answer:
-    """A model's answer to an instruction, and whether every constraint holds, strictly (`followed`) and loosely."""
+    """A model's answer to an instruction, and whether it meets every constraint, strictly (`followed`) and loosely."""
 
     instruction: str
     kind: str
@@ -82,20 +82,20 @@ class Answer:
     reasoning: str = ""
 
     def document(self) -> dict[str, Any]:
-        """Return it as JSON; `reasoning`, which was not checked, is there where the model reasoned."""
+        """Return the answer as a JSON object; `reasoning`, which is not checked, only if the model reasoned."""
         return {key: value for key, value in asdict(self).items() if value or key != "reasoning"}
 
 
 @dataclass(frozen=True)
 class Rate:
-    """How many were checked, and the share that holds, in [0, 1], strictly and loosely."""
+    """The number of checked items, and the share that passes, in [0, 1], strictly and loosely."""
 
     n: int
     strict: Mean
     loose: Mean
 
     def to_document(self) -> dict[str, Any]:
-        """As JSON, which has no nan: where nothing could be checked, shares are null."""
+        """Return the rate as a JSON object; shares are null if nothing could be checked."""
         shares = {"strict": asdict(self.strict), "loose": asdict(self.loose)}
         return {"n": self.n, **(shares if self.n else {"strict": None, "loose": None})}
 
@@ -104,9 +104,9 @@ class Rate:
 class FollowResult:
     """The share of instructions followed strictly, in [0, 1], its standard error, and every answer.
 
-    `chat` says how prompts were made where that is not the template's default (see `chat_facts`).
-    `n` counts the instructions that could be checked. A constraint's shares have standard errors clustered by answer.
-    `identity` is the model's (`Model.identity`), empty where it cannot be taken.
+    `n` counts the instructions that could be checked. Standard errors of constraints are clustered by answer.
+    `identity` is the model's (`Model.identity`), empty if it cannot be computed. `chat` describes the prompts where
+    they differ from the template's default (see `chat_facts`).
     """
 
     model: str
@@ -120,42 +120,42 @@ class FollowResult:
 
     @property
     def prompt_accuracy(self) -> Mean:
-        """The share of instructions of which every constraint holds strictly, and its standard error."""
+        """The share of instructions whose constraints are all met strictly, and its standard error."""
         return Mean(self.accuracy, self.stderr)
 
     @property
     def unchecked(self) -> int:
-        """Constraints that no rule can check, left out of every share, as are their instructions of the prompts'."""
+        """The number of constraints that no rule can check; they and their instructions are left out of all shares."""
         return sum(v.strict is None for a in self.answers for v in a.constraints)
 
     @property
     def cut(self) -> int:
-        """Answers that the model had not ended when its tokens ran out."""
+        """The number of answers that were cut at max_tokens."""
         return sum(not a.ended for a in self.answers)
 
     def by_kind(self) -> dict[str, float]:
-        """The share followed strictly of each kind of instruction."""
+        """Return the share followed strictly, by kind of instruction."""
         return {kind: rate.strict.value for kind, rate in self.kinds().items()}
 
     def prompts(self) -> Rate:
-        """Instructions of which every constraint holds."""
+        """Return the rate of instructions whose constraints are all met."""
         return _rate([[(a.followed, a.loose)] for a in self.answers])
 
     def kinds(self) -> dict[str, Rate]:
-        """The same for each kind of instruction."""
+        """Return the rate of `prompts` by kind of instruction."""
         names = sorted({a.kind for a in self.answers})
         return {k: _rate([[(a.followed, a.loose)] for a in self.answers if a.kind == k]) for k in names}
 
     def constraints(self, name: str | None = None) -> Rate:
-        """Single constraints that hold, all or those of a name."""
+        """Return the rate of single constraints that are met: all, or those of a name."""
         return _rate([[(v.strict, v.loose) for v in a.constraints if name in (None, v.name)] for a in self.answers])
 
     def by_constraint(self) -> dict[str, Rate]:
-        """The same for each name of constraint."""
+        """Return the rate of `constraints` by name."""
         return {n: self.constraints(n) for n in sorted({v.name for a in self.answers for v in a.constraints})}
 
     def to_document(self) -> dict[str, Any]:
-        """All of it as a JSON document: shares with n and standard errors, and every answer."""
+        """Return the result as a JSON document: rates with standard errors, and every answer."""
         document: dict[str, Any] = without_nonfinite({
             "model": self.model, "identity": self.identity, "max_tokens": self.max_tokens, "chat": dict(self.chat),
             "versions": _versions(),
@@ -173,7 +173,7 @@ def _versions() -> dict[str, str]:
 
 
 def _rate(clusters: Sequence[Sequence[tuple[bool | None, bool | None]]]) -> Rate:
-    """The rate of (strict, loose) verdicts, those of an answer together; None is left out; nan where none is left."""
+    """Return the rate of (strict, loose) verdicts, clustered by answer. None is left out; NaN if none is left."""
     kept = [[(s, bool(loose)) for s, loose in c if s is not None] for c in clusters]
     n = sum(map(len, kept))
     strict, loose = ([[float(v[i]) for v in c] for c in kept] for i in (0, 1))
@@ -188,9 +188,9 @@ def _mean(values: Iterable[float]) -> float:
 def load_instructions(path: Path, split: str = "test", warn: bool = False) -> list[Instruction]:
     """Read a JSONL file of instructions: objects with `instruction` and `checks`.
 
-    They may have `kind`, `split` and `key` too. A row without a split, or with null, is of any; with `warn`, rows of
-    other splits are counted in a warning. Raises InputError, naming file and line, for the first row that is wrong, or
-    when the split has no rows.
+    `kind`, `split` and `key` are optional. A row without a split, or with null, belongs to every split; with `warn`, a
+    warning counts the rows of other splits. Raises InputError with file and line for the first invalid row, and if the
+    split has no rows.
     """
     rows = read_objects(path)
     found = [(row.get("split"), instruction_of(row, rows.where(i))) for i, row in enumerate(rows.rows)]
@@ -203,9 +203,9 @@ def load_instructions(path: Path, split: str = "test", warn: bool = False) -> li
 
 
 def instruction_of(row: Mapping[str, Any], where: str) -> Instruction:
-    """Return the instruction of a row, every check a constraint of its kind's name.
+    """Return the instruction of a row; each check is a constraint, named after the check's type.
 
-    Raises InputError, naming `where`, for what is missing or wrong, and for a field that instructions do not have.
+    Raises InputError, starting with `where`, for missing, unknown or invalid fields.
     """
     check_table(row, where, _FORMS, ("instruction", "checks"))
     checks = row["checks"]
@@ -216,12 +216,12 @@ def instruction_of(row: Mapping[str, Any], where: str) -> Instruction:
 
 
 def kind_by_number(n: int) -> str:
-    """The kind of an instruction that names none: how many constraints it has."""
+    """Return the default kind of an instruction: its number of constraints."""
     return f"{n} constraint{'s' * (n != 1)}"
 
 
 def check_answer(instruction: Instruction, output: str, ended: bool = True, must_end: bool = True) -> Answer:
-    """Check an output against an instruction; with `must_end`, one that was cut holds to nothing."""
+    """Check an output against an instruction; with `must_end`, a cut output fails every constraint."""
     counts, variants = ended or not must_end, list(loose_variants(output))
 
     def verdict(constraint: Constraint) -> ConstraintResult:
@@ -251,20 +251,18 @@ def follow_instructions(
     parallel: int = 16,
     chat: ChatOptions | None = None,
 ) -> FollowResult:
-    """Let the model answer every instruction greedily through its chat template, and check the answers.
+    """Answer every instruction greedily through the model's chat template, and check the answers.
 
-    With `must_end`, only an answer that the model ended by itself within max_tokens can hold to anything. `parallel`
-    instructions run at a time; `progress` gets the answers done. What a model writes before its answer
-    while it reasons is kept, and not checked; an answer whose reasoning never ended counts as cut. The chat options
-    are settled first (see `measured_options`). Raises what generate and chat_prompts
-    raise.
+    With `must_end`, an answer that was cut at max_tokens, or whose reasoning did not end, fails every constraint.
+    `parallel` instructions run at a time; `progress` gets the answers done. Reasoning before an answer is kept but not
+    checked. The chat options are completed first (see `measured_options`). Raises what generate and chat_prompts raise.
     """
     template = template_of(model)
     chat = measured_options(template, chat, model.name)
     asked = chat_prompts(model, [i.text for i in instructions], chat)
     options = GenerationOptions(max_tokens=max_tokens, parallel=parallel)
-    told = part_of(progress, "follow", 0, len(instructions), "answers")
-    outputs = generate(model, asked.tokens, options, told, reasoning=asked.reasoning)
+    reports = part_of(progress, "follow", 0, len(instructions), "answers")
+    outputs = generate(model, asked.tokens, options, reports, reasoning=asked.reasoning)
     answers = tuple(
         replace(check_answer(i, o.text, o.ended, must_end), reasoning=o.reasoning)
         for i, o in zip(instructions, outputs, strict=True)

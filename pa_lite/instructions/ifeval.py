@@ -1,4 +1,4 @@
-"""IFEval's prompts (Zhou et al. 2023, arXiv 2311.07911): its instruction ids and arguments as checks of ours.
+"""IFEval's prompts (Zhou et al. 2023, arXiv 2311.07911), with its instruction ids and arguments mapped to checks.
 
 The file is Google's JSONL: objects with `prompt`, `instruction_id_list` and, for each id, its arguments in `kwargs`.
 """
@@ -25,14 +25,14 @@ Arguments = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class _Maker:
-    """What makes a check: its type, fixed fields, and fields that are arguments (field -> name of the argument)."""
+    """Makes a check from a type, fixed fields, and fields that take arguments (field -> argument name)."""
 
     check_type: str
     fixed: Mapping[str, Any]
     fields: Mapping[str, str]
 
     def make(self, given: Arguments) -> dict[str, Any]:
-        """Return the check. Raises KeyError for an argument that is not given."""
+        """Return the check. Raises KeyError for a missing argument."""
         return {"kind": self.check_type, **self.fixed, **{f: _value(f, given[a]) for f, a in self.fields.items()}}
 
 
@@ -42,13 +42,13 @@ def _check(check_type: str, fixed: Mapping[str, Any] | None = None, **fields: st
 
 def _value(field: str, value: Any) -> Any:
     if isinstance(value, float) and value.is_integer():
-        return int(value)  # a data frame makes 3.0 of 3 where others have none
+        return int(value)  # data frames store 3 as 3.0 in columns with missing values
     if not isinstance(value, str):
         return value
     return _RELATIONS.get(value, value) if field == "relation" else value.strip()
 
 
-# instruction id -> what makes its checks
+# instruction id -> makers of its checks
 INSTRUCTIONS: dict[str, tuple[_Maker, ...]] = {
     "keywords:existence": (_check("contains", texts="keywords"),),
     "keywords:frequency": (_check("text_count", text="keyword", n="frequency", relation="relation"),),
@@ -69,7 +69,7 @@ INSTRUCTIONS: dict[str, tuple[_Maker, ...]] = {
     "detectable_format:multiple_sections": (
         _check(
             "section_count", {**_AT_LEAST, "same_case": True}, n="num_sections", header="section_spliter"
-        ),  # spelt so
+        ),  # IFEval's spelling
     ),
     "detectable_format:json_format": (_check("json"),),
     "detectable_format:title": (_check("title"),),
@@ -87,7 +87,7 @@ INSTRUCTIONS: dict[str, tuple[_Maker, ...]] = {
 
 
 def load_ifeval(path: Path) -> list[Instruction]:
-    """Read IFEval's file. Raises InputError, naming file and line, for an unknown id or arguments that are wrong."""
+    """Read IFEval's file. Raises InputError, naming file and line, for an unknown id or invalid arguments."""
     rows = read_objects(path)
     out = [_instruction(row, rows.where(i)) for i, row in enumerate(rows.rows)]
     if not out:
@@ -98,27 +98,27 @@ def load_ifeval(path: Path) -> list[Instruction]:
 def _instruction(row: Mapping[str, Any], where: str) -> Instruction:
     content, ids, arguments = content_of(dict(row), where, "prompt"), row.get("instruction_id_list"), row.get("kwargs")
     if content.system:
-        raise InputError(f"{where} has a system prompt under 'system', which IFEval does not have. Remove it.")
+        raise InputError(f"{where} has a system prompt under 'system', but IFEval's prompts have none: remove it.")
     if not isinstance(ids, list) or not ids or not isinstance(arguments, list) or len(ids) != len(arguments):
-        raise InputError(f"{where}: needs 'instruction_id_list' and 'kwargs', two lists of one length.")
+        raise InputError(f"{where}: 'instruction_id_list' and 'kwargs' must be lists of the same length.")
     constraints = tuple(constraint_of(i, a, where) for i, a in zip(ids, arguments, strict=True))
     return Instruction(kind_by_number(len(ids)), content.text, constraints)
 
 
 def constraint_of(name: Any, arguments: Any, where: str) -> Constraint:
-    """Return the checks of an instruction id. Arguments that are null count as not given, in any id's place.
+    """Return the constraint of an instruction id. Null arguments are treated as missing.
 
-    Raises InputError, naming `where`, for an unknown id, and for an argument that is missing or that the id has not.
+    Raises InputError, starting with `where`, for an unknown id and for missing or unknown arguments.
     """
     if not isinstance(name, str) or name not in INSTRUCTIONS:
         raise InputError(f"{where}: unknown instruction id {name!r}.{nearest(str(name), INSTRUCTIONS)}")
     if not isinstance(arguments, dict):
-        raise InputError(f"{where}: the arguments of {name} are no object.")
+        raise InputError(f"{where}: the arguments of {name} are not an object.")
     given = {k: v for k, v in arguments.items() if v is not None}
     try:
         checks = tuple(maker.make(given) for maker in INSTRUCTIONS[name])
     except KeyError as e:
-        raise InputError(f"{where}: {name} needs the argument {e.args[0]!r}.") from None
+        raise InputError(f"{where}: {name} requires the argument {e.args[0]!r}.") from None
     known = {argument for maker in INSTRUCTIONS[name] for argument in maker.fields.values()}
     for argument, value in given.items():
         if argument not in known and value not in ("", [], {}):

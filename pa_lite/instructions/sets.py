@@ -1,4 +1,4 @@
-"""Sets of verifiable instructions by name: the public one, the demo's, IFEval's, and files of the user's own."""
+"""Sets of verifiable instructions by name: public, demo, ifeval, and the user's files."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from pa_lite.instructions.public.generator import public_rows
 from pa_lite.progress import Progress
 
 PUBLIC_PATH = Path(__file__).parent / "public" / "public.jsonl"
-_DEMO_TOKENS = 32  # its longest answers take a dozen
+_DEMO_TOKENS = 32  # its longest correct answers have a dozen
 _NAMES = ("public", "demo", "ifeval")
 
 
 @dataclass(frozen=True)
 class InstructionSet:
-    """Instructions and how they are meant to be run.
+    """Instructions and their settings.
 
-    `must_end`: an answer that was cut holds to nothing. IFEval's reference implementation checks cut answers like
-    whole ones, and so does its set here. `max_tokens` is what a good answer needs at most.
+    `max_tokens` is enough for every good answer. With `must_end`, an answer that was cut fails every constraint;
+    IFEval's reference implementation checks cut answers like complete ones, and so does its set here.
     """
 
     name: str
@@ -32,7 +32,7 @@ class InstructionSet:
     must_end: bool = True
 
     def limited(self, limit: int | None) -> InstructionSet:
-        """The set with at most `limit` instructions, taken at even distances."""
+        """Return the set with at most `limit` instructions, evenly spaced."""
         n = len(self.instructions)
         if limit is None or limit >= n:
             return self
@@ -40,13 +40,13 @@ class InstructionSet:
 
 
 def find_set(name: str, seed: int | None = None, progress: Progress | None = None) -> InstructionSet:
-    """The set `public`, `demo` (or `demo:dev`), `ifeval` (from the Hub), `ifeval:FILE`, or that of a file by its path.
+    """Return the set `public`, `demo` (or `demo:dev`), `ifeval` (from the Hub), `ifeval:FILE`, or of a JSONL file.
 
-    A `seed` makes 500 new public prompts instead of the fixed ones. `progress` gets the bytes of a
-    download. Raises InputError for an unknown name, a file that is wrong, a seed with another set.
+    A `seed` generates 500 new prompts for the public set. `progress` gets the bytes of a download. Raises InputError
+    for an unknown name, an invalid file, and a seed with another set.
     """
     if seed is not None and name != "public":
-        raise InputError(f"a seed makes new prompts of the public set; {name!r} has its own.")
+        raise InputError(f"a seed generates prompts of the set 'public' only, not of {name!r}: leave it out.")
     if name == "public" and seed is None:
         return InstructionSet(name, load_instructions(PUBLIC_PATH), 512)
     if name == "public":
@@ -58,7 +58,7 @@ def find_set(name: str, seed: int | None = None, progress: Progress | None = Non
     if name == "ifeval" or (source == "ifeval" and file):
         return InstructionSet(name, ifeval.load_ifeval(Path(file) if file else _fetch(progress)), 1280, must_end=False)
     if not Path(name).is_file():
-        raise InputError(f"unknown set {name!r}: neither a file that exists nor one of ours.{nearest(name, _NAMES)}")
+        raise InputError(f"unknown set {name!r}: neither a known set nor an existing file.{nearest(name, _NAMES)}")
     return InstructionSet(name, load_instructions(Path(name), warn=True), 512)
 
 

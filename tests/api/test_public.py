@@ -218,7 +218,7 @@ def test_old_paths_give_todays_modules_and_warn(old: str, name: str, today: str)
 def test_every_old_path_leads_somewhere() -> None:
     for old in _old_paths.MOVED:
         if not old.startswith("tasks.harness") or old.endswith("options"):  # the others need lm-eval
-            today = _old_paths.todays_path(f"pa_lite.{old}")
+            today = _old_paths.new_path(f"pa_lite.{old}")
             assert today is not None
             importlib.import_module(today)
     with warnings.catch_warnings():

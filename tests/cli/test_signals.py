@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import pa_lite
-from pa_lite.cli.signals import ends_in_order
+from pa_lite.cli.signals import end_in_order
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 _CODE = "import sys; from pa_lite.cli import main; sys.exit(main())"
@@ -110,7 +110,7 @@ def test_a_background_job_ignores_ctrl_c_and_hears_sigterm(tmp_path: Path) -> No
 def test_handlers_are_as_before_afterwards() -> None:
     numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
     before = [signal.getsignal(number) for number in numbers]
-    with ends_in_order() as ending:
+    with end_in_order() as ending:
         assert signal.getsignal(signal.SIGTERM) is not before[1]
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)

@@ -15,7 +15,7 @@ import pytest
 
 from pa_lite.alpaca.outputs import OutputsTarget, write_outputs
 from pa_lite.alpaca.prompts import Prompt
-from pa_lite.cli.mapped import unreadable_maps_are_told
+from pa_lite.cli.mapped import report_unreadable_maps
 from pa_lite.engine.generation import GenerationOptions
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.engine.readable import check_readable
@@ -102,8 +102,8 @@ def test_a_map_that_cannot_be_read_ends_with_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "mapped").write_bytes(bytes(1 << 20))
     code = """
 import ctypes, mmap, os, sys
-from pa_lite.cli.mapped import unreadable_maps_are_told
-with unreadable_maps_are_told(), open(sys.argv[1], "r+b") as f:
+from pa_lite.cli.mapped import report_unreadable_maps
+with report_unreadable_maps(), open(sys.argv[1], "r+b") as f:
     held = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_COPY)
     os.truncate(sys.argv[1], 0)
     start = ctypes.c_char.from_buffer(held)
@@ -113,7 +113,7 @@ with unreadable_maps_are_told(), open(sys.argv[1], "r+b") as f:
         [sys.executable, "-c", code, tmp_path / "mapped"], capture_output=True, text=True, timeout=60, check=False
     )
     assert (ended.returncode, ended.stdout) == (1, "")
-    assert ended.stderr.startswith("error: a file that was mapped into memory, mostly the model's, cannot be read")
+    assert ended.stderr.startswith("error: a memory-mapped file, most likely the model, can no longer be read")
     assert ended.stderr.count("\n") == 1
 
 
@@ -121,14 +121,14 @@ with unreadable_maps_are_told(), open(sys.argv[1], "r+b") as f:
 def test_signals_are_as_before_behind_the_block() -> None:
     code = """
 import json, signal
-from pa_lite.cli.mapped import unreadable_maps_are_told
-with unreadable_maps_are_told():
+from pa_lite.cli.mapped import report_unreadable_maps
+with report_unreadable_maps():
     inside = callable(signal.getsignal(signal.SIGBUS))
 print(json.dumps([inside, signal.getsignal(signal.SIGBUS) == signal.SIG_DFL, signal.set_wakeup_fd(-1)]))
 """
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(ended.stdout) == [True, True, -1]
     before = signal.getsignal(signal.SIGBUS)
-    with unreadable_maps_are_told():
+    with report_unreadable_maps():
         pass
     assert signal.getsignal(signal.SIGBUS) == before

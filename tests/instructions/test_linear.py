@@ -22,7 +22,7 @@ _LONG = r"""
 import sys
 from pa_lite.untrusted.strict_json import parse_csv, parse_json, parse_toml
 from pa_lite.engine.reasoning import MARKERS, split_reasoning
-from pa_lite.instructions.checks import KINDS, loose_variants, passes
+from pa_lite.instructions.checks import CHECK_TYPES, loose_variants, passes
 from pa_lite.tasks.answers import STEPS, Extract, normalise
 from pa_lite.tasks.metrics import TEXT_METRICS
 from pa_lite.tasks.spec import find_tasks
@@ -48,7 +48,7 @@ for n in (20_000,):
     for piece in PIECES:
         body = (piece * n)[:n]
         for text in (body, "```json" + body + "``", "+1" + body + "x"):
-            for kind, (fields, _) in KINDS.items():
+            for kind, (fields, _) in CHECK_TYPES.items():
                 check = {"kind": kind} | {f: FIELDS[f] for f in (g.rstrip("?") for g in fields) if f in FIELDS}
                 if kind in ("bulleted", "numbered", "paragraph_start"):
                     check["n"] = len(text.splitlines())

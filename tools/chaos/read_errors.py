@@ -72,7 +72,7 @@ def _unreadable(local: LocalJob, rng: random.Random, folder: Path, row: Row) -> 
 def _named(ended: Outcome, file: Path) -> list[str]:
     """Return problems of a job that had to stop because of a file; for mapped files the name may be unknown."""
     problems = clear_error(ended)
-    if not problems and file.name not in ended.err and "mapped into memory" not in ended.err:
+    if not problems and file.name not in ended.err and "memory-mapped file" not in ended.err:
         problems.append(f"the error does not name the file: {ended.err.strip()}")
     return problems
 

@@ -1,7 +1,7 @@
-"""Rules that tell whether a response obeys an instruction, without a judge. Pure Python on strings.
+"""Rules that check whether a response follows an instruction, without a judge. Pure Python on strings.
 
-A check is a table with a `kind`, its type, and that type's own fields; an instruction is followed when every one of its
-checks holds. The types cover the sort of constraints introduced by IFEval (Zhou et al. 2023, arXiv 2311.07911).
+A check is a table with its type under `kind`, and the fields of that type. An instruction is followed if all its checks
+pass. The types cover the constraints introduced by IFEval (Zhou et al. 2023, arXiv 2311.07911).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def _is_texts(value: Any) -> bool:
 
 
 _TEXTS: Form = _is_texts, "a list of strings that are not blank"
-# field -> what its values must be, in every type that has it
+# field -> what its values must be, for every check type
 _FIELDS: dict[str, Form] = {
     "n": (lambda v: type(v) is int and v >= 0, "an integer from 0"),
     "nth": (lambda v: type(v) is int and v >= 1, "an integer from 1"),
@@ -44,7 +44,7 @@ _FIELDS: dict[str, Form] = {
 
 
 def validate(check: Check, where: str) -> None:
-    """Raise InputError, naming `where`, unless the check's type is known and its fields are right."""
+    """Raise InputError, starting with `where`, unless the check's type is known and its fields are valid."""
     check_type = check.get("kind")
     if not isinstance(check_type, str) or check_type not in CHECK_TYPES:
         raise InputError(f"{where}: unknown check kind {check_type!r}.{nearest(str(check_type), CHECK_TYPES)}")
@@ -54,25 +54,25 @@ def validate(check: Check, where: str) -> None:
 
 
 def checkable(check: Check) -> bool:
-    """Whether pa-lite can tell if a validated check holds: not for languages that it does not know."""
+    """Return whether a valid check can be evaluated: `language` only for known languages."""
     return check["kind"] != "language" or language.base_code(check["code"]) in language.LANGUAGES
 
 
 def passes(response: str, check: Check) -> bool:
-    """Whether the response, blanks at its ends removed, passes a validated, checkable check; an empty one fails."""
+    """Return whether the response, stripped of outer spaces, passes a checkable check; an empty one fails."""
     text = response.strip()
     return bool(text) and CHECK_TYPES[check["kind"]][1](text, check)
 
 
 def followed(response: str, checks: Sequence[Check]) -> bool:
-    """Whether the response, blanks at its ends removed, passes every check; an empty response follows nothing."""
+    """Return whether the response, stripped of outer spaces, passes every check; an empty one fails."""
     return bool(response.strip()) and all(passes(response, check) for check in checks)
 
 
 def loose_variants(response: str) -> Iterator[str]:
-    """The response as it stands, without its first line, its last line, both; each also without asterisks.
+    """Yield the response unchanged, without its first line, last line, and both; each also without asterisks.
 
-    Source: IFEval's loose accuracy (Zhou et al. 2023, section 2.2): a constraint holds loosely if it does for any.
+    Source: IFEval's loose accuracy (Zhou et al. 2023, section 2.2): a constraint is met loosely if any variant does.
     """
     lines = response.strip().split("\n")
     for variant in (lines, lines[1:], lines[:-1], lines[1:-1]):

@@ -23,12 +23,12 @@ def _letter_count(text: str, check: Check) -> bool:
 
 
 def _capital_words(text: str, check: Check) -> bool:
-    # words between blanks: "P.S." is one
+    # words separated by white space: "P.S." is one
     return compare(sum(w.isupper() for w in text.split()), check)
 
 
 CHECK_TYPES: CheckTypes = {
-    # without `joined`, hyphens and apostrophes part words
+    # without `joined`, hyphens and apostrophes separate words
     "word_count": (("n", "relation?", "joined?"), _word_count),
     "sentence_count": (("n", "relation?"), lambda text, check: compare(len(sentences(text)), check)),
     "paragraph_count": (("n", "relation?"), lambda text, check: compare(len(paragraphs(text)), check)),

@@ -1,4 +1,4 @@
-"""Checks of how a response begins and ends, and of what stands around it. Pure Python on strings."""
+"""Checks of how a response starts and ends, and of what encloses it. Pure Python on strings."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _echoes(text: str, check: Check) -> bool:
 
 def _postscript(text: str, check: Check) -> bool:
     marker = re.escape(str(check["marker"])).replace(r"\.", r"\.\s?")
-    last = len(text) - 1  # of the letters and digits; looked for once, not after each marker
+    last = len(text) - 1  # index of the last letter or digit; searched once, not after each marker
     while last >= 0 and not (text[last].isalnum() or text[last] == "_"):
         last -= 1
     return last >= 0 and re.compile(rf"(?:^|\s){marker}", re.IGNORECASE).search(text, 0, last) is not None
@@ -46,14 +46,14 @@ def _paragraph_start(text: str, check: Check) -> bool:
 CHECK_TYPES: CheckTypes = {
     "starts_with": (("text",), lambda text, check: text.startswith(str(check["text"]))),
     "ends_with": (("text",), lambda text, check: text.endswith(str(check["text"]))),
-    # the same, letter case and quotation marks around the response aside
+    # the same, ignoring letter case and quotation marks around the response
     "closes_with": (("text",), _closes),
     "equals": (("text",), lambda text, check: text == str(check["text"])),
     "quoted": ((), _quoted),
     "wrapped": (("left", "right"), _wrapped),
-    # the request first, letter case aside, then an answer
+    # the request first, ignoring letter case, then an answer
     "echoes": (("text",), _echoes),
     "postscript": (("marker",), _postscript),
-    # of `n` paragraphs the `nth`, from 1, begins with the word
+    # of `n` paragraphs, number `nth`, from 1, starts with the word
     "paragraph_start": (("n", "nth", "word"), _paragraph_start),
 }

@@ -1,8 +1,8 @@
-"""In which language a response is written, by its script and by common function words. Pure Python on strings.
+"""Check the language of a response by its script and by common function words. Pure Python on strings.
 
-A rule of thumb, not a trained detector: the letters' script must be the language's; among languages that share a
-script, the function words of the one asked for must be at least as frequent as those of any other. It is meant for
-sentences; a response of a few words with no function word among them counts as another language.
+This is a heuristic, not a trained detector: the letters must be of the language's script; among languages that share a
+script, function words of the required one must be at least as frequent as those of any other. It is made for sentences:
+a response of a few words without any function word counts as another language.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from collections import Counter
 
 from pa_lite.instructions.checks.text import Check, CheckTypes
 
-_SHARE = 0.8  # of the letters that must be of the language's script: names and terms may be of another
+_SHARE = 0.8  # of letters that must be of the language's script; names and terms may be of another
 
-# language (ISO 639-1) -> (its script as in Unicode's character names, words that are frequent in it alone)
+# language (ISO 639-1) -> (its script, as in Unicode's character names; words that are frequent only in this language)
 LANGUAGES: dict[str, tuple[str, str]] = {
     "en": (
         "LATIN",
@@ -60,7 +60,7 @@ _SCRIPTS = {"HIRAGANA": "KANA", "KATAKANA": "KANA", "KATAKANA-HIRAGANA": "KANA"}
 
 
 def base_code(language: str) -> str:
-    """The language's part of a code: `zh` of `zh-cn`."""
+    """Return the language part of a code: `zh` of `zh-cn`."""
     return re.split("[-_]", language.lower())[0]
 
 
@@ -76,12 +76,12 @@ def _function_words(code: str) -> frozenset[str]:
 
 
 def scripts(text: str) -> Counter[str]:
-    """How many letters of each script a text has; kana of both sorts are one."""
+    """Count the letters of each script in a text; hiragana and katakana are one."""
     return Counter(_script(c) for c in text if c.isalpha())
 
 
 def written_in(text: str, code: str) -> bool:
-    """Whether a text is in the language, by the rules above. Raises KeyError for a language that is not known."""
+    """Return whether a text is in the language, by the rules above. Raises KeyError for an unknown language."""
     script = LANGUAGES[code][0]
     letters = scripts(text)
     # Japanese mixes kana with Chinese characters, Chinese never uses kana
@@ -91,7 +91,7 @@ def written_in(text: str, code: str) -> bool:
     rivals = [other for other, (its, _) in LANGUAGES.items() if its == script]
     if len(rivals) == 1:
         return True
-    # words by blanks, not by \w: combining marks of Indic scripts are no \w
+    # split at white space, not by \w: combining marks of Indic scripts are not \w
     have = Counter(w.strip(".,;:!?\"'()[]*«»“”।،؟") for w in text.lower().split())
     found = {other: sum(have[w] for w in _function_words(other)) for other in rivals}
     return found[code] > 0 and found[code] == max(found.values())

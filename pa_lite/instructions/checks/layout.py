@@ -1,4 +1,4 @@
-"""Checks of form: lists, sections, parts, marks of Markdown, JSON. Pure Python on strings."""
+"""Checks of form: lists, sections, parts, Markdown, JSON. Pure Python on strings."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _BULLET = re.compile(r"^[ \t]*[-*][ \t]+\S", re.MULTILINE)
 _HIGHLIGHT = re.compile(r"\*\*(?!\s)[^*\n]+(?<!\s)\*\*|\*(?!\s)[^*\n]+(?<!\s)\*")
 _PLACEHOLDER = re.compile(r"\[([^\[\]\n]+)\]")
 _TITLE = re.compile(r"<<([^<>\n]+)>>")
-_NUMBERED = re.compile(r"^([ \t#*_>]*)\d", re.MULTILINE)  # a line's number, and what stands before it
+_NUMBERED = re.compile(r"^([ \t#*_>]*)\d", re.MULTILINE)  # a number in a line, and the characters before it
 _FENCE = "```"
-_LANGUAGE = re.compile(r"[a-z]*", re.IGNORECASE)  # what follows the fence that opens
+_LANGUAGE = re.compile(r"[a-z]*", re.IGNORECASE)  # after the opening fence
 
 
 def _every_line(pattern: str) -> Rule:
@@ -28,7 +28,7 @@ def _every_line(pattern: str) -> Rule:
 
 def _sections(text: str, check: Check) -> bool:
     header = str(check["header"])
-    if not header.strip(" \t"):  # the pattern below would try every division of a row of spaces
+    if not header.strip(" \t"):  # the pattern below would take quadratic time on rows of spaces
         before = [found[1] for found in _NUMBERED.finditer(text)]
         return compare(sum(header in marks[len(marks.rstrip(" \t")) :] for marks in before), check)
     pattern = rf"^[ \t#*_>]*{re.escape(header)}[ \t]*\d"
@@ -45,7 +45,7 @@ def _divided(text: str, check: Check) -> bool:
 
 
 def _unfenced(text: str) -> str:
-    """Return what is between code fences at both ends of a text, without the language; other texts as they are."""
+    """Return the content of a text that is one fenced code block, without the language; other texts unchanged."""
     if len(text) < 2 * len(_FENCE) or not (text.startswith(_FENCE) and text.endswith(_FENCE)):
         return text
     inner = text[len(_FENCE) : -len(_FENCE)]
@@ -67,7 +67,7 @@ def _placeholders(text: str, check: Check) -> bool:
 
 
 CHECK_TYPES: CheckTypes = {
-    # a list and nothing beside it
+    # only a list
     "bulleted": (("n",), _every_line(r"[-*] .*\S.*")),
     "numbered": (("n",), _every_line(r"{i}[.)] .*\S.*")),
     # a list somewhere in the response
@@ -75,10 +75,10 @@ CHECK_TYPES: CheckTypes = {
     "highlight_count": (("n", "relation?"), lambda text, check: compare(len(_HIGHLIGHT.findall(text)), check)),
     "placeholder_count": (("n", "relation?"), _placeholders),
     "title": ((), lambda text, check: any(t.strip() for t in _TITLE.findall(text))),
-    # lines that begin with the header and a number, marks of Markdown aside, and letter case without `same_case`
+    # lines that start with the header and a number, ignoring Markdown and, without `same_case`, letter case
     "section_count": (("n", "header", "relation?", "same_case?"), _sections),
-    # parts with the divider between them, none empty; with `distinct`, no two alike
+    # parts separated by the divider, none empty; with `distinct`, no two equal
     "divided": (("n", "divider", "distinct?"), _divided),
-    # one JSON document, in a code fence or not; with `keys`, an object that has them
+    # one JSON document, fenced or not; with `keys`, an object that has them
     "json": (("keys?",), _json),
 }

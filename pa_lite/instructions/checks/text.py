@@ -1,4 +1,4 @@
-"""What a word, a sentence and a paragraph are, and how counts are compared. Pure Python on strings."""
+"""Split texts into words, sentences and paragraphs, and compare counts. Pure Python on strings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 Check = Mapping[str, Any]
 Rule = Callable[[str, Check], bool]
-# check type -> (its fields besides `kind`, the rule); a field ending in "?" may be left out
+# check type -> (its fields besides `kind`, the rule); a field ending in "?" is optional
 CheckTypes = dict[str, tuple[tuple[str, ...], Rule]]
 
 RELATIONS: dict[str, Callable[[int, int], bool]] = {
@@ -20,11 +20,11 @@ RELATIONS: dict[str, Callable[[int, int], bool]] = {
 _WORD = re.compile(r"\w+(?:['-]\w+)*")
 _PARTS = re.compile(r"\w+")
 _NOT_SPACE = re.compile(r"\S")
-# marks that may end a sentence and what closes after them; each text is searched once, as no match is given up.
-# Whether a space or the end follows is asked afterwards: asked in the pattern, every mark of a long row starts a search
+# marks that may end a sentence, with closing quotes and brackets. Whether white space or the end of the text follows is
+# checked separately: within the pattern, that would take quadratic time on long rows of marks
 _MARKS = re.compile(r"[.!?…]+[\"'”’)\]*_]*|[。！？।]+")
-_WIDE_MARKS = "。！？।"  # end a sentence whatever follows
-_LONGEST_WORD = 30  # characters before a dot in which an abbreviation or a list's number is looked for
+_WIDE_MARKS = "。！？।"  # these end a sentence whatever follows
+_LONGEST_WORD = 30  # characters before a dot that are searched for an abbreviation or a list number
 _TITLES = frozenset({"mr", "mrs", "ms", "dr", "prof", "st"})
 _ABBREVIATIONS = frozenset(
     {"e.g", "i.e", "etc", "vs", "cf", "ca", "a.m", "p.m", "u.s", "u.k", "p.s", "p.p.s", "inc", "ltd", "jr", "sr", "al"}
@@ -32,39 +32,39 @@ _ABBREVIATIONS = frozenset(
 
 
 def words(text: str) -> list[str]:
-    """The words of a text: runs of letters and digits, inner hyphens and apostrophes kept."""
+    """Return the words of a text: runs of letters and digits, including inner hyphens and apostrophes."""
     return _WORD.findall(text)
 
 
 def lower_words(text: str) -> list[str]:
-    """The words in lower case."""
+    """Return the words in lower case."""
     return [w.lower() for w in words(text)]
 
 
 def split_words(text: str) -> list[str]:
-    """Runs of letters and digits alone: hyphens and apostrophes part words, as IFEval counts them."""
+    """Return runs of letters and digits; hyphens and apostrophes separate words, as in IFEval."""
     return _PARTS.findall(text)
 
 
 def nonblank_lines(text: str) -> list[str]:
-    """The lines that hold more than blanks."""
+    """Return the lines that are not blank."""
     return [line for line in text.splitlines() if line.strip()]
 
 
 def paragraphs(text: str) -> list[str]:
-    """Blocks with at least one empty line between them, blanks at their ends removed."""
+    """Return the blocks separated by empty lines, stripped of outer spaces."""
     return [p.strip() for p in re.split(r"\n\s*\n", text) if p.strip()]
 
 
 def sentences(text: str) -> list[str]:
-    """Pieces that end with . ! ? or their kin before a blank, or at the text's end, and hold a letter or digit.
+    """Return the sentences of a text: pieces with a letter or digit that end with . ! ? or similar before a space.
 
-    A dot ends none behind a title (Dr.), an initial, the number of a list item, or, before a small letter, another
-    abbreviation (e.g.); nor does an ellipsis before a small letter. Line breaks end none: a heading belongs to the
-    sentence behind it.
+    A dot does not end a sentence after a title (Dr.), an initial or the number of a list item, nor, before a lower case
+    letter, after another abbreviation (e.g.) or as an ellipsis. Line breaks end no sentence: a heading belongs to the
+    sentence that follows.
     """
     out, start = [], 0
-    line, first = 0, _skip_spaces(text, 0)  # where the mark's line starts, and its first character that is not a space
+    line, first = 0, _skip_spaces(text, 0)  # start of the mark's line, and of its first word
     searched = 0
     for mark in _MARKS.finditer(text):
         dot, end = mark.span()
@@ -74,7 +74,7 @@ def sentences(text: str) -> list[str]:
         searched = dot
         if newest:
             line, first = newest, _skip_spaces(text, newest)
-        if _goes_on(text, dot, end, line, first):
+        if _continues(text, dot, end, line, first):
             continue
         out.append(text[start:end].strip())
         start = end
@@ -87,13 +87,13 @@ def _skip_spaces(text: str, at: int) -> int:
     return found.start() if found else len(text)
 
 
-def _goes_on(text: str, dot: int, end: int, line: int, first: int) -> bool:
-    """Tell whether the sentence continues after the mark at `dot`, which stops at `end`: an abbreviation or a pause.
+def _continues(text: str, dot: int, end: int, line: int, first: int) -> bool:
+    """Return whether the sentence continues after the mark from `dot` to `end`: an abbreviation or a pause.
 
     The line starts at `line`, its first character that is not a space is at `first`. Takes constant time.
     """
-    behind = text[end : end + 80].lstrip()
-    before_small = behind[:1].islower()
+    after = text[end : end + 80].lstrip()
+    before_small = after[:1].islower()
     if text[dot:end].startswith(("..", "…")):
         return before_small
     if text[dot:end] != ".":
@@ -103,10 +103,10 @@ def _goes_on(text: str, dot: int, end: int, line: int, first: int) -> bool:
     if last.isdigit() and first >= dot - _LONGEST_WORD and text[first:dot].rstrip() == last:
         return True  # "1." at the start of a line
     if last.lower() in _TITLES or (len(last) == 1 and last.isalpha() and last.isupper() and last != "I"):
-        return bool(behind)
+        return bool(after)
     return last.lower() in _ABBREVIATIONS and before_small
 
 
 def compare(count: int, check: Check) -> bool:
-    """Whether a count stands to the check's `n` in its `relation`, `exactly` if it names none."""
+    """Return whether a count is in the check's `relation` (by default `exactly`) to its `n`."""
     return RELATIONS[str(check.get("relation", "exactly"))](count, int(check["n"]))

@@ -1,4 +1,4 @@
-"""Checks of what words and phrases stand in a response, and in which letter case. Pure Python on strings."""
+"""Checks of the words and phrases in a response, and of letter case. Pure Python on strings."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ CHECK_TYPES: CheckTypes = {
     "uppercase": ((), _is_upper),
     "lowercase": ((), _is_lower),
     "capitalised": ((), _is_capitalised),
-    # whole words, letter case aside
+    # complete words, ignoring letter case
     "includes": (("words",), _includes),
     "excludes": (("words",), _excludes),
     "repeats": (("word", "n", "relation?"), _repeats),
-    # texts anywhere, letter case aside; with `any`, one of them is enough
+    # strings anywhere, ignoring letter case; with `any`, one of them is enough
     "contains": (("texts", "any?"), _contains),
     "text_count": (("text", "n", "relation?"), _text_count),
-    # texts that must not stand there as whole words, phrases among them
+    # words and phrases that must not occur as complete words
     "lacks": (("texts",), _lacks),
     "lacks_characters": (("characters",), lambda text, check: not set(text) & set(check["characters"])),
     "chooses": (("options",), _chooses),

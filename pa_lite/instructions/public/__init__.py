@@ -1,1 +1,1 @@
-"""The public set of verifiable instructions: requests and constraints of our own, put together from a seed."""
+"""The public set of verifiable instructions: original requests and constraints, combined from a seed."""

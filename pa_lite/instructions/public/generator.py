@@ -1,7 +1,7 @@
-"""Puts the public set together: one to three constraints a prompt, no two of which contradict each other.
+"""Generate the public set: prompts with one to three constraints that do not contradict each other.
 
-Check types fall into groups, of which a prompt takes one each; some pairs of groups' types are left out because few
-texts, or none, satisfy both. What must stand in a response is checked against what must not.
+A prompt takes at most one check type from each group; some pairs of types are excluded because few texts, or none, pass
+both. Strings that a response must contain are checked against those that it must not.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pa_lite.instructions.checks import passes
-from pa_lite.instructions.public.recipes import RECIPES, Draw, tell
+from pa_lite.instructions.public.recipes import RECIPES, Draw, phrase
 from pa_lite.instructions.public.topics import QUESTIONS, TOPICS, Question, Topic
 
 SIZE = 500
 SEED = 0
-_SIZES = (1, 1, 2, 2, 3)  # how many constraints a prompt has, drawn from
+_SIZES = (1, 1, 2, 2, 3)  # numbers of constraints in a prompt, to draw from
 _TRIES = 20
 
 _GROUPS: dict[str, tuple[str, ...]] = {
@@ -31,7 +31,7 @@ _GROUPS: dict[str, tuple[str, ...]] = {
     "marks": ("highlight_count", "placeholder_count"),
 }  # fmt: skip
 _GROUP_OF = {check_type: group for group, check_types in _GROUPS.items() for check_type in check_types}
-# check types that go with these alone
+# check types that can be combined only with these
 _ONLY: dict[str, frozenset[str]] = {
     "equals": frozenset(),
     "chooses": frozenset({"uppercase", "lowercase", "quoted"}),
@@ -39,7 +39,7 @@ _ONLY: dict[str, frozenset[str]] = {
     "language": frozenset({"paragraph_count", "line_count", "bulleted", "numbered", "divided", "quoted", "wrapped"}),
 }
 _FRAMES = frozenset(_GROUPS["frame"])
-_OWN_LINES = frozenset({"title", "echoes", "postscript"})  # what makes a line, or a sentence, of its own
+_OWN_LINES = frozenset({"title", "echoes", "postscript"})  # these add a line or a sentence
 _NEVER: dict[str, frozenset[str]] = {
     "bulleted": _FRAMES,
     "numbered": _FRAMES,
@@ -55,13 +55,13 @@ _NEVER: dict[str, frozenset[str]] = {
     "capitalised": frozenset({"starts_with", "ends_with", "highlight_count", "placeholder_count"}),
     "wrapped": frozenset({"placeholder_count"}),
 }
-# check types that a text standing in the response may break
+# check types that a required string may violate
 _BANS = ("excludes", "lacks", "lacks_characters")
 _COUNTS = ("letter_count", "repeats", "text_count", "capital_words")
 
 
 def public_rows(seed: int = SEED, size: int = SIZE) -> list[dict[str, Any]]:
-    """The rows (key, instruction, checks) of a set of prompts, the same for the same seed; no two prompts alike."""
+    """Return the rows (key, instruction, checks) of a set of distinct prompts; the same seed gives the same rows."""
     draw, used, seen = Draw(seed), Counter[str](), set[str]()
     rows: list[dict[str, Any]] = []
     tries = 0
@@ -69,7 +69,7 @@ def public_rows(seed: int = SEED, size: int = SIZE) -> list[dict[str, Any]]:
         row, tries = _row(draw, used, draw.pick(_SIZES)), tries + 1
         if row["instruction"] in seen and tries < _TRIES:
             continue
-        # counted even when it repeats to the last: a type whose texts are used up must not come first for ever
+        # counted even if it is a duplicate: a type whose texts are used up must not always come first
         used.update(check["kind"] for check in row["checks"])
         tries = 0
         if row["instruction"] not in seen:
@@ -79,13 +79,13 @@ def public_rows(seed: int = SEED, size: int = SIZE) -> list[dict[str, Any]]:
 
 
 def to_jsonl(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The text of a file of instructions."""
+    """Return the rows as JSONL."""
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def _row(draw: Draw, used: Counter[str], size: int) -> dict[str, Any]:
-    """A prompt of `size` constraints, or fewer where no more fit; types that were used least come first."""
-    # a drawn tie-break, so that types with equal counts take turns
+    """Return a prompt of `size` constraints, or fewer if no more fit; the least used types come first."""
+    # random tie-breaks, so that types with equal counts take turns
     check_types = sorted(RECIPES, key=lambda check_type: (used[check_type], draw.below(1 << 20)))
     topic: Topic | Question = draw.pick(QUESTIONS) if check_types[0] == "chooses" else draw.pick(TOPICS)
     checks: list[dict[str, Any]] = []
@@ -93,16 +93,16 @@ def _row(draw: Draw, used: Counter[str], size: int) -> dict[str, Any]:
         if len(checks) == size:
             break
         if check_type == "chooses" and checks:
-            continue  # needs a question for a topic
+            continue  # requires a question as the topic
         if all(_types_agree(check_type, other["kind"]) for other in checks):
             for _ in range(_TRIES):
                 check = {"kind": check_type, **RECIPES[check_type].draw(draw, topic)}
                 if compatible([*checks, check]):
                     checks.append(check)
                     break
-    told = [tell(check, draw.pick(RECIPES[check["kind"]].texts)) for check in checks]
+    sentences = [phrase(check, draw.pick(RECIPES[check["kind"]].texts)) for check in checks]
     request = [] if checks[0]["kind"] == "equals" else [topic.request]
-    return {"instruction": " ".join(request + told), "checks": checks}
+    return {"instruction": " ".join(request + sentences), "checks": checks}
 
 
 def _types_agree(one: str, other: str) -> bool:
@@ -114,7 +114,7 @@ def _types_agree(one: str, other: str) -> bool:
 
 
 def compatible(checks: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether nothing that one check wants in a response is barred, or counted, by another."""
+    """Return whether no check forbids, or counts, a string that another check requires."""
     for check in checks:
         wanted = " . ".join(text for other in checks if other is not check for text in _wanted(other))
         if not wanted:
@@ -127,7 +127,7 @@ def compatible(checks: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def _wanted(check: Mapping[str, Any]) -> list[str]:
-    """The texts that a response must hold to pass."""
+    """Return the strings that a response must contain to pass."""
     texts: list[str] = [*check.get("keys", ()), *check.get("options", ())]
     if check["kind"] in ("includes", "contains"):
         texts += [*check.get("words", ()), *check.get("texts", ())]

@@ -1,6 +1,6 @@
-"""The public set's constraints: for each check type how its numbers and words are drawn, and how it is put into words.
+"""The public set's constraints: for each check type, how its fields are drawn and how it is phrased.
 
-The words are our own. A recipe's texts are filled with the check's fields; `count` is its number with its relation.
+The phrases are original. They are templates filled with the check's fields; `count` is its number with its relation.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pa_lite.instructions.public.topics import (
 )
 
 T = TypeVar("T")
-_TOLD = {"exactly": "exactly {}", "at_least": "at least {}", "at_most": "at most {}"}
+_RELATIONS = {"exactly": "exactly {}", "at_least": "at least {}", "at_most": "at most {}"}
 _LANGUAGES = {"de": "German", "fr": "French", "es": "Spanish", "it": "Italian", "ru": "Russian", "el": "Greek",
               "ja": "Japanese", "ko": "Korean"}  # fmt: skip
 _WRAPPINGS = (("((", "))"), ("[[", "]]"), ("{{", "}}"), ("~~~", "~~~"))
@@ -31,7 +31,7 @@ _KEYS = (("title", "text"), ("topic", "summary", "source"), ("question", "answer
 
 
 class Draw:
-    """Draws that are the same in every version of Python, which holds only for random() itself."""
+    """Random draws that are the same in every Python version: they use only `random()`, which is guaranteed to be."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
@@ -43,7 +43,7 @@ class Draw:
         return items[self.below(len(items))]
 
     def between(self, low: int, high: int, step: int = 1) -> int:
-        """A number of low, low + step, ..., high."""
+        """Return one of low, low + step, ..., high."""
         return low + step * self.below((high - low) // step + 1)
 
     def sample(self, items: Sequence[T], n: int) -> list[T]:
@@ -51,13 +51,13 @@ class Draw:
         return [left.pop(self.below(len(left))) for _ in range(n)]
 
     def counted(self, low: int, high: int, *relations: str) -> dict[str, Any]:
-        """A number and one of the relations."""
+        """Return a number and one of the relations as fields of a check."""
         return {"n": self.between(low, high), "relation": self.pick(relations)}
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a check type's fields are drawn for a topic, and the sentences that may tell the constraint."""
+    """How the fields of a check type are drawn for a topic, and templates of the sentence that states it."""
 
     draw: Callable[[Draw, Topic | Question], dict[str, Any]]
     texts: tuple[str, ...]
@@ -187,11 +187,11 @@ RECIPES: dict[str, Recipe] = {
 }  # fmt: skip
 
 
-def tell(check: dict[str, Any], text: str) -> str:
-    """A recipe's text, filled with the check's fields."""
+def phrase(check: dict[str, Any], text: str) -> str:
+    """Return a recipe's template filled with the check's fields."""
     fields = {k: _list(v) if isinstance(v, list) else v for k, v in check.items()}
     if "n" in check:
-        fields["count"] = _TOLD[check.get("relation", "exactly")].format(check["n"])
+        fields["count"] = _RELATIONS[check.get("relation", "exactly")].format(check["n"])
     if check["kind"] == "language":
         fields["code"] = _LANGUAGES[check["code"]]
     if check["kind"] == "lacks_characters":
@@ -205,7 +205,7 @@ def _list(items: Sequence[str]) -> str:
 
 
 def _singular(text: str) -> str:
-    """One of a thing: `at least 1 placeholder`."""
+    """Use the singular after 1: `at least 1 placeholder`."""
     for plural in ("passages", "phrases", "placeholders", "times"):
         text = text.replace(f" 1 {plural}", f" 1 {plural[:-1]}")
     return text

@@ -1,4 +1,4 @@
-"""What the public set asks about: requests with words that belong to them, questions with options, fixed texts."""
+"""Topics of the public set: requests with words that suit them, questions with options, fixed texts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Topic:
-    """A request of one sentence, and four words that a good answer may well use."""
+    """A request of one sentence, and four words that a good answer is likely to use."""
 
     request: str
     words: tuple[str, ...]
@@ -15,7 +15,7 @@ class Topic:
 
 @dataclass(frozen=True)
 class Question:
-    """A question that one of the options answers."""
+    """A question with the options for its answer."""
 
     request: str
     options: tuple[str, ...]
