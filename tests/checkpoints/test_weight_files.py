@@ -255,5 +255,5 @@ def test_an_output_matrix_that_the_configuration_calls_for(folder: Path, untied:
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
 def test_a_pipe_in_the_place_of_weights(folder: Path) -> None:
     os.mkfifo(folder / "model.safetensors")
-    with pytest.raises(CheckpointError, match="is no regular file"):
+    with pytest.raises(CheckpointError, match="is not a regular file"):
         read_folder(folder)

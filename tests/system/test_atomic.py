@@ -45,7 +45,7 @@ def test_refusals_say_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"exists already. Use --force"):
         check_target(tmp_path / "there")
     check_target(tmp_path / "there", force=True)
-    with pytest.raises(OutputError, match="no such folder"):
+    with pytest.raises(OutputError, match="does not exist"):
         check_target(tmp_path / "no" / "file")
     with pytest.raises(OutputError, match="is a folder"):
         check_target(tmp_path, force=True)

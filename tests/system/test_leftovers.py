@@ -104,11 +104,11 @@ def test_what_is_ours_is_found_and_what_is_not_is_left(folder: Path) -> None:
     found = by_name(find_leftovers([folder, folder]))
     ours = {name: each for name, each in found.items() if each.marker is not None}
     assert {name: (each.what, each.loses) for name, each in ours.items()} == {
-        ".m.gguf.part": ("merge of m.gguf", "2 tensors that are merged; merge --resume would go on from there"),
-        ".a.json.part": ("run of a.json", "2 of 9 results; --resume would go on from there"),
-        ".n.gguf.part.done": ("list of a merge that is gone", ""),
+        ".m.gguf.part": ("merge of m.gguf", "2 merged tensors; merge --resume would continue from there"),
+        ".a.json.part": ("run of a.json", "2 of 9 results; --resume would continue from there"),
+        ".n.gguf.part.done": ("list of a merge that was deleted", ""),
         ".report.html.0123456789ab.part": ("file that was being written", ""),
-        ".gone.txt.0123456789ab.part.own": ("marker of a file that is gone", ""),
+        ".gone.txt.0123456789ab.part.own": ("marker of a file that was deleted", ""),
         "pa-lite-999-0123abcd": ("temporary folder", ""),
         ".harness.0123456789ab.part": ("temporary folder", ""),
     }
@@ -186,7 +186,7 @@ def test_folders_below_are_searched_when_asked_for(folder: Path) -> None:
     assert find_leftovers([folder.parent]) == []
     deep = find_leftovers([folder.parent], deep=True)
     assert len(deep) == len(OURS) + len(UNMARKED)
-    with pytest.raises(InputError, match=r"nowhere: there is no such folder"):
+    with pytest.raises(InputError, match=r"nowhere: is not a folder that exists"):
         find_leftovers([folder / "nowhere"])
 
 
@@ -207,7 +207,7 @@ def test_downloads_of_the_hubs_cache(tmp_path: Path) -> None:
     old = blobs / f"{'c' * 64}.pa-lite.incomplete"
     old.write_bytes(bytes(1000))
     found, unmarked = find_downloads(tmp_path)
-    assert (found.path, found.what, found.loses) == (broken, "download that broke off", "3.0 MB fetched")
+    assert (found.path, found.what, found.loses) == (broken, "unfinished download", "3.0 MB fetched")
     assert (unmarked.path, unmarked.marker) == (old, None)
     with take_claim(broken, DOWNLOAD):
         found, _ = find_downloads(tmp_path)
@@ -291,7 +291,7 @@ def test_the_doctor_asks(
     out = capsys.readouterr().out
     assert len(asked) == 1
     assert asked[0].startswith(f"Remove {len(OURS)} temporary files, ")
-    assert "2 tensors that are merged; merge --resume would go on from there" in " ".join(out.split())
+    assert "2 merged tensors; merge --resume would continue from there" in " ".join(out.split())
     assert out.count("not removed: no marker") == len(UNMARKED)
     assert "What has no marker of pa-lite stays" in out
     assert (f"removed {len(OURS)} temporary files" in out, "nothing was removed." in out) == (answer, not answer)
@@ -333,7 +333,7 @@ def test_a_folder_that_is_none_is_one_error(tmp_path: Path, capsys: pytest.Captu
     with pytest.raises(SystemExit) as ended:
         main(["doctor", "--clean", str(tmp_path / "none")])
     assert ended.value.code == 1
-    assert capsys.readouterr().err == f"error: {tmp_path / 'none'}: there is no such folder.\n"
+    assert capsys.readouterr().err == f"error: {tmp_path / 'none'}: is not a folder that exists.\n"
 
 
 @pytest.mark.parametrize("name", [*MINE, *UNMARKED, *FOREIGN])

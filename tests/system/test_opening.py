@@ -87,7 +87,7 @@ def test_a_hard_link_is_not_written_through(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.write_bytes(b"mine")
     os.link(elsewhere, tmp_path / "x")
-    with pytest.raises(NotPlainError, match="it is a hard link: the file has another name too"):
+    with pytest.raises(NotPlainError, match="it is a hard link: the file also has another name"):
         open_own(tmp_path / "x")
     assert read_regular(tmp_path / "x") == b"mine"
 

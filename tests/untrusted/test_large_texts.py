@@ -34,7 +34,7 @@ def test_a_huge_file_is_refused_by_name_before_it_is_read(reader: str, tmp_path:
     (tmp_path / name).touch()
     os.truncate(tmp_path / name, 5 << 30)
     start = time.monotonic()
-    told = ROWS.get(reader, r"it has 5\.37e\+03 MB, and at most .* MB are read")
+    told = ROWS.get(reader, r"it has 5\.37e\+03 MB, and the limit is .* MB")
     with pytest.raises(PaLiteError, match=told) as error:
         read(tmp_path / name)
     assert name in str(error.value)
@@ -51,7 +51,7 @@ def test_a_file_that_memory_has_no_room_for_is_named(tmp_path: Path) -> None:
         f"try: load_prompts({str(path)!r})\nexcept pa_lite.errors.PaLiteError as e: print(e)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
-    assert f"{path}: cannot be read: there is too little memory for its 1.07e+03 MB." in done.stdout, done.stderr
+    assert f"{path}: cannot be read: its 1.07e+03 MB do not fit in memory." in done.stdout, done.stderr
 
 
 def test_a_file_is_read_whole_whatever_size_it_claims(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_a_file_is_read_whole_whatever_size_it_claims(tmp_path: Path) -> None:
     path.write_bytes(b"x" * 3_000_000)
     assert read_regular(path) == b"x" * 3_000_000
     assert read_regular(path, 3_000_000) == b"x" * 3_000_000
-    with pytest.raises(TooLargeError, match="at most 1 MB are read"):
+    with pytest.raises(TooLargeError, match="the limit is 1 MB"):
         read_regular(path, 1_000_000)
     if sys.platform == "linux":
         assert b"VmRSS" in read_regular(Path("/proc/self/status"))  # claims no size
@@ -76,7 +76,7 @@ def test_too_little_memory_for_numpy_is_one_error(limit: str, option: str, tmp_p
     command = [sys.executable, "-c", code]
     done = subprocess.run([*command, "pairs"], capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path)
     assert done.returncode == 1
-    assert done.stderr.startswith(f"error: this process may take {n // 10**6} MB of memory (ulimit {option})")
+    assert done.stderr.startswith(f"error: memory is limited to {n // 10**6} MB (ulimit {option})")
     assert len(done.stderr.splitlines()) == 1
     done = subprocess.run([*command, "--help"], capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path)
     assert done.returncode == 0
@@ -95,7 +95,7 @@ def test_a_limit_of_file_sizes_is_not_a_full_disk(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path
     )
-    assert "no file may grow beyond 0.001 MB here (ulimit -f). Allow more (ulimit -f unlimited)" in done.stdout, done
+    assert "files may not exceed 0.001 MB here (ulimit -f). Allow more (ulimit -f unlimited)" in done.stdout, done
     assert "disk is full" not in done.stdout
     assert list(tmp_path.iterdir()) == []
 
