@@ -124,8 +124,8 @@ DEEP = "(" * 5000 + "1" + ")" * 5000
         ("{{ messages.append(1) }}", "SecurityError"),
         ("{% include '/etc/passwd' %}", "TemplateNotFound"),
         ("{{ 'a' * 10**6 }}", "a text of 1000000 characters"),
-        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "calls itself without end"),
-        ("{{ " + DEEP + " }}", "calls itself without end"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "infinite recursion"),
+        ("{{ " + DEEP + " }}", "infinite recursion"),
         ("hello", "leaves out what the user says"),
     ],
 )

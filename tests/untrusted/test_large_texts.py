@@ -1,4 +1,4 @@
-"""Texts of other people that are too large: refused by size, with the file's name, before they are read."""
+"""Untrusted text files that are too large are refused by size, with the file's name, before they are read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REPOSITORY = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="files with holes")
 TEXTS = [name for name in READERS if name not in ("rows: parquet", "GGUF", "safetensors", "model")]
 
-ROWS = {  # have limits of their own
+ROWS = {  # readers of rows, which have other limits
     "rows: JSONL": "is longer than 16 MB, the limit of a row",
     "rows: JSON": "is too large to be read whole: the limit is 256 MB",
     "rows: CSV": "is too large to be read whole: the limit is 256 MB",
@@ -41,7 +41,7 @@ def test_a_huge_file_is_refused_by_name_before_it_is_read(reader: str, tmp_path:
     assert time.monotonic() - start < 5
 
 
-def test_a_file_that_memory_has_no_room_for_is_named(tmp_path: Path) -> None:
+def test_a_file_that_does_not_fit_in_memory_is_named_in_the_error(tmp_path: Path) -> None:
     path = tmp_path / "prompts.json"
     path.touch()
     os.truncate(path, MOST_BYTES - 1)
@@ -54,7 +54,7 @@ def test_a_file_that_memory_has_no_room_for_is_named(tmp_path: Path) -> None:
     assert f"{path}: cannot be read: its 1.07e+03 MB do not fit in memory." in done.stdout, done.stderr
 
 
-def test_a_file_is_read_whole_whatever_size_it_claims(tmp_path: Path) -> None:
+def test_a_file_is_read_completely_whatever_size_it_reports(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(b"x" * 3_000_000)
     assert read_regular(path) == b"x" * 3_000_000
@@ -62,7 +62,7 @@ def test_a_file_is_read_whole_whatever_size_it_claims(tmp_path: Path) -> None:
     with pytest.raises(TooLargeError, match="the limit is 1 MB"):
         read_regular(path, 1_000_000)
     if sys.platform == "linux":
-        assert b"VmRSS" in read_regular(Path("/proc/self/status"))  # claims no size
+        assert b"VmRSS" in read_regular(Path("/proc/self/status"))  # reports no size
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux")
@@ -84,7 +84,7 @@ def test_too_little_memory_for_numpy_is_one_error(limit: str, option: str, tmp_p
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux")
-def test_a_limit_of_file_sizes_is_not_a_full_disk(tmp_path: Path) -> None:
+def test_a_file_size_limit_is_not_reported_as_a_full_disk(tmp_path: Path) -> None:
     code = (
         "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
@@ -101,7 +101,7 @@ def test_a_limit_of_file_sizes_is_not_a_full_disk(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux")
-def test_a_limit_of_file_sizes_leaves_no_compiled_file_that_is_cut_off(tmp_path: Path) -> None:
+def test_a_file_size_limit_leaves_no_truncated_pyc_file(tmp_path: Path) -> None:
     shutil.copytree(Path(pa_lite.__file__).parent, tmp_path / "pa_lite", ignore=shutil.ignore_patterns("__pycache__"))
     models = next(path for path in (tmp_path / "pa_lite" / "models", REPOSITORY / "models") if path.is_dir())
     shutil.copytree(models, tmp_path / "models", dirs_exist_ok=True)
@@ -113,7 +113,7 @@ def test_a_limit_of_file_sizes_leaves_no_compiled_file_that_is_cut_off(tmp_path:
     )
     words = ["generate", "demo@0.5", "--prompts", "demo", "-o", "out.json"]
     outcomes = []
-    for limit in ("13000", "0"):  # bytes; pa_lite/__init__.py itself takes fewer
+    for limit in ("13000", "0"):  # bytes; pa_lite/__init__.py alone compiles to fewer
         outcomes.append(
             subprocess.run(
                 [sys.executable, "-c", code, limit, *words, "--max-tokens", "2"], cwd=tmp_path,
