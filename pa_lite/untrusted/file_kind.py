@@ -63,7 +63,7 @@ class FileStart:
 
     @property
     def explanation(self) -> str | None:
-        """What the file is and what to do, as "a gzip archive. Unpack it first"; None for a model or an unknown file."""
+        """What the file is and what to do ("a gzip archive. Unpack it first"); None for a model or unknown content."""
         if self.size == 0:
             return f"an empty file (0 bytes). {_AGAIN}"
         if (stands_for := _lfs_size(self.start)) is not None:

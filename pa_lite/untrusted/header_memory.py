@@ -15,10 +15,10 @@ class HeaderMemory:
         self._left = self._most = MOST
 
     def add(self, n: int, path: ByteSource) -> None:
-        """Count n bytes that are about to be read from a file. Raises CheckpointError when the sum exceeds the limit."""
+        """Count n bytes that are about to be read from a file. Raises CheckpointError when the sum is too large."""
         self._left -= n
         if self._left < 0:
             raise CheckpointError(
-                f"{path}: up to this file, the headers of the checkpoint take more than {self._most >> 20} MB of memory, "
-                "the limit for all its files. Fetch it again, or use another copy of the model."
+                f"{path}: up to this file, the headers of the checkpoint take more than {self._most >> 20} MB of "
+                "memory, the limit for all its files. Fetch it again, or use another copy of the model."
             )

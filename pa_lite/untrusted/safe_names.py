@@ -57,8 +57,8 @@ def same_file(names: Iterable[str]) -> tuple[str, str] | None:
 def file_name(text: str, longest: int = 100, otherwise: str = "unnamed") -> str:
     """Return a valid file name made from any text, such as a task's or model's name; at most `longest` characters.
 
-    Characters that are not allowed become `-`. If nothing is left, the name is `otherwise`. It is never a hidden file or
-    a device.
+    Characters that are not allowed become `-`. If nothing is left, the name is `otherwise`. It is never that of a
+    hidden file or a device.
     """
     printable = "".join(c for c in text if one_line(c) == c)
     name = _NO_NAME.sub("-", printable)[:longest].lstrip(".- ").rstrip(". ")

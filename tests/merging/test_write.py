@@ -83,7 +83,7 @@ def test_inputs_are_named_wrongly(tiny_pair: tuple[Path, Path], tmp_path: Path) 
         pa_lite.merge(*tiny_pair, (0.1, 0.2), output=tmp_path / "x.gguf")
     with pytest.raises(InputError, match="no lam"):
         pa_lite.merge(*tiny_pair, ())
-    with pytest.raises(OutputError, match="folder to write .* does not exist"):
+    with pytest.raises(OutputError, match=r"folder to write .* does not exist"):
         pa_lite.merge(*tiny_pair, output=tmp_path / "no" / "x.gguf")
     weights = tiny_pair[1] / "model.safetensors"
     with pytest.raises(OutputError, match="is an input"):
