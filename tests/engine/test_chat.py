@@ -203,7 +203,7 @@ def test_a_template_that_makes_much_of_every_prompt(
     monkeypatch.setattr(chat, "_MADE", 1_000_000)
     with Model(tiny_ggufs["F32"], ONE) as model:
         set_template(model, "{{ messages[-1].content }}{{ 'a' * 150000 }}")
-        with pytest.raises(EngineError, match="the first 10 of 100 prompts exceed the limit for all together"):
+        with pytest.raises(EngineError, match="the first 10 of 100 prompts exceed the limit for all prompts together"):
             chat_prompts(model, ["x"] * 100)
 
 
