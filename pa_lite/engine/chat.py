@@ -307,7 +307,7 @@ def _find_template(model: Model, name: str) -> _Template:
             raise InputError(f"{model.label}: has no chat template {name!r}.{nearest(name, ['default', *names])}")
         key = f"{key}.{name}"
     if key not in metadata:
-        raise InputError(f"{model.label}: has no chat template.{nearest(name, names) or ' Leave the name out.'}")
+        raise InputError(f"{model.label}: has no chat template.{nearest(name, names) or ' Use plain prompts instead.'}")
     return _Template(str(metadata[key].value), model.special_text("bos"), model.special_text("eos"))
 
 

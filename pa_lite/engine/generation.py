@@ -204,10 +204,10 @@ def _room(model: Model, slots: int, cells: int) -> Iterator[Context]:
         return [ContextSize(slots * cells, slots, False, n_batch, slots, cache_type)]
 
     exact = slots * cells * model.exact_cell_bytes <= _EXACT_BYTES
-    wishes = shrinking(all_slots, model.cache_type(exact), model.options.cache_type == "auto", model.options.n_batch)
-    wishes += fewer_sequences(model, wishes[-1])
+    sizes = shrinking(all_slots, model.cache_type(exact), model.options.cache_type == "auto", model.options.n_batch)
+    sizes += fewer_sequences(model, sizes[-1])
     advice = "Use a smaller --max-tokens, shorter prompts (--n-ctx), or a smaller model or type."
-    with first_that_fits(model, wishes, advice) as context:
+    with first_that_fits(model, sizes, advice) as context:
         yield context
 
 

@@ -140,7 +140,7 @@ def scoring_context(model: Model, longest: int) -> Iterator[Context]:
     if not model.can_rewind:
         raise EngineError(f"{model.label}: a recurrent model's memory cannot be shared between requests.")
 
-    def sizes(cache_type: str, n_batch: int) -> list[ContextSize]:
+    def sizes_of(cache_type: str, n_batch: int) -> list[ContextSize]:
         n_seq_max = min(_BRANCHES + 1, n_batch)
         n_outputs = min(n_batch, max(n_seq_max, _ROW_BYTES // (4 * model.n_vocab)))
         return [
@@ -149,9 +149,9 @@ def scoring_context(model: Model, longest: int) -> Iterator[Context]:
         ]
 
     n_batch = model.options.n_batch if model.gpu_layers else min(model.options.n_batch, _CPU_BATCH)
-    wishes = shrinking(sizes, model.cache_type(True), model.options.cache_type == "auto", n_batch)
+    sizes = shrinking(sizes_of, model.cache_type(True), model.options.cache_type == "auto", n_batch)
     advice = "Allow a shorter context (--n-ctx), use fewer shots, or take a smaller model or type."
-    with first_that_fits(model, wishes, advice) as context:
+    with first_that_fits(model, sizes, advice) as context:
         yield context
 
 

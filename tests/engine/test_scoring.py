@@ -278,8 +278,8 @@ def test_scoring_in_less_and_less_memory(tiny_ggufs: dict[str, Path], monkeypatc
         least = needs(model, wish(longest, 16, "F16"))
         assert str(caught.value) == (
             f"{model.path}: no room for {longest} tokens (cache F16, batches of 16): it needs "
-            f"{least.cache / 1e6:.1f} MB of cache and {least.batch / 1e6:.1f} MB for a batch, beside weights of "
-            f"{least.weights / 1e6:.1f} MB; 0.0 MB are free. Allow a shorter context (--n-ctx), use fewer shots, or "
+            f"{least.cache / 1e6:.1f} MB of cache and {least.batch / 1e6:.1f} MB for a batch, in addition to weights "
+            f"of {least.weights / 1e6:.1f} MB; 0.0 MB are free. Allow a shorter context (--n-ctx), use fewer shots, or "
             "take a smaller model or type."
         )
 

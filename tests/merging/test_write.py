@@ -111,9 +111,7 @@ def test_a_limit_of_file_sizes_leaves_nothing_behind(tiny_pair: tuple[Path, Path
         [sys.executable, "-c", code, *map(str, tiny_pair), str(target)], capture_output=True, text=True, check=False
     )
     assert run.returncode == 1
-    assert run.stderr.startswith(
-        f"error: {tmp_path}: cannot be written: File too large: files may not exceed 0.05 MB"
-    )
+    assert run.stderr.startswith(f"error: {tmp_path}: cannot be written: File too large: files may not exceed 0.05 MB")
     assert run.stderr.endswith("(ulimit -f unlimited); nothing was left behind.\n")
     assert len(run.stderr.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
