@@ -392,7 +392,7 @@ def test_refusals(tiny_ggufs: dict[str, Path]) -> None:
             generate(model, [[5], []])
         with pytest.raises(InputError, match="prompt 1 has 500 tokens; with 20 new ones they exceed the 512"):
             generate(model, [[5] * 500], GenerationOptions(max_tokens=20))
-        with pytest.raises(InputError, match="prompt 1 is to get 0 tokens"):
+        with pytest.raises(InputError, match="the token limit of prompt 1 is 0"):
             generate(model, [[5]], limits=[0])
         generate(model, [[5] * 500], limits=[12])
 

@@ -327,5 +327,5 @@ def test_refusals(tiny_ggufs: dict[str, Path]) -> None:
             Scorer(context).score([Request(tuple([5] * 300), 1)])
         with pytest.raises(EngineError, match="no token before"):
             score_requests(model, [Request((5,), 0)])
-        with pytest.raises(EngineError, match="has none to predict"):
+        with pytest.raises(EngineError, match="has no token to predict"):
             score_requests(model, [Request((5, 6), 2)])
