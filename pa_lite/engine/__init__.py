@@ -1,1 +1,1 @@
-"""llama.cpp: models and contexts, scoring with shared prefixes, batched generation. Knows nothing of tasks."""
+"""llama.cpp: models and contexts, scoring with shared prefixes, batched generation. Independent of tasks."""

@@ -1,8 +1,8 @@
-"""Whether the installed llama-cpp-python has the C interface that we call: layouts and signatures checked, not assumed.
+"""Check that the installed llama-cpp-python has the C interface that pa-lite calls: struct layouts and signatures.
 
-ctypes believes what the bindings say. A structure with a field more, or a function with an argument more, would be
-read wrongly without a word: what is used is compared with what was tested, and llama.cpp's own defaults must come back
-where the bindings look for them, which compares the bindings with the library.
+ctypes trusts the bindings. If llama.cpp adds a field to a structure or an argument to a function, calls silently read
+wrong memory. So everything that is used is compared with the tested version, and the library's default parameters must
+be found where the bindings expect them, which compares the bindings with the library.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any
 from pa_lite.errors import EngineError
 from pa_lite.ggml.kernels import TYPE_IDS, tensor_type
 
-TESTED = "0.3.36"  # the version whose interface is written down here
-_IS_64_BIT = ctypes.sizeof(ctypes.c_void_p) == 8  # layouts are those of such machines
+TESTED = "0.3.36"  # the version whose interface is in the tables below
+_IS_64_BIT = ctypes.sizeof(ctypes.c_void_p) == 8  # the layouts below are for 64-bit machines
 _ADVICE = f'Run: pip install "llama-cpp-python=={TESTED}"'
 
-# field: offset in bytes on a 64-bit machine and ctypes' type, of the fields that are set or read here
+# structure: size in bytes, and offset in bytes and ctypes type of every field that pa-lite reads or sets
 _STRUCTURES: dict[str, tuple[int, dict[str, tuple[int, str]]]] = {
     "llama_model_params": (80, {
         "devices": (0, "c_void_p"), "n_gpu_layers": (16, "c_int"), "load_mode": (24, "c_int"),
@@ -36,7 +36,7 @@ _STRUCTURES: dict[str, tuple[int, dict[str, tuple[int, str]]]] = {
         "seq_id": (40, "LP_LP_c_int"), "logits": (48, "LP_c_byte"),
     }),
 }  # fmt: skip
-# what llama.cpp puts into a structure of its own; seen otherwise, the library is not the one of the bindings
+# default values that llama.cpp fills in; other values mean that library and bindings are different versions
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "llama_model_default_params": {
         "devices": None, "n_gpu_layers": -1, "split_mode": 1, "load_mode": -1, "main_gpu": 0, "vocab_only": False,
@@ -48,7 +48,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
         "embeddings": False, "offload_kqv": True, "kv_unified": False,
     },
 }  # fmt: skip
-# every function that is called, without its `llama_`, by arguments and result: the names of ctypes' types
+# signature, in names of ctypes types -> the functions that pa-lite calls, without `llama_`
 _SIGNATURES = {
     "-> None": "backend_init",
     "-> c_bool": "supports_gpu_offload",
@@ -91,7 +91,7 @@ _CALLBACKS: dict[str, tuple[str, str]] = {
     "llama_progress_callback": ("c_float c_void_p", "c_bool"),
     "ggml_abort_callback": ("c_void_p", "c_bool"),
 }
-# values and bytes of a quant block, as files have them; of plain types the bytes of a value are the format's
+# values and bytes of a quant block in GGUF files
 _BLOCKS: dict[str, tuple[int, int]] = {
     "Q4_0": (32, 18), "Q4_1": (32, 20), "Q5_0": (32, 22), "Q5_1": (32, 24), "Q8_0": (32, 34), "Q2_K": (256, 84),
     "Q3_K": (256, 110), "Q4_K": (256, 144), "Q5_K": (256, 176), "Q6_K": (256, 210), "IQ2_XXS": (256, 66),
@@ -102,20 +102,20 @@ _BLOCKS: dict[str, tuple[int, int]] = {
 
 
 def check_binding(lib: Any) -> None:
-    """Compare the bindings with what was tested, and the library with the bindings; well below 5 ms.
+    """Compare the bindings with the tested ones, and the library with the bindings; takes less than 5 ms.
 
-    `lib` is the module `llama_cpp.llama_cpp`. Raises EngineError that names the installed version, what differs, and
-    which version works.
+    `lib` is the module `llama_cpp.llama_cpp`. Raises EngineError that names the installed version, the first
+    difference, and the version to install.
     """
-    for differing in differences(lib):
+    for difference in differences(lib):
         raise EngineError(
-            f"llama-cpp-python {installed()} has another interface than {TESTED}, which pa-lite was made for: "
-            f"{differing}. {_ADVICE}"
+            f"llama-cpp-python {installed()} has a different interface from {TESTED}, which pa-lite needs: "
+            f"{difference}. {_ADVICE}"
         )
 
 
 def installed() -> str:
-    """The version of llama-cpp-python that is installed."""
+    """Return the installed version of llama-cpp-python."""
     try:
         return importlib.metadata.version("llama-cpp-python")
     except importlib.metadata.PackageNotFoundError:
@@ -123,17 +123,17 @@ def installed() -> str:
 
 
 def differences(lib: Any) -> Iterator[str]:
-    """Everything in which the interface differs, the bindings first, as the library is then not called at all."""
+    """Yield all differences of the interface; the library is only called if the bindings have none."""
     found = [*_bindings(lib)]
     yield from found or [*_library(lib), *_types(lib)]
 
 
 def _bindings(lib: Any) -> Iterator[str]:
-    """What the bindings say, without calling anything."""
+    """Yield differences of the bindings, without calling anything."""
     for name, (size, fields) in _STRUCTURES.items():
         structure = getattr(lib, name, None)
         if structure is None:
-            yield f"there is no structure {name}"
+            yield f"structure {name} is missing"
             continue
         if _IS_64_BIT and ctypes.sizeof(structure) != size:
             yield f"structure {name} has {ctypes.sizeof(structure)} bytes, not {size}"
@@ -141,13 +141,13 @@ def _bindings(lib: Any) -> Iterator[str]:
     for name, (arguments, result) in _FUNCTIONS.items():
         function = getattr(lib, name, None)
         if function is None:
-            yield f"there is no function {name}"
+            yield f"function {name} is missing"
             continue
         yield from _signature(lib, name, function.argtypes or (), function.restype, arguments, result)
     for name, (arguments, result) in _CALLBACKS.items():
         callback = getattr(lib, name, None)
         if callback is None:
-            yield f"there is no callback {name}"
+            yield f"callback {name} is missing"
             continue
         yield from _signature(lib, name, callback._argtypes_, callback._restype_, arguments, result)
     for name, value in _CONSTANTS.items():
@@ -159,7 +159,7 @@ def _fields(lib: Any, name: str, structure: Any, fields: Mapping[str, tuple[int,
     types = {field[0]: field[1] for field in structure._fields_}
     for field, (offset, expected) in fields.items():
         if field not in types:
-            yield f"structure {name} has no field {field}"
+            yield f"field {field} of {name} is missing"
             continue
         at = getattr(structure, field).offset
         if (at != offset and _IS_64_BIT) or not _is(lib, types[field], expected):
@@ -177,7 +177,7 @@ def _signature(
 
 
 def _is(lib: Any, ctype: Any, name: str) -> bool:
-    """Whether a type is the one of that name; names themselves differ, as a c_int is called c_long on Windows."""
+    """Return whether a type is the one of that name; comparing names would fail, as Windows calls c_int c_long."""
     if name == "None":
         return ctype is None
     if name == "CFunctionType":
@@ -189,17 +189,17 @@ def _is(lib: Any, ctype: Any, name: str) -> bool:
 
 
 def _library(lib: Any) -> Iterator[str]:
-    """Whether the library's own defaults lie where the bindings look."""
+    """Yield default values of the library that are not where the bindings look for them."""
     for function, expected in _DEFAULTS.items():
         params = getattr(lib, function)()
         for field, value in expected.items():
             if getattr(params, field) != value:
                 given = getattr(params, field)
-                yield f"{function} gives {field} = {given}, not {value}: the library is not the bindings'"
+                yield f"{function} gives {field} = {given}, not {value}: library and bindings do not match"
 
 
 def _types(lib: Any) -> Iterator[str]:
-    """Whether ggml's tensor types have the numbers and sizes that GGUF files are read and written by."""
+    """Yield tensor types whose numbers or sizes differ from those in GGUF files."""
     for name, number in TYPE_IDS.items():
         has = getattr(lib, f"GGML_TYPE_{name}", number)
         if has != number:

@@ -1,4 +1,4 @@
-"""What a model writes, as it grows: reasoning set apart, the answer cut before stop strings. Runs no model."""
+"""Collect what a model writes, token by token: separate reasoning, cut at stop strings. Runs no model."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from dataclasses import dataclass
 from pa_lite.engine.reasoning import ReasoningFormat
 
 _REASONS = ("end", "stop", "length", "reasoning")
-_MOST_TOKENS = 1 << 31  # of one answer
+_MOST_TOKENS = 1 << 31  # in one answer
 
 
 @dataclass(frozen=True)
 class Generation:
-    """What a prompt was continued with.
+    """The continuation of a prompt.
 
-    `n_tokens` counts the tokens made, an end token left out and those of a stop string included; `ended` says whether
-    the model itself ended its turn; `reason` is `end` (it did), `stop` (a stop string came), `length`, or `reasoning`:
-    the model ended its turn within its reasoning. `reasoning` is what it wrote before the answer, `text` the answer.
+    `text` is the answer, `reasoning` what the model wrote before it. `n_tokens` counts the generated tokens, including
+    those of a stop string, without the end token. `ended` is set if the model ended its turn itself. `reason` is `end`
+    (it did), `stop` (a stop string was found), `length` (the limit was reached) or `reasoning` (the model ended its
+    turn before its reasoning was complete).
     """
 
     text: str
@@ -28,22 +29,22 @@ class Generation:
     reasoning: str = ""
 
     def is_possible(self) -> bool:
-        """Return whether a model can have made this: it may come from a file that anybody can change."""
+        """Return whether a model can have generated this; it may come from a file that was edited."""
         is_count = not isinstance(self.n_tokens, bool) and 0 <= self.n_tokens <= _MOST_TOKENS
         return is_count and self.reason in _REASONS and self.ended == (self.reason == "end")
 
 
 class StopText:
-    """A turn without reasoning: it grows by tokens' bytes until a stop string is in it."""
+    """A turn without reasoning, built from the bytes of tokens until it contains a stop string."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = [s.encode("utf-8") for s in stops]
-        self._reach = max(map(len, self._stops), default=1) - 1  # bytes before a piece in which a stop may begin
+        self._reach = max(map(len, self._stops), default=1) - 1  # a stop string may start so far before a piece (bytes)
         self._raw = bytearray()
         self._shown, self._decoder_of_shown = 0, codecs.getincrementaldecoder("utf-8")("replace")
 
     def add(self, piece: bytes) -> bool:
-        """Append a piece; True when a stop string is now whole: the text is cut before the first, and done."""
+        """Append a piece; return True if the text now contains a stop string, before which it is cut."""
         start = max(0, len(self._raw) - self._reach)
         self._raw += piece
         places = [at for stop in self._stops if (at := self._raw.find(stop, start)) >= 0]
@@ -52,14 +53,14 @@ class StopText:
         return bool(places)
 
     def fresh(self, is_done: bool = False) -> str:
-        """Return what has come since the last call and no stop string can remove; with `is_done` all that is left."""
+        """Return the new text that no stop string can cut any more; with `is_done`, all that is left."""
         end = len(self._raw) if is_done else max(self._shown, len(self._raw) - self._reach)
         text = self._decoder_of_shown.decode(bytes(self._raw[self._shown : end]))
         self._shown = end
         return text
 
     def text(self) -> str:
-        """The text so far as UTF-8: bytes that are none become U+FFFD, a character begun at the end is left out."""
+        """Return the text so far; invalid UTF-8 becomes U+FFFD, an incomplete last character is left out."""
         return codecs.getincrementaldecoder("utf-8")("replace").decode(bytes(self._raw))
 
     def piece(self, _token: int) -> bytes | None:
@@ -76,9 +77,9 @@ class StopText:
 
 
 class AnswerText:
-    """A turn that grows by tokens' bytes: reasoning, then an answer that ends before the first stop string in it.
+    """A turn built from the bytes of tokens: reasoning, then an answer that ends before the first stop string in it.
 
-    Stop strings in the reasoning do not count. Bytes that are not UTF-8 become U+FFFD.
+    Stop strings in the reasoning do not count. Invalid UTF-8 becomes U+FFFD.
     """
 
     def __init__(self, stops: Sequence[str], reasoning: ReasoningFormat) -> None:
@@ -88,15 +89,15 @@ class AnswerText:
         self._reasoning: list[str] = []
 
     def piece(self, token: int) -> bytes | None:
-        """Return the bytes that a control token stands for while markers may come, None for other tokens."""
+        """Return the text of a control token as bytes while markers are expected, None for other tokens."""
         return None if self._splitter.in_answer else self._spelled.get(token)
 
     def ends_reasoning(self, token: int) -> bool:
-        """Return whether a token is the marker that ends the open block, whatever else it ends for other models."""
+        """Return whether a token is the marker that ends the current reasoning, even if it also ends a turn."""
         return self._splitter.in_reasoning and self._spelled.get(token, b"").decode("utf-8") == self._splitter.end
 
     def add(self, piece: bytes) -> bool:
-        """Append a piece; True when a stop string is now whole in the answer, which is cut before it."""
+        """Append a piece; return True if the answer now contains a stop string, before which it is cut."""
         return self._keep(*self._splitter.feed(self._decoder.decode(piece)))
 
     def _keep(self, reasoning: str, answer: str) -> bool:
@@ -104,11 +105,11 @@ class AnswerText:
         return bool(answer) and self._answer.add(answer.encode("utf-8"))
 
     def fresh(self, is_done: bool = False) -> str:
-        """Return what has come of the answer since the last call; see `StopText.fresh`."""
+        """Return the new text of the answer; see `StopText.fresh`."""
         return self._answer.fresh(is_done)
 
     def result(self, n_tokens: int, reason: str) -> Generation:
-        """Return the finished turn; one that the model ended within its reasoning has not ended."""
+        """Return the finished turn; `ended` is not set if the model ended it before its reasoning was complete."""
         if reason == "end" and self._splitter.in_reasoning:
             reason = "reasoning"
         if reason != "stop" and self._keep(*self._splitter.finish()):

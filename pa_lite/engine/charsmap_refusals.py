@@ -1,8 +1,8 @@
-"""Check the table by which llama.cpp normalises texts for SentencePiece's unigram tokenizers, before it is used.
+"""Check the table with which llama.cpp normalises text for SentencePiece's unigram tokenizers, before it is used.
 
-llama.cpp checks each index when a text leads there, and then ends the process: one letter of a prompt is enough. Here
-everything that any text can reach is checked at once. Format: SentencePiece's `precompiled_charsmap`, a double array
-and the strings that it points to.
+llama.cpp checks an index only when a text leads to it, and aborts if it is wrong: one letter of a prompt is enough.
+This module checks everything that any text can reach. Format: SentencePiece's `precompiled_charsmap`, a double-array
+trie and the strings that it points to.
 """
 
 from __future__ import annotations
@@ -10,25 +10,25 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-LONGEST = 1024  # bytes that may replace a few characters; in the tables of SentencePiece 33 at most
-_LABEL, _LEAF, _WIDE = 0x800000FF, 1 << 8, 1 << 9  # of a unit's 32 bits
-_CHUNK = 1 << 12  # states whose children are looked for at a time
+LONGEST = 1024  # bytes of one replacement; SentencePiece's tables have at most 33
+_LABEL, _LEAF, _WIDE = 0x800000FF, 1 << 8, 1 << 9  # bit masks of a 32-bit unit of the trie
+_CHUNK = 1 << 12  # states whose children are computed at a time
 _LETTERS = np.arange(1, 256, dtype=np.uint32)
 
 
 def charsmap_fault(table: bytes) -> str | None:
-    """Return what is wrong with a `precompiled_charsmap`, None for one that any text can be normalised with."""
+    """Return what is wrong with a `precompiled_charsmap`, None if every text can be normalised with it."""
     size = int.from_bytes(table[:4], "little")
     if len(table) < 4 or size + 4 >= len(table):
         return f"is cut off: it has {len(table)} bytes"
     units = np.frombuffer(table, np.dtype("<u4"), size // 4, 4).astype(np.uint32)
     texts = np.frombuffer(table, np.uint8, offset=4 + size)
     if not len(units):
-        return None  # llama.cpp replaces nothing then
+        return None  # then llama.cpp replaces nothing
     bases = (units >> np.uint32(10)) << ((units & np.uint32(_WIDE)) >> np.uint32(6))
     ends = np.flatnonzero(texts == 0)
     seen = np.zeros(len(units), bool)
-    states = bases[:1]  # a state is an index that a byte of the text is still to be combined with
+    states = bases[:1]  # a state is an index to be combined (xor) with the next byte of the text
     while len(states):
         if int((states | 255).max()) >= len(units):
             return f"points to entry {int((states | 255).max())} of {len(units)}"
@@ -45,7 +45,7 @@ def charsmap_fault(table: bytes) -> str | None:
 
 
 def _children(states: npt.NDArray[np.uint32], units: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
-    """Return the entries that some byte leads to from the given states."""
+    """Return the trie entries that can be reached from the given states by one byte."""
     candidates = states[:, None] ^ _LETTERS
     result: npt.NDArray[np.uint32] = candidates[units[candidates] & np.uint32(_LABEL) == _LETTERS]
     return result
@@ -54,7 +54,7 @@ def _children(states: npt.NDArray[np.uint32], units: npt.NDArray[np.uint32]) -> 
 def _replacement_fault(
     leaves: npt.NDArray[np.uint32], units: npt.NDArray[np.uint32], n_bytes: int, ends: npt.NDArray[np.intp]
 ) -> str | None:
-    """Return what is wrong with the strings that leaves point to; `ends` has the index of each NUL among the bytes."""
+    """Return what is wrong with the strings that leaves point to; `ends` are the indices of the NUL bytes."""
     if not len(leaves):
         return None
     if int(leaves.max()) >= len(units):
@@ -64,6 +64,6 @@ def _replacement_fault(
         return f"points to byte {int(starts.max())} of strings of {n_bytes} bytes"
     at = np.searchsorted(ends, starts)
     if int(at.max()) >= len(ends):
-        return "has a string without an end"
+        return "has a string without a terminating NUL"
     longest = int((ends[at] - starts).max())
-    return f"replaces a text by {longest} bytes, more than {LONGEST}" if longest > LONGEST else None
+    return f"has a replacement of {longest} bytes, more than {LONGEST}" if longest > LONGEST else None

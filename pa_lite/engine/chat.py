@@ -1,6 +1,6 @@
-"""Chat prompts: the model's own template, rendered in a sandboxed process, or a plain form for models without one.
+"""Build chat prompts with the model's chat template, rendered in a sandbox, or a plain form for models without one.
 
-A user's text is only ever text: a control token spelled out in it, such as an end of turn, is not read as one.
+Text of users stays text: if it spells a control token, such as an end of turn, it is not read as that token.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from pa_lite.untrusted.sandbox import LimitedProcess
 
 T = TypeVar("T")
 
-_SECONDS = SECONDS  # of processor time for a conversation
-_PROMPTS_A_SECOND = 200  # far fewer than any template in use renders: more time for many prompts
-_CHARACTERS = 200_000  # of one rendered text, beyond four times what goes in
+_SECONDS = SECONDS  # of processor time for one conversation
+_PROMPTS_A_SECOND = 200  # many prompts get more time, at this rate; every template in use is far faster
+_CHARACTERS = 200_000  # limit of one rendered text, in addition to four times its input
 _PORTION, _PORTION_CHARACTERS = 2000, 2_000_000  # prompts sent to the process at a time, and their characters
-_CACHED = 1_000_000  # characters of the conversations of a call whose texts are kept for the next
-_MADE, _MADE_PER_CHARACTER = 50_000_000, 4  # characters of all prompts of a call, beyond 4 times what goes in
-_MARK = "\ue000\ue0a7\ue001"  # private characters that stand for a user's text, to see what is the template's own
+_CACHED = 1_000_000  # characters of the conversations of a call up to which the rendered texts are cached
+_MADE, _MADE_PER_CHARACTER = 50_000_000, 4  # limit of all rendered characters of a call: this, and 4 times the input
+_MARK = "\ue000\ue0a7\ue001"  # private characters in place of a user's text, to find what the template adds
 
 
 @dataclass(frozen=True)
 class _Template:
-    """A chat template and the texts of the tokens that it may name."""
+    """A chat template, and the texts of the BOS and EOS tokens for it."""
 
     text: str
     bos: str
@@ -46,9 +46,9 @@ class _Template:
 
 @dataclass(frozen=True)
 class ChatPrompts:
-    """Prompts as token ids (32-bit arrays), and how reasoning is found after each; both in the order of the requests.
+    """Prompts as token ids (32-bit arrays), and the reasoning format of each; both in the order of the requests.
 
-    `faults` says, by index, why a prompt cannot be tokenised; it has no tokens.
+    `faults` has, by index, the reason why a prompt cannot be tokenised; such a prompt has no tokens.
     """
 
     tokens: list[array[int]]
@@ -57,7 +57,7 @@ class ChatPrompts:
 
 
 def reasoning_format(model: Model, template: str | None) -> ReasoningFormat:
-    """Return how the model's reasoning is found: the markers of its template and its vocabulary, `<think>` by default.
+    """Return the reasoning markers in a model's template and vocabulary, `<think>` if there are none.
 
     Raises EngineError for a template that cannot be parsed.
     """
@@ -73,7 +73,7 @@ def reasoning_format(model: Model, template: str | None) -> ReasoningFormat:
 
 
 def _in_vocabulary(model: Model, word: str) -> bool:
-    """Whether a marker is a token, or starts with a control token."""
+    """Return whether a marker is a token, or starts with a control token."""
     tokens = model.tokenize(word, add_special=False, parse_special=True)
     return bool(tokens) and (
         (len(tokens) == 1 and model.token_text(tokens[0]) == word)
@@ -89,17 +89,18 @@ def chat_prompts(
     ends_reasoning: bool = False,
     keep_faulty: bool = False,
 ) -> ChatPrompts:
-    """Return the prompt of each instruction as the user's only turn, ready for the assistant's answer.
+    """Return a prompt for each instruction, with it as the user's only turn, ready for the assistant's answer.
 
-    `systems` are system prompts of the instructions' own, an empty one standing for that of the options. The rendered
-    text brings its own BOS, or none: the ids are those of transformers' `apply_chat_template`, except that control
-    tokens spelled out in an instruction or in its own system prompt stay text (not so in the options' system prompt,
-    which is the caller's). A model without a template gets `Instruction: ...\\n\\nResponse:`, the system prompt and an
-    empty line before it, and the BOS that its vocabulary asks for. With `ends_reasoning`, reasoning that the template
-    opens is closed again, so that the answer comes next. Raises InputError for text that is not valid
-    Unicode, TextError for a prompt that the model's tokenizer cannot take (with `keep_faulty`, `faults` has it
-    instead), EngineError when the template fails, drops the instruction or the system prompt, or exceeds its limits of
-    time, memory or length.
+    `systems` has a system prompt for each instruction; an empty one means that of the options. The ids are those of
+    transformers' `apply_chat_template`, and BOS is added only by the template. One difference: control tokens that an
+    instruction or its system prompt spells out stay text (but not in the options' system prompt, which the caller
+    chose). A model without a template gets the system prompt, an empty line, `Instruction: ...\\n\\nResponse:`, and the
+    BOS that its vocabulary asks for. With `ends_reasoning`, reasoning that the template opens is closed again, so that
+    the answer follows.
+
+    Raises InputError for text that is not valid Unicode, TextError for a prompt that the model's tokenizer cannot take
+    (with `keep_faulty` it is listed in `faults` instead), EngineError when the template fails, drops the instruction or
+    the system prompt, or exceeds its limits of time, memory or length.
     """
     options = options or ChatOptions()
     own = [s or options.system for s in systems] if systems is not None else [options.system] * len(instructions)
@@ -144,15 +145,15 @@ def chat_prompts(
 
 
 class _Making:
-    """Makes something of each prompt, and keeps track of those whose text cannot be tokenised."""
+    """Computes something for each prompt, and handles prompts whose text cannot be tokenised."""
 
     def __init__(self, keep_faulty: bool) -> None:
-        """Note such prompts in `faults`, by index, or raise TextError for the first, naming its number."""
+        """With `keep_faulty`, list such prompts in `faults` by index; else raise TextError for the first."""
         self._keep_faulty = keep_faulty
         self.faults: dict[int, str] = {}
 
     def each(self, make: Callable[[int], T], indices: Iterable[int]) -> dict[int, T]:
-        """Return what `make` makes of each prompt that can be tokenised, by index."""
+        """Return the results of `make` for the prompts that can be tokenised, by index."""
         made = {}
         for i in indices:
             try:
@@ -169,10 +170,10 @@ def conversation_prompt(
 ) -> tuple[list[int], ReasoningFormat]:
     """Return the prompt (token ids) of a conversation, ready for the assistant's next turn, and its reasoning format.
 
-    Control tokens that a message spells out stay text, as in `chat_prompts`; a system prompt of the options goes first.
-    A model without a template gets turns of `Instruction: ...` and `Response: ...`. Raises InputError for no message, a
-    last one that is the assistant's, two system prompts, and text that is not valid Unicode; EngineError when the
-    template fails, or drops the last message or the system prompt.
+    Control tokens that a message spells out stay text, as in `chat_prompts`; the options' system prompt comes first. A
+    model without a template gets turns of `Instruction: ...` and `Response: ...`. Raises InputError for no messages, a
+    last message of the assistant, two system prompts, and text that is not valid Unicode; EngineError when the template
+    fails, or drops the last message or the system prompt.
     """
     options, turns = options or ChatOptions(), [Message(*turn) for turn in messages]
     check_turns(turns, options)
@@ -211,7 +212,7 @@ def _conversation(system: str, text: str) -> tuple[Message, ...]:
 def _check_frames(
     template: _Template, systems: set[str], options: ChatOptions, reasoning: ReasoningFormat
 ) -> dict[str, Markers | None]:
-    """Return of each system prompt which reasoning the prompt opens. Raises EngineError for content that is dropped."""
+    """Return which reasoning the template opens for each system prompt. Raises EngineError if it drops content."""
     order = ["", *sorted(systems - {""})]
     opened: dict[str, Markers | None] = {}
     first = ""
@@ -222,7 +223,7 @@ def _check_frames(
             for system, frame in zip(portion, frames, strict=True):
                 if _MARK not in frame:
                     raise EngineError("it leaves out what the user says")
-                # a template may say the same by itself
+                # the same frame is fine if the template itself contains that system prompt
                 if system and frame == first and system.strip() not in frame:
                     raise EngineError("it leaves out the system prompt")
                 opened[system] = opened_by(frame.rpartition(_MARK)[2], reasoning.markers)
@@ -230,16 +231,16 @@ def _check_frames(
 
 
 def _settings(options: ChatOptions) -> str:
-    """What a template gets beside messages, as JSON; the date is None where the clock's own counts."""
+    """Return the template's arguments and the date (None: the real time) as JSON."""
     day = None if options.date is None else options.date.isoformat()
     return json.dumps({"arguments": dict(options.template_args), "date": day}, sort_keys=True)
 
 
 class _Rendering:
-    """The process that renders the prompts of a call, a portion at a time; a context manager."""
+    """The process that renders the prompts of one call, a portion at a time. A context manager."""
 
     def __init__(self, template: _Template, settings: str, n: int) -> None:
-        """`n` is how many prompts the call has in all."""
+        """Prepare for a call with `n` prompts."""
         self._template, self._settings, self._n = template, settings, n
         self._process = LimitedProcess(WORKER, MEMORY)
         self._done, self._room = 0, _MADE
@@ -251,7 +252,7 @@ class _Rendering:
         self._process.close()
 
     def texts(self, conversations: tuple[tuple[Message, ...], ...]) -> tuple[str, ...]:
-        """Return each conversation's text. Raises EngineError with what went wrong, without a full stop."""
+        """Return the text of each conversation. Raises EngineError, whose message has no full stop."""
         source = len(self._template.text + self._settings)
         given = sum(map(_length, conversations))
         if len(conversations) == self._n and given + source <= _CACHED:
@@ -262,15 +263,15 @@ class _Rendering:
         self._room += _MADE_PER_CHARACTER * (given + source * len(texts)) - sum(map(len, texts))
         if self._room < 0:
             raise EngineError(
-                f"the first {self._done} of {self._n} prompts exceed the limit for all together, which is {_MADE} "
-                f"characters and {_MADE_PER_CHARACTER} times the template and the messages of each"
+                f"the first {self._done} of {self._n} prompts exceed the limit for all prompts together: {_MADE} "
+                f"characters, and {_MADE_PER_CHARACTER} times the template and messages of each"
             )
         return texts
 
 
 @functools.lru_cache(maxsize=4)
 def _render(template: _Template, conversations: tuple[tuple[Message, ...], ...], settings: str) -> tuple[str, ...]:
-    """Return the texts of few conversations, kept for the next call: the same are measured at one lam after another."""
+    """Return the texts of a few conversations, cached because a study renders the same ones at every lam."""
     with LimitedProcess(WORKER, MEMORY) as process:
         return _ask(process, template, conversations, settings)
 
@@ -289,7 +290,7 @@ def _length(conversation: Iterable[Message]) -> int:
 def _request(
     template: _Template, conversations: Iterable[Iterable[Turn]], settings: str, add_generation_prompt: bool = True
 ) -> dict[str, Any]:
-    """What the worker is asked."""
+    """Return the request for the template worker."""
     return {
         "template": template.text, "bos": template.bos, "eos": template.eos, **json.loads(settings),
         "conversations": [[as_dict(Message(*turn)) for turn in messages] for messages in conversations],
@@ -298,7 +299,7 @@ def _request(
 
 
 def _find_template(model: Model, name: str) -> _Template:
-    """A model's chat template: its only one or its default, or another that it has under a name."""
+    """Return a model's chat template: the default one, or the one called `name`."""
     metadata, key = model.header.metadata, KEY
     names = [k.removeprefix(f"{key}.") for k in metadata if k.startswith(f"{key}.")]
     if name not in ("", "default"):
@@ -306,15 +307,15 @@ def _find_template(model: Model, name: str) -> _Template:
             raise InputError(f"{model.label}: has no chat template {name!r}.{nearest(name, ['default', *names])}")
         key = f"{key}.{name}"
     if key not in metadata:
-        raise InputError(f"{model.label}: has no chat template.{nearest(name, names) or ' Do without one.'}")
+        raise InputError(f"{model.label}: has no chat template.{nearest(name, names) or ' Use plain prompts instead.'}")
     return _Template(str(metadata[key].value), model.special_text("bos"), model.special_text("eos"))
 
 
 class ChatRenderer:
-    """A model's chat template for conversations that come one at a time: its process stays up until `close`."""
+    """Renders conversations with a model's chat template, one at a time; its process runs until `close`."""
 
     def __init__(self, model: Model, name: str = "", options: ChatOptions | None = None) -> None:
-        """`name` chooses among several templates; of the options, the system prompt is left to the messages.
+        """Use the template called `name`. The options' system prompt is not used: messages bring their own.
 
         Raises InputError when the model has no template, or none of that name.
         """
@@ -324,19 +325,18 @@ class ChatRenderer:
 
     @property
     def template(self) -> str:
-        """The template's own text."""
+        """The template's source text."""
         return self._template.text
 
     def reasoning(self, messages: Sequence[Turn] = (("user", ""),)) -> ReasoningFormat:
-        """Return how reasoning is found in the answer to a conversation. Raises what `render` raises."""
+        """Return the reasoning format of the answer to a conversation. Raises what `render` raises."""
         found = reasoning_format(self._model, self.template)
         role, *_ = messages[-1]
         frame = self.render([*messages[:-1], (role, _MARK)])
         return replace(found, opened=opened_by(frame.rpartition(_MARK)[2], found.markers))
 
     def render(self, messages: Sequence[Turn], continues: bool = False) -> str:
-        """Return a conversation's text, ready for the assistant's answer; or, if it `continues`, cut after the last
-        message.
+        """Return a conversation's text, ready for the assistant's answer, or cut after the last message (`continues`).
 
         Raises EngineError when the template fails, or exceeds its limits of time, memory or length. Source:
         transformers, `apply_chat_template` with add_generation_prompt or continue_final_message.
@@ -350,12 +350,12 @@ class ChatRenderer:
             return _before_mark(text) if continues else text
 
     def close(self) -> None:
-        """End the process; more than once does no harm."""
+        """Stop the child process. Closing twice does no harm."""
         self._process.close()
 
 
 def _before_mark(text: str) -> str:
-    """What stands before the mark; its space is gone where the template strips messages, so the message's go too."""
+    """Return the text before the mark, stripped at the end if the template strips messages (its space is missing)."""
     at = text.rfind(_MARK)
     if at < 0:
         raise EngineError("it leaves out the last message, which is to be continued")

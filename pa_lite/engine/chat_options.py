@@ -1,4 +1,4 @@
-"""What goes into a chat prompt beside the messages: system prompt, template arguments, the date. Runs no model."""
+"""Settings of chat prompts: system prompt, template arguments, and the date. Runs no model."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from pa_lite.untrusted.strict_json import parse_json
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
-# what the program itself or jinja gives to a template
+# variables that pa-lite or jinja sets in a template
 RESERVED = frozenset({
     "messages", "add_generation_prompt", "continue_final_message", "bos_token", "eos_token", "raise_exception",
     "strftime_now", "self", "loop", "caller", "varargs", "kwargs", "range", "dict", "lipsum", "cycler", "joiner",
     "namespace",
 })  # fmt: skip
-# words that are JSON in other spellings: taken as strings, false ones would count as true
+# other spellings of JSON values; as strings they would be true in a template, even `no`
 _ALMOST = {"true": "true", "yes": "true", "on": "true", "false": "false", "no": "false", "off": "false",
            "none": "null", "null": "null"}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChatOptions:
-    """How messages become a chat prompt: this holds the only defaults.
+    """How messages become a chat prompt.
 
-    `system` is the system prompt, none when empty. `template_args` are variables of the chat template, JSON values by
-    name. `date` is the day that a template gets for today, at 12:00; None is the clock's own, which measurements
-    settle before they start. Raises InputError for a name that templates cannot have or that is the program's own,
-    and for a value that is not JSON.
+    `system` is the system prompt; an empty string is none. `template_args` are variables for the chat template, JSON
+    values by name. `date` is the date that templates print as today (at 12:00); None is the real time, which
+    measurements fix before they start. Raises InputError for an invalid or reserved variable name, and for a value
+    that is not JSON.
     """
 
     system: str = ""
@@ -44,11 +44,9 @@ class ChatOptions:
             object.__setattr__(self, "date", parse_date(self.date))
         for name, value in self.template_args.items():
             if _NAME.fullmatch(name) is None:
-                raise InputError(
-                    f"{name!r} is not a name that a chat template can use: letters, digits and _ make one."
-                )
+                raise InputError(f"{name!r} is not a valid template variable: use letters, digits and _.")
             if name in RESERVED:
-                raise InputError(f"template argument {name!r} is set by pa-lite itself and cannot be given.")
+                raise InputError(f"template argument {name!r} is set by pa-lite and cannot be changed.")
             try:
                 json.dumps(value, allow_nan=False)
             except (TypeError, ValueError, RecursionError) as e:
@@ -56,11 +54,11 @@ class ChatOptions:
 
 
 def parse_template_args(words: Sequence[str]) -> dict[str, Any]:
-    """Return the arguments of words like `NAME=VALUE`; the last of a name wins.
+    """Return the template arguments in words such as `NAME=VALUE`; the last one of a name wins.
 
-    VALUE is JSON (`false`, `3`, `"text"`, `[1, 2]`). Anything else is a string as it stands (`high`, `26 Jul 2024`),
-    unless it starts as a JSON string, list or object does, or is `False`, `yes`, `None` or the like: templates would
-    take such a string for true. Raises InputError for these and for a word without `=`.
+    VALUE is JSON (`false`, `3`, `"text"`, `[1, 2]`); anything else is used as a string (`high`, `26 Jul 2024`). Raises
+    InputError for a word without `=`, for broken JSON (a value that starts like a string, list or object), and for
+    `False`, `yes`, `None` and similar words, as templates would treat such strings as true.
     """
     return dict(map(_argument, words))
 
@@ -77,7 +75,7 @@ def _argument(word: str) -> tuple[str, Any]:
     meant = _ALMOST.get(text.strip().lower())
     if meant is not None:
         raise InputError(
-            f"template argument {word!r}: JSON writes {name}={meant}; for the word itself, write {name}='\"{text}\"'."
+            f"template argument {word!r}: write {name}={meant} for the JSON value, or {name}='\"{text}\"' for a string."
         )
     if text.lstrip()[:1] in ("", '"', "[", "{"):
         raise InputError(f"template argument {word!r} is not JSON: {reason}.")
@@ -85,7 +83,7 @@ def _argument(word: str) -> tuple[str, Any]:
 
 
 def parse_date(text: str) -> date:
-    """Return the day of `YYYY-MM-DD`. Raises InputError for anything else."""
+    """Return the date in `YYYY-MM-DD`. Raises InputError for anything else."""
     try:
         if _DATE.fullmatch(text):
             return date.fromisoformat(text)

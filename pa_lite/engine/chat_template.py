@@ -1,4 +1,4 @@
-"""What a model's chat template reads, and what a measurement settles about it before it starts. Renders nothing."""
+"""Find out what a model's chat template reads, and fix its settings before a measurement. Renders nothing."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ KEY = "tokenizer.chat_template"
 
 @dataclass(frozen=True)
 class TemplateUse:
-    """What a chat template reads: the variables that it does not set itself, and markers that it spells."""
+    """The variables that a chat template reads and does not set, and the reasoning markers in its text."""
 
     variables: frozenset[str]
     words: frozenset[str]
 
     @property
     def uses_clock(self) -> bool:
-        """Whether it may print the date."""
+        """Whether the template may print the date."""
         return "strftime_now" in self.variables
 
 
 def has_template(model: Model) -> bool:
-    """Return whether a model brings a chat template; without one, prompts are in the plain form."""
+    """Return whether a model has a chat template; without one, prompts have the plain form."""
     return template_of(model) is not None
 
 
@@ -52,9 +52,9 @@ def template_in(metadata: Mapping[str, Any]) -> str | None:
 
 @functools.lru_cache(maxsize=8)
 def describe_template(template: str) -> TemplateUse:
-    """Return what a template reads, from parsing it in the sandboxed process; comments do not count.
+    """Return what a template reads, by parsing it in the sandbox; comments do not count.
 
-    Raises EngineError for one that cannot be parsed within the limits, without a full stop.
+    Raises EngineError if it cannot be parsed within the limits; the message has no full stop.
     """
     words = [word for m in MARKERS for word in (m.start, m.end)]
     with LimitedProcess(WORKER, MEMORY) as process:
@@ -63,11 +63,11 @@ def describe_template(template: str) -> TemplateUse:
 
 
 def measured_options(template: str | None, options: ChatOptions | None, name: str) -> ChatOptions:
-    """Settle what a measurement must not leave open: the date (today's if none is given), and no reasoning.
+    """Return the options with everything fixed that a measurement depends on: the date, and reasoning off.
 
-    A template that knows `enable_thinking` gets false, unless the options say otherwise; a remark in the log says so,
-    and one names arguments that the template never reads, which are left out. Settled options come back unchanged,
-    without a remark. `name` is the model's, for remarks. Raises EngineError when the template cannot be parsed.
+    Without a date, it is today. A template that reads `enable_thinking` gets false unless the options set it. Arguments
+    that the template never reads are removed. Both are logged as warnings; `name` is the model's name there. Options
+    that were fixed before are returned unchanged. Raises EngineError when the template cannot be parsed.
     """
     options = options or ChatOptions()
     use = template_use(template, name)
@@ -75,18 +75,18 @@ def measured_options(template: str | None, options: ChatOptions | None, name: st
     arguments = {key: value for key, value in given.items() if key in use.variables}
     if unused := ", ".join(f"{key}=..." for key in given.keys() - arguments.keys()):
         what = "has no chat template" if template is None else "has a chat template that does not read it"
-        _log.warning("%s %s: --template-arg %s changes nothing.", name, what, unused)
+        _log.warning("%s %s: --template-arg %s has no effect.", name, what, unused)
     if "enable_thinking" in use.variables and "enable_thinking" not in arguments:
         advice = "--template-arg enable_thinking=true turns it on"
-        _log.warning("%s can reason before it answers: switched off for measuring. %s.", name, advice)
+        _log.warning("%s can reason before it answers: switched off for measurements. %s.", name, advice)
         arguments["enable_thinking"] = False
     return replace(options, template_args=arguments, date=options.date or date.today())
 
 
 def chat_facts(template: str | None, options: ChatOptions, name: str = "the model") -> dict[str, Any]:
-    """Return what of the options decides a model's prompts, as JSON values; what has no effect is left out.
+    """Return the options that affect a model's prompts, as JSON values.
 
-    The date is there only for templates that may print it: for others, results of different days are the same.
+    The date is included only if the template may print it: otherwise results of different days are the same.
     """
     facts: dict[str, Any] = {}
     if options.system:

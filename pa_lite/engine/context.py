@@ -1,4 +1,4 @@
-"""llama.cpp's contexts: cached sequences, batches that extend them, and the logits behind each token."""
+"""llama.cpp's contexts: cached sequences, batches that extend them, and the logits after each token."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BoolArray = npt.NDArray[np.bool_]
 
 
 class ContextModel(Protocol):
-    """What a context needs of the model that it was made from."""
+    """The part of a model that its contexts use."""
 
     lib: Any
     label: str
@@ -94,11 +94,11 @@ class Context:
             raise EngineError(f"{self.model.label}: llama.cpp failed to decode (code {code}): {complaint()}")
 
     def logits(self, i: int) -> FloatArray:
-        """The logits behind the batch's i-th token, float32 [n_vocab]: a view, valid until the next decode."""
+        """Return the logits after the batch's i-th token, float32 [n_vocab]: a view, valid until the next decode."""
         return self._view(self.lib.llama_get_logits_ith(self.handle, i), 1).reshape(-1)
 
     def logit_rows(self, n: int) -> FloatArray:
-        """The logits of all n wanted tokens, in order, float32 [n, n_vocab]: a view, valid until the next decode."""
+        """Return the logits after all n wanted tokens, in order, float32 [n, n_vocab]: a view until the next decode."""
         return self._view(self.lib.llama_get_logits(self.handle), n)
 
     def _view(self, pointer: Any, n: int) -> FloatArray:
@@ -109,43 +109,43 @@ class Context:
         return view.reshape(n, self.model.n_vocab)
 
     def normalise(self, rows: FloatArray) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-        """Of each row of logits: ln of the sum of exp(logits) in nats, and the likeliest token."""
+        """Return, for each row of logits, ln(sum(exp(logits))) in nats and the most likely token."""
         best = np.array([row.argmax() for row in rows])
         return np.array([self.log_normaliser(row) for row in rows]), best
 
     def log_normaliser(self, logits: FloatArray) -> float:
-        """ln of the sum of exp(logits), in nats: float32 terms, float64 sum (error below 1e-7)."""
+        """Return ln(sum(exp(logits))) in nats, from float32 terms and a float64 sum (error below 1e-7)."""
         top = float(logits.max())
         np.subtract(logits, np.float32(top), out=self._scratch)
         np.exp(self._scratch, out=self._scratch)
         return top + float(np.log(self._scratch.sum(dtype=np.float64)))
 
     def broken(self) -> EngineError:
-        """The error for logits that are NaN or infinite."""
+        """Return the error for logits that are NaN or infinite."""
         return EngineError(
             f"{self.model.label}: computes logits that are not finite. Its weights are broken, or too large for "
             "their type."
         )
 
     def share(self, source: int, targets: Sequence[int], n_tokens: int = -1) -> None:
-        """Let every target sequence begin with the source's first n_tokens (-1: all), without computing them again."""
+        """Share the source's first n_tokens (-1: all) with every target sequence, without computing them again."""
         for target in targets:
             self.lib.llama_memory_seq_cp(self.memory, source, target, -1, n_tokens)
 
     def copy(self, source: int, target: int, length: int) -> None:
-        """Let the target sequence hold the source's first `length` tokens, and nothing else."""
+        """Make the target sequence hold only the source's first `length` tokens."""
         self.forget(target)
         self.share(source, [target])
         self.trim(target, length)
 
     def trim(self, sequence: int, length: int) -> None:
-        """Drop a sequence's tokens from place `length` on; a model that cannot rewind allows 0 only."""
+        """Drop a sequence's tokens from position `length` on; a model that cannot rewind allows only 0."""
         self.lib.llama_memory_seq_rm(self.memory, sequence, length, -1)
 
     def forget(self, sequence: int) -> None:
-        """Drop a sequence's tokens; cells that another sequence shares stay."""
+        """Drop a sequence's tokens; cells shared with another sequence stay."""
         self.lib.llama_memory_seq_rm(self.memory, sequence, -1, -1)
 
     def clear(self) -> None:
-        """Drop everything."""
+        """Drop the tokens of all sequences."""
         self.lib.llama_memory_clear(self.memory, True)

@@ -1,4 +1,4 @@
-"""`pa-lite doctor`: what this machine and this build of llama.cpp are, and which models fit. Loads no model."""
+"""`pa-lite doctor`: describe this machine and build of llama.cpp, and estimate which models fit. Loads no model."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from pa_lite.engine.llama import llama
 from pa_lite.ggml.kernels import Device, devices
 from pa_lite.system.machine import available_memory, cores, total_memory
 
-CELLS = 2048  # tokens of cache that the table reckons with: a few-shot prompt and a batch
-_BUFFERS = 400 << 20  # what llama.cpp and Python take beside model and cache, about
+CELLS = 2048  # tokens of cache that the table assumes: a few-shot prompt and a batch
+_BUFFERS = 400 << 20  # bytes that llama.cpp and Python take in addition to model and cache, about
 _PACKAGES = ("pa-lite", "llama-cpp-python", "gguf", "numpy", "safetensors", "huggingface-hub")
-# bits a weight: Q8_0 and Q4_K_M as files of Llama-like models come out
+# bits per weight; for Q8_0 and Q4_K_M those of typical files of Llama-like models
 BITS = {"F16": 16.0, "Q8_0": 8.5, "Q4_K_M": 4.85}
 
 
 @dataclass(frozen=True)
 class Size:
-    """A size of model: parameters, layers, and the numbers that a token's keys (or values) have in a layer."""
+    """A model size: parameters, layers, and how many numbers the keys (or values) of a token have in a layer."""
 
     name: str
     parameters: float
@@ -33,16 +33,16 @@ class Size:
     width: int
 
     def weights(self, weight_type: str) -> int:
-        """Bytes of all weights."""
+        """Return the bytes of all weights."""
         return int(self.parameters * BITS[weight_type] / 8)
 
     @property
     def cache(self) -> int:
-        """Bytes of scoring's cache, in F32, of CELLS tokens."""
+        """Bytes of the F32 cache that scoring uses for CELLS tokens."""
         return 2 * 4 * self.layers * self.width * CELLS
 
 
-# as the Llama 3 and Qwen 2.5 families have them
+# sizes of the Llama 3 and Qwen 2.5 families
 SIZES = (
     Size("1B", 1.24e9, 16, 512), Size("3B", 3.2e9, 28, 1024), Size("8B", 8.0e9, 32, 1024),
     Size("14B", 14.8e9, 48, 1024), Size("32B", 32.8e9, 64, 1024), Size("70B", 70.6e9, 80, 1024),
@@ -51,7 +51,7 @@ SIZES = (
 
 @dataclass(frozen=True)
 class Fit:
-    """Whether a model and its cache fit: bytes needed, whether into memory, and how many of its layers on the GPU."""
+    """Whether a model fits: bytes needed with its cache, whether they fit, and how many layers fit on the GPU."""
 
     model: str
     kind: str
@@ -63,7 +63,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """All that was found; sizes in bytes, 0 where the system does not tell. `remarks` are for people to act on."""
+    """Facts about the machine; sizes in bytes, 0 where unknown. `remarks` suggest what the user can do."""
 
     system: str
     python: str
@@ -81,10 +81,10 @@ class Diagnosis:
     remarks: tuple[str, ...]
 
 
-def reckon(name: str, weight_type: str, weights: int, cache: int, layers: int, memory: int, gpu: int) -> Fit:
-    """Reckon whether weights and cache go into `memory` bytes, and how many layers with their cache into a GPU's `gpu`.
+def estimate_fit(name: str, weight_type: str, weights: int, cache: int, layers: int, memory: int, gpu: int) -> Fit:
+    """Estimate whether weights and cache fit in `memory` bytes, and how many layers fit in `gpu` bytes of a GPU.
 
-    Both are taken to be spread evenly over the layers and the output matrix, which counts as one.
+    Both are assumed to be spread evenly over the layers and the output matrix, which counts as one layer.
     """
     needed = weights + cache + _BUFFERS
     each = (weights + cache) / (layers + 1)
@@ -93,12 +93,12 @@ def reckon(name: str, weight_type: str, weights: int, cache: int, layers: int, m
 
 
 def fits(memory: int, gpu: int) -> tuple[Fit, ...]:
-    """The common sizes and types on so much memory and GPU memory, reckoned from their numbers."""
-    return tuple(reckon(s.name, k, s.weights(k), s.cache, s.layers, memory, gpu) for s in SIZES for k in BITS)
+    """Return which common model sizes and types fit in `memory` bytes and `gpu` bytes of GPU memory, by estimate."""
+    return tuple(estimate_fit(s.name, k, s.weights(k), s.cache, s.layers, memory, gpu) for s in SIZES for k in BITS)
 
 
 def diagnose() -> Diagnosis:
-    """Look at the machine. Raises EngineError when llama.cpp is not there, or has another interface than is called."""
+    """Collect facts about the machine. Raises EngineError when llama.cpp is missing or has a different interface."""
     lib, found = llama(), tuple(devices())
     gpus = [d for d in found if d.kind in ("gpu", "igpu")]
     memory, gpu = available_memory() or total_memory(), max((d.free for d in gpus), default=0)
@@ -131,9 +131,9 @@ def _version(package: str) -> str:
 def _remarks(offload: bool, gpus: Sequence[Device]) -> tuple[str, ...]:
     if not offload:
         return (
-            "This build of llama.cpp computes on the CPU alone. For a GPU, install llama-cpp-python built for it "
+            "This build of llama.cpp uses only the CPU. For a GPU, install llama-cpp-python built for it "
             '(CMAKE_ARGS="-DGGML_CUDA=on" for NVIDIA, "-DGGML_VULKAN=on" for others).',
         )
     if not gpus:
-        return ("This build of llama.cpp could use a GPU, but sees none: look at the driver.",)
-    return ("What fits is reckoned from sizes, not tried; --gpu-layers auto tries it when a model loads.",)
+        return ("This build of llama.cpp supports GPUs, but finds none: check the driver.",)
+    return ("What fits is an estimate from sizes; --gpu-layers auto tries it when a model loads.",)

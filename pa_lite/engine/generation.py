@@ -35,18 +35,18 @@ from pa_lite.errors import InputError
 from pa_lite.progress import Progress
 
 MAX_PARALLEL = 256  # LLAMA_MAX_SEQ: llama.cpp aborts beyond it
-_EXACT_BYTES = 1 << 30
-_WORTH = 8  # tokens saved that are worth a copy of a sequence's cells
+_EXACT_BYTES = 1 << 30  # up to this size a cache is F32
+_WORTH = 8  # copy cells from another sequence if that saves decoding at least as many tokens
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationOptions:
-    """How to continue prompts. Raises InputError for what is out of range.
+    """How to continue prompts. Raises InputError for values out of range.
 
-    `max_tokens` new ones at most for each prompt; `temperature` 0 takes the likeliest token, otherwise one is drawn
-    (`top_k` 0, `top_p` 1 and `min_p` 0 leave all tokens in; see `sampling.candidates`) from a stream of random numbers
-    that `seed` and the prompt's place in the list give. A text ends before the first of the `stop` strings in it.
-    `parallel` is how many prompts run at a time.
+    `max_tokens` limits the new tokens of each prompt. With `temperature` 0 the most likely token is chosen, otherwise
+    one is sampled (`top_k` 0, `top_p` 1 and `min_p` 0 keep all tokens; see `sampling.candidates`); `seed` and the
+    prompt's index determine its random numbers. A text ends before the first `stop` string in it. `parallel` is the
+    number of prompts that run at a time.
     """
 
     max_tokens: int = 256
@@ -73,7 +73,7 @@ class GenerationOptions:
         object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
         for text in self.stop:
             if not isinstance(text, str) or not text or _encoded(text) is None:
-                raise InputError(f"stop string {text!r} is empty or no valid text.")
+                raise InputError(f"stop string {text!r} is empty or not valid Unicode.")
 
 
 def _encoded(text: str) -> bytes | None:
@@ -111,22 +111,22 @@ def generate(
     streams: Sequence[int] | None = None,
     reasoning: Sequence[ReasoningFormat] | None = None,
 ) -> list[Generation]:
-    """Continue every prompt (token ids); results are in the prompts' order.
+    """Continue every prompt (token ids); return the results in the order of the prompts.
 
-    `limits` gives each prompt its own max_tokens. `streams` gives each the number of its random stream, by default its
-    place: who generates some prompts of a list now and others later passes their places in that list. `on_done` gets
-    (place, generation) as each is finished, in no particular order, `progress` the answers finished
-    and, after each step, the tokens made so far (with total 0). `reasoning` says how each prompt's reasoning
-    is found and kept apart (`chat_prompts` gives it); without it, all is text.
+    `limits` has a max_tokens for each prompt. `streams` has the number of each prompt's random stream, by default its
+    index; to generate a list in several calls, pass the indices in the whole list. `on_done` gets (index, generation)
+    as each prompt is finished, in any order; `progress` gets the answers finished and, after each step, the tokens
+    generated so far (with total 0). `reasoning` has the reasoning format of each prompt (see `chat_prompts`),
+    which separates reasoning from the answer; without it, everything is text.
 
-    The same call on the same machine gives the same texts. Another `parallel`, order or company of prompts changes the
-    shape of llama.cpp's batches, and with it the rounding of logits: by up to 0.03 with F16 weights, 1e-4 with F32,
-    more with quantised ones. Random numbers do not depend on it, so a text changes only from where two tokens lay that
-    close, or a draw fell that close between them.
+    The same call on the same machine returns the same texts. Other values of `parallel`, another order, or other
+    prompts in the list change the shape of llama.cpp's batches, and with it the rounding of logits: by up to 0.03 with
+    F16 weights, 1e-4 with F32, more with quantised ones. Random numbers do not depend on it, so a text only changes
+    where two tokens are that close, or where a random number falls that close to the boundary between them.
 
-    Raises before any work, InputError: a prompt without tokens, or one that with its limit exceeds `model.max_length`;
-    EngineError: no room for even one sequence. Raises EngineError amid the work for a model that computes NaN. Ctrl-C
-    ends it within a step of llama.cpp's graph.
+    Raises InputError before any work for a prompt without tokens, or one that with its limit exceeds
+    `model.max_length`; EngineError when there is no memory for even one sequence, and during the work for a model that
+    computes NaN. Ctrl-C stops it within one node of llama.cpp's graph.
     """
     options = options or GenerationOptions()
     limits = [options.max_tokens] * len(prompts) if limits is None else list(limits)
@@ -138,7 +138,7 @@ def generate(
         return []
     cells = max(len(p) + n for p, n in zip(prompts, limits, strict=True))
     with _room(model, min(options.parallel, len(prompts)), -(-cells // CELL_STEP) * CELL_STEP) as context:
-        held = [p if isinstance(p, array) else array("i", p) for p in prompts]  # in lists they take eight times as much
+        held = [p if isinstance(p, array) else array("i", p) for p in prompts]  # lists take eight times the memory
         run = _Run(context, held, options, limits, streams, reasoning)
         n_made = 0
         with ends_on_interrupt(context):
@@ -161,10 +161,10 @@ def stream(
     options: GenerationOptions | None = None,
     reasoning: ReasoningFormat | None = None,
 ) -> Generator[str, None, Generation]:
-    """Continue one prompt (token ids); yields pieces of the answer as they come, and returns the whole.
+    """Continue one prompt (token ids): yield pieces of the answer as they are generated, and return the whole.
 
-    The pieces joined are the result's text: reasoning is left out, and what may be the start of a stop string is held
-    back. Raises what `generate` raises. Closing the generator ends the work.
+    The joined pieces are the text of the result: without reasoning, and what may be the start of a stop string is held
+    back. Raises what `generate` raises. Closing the generator stops the work.
     """
     options = options or GenerationOptions()
     _check(model, [prompt], [options.max_tokens])
@@ -186,19 +186,19 @@ def _check(model: Model, prompts: Sequence[Sequence[int]], limits: Sequence[int]
         if not prompt:
             raise InputError(f"prompt {number} has no tokens.")
         if limit < 1:
-            raise InputError(f"prompt {number} is to get {limit} tokens; it must be at least 1.")
+            raise InputError(f"the token limit of prompt {number} is {limit}; it must be at least 1.")
         if len(prompt) + limit > model.max_length:
             raise InputError(
-                f"prompt {number} has {len(prompt)} tokens; with {limit} new ones they exceed the {model.max_length} "
-                f"that {model.name} may see. Use a smaller --max-tokens or leave the prompt out."
+                f"prompt {number} has {len(prompt)} tokens; with {limit} new ones they exceed the context of "
+                f"{model.name}, {model.max_length} tokens. Use a smaller --max-tokens or leave the prompt out."
             )
 
 
 @contextlib.contextmanager
 def _room(model: Model, slots: int, cells: int) -> Iterator[Context]:
-    """A context of `slots` sequences of `cells` tokens each, or what of it there is memory for.
+    """Open a context of `slots` sequences of `cells` tokens each, or a smaller one if memory is short.
 
-    A cache that is small either way is F32: the shape of a batch then turns fewer near ties. Where memory is short it
+    A cache that is small anyway is F32, so that the shape of a batch decides fewer near ties. Where memory is short, it
     becomes F16 (if its type is "auto"), then batches become smaller, then sequences fewer.
     """
 
@@ -206,10 +206,10 @@ def _room(model: Model, slots: int, cells: int) -> Iterator[Context]:
         return [ContextSize(slots * cells, slots, False, n_batch, slots, cache_type)]
 
     exact = slots * cells * model.exact_cell_bytes <= _EXACT_BYTES
-    wishes = shrinking(all_slots, model.cache_type(exact), model.options.cache_type == "auto", model.options.n_batch)
-    wishes += fewer_sequences(model, wishes[-1])
+    sizes = shrinking(all_slots, model.cache_type(exact), model.options.cache_type == "auto", model.options.n_batch)
+    sizes += fewer_sequences(model, sizes[-1])
     advice = "Use a smaller --max-tokens, shorter prompts (--n-ctx), or a smaller model or type."
-    with first_that_fits(model, wishes, advice) as context:
+    with first_that_fits(model, sizes, advice) as context:
         yield context
 
 
@@ -229,7 +229,7 @@ class _Run:
         self.prompts, self.limits, self.streams = prompts, limits, streams
         self.results: dict[int, Generation] = {}
         self.slots = [_Slot(i) for i in range(context.n_seq_max)]
-        # neighbours in this order have most in common
+        # sorted, so that neighbours share long prefixes
         self._waiting = deque(sorted(range(len(prompts)), key=lambda i: prompts[i]))
         self._randoms: dict[int, np.random.Generator] = {}
         self._pieces: dict[int, bytes] = {}

@@ -1,4 +1,4 @@
-"""How many layers a GPU takes: the most that load."""
+"""Find the largest number of layers that fits on a GPU."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 
 def most_that_fit(most: int, fits: Callable[[int], bool]) -> int | None:
-    """The largest n of 0..most for which fits(n) says yes, None when none does; most itself is tried first.
+    """Return the largest n of 0..most for which fits(n) is true, None if there is none; `most` is tried first.
 
-    What fits with n is taken to fit with fewer; about log2(most) tries.
+    Uses a binary search: if n fits, fewer are assumed to fit as well.
     """
     if fits(most):
         return most
-    low, high = -1, most  # low fits (or nothing is known to), high does not
+    low, high = -1, most  # low fits (-1: none known), high does not
     while high - low > 1:
         middle = (low + high) // 2
         if fits(middle):

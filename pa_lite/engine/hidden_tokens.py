@@ -1,4 +1,4 @@
-"""Control tokens that a user's text spells: text, whatever a chat template does with it."""
+"""Keep control tokens that a user's text spells out as text, whatever a chat template does with it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pa_lite.engine.model import Model
 from pa_lite.engine.space_prefix import LongestTokens
 from pa_lite.errors import TextError
 
-_START, _END = "\ue000\ue0a7", "\ue001"  # private characters around one that stands for a control token
+_START, _END = "\ue000\ue0a7", "\ue001"  # private characters around the one that replaces a control token
 _HIDDEN = re.compile(f"{_START}([\ue100-\uf8ff]){_END}")
 _FIRST_HIDDEN, _MOST_HIDDEN = 0xE100, 0xF8FF - 0xE100
 
 
 class HiddenTokens:
-    """Control tokens that untrusted texts spell, replaced by private characters while a template is rendered.
+    """Replaces control tokens in untrusted texts by private characters while a template is rendered.
 
-    So whatever the template does with a text, the control tokens of the rendered text are the template's own.
+    Then all control tokens of the rendered text come from the template, whatever it does with the texts.
     """
 
     def __init__(self, model: Model) -> None:
@@ -25,7 +25,7 @@ class HiddenTokens:
         self._numbers: dict[str, int] = {}
 
     def hide(self, text: str) -> str:
-        """Return the text without control tokens. Raises TextError for more different ones than can be told apart."""
+        """Return the text with its control tokens replaced. Raises TextError for too many different ones."""
         while controls := set(controls_in(self._model, text)):
             found = LongestTokens({word: t for t in controls if (word := self._model.token_text(t))})
             out, at = list[str](), 0
@@ -33,7 +33,7 @@ class HiddenTokens:
                 out += [text[at:start], self._stand_in(text[start:end])]
                 at = end
             if not out:
-                raise TextError(f"spells control tokens that cannot be told from the model's own: {text[:60]!r}")
+                raise TextError(f"contains control tokens of the model that cannot be replaced: {text[:60]!r}")
             text = "".join((*out, text[at:]))
         return text
 
@@ -42,7 +42,7 @@ class HiddenTokens:
         if number == len(self._words):
             if number == _MOST_HIDDEN:
                 del self._numbers[word]
-                raise TextError(f"spells a control token after {_MOST_HIDDEN} different ones. Leave some out")
+                raise TextError(f"contains more than {_MOST_HIDDEN} different control tokens. Leave some out")
             self._words.append(word)
         return _START + chr(_FIRST_HIDDEN + number) + _END
 
@@ -54,7 +54,7 @@ class HiddenTokens:
         return _HIDDEN.sub(word, text)
 
     def tokens(self, text: str) -> list[int]:
-        """Return the ids of a rendered text; what was hidden is text, in one piece with what stands around it."""
+        """Return the ids of a rendered text; replaced tokens become text again, tokenised together with its context."""
         tokens = self._model.tokenize(text, add_special=False, parse_special=True)
         if not self._words or _HIDDEN.search(text) is None:
             return tokens
@@ -73,5 +73,5 @@ class HiddenTokens:
 
 
 def controls_in(model: Model, text: str) -> list[int]:
-    """Return the control tokens in a text, in order."""
+    """Return the ids of the control tokens in a text, in order."""
     return [t for t in model.tokenize(text, add_special=False, parse_special=True) if model.is_control(t)]

@@ -1,4 +1,4 @@
-"""Ctrl-C during a call into llama.cpp, which may last for many seconds: the call is ended, then the signal is heard."""
+"""Stop a running call into llama.cpp on Ctrl-C, which Python would only see after the call, many seconds later."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _asked = threading.local()
 
 @contextlib.contextmanager
 def stops_when(is_due: Callable[[], bool]) -> Iterator[None]:
-    """Within the block calls into llama.cpp from this thread also end, with an EngineError, once `is_due` is true.
+    """Make calls into llama.cpp from this thread fail with an EngineError once `is_due` returns true, during the block.
 
-    For threads beside the main one, which never see Ctrl-C themselves. `is_due` must be quick.
+    For threads other than the main one, which never see Ctrl-C. `is_due` must be quick.
     """
     _asked.is_due = is_due
     try:
@@ -27,17 +27,17 @@ def stops_when(is_due: Callable[[], bool]) -> Iterator[None]:
 
 
 def stop_is_due() -> bool:
-    """Whether this thread was asked to stop, by the condition of `stops_when`."""
+    """Return whether this thread was asked to stop, by the condition of `stops_when`."""
     is_due: Callable[[], bool] | None = getattr(_asked, "is_due", None)
     return is_due is not None and is_due()
 
 
 @contextlib.contextmanager
 def ends_on_interrupt(context: Context) -> Iterator[None]:
-    """Within the block Ctrl-C makes the running decode fail at its next graph node; the handler is called behind it.
+    """Make Ctrl-C stop a running decode at its next graph node, during the block; the signal's handler runs after it.
 
-    Python sees a signal between its own instructions only: llama.cpp calls back into it often, where a note is taken.
-    Outside the main thread, which alone is interrupted, only a condition of `stops_when` ends it.
+    llama.cpp often calls back into Python while it computes, and the callback reports a pending Ctrl-C. Outside the
+    main thread, which never sees Ctrl-C, only a condition of `stops_when` stops it.
     """
     with uninterrupted() as is_due:
         callback = context.lib.ggml_abort_callback(lambda _data: is_due() or stop_is_due())

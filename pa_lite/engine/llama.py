@@ -1,4 +1,4 @@
-"""llama.cpp as a library: started once for the process, its log kept for what it says when it fails."""
+"""Load llama.cpp once for the process, and keep its last log lines to explain failures."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from pa_lite.errors import EngineError
 _log = logging.getLogger(__name__)
 _LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.INFO, 4: logging.INFO}  # ggml_log_level; 5 continues a line
 _starting = threading.Lock()
-_last_words: deque[str] = deque(maxlen=40)  # llama.cpp's log is one for the process, and so is what it said last
+_last_words: deque[str] = deque(maxlen=40)  # llama.cpp has one log for the whole process
 
 
 def llama() -> Any:
-    """The low-level module, its backend started, once for all threads.
+    """Return the module `llama_cpp.llama_cpp` with its backend started, once for all threads.
 
-    Raises EngineError when llama-cpp-python is not there, cannot be loaded, or has another interface.
+    Raises EngineError when llama-cpp-python is missing, cannot be loaded, or has a different interface.
     """
     with _starting:
         return _start()
@@ -35,7 +35,7 @@ def _start() -> Any:
         import llama_cpp.llama_cpp as lib
     except (ImportError, OSError, RuntimeError, AttributeError) as e:  # AttributeError: the library lacks a function
         raise EngineError(
-            f"llama-cpp-python cannot be loaded: {e}. Install it again, or one built for this machine."
+            f"llama-cpp-python cannot be loaded: {e}. Install it again, or a build for this machine."
         ) from e
 
     check_binding(lib)
@@ -54,11 +54,11 @@ def _start() -> Any:
 
 
 def fresh_words() -> None:
-    """Forget what llama.cpp said so far, before a call that may fail."""
+    """Clear the kept log lines, before a call that may fail."""
     _last_words.clear()
 
 
 def complaint() -> str:
-    """What llama.cpp last said went wrong."""
-    told = [line for line in _last_words if "error" in line.lower() or "failed" in line.lower()]
-    return (told[0] if told else "it gives no reason").split(": ", 1)[-1] + "."
+    """Return the first error in llama.cpp's kept log lines."""
+    errors = [line for line in _last_words if "error" in line.lower() or "failed" in line.lower()]
+    return (errors[0] if errors else "it gives no reason").split(": ", 1)[-1] + "."

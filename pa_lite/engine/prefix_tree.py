@@ -11,7 +11,7 @@ the branch before it does not share. Four requests (the last token of each is pr
 
 The branches' own tokens, one after the other, are what has to be decoded. That list may be cut into batches anywhere:
 what a later batch needs of earlier ones is always one path, the tokens above its first one. This path, the spine, is
-kept in the cache as a sequence of its own. So no token is decoded twice, and the cells in use never exceed the longest
+kept in the cache as a separate sequence. So no token is decoded twice, and the cells in use never exceed the longest
 path and one batch. The cuts depend on the set of requests and the limits, not on the order of the requests.
 """
 

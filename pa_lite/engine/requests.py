@@ -1,4 +1,4 @@
-"""Requests for loglikelihoods: text turned into token ids by lm-eval's rules. Runs no model."""
+"""Make requests for loglikelihoods: tokenise texts by lm-eval's rules. Runs no model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pa_lite.errors import EngineError, InputError
 
 @dataclass(frozen=True)
 class Request:
-    """A continuation to score: token ids, of which the first n_context are given and the rest are to be predicted.
+    """A continuation to score: token ids, of which the first `n_context` are given and the rest are predicted.
 
     `n_bytes` is the length of the continuation's text in UTF-8.
     """
@@ -24,29 +24,31 @@ class Request:
 def make_requests(
     model: Model, context: str, continuations: Sequence[str], parse_special: bool = False
 ) -> list[Request]:
-    """Tokenise as lm-eval does: blanks at the context's end move over, the whole is encoded, the context's ids cut off.
+    """Return a request for each continuation, tokenised as lm-eval does.
 
-    BOS comes as the vocabulary has it; an empty context is the prefix token alone. With `parse_special` control tokens
-    that the texts spell out are read as such, and a BOS at the context's begin is not doubled. Raises InputError for a
-    continuation that is empty or has no token of its own. Source: lm-eval, `TemplateLM._encode_pair`.
+    Spaces at the end of the context move to the continuation; both are encoded together, and the number of tokens of
+    the context alone is where the continuation starts. BOS is added if the vocabulary asks for it; an empty context is
+    the prefix token alone. With `parse_special`, control tokens that the texts spell out are read as such, and a BOS at
+    the start of the context is not repeated. Raises InputError for a continuation that is empty or adds no token.
+    Source: lm-eval, `TemplateLM._encode_pair`.
     """
     if not all(continuations):
-        raise InputError(f"nothing to score behind {context[-40:]!r}: the continuation is empty.")
+        raise InputError(f"nothing to score after {context[-40:]!r}: the continuation is empty.")
     add_special = bool(context) and not (parse_special and begins_with_bos(model, context))
     n_context = len(model.tokenize(context.rstrip(), add_special, parse_special)) if context else 0
     prefix = () if n_context or model.prefix_token is None else (model.prefix_token,)
     requests = []
     for text in continuations:
         tokens = model.tokenize(context + text, add_special, parse_special)
-        whole = tokens if prefix and tokens[:1] == [*prefix] else [*prefix, *tokens]  # the prefix is never doubled
+        whole = tokens if prefix and tokens[:1] == [*prefix] else [*prefix, *tokens]  # no second prefix
         if len(whole) <= n_context + len(prefix):
-            raise InputError(f"nothing to score behind {context[-40:]!r}: {text!r} has no token of its own there.")
+            raise InputError(f"nothing to score after {context[-40:]!r}: {text!r} adds no token there.")
         requests.append(Request(tuple(whole), n_context + len(prefix), len(text.encode())))
     return requests
 
 
 def begins_with_bos(model: Model, text: str) -> bool:
-    """Whether a text spells out the vocabulary's BOS token at its begin, as chat templates do."""
+    """Return whether a text starts with the vocabulary's BOS token spelled out, as chat templates do."""
     bos = model.special_text("bos")
     return bool(bos) and text.startswith(bos)
 
@@ -54,29 +56,29 @@ def begins_with_bos(model: Model, text: str) -> bool:
 def rolling_requests(
     model: Model, text: str, max_length: int | None = None, parse_special: bool = False
 ) -> list[Request]:
-    """The whole text behind the prefix token, in windows of max_length predicted tokens (by default all that fit).
+    """Return requests that predict every token of a text once, in windows of `max_length` tokens (default: the most).
 
-    Each token is predicted once. A window's context is the token before it; the last window, mostly shorter, is filled
-    up with context. Bytes are those of the window's tokens. An empty text has no windows. `parse_special` is as for
-    make_requests. Raises EngineError for a vocabulary with neither BOS nor EOS. Source: lm-eval,
+    The text follows the prefix token. A window's context is the token before it; the last window, usually shorter, gets
+    more context to fill it up. `n_bytes` counts the window's tokens. An empty text has no windows. For `parse_special`
+    see make_requests. Raises EngineError for a vocabulary with neither BOS nor EOS. Source: lm-eval,
     `get_rolling_token_windows` with a context of one token.
     """
     length = max_length or model.max_length
     tokens = model.tokenize(text, False, parse_special)
     if model.prefix_token is None:
-        raise EngineError(f"{model.label}: has neither BOS nor EOS to begin a text with.")
+        raise EngineError(f"{model.label}: has neither a BOS nor an EOS token to start a text with.")
     whole = (model.prefix_token, *tokens)
     windows = []
     for start in range(0, len(tokens), length):
         stop = min(start + length, len(tokens))
-        begin = 0 if start == 0 else stop - length  # of the given tokens, in `whole`
+        begin = 0 if start == 0 else stop - length  # index in `whole` of the first context token
         n_bytes = sum(len(model.piece(t)) for t in tokens[start:stop])
         windows.append(Request(whole[begin : stop + 1], start + 1 - begin, n_bytes))
     return windows
 
 
 def truncate(request: Request, max_length: int) -> Request:
-    """A request cut at the left so that max_length tokens are decoded (the last is not), as lm-eval cuts it.
+    """Return a request cut at the left to max_length decoded tokens (the last one is not decoded), as lm-eval does.
 
     Raises EngineError when its continuation alone does not fit.
     """

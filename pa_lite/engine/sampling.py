@@ -1,4 +1,4 @@
-"""Draws one token from logits: the likeliest, or one by temperature, top-k, top-p and min-p. Pure numpy."""
+"""Sample a token from logits, with temperature, top-k, top-p and min-p. Pure numpy."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ IdArray = npt.NDArray[np.int64]
 
 
 def candidates(logits: FloatArray, top_k: int, top_p: float, min_p: float) -> IdArray:
-    """Ids, ascending, of the tokens that may be drawn, from float32 logits [n_vocab]; never none.
+    """Return the ids (ascending, at least one) of the tokens to sample from, given float32 logits [n_vocab].
 
-    As llama.cpp's sampler chain has it, each rule works on what the one before left, before temperature: the `top_k`
-    likeliest (0: all), the fewest likeliest whose share reaches `top_p`, those of at least `min_p` times the top's p.
+    As in llama.cpp's sampler chain, each rule filters what the previous one kept, before temperature: the `top_k` most
+    likely tokens (0: all), the fewest most likely ones whose share reaches `top_p`, those with at least `min_p` times
+    the highest probability.
     """
     ids = _top(logits, top_k) if top_k else None
     if top_p < 1:
@@ -26,20 +27,20 @@ def candidates(logits: FloatArray, top_k: int, top_p: float, min_p: float) -> Id
 
 
 def _top(logits: FloatArray, k: int) -> IdArray:
-    """The k likeliest ids, likeliest first, the lower id first among equals."""
+    """Return the k most likely ids, most likely first, the lower id first among equals."""
     if k >= len(logits):
         return np.argsort(-logits, kind="stable")
     least = np.partition(logits, -k)[-k]
-    ids = np.flatnonzero(logits >= least)  # more than k only where others equal the k-th
+    ids = np.flatnonzero(logits >= least)  # more than k only if several equal the k-th
     return ids[np.argsort(-logits[ids], kind="stable")][:k]
 
 
 def _nucleus(logits: FloatArray, ids: IdArray | None, top_p: float) -> IdArray:
-    """Of the ids (all when None) the fewest likeliest that together reach top_p of their probability."""
+    """Return the fewest most likely of the ids (None: all) that together reach top_p of their probability."""
     terms = np.exp(logits - logits.max()) if ids is None else np.exp(logits[ids] - logits.max())
     goal = top_p * terms.sum(dtype=np.float64)
     if ids is None:
-        least = 1e-3  # sorting them all would cost more than all else: few hold nearly all of the probability
+        least = 1e-3  # sorting all tokens is slow, and few have nearly all of the probability
         while True:
             ids = np.flatnonzero(terms >= least)
             if least == 0 or terms[ids].sum(dtype=np.float64) >= goal:
@@ -52,9 +53,9 @@ def _nucleus(logits: FloatArray, ids: IdArray | None, top_p: float) -> IdArray:
 
 
 def draw(logits: FloatArray, temperature: float, top_k: int, top_p: float, min_p: float, u: float) -> int:
-    """The token that `u`, uniform in [0, 1), picks: p ~ exp(logit / temperature) over the candidates.
+    """Return the token that `u`, uniform in [0, 1), selects, with p ~ exp(logit / temperature) over the candidates.
 
-    Tokens are laid out by id and not by rank: two that swap ranks by a rounding error keep nearly the same u.
+    Tokens are ordered by id, not by rank, so two that swap ranks by a rounding error keep nearly the same range of u.
     """
     ids = candidates(logits, top_k, top_p, min_p)
     scaled = logits[ids].astype(np.float64) / temperature

@@ -1,6 +1,6 @@
-"""Loglikelihoods of many continuations on one context: what requests share is decoded once.
+"""Compute loglikelihoods of many continuations; prefixes that requests share are decoded once.
 
-`pa_lite.engine.prefix_tree` says what is decoded when; this module runs it and reads the logits.
+`pa_lite.engine.prefix_tree` plans the batches; this module runs them and reads the logits.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ __all__ = [
     "scoring_context",
 ]
 Finished = Callable[[int, "Score"], None]
-_BRANCHES = 63  # beside the spine: llama.cpp holds a row of logits for each
-_CPU_BATCH = 128  # enough for a CPU; each token attends to the cells of the whole batch, other branches' in vain
-_ROW_BYTES = 48 << 20  # of logits in a batch: llama.cpp holds them twice
+_BRANCHES = 63  # sequences in addition to the spine; llama.cpp holds a row of logits for each
+_CPU_BATCH = 128  # enough for a CPU; every token computes attention over the whole batch, mostly other branches
+_ROW_BYTES = 48 << 20  # of logits kept in a batch; llama.cpp holds them twice
 
 
 @dataclass(frozen=True)
 class Score:
-    """ln p of a continuation in nats (<= 0), its tokens and bytes, whether each token was the likeliest.
+    """The score of a continuation: ln p in nats (<= 0), its tokens and bytes.
 
-    `truncated` tells that the context was cut at the left to fit.
+    `is_greedy` is set if every token was the most likely one, `truncated` if the context was cut at the left to fit.
     """
 
     logprob: float
@@ -53,7 +53,7 @@ class Score:
 
 
 class Scorer:
-    """Scores lists of requests on one context; results come in the requests' order."""
+    """Scores lists of requests on one context."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
@@ -61,18 +61,21 @@ class Scorer:
     def score(
         self, requests: Sequence[Request], progress: Progress | None = None, finished: Finished | None = None
     ) -> list[Score]:
-        """Sum of ln p(token | all before it) over each continuation. `progress` gets the requests done.
+        """Return the score of each continuation, in order: the sum of ln p(token | all tokens before it).
 
-        `finished` gets each request's place and score as soon as it is complete, the progress after it.
+        `finished` gets the index and score of each request as soon as it is complete; then `progress` gets the
+        requests done.
 
-        The order of requests does not matter to the last bit, nor what was scored before; their set does, as the shape
-        of a batch moves rounding. Raises EngineError if a request has more tokens than the context (nothing is cut) or
-        nothing to condition on, and for a model that computes NaN; KeyboardInterrupt amid a batch on Ctrl-C.
+        Scores do not depend on the order of the requests, nor on what was scored before, to the last bit. They do
+        depend on the set of requests, as the shape of a batch changes rounding. Raises EngineError if a request has
+        more tokens than the context (nothing is cut) or no context token, and for a model that computes NaN;
+        KeyboardInterrupt on Ctrl-C, even during a batch.
         """
         context = self.context
         self._check(requests)
-        # under a sliding window a later micro-batch may take cells that its sequence has left behind, although a branch
-        # to come still needs them; within one micro-batch it cannot, and what lies in the spine is held twice
+        # With a sliding window, a later micro-batch may overwrite cells that have left its sequence's window, although
+        # the next branch still needs them. Within one micro-batch that cannot happen, and cells of the spine are kept
+        # by the spine's sequence.
         n_tokens = context.n_ubatch if context.model.n_swa else context.n_batch
         limits = BatchLimits(n_tokens, context.n_seq_max - 1, context.n_outputs, context.n_ctx)
         logprobs = np.zeros(len(requests))
@@ -82,7 +85,7 @@ class Scorer:
             r = requests[i]
             return Score(float(logprobs[i]), len(r.tokens) - r.n_context, r.n_bytes, bool(greedy[i]))
 
-        # requests are complete in the tree's order
+        # requests become complete in the order of the tree
         order = sorted(range(len(requests)), key=lambda i: requests[i].tokens) if finished else []
         done = 0
         context.clear()
@@ -101,14 +104,14 @@ class Scorer:
         n_ctx = self.context.n_ctx
         for r in requests:
             if r.n_context < 1:
-                raise EngineError("a request has no token before its continuation: the model has no BOS token.")
+                raise EngineError("a request has no token before its continuation, as the model has no BOS token.")
             if r.n_context >= len(r.tokens):
-                raise EngineError(f"a request of {len(r.tokens)} tokens has none to predict.")
+                raise EngineError(f"a request of {len(r.tokens)} tokens has no token to predict.")
             if len(r.tokens) - 1 > n_ctx:
                 raise EngineError(f"a request has {len(r.tokens)} tokens, the context holds {n_ctx}. Use fewer shots.")
 
     def _run(self, batch: Batch, logprobs: npt.NDArray[np.float64], greedy: npt.NDArray[np.bool_]) -> None:
-        """Decode a batch, add up what its targets ask for, and leave the next batch's spine."""
+        """Decode a batch, add its targets to the sums, and prepare the spine for the next batch."""
         context = self.context
         for branch, shared in enumerate(batch.shared, 1):
             context.share(SPINE, [branch], shared)
@@ -131,16 +134,16 @@ class Scorer:
 
 @contextlib.contextmanager
 def scoring_context(model: Model, longest: int) -> Iterator[Context]:
-    """A context for requests of up to `longest` decoded tokens: beside them a full batch, or what there is memory for.
+    """Open a context for requests of up to `longest` decoded tokens, with room for a full batch, memory permitting.
 
-    Where it is short, first the cells beside the longest request go, then the cache becomes F16 (if its type is
-    "auto"), which moves scores further from those of a request alone, then batches become smaller. Raises EngineError
-    when there is no memory for the least of these.
+    Where memory is short, first the extra cells for a batch are dropped; then the cache becomes F16 (if its type is
+    "auto"), which moves scores further from those of a request alone; then batches become smaller. Raises EngineError
+    when there is no memory for the smallest of these.
     """
     if not model.can_rewind:
         raise EngineError(f"{model.label}: a recurrent model's memory cannot be shared between requests.")
 
-    def sizes(cache_type: str, n_batch: int) -> list[ContextSize]:
+    def sizes_of(cache_type: str, n_batch: int) -> list[ContextSize]:
         n_seq_max = min(_BRANCHES + 1, n_batch)
         n_outputs = min(n_batch, max(n_seq_max, _ROW_BYTES // (4 * model.n_vocab)))
         return [
@@ -149,9 +152,9 @@ def scoring_context(model: Model, longest: int) -> Iterator[Context]:
         ]
 
     n_batch = model.options.n_batch if model.gpu_layers else min(model.options.n_batch, _CPU_BATCH)
-    wishes = shrinking(sizes, model.cache_type(True), model.options.cache_type == "auto", n_batch)
+    sizes = shrinking(sizes_of, model.cache_type(True), model.options.cache_type == "auto", n_batch)
     advice = "Allow a shorter context (--n-ctx), use fewer shots, or take a smaller model or type."
-    with first_that_fits(model, wishes, advice) as context:
+    with first_that_fits(model, sizes, advice) as context:
         yield context
 
 
@@ -162,11 +165,10 @@ def _cut(model: Model, requests: Sequence[Request]) -> list[Request]:
 def score_requests(
     model: Model, requests: Sequence[Request], progress: Progress | None = None, finished: Finished | None = None
 ) -> list[Score]:
-    """Score on a fresh context, one score for each request, in order; `progress` and `finished` as `Scorer.score` says.
+    """Score requests on a new context, in order; for `progress` and `finished` see `Scorer.score`.
 
-    A request longer than `model.max_length` is cut at the left as lm-eval does, and its score says so. The context has
-    cells for the longest request and a full batch, or as many of these as there is memory for. Raises EngineError
-    when not even the longest request has room, or a continuation alone is too long.
+    A request longer than `model.max_length` is cut at the left, as lm-eval does, and its score is marked `truncated`.
+    Raises EngineError when the longest request does not fit in memory, or a continuation alone is too long.
     """
     if not requests:
         return []
@@ -178,7 +180,7 @@ def score_requests(
 
 @dataclass(frozen=True)
 class NoiseFloor:
-    """How far scores move with the shape of batches: |packed - alone| in nats over n rescored requests."""
+    """How far scores depend on the shape of batches: |batched - alone| in nats, over n rescored requests."""
 
     n: int
     mean: float
@@ -186,9 +188,9 @@ class NoiseFloor:
 
 
 def noise_floor(model: Model, requests: Sequence[Request], scores: Sequence[Score], sample: int = 8) -> NoiseFloor:
-    """Rescore a sample of requests, evenly spread, each alone, and compare with the scores they got together.
+    """Score a sample of requests again, evenly spread and each alone, and compare with their scores in batches.
 
-    Costs as much as `sample` whole prompts. Differences between models below this are rounding.
+    Costs as much as `sample` whole prompts. Smaller differences between models are rounding.
     """
     n = min(sample, len(requests))
     if n == 0:

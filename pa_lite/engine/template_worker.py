@@ -1,7 +1,8 @@
-"""A separate program that renders a chat template, untrusted code: limited in time, memory and output.
+"""The child process that renders chat templates, which are untrusted code: limited in time, memory and output.
 
-jinja2's sandbox keeps templates from Python's internals, but not from endless loops or 'a' * 10 ** 10: the limits of
-`pa_lite.untrusted.sandbox_worker` do. What templates find is what transformers' `apply_chat_template` gives them.
+jinja2's sandbox protects Python's internals from templates, but does not stop endless loops or 'a' * 10 ** 10; the
+limits of `pa_lite.untrusted.sandbox_worker` do. Templates get the same variables as in transformers'
+`apply_chat_template`.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from pa_lite.untrusted.sandbox_worker import serve
 
-_WIDTH = re.compile(r"%[^A-Za-z%0-9]*([0-9]+)")  # of a field of a date
-_WIDEST_DIGITS = 2  # of its width
-_MOST_VARIABLES = 1000  # of a template; those in use have 30
+_WIDTH = re.compile(r"%[^A-Za-z%0-9]*([0-9]+)")  # the width of a field in strftime's format
+_WIDEST_DIGITS = 2  # digits of a width
+_MOST_VARIABLES = 1000  # in one template; published ones have up to 30
 
 
 class GenerationTag(Extension):
-    """Accepts transformers' `{% generation %}` around what an assistant says: a scope that renders its content."""
+    """Accepts transformers' `{% generation %}` around an assistant's text: a scope that renders its content."""
 
     tags = {"generation"}  # noqa: RUF012 - jinja2's own declaration
 
@@ -38,7 +39,7 @@ class GenerationTag(Extension):
 
 
 def raise_exception(message: object) -> None:
-    """Let a template refuse a conversation."""
+    """Raise ValueError: a template calls this to refuse a conversation."""
     raise ValueError(message)
 
 
@@ -65,14 +66,14 @@ def compiled(template: str) -> jinja2.Template:
 
 
 class Clock:
-    """What templates get as `strftime_now`: the real time, or 12:00 on a given day."""
+    """The `strftime_now` of templates: the real time, or 12:00 on a given day."""
 
     def __init__(self, date: str | None) -> None:
         noon = datetime.time(12)
         self._at = None if date is None else datetime.datetime.combine(datetime.date.fromisoformat(date), noon)
 
     def __call__(self, form: str) -> str:
-        """Return the time in strftime's form. Raises ValueError for a field more than 99 characters wide."""
+        """Return the time in strftime's format. Raises ValueError for a field more than 99 characters wide."""
         if any(len(width.lstrip("0")) > _WIDEST_DIGITS for width in _WIDTH.findall(form)):
             raise ValueError(f"strftime_now: a field of {form[:60]!r} is wider than 99 characters")
         return (self._at or datetime.datetime.now()).strftime(form)
@@ -81,7 +82,7 @@ class Clock:
 def render(request: dict[str, Any]) -> dict[str, Any]:
     """Return the text of every conversation, under `texts`.
 
-    Raises whatever the template raises, ValueError for a text that is too long.
+    Raises what the template raises, and ValueError for a text that is too long.
     """
     template, arguments = compiled(request["template"]), request["arguments"]
     more = request["characters"] + 4 * len(json.dumps(arguments))
@@ -101,7 +102,7 @@ def render(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def describe(request: dict[str, Any]) -> dict[str, Any]:
-    """Return the variables that a template reads and does not set itself, and which of some words its texts have.
+    """Return the variables that a template reads and does not set, and which of the request's words its texts contain.
 
     The template is parsed, not run; comments do not count.
     """
@@ -119,5 +120,5 @@ def do(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Answer until there are no more requests."""
+    """Answer requests until stdin closes."""
     serve(do)

@@ -1,1 +1,1 @@
-"""Files that are whole or absent, locks, interrupts, what killed runs left behind, and the machine."""
+"""Atomic files, locks, interrupts, leftovers of killed runs, and facts about the machine."""

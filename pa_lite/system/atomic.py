@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written under a temporary name, synced and renamed."""
+"""Write files atomically: under a temporary name, then synced and renamed, so that none is ever half-written."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from pa_lite.system.machine import soft_limit
 from pa_lite.system.markers import ENDING, FILE, claimed, remove_marked, target_of
 from pa_lite.system.opening import TooLargeError, create_file, is_at
 
-NO_MARKER = "it has no marker of pa-lite"  # why something stays
+NO_MARKER = "it has no marker of pa-lite"  # why something is not removed
 
 
 def check_target(path: Path, force: bool = False, option: str = "-o") -> None:
-    """Raise OutputError if a file cannot or must not be written there: no folder, no file of ours, or it exists.
+    """Raise OutputError if a file cannot or must not be written to `path`.
 
-    A folder, device, socket or pipe is refused even with `force`: a rename would put a file into its place. A link
-    counts as a file, wherever it leads: with `force` it is replaced, and what it leads to stays. `option` is the one
-    that names another place.
+    That is: its folder does not exist, it exists and `force` is not set, or it is a folder, device, socket or pipe,
+    which a rename would replace by a file, so `force` does not help. A link counts as a file: with `force` the link is
+    replaced and its target stays. `option` names the command-line option that chooses another path.
     """
     if not path.parent.is_dir():
-        raise OutputError(f"{path.parent}: there is no such folder to write {path.name} to.")
+        raise OutputError(f"{path.parent}: the folder to write {path.name} to does not exist.")
     if path.is_dir():
         raise OutputError(f"{path}: is a folder; name a file.")
     if path.exists() and not path.is_file():
@@ -38,10 +38,9 @@ def check_target(path: Path, force: bool = False, option: str = "-o") -> None:
 
 
 def in_the_way(path: Path, why: str, target: Path) -> OutputError:
-    """Return the error for something at the name of a temporary file that is not known to be ours: it stays."""
+    """Return the error for a path that a temporary file needs and that something else already has."""
     return OutputError(
-        f"{path}: is in the way of {target.name}: {why}. Move it elsewhere or delete it yourself, or choose another "
-        "output (-o)."
+        f"{path}: is in the way of {target.name}: {why}. Move it or delete it yourself, or choose another output (-o)."
     )
 
 
@@ -50,13 +49,13 @@ def check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise OutputError(
-            f"{folder}: {needed / 1e6:.0f} MB are needed there, {free / 1e6:.0f} MB are free. "
+            f"{folder}: needs {needed / 1e6:.0f} MB of disk space, {free / 1e6:.0f} MB are free. "
             "Free some space, or write elsewhere with -o."
         )
 
 
 def existing_parent(folder: Path) -> Path:
-    """The folder, or the nearest above it that exists: where its disk's free space can be asked for."""
+    """Return the folder, or its nearest parent that exists, to ask for the free space of the disk."""
     folder = folder.absolute()
     while not folder.is_dir() and folder != folder.parent:
         folder = folder.parent
@@ -64,28 +63,31 @@ def existing_parent(folder: Path) -> Path:
 
 
 def system_words(error: OSError) -> str:
-    """What the system says went wrong, without a full stop; and what to do, where that says too little."""
-    told = error.strerror or str(error)
+    """Return the system's words for an error, and what to do where they do not say enough, without a full stop."""
+    words = error.strerror or str(error)
     if error.errno in (errno.EMFILE, errno.ENFILE):
-        return f"{told}. Close some, or allow more (ulimit -n 4096)"
+        return f"{words}. Close some, or allow more (ulimit -n 4096)"
     if error.errno == errno.EFBIG and not isinstance(error, TooLargeError):
-        return told + file_limit()
-    return told
+        return words + file_limit()
+    return words
 
 
 def file_limit() -> str:
-    """Return what to do where a file may not become larger: that this process has a limit, or that the disk has one."""
+    """Return whether this process or the disk limits file sizes, and what to do, as the end of a message."""
     most = soft_limit("RLIMIT_FSIZE")
     if most is None:
-        return ": this disk takes no larger file. Write elsewhere"
-    return f": no file may grow beyond {most / 1e6:.3g} MB here (ulimit -f). Allow more (ulimit -f unlimited)"
+        return ": this disk does not accept larger files. Write elsewhere"
+    return f": files may not exceed {most / 1e6:.3g} MB here (ulimit -f). Allow more (ulimit -f unlimited)"
 
 
 @contextlib.contextmanager
 def write_errors(
     folder: Path, when_full: str = "nothing was left behind. Free some space, or write elsewhere with -o."
 ) -> Iterator[None]:
-    """Turn an OSError of writing below `folder` into an OutputError; `when_full` tells what is left, and what to do."""
+    """Turn an OSError of writing below `folder` into an OutputError.
+
+    `when_full` says what a full disk has left behind, and what to do.
+    """
     try:
         yield
     except OSError as e:
@@ -94,19 +96,19 @@ def write_errors(
         if e.errno == errno.EFBIG:
             kept = when_full.partition(". ")[0]
             raise OutputError(f"{folder}: cannot be written: {system_words(e)}; {kept}.") from e
-        if e.errno in (errno.EACCES, errno.EPERM, errno.EROFS):  # of a temporary name, which nobody gave
+        if e.errno in (errno.EACCES, errno.EPERM, errno.EROFS):  # the path is a temporary one that users do not know
             raise OutputError(f"{folder}: cannot be written: {system_words(e)}.") from e
         raise OutputError(f"{e.filename or folder}: cannot be written: {system_words(e)}.") from e
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring a folder's names to the disk, where that can be: a file that was renamed there then survives a crash."""
+    """Sync a folder's entries to the disk where possible, so that a file renamed into it survives a crash."""
     if os.name != "posix":
         return
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except PermissionError:
-        return  # one may write there and not read
+        return  # a folder may be writable and not readable
     try:
         os.fsync(descriptor)
     except OSError as e:
@@ -117,7 +119,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def reserve(file: BinaryIO, size: int) -> None:
-    """Give an open file its final length, taking the disk space now where the system can: a full disk shows early."""
+    """Give an open file its final size (bytes), allocating it now where the system can, so a full disk fails early."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(file.fileno(), 0, size)
     else:
@@ -126,10 +128,10 @@ def reserve(file: BinaryIO, size: int) -> None:
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A new file beside `path`, open to be written and synced by the caller; it becomes `path` if all went well.
+    """Open a new temporary file next to `path` for the caller to write and sync; rename it to `path` on success.
 
-    On any exception, Ctrl-C included, it is removed and `path` stays as it was. What killed processes left of their
-    tries is removed first, where it can be. A link at `path` is replaced, not what it leads to.
+    On any exception, Ctrl-C included, it is removed and `path` stays unchanged. Temporary files of killed processes for
+    the same path are removed first. A link at `path` is replaced, not its target.
     """
     with contextlib.suppress(OSError):
         for name in os.listdir(path.parent):
@@ -154,12 +156,12 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole, as UTF-8; a lone surrogate, which UTF-8 has not, is written out. See write_bytes."""
+    """Write a text file atomically, as UTF-8, with lone surrogates escaped. See write_bytes."""
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file whole. Raises OutputError when it cannot be written; see check_target for refusals."""
+    """Write a file atomically. Raises OutputError when it cannot be written; see check_target for refusals."""
     with write_errors(path.parent), whole_file(path) as file:
         file.write(data)
         file.flush()

@@ -1,4 +1,4 @@
-"""Where bytes are read from: a file on the disk, or one elsewhere that is read in ranges. Below all file formats."""
+"""Read bytes from local files, or from remote files in ranges; all file formats are read through this."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ CONNECTIONS = 8  # requests at a time
 
 @dataclass(frozen=True)
 class Stamp:
-    """What a file was at a moment: its size in bytes, and when it was last written, in nanoseconds.
+    """A file's size in bytes and its time of last modification in nanoseconds, to detect changes.
 
-    Not its number on the disk: network file systems give a file another one now and then.
+    The inode number is left out, as network file systems may change it.
     """
 
     size: int
@@ -35,29 +35,29 @@ class Stamp:
 
 
 class RemoteSource(Protocol):
-    """A file that stays where it is and never changes: its bytes are asked for in ranges."""
+    """A remote file that never changes, read in byte ranges."""
 
     @property
     def name(self) -> str:
-        """The file's own name, without folders."""
+        """The file's name, without folders."""
         ...
 
     @property
     def size(self) -> int:
-        """Its length in bytes."""
+        """The file's size in bytes."""
         ...
 
     @property
     def etag(self) -> str:
-        """What tells its content from every other."""
+        """The identifier of the file's content."""
         ...
 
     def read_into(self, buffer: memoryview, offset: int, stop: threading.Event | None = None) -> None:
-        """Fill the buffer, bytes, from byte `offset` on; when `stop` is set, end with an error soon."""
+        """Fill the buffer with the bytes from `offset` on; fail soon after `stop` is set."""
         ...
 
     def open(self, mode: str = "rb") -> BinaryIO:
-        """Return the file open for reading from its start on, buffered."""
+        """Return the file, opened for buffered reading at its start."""
         ...
 
 
@@ -65,7 +65,7 @@ ByteSource = Path | RemoteSource
 
 
 def is_remote(source: ByteSource) -> TypeGuard[RemoteSource]:
-    """Return whether the bytes lie elsewhere than on a disk of this machine."""
+    """Return whether a source is a remote file, and not a path."""
     return not isinstance(source, Path)
 
 
@@ -81,27 +81,27 @@ def read_errors(source: ByteSource) -> Iterator[None]:
 
 
 def size_of(source: ByteSource) -> int:
-    """Return a file's length in bytes. Raises OSError, also for what opening could wait on for ever."""
+    """Return a file's size in bytes. Raises OSError, also for what is not a regular file: opening it could block."""
     if not isinstance(source, Path):
         return source.size
     facts = source.stat()
     if not stat.S_ISREG(facts.st_mode):
-        raise OSError(errno.EINVAL, "is no regular file", str(source))
+        raise OSError(errno.EINVAL, "is not a regular file", str(source))
     return facts.st_size
 
 
 def open_file(source: ByteSource) -> BinaryIO:
-    """Open a file to read, wherever it lies. Raises OSError, also for anything but a regular file."""
+    """Open a local or remote file for reading. Raises OSError, also for what is not a regular file."""
     return open_regular(source) if isinstance(source, Path) else source.open()
 
 
 def stamp_of(source: ByteSource) -> Stamp | None:
-    """Return what a file on the disk is now; None for one elsewhere, which stays as it is. Raises OSError."""
+    """Return the current stamp of a local file, None for a remote one, which never changes. Raises OSError."""
     return Stamp.of(source.stat()) if isinstance(source, Path) else None
 
 
 def samples(source: ByteSource, offsets: Sequence[int], length: int) -> list[bytes]:
-    """Return at most `length` bytes from each offset on, several at a time where the file is far away."""
+    """Return at most `length` bytes from each offset on; remote files are read with several requests at a time."""
     if not isinstance(source, Path):
         remote = source
 

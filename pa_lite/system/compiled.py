@@ -1,7 +1,7 @@
-"""Python's compiled files (`.pyc`), kept whole where files may not grow. Imports nothing.
+"""Keep Python from writing truncated `.pyc` files under a limit of file sizes. Imports nothing of pa_lite.
 
-Python writes them without looking whether all of a file was written. Under a limit of file sizes (`ulimit -f`) it
-leaves files that are cut off, and from then on no command starts, with or without the limit.
+Python does not check whether a `.pyc` file was written completely. Under such a limit (`ulimit -f`) it leaves truncated
+ones, and from then on no command starts, with or without the limit.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ _LARGEST = 1 << 24  # bytes of a compiled file, at most
 
 
 def keep_compiled_files_whole() -> None:
-    """Let this process write no compiled files if a limit of file sizes may cut them off. POSIX only."""
+    """Stop this process from writing `.pyc` files if a limit of file sizes may truncate them. POSIX only."""
     try:
         import resource
     except ImportError:

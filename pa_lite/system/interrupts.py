@@ -1,4 +1,4 @@
-"""Ctrl-C put off while something must not be cut in two."""
+"""Delay Ctrl-C while something must not be interrupted."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from types import FrameType
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[Callable[[], bool]]:
-    """Put Ctrl-C off until the block is through, which gets a function that tells whether one is due.
+    """Delay Ctrl-C until the end of the block, which gets a function that returns whether Ctrl-C is pending.
 
-    Where Ctrl-C is ignored, as by a shell's background jobs, this is about SIGTERM. Does nothing outside the main
-    thread, which alone is interrupted.
+    Where Ctrl-C is ignored, as in a shell's background jobs, SIGTERM is delayed instead. Does nothing outside the main
+    thread, as only that one is interrupted.
     """
     asks = signal.SIGTERM if signal.getsignal(signal.SIGINT) is signal.SIG_IGN else signal.SIGINT
     handler = signal.getsignal(asks)

@@ -1,7 +1,7 @@
-"""What killed processes left behind: temporary files of ours that nobody holds, found and removed.
+"""Find and remove temporary files that killed processes of pa-lite left behind.
 
-Only what a marker in content proves is ours can be removed (see `markers`). What looks as if an older pa-lite had left
-it, by its name, is listed and stays. Imports errors, markers, opening.
+A file is removed only if a marker in its content, or in a file next to it, proves that pa-lite wrote it (see
+`markers`). Files that only have a name as an older pa-lite gave it are listed and never removed.
 """
 
 from __future__ import annotations
@@ -39,20 +39,21 @@ from pa_lite.system.markers import (
 from pa_lite.system.opening import NotPlainError, open_own, open_regular, read_at_most, remove_open, type_of
 
 _PARTIAL = re.compile(r"\.(.+)\.part")
-_LIST = ".done"  # ending of the list of a merge's whole tensors
-# names that pa-lite 0.1.0 gave, without a marker: what has one is shown, and stays
+_LIST = ".done"  # suffix of the list of tensors that an unfinished merge has completed
+# names that pa-lite 0.1.0 used, without a marker: such files are listed and never removed
 _OLD_FOLDER = re.compile(rf"{FOLDER_PREFIX}\d+-[a-z0-9_]{{8}}|\.harness\.[0-9a-f]{{12}}\.part")
 _OLD_BLOB = re.compile(r"[\w.-]{8,128}\.pa-lite\.incomplete")
 _OLD_LIST = re.compile(rb"[0-9a-f]{64}\n")
-_MOST_READ = 1 << 26  # bytes of a journal or list that are looked at
+_MOST_READ = 1 << 26  # bytes of a journal or list that are read
 
 
 @dataclass(frozen=True)
 class Leftover:
-    """A temporary file or folder and what belongs to it; size in bytes, `age` in seconds since it was written to.
+    """A temporary file or folder, with the files that belong to it.
 
-    `loses` tells what goes with it, empty where nobody could make use of it. `in_use`: a process holds it. `marker` is
-    the file that proves it ours, None where nothing does: such a file is never removed. `seen` is what was found.
+    `nbytes` is the size of them all, `age` the seconds since the last write. `loses` says what removing it would lose,
+    empty if nothing. `in_use` is set while a process holds it. `marker` is the file that proves it is pa-lite's, None
+    without proof: then it is never removed. `seen` has the file's facts when it was found.
     """
 
     path: Path
@@ -67,7 +68,7 @@ class Leftover:
 
     @property
     def is_removable(self) -> bool:
-        """Whether it is ours and no process holds it."""
+        """Whether a marker proves that it is pa-lite's and no process holds it."""
         return self.marker is not None and not self.in_use
 
 
@@ -77,36 +78,36 @@ def temporary_files() -> Path:
 
 
 def find_leftovers(folders: Sequence[Path], deep: bool = False) -> list[Leftover]:
-    """Return our temporary files in folders, with `deep` in all below them too; by path, each once.
+    """Return pa-lite's temporary files in folders, with `deep` also in all folders below; sorted by path, each once.
 
-    Links are not followed, and what cannot be looked at is left out. Raises InputError for a folder that is none.
+    Links are not followed, and unreadable entries are left out. Raises InputError for a folder that does not exist.
     """
     found: dict[Path, Leftover] = {}
     for folder in folders:
         if not folder.is_dir():
-            raise InputError(f"{folder}: there is no such folder.")
+            raise InputError(f"{folder}: is not a folder that exists.")
         for path in _entries(folder, deep):
             try:
                 leftover = _leftover(path)
             except OSError:
-                continue  # gone in the meantime, or not ours to read
+                continue  # deleted meanwhile, or not readable
             if leftover is not None:
                 found[path.parent.resolve() / path.name] = leftover
     return [found[path] for path in sorted(found)]
 
 
 def find_downloads(cache: Path) -> list[Leftover]:
-    """Return downloads of ours that broke off, in a cache of the Hub's layout; none where there is no cache."""
+    """Return unfinished downloads of pa-lite in a Hub cache; an empty list where there is no cache."""
     return find_leftovers([folder for folder in cache.glob("*--*") if folder.is_dir()], deep=True)
 
 
 def remove(leftover: Leftover) -> bool:
-    """Remove one, unless a process holds it by now, or it is not what was found; whether it was removed.
+    """Remove a leftover and return True; return False if a process holds it by now, or it is another file by now.
 
     Raises OutputError when it cannot be removed, or has no marker.
     """
     if leftover.marker is None:
-        raise OutputError(f"{leftover.path}: has no marker of pa-lite, so it stays. Delete it yourself if it may go.")
+        raise OutputError(f"{leftover.path}: has no marker of pa-lite, so it stays. Delete it yourself if you like.")
     try:
         if leftover.marker == marker_of(leftover.path):
             return remove_marked(leftover.marker, leftover.seen)
@@ -118,7 +119,7 @@ def remove(leftover: Leftover) -> bool:
 
 
 def _remove_own(leftover: Leftover) -> bool:
-    """Remove a file that begins with its own marker, or a merge with its list, read again under their locks."""
+    """Remove a file that begins with a marker, or a merge with its list, after reading the markers under a lock."""
     assert leftover.marker is not None
     with held(leftover.marker) as file:
         if file is None:
@@ -146,7 +147,7 @@ def _entries(folder: Path, deep: bool) -> Iterator[Path]:
 
 
 def _is_left_out(folder: Path) -> bool:
-    """Whether a folder is not searched: it is a junction, or marked as ours as a whole."""
+    """Return whether to leave a folder out of the search: it is a junction, or marked as one temporary folder."""
     try:
         return type_of(folder.lstat()) != "folder" or _marked(folder) is not None
     except OSError:
@@ -154,14 +155,14 @@ def _is_left_out(folder: Path) -> bool:
 
 
 def _marked(path: Path) -> Marker | None:
-    """The entry of the marker's file beside a path, if there is one for it."""
+    """Return the marker in the marker file of a path, None without one."""
     marker = marker_of(path)
     entry = marker_at(marker)
     return entry if entry is not None and marked_name(marker, entry) == path.name else None
 
 
 def _leftover(path: Path) -> Leftover | None:
-    """What an entry of a folder is, None for what is not ours. Raises OSError."""
+    """Return an entry of a folder as a leftover, None for what pa-lite did not write. Raises OSError."""
     facts = path.lstat()
     file_type = type_of(facts)
     if not is_mine(facts) or file_type not in (None, "folder"):
@@ -174,7 +175,7 @@ def _leftover(path: Path) -> Leftover | None:
     if path.name.endswith(ENDING):
         own = marker_at(path)
         alone = own is not None and marked_name(path, own) is not None and not os.path.lexists(_of(path))
-        return _described(path, facts, "marker of a file that is gone", marker=path) if alone else None
+        return _described(path, facts, "marker of a file that was deleted", marker=path) if alone else None
     if path.name.endswith(".part" + _LIST):
         return _lonely_list(path, facts)
     found = _PARTIAL.fullmatch(path.name)
@@ -182,7 +183,7 @@ def _leftover(path: Path) -> Leftover | None:
         return _partial(path, facts, found[1])
     if found is not None:
         return _described(path, facts, "file that was being written")
-    return _described(path, facts, "download that broke off") if _OLD_BLOB.fullmatch(path.name) else None
+    return _described(path, facts, "unfinished download") if _OLD_BLOB.fullmatch(path.name) else None
 
 
 def _of(marker: Path) -> Path:
@@ -190,17 +191,17 @@ def _of(marker: Path) -> Path:
 
 
 def _beside_its_marker(path: Path, facts: os.stat_result, entry: Marker) -> Leftover | None:
-    """What a marker's file beside it says that this is."""
-    told = {FILE: "file that was being written", FOLDER: "temporary folder", DOWNLOAD: "download that broke off"}
-    if entry["kind"] not in told or (entry["kind"] == FOLDER) != (type_of(facts) == "folder"):
+    """Return an entry that has a marker file, by what the marker says."""
+    names = {FILE: "file that was being written", FOLDER: "temporary folder", DOWNLOAD: "unfinished download"}
+    if entry["kind"] not in names or (entry["kind"] == FOLDER) != (type_of(facts) == "folder"):
         return None
     loses = f"{_size(path) / 1e6:.1f} MB fetched" if entry["kind"] == DOWNLOAD else ""
     marker = marker_of(path)
-    return _described(path, facts, told[entry["kind"]], (marker,), loses, marker)
+    return _described(path, facts, names[entry["kind"]], (marker,), loses, marker)
 
 
 def _partial(path: Path, facts: os.stat_result, target: str) -> Leftover | None:
-    """A merge's or a run's unfinished file, told by its content."""
+    """Return the unfinished file of a merge or of a run of results, recognised by its content."""
     listed = path.with_name(path.name + _LIST)
     entry = marker_at(listed)
     with open_regular(path) as file:
@@ -209,7 +210,7 @@ def _partial(path: Path, facts: os.stat_result, target: str) -> Leftover | None:
             if not merge_proves(entry, file):
                 return _described(path, facts, f"merge of {target}") if start in (b"", b"GGUF") else None
             n = _lines(listed) - 1
-            loses = f"{n} tensors that are merged; merge --resume would go on from there" if n > 0 else ""
+            loses = f"{n} merged tensors; merge --resume would continue from there" if n > 0 else ""
             return _described(path, facts, f"merge of {target}", (listed,), loses, listed)
         if start.startswith(b"{"):
             head = read_results_head(file)
@@ -217,7 +218,7 @@ def _partial(path: Path, facts: os.stat_result, target: str) -> Leftover | None:
                 return None
             lines = read_at_most(file, _MOST_READ).split(b"\n")[:-1]
             n = sum(line.startswith(b'{"place"') for line in lines)
-            loses = f"{n} of {head['n']} results; --resume would go on from there" if n else ""
+            loses = f"{n} of {head['n']} results; --resume would continue from there" if n else ""
             return _described(path, facts, f"run of {target}", (), loses, path)
         if start in (b"", b"GGUF"):
             companions = (listed,) if _is_old_list(listed) else ()
@@ -226,7 +227,7 @@ def _partial(path: Path, facts: os.stat_result, target: str) -> Leftover | None:
 
 
 def _is_old_list(path: Path) -> bool:
-    """Whether a file is a list of whole tensors as 0.1.0 wrote it: it begins with a digest, and no marker."""
+    """Return whether a file is a list of tensors as 0.1.0 wrote it: it begins with a digest and has no marker."""
     try:
         with open_regular(path) as file:
             return bool(_OLD_LIST.match(file.read(65)))
@@ -235,13 +236,13 @@ def _is_old_list(path: Path) -> bool:
 
 
 def _lonely_list(path: Path, facts: os.stat_result) -> Leftover | None:
-    """A list whose merge is gone; one that is not alone belongs to its partial file."""
+    """Return the list of a merge whose file was deleted; with that file present, the list belongs to it."""
     if os.path.lexists(path.with_name(path.name.removesuffix(_LIST))):
         return None
     entry = marker_at(path)
     if entry is not None and entry["kind"] == MERGE:
-        return _described(path, facts, "list of a merge that is gone", marker=path)
-    return _described(path, facts, "list of a merge that is gone") if _is_old_list(path) else None
+        return _described(path, facts, "list of a merge that was deleted", marker=path)
+    return _described(path, facts, "list of a merge that was deleted") if _is_old_list(path) else None
 
 
 def _lines(path: Path) -> int:
@@ -250,7 +251,7 @@ def _lines(path: Path) -> int:
 
 
 def _size(path: Path) -> int:
-    """Bytes that a file, or all files of a folder, take on the disk, about."""
+    """Return about how many bytes a file, or all files of a folder, take on the disk."""
     facts = path.lstat()
     if type_of(facts) != "folder":
         return min(facts.st_size, getattr(facts, "st_blocks", facts.st_size) * 512) or facts.st_size
@@ -265,7 +266,7 @@ def _described(
     loses: str = "",
     marker: Path | None = None,
 ) -> Leftover:
-    """Return what was found; without a `marker` only its name, which an older pa-lite may have given, tells of it."""
+    """Return the leftover; without a `marker`, only its name says that an older pa-lite may have written it."""
     nbytes = _size(path) + sum(_size(each) for each in companions)
     in_use = marker is not None and not (is_free(marker) and (marker in (path, marker_of(path)) or is_free(path)))
     return Leftover(path, companions, what, nbytes, age_of(path), loses, in_use, marker, facts)

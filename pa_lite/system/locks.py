@@ -1,21 +1,21 @@
-"""Locks on open files: held by one process, given back when it ends, however it ends."""
+"""Lock open files: one process holds the lock, and the system releases it when that process ends for any reason."""
 
 from __future__ import annotations
 
 import errno
 import time
 
-PATIENCE = 0.5  # seconds for which a lock may be held by who only looks whether it is
+PATIENCE = 0.5  # seconds for which a process that only checks whether a file is locked may hold the lock
 _PAUSE = 0.02  # seconds
-# what file systems answer that cannot lock or sync such a thing; NFS locks nothing that is open to read alone (EBADF)
+# errors of file systems that cannot lock or sync; NFS does not lock files that are open for reading only (EBADF)
 UNABLE = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF)
 
 
 def take_lock(descriptor: int, patience: float = 0.0) -> bool | None:
-    """Lock an open file or folder against other processes until it is closed, also by the process' death.
+    """Lock an open file or folder against other processes until it is closed or this process ends.
 
-    False when another has it for longer than `patience`, in seconds; None where the system or the file system has no
-    such locks.
+    Return False when another process holds the lock for longer than `patience` (seconds), None where the system or the
+    file system does not support locks.
     """
     try:
         import fcntl

@@ -1,4 +1,4 @@
-"""What this machine gives us: cores, memory, and a place for the user's settings. Imports only errors."""
+"""Facts about the machine: cores, memory, limits of this process, and the user's folders."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import os
 import sys
 from pathlib import Path
 
-# bytes of address space and of data that Python with numpy takes at least, with one thread of OpenBLAS
+# bytes of address space and of data that Python and numpy need at least, with one OpenBLAS thread
 _LEAST_ADDRESSES, _LEAST_DATA = 400_000_000, 100_000_000
 
 
 def cores() -> int:
-    """Return the cores that this process may use, at least 1.
+    """Return the number of cores that this process may use, at least 1.
 
-    Fewer than the machine has where the process was bound to some of them, or where a container may use only so much
-    processor time (rounded up to whole cores): more threads than that would wait for each other.
+    That can be fewer than the machine has: the process may be bound to some of them, or a container may limit its
+    processor time (rounded up to whole cores). More threads than that would wait for each other.
     """
     n = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _container_cores()
@@ -23,18 +23,18 @@ def cores() -> int:
 
 
 def _container_cores() -> float:
-    """Processor seconds a second that this process's control group may use; 0 where there is no limit."""
-    for names in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):  # version 2 of control groups, 1
+    """Return the processor seconds per second that this process's control group may use; 0 without a limit."""
+    for names in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):  # control groups version 2, then 1
         try:
             limit, period = " ".join(Path(f"/sys/fs/cgroup/{name}").read_text("ascii") for name in names).split()
-            return max(0.0, int(limit) / int(period))  # without a limit version 2 says "max", version 1 says -1
+            return max(0.0, int(limit) / int(period))  # no limit is "max" in version 2, -1 in version 1
         except (OSError, ValueError, ZeroDivisionError):
             continue
     return 0.0
 
 
 def resident_bytes() -> int:
-    """The memory that this process holds, or the most it ever held where the system tells no more; 0 on Windows."""
+    """Return the memory that this process holds, or its peak where the system reports only that; 0 on Windows."""
     try:
         with open("/proc/self/statm", encoding="ascii") as f:
             return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -43,12 +43,12 @@ def resident_bytes() -> int:
 
 
 def peak_bytes() -> int:
-    """Return the most memory that this process ever held, or that it had of its parent's at its start; 0 on Windows."""
+    """Return the peak memory of this process in bytes; 0 on Windows."""
     try:
         with open("/proc/self/status", encoding="ascii", errors="replace") as f:
             return next(int(line.split()[1]) * 1024 for line in f if line.startswith("VmHWM:"))
     except (OSError, StopIteration):
-        pass  # getrusage, on Linux, counts what a parent held when it made this process
+        pass  # on Linux getrusage would also count what the parent held when it started this process
     try:
         import resource
     except ImportError:
@@ -58,7 +58,7 @@ def peak_bytes() -> int:
 
 
 def allow_open_files(n: int) -> None:
-    """Let this process have about n files open at a time, as far as the system's hard limit allows. POSIX only."""
+    """Raise this process's limit of open files to about n, up to the system's hard limit. POSIX only."""
     try:
         import resource
     except ImportError:
@@ -79,22 +79,22 @@ def soft_limit(name: str) -> int | None:
 
 
 def little_memory() -> str:
-    """Return what to say where this process may not take the memory that numpy's library takes as it is loaded.
+    """Return an error message if a limit leaves this process too little memory to load numpy; else an empty string.
 
-    Without it that library (OpenBLAS) ends the process in its own words. Empty where there is enough, or no limit.
+    Without this check, numpy's OpenBLAS would print its own message and exit.
     """
     for name, least, option in (("RLIMIT_AS", _LEAST_ADDRESSES, "-v"), ("RLIMIT_DATA", _LEAST_DATA, "-d")):
         most = soft_limit(name)
         if most is not None and most < least:
             return (
-                f"this process may take {most / 1e6:.0f} MB of memory (ulimit {option}), and no command works with "
-                f"less than {least / 1e6:.0f} MB. Allow more (ulimit {option} unlimited)."
+                f"memory is limited to {most / 1e6:.0f} MB (ulimit {option}), and every command needs at least "
+                f"{least / 1e6:.0f} MB. Allow more (ulimit {option} unlimited)."
             )
     return ""
 
 
 def total_memory() -> int:
-    """The machine's memory in bytes, or what a container allows of it; 0 where the system does not tell."""
+    """Return the machine's memory in bytes, or the container's limit if that is lower; 0 where it is unknown."""
     if sys.platform == "win32":
         return _windows_memory()[0]
     try:
@@ -106,7 +106,7 @@ def total_memory() -> int:
 
 
 def available_memory() -> int:
-    """Bytes of memory that programs can take now without swapping; on macOS, which does not tell, all of it."""
+    """Return the bytes of memory that programs can allocate now without swapping; on macOS, the total memory."""
     if sys.platform == "win32":
         return _windows_memory()[1]
     try:
@@ -120,7 +120,7 @@ def available_memory() -> int:
 
 
 def _container_memory() -> tuple[int, int]:
-    """(limit, use) of this process's control group in bytes; the limit is 0 where there is none."""
+    """Return limit and use of this process's control group, in bytes; a limit of 0 means none."""
     for limit, use in (
         ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
         ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
@@ -134,7 +134,7 @@ def _container_memory() -> tuple[int, int]:
 
 
 def _windows_memory() -> tuple[int, int]:
-    """(total, available) in bytes, from GlobalMemoryStatusEx."""
+    """Return total and available memory in bytes, from GlobalMemoryStatusEx."""
     import ctypes
 
     class Status(ctypes.Structure):
@@ -149,7 +149,7 @@ def _windows_memory() -> tuple[int, int]:
 
 
 def config_folder() -> Path:
-    """Where the user's own settings of pa-lite belong on this system; it need not exist.
+    """Return the folder for the user's settings of pa-lite; it need not exist.
 
     XDG_CONFIG_HOME or ~/.config, ~/Library/Application Support on macOS, APPDATA on Windows.
     """
@@ -157,7 +157,7 @@ def config_folder() -> Path:
 
 
 def cache_folder() -> Path:
-    """Where what can be made again belongs on this system; it need not exist.
+    """Return the folder for files that can be created again; it need not exist.
 
     XDG_CACHE_HOME or ~/.cache, ~/Library/Caches on macOS, LOCALAPPDATA on Windows.
     """
@@ -166,7 +166,7 @@ def cache_folder() -> Path:
 
 
 def _user_folder(xdg: str, name: str, library: str, windows: str, app_data: str) -> Path:
-    """Return a folder of the user's: by an environment variable, or by its name on each system."""
+    """Return a folder for the current system, from an environment variable or its usual name."""
     home = Path.home()
     if sys.platform == "win32":
         return Path(os.environ.get(windows) or home / "AppData" / app_data)

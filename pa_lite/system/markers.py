@@ -1,8 +1,8 @@
-"""Marks of ownership: whatever the program may remove later says so in content that only the program writes.
+"""Mark temporary files and folders, so that only what pa-lite wrote is ever removed.
 
-A marker is one line of JSON. Files of our own format begin with it; beside anything else, NAME, lies a file
-`NAME.own` that holds it. That one is made first, removed last, and locked while its process lives. What has no
-marker is not ours, whatever its name is. Imports only opening.
+A marker is one line of JSON. Files in pa-lite's own formats begin with it; for anything else, NAME, it is in a file
+`NAME.own` next to it. That file is created first, removed last, and locked while its process runs. A file without a
+marker is not pa-lite's, whatever its name.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ from pa_lite.system.opening import (
     type_of,
 )
 
-ENDING = ".own"  # of the file beside what it marks
-FOLDER_PREFIX = "pa-lite-"  # of folders among the system's temporary files
+ENDING = ".own"  # suffix of marker files
+FOLDER_PREFIX = "pa-lite-"  # of folders in the system's temporary folder
 FILE, FOLDER, DOWNLOAD, MERGE, RESULTS, VERDICT = "file", "folder", "download", "merge", "results", "verdict"
 _MARKER_TYPES = (FILE, FOLDER, DOWNLOAD, MERGE, RESULTS, VERDICT)
 _KEY, _FORMAT = "pa-lite temporary file", 1
 _LONGEST = 1 << 16  # bytes of a marker
-_ABANDONED = 86400.0  # seconds without a change that make a file nobody's where nothing can be locked
+_ABANDONED = 86400.0  # seconds without a write after which a file counts as abandoned where files cannot be locked
 _NAMED = re.compile(r"\.(.+)\.[0-9a-f]{12}\.part", re.DOTALL)
-INCOMPLETE = ".pa-lite.incomplete"  # ending of a download that is not whole
-# the only names that a marker beside a file or folder counts for: anybody can write a marker beside anything
+INCOMPLETE = ".pa-lite.incomplete"  # suffix of an unfinished download
+# the only names for which a marker file counts, as anyone can put a marker file next to any file
 _SHAPES = {
     FILE: _NAMED,
     FOLDER: re.compile(rf"{FOLDER_PREFIX}[0-9]+-[0-9a-f]{{8}}|\.harness\.[0-9a-f]{{12}}\.part"),
@@ -55,14 +55,14 @@ Marker = dict[str, Any]
 
 
 def marker_line(marker_type: str, of: str, **more: Any) -> bytes:
-    """Return the line that marks `of`, a file's or folder's name, as ours; `more` is written with it."""
+    """Return the marker line for `of`, the name of a file or folder; `more` are further entries."""
     assert marker_type in _MARKER_TYPES
     whole = {_KEY: _FORMAT, "kind": marker_type, "of": of, "pid": os.getpid(), "host": platform.node(), **more}
     return json.dumps(whole).encode("ascii") + b"\n"
 
 
 def parse_marker(line: bytes) -> Marker | None:
-    """Return what a whole line says if it is a marker, else None."""
+    """Return the marker in a complete line, None for any other line."""
     if not line.startswith(b'{"' + _KEY.encode() + b'": ') or not line.endswith(b"\n") or len(line) > _LONGEST:
         return None
     try:
@@ -76,12 +76,12 @@ def parse_marker(line: bytes) -> Marker | None:
 
 
 def read_marker(file: BinaryIO) -> Marker | None:
-    """Return the marker with which an open file begins; None where there is none. Leaves the file after it."""
+    """Return the marker at the start of an open file, None without one. Leaves the file position after it."""
     file.seek(0)
     return parse_marker(file.readline(_LONGEST + 1))
 
 
-# of journals of pa-lite 0.1.0, which have no marker: all that their first line holds beside a number
+# the keys of `facts` in journals of pa-lite 0.1.0, which have no marker
 _FACTS_THEN = (
     {"model", "chat template", "system prompt", "prompts", "options"},
     {"judge", "judge's prompt", "context", "outputs", "order"},
@@ -89,9 +89,9 @@ _FACTS_THEN = (
 
 
 def read_results_head(file: BinaryIO) -> Marker | None:
-    """Return the first line of an open journal of results, `facts` and `n` in it; None for any other file.
+    """Return the first line of an open journal of results, with `facts` and `n`; None for any other file.
 
-    Leaves the file after that line. Journals of pa-lite 0.1.0 are known by the very facts that they hold.
+    Leaves the file position after that line. Journals of pa-lite 0.1.0 are recognised by the keys of their facts.
     """
     file.seek(0)
     line = file.readline(_LONGEST + 1)
@@ -113,7 +113,7 @@ def read_results_head(file: BinaryIO) -> Marker | None:
 
 
 def merge_proves(marker: Marker, data: BinaryIO) -> bool:
-    """Return whether the marker of a merge's list tells how an open file begins: it is the merge's own then."""
+    """Return whether an open file belongs to a merge: the marker of the merge's list has a digest of its start."""
     start = marker.get("start")
     if not (isinstance(start, list) and len(start) == 2 and type(start[0]) is int and 0 < start[0] <= _LONGEST):
         return False
@@ -123,21 +123,21 @@ def merge_proves(marker: Marker, data: BinaryIO) -> bool:
 
 
 def marker_of(path: Path) -> Path:
-    """Return where the marker of a file or folder lies."""
+    """Return the path of the marker file of a file or folder."""
     return path.with_name(path.name + ENDING)
 
 
 def target_of(temporary: str) -> str | None:
-    """Return the name of the file that a temporary one is to become, by its name; None for any other name."""
+    """Return the final name of a temporary file, from its temporary name; None for any other name."""
     found = _NAMED.fullmatch(temporary)
     return found[1] if found else None
 
 
 def marked_name(marker: Path, entry: Marker) -> str | None:
-    """Return the name that a marker's file marks.
+    """Return the name of the file or folder that a marker file marks.
 
-    None where the marker belongs to another file, or where the name is not one that pa-lite gives to that type of
-    temporary file: a marker that came with somebody's files must not make a file of the user's removable.
+    None where the marker belongs to another file, or where pa-lite does not give such names to temporary files of that
+    type: a marker file that came with other people's files must not make a user's file removable.
     """
     name, shape = str(entry["of"]), _SHAPES.get(entry["kind"])
     is_ours = shape is not None and shape.fullmatch(name) is not None and not re.search(r"[/\\\0]", name)
@@ -146,19 +146,19 @@ def marked_name(marker: Path, entry: Marker) -> str | None:
 
 @contextlib.contextmanager
 def claimed(path: Path, marker_type: str) -> Iterator[None]:
-    """Mark `path`, which does not exist yet, as temporary and ours while the block runs; it is gone at the end.
+    """Mark `path`, which does not exist yet, as temporary during the block, which removes or renames it in the end.
 
-    The marker goes only with what it marks: what could not be removed stays marked. Raises OSError, FileExistsError
-    where the marker's name is taken.
+    The marker file is removed only if `path` no longer exists. Raises OSError, FileExistsError where the name of the
+    marker file is taken.
     """
-    assert _SHAPES[marker_type].fullmatch(path.name), path.name  # else nobody could remove what a killed run leaves
+    assert _SHAPES[marker_type].fullmatch(path.name), path.name  # else a killed run's file could not be removed later
     marker = marker_of(path)
     lock = create_file(marker, marker_line(marker_type, path.name), lock=True)
     try:
         yield
     finally:
         if os.name != "posix":
-            lock.close()  # there nobody can remove a file that is open
+            lock.close()  # Windows cannot remove an open file
         if not os.path.lexists(path) and (lock.closed or is_at(lock.fileno(), marker)):
             marker.unlink(missing_ok=True)
         lock.close()
@@ -166,9 +166,9 @@ def claimed(path: Path, marker_type: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """Make a folder among the system's temporary files, ours as long as we live, and remove it at the end.
+    """Create a folder in the system's temporary folder, and remove it at the end.
 
-    One that a killed process left is known by its marker, which nobody holds.
+    The folder of a killed process is recognised by its marker file, which no process locks.
     """
     folder = Path(tempfile.gettempdir(), f"{FOLDER_PREFIX}{os.getpid()}-{secrets.token_hex(4)}")
     with marked_folder(folder):
@@ -177,7 +177,7 @@ def temporary_folder() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def marked_folder(folder: Path) -> Iterator[None]:
-    """Make a folder that is not there, for this user alone, and remove it and all in it at the end. Raises OSError."""
+    """Create a folder that only this user can access, and remove it with its content at the end. Raises OSError."""
     with claimed(folder, FOLDER):
         folder.mkdir(mode=0o700)
         try:
@@ -187,10 +187,10 @@ def marked_folder(folder: Path) -> Iterator[None]:
 
 
 def remove_marked(marker: Path, seen: os.stat_result | None = None) -> bool:
-    """Remove what a marker's file marks, and that file, unless a process holds it; whether both are gone.
+    """Remove what a marker file marks, then the marker file; return whether both are removed.
 
-    Reads the marker itself, under its lock. `seen` are the facts of the marked thing that a person was shown: anything
-    else that has its name by now stays. Raises OSError.
+    Nothing is removed while a process holds the marker file, which is read again under its lock. `seen` has the facts
+    of what the user agreed to remove: another file that has its name by now stays. Raises OSError.
     """
     with held(marker) as file:
         entry = read_marker(file) if file is not None else None
@@ -211,7 +211,7 @@ def remove_marked(marker: Path, seen: os.stat_result | None = None) -> bool:
 
 
 def is_same(one: os.stat_result, other: os.stat_result) -> bool:
-    """Return whether two facts are of one file."""
+    """Return whether two stat results describe the same file."""
     return (one.st_dev, one.st_ino, stat.S_IFMT(one.st_mode)) == (
         other.st_dev,
         other.st_ino,
@@ -220,12 +220,12 @@ def is_same(one: os.stat_result, other: os.stat_result) -> bool:
 
 
 def is_mine(facts: os.stat_result) -> bool:
-    """Return whether a file belongs to this user: others may write markers too, in folders that many share."""
+    """Return whether a file belongs to this user; in shared folders other users can write markers too."""
     return not hasattr(os, "geteuid") or facts.st_uid == os.geteuid()
 
 
 def _remove(path: Path, marker_type: str, facts: os.stat_result) -> bool:
-    """Remove a marked file or folder, if it is of the marked type and this user's; whether it was removed."""
+    """Remove a marked file or folder if it is of the marked type and belongs to this user; return whether it did."""
     if not is_mine(facts):
         return False
     if marker_type == FOLDER:
@@ -240,10 +240,9 @@ def _remove(path: Path, marker_type: str, facts: os.stat_result) -> bool:
 
 
 def remove_tree(folder: Path, facts: os.stat_result) -> None:
-    """Remove a folder with all in it: no link is followed and no other disk entered. Raises OSError.
+    """Remove a folder with all its content, without following links or entering other disks. Raises OSError.
 
-    `facts` are those of the folder that is meant; another one by that name stays, and so does what lies on a disk that
-    is mounted in it.
+    `facts` identify the folder: another one with that name by now stays, and so does what is on a disk mounted in it.
     """
     if os.name != "posix" or not shutil.rmtree.avoids_symlink_attacks:
         shutil.rmtree(folder)  # follows neither links nor junctions
@@ -261,7 +260,7 @@ def remove_tree(folder: Path, facts: os.stat_result) -> None:
 
 
 def _empty(descriptor: int, folder: Path, disk: int, flags: int) -> None:
-    """Remove all that an open folder holds."""
+    """Remove the content of an open folder."""
     for name in os.listdir(descriptor):
         facts = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
         if not stat.S_ISDIR(facts.st_mode):
@@ -279,9 +278,9 @@ def _empty(descriptor: int, folder: Path, disk: int, flags: int) -> None:
 
 @contextlib.contextmanager
 def held(path: Path) -> Iterator[BinaryIO | None]:
-    """Open and lock a file that begins with a marker; None where a process has it, or it is not one of ours.
+    """Open and lock a file that may begin with a marker; yield None if a process holds it or it is another user's.
 
-    Where nothing can be locked, what was not written to for a day counts as nobody's. Raises OSError.
+    Where files cannot be locked, one that was not written to for a day counts as abandoned. Raises OSError.
     """
     try:
         file = open_own(path)
@@ -295,18 +294,18 @@ def held(path: Path) -> Iterator[BinaryIO | None]:
 
 
 def is_free(path: Path) -> bool:
-    """Return whether no living process holds a marker's file, or a file that begins with one."""
+    """Return whether no running process holds a marker file, or a file that begins with a marker."""
     with held(path) as file:
         return file is not None
 
 
 def age_of(path: Path) -> float:
-    """Return the seconds since a file or folder was written to, by the clock; 0 for one of the future."""
+    """Return the seconds since a file or folder was last written to; 0 for a time in the future."""
     return max(0.0, time.time() - path.lstat().st_mtime)
 
 
 def marker_at(path: Path) -> Marker | None:
-    """Return the marker with which a file begins; None for any other file, and for none. Raises OSError."""
+    """Return the marker at the start of a file; None for any other file or a missing one. Raises OSError."""
     try:
         if type_of(path.lstat()) is not None:
             return None
@@ -317,10 +316,9 @@ def marker_at(path: Path) -> Marker | None:
 
 
 def take_claim(path: Path, marker_type: str) -> BinaryIO:
-    """Mark `path` as ours until it is finished, also after this process' death; waits for a process that has it.
+    """Mark `path` as temporary, also beyond the end of this process; wait for a process that holds the marker file.
 
-    Returns the marker's file, open and locked. Raises NotPlainError for a file at its name that is not such a marker,
-    other OSErrors.
+    Return the marker file, open and locked. Raises NotPlainError where another file has its name, other OSErrors.
     """
     assert _SHAPES[marker_type].fullmatch(path.name), path.name
     marker = marker_of(path)

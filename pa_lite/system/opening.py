@@ -1,6 +1,6 @@
-"""Ways to open files at names that other people could know: regular files, no waiting, no links where none belong.
+"""Open regular files safely: without blocking, and without links where the program writes.
 
-A folder that somebody else gave may hold a link, a named pipe or a device at any name.
+In a folder that others can write to, any name may be a link, a named pipe or a device.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from typing import BinaryIO
 
 from pa_lite.system.locks import UNABLE, take_lock
 
-TRIES = 100  # to open a file that others make and remove meanwhile
-MOST_BYTES = 1 << 30  # of a file that is read as a whole, such as prompts and answers: JSON takes some times that
-_PIECE = 1 << 16  # bytes read at a time where a file is longer than it said
-MOST_TOML_BYTES = 1 << 24  # Python's reader takes a second for some MB
-# flags that a system lacks count as 0: there the checks before and after opening have to do
+TRIES = 100  # attempts to open a file that other processes create and remove meanwhile
+MOST_BYTES = (
+    1 << 30
+)  # of a file that is read at once, such as prompts and answers; parsed JSON takes several times that
+_PIECE = 1 << 16  # bytes read at a time beyond the size that the system reported
+MOST_TOML_BYTES = 1 << 24  # Python's TOML reader takes a second for a few MB
+# flags that a system lacks are 0; there only the checks before and after opening protect
 _PRIVATE = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOINHERIT", 0) | getattr(os, "O_BINARY", 0)
 _NO_WAIT = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
@@ -31,7 +33,7 @@ _FILE_TYPES = (
 
 
 class NotPlainError(OSError):
-    """What is at a name is not a regular file, or not one with this name alone; `strerror` says what it is."""
+    """A path is not a regular file, or is a file with a second name (a hard link); `strerror` says what it is."""
 
     def __init__(self, path: Path, what: str) -> None:
         super().__init__(errno.EINVAL, what, str(path))
@@ -39,14 +41,14 @@ class NotPlainError(OSError):
 
 
 class TooLargeError(OSError):
-    """A file is too large to be read as a whole; `strerror` gives its size and the most that is read."""
+    """A file is too large to be read at once; `strerror` gives its size and the limit."""
 
     def __init__(self, path: Path, what: str) -> None:
         super().__init__(errno.EFBIG, what, str(path))
 
 
 def type_of(facts: os.stat_result) -> str | None:
-    """Return what is not a regular file, such as `named pipe`; None for one that is."""
+    """Return what kind of thing is not a regular file, such as `named pipe`; None for a regular file."""
     if getattr(facts, "st_file_attributes", 0) & getattr(stat, "FILE_ATTRIBUTE_REPARSE_POINT", 0):
         return "link"  # a link or junction of Windows
     if stat.S_ISREG(facts.st_mode):
@@ -55,7 +57,7 @@ def type_of(facts: os.stat_result) -> str | None:
 
 
 def is_link(path: Path) -> bool:
-    """Return whether a link or junction has this name; False where there is nothing. Raises OSError."""
+    """Return whether a path is a link or junction; False for a missing one. Raises OSError."""
     try:
         return type_of(path.lstat()) == "link"
     except FileNotFoundError:
@@ -69,7 +71,7 @@ def _check_type(path: Path, facts: os.stat_result) -> None:
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a regular file to read, following links, without ever waiting for another process.
+    """Open a regular file for reading, following links, without ever waiting for another process.
 
     Raises NotPlainError for a folder, named pipe, socket or device, other OSErrors as `open` does.
     """
@@ -77,11 +79,11 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def descriptor_of(path: Path) -> int:
-    """Return the descriptor of a regular file opened to read. See open_regular."""
-    _check_type(path, path.stat())  # before opening: to open a device may already do something
+    """Return the descriptor of a regular file, opened for reading. See open_regular."""
+    _check_type(path, path.stat())  # before opening: opening a device can have effects
     descriptor = os.open(path, os.O_RDONLY | _PRIVATE | _NO_WAIT)
     try:
-        _check_type(path, os.fstat(descriptor))  # what has the name may have changed since
+        _check_type(path, os.fstat(descriptor))  # another file may have the name by now
     except BaseException:
         os.close(descriptor)
         raise
@@ -91,34 +93,34 @@ def descriptor_of(path: Path) -> int:
 def read_regular(path: Path, most: int = MOST_BYTES) -> bytes:
     """Return a regular file's content. See open_regular.
 
-    Raises TooLargeError, before anything is read, for more than `most` bytes, or more than memory has room for.
+    Raises TooLargeError for more than `most` bytes, before anything is read, and for more than fits in memory.
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > most:
-            raise TooLargeError(path, f"it has {size / 1e6:.3g} MB, and at most {most / 1e6:.3g} MB are read")
+            raise TooLargeError(path, f"it has {size / 1e6:.3g} MB; the limit is {most / 1e6:.3g} MB")
         try:
             parts = [file.read(size)]
-            while part := file.read(_PIECE):  # what was added meanwhile, or all where the system gives no size
+            while part := file.read(_PIECE):  # what was appended meanwhile, or all where the system reports no size
                 parts.append(part)
                 size += len(part)
                 if size > most:
-                    raise TooLargeError(path, f"it grows, and at most {most / 1e6:.3g} MB are read")
+                    raise TooLargeError(path, f"it is growing beyond the limit of {most / 1e6:.3g} MB")
             return b"".join(parts) if len(parts) > 1 else parts[0]
         except MemoryError as e:
-            raise TooLargeError(path, f"there is too little memory for its {size / 1e6:.3g} MB") from e
+            raise TooLargeError(path, f"its {size / 1e6:.3g} MB do not fit in memory") from e
 
 
 def read_at_most(file: BinaryIO, most: int) -> bytes:
-    """Return what follows in an open file, at most so many bytes of it, in memory of that size."""
-    return file.read(min(most, os.fstat(file.fileno()).st_size))  # `read` takes memory for all that it is asked for
+    """Return what follows in an open file, at most `most` bytes."""
+    return file.read(min(most, os.fstat(file.fileno()).st_size))  # `read` allocates as many bytes as it is asked for
 
 
 def open_own(path: Path, append: bool = False) -> BinaryIO:
-    """Open a file of the program's own to read and write; anybody could have foreseen its name.
+    """Open one of the program's files, whose name others can predict, for reading and writing.
 
-    Raises NotPlainError for a link, for what is not a regular file, and for a file that has a second name (a hard
-    link): writing would change what somebody keeps elsewhere. Other OSErrors as `open` does.
+    Raises NotPlainError for a link, for what is not a regular file, and for a file with a second name (a hard link):
+    writing would change a file elsewhere. Other OSErrors as `open` does.
     """
     check_own(path)
     flags = os.O_RDWR | _PRIVATE | _NO_WAIT | _NO_LINK | (os.O_APPEND if append else 0)
@@ -137,7 +139,7 @@ def open_own(path: Path, append: bool = False) -> BinaryIO:
 
 
 def check_own(path: Path) -> os.stat_result:
-    """Return the facts of a file that `open_own` would open. Raises as it does."""
+    """Return the stat result of a file that `open_own` would open. Raises what it raises."""
     facts = path.lstat()
     _check_own(path, facts)
     return facts
@@ -146,16 +148,16 @@ def check_own(path: Path) -> os.stat_result:
 def _check_own(path: Path, facts: os.stat_result) -> None:
     _check_type(path, facts)
     if facts.st_nlink > 1:
-        raise NotPlainError(path, "it is a hard link: the file has another name too")
+        raise NotPlainError(path, "it is a hard link: the file also has another name")
 
 
 def create_file(
     path: Path, content: bytes | Callable[[BinaryIO], None] = b"", lock: bool = False, append: bool = False
 ) -> BinaryIO:
-    """Make a file that is not there, and return it open to read and write. Raises FileExistsError for anything there.
+    """Create a file and return it open for reading and writing. Raises FileExistsError if the path exists.
 
-    `content` is written, and with `lock` the file locked, before it gets its name where the system can (Linux): no
-    other process ever sees it without. After an error nothing is left.
+    `content` is written and, with `lock`, the file locked before it gets its name, where the system can do that
+    (Linux): no other process ever sees it empty or unlocked. After an error the file is removed.
     """
     more = _PRIVATE | (os.O_APPEND if append else 0)
     mode = "a+b" if append else "r+b"
@@ -202,7 +204,7 @@ def open_or_create(
 
 
 class _CannotError(Exception):
-    """This file system has no files without a name."""
+    """This file system does not support files without a name."""
 
 
 def _create_unnamed(
@@ -218,7 +220,7 @@ def _create_unnamed(
     try:
         _fill(file, content, lock)
         try:
-            # with any descriptor Python follows the link that /proc has for the file; an absolute path needs none
+            # Python follows the link in /proc only if a descriptor is given; with an absolute path it is not used
             os.link(f"/proc/self/fd/{descriptor}", path, src_dir_fd=descriptor, follow_symlinks=True)
         except FileExistsError:
             raise
@@ -251,11 +253,11 @@ def remove_open(file: BinaryIO, path: Path) -> bool:
 
 
 def is_at(descriptor: int, path: Path) -> bool:
-    """Whether an open file is the one of that name: another process may have renamed or removed it."""
+    """Return whether an open file still has that name: another process may have renamed or removed it."""
     try:
         held, there = os.fstat(descriptor), os.lstat(path)
     except FileNotFoundError:
         return False
     if os.name != "posix":
-        return type_of(there) is None  # nobody can replace a file that is open, and its number is not always told
+        return type_of(there) is None  # on Windows an open file cannot be replaced, and inodes are not always reported
     return (held.st_dev, held.st_ino) == (there.st_dev, there.st_ino)

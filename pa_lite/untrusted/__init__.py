@@ -1,1 +1,1 @@
-"""Guards against what other people made: strict JSON, safe names, kinds of files, limited processes."""
+"""Guards against untrusted input: strict JSON, safe file names, file types, sandboxed processes."""

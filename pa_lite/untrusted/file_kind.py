@@ -1,4 +1,4 @@
-"""What a file is, by its first bytes and not by its name: GGUF, safetensors, or what people have in their place."""
+"""Identify a file by its first bytes: GGUF, safetensors, or something else that is often mistaken for a model."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pa_lite.errors import CheckpointError
 from pa_lite.sanitize import one_line
 from pa_lite.system.byte_source import ByteSource, open_file, size_of
 
-START = 512  # bytes: enough for every mark below, tar's at byte 257 included
+START = 512  # bytes: enough for every signature below, including tar's at byte 257
 _GGUF = b"GGUF"
 _LARGEST_HEADER = 100_000_000  # bytes: safetensors' own limit
-# lines of a git-lfs pointer; each line is matched by itself, so that the work grows with the text and not its square
+# lines of a git-lfs pointer; each line is matched separately, so the work is linear in the length
 _LFS_VERSION = re.compile(rb"version https?://[\w.-]+/spec/v?\d+")
 _LFS_OID, _LFS_SIZE = re.compile(rb"oid \w+:\w+"), re.compile(rb"size (\d{1,20})(?!\d)")
 _AGAIN = "Fetch it again"
 _PICKLE = (
-    "a PyTorch checkpoint (a pickle, which can run code, and is not opened). Take safetensors files instead, or "
+    "a PyTorch checkpoint (a pickle, which can run code, so it is not opened). Use safetensors files instead, or "
     "convert it with transformers' save_pretrained"
 )
 _OLD = (
@@ -26,7 +26,7 @@ _OLD = (
     "original checkpoint again"
 )
 # first bytes -> what the file is, and what to do
-_MARKS: tuple[tuple[bytes, str], ...] = (
+_SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"lmgg", _OLD.format("GGML")), (b"fmgg", _OLD.format("GGMF")), (b"tjgg", _OLD.format("GGJT")),
     (b"algg", _OLD.format("GGLA (LoRA adapter)")),
     (b"\x1f\x8b", "a gzip archive. Unpack it first (gunzip, or tar -xzf)"),
@@ -35,7 +35,7 @@ _MARKS: tuple[tuple[bytes, str], ...] = (
     (b"\x28\xb5\x2f\xfd", "a zstd archive. Unpack it first (unzstd)"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive. Unpack it first"),
     (b"Rar!", "a RAR archive. Unpack it first"),
-    (b"\x89HDF\r\n\x1a\n", "a HDF5 file, as TensorFlow and Keras write it. Take safetensors files instead"),
+    (b"\x89HDF\r\n\x1a\n", "an HDF5 file, as TensorFlow and Keras write it. Use safetensors files instead"),
     (b"\x93NUMPY", "a NumPy array. Take safetensors files instead"),
     (b"PAR1", "a Parquet file, which holds rows of data and not a model. Name the model's file"),
     (b"\x7fELF", "a program. Name the model's file"),
@@ -52,18 +52,18 @@ class FileStart:
 
     @property
     def is_gguf(self) -> bool:
-        """Whether the file begins as every version of GGUF does, in either byte order."""
+        """Whether the file starts like any version of GGUF, in either byte order."""
         return self.start.startswith(_GGUF)
 
     @property
     def is_safetensors(self) -> bool:
-        """Whether the file begins as safetensors do, with the length of a JSON header. It may be cut off."""
+        """Whether the file starts like safetensors, with the length of a JSON header. It may be truncated."""
         length = int.from_bytes(self.start[:8], "little")
         return self.start[8:9] == b"{" and 2 <= length <= _LARGEST_HEADER
 
     @property
     def explanation(self) -> str | None:
-        """What the file is in place of a checkpoint's, and what to do, as "a ... . Do ..."; None if that is unknown."""
+        """What the file is and what to do ("a gzip archive. Unpack it first"); None for a model or unknown content."""
         if self.size == 0:
             return f"an empty file (0 bytes). {_AGAIN}"
         if (stands_for := _lfs_size(self.start)) is not None:
@@ -71,9 +71,9 @@ class FileStart:
                 f"a git-lfs pointer of {self.size} bytes that stands for a file of {stands_for} bytes. Run "
                 "'git lfs pull' in its folder, or fetch the file itself"
             )
-        for mark, told in _MARKS:
-            if self.start.startswith(mark):
-                return told
+        for signature, explanation in _SIGNATURES:
+            if self.start.startswith(signature):
+                return explanation
         if self.start.startswith(b"PK\x03\x04"):
             return _PICKLE if b"data.pkl" in self.start else "a zip archive or a PyTorch checkpoint. Unpack it first"
         if self.start[257:262] == b"ustar":
@@ -93,14 +93,14 @@ def _lfs_size(start: bytes) -> int | None:
 
 
 def _text(start: bytes, size: int) -> str | None:
-    """What a text is that somebody saved under a model's name; None for what is not a text."""
+    """Return what a text file is that was saved as a model; None for what is not text."""
     begin = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if begin.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
         return f"an HTML page of {size} bytes: the download got an error or sign-in page. {_AGAIN}"
     if begin.startswith(b"<?xml"):
         return f"an XML text of {size} bytes: the download got a server's error message. {_AGAIN}"
     try:
-        # a character may be cut at the end of what was read
+        # the last character may be incomplete
         text = (start[:-4] if size > len(start) else start).decode("utf-8")
     except UnicodeDecodeError:
         return None
@@ -110,14 +110,14 @@ def _text(start: bytes, size: int) -> str | None:
 
 
 def content_of(path: ByteSource) -> FileStart:
-    """Read the first bytes of a regular file. Raises OSError, for what is not a regular file too."""
+    """Return the first bytes and the size of a file. Raises OSError, also for what is not a regular file."""
     size = size_of(path)
     with open_file(path) as f:
         return FileStart(f.read(min(START, size)), size)
 
 
 def is_gguf(path: ByteSource) -> bool:
-    """Return whether a file begins as a GGUF file does; False for what cannot be read or is not a regular file."""
+    """Return whether a file starts like GGUF; False for what cannot be read or is not a regular file."""
     try:
         return content_of(path).is_gguf
     except OSError:
@@ -127,11 +127,11 @@ def is_gguf(path: ByteSource) -> bool:
 def unexpected(path: ByteSource, expected: str, start: bytes, size: int) -> CheckpointError:
     """Return the error for a file that is not `expected` ("a GGUF file"): what it is instead, and what to do.
 
-    `start` holds its first bytes, 512 if it has so many.
+    `start` has its first bytes, 512 if the file is that long.
     """
     content = FileStart(start[:START], size)
-    if told := content.explanation:
-        return CheckpointError(f"{path}: is not {expected} but {told}.")
+    if explanation := content.explanation:
+        return CheckpointError(f"{path}: is not {expected} but {explanation}.")
     for name, is_it in (("a GGUF file", content.is_gguf), ("a safetensors file", content.is_safetensors)):
         if is_it and name != expected:
             return CheckpointError(f"{path}: is not {expected} but {name}.")
@@ -139,8 +139,7 @@ def unexpected(path: ByteSource, expected: str, start: bytes, size: int) -> Chec
 
 
 def check_text(path: ByteSource, start: bytes, size: int) -> None:
-    """Raise CheckpointError for bytes that stand in the place of a text: a git-lfs pointer, a page, an archive."""
-    content = FileStart(start[:START], size)
-    told = content.explanation
-    if told is not None and not told.startswith("a text"):
-        raise CheckpointError(f"{path}: is {told}.")
+    """Raise CheckpointError for a file that should be text and is a git-lfs pointer, a web page or an archive."""
+    explanation = FileStart(start[:START], size).explanation
+    if explanation is not None and not explanation.startswith("a text"):
+        raise CheckpointError(f"{path}: is {explanation}.")

@@ -1,4 +1,4 @@
-"""Portions of a sequence: as many items at a time as a step with bounded memory takes. Imports nothing of pa_lite."""
+"""Split a sequence into portions of limited size, for steps with limited memory. Imports nothing of pa_lite."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ T = TypeVar("T")
 
 
 def portions(items: Iterable[T], size: Callable[[T], int], largest: int, most: int | None = None) -> Iterator[list[T]]:
-    """Yield the items in order, in lists whose sizes add up to at most `largest`, or of one larger item.
+    """Yield the items in order, in lists whose sizes add up to at most `largest`; a larger item gets its own list.
 
-    `size` returns an item's size, in the unit of `largest`; `most` is how many items a list may have, None for any
-    number. Nothing is yielded for no items.
+    `size` returns an item's size, in the unit of `largest`. `most` limits the items of a list, None for no limit.
+    Without items, nothing is yielded.
     """
     portion: list[T] = []
     held = 0

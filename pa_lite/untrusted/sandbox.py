@@ -31,7 +31,7 @@ _PATIENCE = 3  # seconds on the clock for each second of processor time: other p
 _LOOK = 0.1  # seconds between two looks at the clock and at memory
 _LONGEST_ANSWER = 1 << 29  # bytes: one row of parquet may have 64 MB, and JSON escapes take up to six times as much
 _LAST_WORDS = 4096  # bytes of stderr that are kept
-_INTERPRETER = 128 << 20  # bytes that Python and its imports may hold beside what the work gets
+_INTERPRETER = 128 << 20  # bytes that Python and its imports may hold in addition to the limit
 _SECRET = re.compile(r"PASSW|(?:^|_)(?:TOKEN|KEY|SECRET|CREDENTIALS?|COOKIE|PROXY)(?:_|$)", re.IGNORECASE)
 _NO_GPU = {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": "", "ROCR_VISIBLE_DEVICES": "", "GGML_NO_BACKTRACE": "1"}
 
@@ -85,7 +85,7 @@ class LimitedProcess:
         line = json.dumps({**request, "memory": self._memory, "seconds": seconds}).encode("ascii") + b"\n"
         try:
             answer = self._child.ask(line, _PATIENCE * seconds if clock is None else clock)
-        except BaseException:  # Ctrl-C: a late answer must not be taken for that to the next request
+        except BaseException:  # Ctrl-C: the next request must not get the late answer to this one
             self.close()
             raise
         if answer is None:
@@ -108,7 +108,7 @@ class _Child:
     """A running child, a thread that keeps the end of its stderr, and one that ends it when it exceeds a limit."""
 
     def __init__(self, command: Sequence[str], memory: int, descriptors: tuple[int, ...]) -> None:
-        """Start it. `memory` limits all of its own memory, in bytes. Raises ChildError."""
+        """Start it. `memory` limits its memory without mapped files, in bytes. Raises ChildError."""
         errors, theirs = os.pipe()
         try:
             self._process = subprocess.Popen(
@@ -172,7 +172,7 @@ class _Child:
     def end(self, seconds: float, memory: int) -> ChildError:
         """End a child that gave no answer; return why, given the limits of its request (seconds and bytes)."""
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(2 * _LOOK)  # it may be dying of its own fault
+            self._process.wait(2 * _LOOK)  # it may be crashing just now
         is_dead = self._process.returncode is not None
         self.kill()
         status, text = self._process.returncode, self._words.decode("utf-8", "replace")
@@ -183,7 +183,7 @@ class _Child:
             return _too_much(memory)
         if not is_dead:
             return ChildError(f"its answer is not one JSON object of up to {_LONGEST_ANSWER} bytes")
-        if "Traceback" in text:  # errors of the work itself are answers
+        if "Traceback" in text:  # exceptions of the work are answers, so this one came before
             return ChildError(f"no process can be started: {words}", "start")
         name = _status_name(status)
         return ChildError(f"its process crashed ({name}): {words}", "crash", name, words)

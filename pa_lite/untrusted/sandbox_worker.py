@@ -70,7 +70,7 @@ def serve(do: Callable[[dict[str, Any]], dict[str, Any]], default: Callable[[Any
         except MemoryError:
             answer = json.dumps({"exceeded": "memory"})
         except RecursionError:
-            answer = json.dumps({"error": "it calls itself without end"})
+            answer = json.dumps({"error": "infinite recursion"})
         except Exception as e:  # noqa: BLE001 - untrusted code may raise anything
             answer = json.dumps({"error": f"{type(e).__name__}: {str(e)[:300]}"})
         answers.write(answer.encode("ascii") + b"\n")
@@ -78,7 +78,7 @@ def serve(do: Callable[[dict[str, Any]], dict[str, Any]], default: Callable[[Any
 
 
 def _requests() -> Iterator[bytes]:
-    """Yield lines of stdin. Once it closes the process ends, even amid work: its parent is gone."""
+    """Yield lines of stdin. When it closes, the parent is gone, and the process exits even in the middle of work."""
     lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
 
     def read() -> None:

@@ -170,7 +170,7 @@ def test_wrong_conversations(model: pa_lite.LoadedModel, messages: object, told:
 
 def test_two_system_prompts_are_refused(model: pa_lite.LoadedModel) -> None:
     turns = [{"role": "system", "content": "a"}, {"role": "user", "content": "b"}]
-    with pytest.raises(InputError, match="another one is given"):
+    with pytest.raises(InputError, match="two system prompts"):
         model.chat(turns, system="c")
 
 

@@ -66,16 +66,16 @@ def test_missing_shard_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("../x.safetensors", "is no plain file name"),
-        ("/etc/x.safetensors", "is no plain file name"),
-        ("a/x.safetensors", "is no plain file name"),
+        ("../x.safetensors", "is not a plain file name"),
+        ("/etc/x.safetensors", "is not a plain file name"),
+        ("a/x.safetensors", "is not a plain file name"),
         ("a\\b.safetensors", "leads out of its folder"),
         ("C:x.safetensors", "leads out of its folder"),
         ("a\0.safetensors", "leads out of its folder"),
         ("nul.safetensors", "is a device on Windows"),
         ("a\u202e.safetensors", "holds characters"),
         ("a" * 300 + ".safetensors", "is longer than 255 bytes"),
-        ("x.safetensors ", "ends in a dot or blank"),
+        ("x.safetensors ", "ends with a dot or space"),
         ("x.bin", "is not a .safetensors file"),
         (".x.safetensors", "is not a .safetensors file"),
     ],
@@ -222,7 +222,7 @@ def test_the_file_that_the_configuration_names(folder: Path) -> None:
     assert norm_of(open_checkpoint(folder)) == 2
     for value, told in (
         ("gone.safetensors", "shard gone.safetensors is missing, which config.json names"),
-        ("../m/other.safetensors", "transformers_weights names .* is no plain file name"),
+        ("../m/other.safetensors", "transformers_weights names .* is not a plain file name"),
         ("pytorch_model.bin", "is not a .safetensors file"),
         (3, "transformers_weights is 3, but must be a file name"),
     ):
@@ -255,5 +255,5 @@ def test_an_output_matrix_that_the_configuration_calls_for(folder: Path, untied:
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
 def test_a_pipe_in_the_place_of_weights(folder: Path) -> None:
     os.mkfifo(folder / "model.safetensors")
-    with pytest.raises(CheckpointError, match="is no regular file"):
+    with pytest.raises(CheckpointError, match="is not a regular file"):
         read_folder(folder)

@@ -221,7 +221,7 @@ def broken(tiny_pair: tuple[Path, Path], tmp_path: Path) -> dict[str, Path]:
         (["merge", "--pair", "nope", "--lam", "0.5"], "unknown pair 'nope'"),
         (["merge", "--lam", "half"], "lam 'half' is no number"),
         (["merge", "--lam", "0.5", "--type", "Q9"], "unknown output type 'Q9'"),
-        (["merge", "--lam", "0.5", "-o", "no/such/x.gguf"], "no such folder"),
+        (["merge", "--lam", "0.5", "-o", "no/such/x.gguf"], "does not exist"),
         (["score", "demo@0.5", "--tasks", "nope"], "unknown task or suite 'nope'"),
         (["score", "demo@0.5", "--tasks", "demo_town", "--shots", "99"], "99 shots asked for"),
         (["score", "demo@0.5", "--tasks", "{task.toml}"], "rows.csv:2: has no column 'answer'"),
@@ -401,7 +401,7 @@ def test_follow_the_public_set_with_a_small_model(capsys: pytest.CaptureFixture[
         (["--set", "publik"], "unknown set 'publik': neither a file that exists nor one of ours. Did you mean public?"),
         (["--set", "demo", "--seed", "3"], "a seed makes new prompts of the public set; 'demo' has its own."),
         (["--set", "ifeval:no.jsonl"], "no.jsonl: cannot be read: No such file or directory."),
-        (["-o", "no/f.json"], "no: there is no such folder to write f.json to."),
+        (["-o", "no/f.json"], "no: the folder to write f.json to does not exist."),
         (
             ["--limit", "2", "--max-tokens", "100000"],
             "prompt 1 has",

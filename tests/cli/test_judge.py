@@ -109,7 +109,7 @@ def test_what_is_not_judged_is_told(capsys: pytest.CaptureFixture[str], files: d
         (["judge", "nope.json", "--reference", "{theirs}", "--judge", "demo@1"], "nope.json: cannot be read"),
         (["judge", "{ours}", "--reference", "{theirs}", "--judge", "nope.gguf"], "is not a model"),
         (["judge", "{ours}", "--reference", "{theirs}", "--judge", "demo@x"], "is no number"),
-        (["judge", "{ours}", "--reference", "{theirs}", "--judge", "demo@1", "-o", "no/a.json"], "no such folder"),
+        (["judge", "{ours}", "--reference", "{theirs}", "--judge", "demo@1", "-o", "no/a.json"], "does not exist"),
         (["winrate", "{unannotated}"], "entry 1 has no 'preference'"),
         (["winrate", "{object}"], "entry 1 has no 'preference'"),
         (["winrate", "nope.json"], "cannot be read"),

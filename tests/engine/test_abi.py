@@ -58,7 +58,7 @@ def test_a_field_renamed_and_one_of_another_type_are_noticed() -> None:
     fields = [("load_how" if n == "load_mode" else n, t) for n, t in fields_of("llama_model_params")]
     fields = [(n, ctypes.c_float if n == "n_gpu_layers" else t) for n, t in fields]
     told = list(differences(patched(llama_model_params=structure("llama_model_params", fields))))
-    assert "structure llama_model_params has no field load_mode" in told
+    assert "field load_mode of llama_model_params is missing" in told
     assert "field n_gpu_layers of llama_model_params is c_float at byte 16, not c_int at byte 16" in told
 
 
@@ -72,9 +72,9 @@ class Function:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"llama_decode": ...}, "there is no function llama_decode"),
-        ({"llama_batch": ...}, "there is no structure llama_batch"),
-        ({"ggml_abort_callback": ...}, "there is no callback ggml_abort_callback"),
+        ({"llama_decode": ...}, "function llama_decode is missing"),
+        ({"llama_batch": ...}, "structure llama_batch is missing"),
+        ({"ggml_abort_callback": ...}, "callback ggml_abort_callback is missing"),
         ({"llama_free": Function([ctypes.c_void_p, ctypes.c_bool], None)},
          "llama_free is (c_void_p, c_bool) -> None, not (c_void_p) -> None"),
         ({"llama_n_ctx": Function([ctypes.c_void_p], ctypes.c_uint64)}, "llama_n_ctx is (c_void_p) -> c_ulong, not"),
@@ -91,7 +91,7 @@ def test_what_else_changes_is_noticed(changes: dict[str, Any], told: str) -> Non
         check_binding(patched(**changes))
     message = str(caught.value)
     assert told in message
-    assert f"llama-cpp-python {abi.installed()} has another interface than 0.3.36" in message
+    assert f"llama-cpp-python {abi.installed()} has a different interface from 0.3.36" in message
     assert 'pip install "llama-cpp-python==0.3.36"' in message
     assert "\n" not in message
 
@@ -108,7 +108,7 @@ def test_a_library_that_is_not_the_bindings_is_noticed() -> None:
 
     displaced.argtypes, displaced.restype = [], lib.llama_context_params  # type: ignore[attr-defined]
     told = next(differences(patched(llama_context_default_params=displaced)))
-    assert told == "llama_context_default_params gives n_batch = 512, not 2048: the library is not the bindings'"
+    assert told == "llama_context_default_params gives n_batch = 512, not 2048: library and bindings do not match"
 
 
 def test_a_block_of_another_size_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

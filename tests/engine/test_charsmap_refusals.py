@@ -48,7 +48,7 @@ SOUND = table({**ROOT, Q: letter("q", 512), Q ^ 512: 0})
 FAULTS = {
     "points to entry 262513 of 1024": table({**ROOT, Q: letter("q", 1 << 18)}),
     "points to byte 99 of strings of 4 bytes": table({**ROOT, Q: letter("q", 512), Q ^ 512: 99}),
-    "has a string without an end": table({**ROOT, Q: letter("q", 512)}, b"abc"),
+    "has a string without a terminating NUL": table({**ROOT, Q: letter("q", 512)}, b"abc"),
     "points to entry 1791 of 1024": table({**ROOT, Q: letter("q", 1792, is_leaf=False)}),
 }
 
@@ -95,7 +95,8 @@ def test_a_sound_table_is_accepted_and_used(tiny_ggufs: dict[str, Path], tmp_pat
 def test_a_replacement_without_bound_is_refused() -> None:
     units = {**ROOT, Q: letter("q", 512)}
     assert charsmap_fault(table(units, b"a" * LONGEST + b"\0")) is None
-    assert charsmap_fault(table(units, b"a" * (LONGEST + 1) + b"\0")) == "replaces a text by 1025 bytes, more than 1024"
+    longer = table(units, b"a" * (LONGEST + 1) + b"\0")
+    assert charsmap_fault(longer) == "has a replacement of 1025 bytes, more than 1024"
 
 
 @pytest.mark.parametrize("held", [b"", b"\0\0\0", b"\4\0\0\0", b"\4\0\0\0\0\0\0\0", b"\xff\xff\xff\xff\0\0\0\0\0"])

@@ -124,8 +124,8 @@ DEEP = "(" * 5000 + "1" + ")" * 5000
         ("{{ messages.append(1) }}", "SecurityError"),
         ("{% include '/etc/passwd' %}", "TemplateNotFound"),
         ("{{ 'a' * 10**6 }}", "a text of 1000000 characters"),
-        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "calls itself without end"),
-        ("{{ " + DEEP + " }}", "calls itself without end"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "infinite recursion"),
+        ("{{ " + DEEP + " }}", "infinite recursion"),
         ("hello", "leaves out what the user says"),
     ],
 )
@@ -203,7 +203,7 @@ def test_a_template_that_makes_much_of_every_prompt(
     monkeypatch.setattr(chat, "_MADE", 1_000_000)
     with Model(tiny_ggufs["F32"], ONE) as model:
         set_template(model, "{{ messages[-1].content }}{{ 'a' * 150000 }}")
-        with pytest.raises(EngineError, match="the first 10 of 100 prompts exceed the limit for all together"):
+        with pytest.raises(EngineError, match="the first 10 of 100 prompts exceed the limit for all prompts together"):
             chat_prompts(model, ["x"] * 100)
 
 

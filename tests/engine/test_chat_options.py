@@ -53,9 +53,9 @@ def test_values_are_json_or_else_strings(word: str, value: object) -> None:
     [
         ("a", "is not NAME=VALUE"),
         ("=3", "is not NAME=VALUE"),
-        ("a=False", "JSON writes a=false"),
-        ("a=yes", "JSON writes a=true"),
-        ("a=None", "JSON writes a=null"),
+        ("a=False", "write a=false for the JSON value"),
+        ("a=yes", "write a=true for the JSON value"),
+        ("a=None", "write a=null for the JSON value"),
         ("a=", "is not JSON"),
         ("a=[1", "is not JSON"),
         ('a={"b": 1, "b": 2}', "is not JSON"),
@@ -72,13 +72,13 @@ def test_the_last_of_a_name_wins() -> None:
 
 @pytest.mark.parametrize("name", sorted(RESERVED))
 def test_names_of_the_program_are_refused(name: str) -> None:
-    with pytest.raises(InputError, match=f"'{name}' is set by pa-lite itself"):
+    with pytest.raises(InputError, match=f"'{name}' is set by pa-lite and"):
         ChatOptions(template_args={name: 1})
 
 
 @pytest.mark.parametrize("name", ["", "a-b", "1a", "a b", "é"])
 def test_names_that_templates_cannot_have_are_refused(name: str) -> None:
-    with pytest.raises(InputError, match="is not a name that a chat template can use"):
+    with pytest.raises(InputError, match="is not a valid template variable"):
         ChatOptions(template_args={name: 1})
 
 
@@ -141,7 +141,7 @@ def test_measuring_switches_reasoning_off_and_says_so_once(caplog: pytest.LogCap
         assert options.template_args == {"enable_thinking": False}
         assert options.date == date.today()
         assert measured_options(THINKING, options, "tiny") == options
-    said = "tiny can reason before it answers: switched off for measuring."
+    said = "tiny can reason before it answers: switched off for measurements."
     assert [r.message for r in caplog.records] == [f"{said} --template-arg enable_thinking=true turns it on."]
     caplog.clear()
     with caplog.at_level(logging.WARNING):
@@ -157,8 +157,8 @@ def test_an_argument_that_the_template_never_reads_gets_a_remark(caplog: pytest.
         assert measured_options(TURN, given, "tiny").template_args == {}
         assert measured_options(None, given, "tiny").template_args == {}
     assert [r.message for r in caplog.records] == [
-        "tiny has a chat template that does not read it: --template-arg colour=... changes nothing.",
-        "tiny has no chat template: --template-arg colour=... changes nothing.",
+        "tiny has a chat template that does not read it: --template-arg colour=... has no effect.",
+        "tiny has no chat template: --template-arg colour=... has no effect.",
     ]
 
 

@@ -115,9 +115,9 @@ def test_a_real_limit(wider: Path) -> None:
     lines = done.stdout.splitlines()
     assert len(lines) == len(limits)
     assert lines[0].endswith(
-        "no room for 30000 tokens (cache F16, batches of 16): it needs 62 MB of cache and 18 MB for a batch, beside "
-        "weights of 4.9 MB; the system does not grant 122 MB. Allow a shorter context (--n-ctx), use fewer shots, or "
-        "take a smaller model or type."
+        "no room for 30000 tokens (cache F16, batches of 16): it needs 62 MB of cache and 18 MB for a batch, in "
+        "addition to weights of 4.9 MB; the system does not grant 122 MB of memory. Allow a shorter context (--n-ctx), "
+        "use fewer shots, or take a smaller model or type."
     )
     got = [line.split() for line in lines if not line.startswith("error")]
     assert got[-1] == ["30208", "128"]  # all of it: 30,128 cells, padded

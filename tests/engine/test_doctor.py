@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from pa_lite.cli import cli
 from pa_lite.engine import abi, doctor
-from pa_lite.engine.doctor import SIZES, diagnose, fits, reckon
+from pa_lite.engine.doctor import SIZES, diagnose, estimate_fit, fits
 from pa_lite.ggml.kernels import Device, devices
 
 GB = 10**9
@@ -56,7 +56,7 @@ def test_sizes_are_those_of_real_models() -> None:
 )
 def test_reckoning(memory: int, gpu: int, expected: tuple[bool, int]) -> None:
     """Ten layers and an output matrix of 1 GB each, cache included."""
-    fit = reckon("x", "F16", 10 * GB, 1 * GB, 10, memory * GB, gpu * GB)
+    fit = estimate_fit("x", "F16", 10 * GB, 1 * GB, 10, memory * GB, gpu * GB)
     assert (fit.fits, fit.gpu_layers) == expected
 
 

@@ -298,7 +298,7 @@ def test_fewer_sequences_where_memory_is_short(
         monkeypatch.setattr(context_memory, "available_memory", lambda: int(enough))
         assert generate(model, prompts, GenerationOptions(max_tokens=8)) == expected
         told = (
-            "memory holds 3 sequences of 256 tokens (cache F32, batches of 64) at a time, "
+            "memory is enough for 3 sequences of 256 tokens (cache F32, batches of 64), "
             "not 8 sequences of 256 tokens (cache F32, batches of 512)"
         )
         assert told in caplog.text
@@ -320,7 +320,7 @@ def test_a_smaller_cache_and_batch_before_fewer_sequences(
             enough = needs(model, ContextSize(8 * 256, 8, False, n_batch, 8, kind)).new / 0.9 + 1
             monkeypatch.setattr(context_memory, "available_memory", lambda n=int(enough): n)
             generate(model, prompts, GenerationOptions(max_tokens=8))
-            assert f"8 sequences of 256 tokens (cache {kind}, batches of {n_batch}) at a time" in model.remarks[-1]
+            assert f"8 sequences of 256 tokens (cache {kind}, batches of {n_batch}), not" in model.remarks[-1]
 
 
 def test_fewer_sequences_where_llama_cpp_gets_no_memory(
@@ -341,7 +341,7 @@ def test_fewer_sequences_where_llama_cpp_gets_no_memory(
         monkeypatch.setattr(Model, "context", context)
         assert generate(model, prompts, GenerationOptions(max_tokens=8)) == expected
         assert asked == [8, 8, 8, 8, 4, 2]  # batches of 512, 256, 128, 64
-        assert "memory holds 2 sequences of 256 tokens" in caplog.text
+        assert "memory is enough for 2 sequences of 256 tokens" in caplog.text
         most = 0
         with pytest.raises(EngineError, match="no room for 1 sequence of 256 tokens"):
             generate(model, prompts, GenerationOptions(max_tokens=8))
@@ -392,7 +392,7 @@ def test_refusals(tiny_ggufs: dict[str, Path]) -> None:
             generate(model, [[5], []])
         with pytest.raises(InputError, match="prompt 1 has 500 tokens; with 20 new ones they exceed the 512"):
             generate(model, [[5] * 500], GenerationOptions(max_tokens=20))
-        with pytest.raises(InputError, match="prompt 1 is to get 0 tokens"):
+        with pytest.raises(InputError, match="the token limit of prompt 1 is 0"):
             generate(model, [[5]], limits=[0])
         generate(model, [[5] * 500], limits=[12])
 

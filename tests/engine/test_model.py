@@ -93,7 +93,7 @@ def test_llama_cpps_complaint_is_passed_on(tiny_ggufs: dict[str, Path], tmp_path
 
 
 def test_bad_cache_type(tiny_ggufs: dict[str, Path]) -> None:
-    with pytest.raises(InputError, match="neither auto nor F16 nor F32"):
+    with pytest.raises(InputError, match="is not auto, F16 or F32"):
         Model(tiny_ggufs["F32"], EngineOptions(cache_type="Q8_0"))
 
 

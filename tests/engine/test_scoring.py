@@ -279,8 +279,8 @@ def test_scoring_in_less_and_less_memory(tiny_ggufs: dict[str, Path], monkeypatc
         least = needs(model, wish(longest, 16, "F16"))
         assert str(caught.value) == (
             f"{model.path}: no room for {longest} tokens (cache F16, batches of 16): it needs "
-            f"{least.cache / 1e6:.1f} MB of cache and {least.batch / 1e6:.1f} MB for a batch, beside weights of "
-            f"{least.weights / 1e6:.1f} MB; 0.0 MB are free. Allow a shorter context (--n-ctx), use fewer shots, or "
+            f"{least.cache / 1e6:.1f} MB of cache and {least.batch / 1e6:.1f} MB for a batch, in addition to weights "
+            f"of {least.weights / 1e6:.1f} MB; 0.0 MB are free. Allow a shorter context (--n-ctx), use fewer shots, or "
             "take a smaller model or type."
         )
 
@@ -328,5 +328,5 @@ def test_refusals(tiny_ggufs: dict[str, Path]) -> None:
             Scorer(context).score([Request(tuple([5] * 300), 1)])
         with pytest.raises(EngineError, match="no token before"):
             score_requests(model, [Request((5,), 0)])
-        with pytest.raises(EngineError, match="has none to predict"):
+        with pytest.raises(EngineError, match="has no token to predict"):
             score_requests(model, [Request((5, 6), 2)])

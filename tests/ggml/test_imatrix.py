@@ -143,7 +143,7 @@ def test_broken_legacy_is_refused(tmp_path: Path, data: bytes, told: str) -> Non
 def test_missing_file_and_folder(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"none\.dat: there is no such file"):
         read_imatrix(tmp_path / "none.dat")
-    with pytest.raises(CheckpointError, match=r"cannot be read: is no regular file"):
+    with pytest.raises(CheckpointError, match=r"cannot be read: is not a regular file"):
         read_imatrix(tmp_path)
 
 

@@ -249,7 +249,7 @@ def test_commands_name_the_options(command: str, capsys: pytest.CaptureFixture[s
     ("words", "told"),
     [
         (["--template-arg", "messages=1"], "set by pa-lite itself"),
-        (["--template-arg", "enable_thinking=False"], "JSON writes enable_thinking=false"),
+        (["--template-arg", "enable_thinking=False"], "write enable_thinking=false for the JSON value"),
         (["--date", "tomorrow"], "write it as YYYY-MM-DD"),
     ],
 )

@@ -106,7 +106,7 @@ def test_what_there_was_too_little_memory_for_is_told(tmp_path: Path, monkeypatc
     monkeypatch.setattr(context_memory, "available_memory", lambda: 4_000_000)
     study = sweep_pair("demo", options, tmp_path / "short")
     assert len(study.remarks) == 1
-    assert study.remarks[0].startswith("For lack of memory at some lam: memory holds ")
+    assert study.remarks[0].startswith("For lack of memory at some lam: memory is enough for ")
     assert "(cache F16, batches of " in study.remarks[0]
 
 

@@ -97,10 +97,10 @@ GREEDY = [
 OTHERS = [
     ("{{ 'a' * 20000000 }}", "makes a text of 20000000 characters"),
     ("{{ range(10 ** 9) | length }}", "Range too big|too many items"),
-    ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "calls itself without end"),
-    ("{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}", "calls itself without end|nested|memory"),
+    ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "infinite recursion"),
+    ("{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}", "infinite recursion|nested|memory"),
     ("{% for a in [1] %}" * 60 + "{% endfor %}" * 60, "nested"),
-    ("{{ " + "not " * 20000 + "1 }}", "calls itself without end|nested|memory"),
+    ("{{ " + "not " * 20000 + "1 }}", "infinite recursion|nested|memory"),
     ("{{ '{:{}'.format(1) }}", "unmatched|expected"),
     ("{{ 10 ** 5000 }}", "4300|digits|5000 characters"),
 ]

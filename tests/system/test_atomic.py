@@ -17,7 +17,7 @@ from pa_lite.system.interrupts import uninterrupted
 from pa_lite.system.markers import is_free, marker_of
 
 
-def test_a_failing_writer_leaves_the_target_as_it_was(tmp_path: Path) -> None:
+def test_a_failing_writer_leaves_the_target_unchanged(tmp_path: Path) -> None:
     target = tmp_path / "a.txt"
     target.write_text("old", "utf-8")
 
@@ -32,7 +32,7 @@ def test_a_failing_writer_leaves_the_target_as_it_was(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_write_text_replaces_whole(tmp_path: Path) -> None:
+def test_write_text_replaces_the_file_atomically(tmp_path: Path) -> None:
     target = tmp_path / "a.txt"
     write_text(target, "größer\n")
     write_text(target, "new\n")
@@ -40,12 +40,12 @@ def test_write_text_replaces_whole(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_refusals_say_what_to_do(tmp_path: Path) -> None:
+def test_refused_targets_say_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "there").write_text("", "utf-8")
     with pytest.raises(OutputError, match=r"exists already. Use --force"):
         check_target(tmp_path / "there")
     check_target(tmp_path / "there", force=True)
-    with pytest.raises(OutputError, match="no such folder"):
+    with pytest.raises(OutputError, match="does not exist"):
         check_target(tmp_path / "no" / "file")
     with pytest.raises(OutputError, match="is a folder"):
         check_target(tmp_path, force=True)
@@ -57,13 +57,13 @@ def test_refusals_say_what_to_do(tmp_path: Path) -> None:
         check_space(tmp_path, 1 << 60)
 
 
-def test_full_disk_is_one_clear_error() -> None:
+def test_a_full_disk_is_one_clear_error() -> None:
     with pytest.raises(OutputError, match=r"cannot be written|disk is full"):
         write_text(Path("/proc/pa-lite-cannot-be-here"), "x")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-def test_ctrl_c_waits_for_the_end_of_the_block() -> None:
+def test_ctrl_c_is_delayed_to_the_end_of_the_block() -> None:
     done = []
 
     def work() -> None:
@@ -71,7 +71,7 @@ def test_ctrl_c_waits_for_the_end_of_the_block() -> None:
             os.kill(os.getpid(), signal.SIGINT)
             done.append("the rest")
 
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have set it to be ignored
     try:
         with pytest.raises(KeyboardInterrupt):
             work()
@@ -102,12 +102,12 @@ def writing(target: Path) -> tuple[subprocess.Popen[str], Path]:
 
 
 @posix
-def test_the_next_writer_removes_what_a_killed_one_left_and_not_what_a_living_one_holds(tmp_path: Path) -> None:
+def test_the_next_writer_removes_files_of_killed_writers_only(tmp_path: Path) -> None:
     target = tmp_path / "a.txt"
     dead, left = writing(target)
     living, held = writing(target)
-    foreign = tmp_path / ".b.txt.0123456789ab.part"  # another target's
-    unmarked = tmp_path / ".a.txt.0123456789ab.part"  # of this target's name, and somebody's own
+    foreign = tmp_path / ".b.txt.0123456789ab.part"  # belongs to another target
+    unmarked = tmp_path / ".a.txt.0123456789ab.part"  # named like one of this target, but without a marker
     for path in (foreign, unmarked):
         path.write_text("mine", "utf-8")
     dead.kill()
@@ -117,7 +117,7 @@ def test_the_next_writer_removes_what_a_killed_one_left_and_not_what_a_living_on
     assert sorted(tmp_path.iterdir()) == sorted([*stays, held, marker_of(held)])
     assert (left.exists(), marker_of(left).exists(), is_free(marker_of(held))) == (False, False, False)
     living.communicate("\n")
-    assert target.read_text("utf-8") == "half"  # it came last
+    assert target.read_text("utf-8") == "half"  # the last write wins
     assert sorted(tmp_path.iterdir()) == sorted(stays)
 
 
@@ -142,7 +142,7 @@ def test_a_link_at_the_target_is_replaced_and_not_followed(tmp_path: Path) -> No
 
 
 @posix
-def test_a_temporary_file_that_another_program_replaced_does_not_become_the_target(tmp_path: Path) -> None:
+def test_a_temporary_file_replaced_by_another_program_does_not_become_the_target(tmp_path: Path) -> None:
     target = tmp_path / "a.txt"
 
     def replaced() -> None:
@@ -158,7 +158,7 @@ def test_a_temporary_file_that_another_program_replaced_does_not_become_the_targ
 
 
 @posix
-def test_a_file_gets_its_name_behind_its_bytes_and_the_folder_is_brought_to_the_disk(
+def test_a_file_is_synced_before_it_is_renamed_and_its_folder_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target, events = tmp_path / "a.txt", []
@@ -172,7 +172,7 @@ def test_a_file_gets_its_name_behind_its_bytes_and_the_folder_is_brought_to_the_
     assert events == [("file", False), ("folder", True)]
 
 
-def test_a_full_disk_is_told_with_what_is_left(tmp_path: Path) -> None:
+def test_a_full_disk_error_says_what_is_left_behind(tmp_path: Path) -> None:
     def fail(*told: str) -> None:
         with write_errors(tmp_path, *told):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

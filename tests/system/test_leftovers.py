@@ -1,4 +1,4 @@
-"""What killed runs leave: found by name and content, told with what it holds, removed unless a process has it."""
+"""Leftovers of killed runs are found by marker, listed with what they hold, and removed unless a process holds them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ OURS = (
     ".m.gguf.part", ".a.json.part", ".n.gguf.part.done", ".report.html.0123456789ab.part", "pa-lite-999-0123abcd",
     ".harness.0123456789ab.part", ".gone.txt.0123456789ab.part.own",
 )  # fmt: skip
-# what 0.1.0 left, or somebody named so
+# names as 0.1.0 gave them, without a marker
 UNMARKED = (
     ".begun.gguf.part", ".page.html.0123456789ab.part", "pa-lite-999-abcdefgh", ".harness.fedcba987654.part",
     ".old.gguf.part", ".lonely.gguf.part.done",
@@ -57,7 +57,7 @@ MINE = ("pa-lite-2-experiments", "pa-lite-2024-thesis")
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """One of each that we leave, and names like ours that others gave."""
+    """One leftover of every kind, and other files with similar names."""
     tmp_path = tmp_path / "folder"
     tmp_path.mkdir()
     merge, run = tmp_path / ".m.gguf.part", tmp_path / ".a.json.part"
@@ -92,7 +92,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def staying() -> list[str]:
-    """The names that are there when all that is ours was removed."""
+    """Return the names that remain when every removable leftover is removed."""
     return sorted([*FOREIGN, *UNMARKED, *MINE, ".old.gguf.part.done", ".link.0123456789ab.part", ".pipe.gguf.part"])
 
 
@@ -100,15 +100,15 @@ def by_name(found: list[Leftover]) -> dict[str, Leftover]:
     return {each.path.name: each for each in found}
 
 
-def test_what_is_ours_is_found_and_what_is_not_is_left(folder: Path) -> None:
+def test_only_marked_leftovers_are_found_and_removed(folder: Path) -> None:
     found = by_name(find_leftovers([folder, folder]))
     ours = {name: each for name, each in found.items() if each.marker is not None}
     assert {name: (each.what, each.loses) for name, each in ours.items()} == {
-        ".m.gguf.part": ("merge of m.gguf", "2 tensors that are merged; merge --resume would go on from there"),
-        ".a.json.part": ("run of a.json", "2 of 9 results; --resume would go on from there"),
-        ".n.gguf.part.done": ("list of a merge that is gone", ""),
+        ".m.gguf.part": ("merge of m.gguf", "2 merged tensors; merge --resume would continue from there"),
+        ".a.json.part": ("run of a.json", "2 of 9 results; --resume would continue from there"),
+        ".n.gguf.part.done": ("list of a merge that was deleted", ""),
         ".report.html.0123456789ab.part": ("file that was being written", ""),
-        ".gone.txt.0123456789ab.part.own": ("marker of a file that is gone", ""),
+        ".gone.txt.0123456789ab.part.own": ("marker of a file that was deleted", ""),
         "pa-lite-999-0123abcd": ("temporary folder", ""),
         ".harness.0123456789ab.part": ("temporary folder", ""),
     }
@@ -126,8 +126,8 @@ def test_what_is_ours_is_found_and_what_is_not_is_left(folder: Path) -> None:
     assert {each.path.name for each in find_leftovers([folder])} == set(UNMARKED)
 
 
-def test_what_changed_after_it_was_listed_stays(folder: Path) -> None:
-    """A person agreed to what was shown: another file or folder of that name is not that."""
+def test_a_leftover_that_changed_after_it_was_listed_stays(folder: Path) -> None:
+    """The user agreed to remove what was listed, not another file or folder that has its name by now."""
     found = by_name(find_leftovers([folder]))
     for name in (".m.gguf.part", ".a.json.part", ".report.html.0123456789ab.part"):
         content = (folder / name).read_bytes()
@@ -148,8 +148,8 @@ FORGED = ("Documents", "thesis.txt", ".x.part", "pa-lite-2024-thesis", "weights.
 
 @pytest.mark.parametrize("kind", [FILE, FOLDER, DOWNLOAD])
 @pytest.mark.parametrize("name", FORGED)
-def test_a_forged_marker_beside_a_users_file_removes_nothing(tmp_path: Path, kind: str, name: str) -> None:
-    """An archive from somebody else may hold `Documents.own`; it is unpacked beside the user's own Documents."""
+def test_a_forged_marker_next_to_a_users_file_removes_nothing(tmp_path: Path, kind: str, name: str) -> None:
+    """Someone's archive may contain `Documents.own`, unpacked next to the user's Documents."""
     path = tmp_path / name
     if kind == FOLDER:
         path.mkdir()
@@ -167,8 +167,8 @@ def test_a_forged_marker_beside_a_users_file_removes_nothing(tmp_path: Path, kin
     ("data", "of", "n"),
     [(b"my notes", ".x.part", 1), (b"my notes", ".x.part", 8), (b"GGUF" + bytes(60), ".y.part", 32)],
 )
-def test_a_forged_list_beside_a_users_file_removes_nothing(tmp_path: Path, data: bytes, of: str, n: int) -> None:
-    """Whoever knows how a file begins can write its digest down: only beginnings of GGUF files count."""
+def test_a_forged_list_next_to_a_users_file_removes_nothing(tmp_path: Path, data: bytes, of: str, n: int) -> None:
+    """Anyone who knows how a file starts can compute its digest, so only the start of a GGUF file counts as proof."""
     (tmp_path / ".x.part").write_bytes(data)
     start = [n, hashlib.sha256(data[:n]).hexdigest()]
     (tmp_path / ".x.part.done").write_bytes(marker_line(MERGE, of, digest="d", start=start))
@@ -176,38 +176,38 @@ def test_a_forged_list_beside_a_users_file_removes_nothing(tmp_path: Path, data:
     assert (tmp_path / ".x.part").read_bytes() == data
 
 
-def test_a_list_does_not_make_a_users_file_ours(folder: Path) -> None:
+def test_a_list_does_not_make_a_users_file_removable(folder: Path) -> None:
     (folder / ".m.gguf.part").write_bytes(b"GGUF" + b"my own weights" * 1000)
     found = by_name(find_leftovers([folder]))[".m.gguf.part"]
     assert (found.marker, found.is_removable) == (None, False)
 
 
-def test_folders_below_are_searched_when_asked_for(folder: Path) -> None:
+def test_a_deep_search_includes_folders_below(folder: Path) -> None:
     assert find_leftovers([folder.parent]) == []
     deep = find_leftovers([folder.parent], deep=True)
     assert len(deep) == len(OURS) + len(UNMARKED)
-    with pytest.raises(InputError, match=r"nowhere: there is no such folder"):
+    with pytest.raises(InputError, match=r"nowhere: is not a folder that exists"):
         find_leftovers([folder / "nowhere"])
 
 
-def test_files_of_the_future_have_no_age(folder: Path) -> None:
+def test_files_from_the_future_have_age_zero(folder: Path) -> None:
     for path in folder.iterdir():
         os.utime(path, (time.time() + 1e6, time.time() + 1e6), follow_symlinks=False)
     assert {each.age for each in find_leftovers([folder])} == {0.0}
 
 
-def test_downloads_of_the_hubs_cache(tmp_path: Path) -> None:
+def test_unfinished_downloads_in_the_hub_cache_are_found(tmp_path: Path) -> None:
     blobs = tmp_path / "models--org--name" / "blobs"
     blobs.mkdir(parents=True)
     broken = blobs / f"{'a' * 64}.pa-lite.incomplete"
     broken.write_bytes(bytes(3_000_000))
     marker = marker_of(broken)
     marker.write_bytes(marker_line(DOWNLOAD, broken.name))
-    (blobs / f"{'b' * 64}.incomplete").touch()  # another program's
+    (blobs / f"{'b' * 64}.incomplete").touch()  # of another program
     old = blobs / f"{'c' * 64}.pa-lite.incomplete"
     old.write_bytes(bytes(1000))
     found, unmarked = find_downloads(tmp_path)
-    assert (found.path, found.what, found.loses) == (broken, "download that broke off", "3.0 MB fetched")
+    assert (found.path, found.what, found.loses) == (broken, "unfinished download", "3.0 MB fetched")
     assert (unmarked.path, unmarked.marker) == (old, None)
     with take_claim(broken, DOWNLOAD):
         found, _ = find_downloads(tmp_path)
@@ -219,7 +219,7 @@ def test_downloads_of_the_hubs_cache(tmp_path: Path) -> None:
     assert find_downloads(tmp_path / "none") == []
 
 
-def test_what_a_process_holds_stays(tmp_path: Path) -> None:
+def test_leftovers_held_by_a_process_stay(tmp_path: Path) -> None:
     with Journal(tmp_path / "a.json", {"model": "x"}, 2) as journal:
         journal.add(0, "answer")
         (found,) = find_leftovers([tmp_path])
@@ -231,7 +231,7 @@ def test_what_a_process_holds_stays(tmp_path: Path) -> None:
 
 @pytest.fixture
 def running_merge(tiny_pair: tuple[Path, Path], tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """A merge that stands still in the middle, and its target."""
+    """A merge that is paused halfway, and its target."""
     target = tmp_path / "m.gguf"
     code = (
         "import pathlib, sys, time, pa_lite\nfrom pa_lite.merging.write import MergeOptions\n"
@@ -248,7 +248,7 @@ def running_merge(tiny_pair: tuple[Path, Path], tmp_path: Path) -> Iterator[tupl
             process.kill()
 
 
-def test_the_doctor_leaves_a_running_merge_alone_and_removes_a_killed_one(
+def test_doctor_leaves_a_running_merge_and_removes_a_killed_one(
     running_merge: tuple[subprocess.Popen[bytes], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     process, target = running_merge
@@ -276,7 +276,7 @@ def test_the_doctor_leaves_a_running_merge_alone_and_removes_a_killed_one(
 
 
 @pytest.mark.parametrize("answer", [True, False])
-def test_the_doctor_asks(
+def test_doctor_asks_before_it_removes(
     folder: Path, answer: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked: list[str] = []
@@ -291,14 +291,14 @@ def test_the_doctor_asks(
     out = capsys.readouterr().out
     assert len(asked) == 1
     assert asked[0].startswith(f"Remove {len(OURS)} temporary files, ")
-    assert "2 tensors that are merged; merge --resume would go on from there" in " ".join(out.split())
+    assert "2 merged tensors; merge --resume would continue from there" in " ".join(out.split())
     assert out.count("not removed: no marker") == len(UNMARKED)
     assert "What has no marker of pa-lite stays" in out
     assert (f"removed {len(OURS)} temporary files" in out, "nothing was removed." in out) == (answer, not answer)
     assert (folder / ".m.gguf.part").exists() is not answer
 
 
-def test_by_default_the_folders_that_we_write_to_are_searched(
+def test_doctor_searches_the_folders_that_pa_lite_writes_to_by_default(
     folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -322,22 +322,24 @@ def test_by_default_the_folders_that_we_write_to_are_searched(
 
 
 @pytest.mark.parametrize("words", [["--yes"], ["somewhere"]])
-def test_what_belongs_to_clean_is_refused_without_it(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_of_clean_are_refused_without_it(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["doctor", *words])
     assert ended.value.code == 2
     assert "FOLDER and --yes belong to --clean" in capsys.readouterr().err
 
 
-def test_a_folder_that_is_none_is_one_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_folder_is_one_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["doctor", "--clean", str(tmp_path / "none")])
     assert ended.value.code == 1
-    assert capsys.readouterr().err == f"error: {tmp_path / 'none'}: there is no such folder.\n"
+    assert capsys.readouterr().err == f"error: {tmp_path / 'none'}: is not a folder that exists.\n"
 
 
 @pytest.mark.parametrize("name", [*MINE, *UNMARKED, *FOREIGN])
-def test_the_doctor_removes_nothing_by_its_name(folder: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_removes_nothing_because_of_its_name(
+    folder: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     for path in folder.rglob("*"):
         os.utime(path, (1, 1), follow_symlinks=False)
     main(["doctor", "--clean", "--yes", str(folder)])
@@ -347,7 +349,7 @@ def test_the_doctor_removes_nothing_by_its_name(folder: Path, name: str, capsys:
         assert (folder / name / "inner").read_bytes() == bytes(5000)
 
 
-def test_the_doctor_follows_no_links(folder: Path, tmp_path: Path) -> None:
+def test_doctor_follows_no_links(folder: Path, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "thesis").write_text("mine", "utf-8")
@@ -365,7 +367,7 @@ def test_the_doctor_follows_no_links(folder: Path, tmp_path: Path) -> None:
     assert not (folder / "pa-lite-999-0123abcd").exists()
 
 
-def test_a_cleaned_merge_begins_anew(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_merge_starts_from_scratch_after_cleaning(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
     (whole,) = pa_lite.merge(*tiny_pair, (0.5,), output=tmp_path / "whole.gguf")
     target = tmp_path / "m.gguf"
     (tmp_path / ".m.gguf.part").write_bytes(b"GGUF")

@@ -9,13 +9,13 @@ import pytest
 from pa_lite.system import machine
 
 
-def test_memory_is_told_in_bytes() -> None:
+def test_memory_is_given_in_bytes() -> None:
     total, available = machine.total_memory(), machine.available_memory()
     assert 100_000_000 < available <= total < 1 << 50
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="control groups")
-def test_a_containers_limit_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_memory_limit_of_a_container_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_container_memory", lambda: (900_000_000, 200_000_000))
     assert machine.total_memory() == 900_000_000
     assert machine.available_memory() <= 700_000_000
@@ -38,7 +38,7 @@ def test_the_cache_folder_follows_the_system(tmp_path: Path, monkeypatch: pytest
     assert machine.cache_folder() == tmp_path / "local" / "pa-lite" / "Cache"
 
 
-def test_a_containers_share_of_processor_time_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_processor_limit_of_a_container_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     n = machine.cores()
     for quota, expected in ((0.0, n), (0.5, 1), (1.0, 1), (1.2, min(n, 2)), (1000.0, n)):
         monkeypatch.setattr(machine, "_container_cores", lambda quota=quota: quota)
@@ -57,7 +57,7 @@ def test_a_containers_share_of_processor_time_counts(monkeypatch: pytest.MonkeyP
         ({}, 0.0),
     ],
 )
-def test_how_control_groups_limit_processor_time(
+def test_processor_limits_of_control_groups_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], expected: float
 ) -> None:
     for name, text in files.items():

@@ -1,4 +1,4 @@
-"""Markers: what has one is ours, what has none is not, and only what was marked and meant is removed."""
+"""Markers: only files and folders that pa-lite marked are removed, and only those the user was shown."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ from pa_lite.system.opening import NotPlainError
 posix = pytest.mark.skipif(os.name != "posix", reason="locks and links of POSIX")
 
 
-# names that pa-lite gives to what it marks
+# names that pa-lite gives to marked files
 X, FOLDER_X, BLOB_X = ".x.0123456789ab.part", "pa-lite-1-0123abcd", "x.pa-lite.incomplete"
 
 
 def mark(path: Path, kind: str = FILE, of: str | None = None) -> Path:
-    """Write the marker that a killed process would have left beside a path."""
+    """Write the marker file that a killed process would have left next to a path."""
     marker_of(path).write_bytes(marker_line(kind, path.name if of is None else of))
     return marker_of(path)
 
 
-def test_a_marker_says_what_it_is_of() -> None:
+def test_a_marker_names_what_it_marks() -> None:
     line = marker_line(MERGE, ".größe.gguf.part", digest="d")
     entry = parse_marker(line)
     assert entry is not None
@@ -63,12 +63,12 @@ def test_a_marker_says_what_it_is_of() -> None:
         b'{"pa-lite temporary file": ' + b"[" * 100_000 + b"\n", b'{"pa-lite temporary file": 1}\n',
     ],
 )  # fmt: skip
-def test_what_is_not_a_marker(line: bytes) -> None:
+def test_other_lines_are_not_markers(line: bytes) -> None:
     assert parse_marker(line) is None
 
 
 @posix
-def test_what_is_marked_is_removed_and_what_is_not_stays(tmp_path: Path) -> None:
+def test_only_marked_files_are_removed(tmp_path: Path) -> None:
     for name in (X, FOLDER_X, "unmarked"):
         (tmp_path / name).mkdir() if name == FOLDER_X else (tmp_path / name).write_text("x", "utf-8")
     (tmp_path / FOLDER_X / "deep").mkdir()
@@ -87,7 +87,7 @@ def test_what_is_marked_is_removed_and_what_is_not_stays(tmp_path: Path) -> None
     ["other", "../outside", "/outside", "", ".", "..", "x/y", "x\0", f"../{X}", f"./{X}", ".y.0123456789ab.part"],
     ids=repr,
 )
-def test_a_marker_of_another_name_removes_nothing(tmp_path: Path, of: str) -> None:
+def test_a_marker_for_another_name_removes_nothing(tmp_path: Path, of: str) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     kept = [folder / X, folder / "other", tmp_path / "outside"]
@@ -99,7 +99,7 @@ def test_a_marker_of_another_name_removes_nothing(tmp_path: Path, of: str) -> No
 
 @posix
 @pytest.mark.parametrize("kind", [FILE, FOLDER, DOWNLOAD])
-def test_what_is_of_another_kind_than_marked_stays(tmp_path: Path, kind: str) -> None:
+def test_a_file_of_another_kind_than_marked_stays(tmp_path: Path, kind: str) -> None:
     path = tmp_path / {FILE: X, FOLDER: FOLDER_X, DOWNLOAD: BLOB_X}[kind]
     if kind == FOLDER:
         path.write_text("mine", "utf-8")
@@ -115,7 +115,7 @@ def test_what_is_of_another_kind_than_marked_stays(tmp_path: Path, kind: str) ->
 
 
 @posix
-def test_what_took_the_place_of_what_was_found_stays(tmp_path: Path) -> None:
+def test_a_file_that_replaced_the_one_found_stays(tmp_path: Path) -> None:
     path = tmp_path / X
     path.write_text("ours", "utf-8")
     seen = path.lstat()
@@ -124,17 +124,17 @@ def test_what_took_the_place_of_what_was_found_stays(tmp_path: Path) -> None:
     path.write_text("mine", "utf-8")
     assert not remove_marked(marker, seen)
     assert path.read_text("utf-8") == "mine"
-    assert remove_marked(marker)  # without a look before, the marker alone decides
+    assert remove_marked(marker)  # without facts of an earlier listing, the marker decides
 
 
 @posix
-def test_a_link_or_a_pipe_in_place_of_a_marker_is_not_one(tmp_path: Path) -> None:
+def test_a_link_or_pipe_is_not_a_marker(tmp_path: Path) -> None:
     (tmp_path / "real").write_bytes(marker_line(FILE, X))
     (tmp_path / X).write_text("mine", "utf-8")
     (tmp_path / f"{X}.own").symlink_to(tmp_path / "real")
     assert not remove_marked(tmp_path / f"{X}.own")
     (tmp_path / f"{X}.own").unlink()
-    os.link(tmp_path / "real", tmp_path / f"{X}.own")  # forged from another place: it has two names
+    os.link(tmp_path / "real", tmp_path / f"{X}.own")  # forged by a hard link: the file has two names
     assert not remove_marked(tmp_path / f"{X}.own")
     (tmp_path / f"{X}.own").unlink()
     os.mkfifo(tmp_path / f"{X}.own")
@@ -144,7 +144,7 @@ def test_a_link_or_a_pipe_in_place_of_a_marker_is_not_one(tmp_path: Path) -> Non
 
 
 @posix
-def test_another_users_marker_counts_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_markers_of_other_users_are_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / FOLDER_X
     path.mkdir()
     marker = mark(path, FOLDER)
@@ -154,7 +154,7 @@ def test_another_users_marker_counts_for_nothing(tmp_path: Path, monkeypatch: py
 
 
 @posix
-def test_removing_a_folder_follows_no_link_and_leaves_another_folder_of_that_name(tmp_path: Path) -> None:
+def test_removing_a_folder_follows_no_links_and_leaves_another_folder_of_that_name(tmp_path: Path) -> None:
     outside, folder = tmp_path / "outside", tmp_path / "folder"
     outside.mkdir()
     (outside / "thesis").write_text("mine", "utf-8")
@@ -177,7 +177,7 @@ def test_removing_a_folder_follows_no_link_and_leaves_another_folder_of_that_nam
 
 
 @posix
-def test_a_folder_that_becomes_a_link_while_it_is_emptied_is_not_followed(
+def test_a_folder_replaced_by_a_link_during_removal_is_not_followed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outside, folder = tmp_path / "outside", tmp_path / "folder"
@@ -200,7 +200,7 @@ def test_a_folder_that_becomes_a_link_while_it_is_emptied_is_not_followed(
 
 
 @posix
-def test_another_disk_in_a_folder_is_not_emptied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_mounted_in_a_folder_is_not_emptied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "x" / "mounted").mkdir(parents=True)
     (tmp_path / "x" / "mounted" / "file").touch()
     monkeypatch.setattr(markers, "is_same", lambda *_: True)
@@ -220,7 +220,7 @@ with temporary_folder() as folder:
 
 
 @posix
-def test_a_temporary_folder_is_ours_until_our_process_ends() -> None:
+def test_a_temporary_folder_is_held_until_its_process_ends() -> None:
     words = [sys.executable, "-c", IN_FOLDER]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -242,7 +242,7 @@ def test_a_temporary_folder_is_ours_until_our_process_ends() -> None:
 
 
 @posix
-def test_a_claim_leaves_nothing_and_takes_nobody_elses_name(tmp_path: Path) -> None:
+def test_a_claim_removes_its_marker_and_refuses_a_taken_name(tmp_path: Path) -> None:
     path = tmp_path / X
 
     def interrupted() -> None:
@@ -262,11 +262,11 @@ def test_a_claim_leaves_nothing_and_takes_nobody_elses_name(tmp_path: Path) -> N
     marker_of(path).unlink()
     with claimed(path, FILE):
         path.write_text("could not be removed", "utf-8")
-    assert remove_marked(marker_of(path))  # it stayed marked
+    assert remove_marked(marker_of(path))  # the marker is still there
 
 
 @posix
-def test_a_download_stays_claimed_over_processes(tmp_path: Path) -> None:
+def test_a_download_stays_claimed_across_processes(tmp_path: Path) -> None:
     path = tmp_path / BLOB_X
     with take_claim(path, DOWNLOAD):
         assert not is_free(marker_of(path))
@@ -278,9 +278,7 @@ def test_a_download_stays_claimed_over_processes(tmp_path: Path) -> None:
         take_claim(path, DOWNLOAD)
 
 
-def test_where_nothing_can_be_locked_only_what_is_old_is_nobodys(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_locks_only_old_files_count_as_abandoned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / X
     marker = mark(path)
     monkeypatch.setattr(markers, "take_lock", lambda *_: None)
@@ -308,7 +306,7 @@ OLD_FACTS = dict.fromkeys(("model", "chat template", "system prompt", "prompts",
         (b"", False),
     ],
 )
-def test_whose_a_journal_is(tmp_path: Path, head: bytes, is_ours: bool) -> None:
+def test_journals_of_pa_lite_are_recognised(tmp_path: Path, head: bytes, is_ours: bool) -> None:
     (tmp_path / "x").write_bytes(head + b'{"place": 0, "result": 1}\n')
     with (tmp_path / "x").open("rb") as file:
         assert (read_results_head(file) is not None) is is_ours

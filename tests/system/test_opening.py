@@ -1,4 +1,4 @@
-"""Files at names that other people could know: only regular files are opened, and only new ones made."""
+"""Only regular files are opened, and only new ones are created, whatever is in a folder that others can write to."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ posix = pytest.mark.skipif(os.name != "posix", reason="links, pipes and locks of
 def _socket(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as s:
         before = Path.cwd()
-        os.chdir(path.parent)  # a socket's path has a hundred bytes
+        os.chdir(path.parent)  # a socket's path may have about 100 bytes
         try:
             s.bind(path.name)
         finally:
@@ -50,7 +50,7 @@ ODD: dict[str, Callable[[Path], object]] = {
 
 @posix
 @pytest.mark.parametrize("kind", ODD)
-def test_what_is_not_a_regular_file_is_refused_at_once(tmp_path: Path, kind: str) -> None:
+def test_other_than_regular_files_are_refused_without_blocking(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "x"
     ODD[kind](path)
     for read in (open_regular, read_regular):
@@ -64,7 +64,7 @@ def test_what_is_not_a_regular_file_is_refused_at_once(tmp_path: Path, kind: str
 
 @posix
 @pytest.mark.parametrize("target", ["there", "absent"])
-def test_links_are_followed_to_read_and_never_to_write(tmp_path: Path, target: str) -> None:
+def test_links_are_followed_for_reading_and_never_for_writing(tmp_path: Path, target: str) -> None:
     link, outside = tmp_path / "link", tmp_path / "there"
     outside.write_bytes(b"mine")
     link.symlink_to(tmp_path / target)
@@ -84,18 +84,18 @@ def test_links_are_followed_to_read_and_never_to_write(tmp_path: Path, target: s
 
 
 @posix
-def test_a_hard_link_is_not_written_through(tmp_path: Path) -> None:
+def test_a_hard_link_is_not_opened_for_writing(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.write_bytes(b"mine")
     os.link(elsewhere, tmp_path / "x")
-    with pytest.raises(NotPlainError, match="it is a hard link: the file has another name too"):
+    with pytest.raises(NotPlainError, match="it is a hard link: the file also has another name"):
         open_own(tmp_path / "x")
     assert read_regular(tmp_path / "x") == b"mine"
 
 
 @posix
 @pytest.mark.parametrize("kind", ["link", "named pipe", "hard link"])
-def test_what_comes_between_looking_and_opening_is_noticed(
+def test_a_file_swapped_between_check_and_open_is_refused(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, outside = tmp_path / "x", tmp_path / "outside"
@@ -120,9 +120,7 @@ def test_what_comes_between_looking_and_opening_is_noticed(
 
 
 @posix
-def test_a_pipe_that_comes_between_looking_and_reading_does_not_block(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pipe_swapped_in_before_reading_does_not_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "x"
     path.write_bytes(b"ours")
     begin = os.open
@@ -138,10 +136,8 @@ def test_a_pipe_that_comes_between_looking_and_reading_does_not_block(
 
 
 @pytest.mark.parametrize("unnamed", [True, False])
-def test_a_new_file_has_its_content_and_is_ours_alone(
-    tmp_path: Path, unnamed: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With files that have no name until they are whole, and where the system has none."""
+def test_a_new_file_has_its_content_and_lock(tmp_path: Path, unnamed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both with files that are unnamed until they are complete, and on systems that do not support these."""
     if not unnamed:
         monkeypatch.setattr(opening, "_UNNAMED", 0)
     path = tmp_path / "größe"
@@ -206,7 +202,7 @@ def test_a_lock_on_a_file_that_was_removed_is_not_taken(tmp_path: Path, monkeypa
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="files without a name are Linux's")
-def test_nobody_sees_a_new_file_without_its_content(tmp_path: Path) -> None:
+def test_no_process_sees_a_new_file_without_its_content(tmp_path: Path) -> None:
     seen: list[bytes] = []
     path, made = tmp_path / "x", threading.Event()
 
@@ -218,12 +214,12 @@ def test_nobody_sees_a_new_file_without_its_content(tmp_path: Path) -> None:
 
     create_file(path, look).close()
     assert made.is_set()
-    assert seen == [b""]  # there was no name yet
+    assert seen == [b""]  # the file had no name yet
     assert path.read_bytes() == b"marker"
 
 
 @posix
-def test_a_file_is_removed_only_while_it_has_its_name(tmp_path: Path) -> None:
+def test_an_open_file_is_removed_only_while_it_has_its_name(tmp_path: Path) -> None:
     path = tmp_path / "x"
     with create_file(path, b"ours") as file:
         path.unlink()
@@ -254,7 +250,7 @@ def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
 
 @posix
 @pytest.mark.parametrize("missing", ["_NO_LINK", "_NO_WAIT"])
-def test_systems_without_these_flags_still_refuse(
+def test_systems_without_these_flags_still_refuse_links(
     tmp_path: Path, missing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(opening, missing, 0)

@@ -84,7 +84,7 @@ def test_majority() -> None:
         ([row(None)], {}, "rows.jsonl:1: template of task t fails on this row: a value that it prints is null"),
         (['{"split": "test", "query": "\\ud800", "choices": ["a", "b"], "answer": 0}'], {}, "half a character"),
         (['{"split": "test", "query": "q", "choices": ["a", "\\ud800"], "answer": 0}'], {}, "half a character"),
-        ([row("a")], {"template": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}"}, "calls itself without end"),
+        ([row("a")], {"template": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}"}, "infinite recursion"),
         ([row("a")], {"choices": "choices["}, "its choices is broken"),
         ([row("a")], {"choices": "''.__class__"}, "choices of task t fails|unsafe"),
         ([row("a")], {"kind": "FMC", "choices": "choices * 20"}, "has 40 choices, more than there are letters"),

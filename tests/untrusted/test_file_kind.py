@@ -1,4 +1,4 @@
-"""Files that people have in place of a model: each error says what the file is and what to do."""
+"""Files that are not models: each error says what the file is and what to do."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ CASES = {
     "empty": (b"", r"an empty file \(0 bytes\). Fetch it again"),
     "git-lfs pointer": (POINTER, r"a git-lfs pointer of 132 bytes that stands for a file of 4987448 bytes. Run 'git"),
     "HTML page": (b"<!DOCTYPE html><html lang=en><body>Sign in", "an HTML page of 42 bytes: the download got an error"),
-    "HTML with blanks": (b"\xef\xbb\xbf\n <html>" + b"x" * 600, "an HTML page of 611 bytes"),
+    "HTML after a BOM and spaces": (b"\xef\xbb\xbf\n <html>" + b"x" * 600, "an HTML page of 611 bytes"),
     "XML": (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "an XML text of 61 bytes"),
     "server's words": (b"Entry not found", "a text that begins with 'Entry not found'. Fetch it again"),
     "JSON": (b'{"error": "Repository not found"}', r"a text that begins with '\{"),
@@ -54,7 +54,7 @@ CASES = {
     "tar": (tar(), "a tar archive. Unpack it first"),
     "GGJT": (struct.pack("<II", 0x67676A74, 3) + bytes(80), "a model in llama.cpp's old GGJT format"),
     "GGML": (struct.pack("<II", 0x67676D6C, 3) + bytes(80), "a model in llama.cpp's old GGML format"),
-    "Keras": (b"\x89HDF\r\n\x1a\n" + bytes(80), "a HDF5 file, as TensorFlow and Keras write it"),
+    "Keras": (b"\x89HDF\r\n\x1a\n" + bytes(80), "an HDF5 file, as TensorFlow and Keras write it"),
     "noise": (b"\x01\xff\xfe" * 40, "neither a GGUF nor a safetensors file, or is cut off. Fetch it again"),
 }  # fmt: skip
 BIG_ENDIAN = b"GGUF" + struct.pack(">IQQ", 3, 0, 0) + bytes(64)
@@ -62,7 +62,7 @@ BIG_ENDIAN = b"GGUF" + struct.pack(">IQQ", 3, 0, 0) + bytes(64)
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("ending", ["model.gguf", "model.safetensors", "model.bin", "sha256-4d7a"])
-def test_what_a_file_is_whatever_its_name(tmp_path: Path, name: str, ending: str) -> None:
+def test_a_file_is_identified_by_its_content_under_any_name(tmp_path: Path, name: str, ending: str) -> None:
     raw, told = CASES[name]
     path = tmp_path / ending
     path.write_bytes(raw)
@@ -71,8 +71,8 @@ def test_what_a_file_is_whatever_its_name(tmp_path: Path, name: str, ending: str
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_in_a_folder_and_to_each_reader(tmp_path: Path, name: str) -> None:
-    """A folder's model.safetensors, and what the readers of the two formats are given."""
+def test_each_reader_says_what_a_file_is(tmp_path: Path, name: str) -> None:
+    """For model.safetensors in a folder, and for a file given to the readers of both formats."""
     raw, _ = CASES[name]
     folder = tiny.write_checkpoint(tmp_path / "m", tiny.weights(1))
     weights = folder / "model.safetensors"
@@ -85,7 +85,7 @@ def test_in_a_folder_and_to_each_reader(tmp_path: Path, name: str) -> None:
         read_gguf_header(weights)
 
 
-def test_each_format_named_as_the_other(tmp_path: Path, tiny_ggufs: dict[str, Path]) -> None:
+def test_gguf_and_safetensors_named_as_each_other_are_identified(tmp_path: Path, tiny_ggufs: dict[str, Path]) -> None:
     folder = tiny.write_checkpoint(tmp_path / "m", tiny.weights(1))
     (folder / "model.safetensors").rename(folder / "weights.gguf")
     assert len(open_checkpoint(folder / "weights.gguf").tensors) == 20
@@ -103,7 +103,7 @@ def test_each_format_named_as_the_other(tmp_path: Path, tiny_ggufs: dict[str, Pa
 @pytest.mark.parametrize(
     ("raw", "told"), [(POINTER, "a git-lfs pointer"), (b"<html>", "an HTML page"), (b"", "an empty")]
 )
-def test_small_files_that_are_something_else(tmp_path: Path, name: str, raw: bytes, told: str) -> None:
+def test_small_files_that_are_something_else_are_identified(tmp_path: Path, name: str, raw: bytes, told: str) -> None:
     folder = tiny.write_checkpoint(tmp_path / "m", tiny.weights(1))
     if name == "tokenizer.model":
         (folder / "tokenizer.json").unlink()
@@ -122,7 +122,7 @@ def test_small_files_that_are_something_else(tmp_path: Path, name: str, raw: byt
         (b"GGUF", "broken GGUF file: it ends at byte 4"),
     ],
 )
-def test_other_gguf_files(tmp_path: Path, raw: bytes, told: str) -> None:
+def test_unusable_gguf_files_are_explained(tmp_path: Path, raw: bytes, told: str) -> None:
     (tmp_path / "x").write_bytes(raw)
     with pytest.raises(CheckpointError, match=told):
         open_checkpoint(tmp_path / "x")
@@ -132,8 +132,8 @@ def test_other_gguf_files(tmp_path: Path, raw: bytes, told: str) -> None:
     ("dtype", "bits"),
     [("F8_E8M0", 8), ("F8_E4M3FNUZ", 8), ("F8_E5M2FNUZ", 8), ("F4", 4), ("F6_E2M3", 6), ("F6_E3M2", 6), ("C64", 64)],
 )
-def test_dtypes_that_safetensors_has_by_now(tmp_path: Path, dtype: str, bits: int) -> None:
-    """The header is sound; a weight of such a type is refused by name, as belonging to quantised weights."""
+def test_weights_of_unsupported_safetensors_dtypes_are_refused_by_name(tmp_path: Path, dtype: str, bits: int) -> None:
+    """The header is valid; a weight of such a type is refused by name, as part of quantised weights."""
     folder = tiny.write_checkpoint(tmp_path / "m", tiny.weights(1), "F32")
     path = folder / "model.safetensors"
     raw = path.read_bytes()
@@ -152,8 +152,8 @@ def test_dtypes_that_safetensors_has_by_now(tmp_path: Path, dtype: str, bits: in
         read_header(path)
 
 
-def test_pointers_of_any_length_are_read_in_time() -> None:
-    """Each line is matched by itself: one pattern for all of them took the cube of a row of line ends."""
+def test_long_git_lfs_pointers_are_parsed_in_linear_time() -> None:
+    """Each line is matched separately: one pattern for all lines took cubic time for a run of line ends."""
     n = 200_000
     texts = [
         POINTER.replace(b"\n", b"\n" * n), POINTER.replace(b"v1", b"v" + b"1" * n), b"version https://" + b"a" * n,

@@ -1,4 +1,4 @@
-"""Headers of many files, each within its own limits, are bounded together; so is a file that has holes."""
+"""The headers of many files, each within its limits, are limited together; so is a sparse file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pa_lite.ggml.metadata import array, string
 from pa_lite.untrusted import header_memory
 from tests.support.ggufs import split_gguf, write_gguf_header
 
-_TOLD = "with it, the headers of the checkpoint take more than 0 MB of memory, the limit for all its files"
+_TOLD = "up to this file, the headers of the checkpoint take more than 0 MB of memory, the limit for all its files"
 
 
 def _shards(folder: Path, n: int) -> None:
@@ -33,7 +33,7 @@ def _shards(folder: Path, n: int) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weights}), "utf-8")
 
 
-def test_shards_are_bounded_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_headers_of_all_shards_are_limited_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _shards(tmp_path, 8)
     assert len(read_folder(tmp_path).tensors) == 800
     monkeypatch.setattr(header_memory, "MOST", 500_000)
@@ -43,7 +43,7 @@ def test_shards_are_bounded_together(tmp_path: Path, monkeypatch: pytest.MonkeyP
         read_folder(tmp_path)
 
 
-def test_parts_of_a_split_model_are_bounded_together(
+def test_headers_of_all_parts_of_a_split_model_are_limited_together(
     tiny_ggufs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parts = split_gguf(tiny_ggufs["F32"], tmp_path, 4)
@@ -64,8 +64,8 @@ def test_parts_of_a_split_model_are_bounded_together(
 
 
 @pytest.mark.parametrize("item", [8, 0, 12])
-def test_an_array_in_a_hole_of_a_file_is_not_read(tmp_path: Path, item: int) -> None:
-    """64 GB of zeros, which take nothing on the disk: empty texts, bytes or numbers."""
+def test_a_huge_array_in_a_sparse_file_is_not_read(tmp_path: Path, item: int) -> None:
+    """64 GB of zeros that take no disk space: empty strings, bytes or numbers."""
     path = tmp_path / "m.gguf"
     size = {8: 8, 0: 1, 12: 8}[item]
     key = b"tokenizer.ggml.tokens"
@@ -77,12 +77,12 @@ def test_an_array_in_a_hole_of_a_file_is_not_read(tmp_path: Path, item: int) -> 
         except OSError:
             pytest.skip("no files with holes here")
     start = time.monotonic()
-    with pytest.raises(CheckpointError, match=r"m.gguf: with it, the headers .* more than 1024 MB"):
+    with pytest.raises(CheckpointError, match=r"m.gguf: up to this file, the headers .* more than 1024 MB"):
         read_gguf_header(path)
     assert time.monotonic() - start < 20
 
 
-def test_a_text_in_a_hole_of_a_file_is_not_read(tmp_path: Path) -> None:
+def test_a_huge_string_in_a_sparse_file_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     with path.open("wb") as file:
         file.write(b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 64 << 30))
@@ -90,11 +90,11 @@ def test_a_text_in_a_hole_of_a_file_is_not_read(tmp_path: Path) -> None:
             file.truncate(65 << 30)
         except OSError:
             pytest.skip("no files with holes here")
-    with pytest.raises(CheckpointError, match=r"m.gguf: with it, the headers .* more than 1024 MB"):
+    with pytest.raises(CheckpointError, match=r"m.gguf: up to this file, the headers .* more than 1024 MB"):
         read_gguf_header(path)
 
 
-def test_small_values_count_for_what_they_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_values_count_with_the_memory_they_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(header_memory, "MOST", 100_000)
     many: list[dict[str, Any]] = [
         {f"k{i}": string("") for i in range(400)},
@@ -107,14 +107,14 @@ def test_small_values_count_for_what_they_take(tmp_path: Path, monkeypatch: pyte
             read_gguf_header(tmp_path / f"{i}.gguf")
 
 
-def test_json_of_many_small_values_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_json_with_many_small_values_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pa_lite.checkpoints.safetensors_file.MOST", 1_000_000)
     (tmp_path / "x.json").write_text('{"a": [' + "[]," * 20_000 + "[]]}", "utf-8")
     with pytest.raises(CheckpointError, match=r"x.json: .* it takes 3 MB of memory, and the limit is 0"):
         read_json(tmp_path / "x.json")
 
 
-def test_the_estimate_is_no_less_than_what_is_taken(tmp_path: Path) -> None:
+def test_the_estimate_is_at_least_the_memory_taken(tmp_path: Path) -> None:
     _shards(tmp_path, 20)
     tracemalloc.start()
     try:

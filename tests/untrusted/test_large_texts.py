@@ -1,4 +1,4 @@
-"""Texts of other people that are too large: refused by size, with the file's name, before they are read."""
+"""Untrusted text files that are too large are refused by size, with the file's name, before they are read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REPOSITORY = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="files with holes")
 TEXTS = [name for name in READERS if name not in ("rows: parquet", "GGUF", "safetensors", "model")]
 
-ROWS = {  # have limits of their own
+ROWS = {  # readers of rows, which have other limits
     "rows: JSONL": "is longer than 16 MB, the limit of a row",
     "rows: JSON": "is too large to be read whole: the limit is 256 MB",
     "rows: CSV": "is too large to be read whole: the limit is 256 MB",
@@ -34,14 +34,14 @@ def test_a_huge_file_is_refused_by_name_before_it_is_read(reader: str, tmp_path:
     (tmp_path / name).touch()
     os.truncate(tmp_path / name, 5 << 30)
     start = time.monotonic()
-    told = ROWS.get(reader, r"it has 5\.37e\+03 MB, and at most .* MB are read")
+    told = ROWS.get(reader, r"it has 5\.37e\+03 MB, and the limit is .* MB")
     with pytest.raises(PaLiteError, match=told) as error:
         read(tmp_path / name)
     assert name in str(error.value)
     assert time.monotonic() - start < 5
 
 
-def test_a_file_that_memory_has_no_room_for_is_named(tmp_path: Path) -> None:
+def test_a_file_that_does_not_fit_in_memory_is_named_in_the_error(tmp_path: Path) -> None:
     path = tmp_path / "prompts.json"
     path.touch()
     os.truncate(path, MOST_BYTES - 1)
@@ -51,18 +51,18 @@ def test_a_file_that_memory_has_no_room_for_is_named(tmp_path: Path) -> None:
         f"try: load_prompts({str(path)!r})\nexcept pa_lite.errors.PaLiteError as e: print(e)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
-    assert f"{path}: cannot be read: there is too little memory for its 1.07e+03 MB." in done.stdout, done.stderr
+    assert f"{path}: cannot be read: its 1.07e+03 MB do not fit in memory." in done.stdout, done.stderr
 
 
-def test_a_file_is_read_whole_whatever_size_it_claims(tmp_path: Path) -> None:
+def test_a_file_is_read_completely_whatever_size_it_reports(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(b"x" * 3_000_000)
     assert read_regular(path) == b"x" * 3_000_000
     assert read_regular(path, 3_000_000) == b"x" * 3_000_000
-    with pytest.raises(TooLargeError, match="at most 1 MB are read"):
+    with pytest.raises(TooLargeError, match="the limit is 1 MB"):
         read_regular(path, 1_000_000)
     if sys.platform == "linux":
-        assert b"VmRSS" in read_regular(Path("/proc/self/status"))  # claims no size
+        assert b"VmRSS" in read_regular(Path("/proc/self/status"))  # reports no size
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux")
@@ -76,7 +76,7 @@ def test_too_little_memory_for_numpy_is_one_error(limit: str, option: str, tmp_p
     command = [sys.executable, "-c", code]
     done = subprocess.run([*command, "pairs"], capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path)
     assert done.returncode == 1
-    assert done.stderr.startswith(f"error: this process may take {n // 10**6} MB of memory (ulimit {option})")
+    assert done.stderr.startswith(f"error: memory is limited to {n // 10**6} MB (ulimit {option})")
     assert len(done.stderr.splitlines()) == 1
     done = subprocess.run([*command, "--help"], capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path)
     assert done.returncode == 0
@@ -84,7 +84,7 @@ def test_too_little_memory_for_numpy_is_one_error(limit: str, option: str, tmp_p
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux")
-def test_a_limit_of_file_sizes_is_not_a_full_disk(tmp_path: Path) -> None:
+def test_a_file_size_limit_is_not_reported_as_a_full_disk(tmp_path: Path) -> None:
     code = (
         "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
@@ -95,13 +95,13 @@ def test_a_limit_of_file_sizes_is_not_a_full_disk(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path
     )
-    assert "no file may grow beyond 0.001 MB here (ulimit -f). Allow more (ulimit -f unlimited)" in done.stdout, done
+    assert "files may not exceed 0.001 MB here (ulimit -f). Allow more (ulimit -f unlimited)" in done.stdout, done
     assert "disk is full" not in done.stdout
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux")
-def test_a_limit_of_file_sizes_leaves_no_compiled_file_that_is_cut_off(tmp_path: Path) -> None:
+def test_a_file_size_limit_leaves_no_truncated_pyc_file(tmp_path: Path) -> None:
     shutil.copytree(Path(pa_lite.__file__).parent, tmp_path / "pa_lite", ignore=shutil.ignore_patterns("__pycache__"))
     models = next(path for path in (tmp_path / "pa_lite" / "models", REPOSITORY / "models") if path.is_dir())
     shutil.copytree(models, tmp_path / "models", dirs_exist_ok=True)
@@ -113,7 +113,7 @@ def test_a_limit_of_file_sizes_leaves_no_compiled_file_that_is_cut_off(tmp_path:
     )
     words = ["generate", "demo@0.5", "--prompts", "demo", "-o", "out.json"]
     outcomes = []
-    for limit in ("13000", "0"):  # bytes; pa_lite/__init__.py itself takes fewer
+    for limit in ("13000", "0"):  # bytes; pa_lite/__init__.py alone compiles to fewer
         outcomes.append(
             subprocess.run(
                 [sys.executable, "-c", code, limit, *words, "--max-tokens", "2"], cwd=tmp_path,

@@ -1,4 +1,4 @@
-"""Portions of bounded size."""
+"""Items are split into portions of limited size."""
 
 from __future__ import annotations
 

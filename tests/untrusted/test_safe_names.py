@@ -21,18 +21,18 @@ FAULTY = {
     "characters": ["ab:c", "a?", "a*", "a|b", 'a"b', "<a", "a\x7fb", "a\u202eb", "a\u200bb", "a\ud800b", "\ufeffa"],
     "device": ["CON", "nul", "NUL.safetensors", "aux.tar.gz", "com1.json", "LPT9", "com¹", "Prn .txt", "x/con.json",
                "CONOUT$"],
-    "dot or blank": ["a.", "a ", "a. .", "a /b", "model.safetensors."],
+    "dot or space": ["a.", "a ", "a. .", "a /b", "model.safetensors."],
     "longer than 255": ["x" * 256, "é" * 128],
 }  # fmt: skip
 
 
-def test_names_that_strangers_give() -> None:
+def test_untrusted_names_are_checked() -> None:
     for name in PLAIN:
         assert path_fault(name) is None, name
     for told, names in FAULTY.items():
         for name in names:
             assert told in (path_fault(name) or ""), name
-    assert name_fault("a/b") == "is no plain file name"
+    assert name_fault("a/b") == "is not a plain file name"
 
 
 @given(
@@ -40,8 +40,8 @@ def test_names_that_strangers_give() -> None:
         "".join
     )
 )
-def test_what_passes_stays_within_its_folder_on_every_system(path: str) -> None:
-    """Against what the systems themselves make of a path."""
+def test_accepted_paths_stay_within_their_folder_on_every_system(path: str) -> None:
+    """Compared with how the path modules of both systems resolve a path."""
     if path_fault(path) is None:
         assert posixpath.normpath(posixpath.join("/f", path)) == posixpath.join("/f", path)
         assert ntpath.normpath(ntpath.join("d:\\f", path)) == "d:\\f\\" + path.replace("/", "\\")
@@ -50,7 +50,7 @@ def test_what_passes_stays_within_its_folder_on_every_system(path: str) -> None:
 
 
 @given(st.text())
-def test_any_text_becomes_a_file_name(text: str) -> None:
+def test_any_text_becomes_a_valid_file_name(text: str) -> None:
     name = file_name(text)
     assert path_fault(name) is None
     assert not name.startswith(".")
@@ -58,7 +58,7 @@ def test_any_text_becomes_a_file_name(text: str) -> None:
     assert file_name(name) == name
 
 
-def test_texts_as_file_names() -> None:
+def test_file_names_made_from_text() -> None:
     assert file_name("../../etc/passwd") == "etc-passwd".replace("etc", "..-etc").lstrip(".-")
     assert file_name("Llama-3.2 1B") == "Llama-3.2 1B"
     assert file_name("nul.gguf") == "_nul.gguf"
@@ -66,14 +66,14 @@ def test_texts_as_file_names() -> None:
     assert file_name("///") == file_name("") == "unnamed"
 
 
-def test_names_that_are_one_file_elsewhere() -> None:
+def test_names_that_are_the_same_file_on_other_systems_are_found() -> None:
     assert same_file(["a.json", "b.json", "A.json"]) == ("a.json", "A.json")
-    assert same_file(["e\u0301", "\u00e9"]) == ("e\u0301", "\u00e9")  # one accent, written in two ways
+    assert same_file(["e\u0301", "\u00e9"]) == ("e\u0301", "\u00e9")  # one accent in two encodings
     assert same_file(["a", "b", "a"]) is None
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links are for developers there")
-def test_links(tmp_path: Path) -> None:
+def test_links_that_leave_their_folder_are_found(tmp_path: Path) -> None:
     folder, outside = tmp_path / "f", tmp_path / "outside"
     folder.mkdir()
     outside.write_text("secret", "utf-8")
@@ -89,7 +89,7 @@ def test_links(tmp_path: Path) -> None:
     assert leads_out(folder / "circle" / "x", folder)
     assert not leads_out(folder / "not there", folder)
     assert leads_out(folder / "up" / "outside", folder)
-    (tmp_path / "named").symlink_to(folder)  # whoever names a link means what it leads to
+    (tmp_path / "named").symlink_to(folder)  # a link that the user names stands for its target
     assert not leads_out(tmp_path / "named" / "in", tmp_path / "named")
     snapshot, blobs = tmp_path / "models--o--n" / "snapshots" / "abc", tmp_path / "models--o--n" / "blobs"
     snapshot.mkdir(parents=True)
@@ -101,6 +101,6 @@ def test_links(tmp_path: Path) -> None:
     assert leads_out(snapshot / "evil.json", snapshot)
     (blobs / "1").unlink()
     blobs.rmdir()
-    blobs.symlink_to(tmp_path)  # a cache that a stranger packed
+    blobs.symlink_to(tmp_path)  # an untrusted cache
     (tmp_path / "1").write_text("secret", "utf-8")
     assert leads_out(snapshot / "config.json", snapshot)

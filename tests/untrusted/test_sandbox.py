@@ -1,4 +1,4 @@
-"""The child process for untrusted work: what it is given, how it is limited, and how it ends."""
+"""The child process for untrusted work: its environment, its limits, and how it ends."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pa_lite.untrusted.sandbox import ChildError, LimitedProcess
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="/proc, and limits of memory")
 POSIX = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 MEMORY = 256 << 20
-# one worker for all tests: it does what it is asked by name
+# one worker for all tests: the request names what it does
 WORKER = """
 import ctypes, os, sys, time
 from pa_lite.untrusted.sandbox_worker import serve
@@ -36,7 +36,7 @@ def do(request):
     if what == "print":
         print("noise"); os.write(1, b"noise\\n"); return {"n": request["n"]}
     if what == "noise":
-        os.write(2, b"x" * 1_000_000 + b"\\nnext: an error of its own\\nlast\\n"); os._exit(3)
+        os.write(2, b"x" * 1_000_000 + b"\\nnext: an error\\nlast\\n"); os._exit(3)
     if what == "loop":
         while True: pass
     if what == "sleep":
@@ -72,7 +72,7 @@ def process(worker: str) -> Iterator[LimitedProcess]:
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process is there and not only its exit status."""
+    """Return whether a process is running, and is not a zombie."""
     try:
         os.kill(pid, 0)
         state = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()[0]
@@ -101,11 +101,11 @@ def test_the_environment_has_no_secrets_and_no_gpu(worker: str, monkeypatch: pyt
     assert answer["flags"] == [1, 1]
 
 
-def test_what_the_work_prints_is_not_an_answer(process: LimitedProcess) -> None:
+def test_printed_text_is_not_an_answer(process: LimitedProcess) -> None:
     assert [process.ask({"do": "print", "n": n}, 5)["n"] for n in range(3)] == [0, 1, 2]
 
 
-def test_errors_are_answers_and_the_child_stays(process: LimitedProcess) -> None:
+def test_an_error_is_an_answer_and_the_child_keeps_running(process: LimitedProcess) -> None:
     pid = process.ask({"do": "pid"}, 5)["pid"]
     with pytest.raises(ChildError, match=r"^ValueError: a reason of two lines$") as caught:
         process.ask({"do": "raise"}, 5)
@@ -127,8 +127,8 @@ def test_a_crash_names_its_signal_and_the_next_request_starts_another_child(
     assert not is_running(pid)
 
 
-def test_much_noise_on_stderr_stops_nothing_and_the_telling_line_is_kept(process: LimitedProcess) -> None:
-    with pytest.raises(ChildError, match=r"^its process crashed \(status 3\): next: an error of its own$"):
+def test_long_stderr_does_not_block_and_the_telling_line_is_reported(process: LimitedProcess) -> None:
+    with pytest.raises(ChildError, match=r"^its process crashed \(status 3\): next: an error$"):
         process.ask({"do": "noise"}, 5)
 
 
@@ -143,7 +143,7 @@ def test_time_is_limited_whether_the_processor_is_used_or_not(process: LimitedPr
 def test_processor_time_is_limited_by_the_child_itself(
     process: LimitedProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sandbox, "_PATIENCE", 1e9)  # this side's clock never ends it
+    monkeypatch.setattr(sandbox, "_PATIENCE", 1e9)  # the parent's clock never ends it
     with pytest.raises(ChildError, match=r"it took more than 0\.2 seconds"):
         process.ask({"do": "loop"}, 0.2)
 
@@ -157,7 +157,9 @@ def test_memory_is_limited_by_the_child_itself(process: LimitedProcess, monkeypa
 
 
 @LINUX
-def test_memory_is_watched_where_the_child_has_no_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_watched_by_the_parent_without_resource_limits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A worker without the module `resource`, as on Windows."""
     (tmp_path / "b_worker.py").write_text('import sys\nsys.modules["resource"] = None\n' + WORKER, "utf-8")
     monkeypatch.syspath_prepend(tmp_path)
@@ -179,10 +181,10 @@ def test_answers_may_be_long(process: LimitedProcess) -> None:
 
 
 @pytest.mark.parametrize("line", ["[1]", "{", "[" * 100_000, '{"a": "' + "a" * 20_000])
-def test_only_objects_of_a_limited_length_are_answers(
+def test_malformed_and_oversized_answers_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
 ) -> None:
-    """From a child that was taken over by what it was given."""
+    """The child is compromised by its input and writes what it likes."""
     monkeypatch.setattr(sandbox, "_LONGEST_ANSWER", 10_000)
     code = f"import time\ndef main():\n    input()\n    print({line!r}, flush=True)\n    time.sleep(60)\n"
     (tmp_path / "c_worker.py").write_text(code, "utf-8")
@@ -209,14 +211,17 @@ def test_no_process_can_be_started(worker: str, monkeypatch: pytest.MonkeyPatch,
     ):
         process.ask({"do": "pid"}, 5)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "no-python"))
-    with LimitedProcess(worker, MEMORY) as process, pytest.raises(ChildError, match="started: No such file") as caught:
+    with (
+        LimitedProcess(worker, MEMORY) as process,
+        pytest.raises(ChildError, match="started: No such file or directory") as caught,
+    ):
         process.ask({"do": "pid"}, 5)
     assert caught.value.cause == "start"
 
 
 @LINUX
 def test_ctrl_c_of_a_terminal_does_not_end_the_child(process: LimitedProcess) -> None:
-    """A terminal sends it to both; whoever asked decides what it ends."""
+    """A terminal sends Ctrl-C to both processes; the parent decides what it ends."""
     pid = process.ask({"do": "pid"}, 5)["pid"]
     os.kill(pid, signal.SIGINT)
     assert process.ask({"do": "pid"}, 5)["pid"] == pid
@@ -254,7 +259,7 @@ def test_the_child_does_not_outlive_a_killed_parent(tmp_path: Path, worker: str,
     assert wait_until(lambda: not is_running(pid))
 
 
-def test_a_closed_process_leaves_nothing_and_starts_again(process: LimitedProcess) -> None:
+def test_a_closed_process_can_be_asked_again(process: LimitedProcess) -> None:
     pid = process.ask({"do": "pid"}, 5)["pid"]
     process.close()
     process.close()

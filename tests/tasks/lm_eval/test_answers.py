@@ -160,7 +160,7 @@ def test_a_limit_of_file_sizes_leaves_whole_lines(tmp_path: Path) -> None:
     try:
         with Answers(path, "model") as answers:
             resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, hard))
-            with pytest.raises(OutputError, match=r"no file may grow beyond .*; the answers so far are kept\."):
+            with pytest.raises(OutputError, match=r"files may not exceed .*; the answers so far are kept\."):
                 answers.add("loglikelihood_rolling", ("b",), -2.5)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -334,7 +334,7 @@ def test_a_template_without_system_messages_gets_none(
         assert lm.apply_chat_template(history) == "<|im_start|>Hi<|im_end|>"
         assert caplog.messages[-1].endswith("no system here. Trying without the system message.")
         monkeypatch.delitem(model.header.metadata, "tokenizer.chat_template")
-        with pytest.raises(InputError, match=r"has no chat template\. Do without one"):
+        with pytest.raises(InputError, match=r"has no chat template\. Use plain prompts"):
             lm.chat_template(True)
 
 
