@@ -108,7 +108,7 @@ def test_starting_the_command_line_loads_nothing_heavy() -> None:
 
 
 def test_merging_loads_no_engine_and_no_importlib_metadata() -> None:
-    """A small merge is done in a third of a second, of which both would take a tenth."""
+    """Both would take longer to load than a small merge takes to compute."""
     code = (
         "import sys, pa_lite; pa_lite.merge(lam=0.5, output=sys.argv[1]);"
         "print([m for m in ('pa_lite.engine.model', 'llama_cpp', 'importlib.metadata', 'tqdm') if m in sys.modules])"

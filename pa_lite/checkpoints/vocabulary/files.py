@@ -176,7 +176,7 @@ def read_optional(path: Path) -> dict[str, Any]:
 
 
 def content_digest(path: Path) -> bytes:
-    """Return the SHA-256 of a file's content as hex, or an empty string if there is no file. Raises CheckpointError."""
+    """Return the SHA-256 of a file's content, empty if there is no file. Raises CheckpointError."""
     if not path.is_file():
         return b""
     digest = hashlib.sha256()
