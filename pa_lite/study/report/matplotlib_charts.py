@@ -157,7 +157,7 @@ def _draw_curves(figure: Any, curves: Curves, found: Sequence[Reading], title: s
     if title:
         axes.set_title(one_line(title), parse_math=False, pad=8 + 11 * rows)  # a name with dollars is not a formula
     axes.grid(alpha=0.3)
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    figure.legend(loc="outside lower center", ncols=2 if curves.length_controlled else 3, frameon=False)
 
 
 def curves_svg(curves: Curves, title: str) -> str:
