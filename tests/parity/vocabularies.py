@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from tests.parity.cases import CASES
+
 # scripts, emoji with joiners, combining marks, numbers, white space, contractions, right-to-left, controls, code
 LINES = [
     "The quick brown fox can't jump; it's THEIR dog, they'll say, and we've I'M you'Re 'tis o'clock.",
@@ -145,13 +147,15 @@ def build(name: str, folder: Path) -> Path:
         roles["unk_token"] = "<unk>"
     settings = {**roles, "chat_template": TEMPLATE, "model_max_length": 512, **family.settings}
     write_json(folder / "tokenizer_config.json", {**settings, "added_tokens_decoder": _decoder(folder)})
-    shape = {
-        "model_type": MODEL_TYPES[family.architecture], "vocab_size": size + 8, "hidden_size": 64,
+    model_type = next(case.model_type for case in CASES.values() if case.architecture == family.architecture)
+    shape: dict[str, Any] = {
+        "model_type": model_type, "vocab_size": size + 8, "hidden_size": 64,
         "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
         "head_dim": 16, "max_position_embeddings": 512,
     }  # fmt: skip
-    config = {"model_type": "gemma3", "text_config": shape} if family.architecture == _WRAPPER else shape
-    write_json(folder / "config.json", {"architectures": [family.architecture], **config})
+    if family.architecture == _WRAPPER:
+        shape = {"model_type": model_type, "text_config": {**shape, "model_type": f"{model_type}_text"}}
+    write_json(folder / "config.json", {"architectures": [family.architecture], **shape})
     return folder
 
 
@@ -159,15 +163,6 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Return config.json, with text_config overriding the rest."""
     config: dict[str, Any] = read_json(folder / "config.json")
     return {**config, **config.get("text_config", {}), "architectures": config["architectures"]}
-
-
-MODEL_TYPES = {
-    "LlamaForCausalLM": "llama", "MistralForCausalLM": "mistral", "MixtralForCausalLM": "mixtral",
-    "Gemma2ForCausalLM": "gemma2", "Gemma3ForCausalLM": "gemma3_text", "OlmoForCausalLM": "olmo",
-    "Olmo2ForCausalLM": "olmo2", "Qwen2ForCausalLM": "qwen2", "Qwen3ForCausalLM": "qwen3",
-    "Gemma3ForConditionalGeneration": "gemma3_text", "Qwen3MoeForCausalLM": "qwen3_moe",
-    "Phi3ForCausalLM": "phi3", "SmolLM3ForCausalLM": "smollm3", "GraniteForCausalLM": "granite",
-}  # fmt: skip
 
 
 def write_json(path: Path, value: Any) -> None:
