@@ -128,15 +128,13 @@ def read_text(path: Path) -> str:
     """Return the UTF-8 text of a file whose rows are all kept. Raises InputError, for one that is too large too."""
     try:
         content = read_regular(path, _LARGEST)
-    except TooLargeError:
-        content = None
+        if (memory := json_memory(content)) > _MEMORY:
+            raise TooLargeError(path, f"its rows take {memory >> 20} MB of memory, and the limit is {_MEMORY >> 20} MB")
+    except TooLargeError as e:
+        advice = "Split it, or give a task's rows as JSONL, which is read line by line."
+        raise InputError(f"{path}: is too large to be read whole: {e.strerror}. {advice}") from e
     except OSError as e:
         raise unreadable(path, e) from e
-    if content is None or json_memory(content) > _MEMORY:
-        raise InputError(
-            f"{path}: is too large to be read whole: the limit is {_LARGEST >> 20} MB, and {_MEMORY >> 20} MB for its "
-            "rows in memory. Split it, or give a task's rows as JSONL, which is read line by line."
-        )
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as e:

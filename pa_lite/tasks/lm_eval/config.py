@@ -61,9 +61,9 @@ def lm_eval_parser() -> argparse.ArgumentParser:
     Run.create(commands)
     parser: argparse.ArgumentParser = commands.choices["run"]
     parser.conflict_handler = "resolve"
-    for name in _REFUSED:
-        parser.add_argument(f"--{name}", nargs="*", action="append", help=argparse.SUPPRESS)
     group = parser.add_argument_group("pa-lite's spellings")
+    for name in _REFUSED:
+        group.add_argument(f"--{name}", nargs="*", action="append", help=argparse.SUPPRESS)
     group.add_argument("--include_path", action="append", metavar="<path>", help="as above; may be given several times")
     group.add_argument("--shots", dest="num_fewshot", type=int, metavar="<n>", help="as --num_fewshot")
     group.add_argument("--system", dest="system_instruction", metavar="<text>", help="as --system_instruction")
