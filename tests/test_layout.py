@@ -1,4 +1,4 @@
-"""The layout: imports run downwards and never in a circle, starting stays light, every module says what it is for."""
+"""The layout: imports run downwards without cycles, starting loads nothing heavy, every module has a docstring."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ PACKAGES = [
 
 
 def level_of(module: str) -> int:
-    """A module's level; the package itself, the command line and `python -m` stand on top."""
+    """Return a module's level; the package itself, the command line and `python -m` are on top."""
     parts = module.split(".")
     return PACKAGES.index(parts[1]) if len(parts) > 1 and parts[1] in PACKAGES else len(PACKAGES)
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Every pa_lite module that a file imports, at its top or within its functions."""
+    """Yield every pa_lite module that a file imports, at module level or in functions."""
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             yield from (a.name for a in node.names if a.name.split(".")[0] == "pa_lite")
@@ -60,7 +60,7 @@ def module_name(path: Path) -> str:
 def test_imports_run_downwards(path: Path) -> None:
     own = level_of(module_name(path))
     for imported in imports(path):
-        assert level_of(imported) <= own, f"{module_name(path)} looks up at {imported}"
+        assert level_of(imported) <= own, f"{module_name(path)} must not import {imported}"
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
@@ -78,13 +78,13 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=module_name)
-def test_modules_say_what_they_are_for_and_stay_small(path: Path) -> None:
+def test_modules_have_a_docstring_and_stay_small(path: Path) -> None:
     text = path.read_text("utf-8")
     assert ast.get_docstring(ast.parse(text))
     assert len(text.splitlines()) <= 400
 
 
-def test_commands_call_the_api_and_nothing_below_it() -> None:
+def test_commands_import_only_the_api() -> None:
     allowed = ("pa_lite.api", "pa_lite.cli", "pa_lite.errors", "pa_lite.progress", "pa_lite.sanitize")
     for path in (PACKAGE / "cli").rglob("*.py"):
         for imported in imports(path):
@@ -106,7 +106,7 @@ def test_starting_the_command_line_loads_nothing_heavy() -> None:
     assert out.stdout.strip() == "[]"
 
 
-def test_the_function_merge_stands_beside_the_package_merging() -> None:
+def test_the_function_merge_and_the_package_merging_coexist() -> None:
     import pa_lite.merging.lams
 
     assert callable(pa_lite.merge)

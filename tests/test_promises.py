@@ -1,4 +1,4 @@
-"""What README.md promises of reliability and security, each promise with tests that are there under that name."""
+"""Every promise of reliability and security in README.md names tests that exist."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _NAMED = re.compile(r"`(tests/[\w/.-]+\.py)::(\w+)`")
 
 
 def section(text: str) -> str:
-    """The section's text, up to the next heading of its rank."""
+    """Return a section's text, up to the next heading of its level."""
     _, found, rest = text.partition(f"\n{_HEADING}\n")
     return re.split(r"^## ", rest, flags=re.MULTILINE)[0] if found else ""
 
 
 def missing(text: str, root: Path = ROOT) -> list[str]:
-    """The tests that a text names and the tree does not have."""
+    """Return tests that a text names but that do not exist."""
     found = []
     for path, name in _NAMED.findall(text):
         file = root / path
@@ -38,7 +38,7 @@ def test_every_promise_has_its_tests() -> None:
     assert len(promises) >= 8
     for promise in promises:
         assert _NAMED.search(promise), f"no test is named: {promise[:80]}"
-    assert text.count("::") == len(_NAMED.findall(text))  # none is written so that it is not looked for
+    assert text.count("::") == len(_NAMED.findall(text))  # every name is found by the pattern
 
 
 @pytest.mark.parametrize(

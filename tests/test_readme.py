@@ -1,4 +1,4 @@
-"""The README's Python examples run as they stand there, in one folder and in their order."""
+"""The README's Python examples run unchanged, in one folder and in order."""
 
 from __future__ import annotations
 

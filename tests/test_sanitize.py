@@ -1,4 +1,4 @@
-"""Strangers' texts on their way out: each way makes them harmless, and loses nothing of them."""
+"""Untrusted strings in output: every format makes them harmless without losing content."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ JOINERS = "\u200c\u200d"
 
 
 def is_harmless(character: str) -> bool:
-    """Whether a character is drawn, or takes room: the slow, obvious twin of the pattern."""
+    """Return whether a character is visible or takes space: the slow, obvious twin of the pattern."""
     if ord(character) & 0xFFFE == 0xFFFE or 0xFDD0 <= ord(character) <= 0xFDEF:
-        return False  # never a character, and not allowed in XML
+        return False  # noncharacters, not allowed in XML
     if character in JOINERS or unicodedata.category(character) in ("Zs", "Cn", "Co"):
         return True
-    # Arabic's number signs and the like are drawn, though Unicode counts them as formatting
+    # Arabic number signs and similar are visible, although Unicode classifies them as formatting
     is_drawn = character.isprintable() or (0x600 <= ord(character) <= 0x8FF and character != "\u061c")
     return is_drawn and unicodedata.category(character) not in ("Cc", "Cs", "Zl", "Zp")
 
@@ -33,7 +33,7 @@ def test_every_character_of_unicode() -> None:
     assert [c for c in map(chr, range(0x10000)) if is_harmless(c) and plain(c) != c and c != "\u2065"] == []
     last = [chr(plane << 16 | low) for plane in range(17) for low in (0xFFFE, 0xFFFF)]
     assert all(plain(c).isascii() for c in last)
-    assert plain("\U000e0041") == "\\U000e0041"  # a letter that only machines see
+    assert plain("\U000e0041") == "\\U000e0041"  # an invisible tag character
     assert plain("größer 名 \U0001f468\u200d\U0001f33e می\u200cخواهم\n") == (
         "größer 名 \U0001f468\u200d\U0001f33e می\u200cخواهم\n"
     )
@@ -44,7 +44,7 @@ LEAVES = st.none() | st.floats(allow_nan=False, allow_infinity=False) | st.text(
 
 
 @given(st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
-def test_json_is_the_same_once_parsed(value: object) -> None:
+def test_json_parses_to_the_same_document(value: object) -> None:
     for ascii_only in (False, True):
         text = to_json(value, ascii_only)
         assert json.loads(text) == value
@@ -63,12 +63,12 @@ def test_cells_run_no_formula() -> None:
         assert row == [f"'{text}"]
     for text in ("-1", "+0.5", "-1e-05", "-.5", "ok", "", " =x", "a=b"):
         assert csv_cell(text) == text
-    assert csv_cell("x;=1+1") == '"x;=1+1"'  # where a semicolon ends a cell, this is still one
+    assert csv_cell("x;=1+1") == '"x;=1+1"'  # one cell even where semicolons separate cells
     assert csv_cell("a\t=1") == '"a\t=1"'
 
 
 @given(st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])), min_size=2))
-def test_cells_read_back(texts: list[str]) -> None:
+def test_cells_can_be_read_back(texts: list[str]) -> None:
     line = ",".join(map(csv_cell, texts)) + "\n"
     (row,) = csv.reader(io.StringIO(line, newline=""))
     for text, found in zip(texts, row, strict=True):

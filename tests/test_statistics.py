@@ -27,13 +27,13 @@ def test_standard_error_is_sample_deviation_over_root_n() -> None:
 def test_clustered_error() -> None:
     values = [0.0, 1.0, 1.0, 0.0, 1.0]
     assert clustered_error([[v] for v in values]) == pytest.approx(standard_error(values))
-    # two of the same in each cluster tell no more than one
+    # two equal values in each cluster give no more information than one
     assert clustered_error([[v, v] for v in values]) == pytest.approx(standard_error(values))
-    # of opposite errors within clusters nothing is left
+    # opposite errors within clusters cancel
     assert clustered_error([[0.0, 1.0], [1.0, 0.0], []]) == 0.0
 
 
-def test_mean_over_tasks_weighs_tasks_alike() -> None:
+def test_mean_over_tasks_weights_tasks_equally() -> None:
     few, many = [0.0, 1.0], [1.0] * 98 + [0.0, 0.0]
     got = mean_over_tasks([few, many])
     assert got.value == pytest.approx((0.5 + 0.98) / 2)
@@ -91,7 +91,7 @@ def test_statistics_of_classes_are_resampled_by_pairs() -> None:
     assert got.low < 0.75 < got.high
 
 
-def test_a_single_item_has_no_error_that_is_known() -> None:
+def test_a_single_item_has_an_unknown_standard_error() -> None:
     rng = np.random.default_rng(0)
     assert math.isnan(standard_error([0.5]))
     assert math.isnan(clustered_error([[0.5, 1.0]]))

@@ -101,8 +101,8 @@ class FollowResult:
     """The share of instructions followed strictly, in [0, 1], its standard error, and every answer.
 
     `n` counts the instructions that could be checked. Standard errors of constraints are clustered by answer.
-    `identity` is the model's (`Model.identity`), empty if it cannot be computed. `chat` describes the prompts where they differ
-    from the template's default (see `chat_facts`).
+    `identity` is the model's (`Model.identity`), empty if it cannot be computed. `chat` describes the prompts where
+    they differ from the template's default (see `chat_facts`).
     """
 
     model: str
