@@ -52,7 +52,7 @@ def parse_samples(
 @click.command(cls=ManyWords)
 @takes_model
 @click.option(
-    "--tasks", "-t", multiple=True, required=True, help="Names, groups, patterns or .yaml files; with commas."
+    "--tasks", "-t", multiple=True, required=True, help="Names, groups, patterns or .yaml files, comma-separated."
 )
 @click.option(
     "--num_fewshot",
@@ -67,7 +67,7 @@ def parse_samples(
     "--seed",
     default="0,1234,1234,1234",
     show_default=True,
-    help="Of random, numpy, torch and exemplars; or one for all.",
+    help="Seeds of random, numpy, torch and exemplars, or one for all.",
 )
 @click.option("--output_path", "-o", type=click.Path(path_type=Path), help="Folder for the results, or NAME.json.")
 @click.option("--log_samples", "-s", is_flag=True, help="Also write prompts and answers of every item as JSON lines.")
@@ -84,7 +84,9 @@ def parse_samples(
 @TEMPLATE_ARG
 @DATE
 @click.option("--include_path", multiple=True, type=click.Path(path_type=Path), help="Folder with your own tasks.")
-@click.option("--gen_kwargs", multiple=True, metavar="KEY=VALUE,...", help="Generation settings, over the tasks'.")
+@click.option(
+    "--gen_kwargs", multiple=True, metavar="KEY=VALUE,...", help="Generation settings; they override the tasks'."
+)
 @click.option("--metadata", multiple=True, metavar="KEY=VALUE,...", help="Settings that some tasks require.")
 @click.option("--use_cache", "-c", type=click.Path(path_type=Path), help="Prefix of files that keep answers.")
 @click.option(

@@ -399,7 +399,10 @@ def test_follow_the_public_set_with_a_small_model(capsys: pytest.CaptureFixture[
     ("words", "told"),
     [
         (["--set", "publik"], "unknown set 'publik': neither a known set nor an existing file. Did you mean public?"),
-        (["--set", "demo", "--seed", "3"], "a seed generates prompts of the set 'public' only, not of 'demo': leave it out."),
+        (
+            ["--set", "demo", "--seed", "3"],
+            "a seed generates prompts of the set public, not of 'demo': leave it out.",
+        ),
         (["--set", "ifeval:no.jsonl"], "no.jsonl: cannot be read: No such file or directory."),
         (["-o", "no/f.json"], "no: there is no such folder to write f.json to."),
         (
