@@ -77,7 +77,7 @@ def test_files_of_a_study(study: pa_lite.Study, tmp_path: Path) -> None:
 
 
 def test_a_study_without_a_run_folder_is_an_error(study: pa_lite.Study, tmp_path: Path) -> None:
-    bare = pa_lite.Study(study.pair, study.type, study.curves)
+    bare = pa_lite.Study(pair=study.pair, type=study.type, curves=study.curves)
     assert bare.best(keep_follow=0.95).lam == 1.0
     with pytest.raises(InputError, match="has no run folder"):
         bare.to_csv(tmp_path / "items.csv")

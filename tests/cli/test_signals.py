@@ -143,7 +143,7 @@ def test_too_little_memory_to_start_is_one_error(megabytes: int, tmp_path: Path)
     if process.returncode:
         (line,) = err.strip().splitlines()
         assert line.startswith(("error: ", "OpenBLAS error: "))
-        assert "fault of pa-lite" not in line
+        assert "bug in pa-lite" not in line
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device that is full")
