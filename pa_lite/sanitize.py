@@ -65,7 +65,7 @@ def without_nonfinite(value: Any) -> Any:
 
 
 def csv_cell(text: str) -> str:
-    """Return a string as a CSV cell that no spreadsheet runs as a formula: an apostrophe precedes all but numbers.
+    """Return a string as a CSV cell; what a spreadsheet would run as a formula gets a leading apostrophe.
 
     The cell is quoted if it contains a character that some spreadsheet treats as a separator.
     """

@@ -1,4 +1,4 @@
-"""Progress: parts of larger work, and sums over threads."""
+"""Progress of parts of larger work, and sums over threads."""
 
 from __future__ import annotations
 

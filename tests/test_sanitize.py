@@ -19,7 +19,7 @@ JOINERS = "\u200c\u200d"
 def is_harmless(character: str) -> bool:
     """Return whether a character is drawn, or takes space: the slow, obvious twin of the pattern."""
     if ord(character) & 0xFFFE == 0xFFFE or 0xFDD0 <= ord(character) <= 0xFDEF:
-        return False  # never a character, and not allowed in XML
+        return False  # noncharacters, not allowed in XML
     if character in JOINERS or unicodedata.category(character) in ("Zs", "Cn", "Co"):
         return True
     # Arabic number signs and similar characters are drawn, although Unicode counts them as formatting
@@ -44,7 +44,7 @@ LEAVES = st.none() | st.floats(allow_nan=False, allow_infinity=False) | st.text(
 
 
 @given(st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
-def test_json_is_the_same_once_parsed(value: object) -> None:
+def test_json_parses_to_the_same_document(value: object) -> None:
     for ascii_only in (False, True):
         text = to_json(value, ascii_only)
         assert json.loads(text) == value
@@ -68,7 +68,7 @@ def test_cells_run_no_formula() -> None:
 
 
 @given(st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])), min_size=2))
-def test_cells_read_back(texts: list[str]) -> None:
+def test_cells_can_be_read_back(texts: list[str]) -> None:
     line = ",".join(map(csv_cell, texts)) + "\n"
     (row,) = csv.reader(io.StringIO(line, newline=""))
     for text, found in zip(texts, row, strict=True):

@@ -52,7 +52,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Study(summary.StudySummary):
     """A study at one weight type: its curves, its settings, and the folder `run` with the result of every item."""
 

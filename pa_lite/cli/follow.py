@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 @click.command()
 @takes_model
 @click.option("--prompts", required=True, help="alpaca-eval, demo, or a JSON or JSONL file (see below).")
-@click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True, help="Most new tokens.")
+@click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True, help="Limit of new tokens.")
 @click.option("--parallel", type=click.IntRange(1, 256), default=16, show_default=True, help="Prompts at a time.")
 @click.option("--temperature", type=float, default=0.0, show_default=True, help="0: greedy decoding.")
 @click.option("--top-k", type=int, default=0, show_default=True, help="Sample from the K likeliest; 0: all.")
 @click.option("--top-p", type=float, default=1.0, show_default=True, help="Nucleus sampling: probability mass to keep.")
 @click.option(
-    "--min-p", type=float, default=0.0, show_default=True, help="Least probability, as a share of the top token's."
+    "--min-p", type=float, default=0.0, show_default=True, help="Smallest probability, relative to the top token's."
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Random seed: same seed, same answers.")
 @click.option("--stop", multiple=True, help="Stop string, not part of the answer. Can be repeated.")
@@ -59,8 +59,8 @@ def generate(
 
     MODEL is FILE.gguf, PAIR@LAM, or a pair with --lam.
 
-    A prompt file has objects with `instruction` and optionally `input` (or `context`), appended to the instruction
-    after an empty line, `system`, the prompt's own system prompt, and `dataset`.
+    A prompt file has objects with `instruction` and optionally `input` (or `context`), which is appended to the
+    instruction after an empty line; `system`, the prompt's own system prompt; and `dataset`.
 
     With -o, finished answers are kept: after a kill or Ctrl-C, the same command with --resume continues.
 
@@ -115,7 +115,7 @@ def note_plain_prompts(model: LoadedModel) -> None:
 @click.option("--set", "name", default="public", show_default=True, help="public, demo, ifeval, ifeval:FILE or FILE.")
 @click.option("--limit", type=click.IntRange(1), help="Use N evenly spaced instructions; by default all.")
 @click.option("--seed", type=click.IntRange(0), help="Generate 500 new public instructions from this seed.")
-@click.option("--max-tokens", type=click.IntRange(1), help="Most new tokens; by default the set's limit.")
+@click.option("--max-tokens", type=click.IntRange(1), help="Limit of new tokens; by default the set's.")
 @click.option("--parallel", type=click.IntRange(1, 256), default=16, show_default=True, help="Prompts at a time.")
 @chats
 @loads_a_model
@@ -140,8 +140,8 @@ def follow(
 
     MODEL is FILE.gguf, PAIR@LAM, or a pair with --lam.
 
-    The set ifeval is downloaded from the Hub; ifeval:FILE is a local copy of its file; FILE is a JSONL file of objects
-    with `instruction` and `checks`.
+    The set ifeval is downloaded from the Hub, or read from a local copy with ifeval:FILE. FILE is a JSONL file of
+    objects with `instruction` and `checks`.
 
     \b
     pa-lite follow demo@0.7 --set demo

@@ -112,7 +112,7 @@ def show_judging(result: Judging) -> None:
         rows.append(["probability on A or B", percent(bias.answer_mass), ""])
     tell(f"{pairing.model} against {pairing.reference}, judged by {result.judge}")
     show_table(["", "%", "s.e."], rows)
-    long = f"; {bias.n_too_long} not judged: too long for its context" if bias.n_too_long else ""
+    long = f"; {bias.n_too_long} not judged: too long for the judge" if bias.n_too_long else ""
     tell(
         f"{bias.n_pairs} pairs: {bias.n_asked} asked, {bias.n_ties} of them ties; "
         f"{bias.n_identical} identical answers{long}."

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     "--tensor-type", "tensor_types", multiple=True, metavar="PATTERN=TYPE", help="Another type for matching tensors."
 )
 @click.option("--imatrix", type=click.Path(path_type=Path), help="llama.cpp importance matrix, for quantising.")
-@click.option("--schedule", default="", metavar="RULES|FILE.toml", help="Other lams by group and layer.")
+@click.option("--schedule", default="", metavar="RULES|FILE.toml", help="Other lams for groups and layers.")
 @click.option("--vocab", default="instruct", show_default=True, help="Whose vocabulary to keep: instruct or base.")
 @click.option("--allow-nonfinite", is_flag=True, help="Keep NaN and infinite weights; not in quantised tensors.")
 @click.option("--dry-run", is_flag=True, help="Show what would be done, without doing it.")

@@ -25,15 +25,15 @@ def _measured(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options for what is measured; `_options` turns them into StudyOptions."""
     options = [
         click.option("--lam", "lams", default="0:1:0.1", show_default=True, help="L,L,... or LO:HI:STEP, increasing."),
-        click.option("--tasks", required=True, help="Tasks, suites or .toml files, separated by commas."),
+        click.option("--tasks", required=True, help="Tasks, suites or .toml files, comma-separated."),
         click.option("--follow", metavar="SET", is_flag=False, flag_value="public", default="",
                      help="Also measure instruction following: public (the default), demo, ifeval or a file."),
         click.option("--follow-limit", type=click.IntRange(1), help="Use N evenly spaced instructions."),
-        click.option("--type", "types", default="F16", show_default=True, help="Weight types, separated by commas."),
+        click.option("--type", "types", default="F16", show_default=True, help="Weight types, comma-separated."),
         click.option("--shots", type=click.IntRange(0), help="Exemplars in each prompt; by default the task's."),
         click.option("--limit", type=click.IntRange(1), help="Items of each task; by default all."),
         click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the exemplars."),
-        click.option("--schedule", default="", metavar="RULES|FILE.toml", help="Other lams by group and layer."),
+        click.option("--schedule", default="", metavar="RULES|FILE.toml", help="Other lams for groups and layers."),
     ]  # fmt: skip
     command = chats(command)
     for option in reversed(options):
@@ -100,7 +100,7 @@ def sweep(
     as_json: bool,
     **measured: Any,
 ) -> None:
-    """Measure PAIR at every lam: few-shot tasks, and with --follow instruction following. Resumable.
+    """Measure PAIR at every lam: few-shot tasks, and with --follow instruction following. Run it again to resume.
 
     PAIR is a registered name, or BASE and INSTRUCT.
 
@@ -179,7 +179,7 @@ def show_curves(curves: Curves, found: Sequence[Reading]) -> None:
 @_measured
 @click.option("--keep-follow", type=float, metavar="SHARE", help="Share of instruct's following to keep, such as 0.95.")
 @click.option("--weight", type=float, default=0.0, help="Weight of instruction following in the goal, 0 to 1.")
-@click.option("--budget", type=float, default=0.4, show_default=True, help="Share of the grid's evaluations to spend.")
+@click.option("--budget", type=float, default=0.4, show_default=True, help="Share of a sweep's evaluations to spend.")
 @click.option("--schedules", is_flag=True, help="Then compare coarse schedules (one lam per tensor group) around it.")
 @GPU
 @PROBE
@@ -194,7 +194,7 @@ def search(
     as_json: bool,
     **measured: Any,
 ) -> None:
-    """Find PAIR's best lam for a goal with a fraction of a sweep's evaluations, and its confidence.
+    """Find PAIR's best lam for a goal, and its confidence, with a fraction of a sweep's evaluations.
 
     PAIR is a registered name, or BASE and INSTRUCT.
 

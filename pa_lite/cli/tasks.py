@@ -22,7 +22,7 @@ SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=Tr
 
 @click.command()
 @takes_model
-@click.option("--tasks", required=True, help="Tasks, TASK/GROUP, suites or .toml files, separated by commas.")
+@click.option("--tasks", required=True, help="Tasks, TASK/GROUP, suites or .toml files, comma-separated.")
 @SHOTS
 @click.option("--limit", type=click.IntRange(1), help="Items of each task, over its groups; by default all.")
 @SEED

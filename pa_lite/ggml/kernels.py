@@ -110,7 +110,8 @@ def tensor_type(name: str) -> TensorType:
     """The type of that name, e.g. `Q8_0`. Raises InputError with the nearest names when there is none."""
     if name not in TYPE_IDS:
         raise InputError(f"unknown tensor type {name!r}.{nearest(name, TYPE_IDS)}")
-    return TensorType(name, *gguf_tables.TENSOR_TYPES[name])
+    number, block, size = gguf_tables.TENSOR_TYPES[name]
+    return TensorType(name=name, id=number, block=block, size=size)
 
 
 def prepare(tensor_type: TensorType) -> None:

@@ -46,7 +46,7 @@ def find_set(name: str, seed: int | None = None, progress: Progress | None = Non
     for an unknown name, an invalid file, and a seed with another set.
     """
     if seed is not None and name != "public":
-        raise InputError(f"a seed generates prompts of the set 'public' only, not of {name!r}: leave it out.")
+        raise InputError(f"a seed generates prompts of the set public, not of {name!r}: leave it out.")
     if name == "public" and seed is None:
         return InstructionSet(name, load_instructions(PUBLIC_PATH), 512)
     if name == "public":

@@ -59,7 +59,8 @@ def run_demo(folder: Path, progress: Progress | None = None) -> DemoResult:
     taken = [path for path in paths if os.path.lexists(path)]
     if taken and not (folder / FILE).exists():
         raise OutputError(f"{taken[0]}: exists already and is no demo's. Name another folder with -o.")
-    out = DemoResult(sweep_pair(find_pair("demo"), _options("test"), folder, progress), *paths)
+    study = sweep_pair(find_pair("demo"), _options("test"), folder, progress)
+    out = DemoResult(study=study, results=paths[0], chart=paths[1], report=paths[2])
     write_text(out.results, json.dumps(to_document(out.study), indent=1) + "\n")
     write_text(out.chart, curves_svg(out.study.curves, "The embedded pair between base and instruct"))
     write_text(out.report, to_html(out.study))

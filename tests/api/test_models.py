@@ -1,4 +1,4 @@
-"""A loaded model: scoring, generating, chatting, following, moving along the line, and being freed."""
+"""A loaded model: scoring, generating, chatting, following, setting lam, and being freed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pa_lite.merge(lam=0.7, type="F16", output=tmp_path_factory.mktemp("file") / "m.gguf")
 
 
-def test_a_model_works_without_with_and_closes_itself() -> None:
+def test_a_model_works_without_a_with_block_and_closes_itself() -> None:
     model = pa_lite.load("demo", lam=0.7, threads=1)
     assert (model.reference, model.lam) == ("demo@0.7", 0.7)
     engine = model.model
@@ -45,7 +45,7 @@ def test_a_model_works_without_with_and_closes_itself() -> None:
     assert engine._model is None
 
 
-def test_with_gives_the_same_numbers_as_before() -> None:
+def test_a_with_block_gives_the_same_numbers() -> None:
     with pa_lite.load("demo@0.7", pa_lite.EngineOptions(threads=1)) as first:
         listed = first.score(["demo_kind"], pa_lite.ScoreOptions(limit=12))
     assert repr(first) == "<LoadedModel demo@0.7 (closed)>"
@@ -56,7 +56,7 @@ def test_with_gives_the_same_numbers_as_before() -> None:
     assert [t.task for t in second.score("demo_kind, demo_town", limit=2).tasks] == ["demo_kind", "demo_town"]
 
 
-def test_lam_moves_the_weights_in_place() -> None:
+def test_setting_lam_merges_in_place() -> None:
     moved, fresh = pa_lite.load("demo@1", threads=1), pa_lite.load("demo@0.3", threads=1)
     before, engine = moved.score("demo", limit=40), moved.model
     moved.lam = 0.3
@@ -69,11 +69,11 @@ def test_lam_moves_the_weights_in_place() -> None:
     for wrong in (float("nan"), 11.0, True):
         with pytest.raises(InputError, match="lam"):
             moved.lam = wrong
-    assert moved.lam == 0.3  # and it still works
+    assert moved.lam == 0.3  # the model still works
     assert moved.chat(ASK).text == fresh.chat(ASK).text
 
 
-def test_a_files_model_has_no_lam(file: Path) -> None:
+def test_a_model_from_a_file_has_no_lam(file: Path) -> None:
     model = pa_lite.load(file, threads=1)
     with pytest.raises(InputError, match="whose lam is fixed"):
         model.lam = 0.5
@@ -107,7 +107,7 @@ def test_a_single_stop_string_ends_an_answer(model: pa_lite.LoadedModel) -> None
     assert model.generate(ASK, max_tokens=16, stop=whole[2])[0].output == whole[: whole.index(whole[2])].strip()
 
 
-def test_a_conversation_goes_on(model: pa_lite.LoadedModel) -> None:
+def test_a_conversation_can_be_continued(model: pa_lite.LoadedModel) -> None:
     first = model.chat(ASK, max_tokens=16)
     assert first.finish_reason == "end"
     assert first.messages == [{"role": "user", "content": ASK}, {"role": "assistant", "content": first.text}]
@@ -118,7 +118,7 @@ def test_a_conversation_goes_on(model: pa_lite.LoadedModel) -> None:
     assert (cut.finish_reason, cut.n_tokens) == ("length", 1)
 
 
-def test_pieces_that_stream_add_up_to_the_text(model: pa_lite.LoadedModel) -> None:
+def test_streamed_pieces_add_up_to_the_text(model: pa_lite.LoadedModel) -> None:
     ask = "Say what you know about Tobi."
     whole = model.chat(ask, max_tokens=40)
     streamed = model.chat(ask, max_tokens=40, stream=True)
@@ -134,12 +134,12 @@ def test_pieces_that_stream_add_up_to_the_text(model: pa_lite.LoadedModel) -> No
     assert stopped.reply.finish_reason == "stop"
 
 
-def test_an_answer_that_is_broken_off_frees_its_context() -> None:
+def test_a_stopped_answer_frees_its_context() -> None:
     model = pa_lite.load("demo@1", threads=1)
     streamed = model.chat("Say what you know about Tobi.", stream=True)
     assert next(streamed)
     assert model.model._n_contexts == 1
-    model.lam = 0.5  # weights must not move below an answer
+    model.lam = 0.5  # weights must not change during an answer
     assert model.model._n_contexts == 0
     assert list(streamed) == []
     streamed = model.chat("Say what you know about Tobi.", stream=True)
@@ -163,7 +163,7 @@ def test_an_answer_that_is_broken_off_frees_its_context() -> None:
         ("word " * 5000, "leave out its oldest"),
     ],
 )  # fmt: skip
-def test_wrong_conversations(model: pa_lite.LoadedModel, messages: object, told: str) -> None:
+def test_invalid_conversations(model: pa_lite.LoadedModel, messages: object, told: str) -> None:
     with pytest.raises(InputError, match=told):
         model.chat(messages)  # type: ignore[call-overload]
 
@@ -174,7 +174,7 @@ def test_two_system_prompts_are_refused(model: pa_lite.LoadedModel) -> None:
         model.chat(turns, system="c")
 
 
-def test_one_message_gives_the_prompt_that_generate_has(model: pa_lite.LoadedModel) -> None:
+def test_one_message_gives_the_same_prompt_as_generate(model: pa_lite.LoadedModel) -> None:
     texts = [ASK, "What is <|im_end|> or </s>?", "  spaces  "]
     asked = chat_prompts(model.model, texts)
     for text, tokens in zip(texts, asked.tokens, strict=True):
@@ -194,7 +194,7 @@ def test_control_tokens_in_any_turn_are_text(model: pa_lite.LoadedModel) -> None
         assert counts[0] == counts[1], role
 
 
-def test_following_has_an_accuracy_with_its_error(model: pa_lite.LoadedModel) -> None:
+def test_following_has_an_accuracy_with_a_standard_error(model: pa_lite.LoadedModel) -> None:
     result = model.follow("demo", limit=12)
     assert result.prompt_accuracy.value == result.prompts().strict.value == result.accuracy
     assert result.prompt_accuracy.stderr == result.stderr

@@ -1,4 +1,4 @@
-"""The public API as its users meet it: names, types, keywords, forms of arguments, old paths, the installed package."""
+"""The public API: names, types, keywords, forms of arguments, old paths, and the installed package."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from pa_lite.errors import InputError, PaLiteError
 
 ROOT = Path(pa_lite.__file__).parents[1]
 ENGINE, CHAT = pa_lite.EngineOptions, pa_lite.ChatOptions
-# function -> option classes whose fields it has as keywords, and fields that it deliberately lacks
+# function -> option classes whose fields are its keywords, and fields that it deliberately lacks
 KEYWORDS: list[tuple[Any, type, set[str]]] = [
     (pa_lite.merge, pa_lite.PlanOptions, set()),
     (pa_lite.merge, pa_lite.MergeOptions, set()),
@@ -35,16 +35,16 @@ KEYWORDS: list[tuple[Any, type, set[str]]] = [
     (pa_lite.LoadedModel.score, pa_lite.ScoreOptions, set()),
     (pa_lite.LoadedModel.generate, pa_lite.GenerationOptions, set()),
     (pa_lite.LoadedModel.generate, CHAT, set()),
-    (pa_lite.LoadedModel.chat, pa_lite.GenerationOptions, {"parallel"}),  # there is one conversation
+    (pa_lite.LoadedModel.chat, pa_lite.GenerationOptions, {"parallel"}),  # only one conversation
     (pa_lite.LoadedModel.chat, CHAT, set()),
     (pa_lite.LoadedModel.follow, CHAT, set()),
     *((f, pa_lite.StudyOptions, set()) for f in (pa_lite.sweep, pa_lite.plan_sweep)),
-    # one model at a time, and nothing is judged
+    # one model at a time, and no judge
     (pa_lite.search, pa_lite.StudyOptions, {"workers", "alpaca", "alpaca_limit", "judge", "reference"}),
     (pa_lite.search, pa_lite.SearchOptions, set()),
     (pa_lite.search, pa_lite.Goal, set()),
     *(
-        (f, c, {"noise_sample"})  # of a command that scores once
+        (f, c, {"noise_sample"})  # only for a command that scores once
         for f in (pa_lite.sweep, pa_lite.plan_sweep, pa_lite.search)
         for c in (pa_lite.ScoreOptions, CHAT, ENGINE)
     ),
@@ -82,7 +82,7 @@ def test_the_import_loads_nothing_heavy() -> None:
 
 
 def parts(hint: Any) -> set[Any]:
-    """The members of a union; containers count by what they are made of, and tuples as sequences."""
+    """Return the members of a union; containers are compared by their element types, and tuples are sequences."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return {part for member in typing.get_args(hint) for part in parts(member)}
     if typing.get_origin(hint) in (tuple, collections.abc.Sequence):
@@ -127,7 +127,7 @@ def test_options_are_frozen_and_take_keywords_only() -> None:
             assert all(field.kw_only for field in fields(options)), name
 
 
-def test_strings_where_lists_are_wanted_do_what_was_meant(tmp_path: Path) -> None:
+def test_strings_are_accepted_for_lists(tmp_path: Path) -> None:
     study = pa_lite.StudyOptions(
         lams="0:1:0.5", tasks="a, b", types="f16,q8_0", schedule="ffn: 0.2", reference="x.json"  # type: ignore[arg-type]
     )  # fmt: skip
@@ -161,7 +161,7 @@ def test_strings_where_lists_are_wanted_do_what_was_meant(tmp_path: Path) -> Non
         lambda: pa_lite.merge("demo", type="q9"),
     ],
 )
-def test_what_is_wrong_is_one_error(make: Any) -> None:
+def test_invalid_values_are_one_error(make: Any) -> None:
     with pytest.raises(PaLiteError):
         make()
 
@@ -206,7 +206,7 @@ def test_inspect_diff_and_preview_take_what_merge_takes(tmp_path: Path, monkeypa
         ("pa_lite.tasks.harness_options", "HarnessOptions", "pa_lite.tasks.lm_eval.options"),
     ],
 )
-def test_old_paths_give_todays_modules_and_warn(old: str, name: str, today: str) -> None:
+def test_old_paths_give_the_moved_modules_and_warn(old: str, name: str, today: str) -> None:
     for module in [m for m in sys.modules if m == old or m in ("pa_lite.merge", "pa_lite.follow")]:
         del sys.modules[module]
     with pytest.deprecated_call(match=f"{old} is now {today}"):
@@ -215,9 +215,9 @@ def test_old_paths_give_todays_modules_and_warn(old: str, name: str, today: str)
     assert isinstance(pa_lite.merge, types.FunctionType)
 
 
-def test_every_old_path_leads_somewhere() -> None:
+def test_every_old_path_leads_to_a_module() -> None:
     for old in _old_paths.MOVED:
-        if not old.startswith("tasks.harness") or old.endswith("options"):  # the others need lm-eval
+        if not old.startswith("tasks.harness") or old.endswith("options"):  # the others require lm-eval
             today = _old_paths.new_path(f"pa_lite.{old}")
             assert today is not None
             importlib.import_module(today)

@@ -1,4 +1,4 @@
-"""Pairs, models and locations, as they are named: one resolver for the API and every command."""
+"""References to pairs, models and locations: one resolver for the API and every command."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from pa_lite.errors import CheckpointError, InputError
         ("name", Path("name")),
         ("org/model.gguf", Path("org/model.gguf")),
         ("org/sub/name", Path("org/sub/name")),
-        ("here/name", Path("here/name")),  # the folder `here` is there: a misspelled path is none on the Hub
+        ("here/name", Path("here/name")),  # the folder `here` exists: a misspelled path is not a Hub repository
         ("here/model", Path("here/model")),
         ("/org/name", Path("/org/name")),
         ("~org/name", Path("~org/name")),
@@ -37,7 +37,7 @@ def test_locations(text: str, found: object, tmp_path: Path, monkeypatch: pytest
     assert resolve_location(text) == found
 
 
-def test_a_name_on_the_hub_is_asked_for_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_repository_name_is_looked_up_on_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
@@ -67,7 +67,7 @@ def test_pairs(tmp_path: Path) -> None:
         (3, "is not a pair"),
     ],
 )  # fmt: skip
-def test_wrong_pairs(pair: object, told: str) -> None:
+def test_invalid_pairs(pair: object, told: str) -> None:
     with pytest.raises(InputError, match=told.replace("?", r"\?").replace(".", r"\.")):
         resolve_pair(pair)  # type: ignore[arg-type]
 
@@ -100,7 +100,7 @@ def test_models(tiny_ggufs: dict[str, Path]) -> None:
         (("none.gguf",), "is not a model"),
     ],
 )  # fmt: skip
-def test_wrong_models(given: tuple[object, ...], told: str) -> None:
+def test_invalid_models(given: tuple[object, ...], told: str) -> None:
     with pytest.raises(InputError, match=told):
         resolve_model(*given)  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""Studies through the API: a sweep with keywords, what is read from it and written of it, searching, judging."""
+"""Studies through the API: sweeping with keywords, reading and writing results, searching, judging."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_keywords_measure_what_options_measure(study: pa_lite.Study, tmp_path: P
     assert study.run is not None
     seen = Reports()
     again = pa_lite.sweep("demo", options, study.run, progress=seen)
-    assert seen[0] == ("sweep", seen[0][2], seen[0][2], "items")  # all of it was there
+    assert seen[0] == ("sweep", seen[0][2], seen[0][2], "items")  # everything was already measured
     assert again.curves.lams == study.curves.lams == (0.0, 0.5, 1.0)
 
 
@@ -46,7 +46,7 @@ def test_a_study_is_read_from_its_run_folder(study: pa_lite.Study) -> None:
         pa_lite.open_study(study.run, type="q8_0")
 
 
-def test_the_best_lam_and_how_sure_it_is(study: pa_lite.Study) -> None:
+def test_the_best_lam_and_its_confidence(study: pa_lite.Study) -> None:
     best = study.best(keep_follow=0.95)
     assert best.lam == 1.0
     assert best.low <= best.lam <= best.high
@@ -76,8 +76,8 @@ def test_files_of_a_study(study: pa_lite.Study, tmp_path: Path) -> None:
     assert study.to_csv(csv, force=True) == csv
 
 
-def test_a_study_without_a_run_folder_says_so(study: pa_lite.Study, tmp_path: Path) -> None:
-    bare = pa_lite.Study(study.pair, study.type, study.curves)
+def test_a_study_without_a_run_folder_is_an_error(study: pa_lite.Study, tmp_path: Path) -> None:
+    bare = pa_lite.Study(pair=study.pair, type=study.type, curves=study.curves)
     assert bare.best(keep_follow=0.95).lam == 1.0
     with pytest.raises(InputError, match="has no run folder"):
         bare.to_csv(tmp_path / "items.csv")

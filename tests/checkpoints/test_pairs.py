@@ -79,7 +79,11 @@ def test_own_pairs_are_kept(tiny_pair: tuple[Path, Path], own_folder: Path) -> N
     added = add_pair("mine", str(tiny_pair[0]), str(tiny_pair[1]), strange)
     other = add_pair("half.hub", str(tiny_pair[0]), "hub:org/name@v1")
     assert own_pairs_path() == own_folder / "pairs.toml"
-    assert find_pair("mine") == added == Pair("mine", *tiny_pair, strange, is_own=True)
+    assert (
+        find_pair("mine")
+        == added
+        == Pair(name="mine", base=tiny_pair[0], instruct=tiny_pair[1], description=strange, is_own=True)
+    )
     assert find_pair("half.hub") == other
     assert other.instruct == HubReference("org/name", "v1")
     with pytest.raises(InputError, match=r"pair mine is in .*pairs.toml already. Take another name, or --force"):

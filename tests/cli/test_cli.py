@@ -33,7 +33,7 @@ def assert_refused(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, folder: Path, words: list[str],
     files: dict[str, Path], told: str,
 ) -> None:  # fmt: skip
-    """The command, {names} in it replaced by files, fails with one line that tells so, and writes nothing."""
+    """Assert that a command, with {names} replaced by files, fails with this one error line and writes nothing."""
     here = folder / "here"
     here.mkdir()
     monkeypatch.chdir(here)
@@ -47,7 +47,7 @@ def assert_refused(
     assert list(here.iterdir()) == []
 
 
-def test_merge_as_it_stands(
+def test_merge_prints_the_written_file(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -97,7 +97,7 @@ def test_score_table_json_and_file(capsys: pytest.CaptureFixture[str], tmp_path:
     assert run(capsys, *common, "-o", tmp_path / "s.json")[0] == 1
 
 
-def test_samples_are_logged_where_asked(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_samples_are_logged_to_the_given_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     common = ["score", "demo@0.7", "--tasks", "demo_kind,demo_town", "--limit", 3, "--threads", 1]
     assert run(capsys, *common, "--log-samples", tmp_path / "s.jsonl")[0] == 0
     lines = (tmp_path / "s.jsonl").read_text("utf-8").splitlines()
@@ -156,7 +156,7 @@ def test_generate_with_options(capsys: pytest.CaptureFixture[str], tmp_path: Pat
     drawn = [*common, "--temperature", 5, "--top-p", 0.99, "--min-p", 1e-6, "--top-k", 500]
     one, again, other = (run(capsys, *drawn, "--seed", seed)[1] for seed in (1, 1, 2))
     assert one == again != other
-    assert len({o["output"] for o in json.loads(one)}) == 3  # equal prompts, a random stream each
+    assert len({o["output"] for o in json.loads(one)}) == 3  # equal prompts, each with its own random stream
     plain = json.loads(run(capsys, *common)[1])[0]["output"]
     cut = json.loads(run(capsys, *common, "--stop", plain[2:4], "--stop", "never")[1])[0]["output"]
     assert cut == plain[: plain.index(plain[2:4])].strip()
@@ -167,7 +167,7 @@ def test_generate_with_options(capsys: pytest.CaptureFixture[str], tmp_path: Pat
     assert sum(document["reasons"].values()) == 3
 
 
-def test_generate_without_a_template_says_so(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_generate_without_a_template_prints_a_note(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     prompts = tmp_path / "p.json"
     prompts.write_text('[{"instruction": "Greet me."}]', "utf-8")
     words = ["merge", "--lam", "0", "--vocab", "base", "-o", tmp_path / "b.gguf"]
@@ -239,7 +239,7 @@ def broken(tiny_pair: tuple[Path, Path], tmp_path: Path) -> dict[str, Path]:
         (["generate", "demo@0.5", "--prompts", "demo", "--temperature", "-1"], "temperature is -1.0; it must be"),
         (["generate", "demo@0.5", "--prompts", "demo", "--top-p", "1.5"], "top_p is 1.5"),
         (["generate", "demo@0.5", "--prompts", "demo", "--stop", ""], "stop string '' is empty"),
-        (["generate", "demo@0.5", "--prompts", "demo", "--resume"], "name it with -o"),
+        (["generate", "demo@0.5", "--prompts", "demo", "--resume"], "--resume requires -o"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(
@@ -257,14 +257,14 @@ def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     assert shown.splitlines()[-1].startswith("error: lam 'x' is no number")
 
 
-def test_a_reader_that_goes_ends_the_command_quietly() -> None:
+def test_a_closed_pipe_ends_the_command_quietly() -> None:
     command = f"{sys.executable} -m pa_lite tasks --json | head -c 10"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
     assert (len(done.stdout), done.stderr) == (10, "")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of POSIX")
-def test_too_many_open_files_are_told_with_advice(tmp_path: Path) -> None:
+def test_too_many_open_files_are_reported_with_advice(tmp_path: Path) -> None:
     code = (
         "import resource, pa_lite.cli; resource.setrlimit(resource.RLIMIT_NOFILE, (7, 7)); "
         "pa_lite.cli.main(['merge', '--lam', '0.5,0.6,0.7,0.8'])"
@@ -277,7 +277,7 @@ def test_too_many_open_files_are_told_with_advice(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
-    """A pair large enough to be interrupted in the middle of its merge."""
+    """Use a pair that is large enough to interrupt its merge."""
     config = {**tiny.CONFIG, "hidden_size": 1024, "intermediate_size": 8192, "num_hidden_layers": 6}
     arrays = tiny.weights(1, config)
     tiny.write_checkpoint(tmp_path / "m", arrays, config=config)
@@ -298,7 +298,7 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
     assert list(out.iterdir()) == []
 
 
-def test_dry_run_tells_all_and_writes_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_dry_run_shows_everything_and_writes_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     words = ["merge", "--lam", "0,0.5", "--dry-run", "-o", tmp_path, "--schedule", "attention: 0.2", "--type", "Q4_K_M"]
     status, out, err = run(capsys, *words)
     assert (status, err) == (0, "")
@@ -315,7 +315,7 @@ def test_dry_run_tells_all_and_writes_nothing(capsys: pytest.CaptureFixture[str]
     assert list(tmp_path.iterdir()) == []
 
 
-def test_dry_run_tells_what_would_stop_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_dry_run_shows_what_would_prevent_the_merge(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "x.gguf").write_bytes(b"")
     status, out, _ = run(capsys, "merge", "--lam", "1", "--dry-run", "-o", tmp_path / "x.gguf", "--max-memory", "1M")
     assert status == 0
@@ -323,12 +323,12 @@ def test_dry_run_tells_what_would_stop_it(capsys: pytest.CaptureFixture[str], tm
     assert "exists already" in out
 
 
-def test_dry_run_tells_every_mismatch(capsys: pytest.CaptureFixture[str], broken: dict[str, Path]) -> None:
+def test_dry_run_shows_every_mismatch(capsys: pytest.CaptureFixture[str], broken: dict[str, Path]) -> None:
     words = ["merge", broken["base"], broken["wide"], "--lam", "0.5"]
     status, out, _ = run(capsys, *words, "--dry-run")
     assert status == 0
     lines = out.splitlines()
-    assert len(lines) == 6  # gate, up and down of two layers
+    assert len(lines) == 6  # gate, up and down projections of two layers
     assert all(line.startswith("problem: tensor model.layers.") for line in lines)
     assert "(5 more: --dry-run shows all)" in run(capsys, *words)[2]
 
@@ -398,8 +398,11 @@ def test_follow_the_public_set_with_a_small_model(capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--set", "publik"], "unknown set 'publik': neither a file that exists nor one of ours. Did you mean public?"),
-        (["--set", "demo", "--seed", "3"], "a seed makes new prompts of the public set; 'demo' has its own."),
+        (["--set", "publik"], "unknown set 'publik': neither a known set nor an existing file. Did you mean public?"),
+        (
+            ["--set", "demo", "--seed", "3"],
+            "a seed generates prompts of the set public, not of 'demo': leave it out.",
+        ),
         (["--set", "ifeval:no.jsonl"], "no.jsonl: cannot be read: No such file or directory."),
         (["-o", "no/f.json"], "no: the folder to write f.json to does not exist."),
         (
@@ -415,7 +418,7 @@ def test_follow_refuses(capsys: pytest.CaptureFixture[str], words: list[str], to
     assert err.count("\n") == 1
 
 
-def test_a_single_item_has_no_known_error(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_single_item_has_no_standard_error(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     words = ["--tasks", "demo_kind", "--limit", "1"]
     status, out, _ = run(capsys, "score", "demo@0.5", *words, "-o", tmp_path / "one.json")
     assert status == 0
@@ -431,7 +434,7 @@ def test_a_single_item_has_no_known_error(capsys: pytest.CaptureFixture[str], tm
     assert "NaN" not in page.rpartition('id="figures">')[2]
 
 
-def test_a_refusal_names_the_option_that_matters(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_errors_name_the_option_to_use(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     run(capsys, "sweep", "demo", "--tasks", "demo_kind", "--limit", "2", "--lam", "0,1", "--run", tmp_path / "run")
     for option, name in (("--png", "curves.png"), ("--lm-eval", "results_demo_F16_0.json"), ("--csv", "")):
         place = tmp_path / option
@@ -466,15 +469,15 @@ def test_nonfinite_weights_from_the_command_line(capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
-def test_a_pipe_is_no_checkpoint(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_pipe_is_not_a_checkpoint(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.gguf")
     status, out, err = run(capsys, "inspect", tmp_path / "x.gguf")
     assert (status, out) == (1, "")
     assert err == f"error: {tmp_path / 'x.gguf'}: is a device, socket or pipe; name a file or folder.\n"
 
 
-def test_commands_that_generate_take_a_bound_of_the_context(capsys: pytest.CaptureFixture[str]) -> None:
-    """The errors of too little room name this option."""
+def test_commands_that_generate_have_the_option_n_ctx(capsys: pytest.CaptureFixture[str]) -> None:
+    """Errors about too little memory name this option."""
     for words in (["generate", "--prompts", "demo"], ["follow", "--set", "demo"]):
         status, _, err = run(capsys, words[0], "demo@0.5", *words[1:], "--n-ctx", "2")
         assert (status, err.count("error: ")) == (1, 1), words

@@ -1,4 +1,4 @@
-"""What lies around a command: settings in the current folder, file names that are not UTF-8, limits of the system."""
+"""The environment of a command: settings in the current folder, file names that are not UTF-8, system limits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAME = b"caf\xe9"  # Latin-1
 
 
 def run(*words: str | bytes, cwd: Path, limit: int = 0, **variables: str) -> subprocess.CompletedProcess[bytes]:
-    """A command line in a folder; `limit` bytes are the most that a file may have."""
+    """Run a command line in a folder; files are limited to `limit` bytes."""
     code = "import sys; from pa_lite.cli import main; sys.exit(main())"
     if limit:
         code = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); {code}"
@@ -50,7 +50,7 @@ def study(tmp_path: Path) -> Path:
 def test_matplotlibs_settings_in_the_current_folder_are_not_read(
     content: str | None, study: Path, tmp_path: Path
 ) -> None:
-    """`text.usetex` would start latex, and a named pipe (None) never ends."""
+    """`text.usetex` would start latex, and reading a named pipe (None) would block."""
     pages = []
     for name in ("plain", "set"):
         here = tmp_path / name
@@ -68,10 +68,10 @@ def test_matplotlibs_settings_in_the_current_folder_are_not_read(
 
 
 @LINUX
-def test_what_lies_in_matplotlibs_cache_is_not_followed(
+def test_links_in_the_matplotlib_cache_are_not_followed(
     study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """matplotlib itself writes through links, reads a pipe for ever, and fails where the folder links to itself."""
+    """matplotlib itself writes through links, blocks on pipes, and fails if the folder links to itself."""
     cache, mine, pages = tmp_path / "cache", tmp_path / "mine", []
     monkeypatch.setenv("MPLCONFIGDIR", str(cache))
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
@@ -125,21 +125,21 @@ def test_file_names_that_are_not_utf_8(tmp_path: Path) -> None:
     assert (rows[0]["generator"], rows[0]["dataset"]) == ("caf\\xe9", "caf\\xe9")
 
 
-def test_a_name_as_text() -> None:
+def test_names_are_shown_as_valid_text() -> None:
     assert name_text("café") == "café"
     assert name_text(os.fsdecode(b"caf\xe9-\xc3\xa9")) == "caf\\xe9-é"
 
 
 @LINUX
 @pytest.mark.parametrize("words", [["score", "demo@0.5"], ["sweep", "demo", "--lam", "0.5", "--run", "run"]])
-def test_a_limit_of_file_sizes_is_named(words: list[str], tmp_path: Path) -> None:
+def test_errors_name_a_limit_of_file_sizes(words: list[str], tmp_path: Path) -> None:
     done = run(*words, "--tasks", "demo", "--limit", "2", cwd=tmp_path, limit=100_000)
     assert done.returncode == 1
     assert last_line(done).startswith("error: demo: merged in memory it takes ")
     assert "ulimit -f" in last_line(done)
 
 
-def test_a_model_in_memory_is_named_as_the_user_named_it(tmp_path: Path) -> None:
+def test_errors_name_a_model_in_memory_by_its_reference(tmp_path: Path) -> None:
     with pa_lite.load("demo@0.5") as loaded:
         assert loaded.model.label == "demo@0.50"
         assert "demo@0.50: computes" in str(next(_contexts(loaded.model)).broken())

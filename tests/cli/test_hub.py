@@ -57,7 +57,7 @@ def test_refusals_come_before_the_download(
     assert all(r.headers["Range"].startswith("bytes=0-") for r in published.asked("GET storage"))
 
 
-def test_looking_at_checkpoints_on_the_hub(
+def test_inspect_and_diff_of_checkpoints_on_the_hub(
     capsys: pytest.CaptureFixture[str], published: HubServer, tiny_pair: tuple[Path, Path]
 ) -> None:
     status, out, _ = run(capsys, "inspect", PAIR[0], "--json")
@@ -69,7 +69,7 @@ def test_looking_at_checkpoints_on_the_hub(
     assert run(capsys, "diff", *PAIR, "--json", "--threads", "1")[1] == local
 
 
-def test_a_pair_at_a_lam_is_a_model(capsys: pytest.CaptureFixture[str], published: HubServer, tmp_path: Path) -> None:
+def test_a_pair_at_a_lam_is_scored(capsys: pytest.CaptureFixture[str], published: HubServer, tmp_path: Path) -> None:
     assert run(capsys, "pairs", "add", "mine", *PAIR)[0] == 0
     (tmp_path / "prompts.json").write_text(json.dumps([{"instruction": "Hello"}]), "utf-8")
     status, out, err = run(capsys, "generate", "mine@0.5", "--prompts", "prompts.json", "--max-tokens", "2")
@@ -116,7 +116,7 @@ def test_pairs(capsys: pytest.CaptureFixture[str], published: HubServer) -> None
         (("score", "hub:org/Tiny@0.5", "--tasks", "demo"), "unknown pair 'hub:org/Tiny'"),
     ],
 )
-def test_bad_input_is_one_line(
+def test_bad_input_is_one_error_line(
     capsys: pytest.CaptureFixture[str], published: HubServer, words: tuple[str, ...], told: str, tmp_path: Path
 ) -> None:
     published.add("org/empty", {"config.json": b"{}"})
@@ -146,7 +146,7 @@ def test_offline_and_out_of_reach(
     assert err.count("\n") == 1
 
 
-def test_what_was_fetched_works_offline(
+def test_downloaded_pairs_work_offline(
     capsys: pytest.CaptureFixture[str], published: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run(capsys, "merge", *PAIR, "--lam", "0.7")[0] == 0
@@ -158,7 +158,7 @@ def test_what_was_fetched_works_offline(
 
 
 def test_commands_ask_the_hub_for_what_they_need_and_tell_it_nothing_else(published: HubServer, tmp_path: Path) -> None:
-    """In a process of its own: huggingface_hub reads its environment once. Its telemetry would ask for more paths."""
+    """Run in a separate process: huggingface_hub reads its environment once. Telemetry would request other paths."""
     told = {k: v for k, v in os.environ.items() if k not in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK")}
     command = [sys.executable, "-m", "pa_lite", "merge", *PAIR, "--lam", "0.5", "-o", "x.gguf"]
     subprocess.run(command, env=told, check=True, capture_output=True, cwd=tmp_path)

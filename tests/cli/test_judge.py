@@ -54,7 +54,7 @@ def test_from_prompts_to_a_win_rate(
     assert status == 0
     assert "demo@1 against demo@0, judged by demo@1" in out
     assert "lam1-vs-lam0.json: see pa-lite winrate" in out
-    assert run(capsys, *words)[0] == 1  # it exists
+    assert run(capsys, *words)[0] == 1  # the file exists
     status, out, _ = run(capsys, *words, "--json", "--limit", 3, "-o", "few.json")
     document = json.loads(out)
     assert (document["n_pairs"], document["options"]["limit"], document["judge"]) == (3, 3, "demo@1")
@@ -72,7 +72,7 @@ def test_from_prompts_to_a_win_rate(
     )
 
 
-def test_winrate_says_which_form(capsys: pytest.CaptureFixture[str], files: dict[str, Path]) -> None:
+def test_winrate_names_the_form_of_length_control(capsys: pytest.CaptureFixture[str], files: dict[str, Path]) -> None:
     status, out, _ = run(capsys, "winrate", files["annotations"], "--length-control", "minimal")
     assert status == 0
     assert "model against reference, judged by someone" in out
@@ -81,11 +81,13 @@ def test_winrate_says_which_form(capsys: pytest.CaptureFixture[str], files: dict
     assert "Length control: length_controlled_v1." in out
 
 
-def test_what_is_not_judged_is_told(capsys: pytest.CaptureFixture[str], files: dict[str, Path], tmp_path: Path) -> None:
+def test_pairs_not_judged_are_counted(
+    capsys: pytest.CaptureFixture[str], files: dict[str, Path], tmp_path: Path
+) -> None:
     words = ["judge", files["ours"], "--reference", files["theirs"], "--judge", "demo@1", "--threads", 1]
     status, out, _ = run(capsys, *words, "-o", tmp_path / "a.json", "--n-ctx", 150)
     assert status == 0
-    assert "4 pairs: 0 asked, 0 of them ties; 1 equal answers; 3 not judged: too long for the judge." in out
+    assert "4 pairs: 0 asked, 0 of them ties; 1 identical answers; 3 not judged: too long for the judge." in out
     rows = json.loads((tmp_path / "a.json").read_text("utf-8"))
     assert [r["preference"] for r in rows] == [None, None, 1.5, None]
     assert all("the judge's context holds 150" in r["unjudged"] for r in rows if r["preference"] is None)

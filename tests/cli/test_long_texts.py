@@ -1,4 +1,4 @@
-"""Texts that a model's tokenizer cannot take, in every command: which one it is, and before anything else is done."""
+"""Texts that a model's tokenizer cannot encode: every command names the text, before any work."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.cli.test_cli import run
 from tests.engine.test_refusals import changed
 
 ONE = EngineOptions(threads=1)
-DIGITS = "7" * 8000  # more than the pre-tokenizer superbpe takes in a row
+DIGITS = "7" * 8000  # more digits in a row than the pre-tokenizer superbpe allows
 TASK = """[tasks.mine]
 kind = "{kind}"
 data = "rows.jsonl"
@@ -54,7 +54,7 @@ def model(superbpe: Path) -> Iterator[Model]:
 
 
 def write_task(folder: Path, kind: str, at: int, shots: int = 0, split: str = "test") -> Path:
-    """Write a task of three rows in each split; the text of row `at` of a split has the digits."""
+    """Write a task with three rows in each split; row `at` of one split contains the digits."""
     rows = [
         {"split": s, "query": f"{s} {i} {DIGITS if (s, i) == (split, at) else ''}", "choices": ["x", "y"], "answer": 0}
         for s in ("test", "dev")
@@ -102,7 +102,7 @@ def test_generate_names_the_prompt(capsys: pytest.CaptureFixture[str], superbpe:
 
 
 @pytest.mark.parametrize("has_template", [True, False])
-def test_a_judge_leaves_out_what_its_tokenizer_cannot_take(model: Model, has_template: bool) -> None:
+def test_a_judge_leaves_out_texts_that_cannot_be_tokenised(model: Model, has_template: bool) -> None:
     if not has_template:
         model.header.metadata.pop("tokenizer.chat_template")
     pairs = [
@@ -137,7 +137,7 @@ def test_judging_goes_on_after_an_answer_that_cannot_be_tokenised(
     assert "has a run of 8000 digits" in rows[1]["unjudged"]
 
 
-def test_prompts_that_are_kept_have_faults(model: Model) -> None:
+def test_kept_prompts_have_faults(model: Model) -> None:
     made = chat_prompts(model, ["a", DIGITS, "b"], keep_faulty=True)
     assert list(made.tokens[1]) == []
     assert [made.tokens[0], made.tokens[2]] == chat_prompts(model, ["a", "b"]).tokens
@@ -149,7 +149,7 @@ def test_prompts_that_are_kept_have_faults(model: Model) -> None:
         chat_prompts(model, ["a"], systems=[DIGITS])
 
 
-def test_works_of_a_study_name_the_instruction(model: Model) -> None:
+def test_workloads_of_a_study_name_the_instruction(model: Model) -> None:
     follow = FollowWorkload(
         name="mine", instructions=(Instruction("k", "a", ()), Instruction("k", DIGITS, ())), max_tokens=4
     )
@@ -161,7 +161,7 @@ def test_works_of_a_study_name_the_instruction(model: Model) -> None:
 
 
 def test_a_sweep_refuses_before_the_first_cell(superbpe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first cell's own texts can all be tokenised: it is the second task that has one that cannot."""
+    """All texts of the first cell can be tokenised; the second task has one that cannot."""
     monkeypatch.setattr(Model, "context", lambda *_: pytest.fail("something was scored first"))
     options = StudyOptions(
         lams=(0.0, 1.0), tasks=("demo_kind", str(write_task(tmp_path, "MC", 2))), types=("F32",), engine=ONE
@@ -171,7 +171,7 @@ def test_a_sweep_refuses_before_the_first_cell(superbpe: Path, tmp_path: Path, m
 
 
 class _Request:
-    """What lm-eval asks with."""
+    """A request as lm-eval makes it."""
 
     def __init__(self, doc_id: int | None, *args: Any) -> None:
         self.args = args

@@ -1,4 +1,4 @@
-"""Named pipes, devices and folders in place of inputs: one error at once, wherever a file is read."""
+"""Named pipes, devices and folders instead of input files: one error at once, wherever a file is read."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
 
 
 def make(path: Path, kind: str) -> None:
-    """Put something at a path that is not a regular file."""
+    """Create something at a path that is not a regular file."""
     if kind == "named pipe":
         os.mkfifo(path)
     elif kind == "link to a pipe":
@@ -79,7 +79,7 @@ def test_what_is_not_a_regular_file_is_one_error(tmp_path: Path, reader: str, ki
     "name", ["config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json",
              "model-00001-of-00002.safetensors", "model.safetensors.index.json"],
 )  # fmt: skip
-def test_no_file_of_a_checkpoint_is_waited_for(tiny_pair: tuple[Path, Path], tmp_path: Path, name: str) -> None:
+def test_special_files_of_a_checkpoint_do_not_block(tiny_pair: tuple[Path, Path], tmp_path: Path, name: str) -> None:
     folder = tmp_path / "base"
     shutil.copytree(tiny_pair[0], folder)
     (folder / name).unlink(missing_ok=True)
@@ -89,11 +89,11 @@ def test_no_file_of_a_checkpoint_is_waited_for(tiny_pair: tuple[Path, Path], tmp
         open_checkpoint(folder).load_vocabulary()
     except PaLiteError as e:
         told = str(e)
-    # the others count as absent when they are not regular files
+    # the others are treated as absent if they are not regular files
     assert name in told or name in ("tokenizer_config.json", "chat_template.jinja", "generation_config.json")
 
 
-def test_what_is_not_a_model_file_is_named_as_what_it_is(tmp_path: Path) -> None:
+def test_errors_name_the_type_of_a_file_that_is_not_a_model(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("pipe")
     for path in (tmp_path / "pipe", tmp_path / "link", Path("/dev/null")):

@@ -42,13 +42,13 @@ def test_measuring_a_pair_needs_a_lam(
     )
 
 
-def test_three_words_are_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+def test_three_arguments_are_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     for command in ("score", "follow"):
         status, _, err = run(
             capsys, command, "a", "b", "c", "--lam", "0.5", *(["--tasks", "demo"] if command == "score" else [])
         )
         assert status == 2
-        assert "Got 3 words for MODEL: it is one, or BASE and INSTRUCT." in err
+        assert "got 3 arguments for MODEL: give one, or BASE and INSTRUCT." in err
 
 
 def test_a_pair_is_named_in_two_ways(
@@ -82,7 +82,7 @@ def test_one_location_is_not_a_pair(capsys: pytest.CaptureFixture[str], command:
     assert err == "error: './Base' is one location, and a pair has two: name both BASE and INSTRUCT.\n"
 
 
-def test_the_backend_has_its_old_name_too(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_the_backend_option_has_its_old_name_too(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     for word in ("--backend", "--engine"):
         status, _, _ = run(
             capsys,

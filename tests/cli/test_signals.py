@@ -1,4 +1,4 @@
-"""Signals that ask a command to end: the status that shells give, one line, nothing temporary left, work kept."""
+"""Signals that terminate a command: the exit status, one line, no temporary files left, finished work kept."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _N = 300
 
 
 def start(folder: Path, *words: str, before: str = "") -> subprocess.Popen[str]:
-    """A command line in a group of its own, with its temporary files in the folder."""
+    """Start a command in a separate process group, with its temporary files in the folder."""
     (folder / "tmp").mkdir(exist_ok=True)
     settings = {"TMPDIR": str(folder / "tmp"), "PYTHONPATH": str(Path(pa_lite.__file__).parents[1])}
     return subprocess.Popen(
@@ -32,7 +32,7 @@ def start(folder: Path, *words: str, before: str = "") -> subprocess.Popen[str]:
 
 
 def generating(folder: Path, *more: str, before: str = "") -> subprocess.Popen[str]:
-    """A `generate` of many answers that has written down the first."""
+    """Start a `generate` of many answers, and wait until it has recorded the first."""
     rows = (json.dumps({"instruction": f"Say {i} words."}) for i in range(_N))
     (folder / "prompts.jsonl").write_text("\n".join(rows), "utf-8")
     words = (
@@ -71,7 +71,7 @@ def test_the_status_names_the_signal_and_nothing_is_left(
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err.strip()) == (_STATUS[number], "", "interrupted")
     assert left(tmp_path) == []
-    assert (tmp_path / ".a.json.part").exists()  # what was answered
+    assert (tmp_path / ".a.json.part").exists()  # the journal of finished answers
 
 
 def test_what_was_done_is_kept(tmp_path: Path) -> None:
@@ -96,8 +96,8 @@ def test_an_ignored_signal_stays_ignored(name: str, tmp_path: Path) -> None:
     process.communicate()
 
 
-def test_a_background_job_ignores_ctrl_c_and_hears_sigterm(tmp_path: Path) -> None:
-    """A shell without job control starts it with SIGINT ignored."""
+def test_a_background_job_ignores_ctrl_c_and_obeys_sigterm(tmp_path: Path) -> None:
+    """Shells without job control start background jobs with SIGINT ignored."""
     process = generating(tmp_path, before="import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); ")
     process.send_signal(signal.SIGINT)
     time.sleep(0.5)
@@ -107,20 +107,20 @@ def test_a_background_job_ignores_ctrl_c_and_hears_sigterm(tmp_path: Path) -> No
     assert (process.returncode, err.strip(), left(tmp_path)) == (143, "interrupted", [])
 
 
-def test_handlers_are_as_before_afterwards() -> None:
+def test_handlers_are_restored() -> None:
     numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
     before = [signal.getsignal(number) for number in numbers]
     with end_in_order() as ending:
         assert signal.getsignal(signal.SIGTERM) is not before[1]
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
-        signal.raise_signal(signal.SIGHUP)  # a second one changes nothing
+        signal.raise_signal(signal.SIGHUP)  # a second signal is ignored
     assert ending.status == 143
     assert [signal.getsignal(number) for number in numbers] == before
 
 
 @pytest.mark.parametrize("both", [False, True])
-def test_a_reader_that_has_gone_gets_no_traceback(both: bool, tmp_path: Path) -> None:
+def test_a_closed_pipe_causes_no_traceback(both: bool, tmp_path: Path) -> None:
     with start(tmp_path, "tasks", "--json") as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -134,7 +134,7 @@ def test_a_reader_that_has_gone_gets_no_traceback(both: bool, tmp_path: Path) ->
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of the address space on Linux")
 @pytest.mark.parametrize("megabytes", [60, 130, 180])
 def test_too_little_memory_to_start_is_one_error(megabytes: int, tmp_path: Path) -> None:
-    """numpy's BLAS would answer a thread that cannot be started with the signal of Ctrl-C."""
+    """numpy's BLAS would raise SIGINT when it cannot start a thread."""
     n = megabytes << 20
     before = f"import resource; resource.setrlimit(resource.RLIMIT_AS, ({n}, {n})); "
     process = start(tmp_path, "merge", "--lam", "0.5", "-o", "m.gguf", before=before)
@@ -143,11 +143,11 @@ def test_too_little_memory_to_start_is_one_error(megabytes: int, tmp_path: Path)
     if process.returncode:
         (line,) = err.strip().splitlines()
         assert line.startswith(("error: ", "OpenBLAS error: "))
-        assert "fault of pa-lite" not in line
+        assert "bug in pa-lite" not in line
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device that is full")
-def test_output_that_cannot_be_written_is_named() -> None:
+def test_errors_name_output_that_cannot_be_written() -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [sys.executable, "-c", _CODE, "tasks"], stdout=full, stderr=subprocess.PIPE, text=True, check=False

@@ -32,19 +32,19 @@ def test_a_bar_shows_tokens_a_second_and_the_time_left(monkeypatch: pytest.Monke
     monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     with bar("generate") as progress:
-        progress("generate", 4, 9, "answers")  # four are there from an earlier run
+        progress("generate", 4, 9, "answers")  # four are from an earlier run
         for done in (5, 6):
             clock[0] += 2.0
             progress("generate", (done - 4) * 50, 0, "tokens")
-            time.sleep(0.11)  # tqdm draws no sooner
+            time.sleep(0.11)  # tqdm does not redraw sooner
             progress("generate", done, 9, "answers")
     shown = screen.getvalue()
     assert "25 tokens/s" in shown
-    assert re.search(r" 5/9 answers \[\d\d:\d\d<\d\d:\d\d, .*25 tokens/s", shown)  # done of all, time gone < time left
+    assert re.search(r" 5/9 answers \[\d\d:\d\d<\d\d:\d\d, .*25 tokens/s", shown)  # done/total, elapsed < remaining
     assert "0/9" not in shown.split("4/9")[1]
 
 
-def test_no_bar_where_nobody_sees_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_bar_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     with bar("generate") as progress:
         progress("generate", 0, 2, "answers")
         progress("generate", 5, 0, "tokens")
@@ -56,7 +56,7 @@ HOSTILE = "a\x1b]0;title\x07\x9b2J\x00\r\u202eb"
 HARMLESS = r"a\x1b]0;title\x07\x9b2J\x00\r\u202eb"
 
 
-def test_texts_from_files_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_texts_from_files_cannot_control_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     assert plain(HOSTILE) == HARMLESS
     assert plain("größer\t名\n") == "größer\t名\n"
     tell(HOSTILE)
@@ -73,7 +73,7 @@ def test_texts_from_files_cannot_steer_the_terminal(capsys: pytest.CaptureFixtur
     assert json.loads(out) == {HOSTILE: [HOSTILE, "名"]}
 
 
-def test_errors_and_log_lines_are_plain(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_and_log_lines_are_escaped(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logging.root, "handlers", [])
     with pytest.raises(SystemExit):
         cli.main(["inspect", f"no/{HOSTILE}".replace("\0", "")])
@@ -83,15 +83,15 @@ def test_errors_and_log_lines_are_plain(capsys: pytest.CaptureFixture[str], monk
     assert warning == f"WARNING: name {HARMLESS}"
 
 
-def test_commands_show_things_through_this_module_alone() -> None:
-    """Whoever prints otherwise in the command line's package is found by its syntax."""
+def test_commands_print_only_through_this_module() -> None:
+    """Search the syntax of the command line's package for other ways of printing."""
     others = [p for p in Path(cli.__file__).parent.glob("*.py") if p.name != "terminal.py"]
     assert len(others) > 8
     for path in others:
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Attribute):
                 told = ast.unparse(node)
-                if (path.name, told) == ("mapped.py", "os.write"):  # a text of its own, where nothing else would work
+                if (path.name, told) == ("mapped.py", "os.write"):  # writes directly, where nothing else works
                     continue
                 assert node.attr not in ("echo", "secho", "style", "write", "print", "Console"), f"{path.name}: {told}"
                 assert told not in ("sys.stdout", "sys.__stdout__", "sys.__stderr__"), f"{path.name}: {told}"
@@ -105,7 +105,7 @@ EVIL_NAME = EVIL.replace("/", "")
 
 @pytest.fixture(scope="module")
 def evil(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder whose name, files, model, tokens, chat template, tasks and instructions try to steer the terminal."""
+    """A folder whose name, files, model, tokens, chat template, tasks and instructions have control characters."""
     folder = tmp_path_factory.mktemp("evil") / EVIL_NAME
     folder.mkdir()
     base = pa_lite.merge(lam=(0.5,), output=folder / "m.gguf", plan=PlanOptions(type="F16"))[0]
@@ -186,7 +186,7 @@ def test_nothing_but_what_is_printable_reaches_the_terminal(
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
-def test_a_terminal_of_few_characters(evil: Path, encoding: str) -> None:
+def test_terminals_with_small_character_sets(evil: Path, encoding: str) -> None:
     program = [sys.executable, "-m", "pa_lite", "inspect"]
     environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
     folder = evil / "名😀"
@@ -197,25 +197,25 @@ def test_a_terminal_of_few_characters(evil: Path, encoding: str) -> None:
     assert done.returncode == 0
 
 
-def test_a_bar_does_not_mind_a_clock_that_jumps(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bar_works_when_the_clock_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
     screen, offset, clock = Screen(), [0.0], time.time
     monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setattr("tqdm.std.time", lambda: clock() + offset[0])
     with bar("merge") as progress:
         for done, hours in enumerate((0.0, -5.0, 3.0, -1.0), 1):
             offset[0] = 3600 * hours
-            time.sleep(0.11)  # tqdm draws no sooner
+            time.sleep(0.11)  # tqdm does not redraw sooner
             progress("merge", done, 9, "B")
     shown = screen.getvalue()
-    assert "4.00/9.00" in shown  # the last one was drawn: no time stood still
-    assert not re.search(r"[\[<,] *-\d|\d:\d\d:\d\d", shown)  # neither less than nothing, nor hours
+    assert "4.00/9.00" in shown  # the last report was drawn: the clock did not stop
+    assert not re.search(r"[\[<,] *-\d|\d:\d\d:\d\d", shown)  # neither negative times nor hours
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a shell that closes streams")
 @pytest.mark.parametrize(
     ("closed", "command"), [(">&-", "pairs"), (">&-", "tasks --json"), ("2>&-", "inspect no"), ("<&-", "pairs")]
 )
-def test_a_stream_that_is_closed_leads_nowhere(tmp_path: Path, closed: str, command: str) -> None:
+def test_closed_streams_are_redirected_to_the_null_device(tmp_path: Path, closed: str, command: str) -> None:
     done = subprocess.run(
         f'"{sys.executable}" -m pa_lite {command} {closed}', shell=True, cwd=tmp_path, capture_output=True, text=True,
         check=False,

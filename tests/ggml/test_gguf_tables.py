@@ -44,7 +44,8 @@ def test_sizes_are_those_of_the_installed_ggml(name: str) -> None:
 
 def test_tensors_of_types_that_are_not_read_are_named(tmp_path: Path) -> None:
     path = tmp_path / "x.gguf"
-    held = kernels.TensorType("Q8_K", *gguf_tables.TENSOR_TYPES["Q8_K"])
+    number, block, size = gguf_tables.TENSOR_TYPES["Q8_K"]
+    held = kernels.TensorType(name="Q8_K", id=number, block=block, size=size)
     write_gguf_header(path, "llama", {}, {"a.weight": (held, (2, 256))})
     with pytest.raises(CheckpointError, match=r"tensor a\.weight is stored as Q8_K, which pa-lite cannot read"):
         read_gguf_header(path)

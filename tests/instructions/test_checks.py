@@ -153,7 +153,7 @@ KIND_IDS = [f"{check['kind']}-{i}" for i, (check, _, _) in enumerate(RIGHT_AND_W
 
 
 @pytest.mark.parametrize(("check", "right", "wrong"), RIGHT_AND_WRONG, ids=KIND_IDS)
-def test_each_kind(check: dict[str, Any], right: list[str], wrong: list[str]) -> None:
+def test_each_check_type(check: dict[str, Any], right: list[str], wrong: list[str]) -> None:
     validate(check, "here")
     for text in right:
         assert followed(text, [check]), text
@@ -161,11 +161,11 @@ def test_each_kind(check: dict[str, Any], right: list[str], wrong: list[str]) ->
         assert not followed(text, [check]), text
 
 
-def test_every_kind_is_tested() -> None:
+def test_every_check_type_is_tested() -> None:
     assert {check["kind"] for check, _, _ in RIGHT_AND_WRONG} == set(CHECK_TYPES)
 
 
-def test_all_checks_must_hold_and_silence_follows_nothing() -> None:
+def test_all_checks_must_pass_and_an_empty_response_fails() -> None:
     checks: list[dict[str, Any]] = [{"kind": "uppercase"}, {"kind": "word_count", "n": 1}]
     assert followed("BIRD", checks)
     assert not followed("A BIRD", checks)
@@ -189,7 +189,7 @@ def fields(kind: str, **more: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 
 def count_off(unit: Callable[[Check], str]) -> Callable[[str, Check], str]:
-    """Break a count: one more of a unit, or none at all where it must be at least n."""
+    """Break a count: add one unit, or remove all where at least n are required."""
 
     def breaker(text: str, check: Check) -> str:
         return "?" if check.get("relation") == "at_least" else text + unit(check) * (check["n"] + 1)
@@ -201,7 +201,7 @@ def without_last_line(text: str, check: Check) -> str:
     return text.rpartition("\n")[0]
 
 
-# kind -> (checks of it, the smallest change that breaks a response which passes)
+# check type -> (checks, the smallest change that makes a passing response fail)
 BREAKERS: dict[str, tuple[st.SearchStrategy[Any], Callable[[str, Check], str]]] = {
     "word_count": (counted("word_count", st.integers(4, 60)), count_off(lambda c: " more")),
     "sentence_count": (counted("sentence_count", MANY), lambda t, c: "a b c" if c["relation"] == "at_least" else
@@ -269,18 +269,18 @@ def test_a_text_built_to_pass_passes_and_a_broken_one_fails(kind: str, data: st.
 
 
 @given(st.lists(st.from_regex(r"[a-z]{1,8}", fullmatch=True), min_size=1, max_size=9))
-def test_words_are_what_was_joined(drawn: list[str]) -> None:
+def test_words_of_joined_words_are_the_words(drawn: list[str]) -> None:
     assert words(" ".join(drawn)) == drawn == words(", ".join(drawn) + ".")
 
 
 @given(st.text(max_size=60))
-def test_no_text_breaks_a_rule(text: str) -> None:
+def test_no_text_makes_a_rule_fail(text: str) -> None:
     for check, _, _ in RIGHT_AND_WRONG:
         assert isinstance(passes(text, check), bool)
         assert any(passes(v, check) for v in loose_variants(text)) >= passes(text, check)
 
 
-def test_a_hostile_text_takes_no_time() -> None:
+def test_hostile_texts_take_little_time() -> None:
     for text in (
         "*" * 20000,
         "[" * 20000,
@@ -298,7 +298,7 @@ def test_a_hostile_text_takes_no_time() -> None:
             assert time.process_time() - start < 2, (check, text[:9])
 
 
-def test_what_cannot_be_checked() -> None:
+def test_unknown_languages_cannot_be_checked() -> None:
     assert checkable({"kind": "language", "code": "pt-br"})
     assert not checkable({"kind": "language", "code": "tlh"})
     assert checkable({"kind": "uppercase"})

@@ -73,7 +73,7 @@ def test_strict_and_loose() -> None:
     assert not check_answer(both, " ").loose
 
 
-def test_what_cannot_be_checked_counts_nowhere() -> None:
+def test_constraints_that_cannot_be_checked_are_left_out() -> None:
     answers = tuple(
         check_answer(i, "BIRD")
         for i in (instruction(UPPER, KLINGON), instruction(UPPER), instruction({"kind": "lowercase"}, SHORT))
@@ -135,7 +135,7 @@ def test_rows_of_other_splits_are_left_out_with_a_warning(tmp_path: Path, caplog
     assert caplog.messages == [f"{path}: left out 1 of 3 instructions, whose split is not 'test'."]
 
 
-def test_a_file_that_is_no_text(tmp_path: Path) -> None:
+def test_a_file_that_is_not_utf_8(tmp_path: Path) -> None:
     (tmp_path / "i.jsonl").write_bytes(b"\xff\xfe")
     with pytest.raises(InputError, match=r"i.jsonl: is not UTF-8"):
         load_instructions(tmp_path / "i.jsonl")

@@ -14,11 +14,11 @@ from pa_lite.instructions.sets import PUBLIC_PATH
 from tests.support.builder import build
 
 
-def test_the_fixed_set_is_what_its_seed_gives() -> None:
+def test_the_fixed_set_is_generated_from_its_seed() -> None:
     assert PUBLIC_PATH.read_bytes() == to_jsonl(public_rows()).encode("utf-8")
 
 
-def test_the_fixed_set_is_whole_and_balanced() -> None:
+def test_the_fixed_set_is_complete_and_balanced() -> None:
     instructions = load_instructions(PUBLIC_PATH)
     assert len(instructions) == SIZE == len({i.text for i in instructions})
     kinds = Counter(c.name for i in instructions for c in i.constraints)
@@ -52,7 +52,7 @@ def test_seeds_differ_and_repeat() -> None:
     assert public_rows(5, 40) != public_rows(6, 40)
 
 
-def test_what_one_check_wants_another_must_not_bar() -> None:
+def test_no_check_forbids_what_another_requires() -> None:
     includes = {"kind": "includes", "words": ["flour", "oven"]}
     assert not compatible([includes, {"kind": "excludes", "words": ["Oven"]}])
     assert not compatible([{"kind": "letter_count", "letter": "v", "n": 2, "relation": "at_most"}, includes])
@@ -66,7 +66,7 @@ def test_draws_stay_in_their_range() -> None:
     draw = Draw(3)
     assert {draw.between(2, 8, 3) for _ in range(200)} == {2, 5, 8}
     assert sorted(draw.sample("abc", 3)) == ["a", "b", "c"]
-    assert Draw(1).below(1 << 30) == 144272508  # the same in every version of Python
+    assert Draw(1).below(1 << 30) == 144272508  # the same in every Python version
 
 
 def test_loose_variants() -> None:

@@ -1,4 +1,4 @@
-"""Runs through a chat template keep one date, record how prompts were made, and set reasoning apart."""
+"""Runs through a chat template keep one date, record how prompts were made, and separate reasoning."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ LATER = date(2031, 5, 6)
 
 
 class LaterDate(date):
-    """A clock that was moved on."""
+    """A clock that was set forward."""
 
     @classmethod
     def today(cls) -> LaterDate:
@@ -56,7 +56,7 @@ def stopped(*_: object) -> str:
 
 
 def stop_before_the_end(monkeypatch: pytest.MonkeyPatch, model: Model, target: Path, chat: ChatOptions | None) -> None:
-    """All answers are in the journal, the file is not there."""
+    """Stop after all answers are in the journal, before the file is written."""
     with monkeypatch.context() as patch:
         patch.setattr(outputs, "to_json", stopped)
         with pytest.raises(KeyboardInterrupt):
@@ -80,7 +80,7 @@ def test_a_resumed_run_keeps_its_date(
     assert {r["chat"]["date"] for r in json.loads(target.read_text("utf-8"))} == {date.today().isoformat()}
 
 
-def test_the_date_does_not_matter_to_templates_without_one(
+def test_the_date_is_ignored_for_templates_that_do_not_print_it(
     tiny_ggufs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "out.json"
@@ -109,7 +109,7 @@ def test_other_template_arguments_are_a_changed_input(
     assert json.loads(target.read_text("utf-8"))[0]["chat"] == {"template_args": {"enable_thinking": False}}
 
 
-def test_reasoning_that_never_ends_is_no_answer(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
+def test_reasoning_that_never_ends_is_not_an_answer(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
     on = ChatOptions(template_args={"enable_thinking": True})
     with Model(tiny_ggufs["F32"], ONE) as model:
         set_template(model, THINKING)
@@ -152,8 +152,8 @@ def test_reasoning_in_files_of_others_is_left_out(tmp_path: Path) -> None:
     assert (rate.avg_length, rate.avg_length_reference) == (3, 4)
 
 
-def test_a_judge_that_must_reason_is_asked_after_its_reasoning(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
-    """And its journal keeps the date."""
+def test_a_reasoning_judge_is_asked_after_its_reasoning(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
+    """The judge's journal keeps the date."""
     a = write_rows(tmp_path / "a.json", [{"instruction": "i", "output": "one", "generator": "a"}])
     b = write_rows(tmp_path / "b.json", [{"instruction": "i", "output": "two", "generator": "b"}])
     opened, closed = "<|im_start|>assistant\n<think>\n", "<|im_start|>assistant\n<think>\n\n</think>\n\n"
@@ -161,7 +161,7 @@ def test_a_judge_that_must_reason_is_asked_after_its_reasoning(tiny_ggufs: dict[
     found = []
     with Model(tiny_ggufs["F32"], ONE) as model:
         for end in (opened, closed):
-            set_template(model, turn + "{{ " + repr(end) + " }}")  # jinja drops a line end that ends a template
+            set_template(model, turn + "{{ " + repr(end) + " }}")  # jinja drops a final line end
             done = judge_outputs(model, "j", pair_outputs(a, b), tmp_path / f"{len(end)}.json", JudgeOptions())
             found.append(done.verdicts)
     assert found[0] == found[1]
@@ -189,7 +189,7 @@ def test_a_resumed_judge_keeps_its_date(
 
 
 def clock_pair(folder: Path, pair: Pair, template: str) -> Pair:
-    """The embedded pair with another chat template."""
+    """Return the embedded pair with another chat template."""
     target = folder / "instruct"
     assert isinstance(pair.instruct, Path)
     shutil.copytree(pair.instruct, target)
@@ -202,7 +202,7 @@ STUDY = StudyOptions(lams=(0.0, 1.0), tasks=("demo_kind",), follow="demo", follo
 
 
 def follow_cells(folder: Path) -> dict[str, int]:
-    """The dates of the cells of instructions, and how many have each."""
+    """Count the follow cells by date."""
     with read_store(folder) as store:
         days = [c.inputs["work"].get("date", "none") for c in store.cells() if c.kind == "follow"]
     return {day: days.count(day) for day in days}
@@ -223,7 +223,7 @@ def test_a_study_keeps_its_date(
     sweep_pair(pair, replace(STUDY, chat=ChatOptions(date=LATER)), run)
     assert follow_cells(run) == {today: 2, "2031-05-06": 2}
     assert any("date (--date)" in r.message for r in caplog.records)
-    assert estimate_pair(pair, STUDY, run).items_left == 0  # the new date is the study's from now on
+    assert estimate_pair(pair, STUDY, run).items_left == 0  # the study keeps the new date from here on
 
 
 def test_a_study_whose_template_has_no_date_is_not_measured_again(
@@ -253,7 +253,7 @@ def test_commands_name_the_options(command: str, capsys: pytest.CaptureFixture[s
         (["--date", "tomorrow"], "write it as YYYY-MM-DD"),
     ],
 )
-def test_bad_values_on_the_command_line(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_values_on_the_command_line(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["generate", "demo@1", "--prompts", "demo", *words])
     assert ended.value.code == 2

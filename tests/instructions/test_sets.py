@@ -19,7 +19,7 @@ ROW = {
     "kwargs": [{}, {"relation": "less than", "num_words": 3.0, "num_sentences": None}],
 }
 
-# for every id its arguments, a response that follows and one that does not
+# instruction id -> (arguments, a response that follows, one that does not)
 IFEVAL: dict[str, tuple[dict[str, Any], str, str]] = {
     "keywords:existence": ({"keywords": ["owl", "jay"]}, "Owls and jays.", "owls"),
     "keywords:frequency": ({"keyword": " owl ", "frequency": 2, "relation": "at least"}, "owl, owls", "owl"),
@@ -102,9 +102,9 @@ def test_ifeval_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             {**ROW, "kwargs": [{}, {"relation": "at least", "num_words": 3, "num_wrods": 5}]},
             r"i.jsonl:2: length_constraints:number_words has no argument 'num_wrods'. Did you mean num_words",
         ),
-        ({**ROW, "kwargs": [{}]}, r"i.jsonl:2: needs 'instruction_id_list' and 'kwargs', two lists of one length"),
-        ({**ROW, "kwargs": [{}, 3]}, r"i.jsonl:2: the arguments of length_constraints:number_words are no object"),
-        ({**ROW, "kwargs": [{}, {}]}, r"i.jsonl:2: length_constraints:number_words needs the argument 'num_words'"),
+        ({**ROW, "kwargs": [{}]}, r"i.jsonl:2: 'instruction_id_list' and 'kwargs' must be lists of the same length"),
+        ({**ROW, "kwargs": [{}, 3]}, r"i.jsonl:2: the arguments of length_constraints:number_words are not an object"),
+        ({**ROW, "kwargs": [{}, {}]}, r"i.jsonl:2: length_constraints:number_words requires the argument 'num_words'"),
         (
             {**ROW, "instruction_id_list": ["punctuation:no_comma", "length_constraints:number_word"]},
             r"i.jsonl:2: unknown instruction id .* Did you mean length_constraints:number_words",
@@ -133,7 +133,7 @@ def test_names_of_sets(tmp_path: Path) -> None:
     assert [c.checkable for c in instruction.constraints] == [True, False]
     with pytest.raises(InputError, match=r"unknown set 'publik'.*Did you mean public"):
         find_set("publik")
-    with pytest.raises(InputError, match="'demo' has its own"):
+    with pytest.raises(InputError, match="not of 'demo': leave it out"):
         find_set("demo", seed=1)
     with pytest.raises(InputError, match=r"none.jsonl: cannot be read"):
         find_set("ifeval:none.jsonl")
@@ -141,11 +141,11 @@ def test_names_of_sets(tmp_path: Path) -> None:
         find_set(f"ifeval:{write(tmp_path / 'e.jsonl')}")
 
 
-def test_a_limit_takes_instructions_evenly() -> None:
+def test_a_limit_takes_evenly_spaced_instructions() -> None:
     chosen = find_set("public")
     assert chosen.limited(None) is chosen.limited(500) is chosen
     some = chosen.limited(4).instructions
     assert some == [chosen.instructions[i] for i in (0, 125, 250, 375)]
-    few = chosen.limited(50).instructions  # no stride falls in with the set's own order
+    few = chosen.limited(50).instructions  # no period of the set coincides with the step
     assert {len(i.constraints) for i in few} == {1, 2, 3}
     assert len({c.name for i in few for c in i.constraints}) > 25

@@ -404,7 +404,9 @@ def test_converter_files_are_recognised_by_their_control_token(
     """A vocabulary with `[INST]` has Mistral v0.3's scheme, which llama.cpp's converter cannot write."""
     tokenizer = auto_tokenizer(built.folder("mistral-v0.3"))
     metadata = {key: entry for key, entry in converted["mistral-v0.3"].items() if key.startswith("tokenizer.")}
-    lists = [metadata[f"tokenizer.ggml.{key}"].value for key in ("tokens", "token_type")]
-    write_tiny_model(tmp_path / "theirs.gguf", Vocabulary(metadata, *lists), "llama")
+    tokens, token_types = (metadata[f"tokenizer.ggml.{key}"].value for key in ("tokens", "token_type"))
+    write_tiny_model(
+        tmp_path / "theirs.gguf", Vocabulary(metadata=metadata, tokens=tokens, token_types=token_types), "llama"
+    )
     with Model(tmp_path / "theirs.gguf", EngineOptions(threads=1)) as model:
         assert prompt_ids(model, ["Hello there."])[0] == chat_ids(tokenizer, [("user", "Hello there.")])

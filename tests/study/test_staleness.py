@@ -324,9 +324,9 @@ def test_the_command_line_lists_what_is_stale(tmp_path: Path, capsys: pytest.Cap
     words = ["sweep", "demo", "--lam", "0,1", "--tasks", "demo_town", "--limit", "6", "--follow", "demo"]
     words += ["--follow-limit", "8", "--run", str(tmp_path / "run"), "--dry-run"]
     _, told, _ = run(capsys, *words)
-    assert f"{N_ITEMS} of them left to do\nto be measured again: demo, demo_town; reason: {UNRECORDED}\n" in told
+    assert f"{N_ITEMS} of them to be measured\nto be measured again: demo, demo_town; reason: {UNRECORDED}\n" in told
     _, told, _ = run(capsys, *words, "--keep-stale")
-    assert f"0 of them left to do\nkept (--keep-stale): demo, demo_town; reason: {UNRECORDED}\n" in told
+    assert f"0 of them to be measured\nkept (--keep-stale): demo, demo_town; reason: {UNRECORDED}\n" in told
 
 
 def test_following_in_a_small_context_is_measured_as_follow_does(tmp_path: Path) -> None:

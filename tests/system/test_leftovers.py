@@ -259,12 +259,12 @@ def test_doctor_leaves_a_running_merge_and_removes_a_killed_one(
     told = json.loads(capsys.readouterr().out)
     assert (told["removed"], told["leftovers"][0]["in_use"]) == (0, True)
     main(["doctor", "--clean", "--yes", str(folder)])
-    assert "in use: stays" in capsys.readouterr().out
+    assert "in use: kept" in capsys.readouterr().out
     assert sorted(p.name for p in folder.iterdir()) == before
     process.send_signal(signal.SIGKILL)
     process.wait()
     main(["doctor", "--clean", str(folder)])
-    assert "nothing was removed: say --yes" in capsys.readouterr().out
+    assert "nothing was removed: use --yes" in capsys.readouterr().out
     assert sorted(p.name for p in folder.iterdir()) == before
     main(["doctor", "--clean", "--yes", "--json", str(folder)])
     told = json.loads(capsys.readouterr().out)
@@ -293,7 +293,7 @@ def test_doctor_asks_before_it_removes(
     assert asked[0].startswith(f"Remove {len(OURS)} temporary files, ")
     assert "2 merged tensors; merge --resume would continue from there" in " ".join(out.split())
     assert out.count("not removed: no marker") == len(UNMARKED)
-    assert "What has no marker of pa-lite stays" in out
+    assert "Files without a marker of pa-lite are kept" in out
     assert (f"removed {len(OURS)} temporary files" in out, "nothing was removed." in out) == (answer, not answer)
     assert (folder / ".m.gguf.part").exists() is not answer
 
@@ -326,7 +326,7 @@ def test_options_of_clean_are_refused_without_it(words: list[str], capsys: pytes
     with pytest.raises(SystemExit) as ended:
         main(["doctor", *words])
     assert ended.value.code == 2
-    assert "FOLDER and --yes belong to --clean" in capsys.readouterr().err
+    assert "FOLDER and --yes require --clean" in capsys.readouterr().err
 
 
 def test_a_missing_folder_is_one_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -137,7 +137,7 @@ def _database(tables: Any) -> bytes:
 
 
 def _key(cell: dict[str, Any]) -> str:
-    return Cell(*(cell.get(name) for name in _COLUMNS[:6])).key  # type: ignore[arg-type]
+    return Cell(**{name: cell.get(name) for name in _COLUMNS[:6]}).key  # type: ignore[arg-type]
 
 
 def _read(folder: Path) -> None:

@@ -47,7 +47,7 @@ def split_words(text: str) -> list[str]:
 
 
 def nonblank_lines(text: str) -> list[str]:
-    """Return the lines that are not blank."""
+    """Return the lines that contain more than white space."""
     return [line for line in text.splitlines() if line.strip()]
 
 

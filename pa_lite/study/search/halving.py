@@ -197,7 +197,11 @@ def race_arms(arms: Arms, goal: Goal, options: SearchOptions | None = None, smoo
             alive = sorted(ranked[: max(2, math.ceil(len(alive) / 2))])
     best = max(alive, key=lambda i: utilities[0, i])
     evaluated = tuple(map(float, race.seen.sum(axis=1) / sum(sizes)))
-    return Raced(best, race.spent, grid, few_shot, follow, utilities, evaluated, *_compare_arms(race, best, goal))
+    differs, needed = _compare_arms(race, best, goal)
+    return Raced(
+        best=best, spent=race.spent, grid=grid, few_shot=few_shot, follow=follow, utilities=utilities,
+        evaluated=evaluated, differs=differs, needed=needed,
+    )  # fmt: skip
 
 
 def _compare_arms(race: _Race, best: int, goal: Goal) -> tuple[bool, int]:
