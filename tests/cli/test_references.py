@@ -36,7 +36,7 @@ def test_measuring_a_pair_needs_a_lam(
     status, out, err = run(capsys, *command.split())
     assert (status, out) == (1, "")
     assert err == (
-        "error: 'demo' is a pair, and a model is a pair at one lam: name it as demo@0.6, or give a lam (--lam 0.6).\n"
+        "error: 'demo' is a pair, and a model needs a lam: write demo@0.6, or add --lam 0.6.\n"
     )
 
 

@@ -35,7 +35,7 @@ def test_a_file_that_changes_while_it_is_used(model_file: Path) -> None:
     with Model(model_file, ONE) as model:
         with model.context(64):
             pass
-        with pytest.raises(InputChangedError, match=r"model.gguf: changed, or was taken away"), model.context(64):
+        with pytest.raises(InputChangedError, match=r"model.gguf: was changed or deleted"), model.context(64):
             os.utime(model_file, ns=(0, 1))
         with pytest.raises(ZeroDivisionError), model.context(64):
             raise ZeroDivisionError  # what went wrong before is told

@@ -165,8 +165,8 @@ def test_what_special_tokens_strip_is_left_out() -> None:
 @pytest.mark.parametrize(
     ("pre", "text", "message"),
     [
-        ("gpt-4o", "ab " + "a" * (MOST + 1), f"has a stretch of {MOST + 1} characters without a break, from"),
-        ("exaone-moe", "ab " * MOST, "has a stretch of 600000 characters"),
+        ("gpt-4o", "ab " + "a" * (MOST + 1), f"has a word of {MOST + 1} characters at character"),
+        ("exaone-moe", "ab " * MOST, "has a word of 600000 characters"),
         ("superbpe", "x" + "7" * 8000, "has a run of 8000 digits"),
         ("superbpe", ("7" * 3000 + " ") * 20, "has 20 runs of digits, of up to 3000 characters"),
         ("deepseek-llm", "a" + " " * 4000 + "7", "has a run of 4000 white space"),

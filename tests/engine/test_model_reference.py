@@ -34,7 +34,7 @@ def test_a_file_of_a_pairs_name(
     found = parse_reference("demo@0.7")
     assert (found.file, str(found)) == (None, "demo@0.7")
     assert [r.message for r in caplog.records] == [
-        "demo@0.7 is the pair demo at lam 0.7; the file of that name is ./demo@0.7."
+        "demo@0.7 means the pair demo at lam 0.7; for the file of that name, write ./demo@0.7."
     ]
     for text in ("./demo@0.7", str(tmp_path / "demo@0.7"), "demo@old.gguf", "mine@0.7"):
         assert parse_reference(text).file == Path(text)
@@ -56,8 +56,8 @@ def test_gguf_by_content(tiny_ggufs: dict[str, Path], tiny_pair: tuple[Path, Pat
     (tmp_path / "page.gguf").write_text("<html>", "utf-8")
     for name, error, told in (
         (tmp_path, InputError, "holds 2 GGUF models"),
-        (tiny_pair[1], InputError, "holds safetensors, and models run as GGUF. Merge it into a file"),
-        (tiny_pair[1] / "model.safetensors", InputError, "is a safetensors file, and models run as GGUF"),
+        (tiny_pair[1], InputError, "has safetensors, but only GGUF can be run. Merge it into a file"),
+        (tiny_pair[1] / "model.safetensors", InputError, "is a safetensors file, but only GGUF can be run"),
         (tmp_path / "page.gguf", CheckpointError, "is an HTML page"),
     ):
         with pytest.raises(error, match=told):
@@ -71,7 +71,7 @@ def test_gguf_by_content(tiny_ggufs: dict[str, Path], tiny_pair: tuple[Path, Pat
         ("nothing.gguf", "neither a file that exists nor PAIR@LAM"),
         ("dmeo@0.5", "unknown pair 'dmeo'. Did you mean demo"),
         ("demo@x", "'x' is no number"),
-        ("demo@0,1", "names 2 lams"),
+        ("demo@0,1", "has 2 lams"),
     ],
 )
 def test_bad_references(text: str, told: str) -> None:
