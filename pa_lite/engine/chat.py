@@ -148,7 +148,7 @@ class _Making:
     """Computes something for each prompt, and handles prompts whose text cannot be tokenised."""
 
     def __init__(self, keep_faulty: bool) -> None:
-        """With `keep_faulty`, list such prompts in `faults` by index; else raise TextError for the first."""
+        """Collect such prompts in `faults`, by index, with `keep_faulty`; else raise TextError for the first."""
         self._keep_faulty = keep_faulty
         self.faults: dict[int, str] = {}
 
