@@ -1,4 +1,4 @@
-"""Files that would end the process are refused in one line; each also kills a process that lets llama.cpp have it."""
+"""Files that would crash llama.cpp are refused in one line; each also crashes a process that loads it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def float32(value: float) -> Field:
 
 
 def changed(source: Path, target: Path, fields: Metadata, types: dict[str, str], added: Tensors | None = None) -> Path:
-    """A whole copy of a GGUF file with other metadata, and tensors of other types or added ones (zeros)."""
+    """Write a copy of a GGUF file with other metadata, and tensors of other types or added ones (zeros)."""
     header = read_gguf_header(source)
     metadata = {k: v for k, v in header.metadata.items() if k != "general.architecture"} | fields
     tensors: Tensors = {
@@ -58,7 +58,7 @@ def changed(source: Path, target: Path, fields: Metadata, types: dict[str, str],
 
 
 def loads_in_another_process(path: Path) -> int:
-    """Exit status of a process that loads the file, tokenises and decodes; negative when a signal ended it."""
+    """Return the exit status of a process that loads a file, tokenises and decodes; negative for a signal."""
     words = [sys.executable, "-c", _LOAD, str(path)]
     environment = {"GGML_NO_BACKTRACE": "1", "PATH": "", "OMP_NUM_THREADS": "1"}
     return subprocess.run(words, capture_output=True, check=False, env=environment).returncode
@@ -94,7 +94,7 @@ FATAL: list[tuple[Metadata, dict[str, str], str]] = [
       "tokenizer.ggml.tokens": array("STRING", [*(f"\\x{b:02x}" for b in range(256)), *(f"t{i}" for i in range(63)),
                                                 "a" * 200_000])}, {}, "has a token of 200000 bytes, 'aaa"),
 ]  # fmt: skip
-# what llama.cpp refuses itself, less plainly, or takes and tokenises or computes otherwise than was meant
+# files that llama.cpp refuses with a worse message, or runs with wrong tokens or numbers
 REFUSED: list[tuple[Metadata, str]] = [
     ({"": uint32(1)}, "a key without a name"),
     ({"llama.context_length": float32(512.0)}, "context_length is 512.0 of type FLOAT32, but must be a UINT32"),
@@ -107,7 +107,8 @@ REFUSED: list[tuple[Metadata, str]] = [
     ({"llama.attention.key_length": uint32(16), "llama.attention.value_length": uint32(32)},
      "key_length is 16, value_length 32: they must be equal"),
     ({"llama.feed_forward_length": array("UINT32", [96, 0])}, r"feed_forward_length is \[96, 0\], but must be from 1"),
-    ({"llama.rope.dimension_count": uint32(7)}, "rope.dimension_count is 7, but must be an even number up to the head's width, 16"),
+    ({"llama.rope.dimension_count": uint32(7)},
+     "rope.dimension_count is 7, but must be an even number up to the head's width, 16"),
     ({"llama.rope.dimension_count": string("x")}, "rope.dimension_count is x, but must be an even number"),
     ({"llama.rope.dimension_count": uint32(8)}, "rope.dimension_count is 8, but key_length is 16"),
     ({RMS: Field("FLOAT64", 1e-5)}, "layer_norm_rms_epsilon is missing, or no"),
@@ -131,7 +132,7 @@ REFUSED: list[tuple[Metadata, str]] = [
      "has a token of 1002 bytes"),
     ({"tokenizer.ggml.tokens": array("STRING", [])}, "it has no vocabulary"),
     ({"tokenizer.ggml.tokens": array("STRING", [f"t{i}" for i in range(64)])}, r"shape \[320, 64\]; its voc"),
-    ({"tokenizer.ggml.model": string("rwkv")}, r"no token for the byte \\x00"),  # it tokenises without end
+    ({"tokenizer.ggml.model": string("rwkv")}, r"no token for the byte \\x00"),  # it would never stop tokenising
     *(
         ({"tokenizer.ggml.model": string(kind), "tokenizer.ggml.tokens": array("STRING", ["é" * (most // 2 + 1)])},
          f"has a token of {most + 2} bytes, '.*; the limit of llama.cpp's tokenizer for {kind} is {most} ")
@@ -150,7 +151,7 @@ REFUSED: list[tuple[Metadata, str]] = [
 
 
 @pytest.mark.parametrize(("fields", "told"), REFUSED)
-def test_what_does_not_fit_together_is_refused(
+def test_contradictory_keys_are_refused(
     tiny_ggufs: dict[str, Path], tmp_path: Path, fields: Metadata, told: str
 ) -> None:
     path = changed(tiny_ggufs["F32"], tmp_path / "x.gguf", fields, {})
@@ -171,34 +172,34 @@ def test_a_key_with_a_nul_is_refused(tiny_ggufs: dict[str, Path], tmp_path: Path
     {"tokenizer.ggml.bos_token_id": uint32(2**32 - 1), "tokenizer.ggml.add_bos_token": boolean(False)},
     {"tokenizer.ggml.eom_token_id": uint32(2**32 - 1)},
     {"tokenizer.ggml.token_type": array("INT32", [1] * 999)},
-    {"tokenizer.ggml.merges": array("STRING", ["t h", "no such"])},  # never applied
+    {"tokenizer.ggml.merges": array("STRING", ["t h", "not there"])},  # never applied
     {"llama.attention.head_count": array("UINT32", [4, 4])},
     {"llama.attention.sliding_window": uint32(4096)},
     {"llama.expert_count": uint32(0)},
     {"general.name": string("x" * 1000)},
 ])  # fmt: skip
-def test_what_llama_cpp_runs_is_let_through(tiny_ggufs: dict[str, Path], tmp_path: Path, fields: Metadata) -> None:
+def test_files_that_llama_cpp_runs_are_accepted(tiny_ggufs: dict[str, Path], tmp_path: Path, fields: Metadata) -> None:
     path = changed(tiny_ggufs["F32"], tmp_path / "x.gguf", fields, {})
     check_loadable(read_gguf_header(path))
     assert loads_in_another_process(path) == 0
 
 
 @pytest.mark.parametrize(("fields", "types", "told"), FATAL)
-def test_fatal_files_are_refused(
+def test_files_that_crash_llama_cpp_are_refused(
     tiny_ggufs: dict[str, Path], tmp_path: Path, fields: Metadata, types: dict[str, str], told: str
 ) -> None:
     path = changed(tiny_ggufs["F32"], tmp_path / "x.gguf", fields, types)
     with pytest.raises(CheckpointError, match=told) as caught:
         Model(path, ONE)
     assert str(path) in str(caught.value)
-    assert loads_in_another_process(path) < 0  # else we refuse what llama.cpp survives
+    assert loads_in_another_process(path) < 0  # else the check refuses what llama.cpp can run
 
 
 @pytest.mark.parametrize(
     ("name", "size", "kind"),
     [("rope_freqs.weight", 8, "F16"), ("blk.0.ffn_up.bias", 96, "Q8_0"), ("blk.1.attn_q.bias", 64, "BF16")],
 )
-def test_tensors_of_one_dimension_must_be_numbers(
+def test_tensors_of_one_dimension_must_be_f32(
     tiny_ggufs: dict[str, Path], tmp_path: Path, name: str, size: int, kind: str
 ) -> None:
     path = changed(tiny_ggufs["F32"], tmp_path / "x.gguf", {}, {}, {name: (tensor_type(kind), (size,))})
@@ -210,7 +211,7 @@ def test_tensors_of_one_dimension_must_be_numbers(
 
 
 def test_attention_needs_its_tensors(tmp_path: Path) -> None:
-    """Phi-3 has queries, keys and values in one tensor, or in three, for which llama.cpp takes its absence."""
+    """Phi-3 has queries, keys and values in one tensor, or in three if that one is missing."""
     folder, _ = write_checkpoint(tmp_path / "phi", "Phi3ForCausalLM")
     (source,) = pa_lite.merge(
         str(folder), str(folder), (1.0,), plan=PlanOptions(type="F32"), output=tmp_path / "phi.gguf"
@@ -230,14 +231,14 @@ def test_attention_needs_its_tensors(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["ssm_a", "ssm_d", "ssm_conv1d.weight", "shortconv.conv.weight"])
-def test_states_and_short_convolutions_must_be_numbers(tiny_ggufs: dict[str, Path], name: str) -> None:
+def test_states_and_short_convolutions_must_be_f32(tiny_ggufs: dict[str, Path], name: str) -> None:
     header = read_gguf_header(tiny_ggufs["F32"])
     tensor = replace(header.tensors["token_embd.weight"], name=f"blk.0.{name}", type=tensor_type("F16"))
     with pytest.raises(CheckpointError, match=f"blk.0.{name} is of type F16, but must be F32"):
         check_loadable(replace(header, tensors={**header.tensors, tensor.name: tensor}))
 
 
-def test_tables_of_whole_numbers_are_no_weights(tiny_ggufs: dict[str, Path]) -> None:
+def test_integer_tables_are_accepted_and_integer_weights_refused(tiny_ggufs: dict[str, Path]) -> None:
     header = read_gguf_header(tiny_ggufs["F32"])
     for name, is_told in (("blk.0.ffn_gate_tid2eid.weight", False), ("blk.0.table", False), ("blk.0.ssm_d", True)):
         table = replace(header.tensors["output_norm.weight"], name=name, type=tensor_type("I32"))
@@ -270,8 +271,8 @@ def test_a_sentencepiece_vocabulary_needs_its_bytes(tiny_ggufs: dict[str, Path],
     assert loads_in_another_process(path) < 0
 
 
-def test_too_little_alignment(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
-    """Alignment 16 in a file whose tensors lie by 32: only the header is looked at, as tensors may not be reached."""
+def test_too_small_an_alignment_is_refused(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
+    """Alignment 16 in a file whose tensors are aligned to 32: the header alone decides."""
     header = read_gguf_header(tiny_ggufs["F32"])
     metadata = {k: v for k, v in header.metadata.items() if k != "general.architecture"}
     write_gguf_header(tmp_path / "x.gguf", "llama", metadata | {"general.alignment": uint32(16)}, {})
