@@ -119,22 +119,18 @@ class ModelVocabulary:
 
     def _ids(self, text: str, add_special: bool, parse_special: bool) -> list[int]:
         raw = text.encode("utf-8")
-        size = len(raw) + 16
-        buffer = (ctypes.c_int32 * size)()
-        n = self.lib.llama_tokenize(self.vocab, raw, len(raw), buffer, size, add_special, parse_special)
-        if n < 0:
-            buffer = (ctypes.c_int32 * -n)()
-            n = self.lib.llama_tokenize(self.vocab, raw, len(raw), buffer, -n, add_special, parse_special)
+        n = -len(raw) - 16
+        while n < 0:  # the buffer was too small for -n ids
+            buffer, size = (ctypes.c_int32 * -n)(), -n
+            n = self.lib.llama_tokenize(self.vocab, raw, len(raw), buffer, size, add_special, parse_special)
         return buffer[:n]
 
     def piece(self, token: int) -> bytes:
         """Return the bytes of a token's text; control tokens have none."""
-        size = 64
-        buffer = ctypes.create_string_buffer(size)
-        n = self.lib.llama_token_to_piece(self.vocab, token, buffer, size, 0, False)
-        if n < 0:
-            buffer = ctypes.create_string_buffer(-n)
-            n = self.lib.llama_token_to_piece(self.vocab, token, buffer, -n, 0, False)
+        n = -64
+        while n < 0:  # the buffer was too small for -n bytes
+            buffer, size = ctypes.create_string_buffer(-n), -n
+            n = self.lib.llama_token_to_piece(self.vocab, token, buffer, size, 0, False)
         return buffer.raw[:n]
 
     def text(self, tokens: Sequence[int]) -> str:

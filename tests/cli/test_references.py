@@ -35,9 +35,7 @@ def test_measuring_a_pair_needs_a_lam(
     monkeypatch.chdir(tmp_path)
     status, out, err = run(capsys, *command.split())
     assert (status, out) == (1, "")
-    assert err == (
-        "error: 'demo' is a pair, and a model needs a lam: write demo@0.6, or add --lam 0.6.\n"
-    )
+    assert err == ("error: 'demo' is a pair, and a model needs a lam: write demo@0.6, or add --lam 0.6.\n")
 
 
 def test_three_words_are_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
