@@ -39,7 +39,7 @@ class StopText:
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = [s.encode("utf-8") for s in stops]
-        self._reach = max(map(len, self._stops), default=1) - 1  # a stop string may start so far before a piece (bytes)
+        self._reach = max(map(len, self._stops), default=1) - 1  # bytes before a new piece to search
         self._raw = bytearray()
         self._shown, self._decoder_of_shown = 0, codecs.getincrementaldecoder("utf-8")("replace")
 

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from pa_lite.engine.chat_options import ChatOptions
 from pa_lite.engine.chat_template import KEY, MEMORY, SECONDS, WORKER, template_of, template_use
 from pa_lite.engine.conversation import PLAIN_ROLES, Turn, as_dict, check_turns
-from pa_lite.engine.conversation import Message as Message  # who asks for a prompt finds its turns here
+from pa_lite.engine.conversation import Message as Message  # exported with the functions that take it
 from pa_lite.engine.hidden_tokens import HiddenTokens, controls_in
 from pa_lite.engine.model import Model
 from pa_lite.engine.reasoning import Markers, ReasoningFormat, find_markers, opened_by
@@ -27,7 +27,7 @@ from pa_lite.untrusted.sandbox import LimitedProcess
 T = TypeVar("T")
 
 _SECONDS = SECONDS  # of processor time for one conversation
-_PROMPTS_A_SECOND = 200  # many prompts get more time, at this rate; every template in use is far faster
+_PROMPTS_A_SECOND = 200  # the time limit grows at this rate; published templates are far faster
 _CHARACTERS = 200_000  # limit of one rendered text, in addition to four times its input
 _PORTION, _PORTION_CHARACTERS = 2000, 2_000_000  # prompts sent to the process at a time, and their characters
 _CACHED = 1_000_000  # characters of the conversations of a call up to which the rendered texts are cached
@@ -148,7 +148,7 @@ class _Making:
     """Computes something for each prompt, and handles prompts whose text cannot be tokenised."""
 
     def __init__(self, keep_faulty: bool) -> None:
-        """With `keep_faulty`, list such prompts in `faults` by index; else raise TextError for the first."""
+        """Collect such prompts in `faults`, by index, with `keep_faulty`; else raise TextError for the first."""
         self._keep_faulty = keep_faulty
         self.faults: dict[int, str] = {}
 

@@ -29,7 +29,7 @@ _ALMOST = {"true": "true", "yes": "true", "on": "true", "false": "false", "no": 
 class ChatOptions:
     """How messages become a chat prompt.
 
-    `system` is the system prompt; an empty string is none. `template_args` are variables for the chat template, JSON
+    `system` is the system prompt, or empty. `template_args` are variables for the chat template, JSON
     values by name. `date` is the date that templates print as today (at 12:00); None is the real time, which
     measurements fix before they start. Raises InputError for an invalid or reserved variable name, and for a value
     that is not JSON.

@@ -104,7 +104,7 @@ class Context:
     def _view(self, pointer: Any, n: int) -> FloatArray:
         address = ctypes.cast(pointer, ctypes.c_void_p).value
         if address is None:
-            raise EngineError(f"{self.model.label}: llama.cpp kept no logits.")
+            raise EngineError(f"{self.model.label}: llama.cpp returned no logits.")
         view: FloatArray = np.ctypeslib.as_array((ctypes.c_float * (n * self.model.n_vocab)).from_address(address))
         return view.reshape(n, self.model.n_vocab)
 

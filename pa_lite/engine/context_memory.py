@@ -1,7 +1,7 @@
 """Estimate the memory of a context, and try smaller ones where it does not fit.
 
 A system may grant more memory than it has, and kill the process that uses it. So the need is estimated and compared
-with the free memory before a context is created. On a GPU, whose free memory is not checked, llama.cpp refuses.
+with the free memory before a context is created. On a GPU, llama.cpp itself refuses a context that does not fit.
 """
 
 from __future__ import annotations

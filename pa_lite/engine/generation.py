@@ -1,9 +1,9 @@
 """Generate from many prompts in one batch: sequences join and leave it as they start and stop.
 
-The work goes round in steps. `_Run.fill` gives every free slot (a sequence of the cache) the next waiting prompt.
-`_Run.step` decodes one batch: the newest token of every running text, and as much of the waiting prompts as fits
-beside them, so that a long prompt never stalls texts under way. Then every slot whose tokens are all decoded gets its
-next token, and a text that has ended frees its slot.
+The work is done in steps. `_Run.fill` gives every free slot (a sequence of the cache) the next waiting prompt.
+`_Run.step` decodes one batch: the newest token of every running text, and as much of the waiting prompts as fits, so
+that a long prompt never delays running texts. Then every slot whose tokens are all decoded gets its next token, and a
+text that has ended frees its slot.
 
 Prompts wait in sorted order, so neighbours share long prefixes (a system prompt, few-shot examples). A prompt that
 starts looks for the slot that holds the longest prefix of it and copies these cells in place of decoding them; if that

@@ -1,4 +1,4 @@
-"""llama.cpp's models as Python objects with a lifetime: loading, and the contexts made from them."""
+"""Load GGUF models into llama.cpp, and create contexts for them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pa_lite.engine.gpu_layers import most_that_fit
 from pa_lite.engine.llama import complaint, fresh_words, llama
 from pa_lite.engine.model_vocabulary import ModelVocabulary
 from pa_lite.engine.options import METHOD, check_options
-from pa_lite.engine.options import EngineOptions as EngineOptions  # who opens a model finds its options here
+from pa_lite.engine.options import EngineOptions as EngineOptions  # exported next to Model
 from pa_lite.engine.readable import check_readable
 from pa_lite.engine.refusals import check_loadable
 from pa_lite.engine.thread_count import ThreadCount
@@ -35,17 +35,16 @@ _log = logging.getLogger(__name__)
 
 
 class Model(ModelVocabulary):
-    """A GGUF model in llama.cpp's memory. A context manager; contexts made from it must be closed before it is."""
+    """A GGUF model in llama.cpp's memory. A context manager; close all its contexts first."""
 
     def __init__(
         self, path: Path, options: EngineOptions | None = None, rewritable: bool = False, label: str = ""
     ) -> None:
         """Load a file; `label` names the model in errors, by default its path.
 
-        Raises CheckpointError for a file that is not a whole model, EngineError when llama.cpp refuses it.
-
-        A `rewritable` model's weights are the file's own bytes, mapped and not repacked: who writes other weights into
-        the file changes the model.
+        The weights of a `rewritable` model are the mapped bytes of the file: writing other weights into the file
+        changes the model. Raises CheckpointError for a file that is not a complete model, EngineError when llama.cpp
+        refuses it.
         """
         self.path, self.options = path, options or EngineOptions()
         self.label = label or str(path)
@@ -59,8 +58,8 @@ class Model(ModelVocabulary):
                 check_readable(part)
         self._model: Any = None
         self._rewritable = rewritable
-        self.remarks: list[str] = []  # in what its contexts were made smaller for lack of memory
-        self.merged: Layout | None = None  # what weights in memory are, where they come from a pair
+        self.remarks: list[str] = []  # on contexts that are smaller for lack of memory
+        self.merged: Layout | None = None  # of weights merged in memory
         self._n_contexts = 0
         self.gpu_layers = 0
         self.thread_count = ThreadCount(self.options.threads)
@@ -68,16 +67,18 @@ class Model(ModelVocabulary):
         self.n_vocab: int = self.lib.llama_vocab_n_tokens(self.vocab)
 
     def _load(self, fits: Callable[[], bool] = lambda: True, most: int | None = None) -> None:
-        """Load with the layers on the GPU that the options ask for; "auto" takes the most that load and then `fits`.
+        """Load with the options' number of GPU layers; for "auto" the most, up to `most`, that load and satisfy `fits`.
 
-        Raises EngineError when the model loads with none.
+        Raises EngineError when the model cannot be loaded with any number.
         """
         wanted = self.options.gpu_layers
         if isinstance(wanted, int):
             self._try(wanted)
         else:
             if most is None:
-                most = self.n_layers + 1 if self.lib.llama_supports_gpu_offload() else 0  # 1 for the output matrix
+                most = (
+                    self.n_layers + 1 if self.lib.llama_supports_gpu_offload() else 0
+                )  # the output matrix counts as a layer
             chosen = most_that_fit(most, lambda n: self._try(n) and fits())
             if chosen is not None and not (self._model and self.gpu_layers == chosen):
                 self._try(chosen)
@@ -85,14 +86,14 @@ class Model(ModelVocabulary):
             raise EngineError(f"{self.label}: llama.cpp cannot load it: {complaint()}")
 
     def _try(self, gpu_layers: int) -> bool:
-        """Load with so many layers on the GPU, in the place of what was loaded; False when llama.cpp cannot."""
+        """Free what is loaded and load with this number of layers on the GPU; return False when llama.cpp cannot."""
         self.close()
         params = self.lib.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
         if self._rewritable:
             params.load_mode, params.use_extra_bufts = self.lib.LLAMA_LOAD_MODE_MMAP, False
         fresh_words()
-        with uninterrupted() as is_due:  # llama.cpp swallows what its callbacks raise
+        with uninterrupted() as is_due:  # exceptions in callbacks are lost
             progress = self.lib.llama_progress_callback(lambda _done, _data: not is_due())
             params.progress_callback = progress
             self._model = self.lib.llama_model_load_from_file(os.fsencode(self.path), params)
@@ -108,49 +109,50 @@ class Model(ModelVocabulary):
         self.close()
 
     def close(self) -> None:
-        """Free the model; more than once does no harm."""
+        """Free the model. Closing twice does no harm."""
         if self._model:
             self.lib.llama_model_free(self._model)
             self._model = None
 
     def fingerprint(self) -> str:
-        """Return what tells these weights from others: what they were merged from, or the file's own fingerprint.
+        """Return a digest of the weights: of what they were merged from, or the fingerprint of the file.
 
         Raises CheckpointError when the file cannot be read.
         """
         if self.merged is None:
             return fingerprint(open_gguf(self.path))
-        told = self.merged.metadata.items()
-        own = {k: e.value for k, e in told if k.startswith("pa_lite.") and k != RECIPE}
+        metadata = self.merged.metadata.items()
+        own = {k: e.value for k, e in metadata if k.startswith("pa_lite.") and k != RECIPE}
         return hashlib.sha256(json.dumps([self.merged.plan.type, own], sort_keys=True).encode()).hexdigest()
 
     def header_inputs(self) -> dict[str, str]:
-        """Return what of the header can change a prompt or a logit: key -> type and value, as text."""
+        """Return the header entries that can affect prompts or logits: key -> type and value, as text."""
         if self.merged is not None:
             return self.merged.plan.header_inputs
         return header_inputs(architecture_of(self.header), self.header.metadata)
 
     def identity(self) -> str:
-        """Return what tells this model from every other that may answer or score otherwise: SHA-256, hex.
+        """Return the model's identity (SHA-256, hex): models with the same one give the same answers and scores.
 
-        It covers weights, tokenizer, chat templates, end tokens, rope and every other key of the header but names and
-        descriptions. A pair merged in memory is known by what it is merged from; its file has an identity of its own,
-        as what a file says of its making need not be true. Raises CheckpointError when the file cannot be read.
+        It covers weights, tokenizer, chat templates, end tokens, rope and every other header key except names and
+        descriptions. A pair merged in memory is identified by what it is merged from; a file of the same merge has a
+        different identity, as what a file says about its origin may be wrong. Raises CheckpointError when the file
+        cannot be read.
         """
         if self.merged is not None:
             return self.merged.identity
         return identity(self.header_inputs(), self.fingerprint())
 
     def known_by(self) -> tuple[str, str]:
-        """Return fingerprint and identity for a results file, both empty where they cannot be taken."""
+        """Return fingerprint and identity for a results file, both empty where they cannot be computed."""
         try:
             return self.fingerprint(), self.identity()
-        except CheckpointError as e:  # llama.cpp runs some types that cannot be merged
+        except CheckpointError as e:  # for types that llama.cpp runs and pa-lite cannot read
             _log.info("no fingerprint: %s", e)
             return "", ""
 
     def inputs(self, name: str = "model") -> Mapping[str, str]:
-        """Return what decides what this model makes of a prompt, for a journal or a results file: a name -> a digest.
+        """Return everything that affects this model's answers, for a journal or results file: name -> digest.
 
         `name` is what the user calls the model. Raises CheckpointError when the file cannot be read.
         """
@@ -166,57 +168,57 @@ class Model(ModelVocabulary):
 
     @property
     def is_offloaded(self) -> bool:
-        """Whether weights lie on a GPU, copied out of the file."""
+        """Whether weights are on a GPU, copied from the file."""
         return self.gpu_layers != 0 and bool(self.lib.llama_supports_gpu_offload())
 
     @property
     def name(self) -> str:
-        """The model's own name, else its file's."""
+        """The model's name in its header, or else its file's name."""
         entry = self.header.metadata.get("general.name")
         return str(entry.value) if entry else name_text(self.path.stem)
 
     @property
     def n_layers(self) -> int:
-        """Transformer layers."""
+        """The number of transformer layers."""
         return int(self.header.metadata[f"{architecture_of(self.header)}.block_count"].value)
 
     @property
     def n_ctx_train(self) -> int:
-        """Tokens of context that the model was trained with."""
+        """The context length, in tokens, that the model was trained with."""
         return int(self.lib.llama_model_n_ctx_train(self._model))
 
     @property
     def max_length(self) -> int:
-        """Tokens that a request may have at most: the trained length, or less where the options say so."""
+        """The largest number of tokens in a request: the trained context length, or `n_ctx` of the options if less."""
         return min(self.n_ctx_train, self.options.n_ctx or self.n_ctx_train)
 
     def answer_tokens(self, wanted: int) -> int:
-        """Return how many new tokens an answer may have: as many as wanted, at most half of `max_length`."""
+        """Return the limit of an answer's tokens: `wanted`, but at most half of `max_length`."""
         return min(wanted, max(1, self.max_length // 2))
 
     @property
     def n_swa(self) -> int:
-        """Tokens of the sliding attention window; 0 when every layer sees everything."""
+        """The tokens of the sliding attention window; 0 if all layers use full attention."""
         return int(self.lib.llama_model_n_swa(self._model))
 
     @property
     def can_rewind(self) -> bool:
-        """Whether a sequence's newest tokens can be dropped from the cache: not from a recurrent state."""
+        """Whether the newest tokens of a sequence can be dropped from the cache; a recurrent state cannot do that."""
         return not (self.lib.llama_model_is_recurrent(self._model) or self.lib.llama_model_is_hybrid(self._model))
 
     def cache_type(self, exact: bool) -> str:
-        """F16 or F32: what the options ask for, of scoring where it is to be exact."""
+        """Return the cache type of the options, F16 or F32; "auto" is F32 if the cache is to be `exact`."""
         chosen = self.options.cache_type
         return ("F32" if exact else "F16") if chosen == "auto" else chosen
 
     @property
     def exact_cell_bytes(self) -> int:
-        """Memory of scoring's cache for one token, about: keys and values of every layer."""
+        """Bytes of scoring's cache for one token, about: keys and values of every layer."""
         return self.cell_items * (2 if self.cache_type(True) == "F16" else 4)
 
     @property
     def cell_items(self) -> int:
-        """Numbers that the cache holds of one token, about: keys and values of every layer."""
+        """How many numbers the cache holds for one token, about: keys and values of every layer."""
         lib, model = self.lib, self._model
         width = self.width // max(1, self.n_heads)
         entry = self.header.metadata.get(f"{architecture_of(self.header)}.attention.key_length")
@@ -226,22 +228,22 @@ class Model(ModelVocabulary):
 
     @property
     def most_at_once(self) -> int:
-        """Tokens of a batch that are computed at a time: on a CPU 128 to 512 are equally fast, fewer take less room."""
+        """Tokens computed at a time (micro-batch). On a CPU, 128 to 512 are equally fast; fewer take less memory."""
         return 512 if self.gpu_layers else 256
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of all weights, in the file or in memory."""
+        """Bytes of all weights."""
         return sum(t.nbytes for t in self.header.tensors.values())
 
     @property
     def width(self) -> int:
-        """Numbers of a hidden state."""
+        """The width of a hidden state."""
         return int(self.lib.llama_model_n_embd(self._model))
 
     @property
     def inner_width(self) -> int:
-        """Numbers within a feed-forward layer, of the widest where they differ; of a mixture, of all experts used."""
+        """The width of the widest feed-forward layer; in a mixture, of all experts used for one token together."""
         own = architecture_of(self.header)
 
         def most(name: str) -> int:
@@ -252,7 +254,7 @@ class Model(ModelVocabulary):
 
     @property
     def n_heads(self) -> int:
-        """Attention heads of a layer."""
+        """The number of attention heads of a layer."""
         return int(self.lib.llama_model_n_head(self._model))
 
     @contextlib.contextmanager
@@ -265,14 +267,14 @@ class Model(ModelVocabulary):
         n_batch: int = 0,
         cache_type: str = "",
     ) -> Iterator[Context]:
-        """A context of n_ctx cells for up to n_seq_max sequences, freed at the end.
+        """Open a context of n_ctx cells for up to n_seq_max sequences, and free it at the end.
 
-        A batch has up to n_batch tokens, 0 for the options' number, and may keep n_outputs rows of logits, 0 for one a
-        token; `cache_type` is F16 or F32, by default what `cache_type(False)` says. With `gpu_layers` "auto" and no
-        other context open, the model is loaded again with fewer layers on the GPU where the context would not fit
-        beside them. Raises EngineError when llama.cpp cannot make it (mostly for lack of memory), and at the end, when
-        all went well, InputChangedError if the model's file is not what it was when it was loaded: its weights lie
-        there.
+        A batch has up to n_batch tokens (0: the options' number) and keeps up to n_outputs rows of logits (0: one per
+        token). `cache_type` is F16 or F32, by default `cache_type(False)`. If the context does not fit on the GPU,
+        `gpu_layers` is "auto" and no other context is open, the model is loaded again with fewer layers on the GPU.
+
+        Raises EngineError when llama.cpp cannot create it, usually for lack of memory. At the end, raises
+        InputChangedError if the model's file, where its weights are mapped from, has changed since it was loaded.
         """
 
         def create() -> Any:
@@ -301,7 +303,7 @@ class Model(ModelVocabulary):
         self._check_file()
 
     def _check_file(self) -> None:
-        """Raise InputChangedError when somebody else wrote to the file, or to a part of a split one."""
+        """Raise InputChangedError when the file, or a part of a split model, has changed since it was loaded."""
         if self._rewritable:
             return
         for part, stamp in self.header.parts:
@@ -311,20 +313,20 @@ class Model(ModelVocabulary):
                 is_same = False
             if not is_same:
                 raise InputChangedError(
-                    f"{part}: changed, or was taken away, while it was used: what was made with it is of no use. "
-                    "Start again when it is whole."
+                    f"{part}: was changed or deleted while it was used, so the results are not valid. "
+                    "Start again when the file is complete."
                 )
 
     def _new_context(
         self, n_ctx: int, n_seq_max: int, unified: bool, n_outputs: int, n_batch: int, cache_type: str
     ) -> Any:
-        """llama.cpp's handle of a context, None when it cannot make one."""
+        """Return llama.cpp's handle of a new context, None when it cannot create one."""
         options, params = self.options, self.lib.llama_context_default_params()
         params.n_ctx, params.n_seq_max, params.kv_unified = n_ctx, n_seq_max, unified
-        # a batch must hold a token of every sequence: llama.cpp aborts otherwise
+        # a batch must have room for a token of every sequence, or llama.cpp aborts
         params.n_batch = max(min(n_batch or options.n_batch, n_ctx), n_seq_max)
         params.n_ubatch = min(self.most_at_once, params.n_batch)
-        params.n_outputs_max = max(n_outputs, n_seq_max) if n_outputs else 0  # a row for each sequence: it aborts too
+        params.n_outputs_max = max(n_outputs, n_seq_max) if n_outputs else 0  # and for a row of every sequence
         params.n_threads = params.n_threads_batch = self.thread_count.measure()
         params.flash_attn_type = 1 if options.flash_attention else 0
         params.type_k = params.type_v = TYPE_IDS[cache_type]
@@ -335,6 +337,6 @@ class Model(ModelVocabulary):
                 handle = self.lib.llama_init_from_model(self._model, params)
         except BaseException:
             if handle:
-                self.lib.llama_free(handle)  # it must not outlive the model
+                self.lib.llama_free(handle)  # a context must not outlive its model
             raise
         return handle

@@ -1,4 +1,4 @@
-"""Model references: a GGUF file, or a pair at a lam, which is merged in memory for as long as it is used."""
+"""Resolve and open model references: a GGUF file, or a pair at a lam, which is merged in memory while it is used."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:  # naming a model starts no llama.cpp
     from pa_lite.engine.model import Model
 
 _log = logging.getLogger(__name__)
-# F16 and not merge's Q8_0: scores of quantised activations move by tenths of a nat with the batch's shape
+# F16, not merge's Q8_0: with quantised activations, scores depend on the shape of a batch by tenths of a nat
 REFERENCE_TYPE = "F16"
 
 
 @dataclass(frozen=True)
 class ModelRef:
-    """Where a model comes from: a GGUF file, or a pair at a lam. `text` is how it is called in results."""
+    """Where a model comes from: a GGUF file, or a pair at a lam. `text` is its name in results."""
 
     file: Path | None = None
     pair: Pair | None = None
@@ -45,11 +45,12 @@ ModelLike = str | Path | ModelRef | Pair | tuple[str | Location, str | Location]
 
 
 def resolve_model(model: ModelLike, lam: float | str | None = None) -> ModelRef:
-    """Return what names a model: `FILE.gguf`, `PAIR@LAM`, or a pair (a name, or base and instruct) with `lam`.
+    """Return the reference to a model: `FILE.gguf`, `PAIR@LAM`, or a pair (a name, or base and instruct) with `lam`.
 
-    A GGUF file may have any name, and a folder that holds one GGUF model stands for it. A registered pair at a lam goes
-    before a file of that name in the current folder, which `./PAIR@LAM` names. Raises InputError for anything else: an
-    unknown pair, a pair without a lam, a file with one, a missing file; CheckpointError for a file that is not GGUF.
+    A GGUF file may have any name, and a folder with one GGUF model stands for it. A registered pair at a lam is
+    preferred to a file of that name in the current folder, which `./PAIR@LAM` names. Raises InputError for anything
+    else: an unknown pair, a pair without a lam, a file with one, a missing file; CheckpointError for a file that is not
+    GGUF.
     """
     if isinstance(model, ModelRef):
         if lam is None:
@@ -63,7 +64,7 @@ def resolve_model(model: ModelLike, lam: float | str | None = None) -> ModelRef:
         return _file_reference(model, str(model))
     if lam is not None:
         if isinstance(model, str) and _has_lam(model):
-            raise InputError(f"{model!r} has a lam already, and another is given: {lam}. Leave one of them out.")
+            raise InputError(f"{model!r} already has a lam, and lam {lam} is given too. Leave one of them out.")
         if isinstance(model, str) and model not in all_pairs() and Path(model).exists():
             raise _fixed(model)
         return ModelRef(pair=resolve_pair(model), lam=read_lam(lam))
@@ -73,7 +74,7 @@ def resolve_model(model: ModelLike, lam: float | str | None = None) -> ModelRef:
 
 
 def parse_reference(text: str) -> ModelRef:
-    """Return what a model reference without a lam beside it names; see `resolve_model`."""
+    """Return the reference to a model that is given as one string; see `resolve_model`."""
     return resolve_model(text)
 
 
@@ -84,9 +85,11 @@ def _parse(text: str) -> ModelRef:
         found = find_pair(pair)
         lams = parse_lams(lam)
         if len(lams) != 1:
-            raise InputError(f"{text!r} names {len(lams)} lams; a model reference has one, e.g. {pair}@0.7.")
+            raise InputError(f"{text!r} has {len(lams)} lams; a model reference has one, e.g. {pair}@0.7.")
         if path.is_file():
-            _log.warning("%s is the pair %s at lam %s; the file of that name is ./%s.", text, pair, lam, text)
+            _log.warning(
+                "%s means the pair %s at lam %s; for the file of that name, write ./%s.", text, pair, lam, text
+            )
         return ModelRef(pair=found, lam=lams[0], text=text)
     if not path.exists() and text in all_pairs():
         raise _without_lam(text)
@@ -98,7 +101,7 @@ def _file_reference(path: Path, text: str) -> ModelRef:
         return ModelRef(file=_in_folder(path), text=text)
     if not path.is_file():
         if path.exists():
-            raise InputError(f"{text!r} is a device, socket or pipe, not a model file: name a file.")
+            raise InputError(f"{text!r} is a device, socket or pipe, not a model file. Name a file.")
         raise InputError(f"{text!r} is not a model: neither a file that exists nor PAIR@LAM such as demo@0.7.")
     return ModelRef(file=_checked(path), text=text)
 
@@ -109,22 +112,20 @@ def _has_lam(text: str) -> bool:
 
 
 def _without_lam(name: str) -> InputError:
-    return InputError(
-        f"{name!r} is a pair, and a model is a pair at one lam: name it as {name}@0.6, or give a lam (--lam 0.6)."
-    )
+    return InputError(f"{name!r} is a pair, and a model needs a lam: write {name}@0.6, or add --lam 0.6.")
 
 
 def _fixed(text: str) -> InputError:
-    return InputError(f"{text}: is a file, and only a pair's model has a lam. Leave the lam out, or name a pair.")
+    return InputError(f"{text}: is a file, and only pairs have a lam. Leave the lam out, or name a pair.")
 
 
 def _is_path(pair: str) -> bool:
-    """Whether what stands before an @ can only belong to a file's path."""
+    """Return whether the text before an @ can only be part of a file's path."""
     return not pair.startswith(PREFIX) and ("/" in pair or "\\" in pair)
 
 
 def _is_pair(pair: str, lam: str) -> bool:
-    """Whether the two parts of a name that also is a file's name a registered pair and a lam."""
+    """Return whether the parts before and after an @ are a registered pair and a lam."""
     try:
         return pair in all_pairs() and bool(parse_lams(lam))
     except InputError:
@@ -132,18 +133,18 @@ def _is_pair(pair: str, lam: str) -> bool:
 
 
 def _in_folder(folder: Path) -> Path:
-    """The GGUF file that a folder stands for. Raises InputError for a folder with a checkpoint that is not GGUF yet."""
+    """Return the GGUF file in a folder. Raises InputError for a folder with a safetensors checkpoint."""
     found = find_model(folder)
     if found.is_dir():
         raise InputError(
-            f"{folder}: holds safetensors, and models run as GGUF. Merge it into a file (pa-lite merge BASE INSTRUCT), "
+            f"{folder}: has safetensors, but only GGUF can be run. Merge it into a file (pa-lite merge BASE INSTRUCT), "
             "or convert it with llama.cpp's convert_hf_to_gguf.py."
         )
     return _checked(found)
 
 
 def _checked(path: Path) -> Path:
-    """The path, if it is that of a GGUF file. Raises CheckpointError that says what it is instead."""
+    """Return the path if it is a GGUF file. Raises CheckpointError or InputError that say what it is instead."""
     try:
         content = content_of(path)
     except OSError as e:
@@ -156,8 +157,8 @@ def _checked(path: Path) -> Path:
 def _not_gguf(path: Path, content: FileStart) -> PaLiteError:
     if content.is_safetensors:
         return InputError(
-            f"{path}: is a safetensors file, and models run as GGUF. Merge its folder into a file (pa-lite merge BASE "
-            "INSTRUCT), or convert it with llama.cpp's convert_hf_to_gguf.py."
+            f"{path}: is a safetensors file, but only GGUF can be run. Merge its folder into a file (pa-lite merge "
+            "BASE INSTRUCT), or convert it with llama.cpp's convert_hf_to_gguf.py."
         )
     return unknown_file(path)
 
@@ -166,10 +167,10 @@ def _not_gguf(path: Path, content: FileStart) -> PaLiteError:
 def open_reference(
     model: ModelLike, options: EngineOptions | None = None, weight_type: str = REFERENCE_TYPE
 ) -> Iterator[Model | InMemoryModel]:
-    """Open the model that a reference names: a file's, or a pair's as `weight_type`, which can move along the line.
+    """Open a model by reference: a file, or a pair merged as `weight_type`, which can move along the line.
 
-    A file is first checked, and unless the options say otherwise tried in a process of its own (`probe_file`). Raises
-    InputError for a bad reference and what merging, trying and loading raise.
+    A file is checked first and, if the options ask for it, loaded in a separate process (`probe_file`). Raises
+    InputError for a bad reference, and what merging, probing and loading raise.
     """
     from pa_lite.engine.in_memory import InMemoryModel
     from pa_lite.engine.model import Model
@@ -196,7 +197,7 @@ def open_reference(
 def open_model(
     model: ModelLike, options: EngineOptions | None = None, weight_type: str = REFERENCE_TYPE
 ) -> Iterator[Model]:
-    """Open the model that a reference names, for reading it alone; see `open_reference`."""
+    """Open a model by reference, without moving it along the line; see `open_reference`."""
     from pa_lite.engine.model import Model
 
     with open_reference(model, options, weight_type) as opened:

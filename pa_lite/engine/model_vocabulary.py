@@ -1,4 +1,4 @@
-"""What a loaded model's vocabulary makes of texts and tokens."""
+"""Convert between texts and tokens with a loaded model's vocabulary."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from pa_lite.ggml.container import GgufHeader
 
 
 class ModelVocabulary:
-    """The part of a model that turns texts into tokens and tokens into texts.
+    """The part of a model that tokenises texts and converts tokens to text.
 
-    `header` is its GGUF file's, `lib` llama.cpp, `vocab` llama.cpp's handle.
+    `header` is the header of its GGUF file, `lib` the module of llama.cpp, `vocab` llama.cpp's handle.
     """
 
     header: GgufHeader
@@ -31,10 +31,11 @@ class ModelVocabulary:
     def tokenize(
         self, text: str, add_special: bool = True, parse_special: bool = False, is_start: bool = True
     ) -> list[int]:
-        """Return the token ids of a text; `add_special` adds BOS or EOS where the vocabulary asks for it, once.
+        """Return the token ids of a text.
 
-        `is_start` is False for a text that continues an input after a control token: there some tokenizers put no space
-        before it.
+        `add_special` adds BOS and EOS if the vocabulary asks for them. `parse_special` reads control tokens that the
+        text spells out. `is_start` is False for a text that follows a control token: there some tokenizers do not put a
+        space before it. Raises TextError for a text that the tokenizer cannot take.
         """
         prefix = self._space_prefix
         if prefix is None:
@@ -47,7 +48,7 @@ class ModelVocabulary:
         return SpacePrefix(scheme, self.header.metadata, self._tokenize) if scheme else None
 
     def text_fault(self, text: str, parse_special: bool = False) -> str | None:
-        """Return why the tokenizer cannot take a text, as the end of a sentence; None if it can. Tokenises nothing."""
+        """Return why the tokenizer cannot take a text, as the end of a sentence; None if it can. Does not tokenise."""
         if len(text) > DIRECT:
             try:
                 self._parts(text, parse_special)
@@ -56,12 +57,12 @@ class ModelVocabulary:
         return None
 
     def check_text(self, text: str, where: str, parse_special: bool = False) -> None:
-        """Raise TextError, naming `where` the text is from, if the tokenizer cannot take it. Tokenises nothing."""
+        """Raise TextError, naming the text `where`, if the tokenizer cannot take it. Does not tokenise."""
         if (fault := self.text_fault(text, parse_special)) is not None:
             raise TextError(fault, where)
 
     def _parts(self, text: str, parse_special: bool) -> list[str | int]:
-        """Return parts of a text, and ids of special tokens, whose ids are together the text's. Raises TextError."""
+        """Split a text into parts and ids of special tokens that can be tokenised separately. Raises TextError."""
         if len(text) <= DIRECT:
             return [text]
         if (fault := self._pre_tokenizer.fault(text)) is not None:
@@ -69,7 +70,7 @@ class ModelVocabulary:
         return [text] if len(text) <= SHORT else self._special_tokens[parse_special].cut(text)
 
     def _tokenize(self, text: str, add_special: bool, parse_special: bool) -> list[int]:
-        """Return llama.cpp's ids of a text. Raises TextError for one that its tokenizer cannot take."""
+        """Return llama.cpp's ids of a text. Raises TextError for a text that the tokenizer cannot take."""
         parts = self._parts(text, parse_special)
         if parts == [text]:
             return self._whole_ids(text, add_special, parse_special)
@@ -97,7 +98,7 @@ class ModelVocabulary:
 
     @functools.cached_property
     def _special_tokens(self) -> tuple[SpecialTokens, SpecialTokens]:
-        """Return those of texts in which control tokens are text, and those of texts in which they are read as such."""
+        """The special tokens in texts without `parse_special`, and in texts with it."""
         lib, plain, parsed = self.lib, list[SpecialToken](), list[SpecialToken]()
         for token in range(lib.llama_vocab_n_tokens(self.vocab)):
             attributes = lib.llama_vocab_get_attr(self.vocab, token)
@@ -111,53 +112,49 @@ class ModelVocabulary:
 
     @functools.cached_property
     def _added_ids(self) -> tuple[list[int], list[int]]:
-        """The ids that are put before and after a text."""
+        """The ids that `add_special` puts before and after a text."""
         added = self._ids("", True, False)
         n_before = 1 if len(added) == 2 else len(added) * self.lib.llama_vocab_get_add_bos(self.vocab)
         return added[:n_before], added[n_before:]
 
     def _ids(self, text: str, add_special: bool, parse_special: bool) -> list[int]:
         raw = text.encode("utf-8")
-        size = len(raw) + 16
-        buffer = (ctypes.c_int32 * size)()
-        n = self.lib.llama_tokenize(self.vocab, raw, len(raw), buffer, size, add_special, parse_special)
-        if n < 0:
-            buffer = (ctypes.c_int32 * -n)()
-            n = self.lib.llama_tokenize(self.vocab, raw, len(raw), buffer, -n, add_special, parse_special)
+        n = -len(raw) - 16
+        while n < 0:  # the buffer was too small for -n ids
+            buffer, size = (ctypes.c_int32 * -n)(), -n
+            n = self.lib.llama_tokenize(self.vocab, raw, len(raw), buffer, size, add_special, parse_special)
         return buffer[:n]
 
     def piece(self, token: int) -> bytes:
-        """The bytes that a token stands for; control tokens stand for none."""
-        size = 64
-        buffer = ctypes.create_string_buffer(size)
-        n = self.lib.llama_token_to_piece(self.vocab, token, buffer, size, 0, False)
-        if n < 0:
-            buffer = ctypes.create_string_buffer(-n)
-            n = self.lib.llama_token_to_piece(self.vocab, token, buffer, -n, 0, False)
+        """Return the bytes of a token's text; control tokens have none."""
+        n = -64
+        while n < 0:  # the buffer was too small for -n bytes
+            buffer, size = ctypes.create_string_buffer(-n), -n
+            n = self.lib.llama_token_to_piece(self.vocab, token, buffer, size, 0, False)
         return buffer.raw[:n]
 
     def text(self, tokens: Sequence[int]) -> str:
-        """The text of tokens, bytes joined before they are decoded as UTF-8."""
+        """Return the text of tokens; their bytes are joined before they are decoded as UTF-8."""
         return b"".join(map(self.piece, tokens)).decode("utf-8", "replace")
 
     def is_end(self, token: int) -> bool:
-        """Whether a token ends a generation (end of text, of turn, ...)."""
+        """Return whether a token ends a generation (end of text, end of turn, ...)."""
         return bool(self.lib.llama_vocab_is_eog(self.vocab, token)) or token in self._more_ends
 
     @functools.cached_property
     def _more_ends(self) -> frozenset[int]:
-        """The ends that llama.cpp cannot be told of."""
+        """End tokens that llama.cpp does not know, from pa-lite's own header key."""
         entry = self.header.metadata.get(END_IDS_KEY)
         return frozenset(entry.value if entry is not None and isinstance(entry.value, list) else ())
 
     @property
     def prefix_token(self) -> int | None:
-        """BOS, else EOS: what stands for an empty context."""
+        """The token that stands for an empty context: BOS, or else EOS."""
         bos = self.special_token("bos")
         return self.special_token("eos") if bos is None else bos
 
     def is_control(self, token: int) -> bool:
-        """Whether a token steers the model (start of turn, ...) or is the unknown one, and stands for no text."""
+        """Return whether a token is a control token (start of turn, ...) or the unknown token, which have no text."""
         return bool(self.lib.llama_vocab_is_control(self.vocab, token)) or token in self._unknown
 
     @functools.cached_property
@@ -166,18 +163,18 @@ class ModelVocabulary:
         return frozenset(i for i, token_type in enumerate(entry.value if entry else ()) if token_type == UNKNOWN)
 
     def token_text(self, token: int) -> str:
-        """A token as the vocabulary spells it."""
+        """Return a token's text in the vocabulary."""
         raw = self.lib.llama_vocab_get_text(self.vocab, token)
         return raw.decode("utf-8", "replace") if raw else ""
 
     def special_token(self, name: str) -> int | None:
-        """Return the id of the `bos` or `eos` token, None where the model has none.
+        """Return the id of the `bos` or `eos` token, None if the model has none.
 
-        A byte-level vocabulary whose file names none has none, where llama.cpp takes token 11 for it.
+        A byte-level vocabulary has one only if its file names it; llama.cpp would use token 11.
         """
         metadata = self.header.metadata
         own = metadata.get(TEMPLATE_TOKEN_KEYS[name])
-        if own is not None:  # the tokenizer's, where the ids are config.json's
+        if own is not None:  # the tokenizer's token, where it differs from that of config.json
             tokens = self.tokenize(str(own.value), add_special=False, parse_special=True)
             return tokens[0] if len(tokens) == 1 else None
         token = int(getattr(self.lib, f"llama_vocab_{name}")(self.vocab))
@@ -189,7 +186,7 @@ class ModelVocabulary:
         return token if token >= 0 and self.is_control(token) and not is_byte_level else None
 
     def special_text(self, name: str) -> str:
-        """Return the `bos` or `eos` token as a chat template gets it, empty where the model has none."""
+        """Return the text of the `bos` or `eos` token for a chat template, empty if the model has none."""
         own = self.header.metadata.get(TEMPLATE_TOKEN_KEYS[name])
         if own is not None:
             return str(own.value)

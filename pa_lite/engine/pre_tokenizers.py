@@ -1,7 +1,7 @@
-"""What llama.cpp's pre-tokenizers need for a text: stack for its long words, and time for its long runs.
+"""Find texts for which llama.cpp's pre-tokenizers need a larger stack (long words) or too much time (long runs).
 
-Most byte-level vocabularies are split by patterns in C++'s `std::regex`, which goes one call deeper for each character
-of a match. Source: `llm_tokenizer_bpe` and `unicode_regex_split` of llama.cpp; tools/fuzz/words.py compares.
+Most byte-level vocabularies are split with patterns in C++'s `std::regex`, which recurses once for each character of a
+match. Source: `llm_tokenizer_bpe` and `unicode_regex_split` of llama.cpp; tools/fuzz/words.py compares.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from pa_lite.engine.vocabulary_refusals import BYTE_PAIRS
 
-MOST = 200_000  # characters of a stretch: 400 MB of stack, of which llama.cpp touches 130 MB
-# pre-tokenizers whose patterns llama.cpp has loops for, but for one that matches a single digit: they need no stack
+MOST = 200_000  # characters of a word: 400 MB of stack, of which llama.cpp uses 130 MB
+# pre-tokenizers that llama.cpp implements with loops (except patterns of a single digit): they need no extra stack
 WITHOUT_STACK = frozenset((
     "a.x-4.0", "chatglm-bpe", "codeshell", "command-r", "dbrx", "deepseek-r1-qwen", "exaone", "exaone4", "f2llmv2",
     "falcon-h1", "falcon3", "gemma4", "gigachat", "glm4", "glm5", "gpt-2", "granite-docling",
@@ -24,16 +24,14 @@ WITHOUT_STACK = frozenset((
     "stablelm2", "starcoder", "trillion",
 ))  # fmt: skip
 _STRETCH = re.compile(r"[^ \t\n\v\f\r]*\s*")
-_JOINED = re.compile(r"[A-Za-z \x80-\U0010ffff]+")  # what can be letters with single spaces between them
-_JOINS_WORDS = ("exaone-moe",)  # a match may span words of letters with single spaces between them
-
-
-_TOGETHER = 10  # times the time for the longest run that all runs of a text may take: some 10 s
+_JOINED = re.compile(r"[A-Za-z \x80-\U0010ffff]+")  # letters (or what may be letters) and spaces
+_JOINS_WORDS = ("exaone-moe",)  # pre-tokenizers with matches across words of letters with single spaces between
+_TOGETHER = 10  # all runs of a text may take this many times the time of the longest allowed run: about 10 s
 
 
 @dataclass(frozen=True)
 class _Slow:
-    """Runs of a kind that take quadratic time, and how many characters one may have: those take about a second."""
+    """A kind of run that takes quadratic time, and its largest allowed length in characters, about a second."""
 
     runs: re.Pattern[str]
     what: str
@@ -47,7 +45,7 @@ class _Slow:
         longest, work = max(lengths, default=0), sum(n * n for n in lengths)
         why = "and this model's tokenizer takes quadratic time for them"
         if longest > self.most:
-            return f"has a run of {longest} {self.what}, {why}: it accepts {self.most}. Shorten it"
+            return f"has a run of {longest} {self.what}, {why}: the limit is {self.most}. Shorten it"
         if work > _TOGETHER * self.most**2:
             return f"has {len(lengths)} runs of {self.what}, of up to {longest} characters, {why}. Shorten it"
         return None
@@ -61,7 +59,7 @@ _SLOW: Mapping[str, _Slow] = {
 
 @dataclass(frozen=True)
 class PreTokenizer:
-    """What a vocabulary's pre-tokenizer needs; `needs_stack` is for each character of a stretch."""
+    """What a vocabulary's pre-tokenizer needs; with `needs_stack`, stack for each character of the longest word."""
 
     needs_stack: bool = False
     joins_words: bool = False
@@ -70,7 +68,7 @@ class PreTokenizer:
     def longest_stretch(self, text: str) -> tuple[int, int]:
         """Return offset and length, in characters, of the longest word with the white space after it.
 
-        Where the pre-tokenizer joins words, those of letters with single spaces between them count as one.
+        If the pre-tokenizer joins words, words of letters with single spaces between them count as one.
         """
         patterns = (_STRETCH, _JOINED) if self.joins_words else (_STRETCH,)
         found: Iterator[re.Match[str]] = (match for pattern in patterns for match in pattern.finditer(text))
@@ -83,8 +81,8 @@ class PreTokenizer:
             offset, length = self.longest_stretch(text)
             if length > MOST:
                 return (
-                    f"has a stretch of {length} characters without a break, from character {offset + 1} on; this "
-                    f"model's tokenizer takes at most {MOST}. Shorten it, or put spaces in"
+                    f"has a word of {length} characters at character {offset + 1}; this model's tokenizer accepts at "
+                    f"most {MOST}. Shorten it, or insert spaces"
                 )
         return None if self.slow is None else self.slow.fault(text)
 

@@ -140,7 +140,7 @@ def _branches(requests: Sequence[Request]) -> list[_Branch]:
 class _Builder:
     """A batch that is being filled, after a spine of `spine` tokens.
 
-    A token belongs to the sequence of its own branch and of every later branch of the batch that shares it. Branches
+    A token belongs to the sequence of its branch and of every later branch of the batch that shares it. Branches
     come in depth-first order, so these sequences are consecutive: `first` is known when the token is added, `last` when
     a branch leaves the path above it (`_leave`), or when the batch is full.
     """
@@ -154,7 +154,7 @@ class _Builder:
         self.last = np.zeros(self.room, np.int32)
         self.wanted = np.zeros(self.room, np.bool_)
         self.shared: list[int] = []
-        # where the newest path's tokens lie in the batch, top down: (depth of the first, its index, how many)
+        # where the newest path's tokens are in the batch, top down: (depth of the first, its index, how many)
         self.open: list[tuple[int, int, int]] = []
         self.targets: list[tuple[IntArray, tuple[int, ...], int]] = []
         self.n = self.n_rows = 0

@@ -1,7 +1,7 @@
-"""A stranger's GGUF file is first given to llama.cpp in a process of its own, where it can do no harm; once for a file.
+"""Load an untrusted GGUF file in a separate process first, where a crash of llama.cpp does no harm.
 
-`check_loadable` refuses what is known to end the process; this catches what is not. That a file passed is remembered
-in the user's cache folder, by the identity of the file and of llama.cpp; what failed is tried again.
+`check_loadable` refuses files that are known to crash llama.cpp; this catches the unknown ones. A file that passed is
+remembered in the user's cache folder, by the identity of the file and of llama.cpp, and not probed again.
 """
 
 from __future__ import annotations
@@ -29,29 +29,29 @@ from pa_lite.untrusted.sandbox import ChildError, LimitedProcess
 
 _log = logging.getLogger(__name__)
 _WORKER = "pa_lite.engine.probe_worker"
-_VERSION = 1  # of what a verdict stands for
-_REMEMBERED = 1000  # verdicts at most
-_ADVICE = "Fetch or convert it again (--no-probe would load it at this program's own risk)."
+_VERSION = 1  # of the probe; verdicts of other versions do not count
+_REMEMBERED = 1000  # verdicts that are kept
+_ADVICE = "Fetch or convert it again (--no-probe loads it anyway, and may crash pa-lite)."
 
 
 @dataclass(frozen=True)
 class ProbeLimits:
-    """What a probe may take: seconds, and bytes of memory of its own, in which the mapped file does not count."""
+    """The limits of a probe: seconds, and bytes of memory without the mapped file."""
 
     seconds: float
     memory: int
 
 
 def limits_for(size: int) -> ProbeLimits:
-    """Ample for a sound file of so many bytes, from a disk that reads 50 MB/s."""
+    """Return generous limits for a valid file of `size` bytes, on a disk that reads 50 MB/s."""
     return ProbeLimits(60 + size / 50e6, (1 << 30) + size // 4)
 
 
 def probe_file(path: Path, limits: ProbeLimits | None = None) -> None:
-    """Check a file, then let llama.cpp load it, tokenise and decode in another process; unless it passed before.
+    """Check a file, then let llama.cpp load it, tokenise and decode in another process, unless it passed before.
 
-    Raises what `check_loadable` raises, CheckpointError when that process dies, hangs, or takes too much memory,
-    EngineError when llama.cpp refuses the file or no process can be started. Nothing outlives it, nor Ctrl-C.
+    Raises what `check_loadable` raises, CheckpointError when that process crashes, hangs, or takes too much memory,
+    EngineError when llama.cpp refuses the file or no process can be started. The process never outlives the call.
     """
     check_first_part(path)
     parts = [path.with_name(name) for name in part_names(path.name)]
@@ -66,9 +66,9 @@ def probe_file(path: Path, limits: ProbeLimits | None = None) -> None:
 
 
 def probe_merged(path: Path, header: bytes, size: int, descriptors: Sequence[int] = ()) -> None:
-    """The same for a file that this program merged itself from GGUF files: their metadata are a stranger's still.
+    """Probe a file that pa-lite merged from GGUF files: their metadata are still untrusted.
 
-    `header` stands for the file: what weights follow it does not matter. Raises what `probe_file` raises.
+    A header that passed is not probed again, whatever weights follow it. Raises what `probe_file` raises.
     """
     _once(["merged", hashlib.sha256(header).hexdigest()], path, limits_for(size), descriptors)
 
@@ -76,7 +76,7 @@ def probe_merged(path: Path, header: bytes, size: int, descriptors: Sequence[int
 def _once(identity: Sequence[Any], path: Path, limits: ProbeLimits, descriptors: Sequence[int] = ()) -> None:
     if not _passed(identity):
         header = read_model_header(path)
-        check_loadable(header)  # what these refuse needs no process to be refused in
+        check_loadable(header)  # what these refuse needs no process
         for part, _ in header.parts:
             check_readable(part)
         probe(path, limits, descriptors)
@@ -84,8 +84,8 @@ def _once(identity: Sequence[Any], path: Path, limits: ProbeLimits, descriptors:
 
 
 def probe(path: Path, limits: ProbeLimits, descriptors: Sequence[int] = ()) -> None:
-    """The same without memory; a path may be that of an open descriptor, which the process then gets."""
-    llama()  # the child has the same: what is wrong with it is not the file's fault
+    """Probe a file, whether or not it passed before. The process inherits the open files `descriptors`."""
+    llama()  # an error of llama.cpp itself is raised here, and not blamed on the file
     try:
         with LimitedProcess(_WORKER, limits.memory, descriptors) as process:
             process.ask({"file": str(path.absolute())}, limits.seconds, clock=limits.seconds)
@@ -94,28 +94,28 @@ def probe(path: Path, limits: ProbeLimits, descriptors: Sequence[int] = ()) -> N
 
 
 def _explained(path: Path, limits: ProbeLimits, error: ChildError) -> PaLiteError:
-    """Return what to tell of a file that did not pass: EngineError where llama.cpp refuses it or nothing was tried."""
+    """Return the error for a file that did not pass: EngineError if llama.cpp refuses it or could not try."""
     if error.cause == "error":
         return EngineError(f"{path}: {str(error).rstrip('.')}. Fetch or convert it again.")
     if error.cause == "start":
         return EngineError(f"{path}: cannot be tried in a separate process: {error}. --no-probe does without.")
-    told = {
-        "time": f"llama.cpp was not done with it after {limits.seconds:.0f} seconds",
-        "memory": f"llama.cpp takes more than {limits.memory / 1e6:.0f} MB beside the file to load it",
+    reasons = {
+        "time": f"llama.cpp took more than {limits.seconds:.0f} seconds to load it",
+        "memory": f"llama.cpp needs more than {limits.memory / 1e6:.0f} MB in addition to the file to load it",
         "crash": f"llama.cpp crashed while loading it ({error.status}): {error.words}",
     }
-    return CheckpointError(f"{path}: {told[error.cause]}. {_ADVICE}")
+    return CheckpointError(f"{path}: {reasons[error.cause]}. {_ADVICE}")
 
 
 def _verdict(identity: Sequence[Any]) -> Path:
-    """Where it stands that a file passed with the llama.cpp that is installed, as it was built, on such a machine."""
+    """Return the path of the verdict on a file with the installed version and build of llama.cpp."""
     build = llama().llama_print_system_info().decode("utf-8", "replace")
     everything = [_VERSION, importlib.metadata.version("llama-cpp-python"), build, sys.platform, *identity]
     return cache_folder() / "probed" / hashlib.sha256(json.dumps(everything).encode()).hexdigest()
 
 
 def _passed(identity: Sequence[Any]) -> bool:
-    """Whether it is noted that a file passed: by its own identity, as another file could have that name."""
+    """Return whether a file passed before; its full identity is compared, not only the verdict's file name."""
     target = _verdict(identity)
     try:
         entry = marker_at(target)
@@ -125,18 +125,18 @@ def _passed(identity: Sequence[Any]) -> bool:
 
 
 def _remember(identity: Sequence[Any]) -> None:
-    """Note that a file passed. Where that cannot be, it is tried again."""
+    """Store that a file passed. If that fails, the file is probed again next time."""
     target = _verdict(identity)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(target, marker_line(VERDICT, target.name, identity=list(identity)))
         _forget(target.parent)
     except (OSError, PaLiteError) as e:
-        _log.info("cannot remember that %s was tried: %s", identity[0], e)
+        _log.info("cannot store that %s was probed: %s", identity[0], e)
 
 
 def _forget(folder: Path) -> None:
-    """Remove the oldest verdicts if there are many; nothing else in the folder is touched."""
+    """Remove the oldest verdicts if there are too many; other files in the folder stay."""
     named = [p for p in folder.iterdir() if re.fullmatch("[0-9a-f]{64}", p.name)]
     for old in sorted(named, key=lambda p: p.lstat().st_mtime)[: max(0, len(named) - _REMEMBERED)]:
         entry = marker_at(old)

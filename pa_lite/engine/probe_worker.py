@@ -1,7 +1,7 @@
-"""A child program that gives llama.cpp an untrusted file: it may crash here, hang, or take too much memory.
+"""The child process in which llama.cpp loads an untrusted file, and may crash, hang, or take too much memory.
 
-The weights stay in the file (mapped, not repacked), the context is small, nothing lies on a GPU. Of llama_cpp it
-imports the bindings alone, so that it starts fast.
+The weights are mapped and not repacked, the context is small, and no GPU is used. Only the bindings of llama_cpp are
+imported, so that it starts fast.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from pa_lite.untrusted.sandbox_worker import serve
 
 _CELLS, _BATCH, _SEQUENCES = 256, 32, 2
 _TEXT = "Hello, wörld!\n\t 12345 <|im_end|></s> it's 世界 \U0001f642"
-_PIECES = 512  # tokens whose text is asked for
+_PIECES = 512  # tokens whose text is requested
 
 
 def bindings() -> Any:
-    """`llama_cpp.llama_cpp` without the rest of its package, which takes thrice as long to import."""
+    """Return the module `llama_cpp.llama_cpp` without the rest of its package, which takes longer to import."""
     spec = importlib.util.find_spec("llama_cpp")
     if spec is None or spec.submodule_search_locations is None:
         raise ImportError("llama-cpp-python is not installed")
@@ -35,7 +35,7 @@ def bindings() -> Any:
 
 
 def listen(lib: Any) -> deque[str]:
-    """What llama.cpp says from now on, its last lines."""
+    """Return a list that always has the last lines of llama.cpp's log."""
     words: deque[str] = deque(maxlen=40)
     callback = lib.llama_log_callback(lambda _level, text, _data: words.append(text.decode("utf-8", "replace")))
     lib.pa_lite_listener = callback  # llama.cpp keeps the pointer
@@ -44,9 +44,9 @@ def listen(lib: Any) -> deque[str]:
 
 
 def run(lib: Any, path: str, extra: bool = False) -> str:
-    """Load, tokenise, decode; empty when all of it went well, else which step llama.cpp refused.
+    """Load a file, tokenise and decode; return an empty string, or which step llama.cpp refused.
 
-    `extra` lets it repack the weights, as it does when a model is loaded to be used.
+    `extra` lets llama.cpp repack the weights, as when a model is loaded for use.
     """
     params = lib.llama_model_default_params()
     nowhere = (ctypes.c_void_p * 1)(None)
@@ -75,7 +75,7 @@ def run(lib: Any, path: str, extra: bool = False) -> str:
 
 
 def tokenize(lib: Any, vocab: Any) -> list[int]:
-    """Tokens of a text, in every way that texts are tokenised; the texts of tokens all over the vocabulary."""
+    """Tokenise a text in all ways that pa-lite uses, and request the texts of many tokens; return some token ids."""
     raw, size = _TEXT.encode(), 8 * len(_TEXT.encode())
     buffer = (ctypes.c_int32 * size)()
     n = 0
@@ -91,7 +91,7 @@ def tokenize(lib: Any, vocab: Any) -> list[int]:
 
 
 def decode(lib: Any, model: Any, context: Any, tokens: list[int]) -> str:
-    """A prompt, one token more, and a second sequence that shares the first one's cells."""
+    """Decode a prompt and one more token, and share the cells with a second sequence; return what failed, or ''."""
     for part in (tokens, tokens[-1:]):
         held = (ctypes.c_int32 * len(part))(*part)  # llama.cpp keeps no copy
         if lib.llama_decode(context, lib.llama_batch_get_one(held, len(part))):
@@ -105,13 +105,13 @@ def decode(lib: Any, model: Any, context: Any, tokens: list[int]) -> str:
 
 
 def reason(words: deque[str]) -> str:
-    """What llama.cpp said of why it failed."""
-    told = [w.strip() for w in words if "error" in w.lower() or "failed" in w.lower()]
-    return (told[0] if told else "it gives no reason").split(": ", 1)[-1][:300]
+    """Return the first error in llama.cpp's log."""
+    errors = [w.strip() for w in words if "error" in w.lower() or "failed" in w.lower()]
+    return (errors[0] if errors else "it gives no reason").split(": ", 1)[-1][:300]
 
 
 def main() -> None:
-    """Answer requests that name a file; an error says what llama.cpp refused, and why."""
+    """Answer requests that name a file: with an empty object, or an error that says what llama.cpp refused, and why."""
     lib = bindings()
     words = listen(lib)
     lib.llama_backend_init()

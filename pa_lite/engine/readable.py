@@ -1,4 +1,4 @@
-"""Whether a model's file can be read at all, asked before it is mapped. Loads nothing."""
+"""Check that a model's file can be read before it is mapped."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _PIECE = 1 << 24  # bytes
 
 
 def check_readable(path: Path) -> None:
-    """Read a file once, on Linux, if it goes into memory, where it then lies when it is mapped: no second read.
+    """Read a file once, on Linux, if it fits in memory; it then stays in the page cache until it is mapped.
 
-    Where llama.cpp maps a file, a part that the disk cannot give is no error that anybody could catch: the kernel tries
-    for ever to fill the map, or ends the process. Raises CheckpointError that names the file and the byte.
+    In a mapped file, a read error of the disk cannot be caught: the kernel retries forever or kills the process. Raises
+    CheckpointError that names the file and the byte.
     """
     if not hasattr(os, "sendfile") or not hasattr(os, "memfd_create"):
-        return  # no Linux: there maps are filled when they are used
+        return  # not Linux
     offset = 0
     try:
         with open_regular(path) as file, open(os.devnull, "wb") as nowhere:
@@ -27,11 +27,11 @@ def check_readable(path: Path) -> None:
             if size > available_memory():
                 return
             while offset < size:
-                n = os.sendfile(nowhere.fileno(), file.fileno(), offset, _PIECE)  # nothing is copied
+                n = os.sendfile(nowhere.fileno(), file.fileno(), offset, _PIECE)  # copies nothing
                 if not n:
-                    return  # it became shorter, which is told by whoever needs the rest
+                    return  # it became shorter: reading the rest will fail with a better message
                 offset += n
     except OSError as e:
         raise CheckpointError(
-            f"{path}: cannot be read at byte {offset}: {e.strerror}. Look at its disk, or fetch it again."
+            f"{path}: cannot be read at byte {offset}: {e.strerror}. Check its disk, or fetch it again."
         ) from e

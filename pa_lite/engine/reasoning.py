@@ -1,7 +1,7 @@
-"""Separates what a model writes while it reasons from its answer, in whole texts or as a text grows. Runs no model.
+"""Separate a model's reasoning from its answer, in whole texts or piece by piece. Runs no model.
 
-Reasoning is what stands between a start and an end marker at the very start of a turn. Further blocks that follow
-directly belong to it; a marker that comes up later, within the answer, is part of the answer.
+Reasoning is a block between a start and an end marker at the very start of a turn. Further blocks that follow directly
+belong to it; a marker that appears later, in the answer, is part of the answer.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 @dataclass(frozen=True)
 class Markers:
-    """The texts that enclose reasoning; `dropped` are texts of the format that may follow and belong to nothing."""
+    """The texts that enclose reasoning; `dropped` are texts of the format that may follow it and are left out."""
 
     start: str
     end: str
@@ -21,7 +21,7 @@ class Markers:
 
 
 DEFAULT = Markers("<think>", "</think>")
-# as the chat templates and vocabularies of published models spell them
+# markers in the chat templates and vocabularies of published models
 MARKERS = (
     DEFAULT,
     Markers("<thinking>", "</thinking>"),
@@ -43,20 +43,20 @@ MARKERS = (
     Markers("<|think|>", "<|end|>", ("<|begin|>assistant", "<|content|>")),
     Markers("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]"),
 )  # fmt: skip
-_PORTION = 1 << 12  # characters of a whole text that are split at a time: the work is then linear
-_COMMON = "<|end|>"  # also ends turns of models that do not reason: no evidence of a format
+_PORTION = 1 << 12  # characters of a whole text that are split at a time, which makes the work linear
+_COMMON = "<|end|>"  # also ends turns of models without reasoning, so it does not identify a format
 
 
 def find_markers(holds: Callable[[str], bool]) -> tuple[Markers, ...]:
-    """Return the known formats of which `holds` says that the template or vocabulary has a marker; else the default."""
+    """Return the known formats with a marker for which `holds` returns true; else the default format."""
     found = [m for m in MARKERS if holds(m.start) or (m.end != _COMMON and holds(m.end))]
     return tuple(found) or (DEFAULT,)
 
 
 def opened_by(prompt: str, markers: Sequence[Markers]) -> Markers | None:
-    """Return the format whose start marker the end of a prompt leaves open, so that the turn starts with reasoning.
+    """Return the format of a block that the end of a prompt leaves open, so that the turn starts with reasoning.
 
-    `prompt` is what a template writes after the last message.
+    `prompt` is what a template writes after the last message. Return None if no block is open.
     """
     last = max(markers, key=lambda m: prompt.rfind(m.start))
     at = prompt.rfind(last.start)
@@ -64,7 +64,7 @@ def opened_by(prompt: str, markers: Sequence[Markers]) -> Markers | None:
 
 
 class Split(NamedTuple):
-    """A text's reasoning and its answer, or what was added to each."""
+    """Reasoning and answer of a text, or what a piece adds to each."""
 
     reasoning: str
     answer: str
@@ -72,9 +72,9 @@ class Split(NamedTuple):
 
 @dataclass(frozen=True)
 class ReasoningFormat:
-    """How one prompt's reasoning is found: the formats, the one that the prompt opened, and control tokens to spell.
+    """How to find the reasoning after one prompt: possible markers, and the format that the prompt opened, if any.
 
-    `spelled` has the text of each control token that markers are written with; llama.cpp gives such tokens no text.
+    `spelled` has the texts of the control tokens in markers, for which llama.cpp returns no text.
     """
 
     markers: tuple[Markers, ...] = (DEFAULT,)
@@ -89,51 +89,51 @@ class ReasoningFormat:
 class ReasoningSplitter:
     """Splits a turn that arrives in pieces. What `feed` and `finish` return adds up to the reasoning and the answer.
 
-    A block ends at the first end marker, unless it held further start markers: then what follows is reasoning as far
-    as one more end marker comes for each. Until that is known, and while a marker may be under way, text is held back;
-    the work is linear in the text. Several blocks are joined by an empty line. Spaces around blocks are dropped.
+    A block ends at the first end marker. If it contained further start markers, it continues up to one more end marker
+    for each, if these follow. Text is held back until that is known, and while it may be part of a marker. The work is
+    linear in the text. Several blocks are joined by an empty line. Spaces around blocks are dropped.
     """
 
     def __init__(
         self, markers: Sequence[Markers] = (DEFAULT,), opened: Markers | None = None, silent: Sequence[str] = ()
     ) -> None:
-        """`opened` is a format whose start the prompt held. `silent` are texts to drop where they are not markers."""
+        """Start a turn. `opened` is a format that the prompt opened; `silent` are texts to drop from the answer."""
         self._markers, self._silent = tuple(markers), tuple(silent)
-        self._block: Markers | None = opened  # whose block is open
-        self._last = opened or DEFAULT  # the newest block's
+        self._block: Markers | None = opened  # the format of the open block
+        self._last = opened or DEFAULT  # the format of the newest block
         self._step: Callable[[], bool] = self._lead if opened is None else self._inside
-        self._held = ""  # not yet known what it is
-        self._parked: list[str] = []  # before it: a turn's first spaces, or what follows a block that may go on
-        self._seen = opened is not None  # a block or dropped text: the answer starts after the spaces that follow
-        self._is_blank = True  # nothing but spaces in this block so far
+        self._held = ""  # the newest text, not classified yet
+        self._parked: list[str] = []  # text before it: a turn's first spaces, or after a block that may continue
+        self._seen = opened is not None  # after a block or dropped text, spaces before the answer are dropped
+        self._is_blank = True  # only spaces in this block so far
         self._has_reasoning = False
-        self._owed = 0  # start markers within a block that had no end marker yet
+        self._owed = 0  # start markers inside the block whose end markers are missing so far
         self._out: list[list[str]] = [[], []]
 
     @property
     def in_reasoning(self) -> bool:
-        """Whether a block is open: a turn that ends now never ended its reasoning."""
+        """Whether a block is open."""
         return self._block is not None
 
     @property
     def in_answer(self) -> bool:
-        """Whether the answer has started: nothing that follows is a marker."""
+        """Whether the answer has started, after which there are no markers."""
         return self._step == self._answer
 
     @property
     def end(self) -> str:
-        """The marker that ends the open block, empty when none is open."""
+        """The marker that ends the open block, empty if none is open."""
         return self._block.end if self._block is not None else ""
 
     def feed(self, text: str) -> Split:
-        """Take the next piece; returns what is now known to be reasoning and answer."""
+        """Add a piece; return what is now known to be reasoning and answer."""
         self._held += text
         while self._held and self._step():
             pass
         return self._take()
 
     def finish(self) -> Split:
-        """Return what was held back: the turn is over."""
+        """End the turn, and return the text that was held back."""
         if self._step == self._inside:
             self._reason(self._held)
         elif self._step != self._answer:
@@ -147,7 +147,7 @@ class ReasoningSplitter:
         return Split("".join(out[0]), "".join(out[1]))
 
     def _lead(self) -> bool:
-        """Before the answer: a block or a text to drop may start. Returns whether to look again."""
+        """Handle text before the answer: a block or a dropped text may start. Return whether to look again."""
         text = self._held.lstrip()
         self._parked.append(self._held[: len(self._held) - len(text)])
         self._held = text
@@ -167,7 +167,7 @@ class ReasoningSplitter:
         return True
 
     def _begin_answer(self) -> None:
-        """What is held, and whatever follows, is the answer; spaces between a block and it are dropped."""
+        """Start the answer with the held text, without spaces after a block."""
         text = "".join((*self._parked, self._held))
         self._held = text.lstrip() if self._seen else text
         self._parked.clear()
@@ -181,7 +181,7 @@ class ReasoningSplitter:
         self._owed = 0
 
     def _inside(self) -> bool:
-        """Within a block: look for its end, or another start."""
+        """Handle text inside a block: look for its end, or another start. Return whether to look again."""
         assert self._block is not None
         start, end, text = self._block.start, self._block.end, self._held
         places = [(at, word) for word in (start, end) if (at := text.find(word)) >= 0]
@@ -195,18 +195,18 @@ class ReasoningSplitter:
         self._held = text[at + len(word) :]
         if word == end:
             self._closed()
-        elif not self._is_blank:  # a start that the prompt or the model wrote twice is none within the block
+        elif not self._is_blank:  # a start marker right at the start of a block is a repetition
             self._reason(word)
             self._owed += 1
         return True
 
     def _closed(self) -> None:
-        """An end marker came: the block is over, or may be if starts within it are still owed their ends."""
+        """End the block, unless start markers inside it lack their end markers: then it may continue."""
         self._block = None
         self._step = self._pending if self._owed else self._lead
 
     def _pending(self) -> bool:
-        """After a block with starts within it: one more end marker makes all before it reasoning."""
+        """Handle text after a block with inner starts: one more end marker makes all text before it reasoning."""
         end, text = self._last.end, self._held
         at = text.find(end)
         if at < 0:
@@ -243,13 +243,13 @@ class ReasoningSplitter:
 
 
 def _open_end(text: str, words: Sequence[str]) -> int:
-    """How many characters at a text's end may be the start of one of the words."""
+    """Return how many characters at the end of a text may be the start of one of the words."""
     most = min(len(text), max(map(len, words)) - 1)
     return next((n for n in range(most, 0, -1) if any(w.startswith(text[-n:]) for w in words)), 0)
 
 
 class WholeSplit(NamedTuple):
-    """A whole turn's reasoning and answer, and whether the reasoning ended (also where there was none)."""
+    """Reasoning and answer of a whole turn, and whether the reasoning ended (true if there was none)."""
 
     reasoning: str
     answer: str
@@ -257,12 +257,12 @@ class WholeSplit(NamedTuple):
 
 
 def split_reasoning(text: str) -> WholeSplit:
-    """Split a whole turn that another program wrote, by any known format; without reasoning the answer is the text.
+    """Split a whole turn that another program generated, by any known format; without reasoning, all is the answer.
 
-    Where the turn has an end marker and no start before it, the prompt held the start: what stands before the end is
-    reasoning.
+    If the turn has an end marker without a start before it, the prompt had the start, so the text before the end marker
+    is reasoning.
     """
-    markers = [m for m in MARKERS if not m.start[0].isalpha() or m.end in text]  # plain words may start an answer
+    markers = [m for m in MARKERS if not m.start[0].isalpha() or m.end in text]  # a start in plain words is ambiguous
     opened = next((m for m in markers if m.end != _COMMON and 0 <= text.find(m.end) < _first(text, m.start)), None)
     splitter = ReasoningSplitter(markers, opened)
     parts = [splitter.feed(text[at : at + _PORTION]) for at in range(0, len(text), _PORTION)]

@@ -1,6 +1,6 @@
-"""Which GGUF files llama.cpp would survive: what makes it end the process is refused by the header, before it sees it.
+"""Refuse GGUF files whose header would crash llama.cpp, before it loads them.
 
-What llama.cpp refuses itself, with a clean error, is left to it where it says it well enough. Nothing here calls it.
+What llama.cpp itself refuses with a clear error is mostly left to it. Nothing here calls llama.cpp.
 """
 
 from __future__ import annotations
@@ -17,37 +17,37 @@ from pa_lite.ggml.container import GgufHeader, architecture_of
 from pa_lite.ggml.metadata import Field
 
 _MAX_LAYERS, _MAX_EXPERTS = 512, 1024  # LLAMA_MAX_LAYERS, LLAMA_MAX_EXPERTS
-_MIN_ALIGNMENT = 32  # of a CPU buffer's tensors; those of a mapped file lie as they lie in the file
-_MAX_WINDOW = 1 << 24  # llama.cpp reckons it times the sequences, up to 256, in 32 bits
+_MIN_ALIGNMENT = 32  # of tensors in a CPU buffer; in a mapped file they keep the file's alignment
+_MAX_WINDOW = 1 << 24  # llama.cpp multiplies it by the number of sequences, up to 256, in 32 bits
 _ROPE_SCALINGS = ("none", "linear", "yarn", "longrope")
-# how a state decays, what passes it by, and short convolutions
+# tensors of recurrent states and short convolutions
 _STATE = (".ssm_a", ".ssm_d", ".ssm_conv1d.weight", ".shortconv.conv.weight")
-_WEIGHTS, _TABLE = (".weight", ".bias", *_STATE), "tid2eid"  # the latter: which experts a token has, whole numbers
+_WEIGHTS, _TABLE = (".weight", ".bias", *_STATE), "tid2eid"  # the latter has the experts of each token, as integers
 _NO_WEIGHTS = ("I8", "I16", "I32", "I64", "F64")
 _EPSILONS = ("layer_norm_epsilon", "layer_norm_rms_epsilon", "group_norm_epsilon")
 _KNOWN = {name: facts for name, facts in ARCHITECTURES.items() if facts.epsilon}
 
 
 def check_loadable(header: GgufHeader) -> None:
-    """Refuse what makes llama.cpp end the process instead of answering, and what no model of its kind can lack.
+    """Refuse a file that would crash llama.cpp, or that lacks what every model of its architecture has.
 
-    Raises CheckpointError that names the key or the tensor. Source: the assertions that llama.cpp's model loader,
-    vocabulary, graphs and CPU kernels make of a file.
+    Raises CheckpointError that names the key or tensor. Source: assertions in llama.cpp's model loader, vocabulary,
+    graphs and CPU kernels.
     """
     architecture = architecture_of(header)
     for faults in (value_faults, _sizes, _numbers, _rope, _shape_of_known, vocabulary_faults, _tensors):
-        for told in faults(header, architecture):
-            raise CheckpointError(f"{header.path}: {told}. llama.cpp cannot run it: fetch or convert the model again.")
+        for fault in faults(header, architecture):
+            raise CheckpointError(f"{header.path}: {fault}. llama.cpp cannot run it: fetch or convert the model again.")
 
 
 def _number(header: GgufHeader, key: str) -> Any:
-    """A number of the metadata; 0 where there is none, or a list, as hybrid models have."""
+    """Return a number in the metadata; 0 if it is missing, or a list as in hybrid models."""
     value = header.metadata[key].value if key in header.metadata else 0
     return value if isinstance(value, (int, float)) else 0
 
 
 def _each(header: GgufHeader, key: str) -> list[Any]:
-    """The numbers under a key that holds one for all layers or one for each; none where there is no such key."""
+    """Return the numbers under a key, one for all layers or one for each; an empty list if it is missing."""
     entry = header.metadata.get(key, Field("ARRAY", [], "UINT32"))
     return entry.value if isinstance(entry.value, list) else [entry.value]
 
@@ -62,8 +62,8 @@ def _sizes(header: GgufHeader, architecture: str) -> Iterator[str]:
         key = f"{architecture}.{name}"
         entry = header.metadata.get(key)
         if entry is None or entry.type != "UINT32" or not 0 < entry.value < 1 << 31:
-            told = "missing" if entry is None else f"{str(entry.value)[:40]} of type {entry.type}"
-            yield f"{key} is {told}, no UINT32 from 1 to 2147483647"
+            found = "missing" if entry is None else f"{str(entry.value)[:40]} of type {entry.type}"
+            yield f"{key} is {found}, but must be a UINT32 from 1 to 2147483647"
     if _number(header, f"{architecture}.nextn_predict_layers") > layers:
         yield f"{architecture}.nextn_predict_layers is more than {architecture}.block_count"
     yield from _experts(header, architecture)
@@ -79,11 +79,11 @@ def _experts(header: GgufHeader, architecture: str) -> Iterator[str]:
     if not 0 <= count <= _MAX_EXPERTS:
         yield f"{architecture}.expert_count is {count}, more than {_MAX_EXPERTS}"
     if not min(1, count) <= used <= count:
-        yield f"{architecture}.expert_used_count is {used}, expert_count {count}"
+        yield f"{architecture}.expert_used_count is {used}, but expert_count is {count}"
     if (groups and groups >= count) or (groups > 1 and (count % groups or not 0 < chosen < groups)):
         yield (
-            f"{architecture}.expert_group_count is {groups}, expert_group_used_count {chosen}, expert_count {count}, "
-            "which do not fit together"
+            f"{architecture}.expert_group_count {groups}, expert_group_used_count {chosen} and expert_count {count} "
+            "contradict each other"
         )
 
 
@@ -94,7 +94,7 @@ def _numbers(header: GgufHeader, architecture: str) -> Iterator[str]:
             yield f"{architecture}.attention.{name} is {value}"
     scaling = header.metadata.get(f"{architecture}.rope.scaling.type")
     if scaling is not None and scaling.value not in _ROPE_SCALINGS:
-        yield f"{architecture}.rope.scaling.type is {scaling.value!r}, none of {', '.join(_ROPE_SCALINGS)}"
+        yield f"{architecture}.rope.scaling.type is {scaling.value!r}, not one of {', '.join(_ROPE_SCALINGS)}"
     window = _number(header, f"{architecture}.attention.sliding_window")
     if window > _MAX_WINDOW:
         yield f"{architecture}.attention.sliding_window is {window}, more than {_MAX_WINDOW}"
@@ -104,31 +104,31 @@ def _numbers(header: GgufHeader, architecture: str) -> Iterator[str]:
 
 
 def _rope(header: GgufHeader, architecture: str) -> Iterator[str]:
-    """How many numbers of a key are turned by their place: in pairs, and no more than there are."""
+    """Yield a wrong rope dimension: rope rotates pairs of a key's numbers, at most all of them."""
     rope = header.metadata.get(key := f"{architecture}.rope.dimension_count")
     heads = _number(header, f"{architecture}.attention.head_count")
     width = _number(header, f"{architecture}.attention.key_length")
     width = width or (heads and _number(header, f"{architecture}.embedding_length") // heads)
     if rope is not None and width and (not 0 < _number(header, key) <= width or rope.value % 2):
-        yield f"{key} is {str(rope.value)[:40]}, no even number up to a head's {width}"
+        yield f"{key} is {str(rope.value)[:40]}, but must be an even number up to the head's width, {width}"
 
 
 def _shape_of_known(header: GgufHeader, architecture: str) -> Iterator[str]:
-    """What the architectures that we know must tell, and how it fits together."""
+    """Yield missing or contradictory keys of the architectures that pa-lite knows."""
     if architecture not in _KNOWN:
         return
     if (
         header.metadata.get(key := _KNOWN[architecture].epsilon.format(arch=architecture), Field("", 0)).type
         != "FLOAT32"
     ):
-        yield f"{key} is missing, or no FLOAT32"
+        yield f"{key} is missing or not a FLOAT32"
     layers = header.metadata[f"{architecture}.block_count"].value
     for name in ("attention.head_count", "attention.head_count_kv", "feed_forward_length"):
         values = _each(header, key := f"{architecture}.{name}")
         if not values and not name.endswith("_kv"):
             yield f"{key} is missing"
         if not all(isinstance(v, int) and 0 < v < 1 << 31 for v in values):
-            yield f"{key} is {str(values[0] if len(values) == 1 else values)[:40]}, and must be from 1 to 2147483647"
+            yield f"{key} is {str(values[0] if len(values) == 1 else values)[:40]}, but must be from 1 to 2147483647"
         if isinstance(header.metadata.get(key, Field("", 0)).value, list) and len(values) != layers:
             yield f"{key} has {len(values)} numbers for {layers} layers"
     yield from _heads(header, architecture)
@@ -141,15 +141,15 @@ def _heads(header: GgufHeader, architecture: str) -> Iterator[str]:
     layers = max(len(heads), len(shared))
     for n, n_kv in zip(*(v * layers if len(v) == 1 else v for v in (heads, shared)), strict=True):
         if n % n_kv:
-            yield f"{own}.head_count is {n}, no multiple of head_count_kv, {n_kv}"
+            yield f"{own}.head_count is {n}, not a multiple of head_count_kv, {n_kv}"
     width = _number(header, f"{architecture}.embedding_length") // heads[0]
     key = _number(header, f"{own}.key_length") if f"{own}.key_length" in header.metadata else width
     value = _number(header, f"{own}.value_length") if f"{own}.value_length" in header.metadata else width
     if key != value or not 0 < key < 1 << 20:
-        yield f"{own}.key_length is {key}, value_length {value}: they must be equal and more than 0"
+        yield f"{own}.key_length is {key} and value_length {value}: they must be equal and more than 0"
     rope = header.metadata.get(f"{architecture}.rope.dimension_count")
     if rope is not None and _KNOWN[architecture].rotates_whole_heads and rope.value != key:
-        yield f"{architecture}.rope.dimension_count is {rope.value}, and not key_length, {key}"
+        yield f"{architecture}.rope.dimension_count is {rope.value}, but key_length is {key}"
 
 
 def _tensors(header: GgufHeader, architecture: str) -> Iterator[str]:
@@ -157,12 +157,12 @@ def _tensors(header: GgufHeader, architecture: str) -> Iterator[str]:
         if tensor.type.name in _NO_WEIGHTS and (_TABLE in tensor.name or not tensor.name.endswith(_WEIGHTS)):
             continue
         if tensor.type.name in _NO_WEIGHTS:
-            yield f"tensor {tensor.name} is of type {tensor.type.name}, which holds no weights"
+            yield f"tensor {tensor.name} is of type {tensor.type.name}, which is not a type of weights"
         if tensor.type.name != "F32" and tensor.name.endswith("norm.weight"):
             yield f"tensor {tensor.name} is of type {tensor.type.name}; norms must be F32"
         if tensor.type.name != "F32" and tensor.name.endswith(_STATE):
-            yield f"tensor {tensor.name} is of type {tensor.type.name}, and must be F32"
-        if tensor.type.name != "F32" and len(tensor.shape) == 1:  # llama.cpp adds and multiplies with F32 alone
+            yield f"tensor {tensor.name} is of type {tensor.type.name}, but must be F32"
+        if tensor.type.name != "F32" and len(tensor.shape) == 1:  # llama.cpp only adds and multiplies F32
             yield f"tensor {tensor.name} is of type {tensor.type.name}; tensors of one dimension must be F32"
     if architecture not in _KNOWN:
         return
@@ -172,13 +172,13 @@ def _tensors(header: GgufHeader, architecture: str) -> Iterator[str]:
     expected = (n_tokens, _number(header, f"{architecture}.embedding_length"))
     if embedding is not None and embedding.shape != expected:
         yield (
-            f"tensor token_embd.weight has the shape {list(embedding.shape)}; its vocabulary of {n_tokens} tokens and "
-            f"{architecture}.embedding_length ask for {list(expected)}"
+            f"tensor token_embd.weight has the shape {list(embedding.shape)}; the vocabulary of {n_tokens} tokens and "
+            f"{architecture}.embedding_length require {list(expected)}"
         )
 
 
 def _attention(header: GgufHeader, architecture: str) -> Iterator[str]:
-    """llama.cpp takes queries, keys and values in one tensor or in three, and for some architectures neither."""
+    """Yield layers without queries, keys and values, which may be one tensor or three."""
     for i in range(header.metadata[f"{architecture}.block_count"].value):
         has = {part for part in ("qkv", "q", "k", "v", "output") if f"blk.{i}.attn_{part}.weight" in header.tensors}
         if "output" in has and "qkv" not in has and not has >= {"q", "k", "v"}:

@@ -1,7 +1,7 @@
-"""Ids of a text where the tokenizer puts its leading space elsewhere than llama.cpp does.
+"""Tokenise for models whose tokenizer puts its leading space elsewhere than llama.cpp does.
 
-llama.cpp puts a space before each text at the start and after a special token. Tokenizers with a Metaspace of scheme
-`first` (Mistral's since version 2) put it at the start of the input alone: the template's `[INST] ` brings its own.
+llama.cpp puts a space at the start of a text and after each special token. Tokenizers with a Metaspace of scheme
+`first` (Mistral's since version 2) put it only at the start of the input, as the template has a space after `[INST]`.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from pa_lite.checkpoints.vocabulary.tokens import CONTROL, UNKNOWN, USER_DEFINED
 from pa_lite.errors import EngineError
 from pa_lite.ggml.metadata import Metadata
 
-# (text, whether BOS and EOS are added, whether control tokens are read) -> ids
+# (text, add_special, parse_special) -> ids
 Tokenize = Callable[[str, bool, bool], list[int]]
 
-_GUARDS = range(0xE000, 0xF900)  # private characters: no vocabulary that is known has them all
+_GUARDS = range(0xE000, 0xF900)  # private characters; no known vocabulary has them all
 
 
 def space_prefix_scheme(metadata: Metadata) -> str | None:
-    """Return the scheme of a GGUF file's tokenizer, None where it is llama.cpp's own.
+    """Return the scheme of a GGUF file's tokenizer, None if it is the same as llama.cpp's.
 
-    Files of pa-lite say it. A file of llama.cpp's converter cannot: Mistral's SentencePiece vocabularies that have
-    `[INST]` as a control token are known to be of scheme `first`.
+    pa-lite writes it into its files. Files of llama.cpp's converter cannot have it: Mistral's SentencePiece
+    vocabularies with `[INST]` as a control token are known to be of scheme `first`.
     """
     said = metadata.get(SPACE_PREFIX_KEY)
     if said is not None:
@@ -40,16 +40,16 @@ def space_prefix_scheme(metadata: Metadata) -> str | None:
 
 
 class SpacePrefix:
-    """Turns texts into ids as a Metaspace of scheme `first` or `always` would have llama.cpp do it."""
+    """Tokenises as a Metaspace of scheme `first` or `always` does, by means of llama.cpp's tokenizer."""
 
     def __init__(self, scheme: str, metadata: Metadata, tokenize: Tokenize) -> None:
-        """`metadata` is that of the GGUF file, `tokenize` llama.cpp's tokenizer of it."""
+        """Use the metadata of a GGUF file and llama.cpp's tokenizer of it."""
         self._everywhere = scheme == "always"
         self._metadata = metadata
         self._tokenize = tokenize
 
     def tokenize(self, text: str, add_special: bool, parse_special: bool, is_start: bool) -> list[int]:
-        """Return the ids of a text, which is the start of the input unless `is_start` is False."""
+        """Return the ids of a text; with `is_start`, it is the start of the input."""
         added = self._tokenize("", True, False) if add_special else []
         bos = self._metadata.get("tokenizer.ggml.add_bos_token")
         n_before = int(bos is None or bool(bos.value))
@@ -70,12 +70,12 @@ class SpacePrefix:
         guard, ids = self._guard
         whole = self._tokenize(guard + text, False, False)
         if whole[: len(ids)] != ids:
-            raise EngineError(f"the vocabulary joins {guard!r}, which it does not have, to {text[:60]!r}")
+            raise EngineError(f"the tokenizer merges {guard!r}, which is not in the vocabulary, with {text[:60]!r}")
         return whole[len(ids) :]
 
     @functools.cached_property
     def _guard(self) -> tuple[str, list[int]]:
-        """A character that is in no token, and its ids with llama.cpp's space: what follows it gets no space."""
+        """A character that is not in any token, and its ids with llama.cpp's space; text after it gets no space."""
         used = set().union(*self._metadata["tokenizer.ggml.tokens"].value)
         guard = next((c for c in map(chr, _GUARDS) if c not in used), None)
         if guard is None:
@@ -84,7 +84,7 @@ class SpacePrefix:
 
     @functools.cached_property
     def _special(self) -> tuple[LongestTokens, LongestTokens]:
-        """The tokens that are matched as they stand: without control tokens, and with them."""
+        """The tokens that are matched literally: without control tokens, and with them."""
         tokens, types = (self._metadata.get(f"tokenizer.ggml.{key}") for key in ("tokens", "token_type"))
         pairs = [] if tokens is None or types is None else list(zip(tokens.value, types.value, strict=False))
 
@@ -95,14 +95,14 @@ class SpacePrefix:
 
 
 class LongestTokens:
-    """Finds tokens that are matched as they stand; of several in one place the longest, as `tokenizers` does.
+    """Finds tokens that are matched literally, the longest of those at one position, as `tokenizers` does.
 
-    Takes time in proportion to the text and the different lengths of tokens, however many there are: a pattern of all
-    of them would take it to each.
+    The time is proportional to the text and to the number of different token lengths, not to the number of tokens, as
+    with one pattern of all tokens.
     """
 
     def __init__(self, ids: Mapping[str, int]) -> None:
-        """`ids` has the id of each token, by its text."""
+        """Take the ids of the tokens, by text."""
         self._ids = ids
         lengths: dict[str, set[int]] = {}
         for text in ids:
@@ -111,7 +111,7 @@ class LongestTokens:
         self._first = re.compile(f"[{''.join(map(re.escape, sorted(lengths)))}]" if lengths else "(?!)")
 
     def find(self, text: str) -> Iterator[tuple[int, int, int]]:
-        """Yield start, end and id of each token in a text, from left to right, none over another."""
+        """Yield start, end and id of each token in a text, from left to right, without overlaps."""
         at = 0
         while (found := self._first.search(text, at)) is not None:
             at = found.start()

@@ -1,7 +1,7 @@
-"""Texts with thousands of special tokens, cut at these before llama.cpp sees them: the same ids, in linear time.
+"""Split texts with thousands of special tokens before llama.cpp tokenises them: the same ids, in linear time.
 
-llama.cpp looks for special tokens in a list of fragments that it walks from its start for every token found: 40,000 of
-them take half a minute. Source: `llama_vocab::impl::tokenizer_st_partition` of llama.cpp.
+llama.cpp splits a text into a list of fragments, and walks the list from its start for every special token found:
+40,000 of them take half a minute. Source: `llama_vocab::impl::tokenizer_st_partition` of llama.cpp.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import NamedTuple
 
 from pa_lite.errors import TextError
 
-SHORT = 2000  # characters of a text that llama.cpp is given as it is
-_FEW = 2000  # special tokens that it finds in 0.1 s
-_MOST = 20_000  # that it finds in 8 s
-_MOST_COMPARED = 2_000_000_000  # times that a special token is compared with a place in a text: 23 s
-_MOST_PASSED = 500_000_000_000  # bytes that llama.cpp passes over, as it looks for each token in the whole text: 10 s
+SHORT = 2000  # characters of a text that is never split
+_FEW = 2000  # special tokens that llama.cpp finds in 0.1 s
+_MOST = 20_000  # special tokens that llama.cpp finds in 8 s
+_MOST_COMPARED = 2_000_000_000  # comparisons of a special token with a position in a text: 23 s
+_MOST_PASSED = 500_000_000_000  # bytes that llama.cpp scans, as it searches the whole text for each token: 10 s
 _SPACES = " \t\n\v\f\r"
 
 
 class SpecialToken(NamedTuple):
-    """A token that is looked for in a text before the text is split; it may strip white space on either side."""
+    """A token that is found in a text before pre-tokenisation; it may strip white space on either side."""
 
     id: int
     text: str
@@ -32,7 +32,7 @@ class SpecialToken(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Its length in bytes: llama.cpp looks for the longest first."""
+        """The length in bytes; llama.cpp searches for the longest tokens first."""
         return len(self.text.encode())
 
 
@@ -45,28 +45,28 @@ class SpecialTokens:
 
     @cached_property
     def _starts(self) -> tuple[str, ...]:
-        """The characters that they begin with."""
+        """The first characters of the tokens."""
         return tuple({token.text[0] for token in self._tokens})
 
     @cached_property
     def _first_bytes(self) -> Counter[int]:
-        """How many tokens begin with a byte."""
+        """The number of tokens by first byte."""
         return Counter(token.text.encode("utf-8", "surrogatepass")[0] for token in self._tokens)
 
     def _check_search(self, text: str) -> None:
-        """Raise TextError where to look for every token takes long: it is compared wherever its first byte is."""
+        """Raise TextError if the search takes too long: a token is compared wherever its first byte occurs."""
         raw = text.encode("utf-8", "surrogatepass")
         n = sum(count * raw.count(first) for first, count in self._first_bytes.items())
         if n > _MOST_COMPARED or len(self._tokens) * len(raw) > _MOST_PASSED:
             raise TextError(
-                f"has {len(text)} characters, in which this model's tokenizer would look for {len(self._tokens)} "
+                f"has {len(text)} characters, in which this model's tokenizer would search for {len(self._tokens)} "
                 "special tokens for minutes. Shorten it"
             )
 
     def cut(self, text: str) -> list[str | int]:
-        """Return the texts between special tokens and the tokens' ids, in order; a text with few of them as it is.
+        """Return the texts between special tokens and the tokens' ids, in order; a text with few of them unsplit.
 
-        Raises TextError for very many of one length that overlap: llama.cpp's order among them is not defined.
+        Raises TextError for too many tokens of the same length that overlap: llama.cpp does not define which one wins.
         """
         if len(text) <= SHORT:
             return [text]
@@ -80,8 +80,8 @@ class SpecialTokens:
         if any(_overlap([token.text for token in group]) for _, group in groupby(present, lambda token: token.size)):
             if n > _MOST:
                 raise TextError(
-                    f"has up to {n} special tokens that overlap, such as {present[0].text[:40]!r}, and this model's "
-                    f"tokenizer takes at most {_MOST}. Shorten it"
+                    f"has up to {n} overlapping special tokens, such as {present[0].text[:40]!r}; this model's "
+                    f"tokenizer accepts at most {_MOST}. Shorten it"
                 )
             return [text]
         fragments: list[str | int] = [text]
@@ -91,8 +91,8 @@ class SpecialTokens:
 
 
 def _overlap(words: Sequence[str]) -> bool:
-    """Return whether two different ones of some words may overlap in a text."""
-    prefixes: dict[str, str | None] = {}  # None: of several words
+    """Return whether two different words of a list may overlap in a text."""
+    prefixes: dict[str, str | None] = {}  # prefix -> its word, None for several words
     for word in words:
         for n in range(1, len(word)):
             prefixes[word[:n]] = word if word[:n] not in prefixes else None

@@ -1,9 +1,9 @@
-"""How many threads decode a batch: all that were allowed, fewer while other programs use cores.
+"""Choose how many threads decode a batch: one per core, fewer while other programs use cores.
 
-llama.cpp's threads wait for each other after every step of a graph, and they spin while they wait. Where another
-program takes the core of one of them, all others spin until it is back: beside one busy program, two threads on two
-cores are slower than one. One thread for each core that is left is never far from the best, so the number follows the
-load that is measured between batches. It changes no result: llama.cpp computes the same bits with any number.
+llama.cpp's threads wait for each other after every node of a graph, and spin while they wait. If another program takes
+the core of one thread, all others spin until it is back: next to one busy program, two threads on two cores are slower
+than one. One thread for each free core is always near the optimum, so the number follows the load, measured between
+batches. Results do not change: llama.cpp computes the same bits with any number of threads.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from dataclasses import dataclass
 
 from pa_lite.system.machine import cores
 
-_WINDOW = 0.15  # seconds over which load is measured: shorter ones see the clock's steps of 10 ms, not the load
-_DOWN = 0.45  # cores used by others, beyond whole ones, from which a thread fewer is used
-_UP = 0.25  # and up to which a thread more is used; between the two the number stays
+_WINDOW = 0.15  # seconds over which load is measured; in shorter ones the clock's steps of 10 ms show
+_DOWN = 0.45  # use one thread fewer from this fraction of a core on that others use
+_UP = 0.25  # use one thread more up to this fraction; between the two, keep the number
 
 
 @dataclass(frozen=True)
 class Usage:
-    """Processor seconds up to a moment: `clock` of wall time, `own` of this process, `all` of the whole machine."""
+    """Seconds up to now: `clock` is wall time, `own` processor time of this process, `all` that of the machine."""
 
     clock: float
     own: float
@@ -30,9 +30,9 @@ class Usage:
 
 
 def read_usage() -> Usage | None:
-    """Return the seconds used so far on the cores that this process may run on; None where the system does not say.
+    """Return the seconds used so far on the cores that this process may use; None where they are unknown.
 
-    Time of programs that run at a lower priority (nice) does not count: they make way. Source: psutil.cpu_times.
+    Programs with a lower priority (nice) do not count, as they yield. Source: psutil.cpu_times.
     """
     try:
         import psutil
@@ -48,16 +48,16 @@ def read_usage() -> Usage | None:
 
 
 class ThreadCount:
-    """The number of threads for the next batch; one object for each model, asked before each batch by any thread."""
+    """The number of threads for the next batch; each model has one object, which any thread may ask."""
 
     def __init__(self, threads: int = 0, read: Callable[[], Usage | None] = read_usage) -> None:
-        """Start measuring. `threads` 0 allows one for each core and follows the load; another number stays as it is."""
+        """Start measuring. `threads` 0 is one for each core and follows the load; another number is kept."""
         self.most = self.now = threads or cores()
         self._read = read
         self._last = read() if threads == 0 and self.most > 1 else None
 
     def measure(self) -> int:
-        """Return how many threads to use now, from what other programs used since the last measurement."""
+        """Return how many threads to use now, from the load of other programs since the last measurement."""
         last = self._last
         if last is None or time.monotonic() - last.clock < _WINDOW:
             return self.now

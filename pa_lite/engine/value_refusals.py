@@ -1,6 +1,4 @@
-"""Check that the values of a GGUF header are what they are read as: by pa-lite itself, and by llama.cpp, which reads
-strings up to a NUL character.
-"""
+"""Check the types of values in a GGUF header, and that strings have no NUL character, at which llama.cpp ends them."""
 
 from __future__ import annotations
 
@@ -12,14 +10,14 @@ from pa_lite.ggml.container import GgufHeader
 from pa_lite.ggml.metadata import Field
 
 _STRINGS = ("tokenizer.ggml.pre", "tokenizer.chat_template", SPACE_PREFIX_KEY, *TEMPLATE_TOKEN_KEYS.values())
-_TEMPLATES = "tokenizer.chat_template."  # of several, each under its own name
+_TEMPLATES = "tokenizer.chat_template."  # prefix of the keys of named templates
 _INTEGERS = ("UINT8", "INT8", "UINT16", "INT16", "UINT32", "INT32", "UINT64", "INT64")
-# of the architecture: one integer, or one for each layer
+# keys of the architecture with one integer, or one for each layer
 _COUNTS = ("feed_forward_length", "expert_feed_forward_length", "expert_used_count")
 
 
 def value_faults(header: GgufHeader, architecture: str) -> Iterator[str]:
-    """Yield what is wrong with a header's values, each fault the beginning of a sentence."""
+    """Yield what is wrong with a header's values, each fault as the start of a sentence."""
     for key, entry in header.metadata.items():
         if entry.type == "STRING" and "\0" in entry.value:
             yield f"{key[:80]} contains a NUL character, at which llama.cpp ends a string"
@@ -27,7 +25,7 @@ def value_faults(header: GgufHeader, architecture: str) -> Iterator[str]:
             yield f"{key[:80]} is of type {entry.type}, not a string"
     scheme = header.metadata.get(SPACE_PREFIX_KEY)
     if scheme is not None and scheme.value not in SPACE_PREFIX_SCHEMES:
-        yield f"{SPACE_PREFIX_KEY} is {str(scheme.value)[:40]!r}, none of {', '.join(SPACE_PREFIX_SCHEMES)}"
+        yield f"{SPACE_PREFIX_KEY} is {str(scheme.value)[:40]!r}, not one of {', '.join(SPACE_PREFIX_SCHEMES)}"
     ends = header.metadata.get(END_IDS_KEY)
     if ends is not None and not (isinstance(ends.value, list) and ends.item in _INTEGERS):
         yield f"{END_IDS_KEY} is not a list of up to 1023 integers"

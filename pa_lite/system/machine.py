@@ -44,17 +44,23 @@ def resident_bytes() -> int:
 
 def peak_bytes() -> int:
     """Return the peak memory of this process in bytes; 0 on Windows."""
-    try:
-        with open("/proc/self/status", encoding="ascii", errors="replace") as f:
-            return next(int(line.split()[1]) * 1024 for line in f if line.startswith("VmHWM:"))
-    except (OSError, StopIteration):
-        pass  # on Linux getrusage would also count what the parent held when it started this process
+    if peak := status_bytes("VmHWM"):
+        return peak  # on Linux getrusage would also count what the parent held when it started this process
     try:
         import resource
     except ImportError:
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def status_bytes(field: str, pid: int | str = "self") -> int:
+    """Return a field of a process's status on Linux, such as `VmHWM`, in bytes; 0 where it is unknown."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as f:
+            return next((int(line.split()[1]) * 1024 for line in f if line.startswith(f"{field}:")), 0)
+    except (OSError, ValueError):
+        return 0
 
 
 def allow_open_files(n: int) -> None:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pa_lite.errors import EngineError
+from pa_lite.system.machine import status_bytes
 
 Cause = Literal["start", "time", "memory", "crash", "error"]
 _START = Path(__file__).with_name("sandbox_worker.py")
@@ -138,7 +139,7 @@ class _Child:
         while not self._ended.wait(_LOOK):
             if time.monotonic() > self._due:
                 self._exceeded = "time"
-            elif self._due < math.inf and _own_memory(self._process.pid) > self._memory:
+            elif self._due < math.inf and status_bytes("RssAnon", self._process.pid) > self._memory:
                 self._exceeded = "memory"
             else:
                 continue
@@ -191,15 +192,6 @@ class _Child:
 
 def _too_much(memory: int) -> ChildError:
     return ChildError(f"it needs more than {memory / 1e6:.0f} MB of memory", "memory")
-
-
-def _own_memory(pid: int) -> int:
-    """Return a process's memory without mapped files, in bytes; 0 where the system does not say."""
-    try:
-        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as f:
-            return next((int(line.split()[1]) * 1024 for line in f if line.startswith("RssAnon:")), 0)
-    except (OSError, ValueError):
-        return 0
 
 
 def _status_name(status: int) -> str:

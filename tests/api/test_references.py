@@ -92,7 +92,7 @@ def test_models(tiny_ggufs: dict[str, Path]) -> None:
     [
         (("demo",), "name it as demo@0.6, or give a lam"),
         ((("a", "b"),), "name it as b@0.6"),
-        (("demo@0.7", 0.5), "has a lam already"),
+        (("demo@0.7", 0.5), "already has a lam"),
         (("demo", "0,1"), "names 2 lams"),
         (("demo", "x"), "lam 'x'"),
         (("dem@0.7",), "unknown pair 'dem'"),
@@ -107,5 +107,5 @@ def test_invalid_models(given: tuple[object, ...], told: str) -> None:
 
 def test_a_file_has_no_lam(tiny_ggufs: dict[str, Path]) -> None:
     for file in (tiny_ggufs["F16"], str(tiny_ggufs["F16"])):
-        with pytest.raises(InputError, match="only a pair's model has a lam"):
+        with pytest.raises(InputError, match="only pairs have a lam"):
             resolve_model(file, 0.5)

@@ -37,9 +37,7 @@ def test_measuring_a_pair_needs_a_lam(
     monkeypatch.chdir(tmp_path)
     status, out, err = run(capsys, *command.split())
     assert (status, out) == (1, "")
-    assert err == (
-        "error: 'demo' is a pair, and a model is a pair at one lam: name it as demo@0.6, or give a lam (--lam 0.6).\n"
-    )
+    assert err == ("error: 'demo' is a pair, and a model needs a lam: write demo@0.6, or add --lam 0.6.\n")
 
 
 def test_three_arguments_are_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""The bindings' interface is compared with the tested one; each kind of change is noticed and told in one line."""
+"""The bindings' interface is compared with the tested one; each kind of difference is reported in one line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Fields = list[tuple[str, Any]]
 
 
 def patched(**changes: Any) -> Any:
-    """The real module with some of its names changed; `...` takes one away."""
+    """Return the real module with some of its names replaced; `...` removes one."""
     names = {name: getattr(llama(), name) for name in dir(llama())} | changes
     return SimpleNamespace(**{name: value for name, value in names.items() if value is not ...})
 
@@ -35,12 +35,12 @@ def fields_of(name: str) -> Fields:
     return list(getattr(llama(), name)._fields_)
 
 
-def test_the_installed_version_is_as_tested() -> None:
+def test_the_installed_version_passes_the_check() -> None:
     check_binding(llama())
     assert abi.installed().startswith("0.3.36")
 
 
-def test_a_field_more_is_noticed() -> None:
+def test_an_inserted_field_is_reported() -> None:
     fields = fields_of("llama_context_params")
     fields.insert(4, ("n_rows", ctypes.c_uint32))
     told = list(differences(patched(llama_context_params=structure("llama_context_params", fields))))
@@ -48,13 +48,13 @@ def test_a_field_more_is_noticed() -> None:
     assert any("function" not in t and "llama_context_default_params is () -> llama_context_params" in t for t in told)
 
 
-def test_a_field_appended_is_noticed_by_the_size() -> None:
+def test_an_appended_field_is_reported_by_the_size() -> None:
     fields = [*fields_of("llama_batch"), ("more", ctypes.c_int64)]
     told = next(differences(patched(llama_batch=structure("llama_batch", fields))))
     assert told == "structure llama_batch has 64 bytes, not 56"
 
 
-def test_a_field_renamed_and_one_of_another_type_are_noticed() -> None:
+def test_a_renamed_field_and_a_changed_type_are_reported() -> None:
     fields = [("load_how" if n == "load_mode" else n, t) for n, t in fields_of("llama_model_params")]
     fields = [(n, ctypes.c_float if n == "n_gpu_layers" else t) for n, t in fields]
     told = list(differences(patched(llama_model_params=structure("llama_model_params", fields))))
@@ -63,7 +63,7 @@ def test_a_field_renamed_and_one_of_another_type_are_noticed() -> None:
 
 
 class Function:
-    """What the check sees of a function."""
+    """A function as the check sees it."""
 
     def __init__(self, argtypes: list[Any], restype: Any) -> None:
         self.argtypes, self.restype = argtypes, restype
@@ -86,7 +86,7 @@ class Function:
         ({"GGML_TYPE_Q4_K": 13}, "the tensor type Q4_K has the number 13, not 12"),
     ],
 )  # fmt: skip
-def test_what_else_changes_is_noticed(changes: dict[str, Any], told: str) -> None:
+def test_other_changes_of_the_interface_are_reported(changes: dict[str, Any], told: str) -> None:
     with pytest.raises(EngineError) as caught:
         check_binding(patched(**changes))
     message = str(caught.value)
@@ -96,8 +96,8 @@ def test_what_else_changes_is_noticed(changes: dict[str, Any], told: str) -> Non
     assert "\n" not in message
 
 
-def test_a_library_that_is_not_the_bindings_is_noticed() -> None:
-    """Bindings as tested, but the library's structure begins with another field: its defaults come back displaced."""
+def test_a_library_that_does_not_match_the_bindings_is_reported() -> None:
+    """The bindings match, but the library's structure has an extra first field, so its defaults are displaced."""
     lib = llama()
 
     def displaced() -> Any:
@@ -111,12 +111,12 @@ def test_a_library_that_is_not_the_bindings_is_noticed() -> None:
     assert told == "llama_context_default_params gives n_batch = 512, not 2048: library and bindings do not match"
 
 
-def test_a_block_of_another_size_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_block_size_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(abi._BLOCKS, "Q8_0", (32, 36))
     assert list(differences(llama())) == ["the tensor type Q8_0 has 32 values in 34 bytes, not 32 in 36"]
 
 
-def test_every_type_and_every_function_that_is_used_is_in_the_tables() -> None:
+def test_the_tables_have_all_types_and_functions_in_use() -> None:
     quants = {name for name in TYPE_IDS if tensor_type(name).block > 1}
     assert quants == abi._BLOCKS.keys()
     source = "".join(p.read_text("utf-8") for p in Path(abi.__file__).parent.glob("*.py") if "worker" not in p.name)
@@ -124,15 +124,15 @@ def test_every_type_and_every_function_that_is_used_is_in_the_tables() -> None:
     assert called - abi._CALLBACKS.keys() <= abi._FUNCTIONS.keys()
 
 
-def test_the_package_asks_for_the_tested_version() -> None:
-    """Its interface changes from release to release."""
+def test_the_package_requires_the_tested_version() -> None:
+    """The interface of llama-cpp-python changes from release to release."""
     wanted = [r for r in importlib.metadata.requires("pa-lite") or [] if r.startswith("llama-cpp-python")]
     project = (Path(__file__).resolve().parents[2] / "pyproject.toml").read_text("utf-8")
     assert f'"llama-cpp-python>={abi.TESTED},<0.3.37"' in project
     assert len(wanted) == 1
 
 
-def test_bindings_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bindings_that_cannot_be_loaded_are_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
     llama()
     monkeypatch.setitem(__import__("sys").modules, "llama_cpp.llama_cpp", None)
     with pytest.raises(EngineError, match="llama-cpp-python cannot be loaded"):

@@ -1,4 +1,4 @@
-"""Tables that normalise texts: refused where some letter of a prompt would end the process, and only there."""
+"""Tables that normalise texts are refused if a letter in a prompt would crash llama.cpp, and only then."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ for text in json.load(sys.stdin):
 
 
 def table(units: Units, texts: bytes = b"abc\0", size: int = 1024) -> bytes:
-    """A double array of so many entries, those not given 0, and the strings after it."""
+    """Return a double array with the given entries (others are 0) and the strings after it."""
     entries = b"".join(units.get(i, 0).to_bytes(4, "little") for i in range(size))
     return len(entries).to_bytes(4, "little") + entries + texts
 
 
 def letter(char: str, base: int, is_leaf: bool = True) -> int:
-    """The entry that a character leads to; `base` is combined with its own index, for what follows."""
+    """Return the entry for a character; `base` is combined with its index for the next one."""
     return ord(char) | is_leaf << 8 | base << 10
 
 
 ROOT = {0: 256 << 10}
 Q = 256 ^ ord("q")
 SOUND = table({**ROOT, Q: letter("q", 512), Q ^ 512: 0})
-# what the letter q leads to -> what is said of it
+# the fault that is reported -> a table in which the letter q leads to it
 FAULTS = {
     "points to entry 262513 of 1024": table({**ROOT, Q: letter("q", 1 << 18)}),
     "points to byte 99 of strings of 4 bytes": table({**ROOT, Q: letter("q", 512), Q ^ 512: 99}),
@@ -54,7 +54,7 @@ FAULTS = {
 
 
 def model_with(source: Path, target: Path, held: bytes) -> Path:
-    """The tiny model with a unigram tokenizer that normalises by a table."""
+    """Write the tiny model with a unigram tokenizer that normalises by a table."""
     tokens = ["<pad>", "</s>", "<unk>", *(f"t{i}" for i in range(317))]
     fields = {
         "tokenizer.ggml.model": string("t5"), "tokenizer.ggml.pre": string("default"),
@@ -67,32 +67,32 @@ def model_with(source: Path, target: Path, held: bytes) -> Path:
 
 
 def tokenises_in_another_process(path: Path, texts: list[str]) -> int:
-    """Exit status of a process that loads a file and tokenises texts; negative when a signal ended it."""
+    """Return the exit status of a process that loads a file and tokenises texts; negative for a signal."""
     words, environment = [sys.executable, "-c", _TOKENIZE, str(path)], {"GGML_NO_BACKTRACE": "1", "PATH": ""}
     request = json.dumps(texts).encode()
     return subprocess.run(words, input=request, capture_output=True, check=False, env=environment).returncode
 
 
 @pytest.mark.parametrize("told", FAULTS)
-def test_a_table_that_ends_the_process_at_a_letter_is_refused(
+def test_a_table_with_which_a_letter_crashes_llama_cpp_is_refused(
     tiny_ggufs: dict[str, Path], tmp_path: Path, told: str
 ) -> None:
     path = model_with(tiny_ggufs["F32"], tmp_path / "x.gguf", FAULTS[told])
     with pytest.raises(CheckpointError, match=f"precompiled_charsmap {told}"):
         check_loadable(read_gguf_header(path))
     every = [chr(n) + more for n in range(1, 256) for more in ("", *map(chr, range(1, 128)))]
-    assert tokenises_in_another_process(path, ["Hello, world"]) == 0  # which is why trying it once is not enough
+    assert tokenises_in_another_process(path, ["Hello, world"]) == 0  # so one trial text is not enough
     assert tokenises_in_another_process(path, every) < 0
 
 
-def test_a_sound_table_is_accepted_and_used(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
+def test_a_valid_table_is_accepted_and_used(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
     assert charsmap_fault(SOUND) is None
     path = model_with(tiny_ggufs["F32"], tmp_path / "x.gguf", SOUND)
     check_loadable(read_gguf_header(path))
     assert tokenises_in_another_process(path, ["q", "qq hello"]) == 0
 
 
-def test_a_replacement_without_bound_is_refused() -> None:
+def test_a_long_replacement_is_refused() -> None:
     units = {**ROOT, Q: letter("q", 512)}
     assert charsmap_fault(table(units, b"a" * LONGEST + b"\0")) is None
     longer = table(units, b"a" * (LONGEST + 1) + b"\0")
@@ -100,11 +100,11 @@ def test_a_replacement_without_bound_is_refused() -> None:
 
 
 @pytest.mark.parametrize("held", [b"", b"\0\0\0", b"\4\0\0\0", b"\4\0\0\0\0\0\0\0", b"\xff\xff\xff\xff\0\0\0\0\0"])
-def test_a_table_that_is_cut_off_is_refused(held: bytes) -> None:
+def test_a_truncated_table_is_refused(held: bytes) -> None:
     assert charsmap_fault(held) == f"is cut off: it has {len(held)} bytes"
 
 
-def test_random_tables_that_pass_survive_every_text(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
+def test_random_tables_that_pass_do_not_crash_on_any_text(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
     draw, texts = random.Random(1), [chr(a) + chr(b) for a in range(1, 128) for b in range(1, 128)]
     verdicts = []
     for i in range(12):

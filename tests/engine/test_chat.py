@@ -30,7 +30,7 @@ def set_template(model: Model, template: str) -> None:
     model.header.metadata["tokenizer.chat_template"] = string(template)
 
 
-def test_template_with_one_bos_and_control_tokens(tiny_ggufs: dict[str, Path]) -> None:
+def test_a_template_gives_one_bos_and_control_tokens(tiny_ggufs: dict[str, Path]) -> None:
     with Model(tiny_ggufs["F32"], ONE) as model:
         (prompt,) = chat_prompts(model, ["the man"])
         text = "<|endoftext|><|im_start|>user\nthe man<|im_end|>\n<|im_start|>assistant\n"
@@ -40,7 +40,7 @@ def test_template_with_one_bos_and_control_tokens(tiny_ggufs: dict[str, Path]) -
         assert chat_prompts(model, []) == []
 
 
-def test_system_prompt(tiny_ggufs: dict[str, Path]) -> None:
+def test_the_system_prompt_is_in_the_prompt(tiny_ggufs: dict[str, Path]) -> None:
     with Model(tiny_ggufs["F32"], ONE) as model:
         (prompt,) = chat_prompts(model, ["the man"], "Be brief.")
         text = "<|endoftext|><|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nthe man<|im_end|>\n"
@@ -48,7 +48,7 @@ def test_system_prompt(tiny_ggufs: dict[str, Path]) -> None:
         assert prompt == model.tokenize(expected, add_special=False, parse_special=True)
 
 
-def test_without_a_template_a_plain_form(tiny_ggufs: dict[str, Path]) -> None:
+def test_a_model_without_a_template_gets_the_plain_form(tiny_ggufs: dict[str, Path]) -> None:
     with Model(tiny_ggufs["F32"], ONE) as model:
         assert has_template(model)
         del model.header.metadata["tokenizer.chat_template"]
@@ -79,7 +79,7 @@ def test_control_tokens_in_a_users_text_are_text(tiny_ggufs: dict[str, Path]) ->
         "{{ bos_token }}<|im_start|>{{ messages[-1]['content'] | trim | replace('man', 'woman') }}<|im_end|>",
     ],
 )
-def test_templates_that_change_the_text(tiny_ggufs: dict[str, Path], template: str) -> None:
+def test_templates_may_change_the_text(tiny_ggufs: dict[str, Path], template: str) -> None:
     with Model(tiny_ggufs["F32"], ONE) as model:
         set_template(model, template)
         text = "  the <|im_end|> man\n"
@@ -100,7 +100,7 @@ def test_a_template_may_choose_control_tokens_by_the_text(tiny_ggufs: dict[str, 
         assert END not in chat_prompts(model, ["z<|im_end|>"])[0]
 
 
-def test_control_tokens_of_a_text_that_stands_twice_in_the_prompt_are_text(tiny_ggufs: dict[str, Path]) -> None:
+def test_control_tokens_in_a_repeated_text_are_text(tiny_ggufs: dict[str, Path]) -> None:
     with Model(tiny_ggufs["F32"], ONE) as model:
         set_template(model, "{{ bos_token }}{{ messages[0]['content'] * 2 }}")
         for text in ("the", "<|im_end|>", "a<|im_end|>b<|im_start|>"):
@@ -139,7 +139,7 @@ def test_a_failing_template_is_one_error(tiny_ggufs: dict[str, Path], template: 
 
 
 def test_templates_reach_nothing_of_python(tiny_ggufs: dict[str, Path]) -> None:
-    """Every attempt in one template, chosen by what the user says."""
+    """One template has every attempt; the user's text selects one."""
     cases = [f"{{% if said == '{i}' %}}{code}{{% endif %}}" for i, code in enumerate(ATTEMPTS)]
     with Model(tiny_ggufs["F32"], ONE) as model:
         set_template(model, "{% set said = messages[0]['content'] %}" + "".join(cases))
@@ -157,7 +157,9 @@ LOOP = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% end
 
 
 @pytest.mark.parametrize("template", [LOOP, "{{ 10**(10**10) }}", *ENDLESS[4:6]])
-def test_an_endless_template(tiny_ggufs: dict[str, Path], template: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_template_is_stopped(
+    tiny_ggufs: dict[str, Path], template: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(chat, "_SECONDS", 0.3)
     with Model(tiny_ggufs["F32"], ONE) as model:
         set_template(model, template)
@@ -166,14 +168,16 @@ def test_an_endless_template(tiny_ggufs: dict[str, Path], template: str, monkeyp
 
 
 @pytest.mark.parametrize("template", ["{{ 'a' * 10**10 }}", "{{ 'a' | center(10**10) }}", "{{ '%9999999999d' % 1 }}"])
-def test_a_greedy_template(tiny_ggufs: dict[str, Path], template: str) -> None:
+def test_a_template_that_needs_much_memory_is_stopped(tiny_ggufs: dict[str, Path], template: str) -> None:
     with Model(tiny_ggufs["F32"], ONE) as model:
         set_template(model, template)
         with pytest.raises(EngineError, match=r"needs more than \d+ MB of memory"):
             chat_prompts(model, ["x"])
 
 
-def test_prompts_go_to_the_template_in_portions(tiny_ggufs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prompts_rendered_in_portions_are_the_same(
+    tiny_ggufs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     texts = [f"the man {i} " + "a" * (i % 7) for i in range(23)]
     with Model(tiny_ggufs["F32"], ONE) as model:
         at_once = chat_prompts(model, texts)
@@ -184,7 +188,7 @@ def test_prompts_go_to_the_template_in_portions(tiny_ggufs: dict[str, Path], mon
             assert chat_prompts(model, texts) == at_once
 
 
-def test_large_sets_of_prompts_are_not_kept(tiny_ggufs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_sets_of_prompts_are_not_cached(tiny_ggufs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chat, "_CACHED", 2000)
     chat._render.cache_clear()
     with Model(tiny_ggufs["F32"], ONE) as model:
@@ -196,7 +200,7 @@ def test_large_sets_of_prompts_are_not_kept(tiny_ggufs: dict[str, Path], monkeyp
         assert chat._render.cache_info().currsize == kept
 
 
-def test_a_template_that_makes_much_of_every_prompt(
+def test_the_length_of_all_rendered_prompts_is_limited(
     tiny_ggufs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(chat, "_PORTION", 10)
@@ -207,12 +211,12 @@ def test_a_template_that_makes_much_of_every_prompt(
             chat_prompts(model, ["x"] * 100)
 
 
-def test_text_that_is_none(tiny_ggufs: dict[str, Path]) -> None:
+def test_invalid_unicode_is_refused(tiny_ggufs: dict[str, Path]) -> None:
     with Model(tiny_ggufs["F32"], ONE) as model, pytest.raises(InputError, match="prompt 2, or its system prompt"):
         chat_prompts(model, ["fine", "\ud800"])
 
 
-def test_a_renderer_writes_what_prompts_are_made_of(tiny_ggufs: dict[str, Path]) -> None:
+def test_a_renderer_gives_the_text_of_chat_prompts(tiny_ggufs: dict[str, Path]) -> None:
     with Model(tiny_ggufs["F32"], ONE) as model:
         renderer = ChatRenderer(model)
         for text in ("the man", "a\nline", "é\u2028ü"):
@@ -230,8 +234,8 @@ def test_a_renderer_writes_what_prompts_are_made_of(tiny_ggufs: dict[str, Path])
         ("{% for m in messages %}[{{ m['content'] | trim }}]{% endfor %}", "[Hi][Rome is"),
     ],
 )
-def test_a_renderer_stops_within_the_last_message(tiny_ggufs: dict[str, Path], template: str, expected: str) -> None:
-    """As transformers' continue_final_message: a template that strips messages strips this one too."""
+def test_a_renderer_can_cut_after_the_last_message(tiny_ggufs: dict[str, Path], template: str, expected: str) -> None:
+    """As with transformers' continue_final_message: a template that strips messages also strips this one."""
     with Model(tiny_ggufs["F32"], ONE) as model:
         set_template(model, template)
         renderer = ChatRenderer(model)
@@ -244,8 +248,8 @@ def test_a_renderer_stops_within_the_last_message(tiny_ggufs: dict[str, Path], t
         renderer.close()
 
 
-def test_a_renderer_outlives_templates_that_fail(tiny_ggufs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error leaves the process up; one that never ends is killed, and the next conversation gets a new one."""
+def test_a_renderer_works_after_a_template_failed(tiny_ggufs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an error the process still runs; an endless template's is killed, and the next text gets a new one."""
     monkeypatch.setattr(chat, "_SECONDS", 0.5)
     endless = "{% for _ in range(100000000) if messages[0]['content'] == 'loop' %}{% endfor %}"
     failing = "{% if messages[0]['content'] == 'fail' %}{{ raise_exception('not this') }}{% endif %}"
@@ -262,7 +266,7 @@ def test_a_renderer_outlives_templates_that_fail(tiny_ggufs: dict[str, Path], mo
         renderer.close()
 
 
-def test_a_renderer_takes_templates_by_name(tiny_ggufs: dict[str, Path]) -> None:
+def test_a_renderer_finds_templates_by_name(tiny_ggufs: dict[str, Path]) -> None:
     with Model(tiny_ggufs["F32"], ONE) as model:
         own = ChatRenderer(model, "default").template
         model.header.metadata["tokenizer.chat_template.rag"] = string("rag: {{ messages[0]['content'] }}")
@@ -290,7 +294,7 @@ def test_each_instruction_may_have_its_own_system_prompt(tiny_ggufs: dict[str, P
 
 
 def test_an_instructions_own_system_prompt_cannot_spell_control_tokens(tiny_ggufs: dict[str, Path]) -> None:
-    """It comes with the prompts, from wherever."""
+    """Such system prompts are part of the data, which is untrusted."""
     spelled = "Be brief.<|im_end|>"
     with Model(tiny_ggufs["F32"], ONE) as model:
         (callers,) = chat_prompts(model, ["a"], spelled)
@@ -306,7 +310,7 @@ def test_a_template_that_drops_the_system_prompt_is_refused(tiny_ggufs: dict[str
         assert model.text(chat_prompts(model, ["the man"])[0]) == "[the man]"
         with pytest.raises(EngineError, match="it leaves out the system prompt"):
             chat_prompts(model, ["the man"], "Be brief.")
-        # a template may say the same by itself, or write it in another way
+        # a template may contain the same text, or change its white space
         set_template(model, "Be brief." + user)
         assert chat_prompts(model, ["the man"], "Be brief.") == chat_prompts(model, ["the man"])
         set_template(model, "{{ messages[0]['content'] | upper }}" + user)

@@ -1,4 +1,4 @@
-"""What goes into chat prompts beside the messages: arguments, date, and what a template makes of them."""
+"""Settings of chat prompts: template arguments, date, and how templates use them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ONE = EngineOptions(threads=1)
 DAY = date(2026, 2, 3)
 TURN = "<|im_start|>{{ messages[-1]['role'] }}\n{{ messages[-1]['content'] }}<|im_end|>\n"
 CLOCK = "{{ strftime_now('%d %b %Y %H:%M') }}" + TURN
-# as templates of models that think by default have it
+# like templates of models that reason by default
 THINKING = TURN + (
     "{% if add_generation_prompt %}<|im_start|>assistant\n"
     "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n"
@@ -44,7 +44,7 @@ def render(model: Model, template: str, options: ChatOptions | None = None) -> s
         ("a=high", "high"), ("a=26 Jul 2024", "26 Jul 2024"), ("a=b=c", "b=c"), ('a="False"', "False"),
     ],
 )  # fmt: skip
-def test_values_are_json_or_else_strings(word: str, value: object) -> None:
+def test_template_argument_values_are_json_or_strings(word: str, value: object) -> None:
     assert parse_template_args([word]) == {"a": value}
 
 
@@ -61,28 +61,28 @@ def test_values_are_json_or_else_strings(word: str, value: object) -> None:
         ('a={"b": 1, "b": 2}', "is not JSON"),
     ],
 )
-def test_values_that_would_be_misread_are_refused(word: str, told: str) -> None:
+def test_ambiguous_template_argument_values_are_refused(word: str, told: str) -> None:
     with pytest.raises(InputError, match=told):
         parse_template_args([word])
 
 
-def test_the_last_of_a_name_wins() -> None:
+def test_the_last_value_of_a_template_argument_wins() -> None:
     assert parse_template_args(["a=1", "b=2", "a=3"]) == {"a": 3, "b": 2}
 
 
 @pytest.mark.parametrize("name", sorted(RESERVED))
-def test_names_of_the_program_are_refused(name: str) -> None:
+def test_reserved_variable_names_are_refused(name: str) -> None:
     with pytest.raises(InputError, match=f"'{name}' is set by pa-lite and"):
         ChatOptions(template_args={name: 1})
 
 
 @pytest.mark.parametrize("name", ["", "a-b", "1a", "a b", "é"])
-def test_names_that_templates_cannot_have_are_refused(name: str) -> None:
+def test_invalid_variable_names_are_refused(name: str) -> None:
     with pytest.raises(InputError, match="is not a valid template variable"):
         ChatOptions(template_args={name: 1})
 
 
-def test_dates() -> None:
+def test_dates_are_parsed() -> None:
     assert parse_date("2026-02-03") == DAY
     for text in ("2026-2-3", "20260203", "2026-02-30", "2026-W06-2", "today", ""):
         with pytest.raises(InputError, match="write it as YYYY-MM-DD"):
@@ -96,7 +96,7 @@ def test_a_template_gets_the_date_at_noon(tiny_ggufs: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize("form", ["%9999999999d", "%0000000000999d", "%-100d", "%_123456789Y"])
-def test_forms_of_the_date_have_a_limit(tiny_ggufs: dict[str, Path], form: str) -> None:
+def test_wide_date_fields_are_refused(tiny_ggufs: dict[str, Path], form: str) -> None:
     with (
         Model(tiny_ggufs["F32"], ONE) as model,
         pytest.raises(EngineError, match=r"its chat template fails: .*wider than 99 characters"),
@@ -106,7 +106,7 @@ def test_forms_of_the_date_have_a_limit(tiny_ggufs: dict[str, Path], form: str) 
 
 def test_a_template_gets_its_arguments(tiny_ggufs: dict[str, Path]) -> None:
     with Model(tiny_ggufs["F32"], ONE) as model:
-        template = "{{ a | tojson }} {{ documents is none }} {{ tools is none }}" + TURN
+        template = "{{ a | tojson }} {{ documents == none }} {{ tools == none }}" + TURN
         text = render(model, template, ChatOptions(template_args={"a": [1, "é<", None, True], "documents": ["d"]}))
         assert text.startswith('[1, "é<", null, true] False True')
 
@@ -125,8 +125,8 @@ def test_earlier_reasoning_reaches_the_template_under_every_name(tiny_ggufs: dic
         renderer.close()
 
 
-def test_variables_are_those_that_the_template_reads() -> None:
-    """Not those in comments or strings, nor those that it sets itself."""
+def test_described_variables_are_those_that_the_template_reads() -> None:
+    """Names in comments and strings do not count, nor variables that the template sets."""
     use = describe_template("{# enable_thinking #}{{ 'strftime_now' }}{% set a = 1 %}{{ a }}{{ b }}[THINK]")
     assert use.variables == {"b"}
     assert not use.uses_clock
@@ -135,7 +135,7 @@ def test_variables_are_those_that_the_template_reads() -> None:
                              "{{ enable_thinking }}{# <think> #}").variables == {"enable_thinking"}  # fmt: skip
 
 
-def test_measuring_switches_reasoning_off_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_measured_options_switch_reasoning_off_and_log_it_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         options = measured_options(THINKING, None, "tiny")
         assert options.template_args == {"enable_thinking": False}
@@ -151,7 +151,7 @@ def test_measuring_switches_reasoning_off_and_says_so_once(caplog: pytest.LogCap
     assert not caplog.records
 
 
-def test_an_argument_that_the_template_never_reads_gets_a_remark(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unread_template_argument_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     given = ChatOptions(template_args={"colour": "red"})
     with caplog.at_level(logging.WARNING):
         assert measured_options(TURN, given, "tiny").template_args == {}
@@ -162,7 +162,7 @@ def test_an_argument_that_the_template_never_reads_gets_a_remark(caplog: pytest.
     ]
 
 
-def test_facts_are_what_decides_the_prompts() -> None:
+def test_chat_facts_have_what_affects_the_prompts() -> None:
     options = ChatOptions(system="s", template_args={"enable_thinking": False, "other": 1}, date=DAY)
     assert chat_facts(None, options) == {"system": "s"}
     assert chat_facts(TURN, options) == {"system": "s"}
@@ -173,7 +173,7 @@ def test_facts_are_what_decides_the_prompts() -> None:
 def test_prompts_say_whether_reasoning_is_open(tiny_ggufs: dict[str, Path]) -> None:
     with Model(tiny_ggufs["F32"], ONE) as model:
         set_template(model, THINKING)
-        for text in ("x", "<think>", "</think>"):  # what the user says does not count
+        for text in ("x", "<think>", "</think>"):  # markers in the user's text do not count
             found = chat_prompts(model, [text])
             assert [r.opened for r in found.reasoning] == [DEFAULT]
             off = ChatOptions(template_args={"enable_thinking": False})
@@ -183,12 +183,14 @@ def test_prompts_say_whether_reasoning_is_open(tiny_ggufs: dict[str, Path]) -> N
         renderer.close()
 
 
-def test_system_prompts_of_their_own(tiny_ggufs: dict[str, Path]) -> None:
+def test_prompts_can_have_different_system_prompts(tiny_ggufs: dict[str, Path]) -> None:
     with Model(tiny_ggufs["F32"], ONE) as model:
         found = chat_prompts(model, ["a", "b"], ChatOptions(system="S"), ["<|im_end|>", ""]).tokens
         texts = [model.text(ids) for ids in found]
         assert texts == ["system\n<|im_end|>\nuser\na\nassistant\n", "system\nS\nuser\nb\nassistant\n"]
-        assert len({tuple(t for t in ids if model.is_control(t)) for ids in found}) == 1  # spelled, so not control
+        assert (
+            len({tuple(t for t in ids if model.is_control(t)) for ids in found}) == 1
+        )  # spelled out, so not control tokens
 
 
 def test_a_dropped_system_prompt_is_an_error(tiny_ggufs: dict[str, Path]) -> None:

@@ -1,4 +1,4 @@
-"""A context's memory is reckoned, and where the system gives less than that, a smaller one is taken and told of."""
+"""A context's memory is estimated; where the system grants less, a smaller context is used, and that is logged."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SHAPES = [
 
 
 def real(model: Model, wish: ContextSize) -> tuple[float, float]:
-    """Bytes of the cache and of the buffer to compute in, as llama.cpp tells them."""
+    """Return the bytes of the cache and of the compute buffer, from llama.cpp's log."""
     llama.fresh_words()
     with model.context(
         wish.n_ctx, wish.n_seq_max, wish.unified, wish.n_outputs, wish.n_batch, cache_type=wish.cache_type
@@ -41,7 +41,7 @@ def real(model: Model, wish: ContextSize) -> tuple[float, float]:
 
 @pytest.fixture(scope="module")
 def wider(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Large enough that buffers are more than rounding: 256 wide, 8 heads, 4 layers."""
+    """A model with buffers that are larger than rounding: 256 wide, 8 heads, 4 layers."""
     folder = tmp_path_factory.mktemp("wider")
     config = tiny.CONFIG | {
         "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 8,
@@ -52,10 +52,10 @@ def wider(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("wish", SHAPES)
-def test_the_reckoning_is_llama_cpps_or_somewhat_more(
+def test_the_memory_estimate_is_at_least_what_llama_cpp_takes(
     wider: Path, wish: ContextSize, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(llama, "_last_words", deque[str]())  # all that it says
+    monkeypatch.setattr(llama, "_last_words", deque[str]())  # unlimited
     with Model(wider, ONE) as model:
         cache, compute = real(model, wish)
         reckoned = needs(model, wish)
@@ -65,7 +65,7 @@ def test_the_reckoning_is_llama_cpps_or_somewhat_more(
     assert reckoned.weights == pytest.approx(wider.stat().st_size, rel=0.05)
 
 
-def test_the_order_of_what_is_given_up() -> None:
+def test_smaller_contexts_are_tried_in_order() -> None:
     def make(kind: str, n_batch: int) -> list[ContextSize]:
         return [ContextSize(n, 1, True, n_batch, 1, kind) for n in (1000 + n_batch, 1000)]
 
@@ -86,7 +86,7 @@ from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.engine.scoring import scoring_context
 from pa_lite.errors import EngineError
 logging.basicConfig(level=logging.WARNING, format="%(message)s")
-context_memory.available_memory = lambda: 0  # nobody knows
+context_memory.available_memory = lambda: 0  # unknown
 with Model(Path(sys.argv[1]), EngineOptions(threads=1)) as model:
     with scoring_context(model, 100) as context:
         context.decode([5], [0], [0], [0], [True])
@@ -103,10 +103,10 @@ with Model(Path(sys.argv[1]), EngineOptions(threads=1)) as model:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA")
-def test_a_real_limit(wider: Path) -> None:
-    """30,000 tokens of 4 KB: 123 MB of cache in F32, half in F16. The limit holds where no reckoning foresaw it.
+def test_contexts_shrink_under_a_real_memory_limit(wider: Path) -> None:
+    """30,000 tokens of 4 KB: 123 MB of cache in F32, half of that in F16. The limit is found when memory is requested.
 
-    At some of these limits llama.cpp itself would end the process: within its reservations, or at the first decode.
+    At some of these limits llama.cpp itself would crash, while it reserves memory or in the first decode.
     """
     limits = [20, 110, 130, 150, 200, 400, 700]
     words = [sys.executable, "-c", _LIMITED, str(wider), *(str(n * 1_000_000) for n in limits)]
@@ -120,7 +120,7 @@ def test_a_real_limit(wider: Path) -> None:
         "use fewer shots, or take a smaller model or type."
     )
     got = [line.split() for line in lines if not line.startswith("error")]
-    assert got[-1] == ["30208", "128"]  # all of it: 30,128 cells, padded
+    assert got[-1] == ["30208", "128"]  # the largest context: 30,128 cells, padded
     sizes = [int(n_batch) for _, n_batch in got]
     assert sizes == sorted(sizes)
     assert len(set(sizes)) > 1

@@ -14,15 +14,15 @@ from pa_lite.ggml.kernels import Device, devices
 GB = 10**9
 
 
-def test_the_devices_of_this_build() -> None:
-    """A CPU is there on every machine, with memory between nothing and all of it."""
+def test_the_cpu_is_listed_with_its_memory() -> None:
+    """Every machine has a CPU, with some of its memory free."""
     cpu = next(d for d in devices() if d.kind == "cpu")
     assert cpu.name == "CPU"
     assert cpu.description
     assert 0 < cpu.free <= cpu.total
 
 
-def test_diagnosis() -> None:
+def test_the_diagnosis_describes_this_machine() -> None:
     found = diagnose()
     assert 0 < found.memory_available <= found.memory_total
     assert found.memory_total == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -34,7 +34,7 @@ def test_diagnosis() -> None:
     assert found.remarks
 
 
-def test_sizes_are_those_of_real_models() -> None:
+def test_estimated_sizes_are_those_of_real_models() -> None:
     """Llama 3.1 8B: 256 KiB of F32 cache a token (32 layers, 8 heads of 128, keys and values), 8.5 GB as Q8_0."""
     (size,) = [s for s in SIZES if s.name == "8B"]
     assert size.cache == doctor.CELLS * 256 * 1024
@@ -54,7 +54,7 @@ def test_sizes_are_those_of_real_models() -> None:
         (6, 6, (False, 5)),
     ],
 )
-def test_reckoning(memory: int, gpu: int, expected: tuple[bool, int]) -> None:
+def test_fit_is_estimated_from_sizes(memory: int, gpu: int, expected: tuple[bool, int]) -> None:
     """Ten layers and an output matrix of 1 GB each, cache included."""
     fit = estimate_fit("x", "F16", 10 * GB, 1 * GB, 10, memory * GB, gpu * GB)
     assert (fit.fits, fit.gpu_layers) == expected
@@ -69,7 +69,7 @@ def test_more_memory_fits_more() -> None:
     assert layers == sorted(layers)
 
 
-def test_command() -> None:
+def test_the_command_prints_the_diagnosis() -> None:
     told = CliRunner().invoke(cli, ["doctor"])
     assert told.exit_code == 0
     assert "llama.cpp" in told.output
@@ -79,8 +79,8 @@ def test_command() -> None:
     assert as_json["devices"][0]["total"] > 0
 
 
-def test_a_pretended_gpu_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The machine's memory holds all but the 70B as F16; the card's 24 GB hold an 8B whole."""
+def test_a_fake_gpu_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All models except the 70B as F16 fit in the machine's memory, and an 8B fits in the card's 24 GB."""
     card = Device("CUDA0", "a card", "gpu", 24 * GB, 25 * GB)
     monkeypatch.setattr(doctor, "devices", lambda: [*devices(), card])
     monkeypatch.setattr(doctor, "available_memory", lambda: 100 * GB)

@@ -1,4 +1,4 @@
-"""Model files that cannot be read, or change under llama.cpp: a sentence, and no result."""
+"""Model files that cannot be read, or change while llama.cpp uses them, give one error and no result."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ def model_file(tiny_ggufs: dict[str, Path], tmp_path: Path) -> Path:
     return Path(shutil.copyfile(tiny_ggufs["F32"], tmp_path / "model.gguf"))
 
 
-def test_a_file_that_changes_while_it_is_used(model_file: Path) -> None:
+def test_a_file_that_changes_during_use_is_an_error(model_file: Path) -> None:
     with Model(model_file, ONE) as model:
         with model.context(64):
             pass
-        with pytest.raises(InputChangedError, match=r"model.gguf: changed, or was taken away"), model.context(64):
+        with pytest.raises(InputChangedError, match=r"model.gguf: was changed or deleted"), model.context(64):
             os.utime(model_file, ns=(0, 1))
         with pytest.raises(ZeroDivisionError), model.context(64):
-            raise ZeroDivisionError  # what went wrong before is told
+            raise ZeroDivisionError  # the earlier error is reported
         model_file.unlink()
         with pytest.raises(InputChangedError), model.context(64):
             pass
 
 
-def test_any_part_of_a_split_model_that_changes_is_noticed(model_file: Path, tmp_path: Path) -> None:
+def test_a_changed_part_of_a_split_model_is_an_error(model_file: Path, tmp_path: Path) -> None:
     (tmp_path / "parts").mkdir()
     parts = split_gguf(model_file, tmp_path / "parts", 3)
     for changed in parts:
@@ -67,7 +67,7 @@ def test_every_part_of_a_split_model_is_read_before_it_is_mapped(
     assert read == parts
 
 
-def test_answers_of_a_file_that_changed_are_not_kept(model_file: Path, tmp_path: Path) -> None:
+def test_answers_of_a_changed_file_are_not_kept(model_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     with Model(model_file, ONE) as model, pytest.raises(InputChangedError):
@@ -79,7 +79,7 @@ def test_answers_of_a_file_that_changed_are_not_kept(model_file: Path, tmp_path:
 
 
 @linux
-def test_a_part_that_the_disk_cannot_give_is_told_before_the_file_is_mapped(
+def test_an_unreadable_part_is_reported_before_the_file_is_mapped(
     model_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     check_readable(model_file)
@@ -94,11 +94,11 @@ def test_a_part_that_the_disk_cannot_give_is_told_before_the_file_is_mapped(
     with pytest.raises(CheckpointError, match=r"model.gguf: cannot be read at byte 4096: Input/output error"):
         Model(model_file, ONE)
     monkeypatch.setattr("pa_lite.engine.readable.available_memory", lambda: 1000)
-    Model(model_file, ONE).close()  # what does not go into memory is not read twice
+    Model(model_file, ONE).close()  # a file larger than memory is not read twice
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGBUS"), reason="a signal of POSIX")
-def test_a_map_that_cannot_be_read_ends_with_a_sentence(tmp_path: Path) -> None:
+def test_a_read_error_in_a_mapped_file_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "mapped").write_bytes(bytes(1 << 20))
     code = """
 import ctypes, mmap, os, sys
@@ -107,7 +107,7 @@ with report_unreadable_maps(), open(sys.argv[1], "r+b") as f:
     held = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_COPY)
     os.truncate(sys.argv[1], 0)
     start = ctypes.c_char.from_buffer(held)
-    ctypes.CDLL(None).memchr(ctypes.byref(start), 7, 1 << 20)  # without the interpreter's lock, as llama.cpp runs
+    ctypes.CDLL(None).memchr(ctypes.byref(start), 7, 1 << 20)  # without the GIL, like llama.cpp
 """
     ended = subprocess.run(
         [sys.executable, "-c", code, tmp_path / "mapped"], capture_output=True, text=True, timeout=60, check=False
@@ -118,7 +118,7 @@ with report_unreadable_maps(), open(sys.argv[1], "r+b") as f:
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGBUS"), reason="a signal of POSIX")
-def test_signals_are_as_before_behind_the_block() -> None:
+def test_signal_handlers_are_restored_after_the_block() -> None:
     code = """
 import json, signal
 from pa_lite.cli.mapped import report_unreadable_maps

@@ -46,7 +46,7 @@ def options_of(n_batch: int) -> EngineOptions:
 
 
 def alone(model: Model, prompt: Sequence[int], options: GenerationOptions, index: int = 0) -> Generation:
-    """One prompt on a context of its own, all of it decoded again for every token; text made of all tokens at once."""
+    """Generate from one prompt on a separate context, decoding everything again for each token."""
     out: list[int] = []
     rng = np.random.default_rng((options.seed, index))
     while True:
@@ -73,7 +73,7 @@ def alone(model: Model, prompt: Sequence[int], options: GenerationOptions, index
 
 
 def trimmed(result: Generation) -> Generation:
-    """The twin cannot tell a character cut off at the end from bytes that are none: neither is compared."""
+    """Return a result without U+FFFD at the end: the twin writes it for an incomplete last character, too."""
     return Generation(result.text.rstrip("�"), result.n_tokens, result.ended, result.reason)
 
 
@@ -83,7 +83,7 @@ SAMPLED = GenerationOptions(max_tokens=12, temperature=0.9, top_p=0.95, min_p=0.
 @pytest.mark.parametrize("parallel", [1, 3, 16])
 @pytest.mark.parametrize("n_batch", [8, 512])
 @pytest.mark.parametrize("base", [GenerationOptions(max_tokens=12), SAMPLED], ids=["greedy", "sampled"])
-def test_agrees_with_the_twin(
+def test_generation_agrees_with_the_slow_twin(
     tiny_ggufs: dict[str, Path], parallel: int, n_batch: int, base: GenerationOptions
 ) -> None:
     options = GenerationOptions(**{**vars(base), "parallel": parallel})
@@ -109,10 +109,10 @@ def test_agrees_with_the_twin(
     st.data(),
 )
 @settings(max_examples=12, deadline=None)
-def test_any_prompts_share_right(
+def test_random_prompts_with_shared_prefixes_agree_with_the_twin(
     tiny_ggufs: dict[str, Path], prompts: list[list[int]], parallel: int, n_batch: int, data: Any
 ) -> None:
-    """Prompts over few tokens begin alike in every way, equal ones included; each has a limit of its own."""
+    """Prompts from few tokens share prefixes in all ways, including equal prompts; each has its limit."""
     limits = data.draw(st.lists(st.integers(1, 9), min_size=len(prompts), max_size=len(prompts)))
     with Model(tiny_ggufs["F32"], options_of(n_batch)) as model:
         got = generate(model, prompts, GenerationOptions(parallel=parallel), limits=limits)
@@ -121,11 +121,11 @@ def test_any_prompts_share_right(
 
 
 @pytest.mark.parametrize("n_batch", [6, 512])
-def test_a_sliding_window_shares_right(
+def test_shared_prefixes_are_right_with_a_sliding_window(
     gemma: Path,  # noqa: F811
     n_batch: int,
 ) -> None:
-    """Sequences grow far beyond a window of eight tokens, and are then cut back to what the next prompt shares."""
+    """Sequences grow far beyond a window of eight tokens, and are then cut to the prefix of the next prompt."""
     head = [5 + i % 40 for i in range(30)]
     prompts = [[*head[: 30 - 2 * i], 60 + i, 61, *head[:i]] for i in range(6)]
     with Model(gemma, options_of(n_batch)) as model:
@@ -136,7 +136,7 @@ def test_a_sliding_window_shares_right(
 
 
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The sizes of all batches from here on."""
+    """Return a list that gets the sizes of all further batches."""
     sizes: list[int] = []
     original = Context.decode
 
@@ -148,7 +148,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
-def test_a_shared_beginning_is_decoded_once(tiny_ggufs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shared_prefix_is_decoded_once(tiny_ggufs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     head = [5 + i % 200 for i in range(100)]
     prompts = [[*head, 10 + i, 20] for i in range(9)]
     with Model(tiny_ggufs["F32"], EXACT) as model:
@@ -157,10 +157,8 @@ def test_a_shared_beginning_is_decoded_once(tiny_ggufs: dict[str, Path], monkeyp
     assert sizes == [102, 3 * 2, 3 * 2, 2 * 2]
 
 
-def test_a_long_prompt_does_not_hold_up_the_others(
-    tiny_ggufs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """400 tokens through batches of 32: the short one gets a token from each and is done before."""
+def test_a_long_prompt_does_not_delay_the_others(tiny_ggufs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """400 tokens in batches of 32: the short prompt gets a token from each batch and finishes first."""
     with Model(tiny_ggufs["F32"], options_of(32)) as model:
         sizes = decoded(monkeypatch)
         order: list[int] = []
@@ -169,8 +167,8 @@ def test_a_long_prompt_does_not_hold_up_the_others(
     assert max(sizes) == 32
 
 
-def test_running_sequences_stay_consecutive(tiny_ggufs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """llama.cpp would split a batch at a gap."""
+def test_running_sequences_have_consecutive_ids(tiny_ggufs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """llama.cpp splits a batch at a gap."""
     rows: list[list[int]] = []
     original = Context.decode
 
@@ -189,7 +187,7 @@ def test_running_sequences_stay_consecutive(tiny_ggufs: dict[str, Path], monkeyp
     assert all(r == list(range(len(r))) for r in rows)
 
 
-def test_streams_do_not_depend_on_who_else_is_there(tiny_ggufs: dict[str, Path]) -> None:
+def test_random_streams_do_not_depend_on_other_prompts(tiny_ggufs: dict[str, Path]) -> None:
     with Model(tiny_ggufs["F32"], EXACT) as model:
         prompts = [model.tokenize(t) for t in TEXTS]
         whole = generate(model, prompts, SAMPLED)
@@ -197,14 +195,14 @@ def test_streams_do_not_depend_on_who_else_is_there(tiny_ggufs: dict[str, Path])
         assert generate(model, prompts, SAMPLED) == whole
         other = generate(model, prompts, GenerationOptions(**{**vars(SAMPLED), "seed": 4}))
         assert sum(a != b for a, b in zip(whole, other, strict=True)) >= 6
-        assert whole[3] != whole[7]  # equal prompts, different places
+        assert whole[3] != whole[7]  # equal prompts at different indices
 
 
 @pytest.mark.parametrize(("kind", "options", "bound"), [("F32", EXACT, 1e-4), ("F16", EngineOptions(threads=1), 0.03)])
-def test_how_far_the_batchs_shape_moves_logits(
+def test_the_shape_of_a_batch_changes_logits_as_documented(
     tiny_ggufs: dict[str, Path], monkeypatch: pytest.MonkeyPatch, kind: str, options: EngineOptions, bound: float
 ) -> None:
-    """What generate's docstring says: the logits of every step, one prompt at a time and sixteen."""
+    """Compare the logits of every step, with 1 and 16 prompts at a time, with generate's docstring."""
     rows: list[list[Any]] = []
     original = Context.logits
 
@@ -225,8 +223,8 @@ def test_how_far_the_batchs_shape_moves_logits(
     assert sum(a == b for a, b in zip(*texts, strict=True)) >= 15
 
 
-def test_ends_at_the_end_token(tiny_ggufs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever token comes third is declared an end: two tokens are left."""
+def test_generation_ends_at_the_end_token(tiny_ggufs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The third token is declared an end token, so two tokens are left."""
     with Model(tiny_ggufs["F32"], EXACT) as model:
         prompt = model.tokenize("the man")
         made: list[int] = []
@@ -251,21 +249,21 @@ def test_ends_at_the_end_token(tiny_ggufs: dict[str, Path], monkeypatch: pytest.
     st.lists(st.text(st.sampled_from("ab|é🚀"), min_size=1, max_size=4), max_size=3),
     st.integers(0, 2**32),
 )
-def test_stops_across_any_pieces(text: str, stops: list[str], seed: int) -> None:
-    """The bytes come in random pieces, characters cut in two; the twin looks at the whole text."""
+def test_stop_strings_are_found_across_pieces(text: str, stops: list[str], seed: int) -> None:
+    """The bytes arrive in random pieces that split characters; the twin searches the whole text."""
     raw, rng = text.encode(), random.Random(seed)
     grown, at, stopped = StopText(stops), 0, False
     while at < len(raw) and not stopped:
         n = rng.randint(1, 5)
         stopped = grown.add(raw[at : at + n])
         at += n
-    # a longer piece may hold a later match of one stop and the whole of another: the earliest counts
+    # one piece may complete several stop strings; the earliest one counts
     ends = [found for s in stops if (found := text.encode()[:at].find(s.encode())) >= 0]
     assert stopped == bool(ends)
     assert grown.text() == raw[: min(ends, default=len(raw))].decode()
 
 
-def test_unfinished_and_broken_characters() -> None:
+def test_incomplete_and_invalid_characters_are_handled() -> None:
     text = StopText(())
     for piece in (b"a\xff", "é".encode()[:1], "é".encode()[1:], "🚀".encode()[:3]):
         assert not text.add(piece)
@@ -287,7 +285,7 @@ def test_stop_strings_end_a_generation(tiny_ggufs: dict[str, Path]) -> None:
                 assert after == before
 
 
-def test_fewer_sequences_where_memory_is_short(
+def test_fewer_sequences_run_where_memory_is_short(
     tiny_ggufs: dict[str, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with Model(tiny_ggufs["F32"], EXACT) as model:
@@ -310,7 +308,7 @@ def test_fewer_sequences_where_memory_is_short(
             generate(model, prompts, GenerationOptions(max_tokens=8))
 
 
-def test_a_smaller_cache_and_batch_before_fewer_sequences(
+def test_cache_and_batch_shrink_before_sequences_become_fewer(
     tiny_ggufs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Model(tiny_ggufs["F32"], EngineOptions(threads=1)) as model:
@@ -323,10 +321,10 @@ def test_a_smaller_cache_and_batch_before_fewer_sequences(
             assert f"8 sequences of 256 tokens (cache {kind}, batches of {n_batch}), not" in model.remarks[-1]
 
 
-def test_fewer_sequences_where_llama_cpp_gets_no_memory(
+def test_fewer_sequences_run_where_llama_cpp_refuses(
     tiny_ggufs: dict[str, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As on a GPU, whose memory nobody asks about: a context is refused until few enough sequences are wanted."""
+    """As on a GPU, whose free memory is not checked: llama.cpp refuses contexts with too many sequences."""
     original, asked, most = Model.context, list[int](), 2
 
     def context(self: Model, n_ctx: int, n_seq_max: int = 1, *more: Any, **named: Any) -> Any:
@@ -348,7 +346,7 @@ def test_fewer_sequences_where_llama_cpp_gets_no_memory(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-def test_ctrl_c_ends_a_running_decode(tiny_ggufs: dict[str, Path]) -> None:
+def test_ctrl_c_stops_a_running_decode(tiny_ggufs: dict[str, Path]) -> None:
     with Model(tiny_ggufs["F32"], EXACT) as model:
         previous = signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
@@ -357,7 +355,7 @@ def test_ctrl_c_ends_a_running_decode(tiny_ggufs: dict[str, Path]) -> None:
             begin = time.monotonic()
             with pytest.raises(KeyboardInterrupt):
                 generate(model, [[5 + i % 200] * 60 for i in range(3000)], GenerationOptions(max_tokens=400))
-            assert time.monotonic() - begin < 10  # of minutes: far above what it takes, as machines are busy
+            assert time.monotonic() - begin < 10  # the whole decode takes minutes
             assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
         finally:
             signal.signal(signal.SIGINT, previous)
@@ -380,12 +378,12 @@ def test_ctrl_c_ends_a_running_decode(tiny_ggufs: dict[str, Path]) -> None:
         ({"stop": (3,)}, "no valid text"),
     ],
 )
-def test_options_out_of_range(values: dict[str, Any], told: str) -> None:
+def test_options_out_of_range_are_refused(values: dict[str, Any], told: str) -> None:
     with pytest.raises(InputError, match=told):
         GenerationOptions(**values)
 
 
-def test_refusals(tiny_ggufs: dict[str, Path]) -> None:
+def test_invalid_prompts_are_refused(tiny_ggufs: dict[str, Path]) -> None:
     with Model(tiny_ggufs["F32"], EXACT) as model:
         assert generate(model, []) == []
         with pytest.raises(InputError, match="prompt 2 has no tokens"):
@@ -397,9 +395,7 @@ def test_refusals(tiny_ggufs: dict[str, Path]) -> None:
         generate(model, [[5] * 500], limits=[12])
 
 
-def test_a_small_cache_is_exact_and_a_large_one_small(
-    tiny_ggufs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_small_cache_is_f32_and_a_large_one_f16(tiny_ggufs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     original, asked = Model.context, list[bool]()
 
     def context(self: Model, *args: Any, **named: Any) -> Any:

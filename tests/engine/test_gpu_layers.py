@@ -1,4 +1,4 @@
-"""Layers on a GPU: the most that fit are found, and fewer are taken when a context needs the room."""
+"""The largest number of GPU layers that fits is found, and reduced when a context needs the memory."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def test_the_most_that_fit_is_found_in_few_tries(most: int) -> None:
     assert most_that_fit(most, lambda _n: False) is None
 
 
-def test_layers_are_tried_again_when_a_context_does_not_fit(
+def test_fewer_layers_are_loaded_when_a_context_does_not_fit(
     tiny_ggufs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A pretended GPU whose memory holds three layers, or one beside a context of 500 cells; the model runs on."""
+    """A fake GPU with room for three layers, or for one layer and a context of 500 cells."""
     load, create = Model._try, Model._new_context
     tried: list[int] = []
 
@@ -58,7 +58,7 @@ def test_layers_are_tried_again_when_a_context_does_not_fit(
         assert model.gpu_layers == 3
         assert tried[1] == 5
         with model.context(256), pytest.raises(EngineError, match="no room for a context of 500"), model.context(500):
-            pass  # another context is open: the model cannot be loaded anew beneath it
+            pass  # another context is open, so the model cannot be loaded again
         assert model.gpu_layers == 3
         with model.context(500) as context:
             assert model.gpu_layers == 1
@@ -67,6 +67,6 @@ def test_layers_are_tried_again_when_a_context_does_not_fit(
 
 
 @pytest.mark.parametrize("layers", [-2, "most", 1.5])
-def test_bad_layers(tiny_ggufs: dict[str, Path], layers: object) -> None:
+def test_invalid_numbers_of_layers_are_refused(tiny_ggufs: dict[str, Path], layers: object) -> None:
     with pytest.raises(InputError, match="must be auto, -1"):
         Model(tiny_ggufs["F32"], EngineOptions(gpu_layers=layers))  # type: ignore[arg-type]

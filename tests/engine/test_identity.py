@@ -1,4 +1,4 @@
-"""A model's identity: all that can change a prompt or a logit, and no name or description."""
+"""A model's identity covers everything that can change a prompt or a logit, but no names or descriptions."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NAMES = [
 
 
 def other(entry: Field) -> Field:
-    """A value of the same type that differs in one place."""
+    """Return a value of the same type with one difference."""
     value = entry.value
     if entry.type == "ARRAY":
         last = other(Field(entry.item or "", value[-1])).value
@@ -55,7 +55,7 @@ def plan_of(pair: Pair, **options: object) -> MergePlan:
     return plan_merge(open_checkpoint(pair.base), open_checkpoint(pair.instruct), chosen)
 
 
-def test_every_key_of_a_header_counts_but_names_and_descriptions(plan: MergePlan) -> None:
+def test_all_header_keys_except_names_change_the_identity(plan: MergePlan) -> None:
     metadata: Metadata = {
         **plan.at(0.5).metadata, "general.sampling.temp": float32(0.6),
         "tokenizer.chat_template.rag": string("{{ x }}"), "llama.some.key.to_come": boolean(True),
@@ -76,8 +76,8 @@ def test_every_key_of_a_header_counts_but_names_and_descriptions(plan: MergePlan
     )
 
 
-def test_values_are_told_apart() -> None:
-    """Texts that join to the same, empty arrays, types, and what JSON writes alike."""
+def test_similar_values_have_different_identities() -> None:
+    """Texts with the same concatenation, empty arrays, types, and values with the same JSON."""
     fields = [
         array("STRING", ["ab", "c"]), array("STRING", ["a", "bc"]), array("STRING", []), array("INT32", []),
         array("STRING", ["x" * 100]), string("x" * 100), string("1"), uint32(1), float32(1), boolean(True),
@@ -86,8 +86,8 @@ def test_values_are_told_apart() -> None:
     assert len({identity(header_inputs("llama", {"key": f})) for f in fields}) == len(fields)
 
 
-def test_llama_cpp_reads_phi_3_in_a_name() -> None:
-    """It drops white space after control tokens then, so of a name this counts."""
+def test_a_name_with_phi_3_changes_the_identity() -> None:
+    """llama.cpp then drops white space after control tokens, so this part of a name counts."""
     named = {
         name: header_inputs("llama", {"general.name": string(name)}) for name in ("A", "B", "Phi-3 mini", "my-phi3")
     }
@@ -107,7 +107,7 @@ def test_a_pair_in_memory_and_its_file_have_the_same_header(demo_pair: Pair, tmp
             assert (again.identity(), again.fingerprint()) == (loaded.identity(), loaded.fingerprint())
 
 
-def test_a_moved_model_has_the_identity_of_where_it_is(plan: MergePlan) -> None:
+def test_a_moved_model_has_the_identity_of_its_new_lam(plan: MergePlan) -> None:
     norms = parse_schedule("norms: 0.4")
     with InMemoryModel(plan, 0.3, ONE) as moved:
         first = moved.model.identity()
@@ -116,11 +116,11 @@ def test_a_moved_model_has_the_identity_of_where_it_is(plan: MergePlan) -> None:
         moved.move(0.3, norms)
         with_schedule = moved.model.identity()
         assert with_schedule != first
-        moved.move(0.3, parse_schedule("norms:  0.4"))  # the same lams in other words
+        moved.move(0.3, parse_schedule("norms:  0.4"))  # the same lams, spelled differently
         assert moved.model.identity() == with_schedule
 
 
-def test_all_that_makes_a_tensor_counts(demo_pair: Pair, plan: MergePlan) -> None:
+def test_everything_that_determines_a_tensor_changes_the_identity(demo_pair: Pair, plan: MergePlan) -> None:
     same = plan_of(demo_pair)
     assert same.at(0.5).identity == plan.at(0.5).identity
     tensors = plan.tensors
@@ -148,8 +148,8 @@ def test_all_that_makes_a_tensor_counts(demo_pair: Pair, plan: MergePlan) -> Non
     assert len({plan.at(0.5).identity, *changes.values()}) == 1 + len(changes)
 
 
-def test_the_base_sides_tokenizer_counts_where_it_aligns_rows(demo_pair: Pair, tmp_path: Path) -> None:
-    """No key of the header tells of it: the vocabulary that is written is instruct's."""
+def test_the_base_tokenizer_counts_where_it_aligns_rows(demo_pair: Pair, tmp_path: Path) -> None:
+    """The header does not show it, as the vocabulary in the file is instruct's."""
     pair = Pair("mine", tmp_path / "base", demo_pair.folders[1])
     shutil.copytree(demo_pair.folders[0], tmp_path / "base")
     before = plan_of(pair)
@@ -163,11 +163,11 @@ def test_the_base_sides_tokenizer_counts_where_it_aligns_rows(demo_pair: Pair, t
     assert after.header_inputs == before.header_inputs
     assert after.fingerprints == before.fingerprints
     assert after.at(0.5).identity != before.at(0.5).identity
-    # merge --resume does not take the earlier file for this one's
+    # merge --resume does not continue the earlier file
     assert after.at(0.5).metadata != before.at(0.5).metadata
 
 
-def test_results_say_which_model_they_are_of() -> None:
+def test_results_have_the_identity_of_their_model() -> None:
     with pa_lite.load("demo@0.7", ONE) as loaded:
         known = loaded.model.identity()
         scored = results_document(loaded.score(["demo_kind"]), "demo@0.7")

@@ -19,7 +19,7 @@ from pa_lite.engine.special_tokens import SHORT, SpecialToken, SpecialTokens
 from pa_lite.errors import TextError
 from tests.support.bare_vocabularies import PRE_TOKENIZERS, direct_ids, load_vocabulary
 
-# words of each kind that patterns tell apart, and what stands between them
+# words of each kind that patterns distinguish, and separators
 _UNITS = (
     "a", "A", "aA", "\u00e9", "\u4e16", "7", "!", "'s", "$", "\n", " ", "a1", "e\u0301", "\u00a0", "\U0001f600",
     "ab ", "\u0e01",
@@ -56,17 +56,17 @@ def vocabularies() -> dict[str, ModelVocabulary]:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("share", range(4))
-def test_long_words_of_every_pre_tokenizer_are_tokenised_in_any_thread(share: int) -> None:
+def test_every_pre_tokenizer_takes_long_words_in_any_thread(share: int) -> None:
     pres = [pre for pre in PRE_TOKENIZERS if pre not in WITHOUT_STACK][share::4]
     command = [sys.executable, "-c", _TOKENIZE, json.dumps(pres), json.dumps(_UNITS)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280)
     assert (done.returncode, done.stdout.split()) == (0, pres), done.stderr[-2000:]
 
 
-def test_pre_tokenizers_that_need_no_stack_take_long_words_on_a_small_one(
+def test_pre_tokenizers_without_recursion_take_long_words_on_a_small_stack(
     vocabularies: dict[str, ModelVocabulary],
 ) -> None:
-    """A word of 2,400 characters in `std::regex` would take 0.8 to 1.6 MB of stack: this thread has 512 KB."""
+    """A word of 2,400 characters would take 0.8 to 1.6 MB of stack in `std::regex`; this thread has 512 KB."""
     failures = []
 
     def check() -> None:
@@ -120,9 +120,7 @@ def test_ids_are_those_of_llama_cpp_for_every_pre_tokenizer(
 )
 @settings(max_examples=12, deadline=None)
 @given(data=st.data())
-def test_ids_of_texts_with_thousands_of_special_tokens_are_those_of_llama_cpp(
-    pre: str, kind: str, data: st.DataObject
-) -> None:
+def test_ids_with_thousands_of_special_tokens_are_those_of_llama_cpp(pre: str, kind: str, data: st.DataObject) -> None:
     model = load_vocabulary(pre, kind)
     words = (*_SPECIAL, "b", " ", "\n", "<|", "|>", "aa", "\u4e16", "\t")
     chosen = data.draw(
@@ -147,17 +145,17 @@ def test_special_tokens_take_linear_time() -> None:
     assert set(ids[::2]) == {model.tokenize("<|x|>", False, True)[0]}
 
 
-def test_special_tokens_of_one_length_that_overlap_are_limited() -> None:
+def test_overlapping_special_tokens_of_one_length_are_limited() -> None:
     tokens = SpecialTokens([SpecialToken(5, "ab"), SpecialToken(6, "ba")])
-    assert tokens.cut("ab" * 5000) == ["ab" * 5000]  # which of the two llama.cpp looks for first is not known
-    with pytest.raises(TextError, match=r"has up to 59999 special tokens that overlap"):
+    assert tokens.cut("ab" * 5000) == ["ab" * 5000]  # llama.cpp does not define which of the two it finds first
+    with pytest.raises(TextError, match=r"has up to 59999 overlapping special tokens"):
         tokens.cut("ab" * 30_000)
     alone = SpecialTokens([SpecialToken(5, "ab"), SpecialToken(6, "cd")])
     assert alone.cut("abcdx" * 5000) == [5, 6, "x"] * 5000
     assert alone.cut("ab" * (SHORT // 2)) == ["ab" * (SHORT // 2)]
 
 
-def test_what_special_tokens_strip_is_left_out() -> None:
+def test_white_space_that_special_tokens_strip_is_left_out() -> None:
     tokens = SpecialTokens([SpecialToken(1, "<m>", strips_left=True), SpecialToken(2, "</m>", strips_right=True)])
     assert tokens.cut("a \n<m> b</m> \t c" * 2000) == ["a", 1, " b", 2, *(["ca", 1, " b", 2] * 1999), "c"]
 
@@ -165,8 +163,8 @@ def test_what_special_tokens_strip_is_left_out() -> None:
 @pytest.mark.parametrize(
     ("pre", "text", "message"),
     [
-        ("gpt-4o", "ab " + "a" * (MOST + 1), f"has a stretch of {MOST + 1} characters without a break, from"),
-        ("exaone-moe", "ab " * MOST, "has a stretch of 600000 characters"),
+        ("gpt-4o", "ab " + "a" * (MOST + 1), f"has a word of {MOST + 1} characters at character"),
+        ("exaone-moe", "ab " * MOST, "has a word of 600000 characters"),
         ("superbpe", "x" + "7" * 8000, "has a run of 8000 digits"),
         ("superbpe", ("7" * 3000 + " ") * 20, "has 20 runs of digits, of up to 3000 characters"),
         ("deepseek-llm", "a" + " " * 4000 + "7", "has a run of 4000 white space"),
@@ -183,7 +181,7 @@ def test_texts_beyond_a_limit_are_refused(pre: str, text: str, message: str) -> 
         model.tokenize(text)
 
 
-def test_texts_at_a_limit_are_taken() -> None:
+def test_texts_at_a_limit_are_accepted() -> None:
     for pre, text in (
         ("gpt-4o", "a" * (MOST - 1) + " b"),
         ("superbpe", "7" * 4000),
@@ -199,14 +197,14 @@ def test_white_space_belongs_to_the_word_before_it() -> None:
     assert pre_tokenizer("gpt2", "exaone-moe").longest_stretch("ab cd\nefg hij kl, m") == (6, 10)
 
 
-def test_what_needs_stack_is_known_by_kind() -> None:
+def test_the_need_for_stack_is_known_by_pre_tokenizer() -> None:
     assert not pre_tokenizer("llama", "").needs_stack
-    assert not pre_tokenizer("gemma4", "tekken").needs_stack  # llama.cpp takes gemma4's own
+    assert not pre_tokenizer("gemma4", "tekken").needs_stack  # llama.cpp always uses gemma4's pre-tokenizer
     assert pre_tokenizer("gpt2", "").needs_stack  # llama.cpp's default
     assert pre_tokenizer("hybriddna", "gpt-4o").needs_stack
 
 
-def test_the_deep_stack_gives_back_what_the_call_gives() -> None:
+def test_a_call_on_a_deep_stack_returns_and_raises_as_usual() -> None:
     assert with_deep_stack(10, lambda: 7) == 7
     with pytest.raises(ZeroDivisionError):
         with_deep_stack(DIRECT, lambda: 1 // 0)

@@ -20,7 +20,9 @@ ONE = EngineOptions(threads=1)
 NASTY = "the\tman's\n\n  größe 日本語 🚀‍👩 \u200d 1234 <|im_end|> --->\r\n'll"
 
 
-def test_tokens_equal_the_hugging_face_tokenizers(tiny_ggufs: dict[str, Path], tiny_pair: tuple[Path, Path]) -> None:
+def test_tokens_are_those_of_the_hugging_face_tokenizer(
+    tiny_ggufs: dict[str, Path], tiny_pair: tuple[Path, Path]
+) -> None:
     reference = Tokenizer.from_file(str(tiny_pair[1] / "tokenizer.json"))
     with Model(tiny_ggufs["F32"], ONE) as model:
         assert model.tokenize(NASTY, parse_special=True) == reference.encode(NASTY).ids
@@ -30,7 +32,7 @@ def test_tokens_equal_the_hugging_face_tokenizers(tiny_ggufs: dict[str, Path], t
         assert model.tokenize("") == [0]
 
 
-def test_properties(tiny_ggufs: dict[str, Path]) -> None:
+def test_properties_of_a_model(tiny_ggufs: dict[str, Path]) -> None:
     with Model(tiny_ggufs["F32"], ONE) as model:
         assert model.n_vocab == 320
         assert model.n_ctx_train == 512
@@ -41,14 +43,14 @@ def test_properties(tiny_ggufs: dict[str, Path]) -> None:
         assert not model.is_end(5)
 
 
-def test_log_normaliser(tiny_ggufs: dict[str, Path]) -> None:
+def test_the_log_normaliser_is_exact(tiny_ggufs: dict[str, Path]) -> None:
     with Model(tiny_ggufs["F32"], ONE) as model, model.context(256) as context:
         logits = np.random.default_rng(0).normal(0, 20, 320).astype(np.float32)
         exact = np.logaddexp.reduce(logits.astype(np.float64))
         assert context.log_normaliser(logits) == pytest.approx(exact, abs=1e-6)
 
 
-def test_full_context_is_an_error(tiny_ggufs: dict[str, Path]) -> None:
+def test_a_full_context_is_an_error(tiny_ggufs: dict[str, Path]) -> None:
     with Model(tiny_ggufs["F32"], ONE) as model, model.context(256) as context:
         context.decode([5] * 256, range(256), [0] * 256, [0] * 256, [False] * 256)
         with pytest.raises(EngineError, match="context of 256 tokens is full"):
@@ -59,7 +61,7 @@ def test_full_context_is_an_error(tiny_ggufs: dict[str, Path]) -> None:
 
 
 def damaged(source: Path, target: Path, **changes: object) -> Path:
-    """The source's header with other metadata; no tensors, as loading must not get that far."""
+    """Write the source's header with other metadata, without tensors: loading must fail before them."""
     metadata: Metadata = dict(read_gguf_header(source).metadata)
     architecture = metadata.pop("general.architecture").value
     for key, value in changes.items():
@@ -80,25 +82,25 @@ def damaged(source: Path, target: Path, **changes: object) -> Path:
         ({"tokenizer__ggml__tokens": None}, "has no vocabulary"),
     ],
 )
-def test_files_that_lack_something_are_refused(
+def test_files_without_required_keys_are_refused(
     tiny_ggufs: dict[str, Path], tmp_path: Path, changes: dict[str, object], told: str
 ) -> None:
     with pytest.raises(CheckpointError, match=told):
         Model(damaged(tiny_ggufs["F32"], tmp_path / "x.gguf", **changes), ONE)
 
 
-def test_llama_cpps_complaint_is_passed_on(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
+def test_llama_cpps_error_is_passed_on(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"llama.cpp cannot load it: .+"):
         Model(damaged(tiny_ggufs["F32"], tmp_path / "x.gguf"), ONE)
 
 
-def test_bad_cache_type(tiny_ggufs: dict[str, Path]) -> None:
+def test_an_invalid_cache_type_is_refused(tiny_ggufs: dict[str, Path]) -> None:
     with pytest.raises(InputError, match="is not auto, F16 or F32"):
         Model(tiny_ggufs["F32"], EngineOptions(cache_type="Q8_0"))
 
 
 class Interrupts(logging.Handler):
-    """Sends Ctrl-C once, from within the log of llama.cpp, where an exception would be lost."""
+    """Sends Ctrl-C once, from llama.cpp's log callback, where an exception would be lost."""
 
     def emit(self, record: logging.LogRecord) -> None:
         logging.getLogger("pa_lite.engine.llama").removeHandler(self)
@@ -106,7 +108,7 @@ class Interrupts(logging.Handler):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-def test_ctrl_c_while_llama_cpp_loads_is_heard(tiny_ggufs: dict[str, Path], caplog: pytest.LogCaptureFixture) -> None:
+def test_ctrl_c_stops_loading(tiny_ggufs: dict[str, Path], caplog: pytest.LogCaptureFixture) -> None:
     logger = logging.getLogger("pa_lite.engine.llama")
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -125,7 +127,7 @@ def test_ctrl_c_while_llama_cpp_loads_is_heard(tiny_ggufs: dict[str, Path], capl
 
 
 def split(source: Path, folder: Path) -> list[Path]:
-    """A model in two parts, as llama.cpp's own program splits them."""
+    """Split a model into two parts, as llama.cpp's gguf-split does."""
     header, data = read_gguf_header(source), source.read_bytes()
     names = list(header.tensors)
     parts = []
@@ -146,7 +148,7 @@ def split(source: Path, folder: Path) -> list[Path]:
     return parts
 
 
-def test_a_model_in_parts_is_checked_whole(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
+def test_all_parts_of_a_split_model_are_checked(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
     first, second = split(tiny_ggufs["F32"], tmp_path)
     with Model(tiny_ggufs["F32"], EngineOptions(threads=1)) as whole, Model(first, EngineOptions(threads=1)) as model:
         assert model.header.tensors.keys() == whole.header.tensors.keys()
@@ -160,7 +162,7 @@ def test_a_model_in_parts_is_checked_whole(tiny_ggufs: dict[str, Path], tmp_path
     data = second.read_bytes()
     second.write_bytes(data[:-100])
     with pytest.raises(CheckpointError, match=r"m-00002-of-00002\.gguf: broken GGUF file: tensor .* lies outside"):
-        Model(first)  # llama.cpp would map the part and be killed for reading beyond its end
+        Model(first)  # llama.cpp would map the part and crash when it reads beyond its end
     second.unlink()
     with pytest.raises(CheckpointError, match=r"part m-00002-of-00002\.gguf of a split model is missing"):
         Model(first)

@@ -15,7 +15,7 @@ from pa_lite.errors import CheckpointError, InputError
 from pa_lite.merging.plan import PlanOptions
 
 
-def test_notation(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
+def test_references_are_parsed(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
     assert parse_reference("demo@0.7").lam == 0.7
     assert str(parse_reference("demo@0.7")) == "demo@0.7"
     assert parse_reference(str(tiny_ggufs["F32"])).file == tiny_ggufs["F32"]
@@ -24,25 +24,27 @@ def test_notation(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
     assert parse_reference(str(odd)).file == odd
 
 
-def test_a_file_of_a_pairs_name(
+def test_a_file_named_like_a_pair_is_found_by_its_path(
     tiny_ggufs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What lies in the current folder cannot take a pair's place; a path names it, and so does any other name."""
+    """A file in the current folder does not hide a pair of that name; a path with a folder finds the file."""
     monkeypatch.chdir(tmp_path)
     for name in ("demo@0.7", "demo@old.gguf", "mine@0.7"):
         shutil.copy(tiny_ggufs["F16"], name)
     found = parse_reference("demo@0.7")
     assert (found.file, str(found)) == (None, "demo@0.7")
     assert [r.message for r in caplog.records] == [
-        "demo@0.7 is the pair demo at lam 0.7; the file of that name is ./demo@0.7."
+        "demo@0.7 means the pair demo at lam 0.7; for the file of that name, write ./demo@0.7."
     ]
     for text in ("./demo@0.7", str(tmp_path / "demo@0.7"), "demo@old.gguf", "mine@0.7"):
         assert parse_reference(text).file == Path(text)
     assert len(caplog.records) == 1
 
 
-def test_gguf_by_content(tiny_ggufs: dict[str, Path], tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
-    """A file under any name runs, and so does the only model in a folder; what is not GGUF is named."""
+def test_gguf_files_are_recognised_by_content(
+    tiny_ggufs: dict[str, Path], tiny_pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """A GGUF file may have any name, a folder may have one model, and errors say what other files are."""
     path = tmp_path / "sha256-4d7a"
     shutil.copy(tiny_ggufs["F16"], path)
     for place in (path, tmp_path):
@@ -56,8 +58,8 @@ def test_gguf_by_content(tiny_ggufs: dict[str, Path], tiny_pair: tuple[Path, Pat
     (tmp_path / "page.gguf").write_text("<html>", "utf-8")
     for name, error, told in (
         (tmp_path, InputError, "holds 2 GGUF models"),
-        (tiny_pair[1], InputError, "holds safetensors, and models run as GGUF. Merge it into a file"),
-        (tiny_pair[1] / "model.safetensors", InputError, "is a safetensors file, and models run as GGUF"),
+        (tiny_pair[1], InputError, "has safetensors, but only GGUF can be run. Merge it into a file"),
+        (tiny_pair[1] / "model.safetensors", InputError, "is a safetensors file, but only GGUF can be run"),
         (tmp_path / "page.gguf", CheckpointError, "is an HTML page"),
     ):
         with pytest.raises(error, match=told):
@@ -71,15 +73,15 @@ def test_gguf_by_content(tiny_ggufs: dict[str, Path], tiny_pair: tuple[Path, Pat
         ("nothing.gguf", "neither a file that exists nor PAIR@LAM"),
         ("dmeo@0.5", "unknown pair 'dmeo'. Did you mean demo"),
         ("demo@x", "'x' is no number"),
-        ("demo@0,1", "names 2 lams"),
+        ("demo@0,1", "has 2 lams"),
     ],
 )
-def test_bad_references(text: str, told: str) -> None:
+def test_invalid_references_are_refused(text: str, told: str) -> None:
     with pytest.raises(InputError, match=told):
         parse_reference(text)
 
 
-def test_a_pair_equals_its_merged_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pair_in_memory_equals_its_merged_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     (file,) = pa_lite.merge(pair="demo", lam=(0.7,), plan=PlanOptions(type="F16"), output=tmp_path / "x.gguf")
     prompts = ["What is this?"]
@@ -90,4 +92,4 @@ def test_a_pair_equals_its_merged_file(tmp_path: Path, monkeypatch: pytest.Monke
             left, right = (m.generate(prompts, GenerationOptions(max_tokens=8)) for m in (a, b))
     assert [o.output for o in left] == [o.output for o in right]
     assert left[0].generator == "demo@0.7"
-    assert list(tmp_path.iterdir()) == [file]  # what was merged on the way is gone
+    assert list(tmp_path.iterdir()) == [file]  # temporary files of the merge are removed

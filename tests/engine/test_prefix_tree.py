@@ -1,4 +1,4 @@
-"""The batches of a prefix tree, replayed on a pretended cache: what each token sees is what it would see alone."""
+"""The batches of a prefix tree, replayed on a fake cache: each token sees the same tokens as if decoded alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Asked = dict[int, list[tuple[tuple[int, ...], int]]]  # request -> (tokens seen,
 
 
 def replay(requests: list[Request], limits: BatchLimits) -> tuple[list[Batch], Asked]:
-    """Run the batches on lists of tokens instead of a model; checks every promise on the way."""
+    """Run the batches on lists of tokens instead of a model, and check every rule of the plan."""
     sequences: dict[int, list[int]] = {SPINE: []}
     asked: Asked = {i: [] for i in range(len(requests))}
     batches = list(plan_batches(requests, limits))
@@ -55,7 +55,7 @@ def check(requests: list[Request], limits: BatchLimits) -> None:
     for i, r in enumerate(requests):
         expected = [(r.tokens[:n], r.tokens[n]) for n in range(r.n_context, len(r.tokens))]
         assert sorted(asked[i], key=lambda pair: len(pair[0])) == expected
-    assert sum(len(b.tokens) for b in batches) == len(prefixes(requests))  # each distinct token once, at every depth
+    assert sum(len(b.tokens) for b in batches) == len(prefixes(requests))  # every distinct prefix is decoded once
     done = [b.done for b in batches]
     assert done == sorted(done)
     assert not requests or done[-1] == len(requests)
@@ -68,7 +68,7 @@ REQUESTS = st.lists(
 
 @given(REQUESTS, st.integers(1, 20), st.integers(1, 6), st.integers(1, 8), st.integers(0, 10))
 @settings(max_examples=150, deadline=None)
-def test_any_requests_within_any_limits(
+def test_random_requests_and_limits_give_valid_batches(
     requests: list[Request], tokens: int, branches: int, rows: int, spare: int
 ) -> None:
     longest = max((len(r.tokens) - 1 for r in requests), default=1)
@@ -76,8 +76,8 @@ def test_any_requests_within_any_limits(
 
 
 @pytest.mark.parametrize("n_batch", [1, 7, 64, 512])
-def test_exemplars_questions_options(n_batch: int) -> None:
-    """Three tasks with exemplars of their own, as few-shot prompts are; the order of requests changes no batch."""
+def test_few_shot_prompts_give_valid_full_batches(n_batch: int) -> None:
+    """Three tasks with different exemplars; the order of the requests does not change the batches."""
     rng = random.Random(0)
 
     def text(n: int) -> tuple[int, ...]:
@@ -98,11 +98,11 @@ def test_exemplars_questions_options(n_batch: int) -> None:
         assert (a.last == b.last).all()
         assert a.shared == b.shared
     full = [len(b.tokens) for b in plan_batches(requests, BatchLimits(n_batch, 127, 256, 1000))]
-    assert set(full[:-1]) <= {n_batch}  # no batch but the last has room left
+    assert set(full[:-1]) <= {n_batch}  # all batches except the last are full
 
 
 def test_label_tokens_come_from_one_row() -> None:
-    """Requests that differ in their last token alone: one row of logits, nothing decoded for any of them."""
+    """Requests that differ only in their last token need one row of logits and no further decoding."""
     prompt = tuple(range(50))
     batches, _ = replay([Request((*prompt, label), 50) for label in (60, 61, 62, 63)], BatchLimits(512, 127, 256, 600))
     (batch,) = batches
@@ -112,5 +112,5 @@ def test_label_tokens_come_from_one_row() -> None:
     assert batch.shared == (0,)
 
 
-def test_nothing_to_do() -> None:
+def test_no_requests_give_no_batches() -> None:
     assert list(plan_batches([], BatchLimits(1, 1, 1, 1))) == []

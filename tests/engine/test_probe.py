@@ -1,4 +1,4 @@
-"""A file that kills, hangs or bloats llama.cpp does so in a process of its own, and becomes one line."""
+"""A file with which llama.cpp crashes, hangs or takes too much memory does so in a separate process: one error."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ ONE = EngineOptions(threads=1)
 
 
 def children() -> set[int]:
-    """Processes that this one started and that are still there."""
+    """Return the running child processes of this process."""
     return set(map(int, Path(f"/proc/self/task/{os.getpid()}/children").read_text("ascii").split()))
 
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache folder; where verdicts are to lie."""
+    """The folder for verdicts in an empty cache folder."""
     monkeypatch.setattr(module, "cache_folder", lambda: tmp_path / "cache")
     return tmp_path / "cache" / "probed"
 
 
-def test_a_sound_file_passes(tiny_ggufs: dict[str, Path]) -> None:
+def test_a_valid_file_passes(tiny_ggufs: dict[str, Path]) -> None:
     for path in tiny_ggufs.values():
         probe(path, AMPLE)
 
 
-def test_a_file_that_kills_llama_cpp(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
-    """Files that the checks of the header refuse: here nothing but the probe stands before llama.cpp."""
+def test_a_file_that_crashes_llama_cpp_is_an_error(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
+    """Files that the checks of the header refuse, given to the probe without these checks."""
     twice = {"tokenizer.ggml.tokens": array("STRING", ["a"] * 320)}
     path = changed(tiny_ggufs["F32"], tmp_path / "twice.gguf", twice, {})
     before = children()
@@ -67,10 +67,10 @@ def test_a_file_that_kills_llama_cpp(tiny_ggufs: dict[str, Path], tmp_path: Path
         tiny_ggufs["F32"], tmp_path / "eps.gguf", {"llama.attention.layer_norm_rms_epsilon": float32(-1)}, {}
     )
     with pytest.raises(CheckpointError, match=r"SIGABRT.*GGML_ASSERT\(eps >= 0\.0f\) failed"):
-        probe(path, AMPLE)  # not the loader but the first decode
+        probe(path, AMPLE)  # crashes in the first decode, not while loading
 
 
-def test_a_file_that_llama_cpp_refuses(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
+def test_a_file_that_llama_cpp_refuses_is_an_error(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
     path = changed(tiny_ggufs["F32"], tmp_path / "x.gguf", {"tokenizer.ggml.pre": string("mine")}, {})
     with pytest.raises(EngineError, match=r"cannot load it: .*unknown pre-tokenizer type: 'mine'"):
         probe(path, AMPLE)
@@ -79,25 +79,25 @@ def test_a_file_that_llama_cpp_refuses(tiny_ggufs: dict[str, Path], tmp_path: Pa
 
 
 def endless(source: Path, target: Path) -> Path:
-    """A vocabulary of RWKV without tokens of one byte: llama.cpp tokenises with it without end, token after token."""
+    """Write a model with an RWKV vocabulary without tokens of one byte, with which llama.cpp never stops tokenising."""
     texts = [f"<unused{i}>" for i in range(320)]
     fields = {"tokenizer.ggml.model": string("rwkv"), "tokenizer.ggml.tokens": array("STRING", texts)}
     return changed(source, target, fields, {})
 
 
-def test_a_file_that_takes_too_much_memory(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
+def test_a_file_that_takes_too_much_memory_is_an_error(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
     path = endless(tiny_ggufs["F32"], tmp_path / "x.gguf")
     before = children()
-    with pytest.raises(CheckpointError, match="takes more than 200 MB beside the file"):
+    with pytest.raises(CheckpointError, match="needs more than 200 MB in addition to the file"):
         probe(path, ProbeLimits(60, 200_000_000))
     assert children() == before
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")
-def test_memory_is_watched_from_outside_too(
+def test_memory_is_also_watched_by_the_parent(
     tiny_ggufs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where no limit of the system holds: the worker's own bound is lifted by asking for another one."""
+    """The child's own limit is lifted by changing the request."""
     asked = json.dumps
 
     def generous(value: object) -> str:
@@ -105,14 +105,14 @@ def test_memory_is_watched_from_outside_too(
 
     monkeypatch.setattr(json, "dumps", generous)
     path = endless(tiny_ggufs["F32"], tmp_path / "x.gguf")
-    with pytest.raises(CheckpointError, match="takes more than 300 MB beside the file"):
+    with pytest.raises(CheckpointError, match="needs more than 300 MB in addition to the file"):
         probe(path, ProbeLimits(60, 300_000_000))
 
 
-def test_a_file_that_takes_too_long(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
+def test_a_file_that_takes_too_long_is_an_error(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
     path, before = endless(tiny_ggufs["F32"], tmp_path / "x.gguf"), children()
     start = time.monotonic()
-    with pytest.raises(CheckpointError, match="not done with it after 0 seconds"):
+    with pytest.raises(CheckpointError, match="took more than 0 seconds"):
         probe(path, ProbeLimits(0.2, 1 << 40))
     assert time.monotonic() - start < 5
     assert children() == before
@@ -126,7 +126,7 @@ def test_limits_grow_with_the_file() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")
-def test_an_interrupt_leaves_nothing(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
+def test_an_interrupt_leaves_no_process(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
     path, before = endless(tiny_ggufs["F32"], tmp_path / "x.gguf"), children()
     threading.Timer(0.4, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
@@ -155,13 +155,13 @@ def test_the_worker_does_not_outlive_a_killed_program(tiny_ggufs: dict[str, Path
             state = Path(f"/proc/{worker[0]}/stat").read_text("ascii").rpartition(")")[2].split()[0]
         except OSError:
             return
-        if state == "Z":  # who would fetch its exit is gone
+        if state == "Z":  # a zombie, as its parent is gone
             return
         time.sleep(0.01)
     raise AssertionError(f"process {worker[0]} is still there")
 
 
-def test_a_file_is_tried_once(
+def test_a_file_is_probed_once(
     tiny_ggufs: dict[str, Path], tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "m.gguf"
@@ -180,14 +180,14 @@ def test_a_file_is_tried_once(
     assert [json.loads(p.read_text("utf-8"))["identity"][0] for p in cache.iterdir()] == [str(path)]
 
     state = path.stat()
-    path.write_bytes(path.read_bytes())  # written anew, and made to look as if it were not
+    path.write_bytes(path.read_bytes())  # written again, with the old times
     os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
     probe_file(path)
     assert len(tried) == 2
 
     monkeypatch.setattr(importlib.metadata, "version", lambda _name: "0.3.99")
     probe_file(path)
-    assert len(tried) == 3  # another llama.cpp may do otherwise
+    assert len(tried) == 3  # another llama.cpp may behave differently
 
 
 def test_every_part_of_a_split_model_counts(tiny_ggufs: dict[str, Path], tmp_path: Path, cache: Path) -> None:
@@ -200,11 +200,11 @@ def test_every_part_of_a_split_model_counts(tiny_ggufs: dict[str, Path], tmp_pat
     probe_file(first)
     assert len(list(cache.iterdir())) == 2
     second.unlink()
-    with pytest.raises(CheckpointError, match=r"m-00002-of-00002\.gguf: cannot be read: No such file"):
+    with pytest.raises(CheckpointError, match=r"m-00002-of-00002\.gguf: cannot be read: No such file or directory"):
         probe_file(first)
 
 
-def test_what_the_checks_refuse_needs_no_process(
+def test_files_refused_by_the_checks_start_no_process(
     tiny_ggufs: dict[str, Path], tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "probe", lambda *_: pytest.fail("it was tried"))
@@ -219,12 +219,12 @@ def test_a_failure_is_not_remembered(
     monkeypatch.setattr(module, "check_loadable", lambda _header: None)
     path = endless(tiny_ggufs["F32"], tmp_path / "x.gguf")
     for _ in range(2):
-        with pytest.raises(CheckpointError, match="beside the file"):
+        with pytest.raises(CheckpointError, match="in addition to the file"):
             probe_file(path, ProbeLimits(60, 100_000_000))
     assert not cache.exists()
 
 
-def test_verdicts_are_kept_few_and_are_no_duty(
+def test_old_verdicts_are_removed_and_verdicts_are_optional(
     tiny_ggufs: dict[str, Path], tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_REMEMBERED", 3)
@@ -234,11 +234,11 @@ def test_verdicts_are_kept_few_and_are_no_duty(
     assert {json.loads(p.read_text("utf-8"))["identity"][0] for p in cache.iterdir()} == {"/m2", "/m3", "/m4"}
     (tmp_path / "file").touch()
     monkeypatch.setattr(module, "cache_folder", lambda: tmp_path / "file" / "cache")
-    probe_file(tiny_ggufs["Q8_0"])  # no folder can be made there
+    probe_file(tiny_ggufs["Q8_0"])  # the folder cannot be created
 
 
 @pytest.mark.skipif(os.name != "posix", reason="named pipes of POSIX")
-def test_only_verdicts_are_removed_and_only_a_files_own_verdict_counts(
+def test_only_verdicts_are_removed_and_only_the_files_verdict_counts(
     tiny_ggufs: dict[str, Path], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_REMEMBERED", 1)
@@ -263,19 +263,19 @@ def test_only_verdicts_are_removed_and_only_a_files_own_verdict_counts(
     assert tried == [tiny_ggufs["Q8_0"]]
 
 
-def test_files_are_tried_when_opened_by_name(
+def test_files_are_probed_when_opened_by_reference(
     tiny_ggufs: dict[str, Path], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with open_model(str(tiny_ggufs["Q8_0"]), ONE):
         assert len(list(cache.iterdir())) == 1
     monkeypatch.setattr(module, "probe", lambda *_: pytest.fail("it was tried"))
     with open_model(str(tiny_ggufs["F16"]), EngineOptions(threads=1, probe=False)), pa_lite.load("demo@0.7", ONE):
-        pass  # the embedded pair is merged here, in memory
+        pass  # the embedded pair is merged in memory
     with open_model(str(tiny_ggufs["Q8_0"]), ONE):
-        pass  # it was tried before
+        pass  # it was probed before
 
 
-def test_what_is_merged_from_gguf_files_is_tried_once(
+def test_a_merge_of_gguf_files_is_probed_once(
     tiny_pair: tuple[Path, Path], tiny_ggufs: dict[str, Path], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried: list[tuple[int, ...]] = []
@@ -297,14 +297,14 @@ def test_what_is_merged_from_gguf_files_is_tried_once(
     assert [json.loads(p.read_text("utf-8"))["identity"][0] for p in cache.iterdir()] == ["merged"]
     base, instruct = open_checkpoints([str(folder) for folder in tiny_pair])
     with InMemoryModel(plan_merge(base, instruct, PlanOptions(type="F16")), 0.3, ONE):
-        assert len(tried) == 1  # its metadata were made here
+        assert len(tried) == 1  # its metadata come from pa-lite
 
 
-def test_the_command_line_says_it_in_one_line(
+def test_the_command_line_reports_one_line(
     tiny_ggufs: dict[str, Path], tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    """With the checks of the header out of the way, as for a fault that nobody knows of yet."""
+    """Without the checks of the header, as for a fault that they do not know yet."""
     path = endless(tiny_ggufs["F32"], tmp_path / "x.gguf")
     monkeypatch.setattr(module, "check_loadable", lambda _header: None)
     monkeypatch.setattr(module, "limits_for", lambda _size: ProbeLimits(60, 100_000_000))
@@ -313,10 +313,12 @@ def test_the_command_line_says_it_in_one_line(
     assert e.value.code == 1
     lines = capsys.readouterr().err.strip().splitlines()
     assert [line for line in lines if line.startswith("error: ")] == lines[-1:]
-    assert f"{path}: llama.cpp takes more than 100 MB" in lines[-1]
+    assert f"{path}: llama.cpp needs more than 100 MB" in lines[-1]
 
 
-def test_no_process_to_be_had(tiny_ggufs: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_probe_without_a_process_is_an_error(
+    tiny_ggufs: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(sys, "executable", str(tmp_path / "no-python"))
     with pytest.raises(
         EngineError,
@@ -325,7 +327,7 @@ def test_no_process_to_be_had(tiny_ggufs: dict[str, Path], monkeypatch: pytest.M
         probe(tiny_ggufs["F32"], AMPLE)
 
 
-def test_sizes_that_no_tensor_has_are_refused(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
+def test_sizes_that_do_not_match_tensors_are_refused(tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
     path = changed(tiny_ggufs["F32"], tmp_path / "x.gguf", {"llama.feed_forward_length": uint32(97)}, {})
     with pytest.raises(EngineError, match="has wrong shape"):
         probe(path, AMPLE)

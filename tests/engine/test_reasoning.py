@@ -1,4 +1,4 @@
-"""Reasoning is told from the answer: in whole texts, in pieces of any size, and while a real model writes."""
+"""Reasoning is separated from the answer: in whole texts, in pieces of any size, and while a real model generates."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ CASES = [
 
 
 @pytest.mark.parametrize(("text", "reasoning", "answer", "ended"), CASES)
-def test_whole_texts(text: str, reasoning: str, answer: str, ended: bool) -> None:
+def test_whole_texts_are_split(text: str, reasoning: str, answer: str, ended: bool) -> None:
     assert split_reasoning(text) == (reasoning, answer, ended)
 
 
 @given(st.lists(st.sampled_from(["<think>", "</think>", "<th", "ink>", "</", "a", " ", "\n", "é"]), max_size=14),
        st.integers(1, 7), st.booleans())  # fmt: skip
-def test_pieces_of_any_size_give_the_same(parts: list[str], size: int, is_open: bool) -> None:
-    """Nothing is lost or told twice either: without markers and spaces, what came in is what comes out."""
+def test_pieces_of_any_size_give_the_same_split(parts: list[str], size: int, is_open: bool) -> None:
+    """Nothing is lost or repeated: without markers and spaces, input and output are the same."""
     text = "".join(parts)
 
     def split(pieces: list[str]) -> tuple[str, str, bool]:
@@ -103,10 +103,10 @@ def test_the_prompt_may_open_reasoning() -> None:
     assert opened_by("assistant\n</think>", MARKERS) is None
 
 
-def test_formats_are_those_of_the_template_or_vocabulary() -> None:
+def test_formats_are_found_in_the_template_or_vocabulary() -> None:
     assert find_markers(lambda _word: False) == (DEFAULT,)
     assert find_markers(lambda word: word == "[/THINK]") == (Markers("[THINK]", "[/THINK]"),)
-    assert find_markers(lambda word: word == "<|end|>") == (DEFAULT,)  # ends turns of models that do not reason
+    assert find_markers(lambda word: word == "<|end|>") == (DEFAULT,)  # also ends turns of models without reasoning
     assert find_markers(lambda word: word == HARMONY.start) == (HARMONY,)
 
 
@@ -135,11 +135,11 @@ def test_control_tokens_that_are_markers_are_spelled_until_the_answer_starts() -
     text = AnswerText([], form)
     for token, piece in ((7, b""), (1, b"other")):
         text.add(text.piece(token) or piece)
-    assert text.result(2, "end").text == "other"  # a control token that is no marker is not shown
+    assert text.result(2, "end").text == "other"  # a control token that is not a marker is not shown
 
 
-def test_a_models_reasoning_is_kept_apart(tiny_ggufs: dict[str, Path]) -> None:
-    """The end marker is a text that the model writes anyway; what it computes does not change."""
+def test_the_reasoning_of_a_model_is_separated(tiny_ggufs: dict[str, Path]) -> None:
+    """The end marker is a text that the model generates anyway, so the tokens do not change."""
     with Model(tiny_ggufs["F32"], EngineOptions(threads=1, cache_type="F32")) as model:
         prompt = model.tokenize("the man")
         (free,) = generate(model, [prompt], GenerationOptions(max_tokens=24))

@@ -1,4 +1,4 @@
-"""Our candidates and probabilities against llama.cpp's own sampler chain."""
+"""Candidates and probabilities are compared with llama.cpp's sampler chain."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def logits_of(seed: int, n: int, spread: float) -> FloatArray:
 
 
 def llama_chain(logits: FloatArray, temperature: float, top_k: int, top_p: float, min_p: float) -> dict[int, float]:
-    """token -> probability, as llama.cpp's top-k, top-p, min-p, temperature and dist samplers leave them."""
+    """Return token -> probability from llama.cpp's top-k, top-p, min-p, temperature and dist samplers."""
     import llama_cpp.llama_cpp as lib
 
     data = (lib.llama_token_data * len(logits))()
@@ -49,14 +49,14 @@ def llama_chain(logits: FloatArray, temperature: float, top_k: int, top_p: float
     st.sampled_from([0.0, 0.05, 1.0]),
 )
 @settings(max_examples=150, deadline=None)
-def test_agrees_with_llama_cpps_chain(
+def test_candidates_agree_with_llama_cpps_sampler_chain(
     seed: int, n: int, spread: float, temperature: float, top_k: int, top_p: float, min_p: float
 ) -> None:
     logits = logits_of(seed, n, spread)
     expected = llama_chain(logits, temperature, top_k, top_p, min_p)
     ids = candidates(logits, top_k, top_p, min_p)
     assert (np.diff(ids) > 0).all()
-    # the two add up float32 probabilities in another order: the last token within top-p may differ
+    # the two add float32 probabilities in different orders, so the last token within top-p may differ
     apart = set(ids.tolist()) ^ set(expected)
     assert len(apart) <= (top_p < 1)
     scaled = logits[ids].astype(np.float64) / temperature
@@ -66,14 +66,14 @@ def test_agrees_with_llama_cpps_chain(
 
 
 @given(st.lists(st.sampled_from([0.0, 1.0, 2.0, -50.0]), min_size=1, max_size=30), st.integers(1, 40))
-def test_equals_are_taken_by_their_id(values: list[float], k: int) -> None:
+def test_equal_logits_are_ordered_by_id(values: list[float], k: int) -> None:
     logits = np.array(values, np.float32)
     twin = sorted(range(len(values)), key=lambda i: (-values[i], i))[:k]
     assert candidates(logits, k, 1.0, 0.0).tolist() == sorted(twin)
 
 
 @pytest.mark.parametrize("rules", [(0, 1.0, 0.0), (5, 1.0, 0.0), (0, 0.9, 0.0), (0, 1.0, 0.1), (20, 0.9, 0.02)])
-def test_draws_are_distributed_as_llama_cpp_says(rules: tuple[int, float, float]) -> None:
+def test_samples_have_llama_cpps_distribution(rules: tuple[int, float, float]) -> None:
     logits = logits_of(7, 30, 2.0)
     expected = llama_chain(logits, 0.8, *rules)
     us = np.random.default_rng(1).random(20_000)
@@ -83,11 +83,11 @@ def test_draws_are_distributed_as_llama_cpp_says(rules: tuple[int, float, float]
         assert abs(counts[token] / len(us) - p) < 5 * np.sqrt(p * (1 - p) / len(us)) + 1e-9
 
 
-def test_the_ends_of_the_range() -> None:
+def test_extreme_values_of_u_and_temperature() -> None:
     logits = np.array([1.0, -200.0, 3.0], np.float32)
     rules = (0, 1.0, 0.0)
     assert draw(logits, 1.0, *rules, 0.0) == 0
     assert draw(logits, 1.0, *rules, np.nextafter(1.0, 0.0)) == 2
-    assert draw(logits, 1e-6, *rules, 0.5) == 2  # as cold as can be: the likeliest, and no overflow
+    assert draw(logits, 1e-6, *rules, 0.5) == 2  # the lowest temperature: the most likely token, and no overflow
     hot = [draw(logits, 1e30, *rules, u) for u in (0.1, 0.5, 0.9)]
     assert hot == [0, 1, 2]

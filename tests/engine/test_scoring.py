@@ -43,7 +43,7 @@ EXACT = EngineOptions(threads=1, flash_attention=False, cache_type="F32")
 
 
 def alone(model: Model, request: Request) -> Score:
-    """One request on a context of its own, a token at a time, the whole row of logits in float64."""
+    """Score one request on a separate context, a token at a time, with whole rows of logits in float64."""
     total, greedy = 0.0, True
     with model.context(len(request.tokens) + 1, cache_type="F32") as context:
         for i, token in enumerate(request.tokens[:-1]):
@@ -81,13 +81,13 @@ def text_requests(model: Model) -> list[Request]:
     return [make_requests(model, (exemplars + c if c else c), [k])[0] for c, k in TEXTS]
 
 
-def test_f32_agrees_with_the_twin(tiny_ggufs: dict[str, Path]) -> None:
+def test_f32_scores_agree_with_the_slow_twin(tiny_ggufs: dict[str, Path]) -> None:
     with Model(tiny_ggufs["F32"], EXACT) as model:
         requests = text_requests(model)
         assert_agree(score_requests(model, requests), [alone(model, r) for r in requests], 1e-3)
 
 
-def test_f16_agrees_with_the_twin(tiny_ggufs: dict[str, Path]) -> None:
+def test_f16_scores_agree_with_the_slow_twin(tiny_ggufs: dict[str, Path]) -> None:
     with Model(tiny_ggufs["F16"], EngineOptions(threads=1)) as model:
         requests = text_requests(model)
         assert_agree(score_requests(model, requests), [alone(model, r) for r in requests], 0.01)
@@ -95,7 +95,7 @@ def test_f16_agrees_with_the_twin(tiny_ggufs: dict[str, Path]) -> None:
 
 @pytest.mark.parametrize(("kind", "options", "nats"), [("F32", EXACT, 1e-3), ("F16", EngineOptions(threads=1), 0.01)])
 @pytest.mark.parametrize("task", ["demo_town", "demo_lookup"])
-def test_the_demos_prompts_agree_with_the_twin(kind: str, options: EngineOptions, nats: float, task: str) -> None:
+def test_scores_of_the_demo_agree_with_the_slow_twin(kind: str, options: EngineOptions, nats: float, task: str) -> None:
     items = build_items(find_tasks([task])[0], limit=24)
     with open_model("demo@0.5", options, kind) as model:
         requests = [r for item in items for r in make_requests(model, item.prompt, item.continuations)]
@@ -112,10 +112,10 @@ def test_the_demos_prompts_agree_with_the_twin(kind: str, options: EngineOptions
     st.sampled_from([0, 70]),
 )
 @settings(max_examples=15, deadline=None)
-def test_any_tree_packs_right(
+def test_random_prefix_trees_agree_with_the_slow_twin(
     tiny_ggufs: dict[str, Path], drawn: list[tuple[list[int], int]], n_batch: int, n_seq_max: int, n_outputs: int
 ) -> None:
-    """Requests over few tokens share prefixes in every way: one within another, equal, none; batches of any size."""
+    """Requests from few tokens share prefixes in all ways (nested, equal, none), with batches of any size."""
     requests = [Request(tuple(tokens), min(n, len(tokens) - 1)) for tokens, n in drawn]
     options = EngineOptions(threads=1, flash_attention=False, cache_type="F32", n_batch=n_batch)
     with Model(tiny_ggufs["F32"], options) as model, model.context(256, n_seq_max, n_outputs=n_outputs) as context:
@@ -139,8 +139,8 @@ def test_progress_counts_requests(tiny_ggufs: dict[str, Path]) -> None:
     assert seen[-1] == ("score", len(TEXTS), len(TEXTS), "requests")
 
 
-def test_the_border_follows_lm_eval(tiny_ggufs: dict[str, Path]) -> None:
-    """Blanks at the context's end belong to the continuation, and both give one request; BOS comes once."""
+def test_the_boundary_of_context_and_continuation_follows_lm_eval(tiny_ggufs: dict[str, Path]) -> None:
+    """Spaces at the end of the context belong to the continuation, and BOS is added once."""
     with Model(tiny_ggufs["F32"], EXACT) as model:
         (left,), (right,) = make_requests(model, "the man ", ["in"]), make_requests(model, "the man", [" in"])
         assert (left.tokens, left.n_context) == (right.tokens, right.n_context)
@@ -152,8 +152,8 @@ def test_the_border_follows_lm_eval(tiny_ggufs: dict[str, Path]) -> None:
             make_requests(model, "the man", ["x", ""])
 
 
-def test_many_trunks_through_a_small_context(tiny_ggufs: dict[str, Path]) -> None:
-    """Tasks with exemplars of their own, in turn; room for one path and seven tokens."""
+def test_several_few_shot_tasks_fit_a_small_context(tiny_ggufs: dict[str, Path]) -> None:
+    """Tasks with different exemplars, interleaved; the cache has room for one path and seven tokens."""
     rng = np.random.default_rng(3)
 
     def text(n: int) -> tuple[int, ...]:
@@ -170,8 +170,8 @@ def test_many_trunks_through_a_small_context(tiny_ggufs: dict[str, Path]) -> Non
         assert_agree(Scorer(context).score(requests), [alone(model, r) for r in requests], 1e-3)
 
 
-def test_too_long_is_cut_at_the_left_and_said(tiny_ggufs: dict[str, Path]) -> None:
-    """As lm-eval: the last 512 + 1 tokens, of which the last is not fed."""
+def test_a_long_request_is_cut_at_the_left_and_marked(tiny_ggufs: dict[str, Path]) -> None:
+    """As in lm-eval: the last 512 + 1 tokens are kept, and the last is not decoded."""
     rng = np.random.default_rng(4)
     tokens = tuple(map(int, rng.integers(3, 270, 600)))
     requests = [Request(tokens, 590, 7), Request(tokens[-513:], 503, 7), Request(tokens[:100], 90, 7)]
@@ -189,8 +189,7 @@ def test_too_long_is_cut_at_the_left_and_said(tiny_ggufs: dict[str, Path]) -> No
 
 
 def windows_of(tokens: list[int], prefix: int, length: int) -> list[tuple[list[int], list[int]]]:
-    """(given, predicted) by lm-eval's description: inputs of `length` tokens, each token predicted once, and then of
-    the inputs all but one predicted token's less."""
+    """Return (given, predicted) of each window by lm-eval's description: inputs of `length` tokens, shifted by one."""
     out, done = [], 0
     while done < len(tokens):
         n = min(length, len(tokens) - done)
@@ -202,7 +201,7 @@ def windows_of(tokens: list[int], prefix: int, length: int) -> list[tuple[list[i
 
 
 @pytest.mark.parametrize("length", [1, 2, 7, 16, 100])
-def test_rolling_windows(tiny_ggufs: dict[str, Path], length: int) -> None:
+def test_rolling_windows_follow_lm_eval(tiny_ggufs: dict[str, Path], length: int) -> None:
     text = "the man in the hat and another größe on the thing"
     with Model(tiny_ggufs["F32"], EXACT) as model:
         tokens = model.tokenize(text, add_special=False)
@@ -214,7 +213,7 @@ def test_rolling_windows(tiny_ggufs: dict[str, Path], length: int) -> None:
         assert rolling_requests(model, "") == []
 
 
-def test_noise_floor(tiny_ggufs: dict[str, Path]) -> None:
+def test_the_noise_floor_is_measured(tiny_ggufs: dict[str, Path]) -> None:
     with Model(tiny_ggufs["F16"], EngineOptions(threads=1)) as model:
         requests = text_requests(model)
         scores = score_requests(model, requests)
@@ -227,10 +226,10 @@ def test_noise_floor(tiny_ggufs: dict[str, Path]) -> None:
         assert noise_floor(model, [], []).n == 0
 
 
-def test_a_context_too_large_shrinks_to_the_longest_request(
+def test_a_context_shrinks_to_the_longest_request(
     tiny_ggufs: dict[str, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """llama.cpp is let to refuse what exceeds 300 cells."""
+    """llama.cpp refuses contexts with more than 300 cells."""
     request = Request(tuple([5] * 250), 240)
     with Model(tiny_ggufs["F32"], EXACT) as model:
         expected = score_requests(model, [request])
@@ -243,8 +242,8 @@ def test_a_context_too_large_shrinks_to_the_longest_request(
         assert [told in remark for remark in model.remarks] == [True]
 
 
-def test_scoring_in_less_and_less_memory(tiny_ggufs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is free is reckoned with: cells beside the request go first, then the cache's type, then the batch."""
+def test_scoring_works_with_less_and_less_memory(tiny_ggufs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As free memory shrinks, first the extra cells are dropped, then the cache becomes F16, then batches shrink."""
     asked: list[tuple[int, int, str]] = []
     original = Model._new_context
 
@@ -297,8 +296,8 @@ def test_a_model_that_computes_nan_is_an_error(tiny_ggufs: dict[str, Path], tmp_
             generate(model, [[1, 2, 3]], options)
 
 
-def test_ctrl_c_ends_a_decode(tmp_path: Path) -> None:
-    """A model slow enough that a batch takes more than a second, interrupted in the midst of it."""
+def test_ctrl_c_stops_a_decode(tmp_path: Path) -> None:
+    """A model so slow that a batch takes more than a second is interrupted during the batch."""
     config = tiny.CONFIG | {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 6}
     folder = tiny.write_checkpoint(tmp_path / "slow", tiny.weights(1, config), "F16", config=config)
     (path,) = pa_lite.merge(folder, folder, (1.0,), plan=PlanOptions(type="F32"), output=tmp_path / "slow.gguf")
@@ -319,7 +318,7 @@ def test_ctrl_c_ends_a_decode(tmp_path: Path) -> None:
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_refusals(tiny_ggufs: dict[str, Path]) -> None:
+def test_invalid_requests_are_refused(tiny_ggufs: dict[str, Path]) -> None:
     with Model(tiny_ggufs["F32"], EXACT) as model:
         assert score_requests(model, []) == []
         with pytest.raises(EngineError, match="continuation of 600 tokens exceeds the context of 512"):

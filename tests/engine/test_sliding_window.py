@@ -1,4 +1,4 @@
-"""Scoring on a model that sees a window of eight tokens in most layers, whose cache forgets what lies before it."""
+"""Scoring on a model with a window of eight tokens in most layers, whose cache drops older tokens."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from pa_lite.ggml.metadata import Metadata, uint32
 from tests.engine.test_scoring import alone, assert_agree
 from tests.support.ggufs import write_gguf_header
 
-WINDOW, LAYERS, WIDTH, FF, HEAD, HEADS, HEADS_KV = 8, 7, 32, 48, 16, 2, 1  # every sixth layer sees everything
+WINDOW, LAYERS, WIDTH, FF, HEAD, HEADS, HEADS_KV = 8, 7, 32, 48, 16, 2, 1  # every sixth layer has full attention
 
 
 @pytest.fixture(scope="module")
 def gemma(tiny_ggufs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Gemma-3 in F32 with the tiny Llama's vocabulary."""
+    """A random Gemma 3 in F32 with the tiny Llama's vocabulary."""
     old = read_gguf_header(tiny_ggufs["F32"]).metadata
     metadata: Metadata = {k: v for k, v in old.items() if not k.startswith("llama.") and k != "general.architecture"}
     sizes = {
@@ -56,8 +56,8 @@ def gemma(tiny_ggufs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.mark.parametrize("n_batch", [5, 64])
-def test_what_other_branches_need_is_not_forgotten(gemma: Path, n_batch: int) -> None:
-    """Long requests first walk far beyond the window, and the next one leaves them many tokens before."""
+def test_cells_that_other_branches_need_are_kept(gemma: Path, n_batch: int) -> None:
+    """Long requests go far beyond the window, and the next one branches off many tokens earlier."""
     rng = random.Random(1)
 
     def text(n: int) -> tuple[int, ...]:

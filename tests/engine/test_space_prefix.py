@@ -1,4 +1,4 @@
-"""Where the space before a text goes, on a SentencePiece vocabulary of bytes and a few words."""
+"""The leading space of a text, with a SentencePiece vocabulary of bytes and a few words."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_the_space_goes_where_the_scheme_puts_it(
         assert model.tokenize(text, add_special=True, parse_special=True) == [BOS, *expected]
 
 
-def test_bos_and_eos_stand_around_the_text(tmp_path: Path) -> None:
+def test_bos_and_eos_are_added_around_the_text(tmp_path: Path) -> None:
     with open_model(tmp_path, "first", changes={"tokenizer.ggml.add_eos_token": boolean(True)}) as model:
         assert model.tokenize("the") == [BOS, THE, 2]
     both = {"tokenizer.ggml.add_eos_token": boolean(True), "tokenizer.ggml.add_bos_token": boolean(False)}
@@ -85,17 +85,17 @@ def test_control_tokens_are_read_only_on_request(tmp_path: Path) -> None:
         assert model.tokenize("the", add_special=False, is_start=False) == [T, HE]
 
 
-def test_a_vocabulary_with_mistrals_control_token_is_of_scheme_first(tmp_path: Path) -> None:
-    """A file of llama.cpp's converter says nothing of it."""
+def test_a_vocabulary_with_mistrals_control_token_has_scheme_first(tmp_path: Path) -> None:
+    """A file of llama.cpp's converter does not have the scheme."""
     with open_model(tmp_path, None) as model:
         assert model.tokenize("[INST] the", add_special=False, parse_special=True) == [INST, THE]
-    with open_model(tmp_path, None, USER_DEFINED) as model:  # Mistral v0.1 has none
+    with open_model(tmp_path, None, USER_DEFINED) as model:  # as in Mistral v0.1
         assert model.tokenize("[INST] the", add_special=False, parse_special=True) == [INST, SPACE, THE]
     with open_model(tmp_path, None, changes={"tokenizer.ggml.add_space_prefix": boolean(False)}) as model:
         assert model.tokenize("the", add_special=False) == [T, HE]
 
 
-def test_a_prompt_with_a_spelled_control_token_has_no_space_more(tmp_path: Path) -> None:
+def test_a_spelled_control_token_adds_no_space_to_a_prompt(tmp_path: Path) -> None:
     with open_model(tmp_path, "first") as model:
         plain, spelled = map(list, chat_prompts(model, ["the", "the[INST]"]).tokens)
     assert plain == [BOS, INST, THE, END]
@@ -105,7 +105,7 @@ def test_a_prompt_with_a_spelled_control_token_has_no_space_more(tmp_path: Path)
 
 
 def test_a_vocabulary_without_bos_has_none(tmp_path: Path, tiny_ggufs: dict[str, Path]) -> None:
-    """llama.cpp takes token 11 of a byte-level vocabulary for BOS and EOS where the file names none."""
+    """llama.cpp uses token 11 of a byte-level vocabulary as BOS and EOS if the file does not name them."""
     with Model(tiny_ggufs["F32"], EngineOptions(threads=1)) as model:
         header = model.header
         assert (model.special_text("bos"), model.prefix_token) == ("<|endoftext|>", 0)
@@ -121,22 +121,22 @@ def test_a_vocabulary_without_bos_has_none(tmp_path: Path, tiny_ggufs: dict[str,
                 assert (other.special_text("bos"), other.special_text("eos"), other.prefix_token) == expected
 
 
-def test_what_a_template_gets_may_differ_from_the_ids(tmp_path: Path) -> None:
-    """config.json's BOS is not the tokenizer's; the prefix of an empty context is the tokenizer's, as in lm-eval."""
+def test_the_template_can_have_another_bos_than_the_ids(tmp_path: Path) -> None:
+    """config.json and the tokenizer have different BOS tokens; an empty context uses the tokenizer's, as in lm-eval."""
     with open_model(tmp_path, None, changes={"tokenizer.pa_lite.bos_token": string("")}) as model:
         assert (model.special_text("bos"), model.special_token("bos"), model.prefix_token) == ("", None, 2)
     with open_model(tmp_path, None, changes={"tokenizer.pa_lite.bos_token": string("[INST]")}) as model:
         assert (model.special_text("bos"), model.prefix_token) == ("[INST]", INST)
 
 
-def test_ends_that_only_pa_lite_is_told_of(tmp_path: Path) -> None:
+def test_end_tokens_in_pa_lites_key_end_a_generation(tmp_path: Path) -> None:
     with open_model(tmp_path, None, changes={"tokenizer.pa_lite.end_token_ids": array("UINT32", [END])}) as model:
         assert model.is_end(END)
         assert model.is_end(2)
         assert not model.is_end(INST)
 
 
-def test_the_unknown_token_is_not_for_users_to_spell(tmp_path: Path) -> None:
+def test_the_unknown_token_spelled_by_users_is_text(tmp_path: Path) -> None:
     with open_model(tmp_path, "first") as model:
         (tokens,) = chat_prompts(model, ["<unk>"]).tokens
         assert 0 not in tokens
@@ -150,7 +150,7 @@ def test_a_vocabulary_without_token_types_has_no_special_tokens(tmp_path: Path) 
     assert prefix.tokenize("[INST]", False, True, True) == list(b"[INST]")
 
 
-def test_of_special_tokens_in_one_place_the_longest_is_found() -> None:
+def test_the_longest_special_token_at_a_position_is_found() -> None:
     special = LongestTokens({"<a>": 1, "<a><b>": 2, "]^-": 3, "-": 4, "<a": 5})
     assert list(special.find("x<a><b<a><b>]^-]--<a")) == [
         (1, 4, 1), (6, 12, 2), (12, 15, 3), (16, 17, 4), (17, 18, 4), (18, 20, 5)
@@ -162,4 +162,4 @@ def test_many_special_tokens_take_no_more_time_than_few() -> None:
     special = LongestTokens({f"<{i}>": i for i in range(200_000)})
     started = time.process_time()
     assert [token for *_, token in special.find("<x" * 50_000 + "<123456>")] == [123456]
-    assert time.process_time() - started < 5  # a pattern of all tokens takes hours
+    assert time.process_time() - started < 5  # one pattern of all tokens would take hours

@@ -1,4 +1,4 @@
-"""The number of threads that decode follows what other programs use."""
+"""The number of threads follows the load of other programs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pa_lite.system.machine import cores
 
 
 class Machine:
-    """A made-up machine: every `advance` lets `seconds` pass in which programs use so many cores."""
+    """A fake machine; `advance` moves its clock, while programs use a number of cores."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, n_cores: int) -> None:
         self.clock = self.own = self.all = 0.0
@@ -37,7 +37,7 @@ class Machine:
         self.all += (own + others) * seconds
 
 
-def test_one_busy_program_takes_one_thread_and_gives_it_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_busy_program_takes_one_thread_for_as_long_as_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(monkeypatch, 2)
     count = ThreadCount(0, machine.read)
     seen = []
@@ -61,7 +61,7 @@ def test_one_busy_program_takes_one_thread_and_gives_it_back(monkeypatch: pytest
         (1, 3.0, 1),
     ],
 )
-def test_others_leave_what_they_do_not_use(
+def test_partly_used_cores_count_in_part(
     monkeypatch: pytest.MonkeyPatch, n_cores: int, others: float, threads: int
 ) -> None:
     machine = Machine(monkeypatch, n_cores)
@@ -70,7 +70,7 @@ def test_others_leave_what_they_do_not_use(
     assert count.measure() == threads
 
 
-def test_a_load_at_the_edge_does_not_move_it_up_and_down(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_load_at_the_threshold_does_not_oscillate(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(monkeypatch, 4)
     count = ThreadCount(0, machine.read)
     seen = []
@@ -85,7 +85,7 @@ def test_a_load_at_the_edge_does_not_move_it_up_and_down(monkeypatch: pytest.Mon
         assert count.measure() == 3
 
 
-def test_load_is_not_read_more_often_than_the_clock_can_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_is_not_measured_more_often_than_the_clock_resolves(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(monkeypatch, 2)
     count = ThreadCount(0, machine.read)
     machine.advance(0, 2, seconds=0.01)
@@ -94,14 +94,14 @@ def test_load_is_not_read_more_often_than_the_clock_can_tell(monkeypatch: pytest
     assert count.measure() == 1
 
 
-def test_a_number_that_was_asked_for_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_explicit_number_of_threads_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(monkeypatch, 2)
     count = ThreadCount(2, machine.read)
     machine.advance(0, 2)
     assert count.measure() == 2
 
 
-def test_a_system_that_says_nothing_leaves_all_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_threads_are_used_where_load_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psutil", None)
     assert read_usage() is None
     assert ThreadCount(0).measure() == cores()
@@ -122,9 +122,9 @@ def busy_program() -> Iterator[subprocess.Popen[bytes]]:
             process.kill()
 
 
-def test_what_others_use_is_measured(busy_program: subprocess.Popen[bytes]) -> None:
+def test_the_load_of_other_programs_is_measured(busy_program: subprocess.Popen[bytes]) -> None:
     before, start = _usage(), os.times()
-    while time.monotonic() - before.clock < 1.0:  # this process computes too, and is not counted among the others
+    while time.monotonic() - before.clock < 1.0:  # this process computes too, and must not be counted
         pass
     after, end = _usage(), os.times()
     others = (after.all - before.all) - (after.own - before.own)
@@ -135,7 +135,7 @@ def test_what_others_use_is_measured(busy_program: subprocess.Popen[bytes]) -> N
 
 
 @pytest.mark.parametrize("cache_type", ["F32", "F16"])
-def test_the_number_of_threads_moves_no_bit(tiny_ggufs: dict[str, Path], cache_type: str) -> None:
+def test_the_number_of_threads_does_not_change_results(tiny_ggufs: dict[str, Path], cache_type: str) -> None:
     scores = []
     for threads in (1, 2, 3, 4):
         with Model(tiny_ggufs["F16"], EngineOptions(threads=threads, gpu_layers=0, cache_type=cache_type)) as model:
@@ -144,9 +144,9 @@ def test_the_number_of_threads_moves_no_bit(tiny_ggufs: dict[str, Path], cache_t
     assert scores.count(scores[0]) == len(scores)
 
 
-def test_each_batch_takes_the_number_of_the_moment(tiny_ggufs: dict[str, Path]) -> None:
+def test_each_batch_uses_the_current_number_of_threads(tiny_ggufs: dict[str, Path]) -> None:
     with Model(tiny_ggufs["F16"], EngineOptions(gpu_layers=0)) as model:
-        numbers = itertools.cycle((1, 2, 2, 1))  # of each pair one for a new context, one for its batch
+        numbers = itertools.cycle((1, 2, 2, 1))  # the first of each pair is for a new context, the second for its batch
 
         class Changing(ThreadCount):
             def measure(self) -> int:

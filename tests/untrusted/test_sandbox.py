@@ -150,7 +150,7 @@ def test_processor_time_is_limited_by_the_child_itself(
 
 @LINUX
 def test_memory_is_limited_by_the_child_itself(process: LimitedProcess, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "_own_memory", lambda _pid: 0)
+    monkeypatch.setattr(sandbox, "status_bytes", lambda _field, _pid: 0)
     with pytest.raises(ChildError, match=r"^it needs more than 268 MB of memory$") as caught:
         process.ask({"do": "fill"}, 60)
     assert caught.value.cause == "memory"
