@@ -15,7 +15,7 @@ from pa_lite.instructions.following import FollowResult
 from pa_lite.sanitize import without_nonfinite
 from pa_lite.statistics import Measured
 from pa_lite.system.atomic import check_target, write_text
-from pa_lite.tasks.lm_eval.config import check_words, lm_eval_parser, read_config
+from pa_lite.tasks.lm_eval.config import lm_eval_parser, parse_words, read_config
 from pa_lite.tasks.lm_eval.options import HarnessOptions
 from pa_lite.tasks.lm_eval.run import HarnessResult, run_harness
 from pa_lite.tasks.prompts import prepare_task
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HarnessOptions", "HarnessResult", "Item", "Measured", "SuiteResult", "TaskSpec", "check_samples_target",
-    "check_target", "check_words", "follow_document", "harness", "lm_eval_parser", "noise_over_tasks", "read_config",
+    "check_target", "follow_document", "harness", "lm_eval_parser", "noise_over_tasks", "parse_words", "read_config",
     "results_document", "spec_record", "suite_descriptions", "suites", "task_item", "write_document", "write_samples",
 ]  # fmt: skip
 

@@ -62,14 +62,13 @@ class LmEvalCommand(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read lm-eval's options into a configuration, and the others as click does."""
-        from pa_lite.api.tasks import check_words, read_config
+        from pa_lite.api.tasks import parse_words, read_config
 
         if any(word in ctx.help_option_names for word in args):
             return super().parse_args(ctx, ["--help"])
         parser = self.parser(ctx)
         try:
-            words = parser.parse_intermixed_args(args if not args[0].startswith("-") else list(_joined(args)))
-            check_words(parser, words)
+            words = parse_words(parser, _joined(args) if args and args[0].startswith("-") else args)
         except argparse.ArgumentError as e:
             raise click.UsageError(f"{str(e).removeprefix('argument ')}.", ctx) from e
         own, model = vars(words).pop("own", []), vars(words).pop("model_words", [])

@@ -119,7 +119,7 @@ def _raise(error: Exception) -> Callable[[Path], None]:
     ],
 )
 def test_the_judge_finds_forbidden_actions(read: Callable[[Path], object], told: str) -> None:
-    gc.collect()  # what is let go of meanwhile would make up for what is taken
+    gc.collect()  # memory that is freed meanwhile would offset what is allocated
     with Judge(_target(read)) as judge, strict(), pytest.raises(Finding, match=told):
         judge.judge(b"x")
 

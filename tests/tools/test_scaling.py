@@ -52,7 +52,7 @@ def _line(text: bytes) -> Callable[[int], bytes]:
     return lambda n: text * n
 
 
-# target, what is large in it, the input of n such
+# (target, its part that is large, input with n of these)
 _LARGE: list[tuple[str, str, Callable[[int], bytes]]] = [
     ("gguf", "tensors", lambda n: _gguf({}, [f"t{i}" for i in range(n)])),
     ("gguf", "keys", lambda n: _gguf({f"k{i}": string("") for i in range(n)}, ["t"])),

@@ -138,7 +138,7 @@ def add_arguments(busy: argparse.ArgumentParser) -> None:
     folder = Path(tempfile.gettempdir()) / "pa-lite-bench"
     busy.add_argument("--model", type=Path, metavar="FILE", help="a GGUF file (default: SmolLM2-135M-Instruct, F16)")
     busy.add_argument(
-        "--work", type=Path, default=folder, metavar="DIR", help=f"where that is made (default: {folder})"
+        "--work", type=Path, default=folder, metavar="DIR", help=f"folder for that model (default: {folder})"
     )
     busy.add_argument("--items", type=int, default=20, help="few-shot items (default: 20)")
     busy.add_argument("--answers", type=int, default=16, help="answers of 48 tokens (default: 16)")

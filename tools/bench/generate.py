@@ -221,7 +221,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     folder = Path(tempfile.gettempdir()) / "pa-lite-bench"
     parser.add_argument("--model", type=Path, metavar="FILE", help="a chat model (default: SmolLM2-135M-Instruct, F16)")
-    parser.add_argument("--work", type=Path, default=folder, metavar="DIR", help=f"where that is made ({folder})")
+    parser.add_argument("--work", type=Path, default=folder, metavar="DIR", help=f"folder for that model ({folder})")
     parser.add_argument("--repeat", type=int, default=3, help="rounds (default: 3)")
     parser.add_argument("--threads", type=int, default=2, help="threads (default: 2)")
     parser.add_argument("--parallel", type=int, default=32, help="prompts at a time (default: 32)")

@@ -241,7 +241,7 @@ def add_arguments(score: argparse.ArgumentParser) -> None:
     folder = Path(tempfile.gettempdir()) / "pa-lite-bench"
     score.add_argument("--model", type=Path, metavar="FILE", help="a GGUF file (default: SmolLM2-135M-Instruct, F16)")
     score.add_argument(
-        "--work", type=Path, default=folder, metavar="DIR", help=f"where that is made (default: {folder})"
+        "--work", type=Path, default=folder, metavar="DIR", help=f"folder for that model (default: {folder})"
     )
     score.add_argument("--answers", choices=("letters", "texts"), default="letters", help="what is scored")
     score.add_argument("--items", type=int, default=100, help="items (default: 100)")

@@ -32,7 +32,8 @@ from tools.fuzz.engine_bases import make_bases
 from tools.fuzz.gguf import NUMBERS, mutate
 from tools.fuzz.gguf_parts import Array, GgufFile, Scalar, Text, parse, repair, serialise
 
-_MEMORY, _SECONDS = 1 << 30, 10  # limits for one file in llama.cpp
+_MEMORY, _SECONDS = 1 << 30, 10  # limits for one file in llama.cpp: bytes, seconds of processor time
+_PATIENCE = 60  # seconds of wall clock time for one file, on a busy machine
 OUTCOMES = (
     "refused by the reader",
     "refused by check_loadable",
@@ -141,7 +142,7 @@ class Campaign:
         child = os.fork()
         if child == 0:
             self._child()
-        hung = signal.sigtimedwait([signal.SIGCHLD], _SECONDS) is None
+        hung = signal.sigtimedwait([signal.SIGCHLD], _PATIENCE) is None
         if hung:
             os.kill(child, signal.SIGKILL)
             signal.sigtimedwait([signal.SIGCHLD], 5)

@@ -74,12 +74,17 @@ def lm_eval_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def check_words(parser: argparse.ArgumentParser, words: argparse.Namespace) -> None:
-    """Let the parser refuse words that lm-eval accepts and this engine cannot follow."""
-    for fault in _faults(vars(words)):
+def parse_words(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
+    """Return what the parser makes of words that this engine can follow. Raises `argparse.ArgumentError`."""
+    try:
+        found = parser.parse_intermixed_args(words)
+    except (TypeError, ValueError, RecursionError, MemoryError) as e:  # of values that Python cannot read
+        raise argparse.ArgumentError(None, f"a value cannot be read ({type(e).__name__})") from e
+    for fault in _faults(vars(found)):
         parser.error(fault)
-    if not words.tasks and not words.config:
+    if not found.tasks and not found.config:
         parser.error("the tasks are missing: name them with --tasks")
+    return found
 
 
 def _faults(values: Mapping[str, Any]) -> Iterator[str]:
