@@ -75,7 +75,7 @@ def test_setting_lam_merges_in_place() -> None:
 
 def test_a_model_from_a_file_has_no_lam(file: Path) -> None:
     model = pa_lite.load(file, threads=1)
-    with pytest.raises(InputError, match="whose lam is fixed"):
+    with pytest.raises(InputError, match="the lam of a GGUF file is fixed"):
         model.lam = 0.5
     with pytest.raises(InputError, match="whose lam is fixed"):
         model.lam  # noqa: B018
