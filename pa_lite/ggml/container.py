@@ -1,4 +1,4 @@
-"""GGUF files: a header reader that believes nothing, and the header that a writer needs.
+"""Read headers of untrusted GGUF files, and encode headers for new ones.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (version 3).
 """
@@ -24,25 +24,25 @@ from pa_lite.system.byte_source import ByteSource, Stamp, open_file, read_errors
 from pa_lite.untrusted.file_kind import FileStart, unexpected
 from pa_lite.untrusted.header_memory import HeaderMemory
 
-MANY = 1024  # items of an array that are packed and not a list: more than any array of settings has
+MANY = 1024  # arrays of at least this many items are packed; arrays of settings are shorter
 _PIECE = 1 << 18  # bytes read at a time
 _CODES = {
     "UINT8": "<B", "INT8": "<b", "UINT16": "<H", "INT16": "<h", "UINT32": "<I", "INT32": "<i", "FLOAT32": "<f",
     "BOOL": "<?", "UINT64": "<Q", "INT64": "<q", "FLOAT64": "<d",
 }  # fmt: skip
-# number of a value's type -> its name, and how struct packs it
+# value type number -> its name and struct code
 _SCALARS = {VALUE_TYPES[name]: (name, code) for name, code in _CODES.items()}
 _STRING, _ARRAY = VALUE_TYPES["STRING"], VALUE_TYPES["ARRAY"]
-# tensor types that gguf knows and pa-lite does not read: number -> name
+# tensor types that gguf knows and pa-lite cannot read: number -> name
 _NOT_READ = {number: name for name, (number, *_) in TENSOR_TYPES.items() if number not in TYPE_NAMES}
-_FIELD, _TENSOR, _TEXT, _NUMBER = 300, 700, 60, 40  # bytes of memory for each, beside a text's own
+_FIELD, _TENSOR, _TEXT, _NUMBER = 300, 700, 60, 40  # bytes of memory for each, without a string's own bytes
 _MAX_DIMENSIONS, _MAX_NAME = 4, 64  # GGML_MAX_DIMS, GGML_MAX_NAME
-_FIRST_KEYS = 64  # among which every writer puts general.type and general.architecture
+_FIRST_KEYS = 64  # every writer puts general.type and general.architecture among these
 
 
 @dataclass(frozen=True)
 class GgufTensor:
-    """A tensor of a GGUF file: `shape` is numpy's, `offset` in bytes from the file's start."""
+    """A tensor in a GGUF file: `shape` in numpy order, `offset` in bytes from the start of the file."""
 
     name: str
     type: TensorType
@@ -56,9 +56,9 @@ class GgufTensor:
 
 @dataclass(frozen=True)
 class GgufHeader:
-    """What stands before the tensor data, and what the file was when it was read.
+    """The header of a GGUF file, and the stamp of the file when it was read.
 
-    Of a file on the Hub, `path` is only what to call it. `parts` has the files of a whole model, each with what it was.
+    For a file on the Hub, `path` is only its name in messages. `parts` has all files of a split model, with stamps.
     """
 
     path: Path
@@ -68,41 +68,41 @@ class GgufHeader:
     parts: tuple[tuple[Path, Stamp | None], ...] = ()
 
 
-# general.type, or general.architecture -> what such a file is
+# general.type or general.architecture -> what the file contains
 OTHER_CONTENTS = {
     "adapter": "a LoRA adapter", "imatrix": "an importance matrix (--imatrix)", "mmproj": "a multimodal projector",
-    "clip": "a multimodal projector", "vocab": "a vocabulary alone", "controlvector": "a control vector",
+    "clip": "a multimodal projector", "vocab": "only a vocabulary", "controlvector": "a control vector",
 }  # fmt: skip
 
 
 def architecture_of(header: GgufHeader) -> str:
-    """The model's architecture. Raises CheckpointError for a file that holds an adapter, a matrix or anything else."""
+    """Return the model's architecture. Raises CheckpointError for a file that is not a language model."""
     name, file_type = header.metadata.get(Keys.General.ARCHITECTURE), header.metadata.get(Keys.General.TYPE)
     for entry in (file_type, name):
-        if entry is not None and (told := OTHER_CONTENTS.get(str(entry.value))):
-            raise CheckpointError(f"{header.path}: holds {told}, not a language model. Name the model's own file.")
+        if entry is not None and (content := OTHER_CONTENTS.get(str(entry.value))):
+            raise CheckpointError(f"{header.path}: contains {content}, not a language model. Name the model's file.")
     if name is None or name.type != "STRING" or (file_type is not None and file_type.value != "model"):
-        raise CheckpointError(f"{header.path}: holds no language model (general.architecture, general.type).")
+        raise CheckpointError(f"{header.path}: does not contain a language model (general.architecture, general.type).")
     return str(name.value)
 
 
 class _HeaderReader:
-    """Reads values from a file without ever asking for more bytes than the file has left."""
+    """Reads values from a file, never more bytes than the file has left."""
 
     def __init__(self, f: BinaryIO, path: ByteSource, size: int, memory: HeaderMemory | None = None) -> None:
         self.f, self.path, self.left = f, path, size
-        self.memory = memory or HeaderMemory()  # a file may have holes, and be far larger than on the disk
+        self.memory = memory or HeaderMemory()  # a sparse file can be far larger than the space it takes
 
-    def fail(self, told: str) -> CheckpointError:
-        return CheckpointError(f"{self.path}: broken GGUF file: {told}. Fetch or make it again.")
+    def fail(self, fault: str) -> CheckpointError:
+        return CheckpointError(f"{self.path}: broken GGUF file: {fault}. Download or create it again.")
 
     def take(self, n: int) -> bytes:
         if n > self.left:
-            raise self.fail(f"it ends at byte {self.f.tell() + self.left}, within its header")
+            raise self.fail(f"it ends at byte {self.f.tell() + self.left}, inside the header")
         self.left -= n
         data = self.f.read(n)
         if len(data) != n:
-            raise self.fail("it became shorter while it was read")
+            raise self.fail("it was truncated while being read")
         return data
 
     def number(self, code: str) -> Any:
@@ -115,7 +115,7 @@ class _HeaderReader:
         try:
             return raw.decode("utf-8")
         except UnicodeDecodeError:
-            raise self.fail("a string in it is not valid UTF-8") from None
+            raise self.fail("it contains a string that is not valid UTF-8") from None
 
     def value(self, value_type: int) -> Field:
         if value_type in _SCALARS:
@@ -128,11 +128,11 @@ class _HeaderReader:
         item, count = self.number("<I"), self.number("<Q")
         if item == _STRING:
             if count * 8 > self.left:
-                raise self.fail(f"an array claims {count} texts")
+                raise self.fail(f"an array claims {count} strings")
             many = count >= MANY
             return Field("ARRAY", self.packed(count) if many else [self.text() for _ in range(count)], "STRING")
         if item not in _SCALARS:
-            raise self.fail(f"an array of type {item}")
+            raise self.fail(f"an array has items of unknown type {item}")
         name, code = _SCALARS[item]
         n = count * struct.calcsize(code)
         self.memory.add(min(n, self.left) + (_NUMBER * count if count < MANY else 0), self.path)
@@ -143,22 +143,22 @@ class _HeaderReader:
         return Field("ARRAY", PackedNumbers(values), name)
 
     def packed(self, count: int) -> PackedTexts:
-        """The next `count` texts, each after its length."""
+        """Read the next `count` strings, each preceded by its length."""
         data, starts = bytearray(), array.array("Q")
         self.memory.add(8 * count, self.path)
         start, after = self.f.tell(), b""
-        at = 0  # in `after`, which is read and not yet used
+        at = 0  # index in `after`, the bytes read and not used yet
         try:
             while len(starts) < count:
                 if len(after) - at < 8 or (size := int.from_bytes(after[at : at + 8], "little")) > len(after) - at - 8:
                     wanted = 8 if len(after) - at < 8 else 8 + size
                     if wanted > self.left - len(data):
-                        raise self.fail(f"it ends at byte {start + self.left}, within its header")
+                        raise self.fail(f"it ends at byte {start + self.left}, inside the header")
                     n = min(max(wanted, _PIECE), self.left - len(data) - (len(after) - at))
                     self.memory.add(2 * n, self.path)
                     more = self.f.read(n)
                     if not more:
-                        raise self.fail("it became shorter while it was read")
+                        raise self.fail("it was truncated while being read")
                     after, at = after[at:] + more, 0
                     continue
                 after[at + 8 : at + 8 + size].decode("utf-8")
@@ -166,7 +166,7 @@ class _HeaderReader:
                 data += after[at : at + 8 + size]
                 at += 8 + size
         except UnicodeDecodeError:
-            raise self.fail("a string in it is not valid UTF-8") from None
+            raise self.fail("it contains a string that is not valid UTF-8") from None
         starts.append(len(data))
         self.left -= len(data)
         self.f.seek(start + len(data))
@@ -177,29 +177,29 @@ class _HeaderReader:
         self.memory.add(_TENSOR, self.path)
         name, n_dims = self.text(), self.number("<I")
         if not name.isprintable() or not 1 <= len(name.encode()) < _MAX_NAME:
-            raise self.fail(f"a tensor has the impossible name {name[:80]!r}")
+            raise self.fail(f"a tensor has the invalid name {name[:80]!r}")
         if not 1 <= n_dims <= _MAX_DIMENSIONS:
-            raise self.fail(f"tensor {name[:80]!r} with {n_dims} dimensions")
+            raise self.fail(f"tensor {name[:80]!r} has {n_dims} dimensions")
         shape = tuple(reversed([self.number("<Q") for _ in range(n_dims)]))
         type_id, offset = self.number("<I"), self.number("<Q")
         if type_id not in TYPE_NAMES:
             if type_id in _NOT_READ:
                 raise CheckpointError(
                     f"{self.path}: tensor {name} is stored as {_NOT_READ[type_id]}, which pa-lite cannot read. "
-                    "Take a file of another type."
+                    "Use a file of another type."
                 )
             raise self.fail(f"tensor {name} has the unknown type {type_id}")
         held = tensor_type(TYPE_NAMES[type_id])
         if min(shape) < 1 or math.prod(shape) >= 2**60 or shape[-1] % held.block:
-            raise self.fail(f"tensor {name} of type {held.name} has the impossible shape {list(shape)}")
+            raise self.fail(f"tensor {name} of type {held.name} has the invalid shape {list(shape)}")
         return name, held, shape, offset
 
 
 def read_gguf_header(path: ByteSource, memory: HeaderMemory | None = None) -> GgufHeader:
-    """Return metadata and tensor table of a GGUF file, memory in proportion to its header.
+    """Return metadata and tensor table of a GGUF file. Memory is proportional to the size of the header.
 
-    `memory` counts the headers of several files together. Raises CheckpointError for a file that is missing, no GGUF,
-    of another version, cut off, or contradicts itself.
+    `memory` limits the headers of several files together. Raises CheckpointError for a file that is missing, not GGUF,
+    of another version, truncated or inconsistent.
     """
     with read_errors(path):
         size, stamp = size_of(path), stamp_of(path)
@@ -215,8 +215,8 @@ def read_gguf_header(path: ByteSource, memory: HeaderMemory | None = None) -> Gg
             for _ in range(n_fields):
                 key = reader.text()
                 if key in metadata:
-                    raise reader.fail(f"key {key!r} stands in it twice")
-                if "\0" in key:  # llama.cpp reads it up to there, where it may be another key's name
+                    raise reader.fail(f"duplicate key {key!r}")
+                if "\0" in key:  # llama.cpp would read the part before it, maybe another key's name
                     raise reader.fail(f"key {key[:80]!r} contains a NUL character")
                 reader.memory.add(_FIELD, path)
                 metadata[key] = reader.value(reader.number("<I"))
@@ -225,29 +225,29 @@ def read_gguf_header(path: ByteSource, memory: HeaderMemory | None = None) -> Gg
 
 
 def _check_version(path: ByteSource, version: int) -> None:
-    """Raise CheckpointError, saying what to do, for a version that cannot be read, or another byte order."""
+    """Raise CheckpointError for a version or byte order that pa-lite cannot read."""
     if version in (2, 3):
         return
     if int.from_bytes(version.to_bytes(4, "little"), "big") in (1, 2, 3):
         raise CheckpointError(
-            f"{path}: is a big-endian GGUF file (for s390x and the like); pa-lite reads little-endian ones. Convert it "
-            "with gguf's gguf-convert-endian, or fetch the little-endian file."
+            f"{path}: is a big-endian GGUF file (for s390x and the like); pa-lite reads only little-endian files. "
+            "Convert it with gguf's gguf-convert-endian, or download the little-endian file."
         )
     if version == 1:
         raise CheckpointError(
-            f"{path}: is a GGUF file of version 1, which llama.cpp dropped in 2023. Fetch a newer file, or convert the "
-            "original checkpoint again."
+            f"{path}: is a GGUF file of version 1, which llama.cpp dropped in 2023. Download a newer file, or "
+            "convert the original checkpoint again."
         )
     raise CheckpointError(
-        f"{path}: GGUF version {version} cannot be read, versions 2 and 3 can. Update pa-lite if the file is newer, or "
-        "fetch it again."
+        f"{path}: GGUF version {version} is not supported (only 2 and 3). Update pa-lite if the file is newer, or "
+        "download it again."
     )
 
 
 def gguf_content(path: ByteSource) -> tuple[str, str]:
-    """Return a GGUF file's `general.type` ("model" if it has none) and `general.architecture` ("" likewise).
+    """Return a GGUF file's `general.type` ("model" if missing) and `general.architecture` ("" if missing).
 
-    Reads only as far as the first keys, which hold both. Raises CheckpointError for a broken header.
+    Reads only the first keys, which include both. Raises CheckpointError for a broken header.
     """
     values = {Keys.General.TYPE: "model", Keys.General.ARCHITECTURE: ""}
     with read_errors(path):
@@ -283,7 +283,7 @@ def _place(
     for name, held, shape, offset in infos:
         tensor = GgufTensor(name, held, shape, start + offset)
         if name in tensors or offset != expected or tensor.offset + tensor.nbytes > size:
-            raise reader.fail(f"tensor {name} is doubled, misplaced or lies outside the file of {size} bytes")
+            raise reader.fail(f"tensor {name} is duplicate, misplaced or ends after the end of the file ({size} bytes)")
         tensors[name] = tensor
         expected = _padded(offset + tensor.nbytes, alignment)
     return tensors
@@ -303,7 +303,7 @@ def _text_bytes(text: str) -> bytes:
 
 
 def _field_parts(entry: Field) -> Parts:
-    """A value's type and content; packed arrays are parts as they stand."""
+    """Return a value's type and content as bytes; packed arrays are returned without copying."""
     if entry.type == "STRING":
         return [struct.pack("<I", _STRING) + _text_bytes(entry.value)]
     if entry.type != "ARRAY":
@@ -321,7 +321,7 @@ def _field_parts(entry: Field) -> Parts:
 
 @dataclass(frozen=True)
 class HeaderBytes:
-    """A GGUF file's header as parts to be written one after the other; the long ones are the metadata's own memory."""
+    """A GGUF header as parts to write in order. Long arrays are not copied: their parts share the metadata's memory."""
 
     parts: tuple[Buffer, ...]
 
@@ -332,7 +332,7 @@ class HeaderBytes:
         return b"".join(self.parts)
 
     def start(self, n: int) -> bytes:
-        """Return the first `n` bytes, all of them where there are fewer."""
+        """Return the first `n` bytes, or all if there are fewer."""
         out = bytearray()
         for part in self.parts:
             if len(out) == n:
@@ -341,7 +341,7 @@ class HeaderBytes:
         return bytes(out)
 
     def begins(self, file: BinaryIO) -> bool:
-        """Return whether an open file begins with the header; it is read from its start, up to the first difference."""
+        """Return whether an open file starts with this header; reads up to the first difference."""
         file.seek(0)
         return all(
             file.read(len(piece)) == piece
@@ -351,7 +351,7 @@ class HeaderBytes:
 
 
 class PlacedHeader(NamedTuple):
-    """A file's header, padded, where each tensor's bytes belong (paths are the caller's), and the whole file's size."""
+    """A padded header, the tensors with their offsets in the file, and the size of the whole file in bytes."""
 
     header: HeaderBytes
     tensors: dict[str, GgufTensor]
@@ -361,15 +361,15 @@ class PlacedHeader(NamedTuple):
 def gguf_header(
     architecture: str, metadata: Metadata, tensors: Mapping[str, tuple[TensorType, tuple[int, ...]]]
 ) -> PlacedHeader:
-    """Return a GGUF file's header for tensors (name -> type, numpy shape) in their order."""
+    """Return the header of a GGUF file with these tensors (name -> type, numpy shape), in this order."""
     fields = {Keys.General.ARCHITECTURE: Field("STRING", architecture), **metadata}
     parts: Parts = [b"GGUF" + struct.pack("<IQQ", VERSION, len(tensors), len(fields))]
     for key, entry in fields.items():
         parts += [_text_bytes(key), *_field_parts(entry)]
     offsets, offset = {}, 0
     for name, (held, shape) in tensors.items():
-        told = struct.pack(f"<I{len(shape)}QIQ", len(shape), *reversed(shape), held.id, offset)
-        parts.append(_text_bytes(name) + told)
+        entry_bytes = struct.pack(f"<I{len(shape)}QIQ", len(shape), *reversed(shape), held.id, offset)
+        parts.append(_text_bytes(name) + entry_bytes)
         offsets[name] = offset
         offset = _padded(offset + held.nbytes(math.prod(shape)), ALIGNMENT)
     length = sum(map(len, parts))
@@ -384,6 +384,6 @@ def gguf_header(
 def gguf_header_bytes(
     architecture: str, metadata: Metadata, tensors: Mapping[str, tuple[TensorType, tuple[int, ...]]]
 ) -> tuple[bytes, dict[str, GgufTensor], int]:
-    """Return the same as `gguf_header`, with the header in one piece, which is a copy of the vocabulary."""
+    """Return what `gguf_header` returns, with the header as one bytes object (this copies the vocabulary)."""
     header, placed, size = gguf_header(architecture, metadata, tensors)
     return bytes(header), placed, size

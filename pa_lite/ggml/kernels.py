@@ -1,7 +1,7 @@
-"""ggml's conversion and (de)quantisation routines through ctypes: the only place that calls them.
+"""Call ggml's conversion, quantisation and dequantisation routines through ctypes. No other module does.
 
-ggml's libraries are loaded straight from the installed llama-cpp-python, so that merging never starts llama.cpp.
-ctypes releases the interpreter lock during each call: the routines scale over threads.
+ggml's libraries are loaded from the installed llama-cpp-python without starting llama.cpp. ctypes releases the
+interpreter lock during each call, so threads run in parallel.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from pa_lite.ggml import gguf_tables
 FloatArray = npt.NDArray[np.float32]
 ByteArray = npt.NDArray[np.uint8]
 
-# the tensor types that are read, by number; of those that gguf knows besides, ggml stores no weights (Q8_1, Q8_K) or is
-# too new. F64 is only ever read.
+# tensor types that can be read. Of the others in gguf, some never store weights (Q8_1, Q8_K) and some are too new for
+# this ggml. F64 is never written.
 _READ = (
     "F32", "F16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ2_XXS", "IQ2_XS",
     "IQ3_XXS", "IQ1_S", "IQ4_NL", "IQ3_S", "IQ2_S", "IQ4_XS", "I8", "I16", "I32", "I64", "F64", "IQ1_M", "BF16",
@@ -49,7 +49,7 @@ class _TypeTraits(ctypes.Structure):
 
 
 def _open(name: str) -> Any:
-    """One of the libraries that llama-cpp-python brings; None where it is not, or is built into another."""
+    """Open a library of llama-cpp-python; return None if it does not exist, such as when it is part of another."""
     spec = importlib.util.find_spec("llama_cpp")
     if spec is None or spec.origin is None:
         raise EngineError("llama-cpp-python is not installed. Run: pip install llama-cpp-python")
@@ -65,7 +65,7 @@ def _open(name: str) -> Any:
 def _library() -> Any:
     lib = _open("ggml-base")
     if lib is None:
-        raise EngineError("llama-cpp-python has no ggml-base library. Install version 0.3.36 or later again.")
+        raise EngineError("llama-cpp-python has no ggml-base library. Reinstall version 0.3.36 or later.")
     pointer, int64 = ctypes.c_void_p, ctypes.c_int64
     lib.ggml_get_type_traits.argtypes = [ctypes.c_int]
     lib.ggml_get_type_traits.restype = ctypes.POINTER(_TypeTraits)
@@ -81,7 +81,7 @@ def _library() -> Any:
 
 @functools.cache
 def _to_half() -> Any:
-    """float32 -> float16: ggml-cpu's vectorised routine where there is one, else ggml-base's, with the same bits."""
+    """Return the float32 -> float16 routine: ggml-cpu's vectorised one if it exists, else ggml-base's (same bits)."""
     try:
         routine = _open("ggml-cpu").ggml_cpu_fp32_to_fp16
     except (OSError, AttributeError):
@@ -100,14 +100,14 @@ class TensorType:
     size: int
 
     def nbytes(self, n_values: int) -> int:
-        """Bytes that n_values values take, n_values a multiple of the quant block."""
+        """Return the bytes of n_values values; n_values is a multiple of the quant block."""
         assert n_values % self.block == 0
         return n_values // self.block * self.size
 
 
 @functools.cache
 def tensor_type(name: str) -> TensorType:
-    """The type of that name, e.g. `Q8_0`. Raises InputError with the nearest names when there is none."""
+    """Return the type with this name, such as `Q8_0`. Raises InputError with the nearest names if it is unknown."""
     if name not in TYPE_IDS:
         raise InputError(f"unknown tensor type {name!r}.{nearest(name, TYPE_IDS)}")
     number, block, size = gguf_tables.TENSOR_TYPES[name]
@@ -115,12 +115,12 @@ def tensor_type(name: str) -> TensorType:
 
 
 def prepare(tensor_type: TensorType) -> None:
-    """Build the tables that quantising to a type needs; call once before threads quantise."""
+    """Build the tables for quantising to a type; call once before quantising in threads."""
     _library().ggml_quantize_init(tensor_type.id)
 
 
 def to_float32(tensor_type: TensorType, source: ByteArray, target: FloatArray) -> None:
-    """Dequantise or widen `source`, bytes of the type, into `target`, float32 [n], n a multiple of the quant block."""
+    """Convert `source`, bytes of the type, to float32 in `target` [n]; n is a multiple of the quant block."""
     n = target.size
     assert source.nbytes == tensor_type.nbytes(n)
     if tensor_type.name == "F32":
@@ -134,16 +134,16 @@ def to_float32(tensor_type: TensorType, source: ByteArray, target: FloatArray) -
     else:
         convert = _library().ggml_get_type_traits(tensor_type.id).contents.to_float
         if not convert:
-            raise InputError(f"ggml cannot turn {tensor_type.name} into numbers.")
+            raise InputError(f"ggml cannot dequantise {tensor_type.name}.")
         convert(source.ctypes.data, target.ctypes.data, n)
 
 
 def from_float32(
     tensor_type: TensorType, source: FloatArray, target: ByteArray, importance: FloatArray | None = None
 ) -> None:
-    """Round or quantise `source`, float32 [rows, columns] contiguous, into `target`, bytes of the type; rounds once.
+    """Convert `source`, contiguous float32 [rows, columns], to bytes of the type in `target`, rounding once.
 
-    `importance`, float32 [columns], weighs the columns' errors where the type's quantiser can.
+    `importance`, float32 [columns], weighs the columns' errors if the type's quantiser supports it.
     """
     assert target.nbytes == tensor_type.nbytes(source.size)
     assert importance is None or importance.shape == source.shape[1:]
@@ -164,7 +164,7 @@ def from_float32(
 
 @dataclass(frozen=True)
 class Device:
-    """Something that ggml can compute on: kind `cpu`, `gpu`, `igpu` (shares the machine's memory) or `accel`; bytes."""
+    """A device of ggml: `kind` is `cpu`, `gpu`, `igpu` (shares the machine's memory) or `accel`; sizes in bytes."""
 
     name: str
     description: str
@@ -174,7 +174,7 @@ class Device:
 
 
 def devices() -> list[Device]:
-    """The devices that the installed build of ggml sees; none where the build does not tell.
+    """Return the devices that the installed ggml finds; empty if the build cannot report them.
 
     Source: `ggml_backend_dev_*` of ggml-backend.h.
     """

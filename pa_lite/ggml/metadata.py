@@ -1,4 +1,4 @@
-"""GGUF metadata: a key's value with its type."""
+"""Values of GGUF metadata, with their types."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pa_lite.ggml.packed import PackedNumbers, PackedTexts
 class Field:
     """One GGUF metadata value: its type (`UINT32`, `STRING`, `ARRAY`, ...), the value, and an array's item type.
 
-    An array is a list, or, where it has thousands of items, PackedTexts or PackedNumbers.
+    An array is a list, or PackedTexts or PackedNumbers if it has thousands of items.
     """
 
     type: str

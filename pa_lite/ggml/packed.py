@@ -1,8 +1,8 @@
-"""Long arrays of strings and of numbers in a few bytes each, laid out as a GGUF file holds them.
+"""Compact arrays of strings and numbers, with the memory layout of a GGUF file.
 
-A vocabulary of 262,144 tokens as Python strings takes 18 MB and its scores 8 MB, both sides of a pair twice that, and
-a header made of them as much again. Here a text takes its bytes and 12 more, a number its 4, and a header is written
-from them as they stand.
+A vocabulary of 262,144 tokens takes 18 MB as Python strings and 8 MB for its scores; a pair has two, and a header needs
+the same again. Here a string takes its bytes plus 12 and a number takes 4 bytes, and headers are written from this
+memory without copying.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from typing import Any, TypeVar, overload
 import numpy as np
 import numpy.typing as npt
 
-_LENGTH = 8  # bytes before each text
-_BATCH = 1 << 14  # items that are Python objects at a time
+_LENGTH = 8  # bytes of a string's length
+_BATCH = 1 << 14  # items converted to Python objects at a time
 
 T = TypeVar("T")
 Offsets = npt.NDArray[np.uint32] | npt.NDArray[np.uint64]
 
 
 class Packed(Sequence[T]):
-    """A read-only sequence whose items are made when they are asked for. Equal to any sequence of the same items."""
+    """A read-only sequence that creates items on access. Equal to any sequence of the same items."""
 
     __slots__ = ()
 
     def _item(self, i: int) -> T:
-        """Return item i, from 0 on."""
+        """Return item i, which is not negative."""
         raise NotImplementedError
 
     @overload
@@ -52,10 +52,9 @@ class Packed(Sequence[T]):
 
 
 class PackedTexts(Packed[str]):
-    """Texts as the items of a GGUF array: the length of each in 8 bytes, then its UTF-8.
+    """Strings as in a GGUF array: for each, its length in 8 bytes, then its UTF-8.
 
-    `data` holds them one after the other; text i begins, with its length, at byte `starts[i]`, and `starts` has the
-    end of the last one besides.
+    String i, with its length, is `data[starts[i]:starts[i + 1]]`.
     """
 
     __slots__ = ("data", "starts")
@@ -70,7 +69,7 @@ class PackedTexts(Packed[str]):
         return self.data[int(self.starts[i]) + _LENGTH : int(self.starts[i + 1])].decode("utf-8")
 
     def all_encoded(self) -> Iterator[bytes]:
-        """Yield every text as UTF-8."""
+        """Yield every string as UTF-8."""
         data = self.data
         for first in range(0, len(self), _BATCH):
             places = self.starts[first : first + _BATCH + 1].tolist()
@@ -84,7 +83,7 @@ class PackedTexts(Packed[str]):
 
 
 class PackedNumbers(Packed[Any]):
-    """Numbers of one type in a numpy array, `values`; items are Python's own."""
+    """Numbers of one type in a numpy array, `values`; items are Python numbers."""
 
     __slots__ = ("values",)
 
@@ -108,7 +107,7 @@ class PackedNumbers(Packed[Any]):
 
 
 def pack_texts(texts: Iterable[bytes]) -> PackedTexts:
-    """Pack texts that are UTF-8 already."""
+    """Pack strings given as UTF-8."""
     data, sizes = bytearray(), array("Q")
     remaining = iter(texts)
     while batch := list(islice(remaining, _BATCH)):
@@ -118,9 +117,9 @@ def pack_texts(texts: Iterable[bytes]) -> PackedTexts:
 
 
 def pack_parts(data: bytes | bytearray, sizes: npt.NDArray[Any], lefts: npt.NDArray[Any] | None = None) -> PackedTexts:
-    """Pack texts that lie one after the other in `data`, UTF-8, and have these sizes in bytes, [n].
+    """Pack the strings concatenated in `data` (UTF-8), whose sizes in bytes are `sizes` [n].
 
-    With `lefts`, [n], a space is put after so many bytes of each.
+    With `lefts` [n], a space is inserted into each string after that many bytes.
     """
     out, first_byte = bytearray(), 0
     spaces = 0 if lefts is None else 1
@@ -144,13 +143,13 @@ def pack_parts(data: bytes | bytearray, sizes: npt.NDArray[Any], lefts: npt.NDAr
 
 
 def are_different(values: npt.NDArray[Any]) -> bool:
-    """Return whether no two values are the same."""
+    """Return whether all values are different."""
     ordered = np.sort(values)
     return not bool((ordered[1:] == ordered[:-1]).any())
 
 
 def offsets(sizes: npt.NDArray[Any]) -> Offsets:
-    """Return where items of these sizes in bytes begin, and where the last ends: [n + 1], as small as it can be."""
+    """Return the offsets of items of these sizes in bytes, and the end of the last: [n + 1], uint32 if large enough."""
     out = np.zeros(len(sizes) + 1, np.uint64)
     np.cumsum(sizes, out=out[1:])
     return out.astype(np.uint32) if out[-1] < 1 << 32 else out

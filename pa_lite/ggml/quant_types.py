@@ -1,6 +1,6 @@
-"""Which type llama-quantize gives each tensor: its mixtures as tables, decided from names, shapes and the model's size.
+"""Choose each tensor's type as llama-quantize does: mixtures as tables, by names, shapes and the model's size.
 
-The rules are those of llama.cpp's `src/llama-quant.cpp`; Falcon's and GLM-5's exceptions are left out.
+The rules are those of llama.cpp's `src/llama-quant.cpp`, without the exceptions for Falcon and GLM-5.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ FILE_TYPES: dict[str, int] = {
         "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K", "IQ4_NL", "IQ4_XS",
     )
 }  # fmt: skip
-# the types that one tensor can be asked to have: those that ggml quantises to
+# types that --tensor-type accepts: those that ggml can quantise to
 TENSOR_TYPES: tuple[str, ...] = tuple(t for t in TYPE_IDS if t not in ("F64", "I8", "I16", "I32", "I64"))
 
-# parts of the names of matrices that are never quantised; routers and norms are the ones that most models have
+# matrices with these parts in their names are never quantised; most models only have norms and routers
 _KEPT = (
     "_norm.weight", "ffn_gate_inp.weight", "ffn_gate_tid2eid.weight", "altup", "laurel", "per_layer_model_proj",
     "ssm_conv1d", "shortconv.conv.weight", "indexer.k_proj.weight", "indexer.q_proj.weight", "attn_rel_b.weight",
@@ -37,12 +37,12 @@ _KEPT = (
 _KEPT_WHOLE = ("position_embd.weight", "token_types.weight")
 EMBEDDINGS = ("token_embd.weight", "per_layer_token_embd.weight")
 _OUTPUT = "output.weight"
-# part of a tensor's name -> the category whose rules it follows; the first that fits
+# part of a tensor's name -> its category; the first match counts
 _CATEGORIES = {
     "attn_qkv.weight": "attn_v", "attn_kv_b.weight": "attn_v", "attn_v.weight": "attn_v", "attn_k.weight": "attn_k",
     "attn_output.weight": "attn_output", "ffn_up": "ffn", "ffn_gate": "ffn", "ffn_down": "ffn_down",
 }  # fmt: skip
-# a type whose quant block does not divide the row -> the one that takes its place; what then does not fit is F16
+# type -> replacement where its quant block does not divide the row; if that does not fit either, F16
 _FALLBACKS = {
     **dict.fromkeys(("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS"), "IQ4_NL"),
     **dict.fromkeys(("Q2_K", "Q3_K", "TQ1_0", "TQ2_0"), "Q4_0"),
@@ -52,10 +52,10 @@ _FALLBACKS = {
 
 @dataclass(frozen=True)
 class ModelShape:
-    """What the mixtures ask of a model; where heads differ between layers, the first's. No experts: 0.
+    """The sizes that the mixtures depend on; heads are those of the first layer, and 0 experts means a dense model.
 
-    `layers_70b` are the layers of what llama-quantize calls the architecture's 70B, 0 where it knows none, and
-    `grouped_70b` tells whether that has fewer heads of keys than of queries.
+    `layers_70b` is the number of layers of what llama-quantize calls the architecture's 70B, 0 if it has none;
+    `grouped_70b` says whether that model has fewer key than query heads.
     """
 
     architecture: str
@@ -68,7 +68,7 @@ class ModelShape:
 
     @property
     def heads_per_kv(self) -> int:
-        """Query heads that share a key and value head, rounded down; 0 without attention."""
+        """Return the number of query heads per key and value head, rounded down; 0 without attention."""
         return self.n_heads // self.n_kv_heads if self.n_kv_heads else 0
 
     @property
@@ -84,9 +84,9 @@ def model_shape(
     layers_70b: int = 0,
     grouped_70b: bool = False,
 ) -> ModelShape:
-    """Return the description of a model from its GGUF keys and its architecture's 70B; `where` names it in errors.
+    """Return a model's shape from its GGUF keys and its architecture's 70B; `where` names the model in errors.
 
-    Raises CheckpointError for one that is missing or no count.
+    Raises CheckpointError for a key that is missing or not a non-negative integer.
     """
 
     def count(key: str, default: int | None) -> int:
@@ -96,7 +96,7 @@ def model_shape(
         if isinstance(value, list) and value:
             value = value[0]
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise CheckpointError(f"{where}: its key {key} is {value!r}, which is no count.")
+            raise CheckpointError(f"{where}: its key {key} is {value!r}, not a non-negative integer.")
         return value
 
     heads = count(Keys.Attention.HEAD_COUNT, 0)
@@ -113,7 +113,7 @@ def model_shape(
 
 @dataclass(frozen=True)
 class _TensorIndex:
-    """The i-th of n tensors of a category, and what else a rule may ask."""
+    """Tensor i of n in its category, and the other inputs of a rule."""
 
     i: int
     n: int
@@ -133,7 +133,7 @@ def _grouped(place: _TensorIndex) -> bool:
 
 
 def _outer(place: _TensorIndex) -> bool:
-    """The first and the last eighth, and every third between."""
+    """Return whether a tensor is in the first or last eighth, or every third between."""
     eighth = place.n // 8
     return place.i < eighth or place.i >= 7 * place.n // 8 or (place.i - eighth) % 3 == 2
 
@@ -143,13 +143,13 @@ def _first(count: int) -> Callable[[_TensorIndex], bool]:
 
 
 def _early(part: int, has_imatrix: bool | None = None) -> Callable[[_TensorIndex], bool]:
-    """The first n // part; with has_imatrix, only if there is one or there is none."""
+    """Return the rule for the first n // part tensors; with `has_imatrix`, only with (or without) an imatrix."""
     return lambda place: place.i < place.n // part and has_imatrix in (None, place.has_imatrix)
 
 
-# output type -> the type that its tensors have where no rule says otherwise
+# output type -> the type of tensors without a rule
 _BASE_TYPES = {name: name.removesuffix("_S").removesuffix("_M").removesuffix("_L") for name in FILE_TYPES}
-# category -> output type -> rules, the first that holds; without one the tensor has the base type
+# category -> output type -> rules; the first that applies counts, else the base type
 _MIXTURES: dict[str, dict[str, tuple[_Rule, ...]]] = {
     "attn_v": {
         "Q2_K": ((_grouped, "Q4_K"), (_always, "Q3_K")),
@@ -179,7 +179,7 @@ _MIXTURES: dict[str, dict[str, tuple[_Rule, ...]]] = {
         "Q3_K_L": ((_always, "Q5_K"),),
     },
 }
-# the same for models of eight experts, where these come first
+# the same for models with eight experts; these take precedence
 _EIGHT_EXPERTS: dict[str, dict[str, str]] = {
     "attn_v": dict.fromkeys(FILE_TYPES, "Q8_0"),
     "attn_k": dict.fromkeys(FILE_TYPES, "Q8_0"),
@@ -191,13 +191,13 @@ _EIGHT_EXPERTS: dict[str, dict[str, str]] = {
 
 
 def tensor_order(name: str) -> tuple[int, str]:
-    """The key that sorts tensors as llama-quantize visits them: those of no layer, then layer by layer, by name."""
+    """Return the sort key for llama-quantize's order: tensors without a layer, then layer by layer, by name."""
     layer = re.match(r"blk\.(\d+)", name)
     return (int(layer[1]) if layer else -1, name)
 
 
 def is_quantized(name: str, shape: tuple[int, ...]) -> bool:
-    """Whether llama-quantize changes a tensor of this name and numpy shape; it counts no leading dimension of 1."""
+    """Return whether llama-quantize quantises a tensor with this name and numpy shape; ignores leading ones."""
     return (
         any(n > 1 for n in shape[:-1])
         and name.endswith("weight")
@@ -216,7 +216,7 @@ def _category(name: str) -> str:
 
 @dataclass
 class _Mixture:
-    """llama-quantize's walk over one model: it counts the tensors of a category that it has given a type."""
+    """The state of llama-quantize's walk over a model: how many tensors of a category have a type so far."""
 
     output_type: str
     model: ModelShape
@@ -226,7 +226,7 @@ class _Mixture:
     seen: dict[str, int] = field(default_factory=lambda: {"attn_v": 0, "ffn_down": 0})
 
     def choose(self, name: str, columns: int) -> str:
-        """The next tensor's type, before any fallback."""
+        """Return the next tensor's type, before any fallback."""
         category, base = _category(name), _BASE_TYPES[self.output_type]
         if category == "output" or (category == "embedding" and self.tied):
             return "Q8_0" if base == "Q8_0" or columns % tensor_type(base).block else "Q6_K"
@@ -244,13 +244,13 @@ class _Mixture:
     def _place(self, category: str, name: str) -> _TensorIndex:
         i, n = self.seen.get(category, 0), self.n_attn_v
         if category == "ffn_down":
-            # a sparse model has several of them in a layer: there the layer counts
+            # a mixture of experts has several per layer, so count layers
             i, n = (tensor_order(name)[0] if self.model.n_experts > 1 else i), self.model.n_layers
         return _TensorIndex(i, n, self.model.heads_per_kv, self.has_imatrix)
 
     def _check_layer(self, name: str) -> None:
         if not 0 <= tensor_order(name)[0] < self.model.n_layers:
-            raise CheckpointError(f"tensor {name} is in none of the model's {self.model.n_layers} layers.")
+            raise CheckpointError(f"tensor {name} does not belong to any of the model's {self.model.n_layers} layers.")
 
 
 def choose_types(
@@ -260,14 +260,14 @@ def choose_types(
     has_imatrix: bool = False,
     overrides: Sequence[tuple[str, str]] = (),
 ) -> dict[str, TensorType]:
-    """The type of every tensor (GGUF name -> numpy shape), in the order in which llama-quantize visits them.
+    """Return the type of every tensor (GGUF name -> numpy shape), in llama-quantize's order.
 
-    `output_type` is one of FILE_TYPES. `overrides` are pairs of a pattern, searched in tensor names, and a tensor
-    type in upper or lower case; the first pattern found in a quantised tensor's name decides, and its quant block's
-    fallback still follows. As in llama-quantize, patterns are lowered first (`\\D` becomes `\\d`), and a tensor
-    with a type of its own does not count where a rule counts layers.
-    Raises InputError for an unknown type, a pattern that is invalid or fits no quantised tensor, and for overrides when
-    `output_type` is no quantised type; CheckpointError for an expert tensor outside of the model's layers.
+    `output_type` is one of FILE_TYPES. `overrides` are pairs of a pattern, searched in tensor names, and a tensor type
+    in upper or lower case. The first pattern found in the name of a quantised tensor decides; the fallback for its
+    quant block still applies. As in llama-quantize, patterns are lowered first (`\\D` becomes `\\d`), and overridden
+    tensors do not count where a rule counts layers.
+    Raises InputError for an unknown type, a pattern that is invalid or matches no quantised tensor, and for overrides
+    when `output_type` is not quantised; CheckpointError for an expert tensor outside the model's layers.
     Source: llama.cpp, `llama_model_quantize` on a file that is all F32.
     """
     if output_type not in FILE_TYPES:
@@ -285,8 +285,8 @@ def choose_types(
             chosen = output_type
         else:
             columns = tensors[name][-1]
-            asked = next((held for pattern, held in patterns if pattern.search(name)), None)
-            chosen = _fitting(asked or mixture.choose(name, columns), columns)
+            override = next((held for pattern, held in patterns if pattern.search(name)), None)
+            chosen = _fitting(override or mixture.choose(name, columns), columns)
         types[name] = tensor_type(chosen)
     return types
 
@@ -299,21 +299,21 @@ def _fitting(name: str, columns: int) -> str:
 
 
 def type_name(text: str) -> str:
-    """Return a weight type's name as tables have it: in upper case. Raises InputError for what is not a string."""
+    """Return a weight type's name in upper case. Raises InputError if it is not a string."""
     if not isinstance(text, str):
         raise InputError(f"type {text!r} is not a string such as 'Q4_K_M'.")
     return text.strip().upper()
 
 
 def parse_override(text: str) -> tuple[str, str]:
-    """`PATTERN=TYPE` cut at its first `=`, as llama-quantize's --tensor-type. Raises InputError for an empty side."""
+    """Split `PATTERN=TYPE` at the first `=`, as llama-quantize does. Raises InputError if a side is empty."""
     pattern, _, name = text.partition("=")
     if not pattern or not name:
         raise InputError(f"tensor type {text!r} is not PATTERN=TYPE, as in attn_v=q8_0.")
     return pattern, name
 
 
-# what Python's expressions have beyond ECMAScript's, or read differently
+# regular expression syntax that Python has beyond ECMAScript, or reads differently
 _FOREIGN = re.compile(r"\(\?[^:=!]|\[[.:=]")
 
 
@@ -321,22 +321,20 @@ def _compile_overrides(
     output_type: str, overrides: Sequence[tuple[str, str]], quantized: Iterable[str]
 ) -> list[tuple[re.Pattern[str], str]]:
     if overrides and tensor_type(_BASE_TYPES[output_type]).block == 1:
-        raise InputError(
-            f"tensor types can be set for quantised output only, and {output_type} is not. Name another type."
-        )
+        raise InputError(f"--tensor-type requires a quantised output type; {output_type} is not. Choose another type.")
     compiled = []
     for text, name in overrides:
         where = f"tensor type {text}={name}"
         if name.upper() not in TENSOR_TYPES:
             raise InputError(f"{where}: unknown type {name!r}.{nearest(name.upper(), TENSOR_TYPES)}")
         if _FOREIGN.search(text):
-            raise InputError(f"{where}: the pattern is more than an ECMAScript regular expression, llama.cpp's kind.")
+            raise InputError(f"{where}: the pattern must be an ECMAScript regular expression, as in llama.cpp.")
         try:
             pattern = re.compile(text.lower())
         except (re.error, OverflowError, RecursionError) as e:
-            raise InputError(f"{where}: the pattern is no regular expression: {e}.") from e
+            raise InputError(f"{where}: the pattern is not a valid regular expression: {e}.") from e
         if not any(pattern.search(tensor) for tensor in quantized):
             known = {re.sub(r"^blk\.\d+\.", "", tensor) for tensor in quantized}
-            raise InputError(f"{where}: no quantised tensor's name fits the pattern.{nearest(text, known)}")
+            raise InputError(f"{where}: the pattern matches no quantised tensor.{nearest(text, known)}")
         compiled.append((pattern, name.upper()))
     return compiled

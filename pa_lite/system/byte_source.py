@@ -75,7 +75,7 @@ def read_errors(source: ByteSource) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise CheckpointError(f"{source}: there is no such file.") from None
+        raise CheckpointError(f"{source}: does not exist.") from None
     except OSError as e:
         raise CheckpointError(f"{source}: cannot be read: {e.strerror}.") from e
 

@@ -92,10 +92,10 @@ def _header(count: int, *texts: bytes) -> bytes:
     ("content", "told"),
     [
         (_header(2, b"x", b"\xff"), "is not valid UTF-8"),
-        (_header(2, b"x" * 20), "it ends at byte 77, within its header"),
-        (_header(2, b"x" * 20) + struct.pack("<Q", 1 << 62), "it ends at byte 85, within its header"),
-        (_header(2, b"x" * 20) + b"\0\0", "it ends at byte 79, within its header"),
-        (_header(1 << 40, b"x"), "an array claims 1099511627776 texts"),
+        (_header(2, b"x" * 20), "it ends at byte 77, inside the header"),
+        (_header(2, b"x" * 20) + struct.pack("<Q", 1 << 62), "it ends at byte 85, inside the header"),
+        (_header(2, b"x" * 20) + b"\0\0", "it ends at byte 79, inside the header"),
+        (_header(1 << 40, b"x"), "an array claims 1099511627776 strings"),
     ],
 )
 @pytest.mark.parametrize("piece", [1, 7, 1 << 18])

@@ -33,14 +33,14 @@ def written(tmp_path: Path) -> Path:
     return path
 
 
-def test_what_is_written_is_read(written: Path) -> None:
+def test_a_written_header_reads_back(written: Path) -> None:
     header = read_gguf_header(written)
     assert header.metadata.pop("general.architecture") == string("llama")
     assert header.metadata == METADATA
     assert {n: (t.type, t.shape) for n, t in header.tensors.items()} == TENSORS
 
 
-def test_the_gguf_package_reads_it_alike(written: Path) -> None:
+def test_the_gguf_package_reads_the_same(written: Path) -> None:
     ours = read_gguf_header(written)
     for tensor in gguf.GGUFReader(written).tensors:
         mine = ours.tensors[tensor.name]
@@ -48,7 +48,7 @@ def test_the_gguf_package_reads_it_alike(written: Path) -> None:
         assert mine.shape == tuple(reversed([int(n) for n in tensor.shape]))
 
 
-def test_places_are_returned(tmp_path: Path) -> None:
+def test_tensor_offsets_are_returned(tmp_path: Path) -> None:
     path = tmp_path / "x.gguf"
     assert write_gguf_header(path, "llama", METADATA, TENSORS) == read_gguf_header(path).tensors
     assert path.stat().st_size % 32 == 0
@@ -75,50 +75,50 @@ def test_damaged_headers_are_refused_or_stay_inside_the_file(data: st.DataObject
 
 
 @pytest.mark.parametrize(
-    ("raw", "told"),
+    ("raw", "message"),
     [
         (b"", "is not a GGUF file but an empty file"),
         (b"GGML" + bytes(40), "is not a GGUF file, or is cut off"),
         (b"GGUF" + struct.pack("<IQQ", 1, 0, 0), "version 1"),
-        (b"GGUF" + struct.pack("<IQQ", 3, 0, 2**63), "within its header"),
-        (b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 2**62), "within its header"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 0, 2**63), "inside the header"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 2**62), "inside the header"),
         (b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 1) + b"k" + struct.pack("<IIQ", 9, 8, 2**60), "claims"),
-        (b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 1) + b"k" + struct.pack("<IIQ", 9, 9, 1), "array of type 9"),
+        (b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 1) + b"k" + struct.pack("<IIQ", 9, 9, 1), "items of unknown type 9"),
         (b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 1) + b"k" + struct.pack("<I", 77), "unknown value type 77"),
         (b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 1) + b"\xff" + struct.pack("<IB", 0, 1), "not valid UTF-8"),
     ],
 )
-def test_hostile_headers(tmp_path: Path, raw: bytes, told: str) -> None:
+def test_hostile_headers_are_refused(tmp_path: Path, raw: bytes, message: str) -> None:
     path = tmp_path / "x.gguf"
     path.write_bytes(raw)
-    with pytest.raises(CheckpointError, match=told):
+    with pytest.raises(CheckpointError, match=message):
         read_gguf_header(path)
 
 
-def test_doubled_keys_and_bad_alignment(tmp_path: Path) -> None:
+def test_duplicate_keys_and_bad_alignment_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.gguf"
     key = struct.pack("<Q", 1) + b"k" + struct.pack("<IB", 0, 1)
     path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 2) + key * 2)
-    with pytest.raises(CheckpointError, match="stands in it twice"):
+    with pytest.raises(CheckpointError, match="duplicate key"):
         read_gguf_header(path)
     write_gguf_header(path, "llama", {"general.alignment": Field("UINT32", 31)}, {})
     with pytest.raises(CheckpointError, match="alignment is 31"):
         read_gguf_header(path)
 
 
-def test_cut_off_data(written: Path) -> None:
+def test_truncated_data_is_refused(written: Path) -> None:
     with written.open("r+b") as f:
         f.truncate(written.stat().st_size - 64)
-    with pytest.raises(CheckpointError, match="lies outside the file"):
+    with pytest.raises(CheckpointError, match="ends after the end of the file"):
         read_gguf_header(written)
 
 
-def test_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no such file"):
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="does not exist"):
         read_gguf_header(tmp_path / "x.gguf")
 
 
-def test_data_round_trip(tmp_path: Path) -> None:
+def test_tensor_data_reads_back(tmp_path: Path) -> None:
     path = tmp_path / "x.gguf"
     places = write_gguf_header(path, "llama", {}, TENSORS)
     values = np.arange(5, dtype=np.float32)
@@ -131,8 +131,8 @@ def test_data_round_trip(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a\nb", "", "a\0", "\x1b[31m", "a\u2028b", "\x85"])
 def test_names_that_would_break_a_journal_are_refused(tmp_path: Path, name: str) -> None:
-    """A merge notes the tensors that are whole, a line each."""
+    """A merge writes the names of finished tensors to its journal, one per line."""
     write_gguf_header(tmp_path / "x.gguf", "llama", {}, {name: (tensor_type("F32"), (2,))})
-    with pytest.raises(CheckpointError, match=r"x\.gguf: broken GGUF file: a tensor has the impossible name") as caught:
+    with pytest.raises(CheckpointError, match=r"x\.gguf: broken GGUF file: a tensor has the invalid name") as caught:
         read_gguf_header(tmp_path / "x.gguf")
     assert str(caught.value).isprintable()

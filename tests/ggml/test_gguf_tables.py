@@ -1,4 +1,4 @@
-"""What is taken from the gguf package: types with their numbers and sizes, keys, and names of tensors."""
+"""Tables of the gguf package: types with numbers and sizes, keys, and tensor names."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ ARCHITECTURES = list(gguf.MODEL_ARCH_NAMES.values())
 
 
 def run(code: str) -> Any:
-    """What a fresh process prints as JSON."""
+    """Run code in a fresh process and return what it prints, as JSON."""
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return json.loads(found.stdout)
 
 
 @pytest.mark.parametrize("name", TYPE_IDS)
-def test_sizes_are_those_of_the_installed_ggml(name: str) -> None:
+def test_sizes_equal_the_installed_ggmls(name: str) -> None:
     held = tensor_type(name)
     traits = kernels._library().ggml_get_type_traits(held.id).contents
     assert (held.block, held.size) == (traits.blck_size, traits.type_size)
     assert traits.type_name.decode().upper() == name
 
 
-def test_tensors_of_types_that_are_not_read_are_named(tmp_path: Path) -> None:
+def test_an_unsupported_tensor_type_is_named(tmp_path: Path) -> None:
     path = tmp_path / "x.gguf"
     number, block, size = gguf_tables.TENSOR_TYPES["Q8_K"]
     held = kernels.TensorType(name="Q8_K", id=number, block=block, size=size)
@@ -70,7 +70,7 @@ json.dump(names, sys.stdout)
 """
 
 
-def test_maps_of_all_architectures_are_those_of_a_fresh_process_in_any_order() -> None:
+def test_tensor_maps_equal_those_of_a_fresh_process_in_any_order() -> None:
     fresh = run(FRESH)
     assert len(fresh) == len(ARCHITECTURES) > 100
     for order in (ARCHITECTURES, ARCHITECTURES[::-1]):
@@ -79,8 +79,8 @@ def test_maps_of_all_architectures_are_those_of_a_fresh_process_in_any_order() -
             assert plain_map(architecture) == fresh[architecture], architecture
 
 
-def test_one_architectures_map_does_not_change_anothers() -> None:
-    """gguf's own does: after ARCTIC, LLAMA's post_attention_layernorm is another tensor, or none."""
+def test_creating_a_map_does_not_change_another() -> None:
+    """In gguf it does: after ARCTIC, LLAMA's post_attention_layernorm maps to another tensor, or none."""
     maps = []
     for order in itertools.permutations(("llama", "arctic")):
         gguf_tables.tensor_names.cache_clear()
@@ -91,11 +91,11 @@ def test_one_architectures_map_does_not_change_anothers() -> None:
     code += "print(json.dumps([before, keys(a.LLAMA)]))"
     before, after = run(code)
     assert sorted(maps[0]["llama"]) == before
-    # should gguf mend this, the two maps are the same, and the copies of its class are no longer needed
+    # if gguf fixes this, the two maps are equal and the copies of its class are not needed any more
     assert before != after
 
 
-def test_names_of_families_do_not_depend_on_what_was_asked_before() -> None:
+def test_names_of_families_do_not_depend_on_earlier_calls() -> None:
     code = """
 import json, sys
 from pa_lite.checkpoints.families.table import FAMILIES
@@ -135,11 +135,11 @@ def test_loading_the_tables_does_not_load_the_package() -> None:
         ("llama", "model.layers.#.self_attn.rotary.weight", None),
     ],
 )
-def test_names_of_tensors(architecture: str, stored: str, name: str | None) -> None:
+def test_gguf_name_returns_known_names(architecture: str, stored: str, name: str | None) -> None:
     assert gguf_tables.gguf_name(architecture, stored) == name
 
 
-def test_shapes_are_of_tensors_that_families_have() -> None:
+def test_families_have_the_tensors_whose_shapes_they_give() -> None:
     held = {name.removeprefix("blk.#.") for family in FAMILIES.values() for name in family.names.values()}
     held |= {n.removeprefix("blk.#.") for f in FAMILIES.values() for names in f.fused_names.values() for n in names}
     assert held >= SHAPES.keys()
@@ -153,8 +153,8 @@ def keys_of(holder: Any) -> Iterator[str]:
             yield from keys_of(value)
 
 
-def test_keys_that_are_spelled_out_are_ggufs() -> None:
-    """A key that is written in a message or looked up by its text is one of gguf's, or one that it lacks."""
+def test_literal_keys_exist_in_gguf() -> None:
+    """Keys written as strings in messages and lookups are gguf's, or listed as missing there."""
     known = set(keys_of(gguf.Keys))
     lacking = {"tokenizer.ggml.cls_token_id"}
     found = set()

@@ -1,4 +1,4 @@
-"""The bytes of our header against those of the gguf package's GGUFWriter, for any metadata and tensors."""
+"""Compare our header bytes with the gguf package's GGUFWriter, for any metadata and tensors."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ TENSORS = st.tuples(st.sampled_from(list(TYPE_IDS)).map(tensor_type), SHAPES).ma
 
 
 def writers_bytes(folder: Path, architecture: str, metadata: Metadata, tensors: Tensors) -> bytes:
-    """The header as GGUFWriter writes it, which pads it only once it writes the first tensor."""
+    """Return the header as GGUFWriter writes it; it only pads the header when it writes the first tensor."""
     writer = gguf.GGUFWriter(folder / "theirs.gguf", architecture)
     for key, entry in metadata.items():
         item = None if entry.item is None else gguf.GGUFValueType[entry.item]
@@ -76,14 +76,14 @@ EVERY_TYPE: Metadata = {
 @example("llama", EVERY_TYPE, {f"{name}.weight": (tensor_type(name), (2, 256)) for name in TYPE_IDS})
 @example("é", {}, {})
 @settings(max_examples=300, deadline=None)
-def test_the_header_is_gguf_writers_byte_for_byte(architecture: str, metadata: Metadata, tensors: Tensors) -> None:
+def test_header_bytes_equal_gguf_writers(architecture: str, metadata: Metadata, tensors: Tensors) -> None:
     with tempfile.TemporaryDirectory() as folder:
         theirs = writers_bytes(Path(folder), architecture, metadata, tensors)
     assert gguf_header_bytes(architecture, metadata, tensors)[0] == theirs
 
 
-def test_packed_arrays_are_written_as_lists_are(tmp_path: Path) -> None:
-    """A vocabulary is packed, from 1024 items on when it is read."""
+def test_packed_arrays_are_written_like_lists(tmp_path: Path) -> None:
+    """Vocabularies of 1024 items or more are packed when they are read."""
     texts = [f"tök{i}" for i in range(2000)]
     packed = pack_texts(text.encode() for text in texts)
     scores = PackedNumbers(np.arange(2000, dtype=np.float32))
@@ -99,7 +99,7 @@ def test_packed_arrays_are_written_as_lists_are(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("empty", [array("STRING", []), array("FLOAT32", [])])
-def test_what_gguf_writer_drops_or_refuses_is_kept(tmp_path: Path, empty: Field) -> None:
+def test_values_that_gguf_writer_drops_or_refuses_are_kept(tmp_path: Path, empty: Field) -> None:
     with pytest.raises(ValueError, match="Empty array"):
         writers_bytes(tmp_path, "llama", {"a.list": empty}, {})
     kept: Mapping[str, Field] = {"a.text": string(""), "a.list": empty}

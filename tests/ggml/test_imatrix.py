@@ -1,4 +1,4 @@
-"""Importance matrices read back exactly, broken ones refused, and their use compared with llama-quantize's own."""
+"""Importance matrices: reading, refusing broken files, and use as in llama-quantize."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SUMS: Sums = {
 
 
 def write_gguf(path: Path, sums: Sums = SUMS, kind: str = "imatrix", keys: int = 3, suffix: str = ".counts") -> Path:
-    """As llama-imatrix: sums [experts, columns] and counts [experts, 1]."""
+    """Write an imatrix as llama-imatrix does: sums [experts, columns] and counts [experts, 1]."""
     writer = gguf.GGUFWriter(path, "")
     writer.kv_data[0].clear()  # its key general.architecture, which an imatrix has not
     writer.add_string("general.type", kind)
@@ -64,7 +64,7 @@ def save(path: Path, data: bytes) -> Path:
     return path
 
 
-def test_gguf_is_sums_over_counts(tmp_path: Path) -> None:
+def test_a_gguf_imatrix_is_sums_over_counts(tmp_path: Path) -> None:
     found = read_imatrix(write_gguf(tmp_path / "i.gguf"))
     assert list(found) == sorted(SUMS)
     values, _ = SUMS["blk.0.attn_q.weight"]
@@ -76,7 +76,7 @@ def test_gguf_is_sums_over_counts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tail", [b"", TAIL[:4], TAIL])
-def test_legacy_is_values_over_calls(tmp_path: Path, tail: bytes) -> None:
+def test_a_legacy_imatrix_is_values_over_calls(tmp_path: Path, tail: bytes) -> None:
     found = read_imatrix(save(tmp_path / "i.dat", legacy(ENTRIES, tail)))
     assert list(found) == ["output.weight", "blk.0.ffn_up.weight"]
     np.testing.assert_array_equal(found["output.weight"], ENTRIES[0][2] / np.float32(5))
@@ -85,69 +85,69 @@ def test_legacy_is_values_over_calls(tmp_path: Path, tail: bytes) -> None:
 
 ONES = np.ones(4, np.float32)
 BROKEN_GGUF = [
-    ({"kind": "model"}, r"is no imatrix: its general\.type is 'model'"),
-    ({"keys": 0}, r"is no imatrix: it lacks the key imatrix\.datasets"),
-    ({"keys": 2}, r"is no imatrix: it lacks the key imatrix\.chunk_size"),
-    ({"sums": {}}, r"an imatrix without any tensor"),
-    ({"suffix": ".count"}, r"blk\.0\.attn_q\.weight has sums or counts but not both"),
+    ({"kind": "model"}, r"is not an imatrix: its general\.type is 'model'"),
+    ({"keys": 0}, r"is not an imatrix: the key imatrix\.datasets is missing"),
+    ({"keys": 2}, r"is not an imatrix: the key imatrix\.chunk_size is missing"),
+    ({"sums": {}}, r"is an imatrix without tensors"),
+    ({"suffix": ".count"}, r"blk\.0\.attn_q\.weight has only sums or only counts"),
     ({"sums": {"a.weight": (ONES, [1.0, 1.0, 1.0])}}, r"a\.weight has 4 sums but 3 counts"),
-    ({"sums": {"a.weight": (ONES, [np.inf])}}, r"a\.weight has counts that are no finite numbers"),
+    ({"sums": {"a.weight": (ONES, [np.inf])}}, r"a\.weight has counts that are not finite"),
     ({"sums": {"a.weight": (ONES.astype(np.float16), [1.0])}}, r"a\.weight\.in_sum2 is F16, not F32"),
-    ({"sums": {"a.weight": (-ONES, [1.0])}}, r"the importance of a\.weight has values that are negative or no finite"),
+    ({"sums": {"a.weight": (-ONES, [1.0])}}, r"the importance of a\.weight has values that are negative or not finite"),
     ({"sums": {"a.weight": (ONES * np.float32("nan"), [1.0])}}, r"the importance of a\.weight has values"),
 ]
 
 
-@pytest.mark.parametrize(("settings", "told"), BROKEN_GGUF)
-def test_broken_gguf_is_refused(tmp_path: Path, settings: dict[str, object], told: str) -> None:
+@pytest.mark.parametrize(("settings", "message"), BROKEN_GGUF)
+def test_broken_gguf_is_refused(tmp_path: Path, settings: dict[str, object], message: str) -> None:
     path = write_gguf(tmp_path / "i.gguf", **settings)  # type: ignore[arg-type]
-    with pytest.raises(CheckpointError, match=rf"i\.gguf: .*{told}"):
+    with pytest.raises(CheckpointError, match=rf"i\.gguf: .*{message}"):
         read_imatrix(path)
 
 
 BROKEN_LEGACY = [
-    (b"\0", r"it names 4 bytes of the number of tensors at byte 0, where 1 are left"),
+    (b"\0", r"it names 4 bytes of the number of tensors at byte 0, but only 1 are left"),
     (struct.pack("<i", 0), r"it claims 0 tensors"),
     (struct.pack("<ii", 1, -3), r"it names -3 bytes of tensor 0's name"),
-    (struct.pack("<ii", 1, 2**31 - 1), r"it names 2147483647 bytes of tensor 0's name at byte 8, where 0 are left"),
+    (struct.pack("<ii", 1, 2**31 - 1), r"it names 2147483647 bytes of tensor 0's name at byte 8, but only 0 are left"),
     (legacy([(b"a", 1, ONES[:0])]), r"a claims 0 values"),
-    (legacy([(b"a", 1, ONES)])[:-1], r"it names 16 bytes of a's values at byte 17, where 15 are left"),
-    (legacy([(b"a", 1, ONES), (b"a", 1, ONES)]), r"a stands in it twice"),
-    (legacy([(b"\xff", 1, ONES)]), r"the name of tensor 0 is no UTF-8"),
+    (legacy([(b"a", 1, ONES)])[:-1], r"it names 16 bytes of a's values at byte 17, but only 15 are left"),
+    (legacy([(b"a", 1, ONES), (b"a", 1, ONES)]), r"duplicate tensor a"),
+    (legacy([(b"\xff", 1, ONES)]), r"the name of tensor 0 is not valid UTF-8"),
     (legacy([(b"a", 1, ONES * np.float32("inf"))]), r"the importance of a has values"),
-    (legacy(ENTRIES, TAIL + b"more"), r"4 bytes follow its end"),
+    (legacy(ENTRIES, TAIL + b"more"), r"4 extra bytes at the end"),
     (legacy(ENTRIES, TAIL[:-1]), r"it names 8 bytes of the data set's name"),
 ]
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "message"),
     [
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 9\n", "a git-lfs pointer"),
         (b"<html>", "an HTML page"),
         (b"", "an empty file"),
     ],
 )
-def test_a_file_that_is_something_else(tmp_path: Path, data: bytes, told: str) -> None:
+def test_a_file_that_is_not_an_imatrix_is_refused(tmp_path: Path, data: bytes, message: str) -> None:
     (tmp_path / "i.dat").write_bytes(data)
-    with pytest.raises(CheckpointError, match=rf"i\.dat: is not an importance matrix but {told}"):
+    with pytest.raises(CheckpointError, match=rf"i\.dat: is not an importance matrix but {message}"):
         read_imatrix(tmp_path / "i.dat")
 
 
-@pytest.mark.parametrize(("data", "told"), BROKEN_LEGACY)
-def test_broken_legacy_is_refused(tmp_path: Path, data: bytes, told: str) -> None:
-    with pytest.raises(CheckpointError, match=rf"i\.dat: broken imatrix file: {told}"):
+@pytest.mark.parametrize(("data", "message"), BROKEN_LEGACY)
+def test_broken_legacy_is_refused(tmp_path: Path, data: bytes, message: str) -> None:
+    with pytest.raises(CheckpointError, match=rf"i\.dat: broken imatrix file: {message}"):
         read_imatrix(save(tmp_path / "i.dat", data))
 
 
-def test_missing_file_and_folder(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"none\.dat: there is no such file"):
+def test_a_missing_file_or_a_folder_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"none\.dat: does not exist"):
         read_imatrix(tmp_path / "none.dat")
     with pytest.raises(CheckpointError, match=r"cannot be read: is not a regular file"):
         read_imatrix(tmp_path)
 
 
-def test_cut_files_are_refused(tmp_path: Path) -> None:
+def test_truncated_files_are_refused(tmp_path: Path) -> None:
     whole = legacy(ENTRIES, TAIL)
     for n in set(range(len(whole))) - {len(whole) - len(TAIL), len(whole) - len(TAIL) + 4}:
         with pytest.raises(CheckpointError):
@@ -174,7 +174,7 @@ def test_damaged_files_are_read_or_refused(tmp_path: Path, is_gguf: bool, change
 
 
 def encoded(kind: TensorType, values: FloatArray, importance: FloatArray | None) -> bytes:
-    """A matrix [rows, columns] quantised by ggml, weighed by importance [columns]."""
+    """Return a matrix [rows, columns] as quantised by ggml with importance [columns]."""
     out = np.empty(kind.nbytes(values.size), np.uint8)
     from_float32(kind, values, out, importance)
     return out.tobytes()
@@ -182,7 +182,7 @@ def encoded(kind: TensorType, values: FloatArray, importance: FloatArray | None)
 
 @pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K_L", "Q4_K_M", "Q5_K_S", "Q6_K",
                                   "IQ4_NL", "IQ4_XS", "F16"])  # fmt: skip
-def test_bytes_are_llama_quantizes(tmp_path: Path, kind: str) -> None:
+def test_bytes_equal_llama_quantizes(tmp_path: Path, kind: str) -> None:
     model = ModelShape("llama", 9, 4, 4, 2)
     shapes = tensor_shapes(model, (256, 288, 512), True, False)
     arrays = random_arrays(7, shapes)
@@ -219,11 +219,11 @@ MODEL = ModelShape("llama", 1, 4, 4)
 
 
 def everything() -> dict[str, FloatArray]:
-    """An imatrix with all that these tensors need."""
+    """Return an imatrix with an entry for each of these tensors."""
     return {name: np.ones(math.prod(shape[:-2]) * shape[-1], np.float32) for name, shape in SHAPES.items()}
 
 
-def test_another_models_imatrix_is_refused(tmp_path: Path) -> None:
+def test_an_imatrix_of_another_model_is_refused(tmp_path: Path) -> None:
     source = write_model(tmp_path / "f32.gguf", MODEL, random_arrays(8, SHAPES))
     for kind in ("Q4_K_M", "F16"):
         types = choose_types(kind, MODEL, SHAPES, has_imatrix=True)
@@ -239,7 +239,7 @@ def test_another_models_imatrix_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS"])
-def test_types_that_need_an_imatrix(tmp_path: Path, kind: str) -> None:
+def test_types_that_require_an_imatrix_are_refused_without_one(tmp_path: Path, kind: str) -> None:
     overrides = [("ffn_up", kind)]
     source = write_model(tmp_path / "f32.gguf", MODEL, random_arrays(9, SHAPES))
     types = choose_types("Q4_0", MODEL, SHAPES, True, overrides)
@@ -248,40 +248,40 @@ def test_types_that_need_an_imatrix(tmp_path: Path, kind: str) -> None:
     partial = {"blk.0.attn_v.weight": np.ones(256, np.float32)}
     for imatrix in (partial, {}):
         assert llama_quantize(source, tmp_path / "out.gguf", "Q4_0", imatrix, overrides) is None
-        with pytest.raises(InputError, match=rf"blk\.0\.ffn_up\.weight: type {kind} needs an imatrix, and there is no"):
+        with pytest.raises(InputError, match=rf"blk\.0\.ffn_up\.weight: type {kind} requires an imatrix"):
             assign_importance(imatrix, types, SHAPES)
 
 
-def test_embeddings_may_lack_importance_unless_ggml_would_abort(tmp_path: Path) -> None:
+def test_embeddings_need_no_importance_unless_ggml_would_abort(tmp_path: Path) -> None:
     source = write_model(tmp_path / "f32.gguf", MODEL, random_arrays(9, SHAPES))
     for kind in ("IQ2_S", "IQ3_XXS"):
         assert llama_quantize(source, tmp_path / "out.gguf", "Q4_0", None, [("token_embd", kind)]) is not None
         assert not assign_importance({}, {"token_embd.weight": tensor_type(kind)}, SHAPES)
     for kind in ("IQ1_S", "IQ2_XXS", "IQ2_XS"):
-        with pytest.raises(InputError, match=rf"token_embd\.weight: type {kind} needs an imatrix"):
+        with pytest.raises(InputError, match=rf"token_embd\.weight: type {kind} requires an imatrix"):
             assign_importance({}, {"token_embd.weight": tensor_type(kind)}, SHAPES)
 
 
-def test_what_the_imatrix_lacks_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_tensors_missing_from_the_imatrix_are_counted_in_one_warning(caplog: pytest.LogCaptureFixture) -> None:
     types = choose_types("Q4_K_M", MODEL, SHAPES, has_imatrix=True)
     with caplog.at_level(logging.WARNING):
         assign_importance({}, types, SHAPES)
         assert not caplog.messages
         assign_importance({"blk.0.attn_v.weight": np.ones(256, np.float32)}, types, SHAPES)
-    assert caplog.messages == ["the imatrix lacks 2 quantised tensors, blk.0.ffn_down_exps.weight the first"]
+    assert caplog.messages == ["2 quantised tensors are not in the imatrix, first blk.0.ffn_down_exps.weight"]
 
 
-def test_an_imatrix_of_a_deeper_model_is_noticed(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_imatrix_of_a_deeper_model_gives_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     types = choose_types("Q4_K_M", MODEL, SHAPES, has_imatrix=True)
     with caplog.at_level(logging.WARNING):
         assign_importance({**everything(), "output.weight": np.ones(256, np.float32)}, types, SHAPES)
         assert not caplog.messages
         assign_importance({**everything(), "blk.9.attn_v.weight": np.ones(256, np.float32)}, types, SHAPES)
-    assert caplog.messages == ["the imatrix has 1 tensors that the model lacks, blk.9.attn_v.weight the first"]
+    assert caplog.messages == ["1 tensors of the imatrix are not in the model, first blk.9.attn_v.weight"]
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_signalling_nan_is_told_as_an_error_and_not_in_a_warning(tmp_path: Path) -> None:
+def test_a_signalling_nan_is_an_error_without_numpy_warnings(tmp_path: Path) -> None:
     data = legacy([(b"a", 3, ONES)]).replace(ONES.astype("<f4").tobytes()[:4], struct.pack("<I", 0x7F800001), 1)
-    with pytest.raises(CheckpointError, match="the importance of a has values that are negative or no finite numbers"):
+    with pytest.raises(CheckpointError, match="the importance of a has values that are negative or not finite"):
         read_imatrix(save(tmp_path / "i.dat", data))

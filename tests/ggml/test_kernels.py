@@ -26,20 +26,20 @@ def decode(name: str, raw: np.ndarray, n: int) -> np.ndarray:
     return out
 
 
-def test_type_table_is_ggmls() -> None:
+def test_type_table_equals_ggmls() -> None:
     for name, number in TYPE_IDS.items():
         assert gguf.GGMLQuantizationType[name] == number
         block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[name]]
         assert (tensor_type(name).block, tensor_type(name).size) == (block, size)
 
 
-def test_unknown_type_suggests() -> None:
+def test_an_unknown_type_gets_a_suggestion() -> None:
     with pytest.raises(InputError, match="Q4_K"):
         tensor_type("Q4_k")
 
 
 @given(hnp.arrays(np.float32, (3, 32), elements=FINITE))
-def test_float_types_equal_numpys(values: np.ndarray) -> None:
+def test_float_conversions_equal_numpys(values: np.ndarray) -> None:
     np.testing.assert_array_equal(encode("F16", values).view(np.float16).reshape(3, 32), values.astype(np.float16))
     bits = values.view(np.uint32)
     nearest_even = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
@@ -48,7 +48,7 @@ def test_float_types_equal_numpys(values: np.ndarray) -> None:
 
 
 @given(hnp.arrays(np.uint16, 64))
-def test_widening_is_exact(bits: np.ndarray) -> None:
+def test_widening_to_float32_is_exact(bits: np.ndarray) -> None:
     wide = (bits.astype(np.uint32) << 16).view(np.float32)
     np.testing.assert_array_equal(decode("BF16", bits.view(np.uint8), 64), wide)
     half = bits.view(np.float16)
@@ -64,6 +64,6 @@ def test_q8_0_equals_the_reference_in_numpy(values: np.ndarray) -> None:
     )
 
 
-def test_f64_is_read() -> None:
+def test_f64_is_converted() -> None:
     values = np.array([0.1, -3.5, 1e-30], np.float64)
     np.testing.assert_array_equal(decode("F64", values.view(np.uint8), 3), values.astype(np.float32))

@@ -1,4 +1,4 @@
-"""choose_types against llama-quantize itself (llama_model_quantize), on tiny random models of all shapes."""
+"""Compare choose_types with llama-quantize (llama_model_quantize) on tiny random models of all shapes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ROWS = 2
 
 
 def model_of(architecture: str, n_layers: int, n_heads: int, n_kv_heads: int, n_experts: int = 0) -> ModelShape:
-    """The shape of a model, with what the families' table says of its architecture's 70B."""
+    """Return the shape of a model, with its architecture's 70B from the families table."""
     facts = ARCHITECTURES.get(architecture, Architecture())
     return ModelShape(
         architecture, n_layers, n_heads, n_kv_heads, n_experts, facts.layers_70b, grouped_70b=facts.grouped_70b
@@ -71,7 +71,7 @@ IDS = [name for name, *_ in CASES]
 def tensor_shapes(
     model: ModelShape, columns: tuple[int, int, int], tied: bool, fused: bool
 ) -> dict[str, tuple[int, ...]]:
-    """Names and numpy shapes with a few rows a matrix: llama-quantize looks at nothing but rows' lengths."""
+    """Return names and numpy shapes with a few rows per matrix; llama-quantize only looks at row lengths."""
     width, attention, hidden = columns
     shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (3, width), "output_norm.weight": (width,)}
     if not tied:
@@ -95,7 +95,7 @@ def tensor_shapes(
 
 
 def model_metadata(model: ModelShape) -> Metadata:
-    """The keys without which llama.cpp would not look at the file."""
+    """Return the keys that llama.cpp requires to read the file."""
     a = model.architecture
     counts = {
         "context_length": 64, "embedding_length": 16 * model.n_heads, "block_count": model.n_layers,
@@ -134,7 +134,7 @@ def llama_quantize(
     imatrix: Mapping[str, FloatArray] | None = None,
     overrides: Sequence[tuple[str, str]] = (),
 ) -> GgufHeader | None:
-    """What llama-quantize makes of a file, or None where it refuses. The patterns are lowered as its command does."""
+    """Quantise a file with llama-quantize; None if it refuses. Patterns are lowered as its command does."""
     lib: Any = llama()
     params = lib.llama_model_quantize_default_params()
     params.nthread, params.ftype = 1, FILE_TYPES[kind]
@@ -170,7 +170,7 @@ def quick() -> tuple[ModelShape, dict[str, tuple[int, ...]]]:
 
 
 @pytest.mark.parametrize(("model", "columns", "tied", "fused"), [case[1:] for case in CASES], ids=IDS)
-def test_types_are_llama_quantizes(
+def test_types_equal_llama_quantizes(
     tmp_path: Path, model: ModelShape, columns: tuple[int, int, int], tied: bool, fused: bool
 ) -> None:
     shapes = tensor_shapes(model, columns, tied, fused)
@@ -197,7 +197,7 @@ OVERRIDES: list[list[tuple[str, str]]] = [
 
 @pytest.mark.parametrize("overrides", OVERRIDES)
 @pytest.mark.parametrize("width", [256, 96, 80])
-def test_types_that_are_asked_for(tmp_path: Path, width: int, overrides: list[tuple[str, str]]) -> None:
+def test_overridden_types_equal_llama_quantizes(tmp_path: Path, width: int, overrides: list[tuple[str, str]]) -> None:
     model = replace(SMALL, n_layers=9)
     shapes = tensor_shapes(model, (width, 256, 96), False, False)
     source = write_model(tmp_path / "f32.gguf", model, random_arrays(2, shapes))
@@ -207,14 +207,14 @@ def test_types_that_are_asked_for(tmp_path: Path, width: int, overrides: list[tu
 
 
 @pytest.mark.parametrize("kind", TENSOR_TYPES)
-def test_rows_that_a_quant_block_does_not_divide(tmp_path: Path, kind: str) -> None:
+def test_rows_that_a_quant_block_does_not_divide_fall_back(tmp_path: Path, kind: str) -> None:
     shapes = tensor_shapes(SMALL, (96, 80, 288), True, False)
     source = write_model(tmp_path / "f32.gguf", SMALL, random_arrays(2, shapes))
     theirs = llama_quantize(source, tmp_path / "out.gguf", "Q8_0", overrides=[(".", kind)])
     assert chosen("Q8_0", SMALL, shapes, overrides=[(".", kind)]) == types_of(theirs)
 
 
-def test_tensors_left_alone_do_not_count(tmp_path: Path) -> None:
+def test_tensors_that_are_not_quantised_do_not_count(tmp_path: Path) -> None:
     model = replace(SMALL, n_layers=4)
     shapes = tensor_shapes(model, (256, 256, 256), False, False)
     shapes |= {
@@ -232,7 +232,7 @@ def test_tensors_left_alone_do_not_count(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", list(FILE_TYPES))
-def test_bytes_are_from_float32s(tmp_path: Path, kind: str) -> None:
+def test_bytes_equal_those_quantised_from_float32(tmp_path: Path, kind: str) -> None:
     model = ModelShape("llama", 2, 4, 4, 3)
     shapes = tensor_shapes(model, (256, 288, 512), False, False)
     arrays = random_arrays(4, shapes)
@@ -247,7 +247,7 @@ def test_bytes_are_from_float32s(tmp_path: Path, kind: str) -> None:
         assert raw[placed.offset :][: placed.nbytes] == encoded.tobytes(), name
 
 
-def test_file_types_are_llama_cpps() -> None:
+def test_file_types_equal_llama_cpps() -> None:
     lib = llama()
     for kind, number in FILE_TYPES.items():
         prefix = "ALL" if kind == "F32" else "MOSTLY"
@@ -271,7 +271,7 @@ def test_model_shape_from_metadata() -> None:
         model_shape("olmo", dense | {"olmo.expert_count": string("eight")})
 
 
-def test_unknown_output_type_suggests(quick: tuple[ModelShape, dict[str, tuple[int, ...]]]) -> None:
+def test_an_unknown_output_type_gets_a_suggestion(quick: tuple[ModelShape, dict[str, tuple[int, ...]]]) -> None:
     with pytest.raises(InputError, match=r"unknown output type 'q4_k'\. Did you mean Q4_K_S or Q4_K_M"):
         choose_types("q4_k", *quick)
 
@@ -279,16 +279,16 @@ def test_unknown_output_type_suggests(quick: tuple[ModelShape, dict[str, tuple[i
 REFUSALS = [
     (("attn_v", "Q4_KM"), r"tensor type attn_v=Q4_KM: unknown type 'Q4_KM'\. Did you mean Q4_K"),
     (("attn_v", "I32"), r"unknown type 'I32'"),
-    (("attn_(v", "Q4_K"), r"tensor type attn_\(v=Q4_K: the pattern is no regular expression: missing \)"),
-    (("(?i)attn_v", "Q4_K"), r"more than an ECMAScript regular expression"),
-    (("(?<!k)_v", "Q4_K"), r"more than an ECMAScript regular expression"),
-    (("attn_vv.weight", "Q4_K"), r"no quantised tensor's name fits the pattern\. Did you mean attn_v\.weight"),
-    (("output_norm", "Q4_K"), r"no quantised tensor's name fits the pattern"),
+    (("attn_(v", "Q4_K"), r"tensor type attn_\(v=Q4_K: the pattern is not a valid regular expression: missing \)"),
+    (("(?i)attn_v", "Q4_K"), r"must be an ECMAScript regular expression"),
+    (("(?<!k)_v", "Q4_K"), r"must be an ECMAScript regular expression"),
+    (("attn_vv.weight", "Q4_K"), r"the pattern matches no quantised tensor\. Did you mean attn_v\.weight"),
+    (("output_norm", "Q4_K"), r"the pattern matches no quantised tensor"),
 ]
 
 
 @pytest.mark.parametrize(("override", "told"), REFUSALS)
-def test_overrides_refused(
+def test_bad_overrides_are_refused(
     quick: tuple[ModelShape, dict[str, tuple[int, ...]]], override: tuple[str, str], told: str
 ) -> None:
     with pytest.raises(InputError, match=told):
@@ -296,7 +296,7 @@ def test_overrides_refused(
 
 
 def test_overrides_of_unquantised_output_are_refused(quick: tuple[ModelShape, dict[str, tuple[int, ...]]]) -> None:
-    with pytest.raises(InputError, match=r"quantised output only, and BF16 is not"):
+    with pytest.raises(InputError, match=r"requires a quantised output type; BF16 is not"):
         choose_types("BF16", *quick, overrides=[("attn_v", "Q8_0")])
 
 
@@ -306,11 +306,11 @@ def test_experts_outside_the_layers_are_refused(tmp_path: Path) -> None:
         shapes = tensor_shapes(model, (256, 256, 256), False, False) | {name: (8, 2, 256)}
         source = write_model(tmp_path / "f32.gguf", model, random_arrays(5, shapes))
         assert llama_quantize(source, tmp_path / "out.gguf", "Q4_K_M") is None
-        with pytest.raises(CheckpointError, match=rf"tensor {name} is in none of the model's 2 layers"):
+        with pytest.raises(CheckpointError, match=rf"tensor {name} does not belong to any of the model's 2 layers"):
             choose_types("Q4_K_M", model, shapes)
 
 
-def test_parse_override() -> None:
+def test_parse_override_splits_at_the_first_equals_sign() -> None:
     assert parse_override("blk.(?=1)=q8_0") == ("blk.(?", "1)=q8_0")
     assert parse_override("attn_v=q8_0") == ("attn_v", "q8_0")
     for text in ("attn_v", "=q8_0", "attn_v="):

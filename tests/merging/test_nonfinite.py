@@ -226,7 +226,7 @@ def test_importances_that_would_overflow_are_refused(tmp_path: Path) -> None:
         (1).to_bytes(4, "little") + len(entry).to_bytes(4, "little") + entry + (1).to_bytes(4, "little")
         + len(values).to_bytes(4, "little") + values.tobytes()
     )  # fmt: skip
-    with pytest.raises(PaLiteError, match=r"the importance of a.w has values beyond 1e\+15"):
+    with pytest.raises(PaLiteError, match=r"the importance of a.w has values above 1e\+15"):
         read_imatrix(file)
 
 

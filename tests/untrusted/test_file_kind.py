@@ -118,7 +118,7 @@ def test_small_files_that_are_something_else_are_identified(tmp_path: Path, name
         (BIG_ENDIAN, r"is a big-endian GGUF file \(for s390x and the like\).* gguf-convert-endian"),
         (b"GGUF" + struct.pack(">IQQ", 2, 0, 0), "is a big-endian GGUF file"),
         (b"GGUF" + struct.pack("<IQQ", 1, 0, 0), "is a GGUF file of version 1, which llama.cpp dropped in 2023"),
-        (b"GGUF" + struct.pack("<IQQ", 4, 0, 0), "GGUF version 4 cannot be read, versions 2 and 3 can. Update pa-lite"),
+        (b"GGUF" + struct.pack("<IQQ", 4, 0, 0), r"GGUF version 4 is not supported \(only 2 and 3\)\. Update pa-lite"),
         (b"GGUF", "broken GGUF file: it ends at byte 4"),
     ],
 )
