@@ -94,7 +94,7 @@ def add(name: str, base: str, instruct: str, description: str, force: bool) -> N
     from pa_lite.api.checkpoints import own_pairs_path
 
     pa_lite.add_pair(name, base, instruct, description, force)
-    tell(f"added {name} to {own_pairs_path()}")
+    tell(f"{name} was added to {own_pairs_path()}")
 
 
 @pairs.command()

@@ -174,7 +174,7 @@ def test_generate_without_a_template_prints_a_note(capsys: pytest.CaptureFixture
     assert run(capsys, *words)[0] == 0
     status, out, err = run(capsys, "generate", tmp_path / "b.gguf", "--prompts", prompts, "--max-tokens", 2)
     assert (status, len(json.loads(out))) == (0, 1)
-    assert "has no chat template: prompts read 'Instruction: ... Response:'" in err
+    assert "has no chat template: prompts are 'Instruction: ... Response:'" in err
 
 
 def test_listings(capsys: pytest.CaptureFixture[str]) -> None:
