@@ -90,7 +90,7 @@ def test_models(tiny_ggufs: dict[str, Path]) -> None:
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        (("demo",), "name it as demo@0.6, or give a lam"),
+        (("demo",), "write demo@0.6, or add --lam"),
         ((("a", "b"),), "name it as b@0.6"),
         (("demo@0.7", 0.5), "already has a lam"),
         (("demo", "0,1"), "names 2 lams"),

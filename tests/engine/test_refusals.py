@@ -111,7 +111,7 @@ REFUSED: list[tuple[Metadata, str]] = [
      "rope.dimension_count is 7, but must be an even number up to the head's width, 16"),
     ({"llama.rope.dimension_count": string("x")}, "rope.dimension_count is x, but must be an even number"),
     ({"llama.rope.dimension_count": uint32(8)}, "rope.dimension_count is 8, but key_length is 16"),
-    ({RMS: Field("FLOAT64", 1e-5)}, "layer_norm_rms_epsilon is missing, or no"),
+    ({RMS: Field("FLOAT64", 1e-5)}, "layer_norm_rms_epsilon is missing or not a FLOAT32"),
     ({"llama.attention.sliding_window": uint32(2**31)}, "sliding_window is 2147483648, more than 16777216"),
     ({"llama.expert_used_count": array("STRING", ["x"]), "llama.expert_count": uint32(2)},
      r"expert_used_count is \['x'\], not an integer"),

@@ -248,7 +248,7 @@ def test_commands_name_the_options(command: str, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--template-arg", "messages=1"], "set by pa-lite itself"),
+        (["--template-arg", "messages=1"], "set by pa-lite"),
         (["--template-arg", "enable_thinking=False"], "write enable_thinking=false for the JSON value"),
         (["--date", "tomorrow"], "write it as YYYY-MM-DD"),
     ],

@@ -53,7 +53,7 @@ def test_refused_targets_say_what_to_do(tmp_path: Path) -> None:
         os.mkfifo(tmp_path / "pipe")
         with pytest.raises(OutputError, match="is a device, socket or pipe"):
             check_target(tmp_path / "pipe", force=True)
-    with pytest.raises(OutputError, match="MB are needed"):
+    with pytest.raises(OutputError, match="MB of disk space"):
         check_space(tmp_path, 1 << 60)
 
 
