@@ -33,7 +33,7 @@ def test_clear_error_and_good_end_judge_outcomes() -> None:
     assert clear_error(ended(1, "error: x.gguf: is not a GGUF file.\n")) == []
     for status, err in (
         (0, "error: x\n"), (1, ""), (1, "error: x\nerror: y\n"), (-7, "error: x\n"),
-        (1, "Traceback (most recent\nerror: x\n"), (1, "error: internal error (a bug in pa-lite): KeyError.\n"),
+        (1, "Traceback (most recent\nerror: x\n"), (1, "error: internal error (a bug in pa-lite): KeyError\n"),
     ):  # fmt: skip
         assert len(clear_error(ended(status, err))) == 1, err
     assert good_end(ended(0, "")) == []

@@ -109,7 +109,7 @@ def clear_error(outcome: Outcome) -> list[str]:
     """Return problems of a process that had to fail with one error line, status 1 and no traceback."""
     lines = [line for line in outcome.err.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("error: ")]
-    if outcome.status == 1 and len(errors) == 1 and len(lines) == 1 and "internal error" not in errors[0]:
+    if outcome.status == 1 and len(errors) == 1 and len(lines) == 1 and "a bug in pa-lite" not in errors[0]:
         return []
     return [f"status {outcome.status}, {len(lines)} lines of error: {last_line(outcome.err)}"]
 
