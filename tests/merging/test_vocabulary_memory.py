@@ -26,19 +26,19 @@ def pair(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
 def test_the_bound_holds_and_the_estimate_is_near(pair: tuple[Path, Path], tmp_path: Path) -> None:
     out, bound = tmp_path / "m.gguf", ("--max-memory", f"{BOUND}M")
     plan = run_merge("plan", pair, "-o", out, *bound, "--dry-run", "--json")
-    assert plan.told["problems"] == []
+    assert plan.printed["problems"] == []
     assert plan.peak <= BOUND * 1e6
     merge = run_merge("merge", pair, "-o", out, *bound)
     assert merge.peak <= BOUND * 1e6
     assert len(read_gguf_header(out).metadata["tokenizer.ggml.tokens"].value) == 120_000
-    assert merge.peak <= plan.told["memory"] <= 1.15 * merge.peak
+    assert merge.peak <= plan.printed["memory"] <= 1.15 * merge.peak
 
 
 def test_a_bound_that_cannot_hold_is_refused_with_one_that_does(pair: tuple[Path, Path], tmp_path: Path) -> None:
     out = tmp_path / "m.gguf"
     small = ("--max-memory", "60M")
     plan = run_merge("plan", pair, "-o", out, *small, "--dry-run", "--json")
-    (told,) = plan.told["problems"]
+    (told,) = plan.printed["problems"]
     assert told.startswith("--max-memory 60M is too little: this merge needs ")
     needed = int(told.removesuffix("M.").rpartition(" ")[2])
     with pytest.raises(BenchError, match="--max-memory 60M is too little"):

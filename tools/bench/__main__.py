@@ -35,8 +35,8 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     """Return the command line's options."""
     parser = argparse.ArgumentParser(description="Measure pa-lite against what it should match or beat.")
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, (module, told) in COMMANDS.items():
-        module.add_arguments(commands.add_parser(name, help=told))
+    for name, (module, summary) in COMMANDS.items():
+        module.add_arguments(commands.add_parser(name, help=summary))
     return parser.parse_args(words)
 
 

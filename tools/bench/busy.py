@@ -175,10 +175,10 @@ def run(options: argparse.Namespace) -> None:
                     asked = cores() if threads < 0 else threads
                     words = [*program("tools.bench.busy"), what, path, str(n), str(asked)]
                     with other_programs(situation):
-                        _, peak, told = execute(words, variables)
-                    found.setdefault((situation, what, way), []).append(told["seconds"])
-                    runs.append(Run(f"{what}, load {situation}, {way}", told["seconds"], peak, 0, told))
-                    print(f"{runs[-1].what}: {told['seconds']:.2f} s", file=sys.stderr, flush=True)
+                        _, peak, printed = execute(words, variables)
+                    found.setdefault((situation, what, way), []).append(printed["seconds"])
+                    runs.append(Run(f"{what}, load {situation}, {way}", printed["seconds"], peak, 0, printed))
+                    print(f"{runs[-1].what}: {printed['seconds']:.2f} s", file=sys.stderr, flush=True)
     rows = []
     for what in WORK:
         for situation in situations:

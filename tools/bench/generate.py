@@ -176,8 +176,8 @@ def measure(model: Recorder, prompts: Sequence[Sequence[int]], options: argparse
         ]
         seconds = time.perf_counter() - begin
         found.sequential.append(sum(a["usage"]["completion_tokens"] for a in answers) / seconds)
-        told = ", ".join(f"{way} {getattr(found, way)[-1]:.0f}" for way in ("ours", "bare", "sequential"))
-        print(f"round {number}: {told} tokens a second", file=sys.stderr, flush=True)
+        speeds = ", ".join(f"{way} {getattr(found, way)[-1]:.0f}" for way in ("ours", "bare", "sequential"))
+        print(f"round {number}: {speeds} tokens a second", file=sys.stderr, flush=True)
     found.texts = [g.text for g in made]
     found.peer_texts = [a["choices"][0]["message"]["content"] for a in answers]
     peer.close()

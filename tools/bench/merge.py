@@ -54,9 +54,9 @@ class Bench:
         """
         os.sync()
         before = set(self.scratch.rglob("*"))
-        seconds, peak, told = execute(words)
+        seconds, peak, printed = execute(words)
         files = [f for f in self.scratch.rglob("*") if f.is_file() and f not in before]
-        run = Run(what, seconds, peak, sum(f.stat().st_size for f in files), told)
+        run = Run(what, seconds, peak, sum(f.stat().st_size for f in files), printed)
         for f in files if not keep else []:
             f.unlink()
         self.runs.append(run)
@@ -95,8 +95,8 @@ class Bench:
 
     def result_bytes(self, pair: Path, kind: str) -> int:
         """Return the size of the tensors of one result of that type, from pa-lite's plan."""
-        told = execute(self.words(pair, kind, "0.7", "--dry-run", "--json"))[2]
-        return sum(group["bytes"] for group in told["groups"])
+        printed = execute(self.words(pair, kind, "0.7", "--dry-run", "--json"))[2]
+        return sum(group["bytes"] for group in printed["groups"])
 
 
 def measure_stream(bench: Bench) -> list[Row]:
@@ -170,7 +170,7 @@ def measure_lams(bench: Bench) -> list[Row]:
         "eleven": lambda: bench.merge(pair, "F16", "0:1:0.1"),
     })  # fmt: skip
     eleven, one = seconds_of(found["eleven"]), seconds_of(found["one"])
-    due = [run.told["read"] + _LAMS * run.told["write"] for run in found["floor"]]
+    due = [run.printed["read"] + _LAMS * run.printed["write"] for run in found["floor"]]
     ratio, own_ratio = median_ratio(eleven, due), median_ratio(eleven, one)
     return [
         Row("floor of eleven F16 files: reading + 11 x writing", due),
@@ -233,8 +233,8 @@ def add_arguments(merge: argparse.ArgumentParser) -> None:
     merge.add_argument(
         "--peers", type=Path, metavar="DIR", help="folder with mergekit (a virtual environment) and llama.cpp (sources)"
     )
-    told = f"sections, of {', '.join(SECTIONS)}"
-    merge.add_argument("--only", type=lambda s: s.split(","), default=[], metavar="SECTION,...", help=told)
+    help_text = f"sections, of {', '.join(SECTIONS)}"
+    merge.add_argument("--only", type=lambda s: s.split(","), default=[], metavar="SECTION,...", help=help_text)
     merge.add_argument("--json", type=Path, metavar="FILE", help="write all runs and the machine's facts there")
 
 

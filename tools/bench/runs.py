@@ -35,7 +35,7 @@ class Run:
     seconds: float
     peak: int
     written: int
-    told: dict[str, Any] = field(default_factory=dict)
+    printed: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,8 @@ def execute(words: Words, variables: Mapping[str, str] | None = None) -> tuple[f
         if process.returncode:
             raise BenchError(f"{' '.join(map(str, words))[:200]} failed: {last_line(err.read())}")
         text = out.read()
-    told = json.loads(text) if text.startswith("{") else {}
-    return seconds, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024), told
+    printed = json.loads(text) if text.startswith("{") else {}
+    return seconds, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024), printed
 
 
 def last_line(text: str) -> str:
@@ -88,7 +88,7 @@ def median_ratio(above: Iterable[float], below: Iterable[float]) -> float:
 
 def seconds_of(runs: Sequence[Run], part: str | None = None) -> list[float]:
     """Return the runs' times, or the part of them that they printed under that name."""
-    return [run.seconds if part is None else run.told[part] for run in runs]
+    return [run.seconds if part is None else run.printed[part] for run in runs]
 
 
 def row_of(what: str, runs: Sequence[Run], ratio: float | None = None, most: float | None = None) -> Row:

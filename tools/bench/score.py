@@ -120,8 +120,8 @@ def _own(model: Model, items: Sequence[Item]) -> dict[str, Any]:
         scores = Scorer(context).score(requests)
     seconds = time.perf_counter() - start
     above = peak_bytes() - model.path.stat().st_size - cache
-    told = {"python": 1 - timed.seconds / seconds, "above": above, "logprobs": [s.logprob for s in scores]}
-    return {"seconds": seconds, **told}
+    logprobs = [s.logprob for s in scores]
+    return {"seconds": seconds, "python": 1 - timed.seconds / seconds, "above": above, "logprobs": logprobs}
 
 
 def _plain(context: Context, requests: Sequence[Request]) -> dict[str, Any]:
@@ -229,9 +229,9 @@ class _Measure:
             str(n_options),
             str(o.threads),
         ]
-        _, peak, told = execute(words)
-        seconds = told["seconds"] / n_items * (len(_LETTERS) / n_options if n_options else 1)
-        self.runs.append(Run(f"{way}, {n_items} items", seconds, peak, 0, told))
+        _, peak, printed = execute(words)
+        seconds = printed["seconds"] / n_items * (len(_LETTERS) / n_options if n_options else 1)
+        self.runs.append(Run(f"{way}, {n_items} items", seconds, peak, 0, printed))
         print(f"{way}, {n_items} items: {seconds:.3f} s an item", file=sys.stderr, flush=True)
         return self.runs[-1]
 
@@ -246,8 +246,8 @@ def add_arguments(score: argparse.ArgumentParser) -> None:
     score.add_argument("--answers", choices=("letters", "texts"), default="letters", help="what is scored")
     score.add_argument("--items", type=int, default=100, help="items (default: 100)")
     score.add_argument("--afresh", type=int, default=20, help="items that are decoded separately (default: 20)")
-    told = "options of one item given to create_completion, a minute each; 0: none (default: 1)"
-    score.add_argument("--completions", type=int, choices=range(7), default=1, help=told)
+    help_text = "options of one item given to create_completion, a minute each; 0: none (default: 1)"
+    score.add_argument("--completions", type=int, choices=range(7), default=1, help=help_text)
     score.add_argument("--repeat", type=int, default=3, help="runs of each (default: 3)")
     score.add_argument("--threads", type=int, default=2, help="threads (default: 2)")
     score.add_argument("--json", type=Path, metavar="FILE", help="write all runs and the machine's facts there")
@@ -270,9 +270,9 @@ def _table(found: dict[str, list[Run]], options: argparse.Namespace) -> list[Row
         slower = seconds["completion"][0] / min(own)
         what = f"create_completion, {options.completions} of 6 options of one item, extrapolated, over pa-lite"
         rows.append(Row(what, seconds["completion"], None, slower, ">= 100x", slower >= 100))
-    share = [100 * run.told["python"] for run in found["own"]]
+    share = [100 * run.printed["python"] for run in found["own"]]
     rows.append(Row("pa-lite, outside llama.cpp, of the wall time", share, None, None, "<= 8 %", max(share) <= 8, "%"))
-    above = [run.told["above"] / 1e6 for run in found["own"]]
+    above = [run.printed["above"] / 1e6 for run in found["own"]]
     what = f"pa-lite, peak memory above model and cache, {n} items"
     return [*rows, Row(what, above, None, None, "<= 150 MB", max(above) <= 150, "MB")]
 
@@ -293,7 +293,7 @@ def run(options: argparse.Namespace) -> None:
             found[way].append(measure.run(way, sizes[way]))
     if options.completions:
         found["completion"] = [measure.run("completion", 1, options.completions)]
-    own, afresh = (found[way][0].told["logprobs"] for way in ("own", "afresh"))
+    own, afresh = (found[way][0].printed["logprobs"] for way in ("own", "afresh"))
     moved = float(np.abs(np.subtract(own[: len(afresh)], afresh)).max())
     rows = [
         *_table(found, options),

@@ -201,11 +201,11 @@ def run(options: argparse.Namespace) -> None:
         rows.append(Row("within the store, of a sweep", [s for s, _ in shares], None, share, "<= 0.02x", share <= 0.02))
         for kind in ("F16", "Q8_0"):
             words: Words = [*program("tools.bench.study"), source, kind, str(threads), folder]
-            _, _, told = execute(words)
-            rest = told["peak"] - told["weights"] - told["cache"]
+            _, _, printed = execute(words)
+            rest = printed["peak"] - printed["weights"] - printed["cache"]
             what = f"{kind}: peak of a sweep above weights and cache"
             target = f"<= {_EXTRA / 1e6:.0f} MB"
-            rows.append(Row(what, [rest / 1e6], told["peak"], None, target, rest <= _EXTRA, "MB"))
+            rows.append(Row(what, [rest / 1e6], printed["peak"], None, target, rest <= _EXTRA, "MB"))
     show(rows)
     if options.json is not None:
         write_json(options.json, vars(options), facts, rows, runs)

@@ -177,8 +177,8 @@ def measure(name: str, pair: tuple[Path, Path], scratch: Path, bound: int, round
     target = scratch / "merged.gguf"
     common: list[str | Path] = ["-o", target, "--max-memory", f"{bound}M"]
     plans = [run_merge(f"{name}: plan", pair, *common, "--dry-run", "--json") for _ in range(rounds)]
-    if plans[0].told["problems"]:
-        raise BenchError(f"{name}: {plans[0].told['problems'][0]}")
+    if plans[0].printed["problems"]:
+        raise BenchError(f"{name}: {plans[0].printed['problems'][0]}")
     merges = [run_merge(f"{name}: merge", pair, *common, "--force") for _ in range(rounds)]
     target.unlink()
     rows = []
@@ -186,7 +186,7 @@ def measure(name: str, pair: tuple[Path, Path], scratch: Path, bound: int, round
         peak = max(run.peak for run in runs)
         seconds = [run.seconds for run in runs]
         rows.append(Row(f"{name}: {what}", seconds, peak, None, f"<= {bound} MB", peak <= bound * 1e6))
-    estimate, peak = plans[0].told["memory"], max(run.peak for run in merges)
+    estimate, peak = plans[0].printed["memory"], max(run.peak for run in merges)
     ratio = estimate / peak
     rows.append(Row(f"{name}: estimate over peak", (), estimate, ratio, "1 to 1.15x", 1 <= ratio <= 1.15))
     return rows, plans + merges

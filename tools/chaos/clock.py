@@ -92,14 +92,14 @@ def _round(
     row.rounds += 1
     hours = [rng.uniform(-_HOURS, _HOURS) for _ in range(_JUMPS)]
     moments = sorted(moment(rng, job.seconds[variant]) for _ in hours)
-    told = f"{variant} jumps to {', '.join(f'{h:+.1f} h at {m:.2f} s' for h, m in zip(hours, moments, strict=True))}"
+    case = f"{variant} jumps to {', '.join(f'{h:+.1f} h at {m:.2f} s' for h, m in zip(hours, moments, strict=True))}"
     jumps = [(at, functools.partial(clock.turn, h)) for at, h in zip(moments, hours, strict=True)]
     if is_killed:
         process = Process(job.words(out, variant), {**job.environment(out), **clock.environment}, folder / "log")
         at = moment(rng, job.seconds[variant])
         with at_moments([*jumps, (at, lambda: process.signal(signal.SIGKILL))]):
             process.end()
-        told += f", killed at {at:.2f} s"
+        case += f", killed at {at:.2f} s"
         clock.turn(rng.uniform(-_HOURS, _HOURS))
         for path in out.rglob("*"):
             if not path.is_symlink() and rng.random() < 0.5:  # files from the past and the future
@@ -108,12 +108,12 @@ def _round(
     if not job.is_done(out, variant):
         words = job.words(out, variant, again=is_killed)
         ended, screen = _on_screen(words, {**job.environment(out), **clock.environment}, folder / "log", jumps)
-        row.found(*(f"{told}: {problem}" for problem in good_end(ended)))
+        row.found(*(f"{case}: {problem}" for problem in good_end(ended)))
         if _WRONG_BAR.search(screen) or "Traceback" in screen:
-            row.found(f"{told}: the bar shows {_WRONG_BAR.search(screen)}")
+            row.found(f"{case}: the bar shows {_WRONG_BAR.search(screen)}")
     if not job.is_done(out, variant):
-        row.found(f"{told}: the result differs from an undisturbed one")
-    row.found(*(f"{told}: {name} is left" for name in job.left(out) if not variant.endswith("resume")))
+        row.found(f"{case}: the result differs from an undisturbed one")
+    row.found(*(f"{case}: {name} is left" for name in job.left(out) if not variant.endswith("resume")))
     clock.turn(0.0)
 
 

@@ -35,7 +35,7 @@ def _round(job: Job, variant: str, rng: random.Random, out: Path, log: Path, row
     enough = _ROOM * job.nbytes[variant] + (1 << 24)
     nbytes = enough if fills else int(job.nbytes[variant] * rng.uniform(0.0, 1.5))
     at, spare = moment(rng, job.seconds[variant]), rng.choice((0, 4096, 1 << 16, 1 << 20))
-    told = f"{variant} filled at {at:.3f} s" if fills else f"{variant} on {nbytes} bytes"
+    case = f"{variant} filled at {at:.3f} s" if fills else f"{variant} on {nbytes} bytes"
     with SmallDisk(out, nbytes) as disk:
         process = Process(job.words(out, variant), job.environment(out), log)
         with at_moments([(at, lambda: disk.fill(spare))] if fills else []):
@@ -54,4 +54,4 @@ def _round(job: Job, variant: str, rng: random.Random, out: Path, log: Path, row
         if not job.is_done(out, variant):
             problems.append("with space: the result differs from an undisturbed one")
         problems += [f"with space: {name} is left" for name in job.left(out)]
-    row.found(*(f"{told}: {problem}" for problem in problems))
+    row.found(*(f"{case}: {problem}" for problem in problems))

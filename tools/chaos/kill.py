@@ -37,24 +37,24 @@ def _round(job: Job, variant: str, rng: random.Random, out: Path, log: Path, row
     """Kill one to three times, then resume to the end, or clean up and start from scratch."""
     row.rounds += 1
     moments = [moment(rng, job.seconds[variant]) for _ in range(rng.choice((1, 1, 1, 2, 3)))]
-    told = f"killed at {', '.join(f'{m:.3f}' for m in moments)} s of {job.seconds[variant]:.1f}"
+    case = f"killed at {', '.join(f'{m:.3f}' for m in moments)} s of {job.seconds[variant]:.1f}"
     landed = 0
     for i, at in enumerate(moments):
         if job.is_done(out, variant):
             break
         landed += _kill(job.words(out, variant, again=i > 0), job, out, log, at)
-        row.found(*(f"{told}: {problem}" for problem in job.not_whole(out, variant)))
+        row.found(*(f"{case}: {problem}" for problem in job.not_whole(out, variant)))
     row.met += landed > 0
     cleaned = rng.random() < 0.25
     if cleaned:
-        row.found(*(f"{told}: {problem}" for problem in _clean(job, out, log)))
+        row.found(*(f"{case}: {problem}" for problem in _clean(job, out, log)))
     if not job.is_done(out, variant):
         ended = go_on(job, variant, out, log)
-        row.found(*(f"{told}, {'cleaned' if cleaned else 'resumed'}: {problem}" for problem in good_end(ended)))
+        row.found(*(f"{case}, {'cleaned' if cleaned else 'resumed'}: {problem}" for problem in good_end(ended)))
     if not job.is_done(out, variant):
-        row.found(f"{told}: the result differs from an undisturbed one")
+        row.found(f"{case}: the result differs from an undisturbed one")
     if job.left(out):
-        row.found(*(f"{told}: {problem}" for problem in _clean(job, out, log)))
+        row.found(*(f"{case}: {problem}" for problem in _clean(job, out, log)))
 
 
 def _kill(words: list[str], job: Job, out: Path, log: Path, at: float) -> bool:

@@ -218,12 +218,12 @@ class Links:
     def names(self, each: Command) -> list[str]:
         """Return every name that an undisturbed run uses in the round's folder, and that others could foresee."""
         root = self.fresh(each)
-        told = root / "names"
-        words = [sys.executable, "-c", _HOOK.replace("{before}", each.before), root, told, *each.words(root)]
+        report = root / "names"
+        words = [sys.executable, "-c", _HOOK.replace("{before}", each.before), root, report, *each.words(root)]
         ended = Process([*map(str, words)], self.environment(root), self.folder / "log").end(LIMIT)
         if ended.status:
             raise ChaosError(f"{each.name} does not even run undisturbed: {last_line(ended.err)}")
-        names = {line for line in told.read_text("utf-8").splitlines() if not _DRAWN.search(line)}
+        names = {line for line in report.read_text("utf-8").splitlines() if not _DRAWN.search(line)}
         names |= {name + ending for name in names if name.endswith(".sqlite") for ending in COMPANIONS}
         return sorted(names - {"out", "tmp", "run", "demo"})
 
@@ -239,17 +239,17 @@ class Links:
             before, facts = outside.state(), path.lstat()
             ended = self.run(each.line(root), root)
             row.met += ended.status != 0
-            told = f"{' '.join(map(str, each.words(root)[:2]))} with a {kind} at {name}"
-            row.found(*(f"{told}: {problem}" for problem in (clear_error if ended.status else good_end)(ended)))
+            case = f"{' '.join(map(str, each.words(root)[:2]))} with a {kind} at {name}"
+            row.found(*(f"{case}: {problem}" for problem in (clear_error if ended.status else good_end)(ended)))
             is_followed = kind.startswith("link to ") and bool(_FOLLOWED.fullmatch(name)) and path.is_dir()
             if outside.state() != before and not is_followed:
                 changed = outside.state().keys() ^ before.keys() or "contents"
-                row.found(f"{told}: its target was changed ({changed})")
+                row.found(f"{case}: its target was changed ({changed})")
             # SQLite's companions may be empty: a foreign empty one looks the same
             is_theirs = kind == "empty file" and name.endswith(COMPANIONS)
             is_result = bool(re.fullmatch(each.results, name))
             if not is_theirs and not is_result and not self._stays(path, facts, kind):
-                row.found(f"{told}: it was removed or changed")
+                row.found(f"{case}: it was removed or changed")
         finally:
             shutil.rmtree(outside.folder)
 

@@ -48,19 +48,19 @@ def _two(first: Sequence[str], second: Sequence[str], job: Job, out: Path, folde
 def _twice(job: Job, variant: str, rng: random.Random, out: Path, folder: Path, row: Row) -> None:
     row.rounds += 1
     delay = moment(rng, job.seconds[variant]) * rng.choice((0.0, 0.05, 1.0))
-    told = f"{variant} again after {delay:.3f} s"
+    case = f"{variant} again after {delay:.3f} s"
     words = job.words(out, variant)
     ended = [process.end() for process in _two(words, words, job, out, folder, delay)]
     lost = [each for each in ended if each.status]
     row.met += bool(lost)
-    row.found(*(f"{told}: {problem}" for each in lost for problem in clear_error(each)))
+    row.found(*(f"{case}: {problem}" for each in lost for problem in clear_error(each)))
     if lost and isinstance(job, Fetch):
-        row.found(f"{told}: one of two fetches failed: {lost[0].err.strip()}")
+        row.found(f"{case}: one of two fetches failed: {lost[0].err.strip()}")
     if len(lost) == len(ended):
-        row.found(f"{told}: neither finished: {lost[0].err.strip()} / {lost[1].err.strip()}")
+        row.found(f"{case}: neither finished: {lost[0].err.strip()} / {lost[1].err.strip()}")
     elif not job.is_done(out, variant):
-        row.found(f"{told}: the result differs from an undisturbed one")
-    row.found(*(f"{told}: {name} is left" for name in job.left(out)))
+        row.found(f"{case}: the result differs from an undisturbed one")
+    row.found(*(f"{case}: {name} is left" for name in job.left(out)))
 
 
 def _cleaned(job: Job, variant: str, rng: random.Random, out: Path, log: Path, row: Row) -> None:
@@ -79,14 +79,14 @@ def _cleaned(job: Job, variant: str, rng: random.Random, out: Path, log: Path, r
         doctors.append(Process(clean, job.environment(out), place))
 
     moments = [(moment(rng, job.seconds[variant]), begin) for _ in range(_CLEANERS)]
-    told = f"{variant} with doctors at {', '.join(f'{at:.2f}' for at, _ in sorted(moments, key=lambda m: m[0]))} s"
+    case = f"{variant} with doctors at {', '.join(f'{at:.2f}' for at, _ in sorted(moments, key=lambda m: m[0]))} s"
     with at_moments(moments):
         ended = go_on(job, variant, out, log) if not job.is_done(out, variant) else None
     row.met += len(doctors) > 0
-    row.found(*(f"{told}: {problem}" for problem in (good_end(ended) if ended is not None else [])))
-    row.found(*(f"{told}, a doctor: {problem}" for doctor in doctors for problem in good_end(doctor.end())))
+    row.found(*(f"{case}: {problem}" for problem in (good_end(ended) if ended is not None else [])))
+    row.found(*(f"{case}, a doctor: {problem}" for doctor in doctors for problem in good_end(doctor.end())))
     if not job.is_done(out, variant):
-        row.found(f"{told}: the result differs from an undisturbed one")
+        row.found(f"{case}: the result differs from an undisturbed one")
 
 
 def _rivals(job: Job, rounds: int, rng: random.Random, folder: Path) -> Row:
@@ -111,18 +111,18 @@ def _rivals(job: Job, rounds: int, rng: random.Random, folder: Path) -> Row:
         options = ([], ["--force"], ["--resume"])[number % 3]
         out = fresh(folder, number)
         delay = moment(rng, seconds) * rng.choice((0.0, 0.1, 1.0))
-        told = f"{' '.join(options)} after {delay:.3f} s"
+        case = f"{' '.join(options)} after {delay:.3f} s"
         both = _two(words("0.3", out, *options), words("0.6", out, *options), job, out, folder, delay)
         ends = [process.end() for process in both]
         lost = [each for each in ends if each.status]
         row.met += bool(lost)
-        row.found(*(f"{told}: {problem}" for each in lost for problem in clear_error(each)))
+        row.found(*(f"{case}: {problem}" for each in lost for problem in clear_error(each)))
         if job.results(out) not in expected.values():
-            row.found(f"{told}: the result is that of neither")
+            row.found(f"{case}: the result is that of neither")
         if not lost and options != ["--force"]:
-            row.found(f"{told}: both reported that they wrote the file")
+            row.found(f"{case}: both reported that they wrote the file")
         if len(lost) == 2:
-            row.found(f"{told}: neither finished: {lost[0].err.strip()} / {lost[1].err.strip()}")
-        row.found(*(f"{told}: {name} is left" for name in job.left(out)))
+            row.found(f"{case}: neither finished: {lost[0].err.strip()} / {lost[1].err.strip()}")
+        row.found(*(f"{case}: {name} is left" for name in job.left(out)))
         shutil.rmtree(out)
     return row

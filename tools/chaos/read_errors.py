@@ -50,23 +50,23 @@ def _unreadable(local: LocalJob, rng: random.Random, folder: Path, row: Row) -> 
     row.rounds += 1
     file = rng.choice(local.weights(local.source)).relative_to(local.source)
     byte = rng.randrange((local.source / file).stat().st_size)
-    out, told = folder / "unreadable", f"byte {byte} of {file}"
+    out, case = folder / "unreadable", f"byte {byte} of {file}"
     inputs = folder / "sick" / local.source.name  # the folder's name is part of the result
     with sick_disk(local.source, inputs) as disk:
         disk.sick = {file: byte}
         ended = _start(local, inputs, out).end()
         if disk.n_failed and (ended.status or local.judge.results(out) != local.expected):
             row.met += 1  # and not only read ahead by the system
-            row.found(*(f"{told}: {problem}" for problem in _named(ended, file)))
+            row.found(*(f"{case}: {problem}" for problem in _named(ended, file)))
             if isinstance(local.judge, Merge) and local.judge.results(out):
-                row.found(f"{told}: a result was written anyway")
+                row.found(f"{case}: a result was written anyway")
         else:
-            row.found(*(f"{told}, not read: {problem}" for problem in good_end(ended)))
+            row.found(*(f"{case}, not read: {problem}" for problem in good_end(ended)))
         disk.sick = {}
         if local.judge.results(out) != local.expected:
-            row.found(*(f"{told}, repaired: {problem}" for problem in good_end(_go_on(local, inputs, out))))
+            row.found(*(f"{case}, repaired: {problem}" for problem in good_end(_go_on(local, inputs, out))))
         if local.judge.results(out) != local.expected:
-            row.found(f"{told}, repaired: the result differs from an undisturbed one")
+            row.found(f"{case}, repaired: the result differs from an undisturbed one")
 
 
 def _named(ended: Outcome, file: Path) -> list[str]:
@@ -88,31 +88,31 @@ def _changing(local: LocalJob, rng: random.Random, kind: str, folder: Path, row:
     shutil.copytree(local.source, inputs)
     file = rng.choice(local.weights(inputs))
     at = moment(rng, local.seconds)
-    told = f"{file.relative_to(inputs)} {kind} at {at:.3f} s"
+    case = f"{file.relative_to(inputs)} {kind} at {at:.3f} s"
     process = _start(local, inputs, out)
     with at_moments([(at, lambda: change(file, kind, rng))]):
         ended = process.end()
     found = local.judge.results(out)
     if ended.status:
         row.met += 1
-        row.found(*(f"{told}: {problem}" for problem in _named(ended, file)))
+        row.found(*(f"{case}: {problem}" for problem in _named(ended, file)))
         if isinstance(local.judge, Merge) and found:
-            row.found(f"{told}: a result was written anyway")
+            row.found(f"{case}: a result was written anyway")
         if kind in ("overwritten", "replaced"):
-            _check_going_on(local, inputs, out, told, row)
+            _check_going_on(local, inputs, out, case, row)
     elif found != local.expected and found != local.fresh_results(inputs, folder / "fresh"):
-        row.found(f"{told}: it succeeded with a result of neither state")
+        row.found(f"{case}: it succeeded with a result of neither state")
 
 
-def _check_going_on(local: LocalJob, inputs: Path, out: Path, told: str, row: Row) -> None:
+def _check_going_on(local: LocalJob, inputs: Path, out: Path, case: str, row: Row) -> None:
     """Check that resuming with changed inputs gives a fresh run's result, or is refused."""
     again = _go_on(local, inputs, out)
     if again.status:
-        row.found(*(f"{told}, resumed: {problem}" for problem in clear_error(again)))
+        row.found(*(f"{case}, resumed: {problem}" for problem in clear_error(again)))
         if isinstance(local.judge, Merge):
-            row.found(f"{told}: cannot be resumed: {again.err.strip()}")
+            row.found(f"{case}: cannot be resumed: {again.err.strip()}")
     elif local.judge.results(out) != local.fresh_results(inputs, out.with_name("fresh")):
-        row.found(f"{told}, resumed: the result is mixed")
+        row.found(f"{case}, resumed: the result is mixed")
 
 
 def _changed_between(local: LocalJob, rng: random.Random, folder: Path, row: Row) -> None:
@@ -166,17 +166,17 @@ def _hub(job: Job, rounds: int, rng: random.Random, folder: Path) -> Row:
         ended = run(job.words(out, variant), job.environment(out), folder / "log")
         row.met += not hub.faults[-1].times
         hub.faults.clear()
-        told = f"{kind} at request {skip}"
-        row.found(*(f"{told}: {problem}" for problem in job.not_whole(out, variant)))
+        case = f"{kind} at request {skip}"
+        row.found(*(f"{case}: {problem}" for problem in job.not_whole(out, variant)))
         if ended.status and (kind in _PASSING or clear_error(ended)):
-            row.found(*(f"{told}: {problem}" for problem in [*good_end(ended), *clear_error(ended)]))
+            row.found(*(f"{case}: {problem}" for problem in [*good_end(ended), *clear_error(ended)]))
         if not job.is_done(out, variant):
             if not ended.status:
-                row.found(f"{told}: it succeeded without its result")
+                row.found(f"{case}: it succeeded without its result")
             row.found(
-                *(f"{told}, resumed: {p}" for p in good_end(run(job.words(out, variant), job.environment(out), folder)))
+                *(f"{case}, resumed: {p}" for p in good_end(run(job.words(out, variant), job.environment(out), folder)))
             )
         if not job.is_done(out, variant):
-            row.found(f"{told}, resumed: the result differs from an undisturbed one")
+            row.found(f"{case}, resumed: the result differs from an undisturbed one")
         shutil.rmtree(out)
     return row

@@ -152,8 +152,8 @@ def show(rows: Sequence[Row], seconds: float) -> None:
     print("| fault | job | rounds | met at work | found |")
     print("|---|---|---|---|---|")
     for row in rows:
-        told = f"{len(row.findings)} findings" if row.findings else row.note or "nothing"
-        print(f"| {row.fault} | {row.job} | {row.rounds} | {row.met} | {told} |")
+        found = f"{len(row.findings)} findings" if row.findings else row.note or "nothing"
+        print(f"| {row.fault} | {row.job} | {row.rounds} | {row.met} | {found} |")
     findings = sum(len(row.findings) for row in rows)
     print(f"\n{sum(row.rounds for row in rows)} rounds, {findings} findings, {seconds:.0f} s")
     for row in rows:

@@ -58,15 +58,15 @@ def _signalled(links: Links, each: Command, rng: random.Random, seconds: float, 
         elif process.process.poll() is None:
             process.process.send_signal(number)
     ended = process.end(PATIENCE)
-    told = (
+    case = (
         f"{' '.join(map(str, each.words(root)[:2]))}, {number.name} at {at:.2f} s{' to the group' if to_group else ''}"
     )
     if not is_running or ended.status == 0 or (ended.status == -number and not ended.err):  # before Python had started
         return
     row.met += 1
-    row.found(*(f"{told}: {problem}" for problem in _ended_well(ended, _STATUS[number]) + _left(root)))
+    row.found(*(f"{case}: {problem}" for problem in _ended_well(ended, _STATUS[number]) + _left(root)))
     again = run([*each.line(root), *_again(each)], links.environment(root), links.folder / "log")
-    row.found(*(f"{told}, again: {problem}" for problem in good_end(again)))
+    row.found(*(f"{case}, again: {problem}" for problem in good_end(again)))
 
 
 def _again(each: Command) -> list[str]:
@@ -110,8 +110,8 @@ def _piped(links: Links, each: Command, rng: random.Random, row: Row) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             status = -9
-    told = f"{' '.join(map(str, each.words(root)[:2]))}, stdout{' and stderr' if both else ''} closed after {n} bytes"
+    case = f"{' '.join(map(str, each.words(root)[:2]))}, stdout{' and stderr' if both else ''} closed after {n} bytes"
     if status not in (0, 1) or b"Traceback" in err or b"Exception ignored" in err:
-        row.found(f"{told}: status {status}: {last_line(err.decode('utf-8', 'replace'))}")
+        row.found(f"{case}: status {status}: {last_line(err.decode('utf-8', 'replace'))}")
     row.met += status != 0
-    row.found(*(f"{told}: {problem}" for problem in _left(root)))
+    row.found(*(f"{case}: {problem}" for problem in _left(root)))

@@ -27,8 +27,8 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Fuzz pa-lite's readers.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("engine", help="mutated models in llama.cpp itself: see engine --help")
-    for name, told in (("run", "one target"), ("all", "every target in turn"), ("child", "")):
-        command = commands.add_parser(name, help=told) if told else commands.add_parser(name)
+    for name, summary in (("run", "one target"), ("all", "every target in turn"), ("child", "")):
+        command = commands.add_parser(name, help=summary) if summary else commands.add_parser(name)
         if name != "all":
             command.add_argument("target")
         command.add_argument("--executions", type=int, default=0, help="executions of each target; 0: no limit")

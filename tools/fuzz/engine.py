@@ -179,8 +179,8 @@ class Campaign:
 def _last(words: str) -> str:
     """Return a crashed process's last line, without the folder that llama.cpp was built in."""
     lines = [line for line in words.splitlines() if line.strip()]
-    told = [line for line in lines if "ASSERT" in line or "what():" in line or "fatal error" in line] or lines[-1:]
-    return re.sub(r"\S*/(?=[\w.-]+:\d+: )", "", told[-1].strip())[:200] if told else "no output"
+    reasons = [line for line in lines if "ASSERT" in line or "what():" in line or "fatal error" in line] or lines[-1:]
+    return re.sub(r"\S*/(?=[\w.-]+:\d+: )", "", reasons[-1].strip())[:200] if reasons else "no output"
 
 
 def run(arguments: argparse.Namespace, folder: Path) -> Tally:
@@ -196,10 +196,10 @@ def run(arguments: argparse.Namespace, folder: Path) -> Tally:
         random = Random(f"{arguments.seed}:{i}")
         name = names[i % len(names)]
         data = (gentle if random.random() < 0.6 else mutate)(bases[name], random)
-        outcome, told = campaign.judge(data)
+        outcome, why = campaign.judge(data)
         tally.outcomes.setdefault(name, Counter())[outcome] += 1
         if outcome in ("killed", "hung", "memory"):
-            key = f"{outcome}: {told}"
+            key = f"{outcome}: {why}"
             tally.deaths[key] += 1
             if key not in tally.first:
                 tally.first[key] = (name, i)

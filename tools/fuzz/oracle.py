@@ -56,7 +56,7 @@ class Target:
     """
 
     name: str
-    told: str
+    description: str
     files: Callable[[bytes], Files]
     read: Callable[[Path], object]
     mutate: Callable[[bytes, Random], bytes]
@@ -81,8 +81,8 @@ def whole(name: str) -> Callable[[bytes], Files]:
 class Finding(Exception):  # noqa: N818 - it is what the fuzzer looks for
     """An input that breaks a promise; `kind` is the same for inputs that break it at the same line."""
 
-    def __init__(self, kind: str, told: str) -> None:
-        super().__init__(f"{kind}: {told}")
+    def __init__(self, kind: str, details: str) -> None:
+        super().__init__(f"{kind}: {details}")
         self.kind = kind
 
 

@@ -238,8 +238,8 @@ def _ask_hub(folder: Path) -> None:
 
     http: Any = importlib.import_module(HTTPError.__module__.partition(".")[0])  # httpx, or its successor
     try:
-        told = json.loads((folder / "answers.json").read_bytes())
-        call, answers = str(told["call"]), [a for a in told["answers"] if isinstance(a, dict)]
+        script = json.loads((folder / "answers.json").read_bytes())
+        call, answers = str(script["call"]), [a for a in script["answers"] if isinstance(a, dict)]
     except (ValueError, KeyError, TypeError, RecursionError):
         return
     left = iter(answers)

@@ -113,9 +113,9 @@ def _compare_readers(folder: Path) -> None:
         return
     whole, fault = _read_or_fault(lambda: read_json(path))
     for piece in (1, 7, 64, PIECE):
-        found, told = _read_or_fault(lambda n=piece: read_definition(path, n))  # type: ignore[misc]
+        found, error = _read_or_fault(lambda n=piece: read_definition(path, n))  # type: ignore[misc]
         if found is None or whole is None:
-            assert found is whole, f"in pieces of {piece}: {told or 'read'}; as a whole: {fault or 'read'}"
+            assert found is whole, f"in pieces of {piece}: {error or 'read'}; as a whole: {fault or 'read'}"
             continue
         assert list(found) == list(whole)
         ours, theirs = found.get("model"), whole.get("model")
