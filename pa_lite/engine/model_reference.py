@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pa_lite.checkpoints import Location, open_checkpoints
-from pa_lite.checkpoints.hub.repositories import PREFIX
+from pa_lite.checkpoints.hub.references import PREFIX
 from pa_lite.checkpoints.locations import find_model, unknown_file
 from pa_lite.checkpoints.pairs import Pair, all_pairs, find_pair, resolve_pair
 from pa_lite.engine.in_memory import InMemoryModel
