@@ -139,7 +139,9 @@ def _find(reference: HubReference) -> _Found:
     """Resolve a reference and tell which of its files belong to the checkpoint; fetches the index to know."""
     found = listing(reference)
     pinned = replace(reference, revision=found.commit)
-    folder = RepoCache(reference.repo, reference.kind).snapshot(found.commit)
+    cache = RepoCache(reference.repo, reference.kind)
+    cache.remember(reference.revision, found.commit)
+    folder = cache.snapshot(found.commit)
     files = found.files
     index: list[str] = []
     names = {f.name for f in files}

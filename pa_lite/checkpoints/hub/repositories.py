@@ -69,7 +69,6 @@ def listing(reference: HubReference) -> Listing:
             raise
         _log.warning("%s Going on with what was fetched before (%s).", e, commit[:8])
         return _cached(cache, commit)
-    cache.remember(reference.revision, now)
     for file in files:
         if escapes(file.name):
             check_name(file.name, reference.label)
