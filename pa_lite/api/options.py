@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pa_lite.checkpoints import Location
-from pa_lite.checkpoints.hub.repositories import HubReference
+from pa_lite.checkpoints.hub.references import HubReference
 from pa_lite.checkpoints.pairs import Pair, resolve_pair
 from pa_lite.engine.chat_options import ChatOptions, parse_date, parse_template_args
 from pa_lite.engine.model_reference import REFERENCE_TYPE, ModelLike, ModelRef, resolve_model

@@ -10,7 +10,7 @@ from pa_lite.checkpoints.checkpoint import Checkpoint
 from pa_lite.checkpoints.gguf_model import open_gguf
 from pa_lite.checkpoints.hf import open_hf
 from pa_lite.checkpoints.hub.checkpoints import fetch_checkpoints, reach_checkpoint
-from pa_lite.checkpoints.hub.repositories import HubReference, Location, locate
+from pa_lite.checkpoints.hub.references import HubReference, Location, locate
 from pa_lite.checkpoints.locations import find_model, resolve_location, unknown_file
 from pa_lite.progress import Progress
 from pa_lite.system.byte_source import ByteSource, read_errors

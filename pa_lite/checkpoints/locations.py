@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pa_lite.checkpoints.gguf_model import part_names
 from pa_lite.checkpoints.hub.cache import repository_of, snapshot_of
-from pa_lite.checkpoints.hub.repositories import HubReference, Location, locate, parse_hub
+from pa_lite.checkpoints.hub.references import HubReference, Location, locate, parse_hub
 from pa_lite.checkpoints.safetensors_file import read_json
 from pa_lite.checkpoints.weight_files import INDEX, SINGLE, WEIGHTS, listed
 from pa_lite.errors import CheckpointError, InputError

@@ -14,7 +14,7 @@ from typing import Any
 
 from pa_lite.checkpoints.gguf_model import part_names
 from pa_lite.checkpoints.hub.cache import RepoCache, cache_folder
-from pa_lite.checkpoints.hub.repositories import PREFIX, HubReference, Location, locate
+from pa_lite.checkpoints.hub.references import PREFIX, HubReference, Location, locate
 from pa_lite.checkpoints.locations import resolve_location
 from pa_lite.checkpoints.weight_files import INDEX, choose_weights, read_index
 from pa_lite.errors import CheckpointError, InputError, nearest

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pa_lite.checkpoints import Location, open_checkpoints
-from pa_lite.checkpoints.hub.repositories import PREFIX
+from pa_lite.checkpoints.hub.references import PREFIX
 from pa_lite.checkpoints.locations import find_model, unknown_file
 from pa_lite.checkpoints.pairs import Pair, all_pairs, find_pair, resolve_pair
 from pa_lite.engine.options import EngineOptions

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import pa_lite
-from pa_lite.checkpoints.hub.repositories import HubReference
+from pa_lite.checkpoints.hub.references import HubReference
 from pa_lite.checkpoints.locations import resolve_location
 from pa_lite.checkpoints.pairs import resolve_pair
 from pa_lite.engine.model_reference import resolve_model

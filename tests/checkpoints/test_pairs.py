@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from pa_lite.checkpoints import pairs
-from pa_lite.checkpoints.hub.repositories import HubReference, fetch_file
+from pa_lite.checkpoints.hub.references import HubReference
+from pa_lite.checkpoints.hub.repositories import fetch_file
 from pa_lite.checkpoints.pairs import Pair, add_pair, all_pairs, fetch_pair, find_pair, own_pairs_path, pair_fit
 from pa_lite.errors import CheckpointError, InputError
 from pa_lite.ggml.kernels import tensor_type

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pa_lite.checkpoints import readers
-from pa_lite.checkpoints.hub.http import FileFacts, Subject
-from pa_lite.checkpoints.hub.remote_file import RemoteFile
+from pa_lite.checkpoints.hub.http import FileFacts
+from pa_lite.checkpoints.hub.ranges import RemoteFile
+from pa_lite.checkpoints.hub.references import HubReference
 from pa_lite.checkpoints.readers import LEAST_READ_AHEAD, ReadAhead, Readers, Region
 from pa_lite.errors import CheckpointError, HubError
 from pa_lite.system.byte_source import ByteSource, Stamp, stamp_of
@@ -27,7 +28,7 @@ class Shelf(RemoteFile):
     """A remote file whose ranges come from memory, counted; from `broken` on none comes any more."""
 
     def __init__(self, content: bytes, broken: int = 1 << 60) -> None:
-        super().__init__(Subject("org/m", file="x"), FileFacts("0" * 40, "0" * 64, len(content), "http://x", True))
+        super().__init__(HubReference("org/m", file="x"), FileFacts("0" * 40, "0" * 64, len(content), "http://x", True))
         self.content, self.broken = content, broken
         self.asked: list[tuple[int, int]] = []
 

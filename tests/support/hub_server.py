@@ -53,8 +53,8 @@ class Fault:
     kind: `status` answers with `status`, `body` (and `retry_after`); `drop` hangs up without an answer; `cut` sends
     `after` bytes of the body and hangs up; `short` sends a correct answer of only `after` bytes; `etag` gives another
     ETag, `content` other bytes under the same ETag, `size` another total; `whole` ignores Range; `gzip` claims a
-    compression; `moved` redirects to the same path on the storage's port, which then answers as the Hub; `astray`
-    redirects to the address `body`; `endless` answers with `status` and an endless body; `drip` sends a byte now and
+    compression; `redirect` redirects to the address `body`, where the storage answers as the Hub; `astray` names
+    a file at the address `body`; `endless` answers with `status` and an endless body; `drip` sends a byte now and
     then; `digits` gives a range in digits that Python does not read.
     """
 
@@ -157,7 +157,11 @@ def running_hub() -> Iterator[HubServer]:
         server = _Server(("127.0.0.1", 0), handler)
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         servers.append(server)
-    state.endpoint, state.storage = (f"http://127.0.0.1:{s.server_address[1]}" for s in servers)
+    # two names: huggingface_hub 1 tells hosts apart by their name alone
+    names = ("127.0.0.1", "localhost")
+    state.endpoint, state.storage = (
+        f"http://{name}:{s.server_address[1]}" for name, s in zip(names, servers, strict=True)
+    )
     try:
         yield state
     finally:
@@ -219,8 +223,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.fault is not None and self.fault.kind == "endless":
             self._send_without_end(self.fault.status)
             return
-        if self.fault is not None and self.fault.kind == "moved":
-            self._send(307, b"", {"Location": self.state.storage + self.path})
+        if self.fault is not None and self.fault.kind == "redirect":
+            self._send(307, b"", {"Location": self.fault.body.decode()})
             return
         if self.fault is not None and self.fault.kind == "astray":
             self._send(302, b"", {"Location": self.fault.body.decode("latin-1"), "X-Repo-Commit": "0" * 40,

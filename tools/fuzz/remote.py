@@ -19,9 +19,10 @@ import llama_cpp.llama_chat_format  # noqa: F401 - loaded here, and not when a t
 
 from pa_lite.checkpoints.hub import http as hub_http
 from pa_lite.checkpoints.hub.checkpoints import weight_files
-from pa_lite.checkpoints.hub.http import Subject, file_facts
-from pa_lite.checkpoints.hub.remote_file import RemoteFile
-from pa_lite.checkpoints.hub.repositories import HubReference, listing
+from pa_lite.checkpoints.hub.http import file_facts
+from pa_lite.checkpoints.hub.ranges import RemoteFile
+from pa_lite.checkpoints.hub.references import HubReference
+from pa_lite.checkpoints.hub.repositories import listing
 from pa_lite.engine import template_worker
 from pa_lite.errors import EngineError
 from tools.fuzz.binary import json_bytes
@@ -300,14 +301,14 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
 def _call(call: str) -> None:
     reference = HubReference("a/b", "main")
     if call == "listing":
-        files, _ = listing(reference)
+        files = listing(reference).files
         assert all(".." not in f.name.split("/") and not f.name.startswith("/") for f in files)
         weight_files(files, reference, [])
         return
-    subject = Subject("a/b", revision="main", file="model.safetensors")
-    facts = file_facts(subject)
+    pinned = HubReference("a/b", revision="main", file="model.safetensors")
+    facts = file_facts(pinned)
     if call == "content":
-        held = RemoteFile(subject, facts).open().read(64)
+        held = RemoteFile(pinned, facts).open().read(64)
         assert len(held) == min(64, facts.size), "bytes were left out"
 
 

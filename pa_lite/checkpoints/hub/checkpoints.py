@@ -11,17 +11,11 @@ from pathlib import Path
 
 from pa_lite.checkpoints.gguf_model import part_names
 from pa_lite.checkpoints.hub.cache import RepoCache, cache_folder
+from pa_lite.checkpoints.hub.downloads import Sum, add_file
 from pa_lite.checkpoints.hub.http import file_facts
-from pa_lite.checkpoints.hub.remote_file import RemoteFile
-from pa_lite.checkpoints.hub.repositories import (
-    HubFile,
-    HubReference,
-    Sum,
-    add_file,
-    fetch_file,
-    listing,
-    resolve_commit,
-)
+from pa_lite.checkpoints.hub.ranges import RemoteFile
+from pa_lite.checkpoints.hub.references import HubReference
+from pa_lite.checkpoints.hub.repositories import HubFile, fetch_file, listing
 from pa_lite.checkpoints.locations import PICKLES, foreign_weights
 from pa_lite.checkpoints.weight_files import INDEX, SINGLE, choose_weights, listed, read_index
 from pa_lite.errors import CheckpointError, HubError, InputError, OutputError
@@ -104,8 +98,8 @@ class _HubSnapshot:
 def fetch_checkpoints(references: Sequence[HubReference], progress: Progress | None = None) -> list[Path]:
     """Whole checkpoints, fetched into the Hub's cache: each one's snapshot folder, or the (first) GGUF file in it.
 
-    Only safetensors (those of the index), GGUF, JSON, tokenizer files and templates are fetched. `progress` gets the
-    bytes done over all files of all. Raises CheckpointError for a repository without weights that pa-lite
+    Only safetensors (those of the index), GGUF, JSON, tokenizer files and templates are fetched. `progress` gets (bytes
+    done, bytes in all) over all files of all. Raises CheckpointError for a repository without weights that pa-lite
     opens, HubError, saying what to do, when something cannot be had (offline it names what the cache lacks),
     OutputError when the disk has no room for them.
     """
@@ -130,12 +124,12 @@ def reach_checkpoint(reference: HubReference) -> tuple[Path, dict[str, ByteSourc
     def reach(file: HubFile) -> ByteSource:
         if (found.folder / file.name).exists():
             return found.folder / file.name
-        subject = replace(found.reference.subject, file=file.name)
-        facts = file_facts(subject)
+        pinned = replace(found.reference, file=file.name)
+        facts = file_facts(pinned)
         described = (found.reference.revision, file.size, file.sha256 or facts.etag)
         if (facts.commit, facts.size, facts.etag) != described:
-            raise HubError(f"{subject}: {file.name} changed on the Hub in the meantime. Start again.")
-        return RemoteFile(subject, facts)
+            raise HubError(f"{pinned.label}: {file.name} changed on the Hub in the meantime. Start again.")
+        return RemoteFile(pinned, facts)
 
     with ThreadPoolExecutor(_FILES_AT_A_TIME) as pool:
         names = (Path(file.name).name for file in found.weights)
@@ -144,19 +138,21 @@ def reach_checkpoint(reference: HubReference) -> tuple[Path, dict[str, ByteSourc
 
 def _find(reference: HubReference) -> _HubSnapshot:
     """Resolve a reference and tell which of its files belong to the checkpoint; fetches the index to know."""
-    commit = resolve_commit(reference)
-    pinned = replace(reference, revision=commit)
-    folder = RepoCache(reference.repo, reference.repo_type).snapshot(commit)
-    files, is_told = listing(pinned)
+    found = listing(reference)
+    pinned = replace(reference, revision=found.commit)
+    cache = RepoCache(reference.repo, reference.repo_type)
+    cache.remember(reference.revision, found.commit)
+    folder = cache.snapshot(found.commit)
+    files = found.files
     index: list[str] = []
     names = {f.name for f in files}
     if reference.file is None and INDEX in names and SINGLE not in names:
-        path = fetch_file(reference.repo, INDEX, revision=commit, repo_type=reference.repo_type)
+        path = fetch_file(reference.repo, INDEX, revision=found.commit, repo_type=reference.repo_type)
         index = sorted(set(read_index(path).values()))
     try:
         weights = weight_files(files, reference, index)
     except CheckpointError as e:
-        if is_told:
+        if found.is_complete:
             raise
         lacking = [name for name in index or [reference.file or "its weights"] if name not in names]
         raise HubError(
@@ -180,8 +176,8 @@ def _fetch(files: Sequence[tuple[_HubSnapshot, HubFile]], progress: Progress | N
 
     def fetch(entry: tuple[_HubSnapshot, HubFile]) -> None:
         found, file = entry
-        subject = replace(found.reference.subject, file=file.name)
-        add_file(RepoCache(subject.repo, subject.repo_type), subject, file_facts(subject), total)
+        pinned = replace(found.reference, file=file.name)
+        add_file(pinned, file_facts(pinned), total)
 
     with ThreadPoolExecutor(_FILES_AT_A_TIME) as pool:
         try:

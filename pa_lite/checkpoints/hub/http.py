@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import random
 import re
 import sys
@@ -16,9 +15,10 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import urljoin, urlsplit
 
-from pa_lite.errors import HubError, InputError
+from pa_lite.checkpoints.hub.references import COMMIT, HubReference, endpoint
+from pa_lite.errors import HubError
 
 _log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
@@ -26,40 +26,8 @@ _RETRIED = (408, 425, 429, 500, 502, 503, 504)
 _FIRST_WAIT, _LONGEST_WAIT, _LONGEST_ASKED = 0.4, 30.0, 300.0  # seconds
 _LONG_WAIT = 8.0  # seconds; such a wait is told of
 TIMEOUT = 30.0  # seconds for a connection, and between two pieces of an answer
-_REDIRECTS = 5
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-_REPO = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", re.A)
-_REVISION = re.compile(r"[^\s/:?#\\][^\s:?#\\]*")
+_TAG = re.compile(r"[\w.-]{8,128}")  # of a content: it names a file of the cache
 QUICK, PATIENT = 4, 8  # tries: for the first word with the Hub, and in the middle of gigabytes
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What a request is about, for its error: repository, its type (`model` or `dataset`), revision, and file.
-
-    Raises InputError for what cannot be the name of a repository or a revision.
-    """
-
-    repo: str
-    repo_type: str = "model"
-    revision: str | None = None
-    file: str | None = None
-
-    def __post_init__(self) -> None:
-        if not _REPO.fullmatch(self.repo) or ".." in self.repo or "--" in self.repo:
-            raise InputError(f"{self.repo!r} is no name on the Hub; write org/name.")
-        if self.revision is not None and (not _REVISION.fullmatch(self.revision) or ".." in self.revision):
-            raise InputError(f"{self.revision!r} is no branch, tag or commit on the Hub.")
-
-    def __str__(self) -> str:
-        prefix = "hub:" if self.repo_type == "model" else "dataset "
-        revision = self.revision[:8] if self.revision and _COMMIT.fullmatch(self.revision) else self.revision
-        return prefix + self.repo + (f"@{revision}" if revision else "")
-
-    @property
-    def page(self) -> str:
-        """Where people read about it."""
-        return f"{endpoint()}/{'datasets/' if self.repo_type == 'dataset' else ''}{self.repo}"
 
 
 @dataclass(frozen=True)
@@ -76,37 +44,11 @@ class FileFacts:
     is_elsewhere: bool
 
 
-def endpoint() -> str:
-    """The Hub's address: HF_ENDPOINT, else the public one. Raises InputError for what is no address."""
-    text = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
-    try:
-        parts = urlsplit(text)
-        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        is_address = False
-    if not is_address:
-        raise InputError(f"HF_ENDPOINT is {text!r}, which is no address such as https://huggingface.co.")
-    return text
-
-
-def is_offline() -> bool:
-    """Whether HF_HUB_OFFLINE (or TRANSFORMERS_OFFLINE) forbids any request."""
-    value = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
-    return value.upper() in ("1", "ON", "YES", "TRUE")
-
-
-def api() -> Any:
-    """huggingface_hub's HfApi for the endpoint; its token comes the usual way (HF_TOKEN, hf auth login)."""
-    from huggingface_hub import HfApi
-
-    return HfApi(endpoint=endpoint(), library_name="pa-lite")
-
-
-def headers() -> dict[str, str]:
-    """What every request carries: who asks, and the token if there is one. No compression: bytes are counted."""
+def headers(token: bool) -> dict[str, str]:
+    """What a request carries: who asks, and the token if there is one. No compression: bytes are counted."""
     from huggingface_hub.utils import build_hf_headers
 
-    found: dict[str, str] = build_hf_headers(library_name="pa-lite")
+    found: dict[str, str] = build_hf_headers(token=None if token else False, library_name="pa-lite")
     return {**found, "Accept-Encoding": "identity"}
 
 
@@ -116,14 +58,14 @@ class Patience:
     Waits double from 0.4 s to 30 s, with jitter; a Retry-After is obeyed up to five minutes.
     """
 
-    def __init__(self, subject: Subject, tries: int = QUICK, stop: threading.Event | None = None) -> None:
-        self.subject, self.tries, self._stop = subject, tries, stop or threading.Event()
+    def __init__(self, reference: HubReference, tries: int = QUICK, stop: threading.Event | None = None) -> None:
+        self.reference, self.tries, self._stop = reference, tries, stop or threading.Event()
         self._failures = 0
 
     def check(self) -> None:
         """Raise HubError when nobody wants the result any more."""
         if self._stop.is_set():
-            raise HubError(f"{self.subject}: the transfer was stopped.")
+            raise self.reference.error("the transfer was stopped.")
 
     def renew(self) -> None:
         """Something arrived: count failures from none again."""
@@ -134,40 +76,40 @@ class Patience:
         from huggingface_hub.errors import HfHubHTTPError
 
         if isinstance(error.__context__, _client().InvalidURL):  # how its versions report where a redirect leads
-            raise explain_no_hub(error.__context__, self.subject) from error
+            raise explain_no_hub(error.__context__, self.reference) from error
         asked: float | None = None
         self._failures += 1
         if isinstance(error, HfHubHTTPError):
             asked = _retry_after(error.response.headers)
             if error.response.status_code not in _RETRIED or (asked or 0) > _LONGEST_ASKED:
-                raise explain(error, self.subject) from error
+                raise explain(error, self.reference) from error
         if self._failures >= self.tries:
-            raise explain(error, self.subject) from error
+            raise explain(error, self.reference) from error
         wait = min(_LONGEST_WAIT, _FIRST_WAIT * 2 ** (self._failures - 1)) * random.uniform(0.5, 1.0)
         wait = max(wait, asked or 0.0)
         level = logging.WARNING if wait >= _LONG_WAIT else logging.INFO
-        _log.log(level, "%s: %s; trying again in %.1f s", self.subject, _one_line(error), wait)
+        _log.log(level, "%s: %s; trying again in %.1f s", self.reference.label, _one_line(error), wait)
         self._stop.wait(wait)
         self.check()
 
 
-def attempt(call: Callable[[], _Result], subject: Subject, tries: int = QUICK) -> _Result:
+def attempt(call: Callable[[], _Result], reference: HubReference, tries: int = QUICK) -> _Result:
     """The call's result, tried again with growing waits while the Hub or the network fails in passing.
 
     Raises HubError, in one line that says what to do, for anything lasting and when all tries failed.
     """
     from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
 
-    patience = Patience(subject, tries)
+    patience = Patience(reference, tries)
     while True:
         try:
             return call()
         except OfflineModeIsEnabled as e:
-            raise HubError(f"{subject}: cannot be asked for while offline (HF_HUB_OFFLINE).") from e
+            raise reference.error("cannot be asked for while offline (HF_HUB_OFFLINE).") from e
         except HTTPError as e:
             patience.failed(e)
         except no_hub_errors() as e:
-            raise explain_no_hub(e, subject) from e
+            raise explain_no_hub(e, reference) from e
 
 
 def _client() -> Any:
@@ -182,11 +124,10 @@ def no_hub_errors() -> tuple[type[Exception], ...]:
     return ValueError, LookupError, TypeError, AttributeError, RecursionError, _client().InvalidURL
 
 
-def explain_no_hub(error: Exception, subject: Subject) -> HubError:
+def explain_no_hub(error: Exception, reference: HubReference) -> HubError:
     """The error for an answer that huggingface_hub cannot make sense of."""
-    return HubError(
-        f"{subject}: {endpoint()} answers as no Hub does ({_one_line(error)[:100]}). Check HF_ENDPOINT and proxies."
-    )
+    told = _one_line(error)[:100]
+    return reference.error(f"{endpoint()} answers as no Hub does ({told}). Check HF_ENDPOINT and proxies.")
 
 
 def _retry_after(fields: Mapping[str, str]) -> float | None:
@@ -214,92 +155,64 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def explain(error: Exception, subject: Subject) -> HubError:
+def explain(error: Exception, reference: HubReference) -> HubError:
     """The error of a request as one line that says what happened to what, and what to do."""
     from huggingface_hub import errors
 
     if not isinstance(error, errors.HfHubHTTPError):
-        return HubError(
-            f"{subject}: {endpoint()} cannot be reached ({_one_line(error)}). Check the network, or set "
-            "HF_HUB_OFFLINE=1 to use what was fetched before.",
+        return reference.error(
+            f"{endpoint()} cannot be reached ({_one_line(error)}). Check the network, or set HF_HUB_OFFLINE=1 to use "
+            "what was fetched before.",
             is_passing=True,
         )
     status = error.response.status_code
-    noun = subject.repo_type
     if isinstance(error, errors.GatedRepoError):
         told = (
-            f"is gated. Accept its licence at {subject.page}, then log in with 'hf auth login', or set HF_TOKEN to "
+            f"is gated. Accept its licence at {reference.page}, then log in with 'hf auth login', or set HF_TOKEN to "
             "a token that may read it"
         )
     elif isinstance(error, errors.RevisionNotFoundError):
-        told = f"there is no such revision. {subject.page}/tree/main shows what there is"
+        told = f"there is no such revision. {reference.page}/tree/main shows what there is"
     elif isinstance(error, errors.EntryNotFoundError) or (
-        status == 404 and subject.file and not isinstance(error, errors.RepositoryNotFoundError)
+        status == 404 and reference.file and not isinstance(error, errors.RepositoryNotFoundError)
     ):
-        told = f"has no file {subject.file or ''}".rstrip() + f". {subject.page}/tree/main shows what there is"
+        told = f"has no file {reference.file or ''}".rstrip() + f". {reference.page}/tree/main shows what there is"
     elif isinstance(error, errors.RepositoryNotFoundError) or status in (401, 404):
-        told = f"there is no such {noun}, or it is private. Check the name; log in ('hf auth login') if it is yours"
+        told = (
+            f"this {reference.repo_type} does not exist or is private. Check the name; log in ('hf auth login') if you "
+            "have access"
+        )
     elif status == 403:
-        told = f"access is forbidden. See {subject.page}, and give HF_TOKEN a token that may read it"
+        told = f"access is forbidden. See {reference.page}, and give HF_TOKEN a token that may read it"
     elif status == 429:
         told = "the Hub has had too many requests from here. Wait some minutes, or log in ('hf auth login'), and go on"
     elif status >= 500:
         told = f"the Hub does not work at the moment (HTTP {status}). Try again later"
     else:
         told = f"the Hub refused the request ({_one_line(error)})"
-    return HubError(f"{subject}: {told}.", is_passing=status in _RETRIED)
+    return reference.error(f"{told}.", is_passing=status in _RETRIED)
 
 
-def resolve_url(subject: Subject) -> str:
-    """The address of a file's content."""
-    prefix = "datasets/" if subject.repo_type == "dataset" else ""
-    revision = quote(subject.revision or "main", safe="")
-    return f"{endpoint()}/{prefix}{subject.repo}/resolve/{revision}/{quote(subject.file or '')}"
-
-
-def without_token(fields: Mapping[str, str]) -> dict[str, str]:
-    """Header fields for whoever is not the Hub."""
-    return {key: value for key, value in fields.items() if key.lower() != "authorization"}
-
-
-def bare_tag(value: str | None) -> str:
-    """An ETag's own text."""
-    return (value or "").removeprefix("W/").strip('"')
-
-
-def file_facts(subject: Subject, tries: int = QUICK) -> FileFacts:
+def file_facts(reference: HubReference, tries: int = QUICK) -> FileFacts:
     """Ask the Hub about one file. Raises HubError."""
-    return attempt(lambda: _head(subject), subject, tries)
+    return attempt(lambda: _head(reference), reference, tries)
 
 
-def _head(subject: Subject) -> FileFacts:
-    from huggingface_hub.utils import get_session, hf_raise_for_status
+def _head(reference: HubReference) -> FileFacts:
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
-    url, ours = resolve_url(subject), headers()
-    for _ in range(_REDIRECTS):
-        response = get_session().request("HEAD", url, headers=ours, follow_redirects=False, timeout=TIMEOUT)
-        hf_raise_for_status(response)
-        fields, target = response.headers, response.headers.get("Location")
-        if target is None:
-            break
-        # renamed repositories and small files redirect within the Hub, mirrors to it; what tells of the file already
-        # redirects to where large files are stored
-        is_elsewhere = origin(urljoin(url, target)) != origin(url)
-        if is_elsewhere and "X-Repo-Commit" in fields:
-            break
-        if is_elsewhere:
-            ours = without_token(ours)
-        url = urljoin(url, target)
-    commit, etag = fields.get("X-Repo-Commit", ""), bare_tag(fields.get("X-Linked-Etag") or fields.get("ETag"))
-    size = fields.get("X-Linked-Size") or (None if target else fields.get("Content-Length")) or ""
-    if not _COMMIT.fullmatch(commit) or not re.fullmatch(r"[\w.-]{8,128}", etag) or not re.fullmatch(r"\d{1,15}", size):
-        raise HubError(
-            f"{subject}: the answer for {subject.file} lacks a commit, a tag or a size: {endpoint()} is no Hub. "
-            "Check HF_ENDPOINT and the proxy."
+    where = {"repo_type": reference.repo_type, "revision": reference.revision, "endpoint": endpoint()}
+    url = hf_hub_url(reference.repo, reference.file or "", **where)
+    found = get_hf_file_metadata(url, timeout=TIMEOUT, library_name="pa-lite")
+    commit, etag, size = found.commit_hash or "", found.etag or "", found.size
+    if not COMMIT.fullmatch(commit) or not _TAG.fullmatch(etag) or size is None or not 0 <= size < 10**15:
+        raise reference.error(
+            f"the answer for {reference.file} lacks a commit, a tag or a size: {endpoint()} is no Hub. Check "
+            "HF_ENDPOINT and the proxy."
         )
-    location = urljoin(url, target) if target else url
+    location = urljoin(url, found.location)
     _client().URL(location)  # raises InvalidURL now, and not when the content is asked for
-    return FileFacts(commit, etag, int(size), location, origin(location) != origin(endpoint()))
+    return FileFacts(commit, etag, size, location, origin(location) != origin(endpoint()))
 
 
 def origin(url: str) -> tuple[str, str | None, int | None]:

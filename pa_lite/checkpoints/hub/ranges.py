@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import re
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from pa_lite.checkpoints.hub.http import (
@@ -15,19 +16,18 @@ from pa_lite.checkpoints.hub.http import (
     TIMEOUT,
     FileFacts,
     Patience,
-    Subject,
-    bare_tag,
     explain_no_hub,
     file_facts,
     headers,
     no_hub_errors,
     origin,
-    without_token,
 )
+from pa_lite.checkpoints.hub.references import HubReference
 from pa_lite.errors import HubError
 
 _OF_THE_WHOLE = ("content-length", "content-encoding", "transfer-encoding")
 _SLOW_SECONDS, _LEAST_SPEED = 60.0, 1000  # over how long a file's speed is taken, and bytes a second at least
+_BUFFER = 1 << 18  # bytes asked for at once where a header is read piece by piece
 _LONGEST_REFUSAL = 1 << 16  # bytes of an answer with an error: what says why is shorter, and some end never
 
 
@@ -48,7 +48,7 @@ class _Speed:
     def __init__(self) -> None:
         self._seconds, self._bytes = 0.0, 0
 
-    def watch(self, pieces: Iterator[bytes], subject: Subject) -> Iterator[bytes]:
+    def watch(self, pieces: Iterator[bytes], reference: HubReference) -> Iterator[bytes]:
         """Yield the pieces. Raises HubError after a minute's wait in which less than 1 kB a second came."""
         start = time.monotonic()
         for piece in pieces:
@@ -56,9 +56,9 @@ class _Speed:
             self._bytes += len(piece)
             if self._seconds > _SLOW_SECONDS:
                 if self._bytes < _LEAST_SPEED * self._seconds:
-                    raise HubError(
-                        f"{subject}: {subject.file} comes too slowly: {self._bytes} bytes in {self._seconds:.0f} s. "
-                        "Check the network, and run the same command again.",
+                    raise reference.error(
+                        f"{reference.file} comes too slowly: {self._bytes} bytes in {self._seconds:.0f} s. Check the "
+                        "network, and run the same command again.",
                         is_passing=True,
                     )
                 self._seconds, self._bytes = 0.0, 0
@@ -66,18 +66,35 @@ class _Speed:
             start = time.monotonic()
 
 
-class RemoteContent:
-    """A file's bytes on the Hub, read in ranges by any number of threads, all of one content or not at all.
+class RemoteFile:
+    """A file on the Hub, read in ranges by any number of threads. It has a path's `name` and `open`, and is equal to
+    itself alone.
 
     What is read belongs to the commit, tag and size of `facts`; an answer that tells otherwise ends in a HubError. A
     connection that breaks off is taken up again where it ended. The token is sent to the Hub alone.
     """
 
-    def __init__(self, subject: Subject, facts: FileFacts) -> None:
-        self.subject, self.facts = subject, facts
+    def __init__(self, reference: HubReference, facts: FileFacts) -> None:
+        assert reference.file is not None
+        self.reference, self.facts = reference, facts
+        self.name, self.size, self.etag = reference.file.rpartition("/")[2], facts.size, facts.etag
         self._lock = threading.Lock()
         # storage behind the Hub has tags of its own: the first that it gives counts
         self._body_tag = None if facts.is_elsewhere else facts.etag
+
+    def __str__(self) -> str:
+        return f"{self.reference.label}/{self.reference.file}"
+
+    def read_into(self, buffer: memoryview, offset: int, stop: threading.Event | None = None) -> None:
+        """Fill the buffer, bytes, from byte `offset` on. Raises HubError; when `stop` is set, ends with one soon."""
+        for piece in self.pieces(offset, offset + len(buffer), stop):
+            buffer[: len(piece)] = piece
+            buffer = buffer[len(piece) :]
+
+    def open(self, mode: str = "rb") -> BinaryIO:
+        """The file for reading from its start on, buffered."""
+        assert mode == "rb"
+        return io.BufferedReader(_Raw(self), _BUFFER)
 
     def pieces(self, start: int, stop: int, stopped: threading.Event | None = None) -> Iterator[bytes]:
         """The bytes [start, stop) in pieces, none twice and none left out, however often the connection breaks.
@@ -86,12 +103,12 @@ class RemoteContent:
         """
         from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
 
-        patience, is_renewed, speed = Patience(self.subject, PATIENT, stopped), False, _Speed()
+        patience, is_renewed, speed = Patience(self.reference, PATIENT, stopped), False, _Speed()
         while start < stop:
             facts = self.facts
             try:
                 with self._open(facts, start, stop) as response:
-                    for piece in speed.watch(response.iter_raw(), self.subject):
+                    for piece in speed.watch(response.iter_raw(), self.reference):
                         patience.check()
                         piece = piece[: stop - start]
                         start += len(piece)
@@ -104,7 +121,7 @@ class RemoteContent:
                 if start < stop:
                     patience.failed(HTTPError("the answer ended early"))
             except OfflineModeIsEnabled as e:
-                raise HubError(f"{self.subject}: cannot be read while offline (HF_HUB_OFFLINE).") from e
+                raise self.reference.error("cannot be read while offline (HF_HUB_OFFLINE).") from e
             except HTTPError as e:
                 if is_renewed or not self._renew(facts, e):
                     patience.failed(e)
@@ -115,7 +132,7 @@ class RemoteContent:
     def _open(self, facts: FileFacts, start: int, stop: int) -> Iterator[Any]:
         from huggingface_hub.utils import get_session, hf_raise_for_status
 
-        fields = without_token(headers()) if facts.is_elsewhere else headers()
+        fields = headers(token=not facts.is_elsewhere)
         fields["Range"] = f"bytes={start}-{stop - 1}"
         session = get_session()
         with session.stream("GET", facts.location, headers=fields, follow_redirects=True, timeout=TIMEOUT) as response:
@@ -125,7 +142,7 @@ class RemoteContent:
                 try:
                     hf_raise_for_status(_in_short(response))
                 except no_hub_errors() as e:
-                    raise explain_no_hub(e, self.subject) from e
+                    raise explain_no_hub(e, self.reference) from e
             self._check(response, start)
             yield response
 
@@ -133,24 +150,24 @@ class RemoteContent:
         """Raise HubError unless the answer is the part of the file that was asked for."""
         fields, size = response.headers, self.facts.size
         if fields.get("Content-Encoding", "identity") != "identity":
-            raise HubError(
-                f"{self.subject}: {self.subject.file} comes compressed, which was not asked for. Check proxies."
+            raise self.reference.error(
+                f"{self.reference.file} comes compressed, which was not asked for. Check proxies."
             )
         if response.status_code == 206:
             found = re.fullmatch(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)", fields.get("Content-Range", ""))
             if found is None or int(found[1]) != start:
-                raise HubError(f"{self.subject}: the answer is another part of {self.subject.file} than asked for.")
+                raise self.reference.error(f"the answer is another part of {self.reference.file} than asked for.")
             total = found[2]
         else:
             if start:
-                raise HubError(
-                    f"{self.subject}: {urlsplit(str(response.url)).hostname} gives no parts of files (no range "
+                raise self.reference.error(
+                    f"{urlsplit(str(response.url)).hostname} gives no parts of files (no range "
                     "requests). Check HF_ENDPOINT and the proxy; fetch the files whole (without --stream)."
                 )
             total = fields.get("Content-Length", "*")
         if total not in ("*", str(size)):
             raise self._changed(f"it has {total} bytes instead of {size}")
-        tag = bare_tag(fields.get("ETag"))
+        tag = fields.get("ETag", "").removeprefix("W/").strip('"')
         with self._lock:
             if self._body_tag is None:
                 self._body_tag = tag
@@ -158,8 +175,8 @@ class RemoteContent:
             raise self._changed(f"its ETag is {tag} and no longer {self._body_tag}")
 
     def _changed(self, told: str) -> HubError:
-        return HubError(
-            f"{self.subject}: {self.subject.file} changed while it was read: {told}. Nothing came of it; start again."
+        return self.reference.error(
+            f"{self.reference.file} changed while it was read: {told}. Nothing came of it; start again."
         )
 
     def _renew(self, used: FileFacts, error: Exception) -> bool:
@@ -170,7 +187,7 @@ class RemoteContent:
             return False
         with self._lock:
             if self.facts is used:
-                now = file_facts(self.subject, PATIENT)
+                now = file_facts(self.reference, PATIENT)
                 if (now.commit, now.etag, now.size) != (used.commit, used.etag, used.size):
                     raise self._changed("the Hub describes another content")
                 if now.location == used.location:
@@ -179,3 +196,25 @@ class RemoteContent:
                     self._body_tag = None
                 self.facts = now
         return True
+
+
+class _Raw(io.RawIOBase):
+    def __init__(self, file: RemoteFile) -> None:
+        self._file, self._position = file, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._file.size}[whence]
+        self._position = max(0, start + offset)
+        return self._position
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        n = max(0, min(len(buffer), self._file.size - self._position))
+        self._file.read_into(memoryview(buffer)[:n].cast("B"), self._position)
+        self._position += n
+        return n

@@ -10,7 +10,8 @@ import pytest
 from huggingface_hub.errors import HTTPError
 
 from pa_lite.checkpoints.hub import http
-from pa_lite.checkpoints.hub.http import Patience, Subject, attempt
+from pa_lite.checkpoints.hub.http import Patience, attempt
+from pa_lite.checkpoints.hub.references import HubReference
 from pa_lite.errors import HubError
 
 
@@ -41,7 +42,7 @@ def test_waits_double_with_jitter_and_start_anew_after_progress(monkeypatch: pyt
     waits: list[float] = []
     stop = threading.Event()
     monkeypatch.setattr(stop, "wait", waits.append)
-    patience = Patience(Subject("org/m"), 20, stop)
+    patience = Patience(HubReference("org/m"), 20, stop)
     for _ in range(12):
         patience.failed(HTTPError("broken"))
     for i, wait in enumerate(waits):
@@ -62,7 +63,7 @@ def test_giving_up_says_what_to_do(monkeypatch: pytest.MonkeyPatch, impatient: N
         raise HTTPError("name or\nservice not known")
 
     with pytest.raises(HubError) as caught:
-        attempt(call, Subject("org/m", revision="a" * 40), 3)
+        attempt(call, HubReference("org/m", revision="a" * 40), 3)
     assert len(tries) == 3
     assert caught.value.is_passing
     assert str(caught.value) == (
@@ -75,7 +76,7 @@ def test_waiting_ends_when_nobody_wants_the_result() -> None:
     stop = threading.Event()
     threading.Timer(0.1, stop.set).start()
     start = time.monotonic()
-    patience = Patience(Subject("org/m"), 50, stop)
+    patience = Patience(HubReference("org/m"), 50, stop)
 
     def fail_for_ever() -> None:
         while True:

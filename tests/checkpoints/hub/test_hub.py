@@ -10,23 +10,16 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
 
 import pytest
 
 from pa_lite.checkpoints import open_checkpoint
 from pa_lite.checkpoints.hub import cache as hub_cache
 from pa_lite.checkpoints.hub.checkpoints import fetch_checkpoint, fetch_checkpoints
-from pa_lite.checkpoints.hub.http import Subject, endpoint, file_facts
-from pa_lite.checkpoints.hub.ranges import RemoteContent
-from pa_lite.checkpoints.hub.repositories import (
-    HubFile,
-    HubReference,
-    fetch_file,
-    list_files,
-    parse_hub,
-    resolve_commit,
-)
+from pa_lite.checkpoints.hub.http import file_facts
+from pa_lite.checkpoints.hub.ranges import RemoteFile
+from pa_lite.checkpoints.hub.references import HubReference, endpoint, parse_hub
+from pa_lite.checkpoints.hub.repositories import HubFile, fetch_file, list_files, listing
 from pa_lite.errors import CheckpointError, HubError, InputError, OutputError
 from pa_lite.system.markers import INCOMPLETE
 from tests.support.hub_server import STRANGER, TOKEN, HubServer
@@ -76,7 +69,7 @@ def test_lists_of_many_files_and_folders(hub: HubServer) -> None:
     assert {f.name: f.size for f in found}["data/part-119.parquet"] == 119
     assert found[-1].sha256 is not None
     assert HubFile("README.md", 5) in found
-    assert resolve_commit(HubReference("org/d", repo_type="dataset")) == repo.refs["main"]
+    assert listing(HubReference("org/d", repo_type="dataset")).commit == repo.refs["main"]
 
 
 def test_a_file_is_fetched_once_checked_and_shared_with_huggingface_hub(hub: HubServer) -> None:
@@ -133,7 +126,7 @@ def test_faults_of_the_api_are_overcome(hub: HubServer, impatient: None) -> None
     hub.add("org/m", {"a.gguf": b"x"})
     hub.fail("status", "api", status=502, times=2)
     hub.fail("drop", "HEAD hub", times=1)
-    assert resolve_commit(parse_hub("hub:org/m"))
+    assert listing(parse_hub("hub:org/m")).commit
     assert fetch_file("org/m", "a.gguf").read_bytes() == b"x"
 
 
@@ -152,14 +145,15 @@ def test_a_download_goes_on_where_an_earlier_one_broke_off(hub: HubServer, impat
     assert partial_files() == []
 
 
+@pytest.mark.parametrize("content", [NOISE, b"small"], ids=["large", "small"])
 @pytest.mark.parametrize("name", ["a.gguf", "a.json"], ids=["sha256", "git"])
-def test_damaged_bytes_never_count(hub: HubServer, name: str) -> None:
-    hub.add("org/m", {name: NOISE})
+def test_damaged_bytes_never_count(hub: HubServer, name: str, content: bytes) -> None:
+    hub.add("org/m", {name: content})
     hub.fail("content", f"GET (storage|hub.*{name})")
     with pytest.raises(HubError, match="arrived damaged: its hash is not"):
         fetch_file("org/m", name)
-    assert partial_files() == []
-    assert fetch_file("org/m", name).read_bytes() == NOISE
+    assert not any(p.is_file() for p in cache().rglob("*") if {"blobs", "snapshots"} & set(p.parts))
+    assert fetch_file("org/m", name).read_bytes() == content
 
 
 @pytest.mark.parametrize(("kind", "told"), [("etag", "its ETag is"), ("size", "it has 10240004 bytes instead of 1024")])
@@ -173,8 +167,8 @@ def test_a_file_that_changes_on_the_way(hub: HubServer, kind: str, told: str) ->
 
 def test_links_that_expire_are_renewed(hub: HubServer) -> None:
     hub.add("org/m", {"a.gguf": NOISE})
-    subject = Subject("org/m", file="a.gguf")
-    content = RemoteContent(subject, file_facts(subject))
+    reference = HubReference("org/m", file="a.gguf")
+    content = RemoteFile(reference, file_facts(reference))
     hub.expire_links()
     assert b"".join(content.pieces(5, 100)) == NOISE[5:100]
     assert len(hub.asked("HEAD hub")) == 2
@@ -187,12 +181,20 @@ def test_a_compressed_answer_is_refused(hub: HubServer) -> None:
         fetch_file("org/m", "a.gguf")
 
 
-def test_mirrors_lead_on_but_get_no_token_to_pass_on(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_renamed_repository_is_followed(hub: HubServer) -> None:
+    hub.add("org/m", {"a.json": b"{}", "a.gguf": NOISE})
+    for name, content in (("a.json", b"{}"), ("a.gguf", NOISE)):
+        hub.fail("redirect", "(HEAD|GET) hub.*org/old", body=f"/org/m/resolve/main/{name}".encode(), times=9)
+        assert fetch_file("org/old", name).read_bytes() == content
+        hub.faults.clear()
+
+
+def test_a_redirect_to_another_host_gets_no_token(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     hub.add("org/m", {"a.json": b"{}"})
-    hub.fail("moved", "(HEAD|GET) hub.*resolve", times=2)
-    assert fetch_file("org/m", "a.json").read_bytes() == b"{}"
-    assert len(hub.asked("storage")) == 2
+    hub.fail("redirect", "(HEAD|GET) hub.*resolve", body=f"{hub.storage}/org/m/resolve/main/a.json".encode(), times=9)
+    with pytest.raises(HubError, match="lacks a commit, a tag or a size"):
+        fetch_file("org/m", "a.json")
     assert not any("authorization" in {k.lower() for k in r.headers} for r in hub.asked("storage"))
 
 
@@ -255,8 +257,8 @@ def test_names_that_cannot_be(hub: HubServer, repo: str, revision: str | None) -
 
 def test_a_server_without_ranges_is_told_of(hub: HubServer) -> None:
     hub.add("org/m", {"a.gguf": NOISE})
-    subject = Subject("org/m", file="a.gguf")
-    content = RemoteContent(subject, file_facts(subject))
+    reference = HubReference("org/m", file="a.gguf")
+    content = RemoteFile(reference, file_facts(reference))
     hub.fail("whole", times=2)
     assert b"".join(content.pieces(0, 10)) == NOISE[:10]  # and not all of it is read for ten bytes
     with pytest.raises(HubError, match="gives no parts of files"):
@@ -281,9 +283,9 @@ def test_gated_repositories(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> 
 def test_what_is_not_there(hub: HubServer) -> None:
     hub.add("org/m", {"a.gguf": b"x"})
     with pytest.raises(HubError, match="hub:org/none: there is no such model, or it is private"):
-        resolve_commit(parse_hub("hub:org/none"))
+        listing(parse_hub("hub:org/none"))
     with pytest.raises(HubError, match="hub:org/m@v9: there is no such revision"):
-        resolve_commit(parse_hub("hub:org/m@v9"))
+        listing(parse_hub("hub:org/m@v9"))
     with pytest.raises(HubError, match=r"hub:org/m: has no file b.gguf"):
         fetch_file("org/m", "b.gguf")
     with pytest.raises(HubError, match="dataset org/none: there is no such dataset"):
@@ -312,7 +314,7 @@ def test_offline(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.requests.clear()
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert fetch_file("org/m", "config.json") == path
-    assert resolve_commit(parse_hub("hub:org/m")) == repo.refs["main"]
+    assert listing(parse_hub("hub:org/m")).commit == repo.refs["main"]
     assert [f.name for f in list_files("org/m")] == ["config.json"]
     with pytest.raises(HubError, match=r"b.json is not in the cache, and HF_HUB_OFFLINE forbids"):
         fetch_file("org/m", "b.json")
@@ -328,7 +330,7 @@ def test_the_network_is_down(
     path = fetch_file("org/m", "config.json")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # the port of discard, closed
     with pytest.raises(HubError, match=r"http://127.0.0.1:9 cannot be reached \(.*\). Check the network"):
-        resolve_commit(parse_hub("hub:org/other"))
+        listing(parse_hub("hub:org/other"))
     assert fetch_file("org/m", "config.json") == path
     assert "Going on with the copy in the cache" in caplog.text
 
@@ -344,7 +346,7 @@ def test_a_server_that_is_no_hub(hub: HubServer) -> None:
     hub.add("org/m", {"config.json": b"{}"})
     hub.fail("status", "GET hub", status=200, times=2)
     with pytest.raises(HubError, match=r"hub:org/m: http.* answers as no Hub does \(.*\). Check HF_ENDPOINT"):
-        resolve_commit(parse_hub("hub:org/m"))
+        listing(parse_hub("hub:org/m"))
     with pytest.raises(HubError, match="answers as no Hub does"):
         list_files("org/m")
     for entry in ({"path": 5}, {"path": "a", "size": None}, {"path": "a", "size": 1.5}, {"path": "a", "size": -1}):
@@ -472,7 +474,7 @@ def test_a_redirect_to_what_is_no_address(hub: HubServer, address: bytes) -> Non
     hub.add("org/m", {"config.json": b"{}"})
     hub.fail("astray", "HEAD hub", body=address, times=9)
     with pytest.raises(HubError, match=r"answers as no Hub does \(.*\)\. Check HF_ENDPOINT"):
-        file_facts(Subject("org/m", file="config.json"))
+        file_facts(HubReference("org/m", file="config.json"))
 
 
 def test_a_full_disk_in_the_middle_keeps_what_came(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -504,28 +506,26 @@ def test_what_a_branch_stands_for_is_written_whole_or_stays(hub: HubServer, monk
     assert [p.name for p in (cache.folder / "refs").iterdir()] == ["main"]
 
 
-def test_where_nothing_can_be_linked_a_copy_gets_its_name_when_it_is_whole(
-    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("content", [NOISE, b"small"], ids=["large", "small"])
+@pytest.mark.parametrize("hard", [True, False])
+def test_where_nothing_can_be_linked(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch, content: bytes, hard: bool
 ) -> None:
-    commit = next(iter(hub.add("org/m", {"model.safetensors": NOISE}).commits))
+    repo = hub.add("org/m", {"model.safetensors": content})
 
     def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
-    def half(source: BinaryIO, target: BinaryIO, _length: int) -> None:
-        target.write(source.read(1000))
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Path, "symlink_to", refuse)
-    monkeypatch.setattr(os, "link", refuse)
-    with monkeypatch.context() as patch:
-        patch.setattr(shutil, "copyfileobj", half)
-        with pytest.raises(KeyboardInterrupt):
-            fetch_file("org/m", "model.safetensors")
-    place = hub_cache.RepoCache("org/m").snapshot(commit)
-    assert list(place.iterdir()) == []
-    fetched = fetch_file("org/m", "model.safetensors")
-    assert (fetched.is_symlink(), fetched.read_bytes()) == (False, NOISE)
+    monkeypatch.setattr(os, "symlink", refuse)
+    if not hard:
+        monkeypatch.setattr(os, "link", refuse)
+    first = fetch_file("org/m", "model.safetensors")
+    repo.commit({"model.safetensors": content, "more.json": b"{}"})
+    second = fetch_file("org/m", "model.safetensors")
+    assert first != second
+    for fetched in (first, second):
+        assert (fetched.is_symlink(), fetched.read_bytes()) == (False, content)
+    assert partial_files() == []
 
 
 @pytest.mark.skipif(os.name != "posix", reason="links and pipes of POSIX")
@@ -568,8 +568,8 @@ def test_what_0_1_0_left_of_a_download_is_continued(hub: HubServer) -> None:
 @pytest.mark.skipif(os.name != "posix", reason="links and pipes of POSIX")
 @pytest.mark.parametrize("kind", ["link", "named pipe"])
 def test_a_lock_of_the_cache_that_is_not_a_file_is_refused_at_once(hub: HubServer, tmp_path: Path, kind: str) -> None:
-    hub.add("org/m", {"model.safetensors": NOISE})
-    lock = hub_cache.cache_folder() / ".locks" / "models--org--m" / f"{hashlib.sha256(NOISE).hexdigest()}.lock"
+    hub.add("org/m", {"model.safetensors": b"small"})
+    lock = hub_cache.cache_folder() / ".locks" / "models--org--m" / f"{hashlib.sha256(b'small').hexdigest()}.lock"
     lock.parent.mkdir(parents=True)
     lock.symlink_to(tmp_path / "made") if kind == "link" else os.mkfifo(lock)
     with pytest.raises(OutputError, match=f"is a {kind}, not a file to lock"):

@@ -10,7 +10,7 @@ import pytest
 from pa_lite.checkpoints import open_checkpoint
 from pa_lite.checkpoints.fingerprint import fingerprint
 from pa_lite.checkpoints.hub.checkpoints import fetch_checkpoint
-from pa_lite.checkpoints.hub.repositories import parse_hub
+from pa_lite.checkpoints.hub.references import parse_hub
 from pa_lite.checkpoints.inspect import inspect_checkpoint
 from pa_lite.checkpoints.pairs import _is_here
 from pa_lite.errors import CheckpointError, InputError
