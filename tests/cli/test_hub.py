@@ -101,7 +101,7 @@ def test_pairs(capsys: pytest.CaptureFixture[str], published: HubServer) -> None
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("merge", "hub:org/none", PAIR[1], "--lam", "0.7"), "hub:org/none: there is no such model, or it is private."),
+        (("merge", "hub:org/none", PAIR[1], "--lam", "0.7"), "hub:org/none: this model does not exist or is private."),
         (("merge", PAIR[0], PAIR[1] + "@v3", "--lam", "0.7"), "hub:org/Tiny-Instruct@v3: there is no such revision."),
         (("merge", "hub:org/gated", PAIR[1], "--lam", "0.7", "--stream"), "is gated. Accept its licence at http"),
         (("merge", "hub:org/empty", PAIR[1], "--lam", "0.7"), "hub:org/empty: has no weights"),
@@ -109,7 +109,7 @@ def test_pairs(capsys: pytest.CaptureFixture[str], published: HubServer) -> None
         (("merge", "hub:org", PAIR[1], "--lam", "0.7"), "'hub:org' is no reference to the Hub; write hub:org/name"),
         (("merge", PAIR[0], "--lam", "0.7"), "name both BASE and INSTRUCT"),
         (("inspect", "hub:org/empty"), "has no weights"),
-        (("diff", PAIR[0], "hub:org/none"), "there is no such model"),
+        (("diff", PAIR[0], "hub:org/none"), "this model does not exist or is private"),
         (("pairs", "show", "llama-3.1-8"), "unknown pair 'llama-3.1-8'. Did you mean llama-3.1-8b"),
         (("pairs", "fetch", "nothing"), "unknown pair 'nothing'"),
         (("pairs", "add", "demo", *PAIR), "pair demo comes with pa-lite. Take another name."),

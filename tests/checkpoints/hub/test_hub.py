@@ -282,13 +282,13 @@ def test_gated_repositories(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_what_is_not_there(hub: HubServer) -> None:
     hub.add("org/m", {"a.gguf": b"x"})
-    with pytest.raises(HubError, match="hub:org/none: there is no such model, or it is private"):
+    with pytest.raises(HubError, match="hub:org/none: this model does not exist or is private"):
         listing(parse_hub("hub:org/none"))
     with pytest.raises(HubError, match="hub:org/m@v9: there is no such revision"):
         listing(parse_hub("hub:org/m@v9"))
     with pytest.raises(HubError, match=r"hub:org/m: has no file b.gguf"):
         fetch_file("org/m", "b.gguf")
-    with pytest.raises(HubError, match="dataset org/none: there is no such dataset"):
+    with pytest.raises(HubError, match="dataset org/none: this dataset does not exist"):
         list_files("org/none", repo_type="dataset")
     with pytest.raises(CheckpointError, match="cannot be fetched"):
         fetch_file("org/m", "../../b.gguf")
