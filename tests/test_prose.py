@@ -148,10 +148,10 @@ RULES = (
         good="goes on top",
     ),
     Rule(
-        pattern=r"(?<![\"'])\bblanks?\b(?!(-|\s+)(lines?|page|cell))",
+        pattern=r"(?<![\"'])(?<!not\s)(?<!is\s)(?<!be\s)\bblanks?\b(?!(-|\s+)(lines?|page|cell))",
         instead="space",
         bad="two blanks",
-        good="a blank line",
+        good="a blank line; a string that is not blank",
     ),
     Rule(pattern=r"\bdoubled\b", instead="duplicate, repeated, twice", bad="tensor 'x' is doubled", good="twice"),
     Rule(
