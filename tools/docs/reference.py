@@ -26,7 +26,7 @@ _ALIASES = {
     "Date": "a `datetime.date`, or `YYYY-MM-DD`",
     "Messages": 'the user\'s text, or a list of `{"role": ..., "content": ...}`',
     "Texts": "a text, several, or what `load_prompts` returns",
-    "Progress": "a function of (phase, done, total, unit), called while work goes on; total is 0 where it is unknown",
+    "Progress": "a function of (phase, done, total, unit), called while work is done; total is 0 if unknown",
 }
 
 

@@ -158,7 +158,7 @@ class Campaign:
         return ("ran", "") if code == 0 else ("refused by llama.cpp", words) if code == 3 else ("killed", _last(words))
 
     def _child(self) -> None:
-        """Never returns."""
+        """Run in the child, and exit."""
         import resource
 
         code = 4

@@ -77,7 +77,7 @@ _PAIR = Words(
 def _read_schedule(folder: Path) -> None:
     schedule = parse_schedule(str(folder / "schedule.toml"))
     schedule.check(4)
-    assert np.isfinite([schedule.lam_of(name, 0.7, 4) for name in _NAMES]).all(), "a lam is no number"
+    assert np.isfinite([schedule.lam_of(name, 0.7, 4) for name in _NAMES]).all(), "a lam is not finite"
 
 
 # --- outputs, annotations, prompts, AlpacaEval's own files ---
