@@ -77,7 +77,7 @@ def test_a_model_from_a_file_has_no_lam(file: Path) -> None:
     model = pa_lite.load(file, threads=1)
     with pytest.raises(InputError, match="the lam of a GGUF file is fixed"):
         model.lam = 0.5
-    with pytest.raises(InputError, match="whose lam is fixed"):
+    with pytest.raises(InputError, match="the lam of a GGUF file is fixed"):
         model.lam  # noqa: B018
     assert model.chat(ASK).text == pa_lite.load("demo@0.7", threads=1).chat(ASK).text
 
@@ -160,7 +160,7 @@ def test_a_stopped_answer_frees_its_context() -> None:
         ([{"role": "user", "content": "a", "images": []}], "unknown key 'images'"),
         (["a"], "message 1 is not an object"),
         ("\ud800", "not valid text"),
-        ("word " * 5000, "leave out its oldest"),
+        ("word " * 5000, "leave out the oldest"),
     ],
 )  # fmt: skip
 def test_invalid_conversations(model: pa_lite.LoadedModel, messages: object, told: str) -> None:
