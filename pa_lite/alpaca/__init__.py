@@ -1,1 +1,1 @@
-"""Answers compared by a judge: prompts, outputs, the judge, annotations and win rates, in the forms of AlpacaEval."""
+"""Comparison of answers by a judge: prompts, outputs, judge, annotations and win rates, in AlpacaEval's formats."""

@@ -14,7 +14,7 @@ from pa_lite.errors import InputError
 
 @dataclass(frozen=True)
 class Judgement:
-    """An annotated pair: `preference` from 1 (output 1, the reference's, wins) to 2 (the model's); None: not judged."""
+    """An annotated pair: `preference` from 1 (the reference's output 1 wins) to 2 (the model's wins), or None."""
 
     instruction: str
     output_1: str
@@ -24,9 +24,9 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Annotations:
-    """A file of judgements of one model (generator 2) against one reference (generator 1) by one annotator.
+    """Judgements of one model (generator 2) against one reference (generator 1) by one annotator.
 
-    `datasets` are the names under `dataset`, where entries have one.
+    `datasets` are the data sets that entries name.
     """
 
     model: str
@@ -37,11 +37,11 @@ class Annotations:
 
 
 def read_annotations(path: Path) -> Annotations:
-    """Read an annotations file, JSON or JSONL. A preference of 0 is a draw, as old files of AlpacaEval have it.
+    """Read an annotations file, JSON or JSONL. A preference of 0 is a draw, as in old AlpacaEval files.
 
-    Outputs are without the reasoning before them, so that lengths are the answers'.
-    Raises InputError, naming file and entry, for an entry without texts or preference, for a preference out of range,
-    several models in one file, or a file without a single preference.
+    Reasoning before an output is removed, so that lengths are those of the answers. Raises InputError, naming file and
+    entry, for a missing string or preference, a preference out of range, several models, and a file without any
+    preference.
     """
     rows = read_records(path)
     judgements = []
@@ -49,7 +49,7 @@ def read_annotations(path: Path) -> Annotations:
     for number, row in enumerate(rows, 1):
         where = f"{path}: entry {number}"
         if "preference" not in row:
-            raise InputError(f"{where} has no 'preference': is this a file of annotations?")
+            raise InputError(f"{where} has no 'preference'. Is this an annotations file?")
         outputs = [split_reasoning(text_of(row, key, where, empty=True)).answer for key in ("output_1", "output_2")]
         asked = content_of(row, where).request
         judgements.append(Judgement(asked, outputs[0], outputs[1], _preference(row["preference"], where)))
@@ -69,9 +69,9 @@ def _preference(value: object, where: str) -> float | None:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InputError(f"{where}: its preference is {value!r}, not a number.")
+        raise InputError(f"{where}: 'preference' is {value!r}, not a number.")
     if value == 0:
         return 1.5
     if not 1 <= value <= 2:
-        raise InputError(f"{where}: its preference is {value}, outside [1, 2].")
+        raise InputError(f"{where}: 'preference' is {value}, outside [1, 2].")
     return float(value)

@@ -1,8 +1,8 @@
-"""Results that are written down as they come, so that a killed run loses none and does none again. Knows no model.
+"""Journal of results, appended as they arrive, so that a killed run loses none and repeats none.
 
-Beside `NAME`, `.NAME.part` is a JSONL file: first our marker with the facts that decide the results, each as a digest,
-then one line for each result: its place and its content, in the order in which they came. It is gone when `NAME` is
-written whole. A file at that name without the marker is somebody else's: it is neither read nor changed.
+`.NAME.part` next to the output `NAME` is a JSONL file. Its first line is our marker with the facts that determine the
+results, each as a digest; every further line is one result with its index, in order of arrival. It is removed when
+`NAME` is complete. A file of that name without the marker is not ours: it is neither read nor changed.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from pa_lite.system.opening import NotPlainError, is_at, open_or_create, open_re
 from pa_lite.untrusted.strict_json import parse_json
 
 _Result = TypeVar("_Result")
-_LONGEST_LINE = 1 << 16  # bytes of a journal's facts
-_LONGEST_RESULT = 1 << 26  # bytes of a result's line: far above the longest answer
-_SYNC_SECONDS = 1.0  # results newer than this may be lost with the machine's power, but not with the process
+_LONGEST_LINE = 1 << 16  # bytes of the first line
+_LONGEST_RESULT = 1 << 26  # bytes of a result's line: far more than the longest answer
+_SYNC_SECONDS = 1.0  # a power failure may lose results newer than this; a killed process loses none
 
 
 def recorded_fact(target: Path, name: str) -> str | None:
-    """Return a fact of the journal that an earlier run left beside `target`, None without one or without that fact.
+    """Return a fact of the journal that an earlier run left next to `target`, or None.
 
-    What it says is checked when the journal is opened with the same facts.
+    The value is not validated here: opening the journal with the same facts does that.
     """
     try:
         with open_regular(target.with_name(f".{target.name}.part")) as file:
@@ -43,16 +43,16 @@ def recorded_fact(target: Path, name: str) -> str | None:
 
 
 def digest(value: object) -> str:
-    """A digest, hex, of anything that JSON can hold: equal values, equal digests."""
+    """Return a hexadecimal digest of any JSON value; equal values have equal digests."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode("ascii")).hexdigest()[:32]
 
 
 class Journal:
-    """The results so far of `n` in all, by place; a context manager, locked against other processes while it is open.
+    """The results so far, of `n`, by index; a context manager, locked against other processes while open.
 
-    `facts` names what decides the results (`model`, `prompts`, ...) and gives a digest of each. With `resume` a journal
-    with the same facts is taken up. Raises OutputError: without `resume` when there are results of an earlier run, with
-    it when a fact has changed (`force` drops them in both cases), and when another process is writing.
+    `facts` maps what determines the results (`model`, `prompts`, ...) to digests. `resume` continues a journal with the
+    same facts, `force` discards earlier results. Raises OutputError when there are earlier results and neither is
+    given, when a fact differs with `resume`, and when another process is writing.
     """
 
     def __init__(
@@ -78,72 +78,72 @@ class Journal:
 
     def __exit__(self, exc_type: type[BaseException] | None, *rest: object) -> None:
         if exc_type is not None and issubclass(exc_type, InputChangedError):
-            self.results = {}  # nobody knows which of them the file that changed had a part in
+            self.results = {}  # any of them may come from the changed file
         self.close()
 
-    def add(self, place: int, result: Any) -> None:
-        """Write down a result: it survives the process from here on, and the machine's power within a second.
+    def add(self, index: int, result: Any) -> None:
+        """Append a result. It survives a killed process at once, and a power failure within a second.
 
-        Raises OutputError when there is no room for it; the earlier ones are kept.
+        Raises OutputError when it cannot be written, for example on a full disk; earlier results are kept.
         """
-        assert place not in self.results
-        assert 0 <= place < self.n
+        assert index not in self.results
+        assert 0 <= index < self.n
         try:
-            self._write({"place": place, "result": result})
+            self._write({"place": index, "result": result})
         except OSError as e:
             raise OutputError(
-                f"{self.target}: the next result cannot be written ({e.strerror}). Make room, then go on with "
-                f"--resume: {len(self.results)} of {self.n} are kept."
+                f"{self.target}: the next result cannot be written ({e.strerror}); {len(self.results)} of {self.n} are "
+                "kept. Free some space and continue with --resume."
             ) from e
-        self.results[place] = result
+        self.results[index] = result
 
     def results_as(self, result_type: type[_Result], is_possible: Callable[[_Result], bool]) -> dict[int, _Result]:
-        """Return the results so far as objects of a dataclass, by place.
+        """Return the results so far as instances of a dataclass, by index.
 
-        Raises OutputError for one that is not such an object, or for which `is_possible` is false.
+        Raises OutputError for a result with other fields or types, or for which `is_possible` is false.
         """
         types = get_type_hints(result_type)
         found = {}
-        for place, result in self.results.items():
+        for index, result in self.results.items():
             if not isinstance(result, dict) or result.keys() != types.keys():
-                raise self._damaged(place)
+                raise self._damaged(index)
             if not all(isinstance(result[name], types[name]) for name in types):
-                raise self._damaged(place)
-            found[place] = result_type(**result)
-            if not is_possible(found[place]):
-                raise self._damaged(place)
+                raise self._damaged(index)
+            found[index] = result_type(**result)
+            if not is_possible(found[index]):
+                raise self._damaged(index)
         return found
 
-    def _damaged(self, place: int) -> OutputError:
+    def _damaged(self, index: int) -> OutputError:
         return OutputError(
-            f"{self.target}: result {place} in {self.path} is damaged. Drop the earlier results with --force."
+            f"{self.target}: result {index} in {self.path} is damaged. Discard the earlier results with --force."
         )
 
     def finish(self) -> None:
-        """Remove the journal: what it was for is written. Call it behind the writing of `target`."""
+        """Remove the journal. Call it after `target` is written."""
         self._remove()
         self._is_there = False
 
     def close(self) -> None:
-        """Let go of the file, and remove it when it holds no result."""
+        """Close the file, and remove it when it holds no result."""
         if self._file.closed:
             return
         with contextlib.suppress(OSError):
             os.fsync(self._file.fileno())
         if self._is_there and not self.results:
             self._remove()
-        with contextlib.suppress(OSError):  # what could not be written was told when it was
+        with contextlib.suppress(OSError):  # `add` has reported what could not be written
             self._file.close()
 
     def _remove(self) -> None:
-        """Remove the open journal, if it still has its name."""
+        """Remove the open journal, unless another file has taken its name."""
         if is_at(self._file.fileno(), self.path):
             if os.name != "posix":
                 self._file.close()
             self.path.unlink(missing_ok=True)
 
     def _take_up(self, resume: bool, force: bool) -> None:
-        """Continue with what is there, or drop it and begin anew."""
+        """Continue the existing journal, or discard it and start an empty one."""
         found = self._read()
         if found is None:
             self._is_there = False  # not ours, so not ours to remove
@@ -153,19 +153,19 @@ class Journal:
         unknown = [k for k in self._facts if k not in facts]
         if self.results and not force and not resume:
             raise OutputError(
-                f"{self.target}: an earlier run left {len(self.results)} results. Continue it with --resume, or drop "
-                "them with --force."
+                f"{self.target}: an earlier run left {len(self.results)} results. Continue it with --resume, or "
+                "discard them with --force."
             )
         if self.results and not force and changed:
             raise OutputError(
-                f"{self.target}: cannot be continued, as the {' and the '.join(changed)} changed since. Give the same, "
-                "name another output (-o), or drop the earlier results with --force."
+                f"{self.target}: cannot resume, as the {' and the '.join(changed)} changed. Use the same as before, "
+                "name another output (-o), or discard the earlier results with --force."
             )
         if self.results and not force and unknown:
             raise OutputError(
-                f"{self.target}: cannot be continued: it was started by a pa-lite that did not record the "
-                f"{', the '.join(unknown)}, so whether they are the same is not known. Drop the earlier results with "
-                "--force, or name another output (-o)."
+                f"{self.target}: cannot resume: an older pa-lite started it and did not record the "
+                f"{', the '.join(unknown)}, which may have changed. Discard the earlier results with --force, or name "
+                "another output (-o)."
             )
         if self.results and resume and not changed and not unknown:
             self._file.truncate(end)
@@ -179,10 +179,7 @@ class Journal:
             raise self._busy()
 
     def _read(self) -> tuple[dict[str, str], dict[int, Any], int] | None:
-        """The facts, the results, and where the last whole line ends: what stands after it was cut off.
-
-        None for a file that is not a journal of ours.
-        """
+        """Return the facts, the results and the offset after the last complete line; None if it is not our journal."""
         head = read_results_head(self._file)
         if head is None:
             return None
@@ -190,7 +187,7 @@ class Journal:
         end = self._file.tell()
         while line := self._file.readline(_LONGEST_RESULT):
             if not line.endswith(b"\n"):
-                break  # cut off, or longer than any result
+                break  # truncated, or longer than any result
             try:
                 entry = parse_json(line, nan=True)
                 if type(entry["place"]) is int and 0 <= entry["place"] < self.n:
@@ -201,7 +198,7 @@ class Journal:
         return dict(head["facts"]), results, end
 
     def _write(self, entry: Mapping[str, Any]) -> None:
-        """Append a line; the file is open for appending, so wherever reading left off does not matter."""
+        """Append a line. The file is open for appending, so the read position does not matter."""
         self._file.write(json.dumps(entry).encode("ascii") + b"\n")
         self._file.flush()
         if time.monotonic() - self._synced > _SYNC_SECONDS:
@@ -209,7 +206,7 @@ class Journal:
             self._synced = time.monotonic()
 
     def _open(self) -> tuple[BinaryIO, bool]:
-        """Open the journal, made if need be, and lock it; whether it is new, with nothing but its first line."""
+        """Open or create the journal and lock it; return the file and whether it is new (only the first line)."""
 
         def begin(file: BinaryIO) -> None:
             file.write(marker_line(RESULTS, self.path.name, facts=self._facts, n=self.n))

@@ -1,7 +1,7 @@
-"""A model as judge of two answers: which one it prefers, by the logprobs of the two letters it may answer with.
+"""A model as judge of two answers: its preference comes from the logprobs of the two letters it may reply with.
 
-Weighted preferences as in AlpacaEval 2.0, but both orders of the two answers are asked and averaged: small judges lean
-to what they are shown first, or last. Any GGUF will do; how far to trust it, `pa_lite.alpaca.judging` measures.
+Preferences are weighted as in AlpacaEval 2.0, and averaged over both orders of the two answers, as small judges favour
+the answer shown first or last. Any GGUF model can judge; `pa_lite.alpaca.judging` measures how far to trust it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pa_lite.progress import Counter, Progress
 from pa_lite.untrusted.portions import portions
 
 ANSWERS = ("A", "B")
-# the fixed part comes first: all prompts share it, and so it is decoded once
+# the fixed part comes first: all prompts share it, so it is decoded once
 _TASK = (
     "Two assistants, A and B, have answered the same request. Decide whose answer serves the person who asked better: "
     "it does what was asked, states nothing false, leaves out nothing that matters and wastes no words. Neither the "
@@ -33,15 +33,14 @@ _TASK = (
     "Reply with one letter only, A or B."
 )
 _PROMPT = "{task}\n\n[Request]\n{request}\n\n[Answer of A]\n{first}\n\n[Answer of B]\n{second}\n\n[Whose is better?]"
-# characters of prompts that are held as tokens at a time: each prompt is scored twice, once with each letter
-_PORTION = 4_000_000
-_ROUNDING = 1e-3  # of probabilities that are sums of others
-PROMPT_ID = hashlib.sha256((_TASK + _PROMPT).encode()).hexdigest()[:12]  # results of other words do not compare
+_PORTION = 4_000_000  # characters of prompts that are tokenised and scored at a time
+_ROUNDING = 1e-3  # error of probabilities that are sums of others
+PROMPT_ID = hashlib.sha256((_TASK + _PROMPT).encode()).hexdigest()[:12]  # results of different prompts do not compare
 
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeOptions:
-    """`limit` judges the first pairs only; `seed` draws, for each instruction, the order shown where one is asked."""
+    """Options of a judge: `limit` keeps only the first pairs; `seed` chooses each order without `both_orders`."""
 
     limit: int | None = None
     seed: int = 0
@@ -50,11 +49,11 @@ class JudgeOptions:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the judge makes of a pair: `preference` from 1 (the reference's answer) to 2 (the model's), or None.
+    """The judge's verdict on a pair: `preference` from 1 (the reference's answer) to 2 (the model's), or None.
 
     `reference_first` and `model_first` are the probabilities, in [0, 1], of preferring the model's answer in each
-    order, None where it was not asked; `answer_mass` is how much of the judge's probability went to the two letters.
-    `unjudged` tells why there is no preference.
+    order, None where that order was not asked; `answer_mass` is the judge's total probability of the two letters.
+    `unjudged` says why there is no preference.
     """
 
     preference: float | None
@@ -64,7 +63,7 @@ class Verdict:
     unjudged: str | None = None
 
     def is_possible(self) -> bool:
-        """Return whether a judge can have said this: it may come from a file that anybody can change."""
+        """Return whether the values are consistent; they may come from a file that was edited."""
         orders = [p for p in (self.reference_first, self.model_first) if p is not None]
         if self.preference is None:
             return self.unjudged is not None and not orders and self.answer_mass is None
@@ -77,48 +76,48 @@ class Verdict:
 
 
 def answer_tokens(model: Model) -> tuple[tuple[int, ...], ...]:
-    """The ids that stand for each answer: its letter as one token, bare or behind a blank, as both letters have it.
+    """Return the token ids of each answer: its letter, with or without a space before it, where both letters have it.
 
-    Raises InputError for a vocabulary in which neither form is a single token of each letter.
+    Raises InputError for a vocabulary in which neither form is a single token for both letters.
     """
     found: dict[str, dict[str, int]] = {"": {}, " ": {}}
     for answer in ANSWERS:
-        # a vocabulary may put a blank before a text's first word: a line break keeps the bare form
+        # some vocabularies put a space before the first word of a text; after a line break the bare form appears
         for text in (answer, " " + answer, "\n" + answer):
             ids = model.tokenize(text, add_special=False)
-            for blank, forms in found.items():
-                if ids and model.piece(ids[-1]) == (blank + answer).encode():
+            for space, forms in found.items():
+                if ids and model.piece(ids[-1]) == (space + answer).encode():
                     forms[answer] = ids[-1]
     whole = [forms for forms in found.values() if len(forms) == len(ANSWERS)]
     if not whole:
         raise InputError(
-            f"{model.label}: its vocabulary has no single tokens for the answers {' and '.join(ANSWERS)}, "
-            "so it cannot be a judge. Choose another model."
+            f"{model.label}: the vocabulary has no single tokens for the answers {' and '.join(ANSWERS)}, which a "
+            "judge requires. Choose another model."
         )
     return tuple(tuple(forms[answer] for forms in whole) for answer in ANSWERS)
 
 
 def judge_prompt(instruction: str, first: str, second: str) -> str:
-    """What the judge is asked, as the user's turn."""
+    """Return the judge's prompt, as the user's turn."""
     return _PROMPT.format(task=_TASK, request=instruction, first=first, second=second)
 
 
 def is_reference_first(instruction: str, seed: int) -> bool:
-    """A coin for each instruction, whatever its place: a resumed or limited run asks the same."""
+    """Return a random bit that depends only on instruction and seed, so that a resumed or limited run asks the same."""
     return hashlib.sha256(f"{seed}\n{instruction}".encode()).digest()[0] % 2 == 0
 
 
 @dataclass
 class _Case:
-    """The pair at a place: its prompts by order, and the answer tokens' logprobs as they come."""
+    """The pair at an index: its prompts by order, and the answer tokens' logprobs as they arrive."""
 
-    place: int
+    index: int
     prompts: dict[bool, array[int]] = field(default_factory=dict)  # reference first? -> token ids
     logprobs: dict[tuple[bool, int], float] = field(default_factory=dict)  # (order, token) -> nats
     fault: str | None = None  # why a prompt cannot be tokenised
 
     def verdict(self, answers: Sequence[Sequence[int]]) -> Verdict:
-        """The preferences of the orders asked, averaged. Source: AlpacaEval 2.0, p(second) / (p(first) + p(second))."""
+        """Return the verdict averaged over the orders. Source: AlpacaEval 2.0, p(second) / (p(first) + p(second))."""
         chance, mass = {}, []
         for reference_first in self.prompts:
             sums = [float(np.logaddexp.reduce([self.logprobs[reference_first, t] for t in ids])) for ids in answers]
@@ -141,12 +140,13 @@ def judge_pairs(
     progress: Progress | None = None,
     chat: ChatOptions | None = None,
 ) -> None:
-    """Judge every pair; `finished` gets a pair's place and its verdict as soon as that is there, in no order.
+    """Judge every pair; `finished` is called with a pair's index and verdict as soon as it is known, in any order.
 
-    Equal answers tie unasked. A pair whose prompt, in an order to be asked, exceeds the judge's context or cannot be
-    tokenised is not judged; nothing of it is cut. A judge whose template starts its turn with reasoning is asked after
-    the end of it. The chat options are settled first (see `measured_options`). `progress` gets the prompts done.
-    Raises InputError for a judge without the answer tokens, EngineError when its template or llama.cpp fails.
+    Equal answers tie without a prompt. A pair with a prompt that exceeds the judge's context or cannot be tokenised is
+    not judged; prompts are never truncated. When the judge's template opens its turn with reasoning, the reasoning is
+    closed before the letters are scored. The chat options are resolved first (see `measured_options`). `progress`
+    counts prompts. Raises InputError for a judge without the answer tokens, EngineError when its template or llama.cpp
+    fails.
     """
     answers = answer_tokens(model)
     tokens = [t for ids in answers for t in ids]
@@ -159,26 +159,26 @@ def judge_pairs(
         for case in _cases(model, {i: pairs[i] for i in portion}, options, chat):
             longest = max(map(len, case.prompts.values()), default=0)
             if case.fault is not None:
-                finished(case.place, Verdict(None, unjudged=f"the prompt {case.fault}"))
+                finished(case.index, Verdict(None, unjudged=f"the prompt {case.fault}"))
             elif longest == 0:
-                finished(case.place, Verdict(1.5))
+                finished(case.index, Verdict(1.5))
             elif longest > model.max_length:
-                told = f"the prompt has {longest} tokens, the judge's context holds {model.max_length}"
-                finished(case.place, Verdict(None, unjudged=told))
+                reason = f"the prompt has {longest} tokens, the judge's context holds {model.max_length}"
+                finished(case.index, Verdict(None, unjudged=reason))
             else:
                 cases.append(case)
                 continue
             counter.total -= len(case.prompts)
-        _ask(model, cases, tokens, lambda case: finished(case.place, case.verdict(answers)), counter)
+        _ask(model, cases, tokens, lambda case: finished(case.index, case.verdict(answers)), counter)
 
 
 def _length(pair: AnswerPair, options: JudgeOptions) -> int:
-    """Return about how many characters the prompts of a pair have together."""
+    """Return the approximate number of characters in the prompts of a pair."""
     return (1 + options.both_orders) * (len(pair.instruction) + len(pair.reference) + len(pair.model))
 
 
 def _cases(model: Model, pairs: Mapping[int, AnswerPair], options: JudgeOptions, chat: ChatOptions) -> list[_Case]:
-    """Return each pair, by place, with the prompts of the orders to be asked, none where the answers are equal."""
+    """Return a case for each pair, with the prompts of the orders to ask; none where the answers are equal."""
     cases = [_Case(i) for i in pairs]
     shown: list[tuple[_Case, bool]] = []
     texts: list[str] = []
@@ -190,11 +190,11 @@ def _cases(model: Model, pairs: Mapping[int, AnswerPair], options: JudgeOptions,
             answers = (pair.reference, pair.model) if reference_first else (pair.model, pair.reference)
             shown.append((case, reference_first))
             texts.append(judge_prompt(pair.instruction, *answers))
-    # the letters are the answer, and not the start of a thought
-    asked = chat_prompts(model, texts, chat, ends_reasoning=True, keep_faulty=True)
-    for i, ((case, order), prompt) in enumerate(zip(shown, asked.tokens, strict=True)):
+    # without ends_reasoning the letters would be scored as the first word of the reasoning
+    chats = chat_prompts(model, texts, chat, ends_reasoning=True, keep_faulty=True)
+    for i, ((case, order), prompt) in enumerate(zip(shown, chats.tokens, strict=True)):
         case.prompts[order] = prompt
-        case.fault = case.fault or asked.faults.get(i)
+        case.fault = case.fault or chats.faults.get(i)
     return cases
 
 
@@ -205,15 +205,15 @@ def _ask(
     finished: Callable[[_Case], None],
     counter: Counter,
 ) -> None:
-    """Score the answer tokens behind every prompt, all prompts in one tree.
+    """Score the answer tokens after every prompt, all prompts in one tree.
 
-    `finished` gets each case once complete, `counter` how many more prompts are done.
+    `finished` is called with each complete case; `counter` counts prompts.
     """
     done = 0
-    places = [(case, order, token) for case in cases for order in case.prompts for token in tokens]
+    keys = [(case, order, token) for case in cases for order in case.prompts for token in tokens]
 
     def arrived(i: int, score: Score) -> None:
-        case, order, token = places[i]
+        case, order, token = keys[i]
         case.logprobs[order, token] = score.logprob
         if len(case.logprobs) == len(case.prompts) * len(tokens):
             finished(case)
@@ -224,5 +224,5 @@ def _ask(
         if done > before:
             counter.add(done - before)
 
-    requests = [Request((*case.prompts[order], token), len(case.prompts[order])) for case, order, token in places]
+    requests = [Request((*case.prompts[order], token), len(case.prompts[order])) for case, order, token in keys]
     score_requests(model, requests, prompts_done, arrived)

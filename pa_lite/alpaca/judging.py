@@ -1,4 +1,4 @@
-"""A judge's run over two output files: verdicts journaled as they come, annotations, and how far to trust the judge."""
+"""Judging of two output files: verdicts journaled as they arrive, annotations, and measures of the judge's bias."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ from pa_lite.progress import Progress
 from pa_lite.statistics import Mean, standard_error
 from pa_lite.system.atomic import check_target, write_text
 
-# of what decides the judge's prompts, what the user knows it as
-_WORDS = {"system": "system prompt", "template_args": "template arguments (--template-arg)", "date": "date"}
+# keys of `chat_facts` -> names for messages
+_NAMES = {"system": "system prompt", "template_args": "template arguments (--template-arg)", "date": "date"}
 
 
 @dataclass(frozen=True)
 class Bias:
-    """How far a judge is to be trusted, over `n_asked` pairs; shares in [0, 1].
+    """How far to trust a judge, over `n_asked` pairs; shares in [0, 1].
 
-    `first_shown` is the mean probability of the answer shown first: 0.5 without position bias (and only in both orders
-    is that free of the answers' own merits). `agreement` is the share of pairs whose two orders prefer the same model,
-    None where one order was asked. `answer_mass` near 0 means that the judge would say something else than a letter.
+    `first_shown` is the mean probability of preferring the answer shown first: 0.5 without position bias. Only with
+    both orders is it independent of the answers' quality. `agreement` is the share of pairs whose two orders prefer the
+    same model, None with one order. `answer_mass` near 0 means that the judge would reply with something other than a
+    letter.
     """
 
     n_pairs: int
@@ -47,10 +48,10 @@ class Bias:
 
 @dataclass(frozen=True)
 class Judging:
-    """The judge's verdicts on the first pairs of a pairing, in their order; `judge` is the name under `annotator`.
+    """A judge's verdicts on the first pairs of a pairing, in order; `judge` is its name under `annotator`.
 
-    `n_resumed` of the verdicts are of an earlier run. `chat` says how the judge's prompts were made where that is not
-    its template's default (see `chat_facts`).
+    `n_resumed` verdicts are from an earlier run. `chat` records what differs from the chat template's defaults in the
+    judge's prompts (see `chat_facts`).
     """
 
     judge: str
@@ -72,11 +73,11 @@ class Judging:
 
     @property
     def win_rate(self) -> Mean | None:
-        """The model's mean preference, in [0, 1], over judged pairs."""
+        """The model's mean preference over judged pairs, in [0, 1]."""
         return _mean([v.preference - 1 for v in self.verdicts if v.preference is not None])
 
     def document(self) -> Record:
-        """The figures and what they are of, for a report."""
+        """Return the figures and their origin as JSON, for a report."""
         return {
             "judge": self.judge,
             "fingerprint": self.fingerprint,
@@ -93,7 +94,7 @@ class Judging:
         }
 
     def annotations(self) -> list[Record]:
-        """The entries of an annotations file: AlpacaEval's names, and a verdict's further ones."""
+        """Return the entries of an annotations file: AlpacaEval's fields and the fields of the verdict."""
         return [
             {
                 "instruction": pair.instruction,
@@ -120,14 +121,13 @@ def judge_outputs(
     progress: Progress | None = None,
     chat: ChatOptions | None = None,
 ) -> Judging:
-    """Judge a pairing and write the annotations to `target`; verdicts are journaled beside it as they come.
+    """Judge a pairing and write the annotations to `target`; verdicts are journaled next to it as they arrive.
 
-    A run that was interrupted is taken up again with `resume`: by the same judge, on the same outputs, in the same
-    orders, on the same date; the limit may differ. `chat` is about the judge's prompts. Raises what Journal and
-    judge_pairs raise.
+    `resume` continues an interrupted run with the same judge, outputs, orders and date; the limit may differ. `chat`
+    applies to the judge's prompts. Raises what Journal and judge_pairs raise.
     """
     pairs = pairing.pairs[: options.limit]
-    mark = model.fingerprint()
+    fingerprint = model.fingerprint()
     if resume:
         chat = with_recorded_date(chat, target)
     template = template_of(model)
@@ -135,34 +135,34 @@ def judge_outputs(
     made = chat_facts(template, chat, model.name)
     facts = {
         **model.inputs("judge"),
-        "judge": digest(mark),  # as journals of pa-lite 0.1.0 have it
+        "judge": digest(fingerprint),  # as in journals of pa-lite 0.1.0
         "judge's prompt": PROMPT_ID,
         "context": digest(model.max_length),
         "outputs": digest(asdict(pairing)),
-        **{_WORDS[key]: value if key == "date" else digest(value) for key, value in made.items()},
+        **{_NAMES[key]: value if key == "date" else digest(value) for key, value in made.items()},
         "order": digest("both" if options.both_orders else options.seed),
     }
     check_target(target, force)
     with Journal(target, facts, len(pairing.pairs), resume, force) as journal:
-        check_target(target, force)  # again: another process may have finished just now
+        check_target(target, force)  # again, under the lock: another process may have finished since
         verdicts = journal.results_as(Verdict, Verdict.is_possible)
-        places = [i for i in range(len(pairs)) if i not in verdicts]
+        missing = [i for i in range(len(pairs)) if i not in verdicts]
 
         def finished(i: int, verdict: Verdict) -> None:
-            verdicts[places[i]] = verdict
-            journal.add(places[i], asdict(verdict))
+            verdicts[missing[i]] = verdict
+            journal.add(missing[i], asdict(verdict))
 
-        judge_pairs(model, [pairs[i] for i in places], options, finished, progress, chat)
+        judge_pairs(model, [pairs[i] for i in missing], options, finished, progress, chat)
         in_order = tuple(verdicts[i] for i in range(len(pairs)))
-        n_resumed = len(pairs) - len(places)
-        done = Judging(judge, mark, model.identity(), pairing, options, in_order, n_resumed, made)
+        n_resumed = len(pairs) - len(missing)
+        done = Judging(judge, fingerprint, model.identity(), pairing, options, in_order, n_resumed, made)
         write_text(target, json.dumps(done.annotations(), indent=2, ensure_ascii=False) + "\n")
         journal.finish()
     return done
 
 
 def measure_bias(pairs: Sequence[AnswerPair], verdicts: Sequence[Verdict]) -> Bias:
-    """The judge's figures over pairs and their verdicts, in the same order."""
+    """Return the judge's figures over pairs and their verdicts, in the same order."""
     asked = [v for v in verdicts if v.answer_mass is not None]
     first = [_first_shown(v) for v in asked]
     both = [(v.reference_first, v.model_first) for v in asked]
@@ -180,7 +180,7 @@ def measure_bias(pairs: Sequence[AnswerPair], verdicts: Sequence[Verdict]) -> Bi
 
 
 def _first_shown(verdict: Verdict) -> float:
-    """The probability of the answer shown first, averaged over the orders asked."""
+    """Return the probability of preferring the answer shown first, averaged over the orders asked."""
     orders = []
     if verdict.reference_first is not None:
         orders.append(1 - verdict.reference_first)

@@ -1,8 +1,8 @@
-"""Length-controlled win rates: what the win rate would be if both models wrote equally long. Numpy only.
+"""Length-controlled win rates: the win rate if both models' answers were equally long. Uses only numpy.
 
-A logistic regression predicts the preference from the difference of lengths and from the model itself; the win rate
-is then predicted at no difference. Source: Dubois et al. 2024, arXiv 2404.04475; the estimator is that of alpaca_eval's
-`get_length_controlled_winrate`: L1-penalised, without intercept, the penalty chosen of ten by cross-validation.
+A logistic regression predicts the preference from the difference in length and from the model; the win rate is its
+prediction at zero difference. Source: Dubois et al. 2024, arXiv 2404.04475; the estimator is that of alpaca_eval's
+`get_length_controlled_winrate`: L1-penalised, without intercept, the penalty chosen from ten by cross-validation.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.float64]
 
 FOLDS = 5
-PENALTIES = np.logspace(-4, 4, 10)  # inverse strengths: weight of the loss against the L1 norm
-GAMED_WEIGHT = 0.2 / 2  # of each row of the two gamed baselines, against 1 for the model's own rows
+PENALTIES = np.logspace(-4, 4, 10)  # inverse strengths: weight of the loss relative to the L1 norm
+GAMED_WEIGHT = 0.2 / 2  # of each row of the two gamed baselines, where the model's own rows have 1
 _STEPS = 100
 
 
 @dataclass(frozen=True)
 class GamedBaselines:
-    """AlpacaEval's annotations of two baselines that game length, which steady the fit: float64 [n_rows] each.
+    """AlpacaEval's annotations of two baselines that game length; they stabilise the fit. float64 [n_rows] each.
 
-    `preference` in [0, 1], `delta` the standardised difference of lengths, `difficulty` the instruction's.
+    `preference` in [0, 1], `delta` the standardised difference in length, `difficulty` of the instruction.
     """
 
     preference: FloatArray
@@ -38,9 +38,9 @@ class GamedBaselines:
 class LengthControlled:
     """A length-controlled win rate in percent.
 
-    `stderr` is alpaca_eval's: the spread of the predictions over the instructions, which is 0 in the minimal form.
-    `fit_stderr` is that of the fitted coefficients (sandwich estimate). `weights` are the
-    coefficients in nats: model, length, and the instruction's difficulty in the full form.
+    `stderr` is alpaca_eval's: the spread of the predictions over the instructions, 0 in the minimal form. `fit_stderr`
+    comes from the uncertainty of the coefficients (sandwich estimate). `weights` are the coefficients in nats: model,
+    length, and in the full form the instruction's difficulty.
     """
 
     value: float
@@ -50,7 +50,7 @@ class LengthControlled:
 
 
 def standardised_delta(lengths_1: Sequence[int], lengths_2: Sequence[int]) -> FloatArray:
-    """Length of output 1 less that of output 2, over the sample deviation; zeros when all differ alike."""
+    """Return length 1 minus length 2 over its sample standard deviation; zeros when all differences are equal."""
     delta = np.asarray(lengths_1, np.float64) - np.asarray(lengths_2, np.float64)
     deviation = float(np.std(delta, ddof=1)) if len(delta) > 1 else 0.0
     return delta / deviation if deviation > 0 else np.zeros_like(delta)
@@ -62,11 +62,11 @@ def length_controlled(
     difficulty: FloatArray | None = None,
     gamed: GamedBaselines | None = None,
 ) -> LengthControlled | None:
-    """The length-controlled win rate, or None with fewer than FOLDS preferences to fit.
+    """Return the length-controlled win rate, or None with fewer than FOLDS preferences to fit.
 
-    `preference` float64 [n], 1 where model 2 wins for sure, NaN where there is none: such a row is predicted, not
-    fitted. `delta` as `standardised_delta` gives it. With `difficulty` [n] and `gamed` this is alpaca_eval's
-    `length_controlled_v1`, with neither its `length_controlled_minimal`.
+    `preference` float64 [n]: 1 where model 2 certainly wins, NaN where missing (such rows are predicted, not fitted).
+    `delta` from `standardised_delta`. With `difficulty` [n] and `gamed` this is alpaca_eval's `length_controlled_v1`,
+    with neither it is `length_controlled_minimal`.
     """
     names = ("model", "length") if difficulty is None else ("model", "length", "difficulty")
     given = ~np.isnan(preference)
@@ -77,10 +77,10 @@ def length_controlled(
     target, weight = preference[given], np.ones(int(given.sum()))
     features = features[given]
     if gamed is not None:
-        # the baselines have no term of their own: only length and difficulty explain them
-        theirs = _features(np.zeros_like(gamed.delta), gamed.delta, gamed.difficulty)
+        # the model term of the baselines is 0: only length and difficulty explain their preferences
+        baselines = _features(np.zeros_like(gamed.delta), gamed.delta, gamed.difficulty)
         known = ~np.isnan(gamed.preference)
-        features = np.concatenate([theirs[known], features])
+        features = np.concatenate([baselines[known], features])
         target = np.concatenate([gamed.preference[known], target])
         weight = np.concatenate([np.full(int(known.sum()), GAMED_WEIGHT), weight])
     penalty = _choose_penalty(features, target, weight)
@@ -99,8 +99,8 @@ def length_controlled(
 def fit_l1_logistic(features: FloatArray, target: FloatArray, weight: FloatArray, penalty: float) -> FloatArray:
     """Minimise |w|_1 + penalty * sum_i weight_i * crossentropy(target_i, sigmoid(features_i w)); float64 [n_features].
 
-    Targets are probabilities. Proximal Newton steps: each minimises the L1 norm plus the loss's quadratic model by
-    coordinate descent, then is halved until the objective falls enough (Lee, Sun, Saunders 2014).
+    Targets are probabilities. Each proximal Newton step minimises the L1 norm plus a quadratic model of the loss by
+    coordinate descent, and is halved until the objective falls enough (Lee, Sun, Saunders 2014).
     """
     w = np.zeros(features.shape[1])
     value = _objective(features, target, weight, penalty, w)
@@ -121,7 +121,7 @@ def fit_l1_logistic(features: FloatArray, target: FloatArray, weight: FloatArray
 
 
 def _newton_step(w: FloatArray, gradient: FloatArray, curvature: FloatArray) -> FloatArray:
-    """Minimise gradient.d + d.curvature.d / 2 + |w + d|_1 over d, a coordinate at a time."""
+    """Minimise gradient.d + d.curvature.d / 2 + |w + d|_1 over d, one coordinate at a time."""
     d = np.zeros_like(w)
     for _ in range(1000):
         moved = 0.0
@@ -137,9 +137,9 @@ def _newton_step(w: FloatArray, gradient: FloatArray, curvature: FloatArray) -> 
 
 
 def _choose_penalty(features: FloatArray, target: FloatArray, weight: FloatArray) -> float:
-    """The value of PENALTIES with the least mean loss on rows left out; the first of equals."""
+    """Return the value of PENALTIES with the lowest mean loss on held-out rows; the first if several are equal."""
     n = len(target)
-    fold = (n - 1 - np.arange(n)) % FOLDS  # as scikit-learn's GroupKFold deals out groups of one size
+    fold = (n - 1 - np.arange(n)) % FOLDS  # as scikit-learn's GroupKFold distributes groups of equal size
     loss = np.zeros(len(PENALTIES))
     for k in range(FOLDS):
         fit, left_out = fold != k, fold == k
@@ -152,13 +152,13 @@ def _choose_penalty(features: FloatArray, target: FloatArray, weight: FloatArray
 
 
 def _fit_error(features: FloatArray, target: FloatArray, weight: FloatArray, w: FloatArray, slope: FloatArray) -> float:
-    """Standard error of what has this slope in the coefficients, by the sandwich (White 1982).
+    """Return the standard error of a quantity with this gradient in the coefficients (sandwich, White 1982).
 
-    As if there were no penalty: a coefficient that it holds at 0 is uncertain too.
+    The penalty is ignored: a coefficient that it keeps at 0 is uncertain too.
     """
     p = _sigmoid(features @ w)
     bread = np.linalg.pinv((features.T * (weight * p * (1 - p))) @ features)
-    influence = weight * (target - p) * (features @ (bread @ slope))  # of each row
+    influence = weight * (target - p) * (features @ (bread @ slope))  # [n_rows]
     return math.sqrt(float(influence @ influence))
 
 

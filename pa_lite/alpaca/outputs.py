@@ -1,4 +1,4 @@
-"""Prompts to generate for, and outputs in AlpacaEval's `model_outputs` form."""
+"""Generation of answers to prompts, written in AlpacaEval's `model_outputs` format."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from pa_lite.system.atomic import check_target, write_text
 
 @dataclass(frozen=True)
 class Output:
-    """One entry of a model_outputs file; `system` is the system prompt of the entry's own prompt, if it had one.
+    """One entry of a model_outputs file; `system` is the prompt's own system prompt, if it had one.
 
-    `reasoning` is what the model wrote before its answer. `chat` says how the prompt was made where that is not the
-    template's default: system prompt, template arguments, and the date where the template may print it.
+    `reasoning` is what the model wrote before its answer. `chat` records what differs from the chat template's
+    defaults: system prompt, template arguments, and the date where the template may print it.
     """
 
     instruction: str
@@ -40,21 +40,21 @@ class Output:
     chat: Mapping[str, Any] = field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
-        """Return the entry as JSON: AlpacaEval's fields, and of the others those that say something."""
+        """Return the entry as JSON: AlpacaEval's fields, and the other fields that are not empty."""
         return without_empty(asdict(self))
 
 
 def demo_instructions_path() -> Path:
-    """The embedded pair's verifiable instructions."""
+    """Return the path of the embedded pair's verifiable instructions."""
     return models_folder() / "demo" / "data" / "instructions.jsonl"
 
 
 def load_prompts(source: str) -> list[Prompt]:
-    """Return the prompts of `demo`, `alpaca-eval` (from the Hub), or a file: JSON or JSONL of objects.
+    """Return the prompts of `demo`, of `alpaca-eval` (from the Hub), or of a JSON or JSONL file of objects.
 
-    An object has an `instruction` and may have `input` (or `context`), which joins it, `system` and `dataset`; see
-    `content_of`. Raises InputError, naming file and entry, for what is missing or wrong and for content that would be
-    lost, and what the Hub raises.
+    An object has an `instruction` and may have `input` (or `context`, appended to the instruction), `system` and
+    `dataset`; see `content_of`. Raises InputError, naming file and entry, for missing or wrong fields and for content
+    that would be lost, and PaLiteError when the download fails.
     """
     if source == "demo":
         return read_prompts(demo_instructions_path(), "demo")
@@ -64,7 +64,7 @@ def load_prompts(source: str) -> list[Prompt]:
         return load_alpaca_eval()
     path = Path(source)
     if not path.exists():
-        raise InputError(f"unknown prompts {source!r}: neither a file that exists nor 'demo' or 'alpaca-eval'.")
+        raise InputError(f"unknown prompts {source!r}: not an existing file, 'demo' or 'alpaca-eval'.")
     return read_prompts(path, name_text(path.stem))
 
 
@@ -78,27 +78,27 @@ def answer_prompts(
 ) -> list[Generation]:
     """Return the model's answer to every prompt, through its chat template, in the prompts' order.
 
-    The chat options are settled first (see `measured_options`); who also records them settles them before.
-    What `journal` (made with `facts_of` of the same arguments) holds already is taken from it, and what is new is
-    written to it as it comes; a sampled answer is the same either way. `progress` gets what that of
-    `generate` gets, earlier answers counted. Raises what generate and chat_prompts raise.
+    The chat options are resolved first (see `measured_options`); callers that record them resolve them themselves.
+    Answers in `journal` (made with `facts_of` of the same arguments) are reused, and new ones are added to it as they
+    arrive; a sampled answer is the same either way. `progress` is called as by `generate`, with reused answers
+    counted. Raises what generate and chat_prompts raise.
     """
     chat = measured_options(template_of(model), chat, model.name)
-    own = system_prompts(prompts, chat.system)
-    asked = chat_prompts(model, [p.instruction for p in prompts], chat, own)
+    systems = system_prompts(prompts, chat.system)
+    chats = chat_prompts(model, [p.instruction for p in prompts], chat, systems)
     done = {} if journal is None else journal.results_as(Generation, Generation.is_possible)
-    places = [i for i in range(len(prompts)) if i not in done]
+    missing = [i for i in range(len(prompts)) if i not in done]
 
     def keep(k: int, generation: Generation) -> None:
-        done[places[k]] = generation
+        done[missing[k]] = generation
         if journal is not None:
-            journal.add(places[k], asdict(generation))
+            journal.add(missing[k], asdict(generation))
 
     if progress is not None:
         progress("generate", len(done), len(prompts), "answers")
-    tokens, reasoning = [asked.tokens[i] for i in places], [asked.reasoning[i] for i in places]
-    told = part_of(progress, "generate", len(done), len(prompts), "answers")
-    generate(model, tokens, options, told, on_done=keep, streams=places, reasoning=reasoning)
+    tokens, reasoning = [chats.tokens[i] for i in missing], [chats.reasoning[i] for i in missing]
+    rest = part_of(progress, "generate", len(done), len(prompts), "answers")
+    generate(model, tokens, options, rest, on_done=keep, streams=missing, reasoning=reasoning)
     return [done[i] for i in range(len(prompts))]
 
 
@@ -108,32 +108,32 @@ def facts_of(
     options: GenerationOptions | None = None,
     chat: ChatOptions | None = None,
 ) -> dict[str, str]:
-    """Return what decides the answers, mostly as digests: a journal of other facts cannot be continued.
+    """Return everything that determines the answers, mostly as digests; resuming a journal requires equal facts.
 
-    The chat options must be settled. The date is there as it is, and only where the template may print it. How many
-    prompts run at a time is not a fact: it decides no more than a rounding error.
+    The chat options must be resolved. The date is not digested, and is present only where the template may print it.
+    The number of prompts that run at a time is left out: it changes answers only by rounding.
     """
     chat = chat or ChatOptions()
     chosen = {key: value for key, value in asdict(options or GenerationOptions()).items() if key != "parallel"}
     template = template_of(model)
     made = chat_facts(template, chat, model.name)
-    own: dict[str, str] = {}
+    optional: dict[str, str] = {}
     if "template_args" in made:
-        own["template arguments (--template-arg)"] = digest(made["template_args"])
+        optional["template arguments (--template-arg)"] = digest(made["template_args"])
     if "date" in made:
-        own["date"] = made["date"]
+        optional["date"] = made["date"]
     return {
         **model.inputs(),
         "chat template": digest(template),
         "system prompt": digest(chat.system),
-        **own,
+        **optional,
         "prompts": digest([p.document() for p in prompts]),
         "options": digest(chosen),
     }
 
 
 def generator_name(reference: str) -> str:
-    """Return a model's name in outputs and annotations: PAIR@LAM as it is, a file's without folder and .gguf."""
+    """Return a model's name in outputs and annotations: PAIR@LAM as it is, a file name without folder and .gguf."""
     path = Path(reference)
     if path.suffix.lower() == ".gguf":
         return name_text(path.stem)
@@ -146,10 +146,7 @@ def to_outputs(
     generator: str,
     chat: Mapping[str, Any] | None = None,
 ) -> list[Output]:
-    """Return answers, spaces at their ends removed, in AlpacaEval's form.
-
-    `generator` names the model; `chat` is what `chat_facts` says of the prompts.
-    """
+    """Return answers, stripped, in AlpacaEval's format; `generator` names the model, `chat` is from `chat_facts`."""
     return [
         Output(p.instruction, a.text.strip(), generator, p.dataset, p.system, a.reasoning, chat or {})
         for p, a in zip(prompts, answers, strict=True)
@@ -173,7 +170,7 @@ def generate_outputs(
 
 @dataclass(frozen=True)
 class OutputsTarget:
-    """A model_outputs file to write: `resume` continues what a killed run left, `force` overwrites what is there."""
+    """A model_outputs file to write: `resume` continues an interrupted run, `force` overwrites existing results."""
 
     path: Path
     resume: bool = False
@@ -182,10 +179,10 @@ class OutputsTarget:
 
 @dataclass(frozen=True)
 class Written:
-    """What went into a model_outputs file: answers, those taken over from an earlier run, and how they ended.
+    """Counts for a written model_outputs file: answers, those reused from an earlier run, and how they ended.
 
-    `n_reasoning_cut` counts those among `length` that were still reasoning; `chat` is what `chat_facts` says of the
-    prompts.
+    `reasons` counts answers by `Generation.reason`; `n_reasoning_cut` counts those cut at the token limit while still
+    reasoning; `chat` is from `chat_facts`.
     """
 
     path: str
@@ -209,9 +206,9 @@ def write_outputs(
 ) -> Written:
     """Answer every prompt and write the model_outputs file, whole or not at all.
 
-    Answers lie in a journal beside it until then: a run that is killed, at any moment, is continued with `resume` and
-    loses none. It keeps the date that it started with, whenever it is continued. Raises OutputError when the file
-    exists or cannot be written, or the journal is of other prompts.
+    Until then answers are kept in a journal next to it, so that a run killed at any moment can be resumed without
+    losing one. A resumed run keeps the date of its start. Raises OutputError when the file exists or cannot be
+    written, or the journal is of other inputs.
     """
     check_target(target.path, target.force)
     if target.resume:
@@ -220,7 +217,7 @@ def write_outputs(
     chat = measured_options(template, chat, model.name)
     facts, made = facts_of(model, prompts, options, chat), chat_facts(template, chat, model.name)
     with Journal(target.path, facts, len(prompts), target.resume, target.force) as journal:
-        check_target(target.path, target.force)  # again: another process may have finished just now
+        check_target(target.path, target.force)  # again, under the lock: another process may have finished since
         n_resumed = len(journal.results)
         answers = answer_prompts(model, prompts, options, chat, journal, progress)
         write_text(target.path, to_json(to_outputs(prompts, answers, generator, made)))
@@ -232,17 +229,17 @@ def write_outputs(
 
 
 def with_recorded_date(chat: ChatOptions | None, target: Path) -> ChatOptions:
-    """Return the options with the date of the journal beside `target`, unless they give one themselves."""
+    """Return the options with the date from the journal next to `target`, unless they set a date."""
     chat = chat or ChatOptions()
     recorded = recorded_fact(target, "date")
     if chat.date is not None or recorded is None:
         return chat
     try:
         return replace(chat, date=parse_date(recorded))
-    except InputError:  # damaged: the journal's facts will not be today's
+    except InputError:  # damaged: opening the journal will report that the date differs
         return chat
 
 
 def to_json(outputs: Sequence[Output]) -> str:
-    """The text of a model_outputs file."""
+    """Return the content of a model_outputs file."""
     return json.dumps([o.document() for o in outputs], indent=2, ensure_ascii=False) + "\n"

@@ -1,4 +1,4 @@
-"""Two model_outputs files brought together: the answers of a model and of a reference to the same instructions."""
+"""Matching of two model_outputs files: a model's and a reference's answers to the same instructions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class AnswerPair:
 
 @dataclass(frozen=True)
 class Pairing:
-    """Every pair in the order of the model's file; `n_left` counts the reference's further instructions."""
+    """Pairs in the order of the model's file; `n_left` counts instructions that only the reference answers."""
 
     model: str
     reference: str
@@ -34,13 +34,13 @@ class Pairing:
 
 
 def read_outputs(path: Path, allow_empty: bool = False) -> list[Output]:
-    """Read a model_outputs file, JSON or JSONL; the generator's name is the file's own where no entry has one.
+    """Read a model_outputs file, JSON or JSONL. Without `generator` in any entry, the file's name names the generator.
 
-    An output's `instruction` is the whole request: `input` (or `context`) follows it, a `system` prompt stands before
-    it, so that two files match by all that was asked. Reasoning before an answer (`<think>...</think>` and the like) is
-    kept apart as `reasoning`; where it never ended, the output is empty. Raises InputError, naming file and entry, for
-    an entry without `instruction` or `output`, content that would be lost (see `content_of`), a request that comes
-    twice, several generators, and, unless allowed, for an empty output.
+    An output's `instruction` is the whole request: a `system` prompt before it and `input` (or `context`) after it, so
+    that two files match by the whole request. Reasoning before an answer (`<think>...</think>` and similar) goes to
+    `reasoning`; where it never ended, the output is empty. Raises InputError, naming file and entry, for an entry
+    without `instruction` or `output`, content that would be lost (see `content_of`), a duplicate request, several
+    generators, and, unless allowed, an empty output.
     """
     rows = read_records(path)
     generator = same_name(rows, "generator", path, name_text(path.stem))
@@ -50,7 +50,7 @@ def read_outputs(path: Path, allow_empty: bool = False) -> list[Output]:
         where = f"{path}: entry {number}"
         instruction, output = content_of(row, where).request, text_of(row, "output", where, empty=True)
         if (first := seen.setdefault(instruction, number)) != number:
-            raise InputError(f"{where} has the instruction of entry {first} again: {shorten(instruction)}.")
+            raise InputError(f"{where} repeats the instruction of entry {first}: {shorten(instruction)}.")
         reasoning, answer, _ = split_reasoning(output)
         dataset = data_set_of(row, where, name_text(path.stem))
         outputs.append(Output(instruction, answer, generator, dataset, reasoning=reasoning))
@@ -58,21 +58,21 @@ def read_outputs(path: Path, allow_empty: bool = False) -> list[Output]:
     if empty and not allow_empty:
         raise InputError(
             f"{path}: {len(empty)} of {len(outputs)} outputs are empty{_reasoned(outputs, empty)}, the first in entry "
-            f"{empty[0]}. Say --allow-empty to have them judged as they are."
+            f"{empty[0]}. Use --allow-empty to judge them anyway."
         )
     return outputs
 
 
 def _reasoned(outputs: list[Output], empty: list[int]) -> str:
-    """How many of the empty outputs hold reasoning alone, in brackets; `empty` are their numbers from 1."""
+    """Return in brackets how many of the empty outputs hold only reasoning; `empty` are entry numbers from 1."""
     n = sum(bool(outputs[number - 1].reasoning) for number in empty)
-    return f" ({n} hold only reasoning: more --max-tokens would have let them answer)" if n else ""
+    return f" ({n} hold only reasoning: raise --max-tokens so that they can answer)" if n else ""
 
 
 def pair_outputs(model: Path, reference: Path, allow_empty: bool = False) -> Pairing:
-    """Match two files by the text of their requests; the reference may have more, not fewer.
+    """Match two files by their requests; the reference may have more, not fewer.
 
-    Raises InputError for what `read_outputs` refuses, and when the reference lacks an instruction.
+    Raises InputError where `read_outputs` does, and when the reference lacks an instruction.
     """
     ours, theirs = read_outputs(model, allow_empty), read_outputs(reference, allow_empty)
     answers = {o.instruction: o.output for o in theirs}

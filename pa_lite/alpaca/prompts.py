@@ -1,4 +1,4 @@
-"""Prompts that answers are generated for, from files of objects with an `instruction`."""
+"""Prompts to generate answers for, read from files of objects with an `instruction`."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pa_lite.errors import InputError
 
 @dataclass(frozen=True)
 class Prompt:
-    """A user's turn, the data set that it belongs to, if any, and the system prompt that comes with it, if any."""
+    """A user's turn, with the name of its data set and a system prompt where it has them."""
 
     instruction: str
     dataset: str | None
     system: str = ""
 
     def document(self) -> dict[str, Any]:
-        """Return what decides an answer, as JSON; without a system prompt it is as in older journals."""
+        """Return the prompt as JSON. Without a system prompt it is the same as in older journals."""
         return without_empty(asdict(self))
 
 
@@ -30,7 +30,7 @@ def without_empty(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_prompts(path: Path, dataset: str) -> list[Prompt]:
-    """Return the prompts of a file, as `load_prompts` does; `dataset` names those that name none themselves."""
+    """Return the prompts of a file, as `load_prompts` does; `dataset` is the default for rows without one."""
     prompts = []
     for number, row in enumerate(read_records(path), 1):
         where = f"{path}: entry {number}"
@@ -40,12 +40,15 @@ def read_prompts(path: Path, dataset: str) -> list[Prompt]:
 
 
 def system_prompts(prompts: Sequence[Prompt], system: str) -> list[str]:
-    """Return each prompt's own system prompt, empty if it has none. Raises InputError for any beside `system`."""
+    """Return each prompt's own system prompt, "" where it has none.
+
+    Raises InputError when a prompt has one and `system` is given as well.
+    """
     own = [prompt.system for prompt in prompts]
     if system and any(own):
         number = next(i for i, text in enumerate(own, 1) if text)
         raise InputError(
-            f"prompt {number} has a system prompt of its own, and --system gives another. Leave --system out, or write "
-            "it under 'system' into the prompts that have none."
+            f"prompt {number} already has a system prompt. Omit --system, or add its text as 'system' to the prompts "
+            "that have none."
         )
     return own

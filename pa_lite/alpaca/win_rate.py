@@ -1,4 +1,4 @@
-"""Win rates from annotations in AlpacaEval's form, its formulas: weighted, discrete, and length-controlled."""
+"""Win rates of annotations, by AlpacaEval's formulas: weighted, discrete and length-controlled."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ FULL, MINIMAL, BY_DEFINITION = "length_controlled_v1", "length_controlled_minima
 class WinRate:
     """Rates and their standard errors in percent, under the names of AlpacaEval's leaderboard.
 
-    `n_total` counts judged pairs, `n_unjudged` those without a preference, which nothing here counts. Lengths are mean
-    characters of every output. `length_controlled_form` is alpaca_eval's name of the form used, and the note says why
-    it was not the full one, or why there is none.
+    `n_total` counts judged pairs; `n_unjudged` counts those without a preference, which are in no rate. Lengths are
+    mean characters over all outputs. `length_controlled_form` is alpaca_eval's name of the form used;
+    `length_controlled_note` says why it was not the full form, or why there is no length-controlled rate.
     """
 
     model: str
@@ -46,18 +46,18 @@ class WinRate:
 
 
 def discrete(preference: float) -> float:
-    """1 where the model wins, 0 where the reference does, 1/2 for a draw."""
+    """Return 1 where the model wins, 0 where the reference wins, 0.5 for a draw."""
     return 0.5 if preference == 1.5 else float(preference > 1.5)
 
 
 def find_length_data(
     annotations: Annotations, form: str = "auto", folder: Path | None = None
 ) -> tuple[LengthData | None, str | None]:
-    """What the full length-controlled form needs, or None and why the minimal one must do.
+    """Return the data for the full length-controlled form, or None and the reason to use the minimal form.
 
-    `form` is `full`, `minimal`, or `auto`: full where the instructions are AlpacaEval's and its data can be had, from
-    `folder` or else the Hub, which is only asked for annotations of AlpacaEval's data sets. Raises InputError for
-    files that are wrong, and for `full` also when it cannot be: HubError, or InputError for other instructions.
+    `form` is `full`, `minimal` or `auto`: full where the instructions are AlpacaEval's and its data is available, from
+    `folder` or from the Hub (which is used only for annotations of AlpacaEval's data sets). Raises InputError for
+    malformed files; for `full` also HubError when the data is not available, and InputError for other instructions.
     """
     if form == "minimal":
         return None, "as asked for"
@@ -69,17 +69,17 @@ def find_length_data(
         if form == "full":
             raise
         return None, str(e)
-    strange = sum(j.instruction not in data.difficulty for j in annotations.judgements)
-    if not strange:
+    unknown = sum(j.instruction not in data.difficulty for j in annotations.judgements)
+    if not unknown:
         return data, None
-    note = f"{strange} of {len(annotations.judgements)} instructions are not AlpacaEval's"
+    note = f"{unknown} of {len(annotations.judgements)} instructions are not AlpacaEval's"
     if form == "full":
-        raise InputError(f"{note}: there is no full length-controlled win rate. Use --length-control minimal.")
+        raise InputError(f"{note}, which full length control requires. Use --length-control minimal.")
     return None, note
 
 
 def win_rate(annotations: Annotations, data: LengthData | None = None, note: str | None = None) -> WinRate:
-    """Every figure of a file of annotations; `data` and `note` as `find_length_data` gives them.
+    """Return all figures of annotations; `data` and `note` are from `find_length_data`.
 
     Source: alpaca_eval, `get_winrate` and `get_length_controlled_winrate`; win rates are means of preference - 1.
     """
@@ -114,7 +114,7 @@ def win_rate(annotations: Annotations, data: LengthData | None = None, note: str
 def _control(
     annotations: Annotations, delta: FloatArray, data: LengthData | None
 ) -> tuple[LengthControlled | None, str | None]:
-    """The length-controlled win rate and the name of its form."""
+    """Return the length-controlled win rate and the name of its form."""
     if annotations.model == annotations.reference:
         return LengthControlled(50.0, 0.0, 0.0, {}), BY_DEFINITION
     every = annotations.judgements

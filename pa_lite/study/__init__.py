@@ -1,1 +1,1 @@
-"""The study: what is gained and lost along lam. Sits on top of everything but the command line."""
+"""Studies along lam: plan, run, store, summarise, search and report what is gained and lost."""

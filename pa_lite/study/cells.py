@@ -1,4 +1,4 @@
-"""The cells of a study: what is measured, identified by all that decides its numbers."""
+"""The cells of a study, each identified by everything that determines its numbers."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Cell:
-    """One task, or the instructions, at one lam: `inputs` is all that decides its numbers, as JSON values.
+    """One workload at one lam and weight type; `inputs` is everything that determines its numbers, as JSON values.
 
-    `kind` is `task`, `follow`, `answers` or `wins`; `type` the weights' type.
+    `kind` is `task`, `follow`, `answers` or `wins`.
     """
 
     lam: float
@@ -25,14 +25,14 @@ class Cell:
 
     @property
     def key(self) -> str:
-        """SHA-256, hex, of everything above."""
+        """The SHA-256 of all fields, in hex."""
         whole = [self.lam, self.type, self.kind, self.name, self.n_items, self.inputs]
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class StoredCell:
-    """A cell as the file has it: items finished so far, and its summary once all are."""
+    """A cell as stored: the number of items finished so far, and its summary once all are finished."""
 
     key: str
     lam: float
@@ -48,7 +48,7 @@ class StoredCell:
     summary: Mapping[str, Any] | None
 
     def is_whole(self) -> bool:
-        """Return whether the key is that of a cell with these values: a lam may have been given as an integer."""
+        """Return whether the key matches the values. A lam may have been given as an integer."""
         lams = (self.lam, int(self.lam)) if self.lam.is_integer() else (self.lam,)
         cells = (Cell(lam, self.type, self.kind, self.name, self.n_items, self.inputs) for lam in lams)
         return any(cell.key == self.key for cell in cells)

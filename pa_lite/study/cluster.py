@@ -1,4 +1,4 @@
-"""Workers on a Ray cluster: each an actor that builds a lam once and does works on it. Needs the extra `cluster`."""
+"""Workers on a Ray cluster, each an actor with one model. Requires the extra `cluster`."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from pa_lite.study.records import Record
 from pa_lite.study.worker import LocalWorker, WorkerLostError
 from pa_lite.system.markers import temporary_folder
 
-_LOOK = 0.2  # seconds between looks whether to stop
-_PATIENCE = 10  # seconds that a cluster's head may take to answer
-_ROOM_PATIENCE = 60  # seconds that a worker may wait for a node with room for it
+_LOOK = 0.2  # seconds between checks whether to stop
+_PATIENCE = 10  # seconds to wait for a cluster's head to accept a connection
+_ROOM_PATIENCE = 60  # seconds to wait for a node with enough resources
 
 
 def _ray() -> Any:
@@ -37,37 +37,39 @@ def _ray() -> Any:
 
 
 class _RemoteWorker:
-    """What runs inside an actor: the plan made anew from its names, and one model."""
+    """The code inside an actor: it makes the plan again from its options, and runs cells on one model."""
 
     def __init__(
         self, pair: str | Pair, options: StudyOptions, keys: Sequence[str], judged: StudyPlan | None, here: str | None
     ) -> None:
-        """Plan the study here, or take a plan of what a judge compares, which no names give."""
+        """Plan the study on this node. A plan of judged pairs is passed in, as the options do not determine it."""
         if here is not None:
-            os.chdir(here)  # names in the plan may depend on the user's folder; nothing is imported from it
+            os.chdir(here)  # paths in the options may be relative to the user's folder; nothing is imported from it
         plan = judged or plan_study(pair, options)
         if [p.cell.key for p in plan.cells] != list(keys):
-            raise EngineError("a node of the cluster has other checkpoints, tasks or versions than this machine.")
-        self._worker = LocalWorker(plan, plan.threads)  # what the cluster keeps free for it
+            raise EngineError(
+                "checkpoints, tasks or versions on a node of the cluster differ from those on this machine."
+            )
+        self._worker = LocalWorker(plan, plan.threads)  # the cores that Ray reserved for it
 
-    def run(self, kind: str, lam: float, work: int, items: Sequence[int]) -> dict[int, Record]:
-        return self._worker.run(kind, lam, work, items)
+    def run(self, kind: str, lam: float, workload: int, items: Sequence[int]) -> dict[int, Record]:
+        return self._worker.run(kind, lam, workload, items)
 
 
 class RayWorker:
-    """A worker of a sweep that is an actor somewhere in the cluster."""
+    """A sweep's worker that runs as an actor in the cluster."""
 
     def __init__(self, ray: Any, make_actor: Callable[[], Any], has_room: Callable[[], bool]) -> None:
         self._ray, self._actor, self._has_room = ray, make_actor(), has_room
 
-    def run(self, kind: str, lam: float, work: int, items: Sequence[int]) -> dict[int, Record]:
-        """Records by item. Raises WorkerLostError when the actor or its node is gone, PaLiteError as raised there.
+    def run(self, kind: str, lam: float, workload: int, items: Sequence[int]) -> dict[int, Record]:
+        """Return records by item.
 
-        Also WorkerLostError once this thread is asked to stop (`stops_when`): nobody waits for the chunk then.
-        EngineError when no node with room is left, which only more nodes can fix.
+        Raises WorkerLostError when the actor or its node is lost, or this thread is asked to stop (`stops_when`), the
+        actor's own PaLiteError, and EngineError when no remaining node has enough resources.
         """
         try:
-            pending = self._actor.run.remote(kind, lam, work, items)
+            pending = self._actor.run.remote(kind, lam, workload, items)
             since = time.monotonic()
             while not self._ray.wait([pending], timeout=_LOOK)[0]:
                 if stop_is_due():
@@ -76,8 +78,8 @@ class RayWorker:
                     since = time.monotonic()
                 elif time.monotonic() - since > _ROOM_PATIENCE:
                     raise EngineError(
-                        f"for {_ROOM_PATIENCE} seconds no node of the cluster has had room for this model. What was "
-                        "finished is kept: fix the cluster and run the same command again."
+                        f"no node of the cluster has had the resources for this model for {_ROOM_PATIENCE} seconds. "
+                        "Finished results are kept: fix the cluster and run the same command again."
                     )
             records: dict[int, Record] = self._ray.get(pending)
             return records
@@ -85,14 +87,14 @@ class RayWorker:
             cause = e.cause if isinstance(getattr(e, "cause", None), PaLiteError) else None
             raise cause or EngineError(f"a worker of the cluster failed: {str(e).strip().splitlines()[-1]}") from e
         except self._ray.exceptions.RayActorError as e:
-            if "PaLiteError" in str(e) or "EngineError" in str(e):  # it could not even begin
-                raise EngineError(f"a worker could not begin: {str(e).strip().splitlines()[-1]}") from e
+            if "PaLiteError" in str(e) or "EngineError" in str(e):  # raised in the actor's constructor
+                raise EngineError(f"a worker failed to start: {str(e).strip().splitlines()[-1]}") from e
             raise WorkerLostError(str(e)) from e
         except self._ray.exceptions.RayError as e:
             raise WorkerLostError(str(e)) from e
 
     def close(self) -> None:
-        """Let the actor go; one that is gone already does no harm."""
+        """Kill the actor; it may be dead already."""
         self._ray.kill(self._actor)
 
 
@@ -100,11 +102,11 @@ class RayWorker:
 def ray_workers(
     pair: str | Pair, address: str | None = None
 ) -> Iterator[Callable[[StudyPlan], tuple[Callable[[], RayWorker], int]]]:
-    """Connect to a cluster until the end; give what, for a plan, gives a maker of workers and how many fit at a time.
+    """Connect to a cluster; yield a function that returns, for a plan, a factory of workers and their number.
 
-    `address` is a running cluster's; without one a cluster is started on this machine. Memory, cores and GPU are
-    declared to Ray. Raises EngineError when Ray is not installed or not reachable, and for a plan when no node has room
-    for its model.
+    `address` is that of a running cluster; without one a cluster is started on this machine. Memory, cores and GPU are
+    declared to Ray. Raises EngineError when Ray is not installed or not reachable, and for a plan when no node has the
+    resources for its model.
     """
     is_local = not (address or os.environ.get("RAY_ADDRESS"))
     if is_local:
@@ -118,13 +120,13 @@ def ray_workers(
         needs, lock = _needs(plan), threading.Lock()
         n_workers = _room(ray, needs)
         if not n_workers:
-            told = ", ".join(f"{name} {amount:g}" for name, amount in needs.items())
-            raise EngineError(f"no node of the Ray cluster has room for this model ({told} needed).")
+            required = ", ".join(f"{name} {amount:g}" for name, amount in needs.items())
+            raise EngineError(f"no node of the Ray cluster has the resources for this model: {required}.")
         remote = ray.remote(
             num_cpus=needs["CPU"], num_gpus=needs.get("GPU", 0), memory=needs["memory"], max_restarts=0
         )(_RemoteWorker)
-        # a node makes the plan of a study anew from its names: what it reads must be what is here
-        judged = replace(plan, merges={}) if any(work.judge for work in plan.works) else None
+        # a node plans the study itself, which checks that its checkpoints and tasks are the same as here
+        judged = replace(plan, merges={}) if any(each.judge for each in plan.workloads) else None
 
         def make_worker() -> RayWorker:
             with lock:
@@ -144,10 +146,10 @@ def ray_workers(
 
 
 def _protect() -> None:
-    """Let a cluster that is about to be started here answer this process alone, and report nothing to Ray's makers.
+    """Require a token for a cluster started here, and turn off Ray's usage reports.
 
-    Ray listens on all networks, and runs whatever it is sent. What the user has set stays; once Ray is imported, it is
-    too late to ask for a token.
+    Ray listens on all networks and runs whatever it is sent. The user's settings are kept; after Ray is imported, it is
+    too late to require a token.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
@@ -158,22 +160,22 @@ def _protect() -> None:
 def _connect(ray: Any, address: str | None, empty: Path) -> None:
     """Connect to a cluster, or start one on this machine. Raises EngineError when it cannot be reached.
 
-    Ray puts the folder that the process stands in before all others that its workers import from, and starts its
-    processes in it. So the process stands in an empty one meanwhile: nothing is imported from the user's folder.
+    Ray puts the current folder first on its workers' import path, so the current folder is an empty one meanwhile:
+    nothing is imported from the user's folder.
     """
     here = os.getcwd()
     os.chdir(empty)
     try:
         ray.init(address=address, logging_level="ERROR", log_to_driver=False, include_dashboard=False)
     except (ConnectionError, ValueError, RuntimeError) as e:
-        told = address or "a cluster on this machine"
-        raise EngineError(f"Ray cannot reach {told}: {str(e).strip().splitlines()[0]}") from e
+        name = address or "a cluster on this machine"
+        raise EngineError(f"Ray cannot reach {name}: {str(e).strip().splitlines()[0]}") from e
     finally:
         os.chdir(here)
 
 
 def _reach(address: str | None) -> None:
-    """Raise EngineError unless something listens at HOST:PORT; Ray itself would go on trying for minutes."""
+    """Raise EngineError unless something listens at HOST:PORT; Ray itself would keep trying for minutes."""
     host, _, port = (address or "").removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
         return
@@ -184,7 +186,7 @@ def _reach(address: str | None) -> None:
 
 
 def _needs(plan: StudyPlan) -> dict[str, float]:
-    """What one worker takes, in Ray's words: cores, bytes of memory, and a GPU when layers shall lie there."""
+    """Return one worker's resources by Ray's names: cores, bytes of memory, and a GPU when layers go there."""
     out = {"CPU": float(plan.threads), "memory": float(plan.memory / plan.workers)}
     if plan.options.engine.gpu_layers not in (0, "auto"):
         out["GPU"] = 1.0
@@ -192,7 +194,7 @@ def _needs(plan: StudyPlan) -> dict[str, float]:
 
 
 def _room(ray: Any, needs: dict[str, float]) -> int:
-    """How many workers the nodes that are alive can hold."""
+    """Return how many workers the living nodes have resources for."""
     total = 0
     for node in ray.nodes():
         if node["Alive"]:

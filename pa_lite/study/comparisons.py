@@ -1,6 +1,6 @@
-"""Differences between lams on the same items: intervals, tests, corrections, and the best lam with its doubt.
+"""Differences between lams on the same items: intervals, tests, corrections, and the best lam with its uncertainty.
 
-Items are resampled or flipped within their tasks, whose choice is taken as given. Everything random is seeded.
+Items are resampled or sign-flipped within their tasks; the choice of tasks is taken as given. Randomness is seeded.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _EQUAL = 1e-12
 class Difference:
     """A lam's average minus a reference lam's, paired by item.
 
-    `low` and `high` bound the bootstrap's central 95%; `p` is the two-sided sign-flip test's, `p_corrected` Holm's
-    among all lams compared with that reference; `relative` is the difference over the reference's average.
+    `low` and `high` bound the bootstrap's central 95%; `p` is two-sided, of a sign-flip test; `p_corrected` is Holm's,
+    over all lams compared with that reference; `relative` is the difference over the reference's average.
     """
 
     lam: float
@@ -42,8 +42,8 @@ class Difference:
 class Comparison:
     """Whether an average differs measurably between any lams, and how many items would show a difference of 2 points.
 
-    `low` and `high` are the lowest and the highest average, in [0, 1]. `items` were measured at each lam; `needed` are
-    the items that would show 0.02 (80% power, 5% two-sided), spread evenly over the tasks.
+    `low` and `high` are the lowest and highest average, in [0, 1]. `items` is the number measured at each lam; `needed`
+    is the number that would show 0.02 (80% power, 5% two-sided), spread evenly over the tasks.
     """
 
     differs: bool
@@ -55,11 +55,11 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Best:
-    """The lam that serves a goal best, and how sure that is.
+    """The best lam for a goal, and its uncertainty.
 
-    `low` and `high` bound the central 95% of the lams that win when items are resampled; `shares` says how often each
-    lam wins (ties shared), in the lams' order; `ties` are the lams without a measurable difference from the best: they
-    are as good in more draws than chance allows (5%, corrected for the number of lams).
+    `low` and `high` bound the central 95% of the lams that win when items are resampled; `shares` is how often each lam
+    wins (ties split), in the order of the lams; `ties` are the lams without a measurable difference from the best: they
+    are at least as good in more resamples than the level allows (5%, corrected for the number of lams).
     """
 
     lam: float
@@ -70,7 +70,7 @@ class Best:
 
 
 def average_draws(series: Sequence[Series], draws: int = DRAWS, seed: int = 0) -> Values:
-    """Macro averages of resampled items: float64 [draws, lams]; a draw takes the same items at every lam."""
+    """Return macro averages of resampled items: float64 [draws, lams]; a draw has the same items at every lam."""
     rng = np.random.default_rng(seed)
     out: Values = np.mean([bootstrap_means(s.values, rng, draws) for s in series], axis=0)
     return out
@@ -79,7 +79,7 @@ def average_draws(series: Sequence[Series], draws: int = DRAWS, seed: int = 0) -
 def band(shown: Average) -> tuple[list[float], list[float]]:
     """Return the bounds of the central 95% of an average at every lam, in percent.
 
-    They are the bootstrap's; a length-controlled win rate has those of the normal distribution, from its fit.
+    They come from the bootstrap; for a length-controlled win rate from the normal distribution and the fit's error.
     """
     if shown.series:
         bounds = [interval(column, LEVEL) for column in 100 * average_draws(shown.series).T]
@@ -90,18 +90,18 @@ def band(shown: Average) -> tuple[list[float], list[float]]:
 
 
 def sign_flip_p(per_task: Sequence[Values], draws: int = DRAWS, seed: int = 0) -> float:
-    """Two-sided p of a macro average of paired differences (float64 [items] a task) being 0.
+    """Return the two-sided p for a macro average of paired differences (float64 [items] per task) being 0.
 
-    Under the null hypothesis each item's difference has either sign alike. Monte Carlo; the observed draw counts as
-    one, so that p is never 0. Source: Fisher's randomisation test; Phipson and Smyth 2010 for the counting.
+    Under the null hypothesis both signs of an item's difference are equally likely. Monte Carlo; the observed value
+    counts as one draw, so that p is never 0 (Phipson and Smyth 2010). Source: Fisher's randomisation test.
     """
     weighted = np.concatenate([d / (len(d) * len(per_task)) for d in per_task])
-    weighted = weighted[weighted != 0]  # an item without a difference has nothing to flip
+    weighted = weighted[weighted != 0]  # flipping 0 changes nothing
     if not len(weighted):
         return 1.0
     observed = abs(weighted.sum())
-    rounding = 1e-12 * np.abs(weighted).sum()  # a sum of 0 can come out as 1e-17
-    # the sum of k signs of one size is 2 Binomial(k, 1/2) - k
+    rounding = 1e-12 * np.abs(weighted).sum()  # a sum of 0 may be computed as 1e-17
+    # the sum of k signs with equal magnitudes is distributed as 2 Binomial(k, 1/2) - k
     sizes, counts = np.unique(np.abs(weighted), return_counts=True)
     rng, extreme = np.random.default_rng(seed), 0
     for part in chunks_of(draws, len(sizes)):
@@ -111,7 +111,7 @@ def sign_flip_p(per_task: Sequence[Values], draws: int = DRAWS, seed: int = 0) -
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """Holm's step-down correction: p values that may be compared with one level all together."""
+    """Return p values with Holm's step-down correction for multiple comparisons."""
     out, largest = [0.0] * len(ps), 0.0
     for rank, i in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
         largest = max(largest, min(1.0, (len(ps) - rank) * ps[i]))
@@ -122,9 +122,9 @@ def holm(ps: Sequence[float]) -> list[float]:
 def differences(
     lams: Sequence[float], series: Sequence[Series], reference: int, seed: int = 0, drawn: Values | None = None
 ) -> list[Difference]:
-    """Return every other lam against lams[reference], in the lams' order.
+    """Return the difference of every other lam from lams[reference], in the order of the lams.
 
-    `drawn` is what `average_draws` gives for the series and the seed, where the caller has it already.
+    `drawn` may pass in the result of `average_draws` for the series and seed.
     """
     others = [i for i in range(len(lams)) if i != reference]
     gaps = {i: [s.values[i] - s.values[reference] for s in series] for i in others}
@@ -142,12 +142,12 @@ def differences(
 
 
 def compare_lams(lams: Sequence[float], series: Sequence[Series], seed: int = 0) -> Comparison:
-    """Compare all lams with base and instruct (the outermost lams where those are absent), and the extremes.
+    """Compare all lams with base and instruct (or the outermost lams), and the lams of lowest and highest average.
 
-    The lams differ if, at the 5% level, a sign-flip test does among those against one reference (Holm's correction), or
-    the one between the lams of the lowest and the highest average (corrected for all pairs of lams). `needed` takes the
-    largest variance of a tested difference, averaged over the tasks: with N items spread evenly over k tasks, a macro
-    average of differences has the variance mean(s^2) / N.
+    The lams differ if a sign-flip test is significant at the 5% level: one against a reference (Holm's correction), or
+    the one between lowest and highest average (corrected for all pairs of lams). `needed` is computed from the largest
+    variance of a tested difference, averaged over the tasks: with N items spread evenly over k tasks, a macro average
+    of differences has the variance mean(s^2) / N.
     """
     average, order = means(series), np.argsort(lams)
     references = [i for i, lam in enumerate(lams) if lam in (0.0, 1.0)] or [int(order[0]), int(order[-1])]
@@ -168,7 +168,7 @@ def compare_lams(lams: Sequence[float], series: Sequence[Series], seed: int = 0)
 
 
 def items_in_words(needed: int, unit: str = "items") -> str:
-    """Say how many items show a difference of 2 points; the least number that `items_to_show` gives is a bound."""
+    """Say how many items show a difference of 2 points; the minimum of `items_to_show` is only a lower bound."""
     bound = "at least" if needed <= items_to_show(0.0) else "about"
     return f"it takes {bound} {needed} {unit} to show a difference of 2 points (80% power)"
 
@@ -176,7 +176,7 @@ def items_in_words(needed: int, unit: str = "items") -> str:
 def mean_variance(per_task: Sequence[Values]) -> float:
     """Return the variance of paired differences, averaged over the tasks that have two items or more.
 
-    With none, 0.5: that of two independent answers, each right half of the time.
+    Without such tasks it is 0.5, as for two independent answers that are each right half of the time.
     """
     variances = [float(np.var(d, ddof=1)) for d in per_task if len(d) > 1]
     return float(np.mean(variances or [0.5]))
@@ -189,9 +189,9 @@ def best_lam(
     goal: Goal | None = None,
     seed: int = 0,
 ) -> Best:
-    """The lam of the highest utility (the first of equals) and its uncertainty over items.
+    """Return the lam of the highest utility (the first of equals), with its uncertainty over items.
 
-    Raises InputError when the goal needs what was not measured.
+    Raises InputError when the goal requires a measure that is missing.
     """
     goal = goal or Goal()
     follow = None if compliance is None else [compliance]

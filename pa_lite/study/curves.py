@@ -1,4 +1,4 @@
-"""What a study measured, as arrays: every item at every lam, by task and area. Numpy only; knows no model."""
+"""The results of a study as arrays: every item at every lam, by task and area."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import numpy.typing as npt
 from pa_lite.statistics import Mean, mean_over_tasks
 from pa_lite.study.measures import CONTROLLED, FEW_SHOT, FOLLOWING, MEASURES, PREFERRED, Measure
 
-MOST_TASKS = 1000  # of a study: each is resampled some thousand times for its report
-MOST_PANELS = 100  # of a chart: more are not read, and matplotlib takes minutes for hundreds
+MOST_TASKS = 1000  # in a study: each is resampled some thousand times for the report
+MOST_PANELS = 100  # in a chart: more are unreadable, and matplotlib takes minutes for hundreds
 Values = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Series:
-    """One task, or the instructions, along lam: `values` float64 [lams, items], the same items at every lam.
+    """A task or instruction set along lam: `values` float64 [lams, items], the same items at every lam.
 
-    `majority` and `chance` are the values of guesses that never look at the item, where there are such.
+    `majority` and `chance` are the accuracies of guessing without reading the item, where these exist.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Series:
 
     @property
     def baseline(self) -> float | None:
-        """The better of the two guesses."""
+        """The better of the two guesses, or None."""
         return max((v for v in (self.majority, self.chance) if v is not None), default=None)
 
     @property
@@ -41,11 +41,11 @@ class Series:
 
 @dataclass(frozen=True)
 class Curves:
-    """Few-shot tasks along lam, and what was measured of instruction following. Averages are over tasks (macro).
+    """Few-shot tasks along lam, with instruction following where measured. Averages are over tasks (macro).
 
-    `follow` holds 1 or 0 for each prompt, `wins` the preference in [0, 1] over a reference's output for each.
-    `length_controlled` is the win rate at each lam if both wrote equally long, empty where it is not known; its
-    standard errors are those of the fit.
+    `follow` is 1 or 0 for each prompt, `wins` the preference over a reference's output in [0, 1].
+    `length_controlled` is the length-controlled win rate at each lam with the standard error of the fit, empty where
+    unknown.
     """
 
     lams: tuple[float, ...]
@@ -64,19 +64,19 @@ class Curves:
 
     @property
     def compliance(self) -> Series | None:
-        """What stands for instruction following: the checked instructions, else the preferences, else nothing."""
+        """The series that measures instruction following: checked instructions, else preferences, else None."""
         return self.follow if self.follow is not None else self.wins
 
     @property
     def compliance_measure(self) -> Measure:
-        """Which of the two `compliance` is."""
+        """The measure of `compliance`."""
         return FOLLOWING if self.follow is not None else PREFERRED
 
     def groups(self) -> Iterator[tuple[str, tuple[Series, ...]]]:
-        """Yield (`few-shot`, all tasks), then each area where there are several, then each task.
+        """Yield (`few-shot`, all tasks), then each area and each task where there are several.
 
-        No two groups have the same name, whatever areas and tasks are called: one that is taken gets `(area)` or
-        `(task)` after it. The names of all measures are taken.
+        Group names are unique: an area or task named like an earlier group or a measure gets `(area)` or `(task)`
+        appended.
         """
         taken = {measure.group for measure in MEASURES}
 
@@ -94,19 +94,19 @@ class Curves:
 
 
 def means(series: Sequence[Series]) -> Values:
-    """The macro average at every lam: float64 [lams]."""
+    """Return the macro average at every lam: float64 [lams]."""
     out: Values = np.mean([s.values.mean(axis=1) for s in series], axis=0)
     return out
 
 
 def estimates(series: Sequence[Series]) -> list[Mean]:
-    """The macro average at every lam, with its standard error over items."""
+    """Return the macro average at every lam, with its standard error over items."""
     return [mean_over_tasks([s.values[i] for s in series]) for i in range(series[0].values.shape[0])]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Average:
-    """A measure's averages over the items of its series, one a lam. A length-controlled one has no series."""
+    """A measure's averages over the items of its series, one per lam. Length-controlled ones have no series."""
 
     measure: Measure
     series: tuple[Series, ...]
@@ -115,12 +115,12 @@ class Average:
 
 
 def average(measure: Measure, series: Sequence[Series]) -> Average:
-    """Return the averages of some series as a measure's."""
+    """Return a measure's averages over some series."""
     return Average(measure=measure, series=tuple(series), estimates=estimates(series), n=sum(s.n for s in series))
 
 
 def averages(curves: Curves) -> list[Average]:
-    """Return what was measured, averaged, in the order in which tables and charts show it."""
+    """Return the averages of all measures, in the order of tables and charts."""
     out = [average(FEW_SHOT, curves.tasks)]
     out += [average(m, [s]) for m, s in ((FOLLOWING, curves.follow), (PREFERRED, curves.wins)) if s is not None]
     if curves.wins is not None and curves.length_controlled:
@@ -129,9 +129,12 @@ def averages(curves: Curves) -> list[Average]:
 
 
 def pareto_optimal(first: Values, second: Values) -> list[int]:
-    """Return the indices of the points that no other beats in one value while it is as good in the other; [points]."""
+    """Return the indices of Pareto-optimal points: no other is better in one value and at least as good in the other.
+
+    `first` and `second` are [points], higher is better.
+    """
     found, at = [], 0
-    best = -np.inf  # in the second value, of all points that are better in the first
+    best = -np.inf  # highest second value among the points with a better first value
     order = np.lexsort((-second, -first))
     while at < len(order):
         end = at

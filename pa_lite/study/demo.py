@@ -1,4 +1,4 @@
-"""The demonstration: the whole study on the embedded pair, offline, in under a minute."""
+"""The demonstration: a whole study on the embedded pair, offline, in under a minute."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LAMS = tuple(i / 10 for i in range(11))
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What was measured and where it was written."""
+    """The study, and the paths of the files written."""
 
     study: StudySummary
     results: Path
@@ -40,7 +40,7 @@ def _options(split: str) -> StudyOptions:
 
 
 def measure_demo(pair: Pair, split: str = "test", progress: Progress | None = None) -> Curves:
-    """The demo's lams, tasks and instructions on a pair: the embedded one, or one trained with another seed."""
+    """Measure the demo's lams, tasks and instructions on a pair: the embedded one, or one from another seed."""
     with temporary_folder() as folder:
         return sweep_pair(pair, _options(split), folder, progress).curves
 
@@ -48,17 +48,17 @@ def measure_demo(pair: Pair, split: str = "test", progress: Progress | None = No
 def run_demo(folder: Path, progress: Progress | None = None) -> DemoResult:
     """Sweep the embedded pair over lam 0, 0.1, ..., 1 in the folder: the study, results.json, chart.svg, report.html.
 
-    The folder is made if need be; what an earlier run finished in it is not done again. Raises OutputError when it
-    cannot be written, or holds files of these names that are no demo's.
+    The folder is created if necessary; results of an earlier run in it are reused. Raises OutputError when it cannot be
+    written, or holds files of these names but no study.
     """
     if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder}: is no folder. Name another with -o.")
+        raise OutputError(f"{folder}: is not a folder. Name another with -o.")
     with write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / name for name in ("results.json", "chart.svg", "report.html")]
-    taken = [path for path in paths if os.path.lexists(path)]
-    if taken and not (folder / FILE).exists():
-        raise OutputError(f"{taken[0]}: exists already and is no demo's. Name another folder with -o.")
+    existing = [path for path in paths if os.path.lexists(path)]
+    if existing and not (folder / FILE).exists():
+        raise OutputError(f"{existing[0]}: exists already, not from a demo. Name another folder with -o.")
     study = sweep_pair(find_pair("demo"), _options("test"), folder, progress)
     out = DemoResult(study=study, results=paths[0], chart=paths[1], report=paths[2])
     write_text(out.results, json.dumps(to_document(out.study), indent=1) + "\n")

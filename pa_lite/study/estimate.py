@@ -1,4 +1,4 @@
-"""What a sweep will take: time from a short measurement, memory and disk from the plan."""
+"""Estimates of a sweep's cost: time from a short measurement, memory and disk from the plan."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from pa_lite.system.machine import available_memory
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a sweep will take: seconds from a short measurement, None where nothing was measured; bytes.
+    """A sweep's cost: seconds (None if nothing is left to run), and bytes of memory and disk.
 
-    `stale` and `kept` name what the folder has from other inputs than today's, by reason: that is measured again, or
-    kept (--keep-stale).
+    `stale` and `kept` list by reason the workloads with results from other inputs, which are measured again or kept
+    (--keep-stale).
     """
 
     cells: int
@@ -31,11 +31,11 @@ class Estimate:
     kept: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
-_SAMPLES = 4, 16  # items of each work that are timed
+_SAMPLES = 4, 16  # items of each workload in the two timed runs
 
 
 def estimate_sweep(plan: StudyPlan, finished: Sequence[str] = ()) -> Estimate:
-    """Return a sweep's cost: where anything is left to do, one lam is built and a few items of each work are timed."""
+    """Return a sweep's cost. If cells are left, one lam is built and a few items of each workload are timed."""
     done = set(finished)
     left = [c for c in plan.cells if c.key not in done]
     seconds = None
@@ -43,7 +43,8 @@ def estimate_sweep(plan: StudyPlan, finished: Sequence[str] = ()) -> Estimate:
         costs, build = _measure(plan)
         lams = len({(c.cell.type, c.cell.lam) for c in left})
         work = sum(
-            costs[c.work][0] * -(-c.cell.n_items // plan.chunk) + costs[c.work][1] * c.cell.n_items for c in left
+            costs[c.workload][0] * -(-c.cell.n_items // plan.chunk) + costs[c.workload][1] * c.cell.n_items
+            for c in left
         )
         seconds = (lams * build + work) / plan.workers
     return Estimate(
@@ -53,16 +54,16 @@ def estimate_sweep(plan: StudyPlan, finished: Sequence[str] = ()) -> Estimate:
 
 
 def _measure(plan: StudyPlan) -> tuple[list[tuple[float, float]], float]:
-    """Of each work the seconds of a chunk before its first item, and of an item; the seconds of building a lam."""
+    """Return each workload's (seconds per chunk, seconds per item), and the seconds of building a lam."""
     kind, lam = plan.options.types[0], plan.options.lams[0]
     start = time.perf_counter()
     with LocalWorker(plan) as worker:
         worker.model_at(kind, lam)
         build = time.perf_counter() - start
         costs = []
-        for i, work in enumerate(plan.works):
+        for i, workload in enumerate(plan.workloads):
             took = []
-            sizes = [min(n, work.n_items) for n in _SAMPLES]
+            sizes = [min(n, workload.n_items) for n in _SAMPLES]
             for n in sizes:
                 start = time.perf_counter()
                 worker.run(kind, lam, i, range(n))

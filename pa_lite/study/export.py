@@ -1,4 +1,4 @@
-"""A study's numbers as CSV, JSON and in lm-eval's form. CSV cells that a spreadsheet would run are made harmless."""
+"""A study's numbers as CSV, JSON and in lm-eval's format. CSV cells that a spreadsheet would run are escaped."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pa_lite.tasks.results import add_numbers, empty_document
 
 
 def to_csv(rows: Iterable[Mapping[str, float | str | None]]) -> str:
-    """A CSV file's text: a header and one line for each row; numbers in full, None and NaN empty."""
+    """Return a CSV file's content: a header and one line per row; numbers in full, None and NaN empty."""
     lines: list[str] = []
     names: list[str] = []
     for row in rows:
@@ -38,16 +38,16 @@ def _cell(value: float | str | None) -> str:
 
 
 def _reading(reading: Reading) -> dict[str, Any]:
-    """A reading as a JSON object; the keys of `Best` are there, with null, also where no lam is the best."""
+    """Return a reading as a JSON object; the keys of `Best` are null where no lam is the best."""
     best = dict.fromkeys(field.name for field in fields(Best)) if reading.best is None else asdict(reading.best)
     return {"name": reading.name, "goal": asdict(reading.goal), **best, "sentence": reading.sentence}
 
 
 def to_document(study: StudySummary) -> dict[str, Any]:
-    """Return a study as one JSON document: all averages with n and standard error, differences, readings, setting.
+    """Return a study as one JSON document: averages with n and standard error, differences, readings, setting.
 
-    `comparisons` says for few-shot and following whether the lams differ measurably, and how many items would show a
-    difference of 2 points.
+    `comparisons` says for few-shot accuracy and following whether the lams differ measurably, and how many items would
+    show a difference of 2 points.
     """
     curves = study.curves
     out = {
@@ -71,7 +71,7 @@ def to_document(study: StudySummary) -> dict[str, Any]:
 
 
 def difference_rows(against: Mapping[str, Mapping[str, Sequence[Difference]]]) -> list[dict[str, float | str]]:
-    """Differences to the ends as rows: group, lam, end, and what `Difference` tells."""
+    """Return differences from base and instruct as rows: group, end (`against`), and the fields of `Difference`."""
     return [
         {"group": group, "against": end, **asdict(d)}
         for group, ends in against.items()
@@ -81,9 +81,9 @@ def difference_rows(against: Mapping[str, Mapping[str, Sequence[Difference]]]) -
 
 
 def item_rows(store: Store) -> Iterator[dict[str, float | str | None]]:
-    """Yield every finished item of the study as last run: lam, type, task, number, value, what was answered.
+    """Yield every finished item of the study as last run: kind, name, type, lam, item number, value, output.
 
-    `stale` says in what the inputs of a result that was kept (--keep-stale) differ from the study's; empty for others.
+    `stale` says how the inputs of a kept result (--keep-stale) differ from the study's; it is empty for others.
     """
     kept = store.kept()
     for cell in planned_cells(store):
@@ -96,14 +96,14 @@ def item_rows(store: Store) -> Iterator[dict[str, float | str | None]]:
 
 
 def lm_eval_document(store: Store, kind: str, lam: float) -> dict[str, Any]:
-    """The tasks of one lam in the shape of lm-eval's results file, `pa_lite` keys beside its own.
+    """Return the tasks of one lam in the format of lm-eval's results file, with a `pa_lite` key added.
 
-    Raises InputError when that lam was not finished.
+    Raises InputError when that lam is not finished.
     """
     wanted = (kind, lam, TaskWorkload.kind)
     cells = [c for c in planned_cells(store) if (c.type, c.lam, c.kind) == wanted and c.summary is not None]
     if not cells:
-        raise InputError(f"{store.path.parent}: has no finished task at lam {lam:g} as {kind}.")
+        raise InputError(f"{store.path.parent}: has no finished task at lam {lam:g} with type {kind}.")
     facts, kept = store.facts(), store.kept()
     out = empty_document()
     for cell in cells:

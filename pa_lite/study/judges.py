@@ -1,4 +1,4 @@
-"""The judge of a study: which model it is, how its prompts are made, and what decides its verdicts."""
+"""The judge of a study: its model, its chat options, and everything that determines its verdicts."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from pa_lite.errors import EngineError
 
 @dataclass(frozen=True, kw_only=True)
 class Judge:
-    """A judge that a plan can send to workers: `inputs` is all that decides a verdict but the pair and the question.
+    """A judge as a plan sends it to workers: `inputs` is everything that determines a verdict, except pair and prompt.
 
-    `n_values` are its parameters, `n_bytes` the bytes of its weights.
+    `n_values` is its number of parameters, `n_bytes` the size of its weights.
     """
 
     reference: str
@@ -29,16 +29,16 @@ class Judge:
     n_bytes: int
 
     def check(self, model: Model) -> None:
-        """Raise EngineError unless this is the model that the study was planned with: a node may have another."""
+        """Raise EngineError unless this is the judge that the study was planned with; a node may have another file."""
         if describe_judge(model, self.reference, self.chat).inputs != self.inputs:
             raise EngineError(
-                f"{self.reference}: the judge here is not the one that the study was planned with. Use the same file, "
-                "settings and versions on every machine."
+                f"{self.reference}: the judge on this machine differs from the one that the study was planned with. "
+                "Use the same file, settings and versions on every machine."
             )
 
 
 def describe_judge(model: Model, reference: str, chat: ChatOptions) -> Judge:
-    """Return an open model as a judge; `chat` is about its own prompts, and is settled for its template."""
+    """Return an open model as a judge; `chat` applies to the judge's prompts, and is resolved for its template."""
     template = template_of(model)
     chat = measured_options(template, chat, model.name)
     inputs = {

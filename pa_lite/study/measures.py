@@ -1,4 +1,4 @@
-"""What a study measures along lam: the names, labels and colours that tables and charts give it, and their order."""
+"""The measures of a study, in display order, with their names, labels and colours in tables and charts."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
-    """`group` names it in tables of numbers, `label` in charts and sentences, `column` above a column in percent.
+    """A measure's names: `group` in tables of numbers, `label` in charts and sentences, `column` for percentages.
 
-    `colour` is the same on light and dark paper; `marker` is matplotlib's, so that lines differ without colours, too.
-    `items` is what a report calls the items that it is an average of, `count` how it counts those of a series.
+    `colour` is the same in light and dark mode; `marker` is a matplotlib marker, so that lines also differ without
+    colour. `items` names the averaged items in a report, `count` is the format of their number.
     """
 
     group: str

@@ -1,4 +1,4 @@
-"""A study planned: which cells, from which inputs, in which chunks; what it will take. Reads headers and task rows."""
+"""Planning of a study: cells, their inputs, chunks, and resources. Reads only headers and task rows."""
 
 from __future__ import annotations
 
@@ -33,25 +33,25 @@ from pa_lite.tasks.scoring import ScoreOptions
 from pa_lite.tasks.spec import find_tasks, split_names
 
 _log = logging.getLogger(__name__)
-_SMALL = 30_000_000  # parameters below which threads would wait for each other: a model for each core instead
-# parameters up to which a chunk has so many items: the larger the model, the less a kill may undo
+_SMALL = 30_000_000  # parameters below which one model per core is faster than several threads per model
+# (parameters up to, items in a chunk): a kill loses a chunk, so larger models get smaller ones
 _CHUNKS = ((100_000_000, 512), (1_000_000_000, 128), (4_000_000_000, 64))
 _LEAST_CHUNK = 32
-_ALPACA_TOKENS = 1024  # new ones of an answer at most
-_RECORD_BYTES = 600  # an item's record in the results file, about
-_CELL_BYTES = 6000  # a cell's inputs in the results file, about
+_ALPACA_TOKENS = 1024  # most new tokens of an answer
+_RECORD_BYTES = 600  # approximate size of an item's record in the results file
+_CELL_BYTES = 6000  # approximate size of a cell's inputs in the results file
 _CONTEXT_BYTES = 300_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyOptions:
-    """What to measure and how: this holds the only defaults.
+    """What to measure and how.
 
-    `types` are the weights' types; `tasks` names of tasks, suites or files; `follow` a set of instructions (`public`,
-    `demo`, a file) or none, `follow_limit` a count of them; `workers` models at a time, 0 decides by their size.
-    `alpaca` names prompts (`alpaca-eval`, a file) whose answers `judge` compares with those in the file `reference`,
-    or, without one, with instruct's own (lam 1); `alpaca_limit` is a count of them. `chat` says how the prompts of
-    instructions and answers are made; a plan has it settled (see `measured_options`).
+    `types` are weight types; `tasks` names of tasks, suites or files; `follow` an instruction set (`public`, `demo`, a
+    file) or "", limited to `follow_limit` instructions; `workers` the number of models at a time, where 0 chooses by
+    their size. `alpaca` names prompts (`alpaca-eval`, a file), limited to `alpaca_limit`; `judge` compares the answers
+    with those in the file `reference`, by default with those at lam 1. `chat` applies to the prompts of instructions
+    and answers; in a plan it is resolved (see `measured_options`).
     """
 
     lams: tuple[float, ...] = tuple(i / 10 for i in range(11))
@@ -70,7 +70,7 @@ class StudyOptions:
     chat: ChatOptions = field(default_factory=ChatOptions)
 
     def __post_init__(self) -> None:
-        """Take lams, names, types in any case, schedule and path as strings, too. Raises InputError."""
+        """Convert lams, names, types in any case, schedule and path from strings. Raises InputError."""
         for name, value in {
             "lams": read_lams(self.lams),
             "tasks": split_names(self.tasks),
@@ -83,15 +83,15 @@ class StudyOptions:
 
 @dataclass(frozen=True)
 class PlannedCell:
-    """A cell and the index of its work. `kept` is an older result that stands in for it (--keep-stale), if any."""
+    """A cell and the index of its workload; `kept` is a stale result used instead (--keep-stale), if any."""
 
     cell: Cell
-    work: int
+    workload: int
     kept: StoredCell | None = None
 
     @property
     def key(self) -> str:
-        """The key under which the store has its result."""
+        """The key of its result in the store."""
         return self.cell.key if self.kept is None else self.kept.key
 
 
@@ -99,14 +99,14 @@ class PlannedCell:
 class StudyPlan:
     """Everything that a sweep will do. `chunk` is the number of items that are scored and committed together.
 
-    `n_values` are the parameters of each of its models, `model_bytes` what the largest takes. The pairs that a judge
-    compares are known only when all answers are there: they are a plan of their own (see `plan_judging`).
+    `n_values` is the number of parameters of each model, `model_bytes` the size of the largest. The pairs that a judge
+    compares are known only once all answers exist, so they get a separate plan (see `plan_judging`).
     """
 
     pair: str
     options: StudyOptions
     merges: Mapping[str, MergePlan]
-    works: tuple[Workload[Any], ...]
+    workloads: tuple[Workload[Any], ...]
     cells: tuple[PlannedCell, ...]
     chunk: int
     n_values: int
@@ -114,101 +114,101 @@ class StudyPlan:
 
     @property
     def n_items(self) -> int:
-        """Items in all cells."""
+        """The number of items in all cells."""
         return sum(c.cell.n_items for c in self.cells)
 
     @property
     def keys(self) -> list[str]:
-        """The keys under which the store has the cells' results, in the cells' order."""
+        """The keys of the cells' results in the store, in the order of the cells."""
         return [c.key for c in self.cells]
 
     @property
     def workers(self) -> int:
-        """Models at a time."""
+        """The number of models at a time."""
         if self.options.workers:
             return self.options.workers
         return min(len(self.options.lams), self.options.engine.threads or cores()) if self.n_values < _SMALL else 1
 
     @property
     def threads(self) -> int:
-        """Threads of each worker."""
+        """The number of threads of each worker."""
         return max(1, (self.options.engine.threads or cores()) // self.workers)
 
     @property
     def memory(self) -> int:
-        """Bytes of memory at the peak, about: the models, a context each, and what is left of planning."""
+        """The approximate peak memory in bytes: each worker's model and context."""
         return self.workers * (self.model_bytes + _CONTEXT_BYTES)
 
     @property
     def disk(self) -> int:
-        """Bytes that the results take, about."""
+        """The approximate size of the results in bytes."""
         return self.n_items * _RECORD_BYTES + len(self.cells) * _CELL_BYTES
 
 
 def environment() -> dict[str, str]:
-    """What a cell was measured with."""
+    """Return the versions and the platform that cells are measured with."""
     names = ("pa-lite", "llama-cpp-python", "numpy")
     return {**{n: importlib.metadata.version(n) for n in names}, "python": platform.python_version(),
             "platform": platform.platform()}  # fmt: skip
 
 
 def _check_options(options: StudyOptions) -> None:
-    """Raise InputError for options that do not go together, before anything is opened."""
+    """Raise InputError for options that contradict each other, before anything is opened."""
     if not options.lams or any(a >= b for a, b in zip(options.lams, options.lams[1:], strict=False)):
-        told = ", ".join(f"{lam:g}" for lam in options.lams)
-        raise InputError(f"lams {told or '(none)'} must rise, each named once: e.g. 0,0.5,1 or 0:1:0.1.")
+        given = ", ".join(f"{lam:g}" for lam in options.lams)
+        raise InputError(f"lams must increase, without duplicates: 0,0.5,1 or 0:1:0.1. Given: {given or 'none'}.")
     if bool(options.alpaca) != bool(options.judge):
-        raise InputError("answers and a judge belong together: name both (--alpaca, --judge).")
+        raise InputError("--alpaca and --judge require each other: give both.")
     if options.alpaca and options.reference is None and 1.0 not in options.lams:
-        raise InputError("lam 1 must be among the lams: its answers are the reference. Or name one (--reference).")
+        raise InputError("the reference answers are those at lam 1, which is missing: add it, or use --reference.")
     if options.judge:
         parse_reference(options.judge)
     if len(set(options.types)) != len(options.types):
-        raise InputError(f"types {', '.join(options.types)}: one is named twice.")
+        raise InputError(f"types {', '.join(options.types)}: duplicate type.")
 
 
 def plan_study(pair: str | Pair, options: StudyOptions) -> StudyPlan:
-    """Read the pair's headers and the tasks' rows, and lay out the cells.
+    """Read the pair's headers and the tasks' rows, and return the plan.
 
-    Raises InputError for lams that do not rise, no task, or what naming tasks and instructions wrongly raises; what
-    opening and planning a merge of the pair raises.
+    Raises InputError for lams that do not increase, no task, and unknown tasks or instructions, and what opening the
+    pair and planning its merge raise.
     """
     _check_options(options)
-    # 1. How each type of weights is merged. The merges differ in their tensors' types alone: the first stands for all
-    #    where the vocabulary, the chat template or the number of parameters is asked for.
+    # 1. Plan a merge for each weight type. They differ only in the types of their tensors, so the first gives the
+    #    vocabulary, the chat template and the number of parameters.
     found = find_pair(pair) if isinstance(pair, str) else pair
     base, instruct = open_checkpoint(found.base), open_checkpoint(found.instruct)
     merges = {
         kind: plan_merge(base, instruct, PlanOptions(type=kind, schedule=options.schedule)) for kind in options.types
     }
     first = next(iter(merges.values()))
-    # 2. How prompts are made. What a chat template would else take from its surroundings, such as today's date, is
-    #    settled here, so that all lams get the same prompts and a run that is resumed goes on with them.
-    options, made = _settle_chat(options, first)
-    # 3. What is measured: items are drawn and prompts are rendered once, and are the same at every lam.
-    works = plan_works(options, made)
+    # 2. Resolve the chat options. Values that a chat template would take from its environment, such as today's date,
+    #    are fixed here, so that all lams and resumed runs use the same prompts.
+    options, made = _resolve_chat(options, first)
+    # 3. Prepare the workloads: items are chosen and prompts rendered once, and are the same at every lam.
+    workloads = plan_workloads(options, made)
     for remark in first.choices:
         _log.warning("%s", remark)
-    # 4. One cell for each type, lam and workload, known by everything that decides its numbers. The chunk is part of
-    #    that, as items that share a batch move each other's scores by rounding. Cells of one lam stand together: a
-    #    worker builds the lam once and runs them all.
+    # 4. Make a cell for each type, lam and workload, identified by everything that determines its numbers, including
+    #    the chunk size: items in the same batch change each other's scores by rounding. Cells of a lam are adjacent, so
+    #    that a worker builds the lam once for all of them.
     chunk = next((size for limit, size in _CHUNKS if first.n_values <= limit), _LEAST_CHUNK)
     cells = [
-        PlannedCell(_cell(merge, options, kind, lam, work, chunk), i)
+        PlannedCell(_cell(merge, options, kind, lam, workload, chunk), i)
         for kind, merge in merges.items()
         for lam in options.lams
-        for i, work in enumerate(works)
+        for i, workload in enumerate(workloads)
     ]
     return StudyPlan(
-        pair=found.name, options=options, merges=merges, works=works, cells=tuple(cells), chunk=chunk,
+        pair=found.name, options=options, merges=merges, workloads=workloads, cells=tuple(cells), chunk=chunk,
         n_values=first.n_values, model_bytes=max(m.data_bytes for m in merges.values()),
     )  # fmt: skip
 
 
-def _settle_chat(options: StudyOptions, merge: MergePlan) -> tuple[StudyOptions, dict[str, Any]]:
-    """The options with those of chat prompts settled for the merged models' template, and what of these counts there.
+def _resolve_chat(options: StudyOptions, merge: MergePlan) -> tuple[StudyOptions, dict[str, Any]]:
+    """Return the options with `chat` resolved for the merged models' template, and its `chat_facts`.
 
-    Raises InputError where nothing would use them.
+    Raises InputError for chat options when no workload uses them.
     """
     if options.follow or options.alpaca:
         template, name = template_in(merge.at(options.lams[-1]).metadata), merge.instruct.name
@@ -216,30 +216,30 @@ def _settle_chat(options: StudyOptions, merge: MergePlan) -> tuple[StudyOptions,
         return replace(options, chat=chat), chat_facts(template, chat, name)
     for given, name in ((options.chat.system, "--system"), (options.chat.template_args, "--template-arg")):
         if given:
-            raise InputError(f"{name} is about instructions, and none are measured: name some (--follow, --alpaca).")
+            raise InputError(f"{name} applies to instructions only: add --follow or --alpaca.")
     return options, {}
 
 
-def plan_works(options: StudyOptions, made: Mapping[str, Any]) -> tuple[Workload[Any], ...]:
-    """Return the tasks, and last the instructions; `made` is what `chat_facts` says of the chat prompts.
+def plan_workloads(options: StudyOptions, made: Mapping[str, Any]) -> tuple[Workload[Any], ...]:
+    """Return the workloads: tasks first, followed instructions last. `made` is from `chat_facts`.
 
-    Raises InputError, naming what is unknown or wrong.
+    Raises InputError for unknown or malformed tasks, prompts and instructions.
     """
     score = options.score
     specs = find_tasks(options.tasks)
     if not specs:
-        raise InputError("no task was named (--tasks).")
+        raise InputError("no task given (--tasks).")
     if len(specs) > MOST_TASKS:
         raise InputError(
-            f"{len(specs)} tasks are named (--tasks); a study has at most {MOST_TASKS}. Divide them among several runs."
+            f"{len(specs)} tasks given (--tasks), but a study has at most {MOST_TASKS}. Split them into several runs."
         )
-    works: list[Workload[Any]] = [
+    workloads: list[Workload[Any]] = [
         TaskWorkload(prepare_task(spec, score.shots, score.limit, score.seed, score.split), score) for spec in specs
     ]
     if options.alpaca:
         prompts = tuple(load_prompts(options.alpaca)[: options.alpaca_limit])
         name = name_text(Path(options.alpaca).stem)
-        works.append(
+        workloads.append(
             AnswersWorkload(name=name, prompts=prompts, max_tokens=_ALPACA_TOKENS, chat=options.chat, chat_facts=made)
         )
     if options.follow:
@@ -248,15 +248,15 @@ def plan_works(options: StudyOptions, made: Mapping[str, Any]) -> tuple[Workload
             name=chosen.name, instructions=tuple(chosen.instructions), max_tokens=chosen.max_tokens,
             must_end=chosen.must_end, chat=options.chat, chat_facts=made,
         )  # fmt: skip
-        works.append(follow)
-    return tuple(works)
+        workloads.append(follow)
+    return tuple(workloads)
 
 
-def _cell(merge: MergePlan, options: StudyOptions, kind: str, lam: float, work: Workload[Any], chunk: int) -> Cell:
+def _cell(merge: MergePlan, options: StudyOptions, kind: str, lam: float, workload: Workload[Any], chunk: int) -> Cell:
     inputs = {
         "identity": merge.at(lam).identity, "base": merge.fingerprints[0], "instruct": merge.fingerprints[1],
         "header": merge.header_inputs, "recipe": merge.recipe, "schedule": options.schedule.text,
         "engine": options.engine.inputs, "chunk": chunk, "method": METHOD,
-        "llama_cpp_python": importlib.metadata.version("llama-cpp-python"), "work": dict(work.facts),
+        "llama_cpp_python": importlib.metadata.version("llama-cpp-python"), "work": dict(workload.facts),
     }  # fmt: skip
-    return Cell(lam, kind, work.kind, work.name, work.n_items, inputs)
+    return Cell(lam, kind, workload.kind, workload.name, workload.n_items, inputs)

@@ -1,6 +1,6 @@
-"""What a finished item's record says, as typed values: each kind of record, and the rules for its fields.
+"""Typed records of finished items, and the validation rules for their fields.
 
-Run folders are shared: whatever is read is checked before it is used.
+Run folders are shared between people, so everything that is read is validated before use.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class FinishedItem:
-    """One item of a cell: the model's text, and in what its context was made smaller for lack of memory."""
+    """One item of a cell: the model's output, and remarks on how its context was reduced for lack of memory."""
 
     output: str = ""
     remarks: Sequence[str] = ()
@@ -24,7 +24,7 @@ class FinishedItem:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredItem(FinishedItem):
-    """A few-shot item: `metrics` by name, each in [0, 1]; `metric` is the name of the task's own."""
+    """A few-shot item: `metrics` by name, each in [0, 1]; `metric` names the task's main metric."""
 
     metric: str
     metrics: Mapping[str, float]
@@ -33,7 +33,7 @@ class ScoredItem(FinishedItem):
 
 @dataclass(frozen=True, kw_only=True)
 class AnsweredItem(FinishedItem):
-    """An answered instruction; `ended` is whether the model ended the answer itself."""
+    """An answered instruction; `ended` is whether the model ended the answer, rather than the token limit."""
 
     instruction: str
     ended: bool
@@ -41,29 +41,29 @@ class AnsweredItem(FinishedItem):
 
 @dataclass(frozen=True, kw_only=True)
 class FollowedItem(AnsweredItem):
-    """An answer that was checked; `followed` is None where it could not be."""
+    """A checked answer; `followed` is None where it could not be checked."""
 
     followed: bool | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class JudgedItem(FinishedItem):
-    """A judged pair: `preference` from 1 (the reference's answer) to 2 (the model's), None where it was not judged."""
+    """A judged pair: `preference` from 1 (the reference's answer) to 2 (the model's), None where not judged."""
 
     preference: float | None
 
 
 _R = TypeVar("_R", bound=FinishedItem)
 _FIELDS: Rules = {
-    "output": (is_text, "a text"),
-    "remarks": (is_texts, "a list of texts"),
-    "metric": (is_text, "a text"),
+    "output": (is_text, "a string"),
+    "remarks": (is_texts, "a list of strings"),
+    "metric": (is_text, "a string"),
     "metrics": (
         lambda value: isinstance(value, dict) and all(map(is_share, value.values())),
         "an object of numbers in [0, 1]",
     ),
     "truncated": (is_true_or_false, "true or false"),
-    "instruction": (is_text, "a text"),
+    "instruction": (is_text, "a string"),
     "ended": (is_true_or_false, "true or false"),
     "followed": (or_none(is_true_or_false), "true, false or null"),
     "preference": (or_none(lies_within(1, 2)), "a number from 1 to 2, or null"),
@@ -71,7 +71,7 @@ _FIELDS: Rules = {
 
 
 def read_result(kind: type[_R], record: Any) -> _R:
-    """Return what a record says. Raises ValueError for a field that is missing or holds something else."""
+    """Return a record as an instance of `kind`. Raises ValueError for a missing or invalid field."""
     wanted = fields(kind)
     table = read_table("record", record, {f.name: _FIELDS[f.name] for f in wanted})
     for field in wanted:

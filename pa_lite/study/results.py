@@ -1,4 +1,4 @@
-"""A finished study read back from its store: curves, examples, setting. Measures nothing."""
+"""Reading of a finished study from its store: curves, examples, setting."""
 
 from __future__ import annotations
 
@@ -16,30 +16,29 @@ from pa_lite.study.curves import MOST_TASKS, Curves, Series, Values, means
 from pa_lite.study.measures import FEW_SHOT, FOLLOWING, MEASURES, PREFERRED, Measure
 from pa_lite.study.records import AnsweredItem, FollowedItem
 from pa_lite.study.results_file import damaged
-from pa_lite.study.rows import NEEDED
+from pa_lite.study.rows import REQUIRED
 from pa_lite.study.staleness import UNRECORDED, is_recorded
 from pa_lite.study.store import Store, StoredCell
 from pa_lite.study.summary import Example, Kept, StudySummary
 from pa_lite.study.workloads import WORKLOADS, TaskWorkload, WinsWorkload
 
 _EXAMPLES = 6
-# of one study: time and memory of its charts and resamplings grow with them
-_MOST_LAMS = 1001
+_MOST_LAMS = 1001  # in a study: time and memory of charts and resampling grow with them
 
 
 def planned_cells(store: Store) -> list[StoredCell]:
-    """The cells of the study as it was last run, in its order: no stale ones. Raises InputError when there are none."""
+    """Return the cells of the study as last run, in its order, without stale ones. Raises InputError without any."""
     by_key = {c.key: c for c in store.cells()}
     found = [by_key[key] for key in store.facts().get("cells", []) if key in by_key]
     if not found:
-        raise InputError(f"{store.path.parent}: the study has no results yet. Run the sweep first.")
+        raise InputError(f"{store.path.parent}: the study has no results yet. Run `pa-lite sweep` first.")
     return found
 
 
 def load_study(store: Store, kind: str | None = None) -> StudySummary:
-    """The study of one type of weights (by default the first): all lams that are finished in everything.
+    """Return the study of one weight type (by default the first), with all lams whose workloads are all finished.
 
-    Raises InputError when no lam is, or the type was not measured.
+    Raises InputError when no lam is finished, or the type was not measured.
     """
     facts, cells = store.facts(), planned_cells(store)
     types = list(dict.fromkeys(c.type for c in cells))
@@ -52,40 +51,40 @@ def load_study(store: Store, kind: str | None = None) -> StudySummary:
     finished = [{c.lam for c in group if c.summary is not None} for group in _by_work(cells).values()]
     lams = sorted(measured.intersection(*finished))
     if not lams:
-        raise InputError(f"{store.path.parent}: no lam is finished yet. Run the same sweep again to go on.")
+        raise InputError(f"{store.path.parent}: no lam is finished yet. Run the same sweep again to continue it.")
     remarks = []
-    if waiting := sorted(measured.difference(lams)):
-        remarks.append(f"Not finished, and left out: lam {', '.join(f'{lam:g}' for lam in waiting)}.")
-    cells = sorted((c for c in cells if c.lam not in waiting), key=lambda c: c.lam)
+    if unfinished := sorted(measured.difference(lams)):
+        remarks.append(f"Not finished and left out: lam {', '.join(f'{lam:g}' for lam in unfinished)}.")
+    cells = sorted((c for c in cells if c.lam not in unfinished), key=lambda c: c.lam)
     series: dict[Measure, list[Series]] = {}
-    of_values, short = list[str](), set[str]()
+    unjudged, reduced = list[str](), set[str]()
     for group in _by_work(cells).values():
         workload, values = WORKLOADS[group[0].kind], []
-        for cell in group:  # the records of one cell in memory at a time
+        for cell in group:  # only one cell's records are in memory at a time
             results = store.results(cell.key)
             values.append([workload.value(result) for result in results])
-            short.update(told for result in results for told in result.remarks)
+            reduced.update(remark for result in results for remark in result.remarks)
         if workload.measure is not None:
-            found, told = _series(group[0], np.array(values))
-            of_values += told
+            found, skipped = _series(group[0], np.array(values))
+            unjudged += skipped
             series.setdefault(workload.measure, []).extend(found)
-    remarks += [f"For lack of memory at some lam: {told}." for told in sorted(short)]
+    remarks += [f"For lack of memory at some lam: {remark}." for remark in sorted(reduced)]
     reasons = store.kept()
     kept = tuple(Kept(c.kind, c.name, c.lam, reasons[c.key]) for c in cells if c.key in reasons)
-    remarks += _told_of_age(cells, kept, reasons)
+    remarks += _age_remarks(cells, kept, reasons)
     others = [t for t in types if t != kind]
     if others:
-        remarks.append(f"Weights as {kind}; measured too, each with a page of its own (--type): {', '.join(others)}.")
+        remarks.append(f"Weights as {kind}; also measured, each with a separate page (--type): {', '.join(others)}.")
     follow, wins = (next(iter(series.get(measure, ())), None) for measure in (FOLLOWING, PREFERRED))
     curves = Curves(tuple(lams), tuple(series[FEW_SHOT]), follow, wins, _length_controlled(cells))
     return StudySummary(
         str(facts["pair"]), kind, curves, _examples(store, cells, curves), _setting(facts, cells, series),
-        tuple(remarks + of_values), kept,
+        tuple(remarks + unjudged), kept,
     )  # fmt: skip
 
 
 def _by_work(cells: Sequence[StoredCell]) -> dict[tuple[str, str], list[StoredCell]]:
-    """Return the cells of each workload, in their order."""
+    """Return (kind, name) -> cells of that workload, in their order."""
     out: dict[tuple[str, str], list[StoredCell]] = {}
     for cell in cells:
         out.setdefault((cell.kind, cell.name), []).append(cell)
@@ -93,53 +92,53 @@ def _by_work(cells: Sequence[StoredCell]) -> dict[tuple[str, str], list[StoredCe
 
 
 def _series(cell: StoredCell, values: Values) -> tuple[list[Series], list[str]]:
-    """Return a workload's series, if an item has a value at every lam, and a remark on those that have none."""
+    """Return a workload's series of the items with a value at every lam, and a remark on items left out, if any."""
     judged = ~np.isnan(values).any(axis=0)  # the same items at every lam
-    told = f"{cell.name}: {(~judged).sum()} of {judged.size} pairs could not be judged at every lam, and are left out."
+    remark = f"{cell.name}: {(~judged).sum()} of {judged.size} pairs were not judged at every lam and are left out."
     summary = cell.summary or {}
     guesses = (summary.get(guess) or None for guess in ("majority", "chance"))
     found = Series(cell.name, str(summary.get("area", "")), values[:, judged], *guesses)
-    return [found] if judged.any() else [], [] if judged.all() else [told]
+    return [found] if judged.any() else [], [] if judged.all() else [remark]
 
 
 def _controls(cells: Sequence[StoredCell]) -> list[Mapping[str, Any]]:
-    """Return the length-controlled win rates that cells have, as `WinsWorkload` summed them up."""
+    """Return the length-controlled win rates in the cells' summaries, as `WinsWorkload` computed them."""
     summaries = [c.summary or {} for c in cells if WORKLOADS[c.kind] is WinsWorkload]
     return [summary["length_controlled"] for summary in summaries if "length_controlled" in summary]
 
 
 def _length_controlled(cells: Sequence[StoredCell]) -> tuple[Mean, ...]:
-    """Return the length-controlled win rate at every lam, nothing where it is not known at each."""
+    """Return the length-controlled win rate at every lam, or nothing unless it is known at all of them."""
     numbers = [[math.nan if c[k] is None else float(c[k]) for k in ("value", "fit_stderr")] for c in _controls(cells)]
     is_known = len(numbers) == len({c.lam for c in cells}) and all(math.isfinite(value) for value, _ in numbers)
     return tuple(Mean(value, error) for value, error in numbers) if is_known else ()
 
 
 def _check_shape(store: Store, facts: Mapping[str, Any], cells: Sequence[StoredCell]) -> None:
-    """Raise InputError where a study's cells do not fit together, or a fact that every study has is not there."""
-    missing = [name for name in NEEDED if name not in facts]
+    """Raise InputError when a study's cells are inconsistent or a required fact is missing."""
+    missing = [name for name in REQUIRED if name not in facts]
     if missing:
         raise damaged(store.path, f"table facts has no row {missing[0]}")
     seen: dict[tuple[str, str, float], str] = {}
     counts: dict[tuple[str, str], int] = {}
     for c in cells:
         if (c.kind, c.name, c.lam) in seen:
-            raise damaged(store.path, f"table cells, row {c.key}: another row stands for the same task and lam")
+            raise damaged(store.path, f"table cells, row {c.key}: another row is for the same task and lam")
         seen[c.kind, c.name, c.lam] = c.key
         if counts.setdefault((c.kind, c.name), c.n_items) != c.n_items:
-            raise damaged(store.path, f"table cells, row {c.key}: n_items is another one than at other lams")
+            raise damaged(store.path, f"table cells, row {c.key}: n_items differs from that at other lams")
     n_lams, n_tasks = len({c.lam for c in cells}), sum(kind == TaskWorkload.kind for kind, _ in counts)
     if n_lams > _MOST_LAMS or n_tasks > MOST_TASKS:
         raise InputError(
-            f"{store.path}: the study has {n_lams} lams and {n_tasks} tasks. At most {_MOST_LAMS} lams and "
-            f"{MOST_TASKS} tasks can be shown together. Run a sweep with fewer into another folder (--run)."
+            f"{store.path}: the study has {n_lams} lams and {n_tasks} tasks, more than the {_MOST_LAMS} lams and "
+            f"{MOST_TASKS} tasks that a report can show. Run a sweep with fewer into another folder (--run)."
         )
     if not n_tasks:
-        raise damaged(store.path, "table cells has no task of the study")
+        raise damaged(store.path, "table cells has no task")
 
 
-def _told_of_age(cells: Sequence[StoredCell], kept: Sequence[Kept], reasons: Mapping[str, object]) -> list[str]:
-    """Say which results were kept although their inputs differ, and which are older than the record of all inputs."""
+def _age_remarks(cells: Sequence[StoredCell], kept: Sequence[Kept], reasons: Mapping[str, object]) -> list[str]:
+    """Return remarks on results kept although their inputs differ, and on results with unrecorded inputs."""
     lams: dict[tuple[str, str], list[float]] = {}
     for one in kept:
         for reason in one.reasons:
@@ -147,7 +146,7 @@ def _told_of_age(cells: Sequence[StoredCell], kept: Sequence[Kept], reasons: Map
     names: dict[tuple[str, tuple[float, ...]], list[str]] = {}
     for (reason, name), at in lams.items():
         names.setdefault((reason, tuple(dict.fromkeys(at))), []).append(name)
-    told = [
+    remarks = [
         f"Kept from an earlier run (--keep-stale): {', '.join(held)} at lam {', '.join(f'{lam:g}' for lam in at)}; "
         f"reason to measure again: {reason}."
         for (reason, at), held in names.items()
@@ -155,15 +154,14 @@ def _told_of_age(cells: Sequence[StoredCell], kept: Sequence[Kept], reasons: Map
     old = [c.name for c in cells if c.key not in reasons and not is_recorded(c.inputs)]
     if old:
         shown = ", ".join(dict.fromkeys(old))
-        told.append(f"{UNRECORDED[0].upper()}{UNRECORDED[1:]}: {shown}. A new sweep measures this again.")
-    return told
+        remarks.append(f"{UNRECORDED[0].upper()}{UNRECORDED[1:]}: {shown}. A new sweep measures this again.")
+    return remarks
 
 
 def _examples(store: Store, cells: Sequence[StoredCell], curves: Curves) -> tuple[Example, ...]:
-    """Return some instructions with their answers at three lams; those where the lams differ in following come first.
+    """Return some instructions with their answers at three lams, first those where following differs between the lams.
 
-    The lams are the first, the last and the best few-shot one between them; the instructions are those that were
-    checked, if any were.
+    The lams are the first, the last, and the best few-shot one (or the middle one). Checked instructions are preferred.
     """
     lams, best = curves.lams, curves.lams[int(means(curves.tasks).argmax())]
     third = lams[len(lams) // 2] if best in (lams[0], lams[-1]) else best
@@ -185,7 +183,7 @@ def _examples(store: Store, cells: Sequence[StoredCell], curves: Curves) -> tupl
 
 
 def _identities(cells: Sequence[StoredCell]) -> str:
-    """Return the identities of the models, the first digits of each, by lam."""
+    """Return the first digits of each model's identity, by lam."""
     found = {c.lam: str(c.inputs["identity"])[:16] for c in cells if "identity" in c.inputs}
     return ", ".join(f"lam {lam:g} {mark}" for lam, mark in sorted(found.items())) or "not recorded"
 
@@ -218,8 +216,8 @@ def _setting(
         lines.append(("date in prompts", str(facts["date"])))
     return (
         *lines,
-        ("seed of the exemplars", str(facts["seed"])),
-        ("intervals", "95% bootstrap over items, tasks taken as given"),
+        ("seed for exemplars", str(facts["seed"])),
+        ("intervals", "95%, bootstrap over items with the tasks fixed"),
         ("versions", ", ".join(sorted(versions))),
         ("machine", ", ".join(sorted({str(c.environment.get("platform")) for c in cells}))),
         ("fingerprints", ", ".join(f"{end} {inputs.get(end, 'not recorded')[:16]}" for end in ("base", "instruct"))),

@@ -1,8 +1,8 @@
-"""The file that holds a study's results, which is untrusted: what is checked before SQLite reads it.
+"""The untrusted results file of a study: checks before SQLite reads it, and private copies.
 
-Run folders are shared between people. The file is kept in WAL mode, and gets its name with its tables in it: a killed
-run leaves a `-wal` beside it (0.1.0 a `-shm` too), never a `-journal`. One that is there is refused, as SQLite would
-undo what it says, and remove files that it names. SQLite opens no file in a run folder: only private copies.
+Run folders are shared between people. The file is in WAL mode and is created with its tables in it, so a killed run
+leaves a `-wal` file next to it (0.1.0 also a `-shm`), never a `-journal`. A `-journal` is refused, as SQLite would roll
+back its pages and delete files that it names. SQLite opens no file in a run folder, only private copies.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from pa_lite.system.markers import temporary_folder
 from pa_lite.system.opening import TRIES, NotPlainError, check_own, open_regular
 
 SCHEMA = 1
-# the files that SQLite keeps beside its own: what they begin with, where they are not empty
+# SQLite's companion files, and the bytes they start with unless empty
 _COMPANIONS = {
     "-wal": (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83"),
     "-shm": ((3007000).to_bytes(4, sys.byteorder), bytes(4)),
-    "-journal": (),  # not even a real one: see above
+    "-journal": (),  # always refused: see above
 }
-_PATIENCE = 60.0  # seconds that a question may take, and for each 4 MB of the file one more
+_PATIENCE = 60.0  # seconds that a query may take, plus one for each _PATIENT_BYTES of the file
 _PATIENT_BYTES = 4e6
-_STEPS = 100_000  # of SQLite's machine between two looks at the clock
-_MOST_BYTES = 4 << 30  # of the file, and of its log: values share no bytes, so this bounds their sum
-_LONGEST_ROW = 1 << 26  # bytes that SQLite returns at all, where Python can set it (3.11)
+_STEPS = 100_000  # instructions of SQLite's virtual machine between two checks of the deadline
+_MOST_BYTES = 4 << 30  # of the file, and of its log; also bounds the sum of all values, as they share no bytes
+_LONGEST_ROW = 1 << 26  # bytes of a row that SQLite may return, where Python can set it (3.11)
 _LIMITS = (
     ("LENGTH", _LONGEST_ROW), ("SQL_LENGTH", 10_000), ("COLUMN", 100), ("EXPR_DEPTH", 50), ("ATTACHED", 0),
     ("TRIGGER_DEPTH", 1),
 )  # fmt: skip
-_COPIES = 50  # tries to copy results that a running study changes
-_PAUSE = 0.05  # seconds between two of them
+_COPIES = 50  # attempts to copy results that a running study changes
+_PAUSE = 0.05  # seconds between attempts
 _HEADER_BYTES, _MAGIC = 100, b"SQLite format 3\0"
-_SLACK = 1 << 24  # bytes that a file may have beyond its pages: after a power failure it can be longer than it says
-_APPLICATION = 0x70614C69  # "paLi", in the file's header
+_SLACK = 1 << 24  # bytes that a file may have beyond its pages, as after a power failure
+_APPLICATION = 0x70614C69  # "paLi", the application id in the file's header
 FILE = "study.sqlite"
 _TABLES = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -60,39 +60,40 @@ CREATE TABLE items (
 
 @contextmanager
 def readable(path: Path, folder: Path | None = None) -> Iterator[None]:
-    """Turn SQLite's errors into ours. `folder` is where SQLite works on a copy of the results at `path`."""
+    """Convert SQLite's errors to ours. `folder` is where the private copy of the results at `path` is."""
     try:
         yield
     except sqlite3.OperationalError as e:
         if str(e) == "interrupted":
-            raise damaged(path, "to read them takes longer than any study's results") from e
+            raise damaged(path, "reading them takes too long for a file of this size") from e
         if "full" in str(e):
             raise disk_full(path, folder) from e
         raise OutputError(
-            f"{path}: cannot be used ({e}). What was finished is kept: check the disk, and run the same command again."
+            f"{path}: cannot be used ({e}). Finished results are kept: check the disk and run the same command again."
         ) from e
     except sqlite3.DatabaseError as e:
         raise damaged(path, str(e)) from e
 
 
 def disk_full(path: Path, folder: Path | None = None) -> OutputError:
-    """Return the error for a full disk: that of the results, or of the folder where their private copy is."""
-    advice = "" if folder is None else " (TMPDIR names another folder)"
+    """Return the error for a full disk: that of the results, or of the folder with their private copy."""
+    advice = "" if folder is None else " or set TMPDIR to another folder"
     return OutputError(
-        f"{folder or path}: the disk is full; what was finished is kept. Free some space{advice}, and run the same "
+        f"{folder or path}: the disk is full; finished results are kept. Free some space{advice}, and run the same "
         "command again."
     )
 
 
-def damaged(path: Path, told: str) -> InputError:
-    """Return the error for results that cannot be used; `told` says what is wrong, and where."""
+def damaged(path: Path, problem: str) -> InputError:
+    """Return the error for unusable results; `problem` says what is wrong, and where."""
     return InputError(
-        f"{path}: the results are damaged ({told}). Nothing was changed: restore a copy, or use another folder (--run)."
+        f"{path}: the results are damaged ({problem}). Nothing was changed: restore a copy, or use another folder "
+        "(--run)."
     )
 
 
 def check_ours(path: Path, connection: sqlite3.Connection) -> None:
-    """Raise InputError for a file that is not a study's, is newer than we know, or is damaged: every page is read."""
+    """Raise InputError for a file that is not a study's, has a newer schema, or is damaged. Reads every page."""
     with readable(path):
         (application,) = connection.execute("PRAGMA application_id").fetchone()
         (version,) = connection.execute("PRAGMA user_version").fetchone()
@@ -100,26 +101,26 @@ def check_ours(path: Path, connection: sqlite3.Connection) -> None:
             raise InputError(f"{path}: is not a pa-lite results file. Name another folder (--run).")
         if version > SCHEMA:
             raise InputError(
-                f"{path}: was written by a newer pa-lite (schema {version}, known {SCHEMA}). Update pa-lite."
+                f"{path}: was written by a newer pa-lite (schema {version}; supported: {SCHEMA}). Update pa-lite."
             )
         odd = sorted(set(_schema(connection)) ^ set(_our_schema()), key=str)
         if odd:
             kind, name = (str(word).encode("utf-8", "replace").decode()[:80] for word in odd[0][:2])
-            raise damaged(path, f"the {kind} {name!r} is not as pa-lite makes it")
-        (told,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-        if told != "ok":
-            raise damaged(path, told)
+            raise damaged(path, f"the {kind} {name!r} differs from pa-lite's schema")
+        (problem,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if problem != "ok":
+            raise damaged(path, problem)
 
 
 def is_blank(connection: sqlite3.Connection) -> bool:
-    """Return whether a database has nothing in it: 0.1.0 was killed before it had made the tables."""
+    """Return whether a database is empty, as when 0.1.0 was killed before it had made the tables."""
     numbers = [connection.execute(f"PRAGMA {n}").fetchone()[0] for n in ("application_id", "user_version")]
     (pages,) = connection.execute("PRAGMA page_count").fetchone()
     return numbers == [0, 0] and pages <= 1 and not _schema(connection)
 
 
 def _schema(connection: sqlite3.Connection) -> list[tuple[Any, ...]]:
-    """All that a file defines: tables, indexes, views and triggers, with their SQL. One row more than ours at most."""
+    """Return the tables, indexes, views and triggers with their SQL; at most 10 rows, which is more than ours."""
     return connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master LIMIT 10").fetchall()
 
 
@@ -132,7 +133,7 @@ def _our_schema() -> tuple[tuple[Any, ...], ...]:
 
 @functools.cache
 def _empty_results() -> bytes:
-    """The content of a file with nothing in its tables."""
+    """Return the content of a results file with empty tables."""
     with temporary_folder() as folder:
         path = folder / FILE
         with closing(sqlite3.connect(path, isolation_level=None)) as connection:
@@ -151,7 +152,7 @@ def fill(file: BinaryIO) -> None:
 
 @contextmanager
 def writable(folder: Path) -> Iterator[None]:
-    """Turn an OSError of making a file in the folder into an OutputError."""
+    """Convert an OSError from creating a file in the folder to an OutputError."""
     try:
         yield
     except OSError as e:
@@ -160,30 +161,30 @@ def writable(folder: Path) -> Iterator[None]:
 
 def not_ours(error: NotPlainError) -> OutputError:
     return OutputError(
-        f"{error.filename}: is not pa-lite's: {error.strerror}. Move it elsewhere, or use another folder (--run)."
+        f"{error.filename}: is not a file of pa-lite: {error.strerror}. Move it, or use another folder (--run)."
     )
 
 
 def check_files(path: Path) -> None:
-    """Raise OutputError where SQLite would follow a link out of the folder, or wait for what is not a regular file.
+    """Raise OutputError for links, files that are not regular, and companion files that a study does not leave.
 
-    Companions without results were not left by a study: SQLite would act on what they hold.
+    SQLite would follow links out of the folder, wait for pipes, and act on the content of companion files.
     """
     for ending, starts in {"": (), **_COMPANIONS}.items():
         each = path.with_name(path.name + ending)
         try:
             check_own(each)
             if ending and not os.path.lexists(path):
-                raise NotPlainError(each, f"there is no {FILE} that it belongs to")
+                raise NotPlainError(each, f"its {FILE} is missing")
             if ending:
                 with _open_read(each) as file:
                     start = file.read(4)
                 if start and ending == "-wal" and path.lstat().st_size == 0:
-                    raise NotPlainError(each, f"the {FILE} that it belongs to is empty")
+                    raise NotPlainError(each, f"its {FILE} is empty")
                 if start and not starts:
-                    raise NotPlainError(each, "a study leaves none, and SQLite would undo what it says")
+                    raise NotPlainError(each, "a study does not leave one, and SQLite would roll back its pages")
                 if start not in (b"", *starts):
-                    raise NotPlainError(each, "it is not a file that SQLite keeps beside its own")
+                    raise NotPlainError(each, "it is not an SQLite file of this kind")
         except FileNotFoundError:
             pass
         except OSError as e:
@@ -193,10 +194,10 @@ def check_files(path: Path) -> None:
 
 
 def copy_files(path: Path, copy: Path) -> None:
-    """Copy the results and SQLite's log of them, as they were at one moment.
+    """Copy a consistent state of the results and SQLite's log (`-wal`).
 
-    Whatever SQLite moved from the log to the file meanwhile is in both, as long as the log was not begun anew.
-    Raises InputError for more than a study's results ever are, OSError.
+    Pages that SQLite moves from the log to the file meanwhile are in both, unless the log was restarted; then the copy
+    is repeated. Raises InputError for files that are too large or not a study's, OSError.
     """
     log, copied = log_of(path), log_of(copy)
     for _ in range(_COPIES):
@@ -208,25 +209,25 @@ def copy_files(path: Path, copy: Path) -> None:
         if _log_start(copied) == before:
             return
         time.sleep(_PAUSE)
-    raise OSError(errno.EBUSY, "it changes all the time", str(path))
+    raise OSError(errno.EBUSY, "it keeps changing", str(path))
 
 
 def log_of(path: Path) -> Path:
-    """Return where SQLite's log of a file is."""
+    """Return the path of SQLite's log for a file."""
     return path.with_name(f"{path.name}-wal")
 
 
 def check_size(path: Path, size: int) -> None:
-    """Raise InputError for a file, or a log, that is too large to be read."""
+    """Raise InputError for a file or log that is too large to read."""
     if size > _MOST_BYTES:
         raise InputError(
-            f"{path}: has {size / 1e9:.1f} GB; results of up to {_MOST_BYTES / 1e9:.1f} GB are read. Use another "
-            "folder (--run) for some of the lams, tasks or types."
+            f"{path}: has {size / 1e9:.1f} GB, more than the {_MOST_BYTES / 1e9:.1f} GB supported. Use another folder "
+            "(--run) for some of the lams, tasks or types."
         )
 
 
 def _log_start(log: Path) -> bytes:
-    """The header of SQLite's log, which is another each time that the log is begun anew; empty where there is none."""
+    """Return the header of SQLite's log, which changes each time the log is restarted; empty without a log."""
     try:
         with _open_read(log) as file:
             return file.read(32)
@@ -235,14 +236,14 @@ def _log_start(log: Path) -> bytes:
 
 
 def _open_read(path: Path) -> BinaryIO:
-    """Open a file in a run folder to read: no link, and no other name. Raises as open_own does."""
+    """Open a file in a run folder for reading, but no symbolic or hard link. Raises OSError, NotPlainError."""
     for _ in range(TRIES):
         seen = check_own(path)
         file = open_regular(path)
         if os.path.samestat(seen, os.fstat(file.fileno())):
             return file
-        file.close()  # a running study replaced it between our looking and opening
-    raise NotPlainError(path, "it is replaced all the time")
+        file.close()  # a running study replaced it between check and opening
+    raise NotPlainError(path, "it is being replaced continually")
 
 
 def _copy_file(path: Path, copy: Path) -> None:
@@ -256,11 +257,11 @@ def _copy_file(path: Path, copy: Path) -> None:
         else:
             _check_header(path, source, size)
         with copy.open("wb") as target:
-            copy_bytes(source, target, size)  # not what is added meanwhile
+            copy_bytes(source, target, size)  # without bytes that are appended meanwhile
 
 
 def _log_end(source: BinaryIO, size: int) -> int:
-    """Return where the pages of a log end that SQLite would read: at one from before the log was begun anew."""
+    """Return where the valid pages of a log end: at the first page from before the log was restarted."""
     head = source.read(32)
     frame = int.from_bytes(head[8:12], "big") + 24
     at = min(len(head), size)
@@ -275,10 +276,10 @@ def _log_end(source: BinaryIO, size: int) -> int:
 
 
 def _check_header(path: Path, source: BinaryIO, size: int) -> None:
-    """Raise InputError, before it is copied, for a database of another program, or with other pages than it says.
+    """Raise InputError, before copying, for another program's database, or one longer than its header says.
 
-    Pages that only the log holds are not in the file yet, so that it may be shorter. An old pa-lite that was killed may
-    leave a file that is empty, or whose header has no application yet.
+    It may be shorter, as some pages may be only in the log. A killed 0.1.0 may leave a file that is empty, or without
+    an application id in its header.
     """
     head = source.read(_HEADER_BYTES)
     source.seek(0)
@@ -291,21 +292,21 @@ def _check_header(path: Path, source: BinaryIO, size: int) -> None:
     page = 1 << 16 if page == 1 else page
     pages = int.from_bytes(head[28:32], "big")
     if page < 512 or page & (page - 1):
-        raise damaged(path, f"its header says that a page has {page} bytes")
-    # the header counts only if its two change counters agree; an older SQLite did not keep it
+        raise damaged(path, f"its header gives a page size of {page} bytes")
+    # the page count is valid only if the two change counters agree; an older SQLite did not keep it
     if head[24:28] == head[92:96] and pages and size > max(pages * page, _SLACK):
-        raise damaged(path, f"its header says {pages} pages of {page} bytes, and it has {size} bytes")
+        raise damaged(path, f"it has {size} bytes, but its header says {pages} pages of {page} bytes")
 
 
 def copy_bytes(source: BinaryIO, target: BinaryIO, n: int) -> None:
-    """Copy `n` bytes, or as many as there are."""
+    """Copy up to `n` bytes."""
     while n and (part := source.read(min(n, 1 << 20))):
         target.write(part)
         n -= len(part)
 
 
 class Deadline:
-    """Ends what reads results when it takes much longer than a file of that size ever does: each question by itself."""
+    """A time limit for each query, far above what a valid file of that size takes."""
 
     def __init__(self, connection: sqlite3.Connection, size: int) -> None:
         self._seconds = _PATIENCE + size / _PATIENT_BYTES
@@ -313,12 +314,12 @@ class Deadline:
         connection.set_progress_handler(lambda: time.thread_time() > self._end, _STEPS)
 
     def start(self) -> None:
-        """Give the next question, asked in this thread, all of the time."""
+        """Restart the time for the next query, which must run in this thread."""
         self._end = time.thread_time() + self._seconds
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open a private copy of an untrusted file, with all switched off that it could do, where this SQLite can."""
+    """Open a private copy of an untrusted file with every protection that this SQLite version has."""
     uri = f"{Path(os.path.realpath(path.parent), path.name).as_uri()}?mode=rw"
     connection = sqlite3.connect(uri, uri=True, timeout=30, isolation_level=None, check_same_thread=False)
     connection.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")

@@ -1,7 +1,6 @@
-"""What the rows of a results file may hold. Run folders are shared: every value is checked before it is used.
+"""Validation of the rows of a results file. Run folders are shared, so every value is checked before use.
 
-Each check returns the row's values ready for use and raises ValueError, which says what is wrong; the store names the
-file, the table and the row.
+Functions return a row's values ready for use and raise ValueError for invalid ones; the store adds file, table and row.
 """
 
 from __future__ import annotations
@@ -15,19 +14,19 @@ from typing import Any
 from pa_lite.untrusted.strict_json import parse_json
 
 _KEY = re.compile(r"[0-9a-f]{64}")
-_LONGEST_NAME = 10_000  # characters: names of models and tasks are part of some
+_LONGEST_NAME = 10_000  # characters; some names contain those of models and tasks
 _MOST_ITEMS = 10**9
-_FURTHEST = 1e6  # lam, which may lie outside [0, 1]
+_FURTHEST = 1e6  # absolute value of a lam, which may be outside [0, 1]
 _LATEST = 32503680000.0  # the year 3000, in seconds since 1970
 _MOST_SECONDS = 1e10
 _MOST_PARAMETERS = 1e15
 
 Check = Callable[[Any], bool]
-Rules = Mapping[str, tuple[Check, str]]  # name -> what its value must pass, and what it must be in words
+Rules = Mapping[str, tuple[Check, str]]  # name -> check of its value, and the expected value in words
 
 
 def _of(kind: type) -> Check:
-    """Check that a value is of that very type: true is not a whole number."""
+    """Return a check for exactly this type: true is not an integer."""
     return lambda value: type(value) is kind
 
 
@@ -42,7 +41,7 @@ def _lists_of(check: Check) -> Check:
 def _is_number(value: Any) -> bool:
     try:
         return type(value) in (int, float) and math.isfinite(value)
-    except OverflowError:  # a whole number that no float holds
+    except OverflowError:  # an integer beyond the range of floats
         return False
 
 
@@ -64,7 +63,7 @@ def _is_name(value: Any) -> bool:
 
 
 def _is_measured(value: Any) -> bool:
-    """A finite number, or NaN or nothing where it could not be known."""
+    """Return whether a value is a finite number, or NaN or null for an unknown one."""
     return value is None or _is_number(value) or (type(value) is float and math.isnan(value))
 
 
@@ -87,40 +86,40 @@ def _is_control(value: Any) -> bool:
 _FACTS: Rules = {
     "pair": (_is_name, "a name"),
     "date": (_is_date, "a date such as 2026-02-28"),
-    "system": (is_text, "a text"),
+    "system": (is_text, "a string"),
     "template_args": (_is_table, "an object"),
     "lams": (_lists_of(lies_within(-_FURTHEST, _FURTHEST)), "a list of lams"),
     "types": (is_texts, "a list of types"),
     "tasks": (is_texts, "a list of names"),
     "cells": (_lists_of(_is_key), "a list of keys"),
-    "kept": (_are_reasons, "a table of lists"),
-    "schedule": (is_text, "a text"),
-    "seed": (or_none(_is_whole), "a whole number"),
-    "limit": (or_none(_is_whole), "a whole number"),
+    "kept": (_are_reasons, "an object of lists"),
+    "schedule": (is_text, "a string"),
+    "seed": (or_none(_is_whole), "an integer"),
+    "limit": (or_none(_is_whole), "an integer"),
     "parameters": (lies_within(0, _MOST_PARAMETERS), "a number of parameters"),
 }
-NEEDED = ("pair", "cells", "schedule", "seed", "limit", "parameters")  # of a study that is read
+REQUIRED = ("pair", "cells", "schedule", "seed", "limit", "parameters")  # facts of every study
 _CELL: Rules = {
-    "key": (_is_key, "a SHA-256 in hex"),
+    "key": (_is_key, "a hexadecimal SHA-256"),
     "lam": (lies_within(-_FURTHEST, _FURTHEST), "a lam"),
-    "type": (_is_name, "a type of weights"),
+    "type": (_is_name, "a weight type"),
     "name": (_is_name, "a name"),
     "n_items": (lies_within(1, _MOST_ITEMS, _is_whole), "a number of items"),
     "started": (lies_within(0, _LATEST), "a time"),
     "seconds": (lies_within(0, _MOST_SECONDS), "a number of seconds"),
 }
 _INPUTS: Rules = {
-    "base": (is_text, "a text"),
-    "instruct": (is_text, "a text"),
-    "identity": (is_text, "a text"),
+    "base": (is_text, "a string"),
+    "instruct": (is_text, "a string"),
+    "identity": (is_text, "a string"),
     "work": (_is_table, "an object"),
 }
 _WORK: Rules = {
-    "spec": (is_text, "a text"),
+    "spec": (is_text, "a string"),
     "shots": (lies_within(0, _MOST_ITEMS, _is_whole), "a number of exemplars"),
 }
 _SUMMARY: Rules = {
-    "area": (is_text, "a text"),
+    "area": (is_text, "a string"),
     "majority": (or_none(is_share), "a share in [0, 1]"),
     "chance": (or_none(is_share), "a share in [0, 1]"),
     "value": (_is_measured, "a number"),
@@ -130,9 +129,9 @@ _SUMMARY: Rules = {
 
 
 def parse_column(name: str, text: Any, nan: bool = False) -> Any:
-    """The value of a column that holds JSON."""
+    """Return the value of a JSON column. Raises ValueError unless it is strict JSON in UTF-8."""
     if not isinstance(text, str):
-        raise ValueError(f"{name} is not a text")
+        raise ValueError(f"{name} is not a string")
     if any("\ud800" <= c <= "\udfff" for c in text) if not text.isascii() else False:
         raise ValueError(f"{name} is not UTF-8")
     try:
@@ -142,19 +141,19 @@ def parse_column(name: str, text: Any, nan: bool = False) -> Any:
 
 
 def read_table(name: str, value: Any, rules: Rules) -> dict[str, Any]:
-    """The value, which must be an object whose members follow the rules where they are there."""
+    """Return the value. Raises ValueError unless it is an object and each key that it has passes its rule."""
     if not isinstance(value, dict):
         raise ValueError(f"{name} is not an object")
-    for member, (check, told) in rules.items():
-        if member in value and not check(value[member]):
-            raise ValueError(f"{member!r} of {name} is not {told}")
+    for key, (check, expected) in rules.items():
+        if key in value and not check(value[key]):
+            raise ValueError(f"{key!r} of {name} is not {expected}")
     return value
 
 
 def read_fact(name: Any, text: Any) -> tuple[str, Any]:
-    """Return a fact's name and value. Facts that are not known may have any value."""
+    """Return a fact's name and value. Unknown facts may have any value."""
     if not isinstance(name, str) or not name.isprintable():
-        raise ValueError("its name is not a text")
+        raise ValueError("its name is not a printable string")
     value = parse_column("value", text)
     if name in _FACTS and not _FACTS[name][0](value):
         raise ValueError(f"value is not {_FACTS[name][1]}")
@@ -162,28 +161,27 @@ def read_fact(name: Any, text: Any) -> tuple[str, Any]:
 
 
 def read_cell(row: Mapping[str, Any], kinds: Collection[str]) -> dict[str, Any]:
-    """Return a cell's columns: `inputs`, `environment` and `summary` parsed, the numbers as they should be.
+    """Return a cell's columns with `inputs`, `environment` and `summary` parsed and numbers as floats.
 
-    `kinds` are those of the workloads that are known. `row` has `n_done`, the count of items that are there: those of a
-    finished cell are complete.
+    `kinds` are the known workloads. `row` has `n_done`, the number of stored items, which a finished cell has all of.
     """
-    for name, (check, told) in _CELL.items():
+    for name, (check, expected) in _CELL.items():
         value = row[name]
         if isinstance(value, str) and not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
             raise ValueError(f"{name} is not UTF-8")
         if not check(value):
-            raise ValueError(f"{name} is not {told}")
+            raise ValueError(f"{name} is not {expected}")
     if row["kind"] not in kinds:
         raise ValueError(f"kind is not one of {', '.join(kinds)}")
     inputs = read_table("inputs", parse_column("inputs", row["inputs"], nan=True), _INPUTS)
     read_table("work", inputs.get("work", {}), _WORK)
     environment = read_table("environment", parse_column("environment", row["environment"]), {})
     if not all(isinstance(value, str) for value in environment.values()):
-        raise ValueError("environment has something else than texts")
+        raise ValueError("environment has a value that is not a string")
     summary = None
     if row["summary"] is not None:
         summary = read_table("summary", parse_column("summary", row["summary"], nan=True), _SUMMARY)
         if row["n_done"] != row["n_items"]:
-            raise ValueError(f"it is finished and has {row['n_done']} of {row['n_items']} items")
+            raise ValueError(f"it is marked as finished with {row['n_done']} of {row['n_items']} items")
     numbers = {name: float(row[name]) for name in ("lam", "started", "seconds")}
     return {**row, **numbers, "inputs": inputs, "environment": environment, "summary": summary}

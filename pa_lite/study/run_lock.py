@@ -1,4 +1,4 @@
-"""The lock of a run folder: one process at a time writes a study there."""
+"""The lock of a run folder: only one process at a time writes a study there."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from pa_lite.errors import OutputError
 from pa_lite.system.opening import NotPlainError, open_or_create
 
 LOCK = "study.lock"
-_TEXT = b"pa-lite: held while a study is written\n"  # a lock of 0.1.0 is empty
+_TEXT = b"pa-lite: held while a study is written\n"  # 0.1.0 left it empty
 
 
 def open_lock(path: Path) -> tuple[BinaryIO, bool]:
-    """Return the file to lock, open, and whether it was made. Raises NotPlainError for a file that is not ours."""
+    """Return the open lock file, and whether it was created. Raises NotPlainError for a file that is not ours."""
     lock, is_new = open_or_create(path, _TEXT)
     if not is_new and lock.read(len(_TEXT) + 1) not in (b"", _TEXT):
         lock.close()
-        raise NotPlainError(path, "it holds something else than a lock of pa-lite")
+        raise NotPlainError(path, "it is not a pa-lite lock file")
     return lock, is_new
 
 
 def take_run(lock: BinaryIO, folder: Path) -> None:
-    """Lock the folder for this process until the file is closed. Raises OutputError when another has it."""
-    told = f"{folder}: another process is working there. Wait for it, or name another folder (--run)."
+    """Lock the folder for this process until the file is closed. Raises OutputError when another process holds it."""
+    message = f"{folder}: another process is running a study there. Wait for it, or name another folder (--run)."
     try:
         import fcntl
     except ImportError:
@@ -32,9 +32,9 @@ def take_run(lock: BinaryIO, folder: Path) -> None:
         try:
             msvcrt.locking(lock.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
         except OSError:
-            raise OutputError(told) from None
+            raise OutputError(message) from None
         return
     try:
         fcntl.flock(lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise OutputError(told) from None
+        raise OutputError(message) from None

@@ -1,11 +1,11 @@
-"""One study's results in one SQLite file: cells, their items, and what they were measured with. Computes nothing.
+"""Storage of a study's results in one SQLite file: cells, their items, and facts about the study.
 
-A cell's key is a digest of all that decides its numbers, so that a changed input is another cell. The old one stays: a
-study that goes back to it finds it done, readers see only the cells of the last run (the fact `cells`). Items are
-committed a chunk at a time, in one transaction: a killed run has all of a chunk or nothing of it.
+A cell's key is a digest of everything that determines its numbers, so that a changed input makes another cell. The old
+cell stays: a study that returns to the old inputs finds it finished, while readers see only the cells of the last run
+(the fact `cells`). Items are committed one chunk per transaction: a killed run has all of a chunk or none of it.
 
-Run folders are shared between people: SQLite reads and writes a private copy of the results that was checked to be
-ours; `working_copy` brings what is committed back to the run folder.
+Run folders are shared between people, so SQLite works on a checked private copy of the results; `working_copy` writes
+commits back to the run folder.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ from pa_lite.system.atomic import sync_folder
 from pa_lite.system.markers import temporary_folder
 from pa_lite.system.opening import NotPlainError, create_file
 
-_BLANK_BYTES = 4096  # of a file that a killed run of 0.1.0 left without tables: one page at most
+_BLANK_BYTES = 4096  # most bytes of a file that a killed run of 0.1.0 left without tables: one page
 _LONGEST = 1 << 24  # bytes of one value: a fact, a cell's inputs, an item's record
 _COLUMNS = {
     "facts": "name value",
     "cells": "key lam type kind name n_items inputs environment started seconds summary",
     "items": "cell number record",
 }
-_LONGEST_SUM = 1 << 29  # bytes of a cell's records, and of all facts and all cells: what is in memory at a time
+_LONGEST_SUM = 1 << 29  # bytes of a cell's records, of all facts and of all cells, each of which must fit in memory
 
 
 def _dump(value: Any) -> str:
@@ -61,7 +61,7 @@ def _dump(value: Any) -> str:
 
 
 class Store:
-    """The open file. Threads may share it. Made by `open_store` to write, `read_store` to read."""
+    """An open results file, safe for several threads. `open_store` opens it for writing, `read_store` for reading."""
 
     def __init__(self, path: Path, connection: sqlite3.Connection, working: WorkingCopy | None = None) -> None:
         self.path = path
@@ -73,7 +73,7 @@ class Store:
 
     @property
     def _connection(self) -> sqlite3.Connection:
-        """SQLite's own, which another takes the place of when the results are replaced whole."""
+        """The current connection; the working copy makes a new one when it replaces the results."""
         now = self._own if self._working is None else self._working.connection
         if now is not self._own:
             self._own, self._deadline = now, Deadline(now, Path(self._file).stat().st_size)
@@ -81,7 +81,7 @@ class Store:
 
     @contextmanager
     def _asked(self) -> Iterator[sqlite3.Connection]:
-        """Use the connection, one thread at a time."""
+        """Yield the connection, to one thread at a time."""
         with self._lock, readable(self.path, Path(self._file).parent):
             connection = self._connection
             self._deadline.start()
@@ -102,39 +102,40 @@ class Store:
 
     @contextmanager
     def _row(self, table: str, row: object) -> Iterator[None]:
-        """Name the file, the table and the row when a value is not what it should be."""
+        """Convert a ValueError for an invalid value to an InputError that names file, table and row."""
         try:
             yield
         except ValueError as e:
-            told = str(row).encode("utf-8", "replace").decode()
-            raise damaged(self.path, f"table {table}, row {told:.80}: {e}") from None
+            shown = str(row).encode("utf-8", "replace").decode()
+            raise damaged(self.path, f"table {table}, row {shown:.80}: {e}") from None
 
     def facts(self) -> dict[str, Any]:
-        """What was noted about the study as a whole. Raises InputError, naming the row, for a value that cannot be."""
+        """Return the facts about the study as a whole. Raises InputError, naming the row, for an invalid value."""
         found = {}
         for name, text in self._rows("SELECT name, value FROM facts ORDER BY name"):
             with self._row("facts", name):
-                known, value = read_fact(name, text)
-                found[known] = value
+                checked, value = read_fact(name, text)
+                found[checked] = value
         return found
 
     def kept(self) -> dict[str, tuple[str, ...]]:
-        """Return the older results that the last run kept (--keep-stale): a cell's key -> in what its inputs differ.
+        """Return the stale results that the last run kept (--keep-stale): cell key -> how its inputs differ.
 
-        Raises InputError when the file has anything else there.
+        Raises InputError for an invalid value.
         """
         return {key: tuple(reasons) for key, reasons in self.facts().get("kept", {}).items()}
 
     def note(self, facts: Mapping[str, Any]) -> None:
-        """Note facts about the study as a whole, replacing those of the same name."""
+        """Store facts about the study as a whole, replacing those of the same name."""
         with self._transaction() as c:
             c.executemany("REPLACE INTO facts VALUES (?, ?)", [(n, self._text(n, v)) for n, v in facts.items()])
 
     def enter(self, cells: Sequence[Cell], environment: Mapping[str, Any]) -> None:
-        """Enter the cells that are new, all in one transaction: each costs the disk a sync."""
-        told, now = _dump(environment), time.time()
+        """Insert the cells that are new, in one transaction, as each costs a sync of the disk."""
+        environment_text, now = _dump(environment), time.time()
         rows = [
-            (c.key, c.lam, c.type, c.kind, c.name, c.n_items, self._text(c.name, c.inputs), told, now) for c in cells
+            (c.key, c.lam, c.type, c.kind, c.name, c.n_items, self._text(c.name, c.inputs), environment_text, now)
+            for c in cells
         ]
         with self._transaction() as c:
             c.executemany(
@@ -144,7 +145,7 @@ class Store:
             )
 
     def done(self) -> dict[str, set[int]]:
-        """The finished items of every cell that has some: key -> numbers."""
+        """Return the finished items of every cell that has any: key -> item numbers."""
         out: dict[str, set[int]] = {}
         for key, number in self._rows("SELECT cell, number FROM items"):
             out.setdefault(key, set()).add(number)
@@ -153,7 +154,7 @@ class Store:
     def add(self, key: str, records: Mapping[int, Any], seconds: float) -> None:
         """Commit a chunk of a cell's items, number -> record, and the time it took.
 
-        Raises OutputError for records that are longer than would be read back.
+        Raises OutputError for records beyond the lengths that can be read back.
         """
         rows = [(key, number, self._text(f"item {number}", record)) for number, record in records.items()]
         added = sum(len(text.encode("utf-8", "surrogatepass")) for _, _, text in rows)
@@ -169,7 +170,7 @@ class Store:
             self._sizes[key] += added
 
     def _text(self, what: str, value: Any) -> str:
-        """Return a value as JSON. Raises OutputError for one that is longer than would be read back."""
+        """Return a value as JSON. Raises OutputError for one beyond the length that can be read back."""
         text = _dump(value)
         if len(text) * 4 > _LONGEST and len(text.encode("utf-8", "surrogatepass")) > _LONGEST:
             raise self._too_long(what, _LONGEST)
@@ -177,19 +178,19 @@ class Store:
 
     def _too_long(self, what: str, most: int) -> OutputError:
         return OutputError(
-            f"{self.path}: {what} would take more than {most >> 20} MB, which is too long to store. What was finished "
-            "is kept: limit the answers (--limit, --follow-limit, the task's max_tokens)."
+            f"{self.path}: {what} would take more than {most >> 20} MB, which is too long to store. Finished results "
+            "are kept: limit the answers (--limit, --follow-limit, the task's max_tokens)."
         )
 
     def finish(self, key: str, summary: Mapping[str, Any]) -> None:
-        """Note that all of a cell's items are there, and what they come to."""
+        """Mark a cell as finished by storing its summary."""
         with self._transaction() as c:
             c.execute("UPDATE cells SET summary = ? WHERE key = ?", (_dump(summary), key))
 
     def cells(self) -> list[StoredCell]:
-        """Every cell, by kind, name, type and lam; those of inputs that have changed since are among them.
+        """Return every cell, ordered by kind, name, type and lam, including stale ones.
 
-        Raises InputError, naming the row, for a value that cannot be.
+        Raises InputError, naming the row, for an invalid value.
         """
         rows = self._rows(
             "SELECT key, lam, type, kind, name, n_items, (SELECT count(*) FROM items WHERE cell = key), inputs, "
@@ -201,24 +202,24 @@ class Store:
             with self._row("cells", row[0]):
                 cell = StoredCell(**read_cell(dict(zip(names, row, strict=True)), WORKLOADS))
                 if not cell.is_whole():
-                    raise ValueError("its key is not the digest of what it was measured with")
+                    raise ValueError("its key is not the digest of its inputs")
                 found.append(cell)
         return found
 
     def finished(self, keys: Sequence[str]) -> set[str]:
-        """Those of the keys whose cells are finished."""
+        """Return which of the keys belong to finished cells."""
         done = {key for (key,) in self._rows("SELECT key FROM cells WHERE summary IS NOT NULL")}
         return done.intersection(keys)
 
     def items(self, key: str) -> list[Record]:
-        """Return a cell's finished records, as they are stored, in the items' order.
+        """Return a cell's finished records as stored, in the order of the items.
 
-        Raises InputError, naming the row, for one that cannot be.
+        Raises InputError, naming the row, for an invalid one.
         """
         return [record for record, _ in self._items(key)]
 
     def results(self, key: str) -> list[Any]:
-        """Return what a cell's finished records say, as its workload decodes them; raises as `items` does."""
+        """Return a cell's finished records, decoded by its workload; raises as `items` does."""
         return [result for _, result in self._items(key)]
 
     def _items(self, key: str) -> Iterator[tuple[Record, FinishedItem]]:
@@ -231,9 +232,9 @@ class Store:
                 yield record, WORKLOADS[kind].decode(record)
 
     def check(self) -> None:
-        """Raise InputError, naming the row, for a fact or a cell that cannot be, or an item that no cell has.
+        """Raise InputError, naming the row, for an invalid fact or cell, or an item without a cell.
 
-        No value is fetched before it is known how long all of them are.
+        The lengths of all values are checked before any value is fetched.
         """
         self._check_lengths()
         self.facts()
@@ -244,7 +245,7 @@ class Store:
         )
         for cell, number, key in odd:
             with self._row("items", f"{number} of cell {cell}"):
-                raise ValueError("its cell is not there" if key is None else "the cell has no item of this number")
+                raise ValueError("its cell does not exist" if key is None else "the cell has no item of this number")
 
     def _check_lengths(self) -> None:
         for table, names in _COLUMNS.items():
@@ -267,10 +268,10 @@ class Store:
 
 @contextmanager
 def open_store(folder: Path) -> Iterator[Store]:
-    """The results in a run folder, made if need be, for one process at a time.
+    """Open the results in a run folder for writing, by one process at a time; create them if necessary.
 
-    Raises OutputError when another process works there or nothing can be written, InputError for a file that is damaged
-    (it is left as it is), newer, or no study's.
+    Raises OutputError when another process has them open or the folder cannot be written, InputError for a file that is
+    damaged (it is not changed), newer, or not a study's.
     """
     path = folder / FILE
     was_there = folder.exists()
@@ -303,7 +304,7 @@ def open_store(folder: Path) -> Iterator[Store]:
 
 @contextmanager
 def _working_copy(path: Path, private: Path) -> Iterator[WorkingCopy]:
-    """Copy the results to write them, checked to be a study's; what was committed is published at the end."""
+    """Yield a checked working copy of the results; commits are published at the end."""
     with _copy_in(path, private) as store:
         store.check()
     with readable(path, private):
@@ -311,14 +312,14 @@ def _working_copy(path: Path, private: Path) -> Iterator[WorkingCopy]:
         try:
             yield working
         except BaseException:
-            with suppress(OutputError, InputError, sqlite3.Error):  # of the first error is reported
+            with suppress(OutputError, InputError, sqlite3.Error):  # the first error is reported
                 working.close()
             raise
         working.close()
 
 
 def _is_empty(connection: sqlite3.Connection) -> bool:
-    """Whether nothing was entered; a file that cannot be asked is not."""
+    """Return whether there are no cells and facts; False for a file that cannot be read."""
     with suppress(sqlite3.Error):
         counts = connection.execute("SELECT (SELECT count(*) FROM cells) + (SELECT count(*) FROM facts)").fetchone()
         return bool(counts == (0,))
@@ -326,7 +327,7 @@ def _is_empty(connection: sqlite3.Connection) -> bool:
 
 
 def _unmake(folder: Path, has_made_lock: bool, was_there: bool) -> None:
-    """Remove what was made for a study that never began, as far as the system lets us; what was there before stays."""
+    """Remove the files created for a study that never started, as far as possible; earlier files stay."""
     names = [FILE, f"{FILE}-wal", f"{FILE}-shm", *([LOCK] if has_made_lock else [])]
     with suppress(OSError):
         for name in names:
@@ -336,9 +337,9 @@ def _unmake(folder: Path, has_made_lock: bool, was_there: bool) -> None:
 
 
 def has_results(folder: Path) -> bool:
-    """Whether a run folder has results: a killed run of 0.1.0 may leave a file without the tables.
+    """Return whether a run folder has results; a killed run of 0.1.0 may leave a file without tables.
 
-    A file that is not ours counts as results, and so does a link to one. Raises what read_store raises.
+    A file or link that is not ours counts as results. Raises what read_store raises.
     """
     path = folder / FILE
     if path.is_symlink() or not path.is_file():
@@ -353,16 +354,14 @@ def has_results(folder: Path) -> bool:
 
 @contextmanager
 def read_store(folder: Path) -> Iterator[Store]:
-    """The results in a run folder, to read, also while they grow; nothing in the folder is written or changed.
+    """Open the results in a run folder for reading, also during a sweep; nothing in the folder is changed.
 
-    Raises InputError when there are none, they are damaged, or are not a study's; OutputError for files that are not
-    ours, or when there is no room for a copy.
+    Raises InputError for results that are missing, damaged, or not a study's; OutputError for files that are not ours,
+    or when there is no space for a copy.
     """
     path = folder / FILE
     if not has_results(folder):
-        raise InputError(
-            f"{folder}: has no results of a study ({FILE}). Run `pa-lite sweep PAIR --run {folder}` first."
-        )
+        raise InputError(f"{folder}: has no study results ({FILE}). Run `pa-lite sweep PAIR --run {folder}` first.")
     check_files(path)
     with temporary_folder() as private, _copy_in(path, private) as store:
         store.check()
@@ -371,7 +370,7 @@ def read_store(folder: Path) -> Iterator[Store]:
 
 @contextmanager
 def _copy_in(path: Path, private: Path) -> Iterator[Store]:
-    """The results in a copy in a private folder, checked to be a study's; errors name the file that was copied."""
+    """Yield a store on a copy in a private folder, checked to be a study's; errors name the original file."""
     with _copied(path, private) as connection:
         store = Store(path, connection)
         check_ours(path, connection)
@@ -387,8 +386,8 @@ def _copied(path: Path, private: Path) -> Iterator[sqlite3.Connection]:
         raise not_ours(e) from e
     except OSError as e:
         raise OutputError(
-            f"{path}: cannot be copied to {private.parent} to be read: {e.strerror}. Check its permissions, or free "
-            "some space (TMPDIR names another folder)."
+            f"{path}: cannot be copied to {private.parent} for reading: {e.strerror}. Check its permissions, free some "
+            "space, or set TMPDIR to another folder."
         ) from e
     with readable(path, private), closing(connect(copy)) as connection:
         connection.execute("PRAGMA query_only = ON")

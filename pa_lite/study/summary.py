@@ -1,4 +1,4 @@
-"""A finished study as its readers see it: curves, readings in plain words, examples, setting. Measures nothing."""
+"""Summary of a finished study: curves, readings in words, examples, setting."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from pa_lite.study.measures import FEW_SHOT, FOLLOWING
 
 @dataclass(frozen=True)
 class Example:
-    """One instruction and what was answered: (lam, text, followed) for some lams; followed is None where unchecked."""
+    """One instruction and its answers: (lam, text, followed) for some lams; followed is None where not checked."""
 
     instruction: str
     outputs: tuple[tuple[float, str, bool | None], ...]
@@ -34,7 +34,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Kept:
-    """An older result that a sweep with --keep-stale let stand, and in what its inputs differ from the study's."""
+    """A stale result that a sweep with --keep-stale kept, and how its inputs differ from the study's."""
 
     kind: str
     name: str
@@ -44,9 +44,9 @@ class Kept:
 
 @dataclass(frozen=True)
 class StudySummary:
-    """One pair's curves at one type of weights, with what they rest on. `setting` are lines of (what, how).
+    """One pair's curves at one weight type, with examples, remarks and setting (lines of name and value).
 
-    `kept` are the results in it that were measured from other inputs than the rest.
+    `kept` lists results that were measured from other inputs than the rest (--keep-stale).
     """
 
     pair: str
@@ -64,7 +64,7 @@ class StudySummary:
 
 @dataclass(frozen=True)
 class Reading:
-    """The best lam for one use, and a sentence that says so; `best` is None where no lam is measurably better."""
+    """The best lam for one use, with a sentence; `best` is None where no lam is measurably better."""
 
     name: str
     goal: Goal
@@ -73,17 +73,17 @@ class Reading:
 
     @property
     def label(self) -> str:
-        """What marks the lam in tables and charts."""
+        """The label of the lam in tables and charts."""
         return self.name if self.goal.needs_follow else "best few-shot"
 
 
 @dataclass(frozen=True, kw_only=True)
 class BestLam:
-    """The lam that serves a goal best.
+    """The best lam for a goal.
 
     `low` and `high` bound the central 95% of the lams that win when items are resampled; `ties` have no measurable
-    difference from the best. Where `differs` is false, no lam is measurably better: `lam` has the highest value, and
-    `sentence` says why that means little.
+    difference from the best. Where `differs` is false, no lam is measurably better: `lam` only has the highest value,
+    and `sentence` says so.
     """
 
     lam: float
@@ -114,7 +114,7 @@ def _of_best(best: Best, goal: Goal, curves: Curves) -> str:
 
 
 def _no_difference(what: str, found: Comparison, unit: str = "items", between: str = "the lams") -> str:
-    """Say that no difference was measured, and how many items would show one of 2 points."""
+    """Say that there is no measurable difference, and how many items would show one of 2 points."""
     values = f"{100 * found.low:.1f}% to {100 * found.high:.1f}%"
     if found.low == found.high:
         values = f"{100 * found.low:.1f}% at each"
@@ -132,11 +132,10 @@ def comparisons(curves: Curves) -> dict[str, Comparison]:
 
 
 def _undecided(curves: Curves, goal: Goal, found: Mapping[str, Comparison]) -> str:
-    """Say why no lam is the best for a goal; empty where one is.
+    """Say why no lam is the best for a goal; return "" where one is.
 
-    Few-shot skill alone needs a difference in it; a weighted goal one in either. To keep a share of following,
-    following must differ, else it rules no lam out; and if several lams keep it, few-shot accuracy must differ among
-    them.
+    A best lam requires a measurable difference: in few-shot accuracy; for a weighted goal in few-shot accuracy or
+    following; for a kept share in following, and among several lams that keep it in few-shot accuracy.
     """
     few_shot = _no_difference("few-shot accuracy", found["few-shot"])
     if not goal.needs_follow:
@@ -148,7 +147,7 @@ def _undecided(curves: Curves, goal: Goal, found: Mapping[str, Comparison]) -> s
         flat = not (found["few-shot"].differs or found["following"].differs)
         return f"no measurable difference between the lams in few-shot accuracy or {word}" if flat else ""
     if not found["following"].differs:
-        return f"{following}. So following rules no lam out"
+        return f"{following}. So following excludes no lam"
     utilities = goal.utilities(curves.lams, means(curves.tasks), means([curves.compliance]))
     kept = [i for i, utility in enumerate(utilities) if utility >= 0]
     if len(kept) == 1:
@@ -161,7 +160,7 @@ def _undecided(curves: Curves, goal: Goal, found: Mapping[str, Comparison]) -> s
 
 
 def readings(curves: Curves) -> list[Reading]:
-    """Return each reading that the measurements allow, the one that most users need first; none for a single lam."""
+    """Return the readings that the measurements allow, the most useful first; none for a single lam."""
     if len(curves.lams) < 2:
         return []
     found, out = comparisons(curves), []
@@ -179,12 +178,12 @@ def readings(curves: Curves) -> list[Reading]:
 
 
 def best_for(curves: Curves, goal: Goal) -> BestLam:
-    """Return the lam that serves a goal best, with the doubt about it, and a sentence that says so.
+    """Return the best lam for a goal, with its uncertainty and a sentence.
 
-    Raises InputError for a study of one lam, and where the goal needs what was not measured.
+    Raises InputError for a study of one lam, and where the goal requires a measure that is missing.
     """
     if len(curves.lams) < 2:
-        raise InputError("a study of a single lam has no best one: measure several.")
+        raise InputError("a best lam requires several lams, but the study has one.")
     best = best_lam(curves.lams, curves.tasks, curves.compliance, goal)
     undecided = _undecided(curves, goal, comparisons(curves))
     sentence = f"Best for {goal.told()}: {undecided or _of_best(best, goal, curves)}."
@@ -194,7 +193,7 @@ def best_for(curves: Curves, goal: Goal) -> BestLam:
 
 
 def labels(found: Sequence[Reading]) -> dict[float, list[str]]:
-    """Return for each lam that is the best for something the labels that mark it."""
+    """Return lam -> labels, for each lam that is best in some reading."""
     out: dict[float, list[str]] = {}
     for reading in found:
         if reading.best is not None:
@@ -203,12 +202,12 @@ def labels(found: Sequence[Reading]) -> dict[float, list[str]]:
 
 
 def ends(curves: Curves) -> dict[str, int]:
-    """Where base (lam 0) and instruct (lam 1) stand among the lams, as far as they do."""
+    """Return the indices of base (lam 0) and instruct (lam 1) among the lams, where present."""
     return {name: curves.lams.index(lam) for name, lam in (("base", 0.0), ("instruct", 1.0)) if lam in curves.lams}
 
 
 def against_ends(curves: Curves) -> dict[str, dict[str, list[Difference]]]:
-    """Group (few-shot, area, task, following) -> end -> every other lam's difference to it."""
+    """Return group (few-shot, area, task, following) -> end (base, instruct) -> every other lam's difference to it."""
     groups: dict[str, tuple[Series, ...]] = dict(curves.groups())
     if curves.compliance is not None:
         groups[FOLLOWING.group] = (curves.compliance,)
@@ -235,17 +234,17 @@ def _few_shot_conclusion(curves: Curves, found: Comparison) -> str:
     for end, at in reversed(ends(curves).items()):
         if at != best:
             gap = {d.lam: d for d in differences(curves.lams, curves.tasks, at)}[curves.lams[best]]
-            sure = "" if gap.p_corrected < 1 - LEVEL else "; no measurable difference"
-            error = f"s.e. {100 * gap.stderr:.1f}" if np.isfinite(gap.stderr) else "s.e. not known"
-            text += f", {100 * gap.value:.1f} points ({error}) above {end} (lam {curves.lams[at]:g}{sure})"
+            doubt = "" if gap.p_corrected < 1 - LEVEL else "; no measurable difference"
+            error = f"s.e. {100 * gap.stderr:.1f}" if np.isfinite(gap.stderr) else "s.e. unknown"
+            text += f", {100 * gap.value:.1f} points ({error}) above {end} (lam {curves.lams[at]:g}{doubt})"
     return text + "."
 
 
 def conclusion(curves: Curves) -> str:
-    """Return the trade-off in a few plain sentences, from the numbers alone.
+    """Return the trade-off in a few sentences.
 
-    No lam is called the best where `compare_lams` finds no difference. Two lams differ measurably when the sign-flip
-    test, corrected by Holm's method for all lams compared, gives a p below 5%.
+    No lam is called best where `compare_lams` finds no difference. Two lams differ measurably when the p of a sign-flip
+    test, corrected by Holm's method for all lams compared, is below 5%.
     """
     found = comparisons(curves)
     text = _few_shot_conclusion(curves, found["few-shot"])
@@ -263,7 +262,7 @@ def conclusion(curves: Curves) -> str:
 
 
 def table(curves: Curves) -> list[Mapping[str, float | str]]:
-    """Every average with its standard error: one row for each group and lam; numbers in [0, 1]."""
+    """Return every average with its standard error, one row per group and lam; numbers in [0, 1]."""
     few_shot, *others = averages(curves)
     groups = [(name, average(few_shot.measure, series)) for name, series in curves.groups()]
     groups += [(other.measure.group, other) for other in others]

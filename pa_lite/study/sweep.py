@@ -1,4 +1,4 @@
-"""Runs a planned study into its store: what is finished stays, what is missing is done, chunk by chunk."""
+"""Sweeps: run the missing cells of a planned study, chunk by chunk, into its store."""
 
 from __future__ import annotations
 
@@ -30,55 +30,56 @@ from pa_lite.study.worker import LocalWorker, Worker, WorkerLostError
 from pa_lite.study.workloads import TaskWorkload, chunks
 
 MakeWorker = Callable[[], Worker]
-WorkersFor = Callable[[StudyPlan], tuple[MakeWorker, int]]  # what makes workers for a plan, and how many at a time
-MOST_LOSSES = 20  # workers that may be lost in one sweep
+WorkersFor = Callable[[StudyPlan], tuple[MakeWorker, int]]  # a plan -> a factory of workers, and how many at a time
+MOST_LOSSES = 20  # lost workers that one sweep tolerates
 
 
 @dataclass(frozen=True)
 class _Todo:
-    """A cell's chunks that are missing."""
+    """A cell and its missing chunks."""
 
     planned: PlannedCell
     missing: tuple[range, ...]
 
 
 class _Sweep:
-    """The state that a sweep's threads share."""
+    """The state shared by a sweep's threads."""
 
     def __init__(self, plan: StudyPlan, store: Store, progress: Progress | None) -> None:
         self.plan, self.store, self.progress = plan, store, progress
         self.lock, self.stop = threading.Lock(), threading.Event()
         self.total = self.done = 0
         self.losses = 0
-        self.queue: deque[list[_Todo]] = deque()  # one entry for each (type, lam): whoever takes it builds that once
+        self.queue: deque[list[_Todo]] = deque()  # one entry per (type, lam), so that each is built once
 
     def lay_out(self) -> None:
-        """Enter the cells and see what is missing of each; a cell of nothing missing is finished at once."""
+        """Enter the cells in the store, and queue the missing chunks of those that are not finished."""
         by_lam: dict[tuple[str, float], list[_Todo]] = {}
         finished = self.store.finished(self.plan.keys)
         self.store.enter([p.cell for p in self.plan.cells if p.key not in finished], environment())
-        begun = self.store.done()
+        started = self.store.done()
         for planned in self.plan.cells:
             cell = planned.cell
             self.total += cell.n_items
             if planned.key in finished:
                 self.done += cell.n_items
                 continue
-            have = begun.get(cell.key, set())
+            have = started.get(cell.key, set())
             self.done += len(have)
             missing = tuple(c for c in chunks(cell.n_items, self.plan.chunk) if not have.issuperset(c))
             by_lam.setdefault((cell.type, cell.lam), []).append(_Todo(planned, missing))
         self.queue.extend(by_lam.values())
-        self.tell(0)
+        self.report(0)
 
-    def tell(self, n: int) -> None:
+    def report(self, n: int) -> None:
+        """Add `n` finished items to the progress."""
         with self.lock:
             self.done += n
             if self.progress is not None:
                 self.progress("sweep", self.done, self.total, "items")
 
     def work(self, make_worker: MakeWorker) -> None:
-        """Take lams until none is left or `stop` is set, on one worker, replaced when it is lost."""
+        """Run queued lams on one worker until none is left or `stop` is set. A lost worker is replaced."""
         worker = make_worker()
         try:
             with stops_when(self.stop.is_set):
@@ -93,16 +94,16 @@ class _Sweep:
             worker.close()
 
     def _do(self, todo: _Todo, worker: Worker, make_worker: MakeWorker) -> Worker:
-        """Do a cell's missing chunks; return the worker that is there at the end."""
-        cell, work = todo.planned.cell, todo.planned.work
+        """Run a cell's missing chunks; return the worker in use at the end."""
+        cell, workload = todo.planned.cell, todo.planned.workload
         missing = deque(todo.missing)
         while missing and not self.stop.is_set():
             start = time.perf_counter()
             try:
-                records = worker.run(cell.type, cell.lam, work, missing[0])
+                records = worker.run(cell.type, cell.lam, workload, missing[0])
             except (WorkerLostError, EngineError) as e:
                 if self.stop.is_set():
-                    return worker  # ended in the middle, since it was asked to
+                    return worker  # interrupted because it was asked to stop
                 if isinstance(e, EngineError):
                     raise
                 worker.close()
@@ -110,9 +111,9 @@ class _Sweep:
                 worker = make_worker()
                 continue
             self.store.add(cell.key, records, time.perf_counter() - start)
-            self.tell(len(missing.popleft()))
+            self.report(len(missing.popleft()))
         if not self.stop.is_set():
-            self.store.finish(cell.key, self.plan.works[work].summary(self.store.results(cell.key)))
+            self.store.finish(cell.key, self.plan.workloads[workload].summary(self.store.results(cell.key)))
         return worker
 
     def _count_loss(self, error: WorkerLostError) -> None:
@@ -120,7 +121,7 @@ class _Sweep:
             self.losses += 1
             if self.losses > MOST_LOSSES:
                 raise EngineError(
-                    f"{MOST_LOSSES + 1} workers were lost, the last one with: {error}. What was finished is kept: fix "
+                    f"{MOST_LOSSES + 1} workers were lost, the last one with: {error}. Finished results are kept: fix "
                     "the cluster and run the same command again."
                 ) from error
 
@@ -132,12 +133,11 @@ def run_sweep(
     make_worker: MakeWorker | None = None,
     n_workers: int | None = None,
 ) -> None:
-    """Do what is missing of the plan's cells, and note the study's facts.
+    """Run the missing parts of the plan's cells, and note the study's facts.
 
-    `make_worker` gives workers of another kind than this process, n_workers at a time. `progress` gets the items done,
-    from the workers' threads. Ctrl-C, or an error of one worker, ends the others
-    within a step of llama.cpp's graph. Raises what merging, loading, scoring, generating and storing raise; what was
-    committed stays.
+    `make_worker` makes workers other than local ones, `n_workers` of which run at a time. `progress` counts items and
+    is called from the workers' threads. Ctrl-C, or an error in one worker, stops the others within one graph evaluation
+    of llama.cpp. Raises what merging, loading, scoring, generating and storing raise; committed results stay.
     """
     _check_pair(plan, store)
     store.note(facts(plan))
@@ -145,7 +145,7 @@ def run_sweep(
 
 
 def _run(plan: StudyPlan, store: Store, progress: Progress | None, make_worker: MakeWorker, n_workers: int) -> None:
-    """Run what is missing of the cells. A single worker runs in this thread, so that Ctrl-C reaches llama.cpp."""
+    """Run the missing parts of the cells. A single worker runs in this thread, so that Ctrl-C reaches llama.cpp."""
     sweep = _Sweep(plan, store, progress)
     sweep.lay_out()
     if n_workers == 1:
@@ -173,18 +173,18 @@ def sweep_pair(
     address: str | None = None,
     keep_stale: bool = False,
 ) -> StudySummary:
-    """Plan, run and read back a study in a run folder, going on where an earlier run stopped.
+    """Plan, run and read back a study in a run folder, continuing an earlier run.
 
-    What the folder has from other inputs is listed with the reason and measured again; with `keep_stale` it is kept
-    where the weights and the items are the same, and the study says so. Raises InputError for an unknown backend, and
-    what plan_study, open_store and run_sweep raise.
+    Results from other inputs are listed with the reason and measured again; with `keep_stale` they are kept where
+    weights and items are the same, and the study says so. Raises InputError for an unknown backend, and what
+    plan_study, open_store and run_sweep raise.
     """
     if backend not in BACKENDS:
         raise InputError(f"unknown backend {backend!r}.{nearest(backend, BACKENDS)}")
     with ExitStack() as stack:
-        store = stack.enter_context(open_store(folder))  # first: its results are copied once
+        store = stack.enter_context(open_store(folder))  # opened once, as opening copies the results
         plan = plan_study(pair, with_recorded_date(options, store))
-        _check_pair(plan, store)  # before it is told what has changed, or a cluster is started
+        _check_pair(plan, store)  # before changes are reported or a cluster is started
         plan, settled = settle_plan(plan, store, keep_stale)
         settled.report()
         workers_for: WorkersFor | None = None
@@ -201,13 +201,13 @@ def sweep_pair(
 def _judge_answers(
     plan: StudyPlan, store: Store, progress: Progress | None, workers_for: WorkersFor | None, keep_stale: bool
 ) -> None:
-    """Have the plan's judge compare the answers of every lam, and note the cells after the study's others.
+    """Judge the answers of every lam with the plan's judge, and append these cells to the study's.
 
-    Preferences from other inputs are judged again, or kept with `keep_stale` where judge and answers are the same.
+    Stale preferences are judged again, or kept with `keep_stale` where judge and answers are the same.
     """
     with ExitStack() as stack:
         model = stack.enter_context(open_model(plan.options.judge, plan.options.engine))
-        # its own prompts have the study's date; system prompt and arguments are the measured models'
+        # the judge's prompts get the study's date, but not the system prompt and arguments of the measured models
         judge = describe_judge(model, plan.options.judge, ChatOptions(date=plan.options.chat.date))
         judged, settled = settle_plan(plan_judging(plan, store, judge), store, keep_stale)
         settled.report()
@@ -216,15 +216,15 @@ def _judge_answers(
         local = (lambda: LocalWorker(judged, judge=None if is_elsewhere else model)), judged.workers
         _run(judged, store, progress, *(workers_for(judged) if workers_for else local))
     found = {c.key: c for c in store.cells()}
-    for planned in judged.cells:  # what an older pa-lite finished has no length-controlled win rate yet
+    for planned in judged.cells:  # cells finished by an older pa-lite lack the length-controlled win rate
         if "length_controlled" not in (found[planned.key].summary or {}):
-            store.finish(planned.key, judged.works[planned.work].summary(store.results(planned.key)))
+            store.finish(planned.key, judged.workloads[planned.workload].summary(store.results(planned.key)))
     known = store.facts()
     store.note({"cells": [*known["cells"], *judged.keys], "kept": {**known["kept"], **facts(judged)["kept"]}})
 
 
 def estimate_pair(pair: str | Pair, options: StudyOptions, folder: Path | None, keep_stale: bool = False) -> Estimate:
-    """Return what sweep_pair would take, given the folder's results. Raises what plan_study and read_store raise."""
+    """Estimate the cost of sweep_pair, given the folder's results. Raises what plan_study and read_store raise."""
     if folder is None or not has_results(folder):
         return estimate_sweep(plan_study(pair, options))
     with read_store(folder) as store:
@@ -237,9 +237,9 @@ def estimate_pair(pair: str | Pair, options: StudyOptions, folder: Path | None, 
 
 
 def with_recorded_date(options: StudyOptions, store: Store) -> StudyOptions:
-    """Return the options with the date of the study in a run folder, unless they give one themselves.
+    """Return the options with the recorded date of the study in a run folder, unless they set a date.
 
-    Raises InputError when what is recorded there is not a date.
+    Raises InputError when the recorded value is not a date.
     """
     if options.chat.date is not None:
         return options
@@ -250,7 +250,7 @@ def with_recorded_date(options: StudyOptions, store: Store) -> StudyOptions:
 
 
 def facts(plan: StudyPlan) -> dict[str, Any]:
-    """What the store knows of the study: the pair, the plan's cells in order, the lams, areas and seeds."""
+    """Return the study's facts for the store: pair, lams, types, tasks, the keys of the cells in order, seed, ..."""
     options = plan.options
     chat = options.chat
     return {
@@ -260,7 +260,7 @@ def facts(plan: StudyPlan) -> dict[str, Any]:
         "pair": plan.pair,
         "lams": options.lams,
         "types": options.types,
-        "tasks": [w.name for w in plan.works if isinstance(w, TaskWorkload)],
+        "tasks": [w.name for w in plan.workloads if isinstance(w, TaskWorkload)],
         "cells": plan.keys,
         "kept": {p.key: list(differences(p.cell, p.kept)) for p in plan.cells if p.kept is not None},
         "schedule": options.schedule.text,
@@ -274,4 +274,6 @@ def _check_pair(plan: StudyPlan, store: Store) -> None:
     """Raise InputError when the folder holds another pair's study."""
     pair = store.facts().get("pair", plan.pair)
     if pair != plan.pair:
-        raise InputError(f"{store.path.parent}: holds a study of {pair}, not of {plan.pair}. Name another (--run).")
+        raise InputError(
+            f"{store.path.parent}: contains a study of {pair}, not of {plan.pair}. Name another folder (--run)."
+        )

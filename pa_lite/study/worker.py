@@ -1,4 +1,4 @@
-"""Who runs cells: something that builds a lam once and does works on it. Here in this process, on llama.cpp."""
+"""Workers: they build the model at one lam and run workloads on it. The local worker runs in this process."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from pa_lite.study.records import Record
 
 
 class WorkerLostError(Exception):
-    """A worker is gone, and with it the chunk that it had; another can do it."""
+    """A worker was lost with its current chunk; another worker can redo the chunk."""
 
 
 class Worker(Protocol):
-    """Builds the model of one (type, lam) at a time and runs items of a work on it."""
+    """Builds the model of one (type, lam) at a time and runs items of a workload on it."""
 
-    def run(self, kind: str, lam: float, work: int, items: Sequence[int]) -> dict[int, Record]:
-        """Records by item. Raises what merging, loading, scoring and generating raise; WorkerLostError."""
+    def run(self, kind: str, lam: float, workload: int, items: Sequence[int]) -> dict[int, Record]:
+        """Return records by item. Raises WorkerLostError and what merging, loading, scoring and generating raise."""
         ...
 
     def close(self) -> None: ...
@@ -35,16 +35,17 @@ class LocalWorker:
     """A worker in this process: one model, moved along the line in memory. A context manager."""
 
     def __init__(self, plan: StudyPlan, threads: int | None = None, judge: Model | None = None) -> None:
-        """`threads` is how many decode; None takes the plan's, and lets a single worker follow the machine's load.
+        """Take the plan; no model is built yet.
 
-        `judge` is the plan's judge where it is open already: it is used and not closed.
+        `threads` is the number of decoding threads; None takes the plan's, and for a single worker the engine's default
+        for the machine's load. `judge` is the plan's judge if it is already open; it is not closed here.
         """
         if threads is None:
             threads = plan.options.engine.threads if plan.workers == 1 else plan.threads
         self.plan, self.threads = plan, threads
         self._moving: InMemoryModel | None = None
         self._at: tuple[str, float, Schedule] | None = None
-        self._is_checked = False  # whether the tokenizer, one for all models of a plan, takes every work's texts
+        self._is_checked = False  # whether all texts were checked against the tokenizer, which all models share
         self._judge, self._opened = judge, ExitStack()
 
     def __enter__(self) -> LocalWorker:
@@ -56,7 +57,7 @@ class LocalWorker:
         self.close()
 
     def model_at(self, kind: str, lam: float, schedule: Schedule | None = None) -> Model:
-        """The model at that type, lam and schedule (by default the plan's), built unless it stands there already."""
+        """Return the model at that type, lam and schedule (default: the plan's), moved or built if necessary."""
         schedule = self.plan.options.schedule if schedule is None else schedule
         wanted = (kind, lam, schedule)
         if self._at != wanted:
@@ -72,25 +73,25 @@ class LocalWorker:
         return self._moving.model
 
     def run(
-        self, kind: str, lam: float, work: int, items: Sequence[int], schedule: Schedule | None = None
+        self, kind: str, lam: float, workload: int, items: Sequence[int], schedule: Schedule | None = None
     ) -> dict[int, Record]:
-        """Records by item, at a lam and a schedule (by default the plan's).
+        """Return records by item, at a lam and a schedule (default: the plan's).
 
-        Those made in less memory than was wanted say so, as `remarks`: it moves their scores by rounding.
+        Records made with a context reduced for lack of memory say so in `remarks`, as it changes scores by rounding.
         """
-        judge = self.plan.works[work].judge
+        judge = self.plan.workloads[workload].judge
         model = self.model_at(kind, lam, schedule) if judge is None else self._judge_of(judge)
         if not self._is_checked:
-            for each in self.plan.works:
+            for each in self.plan.workloads:
                 each.check(model)
             self._is_checked = True
-        records = self.plan.works[work].run(model, items)
+        records = self.plan.workloads[workload].run(model, items)
         if not model.remarks:
             return records
         return {i: {**record, "remarks": list(model.remarks)} for i, record in records.items()}
 
     def _judge_of(self, judge: Judge) -> Model:
-        """Return the plan's judge, opened at the first call."""
+        """Return the plan's judge, opening it on the first call."""
         if self._judge is None:
             options = replace(self.plan.options.engine, threads=self.threads)
             model = self._opened.enter_context(open_model(judge.reference, options))
@@ -99,7 +100,7 @@ class LocalWorker:
         return self._judge
 
     def close(self) -> None:
-        """Free the models; more than once does no harm."""
+        """Free the models; may be called more than once."""
         if self._moving is not None:
             self._moving.close()
         self._moving, self._at = None, None

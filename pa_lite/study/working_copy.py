@@ -1,11 +1,11 @@
-"""Results that are being written: SQLite works on a private copy, and its log is appended in the run folder.
+"""Writing of results: SQLite works on a private copy, and its log is appended to the one in the run folder.
 
-SQLite acts on the files beside its own (`-journal`, `-wal`, `-shm`): it undoes what they say and removes files that
-they name. Whoever can write a run folder could put such a file there at any moment, also between a check and SQLite's
-opening. So SQLite opens no file there: it has a copy in a folder of this user alone. After each commit the new part of
-its log (`-wal`) is appended to the log in the run folder, and synced. Results and log there are always what SQLite
-itself would have left: a killed run resumes from them, and any version of pa-lite reads them. From time to time, and at
-the end, the results are replaced whole and the log begins anew.
+SQLite acts on its companion files (`-journal`, `-wal`, `-shm`): it applies or rolls back their pages and deletes files
+that they name. Anyone who can write a run folder could put such a file there at any moment, even between a check and
+SQLite's opening. So SQLite opens no file there, only a copy in a folder of this user. After each commit the new part of
+its log (`-wal`) is appended to the log in the run folder, and synced. Results and log there are always in a state that
+SQLite itself would leave: a killed run resumes from them, and any version of pa-lite reads them. From time to time, and
+at the end, the results are replaced by the whole copy, and a new log is started.
 """
 
 from __future__ import annotations
@@ -26,47 +26,47 @@ from pa_lite.system.atomic import sync_folder, whole_file, write_errors
 from pa_lite.system.interrupts import uninterrupted
 from pa_lite.system.opening import NotPlainError, create_file, is_at
 
-_LOG_BYTES = 16 << 20  # of a log, beside the results' own size, after which the results are replaced whole
+_LOG_BYTES = 16 << 20  # a log longer than this plus the results is replaced together with them
 _HEADER, _FRAME = 32, 24  # bytes of the headers of a log and of each page in it, in SQLite's file format
 _IN_WAL_MODE = b"\2\2"  # at byte 18 of a database
 _SETTINGS = ("locking_mode = EXCLUSIVE", "journal_mode = WAL", "wal_autocheckpoint = 0", "synchronous = OFF")
-_PATIENCE = 10.0  # seconds to wait for readers where a file that is open cannot be replaced (Windows)
+_PATIENCE = 10.0  # seconds to wait for readers where an open file cannot be replaced (Windows)
 _PAUSE = 0.1
 
 
 class WorkingCopy:
-    """The results at `path` and their private copy, which SQLite has open. Used by one thread at a time.
+    """The results at `path` and their private copy, which SQLite has open. Not safe for several threads at a time.
 
-    `connection` is a new one after `replace`. Methods raise OutputError when the run folder cannot be written.
+    `replace` makes a new `connection`. Methods raise OutputError when the run folder cannot be written.
     """
 
     def __init__(self, path: Path, copy: Path) -> None:
         self.path, self.copy = path, copy
         self._log: BinaryIO | None = None  # in the run folder
-        self._published = 0  # bytes of the copy's log that are there
-        self._is_lost = False  # the results in the run folder are not those that the copy's log belongs to
-        is_behind = any(os.path.lexists(each) for each in _companions(path)) or not _is_in_wal_mode(copy)
+        self._published = 0  # bytes of the copy's log that are in the run folder's log
+        self._is_lost = False  # a replacement failed, so that the copy's log does not match the run folder's results
+        needs_replacing = any(os.path.lexists(each) for each in _companions(path)) or not _is_in_wal_mode(copy)
         self.connection = self._connected()
-        if is_behind:
+        if needs_replacing:
             self.replace()
 
     def publish(self) -> None:
-        """Write what was committed to the run folder's disk."""
+        """Write and sync all commits to the run folder."""
         with _writing(self.path):
             self._publish()
         size = self.copy.stat().st_size
-        check_size(self.path, (size + self._published) * 9 // 8)  # before it is too large to be read
+        check_size(self.path, (size + self._published) * 9 // 8)  # before it becomes too large to read
         if self._published > _LOG_BYTES + size and shutil.disk_usage(self.path.parent).free > 2 * size:
             self.replace()
 
     def replace(self) -> None:
-        """Replace the results in the run folder by the whole copy, and begin a new log."""
+        """Replace the results in the run folder by the whole copy, and start a new log."""
         with _writing(self.path), uninterrupted():
             self._publish()
             self._replace()
 
     def close(self) -> None:
-        """Publish the rest and leave one file without a log, where there is room for it: a log beside it is as good."""
+        """Publish the rest and merge the log into the results, unless the disk is too full; then the log stays."""
         try:
             self.publish()
             if self._log is not None:
@@ -76,7 +76,7 @@ class WorkingCopy:
             self.abandon()
 
     def abandon(self) -> None:
-        """Close all files and write nothing more."""
+        """Close all files without writing."""
         self.connection.close()
         self._close_log()
 
@@ -87,7 +87,7 @@ class WorkingCopy:
         return connection
 
     def _publish(self) -> None:
-        """Append to the log in the run folder what the copy's log has more, up to the last commit."""
+        """Append the new part of the copy's log, up to the last commit, to the log in the run folder."""
         if self._is_lost:
             raise OutputError(f"{self.path}: could not be replaced. Run the same command again.")
         end = self._committed()
@@ -96,7 +96,7 @@ class WorkingCopy:
         if self._log is None:
             self._log = _new_log(self.path)
         elif not is_at(self._log.fileno(), log_of(self.path)):
-            self._replace()  # another program that read the results moved the log into them, as SQLite does
+            self._replace()  # another SQLite program opened the results, which moved the log into them
             return
         with log_of(self.copy).open("rb") as source:
             source.seek(self._published)
@@ -107,10 +107,10 @@ class WorkingCopy:
         self._published = end
 
     def _committed(self) -> int:
-        """Return where the last commit in the copy's log ends, in bytes.
+        """Return the offset of the end of the last commit in the copy's log.
 
-        The last page of a commit says how many pages the database has then. What a transaction that was rolled back
-        had written stands after it, until the next one overwrites it.
+        The frame of a commit's last page contains the number of pages of the database, other frames 0. Pages of a
+        rolled-back transaction may follow, until the next one overwrites them.
         """
         end = self._published
         try:
@@ -134,7 +134,7 @@ class WorkingCopy:
         try:
             left = log_of(self.copy)
             if left.exists() and left.stat().st_size:
-                raise OutputError(f"{self.copy.parent}: the disk is full, or failed. What was finished is kept.")
+                raise OutputError(f"{self.copy.parent}: the disk is full or failing. Finished results are kept.")
             self._close_log()
             replace_results(self.path, self._fill)
             self._published, self._is_lost = 0, False
@@ -147,7 +147,7 @@ class WorkingCopy:
 
     def _close_log(self) -> None:
         if self._log is not None:
-            with contextlib.suppress(OSError):  # an error of writing was reported when it was written
+            with contextlib.suppress(OSError):  # write errors were reported when they occurred
                 self._log.close()
             self._log = None
 
@@ -155,8 +155,8 @@ class WorkingCopy:
 def replace_results(path: Path, fill: Callable[[BinaryIO], None]) -> None:
     """Replace a results file by what `fill` writes, and remove the log of the old one. Raises OSError.
 
-    The new file must hold what the old one and its log did, or those nothing: a process that is killed in between
-    leaves the old log beside the new file, which SQLite then applies.
+    The new file must include the changes in the old log (or the old file and log be empty): a process that is killed in
+    between leaves the old log next to the new file, and SQLite applies it.
     """
     mode = stat.S_IMODE(path.lstat().st_mode)
     end = time.monotonic() + _PATIENCE
@@ -164,7 +164,7 @@ def replace_results(path: Path, fill: Callable[[BinaryIO], None]) -> None:
         try:
             with whole_file(path) as file:
                 if hasattr(os, "fchmod"):
-                    with contextlib.suppress(OSError):  # file systems without such rights
+                    with contextlib.suppress(OSError):  # file systems without permissions
                         os.fchmod(file.fileno(), mode)
                 fill(file)
                 file.flush()
@@ -193,7 +193,7 @@ def _read_at(file: BinaryIO, at: int, n: int) -> bytes:
 
 
 def _new_log(path: Path) -> BinaryIO:
-    """Make the log in the run folder. One that another program made there just now stays, unless it is empty."""
+    """Create the log in the run folder. Raises NotPlainError when another program has created one with content."""
     log = log_of(path)
     check_files(path)
     if os.path.lexists(log):
@@ -207,12 +207,12 @@ def _new_log(path: Path) -> BinaryIO:
 
 @contextlib.contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    """Turn errors of writing in the run folder into ours."""
-    when_full = "what was finished is kept. Free some space, and run the same command again."
+    """Convert errors from writing in the run folder to ours."""
+    when_full = "finished results are kept. Free some space, and run the same command again."
     with write_errors(path.parent, when_full):
         try:
             yield
         except NotPlainError as e:
             raise not_ours(e) from e
         except FileExistsError as e:
-            raise not_ours(NotPlainError(Path(e.filename), "another program made it just now")) from e
+            raise not_ours(NotPlainError(Path(e.filename), "another program has just created it")) from e

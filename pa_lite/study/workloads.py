@@ -1,11 +1,11 @@
-"""What is measured in a cell. Each workload has its own way to run items, to read their records and to sum them up.
+"""Workloads: what is measured in a cell, and how items are run, their records read, and their values summarised.
 
-`run` turns items into records, which the store keeps as JSON; `decode` turns a stored record into a typed result;
-`value` is what a result adds to an average; `summary` is what a finished cell comes to. Whoever runs, loads, exports or
-reports a study asks the workloads and does not ask which one it is.
+`run` turns items into records, which are stored as JSON; `decode` turns a stored record into a typed result; `value` is
+the result's number in an average; `summary` describes a finished cell. Code that runs, loads, exports or reports a
+study uses these methods and never distinguishes the workloads.
 
-A chunk is always run in one piece: the same items lie in the same batches, so that a record does not depend on where a
-run was stopped and resumed.
+A chunk is always run as a whole, so that the same items share a batch and records do not depend on where a run was
+stopped and resumed.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ _R = TypeVar("_R", bound=FinishedItem)
 
 
 class Workload(ABC, Generic[_R]):
-    """One task or one set of instructions. With the model, `facts` (JSON values) decide every record.
+    """A task, instruction set or set of judged pairs. Model and `facts` (JSON values) determine every record.
 
-    `kind` is its name in the results file, `measure` what its values are shown as, if they are; `judge` runs it in the
-    place of the study's model, if there is one.
+    `kind` is its name in the results file; `measure` is the measure that its values belong to, if any; `judge`, if any,
+    runs it instead of the study's model.
     """
 
     kind: ClassVar[str]
@@ -58,16 +58,16 @@ class Workload(ABC, Generic[_R]):
     @property
     @abstractmethod
     def n_items(self) -> int:
-        """Return the number of items."""
+        """The number of items."""
 
     @property
     @abstractmethod
     def facts(self) -> Mapping[str, Any]:
-        """Return what, with the model, decides every record."""
+        """Everything that, with the model, determines the records."""
 
     @abstractmethod
     def check(self, model: Model) -> None:
-        """Raise TextError, naming the item, for a text of any item that the model's tokenizer cannot take."""
+        """Raise TextError, naming the item, for a text that the model's tokenizer cannot encode."""
 
     @abstractmethod
     def run(self, model: Model, items: Sequence[int]) -> dict[int, Record]:
@@ -75,31 +75,31 @@ class Workload(ABC, Generic[_R]):
 
     @classmethod
     def decode(cls, record: Any) -> _R:
-        """Return what a stored record says. Raises ValueError for one that `run` cannot have made."""
+        """Return a stored record as a typed result. Raises ValueError for one that `run` cannot have made."""
         result: _R = read_result(cls.result, record)
         return result
 
     @staticmethod
     @abstractmethod
     def value(result: _R) -> float:
-        """Return what a result adds to the average, in [0, 1]; NaN where it has no value."""
+        """Return a result's value in the average, in [0, 1]; NaN where it has none."""
 
     def summary(self, results: Sequence[_R]) -> dict[str, Any]:
-        """Return what a finished cell's results come to, as JSON values."""
+        """Return the summary of a finished cell's results, as JSON values."""
         values = [value for value in map(self.value, results) if value == value]
         average = float(np.mean(values)) if values else float("nan")
         return {"n": len(values), "value": average, "stderr": standard_error(values)}
 
 
 def chunks(n_items: int, size: int) -> Iterator[range]:
-    """Cut items into chunks of `size`; which items share one depends on nothing else."""
+    """Divide items into chunks of `size`; the division depends on nothing else."""
     for start in range(0, n_items, size):
         yield range(start, min(n_items, start + size))
 
 
 @dataclass(frozen=True)
 class TaskWorkload(Workload[ScoredItem]):
-    """A few-shot task whose items are ready."""
+    """A few-shot task with prepared items."""
 
     kind, result, measure = "task", ScoredItem, FEW_SHOT
     prepared: Prepared
@@ -135,7 +135,7 @@ class TaskWorkload(Workload[ScoredItem]):
     def decode(cls, record: Any) -> ScoredItem:
         found = super().decode(record)
         if found.metric not in found.metrics:
-            raise ValueError("'metrics' of record lacks the task's own metric")
+            raise ValueError("'metrics' of record lacks the task's main metric")
         return found
 
     @staticmethod
@@ -152,9 +152,9 @@ class TaskWorkload(Workload[ScoredItem]):
 
 @dataclass(frozen=True, kw_only=True)
 class _Answered(Workload[_R]):
-    """What a set of instructions that are answered greedily, at most `max_tokens` each, has whatever comes of it.
+    """Common part of workloads whose instructions are answered greedily with up to `max_tokens` tokens.
 
-    `chat` are settled options, `chat_facts` what of them decides the prompts.
+    `chat` are resolved options; `chat_facts` is what they determine of the prompts.
     """
 
     name: str
@@ -166,7 +166,7 @@ class _Answered(Workload[_R]):
     @property
     @abstractmethod
     def texts(self) -> Sequence[tuple[str, ...]]:
-        """Return the texts of each instruction that reach the model."""
+        """The texts of each instruction that reach the model."""
 
     @property
     def n_items(self) -> int:
@@ -196,13 +196,13 @@ class FollowWorkload(_Answered[FollowedItem]):
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        asked = digest([asdict(i) for i in self.instructions])
-        return {"instructions": asked, "must_end": self.must_end, **super().facts}
+        instructions = digest([asdict(i) for i in self.instructions])
+        return {"instructions": instructions, "must_end": self.must_end, **super().facts}
 
     def run(self, model: Model, items: Sequence[int]) -> dict[int, Record]:
         part = [self.instructions[i] for i in items]
-        most = model.answer_tokens(self.max_tokens)  # as `follow` does, so that the two measure the same
-        found = follow_instructions(model, part, most, must_end=self.must_end, parallel=self.parallel, chat=self.chat)
+        limit = model.answer_tokens(self.max_tokens)  # as in `follow`, so that both measure the same
+        found = follow_instructions(model, part, limit, must_end=self.must_end, parallel=self.parallel, chat=self.chat)
         return {i: a.document() for i, a in zip(items, found.answers, strict=True)}
 
     @staticmethod
@@ -215,7 +215,7 @@ class FollowWorkload(_Answered[FollowedItem]):
 
 @dataclass(frozen=True, kw_only=True)
 class AnswersWorkload(_Answered[AnsweredItem]):
-    """Instructions of AlpacaEval's kind. Only a judge values the answers, when all lams have theirs: `WinsWorkload`."""
+    """Open-ended instructions as in AlpacaEval. Answers have no value until a judge compares them: `WinsWorkload`."""
 
     kind, result = "answers", AnsweredItem
     prompts: tuple[Prompt, ...]
@@ -226,8 +226,8 @@ class AnswersWorkload(_Answered[AnsweredItem]):
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        asked = [[p.instruction, p.system] if p.system else p.instruction for p in self.prompts]
-        return {"prompts": digest(asked), **super().facts}
+        prompts = [[p.instruction, p.system] if p.system else p.instruction for p in self.prompts]
+        return {"prompts": digest(prompts), **super().facts}
 
     def run(self, model: Model, items: Sequence[int]) -> dict[int, Record]:
         part = [self.prompts[i] for i in items]
@@ -254,9 +254,9 @@ class AnswersWorkload(_Answered[AnsweredItem]):
 
 @dataclass(frozen=True, kw_only=True)
 class WinsWorkload(Workload[JudgedItem]):
-    """One lam's answers beside a reference's, compared by a judge. `model` and `reference` name who wrote them.
+    """One lam's answers compared with a reference's by a judge; `model` and `reference` name their authors.
 
-    `datasets` are those that the instructions are from: AlpacaEval's have the full length-controlled win rate.
+    `datasets` are the sources of the instructions; AlpacaEval's allow the full length-controlled win rate.
     """
 
     kind, result, measure = "wins", JudgedItem, PREFERRED
@@ -284,7 +284,7 @@ class WinsWorkload(Workload[JudgedItem]):
         return {"pairs": digest([asdict(p) for p in self.pairs]), "options": asdict(JudgeOptions())}
 
     def check(self, model: Model) -> None:
-        """Accept all: a pair that the judge's tokenizer cannot take is not judged, which its record says."""
+        """Accept all: a pair that the judge's tokenizer cannot encode is recorded as not judged."""
 
     def run(self, model: Model, items: Sequence[int]) -> dict[int, Record]:
         verdicts: dict[int, Verdict] = {}
@@ -301,7 +301,7 @@ class WinsWorkload(Workload[JudgedItem]):
         return {**out, "unjudged": len(results) - out["n"], "length_controlled": self._control(results)}
 
     def _control(self, results: Sequence[JudgedItem]) -> dict[str, Any]:
-        """Return the length-controlled win rate in [0, 1] and its form, as `win_rate` gives them; NaN if unknown."""
+        """Return the length-controlled win rate in [0, 1], NaN if unknown, with its form and note from `win_rate`."""
         judged = tuple(
             Judgement(p.instruction, p.reference, p.model, r.preference)
             for p, r in zip(self.pairs, results, strict=True)
@@ -309,8 +309,8 @@ class WinsWorkload(Workload[JudgedItem]):
         out: dict[str, Any] = dict.fromkeys(("value", "stderr", "fit_stderr"), float("nan"))
         if all(j.preference is None for j in judged):
             return {**out, "form": None, "note": "no pair was judged"}
-        asked = Annotations(self.model, self.reference, self.decider.reference, judged, self.datasets)
-        rate = win_rate(asked, *find_length_data(asked))
+        annotations = Annotations(self.model, self.reference, self.decider.reference, judged, self.datasets)
+        rate = win_rate(annotations, *find_length_data(annotations))
         if rate.length_controlled is not None:
             out = {name: getattr(rate.length_controlled, name) / 100 for name in out}
         return {**out, "form": rate.length_controlled_form, "note": rate.length_controlled_note}

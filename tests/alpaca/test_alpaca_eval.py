@@ -30,14 +30,14 @@ def test_instructions_from_a_file_and_from_the_hub(tmp_path: Path, monkeypatch: 
         load_prompts("alpaca-eval")
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is not there")
-def test_the_real_instructions() -> None:
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} does not exist")
+def test_real_instructions_are_read() -> None:
     prompts = load_alpaca_eval(SHARED / "model_outputs_gpt4_1106_preview.json")
     assert len(prompts) == 805
     assert {p.dataset for p in prompts} == {"helpful_base", "koala", "oasst", "selfinstruct", "vicuna"}
 
 
-def test_difficulties_are_those_of_the_places(tmp_path: Path) -> None:
+def test_difficulty_belongs_to_the_index(tmp_path: Path) -> None:
     data = load_length_data(write_data_set(tmp_path / "data", 6, seed=5))
     rows = [line.split(",") for line in (tmp_path / "data" / "df_gamed.csv").read_text("utf-8").splitlines()[1:]]
     assert list(data.difficulty) == [instruction(i) for i in range(6)]
@@ -48,24 +48,24 @@ def test_difficulties_are_those_of_the_places(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "message"),
     [
         ("instruction_difficulty", "hardness", "no column 'instruction_difficulty'"),
         ("concise,0", "concise,zero0", "not a table with numbers under index, preference"),
         (",0,", ",inf,", "not a table with numbers under index, preference"),
-        ("concise,0.", "concise,7.", r"no preferences, some outside \[0, 1\]"),
+        ("concise,0.", "concise,7.", r"has no preferences, preferences outside \[0, 1\]"),
     ],
 )
-def test_bad_tables(tmp_path: Path, old: str, new: str, told: str) -> None:
+def test_malformed_tables_are_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
     path = write_data_set(tmp_path / "data", 6) / "df_gamed.csv"
     text = path.read_text("utf-8")
     assert old in text
     path.write_text(text.replace(old, new), "utf-8")
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         load_length_data(path.parent)
 
 
-def test_missing_difficulties_and_files(tmp_path: Path) -> None:
+def test_missing_difficulties_and_files_are_refused(tmp_path: Path) -> None:
     folder = write_data_set(tmp_path / "data", 6)
     (folder / "alpaca_eval.json").write_bytes(data_set(9)["alpaca_eval.json"])
     with pytest.raises(InputError, match="no difficulty for 3 of 9 instructions"):
@@ -74,12 +74,12 @@ def test_missing_difficulties_and_files(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"df_gamed.csv: cannot be read"):
         load_length_data(folder)
     (folder / "alpaca_eval.json").write_text(json.dumps([{"text": 1}]), "utf-8")
-    with pytest.raises(InputError, match="entry 1 has no text under 'instruction'"):
+    with pytest.raises(InputError, match="entry 1 has no string under 'instruction'"):
         load_length_data(folder)
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_table_without_preferences_is_refused(tmp_path: Path) -> None:
+def test_table_without_preferences_is_refused(tmp_path: Path) -> None:
     path = write_data_set(tmp_path / "data", 6) / "df_gamed.csv"
     text = re.sub(r"^(concise|verbose),[^,]*", r"\1,", path.read_text("utf-8"), flags=re.MULTILINE)
     path.write_text(text, "utf-8")

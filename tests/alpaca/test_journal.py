@@ -33,26 +33,24 @@ def test_results_outlive_the_journal(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_line_that_is_longer_than_any_result_ends_the_results(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_reading_stops_at_an_overlong_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "out.json"
     with Journal(target, FACTS, 4) as journal:
-        for place, length in enumerate((10, 150, 300, 10)):
-            journal.add(place, "x" * length)
+        for index, length in enumerate((10, 150, 300, 10)):
+            journal.add(index, "x" * length)
     monkeypatch.setattr("pa_lite.alpaca.journal._LONGEST_RESULT", 200)
     with Journal(target, FACTS, 4, resume=True) as journal:
         assert journal.results == {0: "x" * 10, 1: "x" * 150}
 
 
-def test_nothing_stays_of_a_run_without_results(tmp_path: Path) -> None:
+def test_journal_without_results_is_removed(tmp_path: Path) -> None:
     with Journal(tmp_path / "out.json", FACTS, 4):
         assert len(list(tmp_path.iterdir())) == 1
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(os.name == "nt", reason="limits of files are POSIX's")
-def test_a_full_disk_is_told_and_keeps_what_was_written(tmp_path: Path) -> None:
+@pytest.mark.skipif(os.name == "nt", reason="needs POSIX file size limits")
+def test_full_disk_is_reported_and_earlier_results_kept(tmp_path: Path) -> None:
     import resource
 
     target, (soft, hard) = tmp_path / "out.json", resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -60,7 +58,7 @@ def test_a_full_disk_is_told_and_keeps_what_was_written(tmp_path: Path) -> None:
         journal.add(0, "a")
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
         try:
-            with pytest.raises(OutputError, match=r"File too large.*--resume: 1 of 4 are kept"):
+            with pytest.raises(OutputError, match=r"File too large.*; 1 of 4 are kept\. .* --resume"):
                 journal.add(1, "b" * 2000)
             journal.close()
         finally:
@@ -69,14 +67,14 @@ def test_a_full_disk_is_told_and_keeps_what_was_written(tmp_path: Path) -> None:
         assert journal.results == {0: "a"}
 
 
-def test_earlier_results_are_not_dropped_unasked(tmp_path: Path) -> None:
+def test_earlier_results_are_discarded_only_with_force(tmp_path: Path) -> None:
     target = tmp_path / "out.json"
     with Journal(target, FACTS, 4) as journal:
         journal.add(2, "x")
-    with pytest.raises(OutputError, match=r"an earlier run left 1 results\. Continue it with --resume, or drop"):
+    with pytest.raises(OutputError, match=r"an earlier run left 1 results\. Continue it with --resume, or discard"):
         Journal(target, FACTS, 4)
     changed = {**FACTS, "model": "z", "options": "y"}
-    with pytest.raises(OutputError, match="cannot be continued, as the model and the options changed since"):
+    with pytest.raises(OutputError, match=r"cannot resume, as the model and the options changed\."):
         Journal(target, changed, 4, resume=True)
     with Journal(target, FACTS, 4, resume=True) as journal:
         assert journal.results == {2: "x"}
@@ -85,22 +83,24 @@ def test_earlier_results_are_not_dropped_unasked(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_facts_that_an_earlier_run_did_not_record(tmp_path: Path) -> None:
+def test_resume_needs_every_fact_recorded(tmp_path: Path) -> None:
     target, more = tmp_path / "out.json", {**FACTS, "version": "d", "date": "e"}
     with Journal(target, FACTS, 4) as journal:
         journal.add(2, "x")
-    with pytest.raises(OutputError, match="a pa-lite that did not record the version, the date, so whether"):
+    with pytest.raises(OutputError, match="older pa-lite started it and did not record the version, the date, which"):
         Journal(target, more, 4, resume=True)
-    with pytest.raises(OutputError, match="cannot be continued, as the model changed since"):
-        Journal(target, {**more, "model": "z"}, 4, resume=True)  # what is known to differ is said first
+    with pytest.raises(OutputError, match=r"cannot resume, as the model changed\."):
+        Journal(target, {**more, "model": "z"}, 4, resume=True)  # a known change is reported first
     with Journal(target, more, 4, resume=True, force=True) as journal:
         assert journal.results == {}
 
 
 @given(st.integers(0, 600), st.binary(max_size=20))
 @settings(max_examples=90, deadline=None)
-def test_a_journal_cut_off_anywhere(tmp_path_factory: pytest.TempPathFactory, cut: int, rubbish: bytes) -> None:
-    """Whole lines before the cut count, and what is written after it is read again; the first line is the proof."""
+def test_truncated_journal_keeps_its_complete_lines(
+    tmp_path_factory: pytest.TempPathFactory, cut: int, rubbish: bytes
+) -> None:
+    """Complete lines before the cut are read and new results appended; without its first line it is not a journal."""
     target = tmp_path_factory.mktemp("journal") / "out.json"
     with Journal(target, FACTS, 9) as journal:
         for i in range(8):
@@ -130,8 +130,8 @@ def _try(target: Path, queue: Any) -> None:
         queue.put(str(e))
 
 
-@pytest.mark.skipif(os.name != "posix", reason="locks of POSIX")
-def test_one_process_at_a_time(tmp_path: Path) -> None:
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX locks")
+def test_only_one_process_at_a_time_writes(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
     with Journal(tmp_path / "out.json", FACTS, 4) as journal:
@@ -144,12 +144,12 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     assert len((tmp_path / ".out.json.part").read_text("utf-8").splitlines()) == 3
 
 
-def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+def test_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="cannot be written"):
         Journal(tmp_path / "no" / "out.json", FACTS, 4)
 
 
-def test_digests() -> None:
+def test_equal_values_have_equal_digests() -> None:
     assert digest({"a": 1, "b": "é"}) == digest({"b": "é", "a": 1})
     assert digest(["a"]) != digest(["b"])
 
@@ -160,7 +160,7 @@ class Result:
     share: float | None = None
 
 
-def test_results_as_objects(tmp_path: Path) -> None:
+def test_results_are_read_as_dataclasses(tmp_path: Path) -> None:
     with Journal(tmp_path / "out.json", FACTS, 4) as journal:
         journal.add(1, asdict(Result("a")))
         journal.add(3, asdict(Result("b", 0.5)))
@@ -172,10 +172,10 @@ def test_results_as_objects(tmp_path: Path) -> None:
     "result",
     [5, None, [], {}, {"text": "a"}, {"text": 5, "share": None}, {"text": "a", "more": 1}, asdict(Result("x"))],
 )
-def test_a_result_that_is_none_is_told(tmp_path: Path, result: Any) -> None:
+def test_malformed_result_is_refused(tmp_path: Path, result: Any) -> None:
     with Journal(tmp_path / "out.json", FACTS, 4) as journal:
         journal.add(2, result)
-        with pytest.raises(OutputError, match=r"result 2 in .*\.out\.json\.part is damaged\. Drop .* --force"):
+        with pytest.raises(OutputError, match=r"result 2 in .*\.out\.json\.part is damaged\. Discard .* --force"):
             journal.results_as(Result, lambda result: result.text != "x")
 
 
@@ -198,7 +198,7 @@ def test_possible_verdicts(result: Verdict) -> None:
         {"answer_mass": 9.0}, {"unjudged": "why"},
     ],
 )  # fmt: skip
-def test_a_verdict_that_no_judge_gives_is_damage(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_inconsistent_verdict_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     with Journal(tmp_path / "out.json", FACTS, 1) as journal:
         journal.add(0, {**VERDICT, **change})
         with pytest.raises(OutputError, match=r"result 0 in .* is damaged"):
@@ -208,7 +208,7 @@ def test_a_verdict_that_no_judge_gives_is_damage(tmp_path: Path, change: dict[st
 @pytest.mark.parametrize(
     "change", [{"n_tokens": 10**4000}, {"n_tokens": -1}, {"n_tokens": True}, {"reason": "x"}, {"ended": False}]
 )
-def test_an_answer_that_no_model_gives_is_damage(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_inconsistent_answer_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     with Journal(tmp_path / "out.json", FACTS, 2) as journal:
         journal.add(0, ANSWER)
         assert journal.results_as(Generation, Generation.is_possible) == {0: Generation("a", 3, True, "end")}
@@ -217,8 +217,8 @@ def test_an_answer_that_no_model_gives_is_damage(tmp_path: Path, change: dict[st
             journal.results_as(Generation, Generation.is_possible)
 
 
-def test_a_journal_without_line_ends_takes_no_memory(tmp_path: Path) -> None:
-    """A file of a terabyte that takes no disk is quickly made."""
+def test_journal_of_a_terabyte_of_zeros_is_not_read_into_memory(tmp_path: Path) -> None:
+    """A sparse file takes no disk space."""
     with Journal(tmp_path / "out.json", FACTS, 4) as journal:
         journal.add(0, "kept")
     with (tmp_path / ".out.json.part").open("r+b") as f:
@@ -229,17 +229,17 @@ def test_a_journal_without_line_ends_takes_no_memory(tmp_path: Path) -> None:
         assert (tmp_path / ".out.json.part").stat().st_size < 1000
 
 
-@pytest.mark.parametrize("place", ["1.0", "true", '"1"', "1.5", "-1", "4", "null", "1e0"])
-def test_a_place_that_is_none_holds_no_result(tmp_path: Path, place: str) -> None:
+@pytest.mark.parametrize("index", ["1.0", "true", '"1"', "1.5", "-1", "4", "null", "1e0"])
+def test_invalid_index_is_ignored(tmp_path: Path, index: str) -> None:
     with Journal(tmp_path / "out.json", FACTS, 4) as journal:
         journal.add(0, "kept")
     with (tmp_path / ".out.json.part").open("a", encoding="utf-8") as f:
-        f.write(f'{{"place": {place}, "result": "x"}}\n')
+        f.write(f'{{"place": {index}, "result": "x"}}\n')
     with Journal(tmp_path / "out.json", FACTS, 4, resume=True) as journal:
         assert journal.results == {0: "kept"}
 
 
-def test_a_line_that_is_nested_without_end_is_where_the_journal_ends(tmp_path: Path) -> None:
+def test_reading_stops_at_deeply_nested_json(tmp_path: Path) -> None:
     with Journal(tmp_path / "out.json", FACTS, 4) as journal:
         journal.add(0, "kept")
     with (tmp_path / ".out.json.part").open("ab") as f:
@@ -249,7 +249,7 @@ def test_a_line_that_is_nested_without_end_is_where_the_journal_ends(tmp_path: P
         journal.add(1, "again")
 
 
-def test_results_that_a_changed_input_had_a_part_in_are_dropped(tmp_path: Path) -> None:
+def test_changed_input_discards_the_results(tmp_path: Path) -> None:
     def run(error: BaseException) -> None:
         with Journal(tmp_path / "out.json", FACTS, 4) as journal:
             journal.add(0, "x")
@@ -265,7 +265,7 @@ def test_results_that_a_changed_input_had_a_part_in_are_dropped(tmp_path: Path) 
 
 @pytest.mark.parametrize("content", [b"", b"my notes\n", b'{"facts": {}, "n": 0}\n', b"x" * 100_000], ids=len)
 @pytest.mark.parametrize("how", [{}, {"resume": True}, {"force": True}], ids=str)
-def test_a_file_of_the_journals_name_that_is_not_ours_stays(tmp_path: Path, content: bytes, how: Any) -> None:
+def test_unmarked_file_under_the_journals_name_is_kept(tmp_path: Path, content: bytes, how: Any) -> None:
     path = tmp_path / ".out.json.part"
     path.write_bytes(content)
     with pytest.raises(
@@ -275,12 +275,12 @@ def test_a_file_of_the_journals_name_that_is_not_ours_stays(tmp_path: Path, cont
     assert path.read_bytes() == content
 
 
-@pytest.mark.skipif(os.name != "posix", reason="links and pipes of POSIX")
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX links and pipes")
 @pytest.mark.parametrize("kind", ["link", "dangling link", "hard link", "folder", "named pipe"])
-def test_what_is_not_a_file_of_ours_alone_is_refused_at_once(tmp_path: Path, kind: str) -> None:
+def test_links_folders_and_pipes_are_refused(tmp_path: Path, kind: str) -> None:
     path, outside = tmp_path / ".out.json.part", tmp_path / "outside"
     if kind in ("link", "hard link"):
-        with Journal(outside, FACTS, 4) as journal:  # even one that looks like ours
+        with Journal(outside, FACTS, 4) as journal:  # even when it points to a journal
             journal.add(0, "kept")
         (tmp_path / ".outside.part").rename(outside)
     if kind == "hard link":
@@ -299,7 +299,7 @@ def test_what_is_not_a_file_of_ours_alone_is_refused_at_once(tmp_path: Path, kin
     assert os.path.lexists(path)
 
 
-def test_a_journal_of_0_1_0_is_continued(tmp_path: Path) -> None:
+def test_journal_of_0_1_0_is_resumed(tmp_path: Path) -> None:
     facts = {key: digest(key) for key in ("model", "chat template", "system prompt", "prompts", "options")}
     lines = [{"facts": facts, "n": 3}, {"place": 1, "result": "kept"}]
     (tmp_path / ".out.json.part").write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
@@ -313,7 +313,7 @@ def test_a_journal_of_0_1_0_is_continued(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="an open file cannot be replaced on Windows")
-def test_a_file_that_took_the_journals_name_is_not_removed_with_it(tmp_path: Path) -> None:
+def test_file_that_replaced_the_journal_is_not_removed(tmp_path: Path) -> None:
     path = tmp_path / ".out.json.part"
     with Journal(tmp_path / "out.json", FACTS, 1) as journal:
         journal.add(0, "x")

@@ -1,4 +1,4 @@
-"""A judge against its slow twin, one prompt at a time; what it asks, in which order, and what it does not."""
+"""Tests of a judge against a slow twin that runs one prompt at a time; prompts, orders and refusals."""
 
 from __future__ import annotations
 
@@ -40,25 +40,25 @@ def model() -> Iterator[Model]:
 
 
 def judge(model: Model, pairs: list[AnswerPair], options: JudgeOptions | None = None) -> list[Verdict]:
-    """Verdicts in the pairs' order."""
+    """Return verdicts in the pairs' order."""
     found: dict[int, Verdict] = {}
 
-    def keep(place: int, verdict: Verdict) -> None:
-        assert place not in found
-        found[place] = verdict
+    def keep(index: int, verdict: Verdict) -> None:
+        assert index not in found
+        found[index] = verdict
 
     judge_pairs(model, pairs, options or JudgeOptions(), keep)
     return [found[i] for i in range(len(pairs))]
 
 
 def prompt_texts(pairs: list[AnswerPair]) -> list[str]:
-    """Both orders of each pair, the reference first at first."""
+    """Return the prompts of each pair in both orders, starting with the reference first."""
     orders = [(p.instruction, *two) for p in pairs for two in ((p.reference, p.model), (p.model, p.reference))]
     return [judge_prompt(*texts) for texts in orders]
 
 
 def probabilities(model: Model, tokens: Sequence[int]) -> tuple[float, float]:
-    """The twin: one prompt on a context of its own, softmax over the vocabulary in float64; p(A), p(B)."""
+    """Return p(A), p(B) of one prompt in a fresh context, by a float64 softmax over the vocabulary (the slow twin)."""
     with model.context(len(tokens)) as context:
         context.decode(
             tokens, range(len(tokens)), [0] * len(tokens), [0] * len(tokens), [False] * (len(tokens) - 1) + [True]
@@ -70,7 +70,7 @@ def probabilities(model: Model, tokens: Sequence[int]) -> tuple[float, float]:
     return float(p[a]), float(p[b])
 
 
-def test_the_twin_agrees(model: Model) -> None:
+def test_verdicts_agree_with_the_slow_twin(model: Model) -> None:
     texts = [
         judge_prompt(p.instruction, *two) for p in PAIRS for two in ((p.reference, p.model), (p.model, p.reference))
     ]
@@ -81,22 +81,22 @@ def test_the_twin_agrees(model: Model) -> None:
             assert verdict == Verdict(1.5)
             continue
         (a, b), (c, d) = (probabilities(model, tokens) for tokens in orders)
-        first, second = b / (a + b), c / (c + d)  # the model's answer is B at first, then A
+        first, second = b / (a + b), c / (c + d)  # the model's answer is B in the first order, A in the second
         assert verdict.reference_first == pytest.approx(first, abs=1e-4)
         assert verdict.model_first == pytest.approx(second, abs=1e-4)
         assert verdict.preference == pytest.approx(1 + (first + second) / 2, abs=1e-4)
         assert verdict.answer_mass == pytest.approx((a + b + c + d) / 2, rel=1e-3)
 
 
-def test_models_exchanged_the_preference_is_mirrored(model: Model) -> None:
-    """The very same prompts are asked, so it is exact."""
+def test_exchanging_the_models_mirrors_the_preference(model: Model) -> None:
+    """The prompts are the same, so this is exact."""
     swapped = [AnswerPair(p.instruction, p.model, p.reference, p.dataset) for p in PAIRS]
     for one, other in zip(judge(model, PAIRS), judge(model, swapped), strict=True):
         assert one.preference is not None
         assert other.preference == pytest.approx(3 - one.preference, abs=1e-12)
 
 
-def test_one_order_is_drawn_for_each_instruction(model: Model) -> None:
+def test_single_order_depends_on_instruction_and_seed(model: Model) -> None:
     both, options = judge(model, PAIRS), JudgeOptions(seed=3, both_orders=False)
     verdicts = judge(model, PAIRS, options)
     for pair, verdict, full in zip(PAIRS, verdicts, both, strict=True):
@@ -113,7 +113,7 @@ def test_one_order_is_drawn_for_each_instruction(model: Model) -> None:
     assert (alone.model_first is None) == (verdicts[1].model_first is None)
 
 
-def test_the_coin_is_fair_and_the_seeds_differ() -> None:
+def test_orders_are_balanced_and_differ_between_seeds() -> None:
     texts = [f"Request {i}" for i in range(2000)]
     heads = [[is_reference_first(t, seed) for t in texts] for seed in (0, 1)]
     for tosses in heads:
@@ -121,7 +121,7 @@ def test_the_coin_is_fair_and_the_seeds_differ() -> None:
     assert abs(sum(a == b for a, b in zip(*heads, strict=True)) - 1000) < 4 * math.sqrt(500)
 
 
-def test_what_prompts_share_is_decoded_once(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shared_prefixes_are_decoded_once(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded = 0
     real = Context.decode
 
@@ -137,7 +137,7 @@ def test_what_prompts_share_is_decoded_once(model: Model, monkeypatch: pytest.Mo
     assert decoded < 0.5 * sum(map(len, prompts))
 
 
-def test_an_answer_cannot_end_its_place_in_the_prompt(model: Model) -> None:
+def test_special_tokens_in_an_answer_are_plain_text(model: Model) -> None:
     texts = [judge_prompt("Greet me.", answer, "Hello!") for answer in (PAIRS[3].reference, "x")]
     tokens, plain = chat_prompts(model, texts).tokens
     ends = [t for t in plain if model.is_end(t)]
@@ -150,7 +150,7 @@ def test_progress_counts_prompts(model: Model) -> None:
     assert seen[-1] == ("judge", 8, 8, "prompts")
 
 
-def test_a_pair_too_long_is_told_and_not_cut(model: Model) -> None:
+def test_overlong_pair_is_reported_and_not_truncated(model: Model) -> None:
     long = AnswerPair("Repeat.", "word " * 400, "w", "demo")
     verdicts = judge(model, [PAIRS[0], long, PAIRS[1]])
     assert verdicts[1].preference is None
@@ -158,18 +158,18 @@ def test_a_pair_too_long_is_told_and_not_cut(model: Model) -> None:
     assert verdicts[0].preference == pytest.approx(judge(model, PAIRS[:1])[0].preference, abs=1e-4)
 
 
-def test_nothing_to_judge(model: Model) -> None:
+def test_no_pairs_give_no_verdicts(model: Model) -> None:
     assert judge(model, []) == []
 
 
-def test_answers_are_tokens_of_the_letters(model: Model) -> None:
+def test_answer_tokens_are_the_letters(model: Model) -> None:
     ids = answer_tokens(model)
     assert [{model.piece(t).strip() for t in of_answer} for of_answer in ids] == [{b"A"}, {b"B"}]
     assert len(ids[0]) == len(ids[1])
     assert not set(ids[0]) & set(ids[1])
 
 
-def test_a_vocabulary_without_the_letters_is_refused(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_vocabulary_without_the_letters_is_refused(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
     folder = tiny.write_checkpoint(tmp_path / "letterless", tiny.weights(1))
     tokenizer = json.loads((folder / "tokenizer.json").read_text("utf-8"))
     vocab = tokenizer["model"]["vocab"]
@@ -180,7 +180,7 @@ def test_a_vocabulary_without_the_letters_is_refused(tiny_pair: tuple[Path, Path
         judge(letterless, PAIRS)
 
 
-def test_broken_weights_give_no_preference(tmp_path: Path) -> None:
+def test_nan_weights_are_refused(tmp_path: Path) -> None:
     config = {**tiny.CONFIG, "max_position_embeddings": 4096}
     folder = tiny.write_checkpoint(tmp_path / "nan", tiny.weights(1, config), config=config)
     (path,) = pa_lite.merge(folder, folder, (1.0,), plan=PlanOptions(type="F32"), output=tmp_path / "m.gguf")

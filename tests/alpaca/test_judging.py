@@ -1,4 +1,4 @@
-"""A judge's whole run: the annotations it writes, what an interrupted run keeps, and the judge's own figures."""
+"""Tests of whole judge runs: annotations, resume of interrupted runs, and the measures of bias."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def model() -> Iterator[Model]:
         yield opened
 
 
-def test_annotations_are_alpacaevals(model: Model, tmp_path: Path) -> None:
+def test_annotations_have_alpacaevals_format(model: Model, tmp_path: Path) -> None:
     target = tmp_path / "a.json"
     done = judge_outputs(model, "demo@1", PAIRING, target, JudgeOptions())
     rows = json.loads(target.read_text("utf-8"))
@@ -58,11 +58,11 @@ def test_annotations_are_alpacaevals(model: Model, tmp_path: Path) -> None:
 
 
 def unlike(vocabulary: Vocabulary) -> Vocabulary:
-    """The same tokens with another chat template."""
+    """Return the same vocabulary with another chat template."""
     return replace(vocabulary, metadata={**vocabulary.metadata, "tokenizer.chat_template": string("{{ messages }}")})
 
 
-def test_an_interrupted_run_goes_on(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_run_is_resumed(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target, options = tmp_path / "a.json", JudgeOptions(limit=8)
     whole = judge_outputs(model, "j", PAIRING, tmp_path / "whole.json", options)
 
@@ -77,43 +77,43 @@ def test_an_interrupted_run_goes_on(model: Model, tmp_path: Path, monkeypatch: p
     assert 2 < kept < 8
     with pytest.raises(OutputError, match=rf"an earlier run left {kept} results. Continue it with --resume"):
         judge_outputs(model, "j", PAIRING, target, options)
-    with pytest.raises(OutputError, match="the order changed since"):
+    with pytest.raises(OutputError, match=r"the order changed\."):
         judge_outputs(model, "j", PAIRING, target, JudgeOptions(both_orders=False), resume=True)
     with (
-        open_model("demo@1", EngineOptions(threads=1)) as larger,  # batches of another size
-        pytest.raises(OutputError, match="the settings of the engine changed since"),
+        open_model("demo@1", EngineOptions(threads=1)) as larger,  # another batch size
+        pytest.raises(OutputError, match=r"the settings of the engine changed\."),
     ):
         judge_outputs(larger, "j", PAIRING, target, options, resume=True)
     assert model.merged is not None
     with monkeypatch.context() as patch:
         plan = model.merged.plan
         patch.setattr(model, "merged", replace(plan, vocabulary=unlike(plan.vocabulary)).at(1.0))
-        with pytest.raises(OutputError, match="the tokenizer and settings of the judge changed since"):
+        with pytest.raises(OutputError, match=r"the tokenizer and settings of the judge changed\."):
             judge_outputs(model, "j", PAIRING, target, options, resume=True)
     other = Pairing("M", "R", PAIRING.pairs[::-1], 0)
-    with pytest.raises(OutputError, match="the outputs changed since"):
+    with pytest.raises(OutputError, match=r"the outputs changed\."):
         judge_outputs(model, "j", other, target, options, resume=True)
 
-    asked = Reports()
-    done = judge_outputs(model, "j", PAIRING, target, options, resume=True, progress=asked)
+    reports = Reports()
+    done = judge_outputs(model, "j", PAIRING, target, options, resume=True, progress=reports)
     assert done.n_resumed == kept
-    assert asked[-1][2] == 2 * (8 - kept)
+    assert reports[-1][2] == 2 * (8 - kept)
     assert [v.preference for v in done.verdicts] == pytest.approx([v.preference for v in whole.verdicts], abs=0.01)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.json", "whole.json"]
 
 
-def test_a_limit_may_grow(model: Model, tmp_path: Path) -> None:
+def test_limit_keeps_the_first_pairs(model: Model, tmp_path: Path) -> None:
     assert [p.instruction for p in judge_outputs(model, "j", PAIRING, tmp_path / "a", JudgeOptions(limit=3)).pairs] == [
         p.instruction for p in PAIRS[:3]
     ]
 
 
-def test_the_judges_figures() -> None:
+def test_measures_of_bias() -> None:
     pairs = [AnswerPair(str(i), "r", "m", "d") for i in range(5)] + [AnswerPair("5", "m", "m", "d")]
     verdicts = [
-        Verdict(1.9, 0.9, 0.9, 0.8),  # the model in both orders
-        Verdict(1.1, 0.2, 0.0, 0.6),  # the reference in both
-        Verdict(1.5, 0.1, 0.9, 1.0),  # what is shown first: a tie
+        Verdict(1.9, 0.9, 0.9, 0.8),  # prefers the model in both orders
+        Verdict(1.1, 0.2, 0.0, 0.6),  # prefers the reference in both orders
+        Verdict(1.5, 0.1, 0.9, 1.0),  # prefers the answer shown first: a tie
         Verdict(1.45, 0.4, 0.5, 0.4),  # undecided in one order only
         Verdict(None, unjudged="too long"),
         Verdict(1.5),
@@ -134,13 +134,13 @@ def test_the_judges_figures() -> None:
     assert (nothing.first_shown, nothing.agreement, nothing.answer_mass) == (None, None, None)
 
 
-def test_a_file_that_another_process_finished_meanwhile_stays(
+def test_output_that_another_process_finished_is_kept(
     model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    target, begin = tmp_path / "a.json", Journal._open
+    target, open_journal = tmp_path / "a.json", Journal._open
 
     def late(self: Journal) -> tuple[BinaryIO, bool]:
-        opened = begin(self)
+        opened = open_journal(self)
         target.write_text("another's", "utf-8")
         return opened
 

@@ -1,4 +1,4 @@
-"""The penalised regression against its optimality conditions and a slow twin, and what it says of simulated models."""
+"""Tests of the penalised regression against its optimality conditions, a slow twin and simulated models."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def objective(x: FloatArray, y: FloatArray, s: FloatArray, c: float, w: FloatArr
 
 
 def by_golden_section(x: FloatArray, y: FloatArray, s: FloatArray, c: float) -> FloatArray:
-    """The slow twin: one coordinate after the other, each by bracketing; right as the L1 norm is separable."""
+    """Minimise one coordinate after the other by bracketing (the slow twin); valid as the L1 norm is separable."""
     w, ratio = np.zeros(x.shape[1]), (5**0.5 - 1) / 2
     for _ in range(60):
         for j in range(len(w)):
@@ -47,15 +47,15 @@ def random_problem(seed: int, n: int, d: int) -> tuple[FloatArray, FloatArray, F
 
 @pytest.mark.parametrize("penalty", [0.05, 1.0, 100.0])
 @pytest.mark.parametrize("d", [2, 3])
-def test_the_fit_agrees_with_the_twin(penalty: float, d: int) -> None:
+def test_fit_agrees_with_the_slow_twin(penalty: float, d: int) -> None:
     x, y, s = random_problem(d, 60, d)
     assert fit_l1_logistic(x, y, s, penalty) == pytest.approx(by_golden_section(x, y, s, penalty), abs=1e-5)
 
 
 @given(st.integers(0, 10**6), st.integers(1, 50), st.integers(1, 4), st.sampled_from(PENALTIES.tolist()))
 @settings(max_examples=60, deadline=None)
-def test_the_fit_is_optimal(seed: int, n: int, d: int, penalty: float) -> None:
-    """Subgradients: -sign(w) where a coefficient is not 0, within [-1, 1] where it is."""
+def test_fit_is_optimal(seed: int, n: int, d: int, penalty: float) -> None:
+    """The subgradient is -sign(w) where a coefficient is not 0, and within [-1, 1] where it is 0."""
     x, y, s = random_problem(seed, n, d)
     w = fit_l1_logistic(x, y, s, penalty)
     gradient = penalty * x.T @ (s * (1 / (1 + np.exp(-(x @ w))) - y))
@@ -67,8 +67,8 @@ def test_the_fit_is_optimal(seed: int, n: int, d: int, penalty: float) -> None:
             assert slope == pytest.approx(-np.sign(value), abs=slack)
 
 
-def test_certain_answers_do_not_run_away() -> None:
-    """All wins, separable: the penalty keeps the coefficients finite."""
+def test_coefficients_stay_finite_on_separable_data() -> None:
+    """All wins: only the penalty bounds the coefficients."""
     w = fit_l1_logistic(np.ones((30, 1)), np.ones(30), np.ones(30), 1e4)
     assert 5 < w[0] < 20
     assert fit_l1_logistic(np.zeros((5, 2)), np.ones(5), np.ones(5), 10.0).tolist() == [0, 0]
@@ -82,8 +82,8 @@ def simulate(seed: int, n: int, model: float, length: float) -> tuple[FloatArray
     return (rng.random(n) < chance).astype(np.float64), delta
 
 
-def test_length_is_taken_out() -> None:
-    """A model worth 62% at equal length, whose answers are too short for a judge that likes length."""
+def test_effect_of_length_is_removed() -> None:
+    """The model wins 62% at equal length, but its answers are shorter and the judge prefers long ones."""
     preference, delta = simulate(1, 5000, 0.5, -2.0)
     got = length_controlled(preference, delta)
     assert got is not None
@@ -94,7 +94,7 @@ def test_length_is_taken_out() -> None:
     assert 0.5 < got.fit_stderr < 1.5
 
 
-def test_the_other_way_round_is_the_rest_to_100() -> None:
+def test_rates_of_exchanged_models_sum_to_100() -> None:
     preference, delta = simulate(2, 200, -0.3, 1.0)
     one, other = length_controlled(preference, delta), length_controlled(1 - preference, -delta)
     assert one is not None
@@ -102,7 +102,7 @@ def test_the_other_way_round_is_the_rest_to_100() -> None:
     assert one.value + other.value == pytest.approx(100, abs=1e-6)
 
 
-def test_the_standard_error_is_that_of_a_bootstrap() -> None:
+def test_standard_error_agrees_with_a_bootstrap() -> None:
     preference, delta = simulate(3, 400, -0.5, -1.0)
     got = length_controlled(preference, delta)
     assert got is not None
@@ -116,7 +116,7 @@ def test_the_standard_error_is_that_of_a_bootstrap() -> None:
     assert got.fit_stderr == pytest.approx(np.std(values), rel=0.15)
 
 
-def test_the_full_form_weighs_the_gamed_baselines() -> None:
+def test_full_form_weights_the_gamed_baselines() -> None:
     preference, delta = simulate(4, 300, 0.0, -1.0)
     rng = np.random.default_rng(4)
     difficulty = rng.normal(size=300)
@@ -125,13 +125,13 @@ def test_the_full_form_weighs_the_gamed_baselines() -> None:
     steadied = length_controlled(preference, delta, difficulty, still)
     assert alone is not None
     assert steadied is not None
-    # 600 rows of a tenth each, in which length does nothing, beside 300; of full weight they would leave a quarter
+    # 600 rows of weight 0.1 in which length has no effect, against 300 rows; with full weight the ratio would be 0.25
     assert 0.52 < steadied.weights["length"] / alone.weights["length"] < 0.61
     assert steadied.stderr > 0
     assert set(steadied.weights) == {"model", "length", "difficulty"}
 
 
-def test_rows_without_preference_are_predicted_only() -> None:
+def test_rows_without_preference_are_not_fitted() -> None:
     preference, delta = simulate(5, 50, 0.2, 1.0)
     some = preference.copy()
     some[-10:] = np.nan
@@ -143,7 +143,7 @@ def test_rows_without_preference_are_predicted_only() -> None:
     assert length_controlled(some, delta) is None
 
 
-def test_deltas() -> None:
+def test_differences_in_length_are_standardised() -> None:
     assert standardised_delta([3, 5, 10], [1, 5, 12]).tolist() == pytest.approx([1.0, 0.0, -1.0])
     assert standardised_delta([3, 4], [1, 2]).tolist() == [0, 0]
     assert standardised_delta([3], [1]).tolist() == [0]

@@ -15,7 +15,7 @@ def rows(generator: str, *texts: tuple[str, str]) -> list[dict[str, Any]]:
     return [{"instruction": i, "output": o, "generator": generator, "dataset": "d"} for i, o in texts]
 
 
-def test_matched_by_text_not_by_place(tmp_path: Path) -> None:
+def test_outputs_match_by_instruction_not_by_position(tmp_path: Path) -> None:
     model = write_rows(tmp_path / "m.json", rows("M", ("two", "m2"), ("one", "m1")))
     reference = write_rows(tmp_path / "r.json", rows("R", ("one", "r1"), ("three", "r3"), ("two", "r2")))
     got = pair_outputs(model, reference)
@@ -23,14 +23,14 @@ def test_matched_by_text_not_by_place(tmp_path: Path) -> None:
     assert got.pairs == (AnswerPair("two", "r2", "m2", "d"), AnswerPair("one", "r1", "m1", "d"))
 
 
-def test_a_file_without_generators_has_its_own_name(tmp_path: Path) -> None:
+def test_file_without_generators_is_named_after_itself(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "mine.json", [{"instruction": "one", "output": "1"}])
     (only,) = read_outputs(path)
     assert (only.generator, only.dataset) == ("mine", "mine")
 
 
-def test_files_match_by_all_that_was_asked(tmp_path: Path) -> None:
-    """Of JSON and JSONL alike; what another program kept apart is joined as our prompts are."""
+def test_outputs_match_by_the_whole_request(tmp_path: Path) -> None:
+    """Separate `input` and `system` fields of another program's JSONL match our joined requests."""
     ask = "Which animal?"
     apart = [
         {"instruction": ask, "input": "A hen.", "output": "hen", "dataset": None},
@@ -52,34 +52,34 @@ GOOD = rows("M", ("one", "1"), ("two", "2"))
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
-        ({"output": "1"}, "entry 1 has no text under 'instruction'"),
+        ({"output": "1"}, "entry 1 has no string under 'instruction'"),
         ([], "has no entries"),
         ([{**GOOD[0], "messages": [{"role": "user", "content": "one"}]}], "has a conversation under 'messages'"),
         ([{**GOOD[0], "dataset": ["d"]}], "entry 1: 'dataset' must be a string or null"),
         (["one"], "row 1: is not a JSON object"),
-        ([*GOOD, {"instruction": "three"}], "entry 3 has no text under 'output'"),
-        ([*GOOD, {"output": "three"}], "entry 3 has no text under 'instruction'"),
-        ([*GOOD, *rows("M", ("one", "again"))], "entry 3 has the instruction of entry 1 again: 'one'"),
+        ([*GOOD, {"instruction": "three"}], "entry 3 has no string under 'output'"),
+        ([*GOOD, {"output": "three"}], "entry 3 has no string under 'instruction'"),
+        ([*GOOD, *rows("M", ("one", "again"))], "entry 3 repeats the instruction of entry 1: 'one'"),
         ([*GOOD, *rows("N", ("three", "3"))], "several names under 'generator' (M, N)"),
-        ([*GOOD, *rows("M", ("three", " \n"))], "1 of 3 outputs are empty, the first in entry 3. Say --allow-empty"),
+        ([*GOOD, *rows("M", ("three", " \n"))], "1 of 3 outputs are empty, the first in entry 3. Use --allow-empty"),
     ],
 )
-def test_bad_outputs(tmp_path: Path, content: object, told: str) -> None:
+def test_malformed_outputs_are_refused(tmp_path: Path, content: object, message: str) -> None:
     path = write_rows(tmp_path / "m.json", content)
     with pytest.raises(InputError) as e:
         read_outputs(path)
-    assert told in str(e.value)
+    assert message in str(e.value)
     assert str(path) in str(e.value)
 
 
-def test_empty_outputs_when_allowed(tmp_path: Path) -> None:
+def test_empty_outputs_are_read_when_allowed(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "m.json", rows("M", ("one", "")))
     assert read_outputs(path, allow_empty=True)[0].output == ""
 
 
-def test_other_instructions(tmp_path: Path) -> None:
+def test_reference_must_answer_all_instructions(tmp_path: Path) -> None:
     model = write_rows(tmp_path / "m.json", rows("M", ("one", "1"), ("a " * 100, "2")))
     reference = write_rows(tmp_path / "r.json", rows("R", ("one", "1")))
     with pytest.raises(InputError, match=r"r.json: lacks 1 of the 2 instructions of .*m.json, such as 'a a .*\.\.\.'"):

@@ -1,4 +1,4 @@
-"""Win rates against plain sums, the published leaderboard, and what is refused."""
+"""Tests of win rates against plain sums and the published leaderboard, and of malformed annotations."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from tests.support.hub_server import running_hub
 PUBLISHED = sorted((SHARED / "annotations").glob("*.json"))
 
 
-@pytest.mark.skipif(not PUBLISHED, reason=f"{SHARED} is not there")
+@pytest.mark.skipif(not PUBLISHED, reason=f"{SHARED} does not exist")
 @pytest.mark.parametrize("path", PUBLISHED, ids=lambda p: p.stem)
-def test_the_published_leaderboard(path: Path) -> None:
+def test_figures_equal_the_published_leaderboard(path: Path) -> None:
     with (SHARED / "leaderboard.csv").open(encoding="utf-8", newline="") as f:
         published = {row[""]: row for row in csv.DictReader(f)}[path.stem]
     got = win_rate(read_annotations(path))
@@ -32,7 +32,7 @@ def test_the_published_leaderboard(path: Path) -> None:
         assert getattr(got, name) == pytest.approx(float(published[name]), abs=1e-9), name
     for name in ("n_wins", "n_wins_base", "n_draws", "n_total"):
         assert getattr(got, name) == int(published[name]), name
-    if got.n_total == 805:  # the published length is of all outputs, annotated or not
+    if got.n_total == 805:  # the published length also counts outputs without annotation
         assert int(got.avg_length) == int(published["avg_length"])
 
 
@@ -59,7 +59,7 @@ def test_zero_is_a_draw_and_null_is_not_judged(tmp_path: Path) -> None:
     assert got.win_rate == pytest.approx(100 * (0.5 + 0.5 + 0 + 1 + 0.25 + 0.75 + 1) / 7)
 
 
-def test_a_model_against_itself_is_at_50(tmp_path: Path) -> None:
+def test_model_against_itself_has_50_percent(tmp_path: Path) -> None:
     rows = annotation_rows(9, 1)
     for row in rows:
         row["generator_2"] = row["generator_1"]
@@ -74,7 +74,7 @@ def test_few_annotations_have_no_length_control(tmp_path: Path) -> None:
     assert got.length_controlled_note == "fewer than 5 preferences to fit"
 
 
-def test_the_form_depends_on_the_data(tmp_path: Path) -> None:
+def test_form_of_length_control_depends_on_the_data(tmp_path: Path) -> None:
     folder = write_data_set(tmp_path / "data", 60)
     read = read_annotations(write_rows(tmp_path / "a.json", annotation_rows(40, 2)))
     full = win_rate(read, *find_length_data(read, folder=folder))
@@ -87,12 +87,12 @@ def test_the_form_depends_on_the_data(tmp_path: Path) -> None:
     small = write_data_set(tmp_path / "small", 30)
     data, note = find_length_data(read, folder=small)
     assert (data, note) == (None, "10 of 40 instructions are not AlpacaEval's")
-    with pytest.raises(InputError, match="10 of 40 instructions are not AlpacaEval's: there is no full"):
+    with pytest.raises(InputError, match="10 of 40 instructions are not AlpacaEval's, which full length"):
         find_length_data(read, "full", small)
 
 
-def test_places_follow_the_text(tmp_path: Path) -> None:
-    """A row that is missing moves nobody else's difficulty."""
+def test_difficulty_follows_the_instruction(tmp_path: Path) -> None:
+    """The order of the rows does not change which difficulty an instruction gets."""
     folder = write_data_set(tmp_path / "data", 40)
     rows = annotation_rows(40, 2)
     results = []
@@ -104,7 +104,7 @@ def test_places_follow_the_text(tmp_path: Path) -> None:
     assert results[0] == pytest.approx(results[1], rel=0.05)
 
 
-def test_the_hub_is_asked_only_for_alpacaevals_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_is_used_only_for_alpacaevals_data_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
     ours = read_annotations(write_rows(tmp_path / "a.json", annotation_rows(40, 2, dataset="mine")))
     theirs = read_annotations(write_rows(tmp_path / "b.json", annotation_rows(40, 2)))
@@ -128,7 +128,7 @@ def test_the_hub_is_asked_only_for_alpacaevals_sets(tmp_path: Path, monkeypatch:
 
 
 def broken(**changes: Any) -> list[dict[str, Any]]:
-    """Three annotations, of which the second one is changed; None takes a key away."""
+    """Return three annotations, the second with changes; the value "gone" removes a key."""
     rows = annotation_rows(3, 1)
     rows[1].update(changes)
     rows[1] = {k: v for k, v in rows[1].items() if v != "gone"}
@@ -136,31 +136,31 @@ def broken(**changes: Any) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("rows", "told"),
+    ("rows", "message"),
     [
         ({"a": 1}, "entry 1 has no 'preference'"),
         ([], "has no entries"),
         ([3], "row 1: is not a JSON object"),
-        (broken(preference="gone"), "entry 2 has no 'preference': is this a file of annotations?"),
-        (broken(preference="2"), "entry 2: its preference is '2', not a number"),
+        (broken(preference="gone"), "entry 2 has no 'preference'. Is this an annotations file?"),
+        (broken(preference="2"), "entry 2: 'preference' is '2', not a number"),
         (broken(preference=True), "not a number"),
-        (broken(preference=2.5), "entry 2: its preference is 2.5, outside"),
-        (broken(output_1="gone"), "entry 2 has no text under 'output_1'"),
-        (broken(instruction=" "), "entry 2 has an empty text under 'instruction'"),
+        (broken(preference=2.5), "entry 2: 'preference' is 2.5, outside"),
+        (broken(output_1="gone"), "entry 2 has no string under 'output_1'"),
+        (broken(instruction=" "), "entry 2 has an empty string under 'instruction'"),
         (broken(generator_2="other"), "several names under 'generator_2' (model, other)"),
         ([{**r, "preference": None} for r in annotation_rows(3, 1)], "none of its 3 entries has a preference"),
         ([{k: v for k, v in r.items() if k != "generator_1"} for r in annotation_rows(3, 1)], "no entry has a name"),
     ],
 )
-def test_bad_annotations(tmp_path: Path, rows: object, told: str) -> None:
+def test_malformed_annotations_are_refused(tmp_path: Path, rows: object, message: str) -> None:
     path = write_rows(tmp_path / "a.json", rows)
     with pytest.raises(InputError) as e:
         read_annotations(path)
-    assert told in str(e.value)
+    assert message in str(e.value)
     assert str(path) in str(e.value)
 
 
-def test_no_json_at_all(tmp_path: Path) -> None:
+def test_files_that_are_not_json_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("preference,1", "utf-8")
     with pytest.raises(InputError, match=r"a\.json:1: is not JSON"):
         read_annotations(tmp_path / "a.json")

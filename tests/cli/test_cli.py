@@ -430,7 +430,7 @@ def test_a_single_item_has_no_standard_error(capsys: pytest.CaptureFixture[str],
     status, out, _ = run(capsys, "report", tmp_path / "run", "--json")
     assert {row["stderr"] for row in json.loads(out, parse_constant=pytest.fail)["averages"]} == {None}
     page = (tmp_path / "run" / "report.html").read_text("utf-8")
-    assert "<td>not known</td>" in page
+    assert "<td>unknown</td>" in page
     assert "NaN" not in page.rpartition('id="figures">')[2]
 
 

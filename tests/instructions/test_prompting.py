@@ -234,7 +234,7 @@ def test_a_study_whose_template_has_no_date_is_not_measured_again(
     assert estimate_pair(demo_pair, replace(STUDY, chat=ChatOptions(date=LATER)), tmp_path).items_left == 0
     again = replace(STUDY, chat=ChatOptions(system="Be brief."))
     assert estimate_pair(demo_pair, again, tmp_path).items_left == 8
-    with pytest.raises(InputError, match="--system is about instructions"):
+    with pytest.raises(InputError, match="--system applies to instructions only"):
         sweep_pair(demo_pair, replace(again, follow=""), tmp_path)
 
 

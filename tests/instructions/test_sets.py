@@ -95,7 +95,7 @@ def test_ifeval_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     [
         ("{", r"i.jsonl:2: is not JSON"),
         ("[]", r"i.jsonl:2: is not a JSON object"),
-        ({**ROW, "prompt": ""}, r"i.jsonl:2 has an empty text under 'prompt'"),
+        ({**ROW, "prompt": ""}, r"i.jsonl:2 has an empty string under 'prompt'"),
         ({**ROW, "system": "Be brief."}, r"i.jsonl:2 has a system prompt under 'system'"),
         ({**ROW, "messages": [{"role": "user"}]}, r"i.jsonl:2 has a conversation under 'messages'"),
         (

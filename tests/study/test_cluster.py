@@ -1,4 +1,4 @@
-"""The same sweep on a real Ray cluster of two nodes on this machine, one of them killed in the middle."""
+"""Tests of sweeps on a real Ray cluster of two nodes on this machine, one of which is killed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def cluster() -> Iterator[Any]:
         made.shutdown()
 
 
-def test_a_killed_node_costs_nothing_but_time(cluster: Any, tmp_path: Path) -> None:
+def test_sweep_survives_a_killed_node(cluster: Any, tmp_path: Path) -> None:
     import ray
 
     second = cluster.add_node(num_cpus=1)
@@ -62,7 +62,7 @@ def test_a_killed_node_costs_nothing_but_time(cluster: Any, tmp_path: Path) -> N
         assert records(store) == records(local)
 
 
-def test_nodes_judge_as_this_machine_does(cluster: Any, tmp_path: Path) -> None:
+def test_judging_on_a_cluster_equals_local_judging(cluster: Any, tmp_path: Path) -> None:
     for backend, address in (("local", None), ("ray", cluster.address)):
         sweep_pair("demo", JUDGED, tmp_path / backend, backend=backend, address=address)
     with read_store(tmp_path / "ray") as store, read_store(tmp_path / "local") as local:
@@ -70,13 +70,13 @@ def test_nodes_judge_as_this_machine_does(cluster: Any, tmp_path: Path) -> None:
         assert records(store) == records(local)
 
 
-def test_without_ray_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_ray_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(EngineError, match=r"pip install 'pa-lite\[cluster\]'"):
         sweep_pair("demo", OPTIONS, tmp_path, backend="ray")
 
 
-def test_a_cluster_out_of_reach_is_one_line(tmp_path: Path) -> None:
+def test_unreachable_cluster_is_a_one_line_error(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="extra `cluster`")
     words = ["sweep", "demo", "--tasks", "demo_kind", "--limit", "4", "--lam", "0,1", "--run", str(tmp_path / "r")]
     command = [sys.executable, "-m", "pa_lite", *words, "--engine", "ray", "--address", "127.0.0.1:1"]
@@ -84,21 +84,21 @@ def test_a_cluster_out_of_reach_is_one_line(tmp_path: Path) -> None:
     assert found.returncode == 1
     assert [line for line in found.stderr.splitlines() if line.startswith("error: Ray cannot reach 127.0.0.1:1")]
     assert "Traceback" not in found.stderr
-    assert list(tmp_path.iterdir()) == []  # a study that never began leaves no folder
+    assert list(tmp_path.iterdir()) == []  # a study that never started leaves no folder
 
 
-def test_a_cluster_without_nodes_is_not_waited_for(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cluster_without_resources_is_an_error(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
 
     monkeypatch.setattr(clusters, "_ROOM_PATIENCE", 0.5)
     plan = plan_study("demo", OPTIONS)
     with clusters.ray_workers("demo", cluster.address):
-        remote = ray.remote(num_cpus=99)(clusters._RemoteWorker)  # as though the nodes with room had gone
+        remote = ray.remote(num_cpus=99)(clusters._RemoteWorker)  # as if the nodes with enough resources were lost
         keys = [p.cell.key for p in plan.cells]
         worker = clusters.RayWorker(ray, lambda: remote.remote("demo", OPTIONS, keys, None, None), lambda: False)
         start = time.monotonic()
         with pytest.raises(
-            EngineError, match=r"no node of the cluster has had room for this model. What was finished is"
+            EngineError, match=r"has had the resources for this model for 0\.5 seconds\. Finished results are kept"
         ):
             worker.run("F16", 0.0, 0, range(2))
         assert time.monotonic() - start < 20
@@ -106,22 +106,22 @@ def test_a_cluster_without_nodes_is_not_waited_for(cluster: Any, monkeypatch: py
 
 
 _HOSTILE = """
-with open({told!r}, "a") as file:
+with open({log!r}, "a") as file:
     file.write(__name__ + "\\n")
 """
 _SWEEP = ["sweep", "demo", "--lam", "0,1", "--tasks", "demo", "--limit", "2", "--threads", "1", "--engine", "ray"]
 
 
 def test_nothing_is_imported_from_the_current_folder(tmp_path: Path) -> None:
-    """Ray puts that folder before all others that its workers import from."""
+    """Ray puts that folder first on its workers' import path."""
     pytest.importorskip("ray", reason="extra `cluster`")
-    told, here = tmp_path / "executed", tmp_path / "here"
+    log, here = tmp_path / "executed", tmp_path / "here"
     here.mkdir()
     for name in ("pa_lite", "numpy", "pyarrow", "llama_cpp", "psutil", "click", "yaml"):
         (here / name).mkdir()
-        (here / name / "__init__.py").write_text(_HOSTILE.format(told=str(told)), "utf-8")
+        (here / name / "__init__.py").write_text(_HOSTILE.format(log=str(log)), "utf-8")
     for name in ("sitecustomize", "usercustomize", "random", "typing"):
-        (here / f"{name}.py").write_text(_HOSTILE.format(told=str(told)), "utf-8")
+        (here / f"{name}.py").write_text(_HOSTILE.format(log=str(log)), "utf-8")
     code = "import sys; from pa_lite.cli import main; sys.exit(main())"
     settings = {"PYTHONPATH": str(Path(pa_lite.__file__).parents[1]), "PYTHONSAFEPATH": "1"}
     words = [sys.executable, "-c", f"import sys; sys.path.remove('') if '' in sys.path else None; {code}", *_SWEEP]
@@ -129,13 +129,13 @@ def test_nothing_is_imported_from_the_current_folder(tmp_path: Path) -> None:
         [*words, "--run", "run"], cwd=here, env={**os.environ, **settings}, capture_output=True, text=True, timeout=500,
         check=False,
     )  # fmt: skip
-    assert not told.exists(), told.read_text("utf-8")
+    assert not log.exists(), log.read_text("utf-8")
     assert done.returncode == 0, done.stderr
-    with read_store(here / "run") as store:  # names that depend on the current folder still mean the user's
+    with read_store(here / "run") as store:  # relative paths are still relative to the user's folder
         assert {cell.lam for cell in store.cells()} == {0.0, 1.0}
 
 
-def test_a_cluster_on_this_machine_asks_for_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_local_cluster_requires_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_USAGE_STATS_ENABLED"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)

@@ -1,4 +1,4 @@
-"""Paired statistics against slow twins that resample and flip item by item."""
+"""Tests of paired statistics against slow twins that resample and flip item by item."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ LAMS = (0.0, 0.5, 1.0)
 
 
 def series(seed: int, n: int, *rates: float) -> Series:
-    """Items that are right at each lam with these rates, the same luck at every lam."""
+    """Return items that are right with these rates; the random numbers are the same at every lam."""
     luck = np.random.default_rng(seed).random(n)
     return Series(f"t{seed}", "a", np.array([(luck < r).astype(np.float64) for r in rates]))
 
 
-def test_macro_averages_weigh_tasks_alike() -> None:
+def test_macro_averages_weight_tasks_equally() -> None:
     tasks = [Series("a", "x", np.array([[1.0, 0.0]] * 3)), Series("b", "x", np.array([[1.0] * 9 + [0.0]] * 3))]
     assert means(tasks) == pytest.approx([0.7] * 3)
     assert estimates(tasks)[1] == mean_over_tasks([tasks[0].values[1], tasks[1].values[1]])
@@ -34,8 +34,8 @@ def test_macro_averages_weigh_tasks_alike() -> None:
     assert list(groups) == ["few-shot", "x", "y", "a", "b", "c"]
 
 
-def test_a_task_with_the_name_of_a_group_replaces_no_group() -> None:
-    """A run folder may call its tasks what it likes: the average of all must not become that of one."""
+def test_group_names_are_unique() -> None:
+    """A task named like a group must not replace it: names in run folders are arbitrary."""
     names = ["few-shot", "following", "preferred", "x", "x (area)", "few-shot (task)"]
     tasks = [Series(name, "y" if i else "few-shot", np.full((3, 2), i / 10)) for i, name in enumerate(names)]
     tasks[3] = replace(tasks[3], area="x")
@@ -51,7 +51,7 @@ def test_a_task_with_the_name_of_a_group_replaces_no_group() -> None:
     assert rows.keys() == {name for name, _ in groups} | {"following"}
 
 
-def test_bootstrap_agrees_with_resampling_item_by_item() -> None:
+def test_bootstrap_agrees_with_resampling_of_items() -> None:
     tasks = [series(1, 40, 0.3, 0.5, 0.6), series(2, 25, 0.8, 0.7, 0.2)]
     fast = average_draws(tasks, draws=20_000)
     rng = np.random.default_rng(7)
@@ -71,12 +71,12 @@ def exact_p(per_task: list[np.ndarray[tuple[int], np.dtype[np.float64]]]) -> flo
 @settings(max_examples=15, deadline=None)
 @example([[-0.25], [0.0, 1.0, -0.25]])  # sums to 0 up to rounding
 @given(st.lists(st.lists(st.sampled_from([-1.0, -0.25, 0.0, 1.0]), min_size=1, max_size=5), min_size=1, max_size=2))
-def test_the_sign_flip_test_agrees_with_all_flips(gaps: list[list[float]]) -> None:
+def test_sign_flip_test_agrees_with_all_flips(gaps: list[list[float]]) -> None:
     per_task = [np.array(g) for g in gaps]
     assert sign_flip_p(per_task, draws=20_000) == pytest.approx(exact_p(per_task), abs=0.02)
 
 
-def test_holm_steps_down_and_stays_monotone() -> None:
+def test_holm_correction_is_monotone() -> None:
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.9, 0.5]) == pytest.approx([1.0, 1.0])
 
@@ -87,14 +87,14 @@ def test_differences_are_paired() -> None:
     rates = tasks[0].values.mean(axis=1)
     assert half.lam == 0.5
     assert half.value == pytest.approx(rates[1] - rates[0])
-    # the same luck: far surer than two samples of 400 would be
+    # the random numbers are shared: far less variance than with two independent samples of 400
     assert half.stderr < 0.012 < np.sqrt(2 * 0.25 / 400)
     assert one.low < one.value < one.high
     assert one.p <= one.p_corrected < 0.01
     assert one.relative == pytest.approx((rates[2] - rates[0]) / rates[0])
 
 
-def test_the_best_lam_and_its_ties() -> None:
+def test_best_lam_and_ties() -> None:
     clear = best_lam(LAMS, [series(4, 500, 0.3, 0.8, 0.5)])
     assert (clear.lam, clear.low, clear.high, clear.ties) == (0.5, 0.5, 0.5, ())
     assert clear.shares == pytest.approx((0, 1, 0))
@@ -105,7 +105,7 @@ def test_the_best_lam_and_its_ties() -> None:
     assert (flat.low, flat.high) == (0.5, 1.0)
 
 
-def test_goals_weigh_and_constrain() -> None:
+def test_utilities_of_goals() -> None:
     skill, follow = np.array([0.8, 0.7, 0.4]), np.array([0.1, 0.76, 0.8])
     assert Goal().utilities(LAMS, skill, None).argmax() == 0
     assert Goal(weight=0.5).utilities(LAMS, skill, follow).argmax() == 1
@@ -114,9 +114,9 @@ def test_goals_weigh_and_constrain() -> None:
     assert Goal(keep_follow=0.96).utilities(LAMS, skill, follow).argmax() == 2
     rows = Goal(keep_follow=0.95).utilities(LAMS, np.array([skill, skill[::-1]]), np.array([follow, follow]))
     assert rows.argmax(axis=1).tolist() == [1, 2]
-    with pytest.raises(InputError, match="needs instruction following"):
+    with pytest.raises(InputError, match="requires instruction following"):
         Goal(weight=0.5).utilities(LAMS, skill, None)
-    with pytest.raises(InputError, match="lam 1 must be among"):
+    with pytest.raises(InputError, match="requires lam 1 among the lams"):
         Goal(keep_follow=0.9).utilities((0.0, 0.5, 0.9), skill, follow)
     for wrong in ({"weight": 1.5}, {"keep_follow": 0.0}):
         with pytest.raises(InputError, match="is outside"):

@@ -1,4 +1,4 @@
-"""The demonstration is the study on the embedded pair: its files, and the search that lands where its grid does."""
+"""Tests of the demonstration, a study on the embedded pair: its files, and the search compared with its grid."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> DemoResult:
     return run_demo(tmp_path_factory.mktemp("demo") / "out")
 
 
-def test_the_demo_writes_a_study(demo: DemoResult) -> None:
+def test_demo_writes_a_study(demo: DemoResult) -> None:
     assert {p.name for p in demo.results.parent.iterdir()} == {
         "results.json", "chart.svg", "report.html", "study.sqlite", "study.lock",
     }  # fmt: skip
@@ -42,8 +42,8 @@ def test_the_demo_writes_a_study(demo: DemoResult) -> None:
     assert [r["name"] for r in document["readings"][:2]] == ["keep 95% of following", "few-shot only"]
 
 
-def test_the_trade_off_is_there(demo: DemoResult) -> None:
-    """What the model card says of the shipped pair, with room for rounding on other processors."""
+def test_demo_pair_has_the_trade_off(demo: DemoResult) -> None:
+    """The figures of the model card, with tolerance for rounding on other processors."""
     skill, follow = means(demo.study.curves.tasks), demo.study.curves.follow
     assert follow is not None
     followed = means([follow])
@@ -53,15 +53,13 @@ def test_the_trade_off_is_there(demo: DemoResult) -> None:
 
 
 def shape(text: str) -> list[str]:
-    """The text's lines without numbers, lists of them, blanks and rules: other processors round otherwise."""
+    """Return the text's lines without numbers, spaces and rules, as other processors round differently."""
     numbers = re.sub(r"(?:, )?-?\d+(?:\.\d+)?", "#", text)
     lines = (re.sub(r"#+", "#", re.sub(r"[\s─]+", " ", line)).strip() for line in numbers.splitlines())
     return [line for line in lines if line]
 
 
-def test_the_command_leads_with_what_a_user_needs_as_the_readme_shows(
-    demo: DemoResult, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command_prints_what_the_readme_shows(demo: DemoResult, capsys: pytest.CaptureFixture[str]) -> None:
     code, output, _ = run(capsys, "demo", "-o", demo.results.parent)
     assert code == 0
     lines = shape(output.replace(str(demo.results.parent), "pa-lite-demo"))
@@ -79,7 +77,7 @@ def test_the_command_leads_with_what_a_user_needs_as_the_readme_shows(
     assert sum("keep #% of following" in line for line in shown) == sum("best few-shot" in line for line in shown) == 1
 
 
-def test_the_chart_in_the_readme_is_the_demos(demo: DemoResult) -> None:
+def test_readme_chart_is_the_demos(demo: DemoResult) -> None:
     def words(svg: str) -> list[str]:
         texts = (text.strip() for text in ET.fromstring(svg).itertext())
         return [re.sub(r"[\d.]+$", "#", text) for text in texts if re.search("[a-z]", text)]
@@ -88,15 +86,15 @@ def test_the_chart_in_the_readme_is_the_demos(demo: DemoResult) -> None:
     assert words(shipped) == words(demo.chart.read_text("utf-8"))
 
 
-def test_a_second_run_does_nothing_again(demo: DemoResult) -> None:
+def test_second_run_reuses_results(demo: DemoResult) -> None:
     before = demo.results.read_text("utf-8")
     again = run_demo(demo.results.parent)
     assert again.results.read_text("utf-8") == before
 
 
 @pytest.mark.parametrize("goal", [Goal(keep_follow=0.95), Goal(weight=0.5)])
-def test_the_search_lands_near_the_grids_answer(demo: DemoResult, goal: Goal) -> None:
-    """20 seeds at 40 of 100 of the grid's evaluations, values looked up in what the sweep measured."""
+def test_search_finds_a_lam_near_the_grids(demo: DemoResult, goal: Goal) -> None:
+    """20 seeds with 40% of the grid's evaluations; values are looked up in the sweep's results."""
     curves = demo.study.curves
     assert curves.follow is not None
     series = [*curves.tasks, curves.follow]
@@ -113,14 +111,14 @@ def test_the_search_lands_near_the_grids_answer(demo: DemoResult, goal: Goal) ->
     assert max(f.spent / f.grid for f in found) <= 0.4
 
 
-def test_a_file_in_the_folders_place(tmp_path: Path) -> None:
+def test_file_instead_of_a_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("mine", "utf-8")
-    with pytest.raises(OutputError, match="is no folder"):
+    with pytest.raises(OutputError, match="is not a folder"):
         run_demo(tmp_path / "x")
 
 
-def test_a_folder_that_holds_something_else(tmp_path: Path) -> None:
+def test_folder_with_other_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text("mine", "utf-8")
-    with pytest.raises(OutputError, match=r"results\.json: exists already and is no demo's"):
+    with pytest.raises(OutputError, match=r"results\.json: exists already, not from a demo"):
         run_demo(tmp_path)
     assert [(p.name, p.read_text("utf-8")) for p in tmp_path.iterdir()] == [("results.json", "mine")]

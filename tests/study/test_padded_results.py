@@ -1,4 +1,4 @@
-"""Results whose file is longer than what its header says: refused before they are copied, as nobody's study is so."""
+"""Tests of results files longer than their header says, which are refused before they are copied."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def make(folder: Path) -> Path:
     return folder / "study.sqlite"
 
 
-def test_a_file_with_a_hole_at_its_end_is_refused_at_once(tmp_path: Path) -> None:
+def test_sparse_file_is_refused_at_once(tmp_path: Path) -> None:
     path = make(tmp_path)
     os.truncate(path, 3 << 30)
     start = time.monotonic()
     with (
-        pytest.raises(InputError, match=r"header says \d+ pages of 4096 bytes, and it has 3221225472 bytes"),
+        pytest.raises(InputError, match=r"has 3221225472 bytes, but its header says \d+ pages of 4096 bytes"),
         read_store(tmp_path),
     ):
         pass
@@ -38,7 +38,7 @@ def test_a_file_with_a_hole_at_its_end_is_refused_at_once(tmp_path: Path) -> Non
     assert path.stat().st_size == 3 << 30
 
 
-def test_what_is_not_a_study_is_refused_before_it_is_copied(tmp_path: Path) -> None:
+def test_foreign_file_is_refused_before_it_is_copied(tmp_path: Path) -> None:
     path = tmp_path / "study.sqlite"
     path.write_bytes(b"SQLite format 3\0" + b"\x10\0" + bytes(50) + b"abcd" + bytes(28))
     os.truncate(path, 3 << 30)
@@ -49,7 +49,7 @@ def test_what_is_not_a_study_is_refused_before_it_is_copied(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("salt", [b"\1\2\3\4\5\6\7\x08", bytes(8)])
-def test_only_the_pages_of_a_log_that_sqlite_reads_are_copied(tmp_path: Path, salt: bytes) -> None:
+def test_only_valid_pages_of_a_log_are_copied(tmp_path: Path, salt: bytes) -> None:
     make(tmp_path / "a")
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     log = tmp_path / "b" / "study.sqlite-wal"
@@ -62,12 +62,12 @@ def test_only_the_pages_of_a_log_that_sqlite_reads_are_copied(tmp_path: Path, sa
     assert time.monotonic() - start < 5
 
 
-def test_a_file_that_is_shorter_than_its_log_says_is_read(tmp_path: Path) -> None:
+def test_results_mostly_in_the_log_are_read(tmp_path: Path) -> None:
     folder = tmp_path / "killed"
     with open_store(tmp_path / "run") as store:
         store.enter([CELL], {})
         store.add(CELL.key, {i: {"metric": "acc", "metrics": {"acc": 1.0}, "x": "y" * 9000} for i in range(3)}, 0.1)
-        shutil.copytree(tmp_path / "run", folder)  # what a run that is killed here leaves
+        shutil.copytree(tmp_path / "run", folder)  # the state that a run killed here leaves
     assert (folder / "study.sqlite-wal").stat().st_size > (folder / "study.sqlite").stat().st_size
     with read_store(folder) as store:
         assert len(store.items(CELL.key)) == 3

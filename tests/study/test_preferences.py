@@ -1,4 +1,4 @@
-"""A judge's preferences in a sweep: ties with the reference itself, resumed, and what cannot be judged left out."""
+"""Tests of a judge's preferences in a sweep: against lam 1 and files, resumed, and without unjudged pairs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ OPTIONS = StudyOptions(
 )
 
 
-def test_answers_are_judged_against_instructs_own(tmp_path: Path) -> None:
+def test_answers_are_judged_against_those_at_lam_1(tmp_path: Path) -> None:
     study = sweep_pair("demo", OPTIONS, tmp_path)
     wins = study.curves.wins
     assert wins is not None
@@ -48,7 +48,7 @@ def test_answers_are_judged_against_instructs_own(tmp_path: Path) -> None:
     sweep_pair("demo", OPTIONS, tmp_path)
     with open_store(tmp_path) as store:
         assert {c.key: c.seconds for c in store.cells()} == before  # nothing was judged again
-        # one verdict without a preference: its pair is left out at every lam
+        # a pair without a preference at one lam is left out at every lam
         key = next(c.key for c in store.cells() if c.kind == "wins")
         store._connection.execute(
             "UPDATE items SET record = json_set(record, '$.preference', json('null')) WHERE cell = ? AND number = 2",
@@ -58,10 +58,10 @@ def test_answers_are_judged_against_instructs_own(tmp_path: Path) -> None:
     assert again.curves.wins is not None
     assert again.curves.wins.n == 5
     assert not np.isnan(again.curves.wins.values).any()
-    assert "1 of 6 pairs could not be judged" in again.remarks[0]
+    assert "1 of 6 pairs were not judged" in again.remarks[0]
 
 
-def test_every_answer_and_verdict_is_in_the_csv(tmp_path: Path) -> None:
+def test_csv_contains_every_answer_and_verdict(tmp_path: Path) -> None:
     sweep_pair("demo", OPTIONS, tmp_path)
     with read_store(tmp_path) as store:
         rows = list(item_rows(store))
@@ -69,23 +69,23 @@ def test_every_answer_and_verdict_is_in_the_csv(tmp_path: Path) -> None:
     answers = [r for r in rows if r["kind"] == "answers"]
     assert [r["output"] for r in answers] == [*outputs[0.0], *outputs[1.0]]
     lines = to_csv(answers).splitlines()
-    assert lines[1].startswith("answers,demo,F16,0.0,0,,")  # an answer has no value of its own
+    assert lines[1].startswith("answers,demo,F16,0.0,0,,")  # an answer has no value
     assert [r["value"] for r in rows if r["kind"] == "wins" and r["lam"] == 1] == [0.5] * 6
 
 
-def test_a_prompts_system_prompt_is_part_of_its_cell_and_of_what_is_judged(tiny_ggufs: dict[str, Path]) -> None:
+def test_system_prompt_is_part_of_cell_and_judged_request(tiny_ggufs: dict[str, Path]) -> None:
     plain, brief = (
         AnswersWorkload(name="x", prompts=(Prompt("the man", None, system),), max_tokens=4)
         for system in ("", "Be brief.")
     )
-    assert plain.facts["prompts"] == digest(["the man"])  # as before there were any
+    assert plain.facts["prompts"] == digest(["the man"])  # the same as before system prompts were supported
     assert brief.facts["prompts"] != plain.facts["prompts"]
     with Model(tiny_ggufs["F32"], EngineOptions(threads=1)) as model:
         records = [work.run(model, [0])[0] for work in (plain, brief)]
     assert [r["instruction"] for r in records] == ["the man", "Be brief.\n\nthe man"]
 
 
-def test_when_nothing_could_be_judged_there_is_no_curve_of_it(tmp_path: Path) -> None:
+def test_no_preference_curve_when_nothing_was_judged(tmp_path: Path) -> None:
     sweep_pair("demo", OPTIONS, tmp_path)
     with open_store(tmp_path) as store:
         store._connection.execute(
@@ -94,10 +94,10 @@ def test_when_nothing_could_be_judged_there_is_no_curve_of_it(tmp_path: Path) ->
         )
         study = load_study(store)
     assert study.curves.wins is None
-    assert "6 of 6 pairs could not be judged" in study.remarks[0]
+    assert "6 of 6 pairs were not judged" in study.remarks[0]
 
 
-def test_a_reference_of_ones_own(tmp_path: Path) -> None:
+def test_reference_file(tmp_path: Path) -> None:
     study = sweep_pair("demo", OPTIONS, tmp_path / "a")
     assert study.curves.wins is not None
     with open_store(tmp_path / "a") as store:
@@ -118,13 +118,13 @@ def verdicts(folder: Path) -> dict[float, list[Any]]:
         return {c.lam: store.items(c.key) for c in store.cells() if c.kind == "wins"}
 
 
-def test_several_workers_judge_as_one_does(tmp_path: Path) -> None:
+def test_verdicts_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
     for workers in (1, 2):
         sweep_pair("demo", replace(OPTIONS, workers=workers), tmp_path / str(workers))
     assert verdicts(tmp_path / "1") == verdicts(tmp_path / "2")
 
 
-def test_judging_that_was_interrupted_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_judging_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep_pair("demo", OPTIONS, tmp_path / "whole")
     real, judged, is_full = WinsWorkload.run, list[str](), True
 
@@ -139,14 +139,14 @@ def test_judging_that_was_interrupted_goes_on(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(OutputError, match="the disk is full"):
         sweep_pair("demo", one, tmp_path / "run")
     with read_store(tmp_path / "run") as store:
-        assert load_study(store).curves.wins is None  # lams stand finished without their preferences
+        assert load_study(store).curves.wins is None  # lams count as finished without their preferences
     is_full = False
     sweep_pair("demo", one, tmp_path / "run")
     assert judged == ["demo@0", "demo@1"]
     assert verdicts(tmp_path / "run") == verdicts(tmp_path / "whole")
 
 
-def test_length_controlled_win_rates_are_those_of_judge_and_winrate(tmp_path: Path) -> None:
+def test_length_controlled_win_rates_equal_those_of_judge_and_win_rate(tmp_path: Path) -> None:
     study = sweep_pair("demo", replace(OPTIONS, alpaca_limit=12), tmp_path / "run")
     with read_store(tmp_path / "run") as store:
         answers = {c.lam: store.items(c.key) for c in store.cells() if c.kind == "answers"}
@@ -168,7 +168,7 @@ def test_length_controlled_win_rates_are_those_of_judge_and_winrate(tmp_path: Pa
     assert "<th>length-controlled %</th>" in to_html(study)
 
 
-def test_verdicts_of_an_older_version_get_their_length_controlled_rate(tmp_path: Path) -> None:
+def test_verdicts_of_an_older_version_get_a_length_controlled_rate(tmp_path: Path) -> None:
     whole = sweep_pair("demo", OPTIONS, tmp_path)
     with open_store(tmp_path) as store:
         store._connection.execute("UPDATE cells SET summary = json_remove(summary, '$.length_controlled')")
@@ -180,20 +180,20 @@ def test_verdicts_of_an_older_version_get_their_length_controlled_rate(tmp_path:
         assert {c.key: c.seconds for c in store.cells()} == before  # nothing was judged again
 
 
-def test_another_judge_than_the_planned_one_is_refused() -> None:
+def test_judge_that_differs_from_the_plan_is_refused() -> None:
     with open_model("demo@1.0") as one, open_model("demo@0.5") as other:
         judge = describe_judge(one, "demo@1.0", ChatOptions())
         judge.check(one)
-        with pytest.raises(EngineError, match="not the one that the study was planned with"):
+        with pytest.raises(EngineError, match="differs from the one that the study was planned with"):
             judge.check(other)
 
 
-def test_what_does_not_go_together() -> None:
-    for change, told in (
-        ({"judge": ""}, "a judge belong together"),
-        ({"alpaca": ""}, "a judge belong together"),
-        ({"lams": (0.0, 0.5)}, "lam 1 must be among the lams"),
+def test_contradictory_options_are_refused() -> None:
+    for change, message in (
+        ({"judge": ""}, "--alpaca and --judge require each other"),
+        ({"alpaca": ""}, "--alpaca and --judge require each other"),
+        ({"lams": (0.0, 0.5)}, "those at lam 1, which is missing"),
         ({"judge": "nothing.gguf"}, "is not a model"),
     ):
-        with pytest.raises(InputError, match=told):
+        with pytest.raises(InputError, match=message):
             plan_study("demo", replace(OPTIONS, **change))

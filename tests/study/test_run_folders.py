@@ -1,4 +1,4 @@
-"""A run folder is a stranger's: whatever is in it, a command gives a right result or one line, and changes nothing."""
+"""Tests of untrusted run folders: whatever is in one, a command gives a correct result or a one-line error."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from pa_lite.tasks.scoring import ScoreOptions
 
 
 def main(words: list[str]) -> int:
-    """Run a command; returns its exit status."""
+    """Run a command and return its exit status."""
     try:
         cli.main(words)
     except SystemExit as e:
@@ -43,7 +43,7 @@ def main(words: list[str]) -> int:
 WORDS = ["--lam", "0,1", "--tasks", "demo_kind", "--limit", "4", "--follow", "demo", "--follow-limit", "4"]
 ODD: list[Any] = [None, True, -1, "", "x", [], {}, ["x", 1], {"x": None}]
 SAMPLES = 4
-MEMBERS = 6
+KEYS = 6
 OPTIONS = StudyOptions(
     lams=(0.0, 1.0), tasks=("demo_kind",), follow="demo", follow_limit=4, score=ScoreOptions(limit=4)
 )
@@ -87,29 +87,29 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def told(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
-    """A right result, or exit 1 with one line that is no fault of pa-lite."""
+def check_command(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    """Assert that a command succeeds, or exits with 1 and a one-line error that is not an internal error."""
     capsys.readouterr()
     code = main(words)
     err = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert code in (0, 1), words
     assert len(err) == code, (words, err)
-    assert not any("fault of pa-lite" in line for line in err), err
+    assert not any("a bug in pa-lite" in line for line in err), err
 
 
-def ask_everything(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+def check_all_commands(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
     out = folder.parent
-    told(capsys, ["report", str(folder), "-o", str(out / "p.html"), "--csv", str(out / "c.csv"),
-                  "--lm-eval", str(out / "lm"), "--force", "--json"])  # fmt: skip
-    told(capsys, ["sweep", "demo", *WORDS, "--run", str(folder), "--dry-run"])
-    told(capsys, ["sweep", "demo", *WORDS, "--run", str(folder), "--json"])
+    check_command(capsys, ["report", str(folder), "-o", str(out / "p.html"), "--csv", str(out / "c.csv"),
+                           "--lm-eval", str(out / "lm"), "--force", "--json"])  # fmt: skip
+    check_command(capsys, ["sweep", "demo", *WORDS, "--run", str(folder), "--dry-run"])
+    check_command(capsys, ["sweep", "demo", *WORDS, "--run", str(folder), "--json"])
 
 
 @pytest.mark.parametrize(("n_lams", "n_tasks"), [(1002, 1), (1, 1001)])
-def test_more_lams_or_tasks_than_can_be_shown_are_one_line(
+def test_too_many_lams_or_tasks_are_a_one_line_error(
     tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str], n_lams: int, n_tasks: int
 ) -> None:
-    """A small file can hold thousands: charts and resamplings of them all would take hours."""
+    """A small file can contain thousands, whose charts and resampling would take hours."""
     folder = tmp_path / "run"
     shutil.copytree(whole, folder)
     keys = [f"{i:064x}" for i in range(n_lams * n_tasks)]
@@ -123,11 +123,11 @@ def test_more_lams_or_tasks_than_can_be_shown_are_one_line(
         c.execute("REPLACE INTO facts VALUES ('cells', ?)", (json.dumps(keys),))
         renew_keys(c)
     assert main(["report", str(folder)]) == 1
-    told = f"the study has {n_lams} lams and {n_tasks} tasks. At most 1001 lams and 1000 tasks can be shown"
-    assert told in capsys.readouterr().err
+    message = f"the study has {n_lams} lams and {n_tasks} tasks, more than the 1001 lams and 1000 tasks that"
+    assert message in capsys.readouterr().err
 
 
-def test_lams_that_differ_after_six_digits_get_files_of_their_own(tmp_path: Path, whole: Path) -> None:
+def test_lams_that_differ_after_six_digits_get_separate_files(tmp_path: Path, whole: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(whole, folder)
     with closing(sqlite3.connect(folder / FILE)) as c, c:
@@ -140,10 +140,10 @@ def test_lams_that_differ_after_six_digits_get_files_of_their_own(tmp_path: Path
 
 
 def mutations(value: Any) -> Iterator[Any]:
-    """The value with each member, at any depth, removed and replaced by values of other kinds."""
+    """Yield the value with each key, at any depth, removed or its value replaced by one of another type."""
     yield from ODD
     if isinstance(value, dict):
-        for key in list(value)[:MEMBERS]:  # a header's are all alike
+        for key in list(value)[:KEYS]:  # those of a header are all similar
             yield {k: v for k, v in value.items() if k != key}
             yield from ({**value, key: inner} for inner in mutations(value[key]))
     elif isinstance(value, list) and value:
@@ -153,7 +153,7 @@ def mutations(value: Any) -> Iterator[Any]:
 
 
 def cases(folder: Path) -> list[tuple[str, str, Any]]:
-    """Return table, column, and a value or (old text, new text): of the rows that look alike, one is changed."""
+    """Return (table, column, value or (old text, new text)); only one of several similar rows is changed."""
     found: list[tuple[str, str, Any]] = [(t, c, v) for t, names in COLUMNS.items() for c in names for v in VALUES]
     seen = set()
     with closing(sqlite3.connect(folder / FILE)) as c:
@@ -162,9 +162,9 @@ def cases(folder: Path) -> list[tuple[str, str, Any]]:
                 if not isinstance(text, str) or text[:1] not in '{["':
                     continue
                 value = json.loads(text)
-                alike = (table, column, *(value if isinstance(value, dict) else [text]))
-                if alike not in seen:
-                    seen.add(alike)
+                shape = (table, column, *(value if isinstance(value, dict) else [text]))
+                if shape not in seen:
+                    seen.add(shape)
                     found += [(table, column, (text, json.dumps(v))) for v in mutations(value)]
     return found
 
@@ -179,12 +179,12 @@ def tamper(path: Path, table: str, column: str, value: Any) -> None:
         with c:
             c.execute(f"UPDATE OR IGNORE {table} SET {column} = {kind} WHERE {where}", (new, *([old] if old else [])))
             if table == "cells" and column != "key":
-                with suppress(sqlite3.OperationalError):  # a text that is not UTF-8
+                with suppress(sqlite3.OperationalError):  # a value that is not UTF-8
                     renew_keys(c)
 
 
 def renew_keys(c: sqlite3.Connection) -> None:
-    """Give every cell the key that its values have by now, as somebody would who wants it to be read."""
+    """Give every cell the key of its current values, as an attacker would."""
     rows = c.execute("SELECT key, lam, type, kind, name, n_items, inputs FROM cells").fetchall()
     for key, lam, type_, kind, name, n_items, inputs in rows:
         with suppress(ValueError, TypeError, RecursionError):
@@ -195,13 +195,13 @@ def renew_keys(c: sqlite3.Connection) -> None:
 
 
 class Recorded:
-    """A worker that returns the records of an earlier run: what llama.cpp would answer again."""
+    """A worker that returns the records of an earlier run, as llama.cpp would compute them again."""
 
     def __init__(self, plan: StudyPlan, records: Mapping[tuple[str, str, float], list[Any]]) -> None:
         self._plan, self._records = plan, records
 
-    def run(self, kind: str, lam: float, work: int, items: Sequence[int]) -> dict[int, Any]:
-        found = self._plan.works[work]
+    def run(self, kind: str, lam: float, workload: int, items: Sequence[int]) -> dict[int, Any]:
+        found = self._plan.workloads[workload]
         return {i: self._records[found.kind, found.name, lam][i] for i in items}
 
     def close(self) -> None:
@@ -209,7 +209,7 @@ class Recorded:
 
 
 def read_all(folder: Path, seen: set[str]) -> None:
-    """Read all that `report` writes; the page only of a study that has not been seen."""
+    """Read everything that `report` writes; the page only for studies not seen before."""
     with read_store(folder) as store:
         study = load_study(store)
         to_csv(item_rows(store))
@@ -222,7 +222,7 @@ def read_all(folder: Path, seen: set[str]) -> None:
 
 
 def resume(folder: Path, plan: StudyPlan, records: Mapping[tuple[str, str, float], list[Any]], keep: bool) -> None:
-    """Sweep the folder's study again, as the command does, with answers that are known."""
+    """Sweep the folder's study again, as the command does, with recorded answers."""
     with open_store(folder) as store:
         settled, _ = settle_plan(plan, store, keep)
         run_sweep(settled, store, make_worker=lambda: Recorded(plan, records), n_workers=1)
@@ -230,7 +230,7 @@ def resume(folder: Path, plan: StudyPlan, records: Mapping[tuple[str, str, float
 
 
 def refusal(call: Callable[[], object]) -> str:
-    """Return the line with which a call refuses what it is given; empty where it takes it."""
+    """Return the error message of a call, "" if it succeeds."""
     try:
         call()
     except PaLiteError as e:
@@ -238,12 +238,12 @@ def refusal(call: Callable[[], object]) -> str:
     return ""
 
 
-def test_every_tampered_row_is_one_line_or_a_right_result(
+def test_every_tampered_row_gives_an_error_or_a_correct_result(
     tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: dict[Any, Any] = {}
 
-    def draw(curves: Curves, found: Any, panels: Any) -> Any:  # once for the same lams and names: it takes a second
+    def draw(curves: Curves, found: Any, panels: Any) -> Any:  # once per set of lams and names, as it takes a second
         key = (curves.lams, *(series.name for series in curves.tasks))
         if key not in drawn:
             drawn[key] = static_charts(curves, found, panels)
@@ -277,7 +277,7 @@ def test_every_tampered_row_is_one_line_or_a_right_result(
 @pytest.mark.parametrize(
     "change", ["lam = 0.5", "inputs = json_set(inputs, '$.base', 'x')", "n_items = 3", "name = 'x'"]
 )
-def test_a_cell_whose_key_is_not_that_of_its_values_is_refused(tmp_path: Path, whole: Path, change: str) -> None:
+def test_cell_with_a_wrong_key_is_refused(tmp_path: Path, whole: Path, change: str) -> None:
     shutil.copytree(whole, tmp_path / "run")
     with closing(sqlite3.connect(tmp_path / "run" / FILE)) as c, c:
         assert c.execute(f"UPDATE cells SET {change}, summary = NULL WHERE lam = 1 AND kind = 'task'").rowcount == 1
@@ -288,14 +288,14 @@ def test_a_cell_whose_key_is_not_that_of_its_values_is_refused(tmp_path: Path, w
         pass
 
 
-def test_tampered_rows_are_one_line_or_a_right_result_of_a_command(
+def test_tampered_rows_give_one_line_errors_or_correct_results_of_commands(
     tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for number, case in enumerate(random.Random(0).sample(cases(whole), SAMPLES)):
         folder = tmp_path / str(number) / "run"
         shutil.copytree(whole, folder)
         tamper(folder / FILE, *case)
-        ask_everything(capsys, folder)
+        check_all_commands(capsys, folder)
 
 
 @pytest.mark.parametrize(
@@ -308,7 +308,7 @@ def test_tampered_rows_are_one_line_or_a_right_result_of_a_command(
         "ALTER TABLE items ADD COLUMN more TEXT",
     ],
 )
-def test_what_pa_lite_does_not_define_is_refused(
+def test_changed_schema_is_refused(
     tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str], script: str
 ) -> None:
     shutil.copytree(whole, tmp_path / "run")
@@ -317,12 +317,12 @@ def test_what_pa_lite_does_not_define_is_refused(
     before = (tmp_path / "run" / FILE).read_bytes()
     for words in (["report", str(tmp_path / "run")], ["sweep", "demo", *WORDS, "--run", str(tmp_path / "run")]):
         assert main(words) == 1
-        assert "is not as pa-lite makes it" in capsys.readouterr().err
+        assert "differs from pa-lite's schema" in capsys.readouterr().err
     assert (tmp_path / "run" / FILE).read_bytes() == before
 
 
 def journal_naming(victim: Path) -> bytes:
-    """A rollback journal that names a file as its super-journal: SQLite removes that file when it rolls back."""
+    """Return a rollback journal that names a file as its super-journal; SQLite deletes that file on rollback."""
     name, magic = str(victim).encode(), b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7"
     start = magic + bytes(12) + (512).to_bytes(4, "big") + (4096).to_bytes(4, "big")
     end = len(name).to_bytes(4, "big") + sum(name).to_bytes(4, "big") + magic
@@ -331,7 +331,7 @@ def journal_naming(victim: Path) -> bytes:
 
 @pytest.fixture
 def victim(tmp_path: Path, whole: Path) -> Path:
-    """A file that SQLite removes when it opens results with `journal_naming` beside them: seen to work here first."""
+    """A file that SQLite deletes when it opens results next to `journal_naming`; asserts first that it would."""
     path = tmp_path / "thesis.txt"
     path.write_text("mine", "utf-8")
     shutil.copytree(whole, tmp_path / "plain")
@@ -344,7 +344,7 @@ def victim(tmp_path: Path, whole: Path) -> Path:
     return path
 
 
-def test_a_journal_removes_no_file_that_it_names(
+def test_rollback_journal_deletes_no_file(
     tmp_path: Path, whole: Path, victim: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(whole, tmp_path / "run")
@@ -352,17 +352,17 @@ def test_a_journal_removes_no_file_that_it_names(
     (tmp_path / "run" / f"{FILE}-journal").write_bytes(journal)
     for words in (["report", str(tmp_path / "run")], ["sweep", "demo", *WORDS, "--run", str(tmp_path / "run")]):
         assert main(words) == 1
-        assert f"{FILE}-journal: is not pa-lite's" in capsys.readouterr().err
+        assert f"{FILE}-journal: is not a file of pa-lite" in capsys.readouterr().err
     assert victim.read_text("utf-8") == "mine"
     assert (tmp_path / "run" / f"{FILE}-journal").read_bytes() == journal
     assert (tmp_path / "run" / FILE).read_bytes() == (whole / FILE).read_bytes()
 
 
 @pytest.mark.parametrize("ending", ["-journal", "-wal", "-shm"])
-def test_companions_that_come_after_the_check_do_nothing(
+def test_companion_files_planted_after_the_check_have_no_effect(
     tmp_path: Path, whole: Path, victim: Path, monkeypatch: pytest.MonkeyPatch, ending: str
 ) -> None:
-    """Somebody puts a file beside the results at the worst moments: whenever SQLite opens, asks or commits."""
+    """An attacker writes a file next to the results at the worst moments: when SQLite opens, queries or commits."""
     run, opened = tmp_path / "run", []
     shutil.copytree(whole, run)
     with closing(sqlite3.connect(tmp_path / "other.sqlite")) as c:  # a log that SQLite would apply
@@ -379,7 +379,7 @@ def test_companions_that_come_after_the_check_do_nothing(
         connection.set_trace_callback(lambda _: [(run / f"{FILE}{ending}").write_bytes(planted)])
         return connection
 
-    with open_store(run):  # what a first use opens in memory is not of interest
+    with open_store(run):  # the first use also opens a database in memory, which is not counted
         pass
     monkeypatch.setattr(sqlite3, "connect", connect)
     with suppress(OutputError), open_store(run) as store:
@@ -396,10 +396,10 @@ def test_companions_that_come_after_the_check_do_nothing(
         }
 
 
-def test_reading_changes_nothing_even_beside_a_log(tmp_path: Path) -> None:
+def test_reading_with_a_log_changes_no_files(tmp_path: Path) -> None:
     with open_store(tmp_path / "run") as store:
         store.note({"pair": "demo"})
-        shutil.copytree(tmp_path / "run", tmp_path / "killed")  # as a killed run leaves it: with its log
+        shutil.copytree(tmp_path / "run", tmp_path / "killed")  # the state after a kill: with a log
 
     def seen() -> dict[str, tuple[bytes, int]]:
         files = {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in (tmp_path / "killed").iterdir()}

@@ -1,4 +1,4 @@
-"""Results from other inputs are measured again, with the reason, or kept where the user says so, which is reported."""
+"""Tests of stale results: measured again with the reason, or kept with --keep-stale, which is reported."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ N_ITEMS = 2 * (6 + 8)
 
 
 def make_pair(folder: Path) -> Pair:
-    """The embedded pair in a folder of its own, to be changed."""
+    """Copy the embedded pair to a folder, where it can be changed."""
     for side, source in zip(("base", "instruct"), find_pair("demo").folders, strict=True):
         shutil.copytree(source, folder / side)
     return Pair("mine", folder / "base", folder / "instruct")
@@ -44,11 +44,11 @@ def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 
 def change_template(pair: Pair) -> None:
-    def begin_the_answer(table: dict[str, Any]) -> None:
+    def start_the_answer(table: dict[str, Any]) -> None:
         before = "<|im_start|>assistant\n"
         table["chat_template"] = table["chat_template"].replace(before, f"{before}In fact")
 
-    edit(pair.folders[1] / "tokenizer_config.json", begin_the_answer)
+    edit(pair.folders[1] / "tokenizer_config.json", start_the_answer)
 
 
 def change_ends(pair: Pair) -> None:
@@ -61,7 +61,7 @@ def change_rope(pair: Pair) -> None:
 
 
 def change_tokenizer(pair: Pair) -> None:
-    """Two words of instruct change places."""
+    """Swap the ids of two words of instruct."""
 
     def swap(table: dict[str, Any]) -> None:
         vocabulary = table["model"]["vocab"]
@@ -94,7 +94,7 @@ def values(study: StudySummary) -> list[list[list[float]]]:
     (change_epsilon, "llama.attention.layer_norm_rms_epsilon"),
     (change_context, "another llama.context_length (512 before, 256 now)"),
 ])  # fmt: skip
-def test_what_changes_a_prompt_or_a_logit_is_measured_again(
+def test_changed_inputs_are_measured_again(
     change: Callable[[Pair], None], reason: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pair = make_pair(tmp_path)
@@ -103,7 +103,7 @@ def test_what_changes_a_prompt_or_a_logit_is_measured_again(
     change(pair)
     left = estimate_pair(pair, OPTIONS, tmp_path / "run")
     assert left.items_left == N_ITEMS
-    assert any(reason in told for told in left.stale), left.stale
+    assert any(reason in found for found in left.stale), left.stale
     assert set().union(*left.stale.values()) == {"demo", "demo_town"}
     caplog.clear()
     again = sweep_pair(pair, OPTIONS, tmp_path / "run")
@@ -112,8 +112,8 @@ def test_what_changes_a_prompt_or_a_logit_is_measured_again(
     assert again.kept == ()
 
 
-def test_names_and_descriptions_change_nothing(tmp_path: Path) -> None:
-    """The name of a checkpoint is its folder's."""
+def test_names_and_descriptions_are_not_inputs(tmp_path: Path) -> None:
+    """A checkpoint is named after its folder."""
     pair = make_pair(tmp_path / "a")
     sweep_pair(pair, OPTIONS, tmp_path / "run")
     base, instruct = (side.rename(side.with_name(f"my-{side.name}")) for side in pair.folders)
@@ -122,7 +122,7 @@ def test_names_and_descriptions_change_nothing(tmp_path: Path) -> None:
     assert (found.items_left, found.stale) == (0, {})
 
 
-def test_every_setting_that_moves_a_number_is_an_input_and_no_other() -> None:
+def test_only_settings_that_change_numbers_are_inputs() -> None:
     def key(**settings: Any) -> str:
         return plan_study("demo", replace(OPTIONS, engine=EngineOptions(**settings))).cells[0].cell.key
 
@@ -146,7 +146,9 @@ def as_0_1_0_measured(folder: Path) -> None:
             inputs = {name: cell.inputs[name] for name in names}
             old = Cell(cell.lam, cell.type, cell.kind, cell.name, cell.n_items, inputs)
             whole = [cell.lam, cell.type, cell.kind, cell.name, cell.n_items, inputs]
-            assert old.key == hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()  # as it still is
+            assert (
+                old.key == hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+            )  # the format of keys is unchanged
             renamed[cell.key] = old.key
             for query in (
                 "UPDATE cells SET inputs = :inputs, key = :new WHERE key = :old",
@@ -160,13 +162,13 @@ def as_0_1_0_measured(folder: Path) -> None:
 
 @pytest.fixture
 def old_folder(tmp_path: Path) -> tuple[Path, list[list[list[float]]]]:
-    """A run folder as pa-lite 0.1.0 left it, and what was measured."""
+    """A run folder as pa-lite 0.1.0 left it, and the measured values."""
     study = sweep_pair("demo", OPTIONS, tmp_path / "old")
     as_0_1_0_measured(tmp_path / "old")
     return tmp_path / "old", values(study)
 
 
-def test_an_old_folder_is_read_and_says_that_it_is_old(old_folder: tuple[Path, list[list[list[float]]]]) -> None:
+def test_old_folder_is_read_with_a_remark(old_folder: tuple[Path, list[list[list[float]]]]) -> None:
     folder, measured = old_folder
     written, study = publish(folder)
     assert values(study) == measured
@@ -175,7 +177,7 @@ def test_an_old_folder_is_read_and_says_that_it_is_old(old_folder: tuple[Path, l
     assert dict(study.setting)["identity"] == "not recorded"
 
 
-def test_an_old_folder_is_measured_again(
+def test_old_folder_is_measured_again(
     old_folder: tuple[Path, list[list[list[float]]]], caplog: pytest.LogCaptureFixture
 ) -> None:
     folder, measured = old_folder
@@ -183,15 +185,15 @@ def test_an_old_folder_is_measured_again(
     assert (left.items_left, left.stale, left.kept) == (N_ITEMS, {UNRECORDED: ["demo", "demo_town"]}, {})
     study = sweep_pair("demo", OPTIONS, folder)
     assert caplog.messages == [
-        f"measured again: demo, demo_town; reason: {UNRECORDED}", "to keep these results as they are, use --keep-stale",
+        f"measured again: demo, demo_town; reason: {UNRECORDED}", "use --keep-stale to keep these results as they are",
     ]  # fmt: skip
     assert (values(study), study.remarks, study.kept) == (measured, (), ())
     with read_store(folder) as store:
-        assert len(store.cells()) == 8  # the old ones stay, out of sight
+        assert len(store.cells()) == 8  # the old ones stay, but are not shown
     assert estimate_pair("demo", OPTIONS, folder).stale == {}
 
 
-def test_an_old_folder_is_kept_knowingly(
+def test_old_folder_is_kept_with_keep_stale(
     old_folder: tuple[Path, list[list[list[float]]]], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder, measured = old_folder
@@ -201,17 +203,17 @@ def test_an_old_folder_is_kept_knowingly(
     study = sweep_pair("demo", more, folder, keep_stale=True)
     assert caplog.messages == [f"kept (--keep-stale): demo, demo_town; reason: {UNRECORDED}"]
     assert [[s[0], s[2]] for s in values(study)] == measured
-    told = (
+    remark = (
         f"Kept from an earlier run (--keep-stale): demo_town, demo at lam 0, 1; reason to measure again: {UNRECORDED}."
     )
-    assert study.remarks == (told,)
+    assert study.remarks == (remark,)
     assert [(k.kind, k.name, k.lam, k.reasons) for k in study.kept] == [
         (kind, name, lam, (UNRECORDED,))
         for lam in (0.0, 1.0)
         for kind, name in (("task", "demo_town"), ("follow", "demo"))
     ]
     document = to_document(study)
-    assert document["remarks"] == [told]
+    assert document["remarks"] == [remark]
     assert document["kept_stale"][0] == {"kind": "task", "name": "demo_town", "lam": 0.0, "reasons": [UNRECORDED]}
     with read_store(folder) as store:
         rows = list(item_rows(store))
@@ -220,14 +222,14 @@ def test_an_old_folder_is_kept_knowingly(
         assert lm_eval_document(store, "F16", 0.0)["pa_lite"]["kept_stale"] == {"demo_town": [UNRECORDED]}
         assert lm_eval_document(store, "F16", 0.5)["pa_lite"]["kept_stale"] == {}
     written, again = publish(folder)
-    assert again.remarks == (told,)
-    assert told in written[0].read_text("utf-8").replace("&#39;", "'")
-    # without the option nothing old is mixed in
+    assert again.remarks == (remark,)
+    assert remark in written[0].read_text("utf-8").replace("&#39;", "'")
+    # without the option no old result is used
     fresh = sweep_pair("demo", more, folder)
     assert (fresh.remarks, fresh.kept) == ((), ())
 
 
-def test_other_weights_or_items_are_not_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_results_of_other_weights_or_items_are_not_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     pair = make_pair(tmp_path)
     sweep_pair(pair, OPTIONS, tmp_path / "run")
     other_seed = replace(OPTIONS, score=ScoreOptions(limit=6, seed=1))
@@ -245,7 +247,7 @@ def test_other_weights_or_items_are_not_kept(tmp_path: Path, caplog: pytest.LogC
     assert caplog.messages == ["measured again: demo, demo_town; reason: other checkpoints"]
 
 
-def test_what_changed_since_may_be_kept(tmp_path: Path) -> None:
+def test_changed_chat_template_may_be_kept(tmp_path: Path) -> None:
     pair = make_pair(tmp_path)
     before = sweep_pair(pair, OPTIONS, tmp_path / "run")
     change_template(pair)
@@ -254,7 +256,7 @@ def test_what_changed_since_may_be_kept(tmp_path: Path) -> None:
     assert "another tokenizer.chat_template" in study.remarks[0]
 
 
-def test_half_a_cell_is_not_kept(tmp_path: Path) -> None:
+def test_unfinished_cell_is_not_kept(tmp_path: Path) -> None:
     sweep_pair("demo", OPTIONS, tmp_path)
     as_0_1_0_measured(tmp_path)
     with open_store(tmp_path) as store:
@@ -264,8 +266,8 @@ def test_half_a_cell_is_not_kept(tmp_path: Path) -> None:
     assert (found.items_left, found.stale) == (6, {UNRECORDED: ["demo_town"]})
 
 
-def test_keeping_is_decided_anew_at_each_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever sees what a sweep would measure again can stop it, and keep that instead."""
+def test_each_run_decides_whether_to_keep_stale_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep that would measure stale results again can be stopped, and run again with --keep-stale."""
     before = values(sweep_pair("demo", OPTIONS, tmp_path))
     as_0_1_0_measured(tmp_path)
 
@@ -283,16 +285,18 @@ def test_keeping_is_decided_anew_at_each_run(tmp_path: Path, monkeypatch: pytest
     assert (again.items_left, again.stale) == (N_ITEMS, {UNRECORDED: ["demo", "demo_town"]})
 
 
-def test_another_method_is_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_method_is_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep_pair("demo", OPTIONS, tmp_path)
     monkeypatch.setattr("pa_lite.study.plan.METHOD", METHOD + 1)
     with read_store(tmp_path) as store:
         assert by_reason(settle_plan(plan_study("demo", OPTIONS), store)[1].again) == {
-            "another version of pa-lite's way of measuring": ["demo", "demo_town"]
+            "another version of pa-lite's method of measuring": ["demo", "demo_town"]
         }
 
 
-def test_preferences_of_an_old_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_preferences_of_an_old_folder_are_kept_or_judged_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     options = StudyOptions(
         lams=(0.0, 1.0),
         tasks=("demo_kind",),
@@ -318,19 +322,19 @@ def test_preferences_of_an_old_folder(tmp_path: Path, caplog: pytest.LogCaptureF
         assert len(store.cells()) == 12
 
 
-def test_the_command_line_lists_what_is_stale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_dry_run_lists_stale_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sweep_pair("demo", OPTIONS, tmp_path / "run")
     as_0_1_0_measured(tmp_path / "run")
     words = ["sweep", "demo", "--lam", "0,1", "--tasks", "demo_town", "--limit", "6", "--follow", "demo"]
     words += ["--follow-limit", "8", "--run", str(tmp_path / "run"), "--dry-run"]
-    _, told, _ = run(capsys, *words)
-    assert f"{N_ITEMS} of them to be measured\nto be measured again: demo, demo_town; reason: {UNRECORDED}\n" in told
-    _, told, _ = run(capsys, *words, "--keep-stale")
-    assert f"0 of them to be measured\nkept (--keep-stale): demo, demo_town; reason: {UNRECORDED}\n" in told
+    _, out, _ = run(capsys, *words)
+    assert f"{N_ITEMS} of them to be measured\nto be measured again: demo, demo_town; reason: {UNRECORDED}\n" in out
+    _, out, _ = run(capsys, *words, "--keep-stale")
+    assert f"0 of them to be measured\nkept (--keep-stale): demo, demo_town; reason: {UNRECORDED}\n" in out
 
 
-def test_following_in_a_small_context_is_measured_as_follow_does(tmp_path: Path) -> None:
-    """The public set asks for 512 new tokens, as many as the embedded pair's whole context holds."""
+def test_following_in_a_small_context_equals_follow(tmp_path: Path) -> None:
+    """The public set allows 512 new tokens, as many as the embedded pair's whole context has."""
     import pa_lite
 
     study = sweep_pair("demo", replace(OPTIONS, lams=(1.0,), follow="public", follow_limit=4), tmp_path)

@@ -1,4 +1,4 @@
-"""The results file: whole chunks or nothing, one process at a time, and nothing damaged is started over."""
+"""Tests of the results file: whole chunks, one process at a time, and damaged files are never replaced."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RIGHT = {"metric": "acc", "metrics": {"acc": 1.0}}
 WRONG = {"metric": "acc", "metrics": {"acc": 0.0}}
 
 
-def test_what_was_committed_comes_back(tmp_path: Path) -> None:
+def test_commits_are_read_back(tmp_path: Path) -> None:
     with open_store(tmp_path / "run") as store:
         store.note({"pair": "demo"})
         store.enter([CELL], {"numpy": "2"})
@@ -41,7 +41,7 @@ def test_what_was_committed_comes_back(tmp_path: Path) -> None:
         assert store.finished([CELL.key, "other"]) == {CELL.key}
 
 
-def test_all_that_decides_a_number_is_in_the_key() -> None:
+def test_key_covers_everything_that_determines_a_number() -> None:
     others = [
         Cell(0.4, "F16", "task", "town", 3, CELL.inputs), Cell(0.3, "Q8_0", "task", "town", 3, CELL.inputs),
         Cell(0.3, "F16", "follow", "town", 3, CELL.inputs), Cell(0.3, "F16", "task", "job", 3, CELL.inputs),
@@ -51,17 +51,17 @@ def test_all_that_decides_a_number_is_in_the_key() -> None:
     assert Cell(0.3, "F16", "task", "town", 3, {"rows": "abc", "seed": 0}).key == CELL.key
 
 
-def test_a_chunk_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_chunks_are_committed_whole_or_not_at_all(tmp_path: Path) -> None:
     with open_store(tmp_path) as store:
         store.enter([CELL], {})
         store.add(CELL.key, {0: 1}, 1.0)
-        with pytest.raises(InputError):  # item 0 twice: the chunk is refused whole
+        with pytest.raises(InputError):  # item 0 exists: the whole chunk is refused
             store.add(CELL.key, {1: 1, 0: 1}, 1.0)
         store.enter([CELL], {})
         assert store.done().get(CELL.key, set()) == {0}
 
 
-def test_two_processes_cannot_work_in_one_folder(tmp_path: Path) -> None:
+def test_only_one_process_writes_in_a_folder(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from pa_lite.study.store import open_store\n"
         "with open_store(Path(sys.argv[1])):\n    print('in', flush=True); sys.stdin.read()"
@@ -71,16 +71,16 @@ def test_two_processes_cannot_work_in_one_folder(tmp_path: Path) -> None:
     )
     assert other.stdout is not None
     assert other.stdout.readline() == "in\n"
-    with pytest.raises(OutputError, match="another process is working there"), open_store(tmp_path):
+    with pytest.raises(OutputError, match="another process is running a study there"), open_store(tmp_path):
         pass
-    with read_store(tmp_path) as store:  # looking is free
+    with read_store(tmp_path) as store:  # reading needs no lock
         assert store.cells() == []
     other.communicate("")
     with open_store(tmp_path):
         pass
 
 
-def test_a_damaged_file_is_told_and_left_as_it_is(tmp_path: Path) -> None:
+def test_damaged_file_is_reported_and_not_changed(tmp_path: Path) -> None:
     with open_store(tmp_path) as store:
         cell = replace(CELL, n_items=200)
         store.enter([cell], {})
@@ -97,7 +97,7 @@ def test_a_damaged_file_is_told_and_left_as_it_is(tmp_path: Path) -> None:
         pass
 
 
-def test_files_of_others_and_of_the_future_are_refused(tmp_path: Path) -> None:
+def test_foreign_and_newer_files_are_refused(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / FILE) as c:
         c.execute("CREATE TABLE x (y)")
     c.close()
@@ -114,7 +114,7 @@ def test_files_of_others_and_of_the_future_are_refused(tmp_path: Path) -> None:
         pass
 
 
-def test_reading_leaves_nothing_beside_the_results_and_writes_nothing_into_them(tmp_path: Path) -> None:
+def test_reading_changes_no_files(tmp_path: Path) -> None:
     with open_store(tmp_path) as store:
         store.note({"pair": "demo"})
     before = (tmp_path / FILE).read_bytes()
@@ -126,17 +126,17 @@ def test_reading_leaves_nothing_beside_the_results_and_writes_nothing_into_them(
     assert (tmp_path / FILE).read_bytes() == before
 
 
-def test_a_full_disk_keeps_what_was_finished(tmp_path: Path) -> None:
+def test_full_disk_keeps_finished_results(tmp_path: Path) -> None:
     with open_store(tmp_path) as store:
         store.note({"pair": "demo"})
-        store._connection.execute("PRAGMA max_page_count = 1")  # SQLite's own way to have no more room
-        with pytest.raises(OutputError, match="the disk is full; what was finished is kept"):
+        store._connection.execute("PRAGMA max_page_count = 1")  # makes SQLite report a full disk
+        with pytest.raises(OutputError, match="the disk is full; finished results are kept"):
             store.note({"long": "x" * 100_000})
     with read_store(tmp_path) as store:
         assert store.facts() == {"pair": "demo"}
 
 
-def test_a_study_that_never_began_leaves_nothing(tmp_path: Path) -> None:
+def test_study_that_never_started_leaves_no_files(tmp_path: Path) -> None:
     with pytest.raises(EngineError), open_store(tmp_path / "new"):
         raise EngineError("no cluster")
     assert list(tmp_path.iterdir()) == []
@@ -152,22 +152,24 @@ def test_a_study_that_never_began_leaves_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "old" / "study.sqlite").exists()
 
 
-ODD = ["link", "dangling link", "hard link", "named pipe", "folder", "somebody's file"]
+ODD = ["link", "dangling link", "hard link", "named pipe", "folder", "another file"]
 
 
-@pytest.mark.skipif(os.name != "posix", reason="links and pipes of POSIX")
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX links and pipes")
 @pytest.mark.parametrize("name", ["study.lock", FILE, f"{FILE}-wal", f"{FILE}-shm", f"{FILE}-journal"])
 @pytest.mark.parametrize("kind", ODD)
-@pytest.mark.parametrize("begun", [True, False])
-def test_what_is_not_ours_at_a_name_in_a_run_folder_stays(tmp_path: Path, name: str, kind: str, begun: bool) -> None:
+@pytest.mark.parametrize("has_study", [True, False])
+def test_foreign_files_in_a_run_folder_are_refused_and_kept(
+    tmp_path: Path, name: str, kind: str, has_study: bool
+) -> None:
     run, outside = tmp_path / "run", tmp_path / "outside"
     run.mkdir()
-    if begun:
+    if has_study:
         with open_store(run) as store:
             store.note({"pair": "demo"})
     path = run / name
     if path.exists() and kind in ("link", "hard link"):
-        path.rename(outside)  # even a real one
+        path.rename(outside)  # even a file of ours
     elif "dangling" not in kind:
         outside.write_bytes(b"mine")
     path.unlink(missing_ok=True)
@@ -183,28 +185,30 @@ def test_what_is_not_ours_at_a_name_in_a_run_folder_stays(tmp_path: Path, name: 
         path.write_bytes(b"mine")
     before = outside.read_bytes() if outside.exists() else None
     with (
-        pytest.raises((InputError, OutputError), match=r"is not pa-lite's: |is not a pa-lite results file|are damaged"),
+        pytest.raises(
+            (InputError, OutputError), match=r"is not a file of pa-lite: |is not a pa-lite results file|are damaged"
+        ),
         open_store(run),
     ):
         pass
-    if begun and name != "study.lock":
+    if has_study and name != "study.lock":
         with pytest.raises((InputError, OutputError)), read_store(run):
             pass
     assert (outside.read_bytes() if outside.exists() else None) == before
     assert os.path.lexists(path)
-    if kind in ("somebody's file", "hard link") and before is not None:
+    if kind in ("another file", "hard link") and before is not None:
         assert path.read_bytes() == (before if kind == "hard link" else b"mine")
 
 
-def test_a_lock_that_was_there_is_not_removed_with_a_study_that_never_began(tmp_path: Path) -> None:
-    (tmp_path / "study.lock").touch()  # as 0.1.0 made it
+def test_earlier_lock_is_kept_when_a_study_never_started(tmp_path: Path) -> None:
+    (tmp_path / "study.lock").touch()  # 0.1.0 made an empty one
     with open_store(tmp_path):
         pass
     assert [p.name for p in tmp_path.iterdir()] == ["study.lock"]
 
 
-@pytest.mark.skipif(os.name != "posix", reason="links of POSIX")
-def test_the_run_folder_itself_may_be_a_link(tmp_path: Path) -> None:
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX links")
+def test_run_folder_may_be_a_link(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "run").symlink_to("real")
     with open_store(tmp_path / "run") as store:

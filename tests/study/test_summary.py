@@ -1,4 +1,4 @@
-"""What a study claims: the best lam where lams differ measurably, and else how many items would show a difference."""
+"""Tests of a study's claims: the best lam where lams differ measurably, otherwise how many items would show it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ KEEP, FEW_SHOT, BALANCED = "keep 95% of following", "few-shot only", "balanced"
 
 
 def series(name: str, seed: int, n: int, *rates: float, same_luck: bool = True) -> Series:
-    """Items that are right at each lam with these rates: with the same luck at every lam, or with fresh luck."""
+    """Return items that are right at each lam with these rates; with `same_luck` all lams share random numbers."""
     rng = np.random.default_rng(seed)
     luck = np.tile(rng.random(n), (len(rates), 1)) if same_luck else rng.random((len(rates), n))
     return Series(name, "a", (luck < np.array(rates)[:, None]).astype(np.float64))
@@ -48,7 +48,7 @@ RISING = series("follow", 8, 300, 0.1, 0.5, 0.9)
 FALLING = series("task", 9, 300, 0.8, 0.6, 0.4)
 
 
-def test_three_equal_lams_have_no_best(capsys: pytest.CaptureFixture[str]) -> None:
+def test_equal_lams_have_no_best(capsys: pytest.CaptureFixture[str]) -> None:
     study = StudySummary("tiny", "F16", Curves(LAMS, (equal("t", 1, 40), equal("u", 2, 20)), equal("f", 3, 30)))
     curves = study.curves
     assert best_lams(curves) == {KEEP: None, FEW_SHOT: None, BALANCED: None}
@@ -56,7 +56,7 @@ def test_three_equal_lams_have_no_best(capsys: pytest.CaptureFixture[str]) -> No
     assert "No measurable difference between the lams in few-shot accuracy" in text
     assert "60 items); it takes at least 385 items to show a difference of 2 points (80% power)" in text
     assert "30 prompts); it takes at least 385 prompts to show a difference of 2 points" in text
-    assert "So following rules no lam out" in sentences(curves)[KEEP]
+    assert "So following excludes no lam" in sentences(curves)[KEEP]
 
     document = to_document(study)
     assert [r["lam"] for r in document["readings"]] == [None, None, None]
@@ -82,21 +82,21 @@ def test_three_equal_lams_have_no_best(capsys: pytest.CaptureFixture[str]) -> No
     assert "best for" not in own
 
 
-def test_the_number_of_items_comes_from_the_spread_of_paired_differences() -> None:
+def test_needed_items_follow_from_the_variance_of_paired_differences() -> None:
     tasks = [series(f"t{i}", i, n, 0.5, 0.5, 0.5, same_luck=False) for i, n in ((1, 80), (2, 50))]
     found = compare_lams(LAMS, tasks)
     assert not found.differs
     spreads = [np.mean([np.var(t.values[a] - t.values[b], ddof=1) for t in tasks]) for a, b in ((1, 0), (2, 0), (1, 2))]
     assert found.needed == math.ceil((1.959964 + 0.841621) ** 2 * max(spreads) / 0.02**2)
-    assert 8000 < found.needed < 12000  # some 7.85 * 0.5 / 0.0004
+    assert 8000 < found.needed < 12000  # about 7.85 * 0.5 / 0.0004
     assert found.items == 130
     curves = Curves(LAMS, tuple(tasks))
     assert f"about {found.needed} items to show" in sentences(curves)[FEW_SHOT]
     assert best_lams(curves) == {FEW_SHOT: None}
 
 
-def test_items_to_show_has_its_power() -> None:
-    """Simulated: of studies with that many items, four of five find the difference in a paired test at 5%."""
+def test_items_to_show_gives_80_percent_power() -> None:
+    """In simulations with that many items, a paired test at 5% finds the difference in 80% of studies."""
     assert items_to_show(0.5, 0.1) == math.ceil(7.848879 * 0.5 / 0.01)
     rng = np.random.default_rng(0)
     n = items_to_show(0.24, 0.1)
@@ -108,8 +108,8 @@ def test_items_to_show_has_its_power() -> None:
     assert np.mean(hits) == pytest.approx(0.8, abs=0.03)
 
 
-def test_where_no_item_differs_the_least_spread_of_such_a_difference_counts() -> None:
-    """With right-or-wrong items 2 points are 2 items in 100 that change: 385 have 8 of them, and six of one kind do."""
+def test_items_to_show_assumes_a_minimum_variance() -> None:
+    """With binary items 2 points are 2 changed items in 100: 385 items have 8 of them, and 6 are significant."""
     assert items_to_show(0.0) == items_to_show(0.0196) == 385
     rng = np.random.default_rng(1)
     changed = rng.binomial(385, 0.02, 400)
@@ -117,16 +117,16 @@ def test_where_no_item_differs_the_least_spread_of_such_a_difference_counts() ->
     assert 0.7 < np.mean(found) < 0.9
 
 
-def test_single_items_say_nothing_of_their_spread() -> None:
+def test_single_items_use_the_default_variance() -> None:
     one = Series("t", "a", np.array([[1.0], [0.0], [1.0]]))
     found = compare_lams(LAMS, [one])
     assert (found.differs, found.items, found.needed) == (False, 1, math.ceil(7.848879 * 0.5 / 0.0004))
     assert "(0.0% to 100.0%, 1 items)" in conclusion(Curves(LAMS, (one,)))
 
 
-def test_flat_few_shot_skill_leaves_following_to_decide() -> None:
+def test_equal_few_shot_accuracy_leaves_the_decision_to_following() -> None:
     curves = Curves(LAMS, (equal("t", 1, 60),), RISING)
-    assert best_lams(curves) == {KEEP: 1.0, FEW_SHOT: None, BALANCED: 1.0}  # lam 1 alone keeps it
+    assert best_lams(curves) == {KEEP: 1.0, FEW_SHOT: None, BALANCED: 1.0}  # only lam 1 keeps it
     flat_top = Curves(LAMS, (equal("t", 1, 60),), series("f", 8, 300, 0.1, 0.9, 0.9))
     assert best_lams(flat_top)[KEEP] is None
     assert sentences(flat_top)[KEEP].startswith(
@@ -135,7 +135,7 @@ def test_flat_few_shot_skill_leaves_following_to_decide() -> None:
     assert "at least 385 items to show" in sentences(flat_top)[KEEP]
 
 
-def test_several_lams_that_keep_following_need_a_difference_among_themselves() -> None:
+def test_lams_that_keep_following_must_differ_in_few_shot_accuracy() -> None:
     follow = series("f", 8, 300, 0.1, 0.9, 0.9)
     apart = Curves(LAMS, (FALLING,), follow)
     assert best_lams(apart) == {KEEP: 0.5, FEW_SHOT: 0.0, BALANCED: 0.5}
@@ -144,7 +144,7 @@ def test_several_lams_that_keep_following_need_a_difference_among_themselves() -
     assert best_lams(together)[FEW_SHOT] == 0.0
 
 
-def test_flat_following_rules_no_lam_out() -> None:
+def test_equal_following_excludes_no_lam() -> None:
     curves = Curves(LAMS, (FALLING,), equal("f", 3, 50))
     assert best_lams(curves) == {KEEP: None, FEW_SHOT: 0.0, BALANCED: 0.0}
     assert sentences(curves)[KEEP].startswith(
@@ -156,18 +156,18 @@ def test_flat_following_rules_no_lam_out() -> None:
     assert best_lams(never)[KEEP] is None
 
 
-def test_preferences_stand_for_following() -> None:
+def test_preferences_are_used_as_following() -> None:
     curves = Curves(LAMS, (FALLING,), None, equal("w", 3, 50))
     assert "in preferred over the reference" in sentences(curves)[KEEP]
 
 
-def test_a_study_without_following_reads_few_shot_skill_alone() -> None:
+def test_study_without_following_has_only_the_few_shot_reading() -> None:
     assert best_lams(Curves(LAMS, (FALLING,))) == {FEW_SHOT: 0.0}
     assert set(comparisons(Curves(LAMS, (FALLING,)))) == {"few-shot"}
     assert best_lams(Curves(LAMS, (equal("t", 1, 9),))) == {FEW_SHOT: None}
 
 
-def test_a_single_lam_has_nothing_to_compare_with(capsys: pytest.CaptureFixture[str]) -> None:
+def test_single_lam_has_no_readings(capsys: pytest.CaptureFixture[str]) -> None:
     task, follow = series("t", 1, 30, 0.5), series("f", 2, 30, 0.5)
     for lam in (0.0, 0.3, 1.0):
         curves = Curves((lam,), (task,), follow)
@@ -182,7 +182,7 @@ def test_a_single_lam_has_nothing_to_compare_with(capsys: pytest.CaptureFixture[
         assert "best" not in capsys.readouterr().out
 
 
-def test_lams_that_differ_are_called_so() -> None:
+def test_measurable_differences_are_reported() -> None:
     curves = Curves(LAMS, (series("t", 1, 160, 0.3, 0.9, 0.4),), series("f", 2, 160, 0.1, 0.5, 0.9))
     text = conclusion(curves)
     assert text.startswith("Few-shot accuracy is highest at lam 0.5, ")
@@ -194,7 +194,7 @@ def test_lams_that_differ_are_called_so() -> None:
     assert "above base (lam 0; no measurable difference)" in conclusion(near)
 
 
-def test_lams_between_the_ends_are_compared_too() -> None:
+def test_lams_between_the_ends_are_compared() -> None:
     base = np.zeros(100)
     up, down = base.copy(), base.copy()
     base[:50] = 1
@@ -202,23 +202,23 @@ def test_lams_between_the_ends_are_compared_too() -> None:
     lams = (0.0, 0.25, 0.75, 1.0)
     wave = [Series("t", "a", np.array([base, up, down, base]))]
     ends = [d.p_corrected for reference in (0, 3) for d in differences(lams, wave, reference)]
-    assert min(ends) > 0.05  # 5 points from either end are not measurable
-    assert compare_lams((0.0, 1.0), [Series("t", "a", np.array([up, down]))]).differs  # 10 are
+    assert min(ends) > 0.05  # 5 points from either end are not significant
+    assert compare_lams((0.0, 1.0), [Series("t", "a", np.array([up, down]))]).differs  # 10 points are
     assert compare_lams(lams, wave).differs
     without_ends = compare_lams((0.2, 0.5, 0.8), [FALLING])
     assert without_ends.differs
 
 
-def test_equal_lams_are_seldom_called_different() -> None:
-    """Eleven lams that are equally good, with fresh luck each: the tests correct for how many are compared."""
+def test_equal_lams_are_rarely_called_different() -> None:
+    """The tests are corrected for comparing eleven equally good lams with independent noise."""
     lams = tuple(i / 10 for i in range(11))
     found = [
         compare_lams(lams, [series("t", seed, 100, *[0.5] * 11, same_luck=False)], seed).differs for seed in range(60)
     ]
-    assert sum(found) <= 9  # two families of tests at 5% each, and the extremes: below 15% of 60
+    assert sum(found) <= 9  # two families of tests at 5% each, and the extremes: less than 15% of 60
 
 
-def test_the_first_reading_marks_the_table_and_the_chart(capsys: pytest.CaptureFixture[str]) -> None:
+def test_readings_mark_table_and_chart(capsys: pytest.CaptureFixture[str]) -> None:
     lams = (0.0, 0.25, 0.5, 0.75, 1.0)
     tasks = (series("t", 1, 300, 0.7, 0.75, 0.65, 0.5, 0.3),)
     curves = Curves(lams, tasks, series("f", 3, 300, 0.1, 0.1, 0.3, 0.83, 0.85))

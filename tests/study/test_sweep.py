@@ -1,4 +1,4 @@
-"""Sweeps: what is finished stays, what changed is done again, kills lose nothing, numbers are those of scoring."""
+"""Tests of sweeps: finished cells are reused, changed ones run again, kills lose nothing, scores equal scoring's."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ OPTIONS = StudyOptions(
 
 
 def records(store: Store) -> dict[tuple[str, float, str], list[Any]]:
-    """Every finished item by cell."""
+    """Return the items of every finished cell."""
     return {(c.name, c.lam, c.type): store.items(c.key) for c in store.cells() if c.summary is not None}
 
 
-def test_a_sweep_gives_what_scoring_gives(tmp_path: Path) -> None:
+def test_sweep_gives_the_scores_of_scoring(tmp_path: Path) -> None:
     study = sweep_pair("demo", OPTIONS, tmp_path)
     assert study.curves.lams == OPTIONS.lams
     assert [t.name for t in study.curves.tasks] == ["demo_kind", "demo_town"]
@@ -61,14 +61,14 @@ def stale(plan: StudyPlan, store: Store) -> dict[str, list[str]]:
     return by_reason(settle_plan(plan, store)[1].again)
 
 
-def test_what_is_finished_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_cells_are_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep_pair("demo", OPTIONS, tmp_path)
     done: list[tuple[str, float]] = []
     real = LocalWorker.run
 
-    def counting(self: LocalWorker, kind: str, lam: float, work: int, items: range) -> object:
-        done.append((self.plan.works[work].name, lam))
-        return real(self, kind, lam, work, items)
+    def counting(self: LocalWorker, kind: str, lam: float, workload: int, items: range) -> object:
+        done.append((self.plan.workloads[workload].name, lam))
+        return real(self, kind, lam, workload, items)
 
     monkeypatch.setattr(LocalWorker, "run", counting)
     again = sweep_pair("demo", OPTIONS, tmp_path)
@@ -77,13 +77,13 @@ def test_what_is_finished_is_not_done_again(tmp_path: Path, monkeypatch: pytest.
     assert sweep_pair("demo", more, tmp_path).curves.lams == more.lams
     assert {lam for _, lam in done} == {0.25}
     done.clear()
-    changed = replace(OPTIONS, score=ScoreOptions(limit=20))  # other items, the same instructions
+    changed = replace(OPTIONS, score=ScoreOptions(limit=20))  # another set of items, the same instructions
     with open_store(tmp_path) as store:
         plan = plan_study("demo", changed)
         assert stale(plan, store) == {"other items or exemplars (--limit, --shots, --seed)": ["demo_kind", "demo_town"]}
         run_sweep(plan, store)
         assert load_study(store).curves.tasks[0].n == 20
-        assert stale(plan, store) == {}  # what is there already is not measured again
+        assert stale(plan, store) == {}  # nothing finished is measured again
         assert stale(plan_study("demo", OPTIONS), store) == {}
         other = plan_study("demo", replace(OPTIONS, engine=EngineOptions(n_batch=64)))
         assert stale(other, store) == {"other engine settings": ["demo", "demo_kind", "demo_town"]}
@@ -91,16 +91,16 @@ def test_what_is_finished_is_not_done_again(tmp_path: Path, monkeypatch: pytest.
     assert again.curves.tasks[0].n == 24
 
 
-def test_another_pairs_folder_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_folder_of_another_pair_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     sweep_pair("demo", replace(OPTIONS, follow="", score=ScoreOptions(limit=4)), tmp_path)
     with open_store(tmp_path) as store:
         store.note({"pair": "llama"})
-    with pytest.raises(InputError, match="holds a study of llama, not of demo"):
+    with pytest.raises(InputError, match="contains a study of llama, not of demo"):
         sweep_pair("demo", OPTIONS, tmp_path)
-    assert caplog.messages == []  # its inputs are others, but nothing is measured again
+    assert caplog.messages == []  # refused before stale results are reported
 
 
-def test_what_there_was_too_little_memory_for_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reduced_memory_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = StudyOptions(lams=(0.0, 1.0), tasks=("demo_kind",), score=ScoreOptions(limit=4))
     assert sweep_pair("demo", options, tmp_path / "ample").remarks == ()
     monkeypatch.setattr(context_memory, "available_memory", lambda: 4_000_000)
@@ -110,23 +110,23 @@ def test_what_there_was_too_little_memory_for_is_told(tmp_path: Path, monkeypatc
     assert "(cache F16, batches of " in study.remarks[0]
 
 
-@pytest.mark.parametrize(("change", "told"), [
-    ({"lams": (0.5, 0.0)}, "lams 0.5, 0 must rise"),
-    ({"lams": (0.5, 0.5)}, "must rise"),
-    ({"lams": ()}, "(none) must rise"),
+@pytest.mark.parametrize(("change", "message"), [
+    ({"lams": (0.5, 0.0)}, "lams must increase, without duplicates: 0,0.5,1 or 0:1:0.1. Given: 0.5, 0."),
+    ({"lams": (0.5, 0.5)}, "lams must increase"),
+    ({"lams": ()}, "Given: none."),
     ({"tasks": ("dmo",)}, "unknown task or suite 'dmo'"),
     ({"follow": "nothing"}, "unknown set 'nothing'"),
-    ({"types": ("F16", "F16")}, "named twice"),
+    ({"types": ("F16", "F16")}, "duplicate type"),
     ({"types": ("F17",)}, "unknown output type 'F17'"),
 ])  # fmt: skip
-def test_bad_plans(change: dict[str, Any], told: str, tmp_path: Path) -> None:
+def test_invalid_options_are_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError) as failed:
         sweep_pair("demo", replace(OPTIONS, **change), tmp_path / "run")
-    assert told in str(failed.value)
+    assert message in str(failed.value)
     assert not (tmp_path / "run").exists()
 
 
-def test_the_estimate_counts_what_is_left(tmp_path: Path) -> None:
+def test_estimate_counts_the_remaining_items(tmp_path: Path) -> None:
     before = estimate_pair("demo", OPTIONS, tmp_path)
     assert (before.cells, before.items, before.items_left) == (9, 180, 180)
     assert before.seconds is not None
@@ -137,7 +137,7 @@ def test_the_estimate_counts_what_is_left(tmp_path: Path) -> None:
     assert estimate_pair("demo", OPTIONS, tmp_path).seconds is None
 
 
-def test_a_lost_worker_is_replaced(tmp_path: Path) -> None:
+def test_lost_workers_are_replaced(tmp_path: Path) -> None:
     plan = replace(plan_study("demo", OPTIONS), chunk=8)
     rng, losses = random.Random(1), 0
 
@@ -158,7 +158,7 @@ def test_a_lost_worker_is_replaced(tmp_path: Path) -> None:
         assert records(store) == shaky
 
 
-def test_too_many_losses_end_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_lost_workers_stop_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Dead(LocalWorker):
         def run(self, *words: object, **named: object) -> object:  # type: ignore[override]
             raise WorkerLostError("gone")
@@ -184,7 +184,7 @@ sweep_pair("demo", OPTIONS, Path(sys.argv[1]))
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 def test_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
     root = str(Path(__file__).parents[2])
     rng, kills, finished = random.Random(0), 0, 0
@@ -213,7 +213,7 @@ def _count(folder: Path) -> int:
     try:
         with read_store(folder) as store:
             return sum(c.n_done for c in store.cells())
-    except (InputError, OutputError):  # killed before its tables were there
+    except (InputError, OutputError):  # killed before the tables were created
         return 0
 
 
@@ -229,12 +229,12 @@ def test_plan_is_cheap_to_send(demo_pair: Pair) -> None:
     assert [p.cell.key for p in plan.cells] == [p.cell.key for p in plan_study("demo", OPTIONS).cells]
 
 
-def test_an_error_of_one_worker_ends_the_others_in_the_middle_of_a_chunk(tmp_path: Path) -> None:
-    """As Ctrl-C does, which the main thread alone hears."""
+def test_error_in_one_worker_interrupts_the_others(tmp_path: Path) -> None:
+    """Ctrl-C, which only the main thread receives, has the same effect."""
     plan = plan_study("demo", replace(OPTIONS, score=ScoreOptions(limit=400), workers=2))
     working, ended = threading.Event(), []
 
-    class Told(LocalWorker):
+    class Endless(LocalWorker):
         def run(self, kind: str, lam: float, *rest: object) -> object:  # type: ignore[override]
             if lam == 0:
                 assert working.wait(20)
@@ -242,20 +242,20 @@ def test_an_error_of_one_worker_ends_the_others_in_the_middle_of_a_chunk(tmp_pat
             self.model_at(kind, lam)
             working.set()
             try:
-                while True:  # would never end of itself
+                while True:  # only an interrupt ends this
                     super().run(kind, lam, *rest)  # type: ignore[arg-type]
             except EngineError as e:
                 ended.append(str(e))
                 raise
 
     with open_store(tmp_path) as store, pytest.raises(OutputError, match="the disk is full"):
-        run_sweep(plan, store, make_worker=lambda: Told(plan), n_workers=2)  # type: ignore[arg-type,return-value]
+        run_sweep(plan, store, make_worker=lambda: Endless(plan), n_workers=2)  # type: ignore[arg-type,return-value]
     assert len(ended) == 1
     assert "code 2" in ended[0]
 
 
-def test_the_estimate_refuses_another_pairs_folder(tmp_path: Path) -> None:
+def test_estimate_refuses_the_folder_of_another_pair(tmp_path: Path) -> None:
     with open_store(tmp_path) as store:
         store.note({"pair": "llama"})
-    with pytest.raises(InputError, match="holds a study of llama"):
+    with pytest.raises(InputError, match="contains a study of llama"):
         estimate_pair("demo", OPTIONS, tmp_path)

@@ -1,4 +1,4 @@
-"""What is committed is in the run folder, whole, at every moment; SQLite opens a private copy alone."""
+"""Tests of the working copy: commits are in the run folder at every moment, and SQLite opens only a private copy."""
 
 from __future__ import annotations
 
@@ -43,19 +43,17 @@ def stored(folder: Path) -> list[Any]:
 
 
 def stored_by_sqlite(folder: Path) -> int:
-    """The number of items that SQLite itself finds, as pa-lite 0.1.0 would."""
+    """Return the number of items that SQLite reads directly, as pa-lite 0.1.0 would."""
     with closing(sqlite3.connect(folder / FILE)) as c:
         assert c.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         return int(c.execute("SELECT count(*) FROM items").fetchone()[0])
 
 
-def test_a_run_that_is_killed_at_any_step_has_all_that_was_committed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The folder as it is before and after each call that changes it on the disk."""
+def test_run_killed_at_any_step_keeps_all_commits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Snapshots of the folder are taken before and after each call that changes it."""
     run, done = tmp_path / "run", 0
     snapshots: list[tuple[Path, int]] = []
-    monkeypatch.setattr(working_copy, "_LOG_BYTES", 20_000)  # replaced whole several times
+    monkeypatch.setattr(working_copy, "_LOG_BYTES", 20_000)  # so that results are replaced several times
 
     def watched(call: Callable[..., Any]) -> Callable[..., Any]:
         def watch(*words: Any, **named: Any) -> Any:
@@ -92,7 +90,7 @@ def test_a_run_that_is_killed_at_any_step_has_all_that_was_committed(
     assert stored_by_sqlite(run) == 12
 
 
-def test_a_log_that_ends_anywhere_gives_whole_commits(tmp_path: Path) -> None:
+def test_truncated_log_gives_complete_commits(tmp_path: Path) -> None:
     run, ends = tmp_path / "run", []
     with open_store(run) as it:
         it.enter([cell()], {})
@@ -105,12 +103,12 @@ def test_a_log_that_ends_anywhere_gives_whole_commits(tmp_path: Path) -> None:
     for size in range(ends[0], len(log), 997):
         (tmp_path / "killed" / f"{FILE}-wal").write_bytes(log[:size])
         assert len(stored(tmp_path / "killed")) == sum(end <= size for end in ends)
-    for size in (*ends, len(log) - 1):  # the disk held something else there
+    for size in (*ends, len(log) - 1):  # as if the disk had other data there
         (tmp_path / "killed" / f"{FILE}-wal").write_bytes(log[:size] + b"\xff" * 9000)
         assert len(stored(tmp_path / "killed")) == sum(end <= size for end in ends)
 
 
-def test_what_was_rolled_back_is_not_published(tmp_path: Path) -> None:
+def test_rolled_back_transaction_is_not_published(tmp_path: Path) -> None:
     """A large transaction writes pages to the log before it is rolled back."""
     with open_store(tmp_path / "run") as it:
         it.enter([cell()], {})
@@ -127,7 +125,7 @@ def test_what_was_rolled_back_is_not_published(tmp_path: Path) -> None:
     assert stored(tmp_path / "killed") == stored(tmp_path / "run") == [record(k) for k in range(4)]
 
 
-def test_reading_while_it_grows_and_is_replaced(tmp_path: Path) -> None:
+def test_reading_during_a_sweep_gives_consistent_results(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from pa_lite.study import working_copy\n"
         "from pa_lite.study.store import open_store; from tests.study.test_working_copy import cell, record\n"
@@ -150,8 +148,8 @@ def test_reading_while_it_grows_and_is_replaced(tmp_path: Path) -> None:
     assert len(stored(tmp_path)) == 150
 
 
-def test_another_program_that_reads_the_results_meanwhile_loses_nothing(tmp_path: Path) -> None:
-    """SQLite moves the log into the results and removes it when the last program that has them open is through."""
+def test_nothing_is_lost_when_another_program_reads_the_results(tmp_path: Path) -> None:
+    """SQLite moves the log into the results and deletes it when the last program closes them."""
     with open_store(tmp_path) as it:
         it.enter([cell()], {})
         for i in range(6):
@@ -162,7 +160,7 @@ def test_another_program_that_reads_the_results_meanwhile_loses_nothing(tmp_path
     assert stored_by_sqlite(tmp_path) == 6
 
 
-def test_results_that_another_program_took_out_of_wal_mode(tmp_path: Path) -> None:
+def test_results_not_in_wal_mode_are_resumed(tmp_path: Path) -> None:
     with open_store(tmp_path / "run") as it:
         it.enter([cell()], {})
     with closing(sqlite3.connect(tmp_path / "run" / FILE)) as c:
@@ -174,8 +172,8 @@ def test_results_that_another_program_took_out_of_wal_mode(tmp_path: Path) -> No
     assert stored_by_sqlite(tmp_path / "killed") == 1
 
 
-@pytest.mark.skipif(os.name != "posix", reason="rights of POSIX")
-def test_the_file_keeps_its_rights_when_it_is_replaced(tmp_path: Path) -> None:
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX permissions")
+def test_replaced_file_keeps_its_permissions(tmp_path: Path) -> None:
     with open_store(tmp_path) as it:
         it.enter([cell()], {})
     (tmp_path / FILE).chmod(0o660)
@@ -184,7 +182,7 @@ def test_the_file_keeps_its_rights_when_it_is_replaced(tmp_path: Path) -> None:
     assert (tmp_path / FILE).stat().st_mode & 0o777 == 0o660
 
 
-def test_a_long_sweep_writes_in_proportion_to_its_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes_written_are_proportional_to_the_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(working_copy, "_LOG_BYTES", 1 << 16)
     written: list[int] = []
     plain = results_file.copy_bytes
@@ -203,7 +201,7 @@ def test_a_long_sweep_writes_in_proportion_to_its_results(tmp_path: Path, monkey
     assert sum(written) < 6 * size
 
 
-def test_a_sweep_copies_the_results_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sweep_copies_the_results_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep_pair("demo", OPTIONS, tmp_path)
     copies: list[Path] = []
     plain = results_file.copy_files
@@ -219,7 +217,7 @@ def test_a_sweep_copies_the_results_once(tmp_path: Path, monkeypatch: pytest.Mon
         assert copies == [tmp_path / FILE]
 
 
-# --- what a killed run of 0.1.0 left before there were tables ---
+# --- files that a killed run of 0.1.0 left without tables ---
 
 KILLED = {
     "no byte": "",
@@ -232,7 +230,7 @@ KILLED = {
 
 
 @pytest.mark.parametrize("state", KILLED)
-def test_a_file_without_tables_is_begun_anew(tmp_path: Path, state: str) -> None:
+def test_file_without_tables_is_replaced(tmp_path: Path, state: str) -> None:
     code = (
         "import os, sqlite3, sys; open(sys.argv[1], 'a'); c = sqlite3.connect(sys.argv[1], isolation_level=None); "
         f"{KILLED[state]}os._exit(0)"
@@ -243,7 +241,7 @@ def test_a_file_without_tables_is_begun_anew(tmp_path: Path, state: str) -> None
     assert (run / FILE).stat().st_size == (0 if state == "no byte" else 4096)
     assert ((run / f"{FILE}-wal").exists() and (run / f"{FILE}-wal").stat().st_size > 0) == ("log" in state)
     files = {p.name: p.read_bytes() for p in run.iterdir()}
-    with pytest.raises(InputError, match="has no results of a study"), read_store(run):
+    with pytest.raises(InputError, match="has no study results"), read_store(run):
         pass
     assert estimate_pair("demo", OPTIONS, run).items_left == 8
     assert {p.name: p.read_bytes() for p in run.iterdir()} == files
@@ -255,8 +253,8 @@ def test_a_file_without_tables_is_begun_anew(tmp_path: Path, state: str) -> None
         assert c.execute("SELECT count(*) FROM items").fetchone() == (8,)
 
 
-def test_tables_that_are_in_the_log_alone_are_results(tmp_path: Path) -> None:
-    """As 0.1.0 left them when it was killed early: one page of a file, everything else in its log."""
+def test_tables_only_in_the_log_are_results(tmp_path: Path) -> None:
+    """0.1.0 left them so when it was killed early: one page in the file, everything else in its log."""
     with open_store(tmp_path / "run") as it:
         it.note({"pair": "demo"})
     with closing(sqlite3.connect(tmp_path / "run" / FILE)) as c:
@@ -277,20 +275,20 @@ def test_tables_that_are_in_the_log_alone_are_results(tmp_path: Path) -> None:
         assert it.facts() == {"pair": "demo"}
 
 
-def test_a_log_beside_an_empty_file_is_refused_and_stays(tmp_path: Path) -> None:
+def test_log_next_to_an_empty_file_is_refused_and_kept(tmp_path: Path) -> None:
     with open_store(tmp_path / "run") as it:
         it.note({"pair": "demo"})
         shutil.copytree(tmp_path / "run", tmp_path / "killed")
     (tmp_path / "killed" / FILE).write_bytes(b"")
     log = (tmp_path / "killed" / f"{FILE}-wal").read_bytes()
     assert log
-    with pytest.raises(OutputError, match=rf"{FILE}-wal: is not pa-lite's: the {FILE} that it belongs to is empty"):
+    with pytest.raises(OutputError, match=rf"{FILE}-wal: is not a file of pa-lite: its {FILE} is empty"):
         sweep_pair("demo", OPTIONS, tmp_path / "killed")
     assert (tmp_path / "killed" / f"{FILE}-wal").read_bytes() == log
 
 
 @pytest.mark.parametrize("script", ["PRAGMA application_id = 7", "PRAGMA user_version = 3", "CREATE TABLE x (y)"])
-def test_an_empty_database_of_another_program_is_refused(tmp_path: Path, script: str) -> None:
+def test_empty_database_of_another_program_is_refused(tmp_path: Path, script: str) -> None:
     with closing(sqlite3.connect(tmp_path / FILE)) as c:
         c.executescript(script)
     before = (tmp_path / FILE).read_bytes()
@@ -299,7 +297,7 @@ def test_an_empty_database_of_another_program_is_refused(tmp_path: Path, script:
     assert (tmp_path / FILE).read_bytes() == before
 
 
-# --- how long values may be ---
+# --- lengths of values ---
 
 LONG = "SELECT CAST(zeroblob(20000000) AS TEXT)"
 LONGER = "SELECT CAST(zeroblob(70000000) AS TEXT)"
@@ -319,7 +317,7 @@ LONGER = "SELECT CAST(zeroblob(70000000) AS TEXT)"
         (f"UPDATE items SET record = ({LONGER})", "too big|it takes more than 16 MB"),
     ],
 )
-def test_values_that_are_too_long_are_named_and_not_fetched(tmp_path: Path, script: str, match: str) -> None:
+def test_overlong_values_are_reported_and_not_fetched(tmp_path: Path, script: str, match: str) -> None:
     with open_store(tmp_path) as it:
         it.note({"pair": "demo"})
         it.enter([cell()], {})
@@ -331,7 +329,7 @@ def test_values_that_are_too_long_are_named_and_not_fetched(tmp_path: Path, scri
             pass
 
 
-def test_sums_are_bounded_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sums_of_lengths_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with open_store(tmp_path) as it:
         it.enter([cell()], {})
         it.add(cell().key, {i: record(i, 1000) for i in range(100)}, 1.0)
@@ -348,11 +346,11 @@ def test_sums_are_bounded_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(InputError, match=r"table items, row [0-9a-f]+: it takes more than"), read_store(tmp_path):
         pass
     monkeypatch.setattr(results_file, "_MOST_BYTES", 100_000)
-    with pytest.raises(InputError, match=r"has 0\.\d GB; results of up to"), read_store(tmp_path):
+    with pytest.raises(InputError, match=r"has 0\.\d GB, more than the"), read_store(tmp_path):
         pass
 
 
-def test_nothing_is_written_that_is_too_long_to_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_values_too_long_to_read_are_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with open_store(tmp_path) as it:
         it.enter([cell()], {})
         it.add(cell().key, {0: record(0)}, 1.0)
@@ -369,25 +367,25 @@ def test_nothing_is_written_that_is_too_long_to_be_read(tmp_path: Path, monkeypa
     assert len(stored(tmp_path)) == 5
 
 
-def test_each_question_has_its_own_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A long sweep is not ended by a limit that is meant for one question."""
+def test_time_limit_is_per_query(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time limit of a query must not stop a long sweep."""
     monkeypatch.setattr(results_file, "_PATIENCE", 0.3)
     monkeypatch.setattr(results_file, "_STEPS", 1)
     with open_store(tmp_path) as it:
         it.enter([cell()], {})
         for i in range(3):
             with suppress(ZeroDivisionError):
-                for _ in range(10**6):  # more than the limit, outside of SQLite
+                for _ in range(10**6):  # takes longer than the limit, outside SQLite
                     pow(3, 1000, 10**9)
             it.add(cell().key, {i: record(i)}, 1.0)
         assert len(it.items(cell().key)) == 3
-        with pytest.raises(InputError, match="takes longer"):
+        with pytest.raises(InputError, match="takes too long"):
             it._rows("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n")
 
 
-@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
-def test_the_private_copy_of_a_killed_sweep_is_cleaned_up_alone(tmp_path: Path) -> None:
-    """SIGKILL leaves it among the temporary files; the next sweep goes on without it, and the doctor removes it."""
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+def test_doctor_removes_only_the_private_copy_of_a_killed_sweep(tmp_path: Path) -> None:
+    """SIGKILL leaves it among the temporary files; the next sweep does not use it, and the doctor removes it."""
     run, temporary = tmp_path / "run", tmp_path / "tmp"
     temporary.mkdir()
     settings = {**os.environ, "TMPDIR": str(temporary), "PYTHONPATH": str(Path(store.__file__).parents[2])}
@@ -401,7 +399,7 @@ def test_the_private_copy_of_a_killed_sweep_is_cleaned_up_alone(tmp_path: Path) 
         )  # fmt: skip
 
     process = started(*words)
-    while not (run / f"{FILE}-wal").exists():  # something was committed
+    while not (run / f"{FILE}-wal").exists():  # wait for the first commit
         assert process.poll() is None
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
@@ -409,7 +407,7 @@ def test_the_private_copy_of_a_killed_sweep_is_cleaned_up_alone(tmp_path: Path) 
     (private,) = temporary.glob(f"pa-lite-*/{FILE}")
     assert private.parent.stat().st_mode & 0o077 == 0
     ours = {private.parent.name, f"{private.parent.name}.own"}
-    copied = temporary / f"pa-lite-{process.pid}-thesis"  # a user's copy of it, and somebody's marker beside a name
+    copied = temporary / f"pa-lite-{process.pid}-thesis"  # a user's copy, with a copy of the marker
     shutil.copytree(private.parent, copied)
     shutil.copy(marker_of(private.parent), marker_of(copied))
     (temporary / "pa-lite-1-0123abcd").mkdir()

@@ -1,4 +1,4 @@
-"""Workloads read back what they stored: every kind of record as its type, its value, and nothing else."""
+"""Tests of decoding: workloads read back every kind of record with its type and value, and refuse others."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def test_records_are_decoded_to_their_values(kind: str) -> None:
         assert workload.value(found) == pytest.approx(value, nan_ok=True)
 
 
-@pytest.mark.parametrize(("kind", "record", "told"), [
+@pytest.mark.parametrize(("kind", "record", "message"), [
     ("task", [], "record is not an object"),
     ("task", {"metric": "acc"}, "record has no 'metrics'"),
-    ("task", {"metric": "acc", "metrics": {"f1": 1}}, "'metrics' of record lacks the task's own metric"),
+    ("task", {"metric": "acc", "metrics": {"f1": 1}}, "'metrics' of record lacks the task's main metric"),
     ("task", {"metric": "acc", "metrics": {"acc": 2}}, "'metrics' of record is not an object of numbers in [0, 1]"),
-    ("task", {"metric": "acc", "metrics": {"acc": 1}, "remarks": "x"}, "'remarks' of record is not a list of texts"),
+    ("task", {"metric": "acc", "metrics": {"acc": 1}, "remarks": "x"}, "'remarks' of record is not a list of strings"),
     ("follow", ANSWER, "record has no 'followed'"),
     ("follow", {**ANSWER, "followed": 1}, "'followed' of record is not true, false or null"),
     ("answers", {**ANSWER, "ended": "yes"}, "'ended' of record is not true or false"),
@@ -45,7 +45,7 @@ def test_records_are_decoded_to_their_values(kind: str) -> None:
     ("wins", {}, "record has no 'preference'"),
     ("wins", {"preference": 0.5}, "'preference' of record is not a number from 1 to 2, or null"),
 ])  # fmt: skip
-def test_what_no_run_can_have_stored_is_refused(kind: str, record: Any, told: str) -> None:
+def test_invalid_records_are_refused(kind: str, record: Any, message: str) -> None:
     with pytest.raises(ValueError, match="record") as failed:
         WORKLOADS[kind].decode(record)
-    assert str(failed.value) == told
+    assert str(failed.value) == message

@@ -1,1 +1,1 @@
-"""A study for its readers: the page, figures, CSV and lm-eval files."""
+"""Reports of a study: page, figures, CSV and lm-eval files."""

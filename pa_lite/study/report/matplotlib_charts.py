@@ -1,4 +1,4 @@
-"""Draw a study's figures with matplotlib: SVG for a page or a file, PNG for a paper."""
+"""A study's figures drawn with matplotlib: SVG for a page or a file, PNG for a paper."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ from pa_lite.system.atomic import write_bytes, write_text
 from pa_lite.system.markers import temporary_folder
 from pa_lite.system.opening import check_own
 
-INK, PAPER = "#1c1e21", "#ffffff"  # of texts and axes, and behind them: a page replaces them with its own
+INK, PAPER = "#1c1e21", "#ffffff"  # foreground and background, which a page replaces by its own colours
 _PANEL_COLUMNS = 4
 _PAGE_WIDTH = 6.4  # inches
-_MOST_PIXELS = 60_000  # of a figure's side: matplotlib draws fewer than 65,536
+_MOST_PIXELS = 60_000  # per side of a figure: matplotlib's limit is 65,536
 _RC = {
     "svg.hashsalt": "pa-lite", "svg.fonttype": "none", "font.family": "sans-serif", "text.color": INK,
     "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK,
 }  # fmt: skip
-Panels = tuple[Sequence[Panel], int]  # and the number of columns
+Panels = tuple[Sequence[Panel], int]  # panels and the number of columns
 
 
 @contextmanager
 def _figure(width: float, height: float) -> Iterator[Any]:
-    """An empty figure; the same numbers give the same file: a fixed salt, and no date when it is saved."""
+    """Yield an empty figure. The same numbers give the same file: a fixed salt, and no date when saving."""
     with _without_settings():
-        import matplotlib  # half a second: not at import
+        import matplotlib  # imported late, as it takes half a second
         from matplotlib.backends.backend_svg import FigureCanvasSVG
         from matplotlib.figure import Figure
 
     defaults = {name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"}
     with matplotlib.rc_context(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # defaults that matplotlib has deprecated
+        warnings.simplefilter("ignore")  # some defaults are deprecated
         matplotlib.rcParams.update({**defaults, **_RC})
         figure = Figure(figsize=(width, height), layout="constrained", facecolor=PAPER)
         FigureCanvasSVG(figure)
@@ -54,10 +54,10 @@ def _figure(width: float, height: float) -> Iterator[Any]:
 
 @contextmanager
 def _without_settings() -> Iterator[None]:
-    """Let matplotlib be imported without reading settings: a `matplotlibrc` in the current folder would go before all.
+    """Let matplotlib be imported without reading a `matplotlibrc`, which it looks for first in the current folder.
 
-    Such a file can come with somebody's run folder, start programs (`text.usetex`), or be a pipe that never ends. Where
-    there is one, the process stands in another folder while matplotlib is imported.
+    Such a file can come with another person's run folder, start programs (`text.usetex`), or be an endless pipe. Where
+    there is one, the current folder is changed while matplotlib is imported.
     """
     if "matplotlib" in sys.modules:
         yield
@@ -86,10 +86,10 @@ def _without_settings() -> Iterator[None]:
 
 
 def _is_plain_cache() -> bool:
-    """Whether matplotlib may use the folder where it keeps its list of fonts.
+    """Return whether matplotlib can safely use its cache folder with the list of fonts.
 
-    It follows links there, waits for pipes for ever, and fails where a link leads to itself. The folder itself may be a
-    link: it is the user's own.
+    It follows links there, blocks on pipes, and fails on a link to itself. The folder may itself be a link, as it
+    belongs to the user.
     """
     given = os.environ.get("MPLCONFIGDIR")
     homes = (os.environ.get("XDG_CACHE_HOME") or "~/.cache", os.environ.get("XDG_CONFIG_HOME") or "~/.config")
@@ -101,7 +101,7 @@ def _is_plain_cache() -> bool:
                 for file in path.glob("*fontlist-*"):
                     check_own(file)
             elif os.path.lexists(os.path.expanduser(folder)):
-                return os.path.islink(os.path.expanduser(folder))  # matplotlib makes what a link leads to
+                return os.path.islink(os.path.expanduser(folder))  # matplotlib creates the target of a link
     except (OSError, RuntimeError):
         return False
     return True
@@ -116,7 +116,7 @@ def _svg(width: float, height: float, draw: Callable[[Any], None]) -> str:
 
 
 def _line(axes: Any, lams: Sequence[float], shown: Average, on_page: bool) -> None:
-    """An average with bars of one standard error; on a page with the bands of the figures that it stands for."""
+    """Draw an average with error bars of one standard error; on a page with 95% bands, as in the live figures."""
     values = [100 * e.value for e in shown.estimates]
     look = {
         "marker": shown.measure.marker,
@@ -132,7 +132,7 @@ def _line(axes: Any, lams: Sequence[float], shown: Average, on_page: bool) -> No
 
 
 def _mark(axes: Any, curves: Curves, found: Sequence[Reading]) -> int:
-    """Mark the lams that the readings call best, or say that none is; return how many lines that takes."""
+    """Mark the lams that the readings call best, or say that there is none; return the number of lines of text."""
     marked = marks(curves, found)
     for row, (lam, text, on_right) in enumerate(marked):
         axes.axvline(lam, color="#888", linestyle=":", linewidth=1)
@@ -148,25 +148,25 @@ def _mark(axes: Any, curves: Curves, found: Sequence[Reading]) -> int:
 
 
 def _draw_curves(figure: Any, curves: Curves, found: Sequence[Reading], title: str = "", on_page: bool = False) -> None:
-    """Every curve against lam, with its uncertainty and the readings' best lams marked."""
+    """Draw every curve against lam, with its uncertainty and the readings' best lams marked."""
     axes = figure.add_subplot()
     for shown in averages(curves):
         _line(axes, curves.lams, shown, on_page)
     rows = _mark(axes, curves, found)
     axes.set(xlabel="lam (0 = base, 1 = instruct)", ylabel="percent", ylim=(0, 100))
     if title:
-        axes.set_title(one_line(title), parse_math=False, pad=8 + 11 * rows)  # a name with dollars is not a formula
+        axes.set_title(one_line(title), parse_math=False, pad=8 + 11 * rows)  # a name may contain dollar signs
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=2 if curves.length_controlled else 3, frameon=False)
 
 
 def curves_svg(curves: Curves, title: str) -> str:
-    """Return the curves as an SVG file's text."""
+    """Return the content of an SVG file with the curves."""
     return _svg(7.0, 4.2, lambda figure: _draw_curves(figure, curves, readings(curves), title))
 
 
 def page_svgs(curves: Curves, found: Sequence[Reading], panels: Mapping[str, Panels]) -> dict[str, str]:
-    """Return the page's charts as SVG files' texts: `curves`, `plane` where following was measured, the `panels`."""
+    """Return the page's charts as SVG: `curves`, `plane` where following was measured, and those of `panels`."""
     out = {"curves": _svg(_PAGE_WIDTH, 4.0, lambda figure: _draw_curves(figure, curves, found, on_page=True))}
     if curves.compliance is not None:
         out["plane"] = _svg(_PAGE_WIDTH, 4.4, lambda figure: _draw_plane(figure, curves, found))
@@ -196,30 +196,33 @@ def _draw_plane(figure: Any, curves: Curves, found: Sequence[Reading] = ()) -> N
 
 
 def _draw_panels(figure: Any, curves: Curves, panels: Sequence[Panel], columns: int, on_page: bool = False) -> None:
-    """One panel for each group of tasks, named, with the best blind guess dotted."""
+    """Draw one titled panel for each group of tasks, with the best blind guess dotted."""
     columns = min(columns, len(panels))
-    places = figure.subplots(-(-len(panels) // columns), columns, squeeze=False, sharex=True).ravel()
-    for axes, each in zip(places, panels, strict=False):
+    grid = figure.subplots(-(-len(panels) // columns), columns, squeeze=False, sharex=True).ravel()
+    for axes, each in zip(grid, panels, strict=False):
         _line(axes, curves.lams, each.shown, on_page)
         if each.baseline is not None:
             axes.axhline(each.baseline, color="#999", linestyle=":", linewidth=1)
         axes.set_title(one_line(each.title), fontsize=9, parse_math=False)
         axes.grid(alpha=0.3)
-    for axes in places[len(panels) :]:
+    for axes in grid[len(panels) :]:
         axes.set_visible(False)
     figure.supxlabel("lam")
     figure.supylabel("percent")
 
 
 def write_figure(study: StudySummary, path: Path) -> None:
-    """Write the curves as a PNG or SVG file, by the path's ending. Raises InputError for another, OutputError."""
+    """Write the curves as a PNG or SVG file, by the path's suffix.
+
+    Raises InputError for another suffix, OutputError when the file cannot be written.
+    """
     ending = path.suffix.lower()
     if ending == ".svg":
         write_text(path, curves_svg(study.curves, study.title))
     elif ending == ".png":
         _write_png(path, *_figures(study)["curves"])
     else:
-        raise InputError(f"{path}: a figure is a .png or an .svg file. Name one of these.")
+        raise InputError(f"{path}: a figure must be a .png or .svg file.")
 
 
 def _write_png(
@@ -228,13 +231,13 @@ def _write_png(
     raw = io.BytesIO()
     with _figure(width, height) as figure:
         draw(figure)
-        dpi = min(dots_per_inch, _MOST_PIXELS / max(width, height))  # hundreds of tasks make a figure of any height
+        dpi = min(dots_per_inch, _MOST_PIXELS / max(width, height))  # a figure of hundreds of tasks is very high
         figure.savefig(raw, format="png", dpi=dpi, metadata={"Software": None})
     write_bytes(path, raw.getvalue())
 
 
 def _figures(study: StudySummary) -> dict[str, tuple[float, float, Callable[[Any], None]]]:
-    """Return the figures for a paper, as far as there is something to show: name -> width, height, what draws it."""
+    """Return the figures for a paper that the study has data for: name -> (width, height, draw)."""
     curves, n_tasks = study.curves, len(study.curves.tasks)
     out: dict[str, tuple[float, float, Callable[[Any], None]]] = {
         "curves": (7.0, 4.2, lambda figure: _draw_curves(figure, curves, readings(curves), study.title))
@@ -249,12 +252,12 @@ def _figures(study: StudySummary) -> dict[str, tuple[float, float, Callable[[Any
 
 
 def figure_names(study: StudySummary) -> list[str]:
-    """Names of the figures that write_png writes, without their ending."""
+    """Return the names of the figures that write_png writes, without suffix."""
     return list(_figures(study))
 
 
 def write_png(study: StudySummary, folder: Path, dots_per_inch: int = 300) -> list[Path]:
-    """Write the figures for a paper: curves, plane, and a panel for each task, as far as there is something to show.
+    """Write the figures for a paper: curves, plane, and a panel for each task, where there is data for them.
 
     Raises OutputError when they cannot be written.
     """

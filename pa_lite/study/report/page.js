@@ -5,14 +5,14 @@
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
   const touch = window.matchMedia("(hover: none)").matches;
 
-  // Buttons are listed one by one: a new version of plotly cannot add one that leads to a server.
+  // Buttons are listed explicitly, so that a new version of plotly cannot add one that contacts a server.
   function config(id) {
     return { responsive: false, displaylogo: false, displayModeBar: touch ? false : "hover",
       modeBarButtons: [["toImage", "resetScale2d"]], toImageButtonOptions: { filename: "pa-lite-" + id, scale: 2 },
       showLink: false, showSendToCloud: false, showEditInChartStudio: false, plotlyServerURL: "" };
   }
 
-  // plotly gets both sizes as numbers and never measures the page, so no resize can change a height.
+  // plotly gets both sizes as numbers and does not measure the page, so that resizing cannot change a height.
   function sized(layout, width) {
     const style = getComputedStyle(document.documentElement);
     const ink = style.getPropertyValue("--ink").trim(), line = style.getPropertyValue("--line").trim();
@@ -23,15 +23,15 @@
     if (touch) out.dragmode = false; // a finger scrolls the page
     for (const key of Object.keys(layout).filter((k) => /^[xy]axis/.test(k)))
       out[key] = Object.assign({}, layout[key], { gridcolor: line, linecolor: line });
-    if (layout.grid && narrow.matches) { // a phone: one panel below the other
-      const panels = layout.annotations.length; // each has its name
+    if (layout.grid && narrow.matches) { // on a phone, panels are stacked
+      const panels = layout.annotations.length; // one annotation, its title, for each panel
       out.grid = Object.assign({}, layout.grid, { rows: panels, columns: 1, ygap: 0.45 });
       out.height = 60 + 170 * panels;
     }
     return out;
   }
 
-  // The static chart's own words describe the live one, whose parts are not worth reading one by one.
+  // The live chart gets the static chart's description; its parts are hidden from screen readers.
   function describe(chart, host) {
     const words = ["title", "desc"].map((tag) => chart.querySelector(".static svg > " + tag).textContent).join(". ");
     host.querySelectorAll("svg.main-svg").forEach((svg, i) => {
@@ -43,7 +43,7 @@
 
   function draw(id) {
     const host = document.getElementById(id), chart = host.parentElement;
-    chart.classList.add("is-live"); // before it is drawn: what is hidden has no size
+    chart.classList.add("is-live"); // before drawing, as hidden elements have no size
     const failed = (error) => {
       chart.classList.remove("is-live"); // the static chart stays
       console.warn("chart " + id + ": " + error);
@@ -61,7 +61,7 @@
   function drawAll() {
     ids.forEach(draw);
   }
-  function follow() { // a frame later: many events make one drawing
+  function follow() { // called once per frame, however many events there are
     for (const id of ids) {
       const width = document.getElementById(id).parentElement.clientWidth;
       if (width && width !== widths[id]) {

@@ -1,4 +1,4 @@
-"""A study as one HTML page that needs nothing but itself. All text of models and tasks is escaped."""
+"""A study as one self-contained HTML page. All text from models and tasks is escaped."""
 
 from __future__ import annotations
 
@@ -29,30 +29,30 @@ _SCRIPT = Path(__file__).with_name("page.js")
 
 
 def _plotly() -> str:
-    """plotly's JavaScript, 5 MB, to be put into the page."""
+    """Return plotly's JavaScript for the page, 5 MB. Raises EngineError when it cannot be embedded."""
     from plotly.offline import get_plotlyjs
 
     text: str = get_plotlyjs()
     if "</script" in text or "<!--" in text:
         raise EngineError(
-            "this version of plotly cannot be put into a page. Install a tested one: pip install -U pa-lite"
+            "this version of plotly cannot be embedded in a page. Install a tested one: pip install -U pa-lite"
         )
     return _as_parsed(text)
 
 
 def _as_parsed(script: str) -> str:
-    """The text as a browser reads it from a page, so that its hash is the one that the browser computes."""
+    """Return a script as a browser parses it from a page, so that its hash equals the browser's."""
     return script.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "\ufffd")
 
 
 def _hashes(*scripts: str) -> str:
-    """The page's own scripts as sources of its security policy: no other script runs."""
+    """Return the hashes of the page's scripts as sources for its security policy; no other script runs."""
     digests = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
     return " ".join(f"'sha256-{digest}'" for digest in digests)
 
 
 def _panels(curves: Curves) -> dict[str, Panels]:
-    """The charts of several panels."""
+    """Return the charts with several panels: by area and by task, where there are several but not too many."""
     out: dict[str, Panels] = {}
     if 1 < len(curves.areas) <= MOST_PANELS:
         out["areas"] = by_gain(curves, {area: curves.of_area(area) for area in curves.areas}), 2
@@ -76,13 +76,13 @@ def _difference(found: Mapping[float, Difference], lam: float) -> tuple[str, str
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.1f}" if math.isfinite(share) else "not known"
+    return f"{100 * share:.1f}" if math.isfinite(share) else "unknown"
 
 
 def _rows(
     curves: Curves, few_shot: Mapping[str, list[Difference]], found: Sequence[Reading]
 ) -> tuple[list[str], list[dict[str, Any]]]:
-    """The table of averages by lam: column names, and rows of ready texts with the readings that mark them."""
+    """Return the table of averages by lam: column names, and rows of formatted cells with the readings' labels."""
     shown = averages(curves)
     against = {end: {d.lam: d for d in found} for end, found in few_shot.items()}
     marks, lead = labels(found), found[0].best if found else None
@@ -97,13 +97,13 @@ def _rows(
 
 
 def _group_rows(curves: Curves) -> list[dict[str, Any]]:
-    """The table of areas and tasks by lam, as ready texts."""
+    """Return the table of areas and tasks by lam, formatted."""
     groups = list(curves.groups())[1:]
     return [{"name": name, "cells": [_percent(x) for x in means(series)]} for name, series in groups]
 
 
 def readable(value: Any) -> Any:
-    """The value with every text in it made plain: what models and tasks wrote can turn or hide nothing of the page."""
+    """Return the value with every string made `plain`, so that text of models and tasks cannot reorder or hide text."""
     if isinstance(value, str):
         return value if isinstance(value, Markup) else plain(value.replace("\r\n", "\n"))
     if isinstance(value, Mapping):
@@ -114,11 +114,11 @@ def readable(value: Any) -> Any:
 
 
 def is_page(path: Path) -> bool:
-    """Return whether a file begins as every page of a study does."""
-    begin = _TEMPLATE.read_bytes().partition(b"{{")[0]
+    """Return whether a file starts like every page of a study."""
+    start = _TEMPLATE.read_bytes().partition(b"{{")[0]
     try:
         with open_regular(path) as file:
-            return file.read(len(begin)) == begin
+            return file.read(len(start)) == start
     except OSError:
         return False
 
@@ -126,8 +126,8 @@ def is_page(path: Path) -> bool:
 def to_html(study: StudySummary) -> str:
     """Return the page: sentences, charts with hover values, numbers, examples, setting, and the data as CSV.
 
-    Each chart is there twice: as a static SVG, which is printed and shown where scripts do not run, and as figures that
-    plotly draws in its place. The page's security policy allows its own scripts alone and no connection.
+    Each chart is included twice: as a static SVG, for printing and where scripts do not run, and as data that plotly
+    draws instead. The page's security policy allows only its own scripts and no connection.
     """
     curves, found = study.curves, readings(study.curves)
     against = against_ends(curves)

@@ -1,4 +1,4 @@
-"""The charts of a study as plotly figures (plain data) for the page. Draws nothing itself."""
+"""The charts of a study as plotly figures (plain data), which the page's script draws."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _AXIS = {"zeroline": False, "automargin": True}
 
 
 def _axes(panel: int) -> dict[str, str]:
-    """Which axes a trace belongs to; panels count from 1, 0 is a chart of its own."""
+    """Return the axes of a trace in a panel; panels count from 1, 0 is a chart without panels."""
     suffix = str(panel) if panel > 1 else ""
     return {"xaxis": f"x{suffix}", "yaxis": f"y{suffix}"}
 
 
-def _told(stderr: float) -> str:
-    """A standard error in percent."""
-    return f"{100 * stderr:.1f}" if math.isfinite(stderr) else "not known"
+def _percent(stderr: float) -> str:
+    """Return a standard error in percent, as text."""
+    return f"{100 * stderr:.1f}" if math.isfinite(stderr) else "unknown"
 
 
 def _line(lams: Sequence[float], shown: Average, name: str, panel: int = 0) -> list[Figure]:
-    """An average with its interval as a band."""
+    """Return the traces of an average and its interval, as a band."""
     (low, high), colour = band(shown), shown.measure.colour
     axes = _axes(panel)
     area = {
@@ -41,7 +41,7 @@ def _line(lams: Sequence[float], shown: Average, name: str, panel: int = 0) -> l
         "type": "scatter", "mode": "lines+markers", "name": name, "x": list(lams),
         "y": [100 * e.value for e in shown.estimates],
         "line": {"color": colour}, "marker": {"color": colour, "size": 7 if not panel else 4},
-        "customdata": [[_told(e.stderr), a, b, shown.n] for e, a, b in zip(shown.estimates, low, high, strict=True)],
+        "customdata": [[_percent(e.stderr), a, b, shown.n] for e, a, b in zip(shown.estimates, low, high, strict=True)],
         "hovertemplate": "lam %{x}: %{y:.1f}% (s.e. %{customdata[0]}, 95% %{customdata[1]:.1f} to "
                          "%{customdata[2]:.1f}, n %{customdata[3]})<extra>" + html.escape(name) + "</extra>",
         "showlegend": not panel, **axes,
@@ -73,7 +73,7 @@ def curves_figure(curves: Curves, found: Sequence[Reading] = ()) -> Figure:
 
 
 def plane_figure(curves: Curves, found: Sequence[Reading]) -> Figure:
-    """Return the trade-off: few-shot skill against following, lam along the path, the Pareto-optimal points marked."""
+    """Return few-shot accuracy against following, as a path along lam, with the Pareto-optimal points marked."""
     points, word, colour = plane(curves, found), curves.compliance_measure.label, FEW_SHOT.colour
     trace = {
         "type": "scatter", "mode": "lines+markers+text", "name": "lam", "showlegend": False,

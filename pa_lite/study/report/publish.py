@@ -1,4 +1,4 @@
-"""Writes what readers of a study want: the page, figures, CSV, lm-eval's form."""
+"""Writing of a study's reports: page, figures, CSV and lm-eval files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pa_lite.untrusted.safe_names import file_name
 
 @dataclass(frozen=True, kw_only=True)
 class ReportOptions:
-    """Where to write: the page (None: report.html in the run folder), and what else is named; `type` of weights."""
+    """Where to write the page (None: report.html in the run folder) and further files; `type` is the weight type."""
 
     output: Path | None = None
     png: Path | None = None
@@ -30,7 +30,7 @@ class ReportOptions:
     force: bool = False
 
     def __post_init__(self) -> None:
-        """Take paths as strings, and a type in any case."""
+        """Convert paths from strings, and a type in any case."""
         for name in ("output", "png", "csv", "lm_eval"):
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, Path(value))
@@ -39,13 +39,13 @@ class ReportOptions:
 
 
 def publish(run: Path, options: ReportOptions | None = None) -> tuple[list[Path], StudySummary]:
-    """Write the study in a run folder; returns the files written and the study.
+    """Write the reports of the study in a run folder; return the files written and the study.
 
-    Raises InputError when there is nothing to tell, OutputError when a file exists or cannot be written.
+    Raises InputError when there are no results, OutputError when a file exists or cannot be written.
     """
     options = options or ReportOptions()
     page = options.output or run / "report.html"
-    # a page in the run folder is ours to renew, if it is one
+    # an earlier page in the run folder may be replaced without `force`
     check_target(page, options.force or (options.output is None and is_page(page)))
     if options.csv is not None:
         check_target(options.csv, options.force, "--csv")
@@ -55,10 +55,10 @@ def publish(run: Path, options: ReportOptions | None = None) -> tuple[list[Path]
     with read_store(run) as store:
         study = load_study(store, options.type)
         name = file_name(f"{study.pair}_{study.type}")
-        told = {lam: f"{lam:g}" for lam in study.curves.lams}
-        if len(set(told.values())) < len(told):
-            told = {lam: repr(lam) for lam in told}  # lams that differ only after six digits get files of their own
-        pages = {lam: f"results_{name}_{text}.json" for lam, text in told.items()}
+        lam_names = {lam: f"{lam:g}" for lam in study.curves.lams}
+        if len(set(lam_names.values())) < len(lam_names):  # lams that differ only after six digits
+            lam_names = {lam: repr(lam) for lam in lam_names}
+        pages = {lam: f"results_{name}_{text}.json" for lam, text in lam_names.items()}
         names = {"--png": [f"{name}.png" for name in figure_names(study)], "--lm-eval": list(pages.values())}
         for option, folder in (("--png", options.png), ("--lm-eval", options.lm_eval)):
             for name in names[option]:
@@ -91,6 +91,6 @@ def _write_items(store: Store, path: Path) -> None:
 
 def _make(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder}: is no folder. Name another.")
+        raise OutputError(f"{folder}: is not a folder. Name another.")
     with write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)

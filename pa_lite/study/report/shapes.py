@@ -1,4 +1,4 @@
-"""What the charts of a study show, worked out once for every way to draw it: points, panels, and which get labels."""
+"""The content of a study's charts, independent of how they are drawn: points, panels and labels."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from pa_lite.study.curves import Average, Curves, Series, average, means, pareto
 from pa_lite.study.measures import FEW_SHOT
 from pa_lite.study.summary import Reading, labels
 
-_LABEL = 0.1, 0.08  # of the chart's width and height: what a label takes
+_LABEL = 0.1, 0.08  # size of a label as a share of the chart's width and height
 
 
 def marks(curves: Curves, found: Sequence[Reading]) -> list[tuple[float, str, bool]]:
-    """Return the lams that the readings call best: lam, what marks it, whether it is in the right half of a chart."""
+    """Return the lams that the readings call best: (lam, label, whether it is in the right half of a chart)."""
     middle = (max(curves.lams) + min(curves.lams)) / 2
     return [(lam, f"{', '.join(names)}: lam {lam:g}", lam > middle) for lam, names in labels(found).items()]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """A lam in the plane of following and few-shot skill, both in percent.
+    """A lam in the plane of following and few-shot accuracy (`skill`), both in percent.
 
-    `names` are the lam and what it is the best for; they are shown where `is_named`, and stand on the point's inner
-    side, where the chart has room: to its left where it is `on_right`.
+    `names` are the lam and what it is best for, shown where `is_named`. The label is on the side with more space: to
+    the left of the point where it is `on_right`.
     """
 
     lam: float
@@ -36,7 +36,7 @@ class Point:
 
 
 def plane(curves: Curves, found: Sequence[Reading]) -> list[Point]:
-    """Return the trade-off as the points of a path, by lam; nothing where no following was measured."""
+    """Return the trade-off as points of a path, ordered by lam; empty where following was not measured."""
     if curves.compliance is None:
         return []
     skill, following = 100 * means(curves.tasks), 100 * means([curves.compliance])
@@ -55,14 +55,14 @@ def plane(curves: Curves, found: Sequence[Reading]) -> list[Point]:
 
 
 def labels_apart(points: Sequence[tuple[float, float]], must: Sequence[bool]) -> list[bool]:
-    """Return which points of a path get a label: all that must, and others as far as none lies on another label."""
+    """Return which points of a path get a label: all that must, and others whose label overlaps no other."""
     wide, high = (max(v) - min(v) or 1 for v in zip(*points, strict=True))
     shown = list(must)
     labelled = [point for point, is_shown in zip(points, must, strict=True) if is_shown]
     for i in sorted(range(len(points)), key=lambda i: (0 < i < len(points) - 1, i)):  # the ends first
         x, y = points[i]
         near = any(abs(x - a) < _LABEL[0] * wide and abs(y - b) < _LABEL[1] * high for a, b in labelled)
-        if not shown[i] and not near:  # those that lie apart are few, however many points there are
+        if not shown[i] and not near:  # so the number of labels is bounded by the area of the chart
             shown[i] = True
             labelled.append(points[i])
     return shown
@@ -79,16 +79,16 @@ class Panel:
 
 
 def panel(name: str, series: Sequence[Series], title: str = "") -> Panel:
-    """Return the panel of a group."""
+    """Return the panel of a group of tasks; the title is the name by default."""
     guesses = [s.baseline for s in series if s.baseline is not None]
     baseline = 100 * sum(guesses) / len(guesses) if len(guesses) == len(series) else None
     return Panel(name=name, title=title or name, shown=average(FEW_SHOT, series), baseline=baseline)
 
 
 def by_gain(curves: Curves, groups: Mapping[str, Sequence[Series]]) -> list[Panel]:
-    """Return a panel for each group, those first that gain most on the way back from the largest lam.
+    """Return a panel for each group, ordered by gain: the highest average minus that at the largest lam.
 
-    The gain, in points from there to the highest value, is in the title.
+    The gain in points is in the title.
     """
     last = max(range(len(curves.lams)), key=lambda i: curves.lams[i])
     averages = {name: means(series) for name, series in groups.items()}

@@ -1,4 +1,4 @@
-"""A study's charts as SVG elements that stand in a page, with text alternatives: seen without scripts and in print."""
+"""A study's charts as inline SVG with text alternatives, for a page without scripts and for printing."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _NAMES = {"curves": "Along lam", "plane": "The trade-off", "areas": "By area", "
 
 
 def static_charts(curves: Curves, found: Sequence[Reading], panels: Mapping[str, Panels]) -> dict[str, Markup]:
-    """Return every chart of the page (see `page_svgs`) as an `svg` element in the page's own colours and width."""
+    """Return every chart of the page (see `page_svgs`) as an `svg` element with the page's colours and width."""
     described = _descriptions(curves, found, panels)
     drawn = page_svgs(curves, found, panels)
     return {name: _element(svg, name, _NAMES[name], one_line(described[name])) for name, svg in drawn.items()}
 
 
 def _element(svg: str, name: str, title: str, description: str) -> Markup:
-    """Turn an SVG file into an element of HTML: own ids, the page's fonts and colours, a title and a description."""
+    """Convert an SVG file to an HTML element: unique ids, the page's fonts and colours, a title and a description."""
     root = ElementTree.fromstring(svg)
     _strip(root)
     for element in root.iter():
@@ -53,7 +53,7 @@ def _element(svg: str, name: str, title: str, description: str) -> Markup:
 
 
 def _strip(root: ElementTree.Element) -> None:
-    """Remove metadata and style sheets, which would hold for the whole page."""
+    """Remove metadata, and style sheets, which would apply to the whole page."""
     for parent in list(root.iter()):
         for child in list(parent):
             if child.tag.rpartition("}")[2] in ("metadata", "style"):
@@ -61,14 +61,14 @@ def _strip(root: ElementTree.Element) -> None:
 
 
 def _style(style: str) -> str:
-    """Replace the drawing's ink and paper by the page's, and leave the choice of the font to the page."""
+    """Replace the drawing's ink and paper by the page's colours, and remove the font, which the page sets."""
     kept = [part.strip() for part in style.split(";") if not part.strip().startswith("font-family")]
     pairs = (part.partition(":") for part in kept if part)
     return "; ".join(f"{key}: {_COLOURS.get(value.strip(), value.strip())}" for key, _, value in pairs)
 
 
 def _descriptions(curves: Curves, found: Sequence[Reading], panels: Mapping[str, Panels]) -> dict[str, str]:
-    """Return each chart in words: what is drawn, from where to where it goes, what is marked."""
+    """Return each chart in words: what is drawn, its values at the ends and range, and what is marked."""
     order = sorted(range(len(curves.lams)), key=lambda i: curves.lams[i])
     lams = [curves.lams[i] for i in order]
 

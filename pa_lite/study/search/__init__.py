@@ -1,1 +1,1 @@
-"""The search for the best lam, or for a coarse schedule around it, with less work than a whole grid."""
+"""Search for the best lam, or a coarse schedule around it, with fewer evaluations than a full grid."""

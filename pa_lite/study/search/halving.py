@@ -1,8 +1,8 @@
-"""The best lam with a part of the grid's work: successive halving over lams, on the same items, smoothed along lam.
+"""Search for the best lam with a fraction of the grid's evaluations: successive halving, smoothed along lam.
 
-All lams begin with a few items; the half that is likelier to win goes on with more. Neighbours inform each other: an
-average moves smoothly with lam. Sources: Jamieson and Talwalkar 2016 (successive halving); Rubin 1981 (Bayesian
-bootstrap); Rasmussen and Williams 2006, chapter 2 (Gaussian process regression).
+All lams start with a few items, the same for each; the half that is likelier to win continues with more. Neighbours
+inform each other, as averages change smoothly with lam. Sources: Jamieson and Talwalkar 2016 (successive halving);
+Rubin 1981 (Bayesian bootstrap); Rasmussen and Williams 2006, chapter 2 (Gaussian process regression).
 """
 
 from __future__ import annotations
@@ -20,28 +20,31 @@ from pa_lite.study.comparisons import LEVEL, mean_variance, sign_flip_p
 from pa_lite.study.curves import Values
 from pa_lite.study.goal import Goal
 
-# (place of the lam, place of the series, items) -> their values, float64 [items]
+# (index of the arm, index of the series, items) -> their values, float64 [items]
 Evaluate = Callable[[int, int, Sequence[int]], Values]
 _DRAWS = 2000
-_LENGTHS = (0.1, 0.15, 0.2, 0.3, 0.5, 0.8)  # in lam: over such a distance an average may turn
-_WITHIN = 0.1001  # a lam this near to the best counts as the same answer
+_LENGTHS = (0.1, 0.15, 0.2, 0.3, 0.5, 0.8)  # candidate length scales of the Gaussian process, in lam
+_WITHIN = 0.1001  # a lam this close to the best counts as the same answer
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions:
-    """`budget` is the share of the grid's item evaluations that may be spent, `seed` orders the items."""
+    """Options of a search: `budget` is the share of the grid's item evaluations to spend, `seed` shuffles the items."""
 
     budget: float = 0.4
     seed: int = 0
 
     def __post_init__(self) -> None:
         if not 0 < self.budget <= 1:
-            raise InputError(f"budget {self.budget:g} is outside (0, 1]: it is a share of the full grid's evaluations.")
+            raise InputError(f"budget {self.budget:g} is outside (0, 1]: it is a share of the grid's evaluations.")
 
 
 @dataclass(frozen=True)
 class Arms:
-    """What can be raced: each arm's lam, the items of each task (last of the instructions), and how to evaluate."""
+    """Candidates of a race: each arm's lam, the number of items of each series, and the function that evaluates them.
+
+    A series is a task, or with `has_follow` the last one is the instructions.
+    """
 
     lams: tuple[float, ...]
     sizes: tuple[int, ...]
@@ -50,18 +53,18 @@ class Arms:
 
     @property
     def grid(self) -> int:
-        """Evaluations of every arm on every item."""
+        """The number of evaluations of every arm on every item."""
         return len(self.lams) * sum(self.sizes)
 
 
 @dataclass(frozen=True)
 class Found:
-    """The answer and what it rests on.
+    """The result of a search.
 
-    `confidence` is the probability, over items, that no lam farther than 0.1 is better. `few_shot`, `follow` and
-    `evaluated` hold each lam's smoothed averages (NaN without following) and the share of its items that was looked at.
-    `differs` says whether any lam is measurably different from the answer in what the goal looks at; if not, `lam` is
-    one of equals, and `needed` items would show a difference of 2 points (80% power, 5% two-sided).
+    `confidence` is the probability, over items, that no lam farther away than 0.1 is better. `few_shot` and `follow`
+    are each lam's smoothed averages (`follow` is empty without following), `evaluated` the share of its items that were
+    evaluated. `differs` says whether any lam differs measurably from `lam` in a measure of the goal; if not, `needed`
+    items would show a difference of 2 points (80% power, 5% two-sided).
     """
 
     lam: float
@@ -77,7 +80,7 @@ class Found:
 
 
 class _Race:
-    """Values seen so far: each lam knows a beginning of each series' shuffled items."""
+    """The values evaluated so far: for each arm, a prefix of each series' shuffled items."""
 
     def __init__(self, arms: Arms, seed: int) -> None:
         self.arms, self.lams, self.sizes = arms, arms.lams, arms.sizes
@@ -99,10 +102,10 @@ class _Race:
             self.seen[lam, series] = after
 
     def draws(self, smooth: bool) -> tuple[Values, Values | None]:
-        """Plausible (few-shot, following) averages: float64 [draws + 1, arms], row 0 the measured ones.
+        """Return sampled (few-shot, following) averages: float64 [draws + 1, arms]; row 0 is measured.
 
-        Each draw weighs the items anew, an item alike for every arm, so that what arms share cancels. With `smooth` the
-        arms are lams of one line.
+        Each draw weights the items randomly (Bayesian bootstrap), with the same weights for every arm, so that noise
+        shared by the arms cancels. `smooth` requires that the arms are lams of one line.
         """
         few_shot = np.zeros((_DRAWS + 1, len(self.lams)))
         n_tasks = len(self.sizes) - self.arms.has_follow
@@ -122,13 +125,13 @@ class _Race:
 
 
 def _smooth(lams: Sequence[float], averages: Values, counts: npt.NDArray[np.int64]) -> Values:
-    """Each row's Gaussian process posterior mean over lam; a lam's noise falls with its number of items.
+    """Return each row's Gaussian process posterior mean over lam; a lam's noise falls with its number of items.
 
-    How fast the curve may turn is what makes the measured averages, row 0, likeliest.
+    The length scale is that of the highest likelihood for the measured averages (row 0).
     """
     x, centre = np.asarray(lams), averages[0].mean()
     spread = max(float(averages[0].var()), 1e-4)
-    # between lams the same items cancel most of the noise; a quarter of the binomial variance stays
+    # as all lams have the same items, most of the noise cancels; a quarter of the binomial variance is assumed to stay
     noise = 0.25 * max(centre * (1 - centre), 0.01) / np.maximum(counts, 1)
 
     def fit(length: float) -> tuple[float, Values]:
@@ -145,9 +148,9 @@ def _smooth(lams: Sequence[float], averages: Values, counts: npt.NDArray[np.int6
 
 @dataclass(frozen=True)
 class Raced:
-    """How a race of arms ended: the winner's index, and per arm what was seen; row 0 of `utilities` is measured.
+    """The result of a race: the winner's index, and averages and utilities [draws + 1, arms]; row 0 is measured.
 
-    `differs` and `needed` are those of `Found`.
+    `differs` and `needed` are as in `Found`.
     """
 
     best: int
@@ -164,28 +167,29 @@ class Raced:
 def race_arms(arms: Arms, goal: Goal, options: SearchOptions | None = None, smooth: bool = False) -> Raced:
     """Race arms for the highest utility; with `smooth` they are lams of one line, and neighbours inform each other.
 
-    Raises InputError when the goal cannot be judged from what is measured, or nothing is, or the budget is too small.
+    Raises InputError when the goal requires a measure that is missing, for less than two arms, no items, or a budget
+    that is too small.
     """
     options = options or SearchOptions()
     lams, sizes, grid = arms.lams, arms.sizes, arms.grid
     if len(lams) < 2 or not sizes or min(sizes) < 1:
-        raise InputError("a search needs two lams or more, and items.")
+        raise InputError("a search requires at least two lams, and items.")
     goal.utilities(lams, np.zeros(len(lams)), np.zeros(len(lams)) if arms.has_follow else None)  # fails before any work
     race = _Race(arms, options.seed)
     least = len(lams) * len(sizes)
     rungs = max(1, math.ceil(math.log2(len(lams))))
-    if math.floor(options.budget * grid) < 2 * least:  # else some lam would be judged on nothing
+    if math.floor(options.budget * grid) < 2 * least:  # otherwise some arm would have no items
         raise InputError(
-            f"budget {options.budget:g} of {grid} evaluations is too small: {2 * least} are the fewest, for "
-            f"{len(lams)} lams or schedules and {len(sizes)} sets of items. Raise --budget, or take more items."
+            f"budget {options.budget:g} of {grid} evaluations is too small: {len(lams)} lams or schedules and "
+            f"{len(sizes)} sets of items require {2 * least}. Raise --budget, or use more items."
         )
     alive = list(range(len(lams)))
     share = 0.0
     for rung in range(rungs):
         wanted = [(arm, s) for arm in alive for s in range(len(sizes))]
         if goal.keep_follow is not None and list(lams).index(1.0) not in alive:
-            wanted.append((list(lams).index(1.0), len(sizes) - 1))  # the constraint's own yardstick
-        left = math.floor(options.budget * grid) - race.spent - len(wanted)  # each is rounded up to a whole item
+            wanted.append((list(lams).index(1.0), len(sizes) - 1))  # the constraint is relative to lam 1
+        left = math.floor(options.budget * grid) - race.spent - len(wanted)  # each may round up to one more item
         share = min(1.0, share + max(0.0, left) / (rungs - rung) / sum(sizes[s] for _, s in wanted))
         for arm, s in wanted:
             race.extend(arm, s, share)
@@ -205,17 +209,17 @@ def race_arms(arms: Arms, goal: Goal, options: SearchOptions | None = None, smoo
 
 
 def _compare_arms(race: _Race, best: int, goal: Goal) -> tuple[bool, int]:
-    """Compare the best arm with each other on the items that both saw, in what the goal looks at.
+    """Compare the best arm with every other in the goal's measures, on the items that both have.
 
-    Returns whether a sign-flip test finds a difference at the 5% level, corrected for all pairs of arms as the best was
-    chosen among them, and how many items would show one of 2 points.
+    Return whether a sign-flip test finds a difference at the 5% level, corrected for all pairs of arms as the best was
+    chosen among them, and how many items would show a difference of 2 points.
     """
     n_tasks, arms = len(race.sizes) - race.arms.has_follow, len(race.lams)
-    looked_at = [range(n_tasks)] if goal.weight < 1 else []
+    measures = [range(n_tasks)] if goal.weight < 1 else []
     if goal.needs_follow:
-        looked_at.append(range(n_tasks, len(race.sizes)))
+        measures.append(range(n_tasks, len(race.sizes)))
     differs, needed = False, 0
-    for series in looked_at:
+    for series in measures:
         for arm in (arm for arm in range(arms) if arm != best):
             gaps = []
             for s in series:
@@ -246,7 +250,7 @@ def search_lam(arms: Arms, goal: Goal, options: SearchOptions | None = None) -> 
 
 
 def _win_shares(utilities: Values, alive: Sequence[int]) -> Values:
-    """How often each lam is the best of those alive; float64 [lams]."""
+    """Return how often each arm is the best of those alive: float64 [arms]."""
     shares = np.zeros(utilities.shape[1])
     winners = np.asarray(alive)[utilities[:, alive].argmax(axis=1)]
     np.add.at(shares, winners, 1 / len(utilities))

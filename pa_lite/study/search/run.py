@@ -1,4 +1,4 @@
-"""The search for the best lam, or for a coarse schedule around it, run on models: what to look at next is evaluated."""
+"""Search for the best lam, or a coarse schedule around it, by evaluating models."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from pa_lite.study.search.halving import Arms, Found, SearchOptions, race_arms, 
 from pa_lite.study.worker import LocalWorker
 from pa_lite.study.workloads import FollowWorkload
 
-_STEPS = (-0.2, 0.2)  # a group's lam against the others'
+_STEPS = (-0.2, 0.2)  # changes of one group's lam
 
 
 @dataclass(frozen=True)
 class Schedules:
-    """Schedules around one lam, raced: `text` is the best one's, empty when none beats the single lam.
+    """The result of racing schedules around one lam; `text` is the best schedule, empty when the single lam is best.
 
-    `differs` and `needed` say whether any is measurably different from it, and how many items would show 2 points.
+    `differs` says whether any is measurably different from it, `needed` how many items would show 2 points.
     """
 
     lam: float
@@ -40,42 +40,39 @@ class Schedules:
 
 
 class _Evaluator:
-    """Runs items of a plan's works at a lam and schedule, on one model that moves. Reports items done."""
+    """Evaluates items of a plan's workloads at any lam and schedule, on one model moved in memory, with progress."""
 
     def __init__(self, plan: StudyPlan, limit: int, progress: Progress | None, phase: str) -> None:
         self.plan, self.limit, self.progress, self.done = plan, limit, progress, 0
         self.phase, self.worker = phase, LocalWorker(plan)
 
-    def __call__(self, lam: float, work: int, items: Sequence[int], schedule: Schedule | None = None) -> Values:
+    def __call__(self, lam: float, index: int, items: Sequence[int], schedule: Schedule | None = None) -> Values:
         kind = self.plan.options.types[0]
-        records = self.worker.run(kind, lam, work, items, schedule)
+        records = self.worker.run(kind, lam, index, items, schedule)
         self.done += len(items)
         if self.progress is not None:
             self.progress(self.phase, min(self.done, self.limit), self.limit, "items")
-        workload = self.plan.works[work]
+        workload = self.plan.workloads[index]
         return np.array([workload.value(workload.decode(records[i])) for i in items])
 
 
 def _sizes(plan: StudyPlan, goal: Goal) -> tuple[tuple[int, ...], bool]:
-    """Items of each work, and whether the last is instruction following.
+    """Return the number of items of each workload, and whether the last is instruction following.
 
-    Raises InputError when the goal lacks it, for several types, and for answers that only a judge could tell apart.
+    Raises InputError when the goal requires following and there is none, for several types, and for AlpacaEval answers.
     """
     if len(plan.merges) > 1 or plan.options.alpaca:
-        raise InputError("a search measures tasks and instructions, of one type of weights.")
-    has_follow = isinstance(plan.works[-1], FollowWorkload)
+        raise InputError("a search uses tasks and instructions (not --alpaca), with a single weight type.")
+    has_follow = isinstance(plan.workloads[-1], FollowWorkload)
     if goal.needs_follow and not has_follow:
-        raise InputError(f"to find {goal.told()}, name a set of instructions (--follow).")
-    return tuple(w.n_items for w in plan.works), has_follow
+        raise InputError(f"{goal.told()}: this goal requires an instruction set (--follow).")
+    return tuple(w.n_items for w in plan.workloads), has_follow
 
 
 def find_lam(
     plan: StudyPlan, goal: Goal, options: SearchOptions | None = None, progress: Progress | None = None
 ) -> Found:
-    """Search the plan's lams. `progress` gets the items evaluated, of the most that may be.
-
-    Raises what a sweep raises.
-    """
+    """Search the plan's lams. `progress` counts evaluated items, out of the budget. Raises what a sweep raises."""
     options = options or SearchOptions()
     sizes, has_follow = _sizes(plan, goal)
     lams = plan.options.lams
@@ -86,7 +83,7 @@ def find_lam(
 
 
 def candidate_schedules(plan: StudyPlan, lam: float) -> list[Schedule]:
-    """For each tensor group of the model, that group's lam moved up and down, within [0, 1]."""
+    """Return for each tensor group of the model schedules with that group's lam moved up and down, within [0, 1]."""
     merge = next(iter(plan.merges.values()))
     present = {group for group, _ in merge.by_group()}
     return [
@@ -98,18 +95,18 @@ def candidate_schedules(plan: StudyPlan, lam: float) -> list[Schedule]:
 
 
 def check_no_schedule(plan: StudyPlan) -> None:
-    """Raise InputError when the plan has a schedule already: those around its lam would replace it silently."""
+    """Raise InputError when the plan has a schedule, which the candidate schedules would silently replace."""
     if plan.options.schedule.text:
-        raise InputError("schedules are raced around a single lam: leave out --schedule, or --schedules.")
+        raise InputError("--schedules races schedules around a single lam: omit --schedule, or --schedules.")
 
 
 def find_schedule(
     plan: StudyPlan, lam: float, goal: Goal, options: SearchOptions | None = None, progress: Progress | None = None
 ) -> Schedules:
-    """Race coarse schedules around a lam: the lam itself, each group moved, and instruct as the goal's yardstick.
+    """Race coarse schedules around a lam: the lam itself, each group moved, and lam 1 if the goal compares with it.
 
-    `progress` gets the items evaluated, of the most that may be. Raises InputError for a plan with a schedule of its
-    own, and what running cells raises.
+    `progress` counts evaluated items, out of the budget. Raises InputError for a plan with a schedule, and what running
+    cells raises.
     """
     options = options or SearchOptions()
     check_no_schedule(plan)
@@ -119,13 +116,13 @@ def find_schedule(
         arms.append((1.0, Schedule()))
     evaluator = _Evaluator(plan, int(options.budget * len(arms) * sum(sizes)), progress, "race schedules")
 
-    def evaluate(arm: int, work: int, items: Sequence[int]) -> Values:
-        return evaluator(arms[arm][0], work, items, arms[arm][1])
+    def evaluate(arm: int, series: int, items: Sequence[int]) -> Values:
+        return evaluator(arms[arm][0], series, items, arms[arm][1])
 
     with evaluator.worker:
         raced = race_arms(Arms(tuple(at for at, _ in arms), sizes, has_follow, evaluate), goal, options)
     drawn = raced.utilities[1:]
-    won = drawn[:, raced.best] >= drawn.max(axis=1) - 1e-12  # equals are no worse
+    won = drawn[:, raced.best] >= drawn.max(axis=1) - 1e-12  # ties count as won
     return Schedules(
         lam=arms[raced.best][0],
         text=arms[raced.best][1].text,

@@ -1,4 +1,4 @@
-"""The page of a study in real Chromium: whole in one file, no request, curves, hover, and nothing of a model's runs."""
+"""Tests of a study's page in real Chromium: self-contained, no requests, charts, hover, and no injected scripts."""
 
 from __future__ import annotations
 
@@ -76,18 +76,18 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1200), ("dark", 390)])
-def test_the_page_opens_alone_and_tells_values(browser: Any, page: Path, scheme: str, width: int) -> None:
+def test_page_is_self_contained_and_shows_values(browser: Any, page: Path, scheme: str, width: int) -> None:
     context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 900})
-    tab, said, asked = context.new_page(), [], []
-    tab.on("console", lambda m: said.append(m.text) if m.type in ("error", "warning") else None)
-    tab.on("pageerror", lambda e: said.append(str(e)))
-    tab.on("request", lambda r: asked.append(r.url))
+    tab, messages, requests = context.new_page(), [], []
+    tab.on("console", lambda m: messages.append(m.text) if m.type in ("error", "warning") else None)
+    tab.on("pageerror", lambda e: messages.append(str(e)))
+    tab.on("request", lambda r: requests.append(r.url))
     tab.goto(page.as_uri())
     tab.wait_for_selector("#curves .scatterlayer .trace")
     assert tab.title() == "tiny between base and instruct"
-    assert said == []
-    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
-    assert tab.locator("#curves .scatterlayer .trace").count() == 4  # two curves, each with its band
+    assert messages == []
+    assert [url for url in requests if not url.startswith(("file:", "data:", "blob:"))] == []
+    assert tab.locator("#curves .scatterlayer .trace").count() == 4  # two curves, each with a band
     assert tab.locator("#plane .point").count() == len(LAMS)
     assert tab.locator("#panels .subplot").count() >= 2
     point = tab.locator("#curves .points .point").first
@@ -97,14 +97,14 @@ def test_the_page_opens_alone_and_tells_values(browser: Any, page: Path, scheme:
     hover = tab.locator("#curves .hoverlayer").text_content()
     assert "lam 0: " in hover
     assert "s.e." in hover
-    # a phone scrolls down, never sideways
+    # on a phone the page scrolls only vertically
     assert tab.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
     ink = tab.evaluate("getComputedStyle(document.body).color")
     assert (ink == "rgb(28, 30, 33)") == (scheme == "light")
     context.close()
 
 
-def test_nothing_that_a_model_says_runs(browser: Any, page: Path) -> None:
+def test_scripts_in_answers_do_not_run(browser: Any, page: Path) -> None:
     tab = browser.new_page()
     tab.goto(page.as_uri())
     tab.wait_for_selector("#curves .scatterlayer")
@@ -114,7 +114,7 @@ def test_nothing_that_a_model_says_runs(browser: Any, page: Path) -> None:
     tab.close()
 
 
-def test_downloads_hold_the_numbers(browser: Any, page: Path, study: StudySummary) -> None:
+def test_downloads_contain_the_numbers(browser: Any, page: Path, study: StudySummary) -> None:
     tab = browser.new_page()
     tab.goto(page.as_uri())
     with tab.expect_download() as waiting:
@@ -126,20 +126,20 @@ def test_downloads_hold_the_numbers(browser: Any, page: Path, study: StudySummar
     tab.close()
 
 
-def test_texts_are_escaped_in_the_source(study: StudySummary, page: Path) -> None:
+def test_text_is_escaped_in_the_source(study: StudySummary, page: Path) -> None:
     text = page.read_text("utf-8")
     assert EVIL not in text
     assert "a<b>task" not in text
     assert "&lt;script&gt;document.title" in text
 
 
-def test_csv_runs_no_formula() -> None:
+def test_csv_formulas_are_escaped() -> None:
     text = to_csv([{"a": "=1+1", "b": -0.5, "c": None}, {"a": "@x", "b": float("nan"), "c": "plain, text"}])
     assert text == "a,b,c\n'=1+1,-0.5,\n'@x,,\"plain, text\"\n"
     assert to_csv([]) == ""
 
 
-def test_the_document_holds_every_number(study: StudySummary) -> None:
+def test_document_contains_every_number(study: StudySummary) -> None:
     document = json.loads(json.dumps(to_document(study)))
     assert document["conclusion"] == conclusion(study.curves)
     best = [reading.best for reading in readings(study.curves)]
@@ -152,12 +152,12 @@ def test_the_document_holds_every_number(study: StudySummary) -> None:
     }  # fmt: skip
 
 
-def test_the_chart_is_the_same_each_time(study: StudySummary) -> None:
+def test_chart_is_deterministic(study: StudySummary) -> None:
     assert curves_svg(study.curves, "a < b & c") == curves_svg(study.curves, "a < b & c")
 
 
-def test_publishing_a_run(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="has no results of a study"):
+def test_publish_writes_all_reports(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="has no study results"):
         publish(tmp_path)
     run = tmp_path / "run"
     sweep_pair("demo", OPTIONS, run)
@@ -175,7 +175,7 @@ def test_publishing_a_run(tmp_path: Path) -> None:
     assert kind["acc,none"] == pytest.approx(study.curves.tasks[0].values[-1].mean())
     assert kind["acc_stderr,none"] > 0
     assert document["n-samples"]["demo_kind"] == {"original": 24, "effective": 24}
-    publish(run)  # the run's own page is renewed
+    publish(run)  # an earlier page in the run folder is replaced
     (run / "report.html").write_text("<!doctype html>\n<html>mine</html>", "utf-8")
     with pytest.raises(OutputError, match=r"report\.html: exists already"):
         publish(run)
@@ -191,17 +191,17 @@ def test_publishing_a_run(tmp_path: Path) -> None:
             lm_eval_document(store, "F16", 0.3)
 
 
-def test_an_unfinished_lam_is_left_out_and_told(tmp_path: Path) -> None:
+def test_unfinished_lam_is_left_out_with_a_remark(tmp_path: Path) -> None:
     sweep_pair("demo", OPTIONS, tmp_path)
     with open_store(tmp_path) as store:
         store._connection.execute("UPDATE cells SET summary = NULL WHERE lam = 0.5 AND name = 'demo_kind'")
     _, study = publish(tmp_path)
     assert study.curves.lams == (0.0, 1.0)
-    assert study.remarks == ("Not finished, and left out: lam 0.5.",)
+    assert study.remarks == ("Not finished and left out: lam 0.5.",)
 
 
 class Seen(HTMLParser):
-    """Collects a page's elements, attributes and texts as a browser would see them."""
+    """Collects a page's elements, attributes and text as a browser parses them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -223,19 +223,19 @@ BREAKOUTS = ["</script><script>alert(1)</script>", "<!--<script>", "]]>", "'\"><
 
 
 def page_with(study: StudySummary, name: str) -> str:
-    """A page in which everything that a stranger can name is called so; without plotly's own script."""
+    """Return a page in which every untrusted name is `name`, without plotly's script."""
     tasks = tuple(replace(t, name=name + str(i), area=f"{name} {i}") for i, t in enumerate(study.curves.tasks))
     curves = replace(study.curves, tasks=tasks, follow=replace(study.curves.follow, name=name))  # type: ignore[type-var]
-    said = tuple((lam, name, followed) for lam, _, followed in study.examples[0].outputs)
+    outputs = tuple((lam, name, followed) for lam, _, followed in study.examples[0].outputs)
     page = to_html(replace(
-        study, pair=name, type=name, curves=curves, examples=(Example(name, said),), setting=((name, name),),
+        study, pair=name, type=name, curves=curves, examples=(Example(name, outputs),), setting=((name, name),),
         remarks=(name,),
     ))  # fmt: skip
     return page.replace(get_plotlyjs(), "")
 
 
 @pytest.mark.parametrize("name", BREAKOUTS)
-def test_a_hostile_name_is_text_everywhere(study: StudySummary, name: str) -> None:
+def test_hostile_name_is_plain_text_on_the_page(study: StudySummary, name: str) -> None:
     harmless, seen, wanted = Seen(), Seen(), plain(name.replace("\r\n", "\n"))
     page = page_with(study, name)
     harmless.feed(page_with(study, "name"))
@@ -249,7 +249,7 @@ def test_a_hostile_name_is_text_everywhere(study: StudySummary, name: str) -> No
 
 
 @pytest.mark.parametrize("name", BREAKOUTS)
-def test_a_hostile_name_in_charts(study: StudySummary, name: str, tmp_path: Path) -> None:
+def test_hostile_name_is_plain_text_in_charts(study: StudySummary, name: str, tmp_path: Path) -> None:
     drawn = ElementTree.fromstring(curves_svg(study.curves, name))
     texts = [e.text for e in drawn.iter("{http://www.w3.org/2000/svg}text")]
     assert one_line(name) in texts
@@ -259,10 +259,10 @@ def test_a_hostile_name_in_charts(study: StudySummary, name: str, tmp_path: Path
     assert [p.name for p in written] == ["curves.png", "plane.png", "tasks.png"]
 
 
-def test_a_figure_that_would_be_too_large_has_fewer_dots(
+def test_resolution_of_very_large_figures_is_reduced(
     study: StudySummary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a thousand tasks it would be higher than matplotlib draws."""
+    """A figure of a thousand tasks would exceed matplotlib's limit."""
     assert matplotlib_charts._MOST_PIXELS < 1 << 16
     monkeypatch.setattr(matplotlib_charts, "_MOST_PIXELS", 600)
     for path in write_png(study, tmp_path, 300):
@@ -270,23 +270,23 @@ def test_a_figure_that_would_be_too_large_has_fewer_dots(
         assert 590 < max(sides) <= 600, path
 
 
-def test_names_are_text_in_charts_too(study: StudySummary) -> None:
+def test_names_are_escaped_in_charts(study: StudySummary) -> None:
     figure = panels_figure(study.curves, [panel(t.name, [t]) for t in study.curves.tasks], 3)
     assert any(note["text"].startswith("a&lt;b&gt;task") for note in figure["layout"]["annotations"])
 
 
-def test_labels_of_the_plane_do_not_lie_on_each_other(study: StudySummary) -> None:
+def test_labels_of_the_plane_do_not_overlap(study: StudySummary) -> None:
     tasks = (_series("t", "a", 1, 0.6, 0.6, 0.6, 0.7, 0.4),)
     curves = replace(study.curves, tasks=tasks, follow=_series("f", "", 2, 0.1, 0.1, 0.1, 0.5, 0.9))
     (trace,) = plane_figure(curves, [])["data"]
     assert trace["text"] == ["0", "", "", "0.75", "1"]
-    assert trace["hovertext"] == ["0", "0.25", "0.5", "0.75", "1"]  # hovering tells them all
+    assert trace["hovertext"] == ["0", "0.25", "0.5", "0.75", "1"]  # hovering shows all
     named = plane_figure(curves, readings(curves))["data"][0]["text"]
     assert "0.75, best few-shot" in named[3]
 
 
 def test_documents_are_strict_json(study: StudySummary) -> None:
-    never = _series("never", "", 4, 0.0, 0.0, 0.1, 0.1, 0.0)  # a difference relative to nothing is no number
+    never = _series("never", "", 4, 0.0, 0.0, 0.1, 0.1, 0.0)  # a difference relative to 0 is not finite
     document = to_document(replace(study, curves=replace(study.curves, follow=never)))
     assert "null" in json.dumps(document["differences"], allow_nan=False)
 
@@ -305,7 +305,7 @@ def test_figures_and_lm_eval_files_are_not_overwritten(tmp_path: Path) -> None:
         publish(tmp_path / "run", ReportOptions(lm_eval=tmp_path / "lm"))
 
 
-def test_other_types_are_told(tmp_path: Path) -> None:
+def test_other_types_are_mentioned(tmp_path: Path) -> None:
     sweep_pair("demo", replace(OPTIONS, follow="", types=("F16", "Q8_0")), tmp_path)
     page, found = publish(tmp_path, ReportOptions(type="Q8_0"))
     assert found.type == "Q8_0"
@@ -313,7 +313,7 @@ def test_other_types_are_told(tmp_path: Path) -> None:
     assert "--type): F16" in page[0].read_text("utf-8")
 
 
-def test_print_shows_the_static_charts_dark_on_white_in_dark_mode_too(browser: Any, page: Path) -> None:
+def test_print_uses_static_charts_in_light_colours(browser: Any, page: Path) -> None:
     context = browser.new_context(color_scheme="dark")
     tab = context.new_page()
     tab.goto(page.as_uri())
@@ -342,7 +342,7 @@ DRAWN = (
 
 
 def settled_heights(tab: Any, width: int) -> list[float]:
-    """The charts' heights once the window has this width and the charts are drawn to it."""
+    """Resize the window, wait until the charts are drawn at that width, and return their heights."""
     tab.set_viewport_size({"width": width, "height": 900})
     for _ in range(100):
         tab.wait_for_timeout(100)
@@ -353,16 +353,16 @@ def settled_heights(tab: Any, width: int) -> list[float]:
     return heights
 
 
-def test_charts_keep_their_height_when_a_phone_is_turned_or_a_window_resized(browser: Any, page: Path) -> None:
+def test_charts_keep_their_height_on_resize(browser: Any, page: Path) -> None:
     tab = browser.new_page(viewport={"width": 900, "height": 900})
     tab.goto(page.as_uri())
     wide = settled_heights(tab, 900)
     assert len(wide) == 4
-    assert wide[:2] == [442, 422]  # the figures' own heights and a border
+    assert wide[:2] == [442, 422]  # the heights of the figures and a border
     narrow = settled_heights(tab, 390)
     assert narrow[:2] == wide[:2]
-    assert narrow[2] > wide[2]  # panels stand below each other
-    assert narrow[2:] == [60 + 170 * 2 + 2] * 2  # two panels in each chart, and no room for a third
+    assert narrow[2] > wide[2]  # panels are stacked
+    assert narrow[2:] == [60 + 170 * 2 + 2] * 2  # two panels in each chart
     for _ in range(3):
         assert settled_heights(tab, 844) == wide
         assert settled_heights(tab, 390) == narrow
@@ -372,14 +372,14 @@ def test_charts_keep_their_height_when_a_phone_is_turned_or_a_window_resized(bro
         tab.set_viewport_size({"width": 700 + 13 * step, "height": 900 - 5 * step})
         tab.wait_for_timeout(20)
     assert settled_heights(tab, 900) == wide
-    for _ in range(10):  # too fast to be drawn in between
+    for _ in range(10):  # too fast to be drawn
         tab.set_viewport_size({"width": 400, "height": 800})
         tab.set_viewport_size({"width": 800, "height": 400})
     assert settled_heights(tab, 901) == wide
     tab.close()
 
 
-def test_a_page_that_opens_narrow_or_in_print_has_its_charts(browser: Any, page: Path) -> None:
+def test_charts_are_drawn_when_opened_narrow_or_in_print(browser: Any, page: Path) -> None:
     tab = browser.new_page(viewport={"width": 390, "height": 800})
     tab.goto(page.as_uri())
     narrow = settled_heights(tab, 390)
@@ -395,7 +395,7 @@ def test_a_page_that_opens_narrow_or_in_print_has_its_charts(browser: Any, page:
     tab.close()
 
 
-def test_a_zoomed_chart_stays_zoomed_when_the_window_is_resized(browser: Any, page: Path) -> None:
+def test_zoom_is_kept_on_resize(browser: Any, page: Path) -> None:
     tab = browser.new_page(viewport={"width": 900, "height": 900})
     tab.goto(page.as_uri())
     settled_heights(tab, 900)
@@ -405,16 +405,16 @@ def test_a_zoomed_chart_stays_zoomed_when_the_window_is_resized(browser: Any, pa
     tab.close()
 
 
-LEADS = """[...document.querySelectorAll('*')].flatMap((e) => [...e.attributes]
+LINKS = """[...document.querySelectorAll('*')].flatMap((e) => [...e.attributes]
   .filter((a) => /^(xlink:)?(href|src|srcset|(form)?action|data|poster|ping|style|clip-path|fill)$/.test(a.name))
   .map((a) => [e.localName, a.name, a.value]))"""
 
 
-def test_nothing_on_the_page_leads_out(browser: Any, page: Path) -> None:
+def test_page_has_no_external_links(browser: Any, page: Path) -> None:
     context = browser.new_context(viewport={"width": 900, "height": 900}, accept_downloads=True)
     context.add_init_script("window.opened = []; window.open = (...a) => { window.opened.push(a); return null; };")
-    asked: list[str] = []
-    context.on("request", lambda request: asked.append(request.url))
+    requests: list[str] = []
+    context.on("request", lambda request: requests.append(request.url))
     tab = context.new_page()
     tab.goto(page.as_uri())
     settled_heights(tab, 900)
@@ -436,13 +436,13 @@ def test_nothing_on_the_page_leads_out(browser: Any, page: Path) -> None:
         assert config["displaylogo"] is False
     assert tab.evaluate("window.opened") == []
     assert len(context.pages) == 1
-    assert {url.partition(":")[0] for url in asked} <= {"file", "data", "blob"}
-    found = tab.evaluate(LEADS)
+    assert {url.partition(":")[0] for url in requests} <= {"file", "data", "blob"}
+    found = tab.evaluate(LINKS)
     assert {name for _, name, _ in found} >= {"href", "style"}
     for tag, name, value in found:
         is_style = name in ("style", "clip-path", "fill")
         inner = re.findall(r"url\(['\"]?([^)]*?)['\"]?\)", value) if is_style else [value]
-        # plotly names its clips by the page's own address
+        # plotly's clip paths contain the page's address
         outside = [v for v in inner if not v.startswith(("#", "data:", "blob:", page.as_uri() + "#"))]
         assert outside == [], (tag, name, value)
     names = set(tab.evaluate("[...document.querySelectorAll('*')].map((e) => e.localName)"))
@@ -451,23 +451,21 @@ def test_nothing_on_the_page_leads_out(browser: Any, page: Path) -> None:
     context.close()
 
 
-def test_the_policy_lets_only_the_pages_own_scripts_run_and_nothing_connect(
-    browser: Any, page: Path, tmp_path: Path
-) -> None:
+def test_security_policy_allows_only_the_pages_scripts(browser: Any, page: Path, tmp_path: Path) -> None:
     changed = tmp_path / "changed.html"
     added = "<script>document.title = 'taken'</script><p onclick=\"document.title = 'taken'\" id=p>p</p></body>"
     changed.write_text(page.read_text("utf-8").replace("</body>", added), "utf-8")
     tab = browser.new_page()
-    said: list[str] = []
-    tab.on("console", lambda m: said.append(m.text))
+    messages: list[str] = []
+    tab.on("console", lambda m: messages.append(m.text))
     tab.goto(changed.as_uri())
     tab.wait_for_selector("#curves .scatterlayer")
     tab.locator("#p").click()
     assert tab.title() == "tiny between base and instruct"
-    assert len([text for text in said if "Content Security Policy" in text]) == 2
+    assert len([text for text in messages if "Content Security Policy" in text]) == 2
     fetched = "fetch('http://127.0.0.1:9/').then(() => 'sent', (e) => String(e))"
     assert "Failed to fetch" in tab.evaluate(fetched)
-    assert any("connect" in text or "default-src" in text for text in said[2:])
+    assert any("connect" in text or "default-src" in text for text in messages[2:])
     tab.close()
 
 
@@ -479,15 +477,15 @@ def static_charts_are_shown(tab: Any) -> None:
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1200), ("dark", 390)])
-def test_without_scripts_the_page_has_static_charts(browser: Any, page: Path, scheme: str, width: int) -> None:
+def test_static_charts_are_shown_without_scripts(browser: Any, page: Path, scheme: str, width: int) -> None:
     viewport = {"width": width, "height": 900}
     context = browser.new_context(java_script_enabled=False, color_scheme=scheme, viewport=viewport)
     tab = context.new_page()
-    asked: list[str] = []
-    tab.on("request", lambda request: asked.append(request.url))
+    requests: list[str] = []
+    tab.on("request", lambda request: requests.append(request.url))
     tab.goto(page.as_uri())
     static_charts_are_shown(tab)
-    assert len(asked) == 1
+    assert len(requests) == 1
     assert tab.locator(".static > svg").first.bounding_box()["width"] <= width
     context.close()
 
@@ -495,11 +493,11 @@ def test_without_scripts_the_page_has_static_charts(browser: Any, page: Path, sc
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("Plotly.react(host", "Plotly.missing(host"),  # refused: the script is not the one that the policy names
-        ("plotly.js v", "plotly.js  v"),  # plotly's own refused
+        ("Plotly.react(host", "Plotly.missing(host"),  # refused: the hash is not in the policy
+        ("plotly.js v", "plotly.js  v"),  # plotly's script is refused
     ],
 )
-def test_charts_stay_static_when_a_script_does_not_run(
+def test_static_charts_are_shown_when_a_script_is_refused(
     browser: Any, page: Path, tmp_path: Path, old: str, new: str
 ) -> None:
     text = page.read_text("utf-8")
@@ -514,17 +512,17 @@ def test_charts_stay_static_when_a_script_does_not_run(
 
 
 @pytest.mark.parametrize("react", ["() => { throw new Error('no') }", "() => Promise.reject(new Error('no'))"])
-def test_charts_stay_static_when_drawing_fails(browser: Any, page: Path, react: str) -> None:
+def test_static_charts_are_shown_when_drawing_fails(browser: Any, page: Path, react: str) -> None:
     tab = browser.new_page()
-    said: list[str] = []
-    tab.on("console", lambda m: said.append(m.text))
+    messages: list[str] = []
+    tab.on("console", lambda m: messages.append(m.text))
     tab.add_init_script(
         f"Object.defineProperty(window, 'Plotly', {{ get: () => ({{ react: {react} }}), set() {{}} }});"
     )
     tab.goto(page.as_uri())
     tab.wait_for_timeout(500)
     static_charts_are_shown(tab)
-    assert "chart curves: Error: no" in said
+    assert "chart curves: Error: no" in messages
     tab.close()
 
 
@@ -559,7 +557,7 @@ def test_charts_have_text_alternatives(browser: Any, page: Path, study: StudySum
     tab.close()
 
 
-def test_the_tab_key_passes_through_the_whole_page_and_back(browser: Any, page: Path) -> None:
+def test_tab_key_moves_through_the_whole_page_and_back(browser: Any, page: Path) -> None:
     tab = browser.new_page(viewport={"width": 900, "height": 900})
     tab.goto(page.as_uri())
     settled_heights(tab, 900)
@@ -582,11 +580,13 @@ def test_the_tab_key_passes_through_the_whole_page_and_back(browser: Any, page: 
     )
     assert walk("Shift+Tab", len(forward)) == forward[::-1]
     tab.locator(".modebar-btn").first.focus()
-    assert tab.evaluate("getComputedStyle(document.querySelector('.modebar')).opacity") == "1"  # seen where it is used
+    assert (
+        tab.evaluate("getComputedStyle(document.querySelector('.modebar')).opacity") == "1"
+    )  # visible while it has the focus
     tab.close()
 
 
-def test_a_finger_on_a_chart_scrolls_the_page(browser: Any, page: Path) -> None:
+def test_touch_on_a_chart_scrolls_the_page(browser: Any, page: Path) -> None:
     context = browser.new_context(viewport={"width": 390, "height": 900}, has_touch=True, is_mobile=True)
     tab = context.new_page()
     tab.goto(page.as_uri())
@@ -608,7 +608,7 @@ def test_a_finger_on_a_chart_scrolls_the_page(browser: Any, page: Path) -> None:
     context.close()
 
 
-def test_static_charts_have_ids_of_their_own_and_stay_small(study: StudySummary) -> None:
+def test_static_charts_have_unique_ids_and_bounded_size(study: StudySummary) -> None:
     lams = tuple(i / 10 for i in range(11))
     rates = [0.7 - 0.03 * i for i in range(11)]
     tasks = tuple(_series(f"task {i}", f"area {i % 4}", i, *rates) for i in range(21))
@@ -626,7 +626,7 @@ def test_static_charts_have_ids_of_their_own_and_stay_small(study: StudySummary)
 
 @pytest.mark.parametrize("lams", [(0.5,), (0.0, 1.0)])
 @pytest.mark.parametrize("has_follow", [False, True])
-def test_pages_of_small_studies_have_their_charts(
+def test_pages_of_small_studies_have_charts(
     browser: Any, study: StudySummary, tmp_path: Path, lams: tuple[float, ...], has_follow: bool
 ) -> None:
     task = _series("t", "a", 1, *(0.5 for _ in lams))
@@ -634,11 +634,11 @@ def test_pages_of_small_studies_have_their_charts(
     path = tmp_path / "page.html"
     path.write_text(to_html(replace(study, curves=Curves(lams, (task,), follow), examples=())), "utf-8")
     tab = browser.new_page(viewport={"width": 800, "height": 800})
-    said: list[str] = []
-    tab.on("console", lambda m: said.append(m.text))
+    messages: list[str] = []
+    tab.on("console", lambda m: messages.append(m.text))
     tab.goto(path.as_uri())
     assert len(settled_heights(tab, 810)) == 1 + has_follow
-    assert said == []
+    assert messages == []
     text = tab.locator("body").inner_text()
     assert "best" not in text.replace("best guess", "")
     assert ("nothing to compare" if len(lams) == 1 else "no measurable difference") in text.lower()

@@ -1,4 +1,4 @@
-"""The search spends what it may, never looks twice, and finds the grid's answer."""
+"""Tests of the search: it keeps to its budget, evaluates nothing twice, and agrees with the grid."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FOLLOW = (0.10, 0.10, 0.12, 0.14, 0.18, 0.25, 0.40, 0.62, 0.78, 0.84, 0.86)
 
 
 class Table:
-    """Every item at every lam, and what was asked of it: two tasks of 300 and 200 items, 250 instructions."""
+    """Known values at every lam of two tasks with 300 and 200 items and 250 instructions; records evaluations."""
 
     sizes = (300, 200, 250)
 
@@ -30,10 +30,10 @@ class Table:
             np.array([(luck < r).astype(np.float64) for r in rates])
             for luck, rates in zip((rng.random(n) for n in self.sizes), (SKILL, SKILL, FOLLOW), strict=True)
         ]
-        self.asked: list[tuple[int, int, int]] = []
+        self.evaluated: list[tuple[int, int, int]] = []
 
     def evaluate(self, lam: int, series: int, items: Sequence[int]) -> Values:
-        self.asked += [(lam, series, i) for i in items]
+        self.evaluated += [(lam, series, i) for i in items]
         return self.values[series][lam, list(items)]
 
     def answer(self, goal: Goal) -> float:
@@ -42,28 +42,28 @@ class Table:
 
 
 @pytest.mark.parametrize("goal", [Goal(), Goal(weight=0.5), Goal(keep_follow=0.95), Goal(keep_follow=0.7)])
-def test_it_lands_near_the_grids_answer(goal: Goal) -> None:
+def test_search_agrees_with_the_grid(goal: Goal) -> None:
     near, spent = 0, []
     for seed in range(10):
         table = Table(seed)
         found = search_lam(Arms(LAMS, table.sizes, True, table.evaluate), goal, SearchOptions(seed=seed))
         near += abs(found.lam - table.answer(goal)) < 0.101
         spent.append(found.spent / found.grid)
-        assert len(set(table.asked)) == len(table.asked) == found.spent
+        assert len(set(table.evaluated)) == len(table.evaluated) == found.spent
         assert found.grid == 11 * 750
         assert 0 < found.confidence <= 1
     assert near >= 9
     assert max(spent) <= 0.4
 
 
-def test_a_whole_budget_is_the_grid() -> None:
+def test_full_budget_evaluates_almost_the_whole_grid() -> None:
     table = Table(0)
     found = search_lam(Arms(LAMS[:2], table.sizes, True, table.evaluate), Goal(), SearchOptions(budget=1.0))
     assert found.spent > 0.9 * found.grid
     assert found.lam == 0.1
 
 
-def test_what_cannot_be_judged_fails_before_any_work() -> None:
+def test_invalid_searches_fail_before_any_evaluation() -> None:
     table = Table(0)
     for lams, goal, has_follow in ((LAMS, Goal(weight=0.5), False), (LAMS[:10], Goal(keep_follow=0.9), True)):
         with pytest.raises(InputError):
@@ -72,14 +72,14 @@ def test_what_cannot_be_judged_fails_before_any_work() -> None:
         search_lam(Arms((0.5,), table.sizes, True, table.evaluate), Goal())
     with pytest.raises(InputError, match="budget"):
         SearchOptions(budget=0)
-    assert table.asked == []
+    assert table.evaluated == []
 
 
-def test_a_budget_that_shows_some_lam_nothing_is_refused() -> None:
+def test_budget_too_small_for_all_lams_is_refused() -> None:
     table = Table(0)
-    with pytest.raises(InputError, match="66 are the fewest"):  # 11 lams, 3 sets of items, twice
+    with pytest.raises(InputError, match="3 sets of items require 66"):  # 11 lams, 3 sets of items, twice
         search_lam(Arms(LAMS, table.sizes, True, table.evaluate), Goal(), SearchOptions(budget=65.5 / 8250))
-    assert table.asked == []
+    assert table.evaluated == []
     found = search_lam(Arms(LAMS, table.sizes, True, table.evaluate), Goal(), SearchOptions(budget=66.5 / 8250))
     assert min(found.evaluated) > 0
     assert found.spent <= 66
@@ -103,7 +103,7 @@ def test_equal_lams_have_no_best(goal: Goal, capsys: pytest.CaptureFixture[str])
     assert "best with" not in shown
 
 
-def test_lams_that_differ_have_a_best(capsys: pytest.CaptureFixture[str]) -> None:
+def test_best_lam_of_differing_lams_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     table = Table(1)
     found = search_lam(Arms(LAMS, table.sizes, True, table.evaluate), Goal(keep_follow=0.95))
     assert found.differs is True
@@ -111,7 +111,7 @@ def test_lams_that_differ_have_a_best(capsys: pytest.CaptureFixture[str]) -> Non
     assert f"kept: lam {found.lam:g}, within 0.1 with probability" in capsys.readouterr().out
 
 
-def test_only_what_the_goal_looks_at_counts() -> None:
+def test_only_the_measures_of_the_goal_count() -> None:
     table = Table(2)
     for series in (0, 1):
         table.values[series] = np.tile(table.values[series][:1], (len(LAMS), 1))
@@ -121,7 +121,7 @@ def test_only_what_the_goal_looks_at_counts() -> None:
     assert search_lam(arms, Goal(weight=0.5)).differs
 
 
-def test_lams_of_fresh_luck_are_seldom_called_different() -> None:
+def test_lams_with_independent_noise_are_rarely_called_different() -> None:
     hits = 0
     for seed in range(30):
         table = Table(seed)

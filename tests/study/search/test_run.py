@@ -1,4 +1,4 @@
-"""The searches on real models: they look at what they say, and schedules differ from their lam in one group."""
+"""Tests of searches on real models: evaluations are reported, and schedules differ from their lam in one group."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from tests.study.test_sweep import OPTIONS
 from tests.support.reports import Reports
 
 
-def test_finding_a_lam_reports_what_it_spent() -> None:
-    plan, told = plan_study("demo", OPTIONS), Reports()
-    found = find_lam(plan, Goal(keep_follow=0.9), SearchOptions(budget=0.9), told)
+def test_find_lam_reports_its_evaluations() -> None:
+    plan, reports = plan_study("demo", OPTIONS), Reports()
+    found = find_lam(plan, Goal(keep_follow=0.9), SearchOptions(budget=0.9), reports)
     assert found.lam in OPTIONS.lams
-    assert told[-1] == ("search", found.spent, int(0.9 * 180), "items")
+    assert reports[-1] == ("search", found.spent, int(0.9 * 180), "items")
     assert found.grid == 180
     assert found.spent <= 0.9 * found.grid
     assert len(found.few_shot) == len(found.follow) == len(found.evaluated) == 3
 
 
-def test_a_goal_that_needs_following_says_so() -> None:
-    with pytest.raises(InputError, match=r"name a set of instructions \(--follow\)"):
+def test_goal_with_following_requires_an_instruction_set() -> None:
+    with pytest.raises(InputError, match=r"this goal requires an instruction set \(--follow\)"):
         find_lam(plan_study("demo", replace(OPTIONS, follow="")), Goal(weight=0.5))
 
 
-def test_schedules_around_a_lam() -> None:
+def test_find_schedule_around_a_lam() -> None:
     plan = plan_study("demo", OPTIONS)
     assert [s.text for s in candidate_schedules(plan, 0.9)] == [
         "embeddings: 0.7", "attention: 0.7", "ffn: 0.7", "norms: 0.7",
@@ -43,7 +43,7 @@ def test_schedules_around_a_lam() -> None:
     assert 0 < raced.spent <= 0.5 * raced.grid
 
 
-def test_schedules_are_not_raced_around_a_schedule() -> None:
+def test_schedules_require_a_plan_without_a_schedule() -> None:
     options = replace(OPTIONS, schedule=parse_schedule("ffn: 0.2"))
-    with pytest.raises(InputError, match="leave out --schedule, or --schedules"):
+    with pytest.raises(InputError, match="omit --schedule, or --schedules"):
         pa_lite.search("demo", options, schedules=True)
