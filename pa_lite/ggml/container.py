@@ -86,7 +86,7 @@ def architecture_of(header: GgufHeader) -> str:
     return str(name.value)
 
 
-class _HeaderReader:
+class _Cursor:
     """Reads values from a file without ever asking for more bytes than the file has left."""
 
     def __init__(self, f: BinaryIO, path: ByteSource, size: int, memory: HeaderMemory | None = None) -> None:
@@ -207,7 +207,7 @@ def read_gguf_header(path: ByteSource, memory: HeaderMemory | None = None) -> Gg
             if not FileStart(start := f.read(min(size, 512)), size).is_gguf:
                 raise unexpected(path, "a GGUF file", start, size)
             f.seek(0)
-            reader = _HeaderReader(f, path, size, memory)
+            reader = _Cursor(f, path, size, memory)
             reader.take(4)
             _check_version(path, reader.number("<I"))
             n_tensors, n_fields = reader.number("<Q"), reader.number("<Q")
@@ -257,7 +257,7 @@ def gguf_content(path: ByteSource) -> tuple[str, str]:
     try:
         size = size_of(path)
         with open_file(path) as f:
-            reader = _HeaderReader(f, path, size)
+            reader = _Cursor(f, path, size)
             reader.take(4)
             _check_version(path, reader.number("<I"))
             reader.number("<Q")
@@ -274,11 +274,7 @@ def gguf_content(path: ByteSource) -> tuple[str, str]:
 
 
 def _place(
-    reader: _HeaderReader,
-    infos: list[tuple[str, TensorType, tuple[int, ...], int]],
-    metadata: Metadata,
-    end: int,
-    size: int,
+    reader: _Cursor, infos: list[tuple[str, TensorType, tuple[int, ...], int]], metadata: Metadata, end: int, size: int
 ) -> dict[str, GgufTensor]:
     alignment = metadata.get(Keys.General.ALIGNMENT, Field("UINT32", ALIGNMENT)).value
     if not isinstance(alignment, int) or alignment < 8 or alignment & (alignment - 1):
