@@ -148,7 +148,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
                 if not is_at(file.fileno(), temporary):
                     raise OutputError(f"{path}: another program removed or replaced the file that was being written.")
                 if os.name != "posix":
-                    file.close()  # there an open file cannot be renamed
+                    file.close()  # Windows cannot rename an open file
                 temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)

@@ -85,7 +85,7 @@ def find_leftovers(folders: Sequence[Path], deep: bool = False) -> list[Leftover
     found: dict[Path, Leftover] = {}
     for folder in folders:
         if not folder.is_dir():
-            raise InputError(f"{folder}: is not a folder that exists.")
+            raise InputError(f"{folder}: does not exist or is not a folder.")
         for path in _entries(folder, deep):
             try:
                 leftover = _leftover(path)

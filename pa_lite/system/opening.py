@@ -16,9 +16,7 @@ from typing import BinaryIO
 from pa_lite.system.locks import UNABLE, take_lock
 
 TRIES = 100  # attempts to open a file that other processes create and remove meanwhile
-MOST_BYTES = (
-    1 << 30
-)  # of a file that is read at once, such as prompts and answers; parsed JSON takes several times that
+MOST_BYTES = 1 << 30  # of a file that is read at once, such as answers; parsed JSON takes several times that
 _PIECE = 1 << 16  # bytes read at a time beyond the size that the system reported
 MOST_TOML_BYTES = 1 << 24  # Python's TOML reader takes a second for a few MB
 # flags that a system lacks are 0; there only the checks before and after opening protect

@@ -124,4 +124,4 @@ def test_contexts_shrink_under_a_real_memory_limit(wider: Path) -> None:
     sizes = [int(n_batch) for _, n_batch in got]
     assert sizes == sorted(sizes)
     assert len(set(sizes)) > 1
-    assert "(cache F16, batches of 16) at a time, not 30128 tokens (cache F32, batches of 128)" in done.stderr
+    assert "(cache F16, batches of 16), not 30128 tokens (cache F32, batches of 128)" in done.stderr

@@ -105,7 +105,7 @@ REFUSED: list[tuple[Metadata, str]] = [
     ({"llama.attention.head_count": uint32(3)}, "head_count is 3, not a multiple of head_count_kv, 2"),
     ({"llama.attention.head_count": array("UINT32", [4])}, "head_count has 1 numbers for 2 layers"),
     ({"llama.attention.key_length": uint32(16), "llama.attention.value_length": uint32(32)},
-     "key_length is 16, value_length 32: they must be equal"),
+     "key_length is 16 and value_length 32: they must be equal"),
     ({"llama.feed_forward_length": array("UINT32", [96, 0])}, r"feed_forward_length is \[96, 0\], but must be from 1"),
     ({"llama.rope.dimension_count": uint32(7)},
      "rope.dimension_count is 7, but must be an even number up to the head's width, 16"),
@@ -131,7 +131,7 @@ REFUSED: list[tuple[Metadata, str]] = [
     ({"tokenizer.ggml.model": string("t5"), "tokenizer.ggml.tokens": array("STRING", ["é" * 501, *"abc"])},
      "has a token of 1002 bytes"),
     ({"tokenizer.ggml.tokens": array("STRING", [])}, "it has no vocabulary"),
-    ({"tokenizer.ggml.tokens": array("STRING", [f"t{i}" for i in range(64)])}, r"shape \[320, 64\]; its voc"),
+    ({"tokenizer.ggml.tokens": array("STRING", [f"t{i}" for i in range(64)])}, r"shape \[320, 64\]; the voc"),
     ({"tokenizer.ggml.model": string("rwkv")}, r"no token for the byte \\x00"),  # it would never stop tokenising
     *(
         ({"tokenizer.ggml.model": string(kind), "tokenizer.ggml.tokens": array("STRING", ["é" * (most // 2 + 1)])},
@@ -146,7 +146,7 @@ REFUSED: list[tuple[Metadata, str]] = [
     ({"tokenizer.ggml.merges": array("STRING", ["t h", "q q"])}, "merges joins 'q' and 'q' at index 1"),
     ({"tokenizer.ggml.merges": uint32(1)}, "merges is not a list of strings"),
     ({"tokenizer.ggml.bos_token_id": uint32(320)}, "bos_token_id is 320, which is not one of its 320 tokens"),
-    ({"tokenizer.ggml.eot_token_id": string("x")}, "eot_token_id is x, no number"),
+    ({"tokenizer.ggml.eot_token_id": string("x")}, "eot_token_id is x, which is not one"),
 ]  # fmt: skip
 
 

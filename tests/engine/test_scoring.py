@@ -237,7 +237,7 @@ def test_a_context_shrinks_to_the_longest_request(
         monkeypatch.setattr(model, "_new_context", lambda n_ctx, *more: make(n_ctx, *more) if n_ctx < 300 else None)
         with caplog.at_level(logging.WARNING):
             assert_agree(score_requests(model, [request]), expected, 1e-3)
-        told = "holds 281 tokens (cache F32, batches of 128) at a time, not 377 tokens (cache F32, batches of 128)"
+        told = "enough for 281 tokens (cache F32, batches of 128), not 377 tokens (cache F32, batches of 128)"
         assert told in caplog.text
         assert [told in remark for remark in model.remarks] == [True]
 

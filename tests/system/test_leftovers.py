@@ -186,7 +186,7 @@ def test_a_deep_search_includes_folders_below(folder: Path) -> None:
     assert find_leftovers([folder.parent]) == []
     deep = find_leftovers([folder.parent], deep=True)
     assert len(deep) == len(OURS) + len(UNMARKED)
-    with pytest.raises(InputError, match=r"nowhere: is not a folder that exists"):
+    with pytest.raises(InputError, match=r"nowhere: does not exist or is not a folder"):
         find_leftovers([folder / "nowhere"])
 
 
@@ -333,7 +333,7 @@ def test_a_missing_folder_is_one_error(tmp_path: Path, capsys: pytest.CaptureFix
     with pytest.raises(SystemExit) as ended:
         main(["doctor", "--clean", str(tmp_path / "none")])
     assert ended.value.code == 1
-    assert capsys.readouterr().err == f"error: {tmp_path / 'none'}: is not a folder that exists.\n"
+    assert capsys.readouterr().err == f"error: {tmp_path / 'none'}: does not exist or is not a folder.\n"
 
 
 @pytest.mark.parametrize("name", [*MINE, *UNMARKED, *FOREIGN])
