@@ -268,7 +268,11 @@ def gguf_content(path: ByteSource) -> tuple[str, str]:
 
 
 def _place(
-    reader: _HeaderReader, infos: list[tuple[str, TensorType, tuple[int, ...], int]], metadata: Metadata, end: int, size: int
+    reader: _HeaderReader,
+    infos: list[tuple[str, TensorType, tuple[int, ...], int]],
+    metadata: Metadata,
+    end: int,
+    size: int,
 ) -> dict[str, GgufTensor]:
     alignment = metadata.get(Keys.General.ALIGNMENT, Field("UINT32", ALIGNMENT)).value
     if not isinstance(alignment, int) or alignment < 8 or alignment & (alignment - 1):

@@ -114,7 +114,7 @@ def test_a_repository_without_a_main(tmp_path: Path, tiny_pair: tuple[Path, Path
     folder = cached(tmp_path / "one", {OTHER: tiny_pair[0]}, None)
     assert open_checkpoint(folder).path.name == OTHER
     folder = cached(tmp_path / "two", {COMMIT: tiny_pair[0], OTHER: tiny_pair[1]}, None)
-    with pytest.raises(CheckpointError, match=f"without refs/main. Name one of its snapshots: {COMMIT}, {OTHER}"):
+    with pytest.raises(CheckpointError, match=f"without refs/main. Use one of its snapshots: {COMMIT}, {OTHER}"):
         open_checkpoint(folder)
 
 

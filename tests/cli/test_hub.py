@@ -102,11 +102,11 @@ def test_pairs(capsys: pytest.CaptureFixture[str], published: HubServer) -> None
     ("words", "told"),
     [
         (("merge", "hub:org/none", PAIR[1], "--lam", "0.7"), "hub:org/none: this model does not exist or is private."),
-        (("merge", PAIR[0], PAIR[1] + "@v3", "--lam", "0.7"), "hub:org/Tiny-Instruct@v3: there is no such revision."),
+        (("merge", PAIR[0], PAIR[1] + "@v3", "--lam", "0.7"), "org/Tiny-Instruct@v3: this revision does not exist."),
         (("merge", "hub:org/gated", PAIR[1], "--lam", "0.7", "--stream"), "is gated. Accept its licence at http"),
         (("merge", "hub:org/empty", PAIR[1], "--lam", "0.7"), "hub:org/empty: has no weights"),
         (("merge", "hub:org/pickle", PAIR[1], "--lam", "0.7", "--stream"), "its weights are pickles"),
-        (("merge", "hub:org", PAIR[1], "--lam", "0.7"), "'hub:org' is no reference to the Hub; write hub:org/name"),
+        (("merge", "hub:org", PAIR[1], "--lam", "0.7"), "'hub:org' is not a Hub reference; write hub:org/name"),
         (("merge", PAIR[0], "--lam", "0.7"), "name both BASE and INSTRUCT"),
         (("inspect", "hub:org/empty"), "has no weights"),
         (("diff", PAIR[0], "hub:org/none"), "this model does not exist or is private"),

@@ -73,7 +73,7 @@ def test_an_output_that_is_a_circular_link_is_replaced_with_force(tiny_pair: tup
 def test_inputs_are_named_wrongly(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="both BASE and INSTRUCT"):
         pa_lite.merge(tiny_pair[0])
-    with pytest.raises(InputError, match="'' names no checkpoint"):
+    with pytest.raises(InputError, match="'' does not name a checkpoint"):
         pa_lite.merge("", tiny_pair[1])
     with pytest.raises(InputError, match="unknown pair ''"):
         pa_lite.merge(pair="")

@@ -1,6 +1,6 @@
-"""The Hub's cache on this machine, in huggingface_hub's own layout, so that every program shares what was fetched.
+"""The Hub's cache on this machine, in huggingface_hub's layout, so that all programs share downloads.
 
-`blobs/TAG` holds contents, `snapshots/COMMIT/NAME` links to them, `refs/REVISION` names the commit last seen.
+`blobs/TAG` has contents, `snapshots/COMMIT/NAME` links to them, and `refs/REVISION` has the commit last seen.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
-    """HF_HUB_CACHE, else `hub` in HF_HOME, else in the user's cache, as huggingface_hub has it; read at each call."""
+    """Return HF_HUB_CACHE, else `hub` in HF_HOME, else in the user's cache; reads the environment at each call."""
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         if os.environ.get(name):
             return Path(os.path.expandvars(os.environ[name])).expanduser()
@@ -35,22 +35,22 @@ _BLOB = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 def repository_of(folder: Path) -> str | None:
-    """Return the model repository (`org/name`) whose part of a Hub cache a folder is, by its name; else None."""
+    """Return the model repository (`org/name`) of a folder in a Hub cache, by its name; else None."""
     found = _REPOSITORY.fullmatch(folder.name)
     return found["repo"].replace("--", "/", 1) if found else None
 
 
 def is_hub_blob(path: Path) -> bool:
-    """Return whether a path leads to a content that some Hub cache holds of a model (`models--NAME/blobs/HASH`)."""
+    """Return whether a path leads to a blob of a model in a Hub cache (`models--NAME/blobs/HASH`)."""
     real = path.resolve()
     return bool(_BLOB.fullmatch(real.name) and real.parent.name == "blobs" and repository_of(real.parent.parent))
 
 
 def snapshot_of(folder: Path) -> Path:
-    """Return the snapshot that a repository's folder in a Hub cache stands for: the commit of its `refs/main`.
+    """Return the snapshot of a repository's folder in a Hub cache: the commit of its `refs/main`.
 
-    Without that ref, as after a download of one revision, the only snapshot. Raises CheckpointError, naming what there
-    is, when it is not in the cache or there are several.
+    Without that ref, as after the download of one revision, return the only snapshot. Raises CheckpointError, listing
+    the snapshots, if it is not in the cache or there are several.
     """
     found = sorted(path for path in (folder / "snapshots").glob("*") if path.is_dir())
     names = ", ".join(path.name for path in found[:6]) or "none"
@@ -60,19 +60,19 @@ def snapshot_of(folder: Path) -> Path:
         if len(found) == 1:
             return found[0]
         raise CheckpointError(
-            f"{folder}: is a repository in the Hub's cache without refs/main. Name one of its snapshots: {names}."
+            f"{folder}: is a repository in the Hub's cache without refs/main. Use one of its snapshots: {names}."
         ) from None
     if not COMMIT.fullmatch(commit) or not (folder / "snapshots" / commit).is_dir():
         raise CheckpointError(
-            f"{folder}: its refs/main names the snapshot {commit[:40]!r}, which does not exist. Fetch it again, or "
-            f"name one of its snapshots: {names}."
+            f"{folder}: its refs/main names the snapshot {commit[:40]!r}, which does not exist. Download it again, or "
+            f"use one of its snapshots: {names}."
         )
     return folder / "snapshots" / commit
 
 
 @dataclass(frozen=True)
 class RepoCache:
-    """One repository's part of the cache."""
+    """The folder of one repository in the cache."""
 
     repo: str
     repo_type: str = "model"
@@ -86,11 +86,11 @@ class RepoCache:
         return cache_folder() / self._name
 
     def snapshot(self, commit: str) -> Path:
-        """The folder with a commit's files, whether it is there or not."""
+        """Return the folder for a commit's files, whether it exists or not."""
         return self.folder / "snapshots" / commit
 
     def commit_of(self, revision: str | None) -> str | None:
-        """The commit that a revision stood for when it was last seen; None if it never was."""
+        """Return the commit of a revision when it was last seen; None if it never was."""
         revision = revision or "main"
         if COMMIT.fullmatch(revision):
             return revision if self.snapshot(revision).is_dir() else None
@@ -101,7 +101,7 @@ class RepoCache:
         return commit if COMMIT.fullmatch(commit) else None
 
     def remember(self, revision: str | None, commit: str) -> None:
-        """Note what a branch or tag stands for. A cache that cannot be written stays as it is."""
+        """Record the commit of a branch or tag, if the cache can be written."""
         revision = revision or "main"
         if revision == commit:
             return

@@ -1,4 +1,4 @@
-"""Checkpoints on the Hub: which files make one up, fetched into the cache or left there to be read by ranges."""
+"""Find the files of a checkpoint on the Hub, and download them or open them for reading by ranges."""
 
 from __future__ import annotations
 
@@ -25,30 +25,31 @@ from pa_lite.system.byte_source import ByteSource
 from pa_lite.untrusted.safe_names import same_file
 
 _FILES_AT_A_TIME = 4
-# what a checkpoint needs beside its weights; whatever can hold code or pickles is not among it
+# files of a checkpoint other than weights, without any that can contain code or pickles
 _SMALL = re.compile(
     r"[^/]+\.(json|jinja)|additional_chat_templates/[^/]+\.jinja|tokenizer\.model(\.v\d+)?|(spiece|sentencepiece\.bpe)\.model|vocab\.txt|merges\.txt"
 )
 
 
 def _is_beside(name: str) -> bool:
-    """Tell whether a GGUF file beside a model is not one, by the names that llama.cpp's tools give them."""
+    """Return whether a GGUF file is not a model, by the names that llama.cpp's tools use."""
     stem = name.rpartition("/")[2].lower().removesuffix(".gguf")
     return "mmproj" in stem or "imatrix" in stem
 
 
 def weight_files(files: Sequence[HubFile], reference: HubReference, index: Sequence[str]) -> list[HubFile]:
-    """The files that hold a checkpoint's weights: the one that the reference names, else model.safetensors, else the
-    shards of the `index`, else other model*.safetensors, else one GGUF model. As for a folder on the disk.
+    """Return the weight files of a checkpoint, chosen as in a local folder.
 
-    Raises CheckpointError when there are none that pa-lite opens, InputError when several GGUF models are there.
+    These are the file that the reference names, else model.safetensors, else the shards of the `index`, else other
+    model*.safetensors, else one GGUF model. Raises CheckpointError if pa-lite can open none, InputError if there are
+    several GGUF models.
     """
     by_name = {f.name: f for f in files}
     if reference.file is not None:
         return _gguf_parts(reference.file, by_name, reference)
     chosen = choose_weights(by_name.keys(), lambda: index)
     if missing := [name for name in chosen if name not in by_name]:
-        raise CheckpointError(f"{reference}: shard {missing[0]} is missing, which {INDEX} names.")
+        raise CheckpointError(f"{reference}: shard {missing[0]}, listed in {INDEX}, is missing.")
     if chosen:
         return [by_name[name] for name in chosen]
     models = {part_names(n)[0] for n in by_name if n.lower().endswith(".gguf")}
@@ -58,11 +59,11 @@ def weight_files(files: Sequence[HubFile], reference: HubReference, index: Seque
         return _gguf_parts(models.pop(), by_name, reference)
     if models:
         raise InputError(
-            f"{reference}: holds {len(models)} GGUF models. Name one as hub:{reference.repo}/FILE: {listed(models, 6)}."
+            f"{reference}: has {len(models)} GGUF models. Choose hub:{reference.repo}/FILE: {listed(models, 6)}."
         )
     if told := foreign_weights(by_name.keys()):
         raise CheckpointError(f"{reference}: {told}.")
-    raise CheckpointError(f"{reference}: has no weights: no model*.safetensors and no .gguf file.")
+    raise CheckpointError(f"{reference}: has neither model*.safetensors nor .gguf files.")
 
 
 def _gguf_parts(name: str, by_name: dict[str, HubFile], reference: HubReference) -> list[HubFile]:
@@ -77,7 +78,7 @@ def _gguf_parts(name: str, by_name: dict[str, HubFile], reference: HubReference)
 
 @dataclass(frozen=True)
 class _HubSnapshot:
-    """A checkpoint at a commit: its snapshot's folder, weight files, and the small files beside them."""
+    """A checkpoint at a commit: the folder of its snapshot, weight files and small files."""
 
     reference: HubReference
     folder: Path
@@ -86,22 +87,21 @@ class _HubSnapshot:
 
     @property
     def path(self) -> Path:
-        """What to open once the files are there: the folder, or the (first) GGUF file."""
+        """Return the path to open after the download: the folder, or the (first) GGUF file."""
         return self.folder if self.is_folder else self.folder / self.weights[0].name
 
     @property
     def is_folder(self) -> bool:
-        """Whether the weights belong to a folder with settings, and are not one file that stands for itself."""
+        """Return whether the checkpoint is a folder with settings, not a GGUF file."""
         return self.reference.file is None and self.weights[0].name.endswith(".safetensors")
 
 
 def fetch_checkpoints(references: Sequence[HubReference], progress: Progress | None = None) -> list[Path]:
-    """Whole checkpoints, fetched into the Hub's cache: each one's snapshot folder, or the (first) GGUF file in it.
+    """Download checkpoints into the Hub's cache; return their snapshot folders, or (first) GGUF files.
 
-    Only safetensors (those of the index), GGUF, JSON, tokenizer files and templates are fetched. `progress` gets (bytes
-    done, bytes in all) over all files of all. Raises CheckpointError for a repository without weights that pa-lite
-    opens, HubError, saying what to do, when something cannot be had (offline it names what the cache lacks),
-    OutputError when the disk has no room for them.
+    Only safetensors (those of the index), GGUF, JSON, tokenizer files and templates are downloaded. `progress` gets the
+    bytes of all files. Raises CheckpointError for a repository without weights that pa-lite can open, HubError if a
+    file is not available (offline it lists what is missing in the cache), OutputError if the disk is too small.
     """
     found = [_find(reference) for reference in references]
     _fetch([(f, file) for f in found for file in (*f.small, *f.weights)], progress)
@@ -109,14 +109,14 @@ def fetch_checkpoints(references: Sequence[HubReference], progress: Progress | N
 
 
 def fetch_checkpoint(reference: HubReference, progress: Progress | None = None) -> Path:
-    """One whole checkpoint; see fetch_checkpoints."""
+    """Download one checkpoint; see fetch_checkpoints."""
     return fetch_checkpoints([reference], progress)[0]
 
 
 def reach_checkpoint(reference: HubReference) -> tuple[Path, dict[str, ByteSource]]:
-    """A checkpoint whose weights stay on the Hub: its snapshot, with the small files, and where the weights are.
+    """Download only the small files of a checkpoint; return the path and the sources of its weight files.
 
-    The path is as fetch_checkpoint's; weight files that are in the cache are taken from there. Raises as it does.
+    The path is that of `fetch_checkpoint`, which raises the same errors. Weight files in the cache are read there.
     """
     found = _find(reference)
     _fetch([(found, file) for file in found.small], None)
@@ -128,7 +128,7 @@ def reach_checkpoint(reference: HubReference) -> tuple[Path, dict[str, ByteSourc
         facts = file_facts(pinned)
         described = (found.reference.revision, file.size, file.sha256 or facts.etag)
         if (facts.commit, facts.size, facts.etag) != described:
-            raise HubError(f"{pinned.label}: {file.name} changed on the Hub in the meantime. Start again.")
+            raise HubError(f"{pinned.label}: {file.name} changed on the Hub. Start again.")
         return RemoteFile(pinned, facts)
 
     with ThreadPoolExecutor(_FILES_AT_A_TIME) as pool:
@@ -137,7 +137,7 @@ def reach_checkpoint(reference: HubReference) -> tuple[Path, dict[str, ByteSourc
 
 
 def _find(reference: HubReference) -> _HubSnapshot:
-    """Resolve a reference and tell which of its files belong to the checkpoint; fetches the index to know."""
+    """Resolve a reference and find the files of the checkpoint, downloading the index for that."""
     found = listing(reference)
     pinned = replace(reference, revision=found.commit)
     cache = RepoCache(reference.repo, reference.repo_type)
@@ -156,17 +156,17 @@ def _find(reference: HubReference) -> _HubSnapshot:
             raise
         lacking = [name for name in index or [reference.file or "its weights"] if name not in names]
         raise HubError(
-            f"{reference}: {', '.join(lacking)} not in the cache ({folder}), and the Hub cannot be asked. Go online "
-            "(without HF_HUB_OFFLINE) and try again."
+            f"{reference}: {', '.join(lacking)} not in the cache ({folder}), and the Hub is not available. Go online "
+            "(without HF_HUB_OFFLINE) and retry."
         ) from e
     small = [f for f in files if _SMALL.fullmatch(f.name)] if weights[0].name.endswith(".safetensors") else []
     if twins := same_file(f.name for f in (*weights, *small)):
-        raise CheckpointError(f"{reference}: has the files {' and '.join(twins)}, which are one file on some systems.")
+        raise CheckpointError(f"{reference}: has the files {' and '.join(twins)}, one file on some systems.")
     return _HubSnapshot(pinned, folder, weights, small)
 
 
 def _fetch(files: Sequence[tuple[_HubSnapshot, HubFile]], progress: Progress | None) -> None:
-    """Bring files into the cache, a few at a time, with one progress over all their bytes."""
+    """Download files, a few at a time, with one progress for all."""
     total = Sum(sum(file.size for _, file in files), progress)
     absent = [(found, file) for found, file in files if not (found.folder / file.name).exists()]
     for found, file in files:
@@ -183,17 +183,17 @@ def _fetch(files: Sequence[tuple[_HubSnapshot, HubFile]], progress: Progress | N
         try:
             for _ in pool.map(fetch, absent):
                 pass
-        except BaseException:  # Ctrl-C too: what has been begun stays in the cache, to be gone on with
+        except BaseException:  # also on Ctrl-C; started downloads stay in the cache and can be resumed
             total.stop.set()
             pool.shutdown(cancel_futures=True)
             raise
 
 
 def _check_room(needed: int) -> None:
-    """Raise OutputError unless the disk of the cache has room for so many bytes."""
+    """Raise OutputError unless the cache's disk has this many bytes free."""
     free = shutil.disk_usage(existing_parent(cache_folder())).free
     if needed > free:
         raise OutputError(
-            f"{cache_folder()}: {needed / 1e9:.1f} GB are to be fetched there, {free / 1e9:.1f} GB are free. Let "
-            "HF_HUB_CACHE name a larger disk, or merge without a copy (--stream)."
+            f"{cache_folder()}: {needed / 1e9:.1f} GB to download, {free / 1e9:.1f} GB free. Set "
+            "HF_HUB_CACHE to a larger disk, or merge without a copy (--stream)."
         )

@@ -1,7 +1,7 @@
-"""Downloads into the Hub's cache: small files by huggingface_hub, large ones so that the next process can resume them.
+"""Download files into the Hub's cache: small ones with huggingface_hub, large ones so that they can be resumed.
 
-huggingface_hub (1.33 and 2.4) starts a download anew after a kill and checks no hash. Hence large files come by ranges,
-and every content's hash is checked here.
+After a kill huggingface_hub (1.33 and 2.4) starts a download again from the beginning, and it checks no hash. So large
+files are downloaded by ranges, and the hash of every file is checked here.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from pa_lite.system.markers import DOWNLOAD, INCOMPLETE, marker_of, take_claim
 from pa_lite.system.opening import NotPlainError, is_link, open_or_create, open_own, open_regular, remove_open, type_of
 
 _PIECE = 1 << 20
-_FIRST = 1 << 16  # bytes that tell whose a file without a marker is
-_SMALL = 4 << 20  # bytes that are fetched anew after a kill
-_KEPT = "what came is kept. Free some space and try again, or let HF_HUB_CACHE name a larger disk."
+_FIRST = 1 << 16  # bytes that are compared to recognise a file without a marker
+_SMALL = 4 << 20  # files up to this many bytes are not resumed
+_KEPT = "what was downloaded is kept. Free some space and retry, or set HF_HUB_CACHE to a larger disk."
 
 
 class Sum(Counter):
-    """Counts the bytes of several downloads for one bar; they all end when `stop` is set."""
+    """Counts the bytes of several downloads for one bar; all of them end when `stop` is set."""
 
     def __init__(self, total: int, progress: Progress | None) -> None:
         super().__init__(progress, "download", total, "B")
@@ -40,10 +40,10 @@ class Sum(Counter):
 
 
 def add_file(reference: HubReference, facts: FileFacts, total: Sum) -> Path:
-    """Bring a file into the cache, unless it is there, and return its place in the commit's snapshot.
+    """Download a file unless it is in the cache; return its path in the commit's snapshot.
 
-    A download that broke off earlier is resumed. Raises HubError when the file cannot be had or is not what the Hub
-    describes, OutputError when there is no room.
+    Unfinished downloads are resumed. Raises HubError if the file is not available or differs from the Hub's
+    description, OutputError if the disk is full.
     """
     reference = replace(reference, revision=facts.commit)
     cache = RepoCache(reference.repo, reference.repo_type)
@@ -65,7 +65,7 @@ def add_file(reference: HubReference, facts: FileFacts, total: Sum) -> Path:
 
 
 def _fetch_small(reference: HubReference, facts: FileFacts, place: Path) -> None:
-    """Let huggingface_hub fetch a file to its place, and check its hash and that it is on the disk."""
+    """Download a file with huggingface_hub, sync it and check its hash."""
     attempt(lambda: _download(reference), reference)
     content = _Hash(facts)
     with open_regular(place) as file:
@@ -87,16 +87,16 @@ def _download(reference: HubReference) -> None:
             cache_dir=cache_folder(), endpoint=endpoint(), library_name="pa-lite", etag_timeout=TIMEOUT,
             tqdm_class=_silent_bar(),
         )  # fmt: skip
-    except (LocalEntryNotFoundError, FileMetadataError) as e:  # OSErrors, but of the network
+    except (LocalEntryNotFoundError, FileMetadataError) as e:  # OSErrors about the network
         raise e.__cause__ if isinstance(e.__cause__, HTTPError) else ValueError(str(e)) from e
     except OSError as e:
-        if e.errno is None and not isinstance(e, ConnectionError):  # another length than the Hub described
+        if e.errno is None and not isinstance(e, ConnectionError):  # another size than the Hub described
             raise _damaged(reference, str(e).partition("\n")[0]) from e
         raise
 
 
 def _silent_bar() -> Any:
-    """A bar for huggingface_hub that shows nothing: ours counts its files."""
+    """Return a tqdm class for huggingface_hub that shows nothing, as our bar counts its files."""
     from tqdm import tqdm
 
     class Silent(tqdm):  # type: ignore[misc]
@@ -106,12 +106,12 @@ def _silent_bar() -> Any:
     return Silent
 
 
-def _damaged(reference: HubReference, told: str) -> HubError:
-    return reference.error(f"{reference.file} arrived damaged: {told}. None of it was kept; try again.")
+def _damaged(reference: HubReference, fault: str) -> HubError:
+    return reference.error(f"{reference.file} arrived damaged: {fault}. Nothing was kept; retry.")
 
 
 class _Hash:
-    """What may have made a content's tag: SHA-256 for large files, git's blob id for others, a mirror's own SHA-1."""
+    """The possible hashes in an ETag: SHA-256 for large files, git's blob id for others, or SHA-1 (some mirrors)."""
 
     def __init__(self, facts: FileFacts) -> None:
         self._tag = facts.etag
@@ -127,33 +127,33 @@ class _Hash:
             digest.update(piece)
 
     def read(self, file: BinaryIO) -> None:
-        """Add the rest of a file."""
+        """Hash the rest of a file."""
         while piece := file.read(_PIECE):
             self.update(piece)
 
     def is_right(self) -> bool:
-        """Whether what was added has the tag; also for a tag that no known hash makes."""
+        """Return whether the content has this tag; True for a tag that is not a known hash."""
         return not self._digests or self._tag in [digest.hexdigest() for digest in self._digests]
 
 
 def _check_lock(lock: Path) -> None:
-    """Raise OutputError for a lock that huggingface_hub would open wherever it leads, or wait for without end."""
+    """Raise OutputError for a lock file that huggingface_hub would follow as a link or wait for forever."""
     with contextlib.suppress(FileNotFoundError):
         file_type = type_of(lock.lstat())
         if file_type is not None:
             raise OutputError(
-                f"{lock}: is a {file_type}, not a file to lock. Remove it, or let HF_HUB_CACHE name another folder."
+                f"{lock}: is a {file_type}, not a regular file. Remove it, or set HF_HUB_CACHE to another folder."
             )
 
 
 def _link(blob: Path, place: Path) -> None:
-    """Let the snapshot's name stand for the blob: a relative link, or what else the system allows."""
+    """Link the name in the snapshot to the blob, with a relative link if the system allows it."""
     place.parent.mkdir(parents=True, exist_ok=True)
     if is_link(place):
         place.unlink(missing_ok=True)  # a link to a blob that was removed
     try:
         place.symlink_to(os.path.relpath(blob, place.parent))
-    except OSError:  # Windows has symbolic links for developers alone
+    except OSError:  # Windows only allows symbolic links for developers
         with contextlib.suppress(OSError):
             os.link(blob, place)
         if not place.exists():
@@ -161,12 +161,12 @@ def _link(blob: Path, place: Path) -> None:
 
 
 def _fetch_large(reference: HubReference, facts: FileFacts, blob: Path, total: Sum) -> None:
-    """Fetch a content to its blob, going on with what an earlier try left, and check its hash before it counts."""
+    """Download or resume a blob, and check its hash before giving it its name."""
     partial = blob.with_name(blob.name + INCOMPLETE)
     content, remote = _Hash(facts), RemoteFile(reference, facts)
     try:
         with _claimed(partial, remote, total.stop) as (f, finish):
-            if blob.exists():  # another process that was waited for has brought it
+            if blob.exists():  # another process downloaded it while we waited
                 total.add(facts.size)
                 finish(None)
                 return
@@ -185,8 +185,8 @@ def _fetch_large(reference: HubReference, facts: FileFacts, blob: Path, total: S
             finish(blob if content.is_right() else None)
     except NotPlainError as e:
         raise OutputError(
-            f"{e.filename}: is in the way of a download: {e.strerror}. Move it elsewhere or delete it yourself, or let "
-            "HF_HUB_CACHE name another folder."
+            f"{e.filename}: is in the way of a download: {e.strerror}. Move or delete it, or set "
+            "HF_HUB_CACHE to another folder."
         ) from e
     if not content.is_right():
         raise _damaged(reference, f"its hash is not {facts.etag}")
@@ -197,10 +197,10 @@ def _fetch_large(reference: HubReference, facts: FileFacts, blob: Path, total: S
 def _claimed(
     partial: Path, remote: RemoteFile, stop: threading.Event
 ) -> Iterator[tuple[BinaryIO, Callable[[Path | None], None]]]:
-    """The file of a download, open, locked and marked as ours; made if need be.
+    """Open or create the file of a download, locked and with a marker.
 
-    The function renames it, or removes it where it gets None, and the marker with it; else both stay for the next try.
-    Raises NotPlainError for a file that is not ours, and no beginning of this content either.
+    The yielded function renames it, or with None removes it, and removes the marker; if it is not called, both stay for
+    the next try. Raises NotPlainError for a file without a marker that does not start like this content.
     """
     marker = marker_of(partial)
     if os.path.lexists(partial) and not os.path.lexists(marker):
@@ -212,7 +212,7 @@ def _claimed(
 
         def finish(target: Path | None) -> None:
             if os.name != "posix":
-                file.close()  # there an open file cannot be renamed, nor removed by others
+                file.close()  # on Windows an open file cannot be renamed
             if target is not None:
                 partial.replace(target)
             else:
@@ -224,6 +224,6 @@ def _claimed(
 
 
 def _begins(file: BinaryIO, remote: RemoteFile, stop: threading.Event) -> bool:
-    """Whether a file without a marker, as 0.1.0 left them, holds the first bytes of this very content."""
+    """Return whether a file without a marker (from 0.1.0) starts with the first bytes of this content."""
     first = file.read(min(_FIRST, remote.size))
     return first == b"".join(remote.pieces(0, len(first), stop))

@@ -1,6 +1,6 @@
-"""Requests to the Hub: one session, patience with transient failures, and errors that say what to do.
+"""Send requests to the Hub with retries, and explain errors.
 
-Everything goes through huggingface_hub's session and headers; the environment is read at each call.
+Uses huggingface_hub's session and headers; the environment is read at each call.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ _log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
 _RETRIED = (408, 425, 429, 500, 502, 503, 504)
 _FIRST_WAIT, _LONGEST_WAIT, _LONGEST_ASKED = 0.4, 30.0, 300.0  # seconds
-_LONG_WAIT = 8.0  # seconds; such a wait is told of
-TIMEOUT = 30.0  # seconds for a connection, and between two pieces of an answer
-_TAG = re.compile(r"[\w.-]{8,128}")  # of a content: it names a file of the cache
-QUICK, PATIENT = 4, 8  # tries: for the first word with the Hub, and in the middle of gigabytes
+_LONG_WAIT = 8.0  # seconds; longer waits are logged as warnings
+TIMEOUT = 30.0  # seconds for a connection, and between two pieces of a response
+_TAG = re.compile(r"[\w.-]{8,128}")  # of a content; used as a file name in the cache
+QUICK, PATIENT = 4, 8  # tries: for the first request, and during downloads
 
 
 @dataclass(frozen=True)
 class FileFacts:
-    """A file as the Hub describes it: its commit, its content's tag and size in bytes, and where the bytes lie.
+    """The Hub's description of a file: commit, ETag, size in bytes, and the location of the content.
 
-    `etag` is the SHA-256 of a large (LFS) file's content, and git's blob id of any other. `location` may expire.
+    `etag` is the SHA-256 of a large (LFS) file, and git's blob id of any other. `location` may expire.
     """
 
     commit: str
@@ -45,7 +45,7 @@ class FileFacts:
 
 
 def headers(token: bool) -> dict[str, str]:
-    """What a request carries: who asks, and the token if there is one. No compression: bytes are counted."""
+    """Return request headers: user agent, token (if there is one), and no compression, as bytes are counted."""
     from huggingface_hub.utils import build_hf_headers
 
     found: dict[str, str] = build_hf_headers(token=None if token else False, library_name="pa-lite")
@@ -53,9 +53,9 @@ def headers(token: bool) -> dict[str, str]:
 
 
 class Patience:
-    """Judges failures of one undertaking: waits after those that pass, raises the explained error for all others.
+    """Handles failures of one operation: waits after transient ones, raises an explained error for all others.
 
-    Waits double from 0.4 s to 30 s, with jitter; a Retry-After is obeyed up to five minutes.
+    Waits double from 0.4 s to 30 s, with jitter; Retry-After is respected up to five minutes.
     """
 
     def __init__(self, reference: HubReference, tries: int = QUICK, stop: threading.Event | None = None) -> None:
@@ -63,19 +63,19 @@ class Patience:
         self._failures = 0
 
     def check(self) -> None:
-        """Raise HubError when nobody wants the result any more."""
+        """Raise HubError if the operation was stopped."""
         if self._stop.is_set():
             raise self.reference.error("the transfer was stopped.")
 
     def renew(self) -> None:
-        """Something arrived: count failures from none again."""
+        """Reset the count of failures, as data has arrived."""
         self._failures = 0
 
     def failed(self, error: Exception) -> None:
-        """Wait until it makes sense to try again. Raises HubError if it does not, or the tries are used up."""
+        """Wait before the next try. Raises HubError if retrying is useless or there are no tries left."""
         from huggingface_hub.errors import HfHubHTTPError
 
-        if isinstance(error.__context__, _client().InvalidURL):  # how its versions report where a redirect leads
+        if isinstance(error.__context__, _client().InvalidURL):  # how some versions report a bad redirect
             raise explain_no_hub(error.__context__, self.reference) from error
         asked: float | None = None
         self._failures += 1
@@ -88,15 +88,15 @@ class Patience:
         wait = min(_LONGEST_WAIT, _FIRST_WAIT * 2 ** (self._failures - 1)) * random.uniform(0.5, 1.0)
         wait = max(wait, asked or 0.0)
         level = logging.WARNING if wait >= _LONG_WAIT else logging.INFO
-        _log.log(level, "%s: %s; trying again in %.1f s", self.reference.label, _one_line(error), wait)
+        _log.log(level, "%s: %s; retrying in %.1f s", self.reference.label, _one_line(error), wait)
         self._stop.wait(wait)
         self.check()
 
 
 def attempt(call: Callable[[], _Result], reference: HubReference, tries: int = QUICK) -> _Result:
-    """The call's result, tried again with growing waits while the Hub or the network fails in passing.
+    """Call a function, retrying with growing waits while the Hub or the network fails temporarily.
 
-    Raises HubError, in one line that says what to do, for anything lasting and when all tries failed.
+    Raises HubError, in one line that says what to do, for permanent errors and after the last try.
     """
     from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
 
@@ -105,7 +105,7 @@ def attempt(call: Callable[[], _Result], reference: HubReference, tries: int = Q
         try:
             return call()
         except OfflineModeIsEnabled as e:
-            raise reference.error("cannot be asked for while offline (HF_HUB_OFFLINE).") from e
+            raise reference.error("is not available offline (HF_HUB_OFFLINE).") from e
         except HTTPError as e:
             patience.failed(e)
         except no_hub_errors() as e:
@@ -113,25 +113,25 @@ def attempt(call: Callable[[], _Result], reference: HubReference, tries: int = Q
 
 
 def _client() -> Any:
-    """The HTTP client's module that huggingface_hub uses: httpx, or what follows it."""
+    """Return the module of huggingface_hub's HTTP client: httpx, or its successor."""
     from huggingface_hub.errors import HTTPError
 
     return sys.modules[HTTPError.__module__.partition(".")[0]]
 
 
 def no_hub_errors() -> tuple[type[Exception], ...]:
-    """What huggingface_hub and its HTTP client raise of answers that are not those of a Hub, beside HTTPError."""
+    """Return the errors, other than HTTPError, that responses raise that do not come from a Hub."""
     return ValueError, LookupError, TypeError, AttributeError, RecursionError, _client().InvalidURL
 
 
 def explain_no_hub(error: Exception, reference: HubReference) -> HubError:
-    """The error for an answer that huggingface_hub cannot make sense of."""
+    """Return the error for a response that huggingface_hub cannot read."""
     told = _one_line(error)[:100]
-    return reference.error(f"{endpoint()} answers as no Hub does ({told}). Check HF_ENDPOINT and proxies.")
+    return reference.error(f"{endpoint()} does not answer like a Hub ({told}). Check HF_ENDPOINT and proxies.")
 
 
 def _retry_after(fields: Mapping[str, str]) -> float | None:
-    """The seconds that an answer asks us to wait: Retry-After in seconds or as a date, or the Hub's own rate limit."""
+    """Return the seconds to wait: Retry-After in seconds or as a date, or the Hub's rate limit; else None."""
     import email.utils
 
     value = fields.get("Retry-After", "").strip()
@@ -140,7 +140,7 @@ def _retry_after(fields: Mapping[str, str]) -> float | None:
     with contextlib.suppress(ValueError, TypeError):
         until = email.utils.parsedate_to_datetime(value).timestamp()
         now = time.time()
-        with contextlib.suppress(ValueError, TypeError):  # by the Hub's clock: ours may be wrong
+        with contextlib.suppress(ValueError, TypeError):  # by the Hub's clock, as ours may be wrong
             now = email.utils.parsedate_to_datetime(fields.get("Date", "")).timestamp()
         return max(0.0, until - now)
     limit = re.search(r"r\s*=\s*0\s*;\s*t\s*=\s*(\d{1,9})", fields.get("RateLimit", ""))
@@ -148,7 +148,7 @@ def _retry_after(fields: Mapping[str, str]) -> float | None:
 
 
 def _one_line(error: Exception) -> str:
-    """An error as a remark; without the addresses, which may be signed, that an HTTP status comes with."""
+    """Return an error as one line, without the addresses in HTTP errors, which may be signed."""
     response = getattr(error, "response", None)
     if response is not None:
         return f"HTTP {response.status_code} {response.headers.get('X-Error-Message', '')[:200]}".strip()
@@ -156,45 +156,45 @@ def _one_line(error: Exception) -> str:
 
 
 def explain(error: Exception, reference: HubReference) -> HubError:
-    """The error of a request as one line that says what happened to what, and what to do."""
+    """Return the error of a request in one line: what happened, to what, and what to do."""
     from huggingface_hub import errors
 
     if not isinstance(error, errors.HfHubHTTPError):
         return reference.error(
             f"{endpoint()} cannot be reached ({_one_line(error)}). Check the network, or set HF_HUB_OFFLINE=1 to use "
-            "what was fetched before.",
+            "what is in the cache.",
             is_passing=True,
         )
     status = error.response.status_code
     if isinstance(error, errors.GatedRepoError):
         told = (
             f"is gated. Accept its licence at {reference.page}, then log in with 'hf auth login', or set HF_TOKEN to "
-            "a token that may read it"
+            "a token with access"
         )
     elif isinstance(error, errors.RevisionNotFoundError):
-        told = f"there is no such revision. {reference.page}/tree/main shows what there is"
+        told = f"this revision does not exist. See {reference.page}/tree/main"
     elif isinstance(error, errors.EntryNotFoundError) or (
         status == 404 and reference.file and not isinstance(error, errors.RepositoryNotFoundError)
     ):
-        told = f"has no file {reference.file or ''}".rstrip() + f". {reference.page}/tree/main shows what there is"
+        told = f"has no file {reference.file or ''}".rstrip() + f". See {reference.page}/tree/main"
     elif isinstance(error, errors.RepositoryNotFoundError) or status in (401, 404):
         told = (
             f"this {reference.repo_type} does not exist or is private. Check the name; log in ('hf auth login') if you "
             "have access"
         )
     elif status == 403:
-        told = f"access is forbidden. See {reference.page}, and give HF_TOKEN a token that may read it"
+        told = f"access is forbidden. See {reference.page}, and set HF_TOKEN to a token with access"
     elif status == 429:
-        told = "the Hub has had too many requests from here. Wait some minutes, or log in ('hf auth login'), and go on"
+        told = "there were too many requests. Wait some minutes, or log in ('hf auth login'), and retry"
     elif status >= 500:
-        told = f"the Hub does not work at the moment (HTTP {status}). Try again later"
+        told = f"the Hub is not working at the moment (HTTP {status}). Retry later"
     else:
         told = f"the Hub refused the request ({_one_line(error)})"
     return reference.error(f"{told}.", is_passing=status in _RETRIED)
 
 
 def file_facts(reference: HubReference, tries: int = QUICK) -> FileFacts:
-    """Ask the Hub about one file. Raises HubError."""
+    """Request the description of a file. Raises HubError."""
     return attempt(lambda: _head(reference), reference, tries)
 
 
@@ -207,15 +207,15 @@ def _head(reference: HubReference) -> FileFacts:
     commit, etag, size = found.commit_hash or "", found.etag or "", found.size
     if not COMMIT.fullmatch(commit) or not _TAG.fullmatch(etag) or size is None or not 0 <= size < 10**15:
         raise reference.error(
-            f"the answer for {reference.file} lacks a commit, a tag or a size: {endpoint()} is no Hub. Check "
-            "HF_ENDPOINT and the proxy."
+            f"the answer for {reference.file} has no commit, ETag or size: {endpoint()} is not a Hub. "
+            "Check HF_ENDPOINT and the proxy."
         )
     location = urljoin(url, found.location)
-    _client().URL(location)  # raises InvalidURL now, and not when the content is asked for
+    _client().URL(location)  # raises InvalidURL now, not at the first download
     return FileFacts(commit, etag, size, location, origin(location) != origin(endpoint()))
 
 
 def origin(url: str) -> tuple[str, str | None, int | None]:
-    """Scheme, host and port of an address."""
+    """Return scheme, host and port of an address."""
     parts = urlsplit(url)
     return parts.scheme, parts.hostname, parts.port

@@ -1,4 +1,4 @@
-"""The bytes of files on the Hub, read in ranges: all of one content, however often connections break."""
+"""Read byte ranges of files on the Hub, all of the same content, however often connections break."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from pa_lite.checkpoints.hub.references import HubReference
 from pa_lite.errors import HubError
 
 _OF_THE_WHOLE = ("content-length", "content-encoding", "transfer-encoding")
-_SLOW_SECONDS, _LEAST_SPEED = 60.0, 1000  # over how long a file's speed is taken, and bytes a second at least
-_BUFFER = 1 << 18  # bytes asked for at once where a header is read piece by piece
-_LONGEST_REFUSAL = 1 << 16  # bytes of an answer with an error: what says why is shorter, and some end never
+_SLOW_SECONDS, _LEAST_SPEED = 60.0, 1000  # period for measuring speed, and lowest accepted bytes per second
+_BUFFER = 1 << 18  # bytes per request when reading a header
+_LONGEST_REFUSAL = 1 << 16  # most bytes to read of an error response, which may be endless
 
 
 def _in_short(response: Any) -> Any:
-    """Return a response that is open with its first bytes as content, without waiting for the rest."""
+    """Return an open response with its first bytes as content, without waiting for the rest."""
     held, end = b"", time.monotonic() + TIMEOUT
     for piece in response.iter_raw():
         held = (held + piece)[:_LONGEST_REFUSAL]
@@ -43,13 +43,13 @@ def _in_short(response: Any) -> Any:
 
 
 class _Speed:
-    """How fast a file comes, while it is waited for: a server may send a byte now and then, and never end."""
+    """Measures the speed of a transfer; a server may send single bytes forever."""
 
     def __init__(self) -> None:
         self._seconds, self._bytes = 0.0, 0
 
     def watch(self, pieces: Iterator[bytes], reference: HubReference) -> Iterator[bytes]:
-        """Yield the pieces. Raises HubError after a minute's wait in which less than 1 kB a second came."""
+        """Yield the pieces. Raises HubError after a minute of waiting at less than 1 kB per second."""
         start = time.monotonic()
         for piece in pieces:
             self._seconds += time.monotonic() - start
@@ -57,7 +57,7 @@ class _Speed:
             if self._seconds > _SLOW_SECONDS:
                 if self._bytes < _LEAST_SPEED * self._seconds:
                     raise reference.error(
-                        f"{reference.file} comes too slowly: {self._bytes} bytes in {self._seconds:.0f} s. Check the "
+                        f"{reference.file} is too slow: {self._bytes} bytes in {self._seconds:.0f} s. Check the "
                         "network, and run the same command again.",
                         is_passing=True,
                     )
@@ -67,11 +67,10 @@ class _Speed:
 
 
 class RemoteFile:
-    """A file on the Hub, read in ranges by any number of threads. It has a path's `name` and `open`, and is equal to
-    itself alone.
+    """A file on the Hub, read in ranges by any number of threads. Has the `name` and `open` of a path.
 
-    What is read belongs to the commit, tag and size of `facts`; an answer that tells otherwise ends in a HubError. A
-    connection that breaks off is taken up again where it ended. The token is sent to the Hub alone.
+    All bytes belong to the commit, ETag and size of `facts`; a response with others raises HubError. After a broken
+    connection, reading continues where it ended. The token is only sent to the Hub. Objects are compared by identity.
     """
 
     def __init__(self, reference: HubReference, facts: FileFacts) -> None:
@@ -79,27 +78,27 @@ class RemoteFile:
         self.reference, self.facts = reference, facts
         self.name, self.size, self.etag = reference.file.rpartition("/")[2], facts.size, facts.etag
         self._lock = threading.Lock()
-        # storage behind the Hub has tags of its own: the first that it gives counts
+        # the storage uses other ETags than the Hub; the first one counts
         self._body_tag = None if facts.is_elsewhere else facts.etag
 
     def __str__(self) -> str:
         return f"{self.reference.label}/{self.reference.file}"
 
     def read_into(self, buffer: memoryview, offset: int, stop: threading.Event | None = None) -> None:
-        """Fill the buffer, bytes, from byte `offset` on. Raises HubError; when `stop` is set, ends with one soon."""
+        """Fill the buffer from byte `offset` on. Raises HubError, also soon after `stop` is set."""
         for piece in self.pieces(offset, offset + len(buffer), stop):
             buffer[: len(piece)] = piece
             buffer = buffer[len(piece) :]
 
     def open(self, mode: str = "rb") -> BinaryIO:
-        """The file for reading from its start on, buffered."""
+        """Return a buffered reader at the start of the file."""
         assert mode == "rb"
         return io.BufferedReader(_Raw(self), _BUFFER)
 
     def pieces(self, start: int, stop: int, stopped: threading.Event | None = None) -> Iterator[bytes]:
-        """The bytes [start, stop) in pieces, none twice and none left out, however often the connection breaks.
+        """Yield the bytes [start, stop) in pieces, each once, however often the connection breaks.
 
-        Raises HubError when the file has changed, the Hub or the network fails for long, or `stopped` is set.
+        Raises HubError if the file has changed, the Hub or the network fails for long, or `stopped` is set.
         """
         from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
 
@@ -117,11 +116,11 @@ class RemoteFile:
                             is_renewed = False
                             yield piece
                         if start == stop:
-                            break  # a server may send more than it was asked for
+                            break  # a server may send more than requested
                 if start < stop:
                     patience.failed(HTTPError("the answer ended early"))
             except OfflineModeIsEnabled as e:
-                raise self.reference.error("cannot be read while offline (HF_HUB_OFFLINE).") from e
+                raise self.reference.error("cannot be read offline (HF_HUB_OFFLINE).") from e
             except HTTPError as e:
                 if is_renewed or not self._renew(facts, e):
                     patience.failed(e)
@@ -147,22 +146,22 @@ class RemoteFile:
             yield response
 
     def _check(self, response: Any, start: int) -> None:
-        """Raise HubError unless the answer is the part of the file that was asked for."""
+        """Raise HubError unless the response is the requested part of the file."""
         fields, size = response.headers, self.facts.size
         if fields.get("Content-Encoding", "identity") != "identity":
             raise self.reference.error(
-                f"{self.reference.file} comes compressed, which was not asked for. Check proxies."
+                f"{self.reference.file} was sent compressed, which was not requested. Check proxies."
             )
         if response.status_code == 206:
             found = re.fullmatch(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)", fields.get("Content-Range", ""))
             if found is None or int(found[1]) != start:
-                raise self.reference.error(f"the answer is another part of {self.reference.file} than asked for.")
+                raise self.reference.error(f"the answer is not the requested part of {self.reference.file}.")
             total = found[2]
         else:
             if start:
                 raise self.reference.error(
-                    f"{urlsplit(str(response.url)).hostname} gives no parts of files (no range "
-                    "requests). Check HF_ENDPOINT and the proxy; fetch the files whole (without --stream)."
+                    f"{urlsplit(str(response.url)).hostname} does not support range requests. "
+                    "Check HF_ENDPOINT and the proxy; download the whole files (without --stream)."
                 )
             total = fields.get("Content-Length", "*")
         if total not in ("*", str(size)):
@@ -172,15 +171,15 @@ class RemoteFile:
             if self._body_tag is None:
                 self._body_tag = tag
         if tag != self._body_tag:
-            raise self._changed(f"its ETag is {tag} and no longer {self._body_tag}")
+            raise self._changed(f"its ETag is {tag}, not {self._body_tag}")
 
-    def _changed(self, told: str) -> HubError:
+    def _changed(self, fault: str) -> HubError:
         return self.reference.error(
-            f"{self.reference.file} changed while it was read: {told}. Nothing came of it; start again."
+            f"{self.reference.file} changed while being read: {fault}. No output was written; start again."
         )
 
     def _renew(self, used: FileFacts, error: Exception) -> bool:
-        """Ask for the file's place again where an answer may mean that the old one has expired; whether that was so."""
+        """Request the location again if the error may mean that it has expired; return whether it did."""
         from huggingface_hub.errors import HfHubHTTPError
 
         if not (isinstance(error, HfHubHTTPError) and used.is_elsewhere and error.response.status_code in (401, 403)):

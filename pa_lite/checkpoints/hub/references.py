@@ -1,4 +1,4 @@
-"""References to models and data sets on the Hub: `hub:org/name`, with a revision or a file."""
+"""Parse references to models and data sets on the Hub: `hub:org/name`, with a revision or a file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _REVISION = re.compile(r"[^\s/:?#\\][^\s:?#\\]*")
 class HubReference:
     """A model (or `repo_type` "dataset") on the Hub: `org/name`, a branch, tag or commit, and a file in it.
 
-    Raises InputError for what cannot be the name of a repository or a revision.
+    Raises InputError for an invalid repository name or revision.
     """
 
     repo: str
@@ -33,9 +33,9 @@ class HubReference:
 
     def __post_init__(self) -> None:
         if not _REPO.fullmatch(self.repo) or ".." in self.repo or "--" in self.repo:
-            raise InputError(f"{self.repo!r} is no name on the Hub; write org/name.")
+            raise InputError(f"{self.repo!r} is not a valid repository name; write org/name.")
         if self.revision is not None and (not _REVISION.fullmatch(self.revision) or ".." in self.revision):
-            raise InputError(f"{self.revision!r} is no branch, tag or commit on the Hub.")
+            raise InputError(f"{self.revision!r} is not a valid branch, tag or commit.")
 
     def __str__(self) -> str:
         file = f"/{self.file}" if self.file else ""
@@ -43,24 +43,24 @@ class HubReference:
 
     @property
     def name(self) -> str:
-        """The model's own name, without its owner's."""
+        """Return the model's name without its owner."""
         return self.repo.rpartition("/")[2]
 
     @property
     def label(self) -> str:
-        """What errors call it: without the file, and with the first digits of a commit."""
+        """Return the name for errors, without the file and with a short commit."""
         prefix = PREFIX if self.repo_type == "model" else "dataset "
         revision = self.revision[:8] if self.revision and COMMIT.fullmatch(self.revision) else self.revision
         return prefix + self.repo + (f"@{revision}" if revision else "")
 
     @property
     def page(self) -> str:
-        """Where people read about it."""
+        """Return the address of its page."""
         return f"{endpoint()}/{'datasets/' if self.repo_type == 'dataset' else ''}{self.repo}"
 
-    def error(self, told: str, is_passing: bool = False) -> HubError:
-        """What went wrong with it, as an error."""
-        return HubError(f"{self.label}: {told}", is_passing)
+    def error(self, message: str, is_passing: bool = False) -> HubError:
+        """Return an error about it; `is_passing` for one that may be temporary."""
+        return HubError(f"{self.label}: {message}", is_passing)
 
 
 Location = Path | HubReference
@@ -70,29 +70,29 @@ def parse_hub(text: str) -> HubReference:
     """Read `hub:org/name[@revision]`, or `hub:org/name/FILE[@revision]`. Raises InputError for anything else."""
     found = _REFERENCE.fullmatch(text)
     if found is None or ".." in text or "--" in found["repo"]:
-        raise InputError(f"{text!r} is no reference to the Hub; write hub:org/name or hub:org/name@revision.")
+        raise InputError(f"{text!r} is not a Hub reference; write hub:org/name or hub:org/name@revision.")
     if found["file"]:
         check_name(found["file"], text)
     return HubReference(found["repo"], found["revision"], file=found["file"])
 
 
 def check_name(name: str, where: str) -> None:
-    """Raise CheckpointError for a file name that could lead out of the folder it is fetched to, or is no file's."""
+    """Raise CheckpointError for a file name that leads out of the folder or is not valid on every system."""
     if fault := path_fault(name):
-        raise CheckpointError(f"{where}: the file {name!r} cannot be fetched: its name {fault}.")
+        raise CheckpointError(f"{where}: the file {name!r} cannot be downloaded: its name {fault}.")
 
 
 def locate(where: str | Location) -> Location:
-    """Where a checkpoint lies: on the Hub if the text begins with `hub:`, else at a path. Raises InputError."""
+    """Return a location: on the Hub if the string starts with `hub:`, else a path. Raises InputError."""
     if isinstance(where, str):
         if not where.strip() or "\0" in where:
-            raise InputError(f"{where!r} names no checkpoint. Name a folder, a file, or hub:org/name.")
+            raise InputError(f"{where!r} does not name a checkpoint. Name a folder, a file, or hub:org/name.")
         return parse_hub(where) if where.startswith(PREFIX) else Path(where)
     return where
 
 
 def endpoint() -> str:
-    """The Hub's address: HF_ENDPOINT, else the public one. Raises InputError for what is no address."""
+    """Return the Hub's address: HF_ENDPOINT, else the public one. Raises InputError for an invalid address."""
     text = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
     try:
         parts = urlsplit(text)
@@ -100,5 +100,5 @@ def endpoint() -> str:
     except ValueError:
         is_address = False
     if not is_address:
-        raise InputError(f"HF_ENDPOINT is {text!r}, which is no address such as https://huggingface.co.")
+        raise InputError(f"HF_ENDPOINT is {text!r}, not an address such as https://huggingface.co.")
     return text

@@ -1,6 +1,6 @@
-"""Models and data sets on the Hugging Face Hub: their commits, their lists of files, and single files.
+"""Look up commits and files of models and data sets on the Hub, and download single files.
 
-The environment counts at each call: HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE, HF_HUB_CACHE, HF_HOME.
+The environment is read at each call: HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE, HF_HUB_CACHE, HF_HOME.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from pa_lite.progress import Progress
 from pa_lite.untrusted.safe_names import escapes, path_fault
 
 _log = logging.getLogger(__name__)
-_MOST_ENTRIES = 100_000  # files and folders of a repository; the Hub itself advises to stay below
+_MOST_ENTRIES = 100_000  # files and folders of a repository; the Hub advises fewer
 
 
 @dataclass(frozen=True)
 class HubFile:
-    """A file of a repository: its path there, size in bytes, and the SHA-256 (hex) of large files, else None."""
+    """A file of a repository: path, size in bytes, and for large files the SHA-256 (hex), else None."""
 
     name: str
     size: int
@@ -36,7 +36,7 @@ class HubFile:
 
 @dataclass(frozen=True)
 class Listing:
-    """A repository's files at a commit; `is_complete` unless the cache listed them, offline or without the Hub."""
+    """The files of a repository at a commit; not `is_complete` if they are those in the cache (offline)."""
 
     commit: str
     files: list[HubFile]
@@ -44,38 +44,38 @@ class Listing:
 
 
 def list_files(repo: str, *, revision: str | None = None, repo_type: str = "model") -> list[HubFile]:
-    """The files of a repository, subfolders included, by name; offline those that are in the cache.
+    """Return the files of a repository with subfolders, sorted by name; offline those in the cache.
 
-    Raises HubError when the repository or revision cannot be had.
+    Raises HubError if the repository or revision is not available.
     """
     return listing(HubReference(repo, revision, repo_type)).files
 
 
 def listing(reference: HubReference) -> Listing:
-    """The commit (40 hex digits) that a reference stands for now, and its files; offline, or with the Hub out of
-    reach, when it was last fetched.
+    """Return the current commit (40 hex digits) of a reference and its files.
 
-    Raises HubError, saying what to do, when the Hub knows of none or none is in the cache.
+    Offline, or if the Hub cannot be reached, these are the ones in the cache. Raises HubError, saying what to do, if
+    neither the Hub nor the cache has it.
     """
     cache = RepoCache(reference.repo, reference.repo_type)
     commit = cache.commit_of(reference.revision)
     if _is_offline():
         return _cached(cache, commit or _not_cached(reference))
     try:
-        # first this: huggingface_hub lists with long retries of its own, which a Hub out of reach is not worth
+        # first, as huggingface_hub lists files with long retries even if the Hub cannot be reached
         now = _commit_now(reference)
         files = attempt(lambda: _files(_entries(reference, now)), reference)
     except HubError as e:
         if commit is None or not e.is_passing:
             raise
-        _log.warning("%s Going on with what was fetched before (%s).", e, commit[:8])
+        _log.warning("%s Using the cache (%s).", e, commit[:8])
         return _cached(cache, commit)
     for file in files:
         if escapes(file.name):
             check_name(file.name, reference.label)
-    odd = [f.name for f in files if path_fault(f.name)]  # some systems cannot have them: they are not there for us
+    odd = [f.name for f in files if path_fault(f.name)]  # not valid on some systems, so we ignore them
     if odd:
-        _log.info("%s: left out, for their names: %s", reference.label, ", ".join(map(repr, odd)))
+        _log.info("%s: ignored files with unusable names: %s", reference.label, ", ".join(map(repr, odd)))
     return Listing(now, sorted((f for f in files if f.name not in odd), key=lambda f: f.name), True)
 
 
@@ -91,11 +91,11 @@ def _api() -> Any:
 
 
 def _commit_now(reference: HubReference) -> str:
-    """The commit that the Hub names. Raises HubError."""
+    """Return the commit that the Hub reports. Raises HubError."""
     repo, repo_type, revision = reference.repo, reference.repo_type, reference.revision
     info = attempt(lambda: _api().repo_info(repo, repo_type=repo_type, revision=revision, timeout=TIMEOUT), reference)
     if not isinstance(info.sha, str) or not COMMIT.fullmatch(info.sha):
-        raise reference.error("the Hub names no commit for it. Check HF_ENDPOINT.")
+        raise reference.error("the Hub reports no commit for it. Check HF_ENDPOINT.")
     return info.sha
 
 
@@ -105,9 +105,9 @@ def _entries(reference: HubReference, commit: str) -> Iterable[Any]:
 
 
 def _files(entries: Iterable[Any]) -> list[HubFile]:
-    """The files among the entries that the Hub lists. Raises TypeError for one that is not what a Hub tells."""
+    """Return the files among the listed entries. Raises TypeError for an invalid entry."""
     held = list(itertools.islice(entries, _MOST_ENTRIES + 1))
-    if len(held) > _MOST_ENTRIES:  # each page names the next one, and there may be no last
+    if len(held) > _MOST_ENTRIES:  # each page links to the next, maybe forever
         raise TypeError(f"a list of more than {_MOST_ENTRIES} files")
     files = [HubFile(e.path, e.size, e.lfs.sha256 if e.lfs else None) for e in held if hasattr(e, "blob_id")]
     for file in files:
@@ -126,8 +126,8 @@ def _cached(cache: RepoCache, commit: str) -> Listing:
 
 def _not_cached(reference: HubReference) -> str:
     raise reference.error(
-        f"is not in the cache ({cache_folder()}), and HF_HUB_OFFLINE forbids fetching it. "
-        "Unset HF_HUB_OFFLINE, or name what was fetched before."
+        f"is not in the cache ({cache_folder()}), and HF_HUB_OFFLINE is set. "
+        "Unset HF_HUB_OFFLINE, or use what is in the cache."
     )
 
 
@@ -139,10 +139,10 @@ def fetch_file(
     repo_type: str = "model",
     progress: Progress | None = None,
 ) -> Path:
-    """One file of a repository, fetched into the Hub's cache unless it is there; returns where it lies.
+    """Download a file of a repository unless it is in the Hub's cache; return its path.
 
-    Size and hash are checked; a download that broke off is gone on with. Offline, or with the Hub out of reach, the
-    cache's copy is taken. `progress` gets (bytes done, bytes in all). Raises HubError, saying what to do.
+    Size and hash are checked, and unfinished downloads are resumed. Offline, or if the Hub cannot be reached, the copy
+    in the cache is used. `progress` gets the bytes. Raises HubError, saying what to do.
     """
     reference, cache = HubReference(repo, revision, repo_type, filename), RepoCache(repo, repo_type)
     check_name(filename, reference.label)
@@ -156,14 +156,14 @@ def fetch_file(
         if commit is None:
             _not_cached(reference)
         raise reference.error(
-            f"{filename} is not in the cache, and HF_HUB_OFFLINE forbids fetching it. Unset it to fetch it."
+            f"{filename} is not in the cache, and HF_HUB_OFFLINE is set. Unset it to download the file."
         )
     try:
         facts = file_facts(reference)
     except HubError as e:
         if cached is None or not e.is_passing:
             raise
-        _log.warning("%s Going on with the copy in the cache.", e)
+        _log.warning("%s Using the copy in the cache.", e)
         return cached
     path = add_file(reference, facts, Sum(facts.size, progress))
     cache.remember(revision, facts.commit)

@@ -28,17 +28,17 @@ from pa_lite.errors import HubError
         ({"RateLimit": '"api";r=10;t=55'}, None),
     ],
 )
-def test_what_an_answer_asks_for(fields: dict[str, str], seconds: float | None) -> None:
+def test_retry_after_is_read(fields: dict[str, str], seconds: float | None) -> None:
     assert http._retry_after(fields) == seconds
 
 
-def test_a_date_to_retry_after() -> None:
+def test_retry_after_can_be_a_date() -> None:
     told = email.utils.formatdate(time.time() + 100, usegmt=True)
     assert http._retry_after({"Retry-After": told}) == pytest.approx(100, abs=2)
     assert http._retry_after({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0
 
 
-def test_waits_double_with_jitter_and_start_anew_after_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waits_double_with_jitter_and_restart_after_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
     stop = threading.Event()
     monkeypatch.setattr(stop, "wait", waits.append)
@@ -68,11 +68,11 @@ def test_giving_up_says_what_to_do(monkeypatch: pytest.MonkeyPatch, impatient: N
     assert caught.value.is_passing
     assert str(caught.value) == (
         "hub:org/m@aaaaaaaa: https://hub.example cannot be reached (name or service not known). Check the network, or "
-        "set HF_HUB_OFFLINE=1 to use what was fetched before."
+        "set HF_HUB_OFFLINE=1 to use what is in the cache."
     )
 
 
-def test_waiting_ends_when_nobody_wants_the_result() -> None:
+def test_waiting_ends_when_stopped() -> None:
     stop = threading.Event()
     threading.Timer(0.1, stop.set).start()
     start = time.monotonic()

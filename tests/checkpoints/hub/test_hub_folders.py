@@ -24,7 +24,7 @@ STREAM = pytest.mark.parametrize("stream", [False, True])
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """All files of a folder, by their path in it."""
+    """Return all files of a folder by their path."""
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
@@ -34,7 +34,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def write_shards(folder: Path) -> None:
-    """Two shards that both hold the last norm, and an index that assigns it to the first."""
+    """Write two shards that both have the last norm, and an index that assigns it to the first."""
     norm = "model.norm.weight"
     names = {ONE: sorted(ARRAYS)[:-3], TWO: sorted(ARRAYS)[-3:]}
     assert norm in names[TWO]
@@ -58,7 +58,7 @@ def same(hub: HubServer, folder: Path, stream: bool) -> list[str]:
 
 
 @STREAM
-def test_a_single_file_beside_an_index(hub: HubServer, folder: Path, stream: bool) -> None:
+def test_model_safetensors_takes_precedence_over_an_index(hub: HubServer, folder: Path, stream: bool) -> None:
     write_shards(folder)
     hub.add("org/m", contents(folder))
     opened = open_checkpoint("hub:org/m", stream=stream)
@@ -71,7 +71,7 @@ def test_a_single_file_beside_an_index(hub: HubServer, folder: Path, stream: boo
 
 
 @STREAM
-def test_copies_in_two_shards(hub: HubServer, folder: Path, stream: bool) -> None:
+def test_the_index_decides_between_copies_in_two_shards(hub: HubServer, folder: Path, stream: bool) -> None:
     (folder / "model.safetensors").unlink()
     write_shards(folder)
     (remark,) = same(hub, folder, stream)
@@ -81,8 +81,8 @@ def test_copies_in_two_shards(hub: HubServer, folder: Path, stream: bool) -> Non
 
 
 @STREAM
-def test_templates_in_files_of_their_own(hub: HubServer, folder: Path, stream: bool) -> None:
-    """The additional ones lie in a folder, which is fetched too."""
+def test_templates_in_separate_files_are_downloaded(hub: HubServer, folder: Path, stream: bool) -> None:
+    """Additional templates are in a folder, which is also downloaded."""
     (folder / "chat_template.jinja").write_text("NEW", "utf-8")
     (folder / "additional_chat_templates").mkdir()
     (folder / "additional_chat_templates" / "tools.jinja").write_text("TOOLS", "utf-8")
@@ -97,7 +97,7 @@ def test_templates_in_files_of_their_own(hub: HubServer, folder: Path, stream: b
 
 
 @STREAM
-def test_gguf_under_any_name(hub: HubServer, tiny_ggufs: dict[str, Path], stream: bool) -> None:
+def test_gguf_files_open_under_any_name(hub: HubServer, tiny_ggufs: dict[str, Path], stream: bool) -> None:
     raw = tiny_ggufs["F16"].read_bytes()
     hub.add("org/g", {"BASE.GGUF": raw, "mmproj-BASE-f16.gguf": b"x", "sub/BASE.imatrix.gguf": b"x", "README.md": b"x"})
     hub.add("org/many", {"a/sha256-4d7a": raw, "b.gguf": b"Entry not found", "page": b"<html>"})
@@ -117,7 +117,7 @@ def test_gguf_under_any_name(hub: HubServer, tiny_ggufs: dict[str, Path], stream
 
 
 @STREAM
-def test_a_file_of_safetensors(hub: HubServer, folder: Path, stream: bool) -> None:
+def test_a_single_safetensors_file_opens(hub: HubServer, folder: Path, stream: bool) -> None:
     files = contents(folder)
     files["other.safetensors"] = files.pop("model.safetensors")
     hub.add("org/o", files)
@@ -130,7 +130,7 @@ def test_a_file_of_safetensors(hub: HubServer, folder: Path, stream: bool) -> No
     assert opened.load_vocabulary().tokens
 
 
-def test_repositories_with_something_else(hub: HubServer) -> None:
+def test_repositories_without_a_model_are_explained(hub: HubServer) -> None:
     hub.add("org/lora", {"adapter_config.json": b"{}", "adapter_model.safetensors": b"x"})
     hub.add("org/keras", {"config.json": b"{}", "tf_model.h5": b"x"})
     hub.add("org/two", {"a.gguf": b"x", "b.gguf": b"x", "mmproj-a.gguf": b"x"})
@@ -141,5 +141,5 @@ def test_repositories_with_something_else(hub: HubServer) -> None:
     ):
         with pytest.raises(CheckpointError, match=told):
             fetch_checkpoint(parse_hub(text))
-    with pytest.raises(InputError, match=r"holds 2 GGUF models. Name one as hub:org/two/FILE: a.gguf, b.gguf"):
+    with pytest.raises(InputError, match=r"has 2 GGUF models. Choose hub:org/two/FILE: a.gguf, b.gguf"):
         fetch_checkpoint(parse_hub("hub:org/two"))
