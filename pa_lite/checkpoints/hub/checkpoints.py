@@ -12,7 +12,7 @@ from pathlib import Path
 from pa_lite.checkpoints.gguf_model import part_names
 from pa_lite.checkpoints.hub.cache import RepoCache, cache_folder
 from pa_lite.checkpoints.hub.downloads import Sum, add_file
-from pa_lite.checkpoints.hub.http import file_facts
+from pa_lite.checkpoints.hub.http import PATIENT, file_facts
 from pa_lite.checkpoints.hub.ranges import RemoteFile
 from pa_lite.checkpoints.hub.references import HubReference
 from pa_lite.checkpoints.hub.repositories import HubFile, fetch_file, listing
@@ -125,7 +125,7 @@ def reach_checkpoint(reference: HubReference) -> tuple[Path, dict[str, ByteSourc
         if (found.folder / file.name).exists():
             return found.folder / file.name
         pinned = replace(found.reference, file=file.name)
-        facts = file_facts(pinned)
+        facts = file_facts(pinned, PATIENT)
         described = (found.reference.revision, file.size, file.sha256 or facts.etag)
         if (facts.commit, facts.size, facts.etag) != described:
             raise HubError(f"{pinned.label}: {file.name} changed on the Hub. Start again.")
@@ -177,7 +177,7 @@ def _fetch(files: Sequence[tuple[_HubSnapshot, HubFile]], progress: Progress | N
     def fetch(entry: tuple[_HubSnapshot, HubFile]) -> None:
         found, file = entry
         pinned = replace(found.reference, file=file.name)
-        add_file(pinned, file_facts(pinned), total)
+        add_file(pinned, file_facts(pinned, PATIENT), total)
 
     with ThreadPoolExecutor(_FILES_AT_A_TIME) as pool:
         try:

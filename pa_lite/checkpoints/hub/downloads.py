@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pa_lite.checkpoints.hub.cache import RepoCache, cache_folder
-from pa_lite.checkpoints.hub.http import TIMEOUT, FileFacts, attempt
+from pa_lite.checkpoints.hub.http import PATIENT, TIMEOUT, FileFacts, attempt
 from pa_lite.checkpoints.hub.ranges import RemoteFile
 from pa_lite.checkpoints.hub.references import HubReference, endpoint
 from pa_lite.errors import HubError, OutputError
@@ -66,7 +66,7 @@ def add_file(reference: HubReference, facts: FileFacts, total: Sum) -> Path:
 
 def _fetch_small(reference: HubReference, facts: FileFacts, place: Path) -> None:
     """Download a file with huggingface_hub, sync it and check its hash."""
-    attempt(lambda: _download(reference), reference)
+    attempt(lambda: _download(reference), reference, PATIENT)
     content = _Hash(facts)
     with open_regular(place) as file:
         content.read(file)
