@@ -132,14 +132,14 @@ def judge_outputs(
         chat = with_recorded_date(chat, target)
     template = template_of(model)
     chat = measured_options(template, chat, model.name)
-    made = chat_facts(template, chat, model.name)
+    chat_inputs = chat_facts(template, chat, model.name)
     facts = {
         **model.inputs("judge"),
         "judge": digest(fingerprint),  # as in journals of pa-lite 0.1.0
         "judge's prompt": PROMPT_ID,
         "context": digest(model.max_length),
         "outputs": digest(asdict(pairing)),
-        **{_NAMES[key]: value if key == "date" else digest(value) for key, value in made.items()},
+        **{_NAMES[key]: value if key == "date" else digest(value) for key, value in chat_inputs.items()},
         "order": digest("both" if options.both_orders else options.seed),
     }
     check_target(target, force)
@@ -155,7 +155,7 @@ def judge_outputs(
         judge_pairs(model, [pairs[i] for i in missing], options, finished, progress, chat)
         in_order = tuple(verdicts[i] for i in range(len(pairs)))
         n_resumed = len(pairs) - len(missing)
-        done = Judging(judge, fingerprint, model.identity(), pairing, options, in_order, n_resumed, made)
+        done = Judging(judge, fingerprint, model.identity(), pairing, options, in_order, n_resumed, chat_inputs)
         write_text(target, json.dumps(done.annotations(), indent=2, ensure_ascii=False) + "\n")
         journal.finish()
     return done

@@ -116,12 +116,12 @@ def facts_of(
     chat = chat or ChatOptions()
     chosen = {key: value for key, value in asdict(options or GenerationOptions()).items() if key != "parallel"}
     template = template_of(model)
-    made = chat_facts(template, chat, model.name)
+    chat_inputs = chat_facts(template, chat, model.name)
     optional: dict[str, str] = {}
-    if "template_args" in made:
-        optional["template arguments (--template-arg)"] = digest(made["template_args"])
-    if "date" in made:
-        optional["date"] = made["date"]
+    if "template_args" in chat_inputs:
+        optional["template arguments (--template-arg)"] = digest(chat_inputs["template_args"])
+    if "date" in chat_inputs:
+        optional["date"] = chat_inputs["date"]
     return {
         **model.inputs(),
         "chat template": digest(template),
@@ -215,17 +215,17 @@ def write_outputs(
         chat = with_recorded_date(chat, target.path)
     template = template_of(model)
     chat = measured_options(template, chat, model.name)
-    facts, made = facts_of(model, prompts, options, chat), chat_facts(template, chat, model.name)
+    facts, chat_inputs = facts_of(model, prompts, options, chat), chat_facts(template, chat, model.name)
     with Journal(target.path, facts, len(prompts), target.resume, target.force) as journal:
         check_target(target.path, target.force)  # again, under the lock: another process may have finished since
         n_resumed = len(journal.results)
         answers = answer_prompts(model, prompts, options, chat, journal, progress)
-        write_text(target.path, to_json(to_outputs(prompts, answers, generator, made)))
+        write_text(target.path, to_json(to_outputs(prompts, answers, generator, chat_inputs)))
         journal.finish()
     reasons = {name: sum(a.reason == name for a in answers) for name in ("end", "stop", "length", "reasoning")}
     n_tokens = sum(a.n_tokens for a in answers)
     n_cut = sum(a.reason == "length" and bool(a.reasoning) and not a.text for a in answers)
-    return Written(str(target.path), generator, len(answers), n_resumed, n_tokens, reasons, n_cut, made)
+    return Written(str(target.path), generator, len(answers), n_resumed, n_tokens, reasons, n_cut, chat_inputs)
 
 
 def with_recorded_date(chat: ChatOptions | None, target: Path) -> ChatOptions:

@@ -184,9 +184,9 @@ def plan_study(pair: str | Pair, options: StudyOptions) -> StudyPlan:
     first = next(iter(merges.values()))
     # 2. Resolve the chat options. Values that a chat template would take from its environment, such as today's date,
     #    are fixed here, so that all lams and resumed runs use the same prompts.
-    options, made = _resolve_chat(options, first)
+    options, chat_inputs = _resolve_chat(options, first)
     # 3. Prepare the workloads: items are chosen and prompts rendered once, and are the same at every lam.
-    workloads = plan_workloads(options, made)
+    workloads = plan_workloads(options, chat_inputs)
     for remark in first.choices:
         _log.warning("%s", remark)
     # 4. Make a cell for each type, lam and workload, identified by everything that determines its numbers, including
@@ -220,8 +220,8 @@ def _resolve_chat(options: StudyOptions, merge: MergePlan) -> tuple[StudyOptions
     return options, {}
 
 
-def plan_workloads(options: StudyOptions, made: Mapping[str, Any]) -> tuple[Workload[Any], ...]:
-    """Return the workloads: tasks first, followed instructions last. `made` is from `chat_facts`.
+def plan_workloads(options: StudyOptions, chat_inputs: Mapping[str, Any]) -> tuple[Workload[Any], ...]:
+    """Return the workloads: tasks first, followed instructions last. `chat_inputs` is from `chat_facts`.
 
     Raises InputError for unknown or malformed tasks, prompts and instructions.
     """
@@ -240,13 +240,15 @@ def plan_workloads(options: StudyOptions, made: Mapping[str, Any]) -> tuple[Work
         prompts = tuple(load_prompts(options.alpaca)[: options.alpaca_limit])
         name = name_text(Path(options.alpaca).stem)
         workloads.append(
-            AnswersWorkload(name=name, prompts=prompts, max_tokens=_ALPACA_TOKENS, chat=options.chat, chat_facts=made)
+            AnswersWorkload(
+                name=name, prompts=prompts, max_tokens=_ALPACA_TOKENS, chat=options.chat, chat_facts=chat_inputs
+            )
         )
     if options.follow:
         chosen = find_set(options.follow).limited(options.follow_limit)
         follow = FollowWorkload(
             name=chosen.name, instructions=tuple(chosen.instructions), max_tokens=chosen.max_tokens,
-            must_end=chosen.must_end, chat=options.chat, chat_facts=made,
+            must_end=chosen.must_end, chat=options.chat, chat_facts=chat_inputs,
         )  # fmt: skip
         workloads.append(follow)
     return tuple(workloads)

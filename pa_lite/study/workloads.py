@@ -232,7 +232,7 @@ class AnswersWorkload(_Answered[AnsweredItem]):
     def run(self, model: Model, items: Sequence[int]) -> dict[int, Record]:
         part = [self.prompts[i] for i in items]
         options = GenerationOptions(max_tokens=model.answer_tokens(self.max_tokens), parallel=self.parallel)
-        made = answer_prompts(model, part, options, self.chat)
+        answers = answer_prompts(model, part, options, self.chat)
         return {
             i: {
                 "instruction": request(p.instruction, p.system),
@@ -240,7 +240,7 @@ class AnswersWorkload(_Answered[AnsweredItem]):
                 "ended": g.ended,
                 **({"reasoning": g.reasoning} if g.reasoning else {}),
             }
-            for i, p, g in zip(items, part, made, strict=True)
+            for i, p, g in zip(items, part, answers, strict=True)
         }
 
     @staticmethod

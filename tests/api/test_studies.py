@@ -68,7 +68,7 @@ def test_files_of_a_study(study: pa_lite.Study, tmp_path: Path) -> None:
     assert "<html" in page.read_text("utf-8")
     assert study.plot(tmp_path / "curves.png").read_bytes()[:4] == b"\x89PNG"
     assert "<svg" in study.plot(tmp_path / "curves.svg").read_text("utf-8")
-    with pytest.raises(InputError, match=r"a figure is a \.png or an \.svg"):
+    with pytest.raises(InputError, match=r"a figure must be a \.png or \.svg file"):
         study.plot(tmp_path / "curves.gif")
     for write in (study.to_csv, study.plot, study.report):
         with pytest.raises(OutputError, match="exists already"):
