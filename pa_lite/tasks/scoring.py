@@ -146,7 +146,7 @@ class SuiteResult:
     """Results of several tasks on one model; averages are over tasks, not over items.
 
     `fingerprint` identifies the model's weights, `identity` also its tokenizer and settings (`Model.identity`).
-    `remarks` say where the engine used smaller buffers than planned for lack of memory, which moves scores by rounding.
+    `remarks` say where the engine lacked memory and used less than planned, which moves scores by rounding.
     """
 
     model: str

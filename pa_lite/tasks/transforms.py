@@ -27,10 +27,10 @@ def _without_markup(text: str) -> str:
     return "\n".join(_without(line, "[", "]") for line in text.split("\n")).replace("  ", " ")
 
 
-def _without(text: str, begin: str, end: str) -> str:
-    """Return the text without parts from `begin` to `end` that do not contain the first character of `end`."""
+def _without(text: str, start: str, end: str) -> str:
+    """Return the text without parts from `start` to `end` that do not contain the first character of `end`."""
     kept, at = [], 0
-    while (first := text.find(begin, at)) >= 0 and (last := text.find(end[0], first + len(begin))) >= 0:
+    while (first := text.find(start, at)) >= 0 and (last := text.find(end[0], first + len(start))) >= 0:
         is_end = text.startswith(end, last)
         kept.append(text[at : first if is_end else last + 1])
         at = last + (len(end) if is_end else 1)

@@ -168,13 +168,13 @@ class PaLiteLM(LM):  # type: ignore[misc]
             self.cache_hook.dbdict.close()
         self._closing.close()
 
-    def keep_answers(self, begin: Path) -> Path:
-        """Keep answers in a file and reuse those in it; return its path, which is `begin` and a hash of the settings.
+    def keep_answers(self, prefix: Path) -> Path:
+        """Keep answers in a file and reuse those in it; return its path: `prefix` and a hash of the settings.
 
         Settings of the chat template need no hash: they are part of the prompts. Raises OutputError (see `Answers`),
         and CheckpointError if the model cannot be identified.
         """
-        path = begin.with_name(f"{begin.name}_{self.answers_key()[:16]}_{self.model.max_length}{ENDING}")
+        path = prefix.with_name(f"{prefix.name}_{self.answers_key()[:16]}_{self.model.max_length}{ENDING}")
         self._answers = self._closing.enter_context(Answers(path, self.answers_key()))
         return path
 
