@@ -1,1 +1,1 @@
-"""Few-shot tasks: specifications, prompts, scores. Knows the engine, not the study."""
+"""Few-shot tasks: specifications, prompts and scores. Uses the engine, but not the study."""

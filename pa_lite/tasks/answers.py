@@ -1,4 +1,4 @@
-"""From what a model generated to an answer: patterns that find it, and the steps that both sides are normalised by."""
+"""Answers in generated text: patterns that find them, and normalisation of both sides of a comparison."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from decimal import Decimal, InvalidOperation
 
 from pa_lite.errors import InputError
 
-NO_ANSWER = "[invalid]"  # lm-eval's word for a pattern that found nothing
-# a sign counts unless it joins two things (5-3, A-4); commas only between groups of three; a final dot is no decimal
+NO_ANSWER = "[invalid]"  # lm-eval's value if a pattern finds nothing
+# a minus between two terms (5-3, A-4) is not a sign; commas only between groups of three; no decimal point at the end
 NUMBER = r"(?:(?<![\w.,)])[-−])?\$?(?:\d{1,3}(?:,\d{3})+(?![\d])|\d+)(?:\.\d+)?|(?<![\w.,)])[-−]?\$?\.\d+"
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 
 
 def _number_text(text: str) -> str:
-    """`$1,234.` -> `1234`: currency signs and commas go, then one final dot."""
+    """Remove currency signs and commas, then one final dot: `$1,234.` -> `1234`."""
     text = text.replace("$", "").replace(",", "").replace("−", "-").strip()
     return text[:-1] if text.endswith(".") else text
 
 
 STEPS: dict[str, Callable[[str], str]] = {
     "lower": str.lower,
-    "punctuation": lambda text: text.translate(_PUNCTUATION),  # ASCII's only, as lm-eval's exact_match
+    "punctuation": lambda text: text.translate(_PUNCTUATION),  # ASCII only, as in lm-eval's exact_match
     "articles": lambda text: _ARTICLES.sub(" ", text),
     "blanks": lambda text: " ".join(text.split()),
     "number": _number_text,
@@ -34,7 +34,7 @@ STEPS: dict[str, Callable[[str], str]] = {
 
 
 def normalise(text: str, steps: Sequence[str]) -> str:
-    """Apply named steps in their order."""
+    """Apply named normalisation steps in order."""
     for step in steps:
         text = STEPS[step](text)
     return text
@@ -42,9 +42,9 @@ def normalise(text: str, steps: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Extract:
-    """A named way to find the answer: the first or last match of a pattern, in which `{number}` stands for any number.
+    """A named way to find the answer: the first or last match of a pattern, in which `{number}` matches any number.
 
-    Of a match counts its first group that took part, else the whole. Source of the idea: lm-eval's `regex` filter.
+    The answer is the first group that matched, else the whole match. Source of the idea: lm-eval's `regex` filter.
     """
 
     name: str
@@ -52,14 +52,14 @@ class Extract:
     pick: str = "first"
 
     def compiled(self) -> re.Pattern[str]:
-        """Raises InputError for a pattern that is no regular expression."""
+        """Compile the pattern. Raises InputError if it is not a valid regular expression."""
         try:
             return re.compile(self.pattern.replace("{number}", f"(?:{NUMBER})"))
         except (re.error, OverflowError, RecursionError) as e:
-            raise InputError(f"extract {self.name!r}: {self.pattern!r} is no regular expression: {e}.") from e
+            raise InputError(f"extract {self.name!r}: {self.pattern!r} is not a valid regular expression: {e}.") from e
 
     def find(self, text: str) -> str:
-        """The answer in a generated text, stripped; NO_ANSWER when the pattern does not occur."""
+        """Return the answer in a generated text, stripped; NO_ANSWER if the pattern does not match."""
         match = None
         for found in self.compiled().finditer(text):
             match = found
@@ -71,7 +71,7 @@ class Extract:
 
 
 def parse_number(text: str) -> Decimal | None:
-    """The value of a text that is one number, commas, currency sign and final dot allowed; None for any other."""
+    """Return the value of a text that is one number (commas, currency sign and final dot allowed), else None."""
     cleaned = _number_text(text)
     if not re.fullmatch(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)", cleaned):
         return None

@@ -1,4 +1,4 @@
-"""A task's rows: JSONL, JSON, CSV and parquet files, local or from the Hub, each row with the place it came from."""
+"""A task's rows from JSONL, JSON, CSV and parquet files, local or on the Hub, with each row's location."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from pa_lite.untrusted.safe_names import leads_out, path_fault
 
 _log = logging.getLogger(__name__)
 _SUFFIXES = ("parquet", "jsonl", "json", "csv")
-_CONVERTED = "refs/convert/parquet"  # the branch where the Hub keeps its own parquet copy of a data set
+_CONVERTED = "refs/convert/parquet"  # the branch with the Hub's parquet copy of a data set
 _LONGEST_GROUP = 1000  # characters of a group's name
 
 
 class RowReference(NamedTuple):
-    """A row that is read when it is needed, and the group that it belongs to, empty where the task has none."""
+    """A row that is read on demand, and its group, which is empty if the task has no groups."""
 
     rows: Rows
     i: int
@@ -41,22 +41,22 @@ class RowReference(NamedTuple):
 
 
 class DataFiles:
-    """Reads data files, parquet in a process of its own until `close`."""
+    """Reader of data files; a worker process reads parquet files until `close`."""
 
     def __init__(self, used: Collection[str] | None = None) -> None:
-        """`used` are the columns that are wanted; None for all."""
+        """Read only the columns `used`; None reads all."""
         self._used = used
         self._parquet = ParquetReader()
 
     def close(self) -> None:
-        """End the process that was started."""
+        """Stop the worker process."""
         self._parquet.close()
 
     def read(self, path: Path, note: Note | None = None, noted: Sequence[str] = ()) -> tuple[Rows, list[Any]]:
-        """Return a file's rows, by its ending, and what `note` makes of each row and its place in words.
+        """Return the rows of a file, whose format follows from its suffix, and `note(row, location)` of each row.
 
-        `noted` are the columns that `note` looks at. Rows are read once, and again when they are asked for; of JSONL
-        and parquet only their places are kept. Raises InputError, naming file and row, for what cannot be read.
+        `noted` are the columns that `note` uses. Rows of JSONL and parquet are not kept in memory but read again on
+        demand. Raises InputError, naming file and row, for anything that cannot be read.
         """
         ending = path.suffix.lower().removeprefix(".")
         notes: list[Any] = []
@@ -75,12 +75,12 @@ class DataFiles:
 
 
 def read_rows(path: Path) -> Rows:
-    """The rows of a file, by its ending. Raises InputError, naming file and row, for one that cannot be read."""
+    """Return the rows of a file by its suffix. Raises InputError, naming file and row, if they cannot be read."""
     return DataFiles().read(path)[0]
 
 
 def _noted(table: ParquetRows, note: Note, columns: Sequence[str]) -> list[Any]:
-    """What `note` makes of each row, of which only those columns are read."""
+    """Return `note` of each row, of which only `columns` are read."""
     found: list[Any] = []
     known = [name for name in columns if name in table.names]
     while len(found) < len(table):
@@ -90,21 +90,21 @@ def _noted(table: ParquetRows, note: Note, columns: Sequence[str]) -> list[Any]:
 
 
 def data_path(spec: TaskSpec, name: str) -> Path:
-    """Where a file of the task's own lies: within its folder. Raises InputError for one that is elsewhere."""
+    """Return the path of a task's data file. Raises InputError if it is outside the task's folder."""
     is_ours = name.startswith("models:")
     folder, within = (models_folder(), name.removeprefix("models:")) if is_ours else (spec.folder, name)
-    fault = path_fault(within)
-    if fault is None and leads_out(folder / within, folder):
-        fault = "is a link that leads out of its folder"
-    if fault is not None:
-        raise InputError(f"{name!r}, its data, {fault}. Put the data beside the task's file, or in a folder there.")
+    problem = path_fault(within)
+    if problem is None and leads_out(folder / within, folder):
+        problem = "is a link that leads out of its folder"
+    if problem is not None:
+        raise InputError(f"its data file {name!r} {problem}. Put it in the folder of the task file, or below.")
     return folder / within
 
 
 def matching_files(names: Sequence[str], config: str, split: str) -> list[str]:
-    """A split's files among a repository's, in order; empty when there are none.
+    """Return a split's files among the names in a repository, in order; empty if there are none.
 
-    The layouts are those that the Hub's data sets have: `CONFIG/SPLIT-00000-of-00002.parquet`, `data/SPLIT-*`,
+    Known are the usual layouts of data sets on the Hub: `CONFIG/SPLIT-00000-of-00002.parquet`, `data/SPLIT-*`,
     `CONFIG/SPLIT/0000.parquet`, `CONFIG/partial-SPLIT/*`, and a plain `SPLIT.jsonl`.
     """
     config, split = glob.escape(config), glob.escape(split)
@@ -119,9 +119,10 @@ def matching_files(names: Sequence[str], config: str, split: str) -> list[str]:
 
 
 def _hub_files(spec: TaskSpec, split: str) -> list[tuple[str, Path]]:
-    """(config, file in the cache) of the split, fetched if need be. Raises InputError when there is no such split.
+    """Return (config, cached file) for each file of the split, fetching them if necessary.
 
-    What the repository itself does not hold in a known form is looked for in the Hub's parquet copy.
+    A split that the repository does not have in a known layout is looked for in the Hub's parquet copy. Raises
+    InputError if neither has it.
     """
     from pa_lite.checkpoints.hub.repositories import fetch_file
 
@@ -158,19 +159,19 @@ def _list_names(spec: TaskSpec, revision: str | None) -> list[str]:
 def _match(names: Sequence[str], config: str, split: str, converted: bool) -> list[str]:
     found = matching_files(names, config, split)
     if not found and converted and len(own := {n.split("/")[0] for n in names if "/" in n}) == 1:
-        return matching_files(names, own.pop(), split)  # a single config is often named anew there
+        return matching_files(names, own.pop(), split)  # the copy often renames a single config
     return found
 
 
 def load_split(spec: TaskSpec, split: str, files: DataFiles | None = None) -> list[RowReference]:
-    """The rows of a task's split, empty where its own file has none of it.
+    """Return the rows of a task's split; empty if its own file has none.
 
-    Raises InputError, naming file and row, for what cannot be read, and what fetching from the Hub raises.
+    Raises InputError, naming file and row, for anything that cannot be read, and what fetching from the Hub raises.
     """
-    return list(_places(spec, split, files or DataFiles()))
+    return list(_split_rows(spec, split, files or DataFiles()))
 
 
-def _places(spec: TaskSpec, split: str, files: DataFiles) -> Iterator[RowReference]:
+def _split_rows(spec: TaskSpec, split: str, files: DataFiles) -> Iterator[RowReference]:
     if spec.hub:
         for config, path in _hub_files(spec, split):
             yield from _whole_file(spec, *_noting_groups(spec, files, path), config)
@@ -187,7 +188,7 @@ def _places(spec: TaskSpec, split: str, files: DataFiles) -> Iterator[RowReferen
 
 
 def _noting_groups(spec: TaskSpec, files: DataFiles, path: Path) -> tuple[Rows, list[Any]]:
-    """A file's rows and each one's group, where the task groups rows by a column."""
+    """Return a file's rows, and the group of each if the task groups rows by a column."""
     if not spec.group_by:
         return files.read(path)
     return files.read(path, lambda row, where: _group_of(spec, row, where, ""), (spec.group_by,))
@@ -199,7 +200,7 @@ def _whole_file(spec: TaskSpec, rows: Rows, groups: Sequence[str], config: str) 
 
 
 def _group_of(spec: TaskSpec, row: Row, where: str, config: str) -> str:
-    """The name of the group that a row belongs to; empty where the task has none."""
+    """Return the name of a row's group; empty if the task has no groups."""
     if not spec.group_by:
         return config if spec.configs else ""
     if spec.group_by not in row:
@@ -226,7 +227,7 @@ def _split_of(row: Row, where: str) -> str:
 
 
 def split_names(spec: TaskSpec) -> list[str]:
-    """The splits that the task's own files have."""
+    """Return the splits in the task's own files."""
     if isinstance(spec.data, str):
 
         def note(row: Row, where: str) -> str:
@@ -237,13 +238,13 @@ def split_names(spec: TaskSpec) -> list[str]:
 
 
 def source_name(spec: TaskSpec) -> str:
-    """Where the rows come from, for messages and records."""
+    """Return where the rows come from, for messages and records."""
     if spec.hub:
         return f"hub:{spec.hub}" + (f"@{spec.revision}" if spec.revision else "")
     return str(data_path(spec, spec.data)) if isinstance(spec.data, str) else str(spec.folder)
 
 
-def commits(places: Sequence[RowReference]) -> tuple[str, ...]:
-    """The Hub's commits that rows come from: the Hub's cache keeps a file under `snapshots/COMMIT`."""
-    folders = dict.fromkeys(place.rows.path.parts for place in places)
+def commits(refs: Sequence[RowReference]) -> tuple[str, ...]:
+    """Return the Hub commits that rows come from: the cache keeps files under `snapshots/COMMIT`."""
+    folders = dict.fromkeys(ref.rows.path.parts for ref in refs)
     return tuple(sorted({p[p.index("snapshots") + 1] for p in folders if "snapshots" in p[:-1]}))

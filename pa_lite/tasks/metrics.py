@@ -1,4 +1,4 @@
-"""What counts as right: choices compared by loglikelihood, generated texts with gold answers. No model here."""
+"""Metrics: choices picked by loglikelihood, and generated answers compared with gold answers. Uses no model."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import numpy.typing as npt
 
 from pa_lite.tasks.answers import normalise, parse_number
 
-Gold = tuple[str, ...]  # one accepted answer, as its spans: nearly always a single one
-# DROP's F1 is rounded to two decimals: more than so many predicted spans for each gold one give less than 0.005
+Gold = tuple[str, ...]  # one accepted answer as its spans, nearly always one
+# DROP's F1 is rounded to two decimals: with more predicted spans than this for each gold span it is below 0.005
 _ROUNDS_TO_0 = 201
-_FEW_PAIRS = 10_000  # of gold and predicted spans, each of which is scored
+_FEW_PAIRS = 10_000  # pairs of a gold and a predicted span for which every pair is scored
 
 
 @dataclass(frozen=True)
 class ChoiceScores:
-    """An item's choices as the engine scored them: sums of ln p in nats, choice texts without the blank before them."""
+    """The scores of an item's choices: sums of ln p in nats, and the choices without their leading space."""
 
     logprobs: tuple[float, ...]
     choices: tuple[str, ...]
@@ -30,7 +30,7 @@ class ChoiceScores:
 
 
 def _best(scores: Sequence[float]) -> int:
-    return int(np.argmax(scores))  # the first of equals
+    return int(np.argmax(scores))  # ties go to the first
 
 
 def _per(scores: ChoiceScores, lengths: Sequence[int]) -> int:
@@ -42,7 +42,7 @@ def _mutual(scores: ChoiceScores) -> int:
     return _best([p - u for p, u in zip(scores.logprobs, scores.unconditional, strict=True)])
 
 
-# metric -> the choice that it picks; names and definitions as lm-eval's, but for acc_token
+# metric -> the choice that it picks; names and definitions are lm-eval's, except acc_token
 CHOICE_METRICS: dict[str, Callable[[ChoiceScores], int]] = {
     "acc": lambda s: _best(s.logprobs),
     "acc_norm": lambda s: _per(s, [len(c) for c in s.choices]),  # characters, not bytes
@@ -53,7 +53,7 @@ CHOICE_METRICS: dict[str, Callable[[ChoiceScores], int]] = {
 
 
 def pick_choices(scores: ChoiceScores) -> dict[str, int]:
-    """The choice that each metric picks; acc_mutual_info only where the unconditional scores are known."""
+    """Return the index of the choice that each metric picks; acc_mutual_info only with unconditional scores."""
     return {
         name: pick(scores)
         for name, pick in CHOICE_METRICS.items()
@@ -62,17 +62,17 @@ def pick_choices(scores: ChoiceScores) -> dict[str, int]:
 
 
 def exact_match(text: str, golds: Sequence[Gold], steps: Sequence[str]) -> float:
-    """1 if the normalised text is a gold answer's, else 0; a gold of several spans is joined by commas."""
+    """Return 1 if the normalised text equals that of a gold answer, else 0; spans of a gold are joined by commas."""
     answer = normalise(text, steps)
     return float(any(answer == normalise(", ".join(g), steps) for g in golds))
 
 
 def token_f1(text: str, golds: Sequence[Gold], steps: Sequence[str]) -> float:
-    """Overlap of words with the best gold answer, in [0, 1]; an empty answer is right only where the gold is empty.
+    """Return the F1 of words with the best gold answer, in [0, 1]; an empty answer is right only if a gold is empty.
 
-    Source: SQuAD 2.0 (Rajpurkar et al. 2018), its evaluation's F1.
+    Source: the evaluation of SQuAD 2.0 (Rajpurkar et al. 2018).
     """
-    counted = Counter(normalise(text, steps).split())  # once: there may be thousands of gold answers
+    counted = Counter(normalise(text, steps).split())  # computed once: there may be thousands of gold answers
     return max((_f1(counted, normalise(", ".join(g), steps).split()) for g in golds), default=0.0)
 
 
@@ -85,7 +85,7 @@ def _f1(words: Counter[str], gold: Sequence[str]) -> float:
 
 
 def numeric_match(text: str, golds: Sequence[Gold], _steps: Sequence[str] = ()) -> float:
-    """1 if the text is a number equal to a gold one in value (`1,000.0` is `1000`), else 0."""
+    """Return 1 if the text is a number equal in value to a gold answer (`1,000.0` equals `1000`), else 0."""
     value = parse_number(text)
     return float(value is not None and any(value == parse_number(g[0]) for g in golds))
 
@@ -99,7 +99,7 @@ def _is_number(word: str) -> bool:
 
 
 def _drop_words(span: str) -> str:
-    """A span normalised as DROP's evaluation does: split at blanks and hyphens, numbers as floats, no articles."""
+    """Return a span normalised as by DROP's evaluation: split at spaces and hyphens, numbers as floats, no articles."""
     words = []
     for word in re.split("[ -]", span.lower()):
         if not _is_number(word):
@@ -110,7 +110,7 @@ def _drop_words(span: str) -> str:
 
 
 def _drop_pair(gold: frozenset[str], words: frozenset[str]) -> float:
-    """F1 of two bags of words; 0 where the gold holds numbers and none of them is there."""
+    """Return the F1 of two bags of words; 0 if the gold contains numbers and `words` has none of them."""
     numbers = {w for w in gold if _is_number(w)}
     if numbers and not numbers & words:
         return 0.0
@@ -120,20 +120,20 @@ def _drop_pair(gold: frozenset[str], words: frozenset[str]) -> float:
     if not common:
         return 0.0
     precision, recall = common / len(words), common / len(gold)
-    return 2 * precision * recall / (precision + recall)  # in this form: the published rounding depends on its last bit
+    return 2 * precision * recall / (precision + recall)  # this form, as the published rounding depends on the last bit
 
 
 def best_alignment(scores: Sequence[Sequence[float]]) -> list[float]:
-    """The scores of the one-to-one assignment of rows to columns whose sum is largest; all scores are >= 0.
+    """Return the scores of the one-to-one assignment of rows to columns with the largest sum; all scores are >= 0.
 
-    A value for each row, then 0 for each column too many (the Hungarian method, O(rows^2 n) for n columns).
+    One value for each row, then 0 for each surplus column (Hungarian method, O(rows^2 n) for n columns).
     """
     n_rows, n = len(scores), max(len(scores), *(len(row) for row in scores))
     cost = np.zeros((n_rows + 1, n + 1))
     for i, row in enumerate(scores, 1):
         cost[i, 1 : len(row) + 1] = np.negative(row)
     rows, columns = np.zeros(n_rows + 1), np.zeros(n + 1)  # potentials
-    match, way = np.zeros(n + 1, int), np.zeros(n + 1, int)  # column -> its row, -> the column before it on the path
+    match, way = np.zeros(n + 1, int), np.zeros(n + 1, int)  # column -> its row; column -> the previous one on the path
     for i in range(1, n_rows + 1):
         match[0], j = i, 0
         slack, used = np.full(n + 1, np.inf), np.zeros(n + 1, bool)
@@ -155,10 +155,10 @@ def best_alignment(scores: Sequence[Sequence[float]]) -> list[float]:
 
 
 def _aligned(gold: Sequence[frozenset[str]], predicted: Sequence[frozenset[str]]) -> list[float]:
-    """Return what best_alignment returns for the scores of gold and predicted spans.
+    """Return best_alignment of the scores of gold and predicted spans.
 
-    Where there are very many pairs, each gold span keeps only its best len(gold) predicted ones, which are all that an
-    assignment can need, as the other gold spans take at most len(gold) - 1 of them.
+    With very many pairs, each gold span keeps only its best len(gold) predicted spans: an optimal assignment needs no
+    others, because the other gold spans take at most len(gold) - 1 of them.
     """
     if len(gold) * len(predicted) <= _FEW_PAIRS:
         return best_alignment([[_drop_pair(g, p) for p in predicted] for g in gold])
@@ -177,9 +177,9 @@ def _aligned(gold: Sequence[frozenset[str]], predicted: Sequence[frozenset[str]]
 
 
 class _SpansOf:
-    """An output's normalised spans: split at commas where the gold has several, else whole, as exemplars join them.
+    """The normalised spans of an output: split at commas if the gold has several, as exemplars join them, else whole.
 
-    Each form is normalised once, however many gold answers there are.
+    Each form is normalised once, whatever the number of gold answers.
     """
 
     def __init__(self, text: str) -> None:
@@ -188,7 +188,7 @@ class _SpansOf:
         self._n_spans = text.count(", ") + 1
 
     def are_too_many(self, gold: Gold) -> bool:
-        """Return whether F1 is 0 for the number of spans alone: divided by it, all gold spans round to 0.00."""
+        """Return whether F1 rounds to 0.00 because of the number of predicted spans alone."""
         return len(gold) > 1 and self._n_spans > _ROUNDS_TO_0 * len(gold)
 
     def of(self, gold: Gold) -> list[str]:
@@ -200,7 +200,7 @@ class _SpansOf:
 
 
 def drop_f1(text: str, golds: Sequence[Gold], _steps: Sequence[str] = ()) -> float:
-    """DROP's F1: bags of words aligned one to one, averaged over the longer side, two decimals, best over golds.
+    """Return DROP's F1: bags of words aligned one to one, mean over the longer side, two decimals, best gold.
 
     Source: Dua et al. 2019, section 5, and the published evaluation's treatment of numbers.
     """
@@ -212,12 +212,12 @@ def drop_f1(text: str, golds: Sequence[Gold], _steps: Sequence[str] = ()) -> flo
         predicted = [frozenset(s.split()) for s in spans.of(gold)]
         wanted = [frozenset(_drop_words(s).split()) for s in gold]
         aligned = _aligned(wanted, predicted)
-        best = max(best, float(np.round(np.mean(aligned), 2)))  # numpy rounds x.xx5 as the published figures do
+        best = max(best, float(np.round(np.mean(aligned), 2)))  # numpy rounds x.xx5 as in the published figures
     return best
 
 
 def drop_em(text: str, golds: Sequence[Gold], _steps: Sequence[str] = ()) -> float:
-    """DROP's exact match: the same normalised spans, in any order, for some gold."""
+    """Return DROP's exact match: 1 if some gold answer has the same normalised spans in any order, else 0."""
 
     spans = _SpansOf(text)
 
@@ -229,7 +229,7 @@ def drop_em(text: str, golds: Sequence[Gold], _steps: Sequence[str] = ()) -> flo
     return float(any(map(right, golds)))
 
 
-# metric -> how right a generated answer is, in [0, 1], given golds and the task's normalising steps
+# metric -> the score in [0, 1] of a generated answer, given golds and the task's normalisation steps
 TEXT_METRICS: dict[str, Callable[[str, Sequence[Gold], Sequence[str]], float]] = {
     "exact_match": exact_match,
     "f1": token_f1,
@@ -242,9 +242,9 @@ TEXT_METRICS: dict[str, Callable[[str, Sequence[Gold], Sequence[str]], float]] =
 def weighted_f1(
     golds: npt.NDArray[np.int64], picks: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float64]:
-    """F1 of each class, averaged with the classes' shares as weights, for each row of counts.
+    """Return the F1 of the classes, averaged with their shares as weights, for each row of `counts`.
 
-    `golds` and `picks` are [k] classes of the distinct outcomes, `counts` [draws, k] how often each occurred.
+    `golds` and `picks`, [k], are the classes of the distinct outcomes; `counts`, [resamples, k], their counts.
     """
     total = np.zeros(counts.shape[0])
     for label in np.unique(golds):
@@ -256,7 +256,7 @@ def weighted_f1(
     return average
 
 
-# metrics of a whole task of fixed classes, not means over items
+# metrics of a whole task with fixed classes, which are not means over items
 CLASS_METRICS = {"f1_weighted": weighted_f1}
 
 METRICS_OF_KIND: dict[str, tuple[str, ...]] = {

@@ -1,4 +1,4 @@
-"""Rows of parquet files, read by a process of its own with limits (see `parquet_worker`), a block at a time."""
+"""Rows of parquet files, read in blocks by a worker process with limits (see `parquet_worker`)."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from pa_lite.tasks.parquet_worker import MEMORY
 from pa_lite.untrusted.sandbox import LimitedProcess
 
 WORKER = "pa_lite.tasks.parquet_worker"
-_WHOLE = 64 << 20  # decoded bytes up to which rows keep columns that the task does not use
-# for all files of a data set, on the clock
+_WHOLE = 64 << 20  # decoded bytes of a file up to which unused columns are read too
+# wall-clock limits for all files of a data set
 _SECONDS, _BYTES_A_SECOND, _READS_A_SECOND = 60, 1_000_000, 20
 _MAKERS: dict[str, Callable[[Any], Any]] = {
     "bytes": lambda text: text.encode("latin-1"),
@@ -33,7 +33,7 @@ _MAKERS: dict[str, Callable[[Any], Any]] = {
 
 
 class ParquetReader:
-    """The process that reads parquet files, started for the first, until `close`."""
+    """The worker process that reads parquet files, from the first file until `close`."""
 
     def __init__(self) -> None:
         self._process = LimitedProcess(WORKER, MEMORY)
@@ -41,13 +41,13 @@ class ParquetReader:
         self._seconds = self._longest = 0.0
 
     def close(self) -> None:
-        """End the process; it starts again when another row is asked for."""
+        """Stop the process; it starts again when another row is requested."""
         self._process.close()
 
     def open(self, path: Path, used: Collection[str] | None = None) -> ParquetRows:
-        """Open a file, of whose columns `used` are wanted; None for all.
+        """Open a file and read its columns `used`; None reads all, and so does a small file.
 
-        Other columns are read too where the whole file is small. Raises InputError for what cannot be read.
+        Raises InputError if it cannot be read.
         """
         if importlib.util.find_spec("pyarrow") is None:
             raise InputError(f"{path}: reading parquet needs pyarrow, which is missing. Run: pip install pyarrow")
@@ -64,7 +64,7 @@ class ParquetReader:
         return ParquetRows(path, found["rows"], names, columns, lambda more: self._ask(path, {**request, **more}))
 
     def _ask(self, path: Path, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Return an answer. Raises InputError, naming the file, for what is refused or beyond a limit."""
+        """Return an answer. Raises InputError, naming the file, if it is refused or a limit is exceeded."""
         longest = _SECONDS + self._longest
         self._longest += 1 / _READS_A_SECOND
         start = time.monotonic()
@@ -77,16 +77,16 @@ class ParquetReader:
             raise InputError(f"{path}: {answer['refused']}.")
         if self._seconds > longest:
             raise InputError(
-                f"{path}: with it, reading the data took {self._seconds:.0f} seconds, and the limit for all of it is "
-                f"{longest:.0f}: {_SECONDS}, and one for each MB and each {_READS_A_SECOND} reads. Give the rows as "
-                "JSONL."
+                f"{path}: up to this file, reading the data took {self._seconds:.0f} seconds; the limit is "
+                f"{longest:.0f}: {_SECONDS}, plus one for each MB and each {_READS_A_SECOND} reads. Convert the files "
+                "to JSONL."
             )
         return answer
 
 
 @dataclass
 class ParquetRows:
-    """The rows of a file, fetched a block at a time: a training split is read for a few exemplars."""
+    """The rows of a file, fetched in blocks, because a training split may be read for a few exemplars only."""
 
     path: Path
     n: int
@@ -100,13 +100,13 @@ class ParquetRows:
         return self.n
 
     def row(self, i: int) -> dict[str, Any]:
-        """Return row i. Raises InputError for a file that cannot be decoded within the limits."""
+        """Return row i. Raises InputError if the file cannot be decoded within the limits."""
         if not self._start <= i < self._start + len(self._block):
             self._block, self._start = self.read(self.columns, i), i
         return self._block[i - self._start]
 
     def read(self, columns: Sequence[str], at: int) -> list[dict[str, Any]]:
-        """Return these columns of some rows from `at` on, at least one row. Raises as `row` does."""
+        """Return these columns of at least one row, from row `at`. Raises as `row` does."""
         if not columns:
             return [{} for _ in range(min(self.n - at, 1000))]
         rows: list[dict[str, Any]] = self.ask({"do": "rows", "columns": list(columns), "at": at})["rows"]
@@ -116,7 +116,7 @@ class ParquetRows:
             raise InputError(f"{self.path}: has a value that cannot be read after row {at}: {e}.") from e
 
     def where(self, i: int) -> str:
-        """Return file and row, from 1, for messages."""
+        """Return file and row (from 1), for messages."""
         return f"{self.path}: row {i + 1}"
 
 

@@ -1,7 +1,7 @@
-"""A program of its own that reads parquet files: their pages may say to decode to any size, in one call of C.
+"""Worker process that reads parquet files: a small page can decode to any size in a single C call.
 
-Started by `pa_lite.tasks.parquet`, limited as `pa_lite.untrusted.sandbox_worker` says. What Arrow
-allocates is also watched from here, as only Linux bounds the memory of a process.
+`pa_lite.tasks.parquet` starts it, with the limits of `pa_lite.untrusted.sandbox_worker`. Arrow's allocations are also
+watched here, because only Linux limits the memory of a process.
 """
 
 from __future__ import annotations
@@ -22,25 +22,27 @@ from pa_lite.system.opening import open_regular
 from pa_lite.untrusted.sandbox_worker import serve
 
 MEMORY = 1 << 30  # bytes beyond what the process holds when it starts
-DECODED, DECODED_PER_BYTE = 256 << 20, 20  # bytes that the columns read may become, and times their own
+DECODED, DECODED_PER_BYTE = 256 << 20, 20  # bytes that the columns read may decode to, plus a multiple of their size
 LARGEST_ROW = 64 << 20  # bytes of one decoded row
-_VALUE = 64  # bytes that a value counts for beside its text, a null too
-_BATCH = 64  # rows that are decoded at a time
-_ANSWER_ROWS, _ANSWER = 256, 8 << 20  # rows in an answer, and their bytes, or a single row
+_VALUE = 64  # bytes counted for each value, nulls included, in addition to its content
+_BATCH = 64  # rows decoded at a time
+_ANSWER_ROWS, _ANSWER = 256, 8 << 20  # rows and bytes in an answer, unless a single row is larger
 _MOST_OPEN = 8  # files
-_LOOK = 0.01  # seconds between looks at what Arrow holds
-_NANOSECONDS = re.compile(r"(\.\d{6})\d{3}")  # pandas has them, which pyarrow takes where it is installed
+_LOOK = 0.01  # seconds between checks of what Arrow has allocated
+_NANOSECONDS = re.compile(
+    r"(\.\d{6})\d{3}"
+)  # pyarrow returns pandas timestamps, which have them, if pandas is installed
 
 
 class RefusedError(Exception):
-    """A file that is not read; the message continues after its name."""
+    """A file that is refused; the message is the rest of a sentence that starts with the file's name."""
 
 
 class _File:
-    """An open parquet file, and where reading it has got to."""
+    """An open parquet file and the current position in it."""
 
     def __init__(self, path: Path, identity: Sequence[int]) -> None:
-        """Raises OSError, RefusedError for a file that changed, and what pyarrow raises."""
+        """Open a file. Raises OSError, RefusedError if it changed, and what pyarrow raises."""
         import pyarrow.parquet
 
         self._file: BinaryIO = open_regular(path)
@@ -56,14 +58,14 @@ class _File:
             self._file.seek(0)
             found = pyarrow.parquet.ParquetFile(self._file, pre_buffer=False)
             leaves = [found.schema.column(i) for i in range(len(found.schema))]
-            # texts stay dictionaries where the file has them so: it may say that a long text occurs in every row
+            # keep dictionary-encoded strings so: a file may say that a long string occurs in every row
             flat = [e.path for e in leaves if e.physical_type == "BYTE_ARRAY" and e.max_repetition_level == 0]
             chunks = [
                 found.metadata.row_group(i).column(k)
                 for i in range(found.metadata.num_row_groups)
                 for k in range(found.metadata.num_columns)
             ]
-            # pyarrow cannot make dictionaries of texts that are stored as differences
+            # pyarrow cannot read delta-encoded strings as dictionaries
             others = {c.path_in_schema for c in chunks if any(e.startswith("DELTA") for e in c.encodings)}
             texts = [path for path in flat if path not in others]
             self._file.seek(0)
@@ -72,13 +74,13 @@ class _File:
             groups = [self._opened.metadata.row_group(i) for i in range(self._opened.metadata.num_row_groups)]
             self._rows = [group.num_rows for group in groups]
             if min(self._rows, default=0) < 0 or sum(self._rows) != self._opened.metadata.num_rows:
-                raise RefusedError("contradicts itself on the number of its rows")
+                raise RefusedError("has contradictory row counts")
             self._claims = dict.fromkeys(self.names, 0)
             self._packed = dict.fromkeys(self.names, 0)
             for group in groups:
                 for chunk in map(group.column, range(group.num_columns)):
                     name = chunk.path_in_schema
-                    while name not in self._claims:  # a part of a nested column, or of one with dots in its name
+                    while name not in self._claims:  # part of a nested column or of one with dots in its name
                         name = name.rpartition(".")[0]
                     self._claims[name] += max(chunk.total_uncompressed_size, 0) + _VALUE * max(chunk.num_values, 0)
                     self._packed[name] += max(chunk.total_compressed_size, 0)
@@ -90,11 +92,11 @@ class _File:
         self._left: Any = None
 
     def facts(self) -> dict[str, Any]:
-        """Return the names of columns, the number of rows, and the bytes that the columns say they become."""
+        """Return the columns' names, the number of rows, and the declared decoded bytes of each column."""
         return {"names": self.names, "rows": sum(self._rows), "claims": [self._claims[n] for n in self.names]}
 
     def rows(self, columns: Sequence[str], at: int) -> list[dict[str, Any]]:
-        """Return some rows from `at` on, at least one. Raises RefusedError for too much, and what pyarrow raises."""
+        """Return at least one row, from row `at`. Raises RefusedError beyond a limit, and what pyarrow raises."""
         if self._at != (tuple(columns), at):
             self._seek(columns, at)
         found: list[dict[str, Any]] = []
@@ -108,16 +110,16 @@ class _File:
             while (own := _batch_size(self._left.slice(0, n))) > _ANSWER and n > 1:
                 n = (n + 1) // 2
             if own > LARGEST_ROW and found:
-                break  # the rows before it are good
+                break  # return the rows before it
             if own > LARGEST_ROW:
                 raise RefusedError(
-                    f"has more than {LARGEST_ROW >> 20} MB in row {at + len(found) + 1}, the limit of a row"
+                    f"has more than {LARGEST_ROW >> 20} MB in row {at + len(found) + 1}, the limit for a row"
                 )
             found += self._left.slice(0, n).to_pylist()
             size += own
             self._left = self._left.slice(n) if n < self._left.num_rows else None
         if not found:
-            raise RefusedError("has fewer rows than it says")
+            raise RefusedError("has fewer rows than its footer says")
         self._at = (tuple(columns), at + len(found))
         return found
 
@@ -130,13 +132,13 @@ class _File:
         while start < at:
             batch = next(self._batches, None)
             if batch is None:
-                raise RefusedError("has fewer rows than it says")
+                raise RefusedError("has fewer rows than its footer says")
             start += batch.num_rows
             if start > at:
                 self._left = batch.slice(batch.num_rows - (start - at))
 
     def _decode(self, columns: Sequence[str], first: int) -> Iterator[Any]:
-        """Yield batches from a row group on, until they exceed what the columns' part of the file allows."""
+        """Yield batches from row group `first` on. Raises RefusedError if they exceed the limit for the columns."""
         most = DECODED + DECODED_PER_BYTE * min(self._size, sum(self._packed[n] for n in columns))
         size = sum(self._claims[n] for n in columns)
         if size > most:
@@ -148,7 +150,7 @@ class _File:
             if size > most:
                 raise _too_large(most)
             if batch.num_rows:
-                yield batch.select(list(columns))  # a name with dots also selects a part of a nested column
+                yield batch.select(list(columns))  # a name with dots also selects part of a nested column
 
     def close(self) -> None:
         """Close the file."""
@@ -158,8 +160,8 @@ class _File:
 
 def _too_large(most: int) -> RefusedError:
     return RefusedError(
-        f"becomes more than {most >> 20} MB when it is decoded; the limit is {DECODED >> 20} MB and "
-        f"{DECODED_PER_BYTE} times the file. Remove columns that the task does not use, or give the rows as JSONL"
+        f"decodes to more than {most >> 20} MB; the limit is {DECODED >> 20} MB plus {DECODED_PER_BYTE} times the size "
+        "of the columns read. Remove columns that the task does not use, or convert the file to JSONL"
     )
 
 
@@ -168,7 +170,7 @@ def _batch_size(batch: Any) -> int:
 
 
 def _plain_size(array: Any) -> int:
-    """Return how many bytes the values of an Arrow array take without a dictionary, all levels of nesting together."""
+    """Return the bytes that the values of an Arrow array, nested ones included, take without dictionary encoding."""
     import pyarrow
     import pyarrow.compute
     import pyarrow.types as types
@@ -193,14 +195,14 @@ def _plain_size(array: Any) -> int:
 
 
 class _ParquetServer:
-    """The files that it was asked for lately."""
+    """The files that were opened most recently."""
 
     def __init__(self) -> None:
         self._files: dict[str, _File] = {}
         self._is_watched = False
 
     def do(self, request: dict[str, Any]) -> dict[str, Any]:
-        """What is answered."""
+        """Return the answer to a request."""
         import pyarrow
 
         if not self._is_watched:
@@ -227,7 +229,7 @@ class _ParquetServer:
 
 
 def tagged(value: Any) -> dict[str, Any]:
-    """Return what stands for a value that JSON does not have; `pa_lite.tasks.parquet` makes it the value again."""
+    """Return the encoding of a value that JSON lacks; `pa_lite.tasks.parquet` decodes it."""
     for value_type, name in ((datetime.datetime, "datetime"), (datetime.date, "date"), (datetime.time, "time")):
         if isinstance(value, value_type):
             return {"\0": [name, _NANOSECONDS.sub(r"\1", value.isoformat())]}
@@ -241,7 +243,7 @@ def tagged(value: Any) -> dict[str, Any]:
 
 
 def _watch(memory: int) -> None:
-    """End the process when Arrow holds more bytes than `memory`: the only bound outside Linux."""
+    """Exit when Arrow has allocated more bytes than `memory`: the only limit outside Linux."""
     import pyarrow
 
     while pyarrow.total_allocated_bytes() <= memory:
@@ -252,8 +254,8 @@ def _watch(memory: int) -> None:
 
 
 def main() -> None:
-    """Answer until there are no more requests."""
-    os.environ["ARROW_DEFAULT_MEMORY_POOL"] = "system"  # the others reserve more than they use
+    """Answer requests until there are no more."""
+    os.environ["ARROW_DEFAULT_MEMORY_POOL"] = "system"  # other pools reserve more than they use
     import pyarrow
     import pyarrow.compute
     import pyarrow.parquet

@@ -1,4 +1,4 @@
-"""Results as documents: lm-eval's results file and sample logs, with pa-lite's own numbers marked as such."""
+"""Results in the format of lm-eval's results file and sample logs; pa-lite's own numbers are kept apart."""
 
 from __future__ import annotations
 
@@ -31,11 +31,10 @@ _VERSIONED = ("pa-lite", "llama-cpp-python", "numpy", "jinja2")
 
 
 def results_document(result: SuiteResult, reference: str) -> dict[str, Any]:
-    """A suite's results in the shape of lm-eval 0.4's file, and under `pa_lite` what that has no place for.
+    """Return a suite's results in the format of lm-eval 0.4's file; pa-lite's additions are under `pa_lite`.
 
-    A task with groups is a group there, its groups are tasks named `TASK_GROUP`; the group's numbers are averages over
-    items (micro), the averages over groups (macro) stand under `pa_lite`. Per-item records are not in it: see
-    sample_records.
+    A task with groups becomes a group whose tasks are named `TASK_GROUP`. The group's numbers are averages over items
+    (micro); averages over groups (macro) are under `pa_lite`. For per-item records, see sample_records.
     """
     document = empty_document()
     for task in result.tasks:
@@ -74,7 +73,7 @@ def results_document(result: SuiteResult, reference: str) -> dict[str, Any]:
 
 
 def noise_over_tasks(result: SuiteResult) -> dict[str, float] | None:
-    """How far rounding moved the requests scored again alone: n, mean and largest in nats; None if none were."""
+    """Return by how many nats requests differ when scored alone: n, mean and largest; None if none were."""
     noises = [t.noise for t in result.tasks if t.noise is not None and t.noise.n]
     if not noises:
         return None
@@ -100,9 +99,9 @@ def add_numbers(
     version: Any,
     shots: int | None,
 ) -> None:
-    """Enter a task's numbers, by `METRIC,FILTER`, into lm-eval's tables.
+    """Add a task's numbers, by `METRIC,FILTER`, to lm-eval's tables.
 
-    `samples` are the items that the task has and those that were taken. A standard error that is not known is "N/A".
+    `samples` is the task's number of items and how many were scored. An unknown standard error is "N/A".
     """
     entry: dict[str, Any] = {"name": name, "alias": name, "sample_len": samples[1]}
     for key, number in numbers.items():
@@ -131,7 +130,7 @@ def _add_task(document: dict[str, Any], task: TaskResult) -> None:
 
 
 def _config(prepared: Prepared) -> dict[str, Any]:
-    """The task as lm-eval would name its keys, then the specification itself."""
+    """Return the task's settings under lm-eval's keys, and the specification itself."""
     spec = prepared.spec
     return {
         "task": spec.name,
@@ -153,7 +152,7 @@ def _config(prepared: Prepared) -> dict[str, Any]:
 
 
 def spec_record(spec: TaskSpec) -> dict[str, Any]:
-    """A specification's keys that are not at their defaults, as its TOML file would give them."""
+    """Return the keys of a specification that differ from their defaults, as in its TOML file."""
     defaults = {f.name: f.default for f in fields(spec)}
     values = {**asdict(spec), "metrics": spec.metrics or (spec.metric,)}
     shown = {k: v for k, v in values.items() if k not in ("folder", "is_own") and v not in (defaults[k], {}, ())}
@@ -207,9 +206,9 @@ def _target(prepared: Prepared, item: Item) -> str:
 
 
 def sample_records(task: TaskResult) -> Iterator[dict[str, Any]]:
-    """A record for each item (for each pattern too, where answers are extracted) as lm-eval logs samples.
+    """Yield lm-eval's sample record of each item, and of each pattern if answers are extracted.
 
-    What lm-eval does not log is under `pa_lite`: the row's place, its group, the choice picked, whether it was cut.
+    What lm-eval does not log is under `pa_lite`: the row's location, its group, the picked choice, whether it was cut.
     """
     prepared = _prepared(task)
     for item, score in zip(prepared.items, task.items, strict=True):
@@ -267,20 +266,21 @@ def _texts(common: Mapping[str, Any], prepared: Prepared, item: Item, score: Ite
 
 
 def check_samples_target(target: str, force: bool = False) -> None:
-    """Raise OutputError unless samples can be written there: a folder that exists, or a file as check_target allows.
+    """Raise OutputError unless samples can be written to an existing folder, or to a file that check_target allows.
 
-    A folder's name may end in a slash, which a Path would not keep.
+    `target` is a string because a folder's name may end in a slash, which a Path would drop.
     """
     if not Path(target).is_dir():
         if target.endswith(("/", os.sep)):
-            raise OutputError(f"{target}: there is no such folder to write samples to. Make it first.")
+            raise OutputError(f"{target}: the folder for samples does not exist. Create it first.")
         check_target(Path(target), force, "--log-samples")
 
 
 def write_samples(result: SuiteResult, target: Path) -> list[Path]:
-    """Write sample logs as JSON lines: in a folder a file for each task, `samples_TASK_TIME.jsonl`, else all in one.
+    """Write sample logs as JSON lines and return the files.
 
-    Returns the files. Raises OutputError when they cannot be written.
+    In a folder, each task gets a file `samples_TASK_TIME.jsonl`; otherwise all tasks share one file. Raises OutputError
+    if they cannot be written.
     """
     if not target.is_dir():
         _write_lines(target, (r for task in result.tasks for r in sample_records(task)))

@@ -1,7 +1,7 @@
-"""A task's templates, expressions and patterns, done in Jinja's sandbox: our own here, strangers' in a limited process.
+"""A task's templates, expressions and patterns in Jinja's sandbox; untrusted ones also run in a limited process.
 
-A stranger's task file must neither reach Python's insides, nor hang a run, nor fill the machine. Bounds of this
-process would hold in its main thread alone, and not within one long call of C.
+An untrusted task file must not access Python's internals, hang a run or exhaust memory. Time limits within this process
+would only work in its main thread, and not during a long C call.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from pa_lite.tasks.transforms import column
 from pa_lite.untrusted.portions import portions
 from pa_lite.untrusted.sandbox import LimitedProcess
 
-SECONDS = 5  # of processor time, for one text
-_A_SECOND = 1000  # answers that any sane pattern gets through: more time for many
-_PORTION, _PORTION_CHARACTERS = 1000, 2_000_000  # answers sent at a time, and their characters
-_PATIENCE = 3  # times the processor time that all answers may take: other programs may have the processor
-_MEMORY = 512 << 20  # bytes beyond what the process holds when it starts
-_LONGEST = 10_000_000  # characters of one rendered text: far more than any context holds
-# all that a task's templates make of a data set, in memory and in time on the clock, beside what goes in
-_SUM, _SUM_PER_BYTE = 64 << 20, 16  # bytes, and times the bytes of rows and templates
+SECONDS = 5  # of processor time for one rendering
+_A_SECOND = 1000  # answers that a reasonable pattern searches in a second: many answers get more time
+_PORTION, _PORTION_CHARACTERS = 1000, 2_000_000  # answers sent at a time, and their total characters
+_PATIENCE = 3  # wall-clock time allowed, as a multiple of processor time: the machine may be busy
+_MEMORY = 512 << 20  # bytes in addition to what the process holds when it starts
+_LONGEST = 10_000_000  # characters of one rendered text: far more than fits any context
+# limits for all rows of a task: rendered bytes and wall-clock time, which grow with the input
+_SUM, _SUM_PER_BYTE = 64 << 20, 16  # bytes, plus a multiple of the bytes of rows and templates
 _SUM_SECONDS, _ASKS_A_SECOND, _BYTES_A_SECOND = 60, 20, 1_000_000
 WORKER = "pa_lite.tasks.template_worker"
 
 
 class BrokenTemplateError(Exception):
-    """A template or expression that cannot be compiled; `name` tells which, the message why."""
+    """A template or expression that does not compile: `name` is its name, the message the reason."""
 
     def __init__(self, name: str, why: str) -> None:
         super().__init__(why)
@@ -47,24 +47,24 @@ class BrokenTemplateError(Exception):
 
 @dataclass(frozen=True)
 class Missing:
-    """What an expression gives that names something that is not there."""
+    """The value of an expression that uses the undefined name `name`."""
 
     name: str
 
 
 def _not_null(value: Any) -> Any:
-    """What a template prints; null would become the word None."""
+    """Return a value that a template prints. Raises ValueError for null, which would be printed as None."""
     if value is None:
         raise ValueError("a value that it prints is null")
     return value
 
 
 class Templates:
-    """Templates and expressions by name, compiled here; `names` are all that they refer to, None if that is unknown."""
+    """Templates and expressions compiled in this process; `names` are the variables they use, None if unknown."""
 
     def __init__(self, templates: Mapping[str, str], expressions: Mapping[str, str]) -> None:
-        """Raises BrokenTemplateError."""
-        # texts stay as they are: no HTML here
+        """Compile them. Raises BrokenTemplateError."""
+        # prompts are not HTML: nothing is escaped
         environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
             undefined=jinja2.StrictUndefined, finalize=_not_null, keep_trailing_newline=True, autoescape=False
         )
@@ -77,33 +77,33 @@ class Templates:
                 self._templates[name] = environment.from_string(text)
             for name, text in expressions.items():
                 self._expressions[name] = environment.compile_expression(text, undefined_to_none=False)
-        except (jinja2.TemplateError, SyntaxError) as e:  # Python's own limits of nesting count, too
+        except (jinja2.TemplateError, SyntaxError) as e:  # also raised at Python's nesting limits
             raise BrokenTemplateError(name, str(e)) from e
         with contextlib.suppress(jinja2.TemplateError, RecursionError):
             parsed = map(environment.parse, (*templates.values(), *(f"{{{{ {e} }}}}" for e in expressions.values())))
             self.names = frozenset(name for tree in parsed for name in jinja2.meta.find_undeclared_variables(tree))
 
     def render(self, name: str, scope: Mapping[str, Any]) -> str:
-        """A template's text. Raises whatever the template raises, ValueError for one that is too long."""
+        """Return a rendered template. Raises whatever the template raises, and ValueError if it is too long."""
         text: str = self._templates[name].render(scope)
         if len(text) > _LONGEST:
-            raise ValueError(f"it makes a text of {len(text)} characters, more than {_LONGEST}")
+            raise ValueError(f"it renders {len(text)} characters; the limit is {_LONGEST}")
         return text
 
     def evaluate(self, name: str, scope: Mapping[str, Any]) -> Any:
-        """An expression's value, or Missing. Raises whatever the expression raises."""
+        """Return an expression's value, or Missing. Raises whatever the expression raises."""
         value = self._expressions[name](scope)
         return Missing(str(value._undefined_name)) if isinstance(value, jinja2.Undefined) else value
 
     def close(self) -> None:
-        """Nothing to do here."""
+        """Do nothing: there is no process."""
 
 
 class LimitedTemplates:
-    """The same, compiled and done in a limited process until `close`; whatever goes wrong is a TemplateError."""
+    """The same in a limited process, until `close`; every failure is a TemplateError."""
 
     def __init__(self, templates: Mapping[str, str], expressions: Mapping[str, str]) -> None:
-        """Raises BrokenTemplateError."""
+        """Compile them. Raises BrokenTemplateError."""
         self._process = LimitedProcess(WORKER, _MEMORY)
         self._source = sum(map(len, (*templates.values(), *expressions.values())))
         self._asked = self._given = self._made = 0
@@ -133,7 +133,7 @@ class LimitedTemplates:
         return Missing(answer["missing"]) if "missing" in answer else answer["value"]
 
     def _do(self, what: str, name: str, scope: Mapping[str, Any]) -> dict[str, Any]:
-        """Ask for one text or value, and bound the sums over all rows: each may be within its limits, and all too much.
+        """Return one rendering or value, and limit the totals over all rows: many small ones may be too much.
 
         Raises TemplateRuntimeError.
         """
@@ -147,16 +147,16 @@ class LimitedTemplates:
         most = _SUM + _SUM_PER_BYTE * self._given
         if self._made > most:
             raise jinja2.TemplateRuntimeError(
-                f"with it, the texts of all rows so far take {self._made >> 20} MB, and the limit for all together is "
-                f"{most >> 20} MB: {_SUM >> 20} MB and {_SUM_PER_BYTE} times the rows and templates. Make the texts "
-                "shorter, or score fewer rows (--limit)"
+                f"the rows so far render to {self._made >> 20} MB; the limit for all rows is {most >> 20} MB: "
+                f"{_SUM >> 20} MB plus {_SUM_PER_BYTE} times the rows and templates. Shorten the texts, or score fewer "
+                "rows (--limit)"
             )
         longest = _SUM_SECONDS + self._asked / _ASKS_A_SECOND + self._given / _BYTES_A_SECOND
         if self._seconds > longest:
             raise jinja2.TemplateRuntimeError(
-                f"all rows so far took {self._seconds:.0f} seconds, and the limit for all together is {longest:.0f}: "
-                f"{_SUM_SECONDS}, and one for each {_ASKS_A_SECOND} texts and each MB of rows and templates. Make the "
-                "templates simpler, or score fewer rows (--limit)"
+                f"the rows so far took {self._seconds:.0f} seconds; the limit for all rows is {longest:.0f}: "
+                f"{_SUM_SECONDS}, plus one for each {_ASKS_A_SECOND} texts and each MB of rows and templates. Simplify "
+                "the templates, or score fewer rows (--limit)"
             )
         return answer
 
@@ -165,7 +165,7 @@ class LimitedTemplates:
 
 
 def size_of(value: Any) -> int:
-    """Return about how many bytes of memory a value of JSON takes."""
+    """Return approximately how many bytes of memory a JSON value takes."""
     size = sys.getsizeof(value)
     if isinstance(value, dict):
         return size + sum(map(size_of, value.values()))
@@ -173,15 +173,15 @@ def size_of(value: Any) -> int:
 
 
 def _packed(scope: Mapping[str, Any]) -> str:
-    """A row on its way to the process: it holds more kinds of values than JSON has. Nothing comes back so."""
+    """Pickle a row for the process, as it may have values that JSON lacks. Answers are never pickled."""
     return base64.b64encode(pickle.dumps(scope)).decode("ascii")
 
 
 def find_answers(extracts: Sequence[Extract], texts: Sequence[str], is_own: bool) -> list[dict[str, str]]:
-    """What each pattern finds in each text, by the patterns' names.
+    """Return what each pattern finds in each text, by the patterns' names.
 
-    Python's patterns can take time without end: those that are not our own are searched in a limited process. Raises
-    EngineError with what went wrong, without a full stop.
+    Python's regular expressions can take exponential time, so untrusted ones run in a limited process. Raises
+    EngineError with the reason, without a full stop.
     """
     if is_own:
         return [{e.name: e.find(text) for e in extracts} for text in texts]
@@ -195,13 +195,13 @@ def find_answers(extracts: Sequence[Extract], texts: Sequence[str], is_own: bool
             size += size_of(answer)
             if size > most:
                 raise EngineError(
-                    f"what they find takes more than {most >> 20} MB, the limit for all answers: {_SUM >> 20} MB and "
+                    f"the matches take more than {most >> 20} MB, the limit for all answers: {_SUM >> 20} MB plus "
                     f"{_SUM_PER_BYTE} times the answers"
                 )
             found += answer
             if (took := time.monotonic() - start) > longest:
                 raise EngineError(
                     f"the first {len(found)} answers took {took:.0f} seconds; the limit for all {len(texts)} is "
-                    f"{longest:.0f}: {_PATIENCE * SECONDS:g}, and {_PATIENCE} for each {_A_SECOND}"
+                    f"{longest:.0f}: {_PATIENCE * SECONDS:g}, plus {_PATIENCE} for each {_A_SECOND}"
                 )
     return found

@@ -1,4 +1,4 @@
-"""Scores few-shot tasks on a model: choices by loglikelihood, generated answers by comparison, with uncertainties."""
+"""Scoring of few-shot tasks: choices by loglikelihood, generated answers by comparison, with uncertainties."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ from pa_lite.tasks.spec import TaskSpec
 from pa_lite.untrusted.portions import portions
 
 BOOTSTRAP_SEED = 1234
-# characters of prompts that are held as tokens at a time: four characters a token, 40 bytes a token in a list
+# characters of prompts that are tokenized at a time; a token is about four characters, and 40 bytes in a list
 _PORTION = 8_000_000
-_WHOLE = Extract("none", r"(?s)\A.*\Z")  # without a pattern the answer is all that was generated
+_WHOLE = Extract("none", r"(?s)\A.*\Z")  # without a pattern, the answer is the whole output
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreOptions:
-    """How tasks are scored: this holds the only defaults.
+    """How tasks are scored, with the only defaults.
 
-    `shots` None takes each task's own number; `limit` is a count of items, None for all; `seed` draws the exemplars;
-    `mutual_info` also scores every choice on an empty context (acc_mutual_info); `parallel` texts are generated at a
-    time; about `noise_sample` requests of all tasks are scored again, each alone, to tell how far rounding moves them.
+    `shots` None uses each task's own number; `limit` is the number of items, None for all; `seed` samples the
+    exemplars; `mutual_info` also scores every choice on an empty context (acc_mutual_info); `parallel` answers are
+    generated at a time; about `noise_sample` requests over all tasks are scored again, each alone, to measure the
+    effect of rounding.
     """
 
     shots: int | None = None
@@ -47,11 +48,11 @@ class ScoreOptions:
 
 @dataclass(frozen=True)
 class ItemScore:
-    """One item's record.
+    """The scores of one item.
 
-    MC and FMC: logprob of each choice in nats, the choice that the task's metric picks (the first of equals), the right
-    one. G: the text generated and what each pattern found in it; picked and answer are -1. `metrics` holds every
-    metric's value, in [0, 1]; `metric` names the task's own.
+    MC and FMC: `logprobs` of the choices in nats, the choice `picked` by the task's metric (ties go to the first), and
+    the correct `answer`. G: the generated `output` and what each pattern `found` in it; `picked` and `answer` are -1.
+    `metrics` has the value of every metric, in [0, 1]; `metric` is the name of the task's own.
     """
 
     index: int
@@ -69,7 +70,7 @@ class ItemScore:
 
     @property
     def value(self) -> float:
-        """What the item adds to its task's score: 0 or 1, for F1 anything between."""
+        """The item's contribution to its task's score: 0 or 1, or for F1 any value between."""
         return self.metrics.get(self.metric, float(self.picked == self.answer))
 
     @property
@@ -79,10 +80,10 @@ class ItemScore:
 
 @dataclass(frozen=True)
 class ScoredItems:
-    """The records of some of a task's items, and what scoring them showed.
+    """The scores of some of a task's items.
 
-    `single_token_labels`: whether each letter of an FMC task is one token, so that one row of logits holds them all;
-    where not, they are scored as any choices are.
+    `single_token_labels` is whether each letter of an FMC task is one token, so that one row of logits scores them all;
+    otherwise they are scored like any choices.
     """
 
     items: tuple[ItemScore, ...]
@@ -92,7 +93,7 @@ class ScoredItems:
 
 @dataclass(frozen=True)
 class MetricResult:
-    """A metric over a task or a group: `key` is lm-eval's, `NAME,FILTER`; `macro` the mean over groups, if any."""
+    """A metric of a task or group: `key` is lm-eval's `NAME,FILTER`, `macro` the mean over groups, if any."""
 
     name: str
     filter: str
@@ -115,11 +116,11 @@ class GroupResult:
 
 @dataclass(frozen=True)
 class TaskResult:
-    """A task's score in [0, 1] by its own metric, its standard error, every other metric, and every item.
+    """A task's score in [0, 1] by its own metric, its standard error, all other metrics, and all items.
 
-    `majority` is the share right when the commonest answer is always given, `chance` when choices are picked blindly (0
-    for generated answers). A task with groups is averaged over its items (micro); `metrics[i].macro` is over its
-    groups. `noise` and `single_token_labels` are those of `ScoredItems`.
+    `majority` is the accuracy of always giving the most frequent answer, `chance` that of picking at random (0 for
+    generated answers). A task with groups is averaged over its items (micro); `metrics[i].macro` is over its groups.
+    `noise` and `single_token_labels` are those of `ScoredItems`.
     """
 
     task: str
@@ -142,11 +143,10 @@ class TaskResult:
 
 @dataclass(frozen=True)
 class SuiteResult:
-    """Several tasks on one model; averages are over tasks, not over items.
+    """Results of several tasks on one model; averages are over tasks, not over items.
 
-    `fingerprint` tells the model's weights from others, `identity` also its tokenizer and settings (`Model.identity`).
-
-    `remarks` say in what the engine did with less than it wanted, for lack of memory: it moves scores by rounding.
+    `fingerprint` identifies the model's weights, `identity` also its tokenizer and settings (`Model.identity`).
+    `remarks` say where the engine lacked memory and used less than planned, which moves scores by rounding.
     """
 
     model: str
@@ -169,10 +169,10 @@ class SuiteResult:
 def score_tasks(
     model: Model, specs: Sequence[TaskSpec], options: ScoreOptions | None = None, progress: Progress | None = None
 ) -> SuiteResult:
-    """Score each task: choices by their loglikelihood behind the prompt, or texts that the model goes on with.
+    """Score each task: choices by their loglikelihood after the prompt, or answers that the model generates.
 
-    `progress` gets the requests done. Raises InputError for bad tasks, before anything is scored, what
-    fetching their rows raises, and EngineError when llama.cpp fails.
+    `progress` counts requests. Raises InputError for invalid tasks, before anything is scored, what fetching their rows
+    raises, and EngineError if llama.cpp fails.
     """
     options = options or ScoreOptions()
     for name in ("limit", "parallel"):
@@ -198,15 +198,16 @@ def score_tasks(
 def _check_room(model: Model, spec: TaskSpec) -> None:
     if spec.kind == "G" and spec.max_tokens >= model.max_length:
         raise InputError(
-            f"task {spec.name}: max_tokens is {spec.max_tokens}, {model.name} holds {model.max_length} in all."
+            f"task {spec.name}: max_tokens is {spec.max_tokens}, but the context of {model.name} is {model.max_length} "
+            "tokens, prompt included."
         )
 
 
 def check_items(model: Model, prepared: Prepared) -> None:
-    """Raise TextError, naming the row, for an item with a text that the model's tokenizer cannot take."""
+    """Raise TextError, naming the row, for an item that the model's tokenizer cannot encode."""
     name = f"task {prepared.spec.name}"
     for lead in {id(item.lead): item.lead for item in prepared.items}.values():
-        model.check_text(lead, f"{name}: the text of the exemplars before each row")
+        model.check_text(lead, f"{name}: the exemplars before each row")
     for item in prepared.items:
         for context, continuation in item.requests or [(item.prompt, "")]:
             model.check_text(context + continuation, f"{name}: {item.where}: the prompt with its answer")
@@ -215,7 +216,7 @@ def check_items(model: Model, prepared: Prepared) -> None:
 def score_items(
     model: Model, prepared: Prepared, options: ScoreOptions | None = None, progress: Progress | None = None
 ) -> ScoredItems:
-    """Score a task's items, all of them or some, without averages. Raises EngineError when llama.cpp fails."""
+    """Score all or some of a task's items, without averages. Raises EngineError if llama.cpp fails."""
     score = _score_texts if prepared.spec.kind == "G" else _score_choices
     return score(model, prepared, options or ScoreOptions(), silent if progress is None else progress)
 
@@ -232,7 +233,7 @@ def _n_requests(prepared: Prepared, options: ScoreOptions) -> int:
 
 
 def _alone(items: Sequence[Item]) -> list[str]:
-    """The distinct continuations, to be scored on an empty context."""
+    """Return the distinct continuations, to be scored on an empty context."""
     return list(dict.fromkeys(c for item in items for c in item.continuations))
 
 
@@ -243,7 +244,7 @@ def _requests(model: Model, item: Item) -> list[Request]:
 
 
 def _portions(items: Sequence[Item]) -> Iterator[list[Item]]:
-    """Yield the items in portions whose prompts, each choice's counted, are at most _PORTION characters."""
+    """Yield the items in portions whose prompts, over all choices, have at most _PORTION characters."""
     return portions(items, lambda item: item.length, _PORTION)
 
 
@@ -299,7 +300,7 @@ def _score_texts(model: Model, prepared: Prepared, options: ScoreOptions, progre
     records: list[ItemScore] = []
     for portion in _portions(prepared.items):
         tokens = [model.tokenize(item.prompt) for item in portion]
-        cut = [t[-room:] for t in tokens]  # at the left, as lm-eval cuts
+        cut = [t[-room:] for t in tokens]  # on the left, as lm-eval does
         made = generate(model, cut, settings, part_of(progress, "score", len(records), len(prepared.items), "requests"))
         answers = _found(spec, [answer.text for answer in made])
         for item, answer, found, whole in zip(portion, made, answers, tokens, strict=True):
@@ -308,11 +309,11 @@ def _score_texts(model: Model, prepared: Prepared, options: ScoreOptions, progre
 
 
 def _found(spec: TaskSpec, texts: Sequence[str]) -> list[dict[str, str]]:
-    """What the task's patterns find in the answers. Raises InputError for patterns that take too long."""
+    """Return what the task's patterns find in the answers. Raises InputError for patterns that take too long."""
     try:
         return find_answers(spec.extract or (_WHOLE,), texts, is_own=spec.is_own or not spec.extract)
     except EngineError as e:
-        raise InputError(f"task {spec.name}: its extract patterns fail on the answers: {e}. Mend them.") from e
+        raise InputError(f"task {spec.name}: its extract patterns fail on the answers: {e}. Simplify them.") from e
 
 
 def _text_record(spec: TaskSpec, item: Item, output: str, found: Mapping[str, str], truncated: bool) -> ItemScore:
@@ -332,12 +333,12 @@ def _key(metric: str, pattern: str) -> str:
 
 
 def chance_rate(items: Sequence[Item]) -> float:
-    """Return the share of items that blind picks get right: 0 where answers are generated."""
+    """Return the accuracy of picking choices at random: 0 if answers are generated."""
     return float(np.mean([1 / len(item.continuations) if item.continuations else 0.0 for item in items]))
 
 
 def summarise(prepared: Prepared, scored: ScoredItems) -> TaskResult:
-    """Return a task's averages over its scored items, with bootstrap intervals seeded for each metric."""
+    """Return a task's averages over its scored items, with bootstrap intervals seeded separately for each metric."""
     spec, records, groups = prepared.spec, scored.items, dict[str, list[ItemScore]]()
     for record in records:
         groups.setdefault(record.group, []).append(record)
@@ -364,7 +365,7 @@ def summarise(prepared: Prepared, scored: ScoredItems) -> TaskResult:
 
 
 def _measure(spec: TaskSpec, groups: Sequence[Sequence[ItemScore]]) -> tuple[MetricResult, ...]:
-    """Every metric over all groups' items, seeded anew for each, so that one does not move another."""
+    """Return every metric over the items of all groups; each metric has the same seed, so that none affects another."""
     measured = []
     for key in groups[0][0].metrics:
         name, _, pattern = key.partition(",")

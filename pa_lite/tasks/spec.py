@@ -1,4 +1,4 @@
-"""Task specifications: TOML files that say where rows come from and how a row becomes a prompt. Knows no model."""
+"""Task specifications: TOML files that say where rows come from and how a row becomes a prompt. Uses no model."""
 
 from __future__ import annotations
 
@@ -21,28 +21,29 @@ SAMPLERS = ("seed", "first")
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """One few-shot task: where its rows are, how a row becomes a prompt, what is measured.
+    """One few-shot task: where its rows are, how a row becomes a prompt, and what is measured.
 
-    **Rows.** `data` is a JSONL, JSON, CSV or parquet file (`models:PATH` lies in pa-lite's models folder, anything else
-    beside the TOML file) whose column `split` names each row's split; or a table split -> file. Or `hub` names a data
-    set on the Hub, with `config` (or several `configs`, scored as groups) and `revision`. `transforms` name Python
-    functions that add columns.
+    **Rows.** `data` is a JSONL, JSON, CSV or parquet file with a column `split`, or a table that maps splits to files.
+    `models:PATH` is in pa-lite's models folder, any other path is relative to the TOML file. Instead of `data`, `hub`
+    names a data set on the Hub, with `config` (or several `configs`, scored as groups) and `revision`. `transforms` are
+    names of Python functions that add columns.
 
-    **Prompts.** `template` (Jinja, in a sandbox) makes a row's context from its columns, `row` (all of them), `config`
-    and `texts`; `column(choices, 'text')` takes one member of a list of structs. `prefix` stands before everything.
-    `shots` solved rows of `shots_split`, a `separator` behind each, come before the item: drawn by seed, or the
-    `first`, from the item's own group where the task has groups (`configs`, or the values of the column `group_by`). An
-    answer stands one `delimiter` behind its context.
+    **Prompts.** `template` (sandboxed Jinja) renders a row's context from its columns, `row` (all of them), `config`
+    and `texts`; `column(choices, 'text')` returns one field of a list of structs. `prefix` comes before everything.
+    `shots` solved rows of `shots_split`, each followed by `separator`, come before the item. They are sampled by seed
+    or are the `first`, from the item's group if the task has groups (`configs`, or the values of the column
+    `group_by`). `delimiter` separates a context from its answer.
 
-    **MC, FMC.** `choices` and `answer` are Jinja expressions: the texts, and the right one's index. FMC offers letters:
-    the template shows `lettered`, and ` A`, ` B`, ... are scored. `partial` scores one continuation, `target`, behind
-    the template rendered with each `choice`. **G.** The model goes on until `stop` or `max_tokens`; `answers`
-    (expression) are the accepted answers, `target` the text that an exemplar shows, `extract` finds the answer,
-    `normalise` is done to both sides.
+    **MC, FMC.** `choices` and `answer` are Jinja expressions: the choices, and the index of the correct one. FMC is
+    answered with letters: the template shows `lettered`, and ` A`, ` B`, ... are scored. `partial` scores one
+    continuation, `target`, after the template rendered with each `choice`.
 
-    The first of `metrics` is the task's score. `sample` scores that many rows, drawn once and for all; `rows` is how
-    many the scored split had when the task was written; `version` goes up when prompts or scores change; `only` keeps
-    one group; `is_own` tells that it came with pa-lite, so that what it says need not be limited.
+    **G.** The model generates until `stop` or `max_tokens`. The expression `answers` returns the accepted answers,
+    `target` is the answer that an exemplar shows, `extract` finds the answer, `normalise` applies to both sides.
+
+    The first of `metrics` is the task's score. `sample` scores a fixed random sample of that many rows. `rows` is the
+    number of rows of the scored split when the task was written. `version` increases when prompts or scores change.
+    `only` keeps one group. `is_own` marks tasks that come with pa-lite, which run without limits.
     """
 
     name: str
@@ -85,7 +86,7 @@ class TaskSpec:
 
     @property
     def metric(self) -> str:
-        """The name of the task's score."""
+        """The name of the metric that is the task's score."""
         return self.metrics[0] if self.metrics else "exact_match" if self.kind == "G" else "acc"
 
     @property
@@ -93,7 +94,7 @@ class TaskSpec:
         return bool(self.configs or self.group_by)
 
 
-# annotation of a field -> what its TOML value must be
+# annotation of a field -> the form of its TOML value
 _FORM_OF: dict[str, Form] = {
     "int": INTEGER,
     "bool": BOOLEAN,
@@ -118,7 +119,7 @@ def load_suite_file(path: Path) -> list[TaskSpec]:
     if "include" in document:
         return _included(path, document)
     if "override" in document:
-        raise InputError(f"{path}: [override] changes the suites of an include, which it lacks. Write [defaults].")
+        raise InputError(f"{path}: [override] needs include. For settings of all tasks, use [defaults].")
     tasks, defaults = document.get("tasks"), document.get("defaults", {})
     if not tasks:
         raise InputError(f"{path}: has no [tasks.NAME] table.")
@@ -128,7 +129,7 @@ def load_suite_file(path: Path) -> list[TaskSpec]:
 
 def _included(path: Path, document: Mapping[str, Any]) -> list[TaskSpec]:
     if not document.keys().isdisjoint(("tasks", "defaults")):
-        raise InputError(f"{path}: a file with include may have [override], but no [tasks] or [defaults].")
+        raise InputError(f"{path}: a file with include may have [override], but not [tasks] or [defaults].")
     changes = _values(f"{path}: [override]", document.get("override", {}))
     found = []
     for name in document["include"]:
@@ -141,7 +142,7 @@ def _included(path: Path, document: Mapping[str, Any]) -> list[TaskSpec]:
 
 
 def _values(where: str, entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an entry's values as TaskSpec holds them. Raises InputError for an unknown key or a wrong type."""
+    """Return an entry's values as arguments of TaskSpec. Raises InputError for an unknown key or a wrong type."""
     values = check_table(dict(entry), where, _FORMS)
     for i, table in enumerate(values.get("extract", ()), 1):
         check_table(table, f"{where}: extract {i}", _EXTRACT, ("name", "pattern"))
@@ -156,12 +157,12 @@ def _spec(path: Path, name: str, entry: Mapping[str, Any]) -> TaskSpec:
         raise InputError(f"{path}: task {name} has no 'template'.")
     if bool(values.get("data")) == bool(values.get("hub")):
         both = "both 'data' and 'hub'" if values.get("data") else "neither 'data' nor 'hub'"
-        raise InputError(f"{path}: task {name} has {both}; one of them says where its rows are.")
+        raise InputError(f"{path}: task {name} has {both}; exactly one is required.")
     return _checked(path, TaskSpec(name=name, folder=path.parent, is_own=path.parent == _SUITES, **values))
 
 
 def _checked(path: Path, spec: TaskSpec) -> TaskSpec:
-    """The spec itself. Raises InputError for a name that is not known or a number out of range."""
+    """Return the spec itself after checks. Raises InputError for an unknown name or a number out of range."""
 
     def known(what: str, names: Iterable[str], table: Iterable[str]) -> None:
         for name in names:
@@ -174,13 +175,15 @@ def _checked(path: Path, spec: TaskSpec) -> TaskSpec:
     known("normalise step", spec.normalise, STEPS)
     known(f"metric of kind {spec.kind}", spec.metrics, METRICS_OF_KIND[spec.kind])
     if spec.metric in CLASS_METRICS:
-        raise InputError(f"{path}: task {spec.name}: {spec.metric} is no mean over items; name another metric first.")
+        raise InputError(
+            f"{path}: task {spec.name}: {spec.metric} is not a mean over items; list another metric first."
+        )
     known("pick", [e.pick for e in spec.extract], ("first", "last"))
     for key, low in (("shots", 0), ("sample", 0), ("rows", 0), ("max_tokens", 1)):
         if getattr(spec, key) < low:
             raise InputError(f"{path}: task {spec.name}: {key} is {getattr(spec, key)}, but must be {low} or more.")
     if spec.partial and (spec.kind != "MC" or not spec.target):
-        raise InputError(f"{path}: task {spec.name}: partial is for kind MC and needs a target.")
+        raise InputError(f"{path}: task {spec.name}: partial requires kind MC and a target.")
     for extract in spec.extract:
         extract.compiled()
     return spec
@@ -191,45 +194,45 @@ def _suite_names() -> list[str]:
 
 
 def suites() -> dict[str, list[TaskSpec]]:
-    """Every suite that comes with pa-lite: name -> its tasks."""
+    """Return every suite that comes with pa-lite: name -> its tasks."""
     return {name: load_suite_file(_SUITES / f"{name}.toml") for name in _suite_names()}
 
 
 def suite_descriptions() -> dict[str, str]:
-    """What each suite is, in a line."""
+    """Return a one-line description of each suite, by name."""
     return {name: read_toml(_SUITES / f"{name}.toml")[0].get("description", "") for name in _suite_names()}
 
 
 def split_names(names: str | Iterable[str], what: str = "tasks") -> tuple[str, ...]:
-    """Return names from a list, or from one string with commas between them.
+    """Return names given as a list or as one comma-separated string.
 
-    Raises InputError, naming `what` is named, for anything else.
+    Raises InputError, which begins with `what`, for anything else.
     """
     found = tuple(names.split(",") if isinstance(names, str) else names)
     if not all(isinstance(name, str) for name in found):
-        raise InputError(f"{what} must be names, as strings, not {names!r:.80}.")
+        raise InputError(f"{what} must be strings, not {names!r:.80}.")
     return tuple(name.strip() for name in found)
 
 
 def find_tasks(names: str | Iterable[str]) -> list[TaskSpec]:
-    """The tasks that names of suites, names of tasks and .toml files stand for, in that order, each once.
+    """Return the tasks of the given suites, task names and .toml files, in that order and each once.
 
-    `TASK/GROUP` is one group of a task that has groups. Raises InputError with the nearest names for one that is not
-    known, and for a task that two suites set differently.
+    `TASK/GROUP` is one group of a task with groups. Raises InputError for an unknown name, with the nearest known ones,
+    and for a task that is requested with different settings.
     """
     names = split_names(names)
     known = suites()
     by_name: dict[str, TaskSpec] = {}
     for specs in known.values():
         for spec in specs:
-            # a suite that overrides (sample) is meant only where it is named
+            # a suite's overrides (sample) apply only if the suite itself is named
             if not spec.sample or spec.name not in by_name:
                 by_name[spec.name] = spec
     found: dict[str, TaskSpec] = {}
     for name in names:
         for spec in _named(name, known, by_name):
             if found.setdefault(spec.name, spec) != spec:
-                raise InputError(f"{name}: task {spec.name} is asked for twice, with different settings.")
+                raise InputError(f"{name}: task {spec.name} is requested twice with different settings.")
     return list(found.values())
 
 

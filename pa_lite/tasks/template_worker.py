@@ -1,7 +1,7 @@
-"""A program of its own that does what strangers' task files say: templates, expressions, and patterns for answers.
+"""Worker process for the templates, expressions and answer patterns of untrusted task files.
 
-Started by `pa_lite.tasks.sandbox`, limited as `pa_lite.untrusted.sandbox_worker` says. What it is asked holds pickles
-that our own process made; it answers in JSON.
+`pa_lite.tasks.sandbox` starts it, with the limits of `pa_lite.untrusted.sandbox_worker`. Requests contain pickles made
+by our own process; answers are JSON.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _LONGEST_VALUE = 50_000_000  # characters of an expression's value, as JSON
 
 
 class _TemplateServer:
-    """The templates that it was told to compile."""
+    """The compiled templates of one task."""
 
     templates: Templates
 
     def do(self, request: dict[str, Any]) -> dict[str, Any]:
-        """What is answered. Raises what an expression or pattern raises that has no words of its own."""
+        """Return the answer to a request. Raises what an expression or pattern raises without a useful message."""
         try:
             return self._do(request)
         except (jinja2.TemplateError, ValueError) as e:
@@ -54,9 +54,9 @@ class _TemplateServer:
 
 
 def _nothing(_value: Any) -> None:
-    """What stands for a value that JSON does not have: no answer or choice can be such."""
+    """Encode a value that JSON lacks as null: it cannot be an answer or choice anyway."""
 
 
 def main() -> None:
-    """Answer until there are no more requests."""
+    """Answer requests until there are no more."""
     serve(_TemplateServer().do, _nothing)

@@ -1,4 +1,4 @@
-"""Changes to a row that a template cannot make, by name: each takes a row and gives the columns that it adds."""
+"""Named transforms for what templates cannot do: each takes a row and returns the columns that it adds."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from pa_lite.untrusted.rows import Row
 
 
 def listed(value: Any) -> list[Any]:
-    """A list of structs, whether stored as one or as a struct of parallel lists (`{"a": [1], "b": [2]}`)."""
+    """Return a list of structs that is stored as such or as a struct of parallel lists (`{"a": [1], "b": [2]}`)."""
     if isinstance(value, Mapping):
         return [dict(zip(value, parts, strict=True)) for parts in zip(*value.values(), strict=True)]
     return list(value)
 
 
 def column(value: Any, name: str) -> list[Any]:
-    """One member of a list of structs, in either form: what templates take choices' texts and labels with."""
+    """Return one field of a list of structs, stored in either form; templates use it for choices and labels."""
     return list(value[name]) if isinstance(value, Mapping) else [entry[name] for entry in value]
 
 
 def _without_markup(text: str) -> str:
-    """For HellaSwag's WikiHow rows: ` [title]` becomes `. `, then other brackets go, then doubled blanks are halved."""
+    """Clean HellaSwag's WikiHow rows: ` [title]` becomes `. `, other brackets are removed, double spaces halved."""
     text = text.strip().replace(" [title]", ". ")
-    # a pattern from bracket to bracket would take time squared for a row full of opening ones
+    # a regular expression would take quadratic time for a row full of opening brackets
     return "\n".join(_without(line, "[", "]") for line in text.split("\n")).replace("  ", " ")
 
 
-def _without(text: str, begin: str, end: str) -> str:
-    """The text without what stands from a `begin` to an `end` that the next of its first characters begins."""
+def _without(text: str, start: str, end: str) -> str:
+    """Return the text without parts from `start` to `end` that do not contain the first character of `end`."""
     kept, at = [], 0
-    while (first := text.find(begin, at)) >= 0 and (last := text.find(end[0], first + len(begin))) >= 0:
+    while (first := text.find(start, at)) >= 0 and (last := text.find(end[0], first + len(start))) >= 0:
         is_end = text.startswith(end, last)
         kept.append(text[at : first if is_end else last + 1])
         at = last + (len(end) if is_end else 1)
@@ -43,7 +43,7 @@ def _hellaswag(row: Row) -> dict[str, Any]:
 
 
 def _gsm8k(row: Row) -> dict[str, Any]:
-    """The solution in one line without its `<<...>>` sums, and the number behind `####` without commas."""
+    """Return the solution in one line without `<<...>>` annotations, and the number after `####` without commas."""
     solution, mark, number = row["answer"].rpartition("####")
     if not mark:
         raise ValueError("the answer has no '####'")
@@ -51,7 +51,7 @@ def _gsm8k(row: Row) -> dict[str, Any]:
 
 
 def _drop_answer(answer: Row) -> tuple[str, ...]:
-    """One gold answer as spans: the number, else the spans, else the date."""
+    """Return a gold answer as spans: the number, else the spans, else the date."""
     if answer["number"]:
         return (str(answer["number"]),)
     if len(answer["spans"]):
@@ -60,7 +60,7 @@ def _drop_answer(answer: Row) -> tuple[str, ...]:
 
 
 def _drop(row: Row) -> dict[str, Any]:
-    """`golds`: the answer and each validated answer, each once, each a list of spans; empty ones go if others stay."""
+    """Return `golds`: the distinct answers and validated answers as lists of spans, without empty ones if possible."""
     validated = row["validated_answers"]
     if isinstance(validated, Mapping):
         parts = {key: validated[key] for key in ("number", "date", "spans")}
@@ -68,8 +68,8 @@ def _drop(row: Row) -> dict[str, Any]:
             parts["date"] = listed(parts["date"])
         validated = listed(parts)
     golds = dict.fromkeys(_drop_answer(a) for a in (row["answer"], *validated))
-    told = [list(g) for g in golds if any(span.strip() for span in g)]
-    return {"golds": told or [[""]]}
+    filled = [list(g) for g in golds if any(span.strip() for span in g)]
+    return {"golds": filled or [[""]]}
 
 
 # transform -> the columns that it reads

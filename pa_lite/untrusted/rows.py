@@ -20,7 +20,7 @@ Note = Callable[[Row, str], Any]
 _LARGEST, _MEMORY = 256 << 20, 1 << 30  # bytes of a file that is read whole, and of its rows in memory
 _BLOCK = 1 << 20  # bytes of JSONL that are read at a time
 _LONGEST_LINE = 16 << 20  # bytes of a row
-_MOST_ROWS = 4_000_000  # of a file: the place of each is kept
+_MOST_ROWS = 4_000_000  # of a file: the offset of each is kept
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -35,13 +35,13 @@ class Rows(Protocol):
     def row(self, i: int) -> Row: ...
 
     def where(self, i: int) -> str:
-        """File and line (or row, from 1) of row i, for messages."""
+        """Return file and line (or row, from 1) of row i, for messages."""
         ...
 
 
 @dataclass(frozen=True)
 class Listed:
-    """Rows in memory; `numbers` are the lines they end on, or None where rows are counted."""
+    """Rows in memory; `numbers` are the lines they end on, or None when rows are numbered instead."""
 
     path: Path
     rows: Sequence[Row]
@@ -59,7 +59,7 @@ class Listed:
 
 @dataclass(kw_only=True)
 class Lines:
-    """Rows of a JSONL file, of which only the places are kept: each is read and parsed when it is needed."""
+    """Rows of a JSONL file, of which only the offsets are kept: each row is read and parsed when it is needed."""
 
     path: Path
     identity: tuple[int, int]
@@ -114,7 +114,7 @@ def _identity(file: BinaryIO) -> tuple[int, int]:
 
 
 def parse_object(text: str, where: str) -> dict[str, Any]:
-    """Return the object of a JSON text, in which NaN and infinities may stand. Raises InputError, naming `where`."""
+    """Return the object of a JSON document; NaN and infinities are allowed. Raises InputError, naming `where`."""
     try:
         row = parse_json(text.strip(), nan=True)
     except ValueError as e:
@@ -125,13 +125,13 @@ def parse_object(text: str, where: str) -> dict[str, Any]:
 
 
 def read_text(path: Path) -> str:
-    """Return the UTF-8 text of a file whose rows are all kept. Raises InputError, for one that is too large too."""
+    """Return the UTF-8 text of a file whose rows are all kept in memory. Raises InputError, also if it is too large."""
     try:
         content = read_regular(path, _LARGEST)
         if (memory := json_memory(content)) > _MEMORY:
             raise TooLargeError(path, f"its rows take {memory >> 20} MB of memory, and the limit is {_MEMORY >> 20} MB")
     except TooLargeError as e:
-        advice = "Split it, or give a task's rows as JSONL, which is read line by line."
+        advice = "Split it, or convert a task's rows to JSONL, which is read line by line."
         raise InputError(f"{path}: is too large to be read whole: {e.strerror}. {advice}") from e
     except OSError as e:
         raise unreadable(path, e) from e
@@ -162,14 +162,14 @@ def read_objects(path: Path) -> Listed:
 
 
 def json_rows(path: Path, text: str) -> Listed:
-    """Return the rows of a JSON text: a list of objects, or an object that holds one. Raises InputError."""
+    """Return the rows of a JSON document: a list of objects, or an object with one such list. Raises InputError."""
     try:
         document = parse_json(text, nan=True)
     except ValueError as e:
         raise InputError(f"{path}: is not JSON: {e}.") from e
     lists = [v for v in document.values() if isinstance(v, list)] if isinstance(document, dict) else [document]
     if len(lists) != 1 or not isinstance(lists[0], list):
-        raise InputError(f"{path}: must be a list of objects, or an object that holds one.")
+        raise InputError(f"{path}: must be a list of objects, or an object with one such list.")
     for i, row in enumerate(lists[0], 1):
         if not isinstance(row, dict):
             raise InputError(f"{path}: row {i}: is not a JSON object.")
@@ -177,7 +177,10 @@ def json_rows(path: Path, text: str) -> Listed:
 
 
 def csv_rows(path: Path, text: str) -> Listed:
-    """Return the rows of a CSV text, by the names in its first line; cells are strings. Raises InputError."""
+    """Return the rows of CSV as dictionaries keyed by the names in its first line; cells are strings.
+
+    Raises InputError.
+    """
     try:
         (_, names), *lines = parse_csv(text) or [(0, [])]
     except ValueError as e:
@@ -193,24 +196,24 @@ def csv_rows(path: Path, text: str) -> Listed:
 
 
 def check_number(path: Path, n: int) -> None:
-    """Raise InputError for a file of more rows than are kept track of."""
+    """Raise InputError if a file has more rows than the limit."""
     if n > _MOST_ROWS:
-        raise InputError(f"{path}: has more than {_MOST_ROWS} rows, the limit of a file. Give the task a part of it.")
+        raise InputError(f"{path}: has more than {_MOST_ROWS} rows, the limit for a file. Use a smaller file.")
 
 
 def scan_lines(path: Path, note: Note | None, notes: list[Any]) -> Lines:
-    """Check each line of a JSONL file, keep where it starts, and add to `notes` what `note` makes of it."""
+    """Check each line of a JSONL file, keep where it starts, and append `note(row, where)` to `notes`."""
     starts, numbers = array("Q"), array("Q")
     with _opened(path) as file:
         identity = _identity(file)
         at = len(_BOM) if file.read(len(_BOM)) == _BOM else 0
         file.seek(at)
         number = 0
-        while line := file.readline(_LONGEST_LINE + 1):  # ends at \n alone: a text may hold U+2028
+        while line := file.readline(_LONGEST_LINE + 1):  # ends only at \n: a string may hold U+2028
             number += 1
             where = f"{path}:{number}"
             if len(line) > _LONGEST_LINE:
-                raise InputError(f"{where}: is longer than {_LONGEST_LINE >> 20} MB, the limit of a row.")
+                raise InputError(f"{where}: is longer than {_LONGEST_LINE >> 20} MB, the limit for a row.")
             try:
                 text = line.decode("utf-8")
             except UnicodeDecodeError as e:

@@ -1,8 +1,8 @@
-"""Untrusted JSON, TOML and CSV, read strictly: whatever is wrong with a text is one ValueError, and ends soon.
+"""Untrusted JSON, TOML and CSV, parsed strictly: any invalid input raises a single ValueError, in bounded time.
 
-What Python's own readers accept, or fail of in ways of their own, is refused: duplicate keys, numbers that no float
-holds, NaN where it is not asked for, lone surrogates, nesting and keys of any depth. Errors are worded here, as those
-of Python's readers differ between its versions. Imports nothing.
+Some input that Python's parsers accept, or crash on, is refused: duplicate keys, numbers too large for a float, NaN
+unless it is allowed, lone surrogates, and nesting or dotted keys beyond a depth. Such errors are worded here because
+Python's differ between versions. Imports no other module of pa-lite.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ else:
     import tomli as tomllib
 
 _DEEPEST = 64  # lists and objects within each other; the deepest known file, a tokenizer.json, has eight
-_MOST_DIGITS = 4300  # of a whole number: Python's own limit, as time grows with their square
+_MOST_DIGITS = 4300  # of an integer: Python's default limit, as parsing time is quadratic
 _MOST_BITS = 64  # of an integer in TOML
-_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # where JSON spells a half of a character beyond 16 bits
-_QUOTED = re.compile(r""""[^"\\\n]*(?:\\.[^"\\\n]*)*("?)|'[^'\n]*'""")  # group 1 is empty for one without an end
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # an escaped high surrogate: possibly a lone one
+_QUOTED = re.compile(r""""[^"\\\n]*(?:\\.[^"\\\n]*)*("?)|'[^'\n]*'""")  # group 1 is empty if it is not closed
 _LITERAL = re.compile(r"'[^'\n]*'")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _BETWEEN_KEYS = re.compile(r"[=,{}\[\]]")
-_BRACKET = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[\]{}]')  # a string without an end is passed over once, too
+_BRACKET = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[\]{}]')  # an unclosed string is also skipped in one pass
 _CELL_END = re.compile(r"[,\r\n]|\Z")
 # bytes of memory for a JSON value or a cell, an object that is not empty, and a list
 _VALUE, _OBJECT, _LIST = 64, 232, 64
@@ -33,17 +33,17 @@ _LINE_END = re.compile(r"\r\n|\r|\n")
 
 
 def json_memory(content: bytes) -> int:
-    """Return at most how many bytes of memory a JSON or CSV text and its values take, from counting its marks."""
+    """Return an upper bound of the memory in bytes of JSON or CSV content and its values, from its punctuation."""
     objects, lists = content.count(b"{"), content.count(b"[")
     values = content.count(b",") + content.count(b"\n") + objects + lists
     return len(content) * (1 if content.isascii() else 4) + _VALUE * values + _OBJECT * objects + _LIST * lists
 
 
 def parse_json(text: str | bytes, nan: bool = False) -> Any:
-    """The value of a JSON text, or of its UTF-8 bytes. With `nan`, NaN and infinities are let through.
+    """Return the value of a JSON document given as a string or UTF-8 bytes. With `nan`, NaN and infinities are allowed.
 
-    Raises ValueError, in one line, for whatever is not strict JSON, has two members of one name in an object, is nested
-    more than 64 deep, or holds a text that is no Unicode.
+    Raises ValueError, in one line, for anything that is not strict JSON, has duplicate keys, is nested more than 64
+    deep, or contains a lone surrogate.
     """
     try:
         if isinstance(text, bytes):
@@ -52,7 +52,7 @@ def parse_json(text: str | bytes, nan: bool = False) -> Any:
         value = json.loads(text, object_pairs_hook=_object, parse_int=_whole, **numbers)
     except RecursionError:
         raise too_deep() from None
-    except json.JSONDecodeError as e:  # how deep Python gets before it gives up differs between versions
+    except json.JSONDecodeError as e:  # Python's own depth limit differs between versions
         if _is_too_deep(e.doc, e.pos):
             raise too_deep() from None
         raise
@@ -64,10 +64,10 @@ def parse_json(text: str | bytes, nan: bool = False) -> Any:
 
 
 def parse_toml(text: str | bytes) -> dict[str, Any]:
-    """The table of a TOML text, or of its UTF-8 bytes.
+    """Return the table of a TOML document given as a string or UTF-8 bytes.
 
-    Raises ValueError, in one line, for what is no TOML, is nested more than 64 deep, or has a key of more parts: time
-    and memory of Python's reader grow with the square of them.
+    Raises ValueError, in one line, for invalid TOML, nesting more than 64 deep, or a key of more than 64 parts, for
+    which Python's parser takes quadratic time and memory.
     """
     if isinstance(text, bytes):
         text = text.decode("utf-8")
@@ -78,7 +78,7 @@ def parse_toml(text: str | bytes) -> dict[str, Any]:
         raise too_deep() from None
     except tomllib.TOMLDecodeError:
         raise
-    except ValueError:  # what Python says of it speaks to programmers
+    except ValueError:  # Python's message addresses programmers
         raise ValueError(f"it has a number of more than {_MOST_DIGITS} digits") from None
     check_depth(document)
     _check_integers(document)
@@ -86,12 +86,12 @@ def parse_toml(text: str | bytes) -> dict[str, Any]:
 
 
 def _check_integers(value: Any) -> None:
-    """Raise ValueError for an integer that TOML does not have: more than 64 bits, as hexadecimal numbers may spell.
+    """Raise ValueError for an integer of more than 64 bits, which TOML does not allow. Python accepts hexadecimal ones.
 
-    Python cannot write those of more than 4300 digits, not even into an error.
+    Python cannot convert integers of more than 4300 digits to decimal, not even for an error message.
     """
     if isinstance(value, int) and value.bit_length() > _MOST_BITS:
-        raise ValueError(f"it has a number of {value.bit_length()} bits; the most is {_MOST_BITS}")
+        raise ValueError(f"it has a number of {value.bit_length()} bits; the limit is {_MOST_BITS}")
     if isinstance(value, dict | list):
         for child in value.values() if isinstance(value, dict) else value:
             _check_integers(child)
@@ -101,8 +101,8 @@ def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(members)
     if len(found) != len(members):
         seen: set[str] = set()
-        doubled = next(key for key, _ in members if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"it has the member {doubled!r:.80} twice")
+        duplicate = next(key for key, _ in members if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"duplicate key {duplicate!r:.80}")
     return found
 
 
@@ -120,16 +120,16 @@ def _finite(text: str) -> float:
 
 
 def _constant(text: str) -> float:
-    raise ValueError(f"it has {text} where a number must stand")
+    raise ValueError(f"it has {text} where a number is required")
 
 
 def too_deep() -> ValueError:
-    """Return the error for nesting beyond what any known file has."""
+    """Return the error for nesting beyond the limit."""
     return ValueError(f"it is nested more than {_DEEPEST} deep")
 
 
 def _is_too_deep(text: str, end: int) -> bool:
-    """Tell whether the JSON text before `end` has more than 64 lists and objects open within each other."""
+    """Return whether more than 64 lists and objects are open at the same time before `end` of a JSON document."""
     depth = 0
     for found in _BRACKET.finditer(text, 0, end):
         depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(found[0], 0)
@@ -138,18 +138,18 @@ def _is_too_deep(text: str, end: int) -> bool:
     return False
 
 
-# for parts of a document that another reader cuts it into: as strict as `parse_json` with `nan`, depth and characters
-# aside, which `check_depth` and `check_characters` check
+# for readers that split a document: as strict as `parse_json(nan=True)`, except for depth and characters, which
+# `check_depth` and `check_characters` check
 STRICT = json.JSONDecoder(object_pairs_hook=_object, parse_int=_whole)
 
 
 def has_lone_surrogate(text: str) -> bool:
-    """Return whether a JSON text may spell one half of a character beyond 16 bits, which is not Unicode."""
+    """Return whether a JSON document may contain an escaped lone surrogate, which is not valid Unicode."""
     return _HALF.search(text) is not None
 
 
 def check_depth(value: Any, outside: int = 0) -> None:
-    """Raise ValueError for lists and objects more than 64 deep; the value itself is in `outside` others."""
+    """Raise ValueError for lists and objects nested more than 64 deep; the value is itself inside `outside` others."""
     level = [value]
     for _ in range(_DEEPEST - outside):
         level = [
@@ -169,7 +169,7 @@ def check_characters(value: Any) -> None:
     try:
         json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError as e:
-        raise ValueError(f"it holds half a character (\\u{ord(e.object[e.start]):04x}) in a text") from None
+        raise ValueError(f"it contains a lone surrogate (\\u{ord(e.object[e.start]):04x})") from None
 
 
 def _check_keys(text: str) -> None:
@@ -183,7 +183,7 @@ def _check_keys(text: str) -> None:
 
 
 def _without_strings(line: str) -> str:
-    """Return a line of TOML with `x` for each string. After a `"` that no other closes, no further `"` opens one."""
+    """Return a line of TOML with `x` for each string. After an unclosed `"`, no later `"` opens a string."""
     kept, at = [], 0
     for found in _QUOTED.finditer(line):
         kept.append(line[at : found.start()])
@@ -196,11 +196,11 @@ def _without_strings(line: str) -> str:
 
 
 def parse_csv(text: str) -> list[tuple[int, list[str]]]:
-    """Return the rows of a CSV text (RFC 4180), each with the number of the line it ends on; empty lines are skipped.
+    """Return the rows of CSV (RFC 4180), each with the number of the line it ends on; empty lines are skipped.
 
-    Cells may have any length. The rows are those of `csv.reader(strict=True)`, whose limit on a cell's length holds for
-    the whole process, so that raising it would change what other code in it accepts. Raises ValueError, naming the
-    line, for a quoted cell that never ends or is followed by anything but a comma or a line end.
+    Cells may have any length. The rows equal those of `csv.reader(strict=True)`, which is not used because its limit on
+    a cell's length is global to the process. Raises ValueError, naming the line, for a quoted cell that is not closed
+    or not followed by a comma or line end.
     """
     rows: list[tuple[int, list[str]]] = []
     at, line = 0, 1
@@ -233,7 +233,7 @@ def _cell_end(text: str, at: int) -> int:
 
 
 def _closing_quote(text: str, at: int, line: int) -> int:
-    """Return where a quoted cell that starts at `at`, in a row that starts on `line`, ends: one past its last quote."""
+    """Return the end, one past the last quote, of a quoted cell that starts at `at` in a row that starts on `line`."""
     end = at + 1
     while True:
         end = text.find('"', end) + 1
@@ -243,5 +243,5 @@ def _closing_quote(text: str, at: int, line: int) -> int:
             end += 1
             continue
         if end < len(text) and text[end] not in ",\r\n":
-            raise ValueError(f"line {line}: {text[end]!r} follows a closing quotation mark, where a comma must stand")
+            raise ValueError(f"line {line}: {text[end]!r} follows a closing quotation mark, where a comma is required")
         return end

@@ -1,4 +1,4 @@
-"""Checks tables that other people wrote, such as TOML tables and JSON objects: which keys, and what under each."""
+"""Checks untrusted tables, such as TOML tables and JSON objects: their keys and the types of their values."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from pa_lite.errors import InputError, nearest
 
-Form = tuple[Callable[[Any], bool], str]  # whether a value is right, and what it must be, in words
+Form = tuple[Callable[[Any], bool], str]  # whether a value is valid, and its description in messages
 
 
 def is_string(value: Any) -> bool:
@@ -27,7 +27,7 @@ def is_table(value: Any) -> bool:
 
 
 STRING: Form = is_string, "a string"
-TEXT: Form = (lambda value: is_string(value) and bool(value.strip())), "a string that is not blank"
+TEXT: Form = (lambda value: is_string(value) and bool(value.strip())), "a string that is not empty"
 STRINGS: Form = are_strings, "a list of strings"
 STRING_TABLE: Form = (lambda value: is_table(value) and all(map(is_string, value.values()))), "a table of strings"
 INTEGER: Form = is_integer, "an integer"
@@ -40,9 +40,9 @@ ANYTHING: Form = (lambda _value: True), "anything"
 def check_table(
     table: Any, where: str, forms: Mapping[str, Form], required: Iterable[str] = (), others: bool = False
 ) -> dict[str, Any]:
-    """Return a table whose keys are known and have values of their forms, the required ones among them.
+    """Return the table itself after checking that its keys are known, its values valid and no required key missing.
 
-    With `others`, keys without a form may have any value. Raises InputError, which begins with `where`.
+    With `others`, keys without a form may have any value. Raises InputError, whose message begins with `where`.
     """
     if not isinstance(table, dict):
         raise InputError(f"{where}: is not a table.")
@@ -52,7 +52,7 @@ def check_table(
     for key in required:
         if key not in table:
             raise InputError(f"{where}: has no {key!r}.")
-    for key, (is_right, told) in forms.items():
-        if key in table and not is_right(table[key]):
-            raise InputError(f"{where}: {key!r} must be {told}, not {table[key]!r:.80}.")
+    for key, (is_valid, description) in forms.items():
+        if key in table and not is_valid(table[key]):
+            raise InputError(f"{where}: {key!r} must be {description}, not {table[key]!r:.80}.")
     return table

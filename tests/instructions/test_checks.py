@@ -318,7 +318,7 @@ def test_unknown_languages_cannot_be_checked() -> None:
         ({"kind": "lacks", "texts": []}, "'texts' must be a list of strings that are not blank, not \\[\\]"),
         ({"kind": "letter_count", "letter": "ab", "n": 1}, "'letter' must be a single letter, not 'ab'"),
         ({"kind": "contains", "texts": ["a"], "any": 1}, "'any' must be true or false, not 1"),
-        ({"kind": "starts_with", "text": " "}, "'text' must be a string that is not blank, not ' '"),
+        ({"kind": "starts_with", "text": " "}, "'text' must be a string that is not empty, not ' '"),
         ({"kind": "paragraph_start", "n": 2, "nth": 0, "word": "a"}, "'nth' must be an integer from 1, not 0"),
         ({"kind": "word_count", "n": 1, "relation": "about"}, "'relation' must be one of"),
     ],

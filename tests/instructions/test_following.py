@@ -110,7 +110,7 @@ def test_constraints_that_cannot_be_checked_are_left_out() -> None:
         ("[1]", "i.jsonl: row 1: is not a JSON object"),
         ({**ROW, "checks": []}, "i.jsonl:1: 'checks' must be a list of checks"),
         ({**ROW, "checks": ["uppercase"]}, "i.jsonl:1: 'checks' must be a list of checks"),
-        ({**ROW, "kind": 3}, "i.jsonl:1: 'kind' must be a string that is not blank, not 3"),
+        ({**ROW, "kind": 3}, "i.jsonl:1: 'kind' must be a string that is not empty, not 3"),
         ({**ROW, "check": []}, "i.jsonl:1: unknown key 'check'. Did you mean checks"),
         ({**ROW, "input": "Kani keeps a hen."}, "i.jsonl:1: unknown key 'input'"),
         ({**ROW, "split": 3}, "i.jsonl:1: 'split' must be a string or null, not 3"),

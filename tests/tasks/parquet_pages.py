@@ -1,6 +1,6 @@
-"""Changes to the headers of a parquet file's pages and to its footer, which stay well-formed but do not tell the truth.
+"""Changes to the page headers and footer of a parquet file, which stay well-formed but contain false values.
 
-Both are structures of Thrift's compact protocol: {number of a field: (type, value)}.
+Both are structures of Thrift's compact protocol: {field number: (type, value)}.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 Struct = dict[int, tuple[int, Any]]
 _TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _STRUCT = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12)
 _MAGIC = b"PAR1"
-_DICTIONARY = 2  # a type of pages
+_DICTIONARY = 2  # a page type
 
 
 class _Reader:
@@ -103,7 +103,7 @@ def _struct(fields: Struct) -> bytes:
 
 
 def set_field(fields: Struct, value: int, *numbers: int) -> bool:
-    """Set a field of a structure, or of one within it; False where it is not there."""
+    """Set a field of a structure or of one within it; return False if it does not exist."""
     *outer, last = numbers
     for number in outer:
         if number not in fields:
@@ -126,9 +126,9 @@ def change(
     footer: Callable[[Struct], Any] = lambda _: None,
     payload: Callable[[bytes], bytes] = lambda raw: raw,
 ) -> None:
-    """Write a file anew, with what the functions change in each page's header and bytes, each column and the footer.
+    """Rewrite a file after the functions changed each page's header and bytes, each column, and the footer.
 
-    Offsets and packed sizes in the footer are those of the new file, unless they are what is changed.
+    Offsets and compressed sizes in the footer are updated, unless a function changes them.
     """
     raw = path.read_bytes()
     assert raw[:4] == raw[-4:] == _MAGIC

@@ -36,7 +36,7 @@ def write(folder: Path, ending: str) -> Path:
     ("ending", "places"),
     [("jsonl", ":1 :3"), ("json", ": row 1, : row 2"), ("csv", ":2 :4"), ("parquet", ": row 1, : row 2")],
 )
-def test_every_format_gives_the_same_rows_and_their_places(tmp_path: Path, ending: str, places: str) -> None:
+def test_every_format_gives_the_same_rows_with_their_locations(tmp_path: Path, ending: str, places: str) -> None:
     path = write(tmp_path, ending)
     rows = read_rows(path)
     assert [dict(rows.row(i)) for i in range(len(rows))] == ROWS
@@ -55,7 +55,7 @@ def test_parquet_is_read_in_blocks_in_any_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "message"),
     [
         ("x.jsonl", b'{"a": 1}\n[1]', r"x.jsonl:2: is not a JSON object"),
         ("x.jsonl", b'{"a": 1}\n{', r"x.jsonl:2: is not JSON"),
@@ -74,14 +74,14 @@ def test_parquet_is_read_in_blocks_in_any_order(tmp_path: Path) -> None:
         ("x.txt", b"", r"x.txt: is not a data file: its name must end in .parquet, .jsonl, .json, .csv"),
     ],
 )
-def test_bad_files(tmp_path: Path, name: str, content: bytes, told: str) -> None:
+def test_bad_files_are_refused_by_row(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(InputError, match=told) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         read_rows(tmp_path / name)
     assert len(str(caught.value)) < 500
 
 
-def test_a_csv_cell_may_be_long_and_the_limit_of_the_process_stays(tmp_path: Path) -> None:
+def test_a_csv_cell_may_be_long_and_csv_field_size_limit_is_unchanged(tmp_path: Path) -> None:
     limit = csv.field_size_limit()
     cell = "w " * 200_000
     (tmp_path / "x.csv").write_text(f'a,b\n{cell},"{cell}"\n', "utf-8")
@@ -90,7 +90,7 @@ def test_a_csv_cell_may_be_long_and_the_limit_of_the_process_stays(tmp_path: Pat
     assert csv.field_size_limit() == limit < len(cell)
 
 
-def test_parquet_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+def test_duplicate_parquet_columns_are_refused(tmp_path: Path) -> None:
     table = pyarrow.Table.from_arrays([pyarrow.array([1]), pyarrow.array([2])], names=["a", "a"])
     pyarrow.parquet.write_table(table, tmp_path / "x.parquet")
     with pytest.raises(InputError, match=r"x.parquet: has the column 'a' 2 times"):
@@ -113,7 +113,10 @@ def test_a_small_parquet_file_that_becomes_large_is_refused(tmp_path: Path, shap
     else:
         column = pyarrow.StructArray.from_arrays([pyarrow.nulls(3_000_000, pyarrow.int64())] * 2, ["a", "b"])
     pyarrow.parquet.write_table(pyarrow.table({"q": column}), path, compression="zstd", store_schema=False)
-    with pytest.raises(InputError, match=r"x.parquet: becomes more than 2\d\d MB .* 20 times the file. Remove columns"):
+    with pytest.raises(
+        InputError,
+        match=r"x.parquet: decodes to more than 2\d\d MB; .* 20 times the size of the columns read. Remove columns",
+    ):
         all_rows(path)
 
 
@@ -122,7 +125,7 @@ def all_rows(path: Path) -> list[dict[str, Any]]:
     return [dict(rows.row(i)) for i in range(len(rows))]
 
 
-def test_repeated_texts_of_parquet_are_read_whole(tmp_path: Path) -> None:
+def test_repeated_strings_of_parquet_are_read_completely(tmp_path: Path) -> None:
     rows = [{"q": "a" * 100_000, "c": [{"t": "ü" * 9}, {"t": None}], "n": i, "b": b"x"} for i in range(300)]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "x.parquet", row_group_size=100)
     found = read_rows(tmp_path / "x.parquet")
@@ -131,11 +134,11 @@ def test_repeated_texts_of_parquet_are_read_whole(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ending", ["jsonl", "json", "csv", "parquet"])
 def test_a_missing_file_is_named(tmp_path: Path, ending: str) -> None:
-    with pytest.raises(InputError, match=rf"no\.{ending}: cannot be read: No such file"):
+    with pytest.raises(InputError, match=rf"no\.{ending}: cannot be read: No such file or directory"):
         read_rows(tmp_path / f"no.{ending}")
 
 
-def test_without_pyarrow_the_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_pyarrow_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path, "parquet")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(InputError, match=r"rows\.parquet: reading parquet needs pyarrow, .* Run: pip install pyarrow"):
@@ -172,12 +175,12 @@ TREE = [
         ("e*", "test", []),
     ],
 )
-def test_layouts(config: str, split: str, found: list[str]) -> None:
+def test_layouts_of_data_sets_on_the_hub(config: str, split: str, found: list[str]) -> None:
     assert matching_files(TREE, config, split) == found
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("../rows.jsonl", "leads out of its folder"),
         ("/etc/passwd.csv", "leads out of its folder"),
@@ -188,14 +191,16 @@ def test_layouts(config: str, split: str, found: list[str]) -> None:
         ("folder/rows.jsonl", "is a link that leads out of its folder"),
     ],
 )
-def test_data_lies_within_the_tasks_folder(tmp_path: Path, name: str, told: str) -> None:
+def test_data_outside_the_tasks_folder_is_refused(tmp_path: Path, name: str, message: str) -> None:
     folder = tmp_path / "tasks"
     folder.mkdir()
     (tmp_path / "rows.jsonl").write_text('{"split": "test", "q": "x"}', "utf-8")
     (folder / "link.jsonl").symlink_to(tmp_path / "rows.jsonl")
     (folder / "folder").symlink_to(tmp_path)
     for data in (name, {"test": name}):
-        with pytest.raises(InputError, match=rf"task t: .*, its data, {told}. Put the data beside the task's file"):
+        with pytest.raises(
+            InputError, match=rf"task t: its data file .* {message}. Put it in the folder of the task file"
+        ):
             load_split(TaskSpec(name="t", template="{{ q }}", folder=folder, data=data), "test")
 
 
@@ -214,8 +219,8 @@ print(len(items), status("VmHWM") - before)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_a_large_jsonl_file_takes_memory_for_the_places_of_its_rows(tmp_path: Path) -> None:
-    """Not for the rows: 400 bytes for each of them at most, whatever they hold, and what a row's block takes."""
+def test_a_large_jsonl_file_takes_memory_for_row_offsets_only(tmp_path: Path) -> None:
+    """At most 400 bytes for each row, whatever its size, and one block are kept."""
     n, row = 40_000, {"choices": ["a", "b"], "answer": 0, "note": "n" * 4000}
     with (tmp_path / "rows.jsonl").open("w", encoding="utf-8") as file:
         for i in range(n):

@@ -1,4 +1,4 @@
-"""Metrics against slow and obvious twins."""
+"""Metrics compared with slow, obvious implementations."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from pa_lite.tasks.metrics import (
 STEPS = ("lower", "punctuation", "articles", "blanks")
 
 
-def test_each_metric_picks_by_its_own_length() -> None:
+def test_each_metric_normalises_by_its_own_length() -> None:
     scores = ChoiceScores(
         logprobs=(-3.0, -4.0, -6.0),
         choices=("ab", "éé é", "abcdefgh"),  # 2, 4 and 8 characters; 2, 7 and 8 bytes
@@ -51,7 +51,7 @@ def test_characters_and_bytes_agree_on_ascii_only() -> None:
     assert picks("zwoelf", "zwolfe") == (0, 0)
 
 
-def test_ties_go_to_the_first_and_mutual_info_needs_its_scores() -> None:
+def test_ties_go_to_the_first_and_mutual_info_needs_unconditional_scores() -> None:
     got = pick_choices(ChoiceScores((-2.0, -2.0), ("a", "b"), (1, 1)))
     assert got == {"acc": 0, "acc_norm": 0, "acc_bytes": 0, "acc_token": 0}
 
@@ -62,7 +62,7 @@ def test_ties_go_to_the_first_and_mutual_info_needs_its_scores() -> None:
         ("St. Louis", ["Saint Louis", "St. Louis"], ("lower", "punctuation"), 1.0),
         ("st louis", ["St. Louis"], ("lower", "punctuation", "blanks"), 1.0),
         ("the Moon!", ["moon"], STEPS, 1.0),
-        ("theatre", ["atre"], STEPS, 0.0),  # an article is a word
+        ("theatre", ["atre"], STEPS, 0.0),  # articles are removed only as whole words
         ("(A)", ["(A)"], (), 1.0),
         ("(a)", ["(A)"], (), 0.0),
         ("$1,250.", ["1250"], ("number",), 1.0),
@@ -82,7 +82,7 @@ def test_exact_match(text: str, golds: list[str], steps: tuple[str, ...], right:
         ("dog", ["cat", "a dog"], 1.0),
         ("", ["cat"], 0.0),
         ("cat", [""], 0.0),
-        ("the", [""], 1.0),  # nothing is left of it
+        ("the", [""], 1.0),  # empty after normalisation
     ],
 )
 def test_token_f1(text: str, golds: list[str], value: float) -> None:
@@ -120,12 +120,12 @@ def test_token_f1_is_precision_and_recall(left: list[str], right: list[str]) -> 
         ("nan", "nan", 0.0),
     ],
 )
-def test_numeric(text: str, gold: str, right: float) -> None:
+def test_numeric_match(text: str, gold: str, right: float) -> None:
     assert numeric_match(text, [(gold,)]) == right
 
 
 def assignments(scores: Sequence[Sequence[float]]) -> float:
-    """All one-to-one assignments tried."""
+    """Return the largest sum of scores over all one-to-one assignments."""
     n_rows, n_columns = len(scores), len(scores[0])
     if n_rows > n_columns:
         return assignments([list(column) for column in zip(*scores, strict=True)])
@@ -136,7 +136,7 @@ def assignments(scores: Sequence[Sequence[float]]) -> float:
 
 @settings(deadline=None)
 @given(st.integers(1, 5), st.integers(1, 5), st.data())
-def test_alignment_is_the_best_of_all(n_rows: int, n_columns: int, data: st.DataObject) -> None:
+def test_alignment_has_the_largest_sum(n_rows: int, n_columns: int, data: st.DataObject) -> None:
     grades = st.sampled_from([0.0, 0.25, 1 / 3, 0.5, 2 / 3, 0.8, 1.0])
     scores = [[data.draw(grades) for _ in range(n_columns)] for _ in range(n_rows)]
     aligned = best_alignment(scores)
@@ -162,13 +162,13 @@ def test_alignment_is_the_best_of_all(n_rows: int, n_columns: int, data: st.Data
         ("", [("",)], 1.0, 1.0),
     ],
 )
-def test_drop(text: str, golds: list[tuple[str, ...]], f1: float, em: float) -> None:
+def test_drop_f1_and_exact_match(text: str, golds: list[tuple[str, ...]], f1: float, em: float) -> None:
     assert drop_f1(text, golds) == pytest.approx(f1)
     assert drop_em(text, golds) == em
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=40))
-def test_weighted_f1_is_each_classes_own(pairs: list[tuple[int, int]]) -> None:
+def test_weighted_f1_is_the_mean_weighted_by_class(pairs: list[tuple[int, int]]) -> None:
     golds, picks = map(list, zip(*pairs, strict=True))
     expected = 0.0
     for label in set(golds):
@@ -182,7 +182,7 @@ def test_weighted_f1_is_each_classes_own(pairs: list[tuple[int, int]]) -> None:
     assert weighted_f1(distinct[0], distinct[1], counts)[0] == pytest.approx(expected)
 
 
-def test_many_predicted_spans_score_as_all_pairs_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pruned_pairs_of_spans_score_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     gold = tuple(f"w{i} x" for i in range(8))
     for n in (3, 8, 300, 1600, 1700):
         text = ", ".join(f"w{i % 11} {'x' * (i % 3)}" for i in range(n))

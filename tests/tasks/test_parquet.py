@@ -1,4 +1,4 @@
-"""Parquet files that decode to far more than they are: read in a process with limits, by columns, in batches."""
+"""Parquet files that decode to much more than their size: read by column and batch in a limited process."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def rows_of(path: Path, used: list[str] | None = None) -> list[dict[str, Any]]:
         return [dict(rows.row(i)) for i in range(len(rows))]
 
 
-def test_values_of_every_type_come_back(tmp_path: Path) -> None:
+def test_values_of_every_type_are_read(tmp_path: Path) -> None:
     rows = [
         {
             "text": "ü\u2028\0", "bytes": b"\x00\xff", "float": float("inf"), "int": 2**62, "null": None, "is": True,
@@ -103,10 +103,8 @@ def _hostile(path: Path, kind: str) -> Path:
 
 @pytest.mark.parametrize("kind", ["list", "delta", "dictionary", "text"])
 @pytest.mark.parametrize("bound", ["system", "watch"])
-def test_decoding_is_bounded_by_our_own_limits(
-    tmp_path: Path, kind: str, bound: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By the system's limit, and by looking at what Arrow holds, where the system has none."""
+def test_decoding_is_bounded(tmp_path: Path, kind: str, bound: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory is limited by the system, or by watching Arrow's allocations where the system has no limit."""
     path = _hostile(tmp_path / "x.parquet", kind)
     monkeypatch.setattr(parquet, "MEMORY", _LOW)
     if bound == "watch":
@@ -122,11 +120,11 @@ def test_decoding_is_bounded_by_our_own_limits(
         rows_of(path)
     message = str(caught.value)
     assert message.startswith(f"{path}: ")
-    assert any(told in message for told in ("needs more than", "becomes more", "in row"))
+    assert any(reason in message for reason in ("needs more than", "decodes to more", "in row"))
     assert len(message) < 600
 
 
-def test_a_process_that_was_ended_does_not_stop_other_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_files_are_read_after_the_process_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parquet, "MEMORY", _LOW)
     good = write(tmp_path / "good.parquet", {"q": [1, 2]})
     with closing(ParquetReader()) as reader:
@@ -140,11 +138,11 @@ def test_a_row_has_a_limit(tmp_path: Path) -> None:
     path = write(tmp_path / "x.parquet", {"q": ["short", "a" * 70_000_000]})
     rows = read_rows(path)
     assert rows.row(0) == {"q": "short"}
-    with pytest.raises(InputError, match=r"x.parquet: has more than 64 MB in row 2, the limit of a row"):
+    with pytest.raises(InputError, match=r"x.parquet: has more than 64 MB in row 2, the limit for a row"):
         rows.row(1)
 
 
-def test_texts_stored_as_differences_are_read(tmp_path: Path) -> None:
+def test_delta_encoded_strings_are_read(tmp_path: Path) -> None:
     columns = {"q": ["abc", "abd", "x"] * 50}
     path = write(tmp_path / "x.parquet", columns, use_dictionary=False, column_encoding={"q": "DELTA_BYTE_ARRAY"})
     assert [row["q"] for row in rows_of(path)] == columns["q"]
@@ -194,9 +192,9 @@ _ENCODINGS: dict[str, dict[str, Any]] = {
     "differences": {"use_dictionary": False, "column_encoding": {"q": "DELTA_BYTE_ARRAY"}},
     "lists": {"use_dictionary": True},
 }
-# fields of the headers of pages, of version 1, of dictionaries and of version 2: numbers of values, nulls and rows
+# counts of values, nulls and rows in page headers: version 1, dictionary, version 2
 _COUNTS = ((5, 1), (7, 1), (8, 1), (8, 2), (8, 3), (8, 5), (8, 6))
-_SIZES = ((2,), (3,))  # of a page, unpacked and packed
+_SIZES = ((2,), (3,))  # sizes of a page, uncompressed and compressed
 
 
 def _encoded(path: Path, encoding: str, **more: Any) -> Path:
@@ -207,14 +205,14 @@ def _encoded(path: Path, encoding: str, **more: Any) -> Path:
 
 @pytest.mark.parametrize("encoding", _ENCODINGS)
 @pytest.mark.parametrize("version", ["1.0", "2.0"])
-def test_a_file_written_anew_reads_the_same(tmp_path: Path, encoding: str, version: str) -> None:
-    """The changes below change nothing else."""
+def test_a_rewritten_file_has_the_same_rows(tmp_path: Path, encoding: str, version: str) -> None:
+    """The changes of the tests below affect nothing else."""
     path = _encoded(tmp_path / "x.parquet", encoding, data_page_version=version)
     rows = rows_of(path)
     before = path.read_bytes()
     change(path)
     assert path.read_bytes() == before
-    change(path, page=lambda header: header.setdefault(4, (5, 0)))  # longer headers: all that follows moves
+    change(path, page=lambda header: header.setdefault(4, (5, 0)))  # longer headers move everything after them
     assert path.stat().st_size > len(before)
     assert rows_of(path) == rows
 
@@ -229,10 +227,8 @@ def _overwritten(at: int, lie: bytes, raw: bytes) -> bytes:
 
 @pytest.mark.parametrize("encoding", _ENCODINGS)
 @pytest.mark.parametrize("version", ["1.0", "2.0"])
-def test_headers_of_pages_that_lie(
-    tmp_path: Path, encoding: str, version: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Rows or one error, within the memory and soon, for any number in a header of a page."""
+def test_false_page_headers(tmp_path: Path, encoding: str, version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any number in a page header gives rows or one error, within the memory and time limits."""
     monkeypatch.setattr(parquet, "MEMORY", _LOW)
     errors = lies = 0
     start = time.monotonic()
@@ -256,8 +252,8 @@ def test_headers_of_pages_that_lie(
 
 
 @pytest.mark.parametrize("encoding", _ENCODINGS)
-def test_footers_that_lie(tmp_path: Path, encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The numbers of values and rows, and sizes, in the footer and in pages alike."""
+def test_false_footers(tmp_path: Path, encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The counts of values and rows, and the sizes, are wrong consistently in the footer and in pages."""
     monkeypatch.setattr(parquet, "MEMORY", _LOW)
     n = 100_000_000
 
@@ -293,8 +289,8 @@ def test_footers_that_lie(tmp_path: Path, encoding: str, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("encoding", _ENCODINGS)
-def test_bytes_of_pages_that_lie(tmp_path: Path, encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lengths and runs within a page, whose largest values are written over its first bytes."""
+def test_false_bytes_of_pages(tmp_path: Path, encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lengths and runs within a page are wrong: its first bytes are overwritten with the largest values."""
     monkeypatch.setattr(parquet, "MEMORY", _LOW)
     lies = [bytes([255, 255, 255, 255, 7]), bytes([254, 255, 255, 127]), bytes([128, 128, 128, 128, 8]), bytes(8)]
     for i, lie in enumerate(lies):
@@ -307,7 +303,7 @@ def test_bytes_of_pages_that_lie(tmp_path: Path, encoding: str, monkeypatch: pyt
                 assert str(e).startswith(f"{path}: ")  # noqa: PT017
 
 
-def test_sizes_are_those_of_plain_values() -> None:
+def test_sizes_are_those_without_dictionaries() -> None:
     maps = pyarrow.array([[("k", "v" * 100)], [], [("a", "b")]], pyarrow.map_(pyarrow.string(), pyarrow.string()))
     whole, first = _plain_size(maps), _plain_size(maps.slice(0, 1))
     assert whole > first + _plain_size(maps.slice(2)) - 100

@@ -23,7 +23,7 @@ def task(folder: Path, rows: list[Any], **more: Any) -> TaskSpec:
     return TaskSpec(name="t", data="rows.jsonl", folder=folder, **fields)
 
 
-def test_a_prompt_is_exemplars_then_the_item(tmp_path: Path) -> None:
+def test_exemplars_come_before_the_item(tmp_path: Path) -> None:
     rows = [row("a", 0, "shots"), row("b", 1, "shots"), row("c"), row("d", 1)]
     items = build_items(task(tmp_path, rows, shots=2))
     assert [i.answer for i in items] == [0, 1]
@@ -32,7 +32,7 @@ def test_a_prompt_is_exemplars_then_the_item(tmp_path: Path) -> None:
     assert items[1].prompt == items[0].prompt[:-2] + "d?"
 
 
-def test_exemplars_follow_the_seed_and_never_hold_the_item(tmp_path: Path) -> None:
+def test_exemplars_follow_the_seed_and_exclude_the_item(tmp_path: Path) -> None:
     spec = task(tmp_path, [row(f"q{i}") for i in range(12)], shots=4, shots_split="test")
     leads = set()
     for seed in range(5):
@@ -52,7 +52,7 @@ def test_limit_shots_and_split(tmp_path: Path) -> None:
     assert [i.prompt for i in build_items(spec, split="dev")] == ["a? yes\nd?"]
 
 
-def test_the_demos_rows_bring_their_own_exemplars() -> None:
+def test_the_demo_rows_contain_their_own_exemplars() -> None:
     (spec,) = find_tasks(["demo_lookup"])
     item = build_items(spec, limit=1)[0]
     lines = item.prompt.split("\n")
@@ -62,42 +62,42 @@ def test_the_demos_rows_bring_their_own_exemplars() -> None:
     assert build_items(spec, shots=5, limit=1)[0] == item
 
 
-def test_majority() -> None:
+def test_majority_rate() -> None:
     items = build_items(find_tasks(["demo_lookup"])[0])
     assert 0 < majority_rate(items) < 0.2
 
 
 @pytest.mark.parametrize(
-    ("rows", "more", "told"),
+    ("rows", "more", "message"),
     [
         (["{"], {}, r"rows.jsonl:1: is not JSON"),
         (["[1]"], {}, r"rows.jsonl:1: is not a JSON object"),
         ([row("a"), {"split": "test"}], {}, r"rows.jsonl:2: has no column 'choices'"),
-        ([row("a", 2)], {}, "answer is 2, but must be a choice's index, 0 to 1"),
+        ([row("a", 2)], {}, "answer is 2, but must be the index of a choice, 0 to 1"),
         ([row("a", True)], {}, "answer is True"),
-        ([{**row("a"), "choices": ["x"]}], {}, "two or more texts"),
+        ([{**row("a"), "choices": ["x"]}], {}, "at least two non-empty strings"),
         ([{**row("a"), "split": 1}], {}, "split must be a string"),
         ([row("a", 0, "dev")], {}, "has no rows of split 'test'; it has dev"),
-        ([row("a")], {"shots": 3}, "3 shots asked for, split 'shots' has 0 rows. Ask for 0 at most"),
+        ([row("a")], {"shots": 3}, "3 shots requested, but split 'shots' has 0 rows. Use --shots 0 or fewer"),
         ([row("a")], {"template": "{{ no_such }}"}, "'no_such' is undefined"),
         ([row("a")], {"template": "{{ 1/0 }}"}, "division by zero"),
         ([row(None)], {}, "rows.jsonl:1: template of task t fails on this row: a value that it prints is null"),
-        (['{"split": "test", "query": "\\ud800", "choices": ["a", "b"], "answer": 0}'], {}, "half a character"),
-        (['{"split": "test", "query": "q", "choices": ["a", "\\ud800"], "answer": 0}'], {}, "half a character"),
+        (['{"split": "test", "query": "\\ud800", "choices": ["a", "b"], "answer": 0}'], {}, "lone surrogate"),
+        (['{"split": "test", "query": "q", "choices": ["a", "\\ud800"], "answer": 0}'], {}, "lone surrogate"),
         ([row("a")], {"template": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}"}, "infinite recursion"),
-        ([row("a")], {"choices": "choices["}, "its choices is broken"),
+        ([row("a")], {"choices": "choices["}, "its choices is not valid"),
         ([row("a")], {"choices": "''.__class__"}, "choices of task t fails|unsafe"),
-        ([row("a")], {"kind": "FMC", "choices": "choices * 20"}, "has 40 choices, more than there are letters"),
-        ([row("a")], {"template": "{% if %}"}, "template is broken"),
+        ([row("a")], {"kind": "FMC", "choices": "choices * 20"}, "has 40 choices; the limit for kind FMC is 26"),
+        ([row("a")], {"template": "{% if %}"}, "template is not valid"),
         ([row("a")], {"template": "{{ ''.__class__.__mro__ }}"}, "is unsafe|undefined"),
     ],
 )
-def test_bad_rows_and_templates(tmp_path: Path, rows: list[Any], more: dict[str, Any], told: str) -> None:
-    with pytest.raises(InputError, match=told):
+def test_bad_rows_and_templates(tmp_path: Path, rows: list[Any], more: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         build_items(task(tmp_path, rows, **more))
 
 
-def test_missing_data(tmp_path: Path) -> None:
+def test_missing_data_is_named(tmp_path: Path) -> None:
     spec = task(tmp_path, [row("a")])
     (tmp_path / "rows.jsonl").unlink()
     with pytest.raises(InputError, match=r"task t: .*rows.jsonl: cannot be read"):
@@ -107,8 +107,8 @@ def test_missing_data(tmp_path: Path) -> None:
         build_items(spec)
 
 
-def test_what_is_kept_of_a_data_set_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A prefix of its own for each row holds the exemplars once more for each."""
+def test_memory_of_rows_and_prompts_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a different prefix for each row, the exemplars are kept once for each."""
     monkeypatch.setattr(prompts, "_MOST_KEPT", 10_000_000)
     rows = [row("s" * 100_000, 0, "shots"), *(row(f"q{i}") for i in range(200))]
     assert len(build_items(task(tmp_path, rows, shots=1))) == 200
@@ -117,15 +117,15 @@ def test_what_is_kept_of_a_data_set_is_bounded(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize(
-    ("answer", "told"),
+    ("answer", "message"),
     [
         ([["a"] * 101], "101 spans in one accepted answer; the limit is 100"),
-        ([["a"] * 100] * 11, "1100 spans in all accepted answers of several spans; the limit is 1000"),
+        ([["a"] * 100] * 11, "1100 spans in accepted answers of several spans; the limit is 1000"),
         (["a"] * 10_001, "10001 accepted answers; the limit is 10000"),
         (["a" * 1_000_001], "1000001 characters in all accepted answers"),
     ],
 )
-def test_gold_answers_have_limits(tmp_path: Path, answer: Any, told: str) -> None:
+def test_gold_answers_have_limits(tmp_path: Path, answer: Any, message: str) -> None:
     rows = [{"split": "test", "query": "q", "answer": answer}]
-    with pytest.raises(InputError, match=rf"rows.jsonl:1: has {told}"):
+    with pytest.raises(InputError, match=rf"rows.jsonl:1: has {message}"):
         build_items(task(tmp_path, rows, kind="G"))

@@ -1,4 +1,4 @@
-"""The tasks on real data sets, where they lie beside the repository."""
+"""The tasks on real data sets, if these are in a folder next to the repository."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pa_lite.tasks.transforms import TRANSFORMS
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 BBH = sorted((DATA / "bbh").glob("*.json"))
 
-pytestmark = pytest.mark.skipif(not BBH, reason="the data sets are not beside the repository")
+pytestmark = pytest.mark.skipif(not BBH, reason="the data sets are not next to the repository")
 
 
 @pytest.mark.parametrize("path", BBH, ids=lambda p: p.stem)
@@ -39,7 +39,7 @@ def test_bbh(path: Path) -> None:
 def test_gsm8k() -> None:
     path = DATA / "gsm8k_test.jsonl"
     if not path.is_file():
-        pytest.skip("gsm8k is not there")
+        pytest.skip("gsm8k is missing")
     (spec,) = find_tasks(["gsm8k"])
     prepared = prepare_task(replace(spec, hub="", folder=path.parent, data={"test": path.name}, shots_split="test"))
     assert prepared.n_rows == spec.rows == 1319
@@ -51,7 +51,7 @@ def test_gsm8k() -> None:
         assert item.lead == prepared.items[0].lead
     assert sum(g.startswith("-") for g in golds) in (0, 1, 2)
     assert all(g.lstrip("-").isdigit() for g in golds)
-    # what the exemplars show is what both patterns find
+    # both patterns find the answers that the exemplars show
     for item in prepared.items[:200]:
         solved = TRANSFORMS["gsm8k"](item.row)
         shown = f" {solved['reasoning']} The answer is {solved['number']}."

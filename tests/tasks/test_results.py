@@ -1,4 +1,4 @@
-"""Results and samples in lm-eval's shape."""
+"""Results and samples in lm-eval's format."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_document_has_lm_evals_keys(result: SuiteResult) -> None:
     assert "lm_eval_version" not in document
 
 
-def test_averages_over_items_and_groups_are_named(result: SuiteResult) -> None:
+def test_averages_over_items_and_groups_are_distinguished(result: SuiteResult) -> None:
     (own,) = [t for t in results_document(result, "x")["pa_lite"]["tasks"] if t["task"] == "pick"]
     metric = own["metrics"]["acc_norm,none"]
     groups = [g["metrics"]["acc_norm,none"]["value"] for g in own["groups"]]
@@ -120,7 +120,7 @@ def test_values_come_from_the_items(result: SuiteResult) -> None:
     assert (say.items[0].picked, say.items[0].answer) == (-1, -1)
 
 
-def test_samples_hold_what_was_asked_and_answered(result: SuiteResult, tmp_path: Path) -> None:
+def test_samples_contain_requests_and_answers(result: SuiteResult, tmp_path: Path) -> None:
     pick, _, say = (list(sample_records(t)) for t in result.tasks)
     assert len(pick) == 7
     assert len(say) == 14  # one for each pattern
@@ -148,7 +148,7 @@ def test_samples_hold_what_was_asked_and_answered(result: SuiteResult, tmp_path:
     assert sorted(files) == sorted((tmp_path / "logs").iterdir())
 
 
-def test_portions_change_nothing_but_rounding(
+def test_portions_change_only_rounding(
     model: Model, suite: list[TaskSpec], result: SuiteResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[int, int]] = []
@@ -158,21 +158,21 @@ def test_portions_change_nothing_but_rounding(
         for left, right in zip(whole.items, task.items, strict=True):
             assert (left.index, left.output, left.found) == (right.index, right.output, right.found)
             assert left.logprobs == pytest.approx(right.logprobs, abs=0.01)
-    total = 7 * 2 + 2 + 7 * 2 + 2 + 7  # two distinct choices are scored on an empty context, too
+    total = 7 * 2 + 2 + 7 * 2 + 2 + 7  # two distinct choices are also scored on an empty context
     assert seen[-1] == (total, total)
     assert [n for n, _ in seen] == sorted(n for n, _ in seen)
     assert len(seen) >= 8
 
 
-def test_bad_targets(tmp_path: Path) -> None:
+def test_bad_sample_targets_are_refused(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text("old", "utf-8")
     with pytest.raises(OutputError, match="exists already"):
         check_samples_target(str(tmp_path / "x.jsonl"))
     check_samples_target(str(tmp_path / "x.jsonl"), force=True)
     check_samples_target(str(tmp_path))
-    with pytest.raises(OutputError, match="no such folder"):
+    with pytest.raises(OutputError, match="the folder for samples does not exist"):
         check_samples_target(str(tmp_path / "no" / "x.jsonl"))
-    with pytest.raises(OutputError, match="no such folder to write samples"):
+    with pytest.raises(OutputError, match="the folder for samples does not exist"):
         check_samples_target(f"{tmp_path}/no/")
 
 
@@ -184,15 +184,15 @@ def test_long_prompts_are_cut_and_counted(model: Model, tmp_path: Path) -> None:
     assert results_document(SuiteResult("m", ScoreOptions(), (say,)), "x")["pa_lite"]["tasks"][0]["n_truncated"] == 3
 
 
-def test_more_tokens_than_the_model_holds_are_refused(model: Model, tmp_path: Path) -> None:
+def test_more_tokens_than_the_context_are_refused(model: Model, tmp_path: Path) -> None:
     specs = write_suite(tmp_path, SUITE.replace("max_tokens = 4", "max_tokens = 600"))
     seen: list[tuple[int, int]] = []
-    with pytest.raises(InputError, match=r"task say: max_tokens is 600, .* holds 512 in all"):
+    with pytest.raises(InputError, match=r"task say: max_tokens is 600, but the context of .* is 512 tokens"):
         score_tasks(model, specs, None, lambda *n: seen.append(n))
     assert seen == []
 
 
-def test_generation_does_not_depend_on_how_many_run_at_a_time(model: Model, suite: list[TaskSpec]) -> None:
+def test_generation_does_not_depend_on_parallel(model: Model, suite: list[TaskSpec]) -> None:
     outputs = []
     for parallel in (1, 5):
         (say,) = score_tasks(model, suite[2:], ScoreOptions(parallel=parallel)).tasks

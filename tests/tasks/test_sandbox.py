@@ -1,4 +1,4 @@
-"""Hostile task files: whatever their templates and patterns do, it is one error, soon, and in any thread."""
+"""Hostile task files: anything harmful in their templates and patterns is one error, in bounded time, in any thread."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pa_lite.tasks.sandbox import LimitedTemplates, Missing, Templates, find_ans
 from pa_lite.tasks.spec import TaskSpec, find_tasks, load_suite_file
 from tests.support.templates import CHANGES, ENDLESS, GREEDY, INSIDES, LEAK, OTHERS, OUT_OF_MEMORY, OUT_OF_TIME
 
-LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="bounds of memory are Linux's")
+LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory limits work on Linux only")
 
 
 def task(folder: Path, **fields: Any) -> TaskSpec:
@@ -31,16 +31,16 @@ def task(folder: Path, **fields: Any) -> TaskSpec:
     return TaskSpec(name="t", data="rows.jsonl", folder=folder, **{"template": "{{ query }}?", **fields})
 
 
-def refused(folder: Path, told: str, **fields: Any) -> None:
-    with pytest.raises(InputError, match=r"task t: its \w+ is broken|of task t fails on this row") as caught:
+def refused(folder: Path, message: str, **fields: Any) -> None:
+    with pytest.raises(InputError, match=r"task t: its \w+ is not valid|of task t fails on this row") as caught:
         build_items(task(folder, **fields))
-    assert re.search(told, str(caught.value)), str(caught.value)
+    assert re.search(message, str(caught.value)), str(caught.value)
     assert len(str(caught.value)) < 1000
 
 
 @pytest.mark.parametrize("make", [Templates, LimitedTemplates])
-def test_templates_reach_nothing_of_python(make: type[Templates] | type[LimitedTemplates]) -> None:
-    """In the limited process and out of it: the limits are no part of the sandbox."""
+def test_templates_cannot_access_python_internals(make: type[Templates] | type[LimitedTemplates]) -> None:
+    """The sandbox works with and without the limited process."""
     named = dict(zip(map(str, range(99)), INSIDES, strict=False))
     scope = {"messages": [{"role": "user"}], "row": {"a": 1}, "loop": 1}
     templates = make({n: "{{ " + code + " }}" for n, code in named.items()}, named)
@@ -56,7 +56,7 @@ def test_templates_reach_nothing_of_python(make: type[Templates] | type[LimitedT
 
 
 @pytest.mark.parametrize("make", [Templates, LimitedTemplates])
-def test_templates_change_and_read_nothing(make: type[Templates] | type[LimitedTemplates]) -> None:
+def test_templates_change_no_data_and_read_no_files(make: type[Templates] | type[LimitedTemplates]) -> None:
     templates = make(dict(zip(map(str, range(99)), CHANGES, strict=False)), {})
     scope: dict[str, Any] = {"row": {}, "messages": []}
     for i in range(len(CHANGES)):
@@ -68,7 +68,7 @@ def test_templates_change_and_read_nothing(make: type[Templates] | type[LimitedT
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Limits of a fraction of a second: what ends at all must end soon."""
+    """Reduce the time limits to a fraction of a second."""
     monkeypatch.setattr(sandbox, "SECONDS", 0.3)
     start = time.monotonic()
     yield
@@ -77,20 +77,22 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("template", ENDLESS)
-def test_templates_without_end(tmp_path: Path, template: str) -> None:
+def test_endless_templates_are_stopped(tmp_path: Path, template: str) -> None:
     refused(tmp_path, f"{OUT_OF_TIME}|{OUT_OF_MEMORY}", template=template)
 
 
 @LINUX
 @pytest.mark.parametrize("template", GREEDY)
-def test_templates_that_fill_the_memory(tmp_path: Path, template: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_templates_that_exhaust_memory_are_stopped(
+    tmp_path: Path, template: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sandbox, "SECONDS", 0.3)
     refused(tmp_path, f"{OUT_OF_MEMORY}|too large|too big|characters", template=template)
 
 
-@pytest.mark.parametrize(("template", "told"), OTHERS)
-def test_templates_beyond_bounds(tmp_path: Path, template: str, told: str) -> None:
-    refused(tmp_path, told, template=template)
+@pytest.mark.parametrize(("template", "message"), OTHERS)
+def test_templates_beyond_limits_are_refused(tmp_path: Path, template: str, message: str) -> None:
+    refused(tmp_path, message, template=template)
 
 
 @pytest.mark.parametrize("fields", [
@@ -104,9 +106,7 @@ def test_texts_of_all_rows_are_bounded_together(tmp_path: Path, fields: dict[str
     row = (tmp_path / "rows.jsonl").read_text("utf-8")
     assert len(build_items(spec)) == 1
     (tmp_path / "rows.jsonl").write_text(f"{row}\n" * 40, "utf-8")
-    with pytest.raises(
-        InputError, match=r"rows.jsonl:\d+: .* task t fails .* limit for all together is 6\d MB.*--limit"
-    ):
+    with pytest.raises(InputError, match=r"rows.jsonl:\d+: .* task t fails .* limit for all rows is 6\d MB.*--limit"):
         build_items(spec)
 
 
@@ -116,7 +116,7 @@ def test_time_of_all_rows_is_bounded_together(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "rows.jsonl").write_text(f"{row}\n" * 400, "utf-8")
     monkeypatch.setattr(sandbox, "_SUM_SECONDS", 0)
     monkeypatch.setattr(sandbox, "_ASKS_A_SECOND", 1000)
-    with pytest.raises(InputError, match=r"rows.jsonl:\d+: .* all rows so far took .* limit for all together"):
+    with pytest.raises(InputError, match=r"rows.jsonl:\d+: .* the rows so far took .* limit for all rows"):
         build_items(spec)
 
 
@@ -129,26 +129,26 @@ def test_expressions_are_bounded_too(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.usefixtures("impatient")
-def test_bounds_hold_in_every_thread(tmp_path: Path) -> None:
-    told: list[str] = []
+def test_limits_work_in_every_thread(tmp_path: Path) -> None:
+    messages: list[str] = []
 
     def work(folder: Path) -> None:
         folder.mkdir()
         try:
             build_items(task(folder, template=ENDLESS[0]))
         except InputError as e:
-            told.append(str(e))
+            messages.append(str(e))
 
     threads = [threading.Thread(target=work, args=(tmp_path / str(i),)) for i in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(told) == 2
-    assert all("took more than 0.3 seconds" in t for t in told)
+    assert len(messages) == 2
+    assert all("took more than 0.3 seconds" in t for t in messages)
 
 
-def test_own_tasks_and_strangers_render_alike(tmp_path: Path) -> None:
+def test_trusted_and_untrusted_tasks_render_the_same(tmp_path: Path) -> None:
     fields = {
         "template": "{{ 2 ** 10 }} {{ query * 3 }} {{ '%02d' % 7 }} {{ column([{'t': 'é\u2028'}], 't')[0] }}\n",
         "choices": "choices + [row['query']]",
@@ -166,11 +166,11 @@ def test_own_tasks_and_strangers_render_alike(tmp_path: Path) -> None:
             build_items(task(tmp_path, template="{{ none }}", is_own=is_own))
         with pytest.raises(InputError, match=r"template of task t fails on this row: .*'x' is undefined"):
             build_items(task(tmp_path, template="{{ x }}", is_own=is_own))
-        with pytest.raises(InputError, match=r"task t: its target is broken: "):
+        with pytest.raises(InputError, match=r"task t: its target is not valid: "):
             build_items(task(tmp_path, target="{% if %}", is_own=is_own))
 
 
-def test_only_suites_that_came_with_pa_lite_are_our_own(tmp_path: Path) -> None:
+def test_only_suites_of_pa_lite_are_trusted(tmp_path: Path) -> None:
     assert all(spec.is_own for spec in find_tasks(["quick", "demo"]))
     file = tmp_path / "mine.toml"
     file.write_text('include = ["demo"]\n[override]\ntemplate = "{{ 1 }}"\n', "utf-8")
@@ -186,23 +186,23 @@ def test_only_suites_that_came_with_pa_lite_are_our_own(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("pattern", ["(a+)+$", "(a|a)*$", "(?:a?){40}a{40}$"])
-def test_patterns_without_end(pattern: str) -> None:
+def test_endless_patterns_are_stopped(pattern: str) -> None:
     with pytest.raises(EngineError, match=OUT_OF_TIME):
         find_answers([Extract("e", pattern)], ["a" * 40 + "b"], is_own=False)
 
 
-def test_what_patterns_find_in_all_answers_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each answer is small, and what is found in it too; the answers go to the process a few at a time."""
+def test_matches_of_all_answers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each answer and its matches are small; the answers are sent to the process a few at a time."""
     monkeypatch.setattr(sandbox, "_SUM", 100_000)
     monkeypatch.setattr(sandbox, "_PORTION", 10)
     texts, all_of_it = ["a" * 1000] * 200, [Extract(f"e{i}", "(?s).*") for i in range(40)]
     assert len(find_answers(all_of_it[:5], texts, is_own=False)) == 200
-    with pytest.raises(EngineError, match=r"find takes more than 3 MB, the limit for all answers: .* 16 times"):
+    with pytest.raises(EngineError, match=r"the matches take more than 3 MB, the limit for all answers: .* 16 times"):
         find_answers(all_of_it, texts, is_own=False)
 
 
 def test_time_of_patterns_is_bounded_for_all_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each portion is within its own limit."""
+    """Each portion is within its limit."""
     monkeypatch.setattr(sandbox, "_PORTION", 1)
     monkeypatch.setattr(sandbox, "_PATIENCE", 0.1)
     slow, texts = Extract("e", "(a+)+$"), ["a" * 19 + "b"] * 1000
@@ -219,12 +219,12 @@ def test_patterns_find_the_same_in_the_limited_process() -> None:
 
 
 @pytest.mark.parametrize("pattern", ["(", "a{99999999999999999999}", "(?P<n>a)(?P<n>b)", "(?<=a+)b", "(" * 5000])
-def test_broken_patterns_are_refused_with_their_task(tmp_path: Path, pattern: str) -> None:
+def test_invalid_patterns_are_refused_by_task(tmp_path: Path, pattern: str) -> None:
     file = tmp_path / "t.toml"
     file.write_text(
         f'[tasks.t]\ndata = "a.csv"\nkind = "G"\ntemplate = "x"\n'
         f'extract = [{{ name = "e", pattern = {json.dumps(pattern)} }}]\n',
         "utf-8",
     )
-    with pytest.raises(InputError, match=r"extract 'e': .* is no regular expression"):
+    with pytest.raises(InputError, match=r"extract 'e': .* is not a valid regular expression"):
         load_suite_file(file)

@@ -19,7 +19,7 @@ from tests.support.reports import Reports
 ONE = EngineOptions(threads=1)
 
 
-def test_items_in_order_and_numbers_from_items() -> None:
+def test_results_follow_from_items_in_order() -> None:
     seen = Reports()
     specs = find_tasks(["demo_kind", "demo_labels"])
     with open_model("demo@0", ONE) as model:
@@ -48,10 +48,10 @@ def test_ties_go_to_the_first(tmp_path: Path) -> None:
         (task,) = score_tasks(model, [spec]).tasks
     assert task.items[0].picked == 0
     assert task.accuracy == 0.0
-    assert math.isnan(task.stderr)  # of a single item it is not known
+    assert math.isnan(task.stderr)  # unknown for a single item
 
 
-def test_bad_tasks_are_found_before_anything_is_scored(tmp_path: Path) -> None:
+def test_bad_tasks_are_refused_before_scoring(tmp_path: Path) -> None:
     spec = TaskSpec(name="t", data="no.jsonl", template="{{ q }}", folder=tmp_path)
     seen = Reports()
     with open_model("demo@1", ONE) as model:

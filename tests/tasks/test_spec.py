@@ -13,7 +13,7 @@ from pa_lite.tasks.spec import find_tasks, load_suite_file, suite_descriptions, 
 GOOD = '[tasks.mine]\ndata = "rows.jsonl"\ntemplate = "{{ query }}"\n'
 
 
-def test_every_suite_loads_and_says_where_its_rows_are() -> None:
+def test_every_suite_loads_and_has_a_source_of_rows() -> None:
     assert all(suite_descriptions().values())
     for specs in suites().values():
         for spec in specs:
@@ -33,7 +33,7 @@ def test_the_21_tasks() -> None:
     assert [replace(s, sample=0) for s in quick] == list(specs.values())
 
 
-def test_names_of_groups_and_of_one_task_in_two_suites() -> None:
+def test_names_of_groups_and_of_a_task_in_two_suites() -> None:
     (snarks,) = find_tasks(["bbh/snarks"])
     assert (snarks.name, snarks.configs, snarks.only) == ("bbh/snarks", ("snarks",), "snarks")
     assert find_tasks(["mmlu/anatomy"])[0].only == "anatomy"
@@ -43,7 +43,7 @@ def test_names_of_groups_and_of_one_task_in_two_suites() -> None:
         find_tasks(["bbh/snark"])
     with pytest.raises(InputError, match="unknown task or suite 'piqa/x'"):
         find_tasks(["piqa/x"])
-    with pytest.raises(InputError, match="quick: task piqa is asked for twice, with different settings"):
+    with pytest.raises(InputError, match="quick: task piqa is requested twice with different settings"):
         find_tasks(["piqa", "quick"])
 
 
@@ -55,7 +55,7 @@ def test_names_of_suites_tasks_and_files(tmp_path: Path) -> None:
     assert sorted([*found[2:], "demo_job"]) == sorted(s.name for s in suites()["demo"])
 
 
-def test_defaults_and_own_keys(tmp_path: Path) -> None:
+def test_a_tasks_keys_override_defaults(tmp_path: Path) -> None:
     path = tmp_path / "my.toml"
     path.write_text('[defaults]\nshots = 3\narea = "x"\n' + GOOD + "shots = 5\n", "utf-8")
     (spec,) = load_suite_file(path)
@@ -63,7 +63,7 @@ def test_defaults_and_own_keys(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("x = ", "is not TOML"),
         ("x = 1", "unknown key 'x'"),
@@ -73,8 +73,11 @@ def test_defaults_and_own_keys(tmp_path: Path) -> None:
         ('include = ["' + "x" * 3000 + '"]', "unknown suite"),
         ("include = 3", "'include' must be a list of strings, not 3"),
         ('include = ["demo"]\n[override]\nshots = "1"', "[override]: 'shots' must be an integer"),
-        ('include = ["demo"]\n[defaults]\nshots = 1', "with include may have [override], but no [tasks] or [defaults]"),
-        (GOOD + "[override]\nshots = 1", "[override] changes the suites of an include"),
+        (
+            'include = ["demo"]\n[defaults]\nshots = 1',
+            "with include may have [override], but not [tasks] or [defaults]",
+        ),
+        (GOOD + "[override]\nshots = 1", "[override] needs include"),
         ("tasks = 1", "'tasks' must be a table, not 1"),
         (GOOD + "shot = 3", "unknown key 'shot'. Did you mean shots"),
         (GOOD + 'shots = "3"', "task mine: 'shots' must be an integer, not '3'"),
@@ -86,7 +89,7 @@ def test_defaults_and_own_keys(tmp_path: Path) -> None:
         (GOOD + 'hub = "a/b"', "has both 'data' and 'hub'"),
         (GOOD + 'transforms = ["drp"]', "unknown transform 'drp'. Did you mean drop"),
         (GOOD + 'metrics = ["f1"]', "unknown metric of kind MC 'f1'"),
-        (GOOD + 'metrics = ["f1_weighted"]', "f1_weighted is no mean over items"),
+        (GOOD + 'metrics = ["f1_weighted"]', "f1_weighted is not a mean over items"),
         (
             GOOD + 'kind = "G"\nmetrics = ["exact_mach"]',
             "unknown metric of kind G 'exact_mach'. Did you mean exact_match",
@@ -94,23 +97,23 @@ def test_defaults_and_own_keys(tmp_path: Path) -> None:
         (GOOD + 'normalise = ["lowr"]', "unknown normalise step 'lowr'. Did you mean lower"),
         (GOOD + 'sampler = "last"', "unknown sampler 'last'"),
         (GOOD + "max_tokens = 0", "max_tokens is 0, but must be 1 or more"),
-        (GOOD + "partial = true", "partial is for kind MC and needs a target"),
+        (GOOD + "partial = true", "partial requires kind MC and a target"),
         (GOOD + "partial = 1", "'partial' must be true or false"),
         (GOOD + "stop = [1]", "'stop' must be a list of strings"),
         (GOOD + 'extract = [{ name = "a" }]', "task mine: extract 1: has no 'pattern'"),
-        (GOOD + 'extract = [{ name = "a", pattern = "(" }]', "'(' is no regular expression"),
+        (GOOD + 'extract = [{ name = "a", pattern = "(" }]', "'(' is not a valid regular expression"),
         (GOOD + 'extract = [{ name = "a", pattern = "b", pick = "any" }]', "unknown pick 'any'"),
         (GOOD + 'only = "x"', "unknown key 'only'"),
     ],
 )
-def test_bad_files(tmp_path: Path, text: str, told: str) -> None:
+def test_bad_task_files_are_refused(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "my.toml"
     path.write_text(text, "utf-8")
-    with pytest.raises(InputError, match=re.escape(told)):
+    with pytest.raises(InputError, match=re.escape(message)):
         load_suite_file(path)
 
 
-def test_unknown_names_suggest(tmp_path: Path) -> None:
+def test_unknown_names_get_suggestions(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"unknown task or suite 'demo_jop'\. Did you mean demo_job"):
         find_tasks(["demo_jop"])
     with pytest.raises(InputError, match="cannot be read"):

@@ -1,4 +1,4 @@
-"""The 21 tasks on rows of our own, fetched as parquet from a Hub on loopback, rendered and scored."""
+"""The 21 tasks on synthetic rows, fetched as parquet from a local Hub server, rendered and scored."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.suite_rows import EXPECTED, ROWS, Rows
 
 ONE = EngineOptions(threads=1)
 NAMES = [spec.name for spec in find_tasks(["icl21"])]
-# how the data sets lie in their repositories; the others as CONFIG/SPLIT-00000-of-00001.parquet
+# files of the data sets in their repositories; the others have CONFIG/SPLIT-00000-of-00001.parquet
 LAYOUTS = {
     "sciq": "data/{split}-00000-of-00001.parquet",
     "hellaswag": "data/{split}-00000-of-00001.parquet",
@@ -48,7 +48,7 @@ def content(name: str, rows: Rows) -> bytes:
 
 
 def publish(hub: HubServer) -> None:
-    """Every task's rows under its data set's name; two tasks may share a repository."""
+    """Publish every task's rows under the name of its data set; two tasks may share a repository."""
     files: dict[str, dict[str, bytes]] = {}
     for spec in find_tasks(["icl21"]):
         own = files.setdefault(spec.hub, {})
@@ -89,19 +89,19 @@ def test_there_are_rows_for_every_task() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_rendered(hub: HubServer, name: str) -> None:
+def test_every_task_renders(hub: HubServer, name: str) -> None:
     (spec,) = find_tasks([name])
     prepared = prepare_task(spec, shots=1)
     item = prepared.items[0]
-    prompt, told, answer = EXPECTED[name]
+    prompt, expected, answer = EXPECTED[name]
     assert item.prompt == prompt
-    assert (item.golds or item.continuations) == told
+    assert (item.golds or item.continuations) == expected
     assert item.answer == answer
     (commit,) = prepared.commits
     assert commit in hub.repos["dataset", spec.hub].commits
 
 
-def test_all_scored_with_every_metric(hub: HubServer, model: Model) -> None:
+def test_every_task_is_scored_with_every_metric(hub: HubServer, model: Model) -> None:
     specs = find_tasks(["icl21"])
     seen: list[tuple[int, int]] = []
     options = ScoreOptions(shots=1, limit=3, mutual_info=True, noise_sample=4)
@@ -135,11 +135,11 @@ def test_partial_scoring_puts_each_option_before_one_continuation(hub: HubServer
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_a_scored_question_is_no_exemplar(hub: HubServer, seed: int) -> None:
+def test_a_scored_question_is_never_an_exemplar(hub: HubServer, seed: int) -> None:
     (item,) = build_items(find_tasks(["triviaqa"])[0], shots=1, seed=seed)
     assert item.prompt == EXPECTED["triviaqa"][0]
     with pytest.raises(
-        InputError, match=r"2 shots asked for, split 'train' has 2 rows \(1 of them repeat or are scored\)"
+        InputError, match=r"2 shots requested, but split 'train' has 2 rows \(1 of them are duplicates or scored\)"
     ):
         build_items(find_tasks(["triviaqa"])[0], shots=2, seed=seed)
 
@@ -154,11 +154,11 @@ def test_every_group_has_its_own_exemplars(hub: HubServer) -> None:
     assert group.prompt == marine.prompt
     with pytest.raises(InputError, match="split 'test' has no group 'anatomy'"):
         build_items(find_tasks(["mmlu/anatomy"])[0])
-    with pytest.raises(InputError, match="5 shots asked for, split 'dev' has 2 rows"):
+    with pytest.raises(InputError, match="5 shots requested, but split 'dev' has 2 rows"):
         build_items(find_tasks(["mmlu"])[0])
 
 
-def test_bbh_takes_exemplars_from_its_own_first_rows(hub: HubServer) -> None:
+def test_bbh_takes_exemplars_from_its_first_rows(hub: HubServer) -> None:
     (spec,) = find_tasks(["bbh"])
     prepared = prepare_task(spec, shots=1)
     assert len(prepared.items) == 27 * 2
@@ -171,7 +171,7 @@ def test_bbh_takes_exemplars_from_its_own_first_rows(hub: HubServer) -> None:
         prepare_task(spec)
 
 
-def test_samples_are_fixed_whatever_the_seed(hub: HubServer) -> None:
+def test_samples_do_not_depend_on_the_seed(hub: HubServer) -> None:
     spec = replace(find_tasks(["bbh"])[0], sample=9)
     first, second = (prepare_task(spec, shots=1, seed=seed).items for seed in (0, 1))
     assert len(first) == 9
@@ -179,13 +179,13 @@ def test_samples_are_fixed_whatever_the_seed(hub: HubServer) -> None:
     assert len({i.group for i in first}) > 4
 
 
-def test_row_counts_that_differ_are_told(hub: HubServer, caplog: pytest.LogCaptureFixture) -> None:
+def test_unexpected_row_counts_are_reported(hub: HubServer, caplog: pytest.LogCaptureFixture) -> None:
     build_items(find_tasks(["rte"])[0], shots=1)
-    assert "split validation has 1 rows, 277 were expected" in caplog.text
+    assert "split validation has 1 rows, expected 277" in caplog.text
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"hub": "nobody/nothing"}, "nobody/nothing"),
         ({"config": "nope"}, "has no files of split 'validation' of config 'nope', which task rte needs; it has rte/"),
@@ -194,22 +194,22 @@ def test_row_counts_that_differ_are_told(hub: HubServer, caplog: pytest.LogCaptu
         ({"answer": "lable"}, "parquet: row 1: has no column 'lable'"),
         ({"answer": "lable[0]"}, "answer of task rte fails on this row: 'lable' is undefined"),
         ({"template": "{{ sentence3 }}"}, r"parquet: row 1: template of task rte fails .*'sentence3' is undefined"),
-        ({"choices": "['True', 2]"}, "row 1: choices must be two or more texts"),
-        ({"choices": "['True']"}, "row 1: choices must be two or more texts"),
-        ({"answer": "label + 1"}, "row 1: answer is 2, but must be a choice's index, 0 to 1"),
+        ({"choices": "['True', 2]"}, "row 1: choices must be a list of at least two non-empty strings"),
+        ({"choices": "['True']"}, "row 1: choices must be a list of at least two non-empty strings"),
+        ({"answer": "label + 1"}, "row 1: answer is 2, but must be the index of a choice, 0 to 1"),
         ({"answer": "-1"}, "row 1: answer is -1"),
         ({"answer": "''"}, "row 1: answer is ''"),
         ({"transforms": ("gsm8k",)}, "row 1: transform gsm8k of task rte fails .* no column 'answer'"),
         ({"group_by": "topic"}, "row 1: has no column 'topic'"),
         ({"prefix": "{{ texts.none }}"}, "prefix of task rte fails"),
         ({"kind": "G", "answers": "[]"}, "has no accepted answer"),
-        ({"kind": "G", "answers": "[true]"}, "answers are .True., but must be a text or a list of texts"),
+        ({"kind": "G", "answers": "[true]"}, "answers are .True., but must be a string or a list of strings"),
         ({"kind": "G", "answers": "sentence1", "target": " "}, "target of task rte fails on this row: it is empty"),
     ],
 )  # fmt: skip
-def test_bad_specifications_name_file_row_and_field(hub: HubServer, change: dict[str, Any], told: str) -> None:
+def test_bad_specifications_name_file_row_and_field(hub: HubServer, change: dict[str, Any], message: str) -> None:
     spec = replace(find_tasks(["rte"])[0], **change)
-    with pytest.raises((InputError, HubError), match=told) as caught:
+    with pytest.raises((InputError, HubError), match=message) as caught:
         build_items(spec, shots=1)
     assert "\n" not in str(caught.value)
 
@@ -224,7 +224,7 @@ def test_offline_uses_the_cache_or_says_so(hub: HubServer, monkeypatch: pytest.M
         build_items(spec, shots=1)
 
 
-def test_lists_of_structs_are_taken_in_either_form(hub: HubServer, tmp_path: Any) -> None:
+def test_lists_of_structs_are_read_in_either_form(hub: HubServer, tmp_path: Any) -> None:
     for name, field in (("arc_easy", "choices"), ("squadv2", "answers"), ("drop", "validated_answers")):
         (spec,) = find_tasks([name])
         files = {}

@@ -1,4 +1,4 @@
-"""Transforms of strangers' rows: as the patterns that they stand for, in time in proportion to the row."""
+"""Transforms of untrusted rows: the same result as regular expressions, in linear time."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ TEXTS = st.text(st.sampled_from("<>[]a\n "), max_size=30)
 
 
 @given(TEXTS)
-def test_what_is_cut_out_is_what_the_patterns_match(text: str) -> None:
+def test_removed_parts_are_those_that_the_patterns_match(text: str) -> None:
     assert _without(text, "<<", ">>") == re.sub(r"<<[^>]*>>", "", text)
     assert "\n".join(_without(line, "[", "]") for line in text.split("\n")) == re.sub(r"\[.*?\]", "", text)
 
 
-def test_a_row_full_of_openings_takes_no_longer_than_another() -> None:
+def test_a_row_full_of_opening_brackets_takes_linear_time() -> None:
     many = 1_000_000
     start = time.perf_counter()
     TRANSFORMS["gsm8k"]({"answer": "<<" * many + "#### 1"})

@@ -1,4 +1,4 @@
-"""Files that are not models: each error says what the file is and what to do."""
+"""Files that are not models: the error says what the file is and what to do."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ CASES = {
     "HTML page": (b"<!DOCTYPE html><html lang=en><body>Sign in", "an HTML page of 42 bytes: the download got an error"),
     "HTML after a BOM and spaces": (b"\xef\xbb\xbf\n <html>" + b"x" * 600, "an HTML page of 611 bytes"),
     "XML": (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "an XML text of 61 bytes"),
-    "server's words": (b"Entry not found", "a text that begins with 'Entry not found'. Fetch it again"),
+    "server's error text": (b"Entry not found", "a text that begins with 'Entry not found'. Fetch it again"),
     "JSON": (b'{"error": "Repository not found"}', r"a text that begins with '\{"),
     "zip": (zipped("model.bin"), "a zip archive or a PyTorch checkpoint. Unpack it first"),
     "PyTorch": (zipped("archive/data.pkl"), r"a PyTorch checkpoint \(a pickle, which can run code"),
@@ -63,16 +63,16 @@ BIG_ENDIAN = b"GGUF" + struct.pack(">IQQ", 3, 0, 0) + bytes(64)
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("ending", ["model.gguf", "model.safetensors", "model.bin", "sha256-4d7a"])
 def test_a_file_is_identified_by_its_content_under_any_name(tmp_path: Path, name: str, ending: str) -> None:
-    raw, told = CASES[name]
+    raw, message = CASES[name]
     path = tmp_path / ending
     path.write_bytes(raw)
-    with pytest.raises(CheckpointError, match=f"{ending}: is {told}"):
+    with pytest.raises(CheckpointError, match=f"{ending}: is {message}"):
         open_checkpoint(path)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_each_reader_says_what_a_file_is(tmp_path: Path, name: str) -> None:
-    """For model.safetensors in a folder, and for a file given to the readers of both formats."""
+    """Check model.safetensors in a folder, and a file passed to the readers of both formats."""
     raw, _ = CASES[name]
     folder = tiny.write_checkpoint(tmp_path / "m", tiny.weights(1))
     weights = folder / "model.safetensors"
@@ -101,19 +101,21 @@ def test_gguf_and_safetensors_named_as_each_other_are_identified(tmp_path: Path,
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model",
                                   "chat_template.jinja", "generation_config.json"])  # fmt: skip
 @pytest.mark.parametrize(
-    ("raw", "told"), [(POINTER, "a git-lfs pointer"), (b"<html>", "an HTML page"), (b"", "an empty")]
+    ("raw", "message"), [(POINTER, "a git-lfs pointer"), (b"<html>", "an HTML page"), (b"", "an empty")]
 )
-def test_small_files_that_are_something_else_are_identified(tmp_path: Path, name: str, raw: bytes, told: str) -> None:
+def test_small_files_that_are_something_else_are_identified(
+    tmp_path: Path, name: str, raw: bytes, message: str
+) -> None:
     folder = tiny.write_checkpoint(tmp_path / "m", tiny.weights(1))
     if name == "tokenizer.model":
         (folder / "tokenizer.json").unlink()
     (folder / name).write_bytes(raw)
-    with pytest.raises(CheckpointError, match=f"{name}: is {told}"):
+    with pytest.raises(CheckpointError, match=f"{name}: is {message}"):
         open_checkpoint(folder).load_vocabulary()
 
 
 @pytest.mark.parametrize(
-    ("raw", "told"),
+    ("raw", "message"),
     [
         (BIG_ENDIAN, r"is a big-endian GGUF file \(for s390x and the like\).* gguf-convert-endian"),
         (b"GGUF" + struct.pack(">IQQ", 2, 0, 0), "is a big-endian GGUF file"),
@@ -122,9 +124,9 @@ def test_small_files_that_are_something_else_are_identified(tmp_path: Path, name
         (b"GGUF", "broken GGUF file: it ends at byte 4"),
     ],
 )
-def test_unusable_gguf_files_are_explained(tmp_path: Path, raw: bytes, told: str) -> None:
+def test_unusable_gguf_files_are_explained(tmp_path: Path, raw: bytes, message: str) -> None:
     (tmp_path / "x").write_bytes(raw)
-    with pytest.raises(CheckpointError, match=told):
+    with pytest.raises(CheckpointError, match=message):
         open_checkpoint(tmp_path / "x")
 
 
@@ -133,7 +135,7 @@ def test_unusable_gguf_files_are_explained(tmp_path: Path, raw: bytes, told: str
     [("F8_E8M0", 8), ("F8_E4M3FNUZ", 8), ("F8_E5M2FNUZ", 8), ("F4", 4), ("F6_E2M3", 6), ("F6_E3M2", 6), ("C64", 64)],
 )
 def test_weights_of_unsupported_safetensors_dtypes_are_refused_by_name(tmp_path: Path, dtype: str, bits: int) -> None:
-    """The header is valid; a weight of such a type is refused by name, as part of quantised weights."""
+    """The header is valid; such a weight is refused by name as part of quantised weights."""
     folder = tiny.write_checkpoint(tmp_path / "m", tiny.weights(1), "F32")
     path = folder / "model.safetensors"
     raw = path.read_bytes()
@@ -153,7 +155,7 @@ def test_weights_of_unsupported_safetensors_dtypes_are_refused_by_name(tmp_path:
 
 
 def test_long_git_lfs_pointers_are_parsed_in_linear_time() -> None:
-    """Each line is matched separately: one pattern for all lines took cubic time for a run of line ends."""
+    """Lines are matched separately, because one pattern for all lines took cubic time on a run of line ends."""
     n = 200_000
     texts = [
         POINTER.replace(b"\n", b"\n" * n), POINTER.replace(b"v1", b"v" + b"1" * n), b"version https://" + b"a" * n,

@@ -1,4 +1,4 @@
-"""The headers of many files, each within its limits, are limited together; so is a sparse file."""
+"""The memory of headers is limited over all files of a checkpoint, and for sparse files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pa_lite.ggml.metadata import array, string
 from pa_lite.untrusted import header_memory
 from tests.support.ggufs import split_gguf, write_gguf_header
 
-_TOLD = "up to this file, the headers of the checkpoint take more than 0 MB of memory, the limit for all its files"
+_MESSAGE = "up to this file, the headers of the checkpoint take more than 0 MB of memory, the limit for all its files"
 
 
 def _shards(folder: Path, n: int) -> None:
@@ -39,7 +39,7 @@ def test_headers_of_all_shards_are_limited_together(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(header_memory, "MOST", 500_000)
     for i in range(8):
         assert len(read_header(tmp_path / f"s{i}.safetensors")) == 100
-    with pytest.raises(CheckpointError, match=rf"s[3-6]\.safetensors: {_TOLD}"):
+    with pytest.raises(CheckpointError, match=rf"s[3-6]\.safetensors: {_MESSAGE}"):
         read_folder(tmp_path)
 
 
@@ -57,7 +57,7 @@ def test_headers_of_all_parts_of_a_split_model_are_limited_together(
     monkeypatch.setattr(header_memory, "MOST", sum(sizes) - 1)
     for part in parts:
         read_gguf_header(part)
-    with pytest.raises(CheckpointError, match=f"00004-of-00004.gguf: {_TOLD}"):
+    with pytest.raises(CheckpointError, match=f"00004-of-00004.gguf: {_MESSAGE}"):
         read_model_header(parts[0])
     monkeypatch.setattr(header_memory, "MOST", sum(sizes))
     assert read_model_header(parts[0]).tensors == whole.tensors
@@ -65,7 +65,7 @@ def test_headers_of_all_parts_of_a_split_model_are_limited_together(
 
 @pytest.mark.parametrize("item", [8, 0, 12])
 def test_a_huge_array_in_a_sparse_file_is_not_read(tmp_path: Path, item: int) -> None:
-    """64 GB of zeros that take no disk space: empty strings, bytes or numbers."""
+    """The array is 64 GB of zeros (empty strings, bytes or numbers) that take no disk space."""
     path = tmp_path / "m.gguf"
     size = {8: 8, 0: 1, 12: 8}[item]
     key = b"tokenizer.ggml.tokens"
@@ -75,7 +75,7 @@ def test_a_huge_array_in_a_sparse_file_is_not_read(tmp_path: Path, item: int) ->
         try:
             file.truncate(65 << 30)
         except OSError:
-            pytest.skip("no files with holes here")
+            pytest.skip("sparse files are not supported here")
     start = time.monotonic()
     with pytest.raises(CheckpointError, match=r"m.gguf: up to this file, the headers .* more than 1024 MB"):
         read_gguf_header(path)
@@ -89,12 +89,12 @@ def test_a_huge_string_in_a_sparse_file_is_not_read(tmp_path: Path) -> None:
         try:
             file.truncate(65 << 30)
         except OSError:
-            pytest.skip("no files with holes here")
+            pytest.skip("sparse files are not supported here")
     with pytest.raises(CheckpointError, match=r"m.gguf: up to this file, the headers .* more than 1024 MB"):
         read_gguf_header(path)
 
 
-def test_small_values_count_with_the_memory_they_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_values_count_as_the_memory_they_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(header_memory, "MOST", 100_000)
     many: list[dict[str, Any]] = [
         {f"k{i}": string("") for i in range(400)},
@@ -103,7 +103,7 @@ def test_small_values_count_with_the_memory_they_take(tmp_path: Path, monkeypatc
     ]
     for i, fields in enumerate(many):
         write_gguf_header(tmp_path / f"{i}.gguf", "llama", fields, {})
-        with pytest.raises(CheckpointError, match=_TOLD):
+        with pytest.raises(CheckpointError, match=_MESSAGE):
             read_gguf_header(tmp_path / f"{i}.gguf")
 
 

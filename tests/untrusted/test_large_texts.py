@@ -18,7 +18,7 @@ from pa_lite.system.opening import TooLargeError, read_regular
 from tests.cli.test_pipes import READERS
 
 REPOSITORY = Path(__file__).parents[2]
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="files with holes")
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="sparse files")
 TEXTS = [name for name in READERS if name not in ("rows: parquet", "GGUF", "safetensors", "model")]
 
 
@@ -28,16 +28,16 @@ def test_a_huge_file_is_refused_by_name_before_it_is_read(reader: str, tmp_path:
     (tmp_path / name).touch()
     os.truncate(tmp_path / name, 5 << 30)
     start = time.monotonic()
-    told = r"it has 5\.37e\+03 MB; the limit is .* MB"
+    message = r"it has 5\.37e\+03 MB; the limit is .* MB"
     if reader == "rows: JSONL":
-        told = "is longer than 16 MB, the limit of a row"
-    with pytest.raises(PaLiteError, match=told) as error:
+        message = "is longer than 16 MB, the limit for a row"
+    with pytest.raises(PaLiteError, match=message) as error:
         read(tmp_path / name)
     assert name in str(error.value)
     assert time.monotonic() - start < 5
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux")
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux resource limits")
 def test_a_file_that_does_not_fit_in_memory_is_named_in_the_error(tmp_path: Path) -> None:
     path = tmp_path / "prompts.json"
     path.touch()
@@ -49,7 +49,7 @@ def test_a_file_that_does_not_fit_in_memory_is_named_in_the_error(tmp_path: Path
         f"try: load_prompts({str(path)!r})\nexcept pa_lite.errors.PaLiteError as e: print(e)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
-    assert "too large to be read whole: there is too little memory for its 262 MB." in done.stdout, done.stderr
+    assert "too large to be read whole: its 262 MB do not fit in memory." in done.stdout, done.stderr
 
 
 def test_a_file_is_read_completely_whatever_size_it_reports(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_a_file_is_read_completely_whatever_size_it_reports(tmp_path: Path) -> N
         assert b"VmRSS" in read_regular(Path("/proc/self/status"))  # reports no size
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux")
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux resource limits")
 @pytest.mark.parametrize(("limit", "option"), [("AS", "-v"), ("DATA", "-d")])
 def test_too_little_memory_for_numpy_is_one_error(limit: str, option: str, tmp_path: Path) -> None:
     n = {"AS": 300_000_000, "DATA": 50_000_000}[limit]
@@ -81,7 +81,7 @@ def test_too_little_memory_for_numpy_is_one_error(limit: str, option: str, tmp_p
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 0
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux")
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux resource limits")
 def test_a_file_size_limit_is_not_reported_as_a_full_disk(tmp_path: Path) -> None:
     code = (
         "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
@@ -98,7 +98,7 @@ def test_a_file_size_limit_is_not_reported_as_a_full_disk(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux")
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux resource limits")
 def test_a_file_size_limit_leaves_no_truncated_pyc_file(tmp_path: Path) -> None:
     shutil.copytree(Path(pa_lite.__file__).parent, tmp_path / "pa_lite", ignore=shutil.ignore_patterns("__pycache__"))
     models = next(path for path in (tmp_path / "pa_lite" / "models", REPOSITORY / "models") if path.is_dir())

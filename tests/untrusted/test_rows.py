@@ -1,4 +1,4 @@
-"""One reader of other people's rows: the same objects from every form, and errors that name file and line."""
+"""Rows of untrusted files: the same objects from every format, and errors that name file and line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pa_lite.untrusted.rows import csv_rows, json_rows, parse_object, read_objec
     ],
     ids=["lines", "list"],
 )
-def test_objects_of_a_list_and_of_lines_are_the_same(tmp_path: Path, text: str, places: list[str]) -> None:
+def test_json_and_jsonl_give_the_same_objects(tmp_path: Path, text: str, places: list[str]) -> None:
     path = tmp_path / "any.txt"
     path.write_text(text, "utf-8", newline="")
     found = read_objects(path)
@@ -29,7 +29,7 @@ def test_objects_of_a_list_and_of_lines_are_the_same(tmp_path: Path, text: str, 
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (b'{"a": 1}\n{"a": 1, "a": 2}', ":2: is not JSON: "),
         (b'{"a": 1}\n3', ":2: is not a JSON object."),
@@ -38,25 +38,23 @@ def test_objects_of_a_list_and_of_lines_are_the_same(tmp_path: Path, text: str, 
         (b"\xff", ": is not UTF-8 (invalid start byte at byte 0)."),
     ],
 )
-def test_bad_objects(tmp_path: Path, content: bytes, told: str) -> None:
+def test_bad_objects_are_refused_by_line(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "x.json"
     path.write_bytes(content)
     with pytest.raises(InputError) as caught:
         read_objects(path)
-    assert str(caught.value).startswith(f"{path}{told}")
+    assert str(caught.value).startswith(f"{path}{message}")
 
 
-def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
     for read in (read_objects, read_toml, lambda path: scan_lines(path, None, [])):
-        with pytest.raises(InputError, match=r"none: cannot be read: No such file"):
+        with pytest.raises(InputError, match=r"none: cannot be read: No such file or directory"):
             read(tmp_path / "none")
         with pytest.raises(InputError, match=r"cannot be read: it is a folder, not a regular file"):
             read(tmp_path)
 
 
-def test_a_file_that_is_kept_whole_is_bounded_itself_and_in_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_file_size_and_memory_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "x.json"
     path.write_text("[" + "{}," * 999 + "{}]", "utf-8")
     assert len(read_objects(path)) == 1000
@@ -68,7 +66,7 @@ def test_a_file_that_is_kept_whole_is_bounded_itself_and_in_memory(
         read_text(path)
 
 
-def test_lines_are_read_again_in_any_order_and_a_change_is_noticed(tmp_path: Path) -> None:
+def test_lines_are_read_in_any_order_and_a_change_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text("".join(f'{{"i": {i}, "t": "{"x" * 1000}"}}\n\n' for i in range(3000)), "utf-8")
     notes: list[str] = []
@@ -81,7 +79,7 @@ def test_lines_are_read_again_in_any_order_and_a_change_is_noticed(tmp_path: Pat
         found.row(0)
 
 
-def test_a_line_and_their_number_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_line_length_and_row_count_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text('{"a": 1}\n' * 3, "utf-8")
     monkeypatch.setattr(rows, "_MOST_ROWS", 2)
@@ -92,7 +90,7 @@ def test_a_line_and_their_number_are_bounded(tmp_path: Path, monkeypatch: pytest
         scan_lines(path, None, [])
 
 
-def test_toml_comes_with_its_text(tmp_path: Path) -> None:
+def test_toml_is_returned_with_its_text(tmp_path: Path) -> None:
     path = tmp_path / "x.toml"
     path.write_text("# über\na = 1\n", "utf-8")
     assert read_toml(path) == ({"a": 1}, "# über\na = 1\n")
@@ -101,7 +99,7 @@ def test_toml_comes_with_its_text(tmp_path: Path) -> None:
         read_toml(path)
 
 
-def test_texts(tmp_path: Path) -> None:
+def test_rows_from_strings(tmp_path: Path) -> None:
     assert json_rows(tmp_path, '{"n": 2, "rows": [{"a": 1}]}').rows == [{"a": 1}]
     found = csv_rows(tmp_path, 'a,b\n"1\n2",3\n\n4,5\n')
     assert found.rows == [{"a": "1\n2", "b": "3"}, {"a": "4", "b": "5"}]

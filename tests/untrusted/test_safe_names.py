@@ -29,9 +29,9 @@ FAULTY = {
 def test_untrusted_names_are_checked() -> None:
     for name in PLAIN:
         assert path_fault(name) is None, name
-    for told, names in FAULTY.items():
+    for message, names in FAULTY.items():
         for name in names:
-            assert told in (path_fault(name) or ""), name
+            assert message in (path_fault(name) or ""), name
     assert name_fault("a/b") == "is not a plain file name"
 
 

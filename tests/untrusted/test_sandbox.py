@@ -19,10 +19,10 @@ from pa_lite.errors import EngineError
 from pa_lite.untrusted import sandbox
 from pa_lite.untrusted.sandbox import ChildError, LimitedProcess
 
-LINUX = pytest.mark.skipif(sys.platform != "linux", reason="/proc, and limits of memory")
-POSIX = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="/proc and memory limits")
+POSIX = pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
 MEMORY = 256 << 20
-# one worker for all tests: the request names what it does
+# one worker for all tests: the request says what to do
 WORKER = """
 import ctypes, os, sys, time
 from pa_lite.untrusted.sandbox_worker import serve
@@ -59,7 +59,7 @@ def main():
 
 @pytest.fixture
 def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name of a module that is found on sys.path."""
+    """Return the name of a worker module on sys.path."""
     (tmp_path / "a_worker.py").write_text(WORKER, "utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     return "a_worker"
@@ -127,7 +127,7 @@ def test_a_crash_names_its_signal_and_the_next_request_starts_another_child(
     assert not is_running(pid)
 
 
-def test_long_stderr_does_not_block_and_the_telling_line_is_reported(process: LimitedProcess) -> None:
+def test_long_stderr_does_not_block_and_the_error_line_is_reported(process: LimitedProcess) -> None:
     with pytest.raises(ChildError, match=r"^its process crashed \(status 3\): next: an error$"):
         process.ask({"do": "noise"}, 5)
 
@@ -160,7 +160,7 @@ def test_memory_is_limited_by_the_child_itself(process: LimitedProcess, monkeypa
 def test_memory_is_watched_by_the_parent_without_resource_limits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A worker without the module `resource`, as on Windows."""
+    """The worker lacks the module `resource`, as on Windows."""
     (tmp_path / "b_worker.py").write_text('import sys\nsys.modules["resource"] = None\n' + WORKER, "utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     with LimitedProcess("b_worker", MEMORY) as process:
@@ -184,7 +184,7 @@ def test_answers_may_be_long(process: LimitedProcess) -> None:
 def test_malformed_and_oversized_answers_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
 ) -> None:
-    """The child is compromised by its input and writes what it likes."""
+    """The child is compromised by its input and writes arbitrary output."""
     monkeypatch.setattr(sandbox, "_LONGEST_ANSWER", 10_000)
     code = f"import time\ndef main():\n    input()\n    print({line!r}, flush=True)\n    time.sleep(60)\n"
     (tmp_path / "c_worker.py").write_text(code, "utf-8")
@@ -221,7 +221,7 @@ def test_no_process_can_be_started(worker: str, monkeypatch: pytest.MonkeyPatch,
 
 @LINUX
 def test_ctrl_c_of_a_terminal_does_not_end_the_child(process: LimitedProcess) -> None:
-    """A terminal sends Ctrl-C to both processes; the parent decides what it ends."""
+    """A terminal sends Ctrl-C to both processes; only the parent handles it."""
     pid = process.ask({"do": "pid"}, 5)["pid"]
     os.kill(pid, signal.SIGINT)
     assert process.ask({"do": "pid"}, 5)["pid"] == pid

@@ -84,7 +84,7 @@ class ObjectSink(Sink):
 
 
 def duplicate(key: str) -> ValueError:
-    return ValueError(f"it has the member {key!r:.80} twice")
+    return ValueError(f"duplicate key {key!r:.80}")
 
 
 def read_large_json(path: Path, cuts: Mapping[Cut, Sink], piece: int = PIECE) -> dict[str, Any]:

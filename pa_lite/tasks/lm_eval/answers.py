@@ -1,7 +1,7 @@
-"""Answers of a model that later lm-eval runs take up again: a text file, from which nothing can be executed.
+"""Answers of a model that later lm-eval runs reuse, in a file from which nothing can be executed.
 
-lm-eval's own file holds pickled objects, and reading one runs what somebody wrote into it. This one is JSON lines: the
-first says whose answers these are, each other one has a request's digest and its answer. Needs no lm-eval.
+lm-eval's own file contains pickles, and reading one can execute code. This one is JSON lines: the first identifies the
+model, each other line has the digest of a request and its answer. Does not need lm-eval.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ ENDING = ".jsonl"
 _KEY, _FORMAT = "pa-lite answers", 1
 _LONGEST_HEAD = 4096  # bytes
 _LARGEST = 1 << 31  # bytes of a file that is read
-_PATIENCE = 10.0  # seconds that another process may hold the file
-_SYNC_SECONDS = 1.0  # answers newer than this may be lost with the machine's power, but not with the process
+_PATIENCE = 10.0  # seconds to wait for another process's lock on the file
+_SYNC_SECONDS = 1.0  # answers newer than this may be lost in a power failure, but not if the process is killed
 _WHEN_FULL = "the answers so far are kept. Free some space and run the same command again."
 Answer = tuple[float, bool] | float | str
 _REQUEST_TYPES = ("loglikelihood", "loglikelihood_rolling", "generate_until")
 
 
 def request_digest(request_type: str, arguments: Sequence[Any]) -> str:
-    """Return a digest of a request: its type, one of lm-eval's three, its texts, and its settings in any order."""
+    """Return a digest of a request: its type (one of lm-eval's three), its texts, and its settings in any order."""
     assert request_type in _REQUEST_TYPES
     return hashlib.sha256(json.dumps([request_type, *arguments], sort_keys=True).encode("ascii")).hexdigest()[:32]
 
 
 class Answers:
-    """The answers of one model in a file that several processes may add to; a context manager.
+    """The answers of one model in a file that several processes may append to. A context manager.
 
-    `decides` is a digest of all that decides the answers beside the requests. Raises OutputError for another user's
-    file, one that is not such a file or has other answers, for links and pipes, and when it cannot be written.
+    `decides` is a digest of everything except the requests that determines the answers. Raises OutputError for another
+    user's file, one that is not an answers file or is another model's, for links and pipes, and if writing fails.
     """
 
     def __init__(self, path: Path, decides: str) -> None:
@@ -68,7 +68,7 @@ class Answers:
         self.close()
 
     def close(self) -> None:
-        """Close the file; one without an answer is removed."""
+        """Close the file, and remove it if it has no answer."""
         if self._file.closed:
             return
         with contextlib.suppress(OSError):
@@ -81,12 +81,12 @@ class Answers:
             self._file.close()
 
     def get(self, request_type: str, arguments: Sequence[Any]) -> Answer | None:
-        """Return the answer to a request, None when there is none, or one that such a request cannot have."""
+        """Return the answer to a request; None if there is none or it does not fit the type of request."""
         answer = self._known.get(request_digest(request_type, arguments))
         return answer if _fits(request_type, answer) else None
 
     def add(self, request_type: str, arguments: Sequence[Any], answer: Answer) -> None:
-        """Write down an answer; one that JSON cannot hold exactly is left out. Raises OutputError."""
+        """Append an answer, unless JSON cannot represent it exactly. Raises OutputError."""
         digest = request_digest(request_type, arguments)
         if digest in self._known or not _fits(request_type, answer):
             return
@@ -96,7 +96,7 @@ class Answers:
         self._known[digest] = answer
 
     def _write(self, line: bytes) -> None:
-        """Append a whole line, or nothing."""
+        """Append a complete line, or nothing."""
         descriptor = self._file.fileno()
         self._lock()
         try:
@@ -115,7 +115,7 @@ class Answers:
             _unlock(self._file)
 
     def _whole_size(self) -> int:
-        """Cut off what a killed process left of a line; return the size then."""
+        """Remove an incomplete line that a killed process left, and return the size."""
         descriptor = self._file.fileno()
         end = os.lseek(descriptor, 0, os.SEEK_END)
         if end and (os.lseek(descriptor, end - 1, os.SEEK_SET), os.read(descriptor, 1))[1] != b"\n":
@@ -126,10 +126,10 @@ class Answers:
 
     def _lock(self) -> None:
         if take_lock(self._file.fileno(), _PATIENCE) is False:
-            raise OutputError(f"{self.path}: another process holds it. Name another file (--use_cache).")
+            raise OutputError(f"{self.path}: another process has locked it. Name another file (--use_cache).")
 
     def _open(self) -> BinaryIO:
-        """Open the file, which is made where there is none."""
+        """Open the file, and create it if it does not exist."""
         try:
             return open_or_create(self.path, self._head, append=True)[0]
         except NotPlainError as e:
@@ -141,12 +141,12 @@ class Answers:
         )
 
     def _read(self) -> None:
-        """Read the answers of all whole lines."""
+        """Read the answers of all complete lines."""
         facts = os.fstat(self._file.fileno())
         if not is_mine(facts):
             raise self._refused("another user owns the file")
         if facts.st_size > _LARGEST:
-            raise self._refused(f"it has {facts.st_size / 1e9:.1f} GB, and at most {_LARGEST / 1e9:.1f} are read")
+            raise self._refused(f"it has {facts.st_size / 1e9:.1f} GB, and the limit is {_LARGEST / 1e9:.1f} GB")
         self._file.seek(0)
         head = self._file.readline(_LONGEST_HEAD)
         if head != self._head:
@@ -154,7 +154,7 @@ class Answers:
             raise self._refused("it has another model's answers" if is_ours else "pa-lite did not write this file")
         for number, line in enumerate(self._file, 2):
             if not line.endswith(b"\n"):
-                return  # a process was killed while it wrote
+                return  # a process was killed while writing
             try:
                 entry = parse_json(line)
             except ValueError as e:
@@ -172,7 +172,7 @@ class Answers:
 
 
 def _fits(request_type: str, answer: object) -> bool:
-    """Return whether a request of a type can have this answer."""
+    """Return whether a request of this type can have this answer."""
     if request_type == "generate_until":
         return isinstance(answer, str) and answer == answer.encode("utf-8", "replace").decode("utf-8")
     if request_type == "loglikelihood_rolling":
@@ -187,7 +187,7 @@ def _fits(request_type: str, answer: object) -> bool:
 
 
 def _unlock(file: BinaryIO) -> None:
-    """Let other processes write again."""
+    """Release the lock."""
     with contextlib.suppress(ImportError, OSError):
         import fcntl
 

@@ -1,7 +1,7 @@
-"""Reads the options of a run with lm-eval's own parser and configuration (extra `harness`).
+"""Options of a run, read with lm-eval's own parser and configuration (extra `harness`).
 
-Whatever lm-eval's command knows is known here, a YAML file with --config too. What would log elsewhere or run code of a
-data set is refused by name.
+All options of lm-eval's command are accepted, including a YAML file (--config), except those that would log to a
+service or run a data set's code.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 from pa_lite.errors import InputError, nearest
 from pa_lite.tasks.lm_eval.options import BOOTSTRAP_ITERS, HarnessOptions, generation_options
 
-_ELSEWHERE = "pa-lite writes result files only; log those files with the service's own tools"
+_ELSEWHERE = "pa-lite only writes result files; upload those with the service's own tools"
 _REFUSED = {
     **dict.fromkeys(("wandb_args", "wandb_config_args", "trackio_args", "hf_hub_log_args"), _ELSEWHERE),
     "trust_remote_code": "pa-lite does not run code that comes with data sets",
@@ -27,7 +27,7 @@ _REFUSED = {
 
 
 def not_installed(error: ImportError) -> InputError:
-    """Return the error for an lm-eval that is missing or broken."""
+    """Return the error for a missing or broken lm-eval."""
     missing = (error.name or "").split(".")[0] == "lm_eval"
     return InputError(
         f"lm-eval {'is not installed' if missing else f'cannot be imported ({error})'}. "
@@ -36,22 +36,22 @@ def not_installed(error: ImportError) -> InputError:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser without --help of its own, whose errors are exceptions."""
+    """A parser without --help that raises its errors."""
 
     def __init__(self, *words: Any, **more: Any) -> None:
         super().__init__(*words, **{**more, "add_help": False})
 
     def error(self, message: str) -> NoReturn:
-        """Raise argparse's error. Names of Python functions, which read the values, are left out."""
+        """Raise argparse's error, without the names of the Python functions that parse values."""
         raise argparse.ArgumentError(
             None, re.sub(r"invalid (?:functools|try_parse|<).* value: ", "invalid value: ", message)
         )
 
 
 def lm_eval_parser() -> argparse.ArgumentParser:
-    """Return the parser of `lm-eval run`, with pa-lite's further spellings; its errors are `argparse.ArgumentError`.
+    """Return the parser of `lm-eval run` with pa-lite's additional spellings; it raises `argparse.ArgumentError`.
 
-    Raises InputError when lm-eval is not installed.
+    Raises InputError if lm-eval is not installed.
     """
     try:
         from lm_eval._cli.run import Run
@@ -64,7 +64,7 @@ def lm_eval_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("pa-lite's spellings")
     for name in _REFUSED:
         group.add_argument(f"--{name}", nargs="*", action="append", help=argparse.SUPPRESS)
-    group.add_argument("--include_path", action="append", metavar="<path>", help="as above; may be given several times")
+    group.add_argument("--include_path", action="append", metavar="<path>", help="as above; repeatable")
     group.add_argument("--shots", dest="num_fewshot", type=int, metavar="<n>", help="as --num_fewshot")
     group.add_argument("--system", dest="system_instruction", metavar="<text>", help="as --system_instruction")
     group.add_argument(
@@ -75,15 +75,15 @@ def lm_eval_parser() -> argparse.ArgumentParser:
 
 
 def parse_words(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
-    """Return what the parser makes of words that this engine can follow. Raises `argparse.ArgumentError`."""
+    """Return the parsed options. Raises `argparse.ArgumentError`, also for options that are not supported here."""
     try:
         found = parser.parse_intermixed_args(words)
-    except (TypeError, ValueError, RecursionError, MemoryError) as e:  # of values that Python cannot read
-        raise argparse.ArgumentError(None, f"a value cannot be read ({type(e).__name__})") from e
+    except (TypeError, ValueError, RecursionError, MemoryError) as e:  # for values that Python cannot parse
+        raise argparse.ArgumentError(None, f"a value cannot be parsed ({type(e).__name__})") from e
     for fault in _faults(vars(found)):
         parser.error(fault)
     if not found.tasks and not found.config:
-        parser.error("the tasks are missing: name them with --tasks")
+        parser.error("no tasks are given: name them with --tasks")
     return found
 
 
@@ -95,7 +95,7 @@ def _faults(values: Mapping[str, Any]) -> Iterator[str]:
     if shots is not None and shots < 0:
         yield f"--num_fewshot is {shots}, but must be 0 or more"
     if samples is not None and not isinstance(samples, str) and not _are_samples(samples):
-        yield '--samples must be like {"TASK": [0, 1, 2]}, or name a file with that'
+        yield '--samples must be JSON like {"TASK": [0, 1, 2]}, or the name of a file with that'
 
 
 def _are_samples(value: Any) -> bool:
@@ -124,7 +124,7 @@ def _config_class() -> Any:
 
 
 def read_config(words: argparse.Namespace) -> Any:
-    """Return lm-eval's EvaluatorConfig of parsed words, and of the YAML file that --config names. Raises InputError."""
+    """Return lm-eval's EvaluatorConfig for parsed options and the YAML file of --config. Raises InputError."""
     config_class = _config_class()
     try:
         if path := getattr(words, "config", None):
@@ -132,7 +132,7 @@ def read_config(words: argparse.Namespace) -> Any:
             for key in config_class.load_yaml_config(path):
                 if key not in known:
                     raise InputError(f"{path}: has the unknown key {key!r:.80}.{nearest(str(key), known)}")
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints what a YAML file comes to
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints the contents of a YAML file
             config = config_class.from_cli(words)
         _check(config)
     except (ValueError, TypeError, OSError, RecursionError) as e:
@@ -141,13 +141,13 @@ def read_config(words: argparse.Namespace) -> Any:
 
 
 def evaluator_config(options: Any) -> Any:
-    """Return the configuration of HarnessOptions, or of an EvaluatorConfig of lm-eval's. Raises InputError."""
+    """Return the configuration for HarnessOptions or lm-eval's EvaluatorConfig. Raises InputError."""
     config_class = _config_class()
     if isinstance(options, config_class):
         return options
     if not isinstance(options, HarnessOptions | config_class.__base__):
-        raise InputError(f"{options!r:.80} is not HarnessOptions: give the options' fields as keywords instead.")
-    own = {"model": "pa-lite", "config": None}  # a file that the options came from was read already
+        raise InputError(f"{options!r:.80} is not HarnessOptions: pass the options as keyword arguments instead.")
+    own = {"model": "pa-lite", "config": None}  # the file of --config was already read
     words = {**{field.name: getattr(options, field.name) for field in fields(options)}, **own}
     if isinstance(options, HarnessOptions):
         from lm_eval._cli.utils import key_val_to_dict, request_caching_arg_to_dict
@@ -164,27 +164,29 @@ def evaluator_config(options: Any) -> Any:
 
 
 def _check(config: Any) -> None:
-    """Bring tasks, folders and paths into one form, and raise InputError for what lm-eval leaves unchecked."""
+    """Normalise tasks, folders and paths. Raises InputError for values that lm-eval does not check."""
     config.tasks = _strings(config.tasks, "tasks", ",")
     config.include_path = _strings(config.include_path or [], "include_path")
     for fault in _faults({field.name: getattr(config, field.name) for field in fields(config)}):
         raise InputError(f"{fault}.")
     if isinstance(config.samples, str):
-        raise InputError(f"{config.samples!r:.80} is neither a JSON object nor a file with one (--samples).")
+        raise InputError(f"{config.samples!r:.80} is neither a JSON object nor a file that contains one (--samples).")
     if config.model != "pa-lite":
-        raise InputError(f"the model is {config.model!r:.80}, but only pa-lite's engine runs here: name it as MODEL.")
+        raise InputError(
+            f"the model is {config.model!r:.80}, but only pa-lite's engine is available: name a model as MODEL."
+        )
     limit = config.limit
     if limit is not None and not (limit > 0 and (limit < 1 or float(limit).is_integer())):
-        raise InputError(f"limit is {limit}, but must be a count of items, or a share below 1.")
+        raise InputError(f"limit is {limit}, but must be a number of items, or a fraction below 1.")
     if any(seed is not None and not 0 <= seed < 1 << 32 for seed in config.seed or ()):
-        raise InputError(f"seed is {config.seed}, but must be numbers from 0 to 2**32 - 1.")
+        raise InputError(f"seed is {config.seed}, but seeds must be integers from 0 to 2**32 - 1.")
     generation_options(config.gen_kwargs)
 
 
 def _strings(value: Any, name: str, separator: str | None = None) -> list[str]:
     listed = [value] if isinstance(value, str | Path) else list(value)
     if not all(isinstance(each, str | Path) for each in listed):
-        raise InputError(f"{name} must be names, as strings, not {value!r:.80}.")
+        raise InputError(f"{name} must be strings, not {value!r:.80}.")
     parts: Sequence[str] = [
         part for each in listed for part in (str(each).split(separator) if separator else [str(each)])
     ]

@@ -1,7 +1,7 @@
-"""Keeps what lies in the current folder out of an lm-eval run (extra `harness`).
+"""Protection of an lm-eval run from files in the current folder (extra `harness`).
 
-lm-eval and its libraries look there for more than a user expects: `datasets` takes a folder with a data set's name for
-the data set, `evaluate` runs the script in a folder with a metric's name, and git reads the settings of a repository.
+lm-eval and its libraries use more of them than a user expects: `datasets` loads a folder with a data set's name instead
+of the data set, `evaluate` runs the script in a folder with a metric's name, and git reads a repository's settings.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 
 class Guard:
-    """What was refused so far. `is_own`: the task that is being loaded is the user's, not one of lm-eval's."""
+    """What was refused so far. `is_own` is whether the task being loaded is the user's, not one of lm-eval's."""
 
     def __init__(self) -> None:
         self.is_own = False
@@ -30,7 +30,7 @@ class Guard:
 
     @contextlib.contextmanager
     def watch(self) -> Iterator[None]:
-        """Raise InputError at the end of the block for what was refused in it: lm-eval may have caught that."""
+        """Raise InputError at the end of the block if anything was refused in it, even if lm-eval caught the error."""
         try:
             yield
         except Exception:
@@ -41,28 +41,28 @@ class Guard:
             raise self._refused
 
     def check_data(self, path: object) -> None:
-        """Raise InputError when a data set of the Hub would be taken from the current folder."""
+        """Raise InputError if a data set on the Hub would be loaded from the current folder."""
         if not is_shadowed(path):
             return
         if self.is_own:
-            _log.warning("The task's data come from the folder %r in the current folder, not from the Hub.", path)
+            _log.warning("The task's data are loaded from the folder %r in the current folder, not from the Hub.", path)
             return
-        raise self._refuse(f"the data set {path!r} is on the Hub, but the current folder has something of that name")
+        raise self._refuse(f"the data set {path!r} is on the Hub, but the current folder has an entry of that name")
 
     def check_metric(self, path: object) -> None:
-        """Raise InputError when a metric's code would be taken from the current folder."""
+        """Raise InputError if a metric's code would be loaded from the current folder."""
         if is_shadowed(path):
             raise self._refuse(
-                f"the metric {path!r} would be run from the current folder, which has something of that name"
+                f"the metric {path!r} would be run from the current folder, which has an entry of that name"
             )
 
     def _refuse(self, why: str) -> InputError:
-        self._refused = InputError(f"{why}. Rename it, or start in another folder (a task may name it as ./NAME).")
+        self._refused = InputError(f"{why}. Rename that, or run in another folder (a task may refer to it as ./NAME).")
         return self._refused
 
 
 def is_shadowed(path: object) -> bool:
-    """Return whether a name, not written as a path (/NAME, ./NAME), is that of something in the current folder."""
+    """Return whether a name that is not written as a path (/NAME, ./NAME) exists in the current folder."""
     return (
         isinstance(path, str)
         and bool(path)
@@ -75,7 +75,7 @@ def is_shadowed(path: object) -> bool:
 
 @contextlib.contextmanager
 def guarded() -> Iterator[Guard]:
-    """Replace what reads the current folder in lm-eval, datasets and evaluate while the block runs.
+    """Replace the functions of lm-eval, datasets and evaluate that read the current folder while the block runs.
 
     Affects all threads of the process.
     """
@@ -117,12 +117,14 @@ def guarded() -> Iterator[Guard]:
 
 
 def check_requests_cache() -> None:
-    """Raise InputError unless lm-eval's cache of requests is this user's alone: it is unpickled, which runs code."""
+    """Raise InputError if other users can write to lm-eval's cache of requests: unpickling it can run code."""
     from lm_eval.caching.cache import PATH
 
     folder = Path(PATH)
     if not folder.is_absolute():
-        raise InputError(f"LM_HARNESS_CACHE_PATH is {PATH!r}, which depends on the current folder. Give a whole path.")
+        raise InputError(
+            f"LM_HARNESS_CACHE_PATH is {PATH!r}, which depends on the current folder. Use an absolute path."
+        )
     try:
         entries = [(folder, folder.stat()), *((path, path.lstat()) for path in folder.iterdir())]
     except FileNotFoundError:
@@ -134,13 +136,13 @@ def check_requests_cache() -> None:
         why = f"is a {file_type}" if path != folder and file_type not in (None, "folder") else _not_private(facts)
         if why:
             raise InputError(
-                f"{path}: {why}, and reading lm-eval's cache of requests runs what is in it. Remove it, or leave out "
+                f"{path}: {why}, and reading lm-eval's cache of requests can run code. Remove it, or leave out "
                 "--cache_requests."
             )
 
 
 def _not_private(facts: os.stat_result) -> str:
-    """What lets others change a file or folder; empty when nothing does."""
+    """Return why others can change a file or folder; empty if they cannot."""
     if os.name != "posix":
         return ""
     if not is_mine(facts) and facts.st_uid != 0:

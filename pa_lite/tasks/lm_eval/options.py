@@ -1,4 +1,4 @@
-"""What an lm-eval run is asked for, and what a task's generation settings mean here. Needs no lm-eval."""
+"""Options of an lm-eval run, and the meaning of a task's generation settings. Does not need lm-eval."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from pa_lite.tasks.spec import split_names
 from pa_lite.untrusted.tables import BOOLEAN, Form, are_strings, check_table
 
 Seeds = tuple[int | None, int | None, int | None, int | None]
-SEEDS: Seeds = (0, 1234, 1234, 1234)  # lm-eval's: of random, numpy, torch, and the drawing of exemplars
+SEEDS: Seeds = (0, 1234, 1234, 1234)  # lm-eval's defaults for random, numpy, torch and the sampling of exemplars
 BOOTSTRAP_ITERS = 100_000  # lm-eval's default
-_PARALLEL = 16  # texts generated at a time where nobody says
+_PARALLEL = 16  # texts generated at a time by default
 MAX_GEN_TOKS = 256  # lm-eval's default
-_LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # the first that is given counts
+_LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # the first one given is used
 
 
 def _is_number(value: Any) -> bool:
@@ -34,17 +34,18 @@ _STOPS: Form = (
 _FORMS: dict[str, Form] = {
     "until": _STOPS, "stop": _STOPS, **dict.fromkeys((*_LENGTHS, "top_k"), _WHOLE), "do_sample": BOOLEAN,
     **dict.fromkeys(("temperature", "top_p", "min_p"), _NUMBER),
-    "num_beams": ((lambda value: value == 1), "1, as there is no beam search here"),
+    "num_beams": ((lambda value: value == 1), "1, as beam search is not supported"),
 }  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class HarnessOptions:
-    """lm-eval's common options, by its names; lm-eval checks them when they are used.
+    """lm-eval's common options under its names; lm-eval checks them when they are used.
 
-    `limit` is a count of items of each task, or below 1 a share; `samples` gives each task's items by number instead.
-    `gen_kwargs` go before what tasks say. `use_cache` begins the name of a file of answers; `cache_requests` is true,
-    refresh or delete. `output_path` is a folder, or a .json file whose name gets the time.
+    `limit` is the number of items of each task, or a fraction if below 1; `samples` lists each task's items by index
+    instead. `gen_kwargs` override the tasks' settings. `use_cache` is the start of the name of a file of answers;
+    `cache_requests` is true, refresh or delete. `output_path` is a folder, or a .json file to whose name the time is
+    added.
     """
 
     tasks: tuple[str, ...]
@@ -67,7 +68,7 @@ class HarnessOptions:
     confirm_run_unsafe_code: bool = False
 
     def __post_init__(self) -> None:
-        """Take names, folders and a seed as single values, too. Raises InputError for names that are not strings."""
+        """Accept single names, folders and seeds. Raises InputError for names that are not strings."""
         self._set(tasks=split_names(self.tasks), output_path=_path(self.output_path), use_cache=_path(self.use_cache))
         folders = (self.include_path,) if isinstance(self.include_path, str | Path) else self.include_path
         self._set(include_path=tuple(map(Path, folders)))
@@ -86,12 +87,11 @@ def _path(value: str | Path | None) -> Path | None:
 def generation_options(
     kwargs: Mapping[str, Any], eos: str = "", seed: int = 0, parallel: int = 16
 ) -> GenerationOptions:
-    """What a task's generation_kwargs ask for, by lm-eval's rules.
+    """Return the options for a task's generation_kwargs, by lm-eval's rules.
 
-    Without do_sample, or with it false, the likeliest token is taken; if it is left out, a temperature above 0 means
-    sampling. A sampled text's temperature is 1 if none is given. `eos`, the text of that token, ends a text too. Raises
-    InputError for a key that this engine does not have, or a value out of range. Source: lm-eval,
-    `normalize_gen_kwargs`, `handle_stop_sequences`.
+    Decoding is greedy if do_sample is false, or is left out without a temperature above 0. The temperature of sampling
+    is 1 by default. `eos`, the text of that token, is also a stop string. Raises InputError for a key that this engine
+    does not support, or a value out of range. Source: lm-eval, `normalize_gen_kwargs`, `handle_stop_sequences`.
     """
     given = check_table({k: v for k, v in kwargs.items() if v is not None}, "gen_kwargs", _FORMS)
     sampled = given.get("do_sample")
@@ -114,7 +114,7 @@ def generation_options(
 
 
 def texts_at_a_time(batch_size: int | str | None, most: int | None) -> int:
-    """Return how many texts are generated at a time. Raises InputError for what is neither a number nor auto."""
+    """Return how many texts are generated at a time. Raises InputError if it is neither a number nor auto."""
     if batch_size is None or str(batch_size).split(":")[0] == "auto":
         return min(_PARALLEL, most or _PARALLEL)
     if not str(batch_size).isdecimal():
@@ -123,5 +123,5 @@ def texts_at_a_time(batch_size: int | str | None, most: int | None) -> int:
 
 
 def modern_names(words: Mapping[str, Any]) -> dict[str, Any]:
-    """Return model_args with today's names: the weight type was called `kind` in 0.1.0."""
+    """Return model_args with current names: the weight type was called `kind` in 0.1.0."""
     return {("type" if name == "kind" else name): value for name, value in words.items()}

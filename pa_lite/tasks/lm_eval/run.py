@@ -1,4 +1,4 @@
-"""Runs lm-eval's tasks on this engine, in this process, and writes lm-eval's files (extra `harness`)."""
+"""Runs of lm-eval's tasks on this engine, in this process, with lm-eval's output files (extra `harness`)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _VERSIONED = ("pa-lite", "llama-cpp-python", "lm_eval", "datasets", "numpy")
 
 @dataclass(frozen=True)
 class HarnessResult:
-    """lm-eval's results document without the samples, its tables as text, and the files written."""
+    """lm-eval's results document without samples, its tables as text, and the files written."""
 
     document: dict[str, Any]
     tables: tuple[str, ...]
@@ -51,15 +51,15 @@ def run_harness(
     progress: Progress | None = None,
     chat: ChatOptions | None = None,
 ) -> HarnessResult:
-    """Score a model (FILE.gguf or PAIR@LAM) on lm-eval's tasks, by name, pattern or .yaml file.
+    """Score a model (FILE.gguf or PAIR@LAM) on lm-eval's tasks, given by name, pattern or .yaml file.
 
-    `options` may also be an EvaluatorConfig of lm-eval's own; its `model_args` go to `PaLiteLM`, its `batch_size` is
-    used where `parallel` is None. `chat` has arguments and date of the chat template, where one is applied; the system
-    prompt is among `options`.
+    `options` may also be lm-eval's EvaluatorConfig; its `model_args` are passed to `PaLiteLM`, and its `batch_size` is
+    used if `parallel` is None. `chat` has arguments and date of the chat template, if one is applied; the system prompt
+    is in `options`.
 
-    The results file and, if asked for, the samples lie where lm-eval's own command puts them, written whole or not at
-    all. Raises InputError for an unknown task, one whose data cannot be had, and whatever lm-eval cannot do;
-    OutputError when the files cannot be written; EngineError when llama.cpp fails. Tasks are loaded before the model.
+    The results file and, if requested, the samples are where lm-eval's own command puts them, written completely or not
+    at all. Raises InputError for an unknown task, one whose data are not available, and any failure of lm-eval;
+    OutputError if the files cannot be written; EngineError if llama.cpp fails. Tasks are loaded before the model.
     """
     from pa_lite.tasks.lm_eval.model import PaLiteLM
 
@@ -67,7 +67,7 @@ def run_harness(
     words = _model_args(engine, weight_type, config.model_args)
     PaLiteLM.check_args(words)
     if chat.template_args and not config.apply_chat_template:
-        raise InputError("--template-arg is about the chat template: it needs --apply_chat_template.")
+        raise InputError("--template-arg requires --apply_chat_template.")
     reference = resolve_model(reference)
     output = None if config.output_path is None else Path(config.output_path)
     if output is not None:
@@ -92,21 +92,21 @@ def run_harness(
 
 
 def _model_args(engine: EngineOptions, weight_type: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return PaLiteLM's arguments: the engine's options, and what lm-eval's model_args say of the others.
+    """Return PaLiteLM's arguments: the engine's options, combined with lm-eval's model_args.
 
-    Raises InputError for one that both give differently.
+    Raises InputError for an argument with two different values.
     """
     own = {"threads": engine.threads, "gpu_layers": engine.gpu_layers, "n_ctx": engine.n_ctx, "type": weight_type}
     unset = {**asdict(EngineOptions()), "type": REFERENCE_TYPE}
     given = modern_names(given)
     for name in own.keys() & given.keys():
         if own[name] not in (given[name], unset[name]):
-            raise InputError(f"{name} is given twice: {own[name]!r}, and {given[name]!r} in model_args.")
+            raise InputError(f"{name} has two values: {own[name]!r}, and {given[name]!r} in model_args.")
     return {**own, **{name: value for name, value in given.items() if name != "model"}}
 
 
 def _plain(document: dict[str, Any]) -> dict[str, Any]:
-    """The document as its file has it: what is no JSON, such as a task's functions, as lm-eval writes it."""
+    """Return the document as in its file: values that JSON lacks, such as functions, are converted as by lm-eval."""
     from lm_eval.utils import handle_non_serializable
 
     plain: dict[str, Any] = json.loads(json.dumps(document, default=handle_non_serializable))
@@ -114,23 +114,23 @@ def _plain(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def load_tasks(options: HarnessOptions | EvaluatorConfig) -> tuple[list[Any], Any]:
-    """lm-eval's tasks and groups, their data read, and its task manager.
+    """Return lm-eval's tasks and groups with their data loaded, and its task manager.
 
-    Raises InputError for an unknown name, a task file that is wrong, and data that is not there.
+    Raises InputError for an unknown name, an invalid task file, and missing data.
     """
     options = evaluator_config(options)
     for folder in options.include_path:
         if not Path(folder).is_dir():
-            raise InputError(f"{folder}: there is no such folder of tasks (--include_path).")
+            raise InputError(f"{folder}: the folder of tasks does not exist (--include_path).")
     for name in options.tasks:
         if name.endswith(_FILES) and not Path(name).is_file():
-            raise InputError(f"{name}: there is no such task file.")
-    with _told("cannot read the task files"):
+            raise InputError(f"{name}: the task file does not exist.")
+    with _one_line_errors("cannot read the task files"):
         manager = _manager(options)
     specs = list(dict.fromkeys(spec for name in options.tasks for spec in _find(name, manager)))
     loaded: list[Any] = []
     for spec in specs:
-        with _told(f"cannot load the task {spec}"), guarded() as guard, guard.watch():
+        with _one_line_errors(f"cannot load the task {spec}"), guarded() as guard, guard.watch():
             guard.is_own = not _is_lm_evals(spec, manager)
             found = manager.load([spec])
         groups = {g.name: g for g in found.get("groups", {}).values()}
@@ -142,7 +142,7 @@ def load_tasks(options: HarnessOptions | EvaluatorConfig) -> tuple[list[Any], An
 
 
 def _manager(config: EvaluatorConfig) -> Any:
-    """lm-eval's index of tasks; its own thousands, which take ten seconds, only where --include_path does not do."""
+    """Return lm-eval's index of tasks, without its own (ten seconds for thousands) if --include_path has them all."""
     from lm_eval.tasks import TaskManager
 
     include = [str(Path(folder).absolute()) for folder in config.include_path]
@@ -154,7 +154,7 @@ def _manager(config: EvaluatorConfig) -> Any:
 
 
 def _is_lm_evals(spec: str, manager: Any) -> bool:
-    """Return whether a task's file, or those of all tasks of a tag, are lm-eval's own."""
+    """Return whether the file of a task, or the files of all tasks of a tag, come with lm-eval."""
     import lm_eval
 
     own = Path(lm_eval.__file__).resolve().parent
@@ -166,7 +166,7 @@ def _is_lm_evals(spec: str, manager: Any) -> bool:
 
 
 def _find(name: str, manager: Any) -> list[str]:
-    """The tasks, groups or tags of a name or pattern, or a .yaml file's path."""
+    """Return the tasks, groups or tags that match a name or pattern, or the path of a .yaml file."""
     if name.endswith(_FILES):
         return [str(Path(name).absolute())]
     found: list[str] = manager.match_tasks([name])
@@ -184,7 +184,7 @@ def _leaves(loaded: Sequence[Any]) -> Iterator[Any]:
 
 
 def _check_generation(loaded: Sequence[Any], config: EvaluatorConfig, lm: PaLiteLM) -> None:
-    """Refuse settings of generation before anything is scored."""
+    """Check generation settings before anything is scored. Raises InputError."""
     for task in _leaves(loaded):
         if task.OUTPUT_TYPE == "generate_until":
             own = task.config.generation_kwargs or {}
@@ -195,8 +195,8 @@ def _check_generation(loaded: Sequence[Any], config: EvaluatorConfig, lm: PaLite
 
 
 @contextlib.contextmanager
-def _told(what: str) -> Iterator[None]:
-    """Turn whatever lm-eval, a task's code or a data library raises into one line; --debug shows where it came from."""
+def _one_line_errors(what: str) -> Iterator[None]:
+    """Turn any exception of lm-eval, a task's code or a data library into a one-line InputError."""
     try:
         yield
     except (PaLiteError, MemoryError):
@@ -204,8 +204,8 @@ def _told(what: str) -> Iterator[None]:
     except Exception as e:
         reason = " ".join(str(e).split())[:300].rstrip(".")
         advice = ""
-        if isinstance(e, OSError):  # which errors of the Hub and of its data sets are, too
-            advice = " Data from the Hub need it in reach, or cached; tasks on local files need no network."
+        if isinstance(e, OSError):  # includes errors of the Hub and its data sets
+            advice = " Data from the Hub require a connection or the cache; tasks on local files do not."
         raise InputError(f"lm-eval {what}: {type(e).__name__}: {reason}.{advice}") from e
 
 
@@ -217,16 +217,16 @@ def _evaluate(
     tracker: Any,
     model_args: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """lm-eval's results with its samples, and under `pa_lite` what it has no place for."""
+    """Return lm-eval's results with samples; pa-lite's additions are under `pa_lite`."""
     from lm_eval import simple_evaluate
 
     gen_kwargs = dict(config.gen_kwargs)
-    if gen_kwargs and "max_gen_toks" not in gen_kwargs:  # the name that goes before what a task says
+    if gen_kwargs and "max_gen_toks" not in gen_kwargs:  # the name that overrides the task's setting
         asked = lm.generation_options(gen_kwargs).max_tokens
         if asked != MAX_GEN_TOKS:
             gen_kwargs["max_gen_toks"] = asked
     random, numpy, torch, fewshot = config.seed or [None] * 4
-    with _told("cannot run the tasks"), guarded() as guard, guard.watch():
+    with _one_line_errors("cannot run the tasks"), guarded() as guard, guard.watch():
         document: dict[str, Any] = simple_evaluate(
             model=lm,
             model_args=dict(model_args),
@@ -275,19 +275,19 @@ def _tables(document: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _check_output(path: Path) -> None:
-    """Raise OutputError unless files can be written there; a folder that is not there is made."""
+    """Create the output folder if necessary. Raises OutputError if files cannot be written there."""
     folder = path.parent if path.suffix == ".json" else path
     with write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK):
-        raise OutputError(f"{folder}: nothing can be written there. Name another folder (--output_path).")
+        raise OutputError(f"{folder}: the folder is not writable. Name another one (--output_path).")
 
 
 @contextlib.contextmanager
 def _tracked(path: Path | None) -> Iterator[tuple[Any, list[Path]]]:
-    """lm-eval's tracker, which writes into a temporary folder; at the end its files are put where they belong.
+    """Yield lm-eval's tracker, which writes to a temporary folder, and a list; at the end the files are moved.
 
-    On any exception nothing is left. The list gets the files' places, the samples' before the results'.
+    The list gets the files' final paths, samples before results. After an exception nothing is left.
     """
     files: list[Path] = []
     if path is None:
@@ -313,17 +313,17 @@ def _tracked(path: Path | None) -> Iterator[tuple[Any, list[Path]]]:
 
 
 def _make_folder(folder: Path) -> None:
-    """Make a folder for a model's files. Raises OutputError for a link, which would lead them elsewhere."""
+    """Create a folder for a model's files. Raises OutputError for a link, which may point elsewhere."""
     if is_link(folder):
         raise OutputError(f"{folder}: is a link. Remove it, or name another folder (--output_path).")
     folder.mkdir(exist_ok=True)
 
 
 def _save(tracker: Any, document: dict[str, Any], samples: dict[str, Any] | None) -> None:
-    """Let lm-eval write its files. It only logs what goes wrong there: so count them."""
+    """Let lm-eval write its files, and count them, as it only logs failures. Raises OutputError if any is missing."""
     root = Path(tracker.output_path)
     root = root.parent if root.suffix == ".json" else root
-    tracker.general_config_tracker.model_source = "pa-lite"  # lm-eval calls every model that it did not make CUSTOM
+    tracker.general_config_tracker.model_source = "pa-lite"  # lm-eval names every model that it did not create CUSTOM
     tracker.save_results_aggregated(results=document, samples=samples)
     for name, records in (samples or {}).items():
         tracker.save_results_samples(task_name=name, samples=records)

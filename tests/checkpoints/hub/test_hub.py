@@ -161,7 +161,7 @@ def test_a_file_that_changes_during_the_download_is_an_error(hub: HubServer, kin
     hub.add("org/m", {"a.gguf": NOISE})
     hub.fail("cut", after=3_000_000)
     hub.fail(kind)
-    with pytest.raises(HubError, match=f"a.gguf changed while it was read: {told}.* start again"):
+    with pytest.raises(HubError, match=f"a.gguf changed while being read: {told}.* start again"):
         fetch_file("org/m", "a.gguf")
 
 
@@ -318,7 +318,7 @@ def test_offline_uses_only_the_cache(hub: HubServer, monkeypatch: pytest.MonkeyP
     assert [f.name for f in list_files("org/m")] == ["config.json"]
     with pytest.raises(HubError, match=r"b.json is not in the cache, and HF_HUB_OFFLINE is set"):
         fetch_file("org/m", "b.json")
-    with pytest.raises(HubError, match=r"hub:org/x: is not in the cache \(.*\), and HF_HUB_OFFLINE forbids"):
+    with pytest.raises(HubError, match=r"hub:org/x: is not in the cache \(.*\), and HF_HUB_OFFLINE is set"):
         fetch_checkpoint(parse_hub("hub:org/x"))
     assert hub.requests == []
 

@@ -1,4 +1,4 @@
-"""Answers that later lm-eval runs take up: what is kept, and which files are refused. Needs no lm-eval."""
+"""Answers that later lm-eval runs reuse: what is kept, and which files are refused. Does not need lm-eval."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pa_lite.errors import OutputError
 from pa_lite.tasks.lm_eval.answers import Answers, request_digest
 
 GREEDY = ("Say hen.", {"until": ["\n"], "max_gen_toks": 4})
-POSIX = pytest.mark.skipif(os.name != "posix", reason="links, pipes and locks of POSIX")
+POSIX = pytest.mark.skipif(os.name != "posix", reason="POSIX links, pipes and locks")
 
 
 def filled(path: Path, decides: str = "model") -> Path:
@@ -36,7 +36,7 @@ def test_answers_come_back_as_they_were(tmp_path: Path) -> None:
         assert answers.get("generate_until", ("Say hen.", {})) is None
 
 
-def test_an_answer_of_another_kind_is_not_taken(tmp_path: Path) -> None:
+def test_an_answer_of_another_type_is_ignored(tmp_path: Path) -> None:
     path = filled(tmp_path / "a.jsonl")
     with path.open("a", encoding="ascii") as file:
         file.write(json.dumps({"request": request_digest("loglikelihood", ("x", "y")), "answer": "text"}) + "\n")
@@ -45,11 +45,11 @@ def test_an_answer_of_another_kind_is_not_taken(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("answer", [(float("-inf"), True), (float("nan"), False)])
-def test_what_json_cannot_hold_is_not_kept(answer: tuple[float, bool], tmp_path: Path) -> None:
+def test_non_finite_answers_are_not_kept(answer: tuple[float, bool], tmp_path: Path) -> None:
     with Answers(tmp_path / "a.jsonl", "model") as answers:
         answers.add("loglikelihood", ("a", "b"), answer)
         answers.add("generate_until", ("a", {}), "\ud800")
-    assert not (tmp_path / "a.jsonl").exists()  # nothing was answered
+    assert not (tmp_path / "a.jsonl").exists()  # there was no answer
 
 
 @pytest.mark.parametrize("tail", [b'{"request": "ab', b'{"request": "ab", "answer": "c"}'])
@@ -64,7 +64,7 @@ def test_a_line_that_a_killed_process_left_is_dropped(tail: bytes, tmp_path: Pat
     assert json.loads(lines[-1])["answer"] == -2.5
 
 
-def test_two_processes_add_to_one_file(tmp_path: Path) -> None:
+def test_two_processes_append_to_one_file(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     with Answers(path, "model") as one, Answers(path, "model") as other:
         for i in range(20):
@@ -76,7 +76,7 @@ def test_two_processes_add_to_one_file(tmp_path: Path) -> None:
 
 
 class Evil:
-    """An object that makes a file when it is unpickled."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -103,7 +103,7 @@ def test_a_pickle_is_refused_and_not_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ("mine\n", "pa-lite did not write this file"),
         ("", "pa-lite did not write this file"),
@@ -115,10 +115,10 @@ def test_a_pickle_is_refused_and_not_read(tmp_path: Path) -> None:
         ('{"pa-lite answers": 1, "decides": "model"}\n' + "[" * 100_000 + "\n", "line 2 is damaged"),
     ],
 )  # fmt: skip
-def test_other_files_are_refused_by_name_and_stay(content: str, told: str, tmp_path: Path) -> None:
+def test_other_files_are_refused_by_name_and_unchanged(content: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(content, "utf-8")
-    with pytest.raises(OutputError, match=told) as caught:
+    with pytest.raises(OutputError, match=message) as caught:
         Answers(path, "model")
     assert str(caught.value).startswith(f"{path}: ")
     assert path.read_text("utf-8") == content
@@ -126,7 +126,7 @@ def test_other_files_are_refused_by_name_and_stay(content: str, told: str, tmp_p
 
 @POSIX
 @pytest.mark.parametrize("kind", ["link", "hard link", "pipe", "folder", "link to nothing"])
-def test_odd_things_at_the_name_are_refused_by_name(kind: str, tmp_path: Path) -> None:
+def test_links_pipes_and_folders_are_refused_by_name(kind: str, tmp_path: Path) -> None:
     path, kept = tmp_path / "a.jsonl", filled(tmp_path / "kept.jsonl")
     before = kept.read_bytes()
     make: dict[str, Callable[[], object]] = {
@@ -142,7 +142,7 @@ def test_odd_things_at_the_name_are_refused_by_name(kind: str, tmp_path: Path) -
 
 
 @POSIX
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="takes root to give a file away")
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can change a file's owner")
 def test_another_users_file_is_refused(tmp_path: Path) -> None:
     path = filled(tmp_path / "a.jsonl")
     os.chown(path, 12345, 12345)
@@ -150,8 +150,8 @@ def test_another_users_file_is_refused(tmp_path: Path) -> None:
         Answers(path, "model")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="limits of file sizes on Linux")
-def test_a_limit_of_file_sizes_leaves_whole_lines(tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux file size limits")
+def test_a_file_size_limit_leaves_complete_lines(tmp_path: Path) -> None:
     import resource
 
     path = filled(tmp_path / "a.jsonl")

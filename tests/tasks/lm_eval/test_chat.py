@@ -1,4 +1,4 @@
-"""lm-eval through a chat template: arguments and date reach it, and reasoning is not part of what is returned."""
+"""lm-eval with a chat template: it gets arguments and date, and reasoning is removed from answers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_the_template_gets_the_runs_date(tiny_ggufs: dict[str, Path]) -> None:
             assert today.chat_facts == {"date": date.today().isoformat()}
 
 
-def test_reasoning_is_switched_off_or_left_out(tiny_ggufs: dict[str, Path]) -> None:
+def test_reasoning_is_switched_off_or_removed(tiny_ggufs: dict[str, Path]) -> None:
     on = ChatOptions(template_args={"enable_thinking": True})
     with Model(tiny_ggufs["F32"], EngineOptions(threads=1)) as model:
         set_template(model, THINKING)
@@ -48,12 +48,12 @@ def test_reasoning_is_switched_off_or_left_out(tiny_ggufs: dict[str, Path]) -> N
             assert said[0][0].endswith("<think>\n\n</think>\n\n")
             assert said[0][1]
             assert said[1][0].endswith("<think>\n")
-            assert said[1][1] == ""  # all of it is reasoning that never ended
+            assert said[1][1] == ""  # the whole output is unfinished reasoning
             assert thinking.chat_facts == {"template_args": {"enable_thinking": True}}
-        with PaLiteLM(model) as plain:  # without the template, all is text
+        with PaLiteLM(model) as plain:  # without the template nothing is removed
             assert plain.generate_until([Asked((said[1][0], {"max_gen_toks": 6}))]) != [""]
 
 
-def test_arguments_need_the_template(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="it needs --apply_chat_template"):
+def test_template_arguments_require_the_template(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--template-arg requires --apply_chat_template"):
         run_harness("demo@1", HarnessOptions(tasks=("arc_easy",)), chat=ChatOptions(template_args={"a": 1}))

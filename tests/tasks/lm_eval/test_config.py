@@ -1,4 +1,4 @@
-"""lm-eval's own parser and configuration read the options of a run, and what this engine cannot follow is refused."""
+"""Options are read by lm-eval's own parser and configuration, and unsupported ones are refused."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ COMMAND = cli.commands["harness"]
 
 
 def parsed(*words: str) -> dict[str, Any]:
-    """What the command's words come to."""
+    """Return the parsed options of a command line."""
     assert isinstance(COMMAND, LmEvalCommand)
     context = click.Context(COMMAND, info_name="harness", help_option_names=["-h", "--help"])
     COMMAND.parse_args(context, list(words))
     return context.params
 
 
-def test_every_option_of_lm_evals_command_is_known() -> None:
+def test_every_option_of_lm_evals_command_is_accepted() -> None:
     commands = argparse.ArgumentParser().add_subparsers()
     Run.create(commands)
     theirs, ours = (set(re.findall(r"--\w+", p.format_help())) for p in (commands.choices["run"], lm_eval_parser()))
@@ -44,7 +44,7 @@ def test_every_option_of_lm_evals_command_is_known() -> None:
     assert ours - theirs == {"--shots", "--system", "--parallel"}
 
 
-def test_words_of_both_kinds_in_any_order() -> None:
+def test_options_of_pa_lite_and_lm_eval_in_any_order() -> None:
     for words in (
         ["demo@0.7", "--threads", "2", "-t", "a,b", "c", "--no-probe", "--gen_kwargs", "top_k=3", "until=['x,y']"],
         ["--no-probe", "-t", "a,b,c", "--gen_kwargs", "top_k=3,until=['x,y']", "--threads", "2", "demo@0.7"],
@@ -60,14 +60,16 @@ def test_words_of_both_kinds_in_any_order() -> None:
     assert parsed("base", "instruct", "--lam", "0.5", "-t", "a")["words"] == ("base", "instruct")
 
 
-def test_pa_lites_spellings() -> None:
+def test_additional_spellings() -> None:
     words = ["--shots", "3", "--system", "Be brief.", "--parallel", "4", "--include_path", "x", "--include_path", "y"]
     config = parsed("demo@0.7", "--tasks", "a", *words)["config"]
     assert (config.num_fewshot, config.system_instruction, config.batch_size) == (3, "Be brief.", "4")
     assert config.include_path == ["x", "y"]
 
 
-def test_a_yaml_file_gives_what_words_do_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_yaml_file_sets_options_that_the_command_line_does_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(
         "tasks: [a, b]\nlimit: 5\nseed: 3\nbatch_size: 2\nmodel_args: {model: demo@0.7, n_ctx: 64}\n", "utf-8"
@@ -80,24 +82,24 @@ def test_a_yaml_file_gives_what_words_do_not(tmp_path: Path, capsys: pytest.Capt
     path.write_text("tasks: a\nlimits: 5\n", "utf-8")
     with pytest.raises(InputError, match=r"run.yaml: has the unknown key 'limits'. Did you mean limit"):
         parsed("demo@0.7", "--config", str(path))
-    for text, told in (
+    for text, message in (
         ("[1]", "YAML root must be a mapping"),
         ("a: [", "Invalid YAML"),
         ("model: hf\ntasks: a", "'hf'"),
     ):
         path.write_text(text, "utf-8")
-        with pytest.raises(InputError, match=told):
+        with pytest.raises(InputError, match=message):
             parsed("demo@0.7", "--config", str(path))
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
-        (["--wandb_args", "project=x"], "--wandb_args is not supported: pa-lite writes result files only"),
+        (["--wandb_args", "project=x"], "--wandb_args is not supported: pa-lite only writes result files"),
         (["--hf_hub_log_args", "hub_results_org=x"], "--hf_hub_log_args is not supported"),
         (["--trust_remote_code"], "--trust_remote_code is not supported: pa-lite does not run code"),
-        (["--samples", "[1]"], "--samples must be like"),
-        (["--samples", '{"a": [-1]}'], "--samples must be like"),
+        (["--samples", "[1]"], "--samples must be JSON like"),
+        (["--samples", '{"a": [-1]}'], "--samples must be JSON like"),
         (["--num_fewshot", "-1"], "--num_fewshot is -1, but must be 0 or more"),
         (["--seed", "x"], "--seed: invalid value: 'x'"),
         (["--limit", "x"], "--limit/-L: invalid float value: 'x'"),
@@ -107,21 +109,21 @@ def test_a_yaml_file_gives_what_words_do_not(tmp_path: Path, capsys: pytest.Capt
         (["--no-such"], "unrecognized arguments: --no-such"),
     ],
 )
-def test_usage(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_options_are_refused_by_name(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["harness", "demo@0.7", "--tasks", "a", *words])
     assert ended.value.code == 2
     said = capsys.readouterr().err
-    assert told in said.replace("\n", " ")
+    assert message in said.replace("\n", " ")
     assert "functools" not in said
 
 
 def test_tasks_and_a_model_are_needed(capsys: pytest.CaptureFixture[str]) -> None:
-    for words, told in ((["demo@0.7"], "the tasks are missing"), (["--tasks", "a"], "Missing argument 'MODEL'")):
+    for words, message in ((["demo@0.7"], "no tasks are given"), (["--tasks", "a"], "Missing argument 'MODEL'")):
         with pytest.raises(SystemExit) as ended:
             main(["harness", *words])
         assert ended.value.code == 2
-        assert told in capsys.readouterr().err
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -135,14 +137,14 @@ def test_tasks_and_a_model_are_needed(capsys: pytest.CaptureFixture[str]) -> Non
         ({"cache_requests": "yes"}, "invalid value 'yes'"),
         ({"gen_kwargs": {"a": 1}}, "unknown key 'a'"),
         ({"gen_kwargs": "a"}, "expected `key=value`"),
-        ({"samples": {"a": ["x"]}}, "--samples must be like"),
-        ({"samples": "nothing"}, "'nothing' is neither a JSON object nor a file with one"),
+        ({"samples": {"a": ["x"]}}, "--samples must be JSON like"),
+        ({"samples": "nothing"}, "'nothing' is neither a JSON object nor a file that contains one"),
         ({"seeds": (0, 1)}, "seed expects"),
-        ({"seeds": (0, -1, 0, 0)}, "must be numbers from 0 to"),
+        ({"seeds": (0, -1, 0, 0)}, "must be integers from 0 to"),
         ({"num_fewshot": -1}, "--num_fewshot is -1"),
     ],
 )
-def test_options_that_cannot_be(words: dict[str, Any], message: str) -> None:
+def test_invalid_values_are_refused(words: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         evaluator_config(HarnessOptions(tasks=("a",), **words))
 
@@ -164,7 +166,7 @@ def test_options_become_lm_evals_configuration(tmp_path: Path) -> None:
     assert evaluator_config(config) is config
 
 
-def test_lm_evals_own_configuration_is_taken(tmp_path: Path) -> None:
+def test_lm_evals_own_configuration_is_accepted(tmp_path: Path) -> None:
     config = evaluator_config(EvaluatorConfig(tasks=["a,b"], limit=3, samples=None, batch_size=4))
     assert (config.tasks, config.limit, config.batch_size, config.model) == (["a", "b"], 3, 4, "pa-lite")
     with pytest.raises(InputError, match="is not HarnessOptions"):
@@ -174,7 +176,7 @@ def test_lm_evals_own_configuration_is_taken(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["-" * 100_000 + "1", "[" * 5000, "(" * 90, "{[1]: 2}", "9" * 5000])
-def test_values_that_python_cannot_read_are_text_or_one_error(text: str) -> None:
+def test_unparsable_values_are_strings_or_one_error(text: str) -> None:
     parser = lm_eval_parser()
     with contextlib.suppress(argparse.ArgumentError):
         assert read_config(parse_words(parser, ["--tasks", "a", f"--metadata=a={text}"])).metadata["a"] == text

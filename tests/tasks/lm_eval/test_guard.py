@@ -1,4 +1,4 @@
-"""What lies in the current folder does not steer an lm-eval run, and its cache of requests is the user's own."""
+"""Files in the current folder do not affect an lm-eval run, and its cache of requests must be private."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from pa_lite.errors import InputError
 from pa_lite.tasks.lm_eval.guard import check_requests_cache, guarded, is_shadowed
 from tests.support.lm_eval_tasks import PICK, SAY, metrics, rows, write_task, write_tasks
 
-_MARK = "open({told!r}, 'a').write(__name__ + '\\n')\n"
+_MARK = "open({log!r}, 'a').write(__name__ + '\\n')\n"
 
 
 def run_in(here: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """The harness command, started in a folder from which Python itself imports nothing."""
+    """Run the harness command in a folder from which Python itself imports nothing."""
     code = "import sys; sys.path[:] = [p for p in sys.path if p]; from pa_lite.cli import main; sys.exit(main())"
     root, home = Path(pa_lite.__file__).parents[1], here.parent / "home"
     settings = {"PYTHONPATH": str(root), "HF_HUB_OFFLINE": "1", "HF_HOME": str(home)}
@@ -37,8 +37,8 @@ def run_in(here: Path, *words: str, **variables: str) -> subprocess.CompletedPro
 
 @pytest.fixture
 def here(tmp_path: Path) -> Path:
-    """A hostile folder: modules, metrics and a repository of git; `executed` beside it gets what runs."""
-    folder, told = tmp_path / "here", tmp_path / "executed"
+    """Return a hostile folder with modules, metrics and a git repository; code in it logs to `executed` next to it."""
+    folder, log = tmp_path / "here", tmp_path / "executed"
     for name in (
         "numpy",
         "datasets",
@@ -52,9 +52,9 @@ def here(tmp_path: Path) -> Path:
     ):
         (folder / name).mkdir(parents=True)
         for file in ("__init__.py", f"{name}.py"):
-            (folder / name / file).write_text(_MARK.format(told=str(told)), "utf-8")
+            (folder / name / file).write_text(_MARK.format(log=str(log)), "utf-8")
     for name in ("sitecustomize", "utils", "task"):
-        (folder / f"{name}.py").write_text(_MARK.format(told=str(told)), "utf-8")
+        (folder / f"{name}.py").write_text(_MARK.format(log=str(log)), "utf-8")
     (folder / ".git").mkdir()
     (folder / ".git" / "HEAD").write_text("ref: ../../secret\n", "utf-8")
     (tmp_path / "secret").write_text("a secret of the user's", "utf-8")
@@ -63,7 +63,7 @@ def here(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_hostile_folder_runs_nothing_and_tells_nothing(here: Path, tmp_path: Path) -> None:
+def test_a_hostile_folder_runs_nothing_and_leaks_nothing(here: Path, tmp_path: Path) -> None:
     tasks = tmp_path / "tasks"
     tasks.mkdir()
     write_tasks(tasks)
@@ -89,11 +89,11 @@ def test_a_pipe_in_place_of_gits_head_is_not_opened(here: Path, tmp_path: Path) 
 
 
 def test_a_metric_in_the_current_folder_is_not_run(here: Path, tmp_path: Path) -> None:
-    """lm-eval takes a metric that it does not know from `evaluate`, which looks in the current folder first."""
+    """lm-eval loads an unknown metric with `evaluate`, which looks in the current folder first."""
     tasks = tmp_path / "tasks"
     tasks.mkdir()
     (here / "kindness").mkdir()
-    (here / "kindness" / "kindness.py").write_text(_MARK.format(told=str(tmp_path / "executed")), "utf-8")
+    (here / "kindness" / "kindness.py").write_text(_MARK.format(log=str(tmp_path / "executed")), "utf-8")
     task = {"doc_to_text": "{{q}}", "output_type": "generate_until", "doc_to_target": "{{options[gold]}}"}
     write_task(tasks, "pa_test_metric", {**task, "metric_list": metrics(kindness=True)}, rows(2))
     done = run_in(here, "--include_path", str(tasks), "--tasks", "pa_test_metric")
@@ -103,29 +103,29 @@ def test_a_metric_in_the_current_folder_is_not_run(here: Path, tmp_path: Path) -
     assert line.startswith("error: the metric 'kindness' would be run from the current folder")
 
 
-def test_a_folder_with_a_data_sets_name_is_not_the_data_set(here: Path) -> None:
+def test_a_folder_with_a_data_sets_name_is_refused(here: Path) -> None:
     (here / "allenai" / "ai2_arc").mkdir(parents=True)
     (here / "allenai" / "ai2_arc" / "test.jsonl").write_text('{"question": "mine"}\n', "utf-8")
     done = run_in(here, "--tasks", "arc_easy", "--limit", "1")
     assert done.returncode == 1
     line = done.stderr.splitlines()[-1]
-    assert line.startswith("error: the data set 'allenai/ai2_arc' is on the Hub, but the current folder has something")
+    assert line.startswith("error: the data set 'allenai/ai2_arc' is on the Hub, but the current folder has an entry")
 
 
-def test_a_users_own_task_may_name_a_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_users_task_may_use_a_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with guarded() as guard, pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
         (tmp_path / "data").mkdir()
         guard.is_own = True
         with caplog.at_level(logging.WARNING), guard.watch():
             guard.check_data("data")
-        assert "come from the folder 'data' in the current folder" in caplog.text
+        assert "are loaded from the folder 'data' in the current folder" in caplog.text
         guard.is_own = False
         with pytest.raises(InputError, match="the data set 'data' is on the Hub"), guard.watch():
             guard.check_data("data")
 
 
-def test_a_refusal_that_lm_eval_caught_is_raised_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refusal_that_lm_eval_caught_is_raised_anyway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import evaluate
 
     monkeypatch.chdir(tmp_path)
@@ -141,7 +141,7 @@ def test_a_refusal_that_lm_eval_caught_is_raised_all_the_same(tmp_path: Path, mo
     assert evaluate.load is known
 
 
-def test_names_and_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_are_shadowed_and_paths_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()
     (tmp_path / "link").symlink_to("nothing")
@@ -150,13 +150,13 @@ def test_names_and_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert not is_shadowed(None)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="owners and modes of POSIX")
-def test_the_cache_of_requests_must_be_the_users_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.skipif(os.name != "posix", reason="POSIX owners and modes")
+def test_the_cache_of_requests_must_be_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from lm_eval.caching import cache
 
     folder = tmp_path / "cache"
     monkeypatch.setattr(cache, "PATH", str(folder))
-    check_requests_cache()  # there is none
+    check_requests_cache()  # it does not exist
     folder.mkdir()
     kept = folder / f"requests{cache.FILE_SUFFIX}"
     kept.write_bytes(b"x")

@@ -1,4 +1,4 @@
-"""lm-eval on this engine, end to end on local tasks, against the slow path; and our own results in lm-eval's shape."""
+"""lm-eval on this engine: local tasks end to end, compared with the slow path; own results in lm-eval's format."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ NO_SYSTEM = (
 
 @dataclass(frozen=True)
 class Asked:
-    """All of lm-eval's Instance that a model reads."""
+    """The attributes of lm-eval's Instance that a model reads."""
 
     args: tuple[Any, ...]
 
@@ -62,7 +62,7 @@ def model() -> Iterator[Model]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The tasks; what the data library caches stays beside them."""
+    """Return the folder of the tasks, with the data library's cache in the same temporary folder."""
     import datasets
 
     kept, datasets.config.HF_DATASETS_CACHE = datasets.config.HF_DATASETS_CACHE, tmp_path_factory.mktemp("cache")
@@ -97,7 +97,7 @@ def test_files_are_where_lm_eval_puts_them(result: HarnessResult) -> None:
 
 
 def check_schema(document: Mapping[str, Any]) -> None:
-    """lm-eval's own description of a results file."""
+    """Check a results file against lm-eval's own schema."""
     from lm_eval import result_schema
 
     known = result_schema.EvalResults.__annotations__
@@ -159,25 +159,25 @@ def test_texts_equal_each_prompt_alone(result: HarnessResult, model: Model) -> N
 
 
 def refuse(*_args: object) -> list[Score]:
-    raise InputError("the engine was asked")
+    raise InputError("the engine was used")
 
 
 def test_answers_are_kept_for_one_model(result: HarnessResult, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second run asks nothing; another model's run does not take the first one's answers."""
+    """A second run does not use the engine; another model's run does not reuse the first one's answers."""
     monkeypatch.setattr(harness, "score_requests", refuse)
     monkeypatch.setattr(harness, "generate", refuse)
     asked = options(folder, PICK, SAY, ROLL, use_cache=folder / "kept" / "answers")
     again = run_harness("demo@0.7", asked, ONE, "F32")
     assert again.files == ()
     assert again.document["results"] == result.document["results"]
-    with pytest.raises(InputError, match="the engine was asked"):
+    with pytest.raises(InputError, match="the engine was used"):
         run_harness("demo@0.3", asked, ONE, "F32")
-    with pytest.raises(InputError, match="the engine was asked"):  # the seed draws sampled texts
+    with pytest.raises(InputError, match="the engine was used"):  # sampled texts depend on the seed
         run_harness("demo@0.7", replace(asked, seeds=(0, 1234, 99, 1234)), ONE, "F32")
 
 
-def test_kept_answers_depend_on_all_that_decides_them(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    """lm-eval's own keys know the request alone."""
+def test_kept_answers_depend_on_model_and_settings(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """lm-eval's own keys cover only the request."""
     assert model.merged is not None
     layout = model.merged
     with PaLiteLM(model) as lm, PaLiteLM(model, seed=1) as seeded:
@@ -194,7 +194,7 @@ def with_key(plan: MergePlan, key: str, value: Field) -> MergePlan:
     return replace(plan, vocabulary=replace(plan.vocabulary, metadata={**plan.vocabulary.metadata, key: value}))
 
 
-def test_kept_requests_depend_on_all_that_a_template_writes(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kept_requests_depend_on_the_rendered_template(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     with PaLiteLM(model) as lm:
         before = lm.tokenizer_name
         assert lm.tokenizer_name == before
@@ -206,11 +206,11 @@ def test_kept_requests_depend_on_all_that_a_template_writes(model: Model, monkey
         assert lm.tokenizer_name != before
 
 
-def test_answers_survive_a_kill(model: Model, tmp_path: Path) -> None:
+def test_answers_survive_an_interruption(model: Model, tmp_path: Path) -> None:
     from lm_eval.api.model import CachingLM
 
     def stop(_phase: str, _done: int, total: int, _unit: str) -> None:
-        if total:  # not of tokens
+        if total:  # not the progress of tokens
             raise KeyboardInterrupt
 
     lm = PaLiteLM(model, batch_size=1, progress=stop)
@@ -225,7 +225,7 @@ def test_answers_survive_a_kill(model: Model, tmp_path: Path) -> None:
         assert again.generate_until(asked) == PaLiteLM(model).generate_until(asked)
 
 
-def test_order_is_kept(model: Model) -> None:
+def test_results_are_in_the_order_of_requests(model: Model) -> None:
     rng = random.Random(3)
     pairs = [
         (rng.choice(("", "- Kani ->", "A robin is a ")), rng.choice((" Rome", " Oslo", "bird"))) for _ in range(30)
@@ -255,7 +255,7 @@ def test_sampled_repeats_differ_and_a_seed_repeats_them(model: Model) -> None:
     assert PaLiteLM(model, seed=5).generate_until(asked) != texts
 
 
-def test_what_is_too_long_is_cut_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+def test_requests_that_are_too_long_are_cut_and_counted(caplog: pytest.LogCaptureFixture) -> None:
     with PaLiteLM("demo@0.7", n_ctx=24, threads=1, type="F32") as lm, caplog.at_level(logging.WARNING):
         context = "A robin is a bird. " * 20
         ((logprob, _), _) = lm.loglikelihood([Asked((context, " Rome")), Asked(("A", " b"))])
@@ -264,15 +264,15 @@ def test_what_is_too_long_is_cut_and_counted(caplog: pytest.LogCaptureFixture) -
         assert logprob == pytest.approx(alone(lm.model, cut).logprob, abs=1e-3)
         assert lm.generate_until([Asked((context, {"max_gen_toks": 4}))]) != [""]
         assert lm.n_truncated == 2
-        assert caplog.messages == [f"1 of {n} requests were cut at the left to 24 tokens." for n in (2, 1)]
+        assert caplog.messages == [f"1 of {n} requests were cut on the left to 24 tokens." for n in (2, 1)]
         with pytest.raises(PaLiteError, match=r"a continuation of \d+ tokens exceeds the context of 24"):
             lm.loglikelihood([Asked(("A", context))])
-        with pytest.raises(InputError, match=r"max_gen_toks is 24, but .* holds 24 tokens in all"):
+        with pytest.raises(InputError, match=r"max_gen_toks is 24, but the context of .* is 24 tokens"):
             lm.generate_until([Asked(("A", {"max_gen_toks": 24}))])
 
 
 def test_control_tokens_and_bos_in_texts(model: Model) -> None:
-    """As transformers' tokenizers read them: a template's own BOS is the only one."""
+    """They are parsed as by transformers: a template's own BOS is the only one."""
     bos = model.special_text("bos")
     lm = PaLiteLM(model)
     (plain, spelled) = lm.loglikelihood([Asked(("- Kani ->", " Rome")), Asked((f"{bos}- Kani ->", " Rome"))])
@@ -285,8 +285,8 @@ def test_control_tokens_and_bos_in_texts(model: Model) -> None:
     assert lm.loglikelihood([Asked(("", f"{bos}- Kani"))])[0] == lm.loglikelihood([Asked(("", "- Kani"))])[0]
 
 
-def test_sentencepieces_own_blank_is_dropped(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As transformers' decoder drops the blank that a vocabulary puts before every text."""
+def test_the_space_added_by_sentencepiece_is_removed(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers' decoder removes the space that a vocabulary adds before every text."""
     asked = [Asked(("A robin is a", {"max_gen_toks": 4}))]
     (text,) = PaLiteLM(model).generate_until(asked)
     assert text.startswith(" ")
@@ -325,20 +325,20 @@ def test_chat_templates(model: Model, folder: Path) -> None:
         assert prompt.endswith("<|im_start|>assistant\n")
 
 
-def test_a_template_without_system_messages_gets_none(
+def test_a_template_that_refuses_system_messages_gets_none(
     model: Model, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(model.header.metadata, "tokenizer.chat_template", string(NO_SYSTEM))
     history = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
     with PaLiteLM(model) as lm:
         assert lm.apply_chat_template(history) == "<|im_start|>Hi<|im_end|>"
-        assert caplog.messages[-1].endswith("no system here. Trying without the system message.")
+        assert caplog.messages[-1].endswith("no system here. Retrying without the system message.")
         monkeypatch.delitem(model.header.metadata, "tokenizer.chat_template")
         with pytest.raises(InputError, match=r"has no chat template\. Use plain prompts"):
             lm.chat_template(True)
 
 
-def test_it_is_registered() -> None:
+def test_the_model_is_registered() -> None:
     from lm_eval.api.registry import get_model
 
     lm_class = get_model("pa-lite")
@@ -353,8 +353,8 @@ def test_it_is_registered() -> None:
         assert lm.parallel == 8
         assert lm.get_model_info()["model_dtype"] == "F32"
     for words, message in (
-        ({"model": "demo@0.7", "n_ctxx": 1}, "model_args: n_ctxx is not known. Did you mean n_ctx"),
-        ({}, "model_args: name the model"),
+        ({"model": "demo@0.7", "n_ctxx": 1}, "model_args: unknown argument 'n_ctxx'. Did you mean n_ctx"),
+        ({}, "model_args: the model is missing"),
         ({"model": "demo@0.7", "batch_size": "x"}, "batch_size is 'x'"),
     ):
         with pytest.raises(InputError, match=message):
@@ -381,7 +381,7 @@ def test_options_reach_lm_eval(folder: Path, tmp_path: Path) -> None:
     )
 
 
-def test_the_command(capsys: pytest.CaptureFixture[str], folder: Path, tmp_path: Path) -> None:
+def test_the_command_writes_results(capsys: pytest.CaptureFixture[str], folder: Path, tmp_path: Path) -> None:
     words = ["harness", "demo@0.7", "--include_path", folder, "--threads", 1, "--tasks", PICK]
     status, out, _ = run(capsys, *words, SAY, "--gen_kwargs", "max_gen_toks=2", "until=['~']", "-L", 2, "--json")
     assert status == 0
@@ -403,11 +403,11 @@ def test_the_command(capsys: pytest.CaptureFixture[str], folder: Path, tmp_path:
     [
         (
             ["--tasks", PICK, "--include_path", "/nowhere"],
-            "/nowhere: there is no such folder of tasks (--include_path).",
+            "/nowhere: the folder of tasks does not exist (--include_path).",
         ),
         (["--tasks", SAY, "--gen_kwargs", "max_gen_toks=9999"], f"task {SAY}: max_gen_toks is 9999, but demo-instruct"),
         (["--tasks", SAY, "--gen_kwargs", "depth=1"], "gen_kwargs: unknown key 'depth'."),
-        (["--tasks", "missing.yaml"], "missing.yaml: there is no such task file."),
+        (["--tasks", "missing.yaml"], "missing.yaml: the task file does not exist."),
         (["--tasks", PICK, "-s"], "Specify --output_path if providing --log_samples"),
         (["--tasks", PICK, "--apply_chat_template", "rag"], "has no chat template 'rag'"),
         (["--tasks", PICK, "--samples", f'{{"{PICK}": [99]}}'], "lm-eval cannot run the tasks: "),
@@ -418,7 +418,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str], folder: Path, tmp_path:
         ),
     ],
 )
-def test_bad_input(
+def test_bad_input_is_one_line(
     capsys: pytest.CaptureFixture[str], folder: Path, tmp_path: Path, words: list[str], message: str
 ) -> None:
     task = json.loads((folder / f"{PICK}.yaml").read_text("utf-8"))
@@ -455,12 +455,12 @@ def test_a_task_on_the_hub_while_offline(folder: Path) -> None:
     assert done.returncode == 1
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert "cannot load the task pa_test_far: ConnectionError: Couldn't reach 'allenai/ai2_arc'" in line
-    assert line.endswith("Data from the Hub need it in reach, or cached; tasks on local files need no network.")
+    assert line.endswith("Data from the Hub require a connection or the cache; tasks on local files do not.")
     assert "Traceback" not in done.stderr
 
 
-def test_it_needs_no_torch_and_ends_on_interrupt(folder: Path, tmp_path: Path) -> None:
-    """Interrupted while it scores: status 130, and nothing of the results."""
+def test_it_needs_no_torch_and_stops_on_interrupt(folder: Path, tmp_path: Path) -> None:
+    """When interrupted while scoring, it exits with status 130 and writes no results."""
     code = (
         "import sys; from importlib.machinery import PathFinder\n"
         "class Finder(PathFinder):\n"
@@ -486,12 +486,12 @@ def test_it_needs_no_torch_and_ends_on_interrupt(folder: Path, tmp_path: Path) -
     assert process.returncode == 130
     assert err.splitlines()[-1] == "interrupted"
     assert "Traceback" not in err
-    assert "%|" not in err  # no bar where there is no terminal
+    assert "%|" not in err  # no progress bar without a terminal
     assert time.monotonic() - begin < 10
-    assert list(tmp_path.iterdir()) == []  # nothing was answered
+    assert list(tmp_path.iterdir()) == []  # there was no answer
 
 
-def test_our_own_results_have_lm_evals_shape(model: Model, tmp_path: Path) -> None:
+def test_own_results_have_lm_evals_format(model: Model, tmp_path: Path) -> None:
     from lm_eval.result_schema import SampleResult
     from lm_eval.utils import make_table
 

@@ -1,4 +1,4 @@
-"""What generation settings mean here, and the options class; needs no lm-eval."""
+"""The meaning of generation settings, and the options class. Does not need lm-eval."""
 
 from __future__ import annotations
 
@@ -47,22 +47,22 @@ def test_stops_and_lengths() -> None:
         ({"top_p": 0}, "top_p is 0.0; it must be above 0, up to 1."),
         ({"do_sample": "yes"}, "'do_sample' must be true or false, not 'yes'."),
         ({"until": 3}, "'until' must be a string or a list of strings, not 3."),
-        ({"num_beams": 4}, "'num_beams' must be 1, as there is no beam search here, not 4."),
+        ({"num_beams": 4}, "'num_beams' must be 1, as beam search is not supported, not 4."),
     ],
 )
-def test_nonsense(kwargs: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_refused(kwargs: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as caught:
         generation_options(kwargs)
     assert str(caught.value) == f"gen_kwargs: {message}"
 
 
-def test_single_values_do_what_was_meant() -> None:
+def test_single_values_are_accepted() -> None:
     options = HarnessOptions(tasks="a, b", include_path="tasks", seeds=7, output_path="out")  # type: ignore[arg-type]
     assert (options.tasks, options.include_path) == (("a", "b"), (Path("tasks"),))
     assert (options.seeds, options.output_path) == ((7, 7, 7, 7), Path("out"))
 
 
-def test_without_lm_eval_the_extra_is_named(tmp_path: Path) -> None:
+def test_a_missing_lm_eval_names_the_extra(tmp_path: Path) -> None:
     code = "import sys; sys.modules['lm_eval'] = None; from pa_lite.cli import main; main(sys.argv[1:])"
     words = [sys.executable, "-c", code, "harness", "demo@0.7", "--tasks", "arc_easy", "-o", str(tmp_path / "out")]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
