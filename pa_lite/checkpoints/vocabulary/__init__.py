@@ -1,7 +1,7 @@
-"""A Hugging Face tokenizer as GGUF metadata, from its files alone.
+"""Convert a Hugging Face tokenizer to GGUF metadata, from its files only.
 
-Key names, token types and what is written for whom are llama.cpp's; where its converter would lose what the tokenizer
-does, the tokenizer is followed (the comments say where).
+Keys, token types and metadata are those that llama.cpp's converter writes. Where the converter would lose what the
+tokenizer does, we follow the tokenizer; comments say where.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from pa_lite.ggml.metadata import Metadata, array, boolean, string
 
 
 def read_vocabulary(folder: Path, config: Mapping[str, Any], seen: Seen | None = None) -> Vocabulary:
-    """Return the vocabulary of a checkpoint folder, as long as `vocab_size` of `config`, whose `architectures` name it.
+    """Return the vocabulary of a checkpoint folder, with `vocab_size` tokens; `config` is its config.json.
 
-    Files of the same content as some in `seen` are not parsed again. Raises CheckpointError for a tokenizer that is
-    missing, broken, of a kind that llama.cpp would take otherwise, or larger than the embedding.
+    Files with the same content as files in `seen` are not parsed again. Raises CheckpointError for a tokenizer that is
+    missing, broken or larger than the embedding, or that llama.cpp would read differently.
     """
     files = read_files(folder, config, seen)
     try:
@@ -44,14 +44,14 @@ def read_vocabulary(folder: Path, config: Mapping[str, Any], seen: Seen | None =
 
 
 def _vocabulary(files: TokenizerFiles) -> Vocabulary:
-    if is_byte_level_bpe(files):  # a tokenizer.model beside it is tiktoken's
+    if is_byte_level_bpe(files):  # a tokenizer.model next to it is tiktoken's
         table, special, own = _byte_level(files)
     elif files.has_model or is_sentencepiece(files):
         table, special, own = _sentencepiece(files)
     elif not files.definition:
         raise CheckpointError(
-            f"{files.folder}: has no {DEFINITION} and no {MODEL}; without a tokenizer there is nothing to run. "
-            f"Fetch the tokenizer's files too.{_older_layout(files.folder)}"
+            f"{files.folder}: has neither {DEFINITION} nor {MODEL}. "
+            f"Download the tokenizer's files too.{_older_layout(files.folder)}"
         )
     else:
         model_type = files.model.get("type", "BPE")
@@ -63,11 +63,11 @@ def _vocabulary(files: TokenizerFiles) -> Vocabulary:
 
 
 def _older_layout(folder: Path) -> str:
-    """What to do about the files that tokenizers had before tokenizer.json."""
+    """Return what to do about the files that tokenizers had before tokenizer.json."""
     if not (folder / "vocab.json").is_file():
         return ""
     return (
-        f" If vocab.json and merges.txt are all there is, make {DEFINITION} of them: "
+        f" If there are only vocab.json and merges.txt, create {DEFINITION} from them: "
         "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) of transformers."
     )
 
@@ -82,7 +82,7 @@ def _token_lists(model: str, pre: str, table: TokenTable) -> Metadata:
 
 
 def _copied_prefix(files: TokenizerFiles) -> bool | None:
-    """tokenizer_config.json's add_prefix_space, where the converter copies it."""
+    """Return add_prefix_space of tokenizer_config.json if the converter copies it, else None."""
     said = files.settings.get("add_prefix_space")
     return said if files.rules.copies_space_prefix and isinstance(said, bool) else None
 
@@ -98,9 +98,9 @@ def _byte_level(files: TokenizerFiles) -> tuple[TokenTable, Metadata, Metadata]:
 
 
 def _space_prefix(files: TokenizerFiles, prefixes: bool, scheme: str | None) -> bool | None:
-    """Return whether llama.cpp is to put a space before a text, as the tokenizer does (`prefixes`); None: its default.
+    """Return whether llama.cpp should put a space before a text, as the tokenizer does (`prefixes`); None: its default.
 
-    Where it puts one that the tokenizer does not, `space_prefix` says so to pa-lite.
+    If it puts one where the tokenizer does not, `space_prefix` records that for pa-lite.
     """
     if files.rules.never_prefixes or scheme == "never":
         return False

@@ -1,4 +1,4 @@
-"""Byte-level BPE vocabularies (GPT-2's kind) from tokenizer.json."""
+"""Read byte-level BPE vocabularies (as in GPT-2) from tokenizer.json."""
 
 from __future__ import annotations
 
@@ -9,17 +9,14 @@ from pa_lite.ggml.packed import PackedTexts
 
 
 def is_byte_level_bpe(files: TokenizerFiles) -> bool:
-    """Whether tokenizer.json holds such a vocabulary."""
+    """Return whether tokenizer.json has a byte-level BPE vocabulary."""
     return files.model.get("type", "BPE") == "BPE" and any(
         step.get("type") == "ByteLevel" for step in steps_of(files.definition.get("pre_tokenizer"), "pretokenizers")
     )
 
 
 def read_byte_level_bpe(files: TokenizerFiles) -> tuple[TokenTable, PackedTexts]:
-    """Return the tokens and the merges, "left right" in order of rank.
-
-    Raises CheckpointError for what is broken in them.
-    """
+    """Return the tokens, and the merges as "left right" in order of rank. Raises CheckpointError for broken ones."""
     trained, added = trained_tokens(files), files.added_tokens()
     table = TokenTable(files.size, files.where, len(trained) + len(added))
     table.put_all(trained.ids, trained.all_encoded(), NORMAL)

@@ -1,4 +1,4 @@
-"""A checkpoint's chat templates, wherever they are kept, as GGUF metadata: those that transformers 5 uses."""
+"""Convert a checkpoint's chat templates to GGUF metadata: those that transformers 5 uses, from any of its files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _DEFAULT = "default"
 
 
 def _read_text(path: Path) -> str:
-    """A template's text, line ends as Python reads them: a lone newline each."""
+    """Return the text of a template file, every line end as a newline."""
     try:
         raw = read_regular(path)
         check_text(path, raw, len(raw))
@@ -30,7 +30,7 @@ def _read_text(path: Path) -> str:
 
 
 def _named(template: Any, where: Path) -> dict[str, str]:
-    """The texts of a template by name, as a string, a table or a list of named ones; empty for None.
+    """Return templates by name, given as a string, a table or a list of named templates; empty for None.
 
     Raises CheckpointError for anything else.
     """
@@ -50,21 +50,20 @@ def _named(template: Any, where: Path) -> dict[str, str]:
 
 
 def _in_files(folder: Path) -> dict[str, str]:
-    """The texts of chat_template.jinja, `default`, and of the additional templates. Raises CheckpointError."""
+    """Return the text of chat_template.jinja, as `default`, and of additional templates. Raises CheckpointError."""
     texts = {_DEFAULT: _read_text(folder / _FILE)} if (folder / _FILE).is_file() else {}
     others = {path.stem: _read_text(path) for path in sorted((folder / _FOLDER).glob("*.jinja")) if path.is_file()}
     if _DEFAULT in texts and others.get(_DEFAULT, texts[_DEFAULT]) != texts[_DEFAULT]:
         raise CheckpointError(
-            f"{folder}: {_FILE} and {_FOLDER}/{_DEFAULT}.jinja are two default templates. Remove the one that does not "
-            "belong."
+            f"{folder}: {_FILE} and {_FOLDER}/{_DEFAULT}.jinja are both the default template. Remove the wrong one."
         )
     return texts | others
 
 
 def _chosen(folder: Path, settings: Mapping[str, Any], remarks: list[str]) -> dict[str, str]:
-    """The templates that transformers' tokenizer uses: those of files, else tokenizer_config.json's.
+    """Return the templates that transformers' tokenizer uses: those in files, else tokenizer_config.json's.
 
-    A processor's chat_template.json, which no tokenizer reads, stands in where there is no other.
+    A processor's chat_template.json, which tokenizers do not read, is used if there is no other.
     """
     files = _in_files(folder)
     own = _named(settings.get("chat_template"), folder / _SETTINGS)
@@ -73,8 +72,8 @@ def _chosen(folder: Path, settings: Mapping[str, Any], remarks: list[str]) -> di
         processor = _named(read_json(folder / _PROCESSOR).get("chat_template"), folder / _PROCESSOR)
     if files and _DEFAULT not in files and _DEFAULT in own:
         raise CheckpointError(
-            f"{folder}: {_FOLDER} has no default template, and hides the one in {_SETTINGS} from transformers. Put "
-            f"that into {_FILE}, or remove {_FOLDER}."
+            f"{folder}: {_FOLDER} has no default template and makes transformers ignore the one in {_SETTINGS}. "
+            f"Move that to {_FILE}, or remove {_FOLDER}."
         )
     sources = [(_FILE if _DEFAULT in files else _FOLDER, files), (_SETTINGS, own), (_PROCESSOR, processor)]
     given = [(name, texts) for name, texts in sources if texts]
@@ -83,23 +82,24 @@ def _chosen(folder: Path, settings: Mapping[str, Any], remarks: list[str]) -> di
     taken, texts = given[0]
     hidden = [name for name, others in given[1:] if others != texts]
     if hidden:
-        remarks.append(f"{folder}: the chat template in {taken} is used, and not that in {' or '.join(hidden)}")
+        remarks.append(f"{folder}: using the chat template in {taken}, not the one in {' or '.join(hidden)}")
     return texts
 
 
 def chat_templates(folder: Path, settings: Mapping[str, Any]) -> tuple[Metadata, list[str]]:
-    """Return the chat templates as GGUF keys, empty without one, and a remark where one of several was chosen.
+    """Return the chat templates as GGUF keys (empty if there are none), and a remark if one of several was chosen.
 
-    chat_template.jinja goes before tokenizer_config.json's (`settings`), that before chat_template.json. The default is
-    `tokenizer.chat_template`, another `tokenizer.chat_template.<name>`. Raises CheckpointError for a template that is
-    neither a string nor a list of named strings, and for files that transformers would not read as one would expect.
+    chat_template.jinja takes precedence over tokenizer_config.json (`settings`), and that over chat_template.json. The
+    default is `tokenizer.chat_template`, others are `tokenizer.chat_template.<name>`. Raises CheckpointError for a
+    template that is neither a string nor a list of named strings, and for files that transformers reads in a way that
+    their author cannot want.
     """
     remarks: list[str] = []
     texts: dict[str, str] = {}
     for name, text in _chosen(folder, settings, remarks).items():
         key = re.sub("[^A-Za-z0-9]", "_", name)
         if texts.setdefault(key, text) != text:
-            raise CheckpointError(f"{folder}: two chat templates are named {key!r} in GGUF. Rename one of them.")
+            raise CheckpointError(f"{folder}: two chat templates would be {key!r} in GGUF. Rename one of them.")
     out: Metadata = {}
     if _DEFAULT in texts:
         out["tokenizer.chat_template"] = string(texts.pop(_DEFAULT))

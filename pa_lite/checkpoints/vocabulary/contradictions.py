@@ -1,7 +1,7 @@
-"""Tokenizer files that contradict each other: which one transformers 5 follows, and a remark for each choice.
+"""Resolve contradictions between tokenizer files as transformers 5 does, with a remark for each choice.
 
-Measured with transformers 5.24. Of llama.cpp's converter this differs: that reads tokenizer.model where there is one,
-added_tokens.json always, and only the first end of config.json.
+Measured with transformers 5.24. llama.cpp's converter differs: it prefers tokenizer.model, always reads
+added_tokens.json, and only uses the first end token of config.json.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _LISTS = ("additional_special_tokens", "extra_special_tokens")
 def settle(files: TokenizerFiles) -> tuple[TokenizerFiles, list[str]]:
     """Return the files as transformers reads them, and a remark for each choice between two that differ.
 
-    Raises CheckpointError, naming both files, where what transformers does depends on the tokenizer's class.
+    Raises CheckpointError, naming both files, where transformers' choice depends on the tokenizer's class.
     """
     remarks: list[str] = []
     files = _follow_special_tokens_map(files, remarks)
@@ -54,7 +54,7 @@ def settle(files: TokenizerFiles) -> tuple[TokenizerFiles, list[str]]:
 
 
 def _follow_special_tokens_map(files: TokenizerFiles, remarks: list[str]) -> TokenizerFiles:
-    """Let special_tokens_map.json name the special tokens where there is no added_tokens_decoder, which replaced it."""
+    """Take special tokens from special_tokens_map.json if there is no added_tokens_decoder, which replaced it."""
     if files.decoder_tokens() is not None:
         return files
     named = {k: v for k, v in read_optional(files.folder / _MAP).items() if k in (*_NAMED, *_LISTS)}
@@ -62,22 +62,22 @@ def _follow_special_tokens_map(files: TokenizerFiles, remarks: list[str]) -> Tok
         ours, theirs = token_text(files.settings.get(key)), token_text(named.get(key))
         if ours is not None and theirs is not None and ours != theirs:
             remarks.append(
-                f"{files.folder}: {key} is {ours!r} in {SETTINGS} and {theirs!r} in {_MAP}, which is followed, as in "
-                "transformers"
+                f"{files.folder}: {key} is {ours!r} in {SETTINGS} and {theirs!r} in {_MAP}; using the latter, as "
+                "transformers does"
             )
     return replace(files, settings={**files.settings, **named}) if named else files
 
 
 def _choose_vocabulary(files: TokenizerFiles, remarks: list[str]) -> TokenizerFiles:
-    """Leave tokenizer.model aside where tokenizer.json disagrees with it. Where they agree, its scores are of use."""
+    """Ignore tokenizer.model if tokenizer.json disagrees with it. If they agree, its scores are used."""
     if not files.has_model or not files.model:
         return files
     if is_byte_level_bpe(files):
-        return files  # beside it, tiktoken's file has the same name
+        return files  # its tokenizer.model is tiktoken's
     if not is_sentencepiece(files):
         raise CheckpointError(
-            f"{files.folder}: {DEFINITION}, which transformers follows, is a {files.model.get('type', 'BPE')} "
-            f"vocabulary that cannot be converted, and {MODEL} another. Take both files from one checkpoint."
+            f"{files.folder}: {DEFINITION}, which transformers uses, has a {files.model.get('type', 'BPE')} "
+            f"vocabulary that cannot be converted, and {MODEL} another. Use both files of one checkpoint."
         )
     replaced = frozenset(token.id for token in (*files.added_tokens(), *(files.decoder_tokens() or ())))
     path = files.folder / MODEL
@@ -86,20 +86,19 @@ def _choose_vocabulary(files: TokenizerFiles, remarks: list[str]) -> TokenizerFi
     if difference is None:
         return files
     remarks.append(
-        f"{files.folder}: {DEFINITION} and {MODEL} disagree ({difference}): {DEFINITION} is followed, "
-        "as in transformers"
+        f"{files.folder}: {DEFINITION} and {MODEL} disagree ({difference}); using {DEFINITION}, as transformers does"
     )
     return replace(files, ignores_model=True)
 
 
 def _difference(files: TokenizerFiles, model: SentencePieceModel, replaced: Collection[int]) -> str | None:
-    """Return the first thing in which tokenizer.json's tokens or order of merges is not tokenizer.model's.
+    """Return the first difference between tokenizer.json and tokenizer.model in tokens or merge order, else None.
 
-    Tokens that are `replaced` by added ones are left out.
+    Tokens that are `replaced` by added ones do not count.
     """
     trained, texts = trained_tokens(files), model.texts
     differing, is_held = len(texts), np.zeros(len(texts), np.bool_)
-    ours, more = "", None  # of the token that differs; the first that is only in tokenizer.json
+    ours, more = "", None  # description of the token that differs; the first that is only in tokenizer.json
     for raw, i in zip(trained.all_encoded(), PackedNumbers(trained.ids), strict=True):
         if 0 <= i < len(texts):
             is_held[i] = True
@@ -118,12 +117,12 @@ def _difference(files: TokenizerFiles, model: SentencePieceModel, replaced: Coll
 
 
 def _is_that_byte(raw: bytes, piece: bytes) -> bool:
-    """Whether a token is the character of a byte piece: Gemma-2's tokenizer.json has a tab in place of <0x09>."""
+    """Return whether a token is the character of a byte piece; Gemma-2's tokenizer.json has a tab for <0x09>."""
     return len(raw) == 1 and piece == b"<0x%02X>" % raw[0]
 
 
 def _difference_of_order(merges: Merges, model: SentencePieceModel) -> str | None:
-    """Return the first merge that makes a piece of a higher score than the former one's."""
+    """Return the first merge whose piece has a higher score than the piece of the merge before, else None."""
     normal = np.flatnonzero(model.types == NORMAL)
     hashes = np.fromiter((hash(model.texts[i]) for i in PackedNumbers(normal)), np.int64, len(normal))
     order = np.argsort(hashes, kind="stable")
@@ -133,7 +132,7 @@ def _difference_of_order(merges: Merges, model: SentencePieceModel) -> str | Non
         wanted = np.fromiter(map(hash, made), np.int64, len(made))
         firsts, ends = np.searchsorted(hashes, wanted), np.searchsorted(hashes, wanted, "right")
         found = np.full(len(made), -1, np.int64)
-        for k in np.flatnonzero(firsts < ends).tolist():  # more than one only where two texts have one hash
+        for k in np.flatnonzero(firsts < ends).tolist():  # more than one only if two texts have the same hash
             same = (i for i in normal[firsts[k] : ends[k]].tolist() if model.texts[i] == made[k])
             found[k] = next(same, -1)
         hits = np.flatnonzero(found >= 0)
@@ -153,10 +152,10 @@ def _difference_of_order(merges: Merges, model: SentencePieceModel) -> str | Non
 
 
 def _with_legacy_tokens(files: TokenizerFiles) -> TokenizerFiles:
-    """Add the tokens of added_tokens.json, as in the layout of 2023, which says elsewhere which of them are special.
+    """Add the tokens of added_tokens.json (the layout of 2023, which says elsewhere which of them are special).
 
-    Those are the special tokens by role, and the additional ones (those of special_tokens_map.json count only in
-    transformers 4: a user's text must not be able to spell them). tokenizer.json's own entry goes before.
+    Special are those with a role and the additional special tokens (those of special_tokens_map.json only count in
+    transformers 4; user text must not be able to spell them). An entry in tokenizer.json takes precedence.
     """
     path = files.folder / _ADDED
     found = read_optional(path)
@@ -177,7 +176,7 @@ def _with_legacy_tokens(files: TokenizerFiles) -> TokenizerFiles:
 
 
 def _with_decoder_tokens(files: TokenizerFiles, remarks: list[str]) -> TokenizerFiles:
-    """Let added_tokens_decoder say which of tokenizer.json's added tokens are special, and add those that it lacks."""
+    """Take from added_tokens_decoder which added tokens are special, and the tokens missing in tokenizer.json."""
     if not files.model:
         return files
     own = {token.text: token for token in files.added_tokens()}
@@ -187,7 +186,7 @@ def _with_decoder_tokens(files: TokenizerFiles, remarks: list[str]) -> Tokenizer
     if differing:
         remarks.append(
             f"{files.folder}: {DEFINITION} and {SETTINGS} disagree on whether {differing[0]!r} is special"
-            f"{_and_more(differing)}: {SETTINGS} is followed, as in transformers"
+            f"{_and_more(differing)}; using {SETTINGS}, as transformers does"
         )
     entries = []
     for entry in files.definition.get("added_tokens") or []:
@@ -204,8 +203,8 @@ def _with_decoder_tokens(files: TokenizerFiles, remarks: list[str]) -> Tokenizer
             expected, following = following, following + 1
         if token.id != expected:
             raise CheckpointError(
-                f"{files.folder}: {SETTINGS} gives the token {token.text!r} the id {token.id}, which "
-                f"by {DEFINITION} would be {expected}. Take both files from one checkpoint."
+                f"{files.folder}: {SETTINGS} gives the token {token.text!r} the id {token.id}, but "
+                f"{DEFINITION} gives it {expected}. Use both files of one checkpoint."
             )
         entries.append({"id": token.id, "content": token.text, "special": token.special})
     return _with_added(files, entries)
@@ -218,12 +217,12 @@ def _and_more(names: list[str]) -> str:
 def _check_ids(
     files: TokenizerFiles, own: Mapping[str, AddedToken], others: Mapping[str, AddedToken], name: str
 ) -> None:
-    """Raise CheckpointError for a token with two ids: which of them counts depends on the tokenizer's class."""
+    """Raise CheckpointError for a token with two ids; which one counts would depend on the tokenizer's class."""
     for text, token in others.items():
         if text in own and own[text].id != token.id:
             raise CheckpointError(
                 f"{files.folder}: the token {text!r} has id {own[text].id} in {DEFINITION} and {token.id} in {name}; "
-                "transformers' tokenizer classes differ in which they take. Take both files from one checkpoint."
+                "transformers' tokenizer classes differ in which they use. Use both files of one checkpoint."
             )
 
 
@@ -232,24 +231,24 @@ def _with_added(files: TokenizerFiles, entries: list[Any]) -> TokenizerFiles:
 
 
 def _settle_ends(files: TokenizerFiles, remarks: list[str]) -> TokenizerFiles:
-    """Let answers end where generation_config.json says, else at all the ends of config.json.
+    """Take the end tokens from generation_config.json, else all of config.json's.
 
-    transformers follows generation_config.json even where that names no end, and then never stops; here config.json's
-    ends count in that case.
+    transformers uses generation_config.json even if it names no end token, and then never stops; here config.json's
+    end tokens count in that case.
     """
     ours, theirs = (_ids(part.get("eos_token_id"), files.size) for part in (files.config, files.generation))
     if not theirs:
         return replace(files, generation={**files.generation, "eos_token_id": ours}) if ours else files
     if ours and set(ours) != set(theirs):
         remarks.append(
-            f"{files.folder}: eos_token_id is {_shown(ours)} in config.json and {_shown(theirs)} in {_GENERATION}, "
-            "which is followed, as in transformers"
+            f"{files.folder}: eos_token_id is {_shown(ours)} in config.json and {_shown(theirs)} in {_GENERATION}; "
+            "using the latter, as transformers does"
         )
     return replace(files, config={**files.config, "eos_token_id": [i for i in ours if i in theirs] or theirs})
 
 
 def _ids(value: Any, size: int) -> list[int]:
-    """The ids of tokens in an `eos_token_id`, which may be a list."""
+    """Return the token ids in an `eos_token_id`, which can be a list."""
     return [i for i in (value if isinstance(value, list) else [value]) if type(i) is int and 0 <= i < size]
 
 

@@ -1,4 +1,4 @@
-"""The files that describe a tokenizer, read and checked once for all that is made of them."""
+"""Read and check the files that describe a tokenizer, once for everything that uses them."""
 
 from __future__ import annotations
 
@@ -39,37 +39,37 @@ class AddedToken:
 
 
 class Seen:
-    """What was read for one side of a pair, for the other side, whose files mostly have the same content."""
+    """A cache of parsed files for both sides of a pair, whose files mostly have the same content."""
 
     def __init__(self) -> None:
-        self._made: dict[str, tuple[object, Any]] = {}  # of each kind the last one: two take twice the memory
+        self._made: dict[str, tuple[object, Any]] = {}  # only the last one by name: two would take twice the memory
 
     def made(self, name: str, key: object, compute: Callable[[], Any]) -> Any:
-        """Return what `compute` makes, once for equal keys of one kind that follow each other."""
+        """Return the result of `compute`, cached for the last key under this name."""
         if name not in self._made or self._made[name][0] != key:
             self._made.pop(name, None)
             self._made[name] = key, compute()
         return self._made[name][1]
 
     def definition(self, path: Path) -> tuple[bytes, dict[str, Any]]:
-        """Return a tokenizer.json as `read_definition` does, not to be changed, behind what its content is known by."""
+        """Return the digest of a tokenizer.json, and what `read_definition` returns, which must not be changed."""
         key = content_digest(path)
         return key, self.made("definition", key, lambda: read_definition(path))
 
     def model(self, path: Path) -> SentencePieceModel:
-        """Return a tokenizer.model as `read_sentencepiece` does. It is not to be changed."""
+        """Return what `read_sentencepiece` returns for a tokenizer.model; it must not be changed."""
         found: SentencePieceModel = self.made("model", content_digest(path), lambda: read_sentencepiece(path))
         return found
 
 
 @dataclass(frozen=True)
 class TokenizerFiles:
-    """A checkpoint's tokenizer: tokenizer.json, tokenizer_config.json (both {} when missing), config.json's say.
+    """The tokenizer files of a checkpoint: tokenizer.json and tokenizer_config.json ({} if missing), and config.json.
 
-    In `definition` the vocab is TrainedTokens and the merges are Merges. `config` is config.json as it stands,
-    `generation` generation_config.json; `architecture` is transformers' name of the model's class, `size` the number of
-    rows of the embedding. `seen` holds what was parsed so far, and by `digest` tokenizer.json is known from others.
-    `ignores_model` leaves a tokenizer.model aside.
+    In `definition` the vocab is TrainedTokens and the merges are Merges. `config` is config.json, `generation`
+    generation_config.json; `architecture` is the name of the model's class in transformers, `size` the number of rows
+    of the embedding. `seen` caches parsed files; `digest` identifies the content of tokenizer.json. With
+    `ignores_model`, a tokenizer.model is ignored.
     """
 
     folder: Path
@@ -85,12 +85,12 @@ class TokenizerFiles:
 
     @property
     def has_model(self) -> bool:
-        """Whether there is a tokenizer.model to be read."""
+        """Return whether there is a tokenizer.model that counts."""
         return not self.ignores_model and (self.folder / MODEL).is_file()
 
     @property
     def rules(self) -> TokenizerRules:
-        """What the family's entry says of its tokenizer; of an unknown family, what holds for most."""
+        """Return the tokenizer rules of the family; for an unknown family, the usual ones."""
         family = FAMILIES.get(self.architecture)
         return TokenizerRules() if family is None else family.tokenizer
 
@@ -100,27 +100,27 @@ class TokenizerFiles:
 
     @property
     def known_by(self) -> tuple[object, ...]:
-        """What the tokens are made of where no tokenizer.model is read: the same for both sides of most pairs.
+        """Return the cache key of the tokens if no tokenizer.model is read; mostly the same for both sides of a pair.
 
-        Of tokenizer.json all counts, and of the other files only what `settle` made of the added tokens.
+        It covers all of tokenizer.json, and of the other files only the added tokens as `settle` returned them.
         """
         added = hashlib.sha256(repr(self.added_tokens()).encode("utf-8")).digest()
         return self.digest, added, self.size, self.architecture
 
     @property
     def model(self) -> Mapping[str, Any]:
-        """tokenizer.json's vocabulary and merges."""
+        """Return `model` of tokenizer.json: vocabulary and merges."""
         return self.definition.get("model") or {}
 
     def added_tokens(self) -> list[AddedToken]:
-        """tokenizer.json's `added_tokens`. Raises CheckpointError for one without a text or id."""
+        """Return `added_tokens` of tokenizer.json. Raises CheckpointError for one without text or id."""
         entries, where = self.definition.get("added_tokens") or [], self.folder / DEFINITION
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             raise CheckpointError(f"{where}: broken tokenizer definition: added_tokens is not a list of tables.")
         return [_added(entry, entry.get("id"), where) for entry in entries]
 
     def decoder_tokens(self) -> list[AddedToken] | None:
-        """tokenizer_config.json's `added_tokens_decoder`; None when it has none, as newer ones do not."""
+        """Return `added_tokens_decoder` of tokenizer_config.json; None if missing, as in newer files."""
         entries = self.settings.get("added_tokens_decoder")
         if entries is None:
             return None
@@ -144,25 +144,25 @@ def _added(entry: Any, i: Any, where: Path) -> AddedToken:
 
 
 def is_control(token: AddedToken) -> bool:
-    """Whether an added token steers the model: marked as special, or looking so."""
+    """Return whether an added token is a control token: marked as special, or with the text of one."""
     return token.special or looks_special(token.text)
 
 
 def trained_tokens(files: TokenizerFiles) -> TrainedTokens:
-    """Return tokenizer.json's `vocab`, text -> id. Raises CheckpointError unless each id is an integer of one token."""
+    """Return `vocab` of tokenizer.json, text -> id. Raises CheckpointError unless ids are different integers."""
     vocab = files.model.get("vocab")
     if not isinstance(vocab, TrainedTokens) or vocab.fault:
         raise CheckpointError(f"{files.where}: broken tokenizer definition: vocab is not a table of token ids.")
     if not vocab.are_ids_different:
-        raise CheckpointError(f"{files.where}: broken tokenizer definition: two tokens have one id.")
+        raise CheckpointError(f"{files.where}: broken tokenizer definition: two tokens have the same id.")
     return vocab
 
 
 def merge_pairs(files: TokenizerFiles) -> Merges:
-    """Return the BPE merges in order of rank. Raises CheckpointError for a merge that has not two parts."""
+    """Return the BPE merges in order of rank. Raises CheckpointError for a merge without two parts."""
     merges = files.model.get("merges")
     if not isinstance(merges, Merges):
-        raise CheckpointError(f"{files.where}: broken tokenizer definition: it has no merges.")
+        raise CheckpointError(f"{files.where}: broken tokenizer definition: the merges are missing.")
     if merges.fault is not None:
         raise CheckpointError(
             f"{files.where}: broken tokenizer definition: {merges.fault} is not a merge of two parts."
@@ -171,18 +171,18 @@ def merge_pairs(files: TokenizerFiles) -> Merges:
 
 
 def read_optional(path: Path) -> dict[str, Any]:
-    """The JSON object in a file, {} when there is no such file. Raises CheckpointError for a broken one."""
+    """Return the JSON object in a file, {} if the file does not exist. Raises CheckpointError for a broken file."""
     return read_json(path) if path.is_file() else {}
 
 
 def content_digest(path: Path) -> bytes:
-    """Return the SHA-256 of a file's content, empty if there is no file. Raises CheckpointError."""
+    """Return the SHA-256 of a file's content, empty if it does not exist. Raises CheckpointError."""
     if not path.is_file():
         return b""
     digest = hashlib.sha256()
     with json_errors(path):
         if (size := size_of(path)) > MAX_JSON:
-            raise ValueError(f"{size} bytes are too many")
+            raise ValueError(f"{size} bytes are over the limit")
         with open_regular(path) as f:
             while piece := f.read(1 << 18):
                 digest.update(piece)
@@ -190,9 +190,9 @@ def content_digest(path: Path) -> bytes:
 
 
 def read_definition(path: Path, piece: int = PIECE) -> dict[str, Any]:
-    """Return a tokenizer.json, its vocab as TrainedTokens and its merges as Merges; or {} if there is no file.
+    """Return a tokenizer.json with vocab as TrainedTokens and merges as Merges; {} if the file does not exist.
 
-    `piece` is how many bytes are parsed at a time. Raises CheckpointError for a broken file.
+    `piece` is the number of bytes to parse at a time. Raises CheckpointError for a broken file.
     """
     if not path.is_file():
         return {}
@@ -204,17 +204,17 @@ def read_definition(path: Path, piece: int = PIECE) -> dict[str, Any]:
 
 
 def read_settings(path: Path, piece: int = PIECE) -> dict[str, Any]:
-    """Return a tokenizer_config.json, {} when there is no such file. Raises CheckpointError for a broken file."""
+    """Return a tokenizer_config.json, {} if it does not exist. Raises CheckpointError for a broken file."""
     if not path.is_file():
         return {}
     return read_large_json(path, {(("added_tokens_decoder",), b"{"): ObjectSink()}, piece)
 
 
 def read_files(folder: Path, config: Mapping[str, Any], seen: Seen | None = None) -> TokenizerFiles:
-    """Read a checkpoint folder's tokenizer files; `config` tells vocab_size and the architecture.
+    """Read the tokenizer files of a checkpoint folder; `config` has vocab_size and the architecture.
 
-    A tokenizer.json of the same content as one in `seen` is not parsed again.
-    Raises CheckpointError for broken JSON and for a vocab_size that no tokenizer has.
+    A tokenizer.json with the same content as one in `seen` is not parsed again. Raises CheckpointError for broken JSON
+    and for an invalid vocab_size.
     """
     size = config.get("vocab_size")
     if type(size) is not int or not 0 < size <= MAX_TOKENS:

@@ -1,9 +1,9 @@
-"""JSON files with a few very long objects or lists, read in pieces: tokenizer.json and tokenizer_config.json.
+"""Read JSON files with a few very long values in pieces: tokenizer.json and tokenizer_config.json.
 
-`json.loads` of a tokenizer.json of 33 MB takes 190 MB. Here the long values ("vocab", "merges", ...) are cut out of the
-document as it streams by; runs of their items are parsed by `json` itself, a quarter of a megabyte at a time, and given
-to a sink, which keeps what it likes in as little memory as it likes. What is left of the document is parsed as a whole.
-The result, and what is refused, are those of `parse_json` on the whole text.
+`json.loads` of a 33 MB tokenizer.json takes 190 MB. Here the long values ("vocab", "merges", ...) are cut out while the
+file is read; `json` parses runs of their items, a quarter of a megabyte at a time, and a sink stores them in its own
+compact form. The rest of the document is then parsed in one piece. Results and errors are those of `parse_json` on the
+whole text.
 """
 
 from __future__ import annotations
@@ -30,31 +30,31 @@ from pa_lite.untrusted.strict_json import (
 )
 
 PIECE = 1 << 18  # bytes parsed at a time
-_LONGEST_REST = 1 << 25  # bytes of the document without what is cut out; Gemma's, the longest known, has 1 MB
+_LONGEST_REST = 1 << 25  # bytes of the document without the long values; the longest known, Gemma's, has 1 MB
 _PARTS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|"|[][{}]', re.DOTALL)
 _AFTER_NAME = re.compile(rb"[ \t\n\r]*(:?)[ \t\n\r]*([\[{]?)")
 _ITEM = re.compile(rb'[ \t\n\r]*(?:"[^"\\]*(?:\\.[^"\\]*)*"[ \t\n\r]*:)?[ \t\n\r]*([\[{]?)', re.DOTALL)
 _CLOSERS = {b"[": b"]", b"{": b"}"}
-Cut = tuple[tuple[str, ...], bytes]  # the keys that lead to a value, one or two, and how it opens: b"[" or b"{"
+Cut = tuple[tuple[str, ...], bytes]  # the one or two keys of a value, and its first byte: b"[" or b"{"
 
 
 class Sink:
-    """Takes the items of one long value, in order. This one forgets them, and leaves an empty list."""
+    """Receives the items of one long value in order. This class drops them and returns an empty list."""
 
     def add(self, items: Any) -> bool:
-        """Take some items, a list or an object. Return whether each was of the plain kind that was expected.
+        """Add items, a list or an object. Return whether all were of the expected simple form.
 
-        Those that were not are then checked for their depth.
+        If not, the caller checks their nesting depth.
         """
         return False
 
     def finish(self) -> Any:
-        """Return what stands for the value in the document. Raises ValueError for keys that came twice."""
+        """Return the value for the document. Raises ValueError for duplicate keys."""
         return []
 
 
 class ListSink(Sink):
-    """Keeps the items of a list as they are."""
+    """Keeps the items of a list unchanged."""
 
     def __init__(self) -> None:
         self._items: list[Any] = []
@@ -68,7 +68,7 @@ class ListSink(Sink):
 
 
 class ObjectSink(Sink):
-    """Keeps the members of an object as they are."""
+    """Keeps the items of an object unchanged."""
 
     def __init__(self) -> None:
         self._members: dict[str, Any] = {}
@@ -88,37 +88,37 @@ def duplicate(key: str) -> ValueError:
 
 
 def read_large_json(path: Path, cuts: Mapping[Cut, Sink], piece: int = PIECE) -> dict[str, Any]:
-    """Return the JSON object in a file, with what the sinks of `cuts` made of its long values.
+    """Return the JSON object in a file, with the results of the sinks in `cuts` as its long values.
 
-    `piece` is how many bytes are parsed at a time. Raises CheckpointError as `read_json` does.
+    `piece` is the number of bytes to parse at a time. Raises CheckpointError as `read_json` does.
     """
     with json_errors(path):
         size = size_of(path)
         if size > MAX_JSON:
-            raise ValueError(f"{size} bytes are too many")
+            raise ValueError(f"{size} bytes are over the limit")
         with open_regular(path) as f:
             check_text(path, f.read(START), size)
             f.seek(0)
             document = _Document(f, cuts, piece).read()
     if not isinstance(document, dict):
-        raise CheckpointError(f"{path}: holds no JSON object.")
+        raise CheckpointError(f"{path}: is not a JSON object.")
     return document
 
 
 class _Document:
-    """One pass over a file; `window[at:]` is what is read of it and not yet used."""
+    """One pass over a file; `window[at:]` has been read and not used yet."""
 
     def __init__(self, f: BinaryIO, cuts: Mapping[Cut, Sink], piece: int) -> None:
         self._f, self._cuts, self._piece = f, cuts, piece
-        self._window, self._at, self._offset = b"", 0, 0  # `_offset`: where the window begins in the file
+        self._window, self._at, self._offset = b"", 0, 0  # `_offset`: of the window in the file
         self._is_whole = False
-        self._rest = bytearray()  # the document without what was cut out
-        self._places: list[tuple[int, int]] = [(0, 0)]  # where parts of the rest begin, there and in the file
+        self._rest = bytearray()  # the document without the long values
+        self._places: list[tuple[int, int]] = [(0, 0)]  # offsets of the parts of the rest: in it, and in the file
         self._found: list[tuple[tuple[str, ...], Sink]] = []
-        self._outside = 0  # how many objects the value that is being cut out lies in
+        self._outside = 0  # nesting depth of the value that is being cut out
 
     def _more(self, least: int = 0) -> bool:
-        """Read another piece behind what is not yet used; whether there was any."""
+        """Read another piece into the window; return whether there was one."""
         data = self._f.read(max(self._piece, least))
         self._is_whole = self._is_whole or not data
         self._offset += self._at
@@ -126,11 +126,11 @@ class _Document:
         return bool(data)
 
     def _keep(self, end: int) -> None:
-        """Let what is not yet used, up to here in the window, be part of the rest."""
+        """Append the window up to `end` to the rest."""
         self._rest += self._window[self._at : end]
         self._at = end
         if len(self._rest) > _LONGEST_REST:
-            raise ValueError(f"it has more than {_LONGEST_REST} bytes beside its vocabulary")
+            raise ValueError(f"it has more than {_LONGEST_REST} bytes without its vocabulary")
 
     def read(self) -> Any:
         self._separate()
@@ -148,15 +148,15 @@ class _Document:
         return document
 
     def _separate(self) -> None:
-        """Read all of the file: what is cut out goes to its sinks, and all else to the rest."""
+        """Read the whole file: long values go to their sinks, everything else to the rest."""
         depth, names = 0, ["", "", ""]
         while True:
             found = _PARTS.search(self._window, self._at)
-            if found is None or found[0] == b'"':  # nothing more, or a string that goes on
+            if found is None or found[0] == b'"':  # the end, or a string that continues
                 if found is None:
                     self._keep(len(self._window))
                 elif len(self._window) - self._at > _LONGEST_REST:
-                    raise ValueError(f"it has a string of more than {_LONGEST_REST} bytes")
+                    raise ValueError(f"it contains a string of more than {_LONGEST_REST} bytes")
                 if self._more(len(self._window) - self._at):
                     continue
                 self._keep(len(self._window))
@@ -170,7 +170,7 @@ class _Document:
                 assert after is not None
                 if after.end() == len(self._window) and not self._is_whole:
                     if len(self._window) - self._at > _LONGEST_REST:
-                        raise ValueError(f"it has more than {_LONGEST_REST} bytes beside its vocabulary")
+                        raise ValueError(f"it has more than {_LONGEST_REST} bytes without its vocabulary")
                     self._more(len(self._window) - self._at)
                     continue
                 if after[1]:
@@ -183,7 +183,7 @@ class _Document:
             self._keep(found.end())
 
     def _cut_out(self, keys: tuple[str, ...], opener: bytes) -> None:
-        """Give the items of the value that opens here to its sink; a number stands in for it in the rest."""
+        """Pass the items of the value that starts here to its sink; in the rest it is replaced by a number."""
         if any(keys == other for other, _ in self._found):
             raise duplicate(keys[-1])
         sink = self._cuts[keys, opener]
@@ -202,14 +202,14 @@ class _Document:
                 break
             held = len(self._window) - self._at
             if held > _LONGEST_REST:
-                raise ValueError(f"it has an entry that is broken or longer than {_LONGEST_REST} bytes")
+                raise ValueError(f"it contains an entry that is broken or longer than {_LONGEST_REST} bytes")
             if not self._more(held):
                 raise ValueError(fault)
         self._rest += b"0"
         self._places.append((len(self._rest), self._offset + self._at))
 
     def _add_run(self, sink: Sink, opener: bytes) -> bool:
-        """Parse items up to a comma near the window's end, fast; False where that is not possible."""
+        """Parse items up to a comma near the end of the window, fast; return False if that is not possible."""
         end = _last_comma(self._window, self._at)
         if end <= self._at:
             return False
@@ -233,7 +233,7 @@ class _Document:
             check_depth(items, self._outside)
 
     def _add_last(self, sink: Sink, opener: bytes, is_first: bool) -> str | None:
-        """Parse the items up to the value's end, if that is in the window; else return what stopped it."""
+        """Parse the items up to the end of the value if it is in the window; else return what stopped the parser."""
         text, _ = codecs.utf_8_decode(opener + self._window[self._at :], "strict", self._is_whole)
         try:
             items, end = STRICT.raw_decode(text)
@@ -242,14 +242,14 @@ class _Document:
         except RecursionError:
             raise too_deep() from None
         if not items and not is_first:
-            return f"an item is missing at byte {self._offset + self._at}"  # behind a comma
+            return f"an item is missing at byte {self._offset + self._at}"  # after a comma
         self._give(sink, items, text[:end])
         self._at += len(text[:end].encode()) - 1
         return None
 
 
 def _name(token: bytes) -> str:
-    """The key that a string of the text spells; empty for a broken one, which the parser refuses later."""
+    """Return the key that a JSON string stands for; empty for a broken one, which the parser refuses later."""
     try:
         return str(json.loads(token))
     except ValueError:
@@ -257,10 +257,9 @@ def _name(token: bytes) -> str:
 
 
 def _last_comma(window: bytes, start: int) -> int:
-    """Where a comma between two items stands, as late in the window as that is easily found; -1 if nowhere.
+    """Return the index of a late comma between two items in the window, -1 if none is easy to find.
 
-    Behind a list or an object it follows a bracket. Whether it is in a string the number of quotation marks before it
-    tells.
+    After a list or object it follows a bracket. The number of quotation marks before it shows if it is in a string.
     """
     first = _ITEM.match(window, start)
     closer = _CLOSERS.get(first[1] if first else b"")

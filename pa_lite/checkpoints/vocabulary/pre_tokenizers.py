@@ -1,9 +1,9 @@
-"""llama.cpp's name for the pre-tokenizer of a byte-level BPE vocabulary: by fingerprint, else from its definition.
+"""Find llama.cpp's name for the pre-tokenizer of a byte-level BPE vocabulary: by fingerprint, else by definition.
 
-The fingerprint is llama.cpp's own: the SHA-256 of the ids that a check text encodes to, so it tells the vocabulary and
-whether BOS is added. It takes the package `tokenizers`, which is optional: without it, or for a vocabulary that is not
-listed, the definition in tokenizer.json decides. For every family of pa-lite both give the same name; where they
-differ (another vocabulary behind one definition), the fingerprint's is taken, as llama.cpp's converter goes by it.
+The fingerprint is llama.cpp's: the SHA-256 of the ids of a check text, so it depends on the vocabulary and on whether
+BOS is added. It requires the optional package `tokenizers`. Without it, or for an unknown vocabulary, the definition in
+tokenizer.json decides. Both give the same name for every family of pa-lite; if they differ (different vocabularies with
+one definition), the fingerprint counts, as in llama.cpp's converter.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from pa_lite.errors import CheckpointError, EngineError
 
 _log = logging.getLogger(__name__)
 _WORKER = "pa_lite.checkpoints.vocabulary.fingerprint_worker"
-_SECONDS, _MEMORY = 20, 1 << 29  # of processor time, and bytes: far more than the check text takes
+_SECONDS, _MEMORY = 20, 1 << 29  # of processor time, and bytes; the check text takes far less
 _PLAIN_TOKEN = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
-_SHORT = 24  # bytes of a token that is looked up, and not searched for
-_CHARACTER = 4  # bytes of UTF-8 at most; texts of several characters that are as short do no harm
-_SMALLEST = 8192  # tokens; no vocabulary that is listed has so few
+_SHORT = 24  # tokens up to this many bytes are looked up instead of searched for
+_CHARACTER = 4  # longest UTF-8 sequence; short texts with several characters do no harm
+_SMALLEST = 8192  # tokens; all known vocabularies are larger
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _REST = r"\s*[\r\n]+|\s+(?!\S)|\s+"
 _UPPER, _LOWER = r"\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}", r"\p{Ll}\p{Lm}\p{Lo}\p{M}"
@@ -33,13 +33,13 @@ _PREFIX = r"[^\r\n\p{L}\p{N}]?"
 
 
 def _plain(digits: str, mark: str = "") -> str:
-    """GPT-4's pattern: contractions, words, numbers, punctuation, white space."""
+    """Return GPT-4's pattern: contractions, words, numbers, punctuation, whitespace."""
     letters = rf"[\p{{L}}{mark}]" if mark else r"\p{L}"
     return rf"{_CONTRACTIONS}|{_PREFIX}{letters}+|{digits}| ?[^\s\p{{L}}{mark}\p{{N}}]+[\r\n]*|{_REST}"
 
 
 def _cased(digits: str, suffix: str) -> str:
-    """GPT-4o's pattern: as GPT-4's, but a capital begins a new word."""
+    """Return GPT-4o's pattern: GPT-4's, but a capital letter starts a new word."""
     words = rf"{_PREFIX}[{_UPPER}]*[{_LOWER}]+{suffix}|{_PREFIX}[{_UPPER}]+[{_LOWER}]*{suffix}"
     return rf"{words}|{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{_REST}"
 
@@ -54,7 +54,7 @@ _SPLITS = {
 
 
 def steps_of(definition: Any, parts: str) -> list[Mapping[str, Any]]:
-    """The steps of a component of tokenizer.json in order: a (nested) sequence's, listed under `parts`, or the one."""
+    """Return the steps of a component of tokenizer.json in order: of a (nested) sequence under `parts`, or one."""
     if not isinstance(definition, dict):
         return []
     inner = definition.get(parts)
@@ -64,55 +64,55 @@ def steps_of(definition: Any, parts: str) -> list[Mapping[str, Any]]:
 
 
 def pre_tokenizer(files: TokenizerFiles) -> str:
-    """Return llama.cpp's name of the pre-tokenizer. Raises CheckpointError for one that is not known."""
+    """Return llama.cpp's name of the pre-tokenizer. Raises CheckpointError if it is unknown."""
     found, reason = _by_fingerprint(files)
     name = found or _by_definition(files, reason)
-    # Llama-3's vocabulary without BOS (SmolLM3). The converter's name for it has llama.cpp go by merges alone, which
-    # leaves 588 of Llama-3's words in pieces; under llama-bpe they are whole, and add_bos_token tells of BOS.
+    # Llama-3's vocabulary without BOS (SmolLM3). With the converter's name llama.cpp only uses merges, which splits
+    # 588 of Llama-3's words; with llama-bpe they are single tokens, and add_bos_token says whether BOS is added.
     if name in ("smaug-bpe", "dbrx") and files.model.get("ignore_merges"):
         return "llama-bpe"
     return name
 
 
 def _by_fingerprint(files: TokenizerFiles) -> tuple[str | None, str]:
-    """Return the name by what the check text encodes to, or None and the reason, a sentence that an error can end with.
+    """Return the name for the ids of the check text, or None and the reason, a sentence for the end of an error.
 
-    The reason is empty where a fingerprint was taken and is not listed.
+    The reason is empty if the fingerprint is unknown.
     """
     if files.size < _SMALLEST:
         return None, ""
     if importlib.util.find_spec("tokenizers") is None:
-        return None, " With the package tokenizers more of them are recognised: pip install tokenizers."
+        return None, " The package tokenizers recognises more of them: pip install tokenizers."
     try:
         taken = files.seen.made("fingerprints", files.known_by, lambda: _fingerprints(files))
     except (EngineError, CheckpointError) as e:
         _log.debug("%s: tokenizers cannot encode with it: %s", files.where, e)
         return None, f" The package tokenizers, which recognises more of them, cannot encode with it: {e}."
     found, bare = map(FINGERPRINTS.get, taken)
-    return found or bare, ""  # bare: a fine-tune whose template adds a token of its own
+    return found or bare, ""  # bare: for a fine-tune whose template adds another token
 
 
 def _fingerprints(files: TokenizerFiles) -> list[str]:
-    """Of the ids of the check text, with special tokens and without.
+    """Return the fingerprints of the check text's ids, with and without special tokens.
 
-    Raises EngineError with what went wrong, CheckpointError for what is broken in the vocabulary.
+    Raises EngineError with the reason for a failure, CheckpointError for a broken vocabulary.
     """
     return [hashlib.sha256(str(ids).encode()).hexdigest() for ids in check_ids(files)]
 
 
 def check_ids(files: TokenizerFiles) -> list[list[int]]:
-    """Return the ids of the check text, with special tokens and without, as the package `tokenizers` encodes it.
+    """Return the ids of the check text with and without special tokens, as encoded by the package `tokenizers`.
 
-    `tokenizers` takes hundreds of megabytes and a second for a large vocabulary, so it gets a part of it that gives the
-    same ids. It first encodes with single characters alone. Merging only ever joins neighbours, so every token of the
-    true ids is a run of these characters: tokens that are none, and merges that make none, cannot matter. Raises
-    EngineError with what went wrong, also for a model whose merging is of another kind.
+    `tokenizers` takes hundreds of megabytes and a second for a large vocabulary, so it gets a part that gives the same
+    ids. First it encodes with only single characters. As merging joins neighbours, every token of the result is a run
+    of these characters; tokens that are not, and merges that create none, cannot matter. Raises EngineError with the
+    reason for a failure, also for a model that merges in another way.
     """
     from pa_lite.untrusted.sandbox import LimitedProcess
 
     model, trained = files.model, trained_tokens(files)
     if any(model.get(key) for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix")):
-        raise EngineError("its merges have affixes, or are left out by chance")
+        raise EngineError("its merges use affixes or dropout")
     added = _added_ids(files)
     unknown = str(model.get("unk_token") or "").encode()
     small = {raw: i for raw, i in _with_ids(trained) if len(raw) <= _CHARACTER or raw == unknown or _is_byte(raw)}
@@ -131,7 +131,7 @@ def check_ids(files: TokenizerFiles) -> list[list[int]]:
         for made, lefts in merge_pairs(files).batches():
             found = ((raw[:left], raw[left:]) for raw, left in zip(made, lefts, strict=True) if raw in kept)
             pairs += [[a.decode(), b.decode()] for a, b in found if a in kept and b in kept]
-        # older releases of `tokenizers` read only merges with a space between
+        # older releases of `tokenizers` only read merges as strings with a space
         is_plain = not any(" " in part for pair in pairs for part in pair)
         ids: list[list[int]] = ask(kept, [" ".join(pair) for pair in pairs] if is_plain else pairs)["ids"]
         return ids
@@ -142,15 +142,15 @@ def _with_ids(trained: TrainedTokens) -> Iterator[tuple[bytes, int]]:
 
 
 def _is_byte(raw: bytes) -> bool:
-    """Whether a token stands for a byte that has no other."""
+    """Return whether a token represents a single byte."""
     return len(raw) == 6 and raw.startswith(b"<0x")
 
 
 def _added_ids(files: TokenizerFiles) -> dict[str, int]:
-    """Return the ids that `tokenizers` gives the added tokens: the trained vocabulary's, else the next that is free.
+    """Return the ids that `tokenizers` gives the added tokens: the trained vocabulary's, else the next free one.
 
-    Raises EngineError where one that was not trained counts only as a word of its own: as part of the vocabulary it
-    would count elsewhere too.
+    Raises EngineError if an untrained token only matches as a separate word; in the vocabulary it would match
+    elsewhere too.
     """
     texts, trained = {token.text.encode() for token in files.added_tokens()}, trained_tokens(files)
     known = {raw: i for raw, i in _with_ids(trained) if raw in texts}
@@ -160,7 +160,7 @@ def _added_ids(files: TokenizerFiles) -> dict[str, int]:
         raw = token.text.encode()
         if raw not in known:
             if entry.get("single_word"):
-                raise EngineError("it has an added token that must be a word of its own")
+                raise EngineError("it has an added token that only matches as a separate word")
             known[raw] = free
         free = max(free, known[raw] + 1)
         out[token.text] = known[raw]
@@ -173,7 +173,7 @@ def _by_definition(files: TokenizerFiles, reason: str) -> str:
     step_types = [step.get("type") for step in steps]
     name = None
     if step_types[-1:] == ["ByteLevel"] and not steps[-1].get("add_prefix_space", True):
-        words = bool(steps[-1].get("use_regex", True))  # whether ByteLevel itself cuts words, as GPT-2 does
+        words = bool(steps[-1].get("use_regex", True))  # whether ByteLevel splits words itself, as in GPT-2
         if step_types == ["ByteLevel"] and words:
             name = files.rules.byte_level_name
         elif step_types == ["Digits", "ByteLevel"] and words and steps[0].get("individual_digits"):
@@ -183,28 +183,27 @@ def _by_definition(files: TokenizerFiles, reason: str) -> str:
     if name is None:
         listed = ", ".join(map(str, step_types)) or "none"
         raise CheckpointError(
-            f"{files.where}: its pre-tokenizer ({listed}) is not known. Convert the checkpoint with llama.cpp and name "
+            f"{files.where}: its pre-tokenizer ({listed}) is unknown. Convert the checkpoint with llama.cpp and use "
             f"the .gguf file.{reason}"
         )
     return name
 
 
 def _split_pattern(step: Mapping[str, Any]) -> str:
-    """The expression whose matches become words; empty for a split of another kind."""
+    """Return the regular expression whose matches become words; empty for another kind of split."""
     pattern = step.get("pattern")
     expression = pattern.get("Regex") if isinstance(pattern, dict) else None
     isolated = step.get("behavior") == "Isolated" and not step.get("invert")
-    inverted = step.get("behavior") == "Removed" and step.get("invert")  # the same for patterns that miss nothing
+    inverted = step.get("behavior") == "Removed" and step.get("invert")  # the same for patterns that match everything
     return expression if isinstance(expression, str) and (isolated or inverted) else ""
 
 
 def _check_normalizer(files: TokenizerFiles, reason: str) -> None:
-    """Refuse a normalizer other than NFC: llama.cpp has none, and texts are composed (NFC) anyway."""
+    """Raise CheckpointError for a normalizer other than NFC; llama.cpp has none, and texts are mostly NFC."""
     for step in steps_of(files.definition.get("normalizer"), "normalizers"):
         if step.get("type") != "NFC":
             raise CheckpointError(
-                f"{files.where}: its normalizer ({step.get('type')}) is not known; llama.cpp has none for this kind."
-                f"{reason}"
+                f"{files.where}: llama.cpp does not support its normalizer ({step.get('type')}).{reason}"
             )
 
 

@@ -1,6 +1,6 @@
-"""SentencePiece vocabularies (Llama-2's, Mistral's, Gemma's, Phi-3's) as llama.cpp's kind `llama`: tokens with scores.
+"""Convert SentencePiece vocabularies (Llama-2, Mistral, Gemma, Phi-3) to llama.cpp's tokenizer `llama`, with scores.
 
-From tokenizer.model and the tokens added to it, or, where a repository has tokenizer.json alone, from its merges.
+Tokens come from tokenizer.model and the added tokens, or, if there is only tokenizer.json, from its merges.
 """
 
 from __future__ import annotations
@@ -32,31 +32,31 @@ _REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
 
 
 def is_sentencepiece(files: TokenizerFiles) -> bool:
-    """Whether tokenizer.json alone holds such a vocabulary: BPE that falls back to bytes."""
+    """Return whether tokenizer.json has a SentencePiece vocabulary: BPE with byte fallback."""
     return files.model.get("type", "BPE") == "BPE" and files.model.get("byte_fallback") is True
 
 
 def from_model(files: TokenizerFiles) -> tuple[TokenTable, bool]:
-    """The tokens of tokenizer.model and those added, and whether a blank is put before a text.
+    """Return the tokens of tokenizer.model with the added ones, and whether texts start with a space.
 
-    Added are tokenizer_config.json's added_tokens_decoder, else (or, by the family's rules, besides) tokenizer.json's
-    added_tokens, with those of added_tokens.json. A special piece that is only repeated keeps its type and score:
-    `<unk>` is unknown. Added ids beyond the embedding are dropped, as nothing can make use of them.
+    Added tokens are added_tokens_decoder of tokenizer_config.json, else (or also, by the family's rules) added_tokens
+    of tokenizer.json with those of added_tokens.json. A special piece that is only repeated keeps its type and score:
+    `<unk>` is unknown. Added ids beyond the embedding are dropped, as the model cannot use them.
     Raises CheckpointError for a broken file.
     """
     path = files.folder / MODEL
     model = files.seen.model(path)
     table = TokenTable(files.size, path, len(model.texts))
-    # the converter makes user-defined pieces normal ones, which llama.cpp would not match as they stand
+    # the converter writes user-defined pieces as normal ones, which llama.cpp would not match literally
     texts = list(model.texts)
     for i in np.flatnonzero(model.types == USER_DEFINED).tolist():
         texts[i] = texts[i].replace("▁".encode(), b" ")
     table.put_all(np.arange(len(texts)), texts, model.types, model.scores)
     decoder = files.decoder_tokens()
-    # a special piece stays one, whatever a decoder says: a user's text must not be able to spell it
+    # a special piece stays special, whatever a decoder says: user text must not be able to spell it
     kept = [t for t in decoder or [] if is_control(t) or not _repeats(t, model)]
     _put_added(table, files, kept)
-    if decoder is None or files.rules.adds_both_lists:  # for others the converter loses what has no decoder
+    if decoder is None or files.rules.adds_both_lists:  # else the converter drops tokens not in a decoder
         added = files.added_tokens()
         if decoder is None:
             added = [t for t in added if not _repeats(t, model)]
@@ -66,7 +66,7 @@ def from_model(files: TokenizerFiles) -> tuple[TokenTable, bool]:
 
 
 def _repeats(token: AddedToken, model: SentencePieceModel) -> bool:
-    """Whether an added token is the special piece of tokenizer.model, if any, that has its id already."""
+    """Return whether an added token only repeats the special piece of tokenizer.model with its id."""
     if token.id >= len(model.texts) or model.types[token.id] not in (CONTROL, UNKNOWN):
         return False
     return model.texts[token.id] == token.text.encode("utf-8")
@@ -80,10 +80,10 @@ def _put_added(table: TokenTable, files: TokenizerFiles, tokens: Iterable[AddedT
 
 
 def from_definition(files: TokenizerFiles) -> tuple[TokenTable, bool]:
-    """The tokens of a tokenizer.json that was made from a tokenizer.model, and whether a blank is put before a text.
+    """Return the tokens of a tokenizer.json converted from a tokenizer.model, and whether texts start with a space.
 
-    A piece's score is minus the rank of the first merge that makes it, which orders llama.cpp's merging as BPE does
-    (the converter gives all one score, and most texts other ids).
+    The score of a piece is minus the rank of the first merge that creates it, so llama.cpp merges in BPE order. (The
+    converter gives every piece one score, so most texts would get other ids.)
     """
     trained = trained_tokens(files)
     table = TokenTable(files.size, files.where, len(trained))
@@ -104,16 +104,16 @@ def from_definition(files: TokenizerFiles) -> tuple[TokenTable, bool]:
 
 
 def merge_scores(texts: Sequence[bytes], merges: Merges) -> Floats:
-    """Return for each text, [n], minus the rank of the first merge that makes it; for one that none makes, less."""
+    """Return for each text [n] minus the rank of the first merge that creates it; lower values if none does."""
     places = {text: i for i, text in enumerate(texts)}
     ranks = np.full(len(texts), -1, np.int64)
-    elsewhere: set[bytes] = set()  # what merges make that is no token
+    elsewhere: set[bytes] = set()  # results of merges that are not tokens
     first = 0
     for made, _ in merges.batches():
         found = np.fromiter(map(places.get, made, itertools.repeat(-1)), np.int64, len(made))
         if (found < 0).any():
             elsewhere.update(made[i] for i in np.flatnonzero(found < 0).tolist())
-        new = np.flatnonzero((found >= 0) & (ranks[found] < 0))[::-1]  # of several the first is assigned last
+        new = np.flatnonzero((found >= 0) & (ranks[found] < 0))[::-1]  # reversed, so that the first of several counts
         ranks[found[new]] = first + new
         first += len(made)
     never = int((ranks >= 0).sum()) + len(elsewhere) + 1
@@ -121,13 +121,11 @@ def merge_scores(texts: Sequence[bytes], merges: Merges) -> Floats:
 
 
 def _prefixes(files: TokenizerFiles) -> bool:
-    """Whether the definition puts a blank before a text. Raises CheckpointError for a step that llama.cpp lacks."""
+    """Return whether the definition puts a space before a text. Raises CheckpointError for unsupported steps."""
     steps = steps_of(files.definition.get("normalizer"), "normalizers")
     for step in steps:
         if step not in (_PREPEND, _REPLACE):
-            raise CheckpointError(
-                f"{files.where}: its normalizer ({step.get('type')}) is not known; llama.cpp has none for this kind."
-            )
+            raise CheckpointError(f"{files.where}: llama.cpp does not support its normalizer ({step.get('type')}).")
     cuts = steps_of(files.definition.get("pre_tokenizer"), "pretokenizers")
     scheme = next((step.get("prepend_scheme", "always") for step in cuts if step.get("type") == "Metaspace"), "never")
     return scheme != "never" or _PREPEND in steps

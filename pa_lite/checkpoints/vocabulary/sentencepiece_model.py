@@ -1,4 +1,4 @@
-"""SentencePiece's tokenizer.model: an untrusted protobuf, read without the sentencepiece package.
+"""Read SentencePiece's tokenizer.model, an untrusted protobuf, without the sentencepiece package.
 
 Format: https://github.com/google/sentencepiece, src/sentencepiece_model.proto.
 """
@@ -18,19 +18,19 @@ from pa_lite.ggml.packed import offsets
 from pa_lite.system.opening import read_regular
 from pa_lite.untrusted.file_kind import check_text
 
-_MAX_BYTES = 1 << 26  # Gemma's, the largest known, has 4 MB
+_MAX_BYTES = 1 << 26  # the largest known, Gemma's, has 4 MB
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # protobuf wire types
-_BATCH = 1 << 14  # texts that are decoded at a time
+_BATCH = 1 << 14  # texts decoded at a time
 _BPE = 2  # TrainerSpec.ModelType
 _MODEL_TYPES = {1: "Unigram", 3: "word", 4: "character"}
 
 
 @dataclass(frozen=True)
 class SentencePieceModel:
-    """The pieces in order of their ids, and whether a space is put before a text.
+    """The pieces in order of their ids, and whether texts start with a space.
 
-    `texts` are UTF-8 with ▁ for spaces, `scores` float32 [n], `types` int32 [n] in SentencePiece's numbers, which are
-    llama.cpp's.
+    `texts` are UTF-8 with ▁ for spaces, `scores` float32 [n], `types` int32 [n], numbered as in
+    SentencePiece and llama.cpp.
     """
 
     texts: list[bytes]
@@ -43,7 +43,7 @@ def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         if at >= end or shift > 63:
-            raise ValueError("a number is cut off")
+            raise ValueError("a number is truncated")
         byte = data[at]
         value |= (byte & 0x7F) << shift
         at, shift = at + 1, shift + 7
@@ -52,9 +52,9 @@ def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:
 
 
 def _field(data: bytes, at: int, end: int) -> tuple[int, int, int, int, int]:
-    """Read one field of a message: (number, wire type, value of a varint, where the bytes of any other begin and end).
+    """Read one field of a message: (number, wire type, value of a varint, start and end of its bytes).
 
-    The next field follows.
+    The next field starts at the end.
     """
     tag, at = _varint(data, at, end)
     number, wire = tag >> 3, tag & 7
@@ -68,7 +68,7 @@ def _field(data: bytes, at: int, end: int) -> tuple[int, int, int, int, int]:
     else:
         raise ValueError(f"wire type {wire} is unknown")
     if length > end - at:
-        raise ValueError(f"a field has {length} bytes where {end - at} are left")
+        raise ValueError(f"a field claims {length} bytes, but only {end - at} are left")
     return number, wire, value, at, at + length
 
 
@@ -81,24 +81,24 @@ def _fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int, int
 
 
 class _Pieces:
-    """Collects pieces; of those in the usual layout only the places are noted, which takes little time."""
+    """Collects pieces; for the usual layout only offsets are stored, which is fast."""
 
     def __init__(self) -> None:
         self.texts: list[bytes] = []
         self._types: list[int] = []
-        self._scores: list[int] = []  # where they are in the file, -1 for no score
+        self._scores: list[int] = []  # offsets in the file, -1 for no score
 
     def read_plain(self, data: bytes, at: int) -> int:
-        """Read pieces from here on as long as each is text, score and perhaps type in one byte; where that ends.
+        """Read pieces in the usual layout (text, score, maybe a one-byte type); return the offset where that ends.
 
-        A twin of `read` without its calls: a vocabulary has 262,144 of them.
+        Does what `read` does, without its calls: a vocabulary can have 262,144 pieces.
         """
         texts, scores, types = self.texts.append, self._scores.append, self._types.append
         end = len(data) - 8
         while at < end and data[at] == 0x0A and data[at + 2] == 0x0A:
             size, length = data[at + 1], data[at + 3]
             score = at + 4 + length
-            rest = size - 2 - length  # bytes behind the text
+            rest = size - 2 - length  # bytes after the text
             stop = at + 2 + size
             if size >= 0x80 or not 0 < length < 0x80 or rest < 5 or stop > end or data[score] != 0x15:
                 break
@@ -114,7 +114,7 @@ class _Pieces:
         return at
 
     def read(self, data: bytes, at: int, end: int) -> None:
-        """Read one piece in any layout."""
+        """Read one piece of any layout."""
         text, score, token_type = b"", -1, NORMAL
         for number, wire, value, start, stop in _fields(data, at, end):
             if (number, wire) == (1, _BYTES):
@@ -128,7 +128,7 @@ class _Pieces:
         self._types.append(min(token_type, 127))
 
     def finish(self, data: bytes, prefix: bool) -> SentencePieceModel:
-        """Check and return them. Raises ValueError for a piece with an impossible text, score or type."""
+        """Return the pieces. Raises ValueError for one with an invalid text, score or type."""
         _check_utf8(self.texts)
         places, types = np.array(self._scores, np.int64), np.array(self._types, np.int32)
         scores = np.zeros(len(places), np.float32)
@@ -149,13 +149,13 @@ def _check_utf8(texts: list[bytes]) -> None:
         joined = b"".join(batch)
         starts = offsets(np.fromiter(map(len, batch), np.int64, len(batch)))[:-1]
         joined.decode("utf-8")
-        if (np.frombuffer(joined, np.uint8)[starts] & 0xC0 == 0x80).any():  # one begins within a character
+        if (np.frombuffer(joined, np.uint8)[starts] & 0xC0 == 0x80).any():  # one starts inside a character
             for text in batch:
                 text.decode("utf-8")
 
 
 def _setting(data: bytes, at: int, end: int, field: int, default: int) -> int:
-    """An integer among a specification's fields."""
+    """Return an integer field of a specification."""
     for number, wire, value, _, _ in _fields(data, at, end):
         if (number, wire) == (field, _VARINT):
             default = value
@@ -163,22 +163,22 @@ def _setting(data: bytes, at: int, end: int, field: int, default: int) -> int:
 
 
 def read_sentencepiece(path: Path, plain: bool = True) -> SentencePieceModel:
-    """Read a tokenizer.model; without `plain` by the slow way alone, whatever the layout.
+    """Read a tokenizer.model; with `plain` false, without the fast path for the usual layout.
 
-    Raises CheckpointError for a file that is cut off or not such a model, and for one that was not trained as BPE, the
-    only kind that llama.cpp's tokenizer gives the same ids for.
+    Raises CheckpointError for a file that is truncated or not such a model, and for a model type other than BPE, for
+    which llama.cpp would give other ids.
     """
     try:
         size = path.stat().st_size
         if size > _MAX_BYTES:
-            raise ValueError(f"{size} bytes are too many")
+            raise ValueError(f"{size} bytes are over the limit")
         raw = read_regular(path)
         check_text(path, raw, size)
         return _model(raw, plain)
     except OSError as e:
         raise CheckpointError(f"{path}: cannot be read: {e.strerror}") from e
     except ValueError as e:
-        raise CheckpointError(f"{path}: is no SentencePiece model, or is damaged: {e}. Fetch it again.") from e
+        raise CheckpointError(f"{path}: is not a SentencePiece model, or is damaged: {e}. Download it again.") from e
 
 
 def _model(data: bytes, plain: bool) -> SentencePieceModel:

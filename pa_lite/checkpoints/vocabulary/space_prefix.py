@@ -1,9 +1,9 @@
-"""Where a SentencePiece tokenizer puts a space before a text, in the cases that llama.cpp's own keys cannot say.
+"""Record where a SentencePiece tokenizer puts a space before a text, where llama.cpp's keys cannot.
 
-llama.cpp knows one rule: with add_space_prefix, each text at the start and after a special token gets a space, also
-where it starts with one. transformers has two others, by the name of Metaspace's schemes: `first` puts it at the start
-of the input alone, `always` as llama.cpp does, and both leave a text alone that starts with a space. Such a tokenizer's
-scheme goes into the GGUF file under a key of pa-lite, which other programs ignore.
+llama.cpp has one rule: with add_space_prefix, every text at the start and after a special token gets a space, even if
+it starts with one. transformers has two, named after Metaspace's schemes: `first` only adds it at the start of the
+input, `always` in the same places as llama.cpp, and neither adds one to a text that starts with a space. The scheme
+goes into the GGUF file under a pa-lite key, which other programs ignore.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _REBUILT = "LlamaTokenizer"
 
 
 def prefix_scheme(files: TokenizerFiles) -> str | None:
-    """Return Metaspace's scheme (`first`, `always`, `never`), or None where there is no Metaspace.
+    """Return Metaspace's scheme (`first`, `always`, `never`), or None without Metaspace.
 
-    transformers 5 builds a LlamaTokenizer anew, by `legacy` and `add_prefix_space` of tokenizer_config.json, for all
-    but a few families (`is_read_as_written`); all else is what tokenizer.json says, or tokenizer.model with `legacy`.
+    For most families transformers 5 builds a new LlamaTokenizer from `legacy` and `add_prefix_space` of
+    tokenizer_config.json (not if `is_read_as_written`). Otherwise tokenizer.json counts, or tokenizer.model and `legacy`.
     Source: transformers 5, AutoTokenizer, LlamaTokenizer, build_tokenizer_from_spm_proto.
     """
     legacy = files.settings.get("legacy")
@@ -41,5 +41,5 @@ def prefix_scheme(files: TokenizerFiles) -> str | None:
 
 
 def space_prefix(scheme: str | None) -> Metadata:
-    """Return the scheme as a GGUF key, empty where llama.cpp's rule, or no space at all, is the tokenizer's."""
+    """Return the scheme as a GGUF key; empty if the tokenizer adds no space or follows llama.cpp's rule."""
     return {SPACE_PREFIX_KEY: string(scheme)} if scheme in SPACE_PREFIX_SCHEMES else {}

@@ -1,6 +1,6 @@
-"""Which tokens begin, end, separate and pad a text, and which of them llama.cpp adds by itself, as GGUF metadata.
+"""Write the special tokens (start, end, separator, padding, ...) and which of them llama.cpp adds, as GGUF metadata.
 
-Follows what llama.cpp's converter (gguf.SpecialVocab) writes; how it reads a post-processor differs between releases.
+Follows llama.cpp's converter (gguf.SpecialVocab), whose reading of post-processors differs between releases.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ _KEYS = {
     "bos": Keys.Tokenizer.BOS_ID, "eos": Keys.Tokenizer.EOS_ID, "unk": Keys.Tokenizer.UNK_ID,
     "sep": Keys.Tokenizer.SEP_ID, "pad": Keys.Tokenizer.PAD_ID, "mask": Keys.Tokenizer.MASK_ID,
     "eot": Keys.Tokenizer.EOT_ID, "eom": Keys.Tokenizer.EOM_ID,
-    "cls": "tokenizer.ggml.cls_token_id",  # which gguf has no name for
+    "cls": "tokenizer.ggml.cls_token_id",  # not in gguf
 }  # fmt: skip
 _ADDED = {"bos": Keys.Tokenizer.ADD_BOS, "eos": Keys.Tokenizer.ADD_EOS}
 _READ = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
-# what a chat template gets as `bos_token` and `eos_token`, where that is not the text of the ids
+# values of `bos_token` and `eos_token` in chat templates, if they are not the text of the ids
 TEMPLATE_TOKEN_KEYS = {"bos": "tokenizer.pa_lite.bos_token", "eos": "tokenizer.pa_lite.eos_token"}
-END_IDS_KEY = "tokenizer.pa_lite.end_token_ids"  # ends that neither their text nor a role tells llama.cpp of
-# (bos, eos) of a class of transformers 5 where tokenizer_config.json names none
+END_IDS_KEY = "tokenizer.pa_lite.end_token_ids"  # end tokens that llama.cpp would recognise neither by text nor by role
+# (bos, eos) of transformers 5 classes if tokenizer_config.json names none
 _CLASS_TOKENS: Mapping[str, tuple[str, str]] = {
     "LlamaTokenizer": ("<s>", "</s>"), "CodeLlamaTokenizer": ("<s>", "</s>"), "GemmaTokenizer": ("<bos>", "<eos>"),
     "Qwen2Tokenizer": ("", "<|endoftext|>"), "GPT2Tokenizer": ("<|endoftext|>", "<|endoftext|>"),
     "GPTNeoXTokenizer": ("<|endoftext|>", "<|endoftext|>"), "PreTrainedTokenizer": ("", ""),
     "TokenizersBackend": ("", ""),
 }  # fmt: skip
-# ends of a turn; where no EOT is named, llama.cpp takes any of these, or of the ends of a text, that is a token
+# ends of turns; without an EOT llama.cpp uses any of these, or of the ends of texts, that is a token
 _TURN_ENDS = {"<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<EOT>", "_<EOT>", "[EOT]", "<end_of_utterance>"}
-# at which llama.cpp stops by itself, whatever the metadata say
+# llama.cpp always stops at these
 _KNOWN_ENDS = {"<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>",
                "<end_of_turn>", "<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]",
                "<|end_of_text|>", "<end_of_utterance>", "<eos>", "<turn|>", "<|tool_response>",
@@ -43,19 +43,18 @@ _KNOWN_ENDS = {"<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", 
 
 @dataclass
 class _Roles:
-    """Token texts by role, and whether it is added to a text, where somebody says so."""
+    """Token texts by role, and whether the token is added to a text, where a file says so."""
 
     texts: dict[str, str]
     adds: dict[str, bool] = field(default_factory=dict)
 
 
 def special_tokens(files: TokenizerFiles, tokens: Sequence[str], sentencepiece: bool) -> Metadata:
-    """Ids of the special tokens, add_bos_token and add_eos_token; the last two always, as defaults vary in llama.cpp.
+    """Return the ids of the special tokens, and always add_bos_token and add_eos_token, as llama.cpp's defaults vary.
 
-    A token is found by its text among tokenizer.json's added tokens, else by the id in config.json. Ids that are no
-    token's are left out. Where nobody says otherwise, a `sentencepiece` vocabulary with a tokenizer.model begins texts
-    with BOS, as transformers' classes for it do. Raises CheckpointError for a post-processor that llama.cpp has
-    nothing like.
+    A token is found by its text among the added tokens of tokenizer.json, else by its id in config.json. Ids without a
+    token are dropped. Unless a file says otherwise, texts start with BOS for a `sentencepiece` vocabulary with a
+    tokenizer.model, as in transformers. Raises CheckpointError for a post-processor that llama.cpp does not support.
     """
     roles = _Roles({name: text for name in _READ if (text := token_text(files.settings.get(f"{name}_token")))})
     roles.texts.setdefault("bos", roles.texts.get("cls", ""))
@@ -80,7 +79,7 @@ def special_tokens(files: TokenizerFiles, tokens: Sequence[str], sentencepiece: 
     out: Metadata = {_KEYS[name]: uint32(i) for name, i in ids.items()}
     if more_ends:
         out[END_IDS_KEY] = array("UINT32", more_ends)
-    for name in _ADDED:  # byte-level BPE without an id would have llama.cpp add token 11
+    for name in _ADDED:  # for byte-level BPE without an id llama.cpp would add token 11
         out[_ADDED[name]] = boolean(roles.adds[name] and (sentencepiece or name in ids))
     for place, (name, key) in enumerate(TEMPLATE_TOKEN_KEYS.items()):
         said = _template_token(files, name, place)
@@ -90,9 +89,9 @@ def special_tokens(files: TokenizerFiles, tokens: Sequence[str], sentencepiece: 
 
 
 def _template_token(files: TokenizerFiles, name: str, place: int) -> str | None:
-    """Return `bos_token` or `eos_token` of transformers' tokenizer, "" for none; None where the files do not say.
+    """Return `bos_token` or `eos_token` of transformers' tokenizer, "" for none; None if the files do not say.
 
-    Its config.json may name an id all the same, which llama.cpp's converter takes for the tokenizer's. Source:
+    config.json may still have an id, which llama.cpp's converter uses. Source:
     transformers 5, PreTrainedTokenizerBase._from_pretrained.
     """
     key = f"{name}_token"
@@ -109,18 +108,18 @@ def _processors(files: TokenizerFiles) -> list[Mapping[str, Any]]:
         return []
     steps = step.get("processors", [step]) if isinstance(step, dict) else [step]
     if not isinstance(steps, list) or not all(isinstance(s, dict) for s in steps):
-        raise CheckpointError(f"{files.where}: broken tokenizer definition: post_processor is no table.")
+        raise CheckpointError(f"{files.where}: broken tokenizer definition: post_processor is not a table.")
     return steps
 
 
 def _read_processor(step: Mapping[str, Any], roles: _Roles, files: TokenizerFiles) -> None:
-    """Note what one post-processor puts before and behind a single text."""
+    """Record the tokens that a post-processor adds before and after a text."""
     if step.get("type") == "ByteLevel":
         roles.adds.setdefault("bos", False)
         roles.adds.setdefault("eos", False)
         return
     if step.get("type") != "TemplateProcessing":
-        raise CheckpointError(f"{files.where}: its post-processor {step.get('type')!r} is not known.")
+        raise CheckpointError(f"{files.where}: its post-processor {step.get('type')!r} is unknown.")
     parts = step.get("single")
     if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
         raise CheckpointError(f"{files.where}: broken tokenizer definition: TemplateProcessing without `single`.")
@@ -132,7 +131,7 @@ def _read_processor(step: Mapping[str, Any], roles: _Roles, files: TokenizerFile
         roles.adds["bos"] = True
     if last is not None:
         former = roles.texts.get("eos")
-        if former and former != last:  # llama.cpp appends its EOS; the former one shall still end an answer
+        if former and former != last:  # llama.cpp appends its EOS; the former one must still end an answer
             roles.texts["eot"] = former
         roles.texts["eos"] = last
         roles.adds["eos"] = True
@@ -145,10 +144,10 @@ def _special(part: Mapping[str, Any]) -> str | None:
 
 
 def _add_ends(ids: dict[str, int], generation: Mapping[str, Any], tokens: Sequence[str]) -> list[int]:
-    """Give the ends of generation_config.json that llama.cpp does not know by their text a role that it stops at.
+    """Give end tokens of generation_config.json that llama.cpp does not know by text a role that it stops at.
 
-    The role EOT is for the end of a turn: one that llama.cpp knows goes before any other. Returns the ends that no role
-    is left for.
+    The role EOT is for the end of a turn; a token that llama.cpp knows takes precedence. Return the end tokens for
+    which no role is left.
     """
     value = generation.get("eos_token_id")
     listed = value if isinstance(value, list) else [value]

@@ -1,4 +1,4 @@
-"""What tokenizer.json says of a trained BPE vocabulary, its tokens and merges, in a few bytes each."""
+"""Tokens and merges of a trained BPE vocabulary in tokenizer.json, in a few bytes each."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ import numpy.typing as npt
 from pa_lite.checkpoints.vocabulary.large_json import Sink, duplicate
 from pa_lite.ggml.packed import Offsets, Packed, PackedTexts, are_different, offsets, pack_parts, pack_texts
 
-_BATCH = 1 << 14  # items that are Python objects at a time
+_BATCH = 1 << 14  # items converted to Python objects at a time
 _MOST_ID = 1 << 62
 
 
 class TrainedTokens(Mapping[str, int]):
-    """Tokens by text, read-only: text -> id, in the file's order. `ids` int64 [n]; `fault` where one is not an id."""
+    """A read-only mapping text -> id in the order of the file. `ids` int64 [n]; `fault` if one is not an id."""
 
     def __init__(self, data: bytes, starts: Offsets, ids: npt.NDArray[np.int64], fault: bool) -> None:
         self._data, self._starts, self.ids, self.fault = data, starts, ids, fault
 
     @functools.cached_property
     def are_ids_different(self) -> bool:
-        """Whether no two tokens have one id."""
+        """Return whether all ids are different."""
         return are_different(self.ids)
 
     def __len__(self) -> int:
@@ -43,7 +43,7 @@ class TrainedTokens(Mapping[str, int]):
 
     @functools.cached_property
     def _by_hash(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """The texts' hashes in order, and whose each is."""
+        """Return the sorted hashes of the texts, and the index of the text of each."""
         hashes = np.fromiter(map(hash, self.all_encoded()), np.int64, len(self))
         order = np.argsort(hashes)
         return hashes[order], order
@@ -61,7 +61,7 @@ class TrainedTokens(Mapping[str, int]):
 
 
 class Merges(Packed[tuple[str, str]]):
-    """BPE merges in order of rank, read-only, as pairs (left, right); `fault` shows the first that is not one."""
+    """A read-only sequence of BPE merges (left, right) in order of rank; `fault` is the first invalid one."""
 
     def __init__(self, data: bytes, starts: Offsets, fault: str | None) -> None:
         self._data, self._starts, self.fault = data, starts, fault  # the parts: left, right, left, right, ...
@@ -79,7 +79,7 @@ class Merges(Packed[tuple[str, str]]):
                 yield raw[:left].decode("utf-8"), raw[left:].decode("utf-8")
 
     def batches(self) -> Iterator[tuple[list[bytes], list[int]]]:
-        """Yield lists of what the merges make, left + right as UTF-8, and of how long the left part of each is."""
+        """Yield lists of merge results (left + right in UTF-8) and of the lengths of the left parts."""
         for first in range(0, len(self), _BATCH):
             places = self._starts[2 * first : 2 * (first + _BATCH) + 1]
             sizes = np.diff(places)[::2].tolist()
@@ -87,7 +87,7 @@ class Merges(Packed[tuple[str, str]]):
 
     @functools.cached_property
     def spaced(self) -> PackedTexts:
-        """As a GGUF file has them: "left right", with Ġ for a space in a part."""
+        """Return the merges as in GGUF files: "left right", with Ġ for a space in a part."""
         if b" " in self._data:
             return pack_texts(f"{a.replace(' ', 'Ġ')} {b.replace(' ', 'Ġ')}".encode() for a, b in self)
         left, both = np.diff(self._starts)[::2], np.diff(self._starts[::2])
@@ -95,7 +95,7 @@ class Merges(Packed[tuple[str, str]]):
 
 
 class TokensSink(Sink):
-    """Packs the object "vocab" of tokenizer.json."""
+    """Packs `vocab` of tokenizer.json."""
 
     def __init__(self) -> None:
         self._data, self._sizes, self._ids, self._hashes = bytearray(), array("I"), array("q"), array("q")
@@ -118,7 +118,7 @@ class TokensSink(Sink):
             np.frombuffer(self._ids, np.int64),
             self._fault,
         )
-        if not are_different(np.frombuffer(self._hashes, np.int64)):  # two texts, or rarely two hashes
+        if not are_different(np.frombuffer(self._hashes, np.int64)):  # duplicate texts, or rarely only duplicate hashes
             seen: set[str] = set()
             for text in tokens:
                 if text in seen:
@@ -128,7 +128,7 @@ class TokensSink(Sink):
 
 
 class MergesSink(Sink):
-    """Packs the list "merges" of tokenizer.json: older files hold "left right", newer ones pairs."""
+    """Packs `merges` of tokenizer.json: "left right" in older files, pairs in newer ones."""
 
     def __init__(self) -> None:
         self._data, self._sizes = bytearray(), array("I")
