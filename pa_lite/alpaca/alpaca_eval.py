@@ -64,7 +64,9 @@ def load_length_data(folder: Path | None = None) -> LengthData:
             number = float(value)
             difficulty.setdefault(int(float(index)), number)
             columns.append((float(preference or math.nan), float(delta), number))
-    except (KeyError, ValueError, OverflowError) as e:
+    except KeyError as e:
+        raise InputError(f"{path}: has no column {e}.") from e
+    except (ValueError, OverflowError) as e:
         raise InputError(f"{path}: is not a table with numbers under {', '.join(_COLUMNS)} ({e}).") from e
     missing = [i for i in range(len(instructions)) if i not in difficulty]
     if missing:
