@@ -228,7 +228,7 @@ def broken(tiny_pair: tuple[Path, Path], tmp_path: Path) -> dict[str, Path]:
         (["tasks", "show", "{task.toml}"], "rows.csv:2: has no column 'answer'"),
         (["tasks", "show", "demo"], "demo has 8 tasks; name one: demo_town"),
         (["tasks", "show", "demo_town", "--item", "999"], "has no item 999: there are 144"),
-        (["score", "demo@0.5", "--tasks", "demo", "--log-samples", "no/such/x"], "no such folder"),
+        (["score", "demo@0.5", "--tasks", "demo", "--log-samples", "no/such/x"], "does not exist"),
         (["score", "demo@two", "--tasks", "demo"], "lam 'two' is no number"),
         (["score", "nope.gguf", "--tasks", "demo"], "is not a model"),
         (["score", "{text.gguf}", "--tasks", "demo"], "is a text that begins with"),
