@@ -105,7 +105,7 @@ def test_pairs_not_judged_are_counted(
     [
         (["judge", "{ours}", "--reference", "{fewer}", "--judge", "demo@1"], "lacks 2 of the 4 instructions"),
         (["judge", "{empty}", "--reference", "{theirs}", "--judge", "demo@1"], "1 of 4 outputs are empty"),
-        (["judge", "{ours}", "--reference", "{twice}", "--judge", "demo@1"], "the instruction of entry 1 again"),
+        (["judge", "{ours}", "--reference", "{twice}", "--judge", "demo@1"], "repeats the instruction of entry 1"),
         (["judge", "{object}", "--reference", "{theirs}", "--judge", "demo@1"], "lacks 1 of the 1 instructions"),
         (["judge", "{text}", "--reference", "{theirs}", "--judge", "demo@1"], ":1: is not JSON"),
         (["judge", "nope.json", "--reference", "{theirs}", "--judge", "demo@1"], "nope.json: cannot be read"),
