@@ -152,10 +152,10 @@ def _difference_of_order(merges: Merges, model: SentencePieceModel) -> str | Non
 
 
 def _with_legacy_tokens(files: TokenizerFiles) -> TokenizerFiles:
-    """Add the tokens of added_tokens.json (the layout of 2023, which says elsewhere which of them are special).
+    """Add the tokens of added_tokens.json (the layout of 2023, where other files say which are special).
 
-    Special are those with a role and the additional special tokens (those of special_tokens_map.json only count in
-    transformers 4; user text must not be able to spell them). An entry in tokenizer.json takes precedence.
+    Tokens with a role and additional special tokens are special, those of special_tokens_map.json too, although
+    transformers 5 ignores these: user text must not be able to spell them. Entries of tokenizer.json take precedence.
     """
     path = files.folder / _ADDED
     found = read_optional(path)

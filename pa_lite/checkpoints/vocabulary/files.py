@@ -42,7 +42,7 @@ class Seen:
     """A cache of parsed files for both sides of a pair, whose files mostly have the same content."""
 
     def __init__(self) -> None:
-        self._made: dict[str, tuple[object, Any]] = {}  # only the last one by name: two would take twice the memory
+        self._made: dict[str, tuple[object, Any]] = {}  # per name only the last result, to save memory
 
     def made(self, name: str, key: object, compute: Callable[[], Any]) -> Any:
         """Return the result of `compute`, cached for the last key under this name."""
@@ -102,7 +102,7 @@ class TokenizerFiles:
     def known_by(self) -> tuple[object, ...]:
         """Return the cache key of the tokens if no tokenizer.model is read; mostly the same for both sides of a pair.
 
-        It covers all of tokenizer.json, and of the other files only the added tokens as `settle` returned them.
+        Of tokenizer.json it covers everything, of the other files only the added tokens that `settle` returned.
         """
         added = hashlib.sha256(repr(self.added_tokens()).encode("utf-8")).digest()
         return self.digest, added, self.size, self.architecture

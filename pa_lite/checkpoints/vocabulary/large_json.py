@@ -2,8 +2,8 @@
 
 `json.loads` of a 33 MB tokenizer.json takes 190 MB. Here the long values ("vocab", "merges", ...) are cut out while the
 file is read; `json` parses runs of their items, a quarter of a megabyte at a time, and a sink stores them in its own
-compact form. The rest of the document is then parsed in one piece. Results and errors are those of `parse_json` on the
-whole text.
+compact form. The rest of the document is then parsed in one piece. The result is the same, and the same files are
+refused, as with `parse_json` on the whole text.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ _PARTS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|"|[][{}]', re.DOTALL)
 _AFTER_NAME = re.compile(rb"[ \t\n\r]*(:?)[ \t\n\r]*([\[{]?)")
 _ITEM = re.compile(rb'[ \t\n\r]*(?:"[^"\\]*(?:\\.[^"\\]*)*"[ \t\n\r]*:)?[ \t\n\r]*([\[{]?)', re.DOTALL)
 _CLOSERS = {b"[": b"]", b"{": b"}"}
+# Python's own integer parser is much faster than the one of STRICT, which refuses very long numbers
+_FAST, _LONG_INTEGER = json.JSONDecoder(object_pairs_hook=STRICT.object_pairs_hook), re.compile("[0-9]{19}")
 Cut = tuple[tuple[str, ...], bytes]  # the one or two keys of a value, and its first byte: b"[" or b"{"
 
 
@@ -106,14 +108,14 @@ def read_large_json(path: Path, cuts: Mapping[Cut, Sink], piece: int = PIECE) ->
 
 
 class _Document:
-    """One pass over a file; `window[at:]` has been read and not used yet."""
+    """One pass over a file; `_window[_at:]` is read but not processed yet."""
 
     def __init__(self, f: BinaryIO, cuts: Mapping[Cut, Sink], piece: int) -> None:
         self._f, self._cuts, self._piece = f, cuts, piece
         self._window, self._at, self._offset = b"", 0, 0  # `_offset`: of the window in the file
         self._is_whole = False
         self._rest = bytearray()  # the document without the long values
-        self._places: list[tuple[int, int]] = [(0, 0)]  # offsets of the parts of the rest: in it, and in the file
+        self._places: list[tuple[int, int]] = [(0, 0)]  # per part of the rest: its offset in the rest and in the file
         self._found: list[tuple[tuple[str, ...], Sink]] = []
         self._outside = 0  # nesting depth of the value that is being cut out
 
@@ -215,7 +217,7 @@ class _Document:
             return False
         text = (opener + self._window[self._at : end] + _CLOSERS[opener]).decode("utf-8")
         try:
-            items = STRICT.decode(text)
+            items = (STRICT if opener == b"[" or _LONG_INTEGER.search(text) else _FAST).decode(text)
         except json.JSONDecodeError:
             return False  # the value ends before that comma, or is broken
         except RecursionError:
@@ -233,7 +235,7 @@ class _Document:
             check_depth(items, self._outside)
 
     def _add_last(self, sink: Sink, opener: bytes, is_first: bool) -> str | None:
-        """Parse the items up to the end of the value if it is in the window; else return what stopped the parser."""
+        """Parse the items up to the end of the value if that is in the window; else return the parser's error."""
         text, _ = codecs.utf_8_decode(opener + self._window[self._at :], "strict", self._is_whole)
         try:
             items, end = STRICT.raw_decode(text)
@@ -259,7 +261,8 @@ def _name(token: bytes) -> str:
 def _last_comma(window: bytes, start: int) -> int:
     """Return the index of a late comma between two items in the window, -1 if none is easy to find.
 
-    After a list or object it follows a bracket. The number of quotation marks before it shows if it is in a string.
+    If the items are lists or objects, a bracket precedes it. An odd number of quotation marks before it means that it
+    is in a string.
     """
     first = _ITEM.match(window, start)
     closer = _CLOSERS.get(first[1] if first else b"")
@@ -270,7 +273,9 @@ def _last_comma(window: bytes, start: int) -> int:
             return -1
         if closer is not None and window[max(start, end - 64) : end].rstrip()[-1:] != closer:
             continue
-        bare = window[start:end].replace(b"\\\\", b"").replace(b'\\"', b"")
+        bare = window[start:end]
+        if b"\\" in bare:
+            bare = bare.replace(b"\\\\", b"").replace(b'\\"', b"")
         if bare.count(b'"') % 2 == 0:
             return end
     return -1

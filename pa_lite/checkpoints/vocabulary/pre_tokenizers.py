@@ -1,7 +1,7 @@
 """Find llama.cpp's name for the pre-tokenizer of a byte-level BPE vocabulary: by fingerprint, else by definition.
 
-The fingerprint is llama.cpp's: the SHA-256 of the ids of a check text, so it depends on the vocabulary and on whether
-BOS is added. It requires the optional package `tokenizers`. Without it, or for an unknown vocabulary, the definition in
+The fingerprint is llama.cpp's: the SHA-256 of the ids of a check text. It depends on the vocabulary and on whether BOS
+is added, and requires the optional package `tokenizers`. Without it, or for an unknown vocabulary, the definition in
 tokenizer.json decides. Both give the same name for every family of pa-lite; if they differ (different vocabularies with
 one definition), the fingerprint counts, as in llama.cpp's converter.
 """
@@ -24,7 +24,7 @@ _WORKER = "pa_lite.checkpoints.vocabulary.fingerprint_worker"
 _SECONDS, _MEMORY = 20, 1 << 29  # of processor time, and bytes; the check text takes far less
 _PLAIN_TOKEN = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
 _SHORT = 24  # tokens up to this many bytes are looked up instead of searched for
-_CHARACTER = 4  # longest UTF-8 sequence; short texts with several characters do no harm
+_CHARACTER = 4  # bytes of the longest UTF-8 character; texts of several short ones do no harm
 _SMALLEST = 8192  # tokens; all known vocabularies are larger
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _REST = r"\s*[\r\n]+|\s+(?!\S)|\s+"

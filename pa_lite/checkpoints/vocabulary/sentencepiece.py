@@ -40,8 +40,8 @@ def from_model(files: TokenizerFiles) -> tuple[TokenTable, bool]:
     """Return the tokens of tokenizer.model with the added ones, and whether texts start with a space.
 
     Added tokens are added_tokens_decoder of tokenizer_config.json, else (or also, by the family's rules) added_tokens
-    of tokenizer.json with those of added_tokens.json. A special piece that is only repeated keeps its type and score:
-    `<unk>` is unknown. Added ids beyond the embedding are dropped, as the model cannot use them.
+    of tokenizer.json with those of added_tokens.json. A special piece that these only repeat keeps its type and score
+    (`<unk>` stays UNKNOWN). Added ids beyond the embedding are dropped, as the model cannot use them.
     Raises CheckpointError for a broken file.
     """
     path = files.folder / MODEL

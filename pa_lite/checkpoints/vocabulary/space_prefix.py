@@ -22,7 +22,7 @@ def prefix_scheme(files: TokenizerFiles) -> str | None:
     """Return Metaspace's scheme (`first`, `always`, `never`), or None without Metaspace.
 
     For most families transformers 5 builds a new LlamaTokenizer from `legacy` and `add_prefix_space` of
-    tokenizer_config.json (not if `is_read_as_written`). Otherwise tokenizer.json or tokenizer.model counts.
+    tokenizer_config.json. For others (`is_read_as_written`) tokenizer.json counts, or `legacy` if there is none.
     Source: transformers 5, AutoTokenizer, LlamaTokenizer, build_tokenizer_from_spm_proto.
     """
     legacy = files.settings.get("legacy")

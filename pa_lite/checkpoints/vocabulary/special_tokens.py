@@ -32,7 +32,7 @@ _CLASS_TOKENS: Mapping[str, tuple[str, str]] = {
     "GPTNeoXTokenizer": ("<|endoftext|>", "<|endoftext|>"), "PreTrainedTokenizer": ("", ""),
     "TokenizersBackend": ("", ""),
 }  # fmt: skip
-# ends of turns; without an EOT llama.cpp uses any of these, or of the ends of texts, that is a token
+# ends of turns; without EOT llama.cpp takes one of these, or an end of text, from the vocabulary
 _TURN_ENDS = {"<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<EOT>", "_<EOT>", "[EOT]", "<end_of_utterance>"}
 # llama.cpp always stops at these
 _KNOWN_ENDS = {"<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>",
@@ -43,7 +43,7 @@ _KNOWN_ENDS = {"<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", 
 
 @dataclass
 class _Roles:
-    """Token texts by role, and whether the token is added to a text, where a file says so."""
+    """Token texts by role, and by role whether the token is added to a text, if a file says so."""
 
     texts: dict[str, str]
     adds: dict[str, bool] = field(default_factory=dict)
@@ -91,8 +91,8 @@ def special_tokens(files: TokenizerFiles, tokens: Sequence[str], sentencepiece: 
 def _template_token(files: TokenizerFiles, name: str, place: int) -> str | None:
     """Return `bos_token` or `eos_token` of transformers' tokenizer, "" for none; None if the files do not say.
 
-    config.json may still have an id, which llama.cpp's converter uses. Source:
-    transformers 5, PreTrainedTokenizerBase._from_pretrained.
+    Even if it is "", config.json can have an id, which llama.cpp's converter uses.
+    Source: transformers 5, PreTrainedTokenizerBase._from_pretrained.
     """
     key = f"{name}_token"
     if key in files.settings:
@@ -144,7 +144,7 @@ def _special(part: Mapping[str, Any]) -> str | None:
 
 
 def _add_ends(ids: dict[str, int], generation: Mapping[str, Any], tokens: Sequence[str]) -> list[int]:
-    """Give end tokens of generation_config.json that llama.cpp does not know by text a role that it stops at.
+    """Give end tokens of generation_config.json that llama.cpp does not know by text a role at which it stops.
 
     The role EOT is for the end of a turn; a token that llama.cpp knows takes precedence. Return the end tokens for
     which no role is left.

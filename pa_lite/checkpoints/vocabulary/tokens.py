@@ -22,13 +22,13 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = (
     TOKEN_TYPES[name] for name in ("NORMAL", "UNKNOWN", "CONTROL", "USER_DEFINED", "UNUSED", "BYTE")
 )
 MAX_TOKENS = 1 << 22  # sixteen times the largest known vocabulary, to bound memory
-_SPARE = 1 << 15  # most ids without a token; memory is not allocated for more
+_SPARE = 1 << 15  # ids without a token that every vocabulary may have; limits the memory for a false vocab_size
 ADDED_SCORE, _PADDING_SCORE = -1000.0, -10000.0  # as in llama.cpp's converter
 _LOOKS_SPECIAL = re.compile(r"<\|.*\|>|<｜.*｜>|<unused.*>|<(pad|mask|2mass)>|\[@BOS@\]", re.DOTALL)
 
 Ids = npt.NDArray[np.integer[Any]]
 Floats = npt.NDArray[np.floating[Any]]
-# texts that llama.cpp may take for another: with a zero byte, or like a padding token
+# texts that llama.cpp may confuse with others: with a zero byte, or like a padding token
 _ODD = re.compile(rb"\0|\[PAD|\[EMPTY_")
 
 

@@ -87,7 +87,7 @@ def test_templates_in_separate_files_are_downloaded(hub: HubServer, folder: Path
     (folder / "additional_chat_templates").mkdir()
     (folder / "additional_chat_templates" / "tools.jinja").write_text("TOOLS", "utf-8")
     (remark,) = same(hub, folder, stream)
-    assert remark == "the chat template in chat_template.jinja is used, and not that in tokenizer_config.json"
+    assert remark == "using the chat template in chat_template.jinja, not the one in tokenizer_config.json"
     facts = inspect_checkpoint("hub:org/m")
     assert facts.vocabulary is not None
     assert facts.vocabulary.chat_template == "NEW"

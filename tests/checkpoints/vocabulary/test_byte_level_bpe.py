@@ -13,7 +13,7 @@ from tests.support.folders import Change, byte_level
 from tests.support.vocabularies import llama_tokenizer, write_vocab_only
 
 
-def test_tokens_and_merges(tmp_path: Path) -> None:
+def test_tokens_types_and_merges(tmp_path: Path) -> None:
     got = byte_level(tmp_path)
     assert (got["model"], got["pre"]) == ("gpt2", "gpt-2")
     assert len(got["tokens"]) == len(got["token_type"]) == 320
@@ -24,21 +24,21 @@ def test_tokens_and_merges(tmp_path: Path) -> None:
     assert "scores" not in got
 
 
-def test_old_merges_are_the_new_ones(tmp_path: Path) -> None:
+def test_merges_as_strings_equal_merges_as_pairs(tmp_path: Path) -> None:
     def old(t: dict[str, Any]) -> None:
         t["model"]["merges"] = [" ".join(m) for m in t["model"]["merges"]]
 
     assert byte_level(tmp_path, old)["merges"] == byte_level(tmp_path)["merges"]
 
 
-def test_a_blank_within_a_merge(tmp_path: Path) -> None:
-    def blank(t: dict[str, Any]) -> None:
+def test_a_space_in_a_merge_becomes_a_byte_letter(tmp_path: Path) -> None:
+    def add_space(t: dict[str, Any]) -> None:
         t["model"]["merges"].append([" a", "b"])
 
-    assert byte_level(tmp_path, blank)["merges"][-1] == "Ġa b"
+    assert byte_level(tmp_path, add_space)["merges"][-1] == "Ġa b"
 
 
-def test_added_tokens(tmp_path: Path) -> None:
+def test_texts_and_types_of_added_tokens(tmp_path: Path) -> None:
     def add(t: dict[str, Any]) -> None:
         t["added_tokens"] += [
             {"id": 300, "content": "▁▁", "special": False},
@@ -52,7 +52,7 @@ def test_added_tokens(tmp_path: Path) -> None:
     assert got["token_type"][299:304] == [UNUSED, USER_DEFINED, CONTROL, CONTROL, USER_DEFINED]
 
 
-def test_llama_cpp_reads_it(tmp_path: Path) -> None:
+def test_llama_cpp_encodes_with_the_vocabulary(tmp_path: Path) -> None:
     byte_level(tmp_path)
     write_vocab_only(tmp_path / "v.gguf", read_vocabulary(tmp_path, tiny.CONFIG), "llama")
     letters = tiny.byte_letters()
@@ -62,38 +62,41 @@ def test_llama_cpp_reads_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda t: t.update(model={"type": "Unigram"}, pre_tokenizer=None), "a Unigram vocabulary"),
         (lambda t: t.update(pre_tokenizer={"type": "Metaspace"}), "a BPE vocabulary, neither byte-level"),
         (lambda t: t["model"]["vocab"].update(zzz=320), r"has token id 320, but config.json's vocab_size is 320"),
         (lambda t: t["model"]["vocab"].update(zzz=-1), "has token id -1"),
-        (lambda t: t["model"]["vocab"].update(zzz=5), "two tokens have one id"),
+        (lambda t: t["model"]["vocab"].update(zzz=5), "two tokens have the same id"),
         (lambda t: t["model"]["vocab"].update(zzz="5"), "vocab is not a table"),
         (lambda t: t["model"].update(vocab=["a"]), "vocab is not a table"),
         (lambda t: t["added_tokens"].append({"id": 400, "content": "<x>", "special": True}), "has token id 400"),
         (lambda t: t["added_tokens"].append({"id": 310, "content": "!", "special": True}), "same text '!'"),
         (lambda t: t["added_tokens"].append({"id": 310, "content": "[PAD311]", "special": True}), "same text"),
         (lambda t: t["added_tokens"].append({"id": 310, "content": "!\0x", "special": True}), "same text '!'"),
-        (lambda t: t["added_tokens"].append({"id": 310, "content": "\ud800", "special": True}), "lone surrogate"),
+        (
+            lambda t: t["added_tokens"].append({"id": 310, "content": "\ud800", "special": True}),
+            "lone surrogate",
+        ),
         (lambda t: t["added_tokens"].append({"id": "a", "content": "x", "special": True}), "no text or no id"),
         (lambda t: t["added_tokens"].append({"id": 310, "special": True}), "no text or no id"),
-        (lambda t: t.pop("model"), "has no merges|vocab is not a table"),
+        (lambda t: t.pop("model"), "merges are missing|vocab is not a table"),
         (lambda t: t.update(model=[3]), "broken tokenizer definition"),
         (lambda t: t.update(added_tokens=[3]), "added_tokens is not a list of tables"),
-        (lambda t: t["model"].pop("merges"), "has no merges"),
+        (lambda t: t["model"].pop("merges"), "merges are missing"),
         (lambda t: t["model"]["merges"].append("a b c"), "'a b c' is not a merge"),
         (lambda t: t["model"]["merges"].append(["a", 3]), "is not a merge"),
         (lambda t: t["model"]["merges"].append("ab"), "'ab' is not a merge"),
     ],
 )
-def test_what_cannot_be_converted_is_refused(tmp_path: Path, change: Change, told: str) -> None:
-    with pytest.raises(CheckpointError, match=told):
+def test_broken_definitions_are_refused(tmp_path: Path, change: Change, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
         byte_level(tmp_path, change)
 
 
 @pytest.mark.parametrize("size", [None, 0, -5, "320", 320.0, True, 1 << 40])
-def test_impossible_sizes(tmp_path: Path, size: Any) -> None:
+def test_invalid_vocab_sizes_are_refused(tmp_path: Path, size: Any) -> None:
     with pytest.raises(CheckpointError, match="vocab_size is"):
         byte_level(tmp_path, vocab_size=size)
     with pytest.raises(CheckpointError, match=r"has token id 319|has token id 269|has token id 26\d|has token id 100"):
@@ -102,35 +105,35 @@ def test_impossible_sizes(tmp_path: Path, size: Any) -> None:
 
 @pytest.mark.parametrize("content", [b"{", b"\xff\xfe{}", b"[]", b"", b"[" * 100_000])
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "config.json"])
-def test_broken_files_are_named(tmp_path: Path, name: str, content: bytes) -> None:
+def test_errors_name_the_broken_file(tmp_path: Path, name: str, content: bytes) -> None:
     tiny.write_tokenizer(tmp_path)
     (tmp_path / name).write_bytes(content)
     with pytest.raises(CheckpointError, match=name):
         read_vocabulary(tmp_path, tiny.CONFIG)
 
 
-def test_no_tokenizer(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"has no tokenizer.json and no tokenizer.model"):
+def test_a_folder_without_tokenizer_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"has neither tokenizer.json nor tokenizer.model"):
         read_vocabulary(tmp_path, tiny.CONFIG)
 
 
-@pytest.mark.parametrize("place", ["merges", "chat_template"])
-def test_halves_of_characters_are_refused(tmp_path: Path, place: str) -> None:
-    def halve(t: dict[str, Any]) -> None:
+@pytest.mark.parametrize("key", ["merges", "chat_template"])
+def test_lone_surrogates_are_refused(tmp_path: Path, key: str) -> None:
+    def add_surrogate(t: dict[str, Any]) -> None:
         t["model"]["merges"].append([chr(0xD800), "b"])
 
     byte_level(tmp_path)
-    if place == "merges":
+    if key == "merges":
         with pytest.raises(CheckpointError, match="lone surrogate"):
-            byte_level(tmp_path, halve)
+            byte_level(tmp_path, add_surrogate)
         return
     (tmp_path / "tokenizer_config.json").write_text('{"chat_template": "\\ud800"}', "utf-8")
     with pytest.raises(CheckpointError, match="lone surrogate"):
         read_vocabulary(tmp_path, tiny.CONFIG)
 
 
-def test_room_is_made_for_tokens_and_not_for_claims(tmp_path: Path) -> None:
-    """Four million tokens that only config.json tells of would take half a gigabyte."""
+def test_vocab_size_far_above_the_number_of_tokens_is_refused(tmp_path: Path) -> None:
+    """Padding to the four million tokens that config.json claims would take half a gigabyte."""
     with pytest.raises(CheckpointError, match=r"has 270 tokens, but config\.json's vocab_size is 4000000"):
         byte_level(tmp_path, vocab_size=4_000_000)
     assert len(byte_level(tmp_path, vocab_size=30_000)["tokens"]) == 30_000

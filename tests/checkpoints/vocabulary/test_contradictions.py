@@ -1,4 +1,4 @@
-"""Tokenizer files that contradict each other. What transformers does was measured with its version 5.24."""
+"""Tokenizer files that contradict each other. The behaviour of transformers was measured with version 5.24."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ def remarks(folder: Path, **config: Any) -> tuple[str, ...]:
 
 
 def write_2023(folder: Path, special: dict[str, Any], settings: dict[str, Any], more: dict[str, int]) -> dict[str, Any]:
-    """What is read of such a folder, whose added_tokens.json repeats the special pieces, as Mistral-7B-OpenOrca's."""
+    """Write such a folder and return what is read; added_tokens.json repeats the special pieces, as in OpenOrca's."""
     write_json(folder / "added_tokens.json", {t: i for i, t in enumerate(SPECIAL)} | more)
     write_json(folder / "special_tokens_map.json", special)
     return sentencepiece(folder, settings, size=SIZE + len(more), bos_token_id=1, eos_token_id=2)
 
 
-def test_special_tokens_of_2023_cannot_be_spelled(tmp_path: Path) -> None:
-    """transformers has special those that a role or the additional ones name; pieces of the model keep their type.
+def test_user_text_cannot_spell_special_tokens_of_2023(tmp_path: Path) -> None:
+    """In transformers, tokens with a role and additional special tokens are special; pieces keep their type.
 
-    Here <call> is special by special_tokens_map.json, <tool> by tokenizer_config.json, <|im_start|> by its looks, and
-    <word> is text that is matched as it stands.
+    Here <call> is special by special_tokens_map.json, <tool> by tokenizer_config.json, <|im_start|> by its text, and
+    <word> is not special but matched literally.
     """
     more = {START: SIZE, END: SIZE + 1, "<call>": SIZE + 2, "<tool>": SIZE + 3, "<word>": SIZE + 4}
     got = write_2023(
@@ -60,8 +60,8 @@ def test_special_tokens_of_2023_cannot_be_spelled(tmp_path: Path) -> None:
             assert (i in tokenize(f"t{text}t", special=False)) == (text == "<word>"), text
 
 
-def test_a_decoder_replaces_added_tokens_json_and_the_map(tmp_path: Path) -> None:
-    """transformers reads neither of the older files where tokenizer_config.json has added_tokens_decoder."""
+def test_added_tokens_decoder_replaces_added_tokens_and_special_tokens_map(tmp_path: Path) -> None:
+    """transformers reads neither of the older files if tokenizer_config.json has added_tokens_decoder."""
     decoder = {str(SIZE): {"content": END, "special": True}, "2": {"content": "</s>", "special": False}}
     settings = {"added_tokens_decoder": decoder, "eos_token": "</s>"}
     got = write_2023(tmp_path, {"eos_token": "<s>"}, settings, {"<lost>": SIZE + 1, END: SIZE + 2})
@@ -70,18 +70,18 @@ def test_a_decoder_replaces_added_tokens_json_and_the_map(tmp_path: Path) -> Non
     assert remarks(tmp_path, vocab_size=SIZE + 2) == ()
 
 
-def test_the_map_goes_before_the_settings(tmp_path: Path) -> None:
-    """transformers lets special_tokens_map.json overwrite tokenizer_config.json where there is no decoder."""
+def test_special_tokens_map_overrides_tokenizer_config(tmp_path: Path) -> None:
+    """In transformers, special_tokens_map.json overrides tokenizer_config.json if there is no decoder."""
     got = write_2023(tmp_path, {"eos_token": END}, {"eos_token": "</s>"}, {END: SIZE})
     assert got["eos_token_id"] == SIZE
     assert remarks(tmp_path, vocab_size=SIZE + 1) == (
-        f"{tmp_path}: eos_token is '</s>' in tokenizer_config.json and '{END}' in special_tokens_map.json, which is "
-        "followed, as in transformers",
+        f"{tmp_path}: eos_token is '</s>' in tokenizer_config.json and '{END}' in special_tokens_map.json; using the "
+        "latter, as transformers does",
     )
 
 
-def test_tokenizer_json_goes_before_added_tokens_json(tmp_path: Path) -> None:
-    """transformers takes the entry of tokenizer.json for a token that both have, and adds what it lacks."""
+def test_tokenizer_json_overrides_added_tokens_json(tmp_path: Path) -> None:
+    """transformers uses the entry of tokenizer.json for a token that both have, and adds missing tokens."""
     document = definition()
     document["added_tokens"].append({"id": SIZE, "content": "<a>", "special": True})
     write_json(tmp_path / "tokenizer.json", document)
@@ -96,32 +96,32 @@ def test_tokenizer_json_goes_before_added_tokens_json(tmp_path: Path) -> None:
         read_vocabulary(tmp_path, config)
 
 
-# --- tokenizer.json beside tokenizer.model ---
+# --- tokenizer.json and tokenizer.model ---
 
 
-def test_files_that_agree(tmp_path: Path) -> None:
-    """The model's scores are written, as the converter does, and nothing is said."""
+def test_files_that_agree_give_scores_and_no_remark(tmp_path: Path) -> None:
+    """The scores of tokenizer.model are written, as by llama.cpp's converter."""
     write_json(tmp_path / "tokenizer.json", definition())
     got = sentencepiece(tmp_path)
     assert got["scores"][259:262] == [-0.0, -1.0, -2.0]
     assert remarks(tmp_path) == ()
 
 
-def test_other_tokens(tmp_path: Path) -> None:
-    """transformers follows tokenizer.json, whatever the tokenizer's class is."""
+def test_tokenizer_json_is_used_if_tokens_differ(tmp_path: Path) -> None:
+    """transformers uses tokenizer.json, whatever the class of the tokenizer."""
     pieces = [*PIECES[:-1], ("x", -7.0, 1)]
     write_json(tmp_path / "tokenizer.json", definition(pieces))
     got = sentencepiece(tmp_path)
     assert (got["tokens"][SIZE - 1], got["token_type"][SIZE - 1]) == ("x", NORMAL)
-    assert got["add_space_prefix"] is True  # as for a tokenizer.json alone
+    assert got["add_space_prefix"] is True  # as with only a tokenizer.json
     assert remarks(tmp_path) == (
         f"{tmp_path}: tokenizer.json and tokenizer.model disagree (token 266 is 'e' in tokenizer.model and 'x' in "
-        "tokenizer.json): tokenizer.json is followed, as in transformers",
+        "tokenizer.json); using tokenizer.json, as transformers does",
     )
 
 
-def test_a_tab_for_its_byte_is_no_difference(tmp_path: Path) -> None:
-    """So it is in the files of Gemma-2."""
+def test_a_tab_equals_its_byte_piece(tmp_path: Path) -> None:
+    """Gemma-2 has the one in tokenizer.json and the other in tokenizer.model."""
     tokenizer = definition(PIECES)
     vocab = tokenizer["model"]["vocab"]
     tokenizer["model"]["vocab"] = {"\t" if text == "<0x09>" else text: i for text, i in vocab.items()}
@@ -133,7 +133,7 @@ def test_a_tab_for_its_byte_is_no_difference(tmp_path: Path) -> None:
     assert "is '<0x09>' in tokenizer.model and '\\n' in tokenizer.json" in remarks(tmp_path)[0]
 
 
-def test_more_and_fewer_tokens(tmp_path: Path) -> None:
+def test_tokenizer_json_with_more_or_fewer_tokens(tmp_path: Path) -> None:
     write_json(tmp_path / "tokenizer.json", definition([*PIECES, ("new", -9.0, 1)]))
     assert sentencepiece(tmp_path, size=SIZE + 1)["tokens"][-1] == "new"
     assert f"(token {SIZE}, 'new', is only in tokenizer.json)" in remarks(tmp_path, vocab_size=SIZE + 1)[0]
@@ -142,8 +142,8 @@ def test_more_and_fewer_tokens(tmp_path: Path) -> None:
     assert "(token 266 is 'e' in tokenizer.model and not in it in tokenizer.json)" in remarks(tmp_path)[0]
 
 
-def test_the_same_two_files_on_both_sides_are_compared_once(tmp_path: Path) -> None:
-    """A third side, with another tokenizer.model, is compared again."""
+def test_the_same_files_on_both_sides_are_compared_once(tmp_path: Path) -> None:
+    """A third folder with another tokenizer.model is compared again."""
     sides = [tmp_path / name for name in ("base", "instruct", "other")]
     for side in sides:
         side.mkdir()
@@ -153,12 +153,12 @@ def test_the_same_two_files_on_both_sides_are_compared_once(tmp_path: Path) -> N
     with patch.object(contradictions, "_difference", wraps=contradictions._difference) as compared:
         found = [read_vocabulary(side, CONFIG, seen).remarks for side in sides]
     assert compared.call_count == 2
-    assert [len(told) for told in found] == [1, 1, 0]
+    assert [len(each) for each in found] == [1, 1, 0]
     assert found[1][0].startswith(f"{sides[1]}: tokenizer.json and tokenizer.model disagree (token 266 ")
 
 
-def test_another_order_of_merges(tmp_path: Path) -> None:
-    """Ids follow the merges of tokenizer.json: "he" before "▁t", and so no "▁the"."""
+def test_tokenizer_json_decides_the_order_of_merges(tmp_path: Path) -> None:
+    """Its merges create "he" before "▁t", so "▁the" is not created."""
     write_json(tmp_path / "tokenizer.json", definition(merges=("h e", "▁ t", "▁t he")))
     sentencepiece(tmp_path)
     found = read_vocabulary(tmp_path, CONFIG)
@@ -167,8 +167,8 @@ def test_another_order_of_merges(tmp_path: Path) -> None:
     assert list(scores[259:262]) == [-1.0, 0.0, -2.0]
 
 
-def test_added_tokens_in_the_place_of_pieces_are_no_disagreement(tmp_path: Path) -> None:
-    """An added token with the id of a piece replaces it in either way of reading."""
+def test_added_tokens_that_replace_pieces_are_not_a_difference(tmp_path: Path) -> None:
+    """An added token with the id of a piece replaces it, whichever file is used."""
     document = definition([*PIECES[:-1], ("<a>", 0.0, 1)])
     document["added_tokens"].append({"id": SIZE - 1, "content": "<a>", "special": True})
     write_json(tmp_path / "tokenizer.json", document)
@@ -176,24 +176,24 @@ def test_added_tokens_in_the_place_of_pieces_are_no_disagreement(tmp_path: Path)
     assert remarks(tmp_path) == ()
 
 
-def test_another_kind_of_vocabulary(tmp_path: Path) -> None:
-    """transformers would follow a tokenizer.json of a kind that llama.cpp does not have."""
+def test_an_unsupported_tokenizer_json_is_refused_despite_a_tokenizer_model(tmp_path: Path) -> None:
+    """transformers would use the tokenizer.json, which llama.cpp does not support."""
     document = definition()
     document["model"] = {"type": "Unigram", "vocab": [["a", 0.0]]}
     write_json(tmp_path / "tokenizer.json", document)
     with pytest.raises(
-        CheckpointError, match=r"tokenizer.json, which transformers follows, is a Unigram .* tokenizer.mod"
+        CheckpointError, match=r"tokenizer.json, which transformers uses, has a Unigram .* tokenizer.mod"
     ):
         sentencepiece(tmp_path)
 
 
-def test_a_byte_level_vocabulary_beside_tiktokens_file(tmp_path: Path) -> None:
-    """Llama 3's repositories have both; tiktoken's file is not read."""
+def test_tiktokens_file_is_ignored(tmp_path: Path) -> None:
+    """Llama 3's repositories have a byte-level tokenizer.json and tiktoken's tokenizer.model."""
     (tmp_path / "tokenizer.model").write_bytes(b"IQ== 0\nIg== 1\n")
     assert byte_level(tmp_path)["model"] == "gpt2"
 
 
-# --- added_tokens_decoder beside tokenizer.json ---
+# --- added_tokens_decoder and tokenizer.json ---
 
 
 def decoder(*tokens: tuple[int, str, bool]) -> Any:
@@ -201,8 +201,8 @@ def decoder(*tokens: tuple[int, str, bool]) -> Any:
     return lambda settings: settings.update(added_tokens_decoder=entries)
 
 
-def test_the_decoder_says_which_tokens_are_special(tmp_path: Path) -> None:
-    """transformers lets tokenizer_config.json overwrite the flags of tokenizer.json."""
+def test_the_decoder_decides_which_tokens_are_special(tmp_path: Path) -> None:
+    """In transformers, flags of tokenizer_config.json override those of tokenizer.json."""
 
     def unmark(document: dict[str, Any]) -> None:
         document["added_tokens"].append({"id": 267, "content": "<a>", "special": False})
@@ -210,13 +210,13 @@ def test_the_decoder_says_which_tokens_are_special(tmp_path: Path) -> None:
     got = byte_level(tmp_path, unmark, decoder((267, "<a>", True), (0, "<|endoftext|>", True)))
     assert (got["tokens"][267], got["token_type"][267]) == ("<a>", CONTROL)
     assert remarks(tmp_path, vocab_size=320) == (
-        f"{tmp_path}: tokenizer.json and tokenizer_config.json disagree on whether '<a>' is special: "
-        "tokenizer_config.json is followed, as in transformers",
+        f"{tmp_path}: tokenizer.json and tokenizer_config.json disagree on whether '<a>' is special; "
+        "using tokenizer_config.json, as transformers does",
     )
 
 
-def test_tokens_that_only_the_decoder_has(tmp_path: Path) -> None:
-    """transformers gives them the ids that follow tokenizer.json's, whatever ids the decoder says."""
+def test_ids_of_tokens_that_are_only_in_the_decoder(tmp_path: Path) -> None:
+    """transformers numbers them after those of tokenizer.json, whatever ids the decoder gives."""
     more = ((267, "<a>", False), (268, "<b>", True), (36, "!", False), (900, "<c>", True))
     got = byte_level(tmp_path, None, decoder(*more))
     assert got["tokens"][267:270] == ["<a>", "<b>", "[PAD269]"]
@@ -224,17 +224,17 @@ def test_tokens_that_only_the_decoder_has(tmp_path: Path) -> None:
     tiny.write_tokenizer(tmp_path)
     change_json(tmp_path / "tokenizer_config.json", decoder((269, "<a>", False)))
     with pytest.raises(
-        CheckpointError, match=r"tokenizer_config.json gives the token '<a>' the id 269, which by tokeniz"
+        CheckpointError, match=r"tokenizer_config.json gives the token '<a>' the id 269, but tokenizer.json"
     ):
         read_vocabulary(tmp_path, tiny.CONFIG)
 
 
-def test_two_ids_for_one_token(tmp_path: Path) -> None:
-    """Of transformers' classes some take tokenizer.json's id, and LlamaTokenizer the decoder's: nobody can know."""
-    told = (
+def test_a_token_with_two_ids_is_refused(tmp_path: Path) -> None:
+    """LlamaTokenizer of transformers uses the id in the decoder, other classes the one in tokenizer.json."""
+    message = (
         r"'<\|im_end\|>' has id 2 in tokenizer.json and 1 in tokenizer_config.json; transformers' tokenizer classes dif"
     )
-    with pytest.raises(CheckpointError, match=told):
+    with pytest.raises(CheckpointError, match=message):
         byte_level(tmp_path, None, decoder((1, END, True), (2, START, True)))
 
 
@@ -242,7 +242,7 @@ def test_two_ids_for_one_token(tmp_path: Path) -> None:
 
 
 def ends(folder: Path, config: Any, generation: Any) -> tuple[list[int], tuple[str, ...]]:
-    """The ids that llama.cpp is told to stop at, and the remarks, of a tokenizer that names no end itself."""
+    """Return the ids at which llama.cpp stops, and the remarks, for a tokenizer without an end token."""
     (folder / "generation_config.json").unlink(missing_ok=True)
     if generation is not None:
         write_json(folder / "generation_config.json", generation)
@@ -251,10 +251,10 @@ def ends(folder: Path, config: Any, generation: Any) -> tuple[list[int], tuple[s
     return [i for i in found if i is not None], remarks(folder, vocab_size=320, eos_token_id=config)
 
 
-def test_generation_config_decides_where_answers_end(tmp_path: Path) -> None:
-    """transformers stops at generation_config.json's ids, and at none where it has none; without it at config.json's.
+def test_generation_config_decides_the_end_tokens(tmp_path: Path) -> None:
+    """transformers stops at the ids of generation_config.json, or at those of config.json if that file is missing.
 
-    Where it names none, config.json's count here all the same: an answer that never ends is of no use.
+    If it names none, transformers never stops; here the ids of config.json count, as an endless answer is useless.
     """
     assert ends(tmp_path, [10, 11], None) == ([10, 11], ())
     assert ends(tmp_path, [10, 11], {"temperature": 0.6}) == ([10, 11], ())
@@ -265,8 +265,8 @@ def test_generation_config_decides_where_answers_end(tmp_path: Path) -> None:
     found, (remark,) = ends(tmp_path, [10, 11], {"eos_token_id": [12, 13, 9999]})
     assert found == [12, 13]
     assert remark == (
-        f"{tmp_path}: eos_token_id is [10, 11] in config.json and [12, 13] in generation_config.json, which is "
-        "followed, as in transformers"
+        f"{tmp_path}: eos_token_id is [10, 11] in config.json and [12, 13] in generation_config.json; using the "
+        "latter, as transformers does"
     )
     found, (remark,) = ends(tmp_path, 10, {"eos_token_id": [11, 10]})
     assert found == [10, 11]

@@ -1,4 +1,4 @@
-"""The reader of tokenizer.json in pieces against `json` on the whole of it."""
+"""Compare the reader of tokenizer.json in pieces with `json` on the whole file."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from pa_lite.errors import CheckpointError
 from tools.fuzz.json import JsonMutator, Words
 
 PIECES = st.sampled_from([1, 2, 3, 5, 8, 17, 64, 300, 1 << 18])
-# what makes a cut between items hard to find
+# characters that make the ends of items hard to find
 TEXT = st.text(st.sampled_from('",\\[]{}: aé▁Ġ\n\x7f😀0'), max_size=6)
 PART = st.text(st.sampled_from('",\\[]{}:aé▁Ġ😀0'), min_size=1, max_size=4)
 
 
 def compact(document: Any) -> Any:
-    """What the reader is to make of a document."""
+    """Return a document without its Unigram vocabulary, which the reader drops."""
     if not isinstance(document.get("model"), dict):
         return document
     model = dict(document["model"])
@@ -34,7 +34,7 @@ def compact(document: Any) -> Any:
 
 
 def plain(document: Any) -> Any:
-    """A document with Python's own objects; a vocabulary or merges with a fault are their fault alone."""
+    """Convert packed tokens and merges to Python objects, or to "fault" if they have one."""
     model = document.get("model")
     if not isinstance(model, dict):
         return document
@@ -47,7 +47,7 @@ def plain(document: Any) -> Any:
 
 
 def expected(document: Any) -> Any:
-    """The same, from what `json` gives."""
+    """Return what `plain` must return, from the result of `json`."""
     document = compact(document)
     model = document.get("model")
     if not isinstance(model, dict):
@@ -72,13 +72,13 @@ def verdict(read: Any) -> tuple[bool, Any]:
 
 
 def check(folder: Path, text: bytes, piece: int) -> None:
-    """Both readers refuse a text, or make the same of it."""
+    """Check that both readers refuse a text or return the same."""
     (folder / "tokenizer.json").write_bytes(text)
     is_read, found = verdict(lambda: read_definition(folder / "tokenizer.json", piece))
     is_json, whole = verdict(lambda: read_json(folder / "tokenizer.json"))
     assert is_read == is_json
     if is_read:
-        assert repr(plain(found)) == repr(expected(whole))  # NaN is not itself
+        assert repr(plain(found)) == repr(expected(whole))  # NaN does not equal itself
 
 
 @settings(max_examples=300, deadline=None)
@@ -94,7 +94,7 @@ def check(folder: Path, text: bytes, piece: int) -> None:
     is_first=st.booleans(),
     piece=PIECES,
 )
-def test_a_definition_is_what_json_makes_of_it(
+def test_definitions_equal_those_of_json(
     vocab: Any, merges: Any, added: Any, indent: Any, ascii_only: bool, is_first: bool, piece: int,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:  # fmt: skip
@@ -162,7 +162,7 @@ def test_changed_definitions_are_refused_by_both_or_neither(
         "\ufeff{}",
     ],
 )
-def test_broken_definitions(text: str, piece: int, tmp_path: Path) -> None:
+def test_broken_definitions_are_refused_by_both(text: str, piece: int, tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(text, "utf-8")
     with pytest.raises(CheckpointError, match=r"tokenizer\.json: "):
         read_definition(tmp_path / "tokenizer.json", piece)
@@ -188,23 +188,23 @@ def test_broken_definitions(text: str, piece: int, tmp_path: Path) -> None:
         '{"added_tokens": {}, "model": "vocab"}',
     ],
 )
-def test_odd_definitions_are_what_json_makes_of_them(text: str, piece: int, tmp_path: Path) -> None:
+def test_unusual_definitions_equal_those_of_json(text: str, piece: int, tmp_path: Path) -> None:
     check(tmp_path, text.encode(), piece)
 
 
 @pytest.mark.parametrize("piece", [1, 9, 1 << 18])
-def test_settings_with_a_table_of_added_tokens(piece: int, tmp_path: Path) -> None:
+def test_added_tokens_decoder_in_pieces(piece: int, tmp_path: Path) -> None:
     path = tmp_path / "tokenizer_config.json"
     document = {"added_tokens_decoder": {str(i): {"content": f"<{i}>"} for i in range(30)}, "chat_template": '{["],'}
     path.write_text(json.dumps(document), "utf-8")
     assert read_settings(path, piece) == document
     path.write_text('{"added_tokens_decoder": {"1": {}, "2": {}, "1": {}}}', "utf-8")
-    with pytest.raises(CheckpointError, match="'1' twice"):
+    with pytest.raises(CheckpointError, match="duplicate key '1'"):
         read_settings(path, piece)
     assert read_settings(tmp_path / "none.json") == {}
 
 
-def test_a_fault_names_its_byte_in_the_file(tmp_path: Path) -> None:
+def test_errors_name_the_byte_in_the_file(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_text('{"model": {"vocab": {"é": 1}, "x": ?}}', "utf-8")
     with pytest.raises(CheckpointError, match=r"Expecting value at byte 36\b"):
@@ -214,7 +214,7 @@ def test_a_fault_names_its_byte_in_the_file(tmp_path: Path) -> None:
         read_definition(path)
 
 
-def test_lookups_and_order_of_what_was_packed(tmp_path: Path) -> None:
+def test_lookups_and_order_of_packed_tokens_and_merges(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_text('{"model": {"vocab": {"b": 7, "a": 3, "é": 1}, "merges": ["a b", "Ġ é"]}}', "utf-8")
     model = read_definition(path)["model"]

@@ -66,43 +66,43 @@ def read(folder: Path, steps: list[Any], ignore_merges: bool = False, architectu
         (cut(TEKKEN), "tekken"),
     ],
 )
-def test_definitions(tmp_path: Path, steps: list[Any], name: str) -> None:
+def test_names_by_definition(tmp_path: Path, steps: list[Any], name: str) -> None:
     assert read(tmp_path, steps) == name
 
 
-def test_llama3_ignores_merges(tmp_path: Path) -> None:
+def test_llama3_with_ignored_merges_is_llama_bpe(tmp_path: Path) -> None:
     assert read(tmp_path, cut(LLAMA3), ignore_merges=True) == "llama-bpe"
 
 
-def test_families_names_for_one_rule(tmp_path: Path) -> None:
+def test_families_with_another_name_for_the_same_rule(tmp_path: Path) -> None:
     assert read(tmp_path, [BYTE_LEVEL], architecture="OlmoForCausalLM") == "olmo"
     assert read(tmp_path, [DIGITS, BYTE_LEVEL], architecture="GraniteForCausalLM") == "refact"
 
 
 @pytest.mark.parametrize(
-    ("steps", "told"),
+    ("steps", "message"),
     [
-        ([{**BYTE_LEVEL, "add_prefix_space": True}], r"\(ByteLevel\) is not known"),
-        ([PLAIN_BYTES], r"\(ByteLevel\) is not known"),
-        ([{"type": "Digits", "individual_digits": False}, BYTE_LEVEL], r"\(Digits, ByteLevel\) is not known"),
-        ([DIGITS, PLAIN_BYTES], "is not known"),
-        (cut(LLAMA3.replace("{1,3}", "{1,2}")), r"\(Split, ByteLevel\) is not known"),
-        (cut(LLAMA3, behavior="Removed"), "is not known"),
-        (cut(LLAMA3, pattern={"String": " "}), "is not known"),
-        (cut(LLAMA3, pattern=3), "is not known"),
-        ([cut(LLAMA3)[0], BYTE_LEVEL], "is not known"),
-        ([cut(LLAMA3)[0], DIGITS, PLAIN_BYTES], r"\(Split, Digits, ByteLevel\) is not known"),
+        ([{**BYTE_LEVEL, "add_prefix_space": True}], r"\(ByteLevel\) is unknown"),
+        ([PLAIN_BYTES], r"\(ByteLevel\) is unknown"),
+        ([{"type": "Digits", "individual_digits": False}, BYTE_LEVEL], r"\(Digits, ByteLevel\) is unknown"),
+        ([DIGITS, PLAIN_BYTES], "is unknown"),
+        (cut(LLAMA3.replace("{1,3}", "{1,2}")), r"\(Split, ByteLevel\) is unknown"),
+        (cut(LLAMA3, behavior="Removed"), "is unknown"),
+        (cut(LLAMA3, pattern={"String": " "}), "is unknown"),
+        (cut(LLAMA3, pattern=3), "is unknown"),
+        ([cut(LLAMA3)[0], BYTE_LEVEL], "is unknown"),
+        ([cut(LLAMA3)[0], DIGITS, PLAIN_BYTES], r"\(Split, Digits, ByteLevel\) is unknown"),
     ],
 )
-def test_other_definitions_are_refused(tmp_path: Path, steps: list[Any], told: str) -> None:
-    with pytest.raises(CheckpointError, match=told):
+def test_unknown_definitions_are_refused(tmp_path: Path, steps: list[Any], message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
         read(tmp_path, steps)
 
 
-def test_normalizers(tmp_path: Path) -> None:
+def test_nfc_is_the_only_supported_normalizer(tmp_path: Path) -> None:
     composed = {"type": "Sequence", "normalizers": [{"type": "NFC"}]}
     assert byte_level(tmp_path, lambda t: t.update(normalizer=composed))["pre"] == "gpt-2"
-    with pytest.raises(CheckpointError, match=r"normalizer \(Lowercase\) is not known"):
+    with pytest.raises(CheckpointError, match=r"does not support its normalizer \(Lowercase\)"):
         byte_level(tmp_path, lambda t: t.update(normalizer={"type": "Lowercase"}))
 
 
@@ -125,10 +125,10 @@ def fingerprint_of(folder: Path, special: bool) -> str:
 
 
 @pytest.mark.parametrize("special", [True, False])
-def test_the_fingerprint_goes_before_the_definition(
+def test_the_fingerprint_takes_precedence_over_the_definition(
     tmp_path: Path, special: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With BOS, and, for a fine-tune that adds another token, without."""
+    """Try it with BOS and, for a fine-tune that adds another token, without."""
     monkeypatch.setattr(pre_tokenizers, "_SMALLEST", 0)
     assert byte_level(tmp_path)["pre"] == "gpt-2"
     monkeypatch.setitem(pre_tokenizers.FINGERPRINTS, fingerprint_of(tmp_path, special), "falcon3")
@@ -137,7 +137,7 @@ def test_the_fingerprint_goes_before_the_definition(
     assert byte_level(tmp_path)["pre"] == "gpt-2"
 
 
-def test_a_fingerprint_that_would_lose_whole_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ignored_merges_override_the_name_of_the_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     byte_level(tmp_path)
     monkeypatch.setattr(pre_tokenizers, "_SMALLEST", 0)
     monkeypatch.setitem(pre_tokenizers.FINGERPRINTS, fingerprint_of(tmp_path, True), "smaug-bpe")
@@ -155,20 +155,22 @@ def test_a_fingerprint_that_would_lose_whole_words(tmp_path: Path, monkeypatch: 
         {"decoder": {"type": "Sequence", "decoders": 5}},
     ],
 )  # fmt: skip
-def test_a_definition_that_would_end_the_process_is_encoded_in_another(
+def test_hostile_definitions_are_encoded_in_a_limited_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hostile: dict[str, Any]
 ) -> None:
-    """Padded to 10^12 ids, tokenizers asks for terabytes, upon which Rust aborts."""
+    """To pad to 10^12 ids, `tokenizers` allocates terabytes, and Rust aborts."""
     pytest.importorskip("tokenizers")
     monkeypatch.setattr(pre_tokenizers, "_SMALLEST", 0)
     monkeypatch.setattr(pre_tokenizers, "_MEMORY", 1 << 29)
     start = time.perf_counter()
-    with contextlib.suppress(CheckpointError):  # a normalizer that llama.cpp lacks
+    with contextlib.suppress(CheckpointError):  # for a normalizer that llama.cpp does not support
         assert byte_level(tmp_path, lambda t: t.update(hostile))["pre"] == "gpt-2"
     assert time.perf_counter() - start < 15
 
 
-def test_an_encoder_that_dies_or_babbles_leaves_the_definition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_definition_decides_if_the_encoder_crashes_or_answers_nonsense(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("tokenizers")
     monkeypatch.setattr(pre_tokenizers, "_SMALLEST", 0)
     monkeypatch.syspath_prepend(tmp_path / "programs")
@@ -196,8 +198,8 @@ def test_both_sides_of_a_pair_are_encoded_once(tmp_path: Path, monkeypatch: pyte
     assert started.call_count == 2
 
 
-def test_an_unknown_pre_tokenizer_says_what_would_recognise_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The packages' fingerprints know more than the definitions; only a vocabulary large enough for one is told so."""
+def test_errors_name_the_package_that_recognises_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only errors for vocabularies that are large enough for a fingerprint name the package `tokenizers`."""
 
     def large(t: dict[str, Any]) -> None:
         t["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": cut(LLAMA3.replace("{1,3}", "{1,2}"))}
@@ -210,7 +212,7 @@ def test_an_unknown_pre_tokenizer_says_what_would_recognise_it(tmp_path: Path, m
         return str(e.value)
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert refusal().endswith("With the package tokenizers more of them are recognised: pip install tokenizers.")
+    assert refusal().endswith("The package tokenizers recognises more of them: pip install tokenizers.")
     monkeypatch.undo()
     (tmp_path / "programs").mkdir()
     (tmp_path / "programs" / "dying_encoder.py").write_text("def main():\n    raise SystemExit(3)\n", "utf-8")
@@ -219,12 +221,12 @@ def test_an_unknown_pre_tokenizer_says_what_would_recognise_it(tmp_path: Path, m
     pytest.importorskip("tokenizers")
     assert "The package tokenizers, which recognises more of them, cannot encode with it: " in refusal()
     monkeypatch.setattr(pre_tokenizers, "_SMALLEST", 1 << 20)
-    assert refusal().endswith("name the .gguf file.")
+    assert refusal().endswith("use the .gguf file.")
 
 
 @pytest.mark.parametrize("name", ["llama-3", "smollm3", "qwen", "smollm2", "olmo", "olmo-2", "phi-4", "mistral-nemo"])
-def test_a_part_of_the_vocabulary_gives_the_ids_of_the_whole(name: str, tmp_path: Path) -> None:
-    """Trained vocabularies with added tokens, normalizers and merges that are ignored."""
+def test_a_part_of_the_vocabulary_gives_the_same_ids(name: str, tmp_path: Path) -> None:
+    """Try trained vocabularies with added tokens, normalizers and ignored merges."""
     tokenizers = pytest.importorskip("tokenizers")
     folder = build(name, tmp_path / name)
     tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -238,11 +240,11 @@ def test_a_part_of_the_vocabulary_gives_the_ids_of_the_whole(name: str, tmp_path
     [
         lambda t: t["model"].update(dropout=0.5),
         lambda t: t["model"].update(continuing_subword_prefix="##"),
-        lambda t: t["added_tokens"].append({"id": 300, "content": "told", "special": False, "single_word": True,
+        lambda t: t["added_tokens"].append({"id": 300, "content": "word", "special": False, "single_word": True,
                                             "lstrip": False, "rstrip": False, "normalized": False}),
     ],
 )  # fmt: skip
-def test_vocabularies_of_which_no_part_will_do_are_known_by_their_definition(
+def test_the_definition_decides_for_models_that_merge_in_another_way(
     tmp_path: Path, change: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("tokenizers")

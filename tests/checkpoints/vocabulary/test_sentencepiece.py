@@ -23,7 +23,7 @@ CONFIG = {"architectures": ["LlamaForCausalLM"], "vocab_size": SIZE, "bos_token_
 T, HE, THE = 259, 260, 261
 
 
-def test_pieces_and_padding(tmp_path: Path) -> None:
+def test_pieces_types_scores_and_padding(tmp_path: Path) -> None:
     got = sentencepiece(tmp_path, size=SIZE + 2)
     assert (got["model"], got["pre"]) == ("llama", "default")
     assert got["tokens"][:4] == ["<unk>", "<s>", "</s>", "<0x00>"]
@@ -33,7 +33,7 @@ def test_pieces_and_padding(tmp_path: Path) -> None:
     assert (got["token_type"][-1], got["scores"][-1]) == (UNUSED, -10000.0)
 
 
-def test_tokens_of_the_decoder(tmp_path: Path) -> None:
+def test_tokens_of_added_tokens_decoder(tmp_path: Path) -> None:
     decoder = {
         "0": {"content": "<unk>", "special": True},
         str(SIZE + 1): {"content": "<|b|>", "special": False},
@@ -51,14 +51,14 @@ def added(*entries: tuple[int, str, bool]) -> dict[str, Any]:
     return {"added_tokens": [{"id": i, "content": t, "special": s} for i, t, s in entries]}
 
 
-def test_tokenizer_json_where_no_decoder_is(tmp_path: Path) -> None:
-    """transformers 5 writes no added_tokens_decoder; the chat tokens are not to be lost for it."""
+def test_added_tokens_of_tokenizer_json_count_without_a_decoder(tmp_path: Path) -> None:
+    """transformers 5 does not write added_tokens_decoder; chat tokens must not get lost."""
     write_json(tmp_path / "tokenizer.json", added((SIZE, "<|im_end|>", True)))
     assert sentencepiece(tmp_path, size=SIZE + 1)["tokens"][-1] == "<|im_end|>"
     assert sentencepiece(tmp_path, {"added_tokens_decoder": {}}, size=SIZE + 1)["tokens"][-1] == f"[PAD{SIZE}]"
 
 
-def test_phi3_takes_both_and_only_what_is_marked_is_control(tmp_path: Path) -> None:
+def test_phi3_uses_both_lists_and_trusts_their_flags(tmp_path: Path) -> None:
     write_json(tmp_path / "tokenizer.json", added((SIZE, "<|user|>", False), (SIZE + 1, "<|end|>", True)))
     decoder = {str(SIZE): {"content": "<|old|>", "special": True}}
     got = sentencepiece(tmp_path, {"added_tokens_decoder": decoder}, architecture="Phi3ForCausalLM", size=SIZE + 2)
@@ -66,7 +66,7 @@ def test_phi3_takes_both_and_only_what_is_marked_is_control(tmp_path: Path) -> N
     assert got["token_type"][SIZE:] == [USER_DEFINED, CONTROL]
 
 
-def test_user_defined_pieces_are_matched_as_they_stand(tmp_path: Path) -> None:
+def test_user_defined_pieces_are_matched_literally(tmp_path: Path) -> None:
     pieces = [*PIECES, ("▁▁the", 0.0, USER_DEFINED)]
     got = sentencepiece(tmp_path, pieces=pieces, size=SIZE + 1)
     assert (got["tokens"][-1], got["token_type"][-1]) == ("  the", USER_DEFINED)
@@ -86,19 +86,21 @@ def test_user_defined_pieces_are_matched_as_they_stand(tmp_path: Path) -> None:
         ("Gemma3ForConditionalGeneration", {}, False),
     ],
 )
-def test_the_blank_before_a_text(tmp_path: Path, architecture: str, settings: dict[str, Any], expected: Any) -> None:
+def test_add_space_prefix_by_family_and_settings(
+    tmp_path: Path, architecture: str, settings: dict[str, Any], expected: Any
+) -> None:
     assert sentencepiece(tmp_path, settings, architecture=architecture).get("add_space_prefix") is expected
 
 
-def test_a_model_that_puts_no_blank(tmp_path: Path) -> None:
+def test_add_space_prefix_is_false_for_a_model_without_dummy_prefix(tmp_path: Path) -> None:
     from tests.support.vocabularies import sentencepiece_model
 
     (tmp_path / "tokenizer.model").write_bytes(sentencepiece_model(PIECES, dummy_prefix=False))
     assert read(tmp_path, CONFIG)["add_space_prefix"] is False
 
 
-def test_tokenizer_json_alone(tmp_path: Path) -> None:
-    """llama.cpp merges in the order of the merges; bytes stand for what is no piece."""
+def test_tokenizer_json_without_a_model(tmp_path: Path) -> None:
+    """llama.cpp merges in the order of `merges`, and uses bytes for characters without a piece."""
     write_json(tmp_path / "tokenizer.json", definition())
     got = read(tmp_path, {**CONFIG, "vocab_size": SIZE + 1})
     assert got["model"] == "llama"
@@ -120,26 +122,26 @@ def test_tokenizer_json_alone(tmp_path: Path) -> None:
         (lambda t: t["normalizer"]["normalizers"].pop(0), False),
     ],
 )
-def test_the_blank_by_definition(tmp_path: Path, change: Change, prefix: bool) -> None:
+def test_add_space_prefix_by_definition(tmp_path: Path, change: Change, prefix: bool) -> None:
     document = definition()
     change(document)
     write_json(tmp_path / "tokenizer.json", document)
     assert read(tmp_path, CONFIG)["add_space_prefix"] is prefix
 
 
-def test_bad_definitions(tmp_path: Path) -> None:
-    for change, told in (
-        ({"normalizer": {"type": "NFKC"}}, r"normalizer \(NFKC\) is not known"),
-        ({"normalizer": {"type": "Prepend", "prepend": "x"}}, r"normalizer \(Prepend\) is not known"),
-        ({"model": {**definition()["model"], "merges": None}}, "has no merges"),
+def test_unsupported_or_incomplete_definitions_are_refused(tmp_path: Path) -> None:
+    for change, message in (
+        ({"normalizer": {"type": "NFKC"}}, r"does not support its normalizer \(NFKC\)"),
+        ({"normalizer": {"type": "Prepend", "prepend": "x"}}, r"does not support its normalizer \(Prepend\)"),
+        ({"model": {**definition()["model"], "merges": None}}, "merges are missing"),
     ):
         write_json(tmp_path / "tokenizer.json", {**definition(), **change})
-        with pytest.raises(CheckpointError, match=told):
+        with pytest.raises(CheckpointError, match=message):
             read(tmp_path, CONFIG)
 
 
 @pytest.mark.parametrize(
-    ("files", "told"),
+    ("files", "message"),
     [
         ({"added_tokens.json": {"<a>": "7"}}, r"added_tokens.json: is not a table of token ids"),
         ({"added_tokens.json": {"": 7}}, r"added_tokens.json: is not a table"),
@@ -152,14 +154,14 @@ def test_bad_definitions(tmp_path: Path) -> None:
         ({"tokenizer_config.json": {"added_tokens_decoder": {"7": {"content": "he"}}}}, "same text 'he'"),
     ],
 )
-def test_bad_additions(tmp_path: Path, files: dict[str, Any], told: str) -> None:
+def test_broken_added_tokens_are_refused(tmp_path: Path, files: dict[str, Any], message: str) -> None:
     for name, content in files.items():
         write_json(tmp_path / name, content)
-    with pytest.raises(CheckpointError, match=told):
+    with pytest.raises(CheckpointError, match=message):
         sentencepiece(tmp_path)
 
 
-def test_more_pieces_than_rows(tmp_path: Path) -> None:
+def test_more_pieces_than_vocab_size_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=f"has token id {SIZE - 1}, but config.json's vocab_size is {SIZE - 1}"):
         sentencepiece(tmp_path, size=SIZE - 1)
 
@@ -167,8 +169,8 @@ def test_more_pieces_than_rows(tmp_path: Path) -> None:
 PHI3_TOKENS = ["<unk>", "<s>", "</s>", "<|endoftext|>"]
 
 
-def test_names(tmp_path: Path) -> None:
-    """llama.cpp takes Phi-3's habits from the name alone, and cannot load another tokenizer under it."""
+def test_model_names_give_llama_cpp_the_right_behaviour(tmp_path: Path) -> None:
+    """llama.cpp recognises Phi-3 by name only, and cannot load another tokenizer under that name."""
     decoder = {
         str(SIZE): {"content": "<|endoftext|>", "special": True},
         str(SIZE + 1): {"content": "<|user|>", "special": True},
@@ -198,13 +200,13 @@ LLAMA = {"tokenizer_class": "LlamaTokenizerFast"}
 @pytest.mark.parametrize(
     ("architecture", "settings", "steps", "has_model", "expected"),
     [
-        # transformers builds a LlamaTokenizer anew, whatever tokenizer.json says
+        # transformers builds a new LlamaTokenizer, whatever tokenizer.json says
         ("LlamaForCausalLM", LLAMA, None, True, "first"),
         ("LlamaForCausalLM", {**LLAMA, "legacy": False}, None, False, "first"),
         ("LlamaForCausalLM", {**LLAMA, "legacy": True}, None, True, "always"),
         ("LlamaForCausalLM", {**LLAMA, "add_prefix_space": False}, None, True, None),
         ("LlamaForCausalLM", {**LLAMA, "add_prefix_space": False}, None, False, None),
-        # and reads those of other classes
+        # and reads the files of other classes
         ("LlamaForCausalLM", {"tokenizer_class": "PreTrainedTokenizerFast"}, None, True, None),
         ("LlamaForCausalLM", {}, {**METASPACE, "prepend_scheme": "first"}, True, "first"),
         ("MistralForCausalLM", {**LLAMA, "legacy": False}, None, True, None),  # v0.1
@@ -215,7 +217,7 @@ LLAMA = {"tokenizer_class": "LlamaTokenizerFast"}
         ("Gemma2ForCausalLM", LLAMA, {**METASPACE, "prepend_scheme": "first"}, True, None),
     ],
 )
-def test_where_the_space_goes_as_transformers_puts_it(
+def test_space_prefix_scheme_is_that_of_transformers(
     tmp_path: Path, architecture: str, settings: dict[str, Any], steps: Any, has_model: bool, expected: str | None
 ) -> None:
     document = definition()
@@ -233,17 +235,17 @@ def test_where_the_space_goes_as_transformers_puts_it(
         assert got["add_space_prefix"] is False
 
 
-def test_a_model_alone_puts_its_space_by_legacy(tmp_path: Path) -> None:
+def test_legacy_decides_the_scheme_without_tokenizer_json(tmp_path: Path) -> None:
     assert KEY not in sentencepiece(tmp_path, {}, architecture="MistralForCausalLM")
     assert sentencepiece(tmp_path, {"legacy": False}, architecture="MistralForCausalLM")[KEY] == "first"
 
 
-def test_a_special_piece_that_tokenizer_json_repeats_stays_as_it_is(tmp_path: Path) -> None:
-    """Llama-2's folder: no added_tokens_decoder, and `<unk>`, `<s>`, `</s>` among tokenizer.json's added tokens."""
+def test_special_pieces_repeated_in_tokenizer_json_keep_type_and_score(tmp_path: Path) -> None:
+    """Llama-2 has no added_tokens_decoder, and `<unk>`, `<s>`, `</s>` are added tokens in tokenizer.json."""
     write_json(tmp_path / "tokenizer.json", definition())
     got = sentencepiece(tmp_path)
     assert got["token_type"][:3] == [UNKNOWN, CONTROL, CONTROL]
     assert got["scores"][:3] == [0.0, 0.0, 0.0]
-    write_json(tmp_path / "tokenizer.json", added((HE, "he", True)))  # a plain piece made special
+    write_json(tmp_path / "tokenizer.json", added((HE, "he", True)))  # a normal piece that is made special
     got = sentencepiece(tmp_path)
     assert (got["token_type"][HE], got["scores"][HE]) == (CONTROL, -1000.0)

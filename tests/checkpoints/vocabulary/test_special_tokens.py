@@ -24,7 +24,7 @@ def read(folder: Path, post: Any, **settings: Any) -> dict[str, Any]:
     return {k: v for k, v in got.items() if k.startswith("add_") or k.endswith("_id")}
 
 
-def test_ids_by_text_then_by_number(tmp_path: Path) -> None:
+def test_ids_by_text_then_by_config(tmp_path: Path) -> None:
     got = byte_level(tmp_path, None, lambda s: s.update(pad_token={"content": START}, unk_token="not there"),
                      unk_token_id=7, sep_token_id=8, mask_token_id=-1, cls_token_id=320)  # fmt: skip
     ids = {key: value for key, value in got.items() if key.endswith("_token_id")}
@@ -45,21 +45,21 @@ def test_ids_by_text_then_by_number(tmp_path: Path) -> None:
         ({"type": "Sequence", "processors": [{"type": "ByteLevel"}, template(BOS, "A")]}, {}, (True, False)),
     ],
 )
-def test_what_is_added(tmp_path: Path, post: Any, settings: dict[str, Any], adds: tuple[bool, bool]) -> None:
+def test_add_bos_and_add_eos(tmp_path: Path, post: Any, settings: dict[str, Any], adds: tuple[bool, bool]) -> None:
     got = read(tmp_path, post, **settings)
     assert (got["add_bos_token"], got["add_eos_token"]) == adds
     assert (got["bos_token_id"], got["eos_token_id"]) == (0, 2)
     assert "eot_token_id" not in got
 
 
-def test_the_template_says_what_begins_and_ends(tmp_path: Path) -> None:
-    """The former EOS stays an end of answers."""
+def test_the_post_processor_decides_bos_and_eos(tmp_path: Path) -> None:
+    """The former EOS still ends an answer, as EOT."""
     got = read(tmp_path, template(START, "A", BOS))
     assert (got["bos_token_id"], got["eos_token_id"], got["eot_token_id"]) == (1, 0, 2)
     assert (got["add_bos_token"], got["add_eos_token"]) == (True, True)
 
 
-def test_nothing_without_an_id_is_added(tmp_path: Path) -> None:
+def test_a_token_without_id_is_not_added(tmp_path: Path) -> None:
     def bare(s: dict[str, Any]) -> None:
         s.update(bos_token=None, add_bos_token=True)
 
@@ -69,22 +69,22 @@ def test_nothing_without_an_id_is_added(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("post", "told"),
+    ("post", "message"),
     [
-        ({"type": "BertProcessing"}, "post-processor 'BertProcessing' is not known"),
-        ([3], "post_processor is no table"),
-        ({"type": "Sequence", "processors": [3]}, "post_processor is no table"),
+        ({"type": "BertProcessing"}, "post-processor 'BertProcessing' is unknown"),
+        ([3], "post_processor is not a table"),
+        ({"type": "Sequence", "processors": [3]}, "post_processor is not a table"),
         ({"type": "TemplateProcessing"}, "TemplateProcessing without `single`"),
         ({"type": "TemplateProcessing", "single": [3, 4]}, "TemplateProcessing without `single`"),
     ],
 )
-def test_other_post_processors(tmp_path: Path, post: Any, told: str) -> None:
-    with pytest.raises(CheckpointError, match=told):
+def test_unknown_post_processors_are_refused(tmp_path: Path, post: Any, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
         read(tmp_path, post)
 
 
-def test_a_list_of_ends(tmp_path: Path) -> None:
-    """config.json's first stands in for eos_token; of generation_config.json's, those that llama.cpp does not know."""
+def test_a_list_of_end_tokens(tmp_path: Path) -> None:
+    """EOS is the first id of config.json; unknown ids of generation_config.json get the other roles."""
     write_json(tmp_path / "generation_config.json", {"eos_token_id": [2, 0, 5, 6, 7, 5, 9999, None]})
     got = byte_level(tmp_path, None, lambda s: s.pop("eos_token"), eos_token_id=[2, 0])
     assert (got["eos_token_id"], got["eom_token_id"], got["eot_token_id"]) == (2, 5, 6)
@@ -103,32 +103,32 @@ def test_a_list_of_ends(tmp_path: Path) -> None:
         (5, [5, 2], {}),  # llama.cpp stops at EOS, whatever its text
     ],
 )
-def test_the_end_of_a_turn_is_named_so(tmp_path: Path, eos: int, ends: list[int], expected: dict[str, Any]) -> None:
+def test_the_end_of_a_turn_is_eot(tmp_path: Path, eos: int, ends: list[int], expected: dict[str, Any]) -> None:
     write_json(tmp_path / "generation_config.json", {"eos_token_id": ends})
     got = byte_level(tmp_path, None, lambda s: s.pop("eos_token"), eos_token_id=eos)
     assert {k: v for k, v in got.items() if k in ("eot_token_id", "eom_token_id", END_IDS_KEY)} == expected
 
 
-def test_an_end_that_is_the_padding_too(tmp_path: Path) -> None:
+def test_an_end_token_that_is_also_the_padding(tmp_path: Path) -> None:
     write_json(tmp_path / "generation_config.json", {"eos_token_id": [0, 5]})
     got = byte_level(tmp_path, None, lambda s: s.update(eos_token=BOS), pad_token_id=5, unk_token_id=5)
     assert (got["padding_token_id"], got["eot_token_id"]) == (5, 5)
 
 
-def test_an_end_that_only_the_generation_configuration_tells(tmp_path: Path) -> None:
+def test_an_end_token_that_is_only_in_generation_config(tmp_path: Path) -> None:
     write_json(tmp_path / "generation_config.json", {"eos_token_id": 0})
     got = byte_level(tmp_path, None, lambda s: s.pop("eos_token"), eos_token_id=None)
     assert got["eos_token_id"] == 0
 
 
-def test_ids_of_a_nested_configuration(tmp_path: Path) -> None:
+def test_ids_in_text_config(tmp_path: Path) -> None:
     write_json(tmp_path / "config.json", {"text_config": {"pad_token_id": 3, "unk_token_id": 4}, "unk_token_id": 5})
     got = byte_level(tmp_path)
     assert (got["padding_token_id"], got["unknown_token_id"]) == (3, 5)
 
 
-def test_sentencepiece_begins_with_bos(tmp_path: Path) -> None:
-    """As its classes in transformers do, unless somebody says otherwise."""
+def test_sentencepiece_adds_bos_by_default(tmp_path: Path) -> None:
+    """The classes of transformers do, too."""
     assert sentencepiece(tmp_path)["add_bos_token"] is True
     assert sentencepiece(tmp_path, {"add_bos_token": False})["add_bos_token"] is False
     got = sentencepiece(tmp_path, {"bos_token": "<s>"}, bos_token_id=1, eos_token_id=2, pad_token_id=-1)
@@ -136,7 +136,7 @@ def test_sentencepiece_begins_with_bos(tmp_path: Path) -> None:
     assert "padding_token_id" not in got
 
 
-def test_sizes_with_rules_of_their_own(tmp_path: Path) -> None:
+def test_keys_that_depend_on_vocab_size(tmp_path: Path) -> None:
     def more(t: dict[str, Any]) -> None:
         vocab = t["model"]["vocab"]
         vocab.update({f"word{i}": i for i in range(1000, 6000)})
@@ -149,11 +149,11 @@ def test_sizes_with_rules_of_their_own(tmp_path: Path) -> None:
 
 
 def test_add_space_prefix_is_copied_for_llama(tmp_path: Path) -> None:
-    def said(s: dict[str, Any]) -> None:
+    def without_prefix(s: dict[str, Any]) -> None:
         s["add_prefix_space"] = False
 
-    assert byte_level(tmp_path, None, said)["add_space_prefix"] is False
-    assert "add_space_prefix" not in byte_level(tmp_path, None, said, architectures=["Qwen2ForCausalLM"])
+    assert byte_level(tmp_path, None, without_prefix)["add_space_prefix"] is False
+    assert "add_space_prefix" not in byte_level(tmp_path, None, without_prefix, architectures=["Qwen2ForCausalLM"])
     assert "add_space_prefix" not in byte_level(tmp_path)
     assert tiny.CONFIG["architectures"] == ["LlamaForCausalLM"]
 
@@ -173,7 +173,7 @@ TEMPLATE_KEYS = ("tokenizer.pa_lite.bos_token", "tokenizer.pa_lite.eos_token")
         ({"eos_token": None}, {"eos_token_id": 0}, {TEMPLATE_KEYS[1]: ""}),
     ],
 )
-def test_what_a_template_gets_where_the_ids_say_otherwise(
+def test_tokens_of_chat_templates_that_differ_from_the_ids(
     tmp_path: Path, settings: dict[str, Any], config: dict[str, Any], expected: dict[str, str]
 ) -> None:
     got = byte_level(tmp_path, lambda t: t.update(post_processor=None), lambda s: s.update(settings), **config)
@@ -190,7 +190,7 @@ def test_what_a_template_gets_where_the_ids_say_otherwise(
         ("LlamaTokenizerFast", "<s>"),
     ],
 )
-def test_a_class_has_tokens_of_its_own(tmp_path: Path, tokenizer_class: str | None, expected: str | None) -> None:
+def test_classes_with_default_tokens(tmp_path: Path, tokenizer_class: str | None, expected: str | None) -> None:
     def without(s: dict[str, Any]) -> None:
         s.pop("bos_token")
         s["tokenizer_class"] = tokenizer_class
@@ -199,12 +199,12 @@ def test_a_class_has_tokens_of_its_own(tmp_path: Path, tokenizer_class: str | No
     assert got.get(TEMPLATE_KEYS[0]) == expected
 
 
-def test_the_older_file_of_special_tokens_goes_first(tmp_path: Path) -> None:
-    """As in transformers, where tokenizer_config.json has no added_tokens_decoder."""
+def test_special_tokens_map_takes_precedence_without_a_decoder(tmp_path: Path) -> None:
+    """So it does in transformers; with added_tokens_decoder it is ignored."""
     write_json(tmp_path / "special_tokens_map.json", {"bos_token": {"content": START}, "eos_token": START})
     got = byte_level(tmp_path, lambda t: t.update(post_processor=None), lambda s: s.pop("added_tokens_decoder", None))
     ids = [got[f"{name}_token_id"] for name in ("bos", "eos")]
     assert [got["tokens"][i] for i in ids] == [START, START]
-    assert not any(key in got for key in TEMPLATE_KEYS)  # the ids say the same
+    assert not any(key in got for key in TEMPLATE_KEYS)  # the ids agree
     got = byte_level(tmp_path, None, lambda s: s.update(added_tokens_decoder={}))
     assert got["tokens"][got["bos_token_id"]] == BOS
