@@ -23,7 +23,7 @@ FOLDERS = ("pa_lite", "tools", "tests")
 # folders and files that are not rewritten yet; nothing may be added
 NOT_YET: tuple[str, ...] = (
     *("pa_lite/alpaca", "pa_lite/api", "pa_lite/checkpoints", "pa_lite/cli", "pa_lite/engine", "pa_lite/errors.py"),
-    *("pa_lite/instructions", "pa_lite/merging", "pa_lite/sanitize.py", "pa_lite/statistics.py"),
+    *("pa_lite/instructions", "pa_lite/sanitize.py", "pa_lite/statistics.py"),
     *("pa_lite/study", "pa_lite/system", "pa_lite/tasks", "pa_lite/untrusted"),
     *(
         "tests/alpaca",
@@ -33,7 +33,7 @@ NOT_YET: tuple[str, ...] = (
         "tests/engine",
         "tests/instructions",
     ),
-    *("tests/merging", "tests/study", "tests/system", "tests/tasks", "tests/untrusted", "tests/support/templates.py"),
+    *("tests/study", "tests/system", "tests/tasks", "tests/untrusted", "tests/support/templates.py"),
     "tools/fuzz/engine.py",
 )
 # this file quotes the phrases; the two references are generated from docstrings, which are checked

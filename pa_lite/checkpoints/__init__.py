@@ -1,4 +1,4 @@
-"""Where weights come from: Hugging Face checkpoints, GGUF files, the Hub, pairs. Knows nothing of merging."""
+"""Open checkpoints: Hugging Face folders, GGUF files, repositories on the Hub, pairs. Does not depend on merging."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def open_checkpoints(
     """Open checkpoints: folders with safetensors shards or one GGUF model, files of either kind under any name, a
     repository's folder in the Hub's cache, or `org/name[@revision]` on the Hub.
 
-    Reads headers and configuration only. Those on the Hub are fetched into the Hub's cache first, with `progress`
-    getting the bytes done; with `stream` their weights stay there and are read by ranges. Raises
-    CheckpointError when there is nothing that pa-lite can read, HubError when the Hub does not give it.
+    Only headers and configuration are read. Checkpoints on the Hub are downloaded to the Hub's cache first, where
+    `progress` gets the bytes done; with `stream` their weights stay on the Hub and are read by ranges. Raises
+    CheckpointError when there is nothing that pa-lite can read, HubError when a download fails.
     """
     located = [resolve_location(place) for place in places]
     references = [place for place in located if isinstance(place, HubReference)]
@@ -45,7 +45,7 @@ def open_checkpoint(place: str | Location, stream: bool = False, progress: Progr
 
 def _open_hub(reference: HubReference, path: Path, elsewhere: Mapping[str, ByteSource]) -> Checkpoint:
     checkpoint = _open(path, elsewhere)
-    # a snapshot's folder is named by its commit
+    # the name of a snapshot's folder is its commit
     return checkpoint if checkpoint.is_gguf else replace(checkpoint, name=reference.name)
 
 
