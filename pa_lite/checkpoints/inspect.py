@@ -61,12 +61,12 @@ class Inspection:
 _ROLES = {"bos": "bos", "eos": "eos", "eot": "eot", "unknown": "unk", "padding": "pad", "seperator": "sep"}
 
 
-def inspect_checkpoint(place: str | Location) -> Inspection:
+def inspect_checkpoint(location: str | Location) -> Inspection:
     """Describe a checkpoint without reading or downloading its weights.
 
     Raises CheckpointError when there is nothing to read, HubError when a request to the Hub fails.
     """
-    checkpoint = open_checkpoint(place, stream=True)
+    checkpoint = open_checkpoint(location, stream=True)
     rows = [
         TensorRow(t.name, t.type.name, t.shape, t.type.nbytes(t.n_values))
         for t in sorted(checkpoint.tensors.values(), key=lambda t: t.name)
@@ -82,7 +82,7 @@ def inspect_checkpoint(place: str | Location) -> Inspection:
     except CheckpointError as e:
         problem = str(e)
     return Inspection(
-        path=str(place),
+        path=str(location),
         name=checkpoint.name,
         architecture=checkpoint.architecture,
         families=checkpoint.families,

@@ -203,7 +203,7 @@ def add_pair(name: str, base: str, instruct: str, description: str = "", force: 
     """
     if not _NAME.fullmatch(name):
         raise InputError(f"{name!r} is not a valid pair name. Use letters, digits, '.', '_' and '-'.")
-    path, own = own_pairs_path(), _own_pairs()
+    path, users = own_pairs_path(), _own_pairs()
     pairs = all_pairs()
     if name in pairs and not (pairs[name].is_own and force):
         raise InputError(
@@ -215,16 +215,16 @@ def add_pair(name: str, base: str, instruct: str, description: str = "", force: 
     if pair.base == pair.instruct:
         raise InputError(f"base and instruct are both {base}.")
     _check_alike(pair)
-    own = {**own, name: pair}
+    users = {**users, name: pair}
     with write_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, "".join(map(_toml, own.values())))
+    write_text(path, "".join(map(_toml, users.values())))
     return pair
 
 
 def _absolute(text: str) -> Location:
-    place = resolve_location(text)
-    return place if isinstance(place, HubReference) else place.expanduser().absolute()
+    location = resolve_location(text)
+    return location if isinstance(location, HubReference) else location.expanduser().absolute()
 
 
 def _check_alike(pair: Pair) -> None:

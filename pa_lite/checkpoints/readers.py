@@ -94,8 +94,8 @@ class RandomFile:
             raise InputChangedError(f"{self.path}: was deleted while being read ({e.strerror}).") from e
         if any(stamp != self._stamp for stamp in found):
             raise InputChangedError(
-                f"{self.path}: changed while being read: another program wrote to it. No output was written; retry when "
-                "it is complete."
+                f"{self.path}: changed while being read: another program wrote to it. No output was written; retry "
+                "when it is complete."
             )
 
     def write(self, data: ByteArray, offset: int) -> None:

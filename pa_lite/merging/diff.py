@@ -44,10 +44,10 @@ class Diff:
 
 
 def _distance(sums: Iterable[_Sums]) -> Distance:
-    whole = np.zeros(4)
+    total = np.zeros(4)
     for found in sums:
-        whole += found
-    base, instruct, product, difference = whole.tolist()
+        total += found
+    base, instruct, product, difference = total.tolist()
     relative = math.sqrt(difference / base) if base else math.inf if difference else 0.0
     scale = math.sqrt(base) * math.sqrt(instruct)
     return Distance(relative, product / scale if scale else 1.0 if not difference else 0.0)

@@ -127,18 +127,20 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("architecture", "changes", "told"), REFUSED, ids=[f"{a}-{told}" for a, _, told in REFUSED])
+@pytest.mark.parametrize(
+    ("architecture", "changes", "message"), REFUSED, ids=[f"{a}-{message}" for a, _, message in REFUSED]
+)
 def test_settings_that_gguf_cannot_store_are_rejected(
-    tmp_path: Path, architecture: str, changes: dict[str, Any], told: str
+    tmp_path: Path, architecture: str, changes: dict[str, Any], message: str
 ) -> None:
     family = FAMILIES[architecture]
-    with pytest.raises(CheckpointError, match=told) as e:
+    with pytest.raises(CheckpointError, match=message) as e:
         describe(family, read_config(config_of(architecture, **changes), family.defaults, "config.json"))
     assert str(e.value).startswith("config.json")
 
 
 @pytest.mark.parametrize(
-    ("architecture", "changes", "told"),
+    ("architecture", "changes", "message"),
     [
         ("MistralForCausalLM", {"sliding_window": 64}, "beyond 64 tokens"),
         ("Phi3ForCausalLM", {"sliding_window": 64}, "beyond 64 tokens"),
@@ -146,14 +148,14 @@ def test_settings_that_gguf_cannot_store_are_rejected(
     ],
 )
 def test_settings_that_matter_only_for_long_prompts_give_a_warning(
-    tmp_path: Path, architecture: str, changes: dict[str, Any], told: str
+    tmp_path: Path, architecture: str, changes: dict[str, Any], message: str
 ) -> None:
     from pa_lite.merging.plan import plan_merge
 
     folder, _ = write_checkpoint(tmp_path / "m", architecture, **changes)
     checkpoint = open_checkpoint(folder)
     assert len(checkpoint.warnings) == 1
-    assert told in checkpoint.warnings[0]
+    assert message in checkpoint.warnings[0]
     assert checkpoint.warnings[0] in plan_merge(checkpoint, checkpoint).remarks
 
 
@@ -252,7 +254,7 @@ def test_titles_of_an_architecture() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"num_hidden_layers": 513}, "num_hidden_layers is 513, but llama.cpp supports at most 512"),
         ({"num_local_experts": 2**30}, "num_local_experts is 1073741824, but llama.cpp supports at most 1024"),
@@ -262,9 +264,9 @@ def test_titles_of_an_architecture() -> None:
         ({"rope_theta": math.inf}, "rope_theta is inf, but must be"),
     ],
 )
-def test_numbers_that_llama_cpp_does_not_support_are_rejected(changes: dict[str, Any], told: str) -> None:
+def test_numbers_that_llama_cpp_does_not_support_are_rejected(changes: dict[str, Any], message: str) -> None:
     """Counts that are too large, and numbers that are zero, infinite or NaN in float32."""
     family = FAMILIES["MixtralForCausalLM"]
     config = {**config_of("MixtralForCausalLM", rope_parameters=...), **changes}
-    with pytest.raises(CheckpointError, match=told):
+    with pytest.raises(CheckpointError, match=message):
         describe(family, read_config(config, family.defaults, "config"))

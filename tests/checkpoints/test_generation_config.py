@@ -38,7 +38,7 @@ def test_settings_that_are_not_set_are_not_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "told"),
+    ("name", "value", "message"),
     [
         ("top_k", 1.5, "must be a 32-bit integer or null"),
         ("top_k", 2**31, "must be a 32-bit integer"),
@@ -53,8 +53,8 @@ def test_settings_that_are_not_set_are_not_written(tmp_path: Path) -> None:
         ("sequence", 3, "must be a string"),
     ],
 )
-def test_values_of_a_wrong_type_are_rejected_by_name(tmp_path: Path, name: str, value: Any, told: str) -> None:
-    with pytest.raises(CheckpointError, match=rf"generation_config\.json: .*{told}"):
+def test_values_of_a_wrong_type_are_rejected_by_name(tmp_path: Path, name: str, value: Any, message: str) -> None:
+    with pytest.raises(CheckpointError, match=rf"generation_config\.json: .*{message}"):
         read(tmp_path, **{name: value})
 
 

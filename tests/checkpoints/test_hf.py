@@ -51,7 +51,7 @@ def test_a_single_file_is_read_with_its_config(tiny_pair: tuple[Path, Path]) -> 
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"architectures": ["GPT2LMHeadModel"]}, "architecture 'GPT2LMHeadModel' cannot be read"),
         ({"architectures": ...}, "architecture None"),
@@ -66,10 +66,10 @@ def test_a_single_file_is_read_with_its_config(tiny_pair: tuple[Path, Path]) -> 
         ({"num_hidden_layers": 3}, r"model.layers.2.input_layernorm.weight is missing"),
     ],
 )
-def test_invalid_configurations_are_rejected(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
+def test_invalid_configurations_are_rejected(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     folder = tiny.write_checkpoint(tmp_path / "m", tiny.weights(1))
     change_config(folder, **changes)
-    with pytest.raises(CheckpointError, match=told):
+    with pytest.raises(CheckpointError, match=message):
         open_checkpoint(folder)
 
 

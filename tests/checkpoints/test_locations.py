@@ -156,7 +156,7 @@ def test_a_link_to_a_missing_file_is_reported(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("files", "told"),
+    ("files", "message"),
     [
         ({}, "has no weights"),
         ({"adapter_config.json": '{"base_model_name_or_path": "org/Base"}', "adapter_model.safetensors": "x",
@@ -173,10 +173,10 @@ def test_a_link_to_a_missing_file_is_reported(tmp_path: Path) -> None:
         ({"m.gguf": "Entry not found"}, "m.gguf is a text that begins with 'Entry not found'"),
     ],
 )  # fmt: skip
-def test_folders_without_weights_say_what_they_contain(tmp_path: Path, files: dict[str, str], told: str) -> None:
+def test_folders_without_weights_say_what_they_contain(tmp_path: Path, files: dict[str, str], message: str) -> None:
     for name, text in files.items():
         (tmp_path / name).write_text(text, "utf-8")
-    with pytest.raises(CheckpointError, match=told):
+    with pytest.raises(CheckpointError, match=message):
         open_checkpoint(tmp_path)
 
 

@@ -89,7 +89,7 @@ def _header(count: int, *texts: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (_header(2, b"x", b"\xff"), "is not valid UTF-8"),
         (_header(2, b"x" * 20), "it ends at byte 77, inside the header"),
@@ -100,12 +100,12 @@ def _header(count: int, *texts: bytes) -> bytes:
 )
 @pytest.mark.parametrize("piece", [1, 7, 1 << 18])
 def test_broken_arrays_of_strings_are_rejected(
-    content: bytes, told: str, piece: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    content: bytes, message: str, piece: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(container, "MANY", 0)
     monkeypatch.setattr(container, "_PIECE", piece)
     (tmp_path / "m.gguf").write_bytes(content)
-    with pytest.raises(CheckpointError, match=told):
+    with pytest.raises(CheckpointError, match=message):
         read_gguf_header(tmp_path / "m.gguf")
 
 

@@ -99,7 +99,7 @@ def test_paths_become_absolute(tiny_pair: tuple[Path, Path], monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
-    ("name", "base", "instruct", "told"),
+    ("name", "base", "instruct", "message"),
     [
         ("demo", "hub:o/a", "hub:o/b", "pair demo comes with pa-lite. Choose another name"),
         ("a@b", "hub:o/a", "hub:o/b", "'a@b' is not a valid pair name"),
@@ -109,8 +109,8 @@ def test_paths_become_absolute(tiny_pair: tuple[Path, Path], monkeypatch: pytest
         ("mine", "/nowhere", "hub:o/a", "/nowhere: no such file or folder"),
     ],
 )
-def test_invalid_pairs_are_rejected(name: str, base: str, instruct: str, told: str, own_folder: Path) -> None:
-    with pytest.raises((InputError, CheckpointError), match=told):
+def test_invalid_pairs_are_rejected(name: str, base: str, instruct: str, message: str, own_folder: Path) -> None:
+    with pytest.raises((InputError, CheckpointError), match=message):
         add_pair(name, base, instruct, force=True)
     assert not own_folder.exists()
 
@@ -126,7 +126,7 @@ def test_a_pair_of_two_architectures_is_rejected(
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("[x\n", "is not a registry of pairs"),
         ("x = " + "[" * 5000, "is not a registry of pairs: is not TOML: it is nested more than 64 deep"),
@@ -140,19 +140,19 @@ def test_a_pair_of_two_architectures_is_rejected(
     ],
 )
 def test_a_broken_registry_affects_only_the_users_pairs(
-    text: str, told: str, own_folder: Path, caplog: pytest.LogCaptureFixture
+    text: str, message: str, own_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     own_folder.mkdir(parents=True)
     (own_folder / "pairs.toml").write_text(text, "utf-8")
-    message = re.escape(str(own_folder / "pairs.toml")) + ".*" + told
-    with pytest.raises(CheckpointError, match=message):
+    pattern = re.escape(str(own_folder / "pairs.toml")) + ".*" + message
+    with pytest.raises(CheckpointError, match=pattern):
         find_pair("mine")
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(CheckpointError, match=pattern):
         add_pair("mine", "a", "b")
     assert not caplog.records
     assert (own_folder / "pairs.toml").read_text("utf-8") == text
     assert {pair.is_own for pair in all_pairs().values()} == {False}
-    assert re.search(message + ".*Until then only the pairs that come with pa-lite are known", caplog.text)
+    assert re.search(pattern + ".*Until then only the pairs that come with pa-lite are known", caplog.text)
     assert find_pair("demo").folders
 
 

@@ -39,7 +39,7 @@ def test_reads_what_the_safetensors_package_writes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("header", "told"),
+    ("header", "message"),
     [
         ({"a": entry([2], 0, 4)}, "4 bytes do not hold F32"),
         ({"a": entry([2], 0, 8), "b": entry([1], 4, 8)}, "overlaps"),
@@ -63,8 +63,8 @@ def test_reads_what_the_safetensors_package_writes(tmp_path: Path) -> None:
         (b'{"\\ud800": 1}', "broken safetensors header: it holds half a character"),
     ],
 )
-def test_wrong_headers_are_rejected(tmp_path: Path, header: Any, told: str) -> None:
-    with pytest.raises(CheckpointError, match=told):
+def test_wrong_headers_are_rejected(tmp_path: Path, header: Any, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
         read_header(raw_file(tmp_path / "x.safetensors", header, bytes(8)))
 
 
@@ -93,7 +93,7 @@ def test_a_pipe_is_rejected_without_waiting(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         (b'{"vocab_size": 1, "vocab_size": 2}', "it has the member 'vocab_size' twice"),
         (b"[" * 100_000, "nested more than 64 deep"),
@@ -103,9 +103,9 @@ def test_a_pipe_is_rejected_without_waiting(tmp_path: Path) -> None:
         (b" ", "Expecting value"),
     ],
 )
-def test_invalid_json_is_rejected(tmp_path: Path, text: bytes, told: str) -> None:
+def test_invalid_json_is_rejected(tmp_path: Path, text: bytes, message: str) -> None:
     (tmp_path / "config.json").write_bytes(text)
-    with pytest.raises(CheckpointError, match=rf"config\.json: cannot be read as JSON: .*{told}"):
+    with pytest.raises(CheckpointError, match=rf"config\.json: cannot be read as JSON: .*{message}"):
         read_json(tmp_path / "config.json")
 
 

@@ -64,7 +64,7 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("../x.safetensors", "is not a plain file name"),
         ("/etc/x.safetensors", "is not a plain file name"),
@@ -80,9 +80,9 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
         (".x.safetensors", "is not a .safetensors file"),
     ],
 )
-def test_shard_names_cannot_leave_the_folder(tmp_path: Path, name: str, told: str) -> None:
+def test_shard_names_cannot_leave_the_folder(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}), "utf-8")
-    with pytest.raises(CheckpointError, match=f"names the shard .*, which {told}"):
+    with pytest.raises(CheckpointError, match=f"names the shard .*, which {message}"):
         read_folder(tmp_path)
 
 
@@ -220,14 +220,14 @@ def test_the_file_that_the_configuration_names_takes_precedence(folder: Path) ->
 
     name("other.safetensors")
     assert norm_of(open_checkpoint(folder)) == 2
-    for value, told in (
+    for value, message in (
         ("gone.safetensors", "shard gone.safetensors is missing, which config.json names"),
         ("../m/other.safetensors", "transformers_weights names .* is not a plain file name"),
         ("pytorch_model.bin", "is not a .safetensors file"),
         (3, "transformers_weights is 3, but must be a file name"),
     ):
         name(value)
-        with pytest.raises(CheckpointError, match=told):
+        with pytest.raises(CheckpointError, match=message):
             open_checkpoint(folder)
     (folder / "model.safetensors").unlink()
     name("other.safetensors")

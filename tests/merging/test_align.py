@@ -172,22 +172,26 @@ def two_checkpoints(folder: Path, architecture: str, changes: Changes) -> tuple[
     return base, instruct, right
 
 
-@pytest.mark.parametrize(("architecture", "changes", "told"), MAY_DIFFER, ids=[told for *_, told in MAY_DIFFER])
-def test_context_and_rope_may_differ(tmp_path: Path, architecture: str, changes: Changes, told: str) -> None:
+@pytest.mark.parametrize(
+    ("architecture", "changes", "message"), MAY_DIFFER, ids=[message for *_, message in MAY_DIFFER]
+)
+def test_context_and_rope_may_differ(tmp_path: Path, architecture: str, changes: Changes, message: str) -> None:
     base, instruct, _ = two_checkpoints(tmp_path, architecture, changes)
     plan = plan_merge(open_checkpoint(base), open_checkpoint(instruct))
-    assert any(line.startswith(told) and line.endswith(": instruct's is used") for line in plan.remarks), plan.remarks
+    assert any(line.startswith(message) and line.endswith(": instruct's is used") for line in plan.remarks), (
+        plan.remarks
+    )
     metadata = plan.at(0.5).metadata
     for key, value in open_checkpoint(instruct).metadata.items():
         assert metadata[key] == value
 
 
-@pytest.mark.parametrize(("architecture", "changes", "told"), ALTERS, ids=[told for *_, told in ALTERS])
+@pytest.mark.parametrize(("architecture", "changes", "message"), ALTERS, ids=[message for *_, message in ALTERS])
 def test_settings_that_change_the_computation_need_force(
-    tmp_path: Path, architecture: str, changes: Changes, told: str
+    tmp_path: Path, architecture: str, changes: Changes, message: str
 ) -> None:
     base, instruct, right = two_checkpoints(tmp_path, architecture, changes)
-    with pytest.raises(MismatchError, match=told) as e:
+    with pytest.raises(MismatchError, match=message) as e:
         plan_merge(open_checkpoint(base), open_checkpoint(instruct))
     assert "The two networks compute differently, so interpolation is not meaningful. --force merges" in str(e.value)
     (file,) = pa_lite.merge(base, instruct, (0.5,), plan=PlanOptions(type="F32", force=True), output=tmp_path)

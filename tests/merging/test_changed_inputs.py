@@ -206,7 +206,7 @@ def test_a_full_disk_says_how_to_resume(tiny_pair: Pair, tmp_path: Path, monkeyp
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(output_file, "reserve", full)
-    for options, told in ((RESUME, "continue with --resume"), (MergeOptions(), "nothing was left behind")):
-        with pytest.raises(OutputError, match=told):
+    for options, message in ((RESUME, "continue with --resume"), (MergeOptions(), "nothing was left behind")):
+        with pytest.raises(OutputError, match=message):
             pa_lite.merge(*tiny_pair, (0.5,), output=tmp_path / "x.gguf", options=options)
         assert list(tmp_path.iterdir()) == []  # no tensor was complete

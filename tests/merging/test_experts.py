@@ -100,16 +100,16 @@ def test_missing_or_wrong_experts_are_rejected(tmp_path: Path) -> None:
     folder, arrays = write_checkpoint(tmp_path / "m", MIXTRAL)
     name = EXPERT.format(layer=1, expert=7, w="w2")
 
-    def told(changed: tiny.Arrays) -> str:
+    def message(changed: tiny.Arrays) -> str:
         tiny.save_safetensors(folder / "model.safetensors", changed, "BF16")
         with pytest.raises(CheckpointError) as e:
             open_checkpoint(folder)
         return str(e.value)
 
-    assert f"tensor {name} is missing: there are 8 experts" in told({n: a for n, a in arrays.items() if n != name})
+    assert f"tensor {name} is missing: there are 8 experts" in message({n: a for n, a in arrays.items() if n != name})
     ninth = name.replace("experts.7", "experts.8")
-    assert f"tensor {ninth} is unexpected: there are 8 experts" in told({**arrays, ninth: arrays[name]})
-    assert f"{name} has shape [3, 96]" in told({**arrays, name: arrays[name][:3]})
+    assert f"tensor {ninth} is unexpected: there are 8 experts" in message({**arrays, ninth: arrays[name]})
+    assert f"{name} has shape [3, 96]" in message({**arrays, name: arrays[name][:3]})
     (folder / "model.safetensors").unlink()
     tiny.save_safetensors(folder / "model-2.safetensors", {n: a for n, a in arrays.items() if n != name}, "BF16")
     tiny.save_safetensors(folder / "model-1.safetensors", {name: arrays[name]}, "F16")

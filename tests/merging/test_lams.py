@@ -23,7 +23,7 @@ def test_lams_are_parsed_exactly(text: str, lams: tuple[float, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("abc", "'abc' is not a number"),
         ("", "'' is not a number"),
@@ -40,8 +40,8 @@ def test_lams_are_parsed_exactly(text: str, lams: tuple[float, ...]) -> None:
         ("\u0660.\u0665", "is not a number"),
     ],
 )
-def test_invalid_lams_are_rejected(text: str, told: str) -> None:
-    with pytest.raises(InputError, match=told):
+def test_invalid_lams_are_rejected(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         parse_lams(text)
 
 

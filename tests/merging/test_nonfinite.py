@@ -53,14 +53,14 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 @pytest.mark.parametrize("value", [NAN, -INFINITY])
 def test_non_finite_weights_are_rejected(tmp_path: Path, write: Callable[..., Path], kind: str, value: float) -> None:
     folder = write(value)
-    told = rf"blk.1.ffn_up.weight at lam 0.5 is not finite \({value}\) at row 3, column 5: .*--allow"
-    with pytest.raises(CheckpointError, match=told):
+    message = rf"blk.1.ffn_up.weight at lam 0.5 is not finite \({value}\) at row 3, column 5: .*--allow"
+    with pytest.raises(CheckpointError, match=message):
         pa_lite.merge(folder, folder, (0.5,), plan=PlanOptions(type=kind), output=tmp_path / "x.gguf")
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
 
 
 @pytest.mark.parametrize(
-    ("kind", "value", "told"),
+    ("kind", "value", "message"),
     [
         ("F16", 1e6, r"is 1e\+06 at row 3, column 5, which F16 cannot hold. Use --type BF16 or F32"),
         ("BF16", 3.4e38, r"is 3.4e\+38 at row 3, column 5, which BF16 cannot hold. Use --type F32"),
@@ -75,10 +75,10 @@ def test_non_finite_weights_are_rejected(tmp_path: Path, write: Callable[..., Pa
     ],
 )
 def test_finite_values_that_the_type_cannot_hold_are_rejected(
-    tmp_path: Path, write: Callable[..., Path], kind: str, value: float, told: str
+    tmp_path: Path, write: Callable[..., Path], kind: str, value: float, message: str
 ) -> None:
     folder = write(value)
-    with pytest.raises(CheckpointError, match=told):
+    with pytest.raises(CheckpointError, match=message):
         pa_lite.merge(folder, folder, (1.0,), plan=PlanOptions(type=kind), output=tmp_path / "x.gguf")
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
     pa_lite.merge(folder, folder, (1.0,), plan=PlanOptions(type="F32"), output=tmp_path / "x.gguf")

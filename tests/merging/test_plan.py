@@ -55,8 +55,8 @@ def test_an_unknown_type_is_rejected(tiny_pair: tuple[Path, Path]) -> None:
 def test_different_shapes_name_the_tensor_and_both_shapes(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
     config = {**tiny.CONFIG, "intermediate_size": 128}
     other = tiny.write_checkpoint(tmp_path / "wide", tiny.weights(3, config), config=config)
-    told = r"tensor model.layers.\d.mlp.\w+_proj.weight has shape \[.*96.*\] in .*base/.* but \[.*128.*\] in .*wide/"
-    with pytest.raises(MismatchError, match=told):
+    message = r"tensor model.layers.\d.mlp.\w+_proj.weight has shape \[.*96.*\] in .*base/.* but \[.*128.*\] in .*wide/"
+    with pytest.raises(MismatchError, match=message):
         planned(tiny_pair[0], other)
 
 

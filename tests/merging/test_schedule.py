@@ -63,7 +63,7 @@ def test_toml_gives_the_same_rules(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("", "has no rules"),
         ("attention", "is not GROUP"),
@@ -77,13 +77,13 @@ def test_toml_gives_the_same_rules(tmp_path: Path) -> None:
         ("no.toml", "cannot be read"),
     ],
 )
-def test_invalid_rules_are_rejected(text: str, told: str) -> None:
-    with pytest.raises(InputError, match=told):
+def test_invalid_rules_are_rejected(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         parse_schedule(text)
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("x = ", "is not TOML"),
         ("", r"there are no \[\[rules\]\]"),
@@ -97,10 +97,10 @@ def test_invalid_rules_are_rejected(text: str, told: str) -> None:
         ('[[rules]]\nlam = 1\nlayers = "' + "9" * 5000 + '"', "rule 1: layers is '9"),
     ],
 )
-def test_invalid_toml_is_rejected(tmp_path: Path, text: str, told: str) -> None:
+def test_invalid_toml_is_rejected(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "s.toml"
     path.write_text(text, "utf-8")
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         parse_schedule(str(path))
 
 
