@@ -44,7 +44,7 @@ def test_other_gguf_files_next_to_a_model_are_ignored(tmp_path: Path, tiny_ggufs
     for i, (architecture, kind) in enumerate(others):
         metadata = {} if kind is None else {"general.type": string(kind)}
         write_gguf_header(tmp_path / f"a{i}.gguf", architecture, metadata, {})
-        with pytest.raises(CheckpointError, match=r"holds (a multi|an importance|a LoRA).*, not a language model"):
+        with pytest.raises(CheckpointError, match=r"contains (a multi|an importance|a LoRA).*, not a language model"):
             open_checkpoint(tmp_path / f"a{i}.gguf")
     shutil.copy(tiny_ggufs["Q8_0"], tmp_path / ".q.gguf.0123456789ab.part")
     assert open_checkpoint(tmp_path).path.name == "z.gguf"

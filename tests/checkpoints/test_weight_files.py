@@ -73,7 +73,7 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
         ("C:x.safetensors", "leads out of its folder"),
         ("a\0.safetensors", "leads out of its folder"),
         ("nul.safetensors", "is a device on Windows"),
-        ("a\u202e.safetensors", "holds characters"),
+        ("a\u202e.safetensors", "contains characters"),
         ("a" * 300 + ".safetensors", "is longer than 255 bytes"),
         ("x.safetensors ", "ends with a dot or space"),
         ("x.bin", "is not a .safetensors file"),
