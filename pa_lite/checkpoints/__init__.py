@@ -1,4 +1,4 @@
-"""Where weights come from: Hugging Face checkpoints, GGUF files, the Hub, pairs. Knows nothing of merging."""
+"""Open checkpoints: Hugging Face folders, GGUF files, repositories on the Hub, pairs. Does not depend on merging."""
 
 from __future__ import annotations
 
@@ -18,34 +18,37 @@ from pa_lite.untrusted.file_kind import content_of
 
 
 def open_checkpoints(
-    places: Sequence[str | Location], stream: bool = False, progress: Progress | None = None
+    locations: Sequence[str | Location], stream: bool = False, progress: Progress | None = None
 ) -> list[Checkpoint]:
     """Open checkpoints: folders with safetensors shards or one GGUF model, files of either kind under any name, a
     repository's folder in the Hub's cache, or `org/name[@revision]` on the Hub.
 
-    Reads headers and configuration only. Those on the Hub are fetched into the Hub's cache first, with `progress`
-    getting the bytes done; with `stream` their weights stay there and are read by ranges. Raises
-    CheckpointError when there is nothing that pa-lite can read, HubError when the Hub does not give it.
+    Only headers and configuration are read. Checkpoints on the Hub are downloaded to the Hub's cache first, where
+    `progress` gets the bytes done; with `stream` their weights stay on the Hub and are read by ranges. Raises
+    CheckpointError when there is nothing that pa-lite can read, HubError when a download fails.
     """
-    located = [resolve_location(place) for place in places]
-    references = [place for place in located if isinstance(place, HubReference)]
+    located = [resolve_location(location) for location in locations]
+    references = [location for location in located if isinstance(location, HubReference)]
     found: dict[HubReference, tuple[Path, dict[str, ByteSource]]]
     if stream:
         found = {reference: reach_checkpoint(reference) for reference in references}
     else:
         paths = fetch_checkpoints(references, progress)
         found = {reference: (path, {}) for reference, path in zip(references, paths, strict=True)}
-    return [_open(place, {}) if isinstance(place, Path) else _open_hub(place, *found[place]) for place in located]
+    return [
+        _open(location, {}) if isinstance(location, Path) else _open_hub(location, *found[location])
+        for location in located
+    ]
 
 
-def open_checkpoint(place: str | Location, stream: bool = False, progress: Progress | None = None) -> Checkpoint:
+def open_checkpoint(location: str | Location, stream: bool = False, progress: Progress | None = None) -> Checkpoint:
     """Open one checkpoint; see open_checkpoints."""
-    return open_checkpoints([place], stream, progress)[0]
+    return open_checkpoints([location], stream, progress)[0]
 
 
 def _open_hub(reference: HubReference, path: Path, elsewhere: Mapping[str, ByteSource]) -> Checkpoint:
     checkpoint = _open(path, elsewhere)
-    # a snapshot's folder is named by its commit
+    # the name of a snapshot's folder is its commit
     return checkpoint if checkpoint.is_gguf else replace(checkpoint, name=reference.name)
 
 

@@ -1,4 +1,4 @@
-"""What a checkpoint is to the rest of pa-lite: named tensors lying in files, metadata, a vocabulary. Reads nothing."""
+"""The data classes of a checkpoint: tensors and their positions in files, metadata, a vocabulary."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pa_lite.system.byte_source import ByteSource, Stamp
 
 @dataclass(frozen=True)
 class Piece:
-    """Where a run of a tensor's rows begins: file, bytes from its start, and what the file was when this was read."""
+    """The start of a run of a tensor's rows: file, offset in bytes, and the file's stamp when its header was read."""
 
     path: ByteSource
     offset: int
@@ -27,11 +27,11 @@ class Piece:
 
 @dataclass(frozen=True)
 class TensorSource:
-    """A tensor under its GGUF name: where its bytes lie and how its rows become llama.cpp's.
+    """A tensor under its GGUF name: the position of its bytes, and how to reorder its rows for llama.cpp.
 
-    `shape` is numpy's, rows first; every piece holds equally many rows, one piece but for stacked experts. With `heads`
-    > 0 each head's rows are interleaved, first half with second: output row 2j+t of a head of d rows is stored row
-    t*d/2+j (llama.cpp's rotary order, from the Hugging Face one). `shift` is to be added to every value.
+    `shape` is numpy's, rows first. All pieces have the same number of rows; only stacked experts have several. With
+    `heads` > 0 each head's rows are interleaved, first half with second: output row 2j+t of a head of d rows is stored
+    row t*d/2+j (from Hugging Face's to llama.cpp's rotary order). `shift` is added to every value.
     """
 
     name: str
@@ -44,12 +44,12 @@ class TensorSource:
 
     @property
     def path(self) -> ByteSource:
-        """The file that the tensor begins in."""
+        """The file with the tensor's first piece."""
         return self.pieces[0].path
 
     @property
     def piece_rows(self) -> int:
-        """Rows in each piece."""
+        """The number of rows in each piece."""
         return self.rows // len(self.pieces)
 
     @property
@@ -67,9 +67,9 @@ class TensorSource:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """A tokenizer as GGUF metadata (`tokenizer.*`), with its tokens at hand for comparison.
+    """A tokenizer as GGUF metadata (`tokenizer.*`), with its tokens for comparison.
 
-    `remarks` say which of several files that contradict each other was followed.
+    `remarks` say which of several contradictory files was followed.
     """
 
     metadata: Metadata
@@ -79,7 +79,7 @@ class Vocabulary:
 
 
 def vocabulary_bytes(vocabulary: Vocabulary) -> int:
-    """Return how many bytes of a GGUF file a vocabulary takes at most."""
+    """Return an upper bound of the bytes that a vocabulary takes in a GGUF file."""
     total = 0
     for key, entry in vocabulary.metadata.items():
         total += len(key) + 64
@@ -96,14 +96,14 @@ def vocabulary_bytes(vocabulary: Vocabulary) -> int:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One model's weights and all that llama.cpp must know of it.
+    """A model: its weights and all that llama.cpp needs to know about it.
 
-    `metadata` holds the architecture's keys; `constants` are tensors that come from the configuration and not from the
-    weights (float32); `load_vocabulary` reads the tokenizer, raising CheckpointError when there is none it knows (given
-    the `Seen` of another side, it does not parse what that had parsed);
-    `families` are those of the table that it is of or may be of, none for an architecture outside; `warnings` tell what
-    of the model is lost in GGUF, `remarks` which of several files that contradict each other was followed. `is_gguf` is
-    whether the metadata are those of a GGUF file, and not made here.
+    `metadata` has the architecture's keys; `constants` are tensors computed from the configuration (float32).
+    `load_vocabulary` reads the tokenizer and raises CheckpointError for one that is missing or unknown; given the
+    `Seen` of another side, it does not parse the same files again. `families` are those of the table that the
+    checkpoint is or may be of, none for an architecture outside the table. `warnings` describe what GGUF cannot store,
+    `remarks` which of several contradictory files was followed. `is_gguf`: metadata come from a GGUF file and are not
+    derived here.
     """
 
     path: Path

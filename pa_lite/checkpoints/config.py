@@ -1,4 +1,4 @@
-"""config.json in one form, whatever version of transformers wrote it: values are asked for by name and checked."""
+"""Read config.json of any transformers version into one form; values are looked up by name and checked."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 
 from pa_lite.errors import CheckpointError
 
-_MOST = 2**31  # no count of a model comes near; GGUF would hold twice as much
-_SMALLEST, _LARGEST = 1.2e-38, 3.4e38  # of float32, in which GGUF has its numbers
+_MAX_COUNT = 2**31  # far above any real count; GGUF could store twice as much
+_SMALLEST, _LARGEST = 1.2e-38, 3.4e38  # of float32, in which GGUF stores numbers
 _RENAMED = {"num_experts": "num_local_experts"}  # before transformers 5 -> since then
-# what a wrapper says of the whole, whatever its text_config says
+# settings of a wrapper that override its text_config
 _OF_THE_ROOT = ("architectures", *(f"{role}_token_id" for role in ("bos", "eos", "unk", "sep", "pad")))
 
 
 @dataclass(frozen=True)
 class Config:
-    """A model's settings; `where` names them in errors. A null counts as not given."""
+    """A model's settings; `where` names the file in errors. A null counts as not given."""
 
     values: Mapping[str, Any]
     where: str
@@ -26,37 +26,36 @@ class Config:
         return self.values.get(key)
 
     def number(self, key: str) -> float:
-        """A positive number that float32 can hold. Raises CheckpointError."""
+        """Return a positive number that float32 can hold. Raises CheckpointError."""
         value = self.get(key)
         if isinstance(value, bool) or not isinstance(value, int | float) or not _SMALLEST < value < _LARGEST:
             raise CheckpointError(f"{self.where}: {key} is {value!r}, but must be a positive number.")
         return value
 
     def count(self, key: str) -> int:
-        """A positive whole number. Raises CheckpointError."""
+        """Return a positive integer. Raises CheckpointError."""
         value = self.get(key)
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < _MOST:
-            raise CheckpointError(f"{self.where}: {key} is {value!r}, but must be a positive whole number.")
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < _MAX_COUNT:
+            raise CheckpointError(f"{self.where}: {key} is {value!r}, but must be a positive integer.")
         return value
 
     def table(self, key: str) -> dict[str, Any]:
-        """A JSON object, empty when not given. Raises CheckpointError."""
+        """Return a JSON object, empty when not given. Raises CheckpointError."""
         value = self.get(key)
         if value is not None and not isinstance(value, dict):
             raise CheckpointError(f"{self.where}: {key} is {value!r}, but must be a JSON object.")
         return dict(value or {})
 
     def refuse(self, key: str, why: str) -> CheckpointError:
-        """The error for a value that cannot be carried over to GGUF."""
+        """Return the error for a value that cannot be converted to GGUF."""
         return CheckpointError(f"{self.where}: {key} is {self.get(key)!r}, but {why}.")
 
 
 def read_config(raw: Mapping[str, Any], defaults: Mapping[str, Any], where: str) -> Config:
-    """The settings of the text model, with the defaults of its family for what the file leaves out.
+    """Return the settings of the text model, with the defaults of its family for those not given.
 
-    A wrapper's `text_config` is laid over the root; class names and ids of special tokens are the root's, if it has
-    them. The number of key and value heads is that of query heads when not given. Raises CheckpointError for a broken
-    `text_config`.
+    A wrapper's `text_config` overrides the root, except for class names and ids of special tokens that the root has.
+    The number of key-value heads defaults to that of query heads. Raises CheckpointError for a broken `text_config`.
     """
     text = Config(raw, where).table("text_config")
     merged = {**raw, **{key: value for key, value in text.items() if value is not None}}

@@ -1,4 +1,4 @@
-"""Tells one model from another: its weights without reading all of them, and what its header says that counts."""
+"""Identify models: by samples of their weights, and by the metadata that can change a result."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from pa_lite.ggml.gguf_tables import Keys
 from pa_lite.ggml.metadata import Field, Metadata
 from pa_lite.system.byte_source import read_errors, samples, size_of
 
-_SAMPLES, _LENGTH = 64, 4096  # places in each file, bytes read at each
+_SAMPLES, _LENGTH = 64, 4096  # samples of each file, bytes of each sample
 # Keys that name or describe a model and change neither a prompt nor a logit. Every other key counts, unknown ones too.
-# `pa_lite.*` says how a file was made (its tensors count by themselves), `split.*` how it is cut into parts.
+# `pa_lite.*` says how a file was made (its tensors count separately), `split.*` how it is split into parts.
 _DESCRIPTIONS = re.compile(
     r"pa_lite\..*|split\..*|general\.((base_model|dataset|source|license)\..*|name|basename|finetune|version|author|"
     r"organization|description|quantized_by|quantized_from|size_label|license|url|doi|uuid|repo_url|tags|languages|"
     r"datasets)"
 )
-_SHOWN = 60  # characters of a value that stand for themselves; a longer one's digest stands for it
-_BATCH = 4096  # items of an array that are hashed at a time: a vocabulary's texts are never in memory twice
+_SHOWN = 60  # characters; a longer value is replaced by its digest
+_BATCH = 4096  # items of an array hashed at a time, so a vocabulary is never in memory twice
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:
-    """SHA-256 (hex) over every tensor's name, type, shape and place, each file's size, and 64 samples of 4 KiB of it.
+    """Return the SHA-256 (hex) of each tensor's name, type, shape and offset, and each file's size and 64 samples.
 
-    Made to notice other weights, not a forger: it reads a quarter of a megabyte a file, however large that is. The same
+    It detects other weights, not deliberate forgery: it reads 64 times 4 KiB of each file, whatever its size. The same
     checkpoint in another folder has the same fingerprint. Raises CheckpointError when a file cannot be read.
     """
     digest = hashlib.sha256()
     for t in sorted(checkpoint.tensors.values(), key=lambda t: t.name):
-        places = " ".join(f"{p.path.name} {p.offset}" for p in t.pieces)
-        digest.update(f"{t.name} {t.type.name} {t.shape} {t.heads} {places}\n".encode("utf-8", "surrogateescape"))
+        pieces = " ".join(f"{p.path.name} {p.offset}" for p in t.pieces)
+        digest.update(f"{t.name} {t.type.name} {t.shape} {t.heads} {pieces}\n".encode("utf-8", "surrogateescape"))
     for path in sorted({p.path for t in checkpoint.tensors.values() for p in t.pieces}, key=lambda path: path.name):
         with read_errors(path):
             size = size_of(path)
@@ -46,22 +46,22 @@ def fingerprint(checkpoint: Checkpoint) -> str:
 
 
 def header_inputs(architecture: str, metadata: Metadata) -> dict[str, str]:
-    """Return what a model's header says that can change a prompt or a logit: key -> type and value, as text.
+    """Return the metadata that can change a prompt or a logit: key -> type and value, as strings.
 
-    Short values stand for themselves, long ones and arrays as their SHA-256. A file and the plan of the merge that
-    wrote it give the same. Names and descriptions are left out, but for what llama.cpp reads in `general.name`.
+    Long values and arrays are replaced by their SHA-256. A file and the plan of the merge that wrote it give the same.
+    Names and descriptions are left out, except for what llama.cpp concludes from `general.name`.
     """
-    told = {key: _shown(entry) for key, entry in metadata.items() if not _DESCRIPTIONS.fullmatch(key)}
-    told[Keys.General.ARCHITECTURE] = _shown(Field("STRING", architecture))
+    inputs = {key: _shown(entry) for key, entry in metadata.items() if not _DESCRIPTIONS.fullmatch(key)}
+    inputs[Keys.General.ARCHITECTURE] = _shown(Field("STRING", architecture))
     name = metadata.get(Keys.General.NAME)
     for rule in (facts.name_rule for facts in ARCHITECTURES.values()):
         if name is not None and rule is not None and rule.pattern.search(str(name.value)):
-            told[Keys.General.NAME] = rule.meaning  # llama.cpp then drops the white space after control tokens
-    return dict(sorted(told.items()))
+            inputs[Keys.General.NAME] = rule.meaning  # llama.cpp then drops the white space after control tokens
+    return dict(sorted(inputs.items()))
 
 
 def identity(header: Mapping[str, str], *weights: object) -> str:
-    """Return the SHA-256 (hex) of what `header_inputs` gave, and of what stands for the weights, as JSON values."""
+    """Return the SHA-256 (hex) of the output of `header_inputs` and of JSON values that identify the weights."""
     return hashlib.sha256(json.dumps([header, *weights], sort_keys=True).encode("ascii")).hexdigest()
 
 

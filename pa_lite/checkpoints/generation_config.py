@@ -1,4 +1,4 @@
-"""generation_config.json's sampling settings as GGUF metadata, for programs that sample by them."""
+"""Convert the sampling settings of generation_config.json to GGUF metadata, for programs that use them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pa_lite.ggml.gguf_tables import Keys
 from pa_lite.ggml.metadata import Field, Metadata, float32, string
 
 GENERATION = "generation_config.json"
-# GGUF key -> its type, and the settings that it may come from, the first that is there.
+# GGUF key -> its type, and the settings to read it from; the first one present counts.
 # Source: gguf's Metadata.load, which llama.cpp's converter uses.
 _SAMPLING: Mapping[str, tuple[str, tuple[str, ...]]] = {
     Keys.General.SAMPLING_SEQUENCE: ("STRING", ("sequence",)),
@@ -28,14 +28,13 @@ _SAMPLING: Mapping[str, tuple[str, tuple[str, ...]]] = {
     Keys.General.SAMPLING_MIROSTAT_TAU: ("FLOAT32", ("mirostat_tau",)),
     Keys.General.SAMPLING_MIROSTAT_ETA: ("FLOAT32", ("mirostat_eta",)),
 }
-_LARGEST = float(2**127)  # a float32 holds more; no sampling setting comes near
+_LARGEST = float(2**127)  # float32 holds more; far above any sampling setting
 
 
 def sampling_metadata(folder: Path) -> Metadata:
     """Return the `general.sampling.*` keys of a checkpoint folder, empty without generation_config.json.
 
-    A setting that is null is left out. Raises CheckpointError, naming file and setting, for a value that is not a
-    number (or string) as the key has it.
+    A setting that is null is left out. Raises CheckpointError, naming file and setting, for a value of the wrong type.
     """
     path = folder / GENERATION
     if not path.is_file():
@@ -57,5 +56,5 @@ def _field(value_type: str, value: Any, what: str) -> Field:
             return float32(value)
         if value_type == "INT32" and -(2**31) <= value < 2**31 and value == int(value):
             return Field("INT32", int(value))
-    expected = {"STRING": "a string", "INT32": "an integer of 32 bits", "FLOAT32": "a number"}[value_type]
-    raise CheckpointError(f"{what} is {str(value)[:60]!r}, but must be {expected} or null. Correct it.")
+    expected = {"STRING": "a string", "INT32": "a 32-bit integer", "FLOAT32": "a number"}[value_type]
+    raise CheckpointError(f"{what} is {str(value)[:60]!r}, but must be {expected} or null. Correct the file.")

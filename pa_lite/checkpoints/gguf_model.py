@@ -1,4 +1,4 @@
-"""Opens a GGUF model as a Checkpoint: names and metadata are llama.cpp's already, so that any architecture will do."""
+"""Open a GGUF model of any architecture as a Checkpoint. Names and metadata need no conversion."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pa_lite.system.byte_source import ByteSource
 from pa_lite.untrusted.header_memory import HeaderMemory
 
 SPLIT = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
-# what describes one file and not the model that is made of it
+# keys that describe the file and not a model merged from it
 _DROPPED = re.compile(
     r"split\..*|quantize\..*|pa_lite\..*|tokenizer\..*|general\.(source|base_model|dataset)\..*|general\.(architecture|type|"
     r"alignment|file_type|quantization_version|name|basename|finetune|version|description|quantized_by|size_label|url|doi|"
@@ -27,7 +27,7 @@ _DROPPED = re.compile(
 
 
 def part_names(name: str) -> list[str]:
-    """The files of a split GGUF model, whichever of them is named; else the name alone."""
+    """Return the files of a split GGUF model, given any of them; of another model only the given name."""
     found = SPLIT.fullmatch(name)
     if found is None:
         return [name]
@@ -35,7 +35,7 @@ def part_names(name: str) -> list[str]:
 
 
 def check_first_part(path: Path) -> None:
-    """Raise CheckpointError, naming the file to take, for a later part of a split model: llama.cpp loads the first."""
+    """Raise CheckpointError, naming the right file, for a later part of a split model: llama.cpp loads the first."""
     first = part_names(path.name)[0]
     if first != path.name:
         raise CheckpointError(
@@ -44,7 +44,7 @@ def check_first_part(path: Path) -> None:
 
 
 def _headers(path: Path, elsewhere: Mapping[str, ByteSource]) -> list[tuple[ByteSource, GgufHeader]]:
-    """The file and its header, or those of all parts of a split model."""
+    """Return (file, header) of a model, or of all parts of a split model."""
     found = SPLIT.fullmatch(path.name)
     if found and not 1 <= int(found["number"]) <= int(found["count"]):
         raise CheckpointError(
@@ -60,25 +60,24 @@ def _headers(path: Path, elsewhere: Mapping[str, ByteSource]) -> list[tuple[Byte
         count, number = header.metadata.get("split.count"), header.metadata.get("split.no")
         if not found and count is not None and isinstance(count.value, int) and count.value > 1:
             raise CheckpointError(
-                f"{path}: is one of the {count.value} parts of a split model, which its name does not say. Name them "
-                f"NAME-00001-of-{count.value:05d}.gguf and so on, as llama.cpp does, and keep them in one folder."
+                f"{path}: is one of {count.value} parts of a split model, but its name does not say so. Rename the "
+                f"parts NAME-00001-of-{count.value:05d}.gguf and so on, as llama.cpp does, in one folder."
             )
         if found and (count is None or count.value != int(found["count"])):
-            raise CheckpointError(f"{part}: its split.count is not the {int(found['count'])} of its name.")
+            raise CheckpointError(f"{part}: split.count differs from the {int(found['count'])} of its name.")
         if found and number is not None and number.value != i:
-            raise CheckpointError(f"{part}: its split.no is {number.value!r}, not the {i} of its name. Fetch it again.")
-        if doubled := sorted(names & header.tensors.keys()):
-            raise CheckpointError(f"{part}: tensor {doubled[0]} is in an earlier part already. Fetch it again.")
+            raise CheckpointError(f"{part}: split.no is {number.value!r}, not the {i} of its name. Fetch it again.")
+        if duplicates := sorted(names & header.tensors.keys()):
+            raise CheckpointError(f"{part}: tensor {duplicates[0]} is in an earlier part already. Fetch it again.")
         names |= header.tensors.keys()
         parts.append((part, header))
     return parts
 
 
 def read_model_header(path: Path) -> GgufHeader:
-    """The header of a whole model: of a split one the first part's metadata and stamp, with the tensors of all parts,
-    which are named with their stamps.
+    """Return the header of a model; of a split one, the first part's metadata and stamp with the tensors of all parts.
 
-    Raises CheckpointError for a broken or missing part, or a doubled tensor.
+    `parts` lists the files and their stamps. Raises CheckpointError for a broken or missing part or a duplicate tensor.
     """
     headers = [header for _, header in _headers(path, {})]
     tensors = {name: tensor for header in headers for name, tensor in header.tensors.items()}
@@ -86,10 +85,10 @@ def read_model_header(path: Path) -> GgufHeader:
 
 
 def open_gguf(path: Path, elsewhere: Mapping[str, ByteSource] | None = None) -> Checkpoint:
-    """Open a GGUF model, or all parts of a split one; reads headers only.
+    """Open a GGUF model, or all parts of a split one. Only headers are read.
 
-    `elsewhere` says where files lie that are not in the path's folder, by name. Raises CheckpointError for a broken or
-    missing part, a file that holds no language model, or a doubled tensor.
+    `elsewhere` maps names of files that are not in the path's folder to their source. Raises CheckpointError for a
+    broken or missing part, a file without a language model, or a duplicate tensor.
     """
     headers = _headers(path, elsewhere or {})
     metadata = headers[0][1].metadata
@@ -115,12 +114,12 @@ def open_gguf(path: Path, elsewhere: Mapping[str, ByteSource] | None = None) -> 
 
 
 def _vocabulary(path: Path, metadata: Metadata) -> Vocabulary:
-    own = {key: entry for key, entry in metadata.items() if key.startswith("tokenizer.")}
-    tokens, types = own.get(Keys.Tokenizer.LIST), own.get(Keys.Tokenizer.TOKEN_TYPE)
+    tokenizer = {key: entry for key, entry in metadata.items() if key.startswith("tokenizer.")}
+    tokens, types = tokenizer.get(Keys.Tokenizer.LIST), tokenizer.get(Keys.Tokenizer.TOKEN_TYPE)
     if tokens is None or tokens.item != "STRING":
         raise CheckpointError(f"{path}: has no vocabulary (tokenizer.ggml.tokens).")
     if types is None:
-        return Vocabulary(own, tokens.value, [1] * len(tokens.value))
+        return Vocabulary(tokenizer, tokens.value, [1] * len(tokens.value))
     if types.item != "INT32" or len(types.value) != len(tokens.value):
-        raise CheckpointError(f"{path}: tokenizer.ggml.token_type does not fit the {len(tokens.value)} tokens.")
-    return Vocabulary(own, tokens.value, types.value)
+        raise CheckpointError(f"{path}: tokenizer.ggml.token_type does not match the {len(tokens.value)} tokens.")
+    return Vocabulary(tokenizer, tokens.value, types.value)

@@ -1,4 +1,4 @@
-"""Opens a Hugging Face checkpoint: configuration, safetensors shards and tokenizer, under GGUF's names."""
+"""Open a Hugging Face checkpoint: configuration, safetensors shards and tokenizer, under GGUF names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pa_lite.checkpoints.checkpoint import Checkpoint, Piece, TensorSource
 from pa_lite.checkpoints.config import Config, read_config
 from pa_lite.checkpoints.families.family import Family
 from pa_lite.checkpoints.generation_config import sampling_metadata
-from pa_lite.checkpoints.hf_to_gguf import Description, Destination, describe, family_of, places_of
+from pa_lite.checkpoints.hf_to_gguf import Description, Destination, describe, destinations_of, family_of
 from pa_lite.checkpoints.hub.cache import is_hub_blob, repository_of
 from pa_lite.checkpoints.safetensors_file import StoredTensor, read_header, read_json
 from pa_lite.checkpoints.vocabulary import read_vocabulary
@@ -24,10 +24,10 @@ from pa_lite.untrusted.safe_names import leads_out
 
 
 def open_hf(path: Path, elsewhere: Mapping[str, ByteSource] | None = None) -> Checkpoint:
-    """Open a folder with safetensors shards, or one .safetensors file beside its config.json; reads headers only.
+    """Open a folder with safetensors shards, or one .safetensors file next to its config.json. Only headers are read.
 
-    `elsewhere` says where weight files lie that are not in the folder, by name. Raises CheckpointError for whatever is
-    missing, broken or unknown in it, and for what GGUF cannot say of it.
+    `elsewhere` maps names of weight files that are not in the folder to their source. Raises CheckpointError for
+    anything missing, broken or unknown, and for settings that GGUF cannot store.
     """
     folder = path if path.is_dir() else path.parent
     _check_links(folder)
@@ -47,7 +47,7 @@ def open_hf(path: Path, elsewhere: Mapping[str, ByteSource] | None = None) -> Ch
     for stored_name, name in family.required(config):
         if name not in tensors:
             raise CheckpointError(
-                f"{path}: tensor {stored_name} is missing, which {where} calls for. "
+                f"{path}: tensor {stored_name} is missing, which {where} requires. "
                 + ("Fetch it again." if path.is_dir() else "If the file is one of several shards, name their folder.")
             )
     if family.needs_output and "output.weight" not in tensors:
@@ -73,46 +73,46 @@ def _one_file(path: Path, elsewhere: Mapping[str, ByteSource]) -> FolderWeights:
 def _check_absent(
     folder: Path, family: Family, config: Config, weights: FolderWeights, tensors: Mapping[str, TensorSource]
 ) -> list[str]:
-    """Return a remark on tensors that the index names and no shard holds.
+    """Return a remark on tensors that the index names and no shard contains.
 
-    transformers 5 ignores those that the model does not have, and would make up random values for the others. Raises
-    CheckpointError for such a one, but for the output matrix of a model that ties it to the embedding.
+    transformers 5 ignores those that the model does not have, and would fill the others with random values. Raises
+    CheckpointError for one of the others, except for an output matrix that is tied to the embedding.
     """
     for stored_name in weights.absent:
         try:
-            names = [place.name for place in places_of(family, stored_name)]
+            names = [destination.name for destination in destinations_of(family, stored_name)]
         except KeyError:
             continue
         tied = names == ["output.weight"] and config.get("tie_word_embeddings") is not False
         if names and not tied and any(name not in tensors for name in names):
             raise CheckpointError(
-                f"{folder}: {INDEX} names the tensor {stored_name}, which no shard holds. Fetch the shard "
-                "that has it, or take the index of these shards."
+                f"{folder}: {INDEX} names the tensor {stored_name}, which no shard contains. Fetch the "
+                "shard that has it, or the index of these shards."
             )
     if not weights.absent:
         return []
-    return [f"{folder}: {INDEX} is out of date: no shard holds {listed(weights.absent)}, which is not needed"]
+    return [f"{folder}: {INDEX} is out of date: no shard contains {listed(weights.absent)}, which is not needed"]
 
 
 def _check_links(folder: Path) -> None:
-    """Raise CheckpointError where a text of the checkpoint is a link to outside of it.
+    """Raise CheckpointError when a text file of the checkpoint is a link that leads out of the folder.
 
-    Whoever packs such a folder could have a file of the user's own, which the link names, copied into the result. The
-    blobs of the Hub's cache are other repositories' files, to which `hf download --local-dir` made links for years.
-    Weights may lie wherever links lead: they are read as numbers alone.
+    A malicious folder could otherwise have one of the user's private files copied into the output. Links to blobs of
+    the Hub's cache are allowed, because `hf download --local-dir` created them for years. Weights may be anywhere,
+    because they are only read as numbers.
     """
     for pattern in ("*.json", "*.jinja", "*.model", "additional_chat_templates/*"):
         for path in folder.glob(pattern):
             if path.is_file() and leads_out(path, folder) and not is_hub_blob(path):
                 raise CheckpointError(
-                    f"{path}: is a link that leads out of its folder. If you trust it, put a copy in its place."
+                    f"{path}: is a link that leads out of its folder. If you trust it, replace it with a copy."
                 )
 
 
 def _model_name(folder: Path) -> str:
-    """Return the model's name as valid Unicode: the folder's, after its parent's where it is only one side of a pair.
+    """Return the model's name as valid Unicode: the folder's, with its parent's if it is called `base` or `instruct`.
 
-    A snapshot in the Hub's cache, whose folder is named by a commit, has its repository's name.
+    A snapshot in the Hub's cache has its repository's name.
     """
     name = f"{folder.parent.name}-{folder.name}" if folder.name in ("base", "instruct") else folder.name
     if folder.parent.name == "snapshots" and (repo := repository_of(folder.parent.parent)):
@@ -122,7 +122,7 @@ def _model_name(folder: Path) -> str:
 
 @dataclass(frozen=True)
 class _Converter:
-    """Turns the stored tensors of one model into sources under GGUF's names, every shape checked."""
+    """Converter from the stored tensors of one model to sources under GGUF names. It checks every shape."""
 
     path: Path
     family: Family
@@ -132,60 +132,60 @@ class _Converter:
         tensors: dict[str, TensorSource] = {}
         experts: dict[str, dict[int, StoredTensor]] = {}
         for tensor in stored:
-            for place in self._places(tensor):
-                if place.expert is not None:
-                    experts.setdefault(place.name, {})[place.expert] = tensor
+            for destination in self._destinations(tensor):
+                gguf_name = destination.name
+                if destination.expert is not None:
+                    experts.setdefault(gguf_name, {})[destination.expert] = tensor
                     continue
-                if place.name in tensors:
+                if gguf_name in tensors:
                     raise CheckpointError(
-                        f"{tensor.path}: {tensor.name} and {tensors[place.name].stored_name} are both {place.name}."
+                        f"{tensor.path}: {tensor.name} and {tensors[gguf_name].stored_name} are both {gguf_name}."
                     )
-                tensors[place.name] = self._whole(tensor, place)
+                tensors[gguf_name] = self._source(tensor, destination)
         for name, by_expert in experts.items():
             if name in tensors:
-                raise CheckpointError(f"{self.path}: {name} is stored both expert by expert and as a whole.")
+                raise CheckpointError(f"{self.path}: {name} is stored both for each expert and for all of them.")
             tensors[name] = self._stacked(name, by_expert)
         return tensors
 
-    def _places(self, tensor: StoredTensor) -> list[Destination]:
+    def _destinations(self, tensor: StoredTensor) -> list[Destination]:
         try:
-            places = places_of(self.family, tensor.name)
+            destinations = destinations_of(self.family, tensor.name)
         except KeyError:
-            tensor.require_float()  # an unknown tensor of integers or scales belongs to quantised weights
+            tensor.require_float()  # unknown integers or scales belong to quantised weights: say that instead
             raise CheckpointError(
-                f"{tensor.path}: tensor {tensor.name} is not one of a {self.family.architecture} model."
+                f"{tensor.path}: tensor {tensor.name} is not a tensor of a {self.family.architecture} model."
                 f"{nearest(tensor.name, self.family.names)}"
             ) from None
-        if places:
+        if destinations:
             tensor.require_float()
-            layer = re.match(r"blk\.(\d+)\.", places[0].name)
+            layer = re.match(r"blk\.(\d+)\.", destinations[0].name)
             if layer and int(layer[1]) >= self.model.n_layers:
                 raise CheckpointError(
-                    f"{tensor.path}: tensor {tensor.name} is in none of config.json's {self.model.n_layers} layers."
+                    f"{tensor.path}: tensor {tensor.name} is not in the {self.model.n_layers} layers of config.json."
                 )
-        return places
+        return destinations
 
-    def _whole(self, tensor: StoredTensor, place: Destination) -> TensorSource:
-        shape = self.model.shape_of(self.family, place.name)
-        held = tensor_type(tensor.dtype)
+    def _source(self, tensor: StoredTensor, destination: Destination) -> TensorSource:
+        name = destination.name
+        shape = self.model.shape_of(self.family, name)
+        stored_type = tensor_type(tensor.dtype)
         pieces: tuple[Piece, ...] = (Piece(tensor.path, tensor.offset, tensor.stamp),)
-        if place.parts:
+        if destination.parts:
             experts, rows, columns = shape
-            self._check(tensor, (experts, place.parts * rows, columns))
-            row_bytes = held.nbytes(columns)
-            firsts = (rows * (place.parts * e + place.part) for e in range(experts))
+            self._check(tensor, (experts, destination.parts * rows, columns))
+            row_bytes = stored_type.nbytes(columns)
+            firsts = (rows * (destination.parts * e + destination.part) for e in range(experts))
             pieces = tuple(Piece(tensor.path, tensor.offset + row_bytes * first, tensor.stamp) for first in firsts)
-        elif self.family.cuts_vocabulary and place.name in ("token_embd.weight", "output.weight"):
+        elif self.family.cuts_vocabulary and name in ("token_embd.weight", "output.weight"):
             self._check(tensor, (max((shape[0], *tensor.shape[:1])), *shape[1:]))
         else:
             self._check(tensor, shape)
-        is_norm = place.name.endswith("norm.weight")
-        return TensorSource(
-            place.name, tensor.name, pieces, held, shape, self._heads(place.name), self.family.norm_shift * is_norm
-        )
+        shift = self.family.norm_shift * name.endswith("norm.weight")
+        return TensorSource(name, tensor.name, pieces, stored_type, shape, self._heads(name), shift)
 
     def _heads(self, name: str) -> int:
-        """How many heads' rows change places."""
+        """Return the number of heads whose rows are reordered, 0 for none."""
         query, key_value = self.model.heads
         role = name.rpartition(".attn_")[2]
         if not self.family.interleave_qk or not role.startswith(("q.", "k.")):
@@ -193,21 +193,21 @@ class _Converter:
         return query if role.startswith("q") else key_value
 
     def _stacked(self, name: str, experts: Mapping[int, StoredTensor]) -> TensorSource:
-        """The experts of one matrix, which GGUF has one behind the other."""
+        """Return the source of one matrix of all experts, which GGUF stacks in order."""
         shape = self.model.shape_of(self.family, name)
         first = next(iter(experts.values()))
         for i in range(shape[0]):
             if i not in experts:
-                near = first.name.replace(f".experts.{next(iter(experts))}.", f".experts.{i}.")
-                raise CheckpointError(f"{self.path}: tensor {near} is missing: there are {shape[0]} experts.")
+                missing = first.name.replace(f".experts.{next(iter(experts))}.", f".experts.{i}.")
+                raise CheckpointError(f"{self.path}: tensor {missing} is missing: there are {shape[0]} experts.")
             self._check(experts[i], shape[1:])
             if experts[i].dtype != first.dtype:
                 raise CheckpointError(
                     f"{experts[i].path}: {experts[i].name} is {experts[i].dtype}, but {first.name} is {first.dtype}."
                 )
         if len(experts) > shape[0]:
-            odd = experts[max(experts)]
-            raise CheckpointError(f"{odd.path}: tensor {odd.name} is one too many: there are {shape[0]} experts.")
+            extra = experts[max(experts)]
+            raise CheckpointError(f"{extra.path}: tensor {extra.name} is unexpected: there are {shape[0]} experts.")
         stored = [experts[i] for i in range(shape[0])]
         pieces = tuple(Piece(t.path, t.offset, t.stamp) for t in stored)
         return TensorSource(name, first.name, pieces, tensor_type(first.dtype), shape)
@@ -215,6 +215,5 @@ class _Converter:
     def _check(self, tensor: StoredTensor, shape: tuple[int, ...]) -> None:
         if tensor.shape != shape:
             raise CheckpointError(
-                f"{tensor.path}: {tensor.name} has the shape {list(tensor.shape)}, where config.json calls for "
-                f"{list(shape)}."
+                f"{tensor.path}: {tensor.name} has shape {list(tensor.shape)}, but config.json requires {list(shape)}."
             )

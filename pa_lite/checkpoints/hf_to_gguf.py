@@ -1,4 +1,4 @@
-"""Applies one row of the families' table to a model: which family it is of, and its names, shapes and keys in GGUF."""
+"""Apply the families' table to a model: find its family and convert names, shapes and settings to GGUF."""
 
 from __future__ import annotations
 
@@ -19,35 +19,36 @@ from pa_lite.ggml.metadata import Field, Metadata, float32, uint32
 _SKIPPED = re.compile(r".*\.rotary_emb\.inv_freq|.*\.attention\.(bias|masked_bias)")
 _OTHER_MODALITIES = re.compile(r"(model\.)?(vision_tower|multi_modal_projector)\..*")
 _NUMBER = r"(0|[1-9][0-9]{0,8})"
-_VECTOR = ("embedding",)  # norms, and the biases behind attention and feed-forward
-_MOST = {"num_hidden_layers": 512, "num_local_experts": 1024}  # LLAMA_MAX_LAYERS, LLAMA_MAX_EXPERTS
-_LARGEST_HEAD = 1 << 16  # values; none of a model comes near, and tables are made of that size
+_VECTOR = ("embedding",)  # norms, and the biases of attention's and feed-forward's outputs
+_LIMITS = {"num_hidden_layers": 512, "num_local_experts": 1024}  # LLAMA_MAX_LAYERS, LLAMA_MAX_EXPERTS
+_LARGEST_HEAD = 1 << 16  # values, far above any real one; it bounds the size of tables
 
 
 def family_of(raw: Mapping[str, Any], where: str) -> Family:
-    """The row of the first class name in `architectures`. Raises CheckpointError that lists what is known."""
+    """Return the family of the first class name in `architectures`. Raises CheckpointError that lists known ones."""
     names = raw.get("architectures")
     name = names[0] if isinstance(names, list) and names else None
     if not isinstance(name, str) or name not in FAMILIES:
         raise CheckpointError(
-            f"{where}: architecture {name!r} cannot be read from safetensors. Known: {', '.join(FAMILIES)}. Two GGUF "
-            "files merge whatever their architecture: convert base and instruct with llama.cpp's convert_hf_to_gguf.py."
+            f"{where}: architecture {name!r} cannot be read from safetensors. Supported: {', '.join(FAMILIES)}. GGUF "
+            "files of any architecture can be merged: convert both with llama.cpp's convert_hf_to_gguf.py."
         )
     if raw.get("quantization_config"):
-        raise CheckpointError(f"{where}: the weights are quantised. Take the original checkpoint instead.")
+        raise CheckpointError(f"{where}: the weights are quantised. Use the original checkpoint instead.")
     return FAMILIES[name]
 
 
 def titles_of(architecture: str) -> list[str]:
-    """The families that llama.cpp knows under a name: empty for an architecture outside the table."""
+    """Return the families of a GGUF architecture, none for one outside the table."""
     return list(dict.fromkeys(f.title for f in FAMILIES.values() if f.architecture == architecture))
 
 
 @dataclass(frozen=True)
 class Destination:
-    """Where a stored tensor goes: the GGUF tensor; the expert that it is, or None.
+    """The GGUF tensor that a stored tensor belongs to, and its expert, or None.
 
-    A stored tensor with the experts of a whole layer holds `parts` GGUF tensors: of each expert's rows, part `part`.
+    A stored tensor with all experts of a layer contains `parts` GGUF tensors: this is part `part` of each expert's
+    rows.
     """
 
     name: str
@@ -56,8 +57,8 @@ class Destination:
     parts: int = 0
 
 
-def places_of(family: Family, stored_name: str) -> list[Destination]:
-    """The GGUF tensors that a stored one is in; none if it is no weight of the language model.
+def destinations_of(family: Family, stored_name: str) -> list[Destination]:
+    """Return the GGUF tensors that a stored tensor belongs to, none if it is not a weight of the language model.
 
     Raises KeyError for an unknown name.
     """
@@ -83,9 +84,9 @@ def places_of(family: Family, stored_name: str) -> list[Destination]:
 
 @dataclass(frozen=True)
 class Description:
-    """All that the configuration says of a model: GGUF keys, tensors that it alone determines, and sizes in words.
+    """A model's configuration in GGUF's terms: keys, tensors that depend only on settings, and dimensions by name.
 
-    `heads` are the numbers of query and of key and value heads.
+    `heads` are the numbers of query heads and of key-value heads.
     """
 
     metadata: Metadata
@@ -96,27 +97,25 @@ class Description:
     warnings: tuple[str, ...]
 
     def shape_of(self, family: Family, name: str) -> tuple[int, ...]:
-        """The numpy shape that a GGUF tensor must have."""
+        """Return the numpy shape that a GGUF tensor must have."""
         role = re.sub(r"^blk\.\d+\.", "", name)
-        words = family.shapes.get(role) or SHAPES.get(role) or _VECTOR
-        return tuple(self.dimensions[word] for word in words)
+        names = family.shapes.get(role) or SHAPES.get(role) or _VECTOR
+        return tuple(self.dimensions[dimension] for dimension in names)
 
 
 def describe(family: Family, config: Config) -> Description:
-    """Read a model's settings. Raises CheckpointError, naming the key, for one missing, impossible or beyond GGUF."""
-    for key, most in _MOST.items():
-        if config.get(key) is not None and config.count(key) > most:
-            raise config.refuse(key, f"llama.cpp computes with {most} at most")
+    """Convert a model's settings. Raises CheckpointError for a key that is missing, invalid or not supported."""
+    for key, limit in _LIMITS.items():
+        if config.get(key) is not None and config.count(key) > limit:
+            raise config.refuse(key, f"llama.cpp supports at most {limit}")
     size = _head_size(family, config)
     for key in ("hidden_act", "hidden_activation"):
         must_be(key, family.activation)(config)
     rope = read_rope(config, family.rope_theta, family.local_theta, family.rope_types)
     if rope.rotated != 1 and not family.rotates_part:
-        raise rope.scaling.refuse("partial_rotary_factor", "llama.cpp turns all of a head in this architecture")
+        raise rope.scaling.refuse("partial_rotary_factor", "llama.cpp rotates all of a head in this architecture")
     if rope.theta != family.rope_theta and not family.writes_rope:
-        raise rope.scaling.refuse(
-            "rope_theta", f"llama.cpp computes this architecture with {family.rope_theta:g} alone"
-        )
+        raise rope.scaling.refuse("rope_theta", f"llama.cpp computes this architecture only with {family.rope_theta:g}")
     original = "original_max_position_embeddings"
     config = Config({**config.values, original: rope.scaling.get(original)}, config.where)
     warnings = [line for check in family.checks if (line := check(config))]
@@ -131,8 +130,8 @@ def describe(family: Family, config: Config) -> Description:
         metadata[Keys.Rope.SCALING_ATTN_FACTOR.format(arch=family.architecture)] = float32(factor)
     elif rope.rope_type == "dynamic":
         warnings.append(
-            f"{config.where}: dynamic rotary scaling has no place in GGUF: beyond "
-            f"{config.count('max_position_embeddings')} tokens llama.cpp's answers are not transformers'"
+            f"{config.where}: dynamic rotary scaling cannot be stored in GGUF: beyond "
+            f"{config.count('max_position_embeddings')} tokens llama.cpp's results differ from transformers'"
         )
     heads = config.count("num_attention_heads"), config.count("num_key_value_heads")
     return Description(
@@ -144,14 +143,12 @@ def _head_size(family: Family, config: Config) -> int:
     query, key_value = config.count("num_attention_heads"), config.count("num_key_value_heads")
     size = config.count("head_dim") if config.get("head_dim") else config.count("hidden_size") // query
     if query % key_value or size % 2 or not 0 < size <= _LARGEST_HEAD:
-        raise CheckpointError(
-            f"{config.where}: {query} heads of {size} with {key_value} key-value heads do not fit together."
-        )
+        raise CheckpointError(f"{config.where}: {query} heads of {size} and {key_value} key-value heads do not match.")
     return size
 
 
 def _dimensions(config: Config, size: int) -> dict[str, int]:
-    """The sizes that tensors' shapes are made of."""
+    """Return the dimensions of tensors, by the names that SHAPES uses."""
     q, kv = config.count("num_attention_heads") * size, config.count("num_key_value_heads") * size
     ffn = config.count("intermediate_size")
     out = {
@@ -175,7 +172,7 @@ def _metadata(family: Family, config: Config, rope: Rope, size: int, rotated: in
         elif key.absent is not None:
             out[name] = uint32(key.absent)
         elif not key.optional:
-            config.count(key.setting)  # which says that it is missing
+            config.count(key.setting)  # raises: the setting is missing
     if family.writes_rope:
         out |= rope_metadata(a, rope)
     if family.writes_rotary_size:

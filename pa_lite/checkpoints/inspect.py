@@ -1,4 +1,4 @@
-"""What is in a checkpoint, told from its headers."""
+"""Describe a checkpoint from its headers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class TensorRow:
 
 @dataclass(frozen=True)
 class VocabularyFacts:
-    """A vocabulary: llama.cpp's names of its kind, tokens in all and used, special tokens by role, chat template."""
+    """A vocabulary: llama.cpp's names of its kind, all and used tokens, special tokens by role, chat template."""
 
     model: str
     pre: str
@@ -38,8 +38,8 @@ class VocabularyFacts:
 class Inspection:
     """A checkpoint's facts; `settings` are the architecture's keys, `problem` says why the vocabulary is unusable.
 
-    `families` are those of the supported ones, which parity tests cover, that the architecture serves; `warnings` tell
-    what of the model GGUF cannot hold, `remarks` which of several files that contradict each other was followed.
+    `families` are the supported families (parity tests cover them) of the architecture; `warnings` describe what GGUF
+    cannot store, `remarks` which of several contradictory files was followed.
     """
 
     path: str
@@ -61,12 +61,12 @@ class Inspection:
 _ROLES = {"bos": "bos", "eos": "eos", "eot": "eot", "unknown": "unk", "padding": "pad", "seperator": "sep"}
 
 
-def inspect_checkpoint(place: str | Location) -> Inspection:
-    """Describe a checkpoint without reading its weights, which stay where they are if that is the Hub.
+def inspect_checkpoint(location: str | Location) -> Inspection:
+    """Describe a checkpoint without reading or downloading its weights.
 
-    Raises CheckpointError when there is nothing to read, HubError when the Hub does not give it.
+    Raises CheckpointError when there is nothing to read, HubError when a request to the Hub fails.
     """
-    checkpoint = open_checkpoint(place, stream=True)
+    checkpoint = open_checkpoint(location, stream=True)
     rows = [
         TensorRow(t.name, t.type.name, t.shape, t.type.nbytes(t.n_values))
         for t in sorted(checkpoint.tensors.values(), key=lambda t: t.name)
@@ -75,14 +75,14 @@ def inspect_checkpoint(place: str | Location) -> Inspection:
     for row in rows:
         types[row.type] += row.bytes
     facts, problem = None, None
-    chosen = checkpoint.remarks
+    remarks = checkpoint.remarks
     try:
         vocabulary = checkpoint.load_vocabulary()
-        facts, chosen = _vocabulary(vocabulary), (*chosen, *vocabulary.remarks)
+        facts, remarks = _vocabulary(vocabulary), (*remarks, *vocabulary.remarks)
     except CheckpointError as e:
         problem = str(e)
     return Inspection(
-        path=str(place),
+        path=str(location),
         name=checkpoint.name,
         architecture=checkpoint.architecture,
         families=checkpoint.families,
@@ -94,7 +94,7 @@ def inspect_checkpoint(place: str | Location) -> Inspection:
         vocabulary=facts,
         problem=problem,
         warnings=checkpoint.warnings,
-        remarks=chosen,
+        remarks=remarks,
         tensors=tuple(rows),
     )
 

@@ -1,4 +1,4 @@
-"""What a path on the disk stands for: a folder with weights, or one file, judged by its content and not by its name."""
+"""Find the model at a location: a folder with weights, or one file, by its content and not by its name."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from pa_lite.ggml.container import OTHER_CONTENTS, gguf_content
 from pa_lite.system.byte_source import ByteSource
 from pa_lite.untrusted.file_kind import content_of, is_gguf
 
-_MOST_FILES = 10_000  # of a folder, whose first bytes are looked at
+_MAX_FILES = 10_000  # of a folder whose first bytes are read
 _ADAPTER, _ADAPTER_WEIGHTS = "adapter_config.json", ("adapter_model.safetensors", "adapter_model.bin")
 _MERGE = (
-    "Merge it into that base first (peft: model.merge_and_unload(), then save_pretrained), and name the folder of "
-    "the result"
+    "Merge it into its base first (peft: model.merge_and_unload(), then save_pretrained), and name the folder of "
+    "the merged model"
 )
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _CONVERT = (
-    "Take a repository or revision with safetensors files, or convert it: "
+    "Use a repository or revision with safetensors files, or convert it: "
     "AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW) of transformers"
 )
-# endings of other programs' weights -> what they are
+# suffixes of other programs' weights -> what they are
 _FOREIGN = {
     ".h5": "TensorFlow's weights", ".msgpack": "Flax's weights", ".onnx": "an ONNX model", ".npz": "NumPy arrays",
     ".nemo": "a NeMo model", ".tflite": "a TensorFlow Lite model", ".mlmodel": "a Core ML model",
@@ -39,11 +39,10 @@ _FILE_ENDINGS = (".gguf", ".safetensors", ".json", ".toml", *PICKLES)
 
 
 def resolve_location(where: str | Location) -> Location:
-    """Return what a location stands for: a path, or `org/name[@revision]` on the Hub, with or without `hub:`.
+    """Resolve a location to a path or to `org/name[@revision]` on the Hub, with or without `hub:`.
 
-    What exists on the disk goes first. `org/name` is not taken for a name on the Hub where the folder `org` exists, nor
-    where it ends as a file of weights does: then it is a path that is not there. Raises InputError for an empty string
-    and for what is wrong after `hub:`.
+    Existing paths take precedence. `org/name` is a missing path, not a repository, if the folder `org` exists or if the
+    name has the suffix of a weight file. Raises InputError for an empty string or an invalid name after `hub:`.
     """
     found = locate(where)
     if isinstance(found, HubReference) or not isinstance(where, str) or _HUB_NAME.fullmatch(where) is None:
@@ -55,19 +54,19 @@ def resolve_location(where: str | Location) -> Location:
 
 
 def find_model(path: Path, elsewhere: Collection[str] = ()) -> Path:
-    """Return what to open for a path that a user named: a folder with safetensors weights, or one file.
+    """Return what to open for the path that a user gave: a folder with safetensors weights, or one file.
 
-    A repository's folder in a Hub cache leads to the snapshot of its `refs/main`, a folder whose only model is a GGUF
-    file (or all parts of a split one) to that file. `elsewhere` are the names of weight files that lie on the Hub.
-    Raises CheckpointError for what does not exist or holds nothing that pa-lite reads, saying what it is; InputError,
-    naming them, for several GGUF models.
+    A repository's folder in a Hub cache resolves to the snapshot of its `refs/main`; a folder whose only model is a
+    GGUF file (or all parts of a split one) resolves to that file. `elsewhere` are names of weight files on the Hub.
+    Raises CheckpointError, saying what was found, if the path does not exist or has no weights that pa-lite reads;
+    InputError, naming them, for several GGUF models.
     """
     if path.is_dir():
         return _in_folder(path, elsewhere)
     if path.is_file() or path.name in elsewhere:
         return path
     if path.exists():
-        raise CheckpointError(f"{path}: is a device, socket or pipe; name a file or folder.")
+        raise CheckpointError(f"{path}: is a device, socket or pipe. Name a file or folder.")
     if path.is_symlink():
         raise CheckpointError(f"{path}: is a link to {path.readlink()}, which does not exist. Fetch it again.")
     raise CheckpointError(f"{path}: no such file or folder.")
@@ -89,37 +88,36 @@ def _in_folder(folder: Path, elsewhere: Collection[str]) -> Path:
     if len(models) == 1:
         return folder / models[0]
     if models:
-        raise InputError(f"{folder}: holds {len(models)} GGUF models. Name one of the files: {listed(models, 6)}.")
+        raise InputError(f"{folder}: contains {len(models)} GGUF models. Name one of the files: {listed(models, 6)}.")
     raise CheckpointError(f"{folder}: {_lack(folder, names)}.")
 
 
 def _names_weights(folder: Path, names: Collection[str]) -> bool:
-    """Whether config.json names a file of weights that is there (see weight_files)."""
+    """Return whether config.json names an existing file of weights (see weight_files)."""
     path = folder / "config.json"
     return path.is_file() and read_json(path).get("transformers_weights") in names
 
 
 def _check_adapter(folder: Path, names: Collection[str]) -> None:
-    """Raise CheckpointError for a model that an adapter lies beside.
+    """Raise CheckpointError for a model whose folder also contains an adapter.
 
-    transformers 5 puts such an adapter onto the model where the package peft is installed, and ignores it elsewhere.
+    transformers 5 applies the adapter if the package peft is installed, and ignores it otherwise.
     """
     weights = next((name for name in _ADAPTER_WEIGHTS if name in names), None)
     if _ADAPTER in names and weights:
         model = SINGLE if SINGLE in names else INDEX if INDEX in names else "a model"
         raise CheckpointError(
-            f"{folder}: holds {model} and the adapter {weights}; whether transformers applies that depends on the "
-            "package peft. Move the one that does not belong to another folder."
+            f"{folder}: contains {model} and the adapter {weights}, which transformers applies only if the package "
+            "peft is installed. Move the one that does not belong to another folder."
         )
 
 
 def _gguf_models(folder: Path, names: Collection[str]) -> list[str]:
-    """The language models among a folder's GGUF files, of a split one its first part, by name.
+    """Return the names of the language models among a folder's GGUF files, of a split model its first part.
 
-    Where there are several files, those that say that they are something else (a projector, an importance matrix, an
-    adapter) do not count.
+    Among several files, those with other contents (a projector, an importance matrix, an adapter) do not count.
     """
-    candidates = sorted(name for name in names if not name.startswith("."))[:_MOST_FILES]
+    candidates = sorted(name for name in names if not name.startswith("."))[:_MAX_FILES]
     found = {part_names(name)[0] for name in candidates if is_gguf(folder / name)}
     if len(found) > 1:
         found = {name for name in found if _is_model(folder / name)} or found
@@ -130,47 +128,47 @@ def _is_model(path: Path) -> bool:
     try:
         content, architecture = gguf_content(path)
     except CheckpointError:
-        return True  # which the error of opening it then tells
+        return True  # opening it reports the error
     return content == "model" and architecture not in OTHER_CONTENTS
 
 
 def foreign_weights(names: Collection[str], adapted: str = "") -> str | None:
-    """Return what is there in place of weights that pa-lite reads, by the files' names; None if unknown.
+    """Describe, by file names, what is there instead of weights that pa-lite reads; None if unknown.
 
-    `adapted` is the model that an adapter is for, where it says so.
+    `adapted` is the base model of an adapter, if known.
     """
     if _ADAPTER in names or any(name in names for name in _ADAPTER_WEIGHTS):
         model = f" for {adapted}" if adapted else ""
-        return f"is a PEFT adapter (LoRA or the like){model}, not a whole model. {_MERGE}"
+        return f"is a PEFT adapter (such as LoRA){model}, not a complete model. {_MERGE}"
     if pickles := [name for name in names if name.endswith(PICKLES)]:
         return f"its weights are pickles ({listed(pickles)}), which can run code and are not opened. {_CONVERT}"
     if others := [name for name in names if name.endswith(".safetensors")]:
         return (
-            f"has no {SINGLE} and no {INDEX}, but {listed(others)}. Name that file itself, if it holds a whole model "
-            "in transformers' layout"
+            f"has no {SINGLE} and no {INDEX}, but {listed(others)}. Name that file if it contains a complete model in "
+            "transformers' layout"
         )
     for name in sorted(names):
-        if told := _FOREIGN.get(Path(name).suffix):
-            return f"has no weights that pa-lite reads: {name} is {told}. Take safetensors files instead"
+        if kind := _FOREIGN.get(Path(name).suffix):
+            return f"has no weights that pa-lite reads: {name} is {kind}. Use safetensors files instead"
     return None
 
 
 def _lack(folder: Path, names: Collection[str]) -> str:
-    """Why a folder without weights that pa-lite reads cannot be opened: what it holds instead, and what to do."""
+    """Return why a folder cannot be opened: what it contains instead of weights, and what to do."""
     if any(repository_of(Path(name)) for name in names):
         repositories = [name for name in names if repository_of(Path(name))]
         return f"is a cache of the Hub. Name one of the repositories in it: {listed(repositories)}"
-    if told := foreign_weights(names, _base_of(folder, names)):
-        return told
+    if found := foreign_weights(names, _base_of(folder, names)):
+        return found
     for name in sorted(names):
         if name.lower().endswith(".gguf"):
-            told = content_of(folder / name).explanation if (folder / name).is_file() else None
-            return f"{name} is {told or 'not a GGUF file. Fetch it again'}"
+            kind = content_of(folder / name).explanation if (folder / name).is_file() else None
+            return f"{name} is {kind or 'not a GGUF file. Fetch it again'}"
     return f"has no weights (no {SINGLE}, no {INDEX}, no GGUF file). Name a folder or file that has them"
 
 
 def _base_of(folder: Path, names: Collection[str]) -> str:
-    """The model that an adapter is for, as its settings say; empty where they do not."""
+    """Return the base model that an adapter's settings name, or an empty string."""
     if _ADAPTER not in names:
         return ""
     try:
@@ -181,12 +179,12 @@ def _base_of(folder: Path, names: Collection[str]) -> str:
 
 
 def unknown_file(path: ByteSource) -> CheckpointError:
-    """Return the error for a file that is neither GGUF nor safetensors: what it is, and what to do."""
+    """Return the error for a file that is neither GGUF nor safetensors, which says what it is and what to do."""
     try:
         content = content_of(path)
     except OSError as e:
         return CheckpointError(f"{path}: cannot be read: {e.strerror}.")
     if path.name.endswith(".json"):
-        return CheckpointError(f"{path}: is a JSON text. Name the checkpoint's folder, not a file of its settings.")
-    told = content.explanation or "neither a GGUF nor a safetensors file, or is cut off. Fetch it again"
-    return CheckpointError(f"{path}: is {told}.")
+        return CheckpointError(f"{path}: is a JSON file. Name the checkpoint's folder, not one of its settings files.")
+    kind = content.explanation or "neither a GGUF nor a safetensors file, or is cut off. Fetch it again"
+    return CheckpointError(f"{path}: is {kind}.")

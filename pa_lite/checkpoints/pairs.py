@@ -1,4 +1,4 @@
-"""The registry of pairs (base and instruct under one name), pa-lite's and the user's, and where pa-lite's files lie."""
+"""The registry of pairs (base and instruct under one name), both pa-lite's and the user's, and their folders."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from pa_lite.untrusted.tables import ANYTHING, BOOLEAN, INTEGER, STRING, Form, c
 _log = logging.getLogger(__name__)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _BF16_BYTES = 2
-# bits for each weight: the types' own, Q4_K_M's as its mixture comes out; and what a context takes besides
+# bits per weight (of Q4_K_M on average), and the additional memory of a context
 _RUN_BITS = {"Q8_0": 8.5, "Q4_K_M": 4.9}
 _RUN_SHARE, _RUN_BYTES = 1.05, 500_000_000
 
@@ -37,8 +37,8 @@ _RUN_SHARE, _RUN_BYTES = 1.05, 500_000_000
 class Pair:
     """A base and an instruct checkpoint of one architecture.
 
-    `parameters` are one side's, 0 if not known; `gated` None if not known; `differs` tells what the two differ in
-    beyond weights and chat template. `is_own` pairs are the user's.
+    `parameters` are those of one side, 0 if unknown; `gated` is None if unknown; `differs` describes differences
+    besides weights and chat template. `is_own` pairs are the user's.
     """
 
     name: str
@@ -55,22 +55,22 @@ class Pair:
     def folders(self) -> tuple[Path, Path]:
         """Both sides as paths. Raises InputError for a pair on the Hub."""
         if isinstance(self.base, HubReference) or isinstance(self.instruct, HubReference):
-            raise InputError(f"pair {self.name} lies on the Hub; fetch it ('pa-lite pairs fetch {self.name}').")
+            raise InputError(f"pair {self.name} is on the Hub. Download it with 'pa-lite pairs fetch {self.name}'.")
         return self.base, self.instruct
 
     @property
     def download_bytes(self) -> int:
-        """About what a download of both sides takes: bfloat16, from the number of parameters; 0 if not known."""
+        """An estimate of the bytes to download for both sides, in bfloat16; 0 if unknown."""
         sides = [side for side in (self.base, self.instruct) if isinstance(side, HubReference)]
         return len(sides) * _BF16_BYTES * self.parameters
 
 
 @dataclass(frozen=True)
 class PairFit:
-    """What this machine can do with a pair; None where that is not known.
+    """What this machine can do with a pair; None if unknown.
 
-    `is_here`: nothing need be fetched. `fits_disk`: there is room for a download of both sides. `runs`: the types of
-    which a merge fits the memory that is free now.
+    `is_here`: no download is needed. `fits_disk`: both sides fit on the disk. `runs`: the types whose merged model fits
+    in the memory that is free now.
     """
 
     is_here: bool
@@ -79,7 +79,7 @@ class PairFit:
 
 
 def models_folder() -> Path:
-    """The folder with the embedded pair and pairs.toml: inside the package when installed, beside it in a checkout."""
+    """Return the folder with the embedded pair and pairs.toml: in the package, or next to it in a checkout."""
     package = Path(__file__).resolve().parents[1]
     for folder in (package / "models", package.parent / "models"):
         if (folder / "pairs.toml").is_file():
@@ -88,44 +88,44 @@ def models_folder() -> Path:
 
 
 def own_pairs_path() -> Path:
-    """The file with the user's own pairs, in the user's configuration folder; it need not exist."""
+    """Return the file of the user's pairs, in the user's configuration folder. It need not exist."""
     return config_folder() / "pairs.toml"
 
 
 def all_pairs() -> dict[str, Pair]:
-    """Every registered pair by name, pa-lite's first; the user's are left out, with a warning, if their file is broken.
+    """Return every registered pair by name, pa-lite's first. If the user's file is broken, a warning is logged.
 
-    Raises CheckpointError when pa-lite's own cannot be read.
+    Raises CheckpointError when pa-lite's file cannot be read.
     """
-    pairs, fault = _known()
-    if fault is not None:
-        _log.warning("%s Until then only the pairs that come with pa-lite are known.", fault)
+    pairs, error = _known()
+    if error is not None:
+        _log.warning("%s Until then only the pairs that come with pa-lite are known.", error)
     return pairs
 
 
 def find_pair(name: str) -> Pair:
-    """The pair of that name, which may be one of pa-lite's even where the user's file of pairs is broken.
+    """Return the pair of that name; pa-lite's pairs are found even if the user's file of pairs is broken.
 
-    Raises InputError with the nearest names when there is none, CheckpointError when only that file could tell.
+    Raises InputError with the nearest names for an unknown name, CheckpointError when the broken file may have it.
     """
-    pairs, fault = _known()
+    pairs, error = _known()
     if name not in pairs:
-        raise fault or InputError(f"unknown pair {name!r}.{nearest(name, pairs)}")
+        raise error or InputError(f"unknown pair {name!r}.{nearest(name, pairs)}")
     return pairs[name]
 
 
 def resolve_pair(pair: str | Pair | tuple[str | Location, str | Location]) -> Pair:
-    """Return the pair that a registered name, or two locations (base, instruct), stand for.
+    """Return the pair of a registered name, or of two locations (base, instruct).
 
-    A pair of two locations is called as its instruct side is. Raises InputError with the nearest names for a name that
-    is not registered, and for a single location; what `find_pair` and `resolve_location` raise.
+    A pair of two locations is named after its instruct side. Raises InputError with the nearest names for an unknown
+    name, and for a single location; also as `find_pair` and `resolve_location` do.
     """
     if isinstance(pair, Pair):
         return pair
     if isinstance(pair, str | Path):
         text = str(pair)
         if isinstance(pair, Path) or (text not in all_pairs() and _is_location(text)):
-            raise InputError(f"{text!r} is one location, and a pair has two: name both BASE and INSTRUCT.")
+            raise InputError(f"{text!r} is one location, but a pair has two: give both BASE and INSTRUCT.")
         return find_pair(text)
     if not isinstance(pair, tuple | list) or len(pair) != 2:
         raise InputError(f"{pair!r:.80} is not a pair: give a registered name, or base and instruct.")
@@ -137,20 +137,20 @@ def resolve_pair(pair: str | Pair | tuple[str | Location, str | Location]) -> Pa
 
 
 def _is_location(text: str) -> bool:
-    """Whether a string that is not a registered pair's name can only be meant as a location."""
+    """Return whether a string that is not a registered name must be a location."""
     return "/" in text or "\\" in text or text.startswith(PREFIX) or bool(text and Path(text).exists())
 
 
 def _known() -> tuple[dict[str, Pair], CheckpointError | None]:
-    """The registered pairs, and what is wrong with the user's file if they lack those in it."""
+    """Return the registered pairs, and the error if the user's file is broken and its pairs are missing."""
     pairs = read_pairs(models_folder() / "pairs.toml", is_own=False)
     try:
-        own = _own_pairs()
+        users = _own_pairs()
     except CheckpointError as e:
         return pairs, e
-    for name in own.keys() & pairs.keys():
+    for name in users.keys() & pairs.keys():
         _log.warning("pair %s of %s hides the one that comes with pa-lite.", name, own_pairs_path())
-    return pairs | own, None
+    return pairs | users, None
 
 
 def _own_pairs() -> dict[str, Pair]:
@@ -159,13 +159,13 @@ def _own_pairs() -> dict[str, Pair]:
 
 
 def read_pairs(path: Path, is_own: bool) -> dict[str, Pair]:
-    """The pairs of a registry's file, by name. Raises CheckpointError for one that is no such TOML."""
+    """Return the pairs of a registry file by name. Raises CheckpointError for an invalid one."""
     try:
         entries, _ = read_toml(path)
         return {name: _pair(name, entry, path.parent, is_own) for name, entry in entries.items()}
     except (InputError, ValueError) as e:
-        told = str(e).removeprefix(f"{path}: ").rstrip(".")
-        raise CheckpointError(f"{path}: is not a registry of pairs: {told}. Fix it or remove it.") from e
+        reason = str(e).removeprefix(f"{path}: ").rstrip(".")
+        raise CheckpointError(f"{path}: is not a registry of pairs: {reason}. Fix or remove it.") from e
 
 
 _FORMS: Mapping[str, Form] = {
@@ -179,56 +179,56 @@ def _pair(name: str, entry: Any, folder: Path, is_own: bool) -> Pair:
     entry = {key: _path_of_bytes(value) if key in ("base", "instruct") else value for key, value in entry.items()}
     check_table(entry, name, _FORMS)
 
-    def place(side: str) -> Location:
+    def location(side: str) -> Location:
         found = locate(entry[side])
         return folder / found if isinstance(found, Path) else found
 
     rest = {key: value for key, value in entry.items() if key not in ("base", "instruct")}
-    return Pair(name, place("base"), place("instruct"), **rest, is_own=is_own)
+    return Pair(name, location("base"), location("instruct"), **rest, is_own=is_own)
 
 
 def _path_of_bytes(value: Any) -> Any:
-    """Return the path that `{ bytes = "HEX" }` stands for: a file name that is not UTF-8, which TOML cannot hold."""
+    """Decode `{ bytes = "HEX" }`, which stores a path that is not UTF-8 and that TOML cannot hold."""
     if not (isinstance(value, dict) and value.keys() == {"bytes"} and isinstance(value["bytes"], str)):
         return value
     return os.fsdecode(bytes.fromhex(value["bytes"]))
 
 
 def add_pair(name: str, base: str, instruct: str, description: str = "", force: bool = False) -> Pair:
-    """Keep a pair in the user's own registry; paths become absolute.
+    """Add a pair to the user's registry; paths become absolute.
 
-    Checkpoints on the disk are opened, those on the Hub are not asked for. Raises InputError for a name that
-    is not allowed or is taken (with `force`, a pair of the user's own is replaced), and CheckpointError for sides that
-    are not checkpoints or are of two architectures.
+    Checkpoints on the disk are opened to check them, those on the Hub are not. Raises InputError for a name that is
+    invalid or taken (with `force`, the user's pair is replaced), and CheckpointError for sides that are not checkpoints
+    or differ in architecture.
     """
     if not _NAME.fullmatch(name):
-        raise InputError(f"{name!r} cannot name a pair; take letters, digits, '.', '_' and '-'.")
-    path, own = own_pairs_path(), _own_pairs()
+        raise InputError(f"{name!r} is not a valid pair name. Use letters, digits, '.', '_' and '-'.")
+    path, users = own_pairs_path(), _own_pairs()
     pairs = all_pairs()
     if name in pairs and not (pairs[name].is_own and force):
         raise InputError(
-            f"pair {name} is in {path} already. Take another name, or --force to replace it."
+            f"pair {name} is in {path} already. Choose another name, or use --force to replace it."
             if pairs[name].is_own
-            else f"pair {name} comes with pa-lite. Take another name."
+            else f"pair {name} comes with pa-lite. Choose another name."
         )
     pair = Pair(name, _absolute(base), _absolute(instruct), description, is_own=True)
     if pair.base == pair.instruct:
         raise InputError(f"base and instruct are both {base}.")
     _check_alike(pair)
-    own = {**own, name: pair}
+    users = {**users, name: pair}
     with write_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, "".join(map(_toml, own.values())))
+    write_text(path, "".join(map(_toml, users.values())))
     return pair
 
 
 def _absolute(text: str) -> Location:
-    place = resolve_location(text)
-    return place if isinstance(place, HubReference) else place.expanduser().absolute()
+    location = resolve_location(text)
+    return location if isinstance(location, HubReference) else location.expanduser().absolute()
 
 
 def _check_alike(pair: Pair) -> None:
-    """Open what lies on the disk, and raise CheckpointError when that is of two architectures."""
+    """Open the sides on the disk, and raise CheckpointError when their architectures differ."""
     from pa_lite.checkpoints import open_checkpoint
 
     opened = [open_checkpoint(side) for side in (pair.base, pair.instruct) if isinstance(side, Path)]
@@ -236,7 +236,9 @@ def _check_alike(pair: Pair) -> None:
         _log.warning("%s", remark)
     names = {checkpoint.architecture for checkpoint in opened}
     if len(names) > 1:
-        raise CheckpointError(f"architectures differ: {' and '.join(sorted(names))}. The two are no pair.")
+        raise CheckpointError(
+            f"architectures differ: {' and '.join(sorted(names))}. These checkpoints are not a base/instruct pair."
+        )
 
 
 def _toml(pair: Pair) -> str:
@@ -262,7 +264,7 @@ def _quoted(text: str) -> str:
 
 
 def fetch_pair(pair: Pair, progress: Progress | None = None) -> tuple[Path, Path]:
-    """Both sides on the disk, fetched from the Hub as far as they lie there. Raises as fetch_checkpoints does."""
+    """Return the paths of both sides, downloading those on the Hub. Raises as fetch_checkpoints does."""
     from pa_lite.checkpoints.hub.checkpoints import fetch_checkpoints
 
     sides = (pair.base, pair.instruct)
@@ -273,7 +275,7 @@ def fetch_pair(pair: Pair, progress: Progress | None = None) -> tuple[Path, Path
 
 
 def pair_fit(pair: Pair) -> PairFit:
-    """Which part of a pair's use this machine has room for, as things stand now."""
+    """Return what this machine can currently do with a pair."""
     is_here = all(_is_here(side) for side in (pair.base, pair.instruct))
     if not pair.parameters:
         return PairFit(is_here, None, None)
@@ -286,7 +288,7 @@ def pair_fit(pair: Pair) -> PairFit:
 
 
 def _is_here(side: Location) -> bool:
-    """Whether a side lies on the disk, told from the cache's last word on it: its weights are there, if any are."""
+    """Return whether the weights of a side are on the disk; for the Hub, in the cached snapshot of its revision."""
     if isinstance(side, Path):
         return side.exists()
     cache = RepoCache(side.repo)

@@ -1,4 +1,4 @@
-"""Files that many threads read and write at places of their own: on the disk, or on the Hub, read ahead of its use."""
+"""Files that many threads read and write at separate offsets: on the disk, or on the Hub with read-ahead."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from pa_lite.system.byte_source import CONNECTIONS, ByteSource, RemoteSource, St
 from pa_lite.system.machine import allow_open_files
 from pa_lite.system.opening import descriptor_of
 
-# fills a buffer with a file's bytes from an offset on; raises CheckpointError when the file has changed or is not there
+# fills a buffer with a file's bytes from an offset; raises CheckpointError when the file has changed or is missing
 Read = Callable[[ByteArray, int], None]
-_OTHER_FILES = 128  # that a process has open beside its weights
+_OTHER_FILES = 128  # open files of a process besides its weights
 
 
 class RandomFile:
-    """A file that threads read and write at positions of their own. A context manager.
+    """A file that threads read and write at separate offsets. A context manager.
 
-    With a `stamp` it is an input, which must stay what the stamp says it was. `descriptor` is that of a file that is
-    open already, and closed with this. Raises CheckpointError when an input cannot be opened or is not a regular file,
-    InputChangedError when it is another already.
+    With a `stamp` it is an input, which must keep that stamp. `descriptor` is that of a file that is already open; this
+    object closes it. Raises CheckpointError when an input cannot be opened or is not a regular file, InputChangedError
+    when it has changed already.
     """
 
     def __init__(self, path: Path, mode: str, stamp: Stamp | None = None, descriptor: int | None = None) -> None:
@@ -42,8 +42,8 @@ class RandomFile:
                 raise
             if e.errno == errno.EMFILE:
                 raise CheckpointError(
-                    f"{path}: is one file too many to be open at a time. Allow more (ulimit -n), or take checkpoints "
-                    "in fewer, larger shards."
+                    f"{path}: cannot be opened: too many open files. Raise the limit (ulimit -n), or use checkpoints "
+                    "with fewer, larger shards."
                 ) from e
             raise CheckpointError(f"{path}: cannot be read: {e.strerror}.") from e
         self._lock = threading.Lock()
@@ -60,9 +60,9 @@ class RandomFile:
         self._file.close()
 
     def read_into(self, buffer: ByteArray, offset: int) -> None:
-        """Fill the buffer from byte `offset` on.
+        """Fill the buffer from byte `offset`.
 
-        Raises CheckpointError when the disk fails, InputChangedError when the file has become shorter.
+        Raises CheckpointError when reading fails, InputChangedError when the file has become shorter.
         """
         view, done = buffer.data, 0
         while done < len(view):
@@ -70,11 +70,11 @@ class RandomFile:
                 n = self._read(view[done:], offset + done)
             except OSError as e:
                 raise CheckpointError(
-                    f"{self.path}: cannot be read at byte {offset + done}: {e.strerror}. Look at its disk, or fetch it "
-                    "again."
+                    f"{self.path}: cannot be read at byte {offset + done}: {e.strerror}. Check its disk, or fetch "
+                    "it again."
                 ) from e
             if not n:
-                raise InputChangedError(f"{self.path}: became shorter while it was read. Fetch it again.")
+                raise InputChangedError(f"{self.path}: became shorter while being read. Fetch it again.")
             done += n
 
     def _read(self, view: memoryview, offset: int) -> int | None:
@@ -85,21 +85,21 @@ class RandomFile:
             return self._file.readinto(view)
 
     def check(self) -> None:
-        """Raise InputChangedError when an input is not what its stamp says: neither what is open, nor what is there."""
+        """Raise InputChangedError when an input's stamp has changed, of the open file or of the file at its path."""
         if self._stamp is None:
             return
         try:
             found = [Stamp.of(os.fstat(self._file.fileno())), Stamp.of(self.path.stat())]
         except OSError as e:
-            raise InputChangedError(f"{self.path}: was taken away while it was read ({e.strerror}).") from e
+            raise InputChangedError(f"{self.path}: was deleted while being read ({e.strerror}).") from e
         if any(stamp != self._stamp for stamp in found):
             raise InputChangedError(
-                f"{self.path}: changed while it was read: another program wrote to it. Nothing came of it; start again "
-                "when it is whole."
+                f"{self.path}: changed while being read: another program wrote to it. No output was written; retry "
+                "when it is complete."
             )
 
     def write(self, data: ByteArray, offset: int) -> None:
-        """Write all of the data at byte `offset`. Raises OSError when the disk is full."""
+        """Write all data at byte `offset`. Raises OSError when the disk is full."""
         view, done = data.data, 0
         while done < len(view):
             if hasattr(os, "pwrite"):
@@ -110,25 +110,25 @@ class RandomFile:
                     done += self._file.write(view[done:]) or 0
 
     def sync(self) -> None:
-        """Wait until what was written is on the disk."""
+        """Wait until all written data is on the disk."""
         os.fsync(self._file.fileno())
 
     def forget_cache(self) -> None:
-        """Let the next reads come from the disk, where the system can be told so."""
+        """Make the next reads come from the disk, where the system supports that."""
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-_SLOTS = 2 * CONNECTIONS  # segments held at a time: one for each connection, and as many that wait for their use
-_LEAST, _MOST = 1 << 18, 1 << 22  # bytes of a segment
-READ_AHEAD = _SLOTS * _MOST  # bytes, by default and at most
-LEAST_READ_AHEAD = _SLOTS * _LEAST
-_BEHIND = _SLOTS // 2  # what is left of segments so far behind the last one used is let go when buffers are wanting
+_SLOTS = 2 * CONNECTIONS  # segments in memory: one for each connection, and as many that wait to be used
+_SMALLEST, _LARGEST = 1 << 18, 1 << 22  # bytes of a segment
+READ_AHEAD = _SLOTS * _LARGEST  # bytes, by default and at most
+LEAST_READ_AHEAD = _SLOTS * _SMALLEST
+_STALE = _SLOTS // 2  # segments this far before the last one used are dropped when there are no free buffers
 
 
 @dataclass(frozen=True)
 class Region:
-    """Bytes of a file that will be read, from the first to the last."""
+    """A range of a file that will be read from start to end."""
 
     path: ByteSource
     offset: int
@@ -136,7 +136,7 @@ class Region:
 
 
 class _Segment:
-    """A part of a region on the Hub, in its buffer once it has come; `left` bytes of it have not been used yet."""
+    """A part of a region on the Hub and its buffer; `left` bytes have not been used yet."""
 
     __slots__ = ("buffer", "error", "file", "index", "is_here", "left", "readers", "start", "stop")
 
@@ -147,20 +147,20 @@ class _Segment:
 
 
 class ReadAhead:
-    """Fetches regions of files on the Hub before they are used, over several connections, into buffers it reuses.
+    """Read-ahead of regions of files on the Hub, over several connections, into reused buffers.
 
-    `rounds` tell what will be read, about in this order; the regions of one round are read side by side. That is a
-    forecast and no more: what it leaves out, or has let go already, is read directly. Memory is `nbytes`, at most.
+    `rounds` is a forecast of what will be read, roughly in this order; the regions of one round are read at the same
+    time. Bytes that the forecast lacks, or that were dropped, are read directly. Memory is at most `nbytes`.
     """
 
     def __init__(self, rounds: Iterable[Sequence[Region]], nbytes: int) -> None:
-        self._size = max(_LEAST, min(_MOST, nbytes // _SLOTS))
+        self._size = max(_SMALLEST, min(_LARGEST, nbytes // _SLOTS))
         self._forecast: Iterator[tuple[RemoteSource, int, int]] | None = self._cut(rounds)
         self._live: list[_Segment] = []  # in the order of the forecast
-        self._free = [memoryview(b"")] * _SLOTS  # grown when they are used for the first time
-        self._begun, self._latest = 0, 0  # segments begun, and the last of those used
+        self._free = [memoryview(b"")] * _SLOTS  # allocated on first use
+        self._started, self._latest = 0, 0  # number of segments started, and the last one used
         self._changed, self._stop = threading.Condition(), threading.Event()
-        # they hold nothing that must be brought to an end: a stalled connection need not be waited for
+        # daemons: they hold nothing that needs cleanup, so a stalled connection need not be waited for
         for _ in range(CONNECTIONS):
             threading.Thread(target=self._fetch, daemon=True).start()
 
@@ -176,13 +176,13 @@ class ReadAhead:
                 yield region.path, start, min(end, start + self._size)
 
     def stop(self) -> None:
-        """Fetch no more, and let whoever waits go with an error."""
+        """Stop fetching, and raise an error in threads that wait."""
         self._stop.set()
         with self._changed:
             self._changed.notify_all()
 
     def read_into(self, file: RemoteSource, buffer: ByteArray, offset: int) -> None:
-        """Fill the buffer from byte `offset` of the file on. Raises HubError."""
+        """Fill the buffer from byte `offset` of the file. Raises HubError."""
         view = buffer.data
         while len(view):
             segment = self._wait_for(file, offset)
@@ -195,7 +195,7 @@ class ReadAhead:
             view, offset = view[n:], offset + n
 
     def _wait_for(self, file: RemoteSource, offset: int) -> _Segment | None:
-        """The segment with this byte, come and kept until `_used`; None if the byte must be read directly."""
+        """Wait for the segment with this byte and keep it until `_used`; None if the byte must be read directly."""
         with self._changed:
             while True:
                 if self._stop.is_set():
@@ -211,7 +211,7 @@ class ReadAhead:
                     if self._forecast is None:
                         return None
                     if not self._free:
-                        self._let_go()
+                        self._drop_stale()
                     if not self._free:
                         return None
                 self._changed.wait()
@@ -222,9 +222,9 @@ class ReadAhead:
             segment.left -= n
             self._release(segment)
 
-    def _let_go(self) -> None:
-        """Release segments so far behind that nobody will ask for the rest: rows that the result leaves out."""
-        for segment in [s for s in self._live if s.is_here and s.index < self._latest - _BEHIND]:
+    def _drop_stale(self) -> None:
+        """Release old segments whose rest will not be used: rows that the output leaves out."""
+        for segment in [s for s in self._live if s.is_here and s.index < self._latest - _STALE]:
             segment.left = 0
             self._release(segment)
 
@@ -234,8 +234,8 @@ class ReadAhead:
             self._free.append(segment.buffer)
             self._changed.notify_all()
 
-    def _begin(self) -> _Segment | None:
-        """The next segment of the forecast, once there is a buffer for it; None when all is done."""
+    def _start(self) -> _Segment | None:
+        """Return the next segment of the forecast once there is a buffer for it; None at the end."""
         with self._changed:
             while not self._stop.is_set() and self._forecast is not None and not self._free:
                 self._changed.wait()
@@ -247,18 +247,18 @@ class ReadAhead:
                 self._changed.notify_all()
                 return None
             buffer = self._free.pop() or memoryview(bytearray(self._size))
-            segment = _Segment(self._begun, *part, buffer)
-            self._begun += 1
+            segment = _Segment(self._started, *part, buffer)
+            self._started += 1
             self._live.append(segment)
             self._changed.notify_all()
             return segment
 
     def _fetch(self) -> None:
-        """One connection: segment after segment, as buffers become free."""
-        while (segment := self._begin()) is not None:
+        """Fetch segments over one connection as buffers become free."""
+        while (segment := self._start()) is not None:
             try:
                 segment.file.read_into(segment.buffer[: segment.stop - segment.start], segment.start, self._stop)
-            except Exception as e:  # noqa: BLE001 - raised where the bytes are needed
+            except Exception as e:  # noqa: BLE001 - raised in the thread that needs the bytes
                 segment.error = e
             with self._changed:
                 segment.is_here = True
@@ -266,9 +266,9 @@ class ReadAhead:
 
 
 class Readers:
-    """Files open for reading by many threads, each with what it was when its header was read. A context manager.
+    """Open files that many threads read, with their stamps when the headers were read. A context manager.
 
-    `rounds` tell what will be read, as for ReadAhead, and `read_ahead` how many bytes of files on the Hub may be held.
+    `rounds` is the forecast for ReadAhead, `read_ahead` its memory in bytes.
     """
 
     def __init__(
@@ -289,12 +289,12 @@ class Readers:
         self.by_path |= {path: functools.partial(self._ahead.read_into, path) for path in remote if self._ahead}
 
     def stop(self) -> None:
-        """Let threads that wait for the Hub go with an error."""
+        """Raise an error in threads that wait for the Hub."""
         if self._ahead is not None:
             self._ahead.stop()
 
     def check(self) -> None:
-        """Raise InputChangedError when a file is not what it was when its header was read."""
+        """Raise InputChangedError when a file has changed since its header was read."""
         for file in self._files:
             file.check()
 

@@ -1,8 +1,8 @@
-"""safetensors headers, read as untrusted input: every length and name is checked before use.
+"""Read safetensors headers as untrusted input: every length and name is checked before use.
 
-The reader here reads files on the disk and on the Hub, and says what is wrong with one. A file on the disk is checked
-by the package safetensors besides: both must find the same tensors in it. What safetensors refuses is refused here too;
-a fuzz test compares the two.
+This reader handles files on the disk and on the Hub, and reports what is wrong with a file. A file on the disk is also
+checked by the package safetensors: both must find the same tensors. Files that safetensors rejects are rejected here
+too; a fuzz test compares the two.
 Format: https://github.com/huggingface/safetensors, section Format.
 """
 
@@ -26,16 +26,16 @@ from pa_lite.untrusted.header_memory import MOST, HeaderMemory
 from pa_lite.untrusted.strict_json import json_memory, parse_json
 
 _log = logging.getLogger(__name__)
-_MAX_HEADER = 100_000_000  # the reference implementation's own limit, in bytes
-MAX_JSON = 1 << 28  # bytes; the largest tokenizer.json known has 35 MB
-_TENSOR = 400  # bytes of memory for a StoredTensor
-_MAX_DIMENSIONS = 8  # twice those of any weight
-_MOST_BITS = 1 << 63  # of a tensor by the sizes in its shape that are not 0; safetensors counts them in 64 bits
+_MAX_HEADER = 100_000_000  # bytes, the limit of the reference implementation
+MAX_JSON = 1 << 28  # bytes; the largest known tokenizer.json has 35 MB
+_TENSOR_BYTES = 400  # memory of a StoredTensor
+_MAX_DIMENSIONS = 8  # twice the most of any weight
+_MAX_BITS = 1 << 63  # of a tensor, by the nonzero sizes in its shape; safetensors counts bits in 64 bits
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
-# numbers that Python reads as integers, and safetensors does not: -0, and those beyond a float's range
+# numbers that Python reads as integers and safetensors does not: -0, and numbers beyond a float's range
 _ODD_NUMBERS = re.compile(rb"-0(?![.0-9eE])|[0-9]{300}")
 _DTYPES = ("F64", "F32", "F16", "BF16")
-# bits of a value, of every dtype that safetensors 0.8 has
+# bits per value of every dtype of safetensors 0.8
 _BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U64": 64, "U32": 32,
          "U16": 16, "U8": 8, "BOOL": 8, "C64": 64, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8,
          "F8_E5M2FNUZ": 8, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4}  # fmt: skip
@@ -43,7 +43,7 @@ _BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor in a safetensors file, `offset` in bytes from its start; `stamp` is what the file was when read."""
+    """A tensor in a safetensors file; `offset` is in bytes, `stamp` that of the file when its header was read."""
 
     name: str
     path: ByteSource
@@ -53,11 +53,11 @@ class StoredTensor:
     stamp: Stamp | None = None
 
     def require_float(self) -> None:
-        """Raise CheckpointError unless the dtype is one that can be interpolated."""
+        """Raise CheckpointError unless the dtype can be interpolated."""
         if self.dtype not in _DTYPES:
             raise CheckpointError(
                 f"{self.path}: {self.name} is stored as {self.dtype}; pa-lite reads {', '.join(_DTYPES)}. "
-                "Take the checkpoint that is not quantised, or convert this one to BF16 with transformers."
+                "Use a checkpoint that is not quantised, or convert this one to BF16 with transformers."
             )
         tensor_type(self.dtype)
 
@@ -71,16 +71,16 @@ def read_json(path: Path) -> dict[str, Any]:
         raw = read_regular(path)
         check_text(path, raw, size)
         if (memory := json_memory(raw)) > MOST:
-            raise ValueError(f"it takes {memory >> 20} MB of memory, and the limit is {MOST >> 20}")
+            raise ValueError(f"it takes {memory >> 20} MB of memory; the limit is {MOST >> 20}")
         value = parse_json(raw, nan=True)
     if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: holds no JSON object.")
+        raise CheckpointError(f"{path}: is not a JSON object.")
     return value
 
 
 @contextlib.contextmanager
 def json_errors(path: Path) -> Iterator[None]:
-    """Turn what reading and parsing a checkpoint's JSON file raises into a CheckpointError that names the file."""
+    """Turn errors of reading and parsing a checkpoint's JSON file into a CheckpointError that names the file."""
     try:
         yield
     except FileNotFoundError:
@@ -92,9 +92,9 @@ def json_errors(path: Path) -> Iterator[None]:
 
 
 def read_header(path: ByteSource, memory: HeaderMemory | None = None) -> dict[str, StoredTensor]:
-    """Return the tensors of one safetensors file, by name, as `read_strictly` does.
+    """Return the tensors of one safetensors file by name, as `read_strictly` does.
 
-    Raises CheckpointError besides for a local file that the package safetensors refuses or reads otherwise.
+    Also raises CheckpointError for a local file that the package safetensors rejects or reads differently.
     """
     tensors = read_strictly(path, memory)
     if isinstance(path, Path):
@@ -103,9 +103,9 @@ def read_header(path: ByteSource, memory: HeaderMemory | None = None) -> dict[st
 
 
 def read_strictly(path: ByteSource, memory: HeaderMemory | None = None) -> dict[str, StoredTensor]:
-    """Return the tensors of one safetensors file, by name.
+    """Return the tensors of one safetensors file by name.
 
-    `memory` counts the headers of several files together. Raises CheckpointError for a header that is cut off, too
+    `memory` limits the headers of several files together. Raises CheckpointError for a header that is cut off, too
     long, not JSON, or whose tensors overlap, have holes, exceed the file, or have sizes that do not fit their shape
     and dtype.
     """
@@ -118,14 +118,14 @@ def read_strictly(path: ByteSource, memory: HeaderMemory | None = None) -> dict[
                 raise unexpected(path, "a safetensors file", start, size)
             f.seek(8)
             raw = f.read(length)
-            (memory or HeaderMemory()).add(json_memory(raw) + _TENSOR * raw.count(b"{"), path)
+            (memory or HeaderMemory()).add(json_memory(raw) + _TENSOR_BYTES * raw.count(b"{"), path)
     try:
         header = parse_json(raw)
         if not isinstance(header, dict):
-            raise ValueError("no JSON object")
-        _check_notes(header.pop("__metadata__", None))
+            raise ValueError("not a JSON object")
+        _check_metadata(header.pop("__metadata__", None))
         if _ODD_NUMBERS.search(_STRING.sub(b"", raw)):
-            raise ValueError("it has the number -0, or one of more than 300 digits")
+            raise ValueError("it contains the number -0, or a number of more than 300 digits")
     except ValueError as e:
         raise CheckpointError(f"{path}: broken safetensors header: {e}") from e
     tensors = {name: _stored(path, stamp, name, info, 8 + length) for name, info in header.items()}
@@ -133,16 +133,16 @@ def read_strictly(path: ByteSource, memory: HeaderMemory | None = None) -> dict[
     return tensors
 
 
-def _check_notes(notes: Any) -> None:
-    """Raise ValueError unless what stands under `__metadata__` maps strings to strings, or is nothing."""
-    if notes is not None and not (isinstance(notes, dict) and all(isinstance(v, str) for v in notes.values())):
+def _check_metadata(metadata: Any) -> None:
+    """Raise ValueError unless `__metadata__` maps strings to strings, or is null or missing."""
+    if metadata is not None and not (isinstance(metadata, dict) and all(isinstance(v, str) for v in metadata.values())):
         raise ValueError("its __metadata__ does not map strings to strings")
 
 
 def check_by_safetensors(path: Path, tensors: Mapping[str, StoredTensor]) -> None:
-    """Raise CheckpointError unless the package safetensors finds the same tensors in a file; it reads only the header.
+    """Raise CheckpointError unless the package safetensors finds the same tensors. It reads only the header.
 
-    A file that cannot be mapped into memory, as where address space is limited, has the check above alone.
+    A file that cannot be mapped into memory, because address space is limited, is not checked.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -153,14 +153,14 @@ def check_by_safetensors(path: Path, tensors: Mapping[str, StoredTensor]) -> Non
             found = {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices}
     except SafetensorError as e:
         raise CheckpointError(
-            f"{path}: the package safetensors refuses it: {e}. Fetch the file again, or update safetensors."
+            f"{path}: the package safetensors rejects it: {e}. Fetch the file again, or update safetensors."
         ) from e
     except (OSError, MemoryError) as e:
-        _log.debug("%s: cannot be mapped into memory, and so is not checked by safetensors: %s", path, e)
+        _log.debug("%s: not checked by safetensors, because it cannot be mapped into memory: %s", path, e)
         return
     if found != {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}:
         raise CheckpointError(
-            f"{path}: the package safetensors finds other tensors in it than pa-lite. Save the checkpoint again with "
+            f"{path}: the package safetensors and pa-lite find different tensors in it. Save the checkpoint again with "
             "save_pretrained of transformers."
         )
 
@@ -178,7 +178,7 @@ def _stored(path: ByteSource, stamp: Stamp | None, name: str, info: Any, start: 
             raise ValueError(f"{len(shape)} dimensions")
         if dtype not in _BITS:
             raise ValueError(f"unknown dtype {dtype!r} (known: {', '.join(_BITS)})")
-        if math.prod(n for n in shape if n) * _BITS[dtype] >= _MOST_BITS:
+        if math.prod(n for n in shape if n) * _BITS[dtype] >= _MAX_BITS:
             raise ValueError(f"shape {list(shape)} is too large")
         if (end - begin) * 8 != math.prod(shape) * _BITS[dtype]:
             raise ValueError(f"{end - begin} bytes do not hold {dtype} of shape {list(shape)}")
@@ -193,10 +193,10 @@ def _check_layout(
     position = start
     for tensor in sorted(tensors.values(), key=lambda t: (t.offset, header[t.name]["data_offsets"][1])):
         if tensor.offset != position:
-            raise CheckpointError(f"{path}: data of tensor {tensor.name!r} overlaps another's or leaves a hole.")
+            raise CheckpointError(f"{path}: data of tensor {tensor.name!r} overlaps another tensor's or leaves a gap.")
         position = start + header[tensor.name]["data_offsets"][1]
     if position != size:
         raise CheckpointError(
-            f"{path}: its header tells of {position} bytes, the file has {size}: the file is cut off or damaged. "
+            f"{path}: the header describes {position} bytes, but the file has {size}: it is cut off or damaged. "
             "Fetch it again."
         )

@@ -1,7 +1,7 @@
-"""Which files of a checkpoint folder hold its weights, as transformers decides it, and the tensors in them.
+"""Find the weight files of a checkpoint folder as transformers does, and the tensors in them.
 
-transformers 5 takes the file that config.json names (`transformers_weights`), else model.safetensors, else the shards
-that the index names; it never looks at other files. Where the index and the shards disagree, see `_Merged`.
+transformers 5 reads the file that config.json names (`transformers_weights`), else model.safetensors, else the shards
+that the index names, and never other files. `_Merged` handles an index that contradicts its shards.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from pa_lite.untrusted.header_memory import HeaderMemory
 from pa_lite.untrusted.safe_names import name_fault, same_file
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-# the names that weights have: also of a precision (model.fp16.safetensors), and of shards without an index
+# names of weights, including a precision (model.fp16.safetensors) and shards without an index
 WEIGHTS = re.compile(r"model[^/]*\.safetensors")
-_SHOWN = 3  # names that a remark lists
+_SHOWN = 3  # names listed in a remark
 
 
 @dataclass(frozen=True)
 class FolderWeights:
-    """A folder's tensors by name, what the index names and no shard holds, and what was chosen between files."""
+    """A folder's tensors by name, the names that only the index has, and remarks on choices between files."""
 
     tensors: Mapping[str, StoredTensor]
     absent: tuple[str, ...] = ()
@@ -34,13 +34,13 @@ class FolderWeights:
 
 
 def listed(names: Collection[str], most: int = _SHOWN) -> str:
-    """Return names for a message, the first few of many."""
+    """Return names for a message, at most `most` of them."""
     shown = sorted(names)[:most]
     return ", ".join(shown) + (f" and {len(names) - len(shown)} more" if len(names) > len(shown) else "")
 
 
 def read_index(index: Path) -> dict[str, str]:
-    """Return an index's table from tensors to shards, plain file names all. Raises CheckpointError for a broken one."""
+    """Return an index's map from tensors to shards, checked to be plain file names. Raises CheckpointError."""
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
         raise CheckpointError(f"{index}: has no weight_map from tensor names to file names.")
@@ -49,12 +49,14 @@ def read_index(index: Path) -> dict[str, str]:
         if fault := shard_fault(name):
             raise CheckpointError(f"{index}: names the shard {name!r}, which {fault}.")
     if twins := same_file(names):
-        raise CheckpointError(f"{index}: names the shards {' and '.join(twins)}, which are one file on some systems.")
+        raise CheckpointError(
+            f"{index}: names the shards {' and '.join(twins)}, which are the same file on some systems."
+        )
     return weight_map
 
 
 def shard_fault(name: str) -> str | None:
-    """Return what is wrong with a name that a file gives to weights; None for a plain .safetensors file's."""
+    """Return what is wrong with a file name of weights; None for a plain .safetensors file name."""
     fault = name_fault(name)
     if fault is None and not re.fullmatch(r"[^.].*\.safetensors", name):
         fault = "is not a .safetensors file"
@@ -62,10 +64,10 @@ def shard_fault(name: str) -> str | None:
 
 
 def choose_weights(names: Collection[str], shards: Callable[[], Iterable[str]], explicit: str = "") -> list[str]:
-    """Return which of a folder's files (`names`) hold the weights, in order of names; empty if none does.
+    """Return the files with the weights of a folder that contains `names`, sorted; empty if there are none.
 
-    `shards` reads the names in the index, and is called only where they matter. `explicit` is the file that config.json
-    names. Files may be returned that are not among `names`: those are missing.
+    `shards` reads the names in the index and is only called if they matter. `explicit` is the file that config.json
+    names. Returned files that are not among `names` are missing.
     """
     if explicit:
         return [explicit]
@@ -79,10 +81,10 @@ def choose_weights(names: Collection[str], shards: Callable[[], Iterable[str]], 
 def read_folder(
     folder: Path, elsewhere: Mapping[str, ByteSource] | None = None, config: Mapping[str, Any] | None = None
 ) -> FolderWeights:
-    """Read the headers of a folder's weights; `elsewhere` says where weight files lie that are not in it, by name.
+    """Read the headers of a folder's weights; `elsewhere` maps names of files that are not in it to their source.
 
-    `config` is config.json. Raises CheckpointError: no weights, a missing shard, a tensor in two files with no index to
-    decide.
+    `config` is config.json. Raises CheckpointError for no weights, a missing shard, or a tensor in two files without an
+    index that decides.
     """
     elsewhere = elsewhere or {}
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
@@ -99,8 +101,8 @@ def read_folder(
     for name in chosen:
         path = elsewhere.get(name, folder / name)
         if isinstance(path, Path) and not path.exists():
-            told = "config.json names as its weights" if explicit else f"{INDEX} names"
-            raise CheckpointError(f"{folder}: shard {name} is missing, which {told}. Fetch it again.")
+            source = "config.json names as its weights" if explicit else f"{INDEX} names"
+            raise CheckpointError(f"{folder}: shard {name} is missing, which {source}. Fetch it again.")
         found.add(path)
     tensors = found.tensors()
     if not tensors:
@@ -117,7 +119,7 @@ def read_folder(
 
 
 def _explicit(folder: Path, config: Mapping[str, Any]) -> str:
-    """Return the file that config.json names for its weights, if any. Raises CheckpointError for what cannot be one."""
+    """Return the weight file that config.json names, or an empty string. Raises CheckpointError for a bad name."""
     name = config.get("transformers_weights")
     if name is None:
         return ""
@@ -130,7 +132,7 @@ def _explicit(folder: Path, config: Mapping[str, Any]) -> str:
 
 
 def _names_others(folder: Path, chosen: Sequence[str]) -> bool:
-    """Whether the index, which is not followed, names other files. One that is broken does: it matters to nobody."""
+    """Return whether the index, which is not followed, names other files. A broken one counts as naming others."""
     try:
         return set(read_index(folder / INDEX).values()) != set(chosen)
     except CheckpointError:
@@ -139,10 +141,10 @@ def _names_others(folder: Path, chosen: Sequence[str]) -> bool:
 
 @dataclass
 class _Merged:
-    """Tensors of several files. Where more than one holds a tensor, the index decides.
+    """Tensors of several files. If several contain a tensor, the index decides.
 
-    transformers 5 reads all shards that the index names: a tensor that lies in another than its own is found all the
-    same, and of two copies the one in the last file is taken (or the index's, where weights are offloaded to the disk).
+    transformers 5 reads all shards that the index names, so it finds a tensor in any of them. Of two copies it uses the
+    one in the last file (or the index's, if weights are offloaded to the disk).
     """
 
     folder: Path
@@ -156,7 +158,7 @@ class _Merged:
             self.held.setdefault(tensor.name, []).append(tensor)
 
     def tensors(self) -> dict[str, StoredTensor]:
-        """Return each tensor once. Raises CheckpointError for one in two files, of which the index names neither."""
+        """Return each tensor once. Raises CheckpointError for a tensor in two files if the index names neither."""
         return {name: self._chosen(name) for name in self.held}
 
     def _chosen(self, name: str) -> StoredTensor:
@@ -172,7 +174,7 @@ class _Merged:
         )
 
     def remarks(self) -> list[str]:
-        """Return what was chosen between copies, and in what the index is out of date."""
+        """Return remarks on choices between copies and on an index that is out of date."""
         out = []
         if copied := [name for name, copies in self.held.items() if len(copies) > 1]:
             name = copied[0]

@@ -1,7 +1,7 @@
-"""M(lam) in llama.cpp's memory without a GGUF file on disk, moved along the line where it lies.
+"""A merged model in llama.cpp's memory, without a GGUF file on the disk, that can move to another lam in place.
 
-llama.cpp maps its model file shared and read-only. The file here is an anonymous one in memory where the system has
-such (Linux), else one temporary file: merging another lam into it changes the loaded model's weights in place.
+llama.cpp maps its model file shared and read-only. Here that file is anonymous and in memory (Linux), or a temporary
+file elsewhere: merging another lam into it changes the weights of the loaded model.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ _log = logging.getLogger(__name__)
 
 
 class InMemoryModel:
-    """One plan's model at one lam at a time, from `move` to `move`. A context manager; `model` is valid within it.
+    """The model of a plan at one lam, which `move` changes. A context manager; `model` is valid within it.
 
-    Contexts made from `model` must be closed before it is moved. Weights on a GPU are copies: there the file is the
-    same, but each move loads it again.
+    Contexts of `model` must be closed before a move. Weights on a GPU are copies, so there each move loads the file
+    again.
     """
 
     def __init__(
@@ -48,10 +48,10 @@ class InMemoryModel:
         name: str = "",
         schedule: Schedule | None = None,
     ) -> None:
-        """Merge at `lam` and load; what comes of GGUF files is first tried in a process of its own, by the options.
+        """Merge at `lam` and load. A merge of GGUF files is first probed in a child process unless options turn it off.
 
-        `name` is the pair's in errors, by default that of the instruct side; `schedule` is as for `move`. Raises what
-        merging, trying and loading raise, EngineError when memory does not suffice.
+        `name` names the pair in errors, by default as the instruct side; `schedule` is as for `move`. Raises as
+        merging, probing and loading do, and EngineError when memory does not suffice.
         """
         self.plan, self.options = plan, options or EngineOptions()
         self.name = name or plan.instruct.name
@@ -59,15 +59,15 @@ class InMemoryModel:
         for tensor_type in {t.type for t in plan.tensors}:
             prepare(tensor_type)
         self._descriptor: int | None = None
-        self._folder = ExitStack()  # the temporary one, if there is any
+        self._folder = ExitStack()  # holds the temporary folder, if any
         self._model: Model | None = None
         try:
             self.path = self._make_file()
             with write_errors(self.path.parent), RandomFile(self.path, "r+") as file:
-                at = 0
+                offset = 0
                 for part in header.parts:
-                    file.write(np.frombuffer(part, np.uint8), at)
-                    at += len(part)
+                    file.write(np.frombuffer(part, np.uint8), offset)
+                    offset += len(part)
             self.move(lam, schedule)
         except BaseException:
             self.close()
@@ -81,19 +81,19 @@ class InMemoryModel:
 
     @property
     def model(self) -> Model:
-        """The loaded model at the lam it was last moved to."""
+        """The loaded model, at the lam of the last move."""
         assert self._model is not None
         return self._model
 
     @property
     def is_in_memory(self) -> bool:
-        """Whether no file on a disk is involved."""
+        """Whether the model file is in memory and not on a disk."""
         return self._descriptor is not None
 
     def move(self, lam: float, schedule: Schedule | None = None) -> None:
         """Merge at `lam` into the loaded weights, by the plan's schedule or by another.
 
-        Raises what merging raises; the model is then of no use.
+        Raises as merging does; the model is then unusable.
         """
         layout = self.plan.at(lam, schedule)
         if self._model is not None and self._model.is_offloaded:
@@ -103,28 +103,28 @@ class InMemoryModel:
         threads = self.options.threads or cores()
         with write_errors(self.path.parent), RandomFile(self.path, "r+") as file:
             nonfinite = Nonfinite() if self.plan.options.allow_nonfinite else None
-            # another lam's header may have another length: tensors stay where the first one put them
+            # headers of two lams may differ in length: keep the tensor offsets of the first
             target = Target(file=file, lams=layout.lams, tensors=self._tensors, nonfinite=nonfinite)
             run_stream(self.plan.tensors, [target], threads)
-        if nonfinite is not None and (passed := nonfinite.told()):
-            _log.warning("lam %g: %s", lam, passed)
+        if nonfinite is not None and (kept := nonfinite.summary()):
+            _log.warning("lam %g: %s", lam, kept)
         if self._model is None:
-            self._try()
+            self._probe()
             self._model = Model(self.path, self.options, rewritable=True, label=label)
         metadata = {**self._model.header.metadata, **layout.metadata}
         self._model.header = replace(self._model.header, metadata=metadata)
         self._model.merged, self._model.label = layout, label
 
-    def _try(self) -> None:
-        """Try what was merged from GGUF files in a process of its own: the metadata are theirs, not made here."""
+    def _probe(self) -> None:
+        """Probe a merge of GGUF files in a child process: its metadata are those of the files and may be unsafe."""
         if not self.options.probe or not (self.plan.base.is_gguf or self.plan.instruct.is_gguf):
             return
-        own = {key: entry for key, entry in self.plan.at(0.0).metadata.items() if not key.startswith("pa_lite.")}
-        header, _, _ = gguf_header_bytes(self.plan.instruct.architecture, own, self.plan.tensor_infos)
+        metadata = {key: entry for key, entry in self.plan.at(0.0).metadata.items() if not key.startswith("pa_lite.")}
+        header, _, _ = gguf_header_bytes(self.plan.instruct.architecture, metadata, self.plan.tensor_infos)
         probe_merged(self.path, header, self._size, () if self._descriptor is None else (self._descriptor,))
 
     def close(self) -> None:
-        """Free the model and its memory; more than once does no harm."""
+        """Free the model and its memory. May be called more than once."""
         if self._model is not None:
             self._model.close()
         if self._descriptor is not None:
@@ -133,15 +133,15 @@ class InMemoryModel:
         self._folder.close()
 
     def _make_file(self) -> Path:
-        """An empty file of the right size: in memory if the system can and there is room, else a temporary one."""
+        """Create an empty file of the right size: in memory if that is possible and fits, else a temporary file."""
         if hasattr(os, "memfd_create") and self._size < available_memory():
             self._descriptor = os.memfd_create("pa-lite")
             try:
                 os.ftruncate(self._descriptor, self._size)
             except OSError as e:
                 raise EngineError(
-                    f"{self.name}: merged in memory it takes {self._size / 1e6:.0f} MB, and the system says: "
-                    f"{e.strerror}. Raise the limit of file sizes (ulimit -f), or take a smaller type."
+                    f"{self.name}: cannot reserve {self._size / 1e6:.0f} MB of memory for the merged model: "
+                    f"{e.strerror}. Raise the limit of file sizes (ulimit -f), or choose a smaller type."
                 ) from e
             return Path(f"/proc/self/fd/{self._descriptor}")
         path = self._folder.enter_context(temporary_folder()) / "merged.gguf"

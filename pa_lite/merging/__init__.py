@@ -1,1 +1,1 @@
-"""Merging: lams, the plan, the block stream, GGUF output."""
+"""Merge base and instruct: lams, the plan, the block stream, GGUF output."""

@@ -1,4 +1,4 @@
-"""Pairs up the tensors of base and instruct: vocabularies that differ, tied outputs, settings. Reads no weights."""
+"""Match base and instruct from headers alone: tensors, rows of different vocabularies, tied outputs, settings."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from pa_lite.ggml.metadata import Field
 
 TOKEN_ROWS = ("token_embd.weight", "output.weight", "output.bias")  # one row for each token
 SIDES = ("base", "instruct")
-_LEAST_SHARED = 0.5  # of the written vocabulary's tokens; below it the two are not one tokenizer grown
+_LEAST_SHARED = 0.5  # share of the written vocabulary's tokens; below it, one tokenizer does not extend the other
 
 
 @dataclass(frozen=True)
 class RowMaps:
-    """For each row of the result the row of base and of instruct that it comes from, -1 where that side lacks it."""
+    """For each row of the output, the matching row of base and of instruct, -1 where that side lacks it."""
 
     base: RowMap
     instruct: RowMap
 
-    def told(self, written: str) -> str:
-        """What the alignment amounts to, for the plan."""
+    def summary(self, written: str) -> str:
+        """Return a sentence on the alignment, where the vocabulary of the side `written` is kept."""
         both = int(((self.base >= 0) & (self.instruct >= 0)).sum())
         only = {"base": int((self.instruct < 0).sum()), "instruct": int((self.base < 0).sum())}
         return (
-            f"vocabularies differ: {len(self.base)} tokens of {written} are kept, {both} are in both, {only['base']} "
-            f"rows come from base alone, {only['instruct']} from instruct alone"
+            f"vocabularies differ: the output has the {len(self.base)} tokens of {written}; {both} are in both, "
+            f"{only['base']} rows come from base only, {only['instruct']} from instruct only"
         )
 
 
 def _rows_of(checkpoint: Checkpoint) -> int:
     if "token_embd.weight" not in checkpoint.tensors:
-        raise CheckpointError(f"{checkpoint.path}: has no token embedding (token_embd.weight).")
+        raise CheckpointError(f"{checkpoint.path}: there is no token embedding (token_embd.weight).")
     return checkpoint.tensors["token_embd.weight"].rows
 
 
@@ -47,20 +47,20 @@ def _load(checkpoint: Checkpoint, seen: Seen) -> Vocabulary:
     vocabulary, rows = checkpoint.load_vocabulary(seen), _rows_of(checkpoint)
     if len(vocabulary.tokens) != rows:
         raise CheckpointError(
-            f"{checkpoint.path}: the vocabulary has {len(vocabulary.tokens)} tokens, token_embd {rows} rows."
+            f"{checkpoint.path}: the vocabulary has {len(vocabulary.tokens)} tokens, but token_embd has {rows} rows."
         )
     return vocabulary
 
 
 def align_vocabularies(base: Checkpoint, instruct: Checkpoint, written: str) -> tuple[Vocabulary, RowMaps | None]:
-    """The vocabulary of the result (`written` side's) and, where the two differ, which rows belong together.
+    """Return the output's vocabulary (of the side `written`) and, where the two differ, the matching rows.
 
-    Rows are aligned by token text. Unused (padding) rows come from the written side alone. A side without a tokenizer
-    is taken to have the other's when the sizes agree. Raises InputError for an unknown side, CheckpointError when the
-    written side has no vocabulary, MismatchError when the two share less than half of the tokens.
+    Rows are matched by token string. Unused (padding) rows come from the written side only. A side without a tokenizer
+    is assumed to have the other's when the sizes agree. Raises InputError for an unknown side, CheckpointError when
+    the written side has no vocabulary, MismatchError when the two share less than half of the tokens.
     """
     if written not in SIDES:
-        raise InputError(f"vocabulary {written!r} is neither base nor instruct (--vocab).")
+        raise InputError(f"--vocab {written!r} is neither base nor instruct.")
     ours, theirs = (instruct, base) if written == "instruct" else (base, instruct)
     seen = Seen()
     kept = _load(ours, seen)
@@ -70,64 +70,63 @@ def align_vocabularies(base: Checkpoint, instruct: Checkpoint, written: str) -> 
         if _rows_of(ours) != _rows_of(theirs):
             raise
         return kept, None
-    del seen  # which may be larger than all that is left
+    del seen  # it may take more memory than the rest together
     if kept.tokens == other.tokens:
         return kept, None
     tokenizer_models = [v.metadata.get("tokenizer.ggml.model") for v in (kept, other)]
-    places = {t: i for i, (t, k) in enumerate(zip(other.tokens, other.token_types, strict=True)) if k != UNUSED}
+    other_rows = {t: i for i, (t, k) in enumerate(zip(other.tokens, other.token_types, strict=True)) if k != UNUSED}
     rows = zip(kept.tokens, kept.token_types, strict=True)
-    found = np.array([places.get(t, -1) if k != UNUSED else -1 for t, k in rows], np.int64)
+    found = np.array([other_rows.get(t, -1) if k != UNUSED else -1 for t, k in rows], np.int64)
     used = sum(k != UNUSED for k in kept.token_types)
     shared = int((found >= 0).sum())
     if tokenizer_models[0] != tokenizer_models[1] or shared < _LEAST_SHARED * used:
         raise MismatchError(
-            f"vocabularies differ: only {shared} of the {used} tokens of {ours.path} are in {theirs.path}. "
-            "The two are no pair."
+            f"vocabularies differ: only {shared} of the {used} tokens of {ours.path} are in {theirs.path}. {_NO_PAIR}"
         )
-    own = np.arange(len(kept.tokens), dtype=np.int64)
-    return kept, RowMaps(found, own) if written == "instruct" else RowMaps(own, found)
+    same = np.arange(len(kept.tokens), dtype=np.int64)
+    return kept, RowMaps(found, same) if written == "instruct" else RowMaps(same, found)
 
 
 def pair_tensors(
     base: Checkpoint, instruct: Checkpoint, maps: RowMaps | None, force: bool = False
 ) -> tuple[dict[str, tuple[TensorSource | None, TensorSource]], list[str]]:
-    """The result's tensors: name -> (base's, instruct's), and remarks for the plan.
+    """Return the output's tensors, name -> (base's, instruct's), and remarks for the plan.
 
-    An output that one side ties to its embedding is that embedding. Rotary factors are instruct's (base None). With
-    `force` so are biases and norms of q and k that one side lacks. Raises MismatchError, naming each tensor and both
-    shapes, for all else that is not alike.
+    When one side ties its output to its embedding, the embedding is paired with the other's output. Rotary factors are
+    instruct's (base None). With `force`, biases and q and k norms that one side lacks follow instruct too. Raises
+    MismatchError, naming each tensor and both shapes, for all other differences.
     """
     remarks: list[str] = []
     left, right = dict(base.tensors), dict(instruct.tensors)
     for mine, theirs, side in ((left, right, "base"), (right, left, "instruct")):
         if "output.weight" in theirs and "output.weight" not in mine:
             mine["output.weight"] = replace(mine["token_embd.weight"], name="output.weight")
-            remarks.append(f"{side} ties its output to the embedding: its embedding stands for output.weight")
+            remarks.append(f"{side} ties its output to the embedding: the embedding is used as output.weight")
     pairs: dict[str, tuple[TensorSource | None, TensorSource]] = {}
     mismatches = []
     for ours, theirs, here, there in ((left, right, base, instruct), (right, left, instruct, base)):
         for name, source in ours.items():
             if name in theirs or name.startswith("rope_"):
                 continue
-            told = (
+            difference = (
                 f"tensor {source.stored_name} of shape {list(source.shape)} is in {here.path} but not in {there.path}"
             )
             if not _ADDITION.search(name):
-                mismatches.append(f"{told}.")
+                mismatches.append(f"{difference}.")
             elif not force:
-                mismatches.append(f"{told}. {_FORCE}")
+                mismatches.append(f"{difference}. {_FORCE}")
             else:
-                remarks.append(f"{told}: instruct is followed")
+                remarks.append(f"{difference}: instruct is followed")
     for name, source in right.items():
         if name.startswith("rope_") or (force and name not in left and _ADDITION.search(name)):
             pairs[name] = (None, source)
         elif name in left:
-            skipped = int(maps is not None and name in TOKEN_ROWS)  # rows that are aligned may differ in number
+            skipped = int(maps is not None and name in TOKEN_ROWS)  # matched rows may differ in number
             other = left[name]
             if other.shape[skipped:] != source.shape[skipped:]:
                 mismatches.append(
                     f"tensor {other.stored_name} has shape {list(other.shape)} in {other.path} "
-                    f"but {list(source.shape)} in {source.path}. The two are no pair."
+                    f"but {list(source.shape)} in {source.path}. {_NO_PAIR}"
                 )
             pairs[name] = (other, source)
     if mismatches:
@@ -136,10 +135,10 @@ def pair_tensors(
 
 
 def compare_settings(base: Checkpoint, instruct: Checkpoint, force: bool = False) -> list[str]:
-    """Remarks on settings that differ, of which instruct's are written.
+    """Return remarks on settings that differ; instruct's are written.
 
-    Raises MismatchError for those of the shape, and, without `force`, for those that change what the network computes:
-    rotary and context settings excepted, all do.
+    Raises MismatchError for settings of the shape and, without `force`, for all others except rotary and context
+    settings, because they change what the network computes.
     """
     remarks, mismatches = [], []
     a = instruct.architecture
@@ -151,14 +150,14 @@ def compare_settings(base: Checkpoint, instruct: Checkpoint, force: bool = False
             continue
         values = [_shown(ours), _shown(theirs)]
         setting = key.removeprefix(f"{a}.")
-        both_tell = ours is not None and theirs is not None  # a shape that is not told llama.cpp derives
-        told = f"{key} is {values[0]} in {base.path} but {values[1]} in {instruct.path}."
-        if setting in _SHAPE_KEYS and both_tell:
-            mismatches.append(f"{told} The two are no pair.")
+        both_set = ours is not None and theirs is not None  # llama.cpp derives a shape that is not set
+        difference = f"{key} is {values[0]} in {base.path} but {values[1]} in {instruct.path}."
+        if setting in _SHAPE_KEYS and both_set:
+            mismatches.append(f"{difference} {_NO_PAIR}")
         elif force or setting in _SHAPE_KEYS or _MAY_DIFFER.fullmatch(setting):
             remarks.append(f"{key} is {values[0]} in base, {values[1]} in instruct: instruct's is used")
         else:
-            mismatches.append(f"{told} {_FORCE}")
+            mismatches.append(f"{difference} {_FORCE}")
     if mismatches:
         raise MismatchError(*mismatches)
     return remarks
@@ -176,5 +175,6 @@ _SHAPE_KEYS: Sequence[str] = (
     "expert_feed_forward_length",
 )  # fmt: skip
 _MAY_DIFFER = re.compile(r"rope\..+|context_length|attention\.sliding_window.*")
-_ADDITION = re.compile(r"\.bias$|\.attn_[qk]_norm\.weight$")  # tensors that are not of every model of an architecture
-_FORCE = "The two do not compute alike, so no line joins them. --force merges all the same, with what instruct has."
+_ADDITION = re.compile(r"\.bias$|\.attn_[qk]_norm\.weight$")  # tensors that some models of an architecture lack
+_NO_PAIR = "These checkpoints are not a base/instruct pair."
+_FORCE = "The two networks compute differently, so interpolation is not meaningful. --force merges anyway, as instruct."

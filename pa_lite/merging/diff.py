@@ -1,4 +1,4 @@
-"""How far instruct lies from base: relative norm of the difference and cosine, by tensor group and by layer."""
+"""The distance of instruct from base: relative norm of the difference and cosine, by tensor group and by layer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _Sums = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Distance:
-    """How far apart: |I - B| / |B| (infinite when B is 0 and I is not), and the cosine of the angle between them."""
+    """The distance |I - B| / |B| (infinite when B is 0 and I is not), and the cosine of the angle between I and B."""
 
     relative_norm: float
     cosine: float
@@ -44,10 +44,10 @@ class Diff:
 
 
 def _distance(sums: Iterable[_Sums]) -> Distance:
-    whole = np.zeros(4)
+    total = np.zeros(4)
     for found in sums:
-        whole += found
-    base, instruct, product, difference = whole.tolist()
+        total += found
+    base, instruct, product, difference = total.tolist()
     relative = math.sqrt(difference / base) if base else math.inf if difference else 0.0
     scale = math.sqrt(base) * math.sqrt(instruct)
     return Distance(relative, product / scale if scale else 1.0 if not difference else 0.0)
@@ -60,10 +60,10 @@ def diff_checkpoints(
     progress: Progress | None = None,
     stream: bool = False,
 ) -> Diff:
-    """Read through both checkpoints once. `progress` gets the values done.
+    """Measure the distance between two checkpoints, reading both once. `progress` gets the values done.
 
-    Checkpoints on the Hub are fetched first (the phase `download`); with `stream` they are read from there. Rows
-    that only one side has (tokens added) do not count. Raises what opening and planning a merge of the two raises.
+    Checkpoints on the Hub are downloaded first (the phase `download`); with `stream` they are read from there. Rows
+    that only one side has (added tokens) do not count. Raises as opening and planning a merge of the two do.
     """
     left, right = open_checkpoints([base, instruct], stream, progress)
     plan = plan_merge(left, right, PlanOptions(type="F32", force=True))
@@ -81,7 +81,7 @@ def diff_checkpoints(
 
 
 def _products(base: FloatArray, instruct: FloatArray, difference: FloatArray) -> _Sums:
-    """The sums over float32 values of one block; in float64 where float32 does not reach."""
+    """Return the sums over the float32 values of one block, computed in float64 if float32 overflows."""
     pairs = ((base, base), (instruct, instruct), (base, instruct), (difference, difference))
     with np.errstate(over="ignore", invalid="ignore"):
         found = np.array([np.dot(a, b) for a, b in pairs], np.float64)
@@ -105,14 +105,14 @@ def _sums(plan: MergePlan, threads: int, progress: Progress | None) -> dict[str,
             base, instruct = (side.reshape(-1, block.columns)[both].reshape(-1) for side in (base, instruct))
         with np.errstate(over="ignore", invalid="ignore"):
             difference = instruct - base
-        if block.tensor.shift:  # weights as they act, which are those of a GGUF file
+        if block.tensor.shift:  # compare the weights that the network uses, which are those of a GGUF file
             shift = np.float32(block.tensor.shift)
             base, instruct = base + shift, instruct + shift
         found = _products(base, instruct, difference)
         if not np.isfinite(found).all():
             raise CheckpointError(
-                f"tensor {block.tensor.name} has values in base or instruct that are no finite numbers: the two "
-                "have no distance. Fetch both again."
+                f"tensor {block.tensor.name} has non-finite values in base or instruct, so there is no distance. "
+                "Fetch both again."
             )
         with lock:
             out[block.tensor.name] += found

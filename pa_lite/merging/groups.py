@@ -1,4 +1,4 @@
-"""Which part of a model a tensor belongs to, told from its GGUF name: its group and its layer."""
+"""The group and the layer that a tensor belongs to, derived from its GGUF name."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ _LAYER = re.compile(r"blk\.(\d+)\.")
 
 
 def layer_of(name: str) -> int | None:
-    """The layer (`blk.N`) that a tensor belongs to, None for one outside the layers."""
+    """Return the layer N of a tensor `blk.N...`, None for a tensor outside the layers."""
     found = _LAYER.match(name)
     return int(found[1]) if found else None
 
 
 def group_of(name: str) -> str:
-    """One of GROUPS; a norm is a norm wherever it stands."""
+    """Return the tensor's group, one of GROUPS. All norms are `norms`, those inside attention included."""
     role = _LAYER.sub("", name)
     if "norm" in role:
         return "norms"

@@ -1,4 +1,4 @@
-"""Lams as people write them: `0.7`, `0.2,0.5`, `0:1:0.1`. Pure parsing."""
+"""Parse lams as users write them: `0.7`, `0.2,0.5`, `0:1:0.1`."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from decimal import Decimal, InvalidOperation
 
 from pa_lite.errors import InputError
 
-_MOST = 1001  # lams in one list
+_MAX_LAMS = 1001
 
 
 def _number(text: str) -> Decimal:
     try:
-        if "_" in text or not text.isascii():  # Decimal would read 1_0, and the digits of any script
+        if "_" in text or not text.isascii():  # Decimal accepts 1_0 and non-ASCII digits
             raise InvalidOperation
         value = Decimal(text.strip())
     except InvalidOperation:
-        raise InputError(f"lam {text.strip()!r} is no number. Write e.g. 0.7, 0.2,0.5 or 0:1:0.1.") from None
+        raise InputError(f"lam {text.strip()!r} is not a number. Write e.g. 0.7, 0.2,0.5 or 0:1:0.1.") from None
     if not value.is_finite() or abs(value) > 10:
         raise InputError(f"lam {text.strip()} is outside [-10, 10]; 0 is the base, 1 the instruct model.")
     return value
 
 
 def parse_lams(text: str) -> tuple[float, ...]:
-    """The lams that `L[,L...]` or `LO:HI:STEP` (both ends included) names, in the order written.
+    """Return the lams of `L[,L...]` or `LO:HI:STEP` (both ends included), in the order written.
 
-    Raises InputError for what is no number, a range that never ends, too many lams, or one named twice.
+    Raises InputError for a value that is not a number in [-10, 10], an endless range, too many lams, or a duplicate.
     """
     lams: list[Decimal] = []
     for part in text.split(","):
@@ -37,31 +37,33 @@ def parse_lams(text: str) -> tuple[float, ...]:
         if len(ends) != 3:
             raise InputError(f"lam range {part.strip()!r} is not LO:HI:STEP, e.g. 0:1:0.1.")
         low, high, step = map(_number, ends)
-        if step <= 0 or high < low or (high - low) / step >= _MOST:
-            raise InputError(f"lam range {part.strip()!r} needs LO <= HI, a positive STEP, and at most {_MOST} lams.")
+        if step <= 0 or high < low or (high - low) / step >= _MAX_LAMS:
+            raise InputError(
+                f"lam range {part.strip()!r} needs LO <= HI, a positive STEP and at most {_MAX_LAMS} lams."
+            )
         lams += [low + i * step for i in range(int((high - low) / step) + 1)]
-    if len(lams) > _MOST:
-        raise InputError(f"{len(lams)} lams were named; {_MOST} are the most in one run.")
+    if len(lams) > _MAX_LAMS:
+        raise InputError(f"{len(lams)} lams are too many: one run takes at most {_MAX_LAMS}.")
     seen: set[Decimal] = set()
     for lam in lams:
         if lam in seen:
-            raise InputError(f"lam {lam} is named twice in {text!r}.")
+            raise InputError(f"duplicate lam {lam} in {text!r}.")
         seen.add(lam)
     return tuple(float(lam) for lam in lams)
 
 
 def read_lam(value: float | str) -> float:
-    """Return one lam of a number or a string. Raises InputError for several, and for what is not a finite number."""
+    """Return one lam from a number or a string. Raises InputError for several lams or a value that is not a number."""
     found = read_lams(value)
     if len(found) != 1:
-        raise InputError(f"{value!r} names {len(found)} lams, where one is wanted: write e.g. 0.7.")
+        raise InputError(f"{value!r} has {len(found)} lams, but one is expected: write e.g. 0.7.")
     return found[0]
 
 
 def read_lams(value: float | str | Iterable[float | str]) -> tuple[float, ...]:
-    """Return the lams of a number, of numbers, or of text as `parse_lams` reads it, in the order given.
+    """Return the lams of a number, of several numbers, or of a string for `parse_lams`, in the order given.
 
-    Raises InputError for what is not a finite number, and what parse_lams raises.
+    Raises InputError for a value that is not a finite number, and as `parse_lams` does.
     """
     if isinstance(value, str):
         return parse_lams(value)
@@ -76,6 +78,6 @@ def read_lams(value: float | str | Iterable[float | str]) -> tuple[float, ...]:
 
 
 def format_lam(lam: float) -> str:
-    """A lam for file names and tables: two decimals, or as many as it takes to tell it apart."""
+    """Return a lam for file names and tables: with two decimals, or exactly where two do not suffice."""
     short = f"{lam:.2f}"
     return short if math.isclose(float(short), lam, abs_tol=1e-12) else repr(lam)

@@ -1,4 +1,4 @@
-"""How much memory a merge takes, estimated before it begins."""
+"""Estimate the memory of a merge before it starts."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from pa_lite.merging.stream import BLOCK_VALUES
 from pa_lite.system.byte_source import CONNECTIONS, is_remote
 from pa_lite.system.machine import resident_bytes
 
-_CONNECTION_BYTES = 1 << 20  # a connection's own buffers and its thread
-_STACK = 1 << 18  # bytes of a thread's stack and of its part of the allocator
-_REST = 4 << 20  # bytes of what is imported and made while a merge runs: bars, journals, tables of quantisers
-_VARIATION = 1.02  # one run holds a little more than another
-_SURELY = 1.05  # what a user is told to allow must be enough for a run that has a bar to draw while it plans
+_CONNECTION_BYTES = 1 << 20  # buffers and thread of a connection
+_STACK = 1 << 18  # bytes of a thread's stack and its allocator arena
+_REST = 4 << 20  # bytes of what is imported and created during a merge: bars, journals, quantiser tables
+_VARIATION = 1.02  # between runs of the same merge
+_SURELY = 1.05  # the bound that the message suggests must also suffice for a run that draws a bar while planning
 
 
 def parse_bytes(text: str | int) -> int:
-    """Return a number of bytes: 256M, 1.5G, 800K or plain, in units of 1000. Raises InputError for anything else."""
+    """Parse a number of bytes: 256M, 1.5G, 800K or without a unit; K is 1000. Raises InputError for anything else."""
     if type(text) is int and text >= 0:
         return text
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)B?", text.strip().upper()) if isinstance(text, str) else None
@@ -33,7 +33,7 @@ def parse_bytes(text: str | int) -> int:
 def thread_bytes(plan: MergePlan) -> int:
     """Return the bytes of one thread's buffers: both sides as read and as float32, the result, and its encoding.
 
-    The largest block of a tensor decides, as buffers grow to it and stay.
+    The largest block decides, because buffers grow to it and are kept.
     """
     buffers = {"raw": 0, "turned": 0, "values": 0, "encoded": 0}
     for t in plan.tensors:
@@ -45,21 +45,20 @@ def thread_bytes(plan: MergePlan) -> int:
         buffers["turned"] = max(buffers["turned"], raw if any(s.heads for s in t.sides) else 0)
         buffers["values"] = max(buffers["values"], 4 * values)
         buffers["encoded"] = max(buffers["encoded"], t.type.nbytes(values))
-    # values: base, instruct, interpolated, a factor's product; encoded: the block, and what is read back of it
+    # values: base, instruct, the result, one product; encoded: the block, and what verification reads
     return buffers["raw"] + buffers["turned"] + 4 * buffers["values"] + 2 * buffers["encoded"] + _STACK
 
 
 def is_streamed(plan: MergePlan) -> bool:
-    """Whether any input stays on the Hub."""
+    """Return whether any input is read from the Hub."""
     return any(is_remote(file) for file in plan.files)
 
 
 def planned_bytes(plan: MergePlan, threads: int, read_ahead: int = LEAST_READ_AHEAD) -> int:
-    """Return what the process will hold at its peak, an upper bound.
+    """Return an upper bound of the process's peak memory, in bytes.
 
-    That is what it held at most while the vocabularies were read, or what it holds now, with the plan in it, and the
-    buffers. The header is written from the plan's own memory. Where inputs are streamed, `read_ahead` bytes and
-    what their connections take belong to it.
+    The peak is either that of reading the vocabularies, or the current use, which includes the plan, plus the buffers.
+    The header is written from the plan's memory. Streamed inputs add `read_ahead` bytes and their connections.
     """
     fetched = read_ahead + CONNECTIONS * _CONNECTION_BYTES if is_streamed(plan) else 0
     merging = resident_bytes() + threads * thread_bytes(plan) + fetched
@@ -68,16 +67,16 @@ def planned_bytes(plan: MergePlan, threads: int, read_ahead: int = LEAST_READ_AH
 
 @dataclass(frozen=True)
 class MemoryUse:
-    """How many threads a merge takes, and how many bytes it reads ahead of inputs on the Hub."""
+    """The threads of a merge, and the bytes that it reads ahead of inputs on the Hub."""
 
     threads: int
     read_ahead: int
 
 
 def check_memory(plan: MergePlan, threads: int, max_memory: int) -> MemoryUse:
-    """As many of the threads, and then as much read ahead, as fit into max_memory bytes (0: no bound).
+    """Return as many of the threads, and then as much read ahead, as fit into max_memory bytes (0: no bound).
 
-    Raises InputError when not even one thread does.
+    Raises InputError when not even one thread fits.
     """
     if not max_memory:
         return MemoryUse(threads, READ_AHEAD)
@@ -86,4 +85,4 @@ def check_memory(plan: MergePlan, threads: int, max_memory: int) -> MemoryUse:
         if left >= 0:
             return MemoryUse(n, min(READ_AHEAD, LEAST_READ_AHEAD + left))
     needed = math.ceil(_SURELY * planned_bytes(plan, 1) / 1e6)
-    raise InputError(f"--max-memory {max_memory / 1e6:.0f}M is too little: this merge needs {needed}M.")
+    raise InputError(f"--max-memory {max_memory / 1e6:.0f}M is not enough: this merge needs {needed}M.")

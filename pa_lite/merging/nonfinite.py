@@ -1,4 +1,4 @@
-"""Values that a result's types cannot hold: NaN, infinities, numbers too large. Refused, or let through and counted."""
+"""Reject, or keep and count, values that an output type cannot hold: NaN, infinities, numbers too large."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import numpy as np
 from pa_lite.errors import CheckpointError
 from pa_lite.ggml.kernels import ByteArray, FloatArray, TensorType, to_float32
 
-# the least magnitude that rounding makes infinite: half a step beyond the largest number of the type
+# the smallest magnitude that rounds to infinity: half a step above the largest number of the type
 _ROUNDS_TO_INFINITY = {"F32": math.inf, "F16": 65520.0, "BF16": (2 - 2**-8) * 2.0**127}
-# of quantised types: a scale is a float16, so larger values may make it infinite ...
+# quantised types: scales are float16, so larger values may make a scale infinite ...
 _DOUBTFUL = 65504.0
-# ... and beyond this, squares and cubes overflow in ggml's quantisers, some of which then end the process
-_QUANTISED = 1e7
+# ... and above this, squares and cubes overflow in ggml's quantisers, some of which then abort
+_QUANTISED_LIMIT = 1e7
 
 
 class Nonfinite:
-    """Counts, by tensor, the values of one result that were let through as NaN or infinite; threads add to it."""
+    """Thread-safe count, by tensor, of the NaN and infinite values that were kept in one output."""
 
     def __init__(self) -> None:
         self.by_tensor: dict[str, int] = {}
@@ -29,25 +29,26 @@ class Nonfinite:
         with self._lock:
             self.by_tensor[name] = self.by_tensor.get(name, 0) + count
 
-    def told(self) -> str:
-        """A sentence about the values and their tensors; empty when there are none."""
+    def summary(self) -> str:
+        """Return a sentence with the number of values and their tensors, empty when there are none."""
         if not self.by_tensor:
             return ""
         found = sorted(self.by_tensor.items(), key=lambda entry: (-entry[1], entry[0]))
         shown = ", ".join(f"{n} in {name}" for name, n in found[:10]) + (", ..." if len(found) > 10 else "")
-        return f"{sum(self.by_tensor.values())} values that are no finite numbers were let through: {shown}"
+        total = sum(self.by_tensor.values())
+        return f"kept {total} non-finite value{'' if total == 1 else 's'}: {shown}"
 
 
 def check_values(
     name: str, tensor_type: TensorType, lam: float, values: FloatArray, first_row: int, allowed: Nonfinite | None
 ) -> bool:
-    """Whether `values`, float32 [rows, columns] from row `first_row` on, can be rounded to the type.
+    """Check that `values`, float32 [rows, columns] that start at `first_row` of the tensor, can be rounded to the type.
 
-    True where the type's scales may still overflow: then `check_quantised` must look at the result. With `allowed`,
-    NaN, infinities and what becomes infinite are counted there, where the type can hold them: F32, F16 and BF16.
-    Raises CheckpointError, naming tensor, value and place, otherwise.
+    Return whether the scales of a quantised type may still overflow: `check_quantised` must then check the result.
+    With `allowed`, NaN, infinities and values that become infinite are counted there if the type is F32, F16 or BF16.
+    Otherwise they raise CheckpointError, which names tensor, value, row and column.
     """
-    limit = _QUANTISED if tensor_type.block > 1 else _ROUNDS_TO_INFINITY[tensor_type.name]
+    limit = _QUANTISED_LIMIT if tensor_type.block > 1 else _ROUNDS_TO_INFINITY[tensor_type.name]
     low, high = float(values.min()), float(values.max())  # NaN, if any value is
     if -limit < low and high < limit:
         return tensor_type.block > 1 and not -_DOUBTFUL <= low <= high <= _DOUBTFUL
@@ -57,23 +58,24 @@ def check_values(
         return False
     row, column = np.unravel_index(int(wrong.argmax()), values.shape)
     value = float(values[row, column])
-    where = f"tensor {name} at lam {lam:g} has the value {value:g} in row {first_row + int(row)}, column {int(column)}"
+    position = f"row {first_row + int(row)}, column {int(column)}"
     if not math.isfinite(value):
-        through = "--allow-nonfinite" if tensor_type.block == 1 else f"--tensor-type {name}=BF16 --allow-nonfinite"
+        option = "--allow-nonfinite" if tensor_type.block == 1 else f"--tensor-type {name}=BF16 --allow-nonfinite"
         raise CheckpointError(
-            f"{where}, which is no finite number: base or instruct is damaged, or lam too far outside [0, 1]. Fetch "
-            f"both again, or let it through with {through}."
+            f"tensor {name} at lam {lam:g} is not finite ({value:g}) at {position}: base or instruct is damaged, or "
+            f"lam is too far outside [0, 1]. Fetch both again, or keep such values with {option}."
         )
+    problem = f"tensor {name} at lam {lam:g} is {value:g} at {position}, which {tensor_type.name} cannot hold."
     if tensor_type.block == 1:
         raise CheckpointError(
-            f"{where}, which {tensor_type.name} cannot hold. Write {'BF16 or ' * (tensor_type.name == 'F16')}F32 "
-            "(--type), or let infinity stand for it with --allow-nonfinite."
+            f"{problem} Use --type {'BF16 or ' * (tensor_type.name == 'F16')}F32, or store infinity with "
+            "--allow-nonfinite."
         )
-    raise CheckpointError(f"{where}, which {tensor_type.name} cannot hold. {_other_type(name)}")
+    raise CheckpointError(f"{problem} {_other_type(name)}")
 
 
 def check_quantised(name: str, tensor_type: TensorType, lam: float, encoded: ByteArray, spare: FloatArray) -> None:
-    """Raise CheckpointError where a quantised block reads back as no finite numbers; `spare` is overwritten."""
+    """Raise CheckpointError when a quantised block decodes to non-finite values; `spare` is overwritten."""
     to_float32(tensor_type, encoded, spare)
     if not np.isfinite(spare).all():
         raise CheckpointError(
@@ -83,4 +85,4 @@ def check_quantised(name: str, tensor_type: TensorType, lam: float, encoded: Byt
 
 
 def _other_type(name: str) -> str:
-    return f"Write it in another type (--tensor-type {name}=BF16, or --type)."
+    return f"Use another type for it (--tensor-type {name}=BF16, or --type)."

@@ -1,8 +1,8 @@
-"""Output that is not whole yet: a file under a temporary name, and a list of the tensors that are in it.
+"""Unfinished output: a file under a temporary name, and a journal of the tensors that it has.
 
-`.NAME.part` holds the data. `.NAME.part.done`, the list, begins with our marker, which holds a digest of what is being
-made and one of the data's first bytes; then comes one line for each tensor that is whole and on the disk. The list is
-made first and removed last: it proves that the data beside it are ours. Both are gone when the file has its own name.
+`.NAME.part` contains the data. `.NAME.part.done`, the journal, starts with our marker, which has a digest of the output
+and one of the data's first bytes, followed by one line for each complete tensor on the disk. The journal is created
+first and removed last: it proves that the data next to it are ours. Once the file has its final name, both are gone.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from pa_lite.system.locks import PATIENCE, take_lock
 from pa_lite.system.markers import MERGE, Marker, marker_line, merge_proves, parse_marker, read_marker
 from pa_lite.system.opening import TRIES, NotPlainError, create_file, is_at, open_own, read_at_most
 
-_LONGEST_LIST = 1 << 26  # bytes of names of tensors that are read
-_START = 4096  # bytes of the data that the list has a digest of
+_MAX_JOURNAL = 1 << 26  # bytes that are read
+_START = 4096  # bytes of the data whose digest the journal has
 
 
 class PartialFile:
-    """A target in the making, locked against other processes, from `open` to `close`.
+    """An unfinished target, locked against other processes from `open` to `close`.
 
-    `header` is the file's beginning and `size` its length when it is whole; `digest` stands for all that decides its
-    content. With `resume`, a partial file of the same digest is continued, and a failure keeps one that has whole
-    tensors; else it is removed.
-    `close` removes whatever `open` left, wherever an interrupt met it: call it in a `finally` around `open` itself.
+    `header` starts the file and `size` is its final length; `digest` covers all that decides its content. With
+    `resume`, a partial file with the same digest is continued, and after a failure a partial file with complete tensors
+    is kept. Otherwise it is removed.
+    `close` removes whatever `open` left, even if an interrupt stopped `open`: call it in a `finally` around `open`.
     """
 
     def __init__(self, target: Path, header: HeaderBytes, size: int, digest: str, resume: bool) -> None:
@@ -44,14 +44,14 @@ class PartialFile:
         self._header, self._size, self._digest = header, size, digest
         self._is_whole = False
         self._has_some = False
-        self._begun = False
+        self._was_opened = False
         self._list: BinaryIO | None = None
         self._data: BinaryIO | None = None
         self._marker: Marker | None = None
         self._listed: list[bytes] = []
-        self._is_new = False  # the list was made just now
-        self._is_made = False  # and the data too
-        self._is_ours = False
+        self._is_new = False  # this object created the journal
+        self._is_made = False  # and the data
+        self._is_ours = False  # both are locked by this object
         self._file: RandomFile | None = None
 
     @property
@@ -61,17 +61,17 @@ class PartialFile:
         return self._file
 
     def open(self) -> None:
-        """Lock the partial file and write its header, or take it up.
+        """Lock the partial file and write its header, or continue it.
 
-        Raises OutputError when it is being written, or when something that is not ours has one of its two names.
+        Raises OutputError when another process writes it, or when a file that is not ours has one of its two names.
         """
-        self._begun = True
+        self._was_opened = True
         self._acquire()
         assert self._data is not None
         self._file = RandomFile(self.path, "r+", descriptor=os.dup(self._data.fileno()))
 
     def _acquire(self) -> None:
-        """Lock list and data, both made if need be. Raises OutputError as `open` does, OSError."""
+        """Lock journal and data, creating them if necessary. Raises OutputError as `open` does, OSError."""
         for _ in range(TRIES):
             self._release()
             try:
@@ -90,7 +90,7 @@ class PartialFile:
         raise self._busy()
 
     def _take_list(self) -> bool:
-        """Lock the list, made if it is not there, and read it; False when another process was quicker."""
+        """Lock the journal, creating it if absent, and read it. Return False when another process was faster."""
         start = self._header.start(_START)
         start_digest = [len(start), hashlib.sha256(start).hexdigest()]
         line = marker_line(MERGE, self.path.name, digest=self._digest, start=start_digest)
@@ -110,22 +110,22 @@ class PartialFile:
         self._marker = read_marker(self._list)
         if self._marker is None or self._marker["kind"] != MERGE:
             self._list.seek(0)
-            if self._list.read(len(self._digest) + 1) != self._digest.encode() + b"\n":  # as 0.1.0 began a list
+            if self._list.read(len(self._digest) + 1) != self._digest.encode() + b"\n":  # the format of 0.1.0
                 raise in_the_way(self.journal, NO_MARKER, self.target)
             self._marker = {"digest": self._digest}
-        lines = read_at_most(self._list, _LONGEST_LIST).split(b"\n")
-        self._listed = lines[:-1]  # what stands after the last line's end was cut off
+        lines = read_at_most(self._list, _MAX_JOURNAL).split(b"\n")
+        self._listed = lines[:-1]  # an incomplete last line is ignored
         return True
 
     def _lock(self, file: BinaryIO, path: Path) -> bool:
-        """Lock an open file; False when it is not the one of that name any more."""
+        """Lock an open file. Return False when its name now belongs to another file."""
         locked = take_lock(file.fileno(), PATIENCE)
         if locked is False:
             raise self._busy()
         return locked is None or is_at(file.fileno(), path)
 
     def _take_data(self) -> bool:
-        """Lock the data and continue them, or make them anew; False when what was there had to be removed first."""
+        """Lock and continue the data, or create them. Return False after removing data that cannot be continued."""
         assert self._list is not None
         assert self._marker is not None
         try:
@@ -146,21 +146,21 @@ class PartialFile:
         return False
 
     def _is_proven(self) -> bool:
-        """Whether the data are ours: they begin as ours do, or as the list says that ours began."""
+        """Return whether the data are ours: they start with our header, or match the digest in the journal."""
         assert self._data is not None
         assert self._marker is not None
         return self._header.begins(self._data) or merge_proves(self._marker, self._data)
 
     def _make_data(self) -> bool:
-        """Make the file of the data, locked, with its header and final length; False when another process did."""
+        """Create the data file, locked, with its header and final length. Return False when another process did."""
 
-        def begin(file: BinaryIO) -> None:
+        def write_start(file: BinaryIO) -> None:
             file.writelines(self._header.parts)
             file.flush()
             reserve(file, self._size)
 
         try:
-            self._data = create_file(self.path, begin, lock=True)
+            self._data = create_file(self.path, write_start, lock=True)
         except FileExistsError:
             return False
         self._is_made = True
@@ -168,7 +168,7 @@ class PartialFile:
         return True
 
     def _continue(self) -> bool:
-        """Take up the data, when the list belongs to this very merge and their header and length are right."""
+        """Continue the data if they are of this merge. Return False if journal, header or length do not match."""
         assert self._data is not None
         assert self._marker is not None
         same = self._header.begins(self._data) and self._data.seek(0, os.SEEK_END) == self._size
@@ -182,7 +182,7 @@ class PartialFile:
         return True
 
     def record(self, names: Sequence[str]) -> None:
-        """Note that tensors are whole; what was written is brought to the disk first."""
+        """Sync the data, then record tensors as complete in the journal."""
         assert self._list is not None
         self.file.sync()
         self._list.write("".join(f"{name}\n" for name in names).encode())
@@ -191,20 +191,20 @@ class PartialFile:
         self._has_some = True
 
     def discard(self) -> None:
-        """Let nobody continue what is there: it was made of inputs that changed."""
+        """Have `close` remove the partial file: the inputs changed, so it must not be continued."""
         self.resume = False
 
     def finish(self) -> None:
-        """Bring all of it to the disk; `close` may then give the file its name."""
+        """Sync the complete file; `close` may then rename it."""
         self.file.sync()
         self._is_whole = True
 
     def close(self, keep: bool) -> None:
-        """Give the finished file its name if `keep`; else remove it, or leave it for `resume`."""
+        """Rename the finished file if `keep`; otherwise remove it, or leave it for `resume`."""
         if self._file is not None:
             self._file.__exit__()
-        if self._begun and not self._is_ours:
-            # interrupted before we knew of our locks, or another process has them: then this fails again
+        if self._was_opened and not self._is_ours:
+            # an interrupt came before the locks were recorded, or another process has them: then this fails again
             with contextlib.suppress(OutputError, OSError):
                 self._acquire()
         if not self._is_ours:
@@ -222,14 +222,14 @@ class PartialFile:
             self._release()
 
     def _rename(self) -> None:
-        """Give the data their name, then remove the list, whose lock keeps other processes from beginning their own."""
+        """Rename the data, then remove the journal, whose lock keeps other processes from starting."""
         assert self._data is not None
         assert self._list is not None
         try:
             if not is_at(self._data.fileno(), self.path):
                 raise OutputError(f"{self.target}: another program removed or replaced {self.path} meanwhile.")
             if os.name != "posix":
-                self._data.close()  # there an open file cannot be renamed
+                self._data.close()  # Windows cannot rename an open file
             self.path.replace(self.target)
             sync_folder(self.target.parent)
         except OSError:
@@ -239,7 +239,7 @@ class PartialFile:
             self._remove(self._list, self.journal)
 
     def _remove(self, file: BinaryIO, path: Path) -> None:
-        """Remove a file of ours, unless another has its name by now."""
+        """Remove a file of ours unless its name now belongs to another."""
         if file.closed or is_at(file.fileno(), path):
             if os.name != "posix":
                 file.close()
@@ -252,12 +252,12 @@ class PartialFile:
                 file.close()
 
     def _busy(self) -> OutputError:
-        return OutputError(f"{self.target}: another process is writing it. Wait for it, or name another output (-o).")
+        return OutputError(f"{self.target}: another process is writing it. Wait for it, or choose another output (-o).")
 
 
 @contextlib.contextmanager
 def partial_files(files: Sequence[PartialFile]) -> Iterator[None]:
-    """Open all files; at the end each gets its name, or, after any exception, Ctrl-C included, none does."""
+    """Open all files. At the end all are renamed, or, after any exception, Ctrl-C included, none is."""
     went_well = False
     try:
         for file in files:
@@ -266,5 +266,5 @@ def partial_files(files: Sequence[PartialFile]) -> Iterator[None]:
         went_well = True
     finally:
         with uninterrupted(), contextlib.ExitStack() as ends:
-            for file in reversed(files):  # all of them, in their order, even if one fails
+            for file in reversed(files):  # all of them, in order, even if one fails
                 ends.callback(file.close, went_well)

@@ -1,4 +1,4 @@
-"""What becomes of each tensor: decided from headers alone, before a single weight is read."""
+"""Plan a merge from headers alone: decide the type, shape and sources of each output tensor."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ from pa_lite.system.machine import peak_bytes
 
 DEFAULT_TYPE = "Q8_0"
 _NO_SCHEDULE = Schedule()
-RECIPE = "pa_lite.recipe"  # the key of a result's header for `MergePlan.recipe`
+RECIPE = "pa_lite.recipe"  # the metadata key of an output for `MergePlan.recipe`
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanOptions:
-    """What the result shall be: output type, lam schedule, whose vocabulary, importance matrix, types by pattern.
+    """The output's type, lam schedule, vocabulary (whose), importance matrix, and types by pattern.
 
     `tensor_types` holds (regular expression on the tensor's name, ggml type) in the order of the command line. `force`
-    merges even where the two networks do not compute alike, and takes instruct's settings. `allow_nonfinite` lets NaN,
-    infinities and what a type makes infinite through in tensors of type F32, F16 and BF16; quantised types refuse them
-    always, as a quant block cannot tell of them.
+    merges even where the two networks compute differently, and takes instruct's settings. `allow_nonfinite` keeps NaN,
+    infinities and values that rounding makes infinite in tensors of type F32, F16 and BF16. Quantised types always
+    reject them, because a quant block cannot represent them.
     """
 
     type: str = DEFAULT_TYPE
@@ -56,7 +56,7 @@ class PlanOptions:
     allow_nonfinite: bool = False
 
     def __post_init__(self) -> None:
-        """Take a type in any case, and schedule, path and tensor types as strings. Raises InputError."""
+        """Accept a type in any case, and schedule, path and tensor types as strings. Raises InputError."""
         given = (self.tensor_types,) if isinstance(self.tensor_types, str) else self.tensor_types
         overrides = tuple(parse_override(entry) if isinstance(entry, str) else tuple(entry) for entry in given)
         object.__setattr__(self, "type", type_name(self.type))
@@ -68,10 +68,10 @@ class PlanOptions:
 
 @dataclass(frozen=True)
 class TensorPlan:
-    """One tensor of the result: its type, and the two tensors that it is interpolated from.
+    """One output tensor: its type, and the two tensors that it is interpolated from.
 
     `base` None copies instruct's; `constant` holds fixed values instead of both. `maps` aligns rows by token.
-    `importance` weighs the columns when quantising: float32 [matrices, columns], matrices 1 but for stacked experts.
+    `importance` weights the columns in quantisation: float32 [matrices, columns], 1 matrix unless experts are stacked.
     """
 
     name: str
@@ -93,21 +93,21 @@ class TensorPlan:
 
     @property
     def sides(self) -> tuple[TensorSource, ...]:
-        """The tensors that values are read from: base's and instruct's, instruct's alone, or none."""
+        """The tensors that values are read from: base's and instruct's, only instruct's, or none."""
         return tuple(side for side in (self.base, self.instruct) if side is not None)
 
     @property
     def shift(self) -> float:
-        """What is added to the interpolated values: what both sides need added, or 0 where they differ."""
+        """The number added to interpolated values: the shift of both sides, or 0 where they differ."""
         shifts = {side.shift for side in self.sides}
         return shifts.pop() if len(shifts) == 1 else 0.0
 
 
 @dataclass(frozen=True)
 class MergePlan:
-    """All that a merge will do for every lam; `at` gives the result at one of them.
+    """A merge of base and instruct for any lam; `at` gives the output at one lam.
 
-    `peak` is the most memory that the process held while it was planned, in bytes; 0 if it had held more before.
+    `peak` is the process's peak memory during planning, in bytes; 0 if an earlier peak was higher.
     """
 
     base: Checkpoint
@@ -125,45 +125,45 @@ class MergePlan:
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """Which of several files that contradict each other was followed, a line for each."""
+        """One line for each choice between files that contradict each other."""
         return (*self.base.remarks, *self.instruct.remarks, *self.vocabulary.remarks)
 
     @functools.cached_property
     def n_values(self) -> int:
-        """Parameters in the result."""
+        """The number of parameters of an output."""
         return sum(t.n_values for t in self.tensors)
 
     @property
     def tensor_infos(self) -> dict[str, tuple[TensorType, tuple[int, ...]]]:
-        """Type and shape of each tensor of a result, in its order."""
+        """Type and shape of each output tensor, in file order."""
         return {t.name: (t.type, t.shape) for t in self.tensors}
 
     @property
     def data_bytes(self) -> int:
-        """Bytes of tensor data in one result, without header and padding."""
+        """Bytes of tensor data in one output, without header and padding."""
         return sum(t.nbytes for t in self.tensors)
 
     @functools.cached_property
     def files(self) -> Mapping[ByteSource, Stamp | None]:
-        """Every file that weights are read from, and what it was when its header was read."""
+        """Every file that weights are read from, with its stamp when the header was read."""
         return {p.path: p.stamp for t in self.tensors for side in t.sides for p in side.pieces}
 
     @functools.cached_property
     def n_layers(self) -> int:
-        """Layers of the model."""
+        """The number of layers."""
         return 1 + max((layer_of(t.name) or 0 for t in self.tensors), default=0)
 
     @functools.cached_property
     def fingerprints(self) -> tuple[str, str]:
-        """Of base and instruct."""
+        """The fingerprints of base and instruct."""
         return fingerprint(self.base), fingerprint(self.instruct)
 
     @functools.cached_property
     def recipe(self) -> str:
-        """SHA-256 (hex) of how every tensor is made, lam and schedule aside: what the header alone does not say.
+        """SHA-256 (hex) of how every tensor is made, without lam and schedule. The header does not show this.
 
-        That is which tensors of the two sides are interpolated, which are copied or come from the configuration, how
-        rows are aligned by token (which depends on base's tokenizer), types, and the importance of columns.
+        It covers which tensors are interpolated, copied or taken from the configuration, how rows are aligned by token
+        (which depends on base's tokenizer), types, and the importance of columns.
         """
         digest = hashlib.sha256()
         for t in self.tensors:
@@ -178,11 +178,11 @@ class MergePlan:
 
     @functools.cached_property
     def header_inputs(self) -> dict[str, str]:
-        """What a result's header says that can change a prompt or a logit; the same at every lam."""
+        """The metadata of an output that can change a prompt or a logit; the same at every lam."""
         return header_inputs(self.instruct.architecture, self.at(0.0).metadata)
 
     def at(self, lam: float, schedule: Schedule | None = None) -> Layout:
-        """Return the result at a lam, by the plan's schedule or by another.
+        """Return the output at a lam, by the plan's schedule or by another.
 
         Raises InputError for a schedule with layers that the model does not have.
         """
@@ -191,7 +191,7 @@ class MergePlan:
         return Layout(plan=self, lam=lam, schedule=schedule)
 
     def by_group(self) -> dict[tuple[str, str], tuple[int, int]]:
-        """(group, type) -> (tensors, bytes) of one result."""
+        """Return (group, type) -> (number of tensors, bytes) of one output."""
         out: dict[tuple[str, str], tuple[int, int]] = {}
         for t in self.tensors:
             key = (group_of(t.name), t.type.name)
@@ -200,7 +200,7 @@ class MergePlan:
         return out
 
     def size_label(self) -> str:
-        """The number of parameters, as in `8.0B`; with experts what one of them computes with, as in `8x7.2B`."""
+        """Return the number of parameters, such as `8.0B`; for experts the size with one expert, such as `8x7.2B`."""
         experts = [t for t in self.tensors if "_exps." in t.name]
         if not experts:
             return _rounded(self.n_values)
@@ -211,7 +211,7 @@ class MergePlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """One result of a plan, at one lam and schedule: the same for a file and for a model in memory."""
+    """One output of a plan, at one lam and schedule: the same for a file and for a model in memory."""
 
     plan: MergePlan
     lam: float
@@ -225,18 +225,18 @@ class Layout:
 
     @functools.cached_property
     def identity(self) -> str:
-        """SHA-256 (hex) of all that decides the result's prompts and logits: its header, weights, types and lams."""
+        """SHA-256 (hex) of all that decides the output's prompts and logits: metadata, weights, types and lams."""
         plan = self.plan
         return identity(plan.header_inputs, *plan.fingerprints, plan.recipe, list(self.lams.values()))
 
     @functools.cached_property
     def file(self) -> PlacedHeader:
-        """The header's bytes, where each tensor's lie, and the size of the whole file."""
+        """The header's bytes, the position of each tensor, and the size of the file."""
         return gguf_header(self.plan.instruct.architecture, self.metadata, self.plan.tensor_infos)
 
     @functools.cached_property
     def metadata(self) -> Metadata:
-        """Every key of the result's header but `general.architecture`, provenance included."""
+        """All metadata of the output, provenance included, except `general.architecture`."""
         plan = self.plan
         sides, architecture = (plan.base, plan.instruct), plan.instruct.architecture
         general: Metadata = {
@@ -250,7 +250,7 @@ class Layout:
             Keys.General.FILE_TYPE: uint32(FILE_TYPES[plan.type]),
             Keys.General.QUANTIZATION_VERSION: uint32(QUANTIZATION_VERSION),
         }
-        own: Metadata = {
+        provenance: Metadata = {
             "pa_lite.version": string(installed_version("pa-lite")),
             "pa_lite.llama_cpp_python_version": string(installed_version("llama-cpp-python")),
             "pa_lite.lam": float32(self.lam),
@@ -260,16 +260,16 @@ class Layout:
             RECIPE: string(plan.recipe),
         }
         if self.schedule.rules:
-            own["pa_lite.schedule"] = string(self.schedule.text)
+            provenance["pa_lite.schedule"] = string(self.schedule.text)
         if plan.options.allow_nonfinite:
-            own["pa_lite.allow_nonfinite"] = boolean(True)
+            provenance["pa_lite.allow_nonfinite"] = boolean(True)
         if plan.options.imatrix is not None:
-            own["pa_lite.imatrix"] = string(plan.options.imatrix.name)
-        out = {**general, **plan.instruct.metadata, **plan.vocabulary.metadata, **own}
+            provenance["pa_lite.imatrix"] = string(plan.options.imatrix.name)
+        out = {**general, **plan.instruct.metadata, **plan.vocabulary.metadata, **provenance}
         size_key = Keys.LLM.VOCAB_SIZE.format(arch=architecture)
         if size_key in out:
             out[size_key] = uint32(len(plan.vocabulary.tokens))
-        if plan.options.vocab == "base":  # its tokens are instruct's
+        if plan.options.vocab == "base":  # the template uses instruct's tokens
             out = {key: entry for key, entry in out.items() if not key.startswith("tokenizer.chat_template")}
         return out
 
@@ -281,11 +281,11 @@ def _rounded(n: float) -> str:
 
 
 def plan_merge(base: Checkpoint, instruct: Checkpoint, options: PlanOptions | None = None) -> MergePlan:
-    """Decide the merge of base and instruct.
+    """Plan the merge of base and instruct.
 
-    Raises MismatchError, naming the first tensor and both shapes, when the two are not of one architecture and size or,
-    without `force`, do not compute alike; InputError for an unknown type, pattern or layer; CheckpointError when the
-    vocabulary to be written is unusable.
+    Raises MismatchError, naming the first tensor and both shapes, when architecture or size differ or, without `force`,
+    the networks compute differently; InputError for an unknown type, pattern or layer; CheckpointError when the
+    vocabulary to write is unusable.
     """
     options = options or PlanOptions()
     if options.type not in FILE_TYPES:
@@ -293,22 +293,22 @@ def plan_merge(base: Checkpoint, instruct: Checkpoint, options: PlanOptions | No
     if base.architecture != instruct.architecture:
         raise MismatchError(
             f"architectures differ: {base.path} is {base.architecture}, {instruct.path} is {instruct.architecture}. "
-            "Only a model and its own fine-tune lie on a line."
+            "Merge only a model and its fine-tune."
         )
     earlier_peak = peak_bytes()
-    # 1. which tensors belong together, and, where the vocabularies differ, which of their rows
+    # 1. match tensors and, where the vocabularies differ, their rows
     vocabulary, maps = align_vocabularies(base, instruct, options.vocab)
     pairs, remarks = pair_tensors(base, instruct, maps, options.force)
     remarks += [*base.remarks, *instruct.remarks, *vocabulary.remarks]
     remarks += [*instruct.warnings, *compare_settings(base, instruct, options.force)]
-    remarks += [maps.told(options.vocab)] if maps is not None else []
-    # 2. the result's shapes: instruct's, with a row for each token of the vocabulary that is written
+    remarks += [maps.summary(options.vocab)] if maps is not None else []
+    # 2. output shapes: instruct's, with one row for each token of the written vocabulary
     n_tokens = len(vocabulary.tokens)
     shapes = {
         name: (n_tokens, *right.shape[1:]) if name in TOKEN_ROWS else right.shape for name, (_, right) in pairs.items()
     }
     shapes |= {name: values.shape for name, values in instruct.constants.items()}
-    # 3. the type of each tensor, and the order of all, as llama-quantize has them
+    # 3. the type of each tensor and the order of tensors, as llama-quantize chooses them
     imatrix = _imatrix(options, shapes)
     facts = ARCHITECTURES.get(instruct.architecture, Architecture())
     model = model_shape(
@@ -317,7 +317,7 @@ def plan_merge(base: Checkpoint, instruct: Checkpoint, options: PlanOptions | No
     )  # fmt: skip
     types = choose_types(options.type, model, shapes, bool(imatrix), options.tensor_types)
     importance = assign_importance(imatrix, types, shapes)
-    # 4. one tensor of the result after the other: two sides, or instruct alone, or values of the configuration
+    # 4. the sources of each tensor: both sides, only instruct, or values of the configuration
     tensors = []
     for name, tensor_type in types.items():
         left, right = pairs.get(name, (None, None))
@@ -335,10 +335,10 @@ def plan_merge(base: Checkpoint, instruct: Checkpoint, options: PlanOptions | No
 
 
 def _imatrix(options: PlanOptions, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, FloatArray]:
-    """The importance matrix, empty when none is named. Raises InputError for one of quite another model."""
+    """Read the importance matrix, empty by default. Raises InputError when it has none of the model's tensors."""
     if options.imatrix is None:
         return {}
     found = read_imatrix(options.imatrix)
     if not found.keys() & shapes.keys():
-        raise InputError(f"{options.imatrix}: holds no tensor of this model. Make the matrix from this model.")
+        raise InputError(f"{options.imatrix}: has no tensor of this model. Compute the matrix from this model.")
     return found

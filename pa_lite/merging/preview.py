@@ -1,4 +1,4 @@
-"""What a merge would do, told without doing it."""
+"""Preview a merge: report what it would do without doing it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pa_lite.system.machine import cores
 
 @dataclass(frozen=True)
 class PreviewGroup:
-    """Tensors of one group and type in each result, their bytes, and the lams that the schedule gives them."""
+    """The tensors of one group and type in each output: their number, bytes, and lams by the schedule."""
 
     group: str
     type: str
@@ -31,7 +31,7 @@ class PreviewGroup:
 
 @dataclass(frozen=True)
 class PreviewTensor:
-    """A tensor of the results: its type, numpy shape, and lam in each of them."""
+    """An output tensor: its type, numpy shape, and lam in each output."""
 
     name: str
     type: str
@@ -71,10 +71,10 @@ def preview_merge(
     output: Path | None = None,
     options: MergeOptions | None = None,
 ) -> Preview:
-    """Plan a merge, write nothing, and say what would happen; of inputs on the Hub only headers are read.
+    """Plan a merge and report what it would do. Nothing is written; of inputs on the Hub only headers are read.
 
-    Two checkpoints that are no pair give a preview of nothing but their mismatches; all else that planning raises is
-    raised.
+    Checkpoints that are not a base/instruct pair give a preview that contains only their mismatches. Other errors of
+    planning are raised.
     """
     left, right = open_checkpoints([base, instruct], stream=True)
     try:
@@ -116,14 +116,14 @@ def preview_merge(
 
 
 def _fetched(plan: MergePlan, options: MergeOptions) -> list[str]:
-    """What a merge does about weights that are on the Hub alone."""
+    """Return a remark on weights that are only on the Hub."""
     size = sum(file.size for file in plan.files if is_remote(file)) / 1e6
     if not size:
         return []
-    return [f"{size:.0f} MB of weights are {'read from' if options.stream else 'fetched first from'} the Hub"]
+    return [f"{size:.0f} MB of weights are {'read from' if options.stream else 'downloaded first from'} the Hub"]
 
 
 def _span(lams: set[float]) -> str:
-    """Few lams one by one, many as a range."""
+    """Return up to four lams as a list, more as a range."""
     shown = sorted(lams)
     return ", ".join(f"{x:g}" for x in shown) if len(shown) <= 4 else f"{shown[0]:g} to {shown[-1]:g}"

@@ -1,8 +1,9 @@
-"""Lam schedules: another lam for parts of a model, by tensor group and layer range. Pure parsing and look-up.
+"""Lam schedules: different lams for parts of a model, by tensor group and layer range.
 
-A schedule is a list of rules; the last one that fits a tensor decides, and what none fits keeps the merge's own lam.
-In one line: `attention: 0.4; layers 0-7: 0.2; ffn layers 8-15: 0.9; layers: [0.2, 0.8]`. In TOML, `[[rules]]` tables
-with `group`, `layers` and `lam`. A list of lams is spread evenly over the range's layers, interpolated between them.
+A schedule is a list of rules. The last rule that matches a tensor sets its lam; a tensor without a match keeps the
+lam of the merge. In one line: `attention: 0.4; layers 0-7: 0.2; ffn layers 8-15: 0.9; layers: [0.2, 0.8]`. In TOML:
+`[[rules]]` tables with `group`, `layers` and `lam`. A list of lams is spread evenly over the layers of the range and
+interpolated in between.
 """
 
 from __future__ import annotations
@@ -27,14 +28,17 @@ _RULE = re.compile(
 
 @dataclass(frozen=True)
 class Rule:
-    """Lams for a group (None for all) within layers first..last (None: outside layers too, when it has one lam)."""
+    """Lams for a group (None for all groups) in layers first..last.
+
+    With `layers` None, one lam also applies outside the layers; several lams are spread over all layers.
+    """
 
     lams: tuple[float, ...]
     group: str | None = None
     layers: tuple[int, int | None] | None = None
 
     def lam_of(self, name: str, n_layers: int) -> float | None:
-        """The lam that the rule gives a tensor, None when it does not fit."""
+        """Return the lam that the rule gives a tensor, None when the rule does not match."""
         layer = layer_of(name)
         if self.group is not None and group_of(name) != self.group:
             return None
@@ -44,27 +48,29 @@ class Rule:
         last = n_layers - 1 if last is None else last
         if layer is None or not first <= layer <= last:
             return None
-        places = np.linspace(first, last, len(self.lams))
-        return float(np.interp(layer, places, self.lams))
+        positions = np.linspace(first, last, len(self.lams))
+        return float(np.interp(layer, positions, self.lams))
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Rules in order, and the text that they were read from, for the record."""
+    """Rules in order, and the text that they were parsed from, which the output's metadata records."""
 
     rules: tuple[Rule, ...] = ()
     text: str = ""
 
     def lam_of(self, name: str, lam: float, n_layers: int) -> float:
-        """The lam of a tensor in a model of n_layers that is merged at `lam`."""
+        """Return the lam of a tensor in a model of n_layers that is merged at `lam`."""
         given = [rule.lam_of(name, n_layers) for rule in self.rules]
         return next((x for x in reversed(given) if x is not None), lam)
 
     def check(self, n_layers: int) -> None:
-        """Raise InputError for a rule whose layers the model does not have."""
+        """Raise InputError for a rule with layers that the model does not have."""
         for rule in self.rules:
             if rule.layers is not None and max(rule.layers[0], rule.layers[1] or 0) >= n_layers:
-                raise InputError(f"schedule: layers {_show(rule.layers)} of a model with layers 0-{n_layers - 1}.")
+                raise InputError(
+                    f"schedule: layers {_show(rule.layers)} do not exist: the model has layers 0-{n_layers - 1}."
+                )
 
 
 def _show(layers: tuple[int, int | None]) -> str:
@@ -78,24 +84,24 @@ def _rule(group: Any, layers: tuple[int, int | None] | None, lam: Any, where: st
     if not values or any(isinstance(x, bool) or not isinstance(x, int | float) for x in values):
         raise InputError(f"{where}: lam must be a number or a list of numbers, not {lam!r}.")
     if layers is not None and layers[1] is not None and layers[1] < layers[0]:
-        raise InputError(f"{where}: layers {_show(layers)} end before they begin.")
+        raise InputError(f"{where}: layers {_show(layers)} end before they start.")
     try:
         for x in values:
-            parse_lams(str(x))  # the range that every lam has
+            parse_lams(str(x))  # checks the range of a lam
     except InputError as e:
         raise InputError(f"{where}: {e}") from None
     return Rule(tuple(float(x) for x in values), group, layers)
 
 
 def read_schedule(value: str | Schedule) -> Schedule:
-    """Return a schedule, or what `parse_schedule` makes of a string; an empty one has no rules."""
+    """Return a schedule unchanged, or parse a string; an empty string gives a schedule without rules."""
     if isinstance(value, Schedule):
         return value
     return parse_schedule(value) if value else Schedule()
 
 
 def parse_schedule(text: str) -> Schedule:
-    """Read the one-line notation, or the TOML file that `text` names. Raises InputError that quotes the bad rule."""
+    """Parse the one-line notation, or read the TOML file `text`. Raises InputError that quotes the bad rule."""
     if text.endswith(".toml"):
         return _read_toml(Path(text))
     rules = []
@@ -106,7 +112,7 @@ def parse_schedule(text: str) -> Schedule:
                 f"schedule rule {part!r} is not GROUP [layers A-B]: LAM, e.g. 'attention layers 0-7: 0.4'."
             )
         group, ranged = found["group"], found["all"]
-        if group == "layers":  # the pattern's first word takes it
+        if group == "layers":  # the pattern reads a leading `layers` as the group
             group, ranged = None, "layers"
         if found["first"] is not None and not ranged:
             raise InputError(f"schedule rule {part!r}: write 'layers' before the numbers.")
@@ -131,7 +137,7 @@ def _read_toml(path: Path) -> Schedule:
     document, text = read_toml(path)
     entries = check_table(document, str(path), {"rules": TABLES}).get("rules")
     if not entries:
-        raise InputError(f"{path}: has no [[rules]] tables.")
+        raise InputError(f"{path}: there are no [[rules]] tables.")
     return Schedule(tuple(_toml_rule(e, f"{path}: rule {i}") for i, e in enumerate(entries, 1)), text)
 
 
@@ -141,6 +147,6 @@ def _toml_rule(entry: dict[str, Any], where: str) -> Rule:
     if "layers" in entry:
         found = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", str(entry["layers"]))
         if found is None:
-            raise InputError(f"{where}: layers is {entry['layers']!r:.80}, but must be a text such as '0-7'.")
+            raise InputError(f"{where}: layers is {entry['layers']!r:.80}, but must be a string such as '0-7'.")
         layers = (int(found[1]), int(found[2] or found[1]))
     return _rule(entry.get("group"), layers, entry["lam"], where)

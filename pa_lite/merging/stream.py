@@ -1,7 +1,7 @@
-"""The block stream: read a block of base and of instruct, interpolate in float32, round once, write it in its place.
+"""The block stream: read a block of base and of instruct, interpolate in float32, round once, write it.
 
-Every block's place in every file is known from the plan, so threads work on blocks in any order and memory is a few
-buffers a thread, whatever the model's size.
+The plan gives the offset of every block in every file. So threads take blocks in any order, and memory is a few
+buffers per thread, whatever the model's size.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from pa_lite.merging.plan import TensorPlan
 from pa_lite.progress import Progress
 from pa_lite.system.byte_source import ByteSource
 
-BLOCK_VALUES = 1 << 18  # values in a block: small enough for the cache, large enough to hide the calls
+BLOCK_VALUES = 1 << 18  # values in a block: small enough for the cache, large enough to hide the cost of calls
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """One output file, its header written: each tensor's lam and place; `done` tensors are in it already.
+    """One output file whose header is written: the lam and the position of each tensor; `done` tensors are complete.
 
-    With `nonfinite`, values that are no finite numbers are let through and counted there; else they are refused.
+    With `nonfinite`, non-finite values are kept and counted there; without it they raise CheckpointError.
     """
 
     file: RandomFile
@@ -45,7 +45,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Block:
-    """Whole rows of one tensor: rows [start, stop)."""
+    """The rows [start, stop) of one tensor."""
 
     tensor: TensorPlan
     start: int
@@ -61,7 +61,7 @@ class Block:
 
 
 def interpolate(base: FloatArray, instruct: FloatArray, lam: float, out: FloatArray, spare: FloatArray) -> FloatArray:
-    """(1 - lam) * base + lam * instruct in float32; for lam 0 and 1 base and instruct themselves, not copies."""
+    """Return (1 - lam) * base + lam * instruct in float32; lam 0 and 1 return base and instruct, not copies."""
     if lam == 0.0:
         return base
     if lam == 1.0:
@@ -72,7 +72,10 @@ def interpolate(base: FloatArray, instruct: FloatArray, lam: float, out: FloatAr
 
 
 def blocks_of(tensor: TensorPlan) -> Iterator[Block]:
-    """Cut a tensor into blocks of about BLOCK_VALUES values, none of two matrices with an importance each."""
+    """Cut a tensor into blocks of about BLOCK_VALUES values.
+
+    No block crosses from one stacked matrix to the next when each has its own importance.
+    """
     rows, columns = math.prod(tensor.shape[:-1]), tensor.shape[-1]
     is_stacked = tensor.importance is not None and len(tensor.importance) > 1
     part = tensor.shape[-2] if is_stacked else rows
@@ -81,22 +84,22 @@ def blocks_of(tensor: TensorPlan) -> Iterator[Block]:
 
 
 class BlockWorker:
-    """One thread's buffers, grown to the largest block that it meets: reads blocks, and encodes merged ones."""
+    """Reader and encoder of blocks for one thread. Its buffers grow to the largest block and are reused."""
 
     def __init__(self, files: Mapping[ByteSource, Read]) -> None:
         self._buffers = Buffers()
         self._reader = RowReader(files, self._buffers)
 
     def _load(self, side: str, source: TensorSource, block: Block, rows: RowMap | None = None) -> FloatArray:
-        """The block's rows of one side, float32 [values]; rows that the side lacks hold anything."""
+        """Read the block's rows of one side as float32 [values]; rows that the side lacks are undefined."""
         values = self._buffers.floats(side, block.n_values)
         self._reader.read(source, block.start, block.stop, values, rows, source.shift - block.tensor.shift)
         return values
 
     def sides(self, block: Block, lams: Sequence[float]) -> tuple[FloatArray, FloatArray]:
-        """Base and instruct, float32 [values] each; a side that no lam needs is not read, and stands as the other.
+        """Read base and instruct as float32 [values] each. A side that no lam needs is not read: it is the other array.
 
-        The tensor's common shift is still to be added.
+        The tensor's common shift is not added yet.
         """
         tensor = block.tensor
         if tensor.constant is not None:
@@ -120,14 +123,14 @@ class BlockWorker:
         return base, instruct
 
     def _merged(self, block: Block, lam: float, base: FloatArray, instruct: FloatArray) -> FloatArray:
-        """The block at one lam, float32 [values]: one of the two themselves, or in a buffer that the next will need."""
+        """Return the block at one lam, float32 [values]: an input array, or a buffer that the next call overwrites."""
         tensor, n = block.tensor, block.n_values
         if base is instruct:
             values = base
         else:
             values = interpolate(base, instruct, lam, self._buffers.floats("out", n), self._buffers.floats("spare", n))
             if tensor.maps is not None:
-                # a row that one side lacks is the other's own, to the bit
+                # copy a row that one side lacks from the other exactly, without rounding
                 here = slice(block.start, block.stop)
                 alone = (tensor.maps.base[here] < 0) | (tensor.maps.instruct[here] < 0)
                 values.reshape(-1, block.columns)[alone] = instruct.reshape(-1, block.columns)[alone]
@@ -136,13 +139,12 @@ class BlockWorker:
     def encode(
         self, block: Block, lams: Sequence[float], allowed: Sequence[Nonfinite | None] | None = None
     ) -> Iterator[ByteArray]:
-        """The block as it stands in each lam's file; valid until the next is asked for.
+        """Yield the block's bytes for the file of each lam, valid until the next one is requested.
 
-        `allowed` holds, for each lam, where to count values that are no finite numbers. Raises CheckpointError for
-        those where there is None.
+        `allowed` holds a counter of non-finite values for each lam. Where it is None, they raise CheckpointError.
         """
         tensor = block.tensor
-        with np.errstate(over="ignore", invalid="ignore"):  # such values are looked for below
+        with np.errstate(over="ignore", invalid="ignore"):  # check_values handles them
             base, instruct = self.sides(block, lams)
         importance = tensor.importance
         if importance is not None:
@@ -158,7 +160,10 @@ class BlockWorker:
             yield encoded
 
     def run(self, block: Block, targets: Sequence[Target], verify: bool) -> int:
-        """Write one block into every target, or compare it with what they hold; returns the bytes done."""
+        """Write one block to every target, or with `verify` compare it with what they hold. Return the bytes done.
+
+        Raises OutputError for a difference.
+        """
         name, done = block.tensor.name, 0
         start = block.tensor.type.nbytes(block.columns) * block.start
         blocks = self.encode(block, [t.lams[name] for t in targets], [t.nonfinite for t in targets])
@@ -168,7 +173,9 @@ class BlockWorker:
                 held = self._buffers.bytes("held", encoded.nbytes)
                 target.file.read_into(held, offset)
                 if not np.array_equal(held, encoded):
-                    raise OutputError(f"{target.file.path.parent}: what was written of {name} reads back otherwise.")
+                    raise OutputError(
+                        f"{target.file.path.parent}: verification failed: {name} differs from what was written."
+                    )
             else:
                 target.file.write(encoded, offset)
             done += encoded.nbytes
@@ -176,7 +183,7 @@ class BlockWorker:
 
 
 def _rounds(tensor: TensorPlan, lams: Sequence[float]) -> list[list[Region]]:
-    """What merging a tensor at these lams reads: the pieces of its sides in order, those read side by side together."""
+    """Return what merging a tensor at these lams reads: lists of regions, in order, that are read at the same time."""
     sides = tensor.sides
     if tensor.maps is None and len(sides) == 2 and len(set(lams)) == 1:
         sides = sides[:1] if lams[0] == 0.0 else sides[1:] if lams[0] == 1.0 else sides
@@ -191,11 +198,11 @@ def run_blocks(
     lams_of: Callable[[TensorPlan], Sequence[float]] = lambda tensor: (0.5,),
     read_ahead: int = READ_AHEAD,
 ) -> None:
-    """Call `handle` with every block of the tensors, from several threads, each with a worker of its own.
+    """Call `handle` with every block of the tensors, from several threads, each with its own worker.
 
-    `lams_of` tells which sides of a tensor will be read; of files on the Hub `read_ahead` bytes are fetched before they
-    are asked for. The first exception, Ctrl-C included, ends the work of all and is raised. Raises InputChangedError
-    when a file is at the end not what it was when its header was read.
+    `lams_of` gives the lams of a tensor, which decide the sides to read. Of files on the Hub, `read_ahead` bytes are
+    fetched in advance. The first exception, Ctrl-C included, stops all threads and is raised. Raises InputChangedError
+    when a file has changed since its header was read.
     """
     queue = (block for t in tensors for block in blocks_of(t))
     rounds = (regions for t in tensors for regions in _rounds(t, lams_of(t)))
@@ -223,10 +230,10 @@ def run_blocks(
             stop.set()  # after an error or Ctrl-C the other threads finish their block and leave
             readers.stop()
         try:
-            for future in ended:  # those that were stopped have errors of their own, which tell nothing
+            for future in ended:  # threads that were stopped raise errors that mean nothing
                 future.result()
         finally:
-            readers.check()  # what went wrong may have come of a changed file, which then is the thing to tell
+            readers.check()  # a changed file may have caused the error and is then the one to report
 
 
 def run_stream(
@@ -238,18 +245,18 @@ def run_stream(
     verify: bool = False,
     read_ahead: int = READ_AHEAD,
 ) -> None:
-    """Merge all tensors into all targets that lack them, each input byte read once; or, to verify, compare.
+    """Merge all tensors into all targets that lack them, reading each input byte once; with `verify`, compare.
 
-    `progress` gets the bytes done, `on_tensor` each tensor's name once it is whole in every target; of
-    inputs on the Hub `read_ahead` bytes are held. Raises InputChangedError when an input changed meanwhile,
-    CheckpointError when it cannot be read or its values not be written in the type, OutputError for a difference
-    found, OSError when a target cannot be written.
+    `progress` gets the bytes done, `on_tensor` the name of each tensor that is complete in every target. Of inputs
+    on the Hub, `read_ahead` bytes are fetched in advance. Raises InputChangedError when an input changed meanwhile,
+    CheckpointError when it cannot be read or the type cannot hold its values, OutputError when verification fails,
+    OSError when a target cannot be written.
     """
     lacking = {t.name: [x for x in targets if t.name not in x.done] for t in tensors}
     total = sum(len(targets) * t.nbytes for t in tensors)
     done = total - sum(len(lacking[t.name]) * t.nbytes for t in tensors)
-    work = [t for t in tensors if lacking[t.name]]
-    left = {t.name: sum(1 for _ in blocks_of(t)) for t in work}
+    pending = [t for t in tensors if lacking[t.name]]
+    blocks_left = {t.name: sum(1 for _ in blocks_of(t)) for t in pending}
     lock = threading.Lock()
 
     def handle(worker: BlockWorker, block: Block) -> None:
@@ -258,11 +265,11 @@ def run_stream(
         n = worker.run(block, lacking[name], verify)
         with lock:
             done += n
-            left[name] -= 1
-            is_whole = left[name] == 0
+            blocks_left[name] -= 1
+            is_complete = blocks_left[name] == 0
             if progress is not None:
                 progress("verify" if verify else "merge", done, total, "B")
-        if is_whole and on_tensor is not None:
+        if is_complete and on_tensor is not None:
             on_tensor(name)
 
-    run_blocks(work, threads, handle, lambda t: [x.lams[t.name] for x in lacking[t.name]], read_ahead)
+    run_blocks(pending, threads, handle, lambda t: [x.lams[t.name] for x in lacking[t.name]], read_ahead)

@@ -1,4 +1,4 @@
-"""Merging end to end: name the inputs and outputs, plan, stream, and GGUF files that are whole or not there."""
+"""Merge end to end: name inputs and outputs, plan, stream, and write GGUF files that are complete or absent."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ from pa_lite.system.machine import cores
 from pa_lite.untrusted.safe_names import file_name
 
 _log = logging.getLogger(__name__)
-_HEADER_ROOM = 1 << 20  # bytes; a header beyond its vocabulary is far smaller
+_HEADER_ROOM = 1 << 20  # bytes; a header without its vocabulary is far smaller
 _LONGEST_STEM = 50  # characters
-_RECORD_SECONDS = 0.3  # a killed merge does at most so much again
-_KEPT = "what is merged is kept. Free some space, and go on with --resume."
+_RECORD_SECONDS = 0.3  # a killed merge repeats at most this much work
+_KEPT = "what is merged is kept. Free some space and continue with --resume."
 
 
 @dataclass(frozen=True, kw_only=True)
 class MergeOptions:
-    """How to write: `threads` 0 takes one for each core; `force` overwrites files that exist.
+    """Options of writing. `threads` 0 means one for each core; `force` overwrites existing files.
 
-    `resume` continues what a killed merge left and keeps what this one leaves; `verify` reads everything back and
-    compares it with a second computation; `max_memory` bounds the whole process, in bytes, 0 for no bound. With
-    `stream` checkpoints on the Hub are merged from there, without a copy on the disk.
+    `resume` continues an interrupted merge and keeps partial files if this one is interrupted. `verify` reads the
+    output back and compares it with a second computation. `max_memory` bounds the process, in bytes, 0 for no bound.
+    With `stream`, checkpoints on the Hub are read from there, without a copy on the disk.
     """
 
     threads: int = 0
@@ -53,7 +53,7 @@ class MergeOptions:
     stream: bool = False
 
     def __post_init__(self) -> None:
-        """Take a bound such as `256M` as a string. Raises InputError for one that is not a size."""
+        """Accept a bound such as `256M` as a string. Raises InputError for one that is not a size."""
         object.__setattr__(self, "max_memory", parse_bytes(self.max_memory))
 
 
@@ -62,17 +62,17 @@ def resolve_inputs(
     instruct: str | Location | None,
     pair: str | Pair | tuple[str | Location, str | Location] | None,
 ) -> tuple[Location, Location]:
-    """Return where base and instruct lie: the two named, or those of a pair, `demo` when nothing is named.
+    """Return the locations of base and instruct: those given, or those of a pair, `demo` by default.
 
-    `base` alone is a registered pair's name. Raises InputError for a single location, two locations and a pair at once,
-    or an unknown pair.
+    `base` without `instruct` is the name of a registered pair. Raises InputError for a single location, for two
+    locations and a pair at once, and for an unknown pair.
     """
     if pair is not None and not (base is None and instruct is None):
-        raise InputError("name either BASE and INSTRUCT or a pair (--pair), not both.")
+        raise InputError("give either BASE and INSTRUCT or a pair (--pair), not both.")
     if base is not None and instruct is not None:
         found = resolve_pair((base, instruct))
     elif instruct is not None:
-        raise InputError("name both BASE and INSTRUCT, or a pair (--pair NAME).")
+        raise InputError("give both BASE and INSTRUCT, or a pair (--pair NAME).")
     elif base is not None:
         found = resolve_pair(str(base))
     else:
@@ -81,18 +81,18 @@ def resolve_inputs(
 
 
 def name_outputs(plan: MergePlan, lams: Sequence[float], output: Path | None) -> list[tuple[float, Path]]:
-    """Each lam's file: `output` itself, else `<instruct name>-pa<lam>-<TYPE>.gguf` in that folder or the working one.
+    """Return the file of each lam: `output`, or `<instruct name>-pa<lam>-<TYPE>.gguf` in that or the current folder.
 
-    Raises InputError for no lam, or several lams and one file.
+    Raises InputError without a lam, and for several lams and one file.
     """
     if not lams:
-        raise InputError("no lam was named.")
+        raise InputError("no lam is given: write e.g. --lam 0.7.")
     folder = Path() if output is None else output
     if output is None or output.is_dir():
         stem = file_name(plan.instruct.name, _LONGEST_STEM, "merged")
         return [(lam, folder / f"{stem}-pa{format_lam(lam)}-{plan.type}.gguf") for lam in lams]
     if len(lams) > 1:
-        raise InputError(f"{len(lams)} lams cannot be written to one file. Let -o name a folder, or leave it away.")
+        raise InputError(f"{len(lams)} lams cannot be written to one file. Name a folder with -o, or omit it.")
     return [(lams[0], output)]
 
 
@@ -105,10 +105,10 @@ def merge_checkpoints(
     options: MergeOptions | None = None,
     progress: Progress | None = None,
 ) -> list[Path]:
-    """Open, plan, write: one GGUF file for each lam; returns the files in the order of lams.
+    """Open, plan and write one GGUF file for each lam. Return the files in the order of lams.
 
-    Checkpoints on the Hub are fetched first, unless `options` say to stream them; `progress` gets the bytes
-    of that, then of the merge. Raises what open_checkpoints, plan_merge, name_outputs and write_merge raise.
+    Checkpoints on the Hub are downloaded first unless `options.stream` is set; `progress` gets the bytes of that,
+    then of the merge. Raises as open_checkpoints, plan_merge, name_outputs and write_merge do.
     """
     options = options or MergeOptions()
 
@@ -116,7 +116,7 @@ def merge_checkpoints(
         left, right = open_checkpoints([base, instruct], stream, progress)
         return plan_merge(left, right, plan_options)
 
-    plan = prepare_plan(stream=True)  # from headers alone: what must be refused is, before gigabytes are fetched
+    plan = prepare_plan(stream=True)  # from headers: errors appear before gigabytes are downloaded
     if not options.stream and is_streamed(plan):
         if not options.resume:
             check_targets(plan, [path for _, path in name_outputs(plan, lams, output)], options)
@@ -136,11 +136,11 @@ def write_merge(
 ) -> None:
     """Write one GGUF file for each (lam, path), reading the inputs once.
 
-    Each file grows under a temporary name beside its target and is synced and renamed when all are whole; whatever goes
-    wrong, Ctrl-C included, the temporary files are removed (kept with `resume`) and the targets stay as they were.
-    `progress` gets the bytes done. Raises OutputError when a target exists or cannot be written,
-    CheckpointError when an input turns out broken, InputChangedError (and nothing is kept) when one changed since its
-    header was read, InputError when max_memory is too little.
+    Each file is written under a temporary name next to its target; all are synced and renamed when they are complete.
+    After any error, Ctrl-C included, temporary files are removed (kept with `resume`) and targets are unchanged.
+    `progress` gets the bytes done. Raises OutputError when a target exists or cannot be written, CheckpointError for a
+    broken input, InputChangedError (which keeps nothing) for an input that changed since its header was read,
+    InputError when max_memory is too small.
     """
     options = options or MergeOptions()
     if options.resume:
@@ -156,8 +156,8 @@ def write_merge(
         PartialFile(path, layout.file.header, layout.file.size, _digest(layout), options.resume)
         for (_, path), layout in zip(outputs, layouts, strict=True)
     ]
-    when_full = (_KEPT,) if options.resume else ()
-    with write_errors(outputs[0][1].parent, *when_full), partial_files(files):
+    disk_full = (_KEPT,) if options.resume else ()
+    with write_errors(outputs[0][1].parent, *disk_full), partial_files(files):
         for file in files:
             check_target(file.target, options.force)  # again: another process may have finished just now
         targets = [
@@ -185,26 +185,26 @@ def write_merge(
                 file.discard()
             raise
     for (_, path), target in zip(outputs, targets, strict=True):
-        if target.nonfinite is not None and (told := target.nonfinite.told()):
-            earlier = "; what an earlier run wrote is not counted" if target.done else ""
-            _log.warning("%s: %s%s", path.name, told, earlier)
+        if target.nonfinite is not None and (summary := target.nonfinite.summary()):
+            earlier = "; values that an earlier run wrote are not counted" if target.done else ""
+            _log.warning("%s: %s%s", path.name, summary, earlier)
 
 
 def _digest(layout: Layout) -> str:
-    """Return what stands for all that decides a file's content: its header has the inputs, lam, schedule and versions.
+    """Return a digest of all that decides a file's content. The header has inputs, lam, schedule and versions.
 
-    The header knows weights by samples alone, so what the input files are, or were when last written, counts too.
+    The header's fingerprints cover only samples of the weights, so the stamps of the input files are added.
     """
     digest = hashlib.sha256()
     for part in layout.file.header.parts:
         digest.update(part)
-    told = (f"{f.etag if is_remote(f) else stamp}" for f, stamp in layout.plan.files.items())
-    digest.update("\n".join(sorted(told)).encode())
+    stamps = (f"{f.etag if is_remote(f) else stamp}" for f, stamp in layout.plan.files.items())
+    digest.update("\n".join(sorted(stamps)).encode())
     return digest.hexdigest()
 
 
 def _is_finished(layout: Layout, path: Path) -> bool:
-    """Whether a target is there already and is what this merge would make of it."""
+    """Return whether a target exists and is what this merge would write."""
     if not path.is_file():
         return False
     try:
@@ -217,9 +217,9 @@ def _is_finished(layout: Layout, path: Path) -> bool:
 
 
 class _Recorder:
-    """Brings whole tensors to the disk and into the journals while others are merged. A context manager.
+    """A context manager that syncs complete tensors and adds them to the journals while others are merged.
 
-    It has a thread of its own, which hardly computes: the disk works from the start, and no worker waits for it.
+    A separate thread does this, so the disk is busy from the start and no worker waits for it.
     """
 
     def __init__(self, files: Sequence[PartialFile]) -> None:
@@ -239,7 +239,7 @@ class _Recorder:
         if exc_type is None and self._error is not None:
             raise self._error
         if exc_type is not None and self._error is None:
-            with contextlib.suppress(OSError):  # what is whole is kept, even if the merge failed within a moment
+            with contextlib.suppress(OSError):  # keep complete tensors even if the merge failed at once
                 self._record()
 
     def __call__(self, name: str) -> None:
@@ -261,19 +261,19 @@ class _Recorder:
 
 
 def check_targets(plan: MergePlan, paths: Sequence[Path], options: MergeOptions) -> None:
-    """Raise InputError or OutputError when the results cannot or must not be written to these paths."""
+    """Raise InputError or OutputError when the outputs cannot or must not be written to these paths."""
     if len(set(paths)) != len(paths):
-        raise InputError("two lams would be written to one file.")
-    # Path.resolve fails of links in a circle, before Python 3.13
+        raise InputError("two lams would be written to the same file.")
+    # before Python 3.13, Path.resolve fails for circular links
     inputs = {os.path.realpath(file) for file in plan.files if isinstance(file, Path)}
     for path in paths:
         check_target(path, options.force)
         if os.path.realpath(path) in inputs:
             raise OutputError(f"{path}: is an input of this merge. Name another output with -o.")
-    if not options.resume:  # what a killed merge left has its space already
+    if not options.resume:  # partial files of an interrupted merge have their space already
         check_space(paths[0].parent, len(paths) * output_bytes(plan))
 
 
 def output_bytes(plan: MergePlan) -> int:
-    """What one result will take on the disk, rounded up."""
+    """Return an upper bound of the bytes that one output takes on the disk."""
     return plan.data_bytes + _HEADER_ROOM + vocabulary_bytes(plan.vocabulary)

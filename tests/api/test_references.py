@@ -60,9 +60,9 @@ def test_pairs(tmp_path: Path) -> None:
     ("pair", "told"),
     [
         ("dem", "unknown pair 'dem'. Did you mean demo?"),
-        ("./Base", "name both BASE and INSTRUCT"),
-        (Path("Base"), "name both BASE and INSTRUCT"),
-        ("hub:org/name", "name both BASE and INSTRUCT"),
+        ("./Base", "give both BASE and INSTRUCT"),
+        (Path("Base"), "give both BASE and INSTRUCT"),
+        ("hub:org/name", "give both BASE and INSTRUCT"),
         (("a", "b", "c"), "is not a pair"),
         (3, "is not a pair"),
     ],

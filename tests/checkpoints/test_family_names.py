@@ -1,7 +1,4 @@
-"""What concerns one family is in its entry of the families' table: no other module names families.
-
-Names that belong to formats stay where the format is read: they are listed here, module by module.
-"""
+"""Only the families' table names families. Names that belong to formats are allowed where the format is read."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ PACKAGE = Path(pa_lite.__file__).parent
 TABLE = "checkpoints/families/table.py"
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).as_posix() != TABLE)
 # llama.cpp itself, its functions and its programs
-LLAMA_CPP = re.compile(r"llama[-_. ](cpp|quantize|imatrix|vocab)\w*|LLAMA_[A-Z_]+|llama_\w+", re.IGNORECASE)
+LLAMA_CPP = re.compile(r"llama[-_. ](cpp|quantize|imatrix|vocab)\w*|LLAMA_[A-Z_]+|llama_\w*", re.IGNORECASE)
 NAMES = re.compile(
     "|".join(
         sorted(
@@ -31,7 +28,7 @@ NAMES = re.compile(
     re.IGNORECASE,
 )
 
-# module -> what it may spell out, and of which format these are the names
+# module -> the names that it may contain, with the format that they belong to
 ALLOWED: dict[str, set[str]] = {
     # tokenizer.ggml.model
     "checkpoints/vocabulary/__init__.py": {"llama", "gpt2"},
@@ -66,7 +63,7 @@ ALLOWED: dict[str, set[str]] = {
 
 
 def spelled(path: Path) -> Iterator[str]:
-    """Strings but docstrings, and names, that a module spells out. The function `llama` loads llama.cpp."""
+    """Yield the strings, except docstrings, and the names of a module. The function `llama` loads llama.cpp."""
     tree = ast.parse(path.read_text("utf-8"))
     docstrings = set()
     for node in ast.walk(tree):
@@ -81,7 +78,7 @@ def spelled(path: Path) -> Iterator[str]:
 
 
 def named(path: Path) -> set[str]:
-    """What of it names families."""
+    """Return the strings and names of a module that name families."""
     return {word for word in spelled(path) if NAMES.search(LLAMA_CPP.sub("", word))}
 
 
@@ -91,7 +88,7 @@ def test_no_module_but_the_table_names_families(path: Path) -> None:
     assert named(path) - allowed == set()
 
 
-def test_what_is_allowed_is_still_there() -> None:
+def test_allowed_names_still_occur() -> None:
     for module, allowed in ALLOWED.items():
         assert named(PACKAGE / module) == allowed, module
     assert named(PACKAGE / TABLE) > FAMILIES.keys()
@@ -109,7 +106,7 @@ def test_every_family_has_its_architecture_in_the_table() -> None:
     for family in FAMILIES.values():
         facts = ARCHITECTURES[family.architecture]
         assert facts.epsilon in {key.name for key in family.keys}
-        # what turns a part of a head could not have a rope as wide as the head
+        # a family that rotates part of a head cannot be of an architecture that rotates all of it
         assert not (facts.rotates_whole_heads and family.rotates_part)
     assert {name for name, facts in ARCHITECTURES.items() if not facts.epsilon} == {"deci", "jais2"}
     assert ARCHITECTURES["gpt2"].epsilon == Keys.Attention.LAYERNORM_EPS

@@ -19,7 +19,7 @@ def read(folder: Path, **settings: Any) -> dict[str, Field]:
     return {key.removeprefix("general.sampling."): entry for key, entry in sampling_metadata(folder).items()}
 
 
-def test_settings_under_llama_cpps_names(tmp_path: Path) -> None:
+def test_settings_get_the_names_of_llama_cpp(tmp_path: Path) -> None:
     got = read(tmp_path, temperature=0.6, top_p=0.9, top_k=20, min_p=0, repetition_penalty=1.05, do_sample=True,
                max_length=4096, eos_token_id=[1, 2], sequence="kpt", mirostat=2, mirostat_tau=5, mirostat_eta=0.1,
                penalty_last_n=64.0, xtc_probability=0.5, xtc_threshold=0.1)  # fmt: skip
@@ -31,20 +31,20 @@ def test_settings_under_llama_cpps_names(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_what_is_not_set_is_not_written(tmp_path: Path) -> None:
+def test_settings_that_are_not_set_are_not_written(tmp_path: Path) -> None:
     assert sampling_metadata(tmp_path) == {}
     assert read(tmp_path, top_k=None, penalty_repeat=None, repetition_penalty=1.2) == {}
     assert read(tmp_path, penalty_repeat=1.3, repetition_penalty=1.2) == {"penalty_repeat": float32(1.3)}
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "told"),
+    ("name", "value", "message"),
     [
-        ("top_k", 1.5, "must be an integer of 32 bits or null"),
-        ("top_k", 2**31, "must be an integer"),
-        ("top_k", float("inf"), "must be an integer"),
-        ("top_k", True, "must be an integer"),
-        ("top_k", "20", "top_k is '20', but must be an integer"),
+        ("top_k", 1.5, "must be a 32-bit integer or null"),
+        ("top_k", 2**31, "must be a 32-bit integer"),
+        ("top_k", float("inf"), "must be a 32-bit integer"),
+        ("top_k", True, "must be a 32-bit integer"),
+        ("top_k", "20", "top_k is '20', but must be a 32-bit integer"),
         ("temperature", "hot", "temperature is 'hot', but must be a number or null"),
         ("temperature", float("nan"), "temperature is 'nan', but must be a number"),
         ("temperature", 10**400, "must be a number"),
@@ -53,12 +53,12 @@ def test_what_is_not_set_is_not_written(tmp_path: Path) -> None:
         ("sequence", 3, "must be a string"),
     ],
 )
-def test_other_values_are_refused_by_name(tmp_path: Path, name: str, value: Any, told: str) -> None:
-    with pytest.raises(CheckpointError, match=rf"generation_config\.json: .*{told}"):
+def test_values_of_a_wrong_type_are_rejected_by_name(tmp_path: Path, name: str, value: Any, message: str) -> None:
+    with pytest.raises(CheckpointError, match=rf"generation_config\.json: .*{message}"):
         read(tmp_path, **{name: value})
 
 
-def test_a_merged_file_has_instructs_settings(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_merged_file_has_the_settings_of_instruct(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
     base, instruct = (Path(shutil.copytree(side, tmp_path / side.name)) for side in tiny_pair)
     for side, temperature in zip((base, instruct), (0.1, 0.6), strict=True):
         read(side, temperature=temperature, top_k=20)

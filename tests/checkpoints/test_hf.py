@@ -28,7 +28,7 @@ def description(name: str, config: dict[str, Any]) -> Description:
     return describe(family, read_config(config, family.defaults, "c"))
 
 
-def test_names_shapes_and_keys(tiny_pair: tuple[Path, Path]) -> None:
+def test_names_shapes_and_keys_are_converted(tiny_pair: tuple[Path, Path]) -> None:
     checkpoint = open_checkpoint(tiny_pair[0])
     assert checkpoint.architecture == "llama"
     assert len(checkpoint.tensors) == 2 + 9 * 2
@@ -44,14 +44,14 @@ def test_names_shapes_and_keys(tiny_pair: tuple[Path, Path]) -> None:
     assert values["llama.attention.key_length"] == 16
 
 
-def test_a_single_file_is_read_beside_its_config(tiny_pair: tuple[Path, Path]) -> None:
-    whole = open_checkpoint(tiny_pair[1])
+def test_a_single_file_is_read_with_its_config(tiny_pair: tuple[Path, Path]) -> None:
+    folder = open_checkpoint(tiny_pair[1])
     one = open_checkpoint(tiny_pair[1] / "model.safetensors")
-    assert one.tensors == whole.tensors
+    assert one.tensors == folder.tensors
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"architectures": ["GPT2LMHeadModel"]}, "architecture 'GPT2LMHeadModel' cannot be read"),
         ({"architectures": ...}, "architecture None"),
@@ -59,26 +59,28 @@ def test_a_single_file_is_read_beside_its_config(tiny_pair: tuple[Path, Path]) -
         ({"hidden_size": -3}, "hidden_size is -3"),
         ({"num_attention_heads": "4"}, "num_attention_heads is '4'"),
         ({"num_attention_heads": ...}, "num_attention_heads is None"),
-        ({"num_key_value_heads": 3}, "do not fit together"),
-        ({"num_attention_heads": 8, "num_key_value_heads": 8, "head_dim": 4}, "config.json calls for"),
-        ({"rope_scaling": {"rope_type": "mystery", "factor": 2.0}}, "'mystery' is not known"),
+        ({"num_key_value_heads": 3}, "key-value heads do not match"),
+        ({"num_attention_heads": 8, "num_key_value_heads": 8, "head_dim": 4}, "config.json requires"),
+        ({"rope_scaling": {"rope_type": "mystery", "factor": 2.0}}, "'mystery' is not supported"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu', but llama.cpp"),
         ({"num_hidden_layers": 3}, r"model.layers.2.input_layernorm.weight is missing"),
     ],
 )
-def test_bad_configurations(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
+def test_invalid_configurations_are_rejected(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     folder = tiny.write_checkpoint(tmp_path / "m", tiny.weights(1))
     change_config(folder, **changes)
-    with pytest.raises(CheckpointError, match=told):
+    with pytest.raises(CheckpointError, match=message):
         open_checkpoint(folder)
 
 
-def test_unknown_and_quantised_tensors(tmp_path: Path) -> None:
+def test_unknown_tensors_are_rejected_and_inverse_frequencies_ignored(tmp_path: Path) -> None:
     arrays = tiny.weights(1)
     folder = tiny.write_checkpoint(
         tmp_path / "m", {**arrays, "model.layers.0.self_attn.x_proj.weight": np.ones(3, np.float32)}
     )
-    with pytest.raises(CheckpointError, match=r"tensor model.layers.0.self_attn.x_proj.weight is not one of a llama"):
+    with pytest.raises(
+        CheckpointError, match=r"tensor model.layers.0.self_attn.x_proj.weight is not a tensor of a llama"
+    ):
         open_checkpoint(folder)
     folder = tiny.write_checkpoint(
         tmp_path / "n", {**arrays, "model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(8, np.float32)}
@@ -86,7 +88,7 @@ def test_unknown_and_quantised_tensors(tmp_path: Path) -> None:
     assert len(open_checkpoint(folder).tensors) == len(arrays)
 
 
-def test_missing_things_are_named(tmp_path: Path) -> None:
+def test_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such file or folder"):
         open_checkpoint(tmp_path / "nowhere")
     (tmp_path / "x.bin").write_bytes(b"")
@@ -98,7 +100,7 @@ def test_missing_things_are_named(tmp_path: Path) -> None:
         open_checkpoint(folder)
 
 
-def test_old_and_new_rope_forms_agree() -> None:
+def test_old_and_new_rope_forms_give_the_same() -> None:
     old = {"rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 4.0}}
     new = {"rope_parameters": {"rope_theta": 5e5, "rope_type": "linear", "factor": 4.0}}
     for config in (old, new):
@@ -109,7 +111,7 @@ def test_old_and_new_rope_forms_agree() -> None:
 
 
 def test_llama3_rope_divisors() -> None:
-    """Ends of the range: short waves are left alone, long ones divided by the factor, between them it is monotone."""
+    """Short waves stay unchanged, long ones are divided by the factor, and in between divisors grow monotonically."""
     scaling = {
         "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
         "original_max_position_embeddings": 8192,
@@ -123,9 +125,9 @@ def test_llama3_rope_divisors() -> None:
     assert len(set(divisors.tolist())) > 4
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="links are for developers there")
-def test_a_text_that_is_a_link_to_elsewhere(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
-    """Else a packed folder could have the user's own files copied into a result that is then given away."""
+@pytest.mark.skipif(sys.platform == "win32", reason="links need developer mode on Windows")
+def test_a_text_file_that_links_out_of_the_folder_is_rejected(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+    """Otherwise a malicious folder could have the user's private files copied into an output."""
     folder, secret = tmp_path / "m", tmp_path / "id_rsa"
     shutil.copytree(tiny_pair[1], folder)
     secret.write_text("PRIVATE KEY", "utf-8")
@@ -140,7 +142,7 @@ def test_a_text_that_is_a_link_to_elsewhere(tiny_pair: tuple[Path, Path], tmp_pa
     with pytest.raises(CheckpointError, match="leads out of its folder"):
         open_hf(folder)
     shutil.rmtree(folder / "additional_chat_templates")
-    # weights may lie elsewhere, and a text within the folder
+    # weights may be elsewhere, and links within the folder are allowed
     (folder / "model.safetensors").rename(tmp_path / "weights")
     (folder / "model.safetensors").symlink_to(tmp_path / "weights")
     (folder / "config.json").rename(folder / "kept.json")

@@ -7,7 +7,9 @@ from tests.support import tiny
 from tests.support.families import write_checkpoint
 
 
-def test_folder_and_gguf_tell_alike(tiny_pair: tuple[Path, Path], tiny_ggufs: dict[str, Path]) -> None:
+def test_a_folder_and_its_gguf_file_have_the_same_facts(
+    tiny_pair: tuple[Path, Path], tiny_ggufs: dict[str, Path]
+) -> None:
     folder, file = inspect_checkpoint(tiny_pair[1]), inspect_checkpoint(tiny_ggufs["Q8_0"])
     assert folder.architecture == file.architecture == "llama"
     assert folder.parameters == file.parameters == sum(a.size for a in tiny.weights(1).values())
@@ -22,7 +24,7 @@ def test_folder_and_gguf_tell_alike(tiny_pair: tuple[Path, Path], tiny_ggufs: di
     assert [t.name for t in folder.tensors] == [t.name for t in file.tensors]
 
 
-def test_shards_and_a_missing_vocabulary(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_shards_are_listed_and_a_missing_vocabulary_reported(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
     assert len(inspect_checkpoint(tiny_pair[0]).files) == 2
     folder = tiny.write_checkpoint(tmp_path / "m", tiny.weights(1))
     (folder / "tokenizer.json").unlink()
@@ -31,7 +33,9 @@ def test_shards_and_a_missing_vocabulary(tiny_pair: tuple[Path, Path], tmp_path:
     assert "has no tokenizer.json" in str(found.problem)
 
 
-def test_support_is_told(tiny_pair: tuple[Path, Path], tiny_ggufs: dict[str, Path], tmp_path: Path) -> None:
+def test_supported_families_and_warnings_are_reported(
+    tiny_pair: tuple[Path, Path], tiny_ggufs: dict[str, Path], tmp_path: Path
+) -> None:
     assert inspect_checkpoint(tiny_pair[0]).families == ("Llama 2, 3, 3.1, 3.2, SmolLM2",)
     assert "Mixtral" in inspect_checkpoint(tiny_ggufs["F16"]).families
     raw = tiny_ggufs["F16"].read_bytes().replace(b"llama", b"lhama")
@@ -40,4 +44,4 @@ def test_support_is_told(tiny_pair: tuple[Path, Path], tiny_ggufs: dict[str, Pat
     folder, _ = write_checkpoint(tmp_path / "m", "MistralForCausalLM", sliding_window=16)
     found = inspect_checkpoint(folder)
     assert found.families == ("Mistral",)
-    assert "sliding_window 16 has no place in GGUF" in found.warnings[0]
+    assert "sliding_window 16 cannot be stored in GGUF" in found.warnings[0]

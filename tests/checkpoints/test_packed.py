@@ -20,7 +20,7 @@ TEXTS = st.lists(st.text(max_size=8), max_size=40)
 
 
 @given(texts=TEXTS)
-def test_packed_texts_are_a_sequence_of_these_texts(texts: list[str]) -> None:
+def test_packed_strings_are_a_sequence_of_these_strings(texts: list[str]) -> None:
     packed = pack_texts(text.encode() for text in texts)
     assert len(packed) == len(texts)
     assert list(packed) == texts
@@ -37,7 +37,7 @@ def test_packed_texts_are_a_sequence_of_these_texts(texts: list[str]) -> None:
     assert packed.data == b"".join(struct.pack("<Q", len(t.encode())) + t.encode() for t in texts)
 
 
-def test_texts_longer_than_any_token() -> None:
+def test_strings_longer_than_any_token_are_packed() -> None:
     texts = ["x" * n for n in (0, 1, 511, 512, 70_000)]
     assert list(pack_texts(text.encode() for text in texts)) == texts
 
@@ -48,7 +48,7 @@ def test_packed_numbers_are_a_sequence_of_python_numbers() -> None:
     assert type(packed[2]) is int
     assert packed[1:3] == [1, 2]
     assert packed == [0, 1, 2, 3, 4]
-    assert [0, 1, 2, 3, 4] == packed  # noqa: SIM300 - the other side is asked too
+    assert [0, 1, 2, 3, 4] == packed  # noqa: SIM300 - also compares from the other side
     assert packed != [0, 1, 2, 3]
     assert packed != PackedNumbers(np.arange(4, dtype=np.int32))
 
@@ -89,7 +89,7 @@ def _header(count: int, *texts: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (_header(2, b"x", b"\xff"), "is not valid UTF-8"),
         (_header(2, b"x" * 20), "it ends at byte 77, inside the header"),
@@ -99,17 +99,17 @@ def _header(count: int, *texts: bytes) -> bytes:
     ],
 )
 @pytest.mark.parametrize("piece", [1, 7, 1 << 18])
-def test_broken_arrays_of_texts(
-    content: bytes, told: str, piece: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_broken_arrays_of_strings_are_rejected(
+    content: bytes, message: str, piece: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(container, "MANY", 0)
     monkeypatch.setattr(container, "_PIECE", piece)
     (tmp_path / "m.gguf").write_bytes(content)
-    with pytest.raises(CheckpointError, match=told):
+    with pytest.raises(CheckpointError, match=message):
         read_gguf_header(tmp_path / "m.gguf")
 
 
-def test_what_a_field_holds_stays_packed() -> None:
+def test_the_value_of_a_field_stays_packed() -> None:
     packed: Any = pack_texts([b"a"])
     assert array("STRING", packed).value is packed
     assert array("STRING", ("a",)) == Field("ARRAY", ["a"], "STRING")

@@ -20,12 +20,12 @@ from tests.support.hub_server import HubServer
 
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A user without pairs of their own."""
+    """The configuration folder of a user without pairs."""
     monkeypatch.setattr(pairs, "config_folder", lambda: tmp_path / "config" / "pa-lite")
     return tmp_path / "config" / "pa-lite"
 
 
-def test_the_embedded_pair_is_there() -> None:
+def test_the_embedded_pair_is_complete() -> None:
     pair = find_pair("demo")
     base, instruct = pair.folders
     assert (base / "config.json").is_file()
@@ -34,15 +34,15 @@ def test_the_embedded_pair_is_there() -> None:
     assert pair_fit(pair).is_here
 
 
-def test_unknown_pair_suggests() -> None:
+def test_an_unknown_pair_gives_suggestions() -> None:
     with pytest.raises(InputError, match="Did you mean demo"):
         find_pair("dmeo")
     with pytest.raises(InputError, match=r"Did you mean llama-3.1-8b"):
         find_pair("llama3.1-8b")
 
 
-def test_every_pair_that_comes_along_is_whole() -> None:
-    """Sizes in names are the sizes in numbers, and a pair's sides are two models of one owner or of two."""
+def test_every_built_in_pair_is_consistent() -> None:
+    """The size in a name must match the number of parameters, and the two sides must differ."""
     for pair in all_pairs().values():
         if pair.name == "demo":
             continue
@@ -56,12 +56,12 @@ def test_every_pair_that_comes_along_is_whole() -> None:
         assert 0.7 * billions < pair.parameters / 1e9 < 1.5 * billions, pair.name
         assert pair.download_bytes == 4 * pair.parameters
         assert not pair_fit(pair).is_here
-        with pytest.raises(InputError, match="lies on the Hub; fetch it"):
+        with pytest.raises(InputError, match="is on the Hub"):
             _ = pair.folders
 
 
 def test_what_fits_depends_on_disk_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """8.03 billion parameters: 32.1 GB to fetch; 8.5 GB of Q8_0 and 4.9 GB of Q4_K_M to run, and a little besides."""
+    """8.03 billion parameters: 32.1 GB to download; 8.5 GB of Q8_0 or 4.9 GB of Q4_K_M to run, plus overhead."""
     usage = shutil.disk_usage(Path())
     pair = find_pair("llama-3-8b")
     for free, memory, disk, runs in (
@@ -75,7 +75,7 @@ def test_what_fits_depends_on_disk_and_memory(monkeypatch: pytest.MonkeyPatch) -
         assert (pair_fit(pair).fits_disk, pair_fit(pair).runs) == (disk, runs)
 
 
-def test_own_pairs_are_kept(tiny_pair: tuple[Path, Path], own_folder: Path) -> None:
+def test_added_pairs_are_stored(tiny_pair: tuple[Path, Path], own_folder: Path) -> None:
     strange = 'says "hi" \\ ünïcode\n\x7f'
     added = add_pair("mine", str(tiny_pair[0]), str(tiny_pair[1]), strange)
     other = add_pair("half.hub", str(tiny_pair[0]), "hub:org/name@v1")
@@ -87,7 +87,7 @@ def test_own_pairs_are_kept(tiny_pair: tuple[Path, Path], own_folder: Path) -> N
     )
     assert find_pair("half.hub") == other
     assert other.instruct == HubReference("org/name", "v1")
-    with pytest.raises(InputError, match=r"pair mine is in .*pairs.toml already. Take another name, or --force"):
+    with pytest.raises(InputError, match=r"pair mine is in .*pairs.toml already. Choose another name, or use --force"):
         add_pair("mine", "hub:org/a", "hub:org/b")
     add_pair("mine", "hub:org/a", "hub:org/b", force=True)
     assert find_pair("mine").base == HubReference("org/a")
@@ -100,23 +100,25 @@ def test_paths_become_absolute(tiny_pair: tuple[Path, Path], monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
-    ("name", "base", "instruct", "told"),
+    ("name", "base", "instruct", "message"),
     [
-        ("demo", "hub:o/a", "hub:o/b", "pair demo comes with pa-lite. Take another name"),
-        ("a@b", "hub:o/a", "hub:o/b", "'a@b' cannot name a pair"),
-        ("", "hub:o/a", "hub:o/b", "cannot name a pair"),
+        ("demo", "hub:o/a", "hub:o/b", "pair demo comes with pa-lite. Choose another name"),
+        ("a@b", "hub:o/a", "hub:o/b", "'a@b' is not a valid pair name"),
+        ("", "hub:o/a", "hub:o/b", "is not a valid pair name"),
         ("mine", "hub:o/a", "hub:o/a", "base and instruct are both hub:o/a"),
         ("mine", "hub:o", "hub:o/a", "write hub:org/name"),
         ("mine", "/nowhere", "hub:o/a", "/nowhere: no such file or folder"),
     ],
 )
-def test_bad_pairs_are_refused(name: str, base: str, instruct: str, told: str, own_folder: Path) -> None:
-    with pytest.raises((InputError, CheckpointError), match=told):
+def test_invalid_pairs_are_rejected(name: str, base: str, instruct: str, message: str, own_folder: Path) -> None:
+    with pytest.raises((InputError, CheckpointError), match=message):
         add_pair(name, base, instruct, force=True)
     assert not own_folder.exists()
 
 
-def test_two_architectures_are_no_pair(tiny_pair: tuple[Path, Path], tmp_path: Path, own_folder: Path) -> None:
+def test_a_pair_of_two_architectures_is_rejected(
+    tiny_pair: tuple[Path, Path], tmp_path: Path, own_folder: Path
+) -> None:
     other = tmp_path / "other.gguf"
     write_gguf_header(other, "other", {}, {"x.weight": (tensor_type("F32"), (4, 4))})
     with pytest.raises(CheckpointError, match="architectures differ: llama and other"):
@@ -125,7 +127,7 @@ def test_two_architectures_are_no_pair(tiny_pair: tuple[Path, Path], tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("[x\n", "is not a registry of pairs"),
         ("x = " + "[" * 5000, "is not a registry of pairs: is not TOML: it is nested more than 64 deep"),
@@ -138,32 +140,32 @@ def test_two_architectures_are_no_pair(tiny_pair: tuple[Path, Path], tmp_path: P
         ('[x]\nbase = "a"\ninstruct = "b"\nlicense = "mit"\n', "x: unknown key 'license'. Did you mean licence"),
     ],
 )
-def test_a_broken_registry_stops_only_what_needs_it(
-    text: str, told: str, own_folder: Path, caplog: pytest.LogCaptureFixture
+def test_a_broken_registry_affects_only_the_users_pairs(
+    text: str, message: str, own_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     own_folder.mkdir(parents=True)
     (own_folder / "pairs.toml").write_text(text, "utf-8")
-    whole = re.escape(str(own_folder / "pairs.toml")) + ".*" + told
-    with pytest.raises(CheckpointError, match=whole):
+    pattern = re.escape(str(own_folder / "pairs.toml")) + ".*" + message
+    with pytest.raises(CheckpointError, match=pattern):
         find_pair("mine")
-    with pytest.raises(CheckpointError, match=whole):
+    with pytest.raises(CheckpointError, match=pattern):
         add_pair("mine", "a", "b")
     assert not caplog.records
     assert (own_folder / "pairs.toml").read_text("utf-8") == text
     assert {pair.is_own for pair in all_pairs().values()} == {False}
-    assert re.search(whole + ".*Until then only the pairs that come with pa-lite are known", caplog.text)
+    assert re.search(pattern + ".*Until then only the pairs that come with pa-lite are known", caplog.text)
     assert find_pair("demo").folders
 
 
-def test_an_own_pair_hides_one_that_comes_along_with_a_word(own_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Names that pa-lite takes later do not break what the user has, nor is it silent."""
+def test_a_users_pair_hides_a_built_in_one_with_a_warning(own_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Pairs that pa-lite adds later must not break those of the user."""
     own_folder.mkdir(parents=True)
     (own_folder / "pairs.toml").write_text('[demo]\nbase = "a"\ninstruct = "hub:o/b"\n', "utf-8")
     assert find_pair("demo").base == own_folder / "a"
     assert "hides the one that comes with pa-lite" in caplog.text
 
 
-def test_fetching_a_pair(hub: HubServer, tiny_pair: tuple[Path, Path]) -> None:
+def test_fetch_pair_downloads_the_side_on_the_hub(hub: HubServer, tiny_pair: tuple[Path, Path]) -> None:
     hub.add("org/b", tiny_pair[1])
     pair = add_pair("mine", str(tiny_pair[0]), "hub:org/b")
     assert not pair_fit(pair).is_here
@@ -173,7 +175,7 @@ def test_fetching_a_pair(hub: HubServer, tiny_pair: tuple[Path, Path]) -> None:
     assert pair_fit(pair).is_here
 
 
-def test_a_half_fetched_side_is_not_here(hub: HubServer, tiny_pair: tuple[Path, Path]) -> None:
+def test_a_partly_downloaded_side_is_not_here(hub: HubServer, tiny_pair: tuple[Path, Path]) -> None:
     hub.add("org/a", tiny_pair[0])
     pair = Pair("x", HubReference("org/a"), tiny_pair[1])
     for name in ("model.safetensors.index.json", "model-00001-of-00002.safetensors"):
@@ -183,14 +185,14 @@ def test_a_half_fetched_side_is_not_here(hub: HubServer, tiny_pair: tuple[Path, 
     assert pair_fit(pair).is_here
 
 
-def test_the_users_folder_by_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_configuration_folder_of_each_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
     monkeypatch.setattr(sys, "platform", "linux")
     assert machine.config_folder() == tmp_path / ".config" / "pa-lite"
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "x"))
     assert machine.config_folder() == tmp_path / "x" / "pa-lite"
-    monkeypatch.setenv("XDG_CONFIG_HOME", "relative")  # the specification has such ignored
+    monkeypatch.setenv("XDG_CONFIG_HOME", "relative")  # the specification says to ignore it
     assert machine.config_folder() == tmp_path / ".config" / "pa-lite"
     monkeypatch.setattr(sys, "platform", "darwin")
     assert machine.config_folder() == tmp_path / "Library" / "Application Support" / "pa-lite"

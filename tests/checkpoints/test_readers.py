@@ -1,4 +1,4 @@
-"""Reading ahead: whatever is forecast, in whatever order it is read, the bytes are the file's own."""
+"""Read-ahead gives the right bytes for any forecast and any order of reads."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CONTENTS = [np.random.default_rng(i).bytes(SIZE) for i in range(2)]
 
 
 class Shelf(RemoteFile):
-    """A remote file whose ranges come from memory, counted; from `broken` on none comes any more."""
+    """A remote file that counts reads and serves them from memory; reads beyond `broken` fail."""
 
     def __init__(self, content: bytes, broken: int = 1 << 60) -> None:
         super().__init__(HubReference("org/m", file="x"), FileFacts("0" * 40, "0" * 64, len(content), "http://x", True))
@@ -54,7 +54,7 @@ def read(ahead: ReadAhead, file: Shelf, offset: int, n: int) -> bytes:
     reads=st.lists(places, max_size=12),
     threads=st.integers(1, 4),
 )
-def test_any_forecast_and_any_order(
+def test_any_forecast_and_any_order_give_the_right_bytes(
     rounds: list[list[tuple[int, int, int]]], reads: list[tuple[int, int, int]], threads: int
 ) -> None:
     files = [Shelf(content) for content in CONTENTS]
@@ -72,8 +72,8 @@ def test_any_forecast_and_any_order(
         assert data == CONTENTS[i][start : start + n]
 
 
-def test_each_byte_is_fetched_once_when_all_goes_as_forecast() -> None:
-    """Two files side by side, in blocks smaller than a segment: no byte twice, and none too many."""
+def test_each_byte_is_fetched_once_if_the_forecast_is_right() -> None:
+    """Two files at the same time, in blocks smaller than a segment."""
     files = [Shelf(content) for content in CONTENTS]
     regions = [[Region(f, start, 1_500_000) for f in files] for start in range(0, SIZE, 1_500_000)]
     ahead = ReadAhead(regions, LEAST_READ_AHEAD)
@@ -84,15 +84,15 @@ def test_each_byte_is_fetched_once_when_all_goes_as_forecast() -> None:
     assert all(map(block, range(0, SIZE, 100_000)))
     for file in files:
         assert sum(n for _, n in file.asked) == SIZE
-        assert sorted(file.asked)[0] == (0, readers._LEAST)
+        assert sorted(file.asked)[0] == (0, readers._SMALLEST)
 
 
-def test_rows_that_nobody_asks_for_do_not_stop_it() -> None:
-    """Of each segment a half is never read: it is let go in time, and still little is read directly."""
+def test_rows_that_are_never_read_do_not_block() -> None:
+    """Half of each segment is never read: it must be dropped in time, with few direct reads."""
     file = Shelf(CONTENTS[0] * 4)
     total = len(file.content)
     ahead = ReadAhead([[Region(file, 0, total)]], LEAST_READ_AHEAD)
-    half = readers._LEAST // 2
+    half = readers._SMALLEST // 2
     for start in range(0, total - half, 2 * half):
         assert read(ahead, file, start, half) == file.content[start : start + half]
     ahead.stop()
@@ -100,7 +100,7 @@ def test_rows_that_nobody_asks_for_do_not_stop_it() -> None:
     assert sum(n == half for _, n in file.asked) <= 1
 
 
-def test_an_error_comes_to_whoever_needs_the_bytes() -> None:
+def test_an_error_is_raised_where_the_bytes_are_needed() -> None:
     file = Shelf(CONTENTS[0], broken=3_000_000)
     ahead = ReadAhead([[Region(file, 0, SIZE)]], LEAST_READ_AHEAD)
     assert read(ahead, file, 0, 1_000_000) == file.content[:1_000_000]
@@ -111,7 +111,7 @@ def test_an_error_comes_to_whoever_needs_the_bytes() -> None:
         read(ahead, file, 2_000_000, 10)
 
 
-def test_files_on_the_disk_and_on_the_hub_read_alike(tmp_path: Path) -> None:
+def test_files_on_the_disk_and_on_the_hub_are_read_the_same_way(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_bytes(CONTENTS[1])
     file = Shelf(CONTENTS[1])
@@ -122,9 +122,9 @@ def test_files_on_the_disk_and_on_the_hub_read_alike(tmp_path: Path) -> None:
             assert buffer.tobytes() == CONTENTS[1][777:1777]
 
 
-@pytest.mark.skipif(os.name == "nt", reason="limits of files are POSIX's")
-def test_more_shards_than_may_be_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The limit is raised as far as the system lets it be; beyond, the error says what to do, nothing stays open."""
+@pytest.mark.skipif(os.name == "nt", reason="POSIX limits")
+def test_more_shards_than_the_limit_of_open_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit is raised if the system allows it; otherwise the error says what to do and no file stays open."""
     import resource
 
     paths = [tmp_path / f"{i}.safetensors" for i in range(300)]
@@ -139,7 +139,7 @@ def test_more_shards_than_may_be_open(tmp_path: Path, monkeypatch: pytest.Monkey
         resource.setrlimit(resource.RLIMIT_NOFILE, (200, before[1]))
         monkeypatch.setattr(readers, "allow_open_files", lambda n: None)
         n_open = len(os.listdir("/dev/fd"))
-        with pytest.raises(CheckpointError, match=r"one file too many to be open at a time\. Allow more \(ulimit -n\)"):
+        with pytest.raises(CheckpointError, match=r"too many open files\. Raise the limit \(ulimit -n\)"):
             Readers(stamps, [])
         assert len(os.listdir("/dev/fd")) == n_open
     finally:

@@ -1,4 +1,4 @@
-"""Rows read from a checkpoint against their slow twin: the whole tensor, its rows moved one by one."""
+"""Compare rows read from a checkpoint with a slow reference: the complete tensor, its rows moved one by one."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ GAP = 12  # bytes between the pieces of a tensor
 
 
 @given(st.lists(st.integers(-1, 6), min_size=1, max_size=30))
-def test_runs_copy_each_row_to_its_place(rows: list[int]) -> None:
+def test_runs_copy_each_row_to_its_position(rows: list[int]) -> None:
     source, out = np.arange(7), np.full(len(rows), -1)
     found = runs(np.array(rows, np.int64))
-    for place, first, n in found:
-        out[place : place + n] = source[first : first + n]
+    for start, first, n in found:
+        out[start : start + n] = source[first : first + n]
     assert out.tolist() == rows
     assert len(found) <= len(rows)
 
@@ -34,7 +34,7 @@ def test_an_untouched_vocabulary_is_one_run() -> None:
 
 
 def stored(folder: Path, shape: tuple[int, ...], heads: int = 0, n_pieces: int = 1) -> tuple[TensorSource, FloatArray]:
-    """A tensor of the numbers from 0 on in a file, and its rows as they lie there."""
+    """Write a tensor of the numbers from 0 to a file. Return it and its stored rows."""
     values = np.arange(np.prod(shape), dtype=np.float32).reshape(-1, shape[-1])
     path = folder / "weights"
     parts = [part.tobytes() for part in np.split(values, n_pieces)]
@@ -45,7 +45,7 @@ def stored(folder: Path, shape: tuple[int, ...], heads: int = 0, n_pieces: int =
 
 
 def read_all(source: TensorSource, n_values: int, shift: float = 0.0) -> FloatArray:
-    """All rows, read run by run."""
+    """Read all rows, run by run."""
     out = np.full((source.rows, source.columns), np.nan, np.float32)
     with Readers({source.path: source.pieces[0].stamp}, ()) as files:
         reader = RowReader(files.by_path, Buffers())
@@ -65,13 +65,13 @@ def test_rotary_order_of_a_matrix_and_a_bias(tmp_path: Path, n_values: int) -> N
 
 
 @pytest.mark.parametrize("n_values", [1, 7, 30, 1000])
-def test_pieces_and_a_shift(tmp_path: Path, n_values: int) -> None:
+def test_pieces_are_joined_and_shifted(tmp_path: Path, n_values: int) -> None:
     source, values = stored(tmp_path, (4, 5, 3), n_pieces=4)
     assert [region.nbytes for region in regions_of(source)] == [60] * 4
     assert np.array_equal(read_all(source, n_values, shift=0.5), values + np.float32(0.5))
 
 
-def test_rows_of_a_map(tmp_path: Path) -> None:
+def test_a_row_map_selects_rows(tmp_path: Path) -> None:
     source, values = stored(tmp_path, (6, 2))
     rows, out = np.array([4, 5, -1, 0, -1, 3]), np.zeros((4, 2), np.float32)
     with Readers({source.path: source.pieces[0].stamp}, ()) as files:

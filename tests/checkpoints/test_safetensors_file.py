@@ -39,12 +39,12 @@ def test_reads_what_the_safetensors_package_writes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("header", "told"),
+    ("header", "message"),
     [
         ({"a": entry([2], 0, 4)}, "4 bytes do not hold F32"),
         ({"a": entry([2], 0, 8), "b": entry([1], 4, 8)}, "overlaps"),
-        ({"a": entry([1], 0, 4), "b": entry([0], 4, 4)}, "tells of"),
-        ({"a": entry([1], 4, 8)}, "leaves a hole"),
+        ({"a": entry([1], 0, 4), "b": entry([0], 4, 4)}, "describes"),
+        ({"a": entry([1], 4, 8)}, "leaves a gap"),
         ({"a": entry([-1, -2], 0, 8)}, "must be integers"),
         ({"a": entry([2**62, 2**62], 0, 8)}, "must be integers"),
         ({"a": entry([True, 2], 0, 8)}, "must be integers"),
@@ -52,7 +52,7 @@ def test_reads_what_the_safetensors_package_writes(tmp_path: Path) -> None:
         ({"a": entry([2], 0, 8, "Q8")}, "unknown dtype"),
         ({"a": 3}, "broken header entry"),
         ({"a": entry([4], 0, 16)}, "cut off or damaged"),
-        ([1], "no JSON object"),
+        ([1], "not a JSON object"),
         (b"{", "broken safetensors header"),
         (b"\xff\xfe", "broken safetensors header"),
         (b"[" * 50_000, "broken safetensors header: it is nested more than 64 deep"),
@@ -63,27 +63,27 @@ def test_reads_what_the_safetensors_package_writes(tmp_path: Path) -> None:
         (b'{"\\ud800": 1}', "broken safetensors header: it contains a lone surrogate"),
     ],
 )
-def test_lying_headers_are_refused(tmp_path: Path, header: Any, told: str) -> None:
-    with pytest.raises(CheckpointError, match=told):
+def test_wrong_headers_are_rejected(tmp_path: Path, header: Any, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
         read_header(raw_file(tmp_path / "x.safetensors", header, bytes(8)))
 
 
 @pytest.mark.parametrize("length", [2**63, 10_000, 0])
-def test_impossible_header_lengths(tmp_path: Path, length: int) -> None:
+def test_impossible_header_lengths_are_rejected(tmp_path: Path, length: int) -> None:
     with pytest.raises(CheckpointError, match=r"cut off|broken"):
         read_header(raw_file(tmp_path / "x.safetensors", {}, b"", length))
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_are_refused_or_read(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+def test_any_bytes_are_rejected_or_read(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     path = tmp_path_factory.mktemp("fuzz") / "x.safetensors"
     path.write_bytes(data)
     with contextlib.suppress(CheckpointError):
-        assert read_header(path) == {}  # nothing but an empty header can come of so few random bytes
+        assert read_header(path) == {}  # random bytes this short can only be an empty header
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
-def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_pipe_is_rejected_without_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "model.safetensors")
     os.mkfifo(tmp_path / "config.json")
     with pytest.raises(CheckpointError, match="is not a regular file"):
@@ -93,7 +93,7 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         (b'{"vocab_size": 1, "vocab_size": 2}', "duplicate key 'vocab_size'"),
         (b"[" * 100_000, "nested more than 64 deep"),
@@ -103,13 +103,13 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
         (b" ", "Expecting value"),
     ],
 )
-def test_json_that_is_refused(tmp_path: Path, text: bytes, told: str) -> None:
+def test_invalid_json_is_rejected(tmp_path: Path, text: bytes, message: str) -> None:
     (tmp_path / "config.json").write_bytes(text)
-    with pytest.raises(CheckpointError, match=rf"config\.json: cannot be read as JSON: .*{told}"):
+    with pytest.raises(CheckpointError, match=rf"config\.json: cannot be read as JSON: .*{message}"):
         read_json(tmp_path / "config.json")
 
 
-def test_a_sparse_giant_is_refused_unread(tmp_path: Path) -> None:
+def test_a_huge_sparse_file_is_rejected_unread(tmp_path: Path) -> None:
     with (tmp_path / "config.json").open("wb") as f:
         f.truncate(1 << 40)
     with pytest.raises(CheckpointError, match="1099511627776 bytes are too many"):

@@ -1,4 +1,4 @@
-"""Our reader of safetensors headers against the package safetensors: ours may refuse more, never less."""
+"""Compare our reader of safetensors headers with the package safetensors: ours must be at least as strict."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from pa_lite.checkpoints.safetensors_file import StoredTensor, read_header, read
 from pa_lite.errors import CheckpointError
 from tools.fuzz.binary import mutate_safetensors, pack_safetensors
 
-resource = pytest.importorskip("resource", reason="limits are POSIX's")
+resource = pytest.importorskip("resource", reason="POSIX limits")
 
 BITS = safetensors_file._BITS
 
 
 def known_dtypes() -> set[str]:
-    """The dtypes that the installed safetensors knows, which the error for an unknown one lists."""
+    """Return the dtypes of the installed safetensors, from its error for an unknown dtype."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "x.safetensors"
         path.write_bytes(pack_safetensors(json.dumps({"a": entry([1], 0, 1, "Q8")}).encode(), bytes(1)))
@@ -46,7 +46,7 @@ def entry(shape: Any, begin: Any, end: Any, dtype: Any = "F32", **more: Any) -> 
 
 
 def both(path: Path) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-    """What each reader finds: name -> (dtype, shape), None where it refuses."""
+    """Return what each reader finds: name -> (dtype, shape), or None where it rejects the file."""
     try:
         ours: dict[str, Any] | None = {n: (t.dtype, t.shape) for n, t in read_strictly(path).items()}
     except CheckpointError:
@@ -62,7 +62,7 @@ def both(path: Path) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
 
 
 def check(path: Path) -> bool:
-    """Compare the two verdicts; returns whether both accept."""
+    """Compare the two verdicts. Return whether both accept."""
     ours, theirs = both(path)
     assert ours is None or ours == theirs, path.read_bytes()[:2000]
     if ours is None:
@@ -90,7 +90,7 @@ SIZES = st.integers(0, 5) | st.sampled_from([2**31, 2**47, 2**48 - 1, 2**48])
 
 @st.composite
 def headers(draw: st.DrawFn) -> tuple[dict[str, Any], int]:
-    """A header that is nearly right, and how many bytes of data it speaks of."""
+    """Return a header that is nearly right, and the number of bytes of its data."""
     out: dict[str, Any] = {}
     position = 0
     for name in draw(st.lists(st.text(max_size=4), max_size=4, unique=True)):
@@ -123,7 +123,7 @@ def headers(draw: st.DrawFn) -> tuple[dict[str, Any], int]:
 @example(({"__metadata__": []}, 0), "")
 @example(({"__metadata__": None}, 0), "")
 @settings(max_examples=600, deadline=None)
-def test_both_readers_agree_or_ours_is_the_stricter(
+def test_both_readers_agree_or_ours_is_stricter(
     tmp_path_factory: pytest.TempPathFactory, made: tuple[dict[str, Any], int], space: str
 ) -> None:
     header, size = made
@@ -164,7 +164,7 @@ def test_minus_zero_within_a_name_is_no_number(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", BITS)
-def test_every_dtype_is_known_and_one_that_cannot_be_merged_is_refused_by_name(tmp_path: Path, dtype: str) -> None:
+def test_every_dtype_is_known_and_rejected_by_name_if_it_cannot_be_merged(tmp_path: Path, dtype: str) -> None:
     if dtype not in DTYPES:
         pytest.skip("the installed safetensors is older than this dtype")
     path = tmp_path / "x.safetensors"
@@ -186,22 +186,22 @@ def test_every_dtype_of_the_installed_safetensors_is_known() -> None:
     assert {"F8_E8M0", "F8_E4M3", "F4", "F6_E2M3", "BF16"} <= known_dtypes() <= BITS.keys()
 
 
-def test_a_file_that_only_safetensors_refuses_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Were our reader wrong about a file, the second check would stop the merge."""
+def test_a_file_that_only_safetensors_rejects_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If our reader is wrong about a file, the second check stops the merge."""
     path = tmp_path / "x.safetensors"
     path.write_bytes(pack_safetensors(json.dumps({"a": entry([2], 0, 4)}).encode(), bytes(4)))
     monkeypatch.setattr(safetensors_file, "read_strictly", lambda path, memory: {})
-    with pytest.raises(CheckpointError, match=r"x\.safetensors: the package safetensors refuses it: .* Fetch the file"):
+    with pytest.raises(CheckpointError, match=r"x\.safetensors: the package safetensors rejects it: .* Fetch the file"):
         read_header(path)
     path.write_bytes(save({"a": np.ones(2, np.float32)}))
     for wrong in ({}, {"a": StoredTensor("a", path, 0, "F32", (1, 2))}, {"a": StoredTensor("a", path, 0, "I32", (2,))}):
         monkeypatch.setattr(safetensors_file, "read_strictly", lambda path, memory, wrong=wrong: wrong)
-        with pytest.raises(CheckpointError, match="the package safetensors finds other tensors"):
+        with pytest.raises(CheckpointError, match="the package safetensors and pa-lite find different tensors"):
             read_header(path)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems have names in Unicode only, or no such limit")
-def test_odd_file_names_and_little_address_space(tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems allow only Unicode names, or lack the limit")
+def test_file_names_that_are_not_unicode_and_limited_address_space(tmp_path: Path) -> None:
     path = tmp_path / os.fsdecode(b"\xff .safetensors")
     path.write_bytes(save({"a": np.ones(2, np.float32)}))
     assert read_header(path)["a"].shape == (2,)
@@ -214,7 +214,7 @@ def test_odd_file_names_and_little_address_space(tmp_path: Path) -> None:
 
 
 def large_file(path: Path, count: int, size: int) -> Path:
-    """A file of `count` tensors of `size` bytes that takes no room on the disk."""
+    """Write a sparse file of `count` tensors of `size` bytes."""
     header = {f"model.layers.{i}.x": entry([size // 2], i * size, (i + 1) * size, "BF16") for i in range(count)}
     text = json.dumps(header).encode()
     with path.open("wb") as file:

@@ -1,4 +1,4 @@
-"""Which files hold a folder's weights. What transformers does was measured with its version 5.24."""
+"""The weight files of a folder are chosen as by transformers, whose behaviour was measured with version 5.24."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Names = set[str]
 
 
 def save(folder: Path, name: str, norm: float, names: Names | None = None) -> None:
-    """Write a file of the tiny model's tensors, or of some, whose last norm holds one value throughout."""
+    """Write a file of the tiny model's tensors, or some of them, whose last norm has one value throughout."""
     arrays = {n: a for n, a in ARRAYS.items() if names is None or n in names}
     if NORM in arrays:
         arrays[NORM] = np.full_like(arrays[NORM], norm)
@@ -37,26 +37,26 @@ def write_index(folder: Path, weight_map: dict[str, str]) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with all but weights."""
+    """A folder with everything except weights."""
     folder = tiny.write_checkpoint(tmp_path / "m", {})
     (folder / "model.safetensors").unlink()
     return folder
 
 
 def norm_of(checkpoint: Checkpoint) -> float:
-    """The first value of the last norm, read where the checkpoint says that it lies."""
+    """Return the first value of the last norm, read at the checkpoint's file and offset."""
     (piece,) = checkpoint.tensors["output_norm.weight"].pieces
     with piece.path.open("rb") as f:
         f.seek(piece.offset)
         return float(np.frombuffer(f.read(4), np.float32)[0])
 
 
-def test_folder_without_weights(tmp_path: Path) -> None:
+def test_a_folder_without_weights_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="has no weights"):
         read_folder(tmp_path)
 
 
-def test_missing_shard_is_named(tmp_path: Path) -> None:
+def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     base, _ = tiny.write_pair(tmp_path)
     (base / "model-00002-of-00002.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"shard model-00002-of-00002.safetensors is missing"):
@@ -64,7 +64,7 @@ def test_missing_shard_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("../x.safetensors", "is not a plain file name"),
         ("/etc/x.safetensors", "is not a plain file name"),
@@ -80,16 +80,16 @@ def test_missing_shard_is_named(tmp_path: Path) -> None:
         (".x.safetensors", "is not a .safetensors file"),
     ],
 )
-def test_shard_names_cannot_leave_the_folder(tmp_path: Path, name: str, told: str) -> None:
+def test_shard_names_cannot_leave_the_folder(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}), "utf-8")
-    with pytest.raises(CheckpointError, match=f"names the shard .*, which {told}"):
+    with pytest.raises(CheckpointError, match=f"names the shard .*, which {message}"):
         read_folder(tmp_path)
 
 
-def test_shards_that_differ_by_case_alone(tmp_path: Path) -> None:
+def test_shard_names_that_differ_only_by_case_are_rejected(tmp_path: Path) -> None:
     names = {"a": "model-1.safetensors", "b": "Model-1.safetensors"}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}), "utf-8")
-    with pytest.raises(CheckpointError, match="which are one file on some systems"):
+    with pytest.raises(CheckpointError, match="which are the same file on some systems"):
         read_folder(tmp_path)
 
 
@@ -99,15 +99,15 @@ def test_only_indexed_files_are_read(tmp_path: Path) -> None:
     assert "other" not in read_folder(base).tensors
 
 
-def test_doubled_tensor(tmp_path: Path) -> None:
+def test_a_duplicate_tensor_is_rejected(tmp_path: Path) -> None:
     for name in ("model-a.safetensors", "model-b.safetensors"):
         tiny.save_safetensors(tmp_path / name, {"w": np.ones(3, np.float32)}, "F32")
     with pytest.raises(CheckpointError, match=r"w is in model-a.safetensors and in model-b.safetensors"):
         read_folder(tmp_path)
 
 
-def test_a_single_file_goes_before_an_index(folder: Path) -> None:
-    """transformers reads model.safetensors, and does not look at the index beside it."""
+def test_a_single_file_takes_precedence_over_an_index(folder: Path) -> None:
+    """transformers reads model.safetensors and ignores an index in the same folder."""
     save(folder, "model.safetensors", 1)
     save(folder, TWO, 2)
     write_index(folder, dict.fromkeys(ARRAYS, TWO))
@@ -119,14 +119,14 @@ def test_a_single_file_goes_before_an_index(folder: Path) -> None:
     assert norm_of(open_checkpoint(folder)) == 1
 
 
-def test_an_index_of_the_single_file_is_no_choice(folder: Path) -> None:
+def test_an_index_of_the_single_file_gives_no_remark(folder: Path) -> None:
     save(folder, "model.safetensors", 1)
     write_index(folder, dict.fromkeys(ARRAYS, "model.safetensors"))
     assert open_checkpoint(folder).remarks == ()
 
 
 def test_a_single_file_of_a_larger_index_lacks_tensors(folder: Path) -> None:
-    """transformers reads model.safetensors alone here too, and fills what it lacks with random values."""
+    """transformers reads only model.safetensors here too, and fills missing tensors with random values."""
     save(folder, "model.safetensors", 1, ARRAYS.keys() - {NORM})
     save(folder, TWO, 2, {NORM})
     write_index(folder, {**dict.fromkeys(ARRAYS, "model.safetensors"), NORM: TWO})
@@ -136,7 +136,7 @@ def test_a_single_file_of_a_larger_index_lacks_tensors(folder: Path) -> None:
 
 @pytest.mark.parametrize(("assigned", "expected"), [(ONE, 1), (TWO, 2)])
 def test_the_index_decides_between_copies(folder: Path, assigned: str, expected: float) -> None:
-    """transformers takes the copy in the last file in memory, and the index's where it offloads to the disk."""
+    """transformers uses the copy in the last file, or the index's if weights are offloaded to the disk."""
     save(folder, ONE, 1, ARRAYS.keys() - {FIRST})
     save(folder, TWO, 2, {NORM, FIRST})
     write_index(folder, {**dict.fromkeys(ARRAYS, ONE), FIRST: TWO, NORM: assigned})
@@ -148,7 +148,7 @@ def test_the_index_decides_between_copies(folder: Path, assigned: str, expected:
     )
 
 
-def test_copies_that_the_index_does_not_name(folder: Path) -> None:
+def test_copies_that_the_index_does_not_name_are_rejected(folder: Path) -> None:
     save(folder, ONE, 1, ARRAYS.keys() - {FIRST})
     save(folder, TWO, 2, {NORM, FIRST})
     write_index(folder, {name: TWO if name == FIRST else ONE for name in ARRAYS if name != NORM})
@@ -156,8 +156,8 @@ def test_copies_that_the_index_does_not_name(folder: Path) -> None:
         open_checkpoint(folder)
 
 
-def test_a_stale_index_whose_shards_hold_all(folder: Path) -> None:
-    """transformers reads every shard that the index names, and finds a tensor in another one than it says."""
+def test_a_stale_index_whose_shards_have_all_tensors(folder: Path) -> None:
+    """transformers reads every shard that the index names, so it finds tensors in the wrong shard."""
     save(folder, ONE, 1, ARRAYS.keys() - {NORM, FIRST})
     save(folder, TWO, 2, {NORM, FIRST})
     write_index(folder, {**dict.fromkeys(ARRAYS, ONE), FIRST: TWO})
@@ -170,14 +170,14 @@ def test_a_stale_index_whose_shards_hold_all(folder: Path) -> None:
 
 
 def test_tensors_that_the_index_does_not_list_are_read(folder: Path) -> None:
-    """transformers takes all tensors of the shards that the index names."""
+    """transformers reads all tensors of the shards that the index names."""
     save(folder, ONE, 1)
     write_index(folder, {FIRST: ONE})
     assert norm_of(open_checkpoint(folder)) == 1
 
 
 def test_shards_that_the_index_does_not_name_are_not_read(folder: Path) -> None:
-    """transformers does not see them."""
+    """transformers ignores them."""
     save(folder, ONE, 1)
     save(folder, TWO, 2)
     write_index(folder, dict.fromkeys(ARRAYS, ONE))
@@ -187,21 +187,21 @@ def test_shards_that_the_index_does_not_name_are_not_read(folder: Path) -> None:
 
 
 def test_a_tensor_that_only_the_index_has(folder: Path) -> None:
-    """transformers ignores one that the model does not have, and fills one that it has with random values."""
+    """transformers ignores unknown tensors, and fills missing ones with random values."""
     save(folder, ONE, 1)
     unneeded = ("ghost", "lm_head.weight", "model.layers.0.self_attn.rotary_emb.inv_freq")
     write_index(folder, dict.fromkeys([*ARRAYS, *unneeded], ONE))
     assert open_checkpoint(folder).remarks == (
-        f"{folder}: {INDEX} is out of date: no shard holds {', '.join(sorted(unneeded))}, which is not needed",
+        f"{folder}: {INDEX} is out of date: no shard contains {', '.join(sorted(unneeded))}, which is not needed",
     )
     for needed in ("model.layers.0.self_attn.q_proj.bias", "model.layers.1.mlp.down_proj.weight"):
         save(folder, ONE, 1, ARRAYS.keys() - {needed})
         write_index(folder, dict.fromkeys([*ARRAYS, needed], ONE))
-        with pytest.raises(CheckpointError, match=f"{INDEX} names the tensor {needed}, which no shard holds"):
+        with pytest.raises(CheckpointError, match=f"{INDEX} names the tensor {needed}, which no shard contains"):
             open_checkpoint(folder)
 
 
-def test_a_precision_beside_the_file_is_no_copy(folder: Path) -> None:
+def test_a_file_of_another_precision_is_ignored(folder: Path) -> None:
     """transformers reads model.fp16.safetensors only where `variant` asks for it."""
     save(folder, "model.safetensors", 1)
     save(folder, "model.fp16.safetensors", 2)
@@ -210,8 +210,8 @@ def test_a_precision_beside_the_file_is_no_copy(folder: Path) -> None:
     assert "and not model.fp16.safetensors" in opened.remarks[0]
 
 
-def test_the_file_that_the_configuration_names(folder: Path) -> None:
-    """transformers reads the file of config.json's `transformers_weights` before any other."""
+def test_the_file_that_the_configuration_names_takes_precedence(folder: Path) -> None:
+    """transformers prefers the file that `transformers_weights` in config.json names."""
     save(folder, "model.safetensors", 1)
     save(folder, "other.safetensors", 2)
 
@@ -220,14 +220,14 @@ def test_the_file_that_the_configuration_names(folder: Path) -> None:
 
     name("other.safetensors")
     assert norm_of(open_checkpoint(folder)) == 2
-    for value, told in (
+    for value, message in (
         ("gone.safetensors", "shard gone.safetensors is missing, which config.json names"),
         ("../m/other.safetensors", "transformers_weights names .* is not a plain file name"),
         ("pytorch_model.bin", "is not a .safetensors file"),
         (3, "transformers_weights is 3, but must be a file name"),
     ):
         name(value)
-        with pytest.raises(CheckpointError, match=told):
+        with pytest.raises(CheckpointError, match=message):
             open_checkpoint(folder)
     (folder / "model.safetensors").unlink()
     name("other.safetensors")
@@ -235,10 +235,10 @@ def test_the_file_that_the_configuration_names(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("untied", [False, True])
-def test_an_output_matrix_that_the_configuration_calls_for(folder: Path, untied: bool) -> None:
-    """transformers fills an untied output matrix that is missing with random values; a tied one needs none.
+def test_an_untied_output_matrix_is_required(folder: Path, untied: bool) -> None:
+    """transformers fills a missing untied output matrix with random values; a tied one is not needed.
 
-    A stored one counts either way, where it is not the embedding.
+    A stored one that differs from the embedding is used in both cases.
     """
     save(folder, "model.safetensors", 1)
     (folder / "config.json").write_text(json.dumps({**tiny.CONFIG, "tie_word_embeddings": not untied}), "utf-8")
@@ -253,7 +253,7 @@ def test_an_output_matrix_that_the_configuration_calls_for(folder: Path, untied:
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
-def test_a_pipe_in_the_place_of_weights(folder: Path) -> None:
+def test_a_pipe_instead_of_weights_is_rejected(folder: Path) -> None:
     os.mkfifo(folder / "model.safetensors")
     with pytest.raises(CheckpointError, match="is not a regular file"):
         read_folder(folder)

@@ -217,9 +217,9 @@ def broken(tiny_pair: tuple[Path, Path], tmp_path: Path) -> dict[str, Path]:
         (["merge", "{shardless}", "{instruct}", "--lam", "0.5"], "shard model-00001-of-00002.safetensors is missing"),
         (["merge", "{base}", "{wide}", "--lam", "0.5"], "has shape"),
         (["merge", "{base}", "{other}", "--lam", "0.5"], "architecture 'MambaForCausalLM'"),
-        (["merge", "{base}", "--lam", "0.5"], "name both BASE and INSTRUCT"),
+        (["merge", "{base}", "--lam", "0.5"], "give both BASE and INSTRUCT"),
         (["merge", "--pair", "nope", "--lam", "0.5"], "unknown pair 'nope'"),
-        (["merge", "--lam", "half"], "lam 'half' is no number"),
+        (["merge", "--lam", "half"], "lam 'half' is not a number"),
         (["merge", "--lam", "0.5", "--type", "Q9"], "unknown output type 'Q9'"),
         (["merge", "--lam", "0.5", "-o", "no/such/x.gguf"], "does not exist"),
         (["score", "demo@0.5", "--tasks", "nope"], "unknown task or suite 'nope'"),
@@ -232,7 +232,7 @@ def broken(tiny_pair: tuple[Path, Path], tmp_path: Path) -> dict[str, Path]:
             ["score", "demo@0.5", "--tasks", "demo", "--log-samples", "no/such/x"],
             "the folder for samples does not exist",
         ),
-        (["score", "demo@two", "--tasks", "demo"], "lam 'two' is no number"),
+        (["score", "demo@two", "--tasks", "demo"], "lam 'two' is not a number"),
         (["score", "nope.gguf", "--tasks", "demo"], "is not a model"),
         (["score", "{text.gguf}", "--tasks", "demo"], "is a text that begins with"),
         (["score", "demo@0.5", "--tasks", "demo", "--type", "Q9"], "unknown output type 'Q9'"),
@@ -256,8 +256,8 @@ def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     status, _, shown = run(capsys, "--debug", "merge", "--lam", "x")
     assert status == 1
     assert "Traceback" in shown
-    assert "pa_lite.errors.InputError: lam 'x' is no number" in shown
-    assert shown.splitlines()[-1].startswith("error: lam 'x' is no number")
+    assert "pa_lite.errors.InputError: lam 'x' is not a number" in shown
+    assert shown.splitlines()[-1].startswith("error: lam 'x' is not a number")
 
 
 def test_a_closed_pipe_ends_the_command_quietly() -> None:
@@ -344,7 +344,7 @@ def test_dry_run_shows_every_mismatch(capsys: pytest.CaptureFixture[str], broken
         (["--tensor-type", "attn_v"], "is not PATTERN=TYPE"),
         (["--tensor-type", "attn_v=Q99"], "unknown type"),
         (["--imatrix", "nope.dat"], "nope.dat"),
-        (["--max-memory", "5M"], "--max-memory 5M is too little"),
+        (["--max-memory", "5M"], "--max-memory 5M is not enough"),
     ],
 )
 def test_bad_merge_options(capsys: pytest.CaptureFixture[str], tmp_path: Path, words: list[str], told: str) -> None:
@@ -456,7 +456,7 @@ def test_nonfinite_weights_from_the_command_line(capsys: pytest.CaptureFixture[s
     words = ["merge", folder, folder, "--lam", "0.5", "-o", tmp_path / "x.gguf"]
     status, _, err = run(capsys, *words)
     assert status == 1
-    assert "output_norm.weight at lam 0.5 has the value nan in row 0, column 7, which is no finite number" in err
+    assert "output_norm.weight at lam 0.5 is not finite (nan) at row 0, column 7" in err
     assert not (tmp_path / "x.gguf").exists()
     done = subprocess.run(
         [sys.executable, "-m", "pa_lite", *map(str, words), "--allow-nonfinite"],
@@ -464,11 +464,11 @@ def test_nonfinite_weights_from_the_command_line(capsys: pytest.CaptureFixture[s
         text=True,
         check=True,
     )
-    assert "x.gguf: 1 values that are no finite numbers were let through: 1 in output_norm.weight" in done.stderr
+    assert "x.gguf: kept 1 non-finite value: 1 in output_norm.weight" in done.stderr
     assert "RuntimeWarning" not in done.stderr
     status, _, err = run(capsys, "diff", folder, folder)
     assert status == 1
-    assert "output_norm.weight has values in base or instruct that are no finite numbers" in err
+    assert "output_norm.weight has non-finite values in base or instruct" in err
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")

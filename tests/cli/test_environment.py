@@ -135,7 +135,7 @@ def test_names_are_shown_as_valid_text() -> None:
 def test_errors_name_a_limit_of_file_sizes(words: list[str], tmp_path: Path) -> None:
     done = run(*words, "--tasks", "demo", "--limit", "2", cwd=tmp_path, limit=100_000)
     assert done.returncode == 1
-    assert last_line(done).startswith("error: demo: merged in memory it takes ")
+    assert last_line(done).startswith("error: demo: cannot reserve ")
     assert "ulimit -f" in last_line(done)
 
 

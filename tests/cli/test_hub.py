@@ -40,7 +40,7 @@ def test_a_dry_run_fetches_no_weights(capsys: pytest.CaptureFixture[str], publis
     status, out, _ = run(capsys, "merge", *PAIR, "--lam", "0.7", "--dry-run", "--json")
     assert status == 0
     assert json.loads(out)["problems"] == []
-    assert "MB of weights are fetched first from the Hub" in json.loads(out)["remarks"][-1]
+    assert "MB of weights are downloaded first from the Hub" in json.loads(out)["remarks"][-1]
     assert all(r.headers["Range"].startswith("bytes=0-") for r in published.asked("GET storage"))
 
 
@@ -107,12 +107,12 @@ def test_pairs(capsys: pytest.CaptureFixture[str], published: HubServer) -> None
         (("merge", "hub:org/empty", PAIR[1], "--lam", "0.7"), "hub:org/empty: has neither"),
         (("merge", "hub:org/pickle", PAIR[1], "--lam", "0.7", "--stream"), "its weights are pickles"),
         (("merge", "hub:org", PAIR[1], "--lam", "0.7"), "'hub:org' is not a Hub reference; write hub:org/name"),
-        (("merge", PAIR[0], "--lam", "0.7"), "name both BASE and INSTRUCT"),
+        (("merge", PAIR[0], "--lam", "0.7"), "give both BASE and INSTRUCT"),
         (("inspect", "hub:org/empty"), "has neither model*.safetensors nor .gguf files"),
         (("diff", PAIR[0], "hub:org/none"), "this model does not exist or is private"),
         (("pairs", "show", "llama-3.1-8"), "unknown pair 'llama-3.1-8'. Did you mean llama-3.1-8b"),
         (("pairs", "fetch", "nothing"), "unknown pair 'nothing'"),
-        (("pairs", "add", "demo", *PAIR), "pair demo comes with pa-lite. Take another name."),
+        (("pairs", "add", "demo", *PAIR), "pair demo comes with pa-lite. Choose another name."),
         (("score", "hub:org/Tiny@0.5", "--tasks", "demo"), "unknown pair 'hub:org/Tiny'"),
     ],
 )

@@ -110,7 +110,7 @@ def test_pairs_not_judged_are_counted(
         (["judge", "{text}", "--reference", "{theirs}", "--judge", "demo@1"], ":1: is not JSON"),
         (["judge", "nope.json", "--reference", "{theirs}", "--judge", "demo@1"], "nope.json: cannot be read"),
         (["judge", "{ours}", "--reference", "{theirs}", "--judge", "nope.gguf"], "is not a model"),
-        (["judge", "{ours}", "--reference", "{theirs}", "--judge", "demo@x"], "is no number"),
+        (["judge", "{ours}", "--reference", "{theirs}", "--judge", "demo@x"], "is not a number"),
         (["judge", "{ours}", "--reference", "{theirs}", "--judge", "demo@1", "-o", "no/a.json"], "does not exist"),
         (["winrate", "{unannotated}"], "entry 1 has no 'preference'"),
         (["winrate", "{object}"], "entry 1 has no 'preference'"),

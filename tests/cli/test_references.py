@@ -77,7 +77,7 @@ def test_a_pair_is_named_in_two_ways(
 def test_one_location_is_not_a_pair(capsys: pytest.CaptureFixture[str], command: str) -> None:
     status, _, err = run(capsys, *command.split())
     assert status == 1
-    assert err == "error: './Base' is one location, and a pair has two: name both BASE and INSTRUCT.\n"
+    assert err == "error: './Base' is one location, but a pair has two: give both BASE and INSTRUCT.\n"
 
 
 def test_the_backend_option_has_its_old_name_too(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

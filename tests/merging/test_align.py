@@ -1,4 +1,4 @@
-"""Pairs whose vocabularies, outputs or settings differ."""
+"""Test pairs whose vocabularies, outputs or settings differ."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EXTRA = ["<|tool|>", "<|end_tool|>"]
 
 @pytest.fixture
 def grown(tmp_path: Path) -> tuple[Path, Path, tiny.Arrays, tiny.Arrays]:
-    """A base of 320 rows, and an instruct of 324 whose first two padding ids became tokens of its own."""
+    """A base of 320 rows, and an instruct of 324 whose first two padding ids became new tokens."""
     base = tiny.weights(1)
     config = {**tiny.CONFIG, "vocab_size": 324}
     instruct = tiny.weights(2, config)
@@ -42,20 +42,23 @@ def test_tokens_added_in_instruct(grown: tuple[Path, Path, tiny.Arrays, tiny.Arr
     folder_base, folder_instruct, base, instruct = grown
     left, right = base["model.embed_tokens.weight"], instruct["model.embed_tokens.weight"]
     plan = plan_merge(open_checkpoint(folder_base), open_checkpoint(folder_instruct), PlanOptions(type="F32"))
-    assert "vocabularies differ: 324 tokens of instruct are kept, 267 are in both, 0 rows come from base alone" in (
-        " ".join(plan.remarks)
+    assert (
+        "vocabularies differ: the output has the 324 tokens of instruct; 267 are in both, 0 rows come from base only"
+        in (" ".join(plan.remarks))
     )
     (file,) = pa_lite.merge(folder_base, folder_instruct, (0.4,), plan=PlanOptions(type="F32"), output=tmp_path)
     got = read(file)["token_embd.weight"]
     assert got.shape == (324, 64)
     np.testing.assert_array_equal(got[:267], np.float32(0.6) * left[:267] + np.float32(0.4) * right[:267])
-    np.testing.assert_array_equal(got[267:], right[267:])  # new tokens and padding are instruct's own, whatever lam
+    np.testing.assert_array_equal(got[267:], right[267:])  # new tokens and padding are instruct's at every lam
     metadata = read_gguf_header(file).metadata
     assert metadata["tokenizer.ggml.tokens"].value[267:269] == EXTRA
     assert metadata["llama.vocab_size"].value == 324
 
 
-def test_the_bases_vocabulary(grown: tuple[Path, Path, tiny.Arrays, tiny.Arrays], tmp_path: Path) -> None:
+def test_vocab_base_keeps_the_vocabulary_of_base(
+    grown: tuple[Path, Path, tiny.Arrays, tiny.Arrays], tmp_path: Path
+) -> None:
     folder_base, folder_instruct, base, instruct = grown
     options = PlanOptions(type="F32", vocab="base")
     (file,) = pa_lite.merge(folder_base, folder_instruct, (0.4,), plan=options, output=tmp_path)
@@ -86,7 +89,7 @@ def test_reordered_tokens_are_aligned_by_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tied", ["base", "instruct"])
-def test_tied_against_untied(tmp_path: Path, tied: str) -> None:
+def test_a_tied_output_is_merged_with_an_untied_one(tmp_path: Path, tied: str) -> None:
     base, instruct = tiny.weights(1), tiny.weights(2)
     head = np.random.default_rng(9).standard_normal((320, 64), np.float32)
     untied = instruct if tied == "base" else base
@@ -103,7 +106,7 @@ def test_tied_against_untied(tmp_path: Path, tied: str) -> None:
     assert f"{tied} ties its output to the embedding" in plan.remarks[0]
 
 
-def test_a_larger_embedding_without_a_tokenizer_to_align_by(tmp_path: Path) -> None:
+def test_embeddings_of_different_size_need_a_tokenizer(tmp_path: Path) -> None:
     config = {**tiny.CONFIG, "vocab_size": 324}
     base = tiny.write_checkpoint(tmp_path / "base", tiny.weights(1), "F32")
     instruct = tiny.write_checkpoint(tmp_path / "instruct", tiny.weights(2, config), "F32", config=config)
@@ -112,7 +115,7 @@ def test_a_larger_embedding_without_a_tokenizer_to_align_by(tmp_path: Path) -> N
         plan_merge(open_checkpoint(base), open_checkpoint(instruct))
 
 
-def test_schedules_reach_the_tensors(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_schedule_sets_the_lam_of_each_tensor(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
     from pa_lite.merging.schedule import parse_schedule
 
     rules = parse_schedule("attention: 0; layers 1: 1; embeddings: 1")
@@ -132,11 +135,11 @@ def test_schedules_reach_the_tensors(tiny_pair: tuple[Path, Path], tmp_path: Pat
         np.testing.assert_array_equal(values, ends[int(2 * lam)][name], name)
     assert read_gguf_header(file).metadata["pa_lite.schedule"].value == rules.text
     plan = PlanOptions(schedule=parse_schedule("layers 5: 1"))
-    with pytest.raises(InputError, match="layers 5-5 of a model with layers 0-1"):
+    with pytest.raises(InputError, match="layers 5-5 do not exist: the model has layers 0-1"):
         pa_lite.merge(*tiny_pair, (0.5,), plan=plan, output=tmp_path)
 
 
-def test_architectures_must_agree(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_architectures_must_be_equal(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
     (file,) = pa_lite.merge(*tiny_pair, (0.5,), output=tmp_path / "x.gguf")
     raw = file.read_bytes().replace(b"llama", b"lhama")
     (tmp_path / "y.gguf").write_bytes(raw)
@@ -169,39 +172,45 @@ def two_checkpoints(folder: Path, architecture: str, changes: Changes) -> tuple[
     return base, instruct, right
 
 
-@pytest.mark.parametrize(("architecture", "changes", "told"), MAY_DIFFER, ids=[told for *_, told in MAY_DIFFER])
-def test_context_and_rope_may_differ(tmp_path: Path, architecture: str, changes: Changes, told: str) -> None:
+@pytest.mark.parametrize(
+    ("architecture", "changes", "message"), MAY_DIFFER, ids=[message for *_, message in MAY_DIFFER]
+)
+def test_context_and_rope_may_differ(tmp_path: Path, architecture: str, changes: Changes, message: str) -> None:
     base, instruct, _ = two_checkpoints(tmp_path, architecture, changes)
     plan = plan_merge(open_checkpoint(base), open_checkpoint(instruct))
-    assert any(line.startswith(told) and line.endswith(": instruct's is used") for line in plan.remarks), plan.remarks
+    assert any(line.startswith(message) and line.endswith(": instruct's is used") for line in plan.remarks), (
+        plan.remarks
+    )
     metadata = plan.at(0.5).metadata
     for key, value in open_checkpoint(instruct).metadata.items():
         assert metadata[key] == value
 
 
-@pytest.mark.parametrize(("architecture", "changes", "told"), ALTERS, ids=[told for *_, told in ALTERS])
-def test_what_changes_the_function_needs_force(tmp_path: Path, architecture: str, changes: Changes, told: str) -> None:
+@pytest.mark.parametrize(("architecture", "changes", "message"), ALTERS, ids=[message for *_, message in ALTERS])
+def test_settings_that_change_the_computation_need_force(
+    tmp_path: Path, architecture: str, changes: Changes, message: str
+) -> None:
     base, instruct, right = two_checkpoints(tmp_path, architecture, changes)
-    with pytest.raises(MismatchError, match=told) as e:
+    with pytest.raises(MismatchError, match=message) as e:
         plan_merge(open_checkpoint(base), open_checkpoint(instruct))
-    assert "The two do not compute alike, so no line joins them. --force merges all the same" in str(e.value)
+    assert "The two networks compute differently, so interpolation is not meaningful. --force merges" in str(e.value)
     (file,) = pa_lite.merge(base, instruct, (0.5,), plan=PlanOptions(type="F32", force=True), output=tmp_path)
     wanted = open_checkpoint(instruct).metadata
     assert {key: read_gguf_header(file).metadata[key] for key in wanted} == wanted
     if "attention_bias" in changes:
         own = right["model.layers.0.self_attn.v_proj.bias"]
         np.testing.assert_array_equal(read(file)["blk.0.attn_v.bias"], own)
-    assert diff_checkpoints(base, instruct).n_values > 0  # which describes any two of one shape
+    assert diff_checkpoints(base, instruct).n_values > 0  # diff needs only equal shapes
 
 
-def test_what_base_alone_has_is_dropped_by_force(tmp_path: Path) -> None:
+def test_force_drops_tensors_that_only_base_has(tmp_path: Path) -> None:
     instruct, base, _ = two_checkpoints(tmp_path, "LlamaForCausalLM", {"attention_bias": True})
     plan = plan_merge(open_checkpoint(base), open_checkpoint(instruct), PlanOptions(force=True))
     assert not any(t.name.endswith(".bias") for t in plan.tensors)
     assert any("q_proj.bias" in line and line.endswith(": instruct is followed") for line in plan.remarks)
 
 
-def test_no_force_joins_two_shapes(tmp_path: Path) -> None:
+def test_force_does_not_merge_different_shapes(tmp_path: Path) -> None:
     base, instruct, _ = two_checkpoints(tmp_path, "LlamaForCausalLM", {"intermediate_size": 128})
     with pytest.raises(MismatchError, match=r"shape \[96, 64\] in .* but \[128, 64\] in"):
         plan_merge(open_checkpoint(base), open_checkpoint(instruct), PlanOptions(force=True))

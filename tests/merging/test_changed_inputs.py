@@ -1,4 +1,4 @@
-"""Inputs that change, or cannot be read, under a merge: it is noticed, and nothing mixed comes of it."""
+"""Inputs that change or become unreadable during a merge are detected, and no mixed output is written."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Pair = tuple[Path, Path]
 
 @pytest.fixture
 def pair(tiny_pair: Pair, tmp_path: Path) -> Pair:
-    """A copy that a test may spoil."""
+    """A copy that a test may damage."""
     sides = tmp_path / "inputs" / "base", tmp_path / "inputs" / "instruct"
     for source, target in zip(tiny_pair, sides, strict=True):
         shutil.copytree(source, target)
@@ -41,7 +41,7 @@ def weights(folder: Path) -> Path:
 
 
 def overwrite(file: Path, start: int, n: int) -> None:
-    """Other bytes in the file's place, the same header and size."""
+    """Change bytes in place; header and size stay the same."""
     with file.open("r+b") as f:
         f.seek(start)
         raw = np.frombuffer(f.read(n), np.uint8) ^ 1
@@ -67,7 +67,7 @@ def cut(file: Path) -> None:
 @pytest.mark.parametrize("change", [overwrite_the_end, replace, cut, Path.unlink])
 @pytest.mark.parametrize("side", [0, 1])
 @pytest.mark.parametrize("resume", [False, True])
-def test_a_change_while_it_is_read_is_noticed(
+def test_an_input_that_changes_during_a_merge_is_detected(
     pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None], side: int, resume: bool
 ) -> None:
     file, changes = weights(pair[side]), [change]
@@ -83,30 +83,32 @@ def test_a_change_while_it_is_read_is_noticed(
             progress=meanwhile,
         )  # fmt: skip
     assert not changes
-    assert list((tmp_path / "out").iterdir()) == []  # not even to go on with
+    assert list((tmp_path / "out").iterdir()) == []  # not even partial files for --resume
 
 
-def test_a_change_between_header_and_weights_is_noticed(pair: Pair, tmp_path: Path) -> None:
+def test_a_change_between_header_and_weights_is_detected(pair: Pair, tmp_path: Path) -> None:
     plan = plan_merge(open_checkpoint(pair[0]), open_checkpoint(pair[1]))
     overwrite_the_end(weights(pair[0]))
-    with pytest.raises(InputChangedError, match="changed while it was read"):
+    with pytest.raises(InputChangedError, match="changed while being read"):
         write_merge(plan, [(0.5, tmp_path / "out" / "x.gguf")])
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_what_a_change_broke_is_told_as_the_change(pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_caused_by_a_change_reports_the_change(
+    pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = weights(pair[0])
 
     def encode(*_: object) -> object:
         overwrite_the_end(file)
-        raise CheckpointError("values that are no finite numbers")
+        raise CheckpointError("non-finite values")
 
     monkeypatch.setattr(stream.BlockWorker, "encode", encode)
     with pytest.raises(InputChangedError, match=file.name):
         pa_lite.merge(*pair, (0.5,), output=tmp_path / "out" / "x.gguf")
 
 
-def test_a_file_that_is_only_read_again_is_no_change(pair: Pair, tmp_path: Path) -> None:
+def test_reading_an_input_is_not_a_change(pair: Pair, tmp_path: Path) -> None:
     file = weights(pair[0])
     seen: list[bytes] = []
     (merged,) = pa_lite.merge(
@@ -118,7 +120,7 @@ def test_a_file_that_is_only_read_again_is_no_change(pair: Pair, tmp_path: Path)
 
 @pytest.fixture(scope="module")
 def large_pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    """7 million parameters: between a fingerprint's samples there is room."""
+    """A pair of 7 million parameters: large enough for bytes between the samples of the fingerprint."""
     config = {**tiny.CONFIG, "hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 6}
     folder = tmp_path_factory.mktemp("large")
     base = tiny.weights(1, config)
@@ -127,7 +129,7 @@ def large_pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     return folder / "base", folder / "instruct"
 
 
-def test_going_on_with_other_weights_under_the_same_header_begins_anew(
+def test_resume_with_other_weights_and_the_same_header_starts_again(
     large_pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pair = tmp_path / "base", tmp_path / "instruct"
@@ -148,7 +150,7 @@ def test_going_on_with_other_weights_under_the_same_header_begins_anew(
     assert out.read_bytes() == fresh.read_bytes()
 
 
-def test_a_disk_that_fails_under_an_input_is_the_inputs_fault_and_what_is_merged_is_kept(
+def test_a_failing_input_disk_is_reported_and_resume_keeps_the_merged_part(
     pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sick, read, left = weights(pair[1]), readers.RandomFile._read, [0]
@@ -172,7 +174,7 @@ def test_a_disk_that_fails_under_an_input_is_the_inputs_fault_and_what_is_merged
     assert merged.read_bytes() == pa_lite.merge(*pair, (0.5,), output=tmp_path / "y.gguf")[0].read_bytes()
 
 
-@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="a file that gives real errors is Linux's")
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="the file that gives real errors exists on Linux only")
 def test_a_real_read_error_names_file_and_byte() -> None:
     buffer: ByteArray = np.empty(16, np.uint8)
     with (
@@ -183,13 +185,13 @@ def test_a_real_read_error_names_file_and_byte() -> None:
 
 
 @pytest.mark.parametrize("resume", [False, True])
-def test_a_target_that_another_process_finished_meanwhile_stays(
+def test_a_target_that_another_process_finished_meanwhile_is_kept(
     tiny_pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resume: bool
 ) -> None:
-    target, begin = tmp_path / "x.gguf", output_file.PartialFile.open
+    target, open_part = tmp_path / "x.gguf", output_file.PartialFile.open
 
     def late(self: output_file.PartialFile) -> None:
-        begin(self)
+        open_part(self)
         target.write_bytes(b"another's")
 
     monkeypatch.setattr(output_file.PartialFile, "open", late)
@@ -199,12 +201,12 @@ def test_a_target_that_another_process_finished_meanwhile_stays(
     assert [p.name for p in tmp_path.iterdir()] == ["x.gguf"]
 
 
-def test_a_full_disk_says_what_going_on_takes(tiny_pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_says_how_to_resume(tiny_pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(output_file, "reserve", full)
-    for options, told in ((RESUME, "go on with --resume"), (MergeOptions(), "nothing was left behind")):
-        with pytest.raises(OutputError, match=told):
+    for options, message in ((RESUME, "continue with --resume"), (MergeOptions(), "nothing was left behind")):
+        with pytest.raises(OutputError, match=message):
             pa_lite.merge(*tiny_pair, (0.5,), output=tmp_path / "x.gguf", options=options)
-        assert list(tmp_path.iterdir()) == []  # no tensor was whole
+        assert list(tmp_path.iterdir()) == []  # no tensor was complete

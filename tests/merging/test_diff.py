@@ -12,7 +12,7 @@ from tests.support import tiny
 from tests.support.reports import Reports
 
 
-def test_distances_equal_numpys(tmp_path: Path) -> None:
+def test_distances_equal_those_of_numpy(tmp_path: Path) -> None:
     base = tiny.weights(1)
     instruct = tiny.weights(2, near=base)
     tiny.write_checkpoint(tmp_path / "base", base, "F32", 2)
@@ -39,7 +39,7 @@ def test_distances_equal_numpys(tmp_path: Path) -> None:
     assert list(found.groups) == ["embeddings", "attention", "ffn", "norms"]
 
 
-def test_equal_and_empty(tmp_path: Path) -> None:
+def test_distances_of_equal_and_of_zero_tensors(tmp_path: Path) -> None:
     arrays = tiny.weights(1)
     arrays["model.norm.weight"][:] = 0
     folder = tiny.write_checkpoint(tmp_path / "m", arrays)

@@ -1,4 +1,4 @@
-"""Stacked experts, shifted norms: tensors that are made of several stored ones, or of stored values and a constant."""
+"""Test tensors made of several stored ones (stacked experts), or of stored values and a constant (shifted norms)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def lerp(left: FloatArray, right: FloatArray, lam: float) -> FloatArray:
 
 @pytest.mark.parametrize("block", [1500, 5000, 1 << 18])
 def test_experts_are_stacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
-    """From three shards and one, in blocks smaller and larger than an expert, against numpy's stack."""
+    """Compare with numpy's stack: from three shards and from one, in blocks smaller and larger than an expert."""
     monkeypatch.setattr(stream, "BLOCK_VALUES", block)
     base, left = write_checkpoint(tmp_path / "base", MIXTRAL, 1, 3, "F32")
     instruct, right = write_checkpoint(tmp_path / "instruct", MIXTRAL, 2, 1, "F32")
@@ -52,7 +52,7 @@ def test_experts_are_stacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bl
 
 
 def fuse(arrays: tiny.Arrays, experts: int) -> tiny.Arrays:
-    """The experts of a layer in one tensor, as transformers 5 has them in memory."""
+    """Return the experts of each layer in one tensor, as transformers 5 has them in memory."""
     out = {name: a for name, a in arrays.items() if ".experts." not in name}
     for layer in range(2):
         p = f"model.layers.{layer}.mlp.experts."
@@ -63,7 +63,7 @@ def fuse(arrays: tiny.Arrays, experts: int) -> tiny.Arrays:
     return out
 
 
-def test_fused_experts_are_the_same(tmp_path: Path) -> None:
+def test_fused_experts_give_the_same_merge(tmp_path: Path) -> None:
     base, left = write_checkpoint(tmp_path / "base", QWEN, 1, dtype="F32")
     instruct, _ = write_checkpoint(tmp_path / "instruct", QWEN, 2, dtype="F32")
     plan = PlanOptions(type="Q8_0")
@@ -76,16 +76,16 @@ def test_fused_experts_are_the_same(tmp_path: Path) -> None:
         np.testing.assert_array_equal(one[name], two[name])
     both = {**fuse(left, 4), **{n: a for n, a in left.items() if ".experts." in n}}
     tiny.save_safetensors(base / "model.safetensors", both, "F32")
-    with pytest.raises(CheckpointError, match="is stored both expert by expert and as a whole"):
+    with pytest.raises(CheckpointError, match="is stored both for each expert and for all of them"):
         open_checkpoint(base)
     odd = fuse(left, 4)
     odd["model.layers.1.mlp.experts.gate_up_proj"] = odd["model.layers.1.mlp.experts.gate_up_proj"][:, 1:]
     tiny.save_safetensors(base / "model.safetensors", odd, "F32")
-    with pytest.raises(CheckpointError, match=r"shape \[4, 95, 64\], where config.json calls for \[4, 96, 64\]"):
+    with pytest.raises(CheckpointError, match=r"shape \[4, 95, 64\], but config.json requires \[4, 96, 64\]"):
         open_checkpoint(base)
 
 
-def test_stacked_experts_of_a_gguf_file(tmp_path: Path) -> None:
+def test_stacked_experts_are_read_from_a_gguf_file(tmp_path: Path) -> None:
     base, _ = write_checkpoint(tmp_path / "base", MIXTRAL, 1)
     instruct, _ = write_checkpoint(tmp_path / "instruct", MIXTRAL, 2)
     (file,) = pa_lite.merge(base, base, (0.0,), plan=PlanOptions(type="BF16"), output=tmp_path / "base.gguf")
@@ -96,20 +96,20 @@ def test_stacked_experts_of_a_gguf_file(tmp_path: Path) -> None:
         np.testing.assert_array_equal(read(found)[name], values)
 
 
-def test_odd_experts_are_refused(tmp_path: Path) -> None:
+def test_missing_or_wrong_experts_are_rejected(tmp_path: Path) -> None:
     folder, arrays = write_checkpoint(tmp_path / "m", MIXTRAL)
     name = EXPERT.format(layer=1, expert=7, w="w2")
 
-    def told(changed: tiny.Arrays) -> str:
+    def message(changed: tiny.Arrays) -> str:
         tiny.save_safetensors(folder / "model.safetensors", changed, "BF16")
         with pytest.raises(CheckpointError) as e:
             open_checkpoint(folder)
         return str(e.value)
 
-    assert f"tensor {name} is missing: there are 8 experts" in told({n: a for n, a in arrays.items() if n != name})
+    assert f"tensor {name} is missing: there are 8 experts" in message({n: a for n, a in arrays.items() if n != name})
     ninth = name.replace("experts.7", "experts.8")
-    assert f"tensor {ninth} is one too many" in told({**arrays, ninth: arrays[name]})
-    assert f"{name} has the shape [3, 96]" in told({**arrays, name: arrays[name][:3]})
+    assert f"tensor {ninth} is unexpected: there are 8 experts" in message({**arrays, ninth: arrays[name]})
+    assert f"{name} has shape [3, 96]" in message({**arrays, name: arrays[name][:3]})
     (folder / "model.safetensors").unlink()
     tiny.save_safetensors(folder / "model-2.safetensors", {n: a for n, a in arrays.items() if n != name}, "BF16")
     tiny.save_safetensors(folder / "model-1.safetensors", {name: arrays[name]}, "F16")
@@ -126,7 +126,7 @@ def test_every_expert_counts_in_the_fingerprint(tmp_path: Path) -> None:
     assert fingerprint(open_checkpoint(folder)) != before
 
 
-def test_biases_of_q_and_k_change_places_with_their_rows(tmp_path: Path) -> None:
+def test_biases_of_q_and_k_are_reordered_like_their_rows(tmp_path: Path) -> None:
     changes: dict[str, Any] = {"attention_bias": True, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}
     base, left = write_checkpoint(tmp_path / "base", "LlamaForCausalLM", 1, dtype="F32", **changes)
     instruct, right = write_checkpoint(tmp_path / "instruct", "LlamaForCausalLM", 2, dtype="F32", **changes)
@@ -152,7 +152,7 @@ def test_gemmas_norms_are_shifted_after_interpolating(tmp_path: Path) -> None:
     embedding = "model.embed_tokens.weight"
     np.testing.assert_array_equal(read(files[0])["token_embd.weight"], left[embedding])
 
-    # a GGUF file has the shift in it already: with one as base it is added to instruct alone
+    # a GGUF file includes the shift: with one as base, the shift is added only to instruct
     (mixed,) = pa_lite.merge(files[0], instruct, (0.3,), plan=PlanOptions(type="F32"), output=tmp_path / "mixed.gguf")
     for name in names.values():
         np.testing.assert_allclose(read(mixed)[name], read(files[1])[name], rtol=0, atol=1e-6)

@@ -1,4 +1,4 @@
-"""Merges streamed from a Hub on loopback: the bytes of a merge from the disk, or an error and nothing."""
+"""Merges streamed from a Hub on loopback give the same bytes as from the disk, or an error and no output."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from tests.support.hub_server import TOKEN, HubServer, Request
 
 HUB = ("hub:org/Tiny", "hub:org/Tiny-Instruct")
 STREAM = MergeOptions(stream=True, threads=2)
-# weights, and not the samples of 4 KiB that fingerprints take; every tensor of the tiny pair is asked for by itself
+# requests for weights, which are one for each tensor of the tiny pair
 READS = "GET storage"
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory, tiny_pair: tuple[Path, Path]) -> tuple[Path, Path]:
-    """The tiny pair in folders that are called as its repositories are."""
+    """The tiny pair in folders that have the names of its repositories."""
     folder = tmp_path_factory.mktemp("disk")
     base, instruct = (shutil.copytree(p, folder / n) for p, n in zip(tiny_pair, ("Tiny", "Tiny-Instruct"), strict=True))
     return base, instruct
@@ -58,7 +58,9 @@ def weights_in_cache() -> list[str]:
     return [p.name for p in Path(os.environ["HF_HUB_CACHE"]).rglob("*.safetensors")]
 
 
-def test_streamed_equals_fetched_equals_disk(published: HubServer, from_disk: bytes, tmp_path: Path) -> None:
+def test_streamed_and_downloaded_and_local_merges_are_equal(
+    published: HubServer, from_disk: bytes, tmp_path: Path
+) -> None:
     assert stream(tmp_path) == from_disk
     assert weights_in_cache() == []
     (tmp_path / "fetched").mkdir()
@@ -81,22 +83,24 @@ def test_a_side_that_is_not_needed_is_not_read(
 
 
 def asked_range(request: Request) -> tuple[int, int]:
-    """First byte and number of bytes."""
+    """Return the first byte and the number of bytes of a request."""
     found = re.fullmatch(r"bytes=(\d+)-(\d+)", request.headers["Range"])
     assert found is not None
     return int(found[1]), int(found[2]) - int(found[1]) + 1
 
 
 def tensor_reads(hub: HubServer, reference: str) -> list[Request]:
-    """The requests so far that were for weights: neither a header, at the file's start, nor a sample of 4 KiB."""
+    """Return the requests for weights: neither a header, at the file's start, nor a fingerprint sample of 4 KiB."""
     repo = hub.repos["model", reference.removeprefix("hub:")]
     files = repo.commits[repo.refs["main"]].values()
     tags = {hashlib.sha256(content).hexdigest() for content in files}
     return [r for r in hub.asked(READS) if r.path[1:] in tags and asked_range(r)[0] and asked_range(r)[1] != 4096]
 
 
-def test_under_passing_faults(published: HubServer, from_disk: bytes, tmp_path: Path, impatient: None) -> None:
-    """Every kind of fault, over and over, on both hosts: the bytes are the same."""
+def test_temporary_faults_do_not_change_the_bytes(
+    published: HubServer, from_disk: bytes, tmp_path: Path, impatient: None
+) -> None:
+    """Every kind of fault, repeatedly, on both hosts."""
     for i in range(12):
         published.fail("drop", READS, skip=7 * i)
         published.fail("cut", READS, skip=5 * i + 1, after=700 * i)
@@ -105,10 +109,10 @@ def test_under_passing_faults(published: HubServer, from_disk: bytes, tmp_path: 
         published.fail("drop", "HEAD hub", skip=i)
     published.fail("status", READS, skip=60, status=429, retry_after="1")
     assert stream(tmp_path) == from_disk
-    assert sum(fault.times for fault in published.faults) < 10  # most have struck
+    assert sum(fault.times for fault in published.faults) < 10  # most have occurred
 
 
-def test_links_that_expire_within_a_merge(published: HubServer, from_disk: bytes, tmp_path: Path) -> None:
+def test_links_that_expire_during_a_merge_are_renewed(published: HubServer, from_disk: bytes, tmp_path: Path) -> None:
     timer = threading.Timer(0.0, lambda: None)
 
     def expire(_phase: str, _done: int, _total: int, _unit: str) -> None:
@@ -124,7 +128,9 @@ def test_links_that_expire_within_a_merge(published: HubServer, from_disk: bytes
 
 @pytest.mark.parametrize("kind", ["etag", "size"])
 @pytest.mark.parametrize("skip", [3, 40, 200])
-def test_a_file_that_changes_in_the_middle(published: HubServer, tmp_path: Path, kind: str, skip: int) -> None:
+def test_a_file_that_changes_during_a_merge_is_an_error(
+    published: HubServer, tmp_path: Path, kind: str, skip: int
+) -> None:
     published.fail(kind, READS, skip=skip, times=1000)
     with pytest.raises(
         HubError, match=r"Tiny.*safetensors changed while being read: .*No output was written; start again"
@@ -133,7 +139,9 @@ def test_a_file_that_changes_in_the_middle(published: HubServer, tmp_path: Path,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_repository_that_moves_on_is_merged_as_it_was(published: HubServer, from_disk: bytes, tmp_path: Path) -> None:
+def test_a_new_commit_during_a_merge_does_not_change_the_output(
+    published: HubServer, from_disk: bytes, tmp_path: Path
+) -> None:
     def move(_phase: str, _done: int, _total: int, _unit: str) -> None:
         published.repos["model", "org/Tiny"].commit({"model.safetensors": b"other"})
 
@@ -141,7 +149,7 @@ def test_a_repository_that_moves_on_is_merged_as_it_was(published: HubServer, fr
     assert merged[0].read_bytes() == from_disk
 
 
-def test_a_gated_repository(
+def test_a_gated_repository_needs_a_token(
     published: HubServer, from_disk: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     published.repos["model", "org/Tiny"].is_gated = True
@@ -155,20 +163,22 @@ def test_a_gated_repository(
     assert not any("authorization" in {k.lower() for k in r.headers} for r in published.asked("storage"))
 
 
-def test_faults_that_last(published: HubServer, tmp_path: Path, impatient: None) -> None:
+def test_a_lasting_fault_is_an_error(published: HubServer, tmp_path: Path, impatient: None) -> None:
     published.fail("status", READS, skip=220, times=10_000)
     with pytest.raises(HubError, match=r"the Hub is not working at the moment \(HTTP 503\)"):
         stream(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_resume_goes_on_with_a_stream(published: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second merge asks only for tensors that the first did not bring home, and gives the same bytes."""
+def test_resume_continues_a_streamed_merge(
+    published: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second merge requests only tensors that the first did not complete, and gives the same bytes."""
     from pa_lite.checkpoints.hub import http
 
     options = MergeOptions(stream=True, threads=1, resume=True)
-    (tmp_path / "whole").mkdir()
-    expected = stream(tmp_path / "whole", options=options, kind="F16")
+    (tmp_path / "complete").mkdir()
+    expected = stream(tmp_path / "complete", options=options, kind="F16")
     reads = len(tensor_reads(published, HUB[1]))
     monkeypatch.setattr(http, "_FIRST_WAIT", 0.02)
     published.fail("status", READS, skip=len(published.asked(READS)) - 8, times=10_000)
@@ -195,7 +205,7 @@ def test_gguf_checkpoints_stream_too(hub: HubServer, tiny_ggufs: dict[str, Path]
 
 
 def test_experts_in_pieces_stream_too(hub: HubServer, tmp_path: Path) -> None:
-    """A tensor of stacked experts is read from several places of a file."""
+    """A tensor of stacked experts is read from several offsets of a file."""
     for name, seed in (("a", 1), ("b", 2)):
         hub.add(f"org/{name}", families.write_checkpoint(tmp_path / name, "MixtralForCausalLM", seed)[0])
     assert max(len(t.pieces) for t in open_checkpoint(tmp_path / "a").tensors.values()) > 1
@@ -204,7 +214,7 @@ def test_experts_in_pieces_stream_too(hub: HubServer, tmp_path: Path) -> None:
     assert streamed.read_bytes() == local.read_bytes()
 
 
-def test_one_side_on_the_disk(
+def test_one_side_streams_and_the_other_is_local(
     published: HubServer, folders: tuple[Path, Path], from_disk: bytes, tmp_path: Path
 ) -> None:
     (merged,) = pa_lite.merge(folders[0], HUB[1], (0.7,), output=tmp_path, options=STREAM)
@@ -213,22 +223,24 @@ def test_one_side_on_the_disk(
     assert distance.total == diff_checkpoints(*folders, threads=1).total
 
 
-def test_fingerprints_are_the_same(published: HubServer, folders: tuple[Path, Path]) -> None:
+def test_fingerprints_of_streamed_and_local_checkpoints_are_equal(
+    published: HubServer, folders: tuple[Path, Path]
+) -> None:
     for reference, folder in zip(HUB, folders, strict=True):
         assert fingerprint(open_checkpoint(reference, stream=True)) == fingerprint(open_checkpoint(folder))
 
 
-def test_a_broken_header_is_told(hub: HubServer, folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_broken_header_is_reported(hub: HubServer, folders: tuple[Path, Path], tmp_path: Path) -> None:
     files = {p.name: p.read_bytes() for p in folders[1].iterdir()}
     hub.add("org/cut", {**files, "model.safetensors": files["model.safetensors"][:-100]})
     hub.add("org/none", {**files, "model.safetensors": b"\xff" * 64})
-    with pytest.raises(CheckpointError, match=r"hub:org/cut@.*/model.safetensors: its header tells of \d+ bytes"):
+    with pytest.raises(CheckpointError, match=r"hub:org/cut@.*/model.safetensors: its header describes \d+ bytes"):
         open_checkpoint("hub:org/cut", stream=True)
     with pytest.raises(CheckpointError, match=r"model.safetensors: is not a safetensors file"):
         open_checkpoint("hub:org/none", stream=True)
 
 
-def test_two_that_are_no_pair(published: HubServer, tmp_path: Path) -> None:
+def test_a_mismatch_writes_no_output(published: HubServer, tmp_path: Path) -> None:
     config = {**tiny.CONFIG, "intermediate_size": 128}
     published.add("org/Other", tiny.write_checkpoint(tmp_path / "other", tiny.weights(3, config), config=config))
     with pytest.raises(MismatchError):
@@ -236,9 +248,9 @@ def test_two_that_are_no_pair(published: HubServer, tmp_path: Path) -> None:
     assert not (tmp_path / "x.gguf").exists()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the peak of this process alone, which getrusage does not tell")
+@pytest.mark.skipif(sys.platform != "linux", reason="getrusage does not give the peak of only this process")
 def test_memory_stays_within_the_bound(hub: HubServer, tmp_path: Path) -> None:
-    """140 MB of weights stream through a process that is allowed less, and no more than it says is taken."""
+    """140 MB of weights stream through a process that is allowed less memory than that."""
     config = {**tiny.CONFIG, "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 8}
     weights = tiny.weights(1, config)
     for name in ("Tiny", "Tiny-Instruct"):
@@ -259,7 +271,7 @@ def test_memory_stays_within_the_bound(hub: HubServer, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGINT to another process")
-def test_ctrl_c_while_the_hub_is_silent_ends_at_once(published: HubServer, tmp_path: Path) -> None:
+def test_ctrl_c_while_waiting_for_the_hub_ends_at_once(published: HubServer, tmp_path: Path) -> None:
     import signal
 
     published.fail("status", READS, skip=210, times=10_000, status=429, retry_after="200")
@@ -276,8 +288,8 @@ def test_ctrl_c_while_the_hub_is_silent_ends_at_once(published: HubServer, tmp_p
     time.sleep(0.3)
     start = time.monotonic()
     process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=60)
-    assert b"KeyboardInterrupt" in told
+    _, err = process.communicate(timeout=60)
+    assert b"KeyboardInterrupt" in err
     assert time.monotonic() - start < 10
     assert list(tmp_path.iterdir()) == []
 
@@ -285,8 +297,8 @@ def test_ctrl_c_while_the_hub_is_silent_ends_at_once(published: HubServer, tmp_p
 @pytest.mark.parametrize(
     "body", [b"null", b"[]", b'{"error": 5}', b'{"error": "' + b"x" * 100_000 + b'\\n\\u001b[31m"}']
 )
-def test_errors_that_are_no_hubs_are_told_in_one_line(published: HubServer, tmp_path: Path, body: bytes) -> None:
-    """A storage may answer with any JSON, of which huggingface_hub makes an error, or fails to."""
+def test_unusual_error_responses_are_reported_in_one_line(published: HubServer, tmp_path: Path, body: bytes) -> None:
+    """A storage may respond with any JSON, which huggingface_hub turns into an error or fails to parse."""
     checkpoint = open_checkpoint(HUB[0], stream=True)
     published.fail("status", READS, status=404, body=body, times=99)
     published.fail("status", READS.replace("storage", "hub"), status=404, body=body, times=99)

@@ -18,15 +18,15 @@ from pa_lite.merging.lams import format_lam, parse_lams
         ("0.5:0.5:1,2", (0.5, 2.0)),
     ],
 )
-def test_notation(text: str, lams: tuple[float, ...]) -> None:
+def test_lams_are_parsed_exactly(text: str, lams: tuple[float, ...]) -> None:
     assert parse_lams(text) == lams  # exact: 0.3 and not 0.30000000000000004
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
-        ("abc", "'abc' is no number"),
-        ("", "'' is no number"),
+        ("abc", "'abc' is not a number"),
+        ("", "'' is not a number"),
         ("nan", "outside"),
         ("inf", "outside"),
         ("11", "outside"),
@@ -34,16 +34,16 @@ def test_notation(text: str, lams: tuple[float, ...]) -> None:
         ("1:0:0.1", "LO <= HI"),
         ("0:1:0", "positive STEP"),
         ("0:1:1e-9", "at most 1001"),
-        ("0.5,0.50", "named twice"),
-        (",".join(f"{i}e-3" for i in range(1002)), "1002 lams were named; 1001 are the most"),
-        ("1_0", "'1_0' is no number"),
-        ("\u0660.\u0665", "is no number"),
+        ("0.5,0.50", "duplicate lam 0.50"),
+        (",".join(f"{i}e-3" for i in range(1002)), "1002 lams are too many: one run takes at most 1001"),
+        ("1_0", "'1_0' is not a number"),
+        ("\u0660.\u0665", "is not a number"),
     ],
 )
-def test_bad_notation(text: str, told: str) -> None:
-    with pytest.raises(InputError, match=told):
+def test_invalid_lams_are_rejected(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         parse_lams(text)
 
 
-def test_format() -> None:
+def test_lams_are_formatted_shortly() -> None:
     assert [format_lam(x) for x in (0, 0.7, 0.125, 1 / 3)] == ["0.00", "0.70", "0.125", "0.3333333333333333"]

@@ -18,17 +18,17 @@ def plan(tiny_pair: tuple[Path, Path]) -> MergePlan:
     return plan_merge(open_checkpoint(tiny_pair[0]), open_checkpoint(tiny_pair[1]))
 
 
-def test_threads_give_way_to_the_bound(plan: MergePlan) -> None:
+def test_threads_are_reduced_to_fit_the_bound(plan: MergePlan) -> None:
     assert check_memory(plan, 4, 0).threads == 4
     assert check_memory(plan, 4, 1 << 40).threads == 4
     assert check_memory(plan, 4, planned_bytes(plan, 2) + thread_bytes(plan) // 2).threads == 2
-    with pytest.raises(InputError, match=r"--max-memory 1M is too little: this merge needs \d+M"):
+    with pytest.raises(InputError, match=r"--max-memory 1M is not enough: this merge needs \d+M"):
         check_memory(plan, 4, 1_000_000)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the peak of this process alone, which getrusage does not tell")
+@pytest.mark.skipif(sys.platform != "linux", reason="getrusage does not give the peak of only this process")
 def test_the_peak_does_not_grow_with_the_model(tmp_path: Path) -> None:
-    """Eight times the layers, some megabytes more of everything else: the plan's word is kept by the process."""
+    """Eight times the layers take some megabytes more, and no more memory than that."""
     code = (
         "import sys, pa_lite, re\n"
         "from pa_lite.merging.write import MergeOptions\n"

@@ -1,4 +1,4 @@
-"""NaN, infinities and values too large: refused with their place, or let through as numpy rounds them, and counted."""
+"""NaN, infinities and values too large are rejected with their position, or kept as numpy rounds them and counted."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from tests.support import tiny
 
 Values = npt.NDArray[np.float32]
 UP = "model.layers.1.mlp.up_proj.weight"
-# those whose tables take no seconds to make
+# types whose tables are quick to compute
 BLOCKS = [name for name in TENSOR_TYPES if tensor_type(name).block > 1 and not name.startswith(("IQ1", "IQ2_S"))]
 NAN, INFINITY = float("nan"), float("inf")
 
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a tiny checkpoint in float32 with one value changed."""
+    """A function that writes a tiny checkpoint in float32 with one value changed."""
 
     def made(value: float | None = None, name: str = "m", tensor: str = UP) -> Path:
         arrays = tiny.weights(1)
@@ -51,42 +51,40 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.mark.parametrize("kind", ["F32", "BF16", "F16", "Q8_0", "Q4_K_M", "IQ4_NL"])
 @pytest.mark.parametrize("value", [NAN, -INFINITY])
-def test_weights_that_are_no_numbers(tmp_path: Path, write: Callable[..., Path], kind: str, value: float) -> None:
+def test_non_finite_weights_are_rejected(tmp_path: Path, write: Callable[..., Path], kind: str, value: float) -> None:
     folder = write(value)
-    told = rf"blk.1.ffn_up.weight at lam 0.5 has the value {value} in row 3, column 5, which is no finite num.*--allow"
-    with pytest.raises(CheckpointError, match=told):
+    message = rf"blk.1.ffn_up.weight at lam 0.5 is not finite \({value}\) at row 3, column 5: .*--allow"
+    with pytest.raises(CheckpointError, match=message):
         pa_lite.merge(folder, folder, (0.5,), plan=PlanOptions(type=kind), output=tmp_path / "x.gguf")
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
 
 
 @pytest.mark.parametrize(
-    ("kind", "value", "told"),
+    ("kind", "value", "message"),
     [
-        ("F16", 1e6, r"has the value 1e\+06 in row 3, column 5, which F16 cannot hold. Write BF16 or F32"),
-        ("BF16", 3.4e38, r"has the value 3.4e\+38 in row 3, column 5, which BF16 cannot hold. Write F32"),
+        ("F16", 1e6, r"is 1e\+06 at row 3, column 5, which F16 cannot hold. Use --type BF16 or F32"),
+        ("BF16", 3.4e38, r"is 3.4e\+38 at row 3, column 5, which BF16 cannot hold. Use --type F32"),
         (
             "Q8_0",
             9e6,
-            r"too large for the scales of Q8_0. Write it in another type \(--tensor-type blk.1.ffn_up.we",
+            r"too large for the scales of Q8_0. Use another type for it \(--tensor-type blk.1.ffn_up.we",
         ),
-        ("Q8_0", -1e9, r"has the value -1e\+09 in row 3, column 5, which Q8_0 cannot hold. Write it in another type"),
+        ("Q8_0", -1e9, r"is -1e\+09 at row 3, column 5, which Q8_0 cannot hold. Use another type for it"),
         ("Q4_0", 600000, "too large for the scales of Q4_0"),
         ("IQ4_NL", 3e38, "which IQ4_NL cannot hold"),
     ],
 )
-def test_finite_values_that_the_type_cannot_hold(
-    tmp_path: Path, write: Callable[..., Path], kind: str, value: float, told: str
+def test_finite_values_that_the_type_cannot_hold_are_rejected(
+    tmp_path: Path, write: Callable[..., Path], kind: str, value: float, message: str
 ) -> None:
     folder = write(value)
-    with pytest.raises(CheckpointError, match=told):
+    with pytest.raises(CheckpointError, match=message):
         pa_lite.merge(folder, folder, (1.0,), plan=PlanOptions(type=kind), output=tmp_path / "x.gguf")
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
     pa_lite.merge(folder, folder, (1.0,), plan=PlanOptions(type="F32"), output=tmp_path / "x.gguf")
 
 
-def test_a_tensor_type_lets_a_quantised_result_hold_what_its_type_cannot(
-    tmp_path: Path, write: Callable[..., Path]
-) -> None:
+def test_tensor_type_keeps_non_finite_values_in_a_quantised_output(tmp_path: Path, write: Callable[..., Path]) -> None:
     plan = PlanOptions(type="Q8_0", tensor_types=(("blk.1.ffn_up.weight", "BF16"),), allow_nonfinite=True)
     (file,) = pa_lite.merge(write(NAN), write(NAN), (0.5,), plan=plan, output=tmp_path / "x.gguf")
     header = read_gguf_header(file)
@@ -95,11 +93,11 @@ def test_a_tensor_type_lets_a_quantised_result_hold_what_its_type_cannot(
 
 
 @pytest.mark.parametrize("kind", ["Q8_0", "Q4_K_M", "IQ4_NL"])
-def test_quantised_types_refuse_what_is_allowed_elsewhere(
+def test_quantised_types_reject_non_finite_values_even_if_allowed(
     tmp_path: Path, write: Callable[..., Path], kind: str
 ) -> None:
     plan = PlanOptions(type=kind, allow_nonfinite=True)
-    with pytest.raises(CheckpointError, match=r"no finite number.*--tensor-type blk.1.ffn_up.weight=BF16 --allow-non"):
+    with pytest.raises(CheckpointError, match=r"not finite.*--tensor-type blk.1.ffn_up.weight=BF16 --allow-non"):
         pa_lite.merge(write(INFINITY), write(INFINITY), (0.5,), plan=plan, output=tmp_path / "x.gguf")
     # a norm stays float32 in a quantised model, and holds it
     norm = "model.layers.0.input_layernorm.weight"
@@ -111,7 +109,7 @@ SPOTS = st.lists(st.tuples(st.integers(0, 319), st.integers(0, 63), SPECIAL, SPE
 
 
 def rounded(values: Values, kind: str) -> Values:
-    """The values as the type holds them, by numpy."""
+    """Return the values rounded to the type, computed by numpy."""
     with np.errstate(over="ignore"):
         if kind == "F16":
             return values.astype(np.float16).astype(np.float32)
@@ -123,7 +121,7 @@ def rounded(values: Values, kind: str) -> Values:
 
 @settings(max_examples=12, deadline=None)
 @given(spots=SPOTS, kind=st.sampled_from(["F32", "F16", "BF16"]), lam=st.sampled_from([0.0, 0.3, 1.0, 1.5]))
-def test_what_is_allowed_is_what_numpy_computes(
+def test_allowed_values_are_what_numpy_computes(
     tmp_path_factory: pytest.TempPathFactory, spots: list[tuple[int, int, float, float]], kind: str, lam: float
 ) -> None:
     folder = tmp_path_factory.mktemp("allowed")
@@ -146,37 +144,34 @@ def test_what_is_allowed_is_what_numpy_computes(
         pa_lite.merge(*sides, (lam,), plan=strict, output=folder / "y.gguf")
         assert "pa_lite.allow_nonfinite" not in read_gguf_header(folder / "y.gguf").metadata
     else:
-        with pytest.raises(CheckpointError, match=r"token_embd.weight at lam .* has the value"):
+        with pytest.raises(CheckpointError, match=r"token_embd.weight at lam .* is .* at row"):
             pa_lite.merge(*sides, (lam,), plan=strict, output=folder / "y.gguf")
 
 
-def test_what_was_let_through_is_told(
+def test_kept_non_finite_values_are_reported(
     tmp_path: Path, write: Callable[..., Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     plan = PlanOptions(type="F16", allow_nonfinite=True)
     with caplog.at_level(logging.WARNING):
         pa_lite.merge(write(NAN, "b"), write(1e6, "i"), (0.0, 0.5, 1.0), plan=plan, output=tmp_path)
     assert [r.getMessage() for r in caplog.records] == [
-        f"i-pa{lam}-F16.gguf: 1 values that are no finite numbers were let through: 1 in blk.1.ffn_up.weight"
-        for lam in ("0.00", "0.50", "1.00")
+        f"i-pa{lam}-F16.gguf: kept 1 non-finite value: 1 in blk.1.ffn_up.weight" for lam in ("0.00", "0.50", "1.00")
     ]
     caplog.clear()
     with caplog.at_level(logging.WARNING):
         pa_lite.merge(write(), write(), (0.5,), plan=plan, output=tmp_path / "x.gguf")
         loaded = plan_merge(open_checkpoint(write(NAN, "b")), open_checkpoint(write()), plan)
         InMemoryModel(loaded, 0.5).close()
-    assert [r.getMessage() for r in caplog.records] == [
-        "lam 0.5: 1 values that are no finite numbers were let through: 1 in blk.1.ffn_up.weight"
-    ]
+    assert [r.getMessage() for r in caplog.records] == ["lam 0.5: kept 1 non-finite value: 1 in blk.1.ffn_up.weight"]
 
 
-def test_models_merged_in_memory_refuse_them(write: Callable[..., Path]) -> None:
+def test_models_merged_in_memory_reject_non_finite_values(write: Callable[..., Path]) -> None:
     plan = plan_merge(open_checkpoint(write(NAN, "b")), open_checkpoint(write()), PlanOptions(type="F16"))
-    with pytest.raises(CheckpointError, match="has the value nan in row 3"):
+    with pytest.raises(CheckpointError, match=r"is not finite \(nan\) at row 3"):
         InMemoryModel(plan, 0.5)
 
 
-def test_a_quantised_gguf_with_a_broken_scale(tmp_path: Path, tiny_ggufs: dict[str, Path]) -> None:
+def test_a_quantised_gguf_with_a_broken_scale_is_rejected(tmp_path: Path, tiny_ggufs: dict[str, Path]) -> None:
     file = tmp_path / "m.gguf"
     file.write_bytes(tiny_ggufs["Q8_0"].read_bytes())
     tensor = read_gguf_header(file).tensors["blk.0.ffn_gate.weight"]
@@ -184,7 +179,9 @@ def test_a_quantised_gguf_with_a_broken_scale(tmp_path: Path, tiny_ggufs: dict[s
         f.seek(tensor.offset + 34 * 2)  # row 1's first block of two: its scale
         f.write(np.float16(np.nan).tobytes())
     for kind in ("Q8_0", "F16"):
-        with pytest.raises(CheckpointError, match=r"blk.0.ffn_gate.weight at lam 1 has the value nan in row 1, col"):
+        with pytest.raises(
+            CheckpointError, match=r"blk.0.ffn_gate.weight at lam 1 is not finite \(nan\) at row 1, col"
+        ):
             pa_lite.merge(file, file, (1.0,), plan=PlanOptions(type=kind), output=tmp_path / "x.gguf")
     plan = PlanOptions(type="F16", allow_nonfinite=True)
     pa_lite.merge(file, file, (1.0,), plan=plan, output=tmp_path / "x.gguf")
@@ -199,8 +196,8 @@ QUANTISED = hnp.arrays(
 
 @settings(max_examples=60, deadline=None)
 @given(values=QUANTISED, kind=st.sampled_from(BLOCKS), weight=st.sampled_from([1e-30, 1.0, 1e15]))
-def test_every_quantiser_survives_what_the_check_lets_pass(values: Values, kind: str, weight: float) -> None:
-    """Outside of these limits some of ggml's quantisers end the process; what reads back infinite is refused."""
+def test_quantisers_do_not_crash_on_values_that_pass_the_check(values: Values, kind: str, weight: float) -> None:
+    """Beyond these limits some of ggml's quantisers abort; values that decode to infinity are rejected."""
     held = tensor_type(kind)
     prepare(held)
     try:
@@ -218,7 +215,7 @@ def test_every_quantiser_survives_what_the_check_lets_pass(values: Values, kind:
         assert np.isfinite(spare).all()
 
 
-def test_importances_that_would_overflow_are_refused(tmp_path: Path) -> None:
+def test_importances_that_would_overflow_are_rejected(tmp_path: Path) -> None:
     file = tmp_path / "imatrix.dat"
     entry = b"a.w"
     values = np.array([1.0, 1e16], np.float32)
@@ -232,17 +229,17 @@ def test_importances_that_would_overflow_are_refused(tmp_path: Path) -> None:
 
 def test_counts_name_the_worst_tensors_first() -> None:
     found = Nonfinite()
-    assert found.told() == ""
+    assert found.summary() == ""
     for i in range(12):
         found.add(f"t{i:02d}", 1)
     found.add("t07", 4)
-    told = found.told()
-    assert told.startswith("16 values that are no finite numbers were let through: 5 in t07, 1 in t00, 1 in t01")
-    assert told.endswith("1 in t09, ...")
+    summary = found.summary()
+    assert summary.startswith("kept 16 non-finite values: 5 in t07, 1 in t00, 1 in t01")
+    assert summary.endswith("1 in t09, ...")
 
 
-def test_diff_of_values_that_are_no_numbers(tmp_path: Path, write: Callable[..., Path]) -> None:
-    with pytest.raises(CheckpointError, match=r"blk.1.ffn_up.weight has values in base or instruct that are no finite"):
+def test_diff_rejects_non_finite_values(tmp_path: Path, write: Callable[..., Path]) -> None:
+    with pytest.raises(CheckpointError, match=r"blk.1.ffn_up.weight has non-finite values in base or instruct"):
         diff_checkpoints(write(NAN, "b"), write())
     found = diff_checkpoints(write(1e20, "b"), write())  # its square is beyond float32
     assert found.tensors["blk.1.ffn_up.weight"].relative_norm == pytest.approx(1.0)

@@ -1,4 +1,4 @@
-"""Killed merges: nothing half-written under the target's name, and resuming gives the undisturbed bytes."""
+"""Killed merges leave no partial file under the target's name, and resuming gives the same bytes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ RESUME = MergeOptions(threads=1, resume=True)
 
 @pytest.fixture(scope="module")
 def large_pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """26 million parameters: a merge of some tenths of a second."""
+    """A pair of 26 million parameters, which takes some tenths of a second to merge."""
     config = {**tiny.CONFIG, "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 6}
     folder = tmp_path_factory.mktemp("large")
     base = tiny.weights(1, config)
@@ -44,7 +44,7 @@ def large_pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def start(pair: tuple[Path, Path], target: Path, *more: str) -> subprocess.Popen[str]:
-    """A merge in a process of its own that records each tensor at once and is slow enough to be hit anywhere."""
+    """Start a merge in a child process that records each tensor at once and is slow enough to be hit anywhere."""
     code = (
         "import sys, pa_lite.cli\nfrom pa_lite.merging import stream as s, write as w\n"
         "w._RECORD_SECONDS = 0\n"
@@ -61,7 +61,7 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-def test_kills_at_random_moments(large_pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_kills_at_random_moments_leave_nothing_broken(large_pair: tuple[Path, Path], tmp_path: Path) -> None:
     (expected,) = pa_lite.merge(*large_pair, (0.7,), output=tmp_path / "expected.gguf")
     whole = expected.read_bytes()
     target, rng = tmp_path / "out" / "x.gguf", random.Random(0)
@@ -98,7 +98,7 @@ def test_resume_reads_only_what_is_missing(
     seen = Reports()
     pa_lite.merge(*large_pair, (0.7,), output=target, options=RESUME, progress=seen)
     size = target.stat().st_size
-    assert seen[0][1] > sum(1 for _ in recorded) * 100  # begins with what was there
+    assert seen[0][1] > sum(1 for _ in recorded) * 100  # starts with what the partial file had
     assert seen[-1][1] < size
     (again,) = pa_lite.merge(*large_pair, (0.7,), output=tmp_path / "y.gguf")
     assert again.read_bytes() == target.read_bytes()
@@ -112,7 +112,7 @@ def test_without_resume_nothing_is_left(
 
 
 @pytest.mark.parametrize("damage", ["other", "cut", "none", "lonely"])
-@pytest.mark.parametrize("options", [RESUME, MergeOptions()], ids=["resume", "anew"])
+@pytest.mark.parametrize("options", [RESUME, MergeOptions()], ids=["resume", "restart"])
 def test_a_partial_file_of_another_merge_is_not_continued(
     large_pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str, options: MergeOptions
 ) -> None:
@@ -139,7 +139,7 @@ def test_a_partial_file_of_0_1_0_is_continued(
     interrupted(large_pair, target, monkeypatch, RESUME)
     journal = tmp_path / ".x.gguf.part.done"
     head, *names = journal.read_text("utf-8").splitlines()
-    journal.write_text("\n".join([json.loads(head)["digest"], *names]) + "\n", "utf-8")  # its list had no marker
+    journal.write_text("\n".join([json.loads(head)["digest"], *names]) + "\n", "utf-8")  # its journal had no marker
     seen = Reports()
     pa_lite.merge(*large_pair, (0.7,), output=target, options=RESUME, progress=seen)
     assert seen[0][1] > len(names) * 100
@@ -147,13 +147,13 @@ def test_a_partial_file_of_0_1_0_is_continued(
     assert again.read_bytes() == target.read_bytes()
 
 
-ODD = ["link", "dangling link", "hard link", "folder", "named pipe", "somebody's file", "empty file", "other GGUF"]
+ODD = ["link", "dangling link", "hard link", "folder", "named pipe", "another file", "empty file", "other GGUF"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links and pipes of POSIX")
 @pytest.mark.parametrize("name", [".x.gguf.part", ".x.gguf.part.done"])
 @pytest.mark.parametrize("kind", ODD)
-def test_what_is_not_ours_at_a_temporary_name_stays(
+def test_a_foreign_file_at_a_temporary_name_is_kept(
     tiny_pair: tuple[Path, Path], tmp_path: Path, name: str, kind: str
 ) -> None:
     folder, outside = tmp_path / "out", tmp_path / "outside"
@@ -182,7 +182,7 @@ def test_what_is_not_ours_at_a_temporary_name_stays(
     assert outside.exists() is (kind in ("link", "hard link"))
 
 
-def test_resume_of_several_lams_keeps_those_that_are_done(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_resume_of_several_lams_keeps_finished_files(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
     one, two = pa_lite.merge(*tiny_pair, (0.2, 0.4), output=tmp_path)
     before, bytes_of_two = one.stat().st_mtime_ns, two.read_bytes()
     two.unlink()
@@ -194,8 +194,8 @@ def test_resume_of_several_lams_keeps_those_that_are_done(tiny_pair: tuple[Path,
         pa_lite.merge(*tiny_pair, (0.2, 0.4), output=tmp_path, options=RESUME)
 
 
-def test_resume_does_not_take_a_file_of_another_alignment_for_finished(tmp_path: Path) -> None:
-    """Base's tokenizer decides which of its rows belong to a token, and nothing else in a file tells of it."""
+def test_resume_does_not_accept_a_file_of_another_alignment(tmp_path: Path) -> None:
+    """Base's tokenizer decides how rows are aligned, and only the recipe in the metadata shows that."""
     base, instruct = tiny.write_pair(tmp_path / "pair")
     (target,) = pa_lite.merge(base, instruct, (0.5,), output=tmp_path / "x.gguf")
     assert pa_lite.merge(base, instruct, (0.5,), output=target, options=RESUME) == [target]
@@ -208,10 +208,10 @@ def test_resume_does_not_take_a_file_of_another_alignment_for_finished(tmp_path:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="locks of POSIX")
-def test_two_processes_on_one_target(large_pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_second_process_on_the_same_target_is_rejected(large_pair: tuple[Path, Path], tmp_path: Path) -> None:
     target = tmp_path / "x.gguf"
     process = start(large_pair, target)
-    wait_for(tmp_path / ".x.gguf.part.done", process)  # made after the lock is taken
+    wait_for(tmp_path / ".x.gguf.part.done", process)  # created after the lock is taken
     process.send_signal(signal.SIGSTOP)
     try:
         with pytest.raises(OutputError, match="another process is writing it"):
@@ -239,13 +239,13 @@ def test_verify_finds_a_difference(
         forget(self)
 
     monkeypatch.setattr(readers.RandomFile, "forget_cache", damage)
-    with pytest.raises(OutputError, match="reads back otherwise"):
+    with pytest.raises(OutputError, match=r"verification failed: .* differs from what was written"):
         pa_lite.merge(*tiny_pair, (0.5,), output=tmp_path / "bad.gguf", options=MergeOptions(verify=True))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["good.gguf", "plain.gguf"]
 
 
 def is_ending(frame: FrameType | None) -> bool:
-    """Whether a frame runs within the end of a merge, where Ctrl-C is put off."""
+    """Return whether a frame runs within the end of a merge, where Ctrl-C is delayed."""
     while frame is not None and frame.f_code.co_filename == output_file.__file__:
         if frame.f_code.co_name in ("close", "partial_files"):
             return True
@@ -254,9 +254,9 @@ def is_ending(frame: FrameType | None) -> bool:
 
 
 def interrupted_at(line: int, run: Callable[[], None]) -> bool:
-    """Call `run` and raise KeyboardInterrupt at its line-th line within PartialFile; whether there was such a line.
+    """Call `run` and raise KeyboardInterrupt at its line-th line within PartialFile. Return whether it was reached.
 
-    The end is left out: there Ctrl-C is put off.
+    The end of the merge is skipped, because Ctrl-C is delayed there.
     """
     seen = 0
 
@@ -290,15 +290,15 @@ def test_an_interrupt_at_any_line_leaves_nothing(tiny_pair: tuple[Path, Path], t
     while interrupted_at(line, run):
         assert list(tmp_path.iterdir()) == [], line
         line += 1
-    assert line > 30  # both files were opened, written, and finished under trace
+    assert line > 30  # both files were opened, written and finished while traced
     assert len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="locks of POSIX")
-def test_the_list_of_tensors_is_locked_until_it_is_gone(
+def test_the_journal_is_locked_until_it_is_removed(
     tiny_pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With its name a file has no lock any more: the list's keeps other processes from beginning theirs."""
+    """A renamed file is not locked any more, so the journal's lock must keep other processes from starting."""
     rename, held = Path.replace, []
 
     def replace(self: Path, target: Path) -> Path:
@@ -314,8 +314,8 @@ def test_the_list_of_tensors_is_locked_until_it_is_gone(
     assert not list(tmp_path.glob(".*"))
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be replaced there")
-def test_a_file_that_took_the_temporary_name_does_not_become_the_result(
+@pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be replaced on Windows")
+def test_a_file_that_replaced_the_temporary_one_does_not_become_the_output(
     tiny_pair: tuple[Path, Path], tmp_path: Path
 ) -> None:
     part = tmp_path / ".x.gguf.part"
@@ -331,7 +331,7 @@ def test_a_file_that_took_the_temporary_name_does_not_become_the_result(
     assert part.is_symlink()
 
 
-def test_a_file_that_cannot_get_its_name_is_removed(
+def test_a_file_that_cannot_be_renamed_is_removed(
     tiny_pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(self: Path, _target: Path) -> Path:

@@ -27,7 +27,7 @@ def test_types_and_order(tiny_pair: tuple[Path, Path]) -> None:
     assert names.index("blk.1.attn_k.weight") > names.index("blk.0.ffn_up.weight")
 
 
-def test_rows_that_no_quant_block_divides_become_f16(tmp_path: Path) -> None:
+def test_rows_that_blocks_do_not_divide_become_f16(tmp_path: Path) -> None:
     config = {**tiny.CONFIG, "intermediate_size": 80}
     arrays = tiny.weights(1, config)
     folder = tiny.write_checkpoint(tmp_path / "m", arrays, config=config)
@@ -36,7 +36,7 @@ def test_rows_that_no_quant_block_divides_become_f16(tmp_path: Path) -> None:
     assert types["blk.0.ffn_up.weight"] == "Q8_0"
 
 
-def test_provenance(tiny_pair: tuple[Path, Path]) -> None:
+def test_metadata_records_the_provenance(tiny_pair: tuple[Path, Path]) -> None:
     metadata = planned(*tiny_pair, "F16").at(0.7).metadata
     values = {key: entry.value for key, entry in metadata.items()}
     assert values["general.base_model.count"] == 2
@@ -44,23 +44,23 @@ def test_provenance(tiny_pair: tuple[Path, Path]) -> None:
     assert values["general.base_model.1.name"].endswith("-instruct")
     assert values["general.file_type"] == 1
     assert values["pa_lite.lam"] == float(np.float32(0.7))
-    assert "general.architecture" not in values  # the writer's own
+    assert "general.architecture" not in values  # written by the container
 
 
-def test_unknown_type(tiny_pair: tuple[Path, Path]) -> None:
+def test_an_unknown_type_is_rejected(tiny_pair: tuple[Path, Path]) -> None:
     with pytest.raises(InputError, match=r"unknown output type 'Q8_7'.*Q8_0"):
         planned(*tiny_pair, "q8_7")
 
 
-def test_different_shapes_name_the_tensor_and_both(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_different_shapes_name_the_tensor_and_both_shapes(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
     config = {**tiny.CONFIG, "intermediate_size": 128}
     other = tiny.write_checkpoint(tmp_path / "wide", tiny.weights(3, config), config=config)
-    told = r"tensor model.layers.\d.mlp.\w+_proj.weight has shape \[.*96.*\] in .*base/.* but \[.*128.*\] in .*wide/"
-    with pytest.raises(MismatchError, match=told):
+    message = r"tensor model.layers.\d.mlp.\w+_proj.weight has shape \[.*96.*\] in .*base/.* but \[.*128.*\] in .*wide/"
+    with pytest.raises(MismatchError, match=message):
         planned(tiny_pair[0], other)
 
 
-def test_a_tensor_on_one_side_only(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_tensor_on_one_side_only_is_rejected(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
     name = "model.layers.0.self_attn.q_proj.bias"
     other = tiny.write_checkpoint(tmp_path / "biased", {**tiny.weights(3), name: np.ones(64, np.float32)})
     for pair in ((tiny_pair[0], other), (other, tiny_pair[1])):
@@ -68,14 +68,14 @@ def test_a_tensor_on_one_side_only(tiny_pair: tuple[Path, Path], tmp_path: Path)
             planned(*pair)
 
 
-def test_different_heads(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_different_head_counts_are_rejected(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
     config = {**tiny.CONFIG, "num_attention_heads": 8, "num_key_value_heads": 4}
     other = tiny.write_checkpoint(tmp_path / "heads", tiny.weights(3), config=config)
     with pytest.raises(MismatchError, match=r"llama.attention.head_count is 4 in .*base but 8 in .*heads"):
         planned(tiny_pair[0], other)
 
 
-def test_another_tokenizer(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_another_tokenizer_is_rejected(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
     other = tiny.write_checkpoint(tmp_path / "words", tiny.weights(3))
     tokenizer = json.loads((other / "tokenizer.json").read_text("utf-8"))
     tokenizer["model"]["vocab"] = {t + "x" * (i % 3): i for t, i in tokenizer["model"]["vocab"].items()}
@@ -84,7 +84,7 @@ def test_another_tokenizer(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None
         planned(tiny_pair[0], other)
 
 
-def test_settings_that_differ_are_told(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_settings_that_differ_are_reported(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
     config = {**tiny.CONFIG, "rope_theta": 5e5}
     other = tiny.write_checkpoint(tmp_path / "rope", tiny.weights(3), config=config)
     plan = planned(tiny_pair[0], other)
@@ -92,8 +92,8 @@ def test_settings_that_differ_are_told(tiny_pair: tuple[Path, Path], tmp_path: P
     assert plan.at(0.5).metadata["llama.rope.freq_base"].value == 5e5
 
 
-def test_vocabulary_must_fit_the_embedding(tmp_path: Path) -> None:
+def test_the_vocabulary_must_match_the_embedding(tmp_path: Path) -> None:
     config = {**tiny.CONFIG, "vocab_size": 330}
     folder = tiny.write_checkpoint(tmp_path / "m", tiny.weights(1), config=config)
-    with pytest.raises(CheckpointError, match=r"shape \[320, 64\], where config.json calls for \[330, 64\]"):
+    with pytest.raises(CheckpointError, match=r"shape \[320, 64\], but config.json requires \[330, 64\]"):
         planned(folder, folder)

@@ -1,4 +1,4 @@
-"""Every output type, tensor for tensor and byte for byte, against llama_model_quantize on the F32 merge."""
+"""Every output type equals llama_model_quantize on the F32 merge, tensor for tensor and byte for byte."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def merged(demo_pair: Pair, tiny_pair: tuple[Path, Path], tmp_path_factory: pyte
 
 @pytest.mark.parametrize("kind", FILE_TYPES)
 @pytest.mark.parametrize("name", ["demo", "tiny"])
-def test_types_and_bytes(
+def test_types_and_bytes_equal_those_of_llama_quantize(
     merged: dict[str, Path], demo_pair: Pair, tiny_pair: tuple[Path, Path], tmp_path: Path, name: str, kind: str
 ) -> None:
-    """The tiny pair's rows of 64 and 96 meet every fallback."""
+    """The tiny pair's rows of 64 and 96 values exercise every fallback."""
     llama_quantize(merged[name], tmp_path / "theirs.gguf", FILE_TYPES[kind])
     pair = (demo_pair.base, demo_pair.instruct) if name == "demo" else tiny_pair
     (ours,) = pa_lite.merge(*pair, (0.7,), plan=PlanOptions(type=kind), output=tmp_path / "ours.gguf")

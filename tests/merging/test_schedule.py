@@ -26,12 +26,12 @@ def lam(text: str, name: str, n_layers: int = 16) -> float:
         ("rope_freqs.weight", "other", None),
     ],
 )
-def test_groups(name: str, group: str, layer: int | None) -> None:
+def test_group_and_layer_of_a_name(name: str, group: str, layer: int | None) -> None:
     assert (group_of(name), layer_of(name)) == (group, layer)
     assert group in GROUPS
 
 
-def test_rules_and_the_last_that_fits() -> None:
+def test_the_last_rule_that_matches_decides() -> None:
     text = "attention: 0.4; layers 0-7: 0.2; ffn layers 8-15: 0.9; norms: 1"
     assert lam(text, "blk.9.attn_q.weight") == 0.4
     assert lam(text, "blk.3.attn_q.weight") == 0.2
@@ -51,7 +51,7 @@ def test_a_list_is_interpolated_over_depth() -> None:
     assert got == pytest.approx([0.5, 0.2, 0.3, 0.4, 0.5])
 
 
-def test_toml_says_the_same(tmp_path: Path) -> None:
+def test_toml_gives_the_same_rules(tmp_path: Path) -> None:
     path = tmp_path / "s.toml"
     path.write_text(
         '[[rules]]\ngroup = "attention"\nlam = 0.4\n[[rules]]\nlayers = "0-7"\nlam = [0.2, 0.8]\n'
@@ -63,30 +63,30 @@ def test_toml_says_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("", "has no rules"),
         ("attention", "is not GROUP"),
         ("atention: 0.4", "unknown tensor group 'atention'. Did you mean attention"),
         ("attention 0-7: 0.4", "write 'layers'"),
-        ("layers 7-3: 0.4", "end before they begin"),
+        ("layers 7-3: 0.4", "end before they start"),
         ("layers 0-" + "9" * 5000 + ": 0.4", "is not GROUP"),
         ("layers: [0.1, 0.2", "bracket is missing"),
-        ("layers: x", "'x' is no number"),
+        ("layers: x", "'x' is not a number"),
         ("layers: 99", "outside"),
         ("no.toml", "cannot be read"),
     ],
 )
-def test_bad_rules(text: str, told: str) -> None:
-    with pytest.raises(InputError, match=told):
+def test_invalid_rules_are_rejected(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         parse_schedule(text)
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("x = ", "is not TOML"),
-        ("", r"has no \[\[rules\]\]"),
+        ("", r"there are no \[\[rules\]\]"),
         ("[[rules]]\nlam = 1\n[[rule]]\nlam = 0", "unknown key 'rule'. Did you mean rules"),
         ('[[rules]]\ngroup = "ffn"', "rule 1: has no 'lam'"),
         ('[[rules]]\nlam = "x"', "must be a number"),
@@ -97,20 +97,20 @@ def test_bad_rules(text: str, told: str) -> None:
         ('[[rules]]\nlam = 1\nlayers = "' + "9" * 5000 + '"', "rule 1: layers is '9"),
     ],
 )
-def test_bad_toml(tmp_path: Path, text: str, told: str) -> None:
+def test_invalid_toml_is_rejected(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "s.toml"
     path.write_text(text, "utf-8")
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         parse_schedule(str(path))
 
 
-def test_layers_that_the_model_lacks() -> None:
+def test_layers_that_the_model_lacks_are_rejected() -> None:
     parse_schedule("layers 0-15: 0.1").check(16)
-    with pytest.raises(InputError, match="layers 0-16 of a model with layers 0-15"):
+    with pytest.raises(InputError, match="layers 0-16 do not exist: the model has layers 0-15"):
         parse_schedule("layers 0-16: 0.1").check(16)
 
 
-def test_lams_of_the_ends_and_outside_of_the_layers() -> None:
+def test_lams_of_the_first_and_last_layer_and_outside_the_layers() -> None:
     names = ["blk.1.attn_q.weight", "blk.0.attn_q.weight", "token_embd.weight"]
     schedule = parse_schedule("layers: [0, 1]")
     assert [schedule.lam_of(name, 0.7, 2) for name in names] == [1.0, 0.0, 0.7]

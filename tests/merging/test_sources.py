@@ -1,4 +1,4 @@
-"""Sources of every kind against each other: GGUF files of any type, split ones, mixtures with safetensors."""
+"""Compare sources of every kind: GGUF files of any type, split files, mixtures with safetensors."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ Tensors = dict[str, np.ndarray]
 
 
 def read(path: Path) -> Tensors:
-    """Every tensor, dequantised by the gguf package."""
+    """Return every tensor, dequantised by the gguf package."""
     return {t.name: gguf.dequantize(t.data, t.tensor_type) for t in gguf.GGUFReader(path).tensors}
 
 
 def ends(pair: tuple[Path, Path], folder: Path, kind: str) -> tuple[Path, Path]:
-    """Base and instruct as GGUF files of a type."""
+    """Write base and instruct as GGUF files of a type."""
     folder.mkdir(exist_ok=True)
     base, instruct = pa_lite.merge(*pair, (0.0, 1.0), plan=PlanOptions(type=kind), output=folder)
     return base, instruct
@@ -53,7 +53,9 @@ def test_gguf_inputs_equal_safetensors(tiny_pair: tuple[Path, Path], tmp_path: P
 
 
 @pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "Q5_1", "F16"])
-def test_a_quantised_base_with_a_safetensors_instruct(tiny_pair: tuple[Path, Path], tmp_path: Path, kind: str) -> None:
+def test_a_gguf_base_merges_with_a_safetensors_instruct(
+    tiny_pair: tuple[Path, Path], tmp_path: Path, kind: str
+) -> None:
     base, _ = ends(tiny_pair, tmp_path / "ends", kind)
     (whole,) = pa_lite.merge(*tiny_pair, (1.0,), plan=PlanOptions(type="F32"), output=tmp_path / "i.gguf")
     (got,) = pa_lite.merge(base, tiny_pair[1], (0.25,), plan=PlanOptions(type="F32"), output=tmp_path / "o.gguf")
@@ -63,7 +65,7 @@ def test_a_quantised_base_with_a_safetensors_instruct(tiny_pair: tuple[Path, Pat
         np.testing.assert_allclose(values, expected, rtol=0, atol=1e-6)
 
 
-def test_split_files(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_split_gguf_files(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
     base, instruct = ends(tiny_pair, tmp_path / "ends", "F16")
     parts = split_gguf(base, tmp_path, 3)
     expected = pa_lite.merge(base, instruct, (0.5,), output=tmp_path / "a.gguf")[0]
@@ -76,7 +78,7 @@ def test_split_files(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
     swapped[0].rename(tmp_path / "first")
     swapped[1].rename(swapped[0])
     (tmp_path / "first").rename(swapped[1])
-    with pytest.raises(CheckpointError, match=r"00001-of-00002.gguf: its split.no is 1, not the 0 of its name"):
+    with pytest.raises(CheckpointError, match=r"00001-of-00002.gguf: split.no is 1, not the 0 of its name"):
         open_checkpoint(swapped[0])
     for number, count in ((1, 0), (0, 2), (3, 2)):
         odd = base.rename(base.with_name(f"model-{number:05d}-of-{count:05d}.gguf"))
@@ -89,7 +91,7 @@ def test_split_files(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
 
 
 def test_any_architecture_merges_from_gguf(tmp_path: Path) -> None:
-    """Names and metadata are llama.cpp's already: an architecture that no table knows, experts and all."""
+    """Names and metadata of GGUF files need no conversion: merge an unknown architecture, with experts."""
     rng = np.random.default_rng(0)
     shapes = {"token_embd.weight": (40, 64), "blk.0.odd_thing.weight": (8, 64), "blk.0.ffn_up_exps.weight": (3, 5, 64)}
     sides = []
@@ -115,10 +117,10 @@ def test_any_architecture_merges_from_gguf(tmp_path: Path) -> None:
     assert read_gguf_header(out).metadata["marvin.mood"].value == "low"
 
 
-def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
+def test_files_without_a_model_are_rejected(tmp_path: Path) -> None:
     path = tmp_path / "x.gguf"
     write_gguf_header(path, "llama", {"general.type": string("adapter")}, {})
-    with pytest.raises(CheckpointError, match="holds a LoRA adapter, not a language model"):
+    with pytest.raises(CheckpointError, match="contains a LoRA adapter, not a language model"):
         open_checkpoint(path)
     write_gguf_header(path, "llama", {}, {})
     with pytest.raises(CheckpointError, match="has no tensors"):
@@ -128,7 +130,7 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
         open_checkpoint(path).load_vocabulary()
 
 
-def test_fingerprints(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_fingerprints_change_with_weights_and_not_with_folders(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
     one = fingerprint(open_checkpoint(tiny_pair[0]))
     assert one != fingerprint(open_checkpoint(tiny_pair[1]))
     copy = tiny.write_checkpoint(tmp_path / "copy", tiny.weights(1), "BF16", 2)

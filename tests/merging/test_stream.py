@@ -1,4 +1,4 @@
-"""The block stream against its slow twin: whole tensors in numpy, one after another."""
+"""Compare the block stream with a slow reference: complete tensors in numpy, one after another."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def gguf_name(name: str) -> str:
 
 
 def rotary_order(values: Values, heads: int) -> Values:
-    """Row by row: in a head of d rows, output row 2j+t is input row t*d/2+j."""
+    """Reorder row by row: in a head of d rows, output row 2j+t is input row t*d/2+j."""
     out, d = np.empty_like(values), len(values) // heads
     for head in range(heads):
         for j in range(d // 2):
@@ -67,7 +67,7 @@ def encode(values: Values, kind: str) -> bytes:
 @pytest.mark.parametrize("dtype", ["BF16", "F16", "F32", "F64"])
 @pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0"])
 @pytest.mark.parametrize("block_values", [1, 1000, 1 << 17])
-def test_every_tensor_equals_the_twins(
+def test_every_tensor_equals_the_reference(
     tmp_path: Path, dtype: str, kind: str, block_values: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream, "BLOCK_VALUES", block_values)
@@ -93,7 +93,7 @@ ARRAY = hnp.arrays(np.float32, 16, elements=st.floats(-(2.0**99), 2.0**99, width
 
 
 @given(ARRAY, ARRAY, st.integers(-200, 300).map(lambda n: n / 100))
-def test_interpolation(base: Values, instruct: Values, lam: float) -> None:
+def test_interpolation_is_accurate(base: Values, instruct: Values, lam: float) -> None:
     got = stream.interpolate(base, instruct, lam, np.empty_like(base), np.empty_like(base))
     exact = (1 - lam) * base.astype(np.float64) + lam * instruct.astype(np.float64)
     scale = np.abs((1 - lam) * base.astype(np.float64)) + np.abs(lam * instruct.astype(np.float64))
@@ -101,7 +101,7 @@ def test_interpolation(base: Values, instruct: Values, lam: float) -> None:
 
 
 @given(ARRAY, ARRAY)
-def test_both_ends_are_the_inputs_own_values(base: Values, instruct: Values) -> None:
+def test_lam_0_and_1_return_the_inputs(base: Values, instruct: Values) -> None:
     spare = np.empty_like(base)
     assert stream.interpolate(base, instruct, 0.0, spare, spare) is base
     assert stream.interpolate(base, instruct, 1.0, spare, spare) is instruct
@@ -114,7 +114,7 @@ def test_progress_ends_at_the_total(tiny_pair: tuple[Path, Path], tmp_path: Path
     assert [done for _, done, _, _ in seen] == sorted(done for _, done, _, _ in seen)
 
 
-def test_an_input_that_shrinks_is_noticed(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_an_input_that_shrinks_is_detected(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
     from pa_lite.checkpoints import open_checkpoint
     from pa_lite.merging.plan import plan_merge
     from pa_lite.merging.write import write_merge
@@ -126,6 +126,6 @@ def test_an_input_that_shrinks_is_noticed(tiny_pair: tuple[Path, Path], tmp_path
     plan = plan_merge(open_checkpoint(base), open_checkpoint(tiny_pair[1]))
     with (base / "model-00001-of-00002.safetensors").open("r+b") as f:
         f.truncate(5000)
-    with pytest.raises(CheckpointError, match="changed while it was read"):
+    with pytest.raises(CheckpointError, match="changed while being read"):
         write_merge(plan, [(0.5, tmp_path / "out.gguf")])
     assert list(tmp_path.iterdir()) == [base]

@@ -1,4 +1,4 @@
-"""The bound on a merge's memory, with vocabularies of the size of real ones. Linux only, as peaks are."""
+"""The bound on a merge's memory holds with vocabularies of realistic size. Peaks are measured on Linux only."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pa_lite.ggml.container import read_gguf_header
 from tools.bench.runs import BenchError
 from tools.bench.vocabulary import make_pair, make_tokenizer, run_merge
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process is known on Linux alone")
-BOUND = 128  # MB; json.loads of each of these tokenizer.json takes more on its own, twice with the interpreter
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process is known on Linux only")
+BOUND = 128  # MB; json.loads of any of these tokenizer.json files takes more, and twice as much with the interpreter
 
 
 @pytest.fixture(scope="module", params=["byte-level", "sentencepiece", "model"])
@@ -23,7 +23,7 @@ def pair(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
     return make_pair(folder, folder / "tokenizer", config)
 
 
-def test_the_bound_holds_and_the_estimate_is_near(pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_the_bound_holds_and_the_estimate_is_close(pair: tuple[Path, Path], tmp_path: Path) -> None:
     out, bound = tmp_path / "m.gguf", ("--max-memory", f"{BOUND}M")
     plan = run_merge("plan", pair, "-o", out, *bound, "--dry-run", "--json")
     assert plan.printed["problems"] == []
@@ -34,21 +34,23 @@ def test_the_bound_holds_and_the_estimate_is_near(pair: tuple[Path, Path], tmp_p
     assert merge.peak <= plan.printed["memory"] <= 1.15 * merge.peak
 
 
-def test_a_bound_that_cannot_hold_is_refused_with_one_that_does(pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_bound_that_is_too_small_is_rejected_and_the_suggested_one_holds(
+    pair: tuple[Path, Path], tmp_path: Path
+) -> None:
     out = tmp_path / "m.gguf"
     small = ("--max-memory", "60M")
     plan = run_merge("plan", pair, "-o", out, *small, "--dry-run", "--json")
-    (told,) = plan.printed["problems"]
-    assert told.startswith("--max-memory 60M is too little: this merge needs ")
-    needed = int(told.removesuffix("M.").rpartition(" ")[2])
-    with pytest.raises(BenchError, match="--max-memory 60M is too little"):
+    (problem,) = plan.printed["problems"]
+    assert problem.startswith("--max-memory 60M is not enough: this merge needs ")
+    needed = int(problem.removesuffix("M.").rpartition(" ")[2])
+    with pytest.raises(BenchError, match="--max-memory 60M is not enough"):
         run_merge("merge", pair, "-o", out, *small)
     merge = run_merge("merge", pair, "-o", out, "--max-memory", f"{needed}M")
     assert merge.peak <= needed * 1e6
 
 
 def test_many_lams_share_one_vocabulary(pair: tuple[Path, Path], tmp_path: Path) -> None:
-    """A header for each of eleven files would hold eleven vocabularies."""
+    """Eleven files must not hold eleven copies of the vocabulary in memory."""
     one = run_merge("one", pair, "-o", tmp_path / "m.gguf", "--threads", "1")
     lams = ",".join(str(i / 20) for i in range(11))
     eleven = run_merge("eleven", pair, "-o", tmp_path, "--threads", "1", "--lam", lams)

@@ -18,7 +18,7 @@ from tests.support import tiny
 from tests.support.ggufs import write_gguf_header
 
 
-def test_default_names(tiny_pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_output_names(tiny_pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     stem = f"{tiny_pair[1].parent.name}-instruct"
     assert pa_lite.merge(*tiny_pair, (0.5, 0.125)) == [
@@ -48,7 +48,7 @@ def test_a_name_in_a_checkpoint_cannot_choose_where_to_write(tmp_path: Path, mon
     assert {p.name for p in tmp_path.iterdir()} == {f"{stem}-pa0.50-Q8_0.gguf" for stem in stems.values()} | {"in"}
 
 
-def test_an_output_that_exists_is_kept(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_an_existing_output_is_kept(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
     target = tmp_path / "x.gguf"
     target.write_text("mine", "utf-8")
     with pytest.raises(OutputError, match="exists already"):
@@ -58,7 +58,7 @@ def test_an_output_that_exists_is_kept(tiny_pair: tuple[Path, Path], tmp_path: P
     assert read_gguf_header(target).metadata["general.architecture"].value == "llama"
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="links are for developers there")
+@pytest.mark.skipif(sys.platform == "win32", reason="links need developer mode on Windows")
 def test_an_output_that_is_a_circular_link_is_replaced_with_force(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
     target = tmp_path / "x.gguf"
     target.symlink_to("x.gguf")
@@ -70,7 +70,7 @@ def test_an_output_that_is_a_circular_link_is_replaced_with_force(tiny_pair: tup
     assert read_gguf_header(target).metadata["general.architecture"].value == "llama"
 
 
-def test_inputs_are_named_wrongly(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_wrong_inputs_and_outputs_are_rejected(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="both BASE and INSTRUCT"):
         pa_lite.merge(tiny_pair[0])
     with pytest.raises(InputError, match="'' does not name a checkpoint"):
@@ -90,7 +90,9 @@ def test_inputs_are_named_wrongly(tiny_pair: tuple[Path, Path], tmp_path: Path) 
         pa_lite.merge(*tiny_pair, output=weights, options=MergeOptions(force=True))
 
 
-def test_too_large_for_the_disk(tiny_pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_output_too_large_for_the_disk_is_rejected(
+    tiny_pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import shutil
 
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))
@@ -100,7 +102,7 @@ def test_too_large_for_the_disk(tiny_pair: tuple[Path, Path], tmp_path: Path, mo
 
 
 def test_a_limit_of_file_sizes_leaves_nothing_behind(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
-    """In a process of its own, as the limit is the process's."""
+    """Run in a child process, because the limit applies to the process."""
     code = (
         "import resource, sys, pa_lite.cli\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n"
@@ -118,7 +120,7 @@ def test_a_limit_of_file_sizes_leaves_nothing_behind(tiny_pair: tuple[Path, Path
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 50_000
 
 
-def test_same_inputs_same_bytes(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_the_number_of_threads_does_not_change_the_bytes(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
     one = pa_lite.merge(*tiny_pair, (0.7,), output=tmp_path / "a.gguf", options=MergeOptions(threads=1))
     two = pa_lite.merge(*tiny_pair, (0.7,), output=tmp_path / "b.gguf", options=MergeOptions(threads=4))
     assert one[0].read_bytes() == two[0].read_bytes()

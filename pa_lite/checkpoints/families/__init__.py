@@ -1,1 +1,1 @@
-"""Model families: what each Hugging Face architecture becomes in GGUF."""
+"""Model families: how each Hugging Face architecture is converted to GGUF."""

@@ -1,4 +1,4 @@
-"""What an entry of the families' table can say: of a model class, of its tokenizer, of its GGUF architecture."""
+"""The types of the families' table: facts of a model class, of its tokenizer and of its GGUF architecture."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pa_lite.checkpoints.families.llama_constraints import Check
 from pa_lite.ggml.gguf_tables import Keys, gguf_name
 from pa_lite.ggml.metadata import Metadata
 
-# GGUF name within a layer -> rows and columns, in the words of `dimensions`
+# GGUF name within a layer -> names of its dimensions, as in `Description.dimensions`
 SHAPES: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("token_embd.weight", "output.weight"), ("vocabulary", "embedding")),
     **dict.fromkeys(("attn_q.weight",), ("q", "embedding")),
@@ -40,7 +40,7 @@ class Key:
     setting: str
     is_count: bool = True
     optional: bool = False
-    absent: int | None = None  # what stands for a setting that is not given
+    absent: int | None = None  # the value when the setting is not given
 
 
 KEYS = (
@@ -56,14 +56,14 @@ RMS = Key(Keys.Attention.LAYERNORM_RMS_EPS, "rms_norm_eps", is_count=False)
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerRules:
-    """How a family's tokenizer is read where its files do not say it.
+    """Rules for reading a family's tokenizer where its files do not say how.
 
-    `copies_space_prefix`: tokenizer_config.json's add_prefix_space goes into the GGUF file. `never_prefixes`: no space
-    is put before a text. `is_read_as_written`: transformers 5 takes it from the files whatever class they name.
-    `adds_both_lists`: the added tokens of tokenizer.json count beside those of tokenizer_config.json. `trusts_flags`:
-    only the files' flags tell which added tokens are control tokens, not their texts. `byte_level_name` and
-    `digits_name` are llama.cpp's names of two pre-tokenizers that have a name for each family. `keys_by_size` are GGUF
-    keys that vocabularies of one size get.
+    `copies_space_prefix`: add_prefix_space of tokenizer_config.json is copied to the GGUF file. `never_prefixes`: no
+    space is added before a string. `is_read_as_written`: transformers 5 reads the files whatever class they name.
+    `adds_both_lists`: the added tokens of tokenizer.json and of tokenizer_config.json both count. `trusts_flags`: only
+    the files' flags mark control tokens, not the strings of added tokens. `byte_level_name` and `digits_name` are
+    llama.cpp's names of two pre-tokenizers, which depend on the family. `keys_by_size` are extra GGUF keys for
+    vocabularies of a certain size.
     """
 
     copies_space_prefix: bool = False
@@ -78,10 +78,10 @@ class TokenizerRules:
 
 @dataclass(frozen=True, kw_only=True)
 class NameRule:
-    """What llama.cpp concludes from a model's name (`general.name`), with all architectures.
+    """A rule of llama.cpp about a model's name (`general.name`), for all architectures.
 
-    Where `pattern`, of two groups, is found in it, control tokens swallow the white space after them, and a vocabulary
-    without `tokens` cannot be loaded. `mark` is a name with the pattern, `meaning` what that says of a model.
+    If `pattern`, which has two groups, matches, control tokens consume the white space after them, and a vocabulary
+    without `tokens` cannot be loaded. `mark` is a name that matches, `meaning` what a match means.
     """
 
     pattern: re.Pattern[str]
@@ -92,12 +92,12 @@ class NameRule:
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """What llama.cpp fixes for an architecture, whatever class a model has in transformers.
+    """Facts that llama.cpp fixes for an architecture, whatever class a model has in transformers.
 
-    `epsilon` is the key that its norms cannot do without, empty where what it requires is not known.
-    `rotates_whole_heads`: all values of a key are turned by their position. `layers_70b` are the layers of what
-    llama-quantize calls its 70B, which has `grouped_70b` fewer heads of keys than of queries. `name_rule` is for models
-    of this architecture alone.
+    `epsilon` is the key that its norms require, empty where that is not known. `rotates_whole_heads`: rotary positions
+    apply to all values of a head. `layers_70b` is the number of layers by which llama-quantize recognises a 70B model;
+    `grouped_70b`: that model has fewer key-value heads than query heads. `name_rule` is the
+    rule about names of this architecture's models.
     """
 
     epsilon: str = ""
@@ -109,19 +109,19 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Family:
-    """One entry of the table: what llama.cpp calls the architecture, and how its models are stored and described.
+    """One entry of the table: a model class, llama.cpp's name of its architecture, its tensors and its settings.
 
-    Tensors: `stored` are the names that transformers gives them, where # is the layer and @ the expert; gguf knows
-    their GGUF names. `fused` are tensors that hold all experts of a layer, and of each expert several others one after
-    the other, by their stored names; `ignored` are left out, `optional` may be missing. `shapes` are those that differ
-    from SHAPES, by GGUF name within a layer. `interleave_qk` turns the rows of q and k into llama.cpp's order;
-    `norm_shift` is added to every norm; `needs_output` has a tied output written all the same; `cuts_vocabulary` drops
-    what rows the embedding has beyond the vocabulary; `is_wrapper` has other modalities beside the language model.
+    Tensors: `stored` are transformers' names, with # for the layer and @ for the expert; the package gguf maps them to
+    GGUF names. `fused` maps tensors with all experts of a layer to the stored names of their parts, which follow each
+    other in each expert. `ignored` tensors are skipped, `optional` ones may be missing. `shapes` overrides SHAPES, by
+    GGUF name within a layer. `interleave_qk` reorders the rows of q and k as llama.cpp needs them; `norm_shift` is
+    added to every norm; `needs_output` writes a tied output too; `cuts_vocabulary` drops rows of the embedding beyond
+    the vocabulary; `is_wrapper` models have other modalities besides the language model.
 
     Settings: `keys` with the `defaults` of transformers' class; the keys of the head's size are written "always", when
-    "given", or "never". `rope_theta` and, where local layers have one of their own, `local_theta` are defaults too;
-    `rope_types` are the scalings that llama.cpp carries out; `rotates_part` of a head is possible; `writes_rope` and
-    `writes_rotary_size` tell which rotary keys there are. `checks` are made of all that is fixed in llama.cpp.
+    "given", or "never". `rope_theta` and `local_theta` (where local layers have a separate base) are defaults too;
+    `rope_types` are the scalings that llama.cpp supports; `rotates_part`: only part of a head may rotate; `writes_rope`
+    and `writes_rotary_size` select the rotary keys. `checks` test settings that llama.cpp fixes.
     """
 
     title: str
@@ -151,7 +151,7 @@ class Family:
 
     @functools.cached_property
     def names(self) -> Mapping[str, str]:
-        """Stored name -> GGUF name, both with `#` for the layer; an empty one is left out."""
+        """Stored name -> GGUF name, both with `#` for the layer; an empty name means that the tensor is skipped."""
         return {**{name: self._gguf_name(name) for name in self.stored}, **dict.fromkeys(self.ignored, "")}
 
     @functools.cached_property
@@ -161,11 +161,11 @@ class Family:
 
     def _gguf_name(self, stored_name: str) -> str:
         name = gguf_name(self.architecture, stored_name)
-        assert name is not None, f"gguf knows no {stored_name} of {self.architecture}"
+        assert name is not None, f"gguf does not know {stored_name} of {self.architecture}"
         return name
 
     def required(self, config: Config) -> Iterator[tuple[str, str]]:
-        """The tensors that a model must have: (stored name, GGUF name), of experts the first."""
+        """Yield (stored name, GGUF name) of the tensors that a model must have; of experts only the first."""
         flagged = {flag for flag in ("attention_bias", "mlp_bias") if config.get(flag) is True}
         for stored, name in self.names.items():
             flag = "mlp_bias" if name.startswith("blk.#.ffn") else "attention_bias"

@@ -1,7 +1,7 @@
-"""What llama.cpp fixes for an architecture and GGUF cannot say: settings of config.json that must be just so.
+"""Check settings of config.json that llama.cpp fixes for an architecture and that GGUF has no key for.
 
-A check raises CheckpointError for a model that llama.cpp would compute wrongly, and returns a warning, or None, for one
-where only long texts suffer.
+A check raises CheckpointError for a model that llama.cpp would compute wrongly. It returns a warning for a model that
+is wrong only for long prompts, else None.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ FULL, SLIDING = "full_attention", "sliding_attention"
 
 
 def must_be(key: str, *allowed: Any, given: bool = False) -> Check:
-    """The value is one of these, or not given; with `given` it must be, as transformers would otherwise take another.
+    """Return a check that a setting has one of the `allowed` values or is not given.
 
-    Without any that are allowed, the value must not be given: models that have it are of another kind.
+    With `given` it must be given, because transformers' default differs. Without allowed values it must not be given:
+    models that have it are of another kind.
     """
     shown = " or ".join("none" if value == [] else repr(value) for value in allowed)
-    why = f"llama.cpp computes this architecture {f'with {shown} alone' if allowed else 'without it'}"
+    why = f"llama.cpp computes this architecture {f'only with {shown}' if allowed else 'without it'}"
 
     def check(config: Config) -> None:
         value = config.get(key)
@@ -32,26 +33,26 @@ def must_be(key: str, *allowed: Any, given: bool = False) -> Check:
 
 
 def whole_heads(config: Config) -> None:
-    """llama.cpp takes the size of a head from the embedding's and the number of heads."""
+    """Check that a head's size is embedding / heads, from which llama.cpp derives it."""
     size = config.count("hidden_size") // config.count("num_attention_heads")
     must_be("head_dim", size)(config)
 
 
 def attention_scale(layers_27b: int) -> Check:
-    """Gemma's attention is scaled by the size of a head, and in the model of so many layers by embedding / heads."""
+    """Return a check of Gemma's attention scale: the head size, or embedding / heads in the model with `layers_27b`."""
 
     def check(config: Config) -> None:
         expected = config.count("head_dim")
         if config.count("num_hidden_layers") == layers_27b:
             expected = config.count("hidden_size") // config.count("num_attention_heads")
         if config.number("query_pre_attn_scalar") != expected:
-            raise config.refuse("query_pre_attn_scalar", f"llama.cpp computes this model with {expected} alone")
+            raise config.refuse("query_pre_attn_scalar", f"llama.cpp computes this model only with {expected}")
 
     return check
 
 
 def _layers_are(config: Config, key: str, expected: Callable[[int], Any]) -> bool:
-    """Whether a list with a value for each layer is as expected, or is not given."""
+    """Return whether a list with one value per layer is as expected or not given."""
     values = config.get(key)
     if not isinstance(values, list):
         return values is None
@@ -59,12 +60,12 @@ def _layers_are(config: Config, key: str, expected: Callable[[int], Any]) -> boo
 
 
 def every_nth_layer_full(n: int) -> Check:
-    """Every n-th layer sees the whole text, the others a window: as list of layers or as pattern, if given."""
+    """Return a check that every n-th layer has full attention and the others a window, as layer list or pattern."""
 
     def check(config: Config) -> None:
         if not _layers_are(config, "layer_types", lambda i: FULL if (i + 1) % n == 0 else SLIDING):
             raise config.refuse(
-                "layer_types", f"in llama.cpp the last of {n} layers has full attention, the others not"
+                "layer_types", f"in llama.cpp the last of {n} layers has full attention, the others do not"
             )
         for key in ("sliding_window_pattern", "_sliding_window_pattern"):
             must_be(key, n)(config)
@@ -73,25 +74,25 @@ def every_nth_layer_full(n: int) -> Check:
 
 
 def only_full_layers(config: Config) -> None:
-    """No layer has a window."""
+    """Check that no layer has a window."""
     if not _layers_are(config, "layer_types", lambda _: FULL):
         raise config.refuse("layer_types", "llama.cpp computes all layers of this architecture with full attention")
     must_be("use_sliding_window", False)(config)
 
 
 def every_fourth_without_rope(config: Config) -> None:
-    """SmolLM3's layers without rotary positions are fixed in llama.cpp."""
+    """Check that every 4th layer has no rotary positions, which llama.cpp fixes for SmolLM3."""
     if not _layers_are(config, "no_rope_layers", lambda i: int((i + 1) % 4 != 0)):
-        raise config.refuse("no_rope_layers", "llama.cpp leaves out rotary positions in every 4th layer")
+        raise config.refuse("no_rope_layers", "llama.cpp omits rotary positions in every 4th layer")
     must_be("no_rope_layer_interval", 4)(config)
 
 
 def window_is_lost(config: Config) -> str | None:
-    """A window in all layers, which llama.cpp does not keep to in this architecture."""
+    """Return a warning for a window in all layers, which llama.cpp ignores in this architecture."""
     window = config.get("sliding_window")
     if window is None or config.count("sliding_window") >= config.count("max_position_embeddings"):
         return None
     return (
-        f"{config.where}: sliding_window {window} has no place in GGUF: beyond {window} tokens llama.cpp's answers "
-        "are not transformers'"
+        f"{config.where}: sliding_window {window} cannot be stored in GGUF: beyond {window} tokens llama.cpp's "
+        "results differ from transformers'"
     )

@@ -1,6 +1,6 @@
-"""Rotary position settings: both of transformers' forms, and what they become in GGUF. Reads nothing.
+"""Convert rotary position settings, in both forms of transformers, to GGUF.
 
-transformers 5 keeps one table, `rope_parameters`; before, `rope_theta`, `rope_scaling` and more stood side by side.
+transformers 5 has one table, `rope_parameters`; earlier versions have `rope_theta`, `rope_scaling` and more.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _YARN = {
     Keys.Rope.SCALING_YARN_BETA_FAST: ("beta_fast",),
     Keys.Rope.SCALING_YARN_BETA_SLOW: ("beta_slow",),
 }
-_YARN_UNKNOWN = ("mscale", "mscale_all_dim")  # change the attention in ways that llama.cpp has no key for
+_YARN_UNKNOWN = ("mscale", "mscale_all_dim")  # change the attention, and llama.cpp has no key for them
 
 
 @dataclass(frozen=True)
 class Rope:
-    """One model's rotary settings: `rope_type` of scaling with its table, the frequency base, also of local layers."""
+    """A model's rotary settings: the scaling `rope_type` and its table, the frequency bases, the rotated share."""
 
     rope_type: str
     scaling: Config
@@ -43,10 +43,10 @@ class Rope:
 
 
 def read_rope(config: Config, theta: float, local_theta: float | None, rope_types: tuple[str, ...]) -> Rope:
-    """The settings of either form, or of both mixed; `theta` and `local_theta` are the family's defaults.
+    """Read the settings of either form, or of both mixed; `theta` and `local_theta` are the family's defaults.
 
-    `local_theta` None: the family has one base for all layers. Raises CheckpointError for a scaling not among
-    `rope_types`, those that llama.cpp carries out for the family.
+    With `local_theta` None the family has one base for all layers. Raises CheckpointError for a scaling that is not in
+    `rope_types`, which are those that llama.cpp supports for the family.
     """
     new = config.table("rope_parameters")
     parts = Config(new, f"{config.where}: rope_parameters")
@@ -63,12 +63,14 @@ def read_rope(config: Config, theta: float, local_theta: float | None, rope_type
     rope_type = "longrope" if rope_type == "su" else rope_type  # its name in early configurations
     if rope_type not in rope_types:
         raise CheckpointError(
-            f"{config.where}: rope_type {rope_type!r} is not known for this family. Known: {', '.join(rope_types)}."
+            f"{config.where}: rope_type {rope_type!r} is not supported for this family, only {', '.join(rope_types)}."
         )
     found = None
     if local_theta is not None:
         if Config(local, config.where).get("rope_type") not in (None, "default"):
-            raise CheckpointError(f"{config.where}: sliding layers have a rope_type of their own, which GGUF lacks.")
+            raise CheckpointError(
+                f"{config.where}: sliding layers have a different rope_type, which GGUF cannot store."
+            )
         base = local.get("rope_theta") or config.get("rope_local_base_freq") or local_theta
         found = Config({"rope_local_base_freq": base}, config.where).number("rope_local_base_freq")
     rotated = scaling.number("partial_rotary_factor")
@@ -78,7 +80,7 @@ def read_rope(config: Config, theta: float, local_theta: float | None, rope_type
 
 
 def rope_metadata(architecture: str, rope: Rope) -> Metadata:
-    """The frequency bases, and the keys of the scalings that GGUF describes by keys (linear, YaRN)."""
+    """Return the frequency bases, and the keys of linear and YaRN scaling."""
     out: Metadata = {Keys.Rope.FREQ_BASE: float32(rope.theta)}
     if rope.local_theta is not None:
         out[Keys.Rope.FREQ_BASE_SWA] = float32(rope.local_theta)
@@ -100,9 +102,9 @@ def rope_metadata(architecture: str, rope: Rope) -> Metadata:
 
 
 def llama3_divisors(rope: Rope, size: int) -> Tensors:
-    """Llama-3's divisors of the rotary frequencies, float32 [size / 2], for heads of `size`.
+    """Return Llama-3's divisors of the rotary frequencies, float32 [size / 2], for heads of `size`.
 
-    Source: `_compute_llama3_parameters` of transformers; float32 throughout, which gives the converter's very bits.
+    Source: `_compute_llama3_parameters` of transformers; all in float32, to be bit-identical with the converter.
     """
     factor, low, high, context = (
         np.float32(rope.scaling.number(key))
@@ -121,9 +123,9 @@ def llama3_divisors(rope: Rope, size: int) -> Tensors:
 
 
 def longrope(rope: Rope, size: int, context: int) -> tuple[float, Tensors]:
-    """LongRoPE's attention factor, and its two lists of divisors, float32 [size / 2], for heads that rotate `size`.
+    """Return LongRoPE's attention factor and two lists of divisors, float32 [size / 2], for heads that rotate `size`.
 
-    Source: Ding et al. 2024 (arXiv 2402.13753); the factor is that of transformers' `_compute_longrope_parameters`.
+    Source: Ding et al. 2024 (arXiv 2402.13753); the factor is as in transformers' `_compute_longrope_parameters`.
     """
     original = rope.scaling.count("original_max_position_embeddings")
     if original < 2:

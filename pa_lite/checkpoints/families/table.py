@@ -1,8 +1,8 @@
-"""What each Hugging Face architecture becomes in GGUF: configuration keys, tensor names, row order, tokenizer rules.
+"""The table of families: configuration keys, tensor names, row order and tokenizer rules of each architecture.
 
 The stored names are transformers', the rules follow llama.cpp's convert_hf_to_gguf.py. A family is one entry of
-FAMILIES, and what llama.cpp fixes for its architecture one of ARCHITECTURES; tests/parity has a case for each family.
-No other module names families.
+FAMILIES; facts that llama.cpp fixes for its architecture are one entry of ARCHITECTURES. tests/parity has a case for
+each family. No other module names families.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _BIASES = (
 )
 _PLAIN = (*_EMBEDDINGS, *_NORMS, *_ATTENTION, *_FFN)
 _EXPERTS = tuple(f"{_LAYER}mlp.experts.@.{x}_proj.weight" for x in ("gate", "up", "down"))
-# transformers 5 may store all experts of a layer in one tensor, gate and up one after the other in each expert
+# transformers 5 may store all experts of a layer in one tensor, with up after gate in each expert
 _FUSED = {f"{_LAYER}mlp.experts.gate_up_proj": _EXPERTS[:2], f"{_LAYER}mlp.experts.down_proj": _EXPERTS[2:]}
 
 _VOCABULARY = Key(Keys.LLM.VOCAB_SIZE, "vocab_size")
@@ -44,8 +44,8 @@ _EXPERT_COUNTS = (
     Key(Keys.LLM.EXPERT_USED_COUNT, "num_experts_per_tok"),
 )
 
-# the converter's rules for its own class of these models, which other classes inherit: Granite's first vocabulary never
-# begins with BOS, and Code Llama's has tokens for filling in
+# the converter's rules for Llama, which other classes inherit: 49152 is Granite's first vocabulary, without BOS; 32016
+# is Code Llama's, with infill tokens
 _LIKE_LLAMA = TokenizerRules(
     copies_space_prefix=True,
     keys_by_size={
@@ -262,7 +262,7 @@ FAMILIES: dict[str, Family] = {
 }  # fmt: skip
 
 _WITH_RMS = Architecture(epsilon=Keys.Attention.LAYERNORM_RMS_EPS, rotates_whole_heads=True)
-# GGUF architecture -> what llama.cpp fixes for it; also some that no family has
+# GGUF architecture -> what llama.cpp fixes for it, also for some without a family
 ARCHITECTURES: dict[str, Architecture] = {
     "llama": replace(_WITH_RMS, layers_70b=80, grouped_70b=True),
     **dict.fromkeys(("olmo2", "qwen3", "qwen3moe", "smollm3", "granite"), _WITH_RMS),

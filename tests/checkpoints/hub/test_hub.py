@@ -373,9 +373,7 @@ def test_only_the_needed_files_of_a_checkpoint_are_downloaded(hub: HubServer, ti
     hub.add("org/base", files | strange)
     hub.add("org/instruct", instruct)
     reports = Reports()
-    folder, other = fetch_checkpoints(
-        [parse_hub("hub:org/base"), parse_hub("hub:org/instruct")], reports
-    )
+    folder, other = fetch_checkpoints([parse_hub("hub:org/base"), parse_hub("hub:org/instruct")], reports)
     assert {p.name for p in folder.iterdir()} == files.keys() | {"chat_template.jinja", "tokenizer.model"}
     assert all((folder / name).read_bytes() == content for name, content in files.items())
     assert (other / "model.safetensors").read_bytes() == (instruct / "model.safetensors").read_bytes()
@@ -478,9 +476,7 @@ def test_a_redirect_to_an_invalid_address_is_an_error(hub: HubServer, address: b
         file_facts(HubReference("org/m", file="config.json"))
 
 
-def test_a_full_disk_during_a_download_keeps_the_part(
-    hub: HubServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_during_a_download_keeps_the_part(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.add("org/m", {"model.safetensors": NOISE})
 
     def full(_descriptor: int) -> None:

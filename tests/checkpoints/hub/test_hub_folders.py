@@ -135,7 +135,7 @@ def test_repositories_without_a_model_are_explained(hub: HubServer) -> None:
     hub.add("org/keras", {"config.json": b"{}", "tf_model.h5": b"x"})
     hub.add("org/two", {"a.gguf": b"x", "b.gguf": b"x", "mmproj-a.gguf": b"x"})
     for text, told in (
-        ("hub:org/lora", r"hub:org/lora: is a PEFT adapter \(LoRA or the like\), not a whole model"),
+        ("hub:org/lora", r"hub:org/lora: is a PEFT adapter \(such as LoRA\), not a complete model"),
         ("hub:org/keras", "hub:org/keras: has no weights that pa-lite reads: tf_model.h5 is TensorFlow's weights"),
         ("hub:org/keras/pytorch_model.bin", "its weights are pickles"),
     ):
