@@ -9,7 +9,7 @@ from statistics import mean, stdev
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pa_lite.alpaca.annotations import Annotations, Judgement, read_annotations
@@ -37,6 +37,7 @@ def test_figures_equal_the_published_leaderboard(path: Path) -> None:
 
 
 @given(st.lists(st.one_of(st.floats(1, 2), st.sampled_from([1.0, 1.5, 2.0])), min_size=2, max_size=60))
+@settings(deadline=None)
 def test_rates_and_errors_are_plain_means(preferences: list[float]) -> None:
     rows = tuple(Judgement(f"i{i}", "one", "three", p) for i, p in enumerate(preferences))
     got = win_rate(Annotations("m", "r", "j", rows))
