@@ -19,8 +19,8 @@ from tools.fuzz.json import JsonMutator, Words
 
 PIECES = st.sampled_from([1, 2, 3, 5, 8, 17, 64, 300, 1 << 18])
 # characters that make the ends of items hard to find
-TEXT = st.text(st.sampled_from('",\\[]{}: aé▁Ġ\n\x7f😀0'), max_size=6)
-PART = st.text(st.sampled_from('",\\[]{}:aé▁Ġ😀0'), min_size=1, max_size=4)
+TEXT = st.text(st.sampled_from('",\\[]{}: aé▁Ġ\n\0\x7f😀0'), max_size=6)
+PART = st.text(st.sampled_from('",\\[]{}:aé▁Ġ\0😀0'), min_size=1, max_size=4)
 
 
 def compact(document: Any) -> Any:
