@@ -66,7 +66,7 @@ class DataFiles:
             return table, _noted(table, note, noted) if note else notes
         if ending not in _SUFFIXES:
             raise InputError(
-                f"{path}: is not a data file: the name must end in {', '.join('.' + s for s in _SUFFIXES)}."
+                f"{path}: is not a data file: its name must end in {', '.join('.' + s for s in _SUFFIXES)}."
             )
         if ending == "jsonl":
             return scan_lines(path, note, notes), notes

@@ -230,7 +230,7 @@ def broken(tiny_pair: tuple[Path, Path], tmp_path: Path) -> dict[str, Path]:
         (["tasks", "show", "demo_town", "--item", "999"], "has no item 999: it has 144, numbered from 0"),
         (
             ["score", "demo@0.5", "--tasks", "demo", "--log-samples", "no/such/x"],
-            "the folder for samples does not exist",
+            "the folder to write x to does not exist",
         ),
         (["score", "demo@two", "--tasks", "demo"], "lam 'two' is not a number"),
         (["score", "nope.gguf", "--tasks", "demo"], "is not a model"),

@@ -151,7 +151,7 @@ def test_samples_contain_requests_and_answers(result: SuiteResult, tmp_path: Pat
 def test_portions_change_only_rounding(
     model: Model, suite: list[TaskSpec], result: SuiteResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[tuple[int, int]] = []
+    seen: list[tuple[str, int, int, str]] = []
     monkeypatch.setattr("pa_lite.tasks.scoring._PORTION", 300)
     again = score_tasks(model, suite, ScoreOptions(seed=5, mutual_info=True), lambda *n: seen.append(n))
     for whole, task in zip(result.tasks, again.tasks, strict=True):
@@ -159,8 +159,8 @@ def test_portions_change_only_rounding(
             assert (left.index, left.output, left.found) == (right.index, right.output, right.found)
             assert left.logprobs == pytest.approx(right.logprobs, abs=0.01)
     total = 7 * 2 + 2 + 7 * 2 + 2 + 7  # two distinct choices are also scored on an empty context
-    assert seen[-1] == (total, total)
-    assert [n for n, _ in seen] == sorted(n for n, _ in seen)
+    assert seen[-1] == ("score say", total, total, "requests")
+    assert [done for _, done, _, _ in seen] == sorted(done for _, done, _, _ in seen)
     assert len(seen) >= 8
 
 
@@ -170,7 +170,7 @@ def test_bad_sample_targets_are_refused(tmp_path: Path) -> None:
         check_samples_target(str(tmp_path / "x.jsonl"))
     check_samples_target(str(tmp_path / "x.jsonl"), force=True)
     check_samples_target(str(tmp_path))
-    with pytest.raises(OutputError, match="the folder for samples does not exist"):
+    with pytest.raises(OutputError, match=r"the folder to write x.jsonl to does not exist"):
         check_samples_target(str(tmp_path / "no" / "x.jsonl"))
     with pytest.raises(OutputError, match="the folder for samples does not exist"):
         check_samples_target(f"{tmp_path}/no/")
