@@ -24,7 +24,7 @@ class Mean:
     stderr: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Measured:
     """A number, its standard error, and its 95% bootstrap interval, in the same unit; NaN where unknown."""
 
@@ -137,7 +137,7 @@ def measure_groups(groups: Sequence[Sequence[float]], rng: np.random.Generator) 
 def _measured(value: float, stderr: float, draws: FloatArray) -> Measured:
     """Add the interval of the draws; it is unknown where the standard error is."""
     low, high = interval(draws) if math.isfinite(stderr) else (math.nan, math.nan)
-    return Measured(value, stderr, low, high)
+    return Measured(value=value, stderr=stderr, low=low, high=high)
 
 
 def measure_classes(

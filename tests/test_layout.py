@@ -124,3 +124,12 @@ def test_the_function_merge_stands_beside_the_package_merging() -> None:
 
     assert callable(pa_lite.merge)
     assert pa_lite.merging.lams.parse_lams("0.5") == (0.5,)
+
+
+def test_dataclasses_of_more_than_three_fields_take_keywords_only() -> None:
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                made = [d for d in map(ast.unparse, node.decorator_list) if d.split("(")[0] == "dataclass"]
+                n_fields = sum(isinstance(s, ast.AnnAssign) and "ClassVar" not in ast.unparse(s) for s in node.body)
+                assert not made or n_fields <= 3 or "kw_only=True" in made[0], f"{path.name}: {node.name}"

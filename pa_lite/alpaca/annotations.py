@@ -12,7 +12,7 @@ from pa_lite.engine.reasoning import split_reasoning
 from pa_lite.errors import InputError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Judgement:
     """An annotated pair: `preference` from 1 (the reference's output 1 wins) to 2 (the model's wins), or None."""
 
@@ -22,7 +22,7 @@ class Judgement:
     preference: float | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Annotations:
     """Judgements of one model (generator 2) against one reference (generator 1) by one annotator.
 
@@ -52,16 +52,23 @@ def read_annotations(path: Path) -> Annotations:
             raise InputError(f"{where} has no 'preference'. Is this an annotations file?")
         outputs = [split_reasoning(text_of(row, key, where, empty=True)).answer for key in ("output_1", "output_2")]
         asked = content_of(row, where).request
-        judgements.append(Judgement(asked, outputs[0], outputs[1], _preference(row["preference"], where)))
+        judgements.append(
+            Judgement(
+                instruction=asked,
+                output_1=outputs[0],
+                output_2=outputs[1],
+                preference=_preference(row["preference"], where),
+            )
+        )
         datasets.add(data_set_of(row, where, None))
     if all(j.preference is None for j in judgements):
         raise InputError(f"{path}: none of its {len(rows)} entries has a preference.")
     return Annotations(
-        same_name(rows, "generator_2", path),
-        same_name(rows, "generator_1", path),
-        same_name(rows, "annotator", path, "unknown"),
-        tuple(judgements),
-        frozenset(name for name in datasets if name is not None),
+        model=same_name(rows, "generator_2", path),
+        reference=same_name(rows, "generator_1", path),
+        annotator=same_name(rows, "annotator", path, "unknown"),
+        judgements=tuple(judgements),
+        datasets=frozenset(name for name in datasets if name is not None),
     )
 
 

@@ -47,7 +47,7 @@ class JudgeOptions:
     both_orders: bool = True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Verdict:
     """The judge's verdict on a pair: `preference` from 1 (the reference's answer) to 2 (the model's), or None.
 
@@ -107,7 +107,7 @@ def is_reference_first(instruction: str, seed: int) -> bool:
     return hashlib.sha256(f"{seed}\n{instruction}".encode()).digest()[0] % 2 == 0
 
 
-@dataclass
+@dataclass(kw_only=True)
 class _Case:
     """The pair at an index: its prompts by order, and the answer tokens' logprobs as they arrive."""
 
@@ -159,12 +159,12 @@ def judge_pairs(
         for case in _cases(model, {i: pairs[i] for i in portion}, options, chat):
             longest = max(map(len, case.prompts.values()), default=0)
             if case.fault is not None:
-                finished(case.index, Verdict(None, unjudged=f"the prompt {case.fault}"))
+                finished(case.index, Verdict(preference=None, unjudged=f"the prompt {case.fault}"))
             elif longest == 0:
-                finished(case.index, Verdict(1.5))
+                finished(case.index, Verdict(preference=1.5))
             elif longest > model.max_length:
                 reason = f"the prompt has {longest} tokens, the judge's context holds {model.max_length}"
-                finished(case.index, Verdict(None, unjudged=reason))
+                finished(case.index, Verdict(preference=None, unjudged=reason))
             else:
                 cases.append(case)
                 continue
@@ -179,7 +179,7 @@ def _length(pair: AnswerPair, options: JudgeOptions) -> int:
 
 def _cases(model: Model, pairs: Mapping[int, AnswerPair], options: JudgeOptions, chat: ChatOptions) -> list[_Case]:
     """Return a case for each pair, with the prompts of the orders to ask; none where the answers are equal."""
-    cases = [_Case(i) for i in pairs]
+    cases = [_Case(index=i) for i in pairs]
     shown: list[tuple[_Case, bool]] = []
     texts: list[str] = []
     for case, pair in zip(cases, pairs.values(), strict=True):

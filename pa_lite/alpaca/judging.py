@@ -26,7 +26,7 @@ from pa_lite.system.atomic import check_target, write_text
 _NAMES = {"system": "system prompt", "template_args": "template arguments (--template-arg)", "date": "date"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Bias:
     """How far to trust a judge, over `n_asked` pairs; shares in [0, 1].
 
@@ -46,7 +46,7 @@ class Bias:
     answer_mass: float | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Judging:
     """A judge's verdicts on the first pairs of a pairing, in order; `judge` is its name under `annotator`.
 
@@ -155,7 +155,16 @@ def judge_outputs(
         judge_pairs(model, [pairs[i] for i in missing], options, finished, progress, chat)
         in_order = tuple(verdicts[i] for i in range(len(pairs)))
         n_resumed = len(pairs) - len(missing)
-        done = Judging(judge, fingerprint, model.identity(), pairing, options, in_order, n_resumed, chat_inputs)
+        done = Judging(
+            judge=judge,
+            fingerprint=fingerprint,
+            identity=model.identity(),
+            pairing=pairing,
+            options=options,
+            verdicts=in_order,
+            n_resumed=n_resumed,
+            chat=chat_inputs,
+        )
         write_text(target, json.dumps(done.annotations(), indent=2, ensure_ascii=False) + "\n")
         journal.finish()
     return done

@@ -34,7 +34,7 @@ class GamedBaselines:
     difficulty: FloatArray
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LengthControlled:
     """A length-controlled win rate in percent.
 

@@ -23,7 +23,7 @@ from pa_lite.sanitize import name_text
 from pa_lite.system.atomic import check_target, write_text
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Output:
     """One entry of a model_outputs file; `system` is the prompt's own system prompt, if it had one.
 
@@ -148,7 +148,15 @@ def to_outputs(
 ) -> list[Output]:
     """Return answers, stripped, in AlpacaEval's format; `generator` names the model, `chat` is from `chat_facts`."""
     return [
-        Output(p.instruction, a.text.strip(), generator, p.dataset, p.system, a.reasoning, chat or {})
+        Output(
+            instruction=p.instruction,
+            output=a.text.strip(),
+            generator=generator,
+            dataset=p.dataset,
+            system=p.system,
+            reasoning=a.reasoning,
+            chat=chat or {},
+        )
         for p, a in zip(prompts, answers, strict=True)
     ]
 
@@ -177,7 +185,7 @@ class OutputsTarget:
     force: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Written:
     """Counts for a written model_outputs file: answers, those reused from an earlier run, and how they ended.
 
@@ -225,7 +233,16 @@ def write_outputs(
     reasons = {name: sum(a.reason == name for a in answers) for name in ("end", "stop", "length", "reasoning")}
     n_tokens = sum(a.n_tokens for a in answers)
     n_cut = sum(a.reason == "length" and bool(a.reasoning) and not a.text for a in answers)
-    return Written(str(target.path), generator, len(answers), n_resumed, n_tokens, reasons, n_cut, chat_inputs)
+    return Written(
+        path=str(target.path),
+        generator=generator,
+        n=len(answers),
+        n_resumed=n_resumed,
+        n_tokens=n_tokens,
+        reasons=reasons,
+        n_reasoning_cut=n_cut,
+        chat=chat_inputs,
+    )
 
 
 def with_recorded_date(chat: ChatOptions | None, target: Path) -> ChatOptions:

@@ -13,7 +13,7 @@ from pa_lite.errors import InputError
 from pa_lite.sanitize import name_text
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AnswerPair:
     """One request, the reference's answer (output 1 of an annotation) and the model's (output 2)."""
 
@@ -23,7 +23,7 @@ class AnswerPair:
     dataset: str | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Pairing:
     """Pairs in the order of the model's file; `n_left` counts instructions that only the reference answers."""
 
@@ -53,7 +53,9 @@ def read_outputs(path: Path, allow_empty: bool = False) -> list[Output]:
             raise InputError(f"{where} repeats the instruction of entry {first}: {shorten(instruction)}.")
         reasoning, answer, _ = split_reasoning(output)
         dataset = data_set_of(row, where, name_text(path.stem))
-        outputs.append(Output(instruction, answer, generator, dataset, reasoning=reasoning))
+        outputs.append(
+            Output(instruction=instruction, output=answer, generator=generator, dataset=dataset, reasoning=reasoning)
+        )
     empty = [number for number, o in enumerate(outputs, 1) if not o.output.strip()]
     if empty and not allow_empty:
         raise InputError(
@@ -82,5 +84,8 @@ def pair_outputs(model: Path, reference: Path, allow_empty: bool = False) -> Pai
             f"{reference}: lacks {len(missing)} of the {len(ours)} instructions of {model}, "
             f"such as {shorten(missing[0])}. Both must answer the same instructions."
         )
-    pairs = tuple(AnswerPair(o.instruction, answers[o.instruction], o.output, o.dataset) for o in ours)
-    return Pairing(ours[0].generator, theirs[0].generator, pairs, len(theirs) - len(ours))
+    pairs = tuple(
+        AnswerPair(instruction=o.instruction, reference=answers[o.instruction], model=o.output, dataset=o.dataset)
+        for o in ours
+    )
+    return Pairing(model=ours[0].generator, reference=theirs[0].generator, pairs=pairs, n_left=len(theirs) - len(ours))

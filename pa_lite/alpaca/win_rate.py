@@ -17,7 +17,7 @@ from pa_lite.statistics import standard_error
 FULL, MINIMAL, BY_DEFINITION = "length_controlled_v1", "length_controlled_minimal", "by definition"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class WinRate:
     """Rates and their standard errors in percent, under the names of AlpacaEval's leaderboard.
 
@@ -116,7 +116,7 @@ def _control(
 ) -> tuple[LengthControlled | None, str | None]:
     """Return the length-controlled win rate and the name of its form."""
     if annotations.model == annotations.reference:
-        return LengthControlled(50.0, 0.0, 0.0, {}), BY_DEFINITION
+        return LengthControlled(value=50.0, stderr=0.0, fit_stderr=0.0, weights={}), BY_DEFINITION
     every = annotations.judgements
     preference = np.array([math.nan if j.preference is None else j.preference - 1 for j in every])
     if data is None:

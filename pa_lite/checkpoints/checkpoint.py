@@ -25,7 +25,7 @@ class Piece:
     stamp: Stamp | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TensorSource:
     """A tensor under its GGUF name: the position of its bytes, and how to reorder its rows for llama.cpp.
 
@@ -65,7 +65,7 @@ class TensorSource:
         return self.shape[-1]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Vocabulary:
     """A tokenizer as GGUF metadata (`tokenizer.*`), with its tokens for comparison.
 
@@ -94,7 +94,7 @@ def vocabulary_bytes(vocabulary: Vocabulary) -> int:
     return total
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """A model: its weights and all that llama.cpp needs to know about it.
 

@@ -94,7 +94,9 @@ def open_gguf(path: Path, elsewhere: Mapping[str, ByteSource] | None = None) -> 
     metadata = headers[0][1].metadata
     architecture = architecture_of(headers[0][1])
     tensors = {
-        t.name: TensorSource(t.name, t.name, (Piece(file, t.offset, header.stamp),), t.type, t.shape)
+        t.name: TensorSource(
+            name=t.name, stored_name=t.name, pieces=(Piece(file, t.offset, header.stamp),), type=t.type, shape=t.shape
+        )
         for file, header in headers
         for t in header.tensors.values()
     }
@@ -119,7 +121,7 @@ def _vocabulary(path: Path, metadata: Metadata) -> Vocabulary:
     if tokens is None or tokens.item != "STRING":
         raise CheckpointError(f"{path}: has no vocabulary (tokenizer.ggml.tokens).")
     if types is None:
-        return Vocabulary(tokenizer, tokens.value, [1] * len(tokens.value))
+        return Vocabulary(metadata=tokenizer, tokens=tokens.value, token_types=[1] * len(tokens.value))
     if types.item != "INT32" or len(types.value) != len(tokens.value):
         raise CheckpointError(f"{path}: tokenizer.ggml.token_type does not match the {len(tokens.value)} tokens.")
-    return Vocabulary(tokenizer, tokens.value, types.value)
+    return Vocabulary(metadata=tokenizer, tokens=tokens.value, token_types=types.value)

@@ -182,7 +182,15 @@ class _Converter:
         else:
             self._check(tensor, shape)
         shift = self.family.norm_shift * name.endswith("norm.weight")
-        return TensorSource(name, tensor.name, pieces, stored_type, shape, self._heads(name), shift)
+        return TensorSource(
+            name=name,
+            stored_name=tensor.name,
+            pieces=pieces,
+            type=stored_type,
+            shape=shape,
+            heads=self._heads(name),
+            shift=shift,
+        )
 
     def _heads(self, name: str) -> int:
         """Return the number of heads whose rows are reordered, 0 for none."""
@@ -210,7 +218,9 @@ class _Converter:
             raise CheckpointError(f"{extra.path}: tensor {extra.name} is unexpected: there are {shape[0]} experts.")
         stored = [experts[i] for i in range(shape[0])]
         pieces = tuple(Piece(t.path, t.offset, t.stamp) for t in stored)
-        return TensorSource(name, first.name, pieces, tensor_type(first.dtype), shape)
+        return TensorSource(
+            name=name, stored_name=first.name, pieces=pieces, type=tensor_type(first.dtype), shape=shape
+        )
 
     def _check(self, tensor: StoredTensor, shape: tuple[int, ...]) -> None:
         if tensor.shape != shape:

@@ -43,7 +43,7 @@ def titles_of(architecture: str) -> list[str]:
     return list(dict.fromkeys(f.title for f in FAMILIES.values() if f.architecture == architecture))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Destination:
     """The GGUF tensor that a stored tensor belongs to, and its expert, or None.
 
@@ -77,12 +77,12 @@ def destinations_of(family: Family, stored_name: str) -> list[Destination]:
         pattern = pattern.replace(expert[0], ".experts.@.", 1)
     if pattern in family.fused_names:
         names = family.fused_names[pattern]
-        return [Destination(name.replace("#", number), part=i, parts=len(names)) for i, name in enumerate(names)]
+        return [Destination(name=name.replace("#", number), part=i, parts=len(names)) for i, name in enumerate(names)]
     name = family.names[pattern]
-    return [Destination(name.replace("#", number), int(expert[1]) if expert else None)] if name else []
+    return [Destination(name=name.replace("#", number), expert=int(expert[1]) if expert else None)] if name else []
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Description:
     """A model's configuration in GGUF's terms: keys, tensors that depend only on settings, and dimensions by name.
 
@@ -135,7 +135,12 @@ def describe(family: Family, config: Config) -> Description:
         )
     heads = config.count("num_attention_heads"), config.count("num_key_value_heads")
     return Description(
-        metadata, constants, _dimensions(config, size), heads, config.count("num_hidden_layers"), tuple(warnings)
+        metadata=metadata,
+        constants=constants,
+        dimensions=_dimensions(config, size),
+        heads=heads,
+        n_layers=config.count("num_hidden_layers"),
+        warnings=tuple(warnings),
     )
 
 

@@ -11,7 +11,7 @@ from pa_lite.checkpoints.vocabulary.tokens import UNUSED
 from pa_lite.errors import CheckpointError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TensorRow:
     """One tensor: its GGUF name, type, numpy shape and bytes."""
 
@@ -21,7 +21,7 @@ class TensorRow:
     bytes: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class VocabularyFacts:
     """A vocabulary: llama.cpp's names of its kind, all and used tokens, special tokens by role, chat template."""
 
@@ -34,7 +34,7 @@ class VocabularyFacts:
     chat_template: str | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Inspection:
     """A checkpoint's facts; `settings` are the architecture's keys, `problem` says why the vocabulary is unusable.
 
@@ -68,7 +68,7 @@ def inspect_checkpoint(location: str | Location) -> Inspection:
     """
     checkpoint = open_checkpoint(location, stream=True)
     rows = [
-        TensorRow(t.name, t.type.name, t.shape, t.type.nbytes(t.n_values))
+        TensorRow(name=t.name, type=t.type.name, shape=t.shape, bytes=t.type.nbytes(t.n_values))
         for t in sorted(checkpoint.tensors.values(), key=lambda t: t.name)
     ]
     types: Counter[str] = Counter()

@@ -33,7 +33,7 @@ _RUN_BITS = {"Q8_0": 8.5, "Q4_K_M": 4.9}
 _RUN_SHARE, _RUN_BYTES = 1.05, 500_000_000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Pair:
     """A base and an instruct checkpoint of one architecture.
 
@@ -131,9 +131,11 @@ def resolve_pair(pair: str | Pair | tuple[str | Location, str | Location]) -> Pa
         raise InputError(f"{pair!r:.80} is not a pair: give a registered name, or base and instruct.")
     base, instruct = map(resolve_location, pair)
     if isinstance(instruct, HubReference):
-        return Pair(instruct.name, base, instruct)
+        return Pair(name=instruct.name, base=base, instruct=instruct)
     name = instruct.absolute().name
-    return Pair(name_text(name[:-5] if name.lower().endswith(".gguf") else name) or "pair", base, instruct)
+    return Pair(
+        name=name_text(name[:-5] if name.lower().endswith(".gguf") else name) or "pair", base=base, instruct=instruct
+    )
 
 
 def _is_location(text: str) -> bool:
@@ -184,7 +186,7 @@ def _pair(name: str, entry: Any, folder: Path, is_own: bool) -> Pair:
         return folder / found if isinstance(found, Path) else found
 
     rest = {key: value for key, value in entry.items() if key not in ("base", "instruct")}
-    return Pair(name, location("base"), location("instruct"), **rest, is_own=is_own)
+    return Pair(name=name, base=location("base"), instruct=location("instruct"), **rest, is_own=is_own)
 
 
 def _path_of_bytes(value: Any) -> Any:
@@ -211,7 +213,7 @@ def add_pair(name: str, base: str, instruct: str, description: str = "", force: 
             if pairs[name].is_own
             else f"pair {name} comes with pa-lite. Choose another name."
         )
-    pair = Pair(name, _absolute(base), _absolute(instruct), description, is_own=True)
+    pair = Pair(name=name, base=_absolute(base), instruct=_absolute(instruct), description=description, is_own=True)
     if pair.base == pair.instruct:
         raise InputError(f"base and instruct are both {base}.")
     _check_alike(pair)

@@ -41,7 +41,7 @@ _BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16
          "F8_E5M2FNUZ": 8, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4}  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StoredTensor:
     """A tensor in a safetensors file; `offset` is in bytes, `stamp` that of the file when its header was read."""
 
@@ -184,7 +184,7 @@ def _stored(path: ByteSource, stamp: Stamp | None, name: str, info: Any, start: 
             raise ValueError(f"{end - begin} bytes do not hold {dtype} of shape {list(shape)}")
     except (KeyError, TypeError, ValueError) as e:
         raise CheckpointError(f"{path}: broken header entry for tensor {name!r}: {e}. Fetch the file again.") from e
-    return StoredTensor(name, path, start + begin, dtype, shape, stamp)
+    return StoredTensor(name=name, path=path, offset=start + begin, dtype=dtype, shape=shape, stamp=stamp)
 
 
 def _check_layout(

@@ -97,7 +97,7 @@ def read_folder(
         return sorted(set(index.values()))
 
     chosen = choose_weights(names, shards, explicit)
-    found = _Merged(folder, index)
+    found = _Merged(folder=folder, index=index)
     for name in chosen:
         path = elsewhere.get(name, folder / name)
         if isinstance(path, Path) and not path.exists():
@@ -139,7 +139,7 @@ def _names_others(folder: Path, chosen: Sequence[str]) -> bool:
         return True
 
 
-@dataclass
+@dataclass(kw_only=True)
 class _Merged:
     """Tensors of several files. If several contain a tensor, the index decides.
 

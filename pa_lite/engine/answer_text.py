@@ -12,7 +12,7 @@ _REASONS = ("end", "stop", "length", "reasoning")
 _MOST_TOKENS = 1 << 31  # in one answer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Generation:
     """The continuation of a prompt.
 
@@ -73,7 +73,7 @@ class StopText:
 
     def result(self, n_tokens: int, reason: str) -> Generation:
         """Return the finished turn."""
-        return Generation(self.text(), n_tokens, reason == "end", reason)
+        return Generation(text=self.text(), n_tokens=n_tokens, ended=reason == "end", reason=reason)
 
 
 class AnswerText:
@@ -115,4 +115,6 @@ class AnswerText:
         if reason != "stop" and self._keep(*self._splitter.finish()):
             reason = "stop"
         reasoning = "".join(self._reasoning).strip()
-        return Generation(self._answer.text(), n_tokens, reason == "end", reason, reasoning)
+        return Generation(
+            text=self._answer.text(), n_tokens=n_tokens, ended=reason == "end", reason=reason, reasoning=reasoning
+        )

@@ -25,7 +25,7 @@ _LEAST_BATCH = 8
 _SLACK = 32 << 20  # bytes that llama.cpp and numpy take while decoding, in addition to half of a batch's memory
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ContextSize:
     """The size of a context: `n_ctx` cells of `cache_type`, shared by all `n_seq_max` sequences if `unified`.
 

@@ -23,7 +23,7 @@ _PACKAGES = ("pa-lite", "llama-cpp-python", "gguf", "numpy", "safetensors", "hug
 BITS = {"F16": 16.0, "Q8_0": 8.5, "Q4_K_M": 4.85}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Size:
     """A model size: parameters, layers, and how many numbers the keys (or values) of a token have in a layer."""
 
@@ -44,12 +44,16 @@ class Size:
 
 # sizes of the Llama 3 and Qwen 2.5 families
 SIZES = (
-    Size("1B", 1.24e9, 16, 512), Size("3B", 3.2e9, 28, 1024), Size("8B", 8.0e9, 32, 1024),
-    Size("14B", 14.8e9, 48, 1024), Size("32B", 32.8e9, 64, 1024), Size("70B", 70.6e9, 80, 1024),
-)  # fmt: skip
+    Size(name="1B", parameters=1.24e9, layers=16, width=512),
+    Size(name="3B", parameters=3.2e9, layers=28, width=1024),
+    Size(name="8B", parameters=8.0e9, layers=32, width=1024),
+    Size(name="14B", parameters=14.8e9, layers=48, width=1024),
+    Size(name="32B", parameters=32.8e9, layers=64, width=1024),
+    Size(name="70B", parameters=70.6e9, layers=80, width=1024),
+)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Fit:
     """Whether a model fits: bytes needed with its cache, whether they fit, and how many layers fit on the GPU."""
 
@@ -61,7 +65,7 @@ class Fit:
     layers: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Diagnosis:
     """Facts about the machine; sizes in bytes, 0 where unknown. `remarks` suggest what the user can do."""
 
@@ -89,7 +93,14 @@ def estimate_fit(name: str, weight_type: str, weights: int, cache: int, layers: 
     needed = weights + cache + _BUFFERS
     each = (weights + cache) / (layers + 1)
     on_gpu = most_that_fit(layers + 1, lambda n: _BUFFERS + n * each <= gpu) if gpu else 0
-    return Fit(name, weight_type, needed, needed - int((on_gpu or 0) * each) <= memory, on_gpu or 0, layers)
+    return Fit(
+        model=name,
+        kind=weight_type,
+        needed=needed,
+        fits=needed - int((on_gpu or 0) * each) <= memory,
+        gpu_layers=on_gpu or 0,
+        layers=layers,
+    )
 
 
 def fits(memory: int, gpu: int) -> tuple[Fit, ...]:

@@ -83,7 +83,7 @@ def _encoded(text: str) -> bytes | None:
         return None
 
 
-@dataclass
+@dataclass(kw_only=True)
 class _Slot:
     """A sequence of the cache: the first `cached` of `tokens` are decoded, the others are waiting.
 
@@ -203,7 +203,16 @@ def _room(model: Model, slots: int, cells: int) -> Iterator[Context]:
     """
 
     def all_slots(cache_type: str, n_batch: int) -> list[ContextSize]:
-        return [ContextSize(slots * cells, slots, False, n_batch, slots, cache_type)]
+        return [
+            ContextSize(
+                n_ctx=slots * cells,
+                n_seq_max=slots,
+                unified=False,
+                n_batch=n_batch,
+                n_outputs=slots,
+                cache_type=cache_type,
+            )
+        ]
 
     exact = slots * cells * model.exact_cell_bytes <= _EXACT_BYTES
     sizes = shrinking(all_slots, model.cache_type(exact), model.options.cache_type == "auto", model.options.n_batch)
@@ -228,7 +237,7 @@ class _Run:
         self.context, self.model, self.options, self.reasoning = context, context.model, options, reasoning
         self.prompts, self.limits, self.streams = prompts, limits, streams
         self.results: dict[int, Generation] = {}
-        self.slots = [_Slot(i) for i in range(context.n_seq_max)]
+        self.slots = [_Slot(sequence=i) for i in range(context.n_seq_max)]
         # sorted, so that neighbours share long prefixes
         self._waiting = deque(sorted(range(len(prompts)), key=lambda i: prompts[i]))
         self._randoms: dict[int, np.random.Generator] = {}

@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 REFERENCE_TYPE = "F16"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelRef:
     """Where a model comes from: a GGUF file, or a pair at a lam. `text` is its name in results."""
 

@@ -31,7 +31,7 @@ BoolArray = npt.NDArray[np.bool_]
 SPINE = 0  # the sequence that carries the spine from batch to batch; a batch's branches are the sequences 1, 2, ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BatchLimits:
     """The most that a batch may hold: tokens, branches, and rows of logits; `cells` is the size of the whole cache."""
 
@@ -41,7 +41,7 @@ class BatchLimits:
     cells: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Batch:
     """Tokens to decode at once, each in the sequences first..last; branch b starts with `shared[b - 1]` spine tokens.
 
@@ -63,7 +63,7 @@ class Batch:
     done: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _WantedRows:
     """The rows that a request needs from one branch: those after tokens start..stop-1 of its path.
 
@@ -76,7 +76,7 @@ class _WantedRows:
     tokens: tuple[int, ...]
 
 
-@dataclass
+@dataclass(kw_only=True)
 class _Branch:
     """A path that is not a prefix of another: its `tail` follows the tokens that it shares with the branch before."""
 
@@ -124,14 +124,14 @@ def _branches(requests: Sequence[Request]) -> list[_Branch]:
         elif shared < len(path):  # leaves: below `shared` a new branch owns the path
             while owners and owners[-1][0] >= shared:
                 owners.pop()
-            branches.append(_Branch(shared, path[shared:].copy()))
+            branches.append(_Branch(shared=shared, tail=path[shared:].copy()))
             owners.append((shared, branches[-1]))
         newest = path if shared < len(path) else newest
         stop = len(path)
         for depth, owner in reversed(owners):  # bottom up: each owner gets the rows between its depth and `stop`
             start = max(depth, requests[index].n_context - 1)
             if start < stop:
-                owner.needed.append(_WantedRows(start, stop, index, tokens))
+                owner.needed.append(_WantedRows(start=start, stop=stop, request=index, tokens=tokens))
             stop = min(stop, depth)
         branches[-1].n_ended += 1
     return branches
@@ -200,20 +200,20 @@ class _Builder:
         self._leave(0)
         n = self.n
         return Batch(
-            self.tokens[:n],
-            self.positions[:n],
-            self.first[:n],
-            self.last[:n],
-            tuple(self.shared),
-            self.wanted[:n],
-            np.concatenate([np.zeros(0, np.int32), *(rows for rows, _, _ in self.targets)]),
-            np.fromiter(chain.from_iterable(tokens for _, tokens, _ in self.targets), np.int32),
-            np.repeat(
+            tokens=self.tokens[:n],
+            positions=self.positions[:n],
+            first=self.first[:n],
+            last=self.last[:n],
+            shared=tuple(self.shared),
+            wanted=self.wanted[:n],
+            target_rows=np.concatenate([np.zeros(0, np.int32), *(rows for rows, _, _ in self.targets)]),
+            target_tokens=np.fromiter(chain.from_iterable(tokens for _, tokens, _ in self.targets), np.int32),
+            target_requests=np.repeat(
                 np.array([request for _, _, request in self.targets], np.int32),
                 [len(rows) for rows, _, _ in self.targets],
             ),
-            keep,
-            done,
+            keep=keep,
+            done=done,
         )
 
 

@@ -38,7 +38,7 @@ _CPU_BATCH = 128  # enough for a CPU; every token computes attention over the wh
 _ROW_BYTES = 48 << 20  # of logits kept in a batch; llama.cpp holds them twice
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Score:
     """The score of a continuation: ln p in nats (<= 0), its tokens and bytes.
 
@@ -77,13 +77,20 @@ class Scorer:
         # the next branch still needs them. Within one micro-batch that cannot happen, and cells of the spine are kept
         # by the spine's sequence.
         n_tokens = context.n_ubatch if context.model.n_swa else context.n_batch
-        limits = BatchLimits(n_tokens, context.n_seq_max - 1, context.n_outputs, context.n_ctx)
+        limits = BatchLimits(
+            tokens=n_tokens, branches=context.n_seq_max - 1, rows=context.n_outputs, cells=context.n_ctx
+        )
         logprobs = np.zeros(len(requests))
         greedy = np.ones(len(requests), np.bool_)
 
         def result(i: int) -> Score:
             r = requests[i]
-            return Score(float(logprobs[i]), len(r.tokens) - r.n_context, r.n_bytes, bool(greedy[i]))
+            return Score(
+                logprob=float(logprobs[i]),
+                n_tokens=len(r.tokens) - r.n_context,
+                n_bytes=r.n_bytes,
+                is_greedy=bool(greedy[i]),
+            )
 
         # requests become complete in the order of the tree
         order = sorted(range(len(requests)), key=lambda i: requests[i].tokens) if finished else []
@@ -147,7 +154,14 @@ def scoring_context(model: Model, longest: int) -> Iterator[Context]:
         n_seq_max = min(_BRANCHES + 1, n_batch)
         n_outputs = min(n_batch, max(n_seq_max, _ROW_BYTES // (4 * model.n_vocab)))
         return [
-            ContextSize(longest + beside, n_seq_max, True, n_batch, n_outputs, cache_type)
+            ContextSize(
+                n_ctx=longest + beside,
+                n_seq_max=n_seq_max,
+                unified=True,
+                n_batch=n_batch,
+                n_outputs=n_outputs,
+                cache_type=cache_type,
+            )
             for beside in (n_batch, n_batch // 4, 0)
         ]
 

@@ -40,7 +40,7 @@ _MAX_DIMENSIONS, _MAX_NAME = 4, 64  # GGML_MAX_DIMS, GGML_MAX_NAME
 _FIRST_KEYS = 64  # every writer puts general.type and general.architecture among these
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GgufTensor:
     """A tensor in a GGUF file: `shape` in numpy order, `offset` in bytes from the start of the file."""
 
@@ -54,7 +54,7 @@ class GgufTensor:
         return self.type.nbytes(math.prod(self.shape))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GgufHeader:
     """The header of a GGUF file, and the stamp of the file when it was read.
 
@@ -221,7 +221,12 @@ def read_gguf_header(path: ByteSource, memory: HeaderMemory | None = None) -> Gg
                 reader.memory.add(_FIELD, path)
                 metadata[key] = reader.value(reader.number("<I"))
             infos = [reader.tensor() for _ in range(n_tensors)]
-            return GgufHeader(Path(str(path)), metadata, _place(reader, infos, metadata, f.tell(), size), stamp)
+            return GgufHeader(
+                path=Path(str(path)),
+                metadata=metadata,
+                tensors=_place(reader, infos, metadata, f.tell(), size),
+                stamp=stamp,
+            )
 
 
 def _check_version(path: ByteSource, version: int) -> None:
@@ -281,7 +286,7 @@ def _place(
     tensors: dict[str, GgufTensor] = {}
     expected = 0
     for name, held, shape, offset in infos:
-        tensor = GgufTensor(name, held, shape, start + offset)
+        tensor = GgufTensor(name=name, type=held, shape=shape, offset=start + offset)
         if name in tensors or offset != expected or tensor.offset + tensor.nbytes > size:
             raise reader.fail(f"tensor {name} is duplicate, misplaced or ends after the end of the file ({size} bytes)")
         tensors[name] = tensor
@@ -377,7 +382,10 @@ def gguf_header(
         parts.append(bytes(_padded(length, ALIGNMENT) - length))
     header = HeaderBytes(tuple(part for part in parts if len(part)))
     length = len(header)
-    placed = {n: GgufTensor(n, held, shape, length + offsets[n]) for n, (held, shape) in tensors.items()}
+    placed = {
+        n: GgufTensor(name=n, type=held, shape=shape, offset=length + offsets[n])
+        for n, (held, shape) in tensors.items()
+    }
     return PlacedHeader(header, placed, length + offset)
 
 

@@ -90,7 +90,7 @@ def _to_half() -> Any:
     return routine
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TensorType:
     """A ggml tensor type: `block` values are stored together in `size` bytes."""
 
@@ -162,7 +162,7 @@ def from_float32(
         assert written == target.nbytes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Device:
     """A device of ggml: `kind` is `cpu`, `gpu`, `igpu` (shares the machine's memory) or `accel`; sizes in bytes."""
 
@@ -199,6 +199,12 @@ def devices() -> list[Device]:
         description = (base.ggml_backend_dev_description(handle) or b"").decode("utf-8", "replace").strip()
         number = base.ggml_backend_dev_type(handle)
         found.append(
-            Device(name, description, device_types[number] if number < 4 else "other", free.value, total.value)
+            Device(
+                name=name,
+                description=description,
+                kind=device_types[number] if number < 4 else "other",
+                free=free.value,
+                total=total.value,
+            )
         )
     return found

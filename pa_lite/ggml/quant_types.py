@@ -50,7 +50,7 @@ _FALLBACKS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelShape:
     """The sizes that the mixtures depend on; heads are those of the first layer, and 0 experts means a dense model.
 
@@ -101,17 +101,17 @@ def model_shape(
 
     heads = count(Keys.Attention.HEAD_COUNT, 0)
     return ModelShape(
-        architecture,
-        count(Keys.LLM.BLOCK_COUNT, None),
-        heads,
-        count(Keys.Attention.HEAD_COUNT_KV, heads),
-        count(Keys.LLM.EXPERT_COUNT, 0),
-        layers_70b,
-        grouped_70b,
+        architecture=architecture,
+        n_layers=count(Keys.LLM.BLOCK_COUNT, None),
+        n_heads=heads,
+        n_kv_heads=count(Keys.Attention.HEAD_COUNT_KV, heads),
+        n_experts=count(Keys.LLM.EXPERT_COUNT, 0),
+        layers_70b=layers_70b,
+        grouped_70b=grouped_70b,
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _TensorIndex:
     """Tensor i of n in its category, and the other inputs of a rule."""
 
@@ -214,7 +214,7 @@ def _category(name: str) -> str:
     return next((category for part, category in _CATEGORIES.items() if part in name), "")
 
 
-@dataclass
+@dataclass(kw_only=True)
 class _Mixture:
     """The state of llama-quantize's walk over a model: how many tensors of a category have a type so far."""
 
@@ -246,7 +246,7 @@ class _Mixture:
         if category == "ffn_down":
             # a mixture of experts has several per layer, so count layers
             i, n = (tensor_order(name)[0] if self.model.n_experts > 1 else i), self.model.n_layers
-        return _TensorIndex(i, n, self.model.heads_per_kv, self.has_imatrix)
+        return _TensorIndex(i=i, n=n, heads_per_kv=self.model.heads_per_kv, has_imatrix=self.has_imatrix)
 
     def _check_layer(self, name: str) -> None:
         if not 0 <= tensor_order(name)[0] < self.model.n_layers:
@@ -276,7 +276,9 @@ def choose_types(
     quantized = {name for name in names if is_quantized(name, tensors[name])}
     patterns = _compile_overrides(output_type, overrides, quantized)
     n_attn_v = sum(_category(name) == "attn_v" for name in names)
-    mixture = _Mixture(output_type, model, has_imatrix, _OUTPUT not in tensors, n_attn_v)
+    mixture = _Mixture(
+        output_type=output_type, model=model, has_imatrix=has_imatrix, tied=_OUTPUT not in tensors, n_attn_v=n_attn_v
+    )
     types = {}
     for name in names:
         if name not in quantized:

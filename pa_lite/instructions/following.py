@@ -68,7 +68,7 @@ class ConstraintResult:
     loose: bool | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Answer:
     """A model's answer to an instruction, and whether it meets every constraint, strictly (`followed`) and loosely."""
 
@@ -100,7 +100,7 @@ class Rate:
         return {"n": self.n, **(shares if self.n else {"strict": None, "loose": None})}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FollowResult:
     """The share of instructions followed strictly, in [0, 1], its standard error, and every answer.
 
@@ -233,9 +233,14 @@ def check_answer(instruction: Instruction, output: str, ended: bool = True, must
     verdicts = tuple(map(verdict, instruction.constraints))
     known = all(v.strict is not None for v in verdicts)
     return Answer(
-        instruction.text, instruction.kind, output, ended,
-        all(v.strict for v in verdicts) if known else None, all(v.loose for v in verdicts) if known else None, verdicts,
-    )  # fmt: skip
+        instruction=instruction.text,
+        kind=instruction.kind,
+        output=output,
+        ended=ended,
+        followed=all(v.strict for v in verdicts) if known else None,
+        loose=all(v.loose for v in verdicts) if known else None,
+        constraints=verdicts,
+    )
 
 
 def _holds(text: str, constraint: Constraint) -> bool:
@@ -269,6 +274,12 @@ def follow_instructions(
     )
     values = [float(a.followed) for a in answers if a.followed is not None]
     return FollowResult(
-        model.name, len(values), _mean(values), standard_error(values), answers, max_tokens, model.known_by()[1],
-        chat_facts(template, chat, model.name),
-    )  # fmt: skip
+        model=model.name,
+        n=len(values),
+        accuracy=_mean(values),
+        stderr=standard_error(values),
+        answers=answers,
+        max_tokens=max_tokens,
+        identity=model.known_by()[1],
+        chat=chat_facts(template, chat, model.name),
+    )

@@ -18,7 +18,7 @@ _DEMO_TOKENS = 32  # its longest correct answers have a dozen
 _NAMES = ("public", "demo", "ifeval")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class InstructionSet:
     """Instructions and their settings.
 
@@ -48,18 +48,25 @@ def find_set(name: str, seed: int | None = None, progress: Progress | None = Non
     if seed is not None and name != "public":
         raise InputError(f"a seed generates prompts of the set public, not of {name!r}: leave it out.")
     if name == "public" and seed is None:
-        return InstructionSet(name, load_instructions(PUBLIC_PATH), 512)
+        return InstructionSet(name=name, instructions=load_instructions(PUBLIC_PATH), max_tokens=512)
     if name == "public":
         rows = [instruction_of(row, f"seed {seed}") for row in public_rows(seed or 0)]
-        return InstructionSet(f"public, seed {seed}", rows, 512)
+        return InstructionSet(name=f"public, seed {seed}", instructions=rows, max_tokens=512)
     source, _, file = name.partition(":")
     if source == "demo":
-        return InstructionSet(name, load_instructions(demo_instructions_path(), file or "test"), _DEMO_TOKENS)
+        return InstructionSet(
+            name=name, instructions=load_instructions(demo_instructions_path(), file or "test"), max_tokens=_DEMO_TOKENS
+        )
     if name == "ifeval" or (source == "ifeval" and file):
-        return InstructionSet(name, ifeval.load_ifeval(Path(file) if file else _fetch(progress)), 1280, must_end=False)
+        return InstructionSet(
+            name=name,
+            instructions=ifeval.load_ifeval(Path(file) if file else _fetch(progress)),
+            max_tokens=1280,
+            must_end=False,
+        )
     if not Path(name).is_file():
         raise InputError(f"unknown set {name!r}: neither a known set nor an existing file.{nearest(name, _NAMES)}")
-    return InstructionSet(name, load_instructions(Path(name), warn=True), 512)
+    return InstructionSet(name=name, instructions=load_instructions(Path(name), warn=True), max_tokens=512)
 
 
 def _fetch(progress: Progress | None) -> Path:

@@ -31,7 +31,7 @@ class Distance:
     cosine: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Diff:
     """Distances of the whole model, of each group, of each layer, and of each tensor; n is the number of values."""
 

@@ -66,7 +66,7 @@ class PlanOptions:
             object.__setattr__(self, "imatrix", Path(self.imatrix))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TensorPlan:
     """One output tensor: its type, and the two tensors that it is interpolated from.
 
@@ -103,7 +103,7 @@ class TensorPlan:
         return shifts.pop() if len(shifts) == 1 else 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MergePlan:
     """A merge of base and instruct for any lam; `at` gives the output at one lam.
 
@@ -323,13 +323,27 @@ def plan_merge(base: Checkpoint, instruct: Checkpoint, options: PlanOptions | No
         left, right = pairs.get(name, (None, None))
         tensors.append(
             TensorPlan(
-                name, tensor_type, shapes[name], left, right, instruct.constants.get(name) if right is None else None,
-                maps if name in TOKEN_ROWS else None, importance.get(name),
+                name=name,
+                type=tensor_type,
+                shape=shapes[name],
+                base=left,
+                instruct=right,
+                constant=instruct.constants.get(name) if right is None else None,
+                maps=maps if name in TOKEN_ROWS else None,
+                importance=importance.get(name),
             )
-        )  # fmt: skip
+        )
     peak = peak_bytes()
     peak = peak if peak > earlier_peak else 0
-    plan = MergePlan(base, instruct, options, tuple(tensors), vocabulary, tuple(remarks), peak)
+    plan = MergePlan(
+        base=base,
+        instruct=instruct,
+        options=options,
+        tensors=tuple(tensors),
+        vocabulary=vocabulary,
+        remarks=tuple(remarks),
+        peak=peak,
+    )
     options.schedule.check(plan.n_layers)
     return plan
 

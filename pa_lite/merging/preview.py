@@ -18,7 +18,7 @@ from pa_lite.system.byte_source import is_remote
 from pa_lite.system.machine import cores
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PreviewGroup:
     """The tensors of one group and type in each output: their number, bytes, and lams by the schedule."""
 
@@ -29,7 +29,7 @@ class PreviewGroup:
     lams: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PreviewTensor:
     """An output tensor: its type, numpy shape, and lam in each output."""
 
@@ -47,7 +47,7 @@ class PreviewOutput:
     path: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Preview:
     """What a merge would do; sizes in bytes. `problems` would stop it, `remarks` would not."""
 
@@ -80,7 +80,7 @@ def preview_merge(
     try:
         plan = plan_merge(left, right, plan_options)
     except MismatchError as e:
-        return Preview(e.details)
+        return Preview(problems=e.details)
     options = options or MergeOptions()
     outputs = name_outputs(plan, lams, output)
     problems = []
@@ -99,11 +99,12 @@ def preview_merge(
     return Preview(
         parameters=plan.n_values,
         groups=tuple(
-            PreviewGroup(group, tensor_type, n, size, _span(by_group[group]))
+            PreviewGroup(group=group, type=tensor_type, tensors=n, bytes=size, lams=_span(by_group[group]))
             for (group, tensor_type), (n, size) in plan.by_group().items()
         ),
         tensors=tuple(
-            PreviewTensor(t.name, t.type.name, t.shape, tuple(x.lams[t.name] for x in layouts)) for t in plan.tensors
+            PreviewTensor(name=t.name, type=t.type.name, shape=t.shape, lams=tuple(x.lams[t.name] for x in layouts))
+            for t in plan.tensors
         ),
         outputs=tuple(PreviewOutput(lam, str(path)) for lam, path in outputs),
         disk_needed=len(outputs) * output_bytes(plan),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Cell:
     """One workload at one lam and weight type; `inputs` is everything that determines its numbers, as JSON values.
 
@@ -30,7 +30,7 @@ class Cell:
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StoredCell:
     """A cell as stored: the number of items finished so far, and its summary once all are finished."""
 
@@ -50,5 +50,8 @@ class StoredCell:
     def is_whole(self) -> bool:
         """Return whether the key matches the values. A lam may have been given as an integer."""
         lams = (self.lam, int(self.lam)) if self.lam.is_integer() else (self.lam,)
-        cells = (Cell(lam, self.type, self.kind, self.name, self.n_items, self.inputs) for lam in lams)
+        cells = (
+            Cell(lam=lam, type=self.type, kind=self.kind, name=self.name, n_items=self.n_items, inputs=self.inputs)
+            for lam in lams
+        )
         return any(cell.key == self.key for cell in cells)

@@ -52,8 +52,8 @@ class _RemoteWorker:
             )
         self._worker = LocalWorker(plan, plan.threads)  # the cores that Ray reserved for it
 
-    def run(self, kind: str, lam: float, workload: int, items: Sequence[int]) -> dict[int, Record]:
-        return self._worker.run(kind, lam, workload, items)
+    def run(self, weight_type: str, lam: float, workload: int, items: Sequence[int]) -> dict[int, Record]:
+        return self._worker.run(weight_type, lam, workload, items)
 
 
 class RayWorker:
@@ -62,14 +62,14 @@ class RayWorker:
     def __init__(self, ray: Any, make_actor: Callable[[], Any], has_room: Callable[[], bool]) -> None:
         self._ray, self._actor, self._has_room = ray, make_actor(), has_room
 
-    def run(self, kind: str, lam: float, workload: int, items: Sequence[int]) -> dict[int, Record]:
+    def run(self, weight_type: str, lam: float, workload: int, items: Sequence[int]) -> dict[int, Record]:
         """Return records by item.
 
         Raises WorkerLostError when the actor or its node is lost, or this thread is asked to stop (`stops_when`), the
         actor's own PaLiteError, and EngineError when no remaining node has enough resources.
         """
         try:
-            pending = self._actor.run.remote(kind, lam, workload, items)
+            pending = self._actor.run.remote(weight_type, lam, workload, items)
             since = time.monotonic()
             while not self._ray.wait([pending], timeout=_LOOK)[0]:
                 if stop_is_due():

@@ -20,7 +20,7 @@ LEVEL = 0.95
 _EQUAL = 1e-12
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Difference:
     """A lam's average minus a reference lam's, paired by item.
 
@@ -38,7 +38,7 @@ class Difference:
     relative: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
     """Whether an average differs measurably between any lams, and how many items would show a difference of 2 points.
 
@@ -53,7 +53,7 @@ class Comparison:
     needed: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Best:
     """The best lam for a goal, and its uncertainty.
 
@@ -137,7 +137,18 @@ def differences(
         gap = mean_over_tasks(gaps[i])
         low, high = interval(drawn[:, i], LEVEL)
         relative = gap.value / scale if scale else float("nan")
-        out.append(Difference(lams[i], gap.value, gap.stderr, low, high, p, corrected, relative))
+        out.append(
+            Difference(
+                lam=lams[i],
+                value=gap.value,
+                stderr=gap.stderr,
+                low=low,
+                high=high,
+                p=p,
+                p_corrected=corrected,
+                relative=relative,
+            )
+        )
     return out
 
 
@@ -164,7 +175,13 @@ def compare_lams(lams: Sequence[float], series: Sequence[Series], seed: int = 0)
     pairs = max(1, len(lams) * (len(lams) - 1) // 2)
     differs |= pairs * sign_flip_p(found[0], seed=seed) < 1 - LEVEL
     needed = items_to_show(max(map(mean_variance, found)))
-    return Comparison(bool(differs), float(average.min()), float(average.max()), sum(s.n for s in series), needed)
+    return Comparison(
+        differs=bool(differs),
+        low=float(average.min()),
+        high=float(average.max()),
+        items=sum(s.n for s in series),
+        needed=needed,
+    )
 
 
 def items_in_words(needed: int, unit: str = "items") -> str:
@@ -211,4 +228,4 @@ def best_lam(
     as_good = (drawn >= drawn[:, [best]] - _EQUAL).mean(axis=0)
     allowed = (1 - LEVEL) / 2 / max(1, len(lams) - 1)
     ties = tuple(lam for i, lam in enumerate(lams) if i != best and as_good[i] > allowed)
-    return Best(lams[best], float(low), float(high), tuple(map(float, shares)), ties)
+    return Best(lam=lams[best], low=float(low), high=float(high), shares=tuple(map(float, shares)), ties=ties)

@@ -16,7 +16,7 @@ MOST_PANELS = 100  # in a chart: more are unreadable, and matplotlib takes minut
 Values = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Series:
     """A task or instruction set along lam: `values` float64 [lams, items], the same items at every lam.
 
@@ -39,7 +39,7 @@ class Series:
         return int(self.values.shape[1])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Curves:
     """Few-shot tasks along lam, with instruction following where measured. Averages are over tasks (macro).
 

@@ -25,7 +25,7 @@ from pa_lite.tasks.scoring import ScoreOptions
 LAMS = tuple(i / 10 for i in range(11))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DemoResult:
     """The study, and the paths of the files written."""
 

@@ -11,7 +11,7 @@ from pa_lite.study.worker import LocalWorker
 from pa_lite.system.machine import available_memory
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Estimate:
     """A sweep's cost: seconds (None if nothing is left to run), and bytes of memory and disk.
 
@@ -48,17 +48,23 @@ def estimate_sweep(plan: StudyPlan, finished: Sequence[str] = ()) -> Estimate:
         )
         seconds = (lams * build + work) / plan.workers
     return Estimate(
-        len(plan.cells), plan.n_items, sum(c.cell.n_items for c in left), seconds, plan.memory, available_memory(),
-        plan.disk, plan.workers,
-    )  # fmt: skip
+        cells=len(plan.cells),
+        items=plan.n_items,
+        items_left=sum(c.cell.n_items for c in left),
+        seconds=seconds,
+        memory=plan.memory,
+        memory_available=available_memory(),
+        disk=plan.disk,
+        workers=plan.workers,
+    )
 
 
 def _measure(plan: StudyPlan) -> tuple[list[tuple[float, float]], float]:
     """Return each workload's (seconds per chunk, seconds per item), and the seconds of building a lam."""
-    kind, lam = plan.options.types[0], plan.options.lams[0]
+    weight_type, lam = plan.options.types[0], plan.options.lams[0]
     start = time.perf_counter()
     with LocalWorker(plan) as worker:
-        worker.model_at(kind, lam)
+        worker.model_at(weight_type, lam)
         build = time.perf_counter() - start
         costs = []
         for i, workload in enumerate(plan.workloads):
@@ -66,7 +72,7 @@ def _measure(plan: StudyPlan) -> tuple[list[tuple[float, float]], float]:
             sizes = [min(n, workload.n_items) for n in _SAMPLES]
             for n in sizes:
                 start = time.perf_counter()
-                worker.run(kind, lam, i, range(n))
+                worker.run(weight_type, lam, i, range(n))
                 took.append(time.perf_counter() - start)
             item = max(0.0, took[1] - took[0]) / (sizes[1] - sizes[0]) if sizes[1] > sizes[0] else took[0] / sizes[0]
             costs.append((max(0.0, took[0] - item * sizes[0]), item))

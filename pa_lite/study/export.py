@@ -95,15 +95,15 @@ def item_rows(store: Store) -> Iterator[dict[str, float | str | None]]:
             }  # fmt: skip
 
 
-def lm_eval_document(store: Store, kind: str, lam: float) -> dict[str, Any]:
+def lm_eval_document(store: Store, weight_type: str, lam: float) -> dict[str, Any]:
     """Return the tasks of one lam in the format of lm-eval's results file, with a `pa_lite` key added.
 
     Raises InputError when that lam is not finished.
     """
-    wanted = (kind, lam, TaskWorkload.kind)
+    wanted = (weight_type, lam, TaskWorkload.kind)
     cells = [c for c in planned_cells(store) if (c.type, c.lam, c.kind) == wanted and c.summary is not None]
     if not cells:
-        raise InputError(f"{store.path.parent}: has no finished task at lam {lam:g} with type {kind}.")
+        raise InputError(f"{store.path.parent}: has no finished task at lam {lam:g} with type {weight_type}.")
     facts, kept = store.facts(), store.kept()
     out = empty_document()
     for cell in cells:
@@ -121,11 +121,11 @@ def lm_eval_document(store: Store, kind: str, lam: float) -> dict[str, Any]:
         add_numbers(out, cell.name, numbers, (cell.n_items, len(results)), version, work.get("shots"))
         out["group_subtasks"][cell.name] = []
     out["config"] = {
-        "model": "pa-lite", "model_args": f"{facts['pair']}@{lam:g} as {kind}", "limit": facts["limit"],
+        "model": "pa-lite", "model_args": f"{facts['pair']}@{lam:g} as {weight_type}", "limit": facts["limit"],
         "fewshot_seed": facts["seed"],
     }  # fmt: skip
     out["pa_lite"] = {
-        "pair": facts["pair"], "lam": lam, "type": kind, "environment": cells[0].environment,
+        "pair": facts["pair"], "lam": lam, "type": weight_type, "environment": cells[0].environment,
         "identity": cells[0].inputs.get("identity", ""),
         "kept_stale": {c.name: list(kept[c.key]) for c in cells if c.key in kept},
     }  # fmt: skip

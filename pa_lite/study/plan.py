@@ -179,7 +179,8 @@ def plan_study(pair: str | Pair, options: StudyOptions) -> StudyPlan:
     found = find_pair(pair) if isinstance(pair, str) else pair
     base, instruct = open_checkpoint(found.base), open_checkpoint(found.instruct)
     merges = {
-        kind: plan_merge(base, instruct, PlanOptions(type=kind, schedule=options.schedule)) for kind in options.types
+        weight_type: plan_merge(base, instruct, PlanOptions(type=weight_type, schedule=options.schedule))
+        for weight_type in options.types
     }
     first = next(iter(merges.values()))
     # 2. Resolve the chat options. Values that a chat template would take from its environment, such as today's date,
@@ -194,8 +195,8 @@ def plan_study(pair: str | Pair, options: StudyOptions) -> StudyPlan:
     #    that a worker builds the lam once for all of them.
     chunk = next((size for limit, size in _CHUNKS if first.n_values <= limit), _LEAST_CHUNK)
     cells = [
-        PlannedCell(_cell(merge, options, kind, lam, workload, chunk), i)
-        for kind, merge in merges.items()
+        PlannedCell(_cell(merge, options, weight_type, lam, workload, chunk), i)
+        for weight_type, merge in merges.items()
         for lam in options.lams
         for i, workload in enumerate(workloads)
     ]
@@ -254,11 +255,15 @@ def plan_workloads(options: StudyOptions, chat_inputs: Mapping[str, Any]) -> tup
     return tuple(workloads)
 
 
-def _cell(merge: MergePlan, options: StudyOptions, kind: str, lam: float, workload: Workload[Any], chunk: int) -> Cell:
+def _cell(
+    merge: MergePlan, options: StudyOptions, weight_type: str, lam: float, workload: Workload[Any], chunk: int
+) -> Cell:
     inputs = {
         "identity": merge.at(lam).identity, "base": merge.fingerprints[0], "instruct": merge.fingerprints[1],
         "header": merge.header_inputs, "recipe": merge.recipe, "schedule": options.schedule.text,
         "engine": options.engine.inputs, "chunk": chunk, "method": METHOD,
         "llama_cpp_python": importlib.metadata.version("llama-cpp-python"), "work": dict(workload.facts),
     }  # fmt: skip
-    return Cell(lam, kind, workload.kind, workload.name, workload.n_items, inputs)
+    return Cell(
+        lam=lam, type=weight_type, kind=workload.kind, name=workload.name, n_items=workload.n_items, inputs=inputs
+    )

@@ -34,14 +34,21 @@ def plan_judging(plan: StudyPlan, store: Store, judge: Judge) -> StudyPlan:
     datasets = frozenset(p.dataset for p in workload.prompts if p.dataset is not None)
     workloads, cells = list[WinsWorkload](), list[PlannedCell]()
     for i, ((type_, lam), found) in enumerate(answers.items()):
-        pairs = (AnswerPair(a.instruction, r, a.output, "") for a, r in zip(found, reference[type_], strict=True))
+        pairs = (
+            AnswerPair(instruction=a.instruction, reference=r, model=a.output, dataset="")
+            for a, r in zip(found, reference[type_], strict=True)
+        )
         wins = WinsWorkload(
             answers=workload.name, decider=judge, pairs=tuple(pairs), model=f"{plan.pair}@{lam:g}", reference=name,
             datasets=datasets,
         )  # fmt: skip
         inputs = {**judge.inputs, "prompt": PROMPT_ID, "chunk": plan.chunk, **wins.facts}
         workloads.append(wins)
-        cells.append(PlannedCell(Cell(lam, type_, wins.kind, wins.name, wins.n_items, inputs), i))
+        cells.append(
+            PlannedCell(
+                Cell(lam=lam, type=type_, kind=wins.kind, name=wins.name, n_items=wins.n_items, inputs=inputs), i
+            )
+        )
     return replace(
         plan, workloads=tuple(workloads), cells=tuple(cells), n_values=judge.n_values, model_bytes=judge.n_bytes
     )  # fmt: skip

@@ -70,11 +70,11 @@ _FIELDS: Rules = {
 }
 
 
-def read_result(kind: type[_R], record: Any) -> _R:
+def read_result(record_type: type[_R], record: Any) -> _R:
     """Return a record as an instance of `kind`. Raises ValueError for a missing or invalid field."""
-    wanted = fields(kind)
+    wanted = fields(record_type)
     table = read_table("record", record, {f.name: _FIELDS[f.name] for f in wanted})
     for field in wanted:
         if field.name not in table and field.default is MISSING:
             raise ValueError(f"record has no {field.name!r}")
-    return kind(**{f.name: table[f.name] for f in wanted if f.name in table})
+    return record_type(**{f.name: table[f.name] for f in wanted if f.name in table})

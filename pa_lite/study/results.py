@@ -35,17 +35,17 @@ def planned_cells(store: Store) -> list[StoredCell]:
     return found
 
 
-def load_study(store: Store, kind: str | None = None) -> StudySummary:
+def load_study(store: Store, weight_type: str | None = None) -> StudySummary:
     """Return the study of one weight type (by default the first), with all lams whose workloads are all finished.
 
     Raises InputError when no lam is finished, or the type was not measured.
     """
     facts, cells = store.facts(), planned_cells(store)
     types = list(dict.fromkeys(c.type for c in cells))
-    kind = kind or types[0]
-    if kind not in types:
-        raise InputError(f"{store.path.parent}: type {kind!r} was not measured; measured: {', '.join(types)}.")
-    cells = [c for c in cells if c.type == kind]
+    weight_type = weight_type or types[0]
+    if weight_type not in types:
+        raise InputError(f"{store.path.parent}: type {weight_type!r} was not measured; measured: {', '.join(types)}.")
+    cells = [c for c in cells if c.type == weight_type]
     _check_shape(store, facts, cells)
     measured = {c.lam for c in cells}
     finished = [{c.lam for c in group if c.summary is not None} for group in _by_work(cells).values()]
@@ -70,17 +70,30 @@ def load_study(store: Store, kind: str | None = None) -> StudySummary:
             series.setdefault(workload.measure, []).extend(found)
     remarks += [f"For lack of memory at some lam: {remark}." for remark in sorted(reduced)]
     reasons = store.kept()
-    kept = tuple(Kept(c.kind, c.name, c.lam, reasons[c.key]) for c in cells if c.key in reasons)
+    kept = tuple(Kept(kind=c.kind, name=c.name, lam=c.lam, reasons=reasons[c.key]) for c in cells if c.key in reasons)
     remarks += _age_remarks(cells, kept, reasons)
-    others = [t for t in types if t != kind]
+    others = [t for t in types if t != weight_type]
     if others:
-        remarks.append(f"Weights as {kind}; also measured, each with a separate page (--type): {', '.join(others)}.")
+        remarks.append(
+            f"Weights as {weight_type}; also measured, each with a separate page (--type): {', '.join(others)}."
+        )
     follow, wins = (next(iter(series.get(measure, ())), None) for measure in (FOLLOWING, PREFERRED))
-    curves = Curves(tuple(lams), tuple(series[FEW_SHOT]), follow, wins, _length_controlled(cells))
+    curves = Curves(
+        lams=tuple(lams),
+        tasks=tuple(series[FEW_SHOT]),
+        follow=follow,
+        wins=wins,
+        length_controlled=_length_controlled(cells),
+    )
     return StudySummary(
-        str(facts["pair"]), kind, curves, _examples(store, cells, curves), _setting(facts, cells, series),
-        tuple(remarks + unjudged), kept,
-    )  # fmt: skip
+        pair=str(facts["pair"]),
+        type=weight_type,
+        curves=curves,
+        examples=_examples(store, cells, curves),
+        setting=_setting(facts, cells, series),
+        remarks=tuple(remarks + unjudged),
+        kept=kept,
+    )
 
 
 def _by_work(cells: Sequence[StoredCell]) -> dict[tuple[str, str], list[StoredCell]]:
@@ -96,8 +109,8 @@ def _series(cell: StoredCell, values: Values) -> tuple[list[Series], list[str]]:
     judged = ~np.isnan(values).any(axis=0)  # the same items at every lam
     remark = f"{cell.name}: {(~judged).sum()} of {judged.size} pairs were not judged at every lam and are left out."
     summary = cell.summary or {}
-    guesses = (summary.get(guess) or None for guess in ("majority", "chance"))
-    found = Series(cell.name, str(summary.get("area", "")), values[:, judged], *guesses)
+    guesses = {guess: summary.get(guess) or None for guess in ("majority", "chance")}
+    found = Series(name=cell.name, area=str(summary.get("area", "")), values=values[:, judged], **guesses)
     return [found] if judged.any() else [], [] if judged.all() else [remark]
 
 
@@ -127,7 +140,7 @@ def _check_shape(store: Store, facts: Mapping[str, Any], cells: Sequence[StoredC
         seen[c.kind, c.name, c.lam] = c.key
         if counts.setdefault((c.kind, c.name), c.n_items) != c.n_items:
             raise damaged(store.path, f"table cells, row {c.key}: n_items differs from that at other lams")
-    n_lams, n_tasks = len({c.lam for c in cells}), sum(kind == TaskWorkload.kind for kind, _ in counts)
+    n_lams, n_tasks = len({c.lam for c in cells}), sum(workload == TaskWorkload.kind for workload, _ in counts)
     if n_lams > _MOST_LAMS or n_tasks > MOST_TASKS:
         raise InputError(
             f"{store.path}: the study has {n_lams} lams and {n_tasks} tasks, more than the {_MOST_LAMS} lams and "

@@ -105,8 +105,8 @@ def check_ours(path: Path, connection: sqlite3.Connection) -> None:
             )
         odd = sorted(set(_schema(connection)) ^ set(_our_schema()), key=str)
         if odd:
-            kind, name = (str(word).encode("utf-8", "replace").decode()[:80] for word in odd[0][:2])
-            raise damaged(path, f"the {kind} {name!r} differs from pa-lite's schema")
+            workload, name = (str(word).encode("utf-8", "replace").decode()[:80] for word in odd[0][:2])
+            raise damaged(path, f"the {workload} {name!r} differs from pa-lite's schema")
         (problem,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         if problem != "ok":
             raise damaged(path, problem)

@@ -25,9 +25,9 @@ Check = Callable[[Any], bool]
 Rules = Mapping[str, tuple[Check, str]]  # name -> check of its value, and the expected value in words
 
 
-def _of(kind: type) -> Check:
+def _of(python_type: type) -> Check:
     """Return a check for exactly this type: true is not an integer."""
-    return lambda value: type(value) is kind
+    return lambda value: type(value) is python_type
 
 
 def or_none(check: Check) -> Check:
@@ -160,7 +160,7 @@ def read_fact(name: Any, text: Any) -> tuple[str, Any]:
     return name, value
 
 
-def read_cell(row: Mapping[str, Any], kinds: Collection[str]) -> dict[str, Any]:
+def read_cell(row: Mapping[str, Any], workloads: Collection[str]) -> dict[str, Any]:
     """Return a cell's columns with `inputs`, `environment` and `summary` parsed and numbers as floats.
 
     `kinds` are the known workloads. `row` has `n_done`, the number of stored items, which a finished cell has all of.
@@ -171,8 +171,8 @@ def read_cell(row: Mapping[str, Any], kinds: Collection[str]) -> dict[str, Any]:
             raise ValueError(f"{name} is not UTF-8")
         if not check(value):
             raise ValueError(f"{name} is not {expected}")
-    if row["kind"] not in kinds:
-        raise ValueError(f"kind is not one of {', '.join(kinds)}")
+    if row["kind"] not in workloads:
+        raise ValueError(f"kind is not one of {', '.join(workloads)}")
     inputs = read_table("inputs", parse_column("inputs", row["inputs"], nan=True), _INPUTS)
     read_table("work", inputs.get("work", {}), _WORK)
     environment = read_table("environment", parse_column("environment", row["environment"]), {})

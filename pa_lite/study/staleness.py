@@ -36,7 +36,7 @@ _SHOWN = 3  # header keys named in a message
 _LONGEST = 40  # characters of a value in a message
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Stale:
     """A planned cell and the closest stored result from other inputs, with the reasons why they differ."""
 
@@ -107,7 +107,7 @@ def differences(cell: Cell, old: StoredCell) -> dict[str, bool]:
 def _compare(cell: Cell, old: StoredCell) -> Stale:
     differing = differences(cell, old)
     is_whole = old.summary is not None and old.n_items == cell.n_items
-    return Stale(cell, old, tuple(differing), is_whole and not any(differing.values()))
+    return Stale(cell=cell, old=old, reasons=tuple(differing), may_be_kept=is_whole and not any(differing.values()))
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:

@@ -226,10 +226,10 @@ class Store:
         rows = self._rows(
             "SELECT number, record, kind FROM items JOIN cells ON key = cell WHERE cell = ? ORDER BY 1", key
         )
-        for number, text, kind in rows:
+        for number, text, workload in rows:
             with self._row("items", f"{number} of cell {key:.12}"):
                 record = parse_column("record", text, nan=True)
-                yield record, WORKLOADS[kind].decode(record)
+                yield record, WORKLOADS[workload].decode(record)
 
     def check(self) -> None:
         """Raise InputError, naming the row, for an invalid fact or cell, or an item without a cell.

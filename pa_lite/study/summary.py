@@ -32,7 +32,7 @@ class Example:
     outputs: tuple[tuple[float, str, bool | None], ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Kept:
     """A stale result that a sweep with --keep-stale kept, and how its inputs differ from the study's."""
 
@@ -42,7 +42,7 @@ class Kept:
     reasons: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StudySummary:
     """One pair's curves at one weight type, with examples, remarks and setting (lines of name and value).
 
@@ -62,7 +62,7 @@ class StudySummary:
         return f"{self.pair} between base and instruct"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Reading:
     """The best lam for one use, with a sentence; `best` is None where no lam is measurably better."""
 
@@ -173,7 +173,7 @@ def readings(curves: Curves) -> list[Reading]:
         if not text:
             best = best_lam(curves.lams, curves.tasks, curves.compliance, goal)
             text = _of_best(best, goal, curves)
-        out.append(Reading(name, goal, best, f"{name[0].upper()}{name[1:]}: {text}."))
+        out.append(Reading(name=name, goal=goal, best=best, sentence=f"{name[0].upper()}{name[1:]}: {text}."))
     return out
 
 

@@ -24,7 +24,7 @@ class WorkerLostError(Exception):
 class Worker(Protocol):
     """Builds the model of one (type, lam) at a time and runs items of a workload on it."""
 
-    def run(self, kind: str, lam: float, workload: int, items: Sequence[int]) -> dict[int, Record]:
+    def run(self, weight_type: str, lam: float, workload: int, items: Sequence[int]) -> dict[int, Record]:
         """Return records by item. Raises WorkerLostError and what merging, loading, scoring and generating raise."""
         ...
 
@@ -52,35 +52,35 @@ class LocalWorker:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, exc_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
 
-    def model_at(self, kind: str, lam: float, schedule: Schedule | None = None) -> Model:
+    def model_at(self, weight_type: str, lam: float, schedule: Schedule | None = None) -> Model:
         """Return the model at that type, lam and schedule (default: the plan's), moved or built if necessary."""
         schedule = self.plan.options.schedule if schedule is None else schedule
-        wanted = (kind, lam, schedule)
+        wanted = (weight_type, lam, schedule)
         if self._at != wanted:
             at, self._at = self._at, None
-            if self._moving is not None and at is not None and at[0] == kind:
+            if self._moving is not None and at is not None and at[0] == weight_type:
                 self._moving.move(lam, schedule)
             else:
                 self.close()
                 options = replace(self.plan.options.engine, threads=self.threads)
-                self._moving = InMemoryModel(self.plan.merges[kind], lam, options, self.plan.pair, schedule)
+                self._moving = InMemoryModel(self.plan.merges[weight_type], lam, options, self.plan.pair, schedule)
             self._at = wanted
         assert self._moving is not None
         return self._moving.model
 
     def run(
-        self, kind: str, lam: float, workload: int, items: Sequence[int], schedule: Schedule | None = None
+        self, weight_type: str, lam: float, workload: int, items: Sequence[int], schedule: Schedule | None = None
     ) -> dict[int, Record]:
         """Return records by item, at a lam and a schedule (default: the plan's).
 
         Records made with a context reduced for lack of memory say so in `remarks`, as it changes scores by rounding.
         """
         judge = self.plan.workloads[workload].judge
-        model = self.model_at(kind, lam, schedule) if judge is None else self._judge_of(judge)
+        model = self.model_at(weight_type, lam, schedule) if judge is None else self._judge_of(judge)
         if not self._is_checked:
             for each in self.plan.workloads:
                 each.check(model)

@@ -303,13 +303,19 @@ class WinsWorkload(Workload[JudgedItem]):
     def _control(self, results: Sequence[JudgedItem]) -> dict[str, Any]:
         """Return the length-controlled win rate in [0, 1], NaN if unknown, with its form and note from `win_rate`."""
         judged = tuple(
-            Judgement(p.instruction, p.reference, p.model, r.preference)
+            Judgement(instruction=p.instruction, output_1=p.reference, output_2=p.model, preference=r.preference)
             for p, r in zip(self.pairs, results, strict=True)
         )
         out: dict[str, Any] = dict.fromkeys(("value", "stderr", "fit_stderr"), float("nan"))
         if all(j.preference is None for j in judged):
             return {**out, "form": None, "note": "no pair was judged"}
-        annotations = Annotations(self.model, self.reference, self.decider.reference, judged, self.datasets)
+        annotations = Annotations(
+            model=self.model,
+            reference=self.reference,
+            annotator=self.decider.reference,
+            judgements=judged,
+            datasets=self.datasets,
+        )
         rate = win_rate(annotations, *find_length_data(annotations))
         if rate.length_controlled is not None:
             out = {name: getattr(rate.length_controlled, name) / 100 for name in out}

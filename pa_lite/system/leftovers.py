@@ -47,7 +47,7 @@ _OLD_LIST = re.compile(rb"[0-9a-f]{64}\n")
 _MOST_READ = 1 << 26  # bytes of a journal or list that are read
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Leftover:
     """A temporary file or folder, with the files that belong to it.
 
@@ -269,4 +269,14 @@ def _described(
     """Return the leftover; without a `marker`, only its name says that an older pa-lite may have written it."""
     nbytes = _size(path) + sum(_size(each) for each in companions)
     in_use = marker is not None and not (is_free(marker) and (marker in (path, marker_of(path)) or is_free(path)))
-    return Leftover(path, companions, what, nbytes, age_of(path), loses, in_use, marker, facts)
+    return Leftover(
+        path=path,
+        companions=companions,
+        what=what,
+        nbytes=nbytes,
+        age=age_of(path),
+        loses=loses,
+        in_use=in_use,
+        marker=marker,
+        seen=facts,
+    )

@@ -176,9 +176,9 @@ def create_file(
 def open_or_create(
     path: Path, content: bytes | Callable[[BinaryIO], None] = b"", lock: float | None = None, append: bool = False
 ) -> tuple[BinaryIO, bool]:
-    """Open a file of the program's own, made with `content` where there is none; return it and whether it is new.
+    """Open one of pa-lite's own files, created with `content` if missing; return it and whether it is new.
 
-    With `lock` it is locked, and another process may hold it for so many seconds before BlockingIOError is raised.
+    With `lock` it is locked; BlockingIOError is raised if another process holds it for more than `lock` seconds.
     Raises NotPlainError as `open_own` does, other OSErrors.
     """
     for _ in range(TRIES):

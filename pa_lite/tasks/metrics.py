@@ -19,7 +19,7 @@ _ROUNDS_TO_0 = 201
 _FEW_PAIRS = 10_000  # pairs of a gold and a predicted span for which every pair is scored
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ChoiceScores:
     """The scores of an item's choices: sums of ln p in nats, and the choices without their leading space."""
 

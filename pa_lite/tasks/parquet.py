@@ -61,7 +61,13 @@ class ParquetReader:
         names: list[str] = found["names"]
         is_whole = used is None or sum(found["claims"]) <= _WHOLE
         columns = names if is_whole else [name for name in names if name in (used or ())]
-        return ParquetRows(path, found["rows"], names, columns, lambda more: self._ask(path, {**request, **more}))
+        return ParquetRows(
+            path=path,
+            n=found["rows"],
+            names=names,
+            columns=columns,
+            ask=lambda more: self._ask(path, {**request, **more}),
+        )
 
     def _ask(self, path: Path, request: Mapping[str, Any]) -> dict[str, Any]:
         """Return an answer. Raises InputError, naming the file, if it is refused or a limit is exceeded."""
@@ -84,7 +90,7 @@ class ParquetReader:
         return answer
 
 
-@dataclass
+@dataclass(kw_only=True)
 class ParquetRows:
     """The rows of a file, fetched in blocks, because a training split may be read for a few exemplars only."""
 

@@ -23,7 +23,7 @@ _LONGEST_ITEM = 40_000_000  # characters of an item's prompts over all choices; 
 _SAMPLE_SEED = 20250416  # --seed must not change a suite's fixed samples
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Prepared:
     """A task's items, the rows in its split (total and by group), and the exemplars before each item.
 
@@ -104,7 +104,14 @@ def _prepare(
     for n, item in enumerate(items):
         items[n] = replace(item, lead=kept.once(item.lead + solved.get(item.group, ""), item.where))
         _check_length(items[n])
-    return Prepared(spec, tuple(items), group_rows.total(), group_rows, n_shots, commits(refs))
+    return Prepared(
+        spec=spec,
+        items=tuple(items),
+        n_rows=group_rows.total(),
+        group_rows=group_rows,
+        shots=n_shots,
+        commits=commits(refs),
+    )
 
 
 class _DataSize:

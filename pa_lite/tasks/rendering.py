@@ -33,7 +33,7 @@ _ROW_ERRORS = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Item:
     """A rendered row: what is sent to the model and how its answer is graded.
 
@@ -158,7 +158,17 @@ class Formatter:
         if spec.kind == "G":
             golds = self._golds(ref, scope)
             context = self.render("template", ref, scope)
-            return Item(index, "", (context,), (), -1, ref.row, golds, ref.group, ref.where)
+            return Item(
+                index=index,
+                lead="",
+                contexts=(context,),
+                continuations=(),
+                answer=-1,
+                row=ref.row,
+                golds=golds,
+                group=ref.group,
+                where=ref.where,
+            )
         choices, answer = self._choices(ref, scope)
         if spec.partial:
             contexts = tuple(self.render("template", ref, {**scope, "choice": c}) for c in choices)
@@ -170,7 +180,17 @@ class Formatter:
                 choices = list(letters)
             contexts = (self.render("template", ref, scope),)
             continuations = tuple(spec.delimiter + c for c in choices)
-        return Item(index, "", contexts, continuations, answer, ref.row, (), ref.group, ref.where)
+        return Item(
+            index=index,
+            lead="",
+            contexts=contexts,
+            continuations=continuations,
+            answer=answer,
+            row=ref.row,
+            golds=(),
+            group=ref.group,
+            where=ref.where,
+        )
 
     def solved(self, ref: RowReference) -> str:
         """Return the text of an exemplar: context, delimiter, answer, separator."""

@@ -46,7 +46,7 @@ class ScoreOptions:
     noise_sample: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ItemScore:
     """The scores of one item.
 
@@ -91,7 +91,7 @@ class ScoredItems:
     single_token_labels: bool | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MetricResult:
     """A metric of a task or group: `key` is lm-eval's `NAME,FILTER`, `macro` the mean over groups, if any."""
 
@@ -114,7 +114,7 @@ class GroupResult:
     metrics: tuple[MetricResult, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TaskResult:
     """A task's score in [0, 1] by its own metric, its standard error, all other metrics, and all items.
 
@@ -141,7 +141,7 @@ class TaskResult:
     prepared: Prepared | None = field(default=None, repr=False, compare=False)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SuiteResult:
     """Results of several tasks on one model; averages are over tasks, not over items.
 
@@ -192,7 +192,10 @@ def score_tasks(
         scored = score_items(model, prepared, each, own)
         results.append(summarise(prepared, scored))
     fingerprint, identity = model.known_by()
-    return SuiteResult(model.name, options, tuple(results), fingerprint, tuple(model.remarks), identity)
+    return SuiteResult(
+        model=model.name, options=options, tasks=tuple(results), fingerprint=fingerprint,
+        remarks=tuple(model.remarks), identity=identity,
+    )  # fmt: skip
 
 
 def _check_room(model: Model, spec: TaskSpec) -> None:
@@ -278,7 +281,14 @@ def _choice_record(spec: TaskSpec, item: Item, scores: Sequence[Score], alone: M
     logprobs = tuple(s.logprob for s in scores)
     unconditional = tuple(alone[c].logprob for c in item.continuations) if alone else ()
     choices = tuple(c.removeprefix(spec.delimiter) for c in item.continuations)
-    picks = pick_choices(ChoiceScores(logprobs, choices, tuple(s.n_tokens for s in scores), unconditional or None))
+    picks = pick_choices(
+        ChoiceScores(
+            logprobs=logprobs,
+            choices=choices,
+            n_tokens=tuple(s.n_tokens for s in scores),
+            unconditional=unconditional or None,
+        )
+    )
     return ItemScore(
         index=item.index,
         logprobs=logprobs,
@@ -324,7 +334,8 @@ def _text_record(spec: TaskSpec, item: Item, output: str, found: Mapping[str, st
     }
     own = _key(spec.metric, next(iter(found)))
     return ItemScore(
-        item.index, (), -1, -1, metrics, own, item.group, output=output, found=found, truncated=truncated
+        index=item.index, logprobs=(), picked=-1, answer=-1, metrics=metrics, metric=own, group=item.group,
+        output=output, found=found, truncated=truncated,
     )  # fmt: skip
 
 
@@ -372,15 +383,15 @@ def _measure(spec: TaskSpec, groups: Sequence[Sequence[ItemScore]]) -> tuple[Met
         rng = np.random.default_rng(BOOTSTRAP_SEED)
         values = [[r.metrics[key] for r in group] for group in groups]
         if len(groups) == 1:
-            measured.append(MetricResult(name, pattern or "none", measure_mean(values[0], rng)))
+            measured.append(MetricResult(name=name, filter=pattern or "none", measured=measure_mean(values[0], rng)))
         else:
             micro, macro = measure_groups(values, rng)
-            measured.append(MetricResult(name, pattern or "none", micro, macro))
+            measured.append(MetricResult(name=name, filter=pattern or "none", measured=micro, macro=macro))
     for name in spec.metrics:
         if name in CLASS_METRICS:
             rows = [r for group in groups for r in group]
             picks = [int(np.argmax(r.logprobs)) for r in rows]
             rng = np.random.default_rng(BOOTSTRAP_SEED)
             classes = measure_classes([r.answer for r in rows], picks, CLASS_METRICS[name], rng)
-            measured.append(MetricResult(name, "none", classes))
+            measured.append(MetricResult(name=name, filter="none", measured=classes))
     return tuple(measured)

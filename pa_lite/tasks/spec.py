@@ -19,7 +19,7 @@ KINDS = tuple(METRICS_OF_KIND)
 SAMPLERS = ("seed", "first")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TaskSpec:
     """One few-shot task: where its rows are, how a row becomes a prompt, and what is measured.
 

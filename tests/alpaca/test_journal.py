@@ -179,14 +179,21 @@ def test_malformed_result_is_refused(tmp_path: Path, result: Any) -> None:
             journal.results_as(Result, lambda result: result.text != "x")
 
 
-VERDICT = asdict(Verdict(1.25, 0.25, 0.25, 0.5))
-ANSWER = asdict(Generation("a", 3, ended=True, reason="end"))
+VERDICT = asdict(Verdict(preference=1.25, reference_first=0.25, model_first=0.25, answer_mass=0.5))
+ANSWER = asdict(Generation(text="a", n_tokens=3, ended=True, reason="end"))
 
 
-@pytest.mark.parametrize("result", [Verdict(1.5), Verdict(1.25, 0.25, 0.25, 0.5), Verdict(2.0, 1.0, None, 1.0)])
+@pytest.mark.parametrize(
+    "result",
+    [
+        Verdict(preference=1.5),
+        Verdict(preference=1.25, reference_first=0.25, model_first=0.25, answer_mass=0.5),
+        Verdict(preference=2.0, reference_first=1.0, model_first=None, answer_mass=1.0),
+    ],
+)
 def test_possible_verdicts(result: Verdict) -> None:
     assert result.is_possible()
-    assert Verdict(None, unjudged="too long").is_possible()
+    assert Verdict(preference=None, unjudged="too long").is_possible()
 
 
 @pytest.mark.parametrize(
@@ -211,7 +218,9 @@ def test_inconsistent_verdict_is_refused(tmp_path: Path, change: dict[str, Any])
 def test_inconsistent_answer_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     with Journal(tmp_path / "out.json", FACTS, 2) as journal:
         journal.add(0, ANSWER)
-        assert journal.results_as(Generation, Generation.is_possible) == {0: Generation("a", 3, True, "end")}
+        assert journal.results_as(Generation, Generation.is_possible) == {
+            0: Generation(text="a", n_tokens=3, ended=True, reason="end")
+        }
         journal.add(1, {**ANSWER, **change})
         with pytest.raises(OutputError, match=r"result 1 in .* is damaged"):
             journal.results_as(Generation, Generation.is_possible)

@@ -24,8 +24,16 @@ from pa_lite.ggml.metadata import string
 from tests.support.reports import Reports
 
 WORDS = ["Oslo", "a rabbit", "blue", "doctor", "Hello!", "hammer", "seven", "tea"]
-PAIRS = tuple(AnswerPair(f"Say {w}.", w, f"It is {w}." if i % 4 else w, "demo") for i, w in enumerate(WORDS))
-PAIRING = Pairing("M", "R", (*PAIRS, AnswerPair("Say much.", "w " * 400, "w", "demo")), 0)
+PAIRS = tuple(
+    AnswerPair(instruction=f"Say {w}.", reference=w, model=f"It is {w}." if i % 4 else w, dataset="demo")
+    for i, w in enumerate(WORDS)
+)
+PAIRING = Pairing(
+    model="M",
+    reference="R",
+    pairs=(*PAIRS, AnswerPair(instruction="Say much.", reference="w " * 400, model="w", dataset="demo")),
+    n_left=0,
+)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +98,7 @@ def test_interrupted_run_is_resumed(model: Model, tmp_path: Path, monkeypatch: p
         patch.setattr(model, "merged", replace(plan, vocabulary=unlike(plan.vocabulary)).at(1.0))
         with pytest.raises(OutputError, match=r"the tokenizer and settings of the judge changed\."):
             judge_outputs(model, "j", PAIRING, target, options, resume=True)
-    other = Pairing("M", "R", PAIRING.pairs[::-1], 0)
+    other = Pairing(model="M", reference="R", pairs=PAIRING.pairs[::-1], n_left=0)
     with pytest.raises(OutputError, match=r"the outputs changed\."):
         judge_outputs(model, "j", other, target, options, resume=True)
 
@@ -109,14 +117,22 @@ def test_limit_keeps_the_first_pairs(model: Model, tmp_path: Path) -> None:
 
 
 def test_measures_of_bias() -> None:
-    pairs = [AnswerPair(str(i), "r", "m", "d") for i in range(5)] + [AnswerPair("5", "m", "m", "d")]
+    pairs = [AnswerPair(instruction=str(i), reference="r", model="m", dataset="d") for i in range(5)] + [
+        AnswerPair(instruction="5", reference="m", model="m", dataset="d")
+    ]
     verdicts = [
-        Verdict(1.9, 0.9, 0.9, 0.8),  # prefers the model in both orders
-        Verdict(1.1, 0.2, 0.0, 0.6),  # prefers the reference in both orders
-        Verdict(1.5, 0.1, 0.9, 1.0),  # prefers the answer shown first: a tie
-        Verdict(1.45, 0.4, 0.5, 0.4),  # undecided in one order only
-        Verdict(None, unjudged="too long"),
-        Verdict(1.5),
+        Verdict(
+            preference=1.9, reference_first=0.9, model_first=0.9, answer_mass=0.8
+        ),  # prefers the model in both orders
+        Verdict(
+            preference=1.1, reference_first=0.2, model_first=0.0, answer_mass=0.6
+        ),  # prefers the reference in both orders
+        Verdict(
+            preference=1.5, reference_first=0.1, model_first=0.9, answer_mass=1.0
+        ),  # prefers the answer shown first: a tie
+        Verdict(preference=1.45, reference_first=0.4, model_first=0.5, answer_mass=0.4),  # undecided in one order only
+        Verdict(preference=None, unjudged="too long"),
+        Verdict(preference=1.5),
     ]
     bias = measure_bias(pairs, verdicts)
     assert (bias.n_pairs, bias.n_asked, bias.n_identical, bias.n_too_long, bias.n_ties) == (6, 4, 1, 1, 1)
@@ -126,7 +142,13 @@ def test_measures_of_bias() -> None:
     firsts = [(0.1 + 0.9) / 2, (0.8 + 0.0) / 2, 0.9, (0.6 + 0.5) / 2]
     assert bias.first_shown.value == pytest.approx(sum(firsts) / 4)
     assert bias.answer_mass == pytest.approx(0.7)
-    one = measure_bias(pairs[:2], [Verdict(1.9, 0.9, None, 0.8), Verdict(1.2, None, 0.2, 0.8)])
+    one = measure_bias(
+        pairs[:2],
+        [
+            Verdict(preference=1.9, reference_first=0.9, model_first=None, answer_mass=0.8),
+            Verdict(preference=1.2, reference_first=None, model_first=0.2, answer_mass=0.8),
+        ],
+    )
     assert one.agreement is None
     assert one.first_shown is not None
     assert one.first_shown.value == pytest.approx((0.1 + 0.2) / 2)

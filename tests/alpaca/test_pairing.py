@@ -20,7 +20,10 @@ def test_outputs_match_by_instruction_not_by_position(tmp_path: Path) -> None:
     reference = write_rows(tmp_path / "r.json", rows("R", ("one", "r1"), ("three", "r3"), ("two", "r2")))
     got = pair_outputs(model, reference)
     assert (got.model, got.reference, got.n_left) == ("M", "R", 1)
-    assert got.pairs == (AnswerPair("two", "r2", "m2", "d"), AnswerPair("one", "r1", "m1", "d"))
+    assert got.pairs == (
+        AnswerPair(instruction="two", reference="r2", model="m2", dataset="d"),
+        AnswerPair(instruction="one", reference="r1", model="m1", dataset="d"),
+    )
 
 
 def test_file_without_generators_is_named_after_itself(tmp_path: Path) -> None:
@@ -42,9 +45,9 @@ def test_outputs_match_by_the_whole_request(tmp_path: Path) -> None:
     model.write_text("\n".join(map(json.dumps, apart)) + "\n\n", "utf-8-sig")
     got = pair_outputs(model, write_rows(tmp_path / "r.json", joined))
     assert got.pairs == (
-        AnswerPair(f"{ask}\n\nA hen.", "a hen", "hen", None),
-        AnswerPair(f"{ask}\n\nA goat.", "a goat", "goat", "m"),
-        AnswerPair(f"Be brief.\n\n{ask}", "no", "none", "m"),
+        AnswerPair(instruction=f"{ask}\n\nA hen.", reference="a hen", model="hen", dataset=None),
+        AnswerPair(instruction=f"{ask}\n\nA goat.", reference="a goat", model="goat", dataset="m"),
+        AnswerPair(instruction=f"Be brief.\n\n{ask}", reference="no", model="none", dataset="m"),
     )
 
 

@@ -39,8 +39,11 @@ def test_figures_equal_the_published_leaderboard(path: Path) -> None:
 @given(st.lists(st.one_of(st.floats(1, 2), st.sampled_from([1.0, 1.5, 2.0])), min_size=2, max_size=60))
 @settings(deadline=None)
 def test_rates_and_errors_are_plain_means(preferences: list[float]) -> None:
-    rows = tuple(Judgement(f"i{i}", "one", "three", p) for i, p in enumerate(preferences))
-    got = win_rate(Annotations("m", "r", "j", rows))
+    rows = tuple(
+        Judgement(instruction=f"i{i}", output_1="one", output_2="three", preference=p)
+        for i, p in enumerate(preferences)
+    )
+    got = win_rate(Annotations(model="m", reference="r", annotator="j", judgements=rows))
     root = math.sqrt(len(preferences))
     points = [100 if p > 1.5 else 50 if p == 1.5 else 0 for p in preferences]
     assert got.win_rate == pytest.approx(mean(100 * (p - 1) for p in preferences), abs=1e-9)

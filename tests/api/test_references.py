@@ -17,10 +17,10 @@ from pa_lite.errors import CheckpointError, InputError
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ("org/name", HubReference("org/name")),
-        ("org/name@v1.0", HubReference("org/name", "v1.0")),
-        ("hub:org/name@v1.0", HubReference("org/name", "v1.0")),
-        ("hub:org/name/model.gguf", HubReference("org/name", file="model.gguf")),
+        ("org/name", HubReference(repo="org/name")),
+        ("org/name@v1.0", HubReference(repo="org/name", revision="v1.0")),
+        ("hub:org/name@v1.0", HubReference(repo="org/name", revision="v1.0")),
+        ("hub:org/name/model.gguf", HubReference(repo="org/name", file="model.gguf")),
         ("./org/name", Path("org/name")),
         ("name", Path("name")),
         ("org/model.gguf", Path("org/model.gguf")),

@@ -86,11 +86,11 @@ def test_added_pairs_are_stored(tiny_pair: tuple[Path, Path], own_folder: Path) 
         == Pair(name="mine", base=tiny_pair[0], instruct=tiny_pair[1], description=strange, is_own=True)
     )
     assert find_pair("half.hub") == other
-    assert other.instruct == HubReference("org/name", "v1")
+    assert other.instruct == HubReference(repo="org/name", revision="v1")
     with pytest.raises(InputError, match=r"pair mine is in .*pairs.toml already. Choose another name, or use --force"):
         add_pair("mine", "hub:org/a", "hub:org/b")
     add_pair("mine", "hub:org/a", "hub:org/b", force=True)
-    assert find_pair("mine").base == HubReference("org/a")
+    assert find_pair("mine").base == HubReference(repo="org/a")
     assert find_pair("half.hub") == other
 
 
@@ -177,7 +177,7 @@ def test_fetch_pair_downloads_the_side_on_the_hub(hub: HubServer, tiny_pair: tup
 
 def test_a_partly_downloaded_side_is_not_here(hub: HubServer, tiny_pair: tuple[Path, Path]) -> None:
     hub.add("org/a", tiny_pair[0])
-    pair = Pair("x", HubReference("org/a"), tiny_pair[1])
+    pair = Pair(name="x", base=HubReference(repo="org/a"), instruct=tiny_pair[1])
     for name in ("model.safetensors.index.json", "model-00001-of-00002.safetensors"):
         fetch_file("org/a", name)
         assert not pair_fit(pair).is_here

@@ -28,7 +28,10 @@ class Shelf(RemoteFile):
     """A remote file that counts reads and serves them from memory; reads beyond `broken` fail."""
 
     def __init__(self, content: bytes, broken: int = 1 << 60) -> None:
-        super().__init__(HubReference("org/m", file="x"), FileFacts("0" * 40, "0" * 64, len(content), "http://x", True))
+        super().__init__(
+            HubReference(repo="org/m", file="x"),
+            FileFacts(commit="0" * 40, etag="0" * 64, size=len(content), location="http://x", is_elsewhere=True),
+        )
         self.content, self.broken = content, broken
         self.asked: list[tuple[int, int]] = []
 

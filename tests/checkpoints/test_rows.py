@@ -41,7 +41,9 @@ def stored(folder: Path, shape: tuple[int, ...], heads: int = 0, n_pieces: int =
     path.write_bytes(b"".join(bytes(GAP) + part for part in parts))
     offsets = [GAP + i * (GAP + len(parts[0])) for i in range(n_pieces)]
     pieces = tuple(Piece(path, offset, stamp_of(path)) for offset in offsets)
-    return TensorSource("t", "t", pieces, tensor_type("F32"), shape, heads), values
+    return TensorSource(
+        name="t", stored_name="t", pieces=pieces, type=tensor_type("F32"), shape=shape, heads=heads
+    ), values
 
 
 def read_all(source: TensorSource, n_values: int, shift: float = 0.0) -> FloatArray:
@@ -87,7 +89,14 @@ def test_a_row_map_selects_rows(tmp_path: Path) -> None:
 def test_cuts_cover_every_row_once(facts: tuple[int, int, int, int], n_values: int, n_parts: int) -> None:
     rows, columns, heads, n_pieces = facts
     piece = Piece(Path("x"), 0)
-    source = TensorSource("t", "t", (piece,) * n_pieces, tensor_type("F32"), (rows, columns), heads)
+    source = TensorSource(
+        name="t",
+        stored_name="t",
+        pieces=(piece,) * n_pieces,
+        type=tensor_type("F32"),
+        shape=(rows, columns),
+        heads=heads,
+    )
     part = rows if rows % n_parts or heads else rows // max(n_parts, n_pieces)
     cuts = list(cut_rows([source], rows, columns, n_values, part))
     assert [row for start, stop in cuts for row in range(start, stop)] == list(range(rows))

@@ -194,7 +194,11 @@ def test_a_file_that_only_safetensors_rejects_is_rejected(tmp_path: Path, monkey
     with pytest.raises(CheckpointError, match=r"x\.safetensors: the package safetensors rejects it: .* Fetch the file"):
         read_header(path)
     path.write_bytes(save({"a": np.ones(2, np.float32)}))
-    for wrong in ({}, {"a": StoredTensor("a", path, 0, "F32", (1, 2))}, {"a": StoredTensor("a", path, 0, "I32", (2,))}):
+    for wrong in (
+        {},
+        {"a": StoredTensor(name="a", path=path, offset=0, dtype="F32", shape=(1, 2))},
+        {"a": StoredTensor(name="a", path=path, offset=0, dtype="I32", shape=(2,))},
+    ):
         monkeypatch.setattr(safetensors_file, "read_strictly", lambda path, memory, wrong=wrong: wrong)
         with pytest.raises(CheckpointError, match="the package safetensors and pa-lite find different tensors"):
             read_header(path)

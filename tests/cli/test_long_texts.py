@@ -106,10 +106,10 @@ def test_a_judge_leaves_out_texts_that_cannot_be_tokenised(model: Model, has_tem
     if not has_template:
         model.header.metadata.pop("tokenizer.chat_template")
     pairs = [
-        AnswerPair("a", "b", "c", ""),
-        AnswerPair("d", DIGITS, "e", ""),
-        AnswerPair("f", "g", DIGITS, ""),
-        AnswerPair("h", "h", "h", ""),
+        AnswerPair(instruction="a", reference="b", model="c", dataset=""),
+        AnswerPair(instruction="d", reference=DIGITS, model="e", dataset=""),
+        AnswerPair(instruction="f", reference="g", model=DIGITS, dataset=""),
+        AnswerPair(instruction="h", reference="h", model="h", dataset=""),
     ]
     found: dict[int, Verdict] = {}
     judge_pairs(model, pairs, JudgeOptions(), found.__setitem__)
@@ -167,7 +167,7 @@ def test_a_sweep_refuses_before_the_first_cell(superbpe: Path, tmp_path: Path, m
         lams=(0.0, 1.0), tasks=("demo_kind", str(write_task(tmp_path, "MC", 2))), types=("F32",), engine=ONE
     )
     with pytest.raises(TextError, match=r"^task mine: .*rows.jsonl:3: the prompt with its answer has a run of 8000"):
-        sweep_pair(Pair("mine", superbpe, superbpe), options, tmp_path / "run")
+        sweep_pair(Pair(name="mine", base=superbpe, instruct=superbpe), options, tmp_path / "run")
 
 
 class _Request:

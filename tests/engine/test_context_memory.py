@@ -19,10 +19,13 @@ from tests.support import tiny
 
 ONE = EngineOptions(threads=1)
 SHAPES = [
-    ContextSize(512, 1, True, 128, 128, "F32"), ContextSize(4096, 64, True, 128, 128, "F32"),
-    ContextSize(2048, 64, True, 64, 64, "F16"), ContextSize(2048, 8, False, 512, 8, "F32"),
-    ContextSize(8192, 16, False, 512, 16, "F16"), ContextSize(8192, 1, True, 512, 512, "F32"),
-]  # fmt: skip
+    ContextSize(n_ctx=512, n_seq_max=1, unified=True, n_batch=128, n_outputs=128, cache_type="F32"),
+    ContextSize(n_ctx=4096, n_seq_max=64, unified=True, n_batch=128, n_outputs=128, cache_type="F32"),
+    ContextSize(n_ctx=2048, n_seq_max=64, unified=True, n_batch=64, n_outputs=64, cache_type="F16"),
+    ContextSize(n_ctx=2048, n_seq_max=8, unified=False, n_batch=512, n_outputs=8, cache_type="F32"),
+    ContextSize(n_ctx=8192, n_seq_max=16, unified=False, n_batch=512, n_outputs=16, cache_type="F16"),
+    ContextSize(n_ctx=8192, n_seq_max=1, unified=True, n_batch=512, n_outputs=512, cache_type="F32"),
+]
 
 
 def real(model: Model, wish: ContextSize) -> tuple[float, float]:
@@ -67,7 +70,10 @@ def test_the_memory_estimate_is_at_least_what_llama_cpp_takes(
 
 def test_smaller_contexts_are_tried_in_order() -> None:
     def make(kind: str, n_batch: int) -> list[ContextSize]:
-        return [ContextSize(n, 1, True, n_batch, 1, kind) for n in (1000 + n_batch, 1000)]
+        return [
+            ContextSize(n_ctx=n, n_seq_max=1, unified=True, n_batch=n_batch, n_outputs=1, cache_type=kind)
+            for n in (1000 + n_batch, 1000)
+        ]
 
     told = [(w.cache_type, w.n_batch, w.n_ctx) for w in shrinking(make, "F32", True, 32)]
     assert told == [

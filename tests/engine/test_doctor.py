@@ -81,7 +81,7 @@ def test_the_command_prints_the_diagnosis() -> None:
 
 def test_a_fake_gpu_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     """All models except the 70B as F16 fit in the machine's memory, and an 8B fits in the card's 24 GB."""
-    card = Device("CUDA0", "a card", "gpu", 24 * GB, 25 * GB)
+    card = Device(name="CUDA0", description="a card", kind="gpu", free=24 * GB, total=25 * GB)
     monkeypatch.setattr(doctor, "devices", lambda: [*devices(), card])
     monkeypatch.setattr(doctor, "available_memory", lambda: 100 * GB)
     found = diagnose()

@@ -63,18 +63,22 @@ def alone(model: Model, prompt: Sequence[int], options: GenerationOptions, index
                 token = draw(logits, options.temperature, options.top_k, options.top_p, options.min_p, rng.random())
         raw = b"".join(map(model.piece, out))
         if model.is_end(token):
-            return Generation(raw.decode("utf-8", "replace").rstrip("�"), len(out), True, "end")
+            return Generation(
+                text=raw.decode("utf-8", "replace").rstrip("�"), n_tokens=len(out), ended=True, reason="end"
+            )
         out.append(token)
         raw += model.piece(token)
         ends = [at for s in options.stop if (at := raw.find(s.encode())) >= 0]
         if ends or len(out) == options.max_tokens:
             text = raw[: min(ends, default=len(raw))].decode("utf-8", "replace")
-            return Generation(text.rstrip("�"), len(out), False, "stop" if ends else "length")
+            return Generation(
+                text=text.rstrip("�"), n_tokens=len(out), ended=False, reason="stop" if ends else "length"
+            )
 
 
 def trimmed(result: Generation) -> Generation:
     """Return a result without U+FFFD at the end: the twin writes it for an incomplete last character, too."""
-    return Generation(result.text.rstrip("�"), result.n_tokens, result.ended, result.reason)
+    return Generation(text=result.text.rstrip("�"), n_tokens=result.n_tokens, ended=result.ended, reason=result.reason)
 
 
 SAMPLED = GenerationOptions(max_tokens=12, temperature=0.9, top_p=0.95, min_p=0.01, top_k=50, seed=3)
@@ -292,7 +296,13 @@ def test_fewer_sequences_run_where_memory_is_short(
         prompts = [model.tokenize(t) for t in TEXTS]
         expected = generate(model, prompts, GenerationOptions(max_tokens=8))
         assert model.exact_cell_bytes == 2 * 2 * 2 * 16 * 4  # keys and values, layers, heads, their width, float32
-        enough = needs(model, ContextSize(3 * 256, 3, False, 64, 3, "F32")).new / 0.9 + 1
+        enough = (
+            needs(
+                model, ContextSize(n_ctx=3 * 256, n_seq_max=3, unified=False, n_batch=64, n_outputs=3, cache_type="F32")
+            ).new
+            / 0.9
+            + 1
+        )
         monkeypatch.setattr(context_memory, "available_memory", lambda: int(enough))
         assert generate(model, prompts, GenerationOptions(max_tokens=8)) == expected
         told = (
@@ -315,7 +325,16 @@ def test_cache_and_batch_shrink_before_sequences_become_fewer(
         prompts = [model.tokenize(t) for t in TEXTS]
         generate(model, prompts, GenerationOptions(max_tokens=8))
         for kind, n_batch in (("F16", 512), ("F16", 128)):
-            enough = needs(model, ContextSize(8 * 256, 8, False, n_batch, 8, kind)).new / 0.9 + 1
+            enough = (
+                needs(
+                    model,
+                    ContextSize(
+                        n_ctx=8 * 256, n_seq_max=8, unified=False, n_batch=n_batch, n_outputs=8, cache_type=kind
+                    ),
+                ).new
+                / 0.9
+                + 1
+            )
             monkeypatch.setattr(context_memory, "available_memory", lambda n=int(enough): n)
             generate(model, prompts, GenerationOptions(max_tokens=8))
             assert f"8 sequences of 256 tokens (cache {kind}, batches of {n_batch}), not" in model.remarks[-1]

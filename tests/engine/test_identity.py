@@ -150,7 +150,7 @@ def test_everything_that_determines_a_tensor_changes_the_identity(demo_pair: Pai
 
 def test_the_base_tokenizer_counts_where_it_aligns_rows(demo_pair: Pair, tmp_path: Path) -> None:
     """The header does not show it, as the vocabulary in the file is instruct's."""
-    pair = Pair("mine", tmp_path / "base", demo_pair.folders[1])
+    pair = Pair(name="mine", base=tmp_path / "base", instruct=demo_pair.folders[1])
     shutil.copytree(demo_pair.folders[0], tmp_path / "base")
     before = plan_of(pair)
     path = tmp_path / "base" / "tokenizer.json"

@@ -20,7 +20,7 @@ TEXT = "- Lati -> Rome\n- Nonu ->"
 
 
 def logits(model: Model) -> FloatArray:
-    """float32 [tokens, n_vocab] of TEXT, in a fresh context."""
+    """Return the logits of TEXT in a fresh context, float32 [tokens, n_vocab]."""
     tokens = model.tokenize(TEXT)
     n = len(tokens)
     with model.context(n) as context:

@@ -72,7 +72,7 @@ def test_random_requests_and_limits_give_valid_batches(
     requests: list[Request], tokens: int, branches: int, rows: int, spare: int
 ) -> None:
     longest = max((len(r.tokens) - 1 for r in requests), default=1)
-    check(requests, BatchLimits(tokens, branches, rows, longest + spare))
+    check(requests, BatchLimits(tokens=tokens, branches=branches, rows=rows, cells=longest + spare))
 
 
 @pytest.mark.parametrize("n_batch", [1, 7, 64, 512])
@@ -89,7 +89,7 @@ def test_few_shot_prompts_give_valid_full_batches(n_batch: int) -> None:
         for _ in range(5):
             question = exemplars + text(9)
             requests += [Request(question + text(rng.randint(1, 4)), len(question)) for _ in range(4)]
-    limits = BatchLimits(n_batch, 127, 256, 100)
+    limits = BatchLimits(tokens=n_batch, branches=127, rows=256, cells=100)
     check(requests, limits)
     shuffled = requests[:]
     rng.shuffle(shuffled)
@@ -97,14 +97,19 @@ def test_few_shot_prompts_give_valid_full_batches(n_batch: int) -> None:
         assert (a.tokens == b.tokens).all()
         assert (a.last == b.last).all()
         assert a.shared == b.shared
-    full = [len(b.tokens) for b in plan_batches(requests, BatchLimits(n_batch, 127, 256, 1000))]
+    full = [
+        len(b.tokens) for b in plan_batches(requests, BatchLimits(tokens=n_batch, branches=127, rows=256, cells=1000))
+    ]
     assert set(full[:-1]) <= {n_batch}  # all batches except the last are full
 
 
 def test_label_tokens_come_from_one_row() -> None:
     """Requests that differ only in their last token need one row of logits and no further decoding."""
     prompt = tuple(range(50))
-    batches, _ = replay([Request((*prompt, label), 50) for label in (60, 61, 62, 63)], BatchLimits(512, 127, 256, 600))
+    batches, _ = replay(
+        [Request((*prompt, label), 50) for label in (60, 61, 62, 63)],
+        BatchLimits(tokens=512, branches=127, rows=256, cells=600),
+    )
     (batch,) = batches
     assert len(batch.tokens) == 50
     assert list(batch.target_rows) == [49] * 4
@@ -113,4 +118,4 @@ def test_label_tokens_come_from_one_row() -> None:
 
 
 def test_no_requests_give_no_batches() -> None:
-    assert list(plan_batches([], BatchLimits(1, 1, 1, 1))) == []
+    assert list(plan_batches([], BatchLimits(tokens=1, branches=1, rows=1, cells=1))) == []

@@ -53,7 +53,9 @@ def alone(model: Model, request: Request) -> Score:
                 target = request.tokens[i + 1]
                 total += row[target] - row.max() - np.log(np.exp(row - row.max()).sum())
                 greedy = greedy and int(row.argmax()) == target
-    return Score(total, len(request.tokens) - request.n_context, request.n_bytes, greedy)
+    return Score(
+        logprob=total, n_tokens=len(request.tokens) - request.n_context, n_bytes=request.n_bytes, is_greedy=greedy
+    )
 
 
 def assert_agree(got: Sequence[Score], expected: Sequence[Score], nats: float) -> None:
@@ -260,7 +262,14 @@ def test_scoring_works_with_less_and_less_memory(tiny_ggufs: dict[str, Path], mo
         longest = asked[0][0] - 128
 
         def wish(n_ctx: int, n_batch: int, kind: str) -> ContextSize:
-            return ContextSize(n_ctx, min(64, n_batch), True, n_batch, n_batch, kind)
+            return ContextSize(
+                n_ctx=n_ctx,
+                n_seq_max=min(64, n_batch),
+                unified=True,
+                n_batch=n_batch,
+                n_outputs=n_batch,
+                cache_type=kind,
+            )
 
         for n_ctx, n_batch, kind in (
             (longest + 128, 128, "F32"), (longest + 128, 128, "F16"), (longest + 64, 64, "F16"),

@@ -36,7 +36,9 @@ def open_model(
         **({SPACE_PREFIX_KEY: string(scheme)} if scheme else {}), **(changes or {}),
     }  # fmt: skip
     write_tiny_model(
-        folder / "m.gguf", Vocabulary(metadata, [str(t) for t in texts], [int(str(k)) for k in types]), "llama"
+        folder / "m.gguf",
+        Vocabulary(metadata=metadata, tokens=[str(t) for t in texts], token_types=[int(str(k)) for k in types]),
+        "llama",
     )
     return Model(folder / "m.gguf", EngineOptions(threads=1))
 
@@ -116,7 +118,7 @@ def test_a_vocabulary_without_bos_has_none(tmp_path: Path, tiny_ggufs: dict[str,
             tokens, types = (kept[f"tokenizer.ggml.{k}"].value for k in ("tokens", "token_type"))
             own = {k: e for k, e in kept.items() if k.startswith("tokenizer.")}
             own["tokenizer.ggml.add_bos_token"] = boolean(False)
-            write_tiny_model(path, Vocabulary(own, tokens, types), "llama")
+            write_tiny_model(path, Vocabulary(metadata=own, tokens=tokens, token_types=types), "llama")
             with Model(path, EngineOptions(threads=1)) as other:
                 assert (other.special_text("bos"), other.special_text("eos"), other.prefix_token) == expected
 

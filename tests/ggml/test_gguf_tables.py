@@ -49,7 +49,7 @@ def test_an_unsupported_tensor_type_is_named(tmp_path: Path) -> None:
     write_gguf_header(path, "llama", {}, {"a.weight": (held, (2, 256))})
     with pytest.raises(CheckpointError, match=r"tensor a\.weight is stored as Q8_K, which pa-lite cannot read"):
         read_gguf_header(path)
-    unknown = kernels.TensorType("?", 4000, 1, 4)
+    unknown = kernels.TensorType(name="?", id=4000, block=1, size=4)
     write_gguf_header(path, "llama", {}, {"a.weight": (unknown, (2, 64))})
     with pytest.raises(CheckpointError, match=r"tensor a\.weight has the unknown type 4000"):
         read_gguf_header(path)

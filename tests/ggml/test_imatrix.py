@@ -183,7 +183,7 @@ def encoded(kind: TensorType, values: FloatArray, importance: FloatArray | None)
 @pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K_L", "Q4_K_M", "Q5_K_S", "Q6_K",
                                   "IQ4_NL", "IQ4_XS", "F16"])  # fmt: skip
 def test_bytes_equal_llama_quantizes(tmp_path: Path, kind: str) -> None:
-    model = ModelShape("llama", 9, 4, 4, 2)
+    model = ModelShape(architecture="llama", n_layers=9, n_heads=4, n_kv_heads=4, n_experts=2)
     shapes = tensor_shapes(model, (256, 288, 512), True, False)
     arrays = random_arrays(7, shapes)
     sums: dict[str, tuple[FloatArray, list[float]]] = {}
@@ -215,7 +215,7 @@ SHAPES: dict[str, tuple[int, ...]] = {
     "token_embd.weight": (3, 256), "output_norm.weight": (256,), "blk.0.attn_v.weight": (2, 256),
     "blk.0.ffn_up.weight": (2, 256), "blk.0.ffn_down_exps.weight": (2, 2, 256),
 }  # fmt: skip
-MODEL = ModelShape("llama", 1, 4, 4)
+MODEL = ModelShape(architecture="llama", n_layers=1, n_heads=4, n_kv_heads=4)
 
 
 def everything() -> dict[str, FloatArray]:

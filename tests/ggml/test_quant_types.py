@@ -38,7 +38,13 @@ def model_of(architecture: str, n_layers: int, n_heads: int, n_kv_heads: int, n_
     """Return the shape of a model, with its architecture's 70B from the families table."""
     facts = ARCHITECTURES.get(architecture, Architecture())
     return ModelShape(
-        architecture, n_layers, n_heads, n_kv_heads, n_experts, facts.layers_70b, grouped_70b=facts.grouped_70b
+        architecture=architecture,
+        n_layers=n_layers,
+        n_heads=n_heads,
+        n_kv_heads=n_kv_heads,
+        n_experts=n_experts,
+        layers_70b=facts.layers_70b,
+        grouped_70b=facts.grouped_70b,
     )
 
 
@@ -233,7 +239,7 @@ def test_tensors_that_are_not_quantised_do_not_count(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", list(FILE_TYPES))
 def test_bytes_equal_those_quantised_from_float32(tmp_path: Path, kind: str) -> None:
-    model = ModelShape("llama", 2, 4, 4, 3)
+    model = ModelShape(architecture="llama", n_layers=2, n_heads=4, n_kv_heads=4, n_experts=3)
     shapes = tensor_shapes(model, (256, 288, 512), False, False)
     arrays = random_arrays(4, shapes)
     source = write_model(tmp_path / "f32.gguf", model, arrays)
@@ -255,16 +261,16 @@ def test_file_types_equal_llama_cpps() -> None:
 
 
 def test_model_shape_from_metadata() -> None:
-    model = ModelShape("llama", 9, 8, 2, 8)
+    model = ModelShape(architecture="llama", n_layers=9, n_heads=8, n_kv_heads=2, n_experts=8)
     assert model_shape("llama", model_metadata(model)) == model
     dense = {"olmo.block_count": uint32(80), "olmo.attention.head_count": uint32(4)}
-    assert model_shape("olmo", dense) == ModelShape("olmo", 80, 4, 4)
+    assert model_shape("olmo", dense) == ModelShape(architecture="olmo", n_layers=80, n_heads=4, n_kv_heads=4)
     assert model_shape("olmo", dense, layers_70b=80).is_70b
     assert not model_shape("olmo", dense, layers_70b=80, grouped_70b=True).is_70b
     assert not model_shape("olmo", dense).is_70b
     varied = dense | {"olmo.attention.head_count_kv": array("UINT32", [2, 4])}
     assert model_shape("olmo", varied).heads_per_kv == 2
-    assert ModelShape("rwkv7", 2, 0, 0).heads_per_kv == 0
+    assert ModelShape(architecture="rwkv7", n_layers=2, n_heads=0, n_kv_heads=0).heads_per_kv == 0
     with pytest.raises(CheckpointError, match=r"llama\.block_count is None"):
         model_shape("llama", {})
     with pytest.raises(CheckpointError, match=r"olmo\.expert_count is 'eight'"):
@@ -301,7 +307,7 @@ def test_overrides_of_unquantised_output_are_refused(quick: tuple[ModelShape, di
 
 
 def test_experts_outside_the_layers_are_refused(tmp_path: Path) -> None:
-    model = ModelShape("llama", 2, 4, 4, 8)
+    model = ModelShape(architecture="llama", n_layers=2, n_heads=4, n_kv_heads=4, n_experts=8)
     for name in ("blk.2.ffn_down_exps.weight", "ffn_up_exps.weight"):
         shapes = tensor_shapes(model, (256, 256, 256), False, False) | {name: (8, 2, 256)}
         source = write_model(tmp_path / "f32.gguf", model, random_arrays(5, shapes))

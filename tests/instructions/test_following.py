@@ -79,7 +79,7 @@ def test_constraints_that_cannot_be_checked_are_left_out() -> None:
         for i in (instruction(UPPER, KLINGON), instruction(UPPER), instruction({"kind": "lowercase"}, SHORT))
     )
     assert [a.followed for a in answers] == [None, True, False]
-    result = FollowResult("m", 2, 0.5, 0.5, answers)
+    result = FollowResult(model="m", n=2, accuracy=0.5, stderr=0.5, answers=answers)
     assert (result.unchecked, result.cut) == (1, 0)
     assert result.prompts() == Rate(2, Mean(0.5, 0.5), Mean(0.5, 0.5))
     assert result.constraints().n == 4

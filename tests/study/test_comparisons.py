@@ -23,23 +23,28 @@ LAMS = (0.0, 0.5, 1.0)
 def series(seed: int, n: int, *rates: float) -> Series:
     """Return items that are right with these rates; the random numbers are the same at every lam."""
     luck = np.random.default_rng(seed).random(n)
-    return Series(f"t{seed}", "a", np.array([(luck < r).astype(np.float64) for r in rates]))
+    return Series(name=f"t{seed}", area="a", values=np.array([(luck < r).astype(np.float64) for r in rates]))
 
 
 def test_macro_averages_weight_tasks_equally() -> None:
-    tasks = [Series("a", "x", np.array([[1.0, 0.0]] * 3)), Series("b", "x", np.array([[1.0] * 9 + [0.0]] * 3))]
+    tasks = [
+        Series(name="a", area="x", values=np.array([[1.0, 0.0]] * 3)),
+        Series(name="b", area="x", values=np.array([[1.0] * 9 + [0.0]] * 3)),
+    ]
     assert means(tasks) == pytest.approx([0.7] * 3)
     assert estimates(tasks)[1] == mean_over_tasks([tasks[0].values[1], tasks[1].values[1]])
-    groups = dict(Curves(LAMS, (*tasks, Series("c", "y", tasks[0].values))).groups())
+    groups = dict(Curves(lams=LAMS, tasks=(*tasks, Series(name="c", area="y", values=tasks[0].values))).groups())
     assert list(groups) == ["few-shot", "x", "y", "a", "b", "c"]
 
 
 def test_group_names_are_unique() -> None:
     """A task named like a group must not replace it: names in run folders are arbitrary."""
     names = ["few-shot", "following", "preferred", "x", "x (area)", "few-shot (task)"]
-    tasks = [Series(name, "y" if i else "few-shot", np.full((3, 2), i / 10)) for i, name in enumerate(names)]
+    tasks = [
+        Series(name=name, area="y" if i else "few-shot", values=np.full((3, 2), i / 10)) for i, name in enumerate(names)
+    ]
     tasks[3] = replace(tasks[3], area="x")
-    curves = Curves(LAMS, tuple(tasks), follow=Series("f", "", np.full((3, 2), 0.75)))
+    curves = Curves(lams=LAMS, tasks=tuple(tasks), follow=Series(name="f", area="", values=np.full((3, 2), 0.75)))
     groups = list(curves.groups())
     assert len({name for name, _ in groups}) == len(groups) == 1 + 3 + 6
     assert [name for name, _ in groups] == [

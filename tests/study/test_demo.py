@@ -104,7 +104,11 @@ def test_search_finds_a_lam_near_the_grids(demo: DemoResult, goal: Goal) -> None
         return np.asarray(series[which].values[lam, list(items)])
 
     found = [
-        search_lam(Arms(LAMS, tuple(s.n for s in series), True, look_up), goal, SearchOptions(budget=0.4, seed=seed))
+        search_lam(
+            Arms(lams=LAMS, sizes=tuple(s.n for s in series), has_follow=True, evaluate=look_up),
+            goal,
+            SearchOptions(budget=0.4, seed=seed),
+        )
         for seed in range(20)
     ]
     assert sum(abs(f.lam - answer) < 0.101 for f in found) >= 18

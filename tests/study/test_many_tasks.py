@@ -22,8 +22,11 @@ from pa_lite.study.summary import StudySummary
 
 def study(n: int) -> StudySummary:
     rng = np.random.default_rng(0)
-    tasks = tuple(Series(f"task{i}", "a", rng.integers(0, 2, (3, 12)).astype(np.float64), 0.5) for i in range(n))
-    return StudySummary("tiny", "F16", Curves((0.0, 0.5, 1.0), tasks))
+    tasks = tuple(
+        Series(name=f"task{i}", area="a", values=rng.integers(0, 2, (3, 12)).astype(np.float64), majority=0.5)
+        for i in range(n)
+    )
+    return StudySummary(pair="tiny", type="F16", curves=Curves(lams=(0.0, 0.5, 1.0), tasks=tasks))
 
 
 def test_many_tasks_get_a_table_instead_of_panels() -> None:
@@ -77,7 +80,7 @@ def test_too_many_tasks_are_refused_when_planning_and_reading(tmp_path: Path) ->
     with pytest.raises(InputError, match="1001 tasks given"):
         plan_study("demo", options)
     record = {0: {"metric": "acc", "metrics": {"acc": 1.0}}}
-    cells = [Cell(0.5, "F16", "task", f"t{i}", 1, {}) for i in range(MOST_TASKS + 1)]
+    cells = [Cell(lam=0.5, type="F16", kind="task", name=f"t{i}", n_items=1, inputs={}) for i in range(MOST_TASKS + 1)]
     facts = {"pair": "x", "cells": [c.key for c in cells], "schedule": "", "seed": 0, "limit": None, "parameters": 1}
     with open_store(tmp_path / "run") as store:
         store.enter(cells, {})

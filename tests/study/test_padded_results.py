@@ -13,7 +13,7 @@ from pa_lite.errors import InputError
 from pa_lite.study.cells import Cell
 from pa_lite.study.store import open_store, read_store
 
-CELL = Cell(0.5, "F16", "task", "a", 3, {"base": "x"})
+CELL = Cell(lam=0.5, type="F16", kind="task", name="a", n_items=3, inputs={"base": "x"})
 
 
 def make(folder: Path) -> Path:

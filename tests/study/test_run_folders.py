@@ -188,7 +188,7 @@ def renew_keys(c: sqlite3.Connection) -> None:
     rows = c.execute("SELECT key, lam, type, kind, name, n_items, inputs FROM cells").fetchall()
     for key, lam, type_, kind, name, n_items, inputs in rows:
         with suppress(ValueError, TypeError, RecursionError):
-            new = Cell(lam, type_, kind, name, n_items, json.loads(inputs)).key
+            new = Cell(lam=lam, type=type_, kind=kind, name=name, n_items=n_items, inputs=json.loads(inputs)).key
             c.execute("UPDATE cells SET key = ? WHERE key = ?", (new, key))
             c.execute("UPDATE items SET cell = ? WHERE cell = ?", (new, key))
             c.execute("UPDATE facts SET value = replace(value, ?, ?)", (key, new))

@@ -34,7 +34,7 @@ def make_pair(folder: Path) -> Pair:
     """Copy the embedded pair to a folder, where it can be changed."""
     for side, source in zip(("base", "instruct"), find_pair("demo").folders, strict=True):
         shutil.copytree(source, folder / side)
-    return Pair("mine", folder / "base", folder / "instruct")
+    return Pair(name="mine", base=folder / "base", instruct=folder / "instruct")
 
 
 def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -117,7 +117,7 @@ def test_names_and_descriptions_are_not_inputs(tmp_path: Path) -> None:
     pair = make_pair(tmp_path / "a")
     sweep_pair(pair, OPTIONS, tmp_path / "run")
     base, instruct = (side.rename(side.with_name(f"my-{side.name}")) for side in pair.folders)
-    moved = Pair("mine", base, instruct)
+    moved = Pair(name="mine", base=base, instruct=instruct)
     found = estimate_pair(moved, OPTIONS, tmp_path / "run")
     assert (found.items_left, found.stale) == (0, {})
 
@@ -144,7 +144,9 @@ def as_0_1_0_measured(folder: Path) -> None:
             if cell.kind == "wins":
                 names = ["judge", "prompt", "pairs", "context", "chunk"]
             inputs = {name: cell.inputs[name] for name in names}
-            old = Cell(cell.lam, cell.type, cell.kind, cell.name, cell.n_items, inputs)
+            old = Cell(
+                lam=cell.lam, type=cell.type, kind=cell.kind, name=cell.name, n_items=cell.n_items, inputs=inputs
+            )
             whole = [cell.lam, cell.type, cell.kind, cell.name, cell.n_items, inputs]
             assert (
                 old.key == hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()

@@ -15,7 +15,7 @@ from pa_lite.errors import EngineError, InputError, OutputError
 from pa_lite.study.results_file import FILE, SCHEMA
 from pa_lite.study.store import Cell, open_store, read_store
 
-CELL = Cell(0.3, "F16", "task", "town", 3, {"seed": 0, "rows": "abc"})
+CELL = Cell(lam=0.3, type="F16", kind="task", name="town", n_items=3, inputs={"seed": 0, "rows": "abc"})
 RIGHT = {"metric": "acc", "metrics": {"acc": 1.0}}
 WRONG = {"metric": "acc", "metrics": {"acc": 0.0}}
 
@@ -43,12 +43,18 @@ def test_commits_are_read_back(tmp_path: Path) -> None:
 
 def test_key_covers_everything_that_determines_a_number() -> None:
     others = [
-        Cell(0.4, "F16", "task", "town", 3, CELL.inputs), Cell(0.3, "Q8_0", "task", "town", 3, CELL.inputs),
-        Cell(0.3, "F16", "follow", "town", 3, CELL.inputs), Cell(0.3, "F16", "task", "job", 3, CELL.inputs),
-        Cell(0.3, "F16", "task", "town", 4, CELL.inputs), Cell(0.3, "F16", "task", "town", 3, {"seed": 1}),
-    ]  # fmt: skip
+        Cell(lam=0.4, type="F16", kind="task", name="town", n_items=3, inputs=CELL.inputs),
+        Cell(lam=0.3, type="Q8_0", kind="task", name="town", n_items=3, inputs=CELL.inputs),
+        Cell(lam=0.3, type="F16", kind="follow", name="town", n_items=3, inputs=CELL.inputs),
+        Cell(lam=0.3, type="F16", kind="task", name="job", n_items=3, inputs=CELL.inputs),
+        Cell(lam=0.3, type="F16", kind="task", name="town", n_items=4, inputs=CELL.inputs),
+        Cell(lam=0.3, type="F16", kind="task", name="town", n_items=3, inputs={"seed": 1}),
+    ]
     assert len({c.key for c in [CELL, *others]}) == 7
-    assert Cell(0.3, "F16", "task", "town", 3, {"rows": "abc", "seed": 0}).key == CELL.key
+    assert (
+        Cell(lam=0.3, type="F16", kind="task", name="town", n_items=3, inputs={"rows": "abc", "seed": 0}).key
+        == CELL.key
+    )
 
 
 def test_chunks_are_committed_whole_or_not_at_all(tmp_path: Path) -> None:

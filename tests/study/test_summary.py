@@ -29,7 +29,7 @@ def series(name: str, seed: int, n: int, *rates: float, same_luck: bool = True) 
     """Return items that are right at each lam with these rates; with `same_luck` all lams share random numbers."""
     rng = np.random.default_rng(seed)
     luck = np.tile(rng.random(n), (len(rates), 1)) if same_luck else rng.random((len(rates), n))
-    return Series(name, "a", (luck < np.array(rates)[:, None]).astype(np.float64))
+    return Series(name=name, area="a", values=(luck < np.array(rates)[:, None]).astype(np.float64))
 
 
 def equal(name: str, seed: int, n: int) -> Series:
@@ -49,7 +49,11 @@ FALLING = series("task", 9, 300, 0.8, 0.6, 0.4)
 
 
 def test_equal_lams_have_no_best(capsys: pytest.CaptureFixture[str]) -> None:
-    study = StudySummary("tiny", "F16", Curves(LAMS, (equal("t", 1, 40), equal("u", 2, 20)), equal("f", 3, 30)))
+    study = StudySummary(
+        pair="tiny",
+        type="F16",
+        curves=Curves(lams=LAMS, tasks=(equal("t", 1, 40), equal("u", 2, 20)), follow=equal("f", 3, 30)),
+    )
     curves = study.curves
     assert best_lams(curves) == {KEEP: None, FEW_SHOT: None, BALANCED: None}
     text = conclusion(curves)
@@ -90,7 +94,7 @@ def test_needed_items_follow_from_the_variance_of_paired_differences() -> None:
     assert found.needed == math.ceil((1.959964 + 0.841621) ** 2 * max(spreads) / 0.02**2)
     assert 8000 < found.needed < 12000  # about 7.85 * 0.5 / 0.0004
     assert found.items == 130
-    curves = Curves(LAMS, tuple(tasks))
+    curves = Curves(lams=LAMS, tasks=tuple(tasks))
     assert f"about {found.needed} items to show" in sentences(curves)[FEW_SHOT]
     assert best_lams(curves) == {FEW_SHOT: None}
 
@@ -118,16 +122,16 @@ def test_items_to_show_assumes_a_minimum_variance() -> None:
 
 
 def test_single_items_use_the_default_variance() -> None:
-    one = Series("t", "a", np.array([[1.0], [0.0], [1.0]]))
+    one = Series(name="t", area="a", values=np.array([[1.0], [0.0], [1.0]]))
     found = compare_lams(LAMS, [one])
     assert (found.differs, found.items, found.needed) == (False, 1, math.ceil(7.848879 * 0.5 / 0.0004))
-    assert "(0.0% to 100.0%, 1 items)" in conclusion(Curves(LAMS, (one,)))
+    assert "(0.0% to 100.0%, 1 items)" in conclusion(Curves(lams=LAMS, tasks=(one,)))
 
 
 def test_equal_few_shot_accuracy_leaves_the_decision_to_following() -> None:
-    curves = Curves(LAMS, (equal("t", 1, 60),), RISING)
+    curves = Curves(lams=LAMS, tasks=(equal("t", 1, 60),), follow=RISING)
     assert best_lams(curves) == {KEEP: 1.0, FEW_SHOT: None, BALANCED: 1.0}  # only lam 1 keeps it
-    flat_top = Curves(LAMS, (equal("t", 1, 60),), series("f", 8, 300, 0.1, 0.9, 0.9))
+    flat_top = Curves(lams=LAMS, tasks=(equal("t", 1, 60),), follow=series("f", 8, 300, 0.1, 0.9, 0.9))
     assert best_lams(flat_top)[KEEP] is None
     assert sentences(flat_top)[KEEP].startswith(
         "Keep 95% of following: kept by lam 0.5, 1, with no measurable difference between them in few-shot accuracy ("
@@ -137,60 +141,60 @@ def test_equal_few_shot_accuracy_leaves_the_decision_to_following() -> None:
 
 def test_lams_that_keep_following_must_differ_in_few_shot_accuracy() -> None:
     follow = series("f", 8, 300, 0.1, 0.9, 0.9)
-    apart = Curves(LAMS, (FALLING,), follow)
+    apart = Curves(lams=LAMS, tasks=(FALLING,), follow=follow)
     assert best_lams(apart) == {KEEP: 0.5, FEW_SHOT: 0.0, BALANCED: 0.5}
-    together = Curves(LAMS, (series("t", 5, 300, 0.9, 0.5, 0.5),), follow)
+    together = Curves(lams=LAMS, tasks=(series("t", 5, 300, 0.9, 0.5, 0.5),), follow=follow)
     assert best_lams(together)[KEEP] is None
     assert best_lams(together)[FEW_SHOT] == 0.0
 
 
 def test_equal_following_excludes_no_lam() -> None:
-    curves = Curves(LAMS, (FALLING,), equal("f", 3, 50))
+    curves = Curves(lams=LAMS, tasks=(FALLING,), follow=equal("f", 3, 50))
     assert best_lams(curves) == {KEEP: None, FEW_SHOT: 0.0, BALANCED: 0.0}
     assert sentences(curves)[KEEP].startswith(
         "Keep 95% of following: no measurable difference between the lams in instructions followed ("
     )
     assert "highest at lam 0" in conclusion(curves)
-    never = Curves(LAMS, (FALLING,), series("f", 3, 50, 0.0, 0.0, 0.0))
+    never = Curves(lams=LAMS, tasks=(FALLING,), follow=series("f", 3, 50, 0.0, 0.0, 0.0))
     assert "in instructions followed (0.0% at each, 50 prompts)" in conclusion(never)
     assert best_lams(never)[KEEP] is None
 
 
 def test_preferences_are_used_as_following() -> None:
-    curves = Curves(LAMS, (FALLING,), None, equal("w", 3, 50))
+    curves = Curves(lams=LAMS, tasks=(FALLING,), follow=None, wins=equal("w", 3, 50))
     assert "in preferred over the reference" in sentences(curves)[KEEP]
 
 
 def test_study_without_following_has_only_the_few_shot_reading() -> None:
-    assert best_lams(Curves(LAMS, (FALLING,))) == {FEW_SHOT: 0.0}
-    assert set(comparisons(Curves(LAMS, (FALLING,)))) == {"few-shot"}
-    assert best_lams(Curves(LAMS, (equal("t", 1, 9),))) == {FEW_SHOT: None}
+    assert best_lams(Curves(lams=LAMS, tasks=(FALLING,))) == {FEW_SHOT: 0.0}
+    assert set(comparisons(Curves(lams=LAMS, tasks=(FALLING,)))) == {"few-shot"}
+    assert best_lams(Curves(lams=LAMS, tasks=(equal("t", 1, 9),))) == {FEW_SHOT: None}
 
 
 def test_single_lam_has_no_readings(capsys: pytest.CaptureFixture[str]) -> None:
     task, follow = series("t", 1, 30, 0.5), series("f", 2, 30, 0.5)
     for lam in (0.0, 0.3, 1.0):
-        curves = Curves((lam,), (task,), follow)
+        curves = Curves(lams=(lam,), tasks=(task,), follow=follow)
         assert readings(curves) == []
         assert conclusion(curves) == (
             f"Few-shot accuracy: {100 * task.values.mean():.1f}% at lam {lam:g}; with a single lam there is nothing to "
             f"compare. Instructions followed: {100 * follow.values.mean():.0f}% at lam {lam:g}."
         )
-        study = StudySummary("tiny", "F16", curves)
+        study = StudySummary(pair="tiny", type="F16", curves=curves)
         show_study(study, False)
         assert to_document(study)["readings"] == []
         assert "best" not in capsys.readouterr().out
 
 
 def test_measurable_differences_are_reported() -> None:
-    curves = Curves(LAMS, (series("t", 1, 160, 0.3, 0.9, 0.4),), series("f", 2, 160, 0.1, 0.5, 0.9))
+    curves = Curves(lams=LAMS, tasks=(series("t", 1, 160, 0.3, 0.9, 0.4),), follow=series("f", 2, 160, 0.1, 0.5, 0.9))
     text = conclusion(curves)
     assert text.startswith("Few-shot accuracy is highest at lam 0.5, ")
     assert "no measurable difference" not in text
     gap = differences(LAMS, curves.tasks, 2)[1]
     assert f"{100 * gap.value:.1f} points (s.e. {100 * gap.stderr:.1f}) above instruct (lam 1)" in text
     assert "Instructions followed: " in text
-    near = Curves(LAMS, (series("t", 1, 160, 0.89, 0.9, 0.4),))
+    near = Curves(lams=LAMS, tasks=(series("t", 1, 160, 0.89, 0.9, 0.4),))
     assert "above base (lam 0; no measurable difference)" in conclusion(near)
 
 
@@ -200,10 +204,10 @@ def test_lams_between_the_ends_are_compared() -> None:
     base[:50] = 1
     up[:55], down[:45] = 1, 1
     lams = (0.0, 0.25, 0.75, 1.0)
-    wave = [Series("t", "a", np.array([base, up, down, base]))]
+    wave = [Series(name="t", area="a", values=np.array([base, up, down, base]))]
     ends = [d.p_corrected for reference in (0, 3) for d in differences(lams, wave, reference)]
     assert min(ends) > 0.05  # 5 points from either end are not significant
-    assert compare_lams((0.0, 1.0), [Series("t", "a", np.array([up, down]))]).differs  # 10 points are
+    assert compare_lams((0.0, 1.0), [Series(name="t", area="a", values=np.array([up, down]))]).differs  # 10 points are
     assert compare_lams(lams, wave).differs
     without_ends = compare_lams((0.2, 0.5, 0.8), [FALLING])
     assert without_ends.differs
@@ -221,7 +225,7 @@ def test_equal_lams_are_rarely_called_different() -> None:
 def test_readings_mark_table_and_chart(capsys: pytest.CaptureFixture[str]) -> None:
     lams = (0.0, 0.25, 0.5, 0.75, 1.0)
     tasks = (series("t", 1, 300, 0.7, 0.75, 0.65, 0.5, 0.3),)
-    curves = Curves(lams, tasks, series("f", 3, 300, 0.1, 0.1, 0.3, 0.83, 0.85))
+    curves = Curves(lams=lams, tasks=tasks, follow=series("f", 3, 300, 0.1, 0.1, 0.3, 0.83, 0.85))
     found = readings(curves)
     assert [reading.name for reading in found] == [KEEP, FEW_SHOT, BALANCED]
     assert labels(found) == {0.75: [KEEP, BALANCED], 0.25: ["best few-shot"]}
@@ -235,5 +239,5 @@ def test_readings_mark_table_and_chart(capsys: pytest.CaptureFixture[str]) -> No
     assert "best few-shot: lam 0.25" in drawn
     notes = [note["text"] for note in curves_figure(curves, found)["layout"]["annotations"]]
     assert notes == [f"{KEEP}, balanced: lam 0.75", "best few-shot: lam 0.25"]
-    page = to_html(StudySummary("tiny", "F16", replace(curves)))
+    page = to_html(StudySummary(pair="tiny", type="F16", curves=replace(curves)))
     assert re.search(r'<tr class="best"><td>0\.75</td>.*<td>keep 95% of following, balanced</td></tr>', page, re.DOTALL)

@@ -30,7 +30,7 @@ OPTIONS = StudyOptions(lams=(0.0, 1.0), tasks=("demo_kind",), score=ScoreOptions
 
 
 def cell(n_items: int = 1000) -> Cell:
-    return Cell(0.3, "F16", "task", "town", n_items, {"seed": 0})
+    return Cell(lam=0.3, type="F16", kind="task", name="town", n_items=n_items, inputs={"seed": 0})
 
 
 def record(i: int, size: int = 10) -> dict[str, Any]:

@@ -157,7 +157,7 @@ def running_hub() -> Iterator[HubServer]:
         server = _Server(("127.0.0.1", 0), handler)
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         servers.append(server)
-    # two names: huggingface_hub 1 tells hosts apart by their name alone
+    # two names: huggingface_hub 1 compares hosts only by name
     names = ("127.0.0.1", "localhost")
     state.endpoint, state.storage = (
         f"http://{name}:{s.server_address[1]}" for name, s in zip(names, servers, strict=True)

@@ -147,7 +147,7 @@ def test_missing_pyarrow_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_a_file_for_each_split(tmp_path: Path) -> None:
     write(tmp_path, "csv"), write(tmp_path, "jsonl")
-    spec = TaskSpec("t", "{{ a }}", tmp_path, data={"train": "rows.csv", "test": "rows.jsonl"})
+    spec = TaskSpec(name="t", template="{{ a }}", folder=tmp_path, data={"train": "rows.csv", "test": "rows.jsonl"})
     assert [p.row["n"] for p in load_split(spec, "train")] == ["1", "2"]
     assert load_split(spec, "dev") == []
     assert split_names(spec) == ["test", "train"]

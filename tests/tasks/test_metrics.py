@@ -44,7 +44,7 @@ def test_each_metric_normalises_by_its_own_length() -> None:
 
 def test_characters_and_bytes_agree_on_ascii_only() -> None:
     def picks(a: str, b: str) -> tuple[int, int]:
-        got = pick_choices(ChoiceScores((-10.0, -11.0), (a, b), (1, 1)))
+        got = pick_choices(ChoiceScores(logprobs=(-10.0, -11.0), choices=(a, b), n_tokens=(1, 1)))
         return got["acc_norm"], got["acc_bytes"]
 
     assert picks("zwoelf", "zwölfe") == (0, 1)  # six characters each, but seven bytes
@@ -52,7 +52,7 @@ def test_characters_and_bytes_agree_on_ascii_only() -> None:
 
 
 def test_ties_go_to_the_first_and_mutual_info_needs_unconditional_scores() -> None:
-    got = pick_choices(ChoiceScores((-2.0, -2.0), ("a", "b"), (1, 1)))
+    got = pick_choices(ChoiceScores(logprobs=(-2.0, -2.0), choices=("a", "b"), n_tokens=(1, 1)))
     assert got == {"acc": 0, "acc_norm": 0, "acc_bytes": 0, "acc_token": 0}
 
 

@@ -56,17 +56,17 @@ def test_only_columns_that_the_task_uses_are_read(tmp_path: Path, monkeypatch: p
     columns = {"q": ["a", "b"], "choices": [["x", "y"]] * 2, "answer": [0, 1], "picture": [b"p" * 50_000_000, b""]}
     write(tmp_path / "rows.parquet", columns, use_dictionary=False)
     monkeypatch.setattr(parquet, "_WHOLE", 1000)
-    spec = TaskSpec("t", "{{ q }}?", tmp_path, data={"test": "rows.parquet"})
+    spec = TaskSpec(name="t", template="{{ q }}?", folder=tmp_path, data={"test": "rows.parquet"})
     items = build_items(spec)
     assert [item.prompt for item in items] == ["a?", "b?"]
     assert dict(items[1].row) == {"q": "b", "choices": ["x", "y"], "answer": 1}
-    items = build_items(TaskSpec("t", "{{ row.q }}?", tmp_path, data={"test": "rows.parquet"}))
+    items = build_items(TaskSpec(name="t", template="{{ row.q }}?", folder=tmp_path, data={"test": "rows.parquet"}))
     assert len(items[0].row["picture"]) == 50_000_000
 
 
 def test_small_files_keep_all_columns(tmp_path: Path) -> None:
     write(tmp_path / "rows.parquet", {"q": ["a"], "choices": [["x", "y"]], "answer": [0], "note": ["n"]})
-    (item,) = build_items(TaskSpec("t", "{{ q }}?", tmp_path, data={"test": "rows.parquet"}))
+    (item,) = build_items(TaskSpec(name="t", template="{{ q }}?", folder=tmp_path, data={"test": "rows.parquet"}))
     assert item.row["note"] == "n"
 
 
@@ -76,7 +76,9 @@ def test_the_split_column_is_read_alone(tmp_path: Path) -> None:
         "answer": [1] * 1000, "g": ["one", "one", "two", "two"] * 250,
     }  # fmt: skip
     write(tmp_path / "rows.parquet", columns, row_group_size=90)
-    spec = TaskSpec("t", "{{ q }}?", tmp_path, data="rows.parquet", group_by="g", shots=2, separator="|")
+    spec = TaskSpec(
+        name="t", template="{{ q }}?", folder=tmp_path, data="rows.parquet", group_by="g", shots=2, separator="|"
+    )
     items = build_items(spec, limit=5)
     assert [item.group for item in items] == ["one", "two", "one", "two", "one"]
     assert [item.row["q"] for item in items] == ["q1", "q3", "q5", "q7", "q9"]

@@ -181,7 +181,12 @@ def test_long_prompts_are_cut_and_counted(model: Model, tmp_path: Path) -> None:
     pick, letter, say = score_tasks(model, write_suite(tmp_path, entries=long), ScoreOptions(shots=0)).tasks
     assert pick.n_truncated == letter.n_truncated == say.n_truncated == 3
     assert [i.truncated for i in say.items] == [i % 2 == 1 for i in range(6, 13)]
-    assert results_document(SuiteResult("m", ScoreOptions(), (say,)), "x")["pa_lite"]["tasks"][0]["n_truncated"] == 3
+    assert (
+        results_document(SuiteResult(model="m", options=ScoreOptions(), tasks=(say,)), "x")["pa_lite"]["tasks"][0][
+            "n_truncated"
+        ]
+        == 3
+    )
 
 
 def test_more_tokens_than_the_context_are_refused(model: Model, tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def store_share(threads: int, folder: Path) -> tuple[float, float]:
 
 def memory_of_sweep(source: Path, kind: str, threads: int, folder: Path) -> dict[str, int]:
     """Return the peak memory of a small sweep in this process, the weights, and the largest cache (generation's)."""
-    pair = Pair("smollm2", source, source)
+    pair = Pair(name="smollm2", base=source, instruct=source)
     options = StudyOptions(
         lams=(0.0, 0.5, 1.0),
         tasks=("demo_town",),

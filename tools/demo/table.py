@@ -61,7 +61,7 @@ def main() -> None:
     """Print for each pair its test table and the lam chosen on dev; then the differences over all pairs."""
     against: dict[str, list[float]] = {"base": [], "instruct": []}
     for folder in map(Path, sys.argv[1:]):
-        pair = Pair(str(folder), folder / "base", folder / "instruct")
+        pair = Pair(name=str(folder), base=folder / "base", instruct=folder / "instruct")
         chosen, test = best(measure_demo(pair, "dev")), measure_demo(pair)
         print(f"\n### {folder}\n")
         print("\n".join(table(test)))

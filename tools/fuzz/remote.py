@@ -299,13 +299,13 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
 
 
 def _call(call: str) -> None:
-    reference = HubReference("a/b", "main")
+    reference = HubReference(repo="a/b", revision="main")
     if call == "listing":
         files = listing(reference).files
         assert all(".." not in f.name.split("/") and not f.name.startswith("/") for f in files)
         weight_files(files, reference, [])
         return
-    pinned = HubReference("a/b", revision="main", file="model.safetensors")
+    pinned = HubReference(repo="a/b", revision="main", file="model.safetensors")
     facts = file_facts(pinned)
     if call == "content":
         held = RemoteFile(pinned, facts).open().read(64)

@@ -32,7 +32,7 @@ SHAPES: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Key:
     """One GGUF key of an architecture, with `{arch}` in its name, and the setting of config.json that it comes from."""
 
@@ -44,14 +44,14 @@ class Key:
 
 
 KEYS = (
-    Key(Keys.LLM.BLOCK_COUNT, "num_hidden_layers"),
-    Key(Keys.LLM.CONTEXT_LENGTH, "max_position_embeddings"),
-    Key(Keys.LLM.EMBEDDING_LENGTH, "hidden_size"),
-    Key(Keys.LLM.FEED_FORWARD_LENGTH, "intermediate_size"),
-    Key(Keys.Attention.HEAD_COUNT, "num_attention_heads"),
-    Key(Keys.Attention.HEAD_COUNT_KV, "num_key_value_heads"),
+    Key(name=Keys.LLM.BLOCK_COUNT, setting="num_hidden_layers"),
+    Key(name=Keys.LLM.CONTEXT_LENGTH, setting="max_position_embeddings"),
+    Key(name=Keys.LLM.EMBEDDING_LENGTH, setting="hidden_size"),
+    Key(name=Keys.LLM.FEED_FORWARD_LENGTH, setting="intermediate_size"),
+    Key(name=Keys.Attention.HEAD_COUNT, setting="num_attention_heads"),
+    Key(name=Keys.Attention.HEAD_COUNT_KV, setting="num_key_value_heads"),
 )
-RMS = Key(Keys.Attention.LAYERNORM_RMS_EPS, "rms_norm_eps", is_count=False)
+RMS = Key(name=Keys.Attention.LAYERNORM_RMS_EPS, setting="rms_norm_eps", is_count=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +107,7 @@ class Architecture:
     name_rule: NameRule | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Family:
     """One entry of the table: a model class, llama.cpp's name of its architecture, its tensors and its settings.
 

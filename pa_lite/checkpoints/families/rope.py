@@ -31,7 +31,7 @@ _YARN = {
 _YARN_UNKNOWN = ("mscale", "mscale_all_dim")  # change the attention, and llama.cpp has no key for them
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Rope:
     """A model's rotary settings: the scaling `rope_type` and its table, the frequency bases, the rotated share."""
 
@@ -76,7 +76,9 @@ def read_rope(config: Config, theta: float, local_theta: float | None, rope_type
     rotated = scaling.number("partial_rotary_factor")
     if rotated > 1:
         raise scaling.refuse("partial_rotary_factor", "must be at most 1")
-    return Rope(rope_type, scaling, scaling.number("rope_theta"), found, rotated)
+    return Rope(
+        rope_type=rope_type, scaling=scaling, theta=scaling.number("rope_theta"), local_theta=found, rotated=rotated
+    )
 
 
 def rope_metadata(architecture: str, rope: Rope) -> Metadata:

@@ -36,12 +36,12 @@ _EXPERTS = tuple(f"{_LAYER}mlp.experts.@.{x}_proj.weight" for x in ("gate", "up"
 # transformers 5 may store all experts of a layer in one tensor, with up after gate in each expert
 _FUSED = {f"{_LAYER}mlp.experts.gate_up_proj": _EXPERTS[:2], f"{_LAYER}mlp.experts.down_proj": _EXPERTS[2:]}
 
-_VOCABULARY = Key(Keys.LLM.VOCAB_SIZE, "vocab_size")
-_WINDOW = Key(Keys.Attention.SLIDING_WINDOW, "sliding_window")
-_SOFTCAP = Key(Keys.LLM.FINAL_LOGIT_SOFTCAPPING, "final_logit_softcapping", is_count=False)
+_VOCABULARY = Key(name=Keys.LLM.VOCAB_SIZE, setting="vocab_size")
+_WINDOW = Key(name=Keys.Attention.SLIDING_WINDOW, setting="sliding_window")
+_SOFTCAP = Key(name=Keys.LLM.FINAL_LOGIT_SOFTCAPPING, setting="final_logit_softcapping", is_count=False)
 _EXPERT_COUNTS = (
-    Key(Keys.LLM.EXPERT_COUNT, "num_local_experts"),
-    Key(Keys.LLM.EXPERT_USED_COUNT, "num_experts_per_tok"),
+    Key(name=Keys.LLM.EXPERT_COUNT, setting="num_local_experts"),
+    Key(name=Keys.LLM.EXPERT_USED_COUNT, setting="num_experts_per_tok"),
 )
 
 # the converter's rules for Llama, which other classes inherit: 49152 is Granite's first vocabulary, without BOS; 32016
@@ -61,8 +61,8 @@ _LIKE_GEMMA = TokenizerRules(never_prefixes=True)
 _AS_WRITTEN = TokenizerRules(is_read_as_written=True)
 
 _LLAMA = Family(
-    "Llama 2, 3, 3.1, 3.2, SmolLM2",
-    "llama",
+    title="Llama 2, 3, 3.1, 3.2, SmolLM2",
+    architecture="llama",
     stored=(*_PLAIN, *_BIASES),
     optional=frozenset({"lm_head.weight", *_BIASES}),
     keys=(*KEYS, RMS, _VOCABULARY),
@@ -74,8 +74,8 @@ _LLAMA = Family(
     tokenizer=_LIKE_LLAMA,
 )
 _MISTRAL = Family(
-    "Mistral",
-    "llama",
+    title="Mistral",
+    architecture="llama",
     stored=_PLAIN,
     keys=(*KEYS, RMS, _VOCABULARY),
     defaults={"max_position_embeddings": 131_072, "rms_norm_eps": 1e-6},
@@ -87,8 +87,8 @@ _MISTRAL = Family(
 )
 _GEMMA_DEFAULTS = {"head_dim": 256, "rms_norm_eps": 1e-6, "query_pre_attn_scalar": 256, "sliding_window": 4096}
 _GEMMA3 = Family(
-    "Gemma-3 (text)",
-    "gemma3",
+    title="Gemma-3 (text)",
+    architecture="gemma3",
     stored=(*_EMBEDDINGS, *_GEMMA_NORMS, *_QK_NORMS, *_ATTENTION, *_FFN),
     keys=(*KEYS, RMS, _WINDOW, replace(_SOFTCAP, optional=True)),
     defaults={
@@ -115,8 +115,8 @@ FAMILIES: dict[str, Family] = {
     "LlamaForCausalLM": _LLAMA,
     "MistralForCausalLM": _MISTRAL,
     "MixtralForCausalLM": Family(
-        "Mixtral",
-        "llama",
+        title="Mixtral",
+        architecture="llama",
         stored=(
             *_EMBEDDINGS, *_NORMS, *_ATTENTION, f"{_LAYER}block_sparse_moe.gate.weight",
             *(f"{_LAYER}block_sparse_moe.experts.@.{w}.weight" for w in ("w1", "w2", "w3")),
@@ -131,12 +131,13 @@ FAMILIES: dict[str, Family] = {
         tokenizer=_LIKE_MISTRAL,
     ),
     "Gemma2ForCausalLM": Family(
-        "Gemma-2",
-        "gemma2",
+        title="Gemma-2",
+        architecture="gemma2",
         stored=(*_EMBEDDINGS[:2], *_GEMMA_NORMS, *_ATTENTION, *_FFN),
         ignored=("lm_head.weight",),
         keys=(
-            *KEYS, RMS, _WINDOW, Key(Keys.LLM.ATTN_LOGIT_SOFTCAPPING, "attn_logit_softcapping", False), _SOFTCAP,
+            *KEYS, RMS, _WINDOW,
+            Key(name=Keys.LLM.ATTN_LOGIT_SOFTCAPPING, setting="attn_logit_softcapping", is_count=False), _SOFTCAP,
         ),
         defaults={
             **_GEMMA_DEFAULTS, "max_position_embeddings": 8192, "attn_logit_softcapping": 50.0,
@@ -156,12 +157,12 @@ FAMILIES: dict[str, Family] = {
     "Gemma3ForCausalLM": _GEMMA3,
     "Gemma3ForConditionalGeneration": replace(_GEMMA3, is_wrapper=True),
     "OlmoForCausalLM": Family(
-        "OLMo",
-        "olmo",
+        title="OLMo",
+        architecture="olmo",
         stored=(*_EMBEDDINGS[::2], *_ATTENTION, *_FFN),
         keys=(
-            *KEYS, Key(Keys.Attention.LAYERNORM_EPS, "layer_norm_eps", False),
-            Key(Keys.Attention.CLAMP_KQV, "clip_qkv", False, optional=True),
+            *KEYS, Key(name=Keys.Attention.LAYERNORM_EPS, setting="layer_norm_eps", is_count=False),
+            Key(name=Keys.Attention.CLAMP_KQV, setting="clip_qkv", is_count=False, optional=True),
         ),
         defaults={"max_position_embeddings": 2048, "layer_norm_eps": 1e-5},
         interleave_qk=True,
@@ -169,8 +170,8 @@ FAMILIES: dict[str, Family] = {
         tokenizer=TokenizerRules(byte_level_name="olmo"),
     ),
     "Olmo2ForCausalLM": Family(
-        "OLMo-2",
-        "olmo2",
+        title="OLMo-2",
+        architecture="olmo2",
         stored=(*_EMBEDDINGS, *_POST_NORMS, *_ATTENTION, *_QK_NORMS, *_FFN),
         shapes={"attn_q_norm.weight": ("q",), "attn_k_norm.weight": ("kv",)},
         defaults={"max_position_embeddings": 2048, "rms_norm_eps": 1e-5},
@@ -178,27 +179,30 @@ FAMILIES: dict[str, Family] = {
         checks=(llama_constraints.whole_heads, llama_constraints.only_full_layers, must_be("sliding_window")),
     ),
     "Qwen2ForCausalLM": Family(
-        "Qwen2, Qwen2.5",
-        "qwen2",
+        title="Qwen2, Qwen2.5",
+        architecture="qwen2",
         stored=(*_PLAIN, *_QKV_BIASES),
         defaults=_QWEN_DEFAULTS,
         checks=(llama_constraints.whole_heads, llama_constraints.only_full_layers),
         tokenizer=_AS_WRITTEN,
     ),
     "Qwen3ForCausalLM": Family(
-        "Qwen3",
-        "qwen3",
+        title="Qwen3",
+        architecture="qwen3",
         stored=(*_QWEN3, *_FFN),
         defaults={**_QWEN_DEFAULTS, "head_dim": 128},
         head_size="always",
         checks=(llama_constraints.only_full_layers,),
     ),
     "Qwen3MoeForCausalLM": Family(
-        "Qwen3 mixture of experts",
-        "qwen3moe",
+        title="Qwen3 mixture of experts",
+        architecture="qwen3moe",
         stored=(*_QWEN3, f"{_LAYER}mlp.gate.weight", *_EXPERTS),
         fused=_FUSED,
-        keys=(*KEYS, RMS, *_EXPERT_COUNTS, Key(Keys.LLM.EXPERT_FEED_FORWARD_LENGTH, "moe_intermediate_size")),
+        keys=(
+            *KEYS, RMS, *_EXPERT_COUNTS,
+            Key(name=Keys.LLM.EXPERT_FEED_FORWARD_LENGTH, setting="moe_intermediate_size"),
+        ),
         defaults=_QWEN_DEFAULTS,
         checks=(
             llama_constraints.only_full_layers, must_be("decoder_sparse_step", 1), must_be("mlp_only_layers", []),
@@ -206,15 +210,15 @@ FAMILIES: dict[str, Family] = {
         ),
     ),
     "Phi3ForCausalLM": Family(
-        "Phi-3, Phi-3.5, Phi-4-mini",
-        "phi3",
+        title="Phi-3, Phi-3.5, Phi-4-mini",
+        architecture="phi3",
         stored=(
             *_EMBEDDINGS, *_NORMS,
             *(f"{_LAYER}{x}_proj.weight" for x in ("self_attn.qkv", "self_attn.o", "mlp.gate_up", "mlp.down")),
         ),
         shapes={"ffn_up.weight": ("gate and up", "embedding")},
         keys=(
-            *KEYS, RMS, Key(Keys.Rope.SCALING_ORIG_CTX_LEN, "original_max_position_embeddings"),
+            *KEYS, RMS, Key(name=Keys.Rope.SCALING_ORIG_CTX_LEN, setting="original_max_position_embeddings"),
             replace(_WINDOW, absent=0),
         ),
         defaults={
@@ -228,8 +232,8 @@ FAMILIES: dict[str, Family] = {
         tokenizer=TokenizerRules(is_read_as_written=True, adds_both_lists=True, trusts_flags=True),
     ),
     "SmolLM3ForCausalLM": Family(
-        "SmolLM3",
-        "smollm3",
+        title="SmolLM3",
+        architecture="smollm3",
         stored=_PLAIN,
         keys=(*KEYS, RMS, _VOCABULARY),
         defaults={"max_position_embeddings": 32_768, "rms_norm_eps": 1e-6},
@@ -240,14 +244,14 @@ FAMILIES: dict[str, Family] = {
         tokenizer=_LIKE_LLAMA,
     ),
     "GraniteForCausalLM": Family(
-        "Granite-3",
-        "granite",
+        title="Granite-3",
+        architecture="granite",
         stored=_PLAIN,
         keys=(
-            *KEYS, RMS, _VOCABULARY, Key(Keys.Attention.SCALE, "attention_multiplier", False),
-            Key(Keys.LLM.EMBEDDING_SCALE, "embedding_multiplier", False),
-            Key(Keys.LLM.RESIDUAL_SCALE, "residual_multiplier", False),
-            Key(Keys.LLM.LOGIT_SCALE, "logits_scaling", False),
+            *KEYS, RMS, _VOCABULARY, Key(name=Keys.Attention.SCALE, setting="attention_multiplier", is_count=False),
+            Key(name=Keys.LLM.EMBEDDING_SCALE, setting="embedding_multiplier", is_count=False),
+            Key(name=Keys.LLM.RESIDUAL_SCALE, setting="residual_multiplier", is_count=False),
+            Key(name=Keys.LLM.LOGIT_SCALE, setting="logits_scaling", is_count=False),
         ),
         defaults={
             "max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "attention_multiplier": 1.0,

@@ -76,7 +76,7 @@ def _gguf_parts(name: str, by_name: dict[str, HubFile], reference: HubReference)
     return [by_name[each] for each in names]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _HubSnapshot:
     """A checkpoint at a commit: the folder of its snapshot, weight files and small files."""
 
@@ -162,7 +162,7 @@ def _find(reference: HubReference) -> _HubSnapshot:
     small = [f for f in files if _SMALL.fullmatch(f.name)] if weights[0].name.endswith(".safetensors") else []
     if twins := same_file(f.name for f in (*weights, *small)):
         raise CheckpointError(f"{reference}: has the files {' and '.join(twins)}, one file on some systems.")
-    return _HubSnapshot(pinned, folder, weights, small)
+    return _HubSnapshot(reference=pinned, folder=folder, weights=weights, small=small)
 
 
 def _fetch(files: Sequence[tuple[_HubSnapshot, HubFile]], progress: Progress | None) -> None:

@@ -30,7 +30,7 @@ _TAG = re.compile(r"[\w.-]{8,128}")  # of a content; used as a file name in the 
 QUICK, PATIENT = 4, 8  # tries: for the first request, and during downloads
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FileFacts:
     """The Hub's description of a file: commit, ETag, size in bytes, and the location of the content.
 
@@ -212,7 +212,9 @@ def _head(reference: HubReference) -> FileFacts:
         )
     location = urljoin(url, found.location)
     _client().URL(location)  # raises InvalidURL now, not at the first download
-    return FileFacts(commit, etag, size, location, origin(location) != origin(endpoint()))
+    return FileFacts(
+        commit=commit, etag=etag, size=size, location=location, is_elsewhere=origin(location) != origin(endpoint())
+    )
 
 
 def origin(url: str) -> tuple[str, str | None, int | None]:

@@ -19,7 +19,7 @@ _REPO = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", re.A)
 _REVISION = re.compile(r"[^\s/:?#\\][^\s:?#\\]*")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class HubReference:
     """A model (or `repo_type` "dataset") on the Hub: `org/name`, a branch, tag or commit, and a file in it.
 
@@ -73,7 +73,7 @@ def parse_hub(text: str) -> HubReference:
         raise InputError(f"{text!r} is not a Hub reference; write hub:org/name or hub:org/name@revision.")
     if found["file"]:
         check_name(found["file"], text)
-    return HubReference(found["repo"], found["revision"], file=found["file"])
+    return HubReference(repo=found["repo"], revision=found["revision"], file=found["file"])
 
 
 def check_name(name: str, where: str) -> None:

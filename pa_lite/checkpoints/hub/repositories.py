@@ -48,7 +48,7 @@ def list_files(repo: str, *, revision: str | None = None, repo_type: str = "mode
 
     Raises HubError if the repository or revision is not available.
     """
-    return listing(HubReference(repo, revision, repo_type)).files
+    return listing(HubReference(repo=repo, revision=revision, repo_type=repo_type)).files
 
 
 def listing(reference: HubReference) -> Listing:
@@ -144,7 +144,10 @@ def fetch_file(
     Size and hash are checked, and unfinished downloads are resumed. Offline, or if the Hub cannot be reached, the copy
     in the cache is used. `progress` gets the bytes. Raises HubError, saying what to do.
     """
-    reference, cache = HubReference(repo, revision, repo_type, filename), RepoCache(repo, repo_type)
+    reference, cache = (
+        HubReference(repo=repo, revision=revision, repo_type=repo_type, file=filename),
+        RepoCache(repo, repo_type),
+    )
     check_name(filename, reference.label)
     commit = cache.commit_of(revision)
     cached = cache.snapshot(commit) / filename if commit else None

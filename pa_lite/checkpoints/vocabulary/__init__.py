@@ -59,7 +59,7 @@ def _vocabulary(files: TokenizerFiles) -> Vocabulary:
             f"{files.where}: a {model_type} vocabulary, neither byte-level BPE nor SentencePiece, cannot be converted."
         )
     out = {**own, **special, **files.rules.keys_by_size.get(files.size, {})}
-    return Vocabulary(out, table.texts, table.types)
+    return Vocabulary(metadata=out, tokens=table.texts, token_types=table.types)
 
 
 def _older_layout(folder: Path) -> str:

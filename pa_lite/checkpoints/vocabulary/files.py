@@ -62,7 +62,7 @@ class Seen:
         return found
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TokenizerFiles:
     """The tokenizer files of a checkpoint: tokenizer.json and tokenizer_config.json ({} if missing), and config.json.
 

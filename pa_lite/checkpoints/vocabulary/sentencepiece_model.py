@@ -25,7 +25,7 @@ _BPE = 2  # TrainerSpec.ModelType
 _MODEL_TYPES = {1: "Unigram", 3: "word", 4: "character"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SentencePieceModel:
     """The pieces in order of their ids, and whether texts start with a space.
 
@@ -139,7 +139,7 @@ class _Pieces:
         if len(broken):
             i = broken[0]
             raise ValueError(f"piece {self.texts[i].decode()!r} has score {scores[i]} and type {types[i]}")
-        return SentencePieceModel(self.texts, scores, types, prefix)
+        return SentencePieceModel(texts=self.texts, scores=scores, types=types, add_dummy_prefix=prefix)
 
 
 def _check_utf8(texts: list[bytes]) -> None:

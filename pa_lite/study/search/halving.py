@@ -39,7 +39,7 @@ class SearchOptions:
             raise InputError(f"budget {self.budget:g} is outside (0, 1]: it is a share of the grid's evaluations.")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Arms:
     """Candidates of a race: each arm's lam, the number of items of each series, and the function that evaluates them.
 
@@ -57,7 +57,7 @@ class Arms:
         return len(self.lams) * sum(self.sizes)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Found:
     """The result of a search.
 
@@ -146,7 +146,7 @@ def _smooth(lams: Sequence[float], averages: Values, counts: npt.NDArray[np.int6
     return out
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Raced:
     """The result of a race: the winner's index, and averages and utilities [draws + 1, arms]; row 0 is measured.
 

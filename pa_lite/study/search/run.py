@@ -21,7 +21,7 @@ from pa_lite.study.workloads import FollowWorkload
 _STEPS = (-0.2, 0.2)  # changes of one group's lam
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Schedules:
     """The result of racing schedules around one lam; `text` is the best schedule, empty when the single lam is best.
 
@@ -47,8 +47,8 @@ class _Evaluator:
         self.phase, self.worker = phase, LocalWorker(plan)
 
     def __call__(self, lam: float, index: int, items: Sequence[int], schedule: Schedule | None = None) -> Values:
-        kind = self.plan.options.types[0]
-        records = self.worker.run(kind, lam, index, items, schedule)
+        weight_type = self.plan.options.types[0]
+        records = self.worker.run(weight_type, lam, index, items, schedule)
         self.done += len(items)
         if self.progress is not None:
             self.progress(self.phase, min(self.done, self.limit), self.limit, "items")
@@ -78,7 +78,9 @@ def find_lam(
     lams = plan.options.lams
     evaluator = _Evaluator(plan, int(options.budget * len(lams) * sum(sizes)), progress, "search")
     with evaluator.worker:
-        arms = Arms(lams, sizes, has_follow, lambda lam, w, items: evaluator(lams[lam], w, items))
+        arms = Arms(
+            lams=lams, sizes=sizes, has_follow=has_follow, evaluate=lambda lam, w, items: evaluator(lams[lam], w, items)
+        )
         return search_lam(arms, goal, options)
 
 
@@ -120,7 +122,9 @@ def find_schedule(
         return evaluator(arms[arm][0], series, items, arms[arm][1])
 
     with evaluator.worker:
-        raced = race_arms(Arms(tuple(at for at, _ in arms), sizes, has_follow, evaluate), goal, options)
+        raced = race_arms(
+            Arms(lams=tuple(at for at, _ in arms), sizes=sizes, has_follow=has_follow, evaluate=evaluate), goal, options
+        )
     drawn = raced.utilities[1:]
     won = drawn[:, raced.best] >= drawn.max(axis=1) - 1e-12  # ties count as won
     return Schedules(

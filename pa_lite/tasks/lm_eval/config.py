@@ -111,7 +111,7 @@ def _config_class() -> Any:
     except ImportError as e:
         raise not_installed(e) from e
 
-    @dataclass(slots=True)
+    @dataclass(slots=True, kw_only=True)
     class HarnessConfig(EvaluatorConfig):  # type: ignore[misc]
         """lm-eval's configuration with this engine's defaults."""
 

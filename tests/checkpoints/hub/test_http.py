@@ -42,7 +42,7 @@ def test_waits_double_with_jitter_and_restart_after_progress(monkeypatch: pytest
     waits: list[float] = []
     stop = threading.Event()
     monkeypatch.setattr(stop, "wait", waits.append)
-    patience = Patience(HubReference("org/m"), 20, stop)
+    patience = Patience(HubReference(repo="org/m"), 20, stop)
     for _ in range(12):
         patience.failed(HTTPError("broken"))
     for i, wait in enumerate(waits):
@@ -63,7 +63,7 @@ def test_giving_up_says_what_to_do(monkeypatch: pytest.MonkeyPatch, impatient: N
         raise HTTPError("name or\nservice not known")
 
     with pytest.raises(HubError) as caught:
-        attempt(call, HubReference("org/m", revision="a" * 40), 3)
+        attempt(call, HubReference(repo="org/m", revision="a" * 40), 3)
     assert len(tries) == 3
     assert caught.value.is_passing
     assert str(caught.value) == (
@@ -76,7 +76,7 @@ def test_waiting_ends_when_stopped() -> None:
     stop = threading.Event()
     threading.Timer(0.1, stop.set).start()
     start = time.monotonic()
-    patience = Patience(HubReference("org/m"), 50, stop)
+    patience = Patience(HubReference(repo="org/m"), 50, stop)
 
     def fail_for_ever() -> None:
         while True:

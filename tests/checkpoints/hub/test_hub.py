@@ -39,10 +39,10 @@ def partial_files() -> list[str]:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("hub:org/name", HubReference("org/name")),
-        ("hub:org/na.me-1_x@v1.0", HubReference("org/na.me-1_x", "v1.0")),
-        ("hub:org/name@refs/pr/3", HubReference("org/name", "refs/pr/3")),
-        ("hub:o/n/sub/m-Q8_0.gguf@main", HubReference("o/n", "main", file="sub/m-Q8_0.gguf")),
+        ("hub:org/name", HubReference(repo="org/name")),
+        ("hub:org/na.me-1_x@v1.0", HubReference(repo="org/na.me-1_x", revision="v1.0")),
+        ("hub:org/name@refs/pr/3", HubReference(repo="org/name", revision="refs/pr/3")),
+        ("hub:o/n/sub/m-Q8_0.gguf@main", HubReference(repo="o/n", revision="main", file="sub/m-Q8_0.gguf")),
     ],
 )
 def test_references_are_parsed(text: str, expected: HubReference) -> None:
@@ -69,7 +69,7 @@ def test_files_in_folders_are_listed(hub: HubServer) -> None:
     assert {f.name: f.size for f in found}["data/part-119.parquet"] == 119
     assert found[-1].sha256 is not None
     assert HubFile("README.md", 5) in found
-    assert listing(HubReference("org/d", repo_type="dataset")).commit == repo.refs["main"]
+    assert listing(HubReference(repo="org/d", repo_type="dataset")).commit == repo.refs["main"]
 
 
 def test_a_file_is_fetched_once_checked_and_shared_with_huggingface_hub(hub: HubServer) -> None:
@@ -167,7 +167,7 @@ def test_a_file_that_changes_during_the_download_is_an_error(hub: HubServer, kin
 
 def test_expired_links_are_renewed(hub: HubServer) -> None:
     hub.add("org/m", {"a.gguf": NOISE})
-    reference = HubReference("org/m", file="a.gguf")
+    reference = HubReference(repo="org/m", file="a.gguf")
     content = RemoteFile(reference, file_facts(reference))
     hub.expire_links()
     assert b"".join(content.pieces(5, 100)) == NOISE[5:100]
@@ -257,7 +257,7 @@ def test_invalid_names_are_refused(hub: HubServer, repo: str, revision: str | No
 
 def test_a_server_without_range_requests_is_reported(hub: HubServer) -> None:
     hub.add("org/m", {"a.gguf": NOISE})
-    reference = HubReference("org/m", file="a.gguf")
+    reference = HubReference(repo="org/m", file="a.gguf")
     content = RemoteFile(reference, file_facts(reference))
     hub.fail("whole", times=2)
     assert b"".join(content.pieces(0, 10)) == NOISE[:10]  # and not all of it is read for ten bytes
@@ -473,7 +473,7 @@ def test_a_redirect_to_an_invalid_address_is_an_error(hub: HubServer, address: b
     hub.add("org/m", {"config.json": b"{}"})
     hub.fail("astray", "HEAD hub", body=address, times=9)
     with pytest.raises(HubError, match=r"does not answer like a Hub \(.*\)\. Check HF_ENDPOINT"):
-        file_facts(HubReference("org/m", file="config.json"))
+        file_facts(HubReference(repo="org/m", file="config.json"))
 
 
 def test_a_full_disk_during_a_download_keeps_the_part(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,7 +41,13 @@ EVIL = "<script>document.title='taken'</script><img src=x onerror=\"document.tit
 
 def _series(name: str, area: str, seed: int, *rates: float) -> Series:
     luck = np.random.default_rng(seed).random(160)
-    return Series(name, area, np.array([(luck < r).astype(np.float64) for r in rates]), 0.1, 0.125)
+    return Series(
+        name=name,
+        area=area,
+        values=np.array([(luck < r).astype(np.float64) for r in rates]),
+        majority=0.1,
+        chance=0.125,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +56,16 @@ def study() -> StudySummary:
         _series("a<b>task", "knowledge", 1, 0.6, 0.7, 0.72, 0.6, 0.4),
         _series("second", "symbolic", 2, 0.9, 0.9, 0.8, 0.5, 0.3),
     )
-    curves = Curves(LAMS, tasks, _series("demo", "following", 3, 0.1, 0.1, 0.3, 0.8, 0.85))
+    curves = Curves(lams=LAMS, tasks=tasks, follow=_series("demo", "following", 3, 0.1, 0.1, 0.3, 0.8, 0.85))
     examples = (Example("Say " + EVIL, ((0.0, EVIL, False), (0.5, "=1+1", True), (1.0, "", None))),)
-    return StudySummary("tiny", "F16", curves, examples, (("seed", "0"), ("x", EVIL)), ("a remark",))
+    return StudySummary(
+        pair="tiny",
+        type="F16",
+        curves=curves,
+        examples=examples,
+        setting=(("seed", "0"), ("x", EVIL)),
+        remarks=("a remark",),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -612,7 +625,7 @@ def test_static_charts_have_unique_ids_and_bounded_size(study: StudySummary) -> 
     lams = tuple(i / 10 for i in range(11))
     rates = [0.7 - 0.03 * i for i in range(11)]
     tasks = tuple(_series(f"task {i}", f"area {i % 4}", i, *rates) for i in range(21))
-    page = to_html(replace(study, curves=Curves(lams, tasks, _series("f", "", 99, *rates[::-1]))))
+    page = to_html(replace(study, curves=Curves(lams=lams, tasks=tasks, follow=_series("f", "", 99, *rates[::-1]))))
     own = page.replace(get_plotlyjs(), "")
     ids = re.findall(r' id="([^"]*)"', own)
     assert len(ids) == len(set(ids)) > 100
@@ -632,7 +645,9 @@ def test_pages_of_small_studies_have_charts(
     task = _series("t", "a", 1, *(0.5 for _ in lams))
     follow = _series("f", "", 2, *(0.6 for _ in lams)) if has_follow else None
     path = tmp_path / "page.html"
-    path.write_text(to_html(replace(study, curves=Curves(lams, (task,), follow), examples=())), "utf-8")
+    path.write_text(
+        to_html(replace(study, curves=Curves(lams=lams, tasks=(task,), follow=follow), examples=())), "utf-8"
+    )
     tab = browser.new_page(viewport={"width": 800, "height": 800})
     messages: list[str] = []
     tab.on("console", lambda m: messages.append(m.text))

@@ -46,7 +46,9 @@ def test_search_agrees_with_the_grid(goal: Goal) -> None:
     near, spent = 0, []
     for seed in range(10):
         table = Table(seed)
-        found = search_lam(Arms(LAMS, table.sizes, True, table.evaluate), goal, SearchOptions(seed=seed))
+        found = search_lam(
+            Arms(lams=LAMS, sizes=table.sizes, has_follow=True, evaluate=table.evaluate), goal, SearchOptions(seed=seed)
+        )
         near += abs(found.lam - table.answer(goal)) < 0.101
         spent.append(found.spent / found.grid)
         assert len(set(table.evaluated)) == len(table.evaluated) == found.spent
@@ -58,7 +60,11 @@ def test_search_agrees_with_the_grid(goal: Goal) -> None:
 
 def test_full_budget_evaluates_almost_the_whole_grid() -> None:
     table = Table(0)
-    found = search_lam(Arms(LAMS[:2], table.sizes, True, table.evaluate), Goal(), SearchOptions(budget=1.0))
+    found = search_lam(
+        Arms(lams=LAMS[:2], sizes=table.sizes, has_follow=True, evaluate=table.evaluate),
+        Goal(),
+        SearchOptions(budget=1.0),
+    )
     assert found.spent > 0.9 * found.grid
     assert found.lam == 0.1
 
@@ -67,9 +73,9 @@ def test_invalid_searches_fail_before_any_evaluation() -> None:
     table = Table(0)
     for lams, goal, has_follow in ((LAMS, Goal(weight=0.5), False), (LAMS[:10], Goal(keep_follow=0.9), True)):
         with pytest.raises(InputError):
-            search_lam(Arms(lams, table.sizes, has_follow, table.evaluate), goal)
+            search_lam(Arms(lams=lams, sizes=table.sizes, has_follow=has_follow, evaluate=table.evaluate), goal)
     with pytest.raises(InputError, match="two lams"):
-        search_lam(Arms((0.5,), table.sizes, True, table.evaluate), Goal())
+        search_lam(Arms(lams=(0.5,), sizes=table.sizes, has_follow=True, evaluate=table.evaluate), Goal())
     with pytest.raises(InputError, match="budget"):
         SearchOptions(budget=0)
     assert table.evaluated == []
@@ -78,9 +84,17 @@ def test_invalid_searches_fail_before_any_evaluation() -> None:
 def test_budget_too_small_for_all_lams_is_refused() -> None:
     table = Table(0)
     with pytest.raises(InputError, match="3 sets of items require 66"):  # 11 lams, 3 sets of items, twice
-        search_lam(Arms(LAMS, table.sizes, True, table.evaluate), Goal(), SearchOptions(budget=65.5 / 8250))
+        search_lam(
+            Arms(lams=LAMS, sizes=table.sizes, has_follow=True, evaluate=table.evaluate),
+            Goal(),
+            SearchOptions(budget=65.5 / 8250),
+        )
     assert table.evaluated == []
-    found = search_lam(Arms(LAMS, table.sizes, True, table.evaluate), Goal(), SearchOptions(budget=66.5 / 8250))
+    found = search_lam(
+        Arms(lams=LAMS, sizes=table.sizes, has_follow=True, evaluate=table.evaluate),
+        Goal(),
+        SearchOptions(budget=66.5 / 8250),
+    )
     assert min(found.evaluated) > 0
     assert found.spent <= 66
 
@@ -89,15 +103,27 @@ def test_budget_too_small_for_all_lams_is_refused() -> None:
 def test_equal_lams_have_no_best(goal: Goal, capsys: pytest.CaptureFixture[str]) -> None:
     table = Table(0)
     table.values = [np.tile(values[:1], (len(LAMS), 1)) for values in table.values]
-    found = search_lam(Arms(LAMS, table.sizes, True, table.evaluate), goal)
+    found = search_lam(Arms(lams=LAMS, sizes=table.sizes, has_follow=True, evaluate=table.evaluate), goal)
     assert (found.differs, found.needed) == (False, 385)
     show_found(found, goal)
     shown = capsys.readouterr().out
     assert "No measurable difference between the lams for" in shown
     assert "at least 385 items to show a difference of 2 points" in shown
     assert "Best" not in shown
-    raced = race_arms(Arms(LAMS, table.sizes, True, table.evaluate), goal)
-    show_schedules(Schedules(0.6, "", 1.0, raced.spent, raced.grid, (), (), raced.differs, raced.needed))
+    raced = race_arms(Arms(lams=LAMS, sizes=table.sizes, has_follow=True, evaluate=table.evaluate), goal)
+    show_schedules(
+        Schedules(
+            lam=0.6,
+            text="",
+            confidence=1.0,
+            spent=raced.spent,
+            grid=raced.grid,
+            candidates=(),
+            utilities=(),
+            differs=raced.differs,
+            needed=raced.needed,
+        )
+    )
     shown = capsys.readouterr().out
     assert "no measurable difference between the schedules and lam 0.6 alone" in shown
     assert "best with" not in shown
@@ -105,7 +131,9 @@ def test_equal_lams_have_no_best(goal: Goal, capsys: pytest.CaptureFixture[str])
 
 def test_best_lam_of_differing_lams_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     table = Table(1)
-    found = search_lam(Arms(LAMS, table.sizes, True, table.evaluate), Goal(keep_follow=0.95))
+    found = search_lam(
+        Arms(lams=LAMS, sizes=table.sizes, has_follow=True, evaluate=table.evaluate), Goal(keep_follow=0.95)
+    )
     assert found.differs is True
     show_found(found, Goal(keep_follow=0.95))
     assert f"kept: lam {found.lam:g}, within 0.1 with probability" in capsys.readouterr().out
@@ -115,7 +143,7 @@ def test_only_the_measures_of_the_goal_count() -> None:
     table = Table(2)
     for series in (0, 1):
         table.values[series] = np.tile(table.values[series][:1], (len(LAMS), 1))
-    arms = Arms(LAMS, table.sizes, True, table.evaluate)
+    arms = Arms(lams=LAMS, sizes=table.sizes, has_follow=True, evaluate=table.evaluate)
     assert not search_lam(arms, Goal()).differs
     assert search_lam(arms, Goal(weight=1.0)).differs
     assert search_lam(arms, Goal(weight=0.5)).differs
@@ -127,5 +155,9 @@ def test_lams_with_independent_noise_are_rarely_called_different() -> None:
         table = Table(seed)
         rng = np.random.default_rng(1000 + seed)
         table.values = [(rng.random((len(LAMS), n)) < 0.5).astype(np.float64) for n in table.sizes]
-        hits += search_lam(Arms(LAMS, table.sizes, True, table.evaluate), Goal(), SearchOptions(seed=seed)).differs
+        hits += search_lam(
+            Arms(lams=LAMS, sizes=table.sizes, has_follow=True, evaluate=table.evaluate),
+            Goal(),
+            SearchOptions(seed=seed),
+        ).differs
     assert hits <= 4
