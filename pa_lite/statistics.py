@@ -121,7 +121,9 @@ def t_test_p(t: float, df: float) -> float:
     return 2 * NormalDist().cdf(-z)
 
 
-def score_interval(value: float, spread: Spread, level: float = 0.95, low_quantile: float | None = None) -> tuple[float, float]:
+def score_interval(
+    value: float, spread: Spread, level: float = 0.95, low_quantile: float | None = None
+) -> tuple[float, float]:
     """Return the interval of an average of values in [0, 1] that holds near 0 and 1 too; NaN without a standard error.
 
     Wilson's score interval (1927) with the number of items that would give a share of right answers this standard

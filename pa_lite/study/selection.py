@@ -170,9 +170,7 @@ def paired_p(gaps: Sequence[Values], clusters: Sequence[Clusters], draws: int = 
     are right or wrong. Differences of F1 may be skewed with a mean of 0; there the p is that of Student's test with
     `paired_spread` if that is larger.
     """
-    weighted = [
-        unit_sums(g, c)[0] / (len(g) * len(gaps)) for g, c in zip(gaps, clusters, strict=True)
-    ]
+    weighted = [unit_sums(g, c)[0] / (len(g) * len(gaps)) for g, c in zip(gaps, clusters, strict=True)]
     joined = np.concatenate(weighted)
     joined = joined[joined != 0]
     if not len(joined):

@@ -1,9 +1,8 @@
-"""Rows of the table: what is simulated, what must hold, and what many runs found."""
+"""Cases and checks: what is simulated, what must hold, and what many runs found."""
 
 from __future__ import annotations
 
 import math
-import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,37 +11,46 @@ from typing import Any
 import numpy as np
 
 Rng = np.random.Generator
-Once = Callable[[Rng], Mapping[str, float]]
+Numbers = Mapping[str, float]  # method -> what it gave in one run
+Once = Callable[[Rng], Mapping[str, Numbers]]
 
-# quantity -> unit shown, and the factor from what a run returns
 UNITS = {"covers": "%", "errs": "%", "bias": "points", "regret": "points", "share": "%"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """One line of the table.
-
-    `once` simulates one study from a generator and returns a number for each method: 1 or 0 where an interval covers or
-    a test errs, else a difference, all as shares; NaN counts in no average. The average times 100 must lie within
-    `low` and `high`. `runs` is how many runs the row is worth at `--runs 1`.
-    """
+class Check:
+    """What is looked at in a case: its average over runs, times 100, must lie within `low` and `high`."""
 
     name: str
     quantity: str
     low: float
     high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One situation.
+
+    `once` simulates a study from a generator and returns for the name of each check what each method gave: 1 or 0 where
+    an interval covers or a test errs, else a difference or a share. NaN counts in no average. `runs` are those of
+    `--runs 1`.
+    """
+
+    name: str
+    checks: tuple[Check, ...]
     runs: int
     once: Once
 
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """The average of a row's runs for one method, its standard error over runs, and whether it lies within the bounds.
+    """A check's average over the runs of a case for one method, its standard error, and whether the check holds.
 
-    It counts as within if it is so by two standard errors.
+    It holds where the average lies within the bounds, widened by two standard errors of what is simulated.
     """
 
-    row: str
+    case: str
+    check: str
     method: str
     quantity: str
     value: float
@@ -51,56 +59,72 @@ class Found:
     high: float
     runs: int
     holds: bool
-    seconds: float
 
 
 def covers(interval: tuple[float, float], truth: float) -> float:
-    """Return 1 where the truth lies within, 0 where not; an interval that is not known covers nothing."""
+    """Return 1 where the truth lies within, 0 where not, NaN for an interval that is not known."""
+    if math.isnan(interval[0]):
+        return math.nan
     return float(interval[0] - 1e-9 <= truth <= interval[1] + 1e-9)
 
 
-def coverage_row(name: str, once: Once, runs: int = 400, low: float = 93.0, high: float = 98.0) -> Row:
-    """Return the row of an interval of 95 percent."""
-    return Row(name=name, quantity="covers", low=low, high=high, runs=runs, once=once)
+def coverage(name: str, high: float = 98.0) -> Check:
+    """Return the check of an interval of 95 percent."""
+    return Check(name=name, quantity="covers", low=93.0, high=high)
 
 
-def error_row(name: str, once: Once, runs: int = 400, high: float = 6.0) -> Row:
-    """Return the row of a test at the level of 5 percent where nothing differs."""
-    return Row(name=name, quantity="errs", low=0.0, high=high, runs=runs, once=once)
+def error(name: str, high: float = 6.0) -> Check:
+    """Return the check of a test at the level of 5 percent where nothing differs."""
+    return Check(name=name, quantity="errs", low=0.0, high=high)
 
 
-def bias_row(name: str, once: Once, runs: int = 400, most: float = 0.3) -> Row:
-    """Return the row of a number that should be right on average, to 0.3 points."""
-    return Row(name=name, quantity="bias", low=-most, high=most, runs=runs, once=once)
+def bias(name: str, most: float = 0.3) -> Check:
+    """Return the check of a number that should be right on average, to `most` points."""
+    return Check(name=name, quantity="bias", low=-most, high=most)
 
 
-def measure(row: Row, seed: int, scale: float) -> Iterator[Found]:
-    """Run a row and yield what each of its methods found. The same seed gives the same numbers, whatever else runs."""
-    start, runs = time.perf_counter(), max(2, round(row.runs * scale))
-    values: dict[str, list[float]] = {}
-    for run in range(runs):
-        found = row.once(np.random.default_rng([seed, zlib.crc32(row.name.encode()), run]))
-        for method, value in found.items():
-            values.setdefault(method, []).append(100 * value)
-    seconds = time.perf_counter() - start
-    for method, each in values.items():
-        known = np.array(each)[~np.isnan(each)]
-        value, n = (float(known.mean()), len(known)) if len(known) else (math.nan, 0)
-        error = float(known.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
-        holds = row.low - 2 * error <= value <= row.high + 2 * error
-        yield Found(
-            row=row.name, method=method, quantity=row.quantity, value=value, stderr=error, low=row.low, high=row.high,
-            runs=n, holds=holds, seconds=seconds,
-        )  # fmt: skip
+def measure(case: Case, seed: int, scale: float) -> Iterator[Found]:
+    """Run a case and yield what it found. The same seed gives the same numbers, whatever else runs."""
+    values: dict[tuple[str, str], list[float]] = {}
+    for run in range(max(2, round(case.runs * scale))):
+        found = case.once(np.random.default_rng([seed, zlib.crc32(case.name.encode()), run]))
+        for check, methods in found.items():
+            for method, value in methods.items():
+                values.setdefault((check, method), []).append(100 * value)
+    for check in case.checks:
+        for (name, method), each in values.items():
+            if name == check.name:
+                yield _found(case, check, method, np.array(each))
+
+
+def _found(case: Case, check: Check, method: str, values: np.ndarray[Any, np.dtype[np.float64]]) -> Found:
+    known = values[~np.isnan(values)]
+    n = len(known)
+    value = float(known.mean()) if n else math.nan
+    error_of_value = float(known.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
+    low, high = (
+        bound - _room(check, bound, n, error_of_value) * side for bound, side in ((check.low, 1), (check.high, -1))
+    )
+    holds = n > 0 and low <= value <= high
+    return Found(
+        case=case.name, check=check.name, method=method, quantity=check.quantity, value=value, stderr=error_of_value,
+        low=check.low, high=check.high, runs=n, holds=holds,
+    )  # fmt: skip
+
+
+def _room(check: Check, bound: float, n: int, error_of_value: float) -> float:
+    """Return two standard errors of an average at a bound; of a rate, those that a true rate at the bound gives."""
+    if check.quantity in ("covers", "errs") and n:
+        return 2 * math.sqrt(max(0.0, bound * (100 - bound)) / n)
+    return 2 * error_of_value if math.isfinite(error_of_value) else math.inf
 
 
 def line(found: Found) -> str:
     """Return a line of the printed table."""
-    bounds = f"{found.low:g} to {found.high:g}"
-    mark = "holds" if found.holds else "FAILS"
+    bounds, mark = f"{found.low:g} to {found.high:g}", "holds" if found.holds else "FAILS"
     return (
-        f"{found.row:<62} {found.method:<10} {found.quantity:<6} {found.value:7.2f} +- {found.stderr:4.2f} "
-        f"{UNITS[found.quantity]:<6} {bounds:>10}  {mark}"
+        f"{found.check + ': ' + found.case:<78} {found.method:<10} {found.quantity:<6} {found.value:7.2f} +- "
+        f"{found.stderr:4.2f} {UNITS[found.quantity]:<6} {bounds:>11}  {mark}"
     )
 
 

@@ -46,7 +46,12 @@ def passage_items(rng: Rng, sizes: Sequence[int], mean: float, rho: float) -> tu
 
 
 def lam_items(
-    rng: Rng, rates: Sequence[float], n: int, shared: float = 0.8, length: float = 0.3, of: Integers | None = None,
+    rng: Rng,
+    rates: Sequence[float],
+    n: int,
+    shared: float = 0.8,
+    length: float = 0.3,
+    of: Integers | None = None,
     rho: float = 0.5,
 ) -> Values:
     """Draw right-or-wrong items along lam: float64 [lams, n], right with exactly these rates at each lam.
