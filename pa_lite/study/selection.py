@@ -80,10 +80,10 @@ def unit_draws(tasks: Sequence[Items], draws: int = DRAWS, seed: int = 0) -> Val
 def held_out(
     tasks: Sequence[Items], choose: Callable[[Values], int], seed: int = 0, splits: int = SPLITS
 ) -> tuple[Values, float]:
-    """Return what a choice of lam is worth on items that had no part in it: the averages at every lam, and at the chosen.
+    """Return what a choice of lam is worth on items that had no part in it: averages at every lam, and at the chosen.
 
-    `choose` gets averages, float64 [lams], and returns the index of the lam that it takes. Every split cuts the units of
-    each task into halves; one half chooses, the other measures, and the reverse. The averages at every lam, float64
+    `choose` gets averages, float64 [lams], and returns the index of the lam that it takes. Every split cuts the units
+    of each task into halves; one half chooses, the other measures, and the reverse. The averages at every lam, float64
     [lams], are over the halves that measured, so that a gain over a fixed lam is a paired difference. NaN where a task
     has a single unit.
     """
@@ -202,11 +202,15 @@ def flip_p(weighted: Values, draws: int = DRAWS, seed: int = 0) -> float:
 
 
 def _flip_tail(sizes: Values, counts: IntArray, observed: float) -> float:
-    """Return about the probability that a sum of so many random signs of each size is as far from 0 as observed."""
+    """Return about the probability that a sum of so many random signs of each size is as far from 0 as observed.
+
+    Sums lie two of the smallest size apart, hence the correction of one such size (Daniels 1987).
+    """
     largest = float(counts @ sizes)
     every_sign = 2.0 ** (1 - int(counts.sum()))  # all signs alike
     if observed >= largest * (1 - 1e-9):
         return every_sign
+    observed -= float(sizes[0])
     low, high = 0.0, 1.0
     while float(counts @ (sizes * np.tanh(high * sizes))) < observed:
         high *= 2
@@ -216,7 +220,8 @@ def _flip_tail(sizes: Values, counts: IntArray, observed: float) -> float:
     s = (low + high) / 2
     cumulant = float(counts @ (np.logaddexp(s * sizes, -s * sizes) - math.log(2)))
     r = math.sqrt(max(2 * (s * observed - cumulant), 1e-300))
-    u = s * math.sqrt(float(counts @ (sizes / np.cosh(s * sizes)) ** 2))
+    step = float(sizes[0])
+    u = math.sinh(s * step) / step * math.sqrt(float(counts @ (sizes / np.cosh(s * sizes)) ** 2))
     if not (math.isfinite(u) and u > 0):
         return every_sign
     tail = 0.5 * math.erfc(r / math.sqrt(2)) + math.exp(-(r**2) / 2) / math.sqrt(2 * math.pi) * (1 / u - 1 / r)

@@ -97,7 +97,7 @@ def _study(rng: Rng, rates: Sequence[float], tasks: int, n: int) -> Mapping[str,
 
 
 def _keep(rng: Rng, kind: str, n: int) -> Mapping[str, Numbers]:
-    """Keep 95% of instruct's following, where few-shot skill falls along lam: is it kept in truth, and at what price?"""
+    """Keep 95% of following, where few-shot skill falls along lam: whether it is kept in truth, and at what price."""
     rates, skill, goal = following(kind), [0.65 - 0.1 * lam for lam in LAMS], Goal(keep_follow=0.95)
     tasks = [Series(f"t{i}", "a", lam_items(rng, skill, 150)) for i in range(4)]
     follow = Series("f", "", lam_items(rng, rates, n))
