@@ -29,7 +29,7 @@ from pa_lite.statistics import (
 
 Values = npt.NDArray[np.float64]
 Clusters = Sequence[int] | IntArray | None
-SPLITS = 20
+PARTS, REPEATS = 5, 4  # 20 splits
 LEVEL = 0.95
 DRAWS = 4000
 
@@ -78,31 +78,33 @@ def unit_draws(tasks: Sequence[Items], draws: int = DRAWS, seed: int = 0) -> Val
 
 
 def held_out(
-    tasks: Sequence[Items], choose: Callable[[Values], int], seed: int = 0, splits: int = SPLITS
+    tasks: Sequence[Items], choose: Callable[[Values], int], seed: int = 0, parts: int = PARTS, repeats: int = REPEATS
 ) -> tuple[Values, float]:
     """Return what a choice of lam is worth on items that had no part in it: averages at every lam, and at the chosen.
 
-    `choose` gets averages, float64 [lams], and returns the index of the lam that it takes. Every split cuts the units
-    of each task into halves; one half chooses, the other measures, and the reverse. The averages at every lam, float64
-    [lams], are over the halves that measured, so that a gain over a fixed lam is a paired difference. NaN where a task
-    has a single unit.
+    `choose` gets averages, float64 [lams], and returns the index of the lam that it takes. The units of each task are
+    cut at random into parts, `repeats` times; each part measures once, and all others choose. The averages at every
+    lam, float64 [lams], are over what measured, so that a gain over a fixed lam is a paired difference. NaN where a
+    task has a single unit. With fewer parts, fewer items choose, and lams that are worse than the one reported: halves
+    are 1 point too low for a narrow peak on 100 items, five parts 0.5 points.
     """
     rng = np.random.default_rng(seed)
-    parts = [task.units() for task in tasks]
-    n_lams = len(parts[0][0])
-    if any(len(sizes) < 2 for _, sizes in parts):
+    units = [task.units() for task in tasks]
+    n_lams = len(units[0][0])
+    parts = min(parts, *(len(sizes) for _, sizes in units))
+    if parts < 2:
         return np.full(n_lams, math.nan), math.nan
     at_all, at_chosen = np.zeros(n_lams), 0.0
-    for _ in range(splits):
-        halves = np.zeros((2, n_lams))
-        for sums, sizes in parts:
-            order = rng.permutation(len(sizes))
-            middle = len(order) // 2 + int(len(order) % 2 and rng.random() < 0.5)
-            for half, chosen in enumerate((order[:middle], order[middle:])):
-                halves[half] += sums[:, chosen].sum(axis=1) / sizes[chosen].sum() / len(parts)
-        for chooses, measures in ((0, 1), (1, 0)):
-            at_all += halves[measures] / (2 * splits)
-            at_chosen += float(halves[measures][choose(halves[chooses])]) / (2 * splits)
+    for _ in range(repeats):
+        measured, rest = np.zeros((parts, n_lams)), np.zeros((parts, n_lams))
+        for sums, sizes in units:
+            cut = np.array_split(rng.permutation(len(sizes)), parts)
+            for part, own in enumerate(cut[i] for i in rng.permutation(parts)):
+                its_sum, its_size = sums[:, own].sum(axis=1), sizes[own].sum()
+                measured[part] += its_sum / its_size / len(units)
+                rest[part] += (sums.sum(axis=1) - its_sum) / (sizes.sum() - its_size) / len(units)
+        at_all += measured.mean(axis=0) / repeats
+        at_chosen += float(np.mean([m[choose(r)] for m, r in zip(measured, rest, strict=True)])) / repeats
     return at_all, at_chosen
 
 

@@ -49,8 +49,8 @@ def lam_items(
     rng: Rng,
     rates: Sequence[float],
     n: int,
-    shared: float = 0.8,
-    length: float = 0.3,
+    shared: float = 0.6,
+    length: float = 0.15,
     of: Integers | None = None,
     rho: float = 0.5,
 ) -> Values:
