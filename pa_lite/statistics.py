@@ -77,9 +77,8 @@ def unit_sums(values: FloatArray, clusters: Sequence[int] | IntArray | None = No
     if clusters is None:
         return values, np.ones(values.shape[-1])
     _, of, sizes = np.unique(np.asarray(clusters), return_inverse=True, return_counts=True)
-    sums = np.zeros((*values.shape[:-1], len(sizes)))
-    np.add.at(sums, (..., of), values)
-    return sums, sizes.astype(np.float64)
+    ordered, starts = values[..., np.argsort(of, kind="stable")], np.cumsum(sizes) - sizes
+    return np.add.reduceat(ordered, starts, axis=-1), sizes.astype(np.float64)
 
 
 def spread_of_mean(values: Sequence[float] | FloatArray, clusters: Sequence[int] | IntArray | None = None) -> Spread:

@@ -64,12 +64,12 @@ def test_held_out_values_agree_with_all_halves() -> None:
     assert at_all == pytest.approx(task.values.mean(axis=1))
 
 
-def test_held_out_halves_never_cut_a_cluster() -> None:
-    """With one value for each cluster, a half that measures knows nothing that the choosing half saw."""
+def test_what_is_held_out_never_cuts_a_cluster() -> None:
+    """With one value for each cluster, what measures knows nothing of what was seen in choosing."""
     values = np.repeat(np.eye(4), 5, axis=1)  # lam i is right in cluster i alone
     task = Items(values, [c for c in range(4) for _ in range(5)])
     assert held_out([task], lambda v: int(v.argmax()))[1] == 0.0
-    assert held_out([Items(values)], lambda v: int(v.argmax()))[1] > 0.05
+    assert held_out([Items(values)], lambda v: int(v.argmax()))[1] > 0.02
 
 
 def test_a_task_of_one_unit_cannot_be_held_out() -> None:

@@ -88,9 +88,9 @@ def measure(case: Case, seed: int, scale: float) -> Iterator[Found]:
     values: dict[tuple[str, str], list[float]] = {}
     for run in range(max(2, round(case.runs * scale))):
         found = case.once(np.random.default_rng([seed, zlib.crc32(case.name.encode()), run]))
-        for check, methods in found.items():
+        for name, methods in found.items():
             for method, value in methods.items():
-                values.setdefault((check, method), []).append(100 * value)
+                values.setdefault((name, method), []).append(100 * value)
     for check in case.checks:
         for (name, method), each in values.items():
             if name == check.name:
