@@ -61,6 +61,87 @@ def mean_over_tasks(per_task: Sequence[Sequence[float]]) -> Mean:
     return Mean(value, math.sqrt(sum(standard_error(v) ** 2 for v in per_task)) / len(per_task))
 
 
+@dataclass(frozen=True)
+class Spread:
+    """The standard error of an average, its degrees of freedom, and how many independent units it rests on."""
+
+    stderr: float
+    df: float
+    units: int
+
+
+def unit_sums(values: FloatArray, clusters: Sequence[int] | IntArray | None = None) -> tuple[FloatArray, FloatArray]:
+    """Return the sum of every unit, float64 [..., units], and its size [units], of values [..., items].
+
+    A unit is a single item, or the items of one cluster: those that share a passage or a question.
+    """
+    if clusters is None:
+        return values, np.ones(values.shape[-1])
+    _, of, sizes = np.unique(np.asarray(clusters), return_inverse=True, return_counts=True)
+    ordered, starts = values[..., np.argsort(of, kind="stable")], np.cumsum(sizes) - sizes
+    return np.add.reduceat(ordered, starts, axis=-1), sizes.astype(np.float64)
+
+
+def spread_of_mean(values: Sequence[float] | FloatArray, clusters: Sequence[int] | IntArray | None = None) -> Spread:
+    """Return the spread of the mean of items, which may hang together in clusters; NaN for a single unit.
+
+    Source: as `clustered_error`. Uneven clusters tell less than their number says, so the degrees of freedom are
+    Kish's effective number of clusters less one: (sum n)^2 / sum n^2 - 1.
+    """
+    items = np.asarray(values, np.float64)
+    sums, sizes = unit_sums(items, clusters)
+    n, n_units = len(items), len(sizes)
+    if n_units < 2:
+        return Spread(math.nan, math.nan, n_units)
+    left = sums - items.mean() * sizes
+    variance = float(left @ left) * n_units / (n_units - 1) / n**2
+    return Spread(math.sqrt(variance), max(1.0, n**2 / float(sizes @ sizes) - 1), n_units)
+
+
+def spread_of_average(spreads: Sequence[Spread]) -> Spread:
+    """Return the spread of the unweighted average of independent means; degrees of freedom by Satterthwaite (1946)."""
+    squares = np.array([s.stderr**2 for s in spreads])
+    below = sum(v**2 / s.df for v, s in zip(squares, spreads, strict=True))
+    df = float(squares.sum() ** 2 / below) if below > 0 else float(min(s.df for s in spreads))
+    return Spread(math.sqrt(squares.sum()) / len(spreads), df, sum(s.units for s in spreads))
+
+
+def t_quantile(probability: float, df: float) -> float:
+    """Return Student's quantile (0.5 to 1) by Wallace's transformation (1959): 0.5% too wide at 4 degrees of freedom.
+
+    Below that it errs on the safe side; from 10 on it is exact to 0.1%.
+    """
+    z = NormalDist().inv_cdf(probability) * (8 * df + 3) / (8 * df + 1) if math.isfinite(df) else math.inf
+    return math.sqrt(df * math.expm1(z**2 / df)) if math.isfinite(z) else NormalDist().inv_cdf(probability)
+
+
+def t_test_p(t: float, df: float) -> float:
+    """Return the two-sided p of Student's t, by the inverse of what `t_quantile` does."""
+    z = math.sqrt(df * math.log1p(t**2 / df)) * (8 * df + 1) / (8 * df + 3) if math.isfinite(df) else abs(t)
+    return 2 * NormalDist().cdf(-z)
+
+
+def score_interval(
+    value: float, spread: Spread, level: float = 0.95, low_quantile: float | None = None
+) -> tuple[float, float]:
+    """Return the interval of an average of values in [0, 1] that holds near 0 and 1 too; NaN without a standard error.
+
+    Wilson's score interval (1927) with the number of items that would give a share of right answers this standard
+    error, value (1 - value) / stderr^2, and Student's quantile; where nothing varies, the number of units. Source: Dean
+    and Pagano 2015, after Korn and Graubard 1998. `low_quantile` replaces the quantile of the lower end.
+    """
+    if not math.isfinite(spread.stderr):
+        return math.nan, math.nan
+    n = value * (1 - value) / spread.stderr**2 if spread.stderr > 0 and 0 < value < 1 else float(spread.units)
+    quantile = t_quantile((1 + level) / 2, spread.df)
+    ends = []
+    for q in (-quantile if low_quantile is None else -low_quantile, quantile):
+        centre = (value + q**2 / (2 * n)) / (1 + q**2 / n)
+        half = q * math.sqrt(max(0.0, value * (1 - value)) / n + q**2 / (4 * n**2)) / (1 + q**2 / n)
+        ends.append(min(1.0, max(0.0, centre + half)))
+    return ends[0], ends[1]
+
+
 def pooled_standard_error(groups: Sequence[Sequence[float]]) -> float:
     """Return the standard error of the mean over all items of several fixed groups.
 
@@ -151,3 +232,90 @@ def measure_classes(
     value = statistic(pairs[0], pairs[1], counts[None, :].astype(np.int64))
     draws = statistic(pairs[0], pairs[1], rng.multinomial(len(golds), counts / len(golds), size=DRAWS))
     return _measured(float(value[0]), float(np.std(draws, ddof=1)) if len(golds) > 1 else math.nan, draws)
+
+
+def measured_mean(values: Sequence[float], clusters: Sequence[int] | None = None) -> Measured:
+    """Return the mean of items in [0, 1] with its standard error, by clusters where given, and `score_interval`."""
+    spread, value = spread_of_mean(values, clusters), float(np.mean(values))
+    return Measured(value, spread.stderr, *score_interval(value, spread))
+
+
+def measured_groups(groups: Sequence[Sequence[float]], n_groups: int | None = None) -> tuple[Measured, Measured]:
+    """Return micro (over all items) and macro (over the groups' means) averages of k groups of `n_groups`.
+
+    Standard errors take the groups as given, as lm-eval's. Intervals must not rest on the spread within groups of a few
+    items: micro's takes all items as one sample, macro's adds (1 - k / n_groups) of the spread between the groups where
+    not all are there (Cochran 1977, chapter 10). A group of one item counts with the pooled variance of the others.
+    """
+    micro = measured_mean([v for g in groups for v in g])
+    macro = mean_over_tasks(groups)
+    interval_of_macro = score_interval(macro.value, _spread_of_macro(groups, n_groups or len(groups)))
+    return (
+        Measured(micro.value, pooled_standard_error(groups), micro.low, micro.high),
+        Measured(macro.value, macro.stderr, *interval_of_macro),
+    )
+
+
+def _spread_of_macro(groups: Sequence[Sequence[float]], n_groups: int) -> Spread:
+    """Return the spread of the mean of the groups' means: within groups, and between them where some are missing."""
+    k, n_all = len(groups), sum(map(len, groups))
+    means = [float(np.mean(g)) for g in groups]
+    if n_all == k:  # what lies within a group cannot be told from what lies between them
+        return Spread(standard_error(means), k - 1.0, n_all)
+    pooled = sum(len(g) * float(np.var(g)) for g in groups) / (n_all - k)
+    within = [(float(np.var(g, ddof=1)) if len(g) > 1 else pooled) / len(g) for g in groups]
+    inner = sum(within) / k**2
+    between = max(0.0, float(np.var(means, ddof=1)) - float(np.mean(within))) if k > 1 else 0.0
+    outer = (1 - k / max(k, n_groups)) * between / k
+    below = inner**2 / (n_all - k) + outer**2 / max(1, k - 1)
+    df = (inner + outer) ** 2 / below if below > 0 else n_all - k
+    return Spread(math.sqrt(inner + outer), max(1.0, float(df)), n_all)
+
+
+def measured_classes(
+    golds: Sequence[int],
+    picks: Sequence[int],
+    statistic: Callable[[IntArray, IntArray, IntArray], FloatArray],
+    rng: np.random.Generator,
+) -> Measured:
+    """Return a statistic of (gold, picked) classes in [0, 1]: the bootstrap's standard error, and `score_interval`."""
+    n = len(golds)
+    found = measure_classes(golds, picks, statistic, rng)
+    interval_of_value = score_interval(found.value, Spread(found.stderr, n - 1.0, n))
+    return Measured(found.value, found.stderr, *interval_of_value)
+
+
+def spread_over_seeds(values: FloatArray) -> Spread:
+    """Return the spread of the mean of float64 [seeds, items]: the same items with other exemplars for every seed.
+
+    Items and seeds vary both: the variance clustered by item, plus that clustered by seed, less that of single values,
+    which both contain (Cameron, Gelbach, Miller 2011); at least the larger of the two.
+    """
+    n_seeds, n_items = values.shape
+    if n_seeds < 2:
+        return Spread(math.nan, math.nan, n_items)
+    items, seeds = spread_of_mean(values.mean(axis=0)), spread_of_mean(values.mean(axis=1))
+    rest = values - values.mean(axis=0) - values.mean(axis=1)[:, None] + values.mean()
+    both = float((rest**2).sum()) / max(1, (n_seeds - 1) * (n_items - 1)) / values.size
+    squares = items.stderr**2, seeds.stderr**2
+    variance = max(sum(squares) - both, *squares)
+    below = squares[0] ** 2 / items.df + squares[1] ** 2 / seeds.df
+    return Spread(math.sqrt(variance), max(1.0, variance**2 / below) if below > 0 else items.df, n_items)
+
+
+def calibrated_mean(cheap: Sequence[float], cheap_known: Sequence[float], known: Sequence[float]) -> Estimate:
+    """Return a mean of `known` judgements, of which there are few, steadied by `cheap` ones of many further items.
+
+    `cheap_known` are the cheap judgements of the items with known ones. The mean is that of `known`, plus w times the
+    difference of the cheap means; the best w is 0 where the cheap judgements say nothing, and then so is their weight.
+    Source: prediction-powered inference with power tuning (Angelopoulos, Duchi, Zrnic 2023). NaN for a single item.
+    """
+    first, second, many = (np.asarray(v, np.float64) for v in (cheap_known, known, cheap))
+    n, n_many = len(second), len(many)
+    if n < 2 or n_many < 2:
+        return Estimate(float(second.mean()) if n else math.nan, math.nan)
+    spread = float(np.var(np.concatenate([first, many]), ddof=1))
+    weight = float(np.cov(first, second)[0, 1]) / ((1 + n / n_many) * spread) if spread > 0 else 0.0
+    value = float(second.mean() + weight * (many.mean() - first.mean()))
+    variance = float(np.var(second - weight * first, ddof=1)) / n + weight**2 * float(np.var(many, ddof=1)) / n_many
+    return Estimate(value, math.sqrt(variance))

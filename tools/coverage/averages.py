@@ -1,0 +1,140 @@
+"""Rows about single averages: proportions, groups, passages, classes, several draws of exemplars."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import numpy as np
+
+from pa_lite.statistics import (
+    Spread,
+    measure_classes,
+    measure_groups,
+    measure_mean,
+    measured_classes,
+    measured_groups,
+    measured_mean,
+    score_interval,
+    spread_of_mean,
+    spread_over_seeds,
+)
+from pa_lite.tasks.metrics import weighted_f1
+from tools.coverage.table import Case, Numbers, Rng, coverage, covers
+from tools.coverage.worlds import Values, grouped_items, passage_items, seeded_items
+
+_FPB = np.array([0.12, 0.6, 0.28])  # shares of the classes, as in fpb
+_CONFUSED = np.array([[0.7, 0.2, 0.1], [0.05, 0.85, 0.1], [0.05, 0.35, 0.6]])
+
+
+def _proportion(rng: Rng, n: int, low: float, high: float) -> Numbers:
+    rate = rng.uniform(low, high)
+    values = (rng.random(n) < rate).astype(np.float64).tolist()
+    old, new = measure_mean(values, rng), measured_mean(values)
+    return {"reported": covers((old.low, old.high), rate), "corrected": covers((new.low, new.high), rate)}
+
+
+def _graded(rng: Rng, n: int) -> Numbers:
+    """F1 that is 1 for 80% of answers, 0 for 5%, between for the rest."""
+    u = rng.random(n)
+    values = np.where(u < 0.8, 1.0, np.where(u < 0.85, 0.0, rng.random(n))).tolist()
+    old, new = measure_mean(values, rng), measured_mean(values)
+    truth = 0.8 + 0.15 / 2
+    return {"reported": covers((old.low, old.high), truth), "corrected": covers((new.low, new.high), truth)}
+
+
+def _groups(rng: Rng, average: str, n_items: int, n_groups: int, spread: float, stratified: bool) -> Numbers:
+    """A sample of a task of groups; the truth is the average over the task."""
+    found = grouped_items(rng, n_items, n_groups, 0.5, spread, stratified)
+    old, new = measure_groups(found.groups, rng), measured_groups(found.groups, found.n_groups)
+    i = ("micro", "macro").index(average)
+    return {
+        "reported": covers((old[i].low, old[i].high), found.truth),
+        "corrected": covers((new[i].low, new[i].high), found.truth),
+    }
+
+
+def _passages(rng: Rng, sizes: Callable[[Rng], Sequence[int]], mean: float, rho: float) -> Numbers:
+    values, of = passage_items(rng, sizes(rng), mean, rho)
+    old, new = measure_mean(values.tolist(), rng), measured_mean(values.tolist(), of.tolist())
+    return {"reported": covers((old.low, old.high), mean), "corrected": covers((new.low, new.high), mean)}
+
+
+def _classes(rng: Rng, n: int) -> Numbers:
+    golds = rng.choice(3, n, p=_FPB)
+    picks = (rng.random(n)[:, None] > np.cumsum(_CONFUSED, axis=1)[golds]).sum(axis=1)
+    joint = _FPB[:, None] * _CONFUSED
+    many = np.round(joint * 1e6).astype(np.int64).ravel()
+    truth = float(weighted_f1(np.repeat(np.arange(3), 3), np.tile(np.arange(3), 3), many[None, :])[0])
+    old = measure_classes(golds.tolist(), picks.tolist(), weighted_f1, rng)
+    new = measured_classes(golds.tolist(), picks.tolist(), weighted_f1, rng)
+    return {"reported": covers((old.low, old.high), truth), "corrected": covers((new.low, new.high), truth)}
+
+
+def _seeds(rng: Rng, n_seeds: int, n_items: int) -> Numbers:
+    values: Values = seeded_items(rng, n_seeds, n_items, 0.6, 0.15, 0.5)
+    one = spread_of_mean(values[0])
+    all_seeds: Spread = spread_over_seeds(values)
+    return {
+        "reported": covers(score_interval(float(values[0].mean()), one), 0.6),
+        "corrected": covers(score_interval(float(values.mean()), all_seeds), 0.6),
+    }
+
+
+def _first_of_drop(rng: Rng) -> list[int]:
+    """The first 100 rows: some five passages of about twenty questions."""
+    sizes = rng.integers(8, 33, 30)
+    kept = np.minimum(sizes, np.maximum(0, 100 - np.concatenate([[0], np.cumsum(sizes)[:-1]])))
+    return [int(n) for n in kept if n]
+
+
+def _whole_drop(rng: Rng) -> list[int]:
+    return [int(n) for n in rng.integers(4, 33, 60)]
+
+
+def _case(name: str, once: Callable[[Rng], Numbers], runs: int = 400) -> Case:
+    def whole(rng: Rng) -> Mapping[str, Numbers]:
+        return {"interval": once(rng)}
+
+    return Case(name=name, checks=(coverage("interval"),), runs=runs, once=whole)
+
+
+def cases() -> list[Case]:
+    """Return the cases about averages."""
+    out = [
+        _case(f"share of right answers {low:g} to {high:g}, {n} items", partial(_proportion, n=n, low=low, high=high))
+        for n in (20, 40, 100)
+        for low, high in ((0.9, 0.995), (0.4, 0.6), (0.005, 0.1))
+    ]
+    out += [
+        _case("share of right answers 0.98, 20 items", partial(_proportion, n=20, low=0.98, high=0.98)),
+        _case("share of right answers 0.98, 40 items", partial(_proportion, n=40, low=0.98, high=0.98)),
+        _case("F1, mostly 1, 20 items", partial(_graded, n=20)),
+        _case("F1, mostly 1, 100 items", partial(_graded, n=100)),
+        _case("weighted F1 of three classes, 40 items", partial(_classes, n=40), 300),
+        _case("weighted F1 of three classes, 400 items", partial(_classes, n=400), 300),
+    ]
+    designs: list[tuple[str, int, int, float, bool]] = [
+        ("40 items drawn from 57 groups (mmlu)", 40, 57, 0.15, False),
+        ("40 items drawn from 27 groups (bbh)", 40, 27, 0.22, False),
+        ("54 items, two of each of 27 groups", 54, 27, 0.22, True),
+        ("2850 items, fifty of each of 57 groups", 2850, 57, 0.15, True),
+    ]
+    for told, n, k, spread, stratified in designs:
+        for average in ("micro", "macro"):
+            once = partial(_groups, average=average, n_items=n, n_groups=k, spread=spread, stratified=stratified)
+            out.append(_case(f"{average} average, {told}", once))
+    passages: list[tuple[str, Callable[[Rng], Sequence[int]], float, float]] = [
+        ("first 100 questions on five passages (drop)", _first_of_drop, 0.5, 0.2),
+        ("1000 questions on 60 passages (drop)", _whole_drop, 0.5, 0.2),
+        ("500 questions, five a passage (squadv2)", lambda _rng: [5] * 100, 0.6, 0.25),
+        (
+            "200 rows, each question once to three times (triviaqa)",
+            lambda rng: rng.integers(1, 4, 100).tolist(),
+            0.5,
+            0.95,
+        ),
+    ]
+    out += [_case(told, partial(_passages, sizes=sizes, mean=mean, rho=rho)) for told, sizes, mean, rho in passages]
+    out += [_case(f"300 items, {s} draws of exemplars", partial(_seeds, n_seeds=s, n_items=300)) for s in (3, 5)]
+    return out

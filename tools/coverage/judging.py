@@ -1,0 +1,89 @@
+"""Cases about win rates: their intervals, judges that know nothing, and judges beside known annotations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+import numpy as np
+
+from pa_lite.alpaca.annotations import Annotations, Judgement
+from pa_lite.alpaca.calibration import check_judge, warning_signs
+from pa_lite.alpaca.win_rate import win_rate
+from pa_lite.statistics import t_quantile
+from tools.coverage.table import Case, Check, Numbers, Rng, bias, coverage, covers, error
+from tools.coverage.worlds import Values
+
+_Z = t_quantile(0.975, 1e9)
+
+
+def _pairs(rng: Rng, n: int, judge: str) -> tuple[Values, Values, Values]:
+    """Return n pairs' known preferences, 0 or 1 with 30% wins, a judge's in [0, 1], and the differences of lengths."""
+    quality = rng.standard_normal(n) - 0.5244005
+    known = (quality > 0).astype(np.float64)
+    length = 0.3 * quality + rng.standard_normal(n)
+    seen = {
+        "good": 1.5 * quality + 0.8 * rng.standard_normal(n) + 0.6,
+        "useless": 0.005 * rng.standard_normal(n),
+        "decided without knowledge": 3 * rng.standard_normal(n),
+        "of length": 2 * length,
+    }[judge]
+    return known, 1 / (1 + np.exp(-seen)), length
+
+
+def _annotations(preferences: Values, length: Values) -> Annotations:
+    judgements = [
+        Judgement(f"i{i}", "x" * 200, "y" * max(1, round(200 + 60 * gap)), 1 + p)
+        for i, (p, gap) in enumerate(zip(preferences.tolist(), length.tolist(), strict=True))
+    ]
+    return Annotations("model", "reference", "judge", tuple(judgements))
+
+
+def _rate(rng: Rng, n: int, judge: str, n_known: int) -> Mapping[str, Numbers]:
+    """The win rate against the known one, the judge's trust, and the win rate steadied by known preferences."""
+    known, preferences, length = _pairs(rng, n, judge)
+    found = win_rate(_annotations(preferences, length))
+    rate, spread = found.win_rate / 100, found.standard_error / 100
+    longer = (1 + np.sign(length)) / 2
+    some = slice(0, n_known)
+    check = check_judge(preferences[some].tolist(), known[some].tolist(), longer[some].tolist(), preferences.tolist())
+    reach = t_quantile(0.975, n_known - 1) * check.win_rate.stderr
+    steadied = check.win_rate.value - reach, check.win_rate.value + reach
+    return {
+        "interval of the known win rate": {
+            "reported": covers((rate - _Z * spread, rate + _Z * spread), 0.3),
+            "corrected": covers(steadied, 0.3),
+        },
+        "win rate": {"reported": rate - 0.3, "corrected": check.win_rate.value - 0.3},
+        "trusted": {"reported": 1.0, "corrected": float(check.beats_length)},
+        "no warning": {
+            "reported": 1.0,
+            "corrected": float(not warning_signs(preferences.tolist(), None, None, None)),
+        },
+    }
+
+
+def _own_mean(rng: Rng, n: int) -> Mapping[str, Numbers]:
+    """The win rate's standard error, for the mean that the judge itself has over all instructions."""
+    quality = rng.standard_normal(n)
+    found = win_rate(_annotations(1 / (1 + np.exp(-2 * quality)), np.zeros(n)))
+    rate, reach = found.win_rate, _Z * found.standard_error
+    plain, wide = found.discrete_win_rate, _Z * found.discrete_standard_error
+    return {
+        "weighted win rate": {"reported": covers((rate - reach, rate + reach), 50.0)},
+        "discrete win rate": {"reported": covers((plain - wide, plain + wide), 50.0)},
+    }
+
+
+def cases() -> list[Case]:
+    """Return the cases about judges."""
+    own = coverage("weighted win rate"), coverage("discrete win rate")
+    out = [Case(name=f"win rate of {n} pairs", checks=own, runs=200, once=partial(_own_mean, n=n)) for n in (100, 400)]
+    for judge in ("good", "useless", "decided without knowledge", "of length"):
+        trusted = Check(name="trusted", quantity="share", low=80, high=100) if judge == "good" else error("trusted")
+        warned = (Check(name="no warning", quantity="share", low=0 if judge == "useless" else 50,
+                        high=5 if judge == "useless" else 100),)  # fmt: skip
+        checks = (coverage("interval of the known win rate"), bias("win rate"), trusted, *warned)
+        once = partial(_rate, n=300, judge=judge, n_known=100)
+        out.append(Case(name=f"judge ({judge}), 300 pairs, 100 known", checks=checks, runs=200, once=once))
+    return out
