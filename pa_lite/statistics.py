@@ -83,7 +83,7 @@ def unit_sums(values: FloatArray, clusters: Sequence[int] | IntArray | None = No
 
 
 def spread_of_mean(values: Sequence[float] | FloatArray, clusters: Sequence[int] | IntArray | None = None) -> Spread:
-    """Return the spread of the mean of items, which may hang together in clusters; NaN for a single unit.
+    """Return the spread of the mean of items, which may be correlated within clusters; NaN for a single unit.
 
     Source: as `clustered_error`. Uneven clusters tell less than their number says, so the degrees of freedom are
     Kish's effective number of clusters less one: (sum n)^2 / sum n^2 - 1.
@@ -237,7 +237,8 @@ def measure_classes(
 def measured_mean(values: Sequence[float], clusters: Sequence[int] | None = None) -> Measured:
     """Return the mean of items in [0, 1] with its standard error, by clusters where given, and `score_interval`."""
     spread, value = spread_of_mean(values, clusters), float(np.mean(values))
-    return Measured(value, spread.stderr, *score_interval(value, spread))
+    low, high = score_interval(value, spread)
+    return Measured(value=value, stderr=spread.stderr, low=low, high=high)
 
 
 def measured_groups(groups: Sequence[Sequence[float]], n_groups: int | None = None) -> tuple[Measured, Measured]:
@@ -249,10 +250,10 @@ def measured_groups(groups: Sequence[Sequence[float]], n_groups: int | None = No
     """
     micro = measured_mean([v for g in groups for v in g])
     macro = mean_over_tasks(groups)
-    interval_of_macro = score_interval(macro.value, _spread_of_macro(groups, n_groups or len(groups)))
+    low, high = score_interval(macro.value, _spread_of_macro(groups, n_groups or len(groups)))
     return (
-        Measured(micro.value, pooled_standard_error(groups), micro.low, micro.high),
-        Measured(macro.value, macro.stderr, *interval_of_macro),
+        Measured(value=micro.value, stderr=pooled_standard_error(groups), low=micro.low, high=micro.high),
+        Measured(value=macro.value, stderr=macro.stderr, low=low, high=high),
     )
 
 
@@ -260,7 +261,7 @@ def _spread_of_macro(groups: Sequence[Sequence[float]], n_groups: int) -> Spread
     """Return the spread of the mean of the groups' means: within groups, and between them where some are missing."""
     k, n_all = len(groups), sum(map(len, groups))
     means = [float(np.mean(g)) for g in groups]
-    if n_all == k:  # what lies within a group cannot be told from what lies between them
+    if n_all == k:  # the parts within and between groups cannot be separated
         return Spread(standard_error(means), k - 1.0, n_all)
     pooled = sum(len(g) * float(np.var(g)) for g in groups) / (n_all - k)
     within = [(float(np.var(g, ddof=1)) if len(g) > 1 else pooled) / len(g) for g in groups]
@@ -281,8 +282,8 @@ def measured_classes(
     """Return a statistic of (gold, picked) classes in [0, 1]: the bootstrap's standard error, and `score_interval`."""
     n = len(golds)
     found = measure_classes(golds, picks, statistic, rng)
-    interval_of_value = score_interval(found.value, Spread(found.stderr, n - 1.0, n))
-    return Measured(found.value, found.stderr, *interval_of_value)
+    low, high = score_interval(found.value, Spread(found.stderr, n - 1.0, n))
+    return Measured(value=found.value, stderr=found.stderr, low=low, high=high)
 
 
 def spread_over_seeds(values: FloatArray) -> Spread:
@@ -303,7 +304,7 @@ def spread_over_seeds(values: FloatArray) -> Spread:
     return Spread(math.sqrt(variance), max(1.0, variance**2 / below) if below > 0 else items.df, n_items)
 
 
-def calibrated_mean(cheap: Sequence[float], cheap_known: Sequence[float], known: Sequence[float]) -> Estimate:
+def calibrated_mean(cheap: Sequence[float], cheap_known: Sequence[float], known: Sequence[float]) -> Mean:
     """Return a mean of `known` judgements, of which there are few, steadied by `cheap` ones of many further items.
 
     `cheap_known` are the cheap judgements of the items with known ones. The mean is that of `known`, plus w times the
@@ -313,9 +314,9 @@ def calibrated_mean(cheap: Sequence[float], cheap_known: Sequence[float], known:
     first, second, many = (np.asarray(v, np.float64) for v in (cheap_known, known, cheap))
     n, n_many = len(second), len(many)
     if n < 2 or n_many < 2:
-        return Estimate(float(second.mean()) if n else math.nan, math.nan)
+        return Mean(float(second.mean()) if n else math.nan, math.nan)
     spread = float(np.var(np.concatenate([first, many]), ddof=1))
     weight = float(np.cov(first, second)[0, 1]) / ((1 + n / n_many) * spread) if spread > 0 else 0.0
     value = float(second.mean() + weight * (many.mean() - first.mean()))
     variance = float(np.var(second - weight * first, ddof=1)) / n + weight**2 * float(np.var(many, ddof=1)) / n_many
-    return Estimate(value, math.sqrt(variance))
+    return Mean(value, math.sqrt(variance))

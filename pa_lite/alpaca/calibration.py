@@ -1,4 +1,4 @@
-"""Whether a judge can be believed: its preferences beside annotations that are known, and beside answer length alone.
+"""Check whether a judge can be trusted: compare it with known annotations and with answer length.
 
 A judge that always says 50% gives a win rate with a tiny standard error. So win rates of a judge are worth something
 only where it agrees with known annotations more often than the rule "the longer answer is better" does, which is known
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pa_lite.statistics import Estimate, Spread, calibrated_mean, spread_of_mean, t_quantile
+from pa_lite.statistics import Mean, Spread, calibrated_mean, spread_of_mean, t_quantile
 
-_DECIDED = 0.05  # a preference nearer to 0.5 than this is no decision
+_DECIDED = 0.05  # a preference closer to 0.5 than this does not count as a decision
 _LEAST_DECIDED = 0.5  # share of pairs on which a judge must decide
 _LEAST_MASS = 0.5
 _LEAST_AGREEMENT = 0.6  # of the two orders of a pair
@@ -29,10 +29,10 @@ class JudgeCheck:
     """
 
     n: int
-    agreement: Estimate
-    by_length: Estimate
+    agreement: Mean
+    by_length: Mean
     beats_length: bool
-    win_rate: Estimate
+    win_rate: Mean
 
 
 def _agreement(preferences: Sequence[float], known: Sequence[float]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
@@ -56,15 +56,15 @@ def check_judge(
     beats = lead.units > 1 and ahead > 0 and ahead > t_quantile(0.95, lead.df) * lead.stderr
     return JudgeCheck(
         n=len(known),
-        agreement=Estimate(float(own.mean()), spread_of_mean(own).stderr),
-        by_length=Estimate(float(simple.mean()), spread_of_mean(simple).stderr),
+        agreement=Mean(float(own.mean()), spread_of_mean(own).stderr),
+        by_length=Mean(float(simple.mean()), spread_of_mean(simple).stderr),
         beats_length=beats,
         win_rate=calibrated_mean(all_judged, judged, known),
     )
 
 
 def warning_signs(
-    preferences: Sequence[float], first_shown: Estimate | None, agreement: Estimate | None, answer_mass: float | None
+    preferences: Sequence[float], first_shown: Mean | None, agreement: Mean | None, answer_mass: float | None
 ) -> list[str]:
     """Return in plain words what speaks against a judge that nothing known was compared with; empty if nothing does.
 

@@ -1,4 +1,4 @@
-"""What may be said of a lam that was chosen on the items that measure it: gains, intervals, constraints, equals.
+"""Honest statements about a lam chosen on the items that measure it: gains, intervals, constraints, equal lams.
 
 The lam with the highest average is partly the luckiest, so that its own average is too high (the winner's curse).
 Sources: Cawley and Talbot 2010 (selection bias and its cure by held-out items); Berk, Brown, Buja, Zhang and Zhao 2013
@@ -116,7 +116,7 @@ def _largest_error(draws: Values, level: float) -> float:
 
 
 def _low_quantile(draws: Values, spread: Spread) -> float:
-    """Return how many standard errors the lower end of what was selected lies below it: max-t, and Student's excess."""
+    """Return the number of standard errors from a selected value to its lower end: max-t, with Student's excess."""
     tail = (1 + LEVEL) / 2
     plain = t_quantile(tail, math.inf)
     return max(plain, _largest_error(draws, tail)) * t_quantile(tail, spread.df) / plain
@@ -126,7 +126,7 @@ def selected_average(tasks: Sequence[Items], draws: Values, chosen: int, seed: i
     """Return the average at a lam that was chosen for its height: measured on held-out items, with its interval.
 
     The lower end holds for all lams at once, and so for the one chosen, however that was done; the upper end needs no
-    such allowance, as a choice for height errs upwards.
+    correction, as choosing the highest errs upwards.
     """
     spread = spread_of_average([spread_of_mean(t.values[chosen], t.clusters) for t in tasks])
     value = float(averages(tasks)[chosen])
@@ -206,7 +206,7 @@ def flip_p(weighted: Values, draws: int = DRAWS, seed: int = 0) -> float:
 def _flip_tail(sizes: Values, counts: IntArray, observed: float) -> float:
     """Return about the probability that a sum of so many random signs of each size is as far from 0 as observed.
 
-    Sums lie two of the smallest size apart, hence the correction of one such size (Daniels 1987).
+    Sums differ by two of the smallest size, so the correction is one such size (Daniels 1987).
     """
     largest = float(counts @ sizes)
     every_sign = 2.0 ** (1 - int(counts.sum()))  # all signs alike

@@ -21,7 +21,7 @@ def majority_share(scored: Sequence[Accepted], others: Sequence[Accepted]) -> fl
     """Return the share of the scored rows that the commonest answer of the other rows gets right, in [0, 1].
 
     Other rows are those of the exemplars' split and those of the scored split that are not scored. A group with enough
-    of them has an answer of its own, the others that of the whole task. The commonest answer of the scored rows
+    of them has its own answer, the others that of the whole task. The commonest answer of the scored rows
     themselves would be right too often: in groups of one or two items nearly always. They
     are what is taken only where there are no other rows.
     """

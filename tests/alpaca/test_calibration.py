@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pa_lite.alpaca.calibration import check_judge, warning_signs
-from pa_lite.statistics import Estimate
+from pa_lite.statistics import Mean
 
 
 def test_a_judge_that_agrees_more_than_length_does() -> None:
@@ -38,8 +38,8 @@ def test_one_known_pair_shows_nothing() -> None:
 
 
 def test_signs_of_a_judge_that_says_nothing() -> None:
-    assert warning_signs([0.1, 0.9, 0.7], Estimate(0.55, 0.01), Estimate(0.8, 0.01), 0.99) == []
-    told = warning_signs([0.499, 0.501, 0.5, 0.9], Estimate(0.9, 0.01), Estimate(0.3, 0.01), 0.1)
+    assert warning_signs([0.1, 0.9, 0.7], Mean(0.55, 0.01), Mean(0.8, 0.01), 0.99) == []
+    told = warning_signs([0.499, 0.501, 0.5, 0.9], Mean(0.9, 0.01), Mean(0.3, 0.01), 0.1)
     assert [text.split()[2] for text in told] == ["prefers", "would", "prefers", "gives"]
     assert "75% of pairs" in told[0]
     assert "90% of probability" in told[1]

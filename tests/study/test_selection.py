@@ -1,4 +1,4 @@
-"""What is said of a lam that was chosen by its items, against slow twins and where the answer is known."""
+"""Statements about a lam chosen on its items, compared with slow twins and known answers."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from pa_lite.study.selection import (
 
 
 def items(seed: int, n: int, *rates: float, clusters: list[int] | None = None) -> Items:
-    """Items that are right at each lam with these rates, the luck fresh at every lam."""
+    """Draw items that are right at each lam with these rates, independently at every lam."""
     luck = np.random.default_rng(seed).random((len(rates), n))
     return Items((luck < np.array(rates)[:, None]).astype(np.float64), clusters)
 
 
 def test_draws_of_single_items_are_those_of_the_study() -> None:
     tasks = [items(1, 30, 0.2, 0.6), items(2, 50, 0.5, 0.5)]
-    series = [Series("t", "a", t.values) for t in tasks]
+    series = [Series(name="t", area="a", values=t.values) for t in tasks]
     assert np.array_equal(unit_draws(tasks, 500, 3), average_draws(series, 500, 3))
 
 
@@ -65,7 +65,7 @@ def test_held_out_values_agree_with_all_halves() -> None:
 
 
 def test_what_is_held_out_never_cuts_a_cluster() -> None:
-    """With one value for each cluster, what measures knows nothing of what was seen in choosing."""
+    """With one value per cluster, the measuring part is independent of the choosing part."""
     values = np.repeat(np.eye(4), 5, axis=1)  # lam i is right in cluster i alone
     task = Items(values, [c for c in range(4) for _ in range(5)])
     assert held_out([task], lambda v: int(v.argmax()))[1] == 0.0

@@ -34,7 +34,7 @@ def test_worlds_have_their_truth() -> None:
     values, of = passage_items(rng, [5] * 4000, 0.6, 0.3)
     assert values.mean() == pytest.approx(0.6, abs=0.02)
     means = values.reshape(-1, 5).mean(axis=1)
-    assert means.var() > 1.3 * 0.24 / 5  # the questions of a passage hang together
+    assert means.var() > 1.3 * 0.24 / 5  # the questions of a passage are correlated
     assert seeded_items(rng, 400, 400, 0.6, 0.15, 0.5).mean() == pytest.approx(0.6, abs=0.02)
     for kind in ("rare losses", "rare gains"):
         gaps = skewed_gaps(rng, 200_000, kind)

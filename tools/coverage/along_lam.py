@@ -48,7 +48,7 @@ def _graded_pair(rng: Rng, n: int, tasks: int, kind: str) -> list[Pair]:
 def _difference(rng: Rng, pairs: Pairs, truth: float) -> Mapping[str, Numbers]:
     tasks = pairs(rng)
     gaps, passages = [v[1] - v[0] for v, _ in tasks], [of for _, of in tasks]
-    (old,) = differences((0.0, 1.0), [Series(f"t{i}", "a", v) for i, (v, _) in enumerate(tasks)], 0)
+    (old,) = differences((0.0, 1.0), [Series(name=f"t{i}", area="a", values=v) for i, (v, _) in enumerate(tasks)], 0)
     new = paired_difference(gaps, passages)
     return {
         "difference": {
@@ -60,8 +60,8 @@ def _difference(rng: Rng, pairs: Pairs, truth: float) -> Mapping[str, Numbers]:
 
 
 def _study(rng: Rng, rates: Sequence[float], tasks: int, n: int) -> Mapping[str, Numbers]:
-    """All that is said of the lam with the highest average, of its equals, and of a difference at all."""
-    series = [Series(f"t{i}", "a", lam_items(rng, rates, n)) for i in range(tasks)]
+    """Compute everything about the lam with the highest average, its equals, and whether lams differ."""
+    series = [Series(name=f"t{i}", area="a", values=lam_items(rng, rates, n)) for i in range(tasks)]
     items, average, drawn = [Items(s.values) for s in series], means(series), average_draws(series)
     best = int(average.argmax())
     gain, accuracy = selected_gain(items, drawn, best, _LAST), selected_average(items, drawn, best)
@@ -99,8 +99,8 @@ def _study(rng: Rng, rates: Sequence[float], tasks: int, n: int) -> Mapping[str,
 def _keep(rng: Rng, kind: str, n: int) -> Mapping[str, Numbers]:
     """Keep 95% of following, where few-shot skill falls along lam: whether it is kept in truth, and at what price."""
     rates, skill, goal = following(kind), [0.65 - 0.1 * lam for lam in LAMS], Goal(keep_follow=0.95)
-    tasks = [Series(f"t{i}", "a", lam_items(rng, skill, 150)) for i in range(4)]
-    follow = Series("f", "", lam_items(rng, rates, n))
+    tasks = [Series(name=f"t{i}", area="a", values=lam_items(rng, skill, 150)) for i in range(4)]
+    follow = Series(name="f", area="", values=lam_items(rng, rates, n))
     kept = [rate >= 0.95 * rates[_LAST] - 1e-9 for rate in rates]
     margin = keep_margin(means([follow]), unit_draws([Items(follow.values)], seed=1), _LAST, 0.95)
     found = {
@@ -115,10 +115,10 @@ def _keep(rng: Rng, kind: str, n: int) -> Mapping[str, Numbers]:
 
 
 def _file(rng: Rng, tasks: int, n: int) -> Mapping[str, Numbers]:
-    """Whether any row of the file of differences is significant where no lam differs from another."""
-    series = [Series(f"t{i}", f"area {i // 2}", lam_items(rng, flat(0.5), n)) for i in range(tasks)]
-    follow = Series("follow", "", lam_items(rng, flat(0.5), n))
-    curves = Curves(LAMS, tuple(series), follow)
+    """Return whether any row of the file of differences is significant on a flat curve."""
+    series = [Series(name=f"t{i}", area=f"area {i // 2}", values=lam_items(rng, flat(0.5), n)) for i in range(tasks)]
+    follow = Series(name="follow", area="", values=lam_items(rng, flat(0.5), n))
+    curves = Curves(lams=LAMS, tasks=tuple(series), follow=follow)
     found = [d for ends in against_ends(curves).values() for each in ends.values() for d in each]
     groups = {**dict(curves.groups()), "following": (follow,)}
     ps = [
@@ -137,7 +137,7 @@ def _file(rng: Rng, tasks: int, n: int) -> Mapping[str, Numbers]:
 
 
 def _flips(rng: Rng) -> Mapping[str, Numbers]:
-    """The plain test of right-or-wrong items, as the search uses it."""
+    """Run the test of right-or-wrong items as the search does."""
     gaps = [v[1] - v[0] for v, _ in _two_lams(rng, 3, 100, 0.5)]
     return {"test": {"reported": float(sign_flip_p(gaps) < 0.05)}}
 

@@ -35,7 +35,7 @@ def _proportion(rng: Rng, n: int, low: float, high: float) -> Numbers:
 
 
 def _graded(rng: Rng, n: int) -> Numbers:
-    """F1 that is 1 for 80% of answers, 0 for 5%, between for the rest."""
+    """Draw F1 that is 1 for 80% of answers, 0 for 5%, in between for the rest."""
     u = rng.random(n)
     values = np.where(u < 0.8, 1.0, np.where(u < 0.85, 0.0, rng.random(n))).tolist()
     old, new = measure_mean(values, rng), measured_mean(values)
@@ -44,7 +44,7 @@ def _graded(rng: Rng, n: int) -> Numbers:
 
 
 def _groups(rng: Rng, average: str, n_items: int, n_groups: int, spread: float, stratified: bool) -> Numbers:
-    """A sample of a task of groups; the truth is the average over the task."""
+    """Sample a task of groups; the truth is the average over the task."""
     found = grouped_items(rng, n_items, n_groups, 0.5, spread, stratified)
     old, new = measure_groups(found.groups, rng), measured_groups(found.groups, found.n_groups)
     i = ("micro", "macro").index(average)
@@ -82,7 +82,7 @@ def _seeds(rng: Rng, n_seeds: int, n_items: int) -> Numbers:
 
 
 def _first_of_drop(rng: Rng) -> list[int]:
-    """The first 100 rows: some five passages of about twenty questions."""
+    """Sample the first 100 rows: about five passages of about twenty questions."""
     sizes = rng.integers(8, 33, 30)
     kept = np.minimum(sizes, np.maximum(0, 100 - np.concatenate([[0], np.cumsum(sizes)[:-1]])))
     return [int(n) for n in kept if n]

@@ -1,4 +1,4 @@
-"""Cases about win rates: their intervals, judges that know nothing, and judges beside known annotations."""
+"""Cases about win rates: their intervals, useless judges, and judges with known annotations."""
 
 from __future__ import annotations
 
@@ -33,14 +33,16 @@ def _pairs(rng: Rng, n: int, judge: str) -> tuple[Values, Values, Values]:
 
 def _annotations(preferences: Values, length: Values) -> Annotations:
     judgements = [
-        Judgement(f"i{i}", "x" * 200, "y" * max(1, round(200 + 60 * gap)), 1 + p)
+        Judgement(
+            instruction=f"i{i}", output_1="x" * 200, output_2="y" * max(1, round(200 + 60 * gap)), preference=1 + p
+        )
         for i, (p, gap) in enumerate(zip(preferences.tolist(), length.tolist(), strict=True))
     ]
-    return Annotations("model", "reference", "judge", tuple(judgements))
+    return Annotations(model="model", reference="reference", annotator="judge", judgements=tuple(judgements))
 
 
 def _rate(rng: Rng, n: int, judge: str, n_known: int) -> Mapping[str, Numbers]:
-    """The win rate against the known one, the judge's trust, and the win rate steadied by known preferences."""
+    """Compare the win rate with the known one, trust in the judge, and the win rate calibrated by known preferences."""
     known, preferences, length = _pairs(rng, n, judge)
     found = win_rate(_annotations(preferences, length))
     rate, spread = found.win_rate / 100, found.standard_error / 100
@@ -64,7 +66,7 @@ def _rate(rng: Rng, n: int, judge: str, n_known: int) -> Mapping[str, Numbers]:
 
 
 def _own_mean(rng: Rng, n: int) -> Mapping[str, Numbers]:
-    """The win rate's standard error, for the mean that the judge itself has over all instructions."""
+    """Check the win rate's standard error for the mean of the judge's preferences over all instructions."""
     quality = rng.standard_normal(n)
     found = win_rate(_annotations(1 / (1 + np.exp(-2 * quality)), np.zeros(n)))
     rate, reach = found.win_rate, _Z * found.standard_error

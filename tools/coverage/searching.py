@@ -23,7 +23,9 @@ def _search(rng: Rng, rates: Sequence[float], sizes: Sequence[int]) -> Mapping[s
         return values
 
     found = search_lam(
-        Arms(LAMS, tuple(sizes), False, evaluate), Goal(), SearchOptions(seed=int(rng.integers(1 << 30)))
+        Arms(lams=LAMS, sizes=tuple(sizes), has_follow=False, evaluate=evaluate),
+        Goal(),
+        SearchOptions(seed=int(rng.integers(1 << 30))),
     )
     at = LAMS.index(found.lam)
     grid = int(np.mean([t.mean(axis=1) for t in tables], axis=0).argmax())

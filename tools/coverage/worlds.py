@@ -106,7 +106,7 @@ def graded(rng: Rng, gaps: Values) -> tuple[Values, Values]:
 
 
 def seeded_items(rng: Rng, n_seeds: int, n_items: int, mean: float, drawn: float, each: float) -> Values:
-    """Draw items scored behind several draws of exemplars: float64 [seeds, items].
+    """Draw items scored with several draws of exemplars: float64 [seeds, items].
 
     A draw moves every item's latent skill by a deviation of `drawn`, and each item by a further `each`; the rate is
     `mean` on average over items and draws.
