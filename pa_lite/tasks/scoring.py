@@ -210,7 +210,7 @@ def check_items(model: Model, prepared: Prepared) -> None:
     """Raise TextError, naming the row, for an item that the model's tokenizer cannot encode."""
     name = f"task {prepared.spec.name}"
     for lead in {id(item.lead): item.lead for item in prepared.items}.values():
-        model.check_text(lead, f"{name}: the exemplars before each row")
+        model.check_text(lead, f"{name}: the exemplar text before each row")
     for item in prepared.items:
         for context, continuation in item.requests or [(item.prompt, "")]:
             model.check_text(context + continuation, f"{name}: {item.where}: the prompt with its answer")

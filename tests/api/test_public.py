@@ -202,7 +202,7 @@ def test_inspect_diff_and_preview_take_what_merge_takes(tmp_path: Path, monkeypa
         ("pa_lite.follow.sets", "find_set", "pa_lite.instructions.sets"),
         ("pa_lite.follow.outputs", "load_prompts", "pa_lite.alpaca.outputs"),
         ("pa_lite.engine.reference", "open_model", "pa_lite.engine.model_reference"),
-        ("pa_lite.study.study", "Study", "pa_lite.study.summary"),
+        ("pa_lite.study.study", "Reading", "pa_lite.study.summary"),
         ("pa_lite.tasks.harness_options", "HarnessOptions", "pa_lite.tasks.lm_eval.options"),
     ],
 )

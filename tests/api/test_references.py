@@ -93,7 +93,7 @@ def test_models(tiny_ggufs: dict[str, Path]) -> None:
         (("demo",), "write demo@0.6, or add --lam"),
         ((("a", "b"),), "write b@0.6"),
         (("demo@0.7", 0.5), "already has a lam"),
-        (("demo", "0,1"), "names 2 lams"),
+        (("demo", "0,1"), "has 2 lams, but one is expected"),
         (("demo", "x"), "lam 'x'"),
         (("dem@0.7",), "unknown pair 'dem'"),
         (("dem", 0.7), "unknown pair 'dem'"),

@@ -30,7 +30,7 @@ def test_shards_are_listed_and_a_missing_vocabulary_reported(tiny_pair: tuple[Pa
     (folder / "tokenizer.json").unlink()
     found = inspect_checkpoint(folder)
     assert found.vocabulary is None
-    assert "has no tokenizer.json" in str(found.problem)
+    assert "has neither tokenizer.json nor tokenizer.model" in str(found.problem)
 
 
 def test_supported_families_and_warnings_are_reported(

@@ -476,7 +476,7 @@ def test_a_pipe_is_not_a_checkpoint(capsys: pytest.CaptureFixture[str], tmp_path
     os.mkfifo(tmp_path / "x.gguf")
     status, out, err = run(capsys, "inspect", tmp_path / "x.gguf")
     assert (status, out) == (1, "")
-    assert err == f"error: {tmp_path / 'x.gguf'}: is a device, socket or pipe; name a file or folder.\n"
+    assert err == f"error: {tmp_path / 'x.gguf'}: is a device, socket or pipe. Name a file or folder.\n"
 
 
 def test_commands_that_generate_have_the_option_n_ctx(capsys: pytest.CaptureFixture[str]) -> None:

@@ -88,7 +88,7 @@ def test_score_names_the_exemplars(capsys: pytest.CaptureFixture[str], superbpe:
     task = write_task(tmp_path, "MC", 0, shots=1, split="dev")
     status, _, err = run(capsys, "score", superbpe, "--tasks", task, "--threads", 1)
     assert status == 1
-    assert "task mine: the text of the exemplars before each row has a run of 8000 digits" in err
+    assert "task mine: the exemplar text before each row has a run of 8000 digits" in err
 
 
 def test_generate_names_the_prompt(capsys: pytest.CaptureFixture[str], superbpe: Path, tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def test_a_single_safetensors_file_opens(hub: HubServer, folder: Path, stream: b
     files["other.safetensors"] = files.pop("model.safetensors")
     hub.add("org/o", files)
     with pytest.raises(
-        CheckpointError, match=r"has no model.safetensors .* but other.safetensors. Name that file itself"
+        CheckpointError, match=r"has no model.safetensors .* but other.safetensors. Name that file if"
     ):
         open_checkpoint("hub:org/o", stream=stream)
     opened = open_checkpoint("hub:org/o/other.safetensors", stream=stream)
