@@ -98,7 +98,9 @@ def bar(phase: str) -> Iterator[Progress]:
         return
     start = shown = time.monotonic()
     made = last = 0
-    with _bars()(disable=None, file=sys.stderr, desc=phase, leave=False, smoothing=0.1, bar_format=_COUNTS) as drawn:
+    with _bars()(
+        disable=None, file=sys.stderr, desc=phase, leave=False, smoothing=0.1, miniters=1, bar_format=_COUNTS
+    ) as drawn:  # miniters: by default tqdm skips reports that come slower than the ones before
         _steady(drawn)
 
         def progress(phase: str, done: int, total: int, unit: str) -> None:
