@@ -188,9 +188,10 @@ def _draw(
             chosen.append(pool[i])
     if len(chosen) < n:
         unusable = f" ({len(pool) - len(chosen)} of them are duplicates or scored)" if len(chosen) < len(pool) else ""
+        most = f"{len(chosen)} or fewer" if chosen else "0"
         raise InputError(
             f"task {spec.name}, {source_name(spec)}: {n} shots requested, but split {spec.shots_split!r} has "
-            f"{len(pool)} rows{unusable}. Use --shots {len(chosen)} or fewer, or add rows to the split."
+            f"{len(pool)} rows{unusable}. Use --shots {most}, or add rows to the split."
         )
     return chosen
 

@@ -78,7 +78,7 @@ def test_majority_rate() -> None:
         ([{**row("a"), "choices": ["x"]}], {}, "at least two non-empty strings"),
         ([{**row("a"), "split": 1}], {}, "split must be a string"),
         ([row("a", 0, "dev")], {}, "has no rows of split 'test'; it has dev"),
-        ([row("a")], {"shots": 3}, "3 shots requested, but split 'shots' has 0 rows. Use --shots 0 or fewer"),
+        ([row("a")], {"shots": 3}, "3 shots requested, but split 'shots' has 0 rows. Use --shots 0, or add rows"),
         ([row("a")], {"template": "{{ no_such }}"}, "'no_such' is undefined"),
         ([row("a")], {"template": "{{ 1/0 }}"}, "division by zero"),
         ([row(None)], {}, "rows.jsonl:1: template of task t fails on this row: a value that it prints is null"),
