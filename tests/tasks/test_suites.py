@@ -103,11 +103,12 @@ def test_every_task_renders(hub: HubServer, name: str) -> None:
 
 def test_every_task_is_scored_with_every_metric(hub: HubServer, model: Model) -> None:
     specs = find_tasks(["icl21"])
-    seen: list[tuple[int, int]] = []
+    seen: list[tuple[str, int, int, str]] = []
     options = ScoreOptions(shots=1, limit=3, mutual_info=True, noise_sample=4)
     result = score_tasks(model, specs, options, lambda *n: seen.append(n))
     assert [t.task for t in result.tasks] == NAMES
-    assert seen[-1][0] == seen[-1][1]
+    _, done, total, unit = seen[-1]
+    assert (done, unit) == (total, "requests")
     assert [n for n, _ in seen] == sorted(n for n, _ in seen)
     for spec, task in zip(specs, result.tasks, strict=True):
         named = {m.name for m in task.metrics}
