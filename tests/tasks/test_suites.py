@@ -103,12 +103,14 @@ def test_every_task_renders(hub: HubServer, name: str) -> None:
 
 def test_every_task_is_scored_with_every_metric(hub: HubServer, model: Model) -> None:
     specs = find_tasks(["icl21"])
-    seen: list[tuple[int, int]] = []
+    seen: list[tuple[str, int, int, str]] = []
     options = ScoreOptions(shots=1, limit=3, mutual_info=True, noise_sample=4)
     result = score_tasks(model, specs, options, lambda *n: seen.append(n))
     assert [t.task for t in result.tasks] == NAMES
-    assert seen[-1][0] == seen[-1][1]
-    assert [n for n, _ in seen] == sorted(n for n, _ in seen)
+    _, done, total, unit = seen[-1]
+    assert (done, unit) == (total, "requests")
+    counts = [n for _, n, _, of in seen if of == "requests"]
+    assert counts == sorted(counts)
     for spec, task in zip(specs, result.tasks, strict=True):
         named = {m.name for m in task.metrics}
         assert named >= set(spec.metrics)

@@ -405,7 +405,10 @@ def test_the_command_writes_results(capsys: pytest.CaptureFixture[str], folder: 
             ["--tasks", PICK, "--include_path", "/nowhere"],
             "/nowhere: the folder of tasks does not exist (--include_path).",
         ),
-        (["--tasks", SAY, "--gen_kwargs", "max_gen_toks=9999"], f"task {SAY}: max_gen_toks is 9999, but demo-instruct"),
+        (
+            ["--tasks", SAY, "--gen_kwargs", "max_gen_toks=9999"],
+            f"task {SAY}: max_gen_toks is 9999, but the context of demo-instruct",
+        ),
         (["--tasks", SAY, "--gen_kwargs", "depth=1"], "gen_kwargs: unknown key 'depth'."),
         (["--tasks", "missing.yaml"], "missing.yaml: the task file does not exist."),
         (["--tasks", PICK, "-s"], "Specify --output_path if providing --log_samples"),
