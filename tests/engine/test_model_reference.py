@@ -57,7 +57,7 @@ def test_gguf_files_are_recognised_by_content(
     shutil.copy(tiny_ggufs["Q8_0"], tmp_path / "m.gguf")
     (tmp_path / "page.gguf").write_text("<html>", "utf-8")
     for name, error, told in (
-        (tmp_path, InputError, "holds 2 GGUF models"),
+        (tmp_path, InputError, "contains 2 GGUF models"),
         (tiny_pair[1], InputError, "has safetensors, but only GGUF can be run. Merge it into a file"),
         (tiny_pair[1] / "model.safetensors", InputError, "is a safetensors file, but only GGUF can be run"),
         (tmp_path / "page.gguf", CheckpointError, "is an HTML page"),
