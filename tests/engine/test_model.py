@@ -161,7 +161,7 @@ def test_all_parts_of_a_split_model_are_checked(tiny_ggufs: dict[str, Path], tmp
     assert (logits[0] == logits[1]).all()
     data = second.read_bytes()
     second.write_bytes(data[:-100])
-    with pytest.raises(CheckpointError, match=r"m-00002-of-00002\.gguf: broken GGUF file: tensor .* ends after the end"):
+    with pytest.raises(CheckpointError, match=r"m-00002-of-00002\.gguf: broken GGUF file: .* ends after the end"):
         Model(first)  # llama.cpp would map the part and crash when it reads beyond its end
     second.unlink()
     with pytest.raises(CheckpointError, match=r"part m-00002-of-00002\.gguf of a split model is missing"):

@@ -121,9 +121,7 @@ def test_a_single_safetensors_file_opens(hub: HubServer, folder: Path, stream: b
     files = contents(folder)
     files["other.safetensors"] = files.pop("model.safetensors")
     hub.add("org/o", files)
-    with pytest.raises(
-        CheckpointError, match=r"has no model.safetensors .* but other.safetensors. Name that file if"
-    ):
+    with pytest.raises(CheckpointError, match=r"has no model.safetensors .* but other.safetensors. Name that file if"):
         open_checkpoint("hub:org/o", stream=stream)
     opened = open_checkpoint("hub:org/o/other.safetensors", stream=stream)
     assert len(opened.tensors) == len(ARRAYS)
