@@ -110,7 +110,7 @@ def test_small_values_count_as_the_memory_they_take(tmp_path: Path, monkeypatch:
 def test_json_with_many_small_values_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pa_lite.checkpoints.safetensors_file.MOST", 1_000_000)
     (tmp_path / "x.json").write_text('{"a": [' + "[]," * 20_000 + "[]]}", "utf-8")
-    with pytest.raises(CheckpointError, match=r"x.json: .* it takes 3 MB of memory, and the limit is 0"):
+    with pytest.raises(CheckpointError, match=r"x.json: .* it takes 3 MB of memory; the limit is 0"):
         read_json(tmp_path / "x.json")
 
 
