@@ -116,7 +116,7 @@ def test_foreign_and_newer_files_are_refused(tmp_path: Path) -> None:
     c.close()
     with pytest.raises(InputError, match="newer pa-lite"), open_store(tmp_path / "b"):
         pass
-    with pytest.raises(InputError, match="has no results"), read_store(tmp_path / "c"):
+    with pytest.raises(InputError, match="has no study results"), read_store(tmp_path / "c"):
         pass
 
 

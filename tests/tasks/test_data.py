@@ -212,7 +212,8 @@ from pa_lite.tasks.spec import TaskSpec
 def status(key):
     return int(re.search(key + r":\s+(\d+)", open("/proc/self/status").read())[1]) << 10
 before = status("VmRSS")
-spec = TaskSpec("t", "{{ q }}", Path(sys.argv[1]), data={"test": "rows.jsonl", "train": "rows.jsonl"}, is_own=True)
+spec = TaskSpec(name="t", template="{{ q }}", folder=Path(sys.argv[1]), is_own=True,
+                data={"test": "rows.jsonl", "train": "rows.jsonl"})
 items = build_items(spec, shots=2, limit=10, split="test")
 print(len(items), status("VmHWM") - before)
 """
