@@ -57,7 +57,7 @@ def load_prompts(source: str) -> list[Prompt]:
     that would be lost, and PaLiteError when the download fails.
     """
     if source == "demo":
-        return read_prompts(demo_instructions_path(), "demo")
+        return read_prompts(demo_instructions_path(), "demo", split="test")
     if source == "alpaca-eval":
         from pa_lite.alpaca.alpaca_eval import load_alpaca_eval
 

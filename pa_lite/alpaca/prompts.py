@@ -29,10 +29,15 @@ def without_empty(fields: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value or name not in ("system", "reasoning", "chat")}
 
 
-def read_prompts(path: Path, dataset: str) -> list[Prompt]:
-    """Return the prompts of a file, as `load_prompts` does; `dataset` is the default for rows without one."""
+def read_prompts(path: Path, dataset: str, split: str | None = None) -> list[Prompt]:
+    """Return the prompts of a file, as `load_prompts` does; `dataset` is the default for rows without one.
+
+    With `split`, rows of other splits are left out.
+    """
     prompts = []
     for number, row in enumerate(read_records(path), 1):
+        if split is not None and row.get("split") not in (None, split):
+            continue
         where = f"{path}: entry {number}"
         content = content_of(row, where)
         prompts.append(Prompt(content.text, data_set_of(row, where, dataset), content.system))

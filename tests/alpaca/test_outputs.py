@@ -18,6 +18,7 @@ from pa_lite.alpaca.outputs import (
     Output,
     OutputsTarget,
     answer_prompts,
+    demo_instructions_path,
     facts_of,
     generator_name,
     load_prompts,
@@ -32,6 +33,7 @@ from pa_lite.engine.generation import GenerationOptions
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.errors import InputError, OutputError
 from pa_lite.ggml.metadata import float32, string, uint32
+from pa_lite.instructions.following import load_instructions
 
 PLAIN = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
 
@@ -282,3 +284,8 @@ def test_output_that_another_process_finished_is_kept(
         write_outputs(model, [Prompt("a", "x")], "m", OutputsTarget(target), GenerationOptions(max_tokens=2))
     assert target.read_text("utf-8") == "another's"
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_demo_prompts_are_those_of_the_test_split() -> None:
+    asked = [instruction.text for instruction in load_instructions(demo_instructions_path(), split="test")]
+    assert [prompt.instruction for prompt in load_prompts("demo")] == asked
