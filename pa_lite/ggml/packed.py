@@ -7,6 +7,7 @@ memory without copying.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice, pairwise
@@ -27,9 +28,9 @@ class Packed(Sequence[T]):
 
     __slots__ = ()
 
+    @abstractmethod
     def _item(self, i: int) -> T:
         """Return item i, which is not negative."""
-        raise NotImplementedError
 
     @overload
     def __getitem__(self, i: int) -> T: ...
@@ -93,7 +94,7 @@ class PackedNumbers(Packed[Any]):
     def __len__(self) -> int:
         return len(self.values)
 
-    def __getitem__(self, i: Any) -> Any:
+    def _item(self, i: int) -> Any:
         return self.values[i].tolist()
 
     def __iter__(self) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""What a guess that never looks at the item gets right: the answer that is the commonest elsewhere, always given."""
+"""The majority baseline: the accuracy of always giving the most common answer of other rows."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_ENOUGH = 50  # rows of a group that tell which of its answers is the commonest; else the whole task's is taken
+_ENOUGH = 50  # a group needs this many rows for its own most common answer; else the whole task's counts
 
 
 @dataclass(frozen=True)
@@ -18,12 +18,11 @@ class Accepted:
 
 
 def majority_share(scored: Sequence[Accepted], others: Sequence[Accepted]) -> float:
-    """Return the share of the scored rows that the commonest answer of the other rows gets right, in [0, 1].
+    """Return the share of the scored rows that the most common answer of the other rows gets right, in [0, 1].
 
-    Other rows are those of the exemplars' split and those of the scored split that are not scored. A group with enough
-    of them has its own answer, the others that of the whole task. The commonest answer of the scored rows
-    themselves would be right too often: in groups of one or two items nearly always. They
-    are what is taken only where there are no other rows.
+    Other rows are those of the exemplars' split, and those of the scored split that are not scored. Groups with enough
+    of them have their own answer, other groups that of the whole task. The scored rows themselves are used only if
+    there are no others, as their most common answer is right too often, in groups of one or two items nearly always.
     """
     known = others or scored
     whole, by_group = Counter[str](), dict[str, Counter[str]]()
@@ -37,5 +36,5 @@ def majority_share(scored: Sequence[Accepted], others: Sequence[Accepted]) -> fl
 
 
 def _commonest(counts: Counter[str]) -> str:
-    """Return the commonest answer, of equals the first by its text; nothing where there is no answer."""
+    """Return the most common answer, the first by text among equals; empty if there is none."""
     return min(counts, key=lambda text: (-counts[text], text), default="")
