@@ -20,7 +20,9 @@ Values = npt.NDArray[np.float64]
 class Series:
     """A task or instruction set along lam: `values` float64 [lams, items], the same items at every lam.
 
-    `majority` and `chance` are the accuracies of guessing without reading the item, where these exist.
+    `majority` and `chance` are the accuracies of guessing without reading the item, where these exist. `clusters` says
+    which items share a passage or a question, as a number for each item; None if all are independent. `by_seed`, float64
+    [seeds, lams, items], has the values for several draws of exemplars, whose mean `values` is; None for one draw.
     """
 
     name: str
@@ -28,6 +30,8 @@ class Series:
     values: Values
     majority: float | None = None
     chance: float | None = None
+    clusters: tuple[int, ...] | None = None
+    by_seed: Values | None = None
 
     @property
     def baseline(self) -> float | None:

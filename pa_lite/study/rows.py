@@ -119,6 +119,7 @@ _WORK: Rules = {
     "shots": (lies_within(0, _MOST_ITEMS, _is_whole), "a number of exemplars"),
 }
 _SUMMARY: Rules = {
+    "version": (lies_within(1, _MOST_ITEMS, _is_whole), "a version"),
     "area": (is_text, "a string"),
     "majority": (or_none(is_share), "a share in [0, 1]"),
     "chance": (or_none(is_share), "a share in [0, 1]"),

@@ -150,15 +150,25 @@ def _run(plan: StudyPlan, store: Store, progress: Progress | None, make_worker: 
     sweep.lay_out()
     if n_workers == 1:
         sweep.work(make_worker)
-        return
-    with ThreadPoolExecutor(n_workers) as pool:
-        futures = [pool.submit(sweep.work, make_worker) for _ in range(n_workers)]
-        try:
-            wait(futures, return_when=FIRST_EXCEPTION)
-        finally:
-            sweep.stop.set()
-        for future in futures:
-            future.result()
+    else:
+        with ThreadPoolExecutor(n_workers) as pool:
+            futures = [pool.submit(sweep.work, make_worker) for _ in range(n_workers)]
+            try:
+                wait(futures, return_when=FIRST_EXCEPTION)
+            finally:
+                sweep.stop.set()
+            for future in futures:
+                future.result()
+    _renew_summaries(plan, store)
+
+
+def _renew_summaries(plan: StudyPlan, store: Store) -> None:
+    """Summarise finished cells of an older pa-lite again, from their stored records."""
+    found = {c.key: c for c in store.cells()}
+    for planned in plan.cells:
+        workload, cell = plan.workloads[planned.workload], found.get(planned.key)
+        if cell and cell.summary is not None and cell.summary.get("version", 1) < workload.summary_version:
+            store.finish(planned.key, workload.summary(store.results(planned.key)))
 
 
 BACKENDS = ("local", "ray")
@@ -215,10 +225,6 @@ def _judge_answers(
             stack.close()  # each worker opens the judge for itself
         local = (lambda: LocalWorker(judged, judge=None if is_elsewhere else model)), judged.workers
         _run(judged, store, progress, *(workers_for(judged) if workers_for else local))
-    found = {c.key: c for c in store.cells()}
-    for planned in judged.cells:  # cells finished by an older pa-lite lack the length-controlled win rate
-        if "length_controlled" not in (found[planned.key].summary or {}):
-            store.finish(planned.key, judged.workloads[planned.workload].summary(store.results(planned.key)))
     known = store.facts()
     store.note({"cells": [*known["cells"], *judged.keys], "kept": {**known["kept"], **facts(judged)["kept"]}})
 

@@ -43,12 +43,14 @@ class Workload(ABC, Generic[_R]):
     """A task, instruction set or set of judged pairs. Model and `facts` (JSON values) determine every record.
 
     `kind` is its name in the results file; `measure` is the measure that its values belong to, if any; `judge`, if any,
-    runs it instead of the study's model.
+    runs it instead of the study's model. `summary_version` increases when `summary` gives more or other values, so that
+    finished cells of older versions get a new summary from their records.
     """
 
     kind: ClassVar[str]
     result: ClassVar[type[Any]]
     measure: ClassVar[Measure | None] = None
+    summary_version: ClassVar[int] = 1
     name: str
 
     @property
@@ -85,10 +87,11 @@ class Workload(ABC, Generic[_R]):
         """Return a result's value in the average, in [0, 1]; NaN where it has none."""
 
     def summary(self, results: Sequence[_R]) -> dict[str, Any]:
-        """Return the summary of a finished cell's results, as JSON values."""
+        """Return the summary of a finished cell's results, as JSON values; `version` is that of the summary."""
         values = [value for value in map(self.value, results) if value == value]
         average = float(np.mean(values)) if values else float("nan")
-        return {"n": len(values), "value": average, "stderr": standard_error(values)}
+        spread = {"value": average, "stderr": standard_error(values)}
+        return {"version": self.summary_version, "n": len(values), **spread}
 
 
 def chunks(n_items: int, size: int) -> Iterator[range]:
@@ -248,7 +251,7 @@ class AnswersWorkload(_Answered[AnsweredItem]):
         return float("nan")
 
     def summary(self, results: Sequence[AnsweredItem]) -> dict[str, Any]:
-        return {"n": len(results), "cut": sum(not r.ended for r in results),
+        return {"version": self.summary_version, "n": len(results), "cut": sum(not r.ended for r in results),
                 "mean_characters": float(np.mean([len(r.output) for r in results]))}  # fmt: skip
 
 
@@ -260,6 +263,7 @@ class WinsWorkload(Workload[JudgedItem]):
     """
 
     kind, result, measure = "wins", JudgedItem, PREFERRED
+    summary_version = 2  # with the length-controlled win rate
     answers: str
     decider: Judge
     pairs: tuple[AnswerPair, ...]
