@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import overload
 
-from pa_lite.api.options import Lams, Location, Pair, PairLike, Progress, fill, path_of, renamed
+from pa_lite.api.options import Lams, Location, Pair, PairLike, Progress, fill, renamed
 from pa_lite.errors import InputError
 from pa_lite.merging.diff import Diff, Distance, diff_checkpoints
 from pa_lite.merging.lams import read_lams
@@ -27,7 +27,7 @@ def merge(
     schedule: str | Schedule | None = None, vocab: str | None = None, imatrix: str | Path | None = None,
     tensor_types: str | Sequence[str | tuple[str, str]] | None = None, allow_nonfinite: bool | None = None,
     threads: int | None = None, force: bool | None = None, resume: bool | None = None, verify: bool | None = None,
-    max_memory: int | str | None = None, stream: bool | None = None,
+    max_memory: int | str | None = None, stream: bool | None = None, extrapolate: bool | None = None,
     plan: PlanOptions | None = None, options: MergeOptions | None = None, progress: Progress | None = None,
 ) -> Path: ...  # fmt: skip
 @overload
@@ -37,7 +37,7 @@ def merge(
     schedule: str | Schedule | None = None, vocab: str | None = None, imatrix: str | Path | None = None,
     tensor_types: str | Sequence[str | tuple[str, str]] | None = None, allow_nonfinite: bool | None = None,
     threads: int | None = None, force: bool | None = None, resume: bool | None = None, verify: bool | None = None,
-    max_memory: int | str | None = None, stream: bool | None = None,
+    max_memory: int | str | None = None, stream: bool | None = None, extrapolate: bool | None = None,
     plan: PlanOptions | None = None, options: MergeOptions | None = None, progress: Progress | None = None,
 ) -> list[Path]: ...  # fmt: skip
 @overload
@@ -47,7 +47,7 @@ def merge(
     schedule: str | Schedule | None = None, vocab: str | None = None, imatrix: str | Path | None = None,
     tensor_types: str | Sequence[str | tuple[str, str]] | None = None, allow_nonfinite: bool | None = None,
     threads: int | None = None, force: bool | None = None, resume: bool | None = None, verify: bool | None = None,
-    max_memory: int | str | None = None, stream: bool | None = None,
+    max_memory: int | str | None = None, stream: bool | None = None, extrapolate: bool | None = None,
     plan: PlanOptions | None = None, options: MergeOptions | None = None, progress: Progress | None = None,
 ) -> list[Path]: ...  # fmt: skip
 @overload
@@ -57,7 +57,7 @@ def merge(
     schedule: str | Schedule | None = None, vocab: str | None = None, imatrix: str | Path | None = None,
     tensor_types: str | Sequence[str | tuple[str, str]] | None = None, allow_nonfinite: bool | None = None,
     threads: int | None = None, force: bool | None = None, resume: bool | None = None, verify: bool | None = None,
-    max_memory: int | str | None = None, stream: bool | None = None,
+    max_memory: int | str | None = None, stream: bool | None = None, extrapolate: bool | None = None,
     plan: PlanOptions | None = None, options: MergeOptions | None = None, progress: Progress | None = None,
 ) -> Path | list[Path]: ...  # fmt: skip
 @overload
@@ -85,6 +85,7 @@ def merge(
     verify: bool | None = None,
     max_memory: int | str | None = None,
     stream: bool | None = None,
+    extrapolate: bool | None = None,
     plan: PlanOptions | None = None,
     options: MergeOptions | None = None,
     progress: Progress | None = None,
@@ -94,18 +95,18 @@ def merge(
 
     `base` and `instruct` are locations (a folder, a file, `org/name[@revision]` on the Hub); `base` alone, or `pair`,
     names a registered pair, by default `demo`. `lam` is a number, a sequence, or a string such as `"0:1:0.1"`; a string
-    with one value returns one path. `output` is a file (for one lam) or an existing folder; by default files are named
-    automatically in the working folder. The other keywords are the fields of `PlanOptions` (what is computed) and
-    `MergeOptions` (how it is written), and override those of `plan` and `options`; None keeps the default. `progress`
-    gets the bytes done. Raises PaLiteError.
+    with one value returns one path. `output` is a file (for one lam), or a folder, which is created where the name
+    ends in a separator or there are several lams; by default files are named automatically in the working folder. The
+    other keywords are the fields of `PlanOptions` (what is computed) and `MergeOptions` (how it is written), and
+    override those of `plan` and `options`; None keeps the default. `progress` gets the bytes done. Raises PaLiteError.
     """
     words = locals()
     if lams is not None:
         renamed("merge(lams=...)", "lam=...")
         lam = tuple(lams)
-    line = read_lams(lam)
     chosen, how = fill(PlanOptions, words, plan), fill(MergeOptions, words, options)
-    paths = merge_checkpoints(*_inputs(base, instruct, pair), line, chosen, path_of(output), how, progress)
+    line = read_lams(lam, how.extrapolate)
+    paths = merge_checkpoints(*_inputs(base, instruct, pair), line, chosen, output, how, progress)
     return paths[0] if _is_single(lam, line) else paths
 
 
@@ -142,6 +143,7 @@ def preview(
     verify: bool | None = None,
     max_memory: int | str | None = None,
     stream: bool | None = None,
+    extrapolate: bool | None = None,
     plan: PlanOptions | None = None,
     options: MergeOptions | None = None,
 ) -> Preview:
@@ -151,7 +153,7 @@ def preview(
     """
     words = locals()
     chosen, how = fill(PlanOptions, words, plan), fill(MergeOptions, words, options)
-    return preview_merge(*_inputs(base, instruct, pair), read_lams(lam), chosen, path_of(output), how)
+    return preview_merge(*_inputs(base, instruct, pair), read_lams(lam, how.extrapolate), chosen, output, how)
 
 
 def diff(

@@ -73,9 +73,12 @@ class _Resources:
 class LoadedModel:
     """A model in memory, returned by `load`. `close`, the end of a `with` block or garbage collection frees it."""
 
-    def __init__(self, model: ModelLike, options: EngineOptions | None = None, type: str = "F16") -> None:
+    def __init__(
+        self, model: ModelLike, options: EngineOptions | None = None, type: str = "F16", extrapolate: bool = False
+    ) -> None:
         """Load the model that a reference names; a pair is merged as `type`. Raises PaLiteError."""
-        self._reference, resources = resolve_model(model), _Resources()
+        self._reference, resources = resolve_model(model, None, extrapolate), _Resources()
+        self._extrapolate = extrapolate
         self._opened: Model | InMemoryModel | None
         self._opened = resources.closing.enter_context(open_reference(self._reference, options, type))
         self._resources = resources
@@ -123,8 +126,8 @@ class LoadedModel:
     def lam(self) -> float:
         """The lam of a pair's model. Setting it merges the weights again, in place.
 
-        Raises InputError for a model from a file, and for a lam that is not a finite number. If merging fails, the
-        model is closed.
+        Raises InputError for a model from a file, and for a lam that is not a number in [0, 1] (with `extrapolate`, in
+        [-10, 10]). If merging fails, the model is closed.
         """
         merged = self._moving().model.merged
         assert merged is not None
@@ -132,7 +135,7 @@ class LoadedModel:
 
     @lam.setter
     def lam(self, value: float) -> None:
-        moving, lam = self._moving(), read_lam(value)
+        moving, lam = self._moving(), read_lam(value, self._extrapolate)
         self._resources.end_streams()
         try:
             moving.move(lam)
@@ -322,11 +325,12 @@ def load(
     n_batch: int | None = None,
     n_ctx: int | None = None,
     probe: bool | None = None,
+    extrapolate: bool = False,
 ) -> LoadedModel:
     """Load `FILE.gguf`, `PAIR@LAM`, or a pair (a name, or base and instruct) at `lam`.
 
     A pair is merged in memory as `type` (F16 by default). The result can be used as a context manager. Keywords are
-    the fields of `EngineOptions`. Raises PaLiteError.
+    the fields of `EngineOptions`; `extrapolate` allows lams outside [0, 1]. Raises PaLiteError.
     """
     chosen = fill(EngineOptions, locals(), options)
-    return LoadedModel(resolve_model(model, lam), chosen, model_type(type))
+    return LoadedModel(resolve_model(model, lam, extrapolate), chosen, model_type(type), extrapolate)

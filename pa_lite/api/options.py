@@ -16,19 +16,20 @@ from pa_lite.engine.chat_options import ChatOptions, parse_date, parse_template_
 from pa_lite.engine.model_reference import REFERENCE_TYPE, ModelLike, ModelRef, resolve_model
 from pa_lite.engine.options import EngineOptions
 from pa_lite.errors import InputError
-from pa_lite.ggml.quant_types import parse_override, type_name
+from pa_lite.ggml.quant_types import FILE_TYPES, parse_override, type_name
 from pa_lite.merging.lams import parse_lams, read_lam, read_lams
 from pa_lite.merging.memory import parse_bytes
 from pa_lite.merging.schedule import Schedule, read_schedule
 from pa_lite.progress import Progress
 
 __all__ = [
-    "REFERENCE_TYPE", "ChatOptions", "Date", "EngineOptions", "HubReference", "Lams", "Location", "ModelLike",
-    "ModelRef", "Names", "Pair", "PairLike", "Progress", "Schedule", "fill", "model_type", "parse_bytes",
+    "REFERENCE_TYPE", "WEIGHT_TYPES", "ChatOptions", "Date", "EngineOptions", "HubReference", "Lams", "Location",
+    "ModelLike", "ModelRef", "Names", "Pair", "PairLike", "Progress", "Schedule", "fill", "model_type", "parse_bytes",
     "parse_date", "parse_lams", "parse_override", "parse_template_args", "path_of", "read_lam", "read_lams",
     "read_schedule", "renamed", "resolve_model", "resolve_pair",
 ]  # fmt: skip
 
+WEIGHT_TYPES = tuple(FILE_TYPES)
 PairLike = str | Pair | tuple[str | Location, str | Location]
 Names = str | Sequence[str]
 Lams = float | str | Sequence[float]

@@ -16,7 +16,8 @@ from typing import NoReturn
 
 import click
 
-from pa_lite.cli import checkpoints, doctor, follow, harness, judge, merge, pairs, study, tasks
+from pa_lite.cli import checkpoints, completion, doctor, follow, harness, judge, merge, pairs, study, tasks
+from pa_lite.cli.help import Group
 from pa_lite.cli.mapped import report_unreadable_maps
 from pa_lite.cli.signals import EndSignal, end_in_order
 from pa_lite.cli.terminal import PlainFormatter, drop_streams, prepare_streams, tell, tell_text
@@ -24,16 +25,23 @@ from pa_lite.errors import PaLiteError
 from pa_lite.sanitize import short_line
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=Group, invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)  # fmt: skip
 @click.version_option(package_name="pa-lite", prog_name="pa-lite")
 @click.option("--debug", is_flag=True, help="Show tracebacks and llama.cpp's log.")
-def cli(debug: bool) -> None:
+@click.pass_context
+def cli(context: click.Context, debug: bool) -> None:
     """Move a chat model part of the way back to its base model, and measure what that gains and loses.
 
     \b
     pa-lite demo                                  a complete study of the embedded pair, offline
     pa-lite merge ./Base ./Instruct --lam 0.7     write the model at lam 0.7 as GGUF
     """
+    if context.invoked_subcommand is None:
+        tell_text(context.get_help())
+        return
     from pa_lite.api.files import little_memory
 
     if problem := little_memory():
@@ -49,7 +57,7 @@ def cli(debug: bool) -> None:
 for _command in (
     merge.merge, checkpoints.inspect, checkpoints.diff, pairs.pairs, tasks.score, tasks.tasks, harness.harness,
     follow.generate, follow.follow, judge.judge, judge.winrate, study.sweep, study.search, study.report, study.demo,
-    doctor.doctor,
+    doctor.doctor, completion.completion,
 ):  # fmt: skip
     cli.add_command(_command)
 
@@ -68,10 +76,11 @@ def _end(ending: EndSignal) -> NoReturn:
 
 
 def _show_usage(error: click.ClickException) -> None:
-    """Show a usage error as click does, but with control characters escaped: it repeats words of the command line."""
+    """Show a usage error like any other, with the command that shows the help."""
+    text = error.format_message()
+    tell(f"error: {short_line(text[:1].lower() + text[1:])}", err=True)
     if isinstance(error, click.UsageError) and error.ctx is not None:
-        tell_text(f"{error.ctx.get_usage()}\nTry '{error.ctx.command_path} --help' for help.\n", err=True)
-    tell(f"Error: {error.format_message()}", err=True)
+        tell(f"See: {error.ctx.command_path} --help", err=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 import pa_lite
+from pa_lite.cli.help import command
 from pa_lite.cli.options import JSON, STREAM, THREADS, takes_pair
 from pa_lite.cli.terminal import bar, show_json, show_table, tell
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from pa_lite.api.options import PairLike
 
 
-@click.command()
+@command("Show what is in a checkpoint or model file")
 @click.argument("checkpoint")
 @click.option("--tensors", is_flag=True, help="List every tensor.")
 @JSON
@@ -40,7 +41,8 @@ def show_inspection(found: Inspection, tensors: bool) -> None:
     rows.append(("files", ", ".join(found.files)))
     rows.append(("parameters", f"{found.parameters / 1e6:.1f} million in {found.bytes / 1e6:.1f} MB"))
     rows.append(("types", ", ".join(f"{tensor_type} {size / 1e6:.1f} MB" for tensor_type, size in found.types.items())))
-    rows += [(key, str(value)) for key, value in found.settings.items()]
+    prefix = f"{found.architecture}."
+    rows += [(key.removeprefix(prefix), str(value)) for key, value in found.settings.items()]
     if found.vocabulary is not None:
         v = found.vocabulary
         rows.append(("vocabulary", f"{v.model} / {v.pre}, {v.tokens} tokens, {v.used} used"))
@@ -56,7 +58,7 @@ def show_inspection(found: Inspection, tensors: bool) -> None:
         show_table(names, [[t.name, t.type, " x ".join(map(str, t.shape)), str(t.bytes)] for t in found.tensors])
 
 
-@click.command()
+@command("Show how far instruct is from base, by layer")
 @takes_pair
 @STREAM
 @THREADS
@@ -86,7 +88,7 @@ def show_diff(found: Diff) -> None:
             name,
             f"{d.relative_norm:.5f}",
             f"{d.cosine:.6f}",
-            "█" * round(30 * min(1.0, d.relative_norm / largest)) if largest else "",
+            "█" * round(20 * min(1.0, d.relative_norm / largest)) if largest else "",
         ]
         for name, d in distances.items()
     ]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pa_lite.cli.help import command
 from pa_lite.cli.options import JSON
 from pa_lite.cli.terminal import show_json, show_table, tell
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from pa_lite.api.machine import Diagnosis, Leftover
 
 
-@click.command()
+@command("Check this machine: what is missing, what fits")
 @click.argument("folders", nargs=-1, metavar="[FOLDER]...", type=click.Path(path_type=Path))
 @click.option("--clean", is_flag=True, help="List temporary files of killed runs, and remove them after confirmation.")
 @click.option("--yes", is_flag=True, help="With --clean: remove without confirmation.")
@@ -65,12 +66,10 @@ def show_diagnosis(found: Diagnosis) -> None:
             for d in found.devices
         ),
     ]
-    for name, value in rows:
-        tell(f"{name:<10} {value}")
+    show_table(["", ""], rows)
     table = [
         [f.model, f.kind, _gb(f.needed), "yes" if f.fits else "no", _layers(f.gpu_layers, f.layers)] for f in found.fits
     ]
-    tell("")
     tell(f"What fits now, estimated for a context of {CELLS} tokens:")
     show_table(["model", "type", "needs", "fits", "layers on GPU"], table)
     for remark in found.remarks:

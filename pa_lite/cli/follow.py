@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 import pa_lite
+from pa_lite.cli.help import command
 from pa_lite.cli.options import FORCE, JSON, OUTPUT, chats, loads_a_model, takes_model
 from pa_lite.cli.terminal import bar, percent, show_json, show_table, tell
 from pa_lite.errors import InputError
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from pa_lite import ChatOptions, EngineOptions, FollowResult, LoadedModel, ModelRef
 
 
-@click.command()
+@command("Answer prompts, for reading or for AlpacaEval")
 @takes_model
 @click.option("--prompts", required=True, help="alpaca-eval, demo, or a JSON or JSONL file (see below).")
 @click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True, help="Limit of new tokens.")
@@ -110,7 +111,7 @@ def note_plain_prompts(model: LoadedModel) -> None:
         tell(f"note: {model.name} has no chat template: prompts are 'Instruction: ... Response:'.", err=True)
 
 
-@click.command()
+@command("Measure instruction following with rules, no judge")
 @takes_model
 @click.option("--set", "name", default="public", show_default=True, help="public, demo, ifeval, ifeval:FILE or FILE.")
 @click.option("--limit", type=click.IntRange(1), help="Use N evenly spaced instructions; by default all.")

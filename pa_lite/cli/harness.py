@@ -90,7 +90,7 @@ def _joined(words: Sequence[str]) -> list[str]:
     return out
 
 
-@click.command(cls=LmEvalCommand)
+@click.command(cls=LmEvalCommand, short_help="Run lm-eval's tasks")
 @takes_model
 @TEMPLATE_ARG
 @DATE

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 import pa_lite
+from pa_lite.cli.help import command
 from pa_lite.cli.options import FORCE, JSON, OUTPUT, chats, loads_a_model
 from pa_lite.cli.terminal import bar, percent, show_json, show_table, tell
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from pa_lite.api.judging import Mean
 
 
-@click.command()
+@command("Let a model compare two sets of answers")
 @click.argument("outputs", type=click.Path(path_type=Path))
 @click.option("--reference", required=True, type=click.Path(path_type=Path), help="Outputs to compare with.")
 @click.option("--judge", "judge_model", required=True, help="Judge model: FILE.gguf or PAIR@LAM.")
@@ -74,7 +75,7 @@ def judge(
         tell(f"{target}: see pa-lite winrate")
 
 
-@click.command()
+@command("Show the win rate of a judge's annotations")
 @click.argument("annotations", type=click.Path(path_type=Path))
 @click.option(
     "--length-control",

@@ -9,19 +9,24 @@ from typing import TYPE_CHECKING
 import click
 
 import pa_lite
-from pa_lite.cli.options import JSON, OUTPUT, STREAM, THREADS, parse_size
+from pa_lite.cli.completers import pairs, weight_types
+from pa_lite.cli.help import command
+from pa_lite.cli.options import EXTRAPOLATE, JSON, STREAM, THREADS, parse_size
 from pa_lite.cli.terminal import bar, show_json, show_table, tell
 
 if TYPE_CHECKING:
     from pa_lite import Preview
 
 
-@click.command()
-@click.argument("base", required=False)
+@command("Write the model at a lam as a GGUF file")
+@click.argument("base", required=False, shell_complete=pairs)
 @click.argument("instruct", required=False)
-@click.option("--pair", help="A registered pair, instead of BASE and INSTRUCT.")
+@click.option("--pair", shell_complete=pairs, help="A registered pair, instead of BASE and INSTRUCT.")
 @click.option("--lam", "lams", required=True, help="L[,L...] or LO:HI:STEP; 0 is base, 1 is instruct.")
-@click.option("--type", "weight_type", default="Q8_0", show_default=True, help="Weight type: F16, Q8_0, Q4_K_M, ...")
+@click.option(
+    "--type", "weight_type", default="Q8_0", show_default=True, shell_complete=weight_types,
+    help="Weight type: F16, Q8_0, Q4_K_M, ...",
+)  # fmt: skip
 @click.option(
     "--tensor-type", "tensor_types", multiple=True, metavar="PATTERN=TYPE", help="Another type for matching tensors."
 )
@@ -29,6 +34,7 @@ if TYPE_CHECKING:
 @click.option("--schedule", default="", metavar="RULES|FILE.toml", help="Other lams for groups and layers.")
 @click.option("--vocab", default="instruct", show_default=True, help="Whose vocabulary to keep: instruct or base.")
 @click.option("--allow-nonfinite", is_flag=True, help="Keep NaN and infinite weights; not in quantised tensors.")
+@EXTRAPOLATE
 @click.option("--dry-run", is_flag=True, help="Show what would be done, without doing it.")
 @click.option("--resume", is_flag=True, help="Continue a killed merge; keep partial files if this one is killed.")
 @click.option("--verify", is_flag=True, help="Read the result back and compare it with a second computation.")
@@ -36,7 +42,7 @@ if TYPE_CHECKING:
     "--max-memory", callback=parse_size, default="0", metavar="256M", help="Memory limit for the whole process."
 )
 @STREAM
-@OUTPUT
+@click.option("-o", "--output", help="Output file, or folder (DIR/); by default files in this folder.")
 @THREADS
 @click.option(
     "--force", is_flag=True, help="Overwrite existing files; merge although settings of the two checkpoints differ."
@@ -53,12 +59,13 @@ def merge(
     schedule: str,
     vocab: str,
     allow_nonfinite: bool,
+    extrapolate: bool,
     dry_run: bool,
     resume: bool,
     verify: bool,
     max_memory: int,
     stream: bool,
-    output: Path | None,
+    output: str | None,
     threads: int,
     force: bool,
     as_json: bool,
@@ -76,16 +83,15 @@ def merge(
     """
     from pa_lite.api.options import parse_lams, parse_override, read_schedule
 
-    values = parse_lams(lams)
-    if any(not 0 <= lam <= 1 for lam in values):
-        tell("warning: a lam outside [0, 1] extrapolates beyond the pair.", err=True)
+    values = parse_lams(lams, extrapolate)
     plan = pa_lite.PlanOptions(
         type=weight_type, schedule=read_schedule(schedule), vocab=vocab, imatrix=imatrix,
         tensor_types=tuple(map(parse_override, tensor_types)), force=force, allow_nonfinite=allow_nonfinite,
     )  # fmt: skip
     options = pa_lite.MergeOptions(
-        threads=threads, force=force, resume=resume, verify=verify, max_memory=max_memory, stream=stream
-    )
+        threads=threads, force=force, resume=resume, verify=verify, max_memory=max_memory, stream=stream,
+        extrapolate=extrapolate,
+    )  # fmt: skip
     if dry_run:
         show_preview(
             pa_lite.preview(base, instruct, values, pair=pair, plan=plan, output=output, options=options), as_json

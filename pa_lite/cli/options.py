@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pa_lite.cli.completers import models, pairs, weight_types
+
 if TYPE_CHECKING:
     from pa_lite.api.options import PairLike
 
@@ -25,7 +27,10 @@ THREADS = click.option(
 STREAM = click.option(
     "--stream", is_flag=True, help="Read checkpoints on the Hub by byte ranges, without a copy on disk."
 )
-TYPE = click.option("--type", "weight_type", default="F16", show_default=True, help="Weight type for PAIR@LAM.")
+TYPE = click.option(
+    "--type", "weight_type", default="F16", show_default=True, shell_complete=weight_types,
+    help="Weight type for PAIR@LAM.",
+)  # fmt: skip
 
 
 def parse_layers(_context: click.Context, _parameter: click.Parameter, text: str) -> int | str:
@@ -64,19 +69,21 @@ def loads_a_model(command: Callable[..., Any]) -> Callable[..., Any]:
     return decorated
 
 
+EXTRAPOLATE = click.option("--extrapolate", is_flag=True, help="Allow a lam outside [0, 1], beyond the pair.")
 LAM = click.option("--lam", metavar="L", help="The lam, if MODEL is a pair without one.")
 
 
 def takes_model(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the argument MODEL and its --lam, passed as `model`, a ModelRef."""
+    """Add the argument MODEL with --lam and --extrapolate, passed as `model`, a ModelRef."""
 
     @functools.wraps(command)
-    def with_model(*, words: tuple[str, ...], lam: str | None, **rest: Any) -> Any:
+    def with_model(*, words: tuple[str, ...], lam: str | None, extrapolate: bool, **rest: Any) -> Any:
         from pa_lite.api.options import resolve_model
 
-        return command(model=resolve_model(_one_or_two(words, "MODEL"), lam), **rest)
+        return command(model=resolve_model(_one_or_two(words, "MODEL"), lam, extrapolate), **rest)
 
-    return click.argument("words", nargs=-1, required=True, metavar="MODEL")(LAM(with_model))
+    words = click.argument("words", nargs=-1, required=True, metavar="MODEL", shell_complete=models)
+    return words(LAM(EXTRAPOLATE(with_model)))
 
 
 def takes_pair(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -86,7 +93,7 @@ def takes_pair(command: Callable[..., Any]) -> Callable[..., Any]:
     def with_pair(*, words: tuple[str, ...], **rest: Any) -> Any:
         return command(pair=_one_or_two(words, "PAIR"), **rest)
 
-    return click.argument("words", nargs=-1, required=True, metavar="PAIR")(with_pair)
+    return click.argument("words", nargs=-1, required=True, metavar="PAIR", shell_complete=pairs)(with_pair)
 
 
 def _one_or_two(words: tuple[str, ...], name: str) -> PairLike:

@@ -8,13 +8,13 @@ import click
 
 import pa_lite
 from pa_lite.cli.options import FORCE, JSON
-from pa_lite.cli.terminal import bar, show_json, show_table, tell
+from pa_lite.cli.terminal import bar, show_json, show_table, tell, tell_prose
 
 if TYPE_CHECKING:
     from pa_lite.api.checkpoints import Pair, PairFit
 
 
-@click.group(invoke_without_command=True)
+@click.group(invoke_without_command=True, short_help="List, add, remove and fetch base/instruct pairs")
 @JSON
 @click.pass_context
 def pairs(context: click.Context, as_json: bool) -> None:
@@ -32,22 +32,24 @@ def pairs(context: click.Context, as_json: bool) -> None:
     if as_json:
         show_json([_document(*entry) for entry in found])
         return
-    show_table(["pair", "parameters", "download", "licence", "here", "runs as"], [_row(*entry) for entry in found])
-    tell(
+    show_table(
+        ["pair", "size", "download", "licence", "runs as"], [_row(*entry) for entry in found],
+        prose=("licence", "runs as"),
+    )  # fmt: skip
+    tell_prose(
         "download: both checkpoints in bfloat16, estimated from the parameters; '!': more than the free disk space. "
         "licence: '*' must be accepted on the Hub. runs as: weight types that fit into the free memory."
     )
 
 
 def _row(pair: Pair, fit: PairFit) -> list[str]:
-    gigabytes = f"{pair.download_bytes / 1e9:.1f} GB" if pair.download_bytes else ""
+    gigabytes = f"{pair.download_bytes / 1e9:.3g} GB" if pair.download_bytes else ""
     runs = "" if fit.runs is None else ", ".join(fit.runs) or "none"
     return [
         pair.name,
-        f"{pair.parameters / 1e9:.2f} B" if pair.parameters else "",
-        gigabytes + ("!" if fit.fits_disk is False else ""),
+        f"{pair.parameters / 1e9:.3g}B" if pair.parameters else "",
+        "here" if fit.is_here else gigabytes + ("!" if fit.fits_disk is False else ""),
         pair.licence + ("*" if pair.gated else ""),
-        "yes" if fit.is_here else "",
         runs,
     ]
 

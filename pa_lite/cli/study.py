@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import pa_lite
-from pa_lite.cli.options import FORCE, GPU, JSON, PROBE, THREADS, chats, takes_pair
+from pa_lite.cli.completers import task_names, weight_types
+from pa_lite.cli.help import command
+from pa_lite.cli.options import EXTRAPOLATE, FORCE, GPU, JSON, PROBE, THREADS, chats, takes_pair
 from pa_lite.cli.terminal import bar, percent, show_json, show_table, tell
 
 if TYPE_CHECKING:
@@ -25,11 +27,14 @@ def _measured(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options for what is measured; `_options` turns them into StudyOptions."""
     options = [
         click.option("--lam", "lams", default="0:1:0.1", show_default=True, help="L,L,... or LO:HI:STEP, increasing."),
-        click.option("--tasks", required=True, help="Tasks, suites or .toml files, comma-separated."),
+        EXTRAPOLATE,
+        click.option("--tasks", required=True, shell_complete=task_names,
+                     help="Tasks, suites or .toml files, comma-separated."),
         click.option("--follow", metavar="SET", is_flag=False, flag_value="public", default="",
                      help="Also measure instruction following: public (the default), demo, ifeval or a file."),
         click.option("--follow-limit", type=click.IntRange(1), help="Use N evenly spaced instructions."),
-        click.option("--type", "types", default="F16", show_default=True, help="Weight types, comma-separated."),
+        click.option("--type", "types", default="F16", show_default=True, shell_complete=weight_types,
+                     help="Weight types, comma-separated."),
         click.option("--shots", type=click.IntRange(0), help="Exemplars in each prompt; by default the task's."),
         click.option("--limit", type=click.IntRange(1), help="Items of each task; by default all."),
         click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the exemplars."),
@@ -44,21 +49,19 @@ def _measured(command: Callable[..., Any]) -> Callable[..., Any]:
 def _options(
     lams: str, tasks: str, follow: str, follow_limit: int | None, types: str, shots: int | None, limit: int | None,
     seed: int, schedule: str, threads: int, gpu_layers: Any, probe: bool, chat: ChatOptions,
+    extrapolate: bool,
 ) -> StudyOptions:  # fmt: skip
     from pa_lite.api.options import parse_lams, read_schedule
 
-    options = pa_lite.StudyOptions(
-        lams=parse_lams(lams), tasks=tuple(tasks.split(",")), types=tuple(types.split(",")), follow=follow,
-        follow_limit=follow_limit, schedule=read_schedule(schedule), chat=chat,
-        score=pa_lite.ScoreOptions(shots=shots, limit=limit, seed=seed),
+    return pa_lite.StudyOptions(
+        lams=parse_lams(lams, extrapolate), extrapolate=extrapolate, tasks=tuple(tasks.split(",")),
+        types=tuple(types.split(",")), follow=follow, follow_limit=follow_limit, schedule=read_schedule(schedule),
+        chat=chat, score=pa_lite.ScoreOptions(shots=shots, limit=limit, seed=seed),
         engine=pa_lite.EngineOptions(threads=threads, gpu_layers=gpu_layers, probe=probe),
     )  # fmt: skip
-    if any(not 0 <= lam <= 1 for lam in options.lams):
-        tell("warning: a lam outside [0, 1] extrapolates beyond the pair.", err=True)
-    return options
 
 
-@click.command()
+@command("Measure a pair at every lam")
 @takes_pair
 @_measured
 @click.option(
@@ -174,7 +177,7 @@ def show_curves(curves: Curves, found: Sequence[Reading]) -> None:
     show_table(columns, rows, marked=None if lead is None else curves.lams.index(lead.lam))
 
 
-@click.command()
+@command("Find the best lam with fewer measurements")
 @takes_pair
 @_measured
 @click.option("--keep-follow", type=float, metavar="SHARE", help="Share of instruct's following to keep, such as 0.95.")
@@ -256,7 +259,7 @@ def show_schedules(raced: Schedules) -> None:
         )
 
 
-@click.command()
+@command("Write a study as an HTML page, figures, CSV")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Path of the page; by default report.html in RUN."
@@ -294,7 +297,7 @@ def report(
             tell(str(path))
 
 
-@click.command()
+@command("Study the embedded pair, offline, in a minute")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), default=Path("pa-lite-demo"), show_default=True,
     help="Folder for the study, results.json, chart.svg and report.html.",

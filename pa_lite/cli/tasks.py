@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 import pa_lite
+from pa_lite.cli.completers import task_names
+from pa_lite.cli.help import command
 from pa_lite.cli.options import FORCE, JSON, OUTPUT, loads_a_model, takes_model
 from pa_lite.cli.terminal import bar, percent, show_json, show_table, tell, tell_text
 
@@ -20,9 +22,14 @@ SHOTS = click.option("--shots", type=click.IntRange(0), help="Exemplars in each 
 SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the exemplars.")
 
 
-@click.command()
+@command("Score few-shot tasks")
 @takes_model
-@click.option("--tasks", required=True, help="Tasks, TASK/GROUP, suites or .toml files, comma-separated.")
+@click.option(
+    "--tasks",
+    required=True,
+    shell_complete=task_names,
+    help="Tasks, TASK/GROUP, suites or .toml files, comma-separated.",
+)
 @SHOTS
 @click.option("--limit", type=click.IntRange(1), help="Items of each task, over its groups; by default all.")
 @SEED
@@ -124,7 +131,7 @@ def _numbers(measured: Measured) -> list[str]:
     return [percent(measured.value), percent(measured.stderr), "-" if low == "-" else f"{low} to {high}"]
 
 
-@click.group(invoke_without_command=True)
+@click.group(invoke_without_command=True, short_help="List the few-shot tasks, or show one")
 @JSON
 @click.pass_context
 def tasks(context: click.Context, as_json: bool) -> None:
@@ -148,7 +155,7 @@ def tasks(context: click.Context, as_json: bool) -> None:
     )
     own = {spec.name: spec for _, spec in entries}
     rows = [[s.name, s.area, s.kind, str(s.shots), s.metric, s.description] for s in own.values()]
-    show_table(["task", "area", "kind", "shots", "metric", ""], rows)
+    show_table(["task", "area", "kind", "shots", "metric", ""], rows, prose=("metric",))
 
 
 @tasks.command()

@@ -10,7 +10,9 @@ import io
 import logging
 import math
 import os
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -53,6 +55,16 @@ def drop_streams() -> None:
 def tell(line: str, err: bool = False) -> None:
     """Print one line, escaped, on stdout or stderr."""
     click.echo(one_line(line), err=err)
+
+
+def tell_prose(text: str, err: bool = False) -> None:
+    """Print sentences on stdout or stderr, escaped; on a terminal they wrap at words."""
+    stream = sys.stderr if err else sys.stdout
+    width = shutil.get_terminal_size().columns if stream.isatty() else 0
+    line = one_line(text)
+    if 0 < width < len(line):
+        line = textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
+    click.echo(line, err=err)
 
 
 def tell_text(text: str, err: bool = False) -> None:
@@ -133,18 +145,33 @@ def show_json(document: Any) -> None:
     click.echo(to_json(document, ascii_only=(sys.stdout.encoding or "").lower().replace("-", "") != "utf8"))
 
 
-def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]], marked: int | None = None) -> None:
-    """Print a table on stdout, row `marked` in bold. The first column and nameless ones are left-aligned."""
+def show_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], marked: int | None = None, prose: Sequence[str] = ()
+) -> None:
+    """Print a table on stdout, row `marked` in bold. The first column and nameless ones are left-aligned.
+
+    Columns named in `prose`, and nameless ones after the first, wrap at words; other columns are never cut or wrapped,
+    even if the terminal is narrower.
+    """
     from rich import box
-    from rich.console import Console
+    from rich.cells import cell_len
+    from rich.console import Console, JustifyMethod
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_header=any(columns))
+    needed = 2 + 2 * len(columns)  # spaces at the edges and between columns
     for i, name in enumerate(columns):
-        table.add_column(Text(one_line(name)), justify="left" if i == 0 or not name else "right")
+        wraps = i > 0 and (name in prose or not name)
+        justify: JustifyMethod = "left" if i == 0 or not name or wraps else "right"
+        cells = [word for row in rows for word in (row[i].split() if wraps else [one_line(row[i])])]
+        longest = max(map(cell_len, [name, *cells]), default=0)
+        least = min(14, longest) if wraps else longest
+        table.add_column(Text(one_line(name)), justify=justify, no_wrap=not wraps, overflow="fold", min_width=least)
+        needed += least
     for i, row in enumerate(rows):
         table.add_row(*(Text(one_line(cell)) for cell in row), style="bold" if i == marked else None)
     # a pipe has no width: use a wide one
     console = Console(width=None if sys.stdout.isatty() else 160)
+    console.width = max(console.width, needed)
     console.print(table)

@@ -44,20 +44,20 @@ class ModelRef:
 ModelLike = str | Path | ModelRef | Pair | tuple[str | Location, str | Location]
 
 
-def resolve_model(model: ModelLike, lam: float | str | None = None) -> ModelRef:
+def resolve_model(model: ModelLike, lam: float | str | None = None, extrapolate: bool = False) -> ModelRef:
     """Return the reference to a model: `FILE.gguf`, `PAIR@LAM`, or a pair (a name, or base and instruct) with `lam`.
 
     A GGUF file may have any name, and a folder with one GGUF model stands for it. A registered pair at a lam is
     preferred to a file of that name in the current folder, which `./PAIR@LAM` names. Raises InputError for anything
-    else: an unknown pair, a pair without a lam, a file with one, a missing file; CheckpointError for a file that is not
-    GGUF.
+    else: an unknown pair, a pair without a lam, a file with one, a missing file, without `extrapolate` a lam outside
+    [0, 1]; CheckpointError for a file that is not GGUF.
     """
     if isinstance(model, ModelRef):
         if lam is None:
             return model
         if model.pair is None:
             raise _fixed(str(model))
-        return ModelRef(pair=model.pair, lam=read_lam(lam))
+        return ModelRef(pair=model.pair, lam=read_lam(lam, extrapolate))
     if isinstance(model, Path):
         if lam is not None:
             raise _fixed(str(model))
@@ -67,10 +67,10 @@ def resolve_model(model: ModelLike, lam: float | str | None = None) -> ModelRef:
             raise InputError(f"{model!r} already has a lam, and lam {lam} is given too. Leave one of them out.")
         if isinstance(model, str) and model not in all_pairs() and Path(model).exists():
             raise _fixed(model)
-        return ModelRef(pair=resolve_pair(model), lam=read_lam(lam))
+        return ModelRef(pair=resolve_pair(model), lam=read_lam(lam, extrapolate))
     if not isinstance(model, str):
         raise _without_lam(resolve_pair(model).name)
-    return _parse(model)
+    return _parse(model, extrapolate)
 
 
 def parse_reference(text: str) -> ModelRef:
@@ -78,12 +78,12 @@ def parse_reference(text: str) -> ModelRef:
     return resolve_model(text)
 
 
-def _parse(text: str) -> ModelRef:
+def _parse(text: str, extrapolate: bool) -> ModelRef:
     pair, at, lam = text.rpartition("@")
     path = Path(text)
     if at and not _is_path(pair) and (not path.exists() or _is_pair(pair, lam)):
         found = find_pair(pair)
-        lams = parse_lams(lam)
+        lams = parse_lams(lam, extrapolate)
         if len(lams) != 1:
             raise InputError(f"{text!r} has {len(lams)} lams; a model reference has one, e.g. {pair}@0.7.")
         if path.is_file():

@@ -13,7 +13,8 @@ from pa_lite.errors import InputError, MismatchError, OutputError
 from pa_lite.merging.groups import group_of
 from pa_lite.merging.memory import MemoryUse, check_memory, planned_bytes
 from pa_lite.merging.plan import MergePlan, PlanOptions, plan_merge
-from pa_lite.merging.write import MergeOptions, check_targets, name_outputs, output_bytes
+from pa_lite.merging.write import MergeOptions, check_outputs, name_outputs, output_bytes
+from pa_lite.system.atomic import existing_parent
 from pa_lite.system.byte_source import is_remote
 from pa_lite.system.machine import cores
 
@@ -68,7 +69,7 @@ def preview_merge(
     instruct: Location,
     lams: Sequence[float],
     plan_options: PlanOptions | None = None,
-    output: Path | None = None,
+    output: str | Path | None = None,
     options: MergeOptions | None = None,
 ) -> Preview:
     """Plan a merge and report what it would do. Nothing is written; of inputs on the Hub only headers are read.
@@ -86,7 +87,7 @@ def preview_merge(
     problems = []
     use = MemoryUse(options.threads or cores(), READ_AHEAD)
     try:
-        check_targets(plan, [path for _, path in outputs], options)
+        check_outputs(plan, lams, output, options)
         use = check_memory(plan, use.threads, options.max_memory)
     except (InputError, OutputError) as e:
         problems.append(str(e))
@@ -95,7 +96,7 @@ def preview_merge(
     for layout in layouts:
         for name, lam in layout.lams.items():
             by_group.setdefault(group_of(name), set()).add(lam)
-    folder = outputs[0][1].parent
+    folder = existing_parent(outputs[0][1].parent)
     return Preview(
         parameters=plan.n_values,
         groups=tuple(
@@ -108,7 +109,7 @@ def preview_merge(
         ),
         outputs=tuple(PreviewOutput(lam, str(path)) for lam, path in outputs),
         disk_needed=len(outputs) * output_bytes(plan),
-        disk_free=shutil.disk_usage(folder).free if folder.is_dir() else 0,
+        disk_free=shutil.disk_usage(folder).free,
         memory=planned_bytes(plan, use.threads, use.read_ahead),
         threads=use.threads,
         remarks=(*plan.remarks, *_fetched(plan, options)),

@@ -7,7 +7,7 @@ import hashlib
 import logging
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from pa_lite.merging.output_file import PartialFile, partial_files
 from pa_lite.merging.plan import Layout, MergePlan, PlanOptions, plan_merge
 from pa_lite.merging.stream import Target, run_stream
 from pa_lite.progress import Progress
-from pa_lite.system.atomic import check_space, check_target, write_errors
+from pa_lite.system.atomic import check_space, check_target, existing_parent, write_errors
 from pa_lite.system.byte_source import is_remote
 from pa_lite.system.machine import cores
 from pa_lite.untrusted.safe_names import file_name
@@ -42,7 +42,8 @@ class MergeOptions:
 
     `resume` continues an interrupted merge and keeps partial files if this one is interrupted. `verify` reads the
     output back and compares it with a second computation. `max_memory` bounds the process, in bytes, 0 for no bound.
-    With `stream`, checkpoints on the Hub are read from there, without a copy on the disk.
+    With `stream`, checkpoints on the Hub are read from there, without a copy on the disk. `extrapolate` allows lams
+    outside [0, 1].
     """
 
     threads: int = 0
@@ -51,6 +52,7 @@ class MergeOptions:
     verify: bool = False
     max_memory: int = 0
     stream: bool = False
+    extrapolate: bool = False
 
     def __post_init__(self) -> None:
         """Accept a bound such as `256M` as a string. Raises InputError for one that is not a size."""
@@ -80,20 +82,46 @@ def resolve_inputs(
     return found.base, found.instruct
 
 
-def name_outputs(plan: MergePlan, lams: Sequence[float], output: Path | None) -> list[tuple[float, Path]]:
+def name_outputs(plan: MergePlan, lams: Sequence[float], output: str | Path | None) -> list[tuple[float, Path]]:
     """Return the file of each lam: `output`, or `<instruct name>-pa<lam>-<TYPE>.gguf` in that or the current folder.
 
-    Raises InputError without a lam, and for several lams and one file.
+    A string that ends in a separator is a folder, and with several lams so is any name that does not end in .gguf; it
+    need not exist. Raises InputError without a lam, and for several lams and one file.
     """
     if not lams:
         raise InputError("no lam is given: write e.g. --lam 0.7.")
-    folder = Path() if output is None else output
-    if output is None or output.is_dir():
-        stem = file_name(plan.instruct.name, _LONGEST_STEM, "merged")
-        return [(lam, folder / f"{stem}-pa{format_lam(lam)}-{plan.type}.gguf") for lam in lams]
-    if len(lams) > 1:
-        raise InputError(f"{len(lams)} lams cannot be written to one file. Name a folder with -o, or omit it.")
-    return [(lams[0], output)]
+    folder = Path() if output is None else Path(output)
+    is_folder = folder.is_dir() or str(output).endswith(("/", os.sep))
+    if len(lams) > 1 and not is_folder:
+        if folder.suffix.lower() == ".gguf" or os.path.lexists(folder):
+            raise InputError(f"{len(lams)} lams cannot be written to one file. Name a folder with -o, or omit it.")
+        is_folder = True
+    if not is_folder:
+        return [(lams[0], folder)]
+    stem = file_name(plan.instruct.name, _LONGEST_STEM, "merged")
+    return [(lam, folder / f"{stem}-pa{format_lam(lam)}-{plan.type}.gguf") for lam in lams]
+
+
+def _creates_folder(outputs: Sequence[tuple[float, Path]], output: str | Path | None) -> bool:
+    """Return whether the outputs are in a folder that `output` names and that does not exist yet."""
+    return output is not None and outputs[0][1] != Path(output) and not os.path.lexists(output)
+
+
+@contextlib.contextmanager
+def _folder_for(outputs: Sequence[tuple[float, Path]], output: str | Path | None) -> Iterator[None]:
+    """Create the folder that `output` names, if any; after an error it is removed if it is empty."""
+    if not _creates_folder(outputs, output):
+        yield
+        return
+    folder = outputs[0][1].parent
+    with write_errors(folder.parent):
+        folder.mkdir(parents=True)
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+        raise
 
 
 def merge_checkpoints(
@@ -101,11 +129,13 @@ def merge_checkpoints(
     instruct: Location,
     lams: Sequence[float],
     plan_options: PlanOptions | None = None,
-    output: Path | None = None,
+    output: str | Path | None = None,
     options: MergeOptions | None = None,
     progress: Progress | None = None,
 ) -> list[Path]:
     """Open, plan and write one GGUF file for each lam. Return the files in the order of lams.
+
+    `output` is as for `name_outputs`; a folder is created if it does not exist.
 
     Checkpoints on the Hub are downloaded first unless `options.stream` is set; `progress` gets the bytes of that,
     then of the merge. Raises as open_checkpoints, plan_merge, name_outputs and write_merge do.
@@ -119,12 +149,13 @@ def merge_checkpoints(
     plan = prepare_plan(stream=True)  # from headers: errors appear before gigabytes are downloaded
     if not options.stream and is_streamed(plan):
         if not options.resume:
-            check_targets(plan, [path for _, path in name_outputs(plan, lams, output)], options)
+            check_outputs(plan, lams, output, options)
         plan = prepare_plan(stream=False)
     for remark in plan.remarks:
         _log.warning("%s", remark)
     outputs = name_outputs(plan, lams, output)
-    write_merge(plan, outputs, options, progress)
+    with _folder_for(outputs, output):
+        write_merge(plan, outputs, options, progress)
     return [path for _, path in outputs]
 
 
@@ -258,6 +289,18 @@ class _Recorder:
             names, self._waiting = self._waiting, []
         for file in self._files if names else ():
             file.record([n for n in names if n not in file.done])
+
+
+def check_outputs(plan: MergePlan, lams: Sequence[float], output: str | Path | None, options: MergeOptions) -> None:
+    """Raise InputError or OutputError when the outputs of a merge cannot or must not be written."""
+    outputs = name_outputs(plan, lams, output)
+    if not _creates_folder(outputs, output):
+        check_targets(plan, [path for _, path in outputs], options)
+        return
+    parent = existing_parent(outputs[0][1].parent)
+    if not os.access(parent, os.W_OK):
+        raise OutputError(f"{parent}: cannot be written, so {output} cannot be created. Write elsewhere with -o.")
+    check_space(parent, len(outputs) * output_bytes(plan))
 
 
 def check_targets(plan: MergePlan, paths: Sequence[Path], options: MergeOptions) -> None:

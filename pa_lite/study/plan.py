@@ -51,7 +51,7 @@ class StudyOptions:
     file) or "", limited to `follow_limit` instructions; `workers` the number of models at a time, where 0 chooses by
     their size. `alpaca` names prompts (`alpaca-eval`, a file), limited to `alpaca_limit`; `judge` compares the answers
     with those in the file `reference`, by default with those at lam 1. `chat` applies to the prompts of instructions
-    and answers; in a plan it is resolved (see `measured_options`).
+    and answers; in a plan it is resolved (see `measured_options`). `extrapolate` allows lams outside [0, 1].
     """
 
     lams: tuple[float, ...] = tuple(i / 10 for i in range(11))
@@ -68,11 +68,12 @@ class StudyOptions:
     judge: str = ""
     reference: Path | None = None
     chat: ChatOptions = field(default_factory=ChatOptions)
+    extrapolate: bool = False
 
     def __post_init__(self) -> None:
         """Convert lams, names, types in any case, schedule and path from strings. Raises InputError."""
         for name, value in {
-            "lams": read_lams(self.lams),
+            "lams": read_lams(self.lams, self.extrapolate),
             "tasks": split_names(self.tasks),
             "types": tuple(map(type_name, split_names(self.types, "types"))),
             "schedule": read_schedule(self.schedule),
