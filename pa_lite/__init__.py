@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pa_lite.api.checkpoints import add_pair as add_pair
     from pa_lite.api.checkpoints import inspect as inspect
     from pa_lite.api.checkpoints import pairs as pairs
+    from pa_lite.api.checkpoints import remove_pair as remove_pair
     from pa_lite.api.judging import JudgeOptions as JudgeOptions
     from pa_lite.api.judging import Judging as Judging
     from pa_lite.api.judging import WinRate as WinRate
@@ -76,7 +77,7 @@ if TYPE_CHECKING:
 # the module of each public name; a test compares this table with the imports above
 _NAMES = {
     "chat": ("ChatReply", "ChatStream"),
-    "checkpoints": ("Inspection", "Pair", "add_pair", "inspect", "pairs"),
+    "checkpoints": ("Inspection", "Pair", "add_pair", "inspect", "pairs", "remove_pair"),
     "judging": ("JudgeOptions", "Judging", "WinRate", "judge", "win_rate"),
     "merging": ("Diff", "MergeOptions", "PlanOptions", "Preview", "diff", "merge", "preview"),
     "models": (
@@ -99,7 +100,8 @@ __all__ = [
     "LoadedModel", "MergeOptions", "ModelRef", "Output", "PaLiteError", "Pair", "PlanOptions", "Preview", "Prompt",
     "ReportOptions", "Schedule", "ScoreOptions", "SearchOptions", "SearchResult", "Study", "StudyOptions",
     "SuiteResult", "WinRate", "Written", "__version__", "add_pair", "demo", "diff", "harness", "inspect", "judge",
-    "load", "load_prompts", "merge", "open_study", "pairs", "plan_sweep", "preview", "search", "sweep", "win_rate",
+    "load", "load_prompts", "merge", "open_study", "pairs", "plan_sweep", "preview", "remove_pair", "search", "sweep",
+    "win_rate",
 ]  # fmt: skip
 
 

@@ -103,7 +103,7 @@ class Checkpoint:
     `Seen` of another side, it does not parse the same files again. `families` are those of the table that the
     checkpoint is or may be of, none for an architecture outside the table. `warnings` describe what GGUF cannot store,
     `remarks` which of several contradictory files was followed. `is_gguf`: metadata come from a GGUF file and are not
-    derived here.
+    derived here. `origin` has `general.*` keys on licence and repository, and the `pa_lite.*` keys of a merged file.
     """
 
     path: Path
@@ -117,3 +117,4 @@ class Checkpoint:
     warnings: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     is_gguf: bool = False
+    origin: Metadata = field(default_factory=dict)

@@ -22,8 +22,9 @@ SPLIT = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 _DROPPED = re.compile(
     r"split\..*|quantize\..*|pa_lite\..*|tokenizer\..*|general\.(source|base_model|dataset)\..*|general\.(architecture|type|"
     r"alignment|file_type|quantization_version|name|basename|finetune|version|description|quantized_by|size_label|url|doi|"
-    r"uuid|repo_url)"
+    r"uuid|repo_url|organization|license|tags)|general\.license\..*"
 )
+_ORIGIN = re.compile(r"pa_lite\..*|general\.(license.*|organization|repo_url|tags|base_model\..*)")
 
 
 def part_names(name: str) -> list[str]:
@@ -112,6 +113,7 @@ def open_gguf(path: Path, elsewhere: Mapping[str, ByteSource] | None = None) -> 
         load_vocabulary=lambda seen=None: _vocabulary(path, metadata),
         families=tuple(titles_of(architecture)),
         is_gguf=True,
+        origin={key: entry for key, entry in metadata.items() if _ORIGIN.fullmatch(key)},
     )
 
 

@@ -14,6 +14,7 @@ from pa_lite.checkpoints.families.family import Family
 from pa_lite.checkpoints.generation_config import sampling_metadata
 from pa_lite.checkpoints.hf_to_gguf import Description, Destination, describe, destinations_of, family_of
 from pa_lite.checkpoints.hub.cache import is_hub_blob, repository_of
+from pa_lite.checkpoints.model_card import describe_origin
 from pa_lite.checkpoints.safetensors_file import StoredTensor, read_header, read_json
 from pa_lite.checkpoints.vocabulary import read_vocabulary
 from pa_lite.checkpoints.weight_files import INDEX, FolderWeights, listed, read_folder
@@ -63,6 +64,7 @@ def open_hf(path: Path, elsewhere: Mapping[str, ByteSource] | None = None) -> Ch
         constants=model.constants,
         warnings=model.warnings,
         remarks=(*weights.remarks, *absent),
+        origin=describe_origin(folder.resolve()),
     )
 
 

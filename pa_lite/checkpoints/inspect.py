@@ -9,6 +9,8 @@ from pa_lite.checkpoints import Location, open_checkpoint
 from pa_lite.checkpoints.checkpoint import Vocabulary
 from pa_lite.checkpoints.vocabulary.tokens import UNUSED
 from pa_lite.errors import CheckpointError
+from pa_lite.ggml.gguf_tables import Keys
+from pa_lite.ggml.metadata import Metadata
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,11 +37,23 @@ class VocabularyFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MergeFacts:
+    """How pa-lite made a model: lam, the names of base and instruct, schedule, and the version of pa-lite."""
+
+    lam: float
+    base: str
+    instruct: str
+    schedule: str
+    version: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Inspection:
     """A checkpoint's facts; `settings` are the architecture's keys, `problem` says why the vocabulary is unusable.
 
     `families` are the supported families (parity tests cover them) of the architecture; `warnings` describe what GGUF
-    cannot store, `remarks` which of several contradictory files was followed.
+    cannot store, `remarks` which of several contradictory files was followed. `merge` is set for a model that pa-lite
+    made; `licence` is empty if unknown.
     """
 
     path: str
@@ -56,6 +70,8 @@ class Inspection:
     warnings: tuple[str, ...]
     remarks: tuple[str, ...]
     tensors: tuple[TensorRow, ...]
+    licence: str = ""
+    merge: MergeFacts | None = None
 
 
 _ROLES = {"bos": "bos", "eos": "eos", "eot": "eot", "unknown": "unk", "padding": "pad", "seperator": "sep"}
@@ -78,7 +94,7 @@ def inspect_checkpoint(location: str | Location) -> Inspection:
     remarks = checkpoint.remarks
     try:
         vocabulary = checkpoint.load_vocabulary()
-        facts, remarks = _vocabulary(vocabulary), (*remarks, *vocabulary.remarks)
+        facts, remarks = describe_vocabulary(vocabulary), (*remarks, *vocabulary.remarks)
     except CheckpointError as e:
         problem = str(e)
     return Inspection(
@@ -96,10 +112,36 @@ def inspect_checkpoint(location: str | Location) -> Inspection:
         warnings=checkpoint.warnings,
         remarks=remarks,
         tensors=tuple(rows),
+        licence=licence_in(checkpoint.origin),
+        merge=merge_facts(checkpoint.origin),
     )
 
 
-def _vocabulary(vocabulary: Vocabulary) -> VocabularyFacts:
+def licence_in(metadata: Metadata) -> str:
+    """Return the licence that metadata name, with its own name where it has one; empty if there is none."""
+    known = [metadata[key] for key in (Keys.General.LICENSE, Keys.General.LICENSE_NAME) if key in metadata]
+    return ", ".join(str(entry.value) for entry in known if entry.type == "STRING")
+
+
+def merge_facts(metadata: Metadata) -> MergeFacts | None:
+    """Return how pa-lite made a model, by its metadata; None if another program did."""
+    lam = metadata.get("pa_lite.lam")
+    if lam is None or lam.type != "FLOAT32":
+        return None
+
+    def text(key: str) -> str:
+        entry = metadata.get(key)
+        return str(entry.value) if entry is not None and entry.type == "STRING" else ""
+
+    base, instruct = (text(Keys.General.BASE_MODEL_NAME.format(id=i)) for i in (0, 1))
+    return MergeFacts(
+        lam=float(f"{lam.value:.7g}"), base=base, instruct=instruct, schedule=text("pa_lite.schedule"),
+        version=text("pa_lite.version"),
+    )  # fmt: skip
+
+
+def describe_vocabulary(vocabulary: Vocabulary) -> VocabularyFacts:
+    """Return the facts of a vocabulary."""
     values = {k.removeprefix("tokenizer.ggml."): e.value for k, e in vocabulary.metadata.items()}
     special = {}
     for key, role in _ROLES.items():

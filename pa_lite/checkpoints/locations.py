@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 from pa_lite.checkpoints.gguf_model import part_names
@@ -50,7 +51,7 @@ def resolve_location(where: str | Location) -> Location:
     is_file = where.partition("@")[0].lower().endswith(_FILE_ENDINGS)
     if is_file or found.exists() or found.is_symlink() or found.parent.exists():
         return found
-    return parse_hub(f"hub:{where}")
+    return replace(parse_hub(f"hub:{where}"), is_guess=True)
 
 
 def find_model(path: Path, elsewhere: Collection[str] = ()) -> Path:

@@ -140,7 +140,8 @@ def resolve_pair(pair: str | Pair | tuple[str | Location, str | Location]) -> Pa
 
 def _is_location(text: str) -> bool:
     """Return whether a string that is not a registered name must be a location."""
-    return "/" in text or "\\" in text or text.startswith(PREFIX) or bool(text and Path(text).exists())
+    named = "/" in text or "\\" in text or text.startswith(PREFIX) or text.lower().endswith((".gguf", ".safetensors"))
+    return named or bool(text and Path(text).exists())
 
 
 def _known() -> tuple[dict[str, Pair], CheckpointError | None]:
@@ -222,6 +223,16 @@ def add_pair(name: str, base: str, instruct: str, description: str = "", force: 
         path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, "".join(map(_toml, users.values())))
     return pair
+
+
+def remove_pair(name: str) -> None:
+    """Remove a pair from the user's registry; files of its checkpoints stay. Raises InputError for any other pair."""
+    path, users = own_pairs_path(), _own_pairs()
+    if name not in users:
+        if name in all_pairs():
+            raise InputError(f"pair {name} comes with pa-lite and cannot be removed.")
+        raise InputError(f"unknown pair {name!r}.{nearest(name, users)}")
+    write_text(path, "".join(_toml(pair) for pair in users.values() if pair.name != name))
 
 
 def _absolute(text: str) -> Location:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 import pa_lite
+from pa_lite.cli.completers import models
 from pa_lite.cli.help import command
-from pa_lite.cli.options import JSON, STREAM, THREADS, takes_pair
+from pa_lite.cli.options import JSON, STREAM, THREADS, TYPE, takes_pair
 from pa_lite.cli.terminal import bar, show_json, show_table, tell
 
 if TYPE_CHECKING:
@@ -19,16 +20,21 @@ if TYPE_CHECKING:
 
 
 @command("Show what is in a checkpoint or model file")
-@click.argument("checkpoint")
+@click.argument("checkpoint", shell_complete=models)
 @click.option("--tensors", is_flag=True, help="List every tensor.")
+@TYPE
 @JSON
-def inspect(checkpoint: str, tensors: bool, as_json: bool) -> None:
-    """Show the architecture, tensor types, sizes, vocabulary and chat template of CHECKPOINT.
+def inspect(checkpoint: str, tensors: bool, weight_type: str, as_json: bool) -> None:
+    """Show the architecture, tensor types, sizes, vocabulary, chat template and licence of CHECKPOINT.
 
-    CHECKPOINT is a folder with safetensors files, a GGUF file, or org/name[@revision] on the Hub. From the Hub, only
-    headers and small files are downloaded.
+    CHECKPOINT is a folder with safetensors files, a GGUF file, PAIR@LAM, or org/name[@revision] on the Hub. From the
+    Hub, only headers and small files are downloaded. For a file that pa-lite wrote, lam, base and instruct are shown.
+
+    \b
+    pa-lite inspect model.gguf
+    pa-lite inspect demo@0.7
     """
-    found = pa_lite.inspect(checkpoint)
+    found = pa_lite.inspect(checkpoint, type=weight_type)
     if as_json:
         show_json(asdict(found))
         return
@@ -38,6 +44,11 @@ def inspect(checkpoint: str, tensors: bool, as_json: bool) -> None:
 def show_inspection(found: Inspection, tensors: bool) -> None:
     supported = ", ".join(found.families) or "no parity test covers it; only GGUF files can be merged"
     rows = [("name", found.name), ("architecture", found.architecture), ("supported", supported)]
+    if found.merge is not None:
+        made = found.merge
+        rows.append(("made by", f"pa-lite {made.version}: lam {made.lam:g} between {made.base} and {made.instruct}"))
+        rows += [("schedule", made.schedule)] if made.schedule else []
+    rows += [("licence", found.licence)] if found.licence else []
     rows.append(("files", ", ".join(found.files)))
     rows.append(("parameters", f"{found.parameters / 1e6:.1f} million in {found.bytes / 1e6:.1f} MB"))
     rows.append(("types", ", ".join(f"{tensor_type} {size / 1e6:.1f} MB" for tensor_type, size in found.types.items())))

@@ -12,7 +12,7 @@ import pa_lite
 from pa_lite.cli.completers import pairs, weight_types
 from pa_lite.cli.help import command
 from pa_lite.cli.options import EXTRAPOLATE, JSON, STREAM, THREADS, parse_size
-from pa_lite.cli.terminal import bar, show_json, show_table, tell
+from pa_lite.cli.terminal import bar, quoted, show_json, show_next, show_table, tell
 
 if TYPE_CHECKING:
     from pa_lite import Preview
@@ -92,11 +92,12 @@ def merge(
         threads=threads, force=force, resume=resume, verify=verify, max_memory=max_memory, stream=stream,
         extrapolate=extrapolate,
     )  # fmt: skip
+    if base is None and pair is None and instruct is None:
+        tell("note: no pair was named: this is the embedded demo pair.", err=True)
     if dry_run:
-        show_preview(
-            pa_lite.preview(base, instruct, values, pair=pair, plan=plan, output=output, options=options), as_json
-        )
-        return
+        found = pa_lite.preview(base, instruct, values, pair=pair, plan=plan, output=output, options=options)
+        show_preview(found, as_json)
+        click.get_current_context().exit(1 if found.problems else 0)
     with bar("merge") as progress:
         paths = pa_lite.merge(
             base, instruct, values, pair=pair, plan=plan, output=output, options=options, progress=progress
@@ -106,6 +107,11 @@ def merge(
     else:
         for path in paths:
             tell(str(path))
+        is_demo = "demo" in (base, pair) or (base is None and pair is None)
+        show_next(
+            measure_it=f"pa-lite score {quoted(paths[0])} --tasks {'demo' if is_demo else 'quick'}",
+            use_it=f"llama-server -m {quoted(paths[0])}, LM Studio, Ollama or another llama.cpp program",
+        )
 
 
 def show_preview(preview: Preview, as_json: bool) -> None:

@@ -24,8 +24,18 @@ def pairs(context: click.Context, as_json: bool) -> None:
     pa-lite pairs fetch smollm2-360m
     pa-lite pairs add mine ./Base org/Instruct
     """
-    if context.invoked_subcommand is not None:
-        return
+    if context.invoked_subcommand is None:
+        show_pairs(as_json)
+
+
+@pairs.command("list")
+@JSON
+def list_pairs(as_json: bool) -> None:
+    """List the registered pairs, and which fit this machine."""
+    show_pairs(as_json)
+
+
+def show_pairs(as_json: bool) -> None:
     from pa_lite.api.checkpoints import pair_fit
 
     found = [(pair, pair_fit(pair)) for pair in pa_lite.pairs().values()]
@@ -97,6 +107,16 @@ def add(name: str, base: str, instruct: str, description: str, force: bool) -> N
 
     pa_lite.add_pair(name, base, instruct, description, force)
     tell(f"{name} was added to {own_pairs_path()}")
+
+
+@pairs.command()
+@click.argument("name")
+def remove(name: str) -> None:
+    """Remove the pair NAME from your own pairs. Its files stay."""
+    from pa_lite.api.checkpoints import own_pairs_path
+
+    pa_lite.remove_pair(name)
+    tell(f"{name} was removed from {own_pairs_path()}; its files were kept")
 
 
 @pairs.command()

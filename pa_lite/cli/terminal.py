@@ -10,6 +10,7 @@ import io
 import logging
 import math
 import os
+import shlex
 import shutil
 import sys
 import textwrap
@@ -55,6 +56,17 @@ def drop_streams() -> None:
 def tell(line: str, err: bool = False) -> None:
     """Print one line, escaped, on stdout or stderr."""
     click.echo(one_line(line), err=err)
+
+
+def show_next(**commands: str) -> None:
+    """Print on stderr the commands that are useful next, each after what it does: `score="pa-lite score ..."`."""
+    for what, line in commands.items():
+        tell(f"{what.replace('_', ' ')}: {line}", err=True)
+
+
+def quoted(word: object) -> str:
+    """Return a word as a shell takes it, with control characters escaped."""
+    return shlex.quote(one_line(str(word)))
 
 
 def tell_prose(text: str, err: bool = False) -> None:

@@ -78,6 +78,18 @@ def parse_reference(text: str) -> ModelRef:
     return resolve_model(text)
 
 
+def pair_reference(text: str) -> ModelRef | None:
+    """Return the reference `PAIR@LAM` of a registered pair; None for any other string.
+
+    Raises InputError for a pair without a lam.
+    """
+    if _has_lam(text):
+        return _parse(text, extrapolate=True)
+    if not Path(text).exists() and text in all_pairs():
+        raise _without_lam(text)
+    return None
+
+
 def _parse(text: str, extrapolate: bool) -> ModelRef:
     pair, at, lam = text.rpartition("@")
     path = Path(text)

@@ -13,6 +13,7 @@ from pa_lite.checkpoints.rows import RowMap
 from pa_lite.checkpoints.vocabulary.files import Seen
 from pa_lite.checkpoints.vocabulary.tokens import UNUSED
 from pa_lite.errors import CheckpointError, InputError, MismatchError
+from pa_lite.ggml.gguf_tables import Keys
 from pa_lite.ggml.metadata import Field
 
 TOKEN_ROWS = ("token_embd.weight", "output.weight", "output.bias")  # one row for each token
@@ -52,8 +53,12 @@ def _load(checkpoint: Checkpoint, seen: Seen) -> Vocabulary:
     return vocabulary
 
 
-def align_vocabularies(base: Checkpoint, instruct: Checkpoint, written: str) -> tuple[Vocabulary, RowMaps | None]:
-    """Return the output's vocabulary (of the side `written`) and, where the two differ, the matching rows.
+def align_vocabularies(
+    base: Checkpoint, instruct: Checkpoint, written: str
+) -> tuple[Vocabulary, RowMaps | None, tuple[bool, bool] | None]:
+    """Return the output's vocabulary (of the side `written`), the matching rows, and which sides have a chat template.
+
+    The rows are None where the vocabularies are the same, the templates where one side has no tokenizer.
 
     Rows are matched by token string. Unused (padding) rows come from the written side only. A side without a tokenizer
     is assumed to have the other's when the sizes agree. Raises InputError for an unknown side, CheckpointError when
@@ -69,10 +74,12 @@ def align_vocabularies(base: Checkpoint, instruct: Checkpoint, written: str) -> 
     except CheckpointError:
         if _rows_of(ours) != _rows_of(theirs):
             raise
-        return kept, None
+        return kept, None, None
     del seen  # it may take more memory than the rest together
+    templates = _has_template(kept), _has_template(other)
+    templates = templates if written == "base" else templates[::-1]
     if kept.tokens == other.tokens:
-        return kept, None
+        return kept, None, templates
     tokenizer_models = [v.metadata.get("tokenizer.ggml.model") for v in (kept, other)]
     other_rows = {t: i for i, (t, k) in enumerate(zip(other.tokens, other.token_types, strict=True)) if k != UNUSED}
     rows = zip(kept.tokens, kept.token_types, strict=True)
@@ -84,7 +91,11 @@ def align_vocabularies(base: Checkpoint, instruct: Checkpoint, written: str) -> 
             f"vocabularies differ: only {shared} of the {used} tokens of {ours.path} are in {theirs.path}. {_NO_PAIR}"
         )
     same = np.arange(len(kept.tokens), dtype=np.int64)
-    return kept, RowMaps(found, same) if written == "instruct" else RowMaps(same, found)
+    return kept, RowMaps(found, same) if written == "instruct" else RowMaps(same, found), templates
+
+
+def _has_template(vocabulary: Vocabulary) -> bool:
+    return Keys.Tokenizer.CHAT_TEMPLATE in vocabulary.metadata
 
 
 def pair_tensors(
@@ -134,6 +145,32 @@ def pair_tensors(
     return pairs, remarks
 
 
+def check_sizes(base: Checkpoint, instruct: Checkpoint) -> None:
+    """Raise MismatchError, in one line, for models of different width or number of layers."""
+    keys = {"embedding_length": "width", "block_count": "layers"}
+    found = []
+    for key, word in keys.items():
+        sides = [c.metadata.get(f"{c.architecture}.{key}") for c in (base, instruct)]
+        values = [entry.value for entry in sides if entry is not None]
+        if len(values) == 2 and values[0] != values[1]:
+            found.append(f"{word} {values[0]} and {values[1]}")
+    if found:
+        raise MismatchError(
+            f"{base.path} and {instruct.path} are models of different sizes ({', '.join(found)}). {_NO_PAIR}"
+        )
+
+
+def swapped(base: Checkpoint, instruct: Checkpoint, templates: tuple[bool, bool] | None) -> str | None:
+    """Return a remark if base and instruct seem to be swapped, by their chat templates or else their names."""
+    reason = ""
+    if templates == (True, False):
+        reason = "only the base side has a chat template"
+    elif templates is None or templates[0] == templates[1]:
+        chats = [bool(_CHAT_NAME.search(c.name)) and not _BASE_NAME.search(c.name) for c in (base, instruct)]
+        reason = f"their names are {base.name} and {instruct.name}" if chats == [True, False] else ""
+    return f"base and instruct may be swapped: {reason}" if reason else None
+
+
 def compare_settings(base: Checkpoint, instruct: Checkpoint, force: bool = False) -> list[str]:
     """Return remarks on settings that differ; instruct's are written.
 
@@ -176,5 +213,7 @@ _SHAPE_KEYS: Sequence[str] = (
 )  # fmt: skip
 _MAY_DIFFER = re.compile(r"rope\..+|context_length|attention\.sliding_window.*")
 _ADDITION = re.compile(r"\.bias$|\.attn_[qk]_norm\.weight$")  # tensors that some models of an architecture lack
+_CHAT_NAME = re.compile(r"instruct|chat|[-_.]it\b|[-_.]sft\b|[-_.]dpo\b", re.IGNORECASE)
+_BASE_NAME = re.compile(r"\bbase\b|[-_.]base|[-_.]pt\b", re.IGNORECASE)
 _NO_PAIR = "These checkpoints are not a base/instruct pair."
 _FORCE = "The two networks compute differently, so interpolation is not meaningful. --force merges anyway, as instruct."

@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,16 @@ from pa_lite.ggml.imatrix import assign_importance, read_imatrix
 from pa_lite.ggml.kernels import FloatArray, TensorType
 from pa_lite.ggml.metadata import Metadata, boolean, float32, string, uint32
 from pa_lite.ggml.quant_types import FILE_TYPES, choose_types, model_shape, parse_override, type_name
-from pa_lite.merging.align import TOKEN_ROWS, RowMaps, align_vocabularies, compare_settings, pair_tensors
+from pa_lite.merging.align import (
+    TOKEN_ROWS,
+    RowMaps,
+    align_vocabularies,
+    check_sizes,
+    compare_settings,
+    pair_tensors,
+    swapped,
+)
+from pa_lite.merging.description import describe_sources
 from pa_lite.merging.groups import group_of, layer_of
 from pa_lite.merging.schedule import Schedule, read_schedule
 from pa_lite.system.byte_source import ByteSource, Stamp
@@ -238,15 +247,14 @@ class Layout:
     def metadata(self) -> Metadata:
         """All metadata of the output, provenance included, except `general.architecture`."""
         plan = self.plan
-        sides, architecture = (plan.base, plan.instruct), plan.instruct.architecture
+        architecture = plan.instruct.architecture
         general: Metadata = {
             Keys.General.TYPE: string("model"),
             Keys.General.NAME: string(
                 name_for_llama_cpp(f"{plan.instruct.name} pa {self.lam:g}", architecture, plan.vocabulary)
             ),
             Keys.General.SIZE_LABEL: string(plan.size_label()),
-            Keys.General.BASE_MODEL_COUNT: uint32(2),
-            **{Keys.General.BASE_MODEL_NAME.format(id=i): string(side.name) for i, side in enumerate(sides)},
+            **describe_sources(plan.base, plan.instruct),
             Keys.General.FILE_TYPE: uint32(FILE_TYPES[plan.type]),
             Keys.General.QUANTIZATION_VERSION: uint32(QUANTIZATION_VERSION),
         }
@@ -297,11 +305,13 @@ def plan_merge(base: Checkpoint, instruct: Checkpoint, options: PlanOptions | No
         )
     earlier_peak = peak_bytes()
     # 1. match tensors and, where the vocabularies differ, their rows
-    vocabulary, maps = align_vocabularies(base, instruct, options.vocab)
+    check_sizes(base, instruct)
+    vocabulary, maps, templates = align_vocabularies(base, instruct, options.vocab)
     pairs, remarks = pair_tensors(base, instruct, maps, options.force)
     remarks += [*base.remarks, *instruct.remarks, *vocabulary.remarks]
     remarks += [*instruct.warnings, *compare_settings(base, instruct, options.force)]
     remarks += [maps.summary(options.vocab)] if maps is not None else []
+    remarks += [remark] if (remark := swapped(base, instruct, templates)) else []
     # 2. output shapes: instruct's, with one row for each token of the written vocabulary
     n_tokens = len(vocabulary.tokens)
     shapes = {
@@ -344,6 +354,9 @@ def plan_merge(base: Checkpoint, instruct: Checkpoint, options: PlanOptions | No
         remarks=tuple(remarks),
         peak=peak,
     )
+    if base.path == instruct.path or plan.fingerprints[0] == plan.fingerprints[1]:
+        same = "base and instruct are the same model: every lam gives that model"
+        plan = replace(plan, remarks=(*plan.remarks, same))
     options.schedule.check(plan.n_layers)
     return plan
 

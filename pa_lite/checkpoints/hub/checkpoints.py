@@ -17,6 +17,7 @@ from pa_lite.checkpoints.hub.ranges import RemoteFile
 from pa_lite.checkpoints.hub.references import HubReference
 from pa_lite.checkpoints.hub.repositories import HubFile, fetch_file, listing
 from pa_lite.checkpoints.locations import PICKLES, foreign_weights
+from pa_lite.checkpoints.model_card import CARD
 from pa_lite.checkpoints.weight_files import INDEX, SINGLE, choose_weights, listed, read_index
 from pa_lite.errors import CheckpointError, HubError, InputError, OutputError
 from pa_lite.progress import Progress
@@ -25,10 +26,15 @@ from pa_lite.system.byte_source import ByteSource
 from pa_lite.untrusted.safe_names import same_file
 
 _FILES_AT_A_TIME = 4
+_LONGEST_CARD = 4 << 20  # bytes; a longer model card is not downloaded
 # files of a checkpoint other than weights, without any that can contain code or pickles
 _SMALL = re.compile(
     r"[^/]+\.(json|jinja)|additional_chat_templates/[^/]+\.jinja|tokenizer\.model(\.v\d+)?|(spiece|sentencepiece\.bpe)\.model|vocab\.txt|merges\.txt"
 )
+
+
+def _is_small(file: HubFile) -> bool:
+    return _SMALL.fullmatch(file.name) is not None or (file.name == CARD and file.size <= _LONGEST_CARD)
 
 
 def _is_beside(name: str) -> bool:
@@ -139,7 +145,7 @@ def reach_checkpoint(reference: HubReference) -> tuple[Path, dict[str, ByteSourc
 def _find(reference: HubReference) -> _HubSnapshot:
     """Resolve a reference and find the files of the checkpoint, downloading the index for that."""
     found = listing(reference)
-    pinned = replace(reference, revision=found.commit)
+    pinned = replace(reference, revision=found.commit, is_guess=False)
     cache = RepoCache(reference.repo, reference.repo_type)
     cache.remember(reference.revision, found.commit)
     folder = cache.snapshot(found.commit)
@@ -159,7 +165,7 @@ def _find(reference: HubReference) -> _HubSnapshot:
             f"{reference}: {', '.join(lacking)} not in the cache ({folder}), and the Hub is not available. Go online "
             "(without HF_HUB_OFFLINE) and retry."
         ) from e
-    small = [f for f in files if _SMALL.fullmatch(f.name)] if weights[0].name.endswith(".safetensors") else []
+    small = [f for f in files if _is_small(f)] if weights[0].name.endswith(".safetensors") else []
     if twins := same_file(f.name for f in (*weights, *small)):
         raise CheckpointError(f"{reference}: has the files {' and '.join(twins)}, one file on some systems.")
     return _HubSnapshot(reference=pinned, folder=folder, weights=weights, small=small)

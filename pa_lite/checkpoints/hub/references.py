@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -23,13 +23,15 @@ _REVISION = re.compile(r"[^\s/:?#\\][^\s:?#\\]*")
 class HubReference:
     """A model (or `repo_type` "dataset") on the Hub: `org/name`, a branch, tag or commit, and a file in it.
 
-    Raises InputError for an invalid repository name or revision.
+    `is_guess`: it was written as `org/name`, which could also be a folder. Raises InputError for an invalid repository
+    name or revision.
     """
 
     repo: str
     revision: str | None = None
     repo_type: str = "model"
     file: str | None = None
+    is_guess: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
         if not _REPO.fullmatch(self.repo) or ".." in self.repo or "--" in self.repo:
@@ -49,7 +51,7 @@ class HubReference:
     @property
     def label(self) -> str:
         """Return the name for errors, without the file and with a short commit."""
-        prefix = PREFIX if self.repo_type == "model" else "dataset "
+        prefix = "" if self.is_guess else PREFIX if self.repo_type == "model" else "dataset "
         revision = self.revision[:8] if self.revision and COMMIT.fullmatch(self.revision) else self.revision
         return prefix + self.repo + (f"@{revision}" if revision else "")
 
@@ -60,7 +62,8 @@ class HubReference:
 
     def error(self, message: str, is_passing: bool = False) -> HubError:
         """Return an error about it; `is_passing` for one that may be temporary."""
-        return HubError(f"{self.label}: {message}", is_passing)
+        start = "is not a folder here, and " if self.is_guess else ""
+        return HubError(f"{self.label}: {start}{message}", is_passing)
 
 
 Location = Path | HubReference
