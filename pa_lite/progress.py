@@ -11,7 +11,8 @@ class Progress(Protocol):
 
     `phase` names the current step. `done` and `total` are counts in `unit`, a plural noun such as `answers`, or `B` for
     bytes. `total` is 0 if unknown: generation reports tokens this way, between answers. Calls never overlap, but may
-    come from other threads than the caller's. An exception that is raised in a call stops the work.
+    come from other threads than the caller's. An exception that is raised in a call stops the work. A progress that
+    also has a method `expect(seconds)` gets estimates of the time left from work of mixed kinds.
     """
 
     def __call__(self, phase: str, done: int, total: int, unit: str, /) -> None: ...
@@ -19,6 +20,13 @@ class Progress(Protocol):
 
 def silent(_phase: str, _done: int, _total: int, _unit: str) -> None:
     """Report nothing."""
+
+
+def expect(progress: Progress | None, seconds: float) -> None:
+    """Pass on an estimate of the seconds left, if the progress takes it."""
+    take = getattr(progress, "expect", None)
+    if take is not None:
+        take(seconds)
 
 
 def part_of(progress: Progress | None, phase: str, before: int, total: int, unit: str) -> Progress:

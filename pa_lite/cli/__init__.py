@@ -67,12 +67,22 @@ def _fail(message: str) -> NoReturn:
     sys.exit(1)
 
 
-def _end(ending: EndSignal) -> NoReturn:
+def _end(ending: EndSignal, error: BaseException) -> NoReturn:
+    kept = _kept(error)
     with contextlib.suppress(OSError):  # the terminal may be gone
-        tell("interrupted", err=True)
+        tell(f"interrupted: {kept}" if kept else "interrupted", err=True)
     drop_streams()
     exec("")  # else Python may exit by SIGINT, whatever the status, if its last compilation was interrupted
     sys.exit(ending.status)
+
+
+def _kept(error: BaseException | None) -> str:
+    """Return what a command said of an interrupt: what is kept, and how to continue."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt) and error.args and isinstance(error.args[0], str):
+            return error.args[0]
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def _show_usage(error: click.ClickException) -> None:
@@ -106,8 +116,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except click.ClickException as e:
         _show_usage(e)
         sys.exit(e.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        _end(ending)
+    except (click.Abort, KeyboardInterrupt) as e:
+        _end(ending, e)
     except BrokenPipeError:
         drop_streams()
         sys.exit(ending.status if ending.signal else 1)
@@ -115,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if debug:
             tell_text(traceback.format_exc(), err=True)
         if ending.signal is not None:  # the signal also ended worker processes, which caused this error
-            _end(ending)
+            _end(ending, e)
         _fail(_describe(e))
 
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import click
 
 import pa_lite
+from pa_lite.cli.bars import bar
 from pa_lite.cli.completers import models
 from pa_lite.cli.help import command
 from pa_lite.cli.options import JSON, STREAM, THREADS, TYPE, takes_pair
-from pa_lite.cli.terminal import bar, show_json, show_table, tell
+from pa_lite.cli.terminal import show_json, show_table, tell
 
 if TYPE_CHECKING:
     from pa_lite import Diff, Inspection

@@ -12,7 +12,7 @@ import click
 
 from pa_lite.cli.help import command
 from pa_lite.cli.options import JSON
-from pa_lite.cli.terminal import show_json, show_table, tell
+from pa_lite.cli.terminal import show_json, show_table, tell, tell_prose
 
 if TYPE_CHECKING:
     from pa_lite.api.machine import Diagnosis, Leftover
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.option("--yes", is_flag=True, help="With --clean: remove without confirmation.")
 @JSON
 def doctor(folders: tuple[Path, ...], clean: bool, yes: bool, as_json: bool) -> None:
-    """Show this machine's memory, cores, GPUs and llama.cpp build, and which models fit.
+    """Show this machine's memory, cores, GPUs and llama.cpp build, which models fit, and what newcomers trip over.
 
     With --clean, list and remove temporary files that killed runs left in FOLDERs and their subfolders; by default in
     the working folder, the system's temporary folder, pa-lite's own folders and the Hub's cache. Files that are in use,
@@ -72,8 +72,14 @@ def show_diagnosis(found: Diagnosis) -> None:
     ]
     tell(f"What fits now, estimated for a context of {CELLS} tokens:")
     show_table(["model", "type", "needs", "fits", "layers on GPU"], table)
+    show_table(["", ""], [[c.name, f"{c.found}. {_sentence(c.advice)}" if c.advice else c.found] for c in found.checks])
     for remark in found.remarks:
-        tell(remark)
+        tell_prose(remark)
+    tell_prose(found.verdict)
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def _gb(n: int) -> str:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import pa_lite
+from pa_lite.cli.bars import bar
 from pa_lite.cli.options import DATE, JSON, TEMPLATE_ARG, loads_a_model, takes_model
-from pa_lite.cli.terminal import bar, show_json, tell, tell_text
+from pa_lite.cli.terminal import show_json, tell, tell_text
 
 if TYPE_CHECKING:
     from pa_lite import EngineOptions, ModelRef

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import click
 
 import pa_lite
+from pa_lite.cli.bars import bar
 from pa_lite.cli.help import command
 from pa_lite.cli.options import FORCE, JSON, OUTPUT, chats, loads_a_model
-from pa_lite.cli.terminal import bar, percent, show_json, show_table, tell
+from pa_lite.cli.terminal import percent, show_json, show_table, tell
 
 if TYPE_CHECKING:
     from pa_lite import ChatOptions, EngineOptions, Judging, WinRate

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import click
 
 import pa_lite
+from pa_lite.cli.bars import bar
 from pa_lite.cli.completers import pairs, weight_types
 from pa_lite.cli.help import command
 from pa_lite.cli.options import EXTRAPOLATE, JSON, STREAM, THREADS, parse_size
-from pa_lite.cli.terminal import bar, quoted, show_json, show_next, show_table, tell
+from pa_lite.cli.terminal import quoted, show_json, show_next, show_table, tell
 
 if TYPE_CHECKING:
     from pa_lite import Preview

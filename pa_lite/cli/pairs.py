@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import pa_lite
+from pa_lite.cli.bars import bar
 from pa_lite.cli.options import FORCE, JSON
-from pa_lite.cli.terminal import bar, show_json, show_table, tell, tell_prose
+from pa_lite.cli.terminal import show_json, show_table, tell, tell_prose
 
 if TYPE_CHECKING:
     from pa_lite.api.checkpoints import Pair, PairFit

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import pa_lite
+from pa_lite.cli.bars import bar
 from pa_lite.cli.completers import task_names, weight_types
 from pa_lite.cli.help import command
 from pa_lite.cli.options import EXTRAPOLATE, FORCE, GPU, JSON, PROBE, THREADS, chats, takes_pair
-from pa_lite.cli.terminal import bar, percent, show_json, show_table, tell
+from pa_lite.cli.terminal import percent, show_json, show_table, tell
 
 if TYPE_CHECKING:
     from pa_lite import ChatOptions, Estimate, Goal, StudyOptions

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import click
 
 import pa_lite
+from pa_lite.cli.bars import bar
 from pa_lite.cli.completers import task_names
 from pa_lite.cli.help import command
 from pa_lite.cli.options import FORCE, JSON, OUTPUT, loads_a_model, takes_model
-from pa_lite.cli.terminal import bar, percent, show_json, show_table, tell, tell_text
+from pa_lite.cli.terminal import percent, show_json, show_table, tell, tell_text
 
 if TYPE_CHECKING:
     from pa_lite import EngineOptions, ModelRef, SuiteResult

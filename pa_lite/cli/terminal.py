@@ -14,14 +14,11 @@ import shlex
 import shutil
 import sys
 import textwrap
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
-from pa_lite.progress import Progress, silent
 from pa_lite.sanitize import one_line, plain, to_json
 
 
@@ -90,61 +87,6 @@ class PlainFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
         return plain(text) if record.exc_info else one_line(text)
-
-
-def _bars() -> Any:
-    """Return tqdm without its monitor thread, which prints a warning where no thread can be started."""
-    from tqdm import tqdm
-
-    tqdm.monitor_interval = 0
-    return tqdm
-
-
-def _steady(drawn: Any) -> None:
-    """Let a bar use the monotonic clock: it would stop, or count backwards, when the system's time is set."""
-    drawn._time = time.monotonic
-    drawn.start_t = drawn.last_print_t = time.monotonic()
-
-
-_COUNTS = (
-    "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {unit} [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
-)
-
-
-@contextmanager
-def bar(phase: str) -> Iterator[Progress]:
-    """Show a progress bar on stderr if that is a terminal; its label is `phase` until the first report.
-
-    Counts without a total, such as tokens, are shown as a rate after it.
-    """
-    if not sys.stderr.isatty():
-        yield silent  # and tqdm is not imported
-        return
-    start = shown = time.monotonic()
-    made = last = 0
-    with _bars()(
-        disable=None, file=sys.stderr, desc=phase, leave=False, smoothing=0.1, miniters=1, bar_format=_COUNTS
-    ) as drawn:  # miniters: by default tqdm skips reports that come slower than the ones before
-        _steady(drawn)
-
-        def progress(phase: str, done: int, total: int, unit: str) -> None:
-            nonlocal made, last, shown
-            if total:
-                if drawn.total is None or done < drawn.n or unit != drawn.unit:
-                    drawn.unit, drawn.unit_scale = unit, unit in ("B", "values")
-                    drawn.reset(total)
-                    drawn.initial = drawn.n = done  # work of an earlier run does not count towards the speed
-                drawn.set_description(phase, refresh=False)
-                drawn.total = total
-                drawn.update(done - drawn.n)
-                return
-            made += done - last if done >= last else done  # each engine call counts from 0
-            last, now = done, time.monotonic()
-            if now - shown > 0.2:
-                drawn.set_postfix_str(f"{made / (now - start):.0f} {unit}/s")
-                shown = now
-
-        yield progress
 
 
 def percent(share: float, digits: int = 1) -> str:

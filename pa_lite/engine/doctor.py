@@ -10,9 +10,21 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from pa_lite.checkpoints.hub.status import hub_status
+from pa_lite.checkpoints.pairs import all_pairs
 from pa_lite.engine.abi import TESTED
 from pa_lite.engine.gpu_layers import most_that_fit
 from pa_lite.engine.llama import llama
+from pa_lite.engine.readiness import (
+    Check,
+    check_compiler,
+    check_extras,
+    check_hub,
+    check_pairs,
+    check_processor,
+    processor_flags,
+    verdict,
+)  # fmt: skip
 from pa_lite.ggml.kernels import Device, devices
 from pa_lite.system.machine import available_memory, cores, total_memory
 
@@ -67,7 +79,10 @@ class Fit:
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnosis:
-    """Facts about the machine; sizes in bytes, 0 where unknown. `remarks` suggest what the user can do."""
+    """Facts about the machine; sizes in bytes, 0 where unknown. `remarks` suggest what the user can do.
+
+    `checks` are what newcomers trip over, `verdict` is one sentence on all of it.
+    """
 
     system: str
     python: str
@@ -83,6 +98,8 @@ class Diagnosis:
     gpu_offload: bool
     fits: tuple[Fit, ...]
     remarks: tuple[str, ...]
+    checks: tuple[Check, ...] = ()
+    verdict: str = ""
 
 
 def estimate_fit(name: str, weight_type: str, weights: int, cache: int, layers: int, memory: int, gpu: int) -> Fit:
@@ -114,6 +131,14 @@ def diagnose() -> Diagnosis:
     gpus = [d for d in found if d.kind in ("gpu", "igpu")]
     memory, gpu = available_memory() or total_memory(), max((d.free for d in gpus), default=0)
     folder = Path(tempfile.gettempdir())
+    build = lib.llama_print_system_info().decode("utf-8", "replace").strip()
+    processor = check_processor(build, processor_flags())
+    checks = (
+        check_compiler(), *([processor] if processor else []), check_pairs(all_pairs()), check_hub(hub_status()),
+        *check_extras(),
+    )  # fmt: skip
+    table = fits(memory, gpu)
+    largest = max((f for f in table if f.fits), key=lambda f: (f.layers, f.needed), default=None)
     return Diagnosis(
         system=platform.platform(),
         python=platform.python_version(),
@@ -124,11 +149,13 @@ def diagnose() -> Diagnosis:
         disk_free=shutil.disk_usage(folder).free,
         disk_folder=str(folder),
         devices=found,
-        build=lib.llama_print_system_info().decode("utf-8", "replace").strip(),
+        build=build,
         interface=f"checked: the structures and functions of llama-cpp-python {TESTED}",
         gpu_offload=bool(lib.llama_supports_gpu_offload()),
-        fits=fits(memory, gpu),
+        fits=table,
         remarks=_remarks(bool(lib.llama_supports_gpu_offload()), gpus),
+        checks=checks,
+        verdict=verdict(checks, f"{largest.model} as {largest.kind}" if largest else ""),
     )
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from pa_lite.checkpoints.pairs import Pair
 from pa_lite.engine.interrupts import stop_is_due
 from pa_lite.errors import EngineError, PaLiteError
+from pa_lite.progress import Progress
 from pa_lite.study.plan import StudyOptions, StudyPlan, plan_study
 from pa_lite.study.records import Record
 from pa_lite.study.worker import LocalWorker, WorkerLostError
@@ -62,8 +63,10 @@ class RayWorker:
     def __init__(self, ray: Any, make_actor: Callable[[], Any], has_room: Callable[[], bool]) -> None:
         self._ray, self._actor, self._has_room = ray, make_actor(), has_room
 
-    def run(self, weight_type: str, lam: float, workload: int, items: Sequence[int]) -> dict[int, Record]:
-        """Return records by item.
+    def run(
+        self, weight_type: str, lam: float, workload: int, items: Sequence[int], *, progress: Progress | None = None
+    ) -> dict[int, Record]:
+        """Return records by item; the progress gets nothing before a chunk is done.
 
         Raises WorkerLostError when the actor or its node is lost, or this thread is asked to stop (`stops_when`), the
         actor's own PaLiteError, and EngineError when no remaining node has enough resources.

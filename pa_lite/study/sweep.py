@@ -26,6 +26,7 @@ from pa_lite.study.results import load_study
 from pa_lite.study.staleness import by_reason, differences, settle_plan
 from pa_lite.study.store import Store, has_results, open_store, read_store
 from pa_lite.study.summary import StudySummary
+from pa_lite.study.tracker import Tracker
 from pa_lite.study.worker import LocalWorker, Worker, WorkerLostError
 from pa_lite.study.workloads import TaskWorkload, chunks
 
@@ -45,11 +46,11 @@ class _Todo:
 class _Sweep:
     """The state shared by a sweep's threads."""
 
-    def __init__(self, plan: StudyPlan, store: Store, progress: Progress | None) -> None:
-        self.plan, self.store, self.progress = plan, store, progress
+    def __init__(self, plan: StudyPlan, store: Store, progress: Progress | None, n_workers: int) -> None:
+        self.plan, self.store = plan, store
         self.lock, self.stop = threading.Lock(), threading.Event()
-        self.total = self.done = 0
-        self.losses = 0
+        self.losses, self.n_workers = 0, n_workers
+        self.tracker = Tracker(plan.workloads, progress, n_workers)
         self.queue: deque[list[_Todo]] = deque()  # one entry per (type, lam), so that each is built once
 
     def lay_out(self) -> None:
@@ -60,23 +61,24 @@ class _Sweep:
         started = self.store.done()
         for planned in self.plan.cells:
             cell = planned.cell
-            self.total += cell.n_items
             if planned.key in finished:
-                self.done += cell.n_items
+                self.tracker.enter(planned.workload, cell.n_items, cell.n_items)
                 continue
             have = started.get(cell.key, set())
-            self.done += len(have)
+            self.tracker.enter(planned.workload, cell.n_items, len(have))
             missing = tuple(c for c in chunks(cell.n_items, self.plan.chunk) if not have.issuperset(c))
             by_lam.setdefault((cell.type, cell.lam), []).append(_Todo(planned, missing))
-        self.queue.extend(by_lam.values())
-        self.report(0)
+        # two workers start at opposite ends of their lams, so that every workload's cost is known early
+        self.queue.extend(lam if i % 2 == 0 else lam[::-1] for i, lam in enumerate(by_lam.values()))
+        self._recall()
+        self.tracker.report()
 
-    def report(self, n: int) -> None:
-        """Add `n` finished items to the progress."""
-        with self.lock:
-            self.done += n
-            if self.progress is not None:
-                self.progress("sweep", self.done, self.total, "items")
+    def _recall(self) -> None:
+        """Take the costs of workloads from earlier runs in the store."""
+        index_of = {(w.kind, w.name): i for i, w in enumerate(self.plan.workloads)}
+        for cell in self.store.cells():
+            if cell.n_done and (i := index_of.get((cell.kind, cell.name))) is not None:
+                self.tracker.time.recall({i: cell.seconds / cell.n_done})
 
     def work(self, make_worker: MakeWorker) -> None:
         """Run queued lams on one worker until none is left or `stop` is set. A lost worker is replaced."""
@@ -100,7 +102,8 @@ class _Sweep:
         while missing and not self.stop.is_set():
             start = time.perf_counter()
             try:
-                records = worker.run(cell.type, cell.lam, workload, missing[0])
+                with self.tracker.chunk(cell, workload, missing[0]) as progress:
+                    records = worker.run(cell.type, cell.lam, workload, missing[0], progress=progress)
             except (WorkerLostError, EngineError) as e:
                 if self.stop.is_set():
                     return worker  # interrupted because it was asked to stop
@@ -110,8 +113,9 @@ class _Sweep:
                 self._count_loss(e)
                 worker = make_worker()
                 continue
-            self.store.add(cell.key, records, time.perf_counter() - start)
-            self.report(len(missing.popleft()))
+            seconds = time.perf_counter() - start
+            self.store.add(cell.key, records, seconds)
+            self.tracker.finish(workload, len(missing.popleft()), seconds)
         if not self.stop.is_set():
             self.store.finish(cell.key, self.plan.workloads[workload].summary(self.store.results(cell.key)))
         return worker
@@ -146,7 +150,7 @@ def run_sweep(
 
 def _run(plan: StudyPlan, store: Store, progress: Progress | None, make_worker: MakeWorker, n_workers: int) -> None:
     """Run the missing parts of the cells. A single worker runs in this thread, so that Ctrl-C reaches llama.cpp."""
-    sweep = _Sweep(plan, store, progress)
+    sweep = _Sweep(plan, store, progress, n_workers)
     sweep.lay_out()
     if n_workers == 1:
         sweep.work(make_worker)

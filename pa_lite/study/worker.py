@@ -12,6 +12,7 @@ from pa_lite.engine.in_memory import InMemoryModel
 from pa_lite.engine.model import Model
 from pa_lite.engine.model_reference import open_model
 from pa_lite.merging.schedule import Schedule
+from pa_lite.progress import Progress
 from pa_lite.study.judges import Judge
 from pa_lite.study.plan import StudyPlan
 from pa_lite.study.records import Record
@@ -24,8 +25,13 @@ class WorkerLostError(Exception):
 class Worker(Protocol):
     """Builds the model of one (type, lam) at a time and runs items of a workload on it."""
 
-    def run(self, weight_type: str, lam: float, workload: int, items: Sequence[int]) -> dict[int, Record]:
-        """Return records by item. Raises WorkerLostError and what merging, loading, scoring and generating raise."""
+    def run(
+        self, weight_type: str, lam: float, workload: int, items: Sequence[int], *, progress: Progress | None = None
+    ) -> dict[int, Record]:
+        """Return records by item. Raises WorkerLostError and what merging, loading, scoring and generating raise.
+
+        `progress` gets what is done of these items, where the worker can say so.
+        """
         ...
 
     def close(self) -> None: ...
@@ -73,8 +79,9 @@ class LocalWorker:
         return self._moving.model
 
     def run(
-        self, weight_type: str, lam: float, workload: int, items: Sequence[int], schedule: Schedule | None = None
-    ) -> dict[int, Record]:
+        self, weight_type: str, lam: float, workload: int, items: Sequence[int], schedule: Schedule | None = None,
+        *, progress: Progress | None = None,
+    ) -> dict[int, Record]:  # fmt: skip
         """Return records by item, at a lam and a schedule (default: the plan's).
 
         Records made with a context reduced for lack of memory say so in `remarks`, as it changes scores by rounding.
@@ -85,7 +92,7 @@ class LocalWorker:
             for each in self.plan.workloads:
                 each.check(model)
             self._is_checked = True
-        records = self.plan.workloads[workload].run(model, items)
+        records = self.plan.workloads[workload].run(model, items, progress)
         if not model.remarks:
             return records
         return {i: {**record, "remarks": list(model.remarks)} for i, record in records.items()}

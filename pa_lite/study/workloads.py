@@ -29,6 +29,7 @@ from pa_lite.engine.chat_options import ChatOptions
 from pa_lite.engine.generation import GenerationOptions
 from pa_lite.engine.model import Model
 from pa_lite.instructions.following import Instruction, follow_instructions
+from pa_lite.progress import Progress
 from pa_lite.statistics import standard_error
 from pa_lite.study.judges import Judge
 from pa_lite.study.measures import FEW_SHOT, FOLLOWING, PREFERRED, Measure
@@ -42,12 +43,13 @@ _R = TypeVar("_R", bound=FinishedItem)
 class Workload(ABC, Generic[_R]):
     """A task, instruction set or set of judged pairs. Model and `facts` (JSON values) determine every record.
 
-    `kind` is its name in the results file; `measure` is the measure that its values belong to, if any; `judge`, if any,
-    runs it instead of the study's model. `summary_version` increases when `summary` gives more or other values, so that
-    finished cells of older versions get a new summary from their records.
+    `kind` is its name in the results file, `activity` that in progress; `measure` is the measure that its values belong
+    to, if any; `judge`, if any, runs it instead of the study's model. `summary_version` increases when `summary` gives
+    more or other values, so that finished cells of older versions get a new summary from their records.
     """
 
     kind: ClassVar[str]
+    activity: ClassVar[str]
     result: ClassVar[type[Any]]
     measure: ClassVar[Measure | None] = None
     summary_version: ClassVar[int] = 1
@@ -67,13 +69,21 @@ class Workload(ABC, Generic[_R]):
     def facts(self) -> Mapping[str, Any]:
         """Everything that, with the model, determines the records."""
 
+    @property
+    @abstractmethod
+    def tokens_of_item(self) -> float:
+        """The approximate number of tokens that an item takes, each generated one counted as several."""
+
     @abstractmethod
     def check(self, model: Model) -> None:
         """Raise TextError, naming the item, for a text that the model's tokenizer cannot encode."""
 
     @abstractmethod
-    def run(self, model: Model, items: Sequence[int]) -> dict[int, Record]:
-        """Return the items' records, by number. Raises what scoring and generating raise."""
+    def run(self, model: Model, items: Sequence[int], progress: Progress | None = None) -> dict[int, Record]:
+        """Return the items' records, by number. Raises what scoring and generating raise.
+
+        `progress` gets the requests or answers done of these items.
+        """
 
     @classmethod
     def decode(cls, record: Any) -> _R:
@@ -94,6 +104,10 @@ class Workload(ABC, Generic[_R]):
         return {"version": self.summary_version, "n": len(values), **spread}
 
 
+_CHARACTERS = 4  # of a token, about
+_GENERATED = 4  # a generated token costs about as much as this many tokens of a prompt
+
+
 def chunks(n_items: int, size: int) -> Iterator[range]:
     """Divide items into chunks of `size`; the division depends on nothing else."""
     for start in range(0, n_items, size):
@@ -104,7 +118,7 @@ def chunks(n_items: int, size: int) -> Iterator[range]:
 class TaskWorkload(Workload[ScoredItem]):
     """A few-shot task with prepared items."""
 
-    kind, result, measure = "task", ScoredItem, FEW_SHOT
+    kind, activity, result, measure = "task", "few-shot", ScoredItem, FEW_SHOT
     prepared: Prepared
     options: ScoreOptions
 
@@ -123,12 +137,19 @@ class TaskWorkload(Workload[ScoredItem]):
         options = {k: v for k, v in asdict(self.options).items() if k in ("mutual_info", "parallel")}
         return {"items": digest(items), "spec": digest(spec), "shots": self.prepared.shots, **options}
 
+    @property
+    def tokens_of_item(self) -> float:
+        some = self.prepared.items[:100]  # the exemplars before the items are shared
+        characters = [sum(len(c) for c in (*i.contexts, *i.continuations)) for i in some]
+        answer = _GENERATED * self.prepared.spec.max_tokens / 2 if self.prepared.spec.kind == "G" else 0.0
+        return float(np.mean(characters)) / _CHARACTERS + answer
+
     def check(self, model: Model) -> None:
         check_items(model, self.prepared)
 
-    def run(self, model: Model, items: Sequence[int]) -> dict[int, Record]:
+    def run(self, model: Model, items: Sequence[int], progress: Progress | None = None) -> dict[int, Record]:
         part = replace(self.prepared, items=tuple(self.prepared.items[i] for i in items))
-        scored = score_items(model, part, self.options).items
+        scored = score_items(model, part, self.options, progress).items
         return {
             i: {name: value for name, value in asdict(score).items() if value not in ((), [], {}, "", None)}
             for i, score in zip(items, scored, strict=True)
@@ -176,6 +197,10 @@ class _Answered(Workload[_R]):
         return len(self.texts)
 
     @property
+    def tokens_of_item(self) -> float:
+        return _GENERATED * self.max_tokens / 2
+
+    @property
     def facts(self) -> Mapping[str, Any]:
         return {"max_tokens": self.max_tokens, "parallel": self.parallel, **self.chat_facts}
 
@@ -189,7 +214,7 @@ class _Answered(Workload[_R]):
 class FollowWorkload(_Answered[FollowedItem]):
     """Verifiable instructions, checked by rules; `must_end` as in `follow_instructions`."""
 
-    kind, result, measure = "follow", FollowedItem, FOLLOWING
+    kind, activity, result, measure = "follow", "instructions", FollowedItem, FOLLOWING
     instructions: tuple[Instruction, ...]
     must_end: bool = True
 
@@ -202,10 +227,12 @@ class FollowWorkload(_Answered[FollowedItem]):
         instructions = digest([asdict(i) for i in self.instructions])
         return {"instructions": instructions, "must_end": self.must_end, **super().facts}
 
-    def run(self, model: Model, items: Sequence[int]) -> dict[int, Record]:
+    def run(self, model: Model, items: Sequence[int], progress: Progress | None = None) -> dict[int, Record]:
         part = [self.instructions[i] for i in items]
         limit = model.answer_tokens(self.max_tokens)  # as in `follow`, so that both measure the same
-        found = follow_instructions(model, part, limit, must_end=self.must_end, parallel=self.parallel, chat=self.chat)
+        found = follow_instructions(
+            model, part, limit, must_end=self.must_end, parallel=self.parallel, chat=self.chat, progress=progress
+        )
         return {i: a.document() for i, a in zip(items, found.answers, strict=True)}
 
     @staticmethod
@@ -220,7 +247,7 @@ class FollowWorkload(_Answered[FollowedItem]):
 class AnswersWorkload(_Answered[AnsweredItem]):
     """Open-ended instructions as in AlpacaEval. Answers have no value until a judge compares them: `WinsWorkload`."""
 
-    kind, result = "answers", AnsweredItem
+    kind, activity, result = "answers", "answers", AnsweredItem
     prompts: tuple[Prompt, ...]
 
     @property
@@ -232,10 +259,10 @@ class AnswersWorkload(_Answered[AnsweredItem]):
         prompts = [[p.instruction, p.system] if p.system else p.instruction for p in self.prompts]
         return {"prompts": digest(prompts), **super().facts}
 
-    def run(self, model: Model, items: Sequence[int]) -> dict[int, Record]:
+    def run(self, model: Model, items: Sequence[int], progress: Progress | None = None) -> dict[int, Record]:
         part = [self.prompts[i] for i in items]
         options = GenerationOptions(max_tokens=model.answer_tokens(self.max_tokens), parallel=self.parallel)
-        answers = answer_prompts(model, part, options, self.chat)
+        answers = answer_prompts(model, part, options, self.chat, progress=progress)
         return {
             i: {
                 "instruction": request(p.instruction, p.system),
@@ -262,7 +289,7 @@ class WinsWorkload(Workload[JudgedItem]):
     `datasets` are the sources of the instructions; AlpacaEval's allow the full length-controlled win rate.
     """
 
-    kind, result, measure = "wins", JudgedItem, PREFERRED
+    kind, activity, result, measure = "wins", "judging", JudgedItem, PREFERRED
     summary_version = 2  # with the length-controlled win rate
     answers: str
     decider: Judge
@@ -284,16 +311,22 @@ class WinsWorkload(Workload[JudgedItem]):
         return len(self.pairs)
 
     @property
+    def tokens_of_item(self) -> float:
+        some = self.pairs[:100]
+        characters = [len(p.instruction) + len(p.reference) + len(p.model) for p in some]
+        return 2 * float(np.mean(characters)) / _CHARACTERS  # both orders
+
+    @property
     def facts(self) -> Mapping[str, Any]:
         return {"pairs": digest([asdict(p) for p in self.pairs]), "options": asdict(JudgeOptions())}
 
     def check(self, model: Model) -> None:
         """Accept all: a pair that the judge's tokenizer cannot encode is recorded as not judged."""
 
-    def run(self, model: Model, items: Sequence[int]) -> dict[int, Record]:
+    def run(self, model: Model, items: Sequence[int], progress: Progress | None = None) -> dict[int, Record]:
         verdicts: dict[int, Verdict] = {}
         part = [self.pairs[i] for i in items]
-        judge_pairs(model, part, JudgeOptions(), verdicts.__setitem__, chat=self.decider.chat)
+        judge_pairs(model, part, JudgeOptions(), verdicts.__setitem__, progress, chat=self.decider.chat)
         return {i: {"instruction": part[k].instruction, **asdict(verdicts[k])} for k, i in enumerate(items)}
 
     @staticmethod

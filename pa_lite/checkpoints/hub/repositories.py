@@ -59,7 +59,7 @@ def listing(reference: HubReference) -> Listing:
     """
     cache = RepoCache(reference.repo, reference.repo_type)
     commit = cache.commit_of(reference.revision)
-    if _is_offline():
+    if is_offline():
         return _cached(cache, commit or _not_cached(reference))
     try:
         # first, as huggingface_hub lists files with long retries even if the Hub cannot be reached
@@ -79,7 +79,8 @@ def listing(reference: HubReference) -> Listing:
     return Listing(now, sorted((f for f in files if f.name not in odd), key=lambda f: f.name), True)
 
 
-def _is_offline() -> bool:
+def is_offline() -> bool:
+    """Return whether the environment forbids requests to the Hub."""
     value = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
     return value.upper() in ("1", "ON", "YES", "TRUE")
 
@@ -153,9 +154,9 @@ def fetch_file(
     cached = cache.snapshot(commit) / filename if commit else None
     if cached is not None and not cached.exists():
         cached = None
-    if cached is not None and (_is_offline() or commit == revision):
+    if cached is not None and (is_offline() or commit == revision):
         return cached
-    if _is_offline():
+    if is_offline():
         if commit is None:
             _not_cached(reference)
         raise reference.error(
