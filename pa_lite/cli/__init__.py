@@ -110,7 +110,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ending = EndSignal()
     try:
         with report_unreadable_maps(), end_in_order() as ending:
-            cli.main(args=words, prog_name="pa-lite", standalone_mode=False)
+            status = cli.main(args=words, prog_name="pa-lite", standalone_mode=False)
+        if isinstance(status, int) and status:  # what a command gave to `Context.exit`
+            sys.exit(status)
     except click.exceptions.Exit as e:
         sys.exit(e.exit_code)
     except click.ClickException as e:

@@ -32,6 +32,5 @@ def completion(shell: str | None) -> None:
         return
     made = get_completion_class(shell)
     assert made is not None  # click knows the three shells
-    from pa_lite.cli import cli
-
-    tell_text(made(cli, {}, "pa-lite", _VARIABLE).source())
+    root = click.get_current_context().find_root().command
+    tell_text(made(root, {}, "pa-lite", _VARIABLE).source())

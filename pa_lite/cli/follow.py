@@ -84,7 +84,10 @@ def generate(
     check_prompts(loaded, chat.system)  # before a model is loaded
     with pa_lite.load(model, engine, weight_type) as opened:
         note_plain_prompts(opened)
-        with bar("generate") as progress:
+        kept = (
+            f"finished answers are kept beside {output}; add --resume to continue." if output else "nothing was kept."
+        )
+        with bar("generate", kept) as progress:
             if output is not None:
                 written = opened.write_outputs(
                     loaded, output, options, resume=resume, force=force, chat=chat, progress=progress,

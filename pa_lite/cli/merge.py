@@ -93,13 +93,16 @@ def merge(
         threads=threads, force=force, resume=resume, verify=verify, max_memory=max_memory, stream=stream,
         extrapolate=extrapolate,
     )  # fmt: skip
-    if base is None and pair is None and instruct is None:
-        tell("note: no pair was named: this is the embedded demo pair.", err=True)
     if dry_run:
         found = pa_lite.preview(base, instruct, values, pair=pair, plan=plan, output=output, options=options)
         show_preview(found, as_json)
         click.get_current_context().exit(1 if found.problems else 0)
-    with bar("merge") as progress:
+    kept = (
+        "what is merged is kept: run the same command again to continue."
+        if resume
+        else ("nothing was left behind. With --resume, partial files are kept and continued.")
+    )
+    with bar("merge", kept) as progress:
         paths = pa_lite.merge(
             base, instruct, values, pair=pair, plan=plan, output=output, options=options, progress=progress
         )
@@ -108,6 +111,8 @@ def merge(
     else:
         for path in paths:
             tell(str(path))
+        if base is None and pair is None:
+            tell("note: no pair was named: this is the embedded demo pair.", err=True)
         is_demo = "demo" in (base, pair) or (base is None and pair is None)
         show_next(
             measure_it=f"pa-lite score {quoted(paths[0])} --tasks {'demo' if is_demo else 'quick'}",

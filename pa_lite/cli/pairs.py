@@ -126,7 +126,7 @@ def fetch(name: str) -> None:
     """Download what is missing of the pair NAME from the Hub, and print the two local paths."""
     from pa_lite.api.checkpoints import fetch, find_pair
 
-    with bar("fetch") as progress:
+    with bar("fetch", "what is downloaded is kept; run the same command again to continue.") as progress:
         folders = fetch(find_pair(name), progress)
     for folder in folders:
         tell(str(folder))

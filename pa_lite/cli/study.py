@@ -119,7 +119,7 @@ def sweep(
     if dry_run:
         show_estimate(pa_lite.plan_sweep(pair, options, folder, keep_stale), as_json, is_judged=bool(judge))
         return
-    with bar("sweep") as progress:
+    with bar("sweep", f"finished items are kept in {folder}; run the same command again to continue.") as progress:
         study = pa_lite.sweep(
             pair, options, folder, backend=old_backend or backend, address=address, keep_stale=keep_stale,
             progress=progress,
@@ -308,7 +308,7 @@ def demo(output: Path, as_json: bool) -> None:
     """Measure the embedded pair at lam 0, 0.1, ..., 1, offline, and show the trade-off."""
     from pa_lite.api.studies import conclusion, readings
 
-    with bar("demo") as progress:
+    with bar("demo", f"finished items are kept in {output}; run the same command again to continue.") as progress:
         result = pa_lite.demo(output, progress)
     if as_json:
         show_json(json.loads(result.results.read_text("utf-8")))

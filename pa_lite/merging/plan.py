@@ -37,7 +37,7 @@ from pa_lite.merging.align import (
 from pa_lite.merging.description import describe_sources
 from pa_lite.merging.groups import group_of, layer_of
 from pa_lite.merging.schedule import Schedule, read_schedule
-from pa_lite.system.byte_source import ByteSource, Stamp
+from pa_lite.system.byte_source import ByteSource, Stamp, is_remote
 from pa_lite.system.installed import installed_version
 from pa_lite.system.machine import peak_bytes
 
@@ -354,7 +354,8 @@ def plan_merge(base: Checkpoint, instruct: Checkpoint, options: PlanOptions | No
         remarks=tuple(remarks),
         peak=peak,
     )
-    if base.path == instruct.path or plan.fingerprints[0] == plan.fingerprints[1]:
+    is_local = not any(map(is_remote, plan.files))
+    if base.path == instruct.path or (is_local and plan.fingerprints[0] == plan.fingerprints[1]):
         same = "base and instruct are the same model: every lam gives that model"
         plan = replace(plan, remarks=(*plan.remarks, same))
     options.schedule.check(plan.n_layers)

@@ -14,7 +14,10 @@ from pathlib import Path
 
 import pytest
 
+import pa_lite
 from pa_lite import cli
+from pa_lite.checkpoints.pairs import models_folder
+from pa_lite.errors import InputError
 from tests.support import tiny
 
 
@@ -52,7 +55,12 @@ def test_merge_prints_the_written_file(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     status, out, err = run(capsys, "merge", "--lam", "0.7")
-    assert (status, out, err) == (0, "demo-instruct-pa0.70-Q8_0.gguf\n", "")
+    assert (status, out) == (0, "demo-instruct-pa0.70-Q8_0.gguf\n")
+    assert err == (
+        "note: no pair was named: this is the embedded demo pair.\n"
+        "measure it: pa-lite score demo-instruct-pa0.70-Q8_0.gguf --tasks demo\n"
+        "use it: llama-server -m demo-instruct-pa0.70-Q8_0.gguf, LM Studio, Ollama or another llama.cpp program\n"
+    )
     assert os.listdir(tmp_path) == ["demo-instruct-pa0.70-Q8_0.gguf"]
     status, out, err = run(capsys, "merge", "--lam", "0.7")
     assert status == 1
@@ -76,10 +84,88 @@ def test_merge_of_folders_with_several_lams(
     assert all(Path(d["path"]).is_file() for d in document)
 
 
-def test_extrapolation_warns(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_lam_beyond_the_pair_requires_extrapolate(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     status, _, err = run(capsys, "merge", "--lam", "1.2", "-o", tmp_path)
-    assert status == 0
-    assert err == "warning: a lam outside [0, 1] extrapolates beyond the pair.\n"
+    assert status == 1
+    assert err.startswith("error: lam 1.2 is outside [0, 1]")
+    assert "--extrapolate" in err
+    assert run(capsys, "score", "demo@1.2", "--tasks", "demo_town")[0] == 1
+    assert run(capsys, "sweep", "demo", "--lam", "0,1.2", "--tasks", "demo_town")[0] == 1
+    assert list(tmp_path.iterdir()) == []
+    assert run(capsys, "merge", "demo", "--lam", "1.2", "--extrapolate", "-o", tmp_path)[0] == 0
+    assert run(capsys, "score", "demo@1.2", "--extrapolate", "--tasks", "demo_town", "--limit", "2")[0] == 0
+    with pytest.raises(InputError, match="outside"):
+        pa_lite.load("demo@0.5").lam = 1.5
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("0,7", "0.7"),
+        ("70", "0.7"),
+        ("0.7%", "0.7"),
+        ("70%", "0.7"),
+        ("7", "0.7"),
+        ("0,05", "0.05"),
+        ("12,5%", "0.125"),
+    ],
+)
+def test_mistyped_lams_get_a_suggestion(capsys: pytest.CaptureFixture[str], typed: str, meant: str) -> None:
+    status, out, err = run(capsys, "merge", "demo", "--lam", typed)
+    assert (status, out) == (1, "")
+    assert f"Did you mean {meant}?" in err
+
+
+def test_output_folders_are_created(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    new, several = f"{tmp_path}{os.sep}a{os.sep}new{os.sep}", tmp_path / "several"
+    assert json.loads(run(capsys, "merge", "--lam", "0.7", "-o", new, "--dry-run", "--json")[1])["problems"] == []
+    assert list(tmp_path.iterdir()) == []
+    assert run(capsys, "merge", "--lam", "0.7", "-o", new)[1] == f"{new}demo-instruct-pa0.70-Q8_0.gguf\n"
+    assert run(capsys, "merge", "--lam", "0,1", "-o", several)[0] == 0
+    assert len(list(several.iterdir())) == 2
+    status, _, err = run(capsys, "merge", "--lam", "0,1", "-o", tmp_path / "one.gguf")
+    assert (status, "cannot be written to one file" in err) == (1, True)
+    gone = tmp_path / "gone"
+    assert run(capsys, "merge", "--lam", "0.7", "-o", f"{gone}{os.sep}", "--max-memory", "5M")[0] == 1
+    assert not gone.exists()
+
+
+def test_suspicious_pairs_are_remarked(capsys: pytest.CaptureFixture[str], tiny_pair: tuple[Path, Path]) -> None:
+    base, instruct = models_folder() / "demo" / "base", models_folder() / "demo" / "instruct"
+    remarks = [
+        json.loads(run(capsys, "merge", *pair, "--lam", "0.5", "--dry-run", "--json")[1])["remarks"]
+        for pair in ((base, instruct), (instruct, base), (base, base))
+    ]
+    assert not any("swapped" in remark or "same model" in remark for remark in remarks[0])
+    assert "base and instruct may be swapped: only the base side has a chat template" in remarks[1]
+    assert "base and instruct are the same model: every lam gives that model" in remarks[2]
+    status, out, _ = run(capsys, "merge", base, tiny_pair[1], "--lam", "0.5", "--dry-run")
+    assert status == 1
+    assert len(out.splitlines()) == 1
+    assert "are models of different sizes (width 256 and" in out
+
+
+def test_models_are_named_in_one_way(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert run(capsys, "merge", "demo", "--lam", "0.7", "-o", tmp_path / "m.gguf")[0] == 0
+    shown = json.loads(run(capsys, "inspect", tmp_path / "m.gguf", "--json")[1])
+    planned = json.loads(run(capsys, "inspect", "demo@0.7", "--type", "q8_0", "--json")[1])
+    assert shown["merge"] == planned["merge"]
+    assert shown["merge"]["lam"] == 0.7
+    assert (shown["merge"]["base"], shown["merge"]["instruct"]) == ("demo-base", "demo-instruct")
+    assert (shown["types"], shown["tensors"]) == (planned["types"], planned["tensors"])
+    assert "demo@0.6" in run(capsys, "inspect", "demo")[2]
+    assert "is one location, but a pair has two" in run(capsys, "merge", "nowhere.gguf", "--lam", "0.7")[2]
+
+
+def test_pairs_are_listed_and_removed(capsys: pytest.CaptureFixture[str], tiny_pair: tuple[Path, Path]) -> None:
+    assert run(capsys, "pairs", "add", "mine", *tiny_pair)[0] == 0
+    assert "mine" in run(capsys, "pairs", "list")[1]
+    assert run(capsys, "pairs", "list", "--json")[1] == run(capsys, "pairs", "--json")[1]
+    assert run(capsys, "pairs", "remove", "mine")[0] == 0
+    assert "mine" not in run(capsys, "pairs", "list")[1]
+    assert all(folder.is_dir() for folder in tiny_pair)
+    assert "comes with pa-lite" in run(capsys, "pairs", "remove", "demo")[2]
+    assert "unknown pair 'mine'" in run(capsys, "pairs", "remove", "mine")[2]
 
 
 def test_score_table_json_and_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -297,7 +383,9 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err.strip() == "interrupted"
+    assert err.splitlines()[-1] == (
+        "interrupted: nothing was left behind. With --resume, partial files are kept and continued."
+    )
     assert list(out.iterdir()) == []
 
 
@@ -321,7 +409,7 @@ def test_dry_run_shows_everything_and_writes_nothing(capsys: pytest.CaptureFixtu
 def test_dry_run_shows_what_would_prevent_the_merge(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "x.gguf").write_bytes(b"")
     status, out, _ = run(capsys, "merge", "--lam", "1", "--dry-run", "-o", tmp_path / "x.gguf", "--max-memory", "1M")
-    assert status == 0
+    assert status == 1
     assert "problem: " in out
     assert "exists already" in out
 
@@ -329,7 +417,7 @@ def test_dry_run_shows_what_would_prevent_the_merge(capsys: pytest.CaptureFixtur
 def test_dry_run_shows_every_mismatch(capsys: pytest.CaptureFixture[str], broken: dict[str, Path]) -> None:
     words = ["merge", broken["base"], broken["wide"], "--lam", "0.5"]
     status, out, _ = run(capsys, *words, "--dry-run")
-    assert status == 0
+    assert status == 1
     lines = out.splitlines()
     assert len(lines) == 6  # gate, up and down projections of two layers
     assert all(line.startswith("problem: tensor model.layers.") for line in lines)
@@ -365,7 +453,7 @@ def test_sizes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
 def test_inspect_and_diff(capsys: pytest.CaptureFixture[str], tiny_pair: tuple[Path, Path]) -> None:
     status, out, _ = run(capsys, "inspect", tiny_pair[0], "--tensors")
     assert status == 0
-    assert "llama.block_count" in out
+    assert "block_count" in out
     assert "blk.1.ffn_down.weight" in out
     assert json.loads(run(capsys, "inspect", tiny_pair[0], "--json")[1])["architecture"] == "llama"
     status, out, _ = run(capsys, "diff", *tiny_pair)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pa_lite.ggml.container import read_gguf_header
 from tests.cli.test_cli import run
 from tests.support.hub_server import HubServer
 
@@ -28,11 +29,11 @@ def published(
 
 def test_merge_from_the_hub(capsys: pytest.CaptureFixture[str], published: HubServer, tmp_path: Path) -> None:
     status, out, err = run(capsys, "merge", *PAIR, "--lam", "0.7", "--stream")
-    assert (status, out, err) == (0, "Tiny-Instruct-pa0.70-Q8_0.gguf\n", "")
+    assert (status, out) == (0, "Tiny-Instruct-pa0.70-Q8_0.gguf\n"), err
     streamed = (tmp_path / out.strip()).read_bytes()
     assert run(capsys, "pairs", "add", "mine", *PAIR)[0] == 0
     status, out, err = run(capsys, "merge", "--pair", "mine", "--lam", "0.7", "--force")
-    assert (status, out, err) == (0, "Tiny-Instruct-pa0.70-Q8_0.gguf\n", "")
+    assert (status, out) == (0, "Tiny-Instruct-pa0.70-Q8_0.gguf\n"), err
     assert (tmp_path / out.strip()).read_bytes() == streamed
 
 
@@ -164,3 +165,41 @@ def test_commands_ask_the_hub_for_what_they_need_and_tell_it_nothing_else(publis
     subprocess.run(command, env=told, check=True, capture_output=True, cwd=tmp_path)
     assert len(published.asked("hub /.*org/Tiny")) > 4
     assert [r.path for r in published.asked("hub /") if "/org/Tiny" not in r.path] == []
+
+
+def test_a_name_that_is_nowhere_is_said_to_be_nowhere(
+    capsys: pytest.CaptureFixture[str], published: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status, _, err = run(capsys, "inspect", "org/Nothing")
+    assert status == 1
+    assert err.startswith("error: org/Nothing: is not a folder here, and this model does not exist or is private.")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    status, _, err = run(capsys, "inspect", "org/Nothing")
+    assert (status, "org/Nothing: is not a folder here, and is not in the cache" in err) == (1, True)
+    assert "hub:org/Nothing: is not in the cache" in run(capsys, "inspect", "hub:org/Nothing")[2]
+
+
+def test_a_merged_file_names_its_sources_and_licence(
+    capsys: pytest.CaptureFixture[str], published: HubServer, tiny_pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    cards = ("license: apache-2.0", 'license: other\nlicense_name: "tiny-licence"\nlicense_link: https://example.org/l')
+    for folder, card in zip(tiny_pair, cards, strict=True):
+        (folder / "README.md").write_text(f"---\n{card}\ntags: [x]\n---\n# Model\nlicense: no\n", "utf-8")
+    try:
+        for reference, folder in zip(PAIR, tiny_pair, strict=True):
+            published.add(reference.removeprefix("hub:"), folder)
+        assert run(capsys, "merge", *PAIR, "--lam", "0.5", "-o", "m.gguf")[0] == 0
+    finally:
+        for folder in tiny_pair:
+            (folder / "README.md").unlink()
+    values = {k: e.value for k, e in read_gguf_header(tmp_path / "m.gguf").metadata.items()}
+    assert values["general.license"] == "other"
+    assert values["general.license.name"] == "base: apache-2.0; instruct: tiny-licence"
+    assert values["general.base_model.1.repo_url"] == "https://huggingface.co/org/Tiny-Instruct"
+    assert values["general.base_model.0.organization"] == "org"
+    assert values["general.tags"] == ["merge", "pa-lite", "partial-adaptation"]
+    shown = json.loads(run(capsys, "inspect", "m.gguf", "--json")[1])
+    assert shown["licence"] == "other, base: apache-2.0; instruct: tiny-licence"
+    again = json.loads(run(capsys, "merge", "m.gguf", "m.gguf", "--lam", "0.5", "-o", "n.gguf", "--json")[1])
+    values = {k: e.value for k, e in read_gguf_header(Path(again[0]["path"])).metadata.items()}
+    assert values["general.license.name"] == "base: apache-2.0; instruct: tiny-licence"

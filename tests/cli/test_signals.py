@@ -19,6 +19,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 _CODE = "import sys; from pa_lite.cli import main; sys.exit(main())"
 _STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 _N = 300
+_KEPT = "interrupted: finished answers are kept beside a.json; add --resume to continue."
 
 
 def start(folder: Path, *words: str, before: str = "") -> subprocess.Popen[str]:
@@ -69,7 +70,7 @@ def test_the_status_names_the_signal_and_nothing_is_left(
     process = generating(tmp_path)
     (os.killpg if to_group else os.kill)(process.pid, number)
     out, err = process.communicate(timeout=60)
-    assert (process.returncode, out, err.strip()) == (_STATUS[number], "", "interrupted")
+    assert (process.returncode, out, err.strip()) == (_STATUS[number], "", _KEPT)
     assert left(tmp_path) == []
     assert (tmp_path / ".a.json.part").exists()  # the journal of finished answers
 
@@ -104,7 +105,7 @@ def test_a_background_job_ignores_ctrl_c_and_obeys_sigterm(tmp_path: Path) -> No
     assert process.poll() is None
     process.terminate()
     _, err = process.communicate(timeout=60)
-    assert (process.returncode, err.strip(), left(tmp_path)) == (143, "interrupted", [])
+    assert (process.returncode, err.strip(), left(tmp_path)) == (143, _KEPT, [])
 
 
 def test_handlers_are_restored() -> None:

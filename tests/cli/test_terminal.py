@@ -8,14 +8,13 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 import pa_lite
 from pa_lite import cli
-from pa_lite.cli.terminal import bar, show_json, show_table, tell
+from pa_lite.cli.terminal import show_json, show_table, tell, tell_prose
 from pa_lite.ggml.container import gguf_header_bytes, read_gguf_header
 from pa_lite.ggml.metadata import array, string
 from pa_lite.merging.plan import PlanOptions
@@ -27,29 +26,20 @@ class Screen(io.StringIO):
         return True
 
 
-def test_a_bar_shows_tokens_a_second_and_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    screen, clock = Screen(), [100.0]
-    monkeypatch.setattr(sys, "stderr", screen)
-    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    with bar("generate") as progress:
-        progress("generate", 4, 9, "answers")  # four are from an earlier run
-        for done in (5, 6):
-            clock[0] += 2.0
-            progress("generate", (done - 4) * 50, 0, "tokens")
-            time.sleep(0.11)  # tqdm does not redraw sooner
-            progress("generate", done, 9, "answers")
-    shown = screen.getvalue()
-    assert "25 tokens/s" in shown
-    assert re.search(r" 5/9 answers \[\d\d:\d\d<\d\d:\d\d, .*25 tokens/s", shown)  # done/total, elapsed < remaining
-    assert "0/9" not in shown.split("4/9")[1]
-
-
-def test_no_bar_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    with bar("generate") as progress:
-        progress("generate", 0, 2, "answers")
-        progress("generate", 5, 0, "tokens")
-        progress("generate", 2, 2, "answers")
-    assert capsys.readouterr() == ("", "")
+def test_tables_never_cut_what_is_typed_and_wrap_prose_at_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen, sentence = Screen(), "words that wrap at spaces and are all kept " * 4
+    monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("NO_COLOR", "1")
+    show_table(["pair", "size", ""], [["a-name-that-one-must-type-in-full", "12.5B", sentence]])
+    tell_prose(sentence)
+    lines = [re.sub(r"\x1b\[\d*m", "", line).rstrip() for line in screen.getvalue().splitlines()]
+    assert any("a-name-that-one-must-type-in-full" in line for line in lines)
+    assert max(map(len, lines)) <= 60
+    assert " ".join(lines).split().count("words") == 8
+    wide = "x" * 70
+    show_table(["pair", "size"], [[wide, "1B"]])
+    assert re.search(f"{wide} +1B", screen.getvalue())
 
 
 HOSTILE = "a\x1b]0;title\x07\x9b2J\x00\r\u202eb"
@@ -83,9 +73,9 @@ def test_errors_and_log_lines_are_escaped(capsys: pytest.CaptureFixture[str], mo
     assert warning == f"WARNING: name {HARMLESS}"
 
 
-def test_commands_print_only_through_this_module() -> None:
+def test_commands_print_only_through_two_modules() -> None:
     """Search the syntax of the command line's package for other ways of printing."""
-    others = [p for p in Path(cli.__file__).parent.glob("*.py") if p.name != "terminal.py"]
+    others = [p for p in Path(cli.__file__).parent.glob("*.py") if p.name not in ("terminal.py", "bars.py")]
     assert len(others) > 8
     for path in others:
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
@@ -195,20 +185,6 @@ def test_terminals_with_small_character_sets(evil: Path, encoding: str) -> None:
         assert b"Traceback" not in done.stderr
         assert b"a bug in pa-lite" not in done.stderr
     assert done.returncode == 0
-
-
-def test_a_bar_works_when_the_clock_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    screen, offset, clock = Screen(), [0.0], time.time
-    monkeypatch.setattr(sys, "stderr", screen)
-    monkeypatch.setattr("tqdm.std.time", lambda: clock() + offset[0])
-    with bar("merge") as progress:
-        for done, hours in enumerate((0.0, -5.0, 3.0, -1.0), 1):
-            offset[0] = 3600 * hours
-            time.sleep(0.11)  # tqdm does not redraw sooner
-            progress("merge", done, 9, "B")
-    shown = screen.getvalue()
-    assert "4.00/9.00" in shown  # the last report was drawn: the clock did not stop
-    assert not re.search(r"[\[<,] *-\d|\d:\d\d:\d\d", shown)  # neither negative times nor hours
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a shell that closes streams")
