@@ -59,7 +59,7 @@ class Meter:
             self._made += done - self._last if done >= self._last else done  # each engine call counts from 0
             self._last = done
             if unit != self._made_unit:
-                self._made_unit, self._made_since = unit, now
+                self._made_unit, self._made_since = unit, now if self._made_unit else self.started
         else:
             if unit != self.unit or total != self.total or done < self.done:
                 self._marks.clear()  # another kind of work; what an earlier run did does not count towards the speed

@@ -62,10 +62,10 @@ class _Sweep:
         for planned in self.plan.cells:
             cell = planned.cell
             if planned.key in finished:
-                self.tracker.enter(planned.workload, cell.n_items, cell.n_items)
+                self.tracker.enter(cell, planned.workload, cell.n_items)
                 continue
             have = started.get(cell.key, set())
-            self.tracker.enter(planned.workload, cell.n_items, len(have))
+            self.tracker.enter(cell, planned.workload, len(have))
             missing = tuple(c for c in chunks(cell.n_items, self.plan.chunk) if not have.issuperset(c))
             by_lam.setdefault((cell.type, cell.lam), []).append(_Todo(planned, missing))
         # two workers start at opposite ends of their lams, so that every workload's cost is known early
@@ -115,7 +115,7 @@ class _Sweep:
                 continue
             seconds = time.perf_counter() - start
             self.store.add(cell.key, records, seconds)
-            self.tracker.finish(workload, len(missing.popleft()), seconds)
+            self.tracker.finish(cell, workload, len(missing.popleft()), seconds)
         if not self.stop.is_set():
             self.store.finish(cell.key, self.plan.workloads[workload].summary(self.store.results(cell.key)))
         return worker

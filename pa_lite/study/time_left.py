@@ -6,6 +6,7 @@ that has not run yet is estimated from its size in tokens, relative to those tha
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,9 +39,16 @@ class TimeLeft:
         each_token = sum(known.values()) / sum(self._sizes[i] for i in known)
         return [known.get(i, each_token * size) for i, size in enumerate(self._sizes)]
 
-    def seconds(self, left: Sequence[float], workers: int) -> float | None:
-        """Return the seconds for the items `left` of each workload, on so many workers; None if unknown."""
+    def seconds(self, lams: Sequence[Sequence[float]], workers: int) -> float | None:
+        """Return the seconds until the last worker ends; None if unknown.
+
+        `lams` are the items left of each workload, for every lam in the order of the queue. A lam runs on one worker;
+        the next one goes to the worker that is free first.
+        """
         costs = self.costs()
         if costs is None:
             return None
-        return sum(cost * n for cost, n in zip(costs, left, strict=True)) / max(1, workers)
+        ends = [0.0] * max(1, workers)
+        for left in lams:
+            heapq.heapreplace(ends, ends[0] + sum(cost * n for cost, n in zip(costs, left, strict=True)))
+        return max(ends)

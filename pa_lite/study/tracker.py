@@ -12,6 +12,8 @@ from pa_lite.study.cells import Cell
 from pa_lite.study.time_left import TimeLeft
 from pa_lite.study.workloads import Workload
 
+Lam = tuple[str, float]  # weight type and lam
+
 
 class Tracker:
     """Counts items over all workers and reports them as `("lam 0.5 · few-shot 3/8 boolq", done, total, "items")`."""
@@ -21,15 +23,17 @@ class Tracker:
         self._labels, self._n_workers = _labels(workloads), n_workers
         self._progress, self._lock = silent if progress is None else progress, threading.RLock()
         self._total = self._done = 0
-        self._left = [0.0] * len(workloads)
-        self._inside: dict[int, tuple[int, float]] = {}  # thread -> workload, finished items of its current chunk
+        self._left: dict[Lam, list[float]] = {}  # items left of each workload, in the order of the queue
+        self._inside: dict[int, tuple[Lam, int, float]] = {}  # thread -> lam, workload, done of its current chunk
         self._phase = "sweep"
 
-    def enter(self, workload: int, items: int, done: int) -> None:
-        """Enter a cell's items, of which some are done already."""
-        self._total += items
+    def enter(self, cell: Cell, workload: int, done: int) -> None:
+        """Enter a cell, of whose items some are done already."""
+        self._total += cell.n_items
         self._done += done
-        self._left[workload] += items - done
+        if done < cell.n_items:
+            left = self._left.setdefault((cell.type, cell.lam), [0.0] * len(self._labels))
+            left[workload] += cell.n_items - done
 
     @contextmanager
     def chunk(self, cell: Cell, workload: int, items: Sequence[int]) -> Iterator[Progress]:
@@ -41,7 +45,8 @@ class Tracker:
             if not total:
                 return
             with self._lock:
-                self._inside[thread], self._phase = (workload, len(items) * min(1.0, done / total)), phase
+                lam, self._phase = (cell.type, cell.lam), phase
+                self._inside[thread] = lam, workload, len(items) * min(1.0, done / total)
                 self.report()
 
         with self._lock:
@@ -54,24 +59,24 @@ class Tracker:
                 self._inside.pop(thread, None)
             raise
 
-    def finish(self, workload: int, items: int, seconds: float) -> None:
+    def finish(self, cell: Cell, workload: int, items: int, seconds: float) -> None:
         """Count this thread's chunk, whose records are stored."""
         with self._lock:
             self._inside.pop(threading.get_ident(), None)
             self._done += items
-            self._left[workload] -= items
+            self._left[cell.type, cell.lam][workload] -= items
             self.time.add(workload, items, seconds)
             self.report()
 
     def report(self) -> None:
         """Report items and time left."""
         with self._lock:
-            left = list(self._left)
-            for workload, done in self._inside.values():
-                left[workload] -= done
-            done = self._done + int(sum(done for _, done in self._inside.values()))
+            left = {lam: list(each) for lam, each in self._left.items()}
+            for lam, workload, done in self._inside.values():
+                left[lam][workload] -= done
+            done = self._done + int(sum(done for _, _, done in self._inside.values()))
             self._progress(self._phase, done, self._total, "items")
-            seconds = self.time.seconds(left, self._n_workers)
+            seconds = self.time.seconds(list(left.values()), self._n_workers)
             if seconds is not None:
                 expect(self._progress, seconds)
 
