@@ -263,8 +263,11 @@ def _set_f1(answer: _Entries, gold: _Entries) -> float:
 def _partial_f1(answer: _Entries, gold: _Entries) -> float:
     if not answer or not gold:
         return float(answer == gold)
-    bags = [[frozenset(f"{n}:{word}" for word in v.split() or [""]) for n, v in sorted(e)] for e in (gold, answer)]
-    return 2 * sum(_aligned(*bags, _overlap)) / (len(answer) + len(gold))
+    wanted, found = (
+        [frozenset(f"{name}:{word}" for word in value.split() or [""]) for name, value in sorted(entries)]
+        for entries in (gold, answer)
+    )
+    return 2 * sum(_aligned(wanted, found, _overlap)) / (len(answer) + len(gold))
 
 
 def _overlap(gold: frozenset[str], words: frozenset[str]) -> float:
