@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
-from pa_lite.statistics import Mean, Spread, calibrated_mean, spread_of_mean, t_quantile
+from pa_lite.statistics import Mean, Spread, calibrated_mean, spread_of_mean, standard_error, t_quantile
 
+LEAST_PAIRS = 20  # with known preferences: fewer show nothing about a judge
+NOT_COMPARED = "this judge was not compared with known preferences"
 _DECIDED = 0.05  # a preference closer to 0.5 than this does not count as a decision
 _LEAST_DECIDED = 0.5  # share of pairs on which a judge must decide
 _LEAST_MASS = 0.5
@@ -25,14 +28,41 @@ class JudgeCheck:
     """How a judge does on `n` pairs with known preferences: shares in [0, 1], a draw of either counting half.
 
     `agreement` is the judge's, `by_length` that of the longer answer; `beats_length` whether the judge is measurably
-    better (one-sided, 5%). `win_rate` is the known one, steadied by the judge's verdicts on all pairs.
+    better (one-sided, 5%), False for fewer than LEAST_PAIRS pairs. `win_rate` is the known one, steadied by the judge's
+    verdicts on all pairs; None where the known pairs are not among those of the win rate.
     """
 
     n: int
     agreement: Mean
     by_length: Mean
     beats_length: bool
-    win_rate: Mean
+    win_rate: Mean | None = None
+
+    def __str__(self) -> str:
+        """Return the comparison in words, with shares in percent."""
+        shares = [f"{100 * m.value:.1f}% (s.e. {100 * m.stderr:.1f})" for m in (self.agreement, self.by_length)]
+        if self.n < LEAST_PAIRS:
+            result = f"fewer than {LEAST_PAIRS} pairs show nothing"
+        elif self.beats_length:
+            result = "the judge is measurably better than answer length"
+        else:
+            result = "the judge is not measurably better than answer length"
+        pairs = "1 pair" if self.n == 1 else f"{self.n} pairs"
+        agreement = f"agrees with known preferences in {shares[0]}, the longer answer in {shares[1]}"
+        return f"on {pairs} the judge {agreement}: {result}"
+
+
+class Judged(Protocol):
+    """A verdict on a pair; the fields are as in `Verdict`."""
+
+    @property
+    def preference(self) -> float | None: ...
+    @property
+    def reference_first(self) -> float | None: ...
+    @property
+    def model_first(self) -> float | None: ...
+    @property
+    def answer_mass(self) -> float | None: ...
 
 
 def _agreement(preferences: Sequence[float], known: Sequence[float]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
@@ -43,24 +73,75 @@ def _agreement(preferences: Sequence[float], known: Sequence[float]) -> np.ndarr
 
 
 def check_judge(
-    judged: Sequence[float], known: Sequence[float], longer: Sequence[float], all_judged: Sequence[float]
+    judged: Sequence[float],
+    known: Sequence[float],
+    longer: Sequence[float],
+    all_judged: Sequence[float] | None,
+    instructions: Sequence[int] | None = None,
 ) -> JudgeCheck:
     """Compare a judge with known preferences of the same pairs, all in [0, 1], 1 where the model's answer is better.
 
     `longer` is 1 where the model's answer is the longer one, 0.5 for equal lengths; `all_judged` are the judge's
-    preferences on every pair of the win rate.
+    preferences on every pair of the win rate, None where these are other pairs. `instructions` numbers the instruction
+    of each pair, if several pairs share one.
     """
     own, simple = _agreement(judged, known), _agreement(longer, known)
-    lead: Spread = spread_of_mean(own - simple)
+    lead: Spread = spread_of_mean(own - simple, instructions)
     ahead = float((own - simple).mean())
-    beats = lead.units > 1 and ahead > 0 and ahead > t_quantile(0.95, lead.df) * lead.stderr
+    is_ahead = lead.units > 1 and ahead > 0 and ahead > t_quantile(0.95, lead.df) * lead.stderr
     return JudgeCheck(
         n=len(known),
-        agreement=Mean(float(own.mean()), spread_of_mean(own).stderr),
-        by_length=Mean(float(simple.mean()), spread_of_mean(simple).stderr),
-        beats_length=beats,
-        win_rate=calibrated_mean(all_judged, judged, known),
+        agreement=Mean(float(own.mean()), spread_of_mean(own, instructions).stderr),
+        by_length=Mean(float(simple.mean()), spread_of_mean(simple, instructions).stderr),
+        beats_length=is_ahead and len(known) >= LEAST_PAIRS,
+        win_rate=None if all_judged is None else calibrated_mean(all_judged, judged, known),
     )
+
+
+def asked(verdicts: Sequence[Judged]) -> list[Judged]:
+    """Return the verdicts for which the judge was asked: those with a preference and, where any has one, a mass."""
+    given = [v for v in verdicts if v.preference is not None]
+    with_mass = [v for v in given if v.answer_mass is not None]
+    return with_mass or given
+
+
+def shown_first(verdicts: Sequence[Judged]) -> Mean | None:
+    """Return the mean probability of preferring the answer shown first, over verdicts and the orders asked."""
+    out = []
+    for v in verdicts:
+        orders = [] if v.reference_first is None else [1 - v.reference_first]
+        orders += [] if v.model_first is None else [v.model_first]
+        if orders:
+            out.append(sum(orders) / len(orders))
+    return _mean(out)
+
+
+def order_agreement(verdicts: Sequence[Judged]) -> Mean | None:
+    """Return the share of pairs whose two orders prefer the same model, among those asked in both orders."""
+    both = [(v.reference_first, v.model_first) for v in verdicts]
+    return _mean([float(np.sign(r - 0.5) == np.sign(m - 0.5)) for r, m in both if r is not None and m is not None])
+
+
+def mean_mass(verdicts: Sequence[Judged]) -> float | None:
+    """Return the mean probability of the two letters, None where no verdict has it."""
+    masses = [v.answer_mass for v in verdicts if v.answer_mass is not None]
+    return float(np.mean(masses)) if masses else None
+
+
+def _mean(values: Sequence[float]) -> Mean | None:
+    return Mean(float(np.mean(values)), standard_error(values)) if values else None
+
+
+def judge_signs(verdicts: Sequence[Judged]) -> tuple[str, ...]:
+    """Return the warning signs of a judge's verdicts; none where it was not asked about any pair.
+
+    Verdicts of others, without orders and mass, must be those on different answers: equal ones tie for any judge.
+    """
+    found = asked(verdicts)
+    if not found:
+        return ()
+    preferences = [v.preference - 1 for v in found if v.preference is not None]
+    return tuple(warning_signs(preferences, shown_first(found), order_agreement(found), mean_mass(found)))
 
 
 def warning_signs(
