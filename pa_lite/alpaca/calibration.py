@@ -7,9 +7,9 @@ to do well (Dubois et al. 2024, arXiv 2404.04475).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -65,6 +65,9 @@ class Judged(Protocol):
     def answer_mass(self) -> float | None: ...
 
 
+_J = TypeVar("_J", bound=Judged)
+
+
 def _agreement(preferences: Sequence[float], known: Sequence[float]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """Return 1 where the sides preferred are the same, 1/2 where either is a draw, else 0; preferences in [0, 1]."""
     signs = np.sign(np.asarray(preferences) - 0.5) * np.sign(np.asarray(known) - 0.5)
@@ -98,11 +101,9 @@ def check_judge(
     )
 
 
-def asked(verdicts: Sequence[Judged]) -> list[Judged]:
-    """Return the verdicts for which the judge was asked: those with a preference and, where any has one, a mass."""
-    given = [v for v in verdicts if v.preference is not None]
-    with_mass = [v for v in given if v.answer_mass is not None]
-    return with_mass or given
+def asked(verdicts: Iterable[_J]) -> list[_J]:
+    """Return the verdicts for which `judge` asked the model: equal answers tie, without a mass."""
+    return [v for v in verdicts if v.answer_mass is not None or v.preference not in (None, 1.5)]
 
 
 def shown_first(verdicts: Sequence[Judged]) -> Mean | None:
@@ -133,15 +134,14 @@ def _mean(values: Sequence[float]) -> Mean | None:
 
 
 def judge_signs(verdicts: Sequence[Judged]) -> tuple[str, ...]:
-    """Return the warning signs of a judge's verdicts; none where it was not asked about any pair.
+    """Return the warning signs of a judge's verdicts on different answers: equal ones tie for any judge.
 
-    Verdicts of others, without orders and mass, must be those on different answers: equal ones tie for any judge.
+    Verdicts of others lack orders and mass; then only the preferences are checked. No verdict, no sign.
     """
-    found = asked(verdicts)
-    if not found:
+    preferences = [v.preference - 1 for v in verdicts if v.preference is not None]
+    if not preferences:
         return ()
-    preferences = [v.preference - 1 for v in found if v.preference is not None]
-    return tuple(warning_signs(preferences, shown_first(found), order_agreement(found), mean_mass(found)))
+    return tuple(warning_signs(preferences, shown_first(verdicts), order_agreement(verdicts), mean_mass(verdicts)))
 
 
 def warning_signs(

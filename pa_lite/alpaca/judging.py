@@ -13,6 +13,7 @@ import numpy as np
 from pa_lite.alpaca.calibration import (
     LEAST_PAIRS,
     JudgeCheck,
+    asked,
     judge_signs,
     mean_mass,
     order_agreement,
@@ -78,7 +79,7 @@ class Judging:
     @property
     def judge_signs(self) -> tuple[str, ...]:
         """What speaks against the judge, in words (see `warning_signs`)."""
-        return judge_signs(self.verdicts)
+        return judge_signs(asked(self.verdicts))
 
     @property
     def pairs(self) -> tuple[AnswerPair, ...]:
@@ -226,14 +227,14 @@ def _check(
 
 def measure_bias(pairs: Sequence[AnswerPair], verdicts: Sequence[Verdict]) -> Bias:
     """Return the judge's figures over pairs and their verdicts, in the same order."""
-    asked = [v for v in verdicts if v.answer_mass is not None]
+    found = asked(verdicts)
     return Bias(
         n_pairs=len(pairs),
-        n_asked=len(asked),
+        n_asked=len(found),
         n_identical=sum(p.reference == p.model for p in pairs),
         n_too_long=sum(v.unjudged is not None for v in verdicts),
-        n_ties=sum(v.preference == 1.5 for v in asked),
-        first_shown=shown_first(asked),
-        agreement=order_agreement(asked),
-        answer_mass=mean_mass(asked),
+        n_ties=sum(v.preference == 1.5 for v in found),
+        first_shown=shown_first(found),
+        agreement=order_agreement(found),
+        answer_mass=mean_mass(found),
     )

@@ -48,8 +48,8 @@ class Known:
             is_swapped = self.names.get(key) == (model, reference) or self.names.get(other) == (reference, model)
             if is_swapped and key != other and model != reference:
                 raise InputError(
-                    f"{self.source}: has an output of {model!r} under the name {reference!r}, so its preferences may be "
-                    "the wrong way round. Check the order of generator_1 and generator_2."
+                    f"{self.source}: has an output of {model!r} under the name {reference!r}, so its preferences may "
+                    "be the wrong way round. Check the order of generator_1 and generator_2."
                 )
 
     def check_annotator(self, judge: str) -> None:

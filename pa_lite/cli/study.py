@@ -151,8 +151,8 @@ def show_estimate(found: Estimate, as_json: bool, is_judged: bool = False) -> No
         tell(f"about {found.seconds:.0f} s, estimated from a few items on this machine{judged}")
     if found.calibration:
         tell(
-            f"the judge also judges the {found.calibration} pairs of --calibration, unless at least 20 of them are among"
-            " the study's"
+            f"the judge also judges the {found.calibration} pairs of --calibration, unless at least 20 of them are "
+            "among the study's"
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from pa_lite.alpaca.calibration import LEAST_PAIRS, JudgeCheck, judge_signs
+from pa_lite.alpaca.calibration import LEAST_PAIRS, JudgeCheck, asked, judge_signs
 from pa_lite.alpaca.known import Known, compare_judge
 from pa_lite.study.cells import StoredCell
 from pa_lite.study.curves import Curves
@@ -42,7 +42,7 @@ class StudyJudging:
     @property
     def signs(self) -> tuple[str, ...]:
         """The warning signs of all verdicts at the lams."""
-        return judge_signs(self.verdicts)
+        return judge_signs(asked(self.verdicts))
 
     def compare(self, known: Known) -> tuple[JudgeCheck | None, list[str]]:
         """Compare the judge with known preferences: None where it judged none of these pairs; and remarks.

@@ -11,8 +11,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from pa_lite.alpaca.calibration import JudgeCheck
 from pa_lite.cli.study import show_curves, show_study
-from pa_lite.statistics import items_to_show
+from pa_lite.statistics import Mean, items_to_show
 from pa_lite.study.comparisons import compare_lams, differences, sign_flip_p
 from pa_lite.study.curves import Curves, Series
 from pa_lite.study.export import to_document
@@ -161,7 +162,8 @@ def test_equal_following_excludes_no_lam() -> None:
 
 
 def test_preferences_are_used_as_following() -> None:
-    curves = Curves(lams=LAMS, tasks=(FALLING,), follow=None, wins=equal("w", 3, 50))
+    check = JudgeCheck(n=99, agreement=Mean(0.8, 0.04), by_length=Mean(0.6, 0.05), beats_length=True)
+    curves = Curves(lams=LAMS, tasks=(FALLING,), follow=None, wins=equal("w", 3, 50), judge_check=check)
     assert "in preferred over the reference" in sentences(curves)[KEEP]
 
 
