@@ -1,4 +1,4 @@
-"""Whether lams may be ranked by a judge's preferences: only where the judge is known to beat answer length."""
+"""Whether a judge's preferences may rank lams: only where it is known to beat chance and answer length."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pa_lite.study.curves import Curves, Series
 def judge_statement(curves: Curves) -> str:
     """Say why lams are not ranked by the judge's preferences; return "" where they may be, or there are none."""
     check = curves.judge_check
-    if curves.wins is None or (check is not None and check.beats_length):
+    if curves.wins is None or (check is not None and check.is_trusted):
         return ""
     if check is None:
         return f"{NOT_COMPARED}: lams are not ranked by it (--calibration FILE)"

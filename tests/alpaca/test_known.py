@@ -62,11 +62,12 @@ def test_a_judge_of_a_file_is_compared_and_its_win_rate_steadied(tmp_path: Path)
     check = found.judge_check
     assert check is not None
     assert check.win_rate is not None
-    signs = [(r["preference"] > 1.5) - (r["preference"] < 1.5) for r in rows[:40]]
-    right = [1 if s == (1 if r["preference"] > 1.7 else -1) else 0.5 if s == 0 else 0
-             for s, r in zip(signs, rows, strict=False)]  # fmt: skip
-    assert check.agreement.value == pytest.approx(sum(right) / 40)
-    assert check.n == 40
+    sides: dict[bool, list[float]] = {True: [], False: []}
+    for r in rows[:40]:
+        is_draw, wins = r["preference"] == 1.5, r["preference"] > 1.7
+        sides[wins].append(0.5 if is_draw else float((r["preference"] > 1.5) == wins))
+    assert check.agreement.value == pytest.approx(sum(sum(side) / len(side) for side in sides.values()) / 2)
+    assert (check.n, check.n_model, check.n_reference) == (40, len(sides[True]), len(sides[False]))
     share = sum(r["preference"] > 1.7 for r in rows[:40]) / 40
     assert abs(check.win_rate.value - share) < 0.1
     assert check.win_rate.stderr > 0

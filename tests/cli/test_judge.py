@@ -113,7 +113,7 @@ def test_winrate_compares_the_judge_and_warns(
     status, out, err = run(capsys, *words, "--calibration", known)
     assert status == 0
     assert "Calibration: on 30 pairs the judge agrees with known preferences in 50.0% (s.e. " in out
-    assert "the judge is not measurably better than answer length." in out
+    assert "the judge is not measurably better than chance." in out
     assert "Win rate steadied by the known preferences: 50.0% (s.e. 9.3)." in out  # that of the known ones
     document = json.loads(run(capsys, *words, "--calibration", known, "--json")[1])
     assert (document["judge_check"]["n"], document["judge_check"]["beats_length"]) == (30, False)
@@ -129,7 +129,7 @@ def test_judge_is_compared_with_other_known_pairs(
     capsys: pytest.CaptureFixture[str], files: dict[str, Path], tmp_path: Path
 ) -> None:
     people = [
-        {"instruction": f"Count to {i}.", "output_1": f"{i}", "output_2": f"{i} or so", "preference": 1}
+        {"instruction": f"Count to {i}.", "output_1": f"{i}", "output_2": f"{i} or so", "preference": 1 + i % 2}
         for i in range(20)
     ]
     words = ["judge", files["ours"], "--reference", files["theirs"], "--judge", "demo@1", "--threads", 1]

@@ -32,7 +32,7 @@ OPTIONS = StudyOptions(
 )
 SMALL = replace(OPTIONS, alpaca_limit=4)
 OTHERS = [
-    {"instruction": f"Count to {i}.", "output_1": f"{i}", "output_2": f"{i} or so", "preference": 1}
+    {"instruction": f"Count to {i}.", "output_1": f"{i}", "output_2": f"{i} or so", "preference": 1 + i % 2}
     for i in range(21)
 ]  # fmt: skip
 
@@ -51,7 +51,11 @@ def known_rows(folder: Path, agrees: bool) -> list[dict[str, Any]]:
         first, last, verdicts = (store.items(cells[key].key) for key in (("answers", 0), ("answers", 1), ("wins", 0)))
     rows = []
     for a, b, v in zip(first, last, verdicts, strict=True):
-        preference = v["preference"] if agrees else 1.0 + (len(a["output"]) > len(b["output"]))
+        preference = (
+            v["preference"]
+            if agrees
+            else 1.5 + (len(a["output"]) > len(b["output"])) / 2 - (len(a["output"]) < len(b["output"])) / 2
+        )
         rows.append({
             "instruction": a["instruction"], "output_1": b["output"], "output_2": a["output"],
             "preference": preference, "annotator": "people",
@@ -68,10 +72,9 @@ def test_lams_are_ranked_by_a_judge_that_agrees_with_known_preferences(run_folde
     study = pa_lite.open_study(run_folder, calibration=known)
     check = study.curves.judge_check
     assert check is not None
-    differing = [r for r in known_rows(run_folder, agrees=True) if r["output_1"].strip() != r["output_2"].strip()]
     assert check.n >= 20
-    assert check.agreement.value == pytest.approx((len(differing) + 0.5 * (check.n - len(differing))) / check.n)
-    assert check.beats_length
+    assert check.agreement.value == 1.0
+    assert check.is_trusted
     assert best_for(study.curves, Goal(weight=0.5)).lam in (0.0, 1.0)
     assert not any("not compared" in r.sentence for r in readings(study.curves))
     assert any(remark.startswith("Calibration: on ") for remark in study.remarks)
@@ -89,9 +92,9 @@ def test_lams_are_not_ranked_by_a_judge_that_length_beats(run_folder: Path, tmp_
     check = study.curves.judge_check
     assert check is not None
     assert not check.beats_length
-    assert check.by_length.value > check.agreement.value
+    assert check.by_length.value == 1.0
     text = page.read_text("utf-8")
-    assert "the judge is not measurably better than answer length; so lams are not ranked by it" in text
+    assert "; so lams are not ranked by it" in text
     assert "Pareto-optimal" not in text.partition("<script")[0]
 
 
@@ -128,7 +131,7 @@ def test_judge_of_a_study_judges_other_known_pairs(
     study = sweep_pair("demo", options, folder)
     check = study.curves.judge_check
     assert check is not None
-    assert (check.n, check.by_length.value, check.win_rate) == (21, 0.0, None)
+    assert (check.n, check.by_length.value, check.win_rate) == (21, 0.5, None)
     assert study.curves.lams == (0.0, 1.0)
     assert not any("steadied" in remark for remark in study.remarks)
     with open_store(folder) as store:
@@ -138,8 +141,10 @@ def test_judge_of_a_study_judges_other_known_pairs(
         rows = [r for r in item_rows(store) if r["kind"] == "calibration"]
         assert {(r["type"], r["lam"]) for r in rows} == {(None, None)}
         verdicts = store.items(cell.key)
-    right = [v["preference"] < 1.5 for v in verdicts]
-    assert check.agreement.value == pytest.approx(sum(right) / 21)
+    right = [
+        [(v["preference"] > 1.5) == bool(i % 2) for i, v in enumerate(verdicts) if i % 2 == side] for side in (0, 1)
+    ]
+    assert check.agreement.value == pytest.approx(sum(sum(side) / len(side) for side in right) / 2)
     sweep_pair("demo", options, folder)
     with read_store(folder) as store:
         assert {c.key: c.seconds for c in store.cells()} == cells  # nothing was judged again

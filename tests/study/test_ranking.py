@@ -7,10 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pa_lite.alpaca.calibration import JudgeCheck
 from pa_lite.cli.study import show_study
 from pa_lite.errors import InputError
-from pa_lite.statistics import Mean
 from pa_lite.study.curves import Curves, Series
 from pa_lite.study.export import to_document
 from pa_lite.study.goal import Goal
@@ -20,11 +18,10 @@ from pa_lite.study.report.matplotlib_charts import curves_svg
 from pa_lite.study.report.page import to_html
 from pa_lite.study.report.shapes import plane
 from pa_lite.study.summary import StudySummary, against_ends, best_for, comparisons, conclusion, readings
-from tests.study.test_summary import FALLING, LAMS, RISING
+from tests.study.test_summary import FALLING, LAMS, RISING, TRUSTED
 
 STATEMENT = "this judge was not compared with known preferences: lams are not ranked by it (--calibration FILE)"
 UNKNOWN = Curves(lams=LAMS, tasks=(FALLING,), wins=RISING)
-BETTER = JudgeCheck(n=100, agreement=Mean(0.75, 0.04), by_length=Mean(0.6, 0.05), beats_length=True)
 
 
 def test_an_unknown_judge_ranks_no_lam(capsys: pytest.CaptureFixture[str]) -> None:
@@ -58,8 +55,8 @@ def test_an_unknown_judge_ranks_no_lam(capsys: pytest.CaptureFixture[str]) -> No
     assert "no measurable difference between the lams in few-shot accuracy" in curves_svg(flat, "title")
 
 
-def test_a_judge_that_beats_length_ranks_lams() -> None:
-    curves = replace(UNKNOWN, judge_check=BETTER)
+def test_a_judge_that_beats_chance_and_length_ranks_lams() -> None:
+    curves = replace(UNKNOWN, judge_check=TRUSTED)
     assert refusal(curves) == ""
     assert ranked(curves) is RISING
     assert {r.best is not None for r in readings(curves)} == {True}
@@ -67,7 +64,7 @@ def test_a_judge_that_beats_length_ranks_lams() -> None:
     assert any(point.is_optimal for point in plane(curves, ()))
     assert judge_remarks(curves) == [
         "Calibration: on 100 pairs the judge agrees with known preferences in 75.0% (s.e. 4.0), the longer answer in "
-        "60.0% (s.e. 5.0): the judge is measurably better than answer length."
+        "60.0% (s.e. 5.0), either side counted equally: the judge is measurably better than chance and answer length."
     ]
 
 
@@ -76,7 +73,7 @@ def test_a_judge_that_beats_length_ranks_lams() -> None:
     (12, "fewer than 20 pairs show nothing; so lams are not ranked by it"),
 ])  # fmt: skip
 def test_a_judge_that_does_not_beat_length_ranks_none(n: int, reason: str) -> None:
-    curves = replace(UNKNOWN, judge_check=replace(BETTER, n=n, beats_length=False))
+    curves = replace(UNKNOWN, judge_check=replace(TRUSTED, n=n, beats_length=False))
     assert refusal(curves).endswith(reason)
     assert readings(curves)[0].best is None
     assert f"{n} pairs" in conclusion(curves)

@@ -45,6 +45,10 @@ def best_lams(curves: Curves) -> dict[str, float | None]:
     return {each.name: None if each.best is None else each.best.lam for each in readings(curves)}
 
 
+TRUSTED = JudgeCheck(
+    n=100, n_model=40, n_reference=60, agreement=Mean(0.75, 0.04), by_length=Mean(0.6, 0.05), beats_length=True,
+    beats_chance=True,
+)  # fmt: skip
 RISING = series("follow", 8, 300, 0.1, 0.5, 0.9)
 FALLING = series("task", 9, 300, 0.8, 0.6, 0.4)
 
@@ -162,8 +166,7 @@ def test_equal_following_excludes_no_lam() -> None:
 
 
 def test_preferences_are_used_as_following() -> None:
-    check = JudgeCheck(n=99, agreement=Mean(0.8, 0.04), by_length=Mean(0.6, 0.05), beats_length=True)
-    curves = Curves(lams=LAMS, tasks=(FALLING,), follow=None, wins=equal("w", 3, 50), judge_check=check)
+    curves = Curves(lams=LAMS, tasks=(FALLING,), follow=None, wins=equal("w", 3, 50), judge_check=TRUSTED)
     assert "in preferred over the reference" in sentences(curves)[KEEP]
 
 

@@ -30,6 +30,7 @@ def _pairs(rng: Rng, n: int, judge: str) -> tuple[Values, Values, Values]:
         "useless": 0.005 * rng.standard_normal(n),
         "decided without knowledge": 3 * rng.standard_normal(n),
         "of length": 2 * length,
+        "for the reference": -1 + 0.5 * rng.standard_normal(n),
     }[judge]
     return known, 1 / (1 + np.exp(-seen)), length
 
@@ -65,7 +66,7 @@ def _rate(rng: Rng, n: int, judge: str, n_known: int) -> Mapping[str, Numbers]:
             "reported": covers(steadied, 0.3),
         },
         "win rate": {"naive": rate - 0.3, "reported": check.win_rate.value - 0.3},
-        "trusted": {"naive": 1.0, "reported": float(check.beats_length)},
+        "trusted": {"naive": 1.0, "reported": float(check.is_trusted)},
         "no warning": {"naive": 1.0, "reported": float(not found.judge_signs)},
     }
 
@@ -86,7 +87,7 @@ def cases() -> list[Case]:
     """Return the cases about judges."""
     own = coverage("weighted win rate"), coverage("discrete win rate")
     out = [Case(name=f"win rate of {n} pairs", checks=own, runs=200, once=partial(_own_mean, n=n)) for n in (100, 400)]
-    for judge in ("good", "useless", "decided without knowledge", "of length"):
+    for judge in ("good", "useless", "decided without knowledge", "of length", "for the reference"):
         trusted = Check(name="trusted", quantity="share", low=80, high=100) if judge == "good" else error("trusted")
         warned = (Check(name="no warning", quantity="share", low=0 if judge == "useless" else 50,
                         high=5 if judge == "useless" else 100),)  # fmt: skip
