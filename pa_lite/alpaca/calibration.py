@@ -66,10 +66,12 @@ class JudgeCheck:
         pairs = "1 pair" if self.n == 1 else f"{self.n} pairs"
         return (
             f"on {pairs} the judge agrees with known preferences in {own}, the longer answer in {simple}, either side "
-            f"counted equally: {self._result()}"
+            f"counted equally: {self.result}"
         )
 
-    def _result(self) -> str:
+    @property
+    def result(self) -> str:
+        """What the comparison shows, in words."""
         if self.n < LEAST_PAIRS:
             return f"fewer than {LEAST_PAIRS} pairs show nothing"
         if min(self.n_model, self.n_reference) < _LEAST_OF_SIDE:

@@ -64,8 +64,8 @@ def judge_remarks(curves: Curves) -> list[str]:
     """Return remarks on the judge: its warning signs, the comparison, and what the conclusion does not say of it."""
     out = [f"Warning: {sign}." for sign in curves.judge_signs]
     statement = judge_statement(curves)
-    if curves.judge_check is not None and not statement:
+    if curves.judge_check is not None:
         out.append(f"Calibration: {curves.judge_check}.")
-    elif statement and curves.follow is not None:  # otherwise the conclusion says it
+    if statement and curves.follow is not None:  # otherwise the conclusion says it
         out.append(f"{statement[0].upper()}{statement[1:]}.")
     return out

@@ -13,7 +13,7 @@ def judge_statement(curves: Curves) -> str:
         return ""
     if check is None:
         return f"{NOT_COMPARED}: lams are not ranked by it (--calibration FILE)"
-    return f"{check}; so lams are not ranked by it"
+    return f"{check.result}, so lams are not ranked by it"
 
 
 def refusal(curves: Curves) -> str:

@@ -145,7 +145,7 @@ def _controls(cells: Sequence[StoredCell]) -> list[Mapping[str, Any]]:
 def _length_controlled(cells: Sequence[StoredCell]) -> tuple[tuple[Mean, ...], bool, list[str]]:
     """Return the length-controlled win rate at every lam, whether it is the minimal form, and remarks.
 
-    There is none unless it is known at all lams, in the same form: the two forms do not compare.
+    The rates are empty unless they are known at all lams, in the same form: the two forms do not compare.
     """
     controls = _controls(cells)
     numbers = [[math.nan if c[k] is None else float(c[k]) for k in ("value", "fit_stderr")] for c in controls]

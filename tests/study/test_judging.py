@@ -94,7 +94,7 @@ def test_lams_are_not_ranked_by_a_judge_that_length_beats(run_folder: Path, tmp_
     assert not check.beats_length
     assert check.by_length.value == 1.0
     text = page.read_text("utf-8")
-    assert "; so lams are not ranked by it" in text
+    assert ", so lams are not ranked by it" in text
     assert "Pareto-optimal" not in text.partition("<script")[0]
 
 

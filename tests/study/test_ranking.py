@@ -69,14 +69,15 @@ def test_a_judge_that_beats_chance_and_length_ranks_lams() -> None:
 
 
 @pytest.mark.parametrize(("n", "reason"), [
-    (100, "the judge is not measurably better than answer length; so lams are not ranked by it"),
-    (12, "fewer than 20 pairs show nothing; so lams are not ranked by it"),
+    (100, "the judge is not measurably better than answer length, so lams are not ranked by it"),
+    (12, "fewer than 20 pairs show nothing, so lams are not ranked by it"),
 ])  # fmt: skip
 def test_a_judge_that_does_not_beat_length_ranks_none(n: int, reason: str) -> None:
     curves = replace(UNKNOWN, judge_check=replace(TRUSTED, n=n, beats_length=False))
-    assert refusal(curves).endswith(reason)
+    assert refusal(curves) == reason
     assert readings(curves)[0].best is None
-    assert f"{n} pairs" in conclusion(curves)
+    assert conclusion(curves).endswith(f"{reason[0].upper()}{reason[1:]}.")
+    assert judge_remarks(curves)[0].startswith(f"Calibration: on {n} pairs the judge agrees")
 
 
 def test_checked_instructions_are_unaffected_by_the_judge() -> None:
