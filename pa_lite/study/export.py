@@ -65,6 +65,8 @@ def to_document(study: StudySummary) -> dict[str, Any]:
         "setting": dict(study.setting),
         "remarks": list(study.remarks),
         "kept_stale": [asdict(kept) for kept in study.kept],
+        "judge_signs": list(curves.judge_signs),
+        "judge_check": None if curves.judge_check is None else asdict(curves.judge_check),
     }
     strict: dict[str, Any] = without_nonfinite(out)
     return strict
@@ -88,9 +90,10 @@ def item_rows(store: Store) -> Iterator[dict[str, float | str | None]]:
     kept = store.kept()
     for cell in planned_cells(store):
         workload = WORKLOADS[cell.kind]
+        type_, lam = (cell.type, cell.lam) if workload.is_along_lam else (None, None)
         for number, result in enumerate(store.results(cell.key)):
             yield {
-                "kind": cell.kind, "name": cell.name, "type": cell.type, "lam": cell.lam, "item": number,
+                "kind": cell.kind, "name": cell.name, "type": type_, "lam": lam, "item": number,
                 "value": workload.value(result), "output": result.output, "stale": "; ".join(kept.get(cell.key, ())),
             }  # fmt: skip
 

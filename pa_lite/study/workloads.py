@@ -21,6 +21,7 @@ from pa_lite.alpaca.annotations import Annotations, Judgement
 from pa_lite.alpaca.content import request
 from pa_lite.alpaca.journal import digest
 from pa_lite.alpaca.judge import JudgeOptions, Verdict, judge_pairs
+from pa_lite.alpaca.known import key_of
 from pa_lite.alpaca.outputs import answer_prompts, generator_name
 from pa_lite.alpaca.pairing import AnswerPair
 from pa_lite.alpaca.prompts import Prompt
@@ -43,14 +44,16 @@ class Workload(ABC, Generic[_R]):
     """A task, instruction set or set of judged pairs. Model and `facts` (JSON values) determine every record.
 
     `kind` is its name in the results file; `measure` is the measure that its values belong to, if any; `judge`, if any,
-    runs it instead of the study's model. `summary_version` increases when `summary` gives more or other values, so that
-    finished cells of older versions get a new summary from their records.
+    runs it instead of the study's model. Without `is_along_lam` it is run once, not at every lam. `summary_version`
+    increases when `summary` gives more or other values, so that finished cells of older versions get a new summary from
+    their records.
     """
 
     kind: ClassVar[str]
     result: ClassVar[type[Any]]
     measure: ClassVar[Measure | None] = None
     summary_version: ClassVar[int] = 1
+    is_along_lam: ClassVar[bool] = True
     name: str
 
     @property
@@ -256,24 +259,22 @@ class AnswersWorkload(_Answered[AnsweredItem]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class WinsWorkload(Workload[JudgedItem]):
-    """One lam's answers compared with a reference's by a judge; `model` and `reference` name their authors.
+class _Judged(Workload[JudgedItem]):
+    """Common part of workloads in which a judge compares the two answers of each pair to `answers`, a set's name."""
 
-    `datasets` are the sources of the instructions; AlpacaEval's allow the full length-controlled win rate.
-    """
-
-    kind, result, measure = "wins", JudgedItem, PREFERRED
-    summary_version = 2  # with the length-controlled win rate
+    result = JudgedItem
     answers: str
     decider: Judge
     pairs: tuple[AnswerPair, ...]
-    model: str
-    reference: str
-    datasets: frozenset[str] = frozenset()
 
     @property
     def name(self) -> str:  # type: ignore[override]
         return f"{self.answers}, judged by {generator_name(self.decider.reference)}"
+
+    @property
+    def pair_keys(self) -> list[str]:
+        """The key of every pair, by which known preferences are found."""
+        return [key_of(pair) for pair in self.pairs]
 
     @property
     def judge(self) -> Judge:
@@ -302,7 +303,31 @@ class WinsWorkload(Workload[JudgedItem]):
 
     def summary(self, results: Sequence[JudgedItem]) -> dict[str, Any]:
         out = super().summary(results)
-        return {**out, "unjudged": len(results) - out["n"], "length_controlled": self._control(results)}
+        return {**out, "unjudged": len(results) - out["n"], "pairs": self.pair_keys}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationWorkload(_Judged):
+    """Pairs with known preferences, with which the judge is compared; `answers` names their file."""
+
+    kind, is_along_lam = "calibration", False
+
+
+@dataclass(frozen=True, kw_only=True)
+class WinsWorkload(_Judged):
+    """One lam's answers compared with a reference's by a judge; `model` and `reference` name their authors.
+
+    `datasets` are the sources of the instructions; AlpacaEval's allow the full length-controlled win rate.
+    """
+
+    kind, measure = "wins", PREFERRED
+    summary_version = 3  # 2: with the length-controlled win rate; 3: with the keys of the pairs
+    model: str
+    reference: str
+    datasets: frozenset[str] = frozenset()
+
+    def summary(self, results: Sequence[JudgedItem]) -> dict[str, Any]:
+        return {**super().summary(results), "length_controlled": self._control(results)}
 
     def _control(self, results: Sequence[JudgedItem]) -> dict[str, Any]:
         """Return the length-controlled win rate in [0, 1], NaN if unknown, with its form and note from `win_rate`."""
@@ -327,5 +352,5 @@ class WinsWorkload(Workload[JudgedItem]):
 
 
 WORKLOADS: Mapping[str, type[Workload[Any]]] = {
-    w.kind: w for w in (TaskWorkload, FollowWorkload, AnswersWorkload, WinsWorkload)
+    w.kind: w for w in (TaskWorkload, FollowWorkload, AnswersWorkload, WinsWorkload, CalibrationWorkload)
 }

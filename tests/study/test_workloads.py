@@ -18,6 +18,7 @@ RECORDS: dict[str, list[tuple[dict[str, Any], float]]] = {
     "follow": [({**ANSWER, "followed": True}, 1.0), ({**ANSWER, "followed": None}, 0.0)],
     "answers": [(ANSWER, math.nan)],
     "wins": [({"preference": 1.25, "answer_mass": 0.9}, 0.25), ({"preference": None}, math.nan)],
+    "calibration": [({"preference": 1.75, "reference_first": 0.5, "model_first": 1.0, "answer_mass": 1.0}, 0.75)],
 }
 
 
@@ -44,6 +45,8 @@ def test_records_are_decoded_to_their_values(kind: str) -> None:
     ("answers", {"output": "x", "ended": True}, "record has no 'instruction'"),
     ("wins", {}, "record has no 'preference'"),
     ("wins", {"preference": 0.5}, "'preference' of record is not a number from 1 to 2, or null"),
+    ("wins", {"preference": 1.5, "model_first": 2}, "'model_first' of record is not a number in [0, 1], or null"),
+    ("wins", {"preference": 1.5, "answer_mass": "1"}, "'answer_mass' of record is not a number in [0, 1], or null"),
 ])  # fmt: skip
 def test_invalid_records_are_refused(kind: str, record: Any, message: str) -> None:
     with pytest.raises(ValueError, match="record") as failed:

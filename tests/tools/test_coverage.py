@@ -22,7 +22,7 @@ from tools.coverage.worlds import (
 )
 
 _QUICK = ("share of right answers 0.98, 20 items", "40 items drawn from 57 groups", "flat curve, one task of 100",
-          "F1, rare losses, 1 x 20", "95% of slow following, 250", "judge (useless)")  # fmt: skip
+          "F1, rare losses, 1 x 20", "95% of slow following, 250")  # fmt: skip
 
 
 def test_worlds_have_their_truth() -> None:
@@ -70,3 +70,11 @@ def test_what_is_corrected_holds(name: str) -> None:
     found = list(measure(case, 0, 0.25))
     assert [f for f in found if f.method == "corrected" and not f.holds] == []
     assert [f for f in found if f.method == "reported" and not f.holds] != []
+
+
+@pytest.mark.parametrize("judge", ["good", "useless"])
+def test_what_is_reported_of_a_judge_holds(judge: str) -> None:
+    case = next(c for c in judging.cases() if f"judge ({judge})" in c.name)
+    found = list(measure(case, 0, 0.25))
+    assert [f for f in found if f.method == "reported" and not f.holds] == []
+    assert {f.check for f in found if f.method == "naive" and not f.holds} >= {"win rate"}

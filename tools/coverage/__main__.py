@@ -49,7 +49,7 @@ def main() -> None:
             print(line(each), flush=True)
     if args.json:
         args.json.write_text(json.dumps(document(found, args.seed), indent=1) + "\n", "utf-8")
-    sys.exit(0 if all(each.holds for each in found) else 1)
+    sys.exit(0 if all(each.holds for each in found if each.method == "reported") else 1)
 
 
 if __name__ == "__main__":
