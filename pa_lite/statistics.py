@@ -13,6 +13,7 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 DRAWS = 2000
+_RARE = 3  # outcomes for which Wilson's interval is too short at its far end
 _CHUNK_VALUES = 1 << 22  # random numbers held at a time
 
 
@@ -128,7 +129,8 @@ def score_interval(
 
     Wilson's score interval (1927) with the number of items that would give a share of right answers this standard
     error, value (1 - value) / stderr^2, and Student's quantile; where nothing varies, the number of units. Source: Dean
-    and Pagano 2015, after Korn and Graubard 1998. `low_quantile` replaces the quantile of the lower end.
+    and Pagano 2015, after Korn and Graubard 1998. `low_quantile` replaces the quantile of the lower end. Where 1 to 3
+    items are wrong, or right, an end is further out, as Wilson's fails there (`_rarest`).
     """
     if not math.isfinite(spread.stderr):
         return math.nan, math.nan
@@ -139,7 +141,19 @@ def score_interval(
         centre = (value + q**2 / (2 * n)) / (1 + q**2 / n)
         half = q * math.sqrt(max(0.0, value * (1 - value)) / n + q**2 / (4 * n**2)) / (1 + q**2 / n)
         ends.append(min(1.0, max(0.0, centre + half)))
-    return ends[0], ends[1]
+    return min(ends[0], _rarest(value * n, level) / n), max(ends[1], 1 - _rarest((1 - value) * n, level) / n)
+
+
+def _rarest(count: float, level: float) -> float:
+    """Return the fewest rare outcomes to expect where `count` were seen, up to 3; infinity for more, and for none.
+
+    The lower limit of a Poisson mean with the whole error on one side. Source: the modified interval of Brown, Cai and
+    DasGupta 2001, and the cube-root approximation of Wilson and Hilferty 1931, for counts that are not integers.
+    """
+    if not 0 < count <= _RARE:
+        return math.inf
+    root = 1 - 1 / (9 * count) - NormalDist().inv_cdf(level) / (3 * math.sqrt(count))
+    return count * max(0.0, root) ** 3
 
 
 def pooled_standard_error(groups: Sequence[Sequence[float]]) -> float:
