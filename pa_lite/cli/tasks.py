@@ -20,12 +20,12 @@ SHOTS = click.option("--shots", type=click.IntRange(0), help="Exemplars in each 
 SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the exemplars.")
 
 _INTERVALS = (
-    "s.e. and 95% intervals: the items are a sample of the task, without resampling (score intervals, Student's t). Items "
-    "that share a passage or question are sampled together. Only f1_weighted's s.e. is from resampled items (bootstrap)."
+    "s.e., 95% interval: the uncertainty from the choice of items; items that share a passage or a question are chosen "
+    "together. Score intervals; nothing is resampled but items for f1_weighted (bootstrap)."
 )
 _BASELINES = (
-    "majority: always the most common answer of rows that are not scored. chance: a choice at random; 0 for generated "
-    "answers."
+    "majority: the accuracy of always giving the most common answer of rows that are not scored; chance: of a random "
+    "choice, 0 for generated answers."
 )
 
 

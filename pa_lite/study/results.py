@@ -113,7 +113,7 @@ def _series(cells: Sequence[StoredCell], values: Values) -> tuple[list[Series], 
     judged = ~np.isnan(values).any(axis=0)  # the same items at every lam
     remark = f"{cell.name}: {(~judged).sum()} of {judged.size} pairs were not judged at every lam and are left out."
     summary = cell.summary or {}
-    guesses = {guess: summary.get(guess) or None for guess in ("majority", "chance")}
+    guesses = {"majority": summary.get("majority"), "chance": summary.get("chance") or None}
     clusters = summary.get("clusters")
     found = Series(
         name=cell.name,
