@@ -229,7 +229,7 @@ def measured_groups(
     (Cochran 1977, chapter 10). A group of one item, or one cluster, counts with the pooled variance of the others.
     """
     of = None if clusters is None else [c for group in clusters for c in group]
-    parts = clusters or [None] * len(groups)
+    parts: Sequence[Sequence[int] | None] = [None] * len(groups) if clusters is None else clusters
     spreads = [spread_of_mean(g, c) for g, c in zip(groups, parts, strict=True)]
     micro = measured_mean([v for g in groups for v in g], of)
     value = float(np.mean([np.mean(g) for g in groups]))

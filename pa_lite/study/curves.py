@@ -21,9 +21,9 @@ class Series:
     """A task or instruction set along lam: `values` float64 [lams, items], the same items at every lam.
 
     `majority` and `chance` are the accuracies of guessing without reading the item, where these exist. `clusters` says
-    which items share a passage or a question, as a number for each item; None if all are independent. `by_seed`, float64
-    [seeds, lams, items], has the values for several draws of exemplars, whose mean `values` is; None for one draw.
-    `metrics` are the averages at every lam by a task's other metrics and ways to extract answers.
+    which items share a passage or a question, as a number for each item; None if all are independent. `by_seed`,
+    float64 [seeds, lams, items], has the values for several draws of exemplars, whose mean `values` is; None for one
+    draw. `metrics` are the averages at every lam by a task's other metrics and ways to extract answers.
     """
 
     name: str

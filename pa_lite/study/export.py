@@ -60,10 +60,16 @@ def to_document(study: StudySummary) -> dict[str, Any]:
         "averages": table(curves),
         "differences": difference_rows(against_ends(curves)),
         "tasks": [
-            {"name": t.name, "area": t.area, "n": t.n, "majority": t.majority, "chance": t.chance,
-             "clusters": len(set(t.clusters)) if t.clusters else None}
+            {
+                "name": t.name,
+                "area": t.area,
+                "n": t.n,
+                "majority": t.majority,
+                "chance": t.chance,
+                "clusters": len(set(t.clusters)) if t.clusters else None,
+            }
             for t in curves.tasks
-        ],  # fmt: skip
+        ],
         "setting": dict(study.setting),
         "remarks": list(study.remarks),
         "kept_stale": [asdict(kept) for kept in study.kept],

@@ -119,7 +119,7 @@ def _series(cells: Sequence[StoredCell], values: Values) -> tuple[list[Series], 
         name=cell.name,
         area=str(summary.get("area", "")),
         values=values[:, judged],
-        clusters=tuple(int(c) for c, is_known in zip(clusters, judged, strict=True) if is_known) if clusters else None,
+        clusters=tuple(clusters[i] for i in np.flatnonzero(judged)) if clusters else None,
         metrics=_other_metrics(cells),
         **guesses,
     )

@@ -38,7 +38,12 @@ from pa_lite.tasks.prompts import Prepared
 from pa_lite.tasks.scoring import ScoreOptions, check_items, score_items
 
 _R = TypeVar("_R", bound=FinishedItem)
-_NOT_IN_DIGEST = ("folder", "description", "is_own", "cluster")  # of a task's specification: records do not depend on it
+_NOT_IN_DIGEST = (
+    "folder",
+    "description",
+    "is_own",
+    "cluster",
+)  # keys of TaskSpec
 
 
 class Workload(ABC, Generic[_R]):

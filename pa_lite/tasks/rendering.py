@@ -95,8 +95,8 @@ class Formatter:
     def __init__(self, spec: TaskSpec) -> None:
         """Compile them. Raises InputError for an invalid template or expression."""
         self.spec = spec
-        names = ("answers",) if spec.kind == "G" else ("choices", "answer")
-        names += ("cluster",) if spec.cluster else ()
+        names = ["answers"] if spec.kind == "G" else ["choices", "answer"]
+        names += ["cluster"] if spec.cluster else []
         make = Templates if spec.is_own else LimitedTemplates
         try:
             self._templates: Templates | LimitedTemplates = make(

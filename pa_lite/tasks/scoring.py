@@ -98,8 +98,9 @@ class TaskResult:
     """A task's score in [0, 1] by its own metric, its standard error, all other metrics, and all items.
 
     `majority` is the accuracy of always giving the most common answer of rows that are not scored, `chance` that of
-    picking at random (0 for generated answers). A task with groups is averaged over its items (micro); `metrics[i].macro` is over its groups.
-    `noise` and `single_token_labels` are those of `ScoredItems`; `clusters` are those of `cluster_numbers`.
+    picking at random (0 for generated answers). A task with groups is averaged over its items (micro);
+    `metrics[i].macro` is over its groups. `noise` and `single_token_labels` are those of `ScoredItems`; `clusters` are
+    those of `cluster_numbers`.
     """
 
     task: str

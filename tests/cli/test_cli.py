@@ -98,7 +98,7 @@ def test_score_table_json_and_file(capsys: pytest.CaptureFixture[str], tmp_path:
 
 
 def test_score_table_has_all_metrics_of_a_task(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """Every pattern that extracts answers, and the weighted F1 beside the accuracy."""
+    """Every pattern that extracts answers, and the weighted F1 next to the accuracy."""
     rows = [{"split": "test", "q": f"{i} + {i}", "gold": str(2 * i), "choices": ["a", "b"], "answer": i % 2}
             for i in range(6)]  # fmt: skip
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")

@@ -33,7 +33,7 @@ def test_large_groups_without_others_learn_from_the_half_that_a_row_is_not_in() 
     assert majority_share(rows(*"A" * 300, *"B" * 100), []) == pytest.approx(0.75)
     assert majority_share(rows(*"A" * 30, *"B" * 10), few) == pytest.approx(0.25)  # too few for halves
     unique = rows(*map(str, range(400)))
-    assert majority_share(unique, few) == 0.0  # nobody's own answer counts
+    assert majority_share(unique, few) == 0.0  # a row's own answer does not count
 
 
 def test_even_answers_in_small_groups_give_chance() -> None:

@@ -22,7 +22,8 @@ from tools.coverage.worlds import (
 )
 
 _AVERAGES = ("share of right answers 0.98, 20 items", "40 items drawn from 57 groups", "first 100 questions on five")
-_QUICK = ("flat curve, one task of 100", "F1, rare losses, 1 x 20", "95% of slow following, 250", "judge (useless)")  # fmt: skip
+_QUICK = ("flat curve, one task of 100", "F1, rare losses, 1 x 20", "95% of slow following, 250",
+          "judge (useless)")  # fmt: skip
 
 
 def test_worlds_have_their_truth() -> None:
