@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,8 @@ class Series:
 
     `majority` and `chance` are the accuracies of guessing without reading the item, where these exist. `clusters` says
     which items share a passage or a question, as a number for each item; None if all are independent. `by_seed`,
-    float64 [seeds, lams, items], has the values for several draws of exemplars, whose mean `values` is; None for one.
+    float64 [seeds, lams, items], has the values for several draws of exemplars, whose mean `values` is; None for one
+    draw. `metrics` are the averages at every lam by a task's other metrics and ways to extract answers.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Series:
     chance: float | None = None
     clusters: tuple[int, ...] | None = None
     by_seed: Values | None = None
+    metrics: Mapping[str, tuple[Mean, ...]] = field(default_factory=dict)
 
     @property
     def baseline(self) -> float | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pa_lite.errors import InputError
 from pa_lite.sanitize import csv_cell, without_nonfinite
-from pa_lite.statistics import Mean, standard_error
+from pa_lite.statistics import Mean, spread_of_mean
 from pa_lite.study.comparisons import Best, Difference
 from pa_lite.study.records import ScoredItem
 from pa_lite.study.results import planned_cells
@@ -60,7 +60,15 @@ def to_document(study: StudySummary) -> dict[str, Any]:
         "averages": table(curves),
         "differences": difference_rows(against_ends(curves)),
         "tasks": [
-            {"name": t.name, "area": t.area, "n": t.n, "majority": t.majority, "chance": t.chance} for t in curves.tasks
+            {
+                "name": t.name,
+                "area": t.area,
+                "n": t.n,
+                "majority": t.majority,
+                "chance": t.chance,
+                "clusters": len(set(t.clusters)) if t.clusters else None,
+            }
+            for t in curves.tasks
         ],
         "setting": dict(study.setting),
         "remarks": list(study.remarks),
@@ -114,11 +122,11 @@ def lm_eval_document(store: Store, weight_type: str, lam: float) -> dict[str, An
         keys = results[0].metrics.keys()
         if any(r.metrics.keys() != keys for r in results):
             raise damaged(store.path, f"table items: not all records of cell {cell.key:.12} have the same metrics")
-        numbers = {}
+        numbers, summary = {}, cell.summary or {}
         for key in keys:
             values = [float(r.metrics[key]) for r in results]
             full = key if "," in key else f"{key},none"
-            numbers[full] = Mean(sum(values) / len(values), standard_error(values))
+            numbers[full] = Mean(sum(values) / len(values), spread_of_mean(values, summary.get("clusters")).stderr)
         work = cell.inputs.get("work", {})
         version = work.get("spec", "")[:16]
         add_numbers(out, cell.name, numbers, (cell.n_items, len(results)), version, work.get("shots"))

@@ -75,7 +75,7 @@ def load_study(store: Store, weight_type: str | None = None, known: Known | None
             reduced.update(remark for result in results for remark in result.remarks)
             judging.add(cell, results)
         if workload.measure is not None:
-            found, skipped = _series(group[0], np.array(values))
+            found, skipped = _series(group, np.array(values))
             unjudged += skipped
             series.setdefault(workload.measure, []).extend(found)
     remarks += [f"For lack of memory at some lam: {remark}." for remark in sorted(reduced)]
@@ -126,14 +126,38 @@ def _by_work(cells: Sequence[StoredCell]) -> dict[tuple[str, str], list[StoredCe
     return out
 
 
-def _series(cell: StoredCell, values: Values) -> tuple[list[Series], list[str]]:
-    """Return a workload's series of the items with a value at every lam, and a remark on items left out, if any."""
+def _series(cells: Sequence[StoredCell], values: Values) -> tuple[list[Series], list[str]]:
+    """Return a workload's series of the items with a value at every lam, and a remark on items left out, if any.
+
+    `cells` are those of the workload at every lam.
+    """
+    cell = cells[0]
     judged = ~np.isnan(values).any(axis=0)  # the same items at every lam
     remark = f"{cell.name}: {(~judged).sum()} of {judged.size} pairs were not judged at every lam and are left out."
     summary = cell.summary or {}
-    guesses = {guess: summary.get(guess) or None for guess in ("majority", "chance")}
-    found = Series(name=cell.name, area=str(summary.get("area", "")), values=values[:, judged], **guesses)
+    guesses = {"majority": summary.get("majority"), "chance": summary.get("chance") or None}
+    clusters = summary.get("clusters")
+    found = Series(
+        name=cell.name,
+        area=str(summary.get("area", "")),
+        values=values[:, judged],
+        clusters=tuple(clusters[i] for i in np.flatnonzero(judged)) if clusters else None,
+        metrics=_other_metrics(cells),
+        **guesses,
+    )
     return [found] if judged.any() else [], [] if judged.all() else [remark]
+
+
+def _other_metrics(cells: Sequence[StoredCell]) -> dict[str, tuple[Mean, ...]]:
+    """Return the averages at every lam by the other metrics that the summaries of all cells have."""
+    found = [(c.summary or {}).get("metrics", {}) for c in cells]
+    keys = [key for key in found[0] if all(key in each for each in found)]
+    return {key: tuple(_mean(each[key]) for each in found) for key in keys}
+
+
+def _mean(numbers: Mapping[str, Any]) -> Mean:
+    value, stderr = (math.nan if numbers[k] is None else float(numbers[k]) for k in ("value", "stderr"))
+    return Mean(value, stderr)
 
 
 def _controls(cells: Sequence[StoredCell]) -> list[Mapping[str, Any]]:

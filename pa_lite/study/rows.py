@@ -96,6 +96,19 @@ def _is_control(value: Any) -> bool:
     return isinstance(value, dict) and all(name in value and check(value[name]) for name, check in rules.items())
 
 
+def _are_clusters(value: Any) -> bool:
+    return isinstance(value, list) and all(map(lies_within(0, _MOST_ITEMS, _is_whole), value))
+
+
+def _are_numbers(value: Any) -> bool:
+    """Return whether a value is an object of metrics: each with a value and a standard error, which may be unknown."""
+    rules = dict.fromkeys(("value", "stderr"), _is_measured)
+    return isinstance(value, dict) and all(
+        isinstance(each, dict) and all(name in each and check(each[name]) for name, check in rules.items())
+        for each in value.values()
+    )
+
+
 _FACTS: Rules = {
     "pair": (_is_name, "a name"),
     "date": (_is_date, "a date such as 2026-02-28"),
@@ -141,6 +154,8 @@ _SUMMARY: Rules = {
     "stderr": (_is_measured, "a number"),
     "length_controlled": (_is_control, "a length-controlled win rate"),
     "pairs": (_lists_of(_is_pair), "a list of keys of pairs"),
+    "clusters": (_are_clusters, "a list of numbers of clusters"),
+    "metrics": (_are_numbers, "an object of metrics"),
 }
 
 
@@ -201,5 +216,7 @@ def read_cell(row: Mapping[str, Any], workloads: Collection[str]) -> dict[str, A
             raise ValueError(f"it is marked as finished with {row['n_done']} of {row['n_items']} items")
         if "pairs" in summary and len(summary["pairs"]) != row["n_items"]:
             raise ValueError(f"summary has {len(summary['pairs'])} pairs for {row['n_items']} items")
+        if len(summary.get("clusters", range(row["n_items"]))) != row["n_items"]:
+            raise ValueError(f"'clusters' of summary has {len(summary['clusters'])} numbers for {row['n_items']} items")
     numbers = {name: float(row[name]) for name in ("lam", "started", "seconds")}
     return {**row, **numbers, "inputs": inputs, "environment": environment, "summary": summary}

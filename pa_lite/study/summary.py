@@ -270,12 +270,17 @@ def conclusion(curves: Curves) -> str:
 
 
 def table(curves: Curves) -> list[Mapping[str, float | str]]:
-    """Return every average with its standard error, one row per group and lam; numbers in [0, 1]."""
+    """Return every average with its standard error, one row per group and lam; numbers in [0, 1].
+
+    The groups named `TASK: METRIC` are a task's other metrics and ways to extract answers.
+    """
     few_shot, *others = averages(curves)
     groups = [(name, average(few_shot.measure, series)) for name, series in curves.groups()]
     groups += [(other.measure.group, other) for other in others]
+    rows = [(group, found.estimates, found.n) for group, found in groups]
+    rows += [(f"{t.name}: {metric}", estimates, t.n) for t in curves.tasks for metric, estimates in t.metrics.items()]
     return [
-        {"group": group, "lam": lam, "value": e.value, "stderr": e.stderr, "n": found.n}
-        for group, found in groups
-        for lam, e in zip(curves.lams, found.estimates, strict=True)
+        {"group": group, "lam": lam, "value": e.value, "stderr": e.stderr, "n": n}
+        for group, estimates, n in rows
+        for lam, e in zip(curves.lams, estimates, strict=True)
     ]

@@ -30,14 +30,21 @@ from pa_lite.engine.chat_options import ChatOptions
 from pa_lite.engine.generation import GenerationOptions
 from pa_lite.engine.model import Model
 from pa_lite.instructions.following import Instruction, follow_instructions
-from pa_lite.statistics import standard_error
+from pa_lite.statistics import spread_of_mean, standard_error
 from pa_lite.study.judges import Judge
 from pa_lite.study.measures import FEW_SHOT, FOLLOWING, PREFERRED, Measure
 from pa_lite.study.records import AnsweredItem, FinishedItem, FollowedItem, JudgedItem, Record, ScoredItem, read_result
-from pa_lite.tasks.prompts import Prepared, majority_rate
+from pa_lite.tasks.averages import cluster_numbers
+from pa_lite.tasks.prompts import Prepared
 from pa_lite.tasks.scoring import ScoreOptions, check_items, score_items
 
 _R = TypeVar("_R", bound=FinishedItem)
+_NOT_IN_DIGEST = (
+    "folder",
+    "description",
+    "is_own",
+    "cluster",
+)  # keys of TaskSpec
 
 
 class Workload(ABC, Generic[_R]):
@@ -108,6 +115,7 @@ class TaskWorkload(Workload[ScoredItem]):
     """A few-shot task with prepared items."""
 
     kind, result, measure = "task", ScoredItem, FEW_SHOT
+    summary_version = 2  # with clusters, all metrics, and the majority baseline of rows that are not scored
     prepared: Prepared
     options: ScoreOptions
 
@@ -122,7 +130,7 @@ class TaskWorkload(Workload[ScoredItem]):
     @property
     def facts(self) -> Mapping[str, Any]:
         items = [[i.prompt_hash, i.contexts, i.continuations, i.answer, i.golds] for i in self.prepared.items]
-        spec = {k: v for k, v in asdict(self.prepared.spec).items() if k not in ("folder", "description", "is_own")}
+        spec = {k: v for k, v in asdict(self.prepared.spec).items() if k not in _NOT_IN_DIGEST}
         options = {k: v for k, v in asdict(self.options).items() if k in ("mutual_info", "parallel")}
         return {"items": digest(items), "spec": digest(spec), "shots": self.prepared.shots, **options}
 
@@ -133,7 +141,7 @@ class TaskWorkload(Workload[ScoredItem]):
         part = replace(self.prepared, items=tuple(self.prepared.items[i] for i in items))
         scored = score_items(model, part, self.options).items
         return {
-            i: {name: value for name, value in asdict(score).items() if value not in ((), [], {}, "", None)}
+            i: {n: v for n, v in asdict(score).items() if n != "cluster" and v not in ((), [], {}, "", None)}
             for i, score in zip(items, scored, strict=True)
         }
 
@@ -151,9 +159,22 @@ class TaskWorkload(Workload[ScoredItem]):
     def summary(self, results: Sequence[ScoredItem]) -> dict[str, Any]:
         choices = [len(i.continuations) for i in self.prepared.items if i.continuations]
         chance = float(np.mean([1 / n for n in choices])) if choices else 0.0
+        clusters = cluster_numbers([i.cluster for i in self.prepared.items])
         return {**super().summary(results), "area": self.prepared.spec.area,
-                "majority": majority_rate(self.prepared.items), "chance": chance,
-                "truncated": sum(r.truncated for r in results)}  # fmt: skip
+                "stderr": spread_of_mean([self.value(r) for r in results], clusters).stderr,
+                "majority": self.prepared.majority, "chance": chance,
+                "truncated": sum(r.truncated for r in results), "metrics": self._other_metrics(results, clusters),
+                **({"clusters": list(clusters)} if clusters else {})}  # fmt: skip
+
+    def _other_metrics(self, results: Sequence[ScoredItem], clusters: Sequence[int] | None) -> dict[str, Any]:
+        """Return the averages of the task's metrics, for every pattern that extracts answers, except its score."""
+        keys = [k for k in results[0].metrics if all(k in r.metrics and k != r.metric for r in results)]
+        return {
+            key: {"value": float(np.mean(values)), "stderr": spread_of_mean(values, clusters).stderr}
+            for key in keys
+            if key.partition(",")[0] in (*self.prepared.spec.metrics, self.prepared.spec.metric)
+            for values in [[float(r.metrics[key]) for r in results]]
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from pa_lite.errors import InputError
+from pa_lite.tasks.baselines import majority_share, read_some
 from pa_lite.tasks.data import DataFiles, RowReference, commits, load_split, source_name, split_names
 from pa_lite.tasks.rendering import Formatter, Item
 from pa_lite.tasks.sandbox import size_of
@@ -27,7 +28,8 @@ _SAMPLE_SEED = 20250416  # --seed must not change a suite's fixed samples
 class Prepared:
     """A task's items, the rows in its split (total and by group), and the exemplars before each item.
 
-    `commits` are those of the Hub repository that the rows came from.
+    `commits` are those of the Hub repository that the rows came from; `majority` is the accuracy of the most common
+    answer of rows that are not scored (`majority_share`).
     """
 
     spec: TaskSpec
@@ -35,6 +37,7 @@ class Prepared:
     n_rows: int
     group_rows: Mapping[str, int]
     shots: int
+    majority: float
     commits: tuple[str, ...] = ()
 
 
@@ -61,14 +64,15 @@ def _prepare(
     seed: int,
     split: str,
 ) -> Prepared:
-    rows = _scored_rows(spec, files, split)
+    rows = every = _scored_rows(spec, files, split)
     same = split == spec.shots_split
     n_shots = spec.shots if shots is None else shots
     # in file order where exemplars are taken from the scored rows, so that the seed does not change what is scored
     order = None if spec.sampler == "first" or (spec.sampler == "balanced" and same) else seed
     pools: dict[str, list[RowReference]] = {}
+    elsewhere = load_split(spec, spec.shots_split, files) if n_shots and not same else []
     if n_shots:
-        for ref in [ref for _, ref in rows] if same else load_split(spec, spec.shots_split, files):
+        for ref in [ref for _, ref in rows] if same else elsewhere:
             pools.setdefault(ref.group, []).append(ref)
     # a task whose rows contain their own exemplars has no shots split, so --shots does not apply
     if spec.shots == 0 and not pools:
@@ -106,12 +110,16 @@ def _prepare(
     for n, item in enumerate(items):
         items[n] = replace(item, lead=kept.once(item.lead + solved.get(item.group, ""), item.where))
         _check_length(items[n])
+    indices = {item.index for item in items}
+    others = elsewhere + [ref for i, ref in every if i not in indices]
+    majority = majority_share([formatter.accepted_of(item) for item in items], read_some(others, formatter.accepted))
     return Prepared(
         spec=spec,
         items=tuple(items),
         n_rows=group_rows.total(),
         group_rows=group_rows,
         shots=n_shots,
+        majority=majority,
         commits=commits(refs),
     )
 
@@ -229,17 +237,3 @@ def _in_turn(rows: list[tuple[int, RowReference]], limit: int | None) -> list[tu
         rank[ref.group] = rank.get(ref.group, -1) + 1
         order.append((rank[ref.group], n))
     return [rows[n] for n in sorted(n for _, n in sorted(order)[:limit])]
-
-
-def majority_rate(items: Sequence[Item]) -> float:
-    """Return the accuracy of always giving the most frequent answer of each group.
-
-    Answers are compared as texts for MC, as indices for partial scoring; for G any accepted answer counts.
-    """
-    counts: dict[str, dict[str, int]] = {}
-    for item in items:
-        answers = {", ".join(g) for g in item.golds} or {f"{item.answer}" if len(item.contexts) > 1 else item.target}
-        of_group = counts.setdefault(item.group, {})
-        for text in answers:
-            of_group[text] = of_group.get(text, 0) + 1
-    return sum(max(c.values()) for c in counts.values()) / len(items)

@@ -42,6 +42,10 @@ class TaskSpec:
     **G.** The model generates until `stop` or `max_tokens`. The expression `answers` returns the accepted answers,
     `target` is the answer that an exemplar shows, `extract` finds the answer, `normalise` applies to both sides.
 
+    **Clusters.** The Jinja expression `cluster` returns what an item may share with others: its passage, or a question
+    that occurs several times. Items with equal values are not independent: standard errors and intervals are by
+    clusters. Prompts and scores do not depend on it.
+
     The first of `metrics` is the task's score. `sample` scores a fixed random sample of that many rows. `rows` is the
     number of rows of the scored split when the task was written. `version` increases when prompts or scores change.
     `only` keeps one group. `is_own` marks tasks that come with pa-lite, which run without limits.
@@ -69,6 +73,7 @@ class TaskSpec:
     sampler: str = "seed"
     split: str = "test"
     group_by: str = ""
+    cluster: str = ""
     choices: str = "choices"
     answer: str = "answer"
     answers: str = "answer"

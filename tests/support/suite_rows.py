@@ -51,7 +51,7 @@ def _race(question: str, answer: str) -> dict[str, Any]:
 
 def _hellaswag(activity: str, a: str, b: str, label: str, *endings: str) -> dict[str, Any]:
     return {"ind": 1, "activity_label": activity, "ctx_a": a, "ctx_b": b, "ctx": f"{a} {b}", "endings": list(endings),
-            "label": label}  # fmt: skip
+            "source_id": "wikihow~1", "label": label}  # fmt: skip
 
 
 def _tagged(text: str, *tags: int) -> dict[str, Any]:

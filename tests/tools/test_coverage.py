@@ -21,8 +21,8 @@ from tools.coverage.worlds import (
     skewed_gaps,
 )
 
-_QUICK = ("share of right answers 0.98, 20 items", "40 items drawn from 57 groups", "flat curve, one task of 100",
-          "F1, rare losses, 1 x 20", "95% of slow following, 250")  # fmt: skip
+_AVERAGES = ("share of right answers 0.98, 20 items", "40 items drawn from 57 groups", "first 100 questions on five")
+_QUICK = ("flat curve, one task of 100", "F1, rare losses, 1 x 20", "95% of slow following, 250")
 
 
 def test_worlds_have_their_truth() -> None:
@@ -62,6 +62,14 @@ def test_a_seed_gives_the_same_numbers() -> None:
     case = next(c for c in cases() if c.name.startswith("first 100 questions"))
     first, second, other = (list(measure(case, seed, 0.05)) for seed in (3, 3, 4))
     assert first == second != other
+
+
+@pytest.mark.parametrize("name", _AVERAGES)
+def test_what_is_reported_of_averages_holds(name: str) -> None:
+    case = next(c for c in cases() if name in c.name)
+    found = list(measure(case, 0, 0.25))
+    assert [f for f in found if f.method == "reported" and not f.holds] == []
+    assert [f for f in found if f.method == "naive" and not f.holds] != []
 
 
 @pytest.mark.parametrize("name", _QUICK)
