@@ -13,6 +13,7 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 DRAWS = 2000
+_RARE = 3  # outcomes for which Wilson's interval is too short at its far end
 _CHUNK_VALUES = 1 << 22  # random numbers held at a time
 
 
@@ -26,7 +27,7 @@ class Mean:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """A number, its standard error, and its 95% bootstrap interval, in the same unit; NaN where unknown."""
+    """A number, its standard error, and its 95% interval (`score_interval`), in the same unit; NaN where unknown."""
 
     value: float
     stderr: float
@@ -128,7 +129,8 @@ def score_interval(
 
     Wilson's score interval (1927) with the number of items that would give a share of right answers this standard
     error, value (1 - value) / stderr^2, and Student's quantile; where nothing varies, the number of units. Source: Dean
-    and Pagano 2015, after Korn and Graubard 1998. `low_quantile` replaces the quantile of the lower end.
+    and Pagano 2015, after Korn and Graubard 1998. `low_quantile` replaces the quantile of the lower end. Where 1 to 3
+    items are wrong, or right, an end is further out, as Wilson's fails there (`_rarest`).
     """
     if not math.isfinite(spread.stderr):
         return math.nan, math.nan
@@ -139,7 +141,19 @@ def score_interval(
         centre = (value + q**2 / (2 * n)) / (1 + q**2 / n)
         half = q * math.sqrt(max(0.0, value * (1 - value)) / n + q**2 / (4 * n**2)) / (1 + q**2 / n)
         ends.append(min(1.0, max(0.0, centre + half)))
-    return ends[0], ends[1]
+    return min(ends[0], _rarest(value * n, level) / n), max(ends[1], 1 - _rarest((1 - value) * n, level) / n)
+
+
+def _rarest(count: float, level: float) -> float:
+    """Return the fewest rare outcomes to expect where `count` were seen, up to 3; infinity for more, and for none.
+
+    The lower limit of a Poisson mean with the whole error on one side. Source: the modified interval of Brown, Cai and
+    DasGupta 2001, and the cube-root approximation of Wilson and Hilferty 1931, for counts that are not integers.
+    """
+    if not 0 < count <= _RARE:
+        return math.inf
+    root = 1 - 1 / (9 * count) - NormalDist().inv_cdf(level) / (3 * math.sqrt(count))
+    return count * max(0.0, root) ** 3
 
 
 def pooled_standard_error(groups: Sequence[Sequence[float]]) -> float:
@@ -195,45 +209,6 @@ def interval(draws: FloatArray, level: float = 0.95) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def measure_mean(values: Sequence[float], rng: np.random.Generator) -> Measured:
-    """Return the mean of items with its standard error (n - 1) and interval."""
-    return _measured(float(np.mean(values)), standard_error(values), bootstrap_means(values, rng))
-
-
-def measure_groups(groups: Sequence[Sequence[float]], rng: np.random.Generator) -> tuple[Measured, Measured]:
-    """Return the micro (over items) and macro (over groups' means) averages, resampled within each group.
-
-    Standard errors treat the groups as fixed: `pooled_standard_error`, and sqrt(sum of squares) / k for k groups.
-    """
-    drawn = np.stack([bootstrap_means(g, rng) for g in groups])
-    weights = np.array([len(g) for g in groups], np.float64) / sum(len(g) for g in groups)
-    micro = float(np.mean([v for g in groups for v in g]))
-    macro = mean_over_tasks(groups)
-    return (
-        _measured(micro, pooled_standard_error(groups), weights @ drawn),
-        _measured(macro.value, macro.stderr, drawn.mean(axis=0)),
-    )
-
-
-def _measured(value: float, stderr: float, draws: FloatArray) -> Measured:
-    """Add the interval of the draws; it is unknown where the standard error is."""
-    low, high = interval(draws) if math.isfinite(stderr) else (math.nan, math.nan)
-    return Measured(value=value, stderr=stderr, low=low, high=high)
-
-
-def measure_classes(
-    golds: Sequence[int],
-    picks: Sequence[int],
-    statistic: Callable[[IntArray, IntArray, IntArray], FloatArray],
-    rng: np.random.Generator,
-) -> Measured:
-    """Return a statistic of (gold, picked) classes; its standard error is the standard deviation of bootstrap draws."""
-    pairs, counts = np.unique(np.array([golds, picks], np.int64), axis=1, return_counts=True)
-    value = statistic(pairs[0], pairs[1], counts[None, :].astype(np.int64))
-    draws = statistic(pairs[0], pairs[1], rng.multinomial(len(golds), counts / len(golds), size=DRAWS))
-    return _measured(float(value[0]), float(np.std(draws, ddof=1)) if len(golds) > 1 else math.nan, draws)
-
-
 def measured_mean(values: Sequence[float], clusters: Sequence[int] | None = None) -> Measured:
     """Return the mean of items in [0, 1] with its standard error, by clusters where given, and `score_interval`."""
     spread, value = spread_of_mean(values, clusters), float(np.mean(values))
@@ -241,36 +216,54 @@ def measured_mean(values: Sequence[float], clusters: Sequence[int] | None = None
     return Measured(value=value, stderr=spread.stderr, low=low, high=high)
 
 
-def measured_groups(groups: Sequence[Sequence[float]], n_groups: int | None = None) -> tuple[Measured, Measured]:
+def measured_groups(
+    groups: Sequence[Sequence[float]],
+    n_groups: int | None = None,
+    clusters: Sequence[Sequence[int]] | None = None,
+) -> tuple[Measured, Measured]:
     """Return micro (over all items) and macro (over the groups' means) averages of k groups of `n_groups`.
 
-    Standard errors take the groups as given, as lm-eval's. Intervals must not rest on the spread within groups of a few
-    items: micro's takes all items as one sample, macro's adds (1 - k / n_groups) of the spread between the groups where
-    not all are there (Cochran 1977, chapter 10). A group of one item counts with the pooled variance of the others.
+    Standard errors take the groups as given, as lm-eval's; with `clusters`, the items' numbers of clusters in the form
+    of `groups`, they are by clusters. Intervals must not rest on the spread within groups of a few items: micro's takes
+    all items as one sample, macro's adds (1 - k / n_groups) of the spread between the groups where not all are there
+    (Cochran 1977, chapter 10). A group of one item, or one cluster, counts with the pooled variance of the others.
     """
-    micro = measured_mean([v for g in groups for v in g])
-    macro = mean_over_tasks(groups)
-    low, high = score_interval(macro.value, _spread_of_macro(groups, n_groups or len(groups)))
+    of = None if clusters is None else [c for group in clusters for c in group]
+    parts: Sequence[Sequence[int] | None] = [None] * len(groups) if clusters is None else clusters
+    spreads = [spread_of_mean(g, c) for g, c in zip(groups, parts, strict=True)]
+    micro = measured_mean([v for g in groups for v in g], of)
+    value = float(np.mean([np.mean(g) for g in groups]))
+    low, high = score_interval(value, _spread_of_macro(groups, parts, spreads, n_groups or len(groups)))
+    error = pooled_standard_error(groups) if of is None else micro.stderr
+    error_of_macro = math.sqrt(sum(s.stderr**2 for s in spreads)) / len(groups)
     return (
-        Measured(value=micro.value, stderr=pooled_standard_error(groups), low=micro.low, high=micro.high),
-        Measured(value=macro.value, stderr=macro.stderr, low=low, high=high),
+        Measured(value=micro.value, stderr=error, low=micro.low, high=micro.high),
+        Measured(value=value, stderr=error_of_macro, low=low, high=high),
     )
 
 
-def _spread_of_macro(groups: Sequence[Sequence[float]], n_groups: int) -> Spread:
+def _spread_of_macro(
+    groups: Sequence[Sequence[float]],
+    clusters: Sequence[Sequence[int] | None],
+    spreads: Sequence[Spread],
+    n_groups: int,
+) -> Spread:
     """Return the spread of the mean of the groups' means: within groups, and between them where some are missing."""
-    k, n_all = len(groups), sum(map(len, groups))
+    k, n_units = len(groups), sum(s.units for s in spreads)
     means = [float(np.mean(g)) for g in groups]
-    if n_all == k:  # the parts within and between groups cannot be separated
-        return Spread(standard_error(means), k - 1.0, n_all)
-    pooled = sum(len(g) * float(np.var(g)) for g in groups) / (n_all - k)
-    within = [(float(np.var(g, ddof=1)) if len(g) > 1 else pooled) / len(g) for g in groups]
+    if n_units == k:  # the parts within and between groups cannot be separated
+        return Spread(standard_error(means), k - 1.0, n_units)
+    pooled = 0.0
+    for group, of, mean in zip(groups, clusters, means, strict=True):
+        sums, sizes = unit_sums(np.asarray(group, np.float64), of)
+        pooled += float(((sums / sizes - mean) ** 2).sum()) / (n_units - k)
+    within = [s.stderr**2 if s.units > 1 else pooled for s in spreads]
     inner = sum(within) / k**2
     between = max(0.0, float(np.var(means, ddof=1)) - float(np.mean(within))) if k > 1 else 0.0
     outer = (1 - k / max(k, n_groups)) * between / k
-    below = inner**2 / (n_all - k) + outer**2 / max(1, k - 1)
-    df = (inner + outer) ** 2 / below if below > 0 else n_all - k
-    return Spread(math.sqrt(inner + outer), max(1.0, float(df)), n_all)
+    below = inner**2 / (n_units - k) + outer**2 / max(1, k - 1)
+    df = (inner + outer) ** 2 / below if below > 0 else n_units - k
+    return Spread(math.sqrt(inner + outer), max(1.0, float(df)), n_units)
 
 
 def measured_classes(
@@ -278,12 +271,33 @@ def measured_classes(
     picks: Sequence[int],
     statistic: Callable[[IntArray, IntArray, IntArray], FloatArray],
     rng: np.random.Generator,
+    clusters: Sequence[int] | None = None,
 ) -> Measured:
-    """Return a statistic of (gold, picked) classes in [0, 1]: the bootstrap's standard error, and `score_interval`."""
-    n = len(golds)
-    found = measure_classes(golds, picks, statistic, rng)
-    low, high = score_interval(found.value, Spread(found.stderr, n - 1.0, n))
-    return Measured(value=found.value, stderr=found.stderr, low=low, high=high)
+    """Return a statistic of (gold, picked) classes in [0, 1], with `score_interval`.
+
+    Its standard error is the standard deviation over bootstrap resamples of the items, or of whole clusters.
+    """
+    pairs, of, counts = np.unique(np.array([golds, picks], np.int64), axis=1, return_inverse=True, return_counts=True)
+    value = float(statistic(pairs[0], pairs[1], counts[None, :].astype(np.int64))[0])
+    if clusters is None:
+        resampled = rng.multinomial(len(golds), counts / len(golds), size=DRAWS)
+    else:
+        resampled = _counts_by_cluster(of.ravel(), clusters, rng)
+    right = spread_of_mean([float(g == p) for g, p in zip(golds, picks, strict=True)], clusters)
+    stderr = float(np.std(statistic(pairs[0], pairs[1], resampled), ddof=1)) if right.units > 1 else math.nan
+    low, high = score_interval(value, Spread(stderr, right.df, right.units))
+    return Measured(value=value, stderr=stderr, low=low, high=high)
+
+
+def _counts_by_cluster(kinds: IntArray, clusters: Sequence[int], rng: np.random.Generator) -> IntArray:
+    """Return how often each kind of item occurs in resamples of whole clusters: int64 [DRAWS, kinds]."""
+    _, unit = np.unique(np.asarray(clusters), return_inverse=True)
+    n_units = int(unit.max()) + 1
+    counts = np.empty((DRAWS, int(kinds.max()) + 1), np.int64)
+    for row in counts:
+        taken = rng.multinomial(n_units, np.full(n_units, 1 / n_units))
+        row[:] = np.bincount(kinds, taken[unit], len(row))
+    return counts
 
 
 def spread_over_seeds(values: FloatArray) -> Spread:

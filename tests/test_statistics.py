@@ -15,9 +15,6 @@ from pa_lite.statistics import (
     calibrated_mean,
     clustered_error,
     mean_over_tasks,
-    measure_classes,
-    measure_groups,
-    measure_mean,
     measured_classes,
     measured_groups,
     measured_mean,
@@ -69,19 +66,18 @@ def test_bootstrap_of_counts_is_the_bootstrap_of_items() -> None:
     assert np.std(fast) == pytest.approx(standard_error(values), rel=0.03)
 
 
-def test_measured_means_have_seeded_intervals() -> None:
+def test_measured_means_of_many_items_have_the_normal_interval() -> None:
     values = [0.0, 1.0, 1.0, 0.0, 1.0] * 20
-    first, second = (measure_mean(values, np.random.default_rng(7)) for _ in range(2))
-    assert first == second
+    first = measured_mean(values)
     assert first.value == 0.6
-    assert first.stderr == standard_error(values)
+    assert first.stderr == pytest.approx(standard_error(values))
     assert first.low == pytest.approx(0.6 - 1.96 * first.stderr, abs=0.02)
     assert first.high == pytest.approx(0.6 + 1.96 * first.stderr, abs=0.02)
 
 
 def test_micro_and_macro() -> None:
     few, many = [0.0, 1.0], [1.0] * 6 + [0.0] * 2
-    micro, macro = measure_groups([few, many], np.random.default_rng(0))
+    micro, macro = measured_groups([few, many])
     assert micro.value == pytest.approx(0.7)
     assert macro.value == pytest.approx((0.5 + 0.75) / 2)
     assert micro.stderr == pooled_standard_error([few, many])
@@ -97,21 +93,28 @@ def test_statistics_of_classes_are_resampled_by_pairs() -> None:
         share: FloatArray = (counts * (g == p)).sum(1) / counts.sum(1)
         return share
 
-    got = measure_classes(golds, picks, agreement, np.random.default_rng(0))
+    got = measured_classes(golds, picks, agreement, np.random.default_rng(0))
     right = [float(g == p) for g, p in zip(golds, picks, strict=True)]
     assert got.value == 0.75
     assert got.stderr == pytest.approx(standard_error(right), rel=0.1)
     assert got.low < 0.75 < got.high
+    alone = measured_classes(golds, picks, agreement, np.random.default_rng(0), range(100))
+    assert alone.stderr == pytest.approx(standard_error(right), rel=0.1)
+    by_twenty = measured_classes(golds, picks, agreement, np.random.default_rng(0), [i // 20 for i in range(100)])
+    assert by_twenty.stderr == 0.0  # all clusters have the same share
+    quarters = [i % 4 for i in range(100)]
+    apart = measured_classes(golds, picks, agreement, np.random.default_rng(0), quarters)
+    assert apart.stderr == pytest.approx(math.sqrt(3 / 4) * clustered_error([[1.0], [1.0], [0.0], [1.0]]), rel=0.1)
+    assert apart.high - apart.low > 2 * (alone.high - alone.low)
 
 
 def test_a_single_item_has_an_unknown_error() -> None:
-    rng = np.random.default_rng(0)
     assert math.isnan(standard_error([0.5]))
     assert math.isnan(clustered_error([[0.5, 1.0]]))
     assert math.isnan(pooled_standard_error([[0.5], [1.0]]))
     assert pooled_standard_error([[0.5], [1.0, 0.0]]) > 0
     assert math.isnan(mean_over_tasks([[0.5], [1.0, 0.0]]).stderr)
-    found = measure_mean([1.0], rng)
+    found = measured_mean([1.0])
     assert found.value == 1.0
     assert all(map(math.isnan, (found.stderr, found.low, found.high)))
 
@@ -136,6 +139,19 @@ def test_the_score_interval_of_shares_is_wilsons() -> None:
     low, high = score_interval(0.9, large, low_quantile=3.0)
     assert low < 0.7695
     assert high == pytest.approx(0.9604, abs=1e-4)
+
+
+@pytest.mark.parametrize("n", [10, 20, 30, 50, 100, 300])
+def test_intervals_cover_any_share(n: int) -> None:
+    """The exact coverage of shares up to 0.997, where Wilson's own interval covers 85% of some."""
+    found = [measured_mean([1.0] * k + [0.0] * (n - k)) for k in range(n + 1)]
+    lengths = [math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) for k in range(n + 1)]
+    covered = []
+    for p in np.linspace(0.003, 0.997, 500).tolist():
+        chances = [math.exp(c + k * math.log(p) + (n - k) * math.log(1 - p)) for k, c in enumerate(lengths)]
+        covered.append(sum(c for c, m in zip(chances, found, strict=True) if m.low <= p <= m.high))
+    assert min(covered) > 0.928
+    assert 0.95 < np.mean(covered) < 0.985
 
 
 @given(st.lists(st.sampled_from([0.0, 0.3, 1.0]), min_size=2, max_size=30), st.data())
@@ -173,6 +189,22 @@ def test_groups_of_a_few_items_have_intervals() -> None:
     assert all_there.high - all_there.low < 0.8 * (some.high - some.low)
     _, singles = measured_groups([[1.0], [0.0], [1.0]])
     assert singles.low < singles.value < singles.high
+
+
+def test_groups_with_clusters() -> None:
+    """A cluster of equal items counts as one item, within groups too."""
+    rng = np.random.default_rng(0)
+    groups = [(rng.random(40) < rate).astype(np.float64).tolist() for rate in (0.2, 0.5, 0.7)]
+    doubled = [[v for v in g for _ in range(2)] for g in groups]
+    clusters = [[100 * k + i for i in range(len(g)) for _ in range(2)] for k, g in enumerate(groups)]
+    for once, twice in zip(measured_groups(groups, 9), measured_groups(doubled, 9, clusters), strict=True):
+        assert (twice.value, twice.low, twice.high) == pytest.approx((once.value, once.low, once.high))
+    micro, macro = measured_groups(doubled, 9, clusters)
+    assert macro.stderr == pytest.approx(mean_over_tasks(groups).stderr)
+    assert micro.stderr == pytest.approx(standard_error([v for g in groups for v in g]))
+    single = measured_groups([[1.0, 1.0], [0.0, 1.0, 0.0]], 9, [[0, 0], [1, 2, 3]])[1]
+    assert math.isnan(single.stderr)
+    assert single.low < single.value < single.high
 
 
 def test_large_groups_that_are_all_there_are_taken_as_given() -> None:

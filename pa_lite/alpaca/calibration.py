@@ -2,18 +2,33 @@
 
 A judge that always says 50% gives a win rate with a tiny standard error. So win rates of a judge are worth something
 only where it agrees with known annotations more often than the rule "the longer answer is better" does, which is known
-to do well (Dubois et al. 2024, arXiv 2404.04475).
+to do well (Dubois et al. 2024, arXiv 2404.04475), and than always preferring the side that wins more often: agreement
+is averaged over the two sides, as balanced accuracy is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import numpy as np
 
-from pa_lite.statistics import Mean, Spread, calibrated_mean, spread_of_mean, t_quantile
+from pa_lite.statistics import (
+    FloatArray,
+    Mean,
+    Spread,
+    calibrated_mean,
+    spread_of_average,
+    spread_of_mean,
+    standard_error,
+    t_quantile,
+)  # fmt: skip
 
+LEAST_PAIRS = 20  # with known preferences: fewer show nothing about a judge
+NOT_COMPARED = "this judge was not compared with known preferences"
+_LEAST_OF_SIDE = 2  # known preferences for a side: one has no standard error
 _DECIDED = 0.05  # a preference closer to 0.5 than this does not count as a decision
 _LEAST_DECIDED = 0.5  # share of pairs on which a judge must decide
 _LEAST_MASS = 0.5
@@ -22,45 +37,172 @@ _LEAST_AGREEMENT = 0.6  # of the two orders of a pair
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeCheck:
-    """How a judge does on `n` pairs with known preferences: shares in [0, 1], a draw of either counting half.
+    """How a judge does on `n` pairs with known preferences, `n_model` of them for the model and `n_reference` not.
 
-    `agreement` is the judge's, `by_length` that of the longer answer; `beats_length` whether the judge is measurably
-    better (one-sided, 5%). `win_rate` is the known one, steadied by the judge's verdicts on all pairs.
+    `agreement` is the share of known preferences that the judge shares, in [0, 1], a draw counting half: the mean of
+    the shares for either side, so that always preferring one side gives 0.5, whichever wins more often. `by_length` is
+    that of the longer answer. `beats_length` and `beats_chance` say whether the judge is measurably better than that,
+    and than 0.5 (one-sided, 5%); False for fewer than LEAST_PAIRS pairs. `win_rate` is the known one, steadied by the
+    judge's verdicts on all pairs; None where the known pairs are not among those of the win rate.
     """
 
     n: int
+    n_model: int
+    n_reference: int
     agreement: Mean
     by_length: Mean
     beats_length: bool
-    win_rate: Mean
+    beats_chance: bool
+    win_rate: Mean | None = None
+
+    @property
+    def is_trusted(self) -> bool:
+        """Whether the judge is measurably better than answer length, and than always preferring one side."""
+        return self.beats_length and self.beats_chance
+
+    def __str__(self) -> str:
+        """Return the comparison in words, with shares in percent."""
+        own, simple = map(_in_percent, (self.agreement, self.by_length))
+        pairs = "1 pair" if self.n == 1 else f"{self.n} pairs"
+        return (
+            f"on {pairs} the judge agrees with known preferences in {own}, the longer answer in {simple}, either side "
+            f"counted equally: {self.result}"
+        )
+
+    @property
+    def result(self) -> str:
+        """What the comparison shows, in words."""
+        if self.n < LEAST_PAIRS:
+            return f"fewer than {LEAST_PAIRS} pairs show nothing"
+        if min(self.n_model, self.n_reference) < _LEAST_OF_SIDE:
+            return "all known preferences, or all but one, are for the same side, which shows nothing"
+        if not self.beats_chance:
+            return "the judge is not measurably better than chance"
+        if not self.beats_length:
+            return "the judge is not measurably better than answer length"
+        return "the judge is measurably better than chance and answer length"
 
 
-def _agreement(preferences: Sequence[float], known: Sequence[float]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def _in_percent(share: Mean) -> str:
+    if math.isnan(share.value):
+        return "an unknown share"
+    error = f"{100 * share.stderr:.1f}" if math.isfinite(share.stderr) else "unknown"
+    return f"{100 * share.value:.1f}% (s.e. {error})"
+
+
+class Judged(Protocol):
+    """A verdict on a pair; the fields are as in `Verdict`."""
+
+    @property
+    def preference(self) -> float | None: ...
+    @property
+    def reference_first(self) -> float | None: ...
+    @property
+    def model_first(self) -> float | None: ...
+    @property
+    def answer_mass(self) -> float | None: ...
+
+
+_J = TypeVar("_J", bound=Judged)
+
+
+def _agreement(preferences: Sequence[float], known: Sequence[float]) -> FloatArray:
     """Return 1 where the sides preferred are the same, 1/2 where either is a draw, else 0; preferences in [0, 1]."""
     signs = np.sign(np.asarray(preferences) - 0.5) * np.sign(np.asarray(known) - 0.5)
-    out: np.ndarray[tuple[int], np.dtype[np.float64]] = (1 + signs) / 2
+    out: FloatArray = (1 + signs) / 2
     return out
 
 
 def check_judge(
-    judged: Sequence[float], known: Sequence[float], longer: Sequence[float], all_judged: Sequence[float]
+    judged: Sequence[float],
+    known: Sequence[float],
+    longer: Sequence[float],
+    all_judged: Sequence[float] | None,
+    instructions: Sequence[int] | None = None,
 ) -> JudgeCheck:
     """Compare a judge with known preferences of the same pairs, all in [0, 1], 1 where the model's answer is better.
 
     `longer` is 1 where the model's answer is the longer one, 0.5 for equal lengths; `all_judged` are the judge's
-    preferences on every pair of the win rate.
+    preferences on every pair of the win rate, None where these are other pairs. `instructions` numbers the instruction
+    of each pair, if several pairs share one.
     """
     own, simple = _agreement(judged, known), _agreement(longer, known)
-    lead: Spread = spread_of_mean(own - simple)
-    ahead = float((own - simple).mean())
-    beats = lead.units > 1 and ahead > 0 and ahead > t_quantile(0.95, lead.df) * lead.stderr
+    sides = np.sign(np.asarray(known, np.float64) - 0.5)
+    is_enough = len(known) >= LEAST_PAIRS
+    agreement, by_length = (_balanced(values, sides, instructions) for values in (own, simple))
     return JudgeCheck(
         n=len(known),
-        agreement=Mean(float(own.mean()), spread_of_mean(own).stderr),
-        by_length=Mean(float(simple.mean()), spread_of_mean(simple).stderr),
-        beats_length=beats,
-        win_rate=calibrated_mean(all_judged, judged, known),
+        n_model=int((sides > 0).sum()),
+        n_reference=int((sides < 0).sum()),
+        agreement=Mean(agreement[0], agreement[1].stderr),
+        by_length=Mean(by_length[0], by_length[1].stderr),
+        beats_length=is_enough and _is_positive(*_balanced(own - simple, sides, instructions)),
+        beats_chance=is_enough and _is_positive(*_balanced(own - 0.5, sides, instructions)),
+        win_rate=None if all_judged is None else calibrated_mean(all_judged, judged, known),
     )
+
+
+def _balanced(values: FloatArray, sides: FloatArray, instructions: Sequence[int] | None) -> tuple[float, Spread]:
+    """Return the mean of the two sides' means, and its spread; known draws (side 0) show nothing.
+
+    Values of one side only have a mean but no standard error.
+    """
+    units = np.arange(len(values)) if instructions is None else np.asarray(instructions)
+    parts = [(values[at], units[at]) for at in (sides > 0, sides < 0) if at.any()]
+    value = float(np.mean([part.mean() for part, _ in parts])) if parts else math.nan
+    if len(parts) < 2:
+        return value, Spread(math.nan, math.nan, len(np.unique(units)))
+    return value, spread_of_average([spread_of_mean(*part) for part in parts])
+
+
+def _is_positive(value: float, spread: Spread) -> bool:
+    """Return whether a mean is measurably above 0 (one-sided, 5%)."""
+    if not math.isfinite(spread.stderr):
+        return False
+    return value > 0 and value > t_quantile(0.95, spread.df) * spread.stderr
+
+
+def asked(verdicts: Iterable[_J]) -> list[_J]:
+    """Return the verdicts for which `judge` asked the model: equal answers tie, without a mass."""
+    return [v for v in verdicts if v.answer_mass is not None or v.preference not in (None, 1.5)]
+
+
+def shown_first(verdicts: Sequence[Judged]) -> Mean | None:
+    """Return the mean probability of preferring the answer shown first, over verdicts and the orders asked."""
+    out = []
+    for v in verdicts:
+        orders = [] if v.reference_first is None else [1 - v.reference_first]
+        orders += [] if v.model_first is None else [v.model_first]
+        if orders:
+            out.append(sum(orders) / len(orders))
+    return _mean(out)
+
+
+def order_agreement(verdicts: Sequence[Judged]) -> Mean | None:
+    """Return the share of pairs whose two orders prefer the same model, among those asked in both orders."""
+    both = [(v.reference_first, v.model_first) for v in verdicts]
+    return _mean([float(np.sign(r - 0.5) == np.sign(m - 0.5)) for r, m in both if r is not None and m is not None])
+
+
+def mean_mass(verdicts: Sequence[Judged]) -> float | None:
+    """Return the mean probability of the two letters, None where no verdict has it."""
+    masses = [v.answer_mass for v in verdicts if v.answer_mass is not None]
+    return float(np.mean(masses)) if masses else None
+
+
+def _mean(values: Sequence[float]) -> Mean | None:
+    return Mean(float(np.mean(values)), standard_error(values)) if values else None
+
+
+def judge_signs(verdicts: Sequence[Judged]) -> tuple[str, ...]:
+    """Return the warning signs of a judge's verdicts on different answers: equal ones tie for any judge.
+
+    Verdicts of others lack orders and mass; then only the preferences are checked. No verdict, no sign.
+    """
+    preferences = [v.preference - 1 for v in verdicts if v.preference is not None]
+    if not preferences:
+        return ()
+    return tuple(warning_signs(preferences, shown_first(verdicts), order_agreement(verdicts), mean_mass(verdicts)))
 
 
 def warning_signs(

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from pa_lite.alpaca.annotations import ROUNDING
 from pa_lite.alpaca.pairing import AnswerPair
 from pa_lite.engine.chat import chat_prompts
 from pa_lite.engine.chat_options import ChatOptions
@@ -34,7 +35,6 @@ _TASK = (
 )
 _PROMPT = "{task}\n\n[Request]\n{request}\n\n[Answer of A]\n{first}\n\n[Answer of B]\n{second}\n\n[Whose is better?]"
 _PORTION = 4_000_000  # characters of prompts that are tokenised and scored at a time
-_ROUNDING = 1e-3  # error of probabilities that are sums of others
 PROMPT_ID = hashlib.sha256((_TASK + _PROMPT).encode()).hexdigest()[:12]  # results of different prompts do not compare
 
 
@@ -71,8 +71,8 @@ class Verdict:
             return False
         if not orders:  # equal answers
             return self.preference == 1.5 and self.answer_mass is None
-        is_mean = abs(self.preference - 1 - sum(orders) / len(orders)) < _ROUNDING
-        return is_mean and self.answer_mass is not None and 0 <= self.answer_mass <= 1 + _ROUNDING
+        is_mean = abs(self.preference - 1 - sum(orders) / len(orders)) < ROUNDING
+        return is_mean and self.answer_mass is not None and 0 <= self.answer_mass <= 1 + ROUNDING
 
 
 def answer_tokens(model: Model) -> tuple[tuple[int, ...], ...]:

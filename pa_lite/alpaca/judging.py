@@ -10,18 +10,30 @@ from typing import Any
 
 import numpy as np
 
-from pa_lite.alpaca.journal import Journal, digest
+from pa_lite.alpaca.calibration import (
+    LEAST_PAIRS,
+    JudgeCheck,
+    asked,
+    judge_signs,
+    mean_mass,
+    order_agreement,
+    shown_first,
+)  # fmt: skip
+from pa_lite.alpaca.journal import Journal, digest, recorded_fact
 from pa_lite.alpaca.judge import PROMPT_ID, JudgeOptions, Verdict, judge_pairs
+from pa_lite.alpaca.known import Known, compare_judge, key_of, mirrored
 from pa_lite.alpaca.outputs import with_recorded_date
 from pa_lite.alpaca.pairing import AnswerPair, Pairing
 from pa_lite.alpaca.records import Record
 from pa_lite.engine.chat_options import ChatOptions
 from pa_lite.engine.chat_template import chat_facts, measured_options, template_of
 from pa_lite.engine.model import Model
+from pa_lite.errors import OutputError
 from pa_lite.progress import Progress
 from pa_lite.statistics import Mean, standard_error
 from pa_lite.system.atomic import check_target, write_text
 
+_CALIBRATION = "calibration pairs"  # a fact of the journal, where the judge is asked about such pairs too
 # keys of `chat_facts` -> names for messages
 _NAMES = {"system": "system prompt", "template_args": "template arguments (--template-arg)", "date": "date"}
 
@@ -51,7 +63,7 @@ class Judging:
     """A judge's verdicts on the first pairs of a pairing, in order; `judge` is its name under `annotator`.
 
     `n_resumed` verdicts are from an earlier run. `chat` records what differs from the chat template's defaults in the
-    judge's prompts (see `chat_facts`).
+    judge's prompts (see `chat_facts`). `judge_check` compares the judge with known preferences, if any were given.
     """
 
     judge: str
@@ -62,6 +74,12 @@ class Judging:
     verdicts: tuple[Verdict, ...]
     n_resumed: int = 0
     chat: Mapping[str, Any] = field(default_factory=dict)
+    judge_check: JudgeCheck | None = None
+
+    @property
+    def judge_signs(self) -> tuple[str, ...]:
+        """What speaks against the judge, in words (see `warning_signs`)."""
+        return judge_signs(asked(self.verdicts))
 
     @property
     def pairs(self) -> tuple[AnswerPair, ...]:
@@ -74,7 +92,8 @@ class Judging:
     @property
     def win_rate(self) -> Mean | None:
         """The model's mean preference over judged pairs, in [0, 1]."""
-        return _mean([v.preference - 1 for v in self.verdicts if v.preference is not None])
+        values = [v.preference - 1 for v in self.verdicts if v.preference is not None]
+        return Mean(float(np.mean(values)), standard_error(values)) if values else None
 
     def document(self) -> Record:
         """Return the figures and their origin as JSON, for a report."""
@@ -91,6 +110,8 @@ class Judging:
             "n_resumed": self.n_resumed,
             "win_rate": None if self.win_rate is None else asdict(self.win_rate),
             **asdict(self.bias),
+            "judge_signs": list(self.judge_signs),
+            "judge_check": None if self.judge_check is None else asdict(self.judge_check),
         }
 
     def annotations(self) -> list[Record]:
@@ -120,13 +141,22 @@ def judge_outputs(
     force: bool = False,
     progress: Progress | None = None,
     chat: ChatOptions | None = None,
+    known: Known | None = None,
 ) -> Judging:
     """Judge a pairing and write the annotations to `target`; verdicts are journaled next to it as they arrive.
 
     `resume` continues an interrupted run with the same judge, outputs, orders and date; the limit may differ. `chat`
-    applies to the judge's prompts. Raises what Journal and judge_pairs raise.
+    applies to the judge's prompts. The judge is compared with `known` preferences: on the pairs judged if LEAST_PAIRS
+    of them are known, otherwise it is asked about all pairs of `known`. Raises what Journal and judge_pairs raise, and
+    InputError for preferences that cannot be used.
     """
     pairs = pairing.pairs[: options.limit]
+    further = () if known is None else _further_pairs(known, pairing, pairs, judge)
+    if resume and further and recorded_fact(target, "outputs") and not recorded_fact(target, _CALIBRATION):
+        raise OutputError(
+            f"{target}: cannot resume with this --calibration: the earlier run did not judge its pairs. Resume without "
+            "it, or discard the earlier results with --force."
+        )
     fingerprint = model.fingerprint()
     if resume:
         chat = with_recorded_date(chat, target)
@@ -141,20 +171,23 @@ def judge_outputs(
         "outputs": digest(asdict(pairing)),
         **{_NAMES[key]: value if key == "date" else digest(value) for key, value in chat_inputs.items()},
         "order": digest("both" if options.both_orders else options.seed),
+        **({_CALIBRATION: digest([asdict(pair) for pair in further])} if further else {}),
     }
+    n_main = len(pairing.pairs)
+    every = {**dict(enumerate(pairs)), **dict(enumerate(further, n_main))}
     check_target(target, force)
-    with Journal(target, facts, len(pairing.pairs), resume, force) as journal:
+    with Journal(target, facts, n_main + len(further), resume, force) as journal:
         check_target(target, force)  # again, under the lock: another process may have finished since
         verdicts = journal.results_as(Verdict, Verdict.is_possible)
-        missing = [i for i in range(len(pairs)) if i not in verdicts]
+        missing = [i for i in every if i not in verdicts]
 
         def finished(i: int, verdict: Verdict) -> None:
             verdicts[missing[i]] = verdict
             journal.add(missing[i], asdict(verdict))
 
-        judge_pairs(model, [pairs[i] for i in missing], options, finished, progress, chat)
+        judge_pairs(model, [every[i] for i in missing], options, finished, progress, chat)
         in_order = tuple(verdicts[i] for i in range(len(pairs)))
-        n_resumed = len(pairs) - len(missing)
+        n_resumed = len(pairs) - sum(i < n_main for i in missing)
         done = Judging(
             judge=judge,
             fingerprint=fingerprint,
@@ -164,39 +197,44 @@ def judge_outputs(
             verdicts=in_order,
             n_resumed=n_resumed,
             chat=chat_inputs,
+            judge_check=None if known is None else _check(known, every, verdicts, n_main, bool(further)),
         )
         write_text(target, json.dumps(done.annotations(), indent=2, ensure_ascii=False) + "\n")
         journal.finish()
     return done
 
 
+def _further_pairs(known: Known, pairing: Pairing, pairs: Sequence[AnswerPair], judge: str) -> tuple[AnswerPair, ...]:
+    """Return the pairs that the judge must be asked about too, so that it can be compared with `known`."""
+    keys = {key_of(pair) for pair in pairs}
+    known.check_annotator(judge)
+    known.check_names(keys, pairing.reference, pairing.model)
+    common = {key for key in keys if known.find(key) is not None}
+    if len(common) >= LEAST_PAIRS:
+        return ()
+    both_orders = keys | {mirrored(key) for key in keys}
+    return tuple(pair for pair in known.pairs if key_of(pair) not in both_orders)
+
+
+def _check(
+    known: Known, pairs: Mapping[int, AnswerPair], verdicts: Mapping[int, Verdict], n_main: int, has_further: bool
+) -> JudgeCheck | None:
+    """Compare the verdicts with `known`; the win rate is steadied only where all known pairs are among its own."""
+    judged = {i: v.preference - 1 for i in pairs if (v := verdicts[i]).preference is not None}
+    own = None if has_further else [value for i, value in judged.items() if i < n_main]
+    return compare_judge(known, ((key_of(pairs[i]), value) for i, value in judged.items()), own)
+
+
 def measure_bias(pairs: Sequence[AnswerPair], verdicts: Sequence[Verdict]) -> Bias:
     """Return the judge's figures over pairs and their verdicts, in the same order."""
-    asked = [v for v in verdicts if v.answer_mass is not None]
-    first = [_first_shown(v) for v in asked]
-    both = [(v.reference_first, v.model_first) for v in asked]
-    agree = [float(np.sign(r - 0.5) == np.sign(m - 0.5)) for r, m in both if r is not None and m is not None]
+    found = asked(verdicts)
     return Bias(
         n_pairs=len(pairs),
-        n_asked=len(asked),
+        n_asked=len(found),
         n_identical=sum(p.reference == p.model for p in pairs),
         n_too_long=sum(v.unjudged is not None for v in verdicts),
-        n_ties=sum(v.preference == 1.5 for v in asked),
-        first_shown=_mean(first),
-        agreement=_mean(agree),
-        answer_mass=float(np.mean([v.answer_mass for v in asked])) if asked else None,
+        n_ties=sum(v.preference == 1.5 for v in found),
+        first_shown=shown_first(found),
+        agreement=order_agreement(found),
+        answer_mass=mean_mass(found),
     )
-
-
-def _first_shown(verdict: Verdict) -> float:
-    """Return the probability of preferring the answer shown first, averaged over the orders asked."""
-    orders = []
-    if verdict.reference_first is not None:
-        orders.append(1 - verdict.reference_first)
-    if verdict.model_first is not None:
-        orders.append(verdict.model_first)
-    return sum(orders) / len(orders)
-
-
-def _mean(values: Sequence[float]) -> Mean | None:
-    return Mean(float(np.mean(values)), standard_error(values)) if values else None

@@ -10,6 +10,8 @@ import numpy as np
 
 from pa_lite.alpaca.alpaca_eval import DATASETS, LengthData, load_length_data
 from pa_lite.alpaca.annotations import Annotations
+from pa_lite.alpaca.calibration import JudgeCheck, judge_signs
+from pa_lite.alpaca.known import Known, compare_judge, key_of
 from pa_lite.alpaca.length_control import FOLDS, FloatArray, LengthControlled, length_controlled, standardised_delta
 from pa_lite.errors import HubError, InputError
 from pa_lite.statistics import standard_error
@@ -22,8 +24,10 @@ class WinRate:
     """Rates and their standard errors in percent, under the names of AlpacaEval's leaderboard.
 
     `n_total` counts judged pairs; `n_unjudged` counts those without a preference, which are in no rate. Lengths are
-    mean characters over all outputs. `length_controlled_form` is alpaca_eval's name of the form used;
-    `length_controlled_note` says why it was not the full form, or why there is no length-controlled rate.
+    mean characters over all outputs. Only the full form is AlpacaEval's `length_controlled_winrate`; the minimal form
+    has another name. `length_controlled_form` is alpaca_eval's name of the form used; `length_controlled_note` says why
+    it was not the full form, or why there is no length-controlled rate. `judge_signs` says what speaks against the
+    judge, and `judge_check` compares it with known preferences, if any were given.
     """
 
     model: str
@@ -40,9 +44,17 @@ class WinRate:
     discrete_standard_error: float
     avg_length: float
     avg_length_reference: float
-    length_controlled: LengthControlled | None
+    length_controlled_winrate: LengthControlled | None
+    length_controlled_minimal_winrate: LengthControlled | None
     length_controlled_form: str | None
     length_controlled_note: str | None
+    judge_signs: tuple[str, ...] = ()
+    judge_check: JudgeCheck | None = None
+
+    @property
+    def length_controlled(self) -> LengthControlled | None:
+        """The length-controlled win rate in the form that `length_controlled_form` names."""
+        return self.length_controlled_winrate or self.length_controlled_minimal_winrate
 
 
 def discrete(preference: float) -> float:
@@ -78,8 +90,13 @@ def find_length_data(
     return None, note
 
 
-def win_rate(annotations: Annotations, data: LengthData | None = None, note: str | None = None) -> WinRate:
+def win_rate(
+    annotations: Annotations, data: LengthData | None = None, note: str | None = None, known: Known | None = None
+) -> WinRate:
     """Return all figures of annotations; `data` and `note` are from `find_length_data`.
+
+    With `known` preferences of some of the pairs, the judge is compared with them. Raises InputError when none of the
+    pairs is known, or the preferences cannot be used.
 
     Source: alpaca_eval, `get_winrate` and `get_length_controlled_winrate`; win rates are means of preference - 1.
     """
@@ -105,10 +122,24 @@ def win_rate(annotations: Annotations, data: LengthData | None = None, note: str
         discrete_standard_error=100 * standard_error(plain),
         avg_length=float(np.mean(lengths_2)),
         avg_length_reference=float(np.mean(lengths_1)),
-        length_controlled=control,
+        length_controlled_winrate=None if form == MINIMAL else control,
+        length_controlled_minimal_winrate=control if form == MINIMAL else None,
         length_controlled_form=form,
         length_controlled_note=note if control else f"fewer than {FOLDS} preferences to fit",
+        judge_signs=judge_signs([j for j in every if j.output_1 != j.output_2]),
+        judge_check=None if known is None else _check(annotations, known),
     )
+
+
+def _check(annotations: Annotations, known: Known) -> JudgeCheck:
+    """Compare the annotations with known preferences, which steady the win rate. Raises InputError."""
+    judged = [(key_of(j), j.preference - 1) for j in annotations.judgements if j.preference is not None]
+    known.check_annotator(annotations.annotator)
+    known.check_names((key for key, _ in judged), annotations.reference, annotations.model)
+    found = compare_judge(known, judged, [preference for _, preference in judged])
+    if found is None:
+        raise known.no_common_pair(f"{annotations.model} against {annotations.reference}")
+    return found
 
 
 def _control(

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from pa_lite.alpaca.annotations import read_annotations
+from pa_lite.alpaca.calibration import JudgeCheck
 from pa_lite.alpaca.judge import JudgeOptions
 from pa_lite.alpaca.judging import Judging, judge_outputs
+from pa_lite.alpaca.known import Known, read_known
 from pa_lite.alpaca.outputs import generator_name
 from pa_lite.alpaca.pairing import pair_outputs
 from pa_lite.alpaca.win_rate import WinRate, find_length_data
@@ -28,7 +30,7 @@ from pa_lite.engine.model_reference import open_model
 from pa_lite.statistics import Mean
 from pa_lite.system.atomic import check_target
 
-__all__ = ["JudgeOptions", "Judging", "Mean", "WinRate", "annotations_path", "judge", "win_rate"]
+__all__ = ["JudgeCheck", "JudgeOptions", "Judging", "Mean", "WinRate", "annotations_path", "judge", "win_rate"]
 
 
 def annotations_path(outputs: str | Path, reference: str | Path) -> Path:
@@ -42,6 +44,7 @@ def judge(
     judge: ModelLike,
     output: str | Path | None = None,
     *,
+    calibration: str | Path | None = None,
     options: JudgeOptions | None = None,
     limit: int | None = None,
     seed: int | None = None,
@@ -68,13 +71,16 @@ def judge(
     """Let the model `judge` compare two model_outputs files by instruction, and write AlpacaEval annotations.
 
     `output` is the annotations file, by default `annotations_path`. `allow_empty` judges empty outputs too instead of
-    refusing them; `resume` continues an interrupted run; `force` overwrites an existing file. `lam` and `type` apply if
-    the judge is a pair. The other keywords are the fields of `JudgeOptions`, `EngineOptions`, and `ChatOptions` (for
-    the judge's prompts). `progress` gets the prompts done. Raises PaLiteError.
+    refusing them. `calibration` is an annotations file by people or a strong judge, with which this judge is compared:
+    on the pairs that both have judged, or on all pairs of that file if fewer than 20 are. `resume` continues an
+    interrupted run; `force` overwrites an existing file. `lam` and `type` apply if the judge is a pair. The other
+    keywords are the fields of `JudgeOptions`, `EngineOptions`, and `ChatOptions` (for the judge's prompts). `progress`
+    gets the prompts done. Raises PaLiteError.
     """
     words = locals()
     target = annotations_path(outputs, reference) if output is None else Path(output)
     check_target(target, force)
+    known = _known(calibration)
     chosen, how, runs = (
         fill(JudgeOptions, words, options), fill(ChatOptions, words, chat), fill(EngineOptions, words, engine)
     )  # fmt: skip
@@ -82,14 +88,24 @@ def judge(
     pairing = pair_outputs(Path(outputs), Path(reference), allow_empty)
     with open_model(decider, runs, model_type(type)) as model:
         name = generator_name(str(decider))
-        return judge_outputs(model, name, pairing, target, chosen, resume, force, progress, how)
+        return judge_outputs(model, name, pairing, target, chosen, resume, force, progress, how, known)
 
 
-def win_rate(annotations: str | Path, length_control: str = "auto", alpaca_data: str | Path | None = None) -> WinRate:
+def win_rate(
+    annotations: str | Path,
+    length_control: str = "auto",
+    alpaca_data: str | Path | None = None,
+    calibration: str | Path | None = None,
+) -> WinRate:
     """Compute AlpacaEval's win rate of an annotations file, its standard error, and the length-controlled win rate.
 
     `length_control` is `full` (with AlpacaEval's instruction difficulties), `minimal` (without), or `auto` (`full` if
-    the difficulties are available, from the folder `alpaca_data` or the Hub). Raises PaLiteError.
+    the difficulties are available, from the folder `alpaca_data` or the Hub). `calibration` is an annotations file with
+    preferences by people or a strong judge for some of the pairs, with which the judge is compared. Raises PaLiteError.
     """
-    read = read_annotations(Path(annotations))
-    return rate_annotations(read, *find_length_data(read, length_control, path_of(alpaca_data)))
+    read, known = read_annotations(Path(annotations)), _known(calibration)
+    return rate_annotations(read, *find_length_data(read, length_control, path_of(alpaca_data)), known)
+
+
+def _known(calibration: str | Path | None) -> Known | None:
+    return None if calibration is None else read_known(Path(calibration))

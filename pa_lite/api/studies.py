@@ -8,6 +8,7 @@ from datetime import date as day
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pa_lite.alpaca.known import read_known
 from pa_lite.api.options import (
     ChatOptions,
     Date,
@@ -103,11 +104,16 @@ def _study(found: summary.StudySummary, run: Path) -> Study:
     return Study(**{f.name: getattr(found, f.name) for f in fields(found)}, run=run)
 
 
-def open_study(run: str | Path, type: str | None = None) -> Study:
-    """Read the study in a run folder, for one weight type (by default the first measured). Raises PaLiteError."""
+def open_study(run: str | Path, type: str | None = None, calibration: str | Path | None = None) -> Study:
+    """Read the study in a run folder, for one weight type (by default the first measured).
+
+    `calibration` is an annotations file by people or a strong judge for pairs that the study's judge has judged; the
+    judge is compared with it. Raises PaLiteError.
+    """
     folder = Path(run)
     with read_store(folder) as store:
-        return _study(load_study(store, ReportOptions(type=type).type), folder)
+        known = None if calibration is None else read_known(Path(calibration))
+        return _study(load_study(store, ReportOptions(type=type).type, known), folder)
 
 
 def run_folder(pair: PairLike) -> Path:
@@ -132,6 +138,7 @@ def sweep(
     alpaca_limit: int | None = None,
     judge: str | None = None,
     reference: str | Path | None = None,
+    calibration: str | Path | None = None,
     score: ScoreOptions | None = None,
     shots: int | None = None,
     limit: int | None = None,
@@ -214,6 +221,7 @@ def plan_sweep(
     alpaca_limit: int | None = None,
     judge: str | None = None,
     reference: str | Path | None = None,
+    calibration: str | Path | None = None,
     score: ScoreOptions | None = None,
     shots: int | None = None,
     limit: int | None = None,

@@ -20,7 +20,14 @@ from pa_lite.tasks.lm_eval.options import HarnessOptions
 from pa_lite.tasks.lm_eval.run import HarnessResult, run_harness
 from pa_lite.tasks.prompts import prepare_task
 from pa_lite.tasks.rendering import Item
-from pa_lite.tasks.results import check_samples_target, noise_over_tasks, results_document, spec_record, write_samples
+from pa_lite.tasks.results import (
+    check_samples_target,
+    noise_over_tasks,
+    results_document,
+    shown_metrics,
+    spec_record,
+    write_samples,
+)
 from pa_lite.tasks.scoring import SuiteResult
 from pa_lite.tasks.spec import TaskSpec, find_tasks, suite_descriptions, suites
 
@@ -30,7 +37,8 @@ if TYPE_CHECKING:
 __all__ = [
     "HarnessOptions", "HarnessResult", "Item", "Measured", "SuiteResult", "TaskSpec", "check_samples_target",
     "check_target", "follow_document", "harness", "lm_eval_parser", "noise_over_tasks", "parse_words", "read_config",
-    "results_document", "spec_record", "suite_descriptions", "suites", "task_item", "write_document", "write_samples",
+    "results_document", "shown_metrics", "spec_record", "suite_descriptions", "suites", "task_item", "write_document",
+    "write_samples",
 ]  # fmt: skip
 
 

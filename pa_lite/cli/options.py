@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON document.")
 OUTPUT = click.option("-o", "--output", type=click.Path(path_type=Path), help="Output path.")
 FORCE = click.option("--force", is_flag=True, help="Overwrite existing files.")
+CALIBRATION = click.option(
+    "--calibration", type=click.Path(path_type=Path), metavar="FILE",
+    help="Annotations by people or a strong judge, to compare the judge with.",
+)  # fmt: skip
 THREADS = click.option(
     "--threads",
     type=click.IntRange(0, 1024),

@@ -15,7 +15,7 @@ import pa_lite
 from pa_lite.cli.bars import bar
 from pa_lite.cli.completers import task_names, weight_types
 from pa_lite.cli.help import command
-from pa_lite.cli.options import EXTRAPOLATE, FORCE, GPU, JSON, PROBE, THREADS, chats, takes_pair
+from pa_lite.cli.options import CALIBRATION, EXTRAPOLATE, FORCE, GPU, JSON, PROBE, THREADS, chats, takes_pair
 from pa_lite.cli.terminal import percent, show_json, show_table, tell
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ def _options(
     "--reference", type=click.Path(path_type=Path), metavar="OUTPUTS",
     help="Reference outputs to compare with; by default the answers at lam 1.",
 )  # fmt: skip
+@CALIBRATION
 @click.option("--run", "folder", type=click.Path(path_type=Path), help="Folder for the results; by default PAIR-study.")
 @click.option(
     "--backend", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Where cells run."
@@ -95,6 +96,7 @@ def sweep(
     alpaca_limit: int | None,
     judge: str,
     reference: Path | None,
+    calibration: Path | None,
     folder: Path | None,
     backend: str,
     old_backend: str | None,
@@ -106,7 +108,9 @@ def sweep(
 ) -> None:
     """Measure PAIR at every lam: few-shot tasks, and with --follow instruction following. Run it again to resume.
 
-    PAIR is a registered name, or BASE and INSTRUCT.
+    PAIR is a registered name, or BASE and INSTRUCT. A judge's preferences rank lams only where --calibration shows that
+    the judge agrees with known preferences more often than answer length does. If fewer than 20 of the judged pairs are
+    in its FILE, the judge judges the pairs of FILE too.
 
     \b
     pa-lite sweep demo --tasks demo --follow demo
@@ -114,7 +118,10 @@ def sweep(
     """
     from pa_lite.api.studies import run_folder
 
-    options = replace(_options(**measured), alpaca=alpaca, alpaca_limit=alpaca_limit, judge=judge, reference=reference)
+    options = replace(
+        _options(**measured), alpaca=alpaca, alpaca_limit=alpaca_limit, judge=judge, reference=reference,
+        calibration=calibration,
+    )  # fmt: skip
     folder = folder or run_folder(pair)
     if dry_run:
         show_estimate(pa_lite.plan_sweep(pair, options, folder, keep_stale), as_json, is_judged=bool(judge))
@@ -146,6 +153,11 @@ def show_estimate(found: Estimate, as_json: bool, is_judged: bool = False) -> No
     if found.seconds is not None:
         judged = ", without the judge" if is_judged else ""
         tell(f"about {found.seconds:.0f} s, estimated from a few items on this machine{judged}")
+    if found.calibration:
+        tell(
+            f"the judge also judges the {found.calibration} pairs of --calibration, unless at least 20 of them are "
+            "among the study's"
+        )
 
 
 def show_study(study: StudyLike, as_json: bool) -> None:
@@ -269,6 +281,7 @@ def show_schedules(raced: Schedules) -> None:
 @click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Write every item as CSV.")
 @click.option("--lm-eval", type=click.Path(path_type=Path, file_okay=False), help="Write lm-eval results files here.")
 @click.option("--type", "weight_type", help="Weight type; by default the first measured.")
+@CALIBRATION
 @FORCE
 @JSON
 def report(
@@ -278,10 +291,13 @@ def report(
     csv_path: Path | None,
     lm_eval: Path | None,
     weight_type: str | None,
+    calibration: Path | None,
     force: bool,
     as_json: bool,
 ) -> None:
     """Write the study in RUN as a self-contained HTML page; optionally figures, CSV, and lm-eval results files.
+
+    --calibration compares the study's judge with the preferences that FILE has for some of the judged pairs.
 
     \b
     pa-lite report demo-study -o trade-off.html --png figures
@@ -289,7 +305,16 @@ def report(
     from pa_lite.api.studies import write_report
 
     written, study = write_report(
-        run, pa_lite.ReportOptions(output=output, png=png, csv=csv_path, lm_eval=lm_eval, type=weight_type, force=force)
+        run,
+        pa_lite.ReportOptions(
+            output=output,
+            png=png,
+            csv=csv_path,
+            lm_eval=lm_eval,
+            type=weight_type,
+            calibration=calibration,
+            force=force,
+        ),
     )
     if as_json:
         show_study(study, as_json)

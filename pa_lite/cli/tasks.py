@@ -22,6 +22,15 @@ if TYPE_CHECKING:
 SHOTS = click.option("--shots", type=click.IntRange(0), help="Exemplars in each prompt; by default the task's.")
 SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the exemplars.")
 
+_INTERVALS = (
+    "s.e., 95% interval: the uncertainty from the choice of items; items that share a passage or a question are chosen "
+    "together. Score intervals; nothing is resampled but items for f1_weighted (bootstrap)."
+)
+_BASELINES = (
+    "majority: the accuracy of always giving the most common answer of rows that are not scored; chance: of a random "
+    "choice, 0 for generated answers."
+)
+
 
 @command("Score few-shot tasks")
 @takes_model
@@ -103,16 +112,17 @@ def score(
 
 
 def show_scores(result: SuiteResult) -> None:
-    """Print a line for each task, one more for the mean over its groups, if it has them, and the mean over tasks."""
-    from pa_lite.api.tasks import noise_over_tasks
+    """Print a line for each task, more for its other metrics and the mean over its groups, and the mean over tasks."""
+    from pa_lite.api.tasks import noise_over_tasks, shown_metrics
 
     rows = []
     for t in result.tasks:
-        own = next(m for m in t.metrics if m.name == t.metric.split(",")[0])
+        own, *others = shown_metrics(t)
         baselines = [f"{100 * t.majority:.1f}", f"{100 * t.chance:.1f}"]
         rows.append([t.task, str(t.n), t.metric, *_numbers(own.measured), *baselines])
         if own.macro is not None:
             rows.append(["", "", f"mean of {len(t.groups)} groups", *_numbers(own.macro), "", ""])
+        rows += [["", "", m.key.removesuffix(",none"), *_numbers(m.measured), "", ""] for m in others]
         if t.n_truncated:
             tell(f"warning: {t.task}: {t.n_truncated} of {t.n} prompts were cut to fit the context.", err=True)
     mean, n = result.accuracy, sum(t.n for t in result.tasks)
@@ -120,6 +130,8 @@ def show_scores(result: SuiteResult) -> None:
     rows.append(["mean", str(n), "", *numbers[:2], "", numbers[2], ""])
     columns = ["task", "n", "metric", "score %", "s.e.", "95% interval", "majority %", "chance %"]
     show_table(columns, rows, marked=len(rows) - 1)
+    tell(_INTERVALS)
+    tell(_BASELINES)
     if noise := noise_over_tasks(result):
         tell(
             f"Noise floor: scored one at a time, {noise['n']} requests differ by {noise['mean']:.4f} nats on average, "

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
+from pa_lite.alpaca.calibration import JudgeCheck
 from pa_lite.statistics import Mean, mean_over_tasks
-from pa_lite.study.measures import CONTROLLED, FEW_SHOT, FOLLOWING, MEASURES, PREFERRED, Measure
+from pa_lite.study.measures import CONTROLLED, CONTROLLED_MINIMAL, FEW_SHOT, FOLLOWING, MEASURES, PREFERRED, Measure
 
 MOST_TASKS = 1000  # in a study: each is resampled some thousand times for the report
 MOST_PANELS = 100  # in a chart: more are unreadable, and matplotlib takes minutes for hundreds
@@ -21,8 +22,9 @@ class Series:
     """A task or instruction set along lam: `values` float64 [lams, items], the same items at every lam.
 
     `majority` and `chance` are the accuracies of guessing without reading the item, where these exist. `clusters` says
-    which items share a passage or a question, as a number for each item; None if all are independent. `by_seed`, float64
-    [seeds, lams, items], has the values for several draws of exemplars, whose mean `values` is; None for one draw.
+    which items share a passage or a question, as a number for each item; None if all are independent. `by_seed`,
+    float64 [seeds, lams, items], has the values for several draws of exemplars, whose mean `values` is; None for one
+    draw. `metrics` are the averages at every lam by a task's other metrics and ways to extract answers.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Series:
     chance: float | None = None
     clusters: tuple[int, ...] | None = None
     by_seed: Values | None = None
+    metrics: Mapping[str, tuple[Mean, ...]] = field(default_factory=dict)
 
     @property
     def baseline(self) -> float | None:
@@ -49,7 +52,8 @@ class Curves:
 
     `follow` is 1 or 0 for each prompt, `wins` the preference over a reference's output in [0, 1].
     `length_controlled` is the length-controlled win rate at each lam with the standard error of the fit, empty where
-    unknown.
+    unknown; `is_minimal_control` says that it is the minimal form at some lam. `judge_check` compares the judge of
+    `wins` with known preferences, `judge_signs` says what speaks against it.
     """
 
     lams: tuple[float, ...]
@@ -57,6 +61,9 @@ class Curves:
     follow: Series | None = None
     wins: Series | None = None
     length_controlled: tuple[Mean, ...] = ()
+    is_minimal_control: bool = False
+    judge_check: JudgeCheck | None = None
+    judge_signs: tuple[str, ...] = ()
 
     @property
     def areas(self) -> tuple[str, ...]:
@@ -128,7 +135,8 @@ def averages(curves: Curves) -> list[Average]:
     out = [average(FEW_SHOT, curves.tasks)]
     out += [average(m, [s]) for m, s in ((FOLLOWING, curves.follow), (PREFERRED, curves.wins)) if s is not None]
     if curves.wins is not None and curves.length_controlled:
-        out.append(Average(measure=CONTROLLED, series=(), estimates=curves.length_controlled, n=curves.wins.n))
+        measure = CONTROLLED_MINIMAL if curves.is_minimal_control else CONTROLLED
+        out.append(Average(measure=measure, series=(), estimates=curves.length_controlled, n=curves.wins.n))
     return out
 
 

@@ -16,7 +16,7 @@ class Estimate:
     """A sweep's cost: seconds (None if nothing is left to run), and bytes of memory and disk.
 
     `stale` and `kept` list by reason the workloads with results from other inputs, which are measured again or kept
-    (--keep-stale).
+    (--keep-stale). `calibration` is the largest number of pairs with known preferences that the judge judges too.
     """
 
     cells: int
@@ -29,6 +29,7 @@ class Estimate:
     workers: int
     stale: Mapping[str, Sequence[str]] = field(default_factory=dict)
     kept: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    calibration: int = 0
 
 
 _SAMPLES = 4, 16  # items of each workload in the two timed runs

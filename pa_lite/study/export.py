@@ -8,7 +8,7 @@ from typing import Any
 
 from pa_lite.errors import InputError
 from pa_lite.sanitize import csv_cell, without_nonfinite
-from pa_lite.statistics import Mean, standard_error
+from pa_lite.statistics import Mean, spread_of_mean
 from pa_lite.study.comparisons import Best, Difference
 from pa_lite.study.records import ScoredItem
 from pa_lite.study.results import planned_cells
@@ -60,11 +60,21 @@ def to_document(study: StudySummary) -> dict[str, Any]:
         "averages": table(curves),
         "differences": difference_rows(against_ends(curves)),
         "tasks": [
-            {"name": t.name, "area": t.area, "n": t.n, "majority": t.majority, "chance": t.chance} for t in curves.tasks
+            {
+                "name": t.name,
+                "area": t.area,
+                "n": t.n,
+                "majority": t.majority,
+                "chance": t.chance,
+                "clusters": len(set(t.clusters)) if t.clusters else None,
+            }
+            for t in curves.tasks
         ],
         "setting": dict(study.setting),
         "remarks": list(study.remarks),
         "kept_stale": [asdict(kept) for kept in study.kept],
+        "judge_signs": list(curves.judge_signs),
+        "judge_check": None if curves.judge_check is None else asdict(curves.judge_check),
     }
     strict: dict[str, Any] = without_nonfinite(out)
     return strict
@@ -88,9 +98,10 @@ def item_rows(store: Store) -> Iterator[dict[str, float | str | None]]:
     kept = store.kept()
     for cell in planned_cells(store):
         workload = WORKLOADS[cell.kind]
+        type_, lam = (cell.type, cell.lam) if workload.is_along_lam else (None, None)
         for number, result in enumerate(store.results(cell.key)):
             yield {
-                "kind": cell.kind, "name": cell.name, "type": cell.type, "lam": cell.lam, "item": number,
+                "kind": cell.kind, "name": cell.name, "type": type_, "lam": lam, "item": number,
                 "value": workload.value(result), "output": result.output, "stale": "; ".join(kept.get(cell.key, ())),
             }  # fmt: skip
 
@@ -111,11 +122,11 @@ def lm_eval_document(store: Store, weight_type: str, lam: float) -> dict[str, An
         keys = results[0].metrics.keys()
         if any(r.metrics.keys() != keys for r in results):
             raise damaged(store.path, f"table items: not all records of cell {cell.key:.12} have the same metrics")
-        numbers = {}
+        numbers, summary = {}, cell.summary or {}
         for key in keys:
             values = [float(r.metrics[key]) for r in results]
             full = key if "," in key else f"{key},none"
-            numbers[full] = Mean(sum(values) / len(values), standard_error(values))
+            numbers[full] = Mean(sum(values) / len(values), spread_of_mean(values, summary.get("clusters")).stderr)
         work = cell.inputs.get("work", {})
         version = work.get("spec", "")[:16]
         add_numbers(out, cell.name, numbers, (cell.n_items, len(results)), version, work.get("shots"))

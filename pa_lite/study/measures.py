@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,4 +38,8 @@ CONTROLLED = Measure(
     group="preferred, length-controlled", label="preferred, length-controlled", column="length-controlled %",
     colour="#2f8f6b", marker="D",
 )  # fmt: skip
-MEASURES = (FEW_SHOT, FOLLOWING, PREFERRED, CONTROLLED)
+CONTROLLED_MINIMAL = replace(  # without AlpacaEval's instruction difficulties: another estimate, so another name
+    CONTROLLED, group="preferred, length-controlled (minimal)", label="preferred, length-controlled (minimal)",
+    column="length-controlled (minimal) %",
+)  # fmt: skip
+MEASURES = (FEW_SHOT, FOLLOWING, PREFERRED, CONTROLLED, CONTROLLED_MINIMAL)

@@ -50,8 +50,9 @@ class StudyOptions:
     `types` are weight types; `tasks` names of tasks, suites or files; `follow` an instruction set (`public`, `demo`, a
     file) or "", limited to `follow_limit` instructions; `workers` the number of models at a time, where 0 chooses by
     their size. `alpaca` names prompts (`alpaca-eval`, a file), limited to `alpaca_limit`; `judge` compares the answers
-    with those in the file `reference`, by default with those at lam 1. `chat` applies to the prompts of instructions
-    and answers; in a plan it is resolved (see `measured_options`). `extrapolate` allows lams outside [0, 1].
+    with those in the file `reference`, by default with those at lam 1, and is itself compared with the known
+    preferences in the file `calibration`, if given. `chat` applies to the prompts of instructions and answers; in a
+    plan it is resolved (see `measured_options`). `extrapolate` allows lams outside [0, 1].
     """
 
     lams: tuple[float, ...] = tuple(i / 10 for i in range(11))
@@ -67,6 +68,7 @@ class StudyOptions:
     alpaca_limit: int | None = None
     judge: str = ""
     reference: Path | None = None
+    calibration: Path | None = None
     chat: ChatOptions = field(default_factory=ChatOptions)
     extrapolate: bool = False
 
@@ -78,6 +80,7 @@ class StudyOptions:
             "types": tuple(map(type_name, split_names(self.types, "types"))),
             "schedule": read_schedule(self.schedule),
             "reference": None if self.reference is None else Path(self.reference),
+            "calibration": None if self.calibration is None else Path(self.calibration),
         }.items():
             object.__setattr__(self, name, value)
 
@@ -160,6 +163,8 @@ def _check_options(options: StudyOptions) -> None:
         raise InputError(f"lams must increase, without duplicates: 0,0.5,1 or 0:1:0.1. Given: {given or 'none'}.")
     if bool(options.alpaca) != bool(options.judge):
         raise InputError("--alpaca and --judge require each other: give both.")
+    if options.calibration is not None and not options.judge:
+        raise InputError("--calibration compares a judge with known preferences: add --alpaca and --judge.")
     if options.alpaca and options.reference is None and 1.0 not in options.lams:
         raise InputError("the reference answers are those at lam 1, which is missing: add it, or use --reference.")
     if options.judge:

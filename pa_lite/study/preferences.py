@@ -6,25 +6,32 @@ the judge and both answers of every pair; workers run them like all others.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+from pa_lite.alpaca.calibration import LEAST_PAIRS
 from pa_lite.alpaca.judge import PROMPT_ID
+from pa_lite.alpaca.known import Known, mirrored
+from pa_lite.alpaca.outputs import generator_name
 from pa_lite.alpaca.pairing import AnswerPair, read_outputs
 from pa_lite.errors import InputError
+from pa_lite.sanitize import name_text
 from pa_lite.study.judges import Judge
 from pa_lite.study.plan import PlannedCell, StudyPlan
 from pa_lite.study.records import AnsweredItem
 from pa_lite.study.store import Cell, Store
-from pa_lite.study.workloads import AnswersWorkload, WinsWorkload
+from pa_lite.study.workloads import AnswersWorkload, CalibrationWorkload, WinsWorkload, Workload
 
 _Answers = Mapping[tuple[str, float], Sequence[AnsweredItem]]  # by type and lam
 
 
-def plan_judging(plan: StudyPlan, store: Store, judge: Judge) -> StudyPlan:
+def plan_judging(plan: StudyPlan, store: Store, judge: Judge, known: Known | None = None) -> StudyPlan:
     """Return a plan of the cells in which a judge compares the stored answers. Opens no model.
 
-    Raises InputError for a reference that lacks an instruction.
+    Unless LEAST_PAIRS of these pairs have `known` preferences, the judge also judges the pairs of `known`, in one more
+    cell. Raises InputError for a reference that lacks an instruction, and for preferences that cannot be used.
     """
     (workload,) = (each for each in plan.workloads if isinstance(each, AnswersWorkload))
     answers: _Answers = {
@@ -32,8 +39,8 @@ def plan_judging(plan: StudyPlan, store: Store, judge: Judge) -> StudyPlan:
     }
     name, reference = _reference(plan, answers)
     datasets = frozenset(p.dataset for p in workload.prompts if p.dataset is not None)
-    workloads, cells = list[WinsWorkload](), list[PlannedCell]()
-    for i, ((type_, lam), found) in enumerate(answers.items()):
+    workloads, at = list[WinsWorkload | CalibrationWorkload](), list[tuple[str, float]]()
+    for (type_, lam), found in answers.items():
         pairs = (
             AnswerPair(instruction=a.instruction, reference=r, model=a.output, dataset="")
             for a, r in zip(found, reference[type_], strict=True)
@@ -42,16 +49,39 @@ def plan_judging(plan: StudyPlan, store: Store, judge: Judge) -> StudyPlan:
             answers=workload.name, decider=judge, pairs=tuple(pairs), model=f"{plan.pair}@{lam:g}", reference=name,
             datasets=datasets,
         )  # fmt: skip
-        inputs = {**judge.inputs, "prompt": PROMPT_ID, "chunk": plan.chunk, **wins.facts}
         workloads.append(wins)
-        cells.append(
-            PlannedCell(
-                Cell(lam=lam, type=type_, kind=wins.kind, name=wins.name, n_items=wins.n_items, inputs=inputs), i
-            )
-        )
-    return replace(
-        plan, workloads=tuple(workloads), cells=tuple(cells), n_values=judge.n_values, model_bytes=judge.n_bytes
+        at.append((type_, lam))
+        if known is not None:
+            known.check_names(wins.pair_keys, wins.reference, wins.model)
+    if known is not None:
+        known.check_annotator(generator_name(judge.reference))
+        if len(known_among(workloads, known)) < LEAST_PAIRS:
+            name = name_text(Path(known.source).stem)
+            workloads.append(CalibrationWorkload(answers=name, decider=judge, pairs=known.pairs))
+            at.append(at[0])  # it depends on neither, but every cell has a type and a lam
+    cells = tuple(_cell(plan, judge, *where, w, i) for i, (where, w) in enumerate(zip(at, workloads, strict=True)))
+    return replace(plan, workloads=tuple(workloads), cells=cells, n_values=judge.n_values, model_bytes=judge.n_bytes)
+
+
+def _cell(
+    plan: StudyPlan, judge: Judge, type_: str, lam: float, workload: WinsWorkload | CalibrationWorkload, index: int
+) -> PlannedCell:
+    inputs = {**judge.inputs, "prompt": PROMPT_ID, "chunk": plan.chunk, **workload.facts}
+    cell = Cell(
+        lam=lam, type=type_, kind=workload.kind, name=workload.name, n_items=workload.n_items, inputs=inputs
     )  # fmt: skip
+    return PlannedCell(cell, index)
+
+
+def known_among(workloads: Iterable[Workload[Any]], known: Known) -> dict[str, tuple[float, float]]:
+    """Return the known preferences of the pairs that a judge compares, by `pair_key`; each pair in one order."""
+    out: dict[str, tuple[float, float]] = {}
+    for workload in workloads:
+        for key in workload.pair_keys if isinstance(workload, (WinsWorkload, CalibrationWorkload)) else ():
+            found = known.find(key)
+            if found is not None and mirrored(key) not in out:
+                out[key] = found
+    return out
 
 
 def _reference(plan: StudyPlan, answers: _Answers) -> tuple[str, dict[str, list[str]]]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, TypeVar
 
+from pa_lite.alpaca.annotations import ROUNDING
 from pa_lite.study.rows import Rules, is_share, is_text, is_texts, is_true_or_false, lies_within, or_none, read_table
 
 Record = dict[str, Any]
@@ -48,9 +49,15 @@ class FollowedItem(AnsweredItem):
 
 @dataclass(frozen=True, kw_only=True)
 class JudgedItem(FinishedItem):
-    """A judged pair: `preference` from 1 (the reference's answer) to 2 (the model's), None where not judged."""
+    """A judged pair: `preference` from 1 (the reference's answer) to 2 (the model's), None where not judged.
+
+    The other fields are as in `Verdict`; None where a record lacks them.
+    """
 
     preference: float | None
+    reference_first: float | None = None
+    model_first: float | None = None
+    answer_mass: float | None = None
 
 
 _R = TypeVar("_R", bound=FinishedItem)
@@ -67,6 +74,9 @@ _FIELDS: Rules = {
     "ended": (is_true_or_false, "true or false"),
     "followed": (or_none(is_true_or_false), "true, false or null"),
     "preference": (or_none(lies_within(1, 2)), "a number from 1 to 2, or null"),
+    "reference_first": (or_none(is_share), "a number in [0, 1], or null"),
+    "model_first": (or_none(is_share), "a number in [0, 1], or null"),
+    "answer_mass": (or_none(lies_within(0, 1 + ROUNDING)), "a number in [0, 1], or null"),
 }
 
 

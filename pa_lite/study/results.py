@@ -10,9 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from pa_lite.alpaca.known import Known
+from pa_lite.alpaca.win_rate import BY_DEFINITION, MINIMAL
 from pa_lite.errors import InputError
 from pa_lite.statistics import Mean
 from pa_lite.study.curves import MOST_TASKS, Curves, Series, Values, means
+from pa_lite.study.judging import StudyJudging, judge_remarks
 from pa_lite.study.measures import FEW_SHOT, FOLLOWING, MEASURES, PREFERRED, Measure
 from pa_lite.study.records import AnsweredItem, FollowedItem
 from pa_lite.study.results_file import damaged
@@ -35,12 +38,17 @@ def planned_cells(store: Store) -> list[StoredCell]:
     return found
 
 
-def load_study(store: Store, weight_type: str | None = None) -> StudySummary:
+def load_study(store: Store, weight_type: str | None = None, known: Known | None = None) -> StudySummary:
     """Return the study of one weight type (by default the first), with all lams whose workloads are all finished.
 
-    Raises InputError when no lam is finished, or the type was not measured.
+    The judge is compared with `known` preferences, by default with those that the sweep got. Raises InputError when no
+    lam is finished, the type was not measured, or the judge judged none of the known pairs.
     """
     facts, cells = store.facts(), planned_cells(store)
+    once = [c for c in cells if not WORKLOADS[c.kind].is_along_lam and c.summary is not None]
+    cells = [c for c in cells if WORKLOADS[c.kind].is_along_lam]
+    if not cells:
+        raise damaged(store.path, "table cells has no task")
     types = list(dict.fromkeys(c.type for c in cells))
     weight_type = weight_type or types[0]
     if weight_type not in types:
@@ -58,33 +66,47 @@ def load_study(store: Store, weight_type: str | None = None) -> StudySummary:
     cells = sorted((c for c in cells if c.lam not in unfinished), key=lambda c: c.lam)
     series: dict[Measure, list[Series]] = {}
     unjudged, reduced = list[str](), set[str]()
+    judging = StudyJudging()
     for group in _by_work(cells).values():
         workload, values = WORKLOADS[group[0].kind], []
         for cell in group:  # only one cell's records are in memory at a time
             results = store.results(cell.key)
             values.append([workload.value(result) for result in results])
             reduced.update(remark for result in results for remark in result.remarks)
+            judging.add(cell, results)
         if workload.measure is not None:
-            found, skipped = _series(group[0], np.array(values))
+            found, skipped = _series(group, np.array(values))
             unjudged += skipped
             series.setdefault(workload.measure, []).extend(found)
     remarks += [f"For lack of memory at some lam: {remark}." for remark in sorted(reduced)]
+    for cell in once:
+        judging.add(cell, store.results(cell.key))
     reasons = store.kept()
-    kept = tuple(Kept(kind=c.kind, name=c.name, lam=c.lam, reasons=reasons[c.key]) for c in cells if c.key in reasons)
-    remarks += _age_remarks(cells, kept, reasons)
+    aged = [*cells, *once]
+    kept = tuple(Kept(kind=c.kind, name=c.name, lam=c.lam, reasons=reasons[c.key]) for c in aged if c.key in reasons)
+    remarks += _age_remarks(aged, kept, reasons)
     others = [t for t in types if t != weight_type]
     if others:
         remarks.append(
             f"Weights as {weight_type}; also measured, each with a separate page (--type): {', '.join(others)}."
         )
     follow, wins = (next(iter(series.get(measure, ())), None) for measure in (FOLLOWING, PREFERRED))
+    stored = Known(source=str(store.path), values={key: (p, q) for key, (p, q) in facts.get("known", {}).items()})
+    check, steadied = judging.compare(known or stored)
+    if known is not None and check is None:
+        raise _not_judged(known, store, cells)
+    control, is_minimal, control_remarks = _length_controlled(cells)
     curves = Curves(
         lams=tuple(lams),
         tasks=tuple(series[FEW_SHOT]),
         follow=follow,
         wins=wins,
-        length_controlled=_length_controlled(cells),
+        length_controlled=control,
+        is_minimal_control=is_minimal,
+        judge_check=check,
+        judge_signs=judging.signs,
     )
+    unjudged += [*control_remarks, *judge_remarks(curves), *steadied]
     return StudySummary(
         pair=str(facts["pair"]),
         type=weight_type,
@@ -104,14 +126,38 @@ def _by_work(cells: Sequence[StoredCell]) -> dict[tuple[str, str], list[StoredCe
     return out
 
 
-def _series(cell: StoredCell, values: Values) -> tuple[list[Series], list[str]]:
-    """Return a workload's series of the items with a value at every lam, and a remark on items left out, if any."""
+def _series(cells: Sequence[StoredCell], values: Values) -> tuple[list[Series], list[str]]:
+    """Return a workload's series of the items with a value at every lam, and a remark on items left out, if any.
+
+    `cells` are those of the workload at every lam.
+    """
+    cell = cells[0]
     judged = ~np.isnan(values).any(axis=0)  # the same items at every lam
     remark = f"{cell.name}: {(~judged).sum()} of {judged.size} pairs were not judged at every lam and are left out."
     summary = cell.summary or {}
-    guesses = {guess: summary.get(guess) or None for guess in ("majority", "chance")}
-    found = Series(name=cell.name, area=str(summary.get("area", "")), values=values[:, judged], **guesses)
+    guesses = {"majority": summary.get("majority"), "chance": summary.get("chance") or None}
+    clusters = summary.get("clusters")
+    found = Series(
+        name=cell.name,
+        area=str(summary.get("area", "")),
+        values=values[:, judged],
+        clusters=tuple(clusters[i] for i in np.flatnonzero(judged)) if clusters else None,
+        metrics=_other_metrics(cells),
+        **guesses,
+    )
     return [found] if judged.any() else [], [] if judged.all() else [remark]
+
+
+def _other_metrics(cells: Sequence[StoredCell]) -> dict[str, tuple[Mean, ...]]:
+    """Return the averages at every lam by the other metrics that the summaries of all cells have."""
+    found = [(c.summary or {}).get("metrics", {}) for c in cells]
+    keys = [key for key in found[0] if all(key in each for each in found)]
+    return {key: tuple(_mean(each[key]) for each in found) for key in keys}
+
+
+def _mean(numbers: Mapping[str, Any]) -> Mean:
+    value, stderr = (math.nan if numbers[k] is None else float(numbers[k]) for k in ("value", "stderr"))
+    return Mean(value, stderr)
 
 
 def _controls(cells: Sequence[StoredCell]) -> list[Mapping[str, Any]]:
@@ -120,11 +166,37 @@ def _controls(cells: Sequence[StoredCell]) -> list[Mapping[str, Any]]:
     return [summary["length_controlled"] for summary in summaries if "length_controlled" in summary]
 
 
-def _length_controlled(cells: Sequence[StoredCell]) -> tuple[Mean, ...]:
-    """Return the length-controlled win rate at every lam, or nothing unless it is known at all of them."""
-    numbers = [[math.nan if c[k] is None else float(c[k]) for k in ("value", "fit_stderr")] for c in _controls(cells)]
+def _length_controlled(cells: Sequence[StoredCell]) -> tuple[tuple[Mean, ...], bool, list[str]]:
+    """Return the length-controlled win rate at every lam, whether it is the minimal form, and remarks.
+
+    The rates are empty unless they are known at all lams, in the same form: the two forms do not compare.
+    """
+    controls = _controls(cells)
+    numbers = [[math.nan if c[k] is None else float(c[k]) for k in ("value", "fit_stderr")] for c in controls]
     is_known = len(numbers) == len({c.lam for c in cells}) and all(math.isfinite(value) for value, _ in numbers)
-    return tuple(Mean(value, error) for value, error in numbers) if is_known else ()
+    forms = {str(c["form"]) for c in controls} - {BY_DEFINITION}
+    if not is_known or len(forms) > 1:
+        remark = (
+            "Length-controlled win rates are left out: they have the full form at some lams, the minimal at others."
+        )
+        return (), False, [remark] if is_known else []
+    return tuple(Mean(value, error) for value, error in numbers), MINIMAL in forms, []
+
+
+def _not_judged(known: Known, store: Store, cells: Sequence[StoredCell]) -> InputError:
+    """Return the error for a study whose judge judged none of the known pairs."""
+    wins = [c.summary or {} for c in cells if WORKLOADS[c.kind] is WinsWorkload]
+    if not wins:
+        return InputError(f"{store.path.parent}: the study has no judge to compare with {known.source}.")
+    if all("pairs" in summary for summary in wins):
+        return InputError(
+            f"{known.source}: has none of the pairs that the judge of {store.path.parent} judged. Run the sweep again "
+            "with --calibration: then the judge judges the pairs of the file, too."
+        )
+    return InputError(
+        f"{store.path.parent}: an older pa-lite judged it and did not record the pairs. Run the sweep again with "
+        "--calibration; nothing is judged twice."
+    )
 
 
 def _check_shape(store: Store, facts: Mapping[str, Any], cells: Sequence[StoredCell]) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from pa_lite.untrusted.strict_json import parse_json
 
 _KEY = re.compile(r"[0-9a-f]{64}")
+_PAIR = re.compile(r"[0-9a-f]{48}")  # see `pair_key`
 _LONGEST_NAME = 10_000  # characters; some names contain those of models and tasks
 _MOST_ITEMS = 10**9
 _FURTHEST = 1e6  # absolute value of a lam, which may be outside [0, 1]
@@ -58,6 +59,18 @@ def _is_key(value: Any) -> bool:
     return isinstance(value, str) and _KEY.fullmatch(value) is not None
 
 
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, str) and _PAIR.fullmatch(value) is not None
+
+
+def _are_known(value: Any) -> bool:
+    """Return whether a value has pairs' known preferences: two shares by `pair_key`."""
+    return isinstance(value, dict) and all(
+        _is_pair(key) and isinstance(each, list) and len(each) == 2 and all(map(is_share, each))
+        for key, each in value.items()
+    )
+
+
 def _is_name(value: Any) -> bool:
     return isinstance(value, str) and 0 < len(value) <= _LONGEST_NAME
 
@@ -83,6 +96,19 @@ def _is_control(value: Any) -> bool:
     return isinstance(value, dict) and all(name in value and check(value[name]) for name, check in rules.items())
 
 
+def _are_clusters(value: Any) -> bool:
+    return isinstance(value, list) and all(map(lies_within(0, _MOST_ITEMS, _is_whole), value))
+
+
+def _are_numbers(value: Any) -> bool:
+    """Return whether a value is an object of metrics: each with a value and a standard error, which may be unknown."""
+    rules = dict.fromkeys(("value", "stderr"), _is_measured)
+    return isinstance(value, dict) and all(
+        isinstance(each, dict) and all(name in each and check(each[name]) for name, check in rules.items())
+        for each in value.values()
+    )
+
+
 _FACTS: Rules = {
     "pair": (_is_name, "a name"),
     "date": (_is_date, "a date such as 2026-02-28"),
@@ -93,6 +119,7 @@ _FACTS: Rules = {
     "tasks": (is_texts, "a list of names"),
     "cells": (_lists_of(_is_key), "a list of keys"),
     "kept": (_are_reasons, "an object of lists"),
+    "known": (_are_known, "an object of known preferences"),
     "schedule": (is_text, "a string"),
     "seed": (or_none(_is_whole), "an integer"),
     "limit": (or_none(_is_whole), "an integer"),
@@ -126,6 +153,9 @@ _SUMMARY: Rules = {
     "value": (_is_measured, "a number"),
     "stderr": (_is_measured, "a number"),
     "length_controlled": (_is_control, "a length-controlled win rate"),
+    "pairs": (_lists_of(_is_pair), "a list of keys of pairs"),
+    "clusters": (_are_clusters, "a list of numbers of clusters"),
+    "metrics": (_are_numbers, "an object of metrics"),
 }
 
 
@@ -184,5 +214,9 @@ def read_cell(row: Mapping[str, Any], workloads: Collection[str]) -> dict[str, A
         summary = read_table("summary", parse_column("summary", row["summary"], nan=True), _SUMMARY)
         if row["n_done"] != row["n_items"]:
             raise ValueError(f"it is marked as finished with {row['n_done']} of {row['n_items']} items")
+        if "pairs" in summary and len(summary["pairs"]) != row["n_items"]:
+            raise ValueError(f"summary has {len(summary['pairs'])} pairs for {row['n_items']} items")
+        if len(summary.get("clusters", range(row["n_items"]))) != row["n_items"]:
+            raise ValueError(f"'clusters' of summary has {len(summary['clusters'])} numbers for {row['n_items']} items")
     numbers = {name: float(row[name]) for name in ("lam", "started", "seconds")}
     return {**row, **numbers, "inputs": inputs, "environment": environment, "summary": summary}

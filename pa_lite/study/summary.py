@@ -22,6 +22,7 @@ from pa_lite.study.comparisons import (
 from pa_lite.study.curves import Curves, Series, average, averages, means
 from pa_lite.study.goal import READINGS, Goal
 from pa_lite.study.measures import FEW_SHOT, FOLLOWING
+from pa_lite.study.ranking import ranked, refusal
 
 
 @dataclass(frozen=True)
@@ -126,8 +127,8 @@ def _no_difference(what: str, found: Comparison, unit: str = "items", between: s
 def comparisons(curves: Curves) -> dict[str, Comparison]:
     """Compare the lams in few-shot accuracy and, where measured, in following."""
     series = {FEW_SHOT.group: curves.tasks}
-    if curves.compliance is not None:
-        series[FOLLOWING.group] = (curves.compliance,)
+    if (following := ranked(curves)) is not None:
+        series[FOLLOWING.group] = (following,)
     return {name: compare_lams(curves.lams, each) for name, each in series.items()}
 
 
@@ -140,6 +141,8 @@ def _undecided(curves: Curves, goal: Goal, found: Mapping[str, Comparison]) -> s
     few_shot = _no_difference("few-shot accuracy", found["few-shot"])
     if not goal.needs_follow:
         return "" if found["few-shot"].differs else few_shot
+    if refused := refusal(curves):
+        return refused
     assert curves.compliance is not None
     word = curves.compliance_measure.label
     following = _no_difference(word, found["following"], "prompts")
@@ -180,10 +183,13 @@ def readings(curves: Curves) -> list[Reading]:
 def best_for(curves: Curves, goal: Goal) -> BestLam:
     """Return the best lam for a goal, with its uncertainty and a sentence.
 
-    Raises InputError for a study of one lam, and where the goal requires a measure that is missing.
+    Raises InputError for a study of one lam, and where the goal requires a measure that is missing or a judge that is
+    not known to be better than answer length.
     """
     if len(curves.lams) < 2:
         raise InputError("a best lam requires several lams, but the study has one.")
+    if goal.needs_follow and (refused := refusal(curves)):
+        raise InputError(f"no best lam for this goal: {refused}.")
     best = best_lam(curves.lams, curves.tasks, curves.compliance, goal)
     undecided = _undecided(curves, goal, comparisons(curves))
     sentence = f"Best for {goal.told()}: {undecided or _of_best(best, goal, curves)}."
@@ -209,8 +215,8 @@ def ends(curves: Curves) -> dict[str, int]:
 def against_ends(curves: Curves) -> dict[str, dict[str, list[Difference]]]:
     """Return group (few-shot, area, task, following) -> end (base, instruct) -> every other lam's difference to it."""
     groups: dict[str, tuple[Series, ...]] = dict(curves.groups())
-    if curves.compliance is not None:
-        groups[FOLLOWING.group] = (curves.compliance,)
+    if (following := ranked(curves)) is not None:
+        groups[FOLLOWING.group] = (following,)
     out = {}
     for group, series in groups.items():
         drawn = average_draws(series)
@@ -250,6 +256,8 @@ def conclusion(curves: Curves) -> str:
     text = _few_shot_conclusion(curves, found["few-shot"])
     if curves.compliance is None:
         return text
+    if refused := refusal(curves):
+        return f"{text} {_sentence(refused)}"
     word = curves.compliance_measure.label
     if not found["following"].differs and len(curves.lams) > 1:
         return f"{text} {_sentence(_no_difference(word, found['following'], 'prompts'))}"
@@ -262,12 +270,17 @@ def conclusion(curves: Curves) -> str:
 
 
 def table(curves: Curves) -> list[Mapping[str, float | str]]:
-    """Return every average with its standard error, one row per group and lam; numbers in [0, 1]."""
+    """Return every average with its standard error, one row per group and lam; numbers in [0, 1].
+
+    The groups named `TASK: METRIC` are a task's other metrics and ways to extract answers.
+    """
     few_shot, *others = averages(curves)
     groups = [(name, average(few_shot.measure, series)) for name, series in curves.groups()]
     groups += [(other.measure.group, other) for other in others]
+    rows = [(group, found.estimates, found.n) for group, found in groups]
+    rows += [(f"{t.name}: {metric}", estimates, t.n) for t in curves.tasks for metric, estimates in t.metrics.items()]
     return [
-        {"group": group, "lam": lam, "value": e.value, "stderr": e.stderr, "n": found.n}
-        for group, found in groups
-        for lam, e in zip(curves.lams, found.estimates, strict=True)
+        {"group": group, "lam": lam, "value": e.value, "stderr": e.stderr, "n": n}
+        for group, estimates, n in rows
+        for lam, e in zip(curves.lams, estimates, strict=True)
     ]

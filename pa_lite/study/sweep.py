@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pa_lite.alpaca.known import Known, read_known
 from pa_lite.checkpoints.pairs import Pair
 from pa_lite.engine.chat_options import ChatOptions, parse_date
 from pa_lite.engine.interrupts import stops_when
@@ -21,7 +22,7 @@ from pa_lite.progress import Progress
 from pa_lite.study.estimate import Estimate, estimate_sweep
 from pa_lite.study.judges import describe_judge
 from pa_lite.study.plan import PlannedCell, StudyOptions, StudyPlan, environment, plan_study
-from pa_lite.study.preferences import plan_judging
+from pa_lite.study.preferences import known_among, plan_judging
 from pa_lite.study.results import load_study
 from pa_lite.study.staleness import by_reason, differences, settle_plan
 from pa_lite.study.store import Store, has_results, open_store, read_store
@@ -198,6 +199,7 @@ def sweep_pair(
     with ExitStack() as stack:
         store = stack.enter_context(open_store(folder))  # opened once, as opening copies the results
         plan = plan_study(pair, with_recorded_date(options, store))
+        known = None if options.calibration is None else read_known(options.calibration)
         _check_pair(plan, store)  # before changes are reported or a cluster is started
         plan, settled = settle_plan(plan, store, keep_stale)
         settled.report()
@@ -208,33 +210,50 @@ def sweep_pair(
             workers_for = stack.enter_context(ray_workers(pair, address))
         run_sweep(plan, store, progress, *(workers_for(plan) if workers_for else ()))
         if options.judge:
-            _judge_answers(plan, store, progress, workers_for, keep_stale)
+            _judge_answers(plan, store, progress, workers_for, keep_stale, known)
         return load_study(store)
 
 
 def _judge_answers(
-    plan: StudyPlan, store: Store, progress: Progress | None, workers_for: WorkersFor | None, keep_stale: bool
+    plan: StudyPlan,
+    store: Store,
+    progress: Progress | None,
+    workers_for: WorkersFor | None,
+    keep_stale: bool,
+    known: Known | None,
 ) -> None:
     """Judge the answers of every lam with the plan's judge, and append these cells to the study's.
 
-    Stale preferences are judged again, or kept with `keep_stale` where judge and answers are the same.
+    The `known` preferences of judged pairs are stored too, so that reports can compare the judge. Stale preferences
+    are judged again, or kept with `keep_stale` where judge and answers are the same.
     """
     with ExitStack() as stack:
         model = stack.enter_context(open_model(plan.options.judge, plan.options.engine))
         # the judge's prompts get the study's date, but not the system prompt and arguments of the measured models
         judge = describe_judge(model, plan.options.judge, ChatOptions(date=plan.options.chat.date))
-        judged, settled = settle_plan(plan_judging(plan, store, judge), store, keep_stale)
+        judged, settled = settle_plan(plan_judging(plan, store, judge, known), store, keep_stale)
         settled.report()
         if is_elsewhere := workers_for is not None or judged.workers > 1:
             stack.close()  # each worker opens the judge for itself
         local = (lambda: LocalWorker(judged, judge=None if is_elsewhere else model)), judged.workers
         _run(judged, store, progress, *(workers_for(judged) if workers_for else local))
-    known = store.facts()
-    store.note({"cells": [*known["cells"], *judged.keys], "kept": {**known["kept"], **facts(judged)["kept"]}})
+    noted = store.facts()
+    store.note(
+        {
+            "cells": [*noted["cells"], *judged.keys],
+            "kept": {**noted["kept"], **facts(judged)["kept"]},
+            "known": {} if known is None else known_among(judged.workloads, known),
+        }
+    )
 
 
 def estimate_pair(pair: str | Pair, options: StudyOptions, folder: Path | None, keep_stale: bool = False) -> Estimate:
     """Estimate the cost of sweep_pair, given the folder's results. Raises what plan_study and read_store raise."""
+    further = 0 if options.calibration is None else len(read_known(options.calibration).pairs)
+    return replace(_estimate(pair, options, folder, keep_stale), calibration=further)
+
+
+def _estimate(pair: str | Pair, options: StudyOptions, folder: Path | None, keep_stale: bool) -> Estimate:
     if folder is None or not has_results(folder):
         return estimate_sweep(plan_study(pair, options))
     with read_store(folder) as store:

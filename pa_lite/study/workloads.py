@@ -21,6 +21,7 @@ from pa_lite.alpaca.annotations import Annotations, Judgement
 from pa_lite.alpaca.content import request
 from pa_lite.alpaca.journal import digest
 from pa_lite.alpaca.judge import JudgeOptions, Verdict, judge_pairs
+from pa_lite.alpaca.known import key_of
 from pa_lite.alpaca.outputs import answer_prompts, generator_name
 from pa_lite.alpaca.pairing import AnswerPair
 from pa_lite.alpaca.prompts import Prompt
@@ -30,22 +31,30 @@ from pa_lite.engine.generation import GenerationOptions
 from pa_lite.engine.model import Model
 from pa_lite.instructions.following import Instruction, follow_instructions
 from pa_lite.progress import Progress
-from pa_lite.statistics import standard_error
+from pa_lite.statistics import spread_of_mean, standard_error
 from pa_lite.study.judges import Judge
 from pa_lite.study.measures import FEW_SHOT, FOLLOWING, PREFERRED, Measure
 from pa_lite.study.records import AnsweredItem, FinishedItem, FollowedItem, JudgedItem, Record, ScoredItem, read_result
-from pa_lite.tasks.prompts import Prepared, majority_rate
+from pa_lite.tasks.averages import cluster_numbers
+from pa_lite.tasks.prompts import Prepared
 from pa_lite.tasks.scoring import ScoreOptions, check_items, score_items
 
 _R = TypeVar("_R", bound=FinishedItem)
+_NOT_IN_DIGEST = (
+    "folder",
+    "description",
+    "is_own",
+    "cluster",
+)  # keys of TaskSpec
 
 
 class Workload(ABC, Generic[_R]):
     """A task, instruction set or set of judged pairs. Model and `facts` (JSON values) determine every record.
 
     `kind` is its name in the results file, `activity` that in progress; `measure` is the measure that its values belong
-    to, if any; `judge`, if any, runs it instead of the study's model. `summary_version` increases when `summary` gives
-    more or other values, so that finished cells of older versions get a new summary from their records.
+    to, if any; `judge`, if any, runs it instead of the study's model. Without `is_along_lam` it is run once, not at
+    every lam. `summary_version` increases when `summary` gives more or other values, so that finished cells of older
+    versions get a new summary from their records.
     """
 
     kind: ClassVar[str]
@@ -53,6 +62,7 @@ class Workload(ABC, Generic[_R]):
     result: ClassVar[type[Any]]
     measure: ClassVar[Measure | None] = None
     summary_version: ClassVar[int] = 1
+    is_along_lam: ClassVar[bool] = True
     name: str
 
     @property
@@ -119,6 +129,7 @@ class TaskWorkload(Workload[ScoredItem]):
     """A few-shot task with prepared items."""
 
     kind, activity, result, measure = "task", "few-shot", ScoredItem, FEW_SHOT
+    summary_version = 2  # with clusters, all metrics, and the majority baseline of rows that are not scored
     prepared: Prepared
     options: ScoreOptions
 
@@ -133,7 +144,7 @@ class TaskWorkload(Workload[ScoredItem]):
     @property
     def facts(self) -> Mapping[str, Any]:
         items = [[i.prompt_hash, i.contexts, i.continuations, i.answer, i.golds] for i in self.prepared.items]
-        spec = {k: v for k, v in asdict(self.prepared.spec).items() if k not in ("folder", "description", "is_own")}
+        spec = {k: v for k, v in asdict(self.prepared.spec).items() if k not in _NOT_IN_DIGEST}
         options = {k: v for k, v in asdict(self.options).items() if k in ("mutual_info", "parallel")}
         return {"items": digest(items), "spec": digest(spec), "shots": self.prepared.shots, **options}
 
@@ -151,7 +162,7 @@ class TaskWorkload(Workload[ScoredItem]):
         part = replace(self.prepared, items=tuple(self.prepared.items[i] for i in items))
         scored = score_items(model, part, self.options, progress).items
         return {
-            i: {name: value for name, value in asdict(score).items() if value not in ((), [], {}, "", None)}
+            i: {n: v for n, v in asdict(score).items() if n != "cluster" and v not in ((), [], {}, "", None)}
             for i, score in zip(items, scored, strict=True)
         }
 
@@ -169,9 +180,22 @@ class TaskWorkload(Workload[ScoredItem]):
     def summary(self, results: Sequence[ScoredItem]) -> dict[str, Any]:
         choices = [len(i.continuations) for i in self.prepared.items if i.continuations]
         chance = float(np.mean([1 / n for n in choices])) if choices else 0.0
+        clusters = cluster_numbers([i.cluster for i in self.prepared.items])
         return {**super().summary(results), "area": self.prepared.spec.area,
-                "majority": majority_rate(self.prepared.items), "chance": chance,
-                "truncated": sum(r.truncated for r in results)}  # fmt: skip
+                "stderr": spread_of_mean([self.value(r) for r in results], clusters).stderr,
+                "majority": self.prepared.majority, "chance": chance,
+                "truncated": sum(r.truncated for r in results), "metrics": self._other_metrics(results, clusters),
+                **({"clusters": list(clusters)} if clusters else {})}  # fmt: skip
+
+    def _other_metrics(self, results: Sequence[ScoredItem], clusters: Sequence[int] | None) -> dict[str, Any]:
+        """Return the averages of the task's metrics, for every pattern that extracts answers, except its score."""
+        keys = [k for k in results[0].metrics if all(k in r.metrics and k != r.metric for r in results)]
+        return {
+            key: {"value": float(np.mean(values)), "stderr": spread_of_mean(values, clusters).stderr}
+            for key in keys
+            if key.partition(",")[0] in (*self.prepared.spec.metrics, self.prepared.spec.metric)
+            for values in [[float(r.metrics[key]) for r in results]]
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,24 +307,22 @@ class AnswersWorkload(_Answered[AnsweredItem]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class WinsWorkload(Workload[JudgedItem]):
-    """One lam's answers compared with a reference's by a judge; `model` and `reference` name their authors.
+class _Judged(Workload[JudgedItem]):
+    """Common part of workloads in which a judge compares the two answers of each pair to `answers`, a set's name."""
 
-    `datasets` are the sources of the instructions; AlpacaEval's allow the full length-controlled win rate.
-    """
-
-    kind, activity, result, measure = "wins", "judging", JudgedItem, PREFERRED
-    summary_version = 2  # with the length-controlled win rate
+    result = JudgedItem
     answers: str
     decider: Judge
     pairs: tuple[AnswerPair, ...]
-    model: str
-    reference: str
-    datasets: frozenset[str] = frozenset()
 
     @property
     def name(self) -> str:  # type: ignore[override]
         return f"{self.answers}, judged by {generator_name(self.decider.reference)}"
+
+    @property
+    def pair_keys(self) -> list[str]:
+        """The key of every pair, by which known preferences are found."""
+        return [key_of(pair) for pair in self.pairs]
 
     @property
     def judge(self) -> Judge:
@@ -335,7 +357,31 @@ class WinsWorkload(Workload[JudgedItem]):
 
     def summary(self, results: Sequence[JudgedItem]) -> dict[str, Any]:
         out = super().summary(results)
-        return {**out, "unjudged": len(results) - out["n"], "length_controlled": self._control(results)}
+        return {**out, "unjudged": len(results) - out["n"], "pairs": self.pair_keys}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationWorkload(_Judged):
+    """Pairs with known preferences, with which the judge is compared; `answers` names their file."""
+
+    kind, activity, is_along_lam = "calibration", "calibrating", False
+
+
+@dataclass(frozen=True, kw_only=True)
+class WinsWorkload(_Judged):
+    """One lam's answers compared with a reference's by a judge; `model` and `reference` name their authors.
+
+    `datasets` are the sources of the instructions; AlpacaEval's allow the full length-controlled win rate.
+    """
+
+    kind, activity, measure = "wins", "judging", PREFERRED
+    summary_version = 3  # 2: with the length-controlled win rate; 3: with the keys of the pairs
+    model: str
+    reference: str
+    datasets: frozenset[str] = frozenset()
+
+    def summary(self, results: Sequence[JudgedItem]) -> dict[str, Any]:
+        return {**super().summary(results), "length_controlled": self._control(results)}
 
     def _control(self, results: Sequence[JudgedItem]) -> dict[str, Any]:
         """Return the length-controlled win rate in [0, 1], NaN if unknown, with its form and note from `win_rate`."""
@@ -360,5 +406,5 @@ class WinsWorkload(Workload[JudgedItem]):
 
 
 WORKLOADS: Mapping[str, type[Workload[Any]]] = {
-    w.kind: w for w in (TaskWorkload, FollowWorkload, AnswersWorkload, WinsWorkload)
+    w.kind: w for w in (TaskWorkload, FollowWorkload, AnswersWorkload, WinsWorkload, CalibrationWorkload)
 }

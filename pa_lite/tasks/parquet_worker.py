@@ -124,13 +124,19 @@ class _File:
         return found
 
     def _seek(self, columns: Sequence[str], at: int) -> None:
+        """Move to row `at`: onwards from the current row if it is between, else from the start of the row group."""
         first = start = 0
         while start + self._rows[first] <= at:
             start += self._rows[first]
             first += 1
-        self._batches, self._left = self._decode(columns, first), None
+        if self._at is not None and self._at[0] == tuple(columns) and start <= self._at[1] <= at:
+            start = self._at[1]
+        else:
+            self._batches, self._left = self._decode(columns, first), None
+        self._at = None  # unknown until rows were read
         while start < at:
-            batch = next(self._batches, None)
+            batch = next(self._batches, None) if self._left is None else self._left
+            self._left = None
             if batch is None:
                 raise RefusedError("has fewer rows than its footer says")
             start += batch.num_rows

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from pa_lite.errors import InputError
+from pa_lite.tasks.baselines import majority_share, read_some
 from pa_lite.tasks.data import DataFiles, RowReference, commits, load_split, source_name, split_names
 from pa_lite.tasks.rendering import Formatter, Item
 from pa_lite.tasks.sandbox import size_of
@@ -27,7 +28,8 @@ _SAMPLE_SEED = 20250416  # --seed must not change a suite's fixed samples
 class Prepared:
     """A task's items, the rows in its split (total and by group), and the exemplars before each item.
 
-    `commits` are those of the Hub repository that the rows came from.
+    `commits` are those of the Hub repository that the rows came from; `majority` is the accuracy of the most common
+    answer of rows that are not scored (`majority_share`).
     """
 
     spec: TaskSpec
@@ -35,6 +37,7 @@ class Prepared:
     n_rows: int
     group_rows: Mapping[str, int]
     shots: int
+    majority: float
     commits: tuple[str, ...] = ()
 
 
@@ -43,10 +46,10 @@ def prepare_task(
 ) -> Prepared:
     """Return the task's items in file order, each with its group's exemplars.
 
-    Exemplars are sampled from the shots split by `seed` (or are its first rows), and are never among the items: if both
-    come from one split, rows with an exemplar's text are not scored; otherwise candidates with a scored item's text are
-    skipped. `limit` keeps the first items, spread evenly over the groups. Raises InputError if rows, exemplars or
-    columns are missing or a template fails.
+    Exemplars are chosen from the shots split by the task's sampler, and are never among the items: if both come from
+    one split, rows with an exemplar's text are not scored; otherwise candidates with a scored item's text are skipped.
+    `limit` keeps the first items, spread evenly over the groups. Raises InputError if rows, exemplars or columns are
+    missing or a template fails.
     """
     with closing(Formatter(spec)) as formatter, closing(DataFiles(formatter.columns)) as files:
         return _prepare(spec, formatter, files, shots, limit, seed, split or spec.split)
@@ -61,12 +64,15 @@ def _prepare(
     seed: int,
     split: str,
 ) -> Prepared:
-    rows = _scored_rows(spec, files, split)
+    rows = every = _scored_rows(spec, files, split)
     same = split == spec.shots_split
     n_shots = spec.shots if shots is None else shots
+    # in file order where exemplars are taken from the scored rows, so that the seed does not change what is scored
+    order = None if spec.sampler == "first" or (spec.sampler == "balanced" and same) else seed
     pools: dict[str, list[RowReference]] = {}
+    elsewhere = load_split(spec, spec.shots_split, files) if n_shots and not same else []
     if n_shots:
-        for ref in [ref for _, ref in rows] if same else load_split(spec, spec.shots_split, files):
+        for ref in [ref for _, ref in rows] if same else elsewhere:
             pools.setdefault(ref.group, []).append(ref)
     # a task whose rows contain their own exemplars has no shots split, so --shots does not apply
     if spec.shots == 0 and not pools:
@@ -76,7 +82,7 @@ def _prepare(
     taken: set[str] = set()
     if same and n_shots:
         for group in group_rows:
-            exemplars[group] = _draw(spec, formatter, pools.get(group, []), n_shots, seed, set())
+            exemplars[group] = _draw(spec, formatter, pools.get(group, []), n_shots, order, set())
         taken = {formatter.item(0, ref).key for refs in exemplars.values() for ref in refs}
         if spec.sample or (limit is not None and spec.grouped):  # chosen among the rows that are not exemplars
             rows = [(i, ref) for i, ref in rows if formatter.item(0, ref).key not in taken]
@@ -97,19 +103,23 @@ def _prepare(
     if not same and n_shots:
         keys = {item.key for item in items}
         for group in dict.fromkeys(item.group for item in items):
-            exemplars[group] = _draw(spec, formatter, pools.get(group, []), n_shots, seed, keys)
+            exemplars[group] = _draw(spec, formatter, pools.get(group, []), n_shots, order, keys)
     solved = {}
     for group, of_group in exemplars.items():
         solved[group] = kept.once("".join(map(formatter.solved, of_group)), of_group[0].where)
     for n, item in enumerate(items):
         items[n] = replace(item, lead=kept.once(item.lead + solved.get(item.group, ""), item.where))
         _check_length(items[n])
+    indices = {item.index for item in items}
+    others = elsewhere + [ref for i, ref in every if i not in indices]
+    majority = majority_share([formatter.accepted_of(item) for item in items], read_some(others, formatter.accepted))
     return Prepared(
         spec=spec,
         items=tuple(items),
         n_rows=group_rows.total(),
         group_rows=group_rows,
         shots=n_shots,
+        majority=majority,
         commits=commits(refs),
     )
 
@@ -172,12 +182,15 @@ def _scored_rows(spec: TaskSpec, files: DataFiles, split: str) -> list[tuple[int
 
 
 def _draw(
-    spec: TaskSpec, formatter: Formatter, pool: Sequence[RowReference], n: int, seed: int, forbidden: set[str]
+    spec: TaskSpec, formatter: Formatter, pool: Sequence[RowReference], n: int, seed: int | None, forbidden: set[str]
 ) -> list[RowReference]:
-    """Return n rows of the pool with distinct texts, none of them forbidden."""
+    """Return n rows of the pool with distinct texts, none of them forbidden; in file order if the seed is None."""
     order: Iterable[int] = range(len(pool))
-    if spec.sampler == "seed":
+    if seed is not None:
         order = map(int, np.random.default_rng(seed).permutation(len(pool)))
+    if spec.sampler == "balanced":
+        items = ((i, formatter.item(i, pool[i])) for i in order)
+        order = _answers_in_turn((i, item) for i, item in items if item.key not in forbidden)
     chosen: list[RowReference] = []
     seen = set(forbidden)
     for i in order:
@@ -194,6 +207,16 @@ def _draw(
             f"{len(pool)} rows{unusable}. Use --shots {most}, or add rows to the split."
         )
     return chosen
+
+
+def _answers_in_turn(items: Iterable[tuple[int, Item]]) -> list[int]:
+    """Return indices so that every answer comes once before any comes twice, and so on, else in the given order."""
+    seen, ranks = Counter[str](), []
+    for i, item in items:
+        answer = f"{item.answer}" if len(item.contexts) > 1 else item.target
+        ranks.append((seen[answer], i))
+        seen[answer] += 1
+    return [i for _, i in sorted(ranks, key=lambda rank: rank[0])]
 
 
 def _sampled(rows: list[tuple[int, RowReference]], sample: int) -> list[tuple[int, RowReference]]:
@@ -214,17 +237,3 @@ def _in_turn(rows: list[tuple[int, RowReference]], limit: int | None) -> list[tu
         rank[ref.group] = rank.get(ref.group, -1) + 1
         order.append((rank[ref.group], n))
     return [rows[n] for n in sorted(n for _, n in sorted(order)[:limit])]
-
-
-def majority_rate(items: Sequence[Item]) -> float:
-    """Return the accuracy of always giving the most frequent answer of each group.
-
-    Answers are compared as texts for MC, as indices for partial scoring; for G any accepted answer counts.
-    """
-    counts: dict[str, dict[str, int]] = {}
-    for item in items:
-        answers = {", ".join(g) for g in item.golds} or {f"{item.answer}" if len(item.contexts) > 1 else item.target}
-        of_group = counts.setdefault(item.group, {})
-        for text in answers:
-            of_group[text] = of_group.get(text, 0) + 1
-    return sum(max(c.values()) for c in counts.values()) / len(items)

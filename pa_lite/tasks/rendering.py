@@ -10,6 +10,7 @@ from typing import Any
 import jinja2
 
 from pa_lite.errors import InputError
+from pa_lite.tasks.baselines import Accepted
 from pa_lite.tasks.data import RowReference
 from pa_lite.tasks.metrics import Gold
 from pa_lite.tasks.sandbox import BrokenTemplateError, LimitedTemplates, Missing, Templates
@@ -40,7 +41,7 @@ class Item:
     `index` is the row's index in the split. `lead` is the description and exemplars, shared by the items of a group.
     `contexts` is the item's own text, one for each choice with partial scoring. MC and FMC: `continuations` are scored
     and `answer` is the index of the correct one. G: `golds` are the accepted answers, each a tuple of spans, and
-    `answer` is -1.
+    `answer` is -1. `cluster` is a digest of what it shares with other items, empty if the task has no clusters.
     """
 
     index: int
@@ -52,6 +53,7 @@ class Item:
     golds: tuple[Gold, ...] = ()
     group: str = ""
     where: str = ""
+    cluster: str = ""
 
     @property
     def prompt(self) -> str:
@@ -93,7 +95,8 @@ class Formatter:
     def __init__(self, spec: TaskSpec) -> None:
         """Compile them. Raises InputError for an invalid template or expression."""
         self.spec = spec
-        names = ("answers",) if spec.kind == "G" else ("choices", "answer")
+        names = ["answers"] if spec.kind == "G" else ["choices", "answer"]
+        names += ["cluster"] if spec.cluster else []
         make = Templates if spec.is_own else LimitedTemplates
         try:
             self._templates: Templates | LimitedTemplates = make(
@@ -168,6 +171,7 @@ class Formatter:
                 golds=golds,
                 group=ref.group,
                 where=ref.where,
+                cluster=self._cluster(ref, scope),
             )
         choices, answer = self._choices(ref, scope)
         if spec.partial:
@@ -190,7 +194,35 @@ class Formatter:
             golds=(),
             group=ref.group,
             where=ref.where,
+            cluster=self._cluster(ref, scope),
         )
+
+    def accepted(self, ref: RowReference) -> Accepted:
+        """Return a row's accepted answers without rendering a template. Raises InputError if it does not fit."""
+        scope = self.scope(ref)
+        if self.spec.kind == "G":
+            return self._accepted(ref.group, self._golds(ref, scope))
+        choices, answer = self._choices(ref, scope)
+        return self._accepted(ref.group, (), answer, choices[answer])
+
+    def accepted_of(self, item: Item) -> Accepted:
+        """Return what `accepted` returns of the item's row."""
+        text = "" if item.golds else item.continuations[item.answer].removeprefix(self.spec.delimiter)
+        return self._accepted(item.group, item.golds, item.answer, text)
+
+    def _accepted(self, group: str, golds: Sequence[Gold], answer: int = -1, text: str = "") -> Accepted:
+        is_by_text = self.spec.kind == "MC" and not self.spec.partial
+        own = {text if is_by_text else str(answer)}
+        return Accepted(group, frozenset({", ".join(g) for g in golds} or own))
+
+    def _cluster(self, ref: RowReference, scope: Mapping[str, Any]) -> str:
+        """Return a digest of the value of `cluster`: a passage may be long."""
+        if not self.spec.cluster:
+            return ""
+        value = self.evaluate("cluster", ref, scope)
+        if not isinstance(value, (str, int, float, list, tuple)):
+            raise InputError(f"{ref.where}: cluster is {value!r:.80}, but must be a string, a number or a list.")
+        return hashlib.blake2b(repr(value).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
     def solved(self, ref: RowReference) -> str:
         """Return the text of an exemplar: context, delimiter, answer, separator."""

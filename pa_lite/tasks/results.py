@@ -16,10 +16,12 @@ from typing import Any
 from pa_lite.errors import OutputError
 from pa_lite.statistics import DRAWS, Mean, Measured
 from pa_lite.system.atomic import check_target, whole_file, write_errors
+from pa_lite.tasks.averages import BOOTSTRAP_SEED, GroupResult, MetricResult
 from pa_lite.tasks.data import source_name
+from pa_lite.tasks.metrics import CLASS_METRICS
 from pa_lite.tasks.prompts import Prepared
 from pa_lite.tasks.rendering import Item
-from pa_lite.tasks.scoring import BOOTSTRAP_SEED, GroupResult, ItemScore, MetricResult, SuiteResult, TaskResult
+from pa_lite.tasks.scoring import ItemScore, SuiteResult, TaskResult
 from pa_lite.tasks.spec import TaskSpec
 from pa_lite.untrusted.safe_names import file_name
 
@@ -34,22 +36,25 @@ def results_document(result: SuiteResult, reference: str) -> dict[str, Any]:
     """Return a suite's results in the format of lm-eval 0.4's file; pa-lite's additions are under `pa_lite`.
 
     A task with groups becomes a group whose tasks are named `TASK_GROUP`. The group's numbers are averages over items
-    (micro); averages over groups (macro) are under `pa_lite`. For per-item records, see sample_records.
+    (micro); averages over groups (macro) are under `pa_lite`. Standard errors are lm-eval's, except for a task whose
+    items share passages or questions: theirs are by clusters, whose number is `clusters` under `pa_lite` (null for
+    other tasks). For per-item records, see sample_records.
     """
     document = empty_document()
     for task in result.tasks:
         _add_task(document, task)
     options = result.options
+    is_resampled = any(m.name in CLASS_METRICS for task in result.tasks for m in task.metrics)
     document["config"] = {
         "model": "pa-lite",
         "model_args": {"reference": reference, "name": result.model},
         "batch_size": options.parallel,
         "device": None,
         "limit": options.limit,
-        "bootstrap_iters": DRAWS,
+        "bootstrap_iters": DRAWS if is_resampled else None,
         "gen_kwargs": None,
-        "random_seed": BOOTSTRAP_SEED,
-        "numpy_seed": BOOTSTRAP_SEED,
+        "random_seed": None,
+        "numpy_seed": BOOTSTRAP_SEED if is_resampled else None,
         "torch_seed": None,
         "fewshot_seed": options.seed,
     }
@@ -79,6 +84,13 @@ def noise_over_tasks(result: SuiteResult) -> dict[str, float] | None:
         return None
     n = sum(x.n for x in noises)
     return {"n": n, "mean": sum(x.n * x.mean for x in noises) / n, "largest": max(x.largest for x in noises)}
+
+
+def shown_metrics(task: TaskResult) -> list[MetricResult]:
+    """Return the results of the task's metrics, the score first; several where several patterns extract answers."""
+    spec = _prepared(task).spec
+    names = spec.metrics or (spec.metric,)
+    return sorted((m for m in task.metrics if m.name in names), key=lambda m: names.index(m.name))
 
 
 def _prepared(task: TaskResult) -> Prepared:
@@ -171,6 +183,7 @@ def _own_record(task: TaskResult) -> dict[str, Any]:
         "stderr": task.stderr,
         "majority": task.majority,
         "chance": task.chance,
+        "clusters": len(set(task.clusters)) if task.clusters else None,
         "source": source_name(prepared.spec),
         "commits": list(prepared.commits),
         "shots": prepared.shots,

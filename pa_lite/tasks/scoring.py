@@ -12,16 +12,16 @@ from pa_lite.engine.model import Model
 from pa_lite.engine.scoring import NoiseFloor, Request, Score, make_requests, noise_floor, score_requests
 from pa_lite.errors import EngineError, InputError
 from pa_lite.progress import Progress, part_of, silent
-from pa_lite.statistics import Mean, Measured, mean_over_tasks, measure_classes, measure_groups, measure_mean
+from pa_lite.statistics import Mean, spread_of_average, spread_of_mean
 from pa_lite.tasks.answers import Extract
-from pa_lite.tasks.metrics import CLASS_METRICS, TEXT_METRICS, ChoiceScores, pick_choices
-from pa_lite.tasks.prompts import Prepared, majority_rate, prepare_task
+from pa_lite.tasks.averages import GroupResult, MetricResult, cluster_numbers, measure_metrics
+from pa_lite.tasks.metrics import TEXT_METRICS, ChoiceScores, pick_choices
+from pa_lite.tasks.prompts import Prepared, prepare_task
 from pa_lite.tasks.rendering import Item
 from pa_lite.tasks.sandbox import find_answers
 from pa_lite.tasks.spec import TaskSpec
 from pa_lite.untrusted.portions import portions
 
-BOOTSTRAP_SEED = 1234
 # characters of prompts that are tokenized at a time; a token is about four characters, and 40 bytes in a list
 _PORTION = 8_000_000
 _WHOLE = Extract("none", r"(?s)\A.*\Z")  # without a pattern, the answer is the whole output
@@ -52,7 +52,8 @@ class ItemScore:
 
     MC and FMC: `logprobs` of the choices in nats, the choice `picked` by the task's metric (ties go to the first), and
     the correct `answer`. G: the generated `output` and what each pattern `found` in it; `picked` and `answer` are -1.
-    `metrics` has the value of every metric, in [0, 1]; `metric` is the name of the task's own.
+    `metrics` has the value of every metric, in [0, 1]; `metric` is the name of the task's own. `cluster` is that of
+    `Item`.
     """
 
     index: int
@@ -67,6 +68,7 @@ class ItemScore:
     output: str = ""
     found: Mapping[str, str] = field(default_factory=dict)
     truncated: bool = False
+    cluster: str = ""
 
     @property
     def value(self) -> float:
@@ -92,35 +94,13 @@ class ScoredItems:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MetricResult:
-    """A metric of a task or group: `key` is lm-eval's `NAME,FILTER`, `macro` the mean over groups, if any."""
-
-    name: str
-    filter: str
-    measured: Measured
-    macro: Measured | None = None
-
-    @property
-    def key(self) -> str:
-        return f"{self.name},{self.filter}"
-
-
-@dataclass(frozen=True)
-class GroupResult:
-    """One group of a task."""
-
-    name: str
-    n: int
-    metrics: tuple[MetricResult, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
 class TaskResult:
     """A task's score in [0, 1] by its own metric, its standard error, all other metrics, and all items.
 
-    `majority` is the accuracy of always giving the most frequent answer, `chance` that of picking at random (0 for
-    generated answers). A task with groups is averaged over its items (micro); `metrics[i].macro` is over its groups.
-    `noise` and `single_token_labels` are those of `ScoredItems`.
+    `majority` is the accuracy of always giving the most common answer of rows that are not scored, `chance` that of
+    picking at random (0 for generated answers). A task with groups is averaged over its items (micro);
+    `metrics[i].macro` is over its groups. `noise` and `single_token_labels` are those of `ScoredItems`; `clusters` are
+    those of `cluster_numbers`.
     """
 
     task: str
@@ -138,6 +118,7 @@ class TaskResult:
     n_truncated: int = 0
     noise: NoiseFloor | None = None
     single_token_labels: bool | None = None
+    clusters: tuple[int, ...] | None = None
     prepared: Prepared | None = field(default=None, repr=False, compare=False)
 
 
@@ -158,8 +139,9 @@ class SuiteResult:
 
     @property
     def accuracy(self) -> Mean:
-        """The mean of the tasks' scores, and its standard error."""
-        return mean_over_tasks([[i.value for i in t.items] for t in self.tasks])
+        """The mean of the tasks' scores, and its standard error, for fixed tasks."""
+        spread = spread_of_average([spread_of_mean([i.value for i in t.items], t.clusters) for t in self.tasks])
+        return Mean(float(np.mean([t.accuracy for t in self.tasks])), spread.stderr)
 
     @property
     def majority(self) -> float:
@@ -297,6 +279,7 @@ def _choice_record(spec: TaskSpec, item: Item, scores: Sequence[Score], alone: M
         metrics={name: float(picked == item.answer) for name, picked in picks.items()},
         metric=spec.metric,
         group=item.group,
+        cluster=item.cluster,
         greedy=tuple(s.is_greedy for s in scores),
         unconditional=unconditional,
         truncated=any(s.truncated for s in scores),
@@ -335,7 +318,7 @@ def _text_record(spec: TaskSpec, item: Item, output: str, found: Mapping[str, st
     own = _key(spec.metric, next(iter(found)))
     return ItemScore(
         index=item.index, logprobs=(), picked=-1, answer=-1, metrics=metrics, metric=own, group=item.group,
-        output=output, found=found, truncated=truncated,
+        cluster=item.cluster, output=output, found=found, truncated=truncated,
     )  # fmt: skip
 
 
@@ -349,11 +332,11 @@ def chance_rate(items: Sequence[Item]) -> float:
 
 
 def summarise(prepared: Prepared, scored: ScoredItems) -> TaskResult:
-    """Return a task's averages over its scored items, with bootstrap intervals seeded separately for each metric."""
+    """Return a task's averages over its scored items; standard errors and intervals are by clusters, if it has them."""
     spec, records, groups = prepared.spec, scored.items, dict[str, list[ItemScore]]()
     for record in records:
         groups.setdefault(record.group, []).append(record)
-    metrics = _measure(spec, list(groups.values()))
+    metrics = measure_metrics(spec, list(groups.values()), len(prepared.group_rows))
     own = next(m.measured for m in metrics if _key(m.name, m.filter) == records[0].metric)
     return TaskResult(
         task=spec.name,
@@ -361,37 +344,18 @@ def summarise(prepared: Prepared, scored: ScoredItems) -> TaskResult:
         n=len(records),
         accuracy=own.value,
         stderr=own.stderr,
-        majority=majority_rate(prepared.items),
+        majority=prepared.majority,
         chance=chance_rate(prepared.items),
         items=records,
         kind=spec.kind,
         metric=records[0].metric,
         metrics=metrics,
-        groups=tuple(GroupResult(k, len(v), _measure(spec, [v])) for k, v in groups.items()) if spec.grouped else (),
+        groups=tuple(GroupResult(k, len(v), measure_metrics(spec, [v])) for k, v in groups.items())
+        if spec.grouped
+        else (),
         n_truncated=sum(r.truncated for r in records),
         noise=scored.noise,
         single_token_labels=scored.single_token_labels,
+        clusters=cluster_numbers([r.cluster for r in records]),
         prepared=prepared,
     )
-
-
-def _measure(spec: TaskSpec, groups: Sequence[Sequence[ItemScore]]) -> tuple[MetricResult, ...]:
-    """Return every metric over the items of all groups; each metric has the same seed, so that none affects another."""
-    measured = []
-    for key in groups[0][0].metrics:
-        name, _, pattern = key.partition(",")
-        rng = np.random.default_rng(BOOTSTRAP_SEED)
-        values = [[r.metrics[key] for r in group] for group in groups]
-        if len(groups) == 1:
-            measured.append(MetricResult(name=name, filter=pattern or "none", measured=measure_mean(values[0], rng)))
-        else:
-            micro, macro = measure_groups(values, rng)
-            measured.append(MetricResult(name=name, filter=pattern or "none", measured=micro, macro=macro))
-    for name in spec.metrics:
-        if name in CLASS_METRICS:
-            rows = [r for group in groups for r in group]
-            picks = [int(np.argmax(r.logprobs)) for r in rows]
-            rng = np.random.default_rng(BOOTSTRAP_SEED)
-            classes = measure_classes([r.answer for r in rows], picks, CLASS_METRICS[name], rng)
-            measured.append(MetricResult(name=name, filter="none", measured=classes))
-    return tuple(measured)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
@@ -14,6 +14,7 @@ from pa_lite.alpaca.annotations import read_annotations
 from pa_lite.alpaca.journal import Journal
 from pa_lite.alpaca.judge import JudgeOptions, Verdict
 from pa_lite.alpaca.judging import judge_outputs, measure_bias
+from pa_lite.alpaca.known import Known, read_known
 from pa_lite.alpaca.pairing import AnswerPair, Pairing
 from pa_lite.alpaca.win_rate import win_rate
 from pa_lite.checkpoints.checkpoint import Vocabulary
@@ -21,6 +22,7 @@ from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.engine.model_reference import open_model
 from pa_lite.errors import OutputError
 from pa_lite.ggml.metadata import string
+from tests.support.alpaca_files import write_rows
 from tests.support.reports import Reports
 
 WORDS = ["Oslo", "a rabbit", "blue", "doctor", "Hello!", "hammer", "seven", "tea"]
@@ -108,6 +110,73 @@ def test_interrupted_run_is_resumed(model: Model, tmp_path: Path, monkeypatch: p
     assert reports[-1][2] == 2 * (8 - kept)
     assert [v.preference for v in done.verdicts] == pytest.approx([v.preference for v in whole.verdicts], abs=0.01)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.json", "whole.json"]
+
+
+def known_of(pairs: Sequence[AnswerPair], path: Path) -> Known:
+    """Return known preferences for the reference's answer of each pair."""
+    rows = [
+        {"instruction": p.instruction, "output_1": p.reference, "output_2": p.model, "preference": 1, "annotator": "us"}
+        for p in pairs
+    ]
+    return read_known(write_rows(path, rows))
+
+
+MANY = tuple(
+    AnswerPair(instruction=f"Count to {i}.", reference=f"{i}", model=f"{i} or so", dataset="demo") for i in range(24)
+)
+
+
+def test_judge_is_compared_on_the_pairs_that_it_judged(model: Model, tmp_path: Path) -> None:
+    pairing = Pairing(model="M", reference="R", pairs=MANY, n_left=0)
+    known = known_of([*MANY[:21], *PAIRS], tmp_path / "known.json")
+    done = judge_outputs(model, "j", pairing, tmp_path / "a.json", JudgeOptions(), known=known)
+    check = done.judge_check
+    assert check is not None
+    assert (check.n, check.by_length.value) == (21, 0.0)  # the other pairs of the file were not judged
+    right = [1.0 if v.preference is not None and v.preference < 1.5 else 0.0 for v in done.verdicts[:21]]
+    assert check.agreement.value == pytest.approx(sum(right) / 21)
+    assert check.win_rate is not None
+    assert check.win_rate.value == pytest.approx(0)  # every known preference is for the reference
+    assert done.document()["judge_check"]["n"] == 21
+    assert win_rate(read_annotations(tmp_path / "a.json"), known=known).judge_check == check
+    assert win_rate(read_annotations(tmp_path / "a.json")).judge_signs == done.judge_signs
+
+
+def test_judge_is_asked_about_other_known_pairs_and_resumed(model: Model, tmp_path: Path) -> None:
+    target, options = tmp_path / "a.json", JudgeOptions(limit=3)
+    known = known_of([*MANY, PAIRS[1]], tmp_path / "known.json")
+    whole = judge_outputs(model, "j", PAIRING, tmp_path / "whole.json", options, known=known)
+    assert whole.judge_check is not None
+    assert (whole.judge_check.n, whole.judge_check.win_rate) == (25, None)  # the win rate is that of other pairs
+    assert len(whole.verdicts) == 3
+
+    def stop(_phase: str, done: int, _total: int, _unit: str) -> None:
+        if done >= 20:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        judge_outputs(model, "j", PAIRING, target, options, progress=stop, known=known)
+    with pytest.raises(OutputError, match=r"the calibration pairs changed\."):
+        judge_outputs(model, "j", PAIRING, target, options, resume=True)
+    reports = Reports()
+    done = judge_outputs(model, "j", PAIRING, target, options, resume=True, progress=reports, known=known)
+    assert 0 < reports[-1][2] < 2 * (2 + 24)  # pairs judged before are not asked again
+    assert done.judge_check is not None
+    assert done.judge_check.agreement.value == pytest.approx(whole.judge_check.agreement.value)
+    assert len(json.loads(target.read_text("utf-8"))) == 3
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.json", "known.json", "whole.json"]
+
+
+def test_calibration_cannot_be_added_to_an_interrupted_run(model: Model, tmp_path: Path) -> None:
+    def stop(_phase: str, done: int, _total: int, _unit: str) -> None:
+        if done >= 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        judge_outputs(model, "j", PAIRING, tmp_path / "a.json", JudgeOptions(), progress=stop)
+    known = known_of(MANY, tmp_path / "known.json")
+    with pytest.raises(OutputError, match="cannot resume with this --calibration: the earlier run did not judge"):
+        judge_outputs(model, "j", PAIRING, tmp_path / "a.json", JudgeOptions(), resume=True, known=known)
 
 
 def test_limit_keeps_the_first_pairs(model: Model, tmp_path: Path) -> None:

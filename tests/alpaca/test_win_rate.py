@@ -86,6 +86,10 @@ def test_form_of_length_control_depends_on_the_data(tmp_path: Path) -> None:
     minimal = win_rate(read, *find_length_data(read, "minimal", folder))
     assert (minimal.length_controlled_form, minimal.length_controlled_note) == (MINIMAL, "as asked for")
     assert full.length_controlled is not None
+    assert (full.length_controlled_winrate, full.length_controlled_minimal_winrate) == (full.length_controlled, None)
+    assert (minimal.length_controlled_winrate, minimal.length_controlled_minimal_winrate) == (
+        None, minimal.length_controlled
+    )  # fmt: skip
     assert minimal.length_controlled is not None
     assert full.length_controlled.value != minimal.length_controlled.value
     small = write_data_set(tmp_path / "small", 30)
@@ -149,6 +153,8 @@ def broken(**changes: Any) -> list[dict[str, Any]]:
         (broken(preference="2"), "entry 2: 'preference' is '2', not a number"),
         (broken(preference=True), "not a number"),
         (broken(preference=2.5), "entry 2: 'preference' is 2.5, outside"),
+        (broken(answer_mass=1.2), "entry 2: 'answer_mass' is 1.2, not a probability"),
+        (broken(model_first="0.5"), "entry 2: 'model_first' is '0.5', not a probability"),
         (broken(output_1="gone"), "entry 2 has no string under 'output_1'"),
         (broken(instruction=" "), "entry 2 has an empty string under 'instruction'"),
         (broken(generator_2="other"), "several names under 'generator_2' (model, other)"),

@@ -40,7 +40,7 @@ KEYWORDS: list[tuple[Any, type, set[str]]] = [
     (pa_lite.LoadedModel.follow, CHAT, set()),
     *((f, pa_lite.StudyOptions, set()) for f in (pa_lite.sweep, pa_lite.plan_sweep)),
     # one model at a time, and no judge
-    (pa_lite.search, pa_lite.StudyOptions, {"workers", "alpaca", "alpaca_limit", "judge", "reference"}),
+    (pa_lite.search, pa_lite.StudyOptions, {"workers", "alpaca", "alpaca_limit", "judge", "reference", "calibration"}),
     (pa_lite.search, pa_lite.SearchOptions, set()),
     (pa_lite.search, pa_lite.Goal, set()),
     *(

@@ -174,13 +174,44 @@ def test_score_table_json_and_file(capsys: pytest.CaptureFixture[str], tmp_path:
     assert (status, err) == (0, "")
     lines = [line.split() for line in out.splitlines() if line.strip()]
     assert lines[0][:3] == ["task", "n", "metric"]
-    assert [line[0] for line in lines[-4:]] == ["demo_kind", "demo_town", "mean", "Noise"]
+    assert [line[0] for line in lines[-6:]] == ["demo_kind", "demo_town", "mean", "s.e.,", "majority:", "Noise"]
     status, out, _ = run(capsys, *common, "--json")
     document, written = json.loads(out), json.loads((tmp_path / "s.json").read_text("utf-8"))
     assert {k for k in document if document[k] != written[k]} == {"date"}
     assert document["results"]["demo_town"]["sample_len"] == document["pa_lite"]["tasks"][1]["n"] == 10
     assert document["pa_lite"]["accuracy"].keys() == {"value", "stderr"}
     assert run(capsys, *common, "-o", tmp_path / "s.json")[0] == 1
+
+
+def test_score_table_has_all_metrics_of_a_task(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Every pattern that extracts answers, and the weighted F1 next to the accuracy."""
+    rows = [{"split": "test", "q": f"{i} + {i}", "gold": str(2 * i), "choices": ["a", "b"], "answer": i % 2}
+            for i in range(6)]  # fmt: skip
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    (tmp_path / "two.toml").write_text(
+        """[defaults]
+data = "rows.jsonl"
+template = "{{ q }} ="
+[tasks.sums]
+kind = "G"
+answers = "gold"
+max_tokens = 4
+metrics = ["exact_match", "numeric"]
+extract = [{ name = "strict", pattern = "= (.*)" }, { name = "flexible", pattern = "{number}", pick = "last" }]
+[tasks.classes]
+metrics = ["acc", "f1_weighted"]
+""",
+        "utf-8",
+    )
+    status, out, _ = run(capsys, "score", "demo@0.7", "--tasks", tmp_path / "two.toml", "--threads", 1)
+    assert status == 0
+    lines = [" ".join(line.split()) for line in out.splitlines() if line.strip()]
+    starts = ["sums 6 exact_match,strict ", "exact_match,flexible ", "numeric,strict ", "numeric,flexible ",
+              "classes 6 acc ", "f1_weighted ", "mean 12 "]  # fmt: skip
+    lines = lines[next(i for i, line in enumerate(lines) if line.startswith("sums")) :]
+    assert all(line.startswith(start) for line, start in zip(lines, starts, strict=False))
+    assert re.match(r"exact_match,flexible \d+\.\d \d+\.\d \d+\.\d to \d+\.\d$", lines[1])
+    assert re.match(r"f1_weighted \d+\.\d \d+\.\d \d+\.\d to \d+\.\d$", lines[5])
 
 
 def test_samples_are_logged_to_the_given_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -81,6 +81,66 @@ def test_winrate_names_the_form_of_length_control(capsys: pytest.CaptureFixture[
     assert "Length control: length_controlled_v1." in out
 
 
+def test_winrate_gives_the_minimal_form_a_name_of_its_own(
+    capsys: pytest.CaptureFixture[str], files: dict[str, Path]
+) -> None:
+    names = ["length_controlled_winrate", "length_controlled_minimal_winrate"]
+    for words, missing, label in (
+        (["--length-control", "minimal"], names[0], "length-controlled win rate (minimal) "),
+        (["--alpaca-data", files["data"]], names[1], "length-controlled win rate "),
+    ):
+        document = json.loads(run(capsys, "winrate", files["annotations"], *words, "--json")[1])
+        assert [name for name in names if document[name] is None] == [missing]
+        assert "length_controlled" not in document
+        out = run(capsys, "winrate", files["annotations"], *words)[1]
+        assert label in out
+        assert ("(minimal)" in out) == (missing == names[0])
+
+
+def test_winrate_compares_the_judge_and_warns(
+    capsys: pytest.CaptureFixture[str], files: dict[str, Path], tmp_path: Path
+) -> None:
+    rows = annotation_rows(30, 1)
+    people = [{**r, "annotator": "people", "preference": 1 + (i % 2)} for i, r in enumerate(rows)]
+    known = write_rows(tmp_path / "people.json", people)
+    undecided = write_rows(tmp_path / "undecided.json", [{**r, "preference": 1.499} for r in rows])
+    words = ["winrate", undecided, "--length-control", "minimal"]
+    status, out, err = run(capsys, *words)
+    assert status == 0
+    assert "win rate" in out  # always shown, with its warning
+    assert "The judge was not compared with known preferences (--calibration FILE)." in out
+    assert err == "warning: the judge prefers neither answer in 100% of pairs.\n"
+    status, out, err = run(capsys, *words, "--calibration", known)
+    assert status == 0
+    assert "Calibration: on 30 pairs the judge agrees with known preferences in 50.0% (s.e. " in out
+    assert "the judge is not measurably better than chance." in out
+    assert "Win rate steadied by the known preferences: 50.0% (s.e. 9.3)." in out  # that of the known ones
+    document = json.loads(run(capsys, *words, "--calibration", known, "--json")[1])
+    assert (document["judge_check"]["n"], document["judge_check"]["beats_length"]) == (30, False)
+    assert document["judge_signs"] == ["the judge prefers neither answer in 100% of pairs"]
+    few = write_rows(tmp_path / "few.json", people[:5])
+    assert "on 5 pairs " in (out := run(capsys, *words, "--calibration", few)[1])
+    assert "fewer than 20 pairs show nothing" in out
+    status, out, err = run(capsys, "winrate", files["annotations"], "--length-control", "minimal")
+    assert (status, err) == (0, "")  # a judge that decides has no signs
+
+
+def test_judge_is_compared_with_other_known_pairs(
+    capsys: pytest.CaptureFixture[str], files: dict[str, Path], tmp_path: Path
+) -> None:
+    people = [
+        {"instruction": f"Count to {i}.", "output_1": f"{i}", "output_2": f"{i} or so", "preference": 1 + i % 2}
+        for i in range(20)
+    ]
+    words = ["judge", files["ours"], "--reference", files["theirs"], "--judge", "demo@1", "--threads", 1]
+    words += ["--calibration", write_rows(tmp_path / "people.json", people), "-o", tmp_path / "a.json"]
+    status, out, _ = run(capsys, *words)
+    assert status == 0
+    assert "Calibration: on 20 pairs the judge agrees" in out
+    assert "steadied" not in out  # the known pairs are not those of the win rate
+    assert len(json.loads((tmp_path / "a.json").read_text("utf-8"))) == 4
+
+
 def test_pairs_not_judged_are_counted(
     capsys: pytest.CaptureFixture[str], files: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -116,6 +176,13 @@ def test_pairs_not_judged_are_counted(
         (["winrate", "{object}"], "entry 1 has no 'preference'"),
         (["winrate", "nope.json"], "cannot be read"),
         (["winrate", "{annotations}", "--alpaca-data", "nope"], "alpaca_eval.json: cannot be read"),
+        (["winrate", "{annotations}", "--calibration", "nope.json"], "nope.json: cannot be read"),
+        (["winrate", "{annotations}", "--calibration", "{theirs}"], "entry 1 has no 'preference'"),
+        (["winrate", "{annotations}", "--calibration", "{annotations}"], "by 'someone', the judge itself"),
+        (
+            ["judge", "{ours}", "--reference", "{theirs}", "--judge", "demo@1", "--calibration", "{theirs}"],
+            "entry 1 has no 'preference'",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import platform
 import socket
 from pathlib import Path
 
@@ -9,7 +11,6 @@ import pytest
 
 from pa_lite.checkpoints.hub.status import HubStatus, hub_status
 from pa_lite.checkpoints.pairs import all_pairs
-from pa_lite.engine import readiness
 from pa_lite.engine.doctor import diagnose
 from pa_lite.engine.readiness import (
     NOTE,
@@ -29,7 +30,7 @@ from tests.support.hub_server import HubServer
 
 def test_a_missing_compiler_is_named_with_its_cure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(readiness.platform, "system", lambda: "Linux")
+    monkeypatch.setattr(platform, "system", lambda: "Linux")
     found = check_compiler()
     assert (found.status, found.found) == (NOTE, "none")
     assert "build-essential" in found.advice
@@ -50,11 +51,11 @@ def test_a_missing_compiler_is_named_with_its_cure(monkeypatch: pytest.MonkeyPat
 def test_processor_and_build_are_compared(
     monkeypatch: pytest.MonkeyPatch, build: str, flags: frozenset[str] | None, status: str
 ) -> None:
-    monkeypatch.setattr(readiness.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     found = check_processor(build, flags)
     assert found is not None
     assert found.status == status
-    monkeypatch.setattr(readiness.platform, "machine", lambda: "arm64")
+    monkeypatch.setattr(platform, "machine", lambda: "arm64")
     assert check_processor(build, flags) is None
 
 
@@ -99,7 +100,7 @@ def test_gated_models_require_a_login() -> None:
 
 
 def test_missing_extras_name_their_installation(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readiness.importlib.util, "find_spec", lambda _name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     assert [c.found for c in check_extras() if "pip install 'pa-lite[" not in c.found] == []
 
 

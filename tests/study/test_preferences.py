@@ -162,16 +162,18 @@ def test_length_controlled_win_rates_equal_those_of_judge_and_win_rate(tmp_path:
     assert 100 * base.stderr == pytest.approx(rate.length_controlled.fit_stderr)
     assert (instruct.value, instruct.stderr) == (0.5, 0.0)  # by definition
     rows = {(row["group"], row["lam"]): row for row in to_document(study)["averages"]}
-    assert rows["preferred, length-controlled", 0.0]["value"] == base.value
+    assert rows["preferred, length-controlled (minimal)", 0.0]["value"] == base.value
     assert 100 * rows["preferred", 0.0]["value"] == pytest.approx(rate.win_rate)
     assert dict(study.setting)["length control"] == "by definition, length_controlled_minimal"
-    assert "<th>length-controlled %</th>" in to_html(study)
+    page = to_html(study)
+    assert "<th>length-controlled (minimal) %</th>" in page
+    assert "<th>length-controlled %</th>" not in page  # that is AlpacaEval's name for the full form
 
 
 def test_verdicts_of_an_older_version_get_a_length_controlled_rate(tmp_path: Path) -> None:
     whole = sweep_pair("demo", OPTIONS, tmp_path)
     with open_store(tmp_path) as store:
-        store._connection.execute("UPDATE cells SET summary = json_remove(summary, '$.length_controlled')")
+        store._connection.execute("UPDATE cells SET summary = json_remove(summary, '$.length_controlled', '$.version')")
         before = {c.key: c.seconds for c in store.cells()}
         assert load_study(store).curves.length_controlled == ()
     again = sweep_pair("demo", OPTIONS, tmp_path)

@@ -200,7 +200,9 @@ class Recorded:
     def __init__(self, plan: StudyPlan, records: Mapping[tuple[str, str, float], list[Any]]) -> None:
         self._plan, self._records = plan, records
 
-    def run(self, kind: str, lam: float, workload: int, items: Sequence[int]) -> dict[int, Any]:
+    def run(
+        self, weight_type: str, lam: float, workload: int, items: Sequence[int], *, progress: Any = None
+    ) -> dict[int, Any]:
         found = self._plan.workloads[workload]
         return {i: self._records[found.kind, found.name, lam][i] for i in items}
 

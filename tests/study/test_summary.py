@@ -11,8 +11,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from pa_lite.alpaca.calibration import JudgeCheck
 from pa_lite.cli.study import show_curves, show_study
-from pa_lite.statistics import items_to_show
+from pa_lite.statistics import Mean, items_to_show
 from pa_lite.study.comparisons import compare_lams, differences, sign_flip_p
 from pa_lite.study.curves import Curves, Series
 from pa_lite.study.export import to_document
@@ -44,6 +45,10 @@ def best_lams(curves: Curves) -> dict[str, float | None]:
     return {each.name: None if each.best is None else each.best.lam for each in readings(curves)}
 
 
+TRUSTED = JudgeCheck(
+    n=100, n_model=40, n_reference=60, agreement=Mean(0.75, 0.04), by_length=Mean(0.6, 0.05), beats_length=True,
+    beats_chance=True,
+)  # fmt: skip
 RISING = series("follow", 8, 300, 0.1, 0.5, 0.9)
 FALLING = series("task", 9, 300, 0.8, 0.6, 0.4)
 
@@ -161,7 +166,7 @@ def test_equal_following_excludes_no_lam() -> None:
 
 
 def test_preferences_are_used_as_following() -> None:
-    curves = Curves(lams=LAMS, tasks=(FALLING,), follow=None, wins=equal("w", 3, 50))
+    curves = Curves(lams=LAMS, tasks=(FALLING,), follow=None, wins=equal("w", 3, 50), judge_check=TRUSTED)
     assert "in preferred over the reference" in sentences(curves)[KEEP]
 
 

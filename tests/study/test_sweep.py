@@ -21,6 +21,7 @@ from pa_lite.engine import context_memory
 from pa_lite.engine.model import EngineOptions
 from pa_lite.errors import EngineError, InputError, OutputError
 from pa_lite.study import sweep as sweeping
+from pa_lite.study.export import lm_eval_document, to_document
 from pa_lite.study.plan import StudyOptions, StudyPlan, plan_study
 from pa_lite.study.results import load_study
 from pa_lite.study.results_file import FILE
@@ -89,6 +90,43 @@ def test_finished_cells_are_not_run_again(tmp_path: Path, monkeypatch: pytest.Mo
         assert stale(other, store) == {"other engine settings": ["demo", "demo_kind", "demo_town"]}
     assert {name for name, _ in done} == {"demo_kind", "demo_town"}
     assert again.curves.tasks[0].n == 24
+
+
+def test_finished_cells_of_an_older_version_get_clusters_and_all_metrics(tmp_path: Path) -> None:
+    """Passages and other metrics reach the study from the records of a task that is not measured again."""
+    rows = [{"split": "test", "q": f"{i} + 1 =", "gold": str(i + 1), "part": f"passage {i // 2}"} for i in range(6)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    (tmp_path / "sums.toml").write_text(
+        """[tasks.sums]
+data = "rows.jsonl"
+template = "{{ q }}"
+kind = "G"
+answers = "gold"
+cluster = "part"
+max_tokens = 4
+extract = [{ name = "strict", pattern = "= (.*)" }, { name = "flexible", pattern = "{number}", pick = "last" }]
+""",
+        "utf-8",
+    )
+    options = StudyOptions(lams=(0.0, 1.0), tasks=(str(tmp_path / "sums.toml"),))
+    (series,) = sweep_pair("demo", options, tmp_path / "run").curves.tasks
+    assert series.clusters == (0, 0, 1, 1, 2, 2)
+    assert [len(each) for each in series.metrics.values()] == [2]
+    with open_store(tmp_path / "run") as store:
+        assert all("cluster" not in item for c in store.cells() for item in store.items(c.key))
+        numbers = lm_eval_document(store, "F16", 0.0)["results"]["sums"]
+        assert numbers["exact_match,flexible"] == series.metrics["exact_match,flexible"][0].value
+        store._connection.execute(
+            "UPDATE cells SET summary = json_remove(summary, '$.clusters', '$.metrics', '$.version')"
+        )
+        (old,) = load_study(store).curves.tasks
+        assert (old.clusters, old.metrics) == (None, {})
+    study = sweep_pair("demo", options, tmp_path / "run")
+    (again,) = study.curves.tasks
+    assert (again.clusters, again.metrics) == (series.clusters, series.metrics)
+    assert to_document(study)["tasks"][0]["clusters"] == 3
+    averages = [r for r in to_document(study)["averages"] if r["group"] == "sums: exact_match,flexible"]
+    assert [r["lam"] for r in averages] == [0.0, 1.0]
 
 
 def test_folder_of_another_pair_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -235,7 +273,7 @@ def test_error_in_one_worker_interrupts_the_others(tmp_path: Path) -> None:
     working, ended = threading.Event(), []
 
     class Endless(LocalWorker):
-        def run(self, kind: str, lam: float, *rest: object) -> object:  # type: ignore[override]
+        def run(self, kind: str, lam: float, *rest: object, **named: object) -> object:  # type: ignore[override]
             if lam == 0:
                 assert working.wait(20)
                 raise OutputError("the disk is full")
@@ -243,7 +281,7 @@ def test_error_in_one_worker_interrupts_the_others(tmp_path: Path) -> None:
             working.set()
             try:
                 while True:  # only an interrupt ends this
-                    super().run(kind, lam, *rest)  # type: ignore[arg-type]
+                    super().run(kind, lam, *rest, **named)  # type: ignore[arg-type]
             except EngineError as e:
                 ended.append(str(e))
                 raise

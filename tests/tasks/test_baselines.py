@@ -27,6 +27,15 @@ def test_large_groups_have_their_own_answer_and_small_ones_that_of_the_task() ->
     assert majority_share(rows("A", group="new"), others) == 1.0
 
 
+def test_large_groups_without_others_learn_from_the_half_that_a_row_is_not_in() -> None:
+    few = rows("B", "B", "B")
+    assert majority_share(rows(*"A" * 300, *"B" * 100), few) == pytest.approx(0.75)
+    assert majority_share(rows(*"A" * 300, *"B" * 100), []) == pytest.approx(0.75)
+    assert majority_share(rows(*"A" * 30, *"B" * 10), few) == pytest.approx(0.25)  # too few for halves
+    unique = rows(*map(str, range(400)))
+    assert majority_share(unique, few) == 0.0  # a row's own answer does not count
+
+
 def test_even_answers_in_small_groups_give_chance() -> None:
     """40 items of 57 groups with four letters: one or two items a group always agree with themselves."""
     rng = np.random.default_rng(0)

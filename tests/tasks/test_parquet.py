@@ -18,7 +18,7 @@ import pytest
 from pa_lite.errors import InputError
 from pa_lite.tasks import parquet
 from pa_lite.tasks.data import DataFiles, read_rows
-from pa_lite.tasks.parquet import ParquetReader
+from pa_lite.tasks.parquet import ParquetReader, ParquetRows
 from pa_lite.tasks.parquet_worker import _plain_size
 from pa_lite.tasks.prompts import build_items
 from pa_lite.tasks.spec import TaskSpec
@@ -68,6 +68,21 @@ def test_small_files_keep_all_columns(tmp_path: Path) -> None:
     write(tmp_path / "rows.parquet", {"q": ["a"], "choices": [["x", "y"]], "answer": [0], "note": ["n"]})
     (item,) = build_items(TaskSpec(name="t", template="{{ q }}?", folder=tmp_path, data={"test": "rows.parquet"}))
     assert item.row["note"] == "n"
+
+
+@pytest.mark.parametrize("group", [5000, 700, 10])
+def test_rows_are_the_same_in_any_order(tmp_path: Path, group: int) -> None:
+    """Forwards, decoding resumes at the last row; backwards and in other columns, at the start of a row group."""
+    path = write(tmp_path / "rows.parquet", {"i": list(range(5000)), "t": list("ab" * 2500)}, row_group_size=group)
+    with closing(DataFiles()) as files:
+        rows = files.read(path)[0]
+        for i in (3, 4, 259, 900, 1700, 1701, 1956, 1957, 4999, 2, 2500, 2499, 2756, 2757, 3000):
+            assert rows.row(i) == {"i": i, "t": "ab"[i % 2]}
+        assert isinstance(rows, ParquetRows)
+        for columns, at in ((["i"], 300), (["t"], 700), (["i"], 900), (["i", "t"], 2000), (["i"], 1300)):
+            found = rows.read(columns, at)
+            assert [list(row) for row in found] == [columns] * len(found)
+            assert found[0] == {name: rows.row(at)[name] for name in columns}
 
 
 def test_the_split_column_is_read_alone(tmp_path: Path) -> None:

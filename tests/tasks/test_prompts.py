@@ -1,14 +1,22 @@
 from __future__ import annotations
 
 import json
+import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pa_lite.errors import InputError
 from pa_lite.tasks import prompts
-from pa_lite.tasks.prompts import build_items, majority_rate
+from pa_lite.tasks.averages import cluster_numbers
+from pa_lite.tasks.baselines import Accepted
+from pa_lite.tasks.data import RowReference
+from pa_lite.tasks.prompts import build_items, prepare_task
+from pa_lite.tasks.rendering import Formatter, Item
 from pa_lite.tasks.spec import TaskSpec, find_tasks
 
 
@@ -45,6 +53,56 @@ def test_exemplars_follow_the_seed_and_exclude_the_item(tmp_path: Path) -> None:
     assert len(leads) > 1
 
 
+def exemplars(item: Item) -> list[tuple[str, str]]:
+    """Return (question, answer) of each exemplar of a task whose separator is a line end."""
+    return [tuple(line.split("? ")) for line in item.lead.splitlines()]  # type: ignore[misc]
+
+
+def test_balanced_exemplars_cover_the_answers_before_any_comes_twice(tmp_path: Path) -> None:
+    rows = [*(row(f"n{i}", 1, "shots") for i in range(40)), row("y1", 0, "shots"), row("y2", 0, "shots"), row("q")]
+    spec = task(tmp_path, rows, sampler="balanced")
+    leads = set()
+    for seed in range(8):
+        found = exemplars(build_items(spec, shots=4, seed=seed)[0])
+        assert sorted(a for _, a in found[:2]) == sorted(a for _, a in found[2:]) == ["no", "yes"]
+        assert len({q for q, _ in found}) == 4
+        leads.add(tuple(found))
+        assert [a for _, a in exemplars(build_items(spec, shots=6, seed=seed)[0])[4:]] == ["no", "no"]
+    assert len(leads) > 1
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_balanced_exemplars_skip_scored_questions_without_losing_an_answer(tmp_path: Path, seed: int) -> None:
+    scored = [row(f"y{i}") for i in range(20)]
+    rows = [*scored, *({**r, "split": "shots"} for r in scored), row("y", 0, "shots")]
+    rows += [row(f"n{i}", 1, "shots") for i in range(20)]
+    found = exemplars(build_items(task(tmp_path, rows, sampler="balanced", shots=2), seed=seed)[0])
+    assert sorted(a for _, a in found) == ["no", "yes"]
+
+
+def test_balanced_exemplars_from_the_scored_rows_do_not_depend_on_the_seed(tmp_path: Path) -> None:
+    rows = [*(row(f"n{i}", 1) for i in range(4)), row("y1"), row("n1", 1), row("y2")]
+    spec = task(tmp_path, rows, sampler="balanced", shots=3, shots_split="test")
+    for seed in range(3):
+        items = build_items(spec, seed=seed)
+        assert exemplars(items[0]) == [("n0", "no"), ("y1", "yes"), ("n1", "no")]
+        assert [i.row["query"] for i in items] == ["n2", "n3", "y2"]  # the second n1 has an exemplar's text
+    with pytest.raises(InputError, match=r"7 shots requested, but split 'test' has 7 rows \(1 of them are duplicates"):
+        build_items(spec, shots=7)
+
+
+@given(st.lists(st.integers(0, 3), max_size=12))
+def test_answers_in_turn_is_round_robin_in_the_given_order(answers: list[int]) -> None:
+    def item(answer: int) -> Item:
+        return Item(index=0, lead="", contexts=("a", "b"), continuations=("a", "b"), answer=answer, row={})
+
+    queues = {a: [i for i, b in enumerate(answers) if a == b] for a in answers}
+    slow: list[int] = []
+    while any(queues.values()):
+        slow += sorted(queue.pop(0) for queue in queues.values() if queue)
+    assert prompts._answers_in_turn((i, item(a)) for i, a in enumerate(answers)) == slow
+
+
 def test_limit_shots_and_split(tmp_path: Path) -> None:
     rows = [row("a", 0, "shots"), row("b"), row("c"), row("d", split="dev")]
     spec = task(tmp_path, rows, shots=1)
@@ -62,9 +120,73 @@ def test_the_demo_rows_contain_their_own_exemplars() -> None:
     assert build_items(spec, shots=5, limit=1)[0] == item
 
 
-def test_majority_rate() -> None:
-    items = build_items(find_tasks(["demo_lookup"])[0])
-    assert 0 < majority_rate(items) < 0.2
+def test_the_majority_baseline_comes_from_rows_that_are_not_scored(tmp_path: Path) -> None:
+    assert 0 < prepare_task(find_tasks(["demo_lookup"])[0]).majority < 0.2
+    rows = [row(f"s{i}", 1, "shots") for i in range(4)] + [row(f"q{i}", 0) for i in range(10)]
+    assert prepare_task(task(tmp_path, rows, shots=1)).majority == 0.0
+    assert prepare_task(task(tmp_path, rows, shots=1), limit=2).majority == 1.0  # most of the others are not scored
+    assert prepare_task(task(tmp_path, rows, shots=1), shots=0).majority == 1.0  # the other split is not read
+
+
+def test_baseline_counts_letters_indices_or_texts(tmp_path: Path) -> None:
+    """Items and other rows must give the same answers, with every kind of task."""
+    rows = [row(f"q{i}", i % 5 == 0, kind=["no", "yes"][i % 5 == 0]) for i in range(10)]
+    rows = [{**r, "answer": int(r["answer"])} for r in rows]
+    kinds: list[dict[str, Any]] = [
+        {}, {"delimiter": ""}, {"kind": "FMC", "template": "{{ query }} {{ lettered }}"},
+        {"partial": True, "template": "{{ query }} {{ choice }}", "target": "so"}, {"kind": "G", "answers": "kind"},
+        {"kind": "G", "answers": "[['a', kind], ['b']]"},
+    ]  # fmt: skip
+    for more in kinds:
+        assert prepare_task(task(tmp_path, rows, **more), limit=5).majority == (1.0 if "[['a'" in str(more) else 0.8)
+
+
+def test_small_groups_do_not_learn_the_majority_from_themselves(tmp_path: Path) -> None:
+    """40 rows of 57 subjects with even letters: 25%, where each subject's own rows would give about 80%."""
+    rng = random.Random(0)
+    rows = [{"split": split, "query": f"{split} {i}", "choices": list("abcd"), "answer": rng.randrange(4),
+             "subject": f"s{i % 57}"} for split, n in (("dev", 285), ("test", 5700)) for i in range(n)]  # fmt: skip
+    spec = task(tmp_path, rows, group_by="subject", kind="FMC", sample=40, shots=5, shots_split="dev", sampler="first")
+    found = [prepare_task(replace(spec, sample=n)).majority for n in (40, 400)]
+    assert found[0] == pytest.approx(0.25, abs=0.15)
+    assert found[1] == pytest.approx(0.25, abs=0.05)
+
+
+def test_few_other_rows_are_read_and_bad_ones_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row that is not scored must not stop a task, and a few of many are read."""
+    rows = [row(f"q{i}", 0) for i in range(50)] + [row(f"b{i}", 7) for i in range(3)]
+    spec = task(tmp_path, rows)
+    assert prepare_task(spec, limit=2).majority == 1.0
+    with pytest.raises(InputError, match=r"rows.jsonl:51: answer is 7"):
+        prepare_task(spec)
+    asked: list[int] = []
+    accepted = Formatter.accepted
+
+    def count(self: Formatter, ref: RowReference) -> Accepted:
+        asked.append(ref.i)
+        return accepted(self, ref)
+
+    monkeypatch.setattr(Formatter, "accepted", count)
+    prepare_task(task(tmp_path, [row(f"q{i}", 0) for i in range(9000)]), limit=20)
+    assert len(asked) == 2000
+    assert asked == sorted(set(asked))
+    asked.clear()
+    prepare_task(task(tmp_path, [row("q", 0), *(row(f"b{i}", 7) for i in range(30))]), limit=1)
+    assert len(asked) == 5
+
+
+def test_clusters_are_what_items_share(tmp_path: Path) -> None:
+    rows = [row(f"q{i}", passage="long " * 1000 * (1 + i // 2), part=i) for i in range(5)]
+    names = [i.cluster for i in build_items(task(tmp_path, rows, cluster="passage"))]
+    assert cluster_numbers(names) == (0, 0, 1, 1, 2)
+    assert max(map(len, names)) == 16
+    assert {i.cluster for i in build_items(task(tmp_path, rows))} == {""}
+    listed = build_items(task(tmp_path, rows, cluster="[part % 2] | sort"))
+    assert cluster_numbers([i.cluster for i in listed]) == (0, 1, 0, 1, 0)
+    with pytest.raises(InputError, match=r"rows.jsonl:1: has no column 'article'"):
+        build_items(task(tmp_path, rows, cluster="article"))
+    with pytest.raises(InputError, match=r"rows.jsonl:1: cluster is None, but must be a string, a number or a list"):
+        build_items(task(tmp_path, [row("q", article=None)], cluster="article"))
 
 
 @pytest.mark.parametrize(

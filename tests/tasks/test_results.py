@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.engine.model_reference import open_model
 from pa_lite.errors import InputError, OutputError
+from pa_lite.statistics import DRAWS, clustered_error, standard_error
 from pa_lite.tasks.results import check_samples_target, results_document, sample_records, write_samples
 from pa_lite.tasks.scoring import ScoreOptions, SuiteResult, score_tasks
 from pa_lite.tasks.spec import TaskSpec, load_suite_file
@@ -104,6 +107,41 @@ def test_averages_over_items_and_groups_are_distinguished(result: SuiteResult) -
     assert own["accuracy"] == metric["value"]
     assert metric["low"] <= metric["value"] <= metric["high"]
     assert own["metrics"]["f1_weighted,none"]["stderr"] >= 0
+
+
+def test_errors_are_by_clusters(model: Model, tmp_path: Path) -> None:
+    """Every number has the clustered standard error; the document says how many clusters there are."""
+    suite = """
+[defaults]
+data = "rows.jsonl"
+template = "- {{ q }} ->"
+[tasks.pick]
+cluster = "part"
+metrics = ["acc", "f1_weighted"]
+[tasks.grouped]
+cluster = "part"
+group_by = "topic"
+[tasks.plain]
+[tasks.alone]
+cluster = "q"
+"""
+    entries = [{**row, "part": i // 2} for i, row in enumerate(rows())]
+    result = score_tasks(model, write_suite(tmp_path, suite, entries))
+    pick, grouped, plain, alone = result.tasks
+    values = [i.value for i in pick.items]
+    assert pick.clusters == (0, 0, 1, 1, 2, 2, 3)
+    by_cluster = [[v for v, c in zip(values, pick.clusters, strict=True) if c == k] for k in range(4)]
+    assert pick.stderr == pytest.approx(clustered_error(by_cluster))
+    assert grouped.stderr == pytest.approx(clustered_error(by_cluster))
+    assert plain.stderr == alone.stderr == pytest.approx(standard_error(values))
+    document = results_document(result, "x")
+    assert [t["clusters"] for t in document["pa_lite"]["tasks"]] == [4, 4, None, None]
+    assert document["results"]["pick"]["acc_stderr,none"] == pick.stderr
+    assert document["config"]["bootstrap_iters"] == DRAWS
+    errors = [clustered_error(by_cluster), clustered_error(by_cluster), *[standard_error(values)] * 2]
+    assert result.accuracy.stderr == pytest.approx(math.sqrt(sum(e**2 for e in errors)) / 4)
+    without = replace(result, tasks=(plain,))
+    assert results_document(without, "x")["config"]["bootstrap_iters"] is None
 
 
 def test_values_come_from_the_items(result: SuiteResult) -> None:

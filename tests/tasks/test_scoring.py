@@ -33,7 +33,7 @@ def test_results_follow_from_items_in_order() -> None:
     for task in result.tasks:
         right = [i.value for i in task.items]
         assert task.accuracy == sum(right) / 20
-        assert task.stderr == standard_error(right)
+        assert task.stderr == pytest.approx(standard_error(right))
         assert all(i.logprobs[i.picked] == max(i.logprobs) for i in task.items)
     assert result.accuracy.value == pytest.approx((kind.accuracy + labels.accuracy) / 2)
     assert labels.chance == pytest.approx(1 / 3)

@@ -21,8 +21,8 @@ from tools.coverage.worlds import (
     skewed_gaps,
 )
 
-_QUICK = ("share of right answers 0.98, 20 items", "40 items drawn from 57 groups", "flat curve, one task of 100",
-          "F1, rare losses, 1 x 20", "95% of slow following, 250", "judge (useless)")  # fmt: skip
+_AVERAGES = ("share of right answers 0.98, 20 items", "40 items drawn from 57 groups", "first 100 questions on five")
+_QUICK = ("flat curve, one task of 100", "F1, rare losses, 1 x 20", "95% of slow following, 250")
 
 
 def test_worlds_have_their_truth() -> None:
@@ -64,9 +64,25 @@ def test_a_seed_gives_the_same_numbers() -> None:
     assert first == second != other
 
 
+@pytest.mark.parametrize("name", _AVERAGES)
+def test_what_is_reported_of_averages_holds(name: str) -> None:
+    case = next(c for c in cases() if name in c.name)
+    found = list(measure(case, 0, 0.25))
+    assert [f for f in found if f.method == "reported" and not f.holds] == []
+    assert [f for f in found if f.method == "naive" and not f.holds] != []
+
+
 @pytest.mark.parametrize("name", _QUICK)
 def test_what_is_corrected_holds(name: str) -> None:
     case = next(c for c in cases() if name in c.name)
     found = list(measure(case, 0, 0.25))
     assert [f for f in found if f.method == "corrected" and not f.holds] == []
     assert [f for f in found if f.method == "reported" and not f.holds] != []
+
+
+@pytest.mark.parametrize("judge", ["good", "useless"])
+def test_what_is_reported_of_a_judge_holds(judge: str) -> None:
+    case = next(c for c in judging.cases() if f"judge ({judge})" in c.name)
+    found = list(measure(case, 0, 0.25))
+    assert [f for f in found if f.method == "reported" and not f.holds] == []
+    assert {f.check for f in found if f.method == "naive" and not f.holds} >= {"win rate"}

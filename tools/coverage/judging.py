@@ -1,4 +1,7 @@
-"""Cases about win rates: their intervals, useless judges, and judges with known annotations."""
+"""Cases about win rates: their intervals, useless judges, and judges with known annotations.
+
+The method "reported" is what `winrate --calibration` shows, "naive" a win rate that trusts the judge.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from functools import partial
 import numpy as np
 
 from pa_lite.alpaca.annotations import Annotations, Judgement
-from pa_lite.alpaca.calibration import check_judge, warning_signs
+from pa_lite.alpaca.known import Known, key_of
 from pa_lite.alpaca.win_rate import win_rate
 from pa_lite.statistics import t_quantile
 from tools.coverage.table import Case, Check, Numbers, Rng, bias, coverage, covers, error
@@ -27,6 +30,7 @@ def _pairs(rng: Rng, n: int, judge: str) -> tuple[Values, Values, Values]:
         "useless": 0.005 * rng.standard_normal(n),
         "decided without knowledge": 3 * rng.standard_normal(n),
         "of length": 2 * length,
+        "for the reference": -1 + 0.5 * rng.standard_normal(n),
     }[judge]
     return known, 1 / (1 + np.exp(-seen)), length
 
@@ -43,25 +47,27 @@ def _annotations(preferences: Values, length: Values) -> Annotations:
 
 def _rate(rng: Rng, n: int, judge: str, n_known: int) -> Mapping[str, Numbers]:
     """Compare the win rate with the known one, trust in the judge, and the win rate calibrated by known preferences."""
-    known, preferences, length = _pairs(rng, n, judge)
-    found = win_rate(_annotations(preferences, length))
-    rate, spread = found.win_rate / 100, found.standard_error / 100
+    preferred, preferences, length = _pairs(rng, n, judge)
+    annotations = _annotations(preferences, length)
+    keys = [key_of(judgement) for judgement in annotations.judgements]
     longer = (1 + np.sign(length)) / 2
-    some = slice(0, n_known)
-    check = check_judge(preferences[some].tolist(), known[some].tolist(), longer[some].tolist(), preferences.tolist())
+    values = dict(zip(keys, zip(preferred.tolist(), longer.tolist(), strict=True), strict=True))
+    known = Known(source="known", values={key: values[key] for key in keys[:n_known]})
+    found = win_rate(annotations, known=known)
+    check = found.judge_check
+    assert check is not None
+    assert check.win_rate is not None
+    rate, spread = found.win_rate / 100, found.standard_error / 100
     reach = t_quantile(0.975, n_known - 1) * check.win_rate.stderr
     steadied = check.win_rate.value - reach, check.win_rate.value + reach
     return {
         "interval of the known win rate": {
-            "reported": covers((rate - _Z * spread, rate + _Z * spread), 0.3),
-            "corrected": covers(steadied, 0.3),
+            "naive": covers((rate - _Z * spread, rate + _Z * spread), 0.3),
+            "reported": covers(steadied, 0.3),
         },
-        "win rate": {"reported": rate - 0.3, "corrected": check.win_rate.value - 0.3},
-        "trusted": {"reported": 1.0, "corrected": float(check.beats_length)},
-        "no warning": {
-            "reported": 1.0,
-            "corrected": float(not warning_signs(preferences.tolist(), None, None, None)),
-        },
+        "win rate": {"naive": rate - 0.3, "reported": check.win_rate.value - 0.3},
+        "trusted": {"naive": 1.0, "reported": float(check.is_trusted)},
+        "no warning": {"naive": 1.0, "reported": float(not found.judge_signs)},
     }
 
 
@@ -81,7 +87,7 @@ def cases() -> list[Case]:
     """Return the cases about judges."""
     own = coverage("weighted win rate"), coverage("discrete win rate")
     out = [Case(name=f"win rate of {n} pairs", checks=own, runs=200, once=partial(_own_mean, n=n)) for n in (100, 400)]
-    for judge in ("good", "useless", "decided without knowledge", "of length"):
+    for judge in ("good", "useless", "decided without knowledge", "of length", "for the reference"):
         trusted = Check(name="trusted", quantity="share", low=80, high=100) if judge == "good" else error("trusted")
         warned = (Check(name="no warning", quantity="share", low=0 if judge == "useless" else 50,
                         high=5 if judge == "useless" else 100),)  # fmt: skip

@@ -40,7 +40,8 @@ _WORDS = Words(
 def _cell(lam: float, kind: str, name: str, n: int, value: float) -> dict[str, Any]:
     inputs = {"base": "a1", "instruct": "b2", "identity": "c3", "header": {"general.name": "uint32 3"},
               "work": {"spec": "d4", "shots": 2, "date": "2026-01-01"}}  # fmt: skip
-    summary = {"n": n, "value": value, "stderr": 0.1, "area": "facts", "majority": 0.4, "chance": 0.25}
+    summary = {"n": n, "value": value, "stderr": 0.1, "area": "facts", "majority": 0.4, "chance": 0.25,
+               "clusters": [0] * n, "metrics": {"acc_norm": {"value": 0.0, "stderr": 0.1}}}  # fmt: skip
     return dict(zip(_COLUMNS, (lam, "F16", kind, name, n, inputs, {"numpy": "2"}, 1e9, 2.5, summary), strict=True))
 
 

@@ -18,6 +18,7 @@ from pa_lite.sanitize import one_line
 from pa_lite.study.comparisons import band
 from pa_lite.study.curves import MOST_PANELS, Average, Curves, averages
 from pa_lite.study.measures import FEW_SHOT
+from pa_lite.study.ranking import refusal
 from pa_lite.study.report.shapes import Panel, marks, panel, plane
 from pa_lite.study.summary import Reading, StudySummary, readings
 from pa_lite.system.atomic import write_bytes, write_text
@@ -141,7 +142,7 @@ def _mark(axes: Any, curves: Curves, found: Sequence[Reading]) -> int:
             ha="right" if on_right else "left", fontsize=9,
         )  # fmt: skip
     if found and not marked:
-        text = "no measurable difference between the lams"
+        text = "no measurable difference between the lams" + (" in few-shot accuracy" if refusal(curves) else "")
         axes.annotate(text, (0, 1), xycoords="axes fraction", xytext=(0, 3), textcoords="offset points", fontsize=9)
         return 1
     return len(marked)
@@ -182,7 +183,9 @@ def _draw_plane(figure: Any, curves: Curves, found: Sequence[Reading] = ()) -> N
     axes.plot(following, skill, color="#888", linewidth=1, zorder=1)
     axes.scatter(following, skill, facecolors=PAPER, edgecolors=colour, zorder=2)
     front = [(p.following, p.skill) for p in points if p.is_optimal]
-    axes.scatter(*zip(*front, strict=True), color=colour, zorder=3, label="Pareto-optimal")
+    if front:
+        axes.scatter(*zip(*front, strict=True), color=colour, zorder=3, label="Pareto-optimal")
+        axes.legend(frameon=False)
     for p in points:
         if p.is_named:
             axes.annotate(
@@ -192,7 +195,6 @@ def _draw_plane(figure: Any, curves: Curves, found: Sequence[Reading] = ()) -> N
             )  # fmt: skip
     axes.set(xlabel=f"{curves.compliance_measure.label}, percent", ylabel=f"{FEW_SHOT.label}, percent")
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
 
 
 def _draw_panels(figure: Any, curves: Curves, panels: Sequence[Panel], columns: int, on_page: bool = False) -> None:

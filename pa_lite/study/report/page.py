@@ -17,6 +17,7 @@ from pa_lite.sanitize import plain
 from pa_lite.study.comparisons import Difference
 from pa_lite.study.curves import MOST_PANELS, Curves, averages, means
 from pa_lite.study.export import difference_rows, to_csv
+from pa_lite.study.ranking import refusal
 from pa_lite.study.report.matplotlib_charts import Panels
 from pa_lite.study.report.plotly_charts import Figure, curves_figure, panels_figure, plane_figure
 from pa_lite.study.report.shapes import by_gain
@@ -143,6 +144,7 @@ def to_html(study: StudySummary) -> str:
         most_panels=MOST_PANELS,
         conclusion=conclusion(curves),
         readings=found,
+        is_ranked=not refusal(curves),
         static=static_charts(curves, found, panels),
         columns=columns,
         rows=rows,

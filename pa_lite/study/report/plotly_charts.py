@@ -75,6 +75,7 @@ def curves_figure(curves: Curves, found: Sequence[Reading] = ()) -> Figure:
 def plane_figure(curves: Curves, found: Sequence[Reading]) -> Figure:
     """Return few-shot accuracy against following, as a path along lam, with the Pareto-optimal points marked."""
     points, word, colour = plane(curves, found), curves.compliance_measure.label, FEW_SHOT.colour
+    ranks = any(p.is_optimal for p in points)
     trace = {
         "type": "scatter", "mode": "lines+markers+text", "name": "lam", "showlegend": False,
         "x": [p.following for p in points], "y": [p.skill for p in points],
@@ -83,7 +84,7 @@ def plane_figure(curves: Curves, found: Sequence[Reading]) -> Figure:
         "hovertext": [p.names for p in points], "line": {"color": "#888", "width": 1},
         "marker": {"size": 11, "color": [colour if p.is_optimal else "rgba(0,0,0,0)" for p in points],
                    "line": {"color": colour, "width": 2}},
-        "customdata": ["Pareto-optimal" if p.is_optimal else "not Pareto-optimal" for p in points],
+        "customdata": ["Pareto-optimal" if p.is_optimal else "not Pareto-optimal" if ranks else "" for p in points],
         "hovertemplate": f"lam %{{hovertext}}: {word} %{{x:.1f}}%, few-shot %{{y:.1f}}%<extra>%{{customdata}}</extra>",
     }  # fmt: skip
     layout = {

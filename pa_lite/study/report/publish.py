@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from pa_lite.alpaca.known import read_known
 from pa_lite.errors import OutputError
 from pa_lite.ggml.quant_types import type_name
 from pa_lite.study.export import item_rows, lm_eval_document, to_csv
@@ -20,18 +21,22 @@ from pa_lite.untrusted.safe_names import file_name
 
 @dataclass(frozen=True, kw_only=True)
 class ReportOptions:
-    """Where to write the page (None: report.html in the run folder) and further files; `type` is the weight type."""
+    """Where to write the page (None: report.html in the run folder) and further files; `type` is the weight type.
+
+    `calibration` is a file of known preferences, with which the study's judge is compared.
+    """
 
     output: Path | None = None
     png: Path | None = None
     csv: Path | None = None
     lm_eval: Path | None = None
     type: str | None = None
+    calibration: Path | None = None
     force: bool = False
 
     def __post_init__(self) -> None:
         """Convert paths from strings, and a type in any case."""
-        for name in ("output", "png", "csv", "lm_eval"):
+        for name in ("output", "png", "csv", "lm_eval", "calibration"):
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, Path(value))
         if self.type is not None:
@@ -53,7 +58,8 @@ def publish(run: Path, options: ReportOptions | None = None) -> tuple[list[Path]
         if folder is not None:
             _make(folder)
     with read_store(run) as store:
-        study = load_study(store, options.type)
+        known = None if options.calibration is None else read_known(options.calibration)
+        study = load_study(store, options.type, known)
         name = file_name(f"{study.pair}_{study.type}")
         lam_names = {lam: f"{lam:g}" for lam in study.curves.lams}
         if len(set(lam_names.values())) < len(lam_names):  # lams that differ only after six digits

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from pa_lite.study.curves import Average, Curves, Series, average, means, pareto_optimal
 from pa_lite.study.measures import FEW_SHOT
+from pa_lite.study.ranking import refusal
 from pa_lite.study.summary import Reading, labels
 
 _LABEL = 0.1, 0.08  # size of a label as a share of the chart's width and height
@@ -36,11 +37,14 @@ class Point:
 
 
 def plane(curves: Curves, found: Sequence[Reading]) -> list[Point]:
-    """Return the trade-off as points of a path, ordered by lam; empty where following was not measured."""
+    """Return the trade-off as points of a path, ordered by lam; empty where following was not measured.
+
+    No point is Pareto-optimal where lams are not ranked by the judge's preferences.
+    """
     if curves.compliance is None:
         return []
     skill, following = 100 * means(curves.tasks), 100 * means([curves.compliance])
-    front, marked = set(pareto_optimal(skill, following)), labels(found)
+    front, marked = set[int]() if refusal(curves) else set(pareto_optimal(skill, following)), labels(found)
     order = sorted(range(len(curves.lams)), key=lambda i: curves.lams[i])
     at = [(float(following[i]), float(skill[i])) for i in order]
     apart = labels_apart(at, [curves.lams[i] in marked for i in order])

@@ -85,8 +85,8 @@ def _descriptions(curves: Curves, found: Sequence[Reading], panels: Mapping[str,
     if points := plane(curves, found):
         best = ", ".join(f"{p.lam:g}" for p in points if p.is_optimal)
         out["plane"] = (
-            "Few-shot accuracy against instruction following: a point for each lam, joined in their order. "
-            f"Pareto-optimal: lam {best}."
+            f"Few-shot accuracy against {curves.compliance_measure.label}: a point for each lam, joined in their order."
+            + (f" Pareto-optimal: lam {best}." if best else "")
         )
     for name, (each, _) in panels.items():
         courses = " ".join(course(panel.name, panel.shown.estimates) for panel in each)

@@ -161,7 +161,7 @@ def test_document_contains_every_number(study: StudySummary) -> None:
     assert len(document["averages"]) == 6 * len(LAMS)  # all, two areas, two tasks, following
     assert len(document["differences"]) == len(difference_rows(against_ends(study.curves))) == 6 * 2 * (len(LAMS) - 1)
     assert document["tasks"][0] == {
-        "name": "a<b>task", "area": "knowledge", "n": 160, "majority": 0.1, "chance": 0.125,
+        "name": "a<b>task", "area": "knowledge", "n": 160, "majority": 0.1, "chance": 0.125, "clusters": None,
     }  # fmt: skip
 
 
