@@ -24,11 +24,12 @@ from pa_lite.api.options import (
     renamed,
     resolve_pair,
 )  # fmt: skip
+from pa_lite.checkpoints.pairs import all_pairs
 from pa_lite.errors import InputError
 from pa_lite.study import summary
 from pa_lite.study.comparisons import items_in_words
 from pa_lite.study.curves import Curves, averages
-from pa_lite.study.demo import DemoResult, run_demo
+from pa_lite.study.demo import DEMO_FOLDER, DemoResult, run_demo
 from pa_lite.study.estimate import Estimate
 from pa_lite.study.export import to_document
 from pa_lite.study.goal import Goal
@@ -36,6 +37,7 @@ from pa_lite.study.plan import StudyOptions, plan_study
 from pa_lite.study.report.matplotlib_charts import write_figure
 from pa_lite.study.report.publish import ReportOptions, publish, write_items
 from pa_lite.study.results import load_study
+from pa_lite.study.results_file import FILE
 from pa_lite.study.search.halving import Found, SearchOptions
 from pa_lite.study.search.run import Schedules, check_no_schedule, find_lam, find_schedule
 from pa_lite.study.store import read_store
@@ -107,10 +109,11 @@ def _study(found: summary.StudySummary, run: Path) -> Study:
 def open_study(run: str | Path, type: str | None = None, calibration: str | Path | None = None) -> Study:
     """Read the study in a run folder, for one weight type (by default the first measured).
 
+    `run` may be a registered pair's name, for the newest of its default run folders.
     `calibration` is an annotations file by people or a strong judge for pairs that the study's judge has judged; the
     judge is compared with it. Raises PaLiteError.
     """
-    folder = Path(run)
+    folder = find_run(run)
     with read_store(folder) as store:
         known = None if calibration is None else read_known(Path(calibration))
         return _study(load_study(store, ReportOptions(type=type).type, known), folder)
@@ -119,6 +122,21 @@ def open_study(run: str | Path, type: str | None = None, calibration: str | Path
 def run_folder(pair: PairLike) -> Path:
     """Return the default run folder of a sweep: `PAIR-study` in the working folder."""
     return Path(f"{file_name(resolve_pair(pair).name)}-study")
+
+
+def find_run(run: str | Path) -> Path:
+    """Return the run folder of that name; for the name of a registered pair the newest of its default ones.
+
+    Raises InputError for a pair without a study in the working folder.
+    """
+    folder = Path(run)
+    if isinstance(run, Path) or folder.exists() or run not in all_pairs():
+        return folder
+    known = [run_folder(run), *([Path(DEMO_FOLDER)] if run == "demo" else [])]
+    found = [each for each in known if (each / FILE).is_file()]
+    if not found:
+        raise InputError(f"no study of {run} was found here ({known[0]}). Run `pa-lite sweep {run} --tasks ...` first.")
+    return max(found, key=lambda each: (each / FILE).stat().st_mtime)
 
 
 def sweep(
@@ -331,11 +349,12 @@ def write_report(run: str | Path, options: ReportOptions | None = None) -> tuple
 
     Returns the written files and the study. Raises PaLiteError.
     """
-    written, found = publish(Path(run), options)
-    return written, _study(found, Path(run))
+    folder = find_run(run)
+    written, found = publish(folder, options)
+    return written, _study(found, folder)
 
 
-def demo(output: str | Path = "pa-lite-demo", progress: Progress | None = None) -> DemoResult:
+def demo(output: str | Path = DEMO_FOLDER, progress: Progress | None = None) -> DemoResult:
     """Run a complete study of the embedded pair; write it, results.json, chart.svg and report.html to `output`.
 
     Raises PaLiteError.

@@ -13,10 +13,10 @@ import click
 
 import pa_lite
 from pa_lite.cli.bars import bar
-from pa_lite.cli.completers import task_names, weight_types
+from pa_lite.cli.completers import pairs, task_names, weight_types
 from pa_lite.cli.help import command
 from pa_lite.cli.options import CALIBRATION, EXTRAPOLATE, FORCE, GPU, JSON, PROBE, THREADS, chats, takes_pair
-from pa_lite.cli.terminal import percent, show_json, show_table, tell
+from pa_lite.cli.terminal import percent, quoted, show_json, show_next, show_table, tell
 
 if TYPE_CHECKING:
     from pa_lite import ChatOptions, Estimate, Goal, StudyOptions
@@ -133,7 +133,25 @@ def sweep(
         )  # fmt: skip
     show_study(study, as_json)
     if not as_json:
-        tell(f"Results: {folder}   Page: pa-lite report {folder}")
+        tell(f"Results: {folder}")
+        show_next(
+            see_it=f"pa-lite report {quoted(folder)}",
+            make_it=f"pa-lite merge {words_of(pair)} --lam {suggested_lam(study):g}",
+        )
+
+
+def words_of(pair: PairLike) -> str:
+    """Return a pair as on the command line."""
+    words = (pair,) if isinstance(pair, str) else (pair.base, pair.instruct) if isinstance(pair, pa_lite.Pair) else pair
+    return " ".join(map(quoted, words))
+
+
+def suggested_lam(study: StudyLike) -> float:
+    """Return the lam to make: the best of the first reading that has one, else the one nearest to 0.6."""
+    from pa_lite.api.studies import readings
+
+    best = next((r.best.lam for r in readings(study.curves) if r.best is not None), 0.6)
+    return min(study.curves.lams, key=lambda lam: abs(lam - best))
 
 
 def show_estimate(found: Estimate, as_json: bool, is_judged: bool = False) -> None:
@@ -273,7 +291,7 @@ def show_schedules(raced: Schedules) -> None:
 
 
 @command("Write a study as an HTML page, figures, CSV")
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", shell_complete=pairs)
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Path of the page; by default report.html in RUN."
 )
@@ -285,7 +303,7 @@ def show_schedules(raced: Schedules) -> None:
 @FORCE
 @JSON
 def report(
-    run: Path,
+    run: str,
     output: Path | None,
     png: Path | None,
     csv_path: Path | None,
@@ -296,6 +314,8 @@ def report(
     as_json: bool,
 ) -> None:
     """Write the study in RUN as a self-contained HTML page; optionally figures, CSV, and lm-eval results files.
+
+    RUN is a run folder, or a pair's name for its newest default run folder.
 
     --calibration compares the study's judge with the preferences that FILE has for some of the judged pairs.
 
@@ -346,3 +366,4 @@ def demo(output: Path, as_json: bool) -> None:
     tell(conclusion(curves))
     tell(f"Results: {result.results}   Chart: {result.chart}")
     tell(f"Report: {result.report}")
+    show_next(make_it=f"pa-lite merge demo --lam {suggested_lam(result.study):g}")
