@@ -160,6 +160,7 @@ class LoadedModel:
         mutual_info: bool | None = None,
         parallel: int | None = None,
         noise_sample: int | None = None,
+        seeds: int | None = None,
     ) -> SuiteResult:
         """Score few-shot tasks, suites or task files: one name, several, or a comma-separated string.
 

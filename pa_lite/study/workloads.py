@@ -29,11 +29,12 @@ from pa_lite.engine.chat_options import ChatOptions
 from pa_lite.engine.generation import GenerationOptions
 from pa_lite.engine.model import Model
 from pa_lite.instructions.following import Instruction, follow_instructions
-from pa_lite.statistics import standard_error
+from pa_lite.statistics import spread_over_seeds, standard_error
 from pa_lite.study.judges import Judge
 from pa_lite.study.measures import FEW_SHOT, FOLLOWING, PREFERRED, Measure
 from pa_lite.study.records import AnsweredItem, FinishedItem, FollowedItem, JudgedItem, Record, ScoredItem, read_result
 from pa_lite.tasks.prompts import Prepared, majority_rate
+from pa_lite.tasks.rendering import Item
 from pa_lite.tasks.scoring import ScoreOptions, check_items, score_items
 
 _R = TypeVar("_R", bound=FinishedItem)
@@ -102,32 +103,49 @@ def chunks(n_items: int, size: int) -> Iterator[range]:
 
 @dataclass(frozen=True)
 class TaskWorkload(Workload[ScoredItem]):
-    """A few-shot task with prepared items."""
+    """A few-shot task with prepared items: with several draws of exemplars, all items of the first, then of the next.
+
+    `prepared` is the first draw, `more` are the others, which have the same items.
+    """
 
     kind, result, measure = "task", ScoredItem, FEW_SHOT
     prepared: Prepared
     options: ScoreOptions
+    more: tuple[Prepared, ...] = ()
 
     @property
     def name(self) -> str:  # type: ignore[override]
         return self.prepared.spec.name
 
     @property
+    def seeds(self) -> int:
+        """The number of draws of exemplars."""
+        return 1 + len(self.more)
+
+    @property
+    def items(self) -> tuple[Item, ...]:
+        """The items of all draws, in their order."""
+        return sum((p.items for p in self.more), self.prepared.items)
+
+    @property
     def n_items(self) -> int:
-        return len(self.prepared.items)
+        return self.seeds * len(self.prepared.items)
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        items = [[i.prompt_hash, i.contexts, i.continuations, i.answer, i.golds] for i in self.prepared.items]
+        items = [[i.prompt_hash, i.contexts, i.continuations, i.answer, i.golds] for i in self.items]
         spec = {k: v for k, v in asdict(self.prepared.spec).items() if k not in ("folder", "description", "is_own")}
         options = {k: v for k, v in asdict(self.options).items() if k in ("mutual_info", "parallel")}
-        return {"items": digest(items), "spec": digest(spec), "shots": self.prepared.shots, **options}
+        seeds = {"seeds": self.seeds} if self.more else {}
+        return {"items": digest(items), "spec": digest(spec), "shots": self.prepared.shots, **options, **seeds}
 
     def check(self, model: Model) -> None:
-        check_items(model, self.prepared)
+        for prepared in (self.prepared, *self.more):
+            check_items(model, prepared)
 
     def run(self, model: Model, items: Sequence[int]) -> dict[int, Record]:
-        part = replace(self.prepared, items=tuple(self.prepared.items[i] for i in items))
+        all_items = self.items
+        part = replace(self.prepared, items=tuple(all_items[i] for i in items))
         scored = score_items(model, part, self.options).items
         return {
             i: {name: value for name, value in asdict(score).items() if value not in ((), [], {}, "", None)}
@@ -148,7 +166,11 @@ class TaskWorkload(Workload[ScoredItem]):
     def summary(self, results: Sequence[ScoredItem]) -> dict[str, Any]:
         choices = [len(i.continuations) for i in self.prepared.items if i.continuations]
         chance = float(np.mean([1 / n for n in choices])) if choices else 0.0
-        return {**super().summary(results), "area": self.prepared.spec.area,
+        values = np.reshape([self.value(r) for r in results], (self.seeds, -1))
+        out = {**super().summary(results), "n": values.shape[1], "seeds": self.seeds}
+        if self.more:
+            out["stderr"] = spread_over_seeds(values).stderr
+        return {**out, "area": self.prepared.spec.area,
                 "majority": majority_rate(self.prepared.items), "chance": chance,
                 "truncated": sum(r.truncated for r in results)}  # fmt: skip
 

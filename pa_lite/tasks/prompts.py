@@ -48,8 +48,23 @@ def prepare_task(
     skipped. `limit` keeps the first items, spread evenly over the groups. Raises InputError if rows, exemplars or
     columns are missing or a template fails.
     """
+    return prepare_draws(spec, shots, limit, range(seed, seed + 1), split)[0]
+
+
+def prepare_draws(
+    spec: TaskSpec,
+    shots: int | None = None,
+    limit: int | None = None,
+    seeds: Sequence[int] = (0,),
+    split: str | None = None,
+) -> tuple[Prepared, ...]:
+    """Return the task with one draw of exemplars for each seed: the same items, as from `prepare_task`.
+
+    No draw's exemplars are among the items. A task has one draw if no exemplars are sampled: without any, with
+    exemplars in its rows, or with its first rows as exemplars. Raises InputError as `prepare_task`.
+    """
     with closing(Formatter(spec)) as formatter, closing(DataFiles(formatter.columns)) as files:
-        return _prepare(spec, formatter, files, shots, limit, seed, split or spec.split)
+        return _prepare(spec, formatter, files, shots, limit, seeds, split or spec.split)
 
 
 def _prepare(
@@ -58,9 +73,9 @@ def _prepare(
     files: DataFiles,
     shots: int | None,
     limit: int | None,
-    seed: int,
+    seeds: Sequence[int],
     split: str,
-) -> Prepared:
+) -> tuple[Prepared, ...]:
     rows = _scored_rows(spec, files, split)
     same = split == spec.shots_split
     n_shots = spec.shots if shots is None else shots
@@ -71,13 +86,16 @@ def _prepare(
     # a task whose rows contain their own exemplars has no shots split, so --shots does not apply
     if spec.shots == 0 and not pools:
         n_shots = 0
+    if not n_shots or spec.sampler != "seed":
+        seeds = seeds[:1]
     group_rows = Counter(ref.group for _, ref in rows)
-    exemplars: dict[str, list[RowReference]] = {}
+    draws: list[dict[str, list[RowReference]]] = [{} for _ in seeds]  # each one's exemplars by group
     taken: set[str] = set()
     if same and n_shots:
-        for group in group_rows:
-            exemplars[group] = _draw(spec, formatter, pools.get(group, []), n_shots, seed, set())
-        taken = {formatter.item(0, ref).key for refs in exemplars.values() for ref in refs}
+        for seed, exemplars in zip(seeds, draws, strict=True):
+            for group in group_rows:
+                exemplars[group] = _draw(spec, formatter, pools.get(group, []), n_shots, seed, set())
+        taken = {formatter.item(0, ref).key for exemplars in draws for refs in exemplars.values() for ref in refs}
         if spec.sample or (limit is not None and spec.grouped):  # chosen among the rows that are not exemplars
             rows = [(i, ref) for i, ref in rows if formatter.item(0, ref).key not in taken]
     rows = _sampled(rows, spec.sample)
@@ -96,22 +114,30 @@ def _prepare(
         raise InputError(f"{source_name(spec)}: every row of split {split!r} is an exemplar, so none can be scored.")
     if not same and n_shots:
         keys = {item.key for item in items}
-        for group in dict.fromkeys(item.group for item in items):
-            exemplars[group] = _draw(spec, formatter, pools.get(group, []), n_shots, seed, keys)
+        for seed, exemplars in zip(seeds, draws, strict=True):
+            for group in dict.fromkeys(item.group for item in items):
+                exemplars[group] = _draw(spec, formatter, pools.get(group, []), n_shots, seed, keys)
+    return tuple(
+        Prepared(
+            spec=spec, items=_with_exemplars(items, exemplars, formatter, kept), n_rows=group_rows.total(),
+            group_rows=group_rows, shots=n_shots, commits=commits(refs),
+        )
+        for exemplars in draws
+    )  # fmt: skip
+
+
+def _with_exemplars(
+    items: Sequence[Item], exemplars: Mapping[str, Sequence[RowReference]], formatter: Formatter, kept: _DataSize
+) -> tuple[Item, ...]:
+    """Return the items with the solved exemplars of their group before them."""
     solved = {}
     for group, of_group in exemplars.items():
         solved[group] = kept.once("".join(map(formatter.solved, of_group)), of_group[0].where)
-    for n, item in enumerate(items):
-        items[n] = replace(item, lead=kept.once(item.lead + solved.get(item.group, ""), item.where))
-        _check_length(items[n])
-    return Prepared(
-        spec=spec,
-        items=tuple(items),
-        n_rows=group_rows.total(),
-        group_rows=group_rows,
-        shots=n_shots,
-        commits=commits(refs),
-    )
+    out = []
+    for item in items:
+        out.append(replace(item, lead=kept.once(item.lead + solved.get(item.group, ""), item.where)))
+        _check_length(out[-1])
+    return tuple(out)
 
 
 class _DataSize:

@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from pa_lite.engine.generation import GenerationOptions, generate
 from pa_lite.engine.model import Model
 from pa_lite.engine.scoring import NoiseFloor, Request, Score, make_requests, noise_floor, score_requests
 from pa_lite.errors import EngineError, InputError
 from pa_lite.progress import Progress, part_of, silent
-from pa_lite.statistics import Mean, Measured, mean_over_tasks, measure_classes, measure_groups, measure_mean
+from pa_lite.statistics import (
+    Mean,
+    Measured,
+    Spread,
+    mean_over_tasks,
+    measure_classes,
+    measure_groups,
+    measure_mean,
+    score_interval,
+    spread_over_seeds,
+)
 from pa_lite.tasks.answers import Extract
 from pa_lite.tasks.metrics import CLASS_METRICS, TEXT_METRICS, ChoiceScores, pick_choices
-from pa_lite.tasks.prompts import Prepared, majority_rate, prepare_task
+from pa_lite.tasks.prompts import Prepared, majority_rate, prepare_draws
 from pa_lite.tasks.rendering import Item
 from pa_lite.tasks.sandbox import find_answers
 from pa_lite.tasks.spec import TaskSpec
 from pa_lite.untrusted.portions import portions
 
 BOOTSTRAP_SEED = 1234
+MOST_SEEDS = 1000  # draws of exemplars
 # characters of prompts that are tokenized at a time; a token is about four characters, and 40 bytes in a list
 _PORTION = 8_000_000
 _WHOLE = Extract("none", r"(?s)\A.*\Z")  # without a pattern, the answer is the whole output
@@ -32,8 +45,9 @@ class ScoreOptions:
     """How tasks are scored, with the only defaults.
 
     `shots` None uses each task's own number; `limit` is the number of items, None for all; `seed` samples the
-    exemplars; `mutual_info` also scores every choice on an empty context (acc_mutual_info); `parallel` answers are
-    generated at a time; about `noise_sample` requests over all tasks are scored again, each alone, to measure the
+    exemplars, and with `seeds` above 1 every item is scored with that many draws of exemplars, of seeds `seed`,
+    `seed` + 1, ...; `mutual_info` also scores every choice on an empty context (acc_mutual_info); `parallel` answers
+    are generated at a time; about `noise_sample` requests over all tasks are scored again, each alone, to measure the
     effect of rounding.
     """
 
@@ -44,6 +58,17 @@ class ScoreOptions:
     mutual_info: bool = False
     parallel: int = 8
     noise_sample: int = 0
+    seeds: int = 1
+
+    def __post_init__(self) -> None:
+        """Raise InputError unless there are 1 to 1000 seeds."""
+        if not 1 <= self.seeds <= MOST_SEEDS:
+            raise InputError(f"seeds is {self.seeds}, but must be from 1 to {MOST_SEEDS}.")
+
+    @property
+    def all_seeds(self) -> range:
+        """The seeds of all draws of exemplars."""
+        return range(self.seed, self.seed + self.seeds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +145,8 @@ class TaskResult:
 
     `majority` is the accuracy of always giving the most frequent answer, `chance` that of picking at random (0 for
     generated answers). A task with groups is averaged over its items (micro); `metrics[i].macro` is over its groups.
-    `noise` and `single_token_labels` are those of `ScoredItems`.
+    `noise` and `single_token_labels` are those of `ScoredItems`. With several draws of exemplars, `draws` has the
+    result of each, averages are over all of them, and `items` are those of the first draw, then of the next, and so on.
     """
 
     task: str
@@ -139,6 +165,17 @@ class TaskResult:
     noise: NoiseFloor | None = None
     single_token_labels: bool | None = None
     prepared: Prepared | None = field(default=None, repr=False, compare=False)
+    draws: tuple[TaskResult, ...] = ()
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether exemplars were drawn at random, so that another draw gives another score."""
+        return self.prepared is not None and self.prepared.shots > 0 and self.prepared.spec.sampler == "seed"
+
+    @property
+    def by_seed(self) -> tuple[float, ...]:
+        """The score with each draw of exemplars."""
+        return tuple(draw.accuracy for draw in self.draws) or (self.accuracy,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +196,10 @@ class SuiteResult:
     @property
     def accuracy(self) -> Mean:
         """The mean of the tasks' scores, and its standard error."""
-        return mean_over_tasks([[i.value for i in t.items] for t in self.tasks])
+        if not any(t.draws for t in self.tasks):
+            return mean_over_tasks([[i.value for i in t.items] for t in self.tasks])
+        errors = [t.stderr for t in self.tasks]
+        return Mean(float(np.mean([t.accuracy for t in self.tasks])), float(np.linalg.norm(errors)) / len(errors))
 
     @property
     def majority(self) -> float:
@@ -178,24 +218,36 @@ def score_tasks(
     for name in ("limit", "parallel"):
         if (value := getattr(options, name)) is not None and value < 1:
             raise InputError(f"{name} is {value}, but must be 1 or more.")
-    loaded = [prepare_task(s, options.shots, options.limit, options.seed, options.split) for s in specs]
-    for prepared in loaded:
+    loaded = [prepare_draws(s, options.shots, options.limit, options.all_seeds, options.split) for s in specs]
+    every = [prepared for draws in loaded for prepared in draws]
+    for prepared in every:
         _check_room(model, prepared.spec)
         check_items(model, prepared)
-    sizes = [_n_requests(p, options) for p in loaded]
-    n_choice = max(1, sum(p.spec.kind != "G" for p in loaded))
+    total, done = sum(_n_requests(p, options) for p in every), 0
+    n_choice = max(1, sum(draws[0].spec.kind != "G" for draws in loaded))
     each = replace(options, noise_sample=-(-options.noise_sample // n_choice))
+    later = replace(options, noise_sample=0)
     results: list[TaskResult] = []
-
-    for i, prepared in enumerate(loaded):
-        own = part_of(progress, f"score {prepared.spec.name}", sum(sizes[:i]), sum(sizes), "requests")
-        scored = score_items(model, prepared, each, own)
-        results.append(summarise(prepared, scored))
+    for draws in loaded:
+        found: list[TaskResult] = []
+        for prepared in draws:
+            own = part_of(progress, f"score {prepared.spec.name}", done, total, "requests")
+            found.append(summarise(prepared, score_items(model, prepared, later if found else each, own)))
+            done += _n_requests(prepared, options)
+        results.append(combine_draws(found))
     fingerprint, identity = model.known_by()
     return SuiteResult(
         model=model.name, options=options, tasks=tuple(results), fingerprint=fingerprint,
-        remarks=tuple(model.remarks), identity=identity,
+        remarks=(*model.remarks, *_draw_remarks(loaded, options)), identity=identity,
     )  # fmt: skip
+
+
+def _draw_remarks(loaded: Sequence[Sequence[Prepared]], options: ScoreOptions) -> list[str]:
+    """Return a remark on tasks without draws of exemplars, where several were requested."""
+    once = [draws[0].spec.name for draws in loaded if len(draws) < options.seeds]
+    if not once:
+        return []
+    return [f"scored once, not with {options.seeds} draws of exemplars, as no exemplars are drawn: {', '.join(once)}"]
 
 
 def _check_room(model: Model, spec: TaskSpec) -> None:
@@ -373,6 +425,53 @@ def summarise(prepared: Prepared, scored: ScoredItems) -> TaskResult:
         single_token_labels=scored.single_token_labels,
         prepared=prepared,
     )
+
+
+def combine_draws(draws: Sequence[TaskResult]) -> TaskResult:
+    """Return the averages over draws of exemplars before the same items, with the uncertainty of both."""
+    first = draws[0]
+    if len(draws) == 1:
+        return first
+    metrics = _over_draws([d.metrics for d in draws], [d.items for d in draws])
+    own = next(m.measured for m in metrics if _key(m.name, m.filter) == first.metric)
+    groups = []
+    for same in zip(*(d.groups for d in draws), strict=True):
+        records = [[r for r in d.items if r.group == same[0].name] for d in draws]
+        groups.append(replace(same[0], metrics=_over_draws([g.metrics for g in same], records)))
+    return replace(
+        first, accuracy=own.value, stderr=own.stderr, items=tuple(i for d in draws for i in d.items), metrics=metrics,
+        groups=tuple(groups), n_truncated=sum(d.n_truncated for d in draws), draws=tuple(draws),
+    )  # fmt: skip
+
+
+def _over_draws(
+    found: Sequence[Sequence[MetricResult]], records: Sequence[Sequence[ItemScore]]
+) -> tuple[MetricResult, ...]:
+    """Return every metric over draws: the metrics of each, and the scores of its items."""
+    out = []
+    for same in zip(*found, strict=True):
+        key, macros = _key(same[0].name, same[0].filter), [m.macro for m in same if m.macro is not None]
+        values = [[r.metrics[key] for r in draw] for draw in records if key in draw[0].metrics]
+        measured = _measure_draws([m.measured for m in same], np.array(values) if values else None, len(records[0]))
+        macro = _measure_draws(macros, None, len(records[0])) if macros else None
+        out.append(replace(same[0], measured=measured, macro=macro))
+    return tuple(out)
+
+
+def _measure_draws(draws: Sequence[Measured], values: npt.NDArray[np.float64] | None, n: int) -> Measured:
+    """Return the mean of a metric over draws: from its values [draws, items], or where items have none, its errors.
+
+    The latter variance is that of items, and that between the draws, which contains some of it: too large, not too
+    small.
+    """
+    value = float(np.mean([d.value for d in draws]))
+    if values is not None:
+        spread = spread_over_seeds(values)
+    else:
+        items, between = float(np.mean([d.stderr**2 for d in draws])), float(np.var([d.value for d in draws], ddof=1))
+        spread = Spread(math.sqrt(items + between / len(draws)), len(draws) - 1.0, n)
+    low, high = score_interval(value, spread)
+    return Measured(value=value, stderr=spread.stderr, low=low, high=high)
 
 
 def _measure(spec: TaskSpec, groups: Sequence[Sequence[ItemScore]]) -> tuple[MetricResult, ...]:

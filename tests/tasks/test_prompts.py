@@ -8,7 +8,7 @@ import pytest
 
 from pa_lite.errors import InputError
 from pa_lite.tasks import prompts
-from pa_lite.tasks.prompts import build_items, majority_rate
+from pa_lite.tasks.prompts import build_items, majority_rate, prepare_draws, prepare_task
 from pa_lite.tasks.spec import TaskSpec, find_tasks
 
 
@@ -43,6 +43,33 @@ def test_exemplars_follow_the_seed_and_exclude_the_item(tmp_path: Path) -> None:
         leads.add(items[0].prompt.rsplit("\n", 1)[0])
         assert build_items(spec, seed=seed) == items
     assert len(leads) > 1
+
+
+@pytest.mark.parametrize("shots_split", ["test", "shots"])
+def test_draws_have_the_same_items_and_other_exemplars(tmp_path: Path, shots_split: str) -> None:
+    rows = [row(f"q{i}") for i in range(30)] + [row(f"s{i}", split="shots") for i in range(30)]
+    spec = task(tmp_path, rows, shots=3, shots_split=shots_split)
+    draws = prepare_draws(spec, limit=10, seeds=range(4, 8))
+    assert len(draws) == 4
+    assert len({tuple((i.index, i.key) for i in draw.items) for draw in draws}) == 1
+    leads = [draw.items[0].lead for draw in draws]
+    assert len(set(leads)) == 4
+    scored = {item.row["query"] for item in draws[0].items}
+    assert not any(f"{query}? " in lead for query in scored for lead in leads)
+    if shots_split == "shots":  # otherwise the other draws' exemplars are not scored either
+        assert draws[1] == prepare_task(spec, limit=10, seed=5)
+    assert prepare_draws(spec, limit=10, seeds=[4]) == (prepare_task(spec, limit=10, seed=4),)
+
+
+@pytest.mark.parametrize("change", [{"sampler": "first"}, {"shots": 0}])
+def test_task_without_sampled_exemplars_has_one_draw(tmp_path: Path, change: dict[str, Any]) -> None:
+    spec = task(tmp_path, [row("a"), row("b", split="shots")], **{"shots": 1, **change})
+    assert prepare_draws(spec, seeds=range(3)) == (prepare_task(spec),)
+
+
+def test_demo_task_with_exemplars_in_its_rows_has_one_draw() -> None:
+    (spec,) = find_tasks(["demo_lookup"])
+    assert len(prepare_draws(spec, limit=3, seeds=range(3))) == 1
 
 
 def test_limit_shots_and_split(tmp_path: Path) -> None:
