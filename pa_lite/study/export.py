@@ -91,12 +91,12 @@ def item_rows(store: Store) -> Iterator[dict[str, float | str | None]]:
     kept, first = store.kept(), store.facts().get("seed")
     for cell in planned_cells(store):
         workload, n = WORKLOADS[cell.kind], cell.n_items // cell.seeds
-        is_drawn = workload is TaskWorkload and first is not None
+        seeds = None if first is None or workload is not TaskWorkload else range(first, first + cell.seeds)
         for number, result in enumerate(store.results(cell.key)):
             yield {
                 "kind": cell.kind, "name": cell.name, "type": cell.type, "lam": cell.lam, "item": number % n,
                 "value": workload.value(result), "output": result.output, "stale": "; ".join(kept.get(cell.key, ())),
-                "seed": first + number // n if is_drawn else None,
+                "seed": None if seeds is None else seeds[number // n],
             }  # fmt: skip
 
 

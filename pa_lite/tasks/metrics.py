@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -154,14 +154,18 @@ def best_alignment(scores: Sequence[Sequence[float]]) -> list[float]:
     return [*(float(-cost[i, j]) for i, j in found), *([0.0] * (n - n_rows))]
 
 
-def _aligned(gold: Sequence[frozenset[str]], predicted: Sequence[frozenset[str]]) -> list[float]:
-    """Return best_alignment of the scores of gold and predicted spans.
+def _aligned(
+    gold: Sequence[frozenset[str]],
+    predicted: Sequence[frozenset[str]],
+    score: Callable[[frozenset[str], frozenset[str]], float],
+) -> list[float]:
+    """Return best_alignment of the scores of gold and predicted spans; spans without a common word score 0.
 
     With very many pairs, each gold span keeps only its best len(gold) predicted spans: an optimal assignment needs no
     others, because the other gold spans take at most len(gold) - 1 of them.
     """
     if len(gold) * len(predicted) <= _FEW_PAIRS:
-        return best_alignment([[_drop_pair(g, p) for p in predicted] for g in gold])
+        return best_alignment([[score(g, p) for p in predicted] for g in gold])
     holders: dict[str, list[int]] = {}
     for j, words in enumerate(predicted):
         for word in words or {""}:
@@ -169,8 +173,8 @@ def _aligned(gold: Sequence[frozenset[str]], predicted: Sequence[frozenset[str]]
     rows: list[dict[int, float]] = []
     for g in gold:
         near = dict.fromkeys(j for word in g or {""} for j in holders.get(word, ()))
-        scored = sorted(((_drop_pair(g, predicted[j]), -j) for j in near), reverse=True)[: len(gold)]
-        rows.append({-j: score for score, j in scored})
+        scored = sorted(((score(g, predicted[j]), -j) for j in near), reverse=True)[: len(gold)]
+        rows.append({-j: value for value, j in scored})
     columns = sorted({j for row in rows for j in row})
     aligned = best_alignment([[row.get(j, 0.0) for j in columns] for row in rows])[: len(gold)]
     return aligned + [0.0] * (max(len(gold), len(predicted)) - len(aligned))
@@ -211,7 +215,7 @@ def drop_f1(text: str, golds: Sequence[Gold], _steps: Sequence[str] = ()) -> flo
             continue
         predicted = [frozenset(s.split()) for s in spans.of(gold)]
         wanted = [frozenset(_drop_words(s).split()) for s in gold]
-        aligned = _aligned(wanted, predicted)
+        aligned = _aligned(wanted, predicted, _drop_pair)
         best = max(best, float(np.round(np.mean(aligned), 2)))  # numpy rounds x.xx5 as in the published figures
     return best
 
@@ -229,6 +233,68 @@ def drop_em(text: str, golds: Sequence[Gold], _steps: Sequence[str] = ()) -> flo
     return float(any(map(right, golds)))
 
 
+_ENTRY_END = re.compile(r"[;\n]")
+_Entries = frozenset[tuple[str, str]]
+
+
+def _entries(texts: Iterable[str], steps: Sequence[str]) -> _Entries:
+    """Return the distinct `name: value` entries as normalised (name, value); without a colon, the name is empty."""
+    found = set()
+    for text in texts:
+        name, colon, value = text.partition(":")
+        entry = normalise(name if colon else "", steps).strip(), normalise(value if colon else text, steps).strip()
+        if any(entry):
+            found.add(entry)
+    return frozenset(found)
+
+
+def _best_set(
+    text: str, golds: Sequence[Gold], steps: Sequence[str], score: Callable[[_Entries, _Entries], float]
+) -> float:
+    """Return the best score of an answer's entries, separated by `;` or line ends, with a gold's, one in each span."""
+    answer = _entries(_ENTRY_END.split(text), steps)
+    return max((score(answer, _entries(gold, steps)) for gold in golds), default=0.0)
+
+
+def _set_f1(answer: _Entries, gold: _Entries) -> float:
+    return 2 * len(answer & gold) / (len(answer) + len(gold)) if answer or gold else 1.0
+
+
+def _partial_f1(answer: _Entries, gold: _Entries) -> float:
+    if not answer or not gold:
+        return float(answer == gold)
+    wanted, found = (
+        [frozenset(f"{name}:{word}" for word in value.split() or [""]) for name, value in sorted(entries)]
+        for entries in (gold, answer)
+    )
+    return 2 * sum(_aligned(wanted, found, _overlap)) / (len(answer) + len(gold))
+
+
+def _overlap(gold: frozenset[str], words: frozenset[str]) -> float:
+    return 2 * len(gold & words) / (len(gold) + len(words))
+
+
+def set_em(text: str, golds: Sequence[Gold], steps: Sequence[str]) -> float:
+    """Return 1 if the answer has exactly the entries (`name: value; ...`) of a gold answer, in any order, else 0."""
+    return _best_set(text, golds, steps, lambda answer, gold: float(answer == gold))
+
+
+def set_f1(text: str, golds: Sequence[Gold], steps: Sequence[str]) -> float:
+    """Return the F1 of the answer's set of entries with the best gold answer, in [0, 1]; names and values must match.
+
+    On entities it is the exact-match F1 of named entity recognition, for one item and without repeated mentions.
+    """
+    return _best_set(text, golds, steps, _set_f1)
+
+
+def set_partial_f1(text: str, golds: Sequence[Gold], steps: Sequence[str]) -> float:
+    """Return `set_f1` in which entries with the same name count by the F1 of their values' distinct words, in [0, 1].
+
+    Entries of both sides are paired one to one so that the sum is largest. It is never below `set_f1`.
+    """
+    return _best_set(text, golds, steps, _partial_f1)
+
+
 # metric -> the score in [0, 1] of a generated answer, given golds and the task's normalisation steps
 TEXT_METRICS: dict[str, Callable[[str, Sequence[Gold], Sequence[str]], float]] = {
     "exact_match": exact_match,
@@ -236,6 +302,9 @@ TEXT_METRICS: dict[str, Callable[[str, Sequence[Gold], Sequence[str]], float]] =
     "numeric": numeric_match,
     "drop_f1": drop_f1,
     "drop_em": drop_em,
+    "set_f1": set_f1,
+    "set_em": set_em,
+    "set_partial_f1": set_partial_f1,
 }
 
 

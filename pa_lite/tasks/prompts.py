@@ -27,7 +27,8 @@ _SAMPLE_SEED = 20250416  # --seed must not change a suite's fixed samples
 class Prepared:
     """A task's items, the rows in its split (total and by group), and the exemplars before each item.
 
-    `commits` are those of the Hub repository that the rows came from.
+    `commits` are those of the Hub repository that the rows came from. `is_drawn` is whether another seed gives other
+    exemplars.
     """
 
     spec: TaskSpec
@@ -36,6 +37,7 @@ class Prepared:
     group_rows: Mapping[str, int]
     shots: int
     commits: tuple[str, ...] = ()
+    is_drawn: bool = False
 
 
 def prepare_task(
@@ -43,10 +45,10 @@ def prepare_task(
 ) -> Prepared:
     """Return the task's items in file order, each with its group's exemplars.
 
-    Exemplars are sampled from the shots split by `seed` (or are its first rows), and are never among the items: if both
-    come from one split, rows with an exemplar's text are not scored; otherwise candidates with a scored item's text are
-    skipped. `limit` keeps the first items, spread evenly over the groups. Raises InputError if rows, exemplars or
-    columns are missing or a template fails.
+    Exemplars are chosen from the shots split by the task's sampler, and are never among the items: if both come from
+    one split, rows with an exemplar's text are not scored; otherwise candidates with a scored item's text are skipped.
+    `limit` keeps the first items, spread evenly over the groups. Raises InputError if rows, exemplars or columns are
+    missing or a template fails.
     """
     return prepare_draws(spec, shots, limit, range(seed, seed + 1), split)[0]
 
@@ -60,8 +62,8 @@ def prepare_draws(
 ) -> tuple[Prepared, ...]:
     """Return the task with one draw of exemplars for each seed: the same items, as from `prepare_task`.
 
-    No draw's exemplars are among the items. A task has one draw if no exemplars are sampled: without any, with
-    exemplars in its rows, or with its first rows as exemplars. Raises InputError as `prepare_task`.
+    No draw's exemplars are among the items. A task has one draw if the seed chooses none: without exemplars,
+    with exemplars in its rows, or with a sampler that takes them in file order. Raises InputError as `prepare_task`.
     """
     with closing(Formatter(spec)) as formatter, closing(DataFiles(formatter.columns)) as files:
         return _prepare(spec, formatter, files, shots, limit, seeds, split or spec.split)
@@ -79,6 +81,8 @@ def _prepare(
     rows = _scored_rows(spec, files, split)
     same = split == spec.shots_split
     n_shots = spec.shots if shots is None else shots
+    # in file order where exemplars are taken from the scored rows, so that the seed does not change what is scored
+    in_order = spec.sampler == "first" or (spec.sampler == "balanced" and same)
     pools: dict[str, list[RowReference]] = {}
     if n_shots:
         for ref in [ref for _, ref in rows] if same else load_split(spec, spec.shots_split, files):
@@ -86,15 +90,14 @@ def _prepare(
     # a task whose rows contain their own exemplars has no shots split, so --shots does not apply
     if spec.shots == 0 and not pools:
         n_shots = 0
-    if not n_shots or spec.sampler != "seed":
-        seeds = seeds[:1]
+    orders: Sequence[int | None] = seeds if n_shots and not in_order else [None]
     group_rows = Counter(ref.group for _, ref in rows)
-    draws: list[dict[str, list[RowReference]]] = [{} for _ in seeds]  # each one's exemplars by group
+    draws: list[dict[str, list[RowReference]]] = [{} for _ in orders]  # each one's exemplars by group
     taken: set[str] = set()
     if same and n_shots:
-        for seed, exemplars in zip(seeds, draws, strict=True):
+        for order, exemplars in zip(orders, draws, strict=True):
             for group in group_rows:
-                exemplars[group] = _draw(spec, formatter, pools.get(group, []), n_shots, seed, set())
+                exemplars[group] = _draw(spec, formatter, pools.get(group, []), n_shots, order, set())
         taken = {formatter.item(0, ref).key for exemplars in draws for refs in exemplars.values() for ref in refs}
         if spec.sample or (limit is not None and spec.grouped):  # chosen among the rows that are not exemplars
             rows = [(i, ref) for i, ref in rows if formatter.item(0, ref).key not in taken]
@@ -114,13 +117,13 @@ def _prepare(
         raise InputError(f"{source_name(spec)}: every row of split {split!r} is an exemplar, so none can be scored.")
     if not same and n_shots:
         keys = {item.key for item in items}
-        for seed, exemplars in zip(seeds, draws, strict=True):
+        for order, exemplars in zip(orders, draws, strict=True):
             for group in dict.fromkeys(item.group for item in items):
-                exemplars[group] = _draw(spec, formatter, pools.get(group, []), n_shots, seed, keys)
+                exemplars[group] = _draw(spec, formatter, pools.get(group, []), n_shots, order, keys)
     return tuple(
         Prepared(
             spec=spec, items=_with_exemplars(items, exemplars, formatter, kept), n_rows=group_rows.total(),
-            group_rows=group_rows, shots=n_shots, commits=commits(refs),
+            group_rows=group_rows, shots=n_shots, commits=commits(refs), is_drawn=orders[0] is not None,
         )
         for exemplars in draws
     )  # fmt: skip
@@ -198,12 +201,15 @@ def _scored_rows(spec: TaskSpec, files: DataFiles, split: str) -> list[tuple[int
 
 
 def _draw(
-    spec: TaskSpec, formatter: Formatter, pool: Sequence[RowReference], n: int, seed: int, forbidden: set[str]
+    spec: TaskSpec, formatter: Formatter, pool: Sequence[RowReference], n: int, seed: int | None, forbidden: set[str]
 ) -> list[RowReference]:
-    """Return n rows of the pool with distinct texts, none of them forbidden."""
+    """Return n rows of the pool with distinct texts, none of them forbidden; in file order if the seed is None."""
     order: Iterable[int] = range(len(pool))
-    if spec.sampler == "seed":
+    if seed is not None:
         order = map(int, np.random.default_rng(seed).permutation(len(pool)))
+    if spec.sampler == "balanced":
+        items = ((i, formatter.item(i, pool[i])) for i in order)
+        order = _answers_in_turn((i, item) for i, item in items if item.key not in forbidden)
     chosen: list[RowReference] = []
     seen = set(forbidden)
     for i in order:
@@ -220,6 +226,16 @@ def _draw(
             f"{len(pool)} rows{unusable}. Use --shots {most}, or add rows to the split."
         )
     return chosen
+
+
+def _answers_in_turn(items: Iterable[tuple[int, Item]]) -> list[int]:
+    """Return indices so that every answer comes once before any comes twice, and so on, else in the given order."""
+    seen, ranks = Counter[str](), []
+    for i, item in items:
+        answer = f"{item.answer}" if len(item.contexts) > 1 else item.target
+        ranks.append((seen[answer], i))
+        seen[answer] += 1
+    return [i for _, i in sorted(ranks, key=lambda rank: rank[0])]
 
 
 def _sampled(rows: list[tuple[int, RowReference]], sample: int) -> list[tuple[int, RowReference]]:

@@ -1,13 +1,11 @@
-"""Scoring of few-shot tasks: choices by loglikelihood, generated answers by comparison, with uncertainties."""
+"""Scoring of a few-shot task: choices by loglikelihood, generated answers by comparison, with uncertainties."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
 from pa_lite.engine.generation import GenerationOptions, generate
 from pa_lite.engine.model import Model
@@ -17,17 +15,14 @@ from pa_lite.progress import Progress, part_of, silent
 from pa_lite.statistics import (
     Mean,
     Measured,
-    Spread,
     mean_over_tasks,
     measure_classes,
     measure_groups,
     measure_mean,
-    score_interval,
-    spread_over_seeds,
 )
 from pa_lite.tasks.answers import Extract
 from pa_lite.tasks.metrics import CLASS_METRICS, TEXT_METRICS, ChoiceScores, pick_choices
-from pa_lite.tasks.prompts import Prepared, majority_rate, prepare_draws
+from pa_lite.tasks.prompts import Prepared, majority_rate
 from pa_lite.tasks.rendering import Item
 from pa_lite.tasks.sandbox import find_answers
 from pa_lite.tasks.spec import TaskSpec
@@ -169,8 +164,8 @@ class TaskResult:
 
     @property
     def is_drawn(self) -> bool:
-        """Whether exemplars were drawn at random, so that another draw gives another score."""
-        return self.prepared is not None and self.prepared.shots > 0 and self.prepared.spec.sampler == "seed"
+        """Whether another seed gives other exemplars, and so another score."""
+        return self.prepared is not None and self.prepared.is_drawn
 
     @property
     def by_seed(self) -> tuple[float, ...]:
@@ -206,58 +201,6 @@ class SuiteResult:
         return float(np.mean([t.majority for t in self.tasks]))
 
 
-def score_tasks(
-    model: Model, specs: Sequence[TaskSpec], options: ScoreOptions | None = None, progress: Progress | None = None
-) -> SuiteResult:
-    """Score each task: choices by their loglikelihood after the prompt, or answers that the model generates.
-
-    `progress` counts requests. Raises InputError for invalid tasks, before anything is scored, what fetching their rows
-    raises, and EngineError if llama.cpp fails.
-    """
-    options = options or ScoreOptions()
-    for name in ("limit", "parallel"):
-        if (value := getattr(options, name)) is not None and value < 1:
-            raise InputError(f"{name} is {value}, but must be 1 or more.")
-    loaded = [prepare_draws(s, options.shots, options.limit, options.all_seeds, options.split) for s in specs]
-    every = [prepared for draws in loaded for prepared in draws]
-    for prepared in every:
-        _check_room(model, prepared.spec)
-        check_items(model, prepared)
-    total, done = sum(_n_requests(p, options) for p in every), 0
-    n_choice = max(1, sum(draws[0].spec.kind != "G" for draws in loaded))
-    each = replace(options, noise_sample=-(-options.noise_sample // n_choice))
-    later = replace(options, noise_sample=0)
-    results: list[TaskResult] = []
-    for draws in loaded:
-        found: list[TaskResult] = []
-        for prepared in draws:
-            own = part_of(progress, f"score {prepared.spec.name}", done, total, "requests")
-            found.append(summarise(prepared, score_items(model, prepared, later if found else each, own)))
-            done += _n_requests(prepared, options)
-        results.append(combine_draws(found))
-    fingerprint, identity = model.known_by()
-    return SuiteResult(
-        model=model.name, options=options, tasks=tuple(results), fingerprint=fingerprint,
-        remarks=(*model.remarks, *_draw_remarks(loaded, options)), identity=identity,
-    )  # fmt: skip
-
-
-def _draw_remarks(loaded: Sequence[Sequence[Prepared]], options: ScoreOptions) -> list[str]:
-    """Return a remark on tasks without draws of exemplars, where several were requested."""
-    once = [draws[0].spec.name for draws in loaded if len(draws) < options.seeds]
-    if not once:
-        return []
-    return [f"scored once, not with {options.seeds} draws of exemplars, as no exemplars are drawn: {', '.join(once)}"]
-
-
-def _check_room(model: Model, spec: TaskSpec) -> None:
-    if spec.kind == "G" and spec.max_tokens >= model.max_length:
-        raise InputError(
-            f"task {spec.name}: max_tokens is {spec.max_tokens}, but the context of {model.name} is {model.max_length} "
-            "tokens, prompt included."
-        )
-
-
 def check_items(model: Model, prepared: Prepared) -> None:
     """Raise TextError, naming the row, for an item that the model's tokenizer cannot encode."""
     name = f"task {prepared.spec.name}"
@@ -280,7 +223,8 @@ def _wants_mutual_info(spec: TaskSpec, options: ScoreOptions) -> bool:
     return options.mutual_info or "acc_mutual_info" in spec.metrics
 
 
-def _n_requests(prepared: Prepared, options: ScoreOptions) -> int:
+def n_requests(prepared: Prepared, options: ScoreOptions) -> int:
+    """Return the number of requests of scoring a task: texts to score or to generate."""
     if prepared.spec.kind == "G":
         return len(prepared.items)
     extra = len(_alone(prepared.items)) if _wants_mutual_info(prepared.spec, options) else 0
@@ -306,7 +250,7 @@ def _portions(items: Sequence[Item]) -> Iterator[list[Item]]:
 def _score_choices(model: Model, prepared: Prepared, options: ScoreOptions, progress: Progress) -> ScoredItems:
     spec, items = prepared.spec, prepared.items
     done, is_single, noise = 0, True, None
-    total = _n_requests(prepared, options)
+    total = n_requests(prepared, options)
     alone: dict[str, Score] = {}
     if _wants_mutual_info(spec, options):
         for texts in portions(_alone(items), len, _PORTION):
@@ -425,53 +369,6 @@ def summarise(prepared: Prepared, scored: ScoredItems) -> TaskResult:
         single_token_labels=scored.single_token_labels,
         prepared=prepared,
     )
-
-
-def combine_draws(draws: Sequence[TaskResult]) -> TaskResult:
-    """Return the averages over draws of exemplars before the same items, with the uncertainty of both."""
-    first = draws[0]
-    if len(draws) == 1:
-        return first
-    metrics = _over_draws([d.metrics for d in draws], [d.items for d in draws])
-    own = next(m.measured for m in metrics if _key(m.name, m.filter) == first.metric)
-    groups = []
-    for same in zip(*(d.groups for d in draws), strict=True):
-        records = [[r for r in d.items if r.group == same[0].name] for d in draws]
-        groups.append(replace(same[0], metrics=_over_draws([g.metrics for g in same], records)))
-    return replace(
-        first, accuracy=own.value, stderr=own.stderr, items=tuple(i for d in draws for i in d.items), metrics=metrics,
-        groups=tuple(groups), n_truncated=sum(d.n_truncated for d in draws), draws=tuple(draws),
-    )  # fmt: skip
-
-
-def _over_draws(
-    found: Sequence[Sequence[MetricResult]], records: Sequence[Sequence[ItemScore]]
-) -> tuple[MetricResult, ...]:
-    """Return every metric over draws: the metrics of each, and the scores of its items."""
-    out = []
-    for same in zip(*found, strict=True):
-        key, macros = _key(same[0].name, same[0].filter), [m.macro for m in same if m.macro is not None]
-        values = [[r.metrics[key] for r in draw] for draw in records if key in draw[0].metrics]
-        measured = _measure_draws([m.measured for m in same], np.array(values) if values else None, len(records[0]))
-        macro = _measure_draws(macros, None, len(records[0])) if macros else None
-        out.append(replace(same[0], measured=measured, macro=macro))
-    return tuple(out)
-
-
-def _measure_draws(draws: Sequence[Measured], values: npt.NDArray[np.float64] | None, n: int) -> Measured:
-    """Return the mean of a metric over draws: from its values [draws, items], or where items have none, its errors.
-
-    The latter variance is that of items, and that between the draws, which contains some of it: too large, not too
-    small.
-    """
-    value = float(np.mean([d.value for d in draws]))
-    if values is not None:
-        spread = spread_over_seeds(values)
-    else:
-        items, between = float(np.mean([d.stderr**2 for d in draws])), float(np.var([d.value for d in draws], ddof=1))
-        spread = Spread(math.sqrt(items + between / len(draws)), len(draws) - 1.0, n)
-    low, high = score_interval(value, spread)
-    return Measured(value=value, stderr=spread.stderr, low=low, high=high)
 
 
 def _measure(spec: TaskSpec, groups: Sequence[Sequence[ItemScore]]) -> tuple[MetricResult, ...]:

@@ -16,7 +16,7 @@ from pa_lite.untrusted.tables import BOOLEAN, INTEGER, STRING, STRING_TABLE, STR
 
 _SUITES = Path(__file__).parent / "suites"
 KINDS = tuple(METRICS_OF_KIND)
-SAMPLERS = ("seed", "first")
+SAMPLERS = ("seed", "first", "balanced")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +30,10 @@ class TaskSpec:
 
     **Prompts.** `template` (sandboxed Jinja) renders a row's context from its columns, `row` (all of them), `config`
     and `texts`; `column(choices, 'text')` returns one field of a list of structs. `prefix` comes before everything.
-    `shots` solved rows of `shots_split`, each followed by `separator`, come before the item. They are sampled by seed
-    or are the `first`, from the item's group if the task has groups (`configs`, or the values of the column
-    `group_by`). `delimiter` separates a context from its answer.
+    `shots` solved rows of `shots_split`, each followed by `separator`, come before the item, from the item's group if
+    the task has groups (`configs`, or the values of the column `group_by`). `sampler` chooses them: by `seed`, the
+    `first`, or `balanced`, one row of each answer before a second one of any, in the order of the seed, or of the file
+    if the split is also scored. `delimiter` separates a context from its answer.
 
     **MC, FMC.** `choices` and `answer` are Jinja expressions: the choices, and the index of the correct one. FMC is
     answered with letters: the template shows `lettered`, and ` A`, ` B`, ... are scored. `partial` scores one

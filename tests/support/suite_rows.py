@@ -1,4 +1,4 @@
-"""Invented rows in the schema of each of the 21 data sets, and the prompt that the first scored one must become.
+"""Invented rows in the schema of each task's data set, and the prompt that the first scored one must become.
 
 ROWS: task -> split -> rows. In triviaqa a scored question is also a possible exemplar, which must be skipped.
 EXPECTED: task -> (prompt with one shot, continuations or accepted answers, the right one's index or -1).
@@ -52,6 +52,16 @@ def _race(question: str, answer: str) -> dict[str, Any]:
 def _hellaswag(activity: str, a: str, b: str, label: str, *endings: str) -> dict[str, Any]:
     return {"ind": 1, "activity_label": activity, "ctx_a": a, "ctx_b": b, "ctx": f"{a} {b}", "endings": list(endings),
             "label": label}  # fmt: skip
+
+
+def _tagged(text: str, *tags: int) -> dict[str, Any]:
+    tokens = text.split()
+    return {"id": "x", "tokens": tokens, "ner_tags": [*tags, *([0] * (len(tokens) - len(tags)))]}
+
+
+def _massive(scenario: int, annotated: str) -> dict[str, Any]:
+    parts = [p.split(" : ")[-1] for p in annotated.replace("]", "[").split("[")]
+    return {"id": "x", "locale": "en-US", "scenario": scenario, "utt": "".join(parts), "annot_utt": annotated}
 
 
 ROWS: dict[str, dict[str, Rows]] = {
@@ -143,6 +153,24 @@ ROWS: dict[str, dict[str, Rows]] = {
     "headlines": {
         "train": [{"News": "gold climbs", "Price Sentiment": "positive", "Price or Not": 1}],
         "test": [{"News": "gold slips at noon", "Price Sentiment": "negative", "Price or Not": 1}],
+    },
+    "few_nerd": {
+        "train": [_tagged("Ada sails .", 7)],
+        "test": [_tagged("Ada Byron met Dale Mill FC , then Ada Byron .", 7, 7, 0, 7, 5, 5, 0, 0, 7, 7),
+                 _tagged("It rained .")],
+    },
+    "wikineural": {
+        "train_en": [_tagged("It rained .")],
+        "test_en": [_tagged("Ada Byron Eve sails to Leyden .", 1, 2, 1, 0, 0, 5)],
+    },
+    "massive_slots": {
+        "train": [_massive(0, "wake me at [time : six] on [date : may  day]"), _massive(3, "play [song_name : tides]")],
+        "test": [_massive(3, "play [song_name : low tide] by [artist_name : eve]"), _massive(0, "stop the alarm")],
+    },
+    "e2e_attributes": {
+        "train": [{"meaning_representation": "name[The Mill], food[Thai]", "human_reference": "The Mill is Thai."}],
+        "test": [{"meaning_representation": "name[Alimentum], customer rating[5 out of 5], familyFriendly[no]",
+                  "human_reference": "Adults rate Alimentum 5 out of 5."}],
     },
 }  # fmt: skip
 
@@ -239,5 +267,27 @@ EXPECTED: dict[str, tuple[str, tuple[Any, ...], int]] = {
     ),
     "headlines": (
         f"gold climbs{_MOVE} up\n\ngold slips at noon{_MOVE}", (" up", " down", " steady", " none"), 1,
+    ),
+    "few_nerd": (
+        "List the names in each text with their types: art, building, event, location, organization, other, person, "
+        "product.\n\nText: Ada sails .\nNames: person: Ada\n\n"
+        "Text: Ada Byron met Dale Mill FC , then Ada Byron .\nNames:",
+        (("person: Ada Byron", "person: Dale", "organization: Mill FC"),), -1,
+    ),
+    "wikineural": (
+        "List the names in each text with their types: person, organization, location, misc.\n\n"
+        "Text: It rained .\nNames: none\n\nText: Ada Byron Eve sails to Leyden .\nNames:",
+        (("person: Ada Byron", "person: Eve", "location: Leyden"),), -1,
+    ),
+    "massive_slots": (
+        "List the slots of each request.\n\nRequest: play tides\nSlots: song_name: tides\n\n"
+        "Request: play low tide by eve\nSlots:",
+        (("song_name: low tide", "artist_name: eve"),), -1,
+    ),
+    "e2e_attributes": (
+        "List the attributes in each text: name, eatType, food, priceRange, customer rating, area, familyFriendly, "
+        "near.\n\nText: The Mill is Thai.\nAttributes: name: The Mill; food: Thai\n\n"
+        "Text: Adults rate Alimentum 5 out of 5.\nAttributes:",
+        (("name: Alimentum", "customer rating: 5 out of 5", "familyFriendly: no"),), -1,
     ),
 }  # fmt: skip

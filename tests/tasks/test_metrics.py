@@ -19,6 +19,9 @@ from pa_lite.tasks.metrics import (
     exact_match,
     numeric_match,
     pick_choices,
+    set_em,
+    set_f1,
+    set_partial_f1,
     token_f1,
     weighted_f1,
 )
@@ -180,6 +183,102 @@ def test_weighted_f1_is_the_mean_weighted_by_class(pairs: list[tuple[int, int]])
     distinct = np.array(sorted(set(pairs))).T
     counts = np.array([[pairs.count(p) for p in sorted(set(pairs))]])
     assert weighted_f1(distinct[0], distinct[1], counts)[0] == pytest.approx(expected)
+
+
+GOLD = ("person: Ada Byron", "place: Leyden")
+
+
+@pytest.mark.parametrize(
+    ("text", "golds", "f1", "em", "partial"),
+    [
+        (" Place: leyden; person: ada  byron ;", [GOLD], 1.0, 1.0, 1.0),
+        ("person: Ada Byron\nplace: Leyden", [GOLD], 1.0, 1.0, 1.0),
+        ("person: Ada Byron; person: Ada Byron", [GOLD], 2 / 3, 0.0, 2 / 3),  # a repeated entry counts once
+        ("person: Ada", [GOLD], 0.0, 0.0, 2 * (2 / 3) / 3),
+        ("person: Ada; person: Byron", [GOLD], 0.0, 0.0, 2 * (2 / 3) / 4),  # only one of them is paired
+        ("place: Ada Byron", [GOLD], 0.0, 0.0, 0.0),  # the name is wrong
+        ("person: Ada Byron; place: Leyden; place: Rome", [GOLD], 4 / 5, 0.0, 4 / 5),
+        ("none", [("none",)], 1.0, 1.0, 1.0),
+        ("none", [GOLD], 0.0, 0.0, 0.0),
+        ("person: Ada", [("none",)], 0.0, 0.0, 0.0),
+        ("", [GOLD], 0.0, 0.0, 0.0),
+        ("", [("none",)], 0.0, 0.0, 0.0),
+        (" ; : ;\n", [("the",)], 1.0, 1.0, 1.0),  # both are empty after normalisation
+        ("x", [("the",)], 0.0, 0.0, 0.0),
+        ("time:", [("time: six",)], 0.0, 0.0, 0.0),
+        ("time: 6: 30", [("time: 6: 30",)], 1.0, 1.0, 1.0),  # the name ends at the first colon
+        ("b: x", [("a: x",), ("b: x",)], 1.0, 1.0, 1.0),
+        ("x", [], 0.0, 0.0, 0.0),
+    ],
+)
+def test_set_metrics(text: str, golds: list[tuple[str, ...]], f1: float, em: float, partial: float) -> None:
+    steps = ("lower", "articles", "blanks")
+    assert set_f1(text, golds, steps) == pytest.approx(f1)
+    assert set_em(text, golds, steps) == em
+    assert set_partial_f1(text, golds, steps) == pytest.approx(partial)
+
+
+ENTRIES = st.lists(
+    st.tuples(st.sampled_from("ab"), st.lists(st.sampled_from("xyz"), min_size=1, max_size=3)), max_size=4
+)
+Pairs = list[tuple[str, list[str]]]
+
+
+def _written(entries: Pairs, separator: str = "; ") -> str:
+    return separator.join(f"{name}: {' '.join(words)}" for name, words in entries) or "none"
+
+
+def _slow_partial(left: Pairs, right: Pairs) -> float:
+    """Return the partial F1 by trying every one-to-one pairing of the distinct entries."""
+    a, b = ([(n, " ".join(w)) for n, w in e] or [("", "none")] for e in (left, right))
+    sides = sorted((list(dict.fromkeys(a)), list(dict.fromkeys(b))), key=len)
+
+    def pair(one: tuple[str, str], other: tuple[str, str]) -> float:
+        mine, theirs = set(one[1].split()), set(other[1].split())
+        common = len(mine & theirs) if one[0] == other[0] else 0
+        return 2 * common / (len(mine) + len(theirs))
+
+    few, many = sides
+    total = max(sum(map(pair, few, order)) for order in itertools.permutations(many, len(few)))
+    return 2 * total / (len(few) + len(many))
+
+
+@settings(deadline=None)
+@given(ENTRIES, ENTRIES, st.sampled_from(["; ", "\n", ";"]))
+def test_set_metrics_are_those_of_every_pairing(left: Pairs, right: Pairs, separator: str) -> None:
+    gold = [tuple(_written(right, "\0").split("\0"))]
+    text = _written(left, separator)
+    f1, em, partial = (metric(text, gold, ()) for metric in (set_f1, set_em, set_partial_f1))
+    mine = {(n, " ".join(w)) for n, w in left} or {("", "none")}
+    other = {(n, " ".join(w)) for n, w in right} or {("", "none")}
+    hits = sum(entry in other for entry in mine)
+    precision, recall = hits / len(mine), hits / len(other)
+    assert f1 == pytest.approx(2 * precision * recall / (precision + recall) if hits else 0.0)
+    assert em == float(mine == other)
+    assert partial == pytest.approx(_slow_partial(left, right))
+    assert 0 <= em <= f1 <= partial + 1e-12 <= 1 + 2e-12
+    assert (em == 1) == (f1 == 1)
+
+
+@settings(deadline=None)
+@given(ENTRIES, ENTRIES)
+def test_set_metrics_are_symmetric_and_ignore_order(left: Pairs, right: Pairs) -> None:
+    for metric in (set_f1, set_em, set_partial_f1):
+        value = metric(_written(left), [tuple(_written(right).split("; "))], ())
+        assert metric(_written(right), [tuple(_written(left).split("; "))], ()) == pytest.approx(value)
+        assert metric(_written(left[::-1]), [tuple(_written(right).split("; "))], ()) == pytest.approx(value)
+    assert set_em(_written(left), [tuple(_written(left).split("; "))], ()) == 1
+
+
+def test_pruned_pairs_of_entries_score_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    gold = tuple(f"a: w{i} x" for i in range(8))
+    for n in (1, 8, 300, 1600):
+        text = "; ".join(f"{'ab'[i % 5 == 4]}: w{i % 11} y{i} {'x' * (i % 3)}" for i in range(n))
+        monkeypatch.setattr(metrics, "_FEW_PAIRS", 10**9)
+        slow = set_partial_f1(text, [gold], ())
+        monkeypatch.setattr(metrics, "_FEW_PAIRS", 0)
+        assert set_partial_f1(text, [gold], ()) == pytest.approx(slow)
+        assert slow > 0
 
 
 def test_pruned_pairs_of_spans_score_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

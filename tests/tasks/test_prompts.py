@@ -61,10 +61,14 @@ def test_draws_have_the_same_items_and_other_exemplars(tmp_path: Path, shots_spl
     assert prepare_draws(spec, limit=10, seeds=[4]) == (prepare_task(spec, limit=10, seed=4),)
 
 
-@pytest.mark.parametrize("change", [{"sampler": "first"}, {"shots": 0}])
+@pytest.mark.parametrize("change", [
+    {"sampler": "first"}, {"shots": 0}, {"sampler": "balanced", "shots_split": "test"},
+])  # fmt: skip
 def test_task_without_sampled_exemplars_has_one_draw(tmp_path: Path, change: dict[str, Any]) -> None:
-    spec = task(tmp_path, [row("a"), row("b", split="shots")], **{"shots": 1, **change})
-    assert prepare_draws(spec, seeds=range(3)) == (prepare_task(spec),)
+    spec = task(tmp_path, [row("a"), row("b", split="shots"), row("c")], **{"shots": 1, **change})
+    (only,) = prepare_draws(spec, seeds=range(3))
+    assert only == prepare_task(spec)
+    assert not only.is_drawn
 
 
 def test_demo_task_with_exemplars_in_its_rows_has_one_draw() -> None:

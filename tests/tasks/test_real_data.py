@@ -25,6 +25,8 @@ def test_bbh(path: Path) -> None:
     assert len(prepared.items) == prepared.n_rows - 3 - sum(
         item.row["input"] in prepared.items[0].lead for item in prepared.items
     )
+    shown = [line.removeprefix("A: ") for line in prepared.items[0].lead.split("\n") if line.startswith("A: ")]
+    assert len(set(shown)) == min(3, len({i.target for i in prepared.items}))  # navigate begins with No, No, No
     for item in prepared.items:
         lines = item.prompt.split("\n")
         assert lines[0] == spec.texts[path.stem]

@@ -13,8 +13,9 @@ import pytest
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.engine.model_reference import open_model
 from pa_lite.errors import InputError, OutputError
+from pa_lite.tasks.draws import score_tasks
 from pa_lite.tasks.results import check_samples_target, results_document, sample_records, write_samples
-from pa_lite.tasks.scoring import ScoreOptions, SuiteResult, score_tasks
+from pa_lite.tasks.scoring import ScoreOptions, SuiteResult
 from pa_lite.tasks.spec import TaskSpec, load_suite_file
 
 SUITE = """

@@ -12,8 +12,9 @@ from pa_lite.engine.model_reference import open_model
 from pa_lite.engine.scoring import make_requests, score_requests
 from pa_lite.errors import InputError
 from pa_lite.statistics import score_interval, spread_over_seeds, standard_error
+from pa_lite.tasks.draws import score_tasks
 from pa_lite.tasks.prompts import build_items
-from pa_lite.tasks.scoring import ScoreOptions, score_tasks
+from pa_lite.tasks.scoring import ScoreOptions
 from pa_lite.tasks.spec import TaskSpec, find_tasks
 from tests.support.reports import Reports
 

@@ -33,6 +33,14 @@ def test_the_21_tasks() -> None:
     assert [replace(s, sample=0) for s in quick] == list(specs.values())
 
 
+def test_the_extraction_suite_is_not_part_of_the_21() -> None:
+    specs = suites()["extraction"]
+    assert {(s.area, s.kind, s.sample, s.metrics) for s in specs} == {
+        ("EX", "G", 1000, ("set_f1", "set_em", "set_partial_f1"))
+    }
+    assert not {s.name for s in specs} & {s.name for s in suites()["icl21"]}
+
+
 def test_names_of_groups_and_of_a_task_in_two_suites() -> None:
     (snarks,) = find_tasks(["bbh/snarks"])
     assert (snarks.name, snarks.configs, snarks.only) == ("bbh/snarks", ("snarks",), "snarks")
@@ -96,6 +104,7 @@ def test_a_tasks_keys_override_defaults(tmp_path: Path) -> None:
         ),
         (GOOD + 'normalise = ["lowr"]', "unknown normalise step 'lowr'. Did you mean lower"),
         (GOOD + 'sampler = "last"', "unknown sampler 'last'"),
+        (GOOD + 'sampler = "balance"', "unknown sampler 'balance'. Did you mean balanced"),
         (GOOD + "max_tokens = 0", "max_tokens is 0, but must be 1 or more"),
         (GOOD + "partial = true", "partial requires kind MC and a target"),
         (GOOD + "partial = 1", "'partial' must be true or false"),

@@ -1,4 +1,4 @@
-"""The 21 tasks on synthetic rows, fetched as parquet from a local Hub server, rendered and scored."""
+"""The shipped tasks on synthetic rows, fetched as parquet from a local Hub server, rendered and scored."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pyarrow
@@ -15,14 +16,16 @@ import pytest
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.engine.model_reference import open_model
 from pa_lite.errors import HubError, InputError
+from pa_lite.tasks.draws import score_tasks
 from pa_lite.tasks.prompts import build_items, prepare_task
-from pa_lite.tasks.scoring import ScoreOptions, score_tasks
+from pa_lite.tasks.scoring import ScoreOptions
 from pa_lite.tasks.spec import find_tasks
 from tests.support.hub_server import HubServer, running_hub
 from tests.support.suite_rows import EXPECTED, ROWS, Rows
 
 ONE = EngineOptions(threads=1)
-NAMES = [spec.name for spec in find_tasks(["icl21"])]
+SUITES = ["icl21", "extraction"]
+NAMES = [spec.name for spec in find_tasks(SUITES)]
 # files of the data sets in their repositories; the others have CONFIG/SPLIT-00000-of-00001.parquet
 LAYOUTS = {
     "sciq": "data/{split}-00000-of-00001.parquet",
@@ -30,8 +33,14 @@ LAYOUTS = {
     "commonsense_qa": "data/{split}-00000-of-00001.parquet",
     "piqa": "{split}.parquet",
     "headlines": "{split}.csv",
+    "wikineural": "data/{split}-00000-of-00001.parquet",
 }
-CONVERTED = {"drop": "plain_text/{split}/0000.parquet", "fpb": "default/partial-{split}/0000.parquet"}
+CONVERTED = {
+    "drop": "plain_text/{split}/0000.parquet",
+    "fpb": "default/partial-{split}/0000.parquet",
+    "massive_slots": "en-US/{split}/0000.parquet",
+    "e2e_attributes": "default/{split}/0000.parquet",
+}
 
 
 def parquet(rows: Rows) -> bytes:
@@ -50,7 +59,7 @@ def content(name: str, rows: Rows) -> bytes:
 def publish(hub: HubServer) -> None:
     """Publish every task's rows under the name of its data set; two tasks may share a repository."""
     files: dict[str, dict[str, bytes]] = {}
-    for spec in find_tasks(["icl21"]):
+    for spec in find_tasks(SUITES):
         own = files.setdefault(spec.hub, {})
         layout = LAYOUTS.get(spec.name, "{config}/{split}-00000-of-00001.parquet")
         if spec.name in CONVERTED:
@@ -102,7 +111,7 @@ def test_every_task_renders(hub: HubServer, name: str) -> None:
 
 
 def test_every_task_is_scored_with_every_metric(hub: HubServer, model: Model) -> None:
-    specs = find_tasks(["icl21"])
+    specs = find_tasks(SUITES)
     seen: list[tuple[str, int, int, str]] = []
     options = ScoreOptions(shots=1, limit=3, mutual_info=True, noise_sample=4)
     result = score_tasks(model, specs, options, lambda *n: seen.append(n))
@@ -126,6 +135,13 @@ def test_every_task_is_scored_with_every_metric(hub: HubServer, model: Model) ->
     assert [g.name for g in by_name["mmlu"].groups] == ["law", "marine_biology"]
     assert by_name["winogrande"].items[0].metrics["acc"] in (0.0, 1.0)
     assert by_name["gsm8k"].metric == "exact_match,strict-match"
+    for name in ("triviaqa", "nq_open"):
+        assert by_name[name].metric == "exact_match,strict"
+        assert [m.key for m in by_name[name].metrics] == [
+            "exact_match,strict", "f1,strict", "exact_match,remove_whitespace", "f1,remove_whitespace"
+        ]  # fmt: skip
+    assert by_name["few_nerd"].metric == "set_f1"
+    assert [g.name for g in by_name["massive_slots"].groups] == ["3", "0"]
 
 
 def test_partial_scoring_puts_each_option_before_one_continuation(hub: HubServer) -> None:
@@ -158,6 +174,47 @@ def test_every_group_has_its_own_exemplars(hub: HubServer) -> None:
         build_items(find_tasks(["mmlu/anatomy"])[0])
     with pytest.raises(InputError, match="5 shots requested, but split 'dev' has 2 rows"):
         build_items(find_tasks(["mmlu"])[0])
+
+
+@pytest.mark.parametrize("name", ["triviaqa", "nq_open"])
+@pytest.mark.parametrize(
+    ("output", "strict", "cut"),
+    [
+        (" Paris, the capital of France", "Paris, the capital of France", "Paris"),
+        (" Paris.", "Paris.", "Paris"),
+        (" St. Louis", "St. Louis", "St"),
+        (" Saint Louis", "Saint Louis", "Saint Louis"),
+        ("", "", ""),
+        (".", ".", ""),
+    ],
+)
+def test_a_second_pattern_cuts_answers_where_lm_eval_stops(name: str, output: str, strict: str, cut: str) -> None:
+    (spec,) = find_tasks([name])
+    assert {e.name: e.find(output) for e in spec.extract} == {"strict": strict, "remove_whitespace": cut}
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("few_nerd", {"ner_tags": [9]}, "ner_tags contains 9, but the known tags are 0 to 8"),
+        ("few_nerd", {"ner_tags": [-1]}, "ner_tags contains -1"),
+        ("few_nerd", {"ner_tags": ["O"]}, "'<=' not supported"),
+        ("few_nerd", {"ner_tags": [0, 0]}, "zip"),
+        ("massive_slots", {"annot_utt": "at [time : six"}, "is not closed"),
+        ("massive_slots", {"annot_utt": "at [six]"}, "the slot 'six' has no colon"),
+        ("e2e_attributes", {"meaning_representation": "name, food"}, r"is not a list of name\[value\]"),
+        ("e2e_attributes", {"meaning_representation": "[Alimentum]"}, r"is not a list of name\[value\]"),
+    ],
+)
+def test_rows_that_are_not_as_the_card_says_are_errors(
+    tmp_path: Path, name: str, change: dict[str, Any], message: str
+) -> None:
+    (spec,) = find_tasks([name])
+    row = {**ROWS[name]["test"][0], "tokens": ["Ada"], **change}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row), "utf-8")
+    local = replace(spec, hub="", data={"test": "rows.jsonl"}, folder=tmp_path)
+    with pytest.raises(InputError, match=rf"rows.jsonl:1: transform .* of task {name} fails on this row: .*{message}"):
+        build_items(local, shots=0)
 
 
 def test_bbh_takes_exemplars_from_its_first_rows(hub: HubServer) -> None:

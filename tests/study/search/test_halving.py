@@ -112,7 +112,8 @@ def test_items_without_a_value_count_at_no_lam() -> None:
     clean.sizes = (300, 200, 50)
     few = search_lam(Arms(lams=LAMS, sizes=clean.sizes, has_follow=True, evaluate=clean.evaluate), Goal(weight=0.5))
     found = search_lam(Arms(lams=LAMS, sizes=table.sizes, has_follow=True, evaluate=table.evaluate), Goal(weight=0.5))
-    assert (found.lam, found.follow) == (few.lam, pytest.approx(few.follow))
+    assert found.lam == few.lam
+    assert found.follow == pytest.approx(few.follow)
     table = Table(3)
     table.values[0][:, :30] = np.nan
     raced = search_lam(
