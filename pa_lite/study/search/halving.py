@@ -26,7 +26,7 @@ from pa_lite.study.search.posterior import Evaluated, measured_averages, posteri
 Evaluate = Callable[[int, int, Sequence[int]], Values]
 BUDGET = 0.4  # of the grid, where there are enough items
 # Evaluations per arm, on average, below which a race misses narrow peaks. On a simulated peak of 6 points that is 0.2
-# wide it is on average 0.3 to 0.5 points worse than the grid with 800 items (0.4 of the grid), 0.9 with 500, and 1.3 with 300
+# wide it is 0.3 to 0.5 points worse than the grid with 800 items (0.4 of the grid), 0.9 with 500, and 1.3 with 300
 ENOUGH = 320
 _ROUNDS = 6
 _DRAWS = 2000
