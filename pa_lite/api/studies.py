@@ -142,6 +142,7 @@ def sweep(
     shots: int | None = None,
     limit: int | None = None,
     seed: int | None = None,
+    seeds: int | None = None,
     split: str | None = None,
     mutual_info: bool | None = None,
     parallel: int | None = None,
@@ -224,6 +225,7 @@ def plan_sweep(
     shots: int | None = None,
     limit: int | None = None,
     seed: int | None = None,
+    seeds: int | None = None,
     split: str | None = None,
     mutual_info: bool | None = None,
     parallel: int | None = None,
@@ -260,7 +262,7 @@ class SearchResult(NamedTuple):
 
     @property
     def confidence(self) -> float:
-        """The bootstrap probability, over items, that no lam farther than 0.1 away is better."""
+        """The probability, over items, that no lam farther than 0.1 away is better."""
         return self.found.confidence
 
     @property
@@ -310,7 +312,7 @@ def search(
 
     The goal is `keep_follow=0.95` or a `weight` (see `Goal`); by default few-shot accuracy alone. `budget` and `seed`
     are fields of `SearchOptions`; the other keywords are as for `sweep`. With `schedules`, coarse schedules by tensor
-    group around the best lam are compared next. `progress` gets the items evaluated; the total is the budget. Raises
+    group around the best lam are compared next. `progress` gets the items evaluated, of those planned. Raises
     PaLiteError.
     """
     words = locals()

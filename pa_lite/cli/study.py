@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import pa_lite
-from pa_lite.cli.options import CALIBRATION, FORCE, GPU, JSON, PROBE, THREADS, chats, takes_pair
+from pa_lite.cli.options import CALIBRATION, FORCE, GPU, JSON, PROBE, SEEDS, THREADS, chats, takes_pair
 from pa_lite.cli.terminal import bar, percent, show_json, show_table, tell
 
 if TYPE_CHECKING:
@@ -43,14 +43,14 @@ def _measured(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def _options(
     lams: str, tasks: str, follow: str, follow_limit: int | None, types: str, shots: int | None, limit: int | None,
-    seed: int, schedule: str, threads: int, gpu_layers: Any, probe: bool, chat: ChatOptions,
+    seed: int, schedule: str, threads: int, gpu_layers: Any, probe: bool, chat: ChatOptions, seeds: int = 1,
 ) -> StudyOptions:  # fmt: skip
     from pa_lite.api.options import parse_lams, read_schedule
 
     options = pa_lite.StudyOptions(
         lams=parse_lams(lams), tasks=tuple(tasks.split(",")), types=tuple(types.split(",")), follow=follow,
         follow_limit=follow_limit, schedule=read_schedule(schedule), chat=chat,
-        score=pa_lite.ScoreOptions(shots=shots, limit=limit, seed=seed),
+        score=pa_lite.ScoreOptions(shots=shots, limit=limit, seed=seed, seeds=seeds),
         engine=pa_lite.EngineOptions(threads=threads, gpu_layers=gpu_layers, probe=probe),
     )  # fmt: skip
     if any(not 0 <= lam <= 1 for lam in options.lams):
@@ -61,6 +61,7 @@ def _options(
 @click.command()
 @takes_pair
 @_measured
+@SEEDS
 @click.option(
     "--alpaca", metavar="PROMPTS", is_flag=False, flag_value="alpaca-eval", default="",
     help="Also generate answers for the judge: alpaca-eval (the default) or a file of prompts.",
@@ -191,7 +192,10 @@ def show_curves(curves: Curves, found: Sequence[Reading]) -> None:
 @_measured
 @click.option("--keep-follow", type=float, metavar="SHARE", help="Share of instruct's following to keep, such as 0.95.")
 @click.option("--weight", type=float, default=0.0, help="Weight of instruction following in the goal, 0 to 1.")
-@click.option("--budget", type=float, default=0.4, show_default=True, help="Share of a sweep's evaluations to spend.")
+@click.option(
+    "--budget", type=float, metavar="SHARE",
+    help="Share of a sweep's evaluations to spend; by default 0.4, or all of them where there are too few items.",
+)  # fmt: skip
 @click.option("--schedules", is_flag=True, help="Then compare coarse schedules (one lam per tensor group) around it.")
 @GPU
 @PROBE
@@ -201,7 +205,7 @@ def search(
     pair: PairLike,
     keep_follow: float | None,
     weight: float,
-    budget: float,
+    budget: float | None,
     schedules: bool,
     as_json: bool,
     **measured: Any,
@@ -250,7 +254,8 @@ def show_found(found: Found, goal: Goal) -> None:
         for i, lam in enumerate(found.lams)
     ]  # fmt: skip
     marked = found.lams.index(found.lam) if found.differs else None
-    show_table(["lam", "few-shot % (smoothed)", "followed % (smoothed)", "items seen %"], rows, marked=marked)
+    how = "" if found.is_grid else " (smoothed)"
+    show_table(["lam", f"few-shot %{how}", f"followed %{how}", "items seen %"], rows, marked=marked)
     tell(f"{found.spent} item evaluations, of {found.grid} for the whole grid ({100 * found.spent / found.grid:.0f}%).")
 
 

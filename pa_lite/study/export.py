@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
+import numpy as np
+
 from pa_lite.errors import InputError
 from pa_lite.sanitize import csv_cell, without_nonfinite
 from pa_lite.statistics import Mean, spread_of_mean
@@ -93,21 +95,26 @@ def difference_rows(against: Mapping[str, Mapping[str, Sequence[Difference]]]) -
 def item_rows(store: Store) -> Iterator[dict[str, float | str | None]]:
     """Yield every finished item of the study as last run: kind, name, type, lam, item number, value, output.
 
-    `stale` says how the inputs of a kept result (--keep-stale) differ from the study's; it is empty for others.
+    `stale` says how the inputs of a kept result (--keep-stale) differ from the study's; it is empty for others. `seed`
+    is that of the exemplars before a task's item; it is None for other kinds.
     """
-    kept = store.kept()
+    kept, first = store.kept(), store.facts().get("seed")
     for cell in planned_cells(store):
-        workload = WORKLOADS[cell.kind]
+        workload, n = WORKLOADS[cell.kind], cell.n_items // cell.seeds
         type_, lam = (cell.type, cell.lam) if workload.is_along_lam else (None, None)
+        seeds = None if first is None or workload is not TaskWorkload else range(first, first + cell.seeds)
         for number, result in enumerate(store.results(cell.key)):
             yield {
-                "kind": cell.kind, "name": cell.name, "type": type_, "lam": lam, "item": number,
+                "kind": cell.kind, "name": cell.name, "type": type_, "lam": lam, "item": number % n,
                 "value": workload.value(result), "output": result.output, "stale": "; ".join(kept.get(cell.key, ())),
+                "seed": None if seeds is None else seeds[number // n],
             }  # fmt: skip
 
 
 def lm_eval_document(store: Store, weight_type: str, lam: float) -> dict[str, Any]:
     """Return the tasks of one lam in the format of lm-eval's results file, with a `pa_lite` key added.
+
+    With several draws of exemplars, a number is the average of the items' means over them, and so is its error.
 
     Raises InputError when that lam is not finished.
     """
@@ -124,12 +131,13 @@ def lm_eval_document(store: Store, weight_type: str, lam: float) -> dict[str, An
             raise damaged(store.path, f"table items: not all records of cell {cell.key:.12} have the same metrics")
         numbers, summary = {}, cell.summary or {}
         for key in keys:
-            values = [float(r.metrics[key]) for r in results]
+            values = np.reshape([float(r.metrics[key]) for r in results], (cell.seeds, -1)).mean(axis=0).tolist()
             full = key if "," in key else f"{key},none"
             numbers[full] = Mean(sum(values) / len(values), spread_of_mean(values, summary.get("clusters")).stderr)
         work = cell.inputs.get("work", {})
         version = work.get("spec", "")[:16]
-        add_numbers(out, cell.name, numbers, (cell.n_items, len(results)), version, work.get("shots"))
+        n = cell.n_items // cell.seeds
+        add_numbers(out, cell.name, numbers, (n, n), version, work.get("shots"))
         out["group_subtasks"][cell.name] = []
     out["config"] = {
         "model": "pa-lite", "model_args": f"{facts['pair']}@{lam:g} as {weight_type}", "limit": facts["limit"],

@@ -78,6 +78,7 @@ def load_study(store: Store, weight_type: str | None = None, known: Known | None
             found, skipped = _series(group, np.array(values))
             unjudged += skipped
             series.setdefault(workload.measure, []).extend(found)
+    remarks += _draw_remarks(facts, cells)
     remarks += [f"For lack of memory at some lam: {remark}." for remark in sorted(reduced)]
     for cell in once:
         judging.add(cell, store.results(cell.key))
@@ -132,6 +133,8 @@ def _series(cells: Sequence[StoredCell], values: Values) -> tuple[list[Series], 
     `cells` are those of the workload at every lam.
     """
     cell = cells[0]
+    by_seed = values.reshape(len(values), cell.seeds, -1).swapaxes(0, 1)
+    values = by_seed.mean(axis=0)
     judged = ~np.isnan(values).any(axis=0)  # the same items at every lam
     remark = f"{cell.name}: {(~judged).sum()} of {judged.size} pairs were not judged at every lam and are left out."
     summary = cell.summary or {}
@@ -141,6 +144,7 @@ def _series(cells: Sequence[StoredCell], values: Values) -> tuple[list[Series], 
         name=cell.name,
         area=str(summary.get("area", "")),
         values=values[:, judged],
+        by_seed=by_seed[:, :, judged] if cell.seeds > 1 else None,
         clusters=tuple(clusters[i] for i in np.flatnonzero(judged)) if clusters else None,
         metrics=_other_metrics(cells),
         **guesses,
@@ -158,6 +162,15 @@ def _other_metrics(cells: Sequence[StoredCell]) -> dict[str, tuple[Mean, ...]]:
 def _mean(numbers: Mapping[str, Any]) -> Mean:
     value, stderr = (math.nan if numbers[k] is None else float(numbers[k]) for k in ("value", "stderr"))
     return Mean(value, stderr)
+
+
+def _draw_remarks(facts: Mapping[str, Any], cells: Sequence[StoredCell]) -> list[str]:
+    """Return a remark on tasks whose exemplars are fixed in a study of several draws, if any."""
+    seeds = facts.get("seeds", 1)
+    fixed = dict.fromkeys(c.name for c in cells if c.kind == TaskWorkload.kind and c.seeds == 1)
+    if seeds == 1 or not fixed:
+        return []
+    return [f"Scored once, not with {seeds} draws of exemplars, as no exemplars are drawn: {', '.join(fixed)}."]
 
 
 def _controls(cells: Sequence[StoredCell]) -> list[Mapping[str, Any]]:
@@ -205,13 +218,13 @@ def _check_shape(store: Store, facts: Mapping[str, Any], cells: Sequence[StoredC
     if missing:
         raise damaged(store.path, f"table facts has no row {missing[0]}")
     seen: dict[tuple[str, str, float], str] = {}
-    counts: dict[tuple[str, str], int] = {}
+    counts: dict[tuple[str, str], tuple[int, int]] = {}
     for c in cells:
         if (c.kind, c.name, c.lam) in seen:
             raise damaged(store.path, f"table cells, row {c.key}: another row is for the same task and lam")
         seen[c.kind, c.name, c.lam] = c.key
-        if counts.setdefault((c.kind, c.name), c.n_items) != c.n_items:
-            raise damaged(store.path, f"table cells, row {c.key}: n_items differs from that at other lams")
+        if counts.setdefault((c.kind, c.name), (c.n_items, c.seeds)) != (c.n_items, c.seeds):
+            raise damaged(store.path, f"table cells, row {c.key}: n_items or seeds differ from those at other lams")
     n_lams, n_tasks = len({c.lam for c in cells}), sum(workload == TaskWorkload.kind for workload, _ in counts)
     if n_lams > _MOST_LAMS or n_tasks > MOST_TASKS:
         raise InputError(
@@ -273,6 +286,13 @@ def _identities(cells: Sequence[StoredCell]) -> str:
     return ", ".join(f"lam {lam:g} {mark}" for lam, mark in sorted(found.items())) or "not recorded"
 
 
+def _seed_line(facts: Mapping[str, Any]) -> tuple[str, str]:
+    seed, seeds = facts["seed"], facts.get("seeds", 1)
+    if seed is None or seeds == 1:
+        return "seed for exemplars", str(seed)
+    return "seeds for exemplars", f"{seed} to {seed + seeds - 1}: each item with {seeds} draws of exemplars"
+
+
 def _setting(
     facts: Mapping[str, Any], cells: Sequence[StoredCell], series: Mapping[Measure, Sequence[Series]]
 ) -> tuple[tuple[str, str], ...]:
@@ -301,7 +321,7 @@ def _setting(
         lines.append(("date in prompts", str(facts["date"])))
     return (
         *lines,
-        ("seed for exemplars", str(facts["seed"])),
+        _seed_line(facts),
         ("intervals", "95%, bootstrap over items with the tasks fixed"),
         ("versions", ", ".join(sorted(versions))),
         ("machine", ", ".join(sorted({str(c.environment.get("platform")) for c in cells}))),

@@ -44,7 +44,8 @@ KEYWORDS: list[tuple[Any, type, set[str]]] = [
     (pa_lite.search, pa_lite.SearchOptions, set()),
     (pa_lite.search, pa_lite.Goal, set()),
     *(
-        (f, c, {"noise_sample"})  # only for a command that scores once
+        # noise_sample is for commands that score once; a search draws exemplars once
+        (f, c, {"noise_sample", "seeds"} if f is pa_lite.search else {"noise_sample"})
         for f in (pa_lite.sweep, pa_lite.plan_sweep, pa_lite.search)
         for c in (pa_lite.ScoreOptions, CHAT, ENGINE)
     ),

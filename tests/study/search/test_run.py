@@ -27,6 +27,26 @@ def test_find_lam_reports_its_evaluations() -> None:
     assert len(found.few_shot) == len(found.follow) == len(found.evaluated) == 3
 
 
+def test_few_items_are_all_measured_and_a_remark_comes_first(caplog: pytest.LogCaptureFixture) -> None:
+    plan, reports = plan_study("demo", OPTIONS), Reports()
+    found = find_lam(plan, Goal(), progress=reports)
+    assert caplog.messages[-1] == (
+        "there are too few items for a search within 40% of the grid (60 items): measuring every lam"
+    )
+    assert found.is_grid
+    assert reports[-1] == ("search", 180, 180, "items")
+    find_schedule(plan, 0.9, Goal())
+    assert caplog.messages[-1].endswith("(60 items): measuring every schedule")
+    find_lam(plan, Goal(), SearchOptions(budget=0.5))
+    assert caplog.messages[-1].startswith("a budget of 50% may miss a narrow peak with so few items (60)")
+
+
+def test_several_draws_of_exemplars_are_refused() -> None:
+    options = replace(OPTIONS, score=replace(OPTIONS.score, seeds=2))
+    with pytest.raises(InputError, match=r"a search draws exemplars once: omit --seeds"):
+        find_lam(plan_study("demo", options), Goal())
+
+
 def test_goal_with_following_requires_an_instruction_set() -> None:
     with pytest.raises(InputError, match=r"this goal requires an instruction set \(--follow\)"):
         find_lam(plan_study("demo", replace(OPTIONS, follow="")), Goal(weight=0.5))
