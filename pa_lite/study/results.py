@@ -19,8 +19,8 @@ from pa_lite.study.results_file import damaged
 from pa_lite.study.rows import REQUIRED
 from pa_lite.study.staleness import UNRECORDED, is_recorded
 from pa_lite.study.store import Store, StoredCell
-from pa_lite.study.summary import Example, Kept, StudySummary
-from pa_lite.study.workloads import WORKLOADS, TaskWorkload, WinsWorkload
+from pa_lite.study.summary import Example, Kept, StudySummary, intervals_in_words
+from pa_lite.study.workloads import WORKLOADS, FollowWorkload, TaskWorkload, WinsWorkload
 
 _EXAMPLES = 6
 _MOST_LAMS = 1001  # in a study: time and memory of charts and resampling grow with them
@@ -72,6 +72,12 @@ def load_study(store: Store, weight_type: str | None = None) -> StudySummary:
     reasons = store.kept()
     kept = tuple(Kept(kind=c.kind, name=c.name, lam=c.lam, reasons=reasons[c.key]) for c in cells if c.key in reasons)
     remarks += _age_remarks(cells, kept, reasons)
+    old = [c.name for c in cells if (c.summary or {}).get("version", 1) < WORKLOADS[c.kind].summary_version]
+    if old:
+        remarks.append(
+            f"Summarised by an older pa-lite: {', '.join(dict.fromkeys(old))}. A new sweep brings this up to date "
+            "without measuring again."
+        )
     others = [t for t in types if t != weight_type]
     if others:
         remarks.append(
@@ -90,7 +96,7 @@ def load_study(store: Store, weight_type: str | None = None) -> StudySummary:
         type=weight_type,
         curves=curves,
         examples=_examples(store, cells, curves),
-        setting=_setting(facts, cells, series),
+        setting=_setting(facts, cells, series, curves),
         remarks=tuple(remarks + unjudged),
         kept=kept,
     )
@@ -107,7 +113,8 @@ def _by_work(cells: Sequence[StoredCell]) -> dict[tuple[str, str], list[StoredCe
 def _series(cell: StoredCell, values: Values) -> tuple[list[Series], list[str]]:
     """Return a workload's series of the items with a value at every lam, and a remark on items left out, if any."""
     judged = ~np.isnan(values).any(axis=0)  # the same items at every lam
-    remark = f"{cell.name}: {(~judged).sum()} of {judged.size} pairs were not judged at every lam and are left out."
+    what = "prompts could not be checked" if cell.kind == FollowWorkload.kind else "pairs were not judged"
+    remark = f"{cell.name}: {(~judged).sum()} of {judged.size} {what} at every lam and are left out."
     summary = cell.summary or {}
     guesses = {guess: summary.get(guess) or None for guess in ("majority", "chance")}
     found = Series(name=cell.name, area=str(summary.get("area", "")), values=values[:, judged], **guesses)
@@ -201,8 +208,17 @@ def _identities(cells: Sequence[StoredCell]) -> str:
     return ", ".join(f"lam {lam:g} {mark}" for lam, mark in sorted(found.items())) or "not recorded"
 
 
+def _exemplars(cells: Sequence[StoredCell]) -> str | None:
+    """Return what there is to say about the draw of exemplars where no task has any, else None."""
+    shots = {c.inputs.get("work", {}).get("shots") for c in cells if c.kind == TaskWorkload.kind}
+    return "no exemplars" if shots == {0} else None
+
+
 def _setting(
-    facts: Mapping[str, Any], cells: Sequence[StoredCell], series: Mapping[Measure, Sequence[Series]]
+    facts: Mapping[str, Any],
+    cells: Sequence[StoredCell],
+    series: Mapping[Measure, Sequence[Series]],
+    curves: Curves,
 ) -> tuple[tuple[str, str], ...]:
     versions = {f"{k} {v}" for c in cells for k, v in c.environment.items() if k not in ("platform", "python")}
     started, seconds = min(c.started for c in cells), sum(c.seconds for c in cells)
@@ -230,7 +246,7 @@ def _setting(
     return (
         *lines,
         ("seed for exemplars", str(facts["seed"])),
-        ("intervals", "95%, bootstrap over items with the tasks fixed"),
+        ("intervals", intervals_in_words(curves, _exemplars(cells))),
         ("versions", ", ".join(sorted(versions))),
         ("machine", ", ".join(sorted({str(c.environment.get("platform")) for c in cells}))),
         ("fingerprints", ", ".join(f"{end} {inputs.get(end, 'not recorded')[:16]}" for end in ("base", "instruct"))),

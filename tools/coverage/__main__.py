@@ -4,7 +4,8 @@ python -m tools.coverage [--runs SCALE] [--only WORDS] [--seed N] [--json FILE] 
 
 A line of the table is one check in one situation: how often a 95% interval covers the truth, how often a 5% test errs,
 by how much a number is wrong on average, or by how much the lam found is worse than the best one. --runs 0.1 takes a
-tenth of the usual runs. It takes minutes on one core, and ends with 1 when a check of what pa-lite reports fails.
+tenth of the usual runs. It takes minutes on one core, and ends with 1 when a check of what pa-lite reports fails; the
+method `naive` is what textbook statistics would have given.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def main() -> None:
             print(line(each), flush=True)
     if args.json:
         args.json.write_text(json.dumps(document(found, args.seed), indent=1) + "\n", "utf-8")
-    sys.exit(0 if all(each.holds for each in found) else 1)
+    sys.exit(0 if all(each.holds for each in found if each.method != "naive") else 1)
 
 
 if __name__ == "__main__":

@@ -16,9 +16,10 @@ import numpy.typing as npt
 
 from pa_lite.errors import InputError
 from pa_lite.statistics import items_to_show
-from pa_lite.study.comparisons import LEVEL, mean_variance, sign_flip_p
-from pa_lite.study.curves import Values
+from pa_lite.study.comparisons import mean_variance
+from pa_lite.study.curves import LEVEL, Row, Values
 from pa_lite.study.goal import Goal
+from pa_lite.study.selection import paired_p
 
 # (index of the arm, index of the series, items) -> their values, float64 [items]
 Evaluate = Callable[[int, int, Sequence[int]], Values]
@@ -101,6 +102,11 @@ class _Race:
             self.values[series][lam, before:after] = self.arms.evaluate(lam, series, items.tolist())
             self.seen[lam, series] = after
 
+    def known(self, series: int) -> npt.NDArray[np.bool_]:
+        """Return which items have a value at every lam, as far as evaluated: bool [items]."""
+        found: npt.NDArray[np.bool_] = ~np.isnan(self.values[series]).any(axis=0)
+        return found
+
     def draws(self, smooth: bool) -> tuple[Values, Values | None]:
         """Return sampled (few-shot, following) averages: float64 [draws + 1, arms]; row 0 is measured.
 
@@ -112,8 +118,8 @@ class _Race:
         follow = None
         for s, n in enumerate(self.sizes):
             weights = np.vstack([np.ones(n), self.rng.standard_exponential((_DRAWS, n))])
-            mask = np.arange(n)[None, :] < self.seen[:, s][:, None]
-            average = weights @ (self.values[s] * mask).T / np.maximum(weights @ mask.T, 1e-12)
+            mask = (np.arange(n)[None, :] < self.seen[:, s][:, None]) & self.known(s)
+            average = weights @ np.where(mask, self.values[s], 0.0).T / np.maximum(weights @ mask.T, 1e-12)
             if s < n_tasks:
                 few_shot += average / n_tasks
             else:
@@ -184,6 +190,8 @@ def race_arms(arms: Arms, goal: Goal, options: SearchOptions | None = None, smoo
             f"{len(sizes)} sets of items require {2 * least}. Raise --budget, or use more items."
         )
     alive = list(range(len(lams)))
+    # instruct keeps its own following, whatever the others turn out to do
+    certain = [list(lams).index(1.0)] if goal.keep_follow is not None and goal.sure is not None else []
     share = 0.0
     for rung in range(rungs):
         wanted = [(arm, s) for arm in alive for s in range(len(sizes))]
@@ -194,11 +202,14 @@ def race_arms(arms: Arms, goal: Goal, options: SearchOptions | None = None, smoo
         for arm, s in wanted:
             race.extend(arm, s, share)
         few_shot, follow = race.draws(smooth)
-        utilities = goal.utilities(lams, few_shot, follow)
+        # while items are still to come, the margin is the one that all of them will give
+        reach = math.sqrt(share) if rung < rungs - 1 else 1.0
+        margin = 0.0 if follow is None else reach * goal.margin(lams, follow[0], follow[1:])
+        utilities = goal.utilities(lams, few_shot, None if follow is None else follow - margin)
         wins = _win_shares(utilities[1:], alive)
         if rung < rungs - 1:
             ranked = sorted(alive, key=lambda i: (-wins[i], -utilities[1:, i].mean()))
-            alive = sorted(ranked[: max(2, math.ceil(len(alive) / 2))])
+            alive = sorted({*ranked[: max(2, math.ceil(len(alive) / 2))], *certain})
     best = max(alive, key=lambda i: utilities[0, i])
     evaluated = tuple(map(float, race.seen.sum(axis=1) / sum(sizes)))
     differs, needed = _compare_arms(race, best, goal)
@@ -211,8 +222,8 @@ def race_arms(arms: Arms, goal: Goal, options: SearchOptions | None = None, smoo
 def _compare_arms(race: _Race, best: int, goal: Goal) -> tuple[bool, int]:
     """Compare the best arm with every other in the goal's measures, on the items that both have.
 
-    Return whether a sign-flip test finds a difference at the 5% level, corrected for all pairs of arms as the best was
-    chosen among them, and how many items would show a difference of 2 points.
+    Return whether a test (`paired_p`) finds a difference at the 5% level, corrected for all pairs of arms as the best
+    was chosen among them, and how many items would show a difference of 2 points.
     """
     n_tasks, arms = len(race.sizes) - race.arms.has_follow, len(race.lams)
     measures = [range(n_tasks)] if goal.weight < 1 else []
@@ -224,8 +235,11 @@ def _compare_arms(race: _Race, best: int, goal: Goal) -> tuple[bool, int]:
             gaps = []
             for s in series:
                 common = int(min(race.seen[arm, s], race.seen[best, s]))
-                gaps.append(race.values[s][best, :common] - race.values[s][arm, :common])
-            differs |= sign_flip_p(gaps) * arms * (arms - 1) / 2 < 1 - LEVEL
+                gap = race.values[s][best, :common] - race.values[s][arm, :common]
+                gaps.append(Row(gap[race.known(s)[:common]]))
+            if any(not len(gap.values) for gap in gaps):
+                continue
+            differs |= paired_p(gaps) * arms * (arms - 1) / 2 < 1 - LEVEL
             needed = max(needed, items_to_show(mean_variance(gaps)))
     return bool(differs), needed
 
