@@ -122,10 +122,12 @@ def _gain(found: Interval, end: str) -> str:
     """Return a gain over an end of the line in words."""
     if not _is_known(found):
         return f"an unknown gain over {end}"
-    low, high, doubt = 100 * found.low, 100 * found.high, "" if found.low > 0 else "; no measurable difference"
-    if round(100 * found.value, 1) < 0:
-        return f"{-100 * found.value:.1f} points below {end} (from {-low:.1f} below to {high:.1f} above{doubt})"
-    return f"{100 * found.value:.1f} points above {end} ({low:.1f} to {high:.1f}{doubt})"
+    value, low, high = (100 * end for end in (found.value, found.low, found.high))
+    doubt = "; no measurable difference" if low <= 0 <= high else ""
+    if round(value, 1) >= 0:
+        return f"{value:.1f} points above {end} ({low:.1f} to {high:.1f}{doubt})"
+    span = f"{-low:.1f} below to {high:.1f} above" if high > 0 else f"{-high:.1f} to {-low:.1f}"
+    return f"{-value:.1f} points below {end} ({span}{doubt})"
 
 
 _HELD_OUT = "on items that did not choose it"
@@ -150,6 +152,10 @@ def _price(best: Best, goal: Goal, curves: Curves) -> str:
     text = ""
     if best.lam == 1 and len(kept_lams(curves, goal)) == 1:
         text = f"; no other lam keeps it in {100 * goal.sure:g}% of resamplings"
+        following = comparisons(curves)[FOLLOWING.group]
+        if not following.differs:
+            word = curves.compliance_measure.label
+            text += f" (no measurable difference in {word}; {items_in_words(following.needed, 'prompts')})"
     chosen, by_point = curves.lams.index(best.lam), chosen_lam(curves, replace(goal, sure=None))
     if by_point != chosen:
         few_shot = means(curves.tasks)
@@ -290,11 +296,11 @@ def _few_shot_conclusion(curves: Curves, found: Comparison) -> str:
     if not _is_known(best.few_shot):
         return f"{text}, on the items that chose it, as a task with a single item or passage cannot be divided."
     gains = [
-        _gain(gain, f"{end} (lam {ENDS[end]:g})")
+        _gain(gain, end)
         for end, gain in (("instruct", best.gain_over_instruct), ("base", best.gain_over_base))
         if gain is not None and best.lam != ENDS[end]
     ]
-    return f"{text}{''.join(f', {gain}' for gain in gains)}, {_HELD_OUT}."
+    return f"{', '.join([text, *gains])}, {_HELD_OUT}."
 
 
 def exemplars_in_words(curves: Curves) -> str:
