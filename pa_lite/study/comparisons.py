@@ -25,6 +25,7 @@ from pa_lite.study.curves import (
 )
 from pa_lite.study.goal import Goal
 from pa_lite.study.selection import (
+    HeldOut,
     Interval,
     as_good_as_best,
     held_out,
@@ -225,8 +226,10 @@ def _best_lam(curves: Curves, goal: Goal) -> Best:
     if goal.needs_follow:
         following, margin = _following(curves, goal)
         follow, resampled = following - margin, curves.once(compliance_draws) - margin
-    held = held_out(tasks, lambda few_shot: int(goal.utilities(lams, few_shot, follow).argmax()))
     allowed = drawn[:, kept_lams(curves, goal)]
+    held = HeldOut(means(tasks), float(means(tasks)[best]))
+    if allowed.shape[1] > 1:  # a choice was made
+        held = held_out(tasks, lambda few_shot: int(goal.utilities(lams, few_shot, follow).argmax()))
     gains = {}
     for end, lam in ENDS.items():
         if lam in lams:

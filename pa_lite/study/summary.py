@@ -138,7 +138,7 @@ def _of_best(best: Best, goal: Goal, curves: Curves) -> str:
     among = sorted((best.lam, *best.ties))
     text = f"lam {best.lam:g} (the best lam is among {_lams(among)})" if best.ties else f"lam {best.lam:g}"
     text += f", few-shot {_few_shot_of(best.few_shot, means(curves.tasks)[at])}"
-    if _is_known(best.few_shot):
+    if _is_known(best.few_shot) and len(kept_lams(curves, goal)) > 1:
         text += f" {_HELD_OUT}"
     if curves.compliance is not None:
         text += f", {curves.compliance_measure.label} {100 * means([curves.compliance])[at]:.1f}%"

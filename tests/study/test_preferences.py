@@ -171,11 +171,12 @@ def test_length_controlled_win_rates_equal_those_of_judge_and_win_rate(tmp_path:
 def test_verdicts_of_an_older_version_get_a_length_controlled_rate(tmp_path: Path) -> None:
     whole = sweep_pair("demo", OPTIONS, tmp_path)
     with open_store(tmp_path) as store:
-        store._connection.execute("UPDATE cells SET summary = json_remove(summary, '$.length_controlled')")
+        store._connection.execute("UPDATE cells SET summary = json_remove(summary, '$.length_controlled', '$.version')")
         before = {c.key: c.seconds for c in store.cells()}
         assert load_study(store).curves.length_controlled == ()
     again = sweep_pair("demo", OPTIONS, tmp_path)
     assert again.curves.length_controlled == whole.curves.length_controlled != ()
+    assert not any("older pa-lite" in remark for remark in again.remarks)
     with read_store(tmp_path) as store:
         assert {c.key: c.seconds for c in store.cells()} == before  # nothing was judged again
 
