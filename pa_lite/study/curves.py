@@ -207,8 +207,8 @@ def unit_draws(series: Sequence[Series], draws: int = DRAWS, seed: int = 0) -> V
                 total[part] += (counts @ sums.T) / (counts @ sizes)[:, None]
         if each.by_seed is not None and each.n_seeds > 1:
             n = each.n_seeds
-            counts = rng.multinomial(n - 1, np.full(n, 1 / n), size=draws)
-            total += (counts / (n - 1) - 1 / n) @ each.by_seed.mean(axis=2)
+            shares = rng.multinomial(n - 1, np.full(n, 1 / n), size=draws) / (n - 1)
+            total += (shares - 1 / n) @ each.by_seed.mean(axis=2)
     return total / len(series)
 
 

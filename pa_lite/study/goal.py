@@ -17,9 +17,9 @@ class Goal:
     """What the best lam maximises.
 
     With `keep_follow`, few-shot accuracy among the lams that keep this share of instruct's following (lam 1) in `sure`
-    of the resamplings of the prompts; None for `sure` takes the lams that keep it by the point estimate, which half of
-    the time is too high. Without `keep_follow`, few-shot accuracy and following, each relative to its highest value,
-    with `weight` in [0, 1] for following. The default is few-shot accuracy alone.
+    of the resamplings of the prompts; None for `sure` takes the lams that keep it by the point estimate, which is
+    too high half of the time. Without `keep_follow`, few-shot accuracy and following, each relative to its highest
+    value, with `weight` in [0, 1] for following. The default is few-shot accuracy alone.
     """
 
     weight: float = 0.0
@@ -52,7 +52,7 @@ class Goal:
     def margin(self, lams: Sequence[float], follow: Values, draws: Values) -> Values:
         """Return what to subtract from following, float64 [lams], so that the lams left keep the share in `sure`.
 
-        `draws` [draws, lams] are resampled averages of following. 0 where the goal has no such constraint.
+        `draws` [draws, lams] are resampled averages of following. 0 for a goal without this constraint.
         """
         if self.keep_follow is None or self.sure is None or 1 not in lams:
             return np.zeros(len(lams))

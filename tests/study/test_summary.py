@@ -257,7 +257,7 @@ def test_the_price_of_keeping_following_surely_is_stated() -> None:
 
 
 def test_few_prompts_do_not_show_that_following_is_kept() -> None:
-    """Following differs by luck alone: no lam is excluded by a test, and none but instruct keeps it surely."""
+    """Following differs by luck alone: no lam is excluded by a test, and only instruct keeps it surely."""
     follow = series("f", 1, 40, 0.5, 0.5, 0.5, same_luck=False)
     text = sentences(Curves(lams=LAMS, tasks=(FALLING,), follow=follow))[KEEP]
     assert "lam 1" in text

@@ -104,8 +104,7 @@ class _Race:
 
     def known(self, series: int) -> npt.NDArray[np.bool_]:
         """Return which items have a value at every lam, as far as evaluated: bool [items]."""
-        found: npt.NDArray[np.bool_] = ~np.isnan(self.values[series]).any(axis=0)
-        return found
+        return np.logical_not(np.isnan(self.values[series]).any(axis=0))
 
     def draws(self, smooth: bool) -> tuple[Values, Values | None]:
         """Return sampled (few-shot, following) averages: float64 [draws + 1, arms]; row 0 is measured.

@@ -162,6 +162,7 @@ def test_document_contains_every_number(study: StudySummary) -> None:
     assert document["comparisons"]["few-shot"]["differs"] is True
     assert len(document["averages"]) == 6 * len(LAMS)  # all, two areas, two tasks, following
     for reading, each in zip(document["readings"], best, strict=True):
+        assert each is not None
         assert reading["few_shot"] == {
             "value": each.few_shot.value, "low": each.few_shot.low, "high": each.few_shot.high,
         }  # fmt: skip
