@@ -117,12 +117,13 @@ def differences(lams: Sequence[float], series: Sequence[Series], reference: int,
     scale = float(means(series)[reference])
     out = []
     for i, gap, p, corrected in zip(others, gaps, ps, holm(ps), strict=True):
-        found = paired_difference(gap)
+        spread = paired_spread(gap)
+        found = paired_difference(gap, spread)
         out.append(
             Difference(
                 lam=lams[i],
                 value=found.value,
-                stderr=paired_spread(gap).stderr,
+                stderr=spread.stderr,
                 low=found.low,
                 high=found.high,
                 p=p,

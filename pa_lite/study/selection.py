@@ -143,9 +143,9 @@ def _value(gaps: Sequence[Row]) -> float:
     return float(np.mean([gap.values.mean() for gap in gaps]))
 
 
-def paired_difference(gaps: Sequence[Row]) -> Interval:
-    """Return the average over tasks of paired differences, with its interval; see `paired_spread`."""
-    value, spread = _value(gaps), paired_spread(gaps)
+def paired_difference(gaps: Sequence[Row], spread: Spread | None = None) -> Interval:
+    """Return the average over tasks of paired differences, with its interval, from the result of `paired_spread`."""
+    value, spread = _value(gaps), spread or paired_spread(gaps)
     reach = t_quantile((1 + LEVEL) / 2, spread.df) * spread.stderr
     return Interval(value, _at_least(value - reach, -1.0), _at_most(value + reach, 1.0))
 
