@@ -191,6 +191,10 @@ def show_curves(curves: Curves, found: Sequence[Reading]) -> None:
 @takes_pair
 @_measured
 @click.option("--keep-follow", type=float, metavar="SHARE", help="Share of instruct's following to keep, such as 0.95.")
+@click.option(
+    "--sure", default="0.95", show_default=True, metavar="SHARE|none",
+    help="Keep it in this share of resamplings of the prompts; none goes by the point estimate.",
+)  # fmt: skip
 @click.option("--weight", type=float, default=0.0, help="Weight of instruction following in the goal, 0 to 1.")
 @click.option(
     "--budget", type=float, metavar="SHARE",
@@ -204,6 +208,7 @@ def show_curves(curves: Curves, found: Sequence[Reading]) -> None:
 def search(
     pair: PairLike,
     keep_follow: float | None,
+    sure: str,
     weight: float,
     budget: float | None,
     schedules: bool,
@@ -217,7 +222,7 @@ def search(
     \b
     pa-lite search demo --tasks demo --follow demo --keep-follow 0.95
     """
-    options, goal = _options(**measured), pa_lite.Goal(weight, keep_follow)
+    options, goal = _options(**measured), pa_lite.Goal(weight, keep_follow, _sure(sure))
     limits = pa_lite.SearchOptions(budget=budget, seed=options.score.seed)
     options = replace(options, chat=replace(options.chat, date=options.chat.date or date.today()))
     with bar("search") as progress:
@@ -235,6 +240,16 @@ def search(
     show_found(found, goal)
     if raced is not None:
         show_schedules(raced)
+
+
+def _sure(text: str) -> float | None:
+    """Return the value of --sure. Raises BadParameter unless it is a number or `none`."""
+    if text.lower() == "none":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not a number or none.", param_hint="--sure") from None
 
 
 def describe_chat(chat: ChatOptions) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 from pa_lite.errors import InputError
 from pa_lite.sanitize import csv_cell, without_nonfinite
 from pa_lite.statistics import Mean, spread_of_mean
-from pa_lite.study.comparisons import Best, Difference
+from pa_lite.study.comparisons import Best, Difference, holm
 from pa_lite.study.records import ScoredItem
 from pa_lite.study.results import planned_cells
 from pa_lite.study.results_file import damaged
@@ -83,13 +83,35 @@ def to_document(study: StudySummary) -> dict[str, Any]:
 
 
 def difference_rows(against: Mapping[str, Mapping[str, Sequence[Difference]]]) -> list[dict[str, float | str]]:
-    """Return differences from base and instruct as rows: group, end (`against`), and the fields of `Difference`."""
-    return [
-        {"group": group, "against": end, **asdict(d)}
+    """Return differences from base and instruct as rows: group, end (`against`), and the fields of `Difference`.
+
+    `family` names the tests that `p_corrected` is corrected for; `p_corrected_file` is corrected for those of all rows.
+    """
+    rows: list[dict[str, float | str]] = [
+        {"group": group, "against": end, **asdict(d), "family": f"{group} against {end}, {len(found)} lams"}
         for group, ends in against.items()
         for end, found in ends.items()
         for d in found
     ]
+    whole = holm([d.p for ends in against.values() for found in ends.values() for d in found])
+    return [{**row, "p_corrected_file": p} for row, p in zip(rows, whole, strict=True)]
+
+
+def reading_rows(found: Sequence[Reading]) -> list[dict[str, float | str | None]]:
+    """Return readings as rows: name, lam and the fields of `Best`, its intervals as three columns, and the sentence."""
+    rows: list[dict[str, float | str | None]] = []
+    for reading in found:
+        row: dict[str, float | str | None] = {"name": reading.name}
+        for name in ("lam", "low", "high"):
+            row[name] = None if reading.best is None else getattr(reading.best, name)
+        row["ties"] = None if reading.best is None else " ".join(f"{lam:g}" for lam in reading.best.ties)
+        for name in ("few_shot", "gain_over_base", "gain_over_instruct"):
+            each = None if reading.best is None else getattr(reading.best, name)
+            row[name] = None if each is None else each.value
+            row[f"{name}_low"] = None if each is None else each.low
+            row[f"{name}_high"] = None if each is None else each.high
+        rows.append({**row, "sentence": reading.sentence})
+    return rows
 
 
 def item_rows(store: Store) -> Iterator[dict[str, float | str | None]]:

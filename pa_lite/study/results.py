@@ -22,8 +22,8 @@ from pa_lite.study.results_file import damaged
 from pa_lite.study.rows import REQUIRED
 from pa_lite.study.staleness import UNRECORDED, is_recorded
 from pa_lite.study.store import Store, StoredCell
-from pa_lite.study.summary import Example, Kept, StudySummary
-from pa_lite.study.workloads import WORKLOADS, TaskWorkload, WinsWorkload
+from pa_lite.study.summary import Example, Kept, StudySummary, intervals_in_words
+from pa_lite.study.workloads import WORKLOADS, FollowWorkload, TaskWorkload, WinsWorkload
 
 _EXAMPLES = 6
 _MOST_LAMS = 1001  # in a study: time and memory of charts and resampling grow with them
@@ -86,6 +86,12 @@ def load_study(store: Store, weight_type: str | None = None, known: Known | None
     aged = [*cells, *once]
     kept = tuple(Kept(kind=c.kind, name=c.name, lam=c.lam, reasons=reasons[c.key]) for c in aged if c.key in reasons)
     remarks += _age_remarks(aged, kept, reasons)
+    old = [c.name for c in aged if (c.summary or {}).get("version", 1) < WORKLOADS[c.kind].summary_version]
+    if old:
+        remarks.append(
+            f"Summarised by an older pa-lite: {', '.join(dict.fromkeys(old))}. A new sweep brings this up to date "
+            "without measuring again."
+        )
     others = [t for t in types if t != weight_type]
     if others:
         remarks.append(
@@ -113,7 +119,7 @@ def load_study(store: Store, weight_type: str | None = None, known: Known | None
         type=weight_type,
         curves=curves,
         examples=_examples(store, cells, curves),
-        setting=_setting(facts, cells, series),
+        setting=_setting(facts, cells, series, curves),
         remarks=tuple(remarks + unjudged),
         kept=kept,
     )
@@ -136,7 +142,8 @@ def _series(cells: Sequence[StoredCell], values: Values) -> tuple[list[Series], 
     by_seed = values.reshape(len(values), cell.seeds, -1).swapaxes(0, 1)
     values = by_seed.mean(axis=0)
     judged = ~np.isnan(values).any(axis=0)  # the same items at every lam
-    remark = f"{cell.name}: {(~judged).sum()} of {judged.size} pairs were not judged at every lam and are left out."
+    what = "prompts could not be checked" if cell.kind == FollowWorkload.kind else "pairs were not judged"
+    remark = f"{cell.name}: {(~judged).sum()} of {judged.size} {what} at every lam and are left out."
     summary = cell.summary or {}
     guesses = {"majority": summary.get("majority"), "chance": summary.get("chance") or None}
     clusters = summary.get("clusters")
@@ -293,8 +300,17 @@ def _seed_line(facts: Mapping[str, Any]) -> tuple[str, str]:
     return "seeds for exemplars", f"{seed} to {seed + seeds - 1}: each item with {seeds} draws of exemplars"
 
 
+def _exemplars(cells: Sequence[StoredCell]) -> str | None:
+    """Return what there is to say about the draw of exemplars where no task has any, else None."""
+    shots = {c.inputs.get("work", {}).get("shots") for c in cells if c.kind == TaskWorkload.kind}
+    return "no exemplars" if shots == {0} else None
+
+
 def _setting(
-    facts: Mapping[str, Any], cells: Sequence[StoredCell], series: Mapping[Measure, Sequence[Series]]
+    facts: Mapping[str, Any],
+    cells: Sequence[StoredCell],
+    series: Mapping[Measure, Sequence[Series]],
+    curves: Curves,
 ) -> tuple[tuple[str, str], ...]:
     versions = {f"{k} {v}" for c in cells for k, v in c.environment.items() if k not in ("platform", "python")}
     started, seconds = min(c.started for c in cells), sum(c.seconds for c in cells)
@@ -322,7 +338,7 @@ def _setting(
     return (
         *lines,
         _seed_line(facts),
-        ("intervals", "95%, bootstrap over items with the tasks fixed"),
+        ("intervals", intervals_in_words(curves, _exemplars(cells))),
         ("versions", ", ".join(sorted(versions))),
         ("machine", ", ".join(sorted({str(c.environment.get("platform")) for c in cells}))),
         ("fingerprints", ", ".join(f"{end} {inputs.get(end, 'not recorded')[:16]}" for end in ("base", "instruct"))),

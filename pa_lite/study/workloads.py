@@ -239,6 +239,7 @@ class FollowWorkload(_Answered[FollowedItem]):
     """Verifiable instructions, checked by rules; `must_end` as in `follow_instructions`."""
 
     kind, result, measure = "follow", FollowedItem, FOLLOWING
+    summary_version = 2  # without answers that cannot be checked
     instructions: tuple[Instruction, ...]
     must_end: bool = True
 
@@ -259,10 +260,11 @@ class FollowWorkload(_Answered[FollowedItem]):
 
     @staticmethod
     def value(result: FollowedItem) -> float:
-        return float(bool(result.followed))
+        return float("nan") if result.followed is None else float(result.followed)
 
     def summary(self, results: Sequence[FollowedItem]) -> dict[str, Any]:
-        return {**super().summary(results), "cut": sum(not r.ended for r in results)}
+        unchecked = sum(r.followed is None for r in results)
+        return {**super().summary(results), "unchecked": unchecked, "cut": sum(not r.ended for r in results)}
 
 
 @dataclass(frozen=True, kw_only=True)

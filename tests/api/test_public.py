@@ -12,7 +12,7 @@ import typing
 import venv
 import warnings
 import zipfile
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,9 @@ def test_keywords_have_names_and_types_of_option_fields(function: Any, options: 
         assert field.name in keywords, f"{function.__name__} lacks {field.name} of {options.__name__}"
         missing = parts(wanted[field.name]) - parts(keywords[field.name])
         assert not missing, f"{function.__name__}: {field.name} does not take {missing}"
-        assert defaults.get(field.name, None) is None
+        # None keeps the default, unless it is another value of the field
+        is_value = type(None) in parts(wanted[field.name]) and field.default not in (None, MISSING)
+        assert defaults.get(field.name, None) == (field.default if is_value else None)
 
 
 def test_none_stands_for_the_default_and_keywords_change_given_options() -> None:

@@ -17,10 +17,11 @@ import numpy.typing as npt
 
 from pa_lite.errors import InputError
 from pa_lite.statistics import items_to_show
-from pa_lite.study.comparisons import LEVEL, mean_variance, sign_flip_p
-from pa_lite.study.curves import Values
+from pa_lite.study.comparisons import mean_variance
+from pa_lite.study.curves import LEVEL, Row, Values
 from pa_lite.study.goal import Goal
 from pa_lite.study.search.posterior import Evaluated, measured_averages, posterior_draws
+from pa_lite.study.selection import paired_p
 
 # (index of the arm, index of the series, items) -> their values, float64 [items]; NaN where an item has none
 Evaluate = Callable[[int, int, Sequence[int]], Values]
@@ -201,7 +202,7 @@ def race_arms(arms: Arms, goal: Goal, options: SearchOptions | None = None, smoo
         few_shot, follow = race.draws(smooth, is_grid=True)
     else:
         few_shot, follow = _run_rounds(race, goal, math.floor(share * grid), smooth)
-    utilities = goal.utilities(lams, few_shot, follow)
+    utilities = _utilities(goal, lams, few_shot, follow)
     best = int(utilities[0].argmax())
     differs, needed = _compare_arms(race, best, goal)
     return Raced(
@@ -229,6 +230,14 @@ def remark_on_size(sizes: Sequence[int], has_follow: bool, goal: Goal, options: 
     return ""
 
 
+def _utilities(
+    goal: Goal, lams: Sequence[float], few_shot: Values, follow: Values | None, reach: float = 1.0
+) -> Values:
+    """Return the utilities of draws, whose row 0 is measured, with `reach` of the margin for keeping following."""
+    margin = 0.0 if follow is None else reach * goal.margin(lams, follow[0], follow[1:])
+    return goal.utilities(lams, few_shot, None if follow is None else follow - margin)
+
+
 def _run_rounds(race: _Race, goal: Goal, budget: int, smooth: bool) -> tuple[Values, Values | None]:
     """Spend the budget in rounds on the arms that may be the best; return the last round's `draws`."""
     lams, sizes = race.lams, race.sizes
@@ -252,10 +261,14 @@ def _run_rounds(race: _Race, goal: Goal, budget: int, smooth: bool) -> tuple[Val
         if instruct is not None and instruct not in likely:
             race.extend(instruct, len(sizes) - 1, float(shares[likely].max()))
         few_shot, follow = race.draws(smooth)
-        wins = _win_shares(goal.utilities(lams, few_shot, follow)[1:])
+        # while items are still to come, the margin is the one that all of them will give
+        reach = 1.0 if follow is None else math.sqrt(min(1.0, float(race.seen[:, -1].max()) / sizes[-1]))
+        wins = _win_shares(_utilities(goal, lams, few_shot, follow, reach)[1:])
         ranked = sorted(range(len(lams)), key=lambda i: -wins[i])
         n_kept = int(np.searchsorted(np.cumsum(wins[ranked]), _KEPT)) + 1
-        likely = sorted(ranked[: max(2, n_kept)])
+        # instruct keeps its own following, whatever the others turn out to do
+        certain = [] if instruct is None or goal.sure is None else [instruct]
+        likely = sorted({*ranked[: max(2, n_kept)], *certain})
         if all(shares[arm] >= 1 - 1e-9 for arm in likely):
             break
     return few_shot, follow
@@ -279,8 +292,8 @@ def _pour(shares: Values, arms: Sequence[int], weights: Values, amount: float) -
 def _compare_arms(race: _Race, best: int, goal: Goal) -> tuple[bool, int]:
     """Compare the best arm with every other in the goal's measures, on the items that both have.
 
-    Return whether a sign-flip test finds a difference at the 5% level, corrected for all pairs of arms as the best was
-    chosen among them, and how many items would show a difference of 2 points.
+    Return whether a test (`paired_p`) finds a difference at the 5% level, corrected for all pairs of arms as the best
+    was chosen among them, and how many items would show a difference of 2 points.
     """
     n_tasks, arms = len(race.sizes) - race.arms.has_follow, len(race.lams)
     measures = [range(n_tasks)] if goal.weight < 1 else []
@@ -293,10 +306,10 @@ def _compare_arms(race: _Race, best: int, goal: Goal) -> tuple[bool, int]:
             for s in series:
                 common = int(min(race.seen[arm, s], race.seen[best, s]))
                 gap = race.values[s][best, :common] - race.values[s][arm, :common]
-                gaps.append(gap[race.known(s)[:common]])
-            if any(not len(gap) for gap in gaps):
+                gaps.append(Row(gap[race.known(s)[:common]]))
+            if any(not len(gap.values) for gap in gaps):
                 continue
-            differs |= sign_flip_p(gaps) * arms * (arms - 1) / 2 < 1 - LEVEL
+            differs |= paired_p(gaps) * arms * (arms - 1) / 2 < 1 - LEVEL
             needed = max(needed, items_to_show(mean_variance(gaps)))
     return bool(differs), needed
 

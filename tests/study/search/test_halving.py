@@ -200,7 +200,7 @@ def test_best_lam_of_differing_lams_is_shown(capsys: pytest.CaptureFixture[str])
     )
     assert found.differs is True
     show_found(found, Goal(keep_follow=0.95))
-    assert f"kept: lam {found.lam:g}, within 0.1 with probability" in capsys.readouterr().out
+    assert f"kept in 95% of resamplings: lam {found.lam:g}, within 0.1 with probability" in capsys.readouterr().out
 
 
 def test_only_the_measures_of_the_goal_count() -> None:
@@ -225,3 +225,37 @@ def test_lams_with_independent_noise_are_rarely_called_different() -> None:
             SearchOptions(seed=seed),
         ).differs
     assert hits <= 4
+
+
+def test_a_share_is_kept_surely() -> None:
+    """At lam 0.9 the share is kept by the point estimate of the whole grid, but not surely; lam 1 is never dropped."""
+    found = {None: 0, 0.95: 0}
+    for seed in range(10):
+        table = Table(seed)
+        rng = np.random.default_rng(seed)
+        rates = np.array((*FOLLOW[:9], 0.825, 0.86))
+        table.values[2] = (rng.random((11, 250)) < rates[:, None]).astype(np.float64)
+        arms = Arms(lams=LAMS, sizes=table.sizes, has_follow=True, evaluate=table.evaluate)
+        for sure in found:
+            found[sure] += search_lam(arms, Goal(keep_follow=0.95, sure=sure), SearchOptions(seed=seed)).lam == 1.0
+    assert found[0.95] >= 7
+    assert found[None] <= 3
+
+
+def test_items_without_a_value_are_left_out() -> None:
+    table, reduced = Table(3), Table(3)
+    reduced.values[2] = table.values[2][:, :200]
+    reduced.sizes = (300, 200, 200)
+    table.values[2][:, 200:] = np.nan  # prompts that no rule can check
+    goal, options = Goal(weight=0.5), SearchOptions(budget=1.0)
+    found, plain = (
+        search_lam(Arms(lams=LAMS, sizes=t.sizes, has_follow=True, evaluate=t.evaluate), goal, options)
+        for t in (table, reduced)
+    )
+    assert found.lam == plain.lam
+    assert found.differs
+    assert found.follow == pytest.approx(plain.follow, abs=0.05)
+    for arm in range(11):
+        table.values[2][arm] = np.nan
+    with_none = Arms(lams=LAMS, sizes=table.sizes, has_follow=True, evaluate=table.evaluate)
+    assert search_lam(with_none, goal, options).follow == pytest.approx([0.0] * 11, abs=1e-9)

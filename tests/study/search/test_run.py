@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from pa_lite.study.goal import Goal
 from pa_lite.study.plan import plan_study
 from pa_lite.study.search.halving import SearchOptions
 from pa_lite.study.search.run import candidate_schedules, find_lam, find_schedule
+from tests.cli.test_cli import run
 from tests.study.test_sweep import OPTIONS
 from tests.support.reports import Reports
 
@@ -50,6 +52,21 @@ def test_several_draws_of_exemplars_are_refused() -> None:
 def test_goal_with_following_requires_an_instruction_set() -> None:
     with pytest.raises(InputError, match=r"this goal requires an instruction set \(--follow\)"):
         find_lam(plan_study("demo", replace(OPTIONS, follow="")), Goal(weight=0.5))
+
+
+def test_command_keeps_following_surely_or_by_the_point_estimate(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["search", "demo", "--tasks", "demo_kind", "--follow", "demo", "--lam", "0,1", "--limit", 12, "--json"]
+    for sure, expected in ((None, 0.95), ("0.8", 0.8), ("none", None), ("None", None)):
+        given = [] if sure is None else ["--sure", sure]
+        code, out, _ = run(capsys, *words, "--follow-limit", 12, "--keep-follow", 0.9, "--budget", 1, *given)
+        assert code == 0
+        assert json.loads(out)["goal"] == {"weight": 0.0, "keep_follow": 0.9, "sure": expected}
+    code, _, error = run(capsys, *words, "--sure", "most")
+    assert code == 2
+    assert "'most' is not a number or none" in error
+    code, _, error = run(capsys, *words, "--sure", "95")
+    assert code == 1
+    assert "sure 95 is outside [0.5, 1)" in error
 
 
 def test_find_schedule_around_a_lam() -> None:
