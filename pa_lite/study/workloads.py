@@ -187,7 +187,7 @@ class TaskWorkload(Workload[ScoredItem]):
     def _average(self, values: Sequence[float], clusters: Sequence[int] | None) -> dict[str, float]:
         """Return the mean of a metric with its standard error, over draws of exemplars where there are several."""
         if self.more:
-            spread = spread_over_seeds(np.reshape(values, (self.seeds, -1)))
+            spread = spread_over_seeds(np.reshape(values, (self.seeds, -1)), clusters)
         else:
             spread = spread_of_mean(values, clusters)
         return {"value": float(np.mean(values)), "stderr": spread.stderr}

@@ -13,7 +13,7 @@ from pa_lite.engine.model import Model
 from pa_lite.errors import InputError
 from pa_lite.progress import Progress, part_of
 from pa_lite.statistics import Measured, Spread, score_interval, spread_over_seeds
-from pa_lite.tasks.averages import MetricResult
+from pa_lite.tasks.averages import MetricResult, cluster_numbers
 from pa_lite.tasks.prompts import Prepared, prepare_draws
 from pa_lite.tasks.scoring import (
     ItemScore,
@@ -105,13 +105,20 @@ def _over_draws(
     for same in zip(*found, strict=True):
         key, macros = _key(same[0]), [m.macro for m in same if m.macro is not None]
         values = [[r.metrics[key] for r in draw] for draw in records if key in draw[0].metrics]
-        measured = _measure_draws([m.measured for m in same], np.array(values) if values else None, len(records[0]))
+        clusters = cluster_numbers([r.cluster for r in records[0]])
+        found_values = np.array(values) if values else None
+        measured = _measure_draws([m.measured for m in same], found_values, len(records[0]), clusters)
         macro = _measure_draws(macros, None, len(records[0])) if macros else None
         out.append(replace(same[0], measured=measured, macro=macro))
     return tuple(out)
 
 
-def _measure_draws(draws: Sequence[Measured], values: npt.NDArray[np.float64] | None, n: int) -> Measured:
+def _measure_draws(
+    draws: Sequence[Measured],
+    values: npt.NDArray[np.float64] | None,
+    n: int,
+    clusters: Sequence[int] | None = None,
+) -> Measured:
     """Return the mean of a metric over draws: from its values [draws, items], or where items have none, its errors.
 
     The latter variance is that of items, and that between the draws, which contains some of it: too large, not too
@@ -119,7 +126,7 @@ def _measure_draws(draws: Sequence[Measured], values: npt.NDArray[np.float64] | 
     """
     value = float(np.mean([d.value for d in draws]))
     if values is not None:
-        spread = spread_over_seeds(values)
+        spread = spread_over_seeds(values, clusters)
     else:
         items, between = float(np.mean([d.stderr**2 for d in draws])), float(np.var([d.value for d in draws], ddof=1))
         spread = Spread(math.sqrt(items + between / len(draws)), len(draws) - 1.0, n)
