@@ -61,13 +61,16 @@ class Study(summary.StudySummary):
 
     run: Path | None = None
 
-    def best(self, *, keep_follow: float | None = None, weight: float | None = None) -> BestLam:
+    def best(
+        self, *, keep_follow: float | None = None, weight: float | None = None, sure: float | None = Goal.sure
+    ) -> BestLam:
         """Return the best lam for a goal: few-shot accuracy alone, or as the fields of `Goal` say.
 
-        `keep_follow=0.95` maximises few-shot accuracy while keeping 95% of instruct's instruction following. Raises
-        InputError if the study did not measure that.
+        `keep_follow=0.95` maximises few-shot accuracy while keeping 95% of instruct's instruction following, in 95% of
+        resamplings or as many as `sure` says; `sure=None` goes by the point estimate. Raises InputError if the study
+        did not measure that.
         """
-        return best_for(self.curves, fill(Goal, locals()))
+        return best_for(self.curves, replace(fill(Goal, locals()), sure=sure))
 
     def to_csv(self, path: str | Path, *, force: bool = False) -> Path:
         """Write every finished item of the run as CSV; return the path. Raises PaLiteError."""
@@ -161,6 +164,7 @@ def sweep(
     shots: int | None = None,
     limit: int | None = None,
     seed: int | None = None,
+    seeds: int | None = None,
     split: str | None = None,
     mutual_info: bool | None = None,
     parallel: int | None = None,
@@ -244,6 +248,7 @@ def plan_sweep(
     shots: int | None = None,
     limit: int | None = None,
     seed: int | None = None,
+    seeds: int | None = None,
     split: str | None = None,
     mutual_info: bool | None = None,
     parallel: int | None = None,
@@ -280,7 +285,7 @@ class SearchResult(NamedTuple):
 
     @property
     def confidence(self) -> float:
-        """The bootstrap probability, over items, that no lam farther than 0.1 away is better."""
+        """The probability, over items, that no lam farther than 0.1 away is better."""
         return self.found.confidence
 
     @property
@@ -298,6 +303,7 @@ def search(
     *,
     keep_follow: float | None = None,
     weight: float | None = None,
+    sure: float | None = Goal.sure,
     budget: float | None = None,
     tasks: Names | None = None,
     follow: str | None = None,
@@ -329,13 +335,16 @@ def search(
 ) -> SearchResult:
     """Find a pair's best lam for a goal with a fraction of a sweep's evaluations: `.lam`, with its `.confidence`.
 
-    The goal is `keep_follow=0.95` or a `weight` (see `Goal`); by default few-shot accuracy alone. `budget` and `seed`
+    The goal is `keep_follow=0.95` or a `weight` (see `Goal`, also for `sure`; None is the point estimate); by default
+    few-shot accuracy alone. `budget` and `seed`
     are fields of `SearchOptions`; the other keywords are as for `sweep`. With `schedules`, coarse schedules by tensor
-    group around the best lam are compared next. `progress` gets the items evaluated; the total is the budget. Raises
+    group around the best lam are compared next. `progress` gets the items evaluated, of those planned. Raises
     PaLiteError.
     """
     words = locals()
-    aim, how, chosen = fill(Goal, words, goal), fill(SearchOptions, words, search), _options(words, options)
+    aim = fill(Goal, {**words, "sure": None if sure == Goal.sure else sure}, goal)  # the default keeps that of `goal`
+    aim = replace(aim, sure=None) if sure is None else aim
+    how, chosen = fill(SearchOptions, words, search), _options(words, options)
     chosen = replace(chosen, chat=replace(chosen.chat, date=chosen.chat.date or day.today()))
     plan = plan_study(resolve_pair(pair), chosen)
     if schedules:

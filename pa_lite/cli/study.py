@@ -15,7 +15,7 @@ import pa_lite
 from pa_lite.cli.bars import bar
 from pa_lite.cli.completers import pairs, task_names, weight_types
 from pa_lite.cli.help import command
-from pa_lite.cli.options import CALIBRATION, EXTRAPOLATE, FORCE, GPU, JSON, PROBE, THREADS, chats, takes_pair
+from pa_lite.cli.options import CALIBRATION, EXTRAPOLATE, FORCE, GPU, JSON, PROBE, SEEDS, THREADS, chats, takes_pair
 from pa_lite.cli.terminal import percent, quoted, show_json, show_next, show_table, tell
 
 if TYPE_CHECKING:
@@ -50,14 +50,14 @@ def _measured(command: Callable[..., Any]) -> Callable[..., Any]:
 def _options(
     lams: str, tasks: str, follow: str, follow_limit: int | None, types: str, shots: int | None, limit: int | None,
     seed: int, schedule: str, threads: int, gpu_layers: Any, probe: bool, chat: ChatOptions,
-    extrapolate: bool,
+    extrapolate: bool, seeds: int = 1,
 ) -> StudyOptions:  # fmt: skip
     from pa_lite.api.options import parse_lams, read_schedule
 
     return pa_lite.StudyOptions(
         lams=parse_lams(lams, extrapolate), extrapolate=extrapolate, tasks=tuple(tasks.split(",")),
         types=tuple(types.split(",")), follow=follow, follow_limit=follow_limit, schedule=read_schedule(schedule),
-        chat=chat, score=pa_lite.ScoreOptions(shots=shots, limit=limit, seed=seed),
+        chat=chat, score=pa_lite.ScoreOptions(shots=shots, limit=limit, seed=seed, seeds=seeds),
         engine=pa_lite.EngineOptions(threads=threads, gpu_layers=gpu_layers, probe=probe),
     )  # fmt: skip
 
@@ -65,6 +65,7 @@ def _options(
 @command("Measure a pair at every lam")
 @takes_pair
 @_measured
+@SEEDS
 @click.option(
     "--alpaca", metavar="PROMPTS", is_flag=False, flag_value="alpaca-eval", default="",
     help="Also generate answers for the judge: alpaca-eval (the default) or a file of prompts.",
@@ -212,8 +213,15 @@ def show_curves(curves: Curves, found: Sequence[Reading]) -> None:
 @takes_pair
 @_measured
 @click.option("--keep-follow", type=float, metavar="SHARE", help="Share of instruct's following to keep, such as 0.95.")
+@click.option(
+    "--sure", default="0.95", show_default=True, metavar="SHARE|none",
+    help="Keep it in this share of resamplings of the prompts; none goes by the point estimate.",
+)  # fmt: skip
 @click.option("--weight", type=float, default=0.0, help="Weight of instruction following in the goal, 0 to 1.")
-@click.option("--budget", type=float, default=0.4, show_default=True, help="Share of a sweep's evaluations to spend.")
+@click.option(
+    "--budget", type=float, metavar="SHARE",
+    help="Share of a sweep's evaluations to spend; by default 0.4, or all of them where there are too few items.",
+)  # fmt: skip
 @click.option("--schedules", is_flag=True, help="Then compare coarse schedules (one lam per tensor group) around it.")
 @GPU
 @PROBE
@@ -222,8 +230,9 @@ def show_curves(curves: Curves, found: Sequence[Reading]) -> None:
 def search(
     pair: PairLike,
     keep_follow: float | None,
+    sure: str,
     weight: float,
-    budget: float,
+    budget: float | None,
     schedules: bool,
     as_json: bool,
     **measured: Any,
@@ -235,7 +244,7 @@ def search(
     \b
     pa-lite search demo --tasks demo --follow demo --keep-follow 0.95
     """
-    options, goal = _options(**measured), pa_lite.Goal(weight, keep_follow)
+    options, goal = _options(**measured), pa_lite.Goal(weight, keep_follow, _sure(sure))
     limits = pa_lite.SearchOptions(budget=budget, seed=options.score.seed)
     options = replace(options, chat=replace(options.chat, date=options.chat.date or date.today()))
     with bar("search") as progress:
@@ -255,6 +264,16 @@ def search(
         show_schedules(raced)
 
 
+def _sure(text: str) -> float | None:
+    """Return the value of --sure. Raises BadParameter unless it is a number or `none`."""
+    if text.lower() == "none":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not a number or none.", param_hint="--sure") from None
+
+
 def describe_chat(chat: ChatOptions) -> dict[str, Any]:
     return {**asdict(chat), "date": str(chat.date)}
 
@@ -272,7 +291,8 @@ def show_found(found: Found, goal: Goal) -> None:
         for i, lam in enumerate(found.lams)
     ]  # fmt: skip
     marked = found.lams.index(found.lam) if found.differs else None
-    show_table(["lam", "few-shot % (smoothed)", "followed % (smoothed)", "items seen %"], rows, marked=marked)
+    how = "" if found.is_grid else " (smoothed)"
+    show_table(["lam", f"few-shot %{how}", f"followed %{how}", "items seen %"], rows, marked=marked)
     tell(f"{found.spent} item evaluations, of {found.grid} for the whole grid ({100 * found.spent / found.grid:.0f}%).")
 
 

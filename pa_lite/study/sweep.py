@@ -294,6 +294,7 @@ def facts(plan: StudyPlan) -> dict[str, Any]:
         "kept": {p.key: list(differences(p.cell, p.kept)) for p in plan.cells if p.kept is not None},
         "schedule": options.schedule.text,
         "seed": options.score.seed,
+        **({"seeds": options.score.seeds} if options.score.seeds > 1 else {}),
         "limit": options.score.limit,
         "parameters": plan.n_values,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,10 +15,19 @@ from pa_lite.progress import Progress
 from pa_lite.study.curves import Values
 from pa_lite.study.goal import Goal
 from pa_lite.study.plan import StudyPlan
-from pa_lite.study.search.halving import Arms, Found, SearchOptions, race_arms, search_lam
+from pa_lite.study.search.halving import (
+    Arms,
+    Found,
+    SearchOptions,
+    planned_share,
+    race_arms,
+    remark_on_size,
+    search_lam,
+)
 from pa_lite.study.worker import LocalWorker
 from pa_lite.study.workloads import FollowWorkload
 
+_log = logging.getLogger(__name__)
 _STEPS = (-0.2, 0.2)  # changes of one group's lam
 
 
@@ -63,20 +73,30 @@ def _sizes(plan: StudyPlan, goal: Goal) -> tuple[tuple[int, ...], bool]:
     """
     if len(plan.merges) > 1 or plan.options.alpaca:
         raise InputError("a search uses tasks and instructions (not --alpaca), with a single weight type.")
+    if plan.options.score.seeds > 1:
+        raise InputError("a search draws exemplars once: omit --seeds. To average over draws, use a sweep.")
     has_follow = isinstance(plan.workloads[-1], FollowWorkload)
     if goal.needs_follow and not has_follow:
         raise InputError(f"{goal.told()}: this goal requires an instruction set (--follow).")
     return tuple(w.n_items for w in plan.workloads), has_follow
 
 
+def _planned(sizes: Sequence[int], has_follow: bool, goal: Goal, options: SearchOptions, name: str) -> float:
+    """Return the share of the grid that will be spent, and log what a user should know of it before the work."""
+    if remark := remark_on_size(sizes, has_follow, goal, options, name):
+        _log.warning("%s", remark)
+    return planned_share(sizes, has_follow, goal, options)
+
+
 def find_lam(
     plan: StudyPlan, goal: Goal, options: SearchOptions | None = None, progress: Progress | None = None
 ) -> Found:
-    """Search the plan's lams. `progress` counts evaluated items, out of the budget. Raises what a sweep raises."""
+    """Search the plan's lams. `progress` counts evaluated items, out of those planned. Raises what a sweep raises."""
     options = options or SearchOptions()
     sizes, has_follow = _sizes(plan, goal)
     lams = plan.options.lams
-    evaluator = _Evaluator(plan, int(options.budget * len(lams) * sum(sizes)), progress, "search")
+    share = _planned(sizes, has_follow, goal, options, "lam")
+    evaluator = _Evaluator(plan, int(share * len(lams) * sum(sizes)), progress, "search")
     with evaluator.worker:
         arms = Arms(
             lams=lams, sizes=sizes, has_follow=has_follow, evaluate=lambda lam, w, items: evaluator(lams[lam], w, items)
@@ -107,8 +127,8 @@ def find_schedule(
 ) -> Schedules:
     """Race coarse schedules around a lam: the lam itself, each group moved, and lam 1 if the goal compares with it.
 
-    `progress` counts evaluated items, out of the budget. Raises InputError for a plan with a schedule, and what running
-    cells raises.
+    `progress` counts evaluated items, out of those planned. Raises InputError for a plan with a schedule, and what
+    running cells raises.
     """
     options = options or SearchOptions()
     check_no_schedule(plan)
@@ -116,7 +136,8 @@ def find_schedule(
     arms = [(lam, Schedule()), *((lam, s) for s in candidate_schedules(plan, lam))]
     if goal.keep_follow is not None and lam != 1:
         arms.append((1.0, Schedule()))
-    evaluator = _Evaluator(plan, int(options.budget * len(arms) * sum(sizes)), progress, "race schedules")
+    share = _planned(sizes, has_follow, goal, options, "schedule")
+    evaluator = _Evaluator(plan, int(share * len(arms) * sum(sizes)), progress, "race schedules")
 
     def evaluate(arm: int, series: int, items: Sequence[int]) -> Values:
         return evaluator(arms[arm][0], series, items, arms[arm][1])
