@@ -33,16 +33,16 @@ from pa_lite.study.demo import DEMO_FOLDER, DemoResult, run_demo
 from pa_lite.study.estimate import Estimate
 from pa_lite.study.export import to_document
 from pa_lite.study.goal import Goal
-from pa_lite.study.plan import StudyOptions, plan_study
+from pa_lite.study.plan import StudyOptions
 from pa_lite.study.report.matplotlib_charts import write_figure
 from pa_lite.study.report.publish import ReportOptions, publish, write_items
 from pa_lite.study.results import load_study
 from pa_lite.study.results_file import FILE
 from pa_lite.study.search.halving import Found, SearchOptions
-from pa_lite.study.search.run import Schedules, check_no_schedule, find_lam, find_schedule
-from pa_lite.study.store import read_store
+from pa_lite.study.search.run import Schedules, estimate_search, search_pair
+from pa_lite.study.store import has_results, read_store
 from pa_lite.study.summary import BestLam, Reading, best_for, conclusion, labels, readings
-from pa_lite.study.sweep import estimate_pair, sweep_pair
+from pa_lite.study.sweep import estimate_pair, sweep_pair, with_recorded_date
 from pa_lite.system.atomic import check_target
 from pa_lite.tasks.scoring import ScoreOptions
 from pa_lite.untrusted.safe_names import file_name
@@ -301,6 +301,7 @@ def search(
     search: SearchOptions | None = None,
     schedules: bool = False,
     *,
+    run: str | Path | None = None,
     keep_follow: float | None = None,
     weight: float | None = None,
     sure: float | None = Goal.sure,
@@ -336,21 +337,36 @@ def search(
     """Find a pair's best lam for a goal with a fraction of a sweep's evaluations: `.lam`, with its `.confidence`.
 
     The goal is `keep_follow=0.95` or a `weight` (see `Goal`, also for `sure`; None is the point estimate); by default
-    few-shot accuracy alone. `budget` and `seed`
-    are fields of `SearchOptions`; the other keywords are as for `sweep`. With `schedules`, coarse schedules by tensor
-    group around the best lam are compared next. `progress` gets the items evaluated, of those planned. Raises
-    PaLiteError.
+    few-shot accuracy alone. `budget` and `seed` are fields of `SearchOptions`; the other keywords are as for `sweep`.
+    With `schedules`, coarse schedules by tensor group around the best lam are compared next. With a folder `run`,
+    evaluations are kept there, and the same search continues an interrupted one. `progress` gets the items evaluated,
+    of those planned. Raises PaLiteError.
     """
     words = locals()
     aim = fill(Goal, {**words, "sure": None if sure == Goal.sure else sure}, goal)  # the default keeps that of `goal`
     aim = replace(aim, sure=None) if sure is None else aim
     how, chosen = fill(SearchOptions, words, search), _options(words, options)
-    chosen = replace(chosen, chat=replace(chosen.chat, date=chosen.chat.date or day.today()))
-    plan = plan_study(resolve_pair(pair), chosen)
-    if schedules:
-        check_no_schedule(plan)  # before any work
-    found = find_lam(plan, aim, how, progress)
-    return SearchResult(found, find_schedule(plan, found.lam, aim, how, progress) if schedules else None)
+    where = path_of(run)
+    found, raced = search_pair(resolve_pair(pair), dated(chosen, where), aim, how, schedules, where, progress)
+    return SearchResult(found, raced)
+
+
+def dated(options: StudyOptions, run: Path | None) -> StudyOptions:
+    """Return the options with a date for chat templates: the given one, that of the run folder's search, or today."""
+    if run is not None and has_results(run):
+        with read_store(run) as store:
+            options = with_recorded_date(options, store)
+    return replace(options, chat=replace(options.chat, date=options.chat.date or day.today()))
+
+
+def search_folder(pair: PairLike) -> Path:
+    """Return the default run folder of a search on the command line: `PAIR-search` in the working folder."""
+    return Path(f"{file_name(resolve_pair(pair).name)}-search")
+
+
+def plan_search(pair: PairLike, options: StudyOptions, goal: Goal, search: SearchOptions) -> Estimate:
+    """Estimate the memory and time of a search without schedules; measures a few items. Raises PaLiteError."""
+    return estimate_search(resolve_pair(pair), options, goal, search)
 
 
 def write_report(run: str | Path, options: ReportOptions | None = None) -> tuple[list[Path], Study]:

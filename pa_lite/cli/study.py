@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -223,6 +222,10 @@ def show_curves(curves: Curves, found: Sequence[Reading]) -> None:
     help="Share of a sweep's evaluations to spend; by default 0.4, or all of them where there are too few items.",
 )  # fmt: skip
 @click.option("--schedules", is_flag=True, help="Then compare coarse schedules (one lam per tensor group) around it.")
+@click.option(
+    "--run", "folder", type=click.Path(path_type=Path), help="Folder for the results; by default PAIR-search."
+)
+@click.option("--dry-run", is_flag=True, help="Show the evaluations planned, and estimates of memory and time.")
 @GPU
 @PROBE
 @THREADS
@@ -234,21 +237,30 @@ def search(
     weight: float,
     budget: float | None,
     schedules: bool,
+    folder: Path | None,
+    dry_run: bool,
     as_json: bool,
     **measured: Any,
 ) -> None:
     """Find PAIR's best lam for a goal, and its confidence, with a fraction of a sweep's evaluations.
 
-    PAIR is a registered name, or BASE and INSTRUCT.
+    PAIR is a registered name, or BASE and INSTRUCT. Evaluations are kept in a folder: after a kill or Ctrl-C, the same
+    command continues.
 
     \b
     pa-lite search demo --tasks demo --follow demo --keep-follow 0.95
     """
+    from pa_lite.api.studies import dated, plan_search, search_folder
+
     options, goal = _options(**measured), pa_lite.Goal(weight, keep_follow, _sure(sure))
     limits = pa_lite.SearchOptions(budget=budget, seed=options.score.seed)
-    options = replace(options, chat=replace(options.chat, date=options.chat.date or date.today()))
-    with bar("search") as progress:
-        found, raced = pa_lite.search(pair, options, goal, limits, schedules, progress=progress)
+    folder = folder or search_folder(pair)
+    if dry_run:
+        show_estimate(plan_search(pair, options, goal, limits), as_json)
+        return
+    options = dated(options, folder)
+    with bar("search", f"finished items are kept in {folder}; run the same command again to continue.") as progress:
+        found, raced = pa_lite.search(pair, options, goal, limits, schedules, run=folder, progress=progress)
     if as_json:
         show_json(
             {
@@ -262,6 +274,8 @@ def search(
     show_found(found, goal)
     if raced is not None:
         show_schedules(raced)
+    schedule = f" --schedule {quoted(raced.text)}" if raced is not None and raced.text and raced.differs else ""
+    show_next(make_it=f"pa-lite merge {words_of(pair)} --lam {found.lam:g}{schedule}")
 
 
 def _sure(text: str) -> float | None:

@@ -201,7 +201,7 @@ def plan_study(pair: str | Pair, options: StudyOptions) -> StudyPlan:
     #    that a worker builds the lam once for all of them.
     chunk = next((size for limit, size in _CHUNKS if first.n_values <= limit), _LEAST_CHUNK)
     cells = [
-        PlannedCell(_cell(merge, options, weight_type, lam, workload, chunk), i)
+        PlannedCell(plan_cell(merge, options, weight_type, lam, workload, chunk), i)
         for weight_type, merge in merges.items()
         for lam in options.lams
         for i, workload in enumerate(workloads)
@@ -264,9 +264,10 @@ def _task_workload(spec: TaskSpec, options: ScoreOptions) -> TaskWorkload:
     return TaskWorkload(first, options, tuple(more))
 
 
-def _cell(
+def plan_cell(
     merge: MergePlan, options: StudyOptions, weight_type: str, lam: float, workload: Workload[Any], chunk: int
 ) -> Cell:
+    """Return the cell of a workload at a lam and weight type, with everything that determines its numbers."""
     inputs = {
         "identity": merge.at(lam).identity, "base": merge.fingerprints[0], "instruct": merge.fingerprints[1],
         "header": merge.header_inputs, "recipe": merge.recipe, "schedule": options.schedule.text,

@@ -33,6 +33,10 @@ def planned_cells(store: Store) -> list[StoredCell]:
     """Return the cells of the study as last run, in its order, without stale ones. Raises InputError without any."""
     by_key = {c.key: c for c in store.cells()}
     found = [by_key[key] for key in store.facts().get("cells", []) if key in by_key]
+    if not found and any("search" in c.inputs for c in by_key.values()):
+        raise InputError(
+            f"{store.path.parent}: contains a search, not a study of every lam. Run `pa-lite sweep` first."
+        )
     if not found:
         raise InputError(f"{store.path.parent}: the study has no results yet. Run `pa-lite sweep` first.")
     return found

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
+from pa_lite.checkpoints.pairs import Pair
 from pa_lite.errors import InputError
 from pa_lite.merging.groups import GROUPS
 from pa_lite.merging.schedule import Schedule, parse_schedule
-from pa_lite.progress import Progress
+from pa_lite.progress import Progress, silent
 from pa_lite.study.curves import Values
+from pa_lite.study.estimate import Estimate, estimate_sweep
 from pa_lite.study.goal import Goal
-from pa_lite.study.plan import StudyPlan
+from pa_lite.study.plan import StudyOptions, StudyPlan, plan_study
+from pa_lite.study.records import Record
 from pa_lite.study.search.halving import (
     Arms,
     Found,
@@ -24,6 +29,10 @@ from pa_lite.study.search.halving import (
     remark_on_size,
     search_lam,
 )
+from pa_lite.study.search.recorded import Recorded, check_is_search, search_facts
+from pa_lite.study.store import open_store
+from pa_lite.study.sweep import check_pair, facts, with_recorded_date
+from pa_lite.study.tracker import labels_of
 from pa_lite.study.worker import LocalWorker
 from pa_lite.study.workloads import FollowWorkload
 
@@ -52,18 +61,35 @@ class Schedules:
 class _Evaluator:
     """Evaluates items of a plan's workloads at any lam and schedule, on one model moved in memory, with progress."""
 
-    def __init__(self, plan: StudyPlan, limit: int, progress: Progress | None, phase: str) -> None:
-        self.plan, self.limit, self.progress, self.done = plan, limit, progress, 0
-        self.phase, self.worker = phase, LocalWorker(plan)
+    def __init__(
+        self, plan: StudyPlan, limit: int, progress: Progress | None, phase: str, recorded: Recorded | None
+    ) -> None:
+        self.plan, self.limit, self.done = plan, limit, 0
+        self.progress = silent if progress is None else progress
+        self.phase, self.worker, self.recorded = phase, LocalWorker(plan), recorded
+        self.labels = labels_of(plan.workloads)
 
     def __call__(self, lam: float, index: int, items: Sequence[int], schedule: Schedule | None = None) -> Values:
-        weight_type = self.plan.options.types[0]
-        records = self.worker.run(weight_type, lam, index, items, schedule)
+        chosen = self.plan.options.schedule if schedule is None else schedule
+
+        def run() -> dict[int, Record]:
+            weight_type = self.plan.options.types[0]
+            return self.worker.run(weight_type, lam, index, items, chosen, progress=inside)
+
+        def inside(_phase: str, done: int, total: int, _unit: str, /) -> None:
+            if total:
+                self._report(lam, index, self.done + len(items) * done // total)
+
+        self._report(lam, index, self.done)
+        records = run() if self.recorded is None else self.recorded.evaluate(lam, index, items, chosen, run)
         self.done += len(items)
-        if self.progress is not None:
-            self.progress(self.phase, min(self.done, self.limit), self.limit, "items")
+        self._report(lam, index, self.done)
         workload = self.plan.workloads[index]
         return np.array([workload.value(workload.decode(records[i])) for i in items])
+
+    def _report(self, lam: float, index: int, done: int) -> None:
+        phase = f"{self.phase}lam {lam:g} \u00b7 {self.labels[index]}"
+        self.progress(phase, min(done, self.limit), self.limit, "items")
 
 
 def _sizes(plan: StudyPlan, goal: Goal) -> tuple[tuple[int, ...], bool]:
@@ -89,19 +115,73 @@ def _planned(sizes: Sequence[int], has_follow: bool, goal: Goal, options: Search
 
 
 def find_lam(
-    plan: StudyPlan, goal: Goal, options: SearchOptions | None = None, progress: Progress | None = None
+    plan: StudyPlan,
+    goal: Goal,
+    options: SearchOptions | None = None,
+    progress: Progress | None = None,
+    recorded: Recorded | None = None,
 ) -> Found:
-    """Search the plan's lams. `progress` counts evaluated items, out of those planned. Raises what a sweep raises."""
+    """Search the plan's lams. `progress` counts evaluated items, out of those planned. Raises what a sweep raises.
+
+    `recorded` has the evaluations of an earlier run, and takes the new ones.
+    """
     options = options or SearchOptions()
     sizes, has_follow = _sizes(plan, goal)
     lams = plan.options.lams
     share = _planned(sizes, has_follow, goal, options, "lam")
-    evaluator = _Evaluator(plan, int(share * len(lams) * sum(sizes)), progress, "search")
+    evaluator = _Evaluator(plan, int(share * len(lams) * sum(sizes)), progress, "", recorded)
     with evaluator.worker:
         arms = Arms(
             lams=lams, sizes=sizes, has_follow=has_follow, evaluate=lambda lam, w, items: evaluator(lams[lam], w, items)
         )
         return search_lam(arms, goal, options)
+
+
+def search_pair(
+    pair: str | Pair,
+    options: StudyOptions,
+    goal: Goal,
+    search: SearchOptions,
+    schedules: bool,
+    folder: Path | None,
+    progress: Progress | None = None,
+) -> tuple[Found, Schedules | None]:
+    """Search a pair's best lam, and then schedules around it if requested.
+
+    With a folder, evaluations are kept there, and the same search continues an interrupted one. Raises InputError for a
+    folder with the results of a sweep or of another pair, and what find_lam and find_schedule raise.
+    """
+    with ExitStack() as stack:
+        store = None if folder is None else stack.enter_context(open_store(folder))
+        if store is not None:
+            check_is_search(store)
+            options = with_recorded_date(options, store)
+        plan = plan_study(pair, options)
+        if schedules:
+            check_no_schedule(plan)  # before any work
+        recorded = None
+        if store is not None:
+            check_pair(plan, store)
+            store.note({**facts(plan), "cells": []})
+            recorded = Recorded(plan, store, search_facts(search, goal))
+        found = find_lam(plan, goal, search, progress, recorded)
+        return found, find_schedule(plan, found.lam, goal, search, progress, recorded) if schedules else None
+
+
+def estimate_search(pair: str | Pair, options: StudyOptions, goal: Goal, search: SearchOptions) -> Estimate:
+    """Estimate the cost of a search without schedules: cells are lams by workloads, items the evaluations planned.
+
+    Measures a few items. Raises what plan_study raises.
+    """
+    plan = plan_study(pair, options)
+    sizes, has_follow = _sizes(plan, goal)
+    share = _planned(sizes, has_follow, goal, search, "lam")
+    whole = estimate_sweep(plan)
+    items = int(share * whole.items)
+    seconds = None if whole.seconds is None else share * whole.seconds * plan.workers
+    return replace(
+        whole, items=items, items_left=items, seconds=seconds, workers=1, memory=whole.memory // plan.workers
+    )
 
 
 def candidate_schedules(plan: StudyPlan, lam: float) -> list[Schedule]:
@@ -123,7 +203,12 @@ def check_no_schedule(plan: StudyPlan) -> None:
 
 
 def find_schedule(
-    plan: StudyPlan, lam: float, goal: Goal, options: SearchOptions | None = None, progress: Progress | None = None
+    plan: StudyPlan,
+    lam: float,
+    goal: Goal,
+    options: SearchOptions | None = None,
+    progress: Progress | None = None,
+    recorded: Recorded | None = None,
 ) -> Schedules:
     """Race coarse schedules around a lam: the lam itself, each group moved, and lam 1 if the goal compares with it.
 
@@ -137,7 +222,7 @@ def find_schedule(
     if goal.keep_follow is not None and lam != 1:
         arms.append((1.0, Schedule()))
     share = _planned(sizes, has_follow, goal, options, "schedule")
-    evaluator = _Evaluator(plan, int(share * len(arms) * sum(sizes)), progress, "race schedules")
+    evaluator = _Evaluator(plan, int(share * len(arms) * sum(sizes)), progress, "schedules · ", recorded)
 
     def evaluate(arm: int, series: int, items: Sequence[int]) -> Values:
         return evaluator(arms[arm][0], series, items, arms[arm][1])
