@@ -1,4 +1,4 @@
-"""What a checkpoint says about its origin and licence: from its model card and its place in the Hub's cache."""
+"""What a checkpoint says about its origin and licence: from its model card and its folder in the Hub's cache."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ class Meter:
         self._expected = time.monotonic(), seconds
 
     def speed(self, now: float) -> float | None:
-        """Return the units done each second of late; None before anything can be said."""
+        """Return the units done each second of late; None before anything is known."""
         if len(self._marks) < 2 or now <= self._marks[0][0]:
             return None
         return (self._marks[-1][1] - self._marks[0][1]) / (now - self._marks[0][0])

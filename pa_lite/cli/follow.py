@@ -85,7 +85,7 @@ def generate(
     with pa_lite.load(model, engine, weight_type) as opened:
         note_plain_prompts(opened)
         kept = (
-            f"finished answers are kept beside {output}; add --resume to continue." if output else "nothing was kept."
+            f"finished answers are kept next to {output}; add --resume to continue." if output else "nothing was kept."
         )
         with bar("generate", kept) as progress:
             if output is not None:

@@ -70,7 +70,7 @@ def judge(
 
     target = output or annotations_path(outputs, reference)
     options = pa_lite.JudgeOptions(limit=limit, seed=seed, both_orders=not one_order)
-    with bar("judge", f"finished verdicts are kept beside {target}; add --resume to continue.") as progress:
+    with bar("judge", f"finished verdicts are kept next to {target}; add --resume to continue.") as progress:
         result = pa_lite.judge(
             outputs, reference, judge_model, target, calibration=calibration, options=options,
             allow_empty=allow_empty, resume=resume, force=force, lam=lam, type=weight_type, engine=engine, chat=chat,

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 _CODE = "import sys; from pa_lite.cli import main; sys.exit(main())"
 _STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 _N = 300
-_KEPT = "interrupted: finished answers are kept beside a.json; add --resume to continue."
+_KEPT = "interrupted: finished answers are kept next to a.json; add --resume to continue."
 
 
 def start(folder: Path, *words: str, before: str = "") -> subprocess.Popen[str]:
