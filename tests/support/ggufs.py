@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from pa_lite.ggml.container import GgufTensor, gguf_header_bytes, read_gguf_head
 from pa_lite.ggml.kernels import TensorType
 from pa_lite.ggml.metadata import Field, Metadata
 from pa_lite.system.atomic import reserve
+
+_REPOSITORY = r"general\.base_model\.\d\.(organization|repo_url)"
 
 
 def write_gguf_header(
@@ -25,6 +28,17 @@ def write_gguf_header(
     with path.open("r+b") as file:
         reserve(file, size)
     return placed
+
+
+def without_repositories(path: Path) -> bytes:
+    """Return a merged file's bytes without the keys that name the repositories on the Hub of its two sides."""
+    found = read_gguf_header(path)
+    kept = {key: e for key, e in found.metadata.items() if not re.fullmatch(_REPOSITORY, key)}
+    architecture = str(kept.pop("general.architecture").value)
+    tensors = {name: (t.type, t.shape) for name, t in found.tensors.items()}
+    header, placed, _ = gguf_header_bytes(architecture, kept, tensors)
+    data = path.read_bytes()[min(t.offset for t in found.tensors.values()) :]
+    return header.ljust(min(t.offset for t in placed.values()), b"\0") + data
 
 
 def spoil(path: Path) -> None:
