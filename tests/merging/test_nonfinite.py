@@ -131,7 +131,8 @@ def test_allowed_values_are_what_numpy_computes(
         base[name][row, column], instruct[name][row, column] = left, right
     sides = tiny.write_checkpoint(folder / "b", base, "F32"), tiny.write_checkpoint(folder / "i", instruct, "F32")
     plan = PlanOptions(type=kind, allow_nonfinite=True)
-    (file,) = pa_lite.merge(*sides, (lam,), plan=plan, output=folder / "x.gguf", options=MergeOptions(verify=True))
+    options = MergeOptions(verify=True, extrapolate=True)
+    (file,) = pa_lite.merge(*sides, (lam,), plan=plan, output=folder / "x.gguf", options=options)
     with np.errstate(all="ignore"):
         expected = rounded(twin(base[name], instruct[name], lam, name), kind)
     tensor = next(t for t in gguf.GGUFReader(file).tensors if t.name == "token_embd.weight")
@@ -159,7 +160,7 @@ def test_kept_non_finite_values_are_reported(
     ]
     caplog.clear()
     with caplog.at_level(logging.WARNING):
-        pa_lite.merge(write(), write(), (0.5,), plan=plan, output=tmp_path / "x.gguf")
+        pa_lite.merge(write(), write(1e6, "i"), (0.0,), plan=plan, output=tmp_path / "x.gguf")
         loaded = plan_merge(open_checkpoint(write(NAN, "b")), open_checkpoint(write()), plan)
         InMemoryModel(loaded, 0.5).close()
     assert [r.getMessage() for r in caplog.records] == ["lam 0.5: kept 1 non-finite value: 1 in blk.1.ffn_up.weight"]

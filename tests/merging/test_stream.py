@@ -77,7 +77,7 @@ def test_every_tensor_equals_the_reference(
     tiny.write_checkpoint(tmp_path / "instruct", instruct, dtype)
     base, instruct = tiny.stored(base, dtype), tiny.stored(instruct, dtype)
     lams = (0.0, 0.3, 1.0, 1.5)
-    options = MergeOptions(threads=3)
+    options = MergeOptions(threads=3, extrapolate=True)
     files = pa_lite.merge(
         tmp_path / "base", tmp_path / "instruct", lams, plan=PlanOptions(type=kind), output=tmp_path, options=options
     )

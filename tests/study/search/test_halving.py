@@ -67,7 +67,7 @@ def test_search_agrees_with_the_grid(goal: Goal) -> None:
     assert max(spent) <= 0.4
 
 
-@pytest.mark.parametrize("goal", [Goal(), Goal(keep_follow=0.95)])
+@pytest.mark.parametrize("goal", [Goal(), Goal(keep_follow=0.95, sure=None)])
 def test_too_few_items_are_all_measured_and_not_smoothed(goal: Goal) -> None:
     for seed in range(5):
         table = Table(seed)

@@ -23,7 +23,8 @@ def test_find_lam_reports_its_evaluations() -> None:
     plan, reports = plan_study("demo", OPTIONS), Reports()
     found = find_lam(plan, Goal(keep_follow=0.9), SearchOptions(budget=0.9), reports)
     assert found.lam in OPTIONS.lams
-    assert reports[-1] == ("search", found.spent, int(0.9 * 180), "items")
+    assert reports[-1][1:] == (found.spent, int(0.9 * 180), "items")
+    assert reports[-1][0].startswith("lam ")
     assert found.grid == 180
     assert found.spent <= 0.9 * found.grid
     assert len(found.few_shot) == len(found.follow) == len(found.evaluated) == 3
@@ -36,7 +37,7 @@ def test_few_items_are_all_measured_and_a_remark_comes_first(caplog: pytest.LogC
         "there are too few items for a search within 40% of the grid (60 items): measuring every lam"
     )
     assert found.is_grid
-    assert reports[-1] == ("search", 180, 180, "items")
+    assert reports[-1][1:] == (180, 180, "items")
     find_schedule(plan, 0.9, Goal())
     assert caplog.messages[-1].endswith("(60 items): measuring every schedule")
     find_lam(plan, Goal(), SearchOptions(budget=0.5))

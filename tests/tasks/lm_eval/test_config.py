@@ -119,7 +119,7 @@ def test_bad_options_are_refused_by_name(words: list[str], message: str, capsys:
 
 
 def test_tasks_and_a_model_are_needed(capsys: pytest.CaptureFixture[str]) -> None:
-    for words, message in ((["demo@0.7"], "no tasks are given"), (["--tasks", "a"], "Missing argument 'MODEL'")):
+    for words, message in ((["demo@0.7"], "no tasks are given"), (["--tasks", "a"], "missing argument 'MODEL'")):
         with pytest.raises(SystemExit) as ended:
             main(["harness", *words])
         assert ended.value.code == 2
