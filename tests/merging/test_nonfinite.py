@@ -142,11 +142,11 @@ def test_allowed_values_are_what_numpy_computes(
     assert read_gguf_header(file).metadata["pa_lite.allow_nonfinite"].value is True
     strict = PlanOptions(type=kind)
     if np.isfinite(expected).all():
-        pa_lite.merge(*sides, (lam,), plan=strict, output=folder / "y.gguf")
+        pa_lite.merge(*sides, (lam,), plan=strict, output=folder / "y.gguf", options=options)
         assert "pa_lite.allow_nonfinite" not in read_gguf_header(folder / "y.gguf").metadata
     else:
         with pytest.raises(CheckpointError, match=r"token_embd.weight at lam .* is .* at row"):
-            pa_lite.merge(*sides, (lam,), plan=strict, output=folder / "y.gguf")
+            pa_lite.merge(*sides, (lam,), plan=strict, output=folder / "y.gguf", options=options)
 
 
 def test_kept_non_finite_values_are_reported(
