@@ -105,7 +105,7 @@ def check_hub(hub: HubStatus) -> Check:
             name="Hub", status=NOTE, found=f"{hub.endpoint} cannot be reached ({hub.reason})",
             advice="check network and proxy; local models work without it",
         )  # fmt: skip
-    advice = "" if hub.has_token else "gated models (Llama, Gemma) require a login: hf auth login"
+    advice = "" if hub.has_token else "gated models require a login: hf auth login"
     return Check(name="Hub", status=OK, found=f"{hub.endpoint} answers; {login}", advice=advice)
 
 

@@ -118,10 +118,10 @@ def test_judge_of_a_study_judges_other_known_pairs(
     assert estimate_pair("demo", options, folder).calibration == 21
     real, is_full = CalibrationWorkload.run, True
 
-    def failing(self: CalibrationWorkload, model: Any, items: Any) -> Any:
+    def failing(self: CalibrationWorkload, *words: Any) -> Any:
         if is_full:
             raise OutputError("the disk is full")
-        return real(self, model, items)
+        return real(self, *words)
 
     monkeypatch.setattr(CalibrationWorkload, "run", failing)
     with pytest.raises(OutputError, match="the disk is full"):

@@ -128,11 +128,11 @@ def test_interrupted_judging_is_resumed(tmp_path: Path, monkeypatch: pytest.Monk
     sweep_pair("demo", OPTIONS, tmp_path / "whole")
     real, judged, is_full = WinsWorkload.run, list[str](), True
 
-    def failing(self: WinsWorkload, model: Model, items: Any) -> Any:
+    def failing(self: WinsWorkload, *words: Any) -> Any:
         if judged and is_full:
             raise OutputError("the disk is full")
         judged.append(self.model)
-        return real(self, model, items)
+        return real(self, *words)
 
     one = replace(OPTIONS, workers=1)
     monkeypatch.setattr(WinsWorkload, "run", failing)

@@ -273,7 +273,7 @@ def test_each_run_decides_whether_to_keep_stale_results(tmp_path: Path, monkeypa
     before = values(sweep_pair("demo", OPTIONS, tmp_path))
     as_0_1_0_measured(tmp_path)
 
-    def stopped(*_: object) -> None:
+    def stopped(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

@@ -67,9 +67,9 @@ def test_finished_cells_are_not_run_again(tmp_path: Path, monkeypatch: pytest.Mo
     done: list[tuple[str, float]] = []
     real = LocalWorker.run
 
-    def counting(self: LocalWorker, kind: str, lam: float, workload: int, items: range) -> object:
+    def counting(self: LocalWorker, kind: str, lam: float, workload: int, items: range, **named: Any) -> object:
         done.append((self.plan.workloads[workload].name, lam))
-        return real(self, kind, lam, workload, items)
+        return real(self, kind, lam, workload, items, **named)
 
     monkeypatch.setattr(LocalWorker, "run", counting)
     again = sweep_pair("demo", OPTIONS, tmp_path)

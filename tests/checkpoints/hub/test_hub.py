@@ -374,7 +374,9 @@ def test_only_the_needed_files_of_a_checkpoint_are_downloaded(hub: HubServer, ti
     hub.add("org/instruct", instruct)
     reports = Reports()
     folder, other = fetch_checkpoints([parse_hub("hub:org/base"), parse_hub("hub:org/instruct")], reports)
-    assert {p.name for p in folder.iterdir()} == files.keys() | {"chat_template.jinja", "tokenizer.model"}
+    assert {p.name for p in folder.iterdir()} == files.keys() | {
+        "chat_template.jinja", "tokenizer.model", "README.md",
+    }  # fmt: skip
     assert all((folder / name).read_bytes() == content for name, content in files.items())
     assert (other / "model.safetensors").read_bytes() == (instruct / "model.safetensors").read_bytes()
     assert all(phase == "download" and unit == "B" for phase, _, _, unit in reports)
