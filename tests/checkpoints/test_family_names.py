@@ -17,7 +17,9 @@ PACKAGE = Path(pa_lite.__file__).parent
 TABLE = "checkpoints/families/table.py"
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).as_posix() != TABLE)
 # llama.cpp itself, its functions and its programs
-LLAMA_CPP = re.compile(r"\bollama\b|llama[-_. ](cpp|quantize|imatrix|vocab|server)\w*|LLAMA_[A-Z_]+|llama_\w*", re.IGNORECASE)
+LLAMA_CPP = re.compile(
+    r"\bollama\b|llama[-_. ](cpp|quantize|imatrix|vocab|server)\w*|LLAMA_[A-Z_]+|llama_\w*", re.IGNORECASE
+)
 NAMES = re.compile(
     "|".join(
         sorted(

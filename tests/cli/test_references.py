@@ -66,7 +66,8 @@ def test_a_pair_is_named_in_two_ways(
         status, _, err = run(
             capsys, "sweep", *words, "--tasks", "demo_kind", "--lam", "0,1", "--limit", 4, "--type", "f16"
         )
-        assert (status, err) == (0, "")
+        assert status == 0
+        assert err.startswith(f"see it: pa-lite report {folder}\nmake it: pa-lite merge {words[0]} ")
         assert (tmp_path / folder / "study.sqlite").is_file()
     status, out, _ = run(capsys, "search", *sides, "--tasks", "demo", "--lam", "0,0.5,1", "--limit", 30, "--json")
     assert status == 0
