@@ -7,7 +7,7 @@ import pytest
 
 from tools.coverage import along_lam, averages, judging, searching
 from tools.coverage.__main__ import cases
-from tools.coverage.table import measure
+from tools.coverage.table import measure, summary
 from tools.coverage.worlds import (
     LAMS,
     flat,
@@ -89,3 +89,13 @@ def test_what_is_reported_of_a_judge_holds(judge: str) -> None:
     found = list(measure(case, 0, 0.25))
     assert [f for f in found if f.method == "reported" and not f.holds] == []
     assert {f.check for f in found if f.method == "naive" and not f.holds} >= {"win rate"}
+
+
+def test_the_summary_has_a_row_for_each_check() -> None:
+    case = next(c for c in cases() if c.name.startswith("first 100 questions"))
+    found = list(measure(case, 0, 0.02))
+    lines = summary(found).splitlines()
+    assert lines[0] == "| check | cases | naive | reported | wanted |"
+    assert len(lines) == 2 + len({f.check for f in found})
+    (value,) = [f.value for f in found if f.method == "reported" and f.check == found[0].check]
+    assert f"| {value:.1f} to {value:.1f} |" in lines[2]

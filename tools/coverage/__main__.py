@@ -1,6 +1,6 @@
 """Measures pa-lite's own intervals, tests, readings and searches on simulated items whose truth is known.
 
-python -m tools.coverage [--runs SCALE] [--only WORDS] [--seed N] [--json FILE] [--list]
+python -m tools.coverage [--runs SCALE] [--only WORDS] [--seed N] [--json FILE] [--summary] [--list]
 
 A line of the table is one check in one situation: how often a 95% interval covers the truth, how often a 5% test errs,
 by how much a number is wrong on average, or by how much the lam found is worse than the best one. The method "reported"
@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from tools.coverage import along_lam, averages, judging, searching
-from tools.coverage.table import Case, Found, document, line, measure
+from tools.coverage.table import Case, Found, document, line, measure, summary
 
 
 def cases() -> list[Case]:
@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("--only", default="", metavar="WORDS", help="cases whose name contains these words")
     parser.add_argument("--seed", type=int, default=0, help="of all that is simulated")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the table there too")
+    parser.add_argument("--summary", action="store_true", help="end with a Markdown table of the checks")
     parser.add_argument("--list", action="store_true", help="only name the cases")
     args = parser.parse_args()
     chosen = [case for case in cases() if args.only in case.name]
@@ -48,6 +49,8 @@ def main() -> None:
         for each in measure(case, args.seed, args.runs):
             found.append(each)
             print(line(each), flush=True)
+    if args.summary:
+        print(summary(found))
     if args.json:
         args.json.write_text(json.dumps(document(found, args.seed), indent=1) + "\n", "utf-8")
     sys.exit(0 if all(each.holds for each in found if each.method == "reported") else 1)

@@ -132,3 +132,23 @@ def line(found: Found) -> str:
 def document(found: Sequence[Found], seed: int) -> dict[str, Any]:
     """Return all of it as a JSON document."""
     return {"seed": seed, "rows": [asdict(each) for each in found]}
+
+
+def summary(found: Sequence[Found]) -> str:
+    """Return a Markdown table: each check with the lowest and highest value of both methods over its cases."""
+    rows: dict[str, list[Found]] = {}
+    for each in found:
+        rows.setdefault(each.check, []).append(each)
+    lines = ["| check | cases | naive | reported | wanted |", "|---|---|---|---|---|"]
+    for check, every in rows.items():
+        n = len({each.case for each in every})
+        low, high = min(each.low for each in every), max(each.high for each in every)
+        wanted = "" if (low, high) in ((0, 100), (-100, 100)) else f"{low:g} to {high:g}"
+        values = [_range([e for e in every if e.method == method]) for method in ("naive", "reported")]
+        lines.append(f"| {check} ({UNITS[every[0].quantity]}) | {n} | {values[0]} | {values[1]} | {wanted} |")
+    return "\n".join(lines) + "\n"
+
+
+def _range(found: Sequence[Found]) -> str:
+    values = [each.value for each in found if math.isfinite(each.value)]
+    return f"{min(values):.1f} to {max(values):.1f}" if values else ""
