@@ -16,7 +16,7 @@ from typing import NoReturn
 
 import click
 
-from pa_lite.cli import checkpoints, completion, doctor, follow, harness, judge, merge, pairs, study, tasks
+from pa_lite.cli import checkpoints, completion, doctor, follow, harness, judge, merge, pairs, search, study, tasks
 from pa_lite.cli.help import Group
 from pa_lite.cli.mapped import report_unreadable_maps
 from pa_lite.cli.signals import EndSignal, end_in_order
@@ -56,7 +56,7 @@ def cli(context: click.Context, debug: bool) -> None:
 
 for _command in (
     merge.merge, checkpoints.inspect, checkpoints.diff, pairs.pairs, tasks.score, tasks.tasks, harness.harness,
-    follow.generate, follow.follow, judge.judge, judge.winrate, study.sweep, study.search, study.report, study.demo,
+    follow.generate, follow.follow, judge.judge, judge.winrate, study.sweep, search.search, study.report, study.demo,
     doctor.doctor, completion.completion,
 ):  # fmt: skip
     cli.add_command(_command)
@@ -88,7 +88,9 @@ def _kept(error: BaseException | None) -> str:
 def _show_usage(error: click.ClickException) -> None:
     """Show a usage error like any other, with the command that shows the help."""
     text = error.format_message()
-    tell(f"error: {short_line(text[:1].lower() + text[1:])}", err=True)
+    if text[1:2].islower():  # not a name in capitals
+        text = text[0].lower() + text[1:]
+    tell(f"error: {short_line(text)}", err=True)
     if isinstance(error, click.UsageError) and error.ctx is not None:
         tell(f"See: {error.ctx.command_path} --help", err=True)
 

@@ -18,13 +18,13 @@ from pa_lite.cli.options import CALIBRATION, EXTRAPOLATE, FORCE, GPU, JSON, PROB
 from pa_lite.cli.terminal import percent, quoted, show_json, show_next, show_table, tell
 
 if TYPE_CHECKING:
-    from pa_lite import ChatOptions, Estimate, Goal, StudyOptions
+    from pa_lite import ChatOptions, Estimate, StudyOptions
     from pa_lite.api.options import PairLike
-    from pa_lite.api.studies import Curves, Found, Reading, Schedules, StudyLike
+    from pa_lite.api.studies import Curves, Reading, StudyLike
 
 
-def _measured(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options for what is measured; `_options` turns them into StudyOptions."""
+def measured(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options for what is measured; `study_options` turns them into StudyOptions."""
     options = [
         click.option("--lam", "lams", default="0:1:0.1", show_default=True, help="L,L,... or LO:HI:STEP, increasing."),
         EXTRAPOLATE,
@@ -46,7 +46,7 @@ def _measured(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def _options(
+def study_options(
     lams: str, tasks: str, follow: str, follow_limit: int | None, types: str, shots: int | None, limit: int | None,
     seed: int, schedule: str, threads: int, gpu_layers: Any, probe: bool, chat: ChatOptions,
     extrapolate: bool, seeds: int = 1,
@@ -63,7 +63,7 @@ def _options(
 
 @command("Measure a pair at every lam")
 @takes_pair
-@_measured
+@measured
 @SEEDS
 @click.option(
     "--alpaca", metavar="PROMPTS", is_flag=False, flag_value="alpaca-eval", default="",
@@ -104,7 +104,7 @@ def sweep(
     keep_stale: bool,
     dry_run: bool,
     as_json: bool,
-    **measured: Any,
+    **words: Any,
 ) -> None:
     """Measure PAIR at every lam: few-shot tasks, and with --follow instruction following. Run it again to resume.
 
@@ -119,7 +119,7 @@ def sweep(
     from pa_lite.api.studies import run_folder
 
     options = replace(
-        _options(**measured), alpaca=alpaca, alpaca_limit=alpaca_limit, judge=judge, reference=reference,
+        study_options(**words), alpaca=alpaca, alpaca_limit=alpaca_limit, judge=judge, reference=reference,
         calibration=calibration,
     )  # fmt: skip
     folder = folder or run_folder(pair)
@@ -206,122 +206,6 @@ def show_curves(curves: Curves, found: Sequence[Reading]) -> None:
     lead = found[0].best if found else None
     columns = ["lam", *(text for each in shown for text in (each.measure.column, "s.e.")), ""]
     show_table(columns, rows, marked=None if lead is None else curves.lams.index(lead.lam))
-
-
-@command("Find the best lam with fewer measurements")
-@takes_pair
-@_measured
-@click.option("--keep-follow", type=float, metavar="SHARE", help="Share of instruct's following to keep, such as 0.95.")
-@click.option(
-    "--sure", default="0.95", show_default=True, metavar="SHARE|none",
-    help="Keep it in this share of resamplings of the prompts; none goes by the point estimate.",
-)  # fmt: skip
-@click.option("--weight", type=float, default=0.0, help="Weight of instruction following in the goal, 0 to 1.")
-@click.option(
-    "--budget", type=float, metavar="SHARE",
-    help="Share of a sweep's evaluations to spend; by default 0.4, or all of them where there are too few items.",
-)  # fmt: skip
-@click.option("--schedules", is_flag=True, help="Then compare coarse schedules (one lam per tensor group) around it.")
-@click.option(
-    "--run", "folder", type=click.Path(path_type=Path), help="Folder for the results; by default PAIR-search."
-)
-@click.option("--dry-run", is_flag=True, help="Show the evaluations planned, and estimates of memory and time.")
-@GPU
-@PROBE
-@THREADS
-@JSON
-def search(
-    pair: PairLike,
-    keep_follow: float | None,
-    sure: str,
-    weight: float,
-    budget: float | None,
-    schedules: bool,
-    folder: Path | None,
-    dry_run: bool,
-    as_json: bool,
-    **measured: Any,
-) -> None:
-    """Find PAIR's best lam for a goal, and its confidence, with a fraction of a sweep's evaluations.
-
-    PAIR is a registered name, or BASE and INSTRUCT. Evaluations are kept in a folder: after a kill or Ctrl-C, the same
-    command continues.
-
-    \b
-    pa-lite search demo --tasks demo --follow demo --keep-follow 0.95
-    """
-    from pa_lite.api.studies import dated, plan_search, search_folder
-
-    options, goal = _options(**measured), pa_lite.Goal(weight, keep_follow, _sure(sure))
-    limits = pa_lite.SearchOptions(budget=budget, seed=options.score.seed)
-    folder = folder or search_folder(pair)
-    if dry_run:
-        show_estimate(plan_search(pair, options, goal, limits), as_json)
-        return
-    options = dated(options, folder)
-    with bar("search", f"finished items are kept in {folder}; run the same command again to continue.") as progress:
-        found, raced = pa_lite.search(pair, options, goal, limits, schedules, run=folder, progress=progress)
-    if as_json:
-        show_json(
-            {
-                "goal": asdict(goal),
-                "chat": describe_chat(options.chat),
-                "lam": asdict(found),
-                "schedules": asdict(raced) if raced else None,
-            }
-        )
-        return
-    show_found(found, goal)
-    if raced is not None:
-        show_schedules(raced)
-    schedule = f" --schedule {quoted(raced.text)}" if raced is not None and raced.text and raced.differs else ""
-    show_next(make_it=f"pa-lite merge {words_of(pair)} --lam {found.lam:g}{schedule}")
-
-
-def _sure(text: str) -> float | None:
-    """Return the value of --sure. Raises BadParameter unless it is a number or `none`."""
-    if text.lower() == "none":
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is not a number or none.", param_hint="--sure") from None
-
-
-def describe_chat(chat: ChatOptions) -> dict[str, Any]:
-    return {**asdict(chat), "date": str(chat.date)}
-
-
-def show_found(found: Found, goal: Goal) -> None:
-    from pa_lite.api.studies import items_in_words
-
-    if found.differs:
-        tell(f"Best for {goal.told()}: lam {found.lam:g}, within 0.1 with probability {found.confidence:.2f}.")
-    else:
-        tell(f"No measurable difference between the lams for {goal.told()}; {items_in_words(found.needed)}.")
-    rows = [
-        [f"{lam:g}", f"{100 * found.few_shot[i]:.1f}", f"{100 * found.follow[i]:.1f}" if found.follow else "",
-         f"{100 * found.evaluated[i]:.0f}"]
-        for i, lam in enumerate(found.lams)
-    ]  # fmt: skip
-    marked = found.lams.index(found.lam) if found.differs else None
-    how = "" if found.is_grid else " (smoothed)"
-    show_table(["lam", f"few-shot %{how}", f"followed %{how}", "items seen %"], rows, marked=marked)
-    tell(f"{found.spent} item evaluations, of {found.grid} for the whole grid ({100 * found.spent / found.grid:.0f}%).")
-
-
-def show_schedules(raced: Schedules) -> None:
-    from pa_lite.api.studies import items_in_words
-
-    best = f"schedule {raced.text!r} at lam {raced.lam:g}" if raced.text else f"no schedule, lam {raced.lam:g} alone"
-    spent = f"{raced.spent} of {raced.grid} evaluations"
-    if raced.differs:
-        tell(f"Schedules: {best}, best with probability {raced.confidence:.2f}; {spent}.")
-    else:
-        tell(
-            f"Schedules: no measurable difference between the schedules and lam {raced.lam:g} alone; "
-            f"{items_in_words(raced.needed)}; {spent}."
-        )
 
 
 @command("Write a study as an HTML page, figures, CSV")

@@ -26,7 +26,8 @@ from pa_lite.merging.schedule import Schedule, read_schedule
 from pa_lite.sanitize import name_text
 from pa_lite.study.curves import MOST_TASKS
 from pa_lite.study.store import Cell, StoredCell
-from pa_lite.study.workloads import AnswersWorkload, FollowWorkload, TaskWorkload, Workload
+from pa_lite.study.workload import Workload
+from pa_lite.study.workloads import AnswersWorkload, FollowWorkload, TaskWorkload
 from pa_lite.system.machine import cores
 from pa_lite.tasks.prompts import prepare_draws
 from pa_lite.tasks.scoring import ScoreOptions

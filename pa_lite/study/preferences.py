@@ -18,11 +18,13 @@ from pa_lite.alpaca.outputs import generator_name
 from pa_lite.alpaca.pairing import AnswerPair, read_outputs
 from pa_lite.errors import InputError
 from pa_lite.sanitize import name_text
+from pa_lite.study.judged_workloads import CalibrationWorkload, WinsWorkload
 from pa_lite.study.judges import Judge
 from pa_lite.study.plan import PlannedCell, StudyPlan
 from pa_lite.study.records import AnsweredItem
 from pa_lite.study.store import Cell, Store
-from pa_lite.study.workloads import AnswersWorkload, CalibrationWorkload, WinsWorkload, Workload
+from pa_lite.study.workload import Workload
+from pa_lite.study.workloads import AnswersWorkload
 
 _Answers = Mapping[tuple[str, float], Sequence[AnsweredItem]]  # by type and lam
 

@@ -15,6 +15,7 @@ from pa_lite.alpaca.win_rate import BY_DEFINITION, MINIMAL
 from pa_lite.errors import InputError
 from pa_lite.statistics import Mean
 from pa_lite.study.curves import MOST_TASKS, Curves, Series, Values, means
+from pa_lite.study.judged_workloads import WinsWorkload
 from pa_lite.study.judging import StudyJudging, judge_remarks
 from pa_lite.study.measures import FEW_SHOT, FOLLOWING, MEASURES, PREFERRED, Measure
 from pa_lite.study.records import AnsweredItem, FollowedItem
@@ -23,7 +24,7 @@ from pa_lite.study.rows import REQUIRED
 from pa_lite.study.staleness import UNRECORDED, is_recorded
 from pa_lite.study.store import Store, StoredCell
 from pa_lite.study.summary import Example, Kept, StudySummary, intervals_in_words
-from pa_lite.study.workloads import WORKLOADS, FollowWorkload, TaskWorkload, WinsWorkload
+from pa_lite.study.workloads import WORKLOADS, FollowWorkload, TaskWorkload
 
 _EXAMPLES = 6
 _MOST_LAMS = 1001  # in a study: time and memory of charts and resampling grow with them

@@ -198,7 +198,7 @@ def read_fact(name: Any, text: Any) -> tuple[str, Any]:
 def read_cell(row: Mapping[str, Any], workloads: Collection[str]) -> dict[str, Any]:
     """Return a cell's columns with `inputs`, `environment` and `summary` parsed and numbers as floats.
 
-    `kinds` are the known workloads. `row` has `n_done`, the number of stored items, which a finished cell has all of.
+    `workloads` are the known kinds. `row` has `n_done`, the number of stored items, which a finished cell has all of.
     """
     for name, (check, expected) in _CELL.items():
         value = row[name]

@@ -29,7 +29,8 @@ from pa_lite.study.store import Store, has_results, open_store, read_store
 from pa_lite.study.summary import StudySummary
 from pa_lite.study.tracker import Tracker
 from pa_lite.study.worker import LocalWorker, Worker, WorkerLostError
-from pa_lite.study.workloads import TaskWorkload, chunks
+from pa_lite.study.workload import chunks
+from pa_lite.study.workloads import TaskWorkload
 
 MakeWorker = Callable[[], Worker]
 WorkersFor = Callable[[StudyPlan], tuple[MakeWorker, int]]  # a plan -> a factory of workers, and how many at a time

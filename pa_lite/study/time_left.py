@@ -10,7 +10,7 @@ import heapq
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pa_lite.study.workloads import Workload
+from pa_lite.study.workload import Workload
 
 
 class TimeLeft:

@@ -10,7 +10,7 @@ from typing import Any
 from pa_lite.progress import Progress, expect, silent
 from pa_lite.study.cells import Cell
 from pa_lite.study.time_left import TimeLeft
-from pa_lite.study.workloads import Workload
+from pa_lite.study.workload import Workload
 
 Lam = tuple[str, float]  # weight type and lam
 

@@ -1,40 +1,28 @@
-"""Workloads: what is measured in a cell, and how items are run, their records read, and their values summarised.
-
-`run` turns items into records, which are stored as JSON; `decode` turns a stored record into a typed result; `value` is
-the result's number in an average; `summary` describes a finished cell. Code that runs, loads, exports or reports a
-study uses these methods and never distinguishes the workloads.
-
-A chunk is always run as a whole, so that the same items share a batch and records do not depend on where a run was
-stopped and resumed.
-"""
+"""The workloads of a study: few-shot tasks, instructions, and answers for a judge."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
-from pa_lite.alpaca.annotations import Annotations, Judgement
 from pa_lite.alpaca.content import request
 from pa_lite.alpaca.journal import digest
-from pa_lite.alpaca.judge import JudgeOptions, Verdict, judge_pairs
-from pa_lite.alpaca.known import key_of
-from pa_lite.alpaca.outputs import answer_prompts, generator_name
-from pa_lite.alpaca.pairing import AnswerPair
+from pa_lite.alpaca.outputs import answer_prompts
 from pa_lite.alpaca.prompts import Prompt
-from pa_lite.alpaca.win_rate import find_length_data, win_rate
 from pa_lite.engine.chat_options import ChatOptions
 from pa_lite.engine.generation import GenerationOptions
 from pa_lite.engine.model import Model
 from pa_lite.instructions.following import Instruction, follow_instructions
 from pa_lite.progress import Progress
-from pa_lite.statistics import spread_of_mean, spread_over_seeds, standard_error
-from pa_lite.study.judges import Judge
-from pa_lite.study.measures import FEW_SHOT, FOLLOWING, PREFERRED, Measure
-from pa_lite.study.records import AnsweredItem, FinishedItem, FollowedItem, JudgedItem, Record, ScoredItem, read_result
+from pa_lite.statistics import spread_of_mean, spread_over_seeds
+from pa_lite.study.judged_workloads import CalibrationWorkload, WinsWorkload
+from pa_lite.study.measures import FEW_SHOT, FOLLOWING
+from pa_lite.study.records import AnsweredItem, FinishedItem, FollowedItem, Record, ScoredItem
+from pa_lite.study.workload import CHARACTERS, GENERATED, Workload
 from pa_lite.tasks.averages import cluster_numbers
 from pa_lite.tasks.prompts import Prepared
 from pa_lite.tasks.rendering import Item
@@ -47,82 +35,6 @@ _NOT_IN_DIGEST = (
     "is_own",
     "cluster",
 )  # keys of TaskSpec
-
-
-class Workload(ABC, Generic[_R]):
-    """A task, instruction set or set of judged pairs. Model and `facts` (JSON values) determine every record.
-
-    `kind` is its name in the results file, `activity` that in progress; `measure` is the measure that its values belong
-    to, if any; `judge`, if any, runs it instead of the study's model. Without `is_along_lam` it is run once, not at
-    every lam. `summary_version` increases when `summary` gives more or other values, so that finished cells of older
-    versions get a new summary from their records.
-    """
-
-    kind: ClassVar[str]
-    activity: ClassVar[str]
-    result: ClassVar[type[Any]]
-    measure: ClassVar[Measure | None] = None
-    summary_version: ClassVar[int] = 1
-    is_along_lam: ClassVar[bool] = True
-    name: str
-
-    @property
-    def judge(self) -> Judge | None:
-        return None
-
-    @property
-    @abstractmethod
-    def n_items(self) -> int:
-        """The number of items."""
-
-    @property
-    @abstractmethod
-    def facts(self) -> Mapping[str, Any]:
-        """Everything that, with the model, determines the records."""
-
-    @property
-    @abstractmethod
-    def tokens_of_item(self) -> float:
-        """The approximate number of tokens that an item takes, each generated one counted as several."""
-
-    @abstractmethod
-    def check(self, model: Model) -> None:
-        """Raise TextError, naming the item, for a text that the model's tokenizer cannot encode."""
-
-    @abstractmethod
-    def run(self, model: Model, items: Sequence[int], progress: Progress | None = None) -> dict[int, Record]:
-        """Return the items' records, by number. Raises what scoring and generating raise.
-
-        `progress` gets the requests or answers done of these items.
-        """
-
-    @classmethod
-    def decode(cls, record: Any) -> _R:
-        """Return a stored record as a typed result. Raises ValueError for one that `run` cannot have made."""
-        result: _R = read_result(cls.result, record)
-        return result
-
-    @staticmethod
-    @abstractmethod
-    def value(result: _R) -> float:
-        """Return a result's value in the average, in [0, 1]; NaN where it has none."""
-
-    def summary(self, results: Sequence[_R]) -> dict[str, Any]:
-        """Return the summary of a finished cell's results, as JSON values; `version` is that of the summary."""
-        values = [value for value in map(self.value, results) if value == value]
-        average = float(np.mean(values)) if values else float("nan")
-        spread = {"value": average, "stderr": standard_error(values)}
-        return {"version": self.summary_version, "n": len(values), **spread}
-
-
-_CHARACTERS = 4  # of a token, about
-_GENERATED = 4  # a generated token costs about as much as this many tokens of a prompt
-
-
-def chunks(n_items: int, size: int) -> Iterator[range]:
-    """Divide items into chunks of `size`; the division depends on nothing else."""
-    for start in range(0, n_items, size):
-        yield range(start, min(n_items, start + size))
 
 
 @dataclass(frozen=True)
@@ -168,8 +80,8 @@ class TaskWorkload(Workload[ScoredItem]):
     def tokens_of_item(self) -> float:
         some = self.prepared.items[:100]  # the exemplars before the items are shared
         characters = [sum(len(c) for c in (*i.contexts, *i.continuations)) for i in some]
-        answer = _GENERATED * self.prepared.spec.max_tokens / 2 if self.prepared.spec.kind == "G" else 0.0
-        return float(np.mean(characters)) / _CHARACTERS + answer
+        answer = GENERATED * self.prepared.spec.max_tokens / 2 if self.prepared.spec.kind == "G" else 0.0
+        return float(np.mean(characters)) / CHARACTERS + answer
 
     def check(self, model: Model) -> None:
         for prepared in (self.prepared, *self.more):
@@ -247,7 +159,7 @@ class _Answered(Workload[_R]):
 
     @property
     def tokens_of_item(self) -> float:
-        return _GENERATED * self.max_tokens / 2
+        return GENERATED * self.max_tokens / 2
 
     @property
     def facts(self) -> Mapping[str, Any]:
@@ -331,105 +243,6 @@ class AnswersWorkload(_Answered[AnsweredItem]):
     def summary(self, results: Sequence[AnsweredItem]) -> dict[str, Any]:
         return {"version": self.summary_version, "n": len(results), "cut": sum(not r.ended for r in results),
                 "mean_characters": float(np.mean([len(r.output) for r in results]))}  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Judged(Workload[JudgedItem]):
-    """Common part of workloads in which a judge compares the two answers of each pair to `answers`, a set's name."""
-
-    result = JudgedItem
-    answers: str
-    decider: Judge
-    pairs: tuple[AnswerPair, ...]
-
-    @property
-    def name(self) -> str:  # type: ignore[override]
-        return f"{self.answers}, judged by {generator_name(self.decider.reference)}"
-
-    @property
-    def pair_keys(self) -> list[str]:
-        """The key of every pair, by which known preferences are found."""
-        return [key_of(pair) for pair in self.pairs]
-
-    @property
-    def judge(self) -> Judge:
-        return self.decider
-
-    @property
-    def n_items(self) -> int:
-        return len(self.pairs)
-
-    @property
-    def tokens_of_item(self) -> float:
-        some = self.pairs[:100]
-        characters = [len(p.instruction) + len(p.reference) + len(p.model) for p in some]
-        return 2 * float(np.mean(characters)) / _CHARACTERS  # both orders
-
-    @property
-    def facts(self) -> Mapping[str, Any]:
-        return {"pairs": digest([asdict(p) for p in self.pairs]), "options": asdict(JudgeOptions())}
-
-    def check(self, model: Model) -> None:
-        """Accept all: a pair that the judge's tokenizer cannot encode is recorded as not judged."""
-
-    def run(self, model: Model, items: Sequence[int], progress: Progress | None = None) -> dict[int, Record]:
-        verdicts: dict[int, Verdict] = {}
-        part = [self.pairs[i] for i in items]
-        judge_pairs(model, part, JudgeOptions(), verdicts.__setitem__, progress, chat=self.decider.chat)
-        return {i: {"instruction": part[k].instruction, **asdict(verdicts[k])} for k, i in enumerate(items)}
-
-    @staticmethod
-    def value(result: JudgedItem) -> float:
-        return float("nan") if result.preference is None else float(result.preference) - 1
-
-    def summary(self, results: Sequence[JudgedItem]) -> dict[str, Any]:
-        out = super().summary(results)
-        return {**out, "unjudged": len(results) - out["n"], "pairs": self.pair_keys}
-
-
-@dataclass(frozen=True, kw_only=True)
-class CalibrationWorkload(_Judged):
-    """Pairs with known preferences, with which the judge is compared; `answers` names their file."""
-
-    kind, activity, is_along_lam = "calibration", "calibrating", False
-
-
-@dataclass(frozen=True, kw_only=True)
-class WinsWorkload(_Judged):
-    """One lam's answers compared with a reference's by a judge; `model` and `reference` name their authors.
-
-    `datasets` are the sources of the instructions; AlpacaEval's allow the full length-controlled win rate.
-    """
-
-    kind, activity, measure = "wins", "judging", PREFERRED
-    summary_version = 3  # 2: with the length-controlled win rate; 3: with the keys of the pairs
-    model: str
-    reference: str
-    datasets: frozenset[str] = frozenset()
-
-    def summary(self, results: Sequence[JudgedItem]) -> dict[str, Any]:
-        return {**super().summary(results), "length_controlled": self._control(results)}
-
-    def _control(self, results: Sequence[JudgedItem]) -> dict[str, Any]:
-        """Return the length-controlled win rate in [0, 1], NaN if unknown, with its form and note from `win_rate`."""
-        judged = tuple(
-            Judgement(instruction=p.instruction, output_1=p.reference, output_2=p.model, preference=r.preference)
-            for p, r in zip(self.pairs, results, strict=True)
-        )
-        out: dict[str, Any] = dict.fromkeys(("value", "stderr", "fit_stderr"), float("nan"))
-        if all(j.preference is None for j in judged):
-            return {**out, "form": None, "note": "no pair was judged"}
-        annotations = Annotations(
-            model=self.model,
-            reference=self.reference,
-            annotator=self.decider.reference,
-            judgements=judged,
-            datasets=self.datasets,
-        )
-        rate = win_rate(annotations, *find_length_data(annotations))
-        if rate.length_controlled is not None:
-            out = {name: getattr(rate.length_controlled, name) / 100 for name in out}
-        return {**out, "form": rate.length_controlled_form, "note": rate.length_controlled_note}
 
 
 WORKLOADS: Mapping[str, type[Workload[Any]]] = {

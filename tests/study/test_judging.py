@@ -16,13 +16,13 @@ from pa_lite.alpaca.win_rate import FULL
 from pa_lite.errors import InputError, OutputError
 from pa_lite.study.export import item_rows, to_document
 from pa_lite.study.goal import Goal
+from pa_lite.study.judged_workloads import CalibrationWorkload
 from pa_lite.study.plan import StudyOptions, plan_study
 from pa_lite.study.report.publish import ReportOptions, publish
 from pa_lite.study.results import load_study
 from pa_lite.study.store import open_store, read_store
 from pa_lite.study.summary import best_for, readings
 from pa_lite.study.sweep import estimate_pair, sweep_pair
-from pa_lite.study.workloads import CalibrationWorkload
 from pa_lite.tasks.scoring import ScoreOptions
 from tests.cli.test_cli import run
 from tests.support.alpaca_files import write_rows

@@ -18,13 +18,14 @@ from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.engine.model_reference import open_model
 from pa_lite.errors import EngineError, InputError, OutputError
 from pa_lite.study.export import item_rows, to_csv, to_document
+from pa_lite.study.judged_workloads import WinsWorkload
 from pa_lite.study.judges import describe_judge
 from pa_lite.study.plan import StudyOptions, plan_study
 from pa_lite.study.report.page import to_html
 from pa_lite.study.results import load_study
 from pa_lite.study.store import open_store, read_store
 from pa_lite.study.sweep import sweep_pair
-from pa_lite.study.workloads import AnswersWorkload, WinsWorkload
+from pa_lite.study.workloads import AnswersWorkload
 from pa_lite.tasks.scoring import ScoreOptions
 
 OPTIONS = StudyOptions(

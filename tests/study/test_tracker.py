@@ -13,7 +13,7 @@ import pytest
 from pa_lite.study.cells import Cell
 from pa_lite.study.time_left import TimeLeft
 from pa_lite.study.tracker import Tracker
-from pa_lite.study.workloads import chunks
+from pa_lite.study.workload import chunks
 
 
 def workload(kind: str, name: str, tokens: float, activity: str) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from pa_lite.cli.study import show_found, show_schedules
+from pa_lite.cli.search import show_found, show_schedules
 from pa_lite.errors import InputError
 from pa_lite.study.curves import Values
 from pa_lite.study.goal import Goal
