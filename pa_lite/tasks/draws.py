@@ -107,13 +107,13 @@ def _over_draws(
         values = [[r.metrics[key] for r in draw] for draw in records if key in draw[0].metrics]
         clusters = cluster_numbers([r.cluster for r in records[0]])
         found_values = np.array(values) if values else None
-        measured = _measure_draws([m.measured for m in same], found_values, len(records[0]), clusters)
-        macro = _measure_draws(macros, None, len(records[0])) if macros else None
+        measured = measure_draws([m.measured for m in same], found_values, len(records[0]), clusters)
+        macro = measure_draws(macros, None, len(records[0])) if macros else None
         out.append(replace(same[0], measured=measured, macro=macro))
     return tuple(out)
 
 
-def _measure_draws(
+def measure_draws(
     draws: Sequence[Measured],
     values: npt.NDArray[np.float64] | None,
     n: int,

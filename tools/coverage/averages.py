@@ -10,16 +10,13 @@ import numpy as np
 from pa_lite.statistics import (
     DRAWS,
     FloatArray,
-    Spread,
     bootstrap_means,
     interval,
     measured_classes,
     measured_groups,
     measured_mean,
-    score_interval,
-    spread_of_mean,
-    spread_over_seeds,
 )
+from pa_lite.tasks.draws import measure_draws
 from pa_lite.tasks.metrics import weighted_f1
 from tools.coverage.table import Case, Numbers, Rng, coverage, covers
 from tools.coverage.worlds import Integers, Values, grouped_items, passage_items, seeded_items
@@ -81,11 +78,11 @@ def _classes(rng: Rng, n: int) -> Numbers:
 
 def _seeds(rng: Rng, n_seeds: int, n_items: int) -> Numbers:
     values: Values = seeded_items(rng, n_seeds, n_items, 0.6, 0.15, 0.5)
-    one = spread_of_mean(values[0])
-    all_seeds: Spread = spread_over_seeds(values)
+    draws = [measured_mean(each.tolist()) for each in values]
+    found = measure_draws(draws, values, n_items)
     return {
-        "reported": covers(score_interval(float(values[0].mean()), one), 0.6),
-        "corrected": covers(score_interval(float(values.mean()), all_seeds), 0.6),
+        "reported": covers((found.low, found.high), 0.6),
+        "naive": covers((draws[0].low, draws[0].high), 0.6),  # one draw of exemplars
     }
 
 
