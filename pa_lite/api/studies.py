@@ -128,18 +128,23 @@ def run_folder(pair: PairLike) -> Path:
 
 
 def find_run(run: str | Path) -> Path:
-    """Return the run folder of that name; for the name of a registered pair the newest of its default ones.
+    """Return the run folder of that name; for a pair's name the newest of its default ones.
 
-    Raises InputError for a pair without a study in the working folder.
+    Raises InputError, naming the studies in the working folder, for a name without results.
     """
     folder = Path(run)
-    if isinstance(run, Path) or folder.exists() or run not in all_pairs():
+    if isinstance(run, Path) or (folder / FILE).exists():
         return folder
-    known = [run_folder(run), *([Path(DEMO_FOLDER)] if run == "demo" else [])]
+    known = [Path(f"{run}-study"), *([Path(DEMO_FOLDER)] if run == "demo" else [])]
     found = [each for each in known if (each / FILE).is_file()]
-    if not found:
-        raise InputError(f"no study of {run} was found here ({known[0]}). Run `pa-lite sweep {run} --tasks ...` first.")
-    return max(found, key=lambda each: (each / FILE).stat().st_mtime)
+    if found:
+        return max(found, key=lambda each: (each / FILE).stat().st_mtime)
+    if folder.exists():
+        return folder  # reading it says what is wrong
+    here = sorted(str(path.parent) for path in Path().glob(f"*/{FILE}"))
+    named = f" Studies here: {', '.join(here[:6])}." if here else ""
+    advice = f" Run `pa-lite sweep {run} --tasks ...` first." if run in all_pairs() else ""
+    raise InputError(f"{run}: no study was found.{named}{advice}")
 
 
 def sweep(

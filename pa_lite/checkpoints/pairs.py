@@ -124,6 +124,8 @@ def resolve_pair(pair: str | Pair | tuple[str | Location, str | Location]) -> Pa
         return pair
     if isinstance(pair, str | Path):
         text = str(pair)
+        if text.lower().endswith((".gguf", ".safetensors")) and not Path(text).exists() and text not in all_pairs():
+            raise InputError(f"{text}: does not exist.")
         if isinstance(pair, Path) or (text not in all_pairs() and _is_location(text)):
             raise InputError(f"{text!r} is one location, but a pair has two: give both BASE and INSTRUCT.")
         return find_pair(text)

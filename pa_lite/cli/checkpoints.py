@@ -13,7 +13,7 @@ from pa_lite.cli.bars import bar
 from pa_lite.cli.completers import models
 from pa_lite.cli.help import command
 from pa_lite.cli.options import JSON, STREAM, THREADS, TYPE, takes_pair
-from pa_lite.cli.terminal import show_json, show_table, tell
+from pa_lite.cli.terminal import blocks, show_json, show_table, tell
 
 if TYPE_CHECKING:
     from pa_lite import Diff, Inspection
@@ -100,7 +100,7 @@ def show_diff(found: Diff) -> None:
             name,
             f"{d.relative_norm:.5f}",
             f"{d.cosine:.6f}",
-            "█" * round(20 * min(1.0, d.relative_norm / largest)) if largest else "",
+            blocks(round(20 * min(1.0, d.relative_norm / largest))) if largest else "",
         ]
         for name, d in distances.items()
     ]

@@ -12,8 +12,8 @@ import pa_lite
 from pa_lite.cli.bars import bar
 from pa_lite.cli.help import command
 from pa_lite.cli.options import GPU, JSON, PROBE, THREADS, takes_pair
-from pa_lite.cli.study import measured, show_estimate, study_options, words_of
-from pa_lite.cli.terminal import quoted, show_json, show_next, show_table, tell
+from pa_lite.cli.study import measured, note_instructions, show_choice, show_estimate, study_options
+from pa_lite.cli.terminal import quoted, show_json, show_table, tell
 
 if TYPE_CHECKING:
     from pa_lite import ChatOptions, Goal
@@ -65,6 +65,7 @@ def search(
     """
     from pa_lite.api.studies import dated, plan_search, search_folder
 
+    note_instructions(pair, words["follow"])
     options, goal = study_options(**words), pa_lite.Goal(weight, keep_follow, _sure(sure))
     limits = pa_lite.SearchOptions(budget=budget, seed=options.score.seed)
     folder = folder or search_folder(pair)
@@ -87,8 +88,13 @@ def search(
     show_found(found, goal)
     if raced is not None:
         show_schedules(raced)
-    schedule = f" --schedule {quoted(raced.text)}" if raced is not None and raced.text and raced.differs else ""
-    show_next(make_it=f"pa-lite merge {words_of(pair)} --lam {found.lam:g}{schedule}")
+    more = f" --schedule {quoted(raced.text)}" if raced is not None and raced.text and raced.differs else ""
+    is_decided = found.differs or (raced is not None and raced.differs)
+    show_choice(pair, found.lam if is_decided else None, more)
+    tell(f"Results: {folder}; the same command shows them again.")
+    if options.follow and not goal.needs_follow:
+        tell("note: following was measured, but the goal is few-shot accuracy alone: add --keep-follow 0.95 or "
+             "--weight 0.5.", err=True)  # fmt: skip
 
 
 def _sure(text: str) -> float | None:

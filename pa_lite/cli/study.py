@@ -46,6 +46,12 @@ def measured(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def note_instructions(pair: PairLike, follow: str) -> None:
+    """Say that the demo pair cannot follow the public instructions."""
+    if pair == "demo" and follow == "public":
+        tell("note: the demo pair knows only its own instructions: use --follow demo.", err=True)
+
+
 def study_options(
     lams: str, tasks: str, follow: str, follow_limit: int | None, types: str, shots: int | None, limit: int | None,
     seed: int, schedule: str, threads: int, gpu_layers: Any, probe: bool, chat: ChatOptions,
@@ -118,6 +124,8 @@ def sweep(
     """
     from pa_lite.api.studies import run_folder
 
+    note_instructions(pair, words["follow"])
+    note_instructions(pair, words["follow"])
     options = replace(
         study_options(**words), alpaca=alpaca, alpaca_limit=alpaca_limit, judge=judge, reference=reference,
         calibration=calibration,
@@ -134,10 +142,7 @@ def sweep(
     show_study(study, as_json)
     if not as_json:
         tell(f"Results: {folder}")
-        show_next(
-            see_it=f"pa-lite report {quoted(folder)}",
-            make_it=f"pa-lite merge {words_of(pair)} --lam {suggested_lam(study):g}",
-        )
+        show_choice(pair, best_of(study), see_it=f"pa-lite report {quoted(folder)}")
 
 
 def words_of(pair: PairLike) -> str:
@@ -146,12 +151,24 @@ def words_of(pair: PairLike) -> str:
     return " ".join(map(quoted, words))
 
 
-def suggested_lam(study: StudyLike) -> float:
-    """Return the lam to make: the best of the first reading that has one, else the one nearest to 0.6."""
+def show_choice(pair: PairLike, lam: float | None, more: str = "", **others: str) -> None:
+    """Print the command that makes the model at the best lam, or where no lam is best what to do; then others."""
+    if lam is None:
+        show_next(
+            **others,
+            undecided="the lams do not differ measurably. Measure more items, or start at lam 0.6: "
+            f"pa-lite merge {words_of(pair)} --lam 0.6",
+        )
+        return
+    end = {0.0: "   (the base model itself)", 1.0: "   (the instruct model itself)"}.get(lam, "")
+    show_next(**others, make_it=f"pa-lite merge {words_of(pair)} --lam {lam:g}{more}{end}")
+
+
+def best_of(study: StudyLike) -> float | None:
+    """Return the best lam of the first reading that has one, if any."""
     from pa_lite.api.studies import readings
 
-    best = next((r.best.lam for r in readings(study.curves) if r.best is not None), 0.6)
-    return min(study.curves.lams, key=lambda lam: abs(lam - best))
+    return next((r.best.lam for r in readings(study.curves) if r.best is not None), None)
 
 
 def show_estimate(found: Estimate, as_json: bool, is_judged: bool = False) -> None:
@@ -284,4 +301,4 @@ def demo(output: Path, as_json: bool) -> None:
     tell(conclusion(curves))
     tell(f"Results: {result.results}   Chart: {result.chart}")
     tell(f"Report: {result.report}")
-    show_next(make_it=f"pa-lite merge demo --lam {suggested_lam(result.study):g}")
+    show_choice("demo", best_of(result.study))

@@ -94,6 +94,11 @@ def percent(share: float, digits: int = 1) -> str:
     return f"{100 * share:.{digits}f}" if math.isfinite(share) else "-"
 
 
+def blocks(n: int) -> str:
+    """Return a bar of n blocks, in characters that stdout can show."""
+    return ("█" if "utf" in (sys.stdout.encoding or "").lower() else "#") * n
+
+
 def show_json(document: Any) -> None:
     """Print a JSON document on stdout, with terminal control characters escaped."""
     click.echo(to_json(document, ascii_only=(sys.stdout.encoding or "").lower().replace("-", "") != "utf8"))

@@ -69,7 +69,10 @@ def resolve_model(model: ModelLike, lam: float | str | None = None, extrapolate:
             raise _fixed(model)
         return ModelRef(pair=resolve_pair(model), lam=read_lam(lam, extrapolate))
     if not isinstance(model, str):
-        raise _without_lam(resolve_pair(model).name)
+        found = resolve_pair(model)
+        if isinstance(model, Pair) and model.name in all_pairs():
+            raise _without_lam(found.name)
+        raise InputError(f"two checkpoints are a pair, and a model needs a lam: add --lam 0.6 ({found.name}).")
     return _parse(model, extrapolate)
 
 

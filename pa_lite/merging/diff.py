@@ -76,7 +76,7 @@ def diff_checkpoints(
         groups={g: _distance(s for n, s in sums.items() if group_of(n) == g) for g in groups},
         layers={i: _distance(s for n, s in sums.items() if layer_of(n) == i) for i in layers},
         tensors={name: _distance([s]) for name, s in sums.items()},
-        remarks=plan.remarks,
+        remarks=(*plan.remarks, *plan.doubts),
     )
 
 

@@ -28,7 +28,7 @@ def inspect_layout(layout: Layout, name: str) -> Inspection:
         vocabulary=describe_vocabulary(plan.vocabulary),
         problem=None,
         warnings=plan.instruct.warnings,
-        remarks=plan.remarks,
+        remarks=(*plan.remarks, *plan.doubts),
         tensors=tuple(sorted(rows, key=lambda row: row.name)),
         licence=licence_in(metadata),
         merge=merge_facts(metadata),

@@ -20,6 +20,8 @@ def _number(text: str) -> Decimal:
     except InvalidOperation:
         hint = _meant(text) or " Write e.g. 0.7, 0.2,0.5 or 0:1:0.1."
         raise InputError(f"lam {text.strip()!r} is not a number.{hint}") from None
+    if value.is_nan():
+        raise InputError(f"lam {text.strip()!r} is not a number. Write e.g. 0.7, 0.2,0.5 or 0:1:0.1.")
     if not value.is_finite() or abs(value) > 10:
         whole = text.strip().removesuffix(".0")
         raise InputError(f"lam {whole} is outside [-10, 10]; 0 is the base model, 1 the instruct model.{_meant(whole)}")

@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -116,7 +116,8 @@ class TensorPlan:
 class MergePlan:
     """A merge of base and instruct for any lam; `at` gives the output at one lam.
 
-    `peak` is the process's peak memory during planning, in bytes; 0 if an earlier peak was higher.
+    `peak` is the process's peak memory during planning, in bytes; 0 if an earlier peak was higher. `swap` is why base
+    and instruct may be swapped, empty if nothing says so.
     """
 
     base: Checkpoint
@@ -126,6 +127,7 @@ class MergePlan:
     vocabulary: Vocabulary
     remarks: tuple[str, ...] = ()
     peak: int = 0
+    swap: str = ""
 
     @property
     def type(self) -> str:
@@ -136,6 +138,14 @@ class MergePlan:
     def choices(self) -> tuple[str, ...]:
         """One line for each choice between files that contradict each other."""
         return (*self.base.remarks, *self.instruct.remarks, *self.vocabulary.remarks)
+
+    @functools.cached_property
+    def doubts(self) -> tuple[str, ...]:
+        """Remarks on what is probably a mistake: the sides are swapped, or are the same model."""
+        is_local = not any(map(is_remote, self.files))
+        is_same = self.base.path == self.instruct.path or (is_local and self.fingerprints[0] == self.fingerprints[1])
+        same = "base and instruct are the same model: every lam gives that model"
+        return (*((self.swap,) if self.swap else ()), *((same,) if is_same else ()))
 
     @functools.cached_property
     def n_values(self) -> int:
@@ -311,7 +321,6 @@ def plan_merge(base: Checkpoint, instruct: Checkpoint, options: PlanOptions | No
     remarks += [*base.remarks, *instruct.remarks, *vocabulary.remarks]
     remarks += [*instruct.warnings, *compare_settings(base, instruct, options.force)]
     remarks += [maps.summary(options.vocab)] if maps is not None else []
-    remarks += [remark] if (remark := swapped(base, instruct, templates)) else []
     # 2. output shapes: instruct's, with one row for each token of the written vocabulary
     n_tokens = len(vocabulary.tokens)
     shapes = {
@@ -353,11 +362,8 @@ def plan_merge(base: Checkpoint, instruct: Checkpoint, options: PlanOptions | No
         vocabulary=vocabulary,
         remarks=tuple(remarks),
         peak=peak,
+        swap=swapped(base, instruct, templates) or "",
     )
-    is_local = not any(map(is_remote, plan.files))
-    if base.path == instruct.path or (is_local and plan.fingerprints[0] == plan.fingerprints[1]):
-        same = "base and instruct are the same model: every lam gives that model"
-        plan = replace(plan, remarks=(*plan.remarks, same))
     options.schedule.check(plan.n_layers)
     return plan
 

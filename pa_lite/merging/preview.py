@@ -112,7 +112,7 @@ def preview_merge(
         disk_free=shutil.disk_usage(folder).free,
         memory=planned_bytes(plan, use.threads, use.read_ahead),
         threads=use.threads,
-        remarks=(*plan.remarks, *_fetched(plan, options)),
+        remarks=(*plan.remarks, *plan.doubts, *_fetched(plan, options)),
         problems=tuple(problems),
     )
 

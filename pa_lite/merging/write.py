@@ -71,6 +71,9 @@ def resolve_inputs(
     """
     if pair is not None and not (base is None and instruct is None):
         raise InputError("give either BASE and INSTRUCT or a pair (--pair), not both.")
+    if base is not None and instruct is not None and _is_number(instruct):
+        known = f"{base} {instruct}" if _is_number(base) else f"{instruct}"
+        raise InputError(f"{instruct} is a number, not a checkpoint: write lams as --lam {known.replace(' ', ',')}.")
     if base is not None and instruct is not None:
         found = resolve_pair((base, instruct))
     elif instruct is not None:
@@ -82,6 +85,13 @@ def resolve_inputs(
     return found.base, found.instruct
 
 
+def _is_number(text: object) -> bool:
+    try:
+        return not isinstance(text, Path) and isinstance(float(str(text)), float) and not Path(str(text)).exists()
+    except ValueError:
+        return False
+
+
 def name_outputs(plan: MergePlan, lams: Sequence[float], output: str | Path | None) -> list[tuple[float, Path]]:
     """Return the file of each lam: `output`, or `<instruct name>-pa<lam>-<TYPE>.gguf` in that or the current folder.
 
@@ -90,6 +100,8 @@ def name_outputs(plan: MergePlan, lams: Sequence[float], output: str | Path | No
     """
     if not lams:
         raise InputError("no lam is given: write e.g. --lam 0.7.")
+    if str(output) == "-":
+        raise InputError("a GGUF file cannot be written to the standard output: name a file with -o.")
     folder = Path() if output is None else Path(output)
     is_folder = folder.is_dir() or str(output).endswith(("/", os.sep))
     if len(lams) > 1 and not is_folder:
@@ -151,7 +163,7 @@ def merge_checkpoints(
         if not options.resume:
             check_outputs(plan, lams, output, options)
         plan = prepare_plan(stream=False)
-    for remark in plan.remarks:
+    for remark in (*plan.remarks, *plan.doubts):
         _log.warning("%s", remark)
     outputs = name_outputs(plan, lams, output)
     with _folder_for(outputs, output):

@@ -195,7 +195,7 @@ def plan_study(pair: str | Pair, options: StudyOptions) -> StudyPlan:
     options, chat_inputs = _resolve_chat(options, first)
     # 3. Prepare the workloads: items are chosen and prompts rendered once, and are the same at every lam.
     workloads = plan_workloads(options, chat_inputs)
-    for remark in first.choices:
+    for remark in (*first.choices, *first.doubts):
         _log.warning("%s", remark)
     # 4. Make a cell for each type, lam and workload, identified by everything that determines its numbers, including
     #    the chunk size: items in the same batch change each other's scores by rounding. Cells of a lam are adjacent, so

@@ -36,7 +36,7 @@ def planned_cells(store: Store) -> list[StoredCell]:
     found = [by_key[key] for key in store.facts().get("cells", []) if key in by_key]
     if not found and any("search" in c.inputs for c in by_key.values()):
         raise InputError(
-            f"{store.path.parent}: contains a search, not a study of every lam. Run `pa-lite sweep` first."
+            f"{store.path.parent}: contains a search, not a study of every lam: the same search shows its result."
         )
     if not found:
         raise InputError(f"{store.path.parent}: the study has no results yet. Run `pa-lite sweep` first.")

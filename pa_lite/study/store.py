@@ -266,6 +266,9 @@ class Store:
                 raise damaged(self.path, f"table {table} takes more than {_LONGEST_SUM >> 20} MB")
 
 
+_MODEL_FILES = ("config.json", "model.safetensors", "model.safetensors.index.json", "tokenizer.json")
+
+
 @contextmanager
 def open_store(folder: Path) -> Iterator[Store]:
     """Open the results in a run folder for writing, by one process at a time; create them if necessary.
@@ -275,6 +278,8 @@ def open_store(folder: Path) -> Iterator[Store]:
     """
     path = folder / FILE
     was_there = folder.exists()
+    if was_there and not path.exists() and (model := next((n for n in _MODEL_FILES if (folder / n).exists()), None)):
+        raise OutputError(f"{folder}: contains a model ({model}), not a study. Name another folder (--run).")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock, has_made_lock = open_lock(folder / LOCK)

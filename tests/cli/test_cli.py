@@ -154,7 +154,12 @@ def test_models_are_named_in_one_way(capsys: pytest.CaptureFixture[str], tmp_pat
     assert (shown["merge"]["base"], shown["merge"]["instruct"]) == ("demo-base", "demo-instruct")
     assert (shown["types"], shown["tensors"]) == (planned["types"], planned["tensors"])
     assert "demo@0.6" in run(capsys, "inspect", "demo")[2]
-    assert "is one location, but a pair has two" in run(capsys, "merge", "nowhere.gguf", "--lam", "0.7")[2]
+    assert run(capsys, "merge", "nowhere.gguf", "--lam", "0.7")[2] == "error: nowhere.gguf: does not exist.\n"
+    assert "write lams as --lam 0.7" in run(capsys, "merge", "demo", "0.7", "--lam", "0.5")[2]
+    assert "standard output" in run(capsys, "merge", "demo", "--lam", "0.5", "-o", "-")[2]
+    assert "is not a number" in run(capsys, "merge", "demo", "--lam", "nan")[2]
+    sides = [models_folder() / "demo" / side for side in ("base", "instruct")]
+    assert "two checkpoints are a pair, and a model needs a lam" in run(capsys, "score", *sides, "--tasks", "demo")[2]
 
 
 def test_pairs_are_listed_and_removed(capsys: pytest.CaptureFixture[str], tiny_pair: tuple[Path, Path]) -> None:

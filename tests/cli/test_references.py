@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,12 @@ import pa_lite
 from tests.cli.test_cli import run
 
 MODELS = Path(str(pa_lite.pairs()["demo"].base)).parent
+SIDES = (MODELS / "base", MODELS / "instruct")
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
 
 
 def test_a_model_is_named_in_three_ways(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -67,7 +74,7 @@ def test_a_pair_is_named_in_two_ways(
             capsys, "sweep", *words, "--tasks", "demo_kind", "--lam", "0,1", "--limit", 4, "--type", "f16"
         )
         assert status == 0
-        assert err.startswith(f"see it: pa-lite report {folder}\nmake it: pa-lite merge {words[0]} ")
+        assert err.startswith(f"see it: pa-lite report {folder}\nundecided: the lams do not differ measurably.")
         assert (tmp_path / folder / "study.sqlite").is_file()
     status, out, _ = run(capsys, "search", *sides, "--tasks", "demo", "--lam", "0,0.5,1", "--limit", 30, "--json")
     assert status == 0
@@ -128,3 +135,36 @@ def test_defaults_of_options_are_those_of_the_option_classes() -> None:
                     ), (name, parameter.name)
                     compared += 1
     assert compared > 25
+
+
+def test_reports_find_a_pairs_study_and_name_those_here(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    common = ["--tasks", "demo_kind", "--lam", "0,1", "--limit", 4]
+    assert run(capsys, "sweep", "demo", *common)[0] == 0
+    assert run(capsys, "sweep", *(shutil.copytree(side, tmp_path / side.name) for side in SIDES), *common)[0] == 0
+    assert run(capsys, "report", "demo")[1] == f"{Path('demo-study') / 'report.html'}\n"
+    assert run(capsys, "report", "instruct-study")[0] == 0
+    status, _, err = run(capsys, "report", "nosuchstudy")
+    assert (status, err) == (1, "error: nosuchstudy: no study was found. Studies here: demo-study, instruct-study.\n")
+    assert run(capsys, "report", "instruct")[1] == f"{Path('instruct-study') / 'report.html'}\n"
+    status, _, err = run(capsys, "sweep", "demo", *common, "--run", "base")
+    assert (status, "contains a model (config.json), not a study" in err) == (1, True)
+    assert not (tmp_path / "base" / "study.sqlite").exists()
+
+
+def test_sweeps_of_suspicious_pairs_are_remarked(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    common = ["--tasks", "demo_kind", "--lam", "0,1", "--limit", 2, "--dry-run"]
+    assert run(capsys, "sweep", *SIDES[::-1], *common)[0] == 0
+    assert "base and instruct may be swapped: only the base side has a chat template" in caplog.messages
+    assert run(capsys, "search", SIDES[0], SIDES[0], *common)[0] == 0
+    assert "base and instruct are the same model: every lam gives that model" in caplog.messages
+
+
+def test_search_says_that_following_is_not_its_goal(capsys: pytest.CaptureFixture[str]) -> None:
+    common = ["search", "demo", "--tasks", "demo_kind", "--follow", "--follow-limit", 4, "--lam", "0,1", "--limit", 4]
+    status, out, err = run(capsys, *common)
+    assert status == 0
+    assert "note: the demo pair knows only its own instructions: use --follow demo." in err
+    assert "note: following was measured, but the goal is few-shot accuracy alone" in err
+    assert "Results: demo-search" in out

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pa_lite.alpaca.known import read_known
-from pa_lite.errors import OutputError
+from pa_lite.errors import InputError, OutputError
 from pa_lite.ggml.quant_types import type_name
 from pa_lite.study.export import item_rows, lm_eval_document, to_csv
 from pa_lite.study.report.matplotlib_charts import figure_names, write_png
 from pa_lite.study.report.page import is_page, to_html
 from pa_lite.study.results import load_study
-from pa_lite.study.store import Store, read_store
+from pa_lite.study.store import Store, has_results, read_store
 from pa_lite.study.summary import StudySummary
 from pa_lite.system.atomic import check_target, write_errors, write_text
 from pa_lite.untrusted.safe_names import file_name
@@ -49,6 +49,8 @@ def publish(run: Path, options: ReportOptions | None = None) -> tuple[list[Path]
     Raises InputError when there are no results, OutputError when a file exists or cannot be written.
     """
     options = options or ReportOptions()
+    if not has_results(run):
+        raise InputError(f"{run}: has no study results. Run `pa-lite sweep` first, or name its run folder.")
     page = options.output or run / "report.html"
     # an earlier page in the run folder may be replaced without `force`
     check_target(page, options.force or (options.output is None and is_page(page)))
