@@ -247,8 +247,12 @@ def test_score_without_exemplars_does_not_mention_their_draw(capsys: pytest.Capt
 
 
 def test_search_says_when_it_measures_everything(
-    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     common = ["search", "demo", "--tasks", "demo_kind", "--lam", "0,0.5,1", "--limit", 20, "--threads", 1]
     status, out, _ = run(capsys, *common)
     assert status == 0

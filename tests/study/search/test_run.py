@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -55,7 +56,10 @@ def test_goal_with_following_requires_an_instruction_set() -> None:
         find_lam(plan_study("demo", replace(OPTIONS, follow="")), Goal(weight=0.5))
 
 
-def test_command_keeps_following_surely_or_by_the_point_estimate(capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_keeps_following_surely_or_by_the_point_estimate(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     words = ["search", "demo", "--tasks", "demo_kind", "--follow", "demo", "--lam", "0,1", "--limit", 12, "--json"]
     for sure, expected in ((None, 0.95), ("0.8", 0.8), ("none", None), ("None", None)):
         given = [] if sure is None else ["--sure", sure]
