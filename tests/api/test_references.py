@@ -91,7 +91,7 @@ def test_models(tiny_ggufs: dict[str, Path]) -> None:
     ("given", "told"),
     [
         (("demo",), "write demo@0.6, or add --lam"),
-        ((("a", "b"),), "write b@0.6"),
+        ((("a", "b"),), "two checkpoints are a pair, and a model needs a lam"),
         (("demo@0.7", 0.5), "already has a lam"),
         (("demo", "0,1"), "has 2 lams, but one is expected"),
         (("demo", "x"), "lam 'x'"),

@@ -83,14 +83,16 @@ class Recorder(Model):
 class Batch:
     """A llama_batch that is built ahead of time, with the memory that it points to."""
 
-    def __init__(self, lib: Any, tokens: Any, positions: Any, sequences: Any, wanted: Any) -> None:
+    def __init__(self, lib: Any, tokens: Any, positions: Any, first: Any, last: Any, wanted: Any) -> None:
         n = len(tokens)
-        self._arrays = [np.array(a, np.int32) for a in (tokens, positions, [1] * n, [s for (s,) in sequences])]
+        counts = [b - a + 1 for a, b in zip(first, last, strict=True)]
+        sequences = [s for a, b in zip(first, last, strict=True) for s in range(a, b + 1)]
+        self._arrays = [np.array(a, np.int32) for a in (tokens, positions, counts, sequences)]
         self._wanted = np.array(wanted, np.int8)
         pointers = [a.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)) for a in self._arrays]
-        rows = (ctypes.POINTER(ctypes.c_int32) * n)()
-        for i in range(n):
-            address = self._arrays[3].ctypes.data + 4 * i
+        rows, starts = (ctypes.POINTER(ctypes.c_int32) * n)(), np.cumsum([0, *counts[:-1]]).tolist()
+        for i, start in enumerate(starts):
+            address = self._arrays[3].ctypes.data + 4 * start
             rows[i] = ctypes.cast(address, ctypes.POINTER(ctypes.c_int32))
         self._rows = rows
         logits = self._wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8))
