@@ -9,7 +9,10 @@ from typing import Any
 
 from pa_lite.engine.chat import Message, conversation_prompt
 from pa_lite.engine.chat_options import ChatOptions
-from pa_lite.engine.generation import GenerationOptions, stream
+from pa_lite.engine.answers import GenerationRequest, Piece
+from pa_lite.engine.answer_text import Generation
+from pa_lite.engine.generation_options import GenerationOptions
+from pa_lite.engine.growing_scheduler import GrowingScheduler
 from pa_lite.engine.model import Model
 from pa_lite.errors import EngineError, InputError, nearest
 
@@ -84,8 +87,10 @@ def read_messages(messages: Messages) -> list[Message]:
     return out
 
 
-def start_chat(model: Model, messages: Messages, options: GenerationOptions, chat: ChatOptions) -> ChatStream:
-    """Return the stream of the next turn.
+def start_chat(
+    model: Model, scheduler: GrowingScheduler, messages: Messages, options: GenerationOptions, chat: ChatOptions
+) -> ChatStream:
+    """Return the stream of the next turn, which starts when its first piece is taken.
 
     Raises, before any work, what `conversation_prompt` raises, and InputError if the conversation fills the context.
     """
@@ -102,7 +107,8 @@ def start_chat(model: Model, messages: Messages, options: GenerationOptions, cha
     asked = [*system, *map(_document, turns)]
 
     def pieces() -> Generator[str, None, ChatReply]:
-        made = yield from _without_outer_spaces(stream(model, prompt, chosen, reasoning))
+        request = GenerationRequest(prompt=prompt, options=chosen, reasoning=reasoning)
+        made = yield from _without_outer_spaces(scheduler.stream(request))
         answer = _document(Message("assistant", made.text.strip(), made.reasoning))
         return ChatReply(
             text=made.text.strip(), reasoning=made.reasoning, finish_reason=made.reason, n_tokens=made.n_tokens,
@@ -117,13 +123,13 @@ def _document(message: Message) -> dict[str, str]:
     return {**out, "reasoning": message.reasoning} if message.reasoning else out
 
 
-def _without_outer_spaces(pieces: Generator[str, None, Any]) -> Generator[str, None, Any]:
-    """Yield the pieces without leading and trailing white space of the whole text; return what they return."""
+def _without_outer_spaces(pieces: Generator[Piece, None, Generation]) -> Generator[str, None, Generation]:
+    """Yield the pieces' text without white space at both ends of the whole; return what they return."""
     held, started = "", False
     with contextlib.closing(pieces):
         while True:
             try:
-                held += next(pieces)
+                held += next(pieces).text
             except StopIteration as e:
                 return e.value
             held = held if started else held.lstrip()
