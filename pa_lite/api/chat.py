@@ -7,10 +7,10 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pa_lite.engine.answer_text import Generation
+from pa_lite.engine.answers import GenerationRequest, Piece
 from pa_lite.engine.chat import Message, conversation_prompt
 from pa_lite.engine.chat_options import ChatOptions
-from pa_lite.engine.answers import GenerationRequest, Piece
-from pa_lite.engine.answer_text import Generation
 from pa_lite.engine.generation_options import GenerationOptions
 from pa_lite.engine.growing_scheduler import GrowingScheduler
 from pa_lite.engine.model import Model

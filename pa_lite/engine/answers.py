@@ -80,6 +80,7 @@ class Answer:
         self.lam: float | None = None
         self.label = ""
         self._on_change = on_change
+        self._on_cancel: Callable[[], None] | None = None
         self._changed = threading.Condition()
         self._pieces: list[Piece] = []
         self._result: Generation | None = None
@@ -103,6 +104,14 @@ class Answer:
     def cancel(self) -> None:
         """Stop the answer at the next step. Does nothing if it is done."""
         self.fail(CancelledError("the answer was cancelled."))
+        if self._on_cancel is not None:
+            self._on_cancel()
+
+    def watch(self, on_cancel: Callable[[], None]) -> None:
+        """Have `on_cancel` called after a cancellation, at once if it was before. For schedulers."""
+        self._on_cancel = on_cancel
+        if self.is_done:
+            on_cancel()
 
     def take(self) -> Piece:
         """Return all that is new since the last call, without waiting; an empty piece if nothing is."""
@@ -179,7 +188,7 @@ class Answer:
             return
         try:
             self._on_change()
-        except Exception:  # the reader is gone, for example its event loop is closed
+        except Exception:  # noqa: BLE001 - the reader is gone, for example its event loop is closed
             _log.debug("a reader of an answer failed", exc_info=True)
             self._on_change = None
             self.cancel()

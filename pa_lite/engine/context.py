@@ -57,6 +57,7 @@ class Context:
         self._pointers = rows.astype(np.uintp)
         self._scratch = np.empty(model.n_vocab, np.float32)
         self._n_threads = 0  # as last set
+        self.planned_bytes = 0  # of cache and batch, if they were estimated
 
     def decode(
         self, tokens: Ints, positions: Ints, first: Ints, last: Ints, wanted: Sequence[bool] | BoolArray

@@ -102,4 +102,4 @@ def _check(model: Model, prompts: Sequence[Sequence[int]], limits: Sequence[int]
         if limit < 1:
             raise InputError(f"the token limit of prompt {number} is {limit}; it must be at least 1.")
         if len(prompt) + limit > model.max_length:
-            raise too_long(model, f"prompt {number}", len(prompt), limit, model.max_length)
+            raise too_long(model.name, f"prompt {number}", len(prompt), limit, model.max_length)

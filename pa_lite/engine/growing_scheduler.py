@@ -62,7 +62,7 @@ class GrowingScheduler:
     def _join(self, n: int, limit: int) -> Scheduler:
         """Return the scheduler for a prompt of n tokens; open one if there is none of that length."""
         if n + limit > self._model.max_length:
-            raise too_long(self._model, "the prompt", n, limit, self._model.max_length)
+            raise too_long(self._model.name, "the prompt", n, limit, self._model.max_length)
         with self._lock:
             current = self._current
             if current is None or current.length < n + limit:
@@ -74,7 +74,7 @@ class GrowingScheduler:
             return current
 
     def _open(self, length: int) -> Scheduler:
-        """Open a scheduler with twice the length, for the turns to come, or only with this length if memory is short."""
+        """Open a scheduler of twice the length, for turns to come, or of only this length if memory is short."""
         ample = min(self._model.max_length, max(_LEAST, 2 * length))
         try:
             return Scheduler(self._model, SchedulerOptions(parallel=_PARALLEL, length=ample))

@@ -1,9 +1,9 @@
 """Generate answers to requests that arrive at any time, many in one batch (continuous batching).
 
-The work is done in steps. A step first gives free sequences of the cache to waiting requests. Then it decodes one batch:
-the newest token of every running answer, and as much of the waiting prompts as fits, so that a long prompt never delays
-running answers for long. Then every sequence whose tokens are all decoded gets its next token, and an answer that has
-ended frees its sequence. `pa_lite.engine.sequences` decides which prompt starts in which sequence.
+The work is done in steps. A step first gives free sequences of the cache to waiting requests. Then it decodes one
+batch: the newest token of every running answer, and as much of the waiting prompts as fits, so that a long prompt never
+delays running answers for long. Then every sequence whose tokens are all decoded gets its next token, and an answer that
+has ended frees its sequence. `pa_lite.engine.sequences` decides which prompt starts in which sequence.
 
 `submit`, and everything of an `Answer`, may be called from any thread; one thread at a time steps.
 """
@@ -20,12 +20,11 @@ from types import TracebackType
 import numpy as np
 
 from pa_lite.engine.answers import Answer, GenerationRequest
-from pa_lite.engine.context import Context
-from pa_lite.engine.context_memory import CELL_STEP, ContextSize, fewer_sequences, first_that_fits, shrinking
+from pa_lite.engine.context_memory import CELL_STEP, ContextSize, fewer_sequences, first_that_fits, needs, shrinking
 from pa_lite.engine.generation_options import MAX_PARALLEL
 from pa_lite.engine.interrupts import ends_on_interrupt
 from pa_lite.engine.model import Model
-from pa_lite.engine.sequences import CachedSequence, CachedSequences
+from pa_lite.engine.sequences import WORTH, CachedSequence, CachedSequences
 from pa_lite.engine.token_choice import RunningAnswer
 from pa_lite.errors import EngineError, InputError, PaLiteError, StoppedError
 
@@ -94,25 +93,40 @@ def context_sizes(model: Model, parallel: int, length: int) -> list[ContextSize]
 class Scheduler:
     """Generates on one context of a model. A context manager; close it before the model."""
 
-    def __init__(self, model: Model, options: SchedulerOptions | None = None, lam: float | None = None) -> None:
+    def __init__(
+        self, model: Model, options: SchedulerOptions | None = None, lam: float | None = None, max_memory: int = 0
+    ) -> None:
         """Open a context of the options' size, or a smaller one if memory is short. `lam` is noted in answers.
 
-        Raises EngineError when there is no memory for even one sequence.
+        The context takes up to `max_memory` bytes (0: what the machine has). Raises EngineError when there is no memory
+        for even one sequence.
         """
         self.model, self.options, self.lam = model, options or SchedulerOptions(), lam
         self.length = min(self.options.length or model.max_length, model.max_length)
         self._closing = contextlib.ExitStack()
         advice = "Use a smaller --max-tokens, shorter prompts (--n-ctx), or a smaller model or type."
         sizes = context_sizes(model, self.options.parallel, self.length)
-        self.context = self._closing.enter_context(first_that_fits(model, sizes, advice))
-        self.sequences = CachedSequences(self.context, self.options.keeps)
+        allowed = [s for s in sizes if not max_memory or needs(model, s).new <= max_memory]
+        self.context = self._closing.enter_context(first_that_fits(model, allowed or sizes[-1:], advice))
+        self.sequences = CachedSequences(self.context, self.options.keeps, self._copy_worth())
         self.n_decoded = 0  # tokens
         self._lock = threading.Lock()  # of the waiting requests
         self._stepping = threading.RLock()
         self._waiting: deque[Answer] = deque()
         self._pieces: dict[int, bytes] = {}
-        self._is_closed = False
-        self.on_submit: Callable[[], None] | None = None  # for a runner that sleeps
+        self._is_closed = self._has_cancelled = False
+        self.wake: Callable[[], None] | None = None  # for a runner that sleeps
+
+    def _copy_worth(self) -> int:
+        """Return how many tokens a copy of a sequence must save.
+
+        A copy moves all cells of a sequence, whatever it holds. On CPUs that were measured, decoding one token of a
+        prompt takes as long as copying a twentieth of the bytes of the weights.
+        """
+        if not self.options.keeps:
+            return WORTH
+        cells = self.context.n_ctx // self.context.n_seq_max * self.model.cell_items * 4
+        return max(WORTH, 20 * cells // max(1, self.model.weight_bytes))
 
     def __enter__(self) -> Scheduler:
         return self
@@ -135,13 +149,18 @@ class Scheduler:
             self.drop_ended()
             self._closing.close()
 
+    def abandon(self, error: EngineError) -> None:
+        """Fail all answers and drop all tokens, after an error that may have left them in an unknown state."""
+        with self._stepping:
+            for answer in self.answers:
+                answer.fail(error)
+            self._has_cancelled = True
+            self.drop_ended()
+            self.sequences.forget()
+
     def check(self, request: GenerationRequest, name: str = "the prompt") -> None:
         """Raise InputError for a request without tokens, or one that with its limit exceeds a sequence's length."""
-        n, limit = len(request.prompt), request.options.max_tokens
-        if not n:
-            raise InputError(f"{name} has no tokens.")
-        if n + limit > self.length:
-            raise too_long(self.model, name, n, limit, self.length)
+        check_request(request, self.length, self.model.name, name)
 
     def submit(
         self, request: GenerationRequest, on_change: Callable[[], None] | None = None, streams: bool = True
@@ -161,14 +180,20 @@ class Scheduler:
             if self._is_closed:
                 raise EngineError(f"{self.model.label}: the model was closed.")
             self._waiting.append(answer)
-        if self.on_submit is not None:
-            self.on_submit()
+        answer.watch(self._note_cancelled)
+        if self.wake is not None:
+            self.wake()
+
+    def _note_cancelled(self) -> None:
+        self._has_cancelled = True
+        if self.wake is not None:
+            self.wake()
 
     @property
     def answers(self) -> list[Answer]:
         """The answers that are running or waiting."""
         with self._lock:
-            return [*(s.running.answer for s in self.sequences.all if s.running is not None), *self._waiting]
+            return [*(s.running.answer for s in self.sequences.running if s.running is not None), *self._waiting]
 
     @property
     def n_waiting(self) -> int:
@@ -183,7 +208,7 @@ class Scheduler:
     @property
     def is_busy(self) -> bool:
         """Whether there is anything to do."""
-        return bool(self._waiting) or any(s.running is not None for s in self.sequences.all)
+        return bool(self._waiting or self.sequences.running)
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
@@ -218,20 +243,21 @@ class Scheduler:
             return Step(ended, len(ready))
 
     def forget(self) -> None:
-        """Drop the tokens kept for conversations, as after a change of the weights. Raises nothing if all are idle."""
+        """Drop the tokens kept for conversations, as after a change of the weights. No answer may be running."""
         with self._stepping:
-            assert not self.is_busy
+            assert not self.sequences.running
             self.sequences.forget()
 
     def drop_ended(self) -> list[Answer]:
         """Free the sequences of answers that were cancelled, and return these. Each step does so."""
-        ended = []
+        if not self._has_cancelled:
+            return []
         with self._stepping:
+            self._has_cancelled = False
             with self._lock:
-                if any(a.is_done for a in self._waiting):
-                    ended = [a for a in self._waiting if a.is_done]
-                    self._waiting = deque(a for a in self._waiting if not a.is_done)
-            for sequence in self.sequences.all:
+                ended = [a for a in self._waiting if a.is_done]
+                self._waiting = deque(a for a in self._waiting if not a.is_done)
+            for sequence in self.sequences.running:
                 if sequence.running is not None and sequence.running.answer.is_done:
                     ended.append(sequence.running.answer)
                     self.sequences.free(sequence)
@@ -252,7 +278,7 @@ class Scheduler:
         positions: list[int] = []
         numbers: list[int] = []
         ready: list[tuple[CachedSequence, int]] = []
-        parts = self._parts(running)
+        parts = [1] * len(running) if all(s.left == 1 for s in running) else self._parts(running)
         for sequence, n in zip(running, parts, strict=True):
             end = sequence.cached + n
             tokens += sequence.tokens[sequence.cached : end]
@@ -320,9 +346,18 @@ class Scheduler:
         return answers
 
 
-def too_long(model: Model, name: str, n: int, limit: int, length: int) -> InputError:
-    """Return the error for a prompt of n tokens that with `limit` new ones exceeds a length."""
+def check_request(request: GenerationRequest, length: int, model: str, name: str = "the prompt") -> None:
+    """Raise InputError for a prompt without tokens, or one that with its limit exceeds a length."""
+    n, limit = len(request.prompt), request.options.max_tokens
+    if not n:
+        raise InputError(f"{name} has no tokens.")
+    if n + limit > length:
+        raise too_long(model, name, n, limit, length)
+
+
+def too_long(model: str, name: str, n: int, limit: int, length: int) -> InputError:
+    """Return the error for a prompt of n tokens that with `limit` new ones exceeds the length of a model's context."""
     return InputError(
         f"{name} has {n} tokens; with {limit} new ones they exceed the context of "
-        f"{model.name}, {length} tokens. Use a smaller --max-tokens or leave the prompt out."
+        f"{model}, {length} tokens. Use a smaller --max-tokens or leave the prompt out."
     )

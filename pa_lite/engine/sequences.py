@@ -4,7 +4,7 @@ Each sequence has its own stream of cells: with 32 of them that is a fifth faste
 attention reads no other sequence's cells. A copy of one sequence to another copies all its cells, also unused ones.
 
 llama.cpp splits a batch wherever sequence ids are not consecutive, and each part reads all weights again, in every
-step. So running sequences have the lowest ids: the last one moves into a gap.
+step. So running sequences get consecutive ids: the last one moves into a gap.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pa_lite.engine.context import Context
 from pa_lite.engine.token_choice import RunningAnswer
 
-_WORTH = 8  # copy cells from another sequence if that saves decoding at least as many tokens
+WORTH = 8  # copy cells from another sequence if that saves decoding at least as many tokens, in a list of prompts
 _LOOP = 32  # tokens compared one by one, which is faster where prompts differ early
 
 
@@ -45,21 +45,19 @@ class CachedSequence:
 class CachedSequences:
     """All sequences of a context, in the order of their ids."""
 
-    def __init__(self, context: Context, keeps: bool) -> None:
+    def __init__(self, context: Context, keeps: bool, worth: int = WORTH) -> None:
         """Start with empty sequences.
 
         With `keeps`, idle sequences are kept for conversations that continue them, the last used ones longest.
-        Otherwise they only serve the next prompts of a list.
+        Otherwise they only serve the next prompts of a list. Cells are copied from another sequence if that saves
+        decoding at least `worth` tokens.
         """
-        self._context, self._keeps = context, keeps
+        self._context, self._keeps, self._worth = context, keeps, worth
         self._can_rewind = context.model.can_rewind
         self.all = [CachedSequence(number=i) for i in range(context.n_seq_max)]
+        self.running: list[CachedSequence] = []  # those of running answers, in the order of their ids
         self._clock = 0
-
-    @property
-    def running(self) -> list[CachedSequence]:
-        """The sequences of running answers."""
-        return [s for s in self.all if s.running is not None]
+        self._has_gaps = self._has_sources = False  # whether there may be some
 
     @property
     def n_cached(self) -> int:
@@ -68,7 +66,12 @@ class CachedSequences:
 
     def has_free(self) -> bool:
         """Return whether an answer can start."""
-        return any(s.running is None for s in self.all)
+        return len(self.running) < len(self.all)
+
+    def _note(self) -> None:
+        """Note that sequences became running or idle, or changed their ids."""
+        self.running = [s for s in self.all if s.running is not None]
+        self._has_gaps, self._has_sources = True, any(s.source is not None for s in self.running)
 
     def start(self, running: RunningAnswer, prompt: list[int]) -> None:
         """Start an answer in a free sequence: keep the prefix that it holds, or copy a longer one from another."""
@@ -78,7 +81,7 @@ class CachedSequences:
         for other in self.all if self._can_rewind else []:
             # a running sequence will decode all its tokens; a finished one never decodes its last
             held = other.tokens[: other.cached] if other.running is None else other.tokens
-            if other is not sequence and (n := common(held, prompt)) >= shared + _WORTH:
+            if other is not sequence and (n := common(held, prompt)) >= shared + self._worth:
                 best, shared = other, n
         self._clock += 1
         sequence.running, sequence.used = running, self._clock
@@ -92,6 +95,7 @@ class CachedSequences:
         else:
             self._empty(sequence)
             self._copy(sequence)
+        self._note()
 
     def _choose(self, prompt: list[int]) -> CachedSequence:
         """Return the free sequence to start in: one that the prompt continues, else the one that is lost the least."""
@@ -102,7 +106,8 @@ class CachedSequences:
         best = max(free, key=lambda s: held[s.number])
         if held[best.number] and 2 * held[best.number] >= best.cached:  # most of it, not only a common system prompt
             return best
-        return min(free, key=lambda s: (s.cached > 0, s.used if s.cached else s.number))
+        near = [s.number for s in self.running] or [0]
+        return min(free, key=lambda s: (s.cached > 0, s.used if s.cached else min(abs(s.number - n) for n in near)))
 
     def _held(self, sequence: CachedSequence, prompt: list[int]) -> int:
         """Return how many tokens of a prompt a free sequence holds; a recurrent state serves only as a whole."""
@@ -119,8 +124,10 @@ class CachedSequences:
 
     def copy_shared(self) -> None:
         """Copy shared prefixes that have been decoded."""
-        for sequence in self.all:
-            self._copy(sequence)
+        if self._has_sources:
+            for sequence in self.all:
+                self._copy(sequence)
+            self._note()
 
     def free(self, sequence: CachedSequence) -> None:
         """End a sequence's answer; those that wait for tokens that it has not decoded decode these themselves."""
@@ -130,6 +137,7 @@ class CachedSequences:
                 other.shared = min(other.shared, sequence.cached)
                 self._copy(other)
         del sequence.tokens[sequence.cached :]
+        self._note()
 
     def restore(self, sequences: Sequence[CachedSequence]) -> None:
         """Drop what a stopped or failed batch left of its tokens in these sequences."""
@@ -146,26 +154,32 @@ class CachedSequences:
         self._context.clear()
 
     def close_gaps(self) -> None:
-        """Move the last running sequence into each gap between running ones."""
-        for number in range(len(self.all)):
-            last = next((s for s in reversed(self.all) if s.running is not None), None)
-            if last is None or last.number <= number or not self._can_rewind:
-                return
+        """Move the last running sequence into each gap between running ones; those of a list start at id 0."""
+        if not self._has_gaps or not self._can_rewind:
+            return
+        for number in range(self.running[0].number if self._keeps and self.running else 0, len(self.all)):
+            if not self.running or self.running[-1].number <= number:
+                break
             gap = self.all[number]
             if gap.running is None:
-                self._move(last, gap)
+                self._move(self.running[-1], gap)
+        self._has_gaps = False
 
     def _move(self, last: CachedSequence, gap: CachedSequence) -> None:
         """Give a running sequence the id of an idle one, whose tokens are moved away if they are worth keeping."""
-        if gap.cached and self._keeps:
+        if gap.cached and self._keeps and last.cached:
             idle = [s for s in self.all if s.running is None]
             hole = min(idle, key=lambda s: s.used if s.cached else 0)
             self._empty(hole)
             if hole is not gap:
                 self._exchange(gap, hole)
             gap = hole
-        self._empty(gap)
-        self._exchange(last, gap)
+        elif not self._keeps:
+            self._empty(gap)
+        if gap.cached:  # the running sequence is empty
+            self._exchange(gap, last)
+        else:
+            self._exchange(last, gap)
 
     def _exchange(self, sequence: CachedSequence, hole: CachedSequence) -> None:
         """Exchange the ids of a sequence and an empty one."""
@@ -174,6 +188,7 @@ class CachedSequences:
             self._context.forget(sequence.number)
         sequence.number, hole.number = hole.number, sequence.number
         self.all[sequence.number], self.all[hole.number] = sequence, hole
+        self._note()
 
     def _empty(self, sequence: CachedSequence) -> None:
         """Drop a sequence's decoded tokens; those of a running answer wait again."""

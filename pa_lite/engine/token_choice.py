@@ -41,11 +41,8 @@ class RunningAnswer:
         if self._random is not None:
             o = self._options
             token = draw(logits, o.temperature, o.top_k, o.top_p, o.min_p, self._random.random())
-        reason = ""
-        if model.is_end(token) and not self._text.ends_reasoning(token):
-            reason = "end"
-        else:
-            reason = self._append(token, logits)
+        is_end = model.is_end(token) and not self._text.ends_reasoning(token)
+        reason = "end" if is_end else self._append(token, logits)
         if reason:
             self._finish(self._text.result(self._n_made, reason))
         elif self.answer.streams and (piece := self._fresh()):
