@@ -2,8 +2,9 @@
 
 A request joins the model that is at its lam. Where there is none, it claims a model, the one idle longest, which moves
 once it has nothing to do. Until then, requests for the model's old lam may still join it, but only those that arrive at
-most `max_wait` seconds after the one with the claim; later ones wait. All requests are looked at in the order of their
-arrival, so a request is overtaken only by those that arrive within `max_wait` seconds after it, and none starves.
+most `max_wait` seconds after the one with the claim, or that were waiting when the model came to its lam; later ones
+wait. All requests are looked at in the order of their arrival, so lams take turns and no request starves: it waits for
+each other lam at most once more.
 
 Nothing is stored but the waiting requests: each plan starts from the present state of the models.
 """
@@ -30,12 +31,13 @@ class Waiting(NamedTuple, Generic[T]):
 class ModelState:
     """A model's lam (None: not loaded yet), whether it is idle, and when a request last joined or left it.
 
-    `moving_to` is the lam to which it is being moved now.
+    `since` is when it came to its lam, `moving_to` the lam to which it is being moved now.
     """
 
     lam: float | None
     is_idle: bool
     used: float
+    since: float = 0.0
     moving_to: float | None = None
 
 
@@ -88,7 +90,7 @@ class LamQueue(Generic[T]):
         kept: list[Waiting[T]] = []
         for waiting in self._waiting:
             at = next((i for i, m in enumerate(models) if m.lam == waiting.lam and m.moving_to is None), None)
-            if at is not None and (at not in claims or (at not in idle and self._is_soon(waiting, claims[at]))):
+            if at is not None and (at not in claims or (at not in idle and self._joins(waiting, claims[at], models[at]))):
                 joins.append((waiting.item, at))
                 idle.discard(at)
                 continue
@@ -101,5 +103,5 @@ class LamQueue(Generic[T]):
         self._waiting = kept
         return Decisions(joins, [(i, claim.lam) for i, claim in claims.items() if i in idle])
 
-    def _is_soon(self, waiting: Waiting[T], claim: Waiting[T]) -> bool:
-        return waiting.arrival <= claim.arrival + self._max_wait
+    def _joins(self, waiting: Waiting[T], claim: Waiting[T], model: ModelState) -> bool:
+        return waiting.arrival <= max(claim.arrival + self._max_wait, model.since)

@@ -61,11 +61,14 @@ class _Resident:
     moving_to: float | None = None
     move: Future[None] | None = None
     used: float = 0.0
+    since: float = 0.0
 
     @property
     def state(self) -> ModelState:
         is_idle = self.scheduler is None or not self.scheduler.is_busy
-        return ModelState(lam=self.lam, is_idle=is_idle, used=self.used, moving_to=self.moving_to)
+        return ModelState(
+            lam=self.lam, is_idle=is_idle, used=self.used, since=self.since, moving_to=self.moving_to
+        )
 
     def close(self) -> None:
         """Free the context, then the model."""
@@ -306,7 +309,7 @@ class ResidentModels:
             resident.move = resident.moving_to = None
             resident.used = time.monotonic()
             if error is None:
-                resident.lam = lam
+                resident.lam, resident.since = lam, resident.used
             else:
                 assert lam is not None
                 failed += self._failed(resident, lam, error)

@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from pa_lite.engine.interrupts import stops_when
 from pa_lite.errors import EngineError, StoppedError
@@ -33,21 +33,24 @@ class Steps(Protocol):
     def close(self) -> None: ...
 
 
-class Runner:
+W = TypeVar("W", bound=Steps)
+
+
+class Runner(Generic[W]):
     """A thread that steps while there is work, and sleeps otherwise. A context manager.
 
     llama.cpp computes one batch at a time, also for several models: each batch uses all cores.
     """
 
-    def __init__(self, work: Steps) -> None:
+    def __init__(self, work: W) -> None:
         """Start the thread. `close` also closes `work`."""
-        self._work = work
+        self.work = work
         self._woken, self._stopping = threading.Event(), threading.Event()
         work.wake = self._woken.set
         self._thread = threading.Thread(target=self._run, name="pa-lite scheduler", daemon=True)
         self._thread.start()
 
-    def __enter__(self) -> Runner:
+    def __enter__(self) -> Runner[W]:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -64,28 +67,28 @@ class Runner:
         Answers have `wait` seconds to become complete. A running batch is stopped.
         """
         end = time.monotonic() + wait
-        while self._work.is_busy and self.is_alive and time.monotonic() < end:
+        while self.work.is_busy and self.is_alive and time.monotonic() < end:
             time.sleep(_LOOK)
         self._stopping.set()
         self._woken.set()
         self._thread.join()
-        self._work.close()
+        self.work.close()
 
     def _run(self) -> None:
         with stops_when(self._stopping.is_set):
             while not self._stopping.is_set():
                 self._woken.clear()  # before the look: what comes after it wakes
-                if not self._work.is_busy:
+                if not self.work.is_busy:
                     self._woken.wait()
                     continue
                 self._step()
 
     def _step(self) -> None:
         try:
-            with self._work.interruptible():
-                self._work.step()
+            with self.work.interruptible():
+                self.work.step()
         except StoppedError:
             return
         except Exception as e:  # noqa: BLE001 - a bug: the answers fail, and the thread continues with new requests
             _log.exception("a step of the scheduler failed")
-            self._work.abandon(EngineError(f"internal error (a bug in pa-lite): {type(e).__name__}: {e}"))
+            self.work.abandon(EngineError(f"internal error (a bug in pa-lite): {type(e).__name__}: {e}"))
