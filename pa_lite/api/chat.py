@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,13 +12,11 @@ from pa_lite.engine.answer_text import Generation
 from pa_lite.engine.answers import GenerationRequest, Piece
 from pa_lite.engine.chat import Message, conversation_prompt
 from pa_lite.engine.chat_options import ChatOptions
+from pa_lite.engine.conversation import read_messages
 from pa_lite.engine.generation_options import GenerationOptions
 from pa_lite.engine.growing_scheduler import GrowingScheduler
 from pa_lite.engine.model import Model
-from pa_lite.errors import EngineError, InputError, nearest
-
-_KEYS = ("role", "content", "reasoning")
-_ROLES = ("system", "user", "assistant", "tool")
+from pa_lite.errors import EngineError, InputError
 
 Messages = str | Sequence[Mapping[str, Any]]
 
@@ -34,7 +33,7 @@ class ChatReply:
     reasoning: str
     finish_reason: str
     n_tokens: int
-    messages: list[dict[str, str]]
+    messages: list[dict[str, Any]]
 
     def __str__(self) -> str:
         return self.text
@@ -64,27 +63,6 @@ class ChatStream(Iterator[str]):
     def close(self) -> None:
         """Stop the answer. Later calls do nothing."""
         self._pieces.close()
-
-
-def read_messages(messages: Messages) -> list[Message]:
-    """Return the turns of a conversation. Raises InputError for unknown keys or roles, and content that is not text."""
-    if isinstance(messages, str):
-        return [Message("user", messages)]
-    out = []
-    for number, entry in enumerate(messages, 1):
-        if not isinstance(entry, Mapping):
-            raise InputError(f"message {number} is not an object with 'role' and 'content'.")
-        for key in entry:
-            if key not in _KEYS:
-                raise InputError(f"message {number} has the unknown key {key!r:.80}.{nearest(str(key), _KEYS)}")
-        values = [entry.get(key, "") for key in _KEYS]
-        if not all(isinstance(value, str) for value in values) or "content" not in entry:
-            raise InputError(f"message {number}: 'role' and 'content' must be strings.")
-        role = values[0]
-        if role not in _ROLES:
-            raise InputError(f"message {number} has the unknown role {role!r:.80}.{nearest(role, _ROLES)}")
-        out.append(Message(*values))
-    return out
 
 
 def start_chat(
@@ -118,9 +96,11 @@ def start_chat(
     return ChatStream(pieces())
 
 
-def _document(message: Message) -> dict[str, str]:
-    out = {"role": message.role, "content": message.content}
-    return {**out, "reasoning": message.reasoning} if message.reasoning else out
+def _document(message: Message) -> dict[str, Any]:
+    out: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        out["tool_calls"] = json.loads(message.tool_calls)
+    return out | {key: text for key in ("reasoning", "name", "tool_call_id") if (text := getattr(message, key))}
 
 
 def _without_outer_spaces(pieces: Generator[Piece, None, Generation]) -> Generator[str, None, Generation]:

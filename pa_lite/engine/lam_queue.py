@@ -90,7 +90,9 @@ class LamQueue(Generic[T]):
         kept: list[Waiting[T]] = []
         for waiting in self._waiting:
             at = next((i for i, m in enumerate(models) if m.lam == waiting.lam and m.moving_to is None), None)
-            if at is not None and (at not in claims or (at not in idle and self._joins(waiting, claims[at], models[at]))):
+            if at is not None and (
+                at not in claims or (at not in idle and self._joins(waiting, claims[at], models[at]))
+            ):
                 joins.append((waiting.item, at))
                 idle.discard(at)
                 continue

@@ -66,9 +66,7 @@ class _Resident:
     @property
     def state(self) -> ModelState:
         is_idle = self.scheduler is None or not self.scheduler.is_busy
-        return ModelState(
-            lam=self.lam, is_idle=is_idle, used=self.used, since=self.since, moving_to=self.moving_to
-        )
+        return ModelState(lam=self.lam, is_idle=is_idle, used=self.used, since=self.since, moving_to=self.moving_to)
 
     def close(self) -> None:
         """Free the context, then the model."""

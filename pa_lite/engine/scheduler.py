@@ -1,9 +1,9 @@
 """Generate answers to requests that arrive at any time, many in one batch (continuous batching).
 
 The work is done in steps. A step first gives free sequences of the cache to waiting requests. Then it decodes one
-batch: the newest token of every running answer, and as much of the waiting prompts as fits, so that a long prompt never
-delays running answers for long. Then every sequence whose tokens are all decoded gets its next token, and an answer that
-has ended frees its sequence. `pa_lite.engine.sequences` decides which prompt starts in which sequence.
+batch: the newest token of every running answer, and as much of the waiting prompts as fits, so that a long prompt
+delays running answers only a little. Then every sequence whose tokens are all decoded gets its next token, and an
+answer that has ended frees its sequence. `pa_lite.engine.sequences` decides which prompt starts in which sequence.
 
 `submit`, and everything of an `Answer`, may be called from any thread; one thread at a time steps.
 """

@@ -24,7 +24,7 @@ from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.engine.resident_memory import check_weights, plan_residents
 from pa_lite.engine.resident_models import ResidentModels, ResidentOptions
 from pa_lite.engine.runner import Runner
-from pa_lite.engine.scheduler import SchedulerOptions
+from pa_lite.engine.scheduler import Scheduler, SchedulerOptions
 from pa_lite.errors import CancelledError, CheckpointError, EngineError, InputError
 from pa_lite.merging.plan import MergePlan, PlanOptions, plan_merge
 from pa_lite.system.machine import resident_bytes
@@ -110,8 +110,6 @@ def test_logits_after_moves_are_bit_equal_to_those_of_a_file(plan: MergePlan, fi
             answer = models.submit(request, lam)
             finish(models)
             entries += answer.take().logprobs
-            from pa_lite.engine.scheduler import Scheduler
-
             with Scheduler(files.at(lam).model, SMALL) as scheduler:
                 twin = scheduler.submit(request)
                 while scheduler.is_busy:

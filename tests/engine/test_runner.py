@@ -98,7 +98,7 @@ def test_an_internal_error_fails_the_answers_and_not_the_thread(
 def test_readers_stop_waiting_after_their_timeout(model: Model) -> None:
     with Scheduler(model, SchedulerOptions(parallel=1, length=100)) as scheduler:  # nobody steps
         answer = scheduler.submit(ask([5]))
-        with pytest.raises(EngineError, match="no token came for 0.01 seconds"):
+        with pytest.raises(EngineError, match=r"no token came for 0.01 seconds"):
             next(answer.pieces(0.01))
-        with pytest.raises(EngineError, match="not complete after 0.01 seconds"):
+        with pytest.raises(EngineError, match=r"not complete after 0.01 seconds"):
             answer.result(0.01)

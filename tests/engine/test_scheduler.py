@@ -26,7 +26,8 @@ from pa_lite.system.machine import resident_bytes
 from tests.support.answers_alone import Alone, check_cells
 
 EXACT = EngineOptions(threads=1, flash_attention=False, cache_type="F32")
-QUESTIONS = [f"{verb} {name}?" for verb in ("Who is", "Where is", "What does") for name in ("Tobi", "Anna", "Rome", "it")]
+VERBS, NAMES = ("Who is", "Where is", "What does"), ("Tobi", "Anna", "Rome", "it")
+QUESTIONS = [f"{verb} {name}?" for verb in VERBS for name in NAMES]
 
 
 @pytest.fixture(scope="module")
@@ -289,7 +290,7 @@ def test_invalid_requests_are_refused(tiny_model: Model) -> None:
     with Scheduler(tiny_model, SchedulerOptions(parallel=1, length=50)) as scheduler:
         with pytest.raises(InputError, match="the prompt has no tokens"):
             scheduler.submit(ask([]))
-        with pytest.raises(InputError, match="the prompt has 45 tokens; with 8 new ones they exceed .* 50 tokens"):
+        with pytest.raises(InputError, match=r"the prompt has 45 tokens; with 8 new ones they exceed .* 50 tokens"):
             scheduler.submit(ask([5] * 45))
         waiting = scheduler.submit(ask([5]))
     with pytest.raises(CancelledError):
@@ -317,14 +318,18 @@ def test_ctrl_c_during_a_step_keeps_the_scheduler_usable(tiny_model: Model) -> N
     try:
         with Scheduler(tiny_model, SchedulerOptions(parallel=4, length=512)) as scheduler:
             answers: list[Answer] = []
+
+            def work() -> None:
+                while True:
+                    if not scheduler.is_busy:
+                        answers[:] = [scheduler.submit(ask([5 + i] * 60, 400)) for i in range(4)]
+                    with scheduler.interruptible():
+                        scheduler.step()
+
             timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
             timer.start()
             with pytest.raises(KeyboardInterrupt):
-                while True:
-                    if not scheduler.is_busy:
-                        answers = [scheduler.submit(ask([5 + i] * 60, 400)) for i in range(4)]
-                    with scheduler.interruptible():
-                        scheduler.step()
+                work()
             timer.join()
             check_cells(scheduler)
             for answer in answers[1:]:

@@ -1,4 +1,4 @@
-"""Compare answers with the same answers generated alone; they may differ where two tokens were nearly equally likely."""
+"""Compare answers with those generated alone; they may differ where two tokens were nearly equally likely."""
 
 from __future__ import annotations
 
