@@ -98,7 +98,7 @@ class ResidentModels:
         `name` names the pair in answers and errors. Raises InputError when `max_memory` is not enough for one model,
         and what opening a model and its context raise.
         """
-        self._plan, self._engine, self._name = plan, engine or EngineOptions(), name or plan.instruct.name
+        self._plan, self._engine, self.name = plan, engine or EngineOptions(), name or plan.instruct.name
         self.options = options or ResidentOptions()
         self.wake: Callable[[], None] | None = None  # for a runner that sleeps
         self._queue: LamQueue[Answer] = LamQueue(self.options.max_wait)
@@ -107,18 +107,19 @@ class ResidentModels:
         self._changed = threading.Event()  # since the last decisions
         self._is_closed = False
         self._mover = ThreadPoolExecutor(1, "pa-lite mover")
+        self.default_lam = self._rounded(lam)
         first = _Resident()
         self._residents = [first]
         limit = check_weights(plan, self.options.max_memory, self._engine)
         try:
-            self._bring(first, self._rounded(lam), limit.for_contexts)
+            self._bring(first, self.default_lam, limit.for_contexts)
             assert first.scheduler is not None
             context = first.scheduler.context.planned_bytes
             self.memory: ResidentPlan = plan_residents(limit, context, self.options.models)
         except BaseException:
             self.close()
             raise
-        first.lam, first.used = self._rounded(lam), time.monotonic()
+        first.lam, first.used = self.default_lam, time.monotonic()
         self.length = first.scheduler.length
         self._residents += [_Resident() for _ in range(self.memory.n_models - 1)]
 
@@ -192,28 +193,29 @@ class ResidentModels:
         with self._reloading:
             model = next((r.model for r in self._residents if r.model is not None), None)
             if model is None:
-                raise EngineError(f"{self._name}: no model is in memory.")
+                raise EngineError(f"{self.name}: no model is in memory.")
             yield model.model
 
     def submit(
         self,
         request: GenerationRequest,
-        lam: float | str,
+        lam: float | str | None = None,
         on_change: Callable[[], None] | None = None,
         streams: bool = True,
     ) -> Answer:
         """Add a request for the model at `lam`, rounded to two decimals, and return its answer at once.
 
-        Raises InputError for a lam outside [0, 1] (unless the options allow it), for a prompt without tokens, and for
-        one that with its limit exceeds `length`; EngineError after `close`.
+        Without a lam, it is that of the first model. Raises InputError for a lam outside [0, 1] (unless the options
+        allow it), for a prompt without tokens, and for one that with its limit exceeds `length`; EngineError after
+        `close`.
         """
-        chosen = self._rounded(lam)
-        check_request(request, self.length, self._name)
+        chosen = self.default_lam if lam is None else self._rounded(lam)
+        check_request(request, self.length, self.name)
         answer = Answer(request, on_change, streams)
         answer.lam = chosen
         with self._lock:
             if self._is_closed:
-                raise EngineError(f"{self._name}: the models were closed.")
+                raise EngineError(f"{self.name}: the models were closed.")
             self._queue.add(answer, chosen)
         answer.watch(self._note)
         self._note()
@@ -280,7 +282,7 @@ class ResidentModels:
         """Bring a model to a lam: open it, move it, or load it again on a GPU."""
         options = self.options.scheduler
         if resident.model is None:
-            resident.model = InMemoryModel(self._plan, lam, self._engine, self._name)
+            resident.model = InMemoryModel(self._plan, lam, self._engine, self.name)
         elif resident.model.model.is_offloaded:
             with self._reloading:
                 assert resident.scheduler is not None
@@ -323,7 +325,7 @@ class ResidentModels:
         opened = resident.lam is not None
         resident.close()
         if not opened and isinstance(error, EngineError) and any(r.lam is not None for r in self._residents):
-            _log.warning("%s: %d models in memory, not more: %s", self._name, len(self._residents) - 1, error)
+            _log.warning("%s: %d models in memory, not more: %s", self.name, len(self._residents) - 1, error)
             self._residents.remove(resident)
             return []
         if not isinstance(error, PaLiteError):

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
+from typing import NamedTuple
 
 import numpy as np
 
@@ -56,8 +57,7 @@ class SchedulerOptions:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be {allowed}.")
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """What a step did: the answers that it ended, failed and cancelled ones included, and the tokens that it chose."""
 
     ended: Sequence[Answer]
@@ -227,8 +227,9 @@ class Scheduler:
         lost then, and the next step continues.
         """
         with self._stepping:
-            ended = self.drop_ended()
-            self._start_waiting()
+            ended = self.drop_ended() if self._has_cancelled else []
+            if self._waiting or self.sequences.has_gaps:
+                self._start_waiting()
             running = [s for s in self.sequences.running if s.source is None]
             if not running:
                 return Step(ended, 0)
@@ -238,8 +239,11 @@ class Scheduler:
                 raise
             except EngineError as e:
                 return Step([*ended, *self._fail(running, e)], 0)
-            ended += [a for sequence, row in ready if (a := self._take(sequence, row)) is not None]
-            self.sequences.copy_shared()
+            for sequence, row in ready:
+                if (answer := self._take(sequence, row)) is not None:
+                    ended.append(answer)
+            if self.sequences.has_sources:
+                self.sequences.copy_shared()
             return Step(ended, len(ready))
 
     def forget(self) -> None:
@@ -278,7 +282,7 @@ class Scheduler:
         positions: list[int] = []
         numbers: list[int] = []
         ready: list[tuple[CachedSequence, int]] = []
-        parts = [1] * len(running) if all(s.left == 1 for s in running) else self._parts(running)
+        parts = [1] * len(running) if all(len(s.tokens) - s.cached == 1 for s in running) else self._parts(running)
         for sequence, n in zip(running, parts, strict=True):
             end = sequence.cached + n
             tokens += sequence.tokens[sequence.cached : end]

@@ -57,7 +57,7 @@ class CachedSequences:
         self.all = [CachedSequence(number=i) for i in range(context.n_seq_max)]
         self.running: list[CachedSequence] = []  # those of running answers, in the order of their ids
         self._clock = 0
-        self._has_gaps = self._has_sources = False  # whether there may be some
+        self.has_gaps = self.has_sources = False  # whether there may be some
 
     @property
     def n_cached(self) -> int:
@@ -71,7 +71,7 @@ class CachedSequences:
     def _note(self) -> None:
         """Note that sequences became running or idle, or changed their ids."""
         self.running = [s for s in self.all if s.running is not None]
-        self._has_gaps, self._has_sources = True, any(s.source is not None for s in self.running)
+        self.has_gaps, self.has_sources = True, any(s.source is not None for s in self.running)
 
     def start(self, running: RunningAnswer, prompt: list[int]) -> None:
         """Start an answer in a free sequence: keep the prefix that it holds, or copy a longer one from another."""
@@ -124,10 +124,9 @@ class CachedSequences:
 
     def copy_shared(self) -> None:
         """Copy shared prefixes that have been decoded."""
-        if self._has_sources:
-            for sequence in self.all:
-                self._copy(sequence)
-            self._note()
+        for sequence in self.all:
+            self._copy(sequence)
+        self._note()
 
     def free(self, sequence: CachedSequence) -> None:
         """End a sequence's answer; those that wait for tokens that it has not decoded decode these themselves."""
@@ -155,7 +154,7 @@ class CachedSequences:
 
     def close_gaps(self) -> None:
         """Move the last running sequence into each gap between running ones; those of a list start at id 0."""
-        if not self._has_gaps or not self._can_rewind:
+        if not self.has_gaps or not self._can_rewind:
             return
         for number in range(self.running[0].number if self._keeps and self.running else 0, len(self.all)):
             if not self.running or self.running[-1].number <= number:
@@ -163,7 +162,7 @@ class CachedSequences:
             gap = self.all[number]
             if gap.running is None:
                 self._move(self.running[-1], gap)
-        self._has_gaps = False
+        self.has_gaps = False
 
     def _move(self, last: CachedSequence, gap: CachedSequence) -> None:
         """Give a running sequence the id of an idle one, whose tokens are moved away if they are worth keeping."""

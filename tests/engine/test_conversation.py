@@ -18,8 +18,10 @@ from tests.engine.test_chat import set_template
 
 TOOLS = r"""{{ bos_token }}{% if tools %}<|im_start|>tools
 {{ tools | tojson }}<|im_end|>
-{% endif %}{% for m in messages %}<|im_start|>{{ m.role }}{% if m.name %} {{ m.name }}{% endif %}{{ '\n' ~ m.content }}{% for c in m.tool_calls or [] %}<call>{{ c.function.name }} {{ c.function.arguments | tojson }}</call>
-{% endfor %}{% if m.tool_call_id %}[{{ m.tool_call_id }}]{% endif %}<|im_end|>
+{% endif %}{% for m in messages %}<|im_start|>{{ m.role }}{% if m.name %} {{ m.name }}{% endif %}
+{{- '\n' ~ m.content }}
+{%- for c in m.tool_calls or [] %}<call>{{ c.function.name }} {{ c.function.arguments | tojson }}</call>{% endfor %}
+{%- if m.tool_call_id %}[{{ m.tool_call_id }}]{% endif %}<|im_end|>
 {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
 {% endif %}"""
 
@@ -48,7 +50,7 @@ def test_a_conversation_with_tools_is_rendered(model: Model) -> None:
     tokens, _ = conversation_prompt(model, read_messages(CONVERSATION), ChatOptions(template_args={"tools": tools}))
     expected = (
         f"tools\n{json.dumps(tools)}\nsystem\nUse tools.\nuser\nWeather in Rome?\n"
-        'assistant\n<call>weather {"town": "Rome"}</call>\n\ntool weather\nsunny[c1]\nassistant\n'
+        'assistant\n<call>weather {"town": "Rome"}</call>\ntool weather\nsunny[c1]\nassistant\n'
     )
     assert model.text(tokens) == expected
 

@@ -217,6 +217,24 @@ def test_there_are_fewer_models_where_memory_turns_out_to_be_short(
     assert "models in memory, not more: no room" in caplog.text
 
 
+def test_where_weights_are_copies_a_move_loads_the_model_again(
+    plan: MergePlan, files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU: contexts are closed before, and tokenising waits for the move."""
+    monkeypatch.setattr(Model, "is_offloaded", property(lambda _: True))
+    with residents(plan, 1) as models:
+        assert models.moves_reload
+        before = models._residents[0].scheduler
+        for lam in (0.6, 0.2, 1.0):
+            prompt = prompts_of(models)[1]
+            answer = models.submit(ask(prompt), lam)
+            while models.is_busy:
+                assert prompts_of(models)[1] == prompt
+                models.step()
+            files.at(lam).check(prompt, 16, answer.result().text)
+        assert models._residents[0].scheduler is not before
+
+
 def test_invalid_lams_are_refused(plan: MergePlan) -> None:
     with residents(plan, 1) as models:
         prompt = prompts_of(models)[0]
