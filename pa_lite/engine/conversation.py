@@ -16,7 +16,7 @@ PLAIN_ROLES = {"user": "Instruction: ", "assistant": "Response: "}  # for models
 class Message(NamedTuple):
     """One turn; `reasoning` is the assistant's reasoning before its answer, for templates that include it.
 
-    `name` is the speaker's or the tool's, `tool_calls` the assistant's calls as JSON text (a list of objects), and
+    `name` is the speaker's or the tool's, `tool_calls` the assistant's calls as a JSON document (a list of objects), and
     `tool_call_id` the call that a tool's turn answers.
     """
 
@@ -76,7 +76,7 @@ def _text_of(content: Any, has_calls: bool) -> Any:
 
 
 def _read_calls(calls: Any, where: str) -> str:
-    """Return tool calls as JSON text, "" for none."""
+    """Return tool calls as a JSON document, "" for none."""
     if not calls:
         return ""
     if not isinstance(calls, Sequence) or not all(isinstance(call, Mapping) for call in calls):

@@ -24,7 +24,7 @@ class MemoryLimit:
 
     @property
     def for_contexts(self) -> int:
-        """The bytes that are left beside one model's weights."""
+        """The bytes that one model's weights leave for contexts."""
         return self.limit - self.weights - self.moving
 
 

@@ -96,7 +96,7 @@ def test_an_internal_error_fails_the_answers_and_not_the_thread(
 
 
 def test_readers_stop_waiting_after_their_timeout(model: Model) -> None:
-    with Scheduler(model, SchedulerOptions(parallel=1, length=100)) as scheduler:  # nobody steps
+    with Scheduler(model, SchedulerOptions(parallel=1, length=100)) as scheduler:  # without steps
         answer = scheduler.submit(ask([5]))
         with pytest.raises(EngineError, match=r"no token came for 0.01 seconds"):
             next(answer.pieces(0.01))
