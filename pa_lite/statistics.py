@@ -300,22 +300,25 @@ def _counts_by_cluster(kinds: IntArray, clusters: Sequence[int], rng: np.random.
     return counts
 
 
-def spread_over_seeds(values: FloatArray) -> Spread:
+def spread_over_seeds(values: FloatArray, clusters: Sequence[int] | IntArray | None = None) -> Spread:
     """Return the spread of the mean of float64 [seeds, items]: the same items with other exemplars for every seed.
 
-    Items and seeds vary both: the variance clustered by item, plus that clustered by seed, less that of single values,
-    which both contain (Cameron, Gelbach, Miller 2011); at least the larger of the two.
+    Items (or their clusters) and seeds vary both: the variance clustered by item, plus that clustered by seed, less
+    that of what a seed does to an item, which both contain (Cameron, Gelbach, Miller 2011); at least the larger of the
+    two.
     """
     n_seeds, n_items = values.shape
-    if n_seeds < 2:
-        return Spread(math.nan, math.nan, n_items)
-    items, seeds = spread_of_mean(values.mean(axis=0)), spread_of_mean(values.mean(axis=1))
+    items = spread_of_mean(values.mean(axis=0), clusters)
+    if n_seeds < 2 or items.units < 2:
+        return Spread(math.nan, math.nan, items.units)
+    seeds = spread_of_mean(values.mean(axis=1))
     rest = values - values.mean(axis=0) - values.mean(axis=1)[:, None] + values.mean()
-    both = float((rest**2).sum()) / max(1, (n_seeds - 1) * (n_items - 1)) / values.size
+    sums, _ = unit_sums(rest, clusters)
+    both = float((sums**2).sum()) * items.units / ((n_seeds - 1) * (items.units - 1) * n_seeds * n_items**2)
     squares = items.stderr**2, seeds.stderr**2
     variance = max(sum(squares) - both, *squares)
     below = squares[0] ** 2 / items.df + squares[1] ** 2 / seeds.df
-    return Spread(math.sqrt(variance), max(1.0, variance**2 / below) if below > 0 else items.df, n_items)
+    return Spread(math.sqrt(variance), max(1.0, variance**2 / below) if below > 0 else items.df, items.units)
 
 
 def calibrated_mean(cheap: Sequence[float], cheap_known: Sequence[float], known: Sequence[float]) -> Mean:

@@ -42,7 +42,8 @@ from pa_lite.engine.model_reference import open_reference
 from pa_lite.errors import EngineError, InputError
 from pa_lite.instructions.following import FollowResult, follow_instructions
 from pa_lite.instructions.sets import InstructionSet, find_set
-from pa_lite.tasks.scoring import ScoreOptions, SuiteResult, score_tasks
+from pa_lite.tasks.draws import score_tasks
+from pa_lite.tasks.scoring import ScoreOptions, SuiteResult
 from pa_lite.tasks.spec import find_tasks
 
 __all__ = [
@@ -186,6 +187,7 @@ class LoadedModel:
         mutual_info: bool | None = None,
         parallel: int | None = None,
         noise_sample: int | None = None,
+        seeds: int | None = None,
     ) -> SuiteResult:
         """Score few-shot tasks, suites or task files: one name, several, or a comma-separated string.
 

@@ -24,23 +24,25 @@ from pa_lite.api.options import (
     renamed,
     resolve_pair,
 )  # fmt: skip
+from pa_lite.checkpoints.pairs import all_pairs
 from pa_lite.errors import InputError
 from pa_lite.study import summary
 from pa_lite.study.comparisons import items_in_words
 from pa_lite.study.curves import Curves, averages
-from pa_lite.study.demo import DemoResult, run_demo
+from pa_lite.study.demo import DEMO_FOLDER, DemoResult, run_demo
 from pa_lite.study.estimate import Estimate
 from pa_lite.study.export import to_document
 from pa_lite.study.goal import Goal
-from pa_lite.study.plan import StudyOptions, plan_study
+from pa_lite.study.plan import StudyOptions
 from pa_lite.study.report.matplotlib_charts import write_figure
 from pa_lite.study.report.publish import ReportOptions, publish, write_items
 from pa_lite.study.results import load_study
+from pa_lite.study.results_file import FILE
 from pa_lite.study.search.halving import Found, SearchOptions
-from pa_lite.study.search.run import Schedules, check_no_schedule, find_lam, find_schedule
-from pa_lite.study.store import read_store
+from pa_lite.study.search.run import Schedules, estimate_search, search_pair
+from pa_lite.study.store import has_results, read_store
 from pa_lite.study.summary import BestLam, Reading, best_for, conclusion, labels, readings
-from pa_lite.study.sweep import estimate_pair, sweep_pair
+from pa_lite.study.sweep import estimate_pair, sweep_pair, with_recorded_date
 from pa_lite.system.atomic import check_target
 from pa_lite.tasks.scoring import ScoreOptions
 from pa_lite.untrusted.safe_names import file_name
@@ -59,13 +61,16 @@ class Study(summary.StudySummary):
 
     run: Path | None = None
 
-    def best(self, *, keep_follow: float | None = None, weight: float | None = None) -> BestLam:
+    def best(
+        self, *, keep_follow: float | None = None, weight: float | None = None, sure: float | None = Goal.sure
+    ) -> BestLam:
         """Return the best lam for a goal: few-shot accuracy alone, or as the fields of `Goal` say.
 
-        `keep_follow=0.95` maximises few-shot accuracy while keeping 95% of instruct's instruction following. Raises
-        InputError if the study did not measure that.
+        `keep_follow=0.95` maximises few-shot accuracy while keeping 95% of instruct's instruction following, in 95% of
+        resamplings or as many as `sure` says; `sure=None` goes by the point estimate. Raises InputError if the study
+        did not measure that.
         """
-        return best_for(self.curves, fill(Goal, locals()))
+        return best_for(self.curves, replace(fill(Goal, locals()), sure=sure))
 
     def to_csv(self, path: str | Path, *, force: bool = False) -> Path:
         """Write every finished item of the run as CSV; return the path. Raises PaLiteError."""
@@ -107,10 +112,11 @@ def _study(found: summary.StudySummary, run: Path) -> Study:
 def open_study(run: str | Path, type: str | None = None, calibration: str | Path | None = None) -> Study:
     """Read the study in a run folder, for one weight type (by default the first measured).
 
+    `run` may be a registered pair's name, for the newest of its default run folders.
     `calibration` is an annotations file by people or a strong judge for pairs that the study's judge has judged; the
     judge is compared with it. Raises PaLiteError.
     """
-    folder = Path(run)
+    folder = find_run(run)
     with read_store(folder) as store:
         known = None if calibration is None else read_known(Path(calibration))
         return _study(load_study(store, ReportOptions(type=type).type, known), folder)
@@ -119,6 +125,21 @@ def open_study(run: str | Path, type: str | None = None, calibration: str | Path
 def run_folder(pair: PairLike) -> Path:
     """Return the default run folder of a sweep: `PAIR-study` in the working folder."""
     return Path(f"{file_name(resolve_pair(pair).name)}-study")
+
+
+def find_run(run: str | Path) -> Path:
+    """Return the run folder of that name; for the name of a registered pair the newest of its default ones.
+
+    Raises InputError for a pair without a study in the working folder.
+    """
+    folder = Path(run)
+    if isinstance(run, Path) or folder.exists() or run not in all_pairs():
+        return folder
+    known = [run_folder(run), *([Path(DEMO_FOLDER)] if run == "demo" else [])]
+    found = [each for each in known if (each / FILE).is_file()]
+    if not found:
+        raise InputError(f"no study of {run} was found here ({known[0]}). Run `pa-lite sweep {run} --tasks ...` first.")
+    return max(found, key=lambda each: (each / FILE).stat().st_mtime)
 
 
 def sweep(
@@ -143,6 +164,7 @@ def sweep(
     shots: int | None = None,
     limit: int | None = None,
     seed: int | None = None,
+    seeds: int | None = None,
     split: str | None = None,
     mutual_info: bool | None = None,
     parallel: int | None = None,
@@ -226,6 +248,7 @@ def plan_sweep(
     shots: int | None = None,
     limit: int | None = None,
     seed: int | None = None,
+    seeds: int | None = None,
     split: str | None = None,
     mutual_info: bool | None = None,
     parallel: int | None = None,
@@ -262,7 +285,7 @@ class SearchResult(NamedTuple):
 
     @property
     def confidence(self) -> float:
-        """The bootstrap probability, over items, that no lam farther than 0.1 away is better."""
+        """The probability, over items, that no lam farther than 0.1 away is better."""
         return self.found.confidence
 
     @property
@@ -278,8 +301,10 @@ def search(
     search: SearchOptions | None = None,
     schedules: bool = False,
     *,
+    run: str | Path | None = None,
     keep_follow: float | None = None,
     weight: float | None = None,
+    sure: float | None = Goal.sure,
     budget: float | None = None,
     tasks: Names | None = None,
     follow: str | None = None,
@@ -311,19 +336,37 @@ def search(
 ) -> SearchResult:
     """Find a pair's best lam for a goal with a fraction of a sweep's evaluations: `.lam`, with its `.confidence`.
 
-    The goal is `keep_follow=0.95` or a `weight` (see `Goal`); by default few-shot accuracy alone. `budget` and `seed`
-    are fields of `SearchOptions`; the other keywords are as for `sweep`. With `schedules`, coarse schedules by tensor
-    group around the best lam are compared next. `progress` gets the items evaluated; the total is the budget. Raises
-    PaLiteError.
+    The goal is `keep_follow=0.95` or a `weight` (see `Goal`, also for `sure`; None is the point estimate); by default
+    few-shot accuracy alone. `budget` and `seed` are fields of `SearchOptions`; the other keywords are as for `sweep`.
+    With `schedules`, coarse schedules by tensor group around the best lam are compared next. With a folder `run`,
+    evaluations are kept there, and the same search continues an interrupted one. `progress` gets the items evaluated,
+    of those planned. Raises PaLiteError.
     """
     words = locals()
-    aim, how, chosen = fill(Goal, words, goal), fill(SearchOptions, words, search), _options(words, options)
-    chosen = replace(chosen, chat=replace(chosen.chat, date=chosen.chat.date or day.today()))
-    plan = plan_study(resolve_pair(pair), chosen)
-    if schedules:
-        check_no_schedule(plan)  # before any work
-    found = find_lam(plan, aim, how, progress)
-    return SearchResult(found, find_schedule(plan, found.lam, aim, how, progress) if schedules else None)
+    aim = fill(Goal, {**words, "sure": None if sure == Goal.sure else sure}, goal)  # the default keeps that of `goal`
+    aim = replace(aim, sure=None) if sure is None else aim
+    how, chosen = fill(SearchOptions, words, search), _options(words, options)
+    where = path_of(run)
+    found, raced = search_pair(resolve_pair(pair), dated(chosen, where), aim, how, schedules, where, progress)
+    return SearchResult(found, raced)
+
+
+def dated(options: StudyOptions, run: Path | None) -> StudyOptions:
+    """Return the options with a date for chat templates: the given one, that of the run folder's search, or today."""
+    if run is not None and has_results(run):
+        with read_store(run) as store:
+            options = with_recorded_date(options, store)
+    return replace(options, chat=replace(options.chat, date=options.chat.date or day.today()))
+
+
+def search_folder(pair: PairLike) -> Path:
+    """Return the default run folder of a search on the command line: `PAIR-search` in the working folder."""
+    return Path(f"{file_name(resolve_pair(pair).name)}-search")
+
+
+def plan_search(pair: PairLike, options: StudyOptions, goal: Goal, search: SearchOptions) -> Estimate:
+    """Estimate the memory and time of a search without schedules; measures a few items. Raises PaLiteError."""
+    return estimate_search(resolve_pair(pair), options, goal, search)
 
 
 def write_report(run: str | Path, options: ReportOptions | None = None) -> tuple[list[Path], Study]:
@@ -331,11 +374,12 @@ def write_report(run: str | Path, options: ReportOptions | None = None) -> tuple
 
     Returns the written files and the study. Raises PaLiteError.
     """
-    written, found = publish(Path(run), options)
-    return written, _study(found, Path(run))
+    folder = find_run(run)
+    written, found = publish(folder, options)
+    return written, _study(found, folder)
 
 
-def demo(output: str | Path = "pa-lite-demo", progress: Progress | None = None) -> DemoResult:
+def demo(output: str | Path = DEMO_FOLDER, progress: Progress | None = None) -> DemoResult:
     """Run a complete study of the embedded pair; write it, results.json, chart.svg and report.html to `output`.
 
     Raises PaLiteError.

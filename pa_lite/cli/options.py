@@ -74,6 +74,10 @@ def loads_a_model(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 EXTRAPOLATE = click.option("--extrapolate", is_flag=True, help="Allow a lam outside [0, 1], beyond the pair.")
+SEEDS = click.option(
+    "--seeds", type=click.IntRange(1, 1000), default=1, show_default=True,
+    help="Score each item with this many draws of exemplars, of seeds --seed, --seed + 1, ...",
+)  # fmt: skip
 LAM = click.option("--lam", metavar="L", help="The lam, if MODEL is a pair without one.")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +12,10 @@ import click
 
 import pa_lite
 from pa_lite.cli.bars import bar
-from pa_lite.cli.completers import task_names, weight_types
+from pa_lite.cli.completers import pairs, task_names, weight_types
 from pa_lite.cli.help import command
-from pa_lite.cli.options import CALIBRATION, EXTRAPOLATE, FORCE, GPU, JSON, PROBE, THREADS, chats, takes_pair
-from pa_lite.cli.terminal import percent, show_json, show_table, tell
+from pa_lite.cli.options import CALIBRATION, EXTRAPOLATE, FORCE, GPU, JSON, PROBE, SEEDS, THREADS, chats, takes_pair
+from pa_lite.cli.terminal import percent, quoted, show_json, show_next, show_table, tell
 
 if TYPE_CHECKING:
     from pa_lite import ChatOptions, Estimate, Goal, StudyOptions
@@ -50,14 +49,14 @@ def _measured(command: Callable[..., Any]) -> Callable[..., Any]:
 def _options(
     lams: str, tasks: str, follow: str, follow_limit: int | None, types: str, shots: int | None, limit: int | None,
     seed: int, schedule: str, threads: int, gpu_layers: Any, probe: bool, chat: ChatOptions,
-    extrapolate: bool,
+    extrapolate: bool, seeds: int = 1,
 ) -> StudyOptions:  # fmt: skip
     from pa_lite.api.options import parse_lams, read_schedule
 
     return pa_lite.StudyOptions(
         lams=parse_lams(lams, extrapolate), extrapolate=extrapolate, tasks=tuple(tasks.split(",")),
         types=tuple(types.split(",")), follow=follow, follow_limit=follow_limit, schedule=read_schedule(schedule),
-        chat=chat, score=pa_lite.ScoreOptions(shots=shots, limit=limit, seed=seed),
+        chat=chat, score=pa_lite.ScoreOptions(shots=shots, limit=limit, seed=seed, seeds=seeds),
         engine=pa_lite.EngineOptions(threads=threads, gpu_layers=gpu_layers, probe=probe),
     )  # fmt: skip
 
@@ -65,6 +64,7 @@ def _options(
 @command("Measure a pair at every lam")
 @takes_pair
 @_measured
+@SEEDS
 @click.option(
     "--alpaca", metavar="PROMPTS", is_flag=False, flag_value="alpaca-eval", default="",
     help="Also generate answers for the judge: alpaca-eval (the default) or a file of prompts.",
@@ -133,7 +133,25 @@ def sweep(
         )  # fmt: skip
     show_study(study, as_json)
     if not as_json:
-        tell(f"Results: {folder}   Page: pa-lite report {folder}")
+        tell(f"Results: {folder}")
+        show_next(
+            see_it=f"pa-lite report {quoted(folder)}",
+            make_it=f"pa-lite merge {words_of(pair)} --lam {suggested_lam(study):g}",
+        )
+
+
+def words_of(pair: PairLike) -> str:
+    """Return a pair as on the command line."""
+    words = (pair,) if isinstance(pair, str) else (pair.base, pair.instruct) if isinstance(pair, pa_lite.Pair) else pair
+    return " ".join(map(quoted, words))
+
+
+def suggested_lam(study: StudyLike) -> float:
+    """Return the lam to make: the best of the first reading that has one, else the one nearest to 0.6."""
+    from pa_lite.api.studies import readings
+
+    best = next((r.best.lam for r in readings(study.curves) if r.best is not None), 0.6)
+    return min(study.curves.lams, key=lambda lam: abs(lam - best))
 
 
 def show_estimate(found: Estimate, as_json: bool, is_judged: bool = False) -> None:
@@ -194,9 +212,20 @@ def show_curves(curves: Curves, found: Sequence[Reading]) -> None:
 @takes_pair
 @_measured
 @click.option("--keep-follow", type=float, metavar="SHARE", help="Share of instruct's following to keep, such as 0.95.")
+@click.option(
+    "--sure", default="0.95", show_default=True, metavar="SHARE|none",
+    help="Keep it in this share of resamplings of the prompts; none goes by the point estimate.",
+)  # fmt: skip
 @click.option("--weight", type=float, default=0.0, help="Weight of instruction following in the goal, 0 to 1.")
-@click.option("--budget", type=float, default=0.4, show_default=True, help="Share of a sweep's evaluations to spend.")
+@click.option(
+    "--budget", type=float, metavar="SHARE",
+    help="Share of a sweep's evaluations to spend; by default 0.4, or all of them where there are too few items.",
+)  # fmt: skip
 @click.option("--schedules", is_flag=True, help="Then compare coarse schedules (one lam per tensor group) around it.")
+@click.option(
+    "--run", "folder", type=click.Path(path_type=Path), help="Folder for the results; by default PAIR-search."
+)
+@click.option("--dry-run", is_flag=True, help="Show the evaluations planned, and estimates of memory and time.")
 @GPU
 @PROBE
 @THREADS
@@ -204,24 +233,34 @@ def show_curves(curves: Curves, found: Sequence[Reading]) -> None:
 def search(
     pair: PairLike,
     keep_follow: float | None,
+    sure: str,
     weight: float,
-    budget: float,
+    budget: float | None,
     schedules: bool,
+    folder: Path | None,
+    dry_run: bool,
     as_json: bool,
     **measured: Any,
 ) -> None:
     """Find PAIR's best lam for a goal, and its confidence, with a fraction of a sweep's evaluations.
 
-    PAIR is a registered name, or BASE and INSTRUCT.
+    PAIR is a registered name, or BASE and INSTRUCT. Evaluations are kept in a folder: after a kill or Ctrl-C, the same
+    command continues.
 
     \b
     pa-lite search demo --tasks demo --follow demo --keep-follow 0.95
     """
-    options, goal = _options(**measured), pa_lite.Goal(weight, keep_follow)
+    from pa_lite.api.studies import dated, plan_search, search_folder
+
+    options, goal = _options(**measured), pa_lite.Goal(weight, keep_follow, _sure(sure))
     limits = pa_lite.SearchOptions(budget=budget, seed=options.score.seed)
-    options = replace(options, chat=replace(options.chat, date=options.chat.date or date.today()))
-    with bar("search") as progress:
-        found, raced = pa_lite.search(pair, options, goal, limits, schedules, progress=progress)
+    folder = folder or search_folder(pair)
+    if dry_run:
+        show_estimate(plan_search(pair, options, goal, limits), as_json)
+        return
+    options = dated(options, folder)
+    with bar("search", f"finished items are kept in {folder}; run the same command again to continue.") as progress:
+        found, raced = pa_lite.search(pair, options, goal, limits, schedules, run=folder, progress=progress)
     if as_json:
         show_json(
             {
@@ -235,6 +274,18 @@ def search(
     show_found(found, goal)
     if raced is not None:
         show_schedules(raced)
+    schedule = f" --schedule {quoted(raced.text)}" if raced is not None and raced.text and raced.differs else ""
+    show_next(make_it=f"pa-lite merge {words_of(pair)} --lam {found.lam:g}{schedule}")
+
+
+def _sure(text: str) -> float | None:
+    """Return the value of --sure. Raises BadParameter unless it is a number or `none`."""
+    if text.lower() == "none":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not a number or none.", param_hint="--sure") from None
 
 
 def describe_chat(chat: ChatOptions) -> dict[str, Any]:
@@ -254,7 +305,8 @@ def show_found(found: Found, goal: Goal) -> None:
         for i, lam in enumerate(found.lams)
     ]  # fmt: skip
     marked = found.lams.index(found.lam) if found.differs else None
-    show_table(["lam", "few-shot % (smoothed)", "followed % (smoothed)", "items seen %"], rows, marked=marked)
+    how = "" if found.is_grid else " (smoothed)"
+    show_table(["lam", f"few-shot %{how}", f"followed %{how}", "items seen %"], rows, marked=marked)
     tell(f"{found.spent} item evaluations, of {found.grid} for the whole grid ({100 * found.spent / found.grid:.0f}%).")
 
 
@@ -273,7 +325,7 @@ def show_schedules(raced: Schedules) -> None:
 
 
 @command("Write a study as an HTML page, figures, CSV")
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", shell_complete=pairs)
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Path of the page; by default report.html in RUN."
 )
@@ -285,7 +337,7 @@ def show_schedules(raced: Schedules) -> None:
 @FORCE
 @JSON
 def report(
-    run: Path,
+    run: str,
     output: Path | None,
     png: Path | None,
     csv_path: Path | None,
@@ -296,6 +348,8 @@ def report(
     as_json: bool,
 ) -> None:
     """Write the study in RUN as a self-contained HTML page; optionally figures, CSV, and lm-eval results files.
+
+    RUN is a run folder, or a pair's name for its newest default run folder.
 
     --calibration compares the study's judge with the preferences that FILE has for some of the judged pairs.
 
@@ -346,3 +400,4 @@ def demo(output: Path, as_json: bool) -> None:
     tell(conclusion(curves))
     tell(f"Results: {result.results}   Chart: {result.chart}")
     tell(f"Report: {result.report}")
+    show_next(make_it=f"pa-lite merge demo --lam {suggested_lam(result.study):g}")

@@ -12,7 +12,7 @@ import pa_lite
 from pa_lite.cli.bars import bar
 from pa_lite.cli.completers import task_names
 from pa_lite.cli.help import command
-from pa_lite.cli.options import FORCE, JSON, OUTPUT, loads_a_model, takes_model
+from pa_lite.cli.options import FORCE, JSON, OUTPUT, SEEDS, loads_a_model, takes_model
 from pa_lite.cli.terminal import percent, show_json, show_table, tell, tell_text
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ _BASELINES = (
 @SHOTS
 @click.option("--limit", type=click.IntRange(1), help="Items of each task, over its groups; by default all.")
 @SEED
+@SEEDS
 @click.option(
     "--mutual-info", is_flag=True, help="Also score choices by mutual information: relative to an empty context."
 )
@@ -63,6 +64,7 @@ def score(
     shots: int | None,
     limit: int | None,
     seed: int,
+    seeds: int,
     mutual_info: bool,
     parallel: int,
     log_samples: str | None,
@@ -96,7 +98,7 @@ def score(
     if samples is not None:
         check_samples_target(samples, force)
     options = pa_lite.ScoreOptions(
-        shots=shots, limit=limit, seed=seed, mutual_info=mutual_info, parallel=parallel, noise_sample=8
+        shots=shots, limit=limit, seed=seed, seeds=seeds, mutual_info=mutual_info, parallel=parallel, noise_sample=8
     )
     with bar("score") as progress, pa_lite.load(model, engine, weight_type) as loaded:
         result = loaded.score(tasks, options, progress)
@@ -124,7 +126,7 @@ def show_scores(result: SuiteResult) -> None:
             rows.append(["", "", f"mean of {len(t.groups)} groups", *_numbers(own.macro), "", ""])
         rows += [["", "", m.key.removesuffix(",none"), *_numbers(m.measured), "", ""] for m in others]
         if t.n_truncated:
-            tell(f"warning: {t.task}: {t.n_truncated} of {t.n} prompts were cut to fit the context.", err=True)
+            tell(f"warning: {t.task}: {t.n_truncated} of {len(t.items)} prompts were cut to fit the context.", err=True)
     mean, n = result.accuracy, sum(t.n for t in result.tasks)
     numbers = [percent(x) for x in (mean.value, mean.stderr, result.majority)]
     rows.append(["mean", str(n), "", *numbers[:2], "", numbers[2], ""])
@@ -132,10 +134,28 @@ def show_scores(result: SuiteResult) -> None:
     show_table(columns, rows, marked=len(rows) - 1)
     tell(_INTERVALS)
     tell(_BASELINES)
+    tell_draws(result)
     if noise := noise_over_tasks(result):
         tell(
             f"Noise floor: scored one at a time, {noise['n']} requests differ by {noise['mean']:.4f} nats on average, "
             f"{noise['largest']:.4f} at most."
+        )
+
+
+def tell_draws(result: SuiteResult) -> None:
+    """Print whether the intervals include the draw of exemplars, and the scores of each draw."""
+    for remark in result.remarks:
+        tell(f"note: {remark}.")
+    if any(t.draws for t in result.tasks):
+        seeds = result.options.all_seeds
+        for t in (t for t in result.tasks if t.draws):
+            each = ", ".join(percent(score) for score in t.by_seed)
+            tell(f"{t.task}: {each} with exemplars of seeds {seeds[0]} to {seeds[-1]}.")
+        tell("Standard errors and intervals include both the items and the draws of exemplars.")
+    elif any(t.is_drawn for t in result.tasks):
+        tell(
+            "The intervals do not include the draw of exemplars, of which there is one: --seeds 5 scores each item "
+            "with 5 draws."
         )
 
 

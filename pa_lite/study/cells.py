@@ -47,6 +47,12 @@ class StoredCell:
     seconds: float
     summary: Mapping[str, Any] | None
 
+    @property
+    def seeds(self) -> int:
+        """The number of draws of exemplars; items are numbered draw by draw."""
+        seeds: int = {**self.inputs.get("work", {}), **(self.summary or {})}.get("seeds", 1)
+        return seeds
+
     def is_whole(self) -> bool:
         """Return whether the key matches the values. A lam may have been given as an integer."""
         lams = (self.lam, int(self.lam)) if self.lam.is_integer() else (self.lam,)

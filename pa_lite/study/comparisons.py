@@ -1,22 +1,42 @@
 """Differences between lams on the same items: intervals, tests, corrections, and the best lam with its uncertainty.
 
-Items are resampled or sign-flipped within their tasks; the choice of tasks is taken as given. Randomness is seeded.
+Units (items, or the items of a passage or question together) are resampled or sign-flipped within their tasks; the
+choice of tasks is taken as given. Randomness is seeded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from statistics import NormalDist
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pa_lite.statistics import bootstrap_means, chunks_of, interval, items_to_show, mean_over_tasks
-from pa_lite.study.curves import Average, Series, Values, means
+from pa_lite.statistics import items_to_show, spread_of_mean
+from pa_lite.study.curves import (
+    LEVEL,
+    Average,
+    Curves,
+    Row,
+    Series,
+    Values,
+    compliance_draws,
+    few_shot_draws,
+    means,
+)
 from pa_lite.study.goal import Goal
+from pa_lite.study.selection import (
+    HeldOut,
+    Interval,
+    as_good_as_best,
+    held_out,
+    paired_difference,
+    paired_p,
+    paired_spread,
+    selected_average,
+    selected_gain,
+)
 
-DRAWS = 4000
-LEVEL = 0.95
+ENDS: Mapping[str, float] = {"base": 0.0, "instruct": 1.0}
 _EQUAL = 1e-12
 
 
@@ -24,8 +44,9 @@ _EQUAL = 1e-12
 class Difference:
     """A lam's average minus a reference lam's, paired by item.
 
-    `low` and `high` bound the bootstrap's central 95%; `p` is two-sided, of a sign-flip test; `p_corrected` is Holm's,
-    over all lams compared with that reference; `relative` is the difference over the reference's average.
+    `stderr` and the interval of 95 percent, `low` to `high`, are those of `paired_difference`. `p` is two-sided, of
+    `paired_p`; `p_corrected` is Holm's, over all lams compared with that reference; `relative` is the difference over
+    the reference's average.
     """
 
     lam: float
@@ -57,9 +78,11 @@ class Comparison:
 class Best:
     """The best lam for a goal, and its uncertainty.
 
-    `low` and `high` bound the central 95% of the lams that win when items are resampled; `shares` is how often each lam
-    wins (ties split), in the order of the lams; `ties` are the lams without a measurable difference from the best: they
-    are at least as good in more resamples than the level allows (5%, corrected for the number of lams).
+    The truly best lam is the one named or among `ties` in 95 of 100 studies (a model confidence set); `low` and `high`
+    are the outermost of these lams. `shares` is how often each lam wins when units are resampled (equals share), in the
+    order of the lams. `few_shot` is the few-shot accuracy of the lam chosen, and `gain_over_base` and
+    `gain_over_instruct` the gain over lam 0 and 1 (None where that was not measured), all on items that had no part in
+    the choice, with intervals that allow for it.
     """
 
     lam: float
@@ -67,47 +90,14 @@ class Best:
     high: float
     shares: tuple[float, ...]
     ties: tuple[float, ...]
-
-
-def average_draws(series: Sequence[Series], draws: int = DRAWS, seed: int = 0) -> Values:
-    """Return macro averages of resampled items: float64 [draws, lams]; a draw has the same items at every lam."""
-    rng = np.random.default_rng(seed)
-    out: Values = np.mean([bootstrap_means(s.values, rng, draws) for s in series], axis=0)
-    return out
+    few_shot: Interval
+    gain_over_base: Interval | None = None
+    gain_over_instruct: Interval | None = None
 
 
 def band(shown: Average) -> tuple[list[float], list[float]]:
-    """Return the bounds of the central 95% of an average at every lam, in percent.
-
-    They come from the bootstrap; for a length-controlled win rate from the normal distribution and the fit's error.
-    """
-    if shown.series:
-        bounds = [interval(column, LEVEL) for column in 100 * average_draws(shown.series).T]
-    else:
-        z = NormalDist().inv_cdf((1 + LEVEL) / 2)
-        bounds = [(100 * (e.value - z * e.stderr), 100 * (e.value + z * e.stderr)) for e in shown.estimates]
-    return [low for low, _ in bounds], [high for _, high in bounds]
-
-
-def sign_flip_p(per_task: Sequence[Values], draws: int = DRAWS, seed: int = 0) -> float:
-    """Return the two-sided p for a macro average of paired differences (float64 [items] per task) being 0.
-
-    Under the null hypothesis both signs of an item's difference are equally likely. Monte Carlo; the observed value
-    counts as one draw, so that p is never 0 (Phipson and Smyth 2010). Source: Fisher's randomisation test.
-    """
-    weighted = np.concatenate([d / (len(d) * len(per_task)) for d in per_task])
-    weighted = weighted[weighted != 0]  # flipping 0 changes nothing
-    if not len(weighted):
-        return 1.0
-    observed = abs(weighted.sum())
-    rounding = 1e-12 * np.abs(weighted).sum()  # a sum of 0 may be computed as 1e-17
-    # the sum of k signs with equal magnitudes is distributed as 2 Binomial(k, 1/2) - k
-    sizes, counts = np.unique(np.abs(weighted), return_counts=True)
-    rng, extreme = np.random.default_rng(seed), 0
-    for part in chunks_of(draws, len(sizes)):
-        sums = 2 * rng.binomial(counts, 0.5, size=(part.stop - part.start, len(sizes))) - counts
-        extreme += int((np.abs(sums @ sizes) >= observed - rounding).sum())
-    return (extreme + 1) / (draws + 1)
+    """Return the ends of an average's interval at every lam, in percent."""
+    return [100 * low for low, _ in shown.bounds], [100 * high for _, high in shown.bounds]
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -119,34 +109,26 @@ def holm(ps: Sequence[float]) -> list[float]:
     return out
 
 
-def differences(
-    lams: Sequence[float], series: Sequence[Series], reference: int, seed: int = 0, drawn: Values | None = None
-) -> list[Difference]:
-    """Return the difference of every other lam from lams[reference], in the order of the lams.
-
-    `drawn` may pass in the result of `average_draws` for the series and seed.
-    """
+def differences(lams: Sequence[float], series: Sequence[Series], reference: int, seed: int = 0) -> list[Difference]:
+    """Return the difference of every other lam from lams[reference], in the order of the lams."""
     others = [i for i in range(len(lams)) if i != reference]
-    gaps = {i: [s.values[i] - s.values[reference] for s in series] for i in others}
-    ps = [sign_flip_p(gaps[i], seed=seed) for i in others]
-    drawn = average_draws(series, seed=seed) if drawn is None else drawn
-    drawn = drawn - drawn[:, [reference]]
+    gaps = [[s.gap(i, reference) for s in series] for i in others]
+    ps = [paired_p(each, seed=seed) for each in gaps]
     scale = float(means(series)[reference])
     out = []
-    for i, p, corrected in zip(others, ps, holm(ps), strict=True):
-        gap = mean_over_tasks(gaps[i])
-        low, high = interval(drawn[:, i], LEVEL)
-        relative = gap.value / scale if scale else float("nan")
+    for i, gap, p, corrected in zip(others, gaps, ps, holm(ps), strict=True):
+        spread = paired_spread(gap)
+        found = paired_difference(gap, spread)
         out.append(
             Difference(
                 lam=lams[i],
-                value=gap.value,
-                stderr=gap.stderr,
-                low=low,
-                high=high,
+                value=found.value,
+                stderr=spread.stderr,
+                low=found.low,
+                high=found.high,
                 p=p,
                 p_corrected=corrected,
-                relative=relative,
+                relative=found.value / scale if scale else float("nan"),
             )
         )
     return out
@@ -155,7 +137,7 @@ def differences(
 def compare_lams(lams: Sequence[float], series: Sequence[Series], seed: int = 0) -> Comparison:
     """Compare all lams with base and instruct (or the outermost lams), and the lams of lowest and highest average.
 
-    The lams differ if a sign-flip test is significant at the 5% level: one against a reference (Holm's correction), or
+    The lams differ if a test (`paired_p`) is significant at the 5% level: one with a reference (Holm's correction), or
     the one between lowest and highest average (corrected for all pairs of lams). `needed` is computed from the largest
     variance of a tested difference, averaged over the tasks: with N items spread evenly over k tasks, a macro average
     of differences has the variance mean(s^2) / N.
@@ -164,16 +146,16 @@ def compare_lams(lams: Sequence[float], series: Sequence[Series], seed: int = 0)
     references = [i for i, lam in enumerate(lams) if lam in (0.0, 1.0)] or [int(order[0]), int(order[-1])]
     extremes = int(average.argmin()), int(average.argmax())
 
-    def gaps(first: int, second: int) -> list[Values]:
-        return [s.values[first] - s.values[second] for s in series]
+    def gaps(first: int, second: int) -> list[Row]:
+        return [s.gap(first, second) for s in series]
 
     found, differs = [gaps(*extremes)], False
     for reference in references:
         others = [gaps(i, reference) for i in range(len(lams)) if i != reference]
-        differs |= any(p < 1 - LEVEL for p in holm([sign_flip_p(each, seed=seed) for each in others]))
+        differs |= any(p < 1 - LEVEL for p in holm([paired_p(each, seed=seed) for each in others]))
         found += others
     pairs = max(1, len(lams) * (len(lams) - 1) // 2)
-    differs |= pairs * sign_flip_p(found[0], seed=seed) < 1 - LEVEL
+    differs |= pairs * paired_p(found[0], seed=seed) < 1 - LEVEL
     needed = items_to_show(max(map(mean_variance, found)))
     return Comparison(
         differs=bool(differs),
@@ -190,42 +172,106 @@ def items_in_words(needed: int, unit: str = "items") -> str:
     return f"it takes {bound} {needed} {unit} to show a difference of 2 points (80% power)"
 
 
-def mean_variance(per_task: Sequence[Values]) -> float:
-    """Return the variance of paired differences, averaged over the tasks that have two items or more.
+def mean_variance(gaps: Sequence[Row]) -> float:
+    """Return the variance of paired differences, averaged over the tasks that have two units or more.
 
+    For items that share passages or questions it is what as many independent items would have at that standard error.
     Without such tasks it is 0.5, as for two independent answers that are each right half of the time.
     """
-    variances = [float(np.var(d, ddof=1)) for d in per_task if len(d) > 1]
-    return float(np.mean(variances or [0.5]))
+    variances = [spread_of_mean(gap.values, gap.clusters).stderr ** 2 * len(gap.values) for gap in gaps]
+    return float(np.mean([v for v in variances if v == v] or [0.5]))
 
 
-def best_lam(
-    lams: Sequence[float],
-    tasks: Sequence[Series],
-    compliance: Series | None = None,
-    goal: Goal | None = None,
-    seed: int = 0,
-) -> Best:
-    """Return the lam of the highest utility (the first of equals), with its uncertainty over items.
+def kept_lams(curves: Curves, goal: Goal) -> tuple[int, ...]:
+    """Return the lams that fulfil the goal's constraint, by their indices; all without one."""
+    few_shot = means(curves.tasks)
+    if goal.keep_follow is None or curves.compliance is None:
+        return tuple(range(len(curves.lams)))
+    following, margin = _following(curves, goal)
+    utilities = goal.utilities(curves.lams, few_shot, following - margin)
+    return tuple(i for i, utility in enumerate(utilities) if utility >= 0)
+
+
+def _following(curves: Curves, goal: Goal) -> tuple[Values, Values]:
+    """Return the averages of following and the goal's margin, both float64 [lams]."""
+    assert curves.compliance is not None
+    following = means([curves.compliance])
+    if goal.keep_follow is None or goal.sure is None:
+        return following, np.zeros(len(following))
+    return following, goal.margin(curves.lams, following, curves.once(compliance_draws))
+
+
+def chosen_lam(curves: Curves, goal: Goal) -> int:
+    """Return the index of the lam of the highest utility, the first of equals.
 
     Raises InputError when the goal requires a measure that is missing.
     """
-    goal = goal or Goal()
-    follow = None if compliance is None else [compliance]
-    utilities = goal.utilities(lams, means(tasks), None if follow is None else means(follow))
-    best = int(utilities.argmax())
-    drawn = goal.utilities(
-        lams, average_draws(tasks, seed=seed), None if follow is None else average_draws(follow, seed=seed + 1)
+    if not goal.needs_follow or curves.compliance is None:
+        return int(goal.utilities(curves.lams, means(curves.tasks), None).argmax())
+    following, margin = _following(curves, goal)
+    return int(goal.utilities(curves.lams, means(curves.tasks), following - margin).argmax())
+
+
+def best_lam(curves: Curves, goal: Goal | None = None) -> Best:
+    """Return the lam of the highest utility (the first of equals), with its uncertainty.
+
+    Raises InputError when the goal requires a measure that is missing.
+    """
+    return curves.once(_best_lam, goal or Goal())
+
+
+def _best_lam(curves: Curves, goal: Goal) -> Best:
+    lams, tasks, drawn = curves.lams, curves.tasks, curves.once(few_shot_draws)
+    best = chosen_lam(curves, goal)  # raises for a missing measure
+    follow = resampled = None
+    if goal.needs_follow:
+        following, margin = _following(curves, goal)
+        follow, resampled = following - margin, curves.once(compliance_draws) - margin
+    allowed = drawn[:, kept_lams(curves, goal)]
+    held = HeldOut(means(tasks), float(means(tasks)[best]))
+    if allowed.shape[1] > 1:  # a choice was made
+        held = held_out(tasks, lambda few_shot: int(goal.utilities(lams, few_shot, follow).argmax()))
+    gains = {}
+    for end, lam in ENDS.items():
+        if lam in lams:
+            at = lams.index(lam)
+            gains[end] = selected_gain(tasks, allowed - drawn[:, [at]], best, at, held)
+    utilities = goal.utilities(lams, drawn, resampled)
+    equals = sorted({best, *_equals(curves, goal, utilities)}, key=lambda i: lams[i])
+    return Best(
+        lam=lams[best],
+        low=lams[equals[0]],
+        high=lams[equals[-1]],
+        shares=_win_shares(utilities),
+        ties=tuple(lams[i] for i in sorted(equals) if i != best),
+        few_shot=selected_average(tasks, allowed, best, held),
+        gain_over_base=gains.get("base"),
+        gain_over_instruct=gains.get("instruct"),
     )
-    winners = drawn >= drawn.max(axis=1, keepdims=True) - _EQUAL
-    shares = (winners / winners.sum(axis=1, keepdims=True)).mean(axis=0)
-    order = np.argsort(lams)
-    reached = np.cumsum(shares[order])
-    low, high = (
-        lams[order[min(len(lams) - 1, int(np.searchsorted(reached, q - _EQUAL)))]]
-        for q in ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
-    )
-    as_good = (drawn >= drawn[:, [best]] - _EQUAL).mean(axis=0)
-    allowed = (1 - LEVEL) / 2 / max(1, len(lams) - 1)
-    ties = tuple(lam for i, lam in enumerate(lams) if i != best and as_good[i] > allowed)
-    return Best(lam=lams[best], low=float(low), high=float(high), shares=tuple(map(float, shares)), ties=ties)
+
+
+def _equals(curves: Curves, goal: Goal, drawn: Values) -> list[int]:
+    """Return the lams among which the truly best one is, by their indices; `drawn` are resampled utilities.
+
+    With a share to keep, these are the lams as good as the best of those that surely keep it, and of those that may
+    keep it each that is not measurably worse than these.
+    """
+    few_shot = means(curves.tasks)
+    if goal.keep_follow is None:
+        follow = means([curves.compliance]) if goal.needs_follow and curves.compliance is not None else None
+        return as_good_as_best(goal.utilities(curves.lams, few_shot, follow), drawn)
+    surely = list(kept_lams(curves, replace(goal, sure=LEVEL)))
+    resampled, skill = curves.once(compliance_draws), curves.once(few_shot_draws)
+    may_keep = resampled >= goal.keep_follow * resampled[:, [curves.lams.index(1.0)]] - _EQUAL
+    found = [surely[i] for i in as_good_as_best(few_shot[surely], skill[:, surely])]
+    for i, share in enumerate(may_keep.mean(axis=0)):
+        group = [*surely, i]
+        if i not in surely and share > 1 - LEVEL:
+            found += [i] if len(surely) in as_good_as_best(few_shot[group], skill[:, group]) else []
+    return found
+
+
+def _win_shares(utilities: Values) -> tuple[float, ...]:
+    """Return how often each lam has the highest of utilities [draws, lams]; equals share."""
+    winners = utilities >= utilities.max(axis=1, keepdims=True) - _EQUAL
+    return tuple(map(float, (winners / winners.sum(axis=1, keepdims=True)).mean(axis=0)))

@@ -1,20 +1,54 @@
-"""The results of a study as arrays: every item at every lam, by task and area."""
+"""The results of a study as arrays: every item at every lam, by task and area; their averages and resamplings."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import NormalDist
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from pa_lite.alpaca.calibration import JudgeCheck
-from pa_lite.statistics import Mean, mean_over_tasks
+from pa_lite.statistics import (
+    Mean,
+    Spread,
+    bootstrap_means,
+    chunks_of,
+    score_interval,
+    spread_of_average,
+    spread_of_mean,
+    spread_over_seeds,
+    unit_sums,
+)
 from pa_lite.study.measures import CONTROLLED, CONTROLLED_MINIMAL, FEW_SHOT, FOLLOWING, MEASURES, PREFERRED, Measure
 
 MOST_TASKS = 1000  # in a study: each is resampled some thousand times for the report
 MOST_PANELS = 100  # in a chart: more are unreadable, and matplotlib takes minutes for hundreds
+DRAWS = 4000
+LEVEL = 0.95
 Values = npt.NDArray[np.float64]
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Row:
+    """Values of items, float64 [items]: those of one lam, or the differences of two. The rest is as in `Series`."""
+
+    values: Values
+    clusters: tuple[int, ...] | None = None
+    by_seed: Values | None = None  # [seeds, items]
+
+    def units(self) -> tuple[Values, Values]:
+        """Return the sums of the values of each unit, float64 [units], and the units' sizes [units]."""
+        return unit_sums(self.values, self.clusters)
+
+    def spread(self) -> Spread:
+        """Return the spread of the mean, with that of the draw of exemplars where there are several."""
+        if self.by_seed is None or len(self.by_seed) < 2:
+            return spread_of_mean(self.values, self.clusters)
+        return spread_over_seeds(self.by_seed, self.clusters)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,9 +56,10 @@ class Series:
     """A task or instruction set along lam: `values` float64 [lams, items], the same items at every lam.
 
     `majority` and `chance` are the accuracies of guessing without reading the item, where these exist. `clusters` says
-    which items share a passage or a question, as a number for each item; None if all are independent. `by_seed`,
-    float64 [seeds, lams, items], has the values for several draws of exemplars, whose mean `values` is; None for one
-    draw. `metrics` are the averages at every lam by a task's other metrics and ways to extract answers.
+    which items share a passage or a question, as a number for each item; None if all are independent. A unit is a
+    cluster, or an item where there are none. `by_seed`, float64 [seeds, lams, items], has the values for several draws
+    of exemplars, whose mean `values` is; None for one draw. `metrics` are the averages at every lam by a task's other
+    metrics and ways to extract answers.
     """
 
     name: str
@@ -45,6 +80,33 @@ class Series:
     def n(self) -> int:
         return int(self.values.shape[1])
 
+    @property
+    def n_seeds(self) -> int:
+        """The number of draws of exemplars."""
+        return 1 if self.by_seed is None else len(self.by_seed)
+
+    def units(self) -> tuple[Values, Values]:
+        """Return the sums of the values of each unit, float64 [lams, units], and the units' sizes [units]."""
+        return unit_sums(self.values, self.clusters)
+
+    def row(self, lam: int) -> Row:
+        """Return the values at one lam, by its index."""
+        return Row(self.values[lam], self.clusters, None if self.by_seed is None else self.by_seed[:, lam])
+
+    def gap(self, lam: int, reference: int) -> Row:
+        """Return the values at one lam less those at another, by their indices."""
+        seeds = None if self.by_seed is None else self.by_seed[:, lam] - self.by_seed[:, reference]
+        return Row(self.values[lam] - self.values[reference], self.clusters, seeds)
+
+    def at(self, lams: Sequence[int]) -> Series:
+        """Return the series at some of the lams, by their indices."""
+        return replace(
+            self,
+            values=self.values[list(lams)],
+            by_seed=None if self.by_seed is None else self.by_seed[:, list(lams)],
+            metrics={name: tuple(each[i] for i in lams) for name, each in self.metrics.items()},
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Curves:
@@ -64,6 +126,15 @@ class Curves:
     is_minimal_control: bool = False
     judge_check: JudgeCheck | None = None
     judge_signs: tuple[str, ...] = ()
+    _known: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def once(self, compute: Callable[..., _T], *arguments: Hashable) -> _T:
+        """Return what a function computes from these curves and arguments; computed once, it must not be changed."""
+        key = compute, arguments
+        if key not in self._known:
+            self._known[key] = compute(self, *arguments)
+        found: _T = self._known[key]
+        return found
 
     @property
     def areas(self) -> tuple[str, ...]:
@@ -110,33 +181,95 @@ def means(series: Sequence[Series]) -> Values:
     return out
 
 
+def spreads(series: Sequence[Series]) -> list[Spread]:
+    """Return the spread of the macro average at every lam: over units within tasks, and over draws of exemplars."""
+    return [spread_of_average([s.row(i).spread() for s in series]) for i in range(len(series[0].values))]
+
+
 def estimates(series: Sequence[Series]) -> list[Mean]:
-    """Return the macro average at every lam, with its standard error over items."""
-    return [mean_over_tasks([s.values[i] for s in series]) for i in range(series[0].values.shape[0])]
+    """Return the macro average at every lam, with its standard error."""
+    return [Mean(float(v), s.stderr) for v, s in zip(means(series), spreads(series), strict=True)]
+
+
+def _resample(n: int, draws: int, rng: np.random.Generator) -> Values:
+    """Return how often each of n units is drawn, float64 [draws, n], when n are drawn with replacement."""
+    drawn = rng.integers(0, n, (draws, n)) + n * np.arange(draws)[:, None]
+    return np.bincount(drawn.ravel(), minlength=draws * n).reshape(draws, n).astype(np.float64)
+
+
+def unit_draws(series: Sequence[Series], draws: int = DRAWS, seed: int = 0) -> Values:
+    """Return macro averages of resampled units: float64 [draws, lams]; a draw takes the same units at every lam.
+
+    Where a task has several draws of exemplars, the deviations of these are resampled and added: one fewer than there
+    are, so that the variance is right (Rao and Wu 1988).
+    """
+    rng = np.random.default_rng(seed)
+    total = np.zeros((draws, len(series[0].values)))
+    for each in series:
+        sums, sizes = each.units()
+        if each.clusters is None and 4 * len(np.unique(sums, axis=1).T) < len(sizes):
+            total += bootstrap_means(sums, rng, draws)
+        else:
+            for part in chunks_of(draws, len(sizes)):
+                counts = _resample(len(sizes), part.stop - part.start, rng)
+                total[part] += (counts @ sums.T) / (counts @ sizes)[:, None]
+        if each.by_seed is not None and each.n_seeds > 1:
+            n = each.n_seeds
+            shares = rng.multinomial(n - 1, np.full(n, 1 / n), size=draws) / (n - 1)
+            total += (shares - 1 / n) @ each.by_seed.mean(axis=2)
+    return total / len(series)
+
+
+def few_shot_draws(curves: Curves) -> Values:
+    """Return resampled few-shot accuracies: float64 [draws, lams]. Use it with `Curves.once`."""
+    return unit_draws(curves.tasks)
+
+
+def compliance_draws(curves: Curves) -> Values:
+    """Return resampled values of `compliance`, float64 [draws, lams]. Use it with `Curves.once`."""
+    assert curves.compliance is not None
+    return unit_draws([curves.compliance], seed=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Average:
-    """A measure's averages over the items of its series, one per lam. Length-controlled ones have no series."""
+    """A measure's averages over the items of its series, one per lam, each with its interval of 95 percent.
+
+    Length-controlled ones have no series.
+    """
 
     measure: Measure
     series: tuple[Series, ...]
     estimates: Sequence[Mean]
+    bounds: Sequence[tuple[float, float]]
     n: int
 
 
 def average(measure: Measure, series: Sequence[Series]) -> Average:
-    """Return a measure's averages over some series."""
-    return Average(measure=measure, series=tuple(series), estimates=estimates(series), n=sum(s.n for s in series))
+    """Return a measure's averages over some series; their intervals are by `score_interval`."""
+    values, found = means(series), spreads(series)
+    return Average(
+        measure=measure,
+        series=tuple(series),
+        estimates=[Mean(float(v), s.stderr) for v, s in zip(values, found, strict=True)],
+        bounds=[score_interval(float(v), s, LEVEL) for v, s in zip(values, found, strict=True)],
+        n=sum(s.n for s in series),
+    )
 
 
 def averages(curves: Curves) -> list[Average]:
     """Return the averages of all measures, in the order of tables and charts."""
+    return curves.once(_averages)
+
+
+def _averages(curves: Curves) -> list[Average]:
     out = [average(FEW_SHOT, curves.tasks)]
     out += [average(m, [s]) for m, s in ((FOLLOWING, curves.follow), (PREFERRED, curves.wins)) if s is not None]
-    if curves.wins is not None and curves.length_controlled:
+    if curves.wins is not None and (found := curves.length_controlled):
+        z = NormalDist().inv_cdf((1 + LEVEL) / 2)
+        bounds = [(e.value - z * e.stderr, e.value + z * e.stderr) for e in found]
         measure = CONTROLLED_MINIMAL if curves.is_minimal_control else CONTROLLED
-        out.append(Average(measure=measure, series=(), estimates=curves.length_controlled, n=curves.wins.n))
+        out.append(Average(measure=measure, series=(), estimates=found, bounds=bounds, n=curves.wins.n))
     return out
 
 

@@ -22,6 +22,7 @@ from pa_lite.system.atomic import write_errors, write_text
 from pa_lite.system.markers import temporary_folder
 from pa_lite.tasks.scoring import ScoreOptions
 
+DEMO_FOLDER = "pa-lite-demo"  # the default output folder
 LAMS = tuple(i / 10 for i in range(11))
 
 

@@ -6,10 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
+import numpy as np
+
 from pa_lite.errors import InputError
 from pa_lite.sanitize import csv_cell, without_nonfinite
 from pa_lite.statistics import Mean, spread_of_mean
-from pa_lite.study.comparisons import Best, Difference
+from pa_lite.study.comparisons import Best, Difference, holm
 from pa_lite.study.records import ScoredItem
 from pa_lite.study.results import planned_cells
 from pa_lite.study.results_file import damaged
@@ -81,33 +83,60 @@ def to_document(study: StudySummary) -> dict[str, Any]:
 
 
 def difference_rows(against: Mapping[str, Mapping[str, Sequence[Difference]]]) -> list[dict[str, float | str]]:
-    """Return differences from base and instruct as rows: group, end (`against`), and the fields of `Difference`."""
-    return [
-        {"group": group, "against": end, **asdict(d)}
+    """Return differences from base and instruct as rows: group, end (`against`), and the fields of `Difference`.
+
+    `family` names the tests that `p_corrected` is corrected for; `p_corrected_file` is corrected for those of all rows.
+    """
+    rows: list[dict[str, float | str]] = [
+        {"group": group, "against": end, **asdict(d), "family": f"{group} against {end}, {len(found)} lams"}
         for group, ends in against.items()
         for end, found in ends.items()
         for d in found
     ]
+    whole = holm([d.p for ends in against.values() for found in ends.values() for d in found])
+    return [{**row, "p_corrected_file": p} for row, p in zip(rows, whole, strict=True)]
+
+
+def reading_rows(found: Sequence[Reading]) -> list[dict[str, float | str | None]]:
+    """Return readings as rows: name, lam and the fields of `Best`, its intervals as three columns, and the sentence."""
+    rows: list[dict[str, float | str | None]] = []
+    for reading in found:
+        row: dict[str, float | str | None] = {"name": reading.name}
+        for name in ("lam", "low", "high"):
+            row[name] = None if reading.best is None else getattr(reading.best, name)
+        row["ties"] = None if reading.best is None else " ".join(f"{lam:g}" for lam in reading.best.ties)
+        for name in ("few_shot", "gain_over_base", "gain_over_instruct"):
+            each = None if reading.best is None else getattr(reading.best, name)
+            row[name] = None if each is None else each.value
+            row[f"{name}_low"] = None if each is None else each.low
+            row[f"{name}_high"] = None if each is None else each.high
+        rows.append({**row, "sentence": reading.sentence})
+    return rows
 
 
 def item_rows(store: Store) -> Iterator[dict[str, float | str | None]]:
     """Yield every finished item of the study as last run: kind, name, type, lam, item number, value, output.
 
-    `stale` says how the inputs of a kept result (--keep-stale) differ from the study's; it is empty for others.
+    `stale` says how the inputs of a kept result (--keep-stale) differ from the study's; it is empty for others. `seed`
+    is that of the exemplars before a task's item; it is None for other kinds.
     """
-    kept = store.kept()
+    kept, first = store.kept(), store.facts().get("seed")
     for cell in planned_cells(store):
-        workload = WORKLOADS[cell.kind]
+        workload, n = WORKLOADS[cell.kind], cell.n_items // cell.seeds
         type_, lam = (cell.type, cell.lam) if workload.is_along_lam else (None, None)
+        seeds = None if first is None or workload is not TaskWorkload else range(first, first + cell.seeds)
         for number, result in enumerate(store.results(cell.key)):
             yield {
-                "kind": cell.kind, "name": cell.name, "type": type_, "lam": lam, "item": number,
+                "kind": cell.kind, "name": cell.name, "type": type_, "lam": lam, "item": number % n,
                 "value": workload.value(result), "output": result.output, "stale": "; ".join(kept.get(cell.key, ())),
+                "seed": None if seeds is None else seeds[number // n],
             }  # fmt: skip
 
 
 def lm_eval_document(store: Store, weight_type: str, lam: float) -> dict[str, Any]:
     """Return the tasks of one lam in the format of lm-eval's results file, with a `pa_lite` key added.
+
+    With several draws of exemplars, a number is the average of the items' means over them, and so is its error.
 
     Raises InputError when that lam is not finished.
     """
@@ -124,12 +153,13 @@ def lm_eval_document(store: Store, weight_type: str, lam: float) -> dict[str, An
             raise damaged(store.path, f"table items: not all records of cell {cell.key:.12} have the same metrics")
         numbers, summary = {}, cell.summary or {}
         for key in keys:
-            values = [float(r.metrics[key]) for r in results]
+            values = np.reshape([float(r.metrics[key]) for r in results], (cell.seeds, -1)).mean(axis=0).tolist()
             full = key if "," in key else f"{key},none"
             numbers[full] = Mean(sum(values) / len(values), spread_of_mean(values, summary.get("clusters")).stderr)
         work = cell.inputs.get("work", {})
         version = work.get("spec", "")[:16]
-        add_numbers(out, cell.name, numbers, (cell.n_items, len(results)), version, work.get("shots"))
+        n = cell.n_items // cell.seeds
+        add_numbers(out, cell.name, numbers, (n, n), version, work.get("shots"))
         out["group_subtasks"][cell.name] = []
     out["config"] = {
         "model": "pa-lite", "model_args": f"{facts['pair']}@{lam:g} as {weight_type}", "limit": facts["limit"],

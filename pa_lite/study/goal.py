@@ -8,20 +8,23 @@ from dataclasses import dataclass
 import numpy as np
 
 from pa_lite.errors import InputError
-from pa_lite.study.curves import Values
+from pa_lite.study.curves import LEVEL, Values
+from pa_lite.study.selection import keep_margin
 
 
 @dataclass(frozen=True)
 class Goal:
     """What the best lam maximises.
 
-    With `keep_follow`, few-shot accuracy among the lams that keep this share of instruct's following (lam 1). Without
-    it, few-shot accuracy and following, each relative to its highest value, with `weight` in [0, 1] for following. The
-    default is few-shot accuracy alone.
+    With `keep_follow`, few-shot accuracy among the lams that keep this share of instruct's following (lam 1) in `sure`
+    of the resamplings of the prompts; None for `sure` takes the lams that keep it by the point estimate, which is
+    too high half of the time. Without `keep_follow`, few-shot accuracy and following, each relative to its highest
+    value, with `weight` in [0, 1] for following. The default is few-shot accuracy alone.
     """
 
     weight: float = 0.0
     keep_follow: float | None = None
+    sure: float | None = LEVEL
 
     def __post_init__(self) -> None:
         if not 0 <= self.weight <= 1:
@@ -30,6 +33,8 @@ class Goal:
             )
         if self.keep_follow is not None and not 0 < self.keep_follow <= 1:
             raise InputError(f"keep-follow {self.keep_follow:g} is outside (0, 1]; 0.95 keeps 95% of following.")
+        if self.sure is not None and not 0.5 <= self.sure < 1:
+            raise InputError(f"sure {self.sure:g} is outside [0.5, 1); 0.95 keeps it in 95% of resamplings.")
 
     @property
     def needs_follow(self) -> bool:
@@ -38,10 +43,20 @@ class Goal:
     def told(self) -> str:
         """Return the goal in words."""
         if self.keep_follow is not None:
-            return f"few-shot accuracy with at least {100 * self.keep_follow:g}% of instruct's following kept"
+            text = f"few-shot accuracy with at least {100 * self.keep_follow:g}% of instruct's following kept"
+            return text if self.sure is None else f"{text} in {100 * self.sure:g}% of resamplings"
         if self.weight:
             return f"few-shot accuracy and following, weighted {1 - self.weight:g} to {self.weight:g}"
         return "few-shot accuracy alone"
+
+    def margin(self, lams: Sequence[float], follow: Values, draws: Values) -> Values:
+        """Return what to subtract from following, float64 [lams], so that the lams left keep the share in `sure`.
+
+        `draws` [draws, lams] are resampled averages of following. 0 for a goal without this constraint.
+        """
+        if self.keep_follow is None or self.sure is None or 1 not in lams:
+            return np.zeros(len(lams))
+        return keep_margin(follow, draws, list(lams).index(1), self.keep_follow, self.sure)
 
     def utilities(self, lams: Sequence[float], few_shot: Values, follow: Values | None) -> Values:
         """Return each lam's utility: float64 [..., lams] from averages [..., lams]; comparable only within a row.

@@ -28,9 +28,9 @@ from pa_lite.study.curves import MOST_TASKS
 from pa_lite.study.store import Cell, StoredCell
 from pa_lite.study.workloads import AnswersWorkload, FollowWorkload, TaskWorkload, Workload
 from pa_lite.system.machine import cores
-from pa_lite.tasks.prompts import prepare_task
+from pa_lite.tasks.prompts import prepare_draws
 from pa_lite.tasks.scoring import ScoreOptions
-from pa_lite.tasks.spec import find_tasks, split_names
+from pa_lite.tasks.spec import TaskSpec, find_tasks, split_names
 
 _log = logging.getLogger(__name__)
 _SMALL = 30_000_000  # parameters below which one model per core is faster than several threads per model
@@ -201,7 +201,7 @@ def plan_study(pair: str | Pair, options: StudyOptions) -> StudyPlan:
     #    that a worker builds the lam once for all of them.
     chunk = next((size for limit, size in _CHUNKS if first.n_values <= limit), _LEAST_CHUNK)
     cells = [
-        PlannedCell(_cell(merge, options, weight_type, lam, workload, chunk), i)
+        PlannedCell(plan_cell(merge, options, weight_type, lam, workload, chunk), i)
         for weight_type, merge in merges.items()
         for lam in options.lams
         for i, workload in enumerate(workloads)
@@ -240,9 +240,7 @@ def plan_workloads(options: StudyOptions, chat_inputs: Mapping[str, Any]) -> tup
         raise InputError(
             f"{len(specs)} tasks given (--tasks), but a study has at most {MOST_TASKS}. Split them into several runs."
         )
-    workloads: list[Workload[Any]] = [
-        TaskWorkload(prepare_task(spec, score.shots, score.limit, score.seed, score.split), score) for spec in specs
-    ]
+    workloads: list[Workload[Any]] = [_task_workload(spec, score) for spec in specs]
     if options.alpaca:
         prompts = tuple(load_prompts(options.alpaca)[: options.alpaca_limit])
         name = name_text(Path(options.alpaca).stem)
@@ -261,9 +259,15 @@ def plan_workloads(options: StudyOptions, chat_inputs: Mapping[str, Any]) -> tup
     return tuple(workloads)
 
 
-def _cell(
+def _task_workload(spec: TaskSpec, options: ScoreOptions) -> TaskWorkload:
+    first, *more = prepare_draws(spec, options.shots, options.limit, options.all_seeds, options.split)
+    return TaskWorkload(first, options, tuple(more))
+
+
+def plan_cell(
     merge: MergePlan, options: StudyOptions, weight_type: str, lam: float, workload: Workload[Any], chunk: int
 ) -> Cell:
+    """Return the cell of a workload at a lam and weight type, with everything that determines its numbers."""
     inputs = {
         "identity": merge.at(lam).identity, "base": merge.fingerprints[0], "instruct": merge.fingerprints[1],
         "header": merge.header_inputs, "recipe": merge.recipe, "schedule": options.schedule.text,

@@ -22,8 +22,8 @@ from pa_lite.study.results_file import damaged
 from pa_lite.study.rows import REQUIRED
 from pa_lite.study.staleness import UNRECORDED, is_recorded
 from pa_lite.study.store import Store, StoredCell
-from pa_lite.study.summary import Example, Kept, StudySummary
-from pa_lite.study.workloads import WORKLOADS, TaskWorkload, WinsWorkload
+from pa_lite.study.summary import Example, Kept, StudySummary, intervals_in_words
+from pa_lite.study.workloads import WORKLOADS, FollowWorkload, TaskWorkload, WinsWorkload
 
 _EXAMPLES = 6
 _MOST_LAMS = 1001  # in a study: time and memory of charts and resampling grow with them
@@ -33,6 +33,10 @@ def planned_cells(store: Store) -> list[StoredCell]:
     """Return the cells of the study as last run, in its order, without stale ones. Raises InputError without any."""
     by_key = {c.key: c for c in store.cells()}
     found = [by_key[key] for key in store.facts().get("cells", []) if key in by_key]
+    if not found and any("search" in c.inputs for c in by_key.values()):
+        raise InputError(
+            f"{store.path.parent}: contains a search, not a study of every lam. Run `pa-lite sweep` first."
+        )
     if not found:
         raise InputError(f"{store.path.parent}: the study has no results yet. Run `pa-lite sweep` first.")
     return found
@@ -78,6 +82,7 @@ def load_study(store: Store, weight_type: str | None = None, known: Known | None
             found, skipped = _series(group, np.array(values))
             unjudged += skipped
             series.setdefault(workload.measure, []).extend(found)
+    remarks += _draw_remarks(facts, cells)
     remarks += [f"For lack of memory at some lam: {remark}." for remark in sorted(reduced)]
     for cell in once:
         judging.add(cell, store.results(cell.key))
@@ -85,6 +90,12 @@ def load_study(store: Store, weight_type: str | None = None, known: Known | None
     aged = [*cells, *once]
     kept = tuple(Kept(kind=c.kind, name=c.name, lam=c.lam, reasons=reasons[c.key]) for c in aged if c.key in reasons)
     remarks += _age_remarks(aged, kept, reasons)
+    old = [c.name for c in aged if (c.summary or {}).get("version", 1) < WORKLOADS[c.kind].summary_version]
+    if old:
+        remarks.append(
+            f"Summarised by an older pa-lite: {', '.join(dict.fromkeys(old))}. A new sweep brings this up to date "
+            "without measuring again."
+        )
     others = [t for t in types if t != weight_type]
     if others:
         remarks.append(
@@ -112,7 +123,7 @@ def load_study(store: Store, weight_type: str | None = None, known: Known | None
         type=weight_type,
         curves=curves,
         examples=_examples(store, cells, curves),
-        setting=_setting(facts, cells, series),
+        setting=_setting(facts, cells, series, curves),
         remarks=tuple(remarks + unjudged),
         kept=kept,
     )
@@ -132,8 +143,11 @@ def _series(cells: Sequence[StoredCell], values: Values) -> tuple[list[Series], 
     `cells` are those of the workload at every lam.
     """
     cell = cells[0]
+    by_seed = values.reshape(len(values), cell.seeds, -1).swapaxes(0, 1)
+    values = by_seed.mean(axis=0)
     judged = ~np.isnan(values).any(axis=0)  # the same items at every lam
-    remark = f"{cell.name}: {(~judged).sum()} of {judged.size} pairs were not judged at every lam and are left out."
+    what = "prompts could not be checked" if cell.kind == FollowWorkload.kind else "pairs were not judged"
+    remark = f"{cell.name}: {(~judged).sum()} of {judged.size} {what} at every lam and are left out."
     summary = cell.summary or {}
     guesses = {"majority": summary.get("majority"), "chance": summary.get("chance") or None}
     clusters = summary.get("clusters")
@@ -141,6 +155,7 @@ def _series(cells: Sequence[StoredCell], values: Values) -> tuple[list[Series], 
         name=cell.name,
         area=str(summary.get("area", "")),
         values=values[:, judged],
+        by_seed=by_seed[:, :, judged] if cell.seeds > 1 else None,
         clusters=tuple(clusters[i] for i in np.flatnonzero(judged)) if clusters else None,
         metrics=_other_metrics(cells),
         **guesses,
@@ -158,6 +173,15 @@ def _other_metrics(cells: Sequence[StoredCell]) -> dict[str, tuple[Mean, ...]]:
 def _mean(numbers: Mapping[str, Any]) -> Mean:
     value, stderr = (math.nan if numbers[k] is None else float(numbers[k]) for k in ("value", "stderr"))
     return Mean(value, stderr)
+
+
+def _draw_remarks(facts: Mapping[str, Any], cells: Sequence[StoredCell]) -> list[str]:
+    """Return a remark on tasks whose exemplars are fixed in a study of several draws, if any."""
+    seeds = facts.get("seeds", 1)
+    fixed = dict.fromkeys(c.name for c in cells if c.kind == TaskWorkload.kind and c.seeds == 1)
+    if seeds == 1 or not fixed:
+        return []
+    return [f"Scored once, not with {seeds} draws of exemplars, as no exemplars are drawn: {', '.join(fixed)}."]
 
 
 def _controls(cells: Sequence[StoredCell]) -> list[Mapping[str, Any]]:
@@ -205,13 +229,13 @@ def _check_shape(store: Store, facts: Mapping[str, Any], cells: Sequence[StoredC
     if missing:
         raise damaged(store.path, f"table facts has no row {missing[0]}")
     seen: dict[tuple[str, str, float], str] = {}
-    counts: dict[tuple[str, str], int] = {}
+    counts: dict[tuple[str, str], tuple[int, int]] = {}
     for c in cells:
         if (c.kind, c.name, c.lam) in seen:
             raise damaged(store.path, f"table cells, row {c.key}: another row is for the same task and lam")
         seen[c.kind, c.name, c.lam] = c.key
-        if counts.setdefault((c.kind, c.name), c.n_items) != c.n_items:
-            raise damaged(store.path, f"table cells, row {c.key}: n_items differs from that at other lams")
+        if counts.setdefault((c.kind, c.name), (c.n_items, c.seeds)) != (c.n_items, c.seeds):
+            raise damaged(store.path, f"table cells, row {c.key}: n_items or seeds differ from those at other lams")
     n_lams, n_tasks = len({c.lam for c in cells}), sum(workload == TaskWorkload.kind for workload, _ in counts)
     if n_lams > _MOST_LAMS or n_tasks > MOST_TASKS:
         raise InputError(
@@ -273,8 +297,24 @@ def _identities(cells: Sequence[StoredCell]) -> str:
     return ", ".join(f"lam {lam:g} {mark}" for lam, mark in sorted(found.items())) or "not recorded"
 
 
+def _seed_line(facts: Mapping[str, Any]) -> tuple[str, str]:
+    seed, seeds = facts["seed"], facts.get("seeds", 1)
+    if seed is None or seeds == 1:
+        return "seed for exemplars", str(seed)
+    return "seeds for exemplars", f"{seed} to {seed + seeds - 1}: each item with {seeds} draws of exemplars"
+
+
+def _exemplars(cells: Sequence[StoredCell]) -> str | None:
+    """Return what there is to say about the draw of exemplars where no task has any, else None."""
+    shots = {c.inputs.get("work", {}).get("shots") for c in cells if c.kind == TaskWorkload.kind}
+    return "no exemplars" if shots == {0} else None
+
+
 def _setting(
-    facts: Mapping[str, Any], cells: Sequence[StoredCell], series: Mapping[Measure, Sequence[Series]]
+    facts: Mapping[str, Any],
+    cells: Sequence[StoredCell],
+    series: Mapping[Measure, Sequence[Series]],
+    curves: Curves,
 ) -> tuple[tuple[str, str], ...]:
     versions = {f"{k} {v}" for c in cells for k, v in c.environment.items() if k not in ("platform", "python")}
     started, seconds = min(c.started for c in cells), sum(c.seconds for c in cells)
@@ -301,8 +341,8 @@ def _setting(
         lines.append(("date in prompts", str(facts["date"])))
     return (
         *lines,
-        ("seed for exemplars", str(facts["seed"])),
-        ("intervals", "95%, bootstrap over items with the tasks fixed"),
+        _seed_line(facts),
+        ("intervals", intervals_in_words(curves, _exemplars(cells))),
         ("versions", ", ".join(sorted(versions))),
         ("machine", ", ".join(sorted({str(c.environment.get("platform")) for c in cells}))),
         ("fingerprints", ", ".join(f"{end} {inputs.get(end, 'not recorded')[:16]}" for end in ("base", "instruct"))),

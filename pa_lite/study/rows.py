@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from datetime import date
 from typing import Any
 
+from pa_lite.tasks.scoring import MOST_SEEDS
 from pa_lite.untrusted.strict_json import parse_json
 
 _KEY = re.compile(r"[0-9a-f]{64}")
@@ -122,6 +123,7 @@ _FACTS: Rules = {
     "known": (_are_known, "an object of known preferences"),
     "schedule": (is_text, "a string"),
     "seed": (or_none(_is_whole), "an integer"),
+    "seeds": (lies_within(1, MOST_SEEDS, _is_whole), "a number of seeds"),
     "limit": (or_none(_is_whole), "an integer"),
     "parameters": (lies_within(0, _MOST_PARAMETERS), "a number of parameters"),
 }
@@ -144,9 +146,11 @@ _INPUTS: Rules = {
 _WORK: Rules = {
     "spec": (is_text, "a string"),
     "shots": (lies_within(0, _MOST_ITEMS, _is_whole), "a number of exemplars"),
+    "seeds": (lies_within(1, MOST_SEEDS, _is_whole), "a number of seeds"),
 }
 _SUMMARY: Rules = {
     "version": (lies_within(1, _MOST_ITEMS, _is_whole), "a version"),
+    "seeds": (lies_within(1, MOST_SEEDS, _is_whole), "a number of seeds"),
     "area": (is_text, "a string"),
     "majority": (or_none(is_share), "a share in [0, 1]"),
     "chance": (or_none(is_share), "a share in [0, 1]"),
@@ -206,17 +210,26 @@ def read_cell(row: Mapping[str, Any], workloads: Collection[str]) -> dict[str, A
         raise ValueError(f"kind is not one of {', '.join(workloads)}")
     inputs = read_table("inputs", parse_column("inputs", row["inputs"], nan=True), _INPUTS)
     read_table("work", inputs.get("work", {}), _WORK)
+    _check_seeds(inputs.get("work", {}), row["n_items"])
     environment = read_table("environment", parse_column("environment", row["environment"]), {})
     if not all(isinstance(value, str) for value in environment.values()):
         raise ValueError("environment has a value that is not a string")
     summary = None
     if row["summary"] is not None:
         summary = read_table("summary", parse_column("summary", row["summary"], nan=True), _SUMMARY)
+        _check_seeds(summary, row["n_items"])
         if row["n_done"] != row["n_items"]:
             raise ValueError(f"it is marked as finished with {row['n_done']} of {row['n_items']} items")
         if "pairs" in summary and len(summary["pairs"]) != row["n_items"]:
             raise ValueError(f"summary has {len(summary['pairs'])} pairs for {row['n_items']} items")
-        if len(summary.get("clusters", range(row["n_items"]))) != row["n_items"]:
-            raise ValueError(f"'clusters' of summary has {len(summary['clusters'])} numbers for {row['n_items']} items")
+        n = row["n_items"] // summary.get("seeds", 1)
+        if len(summary.get("clusters", range(n))) != n:
+            raise ValueError(f"'clusters' of summary has {len(summary['clusters'])} numbers for {n} items")
     numbers = {name: float(row[name]) for name in ("lam", "started", "seconds")}
     return {**row, **numbers, "inputs": inputs, "environment": environment, "summary": summary}
+
+
+def _check_seeds(table: Mapping[str, Any], n_items: int) -> None:
+    """Raise ValueError unless a cell has the same number of items for each draw of exemplars."""
+    if n_items % table.get("seeds", 1):
+        raise ValueError(f"its {n_items} items cannot be divided over {table['seeds']} seeds")

@@ -12,100 +12,85 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from pa_lite.statistics import (
     IntArray,
     Spread,
-    bootstrap_means,
     chunks_of,
     score_interval,
     spread_of_average,
-    spread_of_mean,
     t_quantile,
     t_test_p,
-    unit_sums,
 )
+from pa_lite.study.curves import DRAWS, LEVEL, Row, Series, Values, means, spreads
 
-Values = npt.NDArray[np.float64]
-Clusters = Sequence[int] | IntArray | None
-PARTS, REPEATS = 5, 4  # 20 splits
-LEVEL = 0.95
-DRAWS = 4000
-
-
-@dataclass(frozen=True)
-class Items:
-    """A task's items along lam, float64 [lams, items], and which cluster each is of: its passage or its question."""
-
-    values: Values
-    clusters: Clusters = None
-
-    def units(self) -> tuple[Values, Values]:
-        """Return the sums of the units, float64 [lams, units], and their sizes [units]."""
-        return unit_sums(self.values, self.clusters)
+PARTS, REPEATS = 10, 4  # 40 splits
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A number and its interval of 95 percent, in the same unit."""
+    """A number and its interval of 95 percent, in the same unit; NaN where unknown."""
 
     value: float
     low: float
     high: float
 
 
-def averages(tasks: Sequence[Items]) -> Values:
-    """Return the macro average at every lam: float64 [lams]."""
-    out: Values = np.mean([t.values.mean(axis=1) for t in tasks], axis=0)
-    return out
+@dataclass(frozen=True)
+class HeldOut:
+    """What a choice of lam is worth on items that had no part in it.
 
+    `at_all`, float64 [lams], and `at_chosen` are averages over the items that measured: at every lam, and at the lam
+    chosen each time, so that a gain over a fixed lam is a paired difference.
+    """
 
-def unit_draws(tasks: Sequence[Items], draws: int = DRAWS, seed: int = 0) -> Values:
-    """Return macro averages of resampled units: float64 [draws, lams]; a draw takes the same units at every lam."""
-    rng = np.random.default_rng(seed)
-    total = np.zeros((draws, tasks[0].values.shape[0]))
-    for task in tasks:
-        if task.clusters is None:
-            total += bootstrap_means(task.values, rng, draws)
-            continue
-        sums, sizes = task.units()
-        n = len(sizes)
-        for part in chunks_of(draws, n):
-            counts = rng.multinomial(n, np.full(n, 1 / n), size=part.stop - part.start)
-            total[part] += (counts @ sums.T) / (counts @ sizes)[:, None]
-    return total / len(tasks)
+    at_all: Values
+    at_chosen: float
 
 
 def held_out(
-    tasks: Sequence[Items], choose: Callable[[Values], int], seed: int = 0, parts: int = PARTS, repeats: int = REPEATS
-) -> tuple[Values, float]:
-    """Return what a choice of lam is worth on items that had no part in it: averages at every lam, and at the chosen.
+    series: Sequence[Series],
+    choose: Callable[[Values], int],
+    seed: int = 0,
+    parts: int = PARTS,
+    repeats: int = REPEATS,
+) -> HeldOut:
+    """Return what a choice of lam is worth, by cross-validation.
 
     `choose` gets averages, float64 [lams], and returns the index of the lam that it takes. The units of each task are
-    cut at random into parts, `repeats` times; each part measures once, and all others choose. The averages at every
-    lam, float64 [lams], are over what measured, so that a gain over a fixed lam is a paired difference. NaN where a
-    task has a single unit. With fewer parts, fewer items choose, and lams that are worse than the one reported: halves
-    are 1 point too low for a narrow peak on 100 items, five parts 0.5 points.
+    cut at random into parts, `repeats` times; each part measures once, and all others choose. NaN where a task has a
+    single unit. With fewer parts, fewer items choose, and lams that are worse than the one reported; with more, the
+    result varies more.
     """
     rng = np.random.default_rng(seed)
-    units = [task.units() for task in tasks]
+    units = [task.units() for task in series]
     n_lams = len(units[0][0])
     parts = min(parts, *(len(sizes) for _, sizes in units))
     if parts < 2:
-        return np.full(n_lams, math.nan), math.nan
+        return HeldOut(np.full(n_lams, math.nan), math.nan)
     at_all, at_chosen = np.zeros(n_lams), 0.0
     for _ in range(repeats):
-        measured, rest = np.zeros((parts, n_lams)), np.zeros((parts, n_lams))
-        for sums, sizes in units:
-            cut = np.array_split(rng.permutation(len(sizes)), parts)
-            for part, own in enumerate(cut[i] for i in rng.permutation(parts)):
-                its_sum, its_size = sums[:, own].sum(axis=1), sizes[own].sum()
-                measured[part] += its_sum / its_size / len(units)
-                rest[part] += (sums.sum(axis=1) - its_sum) / (sizes.sum() - its_size) / len(units)
-        at_all += measured.mean(axis=0) / repeats
-        at_chosen += float(np.mean([m[choose(r)] for m, r in zip(measured, rest, strict=True)])) / repeats
-    return at_all, at_chosen
+        measured, rest = _cut(units, parts, rng)
+        at_all += measured.mean(axis=1) / repeats
+        taken = [choose(rest[:, part]) for part in range(parts)]
+        at_chosen += float(measured[taken, np.arange(parts)].mean()) / repeats
+    return HeldOut(at_all, at_chosen)
+
+
+def _cut(series: Sequence[tuple[Values, Values]], parts: int, rng: np.random.Generator) -> tuple[Values, Values]:
+    """Cut the units of each series at random into parts; return the averages of each part and of all others.
+
+    Both are float64 [lams, parts]. Parts differ by at most one unit; which are larger is random for each series.
+    """
+    measured, rest = np.zeros((len(series[0][0]), parts)), np.zeros((len(series[0][0]), parts))
+    for sums, sizes in series:
+        n = len(sizes)
+        order, lengths = rng.permutation(n), rng.permutation(n // parts + (np.arange(parts) < n % parts))
+        starts = np.cumsum(lengths) - lengths
+        part_sums, part_sizes = (np.add.reduceat(v[..., order], starts, axis=-1) for v in (sums, sizes))
+        measured += part_sums / part_sizes / len(series)
+        rest += (sums.sum(axis=1, keepdims=True) - part_sums) / (sizes.sum() - part_sizes) / len(series)
+    return measured, rest
 
 
 def _largest_error(draws: Values, level: float) -> float:
@@ -116,74 +101,97 @@ def _largest_error(draws: Values, level: float) -> float:
 
 
 def _low_quantile(draws: Values, spread: Spread) -> float:
-    """Return the number of standard errors from a selected value to its lower end: max-t, with Student's excess."""
+    """Return the number of standard errors from a selected value to its lower end: max-t, with Student's excess.
+
+    Where the lams' errors differ, the lower end has the 5 percent to itself: a value chosen for its height is hardly
+    ever too low. Where they are nearly the same error it has half, as without a choice.
+    """
     tail = (1 + LEVEL) / 2
     plain = t_quantile(tail, math.inf)
-    return max(plain, _largest_error(draws, tail)) * t_quantile(tail, spread.df) / plain
+    return max(plain, _largest_error(draws, LEVEL)) * t_quantile(tail, spread.df) / plain
 
 
-def selected_average(tasks: Sequence[Items], draws: Values, chosen: int, seed: int = 0) -> Interval:
+def selected_average(series: Sequence[Series], draws: Values, chosen: int, held: HeldOut) -> Interval:
     """Return the average at a lam that was chosen for its height: measured on held-out items, with its interval.
 
-    The lower end holds for all lams at once, and so for the one chosen, however that was done; the upper end needs no
-    correction, as choosing the highest errs upwards.
+    `draws` [draws, k] are the resampled averages of the lams that could be chosen. The lower end holds for all of them
+    at once, and so for the one chosen, however that was done; the upper end needs no correction, as choosing the
+    highest errs upwards.
     """
-    spread = spread_of_average([spread_of_mean(t.values[chosen], t.clusters) for t in tasks])
-    value = float(averages(tasks)[chosen])
-    low, high = score_interval(value, spread, LEVEL, _low_quantile(draws, spread))
-    return Interval(held_out(tasks, lambda v: int(v.argmax()), seed)[1], low, high)
+    value, spread = float(means(series)[chosen]), spreads([s.at([chosen]) for s in series])[0]
+    return _around(held.at_chosen, *score_interval(value, spread, LEVEL, _low_quantile(draws, spread)))
 
 
-def paired_spread(gaps: Sequence[Values], clusters: Sequence[Clusters]) -> Spread:
-    """Return the spread of the average over tasks of paired differences in [-1, 1], float64 [items] a task.
+def _around(value: float, low: float, high: float) -> Interval:
+    """Return an interval that contains the value; NaN stays."""
+    return Interval(value, min(low, value), max(high, value)) if math.isfinite(value) else Interval(value, low, high)
+
+
+def paired_spread(gaps: Sequence[Row]) -> Spread:
+    """Return the spread of the average over tasks of paired differences in [-1, 1].
 
     To the variance comes that of one unit more that differs fully, in the task where a unit weighs most: where few
     items differ, or where many small gains hide a rare loss, the sample alone shows too little of it. Source: after
     Agresti and Min 2005, who add such units to matched pairs.
     """
-    found = spread_of_average([spread_of_mean(g, c) for g, c in zip(gaps, clusters, strict=True)])
-    weights = [float(np.mean(unit_sums(g, c)[1])) / len(g) for g, c in zip(gaps, clusters, strict=True)]
+    found = spread_of_average([gap.spread() for gap in gaps])
+    weights = [float(np.mean(gap.units()[1])) / len(gap.values) for gap in gaps]
     return Spread(math.hypot(found.stderr, max(weights) / len(gaps)), found.df, found.units)
 
 
-def paired_difference(gaps: Sequence[Values], clusters: Sequence[Clusters]) -> Interval:
-    """Return the average over tasks of paired differences, with its interval; see `paired_spread`."""
-    value, spread = float(np.mean([g.mean() for g in gaps])), paired_spread(gaps, clusters)
+def _value(gaps: Sequence[Row]) -> float:
+    return float(np.mean([gap.values.mean() for gap in gaps]))
+
+
+def paired_difference(gaps: Sequence[Row], spread: Spread | None = None) -> Interval:
+    """Return the average over tasks of paired differences, with its interval, from the result of `paired_spread`."""
+    value, spread = _value(gaps), spread or paired_spread(gaps)
     reach = t_quantile((1 + LEVEL) / 2, spread.df) * spread.stderr
-    return Interval(value, max(-1.0, value - reach), min(1.0, value + reach))
+    return Interval(value, _at_least(value - reach, -1.0), _at_most(value + reach, 1.0))
 
 
-def selected_gain(tasks: Sequence[Items], draws: Values, chosen: int, reference: int, seed: int = 0) -> Interval:
-    """Return the gain of a lam that was chosen for its height over a fixed lam; see `selected_average`."""
-    at_all, at_chosen = held_out(tasks, lambda v: int(v.argmax()), seed)
-    gaps = [t.values[chosen] - t.values[reference] for t in tasks]
+def _at_least(value: float, least: float) -> float:
+    return value if math.isnan(value) else max(least, value)
+
+
+def _at_most(value: float, most: float) -> float:
+    return value if math.isnan(value) else min(most, value)
+
+
+def selected_gain(series: Sequence[Series], draws: Values, chosen: int, reference: int, held: HeldOut) -> Interval:
+    """Return the gain of a lam that was chosen for its height over a fixed lam; see `selected_average`.
+
+    `draws` [draws, k] are the resampled gains of the lams that could be chosen.
+    """
+    gain = held.at_chosen - float(held.at_all[reference])
     if chosen == reference:
-        return Interval(at_chosen - float(at_all[reference]), 0.0, 0.0)
-    value, spread = float(np.mean([g.mean() for g in gaps])), paired_spread(gaps, [t.clusters for t in tasks])
-    below = _low_quantile(draws - draws[:, [reference]], spread) * spread.stderr
+        return _around(gain, 0.0, 0.0)
+    gaps = [s.gap(chosen, reference) for s in series]
+    value, spread = _value(gaps), paired_spread(gaps)
+    below = _low_quantile(draws, spread) * spread.stderr
     above = t_quantile((1 + LEVEL) / 2, spread.df) * spread.stderr
-    return Interval(at_chosen - float(at_all[reference]), max(-1.0, value - below), min(1.0, value + above))
+    return _around(gain, _at_least(value - below, -1.0), _at_most(value + above, 1.0))
 
 
-def paired_p(gaps: Sequence[Values], clusters: Sequence[Clusters], draws: int = DRAWS, seed: int = 0) -> float:
+def paired_p(gaps: Sequence[Row], draws: int = DRAWS, seed: int = 0) -> float:
     """Return the two-sided p of the average over tasks of paired differences being 0; units are flipped as wholes.
 
     Fisher's randomisation test, which is exact where a unit's difference is as likely to have either sign: where items
-    are right or wrong. Differences of F1 may be skewed with a mean of 0; there the p is that of Student's test with
-    `paired_spread` if that is larger.
+    are right or wrong. Differences of F1 may be skewed with a mean of 0, and several draws of exemplars differ by more
+    than their items show; there the p is that of Student's test with `paired_spread` if that is larger.
     """
-    weighted = [unit_sums(g, c)[0] / (len(g) * len(gaps)) for g, c in zip(gaps, clusters, strict=True)]
-    joined = np.concatenate(weighted)
-    joined = joined[joined != 0]
-    if not len(joined):
+    sums = [gap.units()[0] for gap in gaps]
+    weighted = np.concatenate([s / (len(gap.values) * len(gaps)) for s, gap in zip(sums, gaps, strict=True)])
+    weighted = weighted[weighted != 0]
+    if not len(weighted):
         return 1.0
-    found = flip_p(joined, draws, seed)
-    if all(np.isin(unit_sums(g, c)[0], (-1.0, 0.0, 1.0)).all() for g, c in zip(gaps, clusters, strict=True)):
+    found = flip_p(weighted, draws, seed)
+    if all(gap.by_seed is None for gap in gaps) and all(np.isin(s, (-1.0, 0.0, 1.0)).all() for s in sums):
         return found
-    spread = paired_spread(gaps, clusters)
+    spread = paired_spread(gaps)
     if not math.isfinite(spread.stderr):
         return found
-    return max(found, t_test_p(float(np.mean([g.mean() for g in gaps])) / spread.stderr, spread.df))
+    return max(found, t_test_p(_value(gaps) / spread.stderr, spread.df))
 
 
 def flip_p(weighted: Values, draws: int = DRAWS, seed: int = 0) -> float:
@@ -195,10 +203,16 @@ def flip_p(weighted: Values, draws: int = DRAWS, seed: int = 0) -> float:
     observed = abs(float(weighted.sum()))
     rounding = 1e-12 * float(np.abs(weighted).sum())
     sizes, counts = np.unique(np.abs(weighted), return_counts=True)
+    single, several = sizes[counts == 1], counts > 1
     rng, extreme = np.random.default_rng(seed), 0
     for part in chunks_of(draws, len(sizes)):
-        sums = 2 * rng.binomial(counts, 0.5, size=(part.stop - part.start, len(sizes))) - counts
-        extreme += int((np.abs(sums @ sizes) >= observed - rounding).sum())
+        n = part.stop - part.start
+        # the sum of k signs with equal magnitudes is distributed as 2 Binomial(k, 1/2) - k
+        sums = (2 * rng.binomial(counts[several], 0.5, size=(n, int(several.sum()))) - counts[several]) @ sizes[several]
+        if len(single):
+            bits = np.unpackbits(rng.integers(0, 256, (n, -(-len(single) // 8)), np.uint8), axis=1)[:, : len(single)]
+            sums = sums + 2 * (bits.astype(np.float64) @ single) - single.sum()
+        extreme += int((np.abs(sums) >= observed - rounding).sum())
     sampled = (extreme + 1) / (draws + 1)
     return sampled if extreme >= 10 else min(sampled, _flip_tail(sizes, counts, observed))
 
@@ -245,12 +259,12 @@ def keep_margin(follow: Values, draws: Values, instruct: int, keep: float, sure:
 def as_good_as_best(utilities: Values, draws: Values, level: float = LEVEL) -> list[int]:
     """Return the lams among which the best one is, in `level` of studies, although the best was picked by eye: indices.
 
-    Starting with all lams, the worst is dropped as long as the lams left differ: its distance from their average, in
-    standard errors, exceeds what the largest such distance would be by chance. Source: the model confidence set of
+    Starting with all lams, those are dropped whose distance from the average of the lams left, in standard errors,
+    exceeds what the largest such distance would be by chance, until there are none. Source: the model confidence set of
     Hansen, Lunde and Nason 2011. `draws` [draws, lams] are resampled utilities.
     """
     centred = draws - draws.mean(axis=0)
-    left = list(range(len(utilities)))
+    left = np.arange(len(utilities))
     while len(left) > 1:
         noise = centred[:, left].mean(axis=1, keepdims=True) - centred[:, left]
         behind = utilities[left].mean() - utilities[left]
@@ -260,8 +274,7 @@ def as_good_as_best(utilities: Values, draws: Values, level: float = LEVEL) -> l
             break
         limit = float(np.quantile((noise[:, some] / spread[some]).max(axis=1), level))
         distance = np.where(some, behind / np.where(some, spread, 1.0), np.where(behind > 1e-12, np.inf, 0.0))
-        worst = int(distance.argmax())
-        if distance[worst] <= limit:
+        if (distance <= limit).all():
             break
-        del left[worst]
-    return left
+        left = left[distance <= limit]
+    return [int(i) for i in left]

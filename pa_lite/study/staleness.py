@@ -16,7 +16,7 @@ from pa_lite.study.store import Cell, Store, StoredCell
 
 _log = logging.getLogger(__name__)
 UNRECORDED = "measured before pa-lite recorded everything that determines a result (tokenizer, chat template, settings)"
-_ITEMS = "other items or exemplars (--limit, --shots, --seed)"
+_ITEMS = "other items or exemplars (--limit, --shots, --seed, --seeds)"
 # keys of a cell's inputs and of its workload's facts -> reasons for messages; other keys are shown as they are
 _REASONS = {
     "base": "other checkpoints", "instruct": "other checkpoints", "schedule": "another schedule",
@@ -24,13 +24,13 @@ _REASONS = {
     "engine": "other engine settings", "chunk": "other engine settings",
     "method": "another version of pa-lite's method of measuring",
     "judge": "another judge", "prompt": "another judge prompt", "pairs": "other answers to compare",
-    "items": _ITEMS, "shots": _ITEMS, "spec": "other task files", "instructions": "other instructions",
+    "items": _ITEMS, "shots": _ITEMS, "seeds": _ITEMS, "spec": "other task files", "instructions": "other instructions",
     "prompts": "other prompts", "system": "another system prompt (--system)", "date": "another date (--date)",
     "template_args": "other template arguments (--template-arg)",
 }  # fmt: skip
 # a change in one of these means another model or other items, so that results are not comparable
-_DECISIVE = {"base", "instruct", "recipe", "schedule", "judge", "prompt", "pairs", "items", "shots", "spec",
-             "instructions", "prompts"}  # fmt: skip
+_DECISIVE = {"base", "instruct", "recipe", "schedule", "judge", "prompt", "pairs", "items", "shots", "seeds",
+             "spec", "instructions", "prompts"}  # fmt: skip
 _DERIVED = ("identity", "judge_identity")  # digests of inputs that are compared one by one
 _SHOWN = 3  # header keys named in a message
 _LONGEST = 40  # characters of a value in a message
@@ -113,7 +113,7 @@ def _compare(cell: Cell, old: StoredCell) -> Stale:
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
     """Yield how two cells' inputs differ: a reason, and whether it makes the results incomparable."""
     parts = ((old, new), (_table(old, "work"), _table(new, "work")))
-    is_recorded = all(old.keys() >= new.keys() for old, new in parts)
+    is_recorded = all(old.keys() >= new.keys() - {"seeds"} for old, new in parts)  # absent for one draw of exemplars
     if not is_recorded:
         yield UNRECORDED, False
     for before, now in parts:

@@ -144,7 +144,7 @@ def run_sweep(
     is called from the workers' threads. Ctrl-C, or an error in one worker, stops the others within one graph evaluation
     of llama.cpp. Raises what merging, loading, scoring, generating and storing raise; committed results stay.
     """
-    _check_pair(plan, store)
+    check_pair(plan, store)
     store.note(facts(plan))
     _run(plan, store, progress, make_worker or (lambda: LocalWorker(plan)), n_workers or plan.workers)
 
@@ -200,7 +200,7 @@ def sweep_pair(
         store = stack.enter_context(open_store(folder))  # opened once, as opening copies the results
         plan = plan_study(pair, with_recorded_date(options, store))
         known = None if options.calibration is None else read_known(options.calibration)
-        _check_pair(plan, store)  # before changes are reported or a cluster is started
+        check_pair(plan, store)  # before changes are reported or a cluster is started
         plan, settled = settle_plan(plan, store, keep_stale)
         settled.report()
         workers_for: WorkersFor | None = None
@@ -258,7 +258,7 @@ def _estimate(pair: str | Pair, options: StudyOptions, folder: Path | None, keep
         return estimate_sweep(plan_study(pair, options))
     with read_store(folder) as store:
         plan = plan_study(pair, with_recorded_date(options, store))
-        _check_pair(plan, store)
+        check_pair(plan, store)
         plan, settled = settle_plan(plan, store, keep_stale)
         finished = store.finished(plan.keys)
     estimate = estimate_sweep(plan, tuple(finished))
@@ -294,12 +294,13 @@ def facts(plan: StudyPlan) -> dict[str, Any]:
         "kept": {p.key: list(differences(p.cell, p.kept)) for p in plan.cells if p.kept is not None},
         "schedule": options.schedule.text,
         "seed": options.score.seed,
+        **({"seeds": options.score.seeds} if options.score.seeds > 1 else {}),
         "limit": options.score.limit,
         "parameters": plan.n_values,
     }
 
 
-def _check_pair(plan: StudyPlan, store: Store) -> None:
+def check_pair(plan: StudyPlan, store: Store) -> None:
     """Raise InputError when the folder holds another pair's study."""
     pair = store.facts().get("pair", plan.pair)
     if pair != plan.pair:

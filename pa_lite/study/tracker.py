@@ -20,7 +20,7 @@ class Tracker:
 
     def __init__(self, workloads: Sequence[Workload[Any]], progress: Progress | None, n_workers: int) -> None:
         self.time = TimeLeft(workloads)
-        self._labels, self._n_workers = _labels(workloads), n_workers
+        self._labels, self._n_workers = labels_of(workloads), n_workers
         self._progress, self._lock = silent if progress is None else progress, threading.RLock()
         self._total = self._done = 0
         self._left: dict[Lam, list[float]] = {}  # items left of each workload, in the order of the queue
@@ -81,7 +81,7 @@ class Tracker:
                 expect(self._progress, seconds)
 
 
-def _labels(workloads: Sequence[Workload[Any]]) -> list[str]:
+def labels_of(workloads: Sequence[Workload[Any]]) -> list[str]:
     """Return a label for each workload; several of a kind are numbered: `few-shot 3/8 boolq`."""
     labels = []
     for i, workload in enumerate(workloads):

@@ -31,12 +31,13 @@ from pa_lite.engine.generation import GenerationOptions
 from pa_lite.engine.model import Model
 from pa_lite.instructions.following import Instruction, follow_instructions
 from pa_lite.progress import Progress
-from pa_lite.statistics import spread_of_mean, standard_error
+from pa_lite.statistics import spread_of_mean, spread_over_seeds, standard_error
 from pa_lite.study.judges import Judge
 from pa_lite.study.measures import FEW_SHOT, FOLLOWING, PREFERRED, Measure
 from pa_lite.study.records import AnsweredItem, FinishedItem, FollowedItem, JudgedItem, Record, ScoredItem, read_result
 from pa_lite.tasks.averages import cluster_numbers
 from pa_lite.tasks.prompts import Prepared
+from pa_lite.tasks.rendering import Item
 from pa_lite.tasks.scoring import ScoreOptions, check_items, score_items
 
 _R = TypeVar("_R", bound=FinishedItem)
@@ -126,27 +127,42 @@ def chunks(n_items: int, size: int) -> Iterator[range]:
 
 @dataclass(frozen=True)
 class TaskWorkload(Workload[ScoredItem]):
-    """A few-shot task with prepared items."""
+    """A few-shot task with prepared items: with several draws of exemplars, all items of the first, then of the next.
+
+    `prepared` is the first draw, `more` are the others, which have the same items.
+    """
 
     kind, activity, result, measure = "task", "few-shot", ScoredItem, FEW_SHOT
     summary_version = 2  # with clusters, all metrics, and the majority baseline of rows that are not scored
     prepared: Prepared
     options: ScoreOptions
+    more: tuple[Prepared, ...] = ()
 
     @property
     def name(self) -> str:  # type: ignore[override]
         return self.prepared.spec.name
 
     @property
+    def seeds(self) -> int:
+        """The number of draws of exemplars."""
+        return 1 + len(self.more)
+
+    @property
+    def items(self) -> tuple[Item, ...]:
+        """The items of all draws, in their order."""
+        return sum((p.items for p in self.more), self.prepared.items)
+
+    @property
     def n_items(self) -> int:
-        return len(self.prepared.items)
+        return self.seeds * len(self.prepared.items)
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        items = [[i.prompt_hash, i.contexts, i.continuations, i.answer, i.golds] for i in self.prepared.items]
+        items = [[i.prompt_hash, i.contexts, i.continuations, i.answer, i.golds] for i in self.items]
         spec = {k: v for k, v in asdict(self.prepared.spec).items() if k not in _NOT_IN_DIGEST}
         options = {k: v for k, v in asdict(self.options).items() if k in ("mutual_info", "parallel")}
-        return {"items": digest(items), "spec": digest(spec), "shots": self.prepared.shots, **options}
+        seeds = {"seeds": self.seeds} if self.more else {}
+        return {"items": digest(items), "spec": digest(spec), "shots": self.prepared.shots, **options, **seeds}
 
     @property
     def tokens_of_item(self) -> float:
@@ -156,10 +172,12 @@ class TaskWorkload(Workload[ScoredItem]):
         return float(np.mean(characters)) / _CHARACTERS + answer
 
     def check(self, model: Model) -> None:
-        check_items(model, self.prepared)
+        for prepared in (self.prepared, *self.more):
+            check_items(model, prepared)
 
     def run(self, model: Model, items: Sequence[int], progress: Progress | None = None) -> dict[int, Record]:
-        part = replace(self.prepared, items=tuple(self.prepared.items[i] for i in items))
+        all_items = self.items
+        part = replace(self.prepared, items=tuple(all_items[i] for i in items))
         scored = score_items(model, part, self.options, progress).items
         return {
             i: {n: v for n, v in asdict(score).items() if n != "cluster" and v not in ((), [], {}, "", None)}
@@ -181,20 +199,27 @@ class TaskWorkload(Workload[ScoredItem]):
         choices = [len(i.continuations) for i in self.prepared.items if i.continuations]
         chance = float(np.mean([1 / n for n in choices])) if choices else 0.0
         clusters = cluster_numbers([i.cluster for i in self.prepared.items])
-        return {**super().summary(results), "area": self.prepared.spec.area,
-                "stderr": spread_of_mean([self.value(r) for r in results], clusters).stderr,
-                "majority": self.prepared.majority, "chance": chance,
+        own = self._average([self.value(r) for r in results], clusters)
+        return {**super().summary(results), **own, "n": len(results) // self.seeds, "seeds": self.seeds,
+                "area": self.prepared.spec.area, "majority": self.prepared.majority, "chance": chance,
                 "truncated": sum(r.truncated for r in results), "metrics": self._other_metrics(results, clusters),
                 **({"clusters": list(clusters)} if clusters else {})}  # fmt: skip
+
+    def _average(self, values: Sequence[float], clusters: Sequence[int] | None) -> dict[str, float]:
+        """Return the mean of a metric with its standard error, over draws of exemplars where there are several."""
+        if self.more:
+            spread = spread_over_seeds(np.reshape(values, (self.seeds, -1)), clusters)
+        else:
+            spread = spread_of_mean(values, clusters)
+        return {"value": float(np.mean(values)), "stderr": spread.stderr}
 
     def _other_metrics(self, results: Sequence[ScoredItem], clusters: Sequence[int] | None) -> dict[str, Any]:
         """Return the averages of the task's metrics, for every pattern that extracts answers, except its score."""
         keys = [k for k in results[0].metrics if all(k in r.metrics and k != r.metric for r in results)]
         return {
-            key: {"value": float(np.mean(values)), "stderr": spread_of_mean(values, clusters).stderr}
+            key: self._average([float(r.metrics[key]) for r in results], clusters)
             for key in keys
             if key.partition(",")[0] in (*self.prepared.spec.metrics, self.prepared.spec.metric)
-            for values in [[float(r.metrics[key]) for r in results]]
         }
 
 
@@ -239,6 +264,7 @@ class FollowWorkload(_Answered[FollowedItem]):
     """Verifiable instructions, checked by rules; `must_end` as in `follow_instructions`."""
 
     kind, activity, result, measure = "follow", "instructions", FollowedItem, FOLLOWING
+    summary_version = 2  # without answers that cannot be checked
     instructions: tuple[Instruction, ...]
     must_end: bool = True
 
@@ -261,10 +287,11 @@ class FollowWorkload(_Answered[FollowedItem]):
 
     @staticmethod
     def value(result: FollowedItem) -> float:
-        return float(bool(result.followed))
+        return float("nan") if result.followed is None else float(result.followed)
 
     def summary(self, results: Sequence[FollowedItem]) -> dict[str, Any]:
-        return {**super().summary(results), "cut": sum(not r.ended for r in results)}
+        unchecked = sum(r.followed is None for r in results)
+        return {**super().summary(results), "unchecked": unchecked, "cut": sum(not r.ended for r in results)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,7 @@ class Prepared:
     """A task's items, the rows in its split (total and by group), and the exemplars before each item.
 
     `commits` are those of the Hub repository that the rows came from; `majority` is the accuracy of the most common
-    answer of rows that are not scored (`majority_share`).
+    answer of rows that are not scored (`majority_share`). `is_drawn` is whether another seed gives other exemplars.
     """
 
     spec: TaskSpec
@@ -39,6 +39,7 @@ class Prepared:
     shots: int
     majority: float
     commits: tuple[str, ...] = ()
+    is_drawn: bool = False
 
 
 def prepare_task(
@@ -51,8 +52,23 @@ def prepare_task(
     `limit` keeps the first items, spread evenly over the groups. Raises InputError if rows, exemplars or columns are
     missing or a template fails.
     """
+    return prepare_draws(spec, shots, limit, range(seed, seed + 1), split)[0]
+
+
+def prepare_draws(
+    spec: TaskSpec,
+    shots: int | None = None,
+    limit: int | None = None,
+    seeds: Sequence[int] = (0,),
+    split: str | None = None,
+) -> tuple[Prepared, ...]:
+    """Return the task with one draw of exemplars for each seed: the same items, as from `prepare_task`.
+
+    No draw's exemplars are among the items. A task has one draw if the seed chooses none: without exemplars,
+    with exemplars in its rows, or with a sampler that takes them in file order. Raises InputError as `prepare_task`.
+    """
     with closing(Formatter(spec)) as formatter, closing(DataFiles(formatter.columns)) as files:
-        return _prepare(spec, formatter, files, shots, limit, seed, split or spec.split)
+        return _prepare(spec, formatter, files, shots, limit, seeds, split or spec.split)
 
 
 def _prepare(
@@ -61,14 +77,14 @@ def _prepare(
     files: DataFiles,
     shots: int | None,
     limit: int | None,
-    seed: int,
+    seeds: Sequence[int],
     split: str,
-) -> Prepared:
+) -> tuple[Prepared, ...]:
     rows = every = _scored_rows(spec, files, split)
     same = split == spec.shots_split
     n_shots = spec.shots if shots is None else shots
     # in file order where exemplars are taken from the scored rows, so that the seed does not change what is scored
-    order = None if spec.sampler == "first" or (spec.sampler == "balanced" and same) else seed
+    in_order = spec.sampler == "first" or (spec.sampler == "balanced" and same)
     pools: dict[str, list[RowReference]] = {}
     elsewhere = load_split(spec, spec.shots_split, files) if n_shots and not same else []
     if n_shots:
@@ -77,13 +93,15 @@ def _prepare(
     # a task whose rows contain their own exemplars has no shots split, so --shots does not apply
     if spec.shots == 0 and not pools:
         n_shots = 0
+    orders: Sequence[int | None] = seeds if n_shots and not in_order else [None]
     group_rows = Counter(ref.group for _, ref in rows)
-    exemplars: dict[str, list[RowReference]] = {}
+    draws: list[dict[str, list[RowReference]]] = [{} for _ in orders]  # each one's exemplars by group
     taken: set[str] = set()
     if same and n_shots:
-        for group in group_rows:
-            exemplars[group] = _draw(spec, formatter, pools.get(group, []), n_shots, order, set())
-        taken = {formatter.item(0, ref).key for refs in exemplars.values() for ref in refs}
+        for order, exemplars in zip(orders, draws, strict=True):
+            for group in group_rows:
+                exemplars[group] = _draw(spec, formatter, pools.get(group, []), n_shots, order, set())
+        taken = {formatter.item(0, ref).key for exemplars in draws for refs in exemplars.values() for ref in refs}
         if spec.sample or (limit is not None and spec.grouped):  # chosen among the rows that are not exemplars
             rows = [(i, ref) for i, ref in rows if formatter.item(0, ref).key not in taken]
     rows = _sampled(rows, spec.sample)
@@ -102,26 +120,34 @@ def _prepare(
         raise InputError(f"{source_name(spec)}: every row of split {split!r} is an exemplar, so none can be scored.")
     if not same and n_shots:
         keys = {item.key for item in items}
-        for group in dict.fromkeys(item.group for item in items):
-            exemplars[group] = _draw(spec, formatter, pools.get(group, []), n_shots, order, keys)
-    solved = {}
-    for group, of_group in exemplars.items():
-        solved[group] = kept.once("".join(map(formatter.solved, of_group)), of_group[0].where)
-    for n, item in enumerate(items):
-        items[n] = replace(item, lead=kept.once(item.lead + solved.get(item.group, ""), item.where))
-        _check_length(items[n])
+        for order, exemplars in zip(orders, draws, strict=True):
+            for group in dict.fromkeys(item.group for item in items):
+                exemplars[group] = _draw(spec, formatter, pools.get(group, []), n_shots, order, keys)
+    prepared = [_with_exemplars(items, exemplars, formatter, kept) for exemplars in draws]
     indices = {item.index for item in items}
     others = elsewhere + [ref for i, ref in every if i not in indices]
     majority = majority_share([formatter.accepted_of(item) for item in items], read_some(others, formatter.accepted))
-    return Prepared(
-        spec=spec,
-        items=tuple(items),
-        n_rows=group_rows.total(),
-        group_rows=group_rows,
-        shots=n_shots,
-        majority=majority,
-        commits=commits(refs),
-    )
+    return tuple(
+        Prepared(
+            spec=spec, items=each, n_rows=group_rows.total(), group_rows=group_rows, shots=n_shots, majority=majority,
+            commits=commits(refs), is_drawn=orders[0] is not None,
+        )
+        for each in prepared
+    )  # fmt: skip
+
+
+def _with_exemplars(
+    items: Sequence[Item], exemplars: Mapping[str, Sequence[RowReference]], formatter: Formatter, kept: _DataSize
+) -> tuple[Item, ...]:
+    """Return the items with the solved exemplars of their group before them."""
+    solved = {}
+    for group, of_group in exemplars.items():
+        solved[group] = kept.once("".join(map(formatter.solved, of_group)), of_group[0].where)
+    out = []
+    for item in items:
+        out.append(replace(item, lead=kept.once(item.lead + solved.get(item.group, ""), item.where)))
+        _check_length(out[-1])
+    return tuple(out)
 
 
 class _DataSize:

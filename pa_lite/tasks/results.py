@@ -72,7 +72,7 @@ def results_document(result: SuiteResult, reference: str) -> dict[str, Any]:
         "majority": result.majority,
         "noise_floor_nats": noise_over_tasks(result),
         "remarks": list(result.remarks),
-        "tasks": [_own_record(task) for task in result.tasks],
+        "tasks": [_own_record(task, options.seed) for task in result.tasks],
     }
     return document
 
@@ -171,7 +171,7 @@ def spec_record(spec: TaskSpec) -> dict[str, Any]:
     return {k: list(v) if isinstance(v, tuple) else v for k, v in shown.items()}
 
 
-def _own_record(task: TaskResult) -> dict[str, Any]:
+def _own_record(task: TaskResult, first_seed: int) -> dict[str, Any]:
     prepared = _prepared(task)
     return {
         "task": task.task,
@@ -184,6 +184,8 @@ def _own_record(task: TaskResult) -> dict[str, Any]:
         "majority": task.majority,
         "chance": task.chance,
         "clusters": len(set(task.clusters)) if task.clusters else None,
+        "seeds": [first_seed + i for i in range(len(task.by_seed))],
+        "accuracy_by_seed": list(task.by_seed),
         "source": source_name(prepared.spec),
         "commits": list(prepared.commits),
         "shots": prepared.shots,
@@ -218,11 +220,17 @@ def _target(prepared: Prepared, item: Item) -> str:
     return str(item.golds) if prepared.spec.kind == "G" else str(item.answer)
 
 
-def sample_records(task: TaskResult) -> Iterator[dict[str, Any]]:
+def sample_records(task: TaskResult, seed: int = 0) -> Iterator[dict[str, Any]]:
     """Yield lm-eval's sample record of each item, and of each pattern if answers are extracted.
 
-    What lm-eval does not log is under `pa_lite`: the row's location, its group, the picked choice, whether it was cut.
+    What lm-eval does not log is under `pa_lite`: the row's location, its group, the picked choice, whether it was cut,
+    the seed of its exemplars. `seed` is that of the first draw of exemplars; each draw has a record of each item.
     """
+    for number, draw in enumerate(task.draws or [task]):
+        yield from _records(draw, seed + number)
+
+
+def _records(task: TaskResult, seed: int) -> Iterator[dict[str, Any]]:
     prepared = _prepared(task)
     for item, score in zip(prepared.items, task.items, strict=True):
         common = {
@@ -240,6 +248,7 @@ def sample_records(task: TaskResult) -> Iterator[dict[str, Any]]:
                 "right": item.target,
                 "truncated": score.truncated,
                 "unconditional": list(score.unconditional),
+                "seed": seed,
             },
         }
         yield from _texts(common, prepared, item, score) if item.golds else [_choices(common, item, score)]
@@ -295,14 +304,15 @@ def write_samples(result: SuiteResult, target: Path) -> list[Path]:
     In a folder, each task gets a file `samples_TASK_TIME.jsonl`; otherwise all tasks share one file. Raises OutputError
     if they cannot be written.
     """
+    seed = result.options.seed
     if not target.is_dir():
-        _write_lines(target, (r for task in result.tasks for r in sample_records(task)))
+        _write_lines(target, (r for task in result.tasks for r in sample_records(task, seed)))
         return [target]
     stamp = time.strftime("%Y-%m-%dT%H-%M-%S")
     paths = []
     for task in result.tasks:
         paths.append(target / f"samples_{file_name(task.task.replace('/', '_'))}_{stamp}.jsonl")
-        _write_lines(paths[-1], sample_records(task))
+        _write_lines(paths[-1], sample_records(task, seed))
     return paths
 
 

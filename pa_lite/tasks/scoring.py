@@ -1,9 +1,9 @@
-"""Scoring of few-shot tasks: choices by loglikelihood, generated answers by comparison, with uncertainties."""
+"""Scoring of a few-shot task: choices by loglikelihood, generated answers by comparison, with uncertainties."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -16,12 +16,13 @@ from pa_lite.statistics import Mean, spread_of_average, spread_of_mean
 from pa_lite.tasks.answers import Extract
 from pa_lite.tasks.averages import GroupResult, MetricResult, cluster_numbers, measure_metrics
 from pa_lite.tasks.metrics import TEXT_METRICS, ChoiceScores, pick_choices
-from pa_lite.tasks.prompts import Prepared, prepare_task
+from pa_lite.tasks.prompts import Prepared
 from pa_lite.tasks.rendering import Item
 from pa_lite.tasks.sandbox import find_answers
 from pa_lite.tasks.spec import TaskSpec
 from pa_lite.untrusted.portions import portions
 
+MOST_SEEDS = 1000  # draws of exemplars
 # characters of prompts that are tokenized at a time; a token is about four characters, and 40 bytes in a list
 _PORTION = 8_000_000
 _WHOLE = Extract("none", r"(?s)\A.*\Z")  # without a pattern, the answer is the whole output
@@ -32,8 +33,9 @@ class ScoreOptions:
     """How tasks are scored, with the only defaults.
 
     `shots` None uses each task's own number; `limit` is the number of items, None for all; `seed` samples the
-    exemplars; `mutual_info` also scores every choice on an empty context (acc_mutual_info); `parallel` answers are
-    generated at a time; about `noise_sample` requests over all tasks are scored again, each alone, to measure the
+    exemplars, and with `seeds` above 1 every item is scored with that many draws of exemplars, of seeds `seed`,
+    `seed` + 1, ...; `mutual_info` also scores every choice on an empty context (acc_mutual_info); `parallel` answers
+    are generated at a time; about `noise_sample` requests over all tasks are scored again, each alone, to measure the
     effect of rounding.
     """
 
@@ -44,6 +46,17 @@ class ScoreOptions:
     mutual_info: bool = False
     parallel: int = 8
     noise_sample: int = 0
+    seeds: int = 1
+
+    def __post_init__(self) -> None:
+        """Raise InputError unless there are 1 to 1000 seeds."""
+        if not 1 <= self.seeds <= MOST_SEEDS:
+            raise InputError(f"seeds is {self.seeds}, but must be from 1 to {MOST_SEEDS}.")
+
+    @property
+    def all_seeds(self) -> range:
+        """The seeds of all draws of exemplars."""
+        return range(self.seed, self.seed + self.seeds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +113,8 @@ class TaskResult:
     `majority` is the accuracy of always giving the most common answer of rows that are not scored, `chance` that of
     picking at random (0 for generated answers). A task with groups is averaged over its items (micro);
     `metrics[i].macro` is over its groups. `noise` and `single_token_labels` are those of `ScoredItems`; `clusters` are
-    those of `cluster_numbers`.
+    those of `cluster_numbers`. With several draws of exemplars, `draws` has the result of each, averages are over all
+    of them, and `items` are those of the first draw, then of the next, and so on.
     """
 
     task: str
@@ -120,6 +134,17 @@ class TaskResult:
     single_token_labels: bool | None = None
     clusters: tuple[int, ...] | None = None
     prepared: Prepared | None = field(default=None, repr=False, compare=False)
+    draws: tuple[TaskResult, ...] = ()
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether another seed gives other exemplars, and so another score."""
+        return self.prepared is not None and self.prepared.is_drawn
+
+    @property
+    def by_seed(self) -> tuple[float, ...]:
+        """The score with each draw of exemplars."""
+        return tuple(draw.accuracy for draw in self.draws) or (self.accuracy,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,52 +165,15 @@ class SuiteResult:
     @property
     def accuracy(self) -> Mean:
         """The mean of the tasks' scores, and its standard error, for fixed tasks."""
+        value = float(np.mean([t.accuracy for t in self.tasks]))
+        if any(t.draws for t in self.tasks):
+            return Mean(value, float(np.linalg.norm([t.stderr for t in self.tasks])) / len(self.tasks))
         spread = spread_of_average([spread_of_mean([i.value for i in t.items], t.clusters) for t in self.tasks])
-        return Mean(float(np.mean([t.accuracy for t in self.tasks])), spread.stderr)
+        return Mean(value, spread.stderr)
 
     @property
     def majority(self) -> float:
         return float(np.mean([t.majority for t in self.tasks]))
-
-
-def score_tasks(
-    model: Model, specs: Sequence[TaskSpec], options: ScoreOptions | None = None, progress: Progress | None = None
-) -> SuiteResult:
-    """Score each task: choices by their loglikelihood after the prompt, or answers that the model generates.
-
-    `progress` counts requests. Raises InputError for invalid tasks, before anything is scored, what fetching their rows
-    raises, and EngineError if llama.cpp fails.
-    """
-    options = options or ScoreOptions()
-    for name in ("limit", "parallel"):
-        if (value := getattr(options, name)) is not None and value < 1:
-            raise InputError(f"{name} is {value}, but must be 1 or more.")
-    loaded = [prepare_task(s, options.shots, options.limit, options.seed, options.split) for s in specs]
-    for prepared in loaded:
-        _check_room(model, prepared.spec)
-        check_items(model, prepared)
-    sizes = [_n_requests(p, options) for p in loaded]
-    n_choice = max(1, sum(p.spec.kind != "G" for p in loaded))
-    each = replace(options, noise_sample=-(-options.noise_sample // n_choice))
-    results: list[TaskResult] = []
-
-    for i, prepared in enumerate(loaded):
-        own = part_of(progress, f"score {prepared.spec.name}", sum(sizes[:i]), sum(sizes), "requests")
-        scored = score_items(model, prepared, each, own)
-        results.append(summarise(prepared, scored))
-    fingerprint, identity = model.known_by()
-    return SuiteResult(
-        model=model.name, options=options, tasks=tuple(results), fingerprint=fingerprint,
-        remarks=tuple(model.remarks), identity=identity,
-    )  # fmt: skip
-
-
-def _check_room(model: Model, spec: TaskSpec) -> None:
-    if spec.kind == "G" and spec.max_tokens >= model.max_length:
-        raise InputError(
-            f"task {spec.name}: max_tokens is {spec.max_tokens}, but the context of {model.name} is {model.max_length} "
-            "tokens, prompt included."
-        )
 
 
 def check_items(model: Model, prepared: Prepared) -> None:
@@ -210,7 +198,8 @@ def _wants_mutual_info(spec: TaskSpec, options: ScoreOptions) -> bool:
     return options.mutual_info or "acc_mutual_info" in spec.metrics
 
 
-def _n_requests(prepared: Prepared, options: ScoreOptions) -> int:
+def n_requests(prepared: Prepared, options: ScoreOptions) -> int:
+    """Return the number of requests of scoring a task: texts to score or to generate."""
     if prepared.spec.kind == "G":
         return len(prepared.items)
     extra = len(_alone(prepared.items)) if _wants_mutual_info(prepared.spec, options) else 0
@@ -236,7 +225,7 @@ def _portions(items: Sequence[Item]) -> Iterator[list[Item]]:
 def _score_choices(model: Model, prepared: Prepared, options: ScoreOptions, progress: Progress) -> ScoredItems:
     spec, items = prepared.spec, prepared.items
     done, is_single, noise = 0, True, None
-    total = _n_requests(prepared, options)
+    total = n_requests(prepared, options)
     alone: dict[str, Score] = {}
     if _wants_mutual_info(spec, options):
         for texts in portions(_alone(items), len, _PORTION):

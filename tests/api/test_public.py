@@ -12,7 +12,7 @@ import typing
 import venv
 import warnings
 import zipfile
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,8 @@ KEYWORDS: list[tuple[Any, type, set[str]]] = [
     (pa_lite.search, pa_lite.SearchOptions, set()),
     (pa_lite.search, pa_lite.Goal, set()),
     *(
-        (f, c, {"noise_sample"})  # only for a command that scores once
+        # noise_sample is for commands that score once; a search draws exemplars once
+        (f, c, {"noise_sample", "seeds"} if f is pa_lite.search else {"noise_sample"})
         for f in (pa_lite.sweep, pa_lite.plan_sweep, pa_lite.search)
         for c in (pa_lite.ScoreOptions, CHAT, ENGINE)
     ),
@@ -106,7 +107,9 @@ def test_keywords_have_names_and_types_of_option_fields(function: Any, options: 
         assert field.name in keywords, f"{function.__name__} lacks {field.name} of {options.__name__}"
         missing = parts(wanted[field.name]) - parts(keywords[field.name])
         assert not missing, f"{function.__name__}: {field.name} does not take {missing}"
-        assert defaults.get(field.name, None) is None
+        # None keeps the default, unless it is another value of the field
+        is_value = type(None) in parts(wanted[field.name]) and field.default not in (None, MISSING)
+        assert defaults.get(field.name, None) == (field.default if is_value else None)
 
 
 def test_none_stands_for_the_default_and_keywords_change_given_options() -> None:

@@ -51,6 +51,14 @@ def test_the_best_lam_and_its_confidence(study: pa_lite.Study) -> None:
     assert best.lam == 1.0
     assert best.low <= best.lam <= best.high
     assert "95% of instruct's following" in best.sentence == str(best)
+    assert best.few_shot.low <= best.few_shot.value <= best.few_shot.high
+    assert best.gain_over_instruct is not None
+    assert best.gain_over_instruct.value == 0
+    by_point = study.best(keep_follow=0.95, sure=None)
+    assert "95% of instruct's following kept: " in by_point.sentence
+    assert "kept in 90% of resamplings" in study.best(keep_follow=0.95, sure=0.9).sentence
+    with pytest.raises(InputError, match=r"sure 0\.2 is outside"):
+        study.best(keep_follow=0.95, sure=0.2)
     alone = study.best()
     assert alone.lam in study.curves.lams
     assert isinstance(alone.differs, bool)

@@ -174,7 +174,8 @@ def test_score_table_json_and_file(capsys: pytest.CaptureFixture[str], tmp_path:
     assert (status, err) == (0, "")
     lines = [line.split() for line in out.splitlines() if line.strip()]
     assert lines[0][:3] == ["task", "n", "metric"]
-    assert [line[0] for line in lines[-6:]] == ["demo_kind", "demo_town", "mean", "s.e.,", "majority:", "Noise"]
+    assert [line[0] for line in lines[-7:]] == ["demo_kind", "demo_town", "mean", "s.e.,", "majority:", "The", "Noise"]
+    assert out.count("The intervals do not include the draw of exemplars, of which there is one: --seeds 5 ") == 1
     status, out, _ = run(capsys, *common, "--json")
     document, written = json.loads(out), json.loads((tmp_path / "s.json").read_text("utf-8"))
     assert {k for k in document if document[k] != written[k]} == {"date"}
@@ -212,6 +213,48 @@ metrics = ["acc", "f1_weighted"]
     assert all(line.startswith(start) for line, start in zip(lines, starts, strict=False))
     assert re.match(r"exact_match,flexible \d+\.\d \d+\.\d \d+\.\d to \d+\.\d$", lines[1])
     assert re.match(r"f1_weighted \d+\.\d \d+\.\d \d+\.\d to \d+\.\d$", lines[5])
+
+
+def test_score_and_sweep_average_over_draws_of_exemplars(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    common = ["--tasks", "demo_kind,demo_labels", "--limit", 6, "--seed", 3, "--seeds", 2, "--threads", 1]
+    samples = tmp_path / "s.jsonl"
+    status, out, _ = run(capsys, "score", "demo@0.3", *common, "-o", tmp_path / "s.json", "--log-samples", samples)
+    assert status == 0
+    assert re.search(r"^demo_kind: [\d.]+, [\d.]+ with exemplars of seeds 3 to 4\.$", out, re.MULTILINE)
+    assert "note: scored once, not with 2 draws of exemplars, as no exemplars are drawn: demo_labels.\n" in out
+    assert "Standard errors and intervals include both the items and the draws of exemplars." in out
+    assert "do not include" not in out
+    seeds = [json.loads(line)["pa_lite"]["seed"] for line in samples.read_text("utf-8").splitlines()]
+    assert seeds == [3] * 6 + [4] * 6 + [3] * 6
+    own = json.loads((tmp_path / "s.json").read_text("utf-8"))["pa_lite"]["tasks"][0]
+    status, out, _ = run(capsys, "sweep", "demo", "--lam", "0,0.3", *common, "--run", tmp_path / "run", "--json")
+    assert status == 0
+    found = {(row["group"], row["lam"]): row["value"] for row in json.loads(out)["averages"]}
+    assert found["demo_kind", 0.3] == pytest.approx(own["accuracy"])
+    status, out, _ = run(capsys, "sweep", "demo", "--lam", "0,0.5", *common, "--run", tmp_path / "run", "--dry-run")
+    assert "4 cells, 36 items, 18 of them to be measured" in out
+    assert run(capsys, "search", "demo", *common)[0] == 2
+
+
+def test_score_without_exemplars_does_not_mention_their_draw(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = run(capsys, "score", "demo@0.3", "--tasks", "demo_labels", "--limit", 4, "--threads", 1)
+    assert (status, "exemplars" in out) == (0, False)
+
+
+def test_search_says_when_it_measures_everything(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    common = ["search", "demo", "--tasks", "demo_kind", "--lam", "0,0.5,1", "--limit", 20, "--threads", 1]
+    status, out, _ = run(capsys, *common)
+    assert status == 0
+    assert caplog.messages == [
+        "there are too few items for a search within 40% of the grid (20 items): measuring every lam"
+    ]
+    assert "60 item evaluations, of 60 for the whole grid (100%)." in out
+    assert "smoothed" not in out
+    status, out, _ = run(capsys, *common, "--budget", 0.6)
+    assert caplog.messages[1].startswith("a budget of 60% may miss a narrow peak with so few items (20)")
+    assert "few-shot % (smoothed)" in out
 
 
 def test_samples_are_logged_to_the_given_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

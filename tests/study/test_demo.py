@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from pa_lite.errors import OutputError
+from pa_lite.study.comparisons import chosen_lam
 from pa_lite.study.curves import Values, means
 from pa_lite.study.demo import LAMS, DemoResult, run_demo
 from pa_lite.study.goal import Goal
@@ -98,7 +99,7 @@ def test_search_finds_a_lam_near_the_grids(demo: DemoResult, goal: Goal) -> None
     curves = demo.study.curves
     assert curves.follow is not None
     series = [*curves.tasks, curves.follow]
-    answer = LAMS[int(goal.utilities(LAMS, means(curves.tasks), means([curves.follow])).argmax())]
+    answer = LAMS[chosen_lam(curves, goal)]
 
     def look_up(lam: int, which: int, items: Sequence[int]) -> Values:
         return np.asarray(series[which].values[lam, list(items)])

@@ -178,6 +178,7 @@ def test_verdicts_of_an_older_version_get_a_length_controlled_rate(tmp_path: Pat
         assert load_study(store).curves.length_controlled == ()
     again = sweep_pair("demo", OPTIONS, tmp_path)
     assert again.curves.length_controlled == whole.curves.length_controlled != ()
+    assert not any("older pa-lite" in remark for remark in again.remarks)
     with read_store(tmp_path) as store:
         assert {c.key: c.seconds for c in store.cells()} == before  # nothing was judged again
 

@@ -1,4 +1,4 @@
-"""Statements about a lam chosen on its items, compared with slow twins and known answers."""
+"""Resamplings and statements about a lam chosen on its items, compared with slow twins and known answers."""
 
 from __future__ import annotations
 
@@ -11,12 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pa_lite.statistics import clustered_error
-from pa_lite.study.comparisons import average_draws, sign_flip_p
-from pa_lite.study.curves import Series
+from pa_lite.study.curves import Row, Series, Values, means, unit_draws
 from pa_lite.study.selection import (
-    Items,
     as_good_as_best,
-    averages,
     flip_p,
     held_out,
     keep_margin,
@@ -25,20 +22,46 @@ from pa_lite.study.selection import (
     paired_spread,
     selected_average,
     selected_gain,
-    unit_draws,
 )
 
 
-def items(seed: int, n: int, *rates: float, clusters: list[int] | None = None) -> Items:
+def series_of(values: Values, clusters: list[int] | None = None) -> Series:
+    return Series(name="t", area="a", values=values, clusters=None if clusters is None else tuple(clusters))
+
+
+def items(seed: int, n: int, *rates: float, clusters: list[int] | None = None) -> Series:
     """Draw items that are right at each lam with these rates, independently at every lam."""
     luck = np.random.default_rng(seed).random((len(rates), n))
-    return Items((luck < np.array(rates)[:, None]).astype(np.float64), clusters)
+    return series_of((luck < np.array(rates)[:, None]).astype(np.float64), clusters)
 
 
-def test_draws_of_single_items_are_those_of_the_study() -> None:
-    tasks = [items(1, 30, 0.2, 0.6), items(2, 50, 0.5, 0.5)]
-    series = [Series(name="t", area="a", values=t.values) for t in tasks]
-    assert np.array_equal(unit_draws(tasks, 500, 3), average_draws(series, 500, 3))
+def rows(gaps: list[Values], clusters: list[list[int] | None] | None = None) -> list[Row]:
+    each = clusters or [None] * len(gaps)
+    return [Row(gap, None if c is None else tuple(c)) for gap, c in zip(gaps, each, strict=True)]
+
+
+def highest(averages: Values) -> int:
+    return int(averages.argmax())
+
+
+@pytest.mark.parametrize("n", [40, 400])  # drawn item by item, and by distinct columns
+def test_draws_of_single_items_agree_with_drawing_them_one_by_one(n: int) -> None:
+    tasks = [items(1, n, 0.3, 0.5, 0.6), items(2, n // 2, 0.8, 0.7, 0.2)]
+    fast, rng = unit_draws(tasks, 20_000), np.random.default_rng(7)
+    slow = np.array([
+        np.mean([t.values[:, rng.integers(0, t.n, t.n)].mean(axis=1) for t in tasks], axis=0) for _ in range(20_000)
+    ])  # fmt: skip
+    assert fast.mean(axis=0) == pytest.approx(slow.mean(axis=0), abs=0.003)
+    assert np.cov(fast.T) == pytest.approx(np.cov(slow.T), abs=2e-4)
+
+
+def test_draws_resample_the_exemplars_too() -> None:
+    rng = np.random.default_rng(11)
+    items_of_seeds = np.clip(rng.random((3, 2, 50)) + np.array([0.0, 0.2, 0.3])[:, None, None], 0, 1)
+    task = Series(name="t", area="a", values=items_of_seeds.mean(axis=0), by_seed=items_of_seeds)
+    one = unit_draws([series_of(task.values)], 20_000).var(axis=0)
+    both = unit_draws([task], 20_000).var(axis=0)
+    assert both - one == pytest.approx(items_of_seeds.mean(axis=2).var(axis=0, ddof=1) / 3, rel=0.1)
 
 
 def test_draws_of_clusters_agree_with_drawing_them_one_by_one() -> None:
@@ -59,70 +82,86 @@ def test_held_out_values_agree_with_all_halves() -> None:
     for half in all_halves:
         rest = [i for i in range(6) if i not in half]
         values.append(task.values[int(task.values[:, list(half)].mean(axis=1).argmax())][rest].mean())
-    at_all, chosen = held_out([task], lambda v: int(v.argmax()), parts=2, repeats=3000)
-    assert chosen == pytest.approx(np.mean(values), abs=0.01)
-    assert at_all == pytest.approx(task.values.mean(axis=1))
+    held = held_out([task], highest, parts=2, repeats=3000)
+    assert held.at_chosen == pytest.approx(np.mean(values), abs=0.01)
+    assert held.at_all == pytest.approx(task.values.mean(axis=1))
 
 
 def test_what_is_held_out_never_cuts_a_cluster() -> None:
     """With one value per cluster, the measuring part is independent of the choosing part."""
     values = np.repeat(np.eye(4), 5, axis=1)  # lam i is right in cluster i alone
-    task = Items(values, [c for c in range(4) for _ in range(5)])
-    assert held_out([task], lambda v: int(v.argmax()))[1] == 0.0
-    assert held_out([Items(values)], lambda v: int(v.argmax()))[1] > 0.02
+    task = series_of(values, [c for c in range(4) for _ in range(5)])
+    assert held_out([task], highest, parts=5).at_chosen == 0.0
+    assert held_out([series_of(values)], highest, parts=5).at_chosen > 0.02
 
 
 def test_a_task_of_one_unit_cannot_be_held_out() -> None:
-    at_all, chosen = held_out([items(1, 1, 0.5, 0.5)], lambda v: int(v.argmax()))
-    assert math.isnan(chosen)
-    assert np.isnan(at_all).all()
+    held = held_out([items(1, 1, 0.5, 0.5)], highest)
+    assert math.isnan(held.at_chosen)
+    assert np.isnan(held.at_all).all()
+
+
+def test_uneven_tasks_are_cut_into_as_many_parts() -> None:
+    tasks = [items(2, 7, 0.2, 0.8), items(3, 40, 0.4, 0.5)]
+    held = held_out(tasks, lambda _: 1, parts=3)
+    assert held.at_chosen == pytest.approx(held.at_all[1])
+    assert held.at_all == pytest.approx(means(tasks), abs=0.06)
 
 
 def test_the_interval_of_what_was_selected_reaches_lower_than_that_of_a_fixed_lam() -> None:
     tasks = [items(5, 200, *[0.5] * 11)]
-    drawn, average = unit_draws(tasks), averages(tasks)
-    best = int(average.argmax())
-    gain = selected_gain(tasks, drawn, best, 10)
-    fixed = paired_difference([tasks[0].values[best] - tasks[0].values[10]], [None])
+    drawn, average = unit_draws(tasks), means(tasks)
+    best, held = int(average.argmax()), held_out(tasks, highest)
+    gains = drawn - drawn[:, [10]]
+    gain = selected_gain(tasks, gains, best, 10, held)
+    fixed = paired_difference([tasks[0].gap(best, 10)])
     assert gain.high == pytest.approx(fixed.high)
     assert gain.low < fixed.low
     assert gain.value < fixed.value
-    accuracy = selected_average(tasks, drawn, best)
+    accuracy = selected_average(tasks, drawn, best, held)
     assert accuracy.low < accuracy.value < average[best] < accuracy.high
-    assert (selected_gain(tasks, drawn, 10, 10).low, selected_gain(tasks, drawn, 10, 10).high) == (0.0, 0.0)
+    alone = selected_average(tasks, drawn[:, [best]], best, held_out(tasks, lambda _: best))
+    assert alone.value == pytest.approx(average[best])
+    assert alone.low > accuracy.low
+    none = selected_gain(tasks, gains, 10, 10, held_out(tasks, lambda _: 10))
+    assert (none.value, none.low, none.high) == (0.0, 0.0, 0.0)
 
 
 def test_the_spread_of_differences_adds_one_unit_that_differs_fully() -> None:
     gaps = [np.array([1.0, 0.0, 0.0, -1.0, 1.0]), np.zeros(10)]
     plain = math.hypot(clustered_error([[v] for v in gaps[0]]), 0.0) / 2
-    assert paired_spread(gaps, [None, None]).stderr == pytest.approx(math.hypot(plain, 1 / 5 / 2))
-    pairs = [[0, 0, 1, 1, 2], None]
+    assert paired_spread(rows(gaps)).stderr == pytest.approx(math.hypot(plain, 1 / 5 / 2))
+    pairs: list[list[int] | None] = [[0, 0, 1, 1, 2], None]
     plain = clustered_error([[1.0, 0.0], [0.0, -1.0], [1.0]]) / 2
-    assert paired_spread(gaps, pairs).stderr == pytest.approx(math.hypot(plain, 5 / 3 / 5 / 2))
-    none = paired_difference([np.zeros(20)], [None])
+    assert paired_spread(rows(gaps, pairs)).stderr == pytest.approx(math.hypot(plain, 5 / 3 / 5 / 2))
+    none = paired_difference(rows([np.zeros(20)]))
     assert none.value == 0
     assert none.high == -none.low == pytest.approx(0.105, abs=0.002)  # some 2.09 / 20, where the bootstrap says 0
 
 
-def test_single_right_or_wrong_items_are_tested_as_before() -> None:
-    rng = np.random.default_rng(6)
-    gaps = [rng.choice([-1.0, 0.0, 1.0], 60), rng.choice([-1.0, 0.0, 0.0, 1.0], 40)]
-    assert paired_p(gaps, [None, None]) == sign_flip_p(gaps)
-
-
 def test_skewed_differences_are_not_significant_for_what_the_sample_lacks() -> None:
     """Of 20 answers most gain a little; the loss in one of ten that pays for it did not come up."""
-    gaps = [np.array([0.15] * 12 + [0.0] * 8)]
-    assert sign_flip_p(gaps) < 0.01
-    assert paired_p(gaps, [None]) > 0.05
+    gap = np.array([0.15] * 12 + [0.0] * 8)
+    assert flip_p(gap[gap != 0]) < 0.01
+    assert paired_p(rows([gap])) > 0.05
+
+
+def test_differences_that_depend_on_the_exemplars_are_not_significant() -> None:
+    """All items gain with two draws of exemplars and none with the third."""
+    by_seed = np.array([[1.0] * 40, [1.0] * 40, [0.0] * 40])
+    gap = Row(by_seed.mean(axis=0), None, by_seed)
+    assert paired_p([Row(gap.values)]) < 1e-6
+    assert paired_p([gap]) > 0.05
+    found = paired_difference([gap])
+    assert found.low < 0 < found.high
 
 
 def test_clusters_are_flipped_as_wholes() -> None:
     once = np.array([1.0, 1.0, 1.0, 1.0, 1.0, -1.0])
-    assert paired_p([np.repeat(once, 10)], [np.repeat(np.arange(6), 10)]) == pytest.approx(
+    assert paired_p(rows([np.repeat(once, 10)], [np.repeat(np.arange(6), 10).tolist()])) == pytest.approx(
         sum(abs(sum(s)) >= 4 for s in itertools.product((-1, 1), repeat=6)) / 64, abs=0.03
     )
-    assert paired_p([np.repeat(once, 10)], [None]) < 0.001
+    assert paired_p(rows([np.repeat(once, 10)])) < 0.001
 
 
 @settings(max_examples=30, deadline=None)
@@ -164,8 +203,17 @@ def test_the_margin_keeps_the_share_in_the_stated_part_of_the_resamplings() -> N
 
 def test_a_clear_best_stands_alone_and_equals_stand_together() -> None:
     clear = [items(8, 500, 0.3, 0.8, 0.5)]
-    assert as_good_as_best(averages(clear), unit_draws(clear)) == [1]
+    assert as_good_as_best(means(clear), unit_draws(clear)) == [1]
     luck = np.random.default_rng(9).random(300)
-    same = [Items(np.array([(luck < r).astype(np.float64) for r in (0.3, 0.8, 0.8)]))]
-    assert as_good_as_best(averages(same), unit_draws(same)) == [1, 2]
+    same = [series_of(np.array([(luck < r).astype(np.float64) for r in (0.3, 0.8, 0.8)]))]
+    assert as_good_as_best(means(same), unit_draws(same)) == [1, 2]
     assert as_good_as_best(np.ones(3), np.ones((100, 3))) == [0, 1, 2]
+
+
+def test_flips_of_different_sizes_agree_with_flips_of_equal_ones() -> None:
+    """Magnitudes that occur once are flipped by bits, equal ones by a binomial: both give the same probability."""
+    rng = np.random.default_rng(3)
+    signs = np.where(rng.random(60) < 0.62, 1.0, -1.0)
+    equal, nearly = flip_p(signs, 40_000), flip_p(signs * (1 + 1e-9 * np.arange(60)), 40_000)
+    assert 0.02 < equal < 0.5
+    assert nearly == pytest.approx(equal, abs=0.02)

@@ -236,7 +236,7 @@ def test_results_of_other_weights_or_items_are_not_kept(tmp_path: Path, caplog: 
     sweep_pair(pair, OPTIONS, tmp_path / "run")
     other_seed = replace(OPTIONS, score=ScoreOptions(limit=6, seed=1))
     found = estimate_pair(pair, other_seed, tmp_path / "run", keep_stale=True)
-    assert found.stale == {"other items or exemplars (--limit, --shots, --seed)": ["demo_town"]}
+    assert found.stale == {"other items or exemplars (--limit, --shots, --seed, --seeds)": ["demo_town"]}
     assert (found.kept, found.items_left) == ({}, 12)
     weights = pair.folders[1] / "model.safetensors"
     raw = bytearray(weights.read_bytes())

@@ -14,13 +14,25 @@ import pytest
 from pa_lite.alpaca.calibration import JudgeCheck
 from pa_lite.cli.study import show_curves, show_study
 from pa_lite.statistics import Mean, items_to_show
-from pa_lite.study.comparisons import compare_lams, differences, sign_flip_p
-from pa_lite.study.curves import Curves, Series
+from pa_lite.study.comparisons import best_lam, compare_lams, differences
+from pa_lite.study.curves import Curves, Row, Series
 from pa_lite.study.export import to_document
+from pa_lite.study.goal import Goal
 from pa_lite.study.report.matplotlib_charts import curves_svg
 from pa_lite.study.report.page import to_html
 from pa_lite.study.report.plotly_charts import curves_figure, plane_figure
-from pa_lite.study.summary import StudySummary, comparisons, conclusion, labels, readings
+from pa_lite.study.selection import Interval, paired_p
+from pa_lite.study.summary import (
+    StudySummary,
+    _gain,
+    best_for,
+    comparisons,
+    conclusion,
+    exemplars_in_words,
+    intervals_in_words,
+    labels,
+    readings,
+)
 
 LAMS = (0.0, 0.5, 1.0)
 KEEP, FEW_SHOT, BALANCED = "keep 95% of following", "few-shot only", "balanced"
@@ -69,7 +81,10 @@ def test_equal_lams_have_no_best(capsys: pytest.CaptureFixture[str]) -> None:
 
     document = to_document(study)
     assert [r["lam"] for r in document["readings"]] == [None, None, None]
-    assert set(document["readings"][0]) == {"name", "goal", "lam", "low", "high", "shares", "ties", "sentence"}
+    assert set(document["readings"][0]) == {
+        "name", "goal", "lam", "low", "high", "shares", "ties", "few_shot", "gain_over_base", "gain_over_instruct",
+        "sentence",
+    }  # fmt: skip
     average = pytest.approx(np.mean([task.values[0].mean() for task in curves.tasks]))
     assert document["comparisons"]["few-shot"] == {
         "differs": False, "low": average, "high": average, "items": 60, "needed": 385,
@@ -122,7 +137,7 @@ def test_items_to_show_assumes_a_minimum_variance() -> None:
     assert items_to_show(0.0) == items_to_show(0.0196) == 385
     rng = np.random.default_rng(1)
     changed = rng.binomial(385, 0.02, 400)
-    found = [sign_flip_p([np.ones(k)], draws=2000) < 0.05 if k else False for k in changed]
+    found = [paired_p([Row(np.ones(k))], draws=2000) < 0.05 if k else False for k in changed]
     assert 0.7 < np.mean(found) < 0.9
 
 
@@ -194,13 +209,88 @@ def test_single_lam_has_no_readings(capsys: pytest.CaptureFixture[str]) -> None:
 def test_measurable_differences_are_reported() -> None:
     curves = Curves(lams=LAMS, tasks=(series("t", 1, 160, 0.3, 0.9, 0.4),), follow=series("f", 2, 160, 0.1, 0.5, 0.9))
     text = conclusion(curves)
-    assert text.startswith("Few-shot accuracy is highest at lam 0.5, ")
+    best = best_lam(curves)
+    assert best.gain_over_instruct is not None
+    accuracy, gain = best.few_shot, best.gain_over_instruct
+    assert text.startswith(
+        f"Few-shot accuracy is highest at lam 0.5: {100 * accuracy.value:.1f}% (95% interval {100 * accuracy.low:.1f}% "
+        f"to {100 * accuracy.high:.1f}%), {100 * gain.value:.1f} points above instruct ({100 * gain.low:.1f} to "
+        f"{100 * gain.high:.1f}), "
+    )
+    assert ", on items that did not choose it. Instructions followed: " in text
     assert "no measurable difference" not in text
-    gap = differences(LAMS, curves.tasks, 2)[1]
-    assert f"{100 * gap.value:.1f} points (s.e. {100 * gap.stderr:.1f}) above instruct (lam 1)" in text
-    assert "Instructions followed: " in text
     near = Curves(lams=LAMS, tasks=(series("t", 1, 160, 0.89, 0.9, 0.4),))
-    assert "above base (lam 0; no measurable difference)" in conclusion(near)
+    assert re.search(r"(above|below) base \(.*; no measurable difference\), on items", conclusion(near))
+    at_instruct = Curves(lams=LAMS, tasks=(series("t", 1, 160, 0.3, 0.4, 0.9),))
+    assert re.search(r"at lam 1: [\d.]+% \(.*\), [\d.]+ points above base \(.*\), on items", conclusion(at_instruct))
+
+
+def test_a_gain_below_0_is_worded_as_a_loss() -> None:
+    assert _gain(Interval(-0.003, -0.02, 0.011), "base") == (
+        "0.3 points below base (2.0 below to 1.1 above; no measurable difference)"
+    )
+    assert _gain(Interval(-0.03, -0.05, -0.01), "base") == "3.0 points below base (1.0 to 5.0)"
+    assert _gain(Interval(0.02, 0.004, 0.039), "instruct") == "2.0 points above instruct (0.4 to 3.9)"
+    assert _gain(Interval(math.nan, 0.0, 0.1), "base") == "an unknown gain over base"
+
+
+def test_a_task_of_one_item_leaves_the_best_lams_interval_unknown() -> None:
+    one = Series(name="one", area="a", values=np.array([[0.0], [1.0], [0.0]]))
+    curves = Curves(lams=LAMS, tasks=(series("t", 1, 160, 0.3, 0.9, 0.4), one))
+    assert "(interval unknown), on the items that chose it" in conclusion(curves)
+    assert "(interval unknown)" in sentences(curves)[FEW_SHOT]
+    assert to_document(StudySummary(pair="tiny", type="F16", curves=curves))["readings"][0]["few_shot"]["value"] is None
+
+
+def test_the_price_of_keeping_following_surely_is_stated() -> None:
+    follow, task = series("f", 6, 200, 0.2, 0.78, 0.8, same_luck=False), series("t", 4, 300, 0.9, 0.7, 0.5)
+    curves = Curves(lams=LAMS, tasks=(task,), follow=follow)
+    few_shot = task.values.mean(axis=1)
+    text = sentences(curves)[KEEP]
+    assert text.startswith("Keep 95% of following: lam 1 (the best lam is among 0.5, 1), few-shot ")
+    price = f"{100 * (few_shot[1] - few_shot[2]):.1f} few-shot points"
+    assert f"this costs {price} against keeping it by the point estimate (lam 0.5)" in text
+    assert "no other lam keeps it in 95% of resamplings" in text
+    point = best_for(curves, Goal(keep_follow=0.95, sure=None))
+    assert (point.lam, "this costs" in point.sentence) == (0.5, False)
+    sure = best_for(curves, Goal(keep_follow=0.95))
+    assert sure.lam == 1.0
+    assert "kept in 95% of resamplings: lam 1" in sure.sentence
+    assert sure.few_shot == best_lam(curves, Goal(keep_follow=0.95)).few_shot
+    assert sure.gain_over_base is not None
+    assert sure.gain_over_base.high < 0 == sure.gain_over_instruct.value  # type: ignore[union-attr]
+
+
+def test_few_prompts_do_not_show_that_following_is_kept() -> None:
+    """Following differs by luck alone: no lam is excluded by a test, and only instruct keeps it surely."""
+    follow = series("f", 1, 40, 0.5, 0.5, 0.5, same_luck=False)
+    text = sentences(Curves(lams=LAMS, tasks=(FALLING,), follow=follow))[KEEP]
+    assert "lam 1" in text
+    assert "no other lam keeps it in 95% of resamplings (no measurable difference in instructions followed; " in text
+
+
+def test_what_intervals_allow_for_is_said() -> None:
+    one = Curves(lams=LAMS, tasks=(FALLING,))
+    assert intervals_in_words(one) == (
+        "95%, over items with the tasks fixed; one draw of exemplars; its effect is not in the intervals (--seeds N "
+        "measures it)"
+    )
+    several = replace(FALLING, by_seed=np.stack([FALLING.values] * 3), clusters=tuple(range(300)))
+    assert intervals_in_words(Curves(lams=LAMS, tasks=(several,))) == (
+        "95%, over items (those of one passage or question together) with the tasks fixed; 3 draws of exemplars, which "
+        "the intervals include"
+    )
+    assert exemplars_in_words(Curves(lams=LAMS, tasks=(several, FALLING))) == (
+        "3 draws of exemplars, for 1 of 2 tasks one, whose effect is not in the intervals"
+    )
+
+
+def test_nothing_is_computed_twice() -> None:
+    curves = Curves(lams=LAMS, tasks=(FALLING,), follow=RISING)
+    assert readings(curves)[0] is readings(curves)[0]
+    assert comparisons(curves) is comparisons(curves)
+    assert best_lam(curves) is best_lam(curves, Goal())
+    assert replace(curves)._known == {}
 
 
 def test_lams_between_the_ends_are_compared() -> None:

@@ -81,7 +81,9 @@ def test_finished_cells_are_not_run_again(tmp_path: Path, monkeypatch: pytest.Mo
     changed = replace(OPTIONS, score=ScoreOptions(limit=20))  # another set of items, the same instructions
     with open_store(tmp_path) as store:
         plan = plan_study("demo", changed)
-        assert stale(plan, store) == {"other items or exemplars (--limit, --shots, --seed)": ["demo_kind", "demo_town"]}
+        assert stale(plan, store) == {
+            "other items or exemplars (--limit, --shots, --seed, --seeds)": ["demo_kind", "demo_town"]
+        }
         run_sweep(plan, store)
         assert load_study(store).curves.tasks[0].n == 20
         assert stale(plan, store) == {}  # nothing finished is measured again

@@ -24,7 +24,7 @@ RECORDS: dict[str, list[tuple[dict[str, Any], float]]] = {
         ({"metric": "acc", "metrics": {"acc": 1.0, "f1": 0.5}, "picked": 2}, 1.0),
         ({"metric": "f1", "metrics": {"acc": 1.0, "f1": 0.5}, "remarks": ["a smaller batch"], "truncated": True}, 0.5),
     ],
-    "follow": [({**ANSWER, "followed": True}, 1.0), ({**ANSWER, "followed": None}, 0.0)],
+    "follow": [({**ANSWER, "followed": True}, 1.0), ({**ANSWER, "followed": None}, math.nan)],
     "answers": [(ANSWER, math.nan)],
     "wins": [({"preference": 1.25, "answer_mass": 0.9}, 0.25), ({"preference": None}, math.nan)],
     "calibration": [({"preference": 1.75, "reference_first": 0.5, "model_first": 1.0, "answer_mass": 1.0}, 0.75)],

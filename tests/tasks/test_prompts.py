@@ -7,16 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from pa_lite.errors import InputError
 from pa_lite.tasks import prompts
 from pa_lite.tasks.averages import cluster_numbers
 from pa_lite.tasks.baselines import Accepted
 from pa_lite.tasks.data import RowReference
-from pa_lite.tasks.prompts import build_items, prepare_task
-from pa_lite.tasks.rendering import Formatter, Item
+from pa_lite.tasks.prompts import build_items, prepare_draws, prepare_task
+from pa_lite.tasks.rendering import Formatter
 from pa_lite.tasks.spec import TaskSpec, find_tasks
 
 
@@ -53,54 +51,35 @@ def test_exemplars_follow_the_seed_and_exclude_the_item(tmp_path: Path) -> None:
     assert len(leads) > 1
 
 
-def exemplars(item: Item) -> list[tuple[str, str]]:
-    """Return (question, answer) of each exemplar of a task whose separator is a line end."""
-    return [tuple(line.split("? ")) for line in item.lead.splitlines()]  # type: ignore[misc]
+@pytest.mark.parametrize("shots_split", ["test", "shots"])
+def test_draws_have_the_same_items_and_other_exemplars(tmp_path: Path, shots_split: str) -> None:
+    rows = [row(f"q{i}") for i in range(30)] + [row(f"s{i}", split="shots") for i in range(30)]
+    spec = task(tmp_path, rows, shots=3, shots_split=shots_split)
+    draws = prepare_draws(spec, limit=10, seeds=range(4, 8))
+    assert len(draws) == 4
+    assert len({tuple((i.index, i.key) for i in draw.items) for draw in draws}) == 1
+    leads = [draw.items[0].lead for draw in draws]
+    assert len(set(leads)) == 4
+    scored = {item.row["query"] for item in draws[0].items}
+    assert not any(f"{query}? " in lead for query in scored for lead in leads)
+    if shots_split == "shots":  # otherwise the other draws' exemplars are not scored either
+        assert draws[1] == prepare_task(spec, limit=10, seed=5)
+    assert prepare_draws(spec, limit=10, seeds=[4]) == (prepare_task(spec, limit=10, seed=4),)
 
 
-def test_balanced_exemplars_cover_the_answers_before_any_comes_twice(tmp_path: Path) -> None:
-    rows = [*(row(f"n{i}", 1, "shots") for i in range(40)), row("y1", 0, "shots"), row("y2", 0, "shots"), row("q")]
-    spec = task(tmp_path, rows, sampler="balanced")
-    leads = set()
-    for seed in range(8):
-        found = exemplars(build_items(spec, shots=4, seed=seed)[0])
-        assert sorted(a for _, a in found[:2]) == sorted(a for _, a in found[2:]) == ["no", "yes"]
-        assert len({q for q, _ in found}) == 4
-        leads.add(tuple(found))
-        assert [a for _, a in exemplars(build_items(spec, shots=6, seed=seed)[0])[4:]] == ["no", "no"]
-    assert len(leads) > 1
+@pytest.mark.parametrize("change", [
+    {"sampler": "first"}, {"shots": 0}, {"sampler": "balanced", "shots_split": "test"},
+])  # fmt: skip
+def test_task_without_sampled_exemplars_has_one_draw(tmp_path: Path, change: dict[str, Any]) -> None:
+    spec = task(tmp_path, [row("a"), row("b", split="shots"), row("c")], **{"shots": 1, **change})
+    (only,) = prepare_draws(spec, seeds=range(3))
+    assert only == prepare_task(spec)
+    assert not only.is_drawn
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_balanced_exemplars_skip_scored_questions_without_losing_an_answer(tmp_path: Path, seed: int) -> None:
-    scored = [row(f"y{i}") for i in range(20)]
-    rows = [*scored, *({**r, "split": "shots"} for r in scored), row("y", 0, "shots")]
-    rows += [row(f"n{i}", 1, "shots") for i in range(20)]
-    found = exemplars(build_items(task(tmp_path, rows, sampler="balanced", shots=2), seed=seed)[0])
-    assert sorted(a for _, a in found) == ["no", "yes"]
-
-
-def test_balanced_exemplars_from_the_scored_rows_do_not_depend_on_the_seed(tmp_path: Path) -> None:
-    rows = [*(row(f"n{i}", 1) for i in range(4)), row("y1"), row("n1", 1), row("y2")]
-    spec = task(tmp_path, rows, sampler="balanced", shots=3, shots_split="test")
-    for seed in range(3):
-        items = build_items(spec, seed=seed)
-        assert exemplars(items[0]) == [("n0", "no"), ("y1", "yes"), ("n1", "no")]
-        assert [i.row["query"] for i in items] == ["n2", "n3", "y2"]  # the second n1 has an exemplar's text
-    with pytest.raises(InputError, match=r"7 shots requested, but split 'test' has 7 rows \(1 of them are duplicates"):
-        build_items(spec, shots=7)
-
-
-@given(st.lists(st.integers(0, 3), max_size=12))
-def test_answers_in_turn_is_round_robin_in_the_given_order(answers: list[int]) -> None:
-    def item(answer: int) -> Item:
-        return Item(index=0, lead="", contexts=("a", "b"), continuations=("a", "b"), answer=answer, row={})
-
-    queues = {a: [i for i, b in enumerate(answers) if a == b] for a in answers}
-    slow: list[int] = []
-    while any(queues.values()):
-        slow += sorted(queue.pop(0) for queue in queues.values() if queue)
-    assert prompts._answers_in_turn((i, item(a)) for i, a in enumerate(answers)) == slow
+def test_demo_task_with_exemplars_in_its_rows_has_one_draw() -> None:
+    (spec,) = find_tasks(["demo_lookup"])
+    assert len(prepare_draws(spec, limit=3, seeds=range(3))) == 1
 
 
 def test_limit_shots_and_split(tmp_path: Path) -> None:

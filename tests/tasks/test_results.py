@@ -16,8 +16,9 @@ from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.engine.model_reference import open_model
 from pa_lite.errors import InputError, OutputError
 from pa_lite.statistics import DRAWS, clustered_error, standard_error
+from pa_lite.tasks.draws import score_tasks
 from pa_lite.tasks.results import check_samples_target, results_document, sample_records, write_samples
-from pa_lite.tasks.scoring import ScoreOptions, SuiteResult, score_tasks
+from pa_lite.tasks.scoring import ScoreOptions, SuiteResult
 from pa_lite.tasks.spec import TaskSpec, load_suite_file
 
 SUITE = """
@@ -184,6 +185,32 @@ def test_samples_contain_requests_and_answers(result: SuiteResult, tmp_path: Pat
     files = write_samples(result, tmp_path / "logs")
     assert [f.name.split("_")[:2] for f in files] == [["samples", n] for n in ("pick", "letter", "say")]
     assert sorted(files) == sorted((tmp_path / "logs").iterdir())
+
+
+def test_several_draws_are_recorded_by_seed(model: Model, suite: list[TaskSpec], tmp_path: Path) -> None:
+    result = score_tasks(model, suite, ScoreOptions(seed=5, seeds=2))
+    document = results_document(result, "x")
+    assert json.loads(json.dumps(document)) == document
+    assert document["pa_lite"]["options"]["seeds"] == 2
+    for own, task in zip(document["pa_lite"]["tasks"], result.tasks, strict=True):
+        assert own["seeds"] == [5, 6]
+        assert own["accuracy_by_seed"] == [draw.accuracy for draw in task.draws]
+        assert own["accuracy"] == pytest.approx(sum(own["accuracy_by_seed"]) / 2)
+        assert document["n-samples"][task.task] == {"original": 7, "effective": 7}
+    pick = result.tasks[0]
+    for number, metric in enumerate(pick.metrics):  # with class metrics, groups, and averages over groups
+        each = [draw.metrics[number] for draw in pick.draws]
+        assert metric.measured.value == pytest.approx(sum(m.measured.value for m in each) / 2)
+        assert metric.macro is None or metric.macro.value == pytest.approx(
+            sum(m.macro.value for m in each if m.macro is not None) / 2
+        )
+        assert metric.measured.low <= metric.measured.value <= metric.measured.high
+    assert [g.n for g in pick.groups] == [4, 3]
+    lines = write_samples(result, tmp_path / "all.jsonl")[0].read_text("utf-8").splitlines()
+    picked = [r for r in map(json.loads, lines) if r["task"] == "pick"]
+    assert [r["pa_lite"]["seed"] for r in picked] == [5] * 7 + [6] * 7
+    assert [r["doc_id"] for r in picked] == [*range(7)] * 2
+    assert picked[0]["prompt_hash"] != picked[7]["prompt_hash"]
 
 
 def test_portions_change_only_rounding(

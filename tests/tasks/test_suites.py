@@ -16,8 +16,9 @@ import pytest
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.engine.model_reference import open_model
 from pa_lite.errors import HubError, InputError
+from pa_lite.tasks.draws import score_tasks
 from pa_lite.tasks.prompts import build_items, prepare_task
-from pa_lite.tasks.scoring import ScoreOptions, score_tasks
+from pa_lite.tasks.scoring import ScoreOptions
 from pa_lite.tasks.spec import find_tasks
 from tests.support.hub_server import HubServer, running_hub
 from tests.support.suite_rows import EXPECTED, ROWS, Rows

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
 from pa_lite.statistics import interval
-from pa_lite.study.comparisons import average_draws, best_lam, compare_lams, differences, holm, sign_flip_p
-from pa_lite.study.curves import Curves, Series, means
+from pa_lite.study.comparisons import best_lam, chosen_lam, compare_lams, differences
+from pa_lite.study.curves import Curves, Row, Series, means
+from pa_lite.study.export import difference_rows
 from pa_lite.study.goal import Goal
-from pa_lite.study.selection import (
-    Items,
-    as_good_as_best,
-    keep_margin,
-    paired_difference,
-    paired_p,
-    selected_average,
-    selected_gain,
-    unit_draws,
-)
+from pa_lite.study.selection import paired_p
 from pa_lite.study.summary import against_ends
+from tools.coverage import textbook
 from tools.coverage.table import Case, Check, Numbers, Rng, bias, coverage, covers, error
-from tools.coverage.worlds import LAMS, Integers, Values, flat, following, graded, lam_items, peaked, skewed_gaps
+from tools.coverage.worlds import (
+    LAMS,
+    Integers,
+    Values,
+    flat,
+    following,
+    graded,
+    lam_items,
+    peaked,
+    seeded_lams,
+    skewed_gaps,
+)
 
 Pair = tuple[Values, Integers | None]  # a task's values at two lams, and each item's passage
 Pairs = Callable[[Rng], list[Pair]]
@@ -45,67 +50,76 @@ def _graded_pair(rng: Rng, n: int, tasks: int, kind: str) -> list[Pair]:
     return [(np.stack(graded(rng, skewed_gaps(rng, n, kind))), None) for _ in range(tasks)]
 
 
+def _series(number: int, values: Values, passages: Integers | None = None) -> Series:
+    clusters = None if passages is None else tuple(passages.tolist())
+    return Series(name=f"t{number}", area=f"area {number // 2}", values=values, clusters=clusters)
+
+
 def _difference(rng: Rng, pairs: Pairs, truth: float) -> Mapping[str, Numbers]:
     tasks = pairs(rng)
-    gaps, passages = [v[1] - v[0] for v, _ in tasks], [of for _, of in tasks]
-    (old,) = differences((0.0, 1.0), [Series(name=f"t{i}", area="a", values=v) for i, (v, _) in enumerate(tasks)], 0)
-    new = paired_difference(gaps, passages)
+    (found,) = differences((0.0, 1.0), [_series(i, *task) for i, task in enumerate(tasks)], 0)
+    plain = [values for values, _ in tasks]
     return {
         "difference": {
-            "reported": covers((old.low, old.high), truth),
-            "corrected": covers((new.low, new.high), truth),
+            "naive": covers(textbook.difference_interval(plain), truth),
+            "reported": covers((found.low, found.high), truth),
         },
-        "test": {"reported": float(old.p < 0.05), "corrected": float(paired_p(gaps, passages) < 0.05)},
+        "test": {
+            "naive": float(textbook.sign_flip_p([v[1] - v[0] for v in plain]) < 0.05),
+            "reported": float(found.p < 0.05),
+        },
     }
 
 
 def _study(rng: Rng, rates: Sequence[float], tasks: int, n: int) -> Mapping[str, Numbers]:
     """Compute everything about the lam with the highest average, its equals, and whether lams differ."""
-    series = [Series(name=f"t{i}", area="a", values=lam_items(rng, rates, n)) for i in range(tasks)]
-    items, average, drawn = [Items(s.values) for s in series], means(series), average_draws(series)
-    best = int(average.argmax())
-    gain, accuracy = selected_gain(items, drawn, best, _LAST), selected_average(items, drawn, best)
+    curves = Curves(lams=LAMS, tasks=tuple(_series(i, lam_items(rng, rates, n)) for i in range(tasks)))
+    average, drawn = means(curves.tasks), textbook.draws([task.values for task in curves.tasks])
+    found = best_lam(curves)
+    best, gain, accuracy = LAMS.index(found.lam), found.gain_over_instruct, found.few_shot
+    assert gain is not None
     true_gain, top = rates[best] - rates[_LAST], {i for i, r in enumerate(rates) if r >= max(rates) - 1e-9}
-    old = best_lam(LAMS, series)
-    named, equals = {LAMS.index(lam) for lam in (old.lam, *old.ties)}, as_good_as_best(average, drawn)
+    named, naive = {LAMS.index(lam) for lam in (found.lam, *found.ties)}, textbook.equals(drawn, best)
     true_best = LAMS[min(top)]
     return {
         "gain at the best lam": {
-            "reported": float(average[best] - average[_LAST]) - true_gain,
-            "corrected": gain.value - true_gain,
+            "naive": float(average[best] - average[_LAST]) - true_gain,
+            "reported": gain.value - true_gain,
         },
         "interval of the gain": {
-            "reported": covers(interval(drawn[:, best] - drawn[:, _LAST]), true_gain),
-            "corrected": covers((gain.low, gain.high), true_gain),
+            "naive": covers(interval(drawn[:, best] - drawn[:, _LAST]), true_gain),
+            "reported": covers((gain.low, gain.high), true_gain),
         },
         "accuracy at the best lam": {
-            "reported": float(average[best]) - rates[best],
-            "corrected": accuracy.value - rates[best],
+            "naive": float(average[best]) - rates[best],
+            "reported": accuracy.value - rates[best],
         },
         "interval of the accuracy": {
-            "reported": covers(interval(drawn[:, best]), rates[best]),
-            "corrected": covers((accuracy.low, accuracy.high), rates[best]),
+            "naive": covers(interval(drawn[:, best]), rates[best]),
+            "reported": covers((accuracy.low, accuracy.high), rates[best]),
         },
-        "all the best lams named": {"reported": float(top <= named), "corrected": float(top <= set(equals))},
+        "all the best lams named": {"naive": float(top <= naive), "reported": float(top <= named)},
         "range of the best lam": {
-            "reported": covers((old.low, old.high), true_best),
-            "corrected": covers((LAMS[min(equals)], LAMS[max(equals)]), true_best),
+            "naive": covers(textbook.winners(drawn), true_best),
+            "reported": covers((found.low, found.high), true_best),
         },
-        "share named as equals": {"reported": len(old.ties) / _LAST, "corrected": (len(equals) - 1) / _LAST},
-        "a difference found": {"reported": float(compare_lams(LAMS, series).differs)},
+        "share named as equals": {"naive": (len(naive) - 1) / _LAST, "reported": len(found.ties) / _LAST},
+        "a difference found": {"reported": float(compare_lams(LAMS, curves.tasks).differs)},
     }
 
 
 def _keep(rng: Rng, kind: str, n: int) -> Mapping[str, Numbers]:
     """Keep 95% of following, where few-shot skill falls along lam: whether it is kept in truth, and at what price."""
-    rates, skill, goal = following(kind), [0.65 - 0.1 * lam for lam in LAMS], Goal(keep_follow=0.95)
-    tasks = [Series(name=f"t{i}", area="a", values=lam_items(rng, skill, 150)) for i in range(4)]
-    follow = Series(name="f", area="", values=lam_items(rng, rates, n))
+    rates, skill = following(kind), [0.65 - 0.1 * lam for lam in LAMS]
+    curves = Curves(
+        lams=LAMS,
+        tasks=tuple(_series(i, lam_items(rng, skill, 150)) for i in range(4)),
+        follow=_series(0, lam_items(rng, rates, n)),
+    )
     kept = [rate >= 0.95 * rates[_LAST] - 1e-9 for rate in rates]
-    margin = keep_margin(means([follow]), unit_draws([Items(follow.values)], seed=1), _LAST, 0.95)
     found = {
-        "reported": LAMS.index(best_lam(LAMS, tasks, follow, goal).lam),
-        "corrected": int(goal.utilities(LAMS, means(tasks), means([follow]) - margin).argmax()),
+        "naive": chosen_lam(curves, Goal(keep_follow=0.95, sure=None)),
+        "reported": LAMS.index(best_lam(curves, Goal(keep_follow=0.95)).lam),
     }
     ideal = max(s for s, k in zip(skill, kept, strict=True) if k)
     return {
@@ -116,30 +130,36 @@ def _keep(rng: Rng, kind: str, n: int) -> Mapping[str, Numbers]:
 
 def _file(rng: Rng, tasks: int, n: int) -> Mapping[str, Numbers]:
     """Return whether any row of the file of differences is significant on a flat curve."""
-    series = [Series(name=f"t{i}", area=f"area {i // 2}", values=lam_items(rng, flat(0.5), n)) for i in range(tasks)]
-    follow = Series(name="follow", area="", values=lam_items(rng, flat(0.5), n))
-    curves = Curves(lams=LAMS, tasks=tuple(series), follow=follow)
-    found = [d for ends in against_ends(curves).values() for each in ends.values() for d in each]
-    groups = {**dict(curves.groups()), "following": (follow,)}
-    ps = [
-        paired_p([s.values[i] - s.values[end] for s in members], [None] * len(members))
-        for members in groups.values()
-        for end in (0, _LAST)
-        for i in range(len(LAMS))
-        if i != end
-    ]
+    curves = Curves(
+        lams=LAMS,
+        tasks=tuple(_series(i, lam_items(rng, flat(0.5), n)) for i in range(tasks)),
+        follow=_series(0, lam_items(rng, flat(0.5), n)),
+    )
+    rows = difference_rows(against_ends(curves))
     return {
         "any row significant": {
-            "reported": float(any(d.p_corrected < 0.05 for d in found)),
-            "corrected": float(any(p < 0.05 for p in holm(ps))),
+            "naive": float(any(float(row["p_corrected"]) < 0.05 for row in rows)),
+            "reported": float(any(float(row["p_corrected_file"]) < 0.05 for row in rows)),
         }
+    }
+
+
+def _seeds(rng: Rng, n_seeds: int, n: int) -> Mapping[str, Numbers]:
+    """Compare two lams that are equal over all draws of exemplars, scored with some of these."""
+    values = [seeded_lams(rng, n_seeds, n) for _ in range(4)]
+    several = [Series(name=f"t{i}", area="a", values=v.mean(axis=0), by_seed=v) for i, v in enumerate(values)]
+    (found,) = differences((0.0, 1.0), several, 0)
+    (one,) = differences((0.0, 1.0), [replace(s, by_seed=None) for s in several], 0)
+    return {
+        "difference": {"naive": covers((one.low, one.high), 0.0), "reported": covers((found.low, found.high), 0.0)},
+        "test": {"naive": float(one.p < 0.05), "reported": float(found.p < 0.05)},
     }
 
 
 def _flips(rng: Rng) -> Mapping[str, Numbers]:
     """Run the test of right-or-wrong items as the search does."""
-    gaps = [v[1] - v[0] for v, _ in _two_lams(rng, 3, 100, 0.5)]
-    return {"test": {"reported": float(sign_flip_p(gaps) < 0.05)}}
+    gaps = [Row(v[1] - v[0]) for v, _ in _two_lams(rng, 3, 100, 0.5)]
+    return {"test": {"reported": float(paired_p(gaps) < 0.05)}}
 
 
 def _differences() -> list[Case]:
@@ -195,6 +215,10 @@ def cases() -> list[Case]:
             out.append(
                 Case(name=name, checks=(error("not kept"), price), runs=200, once=partial(_keep, kind=kind, n=n))
             )
+    for n_seeds in (3, 5):
+        name = f"{n_seeds} draws of exemplars, 4 tasks of 100"
+        checks = (coverage("difference", 100.0), error("test"))
+        out.append(Case(name=name, checks=checks, runs=300, once=partial(_seeds, n_seeds=n_seeds, n=100)))
     name = "280 rows of differences, 8 tasks of 60, none in truth"
     out.append(Case(name=name, checks=(error("any row significant"),), runs=60, once=partial(_file, tasks=8, n=60)))
     out.append(Case(name="3 tasks of 100, as searched", checks=(error("test"),), runs=400, once=_flips))

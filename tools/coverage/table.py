@@ -122,6 +122,7 @@ def _room(check: Check, bound: float, n: int, error_of_value: float) -> float:
 def line(found: Found) -> str:
     """Return a line of the printed table."""
     bounds, mark = f"{found.low:g} to {found.high:g}", "holds" if found.holds else "FAILS"
+    mark = mark.lower() if found.method == "naive" else mark  # only shown for comparison
     return (
         f"{found.check + ': ' + found.case:<78} {found.method:<10} {found.quantity:<6} {found.value:7.2f} +- "
         f"{found.stderr:4.2f} {UNITS[found.quantity]:<6} {bounds:>11}  {mark}"

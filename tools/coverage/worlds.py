@@ -114,3 +114,10 @@ def seeded_items(rng: Rng, n_seeds: int, n_items: int, mean: float, drawn: float
     latent = rng.standard_normal(n_items)[None, :] + drawn * rng.standard_normal(n_seeds)[:, None]
     latent = latent + each * rng.standard_normal((n_seeds, n_items))
     return (latent < _NORMAL.inv_cdf(mean) * math.sqrt(1 + drawn**2 + each**2)).astype(np.float64)
+
+
+def seeded_lams(rng: Rng, n_seeds: int, n_items: int) -> Values:
+    """Draw two equally good lams' items with several draws of exemplars, which move each lam: [seeds, 2, items]."""
+    own, luck = rng.standard_normal(n_items), rng.standard_normal((n_seeds, 2, n_items))
+    moved = 0.15 * rng.standard_normal((n_seeds, 2, 1))
+    return (0.8 * own + moved + 0.6 * luck < 0.25).astype(np.float64)

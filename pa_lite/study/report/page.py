@@ -16,13 +16,22 @@ from pa_lite.errors import EngineError
 from pa_lite.sanitize import plain
 from pa_lite.study.comparisons import Difference
 from pa_lite.study.curves import MOST_PANELS, Curves, averages, means
-from pa_lite.study.export import difference_rows, to_csv
+from pa_lite.study.export import difference_rows, reading_rows, to_csv
 from pa_lite.study.ranking import refusal
 from pa_lite.study.report.matplotlib_charts import Panels
 from pa_lite.study.report.plotly_charts import Figure, curves_figure, panels_figure, plane_figure
 from pa_lite.study.report.shapes import by_gain
 from pa_lite.study.report.static_charts import static_charts
-from pa_lite.study.summary import Reading, StudySummary, against_ends, conclusion, labels, readings, table
+from pa_lite.study.summary import (
+    Reading,
+    StudySummary,
+    against_ends,
+    conclusion,
+    intervals_in_words,
+    labels,
+    readings,
+    table,
+)
 from pa_lite.system.opening import open_regular
 
 _TEMPLATE = Path(__file__).with_name("page.html")
@@ -135,7 +144,11 @@ def to_html(study: StudySummary) -> str:
     columns, rows = _rows(curves, against["few-shot"], found)
     panels = _panels(curves)
     plotly, script = _plotly(), _as_parsed(_SCRIPT.read_text("utf-8"))
-    downloads = {"averages.csv": to_csv(table(curves)), "differences.csv": to_csv(difference_rows(against))}
+    downloads = {
+        "averages.csv": to_csv(table(curves)),
+        "differences.csv": to_csv(difference_rows(against)),
+        "readings.csv": to_csv(reading_rows(found)),
+    }
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, finalize=readable)
     return environment.from_string(_TEMPLATE.read_text("utf-8")).render(
         study=study,
@@ -143,6 +156,7 @@ def to_html(study: StudySummary) -> str:
         areas=curves.areas,
         most_panels=MOST_PANELS,
         conclusion=conclusion(curves),
+        intervals=dict(study.setting).get("intervals") or intervals_in_words(curves),
         readings=found,
         is_ranked=not refusal(curves),
         static=static_charts(curves, found, panels),

@@ -28,12 +28,18 @@ def _percent(stderr: float) -> str:
     return f"{100 * stderr:.1f}" if math.isfinite(stderr) else "unknown"
 
 
+def _ends(low: float, high: float) -> str:
+    """Return an interval, given in percent, as text."""
+    return f"{low:.1f} to {high:.1f}" if math.isfinite(low) else "unknown"
+
+
 def _line(lams: Sequence[float], shown: Average, name: str, panel: int = 0) -> list[Figure]:
     """Return the traces of an average and its interval, as a band."""
     (low, high), colour = band(shown), shown.measure.colour
     axes = _axes(panel)
+    outline = [end if math.isfinite(end) else None for end in (*high, *reversed(low))]
     area = {
-        "type": "scatter", "x": [*lams, *reversed(lams)], "y": [*high, *reversed(low)],
+        "type": "scatter", "x": [*lams, *reversed(lams)], "y": outline,
         "fill": "toself", "opacity": 0.2, "fillcolor": colour, "line": {"width": 0},
         "hoverinfo": "skip", "showlegend": False, **axes,
     }  # fmt: skip
@@ -41,9 +47,10 @@ def _line(lams: Sequence[float], shown: Average, name: str, panel: int = 0) -> l
         "type": "scatter", "mode": "lines+markers", "name": name, "x": list(lams),
         "y": [100 * e.value for e in shown.estimates],
         "line": {"color": colour}, "marker": {"color": colour, "size": 7 if not panel else 4},
-        "customdata": [[_percent(e.stderr), a, b, shown.n] for e, a, b in zip(shown.estimates, low, high, strict=True)],
-        "hovertemplate": "lam %{x}: %{y:.1f}% (s.e. %{customdata[0]}, 95% %{customdata[1]:.1f} to "
-                         "%{customdata[2]:.1f}, n %{customdata[3]})<extra>" + html.escape(name) + "</extra>",
+        "customdata": [[_percent(e.stderr), _ends(a, b), shown.n]
+                       for e, a, b in zip(shown.estimates, low, high, strict=True)],
+        "hovertemplate": "lam %{x}: %{y:.1f}% (s.e. %{customdata[0]}, 95% %{customdata[1]}, n %{customdata[2]})<extra>"
+                         + html.escape(name) + "</extra>",
         "showlegend": not panel, **axes,
     }  # fmt: skip
     return [area, line]

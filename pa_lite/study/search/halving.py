@@ -1,8 +1,9 @@
-"""Search for the best lam with a fraction of the grid's evaluations: successive halving, smoothed along lam.
+"""Search for the best lam with a fraction of the grid's evaluations: a race in rounds, where likely winners get more.
 
-All lams start with a few items, the same for each; the half that is likelier to win continues with more. Neighbours
-inform each other, as averages change smoothly with lam. Sources: Jamieson and Talwalkar 2016 (successive halving);
-Rubin 1981 (Bayesian bootstrap); Rasmussen and Williams 2006, chapter 2 (Gaussian process regression).
+All lams start with a few items, the same for each. After each round, what was measured gives each lam a probability of
+being the best one; the lams that together have nearly all of it share the next items. A lam that was left out returns
+if the others turn out worse. Where there are too few items for that, every lam is measured on every item. Sources:
+Russo 2020 (allocation by the posterior probability of being best); Jamieson and Talwalkar 2016 (racing in rounds).
 """
 
 from __future__ import annotations
@@ -16,26 +17,36 @@ import numpy.typing as npt
 
 from pa_lite.errors import InputError
 from pa_lite.statistics import items_to_show
-from pa_lite.study.comparisons import LEVEL, mean_variance, sign_flip_p
-from pa_lite.study.curves import Values
+from pa_lite.study.comparisons import mean_variance
+from pa_lite.study.curves import LEVEL, Row, Values
 from pa_lite.study.goal import Goal
+from pa_lite.study.search.posterior import Evaluated, measured_averages, posterior_draws
+from pa_lite.study.selection import paired_p
 
-# (index of the arm, index of the series, items) -> their values, float64 [items]
+# (index of the arm, index of the series, items) -> their values, float64 [items]; NaN where an item has none
 Evaluate = Callable[[int, int, Sequence[int]], Values]
+BUDGET = 0.4  # of the grid, where there are enough items
+# Evaluations per arm, on average, below which a race misses narrow peaks. On a simulated peak of 6 points that is 0.2
+# wide it is 0.3 to 0.5 points worse than the grid with 800 items (0.4 of the grid), 0.9 with 500, and 1.3 with 300
+ENOUGH = 320
+_ROUNDS = 6
 _DRAWS = 2000
-_LENGTHS = (0.1, 0.15, 0.2, 0.3, 0.5, 0.8)  # candidate length scales of the Gaussian process, in lam
+_KEPT = 0.95  # probability that the best arm is among those that get more items
 _WITHIN = 0.1001  # a lam this close to the best counts as the same answer
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions:
-    """Options of a search: `budget` is the share of the grid's item evaluations to spend, `seed` shuffles the items."""
+    """Options of a search: `budget` is the share of the grid's item evaluations to spend, `seed` shuffles the items.
 
-    budget: float = 0.4
+    With the budget None it is 0.4 where there are enough items (see `planned_share`), and otherwise the whole grid.
+    """
+
+    budget: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 < self.budget <= 1:
+        if self.budget is not None and not 0 < self.budget <= 1:
             raise InputError(f"budget {self.budget:g} is outside (0, 1]: it is a share of the grid's evaluations.")
 
 
@@ -62,9 +73,10 @@ class Found:
     """The result of a search.
 
     `confidence` is the probability, over items, that no lam farther away than 0.1 is better. `few_shot` and `follow`
-    are each lam's smoothed averages (`follow` is empty without following), `evaluated` the share of its items that were
-    evaluated. `differs` says whether any lam differs measurably from `lam` in a measure of the goal; if not, `needed`
-    items would show a difference of 2 points (80% power, 5% two-sided).
+    are each lam's averages (`follow` is empty without following): smoothed along lam, or with `is_grid`, where every
+    lam was measured on every item, as measured. `evaluated` is the share of its items that were evaluated. `differs`
+    says whether any lam differs measurably from `lam` in a measure of the goal; if not, `needed` items would show a
+    difference of 2 points (80% power, 5% two-sided).
     """
 
     lam: float
@@ -77,6 +89,18 @@ class Found:
     evaluated: tuple[float, ...]
     differs: bool = True
     needed: int = 0
+    is_grid: bool = False
+
+
+def planned_share(sizes: Sequence[int], has_follow: bool, goal: Goal, options: SearchOptions) -> float:
+    """Return the share of the grid that a search spends: its budget, or 1 where that has too few items for a race.
+
+    A race requires 320 evaluations per arm on average, in each measure of the goal: 800 items with a budget of 0.4.
+    """
+    few_shot, follow = (sizes[:-1], sizes[-1:]) if has_follow else (sizes, ())
+    items = min(sum(each) for each in ([few_shot] if goal.weight < 1 else []) + ([follow] if goal.needs_follow else []))
+    share = BUDGET if options.budget is None else options.budget
+    return 1.0 if options.budget is None and share * items < ENOUGH else share
 
 
 class _Race:
@@ -93,6 +117,15 @@ class _Race:
     def spent(self) -> int:
         return int(self.seen.sum())
 
+    def share_of(self, arm: int, series: int) -> float:
+        """Return the share of a series' items that an arm has seen."""
+        return float(self.seen[arm, series]) / self.sizes[series]
+
+    def extend_all(self, arm: int, share: float) -> None:
+        """Evaluate an arm on the first `share` of items of every series."""
+        for series in range(len(self.sizes)):
+            self.extend(arm, series, share)
+
     def extend(self, lam: int, series: int, share: float) -> None:
         """Evaluate a lam on the series' first `share` of items."""
         before, after = int(self.seen[lam, series]), math.ceil(share * self.sizes[series] - 1e-9)
@@ -101,56 +134,33 @@ class _Race:
             self.values[series][lam, before:after] = self.arms.evaluate(lam, series, items.tolist())
             self.seen[lam, series] = after
 
-    def draws(self, smooth: bool) -> tuple[Values, Values | None]:
-        """Return sampled (few-shot, following) averages: float64 [draws + 1, arms]; row 0 is measured.
+    def known(self, series: int) -> npt.NDArray[np.bool_]:
+        """Return which items have a value at every lam, as far as evaluated: bool [items]."""
+        found: npt.NDArray[np.bool_] = np.all(~np.isnan(self.values[series]), axis=0)
+        return found
 
-        Each draw weights the items randomly (Bayesian bootstrap), with the same weights for every arm, so that noise
-        shared by the arms cancels. `smooth` requires that the arms are lams of one line.
+    def draws(self, smooth: bool, is_grid: bool = False) -> tuple[Values, Values | None]:
+        """Return probable (few-shot, following) averages: float64 [draws + 1, arms]; row 0 is their mean.
+
+        With `is_grid`, row 0 is measured. `smooth` requires that the arms are lams of one line.
         """
-        few_shot = np.zeros((_DRAWS + 1, len(self.lams)))
-        n_tasks = len(self.sizes) - self.arms.has_follow
-        follow = None
-        for s, n in enumerate(self.sizes):
-            weights = np.vstack([np.ones(n), self.rng.standard_exponential((_DRAWS, n))])
-            mask = np.arange(n)[None, :] < self.seen[:, s][:, None]
-            average = weights @ (self.values[s] * mask).T / np.maximum(weights @ mask.T, 1e-12)
-            if s < n_tasks:
-                few_shot += average / n_tasks
-            else:
-                follow = average
-        if smooth:
-            few_shot = _smooth(self.lams, few_shot, self.seen[:, :n_tasks].sum(axis=1))
-            follow = None if follow is None else _smooth(self.lams, follow, self.seen[:, -1])
-        return few_shot, follow
-
-
-def _smooth(lams: Sequence[float], averages: Values, counts: npt.NDArray[np.int64]) -> Values:
-    """Return each row's Gaussian process posterior mean over lam; a lam's noise falls with its number of items.
-
-    The length scale is that of the highest likelihood for the measured averages (row 0).
-    """
-    x, centre = np.asarray(lams), averages[0].mean()
-    spread = max(float(averages[0].var()), 1e-4)
-    # as all lams have the same items, most of the noise cancels; a quarter of the binomial variance is assumed to stay
-    noise = 0.25 * max(centre * (1 - centre), 0.01) / np.maximum(counts, 1)
-
-    def fit(length: float) -> tuple[float, Values]:
-        kernel = spread * np.exp(-0.5 * ((x[:, None] - x[None, :]) / length) ** 2)
-        whole = kernel + np.diag(noise)
-        inverse, residual = np.linalg.inv(whole), averages[0] - centre
-        likelihood = -0.5 * (residual @ inverse @ residual + np.linalg.slogdet(whole)[1])
-        return float(likelihood), kernel @ inverse
-
-    _, gain = max((fit(length) for length in _LENGTHS), key=lambda f: f[0])
-    out: Values = centre + (averages - centre) @ gain.T
-    return out
+        series = [Evaluated(v, self.seen[:, s]) for s, v in enumerate(self.values)]
+        n_tasks = len(series) - self.arms.has_follow
+        out: list[Values] = []
+        for measure in (series[:n_tasks], series[n_tasks:]):
+            if measure:
+                out.append(posterior_draws(measure, self.lams if smooth else None, self.rng, _DRAWS))
+                if is_grid:
+                    out[-1][0] = np.nan_to_num(measured_averages(measure))
+        return out[0], out[1] if len(out) > 1 else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Raced:
-    """The result of a race: the winner's index, and averages and utilities [draws + 1, arms]; row 0 is measured.
+    """The result of a race: the winner's index, and averages and utilities [draws + 1, arms].
 
-    `differs` and `needed` are as in `Found`.
+    Row 0 is the mean of the draws, or where all items were evaluated what was measured. `differs` and `needed` are as
+    in `Found`.
     """
 
     best: int
@@ -167,6 +177,9 @@ class Raced:
 def race_arms(arms: Arms, goal: Goal, options: SearchOptions | None = None, smooth: bool = False) -> Raced:
     """Race arms for the highest utility; with `smooth` they are lams of one line, and neighbours inform each other.
 
+    Where `planned_share` is 1, all arms are measured on all items, and the best one is that of the highest measured
+    utility.
+
     Raises InputError when the goal requires a measure that is missing, for less than two arms, no items, or a budget
     that is too small.
     """
@@ -175,44 +188,112 @@ def race_arms(arms: Arms, goal: Goal, options: SearchOptions | None = None, smoo
     if len(lams) < 2 or not sizes or min(sizes) < 1:
         raise InputError("a search requires at least two lams, and items.")
     goal.utilities(lams, np.zeros(len(lams)), np.zeros(len(lams)) if arms.has_follow else None)  # fails before any work
-    race = _Race(arms, options.seed)
+    share = planned_share(sizes, arms.has_follow, goal, options)
     least = len(lams) * len(sizes)
-    rungs = max(1, math.ceil(math.log2(len(lams))))
-    if math.floor(options.budget * grid) < 2 * least:  # otherwise some arm would have no items
+    if share < 1 and math.floor(share * grid) < 2 * least:  # otherwise some arm would have no items
         raise InputError(
-            f"budget {options.budget:g} of {grid} evaluations is too small: {len(lams)} lams or schedules and "
+            f"budget {share:g} of {grid} evaluations is too small: {len(lams)} lams or schedules and "
             f"{len(sizes)} sets of items require {2 * least}. Raise --budget, or use more items."
         )
-    alive = list(range(len(lams)))
-    share = 0.0
-    for rung in range(rungs):
-        wanted = [(arm, s) for arm in alive for s in range(len(sizes))]
-        if goal.keep_follow is not None and list(lams).index(1.0) not in alive:
-            wanted.append((list(lams).index(1.0), len(sizes) - 1))  # the constraint is relative to lam 1
-        left = math.floor(options.budget * grid) - race.spent - len(wanted)  # each may round up to one more item
-        share = min(1.0, share + max(0.0, left) / (rungs - rung) / sum(sizes[s] for _, s in wanted))
-        for arm, s in wanted:
-            race.extend(arm, s, share)
-        few_shot, follow = race.draws(smooth)
-        utilities = goal.utilities(lams, few_shot, follow)
-        wins = _win_shares(utilities[1:], alive)
-        if rung < rungs - 1:
-            ranked = sorted(alive, key=lambda i: (-wins[i], -utilities[1:, i].mean()))
-            alive = sorted(ranked[: max(2, math.ceil(len(alive) / 2))])
-    best = max(alive, key=lambda i: utilities[0, i])
-    evaluated = tuple(map(float, race.seen.sum(axis=1) / sum(sizes)))
+    race = _Race(arms, options.seed)
+    if share == 1:
+        for arm in range(len(lams)):
+            race.extend_all(arm, 1.0)
+        few_shot, follow = race.draws(smooth, is_grid=True)
+    else:
+        few_shot, follow = _run_rounds(race, goal, math.floor(share * grid), smooth)
+    utilities = _utilities(goal, lams, few_shot, follow)
+    best = int(utilities[0].argmax())
     differs, needed = _compare_arms(race, best, goal)
     return Raced(
         best=best, spent=race.spent, grid=grid, few_shot=few_shot, follow=follow, utilities=utilities,
-        evaluated=evaluated, differs=differs, needed=needed,
+        evaluated=tuple(map(float, race.seen.sum(axis=1) / sum(sizes))), differs=differs, needed=needed,
     )  # fmt: skip
+
+
+def remark_on_size(sizes: Sequence[int], has_follow: bool, goal: Goal, options: SearchOptions, name: str) -> str:
+    """Return what to say before a search of so few items that all are measured, or should be; "" where they suffice.
+
+    `name` is what the arms are: lam or schedule.
+    """
+    items, share = sum(sizes), planned_share(sizes, has_follow, goal, options)
+    if options.budget is None and share == 1:
+        return (
+            f"there are too few items for a search within {100 * BUDGET:g}% of the grid ({items} items): measuring "
+            f"every {name}"
+        )
+    if share < 1 and planned_share(sizes, has_follow, goal, SearchOptions()) == 1:
+        return (
+            f"a budget of {100 * share:g}% may miss a narrow peak with so few items ({items}); without --budget, every "
+            f"{name} is measured on all of them"
+        )
+    return ""
+
+
+def _utilities(
+    goal: Goal, lams: Sequence[float], few_shot: Values, follow: Values | None, reach: float = 1.0
+) -> Values:
+    """Return the utilities of draws, whose row 0 is measured, with `reach` of the margin for keeping following."""
+    margin = 0.0 if follow is None else reach * goal.margin(lams, follow[0], follow[1:])
+    return goal.utilities(lams, few_shot, None if follow is None else follow - margin)
+
+
+def _run_rounds(race: _Race, goal: Goal, budget: int, smooth: bool) -> tuple[Values, Values | None]:
+    """Spend the budget in rounds on the arms that may be the best; return the last round's `draws`."""
+    lams, sizes = race.lams, race.sizes
+    instruct = lams.index(1.0) if goal.keep_follow is not None else None  # the constraint is relative to lam 1
+    shares, wins = np.zeros(len(lams)), np.full(len(lams), 1 / len(lams))
+    likely, all_items = list(range(len(lams))), sum(sizes)
+    for rounds_left in range(_ROUNDS, 0, -1):
+        left = budget - race.spent - (len(likely) + 1) * len(sizes)  # each may round up to one more item
+        if left <= 0 and rounds_left < _ROUNDS:
+            break
+        amount = max(0, left) / rounds_left
+        # the square root of the probabilities, so that close rivals of the first get nearly as many items
+        weights = np.sqrt(np.maximum(wins, 1e-3))
+        poured = _pour(shares, likely, weights, amount / all_items)
+        if instruct is not None and instruct not in likely:
+            extra = sizes[-1] * max(0.0, float(poured[likely].max()) - race.share_of(instruct, -1))
+            poured = _pour(shares, likely, weights, max(0.0, amount - extra) / all_items)
+        shares = poured
+        for arm in likely:
+            race.extend_all(arm, shares[arm])
+        if instruct is not None and instruct not in likely:
+            race.extend(instruct, len(sizes) - 1, float(shares[likely].max()))
+        few_shot, follow = race.draws(smooth)
+        # while items are still to come, the margin is the one that all of them will give
+        reach = 1.0 if follow is None else math.sqrt(min(1.0, float(race.seen[:, -1].max()) / sizes[-1]))
+        wins = _win_shares(_utilities(goal, lams, few_shot, follow, reach)[1:])
+        ranked = sorted(range(len(lams)), key=lambda i: -wins[i])
+        n_kept = int(np.searchsorted(np.cumsum(wins[ranked]), _KEPT)) + 1
+        # instruct keeps its own following, whatever the others turn out to do
+        certain = [] if instruct is None or goal.sure is None else [instruct]
+        likely = sorted({*ranked[: max(2, n_kept)], *certain})
+        if all(shares[arm] >= 1 - 1e-9 for arm in likely):
+            break
+    return few_shot, follow
+
+
+def _pour(shares: Values, arms: Sequence[int], weights: Values, amount: float) -> Values:
+    """Return the shares [arms] with `amount` added to those of some arms, by weight, up to 1 each."""
+    out: Values = np.array(shares)
+    while amount > 1e-9:
+        room = np.zeros(len(out))
+        room[list(arms)] = 1 - out[list(arms)]
+        open_weights = np.where(room > 1e-9, weights, 0.0)
+        if not open_weights.any():
+            break
+        added = np.minimum(room, amount * open_weights / open_weights.sum())
+        out += added
+        amount -= float(added.sum())
+    return out
 
 
 def _compare_arms(race: _Race, best: int, goal: Goal) -> tuple[bool, int]:
     """Compare the best arm with every other in the goal's measures, on the items that both have.
 
-    Return whether a sign-flip test finds a difference at the 5% level, corrected for all pairs of arms as the best was
-    chosen among them, and how many items would show a difference of 2 points.
+    Return whether a test (`paired_p`) finds a difference at the 5% level, corrected for all pairs of arms as the best
+    was chosen among them, and how many items would show a difference of 2 points.
     """
     n_tasks, arms = len(race.sizes) - race.arms.has_follow, len(race.lams)
     measures = [range(n_tasks)] if goal.weight < 1 else []
@@ -224,8 +305,11 @@ def _compare_arms(race: _Race, best: int, goal: Goal) -> tuple[bool, int]:
             gaps = []
             for s in series:
                 common = int(min(race.seen[arm, s], race.seen[best, s]))
-                gaps.append(race.values[s][best, :common] - race.values[s][arm, :common])
-            differs |= sign_flip_p(gaps) * arms * (arms - 1) / 2 < 1 - LEVEL
+                gap = race.values[s][best, :common] - race.values[s][arm, :common]
+                gaps.append(Row(gap[race.known(s)[:common]]))
+            if any(not len(gap.values) for gap in gaps):
+                continue
+            differs |= paired_p(gaps) * arms * (arms - 1) / 2 < 1 - LEVEL
             needed = max(needed, items_to_show(mean_variance(gaps)))
     return bool(differs), needed
 
@@ -246,12 +330,12 @@ def search_lam(arms: Arms, goal: Goal, options: SearchOptions | None = None) -> 
         evaluated=raced.evaluated,
         differs=raced.differs,
         needed=raced.needed,
+        is_grid=raced.spent == raced.grid,
     )
 
 
-def _win_shares(utilities: Values, alive: Sequence[int]) -> Values:
-    """Return how often each arm is the best of those alive: float64 [arms]."""
-    shares = np.zeros(utilities.shape[1])
-    winners = np.asarray(alive)[utilities[:, alive].argmax(axis=1)]
-    np.add.at(shares, winners, 1 / len(utilities))
-    return shares
+def _win_shares(utilities: Values) -> Values:
+    """Return how often each arm is the best in draws of utilities: float64 [arms]."""
+    wins: Values = np.bincount(utilities.argmax(axis=1), minlength=utilities.shape[1]).astype(np.float64)
+    wins /= len(utilities)
+    return wins

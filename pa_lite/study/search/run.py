@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
+from pa_lite.checkpoints.pairs import Pair
 from pa_lite.errors import InputError
 from pa_lite.merging.groups import GROUPS
 from pa_lite.merging.schedule import Schedule, parse_schedule
-from pa_lite.progress import Progress
+from pa_lite.progress import Progress, silent
 from pa_lite.study.curves import Values
+from pa_lite.study.estimate import Estimate, estimate_sweep
 from pa_lite.study.goal import Goal
-from pa_lite.study.plan import StudyPlan
-from pa_lite.study.search.halving import Arms, Found, SearchOptions, race_arms, search_lam
+from pa_lite.study.plan import StudyOptions, StudyPlan, plan_study
+from pa_lite.study.records import Record
+from pa_lite.study.search.halving import (
+    Arms,
+    Found,
+    SearchOptions,
+    planned_share,
+    race_arms,
+    remark_on_size,
+    search_lam,
+)
+from pa_lite.study.search.recorded import Recorded, check_is_search, search_facts
+from pa_lite.study.store import open_store
+from pa_lite.study.sweep import check_pair, facts, with_recorded_date
+from pa_lite.study.tracker import labels_of
 from pa_lite.study.worker import LocalWorker
 from pa_lite.study.workloads import FollowWorkload
 
+_log = logging.getLogger(__name__)
 _STEPS = (-0.2, 0.2)  # changes of one group's lam
 
 
@@ -42,18 +61,35 @@ class Schedules:
 class _Evaluator:
     """Evaluates items of a plan's workloads at any lam and schedule, on one model moved in memory, with progress."""
 
-    def __init__(self, plan: StudyPlan, limit: int, progress: Progress | None, phase: str) -> None:
-        self.plan, self.limit, self.progress, self.done = plan, limit, progress, 0
-        self.phase, self.worker = phase, LocalWorker(plan)
+    def __init__(
+        self, plan: StudyPlan, limit: int, progress: Progress | None, phase: str, recorded: Recorded | None
+    ) -> None:
+        self.plan, self.limit, self.done = plan, limit, 0
+        self.progress = silent if progress is None else progress
+        self.phase, self.worker, self.recorded = phase, LocalWorker(plan), recorded
+        self.labels = labels_of(plan.workloads)
 
     def __call__(self, lam: float, index: int, items: Sequence[int], schedule: Schedule | None = None) -> Values:
-        weight_type = self.plan.options.types[0]
-        records = self.worker.run(weight_type, lam, index, items, schedule)
+        chosen = self.plan.options.schedule if schedule is None else schedule
+
+        def run() -> dict[int, Record]:
+            weight_type = self.plan.options.types[0]
+            return self.worker.run(weight_type, lam, index, items, chosen, progress=inside)
+
+        def inside(_phase: str, done: int, total: int, _unit: str, /) -> None:
+            if total:
+                self._report(lam, index, self.done + len(items) * done // total)
+
+        self._report(lam, index, self.done)
+        records = run() if self.recorded is None else self.recorded.evaluate(lam, index, items, chosen, run)
         self.done += len(items)
-        if self.progress is not None:
-            self.progress(self.phase, min(self.done, self.limit), self.limit, "items")
+        self._report(lam, index, self.done)
         workload = self.plan.workloads[index]
         return np.array([workload.value(workload.decode(records[i])) for i in items])
+
+    def _report(self, lam: float, index: int, done: int) -> None:
+        phase = f"{self.phase}lam {lam:g} \u00b7 {self.labels[index]}"
+        self.progress(phase, min(done, self.limit), self.limit, "items")
 
 
 def _sizes(plan: StudyPlan, goal: Goal) -> tuple[tuple[int, ...], bool]:
@@ -63,25 +99,89 @@ def _sizes(plan: StudyPlan, goal: Goal) -> tuple[tuple[int, ...], bool]:
     """
     if len(plan.merges) > 1 or plan.options.alpaca:
         raise InputError("a search uses tasks and instructions (not --alpaca), with a single weight type.")
+    if plan.options.score.seeds > 1:
+        raise InputError("a search draws exemplars once: omit --seeds. To average over draws, use a sweep.")
     has_follow = isinstance(plan.workloads[-1], FollowWorkload)
     if goal.needs_follow and not has_follow:
         raise InputError(f"{goal.told()}: this goal requires an instruction set (--follow).")
     return tuple(w.n_items for w in plan.workloads), has_follow
 
 
+def _planned(sizes: Sequence[int], has_follow: bool, goal: Goal, options: SearchOptions, name: str) -> float:
+    """Return the share of the grid that will be spent, and log what a user should know of it before the work."""
+    if remark := remark_on_size(sizes, has_follow, goal, options, name):
+        _log.warning("%s", remark)
+    return planned_share(sizes, has_follow, goal, options)
+
+
 def find_lam(
-    plan: StudyPlan, goal: Goal, options: SearchOptions | None = None, progress: Progress | None = None
+    plan: StudyPlan,
+    goal: Goal,
+    options: SearchOptions | None = None,
+    progress: Progress | None = None,
+    recorded: Recorded | None = None,
 ) -> Found:
-    """Search the plan's lams. `progress` counts evaluated items, out of the budget. Raises what a sweep raises."""
+    """Search the plan's lams. `progress` counts evaluated items, out of those planned. Raises what a sweep raises.
+
+    `recorded` has the evaluations of an earlier run, and takes the new ones.
+    """
     options = options or SearchOptions()
     sizes, has_follow = _sizes(plan, goal)
     lams = plan.options.lams
-    evaluator = _Evaluator(plan, int(options.budget * len(lams) * sum(sizes)), progress, "search")
+    share = _planned(sizes, has_follow, goal, options, "lam")
+    evaluator = _Evaluator(plan, int(share * len(lams) * sum(sizes)), progress, "", recorded)
     with evaluator.worker:
         arms = Arms(
             lams=lams, sizes=sizes, has_follow=has_follow, evaluate=lambda lam, w, items: evaluator(lams[lam], w, items)
         )
         return search_lam(arms, goal, options)
+
+
+def search_pair(
+    pair: str | Pair,
+    options: StudyOptions,
+    goal: Goal,
+    search: SearchOptions,
+    schedules: bool,
+    folder: Path | None,
+    progress: Progress | None = None,
+) -> tuple[Found, Schedules | None]:
+    """Search a pair's best lam, and then schedules around it if requested.
+
+    With a folder, evaluations are kept there, and the same search continues an interrupted one. Raises InputError for a
+    folder with the results of a sweep or of another pair, and what find_lam and find_schedule raise.
+    """
+    with ExitStack() as stack:
+        store = None if folder is None else stack.enter_context(open_store(folder))
+        if store is not None:
+            check_is_search(store)
+            options = with_recorded_date(options, store)
+        plan = plan_study(pair, options)
+        if schedules:
+            check_no_schedule(plan)  # before any work
+        recorded = None
+        if store is not None:
+            check_pair(plan, store)
+            store.note({**facts(plan), "cells": []})
+            recorded = Recorded(plan, store, search_facts(search, goal))
+        found = find_lam(plan, goal, search, progress, recorded)
+        return found, find_schedule(plan, found.lam, goal, search, progress, recorded) if schedules else None
+
+
+def estimate_search(pair: str | Pair, options: StudyOptions, goal: Goal, search: SearchOptions) -> Estimate:
+    """Estimate the cost of a search without schedules: cells are lams by workloads, items the evaluations planned.
+
+    Measures a few items. Raises what plan_study raises.
+    """
+    plan = plan_study(pair, options)
+    sizes, has_follow = _sizes(plan, goal)
+    share = _planned(sizes, has_follow, goal, search, "lam")
+    whole = estimate_sweep(plan)
+    items = int(share * whole.items)
+    seconds = None if whole.seconds is None else share * whole.seconds * plan.workers
+    return replace(
+        whole, items=items, items_left=items, seconds=seconds, workers=1, memory=whole.memory // plan.workers
+    )
 
 
 def candidate_schedules(plan: StudyPlan, lam: float) -> list[Schedule]:
@@ -103,12 +203,17 @@ def check_no_schedule(plan: StudyPlan) -> None:
 
 
 def find_schedule(
-    plan: StudyPlan, lam: float, goal: Goal, options: SearchOptions | None = None, progress: Progress | None = None
+    plan: StudyPlan,
+    lam: float,
+    goal: Goal,
+    options: SearchOptions | None = None,
+    progress: Progress | None = None,
+    recorded: Recorded | None = None,
 ) -> Schedules:
     """Race coarse schedules around a lam: the lam itself, each group moved, and lam 1 if the goal compares with it.
 
-    `progress` counts evaluated items, out of the budget. Raises InputError for a plan with a schedule, and what running
-    cells raises.
+    `progress` counts evaluated items, out of those planned. Raises InputError for a plan with a schedule, and what
+    running cells raises.
     """
     options = options or SearchOptions()
     check_no_schedule(plan)
@@ -116,7 +221,8 @@ def find_schedule(
     arms = [(lam, Schedule()), *((lam, s) for s in candidate_schedules(plan, lam))]
     if goal.keep_follow is not None and lam != 1:
         arms.append((1.0, Schedule()))
-    evaluator = _Evaluator(plan, int(options.budget * len(arms) * sum(sizes)), progress, "race schedules")
+    share = _planned(sizes, has_follow, goal, options, "schedule")
+    evaluator = _Evaluator(plan, int(share * len(arms) * sum(sizes)), progress, "schedules · ", recorded)
 
     def evaluate(arm: int, series: int, items: Sequence[int]) -> Values:
         return evaluator(arms[arm][0], series, items, arms[arm][1])

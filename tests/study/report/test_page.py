@@ -22,12 +22,13 @@ from plotly.offline import get_plotlyjs
 
 from pa_lite.errors import InputError, OutputError
 from pa_lite.sanitize import one_line, plain
+from pa_lite.study.comparisons import holm
 from pa_lite.study.curves import Curves, Series
-from pa_lite.study.export import difference_rows, item_rows, lm_eval_document, to_csv, to_document
+from pa_lite.study.export import difference_rows, item_rows, lm_eval_document, reading_rows, to_csv, to_document
 from pa_lite.study.report import matplotlib_charts
 from pa_lite.study.report.matplotlib_charts import curves_svg, write_png
 from pa_lite.study.report.page import to_html
-from pa_lite.study.report.plotly_charts import panels_figure, plane_figure
+from pa_lite.study.report.plotly_charts import curves_figure, panels_figure, plane_figure
 from pa_lite.study.report.publish import ReportOptions, publish
 from pa_lite.study.report.shapes import panel
 from pa_lite.study.store import open_store, read_store
@@ -104,6 +105,7 @@ def test_page_is_self_contained_and_shows_values(browser: Any, page: Path, schem
     assert tab.locator("#plane .point").count() == len(LAMS)
     assert tab.locator("#panels .subplot").count() >= 2
     point = tab.locator("#curves .points .point").first
+    point.scroll_into_view_if_needed()  # on a phone the sentences fill the first screen
     box = point.bounding_box()
     tab.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     tab.wait_for_selector("#curves .hoverlayer .hovertext")
@@ -159,10 +161,62 @@ def test_document_contains_every_number(study: StudySummary) -> None:
     assert [r["lam"] for r in document["readings"]] == [each.lam for each in best if each is not None]
     assert document["comparisons"]["few-shot"]["differs"] is True
     assert len(document["averages"]) == 6 * len(LAMS)  # all, two areas, two tasks, following
+    for reading, each in zip(document["readings"], best, strict=True):
+        assert each is not None
+        assert reading["few_shot"] == {
+            "value": each.few_shot.value, "low": each.few_shot.low, "high": each.few_shot.high,
+        }  # fmt: skip
+        assert set(reading["gain_over_instruct"]) == set(reading["gain_over_base"]) == {"value", "low", "high"}
+    assert set(document["averages"][0]) == {"group", "lam", "value", "stderr", "n", "low", "high"}
     assert len(document["differences"]) == len(difference_rows(against_ends(study.curves))) == 6 * 2 * (len(LAMS) - 1)
     assert document["tasks"][0] == {
         "name": "a<b>task", "area": "knowledge", "n": 160, "majority": 0.1, "chance": 0.125, "clusters": None,
     }  # fmt: skip
+
+
+def test_differences_name_what_their_p_is_corrected_for(study: StudySummary) -> None:
+    rows = difference_rows(against_ends(study.curves))
+    assert rows[0]["family"] == "few-shot against base, 4 lams"
+    families = Counter(str(row["family"]) for row in rows)
+    assert set(families.values()) == {4}
+    assert len(families) == 12
+    for name in families:
+        family = [row for row in rows if row["family"] == name]
+        assert [row["p_corrected"] for row in family] == holm([float(row["p"]) for row in family])
+    assert [row["p_corrected_file"] for row in rows] == holm([float(row["p"]) for row in rows])
+    assert all(row["p_corrected_file"] >= row["p_corrected"] for row in rows)  # type: ignore[operator]
+
+
+def test_readings_are_rows_too(study: StudySummary) -> None:
+    found = readings(study.curves)
+    rows = list(csv.DictReader(io.StringIO(to_csv(reading_rows(found)))))
+    assert [row["name"] for row in rows] == [each.name for each in found]
+    best = found[0].best
+    assert best is not None
+    assert best.gain_over_base is not None
+    assert float(rows[0]["few_shot"]) == best.few_shot.value
+    assert float(rows[0]["few_shot_low"]) == best.few_shot.low
+    assert float(rows[0]["gain_over_base_high"]) == best.gain_over_base.high
+    undecided = reading_rows([replace(found[0], best=None)])[0]
+    assert (undecided["lam"], undecided["gain_over_base"], undecided["few_shot_low"]) == (None, None, None)
+    assert undecided.keys() == rows[0].keys()
+
+
+def test_page_says_what_the_intervals_leave_out(study: StudySummary) -> None:
+    text = " ".join(re.sub("<[^>]*>", "", to_html(study).replace(get_plotlyjs(), "")).split())
+    assert "Intervals: 95%, over items with the tasks fixed; one draw of exemplars; its effect is not in the" in text
+    assert "measured on items that had no part in choosing it" in text
+    told = to_html(replace(study, setting=(("intervals", "as the setting says"),)))
+    assert "Intervals: as the setting says. They do not cover" in told
+
+
+def test_unknown_intervals_are_drawn_as_gaps(study: StudySummary) -> None:
+    curves = Curves(lams=LAMS, tasks=(Series(name="one", area="a", values=np.full((5, 1), 0.5)),))
+    band, line = curves_figure(curves)["data"]
+    assert band["y"] == [None] * 10
+    assert line["customdata"][0] == ["unknown", "unknown", 1]
+    json.dumps(curves_figure(curves), allow_nan=False)
+    assert "one" in to_html(replace(study, curves=curves))
 
 
 def test_chart_is_deterministic(study: StudySummary) -> None:
@@ -587,7 +641,7 @@ def test_tab_key_moves_through_the_whole_page_and_back(browser: Any, page: Path)
         return seen
 
     forward = walk("Tab", 40)
-    assert forward[-1] == "differences.csv"
+    assert forward[-1] == "readings.csv"
     assert {name: forward.count(name) for name in ("curves", "plane", "areas", "panels")} == dict.fromkeys(
         ("curves", "plane", "areas", "panels"), 2
     )

@@ -11,7 +11,14 @@ from pa_lite.cli.study import show_found, show_schedules
 from pa_lite.errors import InputError
 from pa_lite.study.curves import Values
 from pa_lite.study.goal import Goal
-from pa_lite.study.search.halving import Arms, SearchOptions, race_arms, search_lam
+from pa_lite.study.search.halving import (
+    Arms,
+    SearchOptions,
+    planned_share,
+    race_arms,
+    remark_on_size,
+    search_lam,
+)
 from pa_lite.study.search.run import Schedules
 
 LAMS = tuple(i / 10 for i in range(11))
@@ -22,7 +29,7 @@ FOLLOW = (0.10, 0.10, 0.12, 0.14, 0.18, 0.25, 0.40, 0.62, 0.78, 0.84, 0.86)
 class Table:
     """Known values at every lam of two tasks with 300 and 200 items and 250 instructions; records evaluations."""
 
-    sizes = (300, 200, 250)
+    sizes: tuple[int, ...] = (300, 200, 250)
 
     def __init__(self, seed: int) -> None:
         rng = np.random.default_rng(seed)
@@ -47,7 +54,9 @@ def test_search_agrees_with_the_grid(goal: Goal) -> None:
     for seed in range(10):
         table = Table(seed)
         found = search_lam(
-            Arms(lams=LAMS, sizes=table.sizes, has_follow=True, evaluate=table.evaluate), goal, SearchOptions(seed=seed)
+            Arms(lams=LAMS, sizes=table.sizes, has_follow=True, evaluate=table.evaluate),
+            goal,
+            SearchOptions(budget=0.4, seed=seed),
         )
         near += abs(found.lam - table.answer(goal)) < 0.101
         spent.append(found.spent / found.grid)
@@ -56,6 +65,61 @@ def test_search_agrees_with_the_grid(goal: Goal) -> None:
         assert 0 < found.confidence <= 1
     assert near >= 9
     assert max(spent) <= 0.4
+
+
+@pytest.mark.parametrize("goal", [Goal(), Goal(keep_follow=0.95)])
+def test_too_few_items_are_all_measured_and_not_smoothed(goal: Goal) -> None:
+    for seed in range(5):
+        table = Table(seed)
+        arms = Arms(lams=LAMS, sizes=table.sizes, has_follow=True, evaluate=table.evaluate)
+        found = search_lam(arms, goal, SearchOptions(seed=seed))
+        assert found.is_grid
+        assert found.spent == found.grid == len(set(table.evaluated)) == 8250
+        assert found.lam == table.answer(goal)
+        assert found.few_shot == pytest.approx((table.values[0].mean(axis=1) + table.values[1].mean(axis=1)) / 2)
+        assert found.follow == pytest.approx(table.values[2].mean(axis=1))
+
+
+def test_planned_share_depends_on_the_items_of_the_goals_measures() -> None:
+    def share(sizes: tuple[int, ...], goal: Goal, budget: float | None = None) -> float:
+        return planned_share(sizes, True, goal, SearchOptions(budget=budget))
+
+    assert share((500, 299, 900), Goal()) == 1
+    assert share((500, 300, 100), Goal()) == 0.4
+    assert share((500, 300, 100), Goal(keep_follow=0.9)) == 1
+    assert share((500, 300, 800), Goal(keep_follow=0.9)) == 0.4
+    assert share((10, 10, 800), Goal(weight=1.0)) == 0.4
+    assert share((10, 10, 10), Goal(), 0.3) == 0.3
+
+
+def test_remark_says_what_is_measured_and_warns_of_a_small_budget() -> None:
+    def remark(sizes: tuple[int, ...], budget: float | None = None) -> str:
+        return remark_on_size(sizes, False, Goal(), SearchOptions(budget=budget), "lam")
+
+    assert remark((100, 50)) == (
+        "there are too few items for a search within 40% of the grid (150 items): measuring every lam"
+    )
+    assert remark((100, 50), 0.4).startswith("a budget of 40% may miss a narrow peak with so few items (150)")
+    assert remark((100, 50), 1.0) == ""
+    assert remark((400, 400)) == ""
+
+
+def test_items_without_a_value_count_at_no_lam() -> None:
+    table = Table(3)
+    table.values[2][4, :200] = np.nan  # most instructions could not be checked at one lam
+    clean = Table(3)
+    clean.values[2] = clean.values[2][:, 200:]
+    clean.sizes = (300, 200, 50)
+    few = search_lam(Arms(lams=LAMS, sizes=clean.sizes, has_follow=True, evaluate=clean.evaluate), Goal(weight=0.5))
+    found = search_lam(Arms(lams=LAMS, sizes=table.sizes, has_follow=True, evaluate=table.evaluate), Goal(weight=0.5))
+    assert found.lam == few.lam
+    assert found.follow == pytest.approx(few.follow)
+    table = Table(3)
+    table.values[0][:, :30] = np.nan
+    raced = search_lam(
+        Arms(lams=LAMS, sizes=table.sizes, has_follow=True, evaluate=table.evaluate), Goal(), SearchOptions(budget=0.4)
+    )
+    assert np.isfinite([*raced.few_shot, raced.confidence]).all()
 
 
 def test_full_budget_evaluates_almost_the_whole_grid() -> None:
@@ -136,7 +200,7 @@ def test_best_lam_of_differing_lams_is_shown(capsys: pytest.CaptureFixture[str])
     )
     assert found.differs is True
     show_found(found, Goal(keep_follow=0.95))
-    assert f"kept: lam {found.lam:g}, within 0.1 with probability" in capsys.readouterr().out
+    assert f"kept in 95% of resamplings: lam {found.lam:g}, within 0.1 with probability" in capsys.readouterr().out
 
 
 def test_only_the_measures_of_the_goal_count() -> None:
@@ -161,3 +225,37 @@ def test_lams_with_independent_noise_are_rarely_called_different() -> None:
             SearchOptions(seed=seed),
         ).differs
     assert hits <= 4
+
+
+def test_a_share_is_kept_surely() -> None:
+    """At lam 0.9 the share is kept by the point estimate of the whole grid, but not surely; lam 1 is never dropped."""
+    found = {None: 0, 0.95: 0}
+    for seed in range(10):
+        table = Table(seed)
+        rng = np.random.default_rng(seed)
+        rates = np.array((*FOLLOW[:9], 0.825, 0.86))
+        table.values[2] = (rng.random((11, 250)) < rates[:, None]).astype(np.float64)
+        arms = Arms(lams=LAMS, sizes=table.sizes, has_follow=True, evaluate=table.evaluate)
+        for sure in found:
+            found[sure] += search_lam(arms, Goal(keep_follow=0.95, sure=sure), SearchOptions(seed=seed)).lam == 1.0
+    assert found[0.95] >= 7
+    assert found[None] <= 3
+
+
+def test_items_without_a_value_are_left_out() -> None:
+    table, reduced = Table(3), Table(3)
+    reduced.values[2] = table.values[2][:, :200]
+    reduced.sizes = (300, 200, 200)
+    table.values[2][:, 200:] = np.nan  # prompts that no rule can check
+    goal, options = Goal(weight=0.5), SearchOptions(budget=1.0)
+    found, plain = (
+        search_lam(Arms(lams=LAMS, sizes=t.sizes, has_follow=True, evaluate=t.evaluate), goal, options)
+        for t in (table, reduced)
+    )
+    assert found.lam == plain.lam
+    assert found.differs
+    assert found.follow == pytest.approx(plain.follow, abs=0.05)
+    for arm in range(11):
+        table.values[2][arm] = np.nan
+    with_none = Arms(lams=LAMS, sizes=table.sizes, has_follow=True, evaluate=table.evaluate)
+    assert search_lam(with_none, goal, options).follow == pytest.approx([0.0] * 11, abs=1e-9)

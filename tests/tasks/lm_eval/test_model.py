@@ -28,12 +28,13 @@ from pa_lite.engine.scoring import Score
 from pa_lite.errors import InputError, PaLiteError
 from pa_lite.ggml.metadata import Field, boolean, float32, string, uint32
 from pa_lite.merging.plan import MergePlan
+from pa_lite.tasks.draws import score_tasks
 from pa_lite.tasks.lm_eval import model as harness
 from pa_lite.tasks.lm_eval.model import PaLiteLM
 from pa_lite.tasks.lm_eval.options import HarnessOptions
 from pa_lite.tasks.lm_eval.run import HarnessResult, run_harness
 from pa_lite.tasks.results import results_document, sample_records
-from pa_lite.tasks.scoring import ScoreOptions, score_tasks
+from pa_lite.tasks.scoring import ScoreOptions
 from tests.cli.test_cli import run
 from tests.engine.test_scoring import alone
 from tests.support.lm_eval_tasks import PICK, ROLL, SAY, write_tasks
