@@ -111,7 +111,8 @@ def _without_outer_spaces(pieces: Generator[Piece, None, Generation]) -> Generat
             try:
                 held += next(pieces).text
             except StopIteration as e:
-                return e.value
+                made: Generation = e.value
+                return made
             held = held if started else held.lstrip()
             text = held.rstrip()
             if text:

@@ -16,8 +16,8 @@ PLAIN_ROLES = {"user": "Instruction: ", "assistant": "Response: "}  # for models
 class Message(NamedTuple):
     """One turn; `reasoning` is the assistant's reasoning before its answer, for templates that include it.
 
-    `name` is the speaker's or the tool's, `tool_calls` the assistant's calls as a JSON document (a list of objects), and
-    `tool_call_id` the call that a tool's turn answers.
+    `name` is the speaker's or the tool's, `tool_calls` the assistant's calls as a JSON document (a list of objects),
+    and `tool_call_id` the call that a tool's turn answers.
     """
 
     role: str
@@ -70,8 +70,9 @@ def _text_of(content: Any, has_calls: bool) -> Any:
     if content is None:
         return "" if has_calls else None
     if isinstance(content, list) and content:
-        parts = [p.get("text") if isinstance(p, Mapping) and p.get("type") == "text" else None for p in content]
-        return "".join(parts) if all(isinstance(p, str) for p in parts) else None
+        parts = [p["text"] for p in content if isinstance(p, Mapping) and p.get("type") == "text" and "text" in p]
+        is_text = len(parts) == len(content) and all(isinstance(p, str) for p in parts)
+        return "".join(parts) if is_text else None
     return content
 
 

@@ -105,11 +105,10 @@ def test_logits_after_moves_are_bit_equal_to_those_of_a_file(plan: MergePlan, fi
     with residents(plan, 1) as models:
         (prompt, *_) = prompts_of(models)
         for lam in (0.6, 0.2, 0.9, 0.2):
-            entries = []
             request = GenerationRequest(prompt=prompt, options=GenerationOptions(max_tokens=1), logprobs=5)
             answer = models.submit(request, lam)
             finish(models)
-            entries += answer.take().logprobs
+            entries = answer.take().logprobs
             with Scheduler(files.at(lam).model, SMALL) as scheduler:
                 twin = scheduler.submit(request)
                 while scheduler.is_busy:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import pa_lite
-from pa_lite.engine.answers import Answer, GenerationRequest, Piece
+from pa_lite.engine.answers import Answer, GenerationRequest, Piece, TokenLogprob
 from pa_lite.engine.chat import chat_prompts
 from pa_lite.engine.context import Context
 from pa_lite.engine.generation_options import GenerationOptions
@@ -221,7 +221,7 @@ def test_logprobs_are_those_of_the_logits(tiny_model: Model) -> None:
     prompt = [5, 9, 30]
     with Scheduler(tiny_model, SchedulerOptions(parallel=1, length=100)) as scheduler:
         answer = scheduler.submit(ask(prompt, 6, temperature=1.2, seed=1, logprobs=4))
-        entries = []
+        entries: list[TokenLogprob] = []
         while scheduler.is_busy:
             scheduler.step()
             entries += answer.take().logprobs
