@@ -240,27 +240,32 @@ def test_logprobs_are_those_of_the_logits(tiny_model: Model) -> None:
 
 
 def test_a_stopped_batch_loses_nothing(tiny_model: Model) -> None:
-    """The next step continues with the same tokens, after an interrupt at any point of a prompt or an answer."""
-    stopping = False
-    with Scheduler(tiny_model, SchedulerOptions(parallel=2, length=500)) as scheduler:
-        prompts = [[5 + i % 80 for i in range(300)], [6, 7]]
-        answers = [scheduler.submit(ask(p, 12)) for p in prompts]
-        n_stopped = 0
-        with stops_when(lambda: stopping):
-            for i in range(60):
-                stopping = i % 3 == 0
-                if not scheduler.is_busy:
-                    break
-                try:
-                    with scheduler.interruptible():
-                        scheduler.step()
-                except StoppedError:
-                    n_stopped += 1
-                check_cells(scheduler)
-        assert n_stopped > 3
-        alone = Alone(tiny_model, "F32")
-        for prompt, answer in zip(prompts, answers, strict=True):
-            assert alone.check(prompt, 12, answer.result().text)
+    """The next step continues with the same tokens, after interrupts at any node of a batch's graphs."""
+    rng, left = random.Random(4), 0
+
+    def is_due() -> bool:
+        nonlocal left
+        left -= 1
+        return left <= 0
+
+    prompts = [[5 + i % 80 for i in range(400)], [6, 7]]
+    alone = Alone(tiny_model, "F32")
+    n_stopped = 0
+    for _ in range(6):
+        with Scheduler(tiny_model, SchedulerOptions(parallel=2, length=500)) as scheduler:
+            answers = [scheduler.submit(ask(p, 12)) for p in prompts]
+            with stops_when(is_due):
+                while scheduler.is_busy:
+                    left = rng.randint(1, 150) if rng.random() < 0.7 else 10**9
+                    try:
+                        with scheduler.interruptible():
+                            scheduler.step()
+                    except StoppedError:
+                        n_stopped += 1
+                    check_cells(scheduler)
+            for prompt, answer in zip(prompts, answers, strict=True):
+                assert alone.check(prompt, 12, answer.result().text)
+    assert n_stopped > 20
 
 
 def test_a_batch_that_fails_fails_its_answers_only(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
