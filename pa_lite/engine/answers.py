@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -81,7 +82,8 @@ class Answer:
         self.label = ""
         self._on_change = on_change
         self._on_cancel: Callable[[], None] | None = None
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed: threading.Event | None = None  # made by the first reader that waits
         self._pieces: list[Piece] = []
         self._result: Generation | None = None
         self._error: PaLiteError | None = None
@@ -115,7 +117,7 @@ class Answer:
 
     def take(self) -> Piece:
         """Return all that is new since the last call, without waiting; an empty piece if nothing is."""
-        with self._changed:
+        with self._lock:
             return self._taken()
 
     def _taken(self) -> Piece:
@@ -131,9 +133,9 @@ class Answer:
         Raises at the end what `result` raises; EngineError if no piece comes for `timeout` seconds.
         """
         while True:
-            with self._changed:
-                if not self._changed.wait_for(lambda: self._pieces or self.is_done, timeout):
-                    raise EngineError(f"no token came for {timeout:g} seconds.")
+            if not self._wait(lambda: bool(self._pieces) or self.is_done, timeout):
+                raise EngineError(f"no token came for {timeout:g} seconds.")
+            with self._lock:
                 piece, done = self._taken(), self.is_done
             if piece:
                 yield piece
@@ -146,41 +148,58 @@ class Answer:
 
         Raises CancelledError if it was cancelled, the error if it failed, EngineError after `timeout` seconds.
         """
-        with self._changed:
-            if not self._changed.wait_for(lambda: self.is_done, timeout):
-                raise EngineError(f"the answer is not complete after {timeout:g} seconds.")
+        if not self._wait(lambda: self.is_done, timeout):
+            raise EngineError(f"the answer is not complete after {timeout:g} seconds.")
         if self._error is not None:
             raise self._error
         assert self._result is not None
         return self._result
 
+    def _wait(self, is_ready: Callable[[], bool], timeout: float | None) -> bool:
+        """Wait until `is_ready` returns true; return False after `timeout` seconds."""
+        end = None if timeout is None else time.monotonic() + timeout
+        while not is_ready():
+            with self._lock:
+                if is_ready():
+                    break
+                changed = self._changed = self._changed or threading.Event()
+                changed.clear()
+            if not changed.wait(None if end is None else max(0.0, end - time.monotonic())):
+                return is_ready()
+        return True
+
+    def _note_change(self) -> None:
+        """Wake the readers that wait. The lock is held."""
+        if self._changed is not None:
+            self._changed.set()
+
     def add(self, piece: Piece) -> None:
         """Append a piece. For schedulers."""
-        with self._changed:
+        with self._lock:
             if self.is_done:
                 return
             self._pieces.append(piece)
-            self._changed.notify_all()
+            self._note_change()
         self._notify()
 
     def finish(self, result: Generation, piece: Piece) -> None:
         """Complete the answer with its last piece. For schedulers."""
-        with self._changed:
+        with self._lock:
             if self.is_done:
                 return
             if piece:
                 self._pieces.append(piece)
             self._result = result
-            self._changed.notify_all()
+            self._note_change()
         self._notify()
 
     def fail(self, error: PaLiteError) -> None:
         """End the answer with an error, unless it is done. For schedulers."""
-        with self._changed:
+        with self._lock:
             if self.is_done:
                 return
             self._error = error
-            self._changed.notify_all()
+            self._note_change()
         self._notify()
 
     def _notify(self) -> None:

@@ -102,6 +102,7 @@ class Scheduler:
         for even one sequence.
         """
         self.model, self.options, self.lam = model, options or SchedulerOptions(), lam
+        self._name = model.name
         self.length = min(self.options.length or model.max_length, model.max_length)
         self._closing = contextlib.ExitStack()
         advice = "Use a smaller --max-tokens, shorter prompts (--n-ctx), or a smaller model or type."
@@ -160,7 +161,7 @@ class Scheduler:
 
     def check(self, request: GenerationRequest, name: str = "the prompt") -> None:
         """Raise InputError for a request without tokens, or one that with its limit exceeds a sequence's length."""
-        check_request(request, self.length, self.model.name, name)
+        check_request(request, self.length, self._name, name)
 
     def submit(
         self, request: GenerationRequest, on_change: Callable[[], None] | None = None, streams: bool = True
@@ -228,7 +229,7 @@ class Scheduler:
         """
         with self._stepping:
             ended = self.drop_ended() if self._has_cancelled else []
-            if self._waiting or self.sequences.has_gaps:
+            if self.sequences.has_gaps or (self._waiting and self.sequences.has_free()):
                 self._start_waiting()
             running = [s for s in self.sequences.running if s.source is None]
             if not running:
@@ -282,7 +283,8 @@ class Scheduler:
         positions: list[int] = []
         numbers: list[int] = []
         ready: list[tuple[CachedSequence, int]] = []
-        parts = [1] * len(running) if all(len(s.tokens) - s.cached == 1 for s in running) else self._parts(running)
+        left = [len(s.tokens) - s.cached for s in running]
+        parts = left if max(left) == 1 else self._parts(running)
         for sequence, n in zip(running, parts, strict=True):
             end = sequence.cached + n
             tokens += sequence.tokens[sequence.cached : end]

@@ -264,7 +264,7 @@ def test_many_clients_at_random_lams_get_their_own_answers(plan: MergePlan, file
         def client(seed: int) -> None:
             rng = random.Random(seed)
             try:
-                for _ in range(8):
+                for _ in range(6):
                     prompt, n = rng.choice(prompts), rng.randint(1, 20)
                     answer = models.submit(ask(prompt, n), rng.choice([0.0, 0.5, 0.6, 1.0]))
                     if rng.random() < 0.25:
@@ -278,7 +278,7 @@ def test_many_clients_at_random_lams_get_their_own_answers(plan: MergePlan, file
             except BaseException as e:  # noqa: BLE001 - reported in the test's thread
                 failures.append(e)
 
-        for part in range(3):
+        for part in range(5):
             threads = [threading.Thread(target=client, args=(100 * part + i,)) for i in range(10)]
             for thread in threads:
                 thread.start()
@@ -294,7 +294,7 @@ def test_many_clients_at_random_lams_get_their_own_answers(plan: MergePlan, file
     same = sum(files.at(lam).check(prompt, n, text) for prompt, lam, n, text in checked)
     assert len(checked) > 100
     assert same >= 0.97 * len(checked)
-    assert sizes[-1] - sizes[0] < 20 << 20
+    assert sizes[-1] - sizes[1] < 20 << 20  # after all models and caches were in use
 
 
 def test_tokens_are_those_of_the_same_model_at_every_lam(plan: MergePlan) -> None:
