@@ -69,6 +69,14 @@ class EngineError(PaLiteError):
     """llama.cpp could not load a model or run it."""
 
 
+class CancelledError(EngineError):
+    """An answer was cancelled before it was complete."""
+
+
+class StoppedError(EngineError):
+    """A running batch of llama.cpp was stopped, by Ctrl-C or because its work is no longer wanted."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return a sentence, with a leading space, that suggests the known names nearest to an unknown one."""
     names = sorted(known)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pa_lite.engine.answer_text import Generation
+from pa_lite.engine.answers import GenerationRequest, Piece
 from pa_lite.engine.chat import Message, conversation_prompt
 from pa_lite.engine.chat_options import ChatOptions
-from pa_lite.engine.generation import GenerationOptions, stream
+from pa_lite.engine.conversation import read_messages
+from pa_lite.engine.generation_options import GenerationOptions
+from pa_lite.engine.growing_scheduler import GrowingScheduler
 from pa_lite.engine.model import Model
-from pa_lite.errors import EngineError, InputError, nearest
-
-_KEYS = ("role", "content", "reasoning")
-_ROLES = ("system", "user", "assistant", "tool")
+from pa_lite.errors import EngineError, InputError
 
 Messages = str | Sequence[Mapping[str, Any]]
 
@@ -31,7 +33,7 @@ class ChatReply:
     reasoning: str
     finish_reason: str
     n_tokens: int
-    messages: list[dict[str, str]]
+    messages: list[dict[str, Any]]
 
     def __str__(self) -> str:
         return self.text
@@ -63,29 +65,10 @@ class ChatStream(Iterator[str]):
         self._pieces.close()
 
 
-def read_messages(messages: Messages) -> list[Message]:
-    """Return the turns of a conversation. Raises InputError for unknown keys or roles, and content that is not text."""
-    if isinstance(messages, str):
-        return [Message("user", messages)]
-    out = []
-    for number, entry in enumerate(messages, 1):
-        if not isinstance(entry, Mapping):
-            raise InputError(f"message {number} is not an object with 'role' and 'content'.")
-        for key in entry:
-            if key not in _KEYS:
-                raise InputError(f"message {number} has the unknown key {key!r:.80}.{nearest(str(key), _KEYS)}")
-        values = [entry.get(key, "") for key in _KEYS]
-        if not all(isinstance(value, str) for value in values) or "content" not in entry:
-            raise InputError(f"message {number}: 'role' and 'content' must be strings.")
-        role = values[0]
-        if role not in _ROLES:
-            raise InputError(f"message {number} has the unknown role {role!r:.80}.{nearest(role, _ROLES)}")
-        out.append(Message(*values))
-    return out
-
-
-def start_chat(model: Model, messages: Messages, options: GenerationOptions, chat: ChatOptions) -> ChatStream:
-    """Return the stream of the next turn.
+def start_chat(
+    model: Model, scheduler: GrowingScheduler, messages: Messages, options: GenerationOptions, chat: ChatOptions
+) -> ChatStream:
+    """Return the stream of the next turn, which starts when its first piece is taken.
 
     Raises, before any work, what `conversation_prompt` raises, and InputError if the conversation fills the context.
     """
@@ -102,7 +85,8 @@ def start_chat(model: Model, messages: Messages, options: GenerationOptions, cha
     asked = [*system, *map(_document, turns)]
 
     def pieces() -> Generator[str, None, ChatReply]:
-        made = yield from _without_outer_spaces(stream(model, prompt, chosen, reasoning))
+        request = GenerationRequest(prompt=prompt, options=chosen, reasoning=reasoning)
+        made = yield from _without_outer_spaces(scheduler.stream(request))
         answer = _document(Message("assistant", made.text.strip(), made.reasoning))
         return ChatReply(
             text=made.text.strip(), reasoning=made.reasoning, finish_reason=made.reason, n_tokens=made.n_tokens,
@@ -112,20 +96,23 @@ def start_chat(model: Model, messages: Messages, options: GenerationOptions, cha
     return ChatStream(pieces())
 
 
-def _document(message: Message) -> dict[str, str]:
-    out = {"role": message.role, "content": message.content}
-    return {**out, "reasoning": message.reasoning} if message.reasoning else out
+def _document(message: Message) -> dict[str, Any]:
+    out: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        out["tool_calls"] = json.loads(message.tool_calls)
+    return out | {key: text for key in ("reasoning", "name", "tool_call_id") if (text := getattr(message, key))}
 
 
-def _without_outer_spaces(pieces: Generator[str, None, Any]) -> Generator[str, None, Any]:
-    """Yield the pieces without leading and trailing white space of the whole text; return what they return."""
+def _without_outer_spaces(pieces: Generator[Piece, None, Generation]) -> Generator[str, None, Generation]:
+    """Yield the pieces' text without white space at both ends of the whole; return what they return."""
     held, started = "", False
     with contextlib.closing(pieces):
         while True:
             try:
-                held += next(pieces)
+                held += next(pieces).text
             except StopIteration as e:
-                return e.value
+                made: Generation = e.value
+                return made
             held = held if started else held.lstrip()
             text = held.rstrip()
             if text:

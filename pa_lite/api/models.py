@@ -34,7 +34,8 @@ from pa_lite.api.options import (
     resolve_model,
 )  # fmt: skip
 from pa_lite.engine.chat_template import has_template
-from pa_lite.engine.generation import GenerationOptions
+from pa_lite.engine.generation_options import GenerationOptions
+from pa_lite.engine.growing_scheduler import GrowingScheduler
 from pa_lite.engine.in_memory import InMemoryModel
 from pa_lite.engine.model import Model
 from pa_lite.engine.model_reference import open_reference
@@ -60,11 +61,27 @@ class _Resources:
     def __init__(self) -> None:
         self.closing = contextlib.ExitStack()
         self.streams: weakref.WeakSet[ChatStream] = weakref.WeakSet()
+        self._scheduler: GrowingScheduler | None = None
+
+    def scheduler(self, model: Model) -> GrowingScheduler:
+        """Return the scheduler of chats."""
+        if self._scheduler is None:
+            self._scheduler = GrowingScheduler(model)
+        return self._scheduler
+
+    def rest(self) -> None:
+        """Free the memory of finished chats, for other work."""
+        if self._scheduler is not None:
+            self._scheduler.rest()
 
     def end_streams(self) -> None:
+        """End all chats: their weights are about to change, or to be freed."""
         for stream in list(self.streams):
             stream.close()
         self.streams.clear()
+        if self._scheduler is not None:
+            self._scheduler.close()
+            self._scheduler = None
 
     def close(self) -> None:
         self.end_streams()
@@ -151,6 +168,12 @@ class LoadedModel:
             raise InputError(f"{self.reference}: the lam of a GGUF file is fixed. Load a pair: PAIR@LAM.")
         return self._opened
 
+    def _rested(self) -> Model:
+        """Return the engine's model after freeing the memory of finished chats."""
+        model = self.model
+        self._resources.rest()
+        return model
+
     def score(
         self,
         tasks: Names,
@@ -170,7 +193,7 @@ class LoadedModel:
 
         Keywords are the fields of `ScoreOptions`. `progress` gets the requests done. Raises PaLiteError.
         """
-        return score_tasks(self.model, find_tasks(tasks), fill(ScoreOptions, locals(), options), progress)
+        return score_tasks(self._rested(), find_tasks(tasks), fill(ScoreOptions, locals(), options), progress)
 
     def generate(
         self,
@@ -201,7 +224,7 @@ class LoadedModel:
         words = locals()
         how, prompts = fill(ChatOptions, words, chat), _prompts(texts)
         chosen, name = fill(GenerationOptions, words, options), generator_name(self.reference)
-        return generate_outputs(self.model, prompts, name, chosen, how, progress)
+        return generate_outputs(self._rested(), prompts, name, chosen, how, progress)
 
     def write_outputs(
         self,
@@ -220,7 +243,7 @@ class LoadedModel:
         an existing file. Raises PaLiteError.
         """
         target, name = OutputsTarget(Path(output), resume, force), generator_name(self.reference)
-        return write_outputs(self.model, _prompts(texts), name, target, options, chat, progress)
+        return write_outputs(self._rested(), _prompts(texts), name, target, options, chat, progress)
 
     @overload
     def chat(
@@ -264,7 +287,7 @@ class LoadedModel:
         """
         words = locals()
         how, chosen = fill(ChatOptions, words, chat), fill(GenerationOptions, words, options)
-        started = start_chat(self.model, messages, chosen, how)
+        started = start_chat(self.model, self._resources.scheduler(self.model), messages, chosen, how)
         self._resources.streams.add(started)
         if stream:
             return started
@@ -298,7 +321,7 @@ class LoadedModel:
         chosen = chosen.limited(limit)
         tokens = max_tokens or self.model.answer_tokens(chosen.max_tokens)
         listed, ends = chosen.instructions, chosen.must_end
-        return follow_instructions(self.model, listed, tokens, progress, ends, parallel, how)
+        return follow_instructions(self._rested(), listed, tokens, progress, ends, parallel, how)
 
 
 def _prompts(texts: Texts) -> list[Prompt]:

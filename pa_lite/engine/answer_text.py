@@ -54,10 +54,19 @@ class StopText:
 
     def fresh(self, is_done: bool = False) -> str:
         """Return the new text that no stop string can cut any more; with `is_done`, all that is left."""
-        end = len(self._raw) if is_done else max(self._shown, len(self._raw) - self._reach)
+        end = len(self._raw) if is_done else max(self._shown, len(self._raw) - self._held())
         text = self._decoder_of_shown.decode(bytes(self._raw[self._shown : end]))
         self._shown = end
         return text
+
+    def _held(self) -> int:
+        """Return how many bytes at the end may be the start of a stop string."""
+        end = bytes(self._raw[max(0, len(self._raw) - self._reach) :]) if self._reach else b""
+        return next((n for n in range(len(end), 0, -1) if any(s.startswith(end[-n:]) for s in self._stops)), 0)
+
+    def fresh_reasoning(self) -> str:
+        """Return an empty string: there is no reasoning."""
+        return ""
 
     def text(self) -> str:
         """Return the text so far; invalid UTF-8 becomes U+FFFD, an incomplete last character is left out."""
@@ -87,6 +96,7 @@ class AnswerText:
         self._spelled = {token: text.encode("utf-8") for token, text in reasoning.spelled.items()}
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._reasoning: list[str] = []
+        self._n_shown, self._spaces, self._has_shown = 0, "", False
 
     def piece(self, token: int) -> bytes | None:
         """Return the text of a control token as bytes while markers are expected, None for other tokens."""
@@ -107,6 +117,16 @@ class AnswerText:
     def fresh(self, is_done: bool = False) -> str:
         """Return the new text of the answer; see `StopText.fresh`."""
         return self._answer.fresh(is_done)
+
+    def fresh_reasoning(self) -> str:
+        """Return the new reasoning, with white space at its end held back, as the result has none there."""
+        text = "".join(self._reasoning[self._n_shown :])
+        self._n_shown = len(self._reasoning)
+        text = self._spaces + text if self._has_shown else text.lstrip()
+        shown = text.rstrip()
+        self._spaces = text[len(shown) :]
+        self._has_shown = self._has_shown or bool(shown)
+        return shown
 
     def result(self, n_tokens: int, reason: str) -> Generation:
         """Return the finished turn; `ended` is not set if the model ended it before its reasoning was complete."""

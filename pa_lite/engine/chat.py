@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from pa_lite.engine.chat_options import ChatOptions
 from pa_lite.engine.chat_template import KEY, MEMORY, SECONDS, WORKER, template_of, template_use
-from pa_lite.engine.conversation import PLAIN_ROLES, Turn, as_dict, check_turns
+from pa_lite.engine.conversation import PLAIN_ROLES, Turn, as_dict, check_turns, with_hidden, with_texts
 from pa_lite.engine.conversation import Message as Message  # exported with the functions that take it
 from pa_lite.engine.hidden_tokens import HiddenTokens, controls_in
 from pa_lite.engine.model import Model
@@ -170,10 +170,11 @@ def conversation_prompt(
 ) -> tuple[list[int], ReasoningFormat]:
     """Return the prompt (token ids) of a conversation, ready for the assistant's next turn, and its reasoning format.
 
-    Control tokens that a message spells out stay text, as in `chat_prompts`; the options' system prompt comes first. A
-    model without a template gets turns of `Instruction: ...` and `Response: ...`. Raises InputError for no messages, a
-    last message of the assistant, two system prompts, and text that is not valid Unicode; EngineError when the template
-    fails, or drops the last message or the system prompt.
+    Control tokens that a message or a template argument spells out stay text, as in `chat_prompts`; the options' system
+    prompt, which the caller chose, comes first. Tools are the template argument `tools`. A model without a template
+    gets turns of `Instruction: ...` and `Response: ...`. Raises InputError for no messages, a last message of the
+    assistant, two system prompts, and text that is not valid Unicode; EngineError when the template fails, or drops the
+    last message or the system prompt.
     """
     options, turns = options or ChatOptions(), [Message(*turn) for turn in messages]
     check_turns(turns, options)
@@ -185,7 +186,8 @@ def conversation_prompt(
     template = _Template(source, model.special_text("bos"), model.special_text("eos"))
     hidden = HiddenTokens(model)
     with _template_errors(model):
-        safe = tuple(Message(t.role, hidden.hide(t.content), hidden.hide(t.reasoning)) for t in turns)
+        safe = tuple(with_hidden(t, hidden.hide) for t in turns)
+        options = replace(options, template_args=with_texts(dict(options.template_args), hidden.hide))
         first = (Message("system", options.system),) if options.system else ()
         marked = (*safe[:-1], safe[-1]._replace(content=_MARK))
         text, frame, bare = _render(template, ((*first, *safe), (*first, *marked), marked), _settings(options))
@@ -233,7 +235,7 @@ def _check_frames(
 def _settings(options: ChatOptions) -> str:
     """Return the template's arguments and the date (None: the real time) as JSON."""
     day = None if options.date is None else options.date.isoformat()
-    return json.dumps({"arguments": dict(options.template_args), "date": day}, sort_keys=True)
+    return json.dumps({"arguments": dict(options.template_args), "date": day})
 
 
 class _Rendering:

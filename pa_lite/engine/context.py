@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from pa_lite.engine.llama import complaint
 from pa_lite.engine.thread_count import ThreadCount
-from pa_lite.errors import EngineError
+from pa_lite.errors import EngineError, StoppedError
 from pa_lite.ggml.kernels import FloatArray
 
 Ints = Sequence[int] | npt.NDArray[np.int32]
@@ -57,13 +57,14 @@ class Context:
         self._pointers = rows.astype(np.uintp)
         self._scratch = np.empty(model.n_vocab, np.float32)
         self._n_threads = 0  # as last set
+        self.planned_bytes = 0  # of cache and batch, if they were estimated
 
     def decode(
         self, tokens: Ints, positions: Ints, first: Ints, last: Ints, wanted: Sequence[bool] | BoolArray
     ) -> None:
         """Run at most n_batch tokens: each at its position, in the sequences first..last; keep logits where wanted.
 
-        Raises EngineError when the cache is full or llama.cpp fails.
+        Raises EngineError when the cache is full or llama.cpp fails, StoppedError when an interrupt stopped it.
         """
         n = len(tokens)
         assert 0 < n <= self.n_batch
@@ -90,6 +91,8 @@ class Context:
         code = self.lib.llama_decode(self.handle, batch)
         if code == 1:
             raise EngineError(f"{self.model.label}: the context of {self.n_ctx} tokens is full.")
+        if code == 2:
+            raise StoppedError(f"{self.model.label}: the batch was stopped.")
         if code:
             raise EngineError(f"{self.model.label}: llama.cpp failed to decode (code {code}): {complaint()}")
 

@@ -100,6 +100,7 @@ def first_that_fits(model: Model, sizes: Sequence[ContextSize], advice: str) -> 
                 continue
             if size != sizes[0]:
                 _note(model, f"memory is enough for {size.description}, not {sizes[0].description}")
+            context.planned_bytes = needs(model, size).new
             yield context
             return
     raise _no_room(model, sizes[-1], free, refusal, advice) from refusal

@@ -36,8 +36,8 @@ _log = logging.getLogger(__name__)
 class InMemoryModel:
     """The model of a plan at one lam, which `move` changes. A context manager; `model` is valid within it.
 
-    Contexts of `model` must be closed before a move. Weights on a GPU are copies, so there each move loads the file
-    again.
+    Before a move, close all contexts of `model`, or drop the tokens that they hold. Weights on a GPU are copies: there
+    each move loads the file again, and all contexts must be closed.
     """
 
     def __init__(

@@ -300,9 +300,9 @@ class Model(ModelVocabulary):
         finally:
             self._n_contexts -= 1
             self.lib.llama_free(handle)
-        self._check_file()
+        self.check_file()
 
-    def _check_file(self) -> None:
+    def check_file(self) -> None:
         """Raise InputChangedError when the file, or a part of a split model, has changed since it was loaded."""
         if self._rewritable:
             return

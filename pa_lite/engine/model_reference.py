@@ -20,8 +20,11 @@ from pa_lite.merging.plan import PlanOptions, plan_merge
 from pa_lite.untrusted.file_kind import FileStart, content_of
 
 if TYPE_CHECKING:  # naming a model starts no llama.cpp
+    from pa_lite.engine.fixed_model import FixedModel
     from pa_lite.engine.in_memory import InMemoryModel
     from pa_lite.engine.model import Model
+    from pa_lite.engine.resident_models import ResidentModels, ResidentOptions
+    from pa_lite.merging.plan import MergePlan
 
 _log = logging.getLogger(__name__)
 # F16, not merge's Q8_0: with quantised activations, scores depend on the shape of a batch by tenths of a nat
@@ -200,12 +203,47 @@ def open_reference(
             yield loaded
         return
     assert reference.pair is not None
-    base, instruct = open_checkpoints([reference.pair.base, reference.pair.instruct])
+    plan = _plan_of(reference.pair, weight_type)
+    with InMemoryModel(plan, reference.lam, options, reference.pair.name) as moved:
+        yield moved
+
+
+def _plan_of(pair: Pair, weight_type: str) -> MergePlan:
+    """Return the plan to merge a pair in memory, and log what was chosen for the user."""
+    base, instruct = open_checkpoints([pair.base, pair.instruct])
     plan = plan_merge(base, instruct, PlanOptions(type=weight_type))
     for remark in plan.choices:
         _log.warning("%s", remark)
-    with InMemoryModel(plan, reference.lam, options, reference.pair.name) as moved:
-        yield moved
+    return plan
+
+
+@contextlib.contextmanager
+def open_scheduled(
+    model: ModelLike,
+    residents: ResidentOptions | None = None,
+    options: EngineOptions | None = None,
+    weight_type: str = REFERENCE_TYPE,
+) -> Iterator[ResidentModels | FixedModel]:
+    """Open a model by reference for requests that arrive at any time: a file, or a pair at any lam.
+
+    A pair's first model is at the reference's lam, and all are merged as `weight_type`. Step what this yields, or give
+    it to a `Runner`, which closes it before the end of the block. Raises what `open_reference` and `ResidentModels`
+    raise.
+    """
+    from pa_lite.engine.fixed_model import FixedModel
+    from pa_lite.engine.resident_models import ResidentModels, ResidentOptions
+
+    reference, residents = resolve_model(model), residents or ResidentOptions()
+    if reference.pair is None:
+        with (
+            open_model(reference, options) as loaded,
+            FixedModel(loaded, residents.scheduler, str(reference)) as fixed,
+        ):
+            yield fixed
+        return
+    plan = _plan_of(reference.pair, weight_type)
+    with ResidentModels(plan, reference.lam, residents, options, reference.pair.name) as several:
+        yield several
 
 
 @contextlib.contextmanager

@@ -94,11 +94,16 @@ def render(request: dict[str, Any]) -> dict[str, Any]:
             "add_generation_prompt": request["add_generation_prompt"], "raise_exception": raise_exception,
             "strftime_now": Clock(request["date"]),
         })  # fmt: skip
-        most = more + 4 * sum(len(value) for m in messages for value in m.values())
+        most = more + 4 * sum(map(length, (value for m in messages for value in m.values())))
         if len(text) > most:
             raise ValueError(f"it makes a text of {len(text)} characters, more than {most}")
         texts.append(text)
     return {"texts": texts}
+
+
+def length(value: Any) -> int:
+    """Return the characters of a message's value: a string, or tool calls."""
+    return len(value) if isinstance(value, str) else len(json.dumps(value))
 
 
 def describe(request: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -132,6 +133,57 @@ def test_streamed_pieces_add_up_to_the_text(model: pa_lite.LoadedModel) -> None:
     stopped = model.chat(ask, max_tokens=40, stop=stop, stream=True)
     assert "".join(stopped) == stopped.reply.text == whole.text[: whole.text.index(stop)].strip()
     assert stopped.reply.finish_reason == "stop"
+
+
+def test_the_next_turn_decodes_only_its_new_tokens() -> None:
+    """Prompt and answer of the last turn are cached, and the answer's text has the tokens that were generated."""
+    messages: list[dict[str, str]] = []
+    with pa_lite.load("demo@0.6", threads=1) as model:
+        held = 0
+        for question in (ASK, "And Anna?", "Where do they live?"):
+            messages = [*messages, {"role": "user", "content": question}]
+            n_prompt = len(conversation_prompt(model.model, [(m["role"], m["content"]) for m in messages])[0])
+            scheduler = model._resources.scheduler(model.model)
+            before = scheduler.n_decoded
+            reply = model.chat(messages, max_tokens=40)
+            assert scheduler.n_decoded - before == n_prompt - held + reply.n_tokens
+            assert reply.finish_reason == "end"
+            held, messages = n_prompt + reply.n_tokens, reply.messages
+        assert held > 60
+        model.generate([ASK], max_tokens=2)  # needs memory, so the chat's is freed
+        assert model.model._n_contexts == 0
+        assert model.chat(messages[:-1], max_tokens=40).text == reply.text
+
+
+def test_a_context_grows_with_its_conversation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pa_lite.engine.growing_scheduler._LEAST", 64)
+    with pa_lite.load("demo@0.6", threads=1) as model, pa_lite.load("demo@0.6", threads=1) as other:
+        other.chat(ASK, max_tokens=40)
+        text = "the man in the hat " * 20
+        long, short = model.chat(ASK, max_tokens=30, stream=True), other.chat(ASK, max_tokens=30)
+        first = next(long)  # still running when the next one asks for a longer context
+        longer = model.chat(text, max_tokens=30)
+        assert model.model._n_contexts == 2
+        assert first + "".join(long) == short.text
+        assert model.model._n_contexts == 1
+        assert longer.text == other.chat(text, max_tokens=30).text
+
+
+def test_answers_of_several_threads_are_those_of_one() -> None:
+    texts = [ASK, "What does Anna do?", "Where is Rome?", "Say what you know about Tobi."]
+    with pa_lite.load("demo@1", threads=1) as model:
+        alone = {text: model.chat(text, max_tokens=30).text for text in texts}
+        found: dict[str, str] = {}
+
+        def ask(text: str) -> None:
+            found[text] = model.chat(text, max_tokens=30).text
+
+        threads = [threading.Thread(target=ask, args=(text,)) for text in texts]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert found == alone
 
 
 def test_a_stopped_answer_frees_its_context() -> None:

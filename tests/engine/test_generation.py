@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pa_lite.engine import context_memory, generation
+from pa_lite.engine import context_memory, scheduler
 from pa_lite.engine.answer_text import Generation, StopText
 from pa_lite.engine.context import Context
 from pa_lite.engine.context_memory import ContextSize, needs
@@ -425,6 +425,6 @@ def test_a_small_cache_is_f32_and_a_large_one_f16(tiny_ggufs: dict[str, Path], m
     with Model(tiny_ggufs["F16"], EngineOptions(threads=1)) as model:
         prompts = [model.tokenize(t) for t in TEXTS]
         generate(model, prompts, GenerationOptions(max_tokens=8))
-        monkeypatch.setattr(generation, "_EXACT_BYTES", len(prompts) * 256 * model.exact_cell_bytes - 1)
+        monkeypatch.setattr(scheduler, "EXACT_BYTES", len(prompts) * 256 * model.exact_cell_bytes - 1)
         generate(model, prompts, GenerationOptions(max_tokens=8))
     assert asked == [True, False]
