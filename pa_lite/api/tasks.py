@@ -29,7 +29,7 @@ from pa_lite.tasks.results import (
     write_samples,
 )
 from pa_lite.tasks.scoring import SuiteResult
-from pa_lite.tasks.spec import TaskSpec, find_tasks, suite_descriptions, suites
+from pa_lite.tasks.spec import TaskSpec, find_tasks, split_names, suite_descriptions, suites
 
 if TYPE_CHECKING:
     from lm_eval.config.evaluate_config import EvaluatorConfig
