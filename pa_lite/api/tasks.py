@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 __all__ = [
     "HarnessOptions", "HarnessResult", "Item", "Measured", "SuiteResult", "TaskSpec", "check_samples_target",
     "check_target", "follow_document", "harness", "lm_eval_parser", "noise_over_tasks", "parse_words", "read_config",
-    "results_document", "shown_metrics", "spec_record", "suite_descriptions", "suites", "task_item", "write_document",
-    "write_samples",
+    "results_document", "shown_metrics", "spec_record", "split_names", "suite_descriptions", "suites", "task_item",
+    "write_document", "write_samples",
 ]  # fmt: skip
 
 
