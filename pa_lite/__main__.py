@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 
 _INTERRUPTED = 130  # 128 + SIGINT, as in pa_lite.cli.signals, which would take long to load
 

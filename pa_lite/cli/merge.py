@@ -49,7 +49,9 @@ if TYPE_CHECKING:
     "--max-memory", callback=parse_size, default="0", metavar="256M", help="Memory limit for the whole process."
 )
 @STREAM
-@click.option("-o", "--output", shell_complete=files, help="Output file, or folder (DIR/); by default files in this folder.")
+@click.option(
+    "-o", "--output", shell_complete=files, help="Output file, or folder (DIR/); by default files in this folder."
+)
 @THREADS
 @click.option(
     "--force", is_flag=True, help="Overwrite existing files; merge although settings of the two checkpoints differ."

@@ -1,4 +1,4 @@
-"""Words that people try: `help` and `version` as commands, one dash before a long option, other spellings of options."""
+"""Words that people try: `help` and `version` as commands, one dash before a long option, other spellings."""
 
 from __future__ import annotations
 

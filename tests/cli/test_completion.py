@@ -38,7 +38,8 @@ class Terminal:
             os.chdir(work)
             os.execvpe("bash", ["bash", "--norc", "--noprofile", "-i"], {**os.environ, **settings})
         self.folder = work
-        for line in ('eval "$(pa-lite completion bash)"', "bind 'set bell-style none'", "bind 'set page-completions off'"):
+        settings_of_readline = ("bind 'set bell-style none'", "bind 'set page-completions off'")
+        for line in ('eval "$(pa-lite completion bash)"', *settings_of_readline):
             os.write(self.file, f"{line}; echo loa''ded\n".encode())
             assert "loaded\r\n" in self.read("loaded\r\n")
 

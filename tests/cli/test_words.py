@@ -90,9 +90,7 @@ def test_debug_is_taken_after_the_command(capsys: pytest.CaptureFixture[str]) ->
     assert run(capsys, "inspect", "--", "--debug")[0] == 1
 
 
-def test_rm_removes_a_pair(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rm_removes_a_pair(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pa_lite.checkpoints.pairs.config_folder", lambda: tmp_path)
     pa_lite.add_pair("mine", "org/Base", "org/Instruct")
     status, out, _ = run(capsys, "pairs", "rm", "mine")
@@ -116,7 +114,8 @@ def test_lams_and_pair_are_taken_by_studies(capsys: pytest.CaptureFixture[str], 
     status, out, _ = run(capsys, command, "--pair", "demo", "--lams", "0:1:0.5", *options)
     assert status == 0
     plan = json.loads(out)
-    other = json.loads(run(capsys, command, "demo", "--lam", "0,0.5,1", "--tasks", "demo_town,demo_kind", *options[2:])[1])
+    usual = ["demo", "--lam", "0,0.5,1", "--tasks", "demo_town,demo_kind", *options[2:]]
+    other = json.loads(run(capsys, command, *usual)[1])
     assert (plan["cells"], plan["items"]) == (other["cells"], other["items"])
 
 
@@ -124,7 +123,7 @@ def test_empty_entries_of_a_list_are_skipped() -> None:
     assert split_names("a,,b, ,") == ("a", "b")
     assert split_names(["a", "b"]) == ("a", "b")
     for empty in ("", ",", " , "):
-        with pytest.raises(InputError, match="^tasks: the list '[, ]*' has no names"):
+        with pytest.raises(InputError, match=r"^tasks: the list '[, ]*' has no names"):
             split_names(empty)
 
 
