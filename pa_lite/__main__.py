@@ -8,7 +8,7 @@ _INTERRUPTED = 130  # 128 + SIGINT, as in pa_lite.cli.signals, which would take 
 
 
 def _leave(*_signal: object) -> None:
-    """End the process at once: nothing needs to be cleaned up before a command runs."""
+    """Exit at once: there is nothing to clean up before a command runs."""
     try:
         os.write(2, b"interrupted\n")
     finally:
@@ -18,8 +18,8 @@ def _leave(*_signal: object) -> None:
 def main() -> None:
     """Run the command line.
 
-    An interrupt while modules load ends the process in a handler: as an exception it could be caught, or printed with
-    a traceback, by the code that loads them. While the interpreter exits, the system's default ends the process.
+    While modules load, Ctrl-C is handled without an exception, which the code that loads them could catch, or print
+    with a traceback. While the interpreter exits, Ctrl-C has the system's default action.
     """
     try:
         import signal

@@ -77,7 +77,7 @@ class Lenient(click.Command):
 
 def _unknown_option(name: str, options: _Options, ctx: click.Context) -> click.UsageError:
     close = difflib.get_close_matches(f"-{name}", [o for o in options if o.startswith("--")], n=1)
-    return click.UsageError(f"no such option {name}.{f' Did you mean {close[0]}?' if close else ''}", ctx)
+    return click.UsageError(f"unknown option {name}.{f' Did you mean {close[0]}?' if close else ''}", ctx)
 
 
 class Required(click.Option):
@@ -120,7 +120,7 @@ class Commands(Lenient, click.Group):
             return super().resolve_command(ctx, args)
         close = difflib.get_close_matches(name, [*self.commands, *self.known()], n=3, cutoff=_CLOSE)
         hint = f" Did you mean {' or '.join(close)}?" if close else ""
-        raise click.UsageError(f"no such command {name!r}.{hint}", ctx)
+        raise click.UsageError(f"unknown command {name!r}.{hint}", ctx)
 
 
 class NameCommands(Commands):

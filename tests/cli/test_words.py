@@ -48,20 +48,20 @@ def test_json_before_list_is_passed_to_it(capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        (["-help"], "no such option -help. Did you mean --help?\nSee: pa-lite --help"),
-        (["merge", "-lam", "0.7"], "no such option -lam. Did you mean --lam?\nSee: pa-lite merge --help"),
-        (["merge", "-lam=0.7"], "no such option -lam. Did you mean --lam?\nSee: pa-lite merge --help"),
-        (["merge", "-lamm", "0.7"], "no such option -lamm. Did you mean --lam?\nSee: pa-lite merge --help"),
-        (["sweep", "demo", "--follow", "-lam"], "no such option -lam. Did you mean --lam?\nSee: pa-lite sweep --help"),
-        (["pairs", "show", "-json"], "no such option -json. Did you mean --json?\nSee: pa-lite pairs show --help"),
-        (["merge", "-qq"], "no such option -qq.\nSee: pa-lite merge --help"),
+        (["-help"], "unknown option -help. Did you mean --help?\nSee: pa-lite --help"),
+        (["merge", "-lam", "0.7"], "unknown option -lam. Did you mean --lam?\nSee: pa-lite merge --help"),
+        (["merge", "-lam=0.7"], "unknown option -lam. Did you mean --lam?\nSee: pa-lite merge --help"),
+        (["merge", "-lamm", "0.7"], "unknown option -lamm. Did you mean --lam?\nSee: pa-lite merge --help"),
+        (["sweep", "demo", "--follow", "-lam"], "unknown option -lam. Did you mean --lam?\nSee: pa-lite sweep --help"),
+        (["pairs", "show", "-json"], "unknown option -json. Did you mean --json?\nSee: pa-lite pairs show --help"),
+        (["merge", "-qq"], "unknown option -qq.\nSee: pa-lite merge --help"),
         (["merge"], "missing --lam, for example --lam 0.7. `pa-lite sweep` finds a good one.\n"
                     "See: pa-lite merge --help"),
-        (["marge"], "no such command 'marge'. Did you mean merge?\nSee: pa-lite --help"),
-        (["quux"], "no such command 'quux'.\nSee: pa-lite --help"),
-        (["pairs", "demos"], "no such command 'demos'. Did you mean demo?\nSee: pa-lite pairs --help"),
-        (["pairs", "memory"], "no such command 'memory'.\nSee: pa-lite pairs --help"),
-        (["tasks", "demo_twon"], "no such command 'demo_twon'. Did you mean demo_town?\nSee: pa-lite tasks --help"),
+        (["marge"], "unknown command 'marge'. Did you mean merge?\nSee: pa-lite --help"),
+        (["quux"], "unknown command 'quux'.\nSee: pa-lite --help"),
+        (["pairs", "demos"], "unknown command 'demos'. Did you mean demo?\nSee: pa-lite pairs --help"),
+        (["pairs", "memory"], "unknown command 'memory'.\nSee: pa-lite pairs --help"),
+        (["tasks", "demo_twon"], "unknown command 'demo_twon'. Did you mean demo_town?\nSee: pa-lite tasks --help"),
     ],
 )  # fmt: skip
 def test_wrong_words_are_errors_of_usage(capsys: pytest.CaptureFixture[str], words: list[str], error: str) -> None:
