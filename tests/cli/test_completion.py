@@ -41,7 +41,7 @@ class Terminal:
         settings_of_readline = ("bind 'set bell-style none'", "bind 'set page-completions off'")
         for line in ('eval "$(pa-lite completion bash)"', *settings_of_readline):
             os.write(self.file, f"{line}; echo loa''ded\n".encode())
-            assert "loaded\r\n" in self.read("loaded\r\n")
+            assert "loaded\r\n$ " in self.read(r"loaded\r\n\$ ")
 
     def read(self, until: str, seconds: float = 30) -> str:
         """Return what bash writes, up to the first match of a pattern, or everything when the time is over."""
@@ -58,7 +58,7 @@ class Terminal:
         os.write(self.file, b"\t" * tabs)
         out = self.read(until)
         os.write(self.file, _CLEAR + b"echo cle''ared\n")
-        self.read("cleared\r\n")
+        self.read(r"cleared\r\n\$ ")  # then readline echoes what is typed, once
         return out
 
     def close(self) -> None:
@@ -119,9 +119,9 @@ def test_tab_in_bash_adds(terminal: Terminal, typed: str, added: str) -> None:
 
 
 def test_two_tabs_in_bash_list_lams_names_and_files(terminal: Terminal) -> None:
-    listed = terminal.press_tab("pa-lite score demo@0.", "0[.]9", tabs=2)
+    listed = terminal.press_tab("pa-lite score demo@0.", r"\$ pa-lite", tabs=2)
     assert all(f"@0.{i}" in listed for i in range(1, 10))
-    listed = terminal.press_tab("pa-lite merge ", "smol-study/", tabs=2)
+    listed = terminal.press_tab("pa-lite merge ", r"\$ pa-lite", tabs=2)
     assert {"demo", "smollm2-360m", "llama-notes.json", "checkpoints/"} <= set(listed.split())
     assert "answers" in listed
 

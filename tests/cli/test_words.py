@@ -109,7 +109,10 @@ def test_a_pair_may_have_the_name_of_an_alias(
 
 
 @pytest.mark.parametrize("command", ["sweep", "search"])
-def test_lams_and_pair_are_taken_by_studies(capsys: pytest.CaptureFixture[str], command: str) -> None:
+def test_lams_and_pair_are_taken_by_studies(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
     options = ["--tasks", "demo_town,,demo_kind,", "--limit", "4", "--dry-run", "--json"]
     status, out, _ = run(capsys, command, "--pair", "demo", "--lams", "0:1:0.5", *options)
     assert status == 0
