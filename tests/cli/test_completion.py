@@ -6,6 +6,7 @@ import os
 import re
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -63,8 +64,7 @@ class Terminal:
 
     def close(self) -> None:
         """End bash."""
-        os.write(self.file, _CLEAR + b"exit\n")
-        self.read("exit\r\n", 5)
+        os.kill(self.process, signal.SIGKILL)
         os.close(self.file)
         os.waitpid(self.process, 0)
 
