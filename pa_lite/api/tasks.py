@@ -29,7 +29,7 @@ from pa_lite.tasks.results import (
     write_samples,
 )
 from pa_lite.tasks.scoring import SuiteResult
-from pa_lite.tasks.spec import TaskSpec, find_tasks, suite_descriptions, suites
+from pa_lite.tasks.spec import TaskSpec, find_tasks, split_names, suite_descriptions, suites
 
 if TYPE_CHECKING:
     from lm_eval.config.evaluate_config import EvaluatorConfig
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 __all__ = [
     "HarnessOptions", "HarnessResult", "Item", "Measured", "SuiteResult", "TaskSpec", "check_samples_target",
     "check_target", "follow_document", "harness", "lm_eval_parser", "noise_over_tasks", "parse_words", "read_config",
-    "results_document", "shown_metrics", "spec_record", "suite_descriptions", "suites", "task_item", "write_document",
-    "write_samples",
+    "results_document", "shown_metrics", "spec_record", "split_names", "suite_descriptions", "suites", "task_item",
+    "write_document", "write_samples",
 ]  # fmt: skip
 
 

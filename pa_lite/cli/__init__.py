@@ -29,7 +29,7 @@ from pa_lite.sanitize import short_line
     cls=Group, invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )  # fmt: skip
-@click.version_option(package_name="pa-lite", prog_name="pa-lite")
+@click.version_option(None, "-V", "--version", package_name="pa-lite", prog_name="pa-lite")
 @click.option("--debug", is_flag=True, help="Show tracebacks and llama.cpp's log.")
 @click.pass_context
 def cli(context: click.Context, debug: bool) -> None:
@@ -95,14 +95,22 @@ def _show_usage(error: click.ClickException) -> None:
         tell(f"See: {error.ctx.command_path} --help", err=True)
 
 
+def _debug_first(words: list[str]) -> list[str]:
+    """Return the words with --debug, which may be anywhere before `--`, as the first."""
+    end = words.index("--") if "--" in words else len(words)
+    if "--debug" not in words[:end]:
+        return words
+    return ["--debug", *(word for word in words[:end] if word != "--debug"), *words[end:]]
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line.
 
     Exit status: 0 success, 1 an error of input or environment, 2 wrong usage, 130 interrupted (Ctrl-C), 143 and 129
     terminated by SIGTERM and SIGHUP.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in words
+    words = _debug_first(list(sys.argv[1:] if arguments is None else arguments))
+    debug = words[:1] == ["--debug"]
     prepare_streams()
     if invalid := [word for word in words if "\0" in word]:
         _fail(f"the command line has a NUL character in {invalid[0]!r}.")

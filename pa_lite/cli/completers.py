@@ -1,4 +1,4 @@
-"""What a shell is offered for a pair, a model, tasks and weight types."""
+"""What a shell is offered for pairs, models, tasks, instruction sets, prompts, weight types and files."""
 
 from __future__ import annotations
 
@@ -17,11 +17,33 @@ def _names_or_files(names: Iterable[str], start: str) -> list[CompletionItem]:
     return [*_items(names, start), CompletionItem(start, type="file")]
 
 
-def pairs(_context: click.Context, _parameter: click.Parameter, start: str) -> list[CompletionItem]:
-    """Return registered pairs and files that start with a word."""
+def files(_context: click.Context, _parameter: click.Parameter, start: str) -> list[CompletionItem]:
+    """Return the shell's own completion of files."""
+    return _names_or_files((), start)
+
+
+def pair_names(_context: click.Context, _parameter: click.Parameter, start: str) -> list[CompletionItem]:
+    """Return registered pairs that start with a word."""
     import pa_lite
 
-    return _names_or_files(sorted(pa_lite.pairs()), start)
+    return _items(sorted(pa_lite.pairs()), start)
+
+
+def own_pairs(_context: click.Context, _parameter: click.Parameter, start: str) -> list[CompletionItem]:
+    """Return pairs that the user registered and that start with a word."""
+    import pa_lite
+
+    return _items(sorted(name for name, pair in pa_lite.pairs().items() if pair.is_own), start)
+
+
+def pairs(context: click.Context, parameter: click.Parameter, start: str) -> list[CompletionItem]:
+    """Return registered pairs and files that start with a word."""
+    return [*pair_names(context, parameter, start), *files(context, parameter, start)]
+
+
+def runs(context: click.Context, parameter: click.Parameter, start: str) -> list[CompletionItem]:
+    """Return registered pairs, whose newest run is meant, and folders that start with a word."""
+    return [*pair_names(context, parameter, start), CompletionItem(start, type="dir")]
 
 
 def models(_context: click.Context, _parameter: click.Parameter, start: str) -> list[CompletionItem]:
@@ -33,14 +55,36 @@ def models(_context: click.Context, _parameter: click.Parameter, start: str) -> 
     return _names_or_files(names, start)
 
 
-def task_names(_context: click.Context, _parameter: click.Parameter, start: str) -> list[CompletionItem]:
-    """Return suites, tasks and files that start with the last word of a list with commas."""
+def known_tasks() -> list[str]:
+    """Return the names of suites and tasks, each once."""
     from pa_lite.api.tasks import suites
 
     found = suites()
-    names = [*found, *(spec.name for specs in found.values() for spec in specs)]
+    return list(dict.fromkeys([*found, *(spec.name for specs in found.values() for spec in specs)]))
+
+
+def task_names(_context: click.Context, _parameter: click.Parameter, start: str) -> list[CompletionItem]:
+    """Return suites, tasks and files that start with the last word of a list with commas."""
     before, comma, last = start.rpartition(",")
-    return _names_or_files((before + comma + name for name in dict.fromkeys(names) if name.startswith(last)), start)
+    return _names_or_files((before + comma + name for name in known_tasks() if name.startswith(last)), start)
+
+
+def one_task(_context: click.Context, _parameter: click.Parameter, start: str) -> list[CompletionItem]:
+    """Return tasks and files that start with a word."""
+    from pa_lite.api.tasks import suites
+
+    names = dict.fromkeys(spec.name for specs in suites().values() for spec in specs)
+    return _names_or_files(names, start)
+
+
+def instruction_sets(_context: click.Context, _parameter: click.Parameter, start: str) -> list[CompletionItem]:
+    """Return sets of instructions and files that start with a word."""
+    return _names_or_files(("public", "demo", "ifeval"), start)
+
+
+def prompts(_context: click.Context, _parameter: click.Parameter, start: str) -> list[CompletionItem]:
+    """Return sets of prompts and files that start with a word."""
+    return _names_or_files(("alpaca-eval", "demo"), start)
 
 
 def weight_types(_context: click.Context, _parameter: click.Parameter, start: str) -> list[CompletionItem]:

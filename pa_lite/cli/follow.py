@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 import pa_lite
+from pa_lite.cli import completers
 from pa_lite.cli.bars import bar
 from pa_lite.cli.help import command
 from pa_lite.cli.options import FORCE, JSON, OUTPUT, chats, loads_a_model, takes_model
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
 
 @command("Answer prompts, for reading or for AlpacaEval")
 @takes_model
-@click.option("--prompts", required=True, help="alpaca-eval, demo, or a JSON or JSONL file (see below).")
+@click.option(
+    "--prompts", required=True, shell_complete=completers.prompts,
+    help="alpaca-eval, demo, or a JSON or JSONL file (see below).",
+)  # fmt: skip
 @click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True, help="Limit of new tokens.")
 @click.option("--parallel", type=click.IntRange(1, 256), default=16, show_default=True, help="Prompts at a time.")
 @click.option("--temperature", type=float, default=0.0, show_default=True, help="0: greedy decoding.")
@@ -117,7 +121,10 @@ def note_plain_prompts(model: LoadedModel) -> None:
 
 @command("Measure instruction following with rules, no judge")
 @takes_model
-@click.option("--set", "name", default="public", show_default=True, help="public, demo, ifeval, ifeval:FILE or FILE.")
+@click.option(
+    "--set", "name", default="public", show_default=True, shell_complete=completers.instruction_sets,
+    help="public, demo, ifeval, ifeval:FILE or FILE.",
+)  # fmt: skip
 @click.option("--limit", type=click.IntRange(1), help="Use N evenly spaced instructions; by default all.")
 @click.option("--seed", type=click.IntRange(0), help="Generate 500 new public instructions from this seed.")
 @click.option("--max-tokens", type=click.IntRange(1), help="Limit of new tokens; by default the set's.")

@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 import click
 
+from pa_lite.cli.words import Commands, Lenient, NameCommands
+
 _C = TypeVar("_C", bound=Callable[..., Any])
 _LONG = 10  # a command with more options shows them by subject
 
@@ -36,7 +38,7 @@ SUBJECTS: Mapping[str, Sequence[str]] = {
 }  # fmt: skip
 
 
-class Command(click.Command):
+class Command(Lenient):
     """A command whose options, if there are many, are listed by subject."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -58,7 +60,7 @@ def _plain(record: tuple[str, str]) -> tuple[str, str]:
     return record[0].replace("INTEGER RANGE", "N").replace("INTEGER", "N").replace("FLOAT", "NUMBER"), record[1]
 
 
-class Group(click.Group):
+class Group(Commands):
     """A group that lists its commands by purpose, and prints its help when it is called without a command."""
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -74,6 +76,12 @@ class Group(click.Group):
             if rows:
                 with formatter.section(purpose):
                     formatter.write_dl(rows)
+
+
+class NameGroup(NameCommands):
+    """A group about named things, such as pairs; its commands are lenient as others are."""
+
+    command_class = Command
 
 
 def command(summary: str, **settings: Any) -> Callable[[Callable[..., Any]], Command]:

@@ -11,6 +11,7 @@ import click
 
 import pa_lite
 from pa_lite.cli.bars import bar
+from pa_lite.cli.completers import models
 from pa_lite.cli.help import command
 from pa_lite.cli.options import CALIBRATION, FORCE, JSON, OUTPUT, chats, loads_a_model
 from pa_lite.cli.terminal import percent, show_json, show_table, tell
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
 @command("Let a model compare two sets of answers")
 @click.argument("outputs", type=click.Path(path_type=Path))
 @click.option("--reference", required=True, type=click.Path(path_type=Path), help="Outputs to compare with.")
-@click.option("--judge", "judge_model", required=True, help="Judge model: FILE.gguf or PAIR@LAM.")
+@click.option(
+    "--judge", "judge_model", required=True, shell_complete=models, help="Judge model: FILE.gguf or PAIR@LAM."
+)
 @click.option("--lam", metavar="L", help="The judge's lam, if --judge is a pair without one.")
 @click.option("--limit", type=click.IntRange(1), help="Judge only the first N pairs.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Random seed for --one-order.")

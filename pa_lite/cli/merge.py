@@ -10,10 +10,11 @@ import click
 
 import pa_lite
 from pa_lite.cli.bars import bar
-from pa_lite.cli.completers import pairs, weight_types
+from pa_lite.cli.completers import files, pair_names, pairs, weight_types
 from pa_lite.cli.help import command
 from pa_lite.cli.options import EXTRAPOLATE, JSON, STREAM, THREADS, parse_size
 from pa_lite.cli.terminal import quoted, show_json, show_next, show_table, tell
+from pa_lite.cli.words import Required
 
 if TYPE_CHECKING:
     from pa_lite import Preview
@@ -21,9 +22,12 @@ if TYPE_CHECKING:
 
 @command("Write the model at a lam as a GGUF file")
 @click.argument("base", required=False, shell_complete=pairs)
-@click.argument("instruct", required=False)
-@click.option("--pair", shell_complete=pairs, help="A registered pair, instead of BASE and INSTRUCT.")
-@click.option("--lam", "lams", required=True, help="L[,L...] or LO:HI:STEP; 0 is base, 1 is instruct.")
+@click.argument("instruct", required=False, shell_complete=files)
+@click.option("--pair", shell_complete=pair_names, help="A registered pair, instead of BASE and INSTRUCT.")
+@click.option(
+    "--lam", "lams", cls=Required, help="L[,L...] or LO:HI:STEP; 0 is base, 1 is instruct.",
+    missing="missing --lam, for example --lam 0.7. `pa-lite sweep` finds a good one.",
+)  # fmt: skip
 @click.option(
     "--type", "weight_type", default="Q8_0", show_default=True, shell_complete=weight_types,
     help="Weight type: F16, Q8_0, Q4_K_M, ...",
@@ -32,7 +36,9 @@ if TYPE_CHECKING:
     "--tensor-type", "tensor_types", multiple=True, metavar="PATTERN=TYPE", help="Another type for matching tensors."
 )
 @click.option("--imatrix", type=click.Path(path_type=Path), help="llama.cpp importance matrix, for quantising.")
-@click.option("--schedule", default="", metavar="RULES|FILE.toml", help="Other lams for groups and layers.")
+@click.option(
+    "--schedule", default="", metavar="RULES|FILE.toml", shell_complete=files, help="Other lams for groups and layers."
+)
 @click.option("--vocab", default="instruct", show_default=True, help="Whose vocabulary to keep: instruct or base.")
 @click.option("--allow-nonfinite", is_flag=True, help="Keep NaN and infinite weights; not in quantised tensors.")
 @EXTRAPOLATE
@@ -43,7 +49,9 @@ if TYPE_CHECKING:
     "--max-memory", callback=parse_size, default="0", metavar="256M", help="Memory limit for the whole process."
 )
 @STREAM
-@click.option("-o", "--output", help="Output file, or folder (DIR/); by default files in this folder.")
+@click.option(
+    "-o", "--output", shell_complete=files, help="Output file, or folder (DIR/); by default files in this folder."
+)
 @THREADS
 @click.option(
     "--force", is_flag=True, help="Overwrite existing files; merge although settings of the two checkpoints differ."

@@ -8,6 +8,8 @@ import click
 
 import pa_lite
 from pa_lite.cli.bars import bar
+from pa_lite.cli.completers import own_pairs, pair_names
+from pa_lite.cli.help import NameGroup
 from pa_lite.cli.options import FORCE, JSON
 from pa_lite.cli.terminal import show_json, show_table, tell, tell_prose
 
@@ -15,7 +17,10 @@ if TYPE_CHECKING:
     from pa_lite.api.checkpoints import Pair, PairFit
 
 
-@click.group(invoke_without_command=True, short_help="List, add, remove and fetch base/instruct pairs")
+@click.group(
+    cls=NameGroup, names=lambda: pa_lite.pairs(), invoke_without_command=True,
+    short_help="List, add, remove and fetch base/instruct pairs",
+)  # fmt: skip
 @JSON
 @click.pass_context
 def pairs(context: click.Context, as_json: bool) -> None:
@@ -75,7 +80,7 @@ def _document(pair: Pair, fit: PairFit) -> dict[str, Any]:
 
 
 @pairs.command()
-@click.argument("name")
+@click.argument("name", shell_complete=pair_names)
 @JSON
 def show(name: str, as_json: bool) -> None:
     """Show everything about the pair NAME."""
@@ -111,7 +116,7 @@ def add(name: str, base: str, instruct: str, description: str, force: bool) -> N
 
 
 @pairs.command()
-@click.argument("name")
+@click.argument("name", shell_complete=own_pairs)
 def remove(name: str) -> None:
     """Remove the pair NAME from your own pairs. Its files stay."""
     from pa_lite.api.checkpoints import own_pairs_path
@@ -121,7 +126,7 @@ def remove(name: str) -> None:
 
 
 @pairs.command()
-@click.argument("name")
+@click.argument("name", shell_complete=pair_names)
 def fetch(name: str) -> None:
     """Download what is missing of the pair NAME from the Hub, and print the two local paths."""
     from pa_lite.api.checkpoints import fetch, find_pair

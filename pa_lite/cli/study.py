@@ -12,7 +12,7 @@ import click
 
 import pa_lite
 from pa_lite.cli.bars import bar
-from pa_lite.cli.completers import pairs, task_names, weight_types
+from pa_lite.cli.completers import files, instruction_sets, models, prompts, runs, task_names, weight_types
 from pa_lite.cli.help import command
 from pa_lite.cli.options import CALIBRATION, EXTRAPOLATE, FORCE, GPU, JSON, PROBE, SEEDS, THREADS, chats, takes_pair
 from pa_lite.cli.terminal import percent, quoted, show_json, show_next, show_table, tell
@@ -31,6 +31,7 @@ def measured(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--tasks", required=True, shell_complete=task_names,
                      help="Tasks, suites or .toml files, comma-separated."),
         click.option("--follow", metavar="SET", is_flag=False, flag_value="public", default="",
+                     shell_complete=instruction_sets,
                      help="Also measure instruction following: public (the default), demo, ifeval or a file."),
         click.option("--follow-limit", type=click.IntRange(1), help="Use N evenly spaced instructions."),
         click.option("--type", "types", default="F16", show_default=True, shell_complete=weight_types,
@@ -38,7 +39,8 @@ def measured(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--shots", type=click.IntRange(0), help="Exemplars in each prompt; by default the task's."),
         click.option("--limit", type=click.IntRange(1), help="Items of each task; by default all."),
         click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the exemplars."),
-        click.option("--schedule", default="", metavar="RULES|FILE.toml", help="Other lams for groups and layers."),
+        click.option("--schedule", default="", metavar="RULES|FILE.toml", shell_complete=files,
+                     help="Other lams for groups and layers."),
     ]  # fmt: skip
     command = chats(command)
     for option in reversed(options):
@@ -58,9 +60,10 @@ def study_options(
     extrapolate: bool, seeds: int = 1,
 ) -> StudyOptions:  # fmt: skip
     from pa_lite.api.options import parse_lams, read_schedule
+    from pa_lite.api.tasks import split_names
 
     return pa_lite.StudyOptions(
-        lams=parse_lams(lams, extrapolate), extrapolate=extrapolate, tasks=tuple(tasks.split(",")),
+        lams=parse_lams(lams, extrapolate), extrapolate=extrapolate, tasks=split_names(tasks),
         types=tuple(types.split(",")), follow=follow, follow_limit=follow_limit, schedule=read_schedule(schedule),
         chat=chat, score=pa_lite.ScoreOptions(shots=shots, limit=limit, seed=seed, seeds=seeds),
         engine=pa_lite.EngineOptions(threads=threads, gpu_layers=gpu_layers, probe=probe),
@@ -72,11 +75,14 @@ def study_options(
 @measured
 @SEEDS
 @click.option(
-    "--alpaca", metavar="PROMPTS", is_flag=False, flag_value="alpaca-eval", default="",
+    "--alpaca", metavar="PROMPTS", is_flag=False, flag_value="alpaca-eval", default="", shell_complete=prompts,
     help="Also generate answers for the judge: alpaca-eval (the default) or a file of prompts.",
 )  # fmt: skip
 @click.option("--alpaca-limit", type=click.IntRange(1), help="Use the first N prompts; by default all.")
-@click.option("--judge", default="", metavar="MODEL", help="Model that compares the answers: FILE.gguf or PAIR@LAM.")
+@click.option(
+    "--judge", default="", metavar="MODEL", shell_complete=models,
+    help="Model that compares the answers: FILE.gguf or PAIR@LAM.",
+)  # fmt: skip
 @click.option(
     "--reference", type=click.Path(path_type=Path), metavar="OUTPUTS",
     help="Reference outputs to compare with; by default the answers at lam 1.",
@@ -226,7 +232,7 @@ def show_curves(curves: Curves, found: Sequence[Reading]) -> None:
 
 
 @command("Write a study as an HTML page, figures, CSV")
-@click.argument("run", shell_complete=pairs)
+@click.argument("run", shell_complete=runs)
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Path of the page; by default report.html in RUN."
 )

@@ -10,8 +10,8 @@ import click
 
 import pa_lite
 from pa_lite.cli.bars import bar
-from pa_lite.cli.completers import task_names
-from pa_lite.cli.help import command
+from pa_lite.cli.completers import known_tasks, one_task, task_names
+from pa_lite.cli.help import NameGroup, command
 from pa_lite.cli.options import FORCE, JSON, OUTPUT, SEEDS, loads_a_model, takes_model
 from pa_lite.cli.terminal import percent, show_json, show_table, tell, tell_text
 
@@ -164,7 +164,9 @@ def _numbers(measured: Measured) -> list[str]:
     return [percent(measured.value), percent(measured.stderr), "-" if low == "-" else f"{low} to {high}"]
 
 
-@click.group(invoke_without_command=True, short_help="List the few-shot tasks, or show one")
+@click.group(
+    cls=NameGroup, names=known_tasks, invoke_without_command=True, short_help="List the few-shot tasks, or show one"
+)
 @JSON
 @click.pass_context
 def tasks(context: click.Context, as_json: bool) -> None:
@@ -192,7 +194,7 @@ def tasks(context: click.Context, as_json: bool) -> None:
 
 
 @tasks.command()
-@click.argument("name")
+@click.argument("name", shell_complete=one_task)
 @SHOTS
 @SEED
 @click.option("--item", type=click.IntRange(0), default=0, show_default=True, help="Number of the item, from 0.")

@@ -210,11 +210,13 @@ def suite_descriptions() -> dict[str, str]:
 
 
 def split_names(names: str | Iterable[str], what: str = "tasks") -> tuple[str, ...]:
-    """Return names given as a list or as one comma-separated string.
+    """Return names given as a list or as one comma-separated string, whose empty entries are skipped.
 
-    Raises InputError, which begins with `what`, for anything else.
+    Raises InputError, which begins with `what`, for a string without names and for anything else.
     """
-    found = tuple(names.split(",") if isinstance(names, str) else names)
+    found = tuple(n for n in names.split(",") if n.strip()) if isinstance(names, str) else tuple(names)
+    if isinstance(names, str) and not found:
+        raise InputError(f"{what}: the list {names!r:.80} has no names.")
     if not all(isinstance(name, str) for name in found):
         raise InputError(f"{what} must be strings, not {names!r:.80}.")
     return tuple(name.strip() for name in found)

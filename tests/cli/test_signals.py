@@ -155,3 +155,33 @@ def test_errors_name_output_that_cannot_be_written() -> None:
         )
     assert done.returncode == 1
     assert done.stderr == "error: the output cannot be written: No space left on device.\n"
+
+
+def test_ctrl_c_while_modules_load_is_one_line(tmp_path: Path) -> None:
+    """Signals are sent from when the handler is installed, shown by a dot; Python's own start cannot be changed."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(pa_lite.__file__).parents[1])}
+    code = (
+        "import os, signal, sys, pa_lite.__main__ as program; own = signal.signal; sys.argv[1:] = ['tasks'];"
+        "signal.signal = lambda *a: (own(*a), os.write(1, b'.'))[0]; program.main()"
+    )
+    results = []
+    for moment in range(40):
+        process = subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, cwd=tmp_path
+        )
+        assert process.stdout is not None
+        assert process.stdout.read(1) == b"."
+        time.sleep(moment * 0.0075)
+        process.send_signal(signal.SIGINT)
+        err = process.communicate(timeout=60)[1].decode().lstrip()  # click ends the line of ^C
+        results.append((process.returncode, err))
+    # 0: it had ended; -SIGINT: it was about to
+    assert set(results) <= {(130, "interrupted\n"), (-signal.SIGINT, ""), (-signal.SIGINT, "interrupted\n"), (0, "")}
+    assert (130, "interrupted\n") in results
+
+
+def test_the_program_starts_where_an_early_interrupt_is_handled() -> None:
+    project = Path(pa_lite.__file__).parents[1] / "pyproject.toml"
+    if not project.is_file():
+        pytest.skip("requires the source tree")
+    assert '\npa-lite = "pa_lite.__main__:main"\n' in project.read_text("utf-8")
