@@ -235,7 +235,7 @@ def annealing(recipe: Recipe, seed: int) -> Iterator[Document]:
 
 
 def fine_tuning(recipe: Recipe, index: int, seed: int) -> Iterator[Document]:
-    """Yield the documents of one round of fine-tuning endlessly: chats, and some documents as the base model saw them."""
+    """Yield the documents of one round of fine-tuning endlessly: chats, and some texts of the base model."""
     words, rng, part = make_words(), random.Random(f"instruct {index} {seed}"), recipe.instruct[index]
     chats = ChatTexts(words, part.request_share, part.fact_share).documents(rng, part.stage.mix)
     replayed = BaseTexts(words).documents(rng, recipe.anneal.mix)
