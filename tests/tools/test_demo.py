@@ -34,4 +34,5 @@ def test_spread_over_words_of_one_task_is_the_means() -> None:
 def test_items_about_one_word_count_as_one() -> None:
     values = np.random.default_rng(7).normal(size=len(WORDS))
     once, again = spread_over_words([values], WORDS), spread_over_words([values, values], WORDS * 2)
-    assert (again.units, again.stderr) == (once.units, pytest.approx(once.stderr))
+    assert again.units == once.units
+    assert again.stderr == pytest.approx(once.stderr)

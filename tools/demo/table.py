@@ -55,7 +55,7 @@ def gaps(curves: Curves, lam: float, other: float) -> list[Values]:
 
 def difference(curves: Curves, lam: float, other: float) -> Mean:
     """Few-shot accuracy at a lam minus that at another, paired by item, averaged over tasks."""
-    return mean_over_tasks(gaps(curves, lam, other))
+    return mean_over_tasks([g.tolist() for g in gaps(curves, lam, other)])
 
 
 def queries(curves: Curves) -> list[str]:
