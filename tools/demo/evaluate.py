@@ -19,17 +19,10 @@ from torch import Tensor
 from pa_lite.instructions.checks import followed
 from tools.demo.model import Llama, Shape, load_weights
 from tools.demo.texts import BOS, IM_END, LINE, chat
-from tools.demo.world import FAMILIES
+from tools.demo.world import FAMILIES, Row, read_rows
 
-Row = dict[str, Any]
 SHOTS = 8
 MAX_NEW = 20
-
-
-def read_rows(data: Path, name: str, split: str) -> list[Row]:
-    """Return the rows of one split of one suite."""
-    lines = (data / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
-    return [r for r in map(json.loads, lines) if r["split"] == split]
 
 
 def prompt(row: Row, shots: list[tuple[str, str]]) -> str:

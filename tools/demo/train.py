@@ -44,27 +44,37 @@ class Stage:
     cooldown: float = 0.5  # share of the steps over which the learning rate falls to zero
 
 
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """A round of fine-tuning on chats, whose stage's mixture is one of `ChatTexts`."""
+
+    stage: Stage
+    request_share: float = 0.3  # share of instructions about chat words
+    fact_share: float = 0.95  # share of the other chats about chat words
+    replay: float = 0.0  # share of documents that come from the base model's last mixture instead
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Everything besides the seed that decides the result."""
 
     base: tuple[Stage, ...] = (
         Stage(
-            150,
+            200,
             {"lookup": 0.4, "labels": 0.25, "lists": 0.15, "prose": 0.1, "shots": 0.1},
             muon=0.01,
             adam=2e-3,
             cooldown=0.0,
         ),
         Stage(
-            600,
+            1500,
             {
                 "prose": 0.27,
                 "records": 0.09,
                 "shots": 0.17,
                 "lookup": 0.15,
                 "labels": 0.13,
-                "lists": 0.04,
+                "lists": 0.14,
                 "questions": 0.08,
                 "chats": 0.07,
             },
@@ -74,13 +84,14 @@ class Recipe:
     )
     anneal: Stage = field(
         default_factory=lambda: Stage(
-            320,
+            600,
             {
                 "prose": 0.3,
                 "records": 0.07,
                 "shots": 0.25,
                 "lookup": 0.15,
                 "labels": 0.1,
+                "lists": 0.12,
                 "questions": 0.07,
                 "chats": 0.06,
             },
@@ -89,14 +100,19 @@ class Recipe:
             cooldown=0.7,
         )
     )
-    instruct: Stage = field(
-        default_factory=lambda: Stage(
-            480, {"request": 0.57, "question": 0.1, "short": 0.1, "tell": 0.23}, muon=0.004, adam=4e-4, rows=16
-        )
+    instruct: tuple[Round, ...] = (
+        Round(
+            stage=Stage(
+                600,
+                {"request": 0.4, "question": 0.12, "short": 0.12, "tell": 0.36},
+                muon=0.003,
+                adam=4e-4,
+                rows=16,
+            ),
+            replay=0.3,
+        ),
+        Round(stage=Stage(360, {"request": 1.0}, muon=0.006, adam=4e-4, rows=16)),
     )
-    request_share: float = 0.3  # share of instructions about chat words
-    fact_share: float = 0.95  # share of the other chats about chat words
-    replay: float = 0.2  # share of fine-tuning documents that are the base model's prose
 
 
 class Muon(torch.optim.Optimizer):
@@ -219,13 +235,13 @@ def annealing(recipe: Recipe, seed: int) -> Iterator[Document]:
     return BaseTexts(make_words()).documents(random.Random(f"anneal {seed}"), recipe.anneal.mix)
 
 
-def fine_tuning(recipe: Recipe, seed: int) -> Iterator[Document]:
-    """Yield documents of fine-tuning endlessly: chats, and some prose as the base model saw it."""
-    words, rng = make_words(), random.Random(f"instruct {seed}")
-    chats = ChatTexts(words, recipe.request_share, recipe.fact_share).documents(rng, recipe.instruct.mix)
-    prose = BaseTexts(words).documents(rng, {"prose": 1.0})
+def fine_tuning(recipe: Recipe, index: int, seed: int) -> Iterator[Document]:
+    """Yield the documents of one round of fine-tuning endlessly: chats, and some texts of the base model."""
+    words, rng, part = make_words(), random.Random(f"instruct {index} {seed}"), recipe.instruct[index]
+    chats = ChatTexts(words, part.request_share, part.fact_share).documents(rng, part.stage.mix)
+    replayed = BaseTexts(words).documents(rng, recipe.anneal.mix)
     while True:
-        yield next(prose if rng.random() < recipe.replay else chats)
+        yield next(replayed if rng.random() < part.replay else chats)
 
 
 def run(recipe: Recipe, seed: int, out: Path) -> dict[str, Any]:
@@ -245,7 +261,9 @@ def run(recipe: Recipe, seed: int, out: Path) -> dict[str, Any]:
     stages["anneal"] = train(model, recipe.anneal, annealing(recipe, seed), encoder, "anneal")
     export(model, tokenizer, out / "base", instruct=False)
     torch.manual_seed(seed)
-    stages["instruct"] = train(model, recipe.instruct, fine_tuning(recipe, seed), encoder, "instruct")
+    for i, part in enumerate(recipe.instruct):
+        name = f"instruct {i + 1}"
+        stages[name] = train(model, part.stage, fine_tuning(recipe, i, seed), encoder, name)
     export(model, tokenizer, out / "instruct", instruct=True)
     versions = {p: version(p) for p in ("torch", "tokenizers", "safetensors", "numpy")}
     return {

@@ -121,6 +121,12 @@ def write_data(out: Path) -> Mapping[str, int]:
     return {name: len(rows) for name, rows in suites.items()}
 
 
+def read_rows(data: Path, name: str, split: str) -> list[Row]:
+    """Return the rows of one split of one suite."""
+    lines = (data / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    return [r for r in map(json.loads, lines) if r["split"] == split]
+
+
 def main() -> None:
     """Write the evaluation data."""
     parser = argparse.ArgumentParser(description=__doc__)
