@@ -14,12 +14,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
 
-class Waiting(NamedTuple, Generic[T]):
+@dataclass(frozen=True)
+class Waiting(Generic[T]):
     """A request, its lam, and when it arrived, in seconds."""
 
     item: T
