@@ -85,6 +85,13 @@ def _kept(error: BaseException | None) -> str:
     return ""
 
 
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Whether the cause is an interrupt: before 3.12, Python makes one in a `__set_name__` a RuntimeError."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__
+    return error is not None
+
+
 def _show_usage(error: click.ClickException) -> None:
     """Show a usage error like any other, with the command that shows the help."""
     text = error.format_message()
@@ -136,7 +143,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as e:  # noqa: BLE001 - the user gets one line for every error
         if debug:
             tell_text(traceback.format_exc(), err=True)
-        if ending.signal is not None:  # the signal also ended worker processes, which caused this error
+        # the signal also ended worker processes, which caused this error; or Python turned the interrupt into it
+        if ending.signal is not None or _is_interrupt(e):
             _end(ending, e)
         _fail(_describe(e))
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import pa_lite
+from pa_lite.cli import cli, main
 from pa_lite.cli.signals import end_in_order
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
@@ -178,6 +179,24 @@ def test_ctrl_c_while_modules_load_is_one_line(tmp_path: Path) -> None:
     # 0: it had ended; -SIGINT: it was about to
     assert set(results) <= {(130, "interrupted\n"), (-signal.SIGINT, ""), (-signal.SIGINT, "interrupted\n"), (0, "")}
     assert (130, "interrupted\n") in results
+
+
+def test_an_interrupt_that_python_made_another_error_is_an_interrupt(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before 3.12, an exception in `__set_name__` becomes the cause of a RuntimeError."""
+
+    class Interrupted:
+        def __set_name__(self, owner: type, name: str) -> None:
+            raise KeyboardInterrupt
+
+    def load(**_: object) -> None:
+        type("Loading", (), {"field": Interrupted()})
+
+    monkeypatch.setattr(cli.commands["diff"], "callback", load)
+    with pytest.raises(SystemExit, match="130"):
+        main(["diff", "demo"])
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 def test_the_program_starts_where_an_early_interrupt_is_handled() -> None:

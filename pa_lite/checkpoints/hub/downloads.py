@@ -152,7 +152,7 @@ def _link(blob: Path, place: Path) -> None:
     if is_link(place):
         place.unlink(missing_ok=True)  # a link to a blob that was removed
     try:
-        place.symlink_to(os.path.relpath(blob, place.parent))
+        os.symlink(os.path.relpath(blob, place.parent), place)
     except OSError:  # Windows only allows symbolic links for developers
         with contextlib.suppress(OSError):
             os.link(blob, place)
