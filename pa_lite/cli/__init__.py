@@ -86,7 +86,7 @@ def _kept(error: BaseException | None) -> str:
 
 
 def _is_interrupt(error: BaseException | None) -> bool:
-    """Whether the cause is an interrupt: before 3.12, Python makes one in a `__set_name__` a RuntimeError."""
+    """Return whether the cause is an interrupt: before 3.12, Python makes one in a `__set_name__` a RuntimeError."""
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__
     return error is not None
