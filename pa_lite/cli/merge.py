@@ -108,7 +108,7 @@ def merge(
     kept = (
         "what is merged is kept: run the same command again to continue."
         if resume
-        else ("nothing was left behind. With --resume, partial files are kept and continued.")
+        else "nothing was left behind. With --resume, partial files are kept and continued."
     )
     with bar("merge", kept) as progress:
         paths = pa_lite.merge(
@@ -119,9 +119,10 @@ def merge(
     else:
         for path in paths:
             tell(str(path))
-        if base is None and pair is None:
+        is_unnamed = base is None and pair is None
+        if is_unnamed:
             tell("note: no pair was named: this is the embedded demo pair.", err=True)
-        is_demo = "demo" in (base, pair) or (base is None and pair is None)
+        is_demo = is_unnamed or "demo" in (base, pair)
         show_next(
             measure_it=f"pa-lite score {quoted(paths[0])} --tasks {'demo' if is_demo else 'quick'}",
             use_it=f"llama-server -m {quoted(paths[0])}, LM Studio, Ollama or another llama.cpp program",

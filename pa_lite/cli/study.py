@@ -131,7 +131,6 @@ def sweep(
     from pa_lite.api.studies import run_folder
 
     note_instructions(pair, words["follow"])
-    note_instructions(pair, words["follow"])
     options = replace(
         study_options(**words), alpaca=alpaca, alpaca_limit=alpaca_limit, judge=judge, reference=reference,
         calibration=calibration,

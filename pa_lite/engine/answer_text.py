@@ -65,7 +65,7 @@ class StopText:
         return next((n for n in range(len(end), 0, -1) if any(s.startswith(end[-n:]) for s in self._stops)), 0)
 
     def fresh_reasoning(self) -> str:
-        """Return an empty string: there is no reasoning."""
+        """Return an empty string: this text has no reasoning."""
         return ""
 
     def text(self) -> str:

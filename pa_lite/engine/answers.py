@@ -100,7 +100,7 @@ class Answer:
 
     @property
     def error(self) -> PaLiteError | None:
-        """Why there is no answer, if it was cancelled or failed."""
+        """The error that explains a missing answer, if it was cancelled or failed."""
         return self._error
 
     def cancel(self) -> None:

@@ -161,6 +161,15 @@ def test_sweeps_of_suspicious_pairs_are_remarked(
     assert "base and instruct are the same model: every lam gives that model" in caplog.messages
 
 
+@pytest.mark.parametrize("command", ["sweep", "search"])
+def test_instructions_that_the_demo_cannot_follow_get_one_note(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["demo", "--tasks", "demo_kind", "--follow", "--follow-limit", 1, "--lam", "0,1", "--limit", 1]
+    status, _, err = run(capsys, command, *words, "--dry-run")
+    assert (status, err.count("note: the demo pair knows only its own instructions")) == (0, 1)
+
+
 def test_search_says_that_following_is_not_its_goal(capsys: pytest.CaptureFixture[str]) -> None:
     common = ["search", "demo", "--tasks", "demo_kind", "--follow", "--follow-limit", 4, "--lam", "0,1", "--limit", 4]
     status, out, err = run(capsys, *common)
